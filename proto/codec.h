@@ -1,0 +1,220 @@
+/* codec.h - bytes <-> plain structs, with every check that can be made without knowing the job.
+ *
+ * A psd message is exactly two ZeroMQ frames (a ROUTER sees a routing id before them): a protobuf `Header` of at
+ * most 4 KiB and a payload, which is empty, a tensor chunk (raw little-endian float32), a bitmap of chunks, or a
+ * small protobuf list. Meaning of each kind and field: proto/PROTOCOL.md. Nothing here knows a socket. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+enum {
+    PSD_PROTOCOL = 1,                    /* version spoken */
+    PSD_MAX_HEADER = 4096,               /* bytes of a header frame */
+    PSD_MAX_LIST = 65536,                /* bytes of a payload that is a protobuf list */
+    PSD_MAX_CHUNK = 1 << 18,             /* elements of a chunk */
+    PSD_MAX_TEXT = 1024,                 /* bytes of a header's text, with its end */
+    PSD_MAX_NAME = 128,                  /* bytes of a job, tensor or host name, with its end */
+    PSD_MAX_WORKERS = 1024,              /* members of a view */
+    PSD_MAX_SERVERS = 64,                /* servers of a job */
+    PSD_MAX_TENSORS = 1024,              /* tensors of a model */
+    PSD_MAX_DIMS = 8                     /* dimensions of a tensor */
+};
+
+typedef enum psd_payload {
+    PSD_PAYLOAD_NONE,     /* empty */
+    PSD_PAYLOAD_CHUNK,    /* n_elements float32; empty when n_elements is 0 and the kind allows it */
+    PSD_PAYLOAD_BITMAP,   /* (parts + 7) / 8 bytes, bit i for the i-th chunk of the shard, unused bits 0 */
+    PSD_PAYLOAD_TENSORS,  /* psd_tensor_list */
+    PSD_PAYLOAD_CLUSTER,  /* psd_cluster */
+    PSD_PAYLOAD_ROUND,    /* psd_round */
+} psd_payload_t;
+
+/* Who may send a kind: a bit mask, checked by psd_msg_check_sender. */
+enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4 };
+
+/* X(NAME, number, sender, payload, may the payload be empty, meaning) - the table of message kinds. */
+#define PSD_MESSAGES(X)                                                                                      \
+    X(HELLO, 1, PSD_FROM_WORKER, NONE, 0, "a worker asks the coordinator to join the job named in text")     \
+    X(WELCOME, 2, PSD_FROM_COORDINATOR, CLUSTER, 0, "its id, incarnation, and where the servers are")        \
+    X(REFUSED, 3, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "why not, naming both sides in text")      \
+    X(WAIT, 4, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "not yet, and for whom, in text; ask again")  \
+    X(FENCED, 5, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "you were replaced or given up: stop")      \
+    X(REGISTER, 6, PSD_FROM_WORKER, TENSORS, 0, "a worker's tensors, to the coordinator")                    \
+    X(REGISTERED, 7, PSD_FROM_COORDINATOR, NONE, 0, "they agree with the job's")                             \
+    X(HEARTBEAT, 8, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0, "still here; answered in kind")         \
+    X(LEAVE, 9, PSD_FROM_WORKER, NONE, 0, "a worker goes; code 0: its work is done")                         \
+    X(LEFT, 10, PSD_FROM_COORDINATOR, NONE, 0, "good-bye")                                                   \
+    X(REPORT, 11, PSD_FROM_WORKER, NONE, 0, "a named number for the status page: text, value, clock")        \
+    X(ATTACH, 12, PSD_FROM_WORKER, NONE, 0, "a worker opens its session with a shard")                       \
+    X(ATTACHED, 13, PSD_FROM_SHARD, NONE, 0, "the shard's state")                                            \
+    X(INIT_WANTED, 14, PSD_FROM_SHARD, BITMAP, 0, "please send the initial values of these chunks")          \
+    X(INIT, 15, PSD_FROM_WORKER, CHUNK, 0, "initial values of one chunk")                                    \
+    X(PUSH, 16, PSD_FROM_WORKER, CHUNK, 1, "one chunk's gradient for a clock; empty: no gradient")           \
+    X(WEIGHTS, 17, PSD_FROM_SHARD, CHUNK, 1, "one chunk's weights for the next clock; empty: unchanged")     \
+    X(PROBE, 18, PSD_FROM_WORKER, BITMAP, 0, "which of my pushes lack, and these weights are wanted")        \
+    X(PROGRESS, 19, PSD_FROM_SHARD, BITMAP, 0, "these pushes of the clock are wanted")                       \
+    X(PULL, 20, PSD_FROM_WORKER, BITMAP, 0, "send these chunks' slow weights")                               \
+    X(SLOW, 21, PSD_FROM_SHARD, CHUNK, 0, "one chunk's slow weights")                                        \
+    X(SHARD_HELLO, 22, PSD_FROM_SHARD, NONE, 0, "a server asks to serve; text: its endpoint")                \
+    X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, NONE, 0, "its index; text: the job's settings")               \
+    X(COMMAND, 24, PSD_FROM_COORDINATOR, ROUND, 0, "the next entry of the coordinator's log")                \
+    X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                \
+    X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")
+
+typedef enum psd_kind {
+#define X(name, number, sender, payload, may_be_empty, meaning) PSD_MSG_##name = number,
+    PSD_MESSAGES(X)
+#undef X
+} psd_kind_t;
+
+/* Refusal codes, in REFUSED.code (names are printed by psd_refusal_name and are label values of a metric). */
+#define PSD_REFUSALS(X)                                                                                      \
+    X(NONE, 0, "none")                                                                                       \
+    X(PROTOCOL, 1, "protocol")                                                                               \
+    X(JOB, 2, "job")                                                                                         \
+    X(SHAPE, 3, "shape")                                                                                     \
+    X(VIEW, 4, "view")                                                                                       \
+    X(INCARNATION, 5, "incarnation")                                                                         \
+    X(WORKER, 6, "worker")                                                                                   \
+    X(SHARD, 7, "shard")                                                                                     \
+    X(CLOCK, 8, "clock")                                                                                     \
+    X(CHECKSUM, 9, "checksum")                                                                               \
+    X(NONFINITE, 10, "nonfinite")                                                                            \
+    X(DUPLICATE, 11, "duplicate")                                                                            \
+    X(STALE, 12, "stale")                                                                                    \
+    X(MALFORMED, 13, "malformed")                                                                            \
+    X(SENDER, 14, "sender")                                                                                  \
+    X(FULL, 15, "full")                                                                                      \
+    X(SESSION, 16, "session")                                                                                \
+    X(CONFIG, 17, "config")
+
+typedef enum psd_refusal {
+#define X(name, number, text) PSD_REFUSAL_##name = number,
+    PSD_REFUSALS(X)
+#undef X
+    PSD_N_REFUSALS
+} psd_refusal_t;
+
+enum { PSD_DTYPE_F32 = 1 };                /* dtype of a chunk */
+enum { PSD_CODEC_RAW = 1 };                /* how a chunk is packed */
+
+/* A decoded header; fields that a kind does not use are 0. Units and senders: proto/psd.proto. */
+typedef struct psd_msg {
+    psd_kind_t kind;
+    uint32_t protocol;       /* PSD_PROTOCOL */
+    uint64_t job;            /* this run of the job, given in WELCOME */
+    uint64_t view_id;        /* numbered membership */
+    uint64_t map_id;         /* numbered chunk -> server map */
+    uint32_t worker;         /* id, from 0 */
+    uint64_t incarnation;    /* rises each time a worker joins; from 1 */
+    uint64_t clock;          /* number of the round (bsp) or of the worker's own push (asp), from 1 */
+    uint64_t base_version;   /* version of the weights that the gradient was taken at */
+    uint64_t version;        /* committed steps of the shard */
+    uint64_t sync_epoch;     /* Lookahead syncs of the shard */
+    uint32_t shard;          /* index of the server */
+    uint64_t shard_epoch;    /* rises each time that server starts; from 1 */
+    uint32_t part;           /* index of the chunk within the shard */
+    uint32_t parts;          /* chunks of the shard */
+    uint64_t samples;        /* loss terms behind the gradient (n_i) */
+    double loss;             /* mean loss of those samples */
+    double norm2;            /* sum of squares of this payload (bsp), of the worker's whole gradient (asp) */
+    bool nonfinite;          /* a value behind norm2 is Inf or NaN */
+    uint32_t dtype;          /* PSD_DTYPE_F32 with a chunk */
+    uint32_t codec;          /* PSD_CODEC_RAW with a chunk */
+    uint32_t checksum;       /* CRC-32C of the payload (0 allowed only when empty) */
+    uint32_t n_elements;     /* elements of the chunk */
+    uint64_t seq;            /* log entry; or echoes the asker's number */
+    uint32_t code;           /* refusal, or state; by kind */
+    uint32_t rank;           /* position among the members of the view, from 0 */
+    uint32_t world;          /* members of the view */
+    double lr;               /* learning rate of the step */
+    double value;            /* a reported number */
+    char text[PSD_MAX_TEXT]; /* NUL-terminated printable UTF-8 */
+} psd_msg_t;
+
+/* Name of a kind ("PUSH") or "unknown"; what payload and sender its row gives. */
+const char *psd_kind_name(psd_kind_t kind);
+psd_payload_t psd_kind_payload(psd_kind_t kind);
+unsigned psd_kind_sender(psd_kind_t kind);
+const char *psd_refusal_name(unsigned code);
+
+/* Write the header frame of `msg` into `frame`; returns its length. Asserts that it fits: text is bounded. */
+size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);
+
+/* Read a header frame that came with a payload of `payload_bytes`. Checks: length before parsing, well-formed
+ * protobuf without unknown fields, known kind, protocol version, text printable UTF-8 without NUL, counts and
+ * indices in range (part < parts, rank < world, worker < PSD_MAX_WORKERS, shard < PSD_MAX_SERVERS), numbers
+ * finite, dtype and codec known, n_elements * 4 == payload_bytes without overflow, bitmap length, list length.
+ * The checksum itself is compared by psd_checksum_ok, when the payload is worth reading.
+ * PSD_EPROTO, with a sentence naming the kind and the field, when anything is wrong. `out` is all zero then, but
+ * for kind and protocol where they could be read. Never allocates from the heap. Any thread. */
+int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t payload_bytes, psd_err_t *err);
+
+/* CRC-32C (Castagnoli), as on the wire and in files. */
+uint32_t psd_crc32c(const void *data, size_t n_bytes);
+
+/* -- payloads that are lists. Encoders return bytes written, 0 when `capacity` is too small. Decoders check
+ *    everything (counts, ranges, unique names, products without overflow) and return PSD_EPROTO with a reason. */
+typedef struct psd_tensor_desc {
+    char name[PSD_MAX_NAME];          /* unique in its list, printable, not empty */
+    uint32_t n_dims;                  /* 0 for a scalar */
+    uint64_t dim[PSD_MAX_DIMS];       /* each at least 1 */
+    uint64_t n_elements;              /* their product, at least 1, at most 2^40 */
+} psd_tensor_desc_t;
+
+typedef struct psd_tensor_list {
+    uint32_t n;                       /* 1 .. PSD_MAX_TENSORS */
+    psd_tensor_desc_t *tensor;        /* n of them; owned by the list */
+} psd_tensor_list_t;
+
+typedef struct psd_cluster {
+    uint32_t n_servers;                         /* 1 .. PSD_MAX_SERVERS */
+    char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* tcp://host:port of each shard */
+    char settings[PSD_MAX_TEXT];                /* "mode=bsp optimizer=adam(...)", for people and logs */
+    uint32_t per_push;                          /* 1 when each push is a step (asp) */
+    uint32_t lease_ms;                          /* silence after which a worker is given up */
+    uint32_t has_slow;                          /* 1 when the rule keeps slow weights */
+} psd_cluster_t;
+
+typedef struct psd_member {
+    uint32_t worker;          /* id */
+    uint64_t incarnation;
+    uint64_t samples;         /* contributors and completions: n_i */
+    double loss;              /* completions: mean loss */
+    double norm2;             /* completions: sum of squares of what the shard holds */
+    bool nonfinite;           /* completions */
+} psd_member_t;
+
+/* A COMMAND: close `clock` with the contributors (apply) and go on with the members of the next view.
+ * A SHARD_STATE: contributors lists whose pushes for `clock` are complete here; members is empty. */
+typedef struct psd_round {
+    uint64_t clock;
+    bool apply;                /* COMMAND: contributors make a step */
+    double lr;                 /* COMMAND: learning rate of that step */
+    double clip_scale;         /* COMMAND: factor on the summed gradient, 1 for none */
+    uint64_t view_id;          /* COMMAND: the view from here on */
+    uint32_t n_contributors;   /* ascending by worker */
+    psd_member_t *contributor; /* owned */
+    uint32_t n_members;        /* ascending by worker */
+    psd_member_t *member;      /* owned */
+} psd_round_t;
+
+size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t capacity);
+int psd_tensors_decode(psd_tensor_list_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
+void psd_tensors_clear(psd_tensor_list_t *list);
+int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in); /* PSD_ENOMEM */
+
+/* PSD_OK when both lists are the same; else PSD_EINVAL naming the first tensor that differs, with both sides:
+ * "tensor 2: ours fc1.weight [128, 784], theirs fc1.weight [100, 784]". */
+int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err);
+
+size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t capacity);
+int psd_cluster_decode(psd_cluster_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
+
+size_t psd_round_encode(const psd_round_t *round, uint8_t *buf, size_t capacity);
+int psd_round_decode(psd_round_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
+void psd_round_clear(psd_round_t *round);

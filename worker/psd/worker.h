@@ -1,0 +1,123 @@
+/* psd/worker.h - the library that trains against psd servers: connect, register tensors, exchange gradients for
+ * weights, report numbers, leave.
+ *
+ * Words. A tensor is a named float32 array. An exchange pushes the gradient of one mini-batch and pulls the weights
+ * that the servers make of it: one call, one ticket. The clock counts a worker's exchanges; in the synchronous mode
+ * (bsp) it is the number of the round, the same for all workers.
+ *
+ * Threads. A handle belongs to one thread at a time; different handles are independent; one thread of the
+ * library's own runs inside each handle. Memory. Arrays are borrowed: see each call. Errors. Calls return PSD_OK
+ * (0) or a negative PSD_E... code; psd_worker_error() then has the sentence. Nothing is printed, no signal
+ * is touched, nothing aborts. */
+#ifndef PSD_WORKER_H
+#define PSD_WORKER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct psd_worker psd_worker_t;
+
+/* Return codes beside 0 (their text: psd_strerror). */
+enum psd_worker_status {
+    PSD_W_OK = 0,
+    PSD_W_EINVAL = -1,        /* an argument is wrong */
+    PSD_W_ENOMEM = -2,        /* out of memory */
+    PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
+    PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place */
+    PSD_W_ETIMEOUT = -12,     /* the deadline passed; the sentence says what was waited for */
+    PSD_W_EAGAIN = -13        /* nothing yet (a timeout of 0) */
+};
+
+/* How to join; all zero but `join` is a good start. Strings are copied. */
+typedef struct psd_worker_config {
+    size_t size;              /* sizeof(psd_worker_config_t), so that the struct may grow */
+    const char *join;         /* "tcp://host:7470": the coordinator, that is, server 0. Required */
+    const char *job;          /* name of the job; must equal the servers'. NULL: "psd" */
+    const char *name;         /* name of this worker in logs and status. NULL: host:pid */
+    int worker;               /* wanted id from 1, that is rank + 1; 0: the servers choose */
+    int join_timeout_ms;      /* longest wait for psd_worker_connect and _register; 0: 60000 */
+    /* Called from the library's thread with one line per event; NULL: silent. level: 0 error 1 warn 2 info 3 debug */
+    void (*log)(void *arg, int level, const char *id, const char *line);
+    void *log_arg;            /* passed to `log` */
+} psd_worker_config_t;
+
+/* Start a handle and join the job. `*out` is set even on failure (for psd_worker_error), NULL only without memory;
+ * close it in any case. PSD_W_ETIMEOUT, PSD_W_EREFUSED, PSD_W_EINVAL. */
+int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config);
+
+/* A tensor: `data` holds `n` initial values at registration, and the newest pulled weights after each exchange.
+ * It is borrowed until the handle is closed; the library writes it only while an exchange (or registration) is
+ * open. All workers must register the same list with the same values; the first one's become the job's. */
+typedef struct psd_tensor {
+    const char *name;         /* unique within the list; copied */
+    const uint64_t *shape;    /* n_dims sizes, row-major; copied */
+    size_t n_dims;            /* 0: a scalar */
+    float *data;              /* product(shape) elements */
+} psd_tensor_t;
+
+/* Register the model, once, and wait until this worker is a member and holds the job's current weights (which are
+ * the initial ones at the start, newer ones for a worker that joins later). */
+int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors);
+
+/* Where this worker stands for its next exchange; values do not change while no exchange is open. */
+typedef struct psd_position {
+    uint64_t clock;           /* number of the next exchange, from 1: in bsp the round, which may start late */
+    uint64_t version;         /* steps behind the weights now held (of shard 0) */
+    uint32_t rank;            /* 0 .. world-1, for cutting batches */
+    uint32_t world;           /* workers in the view */
+    uint32_t worker;          /* id */
+    uint64_t incarnation;
+    int has_slow;             /* the optimizer keeps slow weights: evaluate those (psd_worker_pull_slow) */
+} psd_position_t;
+
+psd_position_t psd_worker_position(const psd_worker_t *self);
+
+/* The servers' settings as text, "mode=bsp optimizer=adam(lr=0.001, ...) servers=2"; valid until close. */
+const char *psd_worker_settings(const psd_worker_t *self);
+
+typedef uint64_t psd_ticket_t;
+
+/* One exchange: push the mean gradient over `samples` samples (gradients[i] for tensor i; NULL: this tensor had no
+ * gradient, it is skipped if no other worker has one) and pull the next weights into the tensors' data.
+ * samples = 0 with NULL gradients: take part in the round with nothing. `loss` is the mean loss, for status.
+ * Arrays are borrowed until psd_worker_wait on the ticket returns. One exchange may be open at a time. */
+int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
+                        psd_ticket_t *ticket);
+
+/* Wait for a ticket. timeout_ms < 0: as long as it takes (the log callback says every 5 s what for); 0: only look
+ * (PSD_W_EAGAIN). A ticket that timed out is still open and may be waited for again. */
+int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
+
+/* A file descriptor that is readable when the open ticket is done, for foreign event loops. Owned by the handle. */
+int psd_worker_fd(const psd_worker_t *self);
+
+/* Read the slow weights (Lookahead; the weights themselves under any other optimizer) as of the last exchange
+ * into out[i], one array per tensor, caller-owned. No exchange may be open. */
+int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms);
+
+/* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: at most 63 printable characters. */
+int psd_worker_report(psd_worker_t *self, const char *name, double value);
+
+/* Leave the job in good order; finished != 0: this worker's work is done. Waits at most timeout_ms. */
+int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms);
+
+/* Close the handle (without psd_worker_leave the servers notice after the lease) and set *self_p to NULL. */
+void psd_worker_close(psd_worker_t **self_p);
+
+/* The sentence of the last failure on this handle; "" if none. Valid until the next call. */
+const char *psd_worker_error(const psd_worker_t *self);
+
+/* Text of a return code. */
+const char *psd_strerror(int code);
+
+/* "0.1.0" */
+const char *psd_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
