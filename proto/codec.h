@@ -21,8 +21,15 @@ enum {
     PSD_MAX_WORKERS = 1024,              /* members of a view */
     PSD_MAX_SERVERS = 64,                /* servers of a job */
     PSD_MAX_TENSORS = 1024,              /* tensors of a model */
-    PSD_MAX_DIMS = 8                     /* dimensions of a tensor */
+    PSD_MAX_DIMS = 8,                    /* dimensions of a tensor */
+    PSD_MAX_PARTS = 1 << 20              /* chunks of a shard */
 };
+
+/* Counters (clocks, versions, epochs, incarnations, views) stop below this, so that one more never overflows; the
+ * samples of one gradient stop at PSD_MAX_SAMPLES, so that those of all workers add up exactly in a double. */
+#define PSD_MAX_COUNT (UINT64_C(1) << 62)
+#define PSD_MAX_SAMPLES (UINT64_C(1) << 40)
+#define PSD_MAX_ELEMENTS (UINT64_C(1) << 40) /* elements of a tensor */
 
 typedef enum psd_payload {
     PSD_PAYLOAD_NONE,     /* empty */
@@ -33,7 +40,7 @@ typedef enum psd_payload {
     PSD_PAYLOAD_ROUND,    /* psd_round */
 } psd_payload_t;
 
-/* Who may send a kind: a bit mask, checked by psd_msg_check_sender. */
+/* Who may send a kind: a bit mask, told by psd_kind_sender. */
 enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4 };
 
 /* X(NAME, number, sender, payload, may the payload be empty, meaning) - the table of message kinds. */
@@ -120,19 +127,19 @@ typedef struct psd_msg {
     uint32_t part;           /* index of the chunk within the shard */
     uint32_t parts;          /* chunks of the shard */
     uint64_t samples;        /* loss terms behind the gradient (n_i) */
-    double loss;             /* mean loss of those samples */
+    double loss;             /* mean loss of those samples; may be Inf or NaN: a diverged run must be seen */
     double norm2;            /* sum of squares of this payload (bsp), of the worker's whole gradient (asp) */
-    bool nonfinite;          /* a value behind norm2 is Inf or NaN */
+    bool nonfinite;          /* a value behind norm2 is Inf or NaN; norm2 may be so only then */
     uint32_t dtype;          /* PSD_DTYPE_F32 with a chunk */
     uint32_t codec;          /* PSD_CODEC_RAW with a chunk */
-    uint32_t checksum;       /* CRC-32C of the payload (0 allowed only when empty) */
+    uint32_t checksum;       /* CRC-32C of the payload; 0 when empty */
     uint32_t n_elements;     /* elements of the chunk */
     uint64_t seq;            /* log entry; or echoes the asker's number */
     uint32_t code;           /* refusal, or state; by kind */
     uint32_t rank;           /* position among the members of the view, from 0 */
     uint32_t world;          /* members of the view */
     double lr;               /* learning rate of the step */
-    double value;            /* a reported number */
+    double value;            /* a reported number; may be Inf or NaN */
     char text[PSD_MAX_TEXT]; /* NUL-terminated printable UTF-8 */
 } psd_msg_t;
 
@@ -145,10 +152,11 @@ const char *psd_refusal_name(unsigned code);
 /* Write the header frame of `msg` into `frame`; returns its length. Asserts that it fits: text is bounded. */
 size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);
 
-/* Read a header frame that came with a payload of `payload_bytes`. Checks: length before parsing, well-formed
- * protobuf without unknown fields, known kind, protocol version, text printable UTF-8 without NUL, counts and
- * indices in range (part < parts, rank < world, worker < PSD_MAX_WORKERS, shard < PSD_MAX_SERVERS), numbers
- * finite, dtype and codec known, n_elements * 4 == payload_bytes without overflow, bitmap length, list length.
+/* Read a header frame that came with a payload of `payload_bytes`. Checks: length before parsing; the canonical
+ * protobuf encoding, without unknown or repeated fields; protocol version; known kind; text printable UTF-8 without
+ * NUL; every field within its limit; part < parts and rank < world (0 of 0 is fine); lr finite and not negative;
+ * norm2 likewise unless `nonfinite`; the payload's length as the kind wants it (n_elements * 4, the bitmap of
+ * `parts`, 1 .. PSD_MAX_LIST for a list, else 0); dtype and codec known when there are elements.
  * The checksum itself is compared by psd_checksum_ok, when the payload is worth reading.
  * PSD_EPROTO, with a sentence naming the kind and the field, when anything is wrong. `out` is all zero then, but
  * for kind and protocol where they could be read. Never allocates from the heap. Any thread. */
@@ -157,8 +165,12 @@ int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t pay
 /* CRC-32C (Castagnoli), as on the wire and in files. */
 uint32_t psd_crc32c(const void *data, size_t n_bytes);
 
-/* -- payloads that are lists. Encoders return bytes written, 0 when `capacity` is too small. Decoders check
- *    everything (counts, ranges, unique names, products without overflow) and return PSD_EPROTO with a reason. */
+/* Whether the payload is the one that the sender of `msg` checksummed. */
+bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes);
+
+/* -- payloads that are lists. Encoders return bytes written, at least 1; 0 when `capacity` or PSD_MAX_LIST is too
+ *    small. Decoders check everything (counts, ranges, unique names, products without overflow) and return
+ *    PSD_EPROTO with a reason, or PSD_ENOMEM; `out` holds nothing then. Any thread. */
 typedef struct psd_tensor_desc {
     char name[PSD_MAX_NAME];          /* unique in its list, printable, not empty */
     uint32_t n_dims;                  /* 0 for a scalar */
@@ -208,7 +220,7 @@ int psd_tensors_decode(psd_tensor_list_t *out, const void *buf, size_t n_bytes, 
 void psd_tensors_clear(psd_tensor_list_t *list);
 int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in); /* PSD_ENOMEM */
 
-/* PSD_OK when both lists are the same; else PSD_EINVAL naming the first tensor that differs, with both sides:
+/* PSD_OK when both lists are the same; else PSD_EINVAL naming the first tensor (from 0) that differs, both sides:
  * "tensor 2: ours fc1.weight [128, 784], theirs fc1.weight [100, 784]". */
 int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err);
 

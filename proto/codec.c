@@ -1,0 +1,646 @@
+#include "proto/codec.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <isa-l/crc.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "psd.pb-c.h"
+
+/* Every field but the text: X(field, largest value that can mean anything). One table writes, reads and checks
+ * them, so that a field cannot be sent and forgotten. */
+#define WHOLE_FIELDS(X)                                                                                      \
+    X(kind, UINT32_MAX)                                                                                      \
+    X(protocol, PSD_PROTOCOL)                                                                                \
+    X(job, UINT64_MAX)                                                                                       \
+    X(view_id, PSD_MAX_COUNT)                                                                                \
+    X(map_id, UINT64_MAX)                                                                                    \
+    X(worker, PSD_MAX_WORKERS - 1)                                                                           \
+    X(incarnation, PSD_MAX_COUNT)                                                                            \
+    X(clock, PSD_MAX_COUNT)                                                                                  \
+    X(base_version, PSD_MAX_COUNT)                                                                           \
+    X(version, PSD_MAX_COUNT)                                                                                \
+    X(sync_epoch, PSD_MAX_COUNT)                                                                             \
+    X(shard, PSD_MAX_SERVERS - 1)                                                                            \
+    X(shard_epoch, PSD_MAX_COUNT)                                                                            \
+    X(part, PSD_MAX_PARTS)                                                                                   \
+    X(parts, PSD_MAX_PARTS)                                                                                  \
+    X(samples, PSD_MAX_SAMPLES)                                                                              \
+    X(nonfinite, 1)                                                                                          \
+    X(dtype, PSD_DTYPE_F32)                                                                                  \
+    X(codec, PSD_CODEC_RAW)                                                                                  \
+    X(checksum, UINT32_MAX)                                                                                  \
+    X(n_elements, PSD_MAX_CHUNK)                                                                             \
+    X(seq, UINT64_MAX)                                                                                       \
+    X(code, UINT32_MAX)                                                                                      \
+    X(rank, PSD_MAX_WORKERS)                                                                                 \
+    X(world, PSD_MAX_WORKERS)
+
+/* X(field, may it be Inf or NaN, may it be negative) */
+#define REAL_FIELDS(X)                                                                                       \
+    X(loss, true, true)                                                                                      \
+    X(norm2, header->nonfinite, header->nonfinite)                                                           \
+    X(lr, false, false)                                                                                      \
+    X(value, true, true)
+
+typedef struct kind_row {
+    const char *name;
+    unsigned sender;
+    psd_payload_t payload;
+    bool may_be_empty; /* a chunk without elements */
+} kind_row_t;
+
+static const kind_row_t kinds[] = {
+#define X(name, number, sender, payload, may_be_empty, meaning)                                              \
+    [number] = { #name, sender, PSD_PAYLOAD_##payload, may_be_empty },
+    PSD_MESSAGES(X)
+#undef X
+};
+
+static const kind_row_t *kind_row(psd_kind_t kind)
+{
+    static const kind_row_t unknown = { "unknown", 0, PSD_PAYLOAD_NONE, false };
+    return (size_t)kind < sizeof kinds / sizeof *kinds && kinds[kind].name ? &kinds[kind] : &unknown;
+}
+
+const char *psd_kind_name(psd_kind_t kind) { return kind_row(kind)->name; }
+psd_payload_t psd_kind_payload(psd_kind_t kind) { return kind_row(kind)->payload; }
+unsigned psd_kind_sender(psd_kind_t kind) { return kind_row(kind)->sender; }
+
+const char *psd_refusal_name(unsigned code)
+{
+    static const char *const names[] = {
+#define X(name, number, text) [number] = text,
+        PSD_REFUSALS(X)
+#undef X
+    };
+    return code < PSD_N_REFUSALS ? names[code] : "unknown";
+}
+
+/* Memory for one unpacked message: taken in a row, given back all at once. protobuf-c asks for up to 68 times
+ * the bytes it parses; here it gets what an honest message needs, and NULL beyond. */
+typedef struct arena {
+    uint8_t *bytes; /* aligned for any object */
+    size_t used;
+    size_t capacity;
+} arena_t;
+
+enum {
+    HEADER_ARENA = 16 << 10, /* header, text and 64 parsed fields: over twice what the 30 fields take */
+    LIST_ARENA = 384 << 10   /* a round of 1024 contributors and 1024 members takes 277 KiB */
+};
+
+static void *arena_alloc(void *data, size_t size)
+{
+    arena_t *arena = data;
+    const size_t align = _Alignof(max_align_t), left = arena->capacity - arena->used;
+    if (size > left)
+        return NULL;
+    void *taken = arena->bytes + arena->used;
+    size_t rounded = (size + align - 1) / align * align;
+    arena->used += rounded < left ? rounded : left;
+    return taken;
+}
+
+static void arena_free(void *data, void *pointer)
+{
+    (void)data;
+    (void)pointer;
+}
+
+/* Parse `frame` into `arena`; NULL when it is no such message, or no honest one. */
+static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *type, const void *frame, size_t n_bytes,
+                                arena_t *arena)
+{
+    ProtobufCAllocator allocator = { arena_alloc, arena_free, arena };
+    return protobuf_c_message_unpack(type, &allocator, n_bytes, frame);
+}
+
+/* One message has one encoding: what was parsed would be written in as many bytes. Refuses what parsers disagree
+ * about (repeated singular fields, over-long varints, explicit zeros, strings with NUL inside). */
+static bool is_canonical(const ProtobufCMessage *message, size_t n_bytes)
+{
+    return message->n_unknown_fields == 0 && protobuf_c_message_get_packed_size(message) == n_bytes;
+}
+
+/* Bytes of the code point at `s` if it is well-formed (no overlong form, no surrogate) and printable, else 0. */
+static size_t printable_length(const unsigned char *s)
+{
+    static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+    if (*s < 0x80)
+        return *s >= 0x20 && *s != 0x7f;
+    size_t n = *s >= 0xf0 ? 4 : *s >= 0xe0 ? 3 : 2;
+    if (*s < 0xc2 || *s > 0xf4)
+        return 0;
+    uint32_t point = *s & (0xffu >> (n + 1));
+    for (size_t i = 1; i < n; i++) {
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+        point = point << 6 | (s[i] & 0x3fu);
+    }
+    bool control = point < 0xa0, surrogate = point >= 0xd800 && point < 0xe000;
+    return point < least[n] || control || surrogate || point > 0x10ffff ? 0 : n;
+}
+
+/* Check that `text` is printable and, with its end, fits `capacity`; names it `where` in the sentence. */
+static int check_text(const char *text, size_t capacity, const char *where, psd_err_t *err)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    for (size_t n = 0; *s; s += n) {
+        n = printable_length(s);
+        if (n == 0)
+            return psd_err_set(err, PSD_EPROTO, "%s has an unprintable byte 0x%02x at %td", where, *s,
+                               s - (const unsigned char *)text);
+    }
+    size_t length = (size_t)(s - (const unsigned char *)text);
+    if (length >= capacity)
+        return psd_err_set(err, PSD_EPROTO, "%s has %zu bytes, at most %zu", where, length, capacity - 1);
+    return PSD_OK;
+}
+
+size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
+{
+    /* 29 numbers of at most 12 bytes and one bounded text: it always fits. */
+    assert(memchr(msg->text, '\0', sizeof msg->text));
+    Psd__Header header = PSD__HEADER__INIT;
+#define X(field, ...) header.field = msg->field;
+    WHOLE_FIELDS(X)
+    REAL_FIELDS(X)
+#undef X
+    header.text = (char *)(uintptr_t)msg->text; /* packed, not written: protobuf-c knows no const */
+    return psd__header__pack(&header, frame);
+}
+
+/* The payload's length is the one that kind and counts ask for; products cannot overflow, the counts are small. */
+static int check_payload(const Psd__Header *header, const kind_row_t *kind, size_t n_bytes, psd_err_t *err)
+{
+    size_t wanted = 0;
+    switch (kind->payload) {
+    case PSD_PAYLOAD_NONE:
+        break;
+    case PSD_PAYLOAD_BITMAP:
+        wanted = (header->parts + 7) / 8;
+        break;
+    case PSD_PAYLOAD_CHUNK:
+        if (header->n_elements == 0 && !kind->may_be_empty)
+            return psd_err_set(err, PSD_EPROTO, "%s.n_elements is 0, at least 1", kind->name);
+        if (header->n_elements && (header->dtype != PSD_DTYPE_F32 || header->codec != PSD_CODEC_RAW))
+            return psd_err_set(err, PSD_EPROTO, "%s.%s is 0 with a chunk; 1 is known", kind->name,
+                               header->dtype != PSD_DTYPE_F32 ? "dtype" : "codec");
+        if (header->n_elements && header->parts == 0)
+            return psd_err_set(err, PSD_EPROTO, "%s.parts is 0 with a chunk, at least 1", kind->name);
+        wanted = (size_t)header->n_elements * sizeof(float);
+        break;
+    case PSD_PAYLOAD_TENSORS:
+    case PSD_PAYLOAD_CLUSTER:
+    case PSD_PAYLOAD_ROUND:
+        if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
+            return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, 1 to %d wanted", kind->name, n_bytes,
+                               PSD_MAX_LIST);
+        return PSD_OK;
+    }
+    if (n_bytes != wanted)
+        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, %zu wanted", kind->name, n_bytes, wanted);
+    return PSD_OK;
+}
+
+static int check_real(const char *kind, const char *field, double x, bool nonfinite, bool negative,
+                      psd_err_t *err)
+{
+    if (!nonfinite && !isfinite(x))
+        return psd_err_set(err, PSD_EPROTO, "%s.%s is %f, finite wanted", kind, field, x);
+    if (!negative && x < 0)
+        return psd_err_set(err, PSD_EPROTO, "%s.%s is %g, at least 0", kind, field, x);
+    return PSD_OK;
+}
+
+static int check_fields(const Psd__Header *header, const char *kind, psd_err_t *err)
+{
+    int rc;
+#define X(field, most)                                                                                       \
+    if ((uint64_t)header->field > (uint64_t)(most))                                                          \
+        return psd_err_set(err, PSD_EPROTO, "%s." #field " is %" PRIu64 ", at most %" PRIu64, kind,          \
+                           (uint64_t)header->field, (uint64_t)(most));
+    WHOLE_FIELDS(X)
+#undef X
+#define X(field, nonfinite, negative)                                                                        \
+    if ((rc = check_real(kind, #field, header->field, nonfinite, negative, err)))                            \
+        return rc;
+    REAL_FIELDS(X)
+#undef X
+    if (header->part >= header->parts && (header->part || header->parts))
+        return psd_err_set(err, PSD_EPROTO, "%s.part is %" PRIu32 " of %" PRIu32, kind, header->part,
+                           header->parts);
+    if (header->rank >= header->world && (header->rank || header->world))
+        return psd_err_set(err, PSD_EPROTO, "%s.rank is %" PRIu32 " of %" PRIu32, kind, header->rank,
+                           header->world);
+    if (header->kind == PSD_MSG_REFUSED && header->code >= PSD_N_REFUSALS)
+        return psd_err_set(err, PSD_EPROTO, "%s.code is %" PRIu32 ", at most %d", kind, header->code,
+                           PSD_N_REFUSALS - 1);
+    return PSD_OK;
+}
+
+static int check_header(const Psd__Header *header, size_t n_bytes, size_t payload_bytes, psd_err_t *err)
+{
+    const kind_row_t *kind = kind_row(header->kind);
+    int rc;
+    /* First: a later version may have other kinds and fields, and the answer should say so. */
+    if (header->protocol != PSD_PROTOCOL)
+        return psd_err_set(err, PSD_EPROTO, "%s.protocol is %" PRIu32 ", ours is %d", kind->name,
+                           header->protocol, PSD_PROTOCOL);
+    if (!kind->sender)
+        return psd_err_set(err, PSD_EPROTO, "kind %" PRIu32 " is unknown", header->kind);
+    if (header->base.n_unknown_fields)
+        return psd_err_set(err, PSD_EPROTO, "%s has an unknown field %" PRIu32, kind->name,
+                           header->base.unknown_fields[0].tag);
+    if (!is_canonical(&header->base, n_bytes))
+        return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is not in the canonical encoding", kind->name,
+                           n_bytes);
+    if ((rc = check_fields(header, kind->name, err)))
+        return rc;
+    if (*header->text) {
+        char where[48];
+        snprintf(where, sizeof where, "%s.text", kind->name);
+        if ((rc = check_text(header->text, PSD_MAX_TEXT, where, err)))
+            return rc;
+    }
+    return check_payload(header, kind, payload_bytes, err);
+}
+
+int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t payload_bytes, psd_err_t *err)
+{
+    *out = (psd_msg_t){ 0 };
+    if (n_bytes == 0 || n_bytes > PSD_MAX_HEADER)
+        return psd_err_set(err, PSD_EPROTO, "header has %zu bytes, 1 to %d wanted", n_bytes, PSD_MAX_HEADER);
+
+    _Alignas(max_align_t) uint8_t bytes[HEADER_ARENA];
+    arena_t arena = { bytes, 0, sizeof bytes };
+    const Psd__Header *header = (Psd__Header *)unpack(&psd__header__descriptor, frame, n_bytes, &arena);
+    if (!header)
+        return psd_err_set(err, PSD_EPROTO, "header of %zu bytes is malformed", n_bytes);
+    int rc = check_header(header, n_bytes, payload_bytes, err);
+    if (rc) {
+        out->kind = header->kind;
+        out->protocol = header->protocol;
+        return rc;
+    }
+#define X(field, ...) out->field = header->field;
+    WHOLE_FIELDS(X)
+    REAL_FIELDS(X)
+#undef X
+    memcpy(out->text, header->text, strlen(header->text));
+    return PSD_OK;
+}
+
+uint32_t psd_crc32c(const void *data, size_t n_bytes)
+{
+    /* ISA-L leaves both inversions of the standard to its caller, and counts in int. */
+    const size_t most = 1 << 30;
+    const uint8_t *p = data;
+    unsigned crc = ~0u;
+    for (size_t n; n_bytes; p += n, n_bytes -= n) {
+        n = n_bytes < most ? n_bytes : most;
+        crc = crc32_iscsi((unsigned char *)(uintptr_t)p, (int)n, crc);
+    }
+    return ~crc;
+}
+
+bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes)
+{
+    return psd_crc32c(payload, n_bytes) == msg->checksum;
+}
+
+/* -- lists ------------------------------------------------------------------------------------------------- */
+
+static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t capacity)
+{
+    size_t n_bytes = protobuf_c_message_get_packed_size(message);
+    return n_bytes <= capacity && n_bytes <= PSD_MAX_LIST ? protobuf_c_message_pack(message, buf) : 0;
+}
+
+/* Parse a list into an arena on the heap, which the caller frees by free(arena->bytes) whatever comes back. */
+static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes, arena_t *arena,
+                       const ProtobufCMessage **out, psd_err_t *err)
+{
+    *arena = (arena_t){ .capacity = LIST_ARENA };
+    if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
+        return psd_err_set(err, PSD_EPROTO, "%s has %zu bytes, 1 to %d wanted", type->short_name, n_bytes,
+                           PSD_MAX_LIST);
+    if (!(arena->bytes = malloc(LIST_ARENA)))
+        return psd_err_set(err, PSD_ENOMEM, "no memory to read a %s", type->short_name);
+    if (!(*out = unpack(type, buf, n_bytes, arena)))
+        return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is malformed", type->short_name, n_bytes);
+    if (!is_canonical(*out, n_bytes))
+        return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is not in the canonical encoding",
+                           type->short_name, n_bytes);
+    return PSD_OK;
+}
+
+size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t capacity)
+{
+    assert(list->n <= PSD_MAX_TENSORS);
+    Psd__Tensor row[PSD_MAX_TENSORS], *rows[PSD_MAX_TENSORS];
+    for (uint32_t i = 0; i < list->n; i++) {
+        const psd_tensor_desc_t *tensor = &list->tensor[i];
+        assert(tensor->n_dims <= PSD_MAX_DIMS);
+        psd__tensor__init(rows[i] = &row[i]);
+        row[i].name = (char *)(uintptr_t)tensor->name;
+        row[i].n_dim = tensor->n_dims;
+        row[i].dim = (uint64_t *)(uintptr_t)tensor->dim;
+    }
+    Psd__TensorList message = PSD__TENSOR_LIST__INIT;
+    message.n_tensor = list->n;
+    message.tensor = rows;
+    return pack_list(&message.base, buf, capacity);
+}
+
+static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t index, psd_err_t *err)
+{
+    char where[48];
+    snprintf(where, sizeof where, "tensor %zu's name", index);
+    int rc = check_text(tensor->name, PSD_MAX_NAME, where, err);
+    if (rc)
+        return rc;
+    if (!*tensor->name)
+        return psd_err_set(err, PSD_EPROTO, "tensor %zu has no name", index);
+    if (tensor->base.n_unknown_fields)
+        return psd_err_set(err, PSD_EPROTO, "tensor %zu has an unknown field", index);
+    if (tensor->n_dim > PSD_MAX_DIMS)
+        return psd_err_set(err, PSD_EPROTO, "tensor %zu has %zu dimensions, at most %d", index, tensor->n_dim,
+                           PSD_MAX_DIMS);
+    out->n_elements = 1;
+    for (size_t i = 0; i < tensor->n_dim; i++) {
+        uint64_t dim = tensor->dim[i];
+        if (dim == 0 || dim > PSD_MAX_ELEMENTS / out->n_elements)
+            return psd_err_set(err, PSD_EPROTO,
+                               "tensor %zu's dimension %zu is %" PRIu64 "; 1 to 2^40 elements in all", index, i,
+                               dim);
+        out->dim[i] = dim;
+        out->n_elements *= dim;
+    }
+    out->n_dims = (uint32_t)tensor->n_dim;
+    memcpy(out->name, tensor->name, strlen(tensor->name));
+    return PSD_OK;
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* No two tensors share a name. Sorts pointers: a thousand names, compared each with each, would take a while. */
+static int check_names_differ(const psd_tensor_list_t *list, psd_err_t *err)
+{
+    const char *names[PSD_MAX_TENSORS];
+    for (uint32_t i = 0; i < list->n; i++)
+        names[i] = list->tensor[i].name;
+    qsort(names, list->n, sizeof *names, by_name);
+    for (uint32_t i = 1; i < list->n; i++)
+        if (strcmp(names[i - 1], names[i]) == 0)
+            return psd_err_set(err, PSD_EPROTO, "two tensors are called %s", names[i]);
+    return PSD_OK;
+}
+
+static int read_tensors(psd_tensor_list_t *out, const Psd__TensorList *message, psd_err_t *err)
+{
+    int rc;
+    if (message->n_tensor == 0 || message->n_tensor > PSD_MAX_TENSORS)
+        return psd_err_set(err, PSD_EPROTO, "TensorList has %zu tensors, 1 to %d wanted", message->n_tensor,
+                           PSD_MAX_TENSORS);
+    if (!(out->tensor = calloc(message->n_tensor, sizeof *out->tensor)))
+        return psd_err_set(err, PSD_ENOMEM, "no memory for %zu tensors", message->n_tensor);
+    for (size_t i = 0; i < message->n_tensor; i++)
+        if ((rc = read_tensor(&out->tensor[i], message->tensor[i], i, err)))
+            return rc;
+    out->n = (uint32_t)message->n_tensor;
+    return check_names_differ(out, err);
+}
+
+int psd_tensors_decode(psd_tensor_list_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
+{
+    arena_t arena;
+    const ProtobufCMessage *message;
+    *out = (psd_tensor_list_t){ 0 };
+    int rc = unpack_list(&psd__tensor_list__descriptor, buf, n_bytes, &arena, &message, err);
+    if (!rc)
+        rc = read_tensors(out, (const Psd__TensorList *)message, err);
+    if (rc)
+        psd_tensors_clear(out);
+    free(arena.bytes);
+    return rc;
+}
+
+void psd_tensors_clear(psd_tensor_list_t *list)
+{
+    free(list->tensor);
+    *list = (psd_tensor_list_t){ 0 };
+}
+
+int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in)
+{
+    *out = (psd_tensor_list_t){ 0 };
+    if (in->n == 0)
+        return PSD_OK;
+    if (!(out->tensor = calloc(in->n, sizeof *out->tensor)))
+        return PSD_ENOMEM;
+    memcpy(out->tensor, in->tensor, in->n * sizeof *out->tensor);
+    out->n = in->n;
+    return PSD_OK;
+}
+
+/* "fc1.weight [128, 784]", or "nothing" past the end of the list. */
+static const char *describe(const psd_tensor_list_t *list, uint32_t index, char *text, size_t capacity)
+{
+    if (index >= list->n)
+        return "nothing";
+    const psd_tensor_desc_t *tensor = &list->tensor[index];
+    int used = snprintf(text, capacity, "%s [", tensor->name);
+    for (uint32_t i = 0; i < tensor->n_dims; i++)
+        used += snprintf(text + used, capacity - (size_t)used, "%s%" PRIu64, i ? ", " : "", tensor->dim[i]);
+    snprintf(text + used, capacity - (size_t)used, "]");
+    return text;
+}
+
+int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err)
+{
+    enum { ROOM = PSD_MAX_NAME + 22 * PSD_MAX_DIMS + 4 }; /* 20 digits and ", " per dimension */
+    uint32_t most = ours->n > theirs->n ? ours->n : theirs->n;
+    for (uint32_t i = 0; i < most; i++) {
+        char a[ROOM], b[ROOM];
+        const char *our = describe(ours, i, a, sizeof a), *their = describe(theirs, i, b, sizeof b);
+        if (strcmp(our, their) != 0)
+            return psd_err_set(err, PSD_EINVAL, "tensor %" PRIu32 ": ours %s, theirs %s", i, our, their);
+    }
+    return PSD_OK;
+}
+
+size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t capacity)
+{
+    assert(cluster->n_servers <= PSD_MAX_SERVERS);
+    char *endpoints[PSD_MAX_SERVERS];
+    for (uint32_t i = 0; i < cluster->n_servers; i++)
+        endpoints[i] = (char *)(uintptr_t)cluster->endpoint[i];
+    Psd__Cluster message = PSD__CLUSTER__INIT;
+    message.n_endpoint = cluster->n_servers;
+    message.endpoint = endpoints;
+    message.settings = (char *)(uintptr_t)cluster->settings;
+    message.per_push = cluster->per_push != 0;
+    message.lease_ms = cluster->lease_ms;
+    message.has_slow = cluster->has_slow != 0;
+    return pack_list(&message.base, buf, capacity);
+}
+
+static int read_cluster(psd_cluster_t *out, const Psd__Cluster *message, psd_err_t *err)
+{
+    if (message->n_endpoint == 0 || message->n_endpoint > PSD_MAX_SERVERS)
+        return psd_err_set(err, PSD_EPROTO, "Cluster has %zu endpoints, 1 to %d wanted", message->n_endpoint,
+                           PSD_MAX_SERVERS);
+    int rc = check_text(message->settings, sizeof out->settings, "Cluster.settings", err);
+    for (size_t i = 0; !rc && i < message->n_endpoint; i++) {
+        char where[48];
+        snprintf(where, sizeof where, "Cluster.endpoint %zu", i);
+        rc = check_text(message->endpoint[i], sizeof out->endpoint[i], where, err);
+        if (!rc && !*message->endpoint[i])
+            rc = psd_err_set(err, PSD_EPROTO, "%s is empty", where);
+    }
+    if (rc)
+        return rc;
+    out->n_servers = (uint32_t)message->n_endpoint;
+    for (size_t i = 0; i < message->n_endpoint; i++)
+        memcpy(out->endpoint[i], message->endpoint[i], strlen(message->endpoint[i]));
+    memcpy(out->settings, message->settings, strlen(message->settings));
+    out->per_push = message->per_push ? 1 : 0;
+    out->lease_ms = message->lease_ms;
+    out->has_slow = message->has_slow ? 1 : 0;
+    return PSD_OK;
+}
+
+int psd_cluster_decode(psd_cluster_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
+{
+    arena_t arena;
+    const ProtobufCMessage *message;
+    *out = (psd_cluster_t){ 0 };
+    int rc = unpack_list(&psd__cluster__descriptor, buf, n_bytes, &arena, &message, err);
+    if (!rc)
+        rc = read_cluster(out, (const Psd__Cluster *)message, err);
+    free(arena.bytes);
+    return rc;
+}
+
+/* Fill `rows` with `n` members, by way of `row` which holds them. */
+static void write_members(Psd__Member **rows, Psd__Member *row, const psd_member_t *member, uint32_t n)
+{
+    assert(n <= PSD_MAX_WORKERS);
+    for (uint32_t i = 0; i < n; i++) {
+        psd__member__init(rows[i] = &row[i]);
+        row[i].worker = member[i].worker;
+        row[i].incarnation = member[i].incarnation;
+        row[i].samples = member[i].samples;
+        row[i].loss = member[i].loss;
+        row[i].norm2 = member[i].norm2;
+        row[i].nonfinite = member[i].nonfinite;
+    }
+}
+
+size_t psd_round_encode(const psd_round_t *round, uint8_t *buf, size_t capacity)
+{
+    Psd__Member row[2][PSD_MAX_WORKERS], *rows[2][PSD_MAX_WORKERS];
+    write_members(rows[0], row[0], round->contributor, round->n_contributors);
+    write_members(rows[1], row[1], round->member, round->n_members);
+    Psd__Round message = PSD__ROUND__INIT;
+    message.layout = 1;
+    message.clock = round->clock;
+    message.apply = round->apply;
+    message.lr = round->lr;
+    message.clip_scale = round->clip_scale;
+    message.view_id = round->view_id;
+    message.n_contributor = round->n_contributors;
+    message.contributor = rows[0];
+    message.n_member = round->n_members;
+    message.member = rows[1];
+    return pack_list(&message.base, buf, capacity);
+}
+
+static int check_member(const Psd__Member *member, const Psd__Member *before, const char *where,
+                        psd_err_t *err)
+{
+    if (member->worker >= PSD_MAX_WORKERS)
+        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 ", at most %d", where, member->worker,
+                           PSD_MAX_WORKERS - 1);
+    if (before && before->worker >= member->worker)
+        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 " after %" PRIu32 ", ascending wanted",
+                           where, member->worker, before->worker);
+    if (member->incarnation > PSD_MAX_COUNT || member->samples > PSD_MAX_SAMPLES)
+        return psd_err_set(err, PSD_EPROTO, "%s.%s is too large", where,
+                           member->incarnation > PSD_MAX_COUNT ? "incarnation" : "samples");
+    if (member->base.n_unknown_fields)
+        return psd_err_set(err, PSD_EPROTO, "%s has an unknown field", where);
+    return check_real(where, "norm2", member->norm2, member->nonfinite, member->nonfinite, err);
+}
+
+static int read_members(psd_member_t **out, uint32_t *n_out, Psd__Member *const *rows, size_t n,
+                        const char *list, psd_err_t *err)
+{
+    int rc;
+    if (n > PSD_MAX_WORKERS)
+        return psd_err_set(err, PSD_EPROTO, "Round has %zu %ss, at most %d", n, list, PSD_MAX_WORKERS);
+    if (n && !(*out = calloc(n, sizeof **out)))
+        return psd_err_set(err, PSD_ENOMEM, "no memory for %zu %ss", n, list);
+    for (size_t i = 0; i < n; i++) {
+        char where[48];
+        snprintf(where, sizeof where, "Round.%s %zu", list, i);
+        if ((rc = check_member(rows[i], i ? rows[i - 1] : NULL, where, err)))
+            return rc;
+        (*out)[i] = (psd_member_t){ .worker = rows[i]->worker,
+                                    .incarnation = rows[i]->incarnation,
+                                    .samples = rows[i]->samples,
+                                    .loss = rows[i]->loss,
+                                    .norm2 = rows[i]->norm2,
+                                    .nonfinite = rows[i]->nonfinite };
+    }
+    *n_out = (uint32_t)n;
+    return PSD_OK;
+}
+
+static int read_round(psd_round_t *out, const Psd__Round *message, psd_err_t *err)
+{
+    int rc;
+    if (message->layout != 1)
+        return psd_err_set(err, PSD_EPROTO, "Round.layout is %" PRIu32 ", 1 is known", message->layout);
+    if (message->clock > PSD_MAX_COUNT || message->view_id > PSD_MAX_COUNT)
+        return psd_err_set(err, PSD_EPROTO, "Round.%s is too large",
+                           message->clock > PSD_MAX_COUNT ? "clock" : "view_id");
+    if ((rc = check_real("Round", "lr", message->lr, false, false, err)) ||
+        (rc = check_real("Round", "clip_scale", message->clip_scale, false, false, err)) ||
+        (rc = read_members(&out->contributor, &out->n_contributors, message->contributor,
+                           message->n_contributor, "contributor", err)) ||
+        (rc = read_members(&out->member, &out->n_members, message->member, message->n_member, "member", err)))
+        return rc;
+    out->clock = message->clock;
+    out->apply = message->apply;
+    out->lr = message->lr;
+    out->clip_scale = message->clip_scale;
+    out->view_id = message->view_id;
+    return PSD_OK;
+}
+
+int psd_round_decode(psd_round_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
+{
+    arena_t arena;
+    const ProtobufCMessage *message;
+    *out = (psd_round_t){ 0 };
+    int rc = unpack_list(&psd__round__descriptor, buf, n_bytes, &arena, &message, err);
+    if (!rc)
+        rc = read_round(out, (const Psd__Round *)message, err);
+    if (rc)
+        psd_round_clear(out);
+    free(arena.bytes);
+    return rc;
+}
+
+void psd_round_clear(psd_round_t *round)
+{
+    free(round->contributor);
+    free(round->member);
+    *round = (psd_round_t){ 0 };
+}
