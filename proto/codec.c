@@ -165,7 +165,8 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
 {
     /* 29 numbers of at most 12 bytes and one bounded text: it always fits. */
     assert(memchr(msg->text, '\0', sizeof msg->text));
-    Psd__Header header = PSD__HEADER__INIT;
+    Psd__Header header;
+    psd__header__init(&header);
 #define X(field, ...) header.field = msg->field;
     WHOLE_FIELDS(X)
     REAL_FIELDS(X)
@@ -351,7 +352,8 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
         row[i].n_dim = tensor->n_dims;
         row[i].dim = (uint64_t *)(uintptr_t)tensor->dim;
     }
-    Psd__TensorList message = PSD__TENSOR_LIST__INIT;
+    Psd__TensorList message;
+    psd__tensor_list__init(&message);
     message.n_tensor = list->n;
     message.tensor = rows;
     return pack_list(&message.base, buf, capacity);
@@ -480,7 +482,8 @@ size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t cap
     char *endpoints[PSD_MAX_SERVERS];
     for (uint32_t i = 0; i < cluster->n_servers; i++)
         endpoints[i] = (char *)(uintptr_t)cluster->endpoint[i];
-    Psd__Cluster message = PSD__CLUSTER__INIT;
+    Psd__Cluster message;
+    psd__cluster__init(&message);
     message.n_endpoint = cluster->n_servers;
     message.endpoint = endpoints;
     message.settings = (char *)(uintptr_t)cluster->settings;
@@ -547,7 +550,8 @@ size_t psd_round_encode(const psd_round_t *round, uint8_t *buf, size_t capacity)
     Psd__Member row[2][PSD_MAX_WORKERS], *rows[2][PSD_MAX_WORKERS];
     write_members(rows[0], row[0], round->contributor, round->n_contributors);
     write_members(rows[1], row[1], round->member, round->n_members);
-    Psd__Round message = PSD__ROUND__INIT;
+    Psd__Round message;
+    psd__round__init(&message);
     message.layout = 1;
     message.clock = round->clock;
     message.apply = round->apply;
