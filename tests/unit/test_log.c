@@ -1,0 +1,176 @@
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/log.h"
+
+static char said[1 << 16]; /* everything written */
+static size_t n_said;
+static uint64_t clock_us;
+
+static void take(void *arg, const char *line, size_t n)
+{
+    (void)arg;
+    cr_assert(n <= PSD_LOG_MAX_LINE && line[n - 1] == '\n' && memchr(line, '\n', n) == line + n - 1);
+    if (n_said + n >= sizeof said)
+        return;
+    memcpy(said + n_said, line, n);
+    said[n_said += n] = '\0';
+}
+
+static uint64_t tick(void *arg)
+{
+    (void)arg;
+    return clock_us;
+}
+
+static void start(psd_log_format_t format, psd_log_level_t level)
+{
+    n_said = 0;
+    said[0] = '\0';
+    clock_us = UINT64_C(1767225600000123); /* 2026-01-01T00:00:00.000123Z */
+    psd_log_init(&(psd_log_config_t){ .level = level, .format = format, .comp = "server", .job = "mnist",
+                                      .sink = take, .now_us = tick });
+}
+
+static unsigned lines(void)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < n_said; i++)
+        n += said[i] == '\n';
+    return n;
+}
+
+TestSuite(log, .timeout = 10);
+
+Test(log, a_line_is_logfmt_with_its_keys_in_order)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    psd_log_warn("worker.lost", "worker=%u silent_ms=%" PRIu64, 3, UINT64_C(3012));
+    cr_assert_str_eq(said, "ts=2026-01-01T00:00:00.000123Z level=warn comp=server job=mnist id=worker.lost "
+                           "worker=3 silent_ms=3012\n");
+}
+
+Test(log, words_before_the_first_field_are_the_message_and_values_keep_their_spaces)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    psd_log_info("job.start", "ready to go file=%s cause=%s \"now\" empty= n=1", "a.yaml", "it said");
+    cr_assert_not_null(strstr(said, "id=job.start msg=\"ready to go\" file=a.yaml cause=\"it said \\\"now\\\"\" empty=\"\" n=1\n"),
+                       "%s", said);
+}
+
+Test(log, a_hostile_value_cannot_start_a_line)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    psd_log_info("worker.joined", "name=\"%s\"", "x\nlevel=error \033[2J");
+    cr_assert_eq(lines(), 1);
+    cr_assert_not_null(strstr(said, "\\n"));
+    cr_assert_null(strchr(said, '\033'));
+}
+
+Test(log, json_is_one_object_per_line_with_numbers_as_numbers)
+{
+    start(PSD_LOG_JSON, PSD_LOG_INFO);
+    psd_log_error("checkpoint.failed", "cannot write path=\"/a \\b\" n=-3 lr=1e-3 code=007 nan=nan dot=1. name=");
+    json_t *line = json_loads(said, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert_not_null(line, "%s", said);
+    cr_assert_str_eq(json_string_value(json_object_get(line, "level")), "error");
+    cr_assert_str_eq(json_string_value(json_object_get(line, "msg")), "cannot write");
+    cr_assert_str_eq(json_string_value(json_object_get(line, "path")), "/a \\b");
+    cr_assert_eq(json_integer_value(json_object_get(line, "n")), -3);
+    cr_assert_eq(json_real_value(json_object_get(line, "lr")), 1e-3);
+    cr_assert_str_eq(json_string_value(json_object_get(line, "code")), "007");
+    cr_assert_str_eq(json_string_value(json_object_get(line, "nan")), "nan");
+    json_decref(line);
+}
+
+Test(log, a_line_too_long_is_cut_and_json_stays_json)
+{
+    char longest[8000];
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    start(PSD_LOG_JSON, PSD_LOG_INFO);
+    psd_log_info("long", "text=%s", longest);
+    json_t *line = json_loads(said, 0, NULL);
+    cr_assert_not_null(line, "%s", said);
+    json_decref(line);
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    psd_log_info("long", "text=%s", longest);
+    cr_assert_eq(n_said, PSD_LOG_MAX_LINE);
+}
+
+Test(log, lines_above_the_level_are_counted_but_not_written)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_WARN);
+    uint64_t before = psd_log_count(PSD_LOG_INFO);
+    psd_log_info("a", "x=1");
+    psd_log_debug("b", "x=1");
+    cr_assert_eq(n_said, 0);
+    cr_assert_eq(psd_log_count(PSD_LOG_INFO), before + 1);
+    psd_log_error("c", "x=1");
+    cr_assert_eq(lines(), 1);
+}
+
+Test(log, a_repeated_line_is_said_once_and_then_counted)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    for (int i = 0; i < 42; i++)
+        psd_log_warn("push.refused", "worker=1");
+    cr_assert_eq(lines(), 1);
+    clock_us += 10 * UINT64_C(1000000);
+    psd_log_warn("push.refused", "worker=1");
+    cr_assert_eq(lines(), 2);
+    cr_assert_not_null(strstr(said, "worker=1 unsaid=41\n"), "%s", said);
+}
+
+Test(log, a_flood_of_different_lines_of_one_id_stops_after_its_burst)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    for (int i = 0; i < 1000; i++)
+        psd_log_warn("push.refused", "worker=%d", i);
+    psd_log_info("other", "x=1");
+    cr_assert_eq(lines(), PSD_LOG_BURST + 1);
+    psd_log_flush();
+    cr_assert_not_null(strstr(said, "id=push.refused msg=\"said again\" unsaid=980\n"), "%s", said);
+    size_t n = n_said;
+    psd_log_flush();
+    cr_assert_eq(n_said, n);
+}
+
+Test(log, debug_lines_are_never_collapsed)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_DEBUG);
+    for (int i = 0; i < 30; i++)
+        psd_log_debug("message", "kind=PUSH");
+    cr_assert_eq(lines(), 30);
+}
+
+static void *shout(void *arg)
+{
+    for (int i = 0; i < 200; i++)
+        psd_log_debug("thread", "who=%d i=%d", *(int *)arg, i);
+    return NULL;
+}
+
+Test(log, threads_do_not_mix_their_lines)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_DEBUG);
+    pthread_t thread[2];
+    int who[2] = { 0, 1 };
+    for (int i = 0; i < 2; i++)
+        pthread_create(&thread[i], NULL, shout, &who[i]);
+    for (int i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    cr_assert_eq(lines(), 400);
+}
+
+Test(log, level_names_go_both_ways)
+{
+    psd_log_level_t level;
+    cr_assert(psd_log_level_parse("warn", &level) && level == PSD_LOG_WARN);
+    cr_assert_not(psd_log_level_parse("Warn", &level));
+    cr_assert_str_eq(psd_log_level_name(PSD_LOG_DEBUG), "debug");
+}
