@@ -70,6 +70,8 @@ struct psd_optimizer {
     void (*born)(const double *hyper, double *scalar);
     /* Form update number `t` (from 1) with learning rate `lr`: write `coef`, advance `scalar`. */
     void (*prepare)(const double *hyper, double lr, uint64_t t, double *scalar, float *coef);
+    /* The kernel: update s->n elements. */
+    void (*step)(const psd_step_t *s);
 };
 
 typedef enum psd_pullback { PSD_PULLBACK_NONE, PSD_PULLBACK_RESET, PSD_PULLBACK_PULLBACK } psd_pullback_t;
@@ -91,6 +93,7 @@ typedef struct psd_plan {
     float coef[PSD_MAX_COEF];   /* the optimizer's scalars */
     bool sync;                  /* Lookahead syncs in this update */
     float alpha;                /* its step */
+    float rest;                 /* 1 - alpha, for the pullback of first moments */
 } psd_plan_t;
 
 /* Read a rule such as "adam(lr=1e-3, amsgrad=1)" or "lookahead(sgd(lr=0.1, momentum=0.9), k=5)"; spaces are
@@ -120,7 +123,8 @@ const psd_optimizer_t *psd_optimizer_at(size_t i);
 const psd_optimizer_t *psd_optimizer_find(const char *name);
 
 /* Kernels are compiled once per instruction set and chosen at first use by what the processor has; all give the
- * same bits. The i-th name ("sse2", "avx2", "avx512"), NULL past the last that this processor can run. */
+ * same bits. The i-th name ("sse2", "avx2", "avx512"; "generic" where there is no x86), NULL past the last that this
+ * processor can run. */
 const char *psd_isa_at(size_t i);
 
 /* Use the named one from now on (tests and benchmarks); PSD_EINVAL when unknown or not runnable here.

@@ -1,0 +1,33 @@
+#include "common/aggregate.h"
+
+#include <string.h>
+
+#include "common/optim/kernel.h"
+
+void psd_aggregate(float *out, const float *const *g, const double *weight, size_t k, size_t n)
+{
+    /* The sums of a block stay in the first-level cache while the workers' gradients pass by. */
+    enum { BLOCK = 1024 };
+    double acc[BLOCK];
+    const psd_isa_t *isa = psd_isa_active();
+    size_t first = 0, last = k;
+    while (first < k && !g[first])
+        first++;
+    while (last > first && !g[last - 1])
+        last--;
+    if (first == last) {
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    if (first + 1 == last && weight[first] == 1.0) {
+        memcpy(out, g[first], n * sizeof *out);
+        return;
+    }
+    for (size_t from = 0; from < n; from += BLOCK) {
+        const size_t count = n - from < BLOCK ? n - from : BLOCK;
+        for (size_t i = first; i + 1 < last; i++)
+            if (g[i])
+                isa->accumulate(acc, g[i] + from, weight[i], i == first, count);
+        isa->finish(out + from, acc, g[last - 1] + from, weight[last - 1], last - 1 == first, count);
+    }
+}

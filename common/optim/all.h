@@ -1,0 +1,16 @@
+/* all.h - the table of optimizers, in the order of documentation: a row each, X(name), the name of its file.
+ * Included wherever a list is made of them, with X defined there. */
+X(sgd)
+X(momentum)
+X(nesterov)
+X(adagrad)
+X(adadelta)
+X(rmsprop)
+X(adam)
+X(adamw)
+X(nadam)
+X(radam)
+X(adamax)
+X(lion)
+X(signsgd)
+X(signum)
