@@ -11,15 +11,15 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "worker/datasets/all.h"
+#include "common/number.h"
 
 #define X(name) extern const psd_reader_t psd_reader_##name;
-PSD_READERS(X)
+#include "worker/datasets/all.h"
 #undef X
 
 static const psd_reader_t *const readers[] = {
 #define X(name) &psd_reader_##name,
-    PSD_READERS(X)
+#include "worker/datasets/all.h"
 #undef X
 };
 
@@ -99,7 +99,7 @@ static const char *exponent(const char *at, const char *end, int *value)
     return at;
 }
 
-/* Correctly rounded by the C library, for numbers that plain arithmetic cannot do exactly. */
+/* Correctly rounded, for numbers that plain arithmetic cannot do exactly. */
 static bool slow_number(const char *at, const char *end, double *out)
 {
     char text[400];
@@ -108,8 +108,7 @@ static bool slow_number(const char *at, const char *end, double *out)
         return false;
     memcpy(text, at, n);
     text[n] = '\0';
-    *out = strtod(text, NULL);
-    return true;
+    return psd_number_read(text, out) == n;
 }
 
 bool psd_number_parse(const char *at, const char *end, float *out)

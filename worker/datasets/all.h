@@ -1,6 +1,6 @@
-/* all.h - the table of readers: a row here and a file of that name beside it. */
-#define PSD_READERS(X)                                                                                       \
-    X(idx)                                                                                                   \
-    X(libsvm)                                                                                                \
-    X(csv)                                                                                                   \
-    X(glyphs)
+/* all.h - the table of readers, in the order of documentation: a row each, X(name), the name of its file.
+ * Included wherever a list is made of them, with X defined there. */
+X(idx)
+X(libsvm)
+X(csv)
+X(glyphs)
