@@ -1,0 +1,390 @@
+#include "worker/model.h"
+
+#include <assert.h>
+#include <cblas.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/rng.h"
+
+#define X(name) extern const psd_model_kind_t psd_model_##name;
+#include "worker/models/all.h"
+#undef X
+
+static const psd_model_kind_t *const kinds[] = {
+#define X(name) &psd_model_##name,
+#include "worker/models/all.h"
+#undef X
+};
+
+/* An activation and its derivative, given both its input `x` and its output `y`. */
+typedef struct activation {
+    const char *name;
+    float (*of)(float x);
+    float (*slope)(float x, float y);
+} activation_t;
+
+struct psd_model {
+    const psd_model_kind_t *kind;
+    const activation_t *activation;
+    size_t n_layers;                       /* affine ones */
+    size_t width[PSD_MAX_LAYERS + 1];      /* features, hidden ..., outputs */
+    psd_param_t param[PSD_MAX_PARAMS];     /* weight and bias of each layer */
+    size_t block;                          /* rows that go through the layers at a time */
+    float *values;                         /* all data, then all gradients */
+    float *input;                          /* block x features; NULL for sparse data */
+    float *before[PSD_MAX_LAYERS];         /* block x width: each layer's result before the activation */
+    float *after[PSD_MAX_LAYERS];          /* and after it; the last one holds derivatives only */
+    float *delta[2];                       /* block x widest: derivatives of the loss on their way down */
+    uint32_t *every;                       /* block row numbers, for evaluation */
+};
+
+const psd_model_kind_t *psd_model_kind_at(size_t i) { return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL; }
+
+const psd_model_kind_t *psd_model_kind_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(kinds[i]->name, name))
+            return kinds[i];
+    return NULL;
+}
+
+const psd_model_kind_t *psd_model_kind(const psd_model_t *self) { return self->kind; }
+size_t psd_model_n_params(const psd_model_t *self) { return 2 * self->n_layers; }
+const psd_param_t *psd_model_params(const psd_model_t *self) { return self->param; }
+
+/* ---- Activations ------------------------------------------------------------------------------------------- */
+
+static float relu(float x) { return x > 0 ? x : 0; }
+static float relu_slope(float x, float y)
+{
+    (void)y;
+    return x > 0 ? 1 : 0;
+}
+
+static float tanh_slope(float x, float y)
+{
+    (void)x;
+    return 1 - y * y;
+}
+
+/* x times the normal distribution's share below x (Hendrycks and Gimpel 2016), exact, not the tanh approximation. */
+static float gelu(float x) { return 0.5f * x * (1 + erff(x * 0.70710678f)); }
+static float gelu_slope(float x, float y)
+{
+    (void)y;
+    return 0.5f * (1 + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
+}
+
+static const activation_t activations[] = {
+    { "relu", relu, relu_slope },
+    { "tanh", tanhf, tanh_slope },
+    { "gelu", gelu, gelu_slope },
+};
+
+static const activation_t *find_activation(const char *name)
+{
+    for (size_t i = 0; i < sizeof activations / sizeof *activations; i++)
+        if (!strcmp(activations[i].name, name))
+            return &activations[i];
+    return NULL;
+}
+
+/* ---- Building ---------------------------------------------------------------------------------------------- */
+
+static int choose_widths(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
+{
+    const psd_model_kind_t *kind = self->kind;
+    const size_t outputs = kind->outputs(train), n = config->n_layers;
+    if (!outputs)
+        return psd_err_set(err, PSD_ECONFIG, "model.kind %s is for 2 classes, the training set has %zu; choose softmax", kind->name,
+                           train->n_classes);
+    if (!n && !kind->fewest_layers) {
+        self->n_layers = 1;
+        self->width[0] = train->n_features;
+        self->width[1] = outputs;
+        return PSD_OK;
+    }
+    if (n < 2 || n < (size_t)kind->fewest_layers || n > (size_t)kind->most_layers)
+        return psd_err_set(err, PSD_ECONFIG, "model.layers has %zu sizes; %s takes %d to %d, as in [%zu, %s%zu]", n, kind->name,
+                           kind->fewest_layers > 2 ? kind->fewest_layers : 2, kind->most_layers, train->n_features,
+                           kind->most_layers > 2 ? "128, " : "", outputs);
+    for (size_t i = 0; i < n; i++)
+        if (!(self->width[i] = config->layers[i]) || self->width[i] > PSD_MAX_FEATURES)
+            return psd_err_set(err, PSD_ECONFIG, "model.layers[%zu] is %zu; a layer has 1 to %d outputs", i, config->layers[i], PSD_MAX_FEATURES);
+    if (config->layers[0] != train->n_features)
+        return psd_err_set(err, PSD_ECONFIG, "model.layers starts with %zu, but the training set has %zu features", config->layers[0],
+                           train->n_features);
+    if (config->layers[n - 1] != outputs)
+        return psd_err_set(err, PSD_ECONFIG, "model.layers ends with %zu, but the training set asks for %zu outputs", config->layers[n - 1],
+                           outputs);
+    self->n_layers = n - 1;
+    return PSD_OK;
+}
+
+static int choose(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
+{
+    self->kind = psd_model_kind_find(config->kind);
+    if (!self->kind)
+        return psd_err_set(err, PSD_ECONFIG, "model.kind '%.40s' is none of linear, logistic, softmax, mlp", config->kind);
+    if (config->loss && *config->loss && strcmp(config->loss, self->kind->loss_name) != 0)
+        return psd_err_set(err, PSD_ECONFIG, "model.loss '%.40s' does not go with model.kind %s; its loss is %s", config->loss, self->kind->name,
+                           self->kind->loss_name);
+    self->activation = find_activation(config->activation && *config->activation ? config->activation : "relu");
+    if (!self->activation)
+        return psd_err_set(err, PSD_ECONFIG, "model.activation '%.40s' is none of relu, tanh, gelu", config->activation);
+    assert(train->kind == self->kind->labels);
+    return choose_widths(self, config, train, err);
+}
+
+static void *array(size_t n, size_t m)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, m, &bytes) || __builtin_mul_overflow(bytes, sizeof(float), &bytes) || bytes > SIZE_MAX / 2)
+        return NULL;
+    return aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+}
+
+/* Name and place the tensors; their total size, 0 when it overflows. */
+static size_t lay_out(psd_model_t *self)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < self->n_layers; i++) {
+        psd_param_t *weight = &self->param[2 * i], *bias = weight + 1;
+        const size_t in = self->width[i], out = self->width[i + 1];
+        *weight = (psd_param_t){ .shape = { out, in }, .n_dims = 2, .n = in * out };
+        *bias = (psd_param_t){ .shape = { out }, .n_dims = 1, .n = out };
+        snprintf(weight->name, sizeof weight->name, "fc%zu.weight", i + 1);
+        snprintf(bias->name, sizeof bias->name, "fc%zu.bias", i + 1);
+        if (weight->n > SIZE_MAX / 64)
+            return 0;
+        total += weight->n + bias->n;
+    }
+    return total;
+}
+
+/* So many rows at a time that their features stay in the cache and a full batch needs no copy of the data. It depends
+ * on the shape alone, for the order of additions follows it. */
+static size_t choose_block(size_t widest)
+{
+    const size_t rows = ((size_t)1 << 20) / widest;
+    return rows < 64 ? 64 : rows > 1024 ? 1024 : rows;
+}
+
+static int allocate(psd_model_t *self, const psd_dataset_t *train)
+{
+    const size_t total = lay_out(self);
+    size_t widest = 1;
+    for (size_t i = 1; i <= self->n_layers; i++)
+        widest = self->width[i] > widest ? self->width[i] : widest;
+    const bool sparse = psd_dataset_is_sparse(train);
+    self->block = choose_block(!sparse && self->width[0] > widest ? self->width[0] : widest);
+    self->values = total ? array(total, 2) : NULL;
+    self->input = sparse ? NULL : array(self->block, self->width[0]);
+    self->every = array(self->block, 1);
+    bool ok = self->values && (sparse || self->input) && self->every;
+    for (size_t i = 0; i < 2; i++)
+        ok &= (self->delta[i] = array(self->block, widest)) != NULL;
+    for (size_t i = 0; i < self->n_layers; i++) {
+        ok &= (self->before[i] = array(self->block, self->width[i + 1])) != NULL;
+        ok &= (self->after[i] = array(self->block, self->width[i + 1])) != NULL;
+    }
+    size_t at = 0;
+    for (size_t i = 0; ok && i < psd_model_n_params(self); at += self->param[i++].n) {
+        self->param[i].data = self->values + at;
+        self->param[i].grad = self->values + total + at;
+    }
+    return ok;
+}
+
+static void initialise(psd_model_t *self, uint64_t seed)
+{
+    uint64_t rng = seed;
+    for (size_t i = 0; i < psd_model_n_params(self); i++) {
+        const double root = sqrt((double)self->width[i / 2]);
+        for (size_t j = 0; j < self->param[i].n; j++)
+            self->param[i].data[j] = (float)((2 * psd_uniform(&rng) - 1) / root);
+        memset(self->param[i].grad, 0, self->param[i].n * sizeof(float));
+    }
+}
+
+/* More threads would cut the sums by how many there are; and a worker is one of many on its machine anyway. */
+static void one_thread(void) { openblas_set_num_threads(1); }
+
+psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, one_thread);
+    psd_model_t *self = calloc(1, sizeof *self);
+    if (!self) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for a model");
+        return NULL;
+    }
+    if (choose(self, config, train, err)) {
+        psd_model_destroy(&self);
+    } else if (!allocate(self, train)) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for a model of %zu features and %zu outputs", self->width[0], self->width[self->n_layers]);
+        psd_model_destroy(&self);
+    } else {
+        initialise(self, config->seed);
+    }
+    return self;
+}
+
+void psd_model_destroy(psd_model_t **self_p)
+{
+    psd_model_t *self = *self_p;
+    if (self) {
+        free(self->values);
+        free(self->input);
+        free(self->every);
+        free(self->delta[0]);
+        free(self->delta[1]);
+        for (size_t i = 0; i < PSD_MAX_LAYERS; i++) {
+            free(self->before[i]);
+            free(self->after[i]);
+        }
+    }
+    free(self);
+    *self_p = NULL;
+}
+
+/* ---- Forward ----------------------------------------------------------------------------------------------- */
+
+/* out = rows x W^T, rows of sparse features. */
+static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *weight, size_t in, size_t out,
+                           float *result)
+{
+    for (size_t r = 0; r < n; r++, result += out) {
+        memset(result, 0, out * sizeof *result);
+        for (uint64_t k = set->row_start[rows[r]]; k < set->row_start[rows[r] + 1]; k++) {
+            const float value = set->value[k], *w = weight + set->column[k];
+            for (size_t o = 0; o < out; o++)
+                result[o] += value * w[o * in];
+        }
+    }
+}
+
+/* The outputs of `n` (at most a block of) rows end in before[n_layers - 1]. */
+static void forward(psd_model_t *self, const float *const *weights, const psd_dataset_t *set, const uint32_t *rows, size_t n)
+{
+    if (self->input)
+        psd_dataset_gather(set, rows, n, self->input);
+    for (size_t i = 0; i < self->n_layers; i++) {
+        const size_t in = self->width[i], out = self->width[i + 1];
+        const float *bias = weights[2 * i + 1];
+        float *z = self->before[i], *y = self->after[i];
+        if (i || self->input)
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)out, (int)in, 1, i ? self->after[i - 1] : self->input,
+                        (int)in, weights[2 * i], (int)in, 0, z, (int)out);
+        else
+            sparse_product(set, rows, n, weights[0], in, out, z);
+        for (size_t r = 0; r < n; r++)
+            for (size_t o = 0; o < out; o++)
+                z[r * out + o] += bias[o];
+        if (i + 1 < self->n_layers)
+            for (size_t k = 0; k < n * out; k++)
+                y[k] = self->activation->of(z[k]);
+    }
+}
+
+/* ---- Backward ---------------------------------------------------------------------------------------------- */
+
+static void sparse_gradient(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *delta, size_t in, size_t out,
+                            float *grad)
+{
+    for (size_t r = 0; r < n; r++, delta += out)
+        for (uint64_t k = set->row_start[rows[r]]; k < set->row_start[rows[r] + 1]; k++) {
+            float *g = grad + set->column[k];
+            for (size_t o = 0; o < out; o++)
+                g[o * in] += delta[o] * set->value[k];
+        }
+}
+
+static void bias_gradient(const float *delta, size_t n, size_t out, float *grad)
+{
+    for (size_t r = 0; r < n; r++)
+        for (size_t o = 0; o < out; o++)
+            grad[o] += delta[r * out + o];
+}
+
+/* From the derivatives by the outputs in delta[0]: add to all gradients. */
+static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
+{
+    float *delta = self->delta[0], *below = self->delta[1];
+    for (size_t i = self->n_layers; i-- > 0;) {
+        const size_t in = self->width[i], out = self->width[i + 1];
+        const float *x = i ? self->after[i - 1] : self->input;
+        if (x)
+            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)n, 1, delta, (int)out, x, (int)in, 1,
+                        self->param[2 * i].grad, (int)in);
+        else
+            sparse_gradient(set, rows, n, delta, in, out, self->param[0].grad);
+        bias_gradient(delta, n, out, self->param[2 * i + 1].grad);
+        if (!i)
+            return;
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)in, (int)out, 1, delta, (int)out, self->param[2 * i].data,
+                    (int)in, 0, below, (int)in);
+        for (size_t k = 0; k < n * in; k++)
+            below[k] *= self->activation->slope(self->before[i - 1][k], x[k]);
+        float *swap = delta;
+        delta = below;
+        below = swap;
+    }
+}
+
+static double row_weight(const psd_dataset_t *set, uint32_t row) { return set->weight ? (double)set->weight[row] : 1; }
+
+double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
+{
+    assert(n > 0 && set->n_features == self->width[0] && psd_dataset_is_sparse(set) == !self->input);
+    const float *weights[PSD_MAX_PARAMS];
+    const size_t out = self->width[self->n_layers];
+    for (size_t i = 0; i < psd_model_n_params(self); i++) {
+        weights[i] = self->param[i].data;
+        memset(self->param[i].grad, 0, self->param[i].n * sizeof(float));
+    }
+    double total = 0;
+    for (size_t at = 0; at < n; at += self->block) {
+        const size_t m = n - at < self->block ? n - at : self->block;
+        forward(self, weights, set, rows + at, m);
+        const float *z = self->before[self->n_layers - 1];
+        float *dz = self->delta[0];
+        for (size_t r = 0; r < m; r++, z += out, dz += out) {
+            const double weight = row_weight(set, rows[at + r]);
+            const float share = (float)(weight / (double)n);
+            total += weight * self->kind->loss(z, out, set->label[rows[at + r]], dz);
+            for (size_t o = 0; o < out; o++)
+                dz[o] *= share;
+        }
+        backward(self, set, rows + at, m);
+    }
+    return total / (double)n;
+}
+
+psd_score_t psd_model_evaluate(psd_model_t *self, const float *const *weights, const psd_dataset_t *set)
+{
+    assert(set->n_features == self->width[0] && psd_dataset_is_sparse(set) == !self->input);
+    const float *own[PSD_MAX_PARAMS];
+    const size_t out = self->width[self->n_layers];
+    for (size_t i = 0; i < psd_model_n_params(self); i++)
+        own[i] = weights ? weights[i] : self->param[i].data;
+    psd_score_t score = { 0 };
+    for (size_t at = 0; at < set->n_rows; at += self->block) {
+        const size_t m = set->n_rows - at < self->block ? set->n_rows - at : self->block;
+        for (size_t r = 0; r < m; r++)
+            self->every[r] = (uint32_t)(at + r);
+        forward(self, own, set, self->every, m);
+        const float *z = self->before[self->n_layers - 1];
+        for (size_t r = 0; r < m; r++, z += out) {
+            score.loss += self->kind->loss(z, out, set->label[at + r], NULL);
+            score.metric += self->kind->score(z, out, set->label[at + r]);
+        }
+    }
+    score.loss /= (double)set->n_rows;
+    score.metric /= (double)set->n_rows;
+    return score;
+}
