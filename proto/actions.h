@@ -1,0 +1,67 @@
+/* actions.h - what a pure state machine wants done. The engine, the coordinator and a worker's session take one
+ * event and append actions to such a list; whoever drives them (a daemon, a client thread, a simulator) carries the
+ * actions out in order. Nothing in the machines opens a socket, reads a clock or starts a thread. */
+#pragma once
+
+#include "common/buffer.h"
+#include "proto/codec.h"
+
+/* Whom a message goes to or came from. A ROUTER's peers are their routing ids (with bit 63 set); the names below
+ * are the fixed ones. */
+typedef uint64_t psd_peer_t;
+enum {
+    PSD_PEER_NONE = 0,
+    PSD_PEER_COORDINATOR = 1,   /* as seen from a shard */
+    PSD_PEER_OWN_SHARD = 2,     /* as seen from the coordinator: the shard in the same process */
+    PSD_PEER_SERVER = 16        /* as seen from a worker: PSD_PEER_SERVER + index of the server */
+};
+
+typedef enum psd_act { PSD_ACT_SEND, PSD_ACT_WORK, PSD_ACT_LOG, PSD_ACT_FINISH } psd_act_t;
+
+enum { PSD_LEVEL_ERROR, PSD_LEVEL_WARN, PSD_LEVEL_INFO, PSD_LEVEL_DEBUG };
+
+struct psd_work; /* server/shard.h */
+
+typedef struct psd_action {
+    psd_act_t act;
+    psd_peer_t to;            /* SEND */
+    psd_buf_t *payload;       /* SEND: NULL when empty; the action holds a reference */
+    struct psd_work *work;    /* WORK: run it on any thread, then hand it back */
+    int level;                /* LOG: PSD_LEVEL_... ; FINISH: PSD_OK or why it ended */
+    const char *id;           /* LOG: stable name of the event, static */
+    psd_msg_t msg;            /* SEND: the header; LOG, FINISH: msg.text is the line */
+} psd_action_t;
+
+typedef struct psd_actions {
+    size_t n, capacity;
+    psd_action_t *at;         /* n of them; grows as needed */
+} psd_actions_t;
+
+/* Append a message; takes a reference of its own on `payload` (NULL: none). Returns its header, all zero but for
+ * kind and protocol, to be filled before the next append. Aborts when memory runs out: actions are never lost. */
+psd_msg_t *psd_actions_send(psd_actions_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload);
+
+/* Append work. */
+void psd_actions_work(psd_actions_t *self, struct psd_work *work);
+
+/* Append a line for the log. */
+void psd_actions_log(psd_actions_t *self, int level, const char *id, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* Append the end: the program that drives the machine should stop with `code`. */
+void psd_actions_finish(psd_actions_t *self, int code, const char *why);
+
+/* Drop the first `n` actions' payloads and move the rest to the front. */
+void psd_actions_drop(psd_actions_t *self, size_t n);
+
+/* Free everything. All zero is a valid empty list. */
+void psd_actions_clear(psd_actions_t *self);
+
+/* A payload with a copy of these bytes. Aborts when memory runs out. */
+psd_buf_t *psd_payload_copy(const void *data, size_t n_bytes);
+
+/* -- bitmaps of chunks, as they travel: bit i is bit i % 8 of byte i / 8 */
+static inline size_t psd_bitmap_bytes(uint32_t n) { return ((size_t)n + 7) / 8; }
+static inline int psd_bitmap_get(const uint8_t *map, uint32_t i) { return map[i / 8] >> (i % 8) & 1; }
+static inline void psd_bitmap_set(uint8_t *map, uint32_t i) { map[i / 8] |= (uint8_t)(1u << (i % 8)); }
+static inline void psd_bitmap_unset(uint8_t *map, uint32_t i) { map[i / 8] &= (uint8_t)~(1u << (i % 8)); }

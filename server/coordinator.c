@@ -1,0 +1,683 @@
+#include "server/coordinator.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RESEND_MS = 200, WAITING_LINE_MS = 5000, FINISH_MS = 5000, FIRST_SEQ = 1 };
+
+typedef struct shard_row {
+    bool joined;
+    psd_peer_t peer;
+    uint64_t nonce, epoch;
+    uint64_t log_done;       /* last entry that it says it has carried out */
+    uint64_t clock;          /* rounds closed there */
+    uint64_t sent_ms;        /* when log entries were last sent or repeated to it */
+    char endpoint[PSD_MAX_NAME];
+} shard_row_t;
+
+/* An entry of the log; kept until every shard has done it. */
+typedef struct entry {
+    uint64_t seq;
+    psd_kind_t kind;         /* MODEL or COMMAND */
+    uint32_t code;           /* COMMAND: 1 ends the job */
+    psd_buf_t *payload;
+} entry_t;
+
+struct psd_coordinator {
+    psd_coordinator_config_t config;
+    char *job, *settings;
+    psd_job_state_t state;
+    shard_row_t shard[PSD_MAX_SERVERS];
+    psd_membership_t members;
+    psd_tensor_list_t model;           /* n = 0 before the first registration */
+    entry_t *log;
+    size_t n_log, log_capacity;
+    uint64_t next_seq;
+    uint64_t view_id, clock;           /* clock: rounds decided */
+    uint64_t skipped;
+    uint64_t round_since_ms;           /* when the open round was opened */
+    uint64_t first_ready_ms;           /* when the first worker registered */
+    uint64_t finish_since_ms;
+    uint64_t line_ms;                  /* when what is waited for was last said */
+    bool finished_told;
+    psd_coordinator_facts_t report;
+};
+
+psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err)
+{
+    psd_coordinator_t *self = calloc(1, sizeof *self);
+    if (self) {
+        self->config = *config;
+        self->job = strdup(config->job);
+        self->settings = strdup(config->settings);
+        self->next_seq = FIRST_SEQ;
+    }
+    if (!self || !self->job || !self->settings) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for a coordinator");
+        psd_coordinator_destroy(&self);
+    }
+    return self;
+}
+
+void psd_coordinator_destroy(psd_coordinator_t **self_p)
+{
+    psd_coordinator_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    for (size_t i = 0; i < self->n_log; i++)
+        psd_buf_unref(&self->log[i].payload);
+    free(self->log);
+    psd_tensors_clear(&self->model);
+    free(self->job);
+    free(self->settings);
+    free(self);
+}
+
+/* ---- the log ------------------------------------------------------------------------------------------------ */
+
+static void send_entry(psd_coordinator_t *self, uint32_t s, const entry_t *e, psd_actions_t *out)
+{
+    psd_msg_t *msg = psd_actions_send(out, self->shard[s].peer, e->kind, e->payload);
+    msg->job = self->config.job_id;
+    msg->shard = s;
+    msg->shard_epoch = self->shard[s].epoch;
+    msg->seq = e->seq;
+    msg->code = e->code;
+    msg->view_id = self->view_id;
+}
+
+static void append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code,
+                         psd_buf_t *payload, psd_actions_t *out)
+{
+    if (self->n_log == self->log_capacity) {
+        self->log_capacity = self->log_capacity ? 2 * self->log_capacity : 16;
+        self->log = realloc(self->log, self->log_capacity * sizeof *self->log);
+        assert(self->log && "no memory for the log");
+    }
+    entry_t *e = &self->log[self->n_log++];
+    *e = (entry_t){ .seq = self->next_seq++, .kind = kind, .code = code, .payload = payload };
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (self->shard[s].joined) {
+            send_entry(self, s, e, out);
+            self->shard[s].sent_ms = now_ms;
+        }
+}
+
+/* Forget entries that every shard has done, and repeat the others to shards that have been silent about them. */
+static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    uint64_t done = UINT64_MAX;
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (self->shard[s].log_done < done)
+            done = self->shard[s].log_done;
+    size_t n = 0;
+    while (n < self->n_log && self->log[n].seq <= done)
+        psd_buf_unref(&self->log[n++].payload);
+    memmove(self->log, self->log + n, (self->n_log - n) * sizeof *self->log);
+    self->n_log -= n;
+    for (uint32_t s = 0; s < self->config.n_servers; s++) {
+        if (!self->shard[s].joined || now_ms < self->shard[s].sent_ms + RESEND_MS)
+            continue;
+        self->shard[s].sent_ms = now_ms;
+        for (size_t i = 0; i < self->n_log; i++)
+            if (self->log[i].seq > self->shard[s].log_done)
+                send_entry(self, s, &self->log[i], out);
+    }
+}
+
+/* ---- rounds and views --------------------------------------------------------------------------------------- */
+
+static bool all_shards_joined(const psd_coordinator_t *self)
+{
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (!self->shard[s].joined)
+            return false;
+    return true;
+}
+
+static uint64_t every_shard(const psd_coordinator_t *self)
+{
+    return self->config.n_servers == 64 ? UINT64_MAX : (UINT64_C(1) << self->config.n_servers) - 1;
+}
+
+static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
+{
+    return row->complete == every_shard(self);
+}
+
+/* Let waiting workers in, number the new view, and write the decision into the log. */
+static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round, psd_actions_t *out)
+{
+    psd_member_t *member = calloc(PSD_MAX_WORKERS, sizeof *member);
+    uint8_t *bytes = malloc(PSD_MAX_LIST);
+    assert(member && bytes && "no memory for a decision");
+    round->member = member;
+    round->view_id = ++self->view_id;
+    round->clip_scale = 1;
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        row->complete = 0;
+        row->nonfinite = false;
+        if (row->state == PSD_WORKER_WAITING) {
+            row->state = PSD_WORKER_LIVE;
+            psd_actions_log(out, PSD_LEVEL_INFO, "worker.joined", "worker=%u name=%s incarnation=%" PRIu64 " view=%" PRIu64
+                            " clock=%" PRIu64, row->id, row->name, row->incarnation, self->view_id, round->clock);
+        }
+        if (row->state == PSD_WORKER_LIVE)
+            member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation };
+    }
+    append_entry(self, now_ms, PSD_MSG_COMMAND, 0,
+                 psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
+    self->clock = round->clock;
+    self->round_since_ms = now_ms;
+    free(member);
+    free(bytes);
+}
+
+/* Members change without a round being closed: at the start, and while too few are left to go on. */
+static void change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    decide(self, now_ms, &(psd_round_t){ .clock = self->clock }, out);
+}
+
+/* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
+static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_member_t *contributor = calloc(PSD_MAX_WORKERS, sizeof *contributor);
+    assert(contributor && "no memory for a decision");
+    psd_round_t round = { .clock = self->clock + 1, .lr = self->config.lr, .contributor = contributor };
+    bool finite = true;
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        bool was_member = row->state == PSD_WORKER_LIVE || row->state == PSD_WORKER_LOST || row->state == PSD_WORKER_LEFT;
+        if (!was_member || !has_pushed(self, row) || !row->samples)
+            continue;
+        contributor[round.n_contributors++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation,
+                                                              .samples = row->samples, .loss = row->loss };
+        if (row->nonfinite) {
+            finite = false;
+            psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite", "worker=%u clock=%" PRIu64
+                            " effect=\"the round is skipped on every shard\"", row->id, round.clock);
+        }
+    }
+    round.apply = finite && round.n_contributors > 0;
+    self->skipped += !round.apply;
+    if (!round.apply)
+        round.n_contributors = 0;
+    decide(self, now_ms, &round, out);
+    free(contributor);
+}
+
+static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
+{
+    uint32_t ready = psd_membership_count(&self->members, PSD_WORKER_WAITING);
+    if (ready >= self->config.workers_want && ready >= self->config.workers_min)
+        return true;
+    return ready >= self->config.workers_min && now_ms >= self->first_ready_ms + self->config.start_timeout_ms;
+}
+
+/* The job ends when nobody is here or lost in hope, and at least one worker has finished. */
+static bool is_finished(const psd_coordinator_t *self)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        if (psd_worker_is_here(&self->members.row[i]))
+            return false;
+        any |= self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished;
+    }
+    return any;
+}
+
+static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    self->state = PSD_JOB_FINISHED;
+    self->finish_since_ms = now_ms;
+    uint8_t bytes[256];
+    psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id, .clip_scale = 1 };
+    append_entry(self, now_ms, PSD_MSG_COMMAND, 1,
+                 psd_payload_copy(bytes, psd_round_encode(&nothing, bytes, sizeof bytes)), out);
+}
+
+/* Look at the whole and take the decision that is due, if one is. */
+static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (self->state == PSD_JOB_FINISHED)
+        return;
+    if (self->state == PSD_JOB_GATHERING) {
+        if (!all_shards_joined(self) || !may_start(self, now_ms))
+            return;
+        self->state = PSD_JOB_TRAINING;
+        change_view(self, now_ms, out);
+        return;
+    }
+    if (is_finished(self)) {
+        finish(self, now_ms, out);
+        return;
+    }
+    uint32_t live = psd_membership_count(&self->members, PSD_WORKER_LIVE);
+    uint32_t waiting = psd_membership_count(&self->members, PSD_WORKER_WAITING);
+    bool enough = live >= self->config.workers_min;
+    if (waiting && (self->config.mode->per_push || !enough)) {
+        change_view(self, now_ms, out);
+        live += waiting;
+        enough = live >= self->config.workers_min;
+    }
+    psd_job_state_t state = enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED;
+    if (state != self->state)
+        psd_actions_log(out, enough ? PSD_LEVEL_INFO : PSD_LEVEL_WARN, enough ? "job.training" : "job.degraded",
+                        "members=%u min=%u", live, self->config.workers_min);
+    self->state = state;
+    if (self->config.mode->per_push || !enough)
+        return;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        if (self->members.row[i].state == PSD_WORKER_LIVE && !has_pushed(self, &self->members.row[i]))
+            return;
+    close_round(self, now_ms, out);
+}
+
+static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why,
+                    psd_actions_t *out)
+{
+    bool was_member = row->state == PSD_WORKER_LIVE;
+    psd_actions_log(out, PSD_LEVEL_WARN, "worker.lost", "worker=%u name=%s incarnation=%" PRIu64 " silent_ms=%" PRIu64
+                    " clock=%" PRIu64 " why=\"%s\"", row->id, row->name, row->incarnation, now_ms - row->heard_ms,
+                    row->clock, why);
+    row->state = PSD_WORKER_LOST;
+    if (was_member && self->config.mode->per_push)
+        change_view(self, now_ms, out);
+}
+
+/* ---- workers ------------------------------------------------------------------------------------------------ */
+
+static psd_msg_t *answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row,
+                         psd_buf_t *payload, psd_actions_t *out)
+{
+    psd_msg_t *msg = psd_actions_send(out, to, kind, payload);
+    msg->job = self->config.job_id;
+    msg->view_id = self->view_id;
+    msg->clock = self->clock;
+    if (row) {
+        msg->worker = row->id;
+        msg->incarnation = row->incarnation;
+        msg->seq = row->nonce;
+    }
+    return msg;
+}
+
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason, psd_actions_t *out,
+                   const char *format, ...) __attribute__((format(printf, 6, 7)));
+
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason, psd_actions_t *out,
+                   const char *format, ...)
+{
+    psd_msg_t *msg = answer(self, to, PSD_MSG_REFUSED, NULL, NULL, out);
+    msg->seq = nonce;
+    msg->code = reason;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(msg->text, sizeof msg->text, format, args);
+    va_end(args);
+    psd_actions_log(out, PSD_LEVEL_WARN, "peer.refused", "reason=%s text=\"%.300s\"", psd_refusal_name(reason),
+                    out->at[out->n - 1].msg.text);
+}
+
+static void list_missing_shards(const psd_coordinator_t *self, char *text, size_t n)
+{
+    size_t at = 0;
+    for (uint32_t s = 0; s < self->config.n_servers && at < n; s++)
+        if (!self->shard[s].joined)
+            at += (size_t)snprintf(text + at, n - at, "%s%u", at ? ", " : "", s);
+}
+
+static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_actions_t *out)
+{
+    psd_cluster_t *cluster = calloc(1, sizeof *cluster);
+    uint8_t *bytes = malloc(PSD_MAX_LIST);
+    assert(cluster && bytes && "no memory for a welcome");
+    cluster->n_servers = self->config.n_servers;
+    cluster->per_push = self->config.mode->per_push;
+    cluster->lease_ms = (uint32_t)self->config.lease_ms;
+    cluster->has_slow = self->config.has_slow;
+    snprintf(cluster->settings, sizeof cluster->settings, "%s", self->settings);
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        memcpy(cluster->endpoint[s], self->shard[s].endpoint, sizeof cluster->endpoint[s]);
+    psd_buf_t *payload = psd_payload_copy(bytes, psd_cluster_encode(cluster, bytes, PSD_MAX_LIST));
+    answer(self, row->peer, PSD_MSG_WELCOME, row, payload, out);
+    psd_buf_unref(&payload);
+    free(cluster);
+    free(bytes);
+}
+
+/* The text of a HELLO is "job name-of-worker". */
+static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                     psd_actions_t *out)
+{
+    size_t n = strcspn(msg->text, " ");
+    if (n != strlen(self->job) || strncmp(msg->text, self->job, n)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job, (int)n,
+               msg->text);
+        return;
+    }
+    psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
+    if (row && !psd_worker_is_here(row)) {
+        answer(self, from, PSD_MSG_FENCED, row, NULL, out);
+        return;
+    }
+    if (row) {
+        row->peer = from;
+        row->heard_ms = now_ms;
+        welcome(self, row, out);
+        return;
+    }
+    if (!all_shards_joined(self)) {
+        psd_msg_t *wait = answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+        char missing[256] = "";
+        list_missing_shards(self, missing, sizeof missing);
+        wait->seq = msg->seq;
+        snprintf(wait->text, sizeof wait->text, "waiting for servers: missing %s of %u", missing, self->config.n_servers);
+        return;
+    }
+    row = psd_membership_admit(&self->members, msg->code);
+    if (!row) {
+        psd_msg_t *wait = answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+        wait->seq = msg->seq;
+        if (msg->code && msg->code <= PSD_MAX_WORKERS)
+            snprintf(wait->text, sizeof wait->text, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %s",
+                     msg->code - 1, self->members.row[msg->code - 1].name,
+                     now_ms - self->members.row[msg->code - 1].heard_ms, msg->text + n + (msg->text[n] == ' '));
+        else
+            snprintf(wait->text, sizeof wait->text, "all %u worker ids are in use", PSD_MAX_WORKERS);
+        return;
+    }
+    uint64_t incarnation = row->incarnation + 1;
+    uint32_t id = row->id;
+    *row = (psd_worker_row_t){ .id = id, .state = PSD_WORKER_JOINING, .incarnation = incarnation, .peer = from,
+                               .nonce = msg->seq, .heard_ms = now_ms };
+    snprintf(row->name, sizeof row->name, "%s", msg->text + n + (msg->text[n] == ' '));
+    psd_actions_log(out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id, row->name,
+                    incarnation);
+    welcome(self, row, out);
+}
+
+static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, psd_buf_t *payload,
+                        psd_actions_t *out)
+{
+    psd_tensor_list_t theirs;
+    psd_err_t err = { 0 };
+    int rc = psd_tensors_decode(&theirs, payload->data, payload->n_bytes, &err);
+    if (rc == PSD_OK && !self->model.n) {
+        rc = psd_tensors_copy(&self->model, &theirs);
+        assert(rc == PSD_OK && "no memory for the model's list of tensors");
+        append_entry(self, now_ms, PSD_MSG_MODEL, 0, psd_payload_copy(payload->data, payload->n_bytes), out);
+    } else if (rc == PSD_OK) {
+        rc = psd_tensors_compare(&self->model, &theirs, &err);
+    }
+    psd_tensors_clear(&theirs);
+    if (rc != PSD_OK) {
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, out, "worker %u registers another model: %s", row->id,
+               err.text);
+        row->state = PSD_WORKER_LEFT;
+        return;
+    }
+    answer(self, row->peer, PSD_MSG_REGISTERED, row, NULL, out);
+    if (row->state != PSD_WORKER_JOINING)
+        return;
+    row->state = PSD_WORKER_WAITING;
+    if (!self->first_ready_ms)
+        self->first_ready_ms = now_ms;
+    evaluate(self, now_ms, out);
+}
+
+static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
+                     psd_actions_t *out)
+{
+    answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+    if (!psd_worker_is_here(row))
+        return;
+    bool was_member = row->state == PSD_WORKER_LIVE;
+    row->state = PSD_WORKER_LEFT;
+    row->finished = msg->code == 0;
+    psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64, row->id,
+                    row->name, row->finished ? "true" : "false", msg->clock);
+    if (was_member && self->config.mode->per_push)
+        change_view(self, now_ms, out);
+    evaluate(self, now_ms, out);
+}
+
+static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                              psd_buf_t *payload, psd_actions_t *out)
+{
+    if (msg->kind == PSD_MSG_HELLO) {
+        on_hello(self, now_ms, from, msg, out);
+        return;
+    }
+    if (msg->job != self->config.job_id) {
+        refuse(self, from, 0, PSD_REFUSAL_JOB, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
+               self->config.job_id, msg->job);
+        return;
+    }
+    psd_worker_row_t *row = &self->members.row[msg->worker];
+    bool left = row->state == PSD_WORKER_LEFT && msg->kind == PSD_MSG_LEAVE;
+    if (msg->incarnation != row->incarnation || row->peer != from || !(psd_worker_is_here(row) || left)) {
+        psd_msg_t *fenced = answer(self, from, PSD_MSG_FENCED, NULL, NULL, out);
+        fenced->worker = msg->worker;
+        fenced->incarnation = row->incarnation;
+        snprintf(fenced->text, sizeof fenced->text, "worker %u incarnation %" PRIu64 " is %s; the newest is %" PRIu64,
+                 msg->worker, msg->incarnation, psd_worker_state_name(row->state), row->incarnation);
+        return;
+    }
+    row->heard_ms = now_ms;
+    if (msg->clock > row->clock)
+        row->clock = msg->clock;
+    switch (msg->kind) {
+    case PSD_MSG_HEARTBEAT: answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out); break;
+    case PSD_MSG_REGISTER: on_register(self, now_ms, row, payload, out); break;
+    case PSD_MSG_LEAVE: on_leave(self, now_ms, row, msg, out); break;
+    case PSD_MSG_REPORT:
+        snprintf(self->report.report_name, sizeof self->report.report_name, "%.63s", msg->text);
+        self->report.report_value = msg->value;
+        self->report.has_report = true;
+        break;
+    default: break; /* the codec's table lets no other kind through to here */
+    }
+}
+
+/* ---- shards ------------------------------------------------------------------------------------------------- */
+
+static shard_row_t *shard_for_hello(psd_coordinator_t *self, const psd_msg_t *msg)
+{
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (self->shard[s].joined && self->shard[s].nonce == msg->seq)
+            return &self->shard[s];
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (!self->shard[s].joined && (!msg->code || msg->code == s + 1))
+            return &self->shard[s];
+    return NULL;
+}
+
+/* The text of a SHARD_HELLO is "endpoint settings". */
+static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                           psd_actions_t *out)
+{
+    size_t n = strcspn(msg->text, " ");
+    const char *theirs = msg->text + n + (msg->text[n] == ' ');
+    if (strcmp(theirs, self->settings)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out, "server %.*s has other settings: ours %.400s, theirs %.400s",
+               (int)n, msg->text, self->settings, theirs);
+        return;
+    }
+    shard_row_t *row = shard_for_hello(self, msg);
+    if (!row || n >= sizeof row->endpoint) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s is one too many: the job has %u, %s", (int)n,
+               msg->text, self->config.n_servers, msg->code ? "and that index is taken" : "all joined");
+        return;
+    }
+    uint32_t s = (uint32_t)(row - self->shard);
+    if (!row->joined)
+        psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, msg->text);
+    row->joined = true;
+    row->peer = from;
+    row->nonce = msg->seq;
+    row->epoch = 1;
+    row->sent_ms = now_ms;
+    memcpy(row->endpoint, msg->text, n);
+    row->endpoint[n] = '\0';
+    psd_msg_t *yes = psd_actions_send(out, from, PSD_MSG_SHARD_WELCOME, NULL);
+    yes->job = self->config.job_id;
+    yes->seq = msg->seq;
+    yes->shard = s;
+    yes->shard_epoch = row->epoch;
+    yes->world = self->config.n_servers;
+    evaluate(self, now_ms, out);
+}
+
+static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                           psd_buf_t *payload, psd_actions_t *out)
+{
+    shard_row_t *shard = &self->shard[msg->shard];
+    psd_round_t state;
+    if (msg->job != self->config.job_id || msg->shard >= self->config.n_servers || !shard->joined ||
+        shard->peer != from || psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK)
+        return;
+    if (msg->seq > shard->log_done)
+        shard->log_done = msg->seq;
+    shard->clock = msg->clock;
+    /* A report from before the newest decision says nothing about now: its shard may have dropped those pushes. */
+    bool news = state.n_contributors && state.clock == self->clock + 1 && msg->view_id == self->view_id;
+    for (uint32_t k = 0; news && k < state.n_contributors; k++) {
+        const psd_member_t *c = &state.contributor[k];
+        psd_worker_row_t *row = &self->members.row[c->worker];
+        if (row->incarnation != c->incarnation)
+            continue;
+        row->complete |= UINT64_C(1) << msg->shard;
+        row->samples = c->samples;
+        row->loss = c->loss;
+        row->nonfinite |= c->nonfinite;
+    }
+    psd_round_clear(&state);
+    if (news)
+        evaluate(self, now_ms, out);
+}
+
+void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                             psd_buf_t *payload, psd_actions_t *out)
+{
+    if (msg->kind == PSD_MSG_SHARD_HELLO)
+        on_shard_hello(self, now_ms, from, msg, out);
+    else if (msg->kind == PSD_MSG_SHARD_STATE)
+        on_shard_state(self, now_ms, from, msg, payload, out);
+    else
+        on_worker_message(self, now_ms, from, msg, payload, out);
+}
+
+/* ---- time --------------------------------------------------------------------------------------------------- */
+
+static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < self->members.n_rows && at + 8 < n; i++)
+        if (self->members.row[i].state == PSD_WORKER_LIVE && !has_pushed(self, &self->members.row[i]))
+            at += (size_t)snprintf(text + at, n - at, "%s%u", at ? ", " : "", i);
+    return at;
+}
+
+static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
+{
+    char list[512] = "";
+    text[0] = '\0';
+    if (self->state == PSD_JOB_FINISHED)
+        return;
+    if (!all_shards_joined(self)) {
+        list_missing_shards(self, list, sizeof list);
+        snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
+    } else if (self->state == PSD_JOB_GATHERING) {
+        snprintf(text, n, "workers: %u of %u have registered, %u have said hello",
+                 psd_membership_count(&self->members, PSD_WORKER_WAITING), self->config.workers_want,
+                 psd_membership_count(&self->members, PSD_WORKER_JOINING));
+    } else if (self->state == PSD_JOB_DEGRADED) {
+        snprintf(text, n, "more workers: %u are here, workers.min is %u",
+                 psd_membership_count(&self->members, PSD_WORKER_LIVE), self->config.workers_min);
+    } else if (!self->config.mode->per_push && list_workers(self, list, sizeof list)) {
+        snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
+    }
+}
+
+static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    bool late_round = self->config.round_timeout_ms && !self->config.mode->per_push &&
+                      self->state == PSD_JOB_TRAINING &&
+                      now_ms > self->round_since_ms + self->config.round_timeout_ms;
+    bool somebody_pushed = false;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        somebody_pushed |= self->members.row[i].state == PSD_WORKER_LIVE && has_pushed(self, &self->members.row[i]);
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        if (psd_worker_is_here(row) && now_ms > row->heard_ms + self->config.lease_ms)
+            give_up(self, now_ms, row, "lease", out);
+        else if (late_round && somebody_pushed && row->state == PSD_WORKER_LIVE && !has_pushed(self, row))
+            give_up(self, now_ms, row, "round timeout", out);
+    }
+}
+
+static bool every_shard_is_done(const psd_coordinator_t *self)
+{
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (self->shard[s].log_done + 1 < self->next_seq)
+            return false;
+    return true;
+}
+
+void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    tend_log(self, now_ms, out);
+    check_leases(self, now_ms, out);
+    evaluate(self, now_ms, out);
+    if (self->state == PSD_JOB_FINISHED) {
+        if (!self->finished_told && (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
+            self->finished_told = true;
+            psd_actions_finish(out, PSD_OK, "every worker has finished");
+        }
+        return;
+    }
+    if (self->line_ms && now_ms < self->line_ms + WAITING_LINE_MS)
+        return;
+    bool old_round = now_ms > self->round_since_ms + WAITING_LINE_MS;
+    char text[PSD_MAX_TEXT / 2];
+    describe_wait(self, text, sizeof text);
+    if (text[0] && self->line_ms && (self->state != PSD_JOB_TRAINING || old_round))
+        psd_actions_log(out, PSD_LEVEL_INFO, "job.waiting", "for=\"%s\"", text);
+    self->line_ms = now_ms;
+}
+
+/* ---- facts -------------------------------------------------------------------------------------------------- */
+
+void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out)
+{
+    *out = self->report;
+    out->state = self->state;
+    out->view_id = self->view_id;
+    out->clock = self->clock;
+    out->skipped = self->skipped;
+    out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
+    out->n_shards = 0;
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        out->n_shards += self->shard[s].joined;
+    describe_wait(self, out->waiting_for, sizeof out->waiting_for);
+}
+
+const char *psd_job_state_name(psd_job_state_t state)
+{
+    static const char *const words[] = {
+#define X(name, word) [PSD_JOB_##name] = word,
+        PSD_JOB_STATES(X)
+#undef X
+    };
+    return (size_t)state < sizeof words / sizeof *words ? words[state] : "unknown";
+}
+
+const psd_membership_t *psd_coordinator_members(const psd_coordinator_t *self) { return &self->members; }

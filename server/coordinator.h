@@ -1,0 +1,67 @@
+/* coordinator.h - the state machine that decides once for the whole job: who is a member, which pushes make a round,
+ * when the job is finished. It lives in server 0 and speaks to every shard, its own included, through a numbered log
+ * of decisions; each shard carries the log out in order, so all shards close every round with the same contributors.
+ *
+ * Pure, like the engine: events in, actions out. One thread at a time. */
+#pragma once
+
+#include "server/consistency.h"
+#include "server/membership.h"
+
+typedef struct psd_coordinator psd_coordinator_t;
+
+typedef struct psd_coordinator_config {
+    const char *job;              /* name; copied */
+    uint64_t job_id;              /* of this run, not 0; every message carries it */
+    const char *settings;         /* what all servers must agree on; copied */
+    uint32_t n_servers;           /* shards of the job, 1 .. PSD_MAX_SERVERS */
+    uint32_t workers_min;         /* below this many members no round closes; at least 1 */
+    uint32_t workers_want;        /* training starts when so many have registered */
+    uint64_t lease_ms;            /* silence after which a worker is given up */
+    uint64_t round_timeout_ms;    /* a member whose push is the only kind missing for so long is given up; 0: never */
+    uint64_t start_timeout_ms;    /* start with workers_min when workers_want have not come by then */
+    const psd_mode_t *mode;
+    double lr;                    /* learning rate of a round's step */
+    bool has_slow;                /* the rule keeps slow weights */
+} psd_coordinator_config_t;
+
+psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
+void psd_coordinator_destroy(psd_coordinator_t **self_p);
+
+/* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from workers: the rest. */
+void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                             psd_buf_t *payload, psd_actions_t *out);
+
+/* Time passes; call about every 100 ms. */
+void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* X(NAME, word for status) */
+#define PSD_JOB_STATES(X)                                                                                    \
+    X(GATHERING, "waiting")      /* for servers or for the first workers */                                  \
+    X(TRAINING, "training")                                                                                  \
+    X(DEGRADED, "degraded")      /* fewer members than workers.min: rounds wait */                           \
+    X(FINISHED, "finished")      /* every worker has left with its work done */
+
+typedef enum psd_job_state {
+#define X(name, word) PSD_JOB_##name,
+    PSD_JOB_STATES(X)
+#undef X
+} psd_job_state_t;
+
+/* What the status page says of the job; texts are written into the struct. */
+typedef struct psd_coordinator_facts {
+    psd_job_state_t state;
+    uint64_t view_id, clock;             /* closed rounds */
+    uint64_t skipped;                    /* rounds that closed without a step */
+    uint32_t n_members, n_shards;        /* shards that have joined */
+    char waiting_for[PSD_MAX_TEXT];      /* "workers 1, 3 (round 17)", "" when nothing is waited for */
+    char report_name[64];                /* the newest number that a worker reported */
+    double report_value;
+    bool has_report;
+} psd_coordinator_facts_t;
+
+void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out);
+const char *psd_job_state_name(psd_job_state_t state);
+
+/* The table of workers; borrowed, valid until the next event. */
+const psd_membership_t *psd_coordinator_members(const psd_coordinator_t *self);

@@ -1,0 +1,85 @@
+/* engine.h - the state machine of one shard: sessions of workers, pushes parked until their round closes, the applied
+ * table that makes every push count exactly once, the coordinator's log carried out in order, steps and answers.
+ *
+ * Pure: an event goes in (a message, a tick, work done), actions come out. Any loss, repetition or reordering of
+ * messages is healed by the peers' probes and by the log's numbers; nothing here waits or retries by itself except
+ * through the tick. One thread at a time. */
+#pragma once
+
+#include "common/optimizer.h"
+#include "proto/actions.h"
+#include "server/consistency.h"
+#include "server/shard.h"
+
+typedef struct psd_engine psd_engine_t;
+
+typedef struct psd_engine_config {
+    const char *settings;         /* what all servers of a job must agree on, as text; copied */
+    const char *endpoint;         /* where workers reach this server; copied */
+    int wanted_index;             /* index asked of the coordinator; -1: any */
+    uint64_t nonce;               /* tells this start of the process from others */
+    psd_rule_t rule;              /* the optimizer */
+    const psd_mode_t *mode;       /* bsp, asp */
+    const psd_lr_rule_t *lr_rule; /* asp */
+    uint64_t max_staleness;       /* asp: older pushes are dropped; 0: none is too old */
+} psd_engine_config_t;
+
+enum { PSD_STALENESS_BUCKETS = 9 }; /* <= 0, 1, 2, 4, 8, 16, 32, 64, more */
+
+/* Counters for status and metrics; they only rise. */
+typedef struct psd_engine_stats {
+    uint64_t steps;                       /* committed */
+    uint64_t rounds;                      /* closed, with or without a step */
+    uint64_t pushes;                      /* worker-clocks taken in whole */
+    uint64_t chunks;                      /* chunk messages accepted */
+    uint64_t samples;                     /* behind the steps */
+    uint64_t pulls_fast, pulls_slow;      /* chunks sent */
+    uint64_t rejected[PSD_N_REFUSALS];    /* messages refused or ignored, by reason */
+    uint64_t staleness[PSD_STALENESS_BUCKETS];
+    uint64_t staleness_sum, staleness_max;
+    uint64_t syncs;                       /* Lookahead syncs */
+    double loss;                          /* of the last step: weighted mean over its contributors; gauge */
+    double grad_norm2;                    /* of the last step: sum over contributors' own squares; gauge */
+} psd_engine_stats_t;
+
+/* A shard that is to join a job. NULL, with `err` set, when memory runs out. */
+psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err);
+void psd_engine_destroy(psd_engine_t **self_p);
+
+/* A well-formed message from `from` (proto/codec.h checked it); `payload` is NULL when empty, borrowed. */
+void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                        psd_buf_t *payload, psd_actions_t *out);
+
+/* Time passes; call about every 100 ms. */
+void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* Work that a PSD_ACT_WORK handed out has run (psd_work_run). */
+void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out);
+
+/* Note a message that was refused before it reached the engine. */
+void psd_engine_count_refusal(psd_engine_t *self, psd_refusal_t reason);
+
+/* -- facts for status, tests and the simulator; borrowed, valid until the next event */
+const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self);
+uint32_t psd_engine_index(const psd_engine_t *self);      /* of this shard; 0 before it is welcomed */
+bool psd_engine_is_ready(const psd_engine_t *self);       /* welcomed by the coordinator */
+uint64_t psd_engine_version(const psd_engine_t *self);
+uint64_t psd_engine_clock(const psd_engine_t *self);      /* closed rounds (bsp) */
+uint64_t psd_engine_sync_epoch(const psd_engine_t *self);
+uint64_t psd_engine_elements(const psd_engine_t *self);   /* parameters held */
+const psd_shard_t *psd_engine_shard(const psd_engine_t *self);         /* NULL before the model is known */
+const psd_partition_t *psd_engine_map(const psd_engine_t *self);       /* all zero before */
+
+/* What worker `id` is to this shard; false when it is no member. */
+typedef struct psd_engine_worker {
+    uint64_t incarnation, applied, pushes, samples;
+    double loss;             /* of its last complete push */
+    uint32_t held, parts;    /* chunks of its open clock that have come, of how many */
+    uint64_t staleness;      /* asp: of its last push */
+    uint64_t last_push_ms;   /* when its last complete push came */
+} psd_engine_worker_t;
+bool psd_engine_worker(const psd_engine_t *self, uint32_t id, psd_engine_worker_t *out);
+
+/* Called, when set, with each applied contribution: the ledger that tests compare across shards. */
+typedef void psd_ledger_fn(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation);
+void psd_engine_set_ledger(psd_engine_t *self, psd_ledger_fn *fn, void *arg);

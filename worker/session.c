@@ -1,0 +1,589 @@
+#include "worker/session.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RTO_MS = 200, RTO_MAX_MS = 5000, HELLO_MS = 200 };
+
+typedef struct server {
+    bool attached;
+    uint32_t n_parts;          /* chunks there, at least 1 */
+    uint32_t n_lacking;        /* chunks whose weights are awaited */
+    uint8_t *lacking;          /* bitmap of those */
+    uint64_t version;          /* of the weights held */
+    uint64_t asked_ms;         /* when it was last probed or asked */
+    uint64_t rto_ms;           /* how long to wait before asking again */
+    char waiting[192];         /* what its last WAIT said */
+} server_t;
+
+struct psd_session {
+    psd_session_config_t config;
+    char *job_name, *name;
+    psd_phase_t phase;
+    psd_err_t error;
+    psd_cluster_t *cluster;
+    server_t server[PSD_MAX_SERVERS];
+    uint32_t worker, rank, world;
+    uint64_t job, incarnation, view_id;
+
+    psd_tensor_list_t list;
+    psd_partition_t map;
+    float **data;              /* tensors' weights, the caller's */
+    bool registered;           /* the coordinator has our list */
+
+    uint64_t clock;            /* of the next or the open exchange, from 1 */
+    bool synced;               /* the clock is known */
+    const float **gradient;    /* of the open exchange */
+    uint64_t samples;
+    double loss, norm2;        /* norm2, nonfinite: of the whole gradient, when each push is a step */
+    bool nonfinite;
+    float **slow;              /* where slow weights go */
+    uint64_t pull_seq;
+    bool finished;
+    uint64_t heartbeat_ms, hello_ms;
+};
+
+psd_session_t *psd_session_new(const psd_session_config_t *config)
+{
+    psd_session_t *self = calloc(1, sizeof *self);
+    if (!self)
+        return NULL;
+    self->config = *config;
+    self->job_name = strdup(config->job);
+    self->name = strdup(config->name);
+    if (!self->job_name || !self->name)
+        psd_session_destroy(&self);
+    return self;
+}
+
+void psd_session_destroy(psd_session_t **self_p)
+{
+    psd_session_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    for (uint32_t s = 0; s < PSD_MAX_SERVERS; s++)
+        free(self->server[s].lacking);
+    psd_partition_clear(&self->map);
+    psd_tensors_clear(&self->list);
+    free(self->data);
+    free(self->gradient);
+    free(self->slow);
+    free(self->cluster);
+    free(self->job_name);
+    free(self->name);
+    free(self);
+}
+
+static void fail(psd_session_t *self, int code, const char *text)
+{
+    psd_err_set(&self->error, code, "%s", text);
+    self->phase = PSD_PHASE_FAILED;
+}
+
+static psd_msg_t *send_to(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_buf_t *payload, psd_actions_t *out)
+{
+    psd_msg_t *msg = psd_actions_send(out, PSD_PEER_SERVER + s, kind, payload);
+    msg->job = self->job;
+    msg->worker = self->worker;
+    msg->incarnation = self->incarnation;
+    msg->view_id = self->view_id;
+    msg->map_id = 1;
+    msg->shard = s;
+    msg->clock = self->clock;
+    return msg;
+}
+
+static uint32_t n_servers(const psd_session_t *self) { return self->cluster ? self->cluster->n_servers : 0; }
+
+/* Chunks that the server really holds: a server without chunks still has one empty part. */
+static uint32_t real_parts(const psd_session_t *self, uint32_t s) { return self->map.n_parts[s]; }
+
+static const psd_chunk_t *chunk_at(const psd_session_t *self, uint32_t s, uint32_t part)
+{
+    return &self->map.chunk[self->map.part[s][part]];
+}
+
+/* ---- asking, and asking again ------------------------------------------------------------------------------- */
+
+static void await_all(psd_session_t *self, uint64_t now_ms)
+{
+    for (uint32_t s = 0; s < n_servers(self); s++) {
+        server_t *server = &self->server[s];
+        server->n_lacking = server->n_parts;
+        memset(server->lacking, 0, psd_bitmap_bytes(server->n_parts));
+        for (uint32_t p = 0; p < server->n_parts; p++)
+            psd_bitmap_set(server->lacking, p);
+        server->asked_ms = now_ms;
+        server->rto_ms = RTO_MS;
+    }
+}
+
+static bool lacks_nothing(const psd_session_t *self)
+{
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        if (self->server[s].n_lacking)
+            return false;
+    return true;
+}
+
+static void send_bitmap(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_actions_t *out)
+{
+    const server_t *server = &self->server[s];
+    psd_buf_t *map = psd_payload_copy(server->lacking, psd_bitmap_bytes(server->n_parts));
+    psd_msg_t *msg = send_to(self, s, kind, map, out);
+    msg->parts = server->n_parts;
+    msg->seq = self->pull_seq;
+    if (!self->synced)
+        msg->clock = 0;
+    psd_buf_unref(&map);
+}
+
+static void send_attach(psd_session_t *self, uint32_t s, psd_actions_t *out)
+{
+    send_to(self, s, PSD_MSG_ATTACH, NULL, out);
+}
+
+static void send_register(psd_session_t *self, psd_actions_t *out)
+{
+    uint8_t *bytes = malloc(PSD_MAX_LIST);
+    assert(bytes && "no memory for a registration");
+    psd_buf_t *payload = psd_payload_copy(bytes, psd_tensors_encode(&self->list, bytes, PSD_MAX_LIST));
+    send_to(self, 0, PSD_MSG_REGISTER, payload, out);
+    psd_buf_unref(&payload);
+    free(bytes);
+}
+
+/* Ask a server for what is awaited of it, if it is time; the interval doubles until something comes. */
+static void ask_again(psd_session_t *self, uint64_t now_ms, uint32_t s, psd_actions_t *out)
+{
+    server_t *server = &self->server[s];
+    if (now_ms < server->asked_ms + server->rto_ms)
+        return;
+    server->asked_ms = now_ms;
+    server->rto_ms = 2 * server->rto_ms < RTO_MAX_MS ? 2 * server->rto_ms : RTO_MAX_MS;
+    if (!server->attached) {
+        send_attach(self, s, out);
+        server->rto_ms = RTO_MS;
+    } else if (server->n_lacking && (self->phase != PSD_PHASE_REGISTERING || self->registered)) {
+        send_bitmap(self, s, self->phase == PSD_PHASE_PULLING ? PSD_MSG_PULL : PSD_MSG_PROBE, out);
+        if (self->phase == PSD_PHASE_REGISTERING)
+            server->rto_ms = RTO_MS;
+    }
+}
+
+static void send_hello(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (self->hello_ms && now_ms < self->hello_ms + HELLO_MS)
+        return;
+    self->hello_ms = now_ms;
+    psd_msg_t *msg = psd_actions_send(out, PSD_PEER_SERVER, PSD_MSG_HELLO, NULL);
+    msg->seq = self->config.nonce;
+    msg->code = self->config.wanted;
+    snprintf(msg->text, sizeof msg->text, "%s %.100s", self->job_name, self->name);
+}
+
+static void send_leave(psd_session_t *self, psd_actions_t *out)
+{
+    send_to(self, 0, PSD_MSG_LEAVE, NULL, out)->code = self->finished ? 0 : 1;
+}
+
+void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    bool over = self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED;
+    if (self->phase == PSD_PHASE_JOINING)
+        send_hello(self, now_ms, out);
+    if (!self->cluster || over)
+        return;
+    if (now_ms >= self->heartbeat_ms + self->cluster->lease_ms / 6) {
+        self->heartbeat_ms = now_ms;
+        send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out);
+        if (self->phase == PSD_PHASE_REGISTERING && !self->registered)
+            send_register(self, out);
+        if (self->phase == PSD_PHASE_LEAVING)
+            send_leave(self, out);
+    }
+    if (self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_EXCHANGING || self->phase == PSD_PHASE_PULLING)
+        for (uint32_t s = 0; s < n_servers(self); s++)
+            ask_again(self, now_ms, s, out);
+}
+
+/* ---- what the caller wants ---------------------------------------------------------------------------------- */
+
+static int wrong_phase(psd_err_t *err, const char *what)
+{
+    return psd_err_set(err, PSD_EINVAL, "%s: not in this phase; exchanges follow registration, one at a time", what);
+}
+
+static int make_map(psd_session_t *self, psd_err_t *err)
+{
+    uint64_t sizes[PSD_MAX_TENSORS];
+    for (uint32_t i = 0; i < self->list.n; i++)
+        sizes[i] = self->list.tensor[i].n_elements;
+    int rc = psd_partition_make(&self->map, sizes, self->list.n, n_servers(self), err);
+    for (uint32_t s = 0; rc == PSD_OK && s < n_servers(self); s++) {
+        server_t *server = &self->server[s];
+        server->n_parts = real_parts(self, s) ? real_parts(self, s) : 1;
+        if (!(server->lacking = calloc(1, psd_bitmap_bytes(server->n_parts))))
+            rc = psd_err_set(err, PSD_ENOMEM, "no memory for the map of %u chunks", server->n_parts);
+    }
+    return rc;
+}
+
+int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_list_t *list, float *const *data,
+                         psd_actions_t *out, psd_err_t *err)
+{
+    if (self->phase != PSD_PHASE_JOINED)
+        return wrong_phase(err, "register");
+    self->data = calloc(list->n, sizeof *self->data);
+    self->slow = calloc(list->n, sizeof *self->slow);
+    self->gradient = calloc(list->n, sizeof *self->gradient);
+    if (!self->data || !self->slow || !self->gradient || psd_tensors_copy(&self->list, list) != PSD_OK)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for a list of %u tensors", list->n);
+    memcpy(self->data, data, list->n * sizeof *data);
+    int rc = make_map(self, err);
+    if (rc != PSD_OK)
+        return rc;
+    self->phase = PSD_PHASE_REGISTERING;
+    await_all(self, now_ms);
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        send_attach(self, s, out);
+    send_register(self, out);
+    return PSD_OK;
+}
+
+/* Sum of squares in double: eight running sums, so that the order of additions is fixed and the loop vectorises.
+ * Squares of floats cannot overflow a double, so the sum is finite if and only if every value is. */
+static double sum_of_squares(const float *x, size_t n)
+{
+    double sum[8] = { 0 };
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            sum[j] += (double)x[i + j] * (double)x[i + j];
+    for (; i < n; i++)
+        sum[i % 8] += (double)x[i] * (double)x[i];
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+static const float *gradient_of(const psd_session_t *self, const psd_chunk_t *c)
+{
+    const float *g = self->gradient[c->tensor];
+    return g ? g + c->offset : NULL;
+}
+
+/* Push one chunk. The first time the caller's array itself travels; a repeat travels as a copy, because the exchange
+ * may be over, and the array the caller's again, before the repeat has left. */
+static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repeat, psd_actions_t *out)
+{
+    const psd_chunk_t *c = real_parts(self, s) && self->samples ? chunk_at(self, s, part) : NULL;
+    const float *g = c ? gradient_of(self, c) : NULL;
+    psd_buf_t *payload = NULL;
+    if (g)
+        payload = repeat ? psd_payload_copy(g, c->n * sizeof *g) : psd_buf_borrow(g, c->n * sizeof *g);
+    assert((payload || !g) && "no memory for a message");
+    psd_msg_t *msg = send_to(self, s, PSD_MSG_PUSH, payload, out);
+    msg->base_version = self->server[s].version;
+    msg->part = part;
+    msg->parts = self->server[s].n_parts;
+    msg->samples = self->samples;
+    msg->loss = self->loss;
+    msg->norm2 = self->norm2;
+    msg->nonfinite = self->nonfinite;
+    if (g) {
+        msg->n_elements = c->n;
+        msg->dtype = PSD_DTYPE_F32;
+        msg->codec = PSD_CODEC_RAW;
+        msg->checksum = psd_crc32c(g, payload->n_bytes);
+        if (!self->cluster->per_push) {
+            double norm2 = sum_of_squares(g, c->n);
+            msg->nonfinite = !isfinite(norm2);
+            msg->norm2 = msg->nonfinite ? 0 : norm2;
+        }
+    }
+    psd_buf_unref(&payload);
+}
+
+/* Where each push is a step, a shard cannot take back another shard's: the whole gradient is checked first. */
+static void check_whole_gradient(psd_session_t *self)
+{
+    self->norm2 = 0;
+    for (uint32_t i = 0; self->cluster->per_push && i < self->list.n; i++)
+        if (self->gradient[i])
+            self->norm2 += sum_of_squares(self->gradient[i], self->list.tensor[i].n_elements);
+    self->nonfinite = !isfinite(self->norm2);
+    if (self->nonfinite)
+        self->norm2 = 0;
+}
+
+int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples,
+                         double loss, psd_actions_t *out, psd_err_t *err)
+{
+    if (self->phase != PSD_PHASE_READY)
+        return wrong_phase(err, "exchange");
+    for (uint32_t i = 0; i < self->list.n; i++)
+        self->gradient[i] = gradient && samples ? gradient[i] : NULL;
+    self->samples = samples;
+    self->loss = isfinite(loss) ? loss : 0;
+    self->phase = PSD_PHASE_EXCHANGING;
+    check_whole_gradient(self);
+    await_all(self, now_ms);
+    uint32_t most = 0;
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        if (self->server[s].n_parts > most)
+            most = self->server[s].n_parts;
+    /* Part by part over the servers, so that all of them receive at once. */
+    for (uint32_t p = 0; p < most; p++)
+        for (uint32_t s = 0; s < n_servers(self); s++)
+            if (p < (samples ? self->server[s].n_parts : 1))
+                send_push(self, s, p, false, out);
+    return PSD_OK;
+}
+
+int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out,
+                          psd_err_t *err)
+{
+    if (self->phase != PSD_PHASE_READY)
+        return wrong_phase(err, "pull");
+    memcpy(self->slow, out_data, self->list.n * sizeof *self->slow);
+    self->phase = PSD_PHASE_PULLING;
+    self->pull_seq++;
+    await_all(self, now_ms);
+    for (uint32_t s = 0; s < n_servers(self); s++) {
+        if (real_parts(self, s))
+            send_bitmap(self, s, PSD_MSG_PULL, out);
+        else
+            self->server[s].n_lacking = 0;
+    }
+    return PSD_OK;
+}
+
+void psd_session_leave(psd_session_t *self, uint64_t now_ms, bool finished, psd_actions_t *out)
+{
+    if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
+        return;
+    self->finished = finished;
+    if (!self->cluster) {
+        self->phase = PSD_PHASE_LEFT;
+        return;
+    }
+    self->phase = PSD_PHASE_LEAVING;
+    self->heartbeat_ms = now_ms;
+    send_leave(self, out);
+}
+
+void psd_session_report(psd_session_t *self, const char *name, double value, psd_actions_t *out)
+{
+    if (!self->cluster || !isfinite(value))
+        return;
+    psd_msg_t *msg = send_to(self, 0, PSD_MSG_REPORT, NULL, out);
+    msg->value = value;
+    snprintf(msg->text, sizeof msg->text, "%.63s", name);
+}
+
+/* ---- what servers say --------------------------------------------------------------------------------------- */
+
+static void on_welcome(psd_session_t *self, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+{
+    psd_err_t err;
+    if (self->phase != PSD_PHASE_JOINING || msg->seq != self->config.nonce)
+        return;
+    self->cluster = calloc(1, sizeof *self->cluster);
+    assert(self->cluster && "no memory for the cluster's description");
+    if (psd_cluster_decode(self->cluster, payload->data, payload->n_bytes, &err) != PSD_OK) {
+        fail(self, err.code, err.text);
+        return;
+    }
+    self->worker = msg->worker;
+    self->incarnation = msg->incarnation;
+    self->job = msg->job;
+    self->phase = PSD_PHASE_JOINED;
+    psd_actions_log(out, PSD_LEVEL_INFO, "worker.welcome", "worker=%u incarnation=%" PRIu64 " servers=%u settings=\"%s\"",
+                    self->worker, self->incarnation, self->cluster->n_servers, self->cluster->settings);
+}
+
+static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
+                           psd_actions_t *out)
+{
+    if (self->phase != PSD_PHASE_REGISTERING || msg->parts != self->server[s].n_parts)
+        return;
+    for (uint32_t p = 0; p < real_parts(self, s); p++) {
+        if (!psd_bitmap_get(payload->data, p))
+            continue;
+        const psd_chunk_t *c = chunk_at(self, s, p);
+        psd_buf_t *values = psd_payload_copy(self->data[c->tensor] + c->offset, c->n * sizeof(float));
+        psd_msg_t *init = send_to(self, s, PSD_MSG_INIT, values, out);
+        init->part = p;
+        init->parts = self->server[s].n_parts;
+        init->n_elements = c->n;
+        init->dtype = PSD_DTYPE_F32;
+        init->codec = PSD_CODEC_RAW;
+        init->checksum = psd_crc32c(values->data, values->n_bytes);
+        psd_buf_unref(&values);
+    }
+}
+
+/* A chunk has come for array `to`; a damaged one is asked for again by the next probe. */
+static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
+                       float *const *to)
+{
+    server_t *server = &self->server[s];
+    if (msg->part >= real_parts(self, s) || !psd_bitmap_get(server->lacking, msg->part))
+        return;
+    const psd_chunk_t *c = chunk_at(self, s, msg->part);
+    if (msg->n_elements != c->n || psd_crc32c(payload->data, payload->n_bytes) != msg->checksum)
+        return;
+    memcpy(to[c->tensor] + c->offset, payload->data, payload->n_bytes);
+    psd_bitmap_unset(server->lacking, msg->part);
+    server->n_lacking--;
+    server->asked_ms = now_ms;
+    server->rto_ms = RTO_MS;
+}
+
+static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload)
+{
+    if (self->phase == PSD_PHASE_REGISTERING) {
+        if (self->synced && msg->clock + 1 < self->clock)
+            return;
+        if (!self->synced || msg->clock + 1 > self->clock) {
+            self->synced = true;
+            self->clock = msg->clock + 1;
+            await_all(self, now_ms);
+        }
+    } else if (self->phase != PSD_PHASE_EXCHANGING || msg->clock != self->clock) {
+        return;
+    }
+    if (msg->view_id >= self->view_id) {
+        self->view_id = msg->view_id;
+        self->rank = msg->rank;
+        self->world = msg->world;
+    }
+    if (msg->version > self->server[s].version)
+        self->server[s].version = msg->version;
+    if (payload)
+        take_chunk(self, now_ms, s, msg, payload, self->data);
+    else
+        self->server[s].n_lacking = 0;
+    if (!lacks_nothing(self))
+        return;
+    if (self->phase == PSD_PHASE_EXCHANGING)
+        self->clock++;
+    self->phase = PSD_PHASE_READY;
+}
+
+static void on_slow(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload)
+{
+    if (self->phase != PSD_PHASE_PULLING || msg->seq != self->pull_seq)
+        return;
+    take_chunk(self, now_ms, s, msg, payload, self->slow);
+    if (lacks_nothing(self))
+        self->phase = PSD_PHASE_READY;
+}
+
+static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
+                        psd_actions_t *out)
+{
+    if (self->phase != PSD_PHASE_EXCHANGING || msg->clock != self->clock || msg->parts != self->server[s].n_parts)
+        return;
+    for (uint32_t p = 0; p < (self->samples ? msg->parts : 1); p++)
+        if (psd_bitmap_get(payload->data, p))
+            send_push(self, s, p, true, out);
+}
+
+static void on_refused(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
+{
+    char text[PSD_MAX_TEXT + 64];
+    if (msg->code == PSD_REFUSAL_SESSION) {
+        self->server[s].attached = false; /* the server restarted its socket: attach again */
+        return;
+    }
+    if (self->phase == PSD_PHASE_JOINING && msg->seq && msg->seq != self->config.nonce)
+        return;
+    snprintf(text, sizeof text, "server %u refused (%s): %s", s, psd_refusal_name(msg->code), msg->text);
+    fail(self, PSD_EREFUSED, text);
+}
+
+/* The server's word that we are out; one about an older life of ours is not about us. */
+static void on_fenced(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
+{
+    char text[PSD_MAX_TEXT + 64];
+    if (self->phase == PSD_PHASE_LEAVING) {
+        self->phase = PSD_PHASE_LEFT;
+        return;
+    }
+    snprintf(text, sizeof text, "server %u gave this worker up: %s", s, msg->text);
+    fail(self, PSD_EFENCED, text);
+}
+
+void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                         psd_buf_t *payload, psd_actions_t *out)
+{
+    if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
+        return;
+    if (from < PSD_PEER_SERVER || from >= PSD_PEER_SERVER + PSD_MAX_SERVERS)
+        return;
+    uint32_t s = (uint32_t)(from - PSD_PEER_SERVER);
+    bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
+    if (!ours && msg->kind != PSD_MSG_REFUSED)
+        return;
+    switch (msg->kind) {
+    case PSD_MSG_WELCOME: on_welcome(self, msg, payload, out); break;
+    case PSD_MSG_WAIT: snprintf(self->server[s].waiting, sizeof self->server[s].waiting, "%.190s", msg->text); break;
+    case PSD_MSG_REFUSED: on_refused(self, s, msg); break;
+    case PSD_MSG_FENCED: on_fenced(self, s, msg); break;
+    case PSD_MSG_REGISTERED: self->registered = true; break;
+    case PSD_MSG_ATTACHED:
+        self->server[s].attached |= msg->incarnation == self->incarnation;
+        self->server[s].waiting[0] = '\0';
+        break;
+    case PSD_MSG_INIT_WANTED: on_init_wanted(self, s, msg, payload, out); break;
+    case PSD_MSG_WEIGHTS: on_weights(self, now_ms, s, msg, payload); break;
+    case PSD_MSG_PROGRESS: on_progress(self, s, msg, payload, out); break;
+    case PSD_MSG_SLOW: on_slow(self, now_ms, s, msg, payload); break;
+    case PSD_MSG_LEFT:
+        if (self->phase == PSD_PHASE_LEAVING)
+            self->phase = PSD_PHASE_LEFT;
+        break;
+    default: break; /* heartbeats, and kinds that are not for a worker */
+    }
+}
+
+/* ---- facts -------------------------------------------------------------------------------------------------- */
+
+psd_phase_t psd_session_phase(const psd_session_t *self) { return self->phase; }
+const psd_err_t *psd_session_error(const psd_session_t *self) { return &self->error; }
+
+const psd_cluster_t *psd_session_cluster(const psd_session_t *self) { return self->cluster; }
+
+psd_session_position_t psd_session_position(const psd_session_t *self)
+{
+    return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id,
+                                     .incarnation = self->incarnation, .worker = self->worker, .rank = self->rank,
+                                     .world = self->world };
+}
+
+void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n)
+{
+    text[0] = '\0';
+    if (self->phase == PSD_PHASE_JOINING) {
+        snprintf(text, n, "%s", self->server[0].waiting[0] ? self->server[0].waiting : "an answer from server 0");
+        return;
+    }
+    size_t at = 0;
+    bool waits = self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_EXCHANGING || self->phase == PSD_PHASE_PULLING;
+    for (uint32_t s = 0; waits && s < n_servers(self) && at + 1 < n; s++) {
+        const server_t *server = &self->server[s];
+        if (!server->attached)
+            at += (size_t)snprintf(text + at, n - at, "%sa session with server %u (%s)", at ? ", " : "", s,
+                                   server->waiting[0] ? server->waiting : self->cluster->endpoint[s]);
+        else if (server->n_lacking)
+            at += (size_t)snprintf(text + at, n - at, "%s%u of %u chunks of server %u (clock %" PRIu64 ")", at ? ", " : "",
+                                   server->n_lacking, server->n_parts, s, self->clock);
+    }
+    if (self->phase == PSD_PHASE_LEAVING)
+        snprintf(text, n, "server 0's good-bye");
+}

@@ -1,0 +1,77 @@
+/* session.h - the worker's half of the protocol as a state machine: joining, registering, exchanging, leaving, and
+ * everything that makes it certain: probes instead of blind repeats, checks of every chunk, fencing.
+ *
+ * Pure: events in, actions out (proto/actions.h); it copies weights into the caller's arrays and reads gradients from
+ * them, and touches nothing else. Peers are PSD_PEER_SERVER + index of the server. One thread at a time. */
+#pragma once
+
+#include "common/partition.h"
+#include "proto/actions.h"
+
+typedef struct psd_session psd_session_t;
+
+typedef struct psd_session_config {
+    const char *job;          /* copied */
+    const char *name;         /* copied */
+    uint32_t wanted;          /* id + 1, or 0 */
+    uint64_t nonce;           /* tells this session from all others; not 0 */
+} psd_session_config_t;
+
+typedef enum psd_phase {
+    PSD_PHASE_JOINING,        /* has said hello */
+    PSD_PHASE_JOINED,         /* welcomed: knows the cluster; nothing registered yet */
+    PSD_PHASE_REGISTERING,    /* attaching, registering, waiting for membership and weights */
+    PSD_PHASE_READY,          /* holds the weights; an exchange may begin */
+    PSD_PHASE_EXCHANGING,     /* pushed, or pushing; waits for the next weights */
+    PSD_PHASE_PULLING,        /* waits for slow weights */
+    PSD_PHASE_LEAVING,        /* waits for LEFT */
+    PSD_PHASE_LEFT,
+    PSD_PHASE_FAILED          /* see psd_session_error; final */
+} psd_phase_t;
+
+/* NULL when memory runs out. */
+psd_session_t *psd_session_new(const psd_session_config_t *config);
+void psd_session_destroy(psd_session_t **self_p);
+
+/* A well-formed message from server `from`; `payload` NULL when empty, borrowed. */
+void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                         psd_buf_t *payload, psd_actions_t *out);
+
+/* Time passes; call about every 50 ms. */
+void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* JOINED -> REGISTERING. `data[i]` holds tensor i's initial values and gets its weights; borrowed for the session's
+ * life. `list` is copied. PSD_EINVAL in another phase or when the model cannot be cut; PSD_ENOMEM. */
+int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_list_t *list, float *const *data,
+                         psd_actions_t *out, psd_err_t *err);
+
+/* READY -> EXCHANGING. gradient[i] NULL: tensor i has none. Borrowed until READY again. PSD_EINVAL in another phase. */
+int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples,
+                         double loss, psd_actions_t *out, psd_err_t *err);
+
+/* READY -> PULLING. Slow weights go to out_data[i]. PSD_EINVAL in another phase. */
+int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out,
+                          psd_err_t *err);
+
+/* -> LEAVING, from any phase but LEFT and FAILED (which stay). */
+void psd_session_leave(psd_session_t *self, uint64_t now_ms, bool finished, psd_actions_t *out);
+
+/* Tell the coordinator a number; lost when the connection is. */
+void psd_session_report(psd_session_t *self, const char *name, double value, psd_actions_t *out);
+
+psd_phase_t psd_session_phase(const psd_session_t *self);
+
+/* The cluster, from JOINED on; NULL before. The driver connects to its endpoints. */
+const psd_cluster_t *psd_session_cluster(const psd_session_t *self);
+
+/* Code and sentence of FAILED. */
+const psd_err_t *psd_session_error(const psd_session_t *self);
+
+/* What is waited for, as one clause; "" when nothing is. */
+void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n);
+
+typedef struct psd_session_position {
+    uint64_t clock, version, view_id, incarnation;
+    uint32_t worker, rank, world;
+} psd_session_position_t;
+psd_session_position_t psd_session_position(const psd_session_t *self);
