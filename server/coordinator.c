@@ -364,6 +364,10 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         return;
     }
     psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
+    if (!row && self->state == PSD_JOB_FINISHED) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "job %s is finished", self->job);
+        return;
+    }
     if (row && !psd_worker_is_here(row)) {
         answer(self, from, PSD_MSG_FENCED, row, NULL, out);
         return;

@@ -149,8 +149,10 @@ static psd_msg_t *send_to_worker(psd_engine_t *self, const worker_t *w, psd_kind
     psd_msg_t *msg = send_to(self, w->peer, kind, payload, out);
     msg->worker = w->id;
     msg->incarnation = w->incarnation;
-    msg->rank = w->rank;
-    msg->world = self->world;
+    if (w->standing == MEMBER) {
+        msg->rank = w->rank;
+        msg->world = self->world;
+    }
     msg->parts = self->n_parts;
     msg->clock = w->applied;
     return msg;
@@ -494,7 +496,9 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     }
     self->log_done = msg->seq;
     if (msg->code) {
-        psd_actions_finish(out, PSD_OK, "every worker has finished");
+        /* Server 0 ends when all others have read this, which its coordinator knows. */
+        if (self->index)
+            psd_actions_finish(out, PSD_OK, "every worker has finished");
     } else if (round.clock == self->clock + 1) {
         close_round(self, now_ms, &round, out);
     } else {

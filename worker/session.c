@@ -123,6 +123,12 @@ static void await_all(psd_session_t *self, uint64_t now_ms)
     }
 }
 
+static void lacks_no_more(server_t *server)
+{
+    server->n_lacking = 0;
+    memset(server->lacking, 0, psd_bitmap_bytes(server->n_parts));
+}
+
 static bool lacks_nothing(const psd_session_t *self)
 {
     for (uint32_t s = 0; s < n_servers(self); s++)
@@ -138,8 +144,8 @@ static void send_bitmap(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_ac
     psd_msg_t *msg = send_to(self, s, kind, map, out);
     msg->parts = server->n_parts;
     msg->seq = self->pull_seq;
-    if (!self->synced)
-        msg->clock = 0;
+    if (self->phase == PSD_PHASE_REGISTERING)
+        msg->clock = 0; /* nothing is pushed yet: whatever weights there are */
     psd_buf_unref(&map);
 }
 
@@ -357,7 +363,7 @@ int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *ou
         if (real_parts(self, s))
             send_bitmap(self, s, PSD_MSG_PULL, out);
         else
-            self->server[s].n_lacking = 0;
+            lacks_no_more(&self->server[s]);
     }
     return PSD_OK;
 }
@@ -467,7 +473,7 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     if (payload)
         take_chunk(self, now_ms, s, msg, payload, self->data);
     else
-        self->server[s].n_lacking = 0;
+        lacks_no_more(&self->server[s]); /* its weights are as they were */
     if (!lacks_nothing(self))
         return;
     if (self->phase == PSD_PHASE_EXCHANGING)

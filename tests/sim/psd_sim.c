@@ -1,0 +1,39 @@
+/* psd_sim.c - run many simulated clusters: psd-sim [--seeds N] [--seed FIRST]. Each seed picks its own servers,
+ * workers, optimizer, mode and faults. The first failure is printed with its seed, and ends the run. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim_seed.h"
+
+int main(int argc, char **argv)
+{
+    uint64_t first = 1, seeds = 1000, messages = 0, kills = 0, steps = 0;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (!strcmp(argv[i], "--seeds"))
+            seeds = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--seed"))
+            first = strtoull(argv[i + 1], NULL, 10);
+        else
+            return fprintf(stderr, "usage: psd-sim [--seeds N] [--seed FIRST]\n"), 64;
+    }
+    for (uint64_t seed = first; seed < first + seeds; seed++) {
+        sim_result_t result;
+        sim_config_t config = sim_config_of_seed(seed);
+        sim_run(&config, &result);
+        messages += result.total_messages;
+        kills += result.kills;
+        steps += result.steps;
+        if (!result.ok) {
+            printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, drop %.3f, duplicate %.3f, delay %u ms\n"
+                   "  again: psd-sim --seed %" PRIu64 " --seeds 1\n",
+                   seed, result.why, config.mode, config.servers, config.workers, config.rule, config.drop,
+                   config.duplicate, config.delay_ms, seed);
+            return 1;
+        }
+    }
+    printf("%" PRIu64 " seeds: %" PRIu64 " messages, %" PRIu64 " workers killed, %" PRIu64 " steps, no promise broken\n",
+           seeds, messages, kills, steps);
+    return 0;
+}

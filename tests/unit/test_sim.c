@@ -1,0 +1,129 @@
+#include <criterion/criterion.h>
+
+#include <inttypes.h>
+
+#include "tests/sim/sim_seed.h"
+
+TestSuite(sim, .timeout = 240);
+
+static sim_config_t cluster(uint32_t servers, uint32_t workers, const char *rule)
+{
+    return (sim_config_t){ .seed = 7, .data_seed = 11, .servers = servers, .workers = workers, .mode = "bsp", .rule = rule,
+                           .rounds = 8, .tensors = 4, .delay_ms = 20, .kill_worker = -1 };
+}
+
+static sim_result_t run(const sim_config_t *config)
+{
+    sim_result_t result;
+    sim_run(config, &result);
+    cr_assert(result.ok, "seed %" PRIu64 ": %s", config->seed, result.why);
+    return result;
+}
+
+Test(sim, a_thousand_seeds_of_faults_break_no_promise)
+{
+    const char *given = getenv("PSD_SEED");
+    uint64_t first = given ? strtoull(given, NULL, 10) : 1, n = given ? 1 : 1000;
+    for (uint64_t seed = first; seed < first + n; seed++) {
+        sim_config_t config = sim_config_of_seed(seed);
+        sim_result_t result;
+        sim_run(&config, &result);
+        cr_assert(result.ok, "PSD_SEED=%" PRIu64 " %s", seed, result.why);
+    }
+}
+
+Test(sim, weights_are_the_same_bits_for_any_number_of_servers_and_any_delays)
+{
+    const char *const rules[] = { "sgd(lr=0.1)", "adam(lr=0.01)", "radam(lr=0.01)", "lookahead(radam(lr=0.01), k=3)" };
+    for (size_t i = 0; i < 4; i++)
+        for (uint32_t workers = 2; workers <= 3; workers++) {
+            sim_config_t config = cluster(1, workers, rules[i]);
+            uint64_t expected = run(&config).weights_hash;
+            for (uint32_t servers = 1; servers <= 5; servers++)
+                for (uint64_t seed = 1; seed <= 4; seed++) {
+                    config.servers = servers;
+                    config.seed = seed;
+                    cr_expect_eq(run(&config).weights_hash, expected, "%s, %u servers, %u workers, seed %" PRIu64,
+                                 rules[i], servers, workers, seed);
+                }
+        }
+}
+
+Test(sim, a_worker_killed_at_any_message_leaves_one_contributor_set_on_all_shards)
+{
+    for (uint32_t revive = 0; revive <= 1; revive++) {
+        sim_config_t config = cluster(3, 3, "adam(lr=0.01)");
+        config.rounds = 4;
+        config.kill_worker = 1;
+        config.kill_at = UINT64_MAX;
+        config.revive = revive;
+        uint64_t n = run(&config).messages[1];
+        for (config.kill_at = 0; config.kill_at < n; config.kill_at++) {
+            sim_result_t result = run(&config);
+            cr_assert_eq(result.kills, 1, "message %" PRIu64 " was never sent", config.kill_at);
+        }
+    }
+}
+
+Test(sim, the_others_go_on_within_the_lease_and_a_second)
+{
+    for (uint64_t at = 20; at < 200; at += 7) {
+        sim_config_t config = cluster(2, 3, "sgd(lr=0.1)");
+        config.rounds = 12;
+        config.kill_worker = 2;
+        config.kill_at = at;
+        sim_result_t result = run(&config);
+        cr_expect_leq(result.longest_gap_ms, 1000 + 1000, "killed at message %" PRIu64 ": %" PRIu64 " ms", at,
+                      result.longest_gap_ms);
+    }
+}
+
+Test(sim, a_gradient_with_a_nan_skips_the_round_on_every_shard)
+{
+    sim_config_t config = cluster(3, 2, "adam(lr=0.01)");
+    config.nonfinite_clock = 3;
+    sim_result_t result = run(&config);
+    cr_assert_eq(result.skipped, 1);
+    cr_assert_eq(result.steps, config.rounds - 1);
+}
+
+Test(sim, messages_that_come_twice_count_once)
+{
+    sim_config_t config = cluster(2, 3, "sgd(lr=0.1)");
+    uint64_t expected = run(&config).weights_hash;
+    config.duplicate = 1;
+    cr_assert_eq(run(&config).weights_hash, expected);
+}
+
+Test(sim, messages_that_are_lost_are_asked_for_again)
+{
+    sim_config_t config = cluster(2, 2, "sgd(lr=0.1)");
+    uint64_t expected = run(&config).weights_hash;
+    config.drop = 0.05;
+    cr_assert_eq(run(&config).weights_hash, expected);
+}
+
+Test(sim, a_worker_that_joins_late_takes_part_from_the_next_round)
+{
+    sim_config_t config = cluster(2, 3, "lookahead(adam(lr=0.01), k=2)");
+    config.rounds = 40;
+    config.late_worker_ms = 500;
+    sim_result_t result = run(&config);
+    cr_assert_eq(result.steps, 40);
+}
+
+Test(sim, asynchronous_pushes_are_each_one_step_on_each_shard)
+{
+    sim_config_t config = cluster(3, 3, "adam(lr=0.01)");
+    config.mode = "asp";
+    sim_result_t result = run(&config);
+    cr_assert_eq(result.steps, 3 * config.rounds);
+}
+
+Test(sim, more_servers_than_chunks_still_train)
+{
+    sim_config_t config = cluster(8, 2, "adam(lr=0.01)");
+    config.tensors = 1;
+    config.data_seed = 5;
+    run(&config);
+}
