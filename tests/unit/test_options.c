@@ -1,0 +1,376 @@
+#include <criterion/criterion.h>
+#include <criterion/redirect.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/options.h"
+
+static psd_options_t *options;
+static psd_err_t err;
+
+static void setup(void) { cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_CTL)); }
+static void teardown(void) { psd_options_destroy(&options); }
+TestSuite(options, .init = setup, .fini = teardown, .timeout = 30);
+
+static int load_text(const char *text)
+{
+    return psd_options_load_text(options, "job.yaml", text, strlen(text), &err);
+}
+
+#define LOAD(...) load_words((char *[]){ "psdctl", __VA_ARGS__, NULL })
+static int load_words(char *const *words)
+{
+    int n = 0;
+    while (words[n])
+        n++;
+    return psd_options_load(options, n, words, &err);
+}
+
+Test(options, without_a_word_every_value_is_the_tables)
+{
+    cr_assert_eq(LOAD("--"), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_options_int(options, "servers"), 1);
+    cr_assert_eq(psd_options_uint(options, "seed"), 1);
+    cr_assert_eq(psd_options_ms(options, "lease"), 3000);
+    cr_assert_str_eq(psd_options_string(options, "listen"), "tcp://127.0.0.1:7470");
+    cr_assert(psd_options_bool(options, "data.shuffle"));
+    cr_assert_str_eq(psd_options_origin(options, "lease"), "default");
+    cr_assert_str_eq(psd_options_file(options), "");
+}
+
+Test(options, a_job_file_binds_every_type)
+{
+    const char *text = "# a comment\n"
+                       "job: mnist-adam\n"
+                       "seed: 18446744073709551615\n"
+                       "model: {kind: mlp, layers: [784, 128, 10]}\n"
+                       "data:\n"
+                       "  train: \"idx:a b.gz\"\n"
+                       "  batch: 2Ki\n"
+                       "  shuffle: false\n"
+                       "optimizer: lookahead(radam(lr=1e-3), k=5, alpha=0.5)\n"
+                       "lease: 1.5s\n"
+                       "round_timeout: 2m\n"
+                       "stop: {target: 9.7e-1, epochs: 2.5, steps: 3k}\n"
+                       "listen: 'tcp://[::1]:0'\n"
+                       "status: {listen: none}\n";
+    size_t n;
+    cr_assert_eq(load_text(text), PSD_OK, "%s", err.text);
+    cr_assert_str_eq(psd_options_string(options, "job"), "mnist-adam");
+    cr_assert_eq(psd_options_uint(options, "seed"), UINT64_MAX);
+    const int64_t *layers = psd_options_list(options, "model.layers", &n);
+    cr_assert(n == 3 && layers[0] == 784 && layers[1] == 128 && layers[2] == 10);
+    cr_assert_str_eq(psd_options_string(options, "data.train"), "idx:a b.gz");
+    cr_assert_str_eq(psd_options_string(options, "data.batch"), "2048");
+    cr_assert_not(psd_options_bool(options, "data.shuffle"));
+    cr_assert_str_eq(psd_options_string(options, "optimizer"), "lookahead(radam(lr=1e-3), k=5, alpha=0.5)");
+    cr_assert_eq(psd_options_ms(options, "lease"), 1500);
+    cr_assert_eq(psd_options_ms(options, "round_timeout"), 120000);
+    cr_assert_eq(psd_options_double(options, "stop.target"), 0.97);
+    cr_assert_eq(psd_options_double(options, "stop.epochs"), 2.5);
+    cr_assert_eq(psd_options_uint(options, "stop.steps"), 3000);
+    cr_assert_str_eq(psd_options_string(options, "status.listen"), "none");
+    cr_assert_str_eq(psd_options_origin(options, "lease"), "job.yaml:10:8");
+}
+
+Test(options, a_string_that_yaml_would_make_a_bool_stays_a_string)
+{
+    cr_assert_eq(load_text("worker: {name: no}"), PSD_OK, "%s", err.text);
+    cr_assert_str_eq(psd_options_string(options, "worker.name"), "no");
+}
+
+Test(options, a_flag_beats_the_environment_which_beats_the_file_which_beats_the_table)
+{
+    char path[] = "/tmp/test_options_XXXXXX";
+    int fd = mkstemp(path);
+    const char text[] = "seed: 2\nservers: 2\nlease: 2s\n";
+    cr_assert_eq(write(fd, text, sizeof text - 1), (ssize_t)sizeof text - 1);
+    close(fd);
+    setenv("PSD_SERVERS", "3", 1);
+    setenv("PSD_LEASE", "4s", 1);
+    setenv("PSD_DATA__BATCH", "full", 1);
+    int rc = LOAD(path, "--lease", "5s");
+    unlink(path);
+    cr_assert_eq(rc, PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_options_uint(options, "seed"), 2);
+    cr_assert_eq(psd_options_int(options, "servers"), 3);
+    cr_assert_eq(psd_options_ms(options, "lease"), 5000);
+    cr_assert_str_eq(psd_options_string(options, "data.batch"), "full");
+    cr_assert_str_eq(psd_options_origin(options, "lease"), "--lease");
+    cr_assert_str_eq(psd_options_origin(options, "servers"), "PSD_SERVERS");
+    cr_assert_not_null(strstr(psd_options_origin(options, "seed"), ":1:7"));
+    cr_assert_str_eq(psd_options_origin(options, "job"), "default");
+    cr_assert_str_eq(psd_options_file(options), path);
+}
+
+Test(options, every_row_is_reached_by_flag_variable_and_key)
+{
+    for (size_t i = 0; psd_options_row(i); i++) {
+        const psd_option_t *row = psd_options_row(i);
+        char flag[64], variable[64], word[256];
+        psd_program_t program = row->programs & PSD_PROGRAM_SERVER   ? PSD_PROGRAM_SERVER
+                                : row->programs & PSD_PROGRAM_WORKER ? PSD_PROGRAM_WORKER
+                                                                     : PSD_PROGRAM_CTL;
+        psd_options_t *one = psd_options_new(program);
+        psd_options_flag(row->key, flag, sizeof flag);
+        psd_options_variable(row->key, variable, sizeof variable);
+        snprintf(word, sizeof word, "%s=%s", flag, row->preset);
+        setenv(variable, row->preset, 1);
+        if (*row->preset || strcmp(row->key, "model.layers") == 0) {
+            cr_assert_eq(psd_options_load(one, 2, (char *[]){ "psd", word, NULL }, &err), PSD_OK, "%s", err.text);
+            cr_assert_str_eq(psd_options_origin(one, row->key), flag);
+        }
+        unsetenv(variable);
+        psd_options_destroy(&one);
+    }
+}
+
+Test(options, all_errors_of_a_file_come_in_one_run)
+{
+    cr_assert_eq(load_text("servers: 0\ndata: {batch: 0, shufle: true}\nlease: 3\nseed: x\n"), PSD_ECONFIG);
+    const char *all = psd_options_complaints(options);
+    const char *sentences[] = { "job.yaml:1:10: servers is 0; it takes 1 to 64",
+                                "job.yaml:2:15: data.batch is \"0\"; it takes full or 1 to 1073741824",
+                                "job.yaml:2:18: unknown key data.shufle; did you mean data.shuffle?",
+                                "job.yaml:3:8: lease is \"3\", no duration; a number and a unit",
+                                "job.yaml:4:7: seed is \"x\", no whole number" };
+    for (size_t i = 0; i < sizeof sentences / sizeof *sentences; i++)
+        cr_assert_not_null(strstr(all, sentences[i]), "lacks \"%s\" in:\n%s", sentences[i], all);
+    cr_assert_not_null(strstr(err.text, "servers is 0"));
+}
+
+Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
+{
+    static const struct {
+        const char *text, *sentence;
+    } broken[] = {
+        { "servers: 65", "1:10: servers is 65; it takes 1 to 64" },
+        { "servers: -1", "servers is -1; it takes 1 to 64" },
+        { "servers: 2x", "servers is \"2x\", no whole number" },
+        { "servers: 2.0", "servers is \"2.0\", no whole number" },
+        { "servers: 010", "without a leading 0" },
+        { "servers: 0x10", "servers is \"0x10\"" },
+        { "servers: 1_0", "servers is \"1_0\"" },
+        { "servers: +2", "servers is \"+2\"" },
+        { "servers: \"2\"", "servers is text in quotes; write the whole number without" },
+        { "servers: [2]", "servers takes one value, not a list" },
+        { "servers: {a: 2}", "servers takes a value, not a section" },
+        { "servers:", "servers has no value; give one, or leave the key out" },
+        { "servers: ~", "servers has no value" },
+        { "servers: null", "servers has no value" },
+        { "seed: 18446744073709551616", "seed is \"18446744073709551616\", no whole number" },
+        { "seed: -1", "seed is \"-1\", no whole number" },
+        { "seed: 99999999999999999g", "no whole number" },
+        { "seed: 1K", "with k, m, g, Ki, Mi or Gi" },
+        { "stop: {target: 0,97}", "1:18: unknown key stop.97" },
+        { "stop: {target: nan}", "stop.target is \"nan\", no number" },
+        { "stop: {target: inf}", "stop.target is \"inf\", no number" },
+        { "stop: {target: 1e999}", "no number" },
+        { "stop: {target: 1e-3x}", "stop.target is \"1e-3x\", no number" },
+        { "stop: {target: .5}", "decimal, such as 0.5" },
+        { "stop: {epochs: -1}", "stop.epochs is -1; it takes 0 or more" },
+        { "data: {shuffle: yes}", "data.shuffle is \"yes\", no true or false; write true or false" },
+        { "data: {shuffle: True}", "write true or false" },
+        { "data: {batch: all}", "data.batch is \"all\"; it takes full or 1 to 1073741824" },
+        { "data: {batch: ful}", "did you mean full?" },
+        { "data: 64", "data is a section; write its keys below it" },
+        { "data: [a, b]", "data is a section" },
+        { "data: {bacth: 64}", "1:8: unknown key data.bacth; did you mean data.batch?" },
+        { "batch: 64", "unknown key batch; did you mean data.batch?" },
+        { "frobnicate: {a: [1, {b: 2}]}", "unknown key frobnicate; --help lists them all" },
+        { "lease: 30", "lease is \"30\", no duration; a number and a unit, such as 500ms" },
+        { "lease: 30 s", "no duration" },
+        { "lease: 30sec", "no duration" },
+        { "lease: -3s", "no duration" },
+        { "lease: 0.5ms", "no duration" },
+        { "lease: 1ms", "lease is 1ms; it takes 100ms or more" },
+        { "lease: 99999999999999h", "no duration" },
+        { "sync: {mode: bps}", "sync.mode is \"bps\"; it takes bsp or asp; did you mean bsp?" },
+        { "sync: {mode: BSP}", "sync.mode is \"BSP\"; it takes bsp or asp" },
+        { "listen: 127.0.0.1:7470", "no endpoint; tcp://HOST:PORT" },
+        { "listen: tcp://:7470", "no endpoint" },
+        { "listen: tcp://a:65536", "no endpoint" },
+        { "listen: tcp://a:7470/x", "no endpoint" },
+        { "listen: tcp://::1", "no endpoint" },
+        { "listen: 'ipc://'", "no endpoint" },
+        { "status: {listen: 7471}", "no address; HOST:PORT" },
+        { "status:\n  listen: '127.0.0.1:'", "no address" },
+        { "job: a/b", "job is \"a/b\", no name" },
+        { "job: ../x", "no name" },
+        { "job: \"\"", "no name" },
+        { "model: {layers: 784}", "model.layers takes a list; write [784, 128, 10]" },
+        { "model: {layers: [784, ten]}", "no list of whole numbers" },
+        { "model: {layers: [784, 0]}", "it takes 1 to 1048576" },
+        { "model: {layers: [784, [1]]}", "an item of model.layers is not a number" },
+        { "model: {layers: ['784']}", "an item of model.layers is not a number" },
+        { "optimizer: {name: adam}", "optimizer takes a value, not a section" },
+        { "optimizer: |\n  adam\n  sgd\n", "optimizer holds a control character" },
+        { "optimizer: \"a\\0b\"", "optimizer holds a NUL" },
+        { "seed: 1\nseed: 2", "2:1: duplicate key seed; keep one" },
+        { "data: {batch: 1}\ndata: {shuffle: true}", "2:1: duplicate key data" },
+        { "seed: &x 1", "&x is an anchor" },
+        { "seed: *x", "*x is an alias" },
+        { "data: &x {batch: 1}", "&x is an anchor" },
+        { "seed: !!int 1", "tag tag:yaml.org,2002:int; types are known here" },
+        { "job: !str x", "tag !str" },
+        { "<<: {seed: 1}", "<< merges keys; write each key out" },
+        { "%YAML 1.1\n---\nseed: 1", "directives (%) have no use here" },
+        { "seed: 1\n---\nseed: 2", "a second document; a file describes one job" },
+        { "data:\n\tbatch: 1", "2:1: a tab; use spaces" },
+        { "seed: 1 \t# one", "1:9: a tab; use spaces" },
+        { "a: {b: {c: {d: {e: {f: {g: {h: {i: 1}}}}}}}}\nseed: x", "seed is \"x\"" },
+        { "- seed\n", "a job file is a list of \"key: value\" lines" },
+        { "seed", "a job file is a list of \"key: value\" lines" },
+        { "seed: 1: 2", "this is not YAML" },
+        { "data: {batch: 1", "this is not YAML" },
+        { "seed: 1\n  servers: 2", "this is not YAML" },
+        { "\"un known\": 1", "a key is made of letters, digits and _" },
+        { "? [a, b]\n: 1", "a key is made of letters, digits and _" },
+        { "seed: @x", "this is not YAML" },
+        { "job: \xff\xfe", "this is not YAML" },
+        { "job: \001", "this is not YAML" },
+    };
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        teardown();
+        setup();
+        int rc = load_text(broken[i].text);
+        cr_expect_eq(psd_err_exit_code(rc), 78, "accepted: %s", broken[i].text);
+        const char *all = psd_options_complaints(options);
+        cr_expect_not_null(strstr(all, broken[i].sentence), "%s\n  says \"%s\"\n  lacks \"%s\"", broken[i].text, all,
+                           broken[i].sentence);
+        cr_expect_eq(strncmp(all, "job.yaml:", 9), 0, "no place: %s", all);
+    }
+}
+
+Test(options, a_key_nested_deeper_than_eight_is_refused)
+{
+    /* Known sections are two deep, so depth is reached inside an unknown one, which is skipped without recursion. */
+    char text[40000];
+    memset(text, '[', sizeof text);
+    memcpy(text, "x: ", 3);
+    text[sizeof text - 1] = '\0';
+    cr_assert_eq(load_text(text), PSD_ECONFIG);
+}
+
+Test(options, a_file_over_one_mebibyte_is_refused)
+{
+    size_t n = (1 << 20) + 1;
+    char *text = malloc(n);
+    memset(text, '#', n);
+    cr_assert_eq(psd_options_load_text(options, "job.yaml", text, n, &err), PSD_ECONFIG);
+    cr_assert_str_eq(err.text, "job.yaml:1:1: over 1 MiB; this is no job file");
+    free(text);
+}
+
+Test(options, a_file_of_a_thousand_and_one_keys_is_refused)
+{
+    char text[20000];
+    size_t n = 0;
+    for (int i = 0; i < 1001; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "k%d: 1\n", i);
+    cr_assert_eq(load_text(text), PSD_ECONFIG);
+    cr_assert_not_null(strstr(err.text, "more"));
+}
+
+Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
+{
+    static const struct {
+        char *words[5];
+        const char *sentence;
+        int exit_code;
+    } broken[] = {
+        { { "psdctl", "--frobnicate" }, "unknown option --frobnicate; --help lists them all", 64 },
+        { { "psdctl", "--leese=3s" }, "unknown option --leese; did you mean --lease?", 64 },
+        { { "psdctl", "--serv=2" }, "unknown option --serv; did you mean --servers?", 64 },
+        { { "psdctl", "--conf", "x" }, "unknown option --conf; did you mean --config?", 64 },
+        { { "psdctl", "--batch=2" }, "unknown option --batch; did you mean --data-batch?", 64 },
+        { { "psdctl", "--data_batch=2" }, "unknown option --data_batch; did you mean --data-batch?", 64 },
+        { { "psdctl", "--server-index=1" }, "--server-index is an option of psd; in the job file, server.index is fine", 64 },
+        { { "psdctl", "--worker-id=1" }, "is an option of psd-worker", 64 },
+        { { "psdctl", "-x" }, "unknown option -x", 64 },
+        { { "psdctl", "-vv" }, "unknown option -vv", 64 },
+        { { "psdctl", "--lease" }, "--lease needs a value", 64 },
+        { { "psdctl", "-c" }, "-c needs a value", 64 },
+        { { "psdctl", "--lease=3" }, "--lease: lease is \"3\", no duration", 64 },
+        { { "psdctl", "--servers", "0" }, "--servers: servers is 0; it takes 1 to 64", 64 },
+        { { "psdctl", "--model-layers=784,,10" }, "no list of whole numbers", 64 },
+        { { "psdctl", "--model-layers=[784]" }, "no list of whole numbers", 64 },
+        { { "psdctl", "--data-shuffle=no" }, "write true or false", 64 },
+        { { "psdctl", "--version=2" }, "--version takes no value", 64 },
+        { { "psdctl", "a.yaml", "b.yaml" }, "two job files, a.yaml and b.yaml; one is wanted", 64 },
+        { { "psdctl", "-c", "a.yaml", "b.yaml" }, "two job files", 64 },
+        { { "psdctl", "/no/such/job.yaml" }, "cannot read job file /no/such/job.yaml: No such file", 66 },
+        { { "psdctl", "/" }, "cannot read job file /", 66 },
+    };
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        teardown();
+        setup();
+        int rc = load_words(broken[i].words);
+        cr_expect_eq(psd_err_exit_code(rc), broken[i].exit_code, "%s: %d", broken[i].sentence, rc);
+        cr_expect_not_null(strstr(err.text, broken[i].sentence), "says \"%s\"\nlacks \"%s\"", err.text,
+                           broken[i].sentence);
+    }
+}
+
+Test(options, an_unknown_variable_is_refused_but_for_service_links)
+{
+    setenv("PSD_PORT_7470_TCP", "tcp://10.0.0.1:7470", 1);
+    setenv("PSD_SERVICE_HOST", "10.0.0.1", 1);
+    setenv("PSD_PORT", "tcp://10.0.0.1:7470", 1);
+    cr_assert_eq(LOAD("--"), PSD_OK, "%s", err.text);
+    setenv("PSD_LEESE", "3s", 1);
+    setenv("PSD_SERVERS", "many", 1);
+    cr_assert_eq(LOAD("--"), PSD_ECONFIG);
+    cr_assert_not_null(strstr(err.text, "environment: PSD_LEESE is no option; did you mean PSD_LEASE?"));
+    cr_assert_not_null(strstr(err.text, "environment PSD_SERVERS: servers is \"many\", no whole number"));
+}
+
+Test(options, a_negative_number_may_follow_its_flag_and_a_bool_flag_stands_alone)
+{
+    psd_options_t *server = psd_options_new(PSD_PROGRAM_SERVER);
+    char *words[] = { "psd", "--server-index", "-1", NULL };
+    cr_assert_eq(psd_options_load(server, 3, words, &err), PSD_OK, "%s", err.text);
+    psd_options_destroy(&server);
+    cr_assert_eq(LOAD("--data-shuffle=false", "--data-header"), PSD_OK, "%s", err.text);
+    cr_assert_not(psd_options_bool(options, "data.shuffle"));
+    cr_assert(psd_options_bool(options, "data.header"));
+}
+
+Test(options, help_and_version_go_to_stdout_and_end_well)
+{
+    char text[16384] = "";
+    fflush(stdout);
+    cr_redirect_stdout();
+    cr_assert_eq(LOAD("--help"), 1);
+    cr_assert_eq(LOAD("-h"), 1);
+    cr_assert_eq(LOAD("--version"), 1);
+    fflush(stdout);
+    size_t n = fread(text, 1, sizeof text - 1, cr_get_redirected_stdout());
+    text[n] = '\0';
+    cr_assert_not_null(strstr(text, "--data-batch="));
+    cr_assert_null(strstr(text, "--worker-id"));
+}
+
+Test(options, a_job_file_cut_anywhere_is_read_or_refused_but_never_misread)
+{
+    const char base[] = "job: glyphs\nmodel: {kind: mlp, layers: [784, 128, 10]}\ndata:\n  batch: 64\nlease: 3s\n";
+    for (size_t n = 0; n < sizeof base; n++) {
+        teardown();
+        setup();
+        int rc = psd_options_load_text(options, "job.yaml", base, n, &err);
+        cr_assert(rc == PSD_OK || (rc == PSD_ECONFIG && *err.text));
+    }
+}
+
+Test(options, the_markdown_table_has_every_key)
+{
+    char *text = psd_options_markdown();
+    for (size_t i = 0; psd_options_row(i); i++) {
+        char cell[80];
+        snprintf(cell, sizeof cell, "| `%s` |", psd_options_row(i)->key);
+        cr_assert_not_null(strstr(text, cell), "%s", cell);
+    }
+    free(text);
+}
