@@ -441,7 +441,7 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
                      psd_actions_t *out)
 {
     answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
-    if (!psd_worker_is_here(row))
+    if (row->state == PSD_WORKER_LEFT)
         return;
     bool was_member = row->state == PSD_WORKER_LIVE;
     row->state = PSD_WORKER_LEFT;
@@ -466,8 +466,9 @@ static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer
         return;
     }
     psd_worker_row_t *row = &self->members.row[msg->worker];
-    bool left = row->state == PSD_WORKER_LEFT && msg->kind == PSD_MSG_LEAVE;
-    if (msg->incarnation != row->incarnation || row->peer != from || !(psd_worker_is_here(row) || left)) {
+    /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the same. */
+    bool goes = (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
+    if (msg->incarnation != row->incarnation || row->peer != from || !(psd_worker_is_here(row) || goes)) {
         psd_msg_t *fenced = answer(self, from, PSD_MSG_FENCED, NULL, NULL, out);
         fenced->worker = msg->worker;
         fenced->incarnation = row->incarnation;
