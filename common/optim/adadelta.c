@@ -23,6 +23,7 @@ PSD_LOOP run(const psd_step_t *s, bool decay)
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict v = s->slot[0], *restrict u = s->slot[1];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float gi = decay ? g[i] + wd * w[i] : g[i];
         v[i] = psd_mean_sq(v[i], rho, rest, gi);

@@ -25,6 +25,7 @@ PSD_LOOP run(const psd_step_t *s, bool decay)
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict sum = s->slot[0];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float gi = decay ? g[i] + wd * w[i] : g[i];
         sum[i] += gi * gi;

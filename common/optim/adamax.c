@@ -25,6 +25,7 @@ PSD_LOOP run(const psd_step_t *s, bool decay)
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict m = s->slot[EXP_AVG], *restrict u = s->slot[EXP_INF];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float gi = decay ? g[i] + wd * w[i] : g[i];
         m[i] = psd_mean(m[i], b1, rest1, gi);

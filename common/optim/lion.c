@@ -24,9 +24,10 @@ static void step(const psd_step_t *s)
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict m = s->slot[0];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float c = psd_mean(m[i], b1, rest1, g[i]);
-        w[i] = keep * w[i] - psd_signed(c, lr);
+        w[i] = keep * w[i] - lr * psd_sign(c);
         m[i] = psd_mean(m[i], b2, rest2, g[i]);
     }
 }

@@ -7,10 +7,12 @@
 void PSD_PER_ISA(psd_lookahead_sync)(float *restrict w, float *restrict slow, float alpha, size_t n)
 {
     if (alpha == 1.0f) {
+        PSD_VECTOR
         for (size_t i = 0; i < n; i++)
             slow[i] = w[i];
         return;
     }
+    PSD_VECTOR
     for (size_t i = 0; i < n; i++) {
         slow[i] += alpha * (w[i] - slow[i]);
         w[i] = slow[i];
@@ -21,10 +23,12 @@ void PSD_PER_ISA(psd_lookahead_pullback)(float *restrict m, float *restrict slow
                                          size_t n)
 {
     if (alpha == 1.0f) {
+        PSD_VECTOR
         for (size_t i = 0; i < n; i++)
             slow_m[i] = m[i];
         return;
     }
+    PSD_VECTOR
     for (size_t i = 0; i < n; i++) {
         m[i] = alpha * m[i] + rest * slow_m[i];
         slow_m[i] = m[i];

@@ -60,6 +60,7 @@ PSD_LOOP run(const psd_step_t *s, bool l2)
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict m = s->slot[EXP_AVG], *restrict v = s->slot[EXP_AVG_SQ];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float gi = l2 ? g[i] + wd * w[i] : g[i];
         const float wi = l2 ? w[i] : keep * w[i];

@@ -34,6 +34,7 @@ PSD_LOOP run(const psd_step_t *s, bool decay, bool momentum, bool centered)
     float *restrict w = s->w, *restrict v = s->slot[SQUARE_AVG], *restrict buf = s->slot[MOMENTUM_BUFFER],
                     *restrict ga = s->slot[GRAD_AVG];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float gi = decay ? g[i] + wd * w[i] : g[i];
         v[i] = psd_mean_sq(v[i], alpha, rest, gi);

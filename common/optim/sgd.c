@@ -33,6 +33,7 @@ PSD_LOOP plain(const psd_step_t *s, bool decay)
     const float *restrict g = s->g;
     float *restrict w = s->w;
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float gi = decay ? g[i] + wd * w[i] : g[i];
         w[i] -= lr * gi;
@@ -45,6 +46,7 @@ PSD_LOOP moving(const psd_step_t *s, bool decay, bool nesterov, bool first)
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict buf = s->slot[0];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         const float gi = decay ? g[i] + wd * w[i] : g[i];
         const float velocity = first ? gi : mu * buf[i] + gain * gi;

@@ -18,8 +18,9 @@ static void step(const psd_step_t *s)
     const float *restrict g = s->g;
     float *restrict w = s->w;
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++)
-        w[i] = keep * w[i] - psd_signed(g[i], lr);
+        w[i] = keep * w[i] - lr * psd_sign(g[i]);
 }
 
 const psd_optimizer_t PSD_OPTIMIZER(signsgd) = {

@@ -20,9 +20,10 @@ static void step(const psd_step_t *s)
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict m = s->slot[0];
 
+    PSD_VECTOR
     for (size_t i = 0; i < s->n; i++) {
         m[i] = psd_mean(m[i], mu, rest, g[i]);
-        w[i] = keep * w[i] - psd_signed(m[i], lr);
+        w[i] = keep * w[i] - lr * psd_sign(m[i]);
     }
 }
 
