@@ -1,0 +1,73 @@
+/* golden.h - files of exact trajectories: for each case a rule, initial weights, a gradient per step, and the
+ * weights that must come out. One record per line, tokens separated by one space, '#' begins a comment line:
+ *
+ *   case <id> opt=<name> n=<weights> steps=<T> [shape=<4x3,5>] [tol=<tolerance>] <argument>=<value> ...
+ *   w0 <n values>                                initial weights
+ *   lr <t> <value>                               learning rate of step t, where it is not the rule's
+ *   g  <t> <n values>                            gradient of step t, or instead, from several workers,
+ *   gw <t> <worker> <samples> <n values>         one worker's mean gradient over its samples, workers
+ * ascending w  <t> <n values>                            expected weights after step t x  <t> <n values>
+ * expected slow weights after step t end
+ *
+ * Lookahead is opt=lookahead inner=<name> k= alpha= pullback=, then the inner rule's arguments. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "common/err.h"
+
+enum {
+    PSD_GOLDEN_ID = 64,          /* longest case id, with its end */
+    PSD_GOLDEN_SPEC = 1024,      /* longest rule of a header, with its end */
+    PSD_GOLDEN_N = 1 << 20,      /* most weights */
+    PSD_GOLDEN_STEPS = 1000000,  /* most steps */
+    PSD_GOLDEN_VALUES = 1 << 26, /* most values of a case: weights times steps */
+    PSD_GOLDEN_WORKERS = 1024    /* most workers of a step */
+};
+
+/* One worker's part of a step. */
+typedef struct psd_golden_push {
+    uint32_t worker;  /* who, ascending within a step */
+    uint64_t samples; /* how many its gradient is the mean over */
+    float *g;         /* n values */
+} psd_golden_push_t;
+
+typedef struct psd_golden_step {
+    bool has_lr;               /* whether the file gives this step a learning rate */
+    double lr;                 /* that rate */
+    float *g;                  /* gradient, NULL where there are pushes */
+    psd_golden_push_t *pushes; /* the workers' parts, NULL where there is one gradient */
+    size_t n_pushes;           /* how many */
+    double *w, *x;             /* expected weights and slow weights; NULL when the file does not say */
+} psd_golden_step_t;
+
+typedef struct psd_golden_case {
+    char id[PSD_GOLDEN_ID];
+    char *header;               /* the line that began it */
+    char spec[PSD_GOLDEN_SPEC]; /* its rule, in the grammar of psd_rule_parse() */
+    double tol;                 /* tolerance, 0 when the file gives none */
+    size_t n;                   /* weights */
+    float *w0;                  /* initial weights */
+    psd_golden_step_t *steps;   /* the steps, from t = 1 */
+    size_t n_steps;             /* how many */
+} psd_golden_case_t;
+
+typedef struct psd_golden psd_golden_t;
+
+/* Read cases from `file`, which stays the caller's; `name` stands in complaints. NULL without memory. */
+psd_golden_t *psd_golden_new(FILE *file, const char *name, psd_err_t *err);
+
+/* Free the reader and set `*self_p` to NULL. */
+void psd_golden_destroy(psd_golden_t **self_p);
+
+/* Read the next case into `*out`, which becomes the caller's: NULL after the last. PSD_EDATA with "file:line:
+ * reason" when the file breaks the format or a limit above; PSD_EIO, PSD_ENOMEM. */
+int psd_golden_next(psd_golden_t *self, psd_golden_case_t **out, psd_err_t *err);
+
+/* Free the case and set `*self_p` to NULL. A NULL case is fine. */
+void psd_golden_case_destroy(psd_golden_case_t **self_p);
+
+/* Print one record, "w 3 ...", with the 9 digits that give each float back. */
+void psd_golden_print(FILE *out, char record, size_t t, const float *values, size_t n);

@@ -1,0 +1,130 @@
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "deploy/psdctl/golden.h"
+
+TestSuite(golden, .timeout = 20);
+
+/* Read the first case of `text`. */
+static int read_case(const char *text, psd_golden_case_t **c, psd_err_t *err)
+{
+    FILE *file = fmemopen((void *)(uintptr_t)text, strlen(text), "r");
+    psd_golden_t *reader = psd_golden_new(file, "f.txt", err);
+    const int rc = psd_golden_next(reader, c, err);
+    psd_golden_destroy(&reader);
+    fclose(file);
+    return rc;
+}
+
+#define HEAD  "case a opt=sgd n=2 steps=1 lr=0.5\n"
+#define WHOLE HEAD "w0 1 2\ng 1 -0 3\nw 1 1 0.5\nend\n"
+
+Test(golden, a_case_is_read_with_its_rule_its_gradients_and_what_is_expected)
+{
+    psd_golden_case_t *c = NULL;
+    psd_err_t err = { .text = "" };
+    cr_assert_eq(read_case("# comment\n\ncase a opt=sgd n=3 steps=2 shape=1x2,1 tol=1e-06 lr=0.5\nw0 1 2 3\n"
+                           "lr 1 0.25\ng 1 -0 3 1e-40\nw 1 1 0.5 7\ngw 2 0 9 1 2 3\ngw 2 4 1 4 5 6\nend\n",
+                           &c, &err),
+                 PSD_OK, "%s", err.text);
+    cr_expect_str_eq(c->id, "a");
+    cr_expect_str_eq(c->spec, "sgd(lr=0.5)");
+    cr_expect(c->n == 3 && c->n_steps == 2 && c->tol == 1e-6);
+    cr_expect(c->steps[0].has_lr && c->steps[0].lr == 0.25 && !c->steps[1].has_lr);
+    cr_expect(c->steps[0].g[1] == 3.0f && c->steps[0].g[2] == 1e-40f && c->steps[0].w[1] == 0.5);
+    cr_expect(!c->steps[1].g && c->steps[1].n_pushes == 2 && !c->steps[1].w && !c->steps[1].x);
+    cr_expect(c->steps[1].pushes[1].worker == 4 && c->steps[1].pushes[0].samples == 9 &&
+              c->steps[1].pushes[1].g[2] == 6.0f);
+    psd_golden_case_destroy(&c);
+}
+
+Test(golden, the_first_alpha_is_lookaheads_and_the_second_rmsprops)
+{
+    psd_golden_case_t *c = NULL;
+    cr_assert_eq(
+        read_case(
+            "case a opt=lookahead n=1 steps=1 inner=rmsprop k=5 alpha=0.5 pullback=none lr=1 alpha=0.9\n"
+            "w0 1\ng 1 1\nend\n",
+            &c, NULL),
+        PSD_OK);
+    cr_expect_str_eq(c->spec, "lookahead(rmsprop(lr=1, alpha=0.9), k=5, alpha=0.5, pullback=none)");
+    psd_golden_case_destroy(&c);
+}
+
+Test(golden, an_empty_file_has_no_case)
+{
+    psd_golden_case_t *c = NULL;
+    cr_expect_eq(read_case("# nothing\n", &c, NULL), PSD_OK);
+    cr_expect_null(c);
+}
+
+static const struct {
+    const char *text, *sentence;
+} refused[] = {
+    { "w0 1\n", "f.txt:1: expected a case, found 'w0 1'" },
+    { "case\n", "f.txt:1: the case has no id, or one of more than 63 characters" },
+    { "case a n=1 steps=1\n", "f.txt:1: the case names no optimizer (opt=)" },
+    { "case a opt=lookahead n=1 steps=1\n", "f.txt:1: the case names no inner= optimizer" },
+    { "case a opt=sgd inner=sgd n=1 steps=1\n", "f.txt:1: inner=sgd belongs to opt=lookahead alone" },
+    { "case a opt=sgd n=1\n", "f.txt:1: case a needs n= and steps=" },
+    { "case a opt=sgd n=0 steps=1\n", "f.txt:1: n must be a whole number from 1 to 1048576, not '0'" },
+    { "case a opt=sgd n=1048576 steps=1000\n", "f.txt:1: case a has more than 67108864 values" },
+    { "case a opt=sgd n=4 steps=1 shape=2x3\n", "f.txt:1: the shape has 6 elements, but n=4" },
+    { "case a opt=sgd n=4 steps=1 shape=2y3\n", "f.txt:1: '2y3' is no shape" },
+    { "case a opt=sgd n=4 steps=1 lr\n", "f.txt:1: expected key=value, found 'lr'" },
+    { "case a opt=sgd n=4 steps=1 agg=sum\n", "f.txt:1: agg must be wmean, not 'sum'" },
+    { HEAD, "f.txt:2: the file stops within case a" },
+    { HEAD "w0 1\n", "f.txt:2: 1 values where the case has n=2" },
+    { HEAD "w0 1 2 3\n", "f.txt:2: more than the 2 values of the case, or a space too many" },
+    { HEAD "w0 1  2\n", "f.txt:2: expected a value at byte 5" },
+    { HEAD "w0 1 nan\n", "f.txt:2: a value at byte 6 must be a finite number, not 'nan'" },
+    { HEAD "w0 1 1e39\n", "f.txt:2: value 2 is beyond float32" },
+    { HEAD "w0 1 2\nw0 1 2\n", "f.txt:3: a second w0" },
+    { HEAD "gs 1 0 1 2\n", "f.txt:2: unknown record 'gs'; it must be lr, g, gw, w, x or end" },
+    { HEAD "g 2 1 2\n", "f.txt:2: the step must be a whole number of at most 1, not '2'" },
+    { HEAD "g 0 1 2\n", "f.txt:2: step 0 follows step 0" },
+    { HEAD "g 1 1 2\ng 1 1 2\n", "f.txt:3: a second gradient of this step" },
+    { HEAD "gw 1 1 1 1 2\ngw 1 0 1 1 2\n",
+      "f.txt:3: a step has either one g or gw lines of ascending workers" },
+    { HEAD "lr 1 -1\n", "f.txt:2: lr takes one number of at least 0" },
+    { HEAD "w 1 1 2\nw 1 1 2\n", "f.txt:3: a second record of this kind and step" },
+    { HEAD "w0 1 2\nend\n", "f.txt:3: case a has 0 of 1 steps" },
+    { HEAD "g 1 1 2\nend\n", "f.txt:3: case a has no w0" },
+    { HEAD "w0 1 2\nw 1 1 2\nend\n", "f.txt:4: step 1 of case a has no gradient" },
+    { HEAD "w0 1 2\ng 1 1 2\nend x\n", "f.txt:4: nothing may follow 'end'" },
+    { HEAD "w0 1\t2\n", "f.txt:2: byte 0x09 is no printable character" },
+};
+
+Test(golden, what_breaks_the_format_is_refused_with_file_and_line)
+{
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        psd_golden_case_t *c = NULL;
+        psd_err_t err = { .text = "" };
+        cr_expect_eq(read_case(refused[i].text, &c, &err), PSD_EDATA, "%s", refused[i].text);
+        cr_expect_str_eq(err.text, refused[i].sentence, "%s", err.text);
+        cr_expect_null(c);
+    }
+}
+
+Test(golden, a_cut_anywhere_is_an_error_or_the_whole_case)
+{
+    for (size_t n = 1; n < sizeof WHOLE - 1; n++) {
+        char *text = strndup(WHOLE, n);
+        psd_golden_case_t *c = NULL;
+        const int rc = read_case(text, &c, NULL);
+        cr_expect_eq(rc == PSD_OK, c != NULL);
+        cr_expect(!c || n == sizeof WHOLE - 2, "%zu bytes of the case passed as a whole one", n);
+        psd_golden_case_destroy(&c);
+        free(text);
+    }
+}
+
+Test(golden, rows_are_printed_with_nine_digits)
+{
+    char text[64] = "";
+    FILE *file = fmemopen(text, sizeof text, "w");
+    psd_golden_print(file, 'w', 3, (float[]){ 0.1f, -0.0f }, 2);
+    fclose(file);
+    cr_expect_str_eq(text, "w 3 0.100000001 -0\n");
+}
