@@ -1,0 +1,145 @@
+#include "deploy/psdctl/optimizers.h"
+
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/optimizer.h"
+
+/* What is printed of one rule. Lookahead is no row of the table, but it is described like one. */
+typedef struct entry {
+    const char *name, *summary, *formula, *paper;
+    psd_rule_t rule;   /* with every default */
+    int n_inner_slots; /* the first of the rule's slots, which belong to the rule inside */
+    unsigned optional; /* slots that only other values need, as a bit mask of opt->slots */
+} entry_t;
+
+static const char usage[] =
+    "Usage: psdctl optimizers [--json] [NAME]\n"
+    "Print each update rule: its mathematics, defaults, state per parameter, and paper.\n"
+    "  --json   as an array of objects\n";
+
+/* The i-th entry; false past the last, which is Lookahead. */
+static bool entry_at(size_t i, entry_t *out)
+{
+    const psd_optimizer_t *opt = psd_optimizer_at(i);
+    const bool lookahead = !opt && i > 0 && psd_optimizer_at(i - 1);
+    if (!opt && !lookahead)
+        return false;
+    *out = opt ? (entry_t){ .name = opt->name,
+                            .summary = opt->summary,
+                            .formula = opt->formula,
+                            .paper = opt->paper }
+               : (entry_t){ .name = "lookahead",
+                            .summary = "slow weights that follow any rule at every k-th update",
+                            .formula =
+                                "every k updates: slow += alpha*(w-slow); w = slow (pullback reset: m = 0; "
+                                "pullback pullback: m = alpha*m + (1-alpha)*slow_m; slow_m = m)",
+                            .paper = "Zhang et al. 2019, arXiv 1907.08610" };
+    if (psd_rule_parse(&out->rule, out->name, NULL) != PSD_OK)
+        abort(); /* a row whose own name and defaults are no rule */
+    out->n_inner_slots = lookahead ? out->rule.slow_slot : 0;
+    for (int s = 0; opt && opt->slots_used && s < PSD_MAX_SLOTS && opt->slots[s].name; s++)
+        out->optional |= opt->slots_used(out->rule.hyper) >> s & 1 ? 0u : 1u << s;
+    return true;
+}
+
+static int bytes_per_parameter(const entry_t *e) { return 4 * (e->rule.n_slots - e->n_inner_slots); }
+
+static void print_text(const entry_t *e)
+{
+    char rule[PSD_RULE_TEXT];
+    printf("%s: %s\n  rule      %s\n  defaults  %s\n", e->name, e->summary, e->formula,
+           psd_rule_print(&e->rule, rule));
+    printf("  state     %d bytes per parameter", bytes_per_parameter(e));
+    for (int i = e->n_inner_slots; i < e->rule.n_slots; i++)
+        printf("%s%s", i == e->n_inner_slots ? ": " : ", ", e->rule.slot[i].name);
+    if (e->n_inner_slots)
+        printf(", beside the inner rule's; 4 more, slow_momentum, with pullback=pullback");
+    for (int s = 0; s < PSD_MAX_SLOTS; s++)
+        if (e->optional >> s & 1)
+            printf("; 4 more for %s", e->rule.opt->slots[s].name);
+    printf("\n  paper     %s\n", e->paper);
+}
+
+static json_t *hyper_json(const psd_rule_t *rule)
+{
+    json_t *defaults = json_object();
+    for (int i = 0; rule->opt->hyper[i].name; i++)
+        json_object_set_new(defaults, rule->opt->hyper[i].name, json_real(rule->hyper[i]));
+    return defaults;
+}
+
+static json_t *entry_json(const entry_t *e)
+{
+    char text[PSD_RULE_TEXT];
+    json_t *slots = json_array(), *optional = json_array();
+    for (int i = e->n_inner_slots; i < e->rule.n_slots; i++)
+        json_array_append_new(slots, json_string(e->rule.slot[i].name));
+    for (int s = 0; s < PSD_MAX_SLOTS; s++)
+        if (e->optional >> s & 1)
+            json_array_append_new(optional, json_string(e->rule.opt->slots[s].name));
+    json_t *defaults = e->n_inner_slots ? json_pack("{s:i, s:f, s:s}", "k", (int)e->rule.k, "alpha",
+                                                    e->rule.alpha, "pullback", "none")
+                                        : hyper_json(&e->rule);
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:s}", "name", e->name, "summary", e->summary,
+                     "formula", e->formula, "rule", psd_rule_print(&e->rule, text), "defaults", defaults,
+                     "state_bytes_per_parameter", bytes_per_parameter(e), "state", slots, "optional_state",
+                     optional, "paper", e->paper);
+}
+
+/* Print the rules, or the one called `name`. False when there is none. */
+static bool print_entries(const char *name, bool as_json)
+{
+    entry_t e;
+    size_t found = 0;
+    json_t *all = as_json ? json_array() : NULL;
+    for (size_t i = 0; entry_at(i, &e); i++) {
+        if (name && strcmp(name, e.name) != 0)
+            continue;
+        if (as_json)
+            json_array_append_new(all, entry_json(&e));
+        else
+            print_text(&e);
+        found++;
+    }
+    if (as_json && found) {
+        json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+        putchar('\n');
+    }
+    json_decref(all);
+    return found > 0;
+}
+
+int psd_ctl_optimizers(int argc, char **argv)
+{
+    static const struct option known[] = { { "json", no_argument, NULL, 'j' },
+                                           { "help", no_argument, NULL, 'h' },
+                                           { 0 } };
+    bool as_json = false;
+    optind = 0;
+    for (int c; (c = getopt_long(argc, argv, ":", known, NULL)) != -1;) {
+        if (c == 'h')
+            return fputs(usage, stdout), 0;
+        if (c != 'j') {
+            fprintf(stderr, "psdctl optimizers: unknown option '%s'; see psdctl optimizers --help\n",
+                    argv[optind - 1]);
+            return psd_err_exit_code(PSD_EUSAGE);
+        }
+        as_json = true;
+    }
+    if (argc - optind > 1) {
+        fprintf(stderr, "psdctl optimizers: at most one NAME, %d given\n", argc - optind);
+        return psd_err_exit_code(PSD_EUSAGE);
+    }
+    if (!print_entries(argv[optind], as_json)) {
+        psd_rule_t rule;
+        psd_err_t err;
+        psd_rule_parse(&rule, argv[optind], &err);
+        fprintf(stderr, "psdctl optimizers: %s\n", err.text);
+        return psd_err_exit_code(PSD_EUSAGE);
+    }
+    return 0;
+}
