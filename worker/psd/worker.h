@@ -18,6 +18,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
 
 typedef struct psd_worker psd_worker_t;
 
@@ -117,6 +120,9 @@ const char *psd_strerror(int code);
 /* "0.1.0" */
 const char *psd_version(void);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,523 @@
+/* client.c - the library behind psd/worker.h: a thread with a loop, a session (worker/session.h) and one socket per
+ * server. The caller's thread hands requests over and waits for the session's phase to change; it shares nothing else
+ * with the library's thread but what `lock` guards. */
+#include "psd/worker.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "common/transport.h"
+#include "worker/session.h"
+
+enum { TICK_MS = 50, WAIT_LINE_MS = 5000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
+
+_Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM &&
+                   (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
+                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN,
+               "the public codes are those of common/err.h");
+
+typedef enum request_kind { REGISTER, EXCHANGE, PULL_SLOW, REPORT, LEAVE, STOP } request_kind_t;
+
+typedef struct request {
+    request_kind_t kind;
+    const psd_tensor_list_t *list;       /* REGISTER */
+    float *const *data;                  /* REGISTER, PULL_SLOW */
+    const float *const *gradient;        /* EXCHANGE */
+    uint64_t samples;                    /* EXCHANGE */
+    double value;                        /* EXCHANGE: loss; REPORT */
+    bool finished;                       /* LEAVE */
+    char name[64];                       /* REPORT */
+} request_t;
+
+struct psd_worker {
+    /* the library's thread alone */
+    uv_loop_t loop;
+    uv_timer_t tick;
+    psd_net_t *net;
+    psd_socket_t *socket[PSD_MAX_SERVERS];
+    uint32_t n_sockets;
+    psd_session_t *session;
+    psd_actions_t out;
+    psd_phase_t published;               /* the session's phase as the caller was last told */
+    uint64_t wait_since_ms;              /* of the present phase, or of its last line */
+    bool stopping;
+
+    /* both, under `lock` */
+    uv_mutex_t lock;
+    uv_cond_t changed;
+    uv_async_t wake;
+    request_t request[MAX_REQUESTS];
+    uint32_t n_requests;
+    psd_phase_t phase;                   /* as published by the library's thread, or ahead of it by a request */
+    psd_err_t failure;
+    psd_session_position_t position;
+    char waiting[PSD_MAX_TEXT];          /* what is waited for */
+    char settings[PSD_MAX_TEXT];
+    bool has_slow;
+
+    /* the caller alone; set before the thread starts, or by calls */
+    uv_thread_t thread;
+    bool running;
+    int done_fd;
+    char *join, *job, *name;
+    uint32_t wanted;
+    int join_timeout_ms;
+    void (*log)(void *, int, const char *, const char *);
+    void *log_arg;
+    psd_tensor_list_t list;
+    float **data, **slow;                /* arrays of the registered tensors; the last pull's */
+    const float **gradient;
+    psd_ticket_t ticket;                 /* the newest */
+    psd_err_t error;
+};
+
+static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
+
+/* ---- the library's thread --------------------------------------------------------------------------------------- */
+
+static void say(psd_worker_t *self, int level, const char *id, const char *line)
+{
+    if (self->log)
+        self->log(self->log_arg, level, id, line);
+}
+
+/* A message that cannot be sent now is as good as lost, and the session asks again. */
+static void carry_out(psd_worker_t *self)
+{
+    uint8_t header[PSD_MAX_HEADER];
+    for (size_t i = 0; i < self->out.n; i++) {
+        const psd_action_t *a = &self->out.at[i];
+        if (a->act == PSD_ACT_LOG)
+            say(self, a->level, a->id, a->msg.text);
+        if (a->act != PSD_ACT_SEND || a->to < PSD_PEER_SERVER || a->to - PSD_PEER_SERVER >= self->n_sockets)
+            continue;
+        psd_socket_send(self->socket[a->to - PSD_PEER_SERVER], 0, header, psd_msg_encode(&a->msg, header), a->payload);
+    }
+    psd_actions_drop(&self->out, self->out.n);
+}
+
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
+
+static void on_bad(void *arg, uint64_t peer, const char *why)
+{
+    char line[128];
+    snprintf(line, sizeof line, "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
+    say(arg, PSD_LEVEL_WARN, "server.malformed", line);
+}
+
+static int open_socket(psd_worker_t *self, const char *endpoint, psd_err_t *err)
+{
+    psd_socket_handler_t handler = { on_message, on_bad, self };
+    psd_socket_t *socket = psd_socket_connect(self->net, &self->loop, endpoint, PSD_PEER_SERVER + self->n_sockets, &handler, err);
+    if (!socket)
+        return err->code;
+    self->socket[self->n_sockets++] = socket;
+    return PSD_OK;
+}
+
+/* Server 0 is known by its join address; the welcome names the others. */
+static void connect_to_others(psd_worker_t *self)
+{
+    const psd_cluster_t *cluster = psd_session_cluster(self->session);
+    psd_err_t err;
+    while (cluster && self->n_sockets < cluster->n_servers)
+        if (open_socket(self, cluster->endpoint[self->n_sockets], &err) != PSD_OK) {
+            say(self, PSD_LEVEL_ERROR, "server.unreachable", err.text);
+            break;
+        }
+}
+
+/* Let the caller see a new phase, with all that belongs to it. */
+static void publish(psd_worker_t *self)
+{
+    psd_phase_t phase = psd_session_phase(self->session);
+    if (phase == self->published)
+        return;
+    const psd_cluster_t *cluster = psd_session_cluster(self->session);
+    bool done = self->published == PSD_PHASE_EXCHANGING;
+    self->published = phase;
+    uv_mutex_lock(&self->lock);
+    self->phase = phase;
+    self->failure = *psd_session_error(self->session);
+    self->position = psd_session_position(self->session);
+    if (cluster && !self->settings[0]) {
+        snprintf(self->settings, sizeof self->settings, "%s", cluster->settings);
+        self->has_slow = cluster->has_slow;
+    }
+    uv_cond_broadcast(&self->changed);
+    uv_mutex_unlock(&self->lock);
+    self->wait_since_ms = now_ms();
+    if (done || phase == PSD_PHASE_FAILED) {
+        uint64_t one = 1;
+        (void)!write(self->done_fd, &one, sizeof one);
+    }
+}
+
+static void after_event(psd_worker_t *self)
+{
+    connect_to_others(self);
+    carry_out(self);
+    publish(self);
+}
+
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    psd_worker_t *self = arg;
+    psd_msg_t msg;
+    psd_err_t err;
+    if (psd_msg_decode(&msg, header, n_header, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
+        on_bad(self, peer, err.text);
+        return;
+    }
+    psd_session_message(self->session, now_ms(), peer, &msg, payload, &self->out);
+    after_event(self);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    psd_worker_t *self = timer->data;
+    char text[PSD_MAX_TEXT - 8], line[PSD_MAX_TEXT];
+    psd_session_tick(self->session, now_ms(), &self->out);
+    after_event(self);
+    psd_session_describe_wait(self->session, text, sizeof text);
+    uv_mutex_lock(&self->lock);
+    memcpy(self->waiting, text, sizeof text);
+    uv_mutex_unlock(&self->lock);
+    if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
+        self->wait_since_ms = now_ms();
+        snprintf(line, sizeof line, "for=\"%s\"", text);
+        say(self, PSD_LEVEL_INFO, "worker.waiting", line);
+    }
+}
+
+static void run_request(psd_worker_t *self, const request_t *r)
+{
+    uint64_t now = now_ms();
+    psd_err_t err = { 0 };
+    int rc = PSD_OK;
+    switch (r->kind) {
+    case REGISTER: rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err); break;
+    case EXCHANGE:
+        rc = psd_session_exchange(self->session, now, r->gradient, r->samples, r->value, &self->out, &err);
+        break;
+    case PULL_SLOW: rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err); break;
+    case REPORT: psd_session_report(self->session, r->name, r->value, &self->out); break;
+    case LEAVE: psd_session_leave(self->session, now, r->finished, &self->out); break;
+    case STOP: self->stopping = true; break;
+    }
+    if (rc != PSD_OK) {
+        uv_mutex_lock(&self->lock);
+        self->failure = err;
+        self->phase = PSD_PHASE_FAILED;
+        uv_cond_broadcast(&self->changed);
+        uv_mutex_unlock(&self->lock);
+    }
+}
+
+static void close_all(psd_worker_t *self)
+{
+    for (uint32_t s = 0; s < self->n_sockets; s++)
+        psd_socket_close(&self->socket[s], LINGER_MS);
+    uv_close((uv_handle_t *)&self->tick, NULL);
+    uv_close((uv_handle_t *)&self->wake, NULL);
+}
+
+static void on_request(uv_async_t *async)
+{
+    psd_worker_t *self = async->data;
+    request_t request[MAX_REQUESTS];
+    uv_mutex_lock(&self->lock);
+    uint32_t n = self->n_requests;
+    memcpy(request, self->request, n * sizeof *request);
+    self->n_requests = 0;
+    uv_mutex_unlock(&self->lock);
+    for (uint32_t i = 0; i < n; i++)
+        run_request(self, &request[i]);
+    after_event(self);
+    if (self->stopping)
+        close_all(self);
+}
+
+static void thread_main(void *arg)
+{
+    psd_worker_t *self = arg;
+    uv_run(&self->loop, UV_RUN_DEFAULT);
+}
+
+/* ---- the caller's side ------------------------------------------------------------------------------------------ */
+
+static void post(psd_worker_t *self, const request_t *request)
+{
+    uv_mutex_lock(&self->lock);
+    if (self->n_requests < MAX_REQUESTS)
+        self->request[self->n_requests++] = *request;
+    uv_mutex_unlock(&self->lock);
+    uv_async_send(&self->wake);
+}
+
+/* Wait for a phase, or for failure. timeout_ms < 0: as long as it takes. */
+static int await(psd_worker_t *self, psd_phase_t phase, const char *what, int timeout_ms)
+{
+    uint64_t deadline = uv_hrtime() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000;
+    int rc = PSD_OK;
+    uv_mutex_lock(&self->lock);
+    while (self->phase != phase && self->phase != PSD_PHASE_FAILED && rc == PSD_OK) {
+        uint64_t now = uv_hrtime();
+        if (timeout_ms < 0)
+            uv_cond_wait(&self->changed, &self->lock);
+        else if (now >= deadline)
+            rc = timeout_ms ? PSD_ETIMEOUT : PSD_EAGAIN;
+        else
+            uv_cond_timedwait(&self->changed, &self->lock, deadline - now);
+    }
+    if (self->phase == PSD_PHASE_FAILED)
+        rc = psd_err_set(&self->error, self->failure.code, "%s", self->failure.text);
+    else if (rc != PSD_OK)
+        psd_err_set(&self->error, rc, "%s: nothing after %d ms; waiting for %.400s", what, timeout_ms,
+                    self->waiting[0] ? self->waiting : "the server");
+    uv_mutex_unlock(&self->lock);
+    return rc;
+}
+
+/* Move the published phase ahead to what a request will make of it, if it is in `from`. */
+static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const char *what)
+{
+    uv_mutex_lock(&self->lock);
+    bool ok = self->phase == from;
+    if (ok)
+        self->phase = to;
+    else if (self->phase == PSD_PHASE_FAILED)
+        self->error = self->failure;
+    else
+        psd_err_set(&self->error, PSD_EINVAL, "%s: connect, register, then one exchange or pull at a time", what);
+    uv_mutex_unlock(&self->lock);
+    return ok;
+}
+
+static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
+{
+    char host[64] = "host", name[96];
+    gethostname(host, sizeof host - 1);
+    snprintf(name, sizeof name, "%s:%d", host, (int)getpid());
+    if (!config || config->size != sizeof *config || !config->join)
+        return psd_err_set(&self->error, PSD_EINVAL, "the configuration needs its size and `join`");
+    self->join = strdup(config->join);
+    self->job = strdup(config->job ? config->job : "psd");
+    self->name = strdup(config->name ? config->name : name);
+    self->wanted = config->worker > 0 ? (uint32_t)config->worker : 0;
+    self->join_timeout_ms = config->join_timeout_ms > 0 ? config->join_timeout_ms : JOIN_MS;
+    self->log = config->log;
+    self->log_arg = config->log_arg;
+    if (!self->join || !self->job || !self->name)
+        return psd_err_set(&self->error, PSD_ENOMEM, "out of memory");
+    if (!self->job[0] || strchr(self->job, ' ') || strlen(self->job) >= PSD_MAX_NAME || self->wanted > PSD_MAX_WORKERS)
+        return psd_err_set(&self->error, PSD_EINVAL, "job \"%.60s\" must be one word, and worker at most %d", self->job,
+                           PSD_MAX_WORKERS);
+    return PSD_OK;
+}
+
+static int start(psd_worker_t *self)
+{
+    uint64_t nonce = 0;
+    while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
+        ;
+    psd_session_config_t config = { self->job, self->name, self->wanted, nonce };
+    self->session = psd_session_new(&config);
+    self->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!self->session || self->done_fd < 0 || uv_loop_init(&self->loop))
+        return psd_err_set(&self->error, PSD_ESYSTEM, "cannot start: %s", strerror(errno));
+    self->wake.data = self->tick.data = self;
+    uv_async_init(&self->loop, &self->wake, on_request);
+    uv_timer_init(&self->loop, &self->tick);
+    uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
+    int rc = PSD_OK;
+    if (!(self->net = psd_net_new(&self->error)) || open_socket(self, self->join, &self->error) != PSD_OK)
+        rc = self->error.code;
+    if (rc == PSD_OK && uv_thread_create(&self->thread, thread_main, self))
+        rc = psd_err_set(&self->error, PSD_ESYSTEM, "cannot start a thread");
+    if (rc != PSD_OK) {
+        close_all(self);
+        uv_run(&self->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&self->loop);
+        return rc;
+    }
+    self->running = true;
+    return PSD_OK;
+}
+
+int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config)
+{
+    psd_worker_t *self = *out = calloc(1, sizeof *self);
+    if (!self)
+        return PSD_ENOMEM;
+    self->done_fd = -1;
+    uv_mutex_init(&self->lock);
+    uv_cond_init(&self->changed);
+    int rc = copy_config(self, config);
+    if (rc == PSD_OK)
+        rc = start(self);
+    if (rc != PSD_OK)
+        return rc;
+    rc = await(self, PSD_PHASE_JOINED, "join", self->join_timeout_ms);
+    if (rc == PSD_ETIMEOUT)
+        psd_err_set(&self->error, rc, "job %s at %s: not joined after %d ms, waiting for %.300s", self->job, self->join,
+                    self->join_timeout_ms, self->waiting[0] ? self->waiting : "an answer from server 0");
+    return rc;
+}
+
+static int describe_tensor(psd_tensor_desc_t *out, const psd_tensor_t *in, size_t i, psd_err_t *err)
+{
+    if (!in->name || !in->name[0] || strlen(in->name) >= PSD_MAX_NAME || in->n_dims > PSD_MAX_DIMS || !in->data)
+        return psd_err_set(err, PSD_EINVAL, "tensor %zu needs a name of 1 to %d bytes, at most %d dimensions, and data", i,
+                           PSD_MAX_NAME - 1, PSD_MAX_DIMS);
+    snprintf(out->name, sizeof out->name, "%s", in->name);
+    out->n_dims = (uint32_t)in->n_dims;
+    out->n_elements = 1;
+    for (size_t d = 0; d < in->n_dims; d++) {
+        out->dim[d] = in->shape[d];
+        if (!in->shape[d] || __builtin_mul_overflow(out->n_elements, in->shape[d], &out->n_elements))
+            return psd_err_set(err, PSD_EINVAL, "tensor %s: dimension %zu is %" PRIu64, in->name, d, in->shape[d]);
+    }
+    return PSD_OK;
+}
+
+int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
+{
+    if (!tensors || !n_tensors || n_tensors > PSD_MAX_TENSORS || self->list.n)
+        return psd_err_set(&self->error, PSD_EINVAL, "register 1 to %d tensors, once", PSD_MAX_TENSORS);
+    self->list.tensor = calloc(n_tensors, sizeof *self->list.tensor);
+    self->data = calloc(n_tensors, sizeof *self->data);
+    self->slow = calloc(n_tensors, sizeof *self->slow);
+    self->gradient = calloc(n_tensors, sizeof *self->gradient);
+    if (!self->list.tensor || !self->data || !self->slow || !self->gradient)
+        return psd_err_set(&self->error, PSD_ENOMEM, "no memory for %zu tensors", n_tensors);
+    self->list.n = (uint32_t)n_tensors;
+    for (size_t i = 0; i < n_tensors; i++) {
+        if (describe_tensor(&self->list.tensor[i], &tensors[i], i, &self->error) != PSD_OK)
+            return self->error.code;
+        self->data[i] = tensors[i].data;
+    }
+    /* What the servers would refuse is told here: names twice, lists too long. */
+    uint8_t bytes[PSD_MAX_LIST];
+    psd_tensor_list_t checked;
+    size_t n = psd_tensors_encode(&self->list, bytes, sizeof bytes);
+    if (!n)
+        return psd_err_set(&self->error, PSD_EINVAL, "the list of %zu tensors is longer than %d bytes", n_tensors, PSD_MAX_LIST);
+    int rc = psd_tensors_decode(&checked, bytes, n, &self->error);
+    if (rc != PSD_OK)
+        return self->error.code = PSD_EINVAL;
+    psd_tensors_clear(&checked);
+    if (!begin(self, PSD_PHASE_JOINED, PSD_PHASE_REGISTERING, "register"))
+        return self->error.code;
+    post(self, &(request_t){ .kind = REGISTER, .list = &self->list, .data = self->data });
+    return await(self, PSD_PHASE_READY, "register", self->join_timeout_ms);
+}
+
+psd_position_t psd_worker_position(const psd_worker_t *self)
+{
+    psd_worker_t *mutable = (psd_worker_t *)(uintptr_t)self; /* the lock is no part of the handle's value */
+    uv_mutex_lock(&mutable->lock);
+    psd_session_position_t p = self->position;
+    psd_position_t at = { .clock = p.clock, .version = p.version, .rank = p.rank, .world = p.world, .worker = p.worker,
+                          .incarnation = p.incarnation, .has_slow = self->has_slow };
+    uv_mutex_unlock(&mutable->lock);
+    return at;
+}
+
+const char *psd_worker_settings(const psd_worker_t *self) { return self->settings; }
+
+int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
+                        psd_ticket_t *ticket)
+{
+    if (samples && !gradients)
+        return psd_err_set(&self->error, PSD_EINVAL, "an exchange with samples needs gradients");
+    if (!begin(self, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange"))
+        return self->error.code;
+    uint64_t before;
+    (void)!read(self->done_fd, &before, sizeof before);
+    for (uint32_t i = 0; i < self->list.n; i++)
+        self->gradient[i] = samples ? gradients[i] : NULL;
+    post(self, &(request_t){ .kind = EXCHANGE, .gradient = self->gradient, .samples = samples, .value = loss });
+    *ticket = ++self->ticket;
+    return PSD_OK;
+}
+
+int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
+{
+    if (!ticket || ticket > self->ticket)
+        return psd_err_set(&self->error, PSD_EINVAL, "no such ticket: %" PRIu64, ticket);
+    return ticket < self->ticket ? PSD_OK : await(self, PSD_PHASE_READY, "exchange", timeout_ms);
+}
+
+int psd_worker_fd(const psd_worker_t *self) { return self->done_fd; }
+
+int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
+{
+    if (!begin(self, PSD_PHASE_READY, PSD_PHASE_PULLING, "pull"))
+        return self->error.code;
+    memcpy(self->slow, out, self->list.n * sizeof *out);
+    post(self, &(request_t){ .kind = PULL_SLOW, .data = self->slow });
+    return await(self, PSD_PHASE_READY, "pull", timeout_ms);
+}
+
+int psd_worker_report(psd_worker_t *self, const char *name, double value)
+{
+    request_t request = { .kind = REPORT, .value = value };
+    if (!name || strlen(name) >= sizeof request.name)
+        return psd_err_set(&self->error, PSD_EINVAL, "a reported name has at most %zu characters", sizeof request.name - 1);
+    memcpy(request.name, name, strlen(name) + 1);
+    post(self, &request);
+    return PSD_OK;
+}
+
+int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
+{
+    uv_mutex_lock(&self->lock);
+    bool over = self->phase == PSD_PHASE_FAILED || self->phase == PSD_PHASE_LEFT;
+    if (!over)
+        self->phase = PSD_PHASE_LEAVING;
+    uv_mutex_unlock(&self->lock);
+    if (over || !self->running)
+        return PSD_OK;
+    post(self, &(request_t){ .kind = LEAVE, .finished = finished != 0 });
+    return await(self, PSD_PHASE_LEFT, "leave", timeout_ms);
+}
+
+void psd_worker_close(psd_worker_t **self_p)
+{
+    psd_worker_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    if (self->running) {
+        post(self, &(request_t){ .kind = STOP });
+        uv_thread_join(&self->thread);
+        uv_loop_close(&self->loop);
+    }
+    psd_net_destroy(&self->net);
+    psd_session_destroy(&self->session);
+    psd_actions_clear(&self->out);
+    psd_tensors_clear(&self->list);
+    free(self->data);
+    free(self->slow);
+    free(self->gradient);
+    if (self->done_fd >= 0)
+        close(self->done_fd);
+    uv_cond_destroy(&self->changed);
+    uv_mutex_destroy(&self->lock);
+    free(self->join);
+    free(self->job);
+    free(self->name);
+    free(self);
+}
+
+const char *psd_worker_error(const psd_worker_t *self) { return self->error.text; }
+const char *psd_strerror(int code) { return psd_err_text(code); }
+const char *psd_version(void) { return PSD_VERSION; }
