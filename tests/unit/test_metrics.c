@@ -1,0 +1,126 @@
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/metrics.h"
+
+static psd_metrics_t *metrics;
+
+static void setup(void) { cr_assert_not_null(metrics = psd_metrics_new(2)); }
+static void teardown(void) { psd_metrics_destroy(&metrics); }
+TestSuite(metrics, .init = setup, .fini = teardown, .timeout = 20);
+
+static void assert_has(const char *line)
+{
+    char *text = psd_metrics_prometheus(metrics);
+    cr_assert_not_null(strstr(text, line), "lacks \"%s\" in:\n%s", line, text);
+    free(text);
+}
+
+Test(metrics, a_counter_starts_at_zero_and_adds_up)
+{
+    assert_has("# TYPE psd_steps_total counter\npsd_steps_total{shard=\"2\"} 0\n");
+    psd_metrics_add(metrics, PSD_METRIC_STEPS, NULL, 1);
+    psd_metrics_add(metrics, PSD_METRIC_STEPS, NULL, 2);
+    assert_has("psd_steps_total{shard=\"2\"} 3\n");
+    cr_assert_eq(psd_metrics_get(metrics, PSD_METRIC_STEPS, NULL), 3);
+}
+
+Test(metrics, each_label_value_is_a_series_and_can_go)
+{
+    psd_metrics_set(metrics, PSD_METRIC_WORKERS, "live", 2);
+    psd_metrics_set(metrics, PSD_METRIC_WORKERS, "lost", 1);
+    psd_metrics_add(metrics, PSD_METRIC_PUSH_REJECTED, "nonfinite", 1);
+    assert_has("psd_workers{state=\"live\"} 2\npsd_workers{state=\"lost\"} 1\n");
+    assert_has("psd_push_rejected_total{shard=\"2\",reason=\"nonfinite\"} 1\n");
+    psd_metrics_remove(metrics, PSD_METRIC_WORKERS, "live");
+    psd_metrics_remove(metrics, PSD_METRIC_WORKERS, "never");
+    char *text = psd_metrics_prometheus(metrics);
+    cr_assert_null(strstr(text, "live"));
+    cr_assert_not_null(strstr(text, "lost"));
+    free(text);
+}
+
+Test(metrics, a_histogram_counts_what_is_at_most_each_bound)
+{
+    psd_metrics_observe(metrics, PSD_METRIC_STALENESS, NULL, 0);
+    psd_metrics_observe(metrics, PSD_METRIC_STALENESS, NULL, 3);
+    psd_metrics_observe(metrics, PSD_METRIC_STALENESS, NULL, 5000);
+    psd_metrics_observe(metrics, PSD_METRIC_STALENESS, NULL, NAN);
+    assert_has("psd_staleness_steps_bucket{le=\"0\"} 1\n");
+    assert_has("psd_staleness_steps_bucket{le=\"2\"} 1\n");
+    assert_has("psd_staleness_steps_bucket{le=\"4\"} 2\n");
+    assert_has("psd_staleness_steps_bucket{le=\"1024\"} 2\n");
+    assert_has("psd_staleness_steps_bucket{le=\"+Inf\"} 3\n");
+    assert_has("psd_staleness_steps_sum 5003\n");
+    assert_has("psd_staleness_steps_count 3\n");
+}
+
+Test(metrics, numbers_and_labels_are_written_as_the_format_wants)
+{
+    psd_metrics_set(metrics, PSD_METRIC_TRAINING_LOSS, NULL, NAN);
+    psd_metrics_set(metrics, PSD_METRIC_GRADIENT_NORM, NULL, INFINITY);
+    psd_metrics_set(metrics, PSD_METRIC_LEARNING_RATE, NULL, 0.001);
+    psd_metrics_set(metrics, PSD_METRIC_UP_SINCE, NULL, 1767225600);
+    psd_metrics_set(metrics, PSD_METRIC_VALIDATION, "a\"b\\c\nd", 1);
+    assert_has("psd_training_loss NaN\n");
+    assert_has("psd_gradient_norm +Inf\n");
+    assert_has("psd_learning_rate 0.001\n");
+    assert_has("psd_up_since_timestamp_seconds 1767225600\n");
+    assert_has("psd_validation_metric{name=\"a\\\"b\\\\c\\nd\"} 1\n");
+}
+
+Test(metrics, json_has_the_same_numbers_and_null_for_what_is_none)
+{
+    psd_metrics_add(metrics, PSD_METRIC_STEPS, NULL, 7);
+    psd_metrics_set(metrics, PSD_METRIC_WORKERS, "live", 2);
+    psd_metrics_set(metrics, PSD_METRIC_TRAINING_LOSS, NULL, NAN);
+    psd_metrics_observe(metrics, PSD_METRIC_APPLY_DURATION, NULL, 0.5);
+    char *text = psd_metrics_json(metrics);
+    json_t *all = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert_not_null(all, "%s", text);
+    cr_assert_eq(json_number_value(json_object_get(all, "psd_steps_total")), 7);
+    cr_assert_eq(json_number_value(json_object_get(json_object_get(all, "psd_workers"), "live")), 2);
+    cr_assert(json_is_null(json_object_get(all, "psd_training_loss")));
+    cr_assert_eq(json_number_value(json_object_get(json_object_get(all, "psd_apply_duration_seconds"), "sum")), 0.5);
+    json_decref(all);
+    free(text);
+}
+
+Test(metrics, a_metric_stops_at_its_most_series)
+{
+    char worker[16];
+    for (int i = 0; i < 2 * PSD_METRIC_MAX_SERIES; i++) {
+        snprintf(worker, sizeof worker, "%d", i);
+        psd_metrics_set(metrics, PSD_METRIC_WORKER_LAG, worker, i + 1);
+    }
+    cr_assert_eq(psd_metrics_get(metrics, PSD_METRIC_WORKER_LAG, "1099"), 1100);
+    cr_assert_eq(psd_metrics_get(metrics, PSD_METRIC_WORKER_LAG, "1100"), 0);
+}
+
+Test(metrics, the_process_is_described)
+{
+    psd_metrics_collect(metrics);
+    cr_assert_geq(psd_metrics_get(metrics, PSD_METRIC_THREADS, NULL), 1);
+    cr_assert_geq(psd_metrics_get(metrics, PSD_METRIC_OPEN_FDS, NULL), 2);
+    cr_assert_gt(psd_metrics_get(metrics, PSD_METRIC_RESIDENT_MEMORY, NULL), 1e5);
+    cr_assert_gt(psd_metrics_get(metrics, PSD_METRIC_START_TIME, NULL), 1.6e9);
+}
+
+Test(metrics, promtool_finds_nothing_to_complain_about)
+{
+    if (system("command -v promtool >/dev/null") != 0)
+        cr_skip_test("promtool is not installed");
+    psd_metrics_collect(metrics);
+    psd_metrics_set(metrics, PSD_METRIC_WORKERS, "live", 2);
+    psd_metrics_observe(metrics, PSD_METRIC_STALENESS, NULL, 3);
+    psd_metrics_observe(metrics, PSD_METRIC_APPLY_DURATION, NULL, 3);
+    char *text = psd_metrics_prometheus(metrics);
+    FILE *lint = popen("promtool check metrics", "w");
+    fputs(text, lint);
+    cr_assert_eq(pclose(lint), 0);
+    free(text);
+}
