@@ -312,10 +312,12 @@ static int read_lookahead(parser_t *p, psd_rule_t *rule)
         if (!rc)
             rc = read_arguments(p, "lookahead", lookahead_hyper, values, !inner);
     }
+    if (rc)
+        return rc; /* the values may be out of range */
     rule->k = (uint32_t)values[K];
     rule->alpha = values[ALPHA];
     rule->pullback = (psd_pullback_t)values[PULLBACK];
-    return rc;
+    return PSD_OK;
 }
 
 /* Say which arrays the rule keeps, and in which order. */

@@ -433,6 +433,8 @@ static const struct {
       "rule, column 17: the inner rule 'sgd' must be the first argument of lookahead, and the only one" },
     { "lookahead(sgd, k=0)",
       "rule, column 18: k=0 of lookahead is out of range: it must be at least 1 and at most 1000000000" },
+    { "lookahead(sgd, k=1e30)",
+      "rule, column 18: k=1e30 of lookahead is out of range: it must be at least 1 and at most 1000000000" },
     { "lookahead(sgd, k=2.5)", "rule, column 18: k of lookahead must be a whole number" },
     { "lookahead(sgd, alpha=0)",
       "rule, column 22: alpha=0 of lookahead is out of range: it must be above 0 and at most 1" },
