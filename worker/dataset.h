@@ -43,7 +43,7 @@ typedef struct psd_dataset {
 typedef struct psd_dataset_options {
     psd_label_kind_t kind;        /* what the model wants the labels to be */
     const char *labels;           /* idx: the file of labels. NULL: none given */
-    const char *label_column;     /* csv: its name in the header, or its number from 0. NULL: none given */
+    const char *label_column;     /* csv: its name in the header, or its number from 0. NULL or "": the last one */
     bool header;                  /* csv: the first record names the columns */
     psd_na_t na;                  /* csv: missing values */
     int index_base;               /* libsvm: 0 or 1, the number of the first feature; never guessed */

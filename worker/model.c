@@ -102,10 +102,11 @@ static int choose_widths(psd_model_t *self, const psd_model_config_t *config, co
     if (!outputs)
         return psd_err_set(err, PSD_ECONFIG, "model.kind %s is for 2 classes, the training set has %zu; choose softmax", kind->name,
                            train->n_classes);
-    if (!n && !kind->fewest_layers) {
-        self->n_layers = 1;
+    if (!n) {
+        self->n_layers = kind->hidden ? 2 : 1;
         self->width[0] = train->n_features;
-        self->width[1] = outputs;
+        self->width[1] = kind->hidden;
+        self->width[self->n_layers] = outputs;
         return PSD_OK;
     }
     if (n < 2 || n < (size_t)kind->fewest_layers || n > (size_t)kind->most_layers)

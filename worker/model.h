@@ -24,7 +24,7 @@ typedef struct psd_model psd_model_t;
 typedef struct psd_model_config {
     const char *kind;             /* a name of the table: linear, logistic, softmax, mlp */
     const size_t *layers;         /* sizes from the features to the outputs, {784, 128, 10} */
-    size_t n_layers;              /* how many sizes; 0: the data's, where the kind has no layers to choose */
+    size_t n_layers;              /* how many sizes; 0: the data's, around the kind's own hidden layer */
     const char *activation;       /* mlp: relu, tanh or gelu. NULL: relu */
     const char *loss;             /* must be the kind's own when given. NULL: the kind's own */
     uint64_t seed;                /* of the initial values */
@@ -54,6 +54,7 @@ typedef struct psd_model_kind {
     psd_label_kind_t labels;      /* what it learns to predict */
     int fewest_layers;            /* sizes it needs at least in model.layers */
     int most_layers;
+    size_t hidden;                /* size of the hidden layer when model.layers is empty; 0: there is none */
     /* Outputs for that data. */
     size_t (*outputs)(const psd_dataset_t *train);
     /* One row's loss from its outputs `z`; unless `dz` is NULL, also the loss's derivatives by them. */

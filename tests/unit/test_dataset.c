@@ -339,8 +339,10 @@ Test(csv, the_label_column_is_found_by_name_or_number)
     refused("csv", "1,2\n", (psd_dataset_options_t){ .label_column = "2" }, "f: data.label_column is 2, but the columns are 0 to 1");
     refused("csv", "a,b\n1,2\n", NAMED,
             "f: no column is named 'y'; set data.label_column to a name of the first line or a number from 0");
-    refused("csv", "a,b\n", (psd_dataset_options_t){ 0 },
-            "f: which column is the label? Set data.label_column to its name or its number from 0");
+    set = parse_text("csv", "7,2,1\n9,3,0\n", (psd_dataset_options_t){ 0 });
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_arr_eq(set->label, ((float[]){ 1, 0 }), 8, "unnamed, it is the last");
+    psd_dataset_destroy(&set);
 }
 
 Test(csv, each_mistake_is_named_with_line_column_cause_and_cure)

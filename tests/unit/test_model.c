@@ -220,6 +220,17 @@ Test(model, tensors_and_initial_values_are_those_of_the_convergence_references)
     psd_dataset_destroy(&set);
 }
 
+Test(model, an_mlp_without_sizes_has_one_hidden_layer_of_128)
+{
+    psd_dataset_t *set = make_set(PSD_LABEL_CLASS, CLASSES, ROWS, false);
+    psd_model_t *model = make_model(&(shape_t){ .kind = "mlp" }, set);
+    cr_assert_eq(psd_model_n_params(model), 4);
+    cr_assert_eq(psd_model_params(model)[0].n, FEATURES * 128);
+    cr_assert_eq(psd_model_params(model)[2].n, 128 * CLASSES);
+    psd_model_destroy(&model);
+    psd_dataset_destroy(&set);
+}
+
 Test(model, the_first_of_equal_outputs_wins)
 {
     cr_assert_eq(psd_softmax_score((float[]){ 1, 2, 2 }, 3, 1), 1);
@@ -252,7 +263,7 @@ Test(model, a_model_that_does_not_fit_the_data_is_refused_with_both_numbers)
     psd_dataset_t *set = make_set(PSD_LABEL_CLASS, CLASSES, ROWS, false);
     const struct { psd_model_config_t config; const char *sentence; } cases[] = {
         { { .kind = "resnet" }, "model.kind 'resnet' is none of linear, logistic, softmax, mlp" },
-        { { .kind = "mlp" }, "model.layers has 0 sizes; mlp takes 3 to 17, as in [6, 128, 3]" },
+        { { .kind = "mlp", .layers = (size_t[]){ 6, 3 }, .n_layers = 2 }, "model.layers has 2 sizes; mlp takes 3 to 17, as in [6, 128, 3]" },
         { { .kind = "mlp", .layers = (size_t[]){ 7, 8, 3 }, .n_layers = 3 }, "model.layers starts with 7, but the training set has 6 features" },
         { { .kind = "mlp", .layers = (size_t[]){ 6, 8, 2 }, .n_layers = 3 }, "model.layers ends with 2, but the training set asks for 3 outputs" },
         { { .kind = "mlp", .layers = (size_t[]){ 6, 0, 3 }, .n_layers = 3 }, "model.layers[1] is 0; a layer has 1 to 2147483647 outputs" },

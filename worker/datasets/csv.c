@@ -124,6 +124,10 @@ static bool field_is(const field_t *field, const char *name)
 static int number_of_label_column(parser_t *self, psd_err_t *err)
 {
     const char *wanted = self->options->label_column;
+    if (!wanted || !*wanted) {
+        self->label_column = self->n_fields - 1;
+        return PSD_OK;
+    }
     for (size_t i = 0; self->options->header && i < self->n_fields; i++)
         if (field_is(&self->fields[i], wanted)) {
             self->label_column = i;
@@ -247,8 +251,6 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
                 const psd_dataset_options_t *options, psd_err_t *err)
 {
     (void)labels;
-    if (!options->label_column || !*options->label_column)
-        return psd_err_set(err, PSD_ECONFIG, "%s: which column is the label? Set data.label_column to its name or its number from 0", file->name);
     const char *at = (const char *)file->at, *end = at + file->n;
     if (file->n >= 3 && !memcmp(at, "\xef\xbb\xbf", 3))
         at += 3;
