@@ -1,0 +1,480 @@
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/optimizer.h"
+#include "worker/sampler.h"
+#include "worker/trainer.h"
+
+/* ---- A server inside this process: psd/worker.h over one optimizer and a script of what goes wrong ------------- */
+
+struct psd_worker { int unused; };
+
+static struct {
+    psd_tensor_t tensor[PSD_MAX_PARAMS];
+    size_t n;
+    psd_rule_t rule;
+    psd_rule_state_t state[PSD_MAX_PARAMS];
+    float *slot[PSD_MAX_PARAMS][PSD_MAX_SLOTS];
+    bool frozen;                    /* gradients are taken and the weights stay */
+    psd_position_t position;
+    int connect_rc, exchange_rc;    /* what these calls return */
+    int waits_before_ready;         /* timeouts of each wait before it succeeds */
+    uint64_t stop_at, poison_at;    /* clocks at which `stop` is set, and the weights become NaN */
+    uint64_t samples, exchanges, null_gradients;
+    int left;                       /* -1: not yet; else the `finished` of leaving */
+    int waits;
+} server;
+
+static volatile sig_atomic_t stop;
+static psd_worker_t handle;
+
+static size_t elements(const psd_tensor_t *tensor)
+{
+    size_t n = 1;
+    for (size_t i = 0; i < tensor->n_dims; i++)
+        n *= tensor->shape[i];
+    return n;
+}
+
+int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config)
+{
+    (void)config;
+    *out = &handle;
+    return server.connect_rc;
+}
+
+int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
+{
+    (void)self;
+    memcpy(server.tensor, tensors, n_tensors * sizeof *tensors);
+    server.n = n_tensors;
+    for (size_t i = 0; i < n_tensors; i++) {
+        for (int s = 0; s < server.rule.n_slots; s++)
+            server.slot[i][s] = malloc(elements(&tensors[i]) * sizeof(float));
+        psd_rule_init(&server.rule, &server.state[i], tensors[i].data, server.slot[i], elements(&tensors[i]));
+    }
+    return 0;
+}
+
+psd_position_t psd_worker_position(const psd_worker_t *self)
+{
+    (void)self;
+    return server.position;
+}
+
+const char *psd_worker_settings(const psd_worker_t *self)
+{
+    static char text[PSD_RULE_TEXT + 64], rule[PSD_RULE_TEXT];
+    (void)self;
+    snprintf(text, sizeof text, "mode=bsp optimizer=%s servers=1", psd_rule_print(&server.rule, rule));
+    return text;
+}
+
+int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
+{
+    (void)self, (void)loss;
+    *ticket = ++server.exchanges;
+    server.samples += samples;
+    server.waits = 0;
+    for (size_t i = 0; i < server.n; i++) {
+        const psd_tensor_t *t = &server.tensor[i];
+        server.null_gradients += !gradients[i];
+        if (server.frozen || !gradients[i])
+            continue;
+        psd_plan_t plan = psd_rule_plan(&server.rule, &server.state[i], psd_rule_lr(&server.rule));
+        psd_rule_apply(&server.rule, &plan, t->data, server.slot[i], gradients[i], elements(t));
+    }
+    if (server.position.clock == server.poison_at)
+        server.tensor[0].data[0] = server.tensor[1].data[0] = NAN;
+    stop = stop || server.position.clock == server.stop_at;
+    return server.exchange_rc;
+}
+
+int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
+{
+    (void)self, (void)timeout_ms;
+    cr_assert_eq(ticket, server.exchanges);
+    if (server.waits++ < server.waits_before_ready)
+        return PSD_W_ETIMEOUT;
+    server.position.clock++;
+    server.position.version++;
+    return 0;
+}
+
+int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
+{
+    (void)self, (void)timeout_ms;
+    for (size_t i = 0; i < server.n; i++)
+        memcpy(out[i], server.slot[i][server.rule.slow_slot], elements(&server.tensor[i]) * sizeof(float));
+    return 0;
+}
+
+static double reported;
+int psd_worker_report(psd_worker_t *self, const char *name, double value)
+{
+    (void)self;
+    if (!strcmp(name, "val/accuracy"))
+        reported = value;
+    return 0;
+}
+
+int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
+{
+    (void)self, (void)timeout_ms;
+    server.left = finished;
+    return 0;
+}
+
+void psd_worker_close(psd_worker_t **self_p) { *self_p = NULL; }
+int psd_worker_fd(const psd_worker_t *self) { return self ? -1 : -2; }
+const char *psd_worker_error(const psd_worker_t *self) { return self && server.connect_rc ? "no answer from tcp://nowhere:7470" : ""; }
+const char *psd_strerror(int code) { return psd_err_text(code); }
+const char *psd_version(void) { return PSD_VERSION; }
+
+/* ---- Fixture ---------------------------------------------------------------------------------------------------- */
+
+enum { ROWS = 500, BATCH = 64, STEPS = 8 /* ceil(500 / 64) */ };
+
+static psd_err_t err;
+static psd_dataset_t *train, *test;
+static psd_model_t *model;
+static psd_trainer_result_t result;
+static psd_trainer_config_t config;
+static char dir[] = "/tmp/psd-test-XXXXXX";
+
+static psd_model_t *new_model(void)
+{
+    psd_model_t *made = psd_model_new(&(psd_model_config_t){ .kind = "softmax", .seed = 4 }, train, &err);
+    cr_assert_not_null(made, "%s", err.text);
+    return made;
+}
+
+static void setup(void)
+{
+    psd_dataset_options_t options = { 0 };
+    train = psd_dataset_load("glyphs:500", &options, &err);
+    options.train = train;
+    test = psd_dataset_load("glyphs:200", &options, &err);
+    model = new_model();
+    server.left = -1;
+    server.position = (psd_position_t){ .clock = 1, .world = 1 };
+    cr_assert_eq(psd_rule_parse(&server.rule, "adam(lr=0.01)", &err), PSD_OK);
+    cr_assert_not_null(mkdtemp(dir));
+    config = (psd_trainer_config_t){ .server = { .size = sizeof config.server, .join = "tcp://nowhere:7470" }, .model = model, .train = train, .test = test,
+                                     .batch = BATCH, .shuffle = true, .seed = 4, .stop_epochs = 3, .eval_every = 1, .metrics_every = 1,
+                                     .run_dir = dir, .stop = &stop };
+}
+
+static char path[256];
+static const char *in_dir(const char *name)
+{
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return path;
+}
+
+static void teardown(void)
+{
+    const char *names[] = { "metrics.jsonl", "summary.json", "metrics-2.jsonl", "summary-2.json", "w.safetensors" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        unlink(in_dir(names[i]));
+    rmdir(dir);
+    psd_model_destroy(&model);
+    psd_dataset_destroy(&test);
+    psd_dataset_destroy(&train);
+    for (size_t i = 0; i < server.n; i++)
+        for (int s = 0; s < server.rule.n_slots; s++)
+            free(server.slot[i][s]);
+}
+
+TestSuite(trainer, .init = setup, .fini = teardown, .timeout = 60);
+
+/* The lines of a metrics file that have `key`, as an array. */
+static json_t *lines_with(const char *name, const char *key)
+{
+    json_t *lines = json_array();
+    char text[1024];
+    FILE *file = fopen(in_dir(name), "r");
+    cr_assert_not_null(file, "%s is missing", path);
+    while (fgets(text, sizeof text, file)) {
+        json_t *line = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+        cr_assert_not_null(line, "not JSON: %s", text);
+        if (json_object_get(line, key))
+            json_array_append(lines, line);
+        json_decref(line);
+    }
+    fclose(file);
+    return lines;
+}
+
+static double number(const json_t *line, const char *key)
+{
+    cr_assert(json_is_number(json_object_get(line, key)), "no %s", key);
+    return json_number_value(json_object_get(line, key));
+}
+
+/* ---- Tests ------------------------------------------------------------------------------------------------------- */
+
+Test(trainer, a_run_makes_the_bits_of_the_same_loop_without_servers)
+{
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(result.steps, 3 * STEPS);
+    cr_assert_eq(result.rounds, 3 * STEPS);
+    cr_assert_eq(result.samples, 3 * ROWS);
+    cr_assert_eq(server.samples, 3 * ROWS);
+    cr_assert_eq(server.left, 1);
+    psd_model_t *plain = new_model();
+    psd_sampler_t *sampler = psd_sampler_new(ROWS, BATCH, true, 4, NULL);
+    psd_rule_state_t state[2];
+    float *slot[2][PSD_MAX_SLOTS] = { { NULL } };
+    for (uint64_t clock = 1; clock <= 3 * STEPS; clock++) {
+        psd_slice_t slice = psd_sampler_at(sampler, clock, 0, 1);
+        psd_model_gradient(plain, train, slice.rows, slice.n);
+        for (size_t i = 0; i < 2; i++) {
+            const psd_param_t *p = &psd_model_params(plain)[i];
+            if (clock == 1) {
+                for (int s = 0; s < server.rule.n_slots; s++)
+                    slot[i][s] = malloc(p->n * sizeof(float));
+                psd_rule_init(&server.rule, &state[i], p->data, slot[i], p->n);
+            }
+            psd_plan_t plan = psd_rule_plan(&server.rule, &state[i], 0.01);
+            psd_rule_apply(&server.rule, &plan, p->data, slot[i], p->grad, p->n);
+        }
+    }
+    for (size_t i = 0; i < 2; i++) {
+        const psd_param_t *p = &psd_model_params(plain)[i];
+        cr_assert_eq(memcmp(p->data, psd_model_params(model)[i].data, p->n * sizeof(float)), 0);
+        for (int s = 0; s < server.rule.n_slots; s++)
+            free(slot[i][s]);
+    }
+    psd_score_t score = psd_model_evaluate(plain, NULL, test);
+    cr_assert_eq(result.last_score.metric, score.metric);
+    cr_assert_eq(reported, score.metric);
+    cr_assert_gt(score.metric, 0.3);
+    psd_sampler_destroy(&sampler);
+    psd_model_destroy(&plain);
+}
+
+Test(trainer, every_step_and_every_evaluation_is_a_line_of_what_was_measured)
+{
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    json_t *steps = lines_with("metrics.jsonl", "train/loss"), *evaluations = lines_with("metrics.jsonl", "val/accuracy");
+    cr_assert_eq(json_array_size(steps), 3 * STEPS);
+    cr_assert_eq(json_array_size(evaluations), 3);
+    const json_t *last = json_array_get(steps, 3 * STEPS - 1), *eighth = json_array_get(steps, STEPS - 1);
+    cr_assert_eq(number(last, "train/loss"), result.last_loss, "all digits are there");
+    cr_assert_eq(number(eighth, "step"), STEPS);
+    cr_assert_eq(number(eighth, "epoch"), 1);
+    cr_assert_eq(number(eighth, "samples"), ROWS);
+    cr_assert_eq(number(eighth, "train/samples"), ROWS % BATCH);
+    cr_assert_eq(number(eighth, "lr"), 0.01);
+    cr_assert_null(json_object_get(eighth, "val/accuracy"));
+    cr_assert_gt(number(eighth, "ts"), 1.7e9);
+    cr_assert_eq(number(json_array_get(evaluations, 0), "step"), STEPS);
+    cr_assert_eq(number(json_array_get(evaluations, 2), "val/accuracy"), result.last_score.metric);
+    json_decref(steps);
+    json_decref(evaluations);
+}
+
+Test(trainer, fewer_lines_carry_the_mean_of_their_steps_by_sample)
+{
+    server.frozen = true;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    json_t *fine = lines_with("metrics.jsonl", "train/loss");
+    unlink(in_dir("metrics.jsonl"));
+    server.position.clock = 1;
+    config.metrics_every = 5;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    json_t *coarse = lines_with("metrics.jsonl", "train/loss");
+    cr_assert_eq(json_array_size(coarse), 5, "steps 5, 10, 15, 20 and the last, 24");
+    double loss = 0, samples = 0;
+    for (size_t i = 5; i < 10; i++) {
+        loss += number(json_array_get(fine, i), "train/loss") * number(json_array_get(fine, i), "train/samples");
+        samples += number(json_array_get(fine, i), "train/samples");
+    }
+    cr_assert_eq(number(json_array_get(coarse, 1), "train/samples"), samples);
+    cr_assert_float_eq(number(json_array_get(coarse, 1), "train/loss"), loss / samples, 1e-12);
+    json_decref(fine);
+    json_decref(coarse);
+}
+
+Test(trainer, two_workers_lines_combine_into_the_line_of_one)
+{
+    json_t *lines[3];
+    server.frozen = true;
+    for (uint32_t run = 0; run < 3; run++) {
+        server.position = (psd_position_t){ .clock = 1, .world = run < 2 ? 2 : 1, .rank = run % 2, .worker = run % 2 };
+        cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+        lines[run] = lines_with(run == 1 ? "metrics-2.jsonl" : "metrics.jsonl", "train/loss");
+        unlink(path);
+    }
+    for (size_t i = 0; i < 3 * STEPS; i++) {
+        const json_t *a = json_array_get(lines[0], i), *b = json_array_get(lines[1], i), *whole = json_array_get(lines[2], i);
+        const double n = number(a, "train/samples") + number(b, "train/samples");
+        cr_assert_eq(n, number(whole, "train/samples"));
+        const double mean = (number(a, "train/loss") * number(a, "train/samples") + number(b, "train/loss") * number(b, "train/samples")) / n;
+        cr_assert_float_eq(mean, number(whole, "train/loss"), 1e-7 * mean);
+        cr_assert_eq(number(a, "samples"), number(whole, "samples"));
+    }
+    for (int run = 0; run < 3; run++)
+        json_decref(lines[run]);
+}
+
+Test(trainer, a_worker_without_rows_takes_part_with_nothing)
+{
+    server.position = (psd_position_t){ .clock = 1, .world = 3, .rank = 1, .worker = 1 };
+    config.batch = 1; /* the row of a round is the last rank's: m r / w is 0 for the others */
+    config.stop_epochs = 0;
+    config.stop_steps = 4;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(result.rounds, 4);
+    cr_assert_eq(server.samples, 0);
+    cr_assert_eq(server.null_gradients, 4 * 2);
+    cr_assert_not(result.evaluated, "only rank 0 evaluates");
+    json_t *lines = lines_with("metrics-2.jsonl", "train/samples");
+    cr_assert_eq(json_array_size(lines), 4);
+    cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"), "what was not measured is absent");
+    json_decref(lines);
+}
+
+Test(trainer, slow_weights_are_judged_hashed_and_saved)
+{
+    char save[256];
+    snprintf(save, sizeof save, "%s/w.safetensors", dir);
+    cr_assert_eq(psd_rule_parse(&server.rule, "lookahead(sgd(lr=0.5), k=5, alpha=0.5)", &err), PSD_OK);
+    server.position.has_slow = 1;
+    config.save = save;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text); /* 24 steps: 4 past the last sync */
+    const float *slow[2] = { server.slot[0][server.rule.slow_slot], server.slot[1][server.rule.slow_slot] };
+    cr_assert_eq(result.last_score.metric, psd_model_evaluate(model, slow, test).metric);
+    cr_assert_eq(result.last_score.loss, psd_model_evaluate(model, slow, test).loss);
+    cr_assert_neq(result.last_score.loss, psd_model_evaluate(model, NULL, test).loss);
+    cr_assert_str_neq(result.sha256, result.sha256_slow);
+    FILE *file = fopen(save, "rb");
+    uint64_t n;
+    float first;
+    cr_assert_eq(fread(&n, 8, 1, file), 1);
+    fseek(file, (long)(8 + n), SEEK_SET);
+    cr_assert_eq(fread(&first, 4, 1, file), 1);
+    fclose(file);
+    cr_assert_eq(first, slow[0][0]);
+}
+
+Test(trainer, told_to_stop_it_ends_the_round_and_leaves_with_work_left)
+{
+    server.stop_at = 5;
+    server.waits_before_ready = 2;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_ESTOPPED);
+    cr_assert_eq(psd_err_exit_code(PSD_ESTOPPED), 75);
+    cr_assert_eq(server.exchanges, 5);
+    cr_assert_eq(server.position.clock, 6, "the open round was waited for");
+    cr_assert_eq(server.left, 0);
+    cr_assert_str_eq(err.text, "stopped after step 5");
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_assert_str_eq(json_string_value(json_object_get(summary, "outcome")), "stopped before finishing");
+    cr_assert_eq(number(summary, "steps"), 5);
+    json_decref(summary);
+}
+
+Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
+{
+    config.stop_target = 0.2;
+    config.stop_epochs = 50;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_assert_lt(result.steps, 50 * STEPS);
+    cr_assert_geq(result.last_score.metric, 0.2);
+    cr_assert_eq(server.left, 1);
+    server.position.clock = 1;
+    server.frozen = true;
+    config.stop_target = 1.0;
+    config.stop_epochs = 1;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
+    cr_assert_eq(psd_err_exit_code(PSD_EDIVERGED), 1);
+    cr_assert_not_null(strstr(err.text, "the target was not met: accuracy is "), "%s", err.text);
+    cr_assert_eq(server.left, 1, "its work is done all the same");
+}
+
+Test(trainer, with_a_target_every_rank_evaluates)
+{
+    server.position.rank = 1;
+    server.position.world = 2;
+    config.stop_target = 0.01;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_assert(result.evaluated);
+    cr_assert_eq(result.steps, STEPS);
+}
+
+Test(trainer, a_loss_that_stays_infinite_fails_the_run)
+{
+    server.poison_at = 3;
+    config.stop_epochs = 100;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
+    cr_assert_eq(result.steps, 3 + 20);
+    cr_assert_str_eq(err.text, "the loss was not finite for 20 steps in a row, up to step 23; lower the learning rate");
+}
+
+Test(trainer, servers_that_cannot_be_reached_are_named_and_unavailable)
+{
+    server.connect_rc = PSD_W_ETIMEOUT;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EUNAVAILABLE);
+    cr_assert_eq(psd_err_exit_code(PSD_EUNAVAILABLE), 69);
+    cr_assert_str_eq(err.text, "cannot join: no answer from tcp://nowhere:7470");
+    cr_assert_eq(result.rounds, 0);
+}
+
+Test(trainer, a_failed_exchange_ends_the_run_with_its_code)
+{
+    server.exchange_rc = PSD_W_EFENCED;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EFENCED);
+    cr_assert_str_eq(err.text, "cannot exchange: replaced by a newer incarnation");
+    cr_assert_eq(server.left, -1, "who was given up cannot take leave");
+}
+
+Test(trainer, who_joins_late_starts_at_the_round_of_the_others)
+{
+    server.position.clock = 3 * STEPS - 1;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_assert_eq(result.rounds, 2);
+    cr_assert_eq(result.steps, 3 * STEPS);
+    server.position.clock = 1000;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_assert_eq(result.rounds, 0);
+    cr_assert_eq(server.left, 1);
+}
+
+Test(trainer, half_epochs_stop_and_evaluate_on_the_step_that_completes_them)
+{
+    config.stop_epochs = 1.5;
+    config.eval_every = 0.5;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_assert_eq(result.steps, 12);
+    json_t *evaluations = lines_with("metrics.jsonl", "val/loss");
+    /* 250 samples are reached by step 4 (256), 500 by step 8, 750 by step 12 (500 + 256). */
+    const int at[] = { 4, 8, 12 };
+    cr_assert_eq(json_array_size(evaluations), 3);
+    for (size_t i = 0; i < 3; i++)
+        cr_assert_eq(number(json_array_get(evaluations, i), "step"), at[i]);
+    json_decref(evaluations);
+}
+
+Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
+{
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    json_t *summary = json_load_file(in_dir("summary.json"), JSON_REJECT_DUPLICATES, NULL);
+    char rule[PSD_RULE_TEXT];
+    cr_assert_not_null(summary);
+    cr_assert_str_eq(json_string_value(json_object_get(summary, "schema")), "psd.summary/1");
+    cr_assert_str_eq(json_string_value(json_object_get(summary, "outcome")), "done");
+    cr_assert_str_eq(json_string_value(json_object_get(summary, "optimizer")), psd_rule_print(&server.rule, rule));
+    cr_assert_str_eq(json_string_value(json_object_get(summary, "sha256")), result.sha256);
+    cr_assert(json_is_null(json_object_get(summary, "sha256_slow")));
+    cr_assert_eq(number(summary, "samples"), 3 * ROWS);
+    cr_assert_eq(number(summary, "last_metric"), result.last_score.metric);
+    cr_assert_geq(number(summary, "best_metric"), result.last_score.metric);
+    json_decref(summary);
+}

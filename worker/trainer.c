@@ -1,0 +1,378 @@
+#include "worker/trainer.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/log.h"
+#include "common/optimizer.h"
+#include "worker/record.h"
+#include "worker/sampler.h"
+
+enum {
+    POLL_MS = 100,            /* how often a wait looks at `stop` */
+    STOP_GRACE_MS = 5000,     /* how long a stop waits for the open round */
+    LEAVE_MS = 5000,          /* how long leaving may take */
+    PULL_MS = 60000,          /* how long slow weights may take */
+    HOPELESS_STEPS = 20,      /* steps in a row without a finite loss that count as diverged */
+};
+
+/* Since the last line of metrics: steps, samples of this worker in them, and the mean loss of these. */
+typedef struct window { double loss; uint64_t samples, steps; } window_t;
+
+typedef struct trainer {
+    const psd_trainer_config_t *config;
+    psd_trainer_result_t *result;
+    psd_worker_t *worker;
+    psd_sampler_t *sampler;
+    psd_record_t *record;
+    size_t n;                                 /* tensors */
+    const psd_param_t *params;
+    float *slow[PSD_MAX_PARAMS];              /* room for the slow weights; NULL until they are asked for */
+    uint64_t last_step;                       /* the last to be made; UINT64_MAX: no limit */
+    uint64_t samples;                         /* of the whole job so far */
+    double lr;                                /* NaN: not known */
+    char optimizer[PSD_RULE_TEXT];            /* the servers' rule; "" when their settings name none */
+    window_t window;
+    unsigned hopeless;                        /* steps in a row without a finite loss */
+    bool target_met;
+    uint64_t begun_ms, stop_ms;               /* when the loop began; when `stop` was first seen, 0: not yet */
+} trainer_t;
+
+static uint64_t now_ms(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* A failure of the library as ours: codes below zero are the same numbers. A deadline here means an absent peer. */
+static int failed(const trainer_t *self, int rc, const char *doing, psd_err_t *err)
+{
+    const char *why = self->worker ? psd_worker_error(self->worker) : "";
+    return psd_err_set(err, rc == PSD_W_ETIMEOUT ? PSD_EUNAVAILABLE : rc, "%s: %s", doing, *why ? why : psd_err_text(rc));
+}
+
+static bool told_to_stop(const trainer_t *self) { return self->config->stop && *self->config->stop; }
+
+/* ---- Joining ------------------------------------------------------------------------------------------------- */
+
+/* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do. */
+static void read_settings(trainer_t *self)
+{
+    const char *settings = psd_worker_settings(self->worker), *at = settings ? strstr(settings, "optimizer=") : NULL;
+    psd_rule_t rule;
+    self->lr = NAN;
+    if (!at)
+        return;
+    at += strlen("optimizer=");
+    size_t n = 0;
+    for (int depth = 0; at[n] && (depth > 0 || at[n] != ' '); n++)
+        depth += (at[n] == '(') - (at[n] == ')');
+    snprintf(self->optimizer, sizeof self->optimizer, "%.*s", (int)n, at);
+    if (strstr(settings, "mode=bsp") && psd_rule_parse(&rule, self->optimizer, NULL) == PSD_OK)
+        self->lr = psd_rule_lr(&rule);
+}
+
+static int join(trainer_t *self, psd_err_t *err)
+{
+    psd_tensor_t tensors[PSD_MAX_PARAMS];
+    int rc = psd_worker_connect(&self->worker, &self->config->server);
+    if (rc)
+        return failed(self, rc, "cannot join", err);
+    for (size_t i = 0; i < self->n; i++)
+        tensors[i] = (psd_tensor_t){ .name = self->params[i].name, .shape = self->params[i].shape, .n_dims = self->params[i].n_dims,
+                                     .data = self->params[i].data };
+    rc = psd_worker_register(self->worker, tensors, self->n);
+    if (rc)
+        return failed(self, rc, "cannot register the model", err);
+    read_settings(self);
+    psd_position_t at = psd_worker_position(self->worker);
+    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64 " settings=\"%s\"", at.worker + 1, at.rank, at.world, at.clock,
+                 psd_worker_settings(self->worker));
+    self->record = psd_record_new(self->config->run_dir, at.worker + 1, err);
+    return self->record ? PSD_OK : err ? err->code : PSD_EIO;
+}
+
+/* ---- Evaluation ------------------------------------------------------------------------------------------------ */
+
+/* The weights to judge and to keep: the slow ones where there are any. */
+static int fetch_slow(trainer_t *self, psd_err_t *err)
+{
+    for (size_t i = 0; i < self->n; i++)
+        if (!self->slow[i] && !(self->slow[i] = malloc(self->params[i].n * sizeof(float))))
+            return psd_err_set(err, PSD_ENOMEM, "no memory for the slow weights");
+    int rc = psd_worker_pull_slow(self->worker, self->slow, PULL_MS);
+    return rc ? failed(self, rc, "cannot read the slow weights", err) : PSD_OK;
+}
+
+static bool smaller_is_better(const trainer_t *self) { return !strcmp(psd_model_kind(self->config->model)->metric, "mse"); }
+
+static void note_score(trainer_t *self, psd_score_t score)
+{
+    psd_trainer_result_t *r = self->result;
+    const bool better = smaller_is_better(self) ? score.metric < r->best_metric : score.metric > r->best_metric;
+    r->best_metric = better || !r->evaluated ? score.metric : r->best_metric;
+    r->last_score = score;
+    r->evaluated = true;
+    const double target = self->config->stop_target;
+    if (target > 0)
+        self->target_met |= smaller_is_better(self) ? score.metric <= target : score.metric >= target;
+}
+
+static int evaluate(trainer_t *self, psd_err_t *err)
+{
+    const psd_position_t at = psd_worker_position(self->worker);
+    const psd_trainer_config_t *config = self->config;
+    if (!config->test || (at.rank != 0 && !(config->stop_target > 0)))
+        return PSD_OK;
+    int rc = at.has_slow ? fetch_slow(self, err) : PSD_OK;
+    if (rc)
+        return rc;
+    const psd_score_t score = psd_model_evaluate(config->model, at.has_slow ? (const float *const *)self->slow : NULL, config->test);
+    note_score(self, score);
+    char name[32];
+    snprintf(name, sizeof name, "val/%s", psd_model_kind(config->model)->metric);
+    const psd_measure_t line[] = { { "step", (double)self->result->steps }, { "epoch", self->result->epochs }, { "samples", (double)self->samples },
+                                   { "val/loss", score.loss }, { name, score.metric } };
+    psd_record_line(self->record, (double)now_ms(CLOCK_REALTIME) / 1e3, line, sizeof line / sizeof *line);
+    psd_worker_report(self->worker, "val/loss", score.loss);
+    psd_worker_report(self->worker, name, score.metric);
+    psd_log_info("train.evaluated", "step=%" PRIu64 " epoch=%.3f val_loss=%.6g val_%s=%.6g weights=%s", self->result->steps,
+                 self->result->epochs, score.loss, psd_model_kind(config->model)->metric, score.metric, at.has_slow ? "slow" : "fast");
+    return PSD_OK;
+}
+
+/* Whether a multiple of `eval_every` epochs lies in (before, after], both in samples. */
+static bool evaluation_is_due(const trainer_t *self, uint64_t before, uint64_t after)
+{
+    const double period = self->config->eval_every * (double)self->config->train->n_rows;
+    return period > 0 && floor((double)after / period + 1e-9) > floor((double)before / period + 1e-9);
+}
+
+/* ---- One step -------------------------------------------------------------------------------------------------- */
+
+/* Wait for the round to end. A stop waits too, for a while: others count on this gradient. */
+static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
+{
+    for (;;) {
+        int rc = psd_worker_wait(self->worker, ticket, POLL_MS);
+        if (rc == PSD_OK)
+            return PSD_OK;
+        if (rc != PSD_W_ETIMEOUT)
+            return failed(self, rc, "the exchange failed", err);
+        if (!told_to_stop(self))
+            continue;
+        const uint64_t now = now_ms(CLOCK_MONOTONIC);
+        self->stop_ms = self->stop_ms ? self->stop_ms : now;
+        if (now - self->stop_ms > STOP_GRACE_MS)
+            return psd_err_set(err, PSD_ESTOPPED, "stopped inside round %" PRIu64 ", which did not end within %d ms",
+                               psd_worker_position(self->worker).clock, STOP_GRACE_MS);
+    }
+}
+
+/* A line of what the steps since the last one measured. */
+static void write_metrics(trainer_t *self)
+{
+    window_t *w = &self->window;
+    psd_measure_t line[6] = { { "step", (double)self->result->steps }, { "epoch", self->result->epochs }, { "samples", (double)self->samples },
+                              { "train/samples", (double)w->samples } };
+    size_t n = 4;
+    if (w->samples)
+        line[n++] = (psd_measure_t){ "train/loss", w->loss };
+    if (!isnan(self->lr))
+        line[n++] = (psd_measure_t){ "lr", self->lr };
+    psd_record_line(self->record, (double)now_ms(CLOCK_REALTIME) / 1e3, line, n);
+    *w = (window_t){ 0 };
+}
+
+/* The window's loss is the mean over its samples; that of a single step is kept to the last bit. */
+static void note_loss(trainer_t *self, double loss, uint64_t samples)
+{
+    window_t *w = &self->window;
+    w->steps++;
+    if (!samples)
+        return;
+    w->loss = w->samples ? (w->loss * (double)w->samples + loss * (double)samples) / (double)(w->samples + samples) : loss;
+    w->samples += samples;
+    self->result->last_loss = loss;
+    self->result->samples += samples;
+    self->hopeless = isfinite(loss) ? 0 : self->hopeless + 1;
+}
+
+static void show(trainer_t *self)
+{
+    const psd_trainer_result_t *r = self->result;
+    const psd_progress_state_t state = { .step = r->steps, .steps = self->last_step == UINT64_MAX ? 0 : self->last_step, .epoch = r->epochs,
+                                         .samples = self->samples, .loss = r->last_loss, .metric = r->evaluated ? r->last_score.metric : NAN,
+                                         .metric_name = psd_model_kind(self->config->model)->metric };
+    if (self->config->progress)
+        psd_progress_update(self->config->progress, now_ms(CLOCK_MONOTONIC), &state);
+}
+
+/* One round: gradient, exchange, and what it leaves to note. */
+static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
+{
+    const psd_slice_t slice = psd_sampler_at(self->sampler, at.clock, at.rank, at.world);
+    const float *gradient[PSD_MAX_PARAMS] = { NULL };
+    double loss = 0;
+    psd_ticket_t ticket;
+    if (slice.n) {
+        loss = psd_model_gradient(self->config->model, self->config->train, slice.rows, slice.n);
+        for (size_t i = 0; i < self->n; i++)
+            gradient[i] = self->params[i].grad;
+    }
+    int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
+    rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
+    if (rc)
+        return rc;
+    self->samples = slice.samples_before + slice.n_round;
+    self->result->steps = at.clock;
+    self->result->epochs = (double)self->samples / (double)self->config->train->n_rows;
+    self->result->rounds++;
+    note_loss(self, loss, slice.n);
+    if (at.clock % self->config->metrics_every == 0)
+        write_metrics(self);
+    if (at.clock == self->last_step || evaluation_is_due(self, slice.samples_before, self->samples))
+        rc = evaluate(self, err);
+    show(self);
+    return rc;
+}
+
+static uint64_t choose_last_step(const trainer_t *self)
+{
+    const psd_trainer_config_t *config = self->config;
+    uint64_t last = config->stop_steps ? config->stop_steps : UINT64_MAX;
+    if (config->stop_epochs > 0) {
+        const double steps = ceil(config->stop_epochs * (double)psd_sampler_steps_per_epoch(self->sampler) - 1e-9);
+        if (steps < (double)last)
+            last = steps < 1 ? 1 : (uint64_t)steps;
+    }
+    return last;
+}
+
+static int loop(trainer_t *self, psd_err_t *err)
+{
+    self->last_step = choose_last_step(self);
+    self->begun_ms = now_ms(CLOCK_MONOTONIC);
+    int rc = PSD_OK;
+    psd_position_t at = psd_worker_position(self->worker);
+    self->result->steps = at.clock - 1;
+    for (; !rc && at.clock <= self->last_step && !self->target_met; at = psd_worker_position(self->worker)) {
+        if (told_to_stop(self))
+            return psd_err_set(err, PSD_ESTOPPED, "stopped after step %" PRIu64, self->result->steps);
+        rc = step(self, at, err);
+        if (!rc && self->hopeless >= HOPELESS_STEPS)
+            return psd_err_set(err, PSD_EDIVERGED, "the loss was not finite for %d steps in a row, up to step %" PRIu64
+                               "; lower the learning rate", HOPELESS_STEPS, self->result->steps);
+    }
+    if (!rc && self->config->stop_target > 0 && self->result->evaluated && !self->target_met)
+        return psd_err_set(err, PSD_EDIVERGED, "the target was not met: %s is %.6g after step %" PRIu64 ", and was to reach %.6g",
+                           psd_model_kind(self->config->model)->metric, self->result->last_score.metric, self->result->steps,
+                           self->config->stop_target);
+    return rc;
+}
+
+/* ---- The end --------------------------------------------------------------------------------------------------- */
+
+static void collect(const trainer_t *self, bool slow, psd_saved_t *out)
+{
+    for (size_t i = 0; i < self->n; i++)
+        out[i] = (psd_saved_t){ .name = self->params[i].name, .shape = self->params[i].shape, .n_dims = self->params[i].n_dims,
+                                .n = self->params[i].n, .data = slow ? self->slow[i] : self->params[i].data };
+}
+
+/* Hash what was trained and, on rank 0, save it. */
+static int keep_weights(trainer_t *self, psd_err_t *err)
+{
+    const psd_position_t at = psd_worker_position(self->worker);
+    psd_saved_t tensors[PSD_MAX_PARAMS];
+    collect(self, false, tensors);
+    psd_weights_sha256(tensors, self->n, self->result->sha256);
+    int rc = at.has_slow ? fetch_slow(self, err) : PSD_OK;
+    if (rc)
+        return rc;
+    if (at.has_slow) {
+        collect(self, true, tensors);
+        psd_weights_sha256(tensors, self->n, self->result->sha256_slow);
+    }
+    if (at.rank != 0 || !self->config->save || !*self->config->save)
+        return PSD_OK;
+    char step_text[24];
+    snprintf(step_text, sizeof step_text, "%" PRIu64, self->result->steps);
+    const psd_note_t notes[] = { { "format", "pt" }, { "psd.job", self->config->server.job ? self->config->server.job : "psd" },
+                                 { "psd.step", step_text }, { "psd.optimizer", self->optimizer }, { "psd.which", at.has_slow ? "slow" : "fast" },
+                                 { "psd.version", PSD_VERSION } };
+    return psd_safetensors_write(self->config->save, tensors, self->n, notes, sizeof notes / sizeof *notes, err);
+}
+
+static json_t *real_or_null(double value) { return isfinite(value) ? json_real(value) : json_null(); }
+
+static json_t *text_or_null(const char *text) { return *text ? json_string(text) : json_null(); }
+
+static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
+{
+    const psd_trainer_result_t *r = self->result;
+    const psd_position_t at = psd_worker_position(self->worker);
+    const char *settings = psd_worker_settings(self->worker);
+    json_t *root = json_pack(
+        "{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:f, s:I, s:I, s:f, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:s}", "schema", "psd.summary/1", "job",
+        self->config->server.job ? self->config->server.job : "psd", "outcome", outcome ? psd_err_text(outcome) : "done", "worker",
+        (int)at.worker + 1, "rank", (int)at.rank, "world", (int)at.world, "steps", (json_int_t)r->steps, "rounds", (json_int_t)r->rounds,
+        "epochs", r->epochs, "samples", (json_int_t)r->samples, "job_samples", (json_int_t)self->samples, "wall_time_s", r->seconds, "samples_per_s",
+        real_or_null(r->seconds > 0 ? (double)r->samples / r->seconds : NAN), "last_loss", real_or_null(r->last_loss), "metric",
+        psd_model_kind(self->config->model)->metric, "last_metric", real_or_null(r->evaluated ? r->last_score.metric : NAN), "best_metric",
+        real_or_null(r->evaluated ? r->best_metric : NAN), "last_val_loss", real_or_null(r->evaluated ? r->last_score.loss : NAN), "sha256",
+        text_or_null(r->sha256), "sha256_slow", text_or_null(r->sha256_slow), "optimizer", self->optimizer, "settings", settings ? settings : "");
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
+    int rc = text ? psd_record_summarise(self->record, text, err) : psd_err_set(err, PSD_ENOMEM, "no memory for the summary");
+    free(text);
+    json_decref(root);
+    return rc;
+}
+
+/* After the loop, however it ended: the weights, the summary, and goodbye. The first failure is the one to tell. */
+static int finish(trainer_t *self, int rc, psd_err_t *err)
+{
+    psd_err_t late = { 0 };
+    self->result->seconds = (double)(now_ms(CLOCK_MONOTONIC) - self->begun_ms) / 1e3;
+    if (self->window.steps)
+        write_metrics(self);
+    if (self->config->progress)
+        psd_progress_end(self->config->progress, now_ms(CLOCK_MONOTONIC));
+    int late_rc = PSD_OK;
+    if (rc == PSD_OK || rc == PSD_EDIVERGED)
+        late_rc = keep_weights(self, &late);
+    int summary_rc = summarise(self, rc, late_rc ? NULL : &late);
+    late_rc = late_rc ? late_rc : summary_rc;
+    /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
+    if (rc == PSD_OK || rc == PSD_EDIVERGED || rc == PSD_ESTOPPED)
+        psd_worker_leave(self->worker, rc != PSD_ESTOPPED, LEAVE_MS);
+    if (!rc && late_rc)
+        return psd_err_set(err, late_rc, "%s", late.text);
+    return rc;
+}
+
+int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *result, psd_err_t *err)
+{
+    *result = (psd_trainer_result_t){ .last_loss = NAN };
+    trainer_t self = { .config = config, .result = result, .n = psd_model_n_params(config->model), .params = psd_model_params(config->model) };
+    self.sampler = psd_sampler_new(config->train->n_rows, config->batch, config->shuffle, config->seed, err);
+    int rc = self.sampler ? join(&self, err) : PSD_ENOMEM;
+    if (!rc) {
+        if (config->joined)
+            config->joined();
+        rc = finish(&self, loop(&self, err), err);
+    }
+    for (size_t i = 0; i < self.n; i++)
+        free(self.slow[i]);
+    psd_record_destroy(&self.record);
+    psd_sampler_destroy(&self.sampler);
+    if (self.worker)
+        psd_worker_close(&self.worker);
+    return rc;
+}
