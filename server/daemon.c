@@ -1,0 +1,336 @@
+#include "server/daemon.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <uv.h>
+
+#include "common/log.h"
+#include "common/transport.h"
+#include "server/node.h"
+#include "server/report.h"
+#include "server/status.h"
+
+enum {
+    TICK_MS = 50,
+    PUBLISH_MS = 250,
+    LINGER_MS = 500,
+    /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
+     * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
+    STEP_HERE = 4096
+};
+
+typedef struct psd_daemon {
+    const psd_options_t *options;
+    uv_loop_t loop;
+    uv_timer_t tick;
+    uv_signal_t term, interrupt;
+    psd_net_t *net;
+    psd_socket_t *router;          /* where workers and other servers speak to us */
+    psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
+    char bound[PSD_ENDPOINT_TEXT], advertised[PSD_ENDPOINT_TEXT];
+    char settings[PSD_MAX_TEXT];
+    psd_node_t *node;
+    psd_actions_t out;             /* actions not yet carried out */
+    bool carrying_out;             /* they are being carried out further up the stack */
+    psd_status_t *status;          /* NULL: none wanted */
+    psd_report_t *report;
+    uint64_t started_ms, published_ms;
+    bool ready_told, stopping;
+    int code;                      /* why it ends */
+    psd_err_t why;
+} daemon_t;
+
+/* From 1 s on, so that 0 means never. */
+static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
+
+static void stop(daemon_t *self, int code, const char *why);
+
+/* ---- actions ---------------------------------------------------------------------------------------------------- */
+
+typedef struct pool_job {
+    uv_work_t request;
+    daemon_t *daemon;
+    psd_work_t *work;
+    uint64_t ns;
+} pool_job_t;
+
+static void carry_out(daemon_t *self);
+
+static void run_in_pool(uv_work_t *request)
+{
+    pool_job_t *job = request->data;
+    uint64_t start = uv_hrtime();
+    psd_work_run(job->work);
+    job->ns = uv_hrtime() - start;
+}
+
+static void work_done(daemon_t *self, psd_work_t *work, uint64_t ns)
+{
+    psd_report_apply(self->report, ns);
+    psd_node_worked(self->node, now_ms(), work, &self->out);
+}
+
+static void pool_done(uv_work_t *request, int status)
+{
+    (void)status;
+    pool_job_t *job = request->data;
+    work_done(job->daemon, job->work, job->ns);
+    carry_out(job->daemon);
+    free(job);
+}
+
+static void start_work(daemon_t *self, psd_work_t *work)
+{
+    if (psd_shard_elements(work->shard, work->part) <= STEP_HERE) {
+        uint64_t start = uv_hrtime();
+        psd_work_run(work);
+        work_done(self, work, uv_hrtime() - start);
+        return;
+    }
+    pool_job_t *job = malloc(sizeof *job);
+    assert(job && "no memory to hand work to the pool");
+    *job = (pool_job_t){ .request.data = job, .daemon = self, .work = work };
+    uv_queue_work(&self->loop, &job->request, run_in_pool, pool_done);
+}
+
+/* What cannot be sent now counts as lost: peers probe for it. */
+static void send(daemon_t *self, const psd_action_t *a)
+{
+    uint8_t header[PSD_MAX_HEADER];
+    psd_socket_t *socket = a->to == PSD_PEER_COORDINATOR ? self->coordinator : self->router;
+    if (!socket)
+        return;
+    int rc = psd_socket_send(socket, a->to, header, psd_msg_encode(&a->msg, header), a->payload);
+    psd_report_sent(self->report, a->payload ? a->payload->n_bytes : 0, rc == PSD_OK);
+}
+
+static void log_line(const psd_action_t *a)
+{
+    static const psd_log_level_t levels[] = { [PSD_LEVEL_ERROR] = PSD_LOG_ERROR, [PSD_LEVEL_WARN] = PSD_LOG_WARN,
+                                              [PSD_LEVEL_INFO] = PSD_LOG_INFO, [PSD_LEVEL_DEBUG] = PSD_LOG_DEBUG };
+    psd_log_write(levels[a->level], a->id, "%s", a->msg.text);
+}
+
+/* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */
+static void carry_out(daemon_t *self)
+{
+    if (self->carrying_out)
+        return;
+    self->carrying_out = true;
+    for (size_t i = 0; i < self->out.n; i++) {
+        psd_action_t *a = &self->out.at[i];
+        switch (a->act) {
+        case PSD_ACT_SEND: send(self, a); break;
+        case PSD_ACT_WORK: start_work(self, a->work); break;
+        case PSD_ACT_LOG: log_line(a); break;
+        case PSD_ACT_FINISH: stop(self, a->level, a->msg.text); break;
+        }
+    }
+    psd_actions_drop(&self->out, self->out.n);
+    self->carrying_out = false;
+}
+
+/* ---- events ----------------------------------------------------------------------------------------------------- */
+
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    daemon_t *self = arg;
+    psd_msg_t msg;
+    psd_err_t err;
+    size_t n = payload ? payload->n_bytes : 0;
+    psd_report_received(self->report, n_header + n);
+    if (psd_msg_decode(&msg, header, n_header, n, &err) != PSD_OK)
+        psd_node_malformed(self->node, peer, err.text, &self->out);
+    else
+        psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+    carry_out(self);
+}
+
+static void on_bad(void *arg, uint64_t peer, const char *why)
+{
+    daemon_t *self = arg;
+    psd_node_malformed(self->node, peer, why, &self->out);
+    carry_out(self);
+}
+
+/* The line that launchers wait for. */
+static void tell_ready(daemon_t *self)
+{
+    const psd_engine_t *engine = psd_node_engine(self->node);
+    if (self->ready_told || !psd_engine_is_ready(engine))
+        return;
+    self->ready_told = true;
+    printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s\n", psd_engine_index(engine),
+           psd_options_int(self->options, "servers"), self->advertised,
+           self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"));
+    fflush(stdout);
+}
+
+static void give_up_joining(daemon_t *self)
+{
+    char why[PSD_MAX_TEXT];
+    uint64_t limit = psd_options_ms(self->options, "join_timeout");
+    if (psd_engine_is_ready(psd_node_engine(self->node)) || now_ms() < self->started_ms + limit)
+        return;
+    snprintf(why, sizeof why, "server 0 at %s did not answer within %" PRIu64 " ms: is it running, with this address?",
+             psd_options_string(self->options, "join"), limit);
+    stop(self, PSD_EUNAVAILABLE, why);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    daemon_t *self = timer->data;
+    uint64_t now = now_ms();
+    psd_node_tick(self->node, now, &self->out);
+    carry_out(self);
+    tell_ready(self);
+    give_up_joining(self);
+    if (self->status && now >= self->published_ms + PUBLISH_MS) {
+        self->published_ms = now;
+        psd_report_publish(self->report, self->node, now, self->status);
+    }
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    char why[64];
+    snprintf(why, sizeof why, "%s before the job was finished", number == SIGTERM ? "SIGTERM" : "SIGINT");
+    stop(handle->data, PSD_ESTOPPED, why);
+}
+
+/* ---- beginning and end ------------------------------------------------------------------------------------------ */
+
+static void stop(daemon_t *self, int code, const char *why)
+{
+    if (self->stopping)
+        return;
+    self->stopping = true;
+    self->code = psd_err_set(&self->why, code, "%s", why);
+    uv_close((uv_handle_t *)&self->tick, NULL);
+    uv_close((uv_handle_t *)&self->term, NULL);
+    uv_close((uv_handle_t *)&self->interrupt, NULL);
+    uv_stop(&self->loop);
+}
+
+/* The address to tell others: that of the socket, with the host that the operator gave for it. */
+static int advertise(daemon_t *self, psd_err_t *err)
+{
+    const char *host = psd_options_string(self->options, "advertise");
+    const char *port = strrchr(self->bound, ':');
+    bool wildcard = strstr(self->bound, "//0.0.0.0:") || strstr(self->bound, "//[::]:");
+    if (wildcard && !host[0])
+        return psd_err_set(err, PSD_ECONFIG, "listen is %s, which is no address to give to others: add --advertise HOST",
+                           self->bound);
+    if (host[0] && port)
+        snprintf(self->advertised, sizeof self->advertised, "tcp://%.90s%s", host, port);
+    else
+        memcpy(self->advertised, self->bound, sizeof self->advertised);
+    return PSD_OK;
+}
+
+static uint64_t random_number(void)
+{
+    uint64_t n = 0;
+    while (!n && getrandom(&n, sizeof n, 0) != sizeof n)
+        ;
+    return n;
+}
+
+/* The options, as the two machines read them. */
+static int make_node(daemon_t *self, psd_err_t *err)
+{
+    const psd_options_t *o = self->options;
+    char rule[PSD_RULE_TEXT];
+    psd_engine_config_t engine = { .settings = self->settings, .endpoint = self->advertised,
+        .wanted_index = (int)psd_options_int(o, "server.index"), .nonce = random_number(),
+        .mode = psd_mode_find(psd_options_string(o, "sync.mode")),
+        .lr_rule = psd_lr_rule_find(psd_options_string(o, "sync.lr_rule")),
+        .max_staleness = psd_options_uint(o, "sync.max_staleness") };
+    if (psd_rule_parse(&engine.rule, psd_options_string(o, "optimizer"), err) != PSD_OK)
+        return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(o, "optimizer"));
+    assert(engine.mode && engine.lr_rule && "the option table admits only names of these tables");
+    int n = snprintf(self->settings, sizeof self->settings, "servers=%" PRId64 " mode=%s optimizer=%s",
+                     psd_options_int(o, "servers"), engine.mode->name, psd_rule_print(&engine.rule, rule));
+    if (engine.mode->per_push)
+        snprintf(self->settings + n, sizeof self->settings - (size_t)n, " lr_rule=%s max_staleness=%" PRIu64,
+                 engine.lr_rule->name, engine.max_staleness);
+    uint32_t want = (uint32_t)psd_options_int(o, "workers.want"), min = (uint32_t)psd_options_int(o, "workers.min");
+    psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),
+        .settings = self->settings, .n_servers = (uint32_t)psd_options_int(o, "servers"), .workers_min = min,
+        .workers_want = want > min ? want : min, .lease_ms = psd_options_ms(o, "lease"),
+        .round_timeout_ms = psd_options_ms(o, "round_timeout"), .start_timeout_ms = psd_options_ms(o, "join_timeout"),
+        .mode = engine.mode, .lr = psd_rule_lr(&engine.rule), .has_slow = engine.rule.lookahead };
+    bool first = !psd_options_string(o, "join")[0];
+    self->node = psd_node_new(&engine, first ? &coordinator : NULL, err);
+    self->report = self->node ? psd_report_new(o, self->settings, err) : NULL;
+    return self->report ? PSD_OK : err->code;
+}
+
+static int open_all(daemon_t *self, psd_err_t *err)
+{
+    const psd_options_t *o = self->options;
+    psd_socket_handler_t handler = { on_message, on_bad, self };
+    const char *join = psd_options_string(o, "join"), *status = psd_options_string(o, "status.listen");
+    if (!(self->net = psd_net_new(err)) ||
+        !(self->router = psd_socket_bind(self->net, &self->loop, psd_options_string(o, "listen"), &handler, self->bound, err)))
+        return err->code;
+    int rc = advertise(self, err);
+    if (rc == PSD_OK)
+        rc = make_node(self, err);
+    if (rc == PSD_OK && join[0] &&
+        !(self->coordinator = psd_socket_connect(self->net, &self->loop, join, PSD_PEER_COORDINATOR, &handler, err)))
+        rc = err->code;
+    if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, err)))
+        rc = err->code;
+    return rc;
+}
+
+static void close_all(daemon_t *self)
+{
+    psd_socket_close(&self->router, LINGER_MS);
+    psd_socket_close(&self->coordinator, LINGER_MS);
+    uv_run(&self->loop, UV_RUN_DEFAULT); /* handles close; work in the pool comes back */
+    psd_status_destroy(&self->status);
+    psd_net_destroy(&self->net);
+    psd_actions_clear(&self->out);
+    psd_node_destroy(&self->node);
+    psd_report_destroy(&self->report);
+    int rc = uv_loop_close(&self->loop);
+    assert(!rc && "every handle of the loop is closed");
+}
+
+static void watch(daemon_t *self)
+{
+    self->tick.data = self->term.data = self->interrupt.data = self;
+    uv_timer_init(&self->loop, &self->tick);
+    uv_signal_init(&self->loop, &self->term);
+    uv_signal_init(&self->loop, &self->interrupt);
+    uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
+    uv_signal_start(&self->term, on_signal, SIGTERM);
+    uv_signal_start(&self->interrupt, on_signal, SIGINT);
+}
+
+int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
+{
+    daemon_t self = { .options = options, .started_ms = now_ms() };
+    if (uv_loop_init(&self.loop))
+        return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
+    signal(SIGPIPE, SIG_IGN);
+    int rc = open_all(&self, err);
+    if (rc == PSD_OK) {
+        psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s %s", self.bound, psd_isa_name(),
+                     self.settings);
+        watch(&self);
+        uv_run(&self.loop, UV_RUN_DEFAULT);
+        rc = psd_err_set(err, self.code, "%s", self.why.text);
+        psd_log_write(rc == PSD_OK || rc == PSD_ESTOPPED ? PSD_LOG_INFO : PSD_LOG_ERROR, "server.exit",
+                      "code=%d reason=\"%s\"", psd_err_exit_code(rc), self.why.text);
+    }
+    close_all(&self);
+    return rc;
+}

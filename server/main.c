@@ -1,0 +1,46 @@
+/* main.c - psd, the server: options in, exit code out. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "server/daemon.h"
+
+static void start_log(const psd_options_t *options)
+{
+    psd_log_config_t config = { .comp = "server", .job = psd_options_string(options, "job") };
+    psd_log_level_parse(psd_options_string(options, "log.level"), &config.level);
+    config.format = psd_options_string(options, "log.format")[0] == 'j' ? PSD_LOG_JSON : PSD_LOG_AUTO;
+    psd_log_init(&config);
+}
+
+/* libuv reads the size of its pool from the environment, once. */
+static void size_pool(const psd_options_t *options)
+{
+    char text[24];
+    int64_t n = psd_options_int(options, "threads");
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    snprintf(text, sizeof text, "%ld", n ? (long)n : cores > 0 ? cores : 1);
+    setenv("UV_THREADPOOL_SIZE", text, 1);
+}
+
+int main(int argc, char **argv)
+{
+    psd_err_t err = { 0 };
+    psd_options_t *options = psd_options_new(PSD_PROGRAM_SERVER);
+    if (!options)
+        return psd_err_exit_code(PSD_ENOMEM);
+    int rc = psd_options_load(options, argc, argv, &err);
+    if (rc == PSD_OK) {
+        start_log(options);
+        size_pool(options);
+        rc = psd_daemon_run(options, &err);
+        if (rc != PSD_OK)
+            fprintf(stderr, "psd: %s\n", err.text);
+        psd_log_flush();
+    } else if (rc < 0) {
+        fprintf(stderr, "%s\n", psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);
+    }
+    psd_options_destroy(&options);
+    return rc > 0 ? 0 : psd_err_exit_code(rc);
+}

@@ -1,0 +1,21 @@
+/* report.h - what the world may know of a server: its facts and counters, gathered on the loop's thread and published
+ * as a snapshot for the status endpoint (names: ECOSYSTEM of the README's Monitor section). Reads, never writes. */
+#pragma once
+
+#include "common/options.h"
+#include "server/node.h"
+#include "server/status.h"
+
+typedef struct psd_report psd_report_t;
+
+/* `settings`: the job's settings as text, borrowed like `options`. NULL, with `err` set, when memory runs out. */
+psd_report_t *psd_report_new(const psd_options_t *options, const char *settings, psd_err_t *err);
+void psd_report_destroy(psd_report_t **self_p);
+
+/* Count a chunk's step that took `ns`, a received message, a sent one (or one that found no way). */
+void psd_report_apply(psd_report_t *self, uint64_t ns);
+void psd_report_received(psd_report_t *self, size_t n_bytes);
+void psd_report_sent(psd_report_t *self, size_t n_bytes, bool accepted);
+
+/* Gather the facts of `node` and hand the snapshot to `status`. */
+void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status);
