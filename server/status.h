@@ -1,0 +1,46 @@
+/* status.h - the HTTP endpoint that people, probes and Prometheus look at: it reads and never writes.
+ *
+ * It answers on a thread of its own from the last snapshot that the loop thread published, so a scrape can neither
+ * block nor slow a round, and /livez still answers when the loop is stuck. GET and HEAD only; at most 32
+ * connections, 16 of them from one address, each for 2 idle seconds and 16 KiB of request. A Host that is neither
+ * an address nor this machine's name is refused, so that a web page elsewhere cannot read it through a browser
+ * (DNS rebinding).
+ *
+ *   /livez, /healthz    200 "ok" while the snapshot's tick is younger than 5 s, else 500
+ *   /readyz[?verbose]   200 when ready, else 503; with its lines
+ *   /status             the JSON document
+ *   /metrics            Prometheus text 0.0.4
+ *   /                   a page for people, made from the JSON document (server/page.h) */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+typedef struct psd_status psd_status_t;
+
+/* What the endpoint answers from. Texts are copied by psd_status_publish; NULL counts as "". */
+typedef struct psd_status_snapshot {
+    uint64_t tick_ms;        /* CLOCK_MONOTONIC, when the loop last turned; uv_now() is that */
+    bool ready;              /* /readyz */
+    const char *ready_lines; /* "[+]restore ok\n[-]quorum 2/3\n" */
+    const char *status_json; /* /status: one object, schema psd.status/1 */
+    const char *metrics;     /* /metrics */
+} psd_status_snapshot_t;
+
+/* Serve at `listen`, "host:port" with port 0 for any free one; "none" makes an object that serves nothing.
+ * NULL, with PSD_EUNAVAILABLE when the address cannot be bound, PSD_ECONFIG when it is none. */
+psd_status_t *psd_status_new(const char *listen, psd_err_t *err);
+
+/* Stop serving and free; waits for the thread. */
+void psd_status_destroy(psd_status_t **self_p);
+
+/* "http://127.0.0.1:40002" with the port that was bound; "none" when nothing is served. */
+const char *psd_status_url(const psd_status_t *self);
+
+/* Answer from a copy of `snapshot` from now on. When memory runs out, the last one stays. Loop thread. */
+void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapshot);
+
+/* Requests answered since the start. Any thread. */
+uint64_t psd_status_requests(const psd_status_t *self);

@@ -1,0 +1,201 @@
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "server/status.h"
+
+static psd_status_t *status;
+static psd_err_t err;
+static char reply[1 << 16];
+
+static uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void publish(uint64_t tick_ms, bool ready)
+{
+    psd_status_publish(status, &(psd_status_snapshot_t){
+                                   .tick_ms = tick_ms, .ready = ready, .ready_lines = "[+]restore ok\n[-]quorum 1/2\n",
+                                   .status_json = "{\"schema\":\"psd.status/1\",\"job\":\"<mnist>\",\"state\":\"training\","
+                                                  "\"progress\":{\"step\":42},\"workers\":[{\"id\":0,\"host\":\"a&b\"}]}",
+                                   .metrics = "psd_steps_total{shard=\"0\"} 42\n" });
+}
+
+static void setup(void)
+{
+    cr_assert_not_null(status = psd_status_new("127.0.0.1:0", &err), "%s", err.text);
+    publish(now_ms(), true);
+}
+static void teardown(void) { psd_status_destroy(&status); }
+TestSuite(status, .init = setup, .fini = teardown, .timeout = 30);
+
+static int dial(void)
+{
+    const char *colon = strrchr(psd_status_url(status), ':');
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(colon + 1)),
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct timeval wait = { .tv_sec = 10 };
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
+    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    return fd;
+}
+
+/* Send `text` on a connection of its own; what comes back, up to its end, is in `reply`; returns the status. */
+static int ask(const char *text)
+{
+    int fd = dial(), code = 0;
+    size_t n = 0;
+    ssize_t got;
+    if (send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
+        text = "";
+    while (n < sizeof reply - 1 && (got = recv(fd, reply + n, sizeof reply - 1 - n, 0)) > 0)
+        n += (size_t)got;
+    reply[n] = '\0';
+    close(fd);
+    sscanf(reply, "HTTP/1.%*d %d", &code);
+    return code;
+}
+
+static int get(const char *path)
+{
+    char text[256];
+    snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: localhost:7471\r\nConnection: close\r\n\r\n", path);
+    return ask(text);
+}
+
+Test(status, each_path_answers_from_the_snapshot)
+{
+    cr_assert_eq(get("/livez"), 200);
+    cr_assert_eq(get("/healthz"), 200);
+    cr_assert_eq(get("/readyz"), 200);
+    cr_assert_not_null(strstr(reply, "\r\n\r\nok\n"));
+    cr_assert_eq(get("/readyz?verbose"), 200);
+    cr_assert_not_null(strstr(reply, "[+]restore ok\n[-]quorum 1/2\nreadyz check passed\n"));
+    cr_assert_eq(get("/status"), 200);
+    cr_assert_not_null(strstr(reply, "Content-Type: application/json"));
+    cr_assert_not_null(strstr(reply, "\"step\":42"));
+    cr_assert_eq(get("/metrics"), 200);
+    cr_assert_not_null(strstr(reply, "text/plain; version=0.0.4; charset=utf-8"));
+    cr_assert_not_null(strstr(reply, "psd_steps_total{shard=\"0\"} 42\n"));
+    cr_assert_eq(get("/etc/passwd"), 404);
+    cr_assert_eq(psd_status_requests(status), 7);
+}
+
+Test(status, the_page_is_whole_and_escapes_what_people_typed)
+{
+    cr_assert_eq(get("/"), 200);
+    cr_assert_not_null(strstr(reply, "<h1>&lt;mnist&gt;</h1>"));
+    cr_assert_not_null(strstr(reply, "a&amp;b"));
+    cr_assert_not_null(strstr(reply, "<b>42</b>step"));
+    cr_assert_not_null(strstr(reply, "</html>"));
+    cr_assert_not_null(strstr(reply, "Content-Security-Policy: default-src 'none'"));
+}
+
+Test(status, a_stuck_loop_is_neither_alive_nor_ready)
+{
+    publish(now_ms() - 6000, true);
+    cr_assert_eq(get("/livez"), 500);
+    cr_assert_eq(get("/readyz"), 503);
+    publish(now_ms(), false);
+    cr_assert_eq(get("/livez"), 200);
+    cr_assert_eq(get("/readyz"), 503);
+    cr_assert_not_null(strstr(reply, "readyz check failed\n"));
+}
+
+Test(status, before_the_first_snapshot_it_says_so)
+{
+    psd_status_t *fresh = psd_status_new("127.0.0.1:0", &err), *old = status;
+    status = fresh;
+    cr_assert_eq(get("/livez"), 500);
+    cr_assert_eq(get("/status"), 503);
+    cr_assert_eq(get("/"), 200);
+    cr_assert_not_null(strstr(reply, "no status yet"));
+    status = old;
+    psd_status_destroy(&fresh);
+}
+
+Test(status, only_get_and_head_are_served)
+{
+    cr_assert_eq(ask("HEAD /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 200);
+    cr_assert_null(strstr(reply, "step"));
+    cr_assert_eq(ask("POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"), 405);
+    cr_assert_not_null(strstr(reply, "Allow: GET, HEAD"));
+    cr_assert_eq(ask("DELETE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 405);
+}
+
+Test(status, a_foreign_host_is_refused_and_an_address_is_not)
+{
+    cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"), 403);
+    cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1.evil.example:7471\r\nConnection: close\r\n\r\n"), 403);
+    cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1:7471\r\nConnection: close\r\n\r\n"), 200);
+    cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: [::1]:7471\r\nConnection: close\r\n\r\n"), 200);
+    cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n"), 403);
+    cr_assert_eq(ask("GET /status HTTP/1.0\r\n\r\n"), 200);
+}
+
+Test(status, an_oversized_request_is_refused)
+{
+    size_t n = 40000;
+    char *text = malloc(n + 1);
+    snprintf(text, n, "GET /status HTTP/1.1\r\nHost: localhost\r\nX: ");
+    size_t used = strlen(text);
+    memset(text + used, 'x', n - used);
+    text[n] = '\0';
+    int code = ask(text);
+    cr_assert(code == 431 || code == 0, "%d", code); /* or the connection is cut */
+    memcpy(text, "GET /xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", 48);
+    memset(text + 48, 'x', n - 48);
+    code = ask(text);
+    cr_assert(code == 414 || code == 431 || code == 0, "%d", code);
+    free(text);
+    cr_assert_eq(get("/livez"), 200);
+}
+
+Test(status, half_sent_requests_are_cut_and_do_not_keep_others_out)
+{
+    enum { HALF = 12 };
+    int fd[HALF];
+    for (int i = 0; i < HALF; i++) {
+        fd[i] = dial();
+        cr_assert_eq(send(fd[i], "GET /sta", 8, MSG_NOSIGNAL), 8);
+    }
+    cr_assert_eq(get("/livez"), 200);
+    for (int i = 0; i < HALF; i++) {
+        struct pollfd closed = { .fd = fd[i], .events = POLLIN };
+        cr_assert_eq(poll(&closed, 1, 8000), 1, "a half-sent request is still open after 8 s");
+        close(fd[i]);
+    }
+}
+
+Test(status, an_address_that_cannot_be_is_an_error)
+{
+    psd_err_t why;
+    cr_assert_null(psd_status_new("7471", &why));
+    cr_assert_eq(why.code, PSD_ECONFIG);
+    const char *taken = psd_status_url(status) + strlen("http://");
+    cr_assert_null(psd_status_new("no.such.host.invalid:1", &why));
+    cr_assert_eq(why.code, PSD_ECONFIG);
+    cr_assert_null(psd_status_new(taken, &why));
+    cr_assert_eq(why.code, PSD_EUNAVAILABLE);
+}
+
+Test(status, none_serves_nothing)
+{
+    psd_status_t *none = psd_status_new("none", &err);
+    cr_assert_str_eq(psd_status_url(none), "none");
+    psd_status_publish(none, &(psd_status_snapshot_t){ .tick_ms = 1 });
+    psd_status_destroy(&none);
+    cr_assert_null(none);
+}
