@@ -1,5 +1,6 @@
 #include "common/optimizer.h"
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -153,8 +154,9 @@ void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, fl
     enum { BLOCK = 1024 };
     const psd_isa_t *isa = psd_isa_active();
     size_t row = 0;
-    while (table()[row] != rule->opt)
+    while (table()[row] && table()[row] != rule->opt)
         row++;
+    assert(table()[row]); /* rules come from psd_rule_parse() */
 
     const size_t stride = plan->sync ? BLOCK : n;
     for (size_t from = 0; from < n; from += stride) {

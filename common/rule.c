@@ -288,11 +288,23 @@ static bool inner_is_next(const parser_t *p)
     return read_word(&ahead, word, "") == PSD_OK && find(lookahead_hyper, word) < 0 && !take(&ahead, '=');
 }
 
+/* Read the rule inside a Lookahead. */
+static int read_inner(parser_t *p, psd_rule_t *rule)
+{
+    char word[WORD_TEXT];
+    const int rc = read_word(p, word, "an optimizer");
+    if (rc)
+        return rc;
+    const char *at = p->at - strlen(word);
+    if (strcmp(word, "lookahead") == 0)
+        return fail(p, at, "lookahead inside lookahead is not supported");
+    return read_plain(p, word, at, rule);
+}
+
 /* Read the rest of a Lookahead whose name is behind. */
 static int read_lookahead(parser_t *p, psd_rule_t *rule)
 {
     double values[sizeof lookahead_hyper / sizeof *lookahead_hyper];
-    char word[WORD_TEXT];
     int rc = PSD_OK;
     set_defaults(lookahead_hyper, values);
     rule->lookahead = true;
@@ -301,14 +313,8 @@ static int read_lookahead(parser_t *p, psd_rule_t *rule)
 
     if (take(p, '(')) {
         const bool inner = inner_is_next(p);
-        if (inner) {
-            rc = read_word(p, word, "an optimizer");
-            const char *at = p->at - strlen(word);
-            if (!rc && strcmp(word, "lookahead") == 0)
-                rc = fail(p, at, "lookahead inside lookahead is not supported");
-            if (!rc)
-                rc = read_plain(p, word, at, rule);
-        }
+        if (inner)
+            rc = read_inner(p, rule);
         if (!rc)
             rc = read_arguments(p, "lookahead", lookahead_hyper, values, !inner);
     }
