@@ -99,7 +99,7 @@ static void start_work(daemon_t *self, psd_work_t *work)
 }
 
 /* What cannot be sent now counts as lost: peers probe for it. */
-static void send(daemon_t *self, const psd_action_t *a)
+static void send_message(daemon_t *self, const psd_action_t *a)
 {
     uint8_t header[PSD_MAX_HEADER];
     psd_socket_t *socket = a->to == PSD_PEER_COORDINATOR ? self->coordinator : self->router;
@@ -125,7 +125,7 @@ static void carry_out(daemon_t *self)
     for (size_t i = 0; i < self->out.n; i++) {
         psd_action_t *a = &self->out.at[i];
         switch (a->act) {
-        case PSD_ACT_SEND: send(self, a); break;
+        case PSD_ACT_SEND: send_message(self, a); break;
         case PSD_ACT_WORK: start_work(self, a->work); break;
         case PSD_ACT_LOG: log_line(a); break;
         case PSD_ACT_FINISH: stop(self, a->level, a->msg.text); break;

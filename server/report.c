@@ -307,3 +307,42 @@ static char *metrics_text(psd_report_t *self, const psd_node_t *node, uint64_t n
     psd_metrics_collect(self->metrics);
     return psd_metrics_prometheus(self->metrics);
 }
+
+/* ---- publishing --------------------------------------------------------------------------------------------------- */
+
+static bool readiness(const psd_report_t *self, const psd_node_t *node, char *lines, size_t n)
+{
+    const psd_engine_t *engine = psd_node_engine(node);
+    bool joined = psd_engine_is_ready(engine), quorum = true;
+    int at = snprintf(lines, n, "%s\n[+]listening ok\n", joined ? "[+]joined ok" : "[-]joined waiting for server 0");
+    if (psd_node_coordinator(node)) {
+        psd_coordinator_facts_t facts;
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+        int64_t min = psd_options_int(self->options, "workers.min");
+        quorum = facts.state == PSD_JOB_FINISHED || facts.n_members >= min;
+        snprintf(lines + at, n - (size_t)at, "[%c]quorum %u/%" PRId64 "\n", quorum ? '+' : '-', facts.n_members, min);
+    }
+    return joined && quorum;
+}
+
+void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status)
+{
+    struct timespec t;
+    char lines[256];
+    if (!self->start_ms)
+        self->start_ms = now_ms;
+    json_t *document = status_json(self, node, now_ms);
+    char *json = document ? json_dumps(document, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    char *metrics = metrics_text(self, node, now_ms);
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    psd_status_publish(status, &(psd_status_snapshot_t){
+                                   .tick_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000,
+                                   .ready = readiness(self, node, lines, sizeof lines),
+                                   .ready_lines = lines,
+                                   .status_json = json,
+                                   .metrics = metrics,
+                               });
+    json_decref(document);
+    free(json);
+    free(metrics);
+}

@@ -1,0 +1,268 @@
+/* bench_exchange.c - push + step + pull through a real psd over TCP on loopback, against bare libzmq that moves the same
+ * bytes in the same pieces, in one run, turn by turn; and the round trip of a small model. Prints ratios.
+ *
+ *     bench_exchange [--parameters N] [--rounds N] [--optimizer RULE]
+ *
+ * The bare side is the least that any parameter server on ZeroMQ must do: one ROUTER and one DEALER in two processes,
+ * 1 MiB payloads behind a small header, zero-copy sends, every message echoed, all of them in flight at once. */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include "psd/worker.h"
+
+enum { CHUNK = 1 << 20, HEADER = 100 };
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void die(const char *what)
+{
+    fprintf(stderr, "bench_exchange: %s\n", what);
+    exit(1);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *x, size_t n)
+{
+    qsort(x, n, sizeof *x, by_size);
+    return x[n / 2];
+}
+
+/* ---- bare libzmq ------------------------------------------------------------------------------------------------- */
+
+static void keep(void *data, void *hint) { (void)data, (void)hint; }
+
+/* Echo every message: routing id, header, payload. */
+static void echo(int port_fd)
+{
+    char endpoint[128];
+    size_t n = sizeof endpoint;
+    void *context = zmq_ctx_new(), *router = zmq_socket(context, ZMQ_ROUTER);
+    if (zmq_bind(router, "tcp://127.0.0.1:*") || zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, endpoint, &n))
+        die("cannot bind");
+    if (write(port_fd, endpoint, sizeof endpoint) != sizeof endpoint)
+        die("cannot tell the port");
+    for (;;) {
+        zmq_msg_t part;
+        int more;
+        do {
+            zmq_msg_init(&part);
+            if (zmq_msg_recv(&part, router, 0) < 0)
+                exit(0);
+            more = zmq_msg_more(&part);
+            zmq_msg_send(&part, router, more ? ZMQ_SNDMORE : 0);
+        } while (more);
+    }
+}
+
+typedef struct bare {
+    pid_t pid;
+    void *context, *dealer;
+    char *data;
+    size_t n_bytes;
+} bare_t;
+
+static bare_t bare_start(size_t n_bytes)
+{
+    bare_t self = { .n_bytes = n_bytes, .data = malloc(n_bytes) };
+    int pipe_fd[2], hwm = 0;
+    char endpoint[128];
+    if (pipe(pipe_fd) || (self.pid = fork()) < 0)
+        die("cannot fork");
+    if (!self.pid) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        echo(pipe_fd[1]);
+    }
+    memset(self.data, 1, n_bytes);
+    if (read(pipe_fd[0], endpoint, sizeof endpoint) != sizeof endpoint)
+        die("no port");
+    self.context = zmq_ctx_new();
+    self.dealer = zmq_socket(self.context, ZMQ_DEALER);
+    zmq_setsockopt(self.dealer, ZMQ_SNDHWM, &hwm, sizeof hwm);
+    zmq_setsockopt(self.dealer, ZMQ_RCVHWM, &hwm, sizeof hwm);
+    if (zmq_connect(self.dealer, endpoint))
+        die("cannot connect");
+    return self;
+}
+
+static double bare_round(bare_t *self)
+{
+    char header[HEADER] = { 0 };
+    double start = now_s();
+    size_t sent = 0;
+    for (size_t at = 0; at < self->n_bytes; at += CHUNK, sent++) {
+        zmq_msg_t msg;
+        size_t n = self->n_bytes - at < CHUNK ? self->n_bytes - at : CHUNK;
+        zmq_msg_init_data(&msg, self->data + at, n, keep, NULL);
+        zmq_send(self->dealer, header, sizeof header, ZMQ_SNDMORE);
+        zmq_msg_send(&msg, self->dealer, 0);
+    }
+    for (size_t i = 0; i < sent; i++) {
+        zmq_msg_t head, body;
+        zmq_msg_init(&head);
+        zmq_msg_init(&body);
+        zmq_msg_recv(&head, self->dealer, 0);
+        zmq_msg_recv(&body, self->dealer, 0);
+        /* The weights must end up in the caller's array, as psd's do. */
+        memcpy(self->data + i * CHUNK, zmq_msg_data(&body), zmq_msg_size(&body));
+        zmq_msg_close(&head);
+        zmq_msg_close(&body);
+    }
+    return now_s() - start;
+}
+
+static void bare_stop(bare_t *self)
+{
+    int linger = 0;
+    kill(self->pid, SIGKILL);
+    waitpid(self->pid, NULL, 0);
+    zmq_setsockopt(self->dealer, ZMQ_LINGER, &linger, sizeof linger);
+    zmq_close(self->dealer);
+    zmq_ctx_term(self->context);
+    free(self->data);
+}
+
+/* ---- psd --------------------------------------------------------------------------------------------------------- */
+
+typedef struct cluster {
+    pid_t pid;
+    psd_worker_t *worker;
+    float *weights, *gradient;
+} cluster_t;
+
+static void start_server(cluster_t *self, const char *optimizer, char endpoint[128])
+{
+    char program[512], line[512] = "";
+    int out[2];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 8);
+    program[n > 0 ? n : 0] = '\0';
+    snprintf(program + strlen(dirname(program)), 8, "/psd");
+    if (pipe(out) || (self->pid = fork()) < 0)
+        die("cannot fork");
+    if (!self->pid) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(out[1], 1);
+        execl(program, "psd", "--listen", "tcp://127.0.0.1:0", "--status-listen", "none", "--job", "bench", "--log-level",
+              "warn", "--optimizer", optimizer, (char *)NULL);
+        die("cannot start psd");
+    }
+    close(out[1]);
+    for (size_t at = 0; at + 1 < sizeof line && !strchr(line, '\n'); at++)
+        if (read(out[0], line + at, 1) != 1)
+            die("psd ended before it was ready");
+    if (sscanf(line, "psd ready shard=0/1 data=%127s", endpoint) != 1)
+        die(line);
+}
+
+static cluster_t cluster_start(size_t n, const char *optimizer)
+{
+    cluster_t self = { .weights = calloc(n, sizeof(float)), .gradient = calloc(n, sizeof(float)) };
+    char endpoint[128];
+    start_server(&self, optimizer, endpoint);
+    for (size_t i = 0; i < n; i++)
+        self.gradient[i] = 1e-3f;
+    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench" };
+    uint64_t shape[] = { n };
+    psd_tensor_t tensor = { "w", shape, 1, self.weights };
+    if (psd_worker_connect(&self.worker, &config) || psd_worker_register(self.worker, &tensor, 1))
+        die(psd_worker_error(self.worker));
+    return self;
+}
+
+static double cluster_round(cluster_t *self)
+{
+    psd_ticket_t ticket;
+    double start = now_s();
+    if (psd_worker_exchange(self->worker, (const float *const[]){ self->gradient }, 64, 1.0, &ticket) ||
+        psd_worker_wait(self->worker, ticket, 60000))
+        die(psd_worker_error(self->worker));
+    return now_s() - start;
+}
+
+static void cluster_stop(cluster_t *self)
+{
+    psd_worker_leave(self->worker, 1, 5000);
+    psd_worker_close(&self->worker);
+    waitpid(self->pid, NULL, 0);
+    free(self->weights);
+    free(self->gradient);
+}
+
+/* ---- what is printed --------------------------------------------------------------------------------------------- */
+
+static void compare_throughput(size_t n, size_t rounds, const char *optimizer)
+{
+    double *psd = calloc(rounds, sizeof *psd), *bare = calloc(rounds, sizeof *bare), *ratio = calloc(rounds, sizeof *ratio);
+    bare_t b = bare_start(n * sizeof(float));
+    cluster_t c = cluster_start(n, optimizer);
+    for (int i = 0; i < 3; i++) {
+        bare_round(&b);
+        cluster_round(&c);
+    }
+    for (size_t i = 0; i < rounds; i++) {
+        bare[i] = bare_round(&b);
+        psd[i] = cluster_round(&c);
+        ratio[i] = bare[i] / psd[i];
+    }
+    double bytes = 2.0 * (double)n * sizeof(float);
+    double m_psd = median(psd, rounds), m_bare = median(bare, rounds), m_ratio = median(ratio, rounds);
+    printf("%zu parameters, %s, 1 worker, 1 server, TCP: psd %.1f ms (%.2f GB/s push+pull), bare libzmq %.1f ms (%.2f GB/s); "
+           "median of %zu ratios: %.0f %%\n",
+           n, optimizer, m_psd * 1e3, bytes / m_psd * 1e-9, m_bare * 1e3, bytes / m_bare * 1e-9, rounds, m_ratio * 100);
+    cluster_stop(&c);
+    bare_stop(&b);
+    free(psd), free(bare), free(ratio);
+}
+
+static void measure_round_trip(size_t n, size_t rounds)
+{
+    double *t = calloc(rounds, sizeof *t);
+    cluster_t c = cluster_start(n, "sgd(lr=0.1)");
+    for (int i = 0; i < 100; i++)
+        cluster_round(&c);
+    for (size_t i = 0; i < rounds; i++)
+        t[i] = cluster_round(&c);
+    double m = median(t, rounds);
+    printf("%zu parameters, sgd, TCP: round trip of push+step+pull %.1f us median, %.1f us 99th percentile of %zu\n", n, m * 1e6,
+           t[rounds * 99 / 100] * 1e6, rounds);
+    cluster_stop(&c);
+    free(t);
+}
+
+int main(int argc, char **argv)
+{
+    size_t n = 24 << 20, rounds = 30;
+    const char *optimizer = "sgd(lr=0.01)";
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (!strcmp(argv[i], "--parameters"))
+            n = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--rounds"))
+            rounds = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--optimizer"))
+            optimizer = argv[i + 1];
+    }
+    signal(SIGPIPE, SIG_IGN);
+    measure_round_trip(1024, 5000);
+    compare_throughput(n, rounds, optimizer);
+    return 0;
+}
