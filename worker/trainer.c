@@ -368,11 +368,11 @@ int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *re
             config->joined();
         rc = finish(&self, loop(&self, err), err);
     }
+    if (self.worker)
+        psd_worker_close(&self.worker); /* first: until then it may write to the slow weights' arrays */
     for (size_t i = 0; i < self.n; i++)
         free(self.slow[i]);
     psd_record_destroy(&self.record);
     psd_sampler_destroy(&self.sampler);
-    if (self.worker)
-        psd_worker_close(&self.worker);
     return rc;
 }
