@@ -92,8 +92,7 @@ static int join(trainer_t *self, psd_err_t *err)
         return failed(self, rc, "cannot register the model", err);
     read_settings(self);
     psd_position_t at = psd_worker_position(self->worker);
-    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64 " settings=\"%s\"", at.worker + 1, at.rank, at.world, at.clock,
-                 psd_worker_settings(self->worker));
+    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker + 1, at.rank, at.world, at.clock);
     self->record = psd_record_new(self->config->run_dir, at.worker + 1, err);
     return self->record ? PSD_OK : err ? err->code : PSD_EIO;
 }
