@@ -31,3 +31,13 @@ void psd_aggregate(float *out, const float *const *g, const double *weight, size
         isa->finish(out + from, acc, g[last - 1] + from, weight[last - 1], last - 1 == first, count);
     }
 }
+
+double psd_sum_of_squares(const float *x, size_t n)
+{
+    double sum[16] = { 0 };
+    psd_isa_active()->squares(sum, x, n);
+    for (size_t half = 8; half; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            sum[j] += sum[j + half];
+    return sum[0];
+}

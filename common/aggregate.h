@@ -1,4 +1,5 @@
-/* aggregate.h - the gradient of a synchronous round: the weighted mean of the workers' gradients. */
+/* aggregate.h - sums over gradients that come out the same on every machine: the weighted mean of a round, and the sum
+ * of squares. */
 #pragma once
 
 #include <stddef.h>
@@ -9,3 +10,8 @@
  * 1 is copied bit for bit. `out` overlaps no g[k]. Like a kernel, it gives the same bits on every instruction
  * set, and however the elements are cut into calls. */
 void psd_aggregate(float *out, const float *const *g, const double *weight, size_t k, size_t n);
+
+/* The sum of the squares of x[0..n), in double, added in a fixed order: the same bits on every instruction set. Squares
+ * of floats cannot overflow a double, so the sum is finite exactly when every element is: the check for Inf and NaN
+ * comes with it. */
+double psd_sum_of_squares(const float *x, size_t n);

@@ -2,10 +2,13 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "common/aggregate.h"
 
 enum {
     STATE_EVERY_MS = 250,     /* repeat of what the coordinator must know */
@@ -694,16 +697,6 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_ac
     start_queued_push(self, now_ms, out);
 }
 
-/* Any exponent of all ones: Inf or NaN. Told apart by integers, so that the loop vectorises. */
-static bool has_nonfinite(const void *data, size_t n)
-{
-    const uint32_t *bits = data;
-    uint32_t found = 0;
-    for (size_t i = 0; i < n; i++)
-        found |= (uint32_t)((bits[i] & 0x7f800000u) == 0x7f800000u);
-    return found != 0;
-}
-
 /* Checks of one push that need the shard's knowledge. False when it was answered or dropped. */
 static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const psd_msg_t *msg, psd_buf_t *payload,
                          psd_actions_t *out)
@@ -757,7 +750,7 @@ static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
         w->norm2 = msg->norm2;
     else
         w->norm2 += msg->norm2;
-    w->nonfinite |= msg->nonfinite || (payload && has_nonfinite(payload->data, msg->n_elements));
+    w->nonfinite |= msg->nonfinite || (payload && !isfinite(psd_sum_of_squares(payload->data, msg->n_elements)));
     self->stats.chunks++;
     if (w->held == self->n_parts || !msg->samples)
         on_complete(self, now_ms, w, out);

@@ -205,7 +205,9 @@ static void run_request(psd_worker_t *self, const request_t *r)
     switch (r->kind) {
     case REGISTER: rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err); break;
     case EXCHANGE:
-        rc = psd_session_exchange(self->session, now, r->gradient, r->samples, r->value, &self->out, &err);
+        rc = psd_session_exchange(self->session, now, r->gradient, r->samples, r->value, &err);
+        while (psd_session_pump(self->session, &self->out))
+            carry_out(self);
         break;
     case PULL_SLOW: rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err); break;
     case REPORT: psd_session_report(self->session, r->name, r->value, &self->out); break;

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RTO_MS = 200, RTO_MAX_MS = 5000, HELLO_MS = 200 };
+#include "common/aggregate.h"
+
+enum { RTO_MS = 200, RTO_MAX_MS = 5000, HELLO_MS = 200, PUMP = 4 };
 
 typedef struct server {
     bool attached;
@@ -38,6 +40,7 @@ struct psd_session {
     uint64_t clock;            /* of the next or the open exchange, from 1 */
     bool synced;               /* the clock is known */
     const float **gradient;    /* of the open exchange */
+    uint32_t next_part;        /* of its chunks, the next to be pushed */
     uint64_t samples;
     double loss, norm2;        /* norm2, nonfinite: of the whole gradient, when each push is a step */
     bool nonfinite;
@@ -262,20 +265,6 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
     return PSD_OK;
 }
 
-/* Sum of squares in double: eight running sums, so that the order of additions is fixed and the loop vectorises.
- * Squares of floats cannot overflow a double, so the sum is finite if and only if every value is. */
-static double sum_of_squares(const float *x, size_t n)
-{
-    double sum[8] = { 0 };
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (size_t j = 0; j < 8; j++)
-            sum[j] += (double)x[i + j] * (double)x[i + j];
-    for (; i < n; i++)
-        sum[i % 8] += (double)x[i] * (double)x[i];
-    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
 static const float *gradient_of(const psd_session_t *self, const psd_chunk_t *c)
 {
     const float *g = self->gradient[c->tensor];
@@ -306,7 +295,7 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
         msg->codec = PSD_CODEC_RAW;
         msg->checksum = psd_crc32c(g, payload->n_bytes);
         if (!self->cluster->per_push) {
-            double norm2 = sum_of_squares(g, c->n);
+            double norm2 = psd_sum_of_squares(g, c->n);
             msg->nonfinite = !isfinite(norm2);
             msg->norm2 = msg->nonfinite ? 0 : norm2;
         }
@@ -320,14 +309,14 @@ static void check_whole_gradient(psd_session_t *self)
     self->norm2 = 0;
     for (uint32_t i = 0; self->cluster->per_push && i < self->list.n; i++)
         if (self->gradient[i])
-            self->norm2 += sum_of_squares(self->gradient[i], self->list.tensor[i].n_elements);
+            self->norm2 += psd_sum_of_squares(self->gradient[i], self->list.tensor[i].n_elements);
     self->nonfinite = !isfinite(self->norm2);
     if (self->nonfinite)
         self->norm2 = 0;
 }
 
 int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples,
-                         double loss, psd_actions_t *out, psd_err_t *err)
+                         double loss, psd_err_t *err)
 {
     if (self->phase != PSD_PHASE_READY)
         return wrong_phase(err, "exchange");
@@ -336,18 +325,30 @@ int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *cons
     self->samples = samples;
     self->loss = isfinite(loss) ? loss : 0;
     self->phase = PSD_PHASE_EXCHANGING;
+    self->next_part = 0;
     check_whole_gradient(self);
     await_all(self, now_ms);
+    return PSD_OK;
+}
+
+/* Parts that a push of the open exchange has at server `s`: without samples, one empty one. */
+static uint32_t pushed_parts(const psd_session_t *self, uint32_t s)
+{
+    return self->samples ? self->server[s].n_parts : 1;
+}
+
+bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
+{
     uint32_t most = 0;
     for (uint32_t s = 0; s < n_servers(self); s++)
-        if (self->server[s].n_parts > most)
-            most = self->server[s].n_parts;
-    /* Part by part over the servers, so that all of them receive at once. */
-    for (uint32_t p = 0; p < most; p++)
+        most = pushed_parts(self, s) > most ? pushed_parts(self, s) : most;
+    if (self->phase != PSD_PHASE_EXCHANGING)
+        return false;
+    for (uint32_t i = 0; i < PUMP && self->next_part < most; i++, self->next_part++)
         for (uint32_t s = 0; s < n_servers(self); s++)
-            if (p < (samples ? self->server[s].n_parts : 1))
-                send_push(self, s, p, false, out);
-    return PSD_OK;
+            if (self->next_part < pushed_parts(self, s))
+                send_push(self, s, self->next_part, false, out);
+    return self->next_part < most;
 }
 
 int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out,
@@ -495,7 +496,7 @@ static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, p
 {
     if (self->phase != PSD_PHASE_EXCHANGING || msg->clock != self->clock || msg->parts != self->server[s].n_parts)
         return;
-    for (uint32_t p = 0; p < (self->samples ? msg->parts : 1); p++)
+    for (uint32_t p = 0; p < pushed_parts(self, s); p++)
         if (psd_bitmap_get(payload->data, p))
             send_push(self, s, p, true, out);
 }

@@ -45,9 +45,14 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out);
 int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_list_t *list, float *const *data,
                          psd_actions_t *out, psd_err_t *err);
 
-/* READY -> EXCHANGING. gradient[i] NULL: tensor i has none. Borrowed until READY again. PSD_EINVAL in another phase. */
+/* READY -> EXCHANGING; pushes nothing yet, see psd_session_pump. gradient[i] NULL: tensor i has none. Borrowed until READY again. PSD_EINVAL in another phase. */
 int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples,
-                         double loss, psd_actions_t *out, psd_err_t *err);
+                         double loss, psd_err_t *err);
+
+/* Push some more of the open exchange's chunks, part by part over the servers, so that all of them receive at once.
+ * Call after psd_session_exchange, again and again while it returns true, and send in between: the first chunk travels
+ * while the next is checked. */
+bool psd_session_pump(psd_session_t *self, psd_actions_t *out);
 
 /* READY -> PULLING. Slow weights go to out_data[i]. PSD_EINVAL in another phase. */
 int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out,

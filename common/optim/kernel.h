@@ -40,6 +40,8 @@ typedef struct psd_isa {
     void (*accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
     /* out = (float)(acc + weight * g), or (float)(weight * g) when `first`: the last of the terms. */
     void (*finish)(float *out, const double *acc, const float *g, double weight, bool first, size_t n);
+    /* sum[i % 16] += x[i]^2, in double. */
+    void (*squares)(double sum[16], const float *x, size_t n);
 } psd_isa_t;
 
 /* The one in use. */

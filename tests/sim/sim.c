@@ -254,8 +254,10 @@ static void begin_exchange(sim_t *self, uint32_t w, psd_actions_t *out)
             memcpy(to, me->g[t], self->list.tensor[t].n_elements * sizeof *to);
     }
     psd_err_t err;
-    if (psd_session_exchange(me->session, self->now_ms, (const float *const *)me->g, push->samples, 1.0, out, &err) != PSD_OK)
+    if (psd_session_exchange(me->session, self->now_ms, (const float *const *)me->g, push->samples, 1.0, &err) != PSD_OK)
         broken(self, "worker %u: %s", w, err.text);
+    while (psd_session_pump(me->session, out))
+        ;
 }
 
 static void initial_weights(const sim_t *self, float **w)
