@@ -1,7 +1,9 @@
 #include <criterion/criterion.h>
 #include <criterion/redirect.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "deploy/psdctl/optimizers.h"
@@ -150,4 +152,114 @@ Test(replay, optimizers_suggests_the_nearest_name)
     cr_expect_eq(run(psd_ctl_optimizers, "optimizers|radma"), 64);
     cr_expect_stderr_eq_str(
         "psdctl optimizers: rule, column 1: unknown optimizer 'radma'; the nearest is 'radam'\n");
+}
+
+/* ---- by a server ---- */
+
+TestSuite(replay_by_server, .timeout = 240);
+
+/* A psd of its own port; `join` receives its address. Returns its process. */
+static pid_t start_server(const char *optimizer, char join[128])
+{
+    int ends[2];
+    char line[512] = "";
+    cr_assert_eq(pipe(ends), 0);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        execl(PSD_BIN_DIR "/psd", "psd", "--listen=tcp://127.0.0.1:0", "--status-listen=none",
+              "--log-level=error", "--optimizer", optimizer, (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    FILE *out = fdopen(ends[0], "r");
+    const char *address = fgets(line, sizeof line, out) ? strstr(line, "data=") : NULL;
+    cr_assert_not_null(address, "psd did not start: '%s'", line);
+    snprintf(join, 128, "%.*s", (int)strcspn(address + 5, " \n"), address + 5);
+    fclose(out);
+    return pid;
+}
+
+static void stop_server(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+/* All rows of a replay, one after the other. */
+typedef struct rows {
+    size_t n, used;
+    float values[64 * 1024];
+} rows_t;
+
+static void keep_rows(void *arg, size_t t, const float *w, const float *slow)
+{
+    rows_t *self = arg;
+    (void)t;
+    cr_assert_leq(self->used + 2 * self->n, sizeof self->values / sizeof *self->values);
+    memcpy(self->values + self->used, w, self->n * sizeof *w);
+    self->used += self->n;
+    if (slow)
+        memcpy(self->values + self->used, slow, self->n * sizeof *w);
+    self->used += slow ? self->n : 0;
+}
+
+/* Replay every case of the file that one worker can, here and by a server. Returns how many there were. */
+static int compare_file(const char *name)
+{
+    static rows_t here, there;
+    char path[256], join[128];
+    psd_err_t err = { .text = "" };
+    int compared = 0;
+    snprintf(path, sizeof path, GOLDEN "%s", name);
+    FILE *file = fopen(path, "r");
+    psd_golden_t *reader = psd_golden_new(file, name, &err);
+    for (psd_golden_case_t *c; psd_golden_next(reader, &c, &err) == PSD_OK && c;
+         psd_golden_case_destroy(&c)) {
+        psd_rule_t rule;
+        if (c->steps[0].has_lr || !c->steps[0].g)
+            continue;
+        cr_assert_eq(psd_rule_parse(&rule, c->spec, &err), PSD_OK);
+        here.n = there.n = c->n;
+        here.used = there.used = 0;
+        const pid_t server = start_server(c->spec, join);
+        cr_expect_eq(psd_replay_by_server(c, &rule, join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s",
+                     c->id, err.text);
+        stop_server(server);
+        cr_assert_eq(psd_trajectory_run(c, &rule, keep_rows, &here, &err), PSD_OK);
+        cr_expect(here.used == there.used &&
+                      memcmp(here.values, there.values, here.used * sizeof(float)) == 0,
+                  "%s by a server is not %s here", c->id, c->id);
+        compared++;
+    }
+    psd_golden_destroy(&reader);
+    fclose(file);
+    return compared;
+}
+
+Test(replay_by_server, gives_the_bits_that_a_replay_here_gives)
+{
+    static const char *const files[] = { "sgd.txt",      "momentum.txt", "adagrad.txt", "adadelta.txt",
+                                         "rmsprop.txt",  "adam.txt",     "adamw.txt",   "nadam.txt",
+                                         "radam.txt",    "adamax.txt",   "lion.txt",    "signsgd.txt",
+                                         "lookahead.txt" };
+    int compared = 0;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        compared += compare_file(files[i]);
+    cr_expect_geq(compared, 26);
+}
+
+Test(replay_by_server, refuses_a_server_of_another_rule_and_names_both, .init = redirect)
+{
+    char join[128], words[512];
+    const pid_t server = start_server("sgd(lr=0.2)", join);
+    snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", join);
+    const int exit_code = run(psd_ctl_replay, words);
+    stop_server(server);
+    cr_expect_eq(exit_code, 76);
+    cr_expect_stderr_eq_str("psdctl replay: the server runs sgd(lr=0.2, momentum=0, dampening=0, nesterov=0, "
+                            "weight_decay=0), but this replay "
+                            "needs sgd(lr=0.1, momentum=0, dampening=0, nesterov=0, weight_decay=0)\n");
 }
