@@ -190,6 +190,16 @@ static const char *next_field(const char *s)
     return s;
 }
 
+/* Where a field's value ends: at the next field or, when it opens with a quote, at the quote that closes it, so that a
+ * quoted value may hold what looks like fields. */
+static const char *value_end(const char *value)
+{
+    for (const char *s = value + 1; *value == '"' && *s; s++)
+        if (*s == '"' && (!s[1] || (s[1] == ' ' && key_length(s + 2))))
+            return s + 1;
+    return next_field(value);
+}
+
 /* The message on a terminal: as it is, but for bytes that would move the cursor. */
 static void put_words(line_t *line, const char *text, size_t n)
 {
@@ -210,7 +220,7 @@ static void put_text(line_t *line, const char *text)
         text = *end ? end + 1 : end;
     }
     while ((n = key_length(text))) {
-        const char *value = text + n + 1, *end = next_field(value);
+        const char *value = text + n + 1, *end = value_end(value);
         size_t n_value = (size_t)(end - value);
         bool quoted = n_value >= 2 && *value == '"' && end[-1] == '"';
         put_field(line, text, n, value + quoted, n_value - (quoted ? 2 : 0));

@@ -323,7 +323,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     signal(SIGPIPE, SIG_IGN);
     int rc = open_all(&self, err);
     if (rc == PSD_OK) {
-        psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s %s", self.bound, psd_isa_name(),
+        psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"", self.bound, psd_isa_name(),
                      self.settings);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);

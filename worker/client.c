@@ -336,6 +336,7 @@ static int start(psd_worker_t *self)
     if (!self->session || self->done_fd < 0 || uv_loop_init(&self->loop))
         return psd_err_set(&self->error, PSD_ESYSTEM, "cannot start: %s", strerror(errno));
     self->wake.data = self->tick.data = self;
+    self->wait_since_ms = now_ms();
     uv_async_init(&self->loop, &self->wake, on_request);
     uv_timer_init(&self->loop, &self->tick);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);

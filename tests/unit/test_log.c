@@ -62,6 +62,13 @@ Test(log, words_before_the_first_field_are_the_message_and_values_keep_their_spa
                        "%s", said);
 }
 
+Test(log, a_quoted_value_may_hold_what_looks_like_fields)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    psd_log_info("server.start", "settings=\"servers=2 mode=bsp\" n=1");
+    cr_assert_not_null(strstr(said, "settings=\"servers=2 mode=bsp\" n=1\n"), "%s", said);
+}
+
 Test(log, a_hostile_value_cannot_start_a_line)
 {
     start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
