@@ -23,7 +23,10 @@ static const psd_reader_t *const readers[] = {
 #undef X
 };
 
-const psd_reader_t *psd_reader_at(size_t i) { return i < sizeof readers / sizeof *readers ? readers[i] : NULL; }
+const psd_reader_t *psd_reader_at(size_t i)
+{
+    return i < sizeof readers / sizeof *readers ? readers[i] : NULL;
+}
 
 static const psd_reader_t *find(const char *name, size_t n)
 {
@@ -51,7 +54,8 @@ int psd_array_grow(void *array_p, size_t *room, size_t need, size_t item_bytes, 
     return PSD_OK;
 }
 
-/* ---- Numbers ----------------------------------------------------------------------------------------------- */
+/* ---- Numbers
+ * ----------------------------------------------------------------------------------------------- */
 
 /* Powers of ten that a double holds exactly. */
 static const double pow10_exact[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -59,8 +63,8 @@ static const double pow10_exact[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-/* Digits with at most one point, at least one digit: their value without the point, and its place. Past 18 digits
- * the value is not kept (`*n_digits` tells). */
+/* Digits with at most one point, at least one digit: their value without the point, and its place. Past 18
+ * digits the value is not kept (`*n_digits` tells). */
 static const char *mantissa(const char *at, const char *end, uint64_t *value, int *n_digits, int *after_point)
 {
     bool point = false, any = false;
@@ -119,7 +123,8 @@ bool psd_number_parse(const char *at, const char *end, float *out)
         at++;
     uint64_t digits;
     int n_digits, after_point, power;
-    if (!(at = mantissa(at, end, &digits, &n_digits, &after_point)) || !(at = exponent(at, end, &power)) || at != end)
+    if (!(at = mantissa(at, end, &digits, &n_digits, &after_point)) || !(at = exponent(at, end, &power)) ||
+        at != end)
         return false;
     double value;
     power -= after_point;
@@ -135,7 +140,8 @@ bool psd_number_parse(const char *at, const char *end, float *out)
     return true;
 }
 
-/* ---- Labels ------------------------------------------------------------------------------------------------ */
+/* ---- Labels
+ * ------------------------------------------------------------------------------------------------ */
 
 int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t line, psd_err_t *err)
 {
@@ -143,9 +149,11 @@ int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t lin
     if (self->options->kind == PSD_LABEL_CLASS) {
         bool minus = label == -1;
         if (!minus && !(label >= 0 && label < PSD_MAX_CLASSES && truncf(label) == label))
-            return psd_err_set(err, PSD_EDATA,
-                               "%s:%zu: label %g is no class; classes are whole numbers from 0, or -1 and 1 throughout "
-                               "(to predict numbers choose model.kind linear)", name, line, (double)label);
+            return psd_err_set(
+                err, PSD_EDATA,
+                "%s:%zu: label %g is no class; classes are whole numbers from 0, or -1 and 1 throughout "
+                "(to predict numbers choose model.kind linear)",
+                name, line, (double)label);
         if (minus && !self->minus_line)
             self->minus_line = line;
         if (!minus && label != 1 && !self->other_line) {
@@ -154,12 +162,15 @@ int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t lin
         }
         const psd_dataset_t *train = self->options->train;
         if (train && label >= (float)train->n_classes)
-            return psd_err_set(err, PSD_EDATA, "%s:%zu: label %g, but the training set's largest is %zu; give both the same classes",
-                               name, line, (double)label, train->n_classes - 1);
+            return psd_err_set(
+                err, PSD_EDATA,
+                "%s:%zu: label %g, but the training set's largest is %zu; give both the same classes", name,
+                line, (double)label, train->n_classes - 1);
         self->largest = label > self->largest ? label : self->largest;
     }
     if (set->n_rows >= UINT32_MAX)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: more than 4294967295 rows; cut the file in parts", name, line);
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: more than 4294967295 rows; cut the file in parts", name,
+                           line);
     int rc = psd_array_grow(&set->label, &self->room, set->n_rows + 1, sizeof *set->label, err);
     if (!rc)
         set->label[set->n_rows++] = label;
@@ -177,20 +188,23 @@ int psd_labels_end(psd_labels_t *self, const char *name, psd_err_t *err)
         return PSD_OK;
     set->minus_one = self->minus_line > 0;
     if (set->minus_one && self->other_line)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: label -1, but line %zu has %g; use -1 and 1 alone, or classes from 0", name,
-                           self->minus_line, self->other_line, (double)self->other);
+        return psd_err_set(err, PSD_EDATA,
+                           "%s:%zu: label -1, but line %zu has %g; use -1 and 1 alone, or classes from 0",
+                           name, self->minus_line, self->other_line, (double)self->other);
     if (train && set->minus_one && !train->minus_one)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: label -1, but the training set's classes start at 0", name, self->minus_line);
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: label -1, but the training set's classes start at 0",
+                           name, self->minus_line);
     if (train && train->minus_one && self->other_line)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: label %g, but the training set's labels are -1 and 1", name, self->other_line,
-                           (double)self->other);
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: label %g, but the training set's labels are -1 and 1",
+                           name, self->other_line, (double)self->other);
     for (size_t i = 0; set->minus_one && i < set->n_rows; i++)
         set->label[i] = set->label[i] > 0;
     set->n_classes = train ? train->n_classes : self->largest < 1 ? 2 : (size_t)self->largest + 1;
     return PSD_OK;
 }
 
-/* ---- Loading ----------------------------------------------------------------------------------------------- */
+/* ---- Loading
+ * ----------------------------------------------------------------------------------------------- */
 
 /* All bytes of a file, unzipped when it is gzipped. */
 static int slurp(const char *path, psd_bytes_t *out, psd_err_t *err)
@@ -210,11 +224,13 @@ static int slurp(const char *path, psd_bytes_t *out, psd_err_t *err)
         got = rc ? 0 : gzread(file, bytes + n, (unsigned)(space < 1 << 30 ? space : 1 << 30));
     } while (got > 0);
     int zrc = Z_OK;
-    const char *why = gzerror(file, &zrc); /* a gzip stream that ends too early is no failed read, only this */
+    const char *why =
+        gzerror(file, &zrc); /* a gzip stream that ends too early is no failed read, only this */
     if (!rc && zrc == Z_ERRNO)
         rc = psd_err_set(err, PSD_EIO, "%s: %s", path, strerror(errno));
     else if (!rc && (got < 0 || zrc != Z_OK))
-        rc = psd_err_set(err, PSD_EDATA, "%s: damaged gzip data (%s) after %zu bytes; fetch it again", path, why, n);
+        rc = psd_err_set(err, PSD_EDATA, "%s: damaged gzip data (%s) after %zu bytes; fetch it again", path,
+                         why, n);
     gzclose(file);
     if (rc) {
         free(bytes);
@@ -231,8 +247,9 @@ static void bytes_free(psd_bytes_t *bytes)
     free(at);
 }
 
-psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file, const psd_bytes_t *labels,
-                                 const psd_dataset_options_t *options, psd_err_t *err)
+psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file,
+                                 const psd_bytes_t *labels, const psd_dataset_options_t *options,
+                                 psd_err_t *err)
 {
     psd_dataset_t *self = calloc(1, sizeof *self);
     if (!self) {
@@ -246,12 +263,13 @@ psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *
     return self;
 }
 
-static psd_dataset_t *load_files(const psd_reader_t *reader, const char *path, const psd_dataset_options_t *options,
-                                 psd_err_t *err)
+static psd_dataset_t *load_files(const psd_reader_t *reader, const char *path,
+                                 const psd_dataset_options_t *options, psd_err_t *err)
 {
     psd_bytes_t file = { 0 }, labels = { 0 };
     psd_dataset_t *self = NULL;
-    if (slurp(path, &file, err) == PSD_OK && (!reader->needs_labels || slurp(options->labels, &labels, err) == PSD_OK))
+    if (slurp(path, &file, err) == PSD_OK &&
+        (!reader->needs_labels || slurp(options->labels, &labels, err) == PSD_OK))
         self = psd_dataset_parse(reader, &file, reader->needs_labels ? &labels : NULL, options, err);
     bytes_free(&file);
     bytes_free(&labels);

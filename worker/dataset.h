@@ -1,8 +1,9 @@
 /* dataset.h - a data set held in memory: rows of float32 features, dense or sparse, each with a label.
  *
- * "FORMAT:WHERE" names one: "idx:train-images.gz", "libsvm:train.txt", "csv:table.csv", "glyphs:60000". A format is a
- * row of the reader table (datasets/all.h), one file each. Files may be gzipped. Errors name file:line (or offset),
- * the cause and the cure. A loaded set is read-only: any number of threads may read it. */
+ * "FORMAT:WHERE" names one: "idx:train-images.gz", "libsvm:train.txt", "csv:table.csv", "glyphs:60000". A
+ * format is a row of the reader table (datasets/all.h), one file each. Files may be gzipped. Errors name
+ * file:line (or offset), the cause and the cure. A loaded set is read-only: any number of threads may read
+ * it. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,8 +13,8 @@
 #include "common/err.h"
 
 enum {
-    PSD_MAX_CLASSES = 1 << 20,          /* labels of a classification run from 0 to one less */
-    PSD_MAX_FEATURES = 0x7fffffff,      /* columns of a row */
+    PSD_MAX_CLASSES = 1 << 20,     /* labels of a classification run from 0 to one less */
+    PSD_MAX_FEATURES = 0x7fffffff, /* columns of a row */
 };
 
 /* What a label means: the number of a class, or the number that a regression predicts. */
@@ -24,59 +25,64 @@ typedef enum psd_na { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP } psd_na_t;
 
 /* Exactly one of `pixels`, `dense` and `row_start` is set. */
 typedef struct psd_dataset {
-    size_t n_rows;            /* at least 1, fits 32 bits */
-    size_t n_features;        /* at least 1 */
-    psd_label_kind_t kind;    /* what `label` holds */
-    size_t n_classes;         /* of PSD_LABEL_CLASS: the largest label of the training set + 1, at least 2; else 0 */
-    uint64_t names_hash;      /* csv with a header: of the feature columns' names in their order; else 0 */
-    bool minus_one;           /* labels were -1 and +1 in the file, and are 0 and 1 here */
-    float *label;             /* n_rows labels */
-    float *weight;            /* n_rows factors of the rows' losses; NULL: all 1 */
-    uint8_t *pixels;          /* dense, row-major, 0..255; the feature is pixel / 255 */
-    float *dense;             /* dense, row-major */
-    uint64_t *row_start;      /* sparse (CSR): row i is column/value [row_start[i], row_start[i + 1]) */
-    uint32_t *column;         /* from 0, below n_features; in file order, a repeated column adds up */
+    size_t n_rows;         /* at least 1, fits 32 bits */
+    size_t n_features;     /* at least 1 */
+    psd_label_kind_t kind; /* what `label` holds */
+    size_t n_classes; /* of PSD_LABEL_CLASS: the largest label of the training set + 1, at least 2; else 0 */
+    uint64_t names_hash; /* csv with a header: of the feature columns' names in their order; else 0 */
+    bool minus_one;      /* labels were -1 and +1 in the file, and are 0 and 1 here */
+    float *label;        /* n_rows labels */
+    float *weight;       /* n_rows factors of the rows' losses; NULL: all 1 */
+    uint8_t *pixels;     /* dense, row-major, 0..255; the feature is pixel / 255 */
+    float *dense;        /* dense, row-major */
+    uint64_t *row_start; /* sparse (CSR): row i is column/value [row_start[i], row_start[i + 1]) */
+    uint32_t *column;    /* from 0, below n_features; in file order, a repeated column adds up */
     float *value;
 } psd_dataset_t;
 
 /* How to read. All zero but `index_base` is a good start; strings are borrowed for the call. */
 typedef struct psd_dataset_options {
-    psd_label_kind_t kind;        /* what the model wants the labels to be */
-    const char *labels;           /* idx: the file of labels. NULL: none given */
-    const char *label_column;     /* csv: its name in the header, or its number from 0. NULL or "": the last one */
-    bool header;                  /* csv: the first record names the columns */
-    psd_na_t na;                  /* csv: missing values */
-    int index_base;               /* libsvm: 0 or 1, the number of the first feature; never guessed */
-    const psd_dataset_t *train;   /* read a test set: features and classes must fit this training set. NULL: train */
+    psd_label_kind_t kind; /* what the model wants the labels to be */
+    const char *labels;    /* idx: the file of labels. NULL: none given */
+    const char
+        *label_column; /* csv: its name in the header, or its number from 0. NULL or "": the last one */
+    bool header;       /* csv: the first record names the columns */
+    psd_na_t na;       /* csv: missing values */
+    int index_base;    /* libsvm: 0 or 1, the number of the first feature; never guessed */
+    const psd_dataset_t
+        *train; /* read a test set: features and classes must fit this training set. NULL: train */
 } psd_dataset_options_t;
 
-/* Load "FORMAT:WHERE". NULL with `err` set: PSD_ECONFIG for a wrong spec or option, PSD_ENOINPUT for a file that is
- * not there, PSD_EDATA for one that is wrong, PSD_EIO, PSD_ENOMEM. */
+/* Load "FORMAT:WHERE". NULL with `err` set: PSD_ECONFIG for a wrong spec or option, PSD_ENOINPUT for a file
+ * that is not there, PSD_EDATA for one that is wrong, PSD_EIO, PSD_ENOMEM. */
 psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *options, psd_err_t *err);
 
 /* Free it and set `*self_p` to NULL; NULL inside is fine. */
 void psd_dataset_destroy(psd_dataset_t **self_p);
 
-/* Write the features of `n` rows, one after the other, to `out`, `n_features` floats each. Dense sets only. */
+/* Write the features of `n` rows, one after the other, to `out`, `n_features` floats each. Dense sets only.
+ */
 void psd_dataset_gather(const psd_dataset_t *self, const uint32_t *rows, size_t n, float *out);
 
 static inline bool psd_dataset_is_sparse(const psd_dataset_t *self) { return self->row_start != NULL; }
 
-/* ---- For readers ------------------------------------------------------------------------------------------- */
+/* ---- For readers
+ * ------------------------------------------------------------------------------------------- */
 
 /* Bytes to be parsed, not ended by anything, and what to call them in errors. */
 typedef struct psd_bytes {
-    const char *name;             /* the file; for a reader of no file, what followed the colon ("" if nothing) */
-    const unsigned char *at;      /* NULL for a reader of no file */
+    const char *name;        /* the file; for a reader of no file, what followed the colon ("" if nothing) */
+    const unsigned char *at; /* NULL for a reader of no file */
     size_t n;
 } psd_bytes_t;
 
 typedef struct psd_reader {
-    const char *name;       /* the FORMAT */
-    const char *summary;    /* one line for people */
-    bool no_file;           /* WHERE is an argument of the reader, not a file */
-    bool needs_labels;      /* labels lie in a file of their own */
-    /* Fill the zeroed `self`; what it holds when this fails is freed by the caller. `labels`: NULL unless needed. */
+    const char *name;    /* the FORMAT */
+    const char *summary; /* one line for people */
+    bool no_file;        /* WHERE is an argument of the reader, not a file */
+    bool needs_labels;   /* labels lie in a file of their own */
+    /* Fill the zeroed `self`; what it holds when this fails is freed by the caller. `labels`: NULL unless
+     * needed. */
     int (*read)(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels,
                 const psd_dataset_options_t *options, psd_err_t *err);
 } psd_reader_t;
@@ -86,29 +92,31 @@ const psd_reader_t *psd_reader_at(size_t i);
 const psd_reader_t *psd_reader_find(const char *name);
 
 /* Parse bytes in memory, as psd_dataset_load does with a file's. */
-psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file, const psd_bytes_t *labels,
-                                 const psd_dataset_options_t *options, psd_err_t *err);
+psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file,
+                                 const psd_bytes_t *labels, const psd_dataset_options_t *options,
+                                 psd_err_t *err);
 
-/* Let the array of `item_bytes` items at `*array_p` (a pointer to a pointer) hold `need` of them; `*room` is how
- * many it can. It at least doubles. PSD_ENOMEM, and nothing changed. */
+/* Let the array of `item_bytes` items at `*array_p` (a pointer to a pointer) hold `need` of them; `*room` is
+ * how many it can. It at least doubles. PSD_ENOMEM, and nothing changed. */
 int psd_array_grow(void *array_p, size_t *room, size_t need, size_t item_bytes, psd_err_t *err);
 
-/* Read all of [at, end) as one decimal number that a float can hold. False for anything else: empty, blanks, hex,
- * inf, nan, too large. */
+/* Read all of [at, end) as one decimal number that a float can hold. False for anything else: empty, blanks,
+ * hex, inf, nan, too large. */
 bool psd_number_parse(const char *at, const char *end, float *out);
 
 /* Collects labels one by one. All zero but `set` and `options` is the start. */
 typedef struct psd_labels {
-    psd_dataset_t *set;                     /* gets label, n_rows, kind, n_classes, minus_one */
+    psd_dataset_t *set; /* gets label, n_rows, kind, n_classes, minus_one */
     const psd_dataset_options_t *options;
-    size_t room;                            /* of set->label */
-    size_t minus_line;                      /* line of the first label -1; 0: none */
-    size_t other_line;                      /* line of the first label that is neither -1 nor 1; 0: none */
-    float other;                            /* that label */
+    size_t room;       /* of set->label */
+    size_t minus_line; /* line of the first label -1; 0: none */
+    size_t other_line; /* line of the first label that is neither -1 nor 1; 0: none */
+    float other;       /* that label */
     float largest;
 } psd_labels_t;
 
-/* Append the label of the next row, found at `name`:`line`. PSD_EDATA when it is no class of the training set. */
+/* Append the label of the next row, found at `name`:`line`. PSD_EDATA when it is no class of the training
+ * set. */
 int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t line, psd_err_t *err);
 
 /* All are in: map -1 to 0 where the labels are -1 and 1, and count the classes. */

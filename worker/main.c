@@ -1,4 +1,5 @@
-/* main.c - psd-worker: the built-in trainer. Options in, exit code out; stdout carries the result's line alone. */
+/* main.c - psd-worker: the built-in trainer. Options in, exit code out; stdout carries the result's line
+ * alone. */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,7 +14,8 @@
 
 static volatile sig_atomic_t training, stop;
 
-/* The first signal in training ends the round; before training, and at the second, there is nothing to wait for. */
+/* The first signal in training ends the round; before training, and at the second, there is nothing to wait
+ * for. */
 static void on_signal(int number)
 {
     (void)number;
@@ -41,20 +43,31 @@ typedef struct job {
     psd_model_t *model;
 } job_t;
 
-static const char *text_of(const job_t *job, const char *key) { return psd_options_string(job->options, key); }
+static const char *text_of(const job_t *job, const char *key)
+{
+    return psd_options_string(job->options, key);
+}
 
 static int start_showing(job_t *job, psd_err_t *err)
 {
     const char *mode = text_of(job, "progress");
     const bool terminal = psd_progress_can_redraw(STDERR_FILENO);
-    job->progress = psd_progress_new(&(psd_progress_config_t){ .mode = mode, .interval_ms = psd_options_ms(job->options, "progress_interval"),
-                                                               .fd = STDERR_FILENO, .terminal = terminal }, err);
+    job->progress = psd_progress_new(
+        &(psd_progress_config_t){ .mode = mode,
+                                  .interval_ms = psd_options_ms(job->options, "progress_interval"),
+                                  .fd = STDERR_FILENO,
+                                  .terminal = terminal },
+        err);
     if (!job->progress)
         return err->code;
     const bool bar = !strcmp(mode, "bar") || (!strcmp(mode, "auto") && terminal);
-    psd_log_config_t log = { .level = PSD_LOG_INFO, .comp = "worker", .job = text_of(job, "job"),
-                             .format = strcmp(text_of(job, "log.format"), "json") ? PSD_LOG_AUTO : PSD_LOG_JSON,
-                             .sink = bar ? psd_progress_sink : NULL, .sink_arg = job->progress };
+    psd_log_config_t log = { .level = PSD_LOG_INFO,
+                             .comp = "worker",
+                             .job = text_of(job, "job"),
+                             .format =
+                                 strcmp(text_of(job, "log.format"), "json") ? PSD_LOG_AUTO : PSD_LOG_JSON,
+                             .sink = bar ? psd_progress_sink : NULL,
+                             .sink_arg = job->progress };
     psd_log_level_parse(text_of(job, "log.level"), &log.level);
     psd_log_init(&log);
     return PSD_OK;
@@ -72,8 +85,10 @@ static int load_data(job_t *job, psd_err_t *err)
     const psd_model_kind_t *kind = psd_model_kind_find(text_of(job, "model.kind"));
     static const psd_na_t na[] = { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP };
     static const char *const na_name[] = { "error", "zero", "skip" };
-    psd_dataset_options_t options = { .kind = kind->labels, .labels = text_of(job, "data.labels"),
-                                      .label_column = text_of(job, "data.label_column"), .header = psd_options_bool(job->options, "data.header"),
+    psd_dataset_options_t options = { .kind = kind->labels,
+                                      .labels = text_of(job, "data.labels"),
+                                      .label_column = text_of(job, "data.label_column"),
+                                      .header = psd_options_bool(job->options, "data.header"),
                                       .index_base = (int)psd_options_int(job->options, "data.index_base") };
     for (size_t i = 0; i < sizeof na / sizeof *na; i++)
         if (!strcmp(text_of(job, "data.na"), na_name[i]))
@@ -85,9 +100,11 @@ static int load_data(job_t *job, psd_err_t *err)
     if (*test_spec(job) && !(job->test = psd_dataset_load(test_spec(job), &options, err)))
         return err->code;
     if (!job->test && psd_options_double(job->options, "stop.target") > 0)
-        return psd_err_set(err, PSD_ECONFIG, "stop.target is set, but there is no test set to meet it on; set data.test");
-    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu test_rows=%zu", text_of(job, "data.train"), job->train->n_rows,
-                 job->train->n_features, job->train->n_classes, job->test ? job->test->n_rows : 0);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "stop.target is set, but there is no test set to meet it on; set data.test");
+    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu test_rows=%zu",
+                 text_of(job, "data.train"), job->train->n_rows, job->train->n_features,
+                 job->train->n_classes, job->test ? job->test->n_rows : 0);
     return PSD_OK;
 }
 
@@ -97,8 +114,12 @@ static int build_model(job_t *job, psd_err_t *err)
     const int64_t *list = psd_options_list(job->options, "model.layers", &n);
     for (size_t i = 0; i < n && i < sizeof layers / sizeof *layers; i++)
         layers[i] = (size_t)list[i];
-    psd_model_config_t config = { .kind = text_of(job, "model.kind"), .layers = layers, .n_layers = n, .activation = text_of(job, "model.activation"),
-                                  .loss = text_of(job, "model.loss"), .seed = psd_options_uint(job->options, "seed") };
+    psd_model_config_t config = { .kind = text_of(job, "model.kind"),
+                                  .layers = layers,
+                                  .n_layers = n,
+                                  .activation = text_of(job, "model.activation"),
+                                  .loss = text_of(job, "model.loss"),
+                                  .seed = psd_options_uint(job->options, "seed") };
     job->model = psd_model_new(&config, job->train, err);
     return job->model ? PSD_OK : err->code;
 }
@@ -119,20 +140,39 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
     if (rc)
         return rc;
     const psd_trainer_config_t config = {
-        .server = { .size = sizeof(psd_worker_config_t), .join = text_of(job, "join"), .job = text_of(job, "job"), .name = *name ? name : NULL,
-                    .worker = (int)psd_options_int(o, "worker.id"), .join_timeout_ms = (int)psd_options_ms(o, "join_timeout"), .log = pass_on },
-        .model = job->model, .train = job->train, .test = job->test, .batch = batch, .shuffle = psd_options_bool(o, "data.shuffle"),
-        .seed = psd_options_uint(o, "seed"), .stop_epochs = psd_options_double(o, "stop.epochs"), .stop_steps = psd_options_uint(o, "stop.steps"),
-        .stop_target = psd_options_double(o, "stop.target"), .eval_every = psd_options_double(o, "eval.every"),
-        .metrics_every = psd_options_uint(o, "metrics.every"), .run_dir = text_of(job, "run.dir"), .save = text_of(job, "save"),
-        .progress = job->progress, .stop = &stop, .joined = begin_training,
+        .server = { .size = sizeof(psd_worker_config_t),
+                    .join = text_of(job, "join"),
+                    .job = text_of(job, "job"),
+                    .name = *name ? name : NULL,
+                    .worker = (int)psd_options_int(o, "worker.id"),
+                    .join_timeout_ms = (int)psd_options_ms(o, "join_timeout"),
+                    .log = pass_on },
+        .model = job->model,
+        .train = job->train,
+        .test = job->test,
+        .batch = batch,
+        .shuffle = psd_options_bool(o, "data.shuffle"),
+        .seed = psd_options_uint(o, "seed"),
+        .stop_epochs = psd_options_double(o, "stop.epochs"),
+        .stop_steps = psd_options_uint(o, "stop.steps"),
+        .stop_target = psd_options_double(o, "stop.target"),
+        .eval_every = psd_options_double(o, "eval.every"),
+        .metrics_every = psd_options_uint(o, "metrics.every"),
+        .run_dir = text_of(job, "run.dir"),
+        .save = text_of(job, "save"),
+        .progress = job->progress,
+        .stop = &stop,
+        .joined = begin_training,
     };
     return psd_trainer_run(&config, result, err);
 }
 
 static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc)
 {
-    printf("%s steps=%llu epochs=%.6g samples=%llu seconds=%.3f", !rc ? "done" : rc == PSD_ESTOPPED ? "stopped" : "failed",
+    printf("%s steps=%llu epochs=%.6g samples=%llu seconds=%.3f",
+           !rc                  ? "done"
+           : rc == PSD_ESTOPPED ? "stopped"
+                                : "failed",
            (unsigned long long)r->steps, r->epochs, (unsigned long long)r->samples, r->seconds);
     if (!isnan(r->last_loss))
         printf(" train_loss=%.6g", r->last_loss);
@@ -149,7 +189,9 @@ static int run(job_t *job, psd_err_t *err)
 {
     psd_trainer_result_t result = { 0 };
     if (!*text_of(job, "join"))
-        return psd_err_set(err, PSD_EUSAGE, "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470");
+        return psd_err_set(
+            err, PSD_EUSAGE,
+            "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470");
     int rc = start_showing(job, err);
     rc = rc ? rc : load_data(job, err);
     rc = rc ? rc : build_model(job, err);
@@ -172,7 +214,8 @@ int main(int argc, char **argv)
     job_t job = { .options = options };
     int rc = psd_options_load(options, argc, argv, &err);
     if (rc < 0) {
-        fprintf(stderr, "%s\n", psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);
+        fprintf(stderr, "%s\n",
+                psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);
     } else if (rc == PSD_OK) {
         watch_signals();
         rc = run(&job, &err);

@@ -30,19 +30,22 @@ typedef struct activation {
 struct psd_model {
     const psd_model_kind_t *kind;
     const activation_t *activation;
-    size_t n_layers;                       /* affine ones */
-    size_t width[PSD_MAX_LAYERS + 1];      /* features, hidden ..., outputs */
-    psd_param_t param[PSD_MAX_PARAMS];     /* weight and bias of each layer */
-    size_t block;                          /* rows that go through the layers at a time */
-    float *values;                         /* all data, then all gradients */
-    float *input;                          /* block x features; NULL for sparse data */
-    float *before[PSD_MAX_LAYERS];         /* block x width: each layer's result before the activation */
-    float *after[PSD_MAX_LAYERS];          /* and after it; the last one holds derivatives only */
-    float *delta[2];                       /* block x widest: derivatives of the loss on their way down */
-    uint32_t *every;                       /* block row numbers, for evaluation */
+    size_t n_layers;                   /* affine ones */
+    size_t width[PSD_MAX_LAYERS + 1];  /* features, hidden ..., outputs */
+    psd_param_t param[PSD_MAX_PARAMS]; /* weight and bias of each layer */
+    size_t block;                      /* rows that go through the layers at a time */
+    float *values;                     /* all data, then all gradients */
+    float *input;                      /* block x features; NULL for sparse data */
+    float *before[PSD_MAX_LAYERS];     /* block x width: each layer's result before the activation */
+    float *after[PSD_MAX_LAYERS];      /* and after it; the last one holds derivatives only */
+    float *delta[2];                   /* block x widest: derivatives of the loss on their way down */
+    uint32_t *every;                   /* block row numbers, for evaluation */
 };
 
-const psd_model_kind_t *psd_model_kind_at(size_t i) { return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL; }
+const psd_model_kind_t *psd_model_kind_at(size_t i)
+{
+    return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL;
+}
 
 const psd_model_kind_t *psd_model_kind_find(const char *name)
 {
@@ -56,7 +59,8 @@ const psd_model_kind_t *psd_model_kind(const psd_model_t *self) { return self->k
 size_t psd_model_n_params(const psd_model_t *self) { return 2 * self->n_layers; }
 const psd_param_t *psd_model_params(const psd_model_t *self) { return self->param; }
 
-/* ---- Activations ------------------------------------------------------------------------------------------- */
+/* ---- Activations
+ * ------------------------------------------------------------------------------------------- */
 
 static float relu(float x) { return x > 0 ? x : 0; }
 static float relu_slope(float x, float y)
@@ -71,7 +75,8 @@ static float tanh_slope(float x, float y)
     return 1 - y * y;
 }
 
-/* x times the normal distribution's share below x (Hendrycks and Gimpel 2016), exact, not the tanh approximation. */
+/* x times the normal distribution's share below x (Hendrycks and Gimpel 2016), exact, not the tanh
+ * approximation. */
 static float gelu(float x) { return 0.5f * x * (1 + erff(x * 0.70710678f)); }
 static float gelu_slope(float x, float y)
 {
@@ -93,15 +98,18 @@ static const activation_t *find_activation(const char *name)
     return NULL;
 }
 
-/* ---- Building ---------------------------------------------------------------------------------------------- */
+/* ---- Building
+ * ---------------------------------------------------------------------------------------------- */
 
-static int choose_widths(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
+static int choose_widths(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train,
+                         psd_err_t *err)
 {
     const psd_model_kind_t *kind = self->kind;
     const size_t outputs = kind->outputs(train), n = config->n_layers;
     if (!outputs)
-        return psd_err_set(err, PSD_ECONFIG, "model.kind %s is for 2 classes, the training set has %zu; choose softmax", kind->name,
-                           train->n_classes);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "model.kind %s is for 2 classes, the training set has %zu; choose softmax",
+                           kind->name, train->n_classes);
     if (!n) {
         self->n_layers = kind->hidden ? 2 : 1;
         self->width[0] = train->n_features;
@@ -110,33 +118,42 @@ static int choose_widths(psd_model_t *self, const psd_model_config_t *config, co
         return PSD_OK;
     }
     if (n < 2 || n < (size_t)kind->fewest_layers || n > (size_t)kind->most_layers)
-        return psd_err_set(err, PSD_ECONFIG, "model.layers has %zu sizes; %s takes %d to %d, as in [%zu, %s%zu]", n, kind->name,
-                           kind->fewest_layers > 2 ? kind->fewest_layers : 2, kind->most_layers, train->n_features,
-                           kind->most_layers > 2 ? "128, " : "", outputs);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "model.layers has %zu sizes; %s takes %d to %d, as in [%zu, %s%zu]", n, kind->name,
+                           kind->fewest_layers > 2 ? kind->fewest_layers : 2, kind->most_layers,
+                           train->n_features, kind->most_layers > 2 ? "128, " : "", outputs);
     for (size_t i = 0; i < n; i++)
         if (!(self->width[i] = config->layers[i]) || self->width[i] > PSD_MAX_FEATURES)
-            return psd_err_set(err, PSD_ECONFIG, "model.layers[%zu] is %zu; a layer has 1 to %d outputs", i, config->layers[i], PSD_MAX_FEATURES);
+            return psd_err_set(err, PSD_ECONFIG, "model.layers[%zu] is %zu; a layer has 1 to %d outputs", i,
+                               config->layers[i], PSD_MAX_FEATURES);
     if (config->layers[0] != train->n_features)
-        return psd_err_set(err, PSD_ECONFIG, "model.layers starts with %zu, but the training set has %zu features", config->layers[0],
-                           train->n_features);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "model.layers starts with %zu, but the training set has %zu features",
+                           config->layers[0], train->n_features);
     if (config->layers[n - 1] != outputs)
-        return psd_err_set(err, PSD_ECONFIG, "model.layers ends with %zu, but the training set asks for %zu outputs", config->layers[n - 1],
-                           outputs);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "model.layers ends with %zu, but the training set asks for %zu outputs",
+                           config->layers[n - 1], outputs);
     self->n_layers = n - 1;
     return PSD_OK;
 }
 
-static int choose(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
+static int choose(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train,
+                  psd_err_t *err)
 {
     self->kind = psd_model_kind_find(config->kind);
     if (!self->kind)
-        return psd_err_set(err, PSD_ECONFIG, "model.kind '%.40s' is none of linear, logistic, softmax, mlp", config->kind);
+        return psd_err_set(err, PSD_ECONFIG, "model.kind '%.40s' is none of linear, logistic, softmax, mlp",
+                           config->kind);
     if (config->loss && *config->loss && strcmp(config->loss, self->kind->loss_name) != 0)
-        return psd_err_set(err, PSD_ECONFIG, "model.loss '%.40s' does not go with model.kind %s; its loss is %s", config->loss, self->kind->name,
-                           self->kind->loss_name);
-    self->activation = find_activation(config->activation && *config->activation ? config->activation : "relu");
+        return psd_err_set(err, PSD_ECONFIG,
+                           "model.loss '%.40s' does not go with model.kind %s; its loss is %s", config->loss,
+                           self->kind->name, self->kind->loss_name);
+    self->activation =
+        find_activation(config->activation && *config->activation ? config->activation : "relu");
     if (!self->activation)
-        return psd_err_set(err, PSD_ECONFIG, "model.activation '%.40s' is none of relu, tanh, gelu", config->activation);
+        return psd_err_set(err, PSD_ECONFIG, "model.activation '%.40s' is none of relu, tanh, gelu",
+                           config->activation);
     assert(train->kind == self->kind->labels);
     return choose_widths(self, config, train, err);
 }
@@ -144,7 +161,8 @@ static int choose(psd_model_t *self, const psd_model_config_t *config, const psd
 static void *array(size_t n, size_t m)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(n, m, &bytes) || __builtin_mul_overflow(bytes, sizeof(float), &bytes) || bytes > SIZE_MAX / 2)
+    if (__builtin_mul_overflow(n, m, &bytes) || __builtin_mul_overflow(bytes, sizeof(float), &bytes) ||
+        bytes > SIZE_MAX / 2)
         return NULL;
     return aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
 }
@@ -167,8 +185,8 @@ static size_t lay_out(psd_model_t *self)
     return total;
 }
 
-/* So many rows at a time that their features stay in the cache and a full batch needs no copy of the data. It depends
- * on the shape alone, for the order of additions follows it. */
+/* So many rows at a time that their features stay in the cache and a full batch needs no copy of the data. It
+ * depends on the shape alone, for the order of additions follows it. */
 static size_t choose_block(size_t widest)
 {
     const size_t rows = ((size_t)1 << 20) / widest;
@@ -212,7 +230,8 @@ static void initialise(psd_model_t *self, uint64_t seed)
     }
 }
 
-/* More threads would cut the sums by how many there are; and a worker is one of many on its machine anyway. */
+/* More threads would cut the sums by how many there are; and a worker is one of many on its machine anyway.
+ */
 static void one_thread(void) { openblas_set_num_threads(1); }
 
 psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
@@ -227,7 +246,8 @@ psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t
     if (choose(self, config, train, err)) {
         psd_model_destroy(&self);
     } else if (!allocate(self, train)) {
-        psd_err_set(err, PSD_ENOMEM, "no memory for a model of %zu features and %zu outputs", self->width[0], self->width[self->n_layers]);
+        psd_err_set(err, PSD_ENOMEM, "no memory for a model of %zu features and %zu outputs", self->width[0],
+                    self->width[self->n_layers]);
         psd_model_destroy(&self);
     } else {
         initialise(self, config->seed);
@@ -253,11 +273,12 @@ void psd_model_destroy(psd_model_t **self_p)
     *self_p = NULL;
 }
 
-/* ---- Forward ----------------------------------------------------------------------------------------------- */
+/* ---- Forward
+ * ----------------------------------------------------------------------------------------------- */
 
 /* out = rows x W^T, rows of sparse features. */
-static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *weight, size_t in, size_t out,
-                           float *result)
+static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *weight,
+                           size_t in, size_t out, float *result)
 {
     for (size_t r = 0; r < n; r++, result += out) {
         memset(result, 0, out * sizeof *result);
@@ -270,7 +291,8 @@ static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_
 }
 
 /* The outputs of `n` (at most a block of) rows end in before[n_layers - 1]. */
-static void forward(psd_model_t *self, const float *const *weights, const psd_dataset_t *set, const uint32_t *rows, size_t n)
+static void forward(psd_model_t *self, const float *const *weights, const psd_dataset_t *set,
+                    const uint32_t *rows, size_t n)
 {
     if (self->input)
         psd_dataset_gather(set, rows, n, self->input);
@@ -279,8 +301,9 @@ static void forward(psd_model_t *self, const float *const *weights, const psd_da
         const float *bias = weights[2 * i + 1];
         float *z = self->before[i], *y = self->after[i];
         if (i || self->input)
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)out, (int)in, 1, i ? self->after[i - 1] : self->input,
-                        (int)in, weights[2 * i], (int)in, 0, z, (int)out);
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)out, (int)in, 1,
+                        i ? self->after[i - 1] : self->input, (int)in, weights[2 * i], (int)in, 0, z,
+                        (int)out);
         else
             sparse_product(set, rows, n, weights[0], in, out, z);
         for (size_t r = 0; r < n; r++)
@@ -292,10 +315,11 @@ static void forward(psd_model_t *self, const float *const *weights, const psd_da
     }
 }
 
-/* ---- Backward ---------------------------------------------------------------------------------------------- */
+/* ---- Backward
+ * ---------------------------------------------------------------------------------------------- */
 
-static void sparse_gradient(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *delta, size_t in, size_t out,
-                            float *grad)
+static void sparse_gradient(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *delta,
+                            size_t in, size_t out, float *grad)
 {
     for (size_t r = 0; r < n; r++, delta += out)
         for (uint64_t k = set->row_start[rows[r]]; k < set->row_start[rows[r] + 1]; k++) {
@@ -320,15 +344,15 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
         const size_t in = self->width[i], out = self->width[i + 1];
         const float *x = i ? self->after[i - 1] : self->input;
         if (x)
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)n, 1, delta, (int)out, x, (int)in, 1,
-                        self->param[2 * i].grad, (int)in);
+            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)n, 1, delta,
+                        (int)out, x, (int)in, 1, self->param[2 * i].grad, (int)in);
         else
             sparse_gradient(set, rows, n, delta, in, out, self->param[0].grad);
         bias_gradient(delta, n, out, self->param[2 * i + 1].grad);
         if (!i)
             return;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)in, (int)out, 1, delta, (int)out, self->param[2 * i].data,
-                    (int)in, 0, below, (int)in);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)in, (int)out, 1, delta, (int)out,
+                    self->param[2 * i].data, (int)in, 0, below, (int)in);
         for (size_t k = 0; k < n * in; k++)
             below[k] *= self->activation->slope(self->before[i - 1][k], x[k]);
         float *swap = delta;
@@ -337,7 +361,10 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
     }
 }
 
-static double row_weight(const psd_dataset_t *set, uint32_t row) { return set->weight ? (double)set->weight[row] : 1; }
+static double row_weight(const psd_dataset_t *set, uint32_t row)
+{
+    return set->weight ? (double)set->weight[row] : 1;
+}
 
 double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
 {

@@ -16,12 +16,12 @@ struct psd_progress {
     enum { SILENT, BAR, LOG } show;
     int fd;
     uint64_t interval_ms;
-    uint64_t begun_ms, shown_ms;         /* first update, and the last one that was shown */
+    uint64_t begun_ms, shown_ms; /* first update, and the last one that was shown */
     bool begun;
-    uint64_t first_samples, first_step;  /* at the first update, for the rates of this process */
-    psd_progress_state_t state;          /* the last */
-    pthread_mutex_t lock;                /* of the line below and of fd */
-    char line[LINE];                     /* the bar on the terminal; "" when there is none */
+    uint64_t first_samples, first_step; /* at the first update, for the rates of this process */
+    psd_progress_state_t state;         /* the last */
+    pthread_mutex_t lock;               /* of the line below and of fd */
+    char line[LINE];                    /* the bar on the terminal; "" when there is none */
 };
 
 bool psd_progress_can_redraw(int fd)
@@ -32,7 +32,8 @@ bool psd_progress_can_redraw(int fd)
 
 psd_progress_t *psd_progress_new(const psd_progress_config_t *config, psd_err_t *err)
 {
-    const bool automatic = !strcmp(config->mode, "auto"), bar = !strcmp(config->mode, "bar"), log = !strcmp(config->mode, "log");
+    const bool automatic = !strcmp(config->mode, "auto"), bar = !strcmp(config->mode, "bar"),
+               log = !strcmp(config->mode, "log");
     if (!automatic && !bar && !log && strcmp(config->mode, "none") != 0) {
         psd_err_set(err, PSD_ECONFIG, "progress is '%.40s'; write auto, bar, log or none", config->mode);
         return NULL;
@@ -69,7 +70,10 @@ static void put(int fd, const char *text, size_t n)
     }
 }
 
-static double seconds(const psd_progress_t *self, uint64_t now_ms) { return (double)(now_ms - self->begun_ms) / 1e3; }
+static double seconds(const psd_progress_t *self, uint64_t now_ms)
+{
+    return (double)(now_ms - self->begun_ms) / 1e3;
+}
 
 static double samples_per_s(const psd_progress_t *self, uint64_t now_ms)
 {
@@ -86,7 +90,10 @@ static double time_left(const psd_progress_t *self, uint64_t now_ms)
     return seconds(self, now_ms) / (double)made * (double)(self->state.steps - self->state.step);
 }
 
-static size_t add(char *line, size_t n, const char *text) { return n + (size_t)snprintf(line + n, n < LINE ? LINE - n : 0, "%s", text); }
+static size_t add(char *line, size_t n, const char *text)
+{
+    return n + (size_t)snprintf(line + n, n < LINE ? LINE - n : 0, "%s", text);
+}
 
 static void draw(psd_progress_t *self, uint64_t now_ms)
 {
@@ -95,11 +102,13 @@ static void draw(psd_progress_t *self, uint64_t now_ms)
     size_t n = 0;
     if (s->steps) {
         const int full = (int)(BAR_CELLS * (s->step < s->steps ? s->step : s->steps) / s->steps);
-        snprintf(part, sizeof part, "[%.*s%.*s] %3d%% ", full, "########################", BAR_CELLS - full, "........................",
+        snprintf(part, sizeof part, "[%.*s%.*s] %3d%% ", full, "########################", BAR_CELLS - full,
+                 "........................",
                  (int)(100 * (s->step < s->steps ? s->step : s->steps) / s->steps));
         n = add(self->line, n, part);
     }
-    snprintf(part, sizeof part, "step %" PRIu64 " epoch %.2f %.0f samples/s", s->step, s->epoch, samples_per_s(self, now_ms));
+    snprintf(part, sizeof part, "step %" PRIu64 " epoch %.2f %.0f samples/s", s->step, s->epoch,
+             samples_per_s(self, now_ms));
     n = add(self->line, n, part);
     snprintf(part, sizeof part, " loss %.4f", s->loss);
     n = isnan(s->loss) ? n : add(self->line, n, part);
@@ -118,11 +127,13 @@ static void say(const psd_progress_t *self, uint64_t now_ms)
     const psd_progress_state_t *s = &self->state;
     char metric[64] = "", left[32] = "";
     if (!isnan(s->metric))
-        snprintf(metric, sizeof metric, " val_%.20s=%.4f", s->metric_name ? s->metric_name : "metric", s->metric);
+        snprintf(metric, sizeof metric, " val_%.20s=%.4f", s->metric_name ? s->metric_name : "metric",
+                 s->metric);
     if (time_left(self, now_ms) >= 0)
         snprintf(left, sizeof left, " eta_s=%.0f", time_left(self, now_ms));
-    psd_log_info("train.progress", "step=%" PRIu64 " epoch=%.3f samples=%" PRIu64 " samples_per_s=%.0f loss=%.6g%s%s", s->step, s->epoch,
-                 s->samples, samples_per_s(self, now_ms), s->loss, metric, left);
+    psd_log_info("train.progress",
+                 "step=%" PRIu64 " epoch=%.3f samples=%" PRIu64 " samples_per_s=%.0f loss=%.6g%s%s", s->step,
+                 s->epoch, s->samples, samples_per_s(self, now_ms), s->loss, metric, left);
 }
 
 static void show(psd_progress_t *self, uint64_t now_ms)

@@ -1,6 +1,6 @@
-/* progress.h - how training is shown to whoever watches: on a terminal one line redrawn in place, with a bar, the time
- * left, samples a second and the loss; elsewhere a log line now and then. Update and end belong to one thread; log lines
- * may come from any. */
+/* progress.h - how training is shown to whoever watches: on a terminal one line redrawn in place, with a bar,
+ * the time left, samples a second and the loss; elsewhere a log line now and then. Update and end belong to
+ * one thread; log lines may come from any. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,20 +12,20 @@
 typedef struct psd_progress psd_progress_t;
 
 typedef struct psd_progress_config {
-    const char *mode;          /* auto, bar, log or none */
-    uint64_t interval_ms;      /* between two log lines; a bar is redrawn every 200 ms at most */
-    int fd;                    /* where to show it: stderr */
-    bool terminal;             /* fd is a terminal that can redraw a line; decides what auto means */
+    const char *mode;     /* auto, bar, log or none */
+    uint64_t interval_ms; /* between two log lines; a bar is redrawn every 200 ms at most */
+    int fd;               /* where to show it: stderr */
+    bool terminal;        /* fd is a terminal that can redraw a line; decides what auto means */
 } psd_progress_config_t;
 
 /* What is known after a step. */
 typedef struct psd_progress_state {
-    uint64_t step, steps;      /* made, and wanted in all; 0: no limit is known */
-    double epoch;              /* passes over the data so far */
-    uint64_t samples;          /* of the whole job so far */
-    double loss;               /* of the last step; NaN: none */
-    double metric;             /* of the last evaluation; NaN: none */
-    const char *metric_name;   /* "accuracy" */
+    uint64_t step, steps;    /* made, and wanted in all; 0: no limit is known */
+    double epoch;            /* passes over the data so far */
+    uint64_t samples;        /* of the whole job so far */
+    double loss;             /* of the last step; NaN: none */
+    double metric;           /* of the last evaluation; NaN: none */
+    const char *metric_name; /* "accuracy" */
 } psd_progress_state_t;
 
 /* NULL with `err` set when memory runs out or the mode is unknown. */

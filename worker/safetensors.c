@@ -23,12 +23,14 @@ static json_t *describe(const psd_saved_t *tensor, uint64_t begin)
     json_t *shape = json_array();
     for (size_t i = 0; i < tensor->n_dims; i++)
         json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i]));
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets", (json_int_t)begin,
-                     (json_int_t)(begin + tensor->n * sizeof(float)));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
+                     (json_int_t)begin, (json_int_t)(begin + tensor->n * sizeof(float)));
 }
 
-/* The header's JSON, padded with spaces so that the data that follow it and its length are aligned. The caller frees it. */
-static char *make_header(const psd_saved_t *tensors, size_t n_tensors, const psd_note_t *notes, size_t n_notes, size_t *n_bytes)
+/* The header's JSON, padded with spaces so that the data that follow it and its length are aligned. The
+ * caller frees it. */
+static char *make_header(const psd_saved_t *tensors, size_t n_tensors, const psd_note_t *notes,
+                         size_t n_notes, size_t *n_bytes)
 {
     json_t *root = json_object(), *metadata = json_object();
     int failed = 0;
@@ -66,7 +68,8 @@ static int write_all(int fd, const void *bytes, size_t n)
     return 0;
 }
 
-static int write_file(int fd, const char *header, size_t n_header, const psd_saved_t *tensors, size_t n_tensors)
+static int write_file(int fd, const char *header, size_t n_header, const psd_saved_t *tensors,
+                      size_t n_tensors)
 {
     const uint64_t length = n_header;
     int failed = write_all(fd, &length, sizeof length) || write_all(fd, header, n_header);
@@ -91,8 +94,8 @@ static void sync_directory(const char *path)
     }
 }
 
-int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n_tensors, const psd_note_t *notes,
-                          size_t n_notes, psd_err_t *err)
+int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n_tensors,
+                          const psd_note_t *notes, size_t n_notes, psd_err_t *err)
 {
     char temporary[PATH_MAX];
     if (snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof temporary)
@@ -102,7 +105,8 @@ int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n
     if (!header)
         return psd_err_set(err, PSD_ENOMEM, "no memory for the header of %s", path);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    const int failed = fd < 0 || write_file(fd, header, n_header, tensors, n_tensors) || rename(temporary, path);
+    const int failed =
+        fd < 0 || write_file(fd, header, n_header, tensors, n_tensors) || rename(temporary, path);
     const int why = errno;
     free(header);
     if (failed) {
@@ -120,7 +124,8 @@ char *psd_weights_sha256(const psd_saved_t *tensors, size_t n_tensors, char text
     unsigned char hash[crypto_hash_sha256_BYTES];
     crypto_hash_sha256_init(&state);
     for (size_t i = 0; i < n_tensors; i++)
-        crypto_hash_sha256_update(&state, (const unsigned char *)tensors[i].data, tensors[i].n * sizeof(float));
+        crypto_hash_sha256_update(&state, (const unsigned char *)tensors[i].data,
+                                  tensors[i].n * sizeof(float));
     crypto_hash_sha256_final(&state, hash);
     return sodium_bin2hex(text, PSD_SHA256_TEXT, hash, sizeof hash);
 }

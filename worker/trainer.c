@@ -14,15 +14,18 @@
 #include "worker/sampler.h"
 
 enum {
-    POLL_MS = 100,            /* how often a wait looks at `stop` */
-    STOP_GRACE_MS = 5000,     /* how long a stop waits for the open round */
-    LEAVE_MS = 5000,          /* how long leaving may take */
-    PULL_MS = 60000,          /* how long slow weights may take */
-    HOPELESS_STEPS = 20,      /* steps in a row without a finite loss that count as diverged */
+    POLL_MS = 100,        /* how often a wait looks at `stop` */
+    STOP_GRACE_MS = 5000, /* how long a stop waits for the open round */
+    LEAVE_MS = 5000,      /* how long leaving may take */
+    PULL_MS = 60000,      /* how long slow weights may take */
+    HOPELESS_STEPS = 20,  /* steps in a row without a finite loss that count as diverged */
 };
 
 /* Since the last line of metrics: steps, samples of this worker in them, and the mean loss of these. */
-typedef struct window { double loss; uint64_t samples, steps; } window_t;
+typedef struct window {
+    double loss;
+    uint64_t samples, steps;
+} window_t;
 
 typedef struct trainer {
     const psd_trainer_config_t *config;
@@ -30,17 +33,17 @@ typedef struct trainer {
     psd_worker_t *worker;
     psd_sampler_t *sampler;
     psd_record_t *record;
-    size_t n;                                 /* tensors */
+    size_t n; /* tensors */
     const psd_param_t *params;
-    float *slow[PSD_MAX_PARAMS];              /* room for the slow weights; NULL until they are asked for */
-    uint64_t last_step;                       /* the last to be made; UINT64_MAX: no limit */
-    uint64_t samples;                         /* of the whole job so far */
-    double lr;                                /* NaN: not known */
-    char optimizer[PSD_RULE_TEXT];            /* the servers' rule; "" when their settings name none */
+    float *slow[PSD_MAX_PARAMS];   /* room for the slow weights; NULL until they are asked for */
+    uint64_t last_step;            /* the last to be made; UINT64_MAX: no limit */
+    uint64_t samples;              /* of the whole job so far */
+    double lr;                     /* NaN: not known */
+    char optimizer[PSD_RULE_TEXT]; /* the servers' rule; "" when their settings name none */
     window_t window;
-    unsigned hopeless;                        /* steps in a row without a finite loss */
+    unsigned hopeless; /* steps in a row without a finite loss */
     bool target_met;
-    uint64_t begun_ms, stop_ms;               /* when the loop began; when `stop` was first seen, 0: not yet */
+    uint64_t begun_ms, stop_ms; /* when the loop began; when `stop` was first seen, 0: not yet */
 } trainer_t;
 
 static uint64_t now_ms(clockid_t clock)
@@ -50,21 +53,26 @@ static uint64_t now_ms(clockid_t clock)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* A failure of the library as ours: codes below zero are the same numbers. A deadline here means an absent peer. */
+/* A failure of the library as ours: codes below zero are the same numbers. A deadline here means an absent
+ * peer. */
 static int failed(const trainer_t *self, int rc, const char *doing, psd_err_t *err)
 {
     const char *why = self->worker ? psd_worker_error(self->worker) : "";
-    return psd_err_set(err, rc == PSD_W_ETIMEOUT ? PSD_EUNAVAILABLE : rc, "%s: %s", doing, *why ? why : psd_err_text(rc));
+    return psd_err_set(err, rc == PSD_W_ETIMEOUT ? PSD_EUNAVAILABLE : rc, "%s: %s", doing,
+                       *why ? why : psd_err_text(rc));
 }
 
 static bool told_to_stop(const trainer_t *self) { return self->config->stop && *self->config->stop; }
 
-/* ---- Joining ------------------------------------------------------------------------------------------------- */
+/* ---- Joining
+ * ------------------------------------------------------------------------------------------------- */
 
-/* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do. */
+/* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do.
+ */
 static void read_settings(trainer_t *self)
 {
-    const char *settings = psd_worker_settings(self->worker), *at = settings ? strstr(settings, "optimizer=") : NULL;
+    const char *settings = psd_worker_settings(self->worker),
+               *at = settings ? strstr(settings, "optimizer=") : NULL;
     psd_rule_t rule;
     self->lr = NAN;
     if (!at)
@@ -85,19 +93,23 @@ static int join(trainer_t *self, psd_err_t *err)
     if (rc)
         return failed(self, rc, "cannot join", err);
     for (size_t i = 0; i < self->n; i++)
-        tensors[i] = (psd_tensor_t){ .name = self->params[i].name, .shape = self->params[i].shape, .n_dims = self->params[i].n_dims,
+        tensors[i] = (psd_tensor_t){ .name = self->params[i].name,
+                                     .shape = self->params[i].shape,
+                                     .n_dims = self->params[i].n_dims,
                                      .data = self->params[i].data };
     rc = psd_worker_register(self->worker, tensors, self->n);
     if (rc)
         return failed(self, rc, "cannot register the model", err);
     read_settings(self);
     psd_position_t at = psd_worker_position(self->worker);
-    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker + 1, at.rank, at.world, at.clock);
+    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker + 1, at.rank,
+                 at.world, at.clock);
     self->record = psd_record_new(self->config->run_dir, at.worker + 1, err);
     return self->record ? PSD_OK : err ? err->code : PSD_EIO;
 }
 
-/* ---- Evaluation ------------------------------------------------------------------------------------------------ */
+/* ---- Evaluation
+ * ------------------------------------------------------------------------------------------------ */
 
 /* The weights to judge and to keep: the slow ones where there are any. */
 static int fetch_slow(trainer_t *self, psd_err_t *err)
@@ -109,12 +121,16 @@ static int fetch_slow(trainer_t *self, psd_err_t *err)
     return rc ? failed(self, rc, "cannot read the slow weights", err) : PSD_OK;
 }
 
-static bool smaller_is_better(const trainer_t *self) { return !strcmp(psd_model_kind(self->config->model)->metric, "mse"); }
+static bool smaller_is_better(const trainer_t *self)
+{
+    return !strcmp(psd_model_kind(self->config->model)->metric, "mse");
+}
 
 static void note_score(trainer_t *self, psd_score_t score)
 {
     psd_trainer_result_t *r = self->result;
-    const bool better = smaller_is_better(self) ? score.metric < r->best_metric : score.metric > r->best_metric;
+    const bool better =
+        smaller_is_better(self) ? score.metric < r->best_metric : score.metric > r->best_metric;
     r->best_metric = better || !r->evaluated ? score.metric : r->best_metric;
     r->last_score = score;
     r->evaluated = true;
@@ -132,17 +148,22 @@ static int evaluate(trainer_t *self, psd_err_t *err)
     int rc = at.has_slow ? fetch_slow(self, err) : PSD_OK;
     if (rc)
         return rc;
-    const psd_score_t score = psd_model_evaluate(config->model, at.has_slow ? (const float *const *)self->slow : NULL, config->test);
+    const psd_score_t score = psd_model_evaluate(
+        config->model, at.has_slow ? (const float *const *)self->slow : NULL, config->test);
     note_score(self, score);
     char name[32];
     snprintf(name, sizeof name, "val/%s", psd_model_kind(config->model)->metric);
-    const psd_measure_t line[] = { { "step", (double)self->result->steps }, { "epoch", self->result->epochs }, { "samples", (double)self->samples },
-                                   { "val/loss", score.loss }, { name, score.metric } };
+    const psd_measure_t line[] = { { "step", (double)self->result->steps },
+                                   { "epoch", self->result->epochs },
+                                   { "samples", (double)self->samples },
+                                   { "val/loss", score.loss },
+                                   { name, score.metric } };
     psd_record_line(self->record, (double)now_ms(CLOCK_REALTIME) / 1e3, line, sizeof line / sizeof *line);
     psd_worker_report(self->worker, "val/loss", score.loss);
     psd_worker_report(self->worker, name, score.metric);
-    psd_log_info("train.evaluated", "step=%" PRIu64 " epoch=%.3f val_loss=%.6g val_%s=%.6g weights=%s", self->result->steps,
-                 self->result->epochs, score.loss, psd_model_kind(config->model)->metric, score.metric, at.has_slow ? "slow" : "fast");
+    psd_log_info("train.evaluated", "step=%" PRIu64 " epoch=%.3f val_loss=%.6g val_%s=%.6g weights=%s",
+                 self->result->steps, self->result->epochs, score.loss, psd_model_kind(config->model)->metric,
+                 score.metric, at.has_slow ? "slow" : "fast");
     return PSD_OK;
 }
 
@@ -153,7 +174,8 @@ static bool evaluation_is_due(const trainer_t *self, uint64_t before, uint64_t a
     return period > 0 && floor((double)after / period + 1e-9) > floor((double)before / period + 1e-9);
 }
 
-/* ---- One step -------------------------------------------------------------------------------------------------- */
+/* ---- One step
+ * -------------------------------------------------------------------------------------------------- */
 
 /* Wait for the round to end. A stop waits too, for a while: others count on this gradient. */
 static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
@@ -169,7 +191,8 @@ static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
         const uint64_t now = now_ms(CLOCK_MONOTONIC);
         self->stop_ms = self->stop_ms ? self->stop_ms : now;
         if (now - self->stop_ms > STOP_GRACE_MS)
-            return psd_err_set(err, PSD_ESTOPPED, "stopped inside round %" PRIu64 ", which did not end within %d ms",
+            return psd_err_set(err, PSD_ESTOPPED,
+                               "stopped inside round %" PRIu64 ", which did not end within %d ms",
                                psd_worker_position(self->worker).clock, STOP_GRACE_MS);
     }
 }
@@ -178,7 +201,9 @@ static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
 static void write_metrics(trainer_t *self)
 {
     window_t *w = &self->window;
-    psd_measure_t line[6] = { { "step", (double)self->result->steps }, { "epoch", self->result->epochs }, { "samples", (double)self->samples },
+    psd_measure_t line[6] = { { "step", (double)self->result->steps },
+                              { "epoch", self->result->epochs },
+                              { "samples", (double)self->samples },
                               { "train/samples", (double)w->samples } };
     size_t n = 4;
     if (w->samples)
@@ -196,7 +221,9 @@ static void note_loss(trainer_t *self, double loss, uint64_t samples)
     w->steps++;
     if (!samples)
         return;
-    w->loss = w->samples ? (w->loss * (double)w->samples + loss * (double)samples) / (double)(w->samples + samples) : loss;
+    w->loss = w->samples
+                  ? (w->loss * (double)w->samples + loss * (double)samples) / (double)(w->samples + samples)
+                  : loss;
     w->samples += samples;
     self->result->last_loss = loss;
     self->result->samples += samples;
@@ -206,8 +233,12 @@ static void note_loss(trainer_t *self, double loss, uint64_t samples)
 static void show(trainer_t *self)
 {
     const psd_trainer_result_t *r = self->result;
-    const psd_progress_state_t state = { .step = r->steps, .steps = self->last_step == UINT64_MAX ? 0 : self->last_step, .epoch = r->epochs,
-                                         .samples = self->samples, .loss = r->last_loss, .metric = r->evaluated ? r->last_score.metric : NAN,
+    const psd_progress_state_t state = { .step = r->steps,
+                                         .steps = self->last_step == UINT64_MAX ? 0 : self->last_step,
+                                         .epoch = r->epochs,
+                                         .samples = self->samples,
+                                         .loss = r->last_loss,
+                                         .metric = r->evaluated ? r->last_score.metric : NAN,
                                          .metric_name = psd_model_kind(self->config->model)->metric };
     if (self->config->progress)
         psd_progress_update(self->config->progress, now_ms(CLOCK_MONOTONIC), &state);
@@ -247,7 +278,8 @@ static uint64_t choose_last_step(const trainer_t *self)
     const psd_trainer_config_t *config = self->config;
     uint64_t last = config->stop_steps ? config->stop_steps : UINT64_MAX;
     if (config->stop_epochs > 0) {
-        const double steps = ceil(config->stop_epochs * (double)psd_sampler_steps_per_epoch(self->sampler) - 1e-9);
+        const double steps =
+            ceil(config->stop_epochs * (double)psd_sampler_steps_per_epoch(self->sampler) - 1e-9);
         if (steps < (double)last)
             last = steps < 1 ? 1 : (uint64_t)steps;
     }
@@ -266,23 +298,30 @@ static int loop(trainer_t *self, psd_err_t *err)
             return psd_err_set(err, PSD_ESTOPPED, "stopped after step %" PRIu64, self->result->steps);
         rc = step(self, at, err);
         if (!rc && self->hopeless >= HOPELESS_STEPS)
-            return psd_err_set(err, PSD_EDIVERGED, "the loss was not finite for %d steps in a row, up to step %" PRIu64
-                               "; lower the learning rate", HOPELESS_STEPS, self->result->steps);
+            return psd_err_set(err, PSD_EDIVERGED,
+                               "the loss was not finite for %d steps in a row, up to step %" PRIu64
+                               "; lower the learning rate",
+                               HOPELESS_STEPS, self->result->steps);
     }
     if (!rc && self->config->stop_target > 0 && self->result->evaluated && !self->target_met)
-        return psd_err_set(err, PSD_EDIVERGED, "the target was not met: %s is %.6g after step %" PRIu64 ", and was to reach %.6g",
-                           psd_model_kind(self->config->model)->metric, self->result->last_score.metric, self->result->steps,
-                           self->config->stop_target);
+        return psd_err_set(err, PSD_EDIVERGED,
+                           "the target was not met: %s is %.6g after step %" PRIu64 ", and was to reach %.6g",
+                           psd_model_kind(self->config->model)->metric, self->result->last_score.metric,
+                           self->result->steps, self->config->stop_target);
     return rc;
 }
 
-/* ---- The end --------------------------------------------------------------------------------------------------- */
+/* ---- The end
+ * --------------------------------------------------------------------------------------------------- */
 
 static void collect(const trainer_t *self, bool slow, psd_saved_t *out)
 {
     for (size_t i = 0; i < self->n; i++)
-        out[i] = (psd_saved_t){ .name = self->params[i].name, .shape = self->params[i].shape, .n_dims = self->params[i].n_dims,
-                                .n = self->params[i].n, .data = slow ? self->slow[i] : self->params[i].data };
+        out[i] = (psd_saved_t){ .name = self->params[i].name,
+                                .shape = self->params[i].shape,
+                                .n_dims = self->params[i].n_dims,
+                                .n = self->params[i].n,
+                                .data = slow ? self->slow[i] : self->params[i].data };
 }
 
 /* Hash what was trained and, on rank 0, save it. */
@@ -303,38 +342,75 @@ static int keep_weights(trainer_t *self, psd_err_t *err)
         return PSD_OK;
     char step_text[24];
     snprintf(step_text, sizeof step_text, "%" PRIu64, self->result->steps);
-    const psd_note_t notes[] = { { "format", "pt" }, { "psd.job", self->config->server.job ? self->config->server.job : "psd" },
-                                 { "psd.step", step_text }, { "psd.optimizer", self->optimizer }, { "psd.which", at.has_slow ? "slow" : "fast" },
+    const psd_note_t notes[] = { { "format", "pt" },
+                                 { "psd.job", self->config->server.job ? self->config->server.job : "psd" },
+                                 { "psd.step", step_text },
+                                 { "psd.optimizer", self->optimizer },
+                                 { "psd.which", at.has_slow ? "slow" : "fast" },
                                  { "psd.version", PSD_VERSION } };
-    return psd_safetensors_write(self->config->save, tensors, self->n, notes, sizeof notes / sizeof *notes, err);
+    return psd_safetensors_write(self->config->save, tensors, self->n, notes, sizeof notes / sizeof *notes,
+                                 err);
 }
 
 static json_t *real_or_null(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 static json_t *text_or_null(const char *text) { return *text ? json_string(text) : json_null(); }
 
-static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
+static json_t *count(uint64_t value) { return json_integer((json_int_t)value); }
+
+/* Who ran what, how far it came, and how it ended; NULL when memory runs out. The caller frees it. */
+static char *summary_text(const trainer_t *self, int outcome)
 {
     const psd_trainer_result_t *r = self->result;
     const psd_position_t at = psd_worker_position(self->worker);
-    const char *settings = psd_worker_settings(self->worker);
-    json_t *root = json_pack(
-        "{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:f, s:I, s:I, s:f, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:s}", "schema", "psd.summary/1", "job",
-        self->config->server.job ? self->config->server.job : "psd", "outcome", outcome ? psd_err_text(outcome) : "done", "worker",
-        (int)at.worker + 1, "rank", (int)at.rank, "world", (int)at.world, "steps", (json_int_t)r->steps, "rounds", (json_int_t)r->rounds,
-        "epochs", r->epochs, "samples", (json_int_t)r->samples, "job_samples", (json_int_t)self->samples, "wall_time_s", r->seconds, "samples_per_s",
-        real_or_null(r->seconds > 0 ? (double)r->samples / r->seconds : NAN), "last_loss", real_or_null(r->last_loss), "metric",
-        psd_model_kind(self->config->model)->metric, "last_metric", real_or_null(r->evaluated ? r->last_score.metric : NAN), "best_metric",
-        real_or_null(r->evaluated ? r->best_metric : NAN), "last_val_loss", real_or_null(r->evaluated ? r->last_score.loss : NAN), "sha256",
-        text_or_null(r->sha256), "sha256_slow", text_or_null(r->sha256_slow), "optimizer", self->optimizer, "settings", settings ? settings : "");
-    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
-    int rc = text ? psd_record_summarise(self->record, text, err) : psd_err_set(err, PSD_ENOMEM, "no memory for the summary");
-    free(text);
+    const char *settings = psd_worker_settings(self->worker), *job = self->config->server.job;
+    const struct {
+        const char *key;
+        json_t *value;
+    } rows[] = {
+        { "schema", json_string("psd.summary/1") },
+        { "job", json_string(job ? job : "psd") },
+        { "outcome", json_string(outcome ? psd_err_text(outcome) : "done") },
+        { "worker", count(at.worker + 1) },
+        { "rank", count(at.rank) },
+        { "world", count(at.world) },
+        { "steps", count(r->steps) },
+        { "rounds", count(r->rounds) },
+        { "epochs", real_or_null(r->epochs) },
+        { "samples", count(r->samples) },
+        { "job_samples", count(self->samples) },
+        { "wall_time_s", real_or_null(r->seconds) },
+        { "samples_per_s", real_or_null(r->seconds > 0 ? (double)r->samples / r->seconds : NAN) },
+        { "last_loss", real_or_null(r->last_loss) },
+        { "metric", json_string(psd_model_kind(self->config->model)->metric) },
+        { "last_metric", real_or_null(r->evaluated ? r->last_score.metric : NAN) },
+        { "best_metric", real_or_null(r->evaluated ? r->best_metric : NAN) },
+        { "last_val_loss", real_or_null(r->evaluated ? r->last_score.loss : NAN) },
+        { "sha256", text_or_null(r->sha256) },
+        { "sha256_slow", text_or_null(r->sha256_slow) },
+        { "optimizer", json_string(self->optimizer) },
+        { "settings", json_string(settings ? settings : "") },
+    };
+    json_t *root = json_object();
+    int lost = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        lost |= json_object_set_new(root, rows[i].key, rows[i].value);
+    char *text = lost ? NULL : json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
     json_decref(root);
+    return text;
+}
+
+static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
+{
+    char *text = summary_text(self, outcome);
+    const int rc = text ? psd_record_summarise(self->record, text, err)
+                        : psd_err_set(err, PSD_ENOMEM, "no memory for the summary");
+    free(text);
     return rc;
 }
 
-/* After the loop, however it ended: the weights, the summary, and goodbye. The first failure is the one to tell. */
+/* After the loop, however it ended: the weights, the summary, and goodbye. The first failure is the one to
+ * tell. */
 static int finish(trainer_t *self, int rc, psd_err_t *err)
 {
     psd_err_t late = { 0 };
@@ -359,7 +435,10 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
 int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *result, psd_err_t *err)
 {
     *result = (psd_trainer_result_t){ .last_loss = NAN };
-    trainer_t self = { .config = config, .result = result, .n = psd_model_n_params(config->model), .params = psd_model_params(config->model) };
+    trainer_t self = { .config = config,
+                       .result = result,
+                       .n = psd_model_n_params(config->model),
+                       .params = psd_model_params(config->model) };
     self.sampler = psd_sampler_new(config->train->n_rows, config->batch, config->shuffle, config->seed, err);
     int rc = self.sampler ? join(&self, err) : PSD_ENOMEM;
     if (!rc) {

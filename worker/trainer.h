@@ -1,10 +1,11 @@
-/* trainer.h - the training loop of one worker: where it stands, its rows, their gradient, an exchange with the servers
- * for the next weights; now and then a look at the test set. It knows the servers through psd/worker.h alone.
+/* trainer.h - the training loop of one worker: where it stands, its rows, their gradient, an exchange with
+ * the servers for the next weights; now and then a look at the test set. It knows the servers through
+ * psd/worker.h alone.
  *
- * The count of steps is the worker's clock, which in the synchronous mode is the round that all workers are in; a
- * worker that joins late starts at the round of the others. Rank 0 alone looks at the test set, unless a target is set:
- * then each worker does, because each one stops by itself (in the synchronous mode all at the same step, for all hold
- * the same weights). Under Lookahead the slow weights are judged and saved. */
+ * The count of steps is the worker's clock, which in the synchronous mode is the round that all workers are
+ * in; a worker that joins late starts at the round of the others. Rank 0 alone looks at the test set, unless
+ * a target is set: then each worker does, because each one stops by itself (in the synchronous mode all at
+ * the same step, for all hold the same weights). Under Lookahead the slow weights are judged and saved. */
 #pragma once
 
 #include <signal.h>
@@ -19,23 +20,24 @@
 
 /* Borrowed for the run; strings may be NULL where it says so. */
 typedef struct psd_trainer_config {
-    psd_worker_config_t server;        /* how to join */
-    psd_model_t *model;                /* with its initial values; holds the final weights after the run */
+    psd_worker_config_t server; /* how to join */
+    psd_model_t *model;         /* with its initial values; holds the final weights after the run */
     const psd_dataset_t *train;
-    const psd_dataset_t *test;         /* NULL: nothing to evaluate on */
-    size_t batch;                      /* rows of a round, of all workers together; 1 to train->n_rows */
+    const psd_dataset_t *test; /* NULL: nothing to evaluate on */
+    size_t batch;              /* rows of a round, of all workers together; 1 to train->n_rows */
     bool shuffle;
     uint64_t seed;
-    double stop_epochs;                /* 0: no limit */
-    uint64_t stop_steps;               /* 0: no limit */
-    double stop_target;                /* stop when accuracy is at least this, or a squared error at most; 0: never */
-    double eval_every;                 /* epochs between two evaluations; 0: at the end alone */
-    uint64_t metrics_every;            /* steps between two lines of metrics.jsonl */
-    const char *run_dir;               /* for metrics.jsonl and summary.json. NULL or "": none */
-    const char *save;                  /* file for the final weights, written by rank 0. NULL or "": none */
-    psd_progress_t *progress;          /* NULL: none */
-    const volatile sig_atomic_t *stop; /* set from a signal handler: finish the round and leave. NULL: never */
-    void (*joined)(void);              /* called once, when the weights are there and the loop begins. NULL: not */
+    double stop_epochs;       /* 0: no limit */
+    uint64_t stop_steps;      /* 0: no limit */
+    double stop_target;       /* stop when accuracy is at least this, or a squared error at most; 0: never */
+    double eval_every;        /* epochs between two evaluations; 0: at the end alone */
+    uint64_t metrics_every;   /* steps between two lines of metrics.jsonl */
+    const char *run_dir;      /* for metrics.jsonl and summary.json. NULL or "": none */
+    const char *save;         /* file for the final weights, written by rank 0. NULL or "": none */
+    psd_progress_t *progress; /* NULL: none */
+    const volatile sig_atomic_t
+        *stop;            /* set from a signal handler: finish the round and leave. NULL: never */
+    void (*joined)(void); /* called once, when the weights are there and the loop begins. NULL: not */
 } psd_trainer_config_t;
 
 /* How it went. */
@@ -53,7 +55,8 @@ typedef struct psd_trainer_result {
     char sha256_slow[PSD_SHA256_TEXT]; /* of the slow weights; "" where there are none */
 } psd_trainer_result_t;
 
-/* Train to the end. PSD_OK; PSD_EDIVERGED when the target was not met or the loss stayed infinite; PSD_ESTOPPED when `stop` was
- * set first; PSD_EUNAVAILABLE, PSD_EREFUSED, PSD_EFENCED and other codes when the servers could not be worked with;
- * PSD_EIO when a file could not be written. `result` is filled as far as it went. */
+/* Train to the end. PSD_OK; PSD_EDIVERGED when the target was not met or the loss stayed infinite;
+ * PSD_ESTOPPED when `stop` was set first; PSD_EUNAVAILABLE, PSD_EREFUSED, PSD_EFENCED and other codes when
+ * the servers could not be worked with; PSD_EIO when a file could not be written. `result` is filled as far
+ * as it went. */
 int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *result, psd_err_t *err);

@@ -1,5 +1,5 @@
-/* Any two byte strings as the images and labels of an idx data set: refused with a sentence, or whole and in bounds.
- * The first byte says how much of the rest is the labels. */
+/* Any two byte strings as the images and labels of an idx data set: refused with a sentence, or whole and in
+ * bounds. The first byte says how much of the rest is the labels. */
 #include <stdlib.h>
 
 #include "worker/dataset.h"
@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size)
         return 0;
     const size_t n_labels = data[0] < size - 1 ? data[0] : size - 1;
-    const psd_bytes_t labels = { "labels", data + 1, n_labels }, images = { "images", data + 1 + n_labels, size - 1 - n_labels };
+    const psd_bytes_t labels = { "labels", data + 1, n_labels },
+                      images = { "images", data + 1 + n_labels, size - 1 - n_labels };
     const psd_dataset_options_t options = { 0 };
     psd_err_t err = { 0 };
     psd_dataset_t *set = psd_dataset_parse(psd_reader_find("idx"), &images, &labels, &options, &err);

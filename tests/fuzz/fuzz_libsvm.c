@@ -1,5 +1,5 @@
-/* Any bytes as libsvm text: refused with a sentence, or a sparse set whose columns are in bounds; then once more as a
- * test set of itself. The first byte chooses the index base and the sort of labels. */
+/* Any bytes as libsvm text: refused with a sentence, or a sparse set whose columns are in bounds; then once
+ * more as a test set of itself. The first byte chooses the index base and the sort of labels. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -27,7 +27,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size)
         return 0;
     const psd_bytes_t file = { "f", data + 1, size - 1 };
-    psd_dataset_options_t options = { .index_base = data[0] & 1, .kind = data[0] & 2 ? PSD_LABEL_TARGET : PSD_LABEL_CLASS };
+    psd_dataset_options_t options = { .index_base = data[0] & 1,
+                                      .kind = data[0] & 2 ? PSD_LABEL_TARGET : PSD_LABEL_CLASS };
     psd_err_t err = { 0 };
     psd_dataset_t *set = psd_dataset_parse(psd_reader_find("libsvm"), &file, NULL, &options, &err);
     if (!set != !!err.code || !set != !!err.text[0])

@@ -39,15 +39,31 @@ static void skip_without(const char *path)
         cr_skip_test("skipped: %s is not here", path);
 }
 
-/* ---- Numbers and specs ------------------------------------------------------------------------------------- */
+/* ---- Numbers and specs
+ * ------------------------------------------------------------------------------------- */
 
 static bool number(const char *text, float *out) { return psd_number_parse(text, text + strlen(text), out); }
 
 Test(dataset, numbers_are_rounded_like_the_c_library_rounds_them)
 {
-    const char *good[] = { "0", "-0.0", "1", "+2.5", ".5", "5.", "1e3", "1E-3", "3.4028234e38", "0.1", "123456789012345678901234567890",
-                           "1e-50", "0.000000000000000000000000000000000000000001", "16777217", "9007199254740993", "2.2250738585072011e-308",
-                           "0000000000000000000000000000000000001.5", "1.00000005960464477539062500000000000000000000000001" };
+    const char *good[] = { "0",
+                           "-0.0",
+                           "1",
+                           "+2.5",
+                           ".5",
+                           "5.",
+                           "1e3",
+                           "1E-3",
+                           "3.4028234e38",
+                           "0.1",
+                           "123456789012345678901234567890",
+                           "1e-50",
+                           "0.000000000000000000000000000000000000000001",
+                           "16777217",
+                           "9007199254740993",
+                           "2.2250738585072011e-308",
+                           "0000000000000000000000000000000000001.5",
+                           "1.00000005960464477539062500000000000000000000000001" };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         float got = -7, want = (float)strtod(good[i], NULL);
         cr_assert(number(good[i], &got), "refused %s", good[i]);
@@ -57,7 +73,8 @@ Test(dataset, numbers_are_rounded_like_the_c_library_rounds_them)
 
 Test(dataset, what_is_no_decimal_number_is_refused)
 {
-    const char *bad[] = { "", "-", "+", ".", "e5", "1e", "1e+", "0x10", "inf", "nan", "1 ", " 1", "1,5", "1.2.3", "1e999", "3.5e38", "--1", "1_000" };
+    const char *bad[] = { "",    "-",  "+",  ".",   "e5",    "1e",    "1e+",    "0x10", "inf",
+                          "nan", "1 ", " 1", "1,5", "1.2.3", "1e999", "3.5e38", "--1",  "1_000" };
     float out;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         cr_assert_not(number(bad[i], &out), "accepted '%s'", bad[i]);
@@ -68,7 +85,8 @@ Test(dataset, an_unknown_format_is_refused_with_the_list_of_formats)
     psd_dataset_options_t options = { .index_base = 1 };
     cr_assert_null(psd_dataset_load("parquet:x", &options, &err));
     cr_assert_eq(err.code, PSD_ECONFIG);
-    cr_assert_str_eq(err.text, "data set 'parquet:x': write FORMAT:FILE with a format of idx, libsvm, csv, glyphs");
+    cr_assert_str_eq(err.text,
+                     "data set 'parquet:x': write FORMAT:FILE with a format of idx, libsvm, csv, glyphs");
 }
 
 Test(dataset, a_file_that_is_not_there_is_missing_input)
@@ -134,18 +152,30 @@ Test(dataset, a_gzip_file_cut_short_is_damaged_data_and_not_a_shorter_set)
     cr_assert_not_null(strstr(err.text, "damaged gzip data"), "%s", err.text);
 }
 
-/* ---- idx ---------------------------------------------------------------------------------------------------- */
+/* ---- idx
+ * ---------------------------------------------------------------------------------------------------- */
 
-static psd_dataset_t *parse_idx(const char *image, size_t n_image, const char *label, size_t n_label, psd_dataset_options_t options)
+static psd_dataset_t *parse_idx(const char *image, size_t n_image, const char *label, size_t n_label,
+                                psd_dataset_options_t options)
 {
-    psd_bytes_t images = { "i", (const unsigned char *)image, n_image }, labels = { "l", (const unsigned char *)label, n_label };
+    psd_bytes_t images = { "i", (const unsigned char *)image, n_image },
+                labels = { "l", (const unsigned char *)label, n_label };
     err.text[0] = '\0';
     return psd_dataset_parse(psd_reader_find("idx"), &images, &labels, &options, &err);
 }
 
-#define IMAGES "\0\0\x08\3" "\0\0\0\2" "\0\0\0\1" "\0\0\0\3" "\0\x01\x80\xff\x7f\x03"
-#define LABELS "\0\0\x08\1" "\0\0\0\2" "\7\0"
-#define IDX(images, labels, ...) parse_idx(images, sizeof images - 1, labels, sizeof labels - 1, (psd_dataset_options_t){ __VA_ARGS__ })
+#define IMAGES                                                                                               \
+    "\0\0\x08\3"                                                                                             \
+    "\0\0\0\2"                                                                                               \
+    "\0\0\0\1"                                                                                               \
+    "\0\0\0\3"                                                                                               \
+    "\0\x01\x80\xff\x7f\x03"
+#define LABELS                                                                                               \
+    "\0\0\x08\1"                                                                                             \
+    "\0\0\0\2"                                                                                               \
+    "\7\0"
+#define IDX(images, labels, ...)                                                                             \
+    parse_idx(images, sizeof images - 1, labels, sizeof labels - 1, (psd_dataset_options_t){ __VA_ARGS__ })
 
 Test(idx, pixels_become_float32_quotients_by_255)
 {
@@ -154,7 +184,8 @@ Test(idx, pixels_become_float32_quotients_by_255)
     cr_assert_eq(set->n_rows, 2);
     cr_assert_eq(set->n_features, 3);
     cr_assert_eq(set->n_classes, 8);
-    float x[6], want[6] = { 255.0f / 255.0f, 127.0f / 255.0f, 3.0f / 255.0f, 0, 1.0f / 255.0f, 128.0f / 255.0f };
+    float x[6],
+        want[6] = { 255.0f / 255.0f, 127.0f / 255.0f, 3.0f / 255.0f, 0, 1.0f / 255.0f, 128.0f / 255.0f };
     psd_dataset_gather(set, (uint32_t[]){ 1, 0 }, 2, x);
     cr_assert_arr_eq(x, want, sizeof x);
     psd_dataset_destroy(&set);
@@ -162,42 +193,74 @@ Test(idx, pixels_become_float32_quotients_by_255)
 
 Test(idx, sizes_that_do_not_fit_the_file_are_refused)
 {
-    cr_assert_null(IDX("\0\0\x08\2" "\0\0\0\2" "\0\0\0\3" "12345", LABELS, 0));
+    cr_assert_null(IDX("\0\0\x08\2"
+                       "\0\0\0\2"
+                       "\0\0\0\3"
+                       "12345",
+                       LABELS, 0));
     cr_assert_str_eq(err.text, "i: offset 12: the sizes promise 6 values, the file holds 5; fetch it again");
-    cr_assert_null(IDX("\0\0\x08\2" "\0\0\0\2" "\0\0\0\2" "12345", LABELS, 0));
+    cr_assert_null(IDX("\0\0\x08\2"
+                       "\0\0\0\2"
+                       "\0\0\0\2"
+                       "12345",
+                       LABELS, 0));
     cr_assert_str_eq(err.text, "i: offset 12: the sizes promise 4 values, the file holds 5; fetch it again");
 }
 
 Test(idx, sizes_whose_product_overflows_are_refused)
 {
-    cr_assert_null(IDX("\0\0\x08\3" "\xff\xff\xff\xff" "\xff\xff\xff\xff" "\xff\xff\xff\xff" "1", LABELS, 0));
+    cr_assert_null(IDX("\0\0\x08\3"
+                       "\xff\xff\xff\xff"
+                       "\xff\xff\xff\xff"
+                       "\xff\xff\xff\xff"
+                       "1",
+                       LABELS, 0));
     cr_assert_str_eq(err.text, "i: offset 12: the product of the sizes overflows; the header is damaged");
 }
 
 Test(idx, another_magic_type_or_an_early_end_is_refused_with_its_offset)
 {
     cr_assert_null(IDX("\x1f\x8b\x08\0", LABELS, 0));
-    cr_assert_str_eq(err.text, "i: offset 0: an idx file starts with bytes 00 00, this one with 1f 8b; is it another format?");
-    cr_assert_null(IDX("\0\0\x0d\1" "\0\0\0\1" "1234", LABELS, 0));
-    cr_assert_str_eq(err.text, "i: offset 2: values of type 0x0d; only unsigned bytes (0x08) are read, convert the file");
-    cr_assert_null(IDX("\0\0\x08\3" "\0\0\0\1" "\0\0", LABELS, 0));
+    cr_assert_str_eq(
+        err.text,
+        "i: offset 0: an idx file starts with bytes 00 00, this one with 1f 8b; is it another format?");
+    cr_assert_null(IDX("\0\0\x0d\1"
+                       "\0\0\0\1"
+                       "1234",
+                       LABELS, 0));
+    cr_assert_str_eq(
+        err.text, "i: offset 2: values of type 0x0d; only unsigned bytes (0x08) are read, convert the file");
+    cr_assert_null(IDX("\0\0\x08\3"
+                       "\0\0\0\1"
+                       "\0\0",
+                       LABELS, 0));
     cr_assert_str_eq(err.text, "i: offset 10: the file ends inside its 3 sizes; fetch it again");
     cr_assert_null(IDX("\0\0", LABELS, 0));
-    cr_assert_str_eq(err.text, "i: offset 2: the file ends inside the 4 bytes of its magic; is it an idx file?");
+    cr_assert_str_eq(err.text,
+                     "i: offset 2: the file ends inside the 4 bytes of its magic; is it an idx file?");
 }
 
 Test(idx, labels_must_be_as_many_as_images_and_not_images_themselves)
 {
-    cr_assert_null(IDX(IMAGES, "\0\0\x08\1" "\0\0\0\3" "\1\2\3", 0));
+    cr_assert_null(IDX(IMAGES,
+                       "\0\0\x08\1"
+                       "\0\0\0\3"
+                       "\1\2\3",
+                       0));
     cr_assert_str_eq(err.text, "l: 3 labels for 2 images; give files that belong together");
     cr_assert_null(IDX(IMAGES, IMAGES, 0));
-    cr_assert_str_eq(err.text, "l: offset 3: labels have 1 dimension, these have 3; are images and labels swapped?");
+    cr_assert_str_eq(err.text,
+                     "l: offset 3: labels have 1 dimension, these have 3; are images and labels swapped?");
 }
 
 Test(idx, a_test_label_that_training_never_saw_is_refused)
 {
     psd_dataset_t *train = IDX(IMAGES, LABELS, 0);
-    cr_assert_null(IDX(IMAGES, "\0\0\x08\1" "\0\0\0\2" "\0\x08", .train = train));
+    cr_assert_null(IDX(IMAGES,
+                       "\0\0\x08\1"
+                       "\0\0\0\2"
+                       "\0\x08",
+                       .train = train));
     cr_assert_not_null(strstr(err.text, "label 8, but the training set's largest is 7"), "%s", err.text);
     psd_dataset_destroy(&train);
 }
@@ -211,22 +274,26 @@ Test(idx, mnist_has_the_rows_and_sums_that_are_published)
     cr_assert_eq(set->n_rows, 60000);
     cr_assert_eq(set->n_features, 784);
     cr_assert_eq(set->n_classes, 10);
-    cr_assert_arr_eq(set->label, ((float[]){ 5, 0, 4, 1, 9, 2, 1, 3, 1, 4 }), 40); /* as every MNIST tutorial prints them */
+    cr_assert_arr_eq(set->label, ((float[]){ 5, 0, 4, 1, 9, 2, 1, 3, 1, 4 }),
+                     40); /* as every MNIST tutorial prints them */
     uint64_t sum = 0;
     for (size_t i = 0; i < 60000 * 784; i++)
         sum += set->pixels[i];
-    cr_assert_float_eq((double)sum / (60000.0 * 784 * 255), 0.1307, 5e-5); /* the mean that everybody normalises with */
+    cr_assert_float_eq((double)sum / (60000.0 * 784 * 255), 0.1307,
+                       5e-5); /* the mean that everybody normalises with */
     psd_dataset_destroy(&set);
 }
 
-/* ---- libsvm ------------------------------------------------------------------------------------------------- */
+/* ---- libsvm
+ * ------------------------------------------------------------------------------------------------- */
 
 #define BASE1 ((psd_dataset_options_t){ .index_base = 1 })
 #define BASE0 ((psd_dataset_options_t){ .index_base = 0 })
 
 Test(libsvm, rows_comments_weights_and_queries_are_read_and_stay_sparse)
 {
-    psd_dataset_t *set = parse_text("libsvm", "# head\n2 qid:7 1:0.5 4:-1e1 # tail\r\n\n0:2.5 \t2:3\n1\n", BASE1);
+    psd_dataset_t *set =
+        parse_text("libsvm", "# head\n2 qid:7 1:0.5 4:-1e1 # tail\r\n\n0:2.5 \t2:3\n1\n", BASE1);
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_eq(set->n_rows, 3);
     cr_assert_eq(set->n_features, 4);
@@ -256,7 +323,8 @@ Test(libsvm, labels_minus_one_and_one_become_0_and_1)
     cr_assert_arr_eq(set->label, ((float[]){ 0, 1, 0 }), 12);
     cr_assert_eq(set->n_classes, 2);
     psd_dataset_destroy(&set);
-    refused("libsvm", "0 1:1\n-1 1:1\n", BASE1, "f:2: label -1, but line 1 has 0; use -1 and 1 alone, or classes from 0");
+    refused("libsvm", "0 1:1\n-1 1:1\n", BASE1,
+            "f:2: label -1, but line 1 has 0; use -1 and 1 alone, or classes from 0");
 }
 
 Test(libsvm, a_test_set_must_fit_the_training_set)
@@ -267,7 +335,8 @@ Test(libsvm, a_test_set_must_fit_the_training_set)
     cr_assert_not_null(test, "%s", err.text);
     cr_assert_eq(test->n_features, 5);
     psd_dataset_destroy(&test);
-    refused("libsvm", "1 2:1\n1 6:1\n", options, "f:2:3: '6:1' has an index that the training set lacks; leave that feature out");
+    refused("libsvm", "1 2:1\n1 6:1\n", options,
+            "f:2:3: '6:1' has an index that the training set lacks; leave that feature out");
     refused("libsvm", "1 2:1\n0 3:1\n", options, "f:2: label 0, but the training set's labels are -1 and 1");
     psd_dataset_destroy(&train);
 }
@@ -275,14 +344,18 @@ Test(libsvm, a_test_set_must_fit_the_training_set)
 Test(libsvm, each_mistake_is_named_with_line_column_cause_and_cure)
 {
     refused("libsvm", "x 1:1\n", BASE1, "f:1:1: 'x' is no label; a row starts with a number");
-    refused("libsvm", "1:-2 1:1\n", BASE1, "f:1:1: '1:-2' has no weight after its colon; write LABEL:WEIGHT with a number from 0");
+    refused("libsvm", "1:-2 1:1\n", BASE1,
+            "f:1:1: '1:-2' has no weight after its colon; write LABEL:WEIGHT with a number from 0");
     refused("libsvm", "1 1:1\n1 7\n", BASE1, "f:2:3: '7' is no feature; write INDEX:VALUE");
-    refused("libsvm", "1 1.5:1\n", BASE1, "f:1:3: '1.5:1' has no index before its colon; indices are whole numbers");
+    refused("libsvm", "1 1.5:1\n", BASE1,
+            "f:1:3: '1.5:1' has no index before its colon; indices are whole numbers");
     refused("libsvm", "1 1:nan\n", BASE1, "f:1:3: '1:nan' has no number after its colon");
     refused("libsvm", "1 qid:x 1:2\n", BASE1, "f:1:3: 'qid:x' has no query number after its colon");
-    refused("libsvm", "1 9999999999:1\n", BASE1, "f:1:3: '9999999999:1' has an index beyond 2147483646; hash the features into fewer");
+    refused("libsvm", "1 9999999999:1\n", BASE1,
+            "f:1:3: '9999999999:1' has an index beyond 2147483646; hash the features into fewer");
     refused("libsvm", "1.5 1:1\n", BASE1,
-            "f:1: label 1.5 is no class; classes are whole numbers from 0, or -1 and 1 throughout (to predict numbers choose "
+            "f:1: label 1.5 is no class; classes are whole numbers from 0, or -1 and 1 throughout (to "
+            "predict numbers choose "
             "model.kind linear)");
     refused("libsvm", "# nothing\n", BASE1, "f: no rows; the data set is empty");
     refused("libsvm", "1\n0\n", BASE1, "f: no row has a feature; write INDEX:VALUE after the labels");
@@ -290,7 +363,8 @@ Test(libsvm, each_mistake_is_named_with_line_column_cause_and_cure)
 
 Test(libsvm, numbers_to_predict_stay_as_they_are)
 {
-    psd_dataset_t *set = parse_text("libsvm", "-1 1:1\n2.5 1:2\n", (psd_dataset_options_t){ .index_base = 1, .kind = PSD_LABEL_TARGET });
+    psd_dataset_t *set = parse_text("libsvm", "-1 1:1\n2.5 1:2\n",
+                                    (psd_dataset_options_t){ .index_base = 1, .kind = PSD_LABEL_TARGET });
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_arr_eq(set->label, ((float[]){ -1, 2.5f }), 8);
     cr_assert_eq(set->n_classes, 0);
@@ -313,14 +387,18 @@ Test(libsvm, agaricus_has_its_rows_and_features)
     psd_dataset_destroy(&train);
 }
 
-/* ---- csv ---------------------------------------------------------------------------------------------------- */
+/* ---- csv
+ * ---------------------------------------------------------------------------------------------------- */
 
 #define NAMED ((psd_dataset_options_t){ .header = true, .label_column = "y" })
 #define FIRST ((psd_dataset_options_t){ .label_column = "0" })
 
 Test(csv, quoted_fields_line_ends_and_byte_order_marks_read_as_rfc_4180_says)
 {
-    psd_dataset_t *set = parse_text("csv", "\xef\xbb\xbf" "a,\"y\",\"c,\"\"d\"\"\n\"\r\n1,\"1\",2.5\r\n\r\n-3, 0 ,\"4e0\"", NAMED);
+    psd_dataset_t *set = parse_text("csv",
+                                    "\xef\xbb\xbf"
+                                    "a,\"y\",\"c,\"\"d\"\"\n\"\r\n1,\"1\",2.5\r\n\r\n-3, 0 ,\"4e0\"",
+                                    NAMED);
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_eq(set->n_rows, 2);
     cr_assert_eq(set->n_features, 2);
@@ -336,9 +414,11 @@ Test(csv, the_label_column_is_found_by_name_or_number)
     cr_assert_arr_eq(set->label, ((float[]){ 1, 0 }), 8);
     cr_assert_arr_eq(set->dense, ((float[]){ 7, 8, 9, 10 }), 16);
     psd_dataset_destroy(&set);
-    refused("csv", "1,2\n", (psd_dataset_options_t){ .label_column = "2" }, "f: data.label_column is 2, but the columns are 0 to 1");
-    refused("csv", "a,b\n1,2\n", NAMED,
-            "f: no column is named 'y'; set data.label_column to a name of the first line or a number from 0");
+    refused("csv", "1,2\n", (psd_dataset_options_t){ .label_column = "2" },
+            "f: data.label_column is 2, but the columns are 0 to 1");
+    refused(
+        "csv", "a,b\n1,2\n", NAMED,
+        "f: no column is named 'y'; set data.label_column to a name of the first line or a number from 0");
     set = parse_text("csv", "7,2,1\n9,3,0\n", (psd_dataset_options_t){ 0 });
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_arr_eq(set->label, ((float[]){ 1, 0 }), 8, "unnamed, it is the last");
@@ -347,15 +427,20 @@ Test(csv, the_label_column_is_found_by_name_or_number)
 
 Test(csv, each_mistake_is_named_with_line_column_cause_and_cure)
 {
-    refused("csv", "1,2\n0,x y\n", FIRST, "f:2:3: 'x y' is not a number; turn words into numbers first, or drop the column");
+    refused("csv", "1,2\n0,x y\n", FIRST,
+            "f:2:3: 'x y' is not a number; turn words into numbers first, or drop the column");
     refused("csv", "1,2\n0,2,3\n", FIRST, "f:2: 3 fields, where the first line has 2");
     refused("csv", "1,\"2\n", FIRST, "f:1:3: '2\n' starts with a quote that is never closed");
-    refused("csv", "1,\"2\"3\n", FIRST, "f:1:3: '2' goes on after its closing quote; double the quotes inside a field");
+    refused("csv", "1,\"2\"3\n", FIRST,
+            "f:1:3: '2' goes on after its closing quote; double the quotes inside a field");
     refused("csv", "1,2\"3\n", FIRST, "f:1:3: '2' is followed by a quote; put the whole field in quotes");
-    refused("csv", "1\n", FIRST, "f:1: one column, where a label and at least one feature are needed; fields are separated by commas");
+    refused(
+        "csv", "1\n", FIRST,
+        "f:1: one column, where a label and at least one feature are needed; fields are separated by commas");
     refused("csv", "", FIRST, "f: no rows; the file is empty");
     refused("csv", "y,a\n", NAMED, "f: no rows; the data set is empty");
-    refused("csv", "y,\"a\nb\"\n1,\"\n\"\n", NAMED, "f:3:3: '\n' is not a number; turn words into numbers first, or drop the column");
+    refused("csv", "y,\"a\nb\"\n1,\"\n\"\n", NAMED,
+            "f:3:3: '\n' is not a number; turn words into numbers first, or drop the column");
 }
 
 Test(csv, a_missing_value_is_an_error_or_0_or_leaves_the_row_out_as_declared)
@@ -385,8 +470,10 @@ Test(csv, a_test_set_with_its_columns_in_another_order_is_refused)
     psd_dataset_t *test = parse_text("csv", "a,y,b\n1,0,3\n", options);
     cr_assert_not_null(test, "the label may stand elsewhere: %s", err.text);
     psd_dataset_destroy(&test);
-    refused("csv", "y,b,a\n1,2,3\n", options, "f:1: the columns have other names, or another order, than the training set's");
-    refused("csv", "y,a\n1,2\n", options, "f:1: 1 features, the training set has 2; give both the same columns");
+    refused("csv", "y,b,a\n1,2,3\n", options,
+            "f:1: the columns have other names, or another order, than the training set's");
+    refused("csv", "y,a\n1,2\n", options,
+            "f:1: 1 features, the training set has 2; give both the same columns");
     psd_dataset_destroy(&train);
 }
 
@@ -399,7 +486,8 @@ Test(csv, criteo_is_refused_at_its_first_word_and_not_misread)
     cr_assert_not_null(strstr(err.text, "'05db9164' is not a number"), "%s", err.text);
 }
 
-/* ---- glyphs ------------------------------------------------------------------------------------------------- */
+/* ---- glyphs
+ * ------------------------------------------------------------------------------------------------- */
 
 static uint64_t hash_of(const psd_dataset_t *set)
 {
@@ -427,7 +515,8 @@ Test(glyphs, every_machine_and_compiler_draws_the_same_bytes)
 Test(glyphs, a_smaller_set_is_the_head_of_a_larger_one)
 {
     psd_dataset_options_t options = { 0 };
-    psd_dataset_t *small = psd_dataset_load("glyphs:10", &options, &err), *large = psd_dataset_load("glyphs:50", &options, &err);
+    psd_dataset_t *small = psd_dataset_load("glyphs:10", &options, &err),
+                  *large = psd_dataset_load("glyphs:50", &options, &err);
     cr_assert_eq(small->n_classes, 10);
     cr_assert_arr_eq(small->pixels, large->pixels, 10 * 784);
     cr_assert_arr_eq(small->label, large->label, 10 * sizeof(float));
@@ -438,7 +527,8 @@ Test(glyphs, a_smaller_set_is_the_head_of_a_larger_one)
 Test(glyphs, another_seed_and_the_test_set_are_other_samples)
 {
     psd_dataset_options_t options = { 0 };
-    psd_dataset_t *one = psd_dataset_load("glyphs:10:1", &options, &err), *two = psd_dataset_load("glyphs:10:2", &options, &err);
+    psd_dataset_t *one = psd_dataset_load("glyphs:10:1", &options, &err),
+                  *two = psd_dataset_load("glyphs:10:2", &options, &err);
     options.train = one;
     psd_dataset_t *test = psd_dataset_load("glyphs:10:1", &options, &err);
     cr_assert_neq(memcmp(one->pixels, two->pixels, 10 * 784), 0);
@@ -450,7 +540,8 @@ Test(glyphs, another_seed_and_the_test_set_are_other_samples)
 
 Test(glyphs, a_wrong_argument_is_refused)
 {
-    const char *wrong[] = { "glyphs:0", "glyphs:x", "glyphs:-5", "glyphs:10:", "glyphs:10:1:2", "glyphs:99999999", "glyphs:10:-1" };
+    const char *wrong[] = { "glyphs:0",      "glyphs:x",        "glyphs:-5",   "glyphs:10:",
+                            "glyphs:10:1:2", "glyphs:99999999", "glyphs:10:-1" };
     psd_dataset_options_t options = { 0 };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         cr_assert_null(psd_dataset_load(wrong[i], &options, &err), "accepted %s", wrong[i]);

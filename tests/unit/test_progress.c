@@ -23,14 +23,20 @@ static const char *written(void)
 static psd_progress_t *start(const char *mode, uint64_t interval_ms)
 {
     cr_assert_eq(pipe(ends), 0);
-    psd_progress_t *progress = psd_progress_new(&(psd_progress_config_t){ .mode = mode, .interval_ms = interval_ms, .fd = ends[1] }, &err);
+    psd_progress_t *progress = psd_progress_new(
+        &(psd_progress_config_t){ .mode = mode, .interval_ms = interval_ms, .fd = ends[1] }, &err);
     cr_assert_not_null(progress, "%s", err.text);
     return progress;
 }
 
 static psd_progress_state_t at(uint64_t step)
 {
-    return (psd_progress_state_t){ .step = step, .steps = 100, .epoch = (double)step / 50, .samples = step * 64, .loss = 0.5, .metric = NAN,
+    return (psd_progress_state_t){ .step = step,
+                                   .steps = 100,
+                                   .epoch = (double)step / 50,
+                                   .samples = step * 64,
+                                   .loss = 0.5,
+                                   .metric = NAN,
                                    .metric_name = "accuracy" };
 }
 
@@ -48,7 +54,8 @@ Test(progress, a_bar_is_redrawn_five_times_a_second_at_most)
 {
     psd_progress_t *progress = start("bar", 1);
     for (uint64_t ms = 0; ms < 1000; ms++)
-        psd_progress_update(progress, ms, &(psd_progress_state_t){ .step = ms / 20, .steps = 100, .loss = 1, .metric = NAN });
+        psd_progress_update(
+            progress, ms, &(psd_progress_state_t){ .step = ms / 20, .steps = 100, .loss = 1, .metric = NAN });
     cr_assert_eq(count(written(), '\r'), 4, "at 200, 400, 600 and 800 ms");
     psd_progress_destroy(&progress);
 }
@@ -62,7 +69,8 @@ Test(progress, a_bar_shows_share_pace_and_time_left)
     state.metric = 0.9712;
     psd_progress_update(progress, 3000, &state);
     /* 25 of 100 steps in 2 s: 800 samples a second, 6 s left. */
-    cr_assert_str_eq(written(), "\r\033[K[######..................]  25% step 25 epoch 0.50 800 samples/s loss 0.5000 accuracy 0.9712 ETA 0:06");
+    cr_assert_str_eq(written(), "\r\033[K[######..................]  25% step 25 epoch 0.50 800 samples/s "
+                                "loss 0.5000 accuracy 0.9712 ETA 0:06");
     psd_progress_end(progress, 3000);
     cr_assert_eq(count(written(), '\n'), 1);
     psd_progress_destroy(&progress);
@@ -103,7 +111,10 @@ Test(progress, off_a_terminal_it_is_a_log_line_per_interval_and_one_at_the_end)
     cr_assert_eq(count(logged, '\n'), 2);
     psd_progress_end(progress, 25000);
     cr_assert_eq(count(logged, '\n'), 3);
-    cr_assert_not_null(strstr(logged, "id=train.progress step=10 epoch=0.200 samples=640 samples_per_s=64 loss=0.5 eta_s=90"), "%s", logged);
+    cr_assert_not_null(
+        strstr(logged,
+               "id=train.progress step=10 epoch=0.200 samples=640 samples_per_s=64 loss=0.5 eta_s=90"),
+        "%s", logged);
     psd_progress_destroy(&progress);
 }
 

@@ -11,9 +11,12 @@
 #include "worker/sampler.h"
 #include "worker/trainer.h"
 
-/* ---- A server inside this process: psd/worker.h over one optimizer and a script of what goes wrong ------------- */
+/* ---- A server inside this process: one optimizer behind psd/worker.h, and a script of what goes wrong ----
+ */
 
-struct psd_worker { int unused; };
+struct psd_worker {
+    int unused;
+};
 
 static struct {
     psd_tensor_t tensor[PSD_MAX_PARAMS];
@@ -21,13 +24,13 @@ static struct {
     psd_rule_t rule;
     psd_rule_state_t state[PSD_MAX_PARAMS];
     float *slot[PSD_MAX_PARAMS][PSD_MAX_SLOTS];
-    bool frozen;                    /* gradients are taken and the weights stay */
+    bool frozen; /* gradients are taken and the weights stay */
     psd_position_t position;
-    int connect_rc, exchange_rc;    /* what these calls return */
-    int waits_before_ready;         /* timeouts of each wait before it succeeds */
-    uint64_t stop_at, poison_at;    /* clocks at which `stop` is set, and the weights become NaN */
+    int connect_rc, exchange_rc; /* what these calls return */
+    int waits_before_ready;      /* timeouts of each wait before it succeeds */
+    uint64_t stop_at, poison_at; /* clocks at which `stop` is set, and the weights become NaN */
     uint64_t samples, exchanges, null_gradients;
-    int left;                       /* -1: not yet; else the `finished` of leaving */
+    int left; /* -1: not yet; else the `finished` of leaving */
     int waits;
 } server;
 
@@ -55,8 +58,10 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
     memcpy(server.tensor, tensors, n_tensors * sizeof *tensors);
     server.n = n_tensors;
     for (size_t i = 0; i < n_tensors; i++) {
-        for (int s = 0; s < server.rule.n_slots; s++)
+        for (int s = 0; s < server.rule.n_slots; s++) {
+            free(server.slot[i][s]); /* of an earlier run of the same test */
             server.slot[i][s] = malloc(elements(&tensors[i]) * sizeof(float));
+        }
         psd_rule_init(&server.rule, &server.state[i], tensors[i].data, server.slot[i], elements(&tensors[i]));
     }
     return 0;
@@ -76,7 +81,8 @@ const char *psd_worker_settings(const psd_worker_t *self)
     return text;
 }
 
-int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
+int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
+                        psd_ticket_t *ticket)
 {
     (void)self, (void)loss;
     *ticket = ++server.exchanges;
@@ -133,11 +139,15 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 
 void psd_worker_close(psd_worker_t **self_p) { *self_p = NULL; }
 int psd_worker_fd(const psd_worker_t *self) { return self ? -1 : -2; }
-const char *psd_worker_error(const psd_worker_t *self) { return self && server.connect_rc ? "no answer from tcp://nowhere:7470" : ""; }
+const char *psd_worker_error(const psd_worker_t *self)
+{
+    return self && server.connect_rc ? "no answer from tcp://nowhere:7470" : "";
+}
 const char *psd_strerror(int code) { return psd_err_text(code); }
 const char *psd_version(void) { return PSD_VERSION; }
 
-/* ---- Fixture ---------------------------------------------------------------------------------------------------- */
+/* ---- Fixture
+ * ---------------------------------------------------------------------------------------------------- */
 
 enum { ROWS = 500, BATCH = 64, STEPS = 8 /* ceil(500 / 64) */ };
 
@@ -166,9 +176,18 @@ static void setup(void)
     server.position = (psd_position_t){ .clock = 1, .world = 1 };
     cr_assert_eq(psd_rule_parse(&server.rule, "adam(lr=0.01)", &err), PSD_OK);
     cr_assert_not_null(mkdtemp(dir));
-    config = (psd_trainer_config_t){ .server = { .size = sizeof config.server, .join = "tcp://nowhere:7470" }, .model = model, .train = train, .test = test,
-                                     .batch = BATCH, .shuffle = true, .seed = 4, .stop_epochs = 3, .eval_every = 1, .metrics_every = 1,
-                                     .run_dir = dir, .stop = &stop };
+    config = (psd_trainer_config_t){ .server = { .size = sizeof config.server, .join = "tcp://nowhere:7470" },
+                                     .model = model,
+                                     .train = train,
+                                     .test = test,
+                                     .batch = BATCH,
+                                     .shuffle = true,
+                                     .seed = 4,
+                                     .stop_epochs = 3,
+                                     .eval_every = 1,
+                                     .metrics_every = 1,
+                                     .run_dir = dir,
+                                     .stop = &stop };
 }
 
 static char path[256];
@@ -180,7 +199,8 @@ static const char *in_dir(const char *name)
 
 static void teardown(void)
 {
-    const char *names[] = { "metrics.jsonl", "summary.json", "metrics-2.jsonl", "summary-2.json", "w.safetensors" };
+    const char *names[] = { "metrics.jsonl", "summary.json", "metrics-2.jsonl", "summary-2.json",
+                            "w.safetensors" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(in_dir(names[i]));
     rmdir(dir);
@@ -218,7 +238,8 @@ static double number(const json_t *line, const char *key)
     return json_number_value(json_object_get(line, key));
 }
 
-/* ---- Tests ------------------------------------------------------------------------------------------------------- */
+/* ---- Tests
+ * ------------------------------------------------------------------------------------------------------- */
 
 Test(trainer, a_run_makes_the_bits_of_the_same_loop_without_servers)
 {
@@ -263,7 +284,8 @@ Test(trainer, a_run_makes_the_bits_of_the_same_loop_without_servers)
 Test(trainer, every_step_and_every_evaluation_is_a_line_of_what_was_measured)
 {
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
-    json_t *steps = lines_with("metrics.jsonl", "train/loss"), *evaluations = lines_with("metrics.jsonl", "val/accuracy");
+    json_t *steps = lines_with("metrics.jsonl", "train/loss"),
+           *evaluations = lines_with("metrics.jsonl", "val/accuracy");
     cr_assert_eq(json_array_size(steps), 3 * STEPS);
     cr_assert_eq(json_array_size(evaluations), 3);
     const json_t *last = json_array_get(steps, 3 * STEPS - 1), *eighth = json_array_get(steps, STEPS - 1);
@@ -294,7 +316,8 @@ Test(trainer, fewer_lines_carry_the_mean_of_their_steps_by_sample)
     cr_assert_eq(json_array_size(coarse), 5, "steps 5, 10, 15, 20 and the last, 24");
     double loss = 0, samples = 0;
     for (size_t i = 5; i < 10; i++) {
-        loss += number(json_array_get(fine, i), "train/loss") * number(json_array_get(fine, i), "train/samples");
+        loss +=
+            number(json_array_get(fine, i), "train/loss") * number(json_array_get(fine, i), "train/samples");
         samples += number(json_array_get(fine, i), "train/samples");
     }
     cr_assert_eq(number(json_array_get(coarse, 1), "train/samples"), samples);
@@ -308,16 +331,20 @@ Test(trainer, two_workers_lines_combine_into_the_line_of_one)
     json_t *lines[3];
     server.frozen = true;
     for (uint32_t run = 0; run < 3; run++) {
-        server.position = (psd_position_t){ .clock = 1, .world = run < 2 ? 2 : 1, .rank = run % 2, .worker = run % 2 };
+        server.position =
+            (psd_position_t){ .clock = 1, .world = run < 2 ? 2 : 1, .rank = run % 2, .worker = run % 2 };
         cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
         lines[run] = lines_with(run == 1 ? "metrics-2.jsonl" : "metrics.jsonl", "train/loss");
         unlink(path);
     }
     for (size_t i = 0; i < 3 * STEPS; i++) {
-        const json_t *a = json_array_get(lines[0], i), *b = json_array_get(lines[1], i), *whole = json_array_get(lines[2], i);
+        const json_t *a = json_array_get(lines[0], i), *b = json_array_get(lines[1], i),
+                     *whole = json_array_get(lines[2], i);
         const double n = number(a, "train/samples") + number(b, "train/samples");
         cr_assert_eq(n, number(whole, "train/samples"));
-        const double mean = (number(a, "train/loss") * number(a, "train/samples") + number(b, "train/loss") * number(b, "train/samples")) / n;
+        const double mean = (number(a, "train/loss") * number(a, "train/samples") +
+                             number(b, "train/loss") * number(b, "train/samples")) /
+                            n;
         cr_assert_float_eq(mean, number(whole, "train/loss"), 1e-7 * mean);
         cr_assert_eq(number(a, "samples"), number(whole, "samples"));
     }
@@ -338,7 +365,8 @@ Test(trainer, a_worker_without_rows_takes_part_with_nothing)
     cr_assert_not(result.evaluated, "only rank 0 evaluates");
     json_t *lines = lines_with("metrics-2.jsonl", "train/samples");
     cr_assert_eq(json_array_size(lines), 4);
-    cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"), "what was not measured is absent");
+    cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"),
+                   "what was not measured is absent");
     json_decref(lines);
 }
 
@@ -349,7 +377,8 @@ Test(trainer, slow_weights_are_judged_hashed_and_saved)
     cr_assert_eq(psd_rule_parse(&server.rule, "lookahead(sgd(lr=0.5), k=5, alpha=0.5)", &err), PSD_OK);
     server.position.has_slow = 1;
     config.save = save;
-    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text); /* 24 steps: 4 past the last sync */
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s",
+                 err.text); /* 24 steps: 4 past the last sync */
     const float *slow[2] = { server.slot[0][server.rule.slow_slot], server.slot[1][server.rule.slow_slot] };
     cr_assert_eq(result.last_score.metric, psd_model_evaluate(model, slow, test).metric);
     cr_assert_eq(result.last_score.loss, psd_model_evaluate(model, slow, test).loss);
@@ -415,7 +444,8 @@ Test(trainer, a_loss_that_stays_infinite_fails_the_run)
     config.stop_epochs = 100;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
     cr_assert_eq(result.steps, 3 + 20);
-    cr_assert_str_eq(err.text, "the loss was not finite for 20 steps in a row, up to step 23; lower the learning rate");
+    cr_assert_str_eq(err.text,
+                     "the loss was not finite for 20 steps in a row, up to step 23; lower the learning rate");
 }
 
 Test(trainer, servers_that_cannot_be_reached_are_named_and_unavailable)
@@ -470,7 +500,8 @@ Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
     cr_assert_not_null(summary);
     cr_assert_str_eq(json_string_value(json_object_get(summary, "schema")), "psd.summary/1");
     cr_assert_str_eq(json_string_value(json_object_get(summary, "outcome")), "done");
-    cr_assert_str_eq(json_string_value(json_object_get(summary, "optimizer")), psd_rule_print(&server.rule, rule));
+    cr_assert_str_eq(json_string_value(json_object_get(summary, "optimizer")),
+                     psd_rule_print(&server.rule, rule));
     cr_assert_str_eq(json_string_value(json_object_get(summary, "sha256")), result.sha256);
     cr_assert(json_is_null(json_object_get(summary, "sha256_slow")));
     cr_assert_eq(number(summary, "samples"), 3 * ROWS);

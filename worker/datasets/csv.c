@@ -1,35 +1,35 @@
-/* csv.c - tables of numbers as RFC 4180 writes them: records of fields between commas, a field in double quotes may
- * hold commas, line ends and doubled quotes. One column is the label, all others are features. Lines may end in
- * LF or CRLF; empty lines and a UTF-8 byte order mark are passed over. */
+/* csv.c - tables of numbers as RFC 4180 writes them: records of fields between commas, a field in double
+ * quotes may hold commas, line ends and doubled quotes. One column is the label, all others are features.
+ * Lines may end in LF or CRLF; empty lines and a UTF-8 byte order mark are passed over. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "worker/dataset.h"
 
 typedef struct field {
-    const char *at, *end;    /* what it holds, without the outer quotes, inner ones still doubled */
-    size_t line, column;     /* where it starts, from 1 */
+    const char *at, *end; /* what it holds, without the outer quotes, inner ones still doubled */
+    size_t line, column;  /* where it starts, from 1 */
 } field_t;
 
 typedef struct parser {
     psd_dataset_t *set;
     const psd_dataset_options_t *options;
-    const char *name;        /* of the file */
+    const char *name; /* of the file */
     psd_labels_t labels;
-    const char *at, *end;    /* what is still to be read */
-    const char *line_at;     /* first character of the line that holds `at` */
-    size_t line;             /* its number */
-    field_t *fields;         /* of the record just read */
+    const char *at, *end; /* what is still to be read */
+    const char *line_at;  /* first character of the line that holds `at` */
+    size_t line;          /* its number */
+    field_t *fields;      /* of the record just read */
     size_t n_fields, room_fields, room_dense;
-    size_t n_columns;        /* fields of the first record, and so of all; 0: none read yet */
-    size_t label_column;     /* its number */
+    size_t n_columns;    /* fields of the first record, and so of all; 0: none read yet */
+    size_t label_column; /* its number */
 } parser_t;
 
 static int refuse(const parser_t *self, const field_t *field, psd_err_t *err, const char *why)
 {
     size_t n = (size_t)(field->end - field->at);
-    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%.*s' %s", self->name, field->line, field->column, (int)(n < 40 ? n : 40), field->at,
-                       why);
+    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%.*s' %s", self->name, field->line, field->column,
+                       (int)(n < 40 ? n : 40), field->at, why);
 }
 
 static void next_line(parser_t *self)
@@ -80,14 +80,16 @@ static int read_field(parser_t *self, field_t *out, psd_err_t *err)
 static int read_record(parser_t *self, psd_err_t *err)
 {
     self->n_fields = 0;
-    while (self->at < self->end && (*self->at == '\n' || (*self->at == '\r' && self->at + 1 < self->end && self->at[1] == '\n'))) {
+    while (self->at < self->end &&
+           (*self->at == '\n' || (*self->at == '\r' && self->at + 1 < self->end && self->at[1] == '\n'))) {
         self->at += *self->at == '\r' ? 2 : 1;
         next_line(self);
     }
     if (self->at == self->end)
         return PSD_OK;
     for (;;) {
-        int rc = psd_array_grow(&self->fields, &self->room_fields, self->n_fields + 1, sizeof *self->fields, err);
+        int rc =
+            psd_array_grow(&self->fields, &self->room_fields, self->n_fields + 1, sizeof *self->fields, err);
         if (!rc)
             rc = read_field(self, &self->fields[self->n_fields++], err);
         if (rc)
@@ -101,7 +103,8 @@ static int read_record(parser_t *self, psd_err_t *err)
         if (self->at == self->end)
             return PSD_OK;
         if (*self->at != '\n')
-            return refuse(self, &self->fields[self->n_fields - 1], err, "is followed by a carriage return inside the line");
+            return refuse(self, &self->fields[self->n_fields - 1], err,
+                          "is followed by a carriage return inside the line");
         self->at++;
         next_line(self);
         return PSD_OK;
@@ -136,16 +139,20 @@ static int number_of_label_column(parser_t *self, psd_err_t *err)
     char *end;
     unsigned long number = strtoul(wanted, &end, 10);
     if (*wanted < '0' || *wanted > '9' || *end)
-        return psd_err_set(err, PSD_ECONFIG, "%s: no column is named '%s'%s; set data.label_column to a name of the first line or a "
-                           "number from 0", self->name, wanted, self->options->header ? "" : ", for data.header is off");
+        return psd_err_set(
+            err, PSD_ECONFIG,
+            "%s: no column is named '%s'%s; set data.label_column to a name of the first line or a "
+            "number from 0",
+            self->name, wanted, self->options->header ? "" : ", for data.header is off");
     if (number >= self->n_fields)
-        return psd_err_set(err, PSD_ECONFIG, "%s: data.label_column is %lu, but the columns are 0 to %zu", self->name, number,
-                           self->n_fields - 1);
+        return psd_err_set(err, PSD_ECONFIG, "%s: data.label_column is %lu, but the columns are 0 to %zu",
+                           self->name, number, self->n_fields - 1);
     self->label_column = number;
     return PSD_OK;
 }
 
-/* FNV-1a over the names of the feature columns, so that a test set in another order is not taken for this one. */
+/* FNV-1a over the names of the feature columns, so that a test set in another order is not taken for this
+ * one. */
 static uint64_t hash_names(const parser_t *self)
 {
     uint64_t hash = 0xcbf29ce484222325u;
@@ -167,17 +174,22 @@ static int begin(parser_t *self, psd_err_t *err)
         return psd_err_set(err, PSD_EDATA, "%s: no rows; the file is empty", self->name);
     self->n_columns = self->n_fields;
     if (self->n_columns < 2)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: one column, where a label and at least one feature are needed; fields are "
-                           "separated by commas", self->name, self->fields[0].line);
+        return psd_err_set(
+            err, PSD_EDATA,
+            "%s:%zu: one column, where a label and at least one feature are needed; fields are "
+            "separated by commas",
+            self->name, self->fields[0].line);
     if (number_of_label_column(self, err))
         return PSD_ECONFIG;
     self->set->n_features = self->n_columns - 1;
     self->set->names_hash = self->options->header ? hash_names(self) : 0;
     if (train && train->n_features != self->set->n_features)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu features, the training set has %zu; give both the same columns", self->name,
-                           self->fields[0].line, self->set->n_features, train->n_features);
+        return psd_err_set(err, PSD_EDATA,
+                           "%s:%zu: %zu features, the training set has %zu; give both the same columns",
+                           self->name, self->fields[0].line, self->set->n_features, train->n_features);
     if (train && train->names_hash != self->set->names_hash)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: the columns have other names, or another order, than the training set's",
+        return psd_err_set(err, PSD_EDATA,
+                           "%s:%zu: the columns have other names, or another order, than the training set's",
                            self->name, self->fields[0].line);
     return PSD_OK;
 }
@@ -221,15 +233,17 @@ static int add_row(parser_t *self, psd_err_t *err)
 {
     psd_dataset_t *set = self->set;
     if (self->n_fields != self->n_columns)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu fields, where the first line has %zu", self->name, self->fields[0].line,
-                           self->n_fields, self->n_columns);
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu fields, where the first line has %zu", self->name,
+                           self->fields[0].line, self->n_fields, self->n_columns);
     size_t start = set->n_rows * set->n_features;
     int rc = psd_array_grow(&set->dense, &self->room_dense, start + set->n_features, sizeof *set->dense, err);
     float label = 0, *out = rc ? NULL : set->dense + start;
     bool skip = false;
     for (size_t i = 0; !rc && i < self->n_fields; i++)
         rc = parse_field(self, i, i == self->label_column ? &label : out++, &skip, err);
-    return rc || skip ? rc : psd_labels_add(&self->labels, label, self->name, self->fields[self->label_column].line, err);
+    return rc || skip
+               ? rc
+               : psd_labels_add(&self->labels, label, self->name, self->fields[self->label_column].line, err);
 }
 
 static int parse(parser_t *self, psd_err_t *err)
@@ -254,7 +268,13 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     const char *at = (const char *)file->at, *end = at + file->n;
     if (file->n >= 3 && !memcmp(at, "\xef\xbb\xbf", 3))
         at += 3;
-    parser_t parser = { .set = self, .options = options, .name = file->name, .at = at, .line_at = at, .end = end, .line = 1,
+    parser_t parser = { .set = self,
+                        .options = options,
+                        .name = file->name,
+                        .at = at,
+                        .line_at = at,
+                        .end = end,
+                        .line = 1,
                         .labels = { .set = self, .options = options } };
     int rc = parse(&parser, err);
     free(parser.fields);
@@ -262,5 +282,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
 }
 
 const psd_reader_t psd_reader_csv = {
-    .name = "csv", .summary = "a table of numbers as RFC 4180 writes it, one column of them the label", .read = read,
+    .name = "csv",
+    .summary = "a table of numbers as RFC 4180 writes it, one column of them the label",
+    .read = read,
 };

@@ -1,6 +1,6 @@
 /* libsvm.c - sparse text, a row a line:   LABEL[:WEIGHT] [qid:Q] INDEX:VALUE INDEX:VALUE ...   # comment
- * Indices start at data.index_base and need no order. WEIGHT multiplies the row's loss; Q, the query of a ranking, is
- * checked and passed over, for no model here ranks. Rows stay sparse. */
+ * Indices start at data.index_base and need no order. WEIGHT multiplies the row's loss; Q, the query of a
+ * ranking, is checked and passed over, for no model here ranks. Rows stay sparse. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,21 +10,23 @@
 typedef struct parser {
     psd_dataset_t *set;
     const psd_dataset_options_t *options;
-    const char *name;      /* of the file */
+    const char *name; /* of the file */
     psd_labels_t labels;
-    size_t line;           /* from 1 */
-    const char *line_at;   /* its first character */
+    size_t line;                                                /* from 1 */
+    const char *line_at;                                        /* its first character */
     size_t n, room_column, room_value, room_start, room_weight; /* values so far, and rooms of the arrays */
-    size_t n_features;     /* largest index so far + 1 */
+    size_t n_features;                                          /* largest index so far + 1 */
 } parser_t;
 
-typedef struct span { const char *at, *end; } span_t;
+typedef struct span {
+    const char *at, *end;
+} span_t;
 
 static int refuse(const parser_t *self, span_t word, psd_err_t *err, const char *why)
 {
     size_t length = (size_t)(word.end - word.at);
-    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%.*s' %s", self->name, self->line, (size_t)(word.at - self->line_at) + 1,
-                       (int)(length < 40 ? length : 40), word.at, why);
+    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%.*s' %s", self->name, self->line,
+                       (size_t)(word.at - self->line_at) + 1, (int)(length < 40 ? length : 40), word.at, why);
 }
 
 static bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
@@ -65,7 +67,8 @@ static int add_weight(parser_t *self, float weight, psd_err_t *err)
     if (!self->set->weight && weight == 1)
         return PSD_OK;
     size_t known = self->set->weight ? self->set->n_rows - 1 : 0;
-    int rc = psd_array_grow(&self->set->weight, &self->room_weight, self->set->n_rows, sizeof *self->set->weight, err);
+    int rc = psd_array_grow(&self->set->weight, &self->room_weight, self->set->n_rows,
+                            sizeof *self->set->weight, err);
     for (size_t i = known; !rc && i + 1 < self->set->n_rows; i++)
         self->set->weight[i] = 1;
     if (!rc)
@@ -80,7 +83,8 @@ static int add_label(parser_t *self, span_t word, psd_err_t *err)
     if (!psd_number_parse(word.at, colon, &label))
         return refuse(self, word, err, "is no label; a row starts with a number");
     if (colon < word.end && (!psd_number_parse(colon + 1, word.end, &weight) || weight < 0))
-        return refuse(self, word, err, "has no weight after its colon; write LABEL:WEIGHT with a number from 0");
+        return refuse(self, word, err,
+                      "has no weight after its colon; write LABEL:WEIGHT with a number from 0");
     int rc = psd_labels_add(&self->labels, label, self->name, self->line, err);
     return rc ? rc : add_weight(self, weight, err);
 }
@@ -108,11 +112,14 @@ static int add_feature(parser_t *self, span_t word, psd_err_t *err)
     if (colon == word.end)
         return refuse(self, word, err, "is no feature; write INDEX:VALUE");
     if (colon - word.at == 3 && !memcmp(word.at, "qid", 3))
-        return parse_index(colon + 1, word.end, &index) ? PSD_OK : refuse(self, word, err, "has no query number after its colon");
+        return parse_index(colon + 1, word.end, &index)
+                   ? PSD_OK
+                   : refuse(self, word, err, "has no query number after its colon");
     if (!parse_index(word.at, colon, &index))
         return refuse(self, word, err, "has no index before its colon; indices are whole numbers");
     if (index < (uint64_t)self->options->index_base)
-        return refuse(self, word, err, "has index 0, but indices were declared to start at 1; set data.index_base to 0");
+        return refuse(self, word, err,
+                      "has index 0, but indices were declared to start at 1; set data.index_base to 0");
     index -= (uint64_t)self->options->index_base;
     if (index >= PSD_MAX_FEATURES)
         return refuse(self, word, err, "has an index beyond 2147483646; hash the features into fewer");
@@ -151,7 +158,8 @@ static int finish(parser_t *self, psd_err_t *err)
         return rc;
     self->set->n_features = self->options->train ? self->options->train->n_features : self->n_features;
     if (!self->set->n_features)
-        return psd_err_set(err, PSD_EDATA, "%s: no row has a feature; write INDEX:VALUE after the labels", self->name);
+        return psd_err_set(err, PSD_EDATA, "%s: no row has a feature; write INDEX:VALUE after the labels",
+                           self->name);
     return PSD_OK;
 }
 
@@ -161,7 +169,9 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     (void)labels;
     if (options->index_base != 0 && options->index_base != 1)
         return psd_err_set(err, PSD_ECONFIG, "data.index_base is %d; it is 0 or 1", options->index_base);
-    parser_t parser = { .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options } };
+    parser_t parser = {
+        .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options }
+    };
     const char *at = (const char *)file->at, *end = at + file->n;
     int rc = PSD_OK;
     while (!rc && at < end) {
@@ -174,5 +184,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
 }
 
 const psd_reader_t psd_reader_libsvm = {
-    .name = "libsvm", .summary = "sparse text: label[:weight] [qid:q] index:value ...", .read = read,
+    .name = "libsvm",
+    .summary = "sparse text: label[:weight] [qid:q] index:value ...",
+    .read = read,
 };

@@ -1,5 +1,6 @@
-/* logistic.c - two classes from one output:   z = W x + b,   loss = log(1 + e^z) - y z,   dloss/dz = 1 / (1 + e^-z) - y
- * Both are formed from e^-|z|, which cannot overflow:   log(1 + e^z) = max(z, 0) + log1p(e^-|z|). */
+/* logistic.c - two classes from one output:   z = W x + b,   loss = log(1 + e^z) - y z,   dloss/dz = 1 / (1 +
+ * e^-z) - y Both are formed from e^-|z|, which cannot overflow:   log(1 + e^z) = max(z, 0) + log1p(e^-|z|).
+ */
 #include <math.h>
 
 #include "worker/model.h"
@@ -24,6 +25,13 @@ static double score(const float *z, size_t n, float label)
 }
 
 const psd_model_kind_t psd_model_logistic = {
-    .name = "logistic", .summary = "logistic regression, two classes", .loss_name = "logistic", .metric = "accuracy",
-    .labels = PSD_LABEL_CLASS, .most_layers = 2, .outputs = outputs, .loss = loss, .score = score,
+    .name = "logistic",
+    .summary = "logistic regression, two classes",
+    .loss_name = "logistic",
+    .metric = "accuracy",
+    .labels = PSD_LABEL_CLASS,
+    .most_layers = 2,
+    .outputs = outputs,
+    .loss = loss,
+    .score = score,
 };

@@ -1,5 +1,5 @@
-/* softmax.c - any number of classes:   z = W x + b,   p = e^z / sum e^z,   loss = -log p[y],   dloss/dz = p - [y]
- * The largest z is subtracted first, so that no e^z overflows and the sum is at least 1. */
+/* softmax.c - any number of classes:   z = W x + b,   p = e^z / sum e^z,   loss = -log p[y],   dloss/dz = p -
+ * [y] The largest z is subtracted first, so that no e^z overflows and the sum is at least 1. */
 #include <math.h>
 
 #include "worker/model.h"
@@ -29,6 +29,13 @@ double psd_softmax_score(const float *z, size_t n, float label)
 }
 
 const psd_model_kind_t psd_model_softmax = {
-    .name = "softmax", .summary = "softmax regression, any number of classes", .loss_name = "softmax", .metric = "accuracy",
-    .labels = PSD_LABEL_CLASS, .most_layers = 2, .outputs = outputs, .loss = psd_softmax_loss, .score = psd_softmax_score,
+    .name = "softmax",
+    .summary = "softmax regression, any number of classes",
+    .loss_name = "softmax",
+    .metric = "accuracy",
+    .labels = PSD_LABEL_CLASS,
+    .most_layers = 2,
+    .outputs = outputs,
+    .loss = psd_softmax_loss,
+    .score = psd_softmax_score,
 };
