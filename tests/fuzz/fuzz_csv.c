@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     const psd_bytes_t file = { "f", data + 1, size - 1 };
     static const psd_na_t na[] = { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP, PSD_NA_ZERO };
-    static const char *const column[] = { "0", NULL, "y", "a\"b" };
+    static const char *const column[] = { "0", "1", "y", "a\"b" };
     psd_dataset_options_t options = { .header = data[0] & 1,
                                       .na = na[data[0] >> 1 & 3],
                                       .label_column = column[data[0] >> 3 & 3],

@@ -1,0 +1,84 @@
+/* main.c - psdctl, what an operator types: a table of verbs. */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/err.h"
+#include "deploy/psdctl/optimizers.h"
+#include "deploy/psdctl/replay.h"
+#include "deploy/psdctl/run.h"
+#include "deploy/psdctl/status.h"
+
+static const struct verb {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *title; /* what the verb's help calls the program */
+    const char *does;
+} verbs[] = {
+    { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
+    { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
+    { "optimizers", psd_ctl_optimizers, "psdctl optimizers", "the update rules: mathematics, defaults, memory" },
+    { "replay", psd_ctl_replay, "psdctl replay", "step an optimizer along the gradients of a golden file" },
+};
+
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static void print_help(FILE *out)
+{
+    fputs("Usage: psdctl VERB [options]\n\n", out);
+    for (size_t i = 0; i < N_VERBS; i++)
+        fprintf(out, "  %-12s %s\n", verbs[i].name, verbs[i].does);
+    fputs("  help [VERB]  this text, or the verb's\n"
+          "\n"
+          "  psdctl run job.yaml                      train what the job file describes\n"
+          "  psdctl run job.yaml --workers-min=4      the same with four workers\n"
+          "  psdctl status http://127.0.0.1:7471      how it goes\n",
+          out);
+}
+
+static const struct verb *find(const char *name)
+{
+    for (size_t i = 0; i < N_VERBS; i++)
+        if (strcmp(verbs[i].name, name) == 0)
+            return &verbs[i];
+    return NULL;
+}
+
+/* Run `verb` with its own name as argv[0]. */
+static int call(const struct verb *verb, int argc, char **argv)
+{
+    static char title[32];
+    snprintf(title, sizeof title, "%s", verb->title);
+    argv[0] = title;
+    return verb->run(argc, argv);
+}
+
+static int help(int argc, char **argv)
+{
+    const struct verb *verb = argc > 1 ? find(argv[1]) : NULL;
+    char flag[] = "--help";
+    char *args[] = { NULL, flag, NULL };
+    if (verb)
+        return call(verb, 2, args);
+    print_help(stdout);
+    return argc > 1 ? psd_err_exit_code(PSD_EUSAGE) : 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *word = argc > 1 ? argv[1] : "";
+    const struct verb *verb = find(word);
+    if (verb)
+        return call(verb, argc - 1, argv + 1);
+    if (strcmp(word, PSD_CTL_CHILD) == 0)
+        return psd_ctl_child(argc - 1, argv + 1);
+    if (strcmp(word, "help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "--help") == 0)
+        return help(argc - 1, argv + 1);
+    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
+        printf("psdctl %s\n", PSD_VERSION);
+        return 0;
+    }
+    if (*word)
+        fprintf(stderr, "psdctl: there is no verb %s\n", word);
+    print_help(stderr);
+    return psd_err_exit_code(PSD_EUSAGE);
+}

@@ -1,0 +1,192 @@
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* `psdctl run` and its children, real processes on loopback. Each test has a directory of its own. */
+
+static char directory[64], output[1 << 16];
+
+static void setup(void)
+{
+    snprintf(directory, sizeof directory, "/tmp/test_run_XXXXXX");
+    cr_assert_not_null(mkdtemp(directory));
+}
+
+static void teardown(void)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    cr_assert_eq(system(command), 0);
+}
+
+TestSuite(run, .init = setup, .fini = teardown, .timeout = 120);
+
+/* Run psdctl with `words`, a shell's; its exit code, and what it wrote in `output`. */
+static int psdctl(const char *words)
+{
+    char command[1024];
+    snprintf(command, sizeof command, "cd %s && %s/psdctl %s 2>&1 </dev/null", PSD_SOURCE_DIR, PSD_BIN_DIR, words);
+    FILE *pipe = popen(command, "r");
+    size_t n = fread(output, 1, sizeof output - 1, pipe);
+    output[n] = '\0';
+    int status = pclose(pipe);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int run_linear(const char *name, const char *more)
+{
+    char words[512];
+    snprintf(words, sizeof words, "run deploy/examples/linear.yaml --run-dir=%s/%s %s", directory, name, more);
+    return psdctl(words);
+}
+
+/* The weights' hash in the summary that was printed. */
+static void take_hash(char hash[65])
+{
+    const char *found = strstr(output, "sha256 ");
+    cr_assert_not_null(found, "%s", output);
+    cr_assert_eq(sscanf(found, "sha256 %64s", hash), 1);
+}
+
+/* Processes whose command line names our directory, psdctl included. */
+static unsigned count_processes(void)
+{
+    unsigned n = 0;
+    DIR *proc = opendir("/proc");
+    for (struct dirent *entry; (entry = readdir(proc));) {
+        char path[300], line[4096];
+        snprintf(path, sizeof path, "/proc/%s/cmdline", entry->d_name);
+        FILE *file = *entry->d_name >= '0' && *entry->d_name <= '9' ? fopen(path, "r") : NULL;
+        if (!file)
+            continue;
+        size_t length = fread(line, 1, sizeof line - 1, file);
+        fclose(file);
+        n += memmem(line, length, directory, strlen(directory)) != NULL;
+    }
+    closedir(proc);
+    return n;
+}
+
+/* Wait up to 20 s until so many are there. */
+static bool wait_for_processes(unsigned wanted)
+{
+    for (int i = 0; i < 2000; i++, usleep(10000))
+        if (count_processes() == wanted)
+            return true;
+    return false;
+}
+
+/* Start a job too long to end by itself; returns when one server and two workers are there. */
+static pid_t start_long_job(void)
+{
+    char run_dir[128];
+    snprintf(run_dir, sizeof run_dir, "--run-dir=%s/long", directory);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, 1);
+        dup2(null, 2);
+        if (chdir(PSD_SOURCE_DIR) == 0)
+            execl(PSD_BIN_DIR "/psdctl", "psdctl", "run", "deploy/examples/linear.yaml", "--stop-steps=0",
+                  "--stop-epochs=1000000000", "--eval-every=0", run_dir, (char *)NULL);
+        _exit(127);
+    }
+    cr_assert(wait_for_processes(4), "%u processes", count_processes());
+    usleep(300000); /* let them join, so that there is a round to end */
+    return pid;
+}
+
+static int wait_for_code(pid_t pid)
+{
+    int status;
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+Test(run, a_job_trains_to_its_end_and_leaves_its_files)
+{
+    char path[128];
+    cr_assert_eq(run_linear("a", ""), 0, "%s", output);
+    cr_assert_not_null(strstr(output, "status http://127.0.0.1:"));
+    cr_assert_not_null(strstr(output, "linear: done\n"));
+    cr_assert_not_null(strstr(output, "  steps         200\n"));
+    static const char *const files[] = { "summary.json", "metrics.jsonl", "logs/server-0.log", "logs/worker-1.log",
+                                         "logs/worker-2.log" };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/a/%s", directory, files[i]);
+        cr_expect_eq(access(path, R_OK), 0, "%s is missing", path);
+    }
+    cr_assert(wait_for_processes(0));
+}
+
+Test(run, the_weights_do_not_depend_on_the_number_of_servers)
+{
+    char one[65], three[65];
+    cr_assert_eq(run_linear("one", ""), 0, "%s", output);
+    take_hash(one);
+    cr_assert_eq(run_linear("three", "--servers=3"), 0, "%s", output);
+    take_hash(three);
+    cr_assert_str_eq(one, three);
+}
+
+Test(run, a_flag_reaches_the_children)
+{
+    cr_assert_eq(run_linear("flag", "--optimizer='adam(lr=0.05)' --stop-steps=20 --workers-min=3"), 0, "%s", output);
+    cr_assert_not_null(strstr(output, "  steps         20\n"), "%s", output);
+    cr_assert_not_null(strstr(output, "  optimizer     adam(lr=0.05"));
+    cr_assert_not_null(strstr(output, "  world         3\n"));
+}
+
+Test(run, the_first_child_that_fails_is_named_and_stops_the_others)
+{
+    cr_assert_eq(run_linear("nodata", "--data-train=csv:/no/such.csv"), 66, "%s", output);
+    cr_assert_not_null(strstr(output, "ended with 66: psd-worker: /no/such.csv: No such file or directory"), "%s", output);
+    cr_assert_not_null(strstr(output, "linear: failed\n"));
+    cr_assert_eq(run_linear("rule", "--optimizer='adamm(lr=0.1)'"), 78, "%s", output);
+    cr_assert_not_null(strstr(output, "server 0 ended with 78"), "%s", output);
+    cr_assert(wait_for_processes(0));
+}
+
+Test(run, a_target_that_is_not_met_fails_the_job)
+{
+    cr_assert_eq(run_linear("target", "--stop-target=0.000001 --stop-steps=5"), 1, "%s", output);
+}
+
+Test(run, sigint_ends_the_round_and_gives_75)
+{
+    pid_t pid = start_long_job();
+    kill(pid, SIGINT);
+    cr_assert_eq(wait_for_code(pid), 75);
+    cr_assert(wait_for_processes(0));
+}
+
+Test(run, the_children_die_with_psdctl)
+{
+    pid_t pid = start_long_job();
+    kill(pid, SIGKILL);
+    wait_for_code(pid);
+    cr_assert(wait_for_processes(0), "%u processes outlive psdctl", count_processes());
+}
+
+Test(run, wrong_words_are_wrong_usage)
+{
+    cr_assert_eq(psdctl(""), 64);
+    cr_assert_not_null(strstr(output, "Usage: psdctl VERB"));
+    cr_assert_eq(psdctl("frobnicate"), 64);
+    cr_assert_not_null(strstr(output, "there is no verb frobnicate"));
+    cr_assert_eq(psdctl("run --frobnicate"), 64);
+    cr_assert_eq(psdctl("run /no/such/job.yaml"), 66);
+    cr_assert_eq(psdctl("help"), 0);
+    cr_assert_eq(psdctl("help run"), 0);
+    cr_assert_not_null(strstr(output, "Usage: psdctl run [OPTION...] [JOB]"));
+    cr_assert_eq(psdctl("--version"), 0);
+    cr_assert_eq(psdctl("status 127.0.0.1:1"), 69);
+    cr_assert_eq(psdctl("status nowhere"), 64);
+    cr_assert_eq(psdctl("status --what"), 64);
+}
