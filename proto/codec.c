@@ -421,7 +421,7 @@ static int read_tensors(psd_tensor_list_t *out, const Psd__TensorList *message, 
 int psd_tensors_decode(psd_tensor_list_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
 {
     arena_t arena;
-    const ProtobufCMessage *message;
+    const ProtobufCMessage *message = NULL;
     *out = (psd_tensor_list_t){ 0 };
     int rc = unpack_list(&psd__tensor_list__descriptor, buf, n_bytes, &arena, &message, err);
     if (!rc)
@@ -521,7 +521,7 @@ static int read_cluster(psd_cluster_t *out, const Psd__Cluster *message, psd_err
 int psd_cluster_decode(psd_cluster_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
 {
     arena_t arena;
-    const ProtobufCMessage *message;
+    const ProtobufCMessage *message = NULL;
     *out = (psd_cluster_t){ 0 };
     int rc = unpack_list(&psd__cluster__descriptor, buf, n_bytes, &arena, &message, err);
     if (!rc)
@@ -631,7 +631,7 @@ static int read_round(psd_round_t *out, const Psd__Round *message, psd_err_t *er
 int psd_round_decode(psd_round_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
 {
     arena_t arena;
-    const ProtobufCMessage *message;
+    const ProtobufCMessage *message = NULL;
     *out = (psd_round_t){ 0 };
     int rc = unpack_list(&psd__round__descriptor, buf, n_bytes, &arena, &message, err);
     if (!rc)
