@@ -244,7 +244,7 @@ static void set_workers(psd_metrics_t *m, const psd_node_t *node, uint64_t now_m
 {
     const psd_membership_t *members = psd_coordinator_members(psd_node_coordinator(node));
     uint64_t front = front_clock(node);
-    for (int state = PSD_WORKER_JOINING; state <= PSD_WORKER_LEFT; state++)
+    for (psd_worker_state_t state = PSD_WORKER_JOINING; state <= PSD_WORKER_LEFT; state++)
         psd_metrics_set(m, PSD_METRIC_WORKERS, psd_worker_state_name(state), psd_membership_count(members, state));
     for (uint32_t i = 0; i < members->n_rows; i++) {
         psd_engine_worker_t here;

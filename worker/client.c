@@ -107,7 +107,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
 
 static void on_bad(void *arg, uint64_t peer, const char *why)
 {
-    char line[128];
+    char line[600];
     snprintf(line, sizeof line, "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
     say(arg, PSD_LEVEL_WARN, "server.malformed", line);
 }
