@@ -56,7 +56,8 @@ void psd_actions_drop(psd_actions_t *self, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         psd_buf_unref(&self->at[i].payload);
-    memmove(self->at, self->at + n, (self->n - n) * sizeof *self->at);
+    if (n && n < self->n)
+        memmove(self->at, self->at + n, (self->n - n) * sizeof *self->at);
     self->n -= n;
 }
 

@@ -118,8 +118,10 @@ static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     size_t n = 0;
     while (n < self->n_log && self->log[n].seq <= done)
         psd_buf_unref(&self->log[n++].payload);
-    memmove(self->log, self->log + n, (self->n_log - n) * sizeof *self->log);
-    self->n_log -= n;
+    if (n) {
+        memmove(self->log, self->log + n, (self->n_log - n) * sizeof *self->log);
+        self->n_log -= n;
+    }
     for (uint32_t s = 0; s < self->config.n_servers; s++) {
         if (!self->shard[s].joined || now_ms < self->shard[s].sent_ms + RESEND_MS)
             continue;
