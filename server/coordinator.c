@@ -223,16 +223,21 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
     return ready >= self->config.workers_min && now_ms >= self->first_ready_ms + self->config.start_timeout_ms;
 }
 
+static bool somebody_has_finished(const psd_coordinator_t *self)
+{
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        if (self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished)
+            return true;
+    return false;
+}
+
 /* The job ends when nobody is here or lost in hope, and at least one worker has finished. */
 static bool is_finished(const psd_coordinator_t *self)
 {
-    bool any = false;
-    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (psd_worker_is_here(&self->members.row[i]))
             return false;
-        any |= self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished;
-    }
-    return any;
+    return somebody_has_finished(self);
 }
 
 static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
@@ -270,8 +275,10 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
         enough = live >= self->config.workers_min;
     }
     psd_job_state_t state = enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED;
+    /* Members that go because their work is done are no loss. */
+    int level = enough || somebody_has_finished(self) ? PSD_LEVEL_INFO : PSD_LEVEL_WARN;
     if (state != self->state)
-        psd_actions_log(out, enough ? PSD_LEVEL_INFO : PSD_LEVEL_WARN, enough ? "job.training" : "job.degraded",
+        psd_actions_log(out, level, enough ? "job.training" : "job.degraded",
                         "members=%u min=%u", live, self->config.workers_min);
     self->state = state;
     if (self->config.mode->per_push || !enough)

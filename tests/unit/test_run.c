@@ -116,6 +116,7 @@ Test(run, a_job_trains_to_its_end_and_leaves_its_files)
     cr_assert_not_null(strstr(output, "status http://127.0.0.1:"));
     cr_assert_not_null(strstr(output, "linear: done\n"));
     cr_assert_not_null(strstr(output, "  steps         200\n"));
+    cr_assert_null(strstr(output, "level=warn"), "nothing went wrong: %s", output);
     static const char *const files[] = { "summary.json", "metrics.jsonl", "logs/server-0.log", "logs/worker-1.log",
                                          "logs/worker-2.log" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
