@@ -241,6 +241,18 @@ static uint64_t random_number(void)
     return n;
 }
 
+/* W workers that each make steps of their own move the weights W times as far: say what is done about it, where nobody
+ * has chosen. Once per job, by server 0. */
+static void warn_of_lr_rule(const daemon_t *self)
+{
+    const psd_options_t *o = self->options;
+    if (self->coordinator || !psd_mode_find(psd_options_string(o, "sync.mode"))->per_push ||
+        strcmp(psd_options_origin(o, "sync.lr_rule"), "default"))
+        return;
+    psd_log_warn("asp.lr_rule", "lr_rule=%s effect=\"each push is a step, and its learning rate is that of the optimizer "
+                 "divided by the number of workers; set sync.lr_rule to choose\"", psd_options_string(o, "sync.lr_rule"));
+}
+
 /* The options, as the two machines read them. */
 static int make_node(daemon_t *self, psd_err_t *err)
 {
@@ -325,6 +337,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     if (rc == PSD_OK) {
         psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"", self.bound, psd_isa_name(),
                      self.settings);
+        warn_of_lr_rule(&self);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);
         rc = psd_err_set(err, self.code, "%s", self.why.text);

@@ -144,6 +144,16 @@ Test(run, a_flag_reaches_the_children)
     cr_assert_not_null(strstr(output, "  world         3\n"));
 }
 
+Test(run, without_rounds_the_learning_rate_is_divided_by_the_workers_and_that_is_said)
+{
+    cr_assert_eq(run_linear("asp", "--sync-mode=asp --servers=2 --optimizer='sgd(lr=0.1)'"), 0, "%s", output);
+    const char *line = strstr(output, "id=asp.lr_rule lr_rule=1/W ");
+    cr_assert_not_null(line, "%s", output);
+    cr_expect_null(strstr(line + 1, "id=asp.lr_rule"), "once per job: %s", output);
+    cr_assert_eq(run_linear("chosen", "--sync-mode=asp --sync-lr-rule=1/W --optimizer='sgd(lr=0.1)'"), 0, "%s", output);
+    cr_expect_null(strstr(output, "asp.lr_rule"), "%s", output);
+}
+
 Test(run, the_first_child_that_fails_is_named_and_stops_the_others)
 {
     cr_assert_eq(run_linear("nodata", "--data-train=csv:/no/such.csv"), 66, "%s", output);
