@@ -1,5 +1,5 @@
 /* report.h - what the world may know of a server: its facts and counters, gathered on the loop's thread and published
- * as a snapshot for the status endpoint (names: ECOSYSTEM of the README's Monitor section). Reads, never writes. */
+ * as a snapshot for the status endpoint. Reads, never writes. */
 #pragma once
 
 #include "common/options.h"
