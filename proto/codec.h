@@ -128,7 +128,7 @@ typedef struct psd_msg {
     uint32_t parts;          /* chunks of the shard */
     uint64_t samples;        /* loss terms behind the gradient (n_i) */
     double loss;             /* mean loss of those samples; may be Inf or NaN: a diverged run must be seen */
-    double norm2;            /* sum of squares of this payload (bsp), of the worker's whole gradient (asp) */
+    double norm2;            /* sum of squares of the worker's whole gradient, where it was taken (asp); else 0 */
     bool nonfinite;          /* a value behind norm2 is Inf or NaN; norm2 may be so only then */
     uint32_t dtype;          /* PSD_DTYPE_F32 with a chunk */
     uint32_t codec;          /* PSD_CODEC_RAW with a chunk */

@@ -746,11 +746,10 @@ static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
     w->samples = msg->samples;
     w->loss = msg->loss;
     w->base_version = msg->base_version < self->version ? msg->base_version : self->version;
-    if (self->config.mode->per_push)
-        w->norm2 = msg->norm2;
-    else
-        w->norm2 += msg->norm2;
-    w->nonfinite |= msg->nonfinite || (payload && !isfinite(psd_sum_of_squares(payload->data, msg->n_elements)));
+    /* The shard looks for itself: what a worker says of its gradient may be wrong. */
+    double norm2 = payload ? psd_sum_of_squares(payload->data, msg->n_elements) : 0;
+    w->nonfinite |= msg->nonfinite || !isfinite(norm2);
+    w->norm2 += isfinite(norm2) ? norm2 : 0;
     self->stats.chunks++;
     if (w->held == self->n_parts || !msg->samples)
         on_complete(self, now_ms, w, out);

@@ -294,11 +294,6 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
         msg->dtype = PSD_DTYPE_F32;
         msg->codec = PSD_CODEC_RAW;
         msg->checksum = psd_crc32c(g, payload->n_bytes);
-        if (!self->cluster->per_push) {
-            double norm2 = psd_sum_of_squares(g, c->n);
-            msg->nonfinite = !isfinite(norm2);
-            msg->norm2 = msg->nonfinite ? 0 : norm2;
-        }
     }
     psd_buf_unref(&payload);
 }
