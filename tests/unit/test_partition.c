@@ -1,0 +1,99 @@
+#include <criterion/criterion.h>
+
+#include "common/partition.h"
+
+TestSuite(partition, .timeout = 30);
+
+static psd_partition_t map;
+
+static void make(const uint64_t *sizes, size_t n, uint32_t servers)
+{
+    cr_assert_eq(psd_partition_make(&map, sizes, n, servers, NULL), PSD_OK);
+}
+
+static double imbalance(void)
+{
+    uint64_t most = 0, total = 0;
+    for (uint32_t s = 0; s < map.n_servers; s++) {
+        total += map.n_elements[s];
+        most = map.n_elements[s] > most ? map.n_elements[s] : most;
+    }
+    return (double)most * map.n_servers / (double)total;
+}
+
+static void teardown(void) { psd_partition_clear(&map); }
+
+Test(partition, every_element_belongs_to_exactly_one_chunk_in_order, .fini = teardown)
+{
+    uint64_t sizes[] = { 100352, 128, 1280, 10, 1 };
+    make(sizes, 5, 3);
+    uint32_t c = 0;
+    for (uint32_t t = 0; t < 5; t++)
+        for (uint64_t at = 0; at < sizes[t]; at += map.chunk[c++].n) {
+            cr_assert_lt(c, map.n_chunks);
+            cr_assert_eq(map.chunk[c].tensor, t);
+            cr_assert_eq(map.chunk[c].offset, at);
+        }
+    cr_assert_eq(c, map.n_chunks);
+}
+
+Test(partition, servers_know_their_chunks_by_part_number, .fini = teardown)
+{
+    uint64_t sizes[] = { 50000, 3000 };
+    make(sizes, 2, 4);
+    for (uint32_t s = 0; s < 4; s++)
+        for (uint32_t p = 0; p < map.n_parts[s]; p++) {
+            const psd_chunk_t *c = &map.chunk[map.part[s][p]];
+            cr_assert(c->server == s && c->part == p);
+        }
+}
+
+Test(partition, chunks_do_not_depend_on_the_number_of_servers, .fini = teardown)
+{
+    uint64_t sizes[] = { 784 * 512, 512, 512 * 10, 10 };
+    psd_partition_t one;
+    cr_assert_eq(psd_partition_make(&one, sizes, 4, 1, NULL), PSD_OK);
+    for (uint32_t servers = 2; servers <= 7; servers++) {
+        make(sizes, 4, servers);
+        cr_assert_eq(map.n_chunks, one.n_chunks);
+        for (uint32_t i = 0; i < one.n_chunks; i++)
+            cr_assert(map.chunk[i].tensor == one.chunk[i].tensor && map.chunk[i].offset == one.chunk[i].offset &&
+                      map.chunk[i].n == one.chunk[i].n);
+        psd_partition_clear(&map);
+    }
+    psd_partition_clear(&one);
+}
+
+/* An mlp, one huge tensor beside small ones, very many equal ones, and the long-tailed list of an embedding model. */
+Test(partition, no_server_holds_over_five_per_cent_more_than_the_mean)
+{
+    uint64_t even[300], tail[60];
+    for (size_t i = 0; i < 300; i++)
+        even[i] = 3000;
+    for (size_t i = 0; i < 60; i++)
+        tail[i] = 40000000 / ((i + 1) * (i + 1)) + 1;
+    const struct {
+        const uint64_t *sizes;
+        size_t n;
+    } models[] = { { (uint64_t[]){ 100352, 128, 1280, 10 }, 4 }, { (uint64_t[]){ 50000000, 3, 77, 1000 }, 4 }, { even, 300 }, { tail, 60 } };
+    for (size_t m = 0; m < 4; m++)
+        for (uint32_t servers = 1; servers <= 5; servers++) {
+            make(models[m].sizes, models[m].n, servers);
+            cr_expect_leq(imbalance(), 1.05, "model %zu on %u servers: %.3f", m, servers, imbalance());
+            psd_partition_clear(&map);
+        }
+}
+
+Test(partition, a_chunk_never_holds_more_than_a_megabyte, .fini = teardown)
+{
+    make((uint64_t[]){ UINT64_C(5) << 30 }, 1, 2);
+    for (uint32_t i = 0; i < map.n_chunks; i++)
+        cr_assert_leq(map.chunk[i].n, 1u << 18);
+}
+
+Test(partition, a_model_of_too_many_chunks_is_refused)
+{
+    psd_err_t err;
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ UINT64_C(1) << 40 }, 1, 1, &err), PSD_EINVAL);
+    cr_assert_not_null(strstr(err.text, "chunks"));
+}

@@ -1,0 +1,164 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <uv.h>
+
+#include "common/rng.h"
+#include "proto/codec.h"
+#include "server/shard.h"
+
+TestSuite(shard, .timeout = 60);
+
+enum { N = 20000, SERVERS = 2 };
+
+static psd_partition_t map;
+static psd_rule_t rule;
+static psd_shard_t *shard;
+static float weights[N];
+
+static void setup_rule(const char *spec)
+{
+    uint64_t stream = 3;
+    cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ N }, 1, SERVERS, NULL), PSD_OK);
+    cr_assert_not_null(shard = psd_shard_new(&rule, &map, 0, NULL));
+    for (size_t i = 0; i < N; i++)
+        weights[i] = (float)psd_uniform(&stream) - 0.5f;
+    for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
+        psd_shard_set(shard, p, weights + map.chunk[map.part[0][p]].offset);
+}
+
+static void setup(void) { setup_rule("lookahead(adam(lr=0.01), k=2)"); }
+
+static void teardown(void)
+{
+    psd_shard_destroy(&shard);
+    psd_partition_clear(&map);
+}
+
+/* Gradients of `k` workers for step `t`, the whole tensor's. */
+static void gradients(float g[][N], size_t k, uint64_t t)
+{
+    uint64_t stream = 1000 * t;
+    for (size_t i = 0; i < k; i++)
+        for (size_t j = 0; j < N; j++)
+            g[i][j] = (float)psd_uniform(&stream) - 0.5f;
+}
+
+static psd_work_t *make_work(uint32_t part, float g[][N], uint32_t k)
+{
+    static const double share[] = { 0.25, 0.5, 0.25 };
+    const psd_chunk_t *c = &map.chunk[map.part[0][part]];
+    psd_work_t *work = psd_shard_work(shard, part, k);
+    work->lr = psd_rule_lr(&rule);
+    work->n_gradients = k;
+    for (uint32_t i = 0; i < k; i++) {
+        work->gradient[i] = psd_buf_borrow(g[i] + c->offset, c->n * sizeof(float));
+        work->weight[i] = k == 1 ? 1 : share[i];
+    }
+    return work;
+}
+
+static float g3[3][N];
+
+static void reference(float *w, float *const *slot, uint64_t steps)
+{
+    psd_rule_state_t state;
+    memcpy(w, weights, sizeof weights);
+    psd_rule_init(&rule, &state, w, slot, N);
+    for (uint64_t t = 1; t <= steps; t++) {
+        gradients(g3, 3, t);
+        psd_step_reference(&rule, &state, w, slot, N, (const float *const[]){ g3[0], g3[1], g3[2] },
+                           (double[]){ 0.25, 0.5, 0.25 }, 3, psd_rule_lr(&rule));
+    }
+}
+
+static float w_ref[N], slots[PSD_MAX_SLOTS][N];
+
+static void expect_reference(uint64_t steps)
+{
+    float *slot[PSD_MAX_SLOTS];
+    for (int i = 0; i < PSD_MAX_SLOTS; i++)
+        slot[i] = slots[i];
+    reference(w_ref, slot, steps);
+    for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
+        const psd_chunk_t *c = &map.chunk[map.part[0][p]];
+        cr_assert_arr_eq(psd_shard_weights(shard, p)->data, w_ref + c->offset, c->n * sizeof(float), "chunk %u", p);
+        psd_buf_t *slow = psd_shard_slow(shard, p);
+        cr_assert_arr_eq(slow->data, slot[rule.slow_slot] + c->offset, c->n * sizeof(float), "slow chunk %u", p);
+        psd_buf_unref(&slow);
+    }
+}
+
+Test(shard, chunks_step_to_the_bits_of_the_whole_tensor, .init = setup, .fini = teardown)
+{
+    for (uint64_t t = 1; t <= 5; t++) {
+        gradients(g3, 3, t);
+        for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
+            psd_work_run(make_work(p, g3, 3));
+    }
+    expect_reference(5);
+}
+
+static void run_one(void *work) { psd_work_run(work); }
+
+Test(shard, chunks_stepped_by_threads_side_by_side_give_the_same_bits, .init = setup, .fini = teardown)
+{
+    for (uint64_t t = 1; t <= 5; t++) {
+        uv_thread_t thread[64];
+        uint32_t n = psd_shard_parts(shard);
+        gradients(g3, 3, t);
+        for (uint32_t p = 0; p < n; p++)
+            uv_thread_create(&thread[p], run_one, make_work(p, g3, 3));
+        for (uint32_t p = 0; p < n; p++)
+            uv_thread_join(&thread[p]);
+    }
+    expect_reference(5);
+}
+
+Test(shard, weights_that_are_still_being_sent_do_not_change, .init = setup, .fini = teardown)
+{
+    psd_buf_t *in_flight = psd_buf_ref(psd_shard_weights(shard, 0));
+    size_t n = psd_shard_elements(shard, 0);
+    float before = ((float *)in_flight->data)[n - 1];
+    gradients(g3, 1, 1);
+    psd_work_run(make_work(0, g3, 1));
+    cr_assert_eq(((float *)in_flight->data)[n - 1], before);
+    cr_assert_neq(((float *)psd_shard_weights(shard, 0)->data)[n - 1], before);
+    psd_buf_unref(&in_flight);
+}
+
+Test(shard, a_chunk_without_gradients_is_left_alone_with_its_counters, .init = setup, .fini = teardown)
+{
+    psd_work_run(make_work(0, g3, 0));
+    cr_assert_eq(psd_shard_sync_epoch(shard, 0), 0);
+    cr_assert_arr_eq(psd_shard_weights(shard, 0)->data, weights + map.chunk[map.part[0][0]].offset, 4 * sizeof(float));
+    /* Two steps sync a lookahead of k = 2: the empty work has not counted. */
+    gradients(g3, 1, 1);
+    psd_work_run(make_work(0, g3, 1));
+    cr_assert_eq(psd_shard_sync_epoch(shard, 0), 0);
+    psd_work_run(make_work(0, g3, 1));
+    cr_assert_eq(psd_shard_sync_epoch(shard, 0), 1);
+}
+
+Test(shard, the_checksum_is_that_of_the_new_weights, .init = setup, .fini = teardown)
+{
+    gradients(g3, 1, 1);
+    psd_work_t *work = make_work(0, g3, 1);
+    psd_work_run(work);
+    psd_buf_t *w = psd_shard_weights(shard, 0);
+    cr_assert_eq(work->checksum, psd_crc32c(w->data, w->n_bytes));
+}
+
+static void setup_sgd(void) { setup_rule("sgd(lr=1)"); }
+
+Test(shard, a_clipped_step_scales_the_summed_gradient, .init = setup_sgd, .fini = teardown)
+{
+    for (size_t i = 0; i < N; i++)
+        g3[0][i] = 1;
+    psd_work_t *work = make_work(0, g3, 1);
+    work->scale = 0.25f;
+    psd_work_run(work);
+    /* w - 1 * (0.25 * 1) */
+    cr_assert_eq(((float *)psd_shard_weights(shard, 0)->data)[0], weights[map.chunk[map.part[0][0]].offset] - 0.25f);
+}
