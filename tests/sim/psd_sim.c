@@ -1,4 +1,4 @@
-/* psd_sim.c - run many simulated clusters: psd-sim [--seeds N] [--seed FIRST]. Each seed picks its own servers,
+/* psd_sim.c - run many simulated clusters: psd-sim [--seeds N] [--seed FIRST] [--threads 1]. Each seed picks its own servers,
  * workers, optimizer, mode and faults. The first failure is printed with its seed, and ends the run. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -10,17 +10,21 @@
 int main(int argc, char **argv)
 {
     uint64_t first = 1, seeds = 1000, messages = 0, kills = 0, steps = 0;
+    bool threads = false;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--seeds"))
             seeds = strtoull(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--seed"))
             first = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--threads"))
+            threads = argv[i + 1][0] == '1';
         else
-            return fprintf(stderr, "usage: psd-sim [--seeds N] [--seed FIRST]\n"), 64;
+            return fprintf(stderr, "usage: psd-sim [--seeds N] [--seed FIRST] [--threads 0|1]\n"), 64;
     }
     for (uint64_t seed = first; seed < first + seeds; seed++) {
         sim_result_t result;
         sim_config_t config = sim_config_of_seed(seed);
+        config.threads = threads;
         sim_run(&config, &result);
         messages += result.total_messages;
         kills += result.kills;

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <uv.h>
+
 #include "common/rng.h"
 #include "server/node.h"
 #include "worker/session.h"
@@ -24,6 +26,7 @@ typedef struct event {
     psd_msg_t *msg;
     psd_buf_t *payload;
     psd_work_t *work;
+    uv_thread_t thread;       /* WORK_DONE: where the work runs, with config.threads */
 } event_t;
 
 /* What a worker pushed: enough to compute its gradient again. */
@@ -157,12 +160,31 @@ static void post(sim_t *self, kind_t kind, uint32_t target, uint64_t life, psd_p
 static psd_peer_t worker_peer(uint32_t w, uint64_t life) { return ROUTER_BIT | life << 16 | w << 1; }
 static psd_peer_t server_peer(uint32_t s) { return ROUTER_BIT | s << 1 | 1; }
 
+static void run_work(void *work) { psd_work_run(work); }
+
+/* Work is done some time later; until then it runs, or has not begun: either must make no difference. */
+static void start_work(sim_t *self, uint32_t s, psd_work_t *work)
+{
+    event_t done = { .at_ms = self->now_ms + delay(self) / 4, .kind = WORK_DONE, .target = s, .work = work };
+    if (self->config.threads && uv_thread_create(&done.thread, run_work, work))
+        broken(self, "no thread could be started");
+    schedule(self, done);
+}
+
+static void finish_work(const sim_t *self, event_t *e)
+{
+    if (self->config.threads)
+        uv_thread_join(&e->thread);
+    else
+        psd_work_run(e->work);
+}
+
 static void run_server_actions(sim_t *self, uint32_t s, psd_actions_t *out)
 {
     for (size_t i = 0; i < out->n; i++) {
         const psd_action_t *a = &out->at[i];
         if (a->act == PSD_ACT_WORK)
-            schedule(self, (event_t){ .at_ms = self->now_ms + delay(self) / 4, .kind = WORK_DONE, .target = s, .work = a->work });
+            start_work(self, s, a->work);
         else if (a->act == PSD_ACT_FINISH)
             self->server[s].finished = true;
         else if (a->act == PSD_ACT_SEND && a->to == PSD_PEER_COORDINATOR)
@@ -337,7 +359,7 @@ static void on_event(sim_t *self, event_t *e)
         run_server_actions(self, e->target, &out);
         break;
     case WORK_DONE:
-        psd_work_run(e->work);
+        finish_work(self, e);
         psd_node_worked(self->server[e->target].node, self->now_ms, e->work, &out);
         run_server_actions(self, e->target, &out);
         watch_rounds(self);
@@ -595,6 +617,8 @@ static void release(sim_t *self)
 {
     while (self->n) {
         event_t e = next_event(self);
+        if (e.kind == WORK_DONE)
+            finish_work(self, &e);
         free(e.msg);
         psd_buf_unref(&e.payload);
     }

@@ -23,6 +23,7 @@ typedef struct sim_config {
     uint64_t kill_at;         /* ... instead of sending its message of this number, from 0 */
     double kill_chance;       /* per message of any worker: it dies; another starts 0.2 s to 4 s later */
     bool revive;              /* the worker of kill_worker starts again later */
+    bool threads;             /* work runs on threads of its own, beside everything else, as in a daemon's pool */
     uint32_t late_worker_ms;  /* the last worker starts only then */
 } sim_config_t;
 
