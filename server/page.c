@@ -2,6 +2,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,8 @@ static const char head[] =
     ".state{border:1px solid;border-radius:1rem;padding:0 .7rem;color:var(--busy)}"
     ".state.good{color:var(--good)}.state.bad{color:var(--bad)}"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}"
+    "td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}"
+    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs table{max-width:36rem}"
     ".cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}"
     ".card{background:var(--soft);border-radius:.5rem;padding:.5rem .9rem;min-width:7rem}"
     ".card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}"
@@ -49,12 +51,24 @@ static void put_escaped(FILE *out, const char *text)
         }
 }
 
-/* "samples_per_second" reads as "samples per second". */
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), n_end = strlen(end);
+    return n > n_end && strcmp(text + n - n_end, end) == 0;
+}
+
+/* "apply_seconds_p99" reads as "apply p99": the value brings its unit. */
 static void put_label(FILE *out, const char *key)
 {
-    for (; *key; key++) {
+    static const char unit[] = "_seconds";
+    while (*key) {
+        if (strncmp(key, unit, sizeof unit - 1) == 0) {
+            key += sizeof unit - 1;
+            continue;
+        }
         const char one[] = { *key == '_' ? ' ' : *key, '\0' };
         put_escaped(out, one);
+        key++;
     }
 }
 
@@ -65,33 +79,75 @@ static void put_duration(FILE *out, double seconds)
         fprintf(out, "%lu h %02lu min", s / 3600, s / 60 % 60);
     else if (s >= 60)
         fprintf(out, "%lu min %02lu s", s / 60, s % 60);
-    else
+    else if (seconds >= 1 || seconds <= 0)
         fprintf(out, "%.3g s", seconds);
+    else if (seconds >= 1e-3)
+        fprintf(out, "%.3g ms", seconds * 1e3);
+    else
+        fprintf(out, "%.3g µs", seconds * 1e6);
 }
 
-static void put_value(FILE *out, const char *key, const json_t *value)
+static void put_bytes(FILE *out, double bytes)
 {
-    size_t n = strlen(key), i;
-    const json_t *item;
-    double x = json_number_value(value);
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    size_t i = 0;
+    for (; bytes >= 1024 && i + 1 < sizeof units / sizeof *units; i++)
+        bytes /= 1024;
+    fprintf(out, "%.3g %s", bytes, units[i]);
+}
+
+static void put_number(FILE *out, const char *key, double x)
+{
+    if ((ends_with(key, "_seconds") || strstr(key, "_seconds_")) && x >= 0 && x < 1e12)
+        put_duration(out, x);
+    else if ((ends_with(key, "_bytes") || strcmp(key, "bytes") == 0) && x >= 0)
+        put_bytes(out, x);
+    else if (x == floor(x) && fabs(x) < 1e15)
+        fprintf(out, "%.0f", x);
+    else
+        fprintf(out, "%.5g", x);
+}
+
+static void put_value(FILE *out, const char *key, json_t *value);
+
+/* "stale 3, shape 1", without what is 0; "none" when nothing is left. Documents are shallow: Jansson bounds how deep they can be. */
+static void put_members(FILE *out, json_t *value)
+{
+    size_t i;
+    const char *key, *comma = "";
+    json_t *item;
+    if (json_is_array(value))
+        json_array_foreach(value, i, item) {
+            fputs(i ? ", " : "", out);
+            put_value(out, "", item);
+        }
+    else
+        json_object_foreach(value, key, item) {
+            if (json_is_integer(item) && json_integer_value(item) == 0)
+                continue;
+            fputs(comma, out);
+            put_label(out, key);
+            fputc(' ', out);
+            put_value(out, key, item);
+            comma = ", ";
+        }
+    if (json_is_array(value) ? json_array_size(value) == 0 : !*comma)
+        fputs("none", out);
+}
+
+static void put_value(FILE *out, const char *key, json_t *value)
+{
     switch (json_typeof(value)) {
     case JSON_STRING:
         put_escaped(out, json_string_value(value));
         break;
     case JSON_INTEGER:
     case JSON_REAL:
-        if (n > 8 && strcmp(key + n - 8, "_seconds") == 0 && x >= 0 && x < 1e12)
-            put_duration(out, x);
-        else if (x == floor(x) && fabs(x) < 1e15)
-            fprintf(out, "%.0f", x);
-        else
-            fprintf(out, "%.5g", x);
+        put_number(out, key, json_number_value(value));
         break;
     case JSON_ARRAY:
-        json_array_foreach(value, i, item) {
-            fputs(i ? ", " : "", out);
-            put_value(out, "", item);
-        }
+    case JSON_OBJECT:
+        put_members(out, value);
         break;
     case JSON_TRUE:
         fputs("yes", out);
@@ -100,7 +156,6 @@ static void put_value(FILE *out, const char *key, const json_t *value)
         fputs("no", out);
         break;
     case JSON_NULL:
-    case JSON_OBJECT: /* deeper than people read; /status has it */
         fputs("–", out);
         break;
     }
@@ -112,26 +167,54 @@ static json_t *at(const json_t *object, const char *section, const char *key)
 }
 
 /* The few numbers that people look for first, as far as the document has them. */
+static const struct card {
+    const char *section, *key, *label;
+} cards[] = {
+    { "progress", "step", "step" },        { "progress", "epoch", "epoch" },
+    { "loss", "train", "training loss" },  { "loss", "val", "test loss" },
+    { "progress", "samples", "samples" },  { "optimizer", "lr_now", "learning rate" },
+    { "progress", "eta_seconds", "left" }, { "", "uptime_seconds", "up" },
+};
+
+enum { N_CARDS = sizeof cards / sizeof *cards };
+
+static void put_card(FILE *out, const char *key, json_t *value, const char *label)
+{
+    fputs("<div class=card><b>", out);
+    put_value(out, key, value);
+    fputs("</b>", out);
+    put_escaped(out, label);
+    fputs("</div>", out);
+}
+
 static void put_cards(FILE *out, const json_t *status)
 {
-    static const struct {
-        const char *section, *key, *label;
-    } cards[] = {
-        { "progress", "step", "step" },        { "progress", "epoch", "epoch" },
-        { "loss", "train", "training loss" },  { "loss", "val", "test loss" },
-        { "progress", "samples", "samples" },  { "optimizer", "lr_now", "learning rate" },
-        { "progress", "eta_seconds", "left" }, { "", "uptime_seconds", "up" },
-    };
+    const char *name = json_string_value(at(status, "report", "name"));
+    json_t *value = at(status, "report", "value");
     fputs("<div class=cards>", out);
-    for (size_t i = 0; i < sizeof cards / sizeof *cards; i++) {
-        const json_t *value = at(status, cards[i].section, cards[i].key);
-        if (!value)
-            continue;
-        fprintf(out, "<div class=card><b>");
-        put_value(out, cards[i].key, value);
-        fprintf(out, "</b>%s</div>", cards[i].label);
-    }
+    if (name && *name && value)
+        put_card(out, "", value, name);
+    for (size_t i = 0; i < N_CARDS; i++)
+        if ((value = at(status, cards[i].section, cards[i].key)))
+            put_card(out, cards[i].key, value, cards[i].label);
     fputs("</div>", out);
+}
+
+/* Whether every member of a section stands above already, on a card or in the header. */
+static bool is_told(const char *section, json_t *object)
+{
+    const char *key;
+    json_t *value;
+    if (strcmp(section, "shard") == 0 || strcmp(section, "report") == 0)
+        return true;
+    json_object_foreach(object, key, value) {
+        bool told = false;
+        for (size_t i = 0; i < N_CARDS; i++)
+            told = told || (strcmp(cards[i].section, section) == 0 && strcmp(cards[i].key, key) == 0);
+        if (!told)
+            return false;
+    }
+    return true;
 }
 
 static void put_heading(FILE *out, const char *key)
@@ -148,7 +231,7 @@ static void put_table(FILE *out, const char *key, json_t *list)
     const char *column;
     json_t *row, *first = json_array_get(list, 0), *cell;
     put_heading(out, key);
-    fputs("<div class=wide><table><tr>", out);
+    fputs("<div class='wide list'><table><tr>", out);
     json_object_foreach(first, column, cell) {
         fputs("<th>", out);
         put_label(out, column);
@@ -156,7 +239,7 @@ static void put_table(FILE *out, const char *key, json_t *list)
     json_array_foreach(list, i, row) {
         fputs("<tr>", out);
         json_object_foreach(first, column, cell) {
-            const json_t *value = json_object_get(row, column);
+            json_t *value = json_object_get(row, column);
             fputs("<td>", out);
             if (value)
                 put_value(out, column, value);
@@ -193,14 +276,17 @@ static void put_sections(FILE *out, json_t *status)
         if (json_is_array(value) && json_is_object(json_array_get(value, 0)))
             put_table(out, key, value);
     }
+    fputs("<div class=pairs>", out);
     json_object_foreach(status, key, value) {
-        if (!json_is_object(value) || json_object_size(value) == 0)
+        if (!json_is_object(value) || json_object_size(value) == 0 || is_told(key, value))
             continue;
+        fputs("<section>", out);
         put_heading(out, key);
-        fputs("<div class=wide><table>", out);
+        fputs("<table>", out);
         put_pairs(out, value, "");
-        fputs("</table></div>", out);
+        fputs("</table></section>", out);
     }
+    fputs("</div>", out);
 }
 
 static void put_header(FILE *out, const json_t *status)

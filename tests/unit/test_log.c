@@ -1,9 +1,13 @@
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/log.h"
 
@@ -172,6 +176,50 @@ Test(log, threads_do_not_mix_their_lines)
     for (int i = 0; i < 2; i++)
         pthread_join(thread[i], NULL);
     cr_assert_eq(lines(), 400);
+}
+
+Test(log, a_terminal_gets_a_short_line_without_the_bytes_that_move_its_cursor)
+{
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+    cr_assert(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+    int stderr_before = dup(2), its_end = open(ptsname(terminal), O_RDWR | O_NOCTTY);
+    dup2(its_end, 2);
+    unsetenv("JOURNAL_STREAM");
+    setenv("TERM", "xterm", 1);
+    unsetenv("NO_COLOR");
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_INFO, .comp = "server", .job = "mnist" });
+    psd_log_warn("worker.lost", "gone\033[2J worker=%u", 3);
+    setenv("NO_COLOR", "1", 1);
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_INFO, .comp = "server", .job = "mnist" });
+    psd_log_warn("worker.left", "worker=%u", 3);
+    dup2(stderr_before, 2);
+    ssize_t n = read(terminal, said, sizeof said - 1);
+    cr_assert_gt(n, 0);
+    said[n] = '\0';
+    cr_assert_not_null(strstr(said, " \033[33mwarn \033[0m server worker.lost gone?[2J worker=3"), "%s", said);
+    ssize_t more = strstr(said, "worker.left") ? 0 : read(terminal, said + n, sizeof said - 1 - (size_t)n);
+    said[n + (more > 0 ? more : 0)] = '\0';
+    cr_assert_not_null(strstr(said, " warn  server worker.left worker=3"), "%s", said);
+}
+
+Test(log, under_systemd_a_line_begins_with_its_syslog_level)
+{
+    int ends[2];
+    struct stat st;
+    char stream[64];
+    cr_assert_eq(pipe(ends), 0);
+    int stderr_before = dup(2);
+    dup2(ends[1], 2);
+    cr_assert_eq(fstat(2, &st), 0);
+    snprintf(stream, sizeof stream, "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    setenv("JOURNAL_STREAM", stream, 1);
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_INFO, .comp = "server", .job = "mnist" });
+    psd_log_warn("worker.lost", "worker=%u", 3);
+    dup2(stderr_before, 2);
+    ssize_t n = read(ends[0], said, sizeof said - 1);
+    cr_assert_gt(n, 0);
+    said[n] = '\0';
+    cr_assert_str_eq(said, "<4>level=warn comp=server job=mnist id=worker.lost worker=3\n");
 }
 
 Test(log, level_names_go_both_ways)

@@ -374,3 +374,16 @@ Test(options, the_markdown_table_has_every_key)
     }
     free(text);
 }
+
+Test(options, the_readme_shows_the_table_as_it_is)
+{
+    static char page[1 << 18];
+    FILE *file = fopen(PSD_SOURCE_DIR "/README.md", "r");
+    if (!file)
+        cr_skip_test("there is no README.md");
+    page[fread(page, 1, sizeof page - 1, file)] = '\0';
+    fclose(file);
+    char *table = psd_options_markdown();
+    cr_assert_not_null(strstr(page, table), "README.md lacks this table:\n%s", table);
+    free(table);
+}

@@ -185,6 +185,18 @@ Test(run, the_children_die_with_psdctl)
     cr_assert(wait_for_processes(0), "%u processes outlive psdctl", count_processes());
 }
 
+Test(run, config_says_what_each_option_is_and_where_from)
+{
+    cr_assert_eq(psdctl("config deploy/examples/linear.yaml --servers=3"), 0, "%s", output);
+    cr_assert_not_null(strstr(output, "servers = 3                                  # --servers\n"), "%s", output);
+    cr_assert_not_null(strstr(output, "# deploy/examples/linear.yaml:6:12\n"), "%s", output);
+    cr_assert_not_null(strstr(output, "lease = 3s                                   # default\n"));
+    cr_assert_eq(psdctl("config --markdown"), 0);
+    cr_assert_not_null(strstr(output, "| `data.batch` | full or 1 to "));
+    cr_assert_eq(psdctl("config tests/fuzz/corpus/fuzz_options/broken"), 78);
+    cr_assert_not_null(strstr(output, "broken:1:10: servers is 65; it takes 1 to 64"));
+}
+
 Test(run, wrong_words_are_wrong_usage)
 {
     cr_assert_eq(psdctl(""), 64);

@@ -1,0 +1,62 @@
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/page.h"
+
+TestSuite(page, .timeout = 10);
+
+static void assert_shows(const char *json, const char *html)
+{
+    char *page = psd_page_render(json);
+    cr_assert_not_null(strstr(page, html), "lacks \"%s\" in:\n%s", html, page);
+    cr_assert_not_null(strstr(page, "</html>"));
+    free(page);
+}
+
+Test(page, the_numbers_people_look_for_come_first)
+{
+    const char *json = "{\"job\":\"mnist\",\"state\":\"training\",\"progress\":{\"step\":1200},\"loss\":{\"train\":0.25},"
+                       "\"report\":{\"name\":\"val/accuracy\",\"value\":0.97}}";
+    assert_shows(json, "<h1>mnist</h1><span class='state good'>training</span>");
+    assert_shows(json, "<b>1200</b>step");
+    assert_shows(json, "<b>0.25</b>training loss");
+    assert_shows(json, "<b>0.97</b>val/accuracy");
+}
+
+Test(page, a_list_of_objects_is_a_table)
+{
+    assert_shows("{\"workers\":[{\"id\":0,\"lag_steps\":2},{\"id\":1,\"lag_steps\":3}]}",
+                 "<h2>workers</h2><div class='wide list'><table><tr><th>id<th>lag steps<tr><td>0<td>2<tr><td>1<td>3</table>");
+}
+
+Test(page, units_are_for_people)
+{
+    assert_shows("{\"x\":{\"age_seconds\":75}}", "<th>age<td>1 min 15 s");
+    assert_shows("{\"x\":{\"age_seconds\":7325}}", "2 h 02 min");
+    assert_shows("{\"x\":{\"age_seconds\":0.0125}}", "12.5 ms");
+    assert_shows("{\"x\":{\"apply_seconds_p99\":4.5e-6}}", "<th>apply p99<td>4.5 µs");
+    assert_shows("{\"x\":{\"rejected\":{\"job\":0}}}", "rejected job<td>0");
+    assert_shows("{\"x\":{\"sent_bytes\":1048576}}", "<th>sent bytes<td>1 MiB");
+}
+
+Test(page, an_unknown_section_shows_as_it_comes)
+{
+    assert_shows("{\"new_thing\":{\"a_b\":true,\"deep\":{\"c\":null},\"list\":[1,2],\"empty\":[]}}",
+                 "<h2>new thing</h2><table><tr><th>a b<td>yes<tr><th>deep c<td>–<tr><th>list<td>1, 2<tr><th>empty<td>none");
+    assert_shows("{\"shards\":[{\"rejected\":{\"stale\":3,\"job\":0,\"shape\":1}}]}", "<td>stale 3, shape 1");
+}
+
+Test(page, what_people_typed_cannot_be_markup)
+{
+    assert_shows("{\"job\":\"<script>alert('1')</script>\"}", "<h1>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;</h1>");
+    assert_shows("{\"<b>\":{\"<i>\":\"\\\"&\"}}", "<h2>&lt;b&gt;</h2><table><tr><th>&lt;i&gt;<td>&quot;&amp;");
+}
+
+Test(page, what_is_no_document_gives_a_page_that_says_so)
+{
+    assert_shows("", "no status yet");
+    assert_shows("[1,2]", "no status yet");
+    assert_shows("{\"job\":", "no status yet");
+    assert_shows("{\"workers\":[],\"shard\":7,\"progress\":[1],\"job\":3}", "no status yet");
+}
