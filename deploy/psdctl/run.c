@@ -395,6 +395,8 @@ static void add_worker_args(args_t *args, const run_t *run, const child_t *child
     add(args, "--worker-id=%u", child->index);
     add(args, "--join=%s", run->join);
     add(args, "--progress=log");
+    if (run->terminal && strcmp(psd_options_origin(run->options, "progress_interval"), "default") == 0)
+        add(args, "--progress-interval=250ms"); /* a line that is redrawn may be redrawn often */
 }
 
 static int open_log(child_t *child)

@@ -189,7 +189,7 @@ Test(run, config_says_what_each_option_is_and_where_from)
 {
     cr_assert_eq(psdctl("config deploy/examples/linear.yaml --servers=3"), 0, "%s", output);
     cr_assert_not_null(strstr(output, "servers = 3                                  # --servers\n"), "%s", output);
-    cr_assert_not_null(strstr(output, "# deploy/examples/linear.yaml:6:12\n"), "%s", output);
+    cr_assert_not_null(strstr(output, "# deploy/examples/linear.yaml:7:12\n"), "%s", output);
     cr_assert_not_null(strstr(output, "lease = 3s                                   # default\n"));
     cr_assert_eq(psdctl("config --markdown"), 0);
     cr_assert_not_null(strstr(output, "| `data.batch` | full or 1 to "));
