@@ -165,6 +165,10 @@ int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t pay
 /* CRC-32C (Castagnoli), as on the wire and in files. */
 uint32_t psd_crc32c(const void *data, size_t n_bytes);
 
+/* The same piece by piece, while the bytes are in the cache for something else: `crc` is that of the bytes before, 0 at
+ * the beginning; returns that of all so far. */
+uint32_t psd_crc32c_extend(uint32_t crc, const void *data, size_t n_bytes);
+
 /* Whether the payload is the one that the sender of `msg` checksummed. */
 bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes);
 

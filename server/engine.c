@@ -698,8 +698,7 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_ac
 }
 
 /* Checks of one push that need the shard's knowledge. False when it was answered or dropped. */
-static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const psd_msg_t *msg, psd_buf_t *payload,
-                         psd_actions_t *out)
+static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const psd_msg_t *msg, psd_actions_t *out)
 {
     if (msg->clock <= w->applied) {
         self->stats.rejected[PSD_REFUSAL_DUPLICATE]++;
@@ -726,20 +725,37 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const
                msg->clock, msg->part, msg->samples, w->samples);
         return false;
     }
-    if (payload && psd_crc32c(payload->data, payload->n_bytes) != msg->checksum) {
-        self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
-        send_progress(self, w, out);
-        return false;
-    }
     return true;
+}
+
+/* Checksum and sum of squares of a payload in one pass over memory: block by block, added in the order of blocks. */
+static uint32_t inspect(const psd_buf_t *payload, double *norm2)
+{
+    enum { BLOCK = 4096 };
+    const float *x = payload->data;
+    size_t left = payload->n_bytes / sizeof *x;
+    uint32_t crc = 0;
+    *norm2 = 0;
+    for (size_t n; left; left -= n, x += n) {
+        n = left < BLOCK ? left : BLOCK;
+        crc = psd_crc32c_extend(crc, x, n * sizeof *x);
+        *norm2 += psd_sum_of_squares(x, n);
+    }
+    return crc;
 }
 
 static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                     psd_actions_t *out)
 {
     worker_t *w = member_for(self, from, msg, out);
-    if (!w || !is_started(self) || !push_is_good(self, from, w, msg, payload, out))
+    if (!w || !is_started(self) || !push_is_good(self, from, w, msg, out))
         return;
+    double norm2 = 0;
+    if (payload && inspect(payload, &norm2) != msg->checksum) {
+        self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
+        send_progress(self, w, out);
+        return;
+    }
     psd_bitmap_set(w->have, msg->part);
     w->parked[msg->part] = psd_buf_ref(payload);
     w->held++;
@@ -747,7 +763,6 @@ static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
     w->loss = msg->loss;
     w->base_version = msg->base_version < self->version ? msg->base_version : self->version;
     /* The shard looks for itself: what a worker says of its gradient may be wrong. */
-    double norm2 = payload ? psd_sum_of_squares(payload->data, msg->n_elements) : 0;
     w->nonfinite |= msg->nonfinite || !isfinite(norm2);
     w->norm2 += isfinite(norm2) ? norm2 : 0;
     self->stats.chunks++;

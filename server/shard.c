@@ -8,8 +8,8 @@
 #include "common/aggregate.h"
 #include "proto/codec.h"
 
-/* Elements stepped at a time: the summed gradient and the state of a block stay in the second-level cache, so that
- * sum, optimizer and Lookahead's pull read memory once. */
+/* Elements stepped at a time: the summed gradient and the state of a block stay in the cache, so that sum, optimizer,
+ * Lookahead's pull and the checksum of the result read memory once. */
 enum { BLOCK = 4096 };
 
 typedef struct slice {
@@ -209,9 +209,12 @@ void psd_work_run(psd_work_t *work)
     if (work->n_gradients) {
         float *w = writable_weights(c);
         psd_plan_t plan = psd_rule_plan(rule, &c->state, work->lr);
-        for (size_t at = 0; at < c->n; at += BLOCK)
-            step_block(rule, &plan, w, c->slot, at, c->n - at < BLOCK ? c->n - at : BLOCK, work);
-        c->checksum = psd_crc32c(w, c->w->n_bytes);
+        c->checksum = 0;
+        for (size_t at = 0, n; at < c->n; at += n) {
+            n = c->n - at < BLOCK ? c->n - at : BLOCK;
+            step_block(rule, &plan, w, c->slot, at, n, work);
+            c->checksum = psd_crc32c_extend(c->checksum, w + at, n * sizeof *w);
+        }
     }
     work->checksum = c->checksum;
     drop_gradients(work);

@@ -429,6 +429,19 @@ static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg
     }
 }
 
+/* Copy, and return the checksum of what was copied, in one pass over memory. */
+static uint32_t copy_checked(float *to, const float *from, size_t left)
+{
+    enum { BLOCK = 4096 };
+    uint32_t crc = 0;
+    for (size_t n; left; left -= n, from += n, to += n) {
+        n = left < BLOCK ? left : BLOCK;
+        crc = psd_crc32c_extend(crc, from, n * sizeof *from);
+        memcpy(to, from, n * sizeof *from);
+    }
+    return crc;
+}
+
 /* A chunk has come for array `to`; a damaged one is asked for again by the next probe. */
 static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
                        float *const *to)
@@ -437,9 +450,8 @@ static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     if (msg->part >= real_parts(self, s) || !psd_bitmap_get(server->lacking, msg->part))
         return;
     const psd_chunk_t *c = chunk_at(self, s, msg->part);
-    if (msg->n_elements != c->n || psd_crc32c(payload->data, payload->n_bytes) != msg->checksum)
+    if (msg->n_elements != c->n || copy_checked(to[c->tensor] + c->offset, payload->data, c->n) != msg->checksum)
         return;
-    memcpy(to[c->tensor] + c->offset, payload->data, payload->n_bytes);
     psd_bitmap_unset(server->lacking, msg->part);
     server->n_lacking--;
     server->asked_ms = now_ms;

@@ -1,10 +1,11 @@
 /* bench_exchange.c - push + step + pull through a real psd over TCP on loopback, against bare libzmq that moves the same
  * bytes in the same pieces, in one run, turn by turn; and the round trip of a small model. Prints ratios.
  *
- *     bench_exchange [--parameters N] [--rounds N] [--optimizer RULE]
+ *     bench_exchange [--parameters N] [--rounds N] [--optimizer RULE] [--profile 1]     (1: psd alone, for a profiler)
  *
  * The bare side is the least that any parameter server on ZeroMQ must do: one ROUTER and one DEALER in two processes,
- * 1 MiB payloads behind a small header, zero-copy sends, every message echoed, all of them in flight at once. */
+ * 1 MiB payloads behind a small header, zero-copy sends. It is measured twice: "echo" sends every message back at once,
+ * which no synchronous round can, and "barrier" sends them back when all have come, as a round of one worker must. */
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -53,26 +54,48 @@ static double median(double *x, size_t n)
 
 static void keep(void *data, void *hint) { (void)data, (void)hint; }
 
-/* Echo every message: routing id, header, payload. */
+/* Bytes 0 and 1..4 of the header: whether to hold the message until `total` have come. */
+static void pack_header(char header[HEADER], int hold, uint32_t total)
+{
+    memset(header, 0, HEADER);
+    header[0] = (char)hold;
+    memcpy(header + 1, &total, sizeof total);
+}
+
+static void pass_on(void *router, zmq_msg_t part[3])
+{
+    zmq_msg_send(&part[0], router, ZMQ_SNDMORE);
+    zmq_msg_send(&part[1], router, ZMQ_SNDMORE);
+    zmq_msg_send(&part[2], router, 0);
+}
+
+/* Echo every message (routing id, header, payload), or all of them when the last has come. */
 static void echo(int port_fd)
 {
+    enum { MOST = 4096 };
+    static zmq_msg_t held[MOST][3];
     char endpoint[128];
-    size_t n = sizeof endpoint;
+    size_t n = sizeof endpoint, n_held = 0;
     void *context = zmq_ctx_new(), *router = zmq_socket(context, ZMQ_ROUTER);
     if (zmq_bind(router, "tcp://127.0.0.1:*") || zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, endpoint, &n))
         die("cannot bind");
     if (write(port_fd, endpoint, sizeof endpoint) != sizeof endpoint)
         die("cannot tell the port");
     for (;;) {
-        zmq_msg_t part;
-        int more;
-        do {
-            zmq_msg_init(&part);
-            if (zmq_msg_recv(&part, router, 0) < 0)
+        zmq_msg_t *part = held[n_held];
+        uint32_t total;
+        for (int i = 0; i < 3; i++) {
+            zmq_msg_init(&part[i]);
+            if (zmq_msg_recv(&part[i], router, 0) < 0)
                 exit(0);
-            more = zmq_msg_more(&part);
-            zmq_msg_send(&part, router, more ? ZMQ_SNDMORE : 0);
-        } while (more);
+        }
+        const char *header = zmq_msg_data(&part[1]);
+        memcpy(&total, header + 1, sizeof total);
+        if (!header[0])
+            pass_on(router, part);
+        else if (++n_held == total || n_held == MOST)
+            for (; n_held; n_held--)
+                pass_on(router, held[n_held - 1]);
     }
 }
 
@@ -106,9 +129,10 @@ static bare_t bare_start(size_t n_bytes)
     return self;
 }
 
-static double bare_round(bare_t *self)
+static double bare_round(bare_t *self, int hold)
 {
-    char header[HEADER] = { 0 };
+    char header[HEADER];
+    pack_header(header, hold, (uint32_t)((self->n_bytes + CHUNK - 1) / CHUNK));
     double start = now_s();
     size_t sent = 0;
     for (size_t at = 0; at < self->n_bytes; at += CHUNK, sent++) {
@@ -211,28 +235,38 @@ static void cluster_stop(cluster_t *self)
 
 /* ---- what is printed --------------------------------------------------------------------------------------------- */
 
+static void print_ratio(const char *name, double *bare, double *ratio, size_t rounds, double bytes)
+{
+    double m = median(bare, rounds);
+    printf("  against bare libzmq, %-8s %5.1f ms (%.2f GB/s): %.0f %% (median of %zu ratios)\n", name, m * 1e3, bytes / m * 1e-9,
+           median(ratio, rounds) * 100, rounds);
+}
+
 static void compare_throughput(size_t n, size_t rounds, const char *optimizer)
 {
-    double *psd = calloc(rounds, sizeof *psd), *bare = calloc(rounds, sizeof *bare), *ratio = calloc(rounds, sizeof *ratio);
+    double *t = calloc(5 * rounds, sizeof *t), *psd = t, *echoed = t + rounds, *held = t + 2 * rounds;
+    double *ratio_echoed = t + 3 * rounds, *ratio_held = t + 4 * rounds;
     bare_t b = bare_start(n * sizeof(float));
     cluster_t c = cluster_start(n, optimizer);
     for (int i = 0; i < 3; i++) {
-        bare_round(&b);
+        bare_round(&b, i & 1);
         cluster_round(&c);
     }
     for (size_t i = 0; i < rounds; i++) {
-        bare[i] = bare_round(&b);
+        echoed[i] = bare_round(&b, 0);
         psd[i] = cluster_round(&c);
-        ratio[i] = bare[i] / psd[i];
+        held[i] = bare_round(&b, 1);
+        ratio_echoed[i] = echoed[i] / psd[i];
+        ratio_held[i] = held[i] / psd[i];
     }
-    double bytes = 2.0 * (double)n * sizeof(float);
-    double m_psd = median(psd, rounds), m_bare = median(bare, rounds), m_ratio = median(ratio, rounds);
-    printf("%zu parameters, %s, 1 worker, 1 server, TCP: psd %.1f ms (%.2f GB/s push+pull), bare libzmq %.1f ms (%.2f GB/s); "
-           "median of %zu ratios: %.0f %%\n",
-           n, optimizer, m_psd * 1e3, bytes / m_psd * 1e-9, m_bare * 1e3, bytes / m_bare * 1e-9, rounds, m_ratio * 100);
+    double bytes = 2.0 * (double)n * sizeof(float), m = median(psd, rounds);
+    printf("%zu parameters, %s, 1 worker, 1 server, TCP: push+step+pull %.1f ms (%.2f GB/s)\n", n, optimizer, m * 1e3,
+           bytes / m * 1e-9);
+    print_ratio("barrier:", held, ratio_held, rounds, bytes);
+    print_ratio("echo:", echoed, ratio_echoed, rounds, bytes);
     cluster_stop(&c);
     bare_stop(&b);
-    free(psd), free(bare), free(ratio);
+    free(t);
 }
 
 static void measure_round_trip(size_t n, size_t rounds)
@@ -254,6 +288,7 @@ int main(int argc, char **argv)
 {
     size_t n = 24 << 20, rounds = 30;
     const char *optimizer = "sgd(lr=0.01)";
+    int profile = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--parameters"))
             n = strtoull(argv[i + 1], NULL, 10);
@@ -261,8 +296,17 @@ int main(int argc, char **argv)
             rounds = strtoull(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--optimizer"))
             optimizer = argv[i + 1];
+        else if (!strcmp(argv[i], "--profile"))
+            profile = argv[i + 1][0] == '1';
     }
     signal(SIGPIPE, SIG_IGN);
+    if (profile) {
+        cluster_t c = cluster_start(n, optimizer);
+        for (size_t i = 0; i < rounds; i++)
+            cluster_round(&c);
+        cluster_stop(&c);
+        return 0;
+    }
     /* As psd does for itself, for both sides alike: received megabytes are kept in one heap, not mapped each anew. */
     mallopt(M_ARENA_MAX, 1);
     mallopt(M_MMAP_THRESHOLD, 64 << 20);
