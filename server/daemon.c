@@ -145,7 +145,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     size_t n = payload ? payload->n_bytes : 0;
     psd_report_received(self->report, n_header + n);
     if (psd_msg_decode(&msg, header, n_header, n, &err) != PSD_OK)
-        psd_node_malformed(self->node, peer, err.text, &self->out);
+        psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     else
         psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
     carry_out(self);
@@ -154,7 +154,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
 static void on_bad(void *arg, uint64_t peer, const char *why)
 {
     daemon_t *self = arg;
-    psd_node_malformed(self->node, peer, why, &self->out);
+    psd_node_malformed(self->node, peer, 0, why, &self->out);
     carry_out(self);
 }
 

@@ -87,9 +87,10 @@ static void refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_
     snprintf(no->text, sizeof no->text, "%s", why);
 }
 
-void psd_node_malformed(psd_node_t *self, psd_peer_t from, const char *why, psd_actions_t *out)
+void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out)
 {
-    refuse(self, from, 0, PSD_REFUSAL_MALFORMED, why, out);
+    bool other_version = protocol && protocol != PSD_PROTOCOL;
+    refuse(self, from, 0, other_version ? PSD_REFUSAL_PROTOCOL : PSD_REFUSAL_MALFORMED, why, out);
 }
 
 void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,

@@ -18,8 +18,8 @@ void psd_node_destroy(psd_node_t **self_p);
 void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                       psd_actions_t *out);
 
-/* Bytes from `from` that are no message. */
-void psd_node_malformed(psd_node_t *self, psd_peer_t from, const char *why, psd_actions_t *out);
+/* Bytes from `from` that are no message of ours. `protocol`: the version that they claim, 0 when it could not be read. */
+void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out);
 
 void psd_node_tick(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_node_worked(psd_node_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out);

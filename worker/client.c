@@ -174,6 +174,9 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_err_t err;
     if (psd_msg_decode(&msg, header, n_header, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
         on_bad(self, peer, err.text);
+        if (msg.protocol && msg.protocol != PSD_PROTOCOL)
+            psd_session_other_protocol(self->session, peer, msg.protocol);
+        after_event(self);
         return;
     }
     psd_session_message(self->session, now_ms(), peer, &msg, payload, &self->out);

@@ -566,6 +566,16 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     }
 }
 
+void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t theirs)
+{
+    char text[128];
+    if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
+        return;
+    snprintf(text, sizeof text, "server %" PRIu64 " speaks protocol %u, this worker %d", from - PSD_PEER_SERVER, theirs,
+             PSD_PROTOCOL);
+    fail(self, PSD_EREFUSED, text);
+}
+
 /* ---- facts -------------------------------------------------------------------------------------------------- */
 
 psd_phase_t psd_session_phase(const psd_session_t *self) { return self->phase; }

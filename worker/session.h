@@ -37,6 +37,9 @@ void psd_session_destroy(psd_session_t **self_p);
 void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                          psd_buf_t *payload, psd_actions_t *out);
 
+/* A server speaks version `theirs` of the protocol: there is no going on. */
+void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t theirs);
+
 /* Time passes; call about every 50 ms. */
 void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out);
 

@@ -1,0 +1,330 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <stdio.h>
+
+#include "server/node.h"
+
+TestSuite(node, .timeout = 30);
+
+/* One server with its coordinator, spoken to by hand: worker 0 has joined and registered a tensor of 4 weights. */
+enum { JOB = 9, PEER = 5 };
+#define WORKER_PEER (UINT64_C(1) << 63 | PEER)
+
+static psd_node_t *node;
+static psd_actions_t out;
+static uint64_t now = 1000;
+static uint64_t incarnation;
+
+static psd_msg_t message(psd_kind_t kind)
+{
+    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = 0, .incarnation = incarnation };
+}
+
+static void run_work(void)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_WORK) {
+            psd_work_run(out.at[i].work);
+            psd_node_worked(node, now, out.at[i].work, &out);
+        }
+}
+
+static void say(psd_peer_t from, const psd_msg_t *msg, const void *payload, size_t n)
+{
+    psd_buf_t *buf = n ? psd_payload_copy(payload, n) : NULL;
+    psd_actions_drop(&out, out.n);
+    psd_node_message(node, now, from, msg, buf, &out);
+    run_work();
+    psd_buf_unref(&buf);
+}
+
+/* The first message of this kind among the answers; NULL when there is none. */
+static const psd_msg_t *answer(psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
+            return &out.at[i].msg;
+    return NULL;
+}
+
+static void expect_refusal(psd_refusal_t code, const char *words)
+{
+    const psd_msg_t *no = answer(PSD_MSG_REFUSED);
+    cr_assert_not_null(no);
+    cr_assert_eq(no->code, code, "%s: %s", psd_refusal_name(no->code), no->text);
+    cr_assert_not_null(strstr(no->text, words), "%s", no->text);
+}
+
+static void hello(const char *text, uint64_t nonce)
+{
+    psd_msg_t msg = message(PSD_MSG_HELLO);
+    msg.seq = nonce;
+    snprintf(msg.text, sizeof msg.text, "%s", text);
+    say(WORKER_PEER, &msg, NULL, 0);
+}
+
+static void enrol(uint64_t elements)
+{
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { elements }, .n_elements = elements };
+    psd_tensor_list_t list = { 1, &tensor };
+    psd_msg_t msg = message(PSD_MSG_REGISTER);
+    say(WORKER_PEER, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+}
+
+static void make_node(const char *mode)
+{
+    psd_engine_config_t engine = { .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
+                                   .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
+    psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
+    psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = 1,
+                                             .workers_want = 1, .lease_ms = 1000, .mode = engine.mode, .lr = 1 };
+    node = psd_node_new(&engine, &coordinator, NULL);
+    psd_node_tick(node, now, &out);
+}
+
+static const float initial[4] = { 1, 2, 3, 4 };
+
+static psd_msg_t chunk(psd_kind_t kind, const float *values)
+{
+    psd_msg_t msg = message(kind);
+    msg.parts = 1;
+    msg.n_elements = 4;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_RAW;
+    msg.checksum = psd_crc32c(values, sizeof initial);
+    return msg;
+}
+
+static void join(void)
+{
+    hello("mnist a:1", 77);
+    cr_assert_not_null(answer(PSD_MSG_WELCOME));
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    say(WORKER_PEER, &(psd_msg_t){ .kind = PSD_MSG_ATTACH, .protocol = PSD_PROTOCOL, .job = JOB, .incarnation = incarnation }, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_ATTACHED));
+    enrol(4);
+    cr_assert_not_null(answer(PSD_MSG_REGISTERED));
+    cr_assert_not_null(answer(PSD_MSG_INIT_WANTED));
+    psd_msg_t init = chunk(PSD_MSG_INIT, initial);
+    say(WORKER_PEER, &init, initial, sizeof initial);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+}
+
+static void setup(void)
+{
+    make_node("bsp");
+    join();
+}
+
+static void setup_asp(void)
+{
+    make_node("asp");
+    join();
+}
+
+static void teardown(void)
+{
+    psd_node_destroy(&node);
+    psd_actions_clear(&out);
+}
+
+static psd_msg_t push_of(uint64_t clock, const float *g)
+{
+    psd_msg_t msg = chunk(PSD_MSG_PUSH, g);
+    msg.clock = clock;
+    msg.samples = 8;
+    return msg;
+}
+
+static void push(uint64_t clock, const float *g)
+{
+    psd_msg_t msg = push_of(clock, g);
+    say(WORKER_PEER, &msg, g, 4 * sizeof *g);
+}
+
+static float weight(size_t i)
+{
+    return ((const float *)psd_shard_weights(psd_engine_shard(psd_node_engine(node)), 0)->data)[i];
+}
+
+static uint64_t refused(psd_refusal_t code) { return psd_engine_stats(psd_node_engine(node))->rejected[code]; }
+
+static const float ones[4] = { 1, 1, 1, 1 };
+
+Test(node, a_push_is_one_step_and_its_answer_is_the_weights, .init = setup, .fini = teardown)
+{
+    push(1, ones);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+    cr_assert_eq(answer(PSD_MSG_WEIGHTS)->version, 1);
+    cr_assert_eq(weight(1), 1.0f); /* 2 - 1 * 1 */
+}
+
+Test(node, the_same_push_again_changes_nothing, .init = setup, .fini = teardown)
+{
+    push(1, ones);
+    push(1, ones);
+    cr_assert_null(answer(PSD_MSG_WEIGHTS));
+    cr_assert_eq(weight(0), 0.0f);
+    cr_assert_eq(refused(PSD_REFUSAL_DUPLICATE), 1);
+}
+
+Test(node, a_push_two_clocks_ahead_is_told_what_is_wanted, .init = setup, .fini = teardown)
+{
+    push(2, ones);
+    cr_assert_not_null(answer(PSD_MSG_PROGRESS));
+    cr_assert_eq(answer(PSD_MSG_PROGRESS)->clock, 1);
+    cr_assert_eq(weight(0), 1.0f);
+}
+
+Test(node, a_damaged_payload_is_asked_for_again, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = push_of(1, ones);
+    say(WORKER_PEER, &msg, initial, sizeof initial);
+    cr_assert_not_null(answer(PSD_MSG_PROGRESS));
+    cr_assert_eq(refused(PSD_REFUSAL_CHECKSUM), 1);
+    push(1, ones);
+    cr_assert_eq(weight(0), 0.0f);
+}
+
+Test(node, a_nan_that_the_worker_did_not_confess_is_found, .init = setup, .fini = teardown)
+{
+    push(1, (float[]){ 1, NAN, 1, 1 });
+    cr_assert_eq(weight(0), 1.0f);
+    cr_assert_eq(psd_engine_version(psd_node_engine(node)), 0);
+    cr_assert_eq(psd_engine_clock(psd_node_engine(node)), 1);
+    push(2, ones);
+    cr_assert_eq(weight(0), 0.0f);
+}
+
+Test(node, a_round_of_nobody_s_samples_is_not_a_step, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = message(PSD_MSG_PUSH);
+    msg.clock = msg.parts = 1;
+    say(WORKER_PEER, &msg, NULL, 0);
+    cr_assert_eq(psd_engine_version(psd_node_engine(node)), 0);
+    cr_assert_eq(psd_engine_clock(psd_node_engine(node)), 1);
+}
+
+Test(node, another_job_is_refused_naming_both, .init = setup, .fini = teardown)
+{
+    hello("cifar b:2", 78);
+    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you are of job cifar");
+}
+
+Test(node, another_run_of_the_job_is_refused_naming_both, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = push_of(1, ones);
+    msg.job = 10;
+    say(WORKER_PEER, &msg, ones, sizeof ones);
+    expect_refusal(PSD_REFUSAL_JOB, "000000000000000a");
+}
+
+Test(node, another_shape_is_refused_naming_both, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = message(PSD_MSG_HELLO);
+    msg.seq = 78;
+    snprintf(msg.text, sizeof msg.text, "mnist b:2");
+    say(WORKER_PEER + 1, &msg, NULL, 0);
+    const psd_msg_t *welcome = answer(PSD_MSG_WELCOME);
+    cr_assert_not_null(welcome);
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 5 }, .n_elements = 5 };
+    psd_tensor_list_t list = { 1, &tensor };
+    psd_msg_t other = { .kind = PSD_MSG_REGISTER, .protocol = PSD_PROTOCOL, .job = JOB, .worker = welcome->worker,
+                        .incarnation = welcome->incarnation };
+    say(WORKER_PEER + 1, &other, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+    expect_refusal(PSD_REFUSAL_SHAPE, "[4]");
+    expect_refusal(PSD_REFUSAL_SHAPE, "[5]");
+}
+
+Test(node, an_older_incarnation_is_fenced, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = push_of(1, ones);
+    msg.incarnation = 0;
+    say(WORKER_PEER, &msg, ones, sizeof ones);
+    cr_assert_not_null(answer(PSD_MSG_FENCED));
+    cr_assert_eq(weight(0), 1.0f);
+}
+
+Test(node, a_worker_cannot_speak_for_another_over_its_own_connection, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = push_of(1, ones);
+    say(WORKER_PEER + 1, &msg, ones, sizeof ones);
+    expect_refusal(PSD_REFUSAL_SESSION, "attach first");
+    cr_assert_eq(weight(0), 1.0f);
+}
+
+Test(node, what_only_servers_say_is_refused_from_a_worker, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = message(PSD_MSG_WELCOME);
+    say(WORKER_PEER, &msg, NULL, 0);
+    expect_refusal(PSD_REFUSAL_SENDER, "WELCOME");
+}
+
+Test(node, a_push_for_another_shard_is_refused, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = push_of(1, ones);
+    msg.shard = 3;
+    say(WORKER_PEER, &msg, ones, sizeof ones);
+    expect_refusal(PSD_REFUSAL_SHARD, "this is shard 0, the message is for shard 3");
+}
+
+Test(node, a_chunk_of_another_size_is_refused, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = push_of(1, ones);
+    msg.n_elements = 3;
+    say(WORKER_PEER, &msg, ones, 3 * sizeof *ones);
+    expect_refusal(PSD_REFUSAL_SHAPE, "3 elements");
+}
+
+Test(node, another_protocol_is_refused_as_such, .init = setup, .fini = teardown)
+{
+    psd_actions_drop(&out, out.n);
+    psd_node_malformed(node, WORKER_PEER, 2, "protocol is 2, this side speaks 1", &out);
+    expect_refusal(PSD_REFUSAL_PROTOCOL, "speaks 1");
+}
+
+Test(node, a_silent_worker_is_given_up_after_its_lease_and_then_fenced, .init = setup, .fini = teardown)
+{
+    now += 1001;
+    psd_node_tick(node, now, &out);
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.state, PSD_JOB_DEGRADED);
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
+    say(WORKER_PEER, &beat, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_FENCED));
+}
+
+Test(node, the_job_is_finished_when_its_workers_say_so, .init = setup, .fini = teardown)
+{
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    say(WORKER_PEER, &leave, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_LEFT));
+    psd_node_tick(node, now, &out);
+    bool finished = false;
+    for (size_t i = 0; i < out.n; i++)
+        finished |= out.at[i].act == PSD_ACT_FINISH && out.at[i].level == PSD_OK;
+    cr_assert(finished);
+}
+
+Test(node, a_stale_push_is_dropped_and_answered_with_fresh_weights, .init = setup_asp, .fini = teardown)
+{
+    for (uint64_t clock = 1; clock <= 2; clock++)
+        push(clock, ones);
+    cr_assert_eq(weight(0), -1.0f);
+    push(3, ones); /* base_version 0, the shard is at 2: staleness 2, at most 1 is allowed */
+    cr_assert_eq(weight(0), -1.0f);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+    cr_assert_eq(refused(PSD_REFUSAL_STALE), 1);
+}
+
+Test(node, a_second_server_with_other_settings_is_refused_naming_both, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 5 };
+    snprintf(msg.text, sizeof msg.text, "tcp://there:1 mode=y");
+    say(WORKER_PEER + 2, &msg, NULL, 0);
+    expect_refusal(PSD_REFUSAL_CONFIG, "ours mode=x, theirs mode=y");
+}
