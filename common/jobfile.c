@@ -14,8 +14,8 @@ typedef struct reader {
     size_t depth;                   /* collections open */
     char **seen;                    /* paths met so far, to find duplicates */
     size_t n_seen;
-    bool ok;                        /* no complaint yet */
-    bool stop;                      /* the rest cannot be read */
+    bool ok;   /* no complaint yet */
+    bool stop; /* the rest cannot be read */
 } reader_t;
 
 static void complain(reader_t *self, yaml_mark_t at, const char *format, ...)
@@ -66,7 +66,8 @@ static const yaml_char_t *tag_of(const yaml_event_t *event)
 static void check_plainness(reader_t *self, const yaml_event_t *event)
 {
     if (event->type == YAML_ALIAS_EVENT)
-        complain(self, event->start_mark, "*%.40s is an alias; write the value out", event->data.alias.anchor);
+        complain(self, event->start_mark, "*%.40s is an alias; write the value out",
+                 event->data.alias.anchor);
     if (anchor_of(event))
         complain(self, event->start_mark, "&%.40s is an anchor; write each value out", anchor_of(event));
     if (tag_of(event))
@@ -136,8 +137,8 @@ static void read_list(reader_t *self, const yaml_event_t *start)
     while (next(self, &event) && event.type != YAML_SEQUENCE_END_EVENT) {
         check_plainness(self, &event);
         const char *item = (const char *)event.data.scalar.value;
-        if (event.type != YAML_SCALAR_EVENT || event.data.scalar.style != YAML_PLAIN_SCALAR_STYLE ||
-            !*item || strchr(item, ',')) {
+        if (event.type != YAML_SCALAR_EVENT || event.data.scalar.style != YAML_PLAIN_SCALAR_STYLE || !*item ||
+            strchr(item, ',')) {
             complain(self, event.start_mark, "an item of %s is not a number", self->path);
             good = false;
             skip(self, &event);
@@ -207,7 +208,8 @@ static bool push_key(reader_t *self, const yaml_event_t *event)
         complain(self, event->start_mark, "<< merges keys; write each key out");
         return false;
     }
-    if (!*key || strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(key)) {
+    if (!*key ||
+        strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(key)) {
         complain(self, event->start_mark, "a key is made of letters, digits and _");
         return false;
     }
@@ -270,7 +272,8 @@ static void read_document(reader_t *self)
     while (!done && next(self, &event)) {
         if (event.type == YAML_DOCUMENT_START_EVENT) {
             if (event.data.document_start.version_directive ||
-                event.data.document_start.tag_directives.start != event.data.document_start.tag_directives.end)
+                event.data.document_start.tag_directives.start !=
+                    event.data.document_start.tag_directives.end)
                 complain(self, event.start_mark, "directives (%%) have no use here; leave them out");
             if (++documents > 1) {
                 complain(self, event.start_mark, "a second document; a file describes one job");

@@ -4,9 +4,9 @@
  *     model:
  *       layers: [784, 128, 10]                model.layers = "784,128,10"
  *
- * Refused, because each has surprised people: anchors, aliases, tags, merge keys, several documents, directives,
- * tabs, duplicate keys, keys without a value, nesting deeper than 8, files over 1 MiB. What a key's value may be
- * is the caller's business. */
+ * Refused, because each has surprised people: anchors, aliases, tags, merge keys, several documents,
+ * directives, tabs, duplicate keys, keys without a value, nesting deeper than 8, files over 1 MiB. What a
+ * key's value may be is the caller's business. */
 #pragma once
 
 #include <stdbool.h>
@@ -30,7 +30,7 @@ typedef enum psd_form {
 /* Who listens. Lines and columns count from 1. */
 typedef struct psd_jobfile_visitor {
     void *arg;
-    psd_key_t (*key)(void *arg, const char *path);  /* what `path` is; an unknown key's value is skipped */
+    psd_key_t (*key)(void *arg, const char *path); /* what `path` is; an unknown key's value is skipped */
     void (*unknown)(void *arg, const char *path, size_t line, size_t column);
     void (*value)(void *arg, const char *path, const char *text, psd_form_t form, size_t line, size_t column);
     void (*complain)(void *arg, size_t line, size_t column, const char *sentence); /* and reading goes on */

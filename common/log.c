@@ -22,10 +22,10 @@ typedef struct line {
 /* What one id said lately, to tell news from repetition. */
 typedef struct recent {
     char id[48];
-    uint64_t since_us;   /* when its window began */
-    unsigned said;       /* lines written in the window */
-    uint64_t unsaid;     /* lines counted instead */
-    uint64_t text_hash;  /* of the last line written */
+    uint64_t since_us;  /* when its window began */
+    unsigned said;      /* lines written in the window */
+    uint64_t unsaid;    /* lines counted instead */
+    uint64_t text_hash; /* of the last line written */
     psd_log_level_t level;
 } recent_t;
 
@@ -38,7 +38,7 @@ static const int syslog_levels[PSD_LOG_LEVELS] = { 3, 4, 6, 7 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int threshold = -1; /* highest level written; -1 before init */
 static atomic_uint_fast64_t counts[PSD_LOG_LEVELS];
-static psd_log_config_t config;   /* this and the rest: under the lock */
+static psd_log_config_t config; /* this and the rest: under the lock */
 static char comp[32], job[128];
 static style_t style;
 static bool coloured;
@@ -190,8 +190,8 @@ static const char *next_field(const char *s)
     return s;
 }
 
-/* Where a field's value ends: at the next field or, when it opens with a quote, at the quote that closes it, so that a
- * quoted value may hold what looks like fields. */
+/* Where a field's value ends: at the next field or, when it opens with a quote, at the quote that closes it,
+ * so that a quoted value may hold what looks like fields. */
 static const char *value_end(const char *value)
 {
     for (const char *s = value + 1; *value == '"' && *s; s++)

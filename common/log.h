@@ -3,19 +3,25 @@
  *     psd_log_warn("worker.lost", "worker=%u silent_ms=%" PRIu64, id, silent_ms);
  *     ts=2026-01-31T09:41:22.000123Z level=warn comp=server job=mnist id=worker.lost worker=3 silent_ms=3012
  *
- * The id is an interface: documented, never reworded. error: someone must act; warn: psd coped; info: the cluster
- * changed shape; debug: per message. What happens per push is a metric, not a line.
- * In the text, `key=` at the start of a word begins a field, whose value runs to the next one; what stands before
- * the first is the message. A value that may hold `key=` itself stands in quotes: settings="%s". Values are quoted
- * and escaped as the format asks, so a line stays a line.
- * A program that never calls psd_log_init writes nothing: a library has no business on stderr. Any thread. */
+ * The id is an interface: documented, never reworded. error: someone must act; warn: psd coped; info: the
+ * cluster changed shape; debug: per message. What happens per push is a metric, not a line. In the text,
+ * `key=` at the start of a word begins a field, whose value runs to the next one; what stands before the
+ * first is the message. A value that may hold `key=` itself stands in quotes: settings="%s". Values are
+ * quoted and escaped as the format asks, so a line stays a line. A program that never calls psd_log_init
+ * writes nothing: a library has no business on stderr. Any thread. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum psd_log_level { PSD_LOG_ERROR, PSD_LOG_WARN, PSD_LOG_INFO, PSD_LOG_DEBUG, PSD_LOG_LEVELS } psd_log_level_t;
+typedef enum psd_log_level {
+    PSD_LOG_ERROR,
+    PSD_LOG_WARN,
+    PSD_LOG_INFO,
+    PSD_LOG_DEBUG,
+    PSD_LOG_LEVELS
+} psd_log_level_t;
 
 typedef enum psd_log_format {
     PSD_LOG_AUTO,   /* a short form with colours on a terminal, else logfmt; syslog levels under systemd */
@@ -24,19 +30,20 @@ typedef enum psd_log_format {
 } psd_log_format_t;
 
 typedef struct psd_log_config {
-    psd_log_level_t level;   /* lines above it are not written */
+    psd_log_level_t level; /* lines above it are not written */
     psd_log_format_t format;
-    const char *comp;        /* which program: "server", "worker"; copied */
-    const char *job;         /* name of the job, NULL or "" for none; copied */
-    void (*sink)(void *arg, const char *line, size_t n_bytes); /* takes each line with its '\n'; NULL: stderr */
+    const char *comp; /* which program: "server", "worker"; copied */
+    const char *job;  /* name of the job, NULL or "" for none; copied */
+    void (*sink)(void *arg, const char *line,
+                 size_t n_bytes); /* takes each line with its '\n'; NULL: stderr */
     void *sink_arg;
     uint64_t (*now_us)(void *arg); /* microseconds since 1970, for tests; NULL: the clock */
 } psd_log_config_t;
 
 enum {
-    PSD_LOG_MAX_LINE = 4096,  /* bytes; the rest is cut */
-    PSD_LOG_WINDOW_S = 10,    /* within it, a line that was said is counted instead of said again, */
-    PSD_LOG_BURST = 20        /* and so are lines of one id beyond so many; debug lines are exempt */
+    PSD_LOG_MAX_LINE = 4096, /* bytes; the rest is cut */
+    PSD_LOG_WINDOW_S = 10,   /* within it, a line that was said is counted instead of said again, */
+    PSD_LOG_BURST = 20       /* and so are lines of one id beyond so many; debug lines are exempt */
 };
 
 /* Start writing, or change how. Not while another thread logs. */
@@ -49,8 +56,8 @@ void psd_log_write(psd_log_level_t level, const char *id, const char *format, ..
     __attribute__((format(printf, 3, 4)));
 
 #define psd_log_error(...) psd_log_write(PSD_LOG_ERROR, __VA_ARGS__)
-#define psd_log_warn(...) psd_log_write(PSD_LOG_WARN, __VA_ARGS__)
-#define psd_log_info(...) psd_log_write(PSD_LOG_INFO, __VA_ARGS__)
+#define psd_log_warn(...)  psd_log_write(PSD_LOG_WARN, __VA_ARGS__)
+#define psd_log_info(...)  psd_log_write(PSD_LOG_INFO, __VA_ARGS__)
 #define psd_log_debug(...) psd_log_write(PSD_LOG_DEBUG, __VA_ARGS__)
 
 /* Events of a level since the start, said or not: the metric psd_log_messages_total. */

@@ -41,16 +41,16 @@ typedef struct series {
     struct {
         psd_metric_t metric;
         char label[MAX_LABEL];
-    } key;                           /* hashed as bytes: no padding unset */
-    double value;                    /* of a histogram: the sum */
+    } key;        /* hashed as bytes: no padding unset */
+    double value; /* of a histogram: the sum */
     uint64_t bucket[N_BOUNDS + 1];
-    struct series *next;             /* of the same metric, in the order they appeared */
+    struct series *next; /* of the same metric, in the order they appeared */
     UT_hash_handle hh;
 } series_t;
 
 struct psd_metrics {
     uint32_t shard;
-    series_t *all;                   /* by key */
+    series_t *all; /* by key */
     series_t *first[PSD_N_METRICS];
     unsigned n[PSD_N_METRICS];
 };
@@ -102,7 +102,8 @@ void psd_metrics_destroy(psd_metrics_t **self_p)
     if (!*self_p)
         return;
     series_t *series, *after;
-    HASH_ITER(hh, (*self_p)->all, series, after) {
+    HASH_ITER(hh, (*self_p)->all, series, after)
+    {
         HASH_DEL((*self_p)->all, series);
         free(series);
     }
@@ -160,7 +161,8 @@ void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *la
     free(series);
 }
 
-/* -- the process ------------------------------------------------------------------------------------------- */
+/* -- the process -------------------------------------------------------------------------------------------
+ */
 
 static double seconds(struct timeval t) { return (double)t.tv_sec + (double)t.tv_usec / 1e6; }
 
@@ -188,8 +190,10 @@ static void collect_stat(psd_metrics_t *self)
     long threads;
     unsigned long long start, bytes;
     long pages;
-    if (!rest || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu %llu %ld",
-                        &threads, &start, &bytes, &pages) != 4)
+    if (!rest ||
+        sscanf(rest + 1,
+               " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu %llu %ld",
+               &threads, &start, &bytes, &pages) != 4)
         return;
     struct timespec wall, boot;
     clock_gettime(CLOCK_REALTIME, &wall);
@@ -206,16 +210,19 @@ void psd_metrics_collect(psd_metrics_t *self)
     struct rusage usage;
     struct rlimit limit;
     if (getrusage(RUSAGE_SELF, &usage) == 0)
-        psd_metrics_set(self, PSD_METRIC_CPU_SECONDS, NULL, seconds(usage.ru_utime) + seconds(usage.ru_stime));
+        psd_metrics_set(self, PSD_METRIC_CPU_SECONDS, NULL,
+                        seconds(usage.ru_utime) + seconds(usage.ru_stime));
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
         psd_metrics_set(self, PSD_METRIC_MAX_FDS, NULL, (double)limit.rlim_cur);
     psd_metrics_set(self, PSD_METRIC_OPEN_FDS, NULL, count_fds());
     collect_stat(self);
     for (psd_log_level_t level = 0; level < PSD_LOG_LEVELS; level++)
-        psd_metrics_set(self, PSD_METRIC_LOG_MESSAGES, psd_log_level_name(level), (double)psd_log_count(level));
+        psd_metrics_set(self, PSD_METRIC_LOG_MESSAGES, psd_log_level_name(level),
+                        (double)psd_log_count(level));
 }
 
-/* -- text -------------------------------------------------------------------------------------------------- */
+/* -- text --------------------------------------------------------------------------------------------------
+ */
 
 static void print_number(FILE *out, double x)
 {
@@ -318,8 +325,8 @@ char *psd_metrics_json(const psd_metrics_t *self)
     for (psd_metric_t m = 0; m < PSD_N_METRICS; m++) {
         json_t *by_label = *rows[m].label ? json_object() : NULL;
         for (const series_t *series = self->first[m]; series; series = series->next)
-            json_object_set_new_nocheck(by_label ? by_label : all, by_label ? series->key.label : rows[m].name,
-                                        json_series(series));
+            json_object_set_new_nocheck(by_label ? by_label : all,
+                                        by_label ? series->key.label : rows[m].name, json_series(series));
         if (by_label && json_object_size(by_label))
             json_object_set(all, rows[m].name, by_label);
         json_decref(by_label);

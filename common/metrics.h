@@ -21,14 +21,17 @@
     X(PULLS, COUNTER, "psd_pulls_total", 1, "which", "Weight chunks sent.")                                  \
     X(RECEIVED_BYTES, COUNTER, "psd_received_bytes_total", 1, "", "Bytes of messages received.")             \
     X(SENT_BYTES, COUNTER, "psd_sent_bytes_total", 1, "", "Bytes of messages sent.")                         \
-    X(STALENESS, STEPS_HISTOGRAM, "psd_staleness_steps", 0, "", "Steps between a gradient's weights and its use.") \
+    X(STALENESS, STEPS_HISTOGRAM, "psd_staleness_steps", 0, "",                                              \
+      "Steps between a gradient's weights and its use.")                                                     \
     X(APPLY_DURATION, SECONDS_HISTOGRAM, "psd_apply_duration_seconds", 0, "", "Time to step the shard.")     \
     X(PUSH_LATENCY, SECONDS_HISTOGRAM, "psd_push_latency_seconds", 0, "", "From a push to its answer.")      \
     X(ROUND_DURATION, SECONDS_HISTOGRAM, "psd_round_duration_seconds", 0, "", "From commit to commit.")      \
-    X(BARRIER_WAIT, SECONDS_HISTOGRAM, "psd_barrier_wait_seconds", 0, "", "From a round's first gradient to its last.") \
+    X(BARRIER_WAIT, SECONDS_HISTOGRAM, "psd_barrier_wait_seconds", 0, "",                                    \
+      "From a round's first gradient to its last.")                                                          \
     X(QUEUE_LENGTH, GAUGE, "psd_queue_length", 1, "", "Messages waiting to be sent.")                        \
     X(WORKERS, GAUGE, "psd_workers", 0, "state", "Workers by state.")                                        \
-    X(WORKER_LAST_PUSH, GAUGE, "psd_worker_last_push_timestamp_seconds", 0, "worker", "When a worker pushed last.") \
+    X(WORKER_LAST_PUSH, GAUGE, "psd_worker_last_push_timestamp_seconds", 0, "worker",                        \
+      "When a worker pushed last.")                                                                          \
     X(WORKER_LAG, GAUGE, "psd_worker_lag_steps", 0, "worker", "How far a worker is behind the front.")       \
     X(WORKER_SAMPLES, COUNTER, "psd_worker_samples_total", 0, "worker", "Samples behind a worker's pushes.") \
     X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the membership.")                   \
@@ -37,7 +40,8 @@
     X(LEARNING_RATE, GAUGE, "psd_learning_rate", 0, "", "Learning rate of the last step.")                   \
     X(GRADIENT_NORM, GAUGE, "psd_gradient_norm", 0, "", "Norm of the last gradient.")                        \
     X(LOOKAHEAD_SYNCS, COUNTER, "psd_lookahead_syncs_total", 0, "", "Lookahead syncs done.")                 \
-    X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "", "When the last checkpoint was whole.") \
+    X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "",                        \
+      "When the last checkpoint was whole.")                                                                 \
     X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long it took.")             \
     X(CHECKPOINT_BYTES, GAUGE, "psd_checkpoint_bytes", 0, "", "Its size.")                                   \
     X(LOG_MESSAGES, COUNTER, "psd_log_messages_total", 0, "level", "Log events, said or not.")               \
@@ -53,30 +57,31 @@ typedef enum psd_metric {
 #define X(NAME, type, name, per_shard, label, help) PSD_METRIC_##NAME,
     PSD_METRICS(X)
 #undef X
-    PSD_N_METRICS
+        PSD_N_METRICS
 } psd_metric_t;
 
 enum { PSD_METRIC_MAX_SERIES = 1100 }; /* of one metric; what would be more is dropped */
 
 typedef struct psd_metrics psd_metrics_t;
 
-/* Metrics of the process that serves shard `shard`. Counters without a label start at 0; everything else appears
- * when it is first set. NULL when memory runs out. */
+/* Metrics of the process that serves shard `shard`. Counters without a label start at 0; everything else
+ * appears when it is first set. NULL when memory runs out. */
 psd_metrics_t *psd_metrics_new(uint32_t shard);
 void psd_metrics_destroy(psd_metrics_t **self_p);
 
 /* `label` is the value of the metric's label, NULL for a metric without one. A series that finds no memory is
- * dropped: metrics never stop the program. */
-void psd_metrics_set(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);  /* not a histogram */
-void psd_metrics_add(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);  /* not a histogram */
-void psd_metrics_observe(psd_metrics_t *self, psd_metric_t metric, const char *label, double x); /* a histogram */
-double psd_metrics_get(const psd_metrics_t *self, psd_metric_t metric, const char *label); /* 0 when there is none */
+ * dropped: metrics never stop the program. `set` and `add` are for counters and gauges, `observe` for
+ * histograms; `get` gives 0 when there is no such series, and a histogram's sum. */
+void psd_metrics_set(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
+void psd_metrics_add(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
+void psd_metrics_observe(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
+double psd_metrics_get(const psd_metrics_t *self, psd_metric_t metric, const char *label);
 void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *label);
 
 /* Set what the operating system knows of this process (process_*), and psd_log_messages_total. */
 void psd_metrics_collect(psd_metrics_t *self);
 
-/* All of it as Prometheus text 0.0.4, or as one JSON object {"psd_steps_total": 12, "psd_workers": {"live": 2}}.
+/* All of it as Prometheus text 0.0.4, or as one JSON object: {"psd_steps_total": 12, "psd_workers": {"live": 2}}.
  * The caller frees it; NULL when memory runs out. */
 char *psd_metrics_prometheus(const psd_metrics_t *self);
 char *psd_metrics_json(const psd_metrics_t *self);

@@ -19,16 +19,22 @@ typedef enum { STRING, NAME, INT, UINT64, DOUBLE, BOOL, DURATION, SIZE, ENDPOINT
 static const struct {
     const char *what, *argument;
 } types[] = {
-    [STRING] = { "text", "TEXT" },        [NAME] = { "name", "NAME" },
-    [INT] = { "whole number", "N" },      [UINT64] = { "whole number", "N" },
-    [DOUBLE] = { "number", "X" },         [BOOL] = { "true or false", "true|false" },
-    [DURATION] = { "duration", "TIME" },  [SIZE] = { "size", "BYTES" },
-    [ENDPOINT] = { "endpoint", "tcp://HOST:PORT" }, [LISTEN] = { "address", "HOST:PORT" },
+    [STRING] = { "text", "TEXT" },
+    [NAME] = { "name", "NAME" },
+    [INT] = { "whole number", "N" },
+    [UINT64] = { "whole number", "N" },
+    [DOUBLE] = { "number", "X" },
+    [BOOL] = { "true or false", "true|false" },
+    [DURATION] = { "duration", "TIME" },
+    [SIZE] = { "size", "BYTES" },
+    [ENDPOINT] = { "endpoint", "tcp://HOST:PORT" },
+    [LISTEN] = { "address", "HOST:PORT" },
     [LIST] = { "list of whole numbers", "N,N,..." },
 };
 
 #define OPTION(key, type, programs, preset, range, help) +1
-enum { N_ROWS = 0
+enum {
+    N_ROWS = 0
 #include "common/options.def"
 };
 #undef OPTION
@@ -52,10 +58,10 @@ typedef struct value {
     char *text;
     char *origin;
     rank_t rank;
-    int64_t i;      /* INT */
-    uint64_t u;     /* UINT64, SIZE; DURATION in milliseconds; BOOL */
-    double d;       /* any number, for its range */
-    int64_t *list;  /* LIST */
+    int64_t i;     /* INT */
+    uint64_t u;    /* UINT64, SIZE; DURATION in milliseconds; BOOL */
+    double d;      /* any number, for its range */
+    int64_t *list; /* LIST */
     size_t n_list;
 } value_t;
 
@@ -67,14 +73,15 @@ struct psd_options {
     const char *reading; /* what complaints of the job file are prefixed with */
     char *complaints;    /* one per line */
     size_t n_complaints;
-    bool helped;         /* --help or --version was served */
+    bool helped; /* --help or --version was served */
 };
 
 enum { WHY = 320, MAX_COMPLAINTS = 100, MAX_VALUE = 1023 };
 
 extern char **environ;
 
-/* -- names ------------------------------------------------------------------------------------------------- */
+/* -- names -------------------------------------------------------------------------------------------------
+ */
 
 void psd_options_flag(const char *key, char *out, size_t capacity)
 {
@@ -156,7 +163,8 @@ static void nearest_key(const char *key, char *out, size_t capacity)
             snprintf(out, capacity, "%s", rows[i].key);
 }
 
-/* -- complaints -------------------------------------------------------------------------------------------- */
+/* -- complaints --------------------------------------------------------------------------------------------
+ */
 
 static void complain(psd_options_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -180,7 +188,10 @@ static void complain(psd_options_t *self, const char *format, ...)
     snprintf(more + used, strlen(sentence) + 2, "%s%s", used ? "\n" : "", sentence);
 }
 
-const char *psd_options_complaints(const psd_options_t *self) { return self->complaints ? self->complaints : ""; }
+const char *psd_options_complaints(const psd_options_t *self)
+{
+    return self->complaints ? self->complaints : "";
+}
 
 /* Hand the complaints to `err` as code: whole lines, as many as fit. */
 static int report(const psd_options_t *self, int code, psd_err_t *err)
@@ -199,7 +210,8 @@ static int report(const psd_options_t *self, int code, psd_err_t *err)
     return psd_err_set(err, code, "%.*s\nand %zu more", (int)n, all, self->n_complaints - lines);
 }
 
-/* -- values ------------------------------------------------------------------------------------------------ */
+/* -- values ------------------------------------------------------------------------------------------------
+ */
 
 /* "1..64" -> "1 to 64", "full|1.." -> "full or 1 or more". */
 static const char *describe_range(const char *range, char *out, size_t capacity)
@@ -223,8 +235,8 @@ static const char *describe_range(const char *range, char *out, size_t capacity)
     return out;
 }
 
-/* A decimal number without surprises: no octal, hexadecimal, underscores, signs of plus, inf or nan. Digits, and
- * with `real` also a point and an exponent. Returns where it ends, NULL when it is none. */
+/* A decimal number without surprises: no octal, hexadecimal, underscores, signs of plus, inf or nan. Digits,
+ * and with `real` also a point and an exponent. Returns where it ends, NULL when it is none. */
 static const char *number_end(const char *s, bool real)
 {
     s += *s == '-';
@@ -249,8 +261,9 @@ static uint64_t suffix_factor(const char *suffix)
     static const struct {
         const char *text;
         uint64_t factor;
-    } suffixes[] = { { "", 1 },           { "k", 1000 },        { "m", 1000000 },     { "g", 1000000000 },
-                     { "Ki", 1ull << 10 }, { "Mi", 1ull << 20 }, { "Gi", 1ull << 30 } };
+    } suffixes[] = { { "", 1 },           { "k", 1000 },        { "m", 1000000 },
+                     { "g", 1000000000 }, { "Ki", 1ull << 10 }, { "Mi", 1ull << 20 },
+                     { "Gi", 1ull << 30 } };
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (strcmp(suffix, suffixes[i].text) == 0)
             return suffixes[i].factor;
@@ -424,7 +437,8 @@ static bool within(type_t type, const char *alternative, size_t n, double x)
            x <= bound(type, dots + 2, n - (size_t)(dots - alternative) - 2, INFINITY);
 }
 
-/* Whether one alternative of `range` takes the value; text that is a number there is rewritten in plain digits. */
+/* Whether one alternative of `range` takes the value; text that is a number there is rewritten in plain
+ * digits. */
 static bool in_range(type_t type, const char *range, const char *text, value_t *value)
 {
     for (size_t n; *range; range += n + (range[n] == '|')) {
@@ -477,7 +491,9 @@ static bool parse_value(size_t i, const char *text, value_t *out, char why[WHY])
     char range[120], meant[80] = "";
     *out = (value_t){ 0 };
     if (strlen(text) > MAX_VALUE || !is_printable(text)) {
-        snprintf(why, WHY, "%s %s", row->key, is_printable(text) ? "is longer than 1023 bytes" : "holds a control character; one line of text is wanted");
+        snprintf(why, WHY, "%s %s", row->key,
+                 is_printable(text) ? "is longer than 1023 bytes"
+                                    : "holds a control character; one line of text is wanted");
         return false;
     }
     if (!(out->text = malloc(strlen(text) + 24))) { /* room for in_range to spell out 64k */
@@ -485,7 +501,8 @@ static bool parse_value(size_t i, const char *text, value_t *out, char why[WHY])
         return false;
     }
     memcpy(out->text, text, strlen(text) + 1);
-    if (strcmp(text, row->preset) != 0 && *row->range && type == STRING && !in_range(type, row->range, text, out)) {
+    if (strcmp(text, row->preset) != 0 && *row->range && type == STRING &&
+        !in_range(type, row->range, text, out)) {
         suggest_word(row->range, text, meant, sizeof meant);
         snprintf(why, WHY, "%s is \"%.60s\"; it takes %s%s", row->key, text,
                  describe_range(row->range, range, sizeof range), meant);
@@ -535,7 +552,8 @@ static bool set_value(psd_options_t *self, size_t i, const char *text, rank_t ra
     return true;
 }
 
-/* -- job file ---------------------------------------------------------------------------------------------- */
+/* -- job file ----------------------------------------------------------------------------------------------
+ */
 
 static psd_key_t on_key(void *arg, const char *path)
 {
@@ -569,7 +587,8 @@ static bool wants_plain(type_t type)
     return type == INT || type == UINT64 || type == SIZE || type == DOUBLE || type == BOOL;
 }
 
-static void on_value(void *arg, const char *path, const char *text, psd_form_t form, size_t line, size_t column)
+static void on_value(void *arg, const char *path, const char *text, psd_form_t form, size_t line,
+                     size_t column)
 {
     psd_options_t *self = arg;
     size_t i = find_row(path);
@@ -580,12 +599,14 @@ static void on_value(void *arg, const char *path, const char *text, psd_form_t f
     else if (form != PSD_FORM_LIST && row_types[i] == LIST)
         complain(self, "%s: %s takes a list; write [784, 128, 10]", origin, path);
     else if (form == PSD_FORM_QUOTED && wants_plain(row_types[i]))
-        complain(self, "%s: %s is text in quotes; write the %s without", origin, path, types[row_types[i]].what);
+        complain(self, "%s: %s is text in quotes; write the %s without", origin, path,
+                 types[row_types[i]].what);
     else if (!set_value(self, i, text, FROM_FILE, origin, why))
         complain(self, "%s: %s", origin, why);
 }
 
-int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes, psd_err_t *err)
+int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes,
+                          psd_err_t *err)
 {
     const psd_jobfile_visitor_t visitor = { self, on_key, on_unknown, on_value, on_complaint };
     size_t before = self->n_complaints;
@@ -599,29 +620,31 @@ static int load_file(psd_options_t *self, psd_err_t *err)
     FILE *file = fopen(self->file, "rb");
     char *text = malloc(PSD_JOBFILE_MAX_BYTES + 1);
     if (!file || !text) {
-        int code = psd_err_set(err, file ? PSD_ENOMEM : PSD_ENOINPUT, "cannot read job file %s: %s", self->file,
-                               strerror(errno));
+        int code = psd_err_set(err, file ? PSD_ENOMEM : PSD_ENOINPUT, "cannot read job file %s: %s",
+                               self->file, strerror(errno));
         if (file)
             fclose(file);
         free(text);
         return code;
     }
     size_t n = fread(text, 1, PSD_JOBFILE_MAX_BYTES + 1, file);
-    int rc = ferror(file) ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
-                          : psd_options_load_text(self, self->file, text, n, err);
+    int rc = ferror(file)
+                 ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
+                 : psd_options_load_text(self, self->file, text, n, err);
     fclose(file);
     free(text);
     return rc;
 }
 
-/* -- environment ------------------------------------------------------------------------------------------- */
+/* -- environment -------------------------------------------------------------------------------------------
+ */
 
 /* Kubernetes puts PSD_SERVICE_HOST, PSD_PORT_7470_TCP and the like beside every pod of a service called psd. */
 static bool is_service_link(const char *variable)
 {
     size_t n = strlen(variable);
-    return strstr(variable, "_SERVICE_HOST") || strstr(variable, "_SERVICE_PORT") || strstr(variable, "_PORT_") ||
-           (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
+    return strstr(variable, "_SERVICE_HOST") || strstr(variable, "_SERVICE_PORT") ||
+           strstr(variable, "_PORT_") || (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
 }
 
 static void take_variable(psd_options_t *self, const char *variable, const char *text)
@@ -638,8 +661,8 @@ static void take_variable(psd_options_t *self, const char *variable, const char 
         consider(variable, name, nearest, sizeof nearest, &closest);
     }
     if (!is_service_link(variable))
-        complain(self, "environment: %.80s is no option%s%s%s", variable, *nearest ? "; did you mean " : "; unset it",
-                 nearest, *nearest ? "?" : "");
+        complain(self, "environment: %.80s is no option%s%s%s", variable,
+                 *nearest ? "; did you mean " : "; unset it", nearest, *nearest ? "?" : "");
 }
 
 static void load_environment(psd_options_t *self)
@@ -654,7 +677,8 @@ static void load_environment(psd_options_t *self)
     }
 }
 
-/* -- command line ------------------------------------------------------------------------------------------ */
+/* -- command line ------------------------------------------------------------------------------------------
+ */
 
 enum { KEY_ROW = 1000 }; /* argp's key of row i is KEY_ROW + i */
 
@@ -679,13 +703,19 @@ static void make_table(table_t *table, psd_program_t program, const char *word)
                  *range ? ")" : "", *row->preset ? " [" : "", *row->preset ? row->preset : "");
         if (*row->preset)
             strncat(table->doc[i], "]", 2);
-        table->entry[n++] = (struct argp_option){ table->flag[i] + 2, KEY_ROW + (int)i, types[row_types[i]].argument,
-                                                  row_types[i] == BOOL ? OPTION_ARG_OPTIONAL : 0, table->doc[i], 1 };
+        table->entry[n++] = (struct argp_option){ table->flag[i] + 2,
+                                                  KEY_ROW + (int)i,
+                                                  types[row_types[i]].argument,
+                                                  row_types[i] == BOOL ? OPTION_ARG_OPTIONAL : 0,
+                                                  table->doc[i],
+                                                  1 };
     }
     if (!word)
-        table->entry[n++] = (struct argp_option){ "config", 'c', "FILE", 0, "the job file, instead of JOB", 2 };
-    table->entry[n++] = (struct argp_option){ "help", 'h', "WORD", OPTION_ARG_OPTIONAL,
-                                              "this text, or the options that hold WORD", 2 };
+        table->entry[n++] =
+            (struct argp_option){ "config", 'c', "FILE", 0, "the job file, instead of JOB", 2 };
+    table->entry[n++] = (struct argp_option){
+        "help", 'h', "WORD", OPTION_ARG_OPTIONAL, "this text, or the options that hold WORD", 2
+    };
     if (!word)
         table->entry[n++] = (struct argp_option){ "version", 'V', NULL, 0, "the version", 2 };
     table->entry[n] = (struct argp_option){ 0 };
@@ -697,8 +727,10 @@ static void print_help(const psd_options_t *self, const char *word)
         psd_program_t program;
         const char *about;
     } programs[] = {
-        { PSD_PROGRAM_SERVER, "One server of a parameter-server training job: it holds a share of the weights and trains them with the gradients that workers send." },
-        { PSD_PROGRAM_WORKER, "One worker of a parameter-server training job: it computes gradients on its share of the data." },
+        { PSD_PROGRAM_SERVER, "One server of a parameter-server training job: it holds a share of the "
+                              "weights and trains them with the gradients that workers send." },
+        { PSD_PROGRAM_WORKER,
+          "One worker of a parameter-server training job: it computes gradients on its share of the data." },
         { PSD_PROGRAM_CTL, "A whole training job on this machine: servers, workers, progress and result." },
     };
     const char *about = "";
@@ -710,10 +742,14 @@ static void print_help(const psd_options_t *self, const char *word)
     if (!table)
         return;
     make_table(table, self->program, word);
-    snprintf(doc, sizeof doc, "%s\vA flag goes before the environment (PSD_DATA__BATCH for --data-batch), that before the job file (data: {batch: 64}).", about);
+    snprintf(doc, sizeof doc,
+             "%s\vA flag goes before the environment (PSD_DATA__BATCH for --data-batch), that before the job "
+             "file (data: {batch: 64}).",
+             about);
     struct argp argp = { table->entry, NULL, "[JOB]", doc, NULL, NULL, NULL };
     setenv("ARGP_HELP_FMT", "no-dup-args-note", 0);
-    argp_help(&argp, stdout, ARGP_HELP_STD_HELP & ~(unsigned)(ARGP_HELP_EXIT_OK), (char *)(uintptr_t)self->name);
+    argp_help(&argp, stdout, ARGP_HELP_STD_HELP & ~(unsigned)(ARGP_HELP_EXIT_OK),
+              (char *)(uintptr_t)self->name);
     free(table);
 }
 
@@ -740,7 +776,8 @@ static int unknown_flag(const psd_options_t *self, const char *name, psd_err_t *
         if (!(rows[i].programs & self->program))
             continue;
         consider(name, flag + 2, nearest, sizeof nearest, &closest);
-        if (!*prefixed && (strncmp(name, flag + 2, strlen(name)) == 0 || strcmp(name, last_part(rows[i].key)) == 0))
+        if (!*prefixed &&
+            (strncmp(name, flag + 2, strlen(name)) == 0 || strcmp(name, last_part(rows[i].key)) == 0))
             memcpy(prefixed, flag + 2, sizeof flag - 2);
     }
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
@@ -753,7 +790,8 @@ static int unknown_flag(const psd_options_t *self, const char *name, psd_err_t *
                        *meant ? "did you mean --" : "--help lists them all", meant, *meant ? "?" : "");
 }
 
-/* One long option: is it ours, whole, and does its value follow? Sets `*takes_next` when that is the next word. */
+/* One long option: is it ours, whole, and does its value follow? Sets `*takes_next` when that is the next
+ * word. */
 static int check_flag(const psd_options_t *self, const char *word, bool *takes_next, psd_err_t *err)
 {
     char name[80];
@@ -876,7 +914,8 @@ int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t
     return self->n_complaints ? report(self, PSD_ECONFIG, err) : PSD_OK;
 }
 
-/* -- the object -------------------------------------------------------------------------------------------- */
+/* -- the object --------------------------------------------------------------------------------------------
+ */
 
 psd_options_t *psd_options_new(psd_program_t program)
 {
@@ -925,16 +964,28 @@ const char *psd_options_string(const psd_options_t *self, const char *key)
     return value_of(self, key, ONE(STRING) | ONE(NAME) | ONE(ENDPOINT) | ONE(LISTEN))->text;
 }
 
-int64_t psd_options_int(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(INT))->i; }
+int64_t psd_options_int(const psd_options_t *self, const char *key)
+{
+    return value_of(self, key, ONE(INT))->i;
+}
 
 uint64_t psd_options_uint(const psd_options_t *self, const char *key)
 {
     return value_of(self, key, ONE(UINT64) | ONE(SIZE))->u;
 }
 
-double psd_options_double(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(DOUBLE))->d; }
-bool psd_options_bool(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(BOOL))->u; }
-uint64_t psd_options_ms(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(DURATION))->u; }
+double psd_options_double(const psd_options_t *self, const char *key)
+{
+    return value_of(self, key, ONE(DOUBLE))->d;
+}
+bool psd_options_bool(const psd_options_t *self, const char *key)
+{
+    return value_of(self, key, ONE(BOOL))->u;
+}
+uint64_t psd_options_ms(const psd_options_t *self, const char *key)
+{
+    return value_of(self, key, ONE(DURATION))->u;
+}
 
 const int64_t *psd_options_list(const psd_options_t *self, const char *key, size_t *n)
 {
@@ -943,8 +994,14 @@ const int64_t *psd_options_list(const psd_options_t *self, const char *key, size
     return value->list;
 }
 
-const char *psd_options_text(const psd_options_t *self, const char *key) { return value_of(self, key, ~0u)->text; }
-const char *psd_options_origin(const psd_options_t *self, const char *key) { return value_of(self, key, ~0u)->origin; }
+const char *psd_options_text(const psd_options_t *self, const char *key)
+{
+    return value_of(self, key, ~0u)->text;
+}
+const char *psd_options_origin(const psd_options_t *self, const char *key)
+{
+    return value_of(self, key, ~0u)->origin;
+}
 
 const psd_option_t *psd_options_row(size_t index) { return index < N_ROWS ? &rows[index] : NULL; }
 
@@ -961,8 +1018,9 @@ char *psd_options_markdown(void)
         char range[120];
         describe_range(row->range, range, sizeof range);
         const char *quote = *row->preset ? "`" : "";
-        fprintf(out, "| `%s` | %s | %s%s%s | %s%s%s | %s |\n", row->key, *range ? range : types[row_types[i]].what,
-                quote, row->preset, quote, row->programs & PSD_PROGRAM_SERVER ? "psd " : "",
+        fprintf(out, "| `%s` | %s | %s%s%s | %s%s%s | %s |\n", row->key,
+                *range ? range : types[row_types[i]].what, quote, row->preset, quote,
+                row->programs & PSD_PROGRAM_SERVER ? "psd " : "",
                 row->programs & PSD_PROGRAM_WORKER ? "psd-worker " : "",
                 row->programs & PSD_PROGRAM_CTL ? "psdctl" : "", row->help);
     }

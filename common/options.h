@@ -1,7 +1,8 @@
 /* options.h - what a program was told, from one table (options.def).
  *
- * A value comes from the flag, else from the environment, else from the job file, else from the table. Whatever is
- * unknown, misspelt, out of range or of the wrong type is an error that says where, why and what would do. */
+ * A value comes from the flag, else from the environment, else from the job file, else from the table.
+ * Whatever is unknown, misspelt, out of range or of the wrong type is an error that says where, why and what
+ * would do. */
 #pragma once
 
 #include <stdbool.h>
@@ -17,11 +18,11 @@ typedef enum psd_program {
 } psd_program_t;
 
 typedef struct psd_option {
-    const char *key;     /* "data.batch" */
-    unsigned programs;   /* whose flag it is: a mask of psd_program_t; the file may hold it for all */
-    const char *preset;  /* the default, as one would write it */
-    const char *range;   /* "full|1..1073741824" */
-    const char *help;    /* half a sentence */
+    const char *key;    /* "data.batch" */
+    unsigned programs;  /* whose flag it is: a mask of psd_program_t; the file may hold it for all */
+    const char *preset; /* the default, as one would write it */
+    const char *range;  /* "full|1..1073741824" */
+    const char *help;   /* half a sentence */
 } psd_option_t;
 
 typedef struct psd_options psd_options_t;
@@ -35,13 +36,14 @@ void psd_options_destroy(psd_options_t **self_p);
  * the command line names (JOB, or -c FILE). Returns
  *   PSD_OK;
  *   1 after -h, --help, --help=WORD or --version wrote to stdout: end with 0;
- *   PSD_EUSAGE for a wrong command line, PSD_ENOINPUT for a job file that cannot be read, PSD_ECONFIG for what is
- *   wrong in the file or the environment. `err` holds the sentences that fit, one per line; all of them are in
- *   psd_options_complaints. */
+ *   PSD_EUSAGE for a wrong command line, PSD_ENOINPUT for a job file that cannot be read, PSD_ECONFIG for
+ * what is wrong in the file or the environment. `err` holds the sentences that fit, one per line; all of them
+ * are in psd_options_complaints. */
 int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t *err);
 
 /* The same for the text of a job file alone; `name` is what its complaints call it. PSD_OK or PSD_ECONFIG. */
-int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes, psd_err_t *err);
+int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes,
+                          psd_err_t *err);
 
 /* Everything that was wrong, one sentence per line; "" when nothing was. */
 const char *psd_options_complaints(const psd_options_t *self);
@@ -49,8 +51,8 @@ const char *psd_options_complaints(const psd_options_t *self);
 /* The job file that was named, "" for none. */
 const char *psd_options_file(const psd_options_t *self);
 
-/* Values. The key must be in the table and of the type; text lives until destroy. `int` is for INT, `uint` for
- * UINT64 and SIZE, `ms` for DURATION, `list` for LIST (`*n` items), `string` for all the others. */
+/* Values. The key must be in the table and of the type; text lives until destroy. `int` is for INT, `uint`
+ * for UINT64 and SIZE, `ms` for DURATION, `list` for LIST (`*n` items), `string` for all the others. */
 const char *psd_options_string(const psd_options_t *self, const char *key);
 int64_t psd_options_int(const psd_options_t *self, const char *key);
 uint64_t psd_options_uint(const psd_options_t *self, const char *key);
@@ -59,8 +61,8 @@ bool psd_options_bool(const psd_options_t *self, const char *key);
 uint64_t psd_options_ms(const psd_options_t *self, const char *key);
 const int64_t *psd_options_list(const psd_options_t *self, const char *key, size_t *n);
 
-/* Any value as text, as one would write it, and where it came from: "--lease", "PSD_LEASE", "job.yaml:12:8" or
- * "default". */
+/* Any value as text, as one would write it, and where it came from: "--lease", "PSD_LEASE", "job.yaml:12:8"
+ * or "default". */
 const char *psd_options_text(const psd_options_t *self, const char *key);
 const char *psd_options_origin(const psd_options_t *self, const char *key);
 

@@ -10,8 +10,8 @@
 
 #include "psd.pb-c.h"
 
-/* Every field but the text: X(field, largest value that can mean anything). One table writes, reads and checks
- * them, so that a field cannot be sent and forgotten. */
+/* Every field but the text: X(field, largest value that can mean anything). One table writes, reads and
+ * checks them, so that a field cannot be sent and forgotten. */
 #define WHOLE_FIELDS(X)                                                                                      \
     X(kind, UINT32_MAX)                                                                                      \
     X(protocol, PSD_PROTOCOL)                                                                                \
@@ -119,8 +119,8 @@ static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *type, const vo
     return protobuf_c_message_unpack(type, &allocator, n_bytes, frame);
 }
 
-/* One message has one encoding: what was parsed would be written in as many bytes. Refuses what parsers disagree
- * about (repeated singular fields, over-long varints, explicit zeros, strings with NUL inside). */
+/* One message has one encoding: what was parsed would be written in as many bytes. Refuses what parsers
+ * disagree about (repeated singular fields, over-long varints, explicit zeros, strings with NUL inside). */
 static bool is_canonical(const ProtobufCMessage *message, size_t n_bytes)
 {
     return message->n_unknown_fields == 0 && protobuf_c_message_get_packed_size(message) == n_bytes;
@@ -175,7 +175,8 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
     return psd__header__pack(&header, frame);
 }
 
-/* The payload's length is the one that kind and counts ask for; products cannot overflow, the counts are small. */
+/* The payload's length is the one that kind and counts ask for; products cannot overflow, the counts are
+ * small. */
 static int check_payload(const Psd__Header *header, const kind_row_t *kind, size_t n_bytes, psd_err_t *err)
 {
     size_t wanted = 0;
@@ -199,12 +200,13 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
     case PSD_PAYLOAD_CLUSTER:
     case PSD_PAYLOAD_ROUND:
         if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
-            return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, 1 to %d wanted", kind->name, n_bytes,
-                               PSD_MAX_LIST);
+            return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, 1 to %d wanted", kind->name,
+                               n_bytes, PSD_MAX_LIST);
         return PSD_OK;
     }
     if (n_bytes != wanted)
-        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, %zu wanted", kind->name, n_bytes, wanted);
+        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, %zu wanted", kind->name, n_bytes,
+                           wanted);
     return PSD_OK;
 }
 
@@ -316,7 +318,8 @@ bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes)
     return psd_crc32c(payload, n_bytes) == msg->checksum;
 }
 
-/* -- lists ------------------------------------------------------------------------------------------------- */
+/* -- lists -------------------------------------------------------------------------------------------------
+ */
 
 static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t capacity)
 {
@@ -325,8 +328,8 @@ static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t ca
 }
 
 /* Parse a list into an arena on the heap, which the caller frees by free(arena->bytes) whatever comes back. */
-static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes, arena_t *arena,
-                       const ProtobufCMessage **out, psd_err_t *err)
+static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes,
+                       arena_t *arena, const ProtobufCMessage **out, psd_err_t *err)
 {
     *arena = (arena_t){ .capacity = LIST_ARENA };
     if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
@@ -380,8 +383,8 @@ static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t
         uint64_t dim = tensor->dim[i];
         if (dim == 0 || dim > PSD_MAX_ELEMENTS / out->n_elements)
             return psd_err_set(err, PSD_EPROTO,
-                               "tensor %zu's dimension %zu is %" PRIu64 "; 1 to 2^40 elements in all", index, i,
-                               dim);
+                               "tensor %zu's dimension %zu is %" PRIu64 "; 1 to 2^40 elements in all", index,
+                               i, dim);
         out->dim[i] = dim;
         out->n_elements *= dim;
     }

@@ -19,8 +19,10 @@ static const char head[] =
     ".state{border:1px solid;border-radius:1rem;padding:0 .7rem;color:var(--busy)}"
     ".state.good{color:var(--good)}.state.bad{color:var(--bad)}"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}"
-    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs table{max-width:36rem}"
+    "td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid "
+    "var(--line);text-align:left;vertical-align:top}"
+    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs "
+    "table{max-width:36rem}"
     ".cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}"
     ".card{background:var(--soft);border-radius:.5rem;padding:.5rem .9rem;min-width:7rem}"
     ".card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}"
@@ -110,19 +112,22 @@ static void put_number(FILE *out, const char *key, double x)
 
 static void put_value(FILE *out, const char *key, json_t *value);
 
-/* "stale 3, shape 1", without what is 0; "none" when nothing is left. Documents are shallow: Jansson bounds how deep they can be. */
+/* "stale 3, shape 1", without what is 0; "none" when nothing is left. Documents are shallow: Jansson bounds
+ * how deep they can be. */
 static void put_members(FILE *out, json_t *value)
 {
     size_t i;
     const char *key, *comma = "";
     json_t *item;
     if (json_is_array(value))
-        json_array_foreach(value, i, item) {
+        json_array_foreach(value, i, item)
+        {
             fputs(i ? ", " : "", out);
             put_value(out, "", item);
         }
     else
-        json_object_foreach(value, key, item) {
+        json_object_foreach(value, key, item)
+        {
             if (json_is_integer(item) && json_integer_value(item) == 0)
                 continue;
             fputs(comma, out);
@@ -207,7 +212,8 @@ static bool is_told(const char *section, json_t *object)
     json_t *value;
     if (strcmp(section, "shard") == 0 || strcmp(section, "report") == 0)
         return true;
-    json_object_foreach(object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         bool told = false;
         for (size_t i = 0; i < N_CARDS; i++)
             told = told || (strcmp(cards[i].section, section) == 0 && strcmp(cards[i].key, key) == 0);
@@ -232,13 +238,16 @@ static void put_table(FILE *out, const char *key, json_t *list)
     json_t *row, *first = json_array_get(list, 0), *cell;
     put_heading(out, key);
     fputs("<div class='wide list'><table><tr>", out);
-    json_object_foreach(first, column, cell) {
+    json_object_foreach(first, column, cell)
+    {
         fputs("<th>", out);
         put_label(out, column);
     }
-    json_array_foreach(list, i, row) {
+    json_array_foreach(list, i, row)
+    {
         fputs("<tr>", out);
-        json_object_foreach(first, column, cell) {
+        json_object_foreach(first, column, cell)
+        {
             json_t *value = json_object_get(row, column);
             fputs("<td>", out);
             if (value)
@@ -252,7 +261,8 @@ static void put_pairs(FILE *out, json_t *object, const char *prefix)
 {
     const char *key;
     json_t *value;
-    json_object_foreach(object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         if (json_is_object(value)) {
             put_pairs(out, value, key);
             continue;
@@ -272,12 +282,14 @@ static void put_sections(FILE *out, json_t *status)
 {
     const char *key;
     json_t *value;
-    json_object_foreach(status, key, value) {
+    json_object_foreach(status, key, value)
+    {
         if (json_is_array(value) && json_is_object(json_array_get(value, 0)))
             put_table(out, key, value);
     }
     fputs("<div class=pairs>", out);
-    json_object_foreach(status, key, value) {
+    json_object_foreach(status, key, value)
+    {
         if (!json_is_object(value) || json_object_size(value) == 0 || is_told(key, value))
             continue;
         fputs("<section>", out);
@@ -295,11 +307,11 @@ static void put_header(FILE *out, const json_t *status)
     const char *state = json_string_value(json_object_get(status, "state"));
     const char *reason = json_string_value(json_object_get(status, "reason"));
     const json_t *index = at(status, "shard", "index"), *count = at(status, "shard", "count");
-    const char *mood = !state                              ? ""
-                       : strcmp(state, "training") == 0    ? " good"
-                       : strcmp(state, "finished") == 0    ? " good"
-                       : strcmp(state, "failed") == 0      ? " bad"
-                                                           : "";
+    const char *mood = !state                           ? ""
+                       : strcmp(state, "training") == 0 ? " good"
+                       : strcmp(state, "finished") == 0 ? " good"
+                       : strcmp(state, "failed") == 0   ? " bad"
+                                                        : "";
     fputs("<title>", out);
     put_escaped(out, job ? job : "psd");
     fputs(" – psd</title></head><body><header><h1>", out);
@@ -330,8 +342,10 @@ char *psd_page_render(const char *status_json)
     put_header(out, status);
     put_cards(out, status);
     put_sections(out, status);
-    fputs("<footer><a href=/status>status as JSON</a> · <a href=/metrics>metrics</a> · this page renews itself every "
-          "2 s</footer></body></html>\n", out);
+    fputs("<footer><a href=/status>status as JSON</a> · <a href=/metrics>metrics</a> · this page renews "
+          "itself every "
+          "2 s</footer></body></html>\n",
+          out);
     json_decref(status);
     if (fclose(out) != 0) {
         free(text);

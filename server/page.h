@@ -1,7 +1,7 @@
 /* page.h - the status document as a page for people: whole HTML, readable without scripts, light or dark. */
 #pragma once
 
-/* Render a status document (schema psd.status/1): numbers at the top, then a table for each list, then the rest as
- * it comes, so that a new field shows without a change here. What is no JSON object gives a page that says so.
- * The caller frees it; NULL when memory runs out. */
+/* Render a status document (schema psd.status/1): numbers at the top, then a table for each list, then the
+ * rest as it comes, so that a new field shows without a change here. What is no JSON object gives a page that
+ * says so. The caller frees it; NULL when memory runs out. */
 char *psd_page_render(const char *status_json);

@@ -29,12 +29,13 @@ struct psd_status {
     char host[MAX_HOST];       /* as in `listen`, without brackets */
     char machine[MAX_HOST];    /* this machine's name */
     char url[MAX_HOST + 32];
-    pthread_mutex_t lock;      /* held to swap or take the pointer, never longer */
+    pthread_mutex_t lock; /* held to swap or take the pointer, never longer */
     shot_t *shot;
     atomic_uint_fast64_t requests;
 };
 
-/* -- snapshots --------------------------------------------------------------------------------------------- */
+/* -- snapshots ---------------------------------------------------------------------------------------------
+ */
 
 static void shot_free(shot_t *shot)
 {
@@ -95,9 +96,11 @@ static bool is_alive(const shot_t *shot)
     return shot && now_ms < shot->tick_ms + LIVE_MS;
 }
 
-/* -- answers ----------------------------------------------------------------------------------------------- */
+/* -- answers -----------------------------------------------------------------------------------------------
+ */
 
-static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, const char *type, const char *text)
+static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, const char *type,
+                              const char *text)
 {
     struct MHD_Response *response =
         MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY);
@@ -106,7 +109,8 @@ static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, 
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    MHD_add_response_header(response, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
+    MHD_add_response_header(response, "Content-Security-Policy",
+                            "default-src 'none'; style-src 'unsafe-inline'");
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     enum MHD_Result result = MHD_queue_response(connection, code, response);
@@ -127,7 +131,8 @@ static enum MHD_Result answer_readyz(struct MHD_Connection *connection, const sh
     bool ready = shot && shot->ready && is_alive(shot);
     bool verbose = MHD_lookup_connection_value_n(connection, MHD_GET_ARGUMENT_KIND, "verbose", 7, NULL, NULL);
     char text[2048];
-    snprintf(text, sizeof text, "%sreadyz check %s\n", shot ? shot->ready_lines : "", ready ? "passed" : "failed");
+    snprintf(text, sizeof text, "%sreadyz check %s\n", shot ? shot->ready_lines : "",
+             ready ? "passed" : "failed");
     return answer(connection, ready ? 200 : 503, plain, ready && !verbose ? "ok\n" : text);
 }
 
@@ -156,12 +161,12 @@ static const struct {
     const char *path;
     enum MHD_Result (*answer)(struct MHD_Connection *connection, const shot_t *shot);
 } paths[] = {
-    { "/", answer_page },         { "/status", answer_status }, { "/metrics", answer_metrics },
-    { "/livez", answer_livez },   { "/healthz", answer_livez }, { "/readyz", answer_readyz },
+    { "/", answer_page },       { "/status", answer_status }, { "/metrics", answer_metrics },
+    { "/livez", answer_livez }, { "/healthz", answer_livez }, { "/readyz", answer_readyz },
 };
 
-/* Whether a Host header names this server: an address as such (a rebound name is never one), localhost, the host
- * that was given to listen at, or this machine's name; with any port. */
+/* Whether a Host header names this server: an address as such (a rebound name is never one), localhost, the
+ * host that was given to listen at, or this machine's name; with any port. */
 static bool is_our_host(const psd_status_t *self, const char *header)
 {
     char host[MAX_HOST];
@@ -176,8 +181,9 @@ static bool is_our_host(const psd_status_t *self, const char *header)
            strcasecmp(host, self->machine) == 0;
 }
 
-static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *path, const char *method,
-                                  const char *version, const char *upload, size_t *n_upload, void **state)
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *path,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *n_upload, void **state)
 {
     psd_status_t *self = arg;
     (void)version, (void)upload, (void)n_upload, (void)state;
@@ -197,7 +203,8 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     return answer(connection, MHD_HTTP_NOT_FOUND, plain, "there are / /status /metrics /livez /readyz\n");
 }
 
-/* -- the object -------------------------------------------------------------------------------------------- */
+/* -- the object --------------------------------------------------------------------------------------------
+ */
 
 /* Split "host:port", the host perhaps in brackets, and resolve it. NULL with `err` when it is no address. */
 static struct addrinfo *resolve(psd_status_t *self, const char *listen, psd_err_t *err)
@@ -224,14 +231,12 @@ static bool start(psd_status_t *self, const struct addrinfo *address)
     unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL;
     if (address->ai_family == AF_INET6)
         flags |= MHD_USE_IPv6;
-    /* The limits keep 200 half-sent requests from holding what honest ones need; epoll, because select breaks at
-     * 1024 descriptors, which a server with many workers has. */
-    self->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, self,
-                                    MHD_OPTION_SOCK_ADDR, address->ai_addr,
-                                    MHD_OPTION_CONNECTION_LIMIT, 32u,
-                                    MHD_OPTION_PER_IP_CONNECTION_LIMIT, 16u,
-                                    MHD_OPTION_CONNECTION_TIMEOUT, 2u,
-                                    MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_END);
+    /* The limits keep 200 half-sent requests from holding what honest ones need; epoll, because select breaks
+     * at 1024 descriptors, which a server with many workers has. */
+    self->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, self, MHD_OPTION_SOCK_ADDR,
+                                    address->ai_addr, MHD_OPTION_CONNECTION_LIMIT, 32u,
+                                    MHD_OPTION_PER_IP_CONNECTION_LIMIT, 16u, MHD_OPTION_CONNECTION_TIMEOUT,
+                                    2u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_END);
     if (!self->daemon)
         return false;
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(self->daemon, MHD_DAEMON_INFO_BIND_PORT);

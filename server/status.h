@@ -1,10 +1,10 @@
 /* status.h - the HTTP endpoint that people, probes and Prometheus look at: it reads and never writes.
  *
- * It answers on a thread of its own from the last snapshot that the loop thread published, so a scrape can neither
- * block nor slow a round, and /livez still answers when the loop is stuck. GET and HEAD only; at most 32
- * connections, 16 of them from one address, each for 2 idle seconds and 16 KiB of request. A Host that is neither
- * an address nor this machine's name is refused, so that a web page elsewhere cannot read it through a browser
- * (DNS rebinding).
+ * It answers on a thread of its own from the last snapshot that the loop thread published, so a scrape can
+ * neither block nor slow a round, and /livez still answers when the loop is stuck. GET and HEAD only; at most
+ * 32 connections, 16 of them from one address, each for 2 idle seconds and 16 KiB of request. A Host that is
+ * neither an address nor this machine's name is refused, so that a web page elsewhere cannot read it through
+ * a browser (DNS rebinding).
  *
  *   /livez, /healthz    200 "ok" while the snapshot's tick is younger than 5 s, else 500
  *   /readyz[?verbose]   200 when ready, else 503; with its lines

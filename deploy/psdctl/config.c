@@ -38,7 +38,8 @@ int psd_ctl_config(int argc, char **argv)
     if (rc == PSD_OK)
         print_values(options);
     else if (rc < 0)
-        fprintf(stderr, "%s\n", *psd_options_complaints(options) ? psd_options_complaints(options) : err.text);
+        fprintf(stderr, "%s\n",
+                *psd_options_complaints(options) ? psd_options_complaints(options) : err.text);
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : 0;
 }

@@ -18,7 +18,8 @@ static const struct verb {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
     { "config", psd_ctl_config, "psdctl config", "check a job file; what each option is, and where from" },
-    { "optimizers", psd_ctl_optimizers, "psdctl optimizers", "the update rules: mathematics, defaults, memory" },
+    { "optimizers", psd_ctl_optimizers, "psdctl optimizers",
+      "the update rules: mathematics, defaults, memory" },
     { "replay", psd_ctl_replay, "psdctl replay", "step an optimizer along the gradients of a golden file" },
 };
 

@@ -23,9 +23,9 @@ enum {
     MAX_SERVERS = 64,
     MAX_WORKERS = 1024,
     MAX_ARGS = 160,
-    LINE = 8192,          /* bytes of a child's line; longer ones are cut in pieces */
-    GRACE_MS = 8000,      /* for a stage of stopping; then the next */
-    FINISH_MS = 20000     /* for servers to end after the last worker has */
+    LINE = 8192,      /* bytes of a child's line; longer ones are cut in pieces */
+    GRACE_MS = 8000,  /* for a stage of stopping; then the next */
+    FINISH_MS = 20000 /* for servers to end after the last worker has */
 };
 
 typedef struct run run_t;
@@ -40,15 +40,15 @@ typedef struct stream {
 typedef struct child {
     run_t *run;
     bool is_server;
-    unsigned index;        /* server from 0, worker from 1 */
-    char role[24];         /* "server 0" */
+    unsigned index; /* server from 0, worker from 1 */
+    char role[24];  /* "server 0" */
     uv_process_t process;
     stream_t out, err;
-    unsigned open;         /* of process and streams; 0: gone */
-    int64_t code;          /* exit status */
-    int signal;            /* that killed it */
+    unsigned open; /* of process and streams; 0: gone */
+    int64_t code;  /* exit status */
+    int signal;    /* that killed it */
     FILE *log;
-    char last[400];        /* its last warning or error */
+    char last[400]; /* its last warning or error */
 } child_t;
 
 /* How far stopping has come; each stage follows when its time is over or nobody is left to wait for. */
@@ -58,21 +58,22 @@ struct run {
     const psd_options_t *options;
     uv_loop_t loop;
     uv_signal_t term, interrupt;
-    uv_timer_t timer;            /* start of server 0, stages of stopping */
-    child_t *child;              /* servers, then workers */
+    uv_timer_t timer; /* start of server 0, stages of stopping */
+    child_t *child;   /* servers, then workers */
     unsigned n_servers, n_workers, n_alive, n_workers_alive;
     unsigned n_started;
     stage_t stage;
     bool interrupted;
-    int code;                    /* exit code so far */
+    int code; /* exit code so far */
     char directory[PATH_MAX - 64];
     char self[PATH_MAX], bin[PATH_MAX]; /* psdctl, and the directory that holds the programs */
-    char join[256];              /* where server 0 takes messages; "" until it is ready */
-    bool terminal;               /* stderr can redraw a line */
-    bool drawn;                  /* and holds one */
+    char join[256];                     /* where server 0 takes messages; "" until it is ready */
+    bool terminal;                      /* stderr can redraw a line */
+    bool drawn;                         /* and holds one */
 };
 
-/* -- what people see --------------------------------------------------------------------------------------- */
+/* -- what people see ---------------------------------------------------------------------------------------
+ */
 
 static void say(run_t *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -118,13 +119,15 @@ static void show(child_t *child, const char *line)
         say(child->run, "[%s] %s", child->role, line);
 }
 
-/* -- stopping ---------------------------------------------------------------------------------------------- */
+/* -- stopping ----------------------------------------------------------------------------------------------
+ */
 
 static void signal_children(run_t *run, bool servers, bool workers, int number)
 {
     for (unsigned i = 0; i < run->n_started; i++) {
         child_t *child = &run->child[i];
-        if (child->open && uv_is_active((uv_handle_t *)&child->process) && (child->is_server ? servers : workers))
+        if (child->open && uv_is_active((uv_handle_t *)&child->process) &&
+            (child->is_server ? servers : workers))
             uv_process_kill(&child->process, number);
     }
 }
@@ -190,11 +193,13 @@ static void on_signal(uv_signal_t *handle, int number)
 static void on_unready(uv_timer_t *timer)
 {
     run_t *run = timer->data;
-    fail(run, psd_err_exit_code(PSD_EUNAVAILABLE), "server 0 was not ready within %s; see %s/logs/server-0.log",
+    fail(run, psd_err_exit_code(PSD_EUNAVAILABLE),
+         "server 0 was not ready within %s; see %s/logs/server-0.log",
          psd_options_text(run->options, "join_timeout"), run->directory);
 }
 
-/* -- children ---------------------------------------------------------------------------------------------- */
+/* -- children ----------------------------------------------------------------------------------------------
+ */
 
 static void close_stream(stream_t *stream, uv_close_cb closed)
 {
@@ -207,10 +212,11 @@ static void tell_how_it_ended(child_t *child)
     run_t *run = child->run;
     const char *colon = *child->last ? ": " : "";
     if (child->signal)
-        fail(run, psd_err_exit_code(PSD_EDIVERGED), "%s was killed by signal %d (%s)%s%s", child->role, child->signal,
-             strsignal(child->signal), colon, child->last);
+        fail(run, psd_err_exit_code(PSD_EDIVERGED), "%s was killed by signal %d (%s)%s%s", child->role,
+             child->signal, strsignal(child->signal), colon, child->last);
     else if (child->code)
-        fail(run, (int)child->code, "%s ended with %" PRId64 "%s%s", child->role, child->code, colon, child->last);
+        fail(run, (int)child->code, "%s ended with %" PRId64 "%s%s", child->role, child->code, colon,
+             child->last);
 }
 
 /* Both streams are read to their end and the process is reaped. */
@@ -315,7 +321,8 @@ static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buf)
         fflush(child->log);
 }
 
-/* -- starting ---------------------------------------------------------------------------------------------- */
+/* -- starting ----------------------------------------------------------------------------------------------
+ */
 
 /* A command line being made; strings are owned. */
 typedef struct args {
@@ -345,8 +352,8 @@ static void args_clear(args_t *args)
 /* Options that psdctl decides per child; all others are handed on as they were given. */
 static bool is_decided_here(const char *key)
 {
-    static const char *const keys[] = { "listen", "join", "status.listen", "run.dir", "progress", "workers.min",
-                                        "workers.want", "servers" };
+    static const char *const keys[] = { "listen",   "join",        "status.listen", "run.dir",
+                                        "progress", "workers.min", "workers.want",  "servers" };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return true;
@@ -402,8 +409,8 @@ static void add_worker_args(args_t *args, const run_t *run, const child_t *child
 static int open_log(child_t *child)
 {
     char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/logs/%s-%u.log", child->run->directory, child->is_server ? "server" : "worker",
-             child->index);
+    snprintf(path, sizeof path, "%s/logs/%s-%u.log", child->run->directory,
+             child->is_server ? "server" : "worker", child->index);
     child->log = fopen(path, "w");
     return child->log ? 0 : -errno;
 }
@@ -413,8 +420,10 @@ static int spawn(child_t *child, args_t *args)
     run_t *run = child->run;
     uv_stdio_container_t stdio[3] = {
         { .flags = UV_IGNORE },
-        { .flags = (uv_stdio_flags)(UV_CREATE_PIPE | UV_WRITABLE_PIPE), .data.stream = (uv_stream_t *)&child->out.pipe },
-        { .flags = (uv_stdio_flags)(UV_CREATE_PIPE | UV_WRITABLE_PIPE), .data.stream = (uv_stream_t *)&child->err.pipe },
+        { .flags = (uv_stdio_flags)(UV_CREATE_PIPE | UV_WRITABLE_PIPE),
+          .data.stream = (uv_stream_t *)&child->out.pipe },
+        { .flags = (uv_stdio_flags)(UV_CREATE_PIPE | UV_WRITABLE_PIPE),
+          .data.stream = (uv_stream_t *)&child->err.pipe },
     };
     uv_process_options_t options = {
         .exit_cb = on_ended, .file = run->self, .args = args->word, .stdio = stdio, .stdio_count = 3
@@ -484,7 +493,8 @@ int psd_ctl_child(int argc, char **argv)
     return psd_err_exit_code(PSD_ENOINPUT);
 }
 
-/* -- the run ----------------------------------------------------------------------------------------------- */
+/* -- the run -----------------------------------------------------------------------------------------------
+ */
 
 static int make_directory(const char *path)
 {
@@ -510,7 +520,8 @@ static int prepare_directory(run_t *run, psd_err_t *err)
     strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", localtime_r(&now, &tm));
     snprintf(run->directory, sizeof run->directory, "%s", told);
     for (unsigned i = 0; !*told && i < 100; i++) {
-        snprintf(run->directory, sizeof run->directory, "runs/%s-%s", psd_options_string(run->options, "job"), stamp);
+        snprintf(run->directory, sizeof run->directory, "runs/%s-%s", psd_options_string(run->options, "job"),
+                 stamp);
         if (i)
             snprintf(run->directory + strlen(run->directory), 16, "-%u", i);
         if (access(run->directory, F_OK) != 0)
@@ -560,8 +571,11 @@ static void print_summary(const run_t *run)
     snprintf(path, sizeof path, "%s/summary.json", run->directory);
     json_t *summary = json_load_file(path, 0, NULL);
     printf("%s: %s\n", psd_options_string(run->options, "job"),
-           run->code == 0 ? "done" : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early" : "failed");
-    json_object_foreach(summary, key, value) {
+           run->code == 0                                 ? "done"
+           : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early"
+                                                          : "failed");
+    json_object_foreach(summary, key, value)
+    {
         bool hide = false;
         for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
             hide = hide || strcmp(key, hidden[i]) == 0;
@@ -599,7 +613,8 @@ static int drive(run_t *run)
 
 static int prepare(run_t *run, psd_err_t *err)
 {
-    int64_t least = psd_options_int(run->options, "workers.min"), want = psd_options_int(run->options, "workers.want");
+    int64_t least = psd_options_int(run->options, "workers.min"),
+            want = psd_options_int(run->options, "workers.want");
     int rc = find_programs(run, err);
     if (!rc)
         rc = prepare_directory(run, err);
@@ -610,7 +625,9 @@ static int prepare(run_t *run, psd_err_t *err)
     run->child = calloc(run->n_servers + run->n_workers, sizeof *run->child);
     const char *term = getenv("TERM"), *mode = psd_options_string(run->options, "progress");
     run->terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0 && strcmp(mode, "log") != 0;
-    return run->child ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", run->n_servers + run->n_workers);
+    return run->child
+               ? PSD_OK
+               : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", run->n_servers + run->n_workers);
 }
 
 int psd_ctl_run(int argc, char **argv)

@@ -1,14 +1,15 @@
 /* run.h - `psdctl run JOB`: a whole job on this machine, servers and workers as child processes. */
 #pragma once
 
-/* The verb: run [options] [JOB]. Starts server 0 on a free port, then the other servers and the workers; keeps their
- * logs in RUN_DIR/logs, shows the first worker's progress and everybody's warnings, and prints the summary. The
- * first child that fails stops the others and is named. SIGTERM and SIGINT end the round and give 75; a second one
- * ends at once. Returns the exit code. argv[0] is what help calls the program. */
+/* The verb: run [options] [JOB]. Starts server 0 on a free port, then the other servers and the workers;
+ * keeps their logs in RUN_DIR/logs, shows the first worker's progress and everybody's warnings, and prints
+ * the summary. The first child that fails stops the others and is named. SIGTERM and SIGINT end the round and
+ * give 75; a second one ends at once. Returns the exit code. argv[0] is what help calls the program. */
 int psd_ctl_run(int argc, char **argv);
 
-/* What a child runs first: PARENT BINARY ARG... . Dies with its parent from here on, leaves its process group, so
- * that Ctrl-C reaches it through psdctl only, and becomes BINARY. Returns only when it cannot: the exit code. */
+/* What a child runs first: PARENT BINARY ARG... . Dies with its parent from here on, leaves its process
+ * group, so that Ctrl-C reaches it through psdctl only, and becomes BINARY. Returns only when it cannot: the
+ * exit code. */
 int psd_ctl_child(int argc, char **argv);
 
 /* The word that makes psdctl call psd_ctl_child. */

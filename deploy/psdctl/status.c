@@ -53,7 +53,11 @@ static int dial(const char *host, const char *port, psd_err_t *err)
         }
     }
     freeaddrinfo(found);
-    return fd >= 0 ? fd : psd_err_set(err, PSD_EUNAVAILABLE, "nobody answers at %s:%s; is the server running, and this its status address?", host, port);
+    return fd >= 0
+               ? fd
+               : psd_err_set(err, PSD_EUNAVAILABLE,
+                             "nobody answers at %s:%s; is the server running, and this its status address?",
+                             host, port);
 }
 
 /* All that comes until the peer closes; the caller frees it. */
@@ -93,7 +97,8 @@ static char *fetch(const char *url, psd_err_t *err)
     close(fd);
     char *body = text ? strstr(text, "\r\n\r\n") : NULL;
     if (text && (!body || strncmp(text, "HTTP/1.", 7) != 0 || strncmp(text + 8, " 200", 4) != 0)) {
-        psd_err_set(err, PSD_EUNAVAILABLE, "%s:%s answers \"%.*s\"", host, port, (int)strcspn(text, "\r\n"), text);
+        psd_err_set(err, PSD_EUNAVAILABLE, "%s:%s answers \"%.*s\"", host, port, (int)strcspn(text, "\r\n"),
+                    text);
         body = NULL;
     }
     char *out = body ? strdup(body + 4) : NULL;
@@ -118,7 +123,8 @@ static void print_workers(const json_t *workers)
     json_t *row;
     if (json_array_size(workers))
         printf("  %-7s %-24s %-8s %8s %6s %8s\n", "worker", "name", "state", "step", "lag", "loss");
-    json_array_foreach(workers, i, row) {
+    json_array_foreach(workers, i, row)
+    {
         printf("  %-7.0f %-24.24s %-8s %8.0f %6.0f %8.4g\n", number_at(row, "", "id"), text_at(row, "name"),
                text_at(row, "state"), number_at(row, "", "step"), number_at(row, "", "lag_steps"),
                number_at(row, "", "loss"));
@@ -130,13 +136,14 @@ static void print_human(const json_t *status)
     const json_t *optimizer = json_object_get(status, "optimizer"), *sync = json_object_get(status, "sync");
     const char *reason = text_at(status, "reason"), *rule = text_at(optimizer, "rule");
     printf("%s: %s%s%s, shard %.0f of %.0f, up %.0f s\n", text_at(status, "job"), text_at(status, "state"),
-           *reason ? ", " : "", reason, number_at(status, "shard", "index"), number_at(status, "shard", "count"),
-           number_at(status, "", "uptime_seconds"));
-    printf("  step %.0f, samples %.0f", number_at(status, "progress", "step"), number_at(status, "progress", "samples"));
+           *reason ? ", " : "", reason, number_at(status, "shard", "index"),
+           number_at(status, "shard", "count"), number_at(status, "", "uptime_seconds"));
+    printf("  step %.0f, samples %.0f", number_at(status, "progress", "step"),
+           number_at(status, "progress", "samples"));
     if (json_is_number(json_object_get(json_object_get(status, "loss"), "train")))
         printf(", training loss %.5g", number_at(status, "loss", "train"));
-    printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : text_at(optimizer, "name"), text_at(sync, "mode"),
-           number_at(optimizer, "", "lr_now"));
+    printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : text_at(optimizer, "name"),
+           text_at(sync, "mode"), number_at(optimizer, "", "lr_now"));
     print_workers(json_object_get(status, "workers"));
 }
 
@@ -145,7 +152,8 @@ static int state_code(const json_t *status)
     const char *state = text_at(status, "state");
     if (strcmp(state, "failed") == 0)
         return psd_err_exit_code(PSD_EDIVERGED);
-    return strcmp(state, "training") == 0 || strcmp(state, "finished") == 0 ? 0 : psd_err_exit_code(PSD_EAGAIN);
+    return strcmp(state, "training") == 0 || strcmp(state, "finished") == 0 ? 0
+                                                                            : psd_err_exit_code(PSD_EAGAIN);
 }
 
 static int show(const char *url, bool as_json)

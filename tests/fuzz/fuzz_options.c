@@ -1,4 +1,5 @@
-/* fuzz_options.c - any bytes as a job file: bound, or refused with a place and a cause; never both, never neither. */
+/* fuzz_options.c - any bytes as a job file: bound, or refused with a place and a cause; never both, never
+ * neither. */
 #include <assert.h>
 #include <stdint.h>
 #include <string.h>

@@ -85,7 +85,8 @@ Test(metrics, json_has_the_same_numbers_and_null_for_what_is_none)
     cr_assert_eq(json_number_value(json_object_get(all, "psd_steps_total")), 7);
     cr_assert_eq(json_number_value(json_object_get(json_object_get(all, "psd_workers"), "live")), 2);
     cr_assert(json_is_null(json_object_get(all, "psd_training_loss")));
-    cr_assert_eq(json_number_value(json_object_get(json_object_get(all, "psd_apply_duration_seconds"), "sum")), 0.5);
+    cr_assert_eq(
+        json_number_value(json_object_get(json_object_get(all, "psd_apply_duration_seconds"), "sum")), 0.5);
     json_decref(all);
     free(text);
 }

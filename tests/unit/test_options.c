@@ -119,7 +119,8 @@ Test(options, every_row_is_reached_by_flag_variable_and_key)
         snprintf(word, sizeof word, "%s=%s", flag, row->preset);
         setenv(variable, row->preset, 1);
         if (*row->preset || strcmp(row->key, "model.layers") == 0) {
-            cr_assert_eq(psd_options_load(one, 2, (char *[]){ "psd", word, NULL }, &err), PSD_OK, "%s", err.text);
+            cr_assert_eq(psd_options_load(one, 2, (char *[]){ "psd", word, NULL }, &err), PSD_OK, "%s",
+                         err.text);
             cr_assert_str_eq(psd_options_origin(one, row->key), flag);
         }
         unsetenv(variable);
@@ -238,15 +239,16 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         int rc = load_text(broken[i].text);
         cr_expect_eq(psd_err_exit_code(rc), 78, "accepted: %s", broken[i].text);
         const char *all = psd_options_complaints(options);
-        cr_expect_not_null(strstr(all, broken[i].sentence), "%s\n  says \"%s\"\n  lacks \"%s\"", broken[i].text, all,
-                           broken[i].sentence);
+        cr_expect_not_null(strstr(all, broken[i].sentence), "%s\n  says \"%s\"\n  lacks \"%s\"",
+                           broken[i].text, all, broken[i].sentence);
         cr_expect_eq(strncmp(all, "job.yaml:", 9), 0, "no place: %s", all);
     }
 }
 
 Test(options, a_key_nested_deeper_than_eight_is_refused)
 {
-    /* Known sections are two deep, so depth is reached inside an unknown one, which is skipped without recursion. */
+    /* Known sections are two deep, so depth is reached inside an unknown one, which is skipped without
+     * recursion. */
     char text[40000];
     memset(text, '[', sizeof text);
     memcpy(text, "x: ", 3);
@@ -287,7 +289,9 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
         { { "psdctl", "--conf", "x" }, "unknown option --conf; did you mean --config?", 64 },
         { { "psdctl", "--batch=2" }, "unknown option --batch; did you mean --data-batch?", 64 },
         { { "psdctl", "--data_batch=2" }, "unknown option --data_batch; did you mean --data-batch?", 64 },
-        { { "psdctl", "--server-index=1" }, "--server-index is an option of psd; in the job file, server.index is fine", 64 },
+        { { "psdctl", "--server-index=1" },
+          "--server-index is an option of psd; in the job file, server.index is fine",
+          64 },
         { { "psdctl", "--worker-id=1" }, "is an option of psd-worker", 64 },
         { { "psdctl", "-x" }, "unknown option -x", 64 },
         { { "psdctl", "-vv" }, "unknown option -vv", 64 },
@@ -355,7 +359,8 @@ Test(options, help_and_version_go_to_stdout_and_end_well)
 
 Test(options, a_job_file_cut_anywhere_is_read_or_refused_but_never_misread)
 {
-    const char base[] = "job: glyphs\nmodel: {kind: mlp, layers: [784, 128, 10]}\ndata:\n  batch: 64\nlease: 3s\n";
+    const char base[] =
+        "job: glyphs\nmodel: {kind: mlp, layers: [784, 128, 10]}\ndata:\n  batch: 64\nlease: 3s\n";
     for (size_t n = 0; n < sizeof base; n++) {
         teardown();
         setup();

@@ -16,8 +16,9 @@ static void assert_shows(const char *json, const char *html)
 
 Test(page, the_numbers_people_look_for_come_first)
 {
-    const char *json = "{\"job\":\"mnist\",\"state\":\"training\",\"progress\":{\"step\":1200},\"loss\":{\"train\":0.25},"
-                       "\"report\":{\"name\":\"val/accuracy\",\"value\":0.97}}";
+    const char *json =
+        "{\"job\":\"mnist\",\"state\":\"training\",\"progress\":{\"step\":1200},\"loss\":{\"train\":0.25},"
+        "\"report\":{\"name\":\"val/accuracy\",\"value\":0.97}}";
     assert_shows(json, "<h1>mnist</h1><span class='state good'>training</span>");
     assert_shows(json, "<b>1200</b>step");
     assert_shows(json, "<b>0.25</b>training loss");
@@ -27,7 +28,8 @@ Test(page, the_numbers_people_look_for_come_first)
 Test(page, a_list_of_objects_is_a_table)
 {
     assert_shows("{\"workers\":[{\"id\":0,\"lag_steps\":2},{\"id\":1,\"lag_steps\":3}]}",
-                 "<h2>workers</h2><div class='wide list'><table><tr><th>id<th>lag steps<tr><td>0<td>2<tr><td>1<td>3</table>");
+                 "<h2>workers</h2><div class='wide list'><table><tr><th>id<th>lag "
+                 "steps<tr><td>0<td>2<tr><td>1<td>3</table>");
 }
 
 Test(page, units_are_for_people)
@@ -43,14 +45,17 @@ Test(page, units_are_for_people)
 Test(page, an_unknown_section_shows_as_it_comes)
 {
     assert_shows("{\"new_thing\":{\"a_b\":true,\"deep\":{\"c\":null},\"list\":[1,2],\"empty\":[]}}",
-                 "<h2>new thing</h2><table><tr><th>a b<td>yes<tr><th>deep c<td>–<tr><th>list<td>1, 2<tr><th>empty<td>none");
+                 "<h2>new thing</h2><table><tr><th>a b<td>yes<tr><th>deep c<td>–<tr><th>list<td>1, "
+                 "2<tr><th>empty<td>none");
     assert_shows("{\"shards\":[{\"rejected\":{\"stale\":3,\"job\":0,\"shape\":1}}]}", "<td>stale 3, shape 1");
 }
 
 Test(page, what_people_typed_cannot_be_markup)
 {
-    assert_shows("{\"job\":\"<script>alert('1')</script>\"}", "<h1>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;</h1>");
-    assert_shows("{\"<b>\":{\"<i>\":\"\\\"&\"}}", "<h2>&lt;b&gt;</h2><table><tr><th>&lt;i&gt;<td>&quot;&amp;");
+    assert_shows("{\"job\":\"<script>alert('1')</script>\"}",
+                 "<h1>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;</h1>");
+    assert_shows("{\"<b>\":{\"<i>\":\"\\\"&\"}}",
+                 "<h2>&lt;b&gt;</h2><table><tr><th>&lt;i&gt;<td>&quot;&amp;");
 }
 
 Test(page, what_is_no_document_gives_a_page_that_says_so)

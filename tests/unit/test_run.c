@@ -31,7 +31,8 @@ TestSuite(run, .init = setup, .fini = teardown, .timeout = 120);
 static int psdctl(const char *words)
 {
     char command[1024];
-    snprintf(command, sizeof command, "cd %s && %s/psdctl %s 2>&1 </dev/null", PSD_SOURCE_DIR, PSD_BIN_DIR, words);
+    snprintf(command, sizeof command, "cd %s && %s/psdctl %s 2>&1 </dev/null", PSD_SOURCE_DIR, PSD_BIN_DIR,
+             words);
     FILE *pipe = popen(command, "r");
     size_t n = fread(output, 1, sizeof output - 1, pipe);
     output[n] = '\0';
@@ -42,7 +43,8 @@ static int psdctl(const char *words)
 static int run_linear(const char *name, const char *more)
 {
     char words[512];
-    snprintf(words, sizeof words, "run deploy/examples/linear.yaml --run-dir=%s/%s %s", directory, name, more);
+    snprintf(words, sizeof words, "run deploy/examples/linear.yaml --run-dir=%s/%s %s", directory, name,
+             more);
     return psdctl(words);
 }
 
@@ -117,8 +119,8 @@ Test(run, a_job_trains_to_its_end_and_leaves_its_files)
     cr_assert_not_null(strstr(output, "linear: done\n"));
     cr_assert_not_null(strstr(output, "  steps         200\n"));
     cr_assert_null(strstr(output, "level=warn"), "nothing went wrong: %s", output);
-    static const char *const files[] = { "summary.json", "metrics.jsonl", "logs/server-0.log", "logs/worker-1.log",
-                                         "logs/worker-2.log" };
+    static const char *const files[] = { "summary.json", "metrics.jsonl", "logs/server-0.log",
+                                         "logs/worker-1.log", "logs/worker-2.log" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         snprintf(path, sizeof path, "%s/a/%s", directory, files[i]);
         cr_expect_eq(access(path, R_OK), 0, "%s is missing", path);
@@ -138,7 +140,8 @@ Test(run, the_weights_do_not_depend_on_the_number_of_servers)
 
 Test(run, a_flag_reaches_the_children)
 {
-    cr_assert_eq(run_linear("flag", "--optimizer='adam(lr=0.05)' --stop-steps=20 --workers-min=3"), 0, "%s", output);
+    cr_assert_eq(run_linear("flag", "--optimizer='adam(lr=0.05)' --stop-steps=20 --workers-min=3"), 0, "%s",
+                 output);
     cr_assert_not_null(strstr(output, "  steps         20\n"), "%s", output);
     cr_assert_not_null(strstr(output, "  optimizer     adam(lr=0.05"));
     cr_assert_not_null(strstr(output, "  world         3\n"));
@@ -150,14 +153,16 @@ Test(run, without_rounds_the_learning_rate_is_divided_by_the_workers_and_that_is
     const char *line = strstr(output, "id=asp.lr_rule lr_rule=1/W ");
     cr_assert_not_null(line, "%s", output);
     cr_expect_null(strstr(line + 1, "id=asp.lr_rule"), "once per job: %s", output);
-    cr_assert_eq(run_linear("chosen", "--sync-mode=asp --sync-lr-rule=1/W --optimizer='sgd(lr=0.1)'"), 0, "%s", output);
+    cr_assert_eq(run_linear("chosen", "--sync-mode=asp --sync-lr-rule=1/W --optimizer='sgd(lr=0.1)'"), 0,
+                 "%s", output);
     cr_expect_null(strstr(output, "asp.lr_rule"), "%s", output);
 }
 
 Test(run, the_first_child_that_fails_is_named_and_stops_the_others)
 {
     cr_assert_eq(run_linear("nodata", "--data-train=csv:/no/such.csv"), 66, "%s", output);
-    cr_assert_not_null(strstr(output, "ended with 66: psd-worker: /no/such.csv: No such file or directory"), "%s", output);
+    cr_assert_not_null(strstr(output, "ended with 66: psd-worker: /no/such.csv: No such file or directory"),
+                       "%s", output);
     cr_assert_not_null(strstr(output, "linear: failed\n"));
     cr_assert_eq(run_linear("rule", "--optimizer='adamm(lr=0.1)'"), 78, "%s", output);
     cr_assert_not_null(strstr(output, "server 0 ended with 78"), "%s", output);
@@ -188,7 +193,8 @@ Test(run, the_children_die_with_psdctl)
 Test(run, config_says_what_each_option_is_and_where_from)
 {
     cr_assert_eq(psdctl("config deploy/examples/linear.yaml --servers=3"), 0, "%s", output);
-    cr_assert_not_null(strstr(output, "servers = 3                                  # --servers\n"), "%s", output);
+    cr_assert_not_null(strstr(output, "servers = 3                                  # --servers\n"), "%s",
+                       output);
     cr_assert_not_null(strstr(output, "# deploy/examples/linear.yaml:7:12\n"), "%s", output);
     cr_assert_not_null(strstr(output, "lease = 3s                                   # default\n"));
     cr_assert_eq(psdctl("config --markdown"), 0);

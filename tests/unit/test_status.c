@@ -25,11 +25,14 @@ static uint64_t now_ms(void)
 
 static void publish(uint64_t tick_ms, bool ready)
 {
-    psd_status_publish(status, &(psd_status_snapshot_t){
-                                   .tick_ms = tick_ms, .ready = ready, .ready_lines = "[+]restore ok\n[-]quorum 1/2\n",
-                                   .status_json = "{\"schema\":\"psd.status/1\",\"job\":\"<mnist>\",\"state\":\"training\","
-                                                  "\"progress\":{\"step\":42},\"workers\":[{\"id\":0,\"host\":\"a&b\"}]}",
-                                   .metrics = "psd_steps_total{shard=\"0\"} 42\n" });
+    psd_status_publish(
+        status, &(psd_status_snapshot_t){
+                    .tick_ms = tick_ms,
+                    .ready = ready,
+                    .ready_lines = "[+]restore ok\n[-]quorum 1/2\n",
+                    .status_json = "{\"schema\":\"psd.status/1\",\"job\":\"<mnist>\",\"state\":\"training\","
+                                   "\"progress\":{\"step\":42},\"workers\":[{\"id\":0,\"host\":\"a&b\"}]}",
+                    .metrics = "psd_steps_total{shard=\"0\"} 42\n" });
 }
 
 static void setup(void)
@@ -43,7 +46,8 @@ TestSuite(status, .init = setup, .fini = teardown, .timeout = 30);
 static int dial(void)
 {
     const char *colon = strrchr(psd_status_url(status), ':');
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(colon + 1)),
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_port = htons((uint16_t)atoi(colon + 1)),
                                    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     struct timeval wait = { .tv_sec = 10 };
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -130,7 +134,9 @@ Test(status, only_get_and_head_are_served)
 {
     cr_assert_eq(ask("HEAD /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 200);
     cr_assert_null(strstr(reply, "step"));
-    cr_assert_eq(ask("POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"), 405);
+    cr_assert_eq(
+        ask("POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"),
+        405);
     cr_assert_not_null(strstr(reply, "Allow: GET, HEAD"));
     cr_assert_eq(ask("DELETE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 405);
 }
@@ -138,7 +144,8 @@ Test(status, only_get_and_head_are_served)
 Test(status, a_foreign_host_is_refused_and_an_address_is_not)
 {
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"), 403);
-    cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1.evil.example:7471\r\nConnection: close\r\n\r\n"), 403);
+    cr_assert_eq(
+        ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1.evil.example:7471\r\nConnection: close\r\n\r\n"), 403);
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1:7471\r\nConnection: close\r\n\r\n"), 200);
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: [::1]:7471\r\nConnection: close\r\n\r\n"), 200);
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n"), 403);
