@@ -70,6 +70,8 @@ enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4 };
     X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, NONE, 0, "its index; text: the job's settings")               \
     X(COMMAND, 24, PSD_FROM_COORDINATOR, ROUND, 0, "the next entry of the coordinator's log")                \
     X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                \
+    X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0,                                          \
+      "set what text names to value from the next decision on; answered in kind")                            \
     X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")
 
 typedef enum psd_kind {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RESEND_MS = 200, WAITING_LINE_MS = 5000, FINISH_MS = 5000, FIRST_SEQ = 1 };
+enum { RESEND_MS = 200, WAITING_LINE_MS = 5000, FINISH_MS = 5000, FIRST_SEQ = 1, MAX_LR = 1000000000 };
 
 typedef struct shard_row {
     bool joined;
@@ -160,6 +160,7 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
     assert(member && bytes && "no memory for a decision");
     round->member = member;
     round->view_id = ++self->view_id;
+    round->lr = self->config.lr;
     round->clip_scale = 1;
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
@@ -192,7 +193,7 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 {
     psd_member_t *contributor = calloc(PSD_MAX_WORKERS, sizeof *contributor);
     assert(contributor && "no memory for a decision");
-    psd_round_t round = { .clock = self->clock + 1, .lr = self->config.lr, .contributor = contributor };
+    psd_round_t round = { .clock = self->clock + 1, .contributor = contributor };
     bool finite = true;
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
@@ -240,6 +241,16 @@ static bool is_finished(const psd_coordinator_t *self)
     return somebody_has_finished(self);
 }
 
+/* Whether rounds may go on with so many members. Those who have left with their work done count: towards the end of a
+ * job there are fewer workers, and nothing is wrong. */
+static bool has_quorum(const psd_coordinator_t *self, uint32_t live)
+{
+    uint32_t finished = 0;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        finished += self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished;
+    return live > 0 && live + finished >= self->config.workers_min;
+}
+
 static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     self->state = PSD_JOB_FINISHED;
@@ -268,11 +279,11 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     }
     uint32_t live = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     uint32_t waiting = psd_membership_count(&self->members, PSD_WORKER_WAITING);
-    bool enough = live >= self->config.workers_min;
+    bool enough = has_quorum(self, live);
     if (waiting && (self->config.mode->per_push || !enough)) {
         change_view(self, now_ms, out);
         live += waiting;
-        enough = live >= self->config.workers_min;
+        enough = has_quorum(self, live);
     }
     psd_job_state_t state = enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED;
     /* Members that go because their work is done are no loss. */
@@ -462,6 +473,29 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
     evaluate(self, now_ms, out);
 }
 
+/* A live change of the learning rate: it goes into the log with the next decision, so that every shard makes the same
+ * step with it. */
+static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
+                       psd_actions_t *out)
+{
+    if (strcmp(msg->text, "optimizer.lr") || msg->value < 0 || msg->value > MAX_LR) {
+        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out, "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g",
+               msg->text, msg->value, (double)MAX_LR);
+        return;
+    }
+    bool news = self->config.lr != msg->value;
+    if (news)
+        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "worker=%u lr=%g was=%g after_clock=%" PRIu64, row->id, msg->value,
+                        self->config.lr, self->clock);
+    self->config.lr = msg->value;
+    if (news && self->config.mode->per_push)
+        change_view(self, now_ms, out);
+    psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
+    done->seq = msg->seq;
+    done->value = msg->value;
+    snprintf(done->text, sizeof done->text, "%s", msg->text);
+}
+
 static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                               psd_buf_t *payload, psd_actions_t *out)
 {
@@ -492,6 +526,7 @@ static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     case PSD_MSG_HEARTBEAT: answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out); break;
     case PSD_MSG_REGISTER: on_register(self, now_ms, row, payload, out); break;
     case PSD_MSG_LEAVE: on_leave(self, now_ms, row, msg, out); break;
+    case PSD_MSG_SETTING: on_setting(self, now_ms, row, msg, out); break;
     case PSD_MSG_REPORT:
         snprintf(self->report.report_name, sizeof self->report.report_name, "%.63s", msg->text);
         self->report.report_value = msg->value;
@@ -677,6 +712,7 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->view_id = self->view_id;
     out->clock = self->clock;
     out->skipped = self->skipped;
+    out->lr = self->config.lr;
     out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     out->n_shards = 0;
     for (uint32_t s = 0; s < self->config.n_servers; s++)

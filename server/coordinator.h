@@ -21,7 +21,7 @@ typedef struct psd_coordinator_config {
     uint64_t round_timeout_ms;    /* a member whose push is the only kind missing for so long is given up; 0: never */
     uint64_t start_timeout_ms;    /* start with workers_min when workers_want have not come by then */
     const psd_mode_t *mode;
-    double lr;                    /* learning rate of a round's step */
+    double lr;                    /* learning rate, until a SETTING changes it */
     bool has_slow;                /* the rule keeps slow weights */
 } psd_coordinator_config_t;
 
@@ -53,6 +53,7 @@ typedef struct psd_coordinator_facts {
     psd_job_state_t state;
     uint64_t view_id, clock;             /* closed rounds */
     uint64_t skipped;                    /* rounds that closed without a step */
+    double lr;                           /* of the next step */
     uint32_t n_members, n_shards;        /* shards that have joined */
     char waiting_for[PSD_MAX_TEXT];      /* "workers 1, 3 (round 17)", "" when nothing is waited for */
     char report_name[64];                /* the newest number that a worker reported */

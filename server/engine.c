@@ -49,6 +49,7 @@ struct psd_engine {
     bool welcomed;
     uint32_t index, n_servers;
     uint64_t job, shard_epoch, view_id, log_done;
+    double lr;                   /* as the log last said */
     uint32_t world;              /* members of the view */
 
     psd_tensor_list_t model;
@@ -308,6 +309,7 @@ static void start_step(psd_engine_t *self, worker_t **contributor, uint32_t n, u
                        float scale, psd_actions_t *out)
 {
     self->step_samples = total;
+    self->stats.lr = lr;
     self->stats.loss = self->stats.grad_norm2 = 0;
     for (uint32_t k = 0; k < n; k++) {
         self->stats.loss += contributor[k]->loss * (double)contributor[k]->samples / (double)total;
@@ -394,7 +396,7 @@ static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t
             continue;
         }
         self->stepping_for = w->id;
-        double lr = psd_rule_lr(&self->config.rule) * self->config.lr_rule->factor(self->world, staleness);
+        double lr = self->lr * self->config.lr_rule->factor(self->world, staleness);
         start_step(self, &w, 1, w->samples, lr, 1, out);
         close_clock(self, w, w->applied + 1);
         self->stats.rounds++;
@@ -498,6 +500,7 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
         return;
     }
     self->log_done = msg->seq;
+    self->lr = round.lr;
     if (msg->code) {
         /* Server 0 ends when all others have read this, which its coordinator knows. */
         if (self->index)

@@ -39,6 +39,7 @@ typedef struct psd_engine_stats {
     uint64_t staleness_sum, staleness_max;
     uint64_t syncs;                       /* Lookahead syncs */
     double loss;                          /* of the last step: weighted mean over its contributors; gauge */
+    double lr;                            /* of the last step; gauge */
     double grad_norm2;                    /* of the last step: sum over contributors' own squares; gauge */
 } psd_engine_stats_t;
 

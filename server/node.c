@@ -70,6 +70,7 @@ static bool is_for_coordinator(psd_kind_t kind)
     case PSD_MSG_HEARTBEAT:
     case PSD_MSG_LEAVE:
     case PSD_MSG_REPORT:
+    case PSD_MSG_SETTING:
     case PSD_MSG_SHARD_HELLO:
     case PSD_MSG_SHARD_STATE: return true;
     default: return false;

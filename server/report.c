@@ -180,7 +180,8 @@ static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
 
 static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engine)
 {
-    json_t *o = json_pack("{s:s, s:f}", "rule", self->rule, "lr_now", self->lr);
+    double lr = psd_engine_stats(engine)->steps ? psd_engine_stats(engine)->lr : self->lr;
+    json_t *o = json_pack("{s:s, s:f}", "rule", self->rule, "lr_now", lr);
     if (self->lookahead)
         json_object_set_new(o, "lookahead", json_pack("{s:i, s:f, s:I, s:i}", "k", (int)self->k, "alpha", self->alpha,
                                                       "sync_epoch", (json_int_t)psd_engine_sync_epoch(engine), "phase",
@@ -287,7 +288,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_eng
     psd_metrics_set(m, PSD_METRIC_SENT_BYTES, NULL, (double)self->sent_bytes);
     for (unsigned i = 1; i < PSD_N_REFUSALS; i++)
         psd_metrics_set(m, PSD_METRIC_MESSAGES_REJECTED, psd_refusal_name(i), (double)stats->rejected[i]);
-    psd_metrics_set(m, PSD_METRIC_LEARNING_RATE, NULL, self->lr);
+    psd_metrics_set(m, PSD_METRIC_LEARNING_RATE, NULL, stats->steps ? stats->lr : self->lr);
     psd_metrics_set(m, PSD_METRIC_LOOKAHEAD_SYNCS, NULL, (double)stats->syncs);
     if (stats->steps) {
         psd_metrics_set(m, PSD_METRIC_TRAINING_LOSS, NULL, stats->loss);

@@ -23,7 +23,7 @@ _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int
                    (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN,
                "the public codes are those of common/err.h");
 
-typedef enum request_kind { REGISTER, EXCHANGE, PULL_SLOW, REPORT, LEAVE, STOP } request_kind_t;
+typedef enum request_kind { REGISTER, EXCHANGE, PULL_SLOW, SET_LR, REPORT, LEAVE, STOP } request_kind_t;
 
 typedef struct request {
     request_kind_t kind;
@@ -31,7 +31,7 @@ typedef struct request {
     float *const *data;                  /* REGISTER, PULL_SLOW */
     const float *const *gradient;        /* EXCHANGE */
     uint64_t samples;                    /* EXCHANGE */
-    double value;                        /* EXCHANGE: loss; REPORT */
+    double value;                        /* EXCHANGE: loss; SET_LR, REPORT */
     bool finished;                       /* LEAVE */
     char name[64];                       /* REPORT */
 } request_t;
@@ -213,6 +213,7 @@ static void run_request(psd_worker_t *self, const request_t *r)
             carry_out(self);
         break;
     case PULL_SLOW: rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err); break;
+    case SET_LR: rc = psd_session_set_lr(self->session, now, r->value, &self->out, &err); break;
     case REPORT: psd_session_report(self->session, r->name, r->value, &self->out); break;
     case LEAVE: psd_session_leave(self->session, now, r->finished, &self->out); break;
     case STOP: self->stopping = true; break;
@@ -471,6 +472,16 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
     memcpy(self->slow, out, self->list.n * sizeof *out);
     post(self, &(request_t){ .kind = PULL_SLOW, .data = self->slow });
     return await(self, PSD_PHASE_READY, "pull", timeout_ms);
+}
+
+int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms)
+{
+    if (!(lr >= 0) || lr > 1e9)
+        return psd_err_set(&self->error, PSD_EINVAL, "a learning rate is a number from 0 to 1e9, not %g", lr);
+    if (!begin(self, PSD_PHASE_READY, PSD_PHASE_SETTING, "set the learning rate"))
+        return self->error.code;
+    post(self, &(request_t){ .kind = SET_LR, .value = lr });
+    return await(self, PSD_PHASE_READY, "set the learning rate", timeout_ms);
 }
 
 int psd_worker_report(psd_worker_t *self, const char *name, double value)

@@ -45,7 +45,8 @@ struct psd_session {
     double loss, norm2;        /* norm2, nonfinite: of the whole gradient, when each push is a step */
     bool nonfinite;
     float **slow;              /* where slow weights go */
-    uint64_t pull_seq;
+    uint64_t pull_seq;         /* numbers pulls of slow weights and settings: an answer to an older one is not taken */
+    double lr;                 /* that is to be set */
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
 };
@@ -201,6 +202,14 @@ static void send_leave(psd_session_t *self, psd_actions_t *out)
     send_to(self, 0, PSD_MSG_LEAVE, NULL, out)->code = self->finished ? 0 : 1;
 }
 
+static void send_setting(psd_session_t *self, psd_actions_t *out)
+{
+    psd_msg_t *msg = send_to(self, 0, PSD_MSG_SETTING, NULL, out);
+    msg->seq = self->pull_seq;
+    msg->value = self->lr;
+    snprintf(msg->text, sizeof msg->text, "optimizer.lr");
+}
+
 void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool over = self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED;
@@ -213,6 +222,8 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out);
         if (self->phase == PSD_PHASE_REGISTERING && !self->registered)
             send_register(self, out);
+        if (self->phase == PSD_PHASE_SETTING)
+            send_setting(self, out);
         if (self->phase == PSD_PHASE_LEAVING)
             send_leave(self, out);
     }
@@ -361,6 +372,20 @@ int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *ou
         else
             lacks_no_more(&self->server[s]);
     }
+    return PSD_OK;
+}
+
+int psd_session_set_lr(psd_session_t *self, uint64_t now_ms, double lr, psd_actions_t *out, psd_err_t *err)
+{
+    if (self->phase != PSD_PHASE_READY)
+        return wrong_phase(err, "set the learning rate");
+    if (!(lr >= 0) || !isfinite(lr))
+        return psd_err_set(err, PSD_EINVAL, "a learning rate is a number from 0 up, not %g", lr);
+    self->phase = PSD_PHASE_SETTING;
+    self->lr = lr;
+    self->pull_seq++;
+    self->heartbeat_ms = now_ms;
+    send_setting(self, out);
     return PSD_OK;
 }
 
@@ -558,6 +583,10 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     case PSD_MSG_WEIGHTS: on_weights(self, now_ms, s, msg, payload); break;
     case PSD_MSG_PROGRESS: on_progress(self, s, msg, payload, out); break;
     case PSD_MSG_SLOW: on_slow(self, now_ms, s, msg, payload); break;
+    case PSD_MSG_SETTING:
+        if (self->phase == PSD_PHASE_SETTING && msg->seq == self->pull_seq)
+            self->phase = PSD_PHASE_READY;
+        break;
     case PSD_MSG_LEFT:
         if (self->phase == PSD_PHASE_LEAVING)
             self->phase = PSD_PHASE_LEFT;
@@ -608,6 +637,6 @@ void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n)
             at += (size_t)snprintf(text + at, n - at, "%s%u of %u chunks of server %u (clock %" PRIu64 ")", at ? ", " : "",
                                    server->n_lacking, server->n_parts, s, self->clock);
     }
-    if (self->phase == PSD_PHASE_LEAVING)
-        snprintf(text, n, "server 0's good-bye");
+    if (self->phase == PSD_PHASE_LEAVING || self->phase == PSD_PHASE_SETTING)
+        snprintf(text, n, "server 0's answer");
 }

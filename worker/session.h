@@ -24,6 +24,7 @@ typedef enum psd_phase {
     PSD_PHASE_READY,          /* holds the weights; an exchange may begin */
     PSD_PHASE_EXCHANGING,     /* pushed, or pushing; waits for the next weights */
     PSD_PHASE_PULLING,        /* waits for slow weights */
+    PSD_PHASE_SETTING,        /* waits until the coordinator has taken a setting */
     PSD_PHASE_LEAVING,        /* waits for LEFT */
     PSD_PHASE_LEFT,
     PSD_PHASE_FAILED          /* see psd_session_error; final */
@@ -60,6 +61,10 @@ bool psd_session_pump(psd_session_t *self, psd_actions_t *out);
 /* READY -> PULLING. Slow weights go to out_data[i]. PSD_EINVAL in another phase. */
 int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out,
                           psd_err_t *err);
+
+/* READY -> SETTING: the learning rate of the job from the next decision on. PSD_EINVAL in another phase or for a value
+ * that is no rate. */
+int psd_session_set_lr(psd_session_t *self, uint64_t now_ms, double lr, psd_actions_t *out, psd_err_t *err);
 
 /* -> LEAVING, from any phase but LEFT and FAILED (which stay). */
 void psd_session_leave(psd_session_t *self, uint64_t now_ms, bool finished, psd_actions_t *out);

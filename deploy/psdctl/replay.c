@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uv.h>
 
 #include "psd/worker.h"
 
@@ -16,22 +17,27 @@ static int worker_error(const psd_worker_t *worker, int code, const char *doing,
     return psd_err_set(err, code, "%s: %s", doing, worker ? psd_worker_error(worker) : psd_strerror(code));
 }
 
-static int check_case(const psd_golden_case_t *c, psd_err_t *err)
+/* One worker of a replay. */
+typedef struct member {
+    psd_worker_t *worker;
+    const psd_golden_case_t *c;
+    const psd_rule_t *rule;
+    const char *join, *job;
+    uint32_t index;       /* its place among them: the order of sums */
+    float *w;             /* n weights */
+    uv_thread_t thread;   /* in which it joins: registration waits for the others */
+    int rc;
+    psd_err_t err;
+} member_t;
+
+uint32_t psd_replay_workers(const psd_golden_case_t *c)
 {
-    for (size_t i = 0; i < c->n_steps; i++) {
-        if (c->steps[i].has_lr)
-            return psd_err_set(
-                err, PSD_EUSAGE,
-                "case %s changes its learning rate (lr lines), which a server's own schedule decides; "
-                "replay it without --server",
-                c->id);
-        if (!c->steps[i].g)
-            return psd_err_set(err, PSD_EUSAGE,
-                               "case %s has several workers (gw lines), and --server replays as one; "
-                               "replay it without --server",
-                               c->id);
-    }
-    return PSD_OK;
+    uint32_t n = 1;
+    for (size_t i = 0; i < c->n_steps; i++)
+        for (size_t k = 0; k < c->steps[i].n_pushes; k++)
+            if (c->steps[i].pushes[k].worker + 1 > n)
+                n = c->steps[i].pushes[k].worker + 1;
+    return n;
 }
 
 /* The servers' settings must have "optimizer=" and exactly this rule. */
@@ -56,64 +62,125 @@ static int check_optimizer(const psd_worker_t *worker, const psd_rule_t *rule, p
 }
 
 /* Register the weights as the model, and make sure that they were taken as they are. */
-static int register_weights(psd_worker_t *worker, const psd_golden_case_t *c, float *w, psd_err_t *err)
+static int register_weights(member_t *self)
 {
-    const uint64_t shape[] = { c->n };
-    const psd_tensor_t tensor = { .name = "w", .shape = shape, .n_dims = 1, .data = w };
-    memcpy(w, c->w0, c->n * sizeof *w);
-    const int rc = psd_worker_register(worker, &tensor, 1);
+    const uint64_t shape[] = { self->c->n };
+    const psd_tensor_t tensor = { .name = "w", .shape = shape, .n_dims = 1, .data = self->w };
+    memcpy(self->w, self->c->w0, self->c->n * sizeof *self->w);
+    const int rc = psd_worker_register(self->worker, &tensor, 1);
     if (rc)
-        return worker_error(worker, rc, "register", err);
-    const uint64_t version = psd_worker_position(worker).version;
-    if (version != 0 || memcmp(w, c->w0, c->n * sizeof *w) != 0)
-        return psd_err_set(err, PSD_EREFUSED,
-                           "the server's model is already trained (version %" PRIu64
-                           "); a replay needs a fresh job",
-                           version);
+        return worker_error(self->worker, rc, "register", &self->err);
+    const uint64_t version = psd_worker_position(self->worker).version;
+    if (version != 0 || memcmp(self->w, self->c->w0, self->c->n * sizeof *self->w) != 0)
+        return psd_err_set(&self->err, PSD_EREFUSED,
+                           "the server's model is already trained (version %" PRIu64 "); a replay needs a fresh job", version);
     return PSD_OK;
 }
 
-static int exchange_all(psd_worker_t *worker, const psd_golden_case_t *c, bool lookahead, float *w,
-                        float *slow, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
+static void join_one(void *arg)
 {
+    member_t *self = arg;
+    const psd_worker_config_t config = { .size = sizeof config, .join = self->join, .job = self->job,
+                                         .worker = (int)self->index + 1 };
+    self->rc = psd_worker_connect(&self->worker, &config);
+    if (self->rc)
+        self->rc = worker_error(self->worker, self->rc, self->join, &self->err);
+    else
+        self->rc = check_optimizer(self->worker, self->rule, &self->err);
+    if (!self->rc)
+        self->rc = register_weights(self);
+}
+
+static int join_all(member_t *member, uint32_t n, psd_err_t *err)
+{
+    for (uint32_t k = 0; k < n; k++)
+        if (uv_thread_create(&member[k].thread, join_one, &member[k]))
+            abort(); /* a thread that cannot be started leaves the others waiting */
+    for (uint32_t k = 0; k < n; k++)
+        uv_thread_join(&member[k].thread);
+    for (uint32_t k = 0; k < n; k++)
+        if (member[k].rc)
+            return *err = member[k].err, member[k].rc;
+    if (psd_worker_position(member[0].worker).world != n)
+        return psd_err_set(err, PSD_EREFUSED,
+                           "the case has %u workers, and the job was begun with %u; start psd with --workers-min %u", n,
+                           psd_worker_position(member[0].worker).world, n);
+    return PSD_OK;
+}
+
+/* What worker `k` pushes in a step: its own part, or the one gradient if it is the first, or nothing. */
+static int push_part(member_t *self, const psd_golden_step_t *step, psd_ticket_t *ticket)
+{
+    const float *g = self->index == 0 ? step->g : NULL;
+    uint64_t samples = g ? 1 : 0;
+    for (size_t k = 0; k < step->n_pushes; k++)
+        if (step->pushes[k].worker == self->index) {
+            g = step->pushes[k].g;
+            samples = step->pushes[k].samples;
+        }
+    return psd_worker_exchange(self->worker, g ? &g : NULL, samples, 0.0, ticket);
+}
+
+static int exchange_step(member_t *member, uint32_t n, const psd_golden_step_t *step, psd_err_t *err)
+{
+    psd_ticket_t ticket[PSD_GOLDEN_WORKERS];
+    int rc = psd_worker_set_lr(member[0].worker, step->has_lr ? step->lr : psd_rule_lr(member[0].rule), 60000);
+    if (rc)
+        return worker_error(member[0].worker, rc, "set the learning rate", err);
+    for (uint32_t k = 0; k < n; k++)
+        if ((rc = push_part(&member[k], step, &ticket[k])) != 0)
+            return worker_error(member[k].worker, rc, "exchange", err);
+    for (uint32_t k = 0; k < n; k++)
+        if ((rc = psd_worker_wait(member[k].worker, ticket[k], 60000)) != 0)
+            return worker_error(member[k].worker, rc, "exchange", err);
+    return PSD_OK;
+}
+
+static int exchange_all(member_t *member, uint32_t n, float *slow, psd_trajectory_each_t *each, void *arg,
+                        psd_err_t *err)
+{
+    const psd_golden_case_t *c = member[0].c;
+    const psd_rule_t *rule = member[0].rule;
     for (size_t t = 1; t <= c->n_steps; t++) {
-        const float *g = c->steps[t - 1].g;
-        psd_ticket_t ticket;
-        int rc = psd_worker_exchange(worker, &g, 1, 0.0, &ticket);
-        if (!rc)
-            rc = psd_worker_wait(worker, ticket, 60000);
-        if (!rc && lookahead)
-            rc = psd_worker_pull_slow(worker, &slow, 60000);
+        int rc = exchange_step(member, n, &c->steps[t - 1], err);
         if (rc)
-            return worker_error(worker, rc, "exchange", err);
-        each(arg, t, w, lookahead ? slow : NULL);
+            return rc;
+        if (rule->lookahead && (rc = psd_worker_pull_slow(member[0].worker, &slow, 60000)) != 0)
+            return worker_error(member[0].worker, rc, "pull", err);
+        each(arg, t, member[0].w, rule->lookahead ? slow : NULL);
     }
     return PSD_OK;
+}
+
+static int leave_all(member_t *member, uint32_t n, psd_err_t *err)
+{
+    int rc = PSD_OK;
+    for (uint32_t k = 0; k < n && !rc; k++)
+        if ((rc = psd_worker_leave(member[k].worker, 1, 10000)) != 0)
+            rc = worker_error(member[k].worker, rc, "leave", err);
+    return rc;
 }
 
 int psd_replay_by_server(const psd_golden_case_t *c, const psd_rule_t *rule, const char *join,
                          const char *job, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
-    const psd_worker_config_t config = { .size = sizeof config, .join = join, .job = job };
-    psd_worker_t *worker = NULL;
-    int rc = check_case(c, err);
-    if (rc)
-        return rc;
-    float *w = calloc(2 * c->n, sizeof *w);
-    if (!w)
-        return psd_err_set(err, PSD_ENOMEM, "no memory to replay %zu weights", c->n);
-    rc = psd_worker_connect(&worker, &config);
-    if (rc)
-        rc = worker_error(worker, rc, join, err);
+    uint32_t n = psd_replay_workers(c);
+    member_t *member = calloc(n, sizeof *member);
+    float *w = calloc((n + 1) * c->n, sizeof *w);
+    int rc = PSD_OK;
+    if (!member || !w)
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory to replay %zu weights", c->n);
+    for (uint32_t k = 0; k < n && !rc; k++)
+        member[k] = (member_t){ .c = c, .rule = rule, .join = join, .job = job, .index = k, .w = w + (k + 1) * c->n };
     if (!rc)
-        rc = check_optimizer(worker, rule, err);
+        rc = join_all(member, n, err);
     if (!rc)
-        rc = register_weights(worker, c, w, err);
+        rc = exchange_all(member, n, w, each, arg, err);
     if (!rc)
-        rc = exchange_all(worker, c, rule->lookahead, w, w + c->n, each, arg, err);
-    if (!rc && (rc = psd_worker_leave(worker, 1, 10000)) != 0)
-        rc = worker_error(worker, rc, "leave", err);
-    psd_worker_close(&worker);
+        rc = leave_all(member, n, err);
+    for (uint32_t k = 0; member && k < n; k++)
+        psd_worker_close(&member[k].worker);
+    free(member);
     free(w);
     return rc;
 }
@@ -131,7 +198,8 @@ static const char usage[] =
     "each step, as w records; the slow weights of Lookahead as x records.\n"
     "  --optimizer RULE   instead of the case's own, such as 'lookahead(adam(lr=1e-3), k=5)'\n"
     "  --case ID          this case of the file alone\n"
-    "  --server ADDRESS   by a running psd, whose optimizer must be the same, instead of in this process\n"
+    "  --server ADDRESS   by a running psd, whose optimizer must be the same, instead of in this process;\n"
+    "                     a case of several workers needs a psd with --workers-min of that number\n"
     "  --job NAME         the job of that psd (default: psd)\n";
 
 /* PSD_OK, PSD_EUSAGE, or PSD_ESTOPPED after --help. */

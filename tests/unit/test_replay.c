@@ -110,25 +110,6 @@ Test(replay, a_rule_that_does_not_parse_is_wrong_usage)
         "'adam'\n");
 }
 
-Test(replay, a_server_is_not_asked_to_change_its_learning_rate)
-{
-    cr_expect_eq(run(psd_ctl_replay,
-                     "replay|--server|tcp://127.0.0.1:1|--case|sgd-nesterov-wd-lr-schedule|" GOLDEN
-                     "sgd.txt"),
-                 64);
-    cr_expect_stderr_eq_str(
-        "psdctl replay: case sgd-nesterov-wd-lr-schedule changes its learning rate (lr lines), which "
-        "a server's own schedule decides; replay it without --server\n");
-}
-
-Test(replay, a_server_is_not_asked_to_be_several_workers)
-{
-    cr_expect_eq(run(psd_ctl_replay,
-                     "replay|--server|tcp://127.0.0.1:1|--case|aggregate-sgd-3-workers|" GOLDEN
-                     "aggregate.txt"),
-                 64);
-}
-
 Test(replay, two_files_or_none_are_wrong_usage)
 {
     cr_expect_eq(run(psd_ctl_replay, "replay"), 64);
@@ -159,10 +140,11 @@ Test(replay, optimizers_suggests_the_nearest_name)
 TestSuite(replay_by_server, .timeout = 240);
 
 /* A psd of its own port; `join` receives its address. Returns its process. */
-static pid_t start_server(const char *optimizer, char join[128])
+static pid_t start_server(const char *optimizer, uint32_t workers, char join[128])
 {
     int ends[2];
-    char line[512] = "";
+    char line[512] = "", min[16];
+    snprintf(min, sizeof min, "%u", workers);
     cr_assert_eq(pipe(ends), 0);
     const pid_t pid = fork();
     if (pid == 0) {
@@ -170,7 +152,7 @@ static pid_t start_server(const char *optimizer, char join[128])
         close(ends[0]);
         close(ends[1]);
         execl(PSD_BIN_DIR "/psd", "psd", "--listen=tcp://127.0.0.1:0", "--status-listen=none",
-              "--log-level=error", "--optimizer", optimizer, (char *)NULL);
+              "--log-level=error", "--workers-min", min, "--optimizer", optimizer, (char *)NULL);
         _exit(127);
     }
     close(ends[1]);
@@ -206,7 +188,7 @@ static void keep_rows(void *arg, size_t t, const float *w, const float *slow)
     self->used += slow ? self->n : 0;
 }
 
-/* Replay every case of the file that one worker can, here and by a server. Returns how many there were. */
+/* Replay every case of the file, here and by a server. Returns how many there were. */
 static int compare_file(const char *name)
 {
     static rows_t here, there;
@@ -219,12 +201,10 @@ static int compare_file(const char *name)
     for (psd_golden_case_t *c; psd_golden_next(reader, &c, &err) == PSD_OK && c;
          psd_golden_case_destroy(&c)) {
         psd_rule_t rule;
-        if (c->steps[0].has_lr || !c->steps[0].g)
-            continue;
         cr_assert_eq(psd_rule_parse(&rule, c->spec, &err), PSD_OK);
         here.n = there.n = c->n;
         here.used = there.used = 0;
-        const pid_t server = start_server(c->spec, join);
+        const pid_t server = start_server(c->spec, psd_replay_workers(c), join);
         cr_expect_eq(psd_replay_by_server(c, &rule, join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s",
                      c->id, err.text);
         stop_server(server);
@@ -241,20 +221,20 @@ static int compare_file(const char *name)
 
 Test(replay_by_server, gives_the_bits_that_a_replay_here_gives)
 {
-    static const char *const files[] = { "sgd.txt",      "momentum.txt", "adagrad.txt", "adadelta.txt",
+    static const char *const files[] = { "sgd.txt",      "momentum.txt", "nesterov.txt", "adagrad.txt", "adadelta.txt",
                                          "rmsprop.txt",  "adam.txt",     "adamw.txt",   "nadam.txt",
                                          "radam.txt",    "adamax.txt",   "lion.txt",    "signsgd.txt",
-                                         "lookahead.txt" };
+                                         "lookahead.txt", "aggregate.txt" };
     int compared = 0;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         compared += compare_file(files[i]);
-    cr_expect_geq(compared, 26);
+    cr_expect_eq(compared, 33);
 }
 
 Test(replay_by_server, refuses_a_server_of_another_rule_and_names_both, .init = redirect)
 {
     char join[128], words[512];
-    const pid_t server = start_server("sgd(lr=0.2)", join);
+    const pid_t server = start_server("sgd(lr=0.2)", 1, join);
     snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", join);
     const int exit_code = run(psd_ctl_replay, words);
     stop_server(server);

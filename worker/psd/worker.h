@@ -102,6 +102,10 @@ int psd_worker_fd(const psd_worker_t *self);
  * into out[i], one array per tensor, caller-owned. No exchange may be open. */
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms);
 
+/* Set the job's learning rate, for all workers, from the next step that is decided after this returns; the change is
+ * logged by the servers. No exchange may be open. PSD_W_EINVAL for a value that is no rate. */
+int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms);
+
 /* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: at most 63 printable characters. */
 int psd_worker_report(psd_worker_t *self, const char *name, double value);
 
