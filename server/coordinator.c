@@ -224,12 +224,13 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
     return ready >= self->config.workers_min && now_ms >= self->first_ready_ms + self->config.start_timeout_ms;
 }
 
-static bool somebody_has_finished(const psd_coordinator_t *self)
+/* Workers that have left with their work done. */
+static uint32_t count_finished(const psd_coordinator_t *self)
 {
+    uint32_t n = 0;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        if (self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished)
-            return true;
-    return false;
+        n += self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished;
+    return n;
 }
 
 /* The job ends when nobody is here or lost in hope, and at least one worker has finished. */
@@ -238,17 +239,14 @@ static bool is_finished(const psd_coordinator_t *self)
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (psd_worker_is_here(&self->members.row[i]))
             return false;
-    return somebody_has_finished(self);
+    return count_finished(self) > 0;
 }
 
 /* Whether rounds may go on with so many members. Those who have left with their work done count: towards the end of a
  * job there are fewer workers, and nothing is wrong. */
 static bool has_quorum(const psd_coordinator_t *self, uint32_t live)
 {
-    uint32_t finished = 0;
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        finished += self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished;
-    return live > 0 && live + finished >= self->config.workers_min;
+    return live > 0 && live + count_finished(self) >= self->config.workers_min;
 }
 
 static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
@@ -286,10 +284,8 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
         enough = has_quorum(self, live);
     }
     psd_job_state_t state = enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED;
-    /* Members that go because their work is done are no loss. */
-    int level = enough || somebody_has_finished(self) ? PSD_LEVEL_INFO : PSD_LEVEL_WARN;
     if (state != self->state)
-        psd_actions_log(out, level, enough ? "job.training" : "job.degraded",
+        psd_actions_log(out, enough ? PSD_LEVEL_INFO : PSD_LEVEL_WARN, enough ? "job.training" : "job.degraded",
                         "members=%u min=%u", live, self->config.workers_min);
     self->state = state;
     if (self->config.mode->per_push || !enough)
