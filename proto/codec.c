@@ -547,6 +547,7 @@ static void write_members(Psd__Member **rows, Psd__Member *row, const psd_member
         row[i].loss = member[i].loss;
         row[i].norm2 = member[i].norm2;
         row[i].nonfinite = member[i].nonfinite;
+        row[i].nonce = member[i].nonce;
     }
 }
 
@@ -605,7 +606,8 @@ static int read_members(psd_member_t **out, uint32_t *n_out, Psd__Member *const 
                                     .samples = rows[i]->samples,
                                     .loss = rows[i]->loss,
                                     .norm2 = rows[i]->norm2,
-                                    .nonfinite = rows[i]->nonfinite };
+                                    .nonfinite = rows[i]->nonfinite,
+                                    .nonce = rows[i]->nonce };
     }
     *n_out = (uint32_t)n;
     return PSD_OK;

@@ -205,6 +205,7 @@ typedef struct psd_member {
     double loss;              /* completions: mean loss */
     double norm2;             /* completions: sum of squares of what the shard holds */
     bool nonfinite;           /* completions */
+    uint64_t nonce;           /* members: drawn by this life of the worker, and told by nobody but it */
 } psd_member_t;
 
 /* A COMMAND: close `clock` with the contributors (apply) and go on with the members of the next view.

@@ -172,7 +172,8 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
                             " clock=%" PRIu64, row->id, row->name, row->incarnation, self->view_id, round->clock);
         }
         if (row->state == PSD_WORKER_LIVE)
-            member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation };
+            member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation,
+                                                            .nonce = row->nonce };
     }
     append_entry(self, now_ms, PSD_MSG_COMMAND, 0,
                  psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
@@ -332,6 +333,7 @@ static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_r
                    const char *format, ...)
 {
     psd_msg_t *msg = answer(self, to, PSD_MSG_REFUSED, NULL, NULL, out);
+    self->report.rejected[reason]++;
     msg->seq = nonce;
     msg->code = reason;
     va_list args;
@@ -507,7 +509,8 @@ static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     psd_worker_row_t *row = &self->members.row[msg->worker];
     /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the same. */
     bool goes = (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
-    if (msg->incarnation != row->incarnation || row->peer != from || !(psd_worker_is_here(row) || goes)) {
+    if (msg->incarnation != row->incarnation || msg->seq != row->nonce || !(psd_worker_is_here(row) || goes)) {
+        self->report.rejected[PSD_REFUSAL_INCARNATION]++;
         psd_msg_t *fenced = answer(self, from, PSD_MSG_FENCED, NULL, NULL, out);
         fenced->worker = msg->worker;
         fenced->incarnation = row->incarnation;
@@ -515,6 +518,7 @@ static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer
                  msg->worker, msg->incarnation, psd_worker_state_name(row->state), row->incarnation);
         return;
     }
+    row->peer = from; /* a connection that was lost and made again has another name */
     row->heard_ms = now_ms;
     if (msg->clock > row->clock)
         row->clock = msg->clock;
@@ -587,8 +591,10 @@ static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
     shard_row_t *shard = &self->shard[msg->shard];
     psd_round_t state;
     if (msg->job != self->config.job_id || msg->shard >= self->config.n_servers || !shard->joined ||
-        shard->peer != from || psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK)
+        shard->peer != from || psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK) {
+        self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
+    }
     if (msg->seq > shard->log_done)
         shard->log_done = msg->seq;
     shard->clock = msg->clock;

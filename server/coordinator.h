@@ -59,6 +59,7 @@ typedef struct psd_coordinator_facts {
     char report_name[64];                /* the newest number that a worker reported */
     double report_value;
     bool has_report;
+    uint64_t rejected[PSD_N_REFUSALS];   /* messages refused or ignored, by reason; only rise */
 } psd_coordinator_facts_t;
 
 void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out);

@@ -21,7 +21,8 @@ typedef enum standing { PENDING, MEMBER, GONE } standing_t;
 /* One row of the applied table. */
 typedef struct worker {
     uint32_t id;
-    uint64_t incarnation;
+    uint64_t incarnation, nonce; /* of the member as the log names it; before that, of whoever attached */
+    uint64_t logged;             /* newest incarnation that the log has named; 0: none */
     standing_t standing;
     psd_peer_t peer;             /* its session; NONE before ATTACH */
     uint32_t rank;               /* in the view */
@@ -439,11 +440,13 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
         worker_t *w = worker_row(self, m->worker);
         stays[m->worker] = true;
         w->rank = r;
-        if (w->incarnation != m->incarnation)
-            w->peer = PSD_PEER_NONE;
+        if (w->incarnation != m->incarnation || w->nonce != m->nonce)
+            w->peer = PSD_PEER_NONE; /* nobody has attached, or somebody else */
         if (w->incarnation != m->incarnation || w->standing != MEMBER) {
             drop_open_clock(self, w);
             w->incarnation = m->incarnation;
+            w->logged = m->incarnation;
+            w->nonce = m->nonce;
             w->standing = MEMBER;
             w->applied = self->config.mode->per_push ? 0 : self->clock;
             w->owed = true;
@@ -596,27 +599,32 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
 
 /* ---- messages of workers ------------------------------------------------------------------------------------ */
 
+/* A worker opens its session, or opens it again on a new connection. Only the log says who is a member: a session
+ * that comes before it is kept until the log admits that worker, and is dropped then if it was not that worker's. */
 static void on_attach(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                       psd_actions_t *out)
 {
-    worker_t *w = self->worker[msg->worker];
-    if (w && (msg->incarnation < w->incarnation || (msg->incarnation == w->incarnation && w->standing == GONE))) {
+    worker_t *w = worker_row(self, msg->worker);
+    if (msg->incarnation < w->logged || (msg->incarnation == w->logged && w->standing != MEMBER)) {
         fence(self, from, msg, out);
         return;
     }
-    w = worker_row(self, msg->worker);
-    if (msg->incarnation > w->incarnation) {
-        /* It joined after our newest view: the session is kept until the log admits it. A member of that id stays
-         * until the log says that it is gone. */
-        if (w->standing == MEMBER) {
-            psd_msg_t *wait = send_to(self, from, PSD_MSG_WAIT, NULL, out);
-            wait->worker = msg->worker;
-            snprintf(wait->text, sizeof wait->text, "shard %u waits for worker %u's older incarnation to be given up",
-                     self->index, msg->worker);
-            return;
-        }
+    if (w->standing == MEMBER && msg->incarnation > w->incarnation) {
+        psd_msg_t *wait = send_to(self, from, PSD_MSG_WAIT, NULL, out);
+        wait->worker = msg->worker;
+        snprintf(wait->text, sizeof wait->text, "shard %u waits for worker %u's older incarnation to be given up",
+                 self->index, msg->worker);
+        return;
+    }
+    if (w->standing == MEMBER && msg->seq != w->nonce) {
+        refuse(self, from, PSD_REFUSAL_WORKER, out, "worker %u is somebody else: the number drawn at its start is not yours",
+               msg->worker);
+        return;
+    }
+    if (w->standing != MEMBER) {
         w->standing = PENDING;
         w->incarnation = msg->incarnation;
+        w->nonce = msg->seq;
     }
     w->peer = from;
     send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, out);
@@ -858,6 +866,14 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
         on_log_entry(self, now_ms, msg, payload, out);
 }
 
+static void send_hello(const psd_engine_t *self, psd_actions_t *out)
+{
+    psd_msg_t *hello = psd_actions_send(out, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_HELLO, NULL);
+    hello->seq = self->config.nonce;
+    hello->code = (uint32_t)(self->config.wanted_index + 1);
+    snprintf(hello->text, sizeof hello->text, "%s %s", self->endpoint, self->settings);
+}
+
 void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
@@ -866,12 +882,10 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     if (self->welcomed) {
         send_state(self, NULL, out);
         request_init(self, now_ms, out);
-        return;
     }
-    psd_msg_t *hello = psd_actions_send(out, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_HELLO, NULL);
-    hello->seq = self->config.nonce;
-    hello->code = (uint32_t)(self->config.wanted_index + 1);
-    snprintf(hello->text, sizeof hello->text, "%s %s", self->endpoint, self->settings);
+    /* Also when welcomed: over a connection that was lost and made again, the coordinator knows us by this alone. */
+    if (!self->welcomed || self->index)
+        send_hello(self, out);
 }
 
 /* ---- facts -------------------------------------------------------------------------------------------------- */

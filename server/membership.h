@@ -27,7 +27,7 @@ typedef struct psd_worker_row {
     psd_worker_state_t state;
     uint64_t incarnation;          /* of its newest life */
     psd_peer_t peer;               /* its session with the coordinator */
-    uint64_t nonce;                /* tells this life's hello from others' */
+    uint64_t nonce;                /* drawn by this life; who knows it is that worker, on whatever connection */
     uint64_t heard_ms;             /* when it last said anything */
     uint64_t clock;                /* as it last told */
     bool finished;                 /* left because its work was done */

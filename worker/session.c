@@ -155,7 +155,7 @@ static void send_bitmap(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_ac
 
 static void send_attach(psd_session_t *self, uint32_t s, psd_actions_t *out)
 {
-    send_to(self, s, PSD_MSG_ATTACH, NULL, out);
+    send_to(self, s, PSD_MSG_ATTACH, NULL, out)->seq = self->config.nonce;
 }
 
 static void send_register(psd_session_t *self, psd_actions_t *out)
@@ -163,7 +163,7 @@ static void send_register(psd_session_t *self, psd_actions_t *out)
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a registration");
     psd_buf_t *payload = psd_payload_copy(bytes, psd_tensors_encode(&self->list, bytes, PSD_MAX_LIST));
-    send_to(self, 0, PSD_MSG_REGISTER, payload, out);
+    send_to(self, 0, PSD_MSG_REGISTER, payload, out)->seq = self->config.nonce;
     psd_buf_unref(&payload);
     free(bytes);
 }
@@ -199,7 +199,9 @@ static void send_hello(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 
 static void send_leave(psd_session_t *self, psd_actions_t *out)
 {
-    send_to(self, 0, PSD_MSG_LEAVE, NULL, out)->code = self->finished ? 0 : 1;
+    psd_msg_t *msg = send_to(self, 0, PSD_MSG_LEAVE, NULL, out);
+    msg->seq = self->config.nonce;
+    msg->code = self->finished ? 0 : 1;
 }
 
 static void send_setting(psd_session_t *self, psd_actions_t *out)
@@ -219,7 +221,7 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         return;
     if (now_ms >= self->heartbeat_ms + self->cluster->lease_ms / 6) {
         self->heartbeat_ms = now_ms;
-        send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out);
+        send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out)->seq = self->config.nonce;
         if (self->phase == PSD_PHASE_REGISTERING && !self->registered)
             send_register(self, out);
         if (self->phase == PSD_PHASE_SETTING)
@@ -408,6 +410,7 @@ void psd_session_report(psd_session_t *self, const char *name, double value, psd
     if (!self->cluster || !isfinite(value))
         return;
     psd_msg_t *msg = send_to(self, 0, PSD_MSG_REPORT, NULL, out);
+    msg->seq = self->config.nonce;
     msg->value = value;
     snprintf(msg->text, sizeof msg->text, "%.63s", name);
 }

@@ -441,7 +441,7 @@ Test(codec, the_largest_round_fits_its_list)
 {
     static psd_member_t rows[PSD_MAX_WORKERS];
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        rows[i] = (psd_member_t){ i, PSD_MAX_COUNT, 0, 0, 0, false };
+        rows[i] = (psd_member_t){ i, PSD_MAX_COUNT, 0, 0, 0, false, UINT64_MAX };
     psd_round_t in = { .clock = 7,
                        .apply = true,
                        .lr = 0.1,
@@ -457,7 +457,8 @@ Test(codec, the_largest_round_fits_its_list)
     cr_assert_eq(psd_round_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(out.n_members, PSD_MAX_WORKERS);
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        cr_assert(out.member[i].worker == i && out.member[i].incarnation == PSD_MAX_COUNT);
+        cr_assert(out.member[i].worker == i && out.member[i].incarnation == PSD_MAX_COUNT &&
+                  out.member[i].nonce == UINT64_MAX);
     cr_assert(out.apply && out.lr == 0.1 && out.clip_scale == 1 && out.view_id == 5 && out.clock == 7);
     psd_round_clear(&out);
 }
@@ -500,7 +501,7 @@ Test(codec, a_dishonest_round_is_refused)
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .incarnation = UINT64_MAX }) },
                          "incarnation is too large");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .norm2 = NAN }) }, "norm2 is nan");
-    const uint8_t other_layout[] = { 0x08, 2 }, unknown[] = { 0x08, 1, 0x3a, 2, 0x38, 1 };
+    const uint8_t other_layout[] = { 0x08, 2 }, unknown[] = { 0x08, 1, 0x3a, 2, 0x40, 1 };
     psd_round_t out;
     cr_assert_eq(psd_round_decode(&out, other_layout, sizeof other_layout, &err), PSD_EPROTO);
     cr_assert_str_eq(err.text, "Round.layout is 2, 1 is known");
