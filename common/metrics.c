@@ -140,6 +140,17 @@ void psd_metrics_observe(psd_metrics_t *self, psd_metric_t metric, const char *l
     series->value += x;
 }
 
+void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const char *label, const uint64_t *counts, size_t n,
+                             double sum)
+{
+    assert(is_histogram(metric) && n == N_BOUNDS + 1);
+    series_t *series = find_or_add(self, metric, label);
+    if (!series)
+        return;
+    memcpy(series->bucket, counts, n * sizeof *counts);
+    series->value = sum;
+}
+
 double psd_metrics_get(const psd_metrics_t *self, psd_metric_t metric, const char *label)
 {
     series_t like;

@@ -60,6 +60,7 @@ typedef enum psd_metric {
         PSD_N_METRICS
 } psd_metric_t;
 
+enum { PSD_METRIC_BUCKETS = 13 }; /* of steps: <= 0, 1, 2, 4, ... 1024, more */
 enum { PSD_METRIC_MAX_SERIES = 1100 }; /* of one metric; what would be more is dropped */
 
 typedef struct psd_metrics psd_metrics_t;
@@ -77,6 +78,11 @@ void psd_metrics_add(psd_metrics_t *self, psd_metric_t metric, const char *label
 void psd_metrics_observe(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
 double psd_metrics_get(const psd_metrics_t *self, psd_metric_t metric, const char *label);
 void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *label);
+
+/* A histogram that somebody else counts: values in each of its buckets, the last of which has no bound, and
+ * their sum. `n` is PSD_METRIC_BUCKETS. */
+void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const char *label,
+                             const uint64_t *counts, size_t n, double sum);
 
 /* Set what the operating system knows of this process (process_*), and psd_log_messages_total. */
 void psd_metrics_collect(psd_metrics_t *self);

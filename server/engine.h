@@ -24,7 +24,7 @@ typedef struct psd_engine_config {
     uint64_t max_staleness;       /* asp: older pushes are dropped; 0: none is too old */
 } psd_engine_config_t;
 
-enum { PSD_STALENESS_BUCKETS = 9 }; /* <= 0, 1, 2, 4, 8, 16, 32, 64, more */
+enum { PSD_STALENESS_BUCKETS = 13 }; /* <= 0, 1, 2, 4, ... 1024, more: those of the metric */
 
 /* Counters for status and metrics; they only rise. */
 typedef struct psd_engine_stats {

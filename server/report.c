@@ -189,24 +189,33 @@ static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engi
     return o;
 }
 
-static json_t *rejected_json(const psd_engine_stats_t *stats)
+/* Messages refused for that reason, by the shard and, in server 0, by the coordinator. */
+static uint64_t rejected(const psd_node_t *node, unsigned reason)
+{
+    psd_coordinator_facts_t facts = { 0 };
+    if (psd_node_coordinator(node))
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    return psd_engine_stats(psd_node_engine(node))->rejected[reason] + facts.rejected[reason];
+}
+
+static json_t *rejected_json(const psd_node_t *node)
 {
     json_t *r = json_object();
     for (unsigned i = 1; i < PSD_N_REFUSALS; i++)
-        json_object_set_new(r, psd_refusal_name(i), json_integer((json_int_t)stats->rejected[i]));
+        json_object_set_new(r, psd_refusal_name(i), json_integer((json_int_t)rejected(node, i)));
     return r;
 }
 
-static json_t *shard_json(const psd_report_t *self, const psd_engine_t *engine)
+static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
 {
-    const psd_engine_stats_t *stats = psd_engine_stats(engine);
+    const psd_engine_t *engine = psd_node_engine(node);
     const psd_shard_t *shard = psd_engine_shard(engine);
     return json_pack("{s:i, s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:o}", "index", (int)psd_engine_index(engine), "version",
                      (json_int_t)psd_engine_version(engine), "parameters", (json_int_t)psd_engine_elements(engine), "bytes",
                      (json_int_t)(psd_engine_elements(engine) * sizeof(float)), "chunks",
                      shard ? (int)psd_shard_parts(shard) : 0, "apply_seconds_p99", apply_p99(self), "received_bytes",
                      (json_int_t)self->received_bytes, "sent_bytes", (json_int_t)self->sent_bytes, "sends_lost",
-                     (json_int_t)self->sends_lost, "rejected", rejected_json(stats));
+                     (json_int_t)self->sends_lost, "rejected", rejected_json(node));
 }
 
 static void add_job_facts(json_t *status, const psd_node_t *node)
@@ -233,7 +242,7 @@ static json_t *status_json(const psd_report_t *self, const psd_node_t *node, uin
         "uptime_seconds", (double)(now_ms - self->start_ms) * 1e-3, "state", state_name(node), "settings", self->settings,
         "progress", "step", (json_int_t)stats->steps, "rounds", (json_int_t)stats->rounds, "samples", (json_int_t)stats->samples,
         "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
-        sync_json(self, node), "workers", workers_json(node, now_ms), "shards", shard_json(self, engine), "alerts");
+        sync_json(self, node), "workers", workers_json(node, now_ms), "shards", shard_json(self, node), "alerts");
     if (status)
         add_job_facts(status, node);
     return status;
@@ -272,8 +281,9 @@ static void set_job(psd_metrics_t *m, const psd_node_t *node)
         psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report_name, facts.report_value);
 }
 
-static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_engine_t *engine)
+static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)
 {
+    const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
     psd_metrics_set(m, PSD_METRIC_BUILD_INFO, PSD_VERSION, 1);
     psd_metrics_set(m, PSD_METRIC_UP_SINCE, NULL, self->since);
@@ -286,8 +296,10 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_eng
     psd_metrics_set(m, PSD_METRIC_PULLS, "slow", (double)stats->pulls_slow);
     psd_metrics_set(m, PSD_METRIC_RECEIVED_BYTES, NULL, (double)self->received_bytes);
     psd_metrics_set(m, PSD_METRIC_SENT_BYTES, NULL, (double)self->sent_bytes);
+    psd_metrics_set_buckets(m, PSD_METRIC_STALENESS, NULL, stats->staleness, PSD_STALENESS_BUCKETS,
+                            (double)stats->staleness_sum);
     for (unsigned i = 1; i < PSD_N_REFUSALS; i++)
-        psd_metrics_set(m, PSD_METRIC_MESSAGES_REJECTED, psd_refusal_name(i), (double)stats->rejected[i]);
+        psd_metrics_set(m, PSD_METRIC_MESSAGES_REJECTED, psd_refusal_name(i), (double)rejected(node, i));
     psd_metrics_set(m, PSD_METRIC_LEARNING_RATE, NULL, stats->steps ? stats->lr : self->lr);
     psd_metrics_set(m, PSD_METRIC_LOOKAHEAD_SYNCS, NULL, (double)stats->syncs);
     if (stats->steps) {
@@ -300,7 +312,7 @@ static char *metrics_text(psd_report_t *self, const psd_node_t *node, uint64_t n
 {
     if (!self->metrics && !(self->metrics = psd_metrics_new(psd_engine_index(psd_node_engine(node)))))
         return NULL;
-    set_engine(self, self->metrics, psd_node_engine(node));
+    set_engine(self, self->metrics, node);
     if (psd_node_coordinator(node)) {
         set_job(self->metrics, node);
         set_workers(self->metrics, node, now_ms, unix_time());

@@ -59,6 +59,18 @@ Test(metrics, a_histogram_counts_what_is_at_most_each_bound)
     assert_has("psd_staleness_steps_count 3\n");
 }
 
+Test(metrics, a_histogram_may_be_counted_elsewhere)
+{
+    const uint64_t counts[PSD_METRIC_BUCKETS] = { [0] = 4, [3] = 2, [PSD_METRIC_BUCKETS - 1] = 1 };
+    psd_metrics_set_buckets(metrics, PSD_METRIC_STALENESS, NULL, counts, PSD_METRIC_BUCKETS, 2008);
+    assert_has("psd_staleness_steps_bucket{le=\"0\"} 4\n");
+    assert_has("psd_staleness_steps_bucket{le=\"2\"} 4\n");
+    assert_has("psd_staleness_steps_bucket{le=\"4\"} 6\n");
+    assert_has("psd_staleness_steps_bucket{le=\"+Inf\"} 7\n");
+    assert_has("psd_staleness_steps_sum 2008\n");
+    assert_has("psd_staleness_steps_count 7\n");
+}
+
 Test(metrics, numbers_and_labels_are_written_as_the_format_wants)
 {
     psd_metrics_set(metrics, PSD_METRIC_TRAINING_LOSS, NULL, NAN);
