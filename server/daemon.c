@@ -253,6 +253,14 @@ static void warn_of_lr_rule(const daemon_t *self)
                  "divided by the number of workers; set sync.lr_rule to choose\"", psd_options_string(o, "sync.lr_rule"));
 }
 
+/* Each applied contribution, for those who want to compare what shards have done. */
+static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation)
+{
+    (void)arg;
+    psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64, shard, clock, worker,
+                  incarnation);
+}
+
 /* The options, as the two machines read them. */
 static int make_node(daemon_t *self, psd_err_t *err)
 {
@@ -279,6 +287,8 @@ static int make_node(daemon_t *self, psd_err_t *err)
         .mode = engine.mode, .lr = psd_rule_lr(&engine.rule), .has_slow = engine.rule.lookahead };
     bool first = !psd_options_string(o, "join")[0];
     self->node = psd_node_new(&engine, first ? &coordinator : NULL, err);
+    if (self->node && !strcmp(psd_options_string(o, "log.level"), "debug"))
+        psd_engine_set_ledger(psd_node_engine(self->node), log_applied, NULL);
     self->report = self->node ? psd_report_new(o, self->settings, err) : NULL;
     return self->report ? PSD_OK : err->code;
 }
