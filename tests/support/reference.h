@@ -1,0 +1,35 @@
+/* reference.h - the single process that a cluster must equal, bit for bit: the same data, model and batches, each
+ * worker's micro-batch one after the other, their gradients summed in rank order by psd_step_reference. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/optimizer.h"
+#include "worker/safetensors.h"
+
+typedef struct reference reference_t;
+
+/* What the workers are told; strings and arrays are borrowed for the call. */
+typedef struct reference_config {
+    const char *data; /* data.train, of classes */
+    const char *kind; /* model.kind */
+    const size_t *layers;
+    size_t n_layers;
+    size_t batch;
+    uint64_t seed;
+    const char *rule; /* optimizer */
+} reference_config_t;
+
+/* NULL after a line on stderr. */
+reference_t *reference_new(const reference_config_t *config);
+void reference_destroy(reference_t **self_p);
+
+/* Close round `clock` of a view of `world` workers with the contributions of these `n` ranks, ascending. */
+void reference_round(reference_t *self, uint64_t clock, uint32_t world, const uint32_t *ranks, uint32_t n);
+
+/* Rounds 1 to `last` with all of `world` workers. */
+void reference_run(reference_t *self, uint64_t last, uint32_t world);
+
+/* Hashes as a worker's summary has them; `slow` is "" without Lookahead. */
+void reference_hash(const reference_t *self, char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT]);
