@@ -8,7 +8,7 @@
 TestSuite(node, .timeout = 30);
 
 /* One server with its coordinator, spoken to by hand: worker 0 has joined and registered a tensor of 4 weights. */
-enum { JOB = 9, PEER = 5 };
+enum { JOB = 9, PEER = 5, NONCE = 77 };
 #define WORKER_PEER (UINT64_C(1) << 63 | PEER)
 
 static psd_node_t *node;
@@ -18,7 +18,8 @@ static uint64_t incarnation;
 
 static psd_msg_t message(psd_kind_t kind)
 {
-    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = 0, .incarnation = incarnation };
+    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = 0, .incarnation = incarnation,
+                        .seq = NONCE };
 }
 
 static void run_work(void)
@@ -99,10 +100,11 @@ static psd_msg_t chunk(psd_kind_t kind, const float *values)
 
 static void join(void)
 {
-    hello("mnist a:1", 77);
+    hello("mnist a:1", NONCE);
     cr_assert_not_null(answer(PSD_MSG_WELCOME));
     incarnation = answer(PSD_MSG_WELCOME)->incarnation;
-    say(WORKER_PEER, &(psd_msg_t){ .kind = PSD_MSG_ATTACH, .protocol = PSD_PROTOCOL, .job = JOB, .incarnation = incarnation }, NULL, 0);
+    say(WORKER_PEER, &(psd_msg_t){ .kind = PSD_MSG_ATTACH, .protocol = PSD_PROTOCOL, .job = JOB, .incarnation = incarnation,
+                                   .seq = NONCE }, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_ATTACHED));
     enrol(4);
     cr_assert_not_null(answer(PSD_MSG_REGISTERED));
@@ -233,7 +235,7 @@ Test(node, another_shape_is_refused_naming_both, .init = setup, .fini = teardown
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 5 }, .n_elements = 5 };
     psd_tensor_list_t list = { 1, &tensor };
     psd_msg_t other = { .kind = PSD_MSG_REGISTER, .protocol = PSD_PROTOCOL, .job = JOB, .worker = welcome->worker,
-                        .incarnation = welcome->incarnation };
+                        .incarnation = welcome->incarnation, .seq = 78 };
     say(WORKER_PEER + 1, &other, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
     expect_refusal(PSD_REFUSAL_SHAPE, "[4]");
     expect_refusal(PSD_REFUSAL_SHAPE, "[5]");
@@ -246,6 +248,57 @@ Test(node, an_older_incarnation_is_fenced, .init = setup, .fini = teardown)
     say(WORKER_PEER, &msg, ones, sizeof ones);
     cr_assert_not_null(answer(PSD_MSG_FENCED));
     cr_assert_eq(weight(0), 1.0f);
+}
+
+static psd_msg_t attach(uint64_t nonce)
+{
+    psd_msg_t msg = message(PSD_MSG_ATTACH);
+    msg.seq = nonce;
+    return msg;
+}
+
+Test(node, a_session_is_not_given_to_who_does_not_know_the_workers_number, .init = setup, .fini = teardown)
+{
+    psd_msg_t thief = attach(78);
+    say(WORKER_PEER + 1, &thief, NULL, 0);
+    expect_refusal(PSD_REFUSAL_WORKER, "not yours");
+    push(1, ones);
+    cr_assert_eq(weight(0), 0.0f);
+}
+
+Test(node, a_worker_goes_on_over_a_new_connection, .init = setup, .fini = teardown)
+{
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT), again = attach(NONCE), msg = push_of(1, ones);
+    say(WORKER_PEER + 1, &beat, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_HEARTBEAT));
+    say(WORKER_PEER + 1, &again, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_ATTACHED));
+    say(WORKER_PEER + 1, &msg, ones, sizeof ones);
+    cr_assert_eq(weight(0), 0.0f);
+}
+
+Test(node, a_heartbeat_in_anothers_name_is_fenced_and_counted, .init = setup, .fini = teardown)
+{
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
+    psd_coordinator_facts_t facts;
+    beat.seq = 78;
+    say(WORKER_PEER + 1, &beat, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_FENCED));
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.rejected[PSD_REFUSAL_INCARNATION], 1);
+}
+
+Test(node, a_session_that_came_before_the_view_is_the_workers_only_with_its_number, .fini = teardown)
+{
+    make_node("bsp");
+    incarnation = 1;
+    psd_msg_t thief = attach(78);
+    thief.incarnation = PSD_MAX_COUNT; /* so as to look newer than whoever is to come */
+    say(WORKER_PEER + 1, &thief, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_ATTACHED));
+    join();
+    push(1, ones);
+    cr_assert_eq(weight(0), 0.0f);
 }
 
 Test(node, a_worker_cannot_speak_for_another_over_its_own_connection, .init = setup, .fini = teardown)
