@@ -489,7 +489,7 @@ static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_
     if (news && self->config.mode->per_push)
         change_view(self, now_ms, out);
     psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
-    done->seq = msg->seq;
+    done->code = msg->code;
     done->value = msg->value;
     snprintf(done->text, sizeof done->text, "%s", msg->text);
 }

@@ -207,7 +207,8 @@ static void send_leave(psd_session_t *self, psd_actions_t *out)
 static void send_setting(psd_session_t *self, psd_actions_t *out)
 {
     psd_msg_t *msg = send_to(self, 0, PSD_MSG_SETTING, NULL, out);
-    msg->seq = self->pull_seq;
+    msg->seq = self->config.nonce;
+    msg->code = (uint32_t)self->pull_seq; /* which asking: a late answer to an older one is not about this */
     msg->value = self->lr;
     snprintf(msg->text, sizeof msg->text, "optimizer.lr");
 }
@@ -587,7 +588,7 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     case PSD_MSG_PROGRESS: on_progress(self, s, msg, payload, out); break;
     case PSD_MSG_SLOW: on_slow(self, now_ms, s, msg, payload); break;
     case PSD_MSG_SETTING:
-        if (self->phase == PSD_PHASE_SETTING && msg->seq == self->pull_seq)
+        if (self->phase == PSD_PHASE_SETTING && msg->code == (uint32_t)self->pull_seq)
             self->phase = PSD_PHASE_READY;
         break;
     case PSD_MSG_LEFT:

@@ -109,7 +109,7 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.protocol is 2, ours is 1", 12, PUSH(.protocol = 2) },
         { "PUSH.protocol is 0", 12, PUSH(.protocol = 0) },
         { "PUSH.protocol is 99", 12, PUSH(.protocol = 99) },
-        { "kind 27 is unknown", 12, PUSH(.kind = 27) },
+        { "kind 100 is unknown", 12, PUSH(.kind = 100) },
         { "kind 0 is unknown", 12, PUSH(.kind = 0) },
         { "PUSH.worker is 1024, at most 1023", 12, PUSH(.worker = 1024) },
         { "PUSH.worker is 4294967295", 12, PUSH(.worker = UINT32_MAX) },
