@@ -67,7 +67,7 @@ enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4 };
     X(PULL, 20, PSD_FROM_WORKER, BITMAP, 0, "send these chunks' slow weights")                               \
     X(SLOW, 21, PSD_FROM_SHARD, CHUNK, 0, "one chunk's slow weights")                                        \
     X(SHARD_HELLO, 22, PSD_FROM_SHARD, NONE, 0, "a server asks to serve; text: its endpoint")                \
-    X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, NONE, 0, "its index; text: the job's settings")               \
+    X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, NONE, 0, "its index, and how many servers there are")         \
     X(COMMAND, 24, PSD_FROM_COORDINATOR, ROUND, 0, "the next entry of the coordinator's log")                \
     X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                \
     X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0,                                          \
