@@ -1,0 +1,456 @@
+#include <criterion/criterion.h>
+#include <ctype.h>
+#include <dirent.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <wordexp.h>
+
+#include "common/optimizer.h"
+#include "common/options.h"
+#include "proto/codec.h"
+
+/* The pages are true: the README's commands and example run, its tables are the program's, the protocol's page names what
+ * the codec knows, and the includes point where ARCHITECTURE.md says. */
+
+TestSuite(pages, .timeout = 60);
+
+/* The whole file, freed with the test's process. */
+static char *read_page(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, name);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file, "%s", path);
+    static char text[1 << 20];
+    size_t n = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[n] = '\0';
+    return strdup(text);
+}
+
+/* The next block of `language` after `*at`, as a string of its own; NULL when there is none. */
+static char *next_block(const char **at, const char *language)
+{
+    char fence[32];
+    snprintf(fence, sizeof fence, "```%s\n", language);
+    const char *start = strstr(*at, fence);
+    if (!start)
+        return NULL;
+    start += strlen(fence);
+    const char *end = strstr(start, "```");
+    cr_assert_not_null(end);
+    *at = end + 3;
+    return strndup(start, (size_t)(end - start));
+}
+
+/* Run a command of a shell in the source directory with the built programs first in its path; what it wrote is in
+ * `output`. */
+static char output[1 << 16];
+
+static int run(const char *command)
+{
+    char line[2048];
+    snprintf(line, sizeof line, "cd %s && PATH=%s:$PATH && %s 2>&1 </dev/null", PSD_SOURCE_DIR, PSD_BIN_DIR, command);
+    FILE *pipe = popen(line, "r");
+    size_t n = fread(output, 1, sizeof output - 1, pipe);
+    output[n] = '\0';
+    int status = pclose(pipe);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* ---- commands ----------------------------------------------------------------------------------------------- */
+
+/* Whether the words are options that the program takes, with values that it takes. */
+static void check_options(psd_program_t program, size_t argc, char **argv, const char *line)
+{
+    psd_err_t err = { 0 };
+    psd_options_t *options = psd_options_new(program);
+    cr_assert_eq(chdir(PSD_SOURCE_DIR), 0); /* job files are named from here */
+    cr_expect_eq(psd_options_load(options, (int)argc, argv, &err), PSD_OK, "%s: %s", line, err.text);
+    psd_options_destroy(&options);
+}
+
+static void check_psdctl(size_t argc, char **argv, const char *line)
+{
+    char command[512];
+    cr_assert_geq(argc, 2, "%s", line);
+    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config"))
+        check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
+    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "status"))
+        snprintf(command, sizeof command, "psdctl help %s", argv[1]);
+    else
+        snprintf(command, sizeof command, "%s", line);
+    cr_expect_eq(run(command), 0, "%s: %s", line, output);
+}
+
+static bool has_preset(const char *name)
+{
+    char quoted[64];
+    snprintf(quoted, sizeof quoted, "\"name\": \"%s\"", name);
+    char *presets = read_page("CMakePresets.json");
+    bool has = strstr(presets, quoted);
+    free(presets);
+    return has;
+}
+
+static void check_path(const char *url, const char *line)
+{
+    static const char *const paths[] = { "/", "/status", "/metrics", "/livez", "/healthz", "/readyz" };
+    const char *path = strchr(strstr(url, "//") + 2, '/');
+    bool known = false;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        known |= path && strcmp(path, paths[i]) == 0;
+    cr_expect(known, "%s", line);
+}
+
+/* A script of the tree: it is there, it may run, and it knows the options that the page gives it. */
+static void check_script(size_t argc, char **argv, const char *line)
+{
+    const char *name = strncmp(argv[0], "./", 2) ? argv[0] : argv[0] + 2;
+    char *text = read_page(name), path[512];
+    snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, name);
+    cr_expect_eq(access(path, X_OK), 0, "%s", line);
+    for (size_t i = 1; i < argc; i++)
+        cr_expect(*argv[i] != '-' || strstr(text, argv[i]), "%s does not know %s", name, argv[i]);
+    free(text);
+}
+
+static bool is_one_of(const char *word, const char *const *words)
+{
+    while (*words && strcmp(word, *words) != 0)
+        words++;
+    return *words;
+}
+
+static void check_command(const char *line)
+{
+    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages", "./tests/run", "tests/run", NULL };
+    static const char *const cmakes[] = { "cmake", "ctest", NULL };
+    static const char *const elsewhere[] = { "cc", "./line", NULL }; /* run by the example's own test */
+    char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
+    wordexp_t words;
+    cr_assert_eq(wordexp(built == copy ? strstr(copy, "bin/") + 4 : copy, &words, 0), 0, "%s", line);
+    size_t n = words.we_wordc;
+    memcpy(word, words.we_wordv, (n + 1) * sizeof *word);
+    if (!strcmp(word[0], "psd"))
+        check_options(PSD_PROGRAM_SERVER, n, word, line);
+    else if (!strcmp(word[0], "psd-worker"))
+        check_options(PSD_PROGRAM_WORKER, n, word, line);
+    else if (!strcmp(word[0], "psdctl"))
+        check_psdctl(n, word, line);
+    else if (!strcmp(word[0], "curl"))
+        check_path(word[1], line);
+    else if (is_one_of(word[0], scripts))
+        check_script(n, word, line);
+    else if (is_one_of(word[0], cmakes)) {
+        for (size_t i = 1; i + 1 < n; i++)
+            cr_expect(strcmp(word[i], "--preset") || has_preset(word[i + 1]), "%s", line);
+    } else if (built == copy) { /* a fuzzer or bench has its source */
+        char pattern[256];
+        snprintf(pattern, sizeof pattern, "ls tests/*/%s.c", strcmp(word[0], "psd-sim") ? word[0] : "psd_sim");
+        cr_expect_eq(run(pattern), 0, "%s", line);
+    } else
+        cr_expect(is_one_of(word[0], elsewhere), "nobody checks: %s", line);
+    wordfree(&words);
+    free(copy);
+}
+
+static void check_commands_of(const char *page)
+{
+    const char *at = read_page(page);
+    unsigned n = 0;
+    for (char *block; (block = next_block(&at, "sh")); free(block))
+        for (char *line, *rest = block; (line = strsep(&rest, "\n"));)
+            if (*line && *line != '#') {
+                check_command(line);
+                n++;
+            }
+    cr_expect_geq(n, 5, "%s has commands", page);
+}
+
+Test(pages, each_command_of_the_readme_runs_or_names_programs_and_flags_that_there_are)
+{
+    check_commands_of("README.md");
+}
+
+Test(pages, each_command_of_the_contributors_page_does_too) { check_commands_of("CONTRIBUTING.md"); }
+
+Test(pages, files_that_pages_name_are_there)
+{
+    static const char *const pages[] = { "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "proto/PROTOCOL.md" };
+    static const char *const roots[] = { "common/", "proto/", "server/", "worker/", "deploy/", "tests/" };
+    for (size_t p = 0; p < sizeof pages / sizeof *pages; p++) {
+        char *text = read_page(pages[p]), *rest = text, *word;
+        /* Every other piece between backticks is code. */
+        for (bool code = false; (word = strsep(&rest, "`")); code = !code) {
+            bool named = code && !strpbrk(word, " \n=*<");
+            for (size_t r = 0; named && r < sizeof roots / sizeof *roots; r++) {
+                char path[512];
+                struct stat facts;
+                snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, word);
+                if (strncmp(word, roots[r], strlen(roots[r])) == 0)
+                    cr_expect_eq(stat(path, &facts), 0, "%s names %s", pages[p], word);
+            }
+        }
+        free(text);
+    }
+}
+
+/* ---- the example in C --------------------------------------------------------------------------------------- */
+
+static char directory[] = "/tmp/test_pages_XXXXXX";
+
+/* Start a server for job "line" and two workers; its process id, and its address in `address`. */
+static pid_t start_server(char address[128])
+{
+    int out[2];
+    cr_assert_eq(pipe(out), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(out[1], 1);
+        close(out[0]);
+        execl(PSD_BIN_DIR "/psd", "psd", "--job=line", "--workers-min=2", "--optimizer=sgd(lr=0.1)",
+              "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--log-level=error", (char *)NULL);
+        _exit(127);
+    }
+    close(out[1]);
+    FILE *lines = fdopen(out[0], "r");
+    cr_assert_eq(fscanf(lines, "psd ready shard=0/1 data=%127s", address), 1);
+    fclose(lines);
+    return pid;
+}
+
+Test(pages, the_readmes_example_in_c_compiles_and_trains)
+{
+    const char *at = read_page("README.md");
+    char path[128], command[1024], address[128];
+    char *source = next_block(&at, "c");
+    cr_assert_not_null(source);
+    cr_assert_not_null(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/line.c", directory);
+    FILE *file = fopen(path, "w");
+    fputs(source, file);
+    fclose(file);
+    snprintf(command, sizeof command,
+             PSD_CC " -std=c11 -Wall -Wextra -Werror %s -Iworker -o %s/line %s -L%s -lpsdworker -Wl,-rpath,%s",
+             *PSD_CC_SANITIZE ? "-fsanitize=" PSD_CC_SANITIZE : "", directory, path, PSD_LIBRARY_DIR, PSD_LIBRARY_DIR);
+    cr_assert_eq(run(command), 0, "%s", output);
+
+    pid_t server = start_server(address);
+    snprintf(command, sizeof command, "(%s/line %s & %s/line %s; wait)", directory, address, directory, address);
+    cr_expect_eq(run(command), 0, "%s", output);
+    cr_expect_str_eq(output, "y = 3.000 x -1.000 \ny = 3.000 x -1.000 \n");
+    int status = -1;
+    cr_assert_eq(waitpid(server, &status, 0), server);
+    cr_expect_eq(status, 0, "the server ends by itself, with 0");
+    snprintf(command, sizeof command, "rm -r %s", directory);
+    cr_expect_eq(run(command), 0);
+}
+
+/* ---- tables ------------------------------------------------------------------------------------------------- */
+
+Test(pages, the_readmes_options_are_the_option_table)
+{
+    char *table = psd_options_markdown();
+    cr_expect_not_null(strstr(read_page("README.md"), table), "put this into the README:\n%s", table);
+    free(table);
+}
+
+Test(pages, the_readmes_job_file_is_the_quickstarts)
+{
+    char block[4096];
+    snprintf(block, sizeof block, "```yaml\n%s```", read_page("deploy/examples/glyphs.yaml"));
+    cr_expect_not_null(strstr(read_page("README.md"), block));
+}
+
+Test(pages, the_readme_has_every_optimizer_with_its_defaults_and_paper)
+{
+    const char *readme = read_page("README.md");
+    char text[PSD_RULE_TEXT], row[PSD_RULE_TEXT + 8];
+    size_t n = 0;
+    for (const psd_optimizer_t *o; (o = psd_optimizer_at(n)); n++) {
+        psd_rule_t rule;
+        cr_assert_eq(psd_rule_parse(&rule, o->name, NULL), PSD_OK);
+        snprintf(row, sizeof row, "\n| `%s` | %d", psd_rule_print(&rule, text), 4 * rule.n_slots);
+        const char *found = strstr(readme, row);
+        cr_expect_not_null(found, "the README lacks %s", row);
+        char *line = found ? strndup(found + 1, strcspn(found + 1, "\n")) : strdup("");
+        cr_expect_not_null(strstr(line, o->paper), "%s: %s", line, o->paper);
+        free(line);
+    }
+    snprintf(row, sizeof row, "| %zu optimizers, and Lookahead", n);
+    cr_expect_not_null(strstr(readme, row), "%s", row);
+}
+
+Test(pages, the_readme_has_every_exit_code)
+{
+    const char *readme = read_page("README.md");
+    char row[32];
+#define X(name, value, text, exit_code)                                                                     \
+    snprintf(row, sizeof row, "\n| %d | ", exit_code);                                                       \
+    cr_expect(strstr(readme, row) || value == PSD_EAUTH, "the README lacks %d", exit_code);
+    PSD_ERRORS(X)
+#undef X
+}
+
+Test(pages, the_protocols_page_names_every_message_and_refusal)
+{
+    const char *page = read_page("proto/PROTOCOL.md");
+    char row[96];
+#define X(name, number, ...)                                                                                 \
+    snprintf(row, sizeof row, "\n| %s (%d) | ", #name, number);                                              \
+    cr_expect_not_null(strstr(page, row), "the page lacks %s", row);
+    PSD_MESSAGES(X)
+#undef X
+#define X(name, number, text)                                                                                \
+    snprintf(row, sizeof row, "\n| %d | %s | ", number, text);                                               \
+    cr_expect_not_null(strstr(page, row), "the page lacks %s", row);
+    PSD_REFUSALS(X)
+#undef X
+    snprintf(row, sizeof row, "# The psd protocol, version %d\n", PSD_PROTOCOL);
+    cr_expect_not_null(strstr(page, row));
+}
+
+/* Whether the page has these bytes as a block of hexadecimal, 16 in a row. */
+static void expect_bytes(const char *page, const void *bytes, size_t n)
+{
+    char block[4096] = "```\n";
+    for (size_t i = 0; i < n; i++)
+        snprintf(block + strlen(block), sizeof block - strlen(block), "%02x%c", ((const uint8_t *)bytes)[i],
+                 i % 16 == 15 || i + 1 == n ? '\n' : ' ');
+    cr_expect_not_null(strstr(page, strcat(block, "```")), "the page lacks\n%s", block);
+}
+
+Test(pages, the_protocols_exchange_in_bytes_is_what_the_codec_writes)
+{
+    const char *page = read_page("proto/PROTOCOL.md");
+    const float gradient[] = { 1, -2 }, weights[] = { 0.5f, 0.25f };
+    const psd_msg_t base = { .protocol = PSD_PROTOCOL, .job = 0x1122334455667788, .map_id = 1, .worker = 1, .incarnation = 1,
+                             .clock = 17, .parts = 1, .dtype = PSD_DTYPE_F32, .codec = PSD_CODEC_RAW, .n_elements = 2 };
+    uint8_t frame[PSD_MAX_HEADER];
+    psd_msg_t push = base, answer = base;
+    push.kind = PSD_MSG_PUSH;
+    push.view_id = 17;
+    push.base_version = 16;
+    push.samples = 32;
+    push.loss = 0.25;
+    push.checksum = psd_crc32c(gradient, sizeof gradient);
+    answer.kind = PSD_MSG_WEIGHTS;
+    answer.view_id = 18;
+    answer.version = 17;
+    answer.shard_epoch = 1;
+    answer.rank = 1;
+    answer.world = 2;
+    answer.checksum = psd_crc32c(weights, sizeof weights);
+    expect_bytes(page, frame, psd_msg_encode(&push, frame));
+    expect_bytes(page, gradient, sizeof gradient);
+    expect_bytes(page, frame, psd_msg_encode(&answer, frame));
+    expect_bytes(page, weights, sizeof weights);
+}
+
+/* ---- arrows ------------------------------------------------------------------------------------------------- */
+
+typedef void on_include_fn(const char *file, const char *included);
+
+static void read_includes(const char *name, on_include_fn *check)
+{
+    char *text = read_page(name), *rest = text, *line, included[256];
+    while ((line = strsep(&rest, "\n")))
+        if (sscanf(line, " # include %*1[<\"]%255[^>\"]", included) == 1)
+            check(name, included);
+    free(text);
+}
+
+/* Every source and header below `folder`. */
+static void walk(const char *folder, on_include_fn *check)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, folder);
+    DIR *dir = opendir(path);
+    cr_assert_not_null(dir, "%s", path);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        const char *dot = strrchr(entry->d_name, '.');
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (entry->d_type == DT_DIR && *entry->d_name != '.')
+            walk(path, check);
+        else if (dot && (!strcmp(dot, ".c") || !strcmp(dot, ".h")))
+            read_includes(path, check);
+    }
+    closedir(dir);
+}
+
+static bool starts(const char *text, const char *with) { return strncmp(text, with, strlen(with)) == 0; }
+
+static void check_arrow(const char *file, const char *included)
+{
+    static const char *const ours[] = { "server/", "worker/", "psd/", "proto/", "common/", "deploy/", "tests/" };
+    static const struct {
+        const char *from, *to; /* a folder, and what it may include of ours, between spaces */
+    } arrows[] = {
+        { "common/", " common/ " },
+        { "proto/", " common/ proto/ " },
+        { "server/", " common/ proto/ server/ " },
+        { "worker/", " common/ proto/ worker/ psd/ " },
+        { "deploy/", " common/ proto/ deploy/ psd/ " },
+    };
+    for (size_t o = 0; o < sizeof ours / sizeof *ours; o++)
+        for (size_t a = 0; a < sizeof arrows / sizeof *arrows; a++)
+            if (starts(included, ours[o]) && starts(file, arrows[a].from))
+                cr_expect(strstr(arrows[a].to, ours[o]), "%s includes %s", file, included);
+    if (!strcmp(included, "zmq.h"))
+        cr_expect_str_eq(file, "common/transport.c");
+    if (strstr(included, ".pb-c.h") || starts(included, "protobuf-c"))
+        cr_expect_str_eq(file, "proto/codec.c");
+    /* The trainer knows the servers through the public header alone. */
+    if (starts(file, "worker/") && !strstr(file, "session.") && !strstr(file, "client.c"))
+        cr_expect(!starts(included, "proto/") && strcmp(included, "worker/session.h"), "%s includes %s", file, included);
+}
+
+Test(pages, includes_point_where_the_layers_say)
+{
+    static const char *const folders[] = { "common", "proto", "server", "worker", "deploy" };
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        walk(folders[i], check_arrow);
+}
+
+static void check_core(const char *file, const char *included)
+{
+    static const char *const pure[] = { "assert.h", "inttypes.h", "math.h",   "stdarg.h", "stdbool.h", "stddef.h",
+                                        "stdint.h", "stdio.h",    "stdlib.h", "string.h", "sys/mman.h" };
+    static const char *const shell[] = { "common/transport.h", "common/log.h",    "common/options.h", "common/metrics.h",
+                                         "server/daemon.h",    "server/report.h", "server/status.h" };
+    bool ours = starts(included, "common/") || starts(included, "proto/") || starts(included, "server/") ||
+                starts(included, "worker/");
+    bool ok = ours;
+    for (size_t i = 0; i < sizeof pure / sizeof *pure; i++)
+        ok |= strcmp(included, pure[i]) == 0;
+    for (size_t i = 0; i < sizeof shell / sizeof *shell; i++)
+        ok &= strcmp(included, shell[i]) != 0;
+    cr_expect(ok, "%s includes %s", file, included);
+}
+
+Test(pages, the_core_has_no_sockets_files_clocks_or_threads)
+{
+    static const char *const core[] = { "server/engine",     "server/coordinator", "server/membership", "server/consistency",
+                                        "server/node",       "server/shard",       "worker/session" };
+    static const char *const shell_words[] = { "FILE", "fopen(", "printf(stdout", "fprintf(", "getenv(", "rand(", "time(",
+                                               "clock_gettime(", "sleep(" };
+    for (size_t i = 0; i < sizeof core / sizeof *core; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s.h", core[i]);
+        read_includes(name, check_core);
+        snprintf(name, sizeof name, "%s.c", core[i]);
+        read_includes(name, check_core);
+        const char *text = read_page(name);
+        for (size_t w = 0; w < sizeof shell_words / sizeof *shell_words; w++) {
+            const char *at = strstr(text, shell_words[w]);
+            cr_expect(!at || isalnum((unsigned char)at[-1]) || at[-1] == '_', "%s has %s", name, shell_words[w]);
+        }
+    }
+}
