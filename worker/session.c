@@ -9,7 +9,7 @@
 
 #include "common/aggregate.h"
 
-enum { RTO_MS = 200, RTO_MAX_MS = 5000, HELLO_MS = 200, PUMP = 4 };
+enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, PUMP = 4 };
 
 typedef struct server {
     bool attached;
@@ -541,7 +541,8 @@ static void on_refused(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
 {
     char text[PSD_MAX_TEXT + 64];
     if (msg->code == PSD_REFUSAL_SESSION) {
-        self->server[s].attached = false; /* the server restarted its socket: attach again */
+        self->server[s].attached = false; /* the connection was lost and made again: attach anew, and soon */
+        self->server[s].asked_ms = 0;
         return;
     }
     if (self->phase == PSD_PHASE_JOINING && msg->seq && msg->seq != self->config.nonce)
@@ -580,7 +581,10 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     case PSD_MSG_FENCED: on_fenced(self, s, msg); break;
     case PSD_MSG_REGISTERED: self->registered = true; break;
     case PSD_MSG_ATTACHED:
-        self->server[s].attached |= msg->incarnation == self->incarnation;
+        if (!self->server[s].attached && msg->incarnation == self->incarnation) {
+            self->server[s].attached = true;
+            self->server[s].asked_ms = 0; /* what was awaited may have been lost with the old connection */
+        }
         self->server[s].waiting[0] = '\0';
         break;
     case PSD_MSG_INIT_WANTED: on_init_wanted(self, s, msg, payload, out); break;

@@ -125,6 +125,19 @@ void cluster_give_up(cluster_t *self, const char *format, ...)
 
 /* ---- processes --------------------------------------------------------------------------------------------------- */
 
+/* The programs read options from PSD_..., which here are for the test. */
+static void clear_options(void)
+{
+    for (size_t i = 0; environ[i];) {
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(environ[i], "="), environ[i]);
+        if (!strncmp(name, "PSD_", 4) && !unsetenv(name))
+            i = 0;
+        else
+            i++;
+    }
+}
+
 /* In the child: become the program, and die with the test. */
 static _Noreturn void become(const cluster_t *self, const char *name, const char *program, char *command, pid_t parent)
 {
@@ -134,6 +147,7 @@ static _Noreturn void become(const cluster_t *self, const char *name, const char
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(125);
+    clear_options();
     for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/%s.%s", self->directory, name, ends[i]);
         int fd = i ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0666) : open("/dev/null", O_RDONLY);
