@@ -1,0 +1,80 @@
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support/cluster.h"
+
+/* Nobody waits for anybody: each push is a step of its own. */
+
+enum { DONE_MS = 120000 };
+
+static cluster_t cluster;
+static void setup(void) { cluster_open(&cluster); }
+static void teardown(void) { cluster_close(&cluster); }
+TestSuite(asp, .init = setup, .fini = teardown, .timeout = 300);
+
+#define MODEL "--model-kind=mlp --model-layers=784,32,10 --data-train=glyphs:6000 --data-test=glyphs:1000 --data-batch=64"
+
+/* What server 0's /metrics say of staleness while the job runs; its last text before it ended. */
+static char *last_metrics(void)
+{
+    char *last = NULL;
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_wait(&cluster.worker[0], 0) < 0; cluster_nap()) {
+        char *text = cluster_get(&cluster, 0, "/metrics");
+        if (text && strstr(text, "\npsd_staleness_steps_count ")) {
+            free(last);
+            last = text;
+        } else {
+            free(text);
+        }
+        if (cluster_now_ms() > end)
+            cluster_give_up(&cluster, "the job does not end");
+    }
+    return last;
+}
+
+static double number_after(const char *text, const char *words)
+{
+    const char *at = strstr(text, words);
+    cr_assert_not_null(at, "/metrics lack %s", words);
+    return strtod(at + strlen(words), NULL);
+}
+
+Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
+{
+    cluster_start_servers(&cluster, 2, "--workers-min=2 --sync-mode=asp --optimizer=adam(lr=0.002)");
+    for (int w = 0; w < 2; w++)
+        cluster_start_worker(&cluster, MODEL " --eval-every=0 --stop-epochs=6");
+    char *metrics = last_metrics();
+    cluster_finish(&cluster, DONE_MS);
+    json_t *summary = cluster_summary(&cluster, 0);
+    const double accuracy = json_number_value(json_object_get(summary, "last_metric"));
+    json_decref(summary);
+    cr_expect_gt(accuracy, 0.85, "accuracy %.3f", accuracy);
+    cr_assert_not_null(metrics);
+    const double count = number_after(metrics, "\npsd_staleness_steps_count ");
+    const double sum = number_after(metrics, "\npsd_staleness_steps_sum ");
+    const double steps = number_after(metrics, "\npsd_steps_total{shard=\"0\"} ");
+    cr_expect_gt(count, 0);
+    cr_expect_eq(count, steps, "%.0f staleness values of %.0f steps", count, steps);
+    cr_expect_eq(number_after(metrics, "psd_staleness_steps_bucket{le=\"+Inf\"} "), count);
+    /* With two workers, between a worker's pull and its push the other makes a step or so, seldom many. */
+    cr_expect(isfinite(sum) && sum > 0 && sum / count < 16, "mean staleness %g", sum / count);
+    free(metrics);
+}
+
+Test(asp, a_gradient_that_is_too_old_is_refused_and_counted)
+{
+    /* A worker with ten times the rows in its slice is slower than two others, whose steps make its gradients old. */
+    cluster_start_servers(&cluster, 1, "--workers-min=3 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
+    cluster_start_worker(&cluster, MODEL " --data-batch=6000 --eval-every=0 --stop-steps=60");
+    for (int w = 0; w < 2; w++)
+        cluster_start_worker(&cluster, MODEL " --data-batch=60 --eval-every=0 --stop-steps=4000");
+    double refused = 0;
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; refused < 1 && cluster_now_ms() < end; cluster_nap())
+        refused = cluster_metric(&cluster, 0, "psd_messages_rejected_total{shard=\"0\",reason=\"stale\"}");
+    cr_expect_geq(refused, 1);
+    cluster_finish(&cluster, DONE_MS);
+}

@@ -1,0 +1,179 @@
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/support/cluster.h"
+
+/* What people see of mistakes: a sentence that names both sides, and the exit code of sysexits.h for it. */
+
+enum { DONE_MS = 60000 };
+
+static cluster_t cluster;
+static cluster_process_t ctl;
+
+static void setup(void)
+{
+    cluster_open(&cluster);
+    ctl.pid = 0;
+}
+
+static void teardown(void)
+{
+    if (ctl.pid)
+        kill(ctl.pid, SIGKILL);
+    cluster_wait(&ctl, DONE_MS);
+    cluster_close(&cluster);
+}
+TestSuite(cli, .init = setup, .fini = teardown, .timeout = 200);
+
+#define TINY "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=softmax"
+
+/* That process must end with this code, having said these words on stderr. */
+static void expect_end(cluster_process_t *process, int code, const char *one, const char *other)
+{
+    cr_expect_eq(cluster_wait(process, DONE_MS), code, "%s ended with %d instead of %d", process->name, process->code, code);
+    char *said = cluster_printed(&cluster, process, "err");
+    cr_expect(strstr(said, one) && strstr(said, other), "%s lacks \"%s\" or \"%s\" in: %s", process->name, one, other, said);
+    free(said);
+}
+
+static void write_job(const char *more)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/job.yaml", cluster.directory);
+    FILE *file = fopen(path, "w");
+    fprintf(file, "job: tiny\nseed: 1\nservers: 2\nworkers: {min: 2}\noptimizer: \"adam(lr=1e-2)\"\n"
+                  "model: {kind: softmax}\ndata: {train: \"glyphs:500\", test: \"glyphs:100\", batch: 50}\n%s", more);
+    fclose(file);
+}
+
+Test(cli, a_small_job_file_runs_to_its_summary)
+{
+    write_job("stop: {epochs: 2}\n");
+    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "run %s/job.yaml --run-dir=%s/run", cluster.directory,
+                  cluster.directory);
+    expect_end(&ctl, 0, "status http://127.0.0.1:", "");
+    char *out = cluster_printed(&cluster, &ctl, "out");
+    cr_expect_not_null(strstr(out, "tiny: done\n"), "%s", out);
+    cr_expect_not_null(strstr(out, "  steps         20\n"), "%s", out);
+    cr_expect_not_null(strstr(out, "  sha256 "), "%s", out);
+    free(out);
+    char *summary = cluster_file(&cluster, "run/summary-2.json");
+    cr_expect_not_null(summary);
+    free(summary);
+}
+
+Test(cli, a_worker_of_another_job_is_refused_naming_both)
+{
+    cluster_start_servers(&cluster, 1, "--job=mnist");
+    cluster_start_worker(&cluster, TINY " --job=cifar --stop-steps=1");
+    expect_end(&cluster.worker[0], 76, "this is job mnist", "you are of job cifar");
+}
+
+Test(cli, a_worker_that_finds_another_protocol_says_whom_it_asked)
+{
+    /* The status port speaks HTTP, where a worker says hello in ZMTP. */
+    cluster_start_servers(&cluster, 1, "--job=psd");
+    snprintf(cluster.data[0], sizeof cluster.data[0], "tcp%.100s", cluster.status[0] + 4);
+    cluster_start_worker(&cluster, TINY " --join-timeout=2s --stop-steps=1");
+    expect_end(&cluster.worker[0], 69, "cannot join", cluster.data[0]);
+}
+
+Test(cli, a_worker_that_finds_nobody_says_whom_it_asked)
+{
+    strcpy(cluster.data[0], "tcp://127.0.0.1:1");
+    cluster_start_worker(&cluster, TINY " --join-timeout=2s --stop-steps=1");
+    expect_end(&cluster.worker[0], 69, "cannot join", "tcp://127.0.0.1:1");
+}
+
+Test(cli, a_server_with_other_settings_is_refused_naming_both)
+{
+    cluster_start_server(&cluster, 2, "--optimizer=sgd(lr=0.1)");
+    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd", "--servers=2 --listen=tcp://127.0.0.1:0 --status-listen=none "
+                  "--optimizer=sgd(lr=0.2) --join=%s", cluster.data[0]);
+    expect_end(&cluster.server[1], 76, "ours servers=2 mode=bsp optimizer=sgd(lr=0.1", "theirs servers=2 mode=bsp optimizer=sgd(lr=0.2");
+}
+
+Test(cli, a_server_too_many_is_refused)
+{
+    cluster_start_servers(&cluster, 2, "--optimizer=sgd");
+    cluster_spawn(&cluster, &cluster.server[2], "server-2", "psd", "--servers=2 --listen=tcp://127.0.0.1:0 --status-listen=none "
+                  "--optimizer=sgd --join=%s", cluster.data[0]);
+    expect_end(&cluster.server[2], 76, "one too many", "the job has 2");
+}
+
+Test(cli, a_worker_of_another_shape_is_refused_naming_both)
+{
+    cluster_start_servers(&cluster, 1, "--workers-min=2");
+    cluster_start_worker(&cluster, "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
+                                   "--model-layers=784,32,10 --stop-steps=1");
+    for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
+        char *log = cluster_printed(&cluster, &cluster.server[0], "err");
+        const bool known = strstr(log, "id=shard.model") != NULL;
+        free(log);
+        if (known)
+            break;
+        cr_assert_lt(cluster_now_ms(), end);
+    }
+    cluster_start_worker(&cluster, "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
+                                   "--model-layers=784,16,10 --stop-steps=1");
+    expect_end(&cluster.worker[1], 76, "[32, 784]", "[16, 784]");
+}
+
+Test(cli, what_cannot_be_configured_is_78)
+{
+    strcpy(cluster.data[0], "tcp://127.0.0.1:1");
+    cluster_start_worker(&cluster, TINY " --stop-steps=1 --model-layers=783,10");
+    expect_end(&cluster.worker[0], 78, "783", "784");
+    cluster_spawn(&cluster, &cluster.server[0], "server-0", "psd", "--optimizer=adma --listen=tcp://127.0.0.1:0");
+    expect_end(&cluster.server[0], 78, "unknown optimizer 'adma'", "adam");
+}
+
+Test(cli, a_port_that_is_taken_is_named)
+{
+    cluster_start_servers(&cluster, 1, "--job=psd");
+    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd", "--listen=%s --status-listen=none", cluster.data[0]);
+    expect_end(&cluster.server[1], 74, cluster.data[0], "in use");
+}
+
+/* Processes whose command line names our directory. */
+static unsigned count_processes(void)
+{
+    unsigned n = 0;
+    DIR *proc = opendir("/proc");
+    for (struct dirent *entry; (entry = readdir(proc));) {
+        char path[300], line[4096];
+        snprintf(path, sizeof path, "/proc/%s/cmdline", entry->d_name);
+        FILE *file = *entry->d_name >= '0' && *entry->d_name <= '9' ? fopen(path, "r") : NULL;
+        const size_t length = file ? fread(line, 1, sizeof line, file) : 0;
+        if (file)
+            fclose(file);
+        n += memmem(line, length, cluster.directory, strlen(cluster.directory)) != NULL;
+    }
+    closedir(proc);
+    return n;
+}
+
+Test(cli, sigterm_to_a_run_gives_75_and_leaves_no_child)
+{
+    write_job("stop: {epochs: 1000000}\n");
+    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "run %s/job.yaml --run-dir=%s/run", cluster.directory,
+                  cluster.directory);
+    /* Both workers are in the job when the second has written metrics. */
+    for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
+        char *metrics = cluster_file(&cluster, "run/metrics-2.jsonl");
+        const bool trains = metrics && *metrics;
+        free(metrics);
+        if (trains)
+            break;
+        cr_assert_lt(cluster_now_ms(), end);
+    }
+    cr_assert_eq(count_processes(), 5);
+    kill(ctl.pid, SIGTERM);
+    cr_expect_eq(cluster_wait(&ctl, DONE_MS), 75);
+    cr_expect_eq(count_processes(), 0);
+}
