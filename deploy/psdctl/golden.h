@@ -5,9 +5,10 @@
  *   w0 <n values>                                initial weights
  *   lr <t> <value>                               learning rate of step t, where it is not the rule's
  *   g  <t> <n values>                            gradient of step t, or instead, from several workers,
- *   gw <t> <worker> <samples> <n values>         one worker's mean gradient over its samples, workers
- * ascending w  <t> <n values>                            expected weights after step t x  <t> <n values>
- * expected slow weights after step t end
+ *   gw <t> <worker> <samples> <n values>         one worker's mean gradient; workers ascending
+ *   w  <t> <n values>                            expected weights after step t
+ *   x  <t> <n values>                            expected slow weights after step t
+ *   end
  *
  * Lookahead is opt=lookahead inner=<name> k= alpha= pullback=, then the inner rule's arguments. */
 #pragma once
