@@ -20,9 +20,11 @@
 
 TestSuite(pages, .timeout = 60);
 
-/* The whole file, freed with the test's process. */
+/* The whole file; it lives as long as the test. */
 static char *read_page(const char *name)
 {
+    static char *kept[1024];
+    static size_t n_kept;
     char path[512];
     snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, name);
     FILE *file = fopen(path, "r");
@@ -31,7 +33,8 @@ static char *read_page(const char *name)
     size_t n = fread(text, 1, sizeof text - 1, file);
     fclose(file);
     text[n] = '\0';
-    return strdup(text);
+    cr_assert_lt(n_kept, sizeof kept / sizeof *kept);
+    return kept[n_kept++] = strdup(text);
 }
 
 /* The next block of `language` after `*at`, as a string of its own; NULL when there is none. */
@@ -94,9 +97,7 @@ static bool has_preset(const char *name)
     char quoted[64];
     snprintf(quoted, sizeof quoted, "\"name\": \"%s\"", name);
     char *presets = read_page("CMakePresets.json");
-    bool has = strstr(presets, quoted);
-    free(presets);
-    return has;
+    return strstr(presets, quoted);
 }
 
 static void check_path(const char *url, const char *line)
@@ -118,7 +119,6 @@ static void check_script(size_t argc, char **argv, const char *line)
     cr_expect_eq(access(path, X_OK), 0, "%s", line);
     for (size_t i = 1; i < argc; i++)
         cr_expect(*argv[i] != '-' || strstr(text, argv[i]), "%s does not know %s", name, argv[i]);
-    free(text);
 }
 
 static bool is_one_of(const char *word, const char *const *words)
@@ -198,7 +198,6 @@ Test(pages, files_that_pages_name_are_there)
                     cr_expect_eq(stat(path, &facts), 0, "%s names %s", pages[p], word);
             }
         }
-        free(text);
     }
 }
 
@@ -237,6 +236,7 @@ Test(pages, the_readmes_example_in_c_compiles_and_trains)
     FILE *file = fopen(path, "w");
     fputs(source, file);
     fclose(file);
+    free(source);
     snprintf(command, sizeof command,
              PSD_CC " -std=c11 -Wall -Wextra -Werror %s -Iworker -o %s/line %s -L%s -lpsdworker -Wl,-rpath,%s",
              *PSD_CC_SANITIZE ? "-fsanitize=" PSD_CC_SANITIZE : "", directory, path, PSD_LIBRARY_DIR, PSD_LIBRARY_DIR);
@@ -364,7 +364,6 @@ static void read_includes(const char *name, on_include_fn *check)
     while ((line = strsep(&rest, "\n")))
         if (sscanf(line, " # include %*1[<\"]%255[^>\"]", included) == 1)
             check(name, included);
-    free(text);
 }
 
 /* Every source and header below `folder`. */
