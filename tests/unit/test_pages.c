@@ -201,6 +201,20 @@ Test(pages, files_that_pages_name_are_there)
     }
 }
 
+Test(pages, names_in_the_architecture_are_in_the_code)
+{
+    char *rest = read_page("ARCHITECTURE.md"), *word, command[256];
+    unsigned n = 0;
+    for (bool code = false; (word = strsep(&rest, "`")); code = !code) {
+        if (!code || !strchr(word, '_') || strspn(word, "abcdefghijklmnopqrstuvwxyz_0123456789") != strlen(word))
+            continue;
+        snprintf(command, sizeof command, "grep -rqw %s common proto server worker deploy", word);
+        cr_expect_eq(run(command), 0, "ARCHITECTURE.md names %s", word);
+        n++;
+    }
+    cr_expect_geq(n, 30);
+}
+
 /* ---- the example in C --------------------------------------------------------------------------------------- */
 
 static char directory[] = "/tmp/test_pages_XXXXXX";
