@@ -1005,8 +1005,23 @@ const char *psd_options_origin(const psd_options_t *self, const char *key)
 
 const psd_option_t *psd_options_row(size_t index) { return index < N_ROWS ? &rows[index] : NULL; }
 
+/* What a row takes, for people: the range says it all but for addresses and lists, whose kind must be said too. */
+static void describe_type(size_t i, char *out, size_t capacity)
+{
+    char range[120];
+    const char *what = types[row_types[i]].what;
+    describe_range(rows[i].range, range, sizeof range);
+    if (row_types[i] == LISTEN && *range)
+        snprintf(out, capacity, "%s or %s", what, range);
+    else if (row_types[i] == LIST && *range)
+        snprintf(out, capacity, "%s, each %s", what, range);
+    else
+        snprintf(out, capacity, "%s", *range ? range : what);
+}
+
 char *psd_options_markdown(void)
 {
+    static const char *const programs[] = { "psd", "psd-worker", "psdctl" }; /* in the order of psd_program_t's bits */
     char *text = NULL;
     size_t n = 0;
     FILE *out = open_memstream(&text, &n);
@@ -1015,14 +1030,16 @@ char *psd_options_markdown(void)
     fputs("| key | takes | default | flag of | meaning |\n|---|---|---|---|---|\n", out);
     for (size_t i = 0; i < N_ROWS; i++) {
         const psd_option_t *row = &rows[i];
-        char range[120];
-        describe_range(row->range, range, sizeof range);
-        const char *quote = *row->preset ? "`" : "";
-        fprintf(out, "| `%s` | %s | %s%s%s | %s%s%s | %s |\n", row->key,
-                *range ? range : types[row_types[i]].what, quote, row->preset, quote,
-                row->programs & PSD_PROGRAM_SERVER ? "psd " : "",
-                row->programs & PSD_PROGRAM_WORKER ? "psd-worker " : "",
-                row->programs & PSD_PROGRAM_CTL ? "psdctl" : "", row->help);
+        char takes[200];
+        describe_type(i, takes, sizeof takes);
+        const char *quote = *row->preset ? "`" : "", *comma = "";
+        fprintf(out, "| `%s` | %s | %s%s%s | ", row->key, takes, quote, row->preset, quote);
+        for (unsigned p = 0; p < sizeof programs / sizeof *programs; p++)
+            if (row->programs >> p & 1) {
+                fprintf(out, "%s%s", comma, programs[p]);
+                comma = ", ";
+            }
+        fprintf(out, " | %s |\n", row->help);
     }
     if (fclose(out) != 0) {
         free(text);

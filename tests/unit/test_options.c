@@ -377,6 +377,8 @@ Test(options, the_markdown_table_has_every_key)
         snprintf(cell, sizeof cell, "| `%s` |", psd_options_row(i)->key);
         cr_assert_not_null(strstr(text, cell), "%s", cell);
     }
+    cr_assert_not_null(strstr(text, "\n| `status.listen` | address or none | `127.0.0.1:7471` | psd, psdctl | "));
+    cr_assert_not_null(strstr(text, "\n| `model.layers` | list of whole numbers, each 1 to 1048576 |  | psd-worker, psdctl | "));
     free(text);
 }
 
