@@ -310,7 +310,10 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
 
 static char *metrics_text(psd_report_t *self, const psd_node_t *node, uint64_t now_ms)
 {
-    if (!self->metrics && !(self->metrics = psd_metrics_new(psd_engine_index(psd_node_engine(node)))))
+    const psd_engine_t *engine = psd_node_engine(node);
+    if (!self->metrics && psd_engine_is_ready(engine))
+        self->metrics = psd_metrics_new(psd_engine_index(engine));
+    if (!self->metrics)
         return NULL;
     set_engine(self, self->metrics, node);
     if (psd_node_coordinator(node)) {
