@@ -16,7 +16,7 @@
 #include "psd/worker.h"
 #include "worker/model.h"
 #include "worker/progress.h"
-#include "worker/safetensors.h"
+#include "common/safetensors.h"
 
 /* Borrowed for the run; strings may be NULL where it says so. */
 typedef struct psd_trainer_config {

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "common/optimizer.h"
-#include "worker/safetensors.h"
+#include "common/safetensors.h"
 
 typedef struct reference reference_t;
 

@@ -1,0 +1,214 @@
+#include "common/durable.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* How many names are tried: leftovers of a process that had our number (always 1 in a container) may hold
+ * some. */
+enum { MOST_NAMES = 10000 };
+static const char suffix[] = ".tmp";
+
+struct psd_durable {
+    int dir;          /* the directory, open before anything is written: to flush it cannot fail to open */
+    int fd;           /* the temporary file */
+    char *path;       /* as the caller says it */
+    const char *name; /* its last component */
+    char temporary[NAME_MAX + 1];
+};
+
+static int fail(psd_err_t *err, const char *verb, const char *path)
+{
+    return psd_err_set(err, PSD_EIO, "cannot %s %s: %s", verb, path, strerror(errno));
+}
+
+/* The directory that holds `path`, open. */
+static int open_parent(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *parent = !slash ? strdup(".") : slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+    int fd = parent ? open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    free(parent);
+    return fd;
+}
+
+static int sync_parent(const char *path)
+{
+    int fd = open_parent(path);
+    if (fd < 0)
+        return -1;
+    int failed = fsync(fd), why = errno;
+    close(fd);
+    errno = why;
+    return failed;
+}
+
+static bool is_directory(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+/* Another process may make the same directory: whoever found it missing flushes its name, so that it is on
+ * disk for each of them before they go on. */
+static int make_one(const char *path)
+{
+    if (is_directory(path))
+        return 0;
+    if (mkdir(path, 0777) && !(errno == EEXIST && is_directory(path)))
+        return -1;
+    return sync_parent(path);
+}
+
+int psd_durable_mkdir(const char *dir, psd_err_t *err)
+{
+    char *path = strdup(dir);
+    if (!path)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for the path %s", dir);
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        path[--length] = '\0';
+    int failed = 0;
+    for (char *at = path + 1; !failed && length && *at; at++)
+        if (*at == '/' && at[-1] != '/') {
+            *at = '\0';
+            failed = make_one(path);
+            *at = '/';
+        }
+    failed = failed || make_one(path);
+    free(path);
+    return failed ? fail(err, "make the directory", dir) : PSD_OK;
+}
+
+static int open_temporary(psd_durable_t *self)
+{
+    static atomic_uint counter;
+    for (int i = 0; i < MOST_NAMES; i++) {
+        int n = snprintf(self->temporary, sizeof self->temporary, "%s.%ld-%u%s", self->name, (long)getpid(),
+                         atomic_fetch_add(&counter, 1) + 1, suffix);
+        if (n >= (int)sizeof self->temporary) {
+            errno = ENAMETOOLONG;
+            break;
+        }
+        int fd = openat(self->dir, self->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd >= 0)
+            return fd;
+        if (errno != EEXIST)
+            break;
+    }
+    self->temporary[0] = '\0'; /* not ours to remove */
+    return -1;
+}
+
+static int reserve(int fd, uint64_t n_bytes)
+{
+    int rc;
+    if (n_bytes == 0)
+        return 0;
+    do
+        rc = posix_fallocate(fd, 0, (off_t)n_bytes);
+    while (rc == EINTR);
+    errno = rc;
+    return rc == 0 || rc == EOPNOTSUPP || rc == EINVAL ? 0 : -1;
+}
+
+psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *err)
+{
+    psd_durable_t *self = calloc(1, sizeof *self);
+    if (!self || !(self->path = strdup(path))) {
+        free(self);
+        psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
+        return NULL;
+    }
+    const char *slash = strrchr(self->path, '/');
+    self->name = slash ? slash + 1 : self->path;
+    self->fd = -1;
+    self->dir = open_parent(path);
+    if (self->dir < 0 || (self->fd = open_temporary(self)) < 0 || reserve(self->fd, n_bytes)) {
+        fail(err, "write", path);
+        psd_durable_abandon(&self);
+    }
+    return self;
+}
+
+int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, uint64_t offset, psd_err_t *err)
+{
+    for (const char *at = bytes; n_bytes > 0;) {
+        ssize_t done = pwrite(self->fd, at, n_bytes, (off_t)offset);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done == 0)
+            errno = ENOSPC;
+        if (done <= 0)
+            return fail(err, "write", self->path);
+        at += done;
+        offset += (size_t)done;
+        n_bytes -= (size_t)done;
+    }
+    return PSD_OK;
+}
+
+int psd_durable_end(psd_durable_t **self_p, psd_err_t *err)
+{
+    psd_durable_t *self = *self_p;
+    int rc = PSD_OK, why = fdatasync(self->fd) ? errno : 0;
+    if (close(self->fd) && !why)
+        why = errno;
+    self->fd = -1;
+    if (!why && renameat(self->dir, self->temporary, self->dir, self->name))
+        why = errno;
+    errno = why;
+    if (why)
+        rc = fail(err, "write", self->path);
+    else {
+        self->temporary[0] = '\0'; /* it has its name: not ours to remove any more */
+        if (fsync(self->dir))
+            rc = fail(err, "flush the directory of", self->path);
+    }
+    psd_durable_abandon(self_p);
+    return rc;
+}
+
+void psd_durable_abandon(psd_durable_t **self_p)
+{
+    psd_durable_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    const int why = errno;
+    if (self->fd >= 0)
+        close(self->fd);
+    if (self->dir >= 0) {
+        if (self->temporary[0])
+            unlinkat(self->dir, self->temporary, 0);
+        close(self->dir);
+    }
+    free(self->path);
+    free(self);
+    errno = why;
+}
+
+/* NAME.<digits>-<digits>.tmp */
+bool psd_durable_is_temporary(const char *file, const char *name)
+{
+    size_t length = strlen(file);
+    const char *at = file + length - (length < sizeof suffix ? 0 : sizeof suffix - 1);
+    if (strcmp(at, suffix) != 0)
+        return false;
+    for (int part = 0; part < 2; part++) {
+        const char *end = at;
+        while (at > file && at[-1] >= '0' && at[-1] <= '9')
+            at--;
+        if (at == end || at == file || *--at != (part == 0 ? '-' : '.'))
+            return false;
+    }
+    return at > file &&
+           (!name || (strlen(name) == (size_t)(at - file) && strncmp(file, name, strlen(name)) == 0));
+}
