@@ -1,0 +1,832 @@
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/rng.h"
+#include "common/safetensors.h"
+#include "server/checkpoint.h"
+
+TestSuite(checkpoint, .timeout = 120);
+
+/* ---- a model, its state, and a directory
+ * ------------------------------------------------------------------------ */
+
+typedef struct data {
+    float *w, *slot[PSD_MAX_SLOTS];
+    psd_rule_state_t state;
+} data_t;
+
+static char dir[64];
+static psd_err_t err;
+static psd_rule_t rule;
+static psd_tensor_list_t model;
+static psd_partition_t one; /* all chunks on one server: the order in which data_t are kept */
+static data_t *truth, *loaded;
+static uint64_t seed;
+
+static uint64_t draw(void)
+{
+    seed += UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t x = seed;
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+static float draw_float(void) { return (float)(draw() >> 40) / (1 << 24) - 0.5f; }
+
+static void cut(psd_partition_t *map, uint32_t n_servers)
+{
+    uint64_t sizes[16];
+    for (uint32_t i = 0; i < model.n; i++)
+        sizes[i] = model.tensor[i].n_elements;
+    cr_assert_eq(psd_partition_make(map, sizes, model.n, n_servers, NULL), PSD_OK);
+}
+
+static data_t *allocate(void)
+{
+    data_t *all = calloc(one.n_chunks, sizeof *all);
+    for (uint32_t i = 0; i < one.n_chunks; i++) {
+        all[i].w = calloc(one.chunk[i].n, sizeof(float));
+        for (int s = 0; s < rule.n_slots; s++)
+            all[i].slot[s] = calloc(one.chunk[i].n, sizeof(float));
+    }
+    return all;
+}
+
+/* Train every chunk for some steps, so that the state is one that a job has. */
+static void train(uint32_t n_steps)
+{
+    float *g = malloc(PSD_MAX_CHUNK * sizeof *g);
+    for (uint32_t i = 0; i < one.n_chunks; i++)
+        for (uint32_t step = 0; step < n_steps; step++) {
+            for (uint32_t k = 0; k < one.chunk[i].n; k++)
+                g[k] = draw_float();
+            psd_plan_t plan = psd_rule_plan(&rule, &truth[i].state, 0.01);
+            psd_rule_apply(&rule, &plan, truth[i].w, truth[i].slot, g, one.chunk[i].n);
+        }
+    free(g);
+}
+
+static void add_tensor(const char *name, uint32_t n_dims, const uint64_t *dim)
+{
+    psd_tensor_desc_t *t = &model.tensor[model.n++];
+    *t = (psd_tensor_desc_t){ .n_dims = n_dims, .n_elements = 1 };
+    strcpy(t->name, name);
+    for (uint32_t i = 0; i < n_dims; i++)
+        t->n_elements *= t->dim[i] = dim[i];
+}
+
+static void begin_with(const char *spec)
+{
+    cr_assert_eq(psd_rule_parse(&rule, spec, &err), PSD_OK, "%s", err.text);
+    cut(&one, 1);
+    truth = allocate();
+    loaded = allocate();
+    for (uint32_t i = 0; i < one.n_chunks; i++) {
+        for (uint32_t k = 0; k < one.chunk[i].n; k++)
+            truth[i].w[k] = draw_float();
+        psd_rule_init(&rule, &truth[i].state, truth[i].w, truth[i].slot, one.chunk[i].n);
+    }
+    train(7);
+    strcpy(dir, "/tmp/psd-test-XXXXXX");
+    cr_assert_not_null(mkdtemp(dir));
+}
+
+static void begin_model(const char *spec)
+{
+    model.tensor = calloc(16, sizeof *model.tensor);
+    add_tensor("fc1.weight", 2, (const uint64_t[]){ 128, 100 });
+    add_tensor("fc1[0]/\"b\\\" \xc3\xa9", 1, (const uint64_t[]){ 128 });
+    add_tensor("fc2.weight", 2, (const uint64_t[]){ 10, 128 });
+    add_tensor("scalar", 0, NULL);
+    begin_with(spec);
+}
+
+static void begin_small(const char *spec)
+{
+    model.tensor = calloc(16, sizeof *model.tensor);
+    add_tensor("a", 1, (const uint64_t[]){ 1100 });
+    add_tensor("b", 1, (const uint64_t[]){ 3 });
+    begin_with(spec);
+}
+
+static void remove_dir(void)
+{
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    cr_assert_eq(system(command), 0);
+}
+
+/* ---- saving and loading
+ * ------------------------------------------------------------------------------------------ */
+
+static psd_applied_t applied[] = { { 0, 1, 41 }, { 3, UINT64_C(1) << 61, 42 } };
+static psd_ckpt_facts_t facts_of(uint64_t clock, uint32_t shard, uint32_t n_shards)
+{
+    return (psd_ckpt_facts_t){ .job = "a job",
+                               .settings = "mode=bsp \"x\"",
+                               .clock = clock,
+                               .version = clock + 1,
+                               .view_id = 5,
+                               .lr = 0.1,
+                               .shard = shard,
+                               .n_shards = n_shards,
+                               .n_applied = 2,
+                               .applied = applied };
+}
+
+static int save_shard(uint64_t clock, uint32_t shard, const psd_partition_t *map)
+{
+    const psd_ckpt_facts_t facts = facts_of(clock, shard, map->n_servers);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, map, &rule, &err);
+    if (!writer)
+        return err.code;
+    for (uint32_t p = map->n_parts[shard]; p-- > 0;) { /* in any order */
+        const data_t *d = &truth[map->part[shard][p]];
+        int rc = psd_ckpt_part(writer, p, d->w, d->slot, &d->state, &err);
+        if (rc) {
+            psd_ckpt_abandon(&writer);
+            return rc;
+        }
+    }
+    return psd_ckpt_end(&writer, &err);
+}
+
+static int save_to(uint64_t clock, uint32_t n_servers, uint32_t keep)
+{
+    psd_partition_t map;
+    cut(&map, n_servers);
+    int rc = PSD_OK;
+    for (uint32_t s = 0; !rc && s < n_servers; s++)
+        rc = save_shard(clock, s, &map);
+    psd_ckpt_facts_t facts = facts_of(clock, 0, n_servers);
+    if (!rc)
+        rc = psd_ckpt_commit(dir, &facts, &model, keep, &err);
+    psd_partition_clear(&map);
+    return rc;
+}
+
+static void save(uint64_t clock, uint32_t n_servers)
+{
+    cr_assert_eq(save_to(clock, n_servers, 2), PSD_OK, "%s", err.text);
+}
+
+static const uint32_t *parts;
+static psd_ckpt_target_t to_loaded(void *arg, uint32_t part)
+{
+    data_t *d = (data_t *)arg + parts[part];
+    psd_ckpt_target_t to = { .w = d->w, .state = &d->state };
+    memcpy(to.slot, d->slot, sizeof to.slot);
+    return to;
+}
+
+static int load_with(uint64_t clock, uint32_t n_servers, const psd_tensor_list_t *list,
+                     const psd_rule_t *with)
+{
+    psd_partition_t map;
+    cut(&map, n_servers);
+    int rc = PSD_OK;
+    for (uint32_t s = 0; !rc && s < n_servers; s++) {
+        parts = map.part[s];
+        psd_applied_t *rows = NULL;
+        uint32_t n = 0;
+        rc = psd_ckpt_load(dir, clock, list, &map, s, with, to_loaded, loaded, &rows, &n, &err);
+        if (!rc) {
+            cr_assert_eq(n, 2);
+            for (int i = 0; i < 2; i++)
+                cr_assert(rows[i].worker == applied[i].worker &&
+                          rows[i].incarnation == applied[i].incarnation && rows[i].clock == applied[i].clock);
+        } else {
+            cr_assert(!rows && n == 0);
+        }
+        free(rows);
+    }
+    psd_partition_clear(&map);
+    return rc;
+}
+
+static int load(uint64_t clock, uint32_t n_servers) { return load_with(clock, n_servers, &model, &rule); }
+
+static void forget(void)
+{
+    for (uint32_t i = 0; i < one.n_chunks; i++) {
+        memset(loaded[i].w, 0xee, one.chunk[i].n * sizeof(float));
+        for (int s = 0; s < rule.n_slots; s++)
+            memset(loaded[i].slot[s], 0xee, one.chunk[i].n * sizeof(float));
+        memset(&loaded[i].state, 0xee, sizeof loaded[i].state);
+    }
+}
+
+static void assert_loaded(void)
+{
+    for (uint32_t i = 0; i < one.n_chunks; i++) {
+        cr_assert_arr_eq(loaded[i].w, truth[i].w, one.chunk[i].n * sizeof(float));
+        for (int s = 0; s < rule.n_slots; s++)
+            cr_assert_arr_eq(loaded[i].slot[s], truth[i].slot[s], one.chunk[i].n * sizeof(float));
+        cr_assert_eq(memcmp(&loaded[i].state, &truth[i].state, sizeof truth[i].state), 0);
+    }
+}
+
+static void path_of(char path[160], uint64_t clock, uint32_t shard)
+{
+    snprintf(path, 160, "%s/%012" PRIu64 "/shard-%u.safetensors", dir, clock, shard);
+}
+
+static void manifest_of(char path[160], uint64_t clock)
+{
+    snprintf(path, 160, "%s/MANIFEST-%012" PRIu64 ".json", dir, clock);
+}
+
+static uint8_t *read_all(const char *path, size_t *n)
+{
+    FILE *file = fopen(path, "rb");
+    cr_assert_not_null(file, "%s", path);
+    fseek(file, 0, SEEK_END);
+    *n = (size_t)ftell(file);
+    rewind(file);
+    uint8_t *bytes = malloc(*n + 1);
+    cr_assert_eq(fread(bytes, 1, *n, file), *n);
+    fclose(file);
+    return bytes;
+}
+
+static void write_all(const char *path, const void *bytes, size_t n)
+{
+    FILE *file = fopen(path, "wb");
+    cr_assert_eq(fwrite(bytes, 1, n, file), n);
+    cr_assert_eq(fclose(file), 0);
+}
+
+static bool is_listed(uint64_t clock)
+{
+    uint64_t clocks[16];
+    size_t n = psd_ckpt_list(dir, clocks, 16);
+    for (size_t i = 0; i < n; i++)
+        if (clocks[i] == clock)
+            return true;
+    return false;
+}
+
+/* Names below `where` that hold `part`. */
+static int count_names(const char *where, const char *part)
+{
+    int n = 0;
+    DIR *names = opendir(where);
+    for (struct dirent *name; names && (name = readdir(names));)
+        n += name->d_name[0] != '.' && strstr(name->d_name, part);
+    if (names)
+        closedir(names);
+    return n;
+}
+
+static int count_temporary(uint64_t clock)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s/%012" PRIu64, dir, clock);
+    return count_names(dir, ".tmp") + count_names(path, ".tmp");
+}
+
+/* ---- what is saved is loaded
+ * --------------------------------------------------------------------------------------- */
+
+static void round_trip(const char *spec)
+{
+    begin_model(spec);
+    save(42, 2);
+    forget();
+    cr_assert_eq(load(42, 2), PSD_OK, "%s", err.text);
+    assert_loaded();
+    cr_assert_eq(psd_ckpt_verify(dir, 42, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(count_temporary(42), 0);
+    remove_dir();
+}
+
+Test(checkpoint, sgd_has_no_state_arrays_and_comes_back) { round_trip("sgd"); }
+Test(checkpoint, adam_comes_back_bit_for_bit) { round_trip("adam"); }
+Test(checkpoint, lookahead_comes_back_with_slow_weights_and_its_syncs)
+{
+    round_trip("lookahead(radam, k=3)");
+}
+Test(checkpoint, nadam_comes_back_with_its_product_in_double)
+{
+    round_trip("nadam");
+    cr_assert_neq(loaded[0].state.scalar[0], (double)(float)loaded[0].state.scalar[0],
+                  "a double that is no float");
+}
+
+Test(checkpoint, any_number_of_servers_loads_what_any_number_saved)
+{
+    const uint32_t before[] = { 1, 4, 5 }, after[] = { 1, 3, 4, 7, 64 };
+    begin_model("lookahead(adam, k=5)");
+    for (size_t b = 0; b < 3; b++) {
+        save(100 + b, before[b]);
+        for (size_t a = 0; a < 5; a++) {
+            forget();
+            cr_assert_eq(load(100 + b, after[a]), PSD_OK, "%s", err.text);
+            assert_loaded();
+        }
+    }
+    remove_dir();
+}
+
+Test(checkpoint, a_server_without_chunks_has_a_file_too)
+{
+    begin_small("adam");
+    save(7, 5);
+    forget();
+    cr_assert_eq(load(7, 2), PSD_OK, "%s", err.text);
+    assert_loaded();
+    remove_dir();
+}
+
+Test(checkpoint, a_shards_file_is_a_safetensors_file_with_an_entry_per_chunk_and_array)
+{
+    char path[160];
+    begin_model("adam");
+    save(42, 1);
+    path_of(path, 42, 0);
+    psd_safetensors_t st;
+    cr_assert_eq(psd_safetensors_open(&st, path, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_safetensors_parse(&st, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(st.n_bytes % 4096, 0);
+    cr_assert_eq(st.n_entries, 3 * one.n_chunks);
+    cr_assert_str_eq(st.entry[0].name, "fc1.weight[0:1024]");
+    cr_assert_str_eq(st.entry[1].name, "fc1.weight[0:1024]/exp_avg");
+    cr_assert_str_eq(st.entry[2].name, "fc1.weight[0:1024]/exp_avg_sq");
+    cr_assert_str_eq(psd_safetensors_note(&st, "psd.settings"), "mode=bsp \"x\"");
+    cr_assert_str_eq(psd_safetensors_note(&st, "psd.clock"), "42");
+    psd_safetensors_close(&st);
+    remove_dir();
+}
+
+Test(checkpoint, the_manifest_gives_back_facts_and_model)
+{
+    psd_ckpt_facts_t facts;
+    psd_tensor_list_t list;
+    begin_model("adam");
+    save(42, 3);
+    cr_assert_eq(psd_ckpt_read(dir, 42, &facts, &list, &err), PSD_OK, "%s", err.text);
+    cr_assert(facts.clock == 42 && facts.version == 43 && facts.view_id == 5 && facts.lr == 0.1);
+    cr_assert_eq(facts.n_shards, 3);
+    cr_assert_str_eq(facts.job, "a job");
+    cr_assert_str_eq(facts.settings, "mode=bsp \"x\"");
+    cr_assert_eq(psd_tensors_compare(&list, &model, &err), PSD_OK, "%s", err.text);
+    psd_ckpt_facts_clear(&facts);
+    psd_tensors_clear(&list);
+    cr_assert_eq(psd_ckpt_read(dir, 41, &facts, &list, &err), PSD_ENOINPUT);
+    cr_assert_eq(psd_ckpt_list("/nonexistent/x", &(uint64_t){ 0 }, 1), 0);
+    remove_dir();
+}
+
+Test(checkpoint, another_model_or_optimizer_is_refused_and_other_hyper_parameters_are_not)
+{
+    psd_rule_t other;
+    psd_tensor_list_t list;
+    begin_model("adam");
+    save(42, 2);
+    cr_assert_eq(psd_rule_parse(&other, "adam(lr=0.5)", NULL), PSD_OK);
+    cr_assert_eq(load_with(42, 1, &model, &other), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_rule_parse(&other, "adamw", NULL), PSD_OK);
+    cr_assert_eq(load_with(42, 1, &model, &other), PSD_EDATA);
+    cr_assert(strstr(err.text, "saved by adam("), "%s", err.text);
+    cr_assert_eq(psd_rule_parse(&other, "lookahead(adam)", NULL), PSD_OK);
+    cr_assert_eq(load_with(42, 1, &model, &other), PSD_EDATA);
+    cr_assert_eq(psd_tensors_copy(&list, &model), PSD_OK);
+    list.tensor[0].dim[0] = 100, list.tensor[0].dim[1] = 128;
+    cr_assert_eq(load_with(42, 1, &list, &rule), PSD_EDATA);
+    cr_assert_str_eq(err.text,
+                     "the checkpoint of clock 42 is of another model: tensor 0: ours fc1.weight [100, 128], "
+                     "theirs fc1.weight [128, 100]");
+    psd_tensors_clear(&list);
+    remove_dir();
+}
+
+Test(checkpoint, a_push_that_one_old_shard_applied_is_not_applied_again_by_a_new_one)
+{
+    begin_model("sgd");
+    psd_partition_t map;
+    cut(&map, 2);
+    applied[0].clock = 50;
+    cr_assert_eq(save_shard(9, 0, &map), PSD_OK);
+    applied[0].clock = 41;
+    cr_assert_eq(save_shard(9, 1, &map), PSD_OK);
+    psd_ckpt_facts_t facts = facts_of(9, 0, 2);
+    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_OK, "%s", err.text);
+    psd_applied_t *rows;
+    uint32_t n;
+    /* The same layout: each shard has its own table. */
+    for (uint32_t s = 0; s < 2; s++) {
+        parts = map.part[s];
+        cr_assert_eq(psd_ckpt_load(dir, 9, &model, &map, s, &rule, to_loaded, loaded, &rows, &n, &err),
+                     PSD_OK);
+        cr_assert(n == 2 && rows[0].clock == (s == 0 ? 50 : 41));
+        free(rows);
+    }
+    /* Another one: the later of both. */
+    parts = one.part[0];
+    cr_assert_eq(psd_ckpt_load(dir, 9, &model, &one, 0, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
+    cr_assert(n == 2 && rows[0].clock == 50);
+    free(rows);
+    psd_partition_clear(&map);
+    remove_dir();
+}
+
+/* ---- damage
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Flip each bit of [from, to) of the file at `path`; the checkpoint of clock 42 must be found damaged each
+ * time. */
+static void flip_each_bit(const char *path, size_t from, size_t to)
+{
+    size_t n;
+    uint8_t *bytes = read_all(path, &n);
+    int fd = open(path, O_WRONLY);
+    cr_assert(fd >= 0 && to <= n);
+    for (size_t bit = 8 * from; bit < 8 * to; bit++) {
+        const uint8_t wrong = bytes[bit / 8] ^ (uint8_t)(1 << bit % 8);
+        cr_assert_eq(pwrite(fd, &wrong, 1, (off_t)(bit / 8)), 1);
+        cr_assert_neq(psd_ckpt_verify(dir, 42, &err), PSD_OK, "bit %zu", bit);
+        cr_assert(!is_listed(42), "bit %zu", bit);
+        cr_assert_eq(pwrite(fd, &bytes[bit / 8], 1, (off_t)(bit / 8)), 1);
+    }
+    close(fd);
+    free(bytes);
+    cr_assert_eq(psd_ckpt_verify(dir, 42, &err), PSD_OK, "%s", err.text);
+}
+
+Test(checkpoint, every_flipped_bit_of_a_header_is_found)
+{
+    char path[160];
+    begin_small("adam");
+    save(42, 1);
+    path_of(path, 42, 0);
+    flip_each_bit(path, 0, 4096);
+    remove_dir();
+}
+
+Test(checkpoint, every_flipped_bit_of_a_manifest_is_found)
+{
+    char path[160];
+    size_t n;
+    begin_small("adam");
+    save(42, 2);
+    manifest_of(path, 42);
+    free(read_all(path, &n));
+    flip_each_bit(path, 0, n);
+    remove_dir();
+}
+
+Test(checkpoint, flipped_bits_of_data_are_found)
+{
+    char path[160];
+    size_t n;
+    begin_model("adam");
+    save(42, 1);
+    path_of(path, 42, 0);
+    uint8_t *bytes = read_all(path, &n);
+    size_t data = 8;
+    for (int i = 7; i >= 0; i--)
+        data += (size_t)bytes[i] << 8 * i;
+    int fd = open(path, O_WRONLY);
+    for (int k = 0; k < 2000; k++) {
+        const size_t bit = 8 * data + draw() % (8 * (n - data));
+        const uint8_t wrong = bytes[bit / 8] ^ (uint8_t)(1 << bit % 8);
+        cr_assert_eq(pwrite(fd, &wrong, 1, (off_t)(bit / 8)), 1);
+        cr_assert_eq(psd_ckpt_verify(dir, 42, &err), PSD_EDATA, "bit %zu", bit);
+        cr_assert(strstr(err.text, "is damaged: its CRC differs"), "%s", err.text);
+        if (k % 100 == 0)
+            cr_assert_eq(load(42, 1), PSD_EDATA);
+        cr_assert_eq(pwrite(fd, &bytes[bit / 8], 1, (off_t)(bit / 8)), 1);
+    }
+    close(fd);
+    free(bytes);
+    cr_assert_eq(load(42, 1), PSD_OK, "%s", err.text);
+    remove_dir();
+}
+
+static void assert_shortened_is_found(const char *path, size_t length)
+{
+    psd_safetensors_t st;
+    cr_assert_eq(truncate(path, (off_t)length), 0);
+    cr_assert_eq(psd_ckpt_verify(dir, 42, &err), PSD_EDATA, "length %zu", length);
+    cr_assert(!is_listed(42));
+    /* Even by itself the file is no longer one. */
+    cr_assert(psd_safetensors_open(&st, path, &err) != PSD_OK || psd_safetensors_parse(&st, &err) != PSD_OK);
+    psd_safetensors_close(&st);
+}
+
+Test(checkpoint, a_file_of_any_other_length_is_found)
+{
+    char path[160];
+    size_t n;
+    begin_model("adam");
+    save(42, 1);
+    path_of(path, 42, 0);
+    uint8_t *bytes = read_all(path, &n);
+    for (size_t length = (n - 1) / 4096 * 4096;; length -= 4096) {
+        assert_shortened_is_found(path, length);
+        if (length == 0)
+            break;
+    }
+    write_all(path, bytes, n);
+    for (int k = 0; k < 200; k++) {
+        assert_shortened_is_found(path, k < 20 ? n - 1 - (size_t)k : draw() % n | 1);
+        write_all(path, bytes, n);
+    }
+    cr_assert_eq(psd_ckpt_verify(dir, 42, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(truncate(path, (off_t)n + 1), 0);
+    cr_assert_eq(psd_ckpt_verify(dir, 42, &err), PSD_EDATA);
+    cr_assert(!is_listed(42));
+    free(bytes);
+    remove_dir();
+}
+
+Test(checkpoint, files_that_changed_places_are_found)
+{
+    char a[160], b[160], c[160];
+    begin_model("adam");
+    save(41, 2);
+    train(1);
+    save(42, 2);
+    path_of(a, 42, 0), path_of(b, 42, 1), path_of(c, 41, 0);
+    char swap[176];
+    snprintf(swap, sizeof swap, "%s.swap", a);
+    cr_assert_eq(rename(a, swap) | rename(b, a) | rename(swap, b), 0);
+    cr_assert_eq(load(42, 2), PSD_EDATA);
+    cr_assert(!is_listed(42) && is_listed(41));
+    cr_assert_eq(rename(a, swap) | rename(b, a) | rename(swap, b), 0);
+    cr_assert_eq(load(42, 2), PSD_OK);
+    /* A shard of another clock, whole in itself, in this one's place. */
+    cr_assert_eq(rename(c, a), 0);
+    cr_assert_eq(load(42, 2), PSD_EDATA);
+    cr_assert(strstr(err.text, "manifest"), "%s", err.text);
+    cr_assert(!is_listed(42) && !is_listed(41));
+    remove_dir();
+}
+
+Test(checkpoint, a_commit_refuses_files_that_are_missing_or_of_something_else)
+{
+    char a[160], b[160];
+    begin_model("adam");
+    psd_partition_t map;
+    cut(&map, 2);
+    cr_assert_eq(save_shard(42, 0, &map), PSD_OK);
+    psd_ckpt_facts_t facts = facts_of(42, 0, 2);
+    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_ENOINPUT);
+    path_of(a, 42, 0), path_of(b, 42, 1);
+    cr_assert_eq(link(a, b), 0);
+    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_EDATA);
+    cr_assert(strstr(err.text, "is of another shard than its checkpoint"), "%s", err.text);
+    cr_assert_eq(unlink(b), 0);
+    cr_assert_eq(save_shard(42, 1, &map), PSD_OK);
+    facts.job = "b";
+    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_EDATA);
+    cr_assert(strstr(err.text, "is of another job"), "%s", err.text);
+    cr_assert(!is_listed(42));
+    facts.job = "a job";
+    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_OK);
+    cr_assert(is_listed(42));
+    psd_partition_clear(&map);
+    remove_dir();
+}
+
+/* ---- failures of the disk
+ * -------------------------------------------------------------------------------------------- */
+
+static void limit_files_to(rlim_t n_bytes)
+{
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = n_bytes;
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+Test(checkpoint, a_file_that_cannot_be_written_leaves_the_previous_checkpoint_and_no_rest)
+{
+    begin_model("adam");
+    save(41, 1);
+    limit_files_to(10000);
+    cr_assert_eq(save_to(42, 1, 2), PSD_EIO);
+    cr_assert(strstr(err.text, "shard-0.safetensors: File too large"), "%s", err.text);
+    cr_assert_eq(count_temporary(42), 0);
+    limit_files_to(RLIM_INFINITY);
+
+    /* The disk fails after space was reserved. */
+    psd_ckpt_facts_t facts = facts_of(42, 0, 1);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &one, &rule, &err);
+    cr_assert_not_null(writer);
+    cr_assert_eq(count_temporary(42), 1);
+    limit_files_to(20000);
+    int rc = PSD_OK;
+    for (uint32_t p = 0; !rc && p < one.n_chunks; p++)
+        rc = psd_ckpt_part(writer, p, truth[p].w, truth[p].slot, &truth[p].state, &err);
+    cr_assert_eq(rc, PSD_EIO);
+    psd_ckpt_abandon(&writer);
+    cr_assert_eq(count_temporary(42), 0);
+    limit_files_to(RLIM_INFINITY);
+    cr_assert(is_listed(41) && !is_listed(42));
+    save(42, 1);
+    cr_assert(is_listed(41) && is_listed(42));
+    remove_dir();
+}
+
+Test(checkpoint, a_manifest_that_cannot_be_written_leaves_the_previous_checkpoint)
+{
+    begin_small("adam");
+    save(41, 1);
+    psd_partition_t map;
+    cut(&map, 1);
+    cr_assert_eq(save_shard(42, 0, &map), PSD_OK);
+    limit_files_to(100);
+    psd_ckpt_facts_t facts = facts_of(42, 0, 1);
+    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_EIO);
+    limit_files_to(RLIM_INFINITY);
+    cr_assert_eq(count_temporary(42), 0);
+    cr_assert(is_listed(41) && !is_listed(42));
+    psd_partition_clear(&map);
+    remove_dir();
+}
+
+Test(checkpoint, chunks_that_were_not_written_are_not_passed_over)
+{
+    begin_model("adam");
+    psd_ckpt_facts_t facts = facts_of(42, 0, 1);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &one, &rule, &err);
+    cr_assert_eq(psd_ckpt_part(writer, 0, truth[0].w, truth[0].slot, &truth[0].state, &err), PSD_OK);
+    cr_assert_eq(psd_ckpt_end(&writer, &err), PSD_EINVAL);
+    cr_assert_null(writer);
+    cr_assert_eq(count_temporary(42), 0);
+    remove_dir();
+}
+
+Test(checkpoint, a_full_disk_is_named_and_survived)
+{
+    begin_model("adam");
+    if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+        mount("tmpfs", dir, "tmpfs", 0, "size=1m")) {
+        remove_dir();
+        cr_skip_test("a small file system needs root");
+    }
+    int saved = 0;
+    for (uint64_t clock = 1; clock <= 60; clock++) { /* five fit; two of them and the third that is written */
+        char full[96];
+        int rc = save_to(clock, 2, 2);
+        if (rc) {
+            cr_assert_eq(rc, PSD_EIO);
+            cr_assert(strstr(err.text, "No space left on device"), "%s", err.text);
+            cr_assert_eq(psd_ckpt_discard(dir, clock, &err), PSD_OK);
+        }
+        saved += rc == PSD_OK;
+        cr_assert_eq(count_temporary(clock), 0);
+        cr_assert_eq(is_listed(clock), rc == PSD_OK);
+        /* Somebody fills the disk for a while. */
+        snprintf(full, sizeof full, "%s/full", dir);
+        if (clock % 6 == 3) {
+            int fd = open(full, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+            cr_assert_eq(posix_fallocate(fd, 0, 500 << 10), 0);
+            close(fd);
+        }
+        if (clock % 6 == 5)
+            unlink(full);
+        uint64_t newest;
+        cr_assert_eq(psd_ckpt_list(dir, &newest, 1), 1);
+        cr_assert_eq(load(newest, 1), PSD_OK, "%s", err.text);
+    }
+    cr_assert(saved > 20 && saved < 60, "%d of 60 were saved", saved);
+    umount(dir);
+    remove_dir();
+}
+
+/* ---- pruning
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+static void touch(const char *name)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    write_all(path, "x", 1);
+}
+
+static bool exists(const char *name)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return access(path, F_OK) == 0;
+}
+
+Test(checkpoint, two_are_kept_and_what_failed_attempts_left_goes)
+{
+    begin_small("adam");
+    save(10, 2);
+    save(20, 2);
+    psd_partition_t map;
+    cut(&map, 2);
+    cr_assert_eq(save_shard(25, 0, &map), PSD_OK); /* its other half never came */
+    cr_assert_eq(save_shard(50, 0, &map), PSD_OK); /* nor that of this one, yet */
+    touch("000000000020/shard-0.safetensors.1-7.tmp");
+    touch("000000000050/shard-1.safetensors.1-8.tmp");
+    touch("MANIFEST-000000000020.json.1-9.tmp");
+    touch("notes.txt");
+    touch("000000000010/notes.txt");
+    save(30, 2);
+    cr_assert_eq(psd_ckpt_list(dir, (uint64_t[9]){ 0 }, 9), 2);
+    cr_assert(is_listed(30) && is_listed(20) && !is_listed(10));
+    cr_assert(!exists("MANIFEST-000000000010.json") && !exists("000000000010/shard-0.safetensors"));
+    cr_assert(!exists("000000000025") && !exists("000000000020/shard-0.safetensors.1-7.tmp"));
+    cr_assert(!exists("MANIFEST-000000000020.json.1-9.tmp"));
+    cr_assert(exists("000000000050/shard-0.safetensors") &&
+              exists("000000000050/shard-1.safetensors.1-8.tmp"));
+    cr_assert(exists("notes.txt") && exists("000000000010/notes.txt"));
+    psd_partition_clear(&map);
+    remove_dir();
+}
+
+Test(checkpoint, a_damaged_one_does_not_count_among_those_that_are_kept)
+{
+    char path[160];
+    begin_small("adam");
+    save(10, 1);
+    save(20, 1);
+    path_of(path, 20, 0);
+    cr_assert_eq(truncate(path, 5000), 0);
+    save(30, 1);
+    cr_assert(is_listed(30) && is_listed(10));
+    save(40, 1);
+    cr_assert(is_listed(40) && is_listed(30) && !is_listed(10));
+    cr_assert(!exists("000000000020"));
+    remove_dir();
+}
+
+Test(checkpoint, one_that_is_saved_after_going_back_is_never_pruned_by_itself)
+{
+    begin_small("adam");
+    save(100, 1);
+    save(110, 1);
+    cr_assert_eq(save_to(50, 1, 2), PSD_OK, "%s", err.text);
+    cr_assert(is_listed(50) && is_listed(100) && is_listed(110));
+    remove_dir();
+}
+
+static int told;
+static void count_told(void *arg, const char *path)
+{
+    (void)arg;
+    (void)path;
+    told++;
+}
+
+Test(checkpoint, a_dry_pruning_tells_and_removes_nothing)
+{
+    begin_small("adam");
+    for (uint64_t clock = 1; clock <= 4; clock++)
+        cr_assert_eq(save_to(clock, 2, 9), PSD_OK);
+    cr_assert_eq(psd_ckpt_prune(dir, 3, true, count_told, NULL, &err), PSD_OK);
+    cr_assert_eq(told, 3, "a manifest and two files");
+    cr_assert(is_listed(1));
+    cr_assert_eq(psd_ckpt_prune(dir, 0, false, count_told, NULL, &err), PSD_OK);
+    cr_assert_eq(psd_ckpt_list(dir, (uint64_t[9]){ 0 }, 9), 2);
+    remove_dir();
+}
+
+Test(checkpoint, one_of_the_same_clock_is_replaced)
+{
+    begin_model("adam");
+    save(42, 2);
+    train(1);
+    save(42, 2);
+    forget();
+    cr_assert_eq(load(42, 1), PSD_OK, "%s", err.text);
+    assert_loaded();
+    remove_dir();
+}
+
+Test(checkpoint, a_failed_attempt_is_discarded_and_a_checkpoint_is_not)
+{
+    begin_small("adam");
+    save(10, 2);
+    save(20, 2);
+    psd_partition_t map;
+    cut(&map, 2);
+    for (uint64_t clock = 15; clock <= 35; clock += 10)
+        cr_assert_eq(save_shard(clock, 0, &map), PSD_OK);
+    cr_assert_eq(psd_ckpt_discard(dir, 20, &err), PSD_OK);
+    cr_assert(is_listed(10) && is_listed(20));
+    cr_assert(exists("000000000015") && !exists("000000000025") && !exists("000000000035"));
+    psd_partition_clear(&map);
+    remove_dir();
+}
