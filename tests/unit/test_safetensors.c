@@ -86,3 +86,136 @@ Test(safetensors, the_hash_is_that_of_the_bytes_one_tensor_after_the_other)
                       two[] = { { "x", NULL, 1, a, 2 }, { "y", NULL, 1, a + 2, 4 } };
     cr_assert_str_eq(psd_weights_sha256(&one, 1, whole), psd_weights_sha256(two, 2, parts));
 }
+
+/* ---- reading what anybody may have written
+ * ---------------------------------------------------------------------- */
+
+/* Write a file of this header and so many bytes of data, and read it. */
+static int read_file(psd_safetensors_t *st, const char *header, uint64_t length, size_t n_data)
+{
+    char path[] = "/tmp/psd-test-XXXXXX";
+    FILE *file = fdopen(mkstemp(path), "wb");
+    fwrite(&length, sizeof length, 1, file);
+    fputs(header, file);
+    for (size_t i = 0; i < n_data; i++)
+        fputc((int)i, file);
+    fclose(file);
+    int rc = psd_safetensors_open(st, path, &err);
+    rc = rc ? rc : psd_safetensors_parse(st, &err);
+    unlink(path);
+    return rc;
+}
+
+static void expect_refused(const char *header, size_t n_data, const char *because)
+{
+    psd_safetensors_t st;
+    cr_expect_eq(read_file(&st, header, strlen(header), n_data), PSD_EDATA, "%s is read", header);
+    cr_expect(strstr(err.text, because), "%s: %s", header, err.text);
+    psd_safetensors_close(&st);
+}
+
+Test(safetensors, what_is_written_reads_back)
+{
+    char path[] = "/tmp/psd-test-XXXXXX";
+    float got[6];
+    psd_safetensors_t st;
+    close(mkstemp(path));
+    cr_assert_eq(psd_safetensors_write(path, tensors, 2, notes, 2, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_safetensors_open(&st, path, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_safetensors_parse(&st, &err), PSD_OK, "%s", err.text);
+    cr_assert(st.n_entries == 2 && st.n_notes == 2 && st.n_data == 28);
+    cr_assert_str_eq(st.entry[0].name, "fc1.weight");
+    cr_assert_str_eq(st.entry[0].dtype, "F32");
+    cr_assert(st.entry[0].n_dims == 2 && st.entry[0].shape[0] == 2 && st.entry[0].shape[1] == 3);
+    cr_assert_eq(psd_safetensors_read(&st, &st.entry[0], got, &err), PSD_OK);
+    cr_assert_arr_eq(got, a, sizeof a);
+    cr_assert_str_eq(psd_safetensors_note(&st, "psd.optimizer"), notes[1].value);
+    cr_assert_null(psd_safetensors_note(&st, "psd"));
+    psd_safetensors_close(&st);
+    unlink(path);
+}
+
+Test(safetensors, entries_are_given_in_the_order_of_their_data)
+{
+    psd_safetensors_t st;
+    const char *header = "{\"b\":{\"dtype\":\"BF16\",\"shape\":[2,1],\"data_offsets\":[4,8]},"
+                         "\"e\":{\"shape\":[0,7],\"data_offsets\":[4,4],\"dtype\":\"F64\"},"
+                         "\"a\":{\"dtype\":\"F4\",\"shape\":[8],\"data_offsets\":[0,4]}}   ";
+    cr_assert_eq(read_file(&st, header, strlen(header), 8), PSD_OK, "%s", err.text);
+    cr_assert_eq(st.n_entries, 3);
+    cr_assert_str_eq(st.entry[0].name, "a");
+    cr_assert_str_eq(st.entry[1].name, "e");
+    cr_assert_str_eq(st.entry[2].name, "b");
+    psd_safetensors_close(&st);
+}
+
+#define ENTRY(name, shape, from, to)                                                                         \
+    "\"" name "\":{\"dtype\":\"F32\",\"shape\":[" shape "],\"data_offsets\":[" from "," to "]}"
+
+Test(safetensors, keys_that_repeat_are_refused)
+{
+    expect_refused("{" ENTRY("a", "1", "0", "4") "," ENTRY("a", "1", "4", "8") "}", 8,
+                   "duplicate object key");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+                   "duplicate object key");
+    expect_refused("{\"__metadata__\":{\"k\":\"v\",\"k\":\"w\"}}", 0, "duplicate object key");
+}
+
+Test(safetensors, arrays_cover_the_data_without_overlap_or_hole)
+{
+    expect_refused("{" ENTRY("a", "2", "0", "8") "," ENTRY("b", "2", "4", "12") "}", 12, "overlaps");
+    expect_refused("{" ENTRY("a", "2", "0", "8") "," ENTRY("b", "2", "0", "8") "}", 8, "overlaps");
+    expect_refused("{" ENTRY("a", "1", "0", "4") "," ENTRY("b", "1", "8", "12") "}", 12, "a hole before it");
+    expect_refused("{" ENTRY("a", "1", "4", "8") "}", 8, "a hole before it");
+    expect_refused("{" ENTRY("a", "1", "0", "4") "}", 5, "has 5 bytes of data, its entries 4");
+    expect_refused("{}", 1, "has 1 bytes of data, its entries 0");
+    expect_refused("{" ENTRY("a", "2", "0", "8") "}", 7, "not within the file");
+    expect_refused("{" ENTRY("a", "1", "4", "0") "}", 4, "not within the file");
+}
+
+Test(safetensors, shapes_are_the_lengths_and_their_products_do_not_overflow)
+{
+    expect_refused("{" ENTRY("a", "3", "0", "8") "}", 8, "as its shape says");
+    /* 2^62 times 4 bytes, and 2^32 squared, are 0 in 64 bits. */
+    expect_refused("{" ENTRY("a", "4611686018427387904", "0", "0") "}", 0, "as its shape says");
+    expect_refused("{" ENTRY("a", "4294967296,4294967296", "0", "0") "}", 0, "as its shape says");
+    expect_refused("{" ENTRY("a", "18446744073709551616", "0", "0") "}", 0, "too big integer");
+    expect_refused("{" ENTRY("a", "-1", "0", "4") "}", 4, "is no count");
+    expect_refused("{" ENTRY("a", "1.0", "0", "4") "}", 4, "is no count");
+    expect_refused("{" ENTRY("a", "1,1,1,1,1,1,1,1,1", "0", "4") "}", 4, "at most 8 sizes");
+    expect_refused("{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, "as its shape says");
+}
+
+Test(safetensors, an_entry_has_its_three_fields_of_the_known_types_and_no_more)
+{
+    expect_refused("{\"a\":7}", 0, "an entry is");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "an entry is");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4,
+                   "an entry is");
+    expect_refused("{\"a\":{\"dtype\":\"F33\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype is unknown");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":1,\"data_offsets\":[0,4]}}", 4,
+                   "shape is not a list");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,8]}}", 4, "data_offsets");
+    expect_refused("{\"__metadata__\":{\"k\":1}}", 0, "not a string");
+    expect_refused("{\"__metadata__\":[]}", 0, "not an object");
+}
+
+Test(safetensors, a_header_is_json_that_fits_its_file)
+{
+    psd_safetensors_t st;
+    expect_refused("", 0, "not a JSON object");
+    expect_refused(" {}", 0, "not a JSON object");
+    expect_refused("[]", 0, "not a JSON object");
+    expect_refused("{}x", 0, "header, byte 3");
+    expect_refused("{\"\xff\":1}", 0, "header, byte");
+    expect_refused("{\"a\\u0000b\":1}", 0, "header, byte");
+    cr_assert_eq(read_file(&st, "{}", 3, 0), PSD_EDATA);
+    psd_safetensors_close(&st);
+    cr_assert_eq(read_file(&st, "{}", UINT64_MAX, 0), PSD_EDATA);
+    cr_assert(strstr(err.text, "a header of 18446744073709551615 bytes in a file of 10"), "%s", err.text);
+    psd_safetensors_close(&st);
+    cr_assert_eq(psd_safetensors_open(&st, "/nonexistent/w", &err), PSD_ENOINPUT);
+    psd_safetensors_close(&st);
+    cr_assert_eq(psd_safetensors_open(&st, "/tmp", &err), PSD_EDATA);
+    psd_safetensors_close(&st);
+}
