@@ -238,19 +238,20 @@ static int open_listed(psd_shardfile_t *out, const char *dir, const psd_manifest
     return PSD_OK;
 }
 
-/* What can be seen of a checkpoint without reading its data. */
-static bool is_whole(const char *dir, uint64_t clock)
+int psd_ckpt_check(const char *dir, uint64_t clock, psd_err_t *err)
 {
     psd_manifest_t manifest;
-    bool ok = read_manifest(&manifest, dir, clock, NULL) == PSD_OK;
-    for (uint32_t i = 0; ok && i < manifest.facts.n_shards; i++) {
+    int rc = read_manifest(&manifest, dir, clock, err);
+    for (uint32_t i = 0; !rc && i < manifest.facts.n_shards; i++) {
         psd_shardfile_t file;
-        ok = open_listed(&file, dir, &manifest, i, true, NULL) == PSD_OK;
+        rc = open_listed(&file, dir, &manifest, i, true, err);
         psd_shardfile_close(&file);
     }
     psd_manifest_clear(&manifest);
-    return ok;
+    return rc;
 }
+
+static bool is_whole(const char *dir, uint64_t clock) { return psd_ckpt_check(dir, clock, NULL) == PSD_OK; }
 
 int psd_ckpt_read(const char *dir, uint64_t clock, psd_ckpt_facts_t *facts, psd_tensor_list_t *model,
                   psd_err_t *err)
@@ -312,6 +313,16 @@ static clocks_t find_clocks(const char *dir, const char *before, const char *aft
 }
 
 static clocks_t find_manifests(const char *dir) { return find_clocks(dir, "MANIFEST-", ".json"); }
+
+size_t psd_ckpt_manifests(const char *dir, uint64_t *clocks, size_t capacity)
+{
+    clocks_t found = find_manifests(dir);
+    const size_t n = found.n < capacity ? found.n : capacity;
+    if (n)
+        memcpy(clocks, found.at, n * sizeof *clocks);
+    free(found.at);
+    return n;
+}
 
 size_t psd_ckpt_list(const char *dir, uint64_t *clocks, size_t capacity)
 {

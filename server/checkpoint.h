@@ -81,6 +81,13 @@ int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_te
  * missing `dir` too). */
 size_t psd_ckpt_list(const char *dir, uint64_t *clocks, size_t capacity);
 
+/* The same whatever their state is. */
+size_t psd_ckpt_manifests(const char *dir, uint64_t *clocks, size_t capacity);
+
+/* Whether psd_ckpt_list would name it. PSD_ENOINPUT without manifest or a file, PSD_EIO, PSD_EDATA with file
+ * and reason. */
+int psd_ckpt_check(const char *dir, uint64_t clock, psd_err_t *err);
+
 /* Read the manifest of `clock`: facts (shard and applied empty) and the model. PSD_ENOINPUT, PSD_EDATA with
  * file and reason. */
 int psd_ckpt_read(const char *dir, uint64_t clock, psd_ckpt_facts_t *facts, psd_tensor_list_t *model,

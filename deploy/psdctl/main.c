@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/err.h"
+#include "deploy/psdctl/checkpoint.h"
 #include "deploy/psdctl/config.h"
 #include "deploy/psdctl/optimizers.h"
 #include "deploy/psdctl/replay.h"
@@ -17,6 +18,9 @@ static const struct verb {
 } verbs[] = {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
+    { "checkpoint", psd_ctl_checkpoint, "psdctl checkpoint",
+      "what is saved, whether it is whole, what may go" },
+    { "inspect", psd_ctl_inspect, "psdctl inspect", "arrays and notes of a safetensors file" },
     { "config", psd_ctl_config, "psdctl config", "check a job file; what each option is, and where from" },
     { "optimizers", psd_ctl_optimizers, "psdctl optimizers",
       "the update rules: mathematics, defaults, memory" },

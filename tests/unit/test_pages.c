@@ -400,6 +400,12 @@ static void walk(const char *folder, on_include_fn *check)
 
 static bool starts(const char *text, const char *with) { return strncmp(text, with, strlen(with)) == 0; }
 
+/* Checkpoints are a library of their own, for psdctl looks at the files that servers write. */
+static bool may_all(const char *file, const char *included)
+{
+    return starts(file, "deploy/") && !strcmp(included, "server/checkpoint.h");
+}
+
 static void check_arrow(const char *file, const char *included)
 {
     static const char *const ours[] = { "server/", "worker/", "psd/", "proto/", "common/", "deploy/", "tests/" };
@@ -414,7 +420,7 @@ static void check_arrow(const char *file, const char *included)
     };
     for (size_t o = 0; o < sizeof ours / sizeof *ours; o++)
         for (size_t a = 0; a < sizeof arrows / sizeof *arrows; a++)
-            if (starts(included, ours[o]) && starts(file, arrows[a].from))
+            if (starts(included, ours[o]) && starts(file, arrows[a].from) && !may_all(file, included))
                 cr_expect(strstr(arrows[a].to, ours[o]), "%s includes %s", file, included);
     if (!strcmp(included, "zmq.h"))
         cr_expect_str_eq(file, "common/transport.c");
