@@ -17,7 +17,8 @@
 
 enum { READY_MS = 30000, STEPS_MS = 60000, NAP_MS = 5, ANSWER_S = 5, MAX_WORDS = 64, COMMAND = 4096 };
 
-/* ---- time and chance --------------------------------------------------------------------------------------------- */
+/* ---- time and chance
+ * --------------------------------------------------------------------------------------------- */
 
 uint64_t cluster_now_ms(void)
 {
@@ -36,7 +37,8 @@ uint64_t cluster_seed(uint64_t otherwise)
     return text ? strtoull(text, NULL, 10) : otherwise;
 }
 
-/* ---- files ------------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ------------------------------------------------------------------------------------------------------- */
 
 char *cluster_file(const cluster_t *self, const char *name)
 {
@@ -123,7 +125,8 @@ void cluster_give_up(cluster_t *self, const char *format, ...)
     _exit(1);
 }
 
-/* ---- processes --------------------------------------------------------------------------------------------------- */
+/* ---- processes
+ * --------------------------------------------------------------------------------------------------- */
 
 /* The programs read options from PSD_..., which here are for the test. */
 static void clear_options(void)
@@ -139,7 +142,8 @@ static void clear_options(void)
 }
 
 /* In the child: become the program, and die with the test. */
-static _Noreturn void become(const cluster_t *self, const char *name, const char *program, char *command, pid_t parent)
+static _Noreturn void become(const cluster_t *self, const char *name, const char *program, char *command,
+                             pid_t parent)
 {
     static const char *const ends[] = { "in", "out", "err" };
     char path[256], *words[MAX_WORDS] = { NULL }, *rest = command;
@@ -210,8 +214,8 @@ static void await_ready(cluster_t *self, unsigned s)
     const uint64_t end = cluster_now_ms() + READY_MS;
     for (bool ready = false; !ready; cluster_nap()) {
         char *out = cluster_printed(self, &self->server[s], "out");
-        ready = strchr(out, '\n') && sscanf(out, "psd ready shard=%*u/%*u data=%127s status=%127s", self->data[s],
-                                            self->status[s]) == 2;
+        ready = strchr(out, '\n') && sscanf(out, "psd ready shard=%*u/%*u data=%127s status=%127s",
+                                            self->data[s], self->status[s]) == 2;
         free(out);
         if (!ready && cluster_wait(&self->server[s], 0) >= 0)
             cluster_give_up(self, "server %u ended with %d before it was ready", s, self->server[s].code);
@@ -228,8 +232,8 @@ static void start_server(cluster_t *self, unsigned n, const char *flags)
     if (s)
         snprintf(join, sizeof join, " --join=%s", self->data[0]);
     snprintf(words, sizeof words,
-             "--servers=%u --server-index=%u --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0%s%s%s", n, s,
-             join, *flags ? " " : "", flags);
+             "--servers=%u --server-index=%u --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0%s%s%s", n,
+             s, join, *flags ? " " : "", flags);
     spawn(self, &self->server[s], name, "psd", words);
     await_ready(self, s);
 }
@@ -264,8 +268,8 @@ void cluster_start_worker(cluster_t *self, const char *format, ...)
     va_end(args);
     const unsigned w = self->n_workers++;
     snprintf(name, sizeof name, "worker-%u", w);
-    snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s", self->data[0], w + 1,
-             self->directory, flags);
+    snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s", self->data[0],
+             w + 1, self->directory, flags);
     spawn(self, &self->worker[w], name, "psd-worker", words);
 }
 
@@ -277,12 +281,14 @@ void cluster_finish(cluster_t *self, int timeout_ms)
         const uint64_t now = cluster_now_ms();
         const int code = cluster_wait(p, now < end ? (int)(end - now) : 0);
         if (code)
-            cluster_give_up(self, code < 0 ? "%s still runs after %d ms" : "%s did not end with 0 within %d ms",
+            cluster_give_up(self,
+                            code < 0 ? "%s still runs after %d ms" : "%s did not end with 0 within %d ms",
                             p->name, timeout_ms);
     }
 }
 
-/* ---- what they say ----------------------------------------------------------------------------------------------- */
+/* ---- what they say
+ * ----------------------------------------------------------------------------------------------- */
 
 json_t *cluster_summary(const cluster_t *self, unsigned worker)
 {
@@ -307,8 +313,8 @@ bool cluster_has_weights(const cluster_t *self, unsigned worker, const char *fas
     const char *sha256_slow = json_string_value(json_object_get(summary, "sha256_slow"));
     const bool same = sha256 && !strcmp(sha256, fast) && !strcmp(sha256_slow ? sha256_slow : "", slow);
     if (!same)
-        fprintf(stderr, "worker %u has weights %s, slow %s; expected %s, slow %s\n", worker, sha256 ? sha256 : "none",
-                sha256_slow ? sha256_slow : "none", fast, *slow ? slow : "none");
+        fprintf(stderr, "worker %u has weights %s, slow %s; expected %s, slow %s\n", worker,
+                sha256 ? sha256 : "none", sha256_slow ? sha256_slow : "none", fast, *slow ? slow : "none");
     json_decref(summary);
     return same;
 }
@@ -366,7 +372,8 @@ void cluster_await_steps(cluster_t *self, uint64_t steps)
     const uint64_t end = cluster_now_ms() + STEPS_MS;
     while (cluster_metric(self, 0, "psd_steps_total{shard=\"0\"}") < (double)steps) {
         if (cluster_now_ms() > end)
-            cluster_give_up(self, "server 0 has not made %llu steps in %d ms", (unsigned long long)steps, STEPS_MS);
+            cluster_give_up(self, "server 0 has not made %llu steps in %d ms", (unsigned long long)steps,
+                            STEPS_MS);
         cluster_nap();
     }
 }

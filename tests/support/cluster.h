@@ -1,8 +1,8 @@
-/* cluster.h - servers and workers as real processes on loopback, for tests: started with ports that the system
- * chooses, waited for with deadlines, and killed whatever happens (also when the test itself dies).
+/* cluster.h - servers and workers as real processes on loopback, for tests: started with ports that the
+ * system chooses, waited for with deadlines, and killed whatever happens (also when the test itself dies).
  *
- * What cannot be gone on with (a server that is not ready in time) ends the test: the reason and the ends of all
- * logs are printed, everything is killed, and the process exits with 1. */
+ * What cannot be gone on with (a server that is not ready in time) ends the test: the reason and the ends of
+ * all logs are printed, everything is killed, and the process exits with 1. */
 #pragma once
 
 #include <stdbool.h>
@@ -39,9 +39,10 @@ void cluster_close(cluster_t *self);
 void cluster_spawn(cluster_t *self, cluster_process_t *process, const char *name, const char *program,
                    const char *format, ...) __attribute__((format(printf, 5, 6)));
 
-/* Start one more server with these flags, the first one to coordinate, and wait until it is ready. `n` is how many
- * there shall be in all. */
-void cluster_start_server(cluster_t *self, unsigned n, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Start one more server with these flags, the first one to coordinate, and wait until it is ready. `n` is how
+ * many there shall be in all. */
+void cluster_start_server(cluster_t *self, unsigned n, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Start `n` servers with the same flags. */
 void cluster_start_servers(cluster_t *self, unsigned n, const char *format, ...)
@@ -80,14 +81,16 @@ void cluster_await_steps(cluster_t *self, uint64_t steps);
 /* Resident memory of a process in bytes; 0 when it is gone. */
 size_t cluster_resident(const cluster_process_t *process);
 
-/* Milliseconds of a clock that only runs forward; a pause between two looks at something that is waited for. */
+/* Milliseconds of a clock that only runs forward; a pause between two looks at something that is waited for.
+ */
 uint64_t cluster_now_ms(void);
 void cluster_nap(void);
 
-/* Whether the long forms of tests are asked for (PSD_CAMPAIGN in the environment), and the seed of chance: that of
- * PSD_SEED, or `otherwise`. */
+/* Whether the long forms of tests are asked for (PSD_CAMPAIGN in the environment), and the seed of chance:
+ * that of PSD_SEED, or `otherwise`. */
 bool cluster_campaign(void);
 uint64_t cluster_seed(uint64_t otherwise);
 
 /* End the test, as said above. */
-_Noreturn void cluster_give_up(cluster_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
+_Noreturn void cluster_give_up(cluster_t *self, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));

@@ -11,10 +11,11 @@
 
 enum { WORKERS = 2, SERVERS = 2, DONE_MS = 300000, PATH = 200 };
 
-/* ---- tables ------------------------------------------------------------------------------------------------------ */
+/* ---- tables
+ * ------------------------------------------------------------------------------------------------------ */
 
-/* Names of the table that are not simply NAME(lr=LR). The article's values are those of these rules' defaults, but for
- * what is written here. */
+/* Names of the table that are not simply NAME(lr=LR). The article's values are those of these rules'
+ * defaults, but for what is written here. */
 static const struct {
     const char *name, *rule;
 } spelled[] = {
@@ -61,8 +62,8 @@ size_t convergence_rows(convergence_row_t *rows, size_t capacity)
     while (file && n < capacity && fgets(line, sizeof line, file)) {
         convergence_row_t row = { .accuracy = 0 };
         /* model, optimizer, lr, 9 numbers, acc1_s1 */
-        if (sscanf(line, "%15s %47s %15s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lf", row.model, row.optimizer, row.lr,
-                   &row.accuracy) == 4)
+        if (sscanf(line, "%15s %47s %15s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lf", row.model, row.optimizer,
+                   row.lr, &row.accuracy) == 4)
             rows[n++] = row;
     }
     if (file)
@@ -79,8 +80,8 @@ size_t convergence_traces(convergence_row_t *rows, size_t capacity)
         convergence_row_t row = { .accuracy = 0 };
         int step;
         double loss;
-        if (sscanf(line, "%15s %47s %15s %d %lf", row.model, row.optimizer, row.lr, &step, &loss) != 5 || step < 1 ||
-            step > CONVERGENCE_TRACE)
+        if (sscanf(line, "%15s %47s %15s %d %lf", row.model, row.optimizer, row.lr, &step, &loss) != 5 ||
+            step < 1 || step > CONVERGENCE_TRACE)
             continue;
         if (step == 1 && n < capacity)
             rows[n++] = row;
@@ -92,7 +93,8 @@ size_t convergence_traces(convergence_row_t *rows, size_t capacity)
     return n;
 }
 
-/* ---- jobs -------------------------------------------------------------------------------------------------------- */
+/* ---- jobs
+ * -------------------------------------------------------------------------------------------------------- */
 
 static const char *data_path(const char *name, char path[PATH])
 {
@@ -121,7 +123,8 @@ static void start_mnist(cluster_t *cluster, const convergence_row_t *row, const 
     char data[5 * PATH], folder[PATH];
     data_path("mnist", folder);
     snprintf(data, sizeof data,
-             "--data-batch=64 --data-train=idx:%s/train-images-idx3-ubyte.gz --data-labels=%s/train-labels-idx1-ubyte.gz "
+             "--data-batch=64 --data-train=idx:%s/train-images-idx3-ubyte.gz "
+             "--data-labels=%s/train-labels-idx1-ubyte.gz "
              "--data-test=idx:%s/t10k-images-idx3-ubyte.gz --data-test-labels=%s/t10k-labels-idx1-ubyte.gz",
              folder, folder, folder, folder);
     start(cluster, rule,
@@ -151,7 +154,9 @@ double convergence_agaricus(void)
     cluster_t cluster = { .bin = NULL };
     char folder[PATH], data[3 * PATH];
     data_path("agaricus", folder);
-    snprintf(data, sizeof data, "--data-batch=128 --data-index-base=1 --data-train=libsvm:%s/train.libsvm.gz --data-test=libsvm:%s/test.libsvm.gz",
+    snprintf(data, sizeof data,
+             "--data-batch=128 --data-index-base=1 --data-train=libsvm:%s/train.libsvm.gz "
+             "--data-test=libsvm:%s/test.libsvm.gz",
              folder, folder);
     start(&cluster, "adagrad(lr=0.1)", "--model-kind=logistic", data, "--stop-epochs=5");
     return accuracy_of(&cluster);

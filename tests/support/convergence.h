@@ -1,6 +1,6 @@
-/* convergence.h - whole jobs on real data, two servers and two workers, beside an independent reference: losses of the
- * first 20 steps (tests/golden/convergence_trace.tsv) and test accuracy after an epoch (convergence.tsv), for the same
- * seed, initial weights, order of samples and batches. */
+/* convergence.h - whole jobs on real data, two servers and two workers, beside an independent reference:
+ * losses of the first 20 steps (tests/golden/convergence_trace.tsv) and test accuracy after an epoch
+ * (convergence.tsv), for the same seed, initial weights, order of samples and batches. */
 #pragma once
 
 #include <stdbool.h>
@@ -13,8 +13,8 @@ typedef struct convergence_row {
     char model[16];     /* softmax (784-10) or mlp (784-128-10) */
     char optimizer[48]; /* as the table calls it */
     char lr[16];
-    double accuracy;                 /* percent, seed 1, after one epoch */
-    double loss[CONVERGENCE_TRACE];  /* of the trace */
+    double accuracy;                /* percent, seed 1, after one epoch */
+    double loss[CONVERGENCE_TRACE]; /* of the trace */
 } convergence_row_t;
 
 /* The rule of that row; false when psd has no such optimizer. */

@@ -46,10 +46,12 @@ reference_t *reference_new(const reference_config_t *config)
 {
     reference_t *self = need(calloc(1, sizeof *self));
     psd_err_t err = { 0 };
-    const psd_model_config_t model = { .kind = config->kind, .layers = config->layers, .n_layers = config->n_layers,
-                                       .seed = config->seed };
+    const psd_model_config_t model = {
+        .kind = config->kind, .layers = config->layers, .n_layers = config->n_layers, .seed = config->seed
+    };
     if (psd_rule_parse(&self->rule, config->rule, &err) != PSD_OK ||
-        !(self->data = psd_dataset_load(config->data, &(psd_dataset_options_t){ .kind = PSD_LABEL_CLASS }, &err)) ||
+        !(self->data =
+              psd_dataset_load(config->data, &(psd_dataset_options_t){ .kind = PSD_LABEL_CLASS }, &err)) ||
         !(self->model = psd_model_new(&model, self->data, &err)) ||
         !(self->sampler = psd_sampler_new(self->data->n_rows, config->batch, true, config->seed, &err))) {
         fprintf(stderr, "reference: %s\n", err.text);
@@ -118,9 +120,12 @@ static void hash(const reference_t *self, bool slow, char text[PSD_SHA256_TEXT])
 {
     psd_saved_t saved[PSD_MAX_PARAMS];
     for (size_t i = 0; i < self->n; i++)
-        saved[i] = (psd_saved_t){ .name = self->params[i].name, .shape = self->params[i].shape,
-                                  .n_dims = self->params[i].n_dims, .n = self->params[i].n,
-                                  .data = slow ? self->tensor[i].slot[self->rule.slow_slot] : self->params[i].data };
+        saved[i] =
+            (psd_saved_t){ .name = self->params[i].name,
+                           .shape = self->params[i].shape,
+                           .n_dims = self->params[i].n_dims,
+                           .n = self->params[i].n,
+                           .data = slow ? self->tensor[i].slot[self->rule.slow_slot] : self->params[i].data };
     psd_weights_sha256(saved, self->n, text);
 }
 

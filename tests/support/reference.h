@@ -1,5 +1,6 @@
-/* reference.h - the single process that a cluster must equal, bit for bit: the same data, model and batches, each
- * worker's micro-batch one after the other, their gradients summed in rank order by psd_step_reference. */
+/* reference.h - the single process that a cluster must equal, bit for bit: the same data, model and batches,
+ * each worker's micro-batch one after the other, their gradients summed in rank order by psd_step_reference.
+ */
 #pragma once
 
 #include <stddef.h>

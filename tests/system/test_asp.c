@@ -15,13 +15,16 @@ static void setup(void) { cluster_open(&cluster); }
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(asp, .init = setup, .fini = teardown, .timeout = 300);
 
-#define MODEL "--model-kind=mlp --model-layers=784,32,10 --data-train=glyphs:6000 --data-test=glyphs:1000 --data-batch=64"
+#define MODEL                                                                                                \
+    "--model-kind=mlp --model-layers=784,32,10 --data-train=glyphs:6000 --data-test=glyphs:1000 "            \
+    "--data-batch=64"
 
 /* What server 0's /metrics say of staleness while the job runs; its last text before it ended. */
 static char *last_metrics(void)
 {
     char *last = NULL;
-    for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_wait(&cluster.worker[0], 0) < 0; cluster_nap()) {
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_wait(&cluster.worker[0], 0) < 0;
+         cluster_nap()) {
         char *text = cluster_get(&cluster, 0, "/metrics");
         if (text && strstr(text, "\npsd_staleness_steps_count ")) {
             free(last);
@@ -67,13 +70,16 @@ Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
 
 Test(asp, a_gradient_that_is_too_old_is_refused_and_counted)
 {
-    /* A worker with ten times the rows in its slice is slower than two others, whose steps make its gradients old. */
-    cluster_start_servers(&cluster, 1, "--workers-min=3 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
+    /* A worker with ten times the rows in its slice is slower than two others, whose steps make its gradients
+     * old. */
+    cluster_start_servers(&cluster, 1,
+                          "--workers-min=3 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
     cluster_start_worker(&cluster, MODEL " --data-batch=6000 --eval-every=0 --stop-steps=60");
     for (int w = 0; w < 2; w++)
         cluster_start_worker(&cluster, MODEL " --data-batch=60 --eval-every=0 --stop-steps=4000");
     double refused = 0;
-    for (const uint64_t end = cluster_now_ms() + DONE_MS; refused < 1 && cluster_now_ms() < end; cluster_nap())
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; refused < 1 && cluster_now_ms() < end;
+         cluster_nap())
         refused = cluster_metric(&cluster, 0, "psd_messages_rejected_total{shard=\"0\",reason=\"stale\"}");
     cr_expect_geq(refused, 1);
     cluster_finish(&cluster, DONE_MS);

@@ -9,14 +9,14 @@
 #include "tests/support/cluster.h"
 #include "tests/support/reference.h"
 
-/* The weights' bits depend on the data, the seed, the rule and the number of workers: not on the number of servers, on
- * who is how late, or on the compiler. SEMANTICS: a bsp cluster is bit-equal to one process that sums the workers'
- * means in rank order. */
+/* The weights' bits depend on the data, the seed, the rule and the number of workers: not on the number of
+ * servers, on who is how late, or on the compiler. SEMANTICS: a bsp cluster is bit-equal to one process that
+ * sums the workers' means in rank order. */
 
 enum { DONE_MS = 60000, SEED = 3 };
 static const size_t layers[] = { 784, 32, 10 };
 #define MODEL "--model-kind=mlp --model-layers=784,32,10 --seed=3"
-#define DATA "--data-train=glyphs:1500 --data-test=glyphs:100 --data-batch=60 --eval-every=0"
+#define DATA  "--data-train=glyphs:1500 --data-test=glyphs:100 --data-batch=60 --eval-every=0"
 
 static cluster_t cluster;
 static void setup(void) { cluster_open(&cluster); }
@@ -27,8 +27,13 @@ TestSuite(bits, .init = setup, .fini = teardown, .timeout = 300);
 static void expect(const char *rule, uint64_t steps, unsigned workers, char fast[PSD_SHA256_TEXT],
                    char slow[PSD_SHA256_TEXT])
 {
-    const reference_config_t config = { .data = "glyphs:1500", .kind = "mlp", .layers = layers, .n_layers = 3,
-                                        .batch = 60, .seed = SEED, .rule = rule };
+    const reference_config_t config = { .data = "glyphs:1500",
+                                        .kind = "mlp",
+                                        .layers = layers,
+                                        .n_layers = 3,
+                                        .batch = 60,
+                                        .seed = SEED,
+                                        .rule = rule };
     reference_t *reference = reference_new(&config);
     cr_assert_not_null(reference);
     reference_run(reference, steps, workers);
@@ -50,7 +55,8 @@ static void check(unsigned workers, const char *fast, const char *slow, const ch
         cr_expect(cluster_has_weights(&cluster, w, fast, slow), "%s", what);
 }
 
-/* 30 rounds are an epoch of 25 and some of the next; the last batch of an epoch is as long as the others here. */
+/* 30 rounds are an epoch of 25 and some of the next; the last batch of an epoch is as long as the others
+ * here. */
 static void compare_layouts(const char *rule)
 {
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT], what[256];
@@ -74,10 +80,12 @@ Test(bits, lookahead_is_the_same_on_any_servers) { compare_layouts("lookahead(ra
 
 Test(bits, an_uneven_batch_is_the_same_on_any_servers)
 {
-    /* 1 500 rows in batches of 7, and every 215th round has 2 rows for 3 workers: one of them has nothing to give. */
+    /* 1 500 rows in batches of 7, and every 215th round has 2 rows for 3 workers: one of them has nothing to
+     * give. */
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
-    const reference_config_t config = { .data = "glyphs:1500", .kind = "softmax", .batch = 7, .seed = SEED,
-                                        .rule = "adagrad(lr=0.05)" };
+    const reference_config_t config = {
+        .data = "glyphs:1500", .kind = "softmax", .batch = 7, .seed = SEED, .rule = "adagrad(lr=0.05)"
+    };
     reference_t *reference = reference_new(&config);
     cr_assert_not_null(reference);
     reference_run(reference, 220, 3);
@@ -85,20 +93,22 @@ Test(bits, an_uneven_batch_is_the_same_on_any_servers)
     reference_destroy(&reference);
     cluster_start_servers(&cluster, 2, "--workers-min=3 --optimizer=adagrad(lr=0.05)");
     for (int w = 0; w < 3; w++)
-        cluster_start_worker(&cluster, "--model-kind=softmax --seed=3 --data-train=glyphs:1500 --data-test=glyphs:100 "
-                                       "--data-batch=7 --eval-every=0 --stop-steps=220 --metrics-every=1000000");
+        cluster_start_worker(&cluster,
+                             "--model-kind=softmax --seed=3 --data-train=glyphs:1500 --data-test=glyphs:100 "
+                             "--data-batch=7 --eval-every=0 --stop-steps=220 --metrics-every=1000000");
     cluster_finish(&cluster, DONE_MS);
     check(3, fast, slow, "batches of 7");
 }
 
-/* Stop some process for a while, again and again, until the workers have ended. Most pauses are short; of the long
- * ones, which make connections time out (1.5 s), some stay just below the lease. */
+/* Stop some process for a while, again and again, until the workers have ended. Most pauses are short; of the
+ * long ones, which make connections time out (1.5 s), some stay just below the lease. */
 static void delay_at_random(uint64_t *chance)
 {
     for (unsigned pauses = 0;; pauses++) {
         const unsigned all = cluster.n_servers + cluster.n_workers;
         const unsigned i = (unsigned)(psd_splitmix64(chance) % all);
-        const cluster_process_t *p = i < cluster.n_servers ? &cluster.server[i] : &cluster.worker[i - cluster.n_servers];
+        const cluster_process_t *p =
+            i < cluster.n_servers ? &cluster.server[i] : &cluster.worker[i - cluster.n_servers];
         const bool is_long = psd_splitmix64(chance) % 40 == 0;
         const uint64_t ms = is_long ? 1500 + psd_splitmix64(chance) % 1500 : 1 + psd_splitmix64(chance) % 60;
         const uint64_t rest_ms = psd_splitmix64(chance) % 40;
@@ -117,7 +127,8 @@ static void delay_at_random(uint64_t *chance)
     }
 }
 
-/* Stop it for longer than ZeroMQ's heartbeats allow (1.5 s), so that its connections are lost and made again. */
+/* Stop it for longer than ZeroMQ's heartbeats allow (1.5 s), so that its connections are lost and made again.
+ */
 static void outlive_connections(const cluster_process_t *process)
 {
     kill(process->pid, SIGSTOP);
@@ -149,7 +160,8 @@ static void run_delayed(uint64_t seed, const char *bin)
     const char *rule = rules[psd_splitmix64(&chance) % 3];
     const unsigned servers = 1 + (unsigned)(psd_splitmix64(&chance) % 3);
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT], what[256];
-    snprintf(what, sizeof what, "seed %llu: %s on %u servers of %s", (unsigned long long)seed, rule, servers, bin);
+    snprintf(what, sizeof what, "seed %llu: %s on %u servers of %s", (unsigned long long)seed, rule, servers,
+             bin);
     fprintf(stderr, "%s\n", what);
     expect(rule, STEPS, 3, fast, slow);
     cluster_close(&cluster);

@@ -35,9 +35,11 @@ TestSuite(cli, .init = setup, .fini = teardown, .timeout = 200);
 /* That process must end with this code, having said these words on stderr. */
 static void expect_end(cluster_process_t *process, int code, const char *one, const char *other)
 {
-    cr_expect_eq(cluster_wait(process, DONE_MS), code, "%s ended with %d instead of %d", process->name, process->code, code);
+    cr_expect_eq(cluster_wait(process, DONE_MS), code, "%s ended with %d instead of %d", process->name,
+                 process->code, code);
     char *said = cluster_printed(&cluster, process, "err");
-    cr_expect(strstr(said, one) && strstr(said, other), "%s lacks \"%s\" or \"%s\" in: %s", process->name, one, other, said);
+    cr_expect(strstr(said, one) && strstr(said, other), "%s lacks \"%s\" or \"%s\" in: %s", process->name,
+              one, other, said);
     free(said);
 }
 
@@ -46,8 +48,10 @@ static void write_job(const char *more)
     char path[128];
     snprintf(path, sizeof path, "%s/job.yaml", cluster.directory);
     FILE *file = fopen(path, "w");
-    fprintf(file, "job: tiny\nseed: 1\nservers: 2\nworkers: {min: 2}\noptimizer: \"adam(lr=1e-2)\"\n"
-                  "model: {kind: softmax}\ndata: {train: \"glyphs:500\", test: \"glyphs:100\", batch: 50}\n%s", more);
+    fprintf(file,
+            "job: tiny\nseed: 1\nservers: 2\nworkers: {min: 2}\noptimizer: \"adam(lr=1e-2)\"\n"
+            "model: {kind: softmax}\ndata: {train: \"glyphs:500\", test: \"glyphs:100\", batch: 50}\n%s",
+            more);
     fclose(file);
 }
 
@@ -93,24 +97,30 @@ Test(cli, a_worker_that_finds_nobody_says_whom_it_asked)
 Test(cli, a_server_with_other_settings_is_refused_naming_both)
 {
     cluster_start_server(&cluster, 2, "--optimizer=sgd(lr=0.1)");
-    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd", "--servers=2 --listen=tcp://127.0.0.1:0 --status-listen=none "
-                  "--optimizer=sgd(lr=0.2) --join=%s", cluster.data[0]);
-    expect_end(&cluster.server[1], 76, "ours servers=2 mode=bsp optimizer=sgd(lr=0.1", "theirs servers=2 mode=bsp optimizer=sgd(lr=0.2");
+    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd",
+                  "--servers=2 --listen=tcp://127.0.0.1:0 --status-listen=none "
+                  "--optimizer=sgd(lr=0.2) --join=%s",
+                  cluster.data[0]);
+    expect_end(&cluster.server[1], 76, "ours servers=2 mode=bsp optimizer=sgd(lr=0.1",
+               "theirs servers=2 mode=bsp optimizer=sgd(lr=0.2");
 }
 
 Test(cli, a_server_too_many_is_refused)
 {
     cluster_start_servers(&cluster, 2, "--optimizer=sgd");
-    cluster_spawn(&cluster, &cluster.server[2], "server-2", "psd", "--servers=2 --listen=tcp://127.0.0.1:0 --status-listen=none "
-                  "--optimizer=sgd --join=%s", cluster.data[0]);
+    cluster_spawn(&cluster, &cluster.server[2], "server-2", "psd",
+                  "--servers=2 --listen=tcp://127.0.0.1:0 --status-listen=none "
+                  "--optimizer=sgd --join=%s",
+                  cluster.data[0]);
     expect_end(&cluster.server[2], 76, "one too many", "the job has 2");
 }
 
 Test(cli, a_worker_of_another_shape_is_refused_naming_both)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2");
-    cluster_start_worker(&cluster, "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
-                                   "--model-layers=784,32,10 --stop-steps=1");
+    cluster_start_worker(&cluster,
+                         "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
+                         "--model-layers=784,32,10 --stop-steps=1");
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
         char *log = cluster_printed(&cluster, &cluster.server[0], "err");
         const bool known = strstr(log, "id=shard.model") != NULL;
@@ -119,8 +129,9 @@ Test(cli, a_worker_of_another_shape_is_refused_naming_both)
             break;
         cr_assert_lt(cluster_now_ms(), end);
     }
-    cluster_start_worker(&cluster, "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
-                                   "--model-layers=784,16,10 --stop-steps=1");
+    cluster_start_worker(&cluster,
+                         "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
+                         "--model-layers=784,16,10 --stop-steps=1");
     expect_end(&cluster.worker[1], 76, "[32, 784]", "[16, 784]");
 }
 
@@ -129,14 +140,16 @@ Test(cli, what_cannot_be_configured_is_78)
     strcpy(cluster.data[0], "tcp://127.0.0.1:1");
     cluster_start_worker(&cluster, TINY " --stop-steps=1 --model-layers=783,10");
     expect_end(&cluster.worker[0], 78, "783", "784");
-    cluster_spawn(&cluster, &cluster.server[0], "server-0", "psd", "--optimizer=adma --listen=tcp://127.0.0.1:0");
+    cluster_spawn(&cluster, &cluster.server[0], "server-0", "psd",
+                  "--optimizer=adma --listen=tcp://127.0.0.1:0");
     expect_end(&cluster.server[0], 78, "unknown optimizer 'adma'", "adam");
 }
 
 Test(cli, a_port_that_is_taken_is_named)
 {
     cluster_start_servers(&cluster, 1, "--job=psd");
-    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd", "--listen=%s --status-listen=none", cluster.data[0]);
+    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd", "--listen=%s --status-listen=none",
+                  cluster.data[0]);
     expect_end(&cluster.server[1], 74, cluster.data[0], "in use");
 }
 

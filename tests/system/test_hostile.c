@@ -16,11 +16,16 @@
 #include "worker/sampler.h"
 #include "worker/session.h"
 
-/* A job trains on two servers while a stranger throws malformed and lying messages at them, and one of the three
- * members lies beside its honest pushes. No server may die, grow, or count less than was refused, and the weights
- * must be those of an undisturbed job. */
+/* A job trains on two servers while a stranger throws malformed and lying messages at them, and one of the
+ * three members lies beside its honest pushes. No server may die, grow, or count less than was refused, and
+ * the weights must be those of an undisturbed job. */
 
-enum { SERVERS = 2, HONEST = 2, WORLD = 3, BATCH = 60, SEED = 7, DONE_MS = 120000, GROWTH = 64 << 20, MAX_PARTS = 64 };
+enum { SERVERS = 2, HONEST = 2, WORLD = 3, BATCH = 60, SEED = 7, DONE_MS = 120000, MAX_PARTS = 64 };
+#ifdef __SANITIZE_ADDRESS__ /* keeps what is freed for a while */
+enum { GROWTH = 512 << 20 };
+#else
+enum { GROWTH = 64 << 20 };
+#endif
 #define RULE "adam(lr=0.002)"
 static const size_t layers[] = { 784, 32, 10 };
 
@@ -29,7 +34,8 @@ static void setup(void) { cluster_open(&cluster); }
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(hostile, .init = setup, .fini = teardown, .timeout = 600);
 
-/* ---- members: each in a thread of its own ------------------------------------------------------------------------ */
+/* ---- members: each in a thread of its own
+ * ------------------------------------------------------------------------ */
 
 /* Rounds go on until the attack is over; then all members leave after the same one. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -79,8 +85,9 @@ static bool member_open(member_t *self, int id)
     *self = (member_t){ .id = id };
     self->data = psd_dataset_load("glyphs:1500", &(psd_dataset_options_t){ .kind = PSD_LABEL_CLASS }, &err);
     if (self->data)
-        self->model = psd_model_new(&(psd_model_config_t){ .kind = "mlp", .layers = layers, .n_layers = 3, .seed = SEED },
-                                    self->data, &err);
+        self->model = psd_model_new(
+            &(psd_model_config_t){ .kind = "mlp", .layers = layers, .n_layers = 3, .seed = SEED }, self->data,
+            &err);
     if (self->model)
         self->sampler = psd_sampler_new(self->data->n_rows, BATCH, true, SEED, &err);
     if (!self->sampler)
@@ -96,7 +103,9 @@ static void member_close(member_t *self)
 {
     psd_saved_t saved[PSD_MAX_PARAMS];
     for (size_t i = 0; i < self->n; i++)
-        saved[i] = (psd_saved_t){ .name = self->params[i].name, .n = self->params[i].n, .data = self->params[i].data };
+        saved[i] = (psd_saved_t){ .name = self->params[i].name,
+                                  .n = self->params[i].n,
+                                  .data = self->params[i].data };
     psd_weights_sha256(saved, self->n, self->sha256);
     psd_sampler_destroy(&self->sampler);
     psd_model_destroy(&self->model);
@@ -114,8 +123,10 @@ static int train(member_t *self, psd_worker_t *worker)
 {
     psd_tensor_t tensors[PSD_MAX_PARAMS];
     for (size_t i = 0; i < self->n; i++)
-        tensors[i] = (psd_tensor_t){ .name = self->params[i].name, .shape = self->params[i].shape,
-                                     .n_dims = self->params[i].n_dims, .data = self->params[i].data };
+        tensors[i] = (psd_tensor_t){ .name = self->params[i].name,
+                                     .shape = self->params[i].shape,
+                                     .n_dims = self->params[i].n_dims,
+                                     .data = self->params[i].data };
     int rc = psd_worker_register(worker, tensors, self->n);
     psd_position_t at;
     while (!rc && goes_on((at = psd_worker_position(worker)).clock)) {
@@ -131,7 +142,9 @@ static void *run_honest(void *arg)
 {
     member_t *self = arg;
     psd_worker_t *worker = NULL;
-    const psd_worker_config_t config = { .size = sizeof config, .join = cluster.data[0], .worker = self->id + 1 };
+    const psd_worker_config_t config = { .size = sizeof config,
+                                         .join = cluster.data[0],
+                                         .worker = self->id + 1 };
     int rc = psd_worker_connect(&worker, &config);
     rc = rc ? rc : train(self, worker);
     if (rc)
@@ -140,7 +153,8 @@ static void *run_honest(void *arg)
     return NULL;
 }
 
-/* ---- bytes ------------------------------------------------------------------------------------------------------- */
+/* ---- bytes
+ * ------------------------------------------------------------------------------------------------------- */
 
 static void *dial(void *context, unsigned server)
 {
@@ -186,13 +200,15 @@ static uint64_t rejected(unsigned reason)
     char series[128];
     double n = 0;
     for (unsigned s = 0; s < SERVERS; s++) {
-        snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"%u\",reason=\"%s\"}", s, psd_refusal_name(reason));
+        snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"%u\",reason=\"%s\"}", s,
+                 psd_refusal_name(reason));
         n += cluster_metric(&cluster, s, series);
     }
     return (uint64_t)n;
 }
 
-/* ---- the member that lies: the session of an honest one, driven by hand ------------------------------------------ */
+/* ---- the member that lies: the session of an honest one, driven by hand
+ * ------------------------------------------ */
 
 typedef struct liar {
     member_t member;
@@ -200,14 +216,25 @@ typedef struct liar {
     psd_session_t *session;
     psd_actions_t out;
     uint64_t chance;
-    uint64_t pushed[SERVERS][MAX_PARTS]; /* newest clock of each chunk */
-    uint64_t lies[PSD_N_REFUSALS]; /* by the reason for which they must be refused */
+    uint64_t pushed[SERVERS][MAX_PARTS];   /* newest clock of each chunk */
+    _Atomic uint64_t lies[PSD_N_REFUSALS]; /* by the reason for which they must be refused */
 } liar_t;
 
-static void tell(liar_t *self, void *socket, psd_refusal_t reason, const psd_msg_t *msg, const psd_buf_t *payload)
+static void tell(liar_t *self, void *socket, psd_refusal_t reason, const psd_msg_t *msg,
+                 const psd_buf_t *payload)
 {
     if (send_message(socket, msg, payload ? payload->data : NULL, payload ? payload->n_bytes : 0))
         self->lies[reason]++;
+}
+
+/* The push with one bit of its payload changed on the way. */
+static void damage(liar_t *self, void *socket, const psd_msg_t *push, const psd_buf_t *payload)
+{
+    psd_buf_t *other = psd_payload_copy(payload->data, payload->n_bytes);
+    ((uint8_t *)other->data)[psd_splitmix64(&self->chance) % other->n_bytes] ^=
+        (uint8_t)(1u << psd_splitmix64(&self->chance) % 8);
+    tell(self, socket, PSD_REFUSAL_CHECKSUM, push, other);
+    psd_buf_unref(&other);
 }
 
 /* Before a push is made: such as must not be taken for it. */
@@ -216,8 +243,13 @@ static void lie_before(liar_t *self, void *socket, const psd_msg_t *push, const 
     static const uint64_t ahead[] = { 1, 2, 1000, PSD_MAX_COUNT / 2 };
     psd_msg_t lie = *push;
     switch (psd_splitmix64(&self->chance) % 16) {
-    case 0: lie.checksum ^= 1u << psd_splitmix64(&self->chance) % 32; tell(self, socket, PSD_REFUSAL_CHECKSUM, &lie, payload); break;
-    case 1: lie.parts++; tell(self, socket, PSD_REFUSAL_SHAPE, &lie, payload); break;
+    case 0:
+        damage(self, socket, push, payload);
+        break;
+    case 1:
+        lie.parts++;
+        tell(self, socket, PSD_REFUSAL_SHAPE, &lie, payload);
+        break;
     case 2:
         if (payload->n_bytes > 4) {
             psd_buf_t shorter = { .data = payload->data, .n_bytes = payload->n_bytes - 4 };
@@ -225,12 +257,19 @@ static void lie_before(liar_t *self, void *socket, const psd_msg_t *push, const 
             tell(self, socket, PSD_REFUSAL_SHAPE, &lie, &shorter);
         }
         break;
-    case 3: case 4: case 5:
+    case 3:
+    case 4:
+    case 5:
         lie.clock += ahead[psd_splitmix64(&self->chance) % 4];
         tell(self, socket, PSD_REFUSAL_CLOCK, &lie, payload);
         break;
-    case 6: lie.incarnation--; tell(self, socket, PSD_REFUSAL_INCARNATION, &lie, payload); break;
-    default: lie.clock = psd_splitmix64(&self->chance) % push->clock; tell(self, socket, PSD_REFUSAL_DUPLICATE, &lie, payload);
+    case 6:
+        lie.incarnation--;
+        tell(self, socket, PSD_REFUSAL_INCARNATION, &lie, payload);
+        break;
+    default:
+        lie.clock = psd_splitmix64(&self->chance) % push->clock;
+        tell(self, socket, PSD_REFUSAL_DUPLICATE, &lie, payload);
     }
 }
 
@@ -240,7 +279,9 @@ static void lie_after(liar_t *self, void *socket, const psd_msg_t *push, const p
     psd_msg_t lie = *push;
     psd_buf_t *other = psd_payload_copy(payload->data, payload->n_bytes);
     uint32_t *bits = other->data;
-    static const uint32_t odd[] = { 0x7fc00000, 0x7f800000, 0xff800000, 0x00000001, 0x7e967699, 0 }; /* NaN, +-Inf, tiny, 1e38, 0 */
+    static const uint32_t odd[] = {
+        0x7fc00000, 0x7f800000, 0xff800000, 0x00000001, 0x7e967699, 0
+    }; /* NaN, +-Inf, tiny, 1e38, 0 */
     for (uint32_t i = 0; i < push->n_elements; i += 1 + psd_splitmix64(&self->chance) % 7)
         bits[i] = odd[psd_splitmix64(&self->chance) % 6];
     lie.checksum = psd_crc32c(other->data, other->n_bytes);
@@ -248,8 +289,9 @@ static void lie_after(liar_t *self, void *socket, const psd_msg_t *push, const p
     psd_buf_unref(&other);
 }
 
-/* Whether this chunk is pushed for the first time at its clock. Beside a repeat, which may come when its round is closed
- * already, a push two clocks ahead would be one clock ahead: a bad gradient, but a member's right. */
+/* Whether this chunk is pushed for the first time at its clock. Beside a repeat, which may come when its
+ * round is closed already, a push two clocks ahead would be one clock ahead: a bad gradient, but a member's
+ * right. */
 static bool is_first(liar_t *self, const psd_msg_t *push)
 {
     uint64_t *clock = &self->pushed[push->shard][push->part % MAX_PARTS];
@@ -269,7 +311,8 @@ static void carry_out(liar_t *self)
                           psd_splitmix64(&self->chance) % 4 == 0;
         if (lies)
             lie_before(self, socket, &a->msg, a->payload);
-        send_message(socket, &a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0);
+        send_message(socket, &a->msg, a->payload ? a->payload->data : NULL,
+                     a->payload ? a->payload->n_bytes : 0);
         if (lies)
             lie_after(self, socket, &a->msg, a->payload);
     }
@@ -301,9 +344,11 @@ static void hear(liar_t *self)
     for (unsigned s = 0; s < SERVERS; s++)
         for (int i = 0; i < 64 && read_message(self->socket[s], s || i ? 0 : 1, &msg, &payload); i++) {
             /* What is refused are the lies; to an honest session it would be the end. */
-            const bool about_lies = msg.kind == PSD_MSG_FENCED || (msg.kind == PSD_MSG_REFUSED && msg.code != PSD_REFUSAL_SESSION);
+            const bool about_lies = msg.kind == PSD_MSG_FENCED ||
+                                    (msg.kind == PSD_MSG_REFUSED && msg.code != PSD_REFUSAL_SESSION);
             if (!about_lies)
-                psd_session_message(self->session, cluster_now_ms(), PSD_PEER_SERVER + s, &msg, payload, &self->out);
+                psd_session_message(self->session, cluster_now_ms(), PSD_PEER_SERVER + s, &msg, payload,
+                                    &self->out);
             psd_buf_unref(&payload);
         }
 }
@@ -325,17 +370,19 @@ static void *run_liar(void *arg)
     self->context = zmq_ctx_new();
     for (unsigned s = 0; s < SERVERS; s++)
         self->socket[s] = dial(self->context, s);
-    self->session = psd_session_new(&(psd_session_config_t){ .job = "psd", .name = "liar", .wanted = WORLD, .nonce = 0x11a2 });
+    self->session = psd_session_new(
+        &(psd_session_config_t){ .job = "psd", .name = "liar", .wanted = WORLD, .nonce = 0x11a2 });
     const uint64_t end = cluster_now_ms() + 4 * DONE_MS;
     psd_phase_t phase = PSD_PHASE_JOINING;
-    for (; phase != PSD_PHASE_LEFT && phase != PSD_PHASE_FAILED && cluster_now_ms() < end; phase = psd_session_phase(self->session)) {
+    for (; phase != PSD_PHASE_LEFT && phase != PSD_PHASE_FAILED && cluster_now_ms() < end;
+         phase = psd_session_phase(self->session)) {
         psd_session_tick(self->session, cluster_now_ms(), &self->out);
         hear(self);
         advance(self, weights, &list);
     }
     if (phase != PSD_PHASE_LEFT)
-        snprintf(self->member.failure, sizeof self->member.failure, "the liar ends in phase %d: %.200s", phase,
-                 phase == PSD_PHASE_FAILED ? psd_session_error(self->session)->text : "");
+        snprintf(self->member.failure, sizeof self->member.failure, "the liar ends in phase %d: %.200s",
+                 phase, phase == PSD_PHASE_FAILED ? psd_session_error(self->session)->text : "");
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);
     for (unsigned s = 0; s < SERVERS; s++)
@@ -344,12 +391,13 @@ static void *run_liar(void *arg)
     return NULL;
 }
 
-/* ---- the stranger: no member, but it knows the job's number and a member's id and incarnation -------------------- */
+/* ---- the stranger: no member, but it knows the job's number and a member's id and incarnation
+ * -------------------- */
 
 typedef struct stranger {
     void *context;
     void *socket[SERVERS];
-    void *mute[SERVERS];   /* its answers are never read: the servers' queues for it must stay bounded */
+    void *mute[SERVERS]; /* its answers are never read: the servers' queues for it must stay bounded */
     uint64_t job, chance;
     uint64_t sent, expected[PSD_N_REFUSALS];
 } stranger_t;
@@ -375,9 +423,20 @@ static float values[64];
 /* A push as the member of id 0 would make it; its payload is `values`. */
 static psd_msg_t push_for(const stranger_t *self, unsigned server)
 {
-    return (psd_msg_t){ .kind = PSD_MSG_PUSH, .protocol = PSD_PROTOCOL, .job = self->job, .worker = 0, .incarnation = 1,
-                        .clock = clock_now(), .shard = server, .parts = 14, .samples = 20, .norm2 = 1, .loss = 1,
-                        .dtype = PSD_DTYPE_F32, .codec = PSD_CODEC_RAW, .n_elements = 64,
+    return (psd_msg_t){ .kind = PSD_MSG_PUSH,
+                        .protocol = PSD_PROTOCOL,
+                        .job = self->job,
+                        .worker = 0,
+                        .incarnation = 1,
+                        .clock = clock_now(),
+                        .shard = server,
+                        .parts = 14,
+                        .samples = 20,
+                        .norm2 = 1,
+                        .loss = 1,
+                        .dtype = PSD_DTYPE_F32,
+                        .codec = PSD_CODEC_RAW,
+                        .n_elements = 64,
                         .checksum = psd_crc32c(values, sizeof values) };
 }
 
@@ -386,48 +445,105 @@ static psd_refusal_t falsify_push(stranger_t *self, psd_msg_t *m)
 {
     const uint64_t any = psd_splitmix64(&self->chance);
     switch (draw(self, 24)) {
-    case 0: m->job ^= any | 1; return PSD_REFUSAL_JOB;
-    case 1: m->job = 0; return PSD_REFUSAL_JOB;
-    case 2: m->shard = m->shard ^ 1; return PSD_REFUSAL_SHARD;
-    case 3: m->shard = 2 + (uint32_t)(any % 62); return PSD_REFUSAL_SHARD;
-    case 4: m->shard = 64 + (uint32_t)(any % 1000); return PSD_REFUSAL_MALFORMED;
-    case 5: m->incarnation = 0; return PSD_REFUSAL_INCARNATION;
-    case 6: m->incarnation = 2 + any % 1000; return PSD_REFUSAL_VIEW;
-    case 7: m->incarnation = PSD_MAX_COUNT + 1 + any % PSD_MAX_COUNT; return PSD_REFUSAL_MALFORMED;
-    case 8: m->worker = 500 + (uint32_t)(any % 500); return PSD_REFUSAL_VIEW;
-    case 9: m->worker = 1024 + (uint32_t)(any % 100000); return PSD_REFUSAL_MALFORMED;
-    case 10: m->clock = UINT64_C(1) << 63; return PSD_REFUSAL_MALFORMED;
-    case 11: m->clock = any % 100000; return PSD_REFUSAL_SESSION;
-    case 12: m->part = m->parts + (uint32_t)(any % 1000); return PSD_REFUSAL_MALFORMED;
-    case 13: m->parts = PSD_MAX_PARTS + 1 + (uint32_t)(any % 1000); return PSD_REFUSAL_MALFORMED;
-    case 14: m->n_elements = 65 + (uint32_t)(any % 100); return PSD_REFUSAL_MALFORMED;
-    case 15: m->n_elements = UINT32_MAX / 4 + 1 + 64; return PSD_REFUSAL_MALFORMED; /* times 4 is 256 in 32 bits */
-    case 16: m->dtype = 2 + (uint32_t)(any % 5); return PSD_REFUSAL_MALFORMED;
-    case 17: m->codec = 2 + (uint32_t)(any % 5); return PSD_REFUSAL_MALFORMED;
-    case 18: m->protocol = 2 + (uint32_t)(any % 98); return PSD_REFUSAL_PROTOCOL;
-    case 19: m->kind = (psd_kind_t)(60 + any % 1000); return PSD_REFUSAL_MALFORMED;
-    case 20: m->samples = PSD_MAX_SAMPLES + 1; return PSD_REFUSAL_MALFORMED;
-    case 21: m->norm2 = -1; return PSD_REFUSAL_MALFORMED;
-    case 22: strcpy(m->text, "\x1b[2J\x07"); return PSD_REFUSAL_MALFORMED;
-    default: return PSD_REFUSAL_SESSION; /* a true copy, from somebody else's connection */
+    case 0:
+        m->job ^= any | 1;
+        return PSD_REFUSAL_JOB;
+    case 1:
+        m->job = 0;
+        return PSD_REFUSAL_JOB;
+    case 2:
+        m->shard = m->shard ^ 1;
+        return PSD_REFUSAL_SHARD;
+    case 3:
+        m->shard = 2 + (uint32_t)(any % 62);
+        return PSD_REFUSAL_SHARD;
+    case 4:
+        m->shard = 64 + (uint32_t)(any % 1000);
+        return PSD_REFUSAL_MALFORMED;
+    case 5:
+        m->incarnation = 0;
+        return PSD_REFUSAL_INCARNATION;
+    case 6:
+        m->incarnation = 2 + any % 1000;
+        return PSD_REFUSAL_VIEW;
+    case 7:
+        m->incarnation = PSD_MAX_COUNT + 1 + any % PSD_MAX_COUNT;
+        return PSD_REFUSAL_MALFORMED;
+    case 8:
+        m->worker = 500 + (uint32_t)(any % 500);
+        return PSD_REFUSAL_VIEW;
+    case 9:
+        m->worker = 1024 + (uint32_t)(any % 100000);
+        return PSD_REFUSAL_MALFORMED;
+    case 10:
+        m->clock = UINT64_C(1) << 63;
+        return PSD_REFUSAL_MALFORMED;
+    case 11:
+        m->clock = any % 100000;
+        return PSD_REFUSAL_SESSION;
+    case 12:
+        m->part = m->parts + (uint32_t)(any % 1000);
+        return PSD_REFUSAL_MALFORMED;
+    case 13:
+        m->parts = PSD_MAX_PARTS + 1 + (uint32_t)(any % 1000);
+        return PSD_REFUSAL_MALFORMED;
+    case 14:
+        m->n_elements = 65 + (uint32_t)(any % 100);
+        return PSD_REFUSAL_MALFORMED;
+    case 15:
+        m->n_elements = UINT32_MAX / 4 + 1 + 64;
+        return PSD_REFUSAL_MALFORMED; /* times 4 is 256 in 32 bits */
+    case 16:
+        m->dtype = 2 + (uint32_t)(any % 5);
+        return PSD_REFUSAL_MALFORMED;
+    case 17:
+        m->codec = 2 + (uint32_t)(any % 5);
+        return PSD_REFUSAL_MALFORMED;
+    case 18:
+        m->protocol = 2 + (uint32_t)(any % 98);
+        return PSD_REFUSAL_PROTOCOL;
+    case 19:
+        m->kind = (psd_kind_t)(60 + any % 1000);
+        return PSD_REFUSAL_MALFORMED;
+    case 20:
+        m->samples = PSD_MAX_SAMPLES + 1;
+        return PSD_REFUSAL_MALFORMED;
+    case 21:
+        m->norm2 = -1;
+        return PSD_REFUSAL_MALFORMED;
+    case 22:
+        strcpy(m->text, "\x1b[2J\x07");
+        return PSD_REFUSAL_MALFORMED;
+    default:
+        return PSD_REFUSAL_SESSION; /* a true copy, from somebody else's connection */
     }
 }
 
 /* Another kind, in a member's name or out of turn. */
 static psd_refusal_t falsify_kind(stranger_t *self, unsigned server, psd_msg_t *m)
 {
-    static const psd_kind_t to_coordinator[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_REPORT, PSD_MSG_SETTING };
-    static const psd_kind_t from_servers[] = { PSD_MSG_REFUSED, PSD_MSG_WAIT, PSD_MSG_FENCED, PSD_MSG_REGISTERED, PSD_MSG_LEFT,
-                                               PSD_MSG_ATTACHED, PSD_MSG_SHARD_WELCOME };
-    *m = (psd_msg_t){ .protocol = PSD_PROTOCOL, .job = self->job, .incarnation = 1, .shard = server, .clock = clock_now(),
+    static const psd_kind_t to_coordinator[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_REPORT,
+                                                 PSD_MSG_SETTING };
+    static const psd_kind_t from_servers[] = { PSD_MSG_REFUSED,      PSD_MSG_WAIT, PSD_MSG_FENCED,
+                                               PSD_MSG_REGISTERED,   PSD_MSG_LEFT, PSD_MSG_ATTACHED,
+                                               PSD_MSG_SHARD_WELCOME };
+    *m = (psd_msg_t){ .protocol = PSD_PROTOCOL,
+                      .job = self->job,
+                      .incarnation = 1,
+                      .shard = server,
+                      .clock = clock_now(),
                       .seq = psd_splitmix64(&self->chance) };
     switch (draw(self, 8)) {
     case 0:
     case 1:
         m->kind = to_coordinator[draw(self, 4)];
         return server ? PSD_REFUSAL_SENDER : PSD_REFUSAL_INCARNATION;
-    case 2: m->kind = from_servers[draw(self, 7)]; return PSD_REFUSAL_SENDER;
-    case 3: m->kind = PSD_MSG_ATTACH; return PSD_REFUSAL_WORKER;
+    case 2:
+        m->kind = from_servers[draw(self, 7)];
+        return PSD_REFUSAL_SENDER;
+    case 3:
+        m->kind = PSD_MSG_ATTACH;
+        return PSD_REFUSAL_WORKER;
     case 4:
         m->kind = PSD_MSG_HELLO;
         strcpy(m->text, "another ../../etc/passwd");
@@ -471,7 +587,8 @@ static bool throw_frames(stranger_t *self, void *socket)
     return sent;
 }
 
-/* Answers are read: who does not is cut off when its heartbeats stall, and what it had under way is lost uncounted. */
+/* Answers are read: who does not is cut off when its heartbeats stall, and what it had under way is lost
+ * uncounted. */
 static void drain(void *socket)
 {
     psd_msg_t msg;
@@ -508,7 +625,8 @@ static bool throw_lie(stranger_t *self, unsigned server)
     return send_message(self->socket[server], &m, values, push ? sizeof values : 0);
 }
 
-/* ---- the attack -------------------------------------------------------------------------------------------------- */
+/* ---- the attack
+ * -------------------------------------------------------------------------------------------------- */
 
 static void raw_garbage(stranger_t *self, unsigned server)
 {
@@ -526,7 +644,8 @@ static void raw_garbage(stranger_t *self, unsigned server)
     close(fd);
 }
 
-/* Routing ids of one's own choice; the one of five bytes looks like an automatic one. A frame beyond the limit. */
+/* Routing ids of one's own choice; the one of five bytes looks like an automatic one. A frame beyond the
+ * limit. */
 static void odd_connections(stranger_t *self)
 {
     static const char *const ids[] = { "intruder", "abcde" };
@@ -549,8 +668,8 @@ static void odd_connections(stranger_t *self)
     zmq_close(socket);
 }
 
-/* All that was sent is refused for the reason it should be: counters reach that, and reach no more where members give no
- * reason of their own. */
+/* All that was sent is refused for the reason it should be: counters reach that, and reach no more where
+ * members give no reason of their own. */
 static void check_counters(const uint64_t *before, const uint64_t *expected, bool exactly)
 {
     for (unsigned r = 1; r < PSD_N_REFUSALS; r++) {
@@ -558,18 +677,21 @@ static void check_counters(const uint64_t *before, const uint64_t *expected, boo
         uint64_t risen = 0;
         while ((risen = rejected(r) - before[r]) < expected[r] && cluster_now_ms() < end)
             cluster_nap();
-        const bool alone = r != PSD_REFUSAL_DUPLICATE && r != PSD_REFUSAL_CHECKSUM && r != PSD_REFUSAL_CLOCK &&
-                           r != PSD_REFUSAL_SHAPE && r != PSD_REFUSAL_INCARNATION;
-        cr_expect(exactly && alone ? risen == expected[r] : risen >= expected[r], "%s: %llu refused, %llu sent",
-                  psd_refusal_name(r), (unsigned long long)risen, (unsigned long long)expected[r]);
+        const bool alone = r != PSD_REFUSAL_DUPLICATE && r != PSD_REFUSAL_CHECKSUM &&
+                           r != PSD_REFUSAL_CLOCK && r != PSD_REFUSAL_SHAPE && r != PSD_REFUSAL_INCARNATION;
+        cr_expect(exactly && alone ? risen == expected[r] : risen >= expected[r],
+                  "%s: %llu refused, %llu sent", psd_refusal_name(r), (unsigned long long)risen,
+                  (unsigned long long)expected[r]);
     }
 }
 
-/* Of the mutants, a quarter of all, some still make sense; at least half must be refused, for whatever reason. */
+/* Of the mutants, a quarter of all, some still make sense; at least half must be refused, for whatever
+ * reason. */
 static void await_refusals(uint64_t wanted)
 {
     uint64_t total = 0;
-    for (const uint64_t end = cluster_now_ms() + DONE_MS / 4; total < wanted && cluster_now_ms() < end; cluster_nap()) {
+    for (const uint64_t end = cluster_now_ms() + DONE_MS / 4; total < wanted && cluster_now_ms() < end;
+         cluster_nap()) {
         total = 0;
         for (unsigned r = 1; r < PSD_N_REFUSALS; r++)
             total += rejected(r);
@@ -586,7 +708,8 @@ static void attack(stranger_t *self, uint64_t n)
     for (; self->sent < n * 3 / 4; self->sent++) {
         const unsigned server = (unsigned)draw(self, SERVERS);
         drain(self->socket[server]);
-        cr_assert(draw(self, 4) ? throw_lie(self, server) : throw_frames(self, self->socket[server]), "%s", zmq_strerror(zmq_errno()));
+        cr_assert(draw(self, 4) ? throw_lie(self, server) : throw_frames(self, self->socket[server]), "%s",
+                  zmq_strerror(zmq_errno()));
     }
     check_counters(before, self->expected, true);
     for (unsigned r = 1; r < PSD_N_REFUSALS; r++)
@@ -621,8 +744,13 @@ static void stranger_close(stranger_t *self)
 static void check_weights(member_t *const *members, uint64_t last)
 {
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
-    const reference_config_t config = { .data = "glyphs:1500", .kind = "mlp", .layers = layers, .n_layers = 3,
-                                        .batch = BATCH, .seed = SEED, .rule = RULE };
+    const reference_config_t config = { .data = "glyphs:1500",
+                                        .kind = "mlp",
+                                        .layers = layers,
+                                        .n_layers = 3,
+                                        .batch = BATCH,
+                                        .seed = SEED,
+                                        .rule = RULE };
     reference_t *reference = reference_new(&config);
     cr_assert_not_null(reference);
     reference_run(reference, last, WORLD);
@@ -655,6 +783,12 @@ Test(hostile, lies_and_garbage_change_nothing_and_are_counted)
     const uint64_t first = clock_now(), begun = cluster_now_ms();
     stranger_open(&stranger, seed);
     attack(&stranger, n);
+    uint64_t all[PSD_N_REFUSALS], lies = 0;
+    for (unsigned r = 1; r < PSD_N_REFUSALS; r++) {
+        lies += liar.lies[r];
+        all[r] = liar.lies[r] + stranger.expected[r];
+    }
+    check_counters((uint64_t[PSD_N_REFUSALS]){ 0 }, all, false);
     const uint64_t taken = cluster_now_ms() - begun, rounds = clock_now() - first;
     for (unsigned s = 0; s < SERVERS; s++) {
         const size_t now = cluster_resident(&cluster.server[s]);
@@ -669,12 +803,11 @@ Test(hostile, lies_and_garbage_change_nothing_and_are_counted)
     stranger_close(&stranger);
     cr_expect_gt(rounds, 10, "the job stood still under attack");
     check_weights(members, last);
-    uint64_t lies = 0;
-    for (unsigned r = 1; r < PSD_N_REFUSALS; r++)
-        lies += liar.lies[r];
     cr_expect_gt(lies, 100);
     for (unsigned s = 0; s < SERVERS; s++)
-        cr_expect_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "server %u ended with %d", s, cluster.server[s].code);
-    fprintf(stderr, "%llu frames of a stranger, %llu lies of a member, %llu rounds in %llu ms\n", (unsigned long long)stranger.sent,
-            (unsigned long long)lies, (unsigned long long)rounds, (unsigned long long)taken);
+        cr_expect_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "server %u ended with %d", s,
+                     cluster.server[s].code);
+    fprintf(stderr, "%llu frames of a stranger, %llu lies of a member, %llu rounds in %llu ms\n",
+            (unsigned long long)stranger.sent, (unsigned long long)lies, (unsigned long long)rounds,
+            (unsigned long long)taken);
 }

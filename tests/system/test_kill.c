@@ -11,9 +11,9 @@
 #include "tests/support/cluster.h"
 #include "tests/support/reference.h"
 
-/* A worker dies by SIGKILL at a random moment of a bsp job. The others go on within the lease and a second, every
- * shard has applied the same contributors in every round, and the survivors' weights are, bit for bit, what one
- * process makes of just these contributors. */
+/* A worker dies by SIGKILL at a random moment of a bsp job. The others go on within the lease and a second,
+ * every shard has applied the same contributors in every round, and the survivors' weights are, bit for bit,
+ * what one process makes of just these contributors. */
 
 enum { SERVERS = 3, WORKERS = 3, BATCH = 60, SEED = 5, LEASE_MS = 1000, DONE_MS = 60000, MAX_STEPS = 40000 };
 #define RULE "lookahead(adam(lr=0.002),k=5)"
@@ -39,8 +39,8 @@ static void read_history(unsigned server, history_t *out)
         unsigned shard, worker;
         unsigned long long clock, incarnation;
         const char *at = strstr(line, "id=push.applied ");
-        if (!at || sscanf(at, "id=push.applied shard=%u clock=%llu worker=%u incarnation=%llu", &shard, &clock, &worker,
-                          &incarnation) != 4)
+        if (!at || sscanf(at, "id=push.applied shard=%u clock=%llu worker=%u incarnation=%llu", &shard,
+                          &clock, &worker, &incarnation) != 4)
             continue;
         cr_assert(shard == server && clock >= 1 && clock <= MAX_STEPS && worker < WORKERS, "%s", line);
         cr_assert_geq(clock, out->last, "%s comes after clock %llu", line, (unsigned long long)out->last);
@@ -79,12 +79,18 @@ static double longest_gap_ms(unsigned worker, double from_ms)
     return longest;
 }
 
-/* Compute again what the shards say they did: the view shrinks with the first round that lacks the dead worker. */
+/* Compute again what the shards say they did: the view shrinks with the first round that lacks the dead
+ * worker. */
 static void recompute(const history_t *history, unsigned victim, uint64_t rounds, char fast[PSD_SHA256_TEXT],
                       char slow[PSD_SHA256_TEXT])
 {
-    const reference_config_t config = { .data = "glyphs:1500", .kind = "mlp", .layers = layers, .n_layers = 3,
-                                        .batch = BATCH, .seed = SEED, .rule = RULE };
+    const reference_config_t config = { .data = "glyphs:1500",
+                                        .kind = "mlp",
+                                        .layers = layers,
+                                        .n_layers = 3,
+                                        .batch = BATCH,
+                                        .seed = SEED,
+                                        .rule = RULE };
     const unsigned all = (1u << WORKERS) - 1, survivors = all & ~(1u << victim);
     reference_t *reference = reference_new(&config);
     cr_assert_not_null(reference);
@@ -114,24 +120,31 @@ static double kill_once(uint64_t seed)
     const unsigned victim = (unsigned)(psd_splitmix64(&chance) % WORKERS);
     const uint64_t at_step = 1 + psd_splitmix64(&chance) % 300, more_us = psd_splitmix64(&chance) % 5000;
     double longest = 0;
-    cluster_start_servers(&cluster, SERVERS, "--workers-min=1 --workers-want=%d --lease=%dms --log-level=debug "
-                          "--optimizer=" RULE, WORKERS, LEASE_MS);
+    cluster_start_servers(&cluster, SERVERS,
+                          "--workers-min=1 --workers-want=%d --lease=%dms --log-level=debug "
+                          "--optimizer=" RULE,
+                          WORKERS, LEASE_MS);
     for (unsigned w = 0; w < WORKERS; w++)
-        cluster_start_worker(&cluster, "--model-kind=mlp --model-layers=784,32,10 --seed=%d --data-train=glyphs:1500 "
-                             "--data-test=glyphs:100 --data-batch=%d --eval-every=0 --stop-steps=%d", SEED, BATCH, STEPS);
+        cluster_start_worker(&cluster,
+                             "--model-kind=mlp --model-layers=784,32,10 --seed=%d --data-train=glyphs:1500 "
+                             "--data-test=glyphs:100 --data-batch=%d --eval-every=0 --stop-steps=%d",
+                             SEED, BATCH, STEPS);
     cluster_await_steps(&cluster, at_step);
     usleep((useconds_t)more_us);
     const double killed_ms = unix_ms();
     kill(cluster.worker[victim].pid, SIGKILL);
-    cr_assert_eq(cluster_wait(&cluster.worker[victim], DONE_MS), 128 + SIGKILL, "the job was over before the kill");
+    cr_assert_eq(cluster_wait(&cluster.worker[victim], DONE_MS), 128 + SIGKILL,
+                 "the job was over before the kill");
     for (unsigned w = 0; w < WORKERS; w++)
         if (w != victim)
-            cr_assert_eq(cluster_wait(&cluster.worker[w], DONE_MS), 0, "seed %llu: survivor %u", (unsigned long long)seed, w);
+            cr_assert_eq(cluster_wait(&cluster.worker[w], DONE_MS), 0, "seed %llu: survivor %u",
+                         (unsigned long long)seed, w);
     for (unsigned s = 0; s < SERVERS; s++) {
-        cr_assert_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "seed %llu: server %u", (unsigned long long)seed, s);
-        read_history(s, &history[s]);
-        cr_expect_eq(memcmp(&history[s], &history[0], sizeof *history), 0, "seed %llu: shards 0 and %u applied different pushes",
+        cr_assert_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "seed %llu: server %u",
                      (unsigned long long)seed, s);
+        read_history(s, &history[s]);
+        cr_expect_eq(memcmp(&history[s], &history[0], sizeof *history), 0,
+                     "seed %llu: shards 0 and %u applied different pushes", (unsigned long long)seed, s);
     }
     cr_assert_eq(history[0].last, STEPS);
     recompute(&history[0], victim, STEPS, fast, slow);
@@ -140,9 +153,10 @@ static double kill_once(uint64_t seed)
             cr_expect(cluster_has_weights(&cluster, w, fast, slow), "seed %llu", (unsigned long long)seed);
             longest = fmax(longest, longest_gap_ms(w, killed_ms));
         }
-    cr_expect_leq(longest, LEASE_MS + 1000, "seed %llu: the others stood still for %.0f ms", (unsigned long long)seed, longest);
-    fprintf(stderr, "seed %llu: worker %u killed after step %llu, longest gap %.0f ms\n", (unsigned long long)seed, victim,
-            (unsigned long long)at_step, longest);
+    cr_expect_leq(longest, LEASE_MS + 1000, "seed %llu: the others stood still for %.0f ms",
+                  (unsigned long long)seed, longest);
+    fprintf(stderr, "seed %llu: worker %u killed after step %llu, longest gap %.0f ms\n",
+            (unsigned long long)seed, victim, (unsigned long long)at_step, longest);
     return longest;
 }
 
