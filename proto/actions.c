@@ -34,6 +34,13 @@ psd_msg_t *psd_actions_send(psd_actions_t *self, psd_peer_t to, psd_kind_t kind,
 
 void psd_actions_work(psd_actions_t *self, struct psd_work *work) { append(self, PSD_ACT_WORK)->work = work; }
 
+void psd_actions_checkpoint(psd_actions_t *self, psd_act_t act, uint64_t clock, uint32_t part)
+{
+    psd_action_t *a = append(self, act);
+    a->clock = clock;
+    a->part = part;
+}
+
 void psd_actions_log(psd_actions_t *self, int level, const char *id, const char *format, ...)
 {
     psd_action_t *a = append(self, PSD_ACT_LOG);

@@ -16,7 +16,17 @@ enum {
     PSD_PEER_SERVER = 16        /* as seen from a worker: PSD_PEER_SERVER + index of the server */
 };
 
-typedef enum psd_act { PSD_ACT_SEND, PSD_ACT_WORK, PSD_ACT_LOG, PSD_ACT_FINISH } psd_act_t;
+typedef enum psd_act {
+    PSD_ACT_SEND,
+    PSD_ACT_WORK,
+    PSD_ACT_LOG,
+    PSD_ACT_FINISH,
+    PSD_ACT_SAVE_BEGIN,  /* begin a file for the shard's state after round `clock` */
+    PSD_ACT_SAVE_PART,   /* write chunk `part` into it (psd_shard_state), then psd_engine_part_saved */
+    PSD_ACT_SAVE_END,    /* make it durable, then psd_engine_saved */
+    PSD_ACT_COMMIT,      /* every shard's file of `clock` is durable: write the manifest, then psd_coordinator_committed */
+    PSD_ACT_RESTORE      /* load the shard's state of round `clock`: psd_engine_restore, then psd_engine_restored */
+} psd_act_t;
 
 enum { PSD_LEVEL_ERROR, PSD_LEVEL_WARN, PSD_LEVEL_INFO, PSD_LEVEL_DEBUG };
 
@@ -27,6 +37,8 @@ typedef struct psd_action {
     psd_peer_t to;            /* SEND */
     psd_buf_t *payload;       /* SEND: NULL when empty; the action holds a reference */
     struct psd_work *work;    /* WORK: run it on any thread, then hand it back */
+    uint64_t clock;           /* SAVE, COMMIT, RESTORE: of which round */
+    uint32_t part;            /* SAVE_PART */
     int level;                /* LOG: PSD_LEVEL_... ; FINISH: PSD_OK or why it ended */
     const char *id;           /* LOG: stable name of the event, static */
     psd_msg_t msg;            /* SEND: the header; LOG, FINISH: msg.text is the line */
@@ -43,6 +55,9 @@ psd_msg_t *psd_actions_send(psd_actions_t *self, psd_peer_t to, psd_kind_t kind,
 
 /* Append work. */
 void psd_actions_work(psd_actions_t *self, struct psd_work *work);
+
+/* Append one of the actions on checkpoints. */
+void psd_actions_checkpoint(psd_actions_t *self, psd_act_t act, uint64_t clock, uint32_t part);
 
 /* Append a line for the log. */
 void psd_actions_log(psd_actions_t *self, int level, const char *id, const char *format, ...)

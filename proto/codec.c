@@ -35,6 +35,7 @@
     X(checksum, UINT32_MAX)                                                                                  \
     X(n_elements, PSD_MAX_CHUNK)                                                                             \
     X(seq, UINT64_MAX)                                                                                       \
+    X(saved, PSD_MAX_COUNT)                                                                                  \
     X(code, UINT32_MAX)                                                                                      \
     X(rank, PSD_MAX_WORKERS)                                                                                 \
     X(world, PSD_MAX_WORKERS)

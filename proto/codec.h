@@ -99,7 +99,8 @@ typedef enum psd_kind {
     X(SENDER, 14, "sender")                                                                                  \
     X(FULL, 15, "full")                                                                                      \
     X(SESSION, 16, "session")                                                                                \
-    X(CONFIG, 17, "config")
+    X(CONFIG, 17, "config")                                                                                  \
+    X(RUN, 18, "run")
 
 typedef enum psd_refusal {
 #define X(name, number, text) PSD_REFUSAL_##name = number,
@@ -107,6 +108,11 @@ typedef enum psd_refusal {
 #undef X
     PSD_N_REFUSALS
 } psd_refusal_t;
+
+/* Bits of SHARD_WELCOME.code, of COMMAND.code and of SHARD_STATE.code. */
+enum { PSD_WELCOME_RESTORE = 1, PSD_WELCOME_FINISHED = 2 };
+enum { PSD_COMMAND_FINISH = 1, PSD_COMMAND_SAVE = 2, PSD_COMMAND_STOP = 4 };
+enum { PSD_SHARD_STARTED = 1, PSD_SHARD_SAVE_FAILED = 2, PSD_SHARD_RESTORE_FAILED = 4 };
 
 enum { PSD_DTYPE_F32 = 1 };                /* dtype of a chunk */
 enum { PSD_CODEC_RAW = 1 };                /* how a chunk is packed */
@@ -137,6 +143,7 @@ typedef struct psd_msg {
     uint32_t checksum;       /* CRC-32C of the payload; 0 when empty */
     uint32_t n_elements;     /* elements of the chunk */
     uint64_t seq;            /* log entry; or echoes the asker's number */
+    uint64_t saved;          /* clock of the newest checkpoint that this shard has made durable, plus 1; 0: none */
     uint32_t code;           /* refusal, or state; by kind */
     uint32_t rank;           /* position among the members of the view, from 0 */
     uint32_t world;          /* members of the view */

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RESEND_MS = 200, WAITING_LINE_MS = 5000, FINISH_MS = 5000, FIRST_SEQ = 1, MAX_LR = 1000000000 };
+#include "common/rng.h"
+
+enum { RESEND_MS = 200, END_MS = 30000, SAVE_AGAIN_MS = 1000, WAITING_LINE_MS = 5000, FINISH_MS = 5000, SERVER_LEASE_MS = 1000, FIRST_SEQ = 1, MAX_LR = 1000000000, MAX_POINTS = 16 };
 
 typedef struct shard_row {
     bool joined;
@@ -15,6 +17,7 @@ typedef struct shard_row {
     uint64_t nonce, epoch;
     uint64_t log_done;       /* last entry that it says it has carried out */
     uint64_t clock;          /* rounds closed there */
+    uint64_t heard_ms;       /* when it last said anything */
     uint64_t sent_ms;        /* when log entries were last sent or repeated to it */
     char endpoint[PSD_MAX_NAME];
 } shard_row_t;
@@ -33,6 +36,8 @@ struct psd_coordinator {
     psd_job_state_t state;
     shard_row_t shard[PSD_MAX_SERVERS];
     psd_membership_t members;
+    psd_member_t view[PSD_MAX_WORKERS]; /* the view that the log last gave */
+    uint32_t n_view;
     psd_tensor_list_t model;           /* n = 0 before the first registration */
     entry_t *log;
     size_t n_log, log_capacity;
@@ -44,6 +49,18 @@ struct psd_coordinator {
     uint64_t finish_since_ms;
     uint64_t line_ms;                  /* when what is waited for was last said */
     bool finished_told;
+    bool ending, stopped;              /* the job ends, after a last checkpoint; unfinished, because it was stopped */
+    uint64_t end_since_ms;
+    uint64_t runs;
+    /* checkpoints */
+    uint64_t point[MAX_POINTS];        /* clocks of those that can be gone back to, newest first */
+    size_t n_points;
+    bool save_wanted, saving, committing, save_failing;
+    uint64_t save_clock, save_since_ms; /* of the one being made */
+    uint64_t save_seq;                 /* the log entry that ordered it */
+    uint64_t saved_by;                 /* bit s: shard s has made its file durable */
+    uint64_t started;                  /* bit s: shard s has all initial weights */
+    uint64_t point_ms, save_ms, point_rounds;
     psd_coordinator_facts_t report;
 };
 
@@ -55,8 +72,14 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         self->job = strdup(config->job);
         self->settings = strdup(config->settings);
         self->next_seq = FIRST_SEQ;
+        self->runs = 1;
+        self->n_points = config->n_points < MAX_POINTS ? config->n_points : MAX_POINTS;
+        if (self->n_points)
+            memcpy(self->point, config->points, self->n_points * sizeof *self->point);
+        self->clock = self->n_points ? self->point[0] : 0;
     }
-    if (!self || !self->job || !self->settings) {
+    bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
+    if (!copied || !self->job || !self->settings) {
         psd_err_set(err, PSD_ENOMEM, "no memory for a coordinator");
         psd_coordinator_destroy(&self);
     }
@@ -77,6 +100,9 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
     free(self->settings);
     free(self);
 }
+
+static psd_msg_t *answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row,
+                         psd_buf_t *payload, psd_actions_t *out);
 
 /* ---- the log ------------------------------------------------------------------------------------------------ */
 
@@ -106,6 +132,15 @@ static void append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t ki
             send_entry(self, s, e, out);
             self->shard[s].sent_ms = now_ms;
         }
+}
+
+static void append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code,
+                           psd_actions_t *out)
+{
+    uint8_t *bytes = malloc(PSD_MAX_LIST);
+    assert(bytes && "no memory for a decision");
+    append_entry(self, now_ms, PSD_MSG_COMMAND, code, psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
+    free(bytes);
 }
 
 /* Forget entries that every shard has done, and repeat the others to shards that have been silent about them. */
@@ -152,12 +187,100 @@ static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *ro
     return row->complete == every_shard(self);
 }
 
+/* ---- checkpoints: ordered in the log like every decision, so that all shards save the same round -------------------- */
+
+static bool save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
+{
+    if (!self->config.checkpoints || self->saving || self->committing || self->started != every_shard(self))
+        return false;
+    if (self->n_points && self->point[0] == clock)
+        return false; /* nothing has happened since */
+    if (self->save_failing && now_ms < self->save_since_ms + SAVE_AGAIN_MS)
+        return false;
+    bool by_rounds = self->config.save_every_rounds && clock >= self->point_rounds + self->config.save_every_rounds;
+    bool by_time = self->config.save_every_ms && now_ms >= self->save_since_ms + self->config.save_every_ms;
+    return self->save_wanted || !self->n_points || by_rounds || by_time;
+}
+
+static void begin_save(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
+{
+    self->saving = true;
+    self->save_wanted = false;
+    self->save_clock = clock;
+    self->save_since_ms = now_ms;
+    self->saved_by = 0;
+    self->save_seq = self->next_seq - 1;
+    self->point_rounds = clock;
+}
+
+static void save_has_failed(psd_coordinator_t *self, psd_actions_t *out, const char *where)
+{
+    self->saving = self->committing = false;
+    self->save_failing = true;
+    psd_actions_log(out, PSD_LEVEL_ERROR, "checkpoint.failed", "clock=%" PRIu64 " where=%s effect=\"the one before stays the newest\"",
+                    self->save_clock, where);
+}
+
+static void note_saved(psd_coordinator_t *self, const psd_msg_t *msg, psd_actions_t *out)
+{
+    char where[32];
+    uint64_t bit = UINT64_C(1) << msg->shard;
+    snprintf(where, sizeof where, "shard %u", msg->shard);
+    if (msg->code & PSD_SHARD_STARTED)
+        self->started |= bit;
+    if (!self->saving)
+        return;
+    if (msg->code & PSD_SHARD_SAVE_FAILED && msg->seq >= self->save_seq) {
+        save_has_failed(self, out, where);
+        return;
+    }
+    if (msg->saved == self->save_clock + 1)
+        self->saved_by |= bit;
+    if (self->saved_by != every_shard(self))
+        return;
+    self->saving = false;
+    self->committing = true;
+    psd_actions_checkpoint(out, PSD_ACT_COMMIT, self->save_clock, 0);
+}
+
+void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out)
+{
+    if (!self->committing || clock != self->save_clock)
+        return;
+    if (!ok) {
+        save_has_failed(self, out, "manifest");
+        return;
+    }
+    self->committing = self->save_failing = false;
+    self->save_ms = now_ms - self->save_since_ms;
+    self->point_ms = now_ms;
+    if (self->n_points == MAX_POINTS)
+        self->n_points--;
+    memmove(self->point + 1, self->point, self->n_points * sizeof *self->point);
+    self->point[0] = clock;
+    self->n_points++;
+    psd_actions_log(out, PSD_LEVEL_INFO, "checkpoint.committed", "clock=%" PRIu64 " ms=%" PRIu64, clock, self->save_ms);
+}
+
+void psd_coordinator_request_save(psd_coordinator_t *self) { self->save_wanted = true; }
+
+/* The job ends: finished, or stopped by an operator. First its last weights are saved. */
+static void begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped, psd_actions_t *out)
+{
+    if (self->ending || self->state == PSD_JOB_FINISHED)
+        return;
+    self->ending = true;
+    self->stopped = stopped;
+    self->end_since_ms = now_ms;
+    self->save_wanted = self->config.checkpoints;
+    psd_actions_log(out, PSD_LEVEL_DEBUG, "job.ending", "clock=%" PRIu64 " finished=%s", self->clock, stopped ? "false" : "true");
+}
+
 /* Let waiting workers in, number the new view, and write the decision into the log. */
 static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round, psd_actions_t *out)
 {
     psd_member_t *member = calloc(PSD_MAX_WORKERS, sizeof *member);
-    uint8_t *bytes = malloc(PSD_MAX_LIST);
-    assert(member && bytes && "no memory for a decision");
+    assert(member && "no memory for a decision");
     round->member = member;
     round->view_id = ++self->view_id;
     round->lr = self->config.lr;
@@ -175,12 +298,15 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
             member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation,
                                                             .nonce = row->nonce };
     }
-    append_entry(self, now_ms, PSD_MSG_COMMAND, 0,
-                 psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
+    bool save = save_is_due(self, now_ms, round->clock);
+    append_command(self, now_ms, round, save ? PSD_COMMAND_SAVE : 0, out);
+    if (save)
+        begin_save(self, now_ms, round->clock);
+    self->n_view = round->n_members;
+    memcpy(self->view, member, round->n_members * sizeof *member);
     self->clock = round->clock;
     self->round_since_ms = now_ms;
     free(member);
-    free(bytes);
 }
 
 /* Members change without a round being closed: at the start, and while too few are left to go on. */
@@ -198,7 +324,7 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     bool finite = true;
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
-        bool was_member = row->state == PSD_WORKER_LIVE || row->state == PSD_WORKER_LOST || row->state == PSD_WORKER_LEFT;
+        bool was_member = row->state >= PSD_WORKER_LIVE;
         if (!was_member || !has_pushed(self, row) || !row->samples)
             continue;
         contributor[round.n_contributors++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation,
@@ -217,28 +343,30 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     free(contributor);
 }
 
+/* Workers whose work is done, whether or not they have left. */
+static uint32_t count_finished(const psd_coordinator_t *self)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        const psd_worker_row_t *row = &self->members.row[i];
+        n += row->state == PSD_WORKER_DONE || (row->state == PSD_WORKER_LEFT && row->finished);
+    }
+    return n;
+}
+
 static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
 {
-    uint32_t ready = psd_membership_count(&self->members, PSD_WORKER_WAITING);
+    uint32_t ready = psd_membership_count(&self->members, PSD_WORKER_WAITING) + count_finished(self);
     if (ready >= self->config.workers_want && ready >= self->config.workers_min)
         return true;
     return ready >= self->config.workers_min && now_ms >= self->first_ready_ms + self->config.start_timeout_ms;
 }
 
-/* Workers that have left with their work done. */
-static uint32_t count_finished(const psd_coordinator_t *self)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        n += self->members.row[i].state == PSD_WORKER_LEFT && self->members.row[i].finished;
-    return n;
-}
-
-/* The job ends when nobody is here or lost in hope, and at least one worker has finished. */
+/* The job is finished when nobody has anything more to do, and at least one worker has finished. */
 static bool is_finished(const psd_coordinator_t *self)
 {
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        if (psd_worker_is_here(&self->members.row[i]))
+        if (psd_worker_is_here(&self->members.row[i]) && self->members.row[i].state != PSD_WORKER_DONE)
             return false;
     return count_finished(self) > 0;
 }
@@ -254,16 +382,48 @@ static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     self->state = PSD_JOB_FINISHED;
     self->finish_since_ms = now_ms;
-    uint8_t bytes[256];
     psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id, .clip_scale = 1 };
-    append_entry(self, now_ms, PSD_MSG_COMMAND, 1,
-                 psd_payload_copy(bytes, psd_round_encode(&nothing, bytes, sizeof bytes)), out);
+    append_command(self, now_ms, &nothing, PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
+}
+
+/* Take the job up again from the newest checkpoint: every shard loads it, every worker joins anew. Weights that are
+ * half a round further on one shard than on another are never mixed. */
+static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out)
+{
+    self->runs++;
+    uint64_t seed = self->config.job_id;
+    self->config.job_id = psd_splitmix64(&seed) | 1;
+    for (size_t i = 0; i < self->n_log; i++)
+        psd_buf_unref(&self->log[i].payload);
+    self->n_log = 0;
+    self->next_seq = FIRST_SEQ;
+    for (uint32_t s = 0; s < self->config.n_servers; s++) {
+        self->shard[s].joined = false;
+        self->shard[s].log_done = 0;
+    }
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        if (psd_worker_is_here(&self->members.row[i]))
+            self->members.row[i].state = PSD_WORKER_LOST;
+        self->members.row[i].finished = false; /* its last rounds are undone, and somebody must do them again */
+    }
+    self->state = PSD_JOB_GATHERING;
+    self->n_view = 0;
+    self->ending = self->ending && self->stopped; /* what was finished may have to be done again */
+    self->first_ready_ms = 0;
+    self->saving = self->committing = self->save_wanted = false;
+    self->started = 0;
+    if (!self->n_points)
+        psd_tensors_clear(&self->model); /* with a checkpoint the shards know the model from it */
+    self->clock = self->n_points ? self->point[0] : 0;
+    self->point_rounds = self->clock;
+    psd_actions_log(out, PSD_LEVEL_WARN, "job.restart", "why=\"%s\" from_clock=%" PRIu64 " checkpoint=%s run=%" PRIu64, why, self->clock,
+                    self->n_points ? "yes" : "none", self->runs);
 }
 
 /* Look at the whole and take the decision that is due, if one is. */
 static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    if (self->state == PSD_JOB_FINISHED)
+    if (self->state == PSD_JOB_FINISHED || self->ending)
         return;
     if (self->state == PSD_JOB_GATHERING) {
         if (!all_shards_joined(self) || !may_start(self, now_ms))
@@ -273,13 +433,15 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
         return;
     }
     if (is_finished(self)) {
-        finish(self, now_ms, out);
+        begin_end(self, now_ms, false, out);
         return;
     }
     uint32_t live = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     uint32_t waiting = psd_membership_count(&self->members, PSD_WORKER_WAITING);
     bool enough = has_quorum(self, live);
-    if (waiting && (self->config.mode->per_push || !enough)) {
+    /* A round that waits for replacements is only gone on with when all of them are here: who enters computes its share of
+     * the batch from the size of the view. */
+    if (waiting && (self->config.mode->per_push || (!enough && has_quorum(self, live + waiting)))) {
         change_view(self, now_ms, out);
         live += waiting;
         enough = has_quorum(self, live);
@@ -294,13 +456,61 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (self->members.row[i].state == PSD_WORKER_LIVE && !has_pushed(self, &self->members.row[i]))
             return;
+    /* Before the first step the initial weights must be safe: no worker has them any more after it. */
+    if (self->config.checkpoints && !self->n_points)
+        return;
     close_round(self, now_ms, out);
+}
+
+/* The first checkpoint, those that were asked for, and those of asynchronous jobs do not wait for a round to close; the
+ * view stays as it is. */
+static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    bool begun = self->state == PSD_JOB_TRAINING || self->state == PSD_JOB_DEGRADED;
+    bool now = self->save_wanted || self->config.mode->per_push || !self->n_points;
+    if (!begun || !now || !save_is_due(self, now_ms, self->clock))
+        return;
+    psd_round_t same = { .clock = self->clock, .lr = self->config.lr, .clip_scale = 1, .view_id = self->view_id,
+                         .n_members = self->n_view, .member = self->view };
+    append_command(self, now_ms, &same, PSD_COMMAND_SAVE, out);
+    begin_save(self, now_ms, self->clock);
+}
+
+void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    begin_end(self, now_ms, true, out);
+}
+
+/* An end is reached when the last weights are safe, or when that takes too long. */
+static void tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    bool can_save = self->config.checkpoints && self->started == every_shard(self);
+    bool safe = self->n_points && self->point[0] == self->clock;
+    bool busy = self->saving || self->committing || (can_save && !safe);
+    self->save_wanted |= self->ending && can_save && !safe;
+    bool too_long = now_ms > self->end_since_ms + END_MS;
+    if (!self->ending || self->state == PSD_JOB_FINISHED || (busy && !too_long))
+        return;
+    finish(self, now_ms, out);
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        if (row->state != PSD_WORKER_DONE)
+            continue;
+        row->state = PSD_WORKER_LEFT;
+        row->finished = true;
+        answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+    }
 }
 
 static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why,
                     psd_actions_t *out)
 {
     bool was_member = row->state == PSD_WORKER_LIVE;
+    if (row->state == PSD_WORKER_DONE) {
+        row->state = PSD_WORKER_LEFT;
+        row->finished = true;
+        return;
+    }
     psd_actions_log(out, PSD_LEVEL_WARN, "worker.lost", "worker=%u name=%s incarnation=%" PRIu64 " silent_ms=%" PRIu64
                     " clock=%" PRIu64 " why=\"%s\"", row->id, row->name, row->incarnation, now_ms - row->heard_ms,
                     row->clock, why);
@@ -371,6 +581,18 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     free(bytes);
 }
 
+/* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and who comes for a
+ * lost one takes its id: the others have cut their shares of the batch already. */
+static bool is_full(const psd_coordinator_t *self)
+{
+    uint32_t here = 0;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        here += psd_worker_is_here(&self->members.row[i]);
+    bool fixed = self->config.checkpoints && !self->config.mode->per_push &&
+                 self->config.workers_min == self->config.workers_want;
+    return fixed && here >= self->config.workers_want;
+}
+
 /* The text of a HELLO is "job name-of-worker". */
 static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                      psd_actions_t *out)
@@ -382,7 +604,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         return;
     }
     psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
-    if (!row && self->state == PSD_JOB_FINISHED) {
+    if (!row && (self->state == PSD_JOB_FINISHED || self->ending)) {
         refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "job %s is finished", self->job);
         return;
     }
@@ -402,6 +624,13 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         list_missing_shards(self, missing, sizeof missing);
         wait->seq = msg->seq;
         snprintf(wait->text, sizeof wait->text, "waiting for servers: missing %s of %u", missing, self->config.n_servers);
+        return;
+    }
+    if (is_full(self)) {
+        psd_msg_t *wait = answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+        wait->seq = msg->seq;
+        snprintf(wait->text, sizeof wait->text, "all %u places are taken; a worker that is lost frees its own",
+                 self->config.workers_want);
         return;
     }
     row = psd_membership_admit(&self->members, msg->code);
@@ -455,17 +684,26 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
     evaluate(self, now_ms, out);
 }
 
+/* A worker whose work is done may be needed again, when a server is lost before the last weights are safe: where that can
+ * be made good, its good-bye is answered when they are. */
 static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
                      psd_actions_t *out)
 {
-    answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+    bool finished = msg->code == 0;
+    bool stays = finished && self->config.checkpoints && !self->config.mode->per_push;
+    if (row->state == PSD_WORKER_DONE)
+        return;
+    if (row->state == PSD_WORKER_LEFT || !stays)
+        answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
     if (row->state == PSD_WORKER_LEFT)
         return;
     bool was_member = row->state == PSD_WORKER_LIVE;
-    row->state = PSD_WORKER_LEFT;
-    row->finished = msg->code == 0;
+    row->state = stays && row->state != PSD_WORKER_LOST ? PSD_WORKER_DONE : PSD_WORKER_LEFT;
+    row->finished = finished;
+    if (stays && row->state == PSD_WORKER_LEFT)
+        answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
     psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64, row->id,
-                    row->name, row->finished ? "true" : "false", msg->clock);
+                    row->name, finished ? "true" : "false", msg->clock);
     if (was_member && self->config.mode->per_push)
         change_view(self, now_ms, out);
     evaluate(self, now_ms, out);
@@ -502,7 +740,7 @@ static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer
         return;
     }
     if (msg->job != self->config.job_id) {
-        refuse(self, from, 0, PSD_REFUSAL_JOB, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
+        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
                self->config.job_id, msg->job);
         return;
     }
@@ -538,6 +776,16 @@ static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer
 
 /* ---- shards ------------------------------------------------------------------------------------------------- */
 
+/* The row of a server that has joined under this index before, under another start of its process. */
+static shard_row_t *shard_started_again(psd_coordinator_t *self, const psd_msg_t *msg)
+{
+    shard_row_t *row = msg->code && msg->code <= self->config.n_servers ? &self->shard[msg->code - 1] : NULL;
+    return row && row->joined && row->nonce != msg->seq ? row : NULL;
+}
+
+/* Numbers of one process differ in their lower 16 bits and rise: a hello that was overtaken by a later one. */
+static bool is_older(uint64_t nonce, uint64_t than) { return nonce >> 16 == than >> 16 && nonce < than; }
+
 static shard_row_t *shard_for_hello(psd_coordinator_t *self, const psd_msg_t *msg)
 {
     for (uint32_t s = 0; s < self->config.n_servers; s++)
@@ -555,10 +803,35 @@ static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
 {
     size_t n = strcspn(msg->text, " ");
     const char *theirs = msg->text + n + (msg->text[n] == ' ');
+    char why[64];
     if (strcmp(theirs, self->settings)) {
         refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out, "server %.*s has other settings: ours %.400s, theirs %.400s",
                (int)n, msg->text, self->settings, theirs);
         return;
+    }
+    shard_row_t *old = shard_started_again(self, msg);
+    if (old && is_older(msg->seq, old->nonce))
+        return;
+    if (old && self->state == PSD_JOB_FINISHED) {
+        psd_msg_t *over = psd_actions_send(out, from, PSD_MSG_SHARD_WELCOME, NULL);
+        over->seq = msg->seq;
+        over->code = PSD_WELCOME_FINISHED;
+        old->log_done = self->next_seq - 1;
+        return;
+    }
+    if (old && self->state == PSD_JOB_GATHERING) {
+        old->joined = false; /* nothing has been built on it yet */
+    } else if (old) {
+        bool same_place = n < sizeof old->endpoint && !strncmp(old->endpoint, msg->text, n) && !old->endpoint[n];
+        if (!same_place && now_ms < old->heard_ms + SERVER_LEASE_MS) {
+            psd_msg_t *wait = answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+            wait->seq = msg->seq;
+            snprintf(wait->text, sizeof wait->text, "server %u at %s was here %" PRIu64 " ms ago", msg->code - 1, old->endpoint,
+                     now_ms - old->heard_ms);
+            return;
+        }
+        snprintf(why, sizeof why, "server %u was started again", msg->code - 1);
+        new_run(self, why, out);
     }
     shard_row_t *row = shard_for_hello(self, msg);
     if (!row || n >= sizeof row->endpoint) {
@@ -572,8 +845,8 @@ static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
     row->joined = true;
     row->peer = from;
     row->nonce = msg->seq;
-    row->epoch = 1;
-    row->sent_ms = now_ms;
+    row->epoch = self->runs;
+    row->sent_ms = row->heard_ms = now_ms;
     memcpy(row->endpoint, msg->text, n);
     row->endpoint[n] = '\0';
     psd_msg_t *yes = psd_actions_send(out, from, PSD_MSG_SHARD_WELCOME, NULL);
@@ -582,7 +855,21 @@ static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
     yes->shard = s;
     yes->shard_epoch = row->epoch;
     yes->world = self->config.n_servers;
+    yes->code = self->n_points > 0 ? PSD_WELCOME_RESTORE : 0;
+    yes->clock = self->n_points ? self->point[0] : 0;
     evaluate(self, now_ms, out);
+}
+
+/* A shard cannot load the newest checkpoint: all go back to the one before. */
+static void drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t *out)
+{
+    char why[96];
+    snprintf(why, sizeof why, "shard %u cannot load the checkpoint of clock %" PRIu64, shard, self->point[0]);
+    memmove(self->point, self->point + 1, --self->n_points * sizeof *self->point);
+    if (self->n_points)
+        new_run(self, why, out);
+    else
+        psd_actions_finish(out, PSD_EDATA, why);
 }
 
 static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
@@ -590,7 +877,13 @@ static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
 {
     shard_row_t *shard = &self->shard[msg->shard];
     psd_round_t state;
-    if (msg->job != self->config.job_id || msg->shard >= self->config.n_servers || !shard->joined ||
+    if (msg->job != self->config.job_id) {
+        psd_msg_t *other = answer(self, from, PSD_MSG_REFUSED, NULL, NULL, out);
+        other->code = PSD_REFUSAL_RUN;
+        snprintf(other->text, sizeof other->text, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id, msg->job);
+        return;
+    }
+    if (msg->shard >= self->config.n_servers || !shard->joined ||
         shard->peer != from || psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK) {
         self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
@@ -598,6 +891,13 @@ static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
     if (msg->seq > shard->log_done)
         shard->log_done = msg->seq;
     shard->clock = msg->clock;
+    shard->heard_ms = now_ms;
+    if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
+        psd_round_clear(&state);
+        drop_point(self, msg->shard, out);
+        return;
+    }
+    note_saved(self, msg, out);
     /* A report from before the newest decision says nothing about now: its shard may have dropped those pushes. */
     bool news = state.n_contributors && state.clock == self->clock + 1 && msg->view_id == self->view_id;
     for (uint32_t k = 0; news && k < state.n_contributors; k++) {
@@ -688,10 +988,15 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     tend_log(self, now_ms, out);
     check_leases(self, now_ms, out);
     evaluate(self, now_ms, out);
+    save_between_rounds(self, now_ms, out);
+    tend_end(self, now_ms, out);
     if (self->state == PSD_JOB_FINISHED) {
         if (!self->finished_told && (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
             self->finished_told = true;
-            psd_actions_finish(out, PSD_OK, "every worker has finished");
+            if (self->stopped)
+                psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
+            else
+                psd_actions_finish(out, PSD_OK, "every worker has finished");
         }
         return;
     }
@@ -715,6 +1020,13 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->clock = self->clock;
     out->skipped = self->skipped;
     out->lr = self->config.lr;
+    out->runs = self->runs;
+    out->has_point = self->n_points > 0;
+    out->point_clock = self->n_points ? self->point[0] : 0;
+    out->point_ms = self->point_ms;
+    out->save_ms = self->save_ms;
+    out->saving = self->saving || self->committing;
+    out->save_failing = self->save_failing;
     out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     out->n_shards = 0;
     for (uint32_t s = 0; s < self->config.n_servers; s++)

@@ -23,6 +23,12 @@ typedef struct psd_coordinator_config {
     const psd_mode_t *mode;
     double lr;                    /* learning rate, until a SETTING changes it */
     bool has_slow;                /* the rule keeps slow weights */
+    bool checkpoints;             /* the servers can save: there is a directory */
+    uint64_t save_every_rounds;   /* a checkpoint after every so many rounds; 0: not by rounds */
+    uint64_t save_every_ms;       /* and after so much time; 0: not by time */
+    const uint64_t *points;       /* clocks of the checkpoints that are there, newest first; copied */
+    size_t n_points;
+    const psd_tensor_list_t *model; /* of those checkpoints; copied; NULL without any */
 } psd_coordinator_config_t;
 
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
@@ -31,6 +37,15 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p);
 /* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from workers: the rest. */
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                              psd_buf_t *payload, psd_actions_t *out);
+
+/* The manifest that PSD_ACT_COMMIT asked for is durable, or could not be written. */
+void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out);
+
+/* Save soon (an operator's wish). */
+void psd_coordinator_request_save(psd_coordinator_t *self);
+
+/* End the job unfinished: save what there is, tell the shards, then PSD_ACT_FINISH with PSD_ESTOPPED. */
+void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* Time passes; call about every 100 ms. */
 void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
@@ -54,6 +69,10 @@ typedef struct psd_coordinator_facts {
     uint64_t view_id, clock;             /* closed rounds */
     uint64_t skipped;                    /* rounds that closed without a step */
     double lr;                           /* of the next step */
+    uint64_t runs;                       /* how often the job was taken up: 1 plus the restarts of servers */
+    bool has_point, saving, save_failing;
+    uint64_t point_clock, point_ms;      /* the newest checkpoint: its round, and when it was committed (0: before) */
+    uint64_t save_ms;                    /* how long the newest took */
     uint32_t n_members, n_shards;        /* shards that have joined */
     char waiting_for[PSD_MAX_TEXT];      /* "workers 1, 3 (round 17)", "" when nothing is waited for */
     char report_name[64];                /* the newest number that a worker reported */

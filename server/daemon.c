@@ -14,11 +14,13 @@
 #include "server/node.h"
 #include "server/report.h"
 #include "server/status.h"
+#include "server/store.h"
 
 enum {
     TICK_MS = 50,
     PUBLISH_MS = 250,
     LINGER_MS = 500,
+    STOP_MS = 5000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
     STEP_HERE = 4096
@@ -28,7 +30,7 @@ typedef struct psd_daemon {
     const psd_options_t *options;
     uv_loop_t loop;
     uv_timer_t tick;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, save;
     psd_net_t *net;
     psd_socket_t *router;          /* where workers and other servers speak to us */
     psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
@@ -39,8 +41,10 @@ typedef struct psd_daemon {
     bool carrying_out;             /* they are being carried out further up the stack */
     psd_status_t *status;          /* NULL: none wanted */
     psd_report_t *report;
+    psd_store_t *store;            /* NULL: no directory for checkpoints */
     uint64_t started_ms, published_ms;
     bool ready_told, stopping;
+    uint64_t asked_to_stop_ms;     /* by a signal; 0: not yet */
     int code;                      /* why it ends */
     psd_err_t why;
 } daemon_t;
@@ -129,6 +133,7 @@ static void carry_out(daemon_t *self)
         case PSD_ACT_WORK: start_work(self, a->work); break;
         case PSD_ACT_LOG: log_line(a); break;
         case PSD_ACT_FINISH: stop(self, a->level, a->msg.text); break;
+        default: psd_store_carry_out(self->store, self->node, a, &self->out); break;
         }
     }
     psd_actions_drop(&self->out, self->out.n);
@@ -182,6 +187,12 @@ static void give_up_joining(daemon_t *self)
     stop(self, PSD_EUNAVAILABLE, why);
 }
 
+static void stop_when_nobody_says_so(daemon_t *self)
+{
+    if (self->asked_to_stop_ms && now_ms() > self->asked_to_stop_ms + STOP_MS && !psd_node_coordinator(self->node))
+        stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
@@ -190,17 +201,35 @@ static void on_tick(uv_timer_t *timer)
     carry_out(self);
     tell_ready(self);
     give_up_joining(self);
+    stop_when_nobody_says_so(self);
     if (self->status && now >= self->published_ms + PUBLISH_MS) {
         self->published_ms = now;
         psd_report_publish(self->report, self->node, now, self->status);
     }
 }
 
+/* The first signal ends the job in good order: server 0 has a last checkpoint made and tells the others; those wait for its
+ * word a while. The second one, and one to servers without checkpoints, ends this process now. */
 static void on_signal(uv_signal_t *handle, int number)
 {
+    daemon_t *self = handle->data;
     char why[64];
     snprintf(why, sizeof why, "%s before the job was finished", number == SIGTERM ? "SIGTERM" : "SIGINT");
-    stop(handle->data, PSD_ESTOPPED, why);
+    if (!self->store || self->asked_to_stop_ms) {
+        stop(self, PSD_ESTOPPED, why);
+        return;
+    }
+    self->asked_to_stop_ms = now_ms();
+    psd_node_stop(self->node, now_ms(), &self->out);
+    carry_out(self);
+}
+
+static void on_save_signal(uv_signal_t *handle, int number)
+{
+    (void)number;
+    daemon_t *self = handle->data;
+    if (!self->store || !psd_node_request_save(self->node))
+        psd_log_warn("checkpoint.unasked", "SIGUSR1 is for server 0 of a job with checkpoint.dir");
 }
 
 /* ---- beginning and end ------------------------------------------------------------------------------------------ */
@@ -214,6 +243,7 @@ static void stop(daemon_t *self, int code, const char *why)
     uv_close((uv_handle_t *)&self->tick, NULL);
     uv_close((uv_handle_t *)&self->term, NULL);
     uv_close((uv_handle_t *)&self->interrupt, NULL);
+    uv_close((uv_handle_t *)&self->save, NULL);
     uv_stop(&self->loop);
 }
 
@@ -261,13 +291,31 @@ static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t work
                   incarnation);
 }
 
+static void store_done(void *arg) { carry_out(arg); }
+
+/* Look what checkpoints there are (server 0) and make ready to write and read them. */
+static int open_store(daemon_t *self, const psd_rule_t *rule, psd_store_points_t *points, psd_err_t *err)
+{
+    const psd_options_t *o = self->options;
+    const char *dir = psd_options_string(o, "checkpoint.dir");
+    if (!dir[0])
+        return PSD_OK;
+    if (points && psd_store_find(dir, psd_options_string(o, "job"), self->settings, points, err) != PSD_OK)
+        return err->code;
+    psd_store_config_t config = { .loop = &self->loop, .dir = dir, .job = psd_options_string(o, "job"), .settings = self->settings,
+                                  .rule = *rule, .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"), .done = store_done,
+                                  .arg = self };
+    self->store = psd_store_new(&config, err);
+    return self->store ? PSD_OK : err->code;
+}
+
 /* The options, as the two machines read them. */
 static int make_node(daemon_t *self, psd_err_t *err)
 {
     const psd_options_t *o = self->options;
     char rule[PSD_RULE_TEXT];
     psd_engine_config_t engine = { .settings = self->settings, .endpoint = self->advertised,
-        .wanted_index = (int)psd_options_int(o, "server.index"), .nonce = random_number(),
+        .wanted_index = (int)psd_options_int(o, "server.index"), .nonce = random_number() & ~UINT64_C(0xffff),
         .mode = psd_mode_find(psd_options_string(o, "sync.mode")),
         .lr_rule = psd_lr_rule_find(psd_options_string(o, "sync.lr_rule")),
         .max_staleness = psd_options_uint(o, "sync.max_staleness") };
@@ -279,6 +327,8 @@ static int make_node(daemon_t *self, psd_err_t *err)
     if (engine.mode->per_push)
         snprintf(self->settings + n, sizeof self->settings - (size_t)n, " lr_rule=%s max_staleness=%" PRIu64,
                  engine.lr_rule->name, engine.max_staleness);
+    if (psd_options_string(o, "checkpoint.dir")[0])
+        strncat(self->settings, " checkpoints=yes", sizeof self->settings - strlen(self->settings) - 1);
     uint32_t want = (uint32_t)psd_options_int(o, "workers.want"), min = (uint32_t)psd_options_int(o, "workers.min");
     psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),
         .settings = self->settings, .n_servers = (uint32_t)psd_options_int(o, "servers"), .workers_min = min,
@@ -286,7 +336,19 @@ static int make_node(daemon_t *self, psd_err_t *err)
         .round_timeout_ms = psd_options_ms(o, "round_timeout"), .start_timeout_ms = psd_options_ms(o, "join_timeout"),
         .mode = engine.mode, .lr = psd_rule_lr(&engine.rule), .has_slow = engine.rule.lookahead };
     bool first = !psd_options_string(o, "join")[0];
+    psd_store_points_t points = { 0 };
+    if (open_store(self, &engine.rule, first ? &points : NULL, err) != PSD_OK)
+        return err->code;
+    coordinator.checkpoints = self->store != NULL;
+    coordinator.save_every_rounds = psd_options_uint(o, "checkpoint.every_steps");
+    coordinator.save_every_ms = psd_options_ms(o, "checkpoint.every");
+    coordinator.points = points.clock;
+    coordinator.n_points = points.n;
+    coordinator.model = points.n ? &points.model : NULL;
+    if (points.n)
+        coordinator.lr = points.lr;
     self->node = psd_node_new(&engine, first ? &coordinator : NULL, err);
+    psd_tensors_clear(&points.model);
     if (self->node && !strcmp(psd_options_string(o, "log.level"), "debug"))
         psd_engine_set_ledger(psd_node_engine(self->node), log_applied, NULL);
     self->report = self->node ? psd_report_new(o, self->settings, err) : NULL;
@@ -319,6 +381,7 @@ static void close_all(daemon_t *self)
     uv_run(&self->loop, UV_RUN_DEFAULT); /* handles close; work in the pool comes back */
     psd_status_destroy(&self->status);
     psd_net_destroy(&self->net);
+    psd_store_destroy(&self->store);
     psd_actions_clear(&self->out);
     psd_node_destroy(&self->node);
     psd_report_destroy(&self->report);
@@ -328,13 +391,15 @@ static void close_all(daemon_t *self)
 
 static void watch(daemon_t *self)
 {
-    self->tick.data = self->term.data = self->interrupt.data = self;
+    self->tick.data = self->term.data = self->interrupt.data = self->save.data = self;
     uv_timer_init(&self->loop, &self->tick);
     uv_signal_init(&self->loop, &self->term);
     uv_signal_init(&self->loop, &self->interrupt);
+    uv_signal_init(&self->loop, &self->save);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
     uv_signal_start(&self->term, on_signal, SIGTERM);
     uv_signal_start(&self->interrupt, on_signal, SIGINT);
+    uv_signal_start(&self->save, on_save_signal, SIGUSR1);
 }
 
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err)

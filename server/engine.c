@@ -27,6 +27,7 @@ typedef struct worker {
     psd_peer_t peer;             /* its session; NONE before ATTACH */
     uint32_t rank;               /* in the view */
     uint64_t applied;            /* last clock that is closed for it */
+    uint64_t resumes_at;         /* asp: clocks of this worker that a checkpoint holds; it goes on from there */
     bool owed;                   /* a new member that has not been sent the weights yet */
     /* its open clock, applied + 1 */
     uint64_t samples;
@@ -68,6 +69,21 @@ struct psd_engine {
     uint32_t queue[PSD_MAX_WORKERS], n_queued; /* asp: workers whose push is complete, in order of arrival */
     held_command_t held[MAX_HELD_COMMANDS];
     uint32_t n_held;
+    /* the checkpoint being written: chunks below save_next are done, the one before it may be with the writer */
+    bool save_due, saving, save_in_flight;
+    bool save_ending;            /* the writer makes the file durable */
+    bool save_blocked;           /* the next chunk is being stepped: the writer gets it after that */
+    uint8_t *stepping;           /* bitmap of chunks that a thread steps now */
+    uint64_t save_order, save_clock; /* the clock whose state the log wants; that of the one being written */
+    psd_engine_point_t save_point;   /* what its file says beside the chunks */
+    psd_member_t save_applied[PSD_MAX_WORKERS];
+    uint32_t save_next;
+    psd_work_t *deferred;        /* the step of the chunk that the writer has just now */
+    uint64_t saved;              /* newest durable clock + 1 */
+    uint64_t save_failed;        /* clock + 1 of the newest failure */
+    bool restore_failed;         /* the named checkpoint could not be loaded here */
+    bool restoring;              /* between PSD_ACT_RESTORE and its outcome */
+    bool leaving_run;            /* the coordinator has begun another run of the job: start over when nothing runs */
     uint64_t state_sent_ms, init_sent_ms;
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
@@ -125,6 +141,7 @@ void psd_engine_destroy(psd_engine_t **self_p)
     psd_partition_clear(&self->map);
     psd_tensors_clear(&self->model);
     free(self->started);
+    free(self->stepping);
     free(self->settings);
     free(self->endpoint);
     free(self);
@@ -247,7 +264,12 @@ static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *
     psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_STATE, payload, out);
     msg->seq = self->log_done;
     msg->clock = self->clock;
-    msg->code = is_started(self);
+    msg->saved = self->saved;
+    msg->code = is_started(self) ? PSD_SHARD_STARTED : 0;
+    if (self->save_failed > self->saved)
+        msg->code |= PSD_SHARD_SAVE_FAILED;
+    if (self->restore_failed)
+        msg->code |= PSD_SHARD_RESTORE_FAILED;
     psd_buf_unref(&payload);
     free(complete);
     free(bytes);
@@ -284,12 +306,113 @@ static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd
 
 static void run_held_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
+static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* A member's clock is closed: it may push the next one. */
 static void close_clock(psd_engine_t *self, worker_t *w, uint64_t clock)
 {
     w->applied = clock;
     drop_open_clock(self, w);
+}
+
+/* ---- checkpoints: chunks are written one by one beside training; a step that would change one that is not written yet
+ *      keeps a copy of it, and the one that the writer has just now is stepped when it is done ------------------- */
+
+static void save_next_part(psd_engine_t *self, psd_actions_t *out)
+{
+    bool more = self->save_next < psd_shard_parts(self->shard);
+    self->save_blocked = more && psd_bitmap_get(self->stepping, self->save_next);
+    self->save_in_flight = more && !self->save_blocked;
+    if (self->save_blocked)
+        return;
+    if (more)
+        psd_actions_checkpoint(out, PSD_ACT_SAVE_PART, self->save_clock, self->save_next++);
+    else
+        psd_actions_checkpoint(out, PSD_ACT_SAVE_END, self->save_clock, 0);
+    self->save_ending = !more;
+}
+
+/* Before the next round begins: what is true of this one. */
+static void note_point(psd_engine_t *self)
+{
+    self->save_point = (psd_engine_point_t){ .clock = self->clock, .version = self->version, .lr = self->lr,
+                                             .applied = self->save_applied };
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
+        const worker_t *w = self->worker[i];
+        if (w && (w->incarnation || w->resumes_at))
+            self->save_applied[self->save_point.n_applied++] =
+                (psd_member_t){ .worker = i, .incarnation = w->incarnation,
+                                .samples = w->standing == MEMBER ? w->applied : w->resumes_at };
+    }
+}
+
+static void begin_save(psd_engine_t *self, psd_actions_t *out)
+{
+    if (!self->save_due || self->saving || !is_started(self))
+        return;
+    self->save_due = false;
+    if (self->clock != self->save_order) {
+        self->save_failed = self->save_order + 1; /* an older one took too long; the state of that clock is gone */
+        return;
+    }
+    self->saving = true;
+    self->save_clock = self->clock;
+    note_point(self);
+    self->save_next = 0;
+    psd_actions_checkpoint(out, PSD_ACT_SAVE_BEGIN, self->save_clock, 0);
+    save_next_part(self, out);
+}
+
+/* How this chunk's step must respect the checkpoint. False: it is put off. */
+static bool may_step(psd_engine_t *self, psd_work_t *work)
+{
+    if (!self->saving)
+        return true;
+    if (self->save_in_flight && work->part + 1 == self->save_next) {
+        self->deferred = work;
+        return false;
+    }
+    psd_shard_state_t kept = psd_shard_state(self->shard, work->part);
+    bool is_kept = kept.w != psd_shard_weights(self->shard, work->part)->data;
+    work->preserve = work->part >= self->save_next && !is_kept && work->n_gradients;
+    return true;
+}
+
+static void release_deferred(psd_engine_t *self, psd_actions_t *out)
+{
+    if (!self->deferred)
+        return;
+    psd_bitmap_set(self->stepping, self->deferred->part);
+    psd_actions_work(out, self->deferred);
+    self->deferred = NULL;
+}
+
+void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out)
+{
+    self->save_in_flight = false;
+    psd_shard_forget(self->shard, part);
+    release_deferred(self, out);
+    if (!start_over_if_due(self, now_ms, out) && self->saving)
+        save_next_part(self, out);
+}
+
+void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_t *out)
+{
+    if (!self->saving)
+        return;
+    self->saving = self->save_in_flight = self->save_ending = false;
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++)
+        if (!psd_bitmap_get(self->stepping, p)) /* else when its step is done */
+            psd_shard_forget(self->shard, p);
+    release_deferred(self, out);
+    if (ok)
+        self->saved = self->save_clock + 1;
+    else
+        self->save_failed = self->save_clock + 1;
+    if (!self->running)
+        begin_save(self, out);
+    if (!start_over_if_due(self, now_ms, out))
+        send_state(self, NULL, out);
 }
 
 static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
@@ -300,6 +423,7 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
         self->stats.samples += self->step_samples;
     }
     self->stats.syncs = psd_engine_sync_epoch(self);
+    begin_save(self, out);
     pay_debts(self, out);
     run_held_commands(self, now_ms, out);
     start_queued_push(self, now_ms, out);
@@ -330,8 +454,11 @@ static void start_step(psd_engine_t *self, worker_t **contributor, uint32_t n, u
             work->weight[work->n_gradients] = (double)contributor[k]->samples / (double)total;
             work->gradient[work->n_gradients++] = psd_buf_ref(contributor[k]->parked[p]);
         }
-        psd_actions_work(out, work);
         self->running++;
+        if (!may_step(self, work))
+            continue;
+        psd_bitmap_set(self->stepping, p);
+        psd_actions_work(out, work);
     }
 }
 
@@ -339,6 +466,15 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
 {
     assert(self->running > 0);
     self->running--;
+    psd_bitmap_unset(self->stepping, work->part);
+    if (!self->saving)
+        psd_shard_forget(self->shard, work->part);
+    else if (self->save_blocked && work->part == self->save_next)
+        save_next_part(self, out);
+    if (self->leaving_run) {
+        start_over_if_due(self, now_ms, out);
+        return;
+    }
     /* Weights carry the version that this step makes. */
     self->version++;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
@@ -425,6 +561,7 @@ static void size_row(psd_engine_t *self, worker_t *w)
 {
     if (w->parked)
         return;
+    assert(self->n_parts && "the log names the model before the members");
     w->parked = calloc(self->n_parts, sizeof *w->parked);
     w->have = calloc(1, psd_bitmap_bytes(self->n_parts));
     assert(w->parked && w->have && "no memory for a member's parked pushes");
@@ -448,7 +585,7 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
             w->logged = m->incarnation;
             w->nonce = m->nonce;
             w->standing = MEMBER;
-            w->applied = self->config.mode->per_push ? 0 : self->clock;
+            w->applied = self->config.mode->per_push ? w->resumes_at : self->clock;
             w->owed = true;
         }
         size_row(self, w);
@@ -504,14 +641,22 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     }
     self->log_done = msg->seq;
     self->lr = round.lr;
-    if (msg->code) {
+    if (msg->code & PSD_COMMAND_SAVE) {
+        self->save_due = true;
+        self->save_order = round.clock;
+        self->save_failed = 0; /* what is said of failure from here on is about this one */
+    }
+    if (msg->code & PSD_COMMAND_FINISH) {
         /* Server 0 ends when all others have read this, which its coordinator knows. */
-        if (self->index)
+        if (self->index && msg->code & PSD_COMMAND_STOP)
+            psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
+        else if (self->index)
             psd_actions_finish(out, PSD_OK, "every worker has finished");
     } else if (round.clock == self->clock + 1) {
         close_round(self, now_ms, &round, out);
     } else {
         install_view(self, &round);
+        begin_save(self, out);
         request_init(self, now_ms, out);
         pay_debts(self, out);
     }
@@ -519,27 +664,38 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     send_state(self, NULL, out);
 }
 
+/* Cut self->model for the servers and make room for this one's share. */
+static int make_shard(psd_engine_t *self, psd_err_t *err)
+{
+    uint64_t sizes[PSD_MAX_TENSORS];
+    for (uint32_t i = 0; i < self->model.n; i++)
+        sizes[i] = self->model.tensor[i].n_elements;
+    int rc = psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, err);
+    if (rc == PSD_OK && !(self->shard = psd_shard_new(&self->config.rule, &self->map, self->index, err)))
+        rc = PSD_ENOMEM;
+    if (rc != PSD_OK)
+        return rc;
+    uint32_t parts = psd_shard_parts(self->shard);
+    self->n_parts = parts ? parts : 1;
+    self->started = calloc(1, psd_bitmap_bytes(self->n_parts));
+    self->stepping = calloc(1, psd_bitmap_bytes(self->n_parts));
+    assert(self->started && self->stepping && "no memory for a bitmap of chunks");
+    return PSD_OK;
+}
+
 static void on_model(psd_engine_t *self, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     psd_err_t err = { 0 };
-    uint64_t sizes[PSD_MAX_TENSORS];
     assert(!self->shard && "the log names the model once");
     if (psd_tensors_decode(&self->model, payload->data, payload->n_bytes, &err) != PSD_OK) {
         psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq, err.text);
         return;
     }
-    for (uint32_t i = 0; i < self->model.n; i++)
-        sizes[i] = self->model.tensor[i].n_elements;
-    if (psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, &err) == PSD_OK)
-        self->shard = psd_shard_new(&self->config.rule, &self->map, self->index, &err);
-    if (!self->shard) {
+    if (make_shard(self, &err) != PSD_OK) {
         psd_actions_finish(out, err.code, err.text);
         return;
     }
     uint32_t parts = psd_shard_parts(self->shard);
-    self->n_parts = parts ? parts : 1;
-    self->started = calloc(1, psd_bitmap_bytes(self->n_parts));
-    assert(self->started);
     self->log_done = msg->seq;
     psd_actions_log(out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parameters=%" PRIu64,
                     self->model.n, parts, self->map.n_chunks, self->map.n_elements[self->index]);
@@ -587,6 +743,10 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
 {
     if (self->welcomed || msg->seq != self->config.nonce)
         return;
+    if (msg->code & PSD_WELCOME_FINISHED) {
+        psd_actions_finish(out, PSD_OK, "the job was finished before this server was started again");
+        return;
+    }
     self->welcomed = true;
     self->index = msg->shard;
     self->n_servers = msg->world;
@@ -594,7 +754,86 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
     self->shard_epoch = msg->shard_epoch;
     psd_actions_log(out, PSD_LEVEL_INFO, "shard.joined", "shard=%u of=%u epoch=%" PRIu64, self->index, self->n_servers,
                     self->shard_epoch);
-    send_state(self, NULL, out);
+    self->restoring = (msg->code & PSD_WELCOME_RESTORE) != 0;
+    if (self->restoring)
+        psd_actions_checkpoint(out, PSD_ACT_RESTORE, msg->clock, 0);
+    else
+        send_state(self, NULL, out);
+}
+
+/* ---- starting over: from a checkpoint, or because the coordinator has begun another run of the job ---------------- */
+
+int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_err_t *err)
+{
+    assert(self->restoring && !self->shard);
+    if (psd_tensors_copy(&self->model, model) != PSD_OK)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for the model's list of tensors");
+    return make_shard(self, err);
+}
+
+psd_shard_t *psd_engine_restoring(psd_engine_t *self) { return self->restoring ? self->shard : NULL; }
+
+static void forget_everything(psd_engine_t *self)
+{
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+        if (self->worker[i]) {
+            free_worker(self, self->worker[i]);
+            self->worker[i] = NULL;
+        }
+    for (uint32_t i = 0; i < self->n_held; i++)
+        psd_buf_unref(&self->held[i].payload);
+    psd_shard_destroy(&self->shard);
+    psd_partition_clear(&self->map);
+    psd_tensors_clear(&self->model);
+    free(self->started);
+    free(self->stepping);
+    self->started = self->stepping = NULL;
+    self->n_held = self->n_queued = self->n_started = 0;
+    self->clock = self->version = self->log_done = self->saved = self->save_failed = 0;
+    self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = false;
+}
+
+void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point,
+                         psd_actions_t *out)
+{
+    if (!self->restoring)
+        return;
+    self->restoring = false;
+    if (ok) {
+        self->clock = point->clock;
+        self->version = point->version;
+        self->lr = point->lr;
+        self->saved = point->clock + 1;
+        self->n_started = psd_shard_parts(self->shard);
+        memset(self->started, 0xff, psd_bitmap_bytes(self->n_parts));
+        for (uint32_t i = 0; i < point->n_applied; i++)
+            worker_row(self, point->applied[i].worker)->resumes_at = point->applied[i].samples;
+        psd_actions_log(out, PSD_LEVEL_INFO, "shard.restored", "clock=%" PRIu64 " version=%" PRIu64, self->clock, self->version);
+    } else {
+        self->restore_failed = true; /* the coordinator names an older checkpoint */
+    }
+    if (!start_over_if_due(self, now_ms, out))
+        send_state(self, NULL, out);
+}
+
+/* Leave this run as soon as no thread works on the shard, and ask to join the next. */
+static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (!self->leaving_run)
+        return false;
+    if (self->running - (self->deferred ? 1 : 0) || self->save_in_flight || self->save_ending || self->restoring)
+        return true;
+    self->deferred = NULL;
+    self->running = 0;
+    uint32_t index = self->index;
+    forget_everything(self);
+    self->leaving_run = self->welcomed = false;
+    self->config.nonce++;
+    self->config.wanted_index = (int)index;
+    self->state_sent_ms = 0;
+    psd_actions_log(out, PSD_LEVEL_WARN, "shard.restart", "reason=\"server 0 has begun another run of the job\"");
+    psd_engine_tick(self, now_ms, out);
+    return true;
 }
 
 /* ---- messages of workers ------------------------------------------------------------------------------------ */
@@ -854,15 +1093,20 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
                         psd_buf_t *payload, psd_actions_t *out)
 {
     if (from != PSD_PEER_COORDINATOR) {
-        if (self->welcomed)
+        if (self->welcomed && !self->leaving_run && !self->restoring)
             on_worker_message(self, now_ms, from, msg, payload, out);
         return;
     }
-    if (msg->kind == PSD_MSG_SHARD_WELCOME)
+    if (self->leaving_run)
+        return;
+    if (msg->kind == PSD_MSG_SHARD_WELCOME) {
         on_welcome(self, msg, out);
-    else if (msg->kind == PSD_MSG_REFUSED)
+    } else if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_RUN && self->welcomed) {
+        self->leaving_run = msg->job != self->job;
+        start_over_if_due(self, now_ms, out);
+    } else if (msg->kind == PSD_MSG_REFUSED && msg->seq == self->config.nonce)
         psd_actions_finish(out, PSD_EREFUSED, msg->text);
-    else if (self->welcomed && (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL) && msg->job == self->job)
+    else if (self->welcomed && !self->restoring && (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL) && msg->job == self->job)
         on_log_entry(self, now_ms, msg, payload, out);
 }
 
@@ -879,6 +1123,8 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
         return;
     self->state_sent_ms = now_ms;
+    if (self->leaving_run || self->restoring)
+        return;
     if (self->welcomed) {
         send_state(self, NULL, out);
         request_init(self, now_ms, out);
@@ -896,6 +1142,10 @@ bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
 uint64_t psd_engine_version(const psd_engine_t *self) { return self->version; }
 uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }
+const psd_tensor_list_t *psd_engine_model(const psd_engine_t *self) { return &self->model; }
+
+const psd_engine_point_t *psd_engine_point(const psd_engine_t *self) { return &self->save_point; }
+
 const psd_partition_t *psd_engine_map(const psd_engine_t *self) { return &self->map; }
 
 uint64_t psd_engine_sync_epoch(const psd_engine_t *self)

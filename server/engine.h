@@ -17,7 +17,7 @@ typedef struct psd_engine_config {
     const char *settings;         /* what all servers of a job must agree on, as text; copied */
     const char *endpoint;         /* where workers reach this server; copied */
     int wanted_index;             /* index asked of the coordinator; -1: any */
-    uint64_t nonce;               /* tells this start of the process from others */
+    uint64_t nonce;               /* tells this start of the process from others; its lower 16 bits count its hellos */
     psd_rule_t rule;              /* the optimizer */
     const psd_mode_t *mode;       /* bsp, asp */
     const psd_lr_rule_t *lr_rule; /* asp */
@@ -56,6 +56,27 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* Work that a PSD_ACT_WORK handed out has run (psd_work_run). */
 void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out);
+
+/* A PSD_ACT_SAVE_PART has been written; a PSD_ACT_SAVE_END is durable, or saving has failed at any point (the file is
+ * gone, the engine goes on). */
+void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
+void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_t *out);
+
+/* Answer to PSD_ACT_RESTORE, in two halves. First the model, after which psd_engine_restoring gives the shard whose
+ * chunks are to be filled (psd_shard_state, psd_shard_filled); then the outcome, with the facts of that checkpoint. */
+int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_err_t *err);
+psd_shard_t *psd_engine_restoring(psd_engine_t *self);
+typedef struct psd_engine_point {
+    uint64_t clock, version;
+    double lr;
+    const psd_member_t *applied;   /* worker, incarnation, samples = last applied clock (asp); borrowed */
+    uint32_t n_applied;
+} psd_engine_point_t;
+void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point, psd_actions_t *out);
+
+/* What the checkpoint being written must say beside the chunks: from PSD_ACT_SAVE_BEGIN on; borrowed until the next. */
+const psd_engine_point_t *psd_engine_point(const psd_engine_t *self);
+const psd_tensor_list_t *psd_engine_model(const psd_engine_t *self);  /* n = 0 before it is known */
 
 /* Note a message that was refused before it reached the engine. */
 void psd_engine_count_refusal(psd_engine_t *self, psd_refusal_t reason);

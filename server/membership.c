@@ -14,7 +14,8 @@ const char *psd_worker_state_name(psd_worker_state_t state)
 
 bool psd_worker_is_here(const psd_worker_row_t *row)
 {
-    return row->state == PSD_WORKER_JOINING || row->state == PSD_WORKER_WAITING || row->state == PSD_WORKER_LIVE;
+    return row->state == PSD_WORKER_JOINING || row->state == PSD_WORKER_WAITING || row->state == PSD_WORKER_LIVE ||
+           row->state == PSD_WORKER_DONE;
 }
 
 psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce)

@@ -13,6 +13,7 @@
     X(JOINING, "joining")    /* has said hello */                                                            \
     X(WAITING, "waiting")    /* has registered its tensors; enters the view at the next boundary */          \
     X(LIVE, "live")          /* a member of the view */                                                      \
+    X(DONE, "done")          /* has finished, and stays until the job's last weights are safe */               \
     X(LOST, "lost")          /* silent for longer than its lease, and given up */                            \
     X(LEFT, "left")          /* said good-bye */
 
@@ -56,5 +57,5 @@ psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted);
 /* Rows in a state. */
 uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t state);
 
-/* Whether somebody holds the row now: joining, waiting or live. */
+/* Whether somebody holds the row now: joining, waiting, live or done. */
 bool psd_worker_is_here(const psd_worker_row_t *row);

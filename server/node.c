@@ -132,5 +132,45 @@ void psd_node_worked(psd_node_t *self, uint64_t now_ms, psd_work_t *work, psd_ac
     settle(self, now_ms, out);
 }
 
+void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out)
+{
+    psd_engine_part_saved(self->engine, now_ms, part, out);
+    settle(self, now_ms, out);
+}
+
+void psd_node_saved(psd_node_t *self, uint64_t now_ms, bool ok, psd_actions_t *out)
+{
+    psd_engine_saved(self->engine, now_ms, ok, out);
+    settle(self, now_ms, out);
+}
+
+void psd_node_restored(psd_node_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point, psd_actions_t *out)
+{
+    psd_engine_restored(self->engine, now_ms, ok, point, out);
+    settle(self, now_ms, out);
+}
+
+void psd_node_committed(psd_node_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out)
+{
+    if (self->coordinator)
+        psd_coordinator_committed(self->coordinator, now_ms, clock, ok, out);
+    settle(self, now_ms, out);
+}
+
+bool psd_node_request_save(psd_node_t *self)
+{
+    if (self->coordinator)
+        psd_coordinator_request_save(self->coordinator);
+    return self->coordinator != NULL;
+}
+
+bool psd_node_stop(psd_node_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (self->coordinator)
+        psd_coordinator_stop(self->coordinator, now_ms, out);
+    settle(self, now_ms, out);
+    return self->coordinator != NULL;
+}
+
 psd_engine_t *psd_node_engine(const psd_node_t *self) { return self->engine; }
 const psd_coordinator_t *psd_node_coordinator(const psd_node_t *self) { return self->coordinator; }

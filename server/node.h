@@ -21,6 +21,16 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
 /* Bytes from `from` that are no message of ours. `protocol`: the version that they claim, 0 when it could not be read. */
 void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out);
 
+/* Outcomes of the actions on checkpoints, see engine.h and coordinator.h. */
+void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
+void psd_node_saved(psd_node_t *self, uint64_t now_ms, bool ok, psd_actions_t *out);
+void psd_node_committed(psd_node_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out);
+void psd_node_restored(psd_node_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point, psd_actions_t *out);
+
+/* An operator asks to save, or to end the job unfinished. False: this is not server 0, which alone can. */
+bool psd_node_request_save(psd_node_t *self);
+bool psd_node_stop(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
+
 void psd_node_tick(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_node_worked(psd_node_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out);
 

@@ -19,6 +19,9 @@ typedef struct slice {
     float *slot[PSD_MAX_SLOTS];   /* state, inside the shard's arrays */
     psd_rule_state_t state;
     psd_work_t work;
+    psd_buf_t *kept_w;            /* the chunk before the step that a checkpoint must not see; NULL: none kept */
+    float *kept_slots;            /* its state arrays, n floats each, one after the other */
+    psd_rule_state_t kept_state;
 } slice_t;
 
 struct psd_shard {
@@ -100,6 +103,7 @@ void psd_shard_destroy(psd_shard_t **self_p)
         return;
     for (uint32_t p = 0; self->slice && p < self->n_parts; p++) {
         drop_gradients(&self->slice[p].work);
+        psd_shard_forget(self, p);
         free(self->slice[p].work.gradient);
         free(self->slice[p].work.weight);
         psd_buf_unref(&self->slice[p].w);
@@ -146,6 +150,45 @@ psd_buf_t *psd_shard_slow(const psd_shard_t *self, uint32_t part)
     return copy;
 }
 
+psd_shard_state_t psd_shard_state(psd_shard_t *self, uint32_t part)
+{
+    slice_t *c = slice_of(self, part);
+    psd_shard_state_t view = { .w = c->w->data, .state = &c->state };
+    for (int s = 0; s < self->rule.n_slots; s++)
+        view.slot[s] = c->slot[s];
+    if (!c->kept_w)
+        return view;
+    view = (psd_shard_state_t){ .w = c->kept_w->data, .state = &c->kept_state };
+    for (int s = 0; s < self->rule.n_slots; s++)
+        view.slot[s] = c->kept_slots + (size_t)s * c->n;
+    return view;
+}
+
+void psd_shard_forget(psd_shard_t *self, uint32_t part)
+{
+    slice_t *c = slice_of(self, part);
+    psd_buf_unref(&c->kept_w);
+    free(c->kept_slots);
+    c->kept_slots = NULL;
+}
+
+void psd_shard_filled(psd_shard_t *self, uint32_t part)
+{
+    slice_t *c = slice_of(self, part);
+    c->checksum = psd_crc32c(c->w->data, c->w->n_bytes);
+}
+
+/* Weights are kept by a reference, which makes the step copy them before it writes; state arrays are copied here. */
+static void preserve(slice_t *c, int n_slots)
+{
+    c->kept_w = psd_buf_ref(c->w);
+    c->kept_state = c->state;
+    c->kept_slots = malloc((size_t)n_slots * c->n * sizeof(float) + 1);
+    assert(c->kept_slots && "no memory to keep a chunk for a checkpoint");
+    for (int s = 0; s < n_slots; s++)
+        memcpy(c->kept_slots + (size_t)s * c->n, c->slot[s], c->n * sizeof(float));
+}
+
 psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
 {
     psd_work_t *work = &slice_of(self, part)->work;
@@ -164,6 +207,7 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     work->part = part;
     work->lr = 0;
     work->scale = 1;
+    work->preserve = false;
     work->checksum = 0;
     return work;
 }
@@ -206,6 +250,8 @@ void psd_work_run(psd_work_t *work)
 {
     const psd_rule_t *rule = &work->shard->rule;
     slice_t *c = slice_of(work->shard, work->part);
+    if (work->preserve)
+        preserve(c, rule->n_slots);
     if (work->n_gradients) {
         float *w = writable_weights(c);
         psd_plan_t plan = psd_rule_plan(rule, &c->state, work->lr);

@@ -3,6 +3,8 @@
  * each by one thread at a time. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "common/buffer.h"
 #include "common/optimizer.h"
 #include "common/partition.h"
@@ -19,6 +21,7 @@ typedef struct psd_work {
     double lr;                 /* learning rate of this step */
     float scale;               /* on the summed gradient, 1 for none (clipping) */
     uint32_t capacity;         /* room in `gradient` and `weight` */
+    bool preserve;             /* keep a copy of the chunk as it is before this step, for a checkpoint */
     uint32_t checksum;         /* set by the run: CRC-32C of the new weights */
 } psd_work_t;
 
@@ -45,6 +48,20 @@ psd_buf_t *psd_shard_slow(const psd_shard_t *self, uint32_t part);
 
 /* Syncs of Lookahead so far, of the chunk's tensor. */
 uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t part);
+
+/* A chunk's whole state, for a checkpoint: as it was when a work preserved it, else as it is. Borrowed. */
+typedef struct psd_shard_state {
+    float *w;
+    float *slot[PSD_MAX_SLOTS];
+    psd_rule_state_t *state;
+} psd_shard_state_t;
+psd_shard_state_t psd_shard_state(psd_shard_t *self, uint32_t part);
+
+/* Drop what a work preserved of the chunk; nothing preserved is fine. */
+void psd_shard_forget(psd_shard_t *self, uint32_t part);
+
+/* After the arrays and counters of psd_shard_state were filled from a checkpoint. */
+void psd_shard_filled(psd_shard_t *self, uint32_t part);
 
 /* The chunk's work, with room for `capacity` contributions, all else zero. Not while it is running. NULL without memory. */
 psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity);

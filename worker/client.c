@@ -268,13 +268,14 @@ static void post(psd_worker_t *self, const request_t *request)
     uv_async_send(&self->wake);
 }
 
-/* Wait for a phase, or for failure. timeout_ms < 0: as long as it takes. */
+/* Wait for a phase, or for failure, or for READY, which a session that joins again by itself reaches at last.
+ * timeout_ms < 0: as long as it takes. */
 static int await(psd_worker_t *self, psd_phase_t phase, const char *what, int timeout_ms)
 {
     uint64_t deadline = uv_hrtime() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000;
     int rc = PSD_OK;
     uv_mutex_lock(&self->lock);
-    while (self->phase != phase && self->phase != PSD_PHASE_FAILED && rc == PSD_OK) {
+    while (self->phase != phase && self->phase != PSD_PHASE_FAILED && self->phase != PSD_PHASE_READY && rc == PSD_OK) {
         uint64_t now = uv_hrtime();
         if (timeout_ms < 0)
             uv_cond_wait(&self->changed, &self->lock);
@@ -285,6 +286,8 @@ static int await(psd_worker_t *self, psd_phase_t phase, const char *what, int ti
     }
     if (self->phase == PSD_PHASE_FAILED)
         rc = psd_err_set(&self->error, self->failure.code, "%s", self->failure.text);
+    else if (rc == PSD_OK && self->phase != phase)
+        rc = psd_err_set(&self->error, PSD_EAGAIN, "%s: the servers have gone back to clock %" PRIu64, what, self->position.clock);
     else if (rc != PSD_OK)
         psd_err_set(&self->error, rc, "%s: nothing after %d ms; waiting for %.400s", what, timeout_ms,
                     self->waiting[0] ? self->waiting : "the server");

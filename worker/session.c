@@ -49,6 +49,7 @@ struct psd_session {
     double lr;                 /* that is to be set */
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
+    uint64_t rejoins;          /* how often it has joined again by itself */
 };
 
 psd_session_t *psd_session_new(const psd_session_config_t *config)
@@ -64,15 +65,22 @@ psd_session_t *psd_session_new(const psd_session_config_t *config)
     return self;
 }
 
+static void forget_map(psd_session_t *self)
+{
+    psd_partition_clear(&self->map);
+    for (uint32_t s = 0; s < PSD_MAX_SERVERS; s++) {
+        free(self->server[s].lacking);
+        self->server[s] = (server_t){ 0 };
+    }
+}
+
 void psd_session_destroy(psd_session_t **self_p)
 {
     psd_session_t *self = *self_p;
     *self_p = NULL;
     if (!self)
         return;
-    for (uint32_t s = 0; s < PSD_MAX_SERVERS; s++)
-        free(self->server[s].lacking);
-    psd_partition_clear(&self->map);
+    forget_map(self);
     psd_tensors_clear(&self->list);
     free(self->data);
     free(self->gradient);
@@ -257,6 +265,20 @@ static int make_map(psd_session_t *self, psd_err_t *err)
     return rc;
 }
 
+/* JOINED -> REGISTERING, the tensors being known. */
+static int enrol(psd_session_t *self, uint64_t now_ms, psd_actions_t *out, psd_err_t *err)
+{
+    int rc = make_map(self, err);
+    if (rc != PSD_OK)
+        return rc;
+    self->phase = PSD_PHASE_REGISTERING;
+    await_all(self, now_ms);
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        send_attach(self, s, out);
+    send_register(self, out);
+    return PSD_OK;
+}
+
 int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_list_t *list, float *const *data,
                          psd_actions_t *out, psd_err_t *err)
 {
@@ -268,15 +290,7 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
     if (!self->data || !self->slow || !self->gradient || psd_tensors_copy(&self->list, list) != PSD_OK)
         return psd_err_set(err, PSD_ENOMEM, "no memory for a list of %u tensors", list->n);
     memcpy(self->data, data, list->n * sizeof *data);
-    int rc = make_map(self, err);
-    if (rc != PSD_OK)
-        return rc;
-    self->phase = PSD_PHASE_REGISTERING;
-    await_all(self, now_ms);
-    for (uint32_t s = 0; s < n_servers(self); s++)
-        send_attach(self, s, out);
-    send_register(self, out);
-    return PSD_OK;
+    return enrol(self, now_ms, out, err);
 }
 
 static const float *gradient_of(const psd_session_t *self, const psd_chunk_t *c)
@@ -416,9 +430,26 @@ void psd_session_report(psd_session_t *self, const char *name, double value, psd
     snprintf(msg->text, sizeof msg->text, "%.63s", name);
 }
 
+/* The servers have begun another run of the job (one of them was started again): join it. The id may be another one. */
+static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_actions_log(out, PSD_LEVEL_WARN, "worker.rejoin", "worker=%u clock=%" PRIu64 " reason=\"the servers have begun another run\"",
+                    self->worker, self->clock);
+    forget_map(self);
+    free(self->cluster);
+    self->cluster = NULL;
+    self->config.nonce++;
+    self->registered = self->synced = false;
+    self->view_id = 0;
+    self->rejoins++;
+    self->phase = PSD_PHASE_JOINING;
+    self->hello_ms = 0;
+    send_hello(self, now_ms, out);
+}
+
 /* ---- what servers say --------------------------------------------------------------------------------------- */
 
-static void on_welcome(psd_session_t *self, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_welcome(psd_session_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     psd_err_t err;
     if (self->phase != PSD_PHASE_JOINING || msg->seq != self->config.nonce)
@@ -435,6 +466,8 @@ static void on_welcome(psd_session_t *self, const psd_msg_t *msg, psd_buf_t *pay
     self->phase = PSD_PHASE_JOINED;
     psd_actions_log(out, PSD_LEVEL_INFO, "worker.welcome", "worker=%u incarnation=%" PRIu64 " servers=%u settings=\"%s\"",
                     self->worker, self->incarnation, self->cluster->n_servers, self->cluster->settings);
+    if (self->list.n && enrol(self, now_ms, out, &err) != PSD_OK)
+        fail(self, err.code, err.text);
 }
 
 static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
@@ -442,6 +475,10 @@ static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg
 {
     if (self->phase != PSD_PHASE_REGISTERING || msg->parts != self->server[s].n_parts)
         return;
+    if (self->rejoins && self->clock > 1) {
+        fail(self, PSD_EREFUSED, "the servers have lost the weights and there is no checkpoint to go back to");
+        return;
+    }
     for (uint32_t p = 0; p < real_parts(self, s); p++) {
         if (!psd_bitmap_get(payload->data, p))
             continue;
@@ -509,7 +546,7 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
         self->server[s].version = msg->version;
     if (payload)
         take_chunk(self, now_ms, s, msg, payload, self->data);
-    else
+    else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))
         lacks_no_more(&self->server[s]); /* its weights are as they were */
     if (!lacks_nothing(self))
         return;
@@ -537,7 +574,7 @@ static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, p
             send_push(self, s, p, true, out);
 }
 
-static void on_refused(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
+static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_actions_t *out)
 {
     char text[PSD_MAX_TEXT + 64];
     if (msg->code == PSD_REFUSAL_SESSION) {
@@ -546,6 +583,14 @@ static void on_refused(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
         return;
     }
     if (self->phase == PSD_PHASE_JOINING && msg->seq && msg->seq != self->config.nonce)
+        return;
+    if (msg->code == PSD_REFUSAL_RUN) {
+        if (self->cluster && msg->job != self->job)
+            rejoin(self, now_ms, out);
+        return;
+    }
+    /* A server that is behind, or ahead: the coordinator's word decides. */
+    if (msg->code == PSD_REFUSAL_JOB && self->list.n && !msg->seq)
         return;
     snprintf(text, sizeof text, "server %u refused (%s): %s", s, psd_refusal_name(msg->code), msg->text);
     fail(self, PSD_EREFUSED, text);
@@ -574,10 +619,15 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
     if (!ours && msg->kind != PSD_MSG_REFUSED)
         return;
+    /* What was said to an earlier life of ours in the same run is not for this one. */
+    bool personal = msg->kind == PSD_MSG_WEIGHTS || msg->kind == PSD_MSG_PROGRESS || msg->kind == PSD_MSG_SLOW ||
+                    msg->kind == PSD_MSG_INIT_WANTED || msg->kind == PSD_MSG_ATTACHED || msg->kind == PSD_MSG_REGISTERED;
+    if (personal && (msg->worker != self->worker || msg->incarnation != self->incarnation))
+        return;
     switch (msg->kind) {
-    case PSD_MSG_WELCOME: on_welcome(self, msg, payload, out); break;
+    case PSD_MSG_WELCOME: on_welcome(self, now_ms, msg, payload, out); break;
     case PSD_MSG_WAIT: snprintf(self->server[s].waiting, sizeof self->server[s].waiting, "%.190s", msg->text); break;
-    case PSD_MSG_REFUSED: on_refused(self, s, msg); break;
+    case PSD_MSG_REFUSED: on_refused(self, now_ms, s, msg, out); break;
     case PSD_MSG_FENCED: on_fenced(self, s, msg); break;
     case PSD_MSG_REGISTERED: self->registered = true; break;
     case PSD_MSG_ATTACHED:
@@ -619,6 +669,8 @@ psd_phase_t psd_session_phase(const psd_session_t *self) { return self->phase; }
 const psd_err_t *psd_session_error(const psd_session_t *self) { return &self->error; }
 
 const psd_cluster_t *psd_session_cluster(const psd_session_t *self) { return self->cluster; }
+
+uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; }
 
 psd_session_position_t psd_session_position(const psd_session_t *self)
 {

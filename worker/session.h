@@ -80,6 +80,10 @@ const psd_cluster_t *psd_session_cluster(const psd_session_t *self);
 /* Code and sentence of FAILED. */
 const psd_err_t *psd_session_error(const psd_session_t *self);
 
+/* How often the servers have taken the job up again under this session: it then joins anew by itself, an open exchange is
+ * void, and the next one begins at the clock that psd_session_position says, which may be an earlier one. */
+uint64_t psd_session_rejoins(const psd_session_t *self);
+
 /* What is waited for, as one clause; "" when nothing is. */
 void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n);
 

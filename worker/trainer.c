@@ -16,7 +16,7 @@
 enum {
     POLL_MS = 100,        /* how often a wait looks at `stop` */
     STOP_GRACE_MS = 5000, /* how long a stop waits for the open round */
-    LEAVE_MS = 5000,      /* how long leaving may take */
+    LEAVE_MS = 60000,     /* how long leaving may take: with checkpoints, until the last weights are safe */
     PULL_MS = 60000,      /* how long slow weights may take */
     HOPELESS_STEPS = 20,  /* steps in a row without a finite loss that count as diverged */
 };
@@ -425,8 +425,11 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     int summary_rc = summarise(self, rc, late_rc ? NULL : &late);
     late_rc = late_rc ? late_rc : summary_rc;
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
-    if (rc == PSD_OK || rc == PSD_EDIVERGED || rc == PSD_ESTOPPED)
-        psd_worker_leave(self->worker, rc != PSD_ESTOPPED, LEAVE_MS);
+    if (rc == PSD_OK || rc == PSD_EDIVERGED || rc == PSD_ESTOPPED) {
+        int left = psd_worker_leave(self->worker, rc != PSD_ESTOPPED, LEAVE_MS);
+        if (left == PSD_W_EAGAIN && rc == PSD_OK)
+            return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
+    }
     if (!rc && late_rc)
         return psd_err_set(err, late_rc, "%s", late.text);
     return rc;
@@ -444,7 +447,9 @@ int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *re
     if (!rc) {
         if (config->joined)
             config->joined();
-        rc = finish(&self, loop(&self, err), err);
+        do
+            rc = finish(&self, loop(&self, err), err);
+        while (rc == PSD_EAGAIN);
     }
     if (self.worker)
         psd_worker_close(&self.worker); /* first: until then it may write to the slow weights' arrays */

@@ -9,7 +9,7 @@
 
 int main(int argc, char **argv)
 {
-    uint64_t first = 1, seeds = 1000, messages = 0, kills = 0, steps = 0;
+    uint64_t first = 1, seeds = 1000, messages = 0, kills = 0, crashes = 0, saves = 0, steps = 0;
     bool threads = false;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--seeds"))
@@ -25,9 +25,11 @@ int main(int argc, char **argv)
         sim_result_t result;
         sim_config_t config = sim_config_of_seed(seed);
         config.threads = threads;
-        sim_run(&config, &result);
+        sim_run_and_compare(&config, &result);
         messages += result.total_messages;
         kills += result.kills;
+        crashes += result.crashes;
+        saves += result.saves;
         steps += result.steps;
         if (!result.ok) {
             printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, drop %.3f, duplicate %.3f, delay %u ms\n"
@@ -37,7 +39,8 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    printf("%" PRIu64 " seeds: %" PRIu64 " messages, %" PRIu64 " workers killed, %" PRIu64 " steps, no promise broken\n",
-           seeds, messages, kills, steps);
+    printf("%" PRIu64 " seeds: %" PRIu64 " messages, %" PRIu64 " workers and %" PRIu64 " servers killed, %" PRIu64
+           " checkpoints, %" PRIu64 " steps, no promise broken\n",
+           seeds, messages, kills, crashes, saves, steps);
     return 0;
 }

@@ -13,15 +13,31 @@
 #include "server/node.h"
 #include "worker/session.h"
 
-enum { TICK_MS = 50, LIMIT_MS = 600000, MAX_TENSORS = 8, BATCH = 50, JOB_ID = 77, START_MS = 1000 };
+enum { TICK_MS = 50, LIMIT_MS = 600000, MAX_TENSORS = 8, BATCH = 50, MAX_FILES = 4096, MOST_CRASHES = 10, MOST_KILLS = 40, JOB_ID = 77, START_MS = 1000 };
 
-typedef enum kind { TO_SERVER, TO_WORKER, WORK_DONE, TICK_SERVER, TICK_WORKER, START_WORKER } kind_t;
+typedef enum kind {
+    TO_SERVER,
+    TO_WORKER,
+    WORK_DONE,
+    PART_SAVED,
+    FILE_SAVED,
+    COMMITTED,
+    RESTORED,
+    TICK_SERVER,
+    TICK_WORKER,
+    START_WORKER,
+    START_SERVER,
+    NOTHING               /* an event whose server died before it came */
+} kind_t;
 
 typedef struct event {
     uint64_t at_ms, order;    /* order: ties are kept in the order they were made */
     kind_t kind;
     uint32_t target;          /* server or worker */
-    uint64_t life;            /* TO_WORKER, TICK_WORKER: of this life of the worker only */
+    uint64_t life;            /* of this life of the target only; START_..., TO_SERVER: of any */
+    uint64_t clock;           /* of a checkpoint */
+    uint32_t part;            /* PART_SAVED */
+    float *copy;              /* PART_SAVED: the chunk's arrays as they were when the writer got it */
     psd_peer_t from;
     psd_msg_t *msg;
     psd_buf_t *payload;
@@ -40,8 +56,21 @@ typedef struct applied {
     uint64_t clock, incarnation, worker; /* of one width: compared as bytes */
 } applied_t;
 
+/* A shard's file on the simulated disk. */
+typedef struct sim_file {
+    uint64_t clock;
+    uint32_t shard;
+    bool durable;             /* else it is being written, and a crash loses it */
+    psd_engine_point_t point;
+    float **part;             /* arrays of each chunk: weights, then slots */
+    psd_rule_state_t *state;  /* of each chunk */
+    uint32_t n_parts;
+} sim_file_t;
+
 typedef struct sim_server {
-    psd_node_t *node;
+    psd_node_t *node;         /* NULL while dead */
+    uint64_t life;            /* rises at each start */
+    sim_file_t *writing;      /* the file that a checkpoint writes now */
     applied_t *ledger;        /* in the order of application */
     size_t n_ledger, ledger_capacity;
     bool finished;
@@ -71,6 +100,10 @@ typedef struct sim {
     push_t *push;
     size_t n_push, push_capacity;
     uint64_t last_round_ms, last_clock;
+    sim_file_t *file[MAX_FILES];
+    size_t n_files;
+    uint64_t manifest[MAX_FILES]; /* clocks whose manifest is durable, in the order they were written */
+    size_t n_manifests;
 } sim_t;
 
 static uint64_t data_seed(const sim_t *self) { return self->config.data_seed ? self->config.data_seed : self->config.seed; }
@@ -158,14 +191,15 @@ static void post(sim_t *self, kind_t kind, uint32_t target, uint64_t life, psd_p
 /* A server's ROUTER tells its peers apart by life, as ZeroMQ's automatic routing ids do. */
 #define ROUTER_BIT (UINT64_C(1) << 63)
 static psd_peer_t worker_peer(uint32_t w, uint64_t life) { return ROUTER_BIT | life << 16 | w << 1; }
-static psd_peer_t server_peer(uint32_t s) { return ROUTER_BIT | s << 1 | 1; }
+static psd_peer_t server_peer(const sim_t *self, uint32_t s) { return ROUTER_BIT | self->server[s].life << 16 | s << 1 | 1; }
 
 static void run_work(void *work) { psd_work_run(work); }
 
 /* Work is done some time later; until then it runs, or has not begun: either must make no difference. */
 static void start_work(sim_t *self, uint32_t s, psd_work_t *work)
 {
-    event_t done = { .at_ms = self->now_ms + delay(self) / 4, .kind = WORK_DONE, .target = s, .work = work };
+    event_t done = { .at_ms = self->now_ms + delay(self) / 4, .kind = WORK_DONE, .target = s, .life = self->server[s].life,
+                     .work = work };
     if (self->config.threads && uv_thread_create(&done.thread, run_work, work))
         broken(self, "no thread could be started");
     schedule(self, done);
@@ -179,22 +213,177 @@ static void finish_work(const sim_t *self, event_t *e)
         psd_work_run(e->work);
 }
 
+/* ---- the disk ---------------------------------------------------------------------------------------------------- */
+
+static void later(sim_t *self, kind_t kind, uint32_t s, const psd_action_t *a, float *copy)
+{
+    schedule(self, (event_t){ .at_ms = self->now_ms + delay(self), .kind = kind, .target = s, .life = self->server[s].life,
+                              .clock = a->clock, .part = a->part, .copy = copy });
+}
+
+static psd_shard_t *shard_of(const sim_t *self, uint32_t s)
+{
+    return (psd_shard_t *)(uintptr_t)psd_engine_shard(psd_node_engine(self->server[s].node));
+}
+
+/* A chunk's arrays, one after the other. */
+static float *copy_chunk(const sim_t *self, uint32_t s, uint32_t part)
+{
+    psd_shard_state_t state = psd_shard_state(shard_of(self, s), part);
+    size_t n = psd_shard_elements(shard_of(self, s), part);
+    float *copy = malloc((size_t)(1 + self->rule.n_slots) * n * sizeof *copy);
+    memcpy(copy, state.w, n * sizeof *copy);
+    for (int i = 0; i < self->rule.n_slots; i++)
+        memcpy(copy + (size_t)(1 + i) * n, state.slot[i], n * sizeof *copy);
+    return copy;
+}
+
+static void free_file(sim_file_t *file)
+{
+    for (uint32_t p = 0; file && p < file->n_parts; p++)
+        free(file->part[p]);
+    if (file) {
+        free((void *)(uintptr_t)file->point.applied);
+        free(file->part);
+        free(file->state);
+    }
+    free(file);
+}
+
+static void begin_file(sim_t *self, uint32_t s, uint64_t clock)
+{
+    const psd_engine_t *engine = psd_node_engine(self->server[s].node);
+    sim_file_t *file = calloc(1, sizeof *file);
+    const psd_engine_point_t *point = psd_engine_point(engine);
+    psd_member_t *applied = calloc(point->n_applied + 1, sizeof *applied);
+    memcpy(applied, point->applied, point->n_applied * sizeof *applied);
+    file->clock = clock;
+    file->shard = s;
+    file->n_parts = psd_shard_parts(shard_of(self, s));
+    file->part = calloc(file->n_parts + 1, sizeof *file->part);
+    file->state = calloc(file->n_parts + 1, sizeof *file->state);
+    file->point = *point;
+    file->point.applied = applied;
+    free_file(self->server[s].writing);
+    self->server[s].writing = file;
+    if (file->point.clock != clock)
+        broken(self, "shard %u saves clock %" PRIu64 " under the name of %" PRIu64, s, file->point.clock, clock);
+}
+
+/* The writer is done with a chunk: it must be what it was when the writer got it. */
+static void keep_part(sim_t *self, const event_t *e)
+{
+    sim_file_t *file = self->server[e->target].writing;
+    float *now = copy_chunk(self, e->target, e->part);
+    size_t n = (size_t)(1 + self->rule.n_slots) * psd_shard_elements(shard_of(self, e->target), e->part);
+    if (memcmp(now, e->copy, n * sizeof *now))
+        broken(self, "shard %u chunk %u changed while the checkpoint of clock %" PRIu64 " was reading it", e->target, e->part, e->clock);
+    file->part[e->part] = now;
+    file->state[e->part] = *psd_shard_state(shard_of(self, e->target), e->part).state;
+}
+
+static bool make_durable(sim_t *self, uint32_t s)
+{
+    sim_file_t *file = self->server[s].writing;
+    bool ok = !chance(self, self->config.disk_chance) && self->n_files < MAX_FILES;
+    self->server[s].writing = NULL;
+    file->durable = ok;
+    if (ok)
+        self->file[self->n_files++] = file;
+    else
+        free_file(file);
+    return ok;
+}
+
+static bool write_manifest(sim_t *self, uint64_t clock)
+{
+    bool ok = !chance(self, self->config.disk_chance) && self->n_manifests < MAX_FILES;
+    if (ok)
+        self->manifest[self->n_manifests++] = clock;
+    self->result->saves += ok;
+    return ok;
+}
+
+static const sim_file_t *find_file(const sim_t *self, uint64_t clock, uint32_t s)
+{
+    for (size_t i = self->n_files; i-- > 0;)
+        if (self->file[i]->clock == clock && self->file[i]->shard == s)
+            return self->file[i];
+    return NULL;
+}
+
+static void restore(sim_t *self, uint32_t s, uint64_t clock, psd_actions_t *out)
+{
+    const sim_file_t *file = find_file(self, clock, s);
+    psd_engine_t *engine = psd_node_engine(self->server[s].node);
+    if (!file || psd_engine_restore(engine, &self->list, NULL) != PSD_OK) {
+        broken(self, "shard %u has no file of clock %" PRIu64 ", which has a manifest", s, clock);
+        return;
+    }
+    psd_shard_t *shard = psd_engine_restoring(engine);
+    for (uint32_t p = 0; p < file->n_parts; p++) {
+        psd_shard_state_t to = psd_shard_state(shard, p);
+        size_t n = psd_shard_elements(shard, p);
+        memcpy(to.w, file->part[p], n * sizeof *to.w);
+        for (int i = 0; i < self->rule.n_slots; i++)
+            memcpy(to.slot[i], file->part[p] + (size_t)(1 + i) * n, n * sizeof *to.w);
+        *to.state = file->state[p];
+        psd_shard_filled(shard, p);
+    }
+    psd_node_restored(self->server[s].node, self->now_ms, true, &file->point, out);
+}
+
+static void run_server_action(sim_t *self, uint32_t s, const psd_action_t *a)
+{
+    switch (a->act) {
+    case PSD_ACT_WORK: start_work(self, s, a->work); break;
+    case PSD_ACT_FINISH: self->server[s].finished = true; break;
+    case PSD_ACT_SAVE_BEGIN: begin_file(self, s, a->clock); break;
+    case PSD_ACT_SAVE_PART: later(self, PART_SAVED, s, a, copy_chunk(self, s, a->part)); break;
+    case PSD_ACT_SAVE_END: later(self, FILE_SAVED, s, a, NULL); break;
+    case PSD_ACT_COMMIT: later(self, COMMITTED, s, a, NULL); break;
+    case PSD_ACT_RESTORE: later(self, RESTORED, s, a, NULL); break;
+    case PSD_ACT_LOG:
+        if (getenv("PSD_SIM_DEBUG"))
+            fprintf(stderr, "%8" PRIu64 " server %u %s %s\n", self->now_ms, s, a->id, a->msg.text);
+        break;
+    case PSD_ACT_SEND:
+        if (a->to == PSD_PEER_COORDINATOR)
+            post(self, TO_SERVER, 0, 0, server_peer(self, s), a);
+        else if (a->to & 1)
+            post(self, TO_SERVER, (uint32_t)(a->to >> 1 & 0x7fff), a->to >> 16 & 0xffffffff, PSD_PEER_COORDINATOR, a);
+        else
+            post(self, TO_WORKER, (uint32_t)(a->to >> 1 & 0x7fff), a->to >> 16 & 0xffffffff, PSD_PEER_SERVER + s, a);
+        break;
+    }
+}
+
 static void run_server_actions(sim_t *self, uint32_t s, psd_actions_t *out)
 {
-    for (size_t i = 0; i < out->n; i++) {
-        const psd_action_t *a = &out->at[i];
-        if (a->act == PSD_ACT_WORK)
-            start_work(self, s, a->work);
-        else if (a->act == PSD_ACT_FINISH)
-            self->server[s].finished = true;
-        else if (a->act == PSD_ACT_SEND && a->to == PSD_PEER_COORDINATOR)
-            post(self, TO_SERVER, 0, 0, server_peer(s), a);
-        else if (a->act == PSD_ACT_SEND && (a->to & 1))
-            post(self, TO_SERVER, (uint32_t)(a->to >> 1 & 0x7fff), 0, PSD_PEER_COORDINATOR, a);
-        else if (a->act == PSD_ACT_SEND)
-            post(self, TO_WORKER, (uint32_t)(a->to >> 1 & 0x7fff), a->to >> 16 & 0xffffffff, PSD_PEER_SERVER + s, a);
-    }
+    for (size_t i = 0; i < out->n; i++)
+        run_server_action(self, s, &out->at[i]);
     psd_actions_clear(out);
+}
+
+/* A server dies: its memory is gone, and with it the file that it was writing. Threads are let run out first, because
+ * they cannot be killed here. */
+static void crash_server(sim_t *self, uint32_t s)
+{
+    for (size_t i = 0; i < self->n; i++) {
+        event_t *e = &self->heap[i];
+        if (e->target != s || e->kind == TO_SERVER || e->kind == TO_WORKER || e->kind == TICK_WORKER || e->kind == START_WORKER)
+            continue;
+        if (e->kind == WORK_DONE)
+            finish_work(self, e);
+        free(e->copy);
+        e->copy = NULL;
+        e->kind = NOTHING;
+    }
+    self->result->crashes++;
+    psd_node_destroy(&self->server[s].node);
+    free_file(self->server[s].writing);
+    self->server[s].writing = NULL;
+    schedule(self, (event_t){ .at_ms = self->now_ms + 100 + psd_splitmix64(&self->random) % 900, .kind = START_SERVER, .target = s });
 }
 
 static void stop_worker(sim_t *self, uint32_t w)
@@ -205,7 +394,7 @@ static void stop_worker(sim_t *self, uint32_t w)
 static bool dies_now(sim_t *self, uint32_t w)
 {
     bool picked = self->config.kill_worker == (int)w && !self->result->kills && self->worker[w].sent == self->config.kill_at;
-    if (!picked && !chance(self, self->config.kill_chance))
+    if (!picked && (self->result->kills >= MOST_KILLS || !chance(self, self->config.kill_chance)))
         return false;
     self->result->kills++;
     stop_worker(self, w);
@@ -328,7 +517,7 @@ static void start_worker(sim_t *self, uint32_t w)
         return;
     me->life++;
     me->registered = me->pulled = false;
-    psd_session_config_t config = { .job = "sim", .name = "worker", .nonce = me->life << 16 | (w + 1) };
+    psd_session_config_t config = { .job = "sim", .name = "worker", .nonce = me->life << 32 | (uint64_t)(w + 1) << 16 };
     me->session = psd_session_new(&config);
     schedule(self, (event_t){ .at_ms = self->now_ms, .kind = TICK_WORKER, .target = w, .life = me->life });
 }
@@ -337,6 +526,8 @@ static void start_worker(sim_t *self, uint32_t w)
 
 static void watch_rounds(sim_t *self)
 {
+    if (!self->server[0].node)
+        return;
     uint64_t steps = psd_engine_stats(psd_node_engine(self->server[0].node))->rounds;
     if (steps == self->last_clock)
         return;
@@ -346,49 +537,92 @@ static void watch_rounds(sim_t *self)
     self->last_round_ms = self->now_ms;
 }
 
-static void on_event(sim_t *self, event_t *e)
+static void build_server(sim_t *self, uint32_t s);
+
+/* Servers that have ended are not started again, so from then on none is killed: the last weights are safe by then. */
+static bool any_finished(const sim_t *self)
+{
+    psd_coordinator_facts_t facts = { 0 };
+    if (self->server[0].node)
+        psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        if (self->server[s].finished)
+            return true;
+    return facts.state == PSD_JOB_FINISHED;
+}
+
+static void on_server_event(sim_t *self, event_t *e)
 {
     psd_actions_t out = { 0 };
-    bool server_alive = e->target < self->config.servers && !self->server[e->target].finished;
-    bool worker_alive = e->target < SIM_MAX_WORKERS && self->worker[e->target].session && self->worker[e->target].life == e->life;
+    sim_server_t *server = &self->server[e->target];
+    bool ok;
     switch (e->kind) {
     case TO_SERVER:
         self->result->total_messages++;
-        if (server_alive)
-            psd_node_message(self->server[e->target].node, self->now_ms, e->from, e->msg, e->payload, &out);
-        run_server_actions(self, e->target, &out);
+        if (self->result->crashes < MOST_CRASHES && !any_finished(self) && chance(self, self->config.crash_chance)) {
+            crash_server(self, e->target);
+            return;
+        }
+        psd_node_message(server->node, self->now_ms, e->from, e->msg, e->payload, &out);
         break;
     case WORK_DONE:
         finish_work(self, e);
-        psd_node_worked(self->server[e->target].node, self->now_ms, e->work, &out);
-        run_server_actions(self, e->target, &out);
-        watch_rounds(self);
+        psd_node_worked(server->node, self->now_ms, e->work, &out);
         break;
+    case PART_SAVED:
+        keep_part(self, e);
+        psd_node_part_saved(server->node, self->now_ms, e->part, &out);
+        break;
+    case FILE_SAVED:
+        ok = make_durable(self, e->target);
+        psd_node_saved(server->node, self->now_ms, ok, &out);
+        break;
+    case COMMITTED:
+        ok = write_manifest(self, e->clock);
+        psd_node_committed(server->node, self->now_ms, e->clock, ok, &out);
+        break;
+    case RESTORED: restore(self, e->target, e->clock, &out); break;
     case TICK_SERVER:
-        if (!server_alive)
-            break;
-        psd_node_tick(self->server[e->target].node, self->now_ms, &out);
-        run_server_actions(self, e->target, &out);
-        schedule(self, (event_t){ .at_ms = self->now_ms + TICK_MS, .kind = TICK_SERVER, .target = e->target });
+        psd_node_tick(server->node, self->now_ms, &out);
+        schedule(self, (event_t){ .at_ms = self->now_ms + TICK_MS, .kind = TICK_SERVER, .target = e->target, .life = e->life });
         break;
-    case TO_WORKER:
-        if (!worker_alive)
-            break;
+    default: break;
+    }
+    run_server_actions(self, e->target, &out);
+    if (server->node)
+        watch_rounds(self);
+}
+
+static void on_worker_event(sim_t *self, const event_t *e)
+{
+    psd_actions_t out = { 0 };
+    if (e->kind == TO_WORKER) {
         psd_session_message(self->worker[e->target].session, self->now_ms, e->from, e->msg, e->payload, &out);
-        run_worker_actions(self, e->target, &out);
-        advance_worker(self, e->target);
-        break;
-    case TICK_WORKER:
-        if (!worker_alive)
-            break;
+    } else {
         psd_session_tick(self->worker[e->target].session, self->now_ms, &out);
-        run_worker_actions(self, e->target, &out);
-        advance_worker(self, e->target);
         schedule(self, (event_t){ .at_ms = self->now_ms + TICK_MS, .kind = TICK_WORKER, .target = e->target, .life = e->life });
-        break;
-    case START_WORKER: start_worker(self, e->target); break;
+    }
+    run_worker_actions(self, e->target, &out);
+    advance_worker(self, e->target);
+}
+
+static void on_event(sim_t *self, event_t *e)
+{
+    if (e->kind == START_WORKER) {
+        start_worker(self, e->target);
+    } else if (e->kind == START_SERVER) {
+        build_server(self, e->target);
+    } else if (e->kind == TO_WORKER || e->kind == TICK_WORKER) {
+        if (self->worker[e->target].session && self->worker[e->target].life == e->life)
+            on_worker_event(self, e);
+    } else if (e->kind != NOTHING) {
+        const sim_server_t *server = &self->server[e->target];
+        bool finished = server->finished && (e->kind == TO_SERVER || e->kind == TICK_SERVER);
+        if (server->node && !finished && (e->life == server->life || (e->kind == TO_SERVER && !e->life)))
+            on_server_event(self, e);
     }
     free(e->msg);
+    free(e->copy);
     psd_buf_unref(&e->payload);
 }
 
@@ -424,19 +658,32 @@ static void build_model(sim_t *self)
         }
 }
 
+/* Start a server, for the first time or again: from what is on the disk. */
+static void build_server(sim_t *self, uint32_t s)
+{
+    uint64_t points[MAX_FILES];
+    for (size_t i = 0; i < self->n_manifests; i++)
+        points[i] = self->manifest[self->n_manifests - 1 - i];
+    sim_server_t *server = &self->server[s];
+    server->life++;
+    psd_engine_config_t engine = { .settings = "sim", .endpoint = "tcp://sim:1", .wanted_index = (int)s,
+                                   .nonce = server->life << 32 | (uint64_t)(s + 1) << 16, .rule = self->rule, .mode = self->mode,
+                                   .lr_rule = psd_lr_rule_find("none") };
+    psd_coordinator_config_t coordinator = { .job = "sim", .job_id = JOB_ID + server->life * 1000, .settings = "sim",
+        .n_servers = self->config.servers, .workers_min = self->config.all_must_stay ? self->config.workers : 1,
+        .workers_want = self->config.workers - (self->config.late_worker_ms != 0), .lease_ms = 1000, .start_timeout_ms = 3000,
+        .mode = self->mode, .lr = psd_rule_lr(&self->rule), .has_slow = self->rule.lookahead,
+        .checkpoints = self->config.save_every != 0, .save_every_rounds = self->config.save_every, .points = points,
+        .n_points = self->n_manifests, .model = self->n_manifests ? &self->list : NULL };
+    server->node = psd_node_new(&engine, s ? NULL : &coordinator, NULL);
+    psd_engine_set_ledger(psd_node_engine(server->node), note_applied, server);
+    schedule(self, (event_t){ .at_ms = self->now_ms, .kind = TICK_SERVER, .target = s, .life = server->life });
+}
+
 static void build_servers(sim_t *self)
 {
-    for (uint32_t s = 0; s < self->config.servers; s++) {
-        psd_engine_config_t engine = { .settings = "sim", .endpoint = "tcp://sim:1", .wanted_index = (int)s, .nonce = s + 1,
-                                       .rule = self->rule, .mode = self->mode, .lr_rule = psd_lr_rule_find("none") };
-        psd_coordinator_config_t coordinator = { .job = "sim", .job_id = JOB_ID, .settings = "sim",
-            .n_servers = self->config.servers, .workers_min = 1,
-            .workers_want = self->config.workers - (self->config.late_worker_ms != 0), .lease_ms = 1000,
-            .start_timeout_ms = 3000, .mode = self->mode, .lr = psd_rule_lr(&self->rule), .has_slow = self->rule.lookahead };
-        self->server[s].node = psd_node_new(&engine, s ? NULL : &coordinator, NULL);
-        psd_engine_set_ledger(psd_node_engine(self->server[s].node), note_applied, &self->server[s]);
-        schedule(self, (event_t){ .at_ms = self->now_ms, .kind = TICK_SERVER, .target = s });
-    }
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        build_server(self, s);
     for (uint32_t w = 0; w < self->config.workers; w++) {
         bool late = self->config.late_worker_ms && w + 1 == self->config.workers;
         schedule(self, (event_t){ .at_ms = self->now_ms + (late ? self->config.late_worker_ms : delay(self)),
@@ -545,6 +792,28 @@ static uint64_t hash_model(const sim_t *self, float *const *w)
     return hash;
 }
 
+/* The weights that the shards hold, as one model. A server that was started again after the end holds none: its last
+ * file has them. */
+static void hash_shards(sim_t *self)
+{
+    reference_t r;
+    const psd_partition_t *map = NULL;
+    reference_new(self, &r);
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        if (psd_engine_shard(psd_node_engine(self->server[s].node)))
+            map = psd_engine_map(psd_node_engine(self->server[s].node));
+    for (uint32_t s = 0; map && s < self->config.servers; s++) {
+        const psd_shard_t *shard = psd_engine_shard(psd_node_engine(self->server[s].node));
+        const sim_file_t *file = shard ? NULL : find_file(self, self->manifest[self->n_manifests - 1], s);
+        for (uint32_t p = 0; p < map->n_parts[s]; p++) {
+            const psd_chunk_t *c = &map->chunk[map->part[s][p]];
+            memcpy(r.w[c->tensor] + c->offset, file ? file->part[p] : psd_shard_weights(shard, p)->data, c->n * sizeof(float));
+        }
+    }
+    self->result->weights_hash = hash_model(self, r.w);
+    reference_free(self, &r);
+}
+
 static void check_bsp(sim_t *self)
 {
     const sim_server_t *first = &self->server[0];
@@ -620,12 +889,16 @@ static void release(sim_t *self)
         if (e.kind == WORK_DONE)
             finish_work(self, &e);
         free(e.msg);
+        free(e.copy);
         psd_buf_unref(&e.payload);
     }
     for (uint32_t s = 0; s < self->config.servers; s++) {
         psd_node_destroy(&self->server[s].node);
         free(self->server[s].ledger);
+        free_file(self->server[s].writing);
     }
+    for (size_t i = 0; i < self->n_files; i++)
+        free_file(self->file[i]);
     for (uint32_t w = 0; w < self->config.workers; w++) {
         psd_session_destroy(&self->worker[w].session);
         for (uint32_t t = 0; t < self->list.n; t++) {
@@ -644,9 +917,10 @@ static void release(sim_t *self)
 
 static void say_who_waits(sim_t *self)
 {
-    psd_coordinator_facts_t facts;
+    psd_coordinator_facts_t facts = { 0 };
     char text[256] = "";
-    psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
+    if (self->server[0].node)
+        psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
     for (uint32_t w = 0; w < self->config.workers && !text[0]; w++)
         if (self->worker[w].session)
             psd_session_describe_wait(self->worker[w].session, text, sizeof text);
@@ -687,12 +961,36 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
             say_who_waits(self);
     }
     result->ended_ms = self->now_ms;
-    psd_coordinator_facts_t facts;
-    psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
-    result->skipped = facts.skipped;
-    if (result->ok && self->mode->per_push)
+    if (self->server[0].node) {
+        psd_coordinator_facts_t facts;
+        psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
+        result->skipped = facts.skipped;
+    }
+    if (result->ok && self->config.all_must_stay)
+        hash_shards(self);
+    else if (result->ok && self->mode->per_push)
         check_asp(self);
     else if (result->ok)
         check_bsp(self);
     release(self);
+}
+
+void sim_run_and_compare(const sim_config_t *config, sim_result_t *result)
+{
+    sim_run(config, result);
+    if (!result->ok || !config->all_must_stay)
+        return;
+    sim_config_t calm = *config;
+    sim_result_t expected;
+    calm.drop = calm.duplicate = calm.kill_chance = calm.crash_chance = calm.disk_chance = 0;
+    calm.kill_worker = -1;
+    calm.save_every = 0;
+    calm.data_seed = config->data_seed ? config->data_seed : config->seed;
+    sim_run(&calm, &expected);
+    result->steps = expected.steps;
+    if (expected.ok && expected.weights_hash == result->weights_hash)
+        return;
+    result->ok = false;
+    snprintf(result->why, sizeof result->why, "after %" PRIu64 " kills and %" PRIu64 " crashes the weights differ from the undisturbed run's%s%.200s",
+             result->kills, result->crashes, expected.ok ? "" : ", which failed: ", expected.ok ? "" : expected.why);
 }

@@ -24,6 +24,10 @@ typedef struct sim_config {
     double kill_chance;       /* per message of any worker: it dies; another starts 0.2 s to 4 s later */
     bool revive;              /* the worker of kill_worker starts again later */
     bool threads;             /* work runs on threads of its own, beside everything else, as in a daemon's pool */
+    uint32_t save_every;      /* rounds between checkpoints; 0: none are made */
+    double crash_chance;      /* per message to a server: it dies, its memory is lost; started again 0.1 s to 1 s later */
+    double disk_chance;       /* per file or manifest to be made durable: that fails */
+    bool all_must_stay;       /* rounds wait until every lost worker is replaced: the run must end as an undisturbed one */
     uint32_t late_worker_ms;  /* the last worker starts only then */
 } sim_config_t;
 
@@ -33,7 +37,7 @@ typedef struct sim_result {
     uint64_t weights_hash;                  /* of the final weights of the whole model, in tensor order */
     uint64_t slow_hash;                     /* of the slow weights (0 without) */
     uint64_t messages[SIM_MAX_WORKERS];     /* sent by each worker */
-    uint64_t total_messages, kills, steps, skipped;
+    uint64_t total_messages, kills, crashes, saves, steps, skipped;
     uint64_t ended_ms;                      /* simulated time */
     uint64_t longest_gap_ms;                /* between two closed rounds, after the first */
 } sim_result_t;
@@ -42,3 +46,6 @@ typedef struct sim_result {
  * push of a worker at most once and in order, and the weights of every shard equal, bit for bit, a single-process
  * computation of the same steps. */
 void sim_run(const sim_config_t *config, sim_result_t *result);
+
+/* The same, and where rounds wait for every worker: the final weights must be those of the run without any fault. */
+void sim_run_and_compare(const sim_config_t *config, sim_result_t *result);

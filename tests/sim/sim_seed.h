@@ -25,6 +25,13 @@ static inline sim_config_t sim_config_of_seed(uint64_t seed)
         .kill_chance = psd_splitmix64(&s) % 3 ? 0 : 0.01 * psd_uniform(&s),
         .nonfinite_clock = psd_splitmix64(&s) % 5 ? 0 : 2,
     };
+    if (!(psd_splitmix64(&s) % 3) && config.mode[0] == 'b') {
+        config.save_every = 1 + (uint32_t)(psd_splitmix64(&s) % 4);
+        config.all_must_stay = true;
+        config.crash_chance = 0.004 * psd_uniform(&s);
+        config.disk_chance = psd_splitmix64(&s) % 3 ? 0 : 0.2 * psd_uniform(&s);
+        return config;
+    }
     if (config.workers > 1 && !(psd_splitmix64(&s) % 4))
         config.late_worker_ms = 1 + (uint32_t)(psd_splitmix64(&s) % 3000);
     return config;

@@ -96,7 +96,7 @@ Test(codec, names_of_unknown_numbers_are_unknown)
     cr_assert_str_eq(psd_kind_name((psd_kind_t)4000000000u), "unknown");
     cr_assert_eq(psd_kind_sender((psd_kind_t)99), 0);
     cr_assert_str_eq(psd_refusal_name(PSD_REFUSAL_NONFINITE), "nonfinite");
-    cr_assert_str_eq(psd_refusal_name(18), "unknown");
+    cr_assert_str_eq(psd_refusal_name(19), "unknown");
 }
 
 Test(codec, a_field_out_of_its_range_is_refused_by_name)
@@ -146,7 +146,7 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.rank is 1 of 0", 12, PUSH(.rank = 1) },
         { "PUSH.world is 1025", 12, PUSH(.world = 1025) },
         { "INIT.n_elements is 0", 0, PUSH(.kind = PSD_MSG_INIT, .n_elements = 0) },
-        { "REFUSED.code is 18, at most 17", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 18) },
+        { "REFUSED.code is 19, at most 18", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 19) },
         { "HELLO payload has 1 bytes, 0 wanted", 1, HELLO(.code = 0) },
         { "HELLO.text has an unprintable byte 0x0a at 3", 0, HELLO(.text = "two\nlines") },
         { "HELLO.text has an unprintable byte 0x1b at 0", 0, HELLO(.text = "\033[2J") },
@@ -222,7 +222,7 @@ Test(codec, ten_thousand_unknown_fields_are_refused_each)
     uint8_t frame[PSD_MAX_HEADER];
     psd_msg_t push = PUSH(.code = 0);
     size_t n = psd_msg_encode(&push, frame);
-    for (unsigned number = 31; number < 10031; number++) {
+    for (unsigned number = 32; number < 10031; number++) {
         size_t end = n + put_varint(frame + n, (uint64_t)number << 3);
         frame[end++] = 1;
         char why[64];
@@ -237,7 +237,7 @@ Test(codec, a_header_full_of_unknown_fields_is_refused_without_taking_memory)
     psd_msg_t push = PUSH(.code = 0);
     size_t n = psd_msg_encode(&push, frame);
     for (; n + 3 <= sizeof frame; n += 3)
-        memcpy(frame + n, (uint8_t[]){ 0xf8, 0x01, 1 }, 3); /* field 31, varint 1 */
+        memcpy(frame + n, (uint8_t[]){ 0x80, 0x02, 1 }, 3); /* field 32, varint 1 */
     assert_refused(frame, n, 12, "malformed");
 }
 

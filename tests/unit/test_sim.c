@@ -27,7 +27,7 @@ Test(sim, a_thousand_seeds_of_faults_break_no_promise)
     for (uint64_t seed = first; seed < first + n; seed++) {
         sim_config_t config = sim_config_of_seed(seed);
         sim_result_t result;
-        sim_run(&config, &result);
+        sim_run_and_compare(&config, &result);
         cr_assert(result.ok, "PSD_SEED=%" PRIu64 " %s", seed, result.why);
     }
 }
@@ -126,4 +126,34 @@ Test(sim, more_servers_than_chunks_still_train)
     config.tensors = 1;
     config.data_seed = 5;
     run(&config);
+}
+
+Test(sim, servers_killed_at_any_message_leave_the_weights_of_an_undisturbed_run)
+{
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        sim_config_t config = cluster(1 + seed % 3, 2, "lookahead(radam(lr=0.01), k=3)");
+        config.seed = seed;
+        config.save_every = 1 + seed % 3;
+        config.all_must_stay = true;
+        config.crash_chance = 0.003;
+        config.kill_chance = 0.002;
+        sim_result_t result;
+        sim_run_and_compare(&config, &result);
+        cr_assert(result.ok, "seed %" PRIu64 ": %s", seed, result.why);
+    }
+}
+
+Test(sim, a_checkpoint_that_cannot_be_written_leaves_the_one_before)
+{
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        sim_config_t config = cluster(2, 2, "adam(lr=0.01)");
+        config.seed = seed;
+        config.save_every = 1;
+        config.all_must_stay = true;
+        config.disk_chance = 0.4;
+        config.crash_chance = 0.002;
+        sim_result_t result;
+        sim_run_and_compare(&config, &result);
+        cr_assert(result.ok, "seed %" PRIu64 ": %s", seed, result.why);
+    }
 }

@@ -91,7 +91,10 @@ typedef uint64_t psd_ticket_t;
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
                         psd_ticket_t *ticket);
 
-/* Wait for a ticket. timeout_ms < 0: as long as it takes (the log callback says every 5 s what for); 0: only look
+/* Wait for a ticket. When servers were lost and started again from a checkpoint, the library joins them again by itself:
+ * the wait returns PSD_W_OK, the tensors hold the checkpoint's weights, and psd_worker_position says which clock is next,
+ * which may be an earlier one: derive each batch from the position, and the run goes on as if nothing had happened.
+ * timeout_ms < 0: as long as it takes (the log callback says every 5 s what for); 0: only look
  * (PSD_W_EAGAIN). A ticket that timed out is still open and may be waited for again. */
 int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
 
@@ -109,7 +112,9 @@ int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms);
 /* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: at most 63 printable characters. */
 int psd_worker_report(psd_worker_t *self, const char *name, double value);
 
-/* Leave the job in good order; finished != 0: this worker's work is done. Waits at most timeout_ms. */
+/* Leave the job in good order; finished != 0: this worker's work is done. Waits at most timeout_ms.
+ * PSD_W_EAGAIN: a server was lost before the last weights were safe, and the job has gone back; psd_worker_position says
+ * where: exchange again from there, then leave again. */
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms);
 
 /* Close the handle (without psd_worker_leave the servers notice after the lease) and set *self_p to NULL. */

@@ -1,0 +1,281 @@
+#include "server/store.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+
+/* One thing to do; they are done in the order in which they were asked for. */
+typedef struct task {
+    uv_work_t request;
+    struct psd_store *store;
+    psd_act_t act;
+    uint64_t clock;
+    uint32_t part;
+    psd_applied_t *applied;          /* SAVE_BEGIN: rows for the file; RESTORE: rows from it */
+    uint32_t n_applied;
+    psd_tensor_list_t model;         /* COMMIT: a copy, for the engine may start over meanwhile */
+    psd_ckpt_facts_t facts;          /* SAVE_BEGIN, COMMIT: what is written; RESTORE: what was read */
+    int rc;
+    psd_err_t err;
+    struct task *next;
+} task_t;
+
+struct psd_store {
+    psd_store_config_t config;
+    psd_node_t *node;
+    psd_actions_t *out;
+    psd_ckpt_writer_t *writer;       /* of the file being written; NULL after a failure too */
+    psd_ckpt_facts_t writing;        /* its facts, which the writer borrows */
+    task_t *first, *last;            /* the first is under way */
+};
+
+/* ---- finding ------------------------------------------------------------------------------------------------------ */
+
+/* Settings without their first word, servers=N: a job goes on with another number of servers. */
+static const char *but_for_servers(const char *settings)
+{
+    const char *rest = strchr(settings, ' ');
+    return rest ? rest : settings;
+}
+
+int psd_store_find(const char *dir, const char *job, const char *settings, psd_store_points_t *out, psd_err_t *err)
+{
+    uint64_t newest;
+    psd_ckpt_facts_t facts = { 0 };
+    *out = (psd_store_points_t){ 0 };
+    out->n = psd_ckpt_list(dir, out->clock, sizeof out->clock / sizeof *out->clock);
+    if (!out->n) {
+        if (!psd_ckpt_manifests(dir, &newest, 1) || psd_ckpt_check(dir, newest, err) == PSD_OK)
+            return PSD_OK;
+        psd_err_wrap(err, "%s has checkpoints, but none that is whole; mend it or name another directory", dir);
+        return err ? err->code = PSD_EDATA : PSD_EDATA;
+    }
+    int rc = psd_ckpt_read(dir, out->clock[0], &facts, &out->model, err);
+    if (rc == PSD_OK && (strcmp(facts.job, job) || strcmp(but_for_servers(facts.settings), but_for_servers(settings))))
+        rc = psd_err_set(err, PSD_ECONFIG, "%s holds a checkpoint of job %s with%.160s; this is job %s with%.160s", dir, facts.job,
+                         but_for_servers(facts.settings), job, but_for_servers(settings));
+    out->lr = facts.lr;
+    psd_ckpt_facts_clear(&facts);
+    if (rc != PSD_OK)
+        psd_tensors_clear(&out->model);
+    return rc;
+}
+
+/* ---- tasks -------------------------------------------------------------------------------------------------------- */
+
+static psd_engine_t *engine_of(const task_t *task) { return psd_node_engine(task->store->node); }
+
+static psd_shard_t *shard_of(const task_t *task)
+{
+    return (psd_shard_t *)(uintptr_t)psd_engine_shard(engine_of(task));
+}
+
+/* While a chunk is with the writer, the engine leaves it alone; while a shard is being restored, all of it. */
+static void write_part(task_t *task)
+{
+    psd_shard_state_t s = psd_shard_state(shard_of(task), task->part);
+    task->rc = psd_ckpt_part(task->store->writer, task->part, s.w, s.slot, s.state, &task->err);
+}
+
+static psd_ckpt_target_t where_part_goes(void *arg, uint32_t part)
+{
+    psd_shard_state_t s = psd_shard_state(arg, part);
+    psd_ckpt_target_t target = { .w = s.w, .state = s.state };
+    memcpy(target.slot, s.slot, sizeof target.slot);
+    return target;
+}
+
+static void load(task_t *task)
+{
+    const psd_engine_t *engine = engine_of(task);
+    task->rc = psd_ckpt_load(task->store->config.dir, task->clock, psd_engine_model(engine), psd_engine_map(engine),
+                             psd_engine_index(engine), &task->store->config.rule, where_part_goes, shard_of(task), &task->applied,
+                             &task->n_applied, &task->err);
+    for (uint32_t p = 0; task->rc == PSD_OK && p < psd_shard_parts(shard_of(task)); p++)
+        psd_shard_filled(shard_of(task), p);
+}
+
+static void run_in_pool(uv_work_t *request)
+{
+    task_t *task = request->data;
+    psd_store_t *self = task->store;
+    const psd_engine_t *engine = engine_of(task);
+    switch (task->act) {
+    case PSD_ACT_SAVE_BEGIN:
+        psd_ckpt_abandon(&self->writer); /* of a run that was left in the middle of its file */
+        self->writer = psd_ckpt_begin(self->config.dir, &self->writing, psd_engine_model(engine), psd_engine_map(engine),
+                                      &self->config.rule, &task->err);
+        task->rc = self->writer ? PSD_OK : task->err.code;
+        break;
+    case PSD_ACT_SAVE_PART: write_part(task); break;
+    case PSD_ACT_SAVE_END: task->rc = psd_ckpt_end(&self->writer, &task->err); break;
+    case PSD_ACT_COMMIT:
+        task->rc = psd_ckpt_commit(self->config.dir, &task->facts, &task->model, self->config.keep, &task->err);
+        break;
+    default: load(task); break;
+    }
+}
+
+static void start_first(psd_store_t *self);
+
+/* What was asked for on behalf of a file that could not be written is not done any more. */
+static void drop_rest_of_save(psd_store_t *self)
+{
+    psd_ckpt_abandon(&self->writer);
+    for (task_t **at = &self->first->next; *at;) {
+        task_t *task = *at;
+        if (task->act == PSD_ACT_SAVE_PART || task->act == PSD_ACT_SAVE_END) {
+            *at = task->next;
+            free(task);
+        } else {
+            at = &task->next;
+        }
+    }
+    for (self->last = self->first; self->last->next;)
+        self->last = self->last->next;
+}
+
+static void tell_restored(task_t *task, uint64_t now)
+{
+    psd_member_t *applied = calloc(task->n_applied + 1, sizeof *applied);
+    assert(applied && "no memory for the applied table");
+    for (uint32_t i = 0; i < task->n_applied; i++)
+        applied[i] = (psd_member_t){ .worker = task->applied[i].worker, .incarnation = task->applied[i].incarnation,
+                                     .samples = task->applied[i].clock };
+    psd_engine_point_t point = { .clock = task->clock, .version = task->facts.version, .lr = task->facts.lr, .applied = applied,
+                                 .n_applied = task->n_applied };
+    psd_node_restored(task->store->node, now, task->rc == PSD_OK, &point, task->store->out);
+    free(applied);
+}
+
+static void tell_node(task_t *task)
+{
+    psd_store_t *self = task->store;
+    uint64_t now = uv_hrtime() / 1000000 + 1000;
+    bool ok = task->rc == PSD_OK, saving = task->act == PSD_ACT_SAVE_BEGIN || task->act == PSD_ACT_SAVE_PART;
+    if (!ok)
+        psd_log_error("checkpoint.io", "clock=%" PRIu64 " reason=\"%s\"", task->clock, task->err.text);
+    if (!ok && saving)
+        drop_rest_of_save(self);
+    if (task->act == PSD_ACT_SAVE_END || (!ok && saving))
+        psd_node_saved(self->node, now, ok, self->out);
+    else if (task->act == PSD_ACT_SAVE_PART)
+        psd_node_part_saved(self->node, now, task->part, self->out);
+    else if (task->act == PSD_ACT_COMMIT)
+        psd_node_committed(self->node, now, task->clock, ok, self->out);
+    else if (task->act == PSD_ACT_RESTORE)
+        tell_restored(task, now);
+}
+
+static void free_task(task_t *task)
+{
+    if (task->act == PSD_ACT_RESTORE)
+        psd_ckpt_facts_clear(&task->facts);
+    psd_tensors_clear(&task->model);
+    free(task->applied);
+    free(task);
+}
+
+static void finished(uv_work_t *request, int status)
+{
+    (void)status;
+    task_t *task = request->data;
+    psd_store_t *self = task->store;
+    tell_node(task);
+    self->first = task->next;
+    if (!self->first)
+        self->last = NULL;
+    if (task->act == PSD_ACT_SAVE_BEGIN) { /* the writer goes on borrowing what the file says */
+        free(self->writing.applied);
+        self->writing.applied = NULL;
+    }
+    free_task(task);
+    start_first(self);
+    self->config.done(self->config.arg);
+}
+
+/* The engine makes room on this thread; the chunks are read on the pool. */
+static int prepare_restore(task_t *task)
+{
+    psd_tensor_list_t model = { 0 };
+    int rc = psd_ckpt_read(task->store->config.dir, task->clock, &task->facts, &model, &task->err);
+    if (rc == PSD_OK)
+        rc = psd_engine_restore(engine_of(task), &model, &task->err);
+    psd_tensors_clear(&model);
+    return rc;
+}
+
+static void prepare_save(task_t *task)
+{
+    const psd_engine_point_t *point = psd_engine_point(engine_of(task));
+    psd_store_t *self = task->store;
+    self->writing = task->facts;
+    self->writing.applied = calloc(point->n_applied + 1, sizeof *self->writing.applied);
+    assert(self->writing.applied && "no memory for the applied table");
+    self->writing.n_applied = point->n_applied;
+    for (uint32_t i = 0; i < point->n_applied; i++)
+        self->writing.applied[i] = (psd_applied_t){ .worker = point->applied[i].worker, .incarnation = point->applied[i].incarnation,
+                                                    .clock = point->applied[i].samples };
+}
+
+static void start_first(psd_store_t *self)
+{
+    task_t *task = self->first;
+    if (!task)
+        return;
+    if (task->act == PSD_ACT_SAVE_BEGIN)
+        prepare_save(task);
+    if (task->act == PSD_ACT_RESTORE && (task->rc = prepare_restore(task)) != PSD_OK) {
+        finished(&task->request, 0);
+        return;
+    }
+    uv_queue_work(self->config.loop, &task->request, run_in_pool, finished);
+}
+
+psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err)
+{
+    psd_store_t *self = calloc(1, sizeof *self);
+    if (self)
+        self->config = *config;
+    else
+        psd_err_set(err, PSD_ENOMEM, "no memory for a store");
+    return self;
+}
+
+void psd_store_destroy(psd_store_t **self_p)
+{
+    if (*self_p) {
+        psd_ckpt_abandon(&(*self_p)->writer);
+        free((*self_p)->writing.applied);
+    }
+    free(*self_p);
+    *self_p = NULL;
+}
+
+void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t *action, psd_actions_t *out)
+{
+    task_t *task = calloc(1, sizeof *task);
+    assert(task && "no memory for a task");
+    const psd_engine_t *engine = psd_node_engine(node);
+    const psd_engine_point_t *point = psd_engine_point(engine);
+    self->node = node;
+    self->out = out;
+    *task = (task_t){ .request.data = task, .store = self, .act = action->act, .clock = action->clock, .part = action->part };
+    if (action->act != PSD_ACT_RESTORE)
+        task->facts = (psd_ckpt_facts_t){ .job = (char *)(uintptr_t)self->config.job,
+                                          .settings = (char *)(uintptr_t)self->config.settings, .clock = action->clock,
+                                          .version = point->version, .lr = point->lr, .shard = psd_engine_index(engine),
+                                          .n_shards = psd_engine_map(engine)->n_servers };
+    if (action->act == PSD_ACT_COMMIT && psd_tensors_copy(&task->model, psd_engine_model(engine)) != PSD_OK)
+        assert(!"no memory for a copy of the model's list of tensors");
+    if (self->last)
+        self->last->next = task;
+    else
+        self->first = task;
+    self->last = task;
+    if (self->first == task)
+        start_first(self);
+}
