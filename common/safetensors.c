@@ -20,8 +20,7 @@
 
 enum { ALIGN = 4096, LENGTH = 8 /* bytes of the header's length */ };
 
-/* ---- writing
- * -------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 /* Room for `n` more bytes, at their place; NULL when something is wrong already, or now. */
 static char *extend(psd_header_t *self, size_t n)
@@ -163,8 +162,7 @@ char *psd_weights_sha256(const psd_saved_t *tensors, size_t n_tensors, char text
     return sodium_bin2hex(text, PSD_SHA256_TEXT, hash, sizeof hash);
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static const struct dtype {
     const char *name;

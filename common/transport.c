@@ -50,7 +50,7 @@ void psd_net_destroy(psd_net_t **self_p)
     free(self);
 }
 
-/* ---- received frames as buffers ------------------------------------------------------------------------------- */
+/* ---- received frames as buffers ---- */
 
 typedef struct frame {
     psd_buf_t buf;
@@ -88,7 +88,7 @@ static psd_buf_t *take_frame(zmq_msg_t *msg)
     return &self->buf;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static bool receive(psd_socket_t *self, zmq_msg_t *msg, bool *more)
 {
@@ -189,7 +189,7 @@ static void after_sleep(uv_check_t *check)
         ;
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static void set_int(void *zmq, int option, int value) { zmq_setsockopt(zmq, option, &value, sizeof value); }
 
@@ -297,7 +297,7 @@ void psd_socket_close(psd_socket_t **self_p, int linger_ms)
     zmq_close(self->zmq);
 }
 
-/* ---- sending -------------------------------------------------------------------------------------------------- */
+/* ---- sending ---- */
 
 /* In ZeroMQ's thread: the bytes have left. */
 static void payload_sent(void *data, void *hint)

@@ -31,8 +31,7 @@ void psd_ckpt_facts_clear(psd_ckpt_facts_t *self)
     *self = (psd_ckpt_facts_t){ 0 };
 }
 
-/* ---- names
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 static int check_dir(const char *dir, psd_err_t *err)
 {
@@ -68,8 +67,7 @@ static bool clock_in(const char *name, const char *before, const char *after, ui
     return strcmp(name, again) == 0 && *clock < PSD_MAX_COUNT;
 }
 
-/* ---- writing a shard's file
- * ------------------------------------------------------------------------------------ */
+/* ---- writing a shard's file ---- */
 
 struct psd_ckpt_writer {
     psd_durable_t *file;
@@ -172,8 +170,7 @@ void psd_ckpt_abandon(psd_ckpt_writer_t **self_p)
     free(self);
 }
 
-/* ---- manifests
- * ------------------------------------------------------------------------------------------------- */
+/* ---- manifests ---- */
 
 static char *read_text(int fd, size_t n_bytes)
 {
@@ -269,8 +266,7 @@ int psd_ckpt_read(const char *dir, uint64_t clock, psd_ckpt_facts_t *facts, psd_
     return PSD_OK;
 }
 
-/* ---- what is in a directory
- * ------------------------------------------------------------------------------------- */
+/* ---- what is in a directory ---- */
 
 typedef struct clocks {
     uint64_t *at;
@@ -335,8 +331,7 @@ size_t psd_ckpt_list(const char *dir, uint64_t *clocks, size_t capacity)
     return n;
 }
 
-/* ---- reading shards' files
- * -------------------------------------------------------------------------------------- */
+/* ---- reading shards' files ---- */
 
 enum { NOBODY = UINT32_MAX - 1, EVERYBODY = UINT32_MAX };
 
@@ -565,8 +560,7 @@ int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
     return rc;
 }
 
-/* ---- pruning
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- pruning ---- */
 
 /* What goes, decided before anything does. */
 typedef struct pruning {
@@ -733,8 +727,7 @@ int psd_ckpt_prune(const char *dir, uint32_t keep, bool dry, void (*tell)(void *
     return rc ? rc : prune(&pruning, keep);
 }
 
-/* ---- committing
- * ------------------------------------------------------------------------------------------------- */
+/* ---- committing ---- */
 
 /* List the files as they are now. */
 static int list_files(psd_manifest_t *manifest, const char *dir, psd_err_t *err)

@@ -104,7 +104,7 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
 static psd_msg_t *answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row,
                          psd_buf_t *payload, psd_actions_t *out);
 
-/* ---- the log ------------------------------------------------------------------------------------------------ */
+/* ---- the log ---- */
 
 static void send_entry(psd_coordinator_t *self, uint32_t s, const entry_t *e, psd_actions_t *out)
 {
@@ -167,7 +167,7 @@ static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     }
 }
 
-/* ---- rounds and views --------------------------------------------------------------------------------------- */
+/* ---- rounds and views ---- */
 
 static bool all_shards_joined(const psd_coordinator_t *self)
 {
@@ -187,7 +187,7 @@ static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *ro
     return row->complete == every_shard(self);
 }
 
-/* ---- checkpoints: ordered in the log like every decision, so that all shards save the same round -------------------- */
+/* ---- checkpoints: ordered in the log like every decision, so that all shards save the same round ---- */
 
 static bool save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
 {
@@ -519,7 +519,7 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
         change_view(self, now_ms, out);
 }
 
-/* ---- workers ------------------------------------------------------------------------------------------------ */
+/* ---- workers ---- */
 
 static psd_msg_t *answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row,
                          psd_buf_t *payload, psd_actions_t *out)
@@ -774,7 +774,7 @@ static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     }
 }
 
-/* ---- shards ------------------------------------------------------------------------------------------------- */
+/* ---- shards ---- */
 
 /* The row of a server that has joined under this index before, under another start of its process. */
 static shard_row_t *shard_started_again(psd_coordinator_t *self, const psd_msg_t *msg)
@@ -926,7 +926,7 @@ void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_
         on_worker_message(self, now_ms, from, msg, payload, out);
 }
 
-/* ---- time --------------------------------------------------------------------------------------------------- */
+/* ---- time ---- */
 
 static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
 {
@@ -1010,7 +1010,7 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     self->line_ms = now_ms;
 }
 
-/* ---- facts -------------------------------------------------------------------------------------------------- */
+/* ---- facts ---- */
 
 void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out)
 {

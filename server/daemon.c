@@ -54,7 +54,7 @@ static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
 static void stop(daemon_t *self, int code, const char *why);
 
-/* ---- actions ---------------------------------------------------------------------------------------------------- */
+/* ---- actions ---- */
 
 typedef struct pool_job {
     uv_work_t request;
@@ -140,7 +140,7 @@ static void carry_out(daemon_t *self)
     self->carrying_out = false;
 }
 
-/* ---- events ----------------------------------------------------------------------------------------------------- */
+/* ---- events ---- */
 
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
@@ -232,7 +232,7 @@ static void on_save_signal(uv_signal_t *handle, int number)
         psd_log_warn("checkpoint.unasked", "SIGUSR1 is for server 0 of a job with checkpoint.dir");
 }
 
-/* ---- beginning and end ------------------------------------------------------------------------------------------ */
+/* ---- beginning and end ---- */
 
 static void stop(daemon_t *self, int code, const char *why)
 {

@@ -98,7 +98,7 @@ static double apply_p99(const psd_report_t *self)
     return n ? sorted[(n * 99) / 100 < n ? (n * 99) / 100 : n - 1] : 0;
 }
 
-/* ---- /status ------------------------------------------------------------------------------------------------------ */
+/* ---- /status ---- */
 
 /* JSON has no NaN: what was not measured is null. */
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
@@ -248,7 +248,7 @@ static json_t *status_json(const psd_report_t *self, const psd_node_t *node, uin
     return status;
 }
 
-/* ---- /metrics ----------------------------------------------------------------------------------------------------- */
+/* ---- /metrics ---- */
 
 static void set_workers(psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, double now)
 {
@@ -324,7 +324,7 @@ static char *metrics_text(psd_report_t *self, const psd_node_t *node, uint64_t n
     return psd_metrics_prometheus(self->metrics);
 }
 
-/* ---- publishing --------------------------------------------------------------------------------------------------- */
+/* ---- publishing ---- */
 
 static bool readiness(const psd_report_t *self, const psd_node_t *node, char *lines, size_t n)
 {

@@ -24,8 +24,7 @@ _Static_assert(STATE == (2 + PSD_MAX_SCALAR) * WORD, "a state is written whole")
 /* The header begins with this, so that its CRC has a place that needs no parsing. */
 static const char opening[] = "{\"__metadata__\":{\"psd.crc\":\"";
 
-/* ---- numbers of fixed width
- * ------------------------------------------------------------------------------------ */
+/* ---- numbers of fixed width ---- */
 
 static void put_hex(char *at, int n_digits, uint64_t value)
 {
@@ -70,8 +69,7 @@ bool psd_seal_ok(const char *bytes, size_t n_bytes, const char *at, uint32_t *cr
     return get_hex(at, CRC, &said) && said == *crc;
 }
 
-/* ---- names
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 /* "fc1.weight[0:1024]", "fc1.weight[0:1024]/exp_avg" */
 static void name_array(char text[ENTRY_TEXT], const psd_tensor_list_t *model, const psd_chunk_t *c,
@@ -81,8 +79,7 @@ static void name_array(char text[ENTRY_TEXT], const psd_tensor_list_t *model, co
              c->offset + c->n, array ? "/" : "", array ? rule->slot[array - 1].name : "");
 }
 
-/* ---- writing
- * --------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static char *zeros(size_t n)
 {
@@ -182,8 +179,7 @@ void psd_shardfile_set(const psd_shardfile_places_t *places, uint32_t part, cons
         put_hex(at + (size_t)i * CRC, CRC, crc[i]);
 }
 
-/* ---- reading
- * --------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static int bad(const psd_shardfile_t *self, const char *what, psd_err_t *err)
 {

@@ -32,7 +32,7 @@ struct psd_store {
     task_t *first, *last;            /* the first is under way */
 };
 
-/* ---- finding ------------------------------------------------------------------------------------------------------ */
+/* ---- finding ---- */
 
 /* Settings without their first word, servers=N: a job goes on with another number of servers. */
 static const char *but_for_servers(const char *settings)
@@ -64,7 +64,7 @@ int psd_store_find(const char *dir, const char *job, const char *settings, psd_s
     return rc;
 }
 
-/* ---- tasks -------------------------------------------------------------------------------------------------------- */
+/* ---- tasks ---- */
 
 static psd_engine_t *engine_of(const task_t *task) { return psd_node_engine(task->store->node); }
 

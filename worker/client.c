@@ -80,7 +80,7 @@ struct psd_worker {
 
 static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
-/* ---- the library's thread --------------------------------------------------------------------------------------- */
+/* ---- the library's thread ---- */
 
 static void say(psd_worker_t *self, int level, const char *id, const char *line)
 {
@@ -257,7 +257,7 @@ static void thread_main(void *arg)
     uv_run(&self->loop, UV_RUN_DEFAULT);
 }
 
-/* ---- the caller's side ------------------------------------------------------------------------------------------ */
+/* ---- the caller's side ---- */
 
 static void post(psd_worker_t *self, const request_t *request)
 {

@@ -54,8 +54,7 @@ int psd_array_grow(void *array_p, size_t *room, size_t need, size_t item_bytes, 
     return PSD_OK;
 }
 
-/* ---- Numbers
- * ----------------------------------------------------------------------------------------------- */
+/* ---- Numbers ---- */
 
 /* Powers of ten that a double holds exactly. */
 static const double pow10_exact[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -140,8 +139,7 @@ bool psd_number_parse(const char *at, const char *end, float *out)
     return true;
 }
 
-/* ---- Labels
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Labels ---- */
 
 int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t line, psd_err_t *err)
 {
@@ -203,8 +201,7 @@ int psd_labels_end(psd_labels_t *self, const char *name, psd_err_t *err)
     return PSD_OK;
 }
 
-/* ---- Loading
- * ----------------------------------------------------------------------------------------------- */
+/* ---- Loading ---- */
 
 /* All bytes of a file, unzipped when it is gzipped. */
 static int slurp(const char *path, psd_bytes_t *out, psd_err_t *err)

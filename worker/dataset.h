@@ -66,8 +66,7 @@ void psd_dataset_gather(const psd_dataset_t *self, const uint32_t *rows, size_t 
 
 static inline bool psd_dataset_is_sparse(const psd_dataset_t *self) { return self->row_start != NULL; }
 
-/* ---- For readers
- * ------------------------------------------------------------------------------------------- */
+/* ---- For readers ---- */
 
 /* Bytes to be parsed, not ended by anything, and what to call them in errors. */
 typedef struct psd_bytes {

@@ -59,8 +59,7 @@ const psd_model_kind_t *psd_model_kind(const psd_model_t *self) { return self->k
 size_t psd_model_n_params(const psd_model_t *self) { return 2 * self->n_layers; }
 const psd_param_t *psd_model_params(const psd_model_t *self) { return self->param; }
 
-/* ---- Activations
- * ------------------------------------------------------------------------------------------- */
+/* ---- Activations ---- */
 
 static float relu(float x) { return x > 0 ? x : 0; }
 static float relu_slope(float x, float y)
@@ -98,8 +97,7 @@ static const activation_t *find_activation(const char *name)
     return NULL;
 }
 
-/* ---- Building
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Building ---- */
 
 static int choose_widths(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train,
                          psd_err_t *err)
@@ -273,8 +271,7 @@ void psd_model_destroy(psd_model_t **self_p)
     *self_p = NULL;
 }
 
-/* ---- Forward
- * ----------------------------------------------------------------------------------------------- */
+/* ---- Forward ---- */
 
 /* out = rows x W^T, rows of sparse features. */
 static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *weight,
@@ -315,8 +312,7 @@ static void forward(psd_model_t *self, const float *const *weights, const psd_da
     }
 }
 
-/* ---- Backward
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Backward ---- */
 
 static void sparse_gradient(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *delta,
                             size_t in, size_t out, float *grad)

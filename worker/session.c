@@ -120,7 +120,7 @@ static const psd_chunk_t *chunk_at(const psd_session_t *self, uint32_t s, uint32
     return &self->map.chunk[self->map.part[s][part]];
 }
 
-/* ---- asking, and asking again ------------------------------------------------------------------------------- */
+/* ---- asking, and asking again ---- */
 
 static void await_all(psd_session_t *self, uint64_t now_ms)
 {
@@ -243,7 +243,7 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
             ask_again(self, now_ms, s, out);
 }
 
-/* ---- what the caller wants ---------------------------------------------------------------------------------- */
+/* ---- what the caller wants ---- */
 
 static int wrong_phase(psd_err_t *err, const char *what)
 {
@@ -447,7 +447,7 @@ static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
     send_hello(self, now_ms, out);
 }
 
-/* ---- what servers say --------------------------------------------------------------------------------------- */
+/* ---- what servers say ---- */
 
 static void on_welcome(psd_session_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
@@ -663,7 +663,7 @@ void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t t
     fail(self, PSD_EREFUSED, text);
 }
 
-/* ---- facts -------------------------------------------------------------------------------------------------- */
+/* ---- facts ---- */
 
 psd_phase_t psd_session_phase(const psd_session_t *self) { return self->phase; }
 const psd_err_t *psd_session_error(const psd_session_t *self) { return &self->error; }

@@ -64,8 +64,7 @@ static int failed(const trainer_t *self, int rc, const char *doing, psd_err_t *e
 
 static bool told_to_stop(const trainer_t *self) { return self->config->stop && *self->config->stop; }
 
-/* ---- Joining
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Joining ---- */
 
 /* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do.
  */
@@ -108,8 +107,7 @@ static int join(trainer_t *self, psd_err_t *err)
     return self->record ? PSD_OK : err ? err->code : PSD_EIO;
 }
 
-/* ---- Evaluation
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Evaluation ---- */
 
 /* The weights to judge and to keep: the slow ones where there are any. */
 static int fetch_slow(trainer_t *self, psd_err_t *err)
@@ -174,8 +172,7 @@ static bool evaluation_is_due(const trainer_t *self, uint64_t before, uint64_t a
     return period > 0 && floor((double)after / period + 1e-9) > floor((double)before / period + 1e-9);
 }
 
-/* ---- One step
- * -------------------------------------------------------------------------------------------------- */
+/* ---- One step ---- */
 
 /* Wait for the round to end. A stop waits too, for a while: others count on this gradient. */
 static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
@@ -311,8 +308,7 @@ static int loop(trainer_t *self, psd_err_t *err)
     return rc;
 }
 
-/* ---- The end
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The end ---- */
 
 static void collect(const trainer_t *self, bool slow, psd_saved_t *out)
 {

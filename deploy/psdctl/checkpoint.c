@@ -41,8 +41,7 @@ static int complain(const char *verb, const psd_err_t *err)
     return psd_err_exit_code(err->code);
 }
 
-/* ---- checkpoint
- * ------------------------------------------------------------------------------------------------- */
+/* ---- checkpoint ---- */
 
 typedef struct request {
     const char *what, *dir, *clock; /* clock NULL: all */
@@ -228,8 +227,7 @@ int psd_ctl_checkpoint(int argc, char **argv)
     return misuse("list, verify or prune; not ", request.what);
 }
 
-/* ---- inspect
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- inspect ---- */
 
 static void print_human(const psd_safetensors_t *st)
 {

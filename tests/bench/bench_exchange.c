@@ -50,7 +50,7 @@ static double median(double *x, size_t n)
     return x[n / 2];
 }
 
-/* ---- bare libzmq ------------------------------------------------------------------------------------------------- */
+/* ---- bare libzmq ---- */
 
 static void keep(void *data, void *hint) { (void)data, (void)hint; }
 
@@ -167,7 +167,7 @@ static void bare_stop(bare_t *self)
     free(self->data);
 }
 
-/* ---- psd --------------------------------------------------------------------------------------------------------- */
+/* ---- psd ---- */
 
 typedef struct cluster {
     pid_t pid;
@@ -233,7 +233,7 @@ static void cluster_stop(cluster_t *self)
     free(self->gradient);
 }
 
-/* ---- what is printed --------------------------------------------------------------------------------------------- */
+/* ---- what is printed ---- */
 
 static void print_ratio(const char *name, double *bare, double *ratio, size_t rounds, double bytes)
 {

@@ -120,7 +120,7 @@ static void broken(sim_t *self, const char *format, ...)
     va_end(args);
 }
 
-/* ---- the queue of events: a binary heap by (time, order) ------------------------------------------------------ */
+/* ---- the queue of events: a binary heap by (time, order) ---- */
 
 static bool sooner(const event_t *a, const event_t *b)
 {
@@ -156,7 +156,7 @@ static event_t next_event(sim_t *self)
     return top;
 }
 
-/* ---- the network ------------------------------------------------------------------------------------------------ */
+/* ---- the network ---- */
 
 static bool chance(sim_t *self, double p) { return p > 0 && psd_uniform(&self->random) < p; }
 
@@ -213,7 +213,7 @@ static void finish_work(const sim_t *self, event_t *e)
         psd_work_run(e->work);
 }
 
-/* ---- the disk ---------------------------------------------------------------------------------------------------- */
+/* ---- the disk ---- */
 
 static void later(sim_t *self, kind_t kind, uint32_t s, const psd_action_t *a, float *copy)
 {
@@ -419,7 +419,7 @@ static void run_worker_actions(sim_t *self, uint32_t w, psd_actions_t *out)
     psd_actions_clear(out);
 }
 
-/* ---- the workers' program: a gradient that depends on the weights, the clock and the slice ----------------------- */
+/* ---- the workers' program: a gradient that depends on the weights, the clock and the slice ---- */
 
 static void make_gradient(const sim_t *self, const float *w, float *g, size_t n, uint32_t tensor, uint64_t clock,
                           uint32_t rank, uint32_t world)
@@ -522,7 +522,7 @@ static void start_worker(sim_t *self, uint32_t w)
     schedule(self, (event_t){ .at_ms = self->now_ms, .kind = TICK_WORKER, .target = w, .life = me->life });
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------------ */
+/* ---- events ---- */
 
 static void watch_rounds(sim_t *self)
 {
@@ -626,7 +626,7 @@ static void on_event(sim_t *self, event_t *e)
     psd_buf_unref(&e->payload);
 }
 
-/* ---- building and checking --------------------------------------------------------------------------------------- */
+/* ---- building and checking ---- */
 
 static void note_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation)
 {

@@ -17,8 +17,7 @@
 
 enum { READY_MS = 30000, STEPS_MS = 60000, NAP_MS = 5, ANSWER_S = 5, MAX_WORDS = 64, COMMAND = 4096 };
 
-/* ---- time and chance
- * --------------------------------------------------------------------------------------------- */
+/* ---- time and chance ---- */
 
 uint64_t cluster_now_ms(void)
 {
@@ -37,8 +36,7 @@ uint64_t cluster_seed(uint64_t otherwise)
     return text ? strtoull(text, NULL, 10) : otherwise;
 }
 
-/* ---- files
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- files ---- */
 
 char *cluster_file(const cluster_t *self, const char *name)
 {
@@ -125,8 +123,7 @@ void cluster_give_up(cluster_t *self, const char *format, ...)
     _exit(1);
 }
 
-/* ---- processes
- * --------------------------------------------------------------------------------------------------- */
+/* ---- processes ---- */
 
 /* The programs read options from PSD_..., which here are for the test. */
 static void clear_options(void)
@@ -287,8 +284,7 @@ void cluster_finish(cluster_t *self, int timeout_ms)
     }
 }
 
-/* ---- what they say
- * ----------------------------------------------------------------------------------------------- */
+/* ---- what they say ---- */
 
 json_t *cluster_summary(const cluster_t *self, unsigned worker)
 {

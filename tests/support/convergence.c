@@ -11,8 +11,7 @@
 
 enum { WORKERS = 2, SERVERS = 2, DONE_MS = 300000, PATH = 200 };
 
-/* ---- tables
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- tables ---- */
 
 /* Names of the table that are not simply NAME(lr=LR). The article's values are those of these rules'
  * defaults, but for what is written here. */
@@ -93,8 +92,7 @@ size_t convergence_traces(convergence_row_t *rows, size_t capacity)
     return n;
 }
 
-/* ---- jobs
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- jobs ---- */
 
 static const char *data_path(const char *name, char path[PATH])
 {

@@ -34,8 +34,7 @@ static void setup(void) { cluster_open(&cluster); }
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(hostile, .init = setup, .fini = teardown, .timeout = 600);
 
-/* ---- members: each in a thread of its own
- * ------------------------------------------------------------------------ */
+/* ---- members: each in a thread of its own ---- */
 
 /* Rounds go on until the attack is over; then all members leave after the same one. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -153,8 +152,7 @@ static void *run_honest(void *arg)
     return NULL;
 }
 
-/* ---- bytes
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- bytes ---- */
 
 static void *dial(void *context, unsigned server)
 {
@@ -207,8 +205,7 @@ static uint64_t rejected(unsigned reason)
     return (uint64_t)n;
 }
 
-/* ---- the member that lies: the session of an honest one, driven by hand
- * ------------------------------------------ */
+/* ---- the member that lies: the session of an honest one, driven by hand ---- */
 
 typedef struct liar {
     member_t member;
@@ -391,8 +388,7 @@ static void *run_liar(void *arg)
     return NULL;
 }
 
-/* ---- the stranger: no member, but it knows the job's number and a member's id and incarnation
- * -------------------- */
+/* ---- the stranger: no member, but it knows the job's number and a member's id and incarnation ---- */
 
 typedef struct stranger {
     void *context;
@@ -625,8 +621,7 @@ static bool throw_lie(stranger_t *self, unsigned server)
     return send_message(self->socket[server], &m, values, push ? sizeof values : 0);
 }
 
-/* ---- the attack
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the attack ---- */
 
 static void raw_garbage(stranger_t *self, unsigned server)
 {

@@ -19,8 +19,7 @@
 
 TestSuite(checkpoint, .timeout = 120);
 
-/* ---- a model, its state, and a directory
- * ------------------------------------------------------------------------ */
+/* ---- a model, its state, and a directory ---- */
 
 typedef struct data {
     float *w, *slot[PSD_MAX_SLOTS];
@@ -129,8 +128,7 @@ static void remove_dir(void)
     cr_assert_eq(system(command), 0);
 }
 
-/* ---- saving and loading
- * ------------------------------------------------------------------------------------------ */
+/* ---- saving and loading ---- */
 
 static psd_applied_t applied[] = { { 0, 1, 41 }, { 3, UINT64_C(1) << 61, 42 } };
 static psd_ckpt_facts_t facts_of(uint64_t clock, uint32_t shard, uint32_t n_shards)
@@ -298,8 +296,7 @@ static int count_temporary(uint64_t clock)
     return count_names(dir, ".tmp") + count_names(path, ".tmp");
 }
 
-/* ---- what is saved is loaded
- * --------------------------------------------------------------------------------------- */
+/* ---- what is saved is loaded ---- */
 
 static void round_trip(const char *spec)
 {
@@ -603,8 +600,7 @@ Test(checkpoint, a_commit_refuses_files_that_are_missing_or_of_something_else)
     remove_dir();
 }
 
-/* ---- failures of the disk
- * -------------------------------------------------------------------------------------------- */
+/* ---- failures of the disk ---- */
 
 static void limit_files_to(rlim_t n_bytes)
 {

@@ -39,8 +39,7 @@ static void skip_without(const char *path)
         cr_skip_test("skipped: %s is not here", path);
 }
 
-/* ---- Numbers and specs
- * ------------------------------------------------------------------------------------- */
+/* ---- Numbers and specs ---- */
 
 static bool number(const char *text, float *out) { return psd_number_parse(text, text + strlen(text), out); }
 
@@ -152,8 +151,7 @@ Test(dataset, a_gzip_file_cut_short_is_damaged_data_and_not_a_shorter_set)
     cr_assert_not_null(strstr(err.text, "damaged gzip data"), "%s", err.text);
 }
 
-/* ---- idx
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- idx ---- */
 
 static psd_dataset_t *parse_idx(const char *image, size_t n_image, const char *label, size_t n_label,
                                 psd_dataset_options_t options)
@@ -284,8 +282,7 @@ Test(idx, mnist_has_the_rows_and_sums_that_are_published)
     psd_dataset_destroy(&set);
 }
 
-/* ---- libsvm
- * ------------------------------------------------------------------------------------------------- */
+/* ---- libsvm ---- */
 
 #define BASE1 ((psd_dataset_options_t){ .index_base = 1 })
 #define BASE0 ((psd_dataset_options_t){ .index_base = 0 })
@@ -387,8 +384,7 @@ Test(libsvm, agaricus_has_its_rows_and_features)
     psd_dataset_destroy(&train);
 }
 
-/* ---- csv
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- csv ---- */
 
 #define NAMED ((psd_dataset_options_t){ .header = true, .label_column = "y" })
 #define FIRST ((psd_dataset_options_t){ .label_column = "0" })
@@ -486,8 +482,7 @@ Test(csv, criteo_is_refused_at_its_first_word_and_not_misread)
     cr_assert_not_null(strstr(err.text, "'05db9164' is not a number"), "%s", err.text);
 }
 
-/* ---- glyphs
- * ------------------------------------------------------------------------------------------------- */
+/* ---- glyphs ---- */
 
 static uint64_t hash_of(const psd_dataset_t *set)
 {

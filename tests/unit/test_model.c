@@ -95,8 +95,7 @@ static const uint32_t *every_row(size_t n)
     return rows;
 }
 
-/* ---- Gradients
- * ----------------------------------------------------------------------------------------------- */
+/* ---- Gradients ---- */
 
 Test(model, gradients_agree_with_finite_differences_for_every_kind_dense_and_sparse)
 {
@@ -216,8 +215,7 @@ Test(model, huge_outputs_give_finite_losses_and_gradients)
     cr_assert_eq(dz[0], -0.5f);
 }
 
-/* ---- Shape, values and scores
- * --------------------------------------------------------------------------------- */
+/* ---- Shape, values and scores ---- */
 
 Test(model, tensors_and_initial_values_are_those_of_the_convergence_references)
 {
@@ -313,8 +311,7 @@ Test(model, a_model_that_does_not_fit_the_data_is_refused_with_both_numbers)
     psd_dataset_destroy(&set);
 }
 
-/* ---- Beside the references
- * ------------------------------------------------------------------------------------ */
+/* ---- Beside the references ---- */
 
 static psd_dataset_t *load_mnist(const char *images, const char *labels, const psd_dataset_t *train)
 {

@@ -67,7 +67,7 @@ static int run(const char *command)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* ---- commands ----------------------------------------------------------------------------------------------- */
+/* ---- commands ---- */
 
 /* Whether the words are options that the program takes, with values that it takes. */
 static void check_options(psd_program_t program, size_t argc, char **argv, const char *line)
@@ -215,7 +215,7 @@ Test(pages, names_in_the_architecture_are_in_the_code)
     cr_expect_geq(n, 30);
 }
 
-/* ---- the example in C --------------------------------------------------------------------------------------- */
+/* ---- the example in C ---- */
 
 static char directory[] = "/tmp/test_pages_XXXXXX";
 
@@ -267,7 +267,7 @@ Test(pages, the_readmes_example_in_c_compiles_and_trains)
     cr_expect_eq(run(command), 0);
 }
 
-/* ---- tables ------------------------------------------------------------------------------------------------- */
+/* ---- tables ---- */
 
 Test(pages, the_readmes_options_are_the_option_table)
 {
@@ -368,7 +368,7 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_codec_writes)
     expect_bytes(page, weights, sizeof weights);
 }
 
-/* ---- arrows ------------------------------------------------------------------------------------------------- */
+/* ---- arrows ---- */
 
 typedef void on_include_fn(const char *file, const char *included);
 

@@ -153,8 +153,7 @@ int __wrap_rmdir(const char *path)
     return rc;
 }
 
-/* ---- the run
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the run ---- */
 
 enum { CLOCKS = 5, SERVERS = 2 };
 static char dir[] = "/tmp/psd-test-XXXXXX", after[] = "/tmp/psd-test-XXXXXX";
@@ -202,8 +201,7 @@ static void run(void)
     recording = false;
 }
 
-/* ---- the cut
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the cut ---- */
 
 static bool in_dir(const char *path, const char *of)
 {

@@ -87,8 +87,7 @@ Test(safetensors, the_hash_is_that_of_the_bytes_one_tensor_after_the_other)
     cr_assert_str_eq(psd_weights_sha256(&one, 1, whole), psd_weights_sha256(two, 2, parts));
 }
 
-/* ---- reading what anybody may have written
- * ---------------------------------------------------------------------- */
+/* ---- reading what anybody may have written ---- */
 
 /* Write a file of this header and so many bytes of data, and read it. */
 static int read_file(psd_safetensors_t *st, const char *header, uint64_t length, size_t n_data)

@@ -146,8 +146,7 @@ const char *psd_worker_error(const psd_worker_t *self)
 const char *psd_strerror(int code) { return psd_err_text(code); }
 const char *psd_version(void) { return PSD_VERSION; }
 
-/* ---- Fixture
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Fixture ---- */
 
 enum { ROWS = 500, BATCH = 64, STEPS = 8 /* ceil(500 / 64) */ };
 
@@ -238,8 +237,7 @@ static double number(const json_t *line, const char *key)
     return json_number_value(json_object_get(line, key));
 }
 
-/* ---- Tests
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Tests ---- */
 
 Test(trainer, a_run_makes_the_bits_of_the_same_loop_without_servers)
 {

@@ -87,8 +87,7 @@ static float between(uint64_t *rng, float low, float high)
     return low + (high - low) * (float)psd_uniform(rng);
 }
 
-/* ---- Skeletons and their fields of distances
- * ---------------------------------------------------------------- */
+/* ---- Skeletons and their fields of distances ---- */
 
 typedef struct skeleton {
     int n; /* segments */
@@ -186,8 +185,7 @@ static void draw_shapes(shapes_t *self, uint64_t seed)
     }
 }
 
-/* ---- Samples
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Samples ---- */
 
 /* A map from pixels to the field's cells. */
 typedef struct warp {
@@ -305,8 +303,7 @@ static int draw_sample(const shapes_t *shapes, uint64_t rng, uint8_t *pixel)
     return digit;
 }
 
-/* ---- Reader
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Reader ---- */
 
 /* "", "ROWS" or "ROWS:SEED". */
 static int parse_argument(const char *text, size_t *rows, uint64_t *seed, psd_err_t *err)
