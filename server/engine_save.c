@@ -113,8 +113,7 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_
         psd_eng_send_state(self, NULL, out);
 }
 
-/* ---- starting over: from a checkpoint, or because the coordinator has begun another run of the job
- * ---------------- */
+/* ---- starting over: from a checkpoint, or because the coordinator has begun another run of the job ---- */
 
 int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_err_t *err)
 {

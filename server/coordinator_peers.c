@@ -1,0 +1,434 @@
+/* coordinator_peers.c - what workers and shards say to the coordinator, and who may say it. */
+#include <stdarg.h>
+
+#include "server/coordinator_state.h"
+
+enum { SERVER_LEASE_MS = 1000, MAX_LR = 1000000000 };
+
+/* ---- workers ---- */
+
+psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind,
+                            const psd_worker_row_t *row, psd_buf_t *payload, psd_actions_t *out)
+{
+    psd_msg_t *msg = psd_actions_send(out, to, kind, payload);
+    msg->job = self->config.job_id;
+    msg->view_id = self->view_id;
+    msg->clock = self->clock;
+    if (row) {
+        msg->worker = row->id;
+        msg->incarnation = row->incarnation;
+        msg->seq = row->nonce;
+    }
+    return msg;
+}
+
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason,
+                   psd_actions_t *out, const char *format, ...) __attribute__((format(printf, 6, 7)));
+
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason,
+                   psd_actions_t *out, const char *format, ...)
+{
+    psd_msg_t *msg = psd_coord_answer(self, to, PSD_MSG_REFUSED, NULL, NULL, out);
+    self->report.rejected[reason]++;
+    msg->seq = nonce;
+    msg->code = reason;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(msg->text, sizeof msg->text, format, args);
+    va_end(args);
+    psd_actions_log(out, PSD_LEVEL_WARN, "peer.refused", "reason=%s text=\"%.300s\"",
+                    psd_refusal_name(reason), out->at[out->n - 1].msg.text);
+}
+
+void psd_coord_list_missing_shards(const psd_coordinator_t *self, char *text, size_t n)
+{
+    size_t at = 0;
+    for (uint32_t s = 0; s < self->config.n_servers && at < n; s++)
+        if (!self->shard[s].joined)
+            at += (size_t)snprintf(text + at, n - at, "%s%u", at ? ", " : "", s);
+}
+
+static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_actions_t *out)
+{
+    psd_cluster_t *cluster = calloc(1, sizeof *cluster);
+    uint8_t *bytes = malloc(PSD_MAX_LIST);
+    assert(cluster && bytes && "no memory for a welcome");
+    cluster->n_servers = self->config.n_servers;
+    cluster->per_push = self->config.mode->per_push;
+    cluster->lease_ms = (uint32_t)self->config.lease_ms;
+    cluster->has_slow = self->config.has_slow;
+    snprintf(cluster->settings, sizeof cluster->settings, "%s", self->settings);
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        memcpy(cluster->endpoint[s], self->shard[s].endpoint, sizeof cluster->endpoint[s]);
+    psd_buf_t *payload = psd_payload_copy(bytes, psd_cluster_encode(cluster, bytes, PSD_MAX_LIST));
+    psd_coord_answer(self, row->peer, PSD_MSG_WELCOME, row, payload, out);
+    psd_buf_unref(&payload);
+    free(cluster);
+    free(bytes);
+}
+
+/* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and who
+ * comes for a lost one takes its id: the others have cut their shares of the batch already. */
+static bool is_full(const psd_coordinator_t *self)
+{
+    uint32_t here = 0;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        here += psd_worker_is_here(&self->members.row[i]);
+    bool fixed = self->config.checkpoints && !self->config.mode->per_push &&
+                 self->config.workers_min == self->config.workers_want;
+    return fixed && here >= self->config.workers_want;
+}
+
+/* The text of a HELLO is "job name-of-worker". */
+static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                     psd_actions_t *out)
+{
+    size_t n = strcspn(msg->text, " ");
+    if (n != strlen(self->job) || strncmp(msg->text, self->job, n)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job,
+               (int)n, msg->text);
+        return;
+    }
+    psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
+    if (!row && (self->state == PSD_JOB_FINISHED || self->ending)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "job %s is finished", self->job);
+        return;
+    }
+    if (row && !psd_worker_is_here(row)) {
+        psd_coord_answer(self, from, PSD_MSG_FENCED, row, NULL, out);
+        return;
+    }
+    if (row) {
+        row->peer = from;
+        row->heard_ms = now_ms;
+        welcome(self, row, out);
+        return;
+    }
+    if (!psd_coord_all_shards_joined(self)) {
+        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+        char missing[256] = "";
+        psd_coord_list_missing_shards(self, missing, sizeof missing);
+        wait->seq = msg->seq;
+        snprintf(wait->text, sizeof wait->text, "waiting for servers: missing %s of %u", missing,
+                 self->config.n_servers);
+        return;
+    }
+    if (is_full(self)) {
+        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+        wait->seq = msg->seq;
+        snprintf(wait->text, sizeof wait->text,
+                 "all %u places are taken; a worker that is lost frees its own", self->config.workers_want);
+        return;
+    }
+    row = psd_membership_admit(&self->members, msg->code);
+    if (!row) {
+        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+        wait->seq = msg->seq;
+        if (msg->code && msg->code <= PSD_MAX_WORKERS)
+            snprintf(
+                wait->text, sizeof wait->text, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %s",
+                msg->code - 1, self->members.row[msg->code - 1].name,
+                now_ms - self->members.row[msg->code - 1].heard_ms, msg->text + n + (msg->text[n] == ' '));
+        else
+            snprintf(wait->text, sizeof wait->text, "all %u worker ids are in use", PSD_MAX_WORKERS);
+        return;
+    }
+    uint64_t incarnation = row->incarnation + 1;
+    uint32_t id = row->id;
+    *row = (psd_worker_row_t){ .id = id,
+                               .state = PSD_WORKER_JOINING,
+                               .incarnation = incarnation,
+                               .peer = from,
+                               .nonce = msg->seq,
+                               .heard_ms = now_ms };
+    snprintf(row->name, sizeof row->name, "%s", msg->text + n + (msg->text[n] == ' '));
+    psd_actions_log(out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id,
+                    row->name, incarnation);
+    welcome(self, row, out);
+}
+
+static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, psd_buf_t *payload,
+                        psd_actions_t *out)
+{
+    psd_tensor_list_t theirs;
+    psd_err_t err = { 0 };
+    int rc = psd_tensors_decode(&theirs, payload->data, payload->n_bytes, &err);
+    if (rc == PSD_OK && !self->model.n) {
+        rc = psd_tensors_copy(&self->model, &theirs);
+        assert(rc == PSD_OK && "no memory for the model's list of tensors");
+        psd_coord_append_entry(self, now_ms, PSD_MSG_MODEL, 0,
+                               psd_payload_copy(payload->data, payload->n_bytes), out);
+    } else if (rc == PSD_OK) {
+        rc = psd_tensors_compare(&self->model, &theirs, &err);
+    }
+    psd_tensors_clear(&theirs);
+    if (rc != PSD_OK) {
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, out, "worker %u registers another model: %s",
+               row->id, err.text);
+        row->state = PSD_WORKER_LEFT;
+        return;
+    }
+    psd_coord_answer(self, row->peer, PSD_MSG_REGISTERED, row, NULL, out);
+    if (row->state != PSD_WORKER_JOINING)
+        return;
+    row->state = PSD_WORKER_WAITING;
+    if (!self->first_ready_ms)
+        self->first_ready_ms = now_ms;
+    psd_coord_evaluate(self, now_ms, out);
+}
+
+/* A worker whose work is done may be needed again, when a server is lost before the last weights are safe:
+ * where that can be made good, its good-bye is answered when they are. */
+static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
+                     psd_actions_t *out)
+{
+    bool finished = msg->code == 0;
+    bool stays = finished && self->config.checkpoints && !self->config.mode->per_push;
+    if (row->state == PSD_WORKER_DONE)
+        return;
+    if (row->state == PSD_WORKER_LEFT || !stays)
+        psd_coord_answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+    if (row->state == PSD_WORKER_LEFT)
+        return;
+    bool was_member = row->state == PSD_WORKER_LIVE;
+    row->state = stays && row->state != PSD_WORKER_LOST ? PSD_WORKER_DONE : PSD_WORKER_LEFT;
+    row->finished = finished;
+    if (stays && row->state == PSD_WORKER_LEFT)
+        psd_coord_answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+    psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64,
+                    row->id, row->name, finished ? "true" : "false", msg->clock);
+    if (was_member && self->config.mode->per_push)
+        psd_coord_change_view(self, now_ms, out);
+    psd_coord_evaluate(self, now_ms, out);
+}
+
+/* A live change of the learning rate: it goes into the log with the next decision, so that every shard makes
+ * the same step with it. */
+static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
+                       psd_actions_t *out)
+{
+    if (strcmp(msg->text, "optimizer.lr") || msg->value < 0 || msg->value > MAX_LR) {
+        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out,
+               "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", msg->text, msg->value,
+               (double)MAX_LR);
+        return;
+    }
+    bool news = self->config.lr != msg->value;
+    if (news)
+        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "worker=%u lr=%g was=%g after_clock=%" PRIu64,
+                        row->id, msg->value, self->config.lr, self->clock);
+    self->config.lr = msg->value;
+    if (news && self->config.mode->per_push)
+        psd_coord_change_view(self, now_ms, out);
+    psd_msg_t *done = psd_coord_answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
+    done->code = msg->code;
+    done->value = msg->value;
+    snprintf(done->text, sizeof done->text, "%s", msg->text);
+}
+
+void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from,
+                                 const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+{
+    if (msg->kind == PSD_MSG_HELLO) {
+        on_hello(self, now_ms, from, msg, out);
+        return;
+    }
+    if (msg->job != self->config.job_id) {
+        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
+               self->config.job_id, msg->job);
+        return;
+    }
+    psd_worker_row_t *row = &self->members.row[msg->worker];
+    /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the
+     * same. */
+    bool goes =
+        (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
+    if (msg->incarnation != row->incarnation || msg->seq != row->nonce ||
+        !(psd_worker_is_here(row) || goes)) {
+        self->report.rejected[PSD_REFUSAL_INCARNATION]++;
+        psd_msg_t *fenced = psd_coord_answer(self, from, PSD_MSG_FENCED, NULL, NULL, out);
+        fenced->worker = msg->worker;
+        fenced->incarnation = row->incarnation;
+        snprintf(fenced->text, sizeof fenced->text,
+                 "worker %u incarnation %" PRIu64 " is %s; the newest is %" PRIu64, msg->worker,
+                 msg->incarnation, psd_worker_state_name(row->state), row->incarnation);
+        return;
+    }
+    row->peer = from; /* a connection that was lost and made again has another name */
+    row->heard_ms = now_ms;
+    if (msg->clock > row->clock)
+        row->clock = msg->clock;
+    switch (msg->kind) {
+    case PSD_MSG_HEARTBEAT:
+        psd_coord_answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out);
+        break;
+    case PSD_MSG_REGISTER:
+        on_register(self, now_ms, row, payload, out);
+        break;
+    case PSD_MSG_LEAVE:
+        on_leave(self, now_ms, row, msg, out);
+        break;
+    case PSD_MSG_SETTING:
+        on_setting(self, now_ms, row, msg, out);
+        break;
+    case PSD_MSG_REPORT:
+        snprintf(self->report.report_name, sizeof self->report.report_name, "%.63s", msg->text);
+        self->report.report_value = msg->value;
+        self->report.has_report = true;
+        break;
+    default:
+        break; /* the codec's table lets no other kind through to here */
+    }
+}
+
+/* ---- shards ---- */
+
+/* The row of a server that has joined under this index before, under another start of its process. */
+static psd_shard_row_t *shard_started_again(psd_coordinator_t *self, const psd_msg_t *msg)
+{
+    psd_shard_row_t *row =
+        msg->code && msg->code <= self->config.n_servers ? &self->shard[msg->code - 1] : NULL;
+    return row && row->joined && row->nonce != msg->seq ? row : NULL;
+}
+
+/* Numbers of one process differ in their lower 16 bits and rise: a hello that was overtaken by a later one.
+ */
+static bool is_older(uint64_t nonce, uint64_t than) { return nonce >> 16 == than >> 16 && nonce < than; }
+
+static psd_shard_row_t *shard_for_hello(psd_coordinator_t *self, const psd_msg_t *msg)
+{
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (self->shard[s].joined && self->shard[s].nonce == msg->seq)
+            return &self->shard[s];
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (!self->shard[s].joined && (!msg->code || msg->code == s + 1))
+            return &self->shard[s];
+    return NULL;
+}
+
+/* Whether the sender may have the place that it asks for, where another start of that server had it. If that one was part
+ * of a run, the job is taken up again without what it held. */
+static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                               size_t n_endpoint, psd_actions_t *out)
+{
+    psd_shard_row_t *old = shard_started_again(self, msg);
+    char why[64];
+    if (!old)
+        return true;
+    if (is_older(msg->seq, old->nonce))
+        return false;
+    if (self->state == PSD_JOB_FINISHED) {
+        psd_msg_t *over = psd_actions_send(out, from, PSD_MSG_SHARD_WELCOME, NULL);
+        over->seq = msg->seq;
+        over->code = PSD_WELCOME_FINISHED;
+        old->log_done = self->next_seq - 1;
+        return false;
+    }
+    if (self->state == PSD_JOB_GATHERING) {
+        old->joined = false; /* nothing has been built on it yet */
+        return true;
+    }
+    bool same_place = strlen(old->endpoint) == n_endpoint && !strncmp(old->endpoint, msg->text, n_endpoint);
+    if (!same_place && now_ms < old->heard_ms + SERVER_LEASE_MS) {
+        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+        wait->seq = msg->seq;
+        snprintf(wait->text, sizeof wait->text, "server %u at %s was here %" PRIu64 " ms ago", msg->code - 1,
+                 old->endpoint, now_ms - old->heard_ms);
+        return false;
+    }
+    snprintf(why, sizeof why, "server %u was started again", msg->code - 1);
+    psd_coord_new_run(self, why, out);
+    return true;
+}
+
+static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *out)
+{
+    psd_msg_t *yes = psd_actions_send(out, self->shard[s].peer, PSD_MSG_SHARD_WELCOME, NULL);
+    yes->job = self->config.job_id;
+    yes->seq = self->shard[s].nonce;
+    yes->shard = s;
+    yes->shard_epoch = self->shard[s].epoch;
+    yes->world = self->config.n_servers;
+    yes->code = self->n_points > 0 ? PSD_WELCOME_RESTORE : 0;
+    yes->clock = self->n_points ? self->point[0] : 0;
+}
+
+/* The text of a SHARD_HELLO is "endpoint settings". */
+void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                              psd_actions_t *out)
+{
+    size_t n = strcspn(msg->text, " ");
+    const char *theirs = msg->text + n + (msg->text[n] == ' ');
+    if (strcmp(theirs, self->settings)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out,
+               "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n, msg->text,
+               self->settings, theirs);
+        return;
+    }
+    if (!may_take_its_place(self, now_ms, from, msg, n, out))
+        return;
+    psd_shard_row_t *row = shard_for_hello(self, msg);
+    if (!row || n >= sizeof row->endpoint) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
+               "server %.*s is one too many: the job has %u, %s", (int)n, msg->text, self->config.n_servers,
+               msg->code ? "and that index is taken" : "all joined");
+        return;
+    }
+    uint32_t s = (uint32_t)(row - self->shard);
+    if (!row->joined)
+        psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, msg->text);
+    row->joined = true;
+    row->peer = from;
+    row->nonce = msg->seq;
+    row->epoch = self->runs;
+    row->sent_ms = row->heard_ms = now_ms;
+    memcpy(row->endpoint, msg->text, n);
+    row->endpoint[n] = '\0';
+    welcome_shard(self, s, out);
+    psd_coord_evaluate(self, now_ms, out);
+}
+
+void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                              psd_buf_t *payload, psd_actions_t *out)
+{
+    psd_shard_row_t *shard = &self->shard[msg->shard];
+    psd_round_t state;
+    if (msg->job != self->config.job_id) {
+        psd_msg_t *other = psd_coord_answer(self, from, PSD_MSG_REFUSED, NULL, NULL, out);
+        other->code = PSD_REFUSAL_RUN;
+        snprintf(other->text, sizeof other->text, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
+                 self->config.job_id, msg->job);
+        return;
+    }
+    if (msg->shard >= self->config.n_servers || !shard->joined || shard->peer != from ||
+        psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK) {
+        self->report.rejected[PSD_REFUSAL_SESSION]++;
+        return;
+    }
+    if (msg->seq > shard->log_done)
+        shard->log_done = msg->seq;
+    shard->clock = msg->clock;
+    shard->heard_ms = now_ms;
+    if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
+        psd_round_clear(&state);
+        psd_coord_drop_point(self, msg->shard, out);
+        return;
+    }
+    psd_coord_note_saved(self, msg, out);
+    /* A report from before the newest decision says nothing about now: its shard may have dropped those
+     * pushes. */
+    bool news = state.n_contributors && state.clock == self->clock + 1 && msg->view_id == self->view_id;
+    for (uint32_t k = 0; news && k < state.n_contributors; k++) {
+        const psd_member_t *c = &state.contributor[k];
+        psd_worker_row_t *row = &self->members.row[c->worker];
+        if (row->incarnation != c->incarnation)
+            continue;
+        row->complete |= UINT64_C(1) << msg->shard;
+        row->samples = c->samples;
+        row->loss = c->loss;
+        row->nonfinite |= c->nonfinite;
+    }
+    psd_round_clear(&state);
+    if (news)
+        psd_coord_evaluate(self, now_ms, out);
+}

@@ -1,0 +1,156 @@
+/* coordinator_state.h - the inside of the coordinator, shared by its three files and nobody else:
+ *   coordinator.c        the log, rounds, views, time, facts
+ *   coordinator_peers.c  what workers and shards say: joining, registering, settings, leaving, states
+ *   coordinator_save.c   checkpoints, the way back to one, and the end of the job */
+#pragma once
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/coordinator.h"
+
+enum {
+    PSD_MAX_POINTS = 16, /* checkpoints that are remembered to go back to */
+    PSD_FIRST_SEQ = 1    /* number of a log's first entry */
+};
+
+typedef struct psd_shard_row {
+    bool joined;
+    psd_peer_t peer;
+    uint64_t nonce, epoch;
+    uint64_t log_done; /* last entry that it says it has carried out */
+    uint64_t clock;    /* rounds closed there */
+    uint64_t heard_ms; /* when it last said anything */
+    uint64_t sent_ms;  /* when log entries were last sent or repeated to it */
+    char endpoint[PSD_MAX_NAME];
+} psd_shard_row_t;
+
+/* An entry of the log; kept until every shard has done it. */
+typedef struct psd_entry {
+    uint64_t seq;
+    psd_kind_t kind; /* MODEL or COMMAND */
+    uint32_t code;   /* COMMAND: 1 ends the job */
+    psd_buf_t *payload;
+} psd_entry_t;
+
+struct psd_coordinator {
+    psd_coordinator_config_t config;
+    char *job, *settings;
+    psd_job_state_t state;
+    psd_shard_row_t shard[PSD_MAX_SERVERS];
+    psd_membership_t members;
+    psd_member_t view[PSD_MAX_WORKERS]; /* the view that the log last gave */
+    uint32_t n_view;
+    psd_tensor_list_t model; /* n = 0 before the first registration */
+    psd_entry_t *log;
+    size_t n_log, log_capacity;
+    uint64_t next_seq;
+    uint64_t view_id, clock; /* clock: rounds decided */
+    uint64_t skipped;
+    uint64_t round_since_ms; /* when the open round was opened */
+    uint64_t first_ready_ms; /* when the first worker registered */
+    uint64_t finish_since_ms;
+    uint64_t line_ms; /* when what is waited for was last said */
+    bool finished_told;
+    bool ending, stopped; /* the job ends, after a last checkpoint; unfinished, because it was stopped */
+    uint64_t end_since_ms;
+    uint64_t runs;
+    /* checkpoints */
+    uint64_t point[PSD_MAX_POINTS]; /* clocks of those that can be gone back to, newest first */
+    size_t n_points;
+    bool save_wanted, saving, committing, save_failing;
+    uint64_t save_clock, save_since_ms; /* of the one being made */
+    uint64_t save_seq;                  /* the log entry that ordered it */
+    uint64_t saved_by;                  /* bit s: shard s has made its file durable */
+    uint64_t started;                   /* bit s: shard s has all initial weights */
+    uint64_t point_ms, save_ms, point_rounds;
+    psd_coordinator_facts_t report;
+};
+
+/* -- coordinator.c */
+
+/* Write a decision into the log and send it to every shard; takes over the payload. */
+void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code,
+                            psd_buf_t *payload, psd_actions_t *out);
+
+/* The same for a round or view. */
+void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round,
+                              uint32_t code, psd_actions_t *out);
+
+/* One bit per server of the job. */
+uint64_t psd_coord_every_shard(const psd_coordinator_t *self);
+
+/* Whether every server of the job is here. */
+bool psd_coord_all_shards_joined(const psd_coordinator_t *self);
+
+/* Whether every shard holds the worker's push of the open round. */
+bool psd_coord_has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row);
+
+/* Members change without a round being closed. */
+void psd_coord_change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* Workers whose work is done, whether or not they have left. */
+uint32_t psd_coord_count_finished(const psd_coordinator_t *self);
+
+/* Whether nobody has anything more to do. */
+bool psd_coord_is_finished(const psd_coordinator_t *self);
+
+/* Whether rounds may go on with so many members. */
+bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live);
+
+/* Look at the whole and take the decision that is due, if one is. */
+void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* -- coordinator_peers.c */
+
+/* A message to a worker's or shard's peer, with the marks of this run; `row` NULL: to nobody in particular.
+ */
+psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind,
+                            const psd_worker_row_t *row, psd_buf_t *payload, psd_actions_t *out);
+
+/* Which servers are not here yet, as "1, 2". */
+void psd_coord_list_missing_shards(const psd_coordinator_t *self, char *text, size_t n);
+
+/* A worker speaks. */
+void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from,
+                                 const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out);
+
+/* A server asks for a place. */
+void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                              psd_actions_t *out);
+
+/* A shard tells what it has done and what is complete there. */
+void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                              psd_buf_t *payload, psd_actions_t *out);
+
+/* -- coordinator_save.c */
+
+/* Whether the state after `clock` is to be saved. */
+bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock);
+
+/* A save of `clock` was ordered in the log's newest entry. */
+void psd_coord_begin_save(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock);
+
+/* What a shard says of its file. */
+void psd_coord_note_saved(psd_coordinator_t *self, const psd_msg_t *msg, psd_actions_t *out);
+
+/* The job is finished, or stopped: save, then end. */
+void psd_coord_begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped, psd_actions_t *out);
+
+/* The last entry of the log. */
+void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* Take the job up again from the newest checkpoint. */
+void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out);
+
+/* Order a save that does not wait for a round to close. */
+void psd_coord_save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* End when the last weights are safe. */
+void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* A shard cannot load the newest checkpoint: go back to the one before. */
+void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t *out);
