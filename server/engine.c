@@ -50,16 +50,7 @@ void psd_engine_destroy(psd_engine_t **self_p)
     *self_p = NULL;
     if (!self)
         return;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i])
-            psd_eng_free_worker(self, self->worker[i]);
-    for (uint32_t i = 0; i < self->n_held; i++)
-        psd_buf_unref(&self->held[i].payload);
-    psd_shard_destroy(&self->shard);
-    psd_partition_clear(&self->map);
-    psd_tensors_clear(&self->model);
-    free(self->started);
-    free(self->stepping);
+    psd_eng_forget_everything(self);
     free(self->settings);
     free(self->endpoint);
     free(self);

@@ -125,7 +125,8 @@ int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_e
 
 psd_shard_t *psd_engine_restoring(psd_engine_t *self) { return self->restoring ? self->shard : NULL; }
 
-static void forget_everything(psd_engine_t *self)
+/* As if it had just been made: no model, no members, no round. */
+void psd_eng_forget_everything(psd_engine_t *self)
 {
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
         if (self->worker[i]) {
@@ -180,7 +181,7 @@ bool psd_eng_start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_
     self->deferred = NULL;
     self->running = 0;
     uint32_t index = self->index;
-    forget_everything(self);
+    psd_eng_forget_everything(self);
     self->leaving_run = self->welcomed = false;
     self->config.nonce++;
     self->config.wanted_index = (int)index;

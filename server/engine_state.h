@@ -154,6 +154,9 @@ void psd_eng_on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t f
 
 /* -- engine_save.c: checkpoints, and starting over */
 
+/* As if it had just been made: no model, no members, no round. */
+void psd_eng_forget_everything(psd_engine_t *self);
+
 /* Begin the checkpoint that the log wants, if it can be begun now. */
 void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out);
 
