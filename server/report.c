@@ -218,7 +218,7 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
                      (json_int_t)self->sends_lost, "rejected", rejected_json(node));
 }
 
-static void add_job_facts(json_t *status, const psd_node_t *node)
+static void add_job_facts(json_t *status, const psd_node_t *node, uint64_t now_ms)
 {
     if (!psd_node_coordinator(node))
         return;
@@ -227,6 +227,16 @@ static void add_job_facts(json_t *status, const psd_node_t *node)
     json_object_set_new(status, "reason", json_string(facts.waiting_for));
     json_object_set_new(status, "view", json_integer((json_int_t)facts.view_id));
     json_object_set_new(status, "skipped_rounds", json_integer((json_int_t)facts.skipped));
+    json_object_set_new(status, "runs", json_integer((json_int_t)facts.runs));
+    if (facts.has_point) {
+        json_t *point = json_pack("{s:I, s:b, s:b}", "last_step", (json_int_t)facts.point_clock, "saving", facts.saving, "failing",
+                                  facts.save_failing);
+        if (facts.point_ms) { /* else it was there before this process */
+            json_object_set_new(point, "age_seconds", json_real((double)(now_ms - facts.point_ms) * 1e-3));
+            json_object_set_new(point, "duration_seconds", json_real((double)facts.save_ms * 1e-3));
+        }
+        json_object_set_new(status, "checkpoint", point);
+    }
     if (facts.has_report)
         json_object_set_new(status, "report", json_pack("{s:s, s:o}", "name", facts.report_name, "value", number(facts.report_value)));
 }
@@ -244,7 +254,7 @@ static json_t *status_json(const psd_report_t *self, const psd_node_t *node, uin
         "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
         sync_json(self, node), "workers", workers_json(node, now_ms), "shards", shard_json(self, node), "alerts");
     if (status)
-        add_job_facts(status, node);
+        add_job_facts(status, node, now_ms);
     return status;
 }
 
@@ -272,11 +282,15 @@ static void set_workers(psd_metrics_t *m, const psd_node_t *node, uint64_t now_m
     }
 }
 
-static void set_job(psd_metrics_t *m, const psd_node_t *node)
+static void set_job(psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, double now)
 {
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     psd_metrics_set(m, PSD_METRIC_MEMBERSHIP_EPOCH, NULL, (double)facts.view_id);
+    if (facts.point_ms) {
+        psd_metrics_set(m, PSD_METRIC_CHECKPOINT_TIME, NULL, now - (double)(now_ms - facts.point_ms) * 1e-3);
+        psd_metrics_set(m, PSD_METRIC_CHECKPOINT_DURATION, NULL, (double)facts.save_ms * 1e-3);
+    }
     if (facts.has_report)
         psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report_name, facts.report_value);
 }
@@ -317,7 +331,7 @@ static char *metrics_text(psd_report_t *self, const psd_node_t *node, uint64_t n
         return NULL;
     set_engine(self, self->metrics, node);
     if (psd_node_coordinator(node)) {
-        set_job(self->metrics, node);
+        set_job(self->metrics, node, now_ms, unix_time());
         set_workers(self->metrics, node, now_ms, unix_time());
     }
     psd_metrics_collect(self->metrics);
