@@ -457,7 +457,7 @@ static void begin_exchange(sim_t *self, uint32_t w, psd_actions_t *out)
                       .clock = at.clock, .samples = slice(at.rank, at.world) };
     for (uint32_t t = 0; t < self->list.n; t++)
         make_gradient(self, me->w[t], me->g[t], self->list.tensor[t].n_elements, t, at.clock, at.rank, at.world);
-    if (w == 0 && self->config.nonfinite_clock == at.clock)
+    if (at.rank == 0 && self->config.nonfinite_clock == at.clock)
         me->g[0][0] = NAN;
     if (self->mode->per_push) {
         float *to = push->gradient = malloc(model_size(self) * sizeof *push->gradient);

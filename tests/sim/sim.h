@@ -18,7 +18,7 @@ typedef struct sim_config {
     uint32_t tensors;         /* of the model, sizes by the data seed; 0: 3 */
     double drop, duplicate;   /* chance per message */
     uint32_t delay_ms;        /* longest delay of a message, uniform: also reorders */
-    uint32_t nonfinite_clock; /* worker 0's gradient of this clock holds a NaN; 0: never */
+    uint32_t nonfinite_clock; /* rank 0's gradient of this clock holds a NaN; 0: never */
     int kill_worker;          /* this one dies ... ; -1: none */
     uint64_t kill_at;         /* ... instead of sending its message of this number, from 0 */
     double kill_chance;       /* per message of any worker: it dies; another starts 0.2 s to 4 s later */
