@@ -1,6 +1,5 @@
 #include "deploy/psdctl/run.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -18,38 +17,27 @@
 #include <uv.h>
 
 #include "common/options.h"
+#include "deploy/psdctl/child.h"
+#include "deploy/psdctl/command.h"
 
 enum {
-    MAX_SERVERS = 64,
-    MAX_WORKERS = 1024,
-    MAX_ARGS = 160,
-    LINE = 8192,      /* bytes of a child's line; longer ones are cut in pieces */
-    GRACE_MS = 8000,  /* for a stage of stopping; then the next */
-    FINISH_MS = 20000 /* for servers to end after the last worker has */
+    GRACE_MS = 8000,    /* for a stage of stopping; then the next */
+    FINISH_MS = 20000,  /* for servers to end after the last worker has, or the other way round */
+    UP_MS = 1000,       /* who has been up for so long is started again at once; */
+    PAUSE_MS = 100,     /* who has not, after a pause that doubles */
+    PAUSE_MAX_MS = 3200 /* up to this */
 };
 
 typedef struct run run_t;
 
-/* The lines of one of a child's streams. */
-typedef struct stream {
-    uv_pipe_t pipe;
-    char line[LINE];
-    size_t n;
-} stream_t;
-
-typedef struct child {
-    run_t *run;
-    bool is_server;
-    unsigned index; /* server from 0, worker from 1 */
-    char role[24];  /* "server 0" */
-    uv_process_t process;
-    stream_t out, err;
-    unsigned open; /* of process and streams; 0: gone */
-    int64_t code;  /* exit status */
-    int signal;    /* that killed it */
-    FILE *log;
-    char last[400]; /* its last warning or error */
-} child_t;
+/* A child, and what is needed to start it again. */
+typedef struct post {
+    psd_child_t child;
+    uv_timer_t again; /* runs while it waits to be started again */
+    uint64_t pause_ms;
+    char data[256], status[256]; /* of a server: the addresses it has announced */
+    unsigned starts;
+} post_t;
 
 /* How far stopping has come; each stage follows when its time is over or nobody is left to wait for. */
 typedef enum { RUNNING, STOP_WORKERS, STOP_SERVERS, KILL_ALL } stage_t;
@@ -59,18 +47,24 @@ struct run {
     uv_loop_t loop;
     uv_signal_t term, interrupt;
     uv_timer_t timer; /* start of server 0, stages of stopping */
-    child_t *child;   /* servers, then workers */
-    unsigned n_servers, n_workers, n_alive, n_workers_alive;
-    unsigned n_started;
+    post_t *post;     /* servers, then workers */
+    unsigned n_servers, n_workers;
+    unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
+    int64_t restarts_left;
+    bool has_checkpoints;
+    bool in_rounds;      /* sync.mode is bsp */
+    char first_end[512]; /* of whom the first restart was, and why */
     stage_t stage;
     bool interrupted;
     int code; /* exit code so far */
     char directory[PATH_MAX - 64];
     char self[PATH_MAX], bin[PATH_MAX]; /* psdctl, and the directory that holds the programs */
-    char join[256];                     /* where server 0 takes messages; "" until it is ready */
+    bool ready;                         /* server 0 has announced itself */
     bool terminal;                      /* stderr can redraw a line */
     bool drawn;                         /* and holds one */
 };
+
+static unsigned n_posts(const run_t *run) { return run->n_servers + run->n_workers; }
 
 /* -- what people see ---------------------------------------------------------------------------------------
  */
@@ -100,23 +94,17 @@ static void show_progress(run_t *run, const char *fields)
     run->drawn = true;
 }
 
-static bool is_loud(const char *line)
-{
-    bool is_log = strncmp(line, "ts=", 3) == 0 || *line == '{';
-    return !is_log || strstr(line, "level=warn") || strstr(line, "level=error") ||
-           strstr(line, "\"level\":\"warn\"") || strstr(line, "\"level\":\"error\"");
-}
-
 /* A child's log line, to the terminal if it is news: the first worker's progress, anybody's warnings. */
-static void show(child_t *child, const char *line)
+static void show(run_t *run, const psd_child_t *child, const char *line)
 {
     static const char progress[] = "id=train.progress ";
     const char *fields = strstr(line, progress);
-    bool wanted = strcmp(psd_options_string(child->run->options, "progress"), "none") != 0;
+    bool wanted = strcmp(psd_options_string(run->options, "progress"), "none") != 0;
     if (fields && !child->is_server && child->index == 1 && wanted)
-        show_progress(child->run, fields + sizeof progress - 1);
-    else if (is_loud(line) && child->run->stage == RUNNING) /* later, everybody complains of being stopped */
-        say(child->run, "[%s] %s", child->role, line);
+        show_progress(run, fields + sizeof progress - 1);
+    else if (psd_child_is_loud(line) &&
+             run->stage == RUNNING) /* later, everybody complains of being stopped */
+        say(run, "[%s] %s", child->role, line);
 }
 
 /* -- stopping ----------------------------------------------------------------------------------------------
@@ -124,23 +112,47 @@ static void show(child_t *child, const char *line)
 
 static void signal_children(run_t *run, bool servers, bool workers, int number)
 {
-    for (unsigned i = 0; i < run->n_started; i++) {
-        child_t *child = &run->child[i];
-        if (child->open && uv_is_active((uv_handle_t *)&child->process) &&
-            (child->is_server ? servers : workers))
-            uv_process_kill(&child->process, number);
+    for (unsigned i = 0; i < n_posts(run); i++)
+        if (run->post[i].child.is_server ? servers : workers)
+            psd_child_kill(&run->post[i].child, number);
+}
+
+static bool is_waiting(const post_t *post) { return uv_is_active((const uv_handle_t *)&post->again); }
+
+static void count_down(run_t *run, const psd_child_t *child)
+{
+    if (child->is_server)
+        run->n_servers_up--;
+    else
+        run->n_workers_up--;
+    if (run->n_servers_up + run->n_workers_up == 0) {
+        uv_timer_stop(&run->timer);
+        uv_stop(&run->loop);
     }
+}
+
+/* Nobody is started any more. */
+static void forget_restarts(run_t *run)
+{
+    for (unsigned i = 0; i < n_posts(run); i++)
+        if (is_waiting(&run->post[i])) {
+            uv_timer_stop(&run->post[i].again);
+            count_down(run, &run->post[i].child);
+        }
 }
 
 static void on_stage_over(uv_timer_t *timer);
 
-/* Workers first, so that they can end their round and say goodbye; then servers; then whoever is left, hard. */
+/* Workers first, so that they can end their round and say goodbye; then servers; then whoever is left, hard.
+ */
 static void enter_stage(run_t *run, stage_t stage)
 {
     if (stage <= run->stage)
         return;
     run->stage = stage;
-    if (stage == STOP_WORKERS && !run->n_workers_alive)
+    uv_timer_start(&run->timer, on_stage_over, GRACE_MS, 0);
+    forget_restarts(run);
+    if (stage == STOP_WORKERS && !run->n_workers_up)
         run->stage = STOP_SERVERS;
     if (run->stage == STOP_WORKERS)
         signal_children(run, false, true, SIGTERM);
@@ -148,7 +160,6 @@ static void enter_stage(run_t *run, stage_t stage)
         signal_children(run, true, true, SIGTERM);
     else
         signal_children(run, true, true, SIGKILL);
-    uv_timer_start(&run->timer, on_stage_over, GRACE_MS, 0);
 }
 
 static void on_stage_over(uv_timer_t *timer)
@@ -198,286 +209,177 @@ static void on_unready(uv_timer_t *timer)
          psd_options_text(run->options, "join_timeout"), run->directory);
 }
 
-/* -- children ----------------------------------------------------------------------------------------------
+/* -- starting, and starting again ---------------------------------------------------------------------------
  */
-
-static void close_stream(stream_t *stream, uv_close_cb closed)
-{
-    if (!uv_is_closing((uv_handle_t *)&stream->pipe))
-        uv_close((uv_handle_t *)&stream->pipe, closed);
-}
-
-static void tell_how_it_ended(child_t *child)
-{
-    run_t *run = child->run;
-    const char *colon = *child->last ? ": " : "";
-    if (child->signal)
-        fail(run, psd_err_exit_code(PSD_EDIVERGED), "%s was killed by signal %d (%s)%s%s", child->role,
-             child->signal, strsignal(child->signal), colon, child->last);
-    else if (child->code)
-        fail(run, (int)child->code, "%s ended with %" PRId64 "%s%s", child->role, child->code, colon,
-             child->last);
-}
-
-/* Both streams are read to their end and the process is reaped. */
-static void on_gone(child_t *child)
-{
-    run_t *run = child->run;
-    run->n_alive--;
-    run->n_workers_alive -= !child->is_server;
-    if (child->log)
-        fclose(child->log);
-    child->log = NULL;
-    tell_how_it_ended(child);
-    if (child->is_server && !child->code && !child->signal && !*run->join)
-        fail(run, psd_err_exit_code(PSD_EUNAVAILABLE), "%s ended before it was ready", child->role);
-    if (run->n_alive == 0) {
-        uv_timer_stop(&run->timer);
-        uv_stop(&run->loop);
-    } else if (run->n_workers_alive == 0 && run->stage == STOP_WORKERS) {
-        enter_stage(run, STOP_SERVERS);
-    } else if (run->n_workers_alive == 0 && run->stage == RUNNING && *run->join) {
-        uv_timer_start(&run->timer, on_stage_over, FINISH_MS, 0);
-    }
-}
-
-static void on_closed(uv_handle_t *handle)
-{
-    child_t *child = handle->data;
-    if (--child->open == 0)
-        on_gone(child);
-}
-
-static void on_ended(uv_process_t *process, int64_t code, int number)
-{
-    child_t *child = process->data;
-    child->code = code;
-    child->signal = number;
-    uv_close((uv_handle_t *)process, on_closed);
-}
-
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
-{
-    static char bytes[65536]; /* read at once by the one loop there is */
-    (void)handle, (void)suggested;
-    *buf = uv_buf_init(bytes, sizeof bytes);
-}
-
-static void start_others(run_t *run);
-
-/* Server 0's "psd ready shard=0/2 data=tcp://... status=http://... job=NAME". */
-static void on_ready(child_t *child, const char *line)
-{
-    run_t *run = child->run;
-    char status[256];
-    if (child->index != 0 || *run->join)
-        return;
-    if (sscanf(line, "psd ready shard=%*u/%*u data=%255s status=%255s", run->join, status) != 2) {
-        *run->join = '\0';
-        fail(run, psd_err_exit_code(PSD_EPROTO), "server 0 says \"%.100s\"; is it of another version?", line);
-        return;
-    }
-    uv_timer_stop(&run->timer);
-    say(run, "status %s", status);
-    start_others(run);
-}
-
-static void on_line(child_t *child, stream_t *stream, char *line)
-{
-    if (child->log)
-        fprintf(child->log, "%s\n", line);
-    if (stream == &child->err) {
-        if (is_loud(line))
-            snprintf(child->last, sizeof child->last, "%.*s", (int)sizeof child->last - 1, line);
-        show(child, line);
-    } else if (child->is_server && strncmp(line, "psd ready ", 10) == 0) {
-        on_ready(child, line);
-    }
-}
-
-static void take_line(child_t *child, stream_t *stream)
-{
-    stream->line[stream->n] = '\0';
-    stream->n = 0;
-    on_line(child, stream, stream->line);
-}
-
-static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buf)
-{
-    child_t *child = pipe->data;
-    stream_t *stream = (uv_pipe_t *)pipe == &child->out.pipe ? &child->out : &child->err;
-    for (ssize_t i = 0; i < n; i++) {
-        if (buf->base[i] == '\n' || stream->n == LINE - 1)
-            take_line(child, stream);
-        if (buf->base[i] != '\n')
-            stream->line[stream->n++] = buf->base[i];
-    }
-    if (n < 0) {
-        if (stream->n)
-            take_line(child, stream);
-        close_stream(stream, on_closed);
-    }
-    if (child->log)
-        fflush(child->log);
-}
-
-/* -- starting ----------------------------------------------------------------------------------------------
- */
-
-/* A command line being made; strings are owned. */
-typedef struct args {
-    char *word[MAX_ARGS + 1];
-    size_t n;
-} args_t;
-
-static void add(args_t *args, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void add(args_t *args, const char *format, ...)
-{
-    va_list list;
-    assert(args->n < MAX_ARGS);
-    va_start(list, format);
-    if (vasprintf(&args->word[args->n], format, list) < 0)
-        abort(); /* no memory to start a job with */
-    va_end(list);
-    args->n++;
-}
-
-static void args_clear(args_t *args)
-{
-    while (args->n)
-        free(args->word[--args->n]);
-}
-
-/* Options that psdctl decides per child; all others are handed on as they were given. */
-static bool is_decided_here(const char *key)
-{
-    static const char *const keys[] = { "listen",   "join",        "status.listen", "run.dir",
-                                        "progress", "workers.min", "workers.want",  "servers" };
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (strcmp(key, keys[i]) == 0)
-            return true;
-    return false;
-}
-
-/* What the flags of this command line say to a child of `program`; file and environment it reads itself. */
-static void add_flags(args_t *args, const run_t *run, psd_program_t program)
-{
-    const psd_option_t *row;
-    for (size_t i = 0; (row = psd_options_row(i)); i++) {
-        char flag[64];
-        psd_options_flag(row->key, flag, sizeof flag);
-        if ((row->programs & program) && !is_decided_here(row->key) &&
-            strcmp(psd_options_origin(run->options, row->key), flag) == 0)
-            add(args, "%s=%s", flag, psd_options_text(run->options, row->key));
-    }
-}
-
-/* The value for server 0, who is the one to be found; others take any free port. */
-static const char *for_first(const run_t *run, const child_t *child, const char *key, const char *any)
-{
-    bool given = strcmp(psd_options_origin(run->options, key), "default") != 0;
-    const char *text = psd_options_string(run->options, key);
-    return strcmp(text, "none") == 0 || (given && child->index == 0) ? text : any;
-}
-
-static void add_server_args(args_t *args, const run_t *run, const child_t *child)
-{
-    add(args, "%s/psd", run->bin);
-    add_flags(args, run, PSD_PROGRAM_SERVER);
-    add(args, "--server-index=%u", child->index);
-    add(args, "--servers=%u", run->n_servers);
-    add(args, "--workers-min=%s", psd_options_text(run->options, "workers.min"));
-    add(args, "--workers-want=%u", run->n_workers);
-    add(args, "--listen=%s", for_first(run, child, "listen", "tcp://127.0.0.1:0"));
-    add(args, "--status-listen=%s", for_first(run, child, "status.listen", "127.0.0.1:0"));
-    if (child->index)
-        add(args, "--join=%s", run->join);
-}
-
-static void add_worker_args(args_t *args, const run_t *run, const child_t *child)
-{
-    add(args, "%s/psd-worker", run->bin);
-    add_flags(args, run, PSD_PROGRAM_WORKER);
-    add(args, "--worker-id=%u", child->index);
-    add(args, "--join=%s", run->join);
-    add(args, "--progress=log");
-    if (run->terminal && strcmp(psd_options_origin(run->options, "progress_interval"), "default") == 0)
-        add(args, "--progress-interval=250ms"); /* a line that is redrawn may be redrawn often */
-}
-
-static int open_log(child_t *child)
-{
-    char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/logs/%s-%u.log", child->run->directory,
-             child->is_server ? "server" : "worker", child->index);
-    child->log = fopen(path, "w");
-    return child->log ? 0 : -errno;
-}
-
-static int spawn(child_t *child, args_t *args)
-{
-    run_t *run = child->run;
-    uv_stdio_container_t stdio[3] = {
-        { .flags = UV_IGNORE },
-        { .flags = (uv_stdio_flags)(UV_CREATE_PIPE | UV_WRITABLE_PIPE),
-          .data.stream = (uv_stream_t *)&child->out.pipe },
-        { .flags = (uv_stdio_flags)(UV_CREATE_PIPE | UV_WRITABLE_PIPE),
-          .data.stream = (uv_stream_t *)&child->err.pipe },
-    };
-    uv_process_options_t options = {
-        .exit_cb = on_ended, .file = run->self, .args = args->word, .stdio = stdio, .stdio_count = 3
-    };
-    uv_pipe_init(&run->loop, &child->out.pipe, 0);
-    uv_pipe_init(&run->loop, &child->err.pipe, 0);
-    child->process.data = child->out.pipe.data = child->err.pipe.data = child;
-    run->n_started++;
-    run->n_alive++;
-    run->n_workers_alive += !child->is_server;
-    child->open = 3;
-    int rc = uv_spawn(&run->loop, &child->process, &options);
-    if (rc) {
-        uv_close((uv_handle_t *)&child->process, on_closed);
-        close_stream(&child->out, on_closed);
-        close_stream(&child->err, on_closed);
-        return rc;
-    }
-    uv_read_start((uv_stream_t *)&child->out.pipe, on_alloc, on_read);
-    uv_read_start((uv_stream_t *)&child->err.pipe, on_alloc, on_read);
-    return 0;
-}
 
 static bool start(run_t *run, unsigned i)
 {
-    child_t *child = &run->child[i];
-    args_t args = { .n = 0 };
-    child->run = run;
-    child->is_server = i < run->n_servers;
-    child->index = child->is_server ? i : i - run->n_servers + 1;
-    snprintf(child->role, sizeof child->role, "%s %u", child->is_server ? "server" : "worker", child->index);
-    add(&args, "psdctl");
-    add(&args, PSD_CTL_CHILD);
-    add(&args, "%ld", (long)getpid());
-    if (child->is_server)
-        add_server_args(&args, run, child);
-    else
-        add_worker_args(&args, run, child);
-    add(&args, "--run-dir=%s", run->directory);
-    if (*psd_options_file(run->options))
-        add(&args, "%s", psd_options_file(run->options));
-    int rc = open_log(child);
-    if (!rc)
-        rc = spawn(child, &args);
-    args_clear(&args);
+    post_t *post = &run->post[i];
+    psd_child_t *child = &post->child;
+    char log[PATH_MAX];
+    psd_command_t command;
+    const psd_command_facts_t facts = { .options = run->options,
+                                        .bin = run->bin,
+                                        .run_dir = run->directory,
+                                        .join = run->post[0].data,
+                                        .index = child->index,
+                                        .n_servers = run->n_servers,
+                                        .n_workers = run->n_workers,
+                                        .data = post->data,
+                                        .status = post->status,
+                                        .short_progress = run->terminal };
+    (child->is_server ? psd_command_server : psd_command_worker)(&command, &facts);
+    snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->directory, child->is_server ? "server" : "worker",
+             child->index);
+    post->starts++;
+    int rc = psd_child_start(child, &run->loop, run->self, command.word, log);
+    psd_command_clear(&command);
     if (rc)
         fail(run, psd_err_exit_code(PSD_ESYSTEM), "cannot start %s: %s", child->role, uv_strerror(rc));
     return rc == 0;
 }
 
-static void start_others(run_t *run)
+static void start_first(run_t *run, unsigned i)
 {
-    for (unsigned i = 1; i < run->n_servers + run->n_workers && run->stage == RUNNING; i++)
-        start(run, i);
+    if (run->post[i].child.is_server)
+        run->n_servers_up++;
+    else
+        run->n_workers_up++;
+    start(run, i);
+}
+
+static void on_again(uv_timer_t *timer)
+{
+    post_t *post = timer->data;
+    run_t *run = post->child.owner;
+    start(run, (unsigned)(post - run->post));
+}
+
+/* At once, or after a pause when it cannot stay up; the pause is over for one that has stayed. */
+static void start_again(run_t *run, post_t *post)
+{
+    uint64_t up_ms = uv_now(&run->loop) - post->child.started_ms;
+    uint64_t longer = post->pause_ms ? 2 * post->pause_ms : PAUSE_MS;
+    post->pause_ms = up_ms >= UP_MS ? 0 : longer < PAUSE_MAX_MS ? longer : PAUSE_MAX_MS;
+    uv_timer_start(&post->again, on_again, post->pause_ms, 0);
+}
+
+/* -- ends --------------------------------------------------------------------------------------------------
+ */
+
+/* Whether another start may do better: not after a good end, nor after what would only be said again, such as
+ * a wrong option, missing data, a refusal or a target that was not met. */
+static bool is_lost(const psd_child_t *child)
+{
+    static const int final[] = { PSD_OK,       PSD_EDIVERGED, PSD_EUSAGE, PSD_EDATA,
+                                 PSD_ENOINPUT, PSD_EREFUSED,  PSD_EAUTH,  PSD_ECONFIG };
+    for (size_t i = 0; !child->signal && i < sizeof final / sizeof *final; i++)
+        if (child->code == psd_err_exit_code(final[i]))
+            return false;
+    return true;
+}
+
+/* A server without checkpoints has taken the weights with it; when the other side is through, there is
+ * nothing to come back to. */
+static bool may_come_back(const run_t *run, const psd_child_t *child)
+{
+    if (run->stage != RUNNING || !is_lost(child))
+        return false;
+    if (child->is_server)
+        return run->has_checkpoints && (run->n_workers_up > 0 || !run->ready);
+    return run->n_servers_up > 0;
+}
+
+/* The rounds that a lost server takes with it may be the last ones: who had ended well is needed again.
+ * Without rounds everybody's work is their own, and what a finished worker did is not asked for twice. */
+static void call_back_finished(run_t *run)
+{
+    for (unsigned i = 0; i < n_posts(run); i++) {
+        post_t *post = &run->post[i];
+        bool finished = post->starts && !psd_child_is_here(&post->child) && !is_waiting(post) &&
+                        !post->child.code && !post->child.signal;
+        if (!finished || !(post->child.is_server || run->in_rounds))
+            continue;
+        say(run, "run.restart role=\"%s\" ended=\"well, but is needed again\" left=%" PRId64,
+            post->child.role, run->restarts_left);
+        *(post->child.is_server ? &run->n_servers_up : &run->n_workers_up) += 1;
+        start_again(run, post);
+    }
+}
+
+/* Have it started again, if that is possible; false when its end is for good. */
+static bool come_back(run_t *run, post_t *post)
+{
+    char end[450];
+    if (!may_come_back(run, &post->child) || run->restarts_left == 0)
+        return false;
+    psd_child_describe_end(&post->child, end, sizeof end);
+    if (!*run->first_end)
+        snprintf(run->first_end, sizeof run->first_end, "%s, which %s", post->child.role, end);
+    run->restarts_left--;
+    say(run, "run.restart role=\"%s\" ended=\"%s\" left=%" PRId64, post->child.role, end, run->restarts_left);
+    start_again(run, post);
+    if (post->child.is_server)
+        call_back_finished(run);
+    return true;
+}
+
+static void tell_how_it_ended(run_t *run, const psd_child_t *child)
+{
+    char end[450], spent[640] = "";
+    int code = child->signal ? psd_err_exit_code(PSD_EDIVERGED) : (int)child->code;
+    psd_child_describe_end(child, end, sizeof end);
+    if (may_come_back(run, child) && *run->first_end)
+        snprintf(spent, sizeof spent, "; all %" PRId64 " restarts are used, the first for %s",
+                 psd_options_int(run->options, "restarts"), run->first_end);
+    if (code && child->is_server && run->has_checkpoints && run->in_rounds && run->ready &&
+        !run->n_workers_up && run->stage == RUNNING)
+        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role,
+            end);
+    else if (code)
+        fail(run, code, "%s %s%s", child->role, end, spent);
+    else if (child->is_server && !run->ready)
+        fail(run, psd_err_exit_code(PSD_EUNAVAILABLE), "%s ended before it was ready", child->role);
+}
+
+static void on_gone(psd_child_t *child)
+{
+    run_t *run = child->owner;
+    if (come_back(run, (post_t *)child))
+        return;
+    tell_how_it_ended(run, child);
+    count_down(run, child);
+    if (run->stage == STOP_WORKERS && run->n_workers_up == 0)
+        enter_stage(run, STOP_SERVERS);
+    else if (run->stage == RUNNING && run->ready && (run->n_workers_up == 0 || run->n_servers_up == 0))
+        uv_timer_start(&run->timer, on_stage_over, FINISH_MS, 0);
+}
+
+/* "psd ready shard=0/2 data=tcp://... status=http://... job=NAME"; the others wait for server 0's. */
+static void on_ready(run_t *run, post_t *post, const char *line)
+{
+    if (sscanf(line, "psd ready shard=%*u/%*u data=%255s status=%255s", post->data, post->status) != 2) {
+        post->data[0] = '\0';
+        fail(run, psd_err_exit_code(PSD_EPROTO), "%s says \"%.100s\"; is it of another version?",
+             post->child.role, line);
+        return;
+    }
+    if (run->ready || post->child.index != 0)
+        return;
+    run->ready = true;
+    uv_timer_stop(&run->timer);
+    say(run, "status %s", post->status);
+    for (unsigned i = 1; i < n_posts(run) && run->stage == RUNNING; i++)
+        start_first(run, i);
+}
+
+static void on_said(psd_child_t *child, bool on_stderr, const char *line)
+{
+    run_t *run = child->owner;
+    if (on_stderr)
+        show(run, child, line);
+    else if (child->is_server && strncmp(line, "psd ready ", 10) == 0)
+        on_ready(run, (post_t *)child, line);
 }
 
 int psd_ctl_child(int argc, char **argv)
@@ -588,6 +490,23 @@ static void print_summary(const run_t *run)
 
 static void ignore_close(uv_handle_t *handle) { (void)handle; }
 
+static void man_posts(run_t *run)
+{
+    for (unsigned i = 0; i < n_posts(run); i++) {
+        post_t *post = &run->post[i];
+        psd_child_t *child = &post->child;
+        child->owner = run;
+        child->is_server = i < run->n_servers;
+        child->index = child->is_server ? i : i - run->n_servers + 1;
+        child->said = on_said;
+        child->gone = on_gone;
+        snprintf(child->role, sizeof child->role, "%s %u", child->is_server ? "server" : "worker",
+                 child->index);
+        uv_timer_init(&run->loop, &post->again);
+        post->again.data = post;
+    }
+}
+
 static int drive(run_t *run)
 {
     uv_loop_init(&run->loop);
@@ -598,8 +517,11 @@ static int drive(run_t *run)
     uv_signal_start(&run->term, on_signal, SIGTERM);
     uv_signal_start(&run->interrupt, on_signal, SIGINT);
     uv_timer_start(&run->timer, on_unready, psd_options_ms(run->options, "join_timeout"), 0);
-    start(run, 0);
+    man_posts(run);
+    start_first(run, 0);
     uv_run(&run->loop, UV_RUN_DEFAULT);
+    for (unsigned i = 0; i < n_posts(run); i++)
+        uv_close((uv_handle_t *)&run->post[i].again, ignore_close);
     uv_close((uv_handle_t *)&run->timer, ignore_close);
     uv_close((uv_handle_t *)&run->term, ignore_close);
     uv_close((uv_handle_t *)&run->interrupt, ignore_close);
@@ -622,12 +544,13 @@ static int prepare(run_t *run, psd_err_t *err)
         return rc;
     run->n_servers = (unsigned)psd_options_int(run->options, "servers");
     run->n_workers = (unsigned)(want > least ? want : least);
-    run->child = calloc(run->n_servers + run->n_workers, sizeof *run->child);
+    run->restarts_left = psd_options_int(run->options, "restarts");
+    run->has_checkpoints = *psd_options_string(run->options, "checkpoint.dir");
+    run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;
+    run->post = calloc(n_posts(run), sizeof *run->post);
     const char *term = getenv("TERM"), *mode = psd_options_string(run->options, "progress");
     run->terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0 && strcmp(mode, "log") != 0;
-    return run->child
-               ? PSD_OK
-               : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", run->n_servers + run->n_workers);
+    return run->post ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", n_posts(run));
 }
 
 int psd_ctl_run(int argc, char **argv)
@@ -647,7 +570,7 @@ int psd_ctl_run(int argc, char **argv)
         code = drive(&run);
     else if (rc < 0)
         fprintf(stderr, "%s\n", err.text);
-    free(run.child);
+    free(run.post);
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : code;
 }

@@ -169,6 +169,60 @@ Test(run, the_first_child_that_fails_is_named_and_stops_the_others)
     cr_assert(wait_for_processes(0));
 }
 
+/* Run psdctl beside programs `psd` and `psd-worker` of our own, which do what `script` says. */
+static int run_with_servers_that(const char *script, const char *more)
+{
+    char command[1024];
+    snprintf(command, sizeof command,
+             "cd %s && mkdir bin && cp %s/psdctl bin && printf '#!/bin/sh\\n%s\\n' >bin/psd && cp bin/psd "
+             "bin/psd-worker && "
+             "chmod +x bin/psd* && bin/psdctl run --run-dir=fake --checkpoint-dir=ckpt %s 2>&1 </dev/null",
+             directory, PSD_BIN_DIR, script, more);
+    FILE *pipe = popen(command, "r");
+    size_t n = fread(output, 1, sizeof output - 1, pipe);
+    output[n] = '\0';
+    int status = pclose(pipe);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+Test(run, what_keeps_dying_is_started_again_as_often_as_allowed_and_its_log_goes_on)
+{
+    char log[256] = "", path[128];
+    cr_assert_eq(run_with_servers_that("echo dying >&2; exit 71", "--restarts=2"), 71, "%s", output);
+    cr_expect_not_null(
+        strstr(output, "run.restart role=\"server 0\" ended=\"ended with 71: dying\" left=1\n"), "%s",
+        output);
+    cr_expect_not_null(strstr(output, "left=0\n"), "%s", output);
+    cr_expect_not_null(strstr(output,
+                              "psdctl: server 0 ended with 71: dying; all 2 restarts are used, the first for "
+                              "server 0, which ended with 71: dying\n"),
+                       "%s", output);
+    snprintf(path, sizeof path, "%s/fake/logs/server-0.log", directory);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file);
+    log[fread(log, 1, sizeof log - 1, file)] = '\0';
+    fclose(file);
+    cr_expect_str_eq(log, "dying\ndying\ndying\n");
+}
+
+Test(run, what_would_fail_again_is_not_started_again)
+{
+    static const int codes[] = { 64, 65, 66, 76, 77, 78 };
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        char script[32];
+        teardown(), setup();
+        snprintf(script, sizeof script, "exit %d", codes[i]);
+        cr_assert_eq(run_with_servers_that(script, ""), codes[i], "%s", output);
+        cr_expect_null(strstr(output, "run.restart"), "%s", output);
+    }
+}
+
+Test(run, without_checkpoints_a_lost_server_ends_the_job)
+{
+    cr_assert_eq(run_with_servers_that("kill -9 $$", "--checkpoint-dir="), 1, "%s", output);
+    cr_expect_not_null(strstr(output, "psdctl: server 0 was killed by signal 9 (Killed)\n"), "%s", output);
+}
+
 Test(run, a_target_that_is_not_met_fails_the_job)
 {
     cr_assert_eq(run_linear("target", "--stop-target=0.000001 --stop-steps=5"), 1, "%s", output);

@@ -1,0 +1,55 @@
+/* child.h - a child process of psdctl run: started, its lines read and kept in a log, its end told. It may be
+ * started again when it is gone. All calls on the loop's thread. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <uv.h>
+
+enum { PSD_CHILD_LINE = 8192 }; /* bytes of a line; longer ones are cut in pieces */
+
+typedef struct psd_child psd_child_t;
+
+/* The lines of one of a child's streams. */
+typedef struct psd_child_stream {
+    uv_pipe_t pipe;
+    char line[PSD_CHILD_LINE];
+    size_t n;
+} psd_child_stream_t;
+
+struct psd_child {
+    /* Set by the owner. */
+    void *owner;
+    bool is_server;
+    unsigned index; /* server from 0, worker from 1 */
+    char role[24];  /* "server 0" */
+    void (*said)(psd_child_t *self, bool on_stderr, const char *line);
+    void (*gone)(psd_child_t *self); /* all it said is read, and it is reaped */
+    /* To be read by the owner. */
+    int64_t code;        /* exit status */
+    int signal;          /* that killed it; 0: none */
+    uint64_t started_ms; /* uv_now() then */
+    char last[400];      /* its last warning or error */
+    /* Its own. */
+    uv_process_t process;
+    psd_child_stream_t out, err;
+    unsigned open; /* of process and streams; 0: gone, or not started */
+    FILE *log;
+};
+
+/* Start `words` by way of psd_ctl_child of the program `psdctl`, and add what it says to the file `log`. 0,
+ * or what uv_strerror explains; `gone` may be called all the same. */
+int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char **words, const char *log);
+
+/* Whether it has been started and is not gone. */
+bool psd_child_is_here(const psd_child_t *self);
+
+/* Send a signal, if it still runs. */
+void psd_child_kill(psd_child_t *self, int number);
+
+/* "was killed by signal 9 (Killed): what it said last". */
+void psd_child_describe_end(const psd_child_t *self, char *text, size_t n);
+
+/* Whether a line of stderr is worth showing: a warning, an error, or no log line at all. */
+bool psd_child_is_loud(const char *line);

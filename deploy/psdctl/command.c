@@ -1,0 +1,116 @@
+#include "deploy/psdctl/command.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "deploy/psdctl/run.h"
+
+static void add(psd_command_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void add(psd_command_t *self, const char *format, ...)
+{
+    va_list list;
+    assert(self->n < PSD_COMMAND_WORDS);
+    va_start(list, format);
+    if (vasprintf(&self->word[self->n], format, list) < 0)
+        abort(); /* no memory to start a job with */
+    va_end(list);
+    self->word[++self->n] = NULL;
+}
+
+void psd_command_clear(psd_command_t *self)
+{
+    while (self->n)
+        free(self->word[--self->n]);
+}
+
+/* Options that psdctl decides per child; all others are handed on as they were given. */
+static bool is_decided_here(const char *key)
+{
+    static const char *const keys[] = { "listen",   "join",        "status.listen", "run.dir",
+                                        "progress", "workers.min", "workers.want",  "servers" };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strcmp(key, keys[i]) == 0)
+            return true;
+    return false;
+}
+
+/* What the flags of this command line say to a child of `program`; file and environment it reads itself. */
+static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program)
+{
+    const psd_option_t *row;
+    for (size_t i = 0; (row = psd_options_row(i)); i++) {
+        char flag[64];
+        psd_options_flag(row->key, flag, sizeof flag);
+        if ((row->programs & program) && !is_decided_here(row->key) &&
+            strcmp(psd_options_origin(options, row->key), flag) == 0)
+            add(self, "%s=%s", flag, psd_options_text(options, row->key));
+    }
+}
+
+static void begin(psd_command_t *self)
+{
+    *self = (psd_command_t){ .n = 0 };
+    add(self, "psdctl");
+    add(self, PSD_CTL_CHILD);
+    add(self, "%ld", (long)getpid());
+}
+
+static void end(psd_command_t *self, const psd_command_facts_t *facts)
+{
+    add(self, "--run-dir=%s", facts->run_dir);
+    if (*psd_options_file(facts->options))
+        add(self, "%s", psd_options_file(facts->options));
+}
+
+/* What was told, for server 0, who is the one to be found; others take any port. One that has had a port
+ * before comes back to it, where those who know it will look. */
+static void add_place(psd_command_t *self, const psd_command_facts_t *facts, const char *key, const char *any,
+                      const char *before)
+{
+    char flag[64];
+    bool given = strcmp(psd_options_origin(facts->options, key), "default") != 0;
+    const char *text = psd_options_string(facts->options, key);
+    if (strcmp(text, "none") != 0 && !(given && facts->index == 0))
+        text = any;
+    const char *port = strrchr(text, ':'), *port_before = before ? strrchr(before, ':') : NULL;
+    psd_options_flag(key, flag, sizeof flag);
+    if (port && strcmp(port, ":0") == 0 && port_before)
+        add(self, "%s=%.*s%s", flag, (int)(port - text), text, port_before);
+    else
+        add(self, "%s=%s", flag, text);
+}
+
+void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
+{
+    begin(self);
+    add(self, "%s/psd", facts->bin);
+    add_flags(self, facts->options, PSD_PROGRAM_SERVER);
+    add(self, "--server-index=%u", facts->index);
+    add(self, "--servers=%u", facts->n_servers);
+    add(self, "--workers-min=%s", psd_options_text(facts->options, "workers.min"));
+    add(self, "--workers-want=%u", facts->n_workers);
+    add_place(self, facts, "listen", "tcp://127.0.0.1:0", facts->data);
+    add_place(self, facts, "status.listen", "127.0.0.1:0", facts->status);
+    if (facts->index)
+        add(self, "--join=%s", facts->join);
+    end(self, facts);
+}
+
+void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts)
+{
+    begin(self);
+    add(self, "%s/psd-worker", facts->bin);
+    add_flags(self, facts->options, PSD_PROGRAM_WORKER);
+    add(self, "--worker-id=%u", facts->index);
+    add(self, "--join=%s", facts->join);
+    add(self, "--progress=log");
+    if (facts->short_progress &&
+        strcmp(psd_options_origin(facts->options, "progress_interval"), "default") == 0)
+        add(self, "--progress-interval=250ms");
+    end(self, facts);
+}

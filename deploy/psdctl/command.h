@@ -1,0 +1,31 @@
+/* command.h - the command lines of psdctl run's children. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/options.h"
+
+enum { PSD_COMMAND_WORDS = 160 };
+
+/* A command line being made; strings are owned. */
+typedef struct psd_command {
+    char *word[PSD_COMMAND_WORDS + 1]; /* NULL after the last */
+    size_t n;
+} psd_command_t;
+
+/* What the options do not say. Strings are borrowed. */
+typedef struct psd_command_facts {
+    const psd_options_t *options;
+    const char *bin;     /* directory of the programs */
+    const char *run_dir; /* of the run */
+    const char *join;    /* where server 0 takes messages */
+    unsigned index;      /* server from 0, worker from 1 */
+    unsigned n_servers, n_workers;
+    const char *data, *status; /* addresses that this server has announced before; "" or NULL: none yet */
+    bool short_progress;       /* a line that is redrawn may be redrawn often */
+} psd_command_facts_t;
+
+void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts);
+void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts);
+void psd_command_clear(psd_command_t *self);
