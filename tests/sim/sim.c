@@ -985,6 +985,7 @@ void sim_run_and_compare(const sim_config_t *config, sim_result_t *result)
     calm.drop = calm.duplicate = calm.kill_chance = calm.crash_chance = calm.disk_chance = 0;
     calm.kill_worker = -1;
     calm.save_every = 0;
+    calm.all_must_stay = false; /* nobody goes, and the run is compared with a single process */
     calm.data_seed = config->data_seed ? config->data_seed : config->seed;
     sim_run(&calm, &expected);
     result->steps = expected.steps;
