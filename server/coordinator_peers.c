@@ -324,8 +324,8 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
         old->log_done = self->next_seq - 1;
         return false;
     }
-    if (self->state == PSD_JOB_GATHERING) {
-        old->joined = false; /* nothing has been built on it yet */
+    if (self->next_seq == PSD_FIRST_SEQ) {
+        old->joined = false; /* nothing has been built on it yet: the log is empty */
         return true;
     }
     bool same_place = strlen(old->endpoint) == n_endpoint && !strncmp(old->endpoint, msg->text, n_endpoint);
