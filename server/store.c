@@ -269,8 +269,8 @@ void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t
                                           .settings = (char *)(uintptr_t)self->config.settings, .clock = action->clock,
                                           .version = point->version, .lr = point->lr, .shard = psd_engine_index(engine),
                                           .n_shards = psd_engine_map(engine)->n_servers };
-    if (action->act == PSD_ACT_COMMIT && psd_tensors_copy(&task->model, psd_engine_model(engine)) != PSD_OK)
-        assert(!"no memory for a copy of the model's list of tensors");
+    int rc = action->act == PSD_ACT_COMMIT ? psd_tensors_copy(&task->model, psd_engine_model(engine)) : PSD_OK;
+    assert(rc == PSD_OK && "no memory for a copy of the model's list of tensors");
     if (self->last)
         self->last->next = task;
     else

@@ -15,7 +15,7 @@
 
 enum {
     POLL_MS = 100,        /* how often a wait looks at `stop` */
-    STOP_GRACE_MS = 5000, /* how long a stop waits for the open round */
+    STOP_GRACE_MS = 2000, /* how long a stop waits for the open round, our part of which is sent */
     LEAVE_MS = 60000,     /* how long leaving may take: with checkpoints, until the last weights are safe */
     PULL_MS = 60000,      /* how long slow weights may take */
     HOPELESS_STEPS = 20,  /* steps in a row without a finite loss that count as diverged */
