@@ -321,7 +321,6 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
         psd_msg_t *over = psd_actions_send(out, from, PSD_MSG_SHARD_WELCOME, NULL);
         over->seq = msg->seq;
         over->code = PSD_WELCOME_FINISHED;
-        old->log_done = self->next_seq - 1;
         return false;
     }
     if (self->next_seq == PSD_FIRST_SEQ) {
