@@ -137,7 +137,9 @@ void psd_eng_request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *ou
 {
     if (!self->shard || psd_eng_is_started(self) || now_ms < self->init_sent_ms + INIT_EVERY_MS)
         return;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
+    /* Another member each time: the one asked before may be dead, and the view cannot change before there are weights. */
+    for (uint32_t k = 0; k < PSD_MAX_WORKERS; k++) {
+        const uint32_t i = (self->init_turn + k) % PSD_MAX_WORKERS;
         const psd_eng_worker_t *w = self->worker[i];
         if (!w || w->standing != PSD_MEMBER || !w->peer)
             continue;
@@ -150,6 +152,7 @@ void psd_eng_request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *ou
         psd_eng_send_to_worker(self, w, PSD_MSG_INIT_WANTED, lacking, out);
         psd_buf_unref(&lacking);
         self->init_sent_ms = now_ms;
+        self->init_turn = i + 1;
         return;
     }
 }

@@ -85,6 +85,7 @@ struct psd_engine {
     bool restoring;       /* between PSD_ACT_RESTORE and its outcome */
     bool leaving_run;     /* the coordinator has begun another run of the job: start over when nothing runs */
     uint64_t state_sent_ms, init_sent_ms;
+    uint32_t init_turn; /* whose turn it is to be asked for initial values: this id or the next that is here */
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
     void *ledger_arg;
