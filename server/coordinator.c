@@ -195,6 +195,14 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     free(contributor);
 }
 
+/* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and who
+ * comes for a lost one takes its id: the others have cut their shares of the batch already. */
+bool psd_coord_is_fixed(const psd_coordinator_t *self)
+{
+    return self->config.checkpoints && !self->config.mode->per_push &&
+           self->config.workers_min == self->config.workers_want;
+}
+
 /* Workers whose work is done, whether or not they have left. */
 uint32_t psd_coord_count_finished(const psd_coordinator_t *self)
 {
@@ -216,13 +224,21 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
            now_ms >= self->first_ready_ms + self->config.start_timeout_ms;
 }
 
-/* The job is finished when nobody has anything more to do, and at least one worker has finished. */
-bool psd_coord_is_finished(const psd_coordinator_t *self)
+/* The job is finished when nobody has anything more to do, and at least one worker has finished. Where whoever is
+ * lost is replaced, a worker that died in its last round is waited for as in any other: it may have been the one to
+ * save the weights; but not for ever, since all that was trained is there. */
+static bool is_finished(psd_coordinator_t *self, uint64_t now_ms)
 {
+    const uint32_t done = psd_coord_count_finished(self);
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (psd_worker_is_here(&self->members.row[i]) && self->members.row[i].state != PSD_WORKER_DONE)
             return false;
-    return psd_coord_count_finished(self) > 0;
+    if (!done)
+        return false;
+    if (!self->first_done_ms)
+        self->first_done_ms = now_ms;
+    return !psd_coord_is_fixed(self) || done >= self->config.workers_want ||
+           now_ms >= self->first_done_ms + self->config.start_timeout_ms;
 }
 
 /* Whether rounds may go on with so many members. Those who have left with their work done count: towards the
@@ -244,7 +260,7 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         psd_coord_change_view(self, now_ms, out);
         return;
     }
-    if (psd_coord_is_finished(self)) {
+    if (is_finished(self, now_ms)) {
         psd_coord_begin_end(self, now_ms, false, out);
         return;
     }

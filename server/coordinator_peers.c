@@ -67,16 +67,13 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     free(bytes);
 }
 
-/* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and who
- * comes for a lost one takes its id: the others have cut their shares of the batch already. */
+/* Whether every place of a fixed number is taken. */
 static bool is_full(const psd_coordinator_t *self)
 {
     uint32_t here = 0;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         here += psd_worker_is_here(&self->members.row[i]);
-    bool fixed = self->config.checkpoints && !self->config.mode->per_push &&
-                 self->config.workers_min == self->config.workers_want;
-    return fixed && here >= self->config.workers_want;
+    return psd_coord_is_fixed(self) && here >= self->config.workers_want;
 }
 
 /* The text of a HELLO is "job name-of-worker". */

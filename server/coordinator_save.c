@@ -132,7 +132,7 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
     self->state = PSD_JOB_GATHERING;
     self->n_view = 0;
     self->ending = self->ending && self->stopped; /* what was finished may have to be done again */
-    self->first_ready_ms = 0;
+    self->first_ready_ms = self->first_done_ms = 0;
     self->saving = self->committing = self->save_wanted = false;
     self->started = 0;
     if (!self->n_points)

@@ -51,6 +51,7 @@ struct psd_coordinator {
     uint64_t view_id, clock; /* clock: rounds decided */
     uint64_t skipped;
     uint64_t round_since_ms; /* when the open round was opened */
+    uint64_t first_done_ms;  /* when only workers that had finished were left */
     uint64_t first_ready_ms; /* when the first worker registered */
     uint64_t finish_since_ms;
     uint64_t line_ms; /* when what is waited for was last said */
@@ -95,8 +96,8 @@ void psd_coord_change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions
 /* Workers whose work is done, whether or not they have left. */
 uint32_t psd_coord_count_finished(const psd_coordinator_t *self);
 
-/* Whether nobody has anything more to do. */
-bool psd_coord_is_finished(const psd_coordinator_t *self);
+/* Whether rounds wait for whoever is lost to be replaced. */
+bool psd_coord_is_fixed(const psd_coordinator_t *self);
 
 /* Whether rounds may go on with so many members. */
 bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live);

@@ -485,6 +485,8 @@ static void advance_worker(sim_t *self, uint32_t w)
     sim_worker_t *me = &self->worker[w];
     psd_actions_t out = { 0 };
     psd_phase_t phase = me->session ? psd_session_phase(me->session) : PSD_PHASE_LEFT;
+    if (phase == PSD_PHASE_READY && psd_session_position(me->session).clock > self->config.rounds)
+        self->result->with_last_weights |= UINT32_C(1) << w;
     if (phase == PSD_PHASE_JOINED && !me->registered) {
         me->registered = true;
         initial_weights(self, me->w);

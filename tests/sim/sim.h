@@ -40,6 +40,7 @@ typedef struct sim_result {
     uint64_t total_messages, kills, crashes, saves, steps, skipped;
     uint64_t ended_ms;                      /* simulated time */
     uint64_t longest_gap_ms;                /* between two closed rounds, after the first */
+    uint32_t with_last_weights;             /* workers that have held the weights of the last round, one bit each */
 } sim_result_t;
 
 /* Run until the job is finished, then check: every shard applied the same contributors in every round (bsp), every

@@ -65,6 +65,20 @@ Test(sim, a_worker_killed_at_any_message_leaves_one_contributor_set_on_all_shard
     }
 }
 
+Test(sim, where_workers_are_replaced_the_one_that_died_in_the_last_round_is_too)
+{
+    sim_config_t config = cluster(2, 2, "adam(lr=0.01)");
+    config.rounds = 3;
+    config.save_every = 1;
+    config.all_must_stay = true;
+    config.revive = true;
+    config.kill_worker = 1;
+    config.kill_at = UINT64_MAX;
+    uint64_t n = run(&config).messages[1];
+    for (config.kill_at = 0; config.kill_at < n; config.kill_at++)
+        cr_assert_eq(run(&config).with_last_weights, 3, "killed at message %" PRIu64, config.kill_at);
+}
+
 Test(sim, the_others_go_on_within_the_lease_and_a_second)
 {
     for (uint64_t at = 20; at < 200; at += 7) {
