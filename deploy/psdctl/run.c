@@ -22,8 +22,9 @@
 
 enum {
     GRACE_MS = 8000,    /* for a stage of stopping; then the next */
-    FINISH_MS = 20000,  /* for servers to end after the last worker has, or the other way round */
-    UP_MS = 1000,       /* who has been up for so long is started again at once; */
+    FINISH_MS = 20000,  /* for servers to end after the last worker has */
+    LATE_MS = 5000,     /* for workers to end after the last server has: there is nobody left to speak to */
+    UP_MS = 500,        /* who has been up for so long is started again at once; */
     PAUSE_MS = 100,     /* who has not, after a pause that doubles */
     PAUSE_MAX_MS = 3200 /* up to this */
 };
@@ -54,6 +55,7 @@ struct run {
     bool has_checkpoints;
     bool in_rounds;      /* sync.mode is bsp */
     char first_end[512]; /* of whom the first restart was, and why */
+    char refused[512];   /* a worker that was started again and refused: it came too late, or the job fails */
     stage_t stage;
     bool interrupted;
     int code; /* exit code so far */
@@ -162,13 +164,6 @@ static void enter_stage(run_t *run, stage_t stage)
         signal_children(run, true, true, SIGKILL);
 }
 
-static void on_stage_over(uv_timer_t *timer)
-{
-    run_t *run = timer->data;
-    if (run->stage < KILL_ALL)
-        enter_stage(run, run->stage + 1);
-}
-
 /* Keep the first failure, name it, and stop. */
 static void fail(run_t *run, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -184,6 +179,15 @@ static void fail(run_t *run, int code, const char *format, ...)
         say(run, "psdctl: %s", sentence);
     }
     enter_stage(run, STOP_WORKERS);
+}
+
+static void on_stage_over(uv_timer_t *timer)
+{
+    run_t *run = timer->data;
+    if (run->stage == RUNNING && *run->refused)
+        fail(run, psd_err_exit_code(PSD_EREFUSED), "%s", run->refused);
+    else if (run->stage < KILL_ALL)
+        enter_stage(run, run->stage + 1);
 }
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -324,6 +328,21 @@ static bool come_back(run_t *run, post_t *post)
     return true;
 }
 
+/* An end that harms nobody: a server's when all workers had theirs, with the weights saved. */
+static bool is_late(const run_t *run, const psd_child_t *child)
+{
+    return run->stage == RUNNING && child->is_server && is_lost(child) && run->ready && !run->n_workers_up &&
+           run->has_checkpoints && run->in_rounds;
+}
+
+/* A worker that was started again is refused by servers that have finished in the meantime. Whether they have
+ * is seen when they end; until then it is no failure. */
+static bool may_be_too_late(const run_t *run, const psd_child_t *child)
+{
+    return run->stage == RUNNING && run->n_servers_up && !child->is_server &&
+           ((const post_t *)child)->starts > 1 && child->code == psd_err_exit_code(PSD_EREFUSED);
+}
+
 static void tell_how_it_ended(run_t *run, const psd_child_t *child)
 {
     char end[450], spent[640] = "";
@@ -332,14 +351,29 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     if (may_come_back(run, child) && *run->first_end)
         snprintf(spent, sizeof spent, "; all %" PRId64 " restarts are used, the first for %s",
                  psd_options_int(run->options, "restarts"), run->first_end);
-    if (code && child->is_server && run->has_checkpoints && run->in_rounds && run->ready &&
-        !run->n_workers_up && run->stage == RUNNING)
+    if (is_late(run, child)) {
         say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role,
             end);
-    else if (code)
+    } else if (may_be_too_late(run, child)) {
+        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none, if the servers are finished\"",
+            child->role, end);
+        snprintf(run->refused, sizeof run->refused, "%s %s", child->role, end);
+    } else if (code) {
         fail(run, code, "%s %s%s", child->role, end, spent);
-    else if (child->is_server && !run->ready)
+    } else if (child->is_server && !run->ready) {
         fail(run, psd_err_exit_code(PSD_EUNAVAILABLE), "%s ended before it was ready", child->role);
+    }
+}
+
+/* Whoever is left when one side is through has only so long. */
+static void tend_end(run_t *run)
+{
+    if (run->stage == STOP_WORKERS && run->n_workers_up == 0)
+        enter_stage(run, STOP_SERVERS);
+    else if (run->stage == RUNNING && run->ready && run->n_servers_up == 0)
+        uv_timer_start(&run->timer, on_stage_over, LATE_MS, 0);
+    else if (run->stage == RUNNING && run->ready && (run->n_workers_up == 0 || *run->refused))
+        uv_timer_start(&run->timer, on_stage_over, FINISH_MS, 0);
 }
 
 static void on_gone(psd_child_t *child)
@@ -348,11 +382,11 @@ static void on_gone(psd_child_t *child)
     if (come_back(run, (post_t *)child))
         return;
     tell_how_it_ended(run, child);
+    if (child->is_server && !child->code && !child->signal)
+        run->refused[0] = '\0'; /* so it was */
     count_down(run, child);
-    if (run->stage == STOP_WORKERS && run->n_workers_up == 0)
-        enter_stage(run, STOP_SERVERS);
-    else if (run->stage == RUNNING && run->ready && (run->n_workers_up == 0 || run->n_servers_up == 0))
-        uv_timer_start(&run->timer, on_stage_over, FINISH_MS, 0);
+    if (run->n_servers_up + run->n_workers_up)
+        tend_end(run);
 }
 
 /* "psd ready shard=0/2 data=tcp://... status=http://... job=NAME"; the others wait for server 0's. */

@@ -223,6 +223,45 @@ Test(run, without_checkpoints_a_lost_server_ends_the_job)
     cr_expect_not_null(strstr(output, "psdctl: server 0 was killed by signal 9 (Killed)\n"), "%s", output);
 }
 
+/* A server that says it is ready. */
+#define READY "echo psd ready shard=0/1 data=tcp://127.0.0.1:1 status=none job=psd; "
+
+Test(run, a_server_that_dies_after_the_last_worker_has_finished_does_no_harm)
+{
+    cr_assert_eq(
+        run_with_servers_that("case $0 in *worker) exit 0;; *) " READY "sleep 0.5; kill -9 $$;; esac", ""), 0,
+        "%s", output);
+    cr_expect_not_null(strstr(output, "run.late role=\"server 0\""), "%s", output);
+    teardown(), setup();
+    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 0;; *) " READY
+                                       "sleep 0.5; kill -9 $$;; esac",
+                                       "--sync-mode=asp"),
+                 1, "without rounds the last pushes are lost: %s", output);
+}
+
+Test(run, a_worker_that_comes_back_when_the_servers_are_finished_is_no_failure)
+{
+    cr_assert_eq(run_with_servers_that("case $0 in *worker) mkdir once && kill -9 $$; exit 76;; *) " READY
+                                       "sleep 1;; esac",
+                                       ""),
+                 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.late role=\"worker 1\" ended=\"ended with 76"), "%s", output);
+    teardown(), setup();
+    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 76;; *) " READY "sleep 60;; esac", ""), 76,
+                 "at its first start a refusal is one: %s", output);
+}
+
+Test(run, who_ended_well_is_needed_again_when_a_server_is_lost)
+{
+    cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) sleep 2;; *index=1*) " READY ";; *) " READY
+                                       "sleep 1; mkdir once && kill -9 $$; exit 0;; esac",
+                                       "--servers=2"),
+                 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 0\""), "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""),
+                       "%s", output);
+}
+
 Test(run, a_target_that_is_not_met_fails_the_job)
 {
     cr_assert_eq(run_linear("target", "--stop-target=0.000001 --stop-steps=5"), 1, "%s", output);
