@@ -265,8 +265,21 @@ static bool kill_one(kills_t *kills, bool server, unsigned which)
     return true;
 }
 
-/* One job of `steps` rounds with so many kills more, at random moments; its last tenth is left in peace. */
-static void run_and_kill(kills_t *kills, unsigned servers, unsigned workers, uint64_t *chance, uint64_t steps)
+/* Rounds are closed again, or the job is over. */
+static void await_later_checkpoint(long long before)
+{
+    const uint64_t end = cluster_now_ms() + WAIT_MS;
+    for (; newest_checkpoint() <= before && cluster_wait(&job, 0) < 0; cluster_nap())
+        if (cluster_now_ms() > end) {
+            print_job();
+            cr_assert_fail("no round was closed in %d ms", WAIT_MS);
+        }
+}
+
+/* One job of `steps` rounds with so many kills more, at random moments to its very end; one by one: the next
+ * one when the job has gone on. */
+static void run_and_kill(kills_t *kills, unsigned servers, unsigned workers, bool one_by_one,
+                         uint64_t *chance, uint64_t steps)
 {
     const unsigned first = kills->servers;
     start_job("--optimizer=" ADAM
@@ -275,11 +288,15 @@ static void run_and_kill(kills_t *kills, unsigned servers, unsigned workers, uin
     await_checkpoint(0);
     while (servers + workers) {
         usleep((useconds_t)(psd_splitmix64(chance) % 400000));
-        if (cluster_wait(&job, 0) >= 0 || newest_checkpoint() > (long long)(steps - steps / 10))
+        if (cluster_wait(&job, 0) >= 0)
             break;
         const bool server = psd_splitmix64(chance) % (servers + workers) < servers;
-        if (kill_one(kills, server, (unsigned)(psd_splitmix64(chance) % 2)))
-            *(server ? &servers : &workers) -= 1;
+        const long long before = newest_checkpoint();
+        if (!kill_one(kills, server, (unsigned)(psd_splitmix64(chance) % 2)))
+            continue;
+        *(server ? &servers : &workers) -= 1;
+        if (one_by_one)
+            await_later_checkpoint(before);
     }
     expect_code(0);
     expect_undisturbed_weights(ADAM, steps);
@@ -321,13 +338,39 @@ Test(resume, whatever_is_killed_the_weights_are_those_of_an_undisturbed_run)
     fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
     while ((alone.servers + mixed.servers < each || mixed.workers < each) &&
            (!campaign || cluster_now_ms() < begin + CAMPAIGN_MS)) {
-        run_and_kill(&alone, at_once, 0, &chance, STEPS);
-        run_and_kill(&mixed, campaign ? at_once : 1, campaign ? at_once : 3, &chance, STEPS);
+        run_and_kill(&alone, at_once, 0, true, &chance, STEPS);
+        run_and_kill(&mixed, campaign ? at_once : 1, campaign ? at_once : 3, false, &chance, STEPS);
     }
-    print_returns(&alone, "servers alone");
-    print_returns(&mixed, "servers and workers");
+    print_returns(&alone, "one by one");
+    print_returns(&mixed, "all together");
     cr_assert_gt(alone.n_back, 0, "no server came back");
     cr_expect(campaign || (alone.servers + mixed.servers >= each && mixed.workers >= each));
+}
+
+/* Short jobs and one kill each, so that many hit the last round, the last checkpoint, and the good-byes. */
+Test(resume, a_kill_in_the_last_moments_of_a_job_changes_nothing)
+{
+    enum { STEPS = 300 };
+    static kills_t kills;
+    const unsigned jobs = cluster_campaign() ? 200 : 8;
+    const uint64_t seed = cluster_seed((uint64_t)getpid());
+    uint64_t chance = seed;
+    fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
+    for (unsigned i = 0; i < jobs; i++) {
+        kills.servers = 0;
+        start_job("--optimizer=" ADAM " --stop-steps=%d --checkpoint-every=100ms", STEPS);
+        await_checkpoint(1);
+        const bool server = psd_splitmix64(&chance) % 2;
+        const unsigned which = (unsigned)(psd_splitmix64(&chance) % 2);
+        usleep((useconds_t)(psd_splitmix64(&chance) % 250000));
+        const double at_ms = unix_ms();
+        const bool killed = kill_one(&kills, server, which);
+        expect_code(0);
+        expect_undisturbed_weights(ADAM, STEPS);
+        fprintf(stderr, "job %u: %s %u %s, over %.0f ms later\n", i, server ? "server" : "worker", which,
+                killed ? "killed" : "gone already", unix_ms() - at_ms);
+        teardown(), setup();
+    }
 }
 
 /* ---- stopped, and started again
