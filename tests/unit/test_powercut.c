@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/rng.h"
 #include "server/checkpoint.h"
 
 /* What a power cut may leave of a run that saves checkpoints: every system call that changes files is written
@@ -29,12 +30,11 @@ typedef struct op {
 static op_t ops[4096];
 static int n_ops, n_inodes, inode_of_fd[1024];
 static bool recording;
-static uint64_t seed = 1;
+static uint64_t chance; /* of the cut that is being made */
 
 static uint32_t draw(void)
 {
-    seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(seed >> 33);
+    return (uint32_t)(psd_splitmix64(&chance) >> 33);
 }
 
 static op_t *record(int what, int inode, const char *path)
@@ -293,17 +293,28 @@ static void write_file(const char *path, int inode, int k, int lie)
         if (fate != 3 && op->offset + op->n > length)
             length = op->offset + op->n;
     }
+    /* What cannot be written here is not what the cut took: it must not look like it. */
     FILE *file = fopen(path, "wb");
-    if (!file)
-        return; /* its directory was lost */
-    cr_assert_eq(fwrite(bytes, 1, length, file), length);
-    fclose(file);
+    cr_assert_not_null(file, "cannot write %s: %s", path, strerror(errno));
+    cr_assert_eq(fwrite(bytes, 1, length, file), length, "cannot write %s: %s", path, strerror(errno));
+    cr_assert_eq(fclose(file), 0, "cannot write %s: %s", path, strerror(errno));
+}
+
+/* Whether the directory that an entry is in was not lost: the checkpoints' own is always there. */
+static bool is_reachable(const char *path)
+{
+    if (in_dir(path, dir))
+        return true;
+    for (int i = 0; i < n_entries; i++)
+        if (entries[i].inode < 0 && in_dir(path, entries[i].path))
+            return true;
+    return false;
 }
 
 static void clear(const char *path)
 {
     char command[96];
-    snprintf(command, sizeof command, "rm -rf %s/*", path);
+    snprintf(command, sizeof command, "rm -rf %s", path);
     cr_assert_eq(system(command), 0);
 }
 
@@ -317,24 +328,47 @@ static const char *moved(const char *path, char to[PATH_MAX])
 static void unmake(void)
 {
     char path[PATH_MAX];
-    for (int what = 0; what < 2; what++)
-        for (int i = 0; i < n_entries; i++)
-            (void)!(entries[i].inode < 0 ? rmdir(moved(entries[i].path, path))
-                                         : unlink(moved(entries[i].path, path)));
+    for (int dirs = 0; dirs < 2; dirs++)
+        for (int i = 0; i < n_entries; i++) {
+            moved(entries[i].path, path);
+            if ((entries[i].inode < 0) == dirs && is_reachable(entries[i].path))
+                cr_assert_eq(dirs ? rmdir(path) : unlink(path), 0, "cannot remove %s: %s", path,
+                             strerror(errno));
+        }
+}
+
+static void tell_loss(int k, uint64_t cut, uint64_t wanted, size_t n, const uint64_t *clocks)
+{
+    char path[PATH_MAX];
+    psd_err_t why;
+    fprintf(stderr, "cut %llu after %d of %d calls: clock %llu was committed, %zu are listed\n",
+            (unsigned long long)cut, k, n_ops, (unsigned long long)wanted, n);
+    for (size_t i = 0; i < n; i++)
+        if (psd_ckpt_verify(after, clocks[i], &why) != PSD_OK)
+            fprintf(stderr, "  listed: %s\n", why.text);
+    if (wanted && psd_ckpt_verify(after, wanted, &why) != PSD_OK)
+        fprintf(stderr, "  committed: %s\n", why.text);
+    for (int i = 0; i < n_entries; i++) {
+        struct stat info = { 0 };
+        fprintf(stderr, "  left: %s, %lld bytes\n", entries[i].path + strlen(dir),
+                stat(moved(entries[i].path, path), &info) ? -1 : (long long)info.st_size);
+    }
 }
 
 /* Cut after k calls. Whether what remains is as it must be. */
-static bool survives(int k, int lie)
+static bool survives(int k, uint64_t cut, int lie)
 {
     char path[PATH_MAX];
     uint64_t clocks[CLOCKS + 1], wanted = 0;
     bool ok = true;
+    chance = cut;
     play_names(k, lie);
     for (int i = 0; i < n_entries; i++)
         if (entries[i].inode < 0)
-            mkdir(moved(entries[i].path, path), 0700);
+            cr_assert_eq(mkdir(moved(entries[i].path, path), 0700), 0, "cannot make %s: %s", path,
+                         strerror(errno));
     for (int i = 0; i < n_entries; i++)
-        if (entries[i].inode >= 0)
+        if (entries[i].inode >= 0 && is_reachable(entries[i].path))
             write_file(moved(entries[i].path, path), entries[i].inode, k, lie);
     for (uint64_t clock = 1; clock <= CLOCKS; clock++)
         wanted = returned[clock] <= k ? clock : wanted;
@@ -342,6 +376,8 @@ static bool survives(int k, int lie)
     ok = wanted == 0 || (n > 0 && clocks[0] >= wanted);
     for (size_t i = 0; ok && i < n; i++)
         ok = psd_ckpt_verify(after, clocks[i], NULL) == PSD_OK;
+    if (!ok && lie < 0)
+        tell_loss(k, cut, wanted, n, clocks);
     unmake();
     return ok;
 }
@@ -350,14 +386,15 @@ static bool survives(int k, int lie)
 static int lost(int cuts, int lie)
 {
     int n = 0;
+    const char *given = getenv("PSD_SEED");
+    uint64_t seed = given ? strtoull(given, NULL, 10) : 1;
+    fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
     cr_assert_not_null(mkdtemp(after));
     for (int k = 0; k <= n_ops; k++)
         for (int i = 0; i < cuts; i++)
-            n += !survives(k, lie);
+            n += !survives(k, psd_splitmix64(&seed), lie);
     clear(after);
-    rmdir(after);
     clear(dir);
-    rmdir(dir);
     return n;
 }
 
