@@ -63,8 +63,10 @@ Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
     cr_expect_gt(count, 0);
     cr_expect_eq(count, steps, "%.0f staleness values of %.0f steps", count, steps);
     cr_expect_eq(number_after(metrics, "psd_staleness_steps_bucket{le=\"+Inf\"} "), count);
-    /* With two workers, between a worker's pull and its push the other makes a step or so, seldom many. */
-    cr_expect(isfinite(sum) && sum > 0 && sum / count < 16, "mean staleness %g", sum / count);
+    /* A worker's intervals from pull to push do not overlap, so that each step of the other makes at most one
+     * push older: the mean is a step or so however they are scheduled, and 0 when they took turns. That it is
+     * measured above 0 the next test shows, whose refusals need it. */
+    cr_expect(isfinite(sum) && sum >= 0 && sum / count < 16, "mean staleness %g", sum / count);
     free(metrics);
 }
 
