@@ -109,7 +109,9 @@ Test(transport, no_message_is_left_lying_in_bursts_of_any_length, .init = setup,
         uv_run(&loop, UV_RUN_DEFAULT);
         cr_assert_eq(echoed, sent);
     }
-    cr_assert_lt(longest_gap_ms, 1000, "a message lay for %llu ms", (unsigned long long)longest_gap_ms);
+    /* Nothing wakes a loop that missed an edge, so that a message left lying lies for ever; a busy machine
+     * may keep the loop waiting for a while. */
+    cr_assert_lt(longest_gap_ms, 5000, "a message lay for %llu ms", (unsigned long long)longest_gap_ms);
 }
 
 static void stop_loop(uv_timer_t *timer) { uv_stop(timer->loop); }
