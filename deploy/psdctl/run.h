@@ -1,10 +1,12 @@
-/* run.h - `psdctl run JOB`: a whole job on this machine, servers and workers as child processes. */
+/* run.h - `psdctl run JOB`: a whole job on this machine, servers and workers as child processes, which are
+ * started again when they die. */
 #pragma once
 
 /* The verb: run [options] [JOB]. Starts server 0 on a free port, then the other servers and the workers;
  * keeps their logs in RUN_DIR/logs, shows the first worker's progress and everybody's warnings, and prints
- * the summary. The first child that fails stops the others and is named. SIGTERM and SIGINT end the round and
- * give 75; a second one ends at once. Returns the exit code. argv[0] is what help calls the program. */
+ * the summary. A child that is lost is started again, as long as `restarts` are left; the first that fails
+ * for good stops the others and is named. SIGTERM and SIGINT end the round and give 75; a second one ends at
+ * once. Returns the exit code. argv[0] is what help calls the program. */
 int psd_ctl_run(int argc, char **argv);
 
 /* What a child runs first: PARENT BINARY ARG... . Dies with its parent from here on, leaves its process
