@@ -329,7 +329,7 @@ static void print_returns(kills_t *kills, const char *title)
  */
 Test(resume, whatever_is_killed_the_weights_are_those_of_an_undisturbed_run)
 {
-    enum { STEPS = 4000, CAMPAIGN_MS = 480000 };
+    enum { STEPS = 4000, CAMPAIGN_MS = 420000 };
     static kills_t alone, mixed;
     const bool campaign = cluster_campaign();
     const unsigned each = campaign ? 200 : 3, at_once = campaign ? 10 : 2;
@@ -352,7 +352,7 @@ Test(resume, a_kill_in_the_last_moments_of_a_job_changes_nothing)
 {
     enum { STEPS = 300 };
     static kills_t kills;
-    const unsigned jobs = cluster_campaign() ? 200 : 8;
+    const unsigned jobs = cluster_campaign() ? 50 : 8;
     const uint64_t seed = cluster_seed((uint64_t)getpid());
     uint64_t chance = seed;
     fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
