@@ -161,9 +161,7 @@ void psd_eng_request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *ou
  * or of all when it is NULL. */
 void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_actions_t *out)
 {
-    psd_member_t *complete = calloc(PSD_MAX_WORKERS, sizeof *complete);
-    uint8_t *bytes = malloc(PSD_MAX_LIST);
-    assert(complete && bytes);
+    psd_member_t *complete = self->complete;
     psd_round_t state = { .clock = self->clock + 1, .contributor = complete };
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         const psd_eng_worker_t *w = self->worker[i];
@@ -176,7 +174,7 @@ void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_ac
                                                                .norm2 = w->norm2,
                                                                .nonfinite = w->nonfinite };
     }
-    psd_buf_t *payload = psd_payload_copy(bytes, psd_round_encode(&state, bytes, PSD_MAX_LIST));
+    psd_buf_t *payload = psd_payload_copy(self->list, psd_round_encode(&state, self->list, sizeof self->list));
     psd_msg_t *msg = psd_eng_send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_STATE, payload, out);
     msg->seq = self->log_done;
     msg->clock = self->clock;
@@ -187,8 +185,6 @@ void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_ac
     if (self->restore_failed)
         msg->code |= PSD_SHARD_RESTORE_FAILED;
     psd_buf_unref(&payload);
-    free(complete);
-    free(bytes);
 }
 
 void psd_eng_refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out,

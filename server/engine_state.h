@@ -86,6 +86,8 @@ struct psd_engine {
     bool leaving_run;     /* the coordinator has begun another run of the job: start over when nothing runs */
     uint64_t state_sent_ms, init_sent_ms;
     uint32_t init_turn; /* whose turn it is to be asked for initial values: this id or the next that is here */
+    psd_member_t complete[PSD_MAX_WORKERS]; /* room for what psd_eng_send_state says, which it does with each push */
+    uint8_t list[PSD_MAX_LIST];             /* and for its bytes */
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
     void *ledger_arg;
