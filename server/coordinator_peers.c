@@ -76,6 +76,33 @@ static bool is_full(const psd_coordinator_t *self)
     return psd_coord_is_fixed(self) && here >= self->config.workers_want;
 }
 
+/* A row for a new worker called `name`; NULL, and in `why` what it has to wait for, when there is none yet. */
+static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *hello, const char *name,
+                                    char *why, size_t n)
+{
+    if (!psd_coord_all_shards_joined(self)) {
+        char missing[256] = "";
+        psd_coord_list_missing_shards(self, missing, sizeof missing);
+        snprintf(why, n, "waiting for servers: missing %s of %u", missing, self->config.n_servers);
+        return NULL;
+    }
+    if (is_full(self)) {
+        snprintf(why, n, "all %u places are taken; a worker that is lost frees its own", self->config.workers_want);
+        return NULL;
+    }
+    psd_worker_row_t *row = psd_membership_admit(&self->members, hello->code);
+    if (row)
+        return row;
+    const psd_worker_row_t *held =
+        hello->code && hello->code <= PSD_MAX_WORKERS ? &self->members.row[hello->code - 1] : NULL;
+    if (held)
+        snprintf(why, n, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %.120s", hello->code - 1, held->name,
+                 now_ms - held->heard_ms, name);
+    else
+        snprintf(why, n, "all %u worker ids are in use", PSD_MAX_WORKERS);
+    return NULL;
+}
+
 /* The text of a HELLO is "job name-of-worker". */
 static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                      psd_actions_t *out)
@@ -101,33 +128,12 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         welcome(self, row, out);
         return;
     }
-    if (!psd_coord_all_shards_joined(self)) {
-        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
-        char missing[256] = "";
-        psd_coord_list_missing_shards(self, missing, sizeof missing);
-        wait->seq = msg->seq;
-        snprintf(wait->text, sizeof wait->text, "waiting for servers: missing %s of %u", missing,
-                 self->config.n_servers);
-        return;
-    }
-    if (is_full(self)) {
-        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
-        wait->seq = msg->seq;
-        snprintf(wait->text, sizeof wait->text,
-                 "all %u places are taken; a worker that is lost frees its own", self->config.workers_want);
-        return;
-    }
-    row = psd_membership_admit(&self->members, msg->code);
+    char why[PSD_MAX_TEXT / 2];
+    row = find_place(self, now_ms, msg, msg->text + n + (msg->text[n] == ' '), why, sizeof why);
     if (!row) {
         psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
         wait->seq = msg->seq;
-        if (msg->code && msg->code <= PSD_MAX_WORKERS)
-            snprintf(
-                wait->text, sizeof wait->text, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %s",
-                msg->code - 1, self->members.row[msg->code - 1].name,
-                now_ms - self->members.row[msg->code - 1].heard_ms, msg->text + n + (msg->text[n] == ' '));
-        else
-            snprintf(wait->text, sizeof wait->text, "all %u worker ids are in use", PSD_MAX_WORKERS);
+        snprintf(wait->text, sizeof wait->text, "%s", why);
         return;
     }
     uint64_t incarnation = row->incarnation + 1;
