@@ -4,8 +4,9 @@
  *     bench_exchange [--parameters N] [--rounds N] [--optimizer RULE] [--profile 1]     (1: psd alone, for a profiler)
  *
  * The bare side is the least that any parameter server on ZeroMQ must do: one ROUTER and one DEALER in two processes,
- * 1 MiB payloads behind a small header, zero-copy sends. It is measured twice: "echo" sends every message back at once,
- * which no synchronous round can, and "barrier" sends them back when all have come, as a round of one worker must. */
+ * 1 MiB payloads behind a small header, zero-copy sends. It answers in two ways: "echo" sends every message back at once,
+ * which no synchronous round can, and "barrier" sends them back when all have come, as a round of one worker must. Both
+ * are measured with the C library's heap as it comes, and with the heap kept as psd keeps its own. */
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -99,72 +100,111 @@ static void echo(int port_fd)
     }
 }
 
-typedef struct bare {
-    pid_t pid;
-    void *context, *dealer;
-    char *data;
-    size_t n_bytes;
-} bare_t;
-
-static bare_t bare_start(size_t n_bytes)
-{
-    bare_t self = { .n_bytes = n_bytes, .data = malloc(n_bytes) };
-    int pipe_fd[2], hwm = 0;
-    char endpoint[128];
-    if (pipe(pipe_fd) || (self.pid = fork()) < 0)
-        die("cannot fork");
-    if (!self.pid) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        echo(pipe_fd[1]);
-    }
-    memset(self.data, 1, n_bytes);
-    if (read(pipe_fd[0], endpoint, sizeof endpoint) != sizeof endpoint)
-        die("no port");
-    self.context = zmq_ctx_new();
-    self.dealer = zmq_socket(self.context, ZMQ_DEALER);
-    zmq_setsockopt(self.dealer, ZMQ_SNDHWM, &hwm, sizeof hwm);
-    zmq_setsockopt(self.dealer, ZMQ_RCVHWM, &hwm, sizeof hwm);
-    if (zmq_connect(self.dealer, endpoint))
-        die("cannot connect");
-    return self;
-}
-
-static double bare_round(bare_t *self, int hold)
+/* Push `data` in chunks, and take as many chunks back into it; the seconds. */
+static double push_and_pull(void *dealer, char *data, size_t n_bytes, int hold)
 {
     char header[HEADER];
-    pack_header(header, hold, (uint32_t)((self->n_bytes + CHUNK - 1) / CHUNK));
+    pack_header(header, hold, (uint32_t)((n_bytes + CHUNK - 1) / CHUNK));
     double start = now_s();
     size_t sent = 0;
-    for (size_t at = 0; at < self->n_bytes; at += CHUNK, sent++) {
+    for (size_t at = 0; at < n_bytes; at += CHUNK, sent++) {
         zmq_msg_t msg;
-        size_t n = self->n_bytes - at < CHUNK ? self->n_bytes - at : CHUNK;
-        zmq_msg_init_data(&msg, self->data + at, n, keep, NULL);
-        zmq_send(self->dealer, header, sizeof header, ZMQ_SNDMORE);
-        zmq_msg_send(&msg, self->dealer, 0);
+        size_t n = n_bytes - at < CHUNK ? n_bytes - at : CHUNK;
+        zmq_msg_init_data(&msg, data + at, n, keep, NULL);
+        zmq_send(dealer, header, sizeof header, ZMQ_SNDMORE);
+        zmq_msg_send(&msg, dealer, 0);
     }
     for (size_t i = 0; i < sent; i++) {
         zmq_msg_t head, body;
         zmq_msg_init(&head);
         zmq_msg_init(&body);
-        zmq_msg_recv(&head, self->dealer, 0);
-        zmq_msg_recv(&body, self->dealer, 0);
+        zmq_msg_recv(&head, dealer, 0);
+        zmq_msg_recv(&body, dealer, 0);
         /* The weights must end up in the caller's array, as psd's do. */
-        memcpy(self->data + i * CHUNK, zmq_msg_data(&body), zmq_msg_size(&body));
+        memcpy(data + i * CHUNK, zmq_msg_data(&body), zmq_msg_size(&body));
         zmq_msg_close(&head);
         zmq_msg_close(&body);
     }
     return now_s() - start;
 }
 
-static void bare_stop(bare_t *self)
+/* The worker's side, in a process of its own: a round for every byte read, which says whether to hold. */
+static void drive(int order_fd, int answer_fd, const char *endpoint, size_t n_bytes)
 {
-    int linger = 0;
-    kill(self->pid, SIGKILL);
-    waitpid(self->pid, NULL, 0);
-    zmq_setsockopt(self->dealer, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_close(self->dealer);
-    zmq_ctx_term(self->context);
-    free(self->data);
+    int hwm = 0;
+    char *data = malloc(n_bytes), hold;
+    void *dealer = zmq_socket(zmq_ctx_new(), ZMQ_DEALER);
+    memset(data, 1, n_bytes);
+    zmq_setsockopt(dealer, ZMQ_SNDHWM, &hwm, sizeof hwm);
+    zmq_setsockopt(dealer, ZMQ_RCVHWM, &hwm, sizeof hwm);
+    if (zmq_connect(dealer, endpoint))
+        die("cannot connect");
+    while (read(order_fd, &hold, 1) == 1) {
+        double seconds = push_and_pull(dealer, data, n_bytes, hold);
+        if (write(answer_fd, &seconds, sizeof seconds) != sizeof seconds)
+            break;
+    }
+    exit(0);
+}
+
+/* As psd does for itself: received megabytes are kept in one heap, not mapped each anew. */
+static void keep_heap(void)
+{
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    mallopt(M_TRIM_THRESHOLD, 512 << 20);
+}
+
+static pid_t fork_or_die(int kept)
+{
+    pid_t pid = fork();
+    if (pid < 0)
+        die("cannot fork");
+    if (!pid)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (!pid && kept)
+        keep_heap();
+    return pid;
+}
+
+typedef struct bare {
+    pid_t server, worker;
+    int order_fd, answer_fd;
+} bare_t;
+
+static bare_t bare_start(size_t n_bytes, int kept)
+{
+    bare_t self;
+    int port[2], order[2], answer[2];
+    char endpoint[128];
+    if (pipe(port) || pipe(order) || pipe(answer))
+        die("no pipe");
+    if (!(self.server = fork_or_die(kept)))
+        echo(port[1]);
+    if (read(port[0], endpoint, sizeof endpoint) != sizeof endpoint)
+        die("no port");
+    if (!(self.worker = fork_or_die(kept)))
+        drive(order[0], answer[1], endpoint, n_bytes);
+    self.order_fd = order[1];
+    self.answer_fd = answer[0];
+    return self;
+}
+
+static double bare_round(const bare_t *self, int hold)
+{
+    double seconds;
+    char order = (char)hold;
+    if (write(self->order_fd, &order, 1) != 1 || read(self->answer_fd, &seconds, sizeof seconds) != sizeof seconds)
+        die("the bare side has ended");
+    return seconds;
+}
+
+static void bare_stop(const bare_t *self)
+{
+    kill(self->server, SIGKILL);
+    kill(self->worker, SIGKILL);
+    waitpid(self->server, NULL, 0);
+    waitpid(self->worker, NULL, 0);
 }
 
 /* ---- psd ---- */
@@ -235,37 +275,43 @@ static void cluster_stop(cluster_t *self)
 
 /* ---- what is printed ---- */
 
-static void print_ratio(const char *name, double *bare, double *ratio, size_t rounds, double bytes)
+enum { PLAIN_BARRIER, PLAIN_ECHO, KEPT_BARRIER, KEPT_ECHO, BARE_WAYS };
+
+static const char *const WAY[BARE_WAYS] = { "barrier", "echo", "barrier, heap as psd's", "echo, heap as psd's" };
+
+static void print_ratio(const char *way, double *bare, double *ratio, size_t rounds, double bytes)
 {
     double m = median(bare, rounds);
-    printf("  against bare libzmq, %-8s %5.1f ms (%.2f GB/s): %.0f %% (median of %zu ratios)\n", name, m * 1e3, bytes / m * 1e-9,
-           median(ratio, rounds) * 100, rounds);
+    printf("  against bare libzmq, %-24s %5.1f ms (%.2f GB/s): %3.0f %% (median of %zu ratios)\n", way, m * 1e3,
+           bytes / m * 1e-9, median(ratio, rounds) * 100, rounds);
 }
 
 static void compare_throughput(size_t n, size_t rounds, const char *optimizer)
 {
-    double *t = calloc(5 * rounds, sizeof *t), *psd = t, *echoed = t + rounds, *held = t + 2 * rounds;
-    double *ratio_echoed = t + 3 * rounds, *ratio_held = t + 4 * rounds;
-    bare_t b = bare_start(n * sizeof(float));
+    double *t = calloc((1 + 2 * BARE_WAYS) * rounds, sizeof *t), *psd = t, bytes = 2.0 * (double)n * sizeof(float);
+    double *bare = t + rounds, *ratio = bare + BARE_WAYS * rounds;
+    bare_t sides[] = { bare_start(n * sizeof(float), 0), bare_start(n * sizeof(float), 1) };
     cluster_t c = cluster_start(n, optimizer);
     for (int i = 0; i < 3; i++) {
-        bare_round(&b, i & 1);
         cluster_round(&c);
+        bare_round(&sides[0], i & 1);
+        bare_round(&sides[1], i & 1);
     }
     for (size_t i = 0; i < rounds; i++) {
-        echoed[i] = bare_round(&b, 0);
         psd[i] = cluster_round(&c);
-        held[i] = bare_round(&b, 1);
-        ratio_echoed[i] = echoed[i] / psd[i];
-        ratio_held[i] = held[i] / psd[i];
+        for (size_t way = 0; way < BARE_WAYS; way++) {
+            bare[way * rounds + i] = bare_round(&sides[way / 2], way % 2 == 0);
+            ratio[way * rounds + i] = bare[way * rounds + i] / psd[i];
+        }
     }
-    double bytes = 2.0 * (double)n * sizeof(float), m = median(psd, rounds);
+    double m = median(psd, rounds);
     printf("%zu parameters, %s, 1 worker, 1 server, TCP: push+step+pull %.1f ms (%.2f GB/s)\n", n, optimizer, m * 1e3,
            bytes / m * 1e-9);
-    print_ratio("barrier:", held, ratio_held, rounds, bytes);
-    print_ratio("echo:", echoed, ratio_echoed, rounds, bytes);
+    for (size_t way = 0; way < BARE_WAYS; way++)
+        print_ratio(WAY[way], bare + way * rounds, ratio + way * rounds, rounds, bytes);
     cluster_stop(&c);
-    bare_stop(&b);
+    bare_stop(&sides[0]);
+    bare_stop(&sides[1]);
     free(t);
 }
 
@@ -307,10 +353,6 @@ int main(int argc, char **argv)
         cluster_stop(&c);
         return 0;
     }
-    /* As psd does for itself, for both sides alike: received megabytes are kept in one heap, not mapped each anew. */
-    mallopt(M_ARENA_MAX, 1);
-    mallopt(M_MMAP_THRESHOLD, 64 << 20);
-    mallopt(M_TRIM_THRESHOLD, 512 << 20);
     measure_round_trip(1024, 5000);
     compare_throughput(n, rounds, optimizer);
     return 0;
