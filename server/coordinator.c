@@ -74,7 +74,7 @@ void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const ps
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a decision");
-    psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code,
+    psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code | (self->paused ? PSD_COMMAND_PAUSED : 0),
                            psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
     free(bytes);
 }
@@ -248,6 +248,16 @@ bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live)
     return live > 0 && live + psd_coord_count_finished(self) >= self->config.workers_min;
 }
 
+static void enter(psd_coordinator_t *self, psd_job_state_t state, uint32_t live, psd_actions_t *out)
+{
+    if (state == self->state)
+        return;
+    psd_actions_log(out, state == PSD_JOB_DEGRADED ? PSD_LEVEL_WARN : PSD_LEVEL_INFO,
+                    state == PSD_JOB_DEGRADED ? "job.degraded" : state == PSD_JOB_PAUSED ? "job.paused" : "job.training",
+                    "members=%u min=%u", live, self->config.workers_min);
+    self->state = state;
+}
+
 /* Look at the whole and take the decision that is due, if one is. */
 void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
@@ -274,13 +284,8 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         live += waiting;
         enough = psd_coord_has_quorum(self, live);
     }
-    psd_job_state_t state = enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED;
-    if (state != self->state)
-        psd_actions_log(out, enough ? PSD_LEVEL_INFO : PSD_LEVEL_WARN,
-                        enough ? "job.training" : "job.degraded", "members=%u min=%u", live,
-                        self->config.workers_min);
-    self->state = state;
-    if (self->config.mode->per_push || !enough)
+    enter(self, self->paused ? PSD_JOB_PAUSED : enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED, live, out);
+    if (self->config.mode->per_push || self->state != PSD_JOB_TRAINING)
         return;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (self->members.row[i].state == PSD_WORKER_LIVE &&
@@ -313,7 +318,9 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                              psd_buf_t *payload, psd_actions_t *out)
 {
-    if (msg->kind == PSD_MSG_SHARD_HELLO)
+    if (msg->kind == PSD_MSG_ADMIN)
+        psd_coord_on_admin(self, now_ms, from, msg, out);
+    else if (msg->kind == PSD_MSG_SHARD_HELLO)
         psd_coord_on_shard_hello(self, now_ms, from, msg, out);
     else if (msg->kind == PSD_MSG_SHARD_STATE)
         psd_coord_on_shard_state(self, now_ms, from, msg, payload, out);
@@ -346,6 +353,8 @@ static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
         snprintf(text, n, "workers: %u of %u have registered, %u have said hello",
                  psd_membership_count(&self->members, PSD_WORKER_WAITING), self->config.workers_want,
                  psd_membership_count(&self->members, PSD_WORKER_JOINING));
+    } else if (self->state == PSD_JOB_PAUSED) {
+        snprintf(text, n, "an operator, who has paused the job: psdctl resume");
     } else if (self->state == PSD_JOB_DEGRADED) {
         snprintf(text, n, "more workers: %u are here, workers.min is %u",
                  psd_membership_count(&self->members, PSD_WORKER_LIVE), self->config.workers_min);

@@ -1,6 +1,4 @@
 /* coordinator_peers.c - what workers and shards say to the coordinator, and who may say it. */
-#include <stdarg.h>
-
 #include "server/coordinator_state.h"
 
 enum { SERVER_LEASE_MS = 1000, MAX_LR = 1000000000 };
@@ -207,22 +205,32 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
 
 /* A live change of the learning rate: it goes into the log with the next decision, so that every shard makes
  * the same step with it. */
+int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who,
+                  psd_actions_t *out, psd_err_t *err)
+{
+    if (strcmp(what, "optimizer.lr") || !(value >= 0) || value > MAX_LR)
+        return psd_err_set(err, PSD_ECONFIG, "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", what,
+                           value, (double)MAX_LR);
+    bool news = self->config.lr != value;
+    if (news)
+        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "by=\"%s\" lr=%g was=%g after_clock=%" PRIu64, who, value,
+                        self->config.lr, self->clock);
+    self->config.lr = value;
+    if (news && self->config.mode->per_push)
+        psd_coord_change_view(self, now_ms, out);
+    return PSD_OK;
+}
+
 static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
                        psd_actions_t *out)
 {
-    if (strcmp(msg->text, "optimizer.lr") || msg->value < 0 || msg->value > MAX_LR) {
-        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out,
-               "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", msg->text, msg->value,
-               (double)MAX_LR);
+    psd_err_t err = { 0 };
+    char who[32];
+    snprintf(who, sizeof who, "worker %u", row->id);
+    if (psd_coord_set(self, now_ms, msg->text, msg->value, who, out, &err) != PSD_OK) {
+        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out, "%s", err.text);
         return;
     }
-    bool news = self->config.lr != msg->value;
-    if (news)
-        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "worker=%u lr=%g was=%g after_clock=%" PRIu64,
-                        row->id, msg->value, self->config.lr, self->clock);
-    self->config.lr = msg->value;
-    if (news && self->config.mode->per_push)
-        psd_coord_change_view(self, now_ms, out);
     psd_msg_t *done = psd_coord_answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
     done->code = msg->code;
     done->value = msg->value;
@@ -263,7 +271,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
         row->clock = msg->clock;
     switch (msg->kind) {
     case PSD_MSG_HEARTBEAT:
-        psd_coord_answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out);
+        psd_coord_answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out)->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
         break;
     case PSD_MSG_REGISTER:
         on_register(self, now_ms, row, payload, out);

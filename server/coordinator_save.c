@@ -6,6 +6,8 @@
 
 enum { END_MS = 30000, SAVE_AGAIN_MS = 1000 };
 
+bool psd_coord_is_saved(const psd_coordinator_t *self) { return self->n_points && self->point[0] == self->clock; }
+
 bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
 {
     if (!self->config.checkpoints || self->saving || self->committing ||
@@ -75,6 +77,7 @@ void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_
     self->committing = self->save_failing = false;
     self->save_ms = now_ms - self->save_since_ms;
     self->point_ms = now_ms;
+    self->point_since_ms = self->save_since_ms;
     if (self->n_points == PSD_MAX_POINTS)
         self->n_points--;
     memmove(self->point + 1, self->point, self->n_points * sizeof *self->point);
@@ -148,7 +151,7 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
  * close; the view stays as it is. */
 void psd_coord_save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    bool begun = self->state == PSD_JOB_TRAINING || self->state == PSD_JOB_DEGRADED;
+    bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
     bool now = self->save_wanted || self->config.mode->per_push || !self->n_points;
     if (!begun || !now || !psd_coord_save_is_due(self, now_ms, self->clock))
         return;
@@ -171,7 +174,7 @@ void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
 void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool can_save = self->config.checkpoints && self->started == psd_coord_every_shard(self);
-    bool safe = self->n_points && self->point[0] == self->clock;
+    bool safe = psd_coord_is_saved(self);
     bool busy = self->saving || self->committing || (can_save && !safe);
     self->save_wanted |= self->ending && can_save && !safe;
     bool too_long = now_ms > self->end_since_ms + END_MS;

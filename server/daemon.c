@@ -330,6 +330,8 @@ static int make_node(daemon_t *self, psd_err_t *err)
     if (psd_options_string(o, "checkpoint.dir")[0])
         strncat(self->settings, " checkpoints=yes", sizeof self->settings - strlen(self->settings) - 1);
     uint32_t want = (uint32_t)psd_options_int(o, "workers.want"), min = (uint32_t)psd_options_int(o, "workers.min");
+    if (!strcmp(psd_options_string(o, "workers.lost"), "wait"))
+        min = want = want > min ? want : min;
     psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),
         .settings = self->settings, .n_servers = (uint32_t)psd_options_int(o, "servers"), .workers_min = min,
         .workers_want = want > min ? want : min, .lease_ms = psd_options_ms(o, "lease"),

@@ -322,7 +322,7 @@ static void answer_without_step(psd_engine_t *self, psd_eng_worker_t *w, psd_ref
 
 void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    while (self->n_queued && !self->running) {
+    while (self->n_queued && !self->running && !self->paused) {
         psd_eng_worker_t *w = self->worker[self->queue[0]];
         memmove(self->queue, self->queue + 1, --self->n_queued * sizeof *self->queue);
         if (!w || w->standing != PSD_MEMBER || !w->complete)
@@ -448,6 +448,7 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     }
     self->log_done = msg->seq;
     self->lr = round.lr;
+    self->paused = (msg->code & PSD_COMMAND_PAUSED) != 0;
     if (msg->code & PSD_COMMAND_SAVE) {
         self->save_due = true;
         self->save_order = round.clock;
@@ -469,6 +470,7 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     }
     psd_round_clear(&round);
     psd_eng_send_state(self, NULL, out);
+    psd_eng_start_queued_push(self, now_ms, out); /* which a pause held up */
 }
 
 /* Cut self->model for the servers and make room for this one's share. */

@@ -143,7 +143,7 @@ void psd_eng_forget_everything(psd_engine_t *self)
     self->started = self->stepping = NULL;
     self->n_held = self->n_queued = self->n_started = 0;
     self->clock = self->version = self->log_done = self->saved = self->save_failed = 0;
-    self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = false;
+    self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = self->paused = false;
 }
 
 void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point,

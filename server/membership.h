@@ -32,6 +32,7 @@ typedef struct psd_worker_row {
     uint64_t heard_ms;             /* when it last said anything */
     uint64_t clock;                /* as it last told */
     bool finished;                 /* left because its work was done */
+    bool drains;                   /* is asked to leave after its open round */
     uint64_t complete;             /* bit s: shard s holds its push of the open round */
     uint64_t samples;              /* of that push */
     double loss;                   /* of that push */

@@ -60,7 +60,7 @@ struct psd_worker {
     psd_session_position_t position;
     char waiting[PSD_MAX_TEXT];          /* what is waited for */
     char settings[PSD_MAX_TEXT];
-    bool has_slow;
+    bool has_slow, drains;
 
     /* the caller alone; set before the thread starts, or by calls */
     uv_thread_t thread;
@@ -192,6 +192,7 @@ static void on_tick(uv_timer_t *timer)
     psd_session_describe_wait(self->session, text, sizeof text);
     uv_mutex_lock(&self->lock);
     memcpy(self->waiting, text, sizeof text);
+    self->drains = psd_session_drains(self->session);
     uv_mutex_unlock(&self->lock);
     if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
         self->wait_since_ms = now_ms();
@@ -495,6 +496,15 @@ int psd_worker_report(psd_worker_t *self, const char *name, double value)
     memcpy(request.name, name, strlen(name) + 1);
     post(self, &request);
     return PSD_OK;
+}
+
+int psd_worker_asked_to_leave(const psd_worker_t *self)
+{
+    psd_worker_t *mutable = (psd_worker_t *)(uintptr_t)self;
+    uv_mutex_lock(&mutable->lock);
+    bool drains = self->drains;
+    uv_mutex_unlock(&mutable->lock);
+    return drains;
 }
 
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)

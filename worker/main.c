@@ -172,6 +172,7 @@ static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc
     printf("%s steps=%llu epochs=%.6g samples=%llu seconds=%.3f",
            !rc                  ? "done"
            : rc == PSD_ESTOPPED ? "stopped"
+           : rc == PSD_EDRAINED ? "drained"
                                 : "failed",
            (unsigned long long)r->steps, r->epochs, (unsigned long long)r->samples, r->seconds);
     if (!isnan(r->last_loss))

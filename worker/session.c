@@ -50,6 +50,7 @@ struct psd_session {
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
     uint64_t rejoins;          /* how often it has joined again by itself */
+    bool drains;               /* an operator wants it to leave */
 };
 
 psd_session_t *psd_session_new(const psd_session_config_t *config)
@@ -649,7 +650,11 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
         if (self->phase == PSD_PHASE_LEAVING)
             self->phase = PSD_PHASE_LEFT;
         break;
-    default: break; /* heartbeats, and kinds that are not for a worker */
+    case PSD_MSG_HEARTBEAT:
+        self->drains = msg->worker == self->worker && msg->incarnation == self->incarnation &&
+                       (msg->code & PSD_HEARTBEAT_DRAIN);
+        break;
+    default: break; /* kinds that are not for a worker */
     }
 }
 
@@ -671,6 +676,8 @@ const psd_err_t *psd_session_error(const psd_session_t *self) { return &self->er
 const psd_cluster_t *psd_session_cluster(const psd_session_t *self) { return self->cluster; }
 
 uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; }
+
+bool psd_session_drains(const psd_session_t *self) { return self->drains; }
 
 psd_session_position_t psd_session_position(const psd_session_t *self)
 {

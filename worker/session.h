@@ -84,6 +84,9 @@ const psd_err_t *psd_session_error(const psd_session_t *self);
  * void, and the next one begins at the clock that psd_session_position says, which may be an earlier one. */
 uint64_t psd_session_rejoins(const psd_session_t *self);
 
+/* Whether an operator has asked this worker to leave after its open exchange. */
+bool psd_session_drains(const psd_session_t *self);
+
 /* What is waited for, as one clause; "" when nothing is. */
 void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n);
 

@@ -293,6 +293,9 @@ static int loop(trainer_t *self, psd_err_t *err)
     for (; !rc && at.clock <= self->last_step && !self->target_met; at = psd_worker_position(self->worker)) {
         if (told_to_stop(self))
             return psd_err_set(err, PSD_ESTOPPED, "stopped after step %" PRIu64, self->result->steps);
+        if (psd_worker_asked_to_leave(self->worker))
+            return psd_err_set(err, PSD_EDRAINED, "left after step %" PRIu64 ", as an operator has asked",
+                               self->result->steps);
         rc = step(self, at, err);
         if (!rc && self->hopeless >= HOPELESS_STEPS)
             return psd_err_set(err, PSD_EDIVERGED,
@@ -421,8 +424,9 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     int summary_rc = summarise(self, rc, late_rc ? NULL : &late);
     late_rc = late_rc ? late_rc : summary_rc;
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
-    if (rc == PSD_OK || rc == PSD_EDIVERGED || rc == PSD_ESTOPPED) {
-        int left = psd_worker_leave(self->worker, rc != PSD_ESTOPPED, LEAVE_MS);
+    const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;
+    if (finished || rc == PSD_ESTOPPED || rc == PSD_EDRAINED) {
+        int left = psd_worker_leave(self->worker, finished, LEAVE_MS);
         if (left == PSD_W_EAGAIN && rc == PSD_OK)
             return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
     }

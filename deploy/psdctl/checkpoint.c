@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/safetensors.h"
+#include "deploy/psdctl/admin.h"
 #include "server/checkpoint.h"
 
 enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that people see */ };
@@ -15,6 +16,7 @@ enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that people see *
 static const char usage[] =
     "Usage: psdctl checkpoint list DIR             what is saved below DIR, newest first\n"
     "       psdctl checkpoint verify DIR [CLOCK]   read all of it, or one, and compare each CRC\n"
+    "       psdctl checkpoint save [--help]        have a running job write one now\n"
     "       psdctl checkpoint prune DIR --keep N   what is older than the newest N, N >= 2;\n"
     "                                              --yes removes it\n";
 
@@ -201,6 +203,11 @@ static int read_options(int argc, char **argv, request_t *request)
 
 int psd_ctl_checkpoint(int argc, char **argv)
 {
+    static char save[] = "psdctl checkpoint save";
+    if (argc > 1 && strcmp(argv[1], "save") == 0) {
+        argv[1] = save;
+        return psd_ctl_admin(argc - 1, argv + 1);
+    }
     request_t request = { 0 };
     const int rc = read_options(argc, argv, &request);
     if (rc == 1)
@@ -224,7 +231,7 @@ int psd_ctl_checkpoint(int argc, char **argv)
             return misuse("--keep and --yes are for prune, not for ", request.what);
         return actions[i].run(&request);
     }
-    return misuse("list, verify or prune; not ", request.what);
+    return misuse("list, verify, save or prune; not ", request.what);
 }
 
 /* ---- inspect ---- */

@@ -53,6 +53,7 @@ struct run {
     unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
     int64_t restarts_left;
     bool has_checkpoints;
+    bool drops;          /* workers.lost is drop */
     bool in_rounds;      /* sync.mode is bsp */
     char first_end[512]; /* of whom the first restart was, and why */
     char refused[512];   /* a worker that was started again and refused: it came too late, or the job fails */
@@ -291,7 +292,14 @@ static bool may_come_back(const run_t *run, const psd_child_t *child)
         return false;
     if (child->is_server)
         return run->has_checkpoints && (run->n_workers_up > 0 || !run->ready);
-    return run->n_servers_up > 0;
+    return run->n_servers_up > 0 && !run->drops;
+}
+
+/* A lost worker that the others go on without. */
+static bool is_dropped(const run_t *run, const psd_child_t *child)
+{
+    return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) &&
+           run->n_workers_up > (unsigned)psd_options_int(run->options, "workers.min");
 }
 
 /* The rounds that a lost server takes with it may be the last ones: who had ended well is needed again.
@@ -354,6 +362,8 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     if (is_late(run, child)) {
         say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role,
             end);
+    } else if (is_dropped(run, child)) {
+        say(run, "run.dropped role=\"%s\" ended=\"%s\" left=%u", child->role, end, run->n_workers_up - 1);
     } else if (may_be_too_late(run, child)) {
         say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none, if the servers are finished\"",
             child->role, end);
@@ -580,6 +590,7 @@ static int prepare(run_t *run, psd_err_t *err)
     run->n_workers = (unsigned)(want > least ? want : least);
     run->restarts_left = psd_options_int(run->options, "restarts");
     run->has_checkpoints = *psd_options_string(run->options, "checkpoint.dir");
+    run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
     run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;
     run->post = calloc(n_posts(run), sizeof *run->post);
     const char *term = getenv("TERM"), *mode = psd_options_string(run->options, "progress");

@@ -382,3 +382,107 @@ Test(node, a_second_server_with_other_settings_is_refused_naming_both, .init = s
     say(WORKER_PEER + 2, &msg, NULL, 0);
     expect_refusal(PSD_REFUSAL_CONFIG, "ours mode=x, theirs mode=y");
 }
+
+/* ---- an operator ---- */
+
+#define OPERATOR_PEER (UINT64_C(1) << 63 | (PEER + 9))
+
+static void wish(uint64_t seq, const char *text, double value)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = seq, .value = value };
+    snprintf(msg.text, sizeof msg.text, "%s", text);
+    say(OPERATOR_PEER, &msg, NULL, 0);
+}
+
+static const char *granted(void) { return answer(PSD_MSG_ADMIN) ? answer(PSD_MSG_ADMIN)->text : "nothing"; }
+
+static psd_job_state_t state(void)
+{
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    return facts.state;
+}
+
+Test(node, a_paused_job_closes_no_round_until_it_is_resumed, .init = setup, .fini = teardown)
+{
+    wish(1, "mnist pause", 0);
+    cr_assert_str_eq(granted(), "paused after round 0; psdctl resume goes on");
+    cr_assert_eq(state(), PSD_JOB_PAUSED);
+    push(1, ones);
+    cr_assert_eq(weight(0), 1.0f);
+    wish(2, "mnist resume", 0);
+    cr_assert_eq(weight(0), 0.0f, "1 - 1 * 1: the push that had come makes its round");
+    cr_assert_eq(state(), PSD_JOB_TRAINING);
+    wish(3, "mnist resume", 0);
+    cr_assert_str_eq(granted(), "it was not paused; rounds closed: 1");
+}
+
+Test(node, in_asp_pushes_wait_while_the_job_is_paused, .init = setup_asp, .fini = teardown)
+{
+    wish(1, "mnist pause", 0);
+    push(1, ones);
+    cr_assert_eq(weight(0), 1.0f);
+    wish(2, "mnist resume", 0);
+    cr_assert_eq(weight(0), 0.0f);
+}
+
+Test(node, a_drained_worker_is_told_with_its_heartbeat_and_the_wish_is_granted_when_it_has_left, .init = setup,
+     .fini = teardown)
+{
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT), leave = message(PSD_MSG_LEAVE);
+    leave.code = 1;
+    say(WORKER_PEER, &beat, NULL, 0);
+    cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, 0);
+    wish(7, "mnist drain 3", 0);
+    expect_refusal(PSD_REFUSAL_CONFIG, "no worker 3 is here");
+    wish(8, "mnist drain a:1", 0);
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+    say(WORKER_PEER, &beat, NULL, 0);
+    cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, PSD_HEARTBEAT_DRAIN);
+    say(WORKER_PEER, &leave, NULL, 0);
+    wish(8, "mnist drain a:1", 0);
+    cr_assert_str_eq(granted(), "worker 0 has left; 0 are here, fewer than workers.min: rounds wait for another");
+}
+
+Test(node, a_wish_that_was_granted_does_not_drain_who_came_after, .init = setup, .fini = teardown)
+{
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    leave.code = 1;
+    wish(8, "mnist drain 0", 0);
+    say(WORKER_PEER, &leave, NULL, 0);
+    hello("mnist b:2", NONCE + 1);
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    wish(8, "mnist drain 0", 0);
+    cr_assert_not_null(answer(PSD_MSG_ADMIN));
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
+    beat.seq = NONCE + 1;
+    say(WORKER_PEER, &beat, NULL, 0);
+    cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, 0);
+}
+
+Test(node, an_operator_sets_the_learning_rate_within_its_limits, .init = setup, .fini = teardown)
+{
+    wish(1, "mnist set optimizer.lr", 0.5);
+    cr_assert_str_eq(granted(), "optimizer.lr is 0.5 from the next step on");
+    push(1, ones);
+    cr_assert_eq(weight(0), 0.5f, "1 - 0.5 * 1");
+    wish(2, "mnist set optimizer.lr", -1);
+    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set, to 0..1e+09");
+    wish(3, "mnist set optimizer.lr", NAN);
+    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set");
+    wish(4, "mnist set optimizer.momentum", 0.5);
+    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set");
+}
+
+Test(node, wishes_that_make_no_sense_are_refused_saying_why, .init = setup, .fini = teardown)
+{
+    wish(1, "other pause", 0);
+    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you ask for job other");
+    static const char *const bad[] = { "mnist", "mnist dance", "mnist pause now", "mnist drain", "mnist drain 0 1", "" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        wish(2 + i, bad[i], 0);
+        cr_assert_not_null(answer(PSD_MSG_REFUSED), "%s", bad[i]);
+    }
+    wish(20, "mnist save", 0);
+    expect_refusal(PSD_REFUSAL_CONFIG, "checkpoint.dir");
+}

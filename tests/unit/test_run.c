@@ -251,6 +251,20 @@ Test(run, a_worker_that_comes_back_when_the_servers_are_finished_is_no_failure)
                  "at its first start a refusal is one: %s", output);
 }
 
+Test(run, a_lost_worker_is_let_be_where_the_policy_says_so_as_long_as_enough_are_left)
+{
+#define ONE_DIES "case $0 in *worker) mkdir once && kill -9 $$; sleep 0.5;; *) " READY "sleep 1.5;; esac"
+    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=1 --workers-want=2 --workers-lost=drop"), 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.dropped role=\"worker "), "%s", output);
+    cr_expect_null(strstr(output, "run.restart"), "%s", output);
+    teardown(), setup();
+    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=2 --workers-lost=drop"), 1, "%s", output);
+    cr_expect_not_null(strstr(output, "was killed by signal 9"), "%s", output);
+    teardown(), setup();
+    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=1 --workers-want=2"), 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"worker "), "%s", output);
+}
+
 Test(run, who_ended_well_is_needed_again_when_a_server_is_lost)
 {
     cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) sleep 2;; *index=1*) " READY ";; *) " READY

@@ -112,6 +112,10 @@ int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms);
 /* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: at most 63 printable characters. */
 int psd_worker_report(psd_worker_t *self, const char *name, double value);
 
+/* Whether an operator has asked this worker to leave (psdctl drain). Look between exchanges; then psd_worker_leave with
+ * finished = 0. 1 or 0. */
+int psd_worker_asked_to_leave(const psd_worker_t *self);
+
 /* Leave the job in good order; finished != 0: this worker's work is done. Waits at most timeout_ms.
  * PSD_W_EAGAIN: a server was lost before the last weights were safe, and the job has gone back; psd_worker_position says
  * where: exchange again from there, then leave again. */
