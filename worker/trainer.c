@@ -145,7 +145,7 @@ static int evaluate(trainer_t *self, psd_err_t *err)
         return PSD_OK;
     int rc = at.has_slow ? fetch_slow(self, err) : PSD_OK;
     if (rc)
-        return rc;
+        return rc == PSD_EAGAIN ? PSD_OK : rc; /* the job has gone back: there is nothing to judge any more */
     const psd_score_t score = psd_model_evaluate(
         config->model, at.has_slow ? (const float *const *)self->slow : NULL, config->test);
     note_score(self, score);
@@ -255,8 +255,8 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
     }
     int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
     rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
-    if (rc)
-        return rc;
+    if (rc || psd_worker_position(self->worker).clock != at.clock + 1)
+        return rc; /* or the job has gone back, and this round will be made again */
     self->samples = slice.samples_before + slice.n_round;
     self->result->steps = at.clock;
     self->result->epochs = (double)self->samples / (double)self->config->train->n_rows;
@@ -421,6 +421,8 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     int late_rc = PSD_OK;
     if (rc == PSD_OK || rc == PSD_EDIVERGED)
         late_rc = keep_weights(self, &late);
+    if (rc == PSD_OK && late_rc == PSD_EAGAIN)
+        return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
     int summary_rc = summarise(self, rc, late_rc ? NULL : &late);
     late_rc = late_rc ? late_rc : summary_rc;
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
@@ -428,7 +430,7 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     if (finished || rc == PSD_ESTOPPED || rc == PSD_EDRAINED) {
         int left = psd_worker_leave(self->worker, finished, LEAVE_MS);
         if (left == PSD_W_EAGAIN && rc == PSD_OK)
-            return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
+            return PSD_EAGAIN;
     }
     if (!rc && late_rc)
         return psd_err_set(err, late_rc, "%s", late.text);

@@ -30,9 +30,10 @@ enum psd_worker_status {
     PSD_W_EINVAL = -1,        /* an argument is wrong */
     PSD_W_ENOMEM = -2,        /* out of memory */
     PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
-    PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place */
+    PSD_W_EFENCED = -11,      /* another has taken this worker's place */
     PSD_W_ETIMEOUT = -12,     /* the deadline passed; the sentence says what was waited for */
-    PSD_W_EAGAIN = -13        /* nothing yet (a timeout of 0) */
+    PSD_W_EAGAIN = -13,       /* nothing yet (a timeout of 0) */
+    PSD_W_ELOST = -19         /* the servers gave this worker up after a silence: connect anew to go on */
 };
 
 /* How to join; all zero but `join` is a good start. Strings are copied. */
@@ -93,7 +94,8 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
 
 /* Wait for a ticket. When servers were lost and started again from a checkpoint, the library joins them again by itself:
  * the wait returns PSD_W_OK, the tensors hold the checkpoint's weights, and psd_worker_position says which clock is next,
- * which may be an earlier one: derive each batch from the position, and the run goes on as if nothing had happened.
+ * which may be an earlier one: derive each batch from the position, and the run goes on as if nothing had happened. The
+ * tensors change while you wait, never while you compute.
  * timeout_ms < 0: as long as it takes (the log callback says every 5 s what for); 0: only look
  * (PSD_W_EAGAIN). A ticket that timed out is still open and may be waited for again. */
 int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
@@ -102,11 +104,13 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
 int psd_worker_fd(const psd_worker_t *self);
 
 /* Read the slow weights (Lookahead; the weights themselves under any other optimizer) as of the last exchange
- * into out[i], one array per tensor, caller-owned. No exchange may be open. */
+ * into out[i], one array per tensor, caller-owned. No exchange may be open. PSD_W_EAGAIN: a server was lost, and the job
+ * has gone back to psd_worker_position; exchange again from there. */
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms);
 
 /* Set the job's learning rate, for all workers, from the next step that is decided after this returns; the change is
- * logged by the servers. No exchange may be open. PSD_W_EINVAL for a value that is no rate. */
+ * logged by the servers. No exchange may be open. PSD_W_EINVAL for a value that is no rate;
+ * PSD_W_EAGAIN as for psd_worker_pull_slow. */
 int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms);
 
 /* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: at most 63 printable characters. */
