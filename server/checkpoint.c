@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/durable.h"
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "server/manifest.h"
 #include "server/shardfile.h"
@@ -581,6 +582,7 @@ static void drop(pruning_t *self, const char *path, bool is_dir)
         self->tell(self->arg, path);
     if (self->dry)
         return;
+    PSD_FAILPOINT("disk.prune", NULL);
     /* A directory in which somebody put something of his own stays. */
     if ((is_dir ? rmdir(path) : unlink(path)) && errno != ENOENT && errno != ENOTEMPTY && errno != EEXIST &&
         self->code == PSD_OK)

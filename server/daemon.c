@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <uv.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/transport.h"
 #include "server/node.h"
@@ -65,12 +66,21 @@ typedef struct pool_job {
 
 static void carry_out(daemon_t *self);
 
+/* The nanoseconds that it took. */
+static uint64_t run_work(psd_work_t *work)
+{
+    PSD_FAILPOINT("srv.step", NULL);
+    uint64_t start = uv_hrtime();
+    psd_work_run(work);
+    uint64_t ns = uv_hrtime() - start;
+    PSD_FAILPOINT("srv.stepped", NULL);
+    return ns;
+}
+
 static void run_in_pool(uv_work_t *request)
 {
     pool_job_t *job = request->data;
-    uint64_t start = uv_hrtime();
-    psd_work_run(job->work);
-    job->ns = uv_hrtime() - start;
+    job->ns = run_work(job->work);
 }
 
 static void work_done(daemon_t *self, psd_work_t *work, uint64_t ns)
@@ -91,9 +101,7 @@ static void pool_done(uv_work_t *request, int status)
 static void start_work(daemon_t *self, psd_work_t *work)
 {
     if (psd_shard_elements(work->shard, work->part) <= STEP_HERE) {
-        uint64_t start = uv_hrtime();
-        psd_work_run(work);
-        work_done(self, work, uv_hrtime() - start);
+        work_done(self, work, run_work(work));
         return;
     }
     pool_job_t *job = malloc(sizeof *job);
@@ -109,7 +117,9 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     psd_socket_t *socket = a->to == PSD_PEER_COORDINATOR ? self->coordinator : self->router;
     if (!socket)
         return;
+    PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
     int rc = psd_socket_send(socket, a->to, header, psd_msg_encode(&a->msg, header), a->payload);
+    PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, a->payload ? a->payload->n_bytes : 0, rc == PSD_OK);
 }
 
@@ -149,10 +159,12 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_err_t err;
     size_t n = payload ? payload->n_bytes : 0;
     psd_report_received(self->report, n_header + n);
-    if (psd_msg_decode(&msg, header, n_header, n, &err) != PSD_OK)
+    if (psd_msg_decode(&msg, header, n_header, n, &err) != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
-    else
+    } else {
+        PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
         psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+    }
     carry_out(self);
 }
 

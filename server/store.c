@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 
 /* One thing to do; they are done in the order in which they were asked for. */
@@ -91,11 +92,13 @@ static psd_ckpt_target_t where_part_goes(void *arg, uint32_t part)
 static void load(task_t *task)
 {
     const psd_engine_t *engine = engine_of(task);
+    PSD_FAILPOINT("srv.load", NULL);
     task->rc = psd_ckpt_load(task->store->config.dir, task->clock, psd_engine_model(engine), psd_engine_map(engine),
                              psd_engine_index(engine), &task->store->config.rule, where_part_goes, shard_of(task), &task->applied,
                              &task->n_applied, &task->err);
     for (uint32_t p = 0; task->rc == PSD_OK && p < psd_shard_parts(shard_of(task)); p++)
         psd_shard_filled(shard_of(task), p);
+    PSD_FAILPOINT("srv.loaded", NULL);
 }
 
 static void run_in_pool(uv_work_t *request)
