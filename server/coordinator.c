@@ -15,6 +15,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         if (self->n_points)
             memcpy(self->point, config->points, self->n_points * sizeof *self->point);
         self->clock = self->n_points ? self->point[0] : 0;
+        psd_coord_begin_progress(self);
     }
     bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
     if (!copied || !self->job || !self->settings) {
@@ -74,7 +75,9 @@ void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const ps
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a decision");
-    psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code | (self->paused ? PSD_COMMAND_PAUSED : 0),
+    if (self->paused || !psd_coord_is_safe(self))
+        code |= PSD_COMMAND_PAUSED;
+    psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code,
                            psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
     free(bytes);
 }
@@ -148,6 +151,7 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
                 (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
     bool save = psd_coord_save_is_due(self, now_ms, round->clock);
+    round->clock += save && self->config.mode->per_push; /* which has no rounds: checkpoints are numbered */
     psd_coord_append_command(self, now_ms, round, save ? PSD_COMMAND_SAVE : 0, out);
     if (save)
         psd_coord_begin_save(self, now_ms, round->clock);
@@ -291,8 +295,7 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         if (self->members.row[i].state == PSD_WORKER_LIVE &&
             !psd_coord_has_pushed(self, &self->members.row[i]))
             return;
-    /* Before the first step the initial weights must be safe: no worker has them any more after it. */
-    if (self->config.checkpoints && !self->n_points)
+    if (!psd_coord_is_safe(self))
         return;
     close_round(self, now_ms, out);
 }

@@ -418,6 +418,7 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     if (msg->seq > shard->log_done)
         shard->log_done = msg->seq;
     shard->clock = msg->clock;
+    shard->version = msg->version;
     shard->heard_ms = now_ms;
     if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
         psd_round_clear(&state);

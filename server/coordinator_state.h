@@ -25,6 +25,7 @@ typedef struct psd_shard_row {
     uint64_t nonce, epoch;
     uint64_t log_done; /* last entry that it says it has carried out */
     uint64_t clock;    /* rounds closed there */
+    uint64_t version;  /* steps made there */
     uint64_t heard_ms; /* when it last said anything */
     uint64_t sent_ms;  /* when log entries were last sent or repeated to it */
     char endpoint[PSD_MAX_NAME];
@@ -50,7 +51,8 @@ struct psd_coordinator {
     psd_entry_t *log;
     size_t n_log, log_capacity;
     uint64_t next_seq;
-    uint64_t view_id, clock; /* clock: rounds decided */
+    uint64_t view_id;
+    uint64_t clock; /* rounds decided; in asp, which has none, checkpoints ordered */
     uint64_t skipped;
     uint64_t round_since_ms; /* when the open round was opened */
     uint64_t first_done_ms;  /* when only workers that had finished were left */
@@ -78,7 +80,8 @@ struct psd_coordinator {
     uint64_t save_seq;                  /* the log entry that ordered it */
     uint64_t saved_by;                  /* bit s: shard s has made its file durable */
     uint64_t started;                   /* bit s: shard s has all initial weights */
-    uint64_t point_ms, save_ms, point_rounds;
+    uint64_t point_ms, save_ms;
+    uint64_t save_progress, point_progress; /* when the one being made, and the newest, were ordered */
     uint64_t point_since_ms; /* when the newest checkpoint was begun; 0: before this start */
     psd_coordinator_facts_t report;
 };
@@ -145,8 +148,17 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
 
 /* -- coordinator_save.c */
 
-/* Whether the newest checkpoint holds all that has been decided. */
+/* Rounds decided; in asp, steps made by all shards, as far as they have told. */
+uint64_t psd_coord_progress(const psd_coordinator_t *self);
+
+/* Whether steps may be made: not before the initial weights are safe, for no worker has them any more afterwards. */
+bool psd_coord_is_safe(const psd_coordinator_t *self);
+
+/* Whether the newest checkpoint holds all that has been trained. */
 bool psd_coord_is_saved(const psd_coordinator_t *self);
+
+/* A run begins: what is saved is what it begins from. */
+void psd_coord_begin_progress(psd_coordinator_t *self);
 
 /* Whether the state after `clock` is to be saved. */
 bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock);
