@@ -1,7 +1,6 @@
 #include "tests/support/ledger.h"
 
 #include <inttypes.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,29 +56,23 @@ static int apply(ledger_t *self, uint64_t clock, unsigned worker, const char *li
 
 int ledger_read(ledger_t *out, unsigned shard, char *log, psd_err_t *err)
 {
-    bool fresh = true; /* a life has begun, and has not said where */
+    unsigned long long run = 0, run_before = 0;
     int rc = PSD_OK;
     *out = (ledger_t){ 0 };
     for (char *rest = log, *line; !rc && (line = strsep(&rest, "\n"));) {
         unsigned of, worker;
         unsigned long long clock;
-        const char *at;
-        if (strstr(line, "id=server.start ") || strstr(line, "id=shard.restart ")) {
-            fresh = true;
-        } else if ((at = strstr(line, "id=shard.restored ")) &&
-                   sscanf(at, "id=shard.restored clock=%llu", &clock) == 1) {
-            go_back(out, clock);
-            fresh = false;
-        } else if ((at = strstr(line, "id=push.applied ")) &&
-                   sscanf(at, "id=push.applied shard=%u clock=%llu worker=%u", &of, &clock, &worker) == 3) {
-            if (fresh)
-                go_back(out, 0);
-            fresh = false;
-            if (of != shard || worker >= LEDGER_WORKERS || !clock)
-                rc = psd_err_set(err, PSD_EDATA, "%s: is not of shard %u", line, shard);
-            else
-                rc = apply(out, clock, worker, line, err);
-        }
+        const char *at = strstr(line, "id=push.applied ");
+        if (!at || sscanf(at, "id=push.applied shard=%u clock=%llu worker=%u incarnation=%*u run=%llx", &of,
+                          &clock, &worker, &run) != 4)
+            continue;
+        if (of != shard || worker >= LEDGER_WORKERS || !clock)
+            rc = psd_err_set(err, PSD_EDATA, "%s: is not of shard %u", line, shard);
+        else if (run != run_before && clock <= out->last)
+            go_back(out, clock - 1);
+        run_before = run;
+        if (!rc)
+            rc = apply(out, clock, worker, line, err);
     }
     if (rc)
         ledger_clear(out);

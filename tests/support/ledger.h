@@ -18,8 +18,8 @@ typedef struct ledger {
 } ledger_t;
 
 /* Read the log of shard `shard`, all of its lives one after the other: rounds come in order, each with at
- * most one contribution of each worker; a restart goes back to the round that it says. PSD_EDATA, with the
- * line, when it is otherwise. `log` is cut into lines. */
+ * most one contribution of each worker; another run of the job may go back, and makes again what it undoes.
+ * PSD_EDATA, with the line, when it is otherwise. `log` is cut into lines. */
 int ledger_read(ledger_t *out, unsigned shard, char *log, psd_err_t *err);
 
 /* Rounds 1 to `steps` have each had one contribution of each of `n_workers`, and there is no other.
