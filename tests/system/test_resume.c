@@ -77,6 +77,33 @@ Test(resume, a_job_goes_on_with_the_same_bits_on_fewer_servers_and_on_more)
     stop_and_go_on_with("lookahead(radam(lr=0.002),k=5)");
 }
 
+/* ---- given up
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* Silent for longer than the lease: when it goes on, its round has been voided, and its place waits for a new
+ * life. */
+Test(resume, a_worker_that_was_given_up_while_it_was_paused_is_started_again)
+{
+    enum { STEPS = 1500 };
+    job_start(&job, "--stop-steps=%d --checkpoint-every=50ms --log-level=debug", STEPS);
+    job_await_checkpoint(&job, 1);
+    const pid_t worker = job_child(&job, (job_role_t){ .index = 1 });
+    cr_assert_gt(worker, 0);
+    kill(worker, SIGSTOP);
+    const uint64_t end = cluster_now_ms() + JOB_WAIT_MS;
+    for (bool lost = false; !lost; cluster_nap()) {
+        char *log = job_server_log(&job, 0);
+        lost = strstr(log, "id=worker.lost ");
+        free(log);
+        cr_assert_leq(cluster_now_ms(), end, "the paused worker was not given up in %d ms", JOB_WAIT_MS);
+    }
+    kill(worker, SIGCONT);
+    job_expect_code(&job, 0);
+    expect_said("run.restart role=\"worker 2\" ended=\"ended with 75: ");
+    job_expect_weights(&job, JOB_RULE, STEPS);
+    job_expect_ledger(&job, STEPS);
+}
+
 /* ---- refused
  * ----------------------------------------------------------------------------------------------------- */
 
