@@ -6,7 +6,8 @@
 
 /* X(name, value, text, exit code): the table of all errors. Negative, so that a count may share the return
  * value. The exit codes are those of sysexits.h: 64 usage, 65 bad data, 66 missing input, 69 peers
- * unavailable, 70 a bug, 71 system, 74 I/O, 75 stopped early, 76 protocol, 77 authority, 78 configuration. */
+ * unavailable, 70 a bug, 71 system, 74 I/O, 75 stopped early (start it again), 76 protocol, 77 authority, 78
+ * configuration. */
 #define PSD_ERRORS(X)                                                                                        \
     X(PSD_EINVAL, -1, "invalid argument", 65)                                                                \
     X(PSD_ENOMEM, -2, "out of memory", 71)                                                                   \
@@ -18,15 +19,14 @@
     X(PSD_EUNAVAILABLE, -8, "peer unavailable", 69)                                                          \
     X(PSD_ECONFIG, -9, "bad configuration", 78)                                                              \
     X(PSD_EREFUSED, -10, "refused by the server", 76)                                                        \
-    X(PSD_EFENCED, -11, "replaced by a newer incarnation", 76)                                               \
+    X(PSD_EFENCED, -11, "given up by the servers, or replaced", 75)                                          \
     X(PSD_ETIMEOUT, -12, "deadline passed", 69)                                                              \
     X(PSD_EAGAIN, -13, "not now", 75)                                                                        \
     X(PSD_ESYSTEM, -14, "operating system error", 71)                                                        \
     X(PSD_EAUTH, -15, "not authorised", 77)                                                                  \
     X(PSD_ESTOPPED, -16, "stopped before finishing", 75)                                                     \
     X(PSD_EDIVERGED, -17, "job failed", 1)                                                                   \
-    X(PSD_EDRAINED, -18, "left at an operator's wish", 0)                                                    \
-    X(PSD_ELOST, -19, "given up by the servers after a silence", 75)
+    X(PSD_EDRAINED, -18, "left at an operator's wish", 0)
 
 enum psd_error {
     PSD_OK = 0,

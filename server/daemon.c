@@ -298,9 +298,9 @@ static void warn_of_lr_rule(const daemon_t *self)
 /* Each applied contribution, for those who want to compare what shards have done. */
 static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation)
 {
-    (void)arg;
-    psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64, shard, clock, worker,
-                  incarnation);
+    const daemon_t *self = arg;
+    psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64 " run=%" PRIx64, shard, clock,
+                  worker, incarnation, psd_engine_job(psd_node_engine(self->node)));
 }
 
 static void store_done(void *arg) { carry_out(arg); }
@@ -364,7 +364,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
     self->node = psd_node_new(&engine, first ? &coordinator : NULL, err);
     psd_tensors_clear(&points.model);
     if (self->node && !strcmp(psd_options_string(o, "log.level"), "debug"))
-        psd_engine_set_ledger(psd_node_engine(self->node), log_applied, NULL);
+        psd_engine_set_ledger(psd_node_engine(self->node), log_applied, self);
     self->report = self->node ? psd_report_new(o, self->settings, err) : NULL;
     return self->report ? PSD_OK : err->code;
 }

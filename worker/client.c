@@ -20,7 +20,7 @@
 enum { TICK_MS = 50, WAIT_LINE_MS = 5000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
 
 _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM &&
-                   (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED && (int)PSD_W_ELOST == (int)PSD_ELOST &&
+                   (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
                    (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN,
                "the public codes are those of common/err.h");
 

@@ -614,7 +614,7 @@ static void on_fenced(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
         return;
     }
     snprintf(text, sizeof text, "server %u gave this worker up: %s", s, msg->text);
-    fail(self, msg->incarnation > self->incarnation ? PSD_EFENCED : PSD_ELOST, text);
+    fail(self, PSD_EFENCED, text);
 }
 
 void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,

@@ -501,7 +501,7 @@ static void advance_worker(sim_t *self, uint32_t w)
     } else if (phase == PSD_PHASE_FAILED) {
         /* Given up by a false alarm: a supervisor would start it again. */
         const psd_err_t *why = psd_session_error(me->session);
-        if (why->code != PSD_EFENCED && why->code != PSD_ELOST && !strstr(why->text, "is finished"))
+        if (why->code != PSD_EFENCED && !strstr(why->text, "is finished"))
             broken(self, "worker %u failed: %s", w, why->text);
         stop_worker(self, w);
         schedule(self, (event_t){ .at_ms = self->now_ms + 100, .kind = START_WORKER, .target = w });

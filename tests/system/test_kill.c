@@ -4,18 +4,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/rng.h"
 #include "tests/support/cluster.h"
+#include "tests/support/ledger.h"
 #include "tests/support/reference.h"
 
 /* A worker dies by SIGKILL at a random moment of a bsp job. The others go on within the lease and a second,
  * every shard has applied the same contributors in every round, and the survivors' weights are, bit for bit,
  * what one process makes of just these contributors. */
 
-enum { SERVERS = 3, WORKERS = 3, BATCH = 60, SEED = 5, LEASE_MS = 1000, DONE_MS = 60000, MAX_STEPS = 40000 };
+enum { SERVERS = 3, WORKERS = 3, BATCH = 60, SEED = 5, LEASE_MS = 1000, DONE_MS = 60000 };
 #define RULE "lookahead(adam(lr=0.002),k=5)"
 static const size_t layers[] = { 784, 32, 10 };
 
@@ -24,38 +24,13 @@ static void setup(void) { cluster_open(&cluster); }
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(kill, .init = setup, .fini = teardown, .timeout = 3000);
 
-/* Who contributed to the rounds: a bit for each worker. */
-typedef struct history {
-    unsigned char who[MAX_STEPS + 1];
-    uint64_t last;
-} history_t;
-
 /* A shard's own account of what it has applied, from its log. */
-static void read_history(unsigned server, history_t *out)
+static void read_ledger(unsigned server, ledger_t *out)
 {
+    psd_err_t err;
     char *log = cluster_printed(&cluster, &cluster.server[server], "err");
-    memset(out, 0, sizeof *out);
-    for (char *rest = log, *line; (line = strsep(&rest, "\n"));) {
-        unsigned shard, worker;
-        unsigned long long clock, incarnation;
-        const char *at = strstr(line, "id=push.applied ");
-        if (!at || sscanf(at, "id=push.applied shard=%u clock=%llu worker=%u incarnation=%llu", &shard,
-                          &clock, &worker, &incarnation) != 4)
-            continue;
-        cr_assert(shard == server && clock >= 1 && clock <= MAX_STEPS && worker < WORKERS, "%s", line);
-        cr_assert_geq(clock, out->last, "%s comes after clock %llu", line, (unsigned long long)out->last);
-        cr_assert_eq(out->who[clock] & 1u << worker, 0, "%s was applied before", line);
-        out->who[clock] |= (unsigned char)(1u << worker);
-        out->last = clock;
-    }
+    cr_assert_eq(ledger_read(out, server, log, &err), PSD_OK, "%s", err.text);
     free(log);
-}
-
-static double unix_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
 /* The survivor's longest time without a round, from the last one before `from_ms` (of Unix time) on. */
@@ -81,7 +56,7 @@ static double longest_gap_ms(unsigned worker, double from_ms)
 
 /* Compute again what the shards say they did: the view shrinks with the first round that lacks the dead
  * worker. */
-static void recompute(const history_t *history, unsigned victim, uint64_t rounds, char fast[PSD_SHA256_TEXT],
+static void recompute(const ledger_t *ledger, unsigned victim, uint64_t rounds, char fast[PSD_SHA256_TEXT],
                       char slow[PSD_SHA256_TEXT])
 {
     const reference_config_t config = { .data = "glyphs:1500",
@@ -96,7 +71,7 @@ static void recompute(const history_t *history, unsigned victim, uint64_t rounds
     cr_assert_not_null(reference);
     bool alone = false;
     for (uint64_t clock = 1; clock <= rounds; clock++) {
-        const unsigned who = history->who[clock];
+        const unsigned who = ledger->who[clock];
         uint32_t ranks[WORKERS], n = 0;
         cr_assert(who == survivors || (who == all && !alone), "round %llu has contributors %x of victim %u",
                   (unsigned long long)clock, who, victim);
@@ -113,7 +88,7 @@ static void recompute(const history_t *history, unsigned victim, uint64_t rounds
 
 static double kill_once(uint64_t seed)
 {
-    static history_t history[SERVERS];
+    ledger_t ledger[SERVERS];
     enum { STEPS = 3000 };
     uint64_t chance = seed;
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
@@ -131,7 +106,7 @@ static double kill_once(uint64_t seed)
                              SEED, BATCH, STEPS);
     cluster_await_steps(&cluster, at_step);
     usleep((useconds_t)more_us);
-    const double killed_ms = unix_ms();
+    const double killed_ms = ledger_now_ms();
     kill(cluster.worker[victim].pid, SIGKILL);
     cr_assert_eq(cluster_wait(&cluster.worker[victim], DONE_MS), 128 + SIGKILL,
                  "the job was over before the kill");
@@ -142,12 +117,14 @@ static double kill_once(uint64_t seed)
     for (unsigned s = 0; s < SERVERS; s++) {
         cr_assert_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "seed %llu: server %u",
                      (unsigned long long)seed, s);
-        read_history(s, &history[s]);
-        cr_expect_eq(memcmp(&history[s], &history[0], sizeof *history), 0,
+        read_ledger(s, &ledger[s]);
+        cr_assert_eq(ledger[s].last, STEPS);
+        cr_expect_eq(memcmp(ledger[s].who, ledger[0].who, (STEPS + 1) * sizeof *ledger->who), 0,
                      "seed %llu: shards 0 and %u applied different pushes", (unsigned long long)seed, s);
     }
-    cr_assert_eq(history[0].last, STEPS);
-    recompute(&history[0], victim, STEPS, fast, slow);
+    recompute(&ledger[0], victim, STEPS, fast, slow);
+    for (unsigned s = 0; s < SERVERS; s++)
+        ledger_clear(&ledger[s]);
     for (unsigned w = 0; w < WORKERS; w++)
         if (w != victim) {
             cr_expect(cluster_has_weights(&cluster, w, fast, slow), "seed %llu", (unsigned long long)seed);

@@ -30,10 +30,9 @@ enum psd_worker_status {
     PSD_W_EINVAL = -1,        /* an argument is wrong */
     PSD_W_ENOMEM = -2,        /* out of memory */
     PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
-    PSD_W_EFENCED = -11,      /* another has taken this worker's place */
+    PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place: connect anew to go on */
     PSD_W_ETIMEOUT = -12,     /* the deadline passed; the sentence says what was waited for */
-    PSD_W_EAGAIN = -13,       /* nothing yet (a timeout of 0) */
-    PSD_W_ELOST = -19         /* the servers gave this worker up after a silence: connect anew to go on */
+    PSD_W_EAGAIN = -13        /* nothing yet (a timeout of 0) */
 };
 
 /* How to join; all zero but `join` is a good start. Strings are copied. */

@@ -1,0 +1,43 @@
+/* chaos.h - campaigns of faults done to real processes: a row each in psd_chaos.c, run by tests/chaos. A
+ * campaign returns when what it promises was true each time, and ends the process when it was not
+ * (cluster_give_up, job_give_up). */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { CHAOS_TEXT = 512, CHAOS_SAMPLES = 1 << 16 };
+
+typedef struct chaos {
+    unsigned count;        /* how many faults are wanted */
+    uint64_t seed, chance; /* where chance begins, and where it is */
+    char text[CHAOS_TEXT]; /* figures, for the campaign's line */
+    const char *skipped;   /* why nothing could be done; NULL: it was done */
+} chaos_t;
+
+/* A number below `n`. */
+uint64_t chaos_below(chaos_t *self, uint64_t n);
+
+/* Add to the campaign's line. */
+void chaos_say(chaos_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Milliseconds, one per fault. */
+typedef struct chaos_times {
+    unsigned n;
+    double ms[CHAOS_SAMPLES];
+} chaos_times_t;
+void chaos_add(chaos_times_t *self, double ms);
+
+/* The share `q` of them is at most this; sorts. */
+double chaos_quantile(chaos_times_t *self, double q);
+
+/* Add "what p50 1 ms, p99 2 ms, longest 3 ms of 4" to the line. */
+void chaos_say_times(chaos_t *self, const char *what, chaos_times_t *times);
+
+/* faults/processes.c: under psdctl run, with checkpoints */
+void chaos_kill_workers(chaos_t *self);
+void chaos_kill_servers(chaos_t *self);
+void chaos_mix(chaos_t *self);
+void chaos_last_moments(chaos_t *self);
+void chaos_pause(chaos_t *self);
+void chaos_terminate(chaos_t *self);

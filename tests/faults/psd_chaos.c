@@ -1,0 +1,110 @@
+/* psd_chaos.c - psd-chaos [--full] [--count N] [--seed N] ID: one campaign of faults, and a line of figures
+ * at its end. Exit code 77 when this machine does not permit it. */
+#include "tests/faults/chaos.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/rng.h"
+#include "tests/support/cluster.h"
+
+static const struct campaign {
+    const char *id, *title;
+    unsigned full, share; /* faults of the whole, and of the ordinary tests' share */
+    void (*run)(chaos_t *self);
+} campaigns[] = {
+    { "T1", "SIGKILL of workers", 1000, 8, chaos_kill_workers },
+    { "T2", "SIGKILL of servers", 1000, 6, chaos_kill_servers },
+    { "T3", "kills and pauses of anybody, also in mid-checkpoint", 1000, 12, chaos_mix },
+    { "T3-end", "a kill in the last moments of a short job", 50, 1, chaos_last_moments },
+    { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
+    { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
+};
+enum { N_CAMPAIGNS = sizeof campaigns / sizeof *campaigns };
+
+uint64_t chaos_below(chaos_t *self, uint64_t n) { return psd_splitmix64(&self->chance) % n; }
+
+void chaos_say(chaos_t *self, const char *format, ...)
+{
+    const size_t n = strlen(self->text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(self->text + n, sizeof self->text - n, format, args);
+    va_end(args);
+}
+
+void chaos_add(chaos_times_t *self, double ms)
+{
+    if (self->n < CHAOS_SAMPLES)
+        self->ms[self->n++] = ms;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double chaos_quantile(chaos_times_t *self, double q)
+{
+    qsort(self->ms, self->n, sizeof *self->ms, ascending);
+    const double at = ceil(q * self->n) - 1;
+    return self->n ? self->ms[at > 0 ? (unsigned)at : 0] : 0;
+}
+
+void chaos_say_times(chaos_t *self, const char *what, chaos_times_t *times)
+{
+    chaos_say(self, "; %s p50 %.0f ms, p99 %.0f ms, longest %.0f ms of %u", what, chaos_quantile(times, 0.5),
+              chaos_quantile(times, 0.99), chaos_quantile(times, 1), times->n);
+}
+
+static int usage(void)
+{
+    puts("Usage: psd-chaos [--full] [--count N] [--seed N] ID\n"
+         "Do faults to real processes and compare the weights at the end with those of an undisturbed run.\n"
+         "  --full     as many faults as before a release; else a share of them\n"
+         "  --count N  so many\n"
+         "  --seed N   where chance begins; default: another each time\n"
+         "Campaigns:");
+    for (unsigned i = 0; i < N_CAMPAIGNS; i++)
+        printf("  %-7s %5u  %s\n", campaigns[i].id, campaigns[i].full, campaigns[i].title);
+    return 64;
+}
+
+int main(int argc, char **argv)
+{
+    const struct campaign *campaign = NULL;
+    chaos_t self = { .seed = (uint64_t)getpid() };
+    bool full = false;
+    for (int i = 1; i < argc; i++) {
+        const bool more = i + 1 < argc;
+        if (!strcmp(argv[i], "--full"))
+            full = true;
+        else if (!strcmp(argv[i], "--count") && more)
+            self.count = (unsigned)strtoul(argv[++i], NULL, 10);
+        else if (!strcmp(argv[i], "--seed") && more)
+            self.seed = strtoull(argv[++i], NULL, 10);
+        else
+            for (unsigned c = 0; c < N_CAMPAIGNS; c++)
+                if (!strcmp(argv[i], campaigns[c].id))
+                    campaign = &campaigns[c];
+    }
+    if (!campaign)
+        return usage();
+    if (!self.count)
+        self.count = full ? campaign->full : campaign->share;
+    self.chance = self.seed;
+    const uint64_t begin = cluster_now_ms();
+    fprintf(stderr, "%s: seed %llu\n", campaign->id, (unsigned long long)self.seed);
+    campaign->run(&self);
+    if (self.skipped)
+        printf("%s skipped: %s\n", campaign->id, self.skipped);
+    else
+        printf("%s passed: %s: %s, %.0f s, seed %llu\n", campaign->id, campaign->title, self.text,
+               (double)(cluster_now_ms() - begin) / 1e3, (unsigned long long)self.seed);
+    return self.skipped ? 77 : 0;
+}
