@@ -12,6 +12,7 @@
 #include "common/optimizer.h"
 #include "worker/record.h"
 #include "worker/sampler.h"
+#include "worker/trace.h"
 
 enum {
     POLL_MS = 100,        /* how often a wait looks at `stop` */
@@ -33,6 +34,7 @@ typedef struct trainer {
     psd_worker_t *worker;
     psd_sampler_t *sampler;
     psd_record_t *record;
+    psd_trace_t *trace; /* NULL: none */
     size_t n; /* tensors */
     const psd_param_t *params;
     float *slow[PSD_MAX_PARAMS];   /* room for the slow weights; NULL until they are asked for */
@@ -104,6 +106,9 @@ static int join(trainer_t *self, psd_err_t *err)
     psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker + 1, at.rank,
                  at.world, at.clock);
     self->record = psd_record_new(self->config->run_dir, at.worker + 1, err);
+    if (self->record && self->config->trace && *self->config->trace &&
+        !(self->trace = psd_trace_new(self->config->trace, err)))
+        return PSD_EIO;
     return self->record ? PSD_OK : err ? err->code : PSD_EIO;
 }
 
@@ -257,6 +262,8 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
     rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
     if (rc || psd_worker_position(self->worker).clock != at.clock + 1)
         return rc; /* or the job has gone back, and this round will be made again */
+    if (self->trace && (rc = psd_trace_step(self->trace, at.clock, at.world, self->params, self->n, err)) != 0)
+        return rc;
     self->samples = slice.samples_before + slice.n_round;
     self->result->steps = at.clock;
     self->result->epochs = (double)self->samples / (double)self->config->train->n_rows;
@@ -457,6 +464,7 @@ int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *re
         psd_worker_close(&self.worker); /* first: until then it may write to the slow weights' arrays */
     for (size_t i = 0; i < self.n; i++)
         free(self.slow[i]);
+    psd_trace_destroy(&self.trace);
     psd_record_destroy(&self.record);
     psd_sampler_destroy(&self.sampler);
     return rc;

@@ -10,6 +10,7 @@
 #include "deploy/psdctl/replay.h"
 #include "deploy/psdctl/run.h"
 #include "deploy/psdctl/status.h"
+#include "deploy/psdctl/verify.h"
 
 static const struct verb {
     const char *name;
@@ -18,6 +19,7 @@ static const struct verb {
     const char *does;
 } verbs[] = {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
+    { "verify", psd_ctl_verify, "psdctl verify", "train a job, and compare it bit for bit with a single process" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
     { "pause", psd_ctl_admin, "psdctl pause", "close no more rounds of a running job" },
     { "resume", psd_ctl_admin, "psdctl resume", "go on after a pause" },

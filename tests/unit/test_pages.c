@@ -83,9 +83,9 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
 {
     char command[512];
     cr_assert_geq(argc, 2, "%s", line);
-    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config"))
+    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config") || !strcmp(argv[1], "verify"))
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
-    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "status"))
+    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "status") || !strcmp(argv[1], "verify"))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
     else if (strstr(line, "--join=")) /* for a job that is not there: the flags before are read all the same */
         snprintf(command, sizeof command, "%s --help", line);
@@ -402,10 +402,14 @@ static void walk(const char *folder, on_include_fn *check)
 
 static bool starts(const char *text, const char *with) { return strncmp(text, with, strlen(with)) == 0; }
 
-/* Checkpoints are a library of their own, for psdctl looks at the files that servers write. */
+/* Libraries of their own: psdctl looks at the files that servers write, and trains in one process what a cluster did. */
 static bool may_all(const char *file, const char *included)
 {
-    return starts(file, "deploy/") && !strcmp(included, "server/checkpoint.h");
+    static const char *const libraries[] = { "server/checkpoint.h", "worker/reference.h", "worker/trace.h" };
+    bool may = false;
+    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
+        may |= starts(file, "deploy/") && !strcmp(included, libraries[i]);
+    return may;
 }
 
 static void check_arrow(const char *file, const char *included)
