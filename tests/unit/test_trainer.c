@@ -475,7 +475,7 @@ Test(trainer, a_failed_exchange_ends_the_run_with_its_code)
 {
     server.exchange_rc = PSD_W_EFENCED;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EFENCED);
-    cr_assert_str_eq(err.text, "cannot exchange: replaced by a newer incarnation");
+    cr_assert_str_eq(err.text, "cannot exchange: given up by the servers, or replaced");
     cr_assert_eq(server.left, -1, "who was given up cannot take leave");
 }
 
