@@ -44,7 +44,8 @@ typedef struct psd_daemon {
     psd_report_t *report;
     psd_store_t *store;            /* NULL: no directory for checkpoints */
     uint64_t started_ms, published_ms;
-    bool ready_told, stopping;
+    uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
+    bool stopping;
     uint64_t asked_to_stop_ms;     /* by a signal; 0: not yet */
     int code;                      /* why it ends */
     psd_err_t why;
@@ -152,6 +153,19 @@ static void carry_out(daemon_t *self)
 
 /* ---- events ---- */
 
+/* The line that launchers wait for; again for each run of the job that it takes part in. */
+static void tell_ready(daemon_t *self)
+{
+    const psd_engine_t *engine = psd_node_engine(self->node);
+    if (!psd_engine_is_ready(engine) || self->told_run == psd_engine_run(engine))
+        return;
+    self->told_run = psd_engine_run(engine);
+    printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
+           psd_options_int(self->options, "servers"), self->advertised,
+           self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"), self->told_run);
+    fflush(stdout);
+}
+
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     daemon_t *self = arg;
@@ -166,6 +180,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
     }
     carry_out(self);
+    tell_ready(self);
 }
 
 static void on_bad(void *arg, uint64_t peer, const char *why)
@@ -173,19 +188,6 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     daemon_t *self = arg;
     psd_node_malformed(self->node, peer, 0, why, &self->out);
     carry_out(self);
-}
-
-/* The line that launchers wait for. */
-static void tell_ready(daemon_t *self)
-{
-    const psd_engine_t *engine = psd_node_engine(self->node);
-    if (self->ready_told || !psd_engine_is_ready(engine))
-        return;
-    self->ready_told = true;
-    printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s\n", psd_engine_index(engine),
-           psd_options_int(self->options, "servers"), self->advertised,
-           self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"));
-    fflush(stdout);
 }
 
 static void give_up_joining(daemon_t *self)

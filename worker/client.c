@@ -479,7 +479,7 @@ psd_position_t psd_worker_position(const psd_worker_t *self)
     uv_mutex_lock(&mutable->lock);
     psd_session_position_t p = self->position;
     psd_position_t at = { .clock = p.clock, .version = p.version, .rank = p.rank, .world = p.world, .worker = p.worker,
-                          .incarnation = p.incarnation, .has_slow = self->has_slow };
+                          .incarnation = p.incarnation, .run = p.run, .has_slow = self->has_slow };
     uv_mutex_unlock(&mutable->lock);
     return at;
 }

@@ -114,12 +114,12 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
 
 static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc)
 {
-    printf("%s steps=%llu epochs=%.6g samples=%llu seconds=%.3f",
+    printf("%s run=%016llx steps=%llu epochs=%.6g samples=%llu seconds=%.3f",
            !rc                  ? "done"
            : rc == PSD_ESTOPPED ? "stopped"
            : rc == PSD_EDRAINED ? "drained"
                                 : "failed",
-           (unsigned long long)r->steps, r->epochs, (unsigned long long)r->samples, r->seconds);
+           (unsigned long long)r->run, (unsigned long long)r->steps, r->epochs, (unsigned long long)r->samples, r->seconds);
     if (!isnan(r->last_loss))
         printf(" train_loss=%.6g", r->last_loss);
     if (r->evaluated)

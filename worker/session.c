@@ -689,7 +689,7 @@ bool psd_session_drains(const psd_session_t *self) { return self->drains; }
 
 psd_session_position_t psd_session_position(const psd_session_t *self)
 {
-    return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id,
+    return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id, .run = self->job,
                                      .incarnation = self->incarnation, .worker = self->worker, .rank = self->rank,
                                      .world = self->world };
 }

@@ -92,7 +92,7 @@ bool psd_session_drains(const psd_session_t *self);
 void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n);
 
 typedef struct psd_session_position {
-    uint64_t clock, version, view_id, incarnation;
+    uint64_t clock, version, view_id, incarnation, run;
     uint32_t worker, rank, world;
 } psd_session_position_t;
 psd_session_position_t psd_session_position(const psd_session_t *self);

@@ -420,6 +420,7 @@ static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
 static int finish(trainer_t *self, int rc, psd_err_t *err)
 {
     psd_err_t late = { 0 };
+    self->result->run = psd_worker_position(self->worker).run;
     self->result->seconds = (double)(now_ms(CLOCK_MONOTONIC) - self->begun_ms) / 1e3;
     if (self->window.steps)
         write_metrics(self);

@@ -43,6 +43,7 @@ typedef struct psd_trainer_config {
 
 /* How it went. */
 typedef struct psd_trainer_result {
+    uint64_t run;                      /* of the job, in which it ended */
     uint64_t steps;                    /* the clock's last step */
     uint64_t rounds;                   /* exchanges that this worker made */
     uint64_t samples;                  /* rows that this worker computed */

@@ -276,6 +276,18 @@ Test(run, who_ended_well_is_needed_again_when_a_server_is_lost)
                        "%s", output);
 }
 
+Test(run, who_ended_well_by_the_word_of_a_server_that_died_meanwhile_is_needed_again)
+{
+#define RUN(n) "echo psd ready shard=0/1 data=tcp://127.0.0.1:1 status=none job=psd run=" #n "; "
+    cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) sleep 3;; *index=1*) mkdir two && { " RUN(a)
+                                       "sleep 1.2; exit 0; }; " RUN(b) "sleep 1.5;; *) mkdir once && { " RUN(a)
+                                       "sleep 0.6; kill -9 $$; }; " RUN(b) "sleep 3;; esac",
+                                       "--servers=2"),
+                 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""),
+                       "%s", output);
+}
+
 Test(run, a_target_that_is_not_met_fails_the_job)
 {
     cr_assert_eq(run_linear("target", "--stop-target=0.000001 --stop-steps=5"), 1, "%s", output);

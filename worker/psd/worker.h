@@ -74,6 +74,7 @@ typedef struct psd_position {
     uint32_t world;           /* workers in the view */
     uint32_t worker;          /* id */
     uint64_t incarnation;
+    uint64_t run;             /* of the job: another number each time the servers take it up again */
     int has_slow;             /* the optimizer keeps slow weights: evaluate those (psd_worker_pull_slow) */
 } psd_position_t;
 
