@@ -4,7 +4,7 @@
 #include "server/store.h"
 #include "tests/sim/sim_state.h"
 
-enum { JOB_ID = 77, WORKER_AGAIN_MS = 100, SLOWEST = 750, FASTEST = 1333 };
+enum { LATE_MS = 15000, JOB_ID = 77, WORKER_AGAIN_MS = 100, SLOWEST = 750, FASTEST = 1333 };
 
 /* ---- clocks ---- */
 
@@ -71,6 +71,8 @@ void sim_finish_work(const sim_t *self, event_t *e)
 static void finish(sim_t *self, uint32_t s, const psd_action_t *a)
 {
     self->server[s].finished = true;
+    if (!s)
+        sim_schedule(self, (event_t){ .at_ms = self->now_ms + LATE_MS, .kind = STOP_SERVERS });
     if (a->level != PSD_OK)
         sim_broken(self, "server %u gave up: %.300s", s, a->msg.text);
 }
@@ -117,6 +119,23 @@ static void run_server_actions(sim_t *self, uint32_t s, psd_actions_t *out)
         sim_crash_server(self, s, 100 + sim_draw(self, 900));
 }
 
+/* Server 0 has ended well, and others have not heard of it: their supervisor stops them, as psdctl run does. */
+static void stop_servers(sim_t *self)
+{
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        self->server[s].finished = true;
+}
+
+/* The rounds that a server takes with it may be the last ones: the supervisor calls back who had ended well. */
+static void call_back_finished(sim_t *self)
+{
+    for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)
+        if (self->worker[w].done) {
+            self->worker[w].done = false;
+            sim_schedule(self, (event_t){ .at_ms = self->now_ms + WORKER_AGAIN_MS, .kind = START_WORKER, .target = w });
+        }
+}
+
 /* Its memory is gone, and with it the file that it was writing. Threads are let run out first, because they
  * cannot be killed here. */
 void sim_crash_server(sim_t *self, uint32_t s, uint64_t again_after_ms)
@@ -133,6 +152,7 @@ void sim_crash_server(sim_t *self, uint32_t s, uint64_t again_after_ms)
     }
     psd_node_destroy(&self->server[s].node);
     sim_lose_writer(self, s);
+    call_back_finished(self);
     sim_schedule(self,
                  (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_SERVER, .target = s });
 }
@@ -151,6 +171,7 @@ void sim_build_server(sim_t *self, uint32_t s)
     server->clock = new_clock(self);
     server->ledger.n = server->n_before_run = 0;
     server->run = 0;
+    server->idle_ticks = 0;
     psd_engine_config_t engine = { .settings = "sim",
                                    .endpoint = "tcp://sim:1",
                                    .wanted_index = (int)s,
@@ -207,7 +228,7 @@ static void on_server_message(sim_t *self, event_t *e, psd_actions_t *out)
     sim_watch_payload(self, e);
     psd_node_message(server->node, sim_local_ms(self, &server->clock), e->from, e->msg, e->payload, out);
     psd_buf_unref(&e->payload);
-    sim_note_fences(self, e, out);
+    sim_look_at_answers(self, e, out);
 }
 
 static void on_worked(sim_t *self, event_t *e, psd_actions_t *out)
@@ -225,6 +246,7 @@ static void on_server_tick(sim_t *self, event_t *e, psd_actions_t *out)
                                   .kind = TICK_SERVER,
                                   .target = e->target,
                                   .life = e->life });
+    sim_look_at_wait(self, e->target);
 }
 
 /* ---- workers ---- */
@@ -325,6 +347,7 @@ void sim_start_worker(sim_t *self, uint32_t w)
     me->life++;
     me->clock = new_clock(self);
     me->registered = me->pulled = false;
+    me->idle_ticks = 0;
     psd_session_config_t config = { .job = "sim",
                                     .name = "worker",
                                     .nonce = me->life << 32 | (uint64_t)(w + 1) << 16 };
@@ -347,6 +370,7 @@ static void on_worker_tick(sim_t *self, event_t *e, psd_actions_t *out)
                                   .kind = TICK_WORKER,
                                   .target = e->target,
                                   .life = e->life });
+    sim_look_at_worker(self, e->target);
 }
 
 /* ---- events ---- */
@@ -409,6 +433,8 @@ void sim_on_event(sim_t *self, event_t *e)
         sim_cut_link(self, e->target, e->part, e->until_ms, sim_draw(self, 2));
     else if (e->kind == FAULTS)
         sim_draw_faults(self);
+    else if (e->kind == STOP_SERVERS)
+        stop_servers(self);
     else if (e->kind == TO_WORKER || e->kind == TICK_WORKER)
         at_worker(self, e);
     else if (e->kind != NOTHING)

@@ -1,7 +1,7 @@
 /* promises.c - what must hold at every event, whatever goes wrong. */
 #include "tests/sim/sim_state.h"
 
-enum { MOST_APART = 1 };
+enum { MOST_IDLE_TICKS = 5000 / TICK_MS, MOST_APART = 1 };
 
 /* ---- the pushes that count ---- */
 
@@ -81,13 +81,28 @@ void sim_note_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker
 
 /* ---- zombies ---- */
 
-void sim_note_fences(sim_t *self, const event_t *e, const psd_actions_t *out)
+/* Runs in the order in which coordinators begin them, each from 1. */
+static uint32_t number_of_run(sim_t *self, uint64_t job)
+{
+    uint32_t run = self->n_runs;
+    while (run && self->run[run] != job)
+        run--;
+    if (!run && self->n_runs < MAX_RUNS)
+        self->run[run = ++self->n_runs] = job;
+    return run;
+}
+
+void sim_look_at_answers(sim_t *self, const event_t *e, const psd_actions_t *out)
 {
     uint64_t *fenced = &self->server[e->target].fenced[e->msg->worker];
-    for (size_t i = 0; i < out->n; i++)
-        if (out->at[i].act == PSD_ACT_SEND && out->at[i].msg.kind == PSD_MSG_FENCED &&
-            out->at[i].msg.shard_epoch && e->msg->incarnation > *fenced)
+    for (size_t i = 0; i < out->n; i++) {
+        const psd_msg_t *msg = &out->at[i].msg;
+        const bool sent = out->at[i].act == PSD_ACT_SEND;
+        if (sent && msg->kind == PSD_MSG_SHARD_WELCOME && msg->job)
+            number_of_run(self, msg->job);
+        if (sent && msg->kind == PSD_MSG_FENCED && msg->shard_epoch && e->msg->incarnation > *fenced)
             *fenced = e->msg->incarnation;
+    }
 }
 
 /* Runs and incarnations never fall. */
@@ -95,17 +110,14 @@ static void look_at_run(sim_t *self, uint32_t s)
 {
     sim_server_t *server = &self->server[s];
     const uint64_t job = psd_engine_run(psd_node_engine(server->node));
-    uint32_t run = self->n_runs;
-    while (run && self->run[run] != job)
-        run--;
-    if (!job || (run && run == server->run))
+    const uint32_t run = job ? number_of_run(self, job) : 0;
+    if (!job || run == server->run)
         return;
-    if (!run && self->n_runs < MAX_RUNS)
-        self->run[run = ++self->n_runs] = job;
     if (run < server->newest_run)
         sim_broken(self, "shard %u went back to run %u from run %u", s, run, server->newest_run);
     server->run = server->newest_run = run;
     server->ledger.n = server->n_before_run = 0;
+    server->is_bare = false;
     memset(server->fenced, 0, sizeof server->fenced);
 }
 
@@ -164,8 +176,8 @@ static void look_at_memory(sim_t *self, uint32_t s)
 /* Whether it takes part in a run, with weights. */
 static bool is_serving(const sim_t *self, uint32_t s)
 {
-    return self->server[s].node && self->server[s].run &&
-           psd_engine_shard(psd_node_engine(self->server[s].node));
+    const sim_server_t *server = &self->server[s];
+    return server->node && server->run && !server->is_bare && psd_engine_shard(psd_node_engine(server->node));
 }
 
 static void look_at_rounds(sim_t *self, uint32_t s)
@@ -201,6 +213,46 @@ void sim_look_at_server(sim_t *self, uint32_t s)
         look_at_members(self);
     if (self->server[0].node)
         watch_rounds(self);
+}
+
+/* ---- waiting ---- */
+
+/* Whether it has stood still for so long that it must say for what. */
+static bool stands_still(uint64_t *stirred, const uint64_t *now, size_t n, uint32_t *idle_ticks)
+{
+    if (memcmp(stirred, now, n * sizeof *now))
+        *idle_ticks = 0;
+    memcpy(stirred, now, n * sizeof *now);
+    return ++*idle_ticks > MOST_IDLE_TICKS;
+}
+
+void sim_look_at_wait(sim_t *self, uint32_t s)
+{
+    psd_coordinator_facts_t facts;
+    if (s)
+        return;
+    psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
+    const uint64_t now[4] = { facts.state, facts.clock, facts.view_id, facts.runs };
+    const bool still = stands_still(self->server[0].stirred, now, 4, &self->server[0].idle_ticks);
+    const bool may =
+        facts.state == PSD_JOB_FINISHED || (self->mode->per_push && facts.state == PSD_JOB_TRAINING);
+    if (still && !may && !facts.waiting_for[0])
+        sim_broken(self,
+                   "the coordinator has stood still for %u ticks at clock %" PRIu64
+                   " and does not say for whom",
+                   self->server[0].idle_ticks, facts.clock);
+}
+
+void sim_look_at_worker(sim_t *self, uint32_t w)
+{
+    sim_worker_t *me = &self->worker[w];
+    char text[256];
+    const uint64_t now[2] = { psd_session_phase(me->session), psd_session_position(me->session).clock };
+    psd_session_describe_wait(me->session, text, sizeof text);
+    if (stands_still(me->stirred, now, 2, &me->idle_ticks) && !text[0])
+        sim_broken(self,
+                   "worker %u has stood still for %u ticks in phase %" PRIu64 " and does not say for whom", w,
+                   me->idle_ticks, now[0]);
 }
 
 void sim_say_who_waits(sim_t *self, uint64_t limit_ms)

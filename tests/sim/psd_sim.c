@@ -4,9 +4,11 @@
  * printed with its seed, and ends the run. --without, by its name in tests/sim/sim.h, narrows a failure down.
  */
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/sim/sim.h"
 
@@ -34,7 +36,19 @@ static void tell(const totals_t *self, uint64_t seeds)
         printf("%10" PRIu64 " %s\n", self->done[f], sim_fault_words((sim_fault_t)f));
 }
 
-static void tell_failure(uint64_t seed, const char *faults, const sim_config_t *config,
+/* An assert that fails is a finding like any other: say in which seed. */
+static volatile uint64_t seed_now;
+static const char *faults_now = "all";
+
+static void on_abort(int number)
+{
+    char line[128];
+    int n = snprintf(line, sizeof line, "seed %" PRIu64 ": died of signal %d\n  again: psd-sim --seed %" PRIu64 " --seeds 1 --faults %s\n",
+                     seed_now, number, seed_now, faults_now);
+    _exit(write(STDOUT_FILENO, line, (size_t)n) == n ? 1 : 2);
+}
+
+static void tell_failure(uint64_t seed, const sim_config_t *config,
                          const sim_result_t *result)
 {
     printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, delay %u ms, %" PRIu64 " simulated ms\n ",
@@ -43,7 +57,7 @@ static void tell_failure(uint64_t seed, const char *faults, const sim_config_t *
     for (int f = 0; f < SIM_N_FAULTS; f++)
         if (config->chance[f] > 0)
             printf(" %s=%" PRIu64, sim_fault_name((sim_fault_t)f), result->done[f]);
-    printf("\n  again: psd-sim --seed %" PRIu64 " --seeds 1 --faults %s\n", seed, faults);
+    printf("\n  again: psd-sim --seed %" PRIu64 " --seeds 1 --faults %s\n", seed, faults_now);
 }
 
 static int fault_named(const char *name)
@@ -56,7 +70,6 @@ static int fault_named(const char *name)
 
 int main(int argc, char **argv)
 {
-    const char *faults = "all";
     uint64_t first = 1, seeds = 1000;
     bool threads = false, without[SIM_N_FAULTS] = { false };
     totals_t totals = { 0 };
@@ -69,7 +82,7 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--threads"))
             threads = value[0] == '1';
         else if (!strcmp(argv[i], "--faults") && (!strcmp(value, "few") || !strcmp(value, "all")))
-            faults = value;
+            faults_now = value;
         else if (!strcmp(argv[i], "--without") && fault_named(value) >= 0)
             without[fault_named(value)] = true;
         else
@@ -78,10 +91,12 @@ int main(int argc, char **argv)
                            "[--threads 0|1]\n"),
                    64;
     }
+    signal(SIGABRT, on_abort);
+    signal(SIGSEGV, on_abort);
     for (uint64_t seed = first; seed < first + seeds; seed++) {
         sim_result_t result;
-        sim_config_t config = sim_config_of_seed(seed);
-        if (!strcmp(faults, "all"))
+        sim_config_t config = sim_config_of_seed(seed_now = seed);
+        if (!strcmp(faults_now, "all"))
             sim_add_faults(&config);
         for (int f = 0; f < SIM_N_FAULTS; f++)
             config.chance[f] = without[f] ? 0 : config.chance[f];
@@ -89,7 +104,7 @@ int main(int argc, char **argv)
         sim_run_and_compare(&config, &result);
         add(&totals, &result);
         if (!result.ok) {
-            tell_failure(seed, faults, &config, &result);
+            tell_failure(seed, &config, &result);
             return 1;
         }
     }

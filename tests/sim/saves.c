@@ -308,6 +308,7 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
         take_up(self, s, e->facts.clock);
     else
         self->result->fallbacks++;
+    self->server[s].is_bare = rc != PSD_OK;
     psd_engine_point_t point = { .clock = e->facts.clock,
                                  .version = facts.version,
                                  .lr = facts.lr,

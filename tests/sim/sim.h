@@ -17,12 +17,11 @@ enum { SIM_MAX_WORKERS = 8, SIM_MAX_SERVERS = 8, SIM_SPARE_WORKERS = 2 };
     X(KILL_WORKER, "workers killed", 0, 0) /* per message of a worker: it dies instead of sending it */      \
     X(KILL_SERVER, "servers killed", 0, 0) /* per message to a server: it dies before it is taken in */      \
     X(FAIL_FLUSH, "flushes failed", 0, 0)  /* per file or manifest: it cannot be made durable */             \
-    X(DIE_ACTING, "servers killed between two actions", 0.2, 0.004) /* per event of a server */              \
-    X(DIE_WRITING, "servers killed between two calls to the disk", 0.3,                                      \
-      1)                                   /* per server killed that was writing */                          \
-    X(POWER_CUT, "power cuts", 0.15, 0.01) /* per tick: all die, and what was not flushed with them */       \
-    X(LIE, "flushes that lied", 0.3, 0.3)  /* per file or manifest */                                        \
-    X(NO_SPACE, "full disks", 0.15, 0.1)   /* per file, chunk or manifest */                                 \
+    X(DIE_ACTING, "servers killed between two actions", 0.3, 0.01) /* per event of a server */               \
+    X(DIE_WRITING, "killed between two calls to the disk", 0.7, 1) /* per file of a server killed */         \
+    X(POWER_CUT, "power cuts", 0.4, 0.04) /* per tick: all die, and what was not flushed with them */        \
+    X(LIE, "flushes that lied", 0.5, 0.5) /* per file or manifest */                                         \
+    X(NO_SPACE, "full disks", 0.15, 0.1)  /* per file, chunk or manifest */                                  \
     X(IO_ERROR, "failed calls to the disk", 0.15, 0.1) /* per file, chunk or manifest */                     \
     X(PARTITION, "partitions", 0.2, 0.03)      /* per tick: some processes from the others, both ways */     \
     X(ONE_WAY, "links cut one way", 0.2, 0.03) /* per tick */                                                \

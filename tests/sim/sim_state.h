@@ -41,6 +41,7 @@ typedef enum kind {
     TICK_WORKER,
     START_WORKER,
     START_SERVER,
+    STOP_SERVERS,
     CUT_LINK,
     FAULTS, /* those that come with time are drawn */
     NOTHING /* an event whose process died before it came */
@@ -106,6 +107,9 @@ typedef struct sim_server {
                                    its lives */
     atomic_size_t parked_bytes; /* payloads of pushes that it holds */
     uint64_t fenced[PSD_MAX_WORKERS]; /* newest incarnation of each worker that it has fenced in its run */
+    uint64_t stirred[4];              /* where the job was when it last got on (server 0) */
+    uint32_t idle_ticks;              /* since then */
+    bool is_bare;                       /* its checkpoint could not be loaded: it waits for the next run */
     bool finished;
 } sim_server_t;
 
@@ -118,6 +122,8 @@ typedef struct sim_worker {
     bool registered, done;
     bool pulled; /* slow weights were read before leaving */
     float *slow[MAX_TENSORS];
+    uint64_t stirred[2]; /* where it was when it last got on */
+    uint32_t idle_ticks; /* since then */
 } sim_worker_t;
 
 typedef struct link {
@@ -139,7 +145,7 @@ typedef struct sim {
     sim_link_t link[SIM_PROCESSES][SIM_PROCESSES];
     push_t *push;
     size_t n_push, push_capacity;
-    uint64_t run[MAX_RUNS + 1]; /* job ids in the order in which they were first heard of, from 1 */
+    uint64_t run[MAX_RUNS + 1]; /* job ids in the order in which runs were begun, from 1 */
     uint32_t n_runs;
     ledger_t history;     /* bsp: what the shard that is furthest in the newest run has applied in it */
     uint32_t history_run; /* which run that is */
@@ -243,11 +249,15 @@ void sim_note_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker
 /* A message is about to be given to a server: note how much of it the server holds on to. */
 void sim_watch_payload(sim_t *self, event_t *e);
 
-/* What a server answers: note whom it has fenced. */
-void sim_note_fences(sim_t *self, const event_t *e, const psd_actions_t *out);
+/* What a server answers: note whom it has fenced, and which runs begin. */
+void sim_look_at_answers(sim_t *self, const event_t *e, const psd_actions_t *out);
 
 /* After an event of a server. */
 void sim_look_at_server(sim_t *self, uint32_t s);
+
+/* At a tick: whoever stands still says for what. */
+void sim_look_at_wait(sim_t *self, uint32_t s);
+void sim_look_at_worker(sim_t *self, uint32_t w);
 
 /* Make one ledger say what another says. */
 void sim_copy_ledger(ledger_t *to, const ledger_t *from);

@@ -428,3 +428,21 @@ Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_n
     cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 0);
     cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
 }
+
+Test(node, a_round_that_waits_for_the_first_checkpoint_says_so, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    push(1, ones);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.clock, 0);
+    cr_assert_str_eq(facts.waiting_for, "the first checkpoint");
+}
+
+Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    say(WORKER_PEER, &leave, NULL, 0);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_str_eq(facts.waiting_for, "the last checkpoint (round 0)");
+}
