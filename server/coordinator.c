@@ -352,6 +352,8 @@ static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
     if (!psd_coord_all_shards_joined(self)) {
         psd_coord_list_missing_shards(self, list, sizeof list);
         snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
+    } else if (self->ending) {
+        snprintf(text, n, "the last checkpoint (round %" PRIu64 ")", self->clock);
     } else if (self->state == PSD_JOB_GATHERING) {
         snprintf(text, n, "workers: %u of %u have registered, %u have said hello",
                  psd_membership_count(&self->members, PSD_WORKER_WAITING), self->config.workers_want,
@@ -363,6 +365,8 @@ static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
                  psd_membership_count(&self->members, PSD_WORKER_LIVE), self->config.workers_min);
     } else if (!self->config.mode->per_push && list_workers(self, list, sizeof list)) {
         snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
+    } else if (!self->config.mode->per_push && self->config.checkpoints && !self->n_points) {
+        snprintf(text, n, "the first checkpoint%s", self->save_failing ? ", which has failed and is tried again" : "");
     }
 }
 

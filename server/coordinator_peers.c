@@ -65,13 +65,13 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     free(bytes);
 }
 
-/* Whether every place of a fixed number is taken. */
+/* Whether every place of a fixed number is taken, or was until its work was done. */
 static bool is_full(const psd_coordinator_t *self)
 {
-    uint32_t here = 0;
+    uint32_t taken = 0;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        here += psd_worker_is_here(&self->members.row[i]);
-    return psd_coord_is_fixed(self) && here >= self->config.workers_want;
+        taken += psd_worker_is_here(&self->members.row[i]) || self->members.row[i].finished;
+    return psd_coord_is_fixed(self) && taken >= self->config.workers_want;
 }
 
 /* A row for a new worker called `name`; NULL, and in `why` what it has to wait for, when there is none yet. */

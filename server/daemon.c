@@ -302,7 +302,7 @@ static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t work
 {
     const daemon_t *self = arg;
     psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64 " run=%" PRIx64, shard, clock,
-                  worker, incarnation, psd_engine_job(psd_node_engine(self->node)));
+                  worker, incarnation, psd_engine_run(psd_node_engine(self->node)));
 }
 
 static void store_done(void *arg) { carry_out(arg); }

@@ -626,8 +626,7 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self) { return &self->stats; }
 uint32_t psd_engine_index(const psd_engine_t *self) { return self->index; }
 bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
-uint64_t psd_engine_run(const psd_engine_t *self) { return self->job; }
-uint64_t psd_engine_job(const psd_engine_t *self) { return self->job; }
+uint64_t psd_engine_run(const psd_engine_t *self) { return self->welcomed ? self->job : 0; }
 uint64_t psd_engine_version(const psd_engine_t *self) { return self->version; }
 uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }

@@ -605,12 +605,14 @@ static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     fail(self, PSD_EREFUSED, text);
 }
 
-/* The server's word that we are out: replaced, or given up after a silence; then a new life may join. */
+/* The server's word that we are out; one about an older life of ours is not about us. Who is leaving has done its work, and
+ * the coordinator counts it even for one that was given up: only when somebody else has the place is there nobody to tell. */
 static void on_fenced(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
 {
     char text[PSD_MAX_TEXT + 64];
     if (self->phase == PSD_PHASE_LEAVING) {
-        self->phase = PSD_PHASE_LEFT;
+        if (msg->incarnation > self->incarnation)
+            self->phase = PSD_PHASE_LEFT;
         return;
     }
     snprintf(text, sizeof text, "server %u gave this worker up: %s", s, msg->text);

@@ -74,13 +74,14 @@ static void enrol(uint64_t elements)
     say(WORKER_PEER, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
 
-static void make_node(const char *mode)
+static void make_node(const char *mode, bool checkpoints)
 {
     psd_engine_config_t engine = { .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
                                    .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
     psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = 1,
-                                             .workers_want = 1, .lease_ms = 1000, .mode = engine.mode, .lr = 1 };
+                                             .workers_want = 1, .lease_ms = 1000, .mode = engine.mode, .lr = 1,
+                                             .checkpoints = checkpoints };
     node = psd_node_new(&engine, &coordinator, NULL);
     psd_node_tick(node, now, &out);
 }
@@ -116,13 +117,13 @@ static void join(void)
 
 static void setup(void)
 {
-    make_node("bsp");
+    make_node("bsp", false);
     join();
 }
 
 static void setup_asp(void)
 {
-    make_node("asp");
+    make_node("asp", false);
     join();
 }
 
@@ -290,7 +291,7 @@ Test(node, a_heartbeat_in_anothers_name_is_fenced_and_counted, .init = setup, .f
 
 Test(node, a_session_that_came_before_the_view_is_the_workers_only_with_its_number, .fini = teardown)
 {
-    make_node("bsp");
+    make_node("bsp", false);
     incarnation = 1;
     psd_msg_t thief = attach(78);
     thief.incarnation = PSD_MAX_COUNT; /* so as to look newer than whoever is to come */
@@ -485,4 +486,67 @@ Test(node, wishes_that_make_no_sense_are_refused_saying_why, .init = setup, .fin
     }
     wish(20, "mnist save", 0);
     expect_refusal(PSD_REFUSAL_CONFIG, "checkpoint.dir");
+}
+
+/* ---- checkpoints ---- */
+
+static void setup_checkpoints(void)
+{
+    make_node("bsp", true);
+    join();
+}
+
+static size_t asked(psd_act_t act)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        n += out.at[i].act == act;
+    return n;
+}
+
+static void tick(uint64_t later_ms)
+{
+    psd_actions_drop(&out, out.n);
+    psd_node_tick(node, now += later_ms, &out);
+}
+
+/* The file is written and durable; what is said to that stays in `out`. */
+static void save_file(void)
+{
+    psd_actions_drop(&out, out.n);
+    psd_node_part_saved(node, now, 0, &out);
+    cr_assert_eq(asked(PSD_ACT_SAVE_END), 1);
+    psd_actions_drop(&out, out.n);
+    psd_node_saved(node, now, true, &out);
+}
+
+Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_not_be, .init = setup_checkpoints,
+     .fini = teardown)
+{
+    tick(100);
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
+    save_file();
+    cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
+    psd_node_committed(node, now, 0, false, &out);
+    tick(1001); /* tried again after a second */
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 0);
+    cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
+}
+
+Test(node, a_round_that_waits_for_the_first_checkpoint_says_so, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    push(1, ones);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.clock, 0);
+    cr_assert_str_eq(facts.waiting_for, "the first checkpoint");
+}
+
+Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    say(WORKER_PEER, &leave, NULL, 0);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_str_eq(facts.waiting_for, "the last checkpoint (round 0)");
 }

@@ -161,3 +161,24 @@ Test(session, the_wish_of_an_operator_comes_with_the_heartbeat, .init = setup, .
     say(&beat, NULL, 0);
     cr_assert(psd_session_drains(session));
 }
+
+Test(session, who_was_given_up_while_leaving_says_good_bye_until_it_is_heard, .init = setup, .fini = teardown)
+{
+    psd_msg_t fenced = message(PSD_MSG_FENCED, RUN), left = message(PSD_MSG_LEFT, RUN);
+    psd_session_leave(session, now, true, &out);
+    say(&fenced, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEAVING);
+    pass(100); /* a sixth of the lease */
+    cr_assert_not_null(sent(PSD_MSG_LEAVE));
+    say(&left, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+}
+
+Test(session, who_was_replaced_while_leaving_has_nobody_to_tell, .init = setup, .fini = teardown)
+{
+    psd_msg_t fenced = message(PSD_MSG_FENCED, RUN);
+    fenced.incarnation = RUN + 1;
+    psd_session_leave(session, now, true, &out);
+    say(&fenced, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+}
