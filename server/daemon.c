@@ -247,7 +247,15 @@ static void stop(daemon_t *self, int code, const char *why)
     uv_stop(&self->loop);
 }
 
-/* The address to tell others: that of the socket, with the host that the operator gave for it. */
+/* Whether HOST has a port of its own: a forwarder's, say. The colons of a bare IPv6 address are not its port's. */
+static bool has_port(const char *host)
+{
+    const char *colon = strrchr(host, ':');
+    return colon && colon[1] && !colon[1 + strspn(colon + 1, "0123456789")] &&
+           (strchr(host, ':') == colon || colon[-1] == ']');
+}
+
+/* The address to tell others: that of the socket, with the host, or host and port, that the operator gave for it. */
 static int advertise(daemon_t *self, psd_err_t *err)
 {
     const char *host = psd_options_string(self->options, "advertise");
@@ -257,7 +265,7 @@ static int advertise(daemon_t *self, psd_err_t *err)
         return psd_err_set(err, PSD_ECONFIG, "listen is %s, which is no address to give to others: add --advertise HOST",
                            self->bound);
     if (host[0] && port)
-        snprintf(self->advertised, sizeof self->advertised, "tcp://%.90s%s", host, port);
+        snprintf(self->advertised, sizeof self->advertised, "tcp://%.90s%s", host, has_port(host) ? "" : port);
     else
         memcpy(self->advertised, self->bound, sizeof self->advertised);
     return PSD_OK;

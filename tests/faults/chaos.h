@@ -41,3 +41,9 @@ void chaos_mix(chaos_t *self);
 void chaos_last_moments(chaos_t *self);
 void chaos_pause(chaos_t *self);
 void chaos_terminate(chaos_t *self);
+
+/* faults/network.c: behind proxies */
+void chaos_cut(chaos_t *self);
+void chaos_slow_network(chaos_t *self);
+void chaos_messages(chaos_t *self);
+void chaos_flips(chaos_t *self);

@@ -21,6 +21,10 @@ static const struct campaign {
     { "T2", "SIGKILL of servers", 1000, 6, chaos_kill_servers },
     { "T3", "kills and pauses of anybody, also in mid-checkpoint", 1000, 12, chaos_mix },
     { "T3-end", "a kill in the last moments of a short job", 50, 1, chaos_last_moments },
+    { "T11", "connections cut", 10000, 100, chaos_cut },
+    { "T11-slow", "bytes held back", 60, 3, chaos_slow_network },
+    { "T12", "messages lost, repeated, reordered", 1000000, 10000, chaos_messages },
+    { "T12-flip", "bits changed on the way", 10000, 200, chaos_flips },
     { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
