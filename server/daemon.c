@@ -105,12 +105,14 @@ static void start_work(daemon_t *self, psd_work_t *work)
 /* What cannot be sent now counts as lost: peers probe for it. */
 static void send_message(daemon_t *self, const psd_action_t *a)
 {
-    uint8_t header[PSD_MAX_HEADER];
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    const void *bytes = a->payload ? a->payload->data : NULL;
+    const size_t n = a->payload ? a->payload->n_bytes : 0;
     psd_socket_t *socket = a->to == PSD_PEER_COORDINATOR ? self->coordinator : self->router;
     if (!socket)
         return;
-    int rc = psd_socket_send(socket, a->to, header, psd_msg_encode(&a->msg, header), a->payload);
-    psd_report_sent(self->report, a->payload ? a->payload->n_bytes : 0, rc == PSD_OK);
+    int rc = psd_socket_send(socket, a->to, header, psd_msg_seal(&a->msg, bytes, n, header), a->payload);
+    psd_report_sent(self->report, n, rc == PSD_OK);
 }
 
 static void log_line(const psd_action_t *a)
@@ -149,7 +151,10 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_err_t err;
     size_t n = payload ? payload->n_bytes : 0;
     psd_report_received(self->report, n_header + n);
-    if (psd_msg_decode(&msg, header, n_header, n, &err) != PSD_OK)
+    int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
+    if (rc == PSD_EDATA) /* as good as lost: whoever waits asks again */
+        psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
+    else if (rc != PSD_OK)
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     else
         psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);

@@ -35,7 +35,7 @@ typedef struct message {
     uint64_t number, since_ms;
     psd_buf_t *payload;
     size_t n_header;
-    uint8_t header[PSD_MAX_HEADER];
+    uint8_t header[PSD_MAX_FRAME_HEADER];
 } message_t;
 
 typedef struct peer peer_t;
@@ -119,9 +119,9 @@ static void take(way_t *way, const void *header, size_t n_header, psd_buf_t *pay
     psd_msg_t msg;
     received++;
     way->numbered++;
-    if (way->up && psd_msg_decode(&msg, header, n_header, payload ? payload->n_bytes : 0, NULL) == PSD_OK)
+    if (way->up && psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, NULL) == PSD_OK)
         pushes += msg.kind == PSD_MSG_PUSH;
-    if (n_header > PSD_MAX_HEADER || lot(drop)) {
+    if (n_header > PSD_MAX_FRAME_HEADER || lot(drop)) {
         dropped++;
         return;
     }
