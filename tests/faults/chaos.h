@@ -47,3 +47,6 @@ void chaos_cut(chaos_t *self);
 void chaos_slow_network(chaos_t *self);
 void chaos_messages(chaos_t *self);
 void chaos_flips(chaos_t *self);
+
+/* faults/partition.c: in networks of its own */
+void chaos_partition(chaos_t *self);

@@ -119,7 +119,8 @@ static void take(way_t *way, const void *header, size_t n_header, psd_buf_t *pay
     psd_msg_t msg;
     received++;
     way->numbered++;
-    if (way->up && psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, NULL) == PSD_OK)
+    if (way->up && psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL,
+                                payload ? payload->n_bytes : 0, NULL) == PSD_OK)
         pushes += msg.kind == PSD_MSG_PUSH;
     if (n_header > PSD_MAX_FRAME_HEADER || lot(drop)) {
         dropped++;

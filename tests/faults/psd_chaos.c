@@ -25,6 +25,7 @@ static const struct campaign {
     { "T11-slow", "bytes held back", 60, 3, chaos_slow_network },
     { "T12", "messages lost, repeated, reordered", 1000000, 10000, chaos_messages },
     { "T12-flip", "bits changed on the way", 10000, 200, chaos_flips },
+    { "T13", "networks parted, one way and both", 200, 3, chaos_partition },
     { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
