@@ -20,6 +20,7 @@ typedef enum kind {
     TO_WORKER,
     WORK_DONE,
     PART_SAVED,
+    FILE_BEGUN,
     FILE_SAVED,
     COMMITTED,
     RESTORED,
@@ -338,7 +339,10 @@ static void run_server_action(sim_t *self, uint32_t s, const psd_action_t *a)
     switch (a->act) {
     case PSD_ACT_WORK: start_work(self, s, a->work); break;
     case PSD_ACT_FINISH: self->server[s].finished = true; break;
-    case PSD_ACT_SAVE_BEGIN: begin_file(self, s, a->clock); break;
+    case PSD_ACT_SAVE_BEGIN:
+        begin_file(self, s, a->clock);
+        later(self, FILE_BEGUN, s, a, NULL);
+        break;
     case PSD_ACT_SAVE_PART: later(self, PART_SAVED, s, a, copy_chunk(self, s, a->part)); break;
     case PSD_ACT_SAVE_END: later(self, FILE_SAVED, s, a, NULL); break;
     case PSD_ACT_COMMIT: later(self, COMMITTED, s, a, NULL); break;
@@ -575,6 +579,7 @@ static void on_server_event(sim_t *self, event_t *e)
         keep_part(self, e);
         psd_node_part_saved(server->node, self->now_ms, e->part, &out);
         break;
+    case FILE_BEGUN: psd_node_save_begun(server->node, self->now_ms, &out); break;
     case FILE_SAVED:
         ok = make_durable(self, e->target);
         psd_node_saved(server->node, self->now_ms, ok, &out);
