@@ -50,3 +50,8 @@ void chaos_flips(chaos_t *self);
 
 /* faults/partition.c: in networks of its own */
 void chaos_partition(chaos_t *self);
+
+/* faults/disk.c: checkpoints on a disk in trouble */
+void chaos_full_disk(chaos_t *self);
+void chaos_read_only_disk(chaos_t *self);
+void chaos_slow_disk(chaos_t *self);
