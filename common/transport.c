@@ -204,8 +204,11 @@ static void set_limits(void *zmq)
     set_int(zmq, ZMQ_HEARTBEAT_TIMEOUT, 1500);
     set_int(zmq, ZMQ_HEARTBEAT_TTL, 2000);
     set_int(zmq, ZMQ_HANDSHAKE_IVL, 3000);
+    /* However long a network was away, it is tried again soon: the system itself would wait up to a minute for an answer
+     * to its first packet, and ZeroMQ doubles its pauses. */
+    set_int(zmq, ZMQ_CONNECT_TIMEOUT, 1000);
     set_int(zmq, ZMQ_RECONNECT_IVL, 200);
-    set_int(zmq, ZMQ_RECONNECT_IVL_MAX, 5000);
+    set_int(zmq, ZMQ_RECONNECT_IVL_MAX, 500);
 }
 
 static void attach_to_loop(psd_socket_t *self, uv_loop_t *loop)

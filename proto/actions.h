@@ -21,7 +21,7 @@ typedef enum psd_act {
     PSD_ACT_WORK,
     PSD_ACT_LOG,
     PSD_ACT_FINISH,
-    PSD_ACT_SAVE_BEGIN,  /* begin a file for the shard's state after round `clock` */
+    PSD_ACT_SAVE_BEGIN,  /* begin a file for the shard's state after round `clock`, then psd_engine_save_begun */
     PSD_ACT_SAVE_PART,   /* write chunk `part` into it (psd_shard_state), then psd_engine_part_saved */
     PSD_ACT_SAVE_END,    /* make it durable, then psd_engine_saved */
     PSD_ACT_COMMIT,      /* every shard's file of `clock` is durable: write the manifest, then psd_coordinator_committed */

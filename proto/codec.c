@@ -319,6 +319,54 @@ bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes)
     return psd_crc32c(payload, n_bytes) == msg->checksum;
 }
 
+/* -- frames ------------------------------------------------------------------------------------------------
+ */
+
+static bool seals_payload(psd_kind_t kind) { return psd_kind_payload(kind) != PSD_PAYLOAD_CHUNK; }
+
+static void put_seal(uint8_t *frame, size_t n)
+{
+    const uint32_t crc = psd_crc32c(frame, n);
+    for (size_t i = 0; i < PSD_SEAL; i++)
+        frame[n + i] = (uint8_t)(crc >> 8 * i);
+}
+
+size_t psd_msg_seal(const psd_msg_t *msg, const void *payload, size_t n_bytes, uint8_t frame[PSD_MAX_FRAME_HEADER])
+{
+    size_t n;
+    if (n_bytes && seals_payload(msg->kind)) {
+        psd_msg_t copy = *msg;
+        copy.checksum = psd_crc32c(payload, n_bytes);
+        n = psd_msg_encode(&copy, frame);
+    } else {
+        n = psd_msg_encode(msg, frame);
+    }
+    put_seal(frame, n);
+    return n + PSD_SEAL;
+}
+
+int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *payload, size_t n_bytes, psd_err_t *err)
+{
+    uint8_t seal[PSD_SEAL];
+    *out = (psd_msg_t){ 0 };
+    if (n_frame <= PSD_SEAL || n_frame > PSD_MAX_FRAME_HEADER)
+        return psd_err_set(err, PSD_EPROTO, "header frame has %zu bytes, %d to %d wanted", n_frame, PSD_SEAL + 1,
+                           PSD_MAX_FRAME_HEADER);
+    const size_t n = n_frame - PSD_SEAL;
+    const uint32_t crc = psd_crc32c(frame, n);
+    memcpy(seal, (const uint8_t *)frame + n, sizeof seal);
+    for (size_t i = 0; i < PSD_SEAL; i++)
+        if (seal[i] != (uint8_t)(crc >> 8 * i))
+            return psd_err_set(err, PSD_EDATA, "header of %zu bytes was damaged on the way", n);
+    const int rc = psd_msg_decode(out, frame, n, n_bytes, err);
+    if (rc == PSD_OK && n_bytes && seals_payload(out->kind) && !psd_checksum_ok(out, payload, n_bytes)) {
+        const psd_kind_t kind = out->kind;
+        *out = (psd_msg_t){ 0 };
+        return psd_err_set(err, PSD_EDATA, "payload of %s was damaged on the way", psd_kind_name(kind));
+    }
+    return rc;
+}
+
 /* -- lists -------------------------------------------------------------------------------------------------
  */
 

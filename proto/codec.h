@@ -174,6 +174,18 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);
  * for kind and protocol where they could be read. Never allocates from the heap. Any thread. */
 int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t payload_bytes, psd_err_t *err);
 
+/* -- frames as they travel: a header, then the CRC-32C of its bytes, little-endian. A payload has its own in `checksum`;
+ *    that of a chunk is set by whoever makes the chunk, and compared when it is read; that of any other is set and
+ *    compared here. So nothing that was damaged on the way is taken for what was said. */
+enum { PSD_SEAL = 4, PSD_MAX_FRAME_HEADER = PSD_MAX_HEADER + PSD_SEAL };
+
+/* Encode `msg`, which goes with this payload (NULL when `n_bytes` is 0), and seal it. Returns the frame's length. */
+size_t psd_msg_seal(const psd_msg_t *msg, const void *payload, size_t n_bytes, uint8_t frame[PSD_MAX_FRAME_HEADER]);
+
+/* Decode such a frame. PSD_EDATA when a checksum is wrong: the message counts as lost, and `out` is all zero. Else as
+ * psd_msg_decode. */
+int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *payload, size_t n_bytes, psd_err_t *err);
+
 /* CRC-32C (Castagnoli), as on the wire and in files. */
 uint32_t psd_crc32c(const void *data, size_t n_bytes);
 

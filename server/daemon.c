@@ -114,14 +114,16 @@ static void start_work(daemon_t *self, psd_work_t *work)
 /* What cannot be sent now counts as lost: peers probe for it. */
 static void send_message(daemon_t *self, const psd_action_t *a)
 {
-    uint8_t header[PSD_MAX_HEADER];
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    const void *bytes = a->payload ? a->payload->data : NULL;
+    const size_t n = a->payload ? a->payload->n_bytes : 0;
     psd_socket_t *socket = a->to == PSD_PEER_COORDINATOR ? self->coordinator : self->router;
     if (!socket)
         return;
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
-    int rc = psd_socket_send(socket, a->to, header, psd_msg_encode(&a->msg, header), a->payload);
+    int rc = psd_socket_send(socket, a->to, header, psd_msg_seal(&a->msg, bytes, n, header), a->payload);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
-    psd_report_sent(self->report, a->payload ? a->payload->n_bytes : 0, rc == PSD_OK);
+    psd_report_sent(self->report, n, rc == PSD_OK);
 }
 
 static void log_line(const psd_action_t *a)
@@ -173,7 +175,10 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_err_t err;
     size_t n = payload ? payload->n_bytes : 0;
     psd_report_received(self->report, n_header + n);
-    if (psd_msg_decode(&msg, header, n_header, n, &err) != PSD_OK) {
+    int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
+    if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
+        psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
+    } else if (rc != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     } else {
         PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
@@ -261,7 +266,15 @@ static void stop(daemon_t *self, int code, const char *why)
     uv_stop(&self->loop);
 }
 
-/* The address to tell others: that of the socket, with the host that the operator gave for it. */
+/* Whether HOST has a port of its own: a forwarder's, say. The colons of a bare IPv6 address are not its port's. */
+static bool has_port(const char *host)
+{
+    const char *colon = strrchr(host, ':');
+    return colon && colon[1] && !colon[1 + strspn(colon + 1, "0123456789")] &&
+           (strchr(host, ':') == colon || colon[-1] == ']');
+}
+
+/* The address to tell others: that of the socket, with the host, or host and port, that the operator gave for it. */
 static int advertise(daemon_t *self, psd_err_t *err)
 {
     const char *host = psd_options_string(self->options, "advertise");
@@ -271,7 +284,7 @@ static int advertise(daemon_t *self, psd_err_t *err)
         return psd_err_set(err, PSD_ECONFIG, "listen is %s, which is no address to give to others: add --advertise HOST",
                            self->bound);
     if (host[0] && port)
-        snprintf(self->advertised, sizeof self->advertised, "tcp://%.90s%s", host, port);
+        snprintf(self->advertised, sizeof self->advertised, "tcp://%.90s%s", host, has_port(host) ? "" : port);
     else
         memcpy(self->advertised, self->bound, sizeof self->advertised);
     return PSD_OK;

@@ -57,8 +57,9 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 /* Work that a PSD_ACT_WORK handed out has run (psd_work_run). */
 void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out);
 
-/* A PSD_ACT_SAVE_PART has been written; a PSD_ACT_SAVE_END is durable, or saving has failed at any point (the file is
+/* A PSD_ACT_SAVE_BEGIN has made the file; a PSD_ACT_SAVE_PART has been written; a PSD_ACT_SAVE_END is durable, or saving has failed at any point (the file is
  * gone, the engine goes on). */
+void psd_engine_save_begun(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
 void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_t *out);
 

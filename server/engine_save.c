@@ -49,8 +49,16 @@ void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out)
     self->save_clock = self->clock;
     note_point(self);
     self->save_next = 0;
+    self->save_opening = true;
     psd_actions_checkpoint(out, PSD_ACT_SAVE_BEGIN, self->save_clock, 0);
-    save_next_part(self, out);
+}
+
+/* Only now: a chunk that waited for a slow disk to make the file would keep its step waiting. */
+void psd_engine_save_begun(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    self->save_opening = false;
+    if (!psd_eng_start_over_if_due(self, now_ms, out) && self->saving)
+        save_next_part(self, out);
 }
 
 /* How this chunk's step must respect the checkpoint. False: it is put off. */
@@ -100,7 +108,7 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_
 {
     if (!self->saving)
         return;
-    self->saving = self->save_in_flight = self->save_ending = false;
+    self->saving = self->save_opening = self->save_in_flight = self->save_ending = false;
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++)
         if (!psd_bitmap_get(self->stepping, p)) /* else when its step is done */
             psd_shard_forget(self->shard, p);
@@ -177,8 +185,8 @@ bool psd_eng_start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_
 {
     if (!self->leaving_run)
         return false;
-    if (self->running - (self->deferred ? 1 : 0) || self->save_in_flight || self->save_ending ||
-        self->restoring)
+    if (self->running - (self->deferred ? 1 : 0) || self->save_opening || self->save_in_flight ||
+        self->save_ending || self->restoring)
         return true;
     self->deferred = NULL;
     self->running = 0;

@@ -72,6 +72,7 @@ struct psd_engine {
     /* the checkpoint being written: chunks below save_next are done, the one before it may be with the writer
      */
     bool save_due, saving, save_in_flight;
+    bool save_opening;               /* the writer makes the file; all chunks are still to be asked for */
     bool save_ending;                /* the writer makes the file durable */
     bool save_blocked;               /* the next chunk is being stepped: the writer gets it after that */
     uint8_t *stepping;               /* bitmap of chunks that a thread steps now */

@@ -133,6 +133,12 @@ void psd_node_worked(psd_node_t *self, uint64_t now_ms, psd_work_t *work, psd_ac
     settle(self, now_ms, out);
 }
 
+void psd_node_save_begun(psd_node_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_engine_save_begun(self->engine, now_ms, out);
+    settle(self, now_ms, out);
+}
+
 void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out)
 {
     psd_engine_part_saved(self->engine, now_ms, part, out);

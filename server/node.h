@@ -22,6 +22,7 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
 void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out);
 
 /* Outcomes of the actions on checkpoints, see engine.h and coordinator.h. */
+void psd_node_save_begun(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
 void psd_node_saved(psd_node_t *self, uint64_t now_ms, bool ok, psd_actions_t *out);
 void psd_node_committed(psd_node_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out);

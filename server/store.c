@@ -165,6 +165,8 @@ static void tell_node(task_t *task)
         drop_rest_of_save(self);
     if (task->act == PSD_ACT_SAVE_END || (!ok && saving))
         psd_node_saved(self->node, now, ok, self->out);
+    else if (task->act == PSD_ACT_SAVE_BEGIN)
+        psd_node_save_begun(self->node, now, self->out);
     else if (task->act == PSD_ACT_SAVE_PART)
         psd_node_part_saved(self->node, now, task->part, self->out);
     else if (task->act == PSD_ACT_COMMIT)

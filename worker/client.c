@@ -95,7 +95,7 @@ static void say(psd_worker_t *self, int level, const char *id, const char *line)
 /* A message that cannot be sent now is as good as lost, and the session asks again. */
 static void carry_out(psd_worker_t *self)
 {
-    uint8_t header[PSD_MAX_HEADER];
+    uint8_t header[PSD_MAX_FRAME_HEADER];
     for (size_t i = 0; i < self->out.n; i++) {
         const psd_action_t *a = &self->out.at[i];
         if (a->act == PSD_ACT_LOG)
@@ -103,7 +103,8 @@ static void carry_out(psd_worker_t *self)
         if (a->act != PSD_ACT_SEND || a->to < PSD_PEER_SERVER || a->to - PSD_PEER_SERVER >= self->n_sockets)
             continue;
         PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
-        psd_socket_send(self->socket[a->to - PSD_PEER_SERVER], 0, header, psd_msg_encode(&a->msg, header), a->payload);
+        size_t n = psd_msg_seal(&a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0, header);
+        psd_socket_send(self->socket[a->to - PSD_PEER_SERVER], 0, header, n, a->payload);
         PSD_FAILPOINT("wrk.sent", psd_kind_name(a->msg.kind));
     }
     psd_actions_drop(&self->out, self->out.n);
@@ -190,7 +191,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_worker_t *self = arg;
     psd_msg_t msg;
     psd_err_t err;
-    if (psd_msg_decode(&msg, header, n_header, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
+    if (psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
         on_bad(self, peer, err.text);
         if (msg.protocol && msg.protocol != PSD_PROTOCOL)
             psd_session_other_protocol(self->session, peer, msg.protocol);

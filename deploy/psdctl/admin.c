@@ -64,7 +64,10 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_msg_t msg;
     psd_err_t err;
     (void)peer;
-    if (psd_msg_decode(&msg, header, n_header, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
+    int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err);
+    if (rc == PSD_EDATA) {
+        return; /* damaged on the way: it is asked again */
+    } else if (rc != PSD_OK) {
         end(self, PSD_EPROTO, err.text);
     } else if (msg.seq != self->msg.seq) {
         return;
@@ -84,8 +87,8 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
 static void on_ask(uv_timer_t *timer)
 {
     wish_t *self = timer->data;
-    uint8_t header[PSD_MAX_HEADER];
-    psd_socket_send(self->socket, 0, header, psd_msg_encode(&self->msg, header), NULL);
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    psd_socket_send(self->socket, 0, header, psd_msg_seal(&self->msg, NULL, 0, header), NULL);
 }
 
 static void on_deadline(uv_timer_t *timer)

@@ -41,3 +41,17 @@ void chaos_mix(chaos_t *self);
 void chaos_last_moments(chaos_t *self);
 void chaos_pause(chaos_t *self);
 void chaos_terminate(chaos_t *self);
+
+/* faults/network.c: behind proxies */
+void chaos_cut(chaos_t *self);
+void chaos_slow_network(chaos_t *self);
+void chaos_messages(chaos_t *self);
+void chaos_flips(chaos_t *self);
+
+/* faults/partition.c: in networks of its own */
+void chaos_partition(chaos_t *self);
+
+/* faults/disk.c: checkpoints on a disk in trouble */
+void chaos_full_disk(chaos_t *self);
+void chaos_read_only_disk(chaos_t *self);
+void chaos_slow_disk(chaos_t *self);

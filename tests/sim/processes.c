@@ -376,7 +376,8 @@ static void on_worker_tick(sim_t *self, event_t *e, psd_actions_t *out)
 /* ---- events ---- */
 
 static void (*const at_process[])(sim_t *self, event_t *e, psd_actions_t *out) = {
-    [TO_SERVER] = on_server_message,  [WORK_DONE] = on_worked,         [PART_SAVED] = sim_on_part_saved,
+    [TO_SERVER] = on_server_message,  [WORK_DONE] = on_worked,         [FILE_BEGUN] = sim_on_file_begun,
+    [PART_SAVED] = sim_on_part_saved,
     [FILE_SAVED] = sim_on_file_saved, [COMMITTED] = sim_on_committed,  [RESTORED] = sim_on_restored,
     [TICK_SERVER] = on_server_tick,   [TO_WORKER] = on_worker_message, [TICK_WORKER] = on_worker_tick,
 };

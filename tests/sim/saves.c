@@ -196,7 +196,9 @@ static void begin_file(sim_t *self, uint32_t s, psd_ckpt_facts_t facts)
     server->writer =
         psd_ckpt_begin(self->dir, &server->writing, &self->list, psd_engine_map(engine), &self->rule, &err);
     mend_disk();
-    if (!server->writer)
+    if (server->writer)
+        later(self, s, (event_t){ .kind = FILE_BEGUN });
+    else
         later(self, s, (event_t){ .kind = FILE_SAVED, .failed = true });
 }
 
@@ -229,6 +231,11 @@ void sim_save(sim_t *self, uint32_t s, const psd_action_t *a)
 /* ---- outcomes ---- */
 
 static uint64_t now_at(const sim_t *self, uint32_t s) { return sim_local_ms(self, &self->server[s].clock); }
+
+void sim_on_file_begun(sim_t *self, event_t *e, psd_actions_t *out)
+{
+    psd_node_save_begun(self->server[e->target].node, now_at(self, e->target), out);
+}
 
 /* The writer is done with a chunk. */
 void sim_on_part_saved(sim_t *self, event_t *e, psd_actions_t *out)

@@ -33,6 +33,7 @@ typedef enum kind {
     TO_SERVER,
     TO_WORKER,
     WORK_DONE,
+    FILE_BEGUN,
     PART_SAVED,
     FILE_SAVED,
     COMMITTED,
@@ -214,6 +215,7 @@ void sim_end_disk(sim_t *self);
 void sim_save(sim_t *self, uint32_t s, const psd_action_t *a);
 
 /* What it leads to, later. */
+void sim_on_file_begun(sim_t *self, event_t *e, psd_actions_t *out);
 void sim_on_part_saved(sim_t *self, event_t *e, psd_actions_t *out);
 void sim_on_file_saved(sim_t *self, event_t *e, psd_actions_t *out);
 void sim_on_committed(sim_t *self, event_t *e, psd_actions_t *out);

@@ -256,18 +256,35 @@ void cluster_start_servers(cluster_t *self, unsigned n, const char *format, ...)
         start_server(self, n, flags);
 }
 
-void cluster_start_worker(cluster_t *self, const char *format, ...)
+static void start_worker(cluster_t *self, unsigned w, const char *flags)
 {
-    char name[16], flags[COMMAND / 2], words[COMMAND - 64];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(flags, sizeof flags, format, args);
-    va_end(args);
-    const unsigned w = self->n_workers++;
+    char name[16], words[COMMAND - 64];
     snprintf(name, sizeof name, "worker-%u", w);
     snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s", self->data[0],
              w + 1, self->directory, flags);
     spawn(self, &self->worker[w], name, "psd-worker", words);
+}
+
+void cluster_start_worker(cluster_t *self, const char *format, ...)
+{
+    char flags[COMMAND / 2];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(flags, sizeof flags, format, args);
+    va_end(args);
+    start_worker(self, self->n_workers++, flags);
+}
+
+void cluster_start_worker_at(cluster_t *self, unsigned w, const char *format, ...)
+{
+    char flags[COMMAND / 2];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(flags, sizeof flags, format, args);
+    va_end(args);
+    if (w >= self->n_workers)
+        self->n_workers = w + 1;
+    start_worker(self, w, flags);
 }
 
 void cluster_finish(cluster_t *self, int timeout_ms)

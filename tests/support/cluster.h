@@ -51,6 +51,10 @@ void cluster_start_servers(cluster_t *self, unsigned n, const char *format, ...)
 /* Start one more worker of the place after the last one's; its run.dir is the cluster's directory. */
 void cluster_start_worker(cluster_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same for worker `w`, of any place: again, when it has ended. */
+void cluster_start_worker_at(cluster_t *self, unsigned w, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* Wait for the end of a process: its code, or -1 when it still runs after `timeout_ms`. */
 int cluster_wait(cluster_process_t *self, int timeout_ms);
 

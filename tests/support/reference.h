@@ -1,6 +1,7 @@
 /* reference.h - the single process that a cluster must equal (worker/reference.h), with data and model of its own. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,11 @@ void reference_round(reference_t *self, uint64_t clock, uint32_t world, const ui
 
 /* Rounds 1 to `last` with all of `world` workers. */
 void reference_run(reference_t *self, uint64_t last, uint32_t world);
+
+/* All of it at once: the hashes after rounds 1 to `last` with all of `world` workers. False after a line on
+ * stderr. */
+bool reference_undisturbed(const reference_config_t *config, uint64_t last, uint32_t world,
+                           char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT]);
 
 /* Hashes as a worker's summary has them; `slow` is "" without Lookahead. */
 void reference_hash(const reference_t *self, char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT]);

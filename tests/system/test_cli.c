@@ -171,6 +171,27 @@ static unsigned count_processes(void)
     return n;
 }
 
+Test(cli, a_server_tells_others_the_address_that_it_was_given)
+{
+    static const struct {
+        const char *given, *told;
+        bool own_port; /* that it listens at */
+    } cases[] = { { "ps0", "tcp://ps0", true },
+                  { "ps0:9", "tcp://ps0:9", false },
+                  { "[::1]", "tcp://[::1]", true },
+                  { "[::1]:9", "tcp://[::1]:9", false } };
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char told[CLUSTER_TEXT], port[16] = "";
+        cluster_start_server(&cluster, 1, "--advertise=%s", cases[i].given);
+        char *log = cluster_printed(&cluster, &cluster.server[0], "err");
+        cr_assert_eq(sscanf(strstr(log, " listen="), " listen=tcp://127.0.0.1%15[:0-9]", port), 1, "%s", log);
+        free(log);
+        snprintf(told, sizeof told, "%s%s", cases[i].told, cases[i].own_port ? port : "");
+        cr_expect_str_eq(cluster.data[0], told);
+        teardown(), setup();
+    }
+}
+
 Test(cli, sigterm_to_a_run_gives_75_and_leaves_no_child)
 {
     write_job("stop: {epochs: 1000000}\n");

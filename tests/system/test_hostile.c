@@ -171,15 +171,24 @@ static bool send_frames(void *socket, const void *header, size_t n_header, const
 
 static bool send_message(void *socket, const psd_msg_t *msg, const void *payload, size_t n)
 {
-    uint8_t header[PSD_MAX_HEADER];
-    return send_frames(socket, header, psd_msg_encode(msg, header), payload, n);
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    return send_frames(socket, header, psd_msg_seal(msg, payload, n, header), payload, n);
+}
+
+/* What psd_msg_seal adds, to bytes that are no header. */
+static size_t seal(uint8_t *frame, size_t n)
+{
+    const uint32_t crc = psd_crc32c(frame, n);
+    for (size_t i = 0; i < PSD_SEAL; i++)
+        frame[n + i] = (uint8_t)(crc >> 8 * i);
+    return n + PSD_SEAL;
 }
 
 /* Read one message if there is one within `wait_ms`; `payload` is to be released. */
 static bool read_message(void *socket, long wait_ms, psd_msg_t *msg, psd_buf_t **payload)
 {
     zmq_pollitem_t item = { .socket = socket, .events = ZMQ_POLLIN };
-    uint8_t header[PSD_MAX_HEADER];
+    uint8_t header[PSD_MAX_FRAME_HEADER];
     zmq_msg_t body;
     if (zmq_poll(&item, 1, wait_ms) < 1)
         return false;
@@ -187,7 +196,8 @@ static bool read_message(void *socket, long wait_ms, psd_msg_t *msg, psd_buf_t *
     zmq_msg_init(&body);
     zmq_msg_recv(&body, socket, 0);
     const size_t n_body = zmq_msg_size(&body);
-    const bool good = n >= 0 && psd_msg_decode(msg, header, (size_t)n, n_body, NULL) == PSD_OK;
+    const bool good =
+        n >= 0 && psd_msg_open(msg, header, (size_t)n, zmq_msg_data(&body), n_body, NULL) == PSD_OK;
     *payload = good && n_body ? psd_payload_copy(zmq_msg_data(&body), n_body) : NULL;
     zmq_msg_close(&body);
     return good;
@@ -564,18 +574,22 @@ static psd_refusal_t falsify_kind(stranger_t *self, unsigned server, psd_msg_t *
 static bool throw_frames(stranger_t *self, void *socket)
 {
     static const size_t counts[] = { 1, 3, 4, 1000 };
-    uint8_t bytes[PSD_MAX_HEADER + 1] = { 0 };
+    uint8_t bytes[PSD_MAX_FRAME_HEADER + 1] = { 0 };
     const uint64_t what = draw(self, 20);
     for (size_t i = 0; i < sizeof bytes; i += 8)
         memcpy(bytes + i, &(uint64_t){ psd_splitmix64(&self->chance) }, i + 8 <= sizeof bytes ? 8 : 1);
     bytes[0] |= 0x80; /* no header begins with a tag of two bytes */
+    if (what > 4 && draw(self, 2)) { /* damaged on the way, it seems */
+        self->expected[PSD_REFUSAL_CHECKSUM]++;
+        return send_frames(socket, bytes, PSD_SEAL + 1 + draw(self, PSD_MAX_HEADER), bytes, draw(self, sizeof bytes));
+    }
     self->expected[PSD_REFUSAL_MALFORMED]++;
     if (what == 0)
         return send_frames(socket, bytes, sizeof bytes, NULL, 0);
     if (what == 1)
         return send_frames(socket, NULL, 0, bytes, draw(self, sizeof bytes));
     if (what > 4)
-        return send_frames(socket, bytes, 1 + draw(self, PSD_MAX_HEADER), bytes, draw(self, sizeof bytes));
+        return send_frames(socket, bytes, seal(bytes, 1 + draw(self, PSD_MAX_HEADER)), bytes + 8, draw(self, sizeof bytes - 8));
     bool sent = true;
     const size_t n = what == 4 && draw(self, 50) ? 1 : counts[draw(self, what == 4 ? 4 : 3)];
     for (size_t i = 0; i < n && sent; i++)
@@ -596,7 +610,7 @@ static void drain(void *socket)
 /* A valid push with some bits or its end changed: whatever it says then, nothing may break. */
 static bool throw_mutant(stranger_t *self, unsigned server)
 {
-    uint8_t header[PSD_MAX_HEADER];
+    uint8_t header[PSD_MAX_FRAME_HEADER];
     psd_msg_t m = push_for(self, server);
     if (draw(self, 2))
         falsify_kind(self, server, &m);
@@ -605,6 +619,8 @@ static bool throw_mutant(stranger_t *self, unsigned server)
         header[draw(self, n)] ^= (uint8_t)(1u << draw(self, 8));
     if (!draw(self, 4))
         n = draw(self, n + 1);
+    if (draw(self, 8))
+        n = seal(header, n);
     const size_t n_payload = draw(self, 4) ? sizeof values : draw(self, sizeof values);
     /* As much as the mute connection takes; when it takes no more, the server has stopped reading it. */
     if (zmq_send(self->mute[server], header, n, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0)

@@ -318,6 +318,42 @@ Test(codec, the_checksum_is_crc32c)
     cr_assert_not(psd_checksum_ok(&msg, "123456788", 9));
 }
 
+/* -- frames */
+
+/* PROTOCOL.md, section 2: a header that was damaged counts as lost, whatever it says. */
+Test(codec, any_bit_changed_in_a_sealed_header_is_found)
+{
+    uint8_t frame[PSD_MAX_FRAME_HEADER];
+    psd_msg_t push = PUSH(.checksum = 0), out;
+    const float chunk[3] = { 1, 2, 3 };
+    push.checksum = psd_crc32c(chunk, sizeof chunk);
+    const size_t n = psd_msg_seal(&push, chunk, sizeof chunk, frame);
+    cr_assert_eq(psd_msg_open(&out, frame, n, chunk, sizeof chunk, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(memcmp(&out, &push, sizeof out), 0);
+    for (size_t bit = 0; bit < 8 * n; bit++) {
+        frame[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        cr_assert_eq(psd_msg_open(&out, frame, n, chunk, sizeof chunk, &err), PSD_EDATA, "bit %zu", bit);
+        cr_assert_eq(out.kind, 0);
+        frame[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    for (size_t cut = 0; cut < n; cut++)
+        cr_assert_neq(psd_msg_open(&out, frame, cut, chunk, sizeof chunk, &err), PSD_OK, "cut at %zu", cut);
+}
+
+/* A chunk's is compared by whoever reads the chunk: see psd_checksum_ok. */
+Test(codec, any_bit_changed_in_a_payload_that_is_no_chunk_is_found)
+{
+    uint8_t frame[PSD_MAX_FRAME_HEADER], map[2] = { 0x81, 1 };
+    psd_msg_t probe = PUSH(.kind = PSD_MSG_PROBE, .parts = 9, .n_elements = 0), out;
+    const size_t n = psd_msg_seal(&probe, map, sizeof map, frame);
+    cr_assert_eq(psd_msg_open(&out, frame, n, map, sizeof map, &err), PSD_OK, "%s", err.text);
+    for (size_t bit = 0; bit < 8 * sizeof map; bit++) {
+        map[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        cr_assert_eq(psd_msg_open(&out, frame, n, map, sizeof map, &err), PSD_EDATA, "bit %zu", bit);
+        map[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+}
+
 /* -- lists */
 
 static uint8_t buf[PSD_MAX_LIST];

@@ -514,6 +514,9 @@ static void tick(uint64_t later_ms)
 static void save_file(void)
 {
     psd_actions_drop(&out, out.n);
+    psd_node_save_begun(node, now, &out);
+    cr_assert_eq(asked(PSD_ACT_SAVE_PART), 1);
+    psd_actions_drop(&out, out.n);
     psd_node_part_saved(node, now, 0, &out);
     cr_assert_eq(asked(PSD_ACT_SAVE_END), 1);
     psd_actions_drop(&out, out.n);

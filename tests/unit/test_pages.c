@@ -349,7 +349,7 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_codec_writes)
     const float gradient[] = { 1, -2 }, weights[] = { 0.5f, 0.25f };
     const psd_msg_t base = { .protocol = PSD_PROTOCOL, .job = 0x1122334455667788, .map_id = 1, .worker = 1, .incarnation = 1,
                              .clock = 17, .parts = 1, .dtype = PSD_DTYPE_F32, .codec = PSD_CODEC_RAW, .n_elements = 2 };
-    uint8_t frame[PSD_MAX_HEADER];
+    uint8_t frame[PSD_MAX_FRAME_HEADER];
     psd_msg_t push = base, answer = base;
     push.kind = PSD_MSG_PUSH;
     push.view_id = 17;
@@ -364,9 +364,9 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_codec_writes)
     answer.rank = 1;
     answer.world = 2;
     answer.checksum = psd_crc32c(weights, sizeof weights);
-    expect_bytes(page, frame, psd_msg_encode(&push, frame));
+    expect_bytes(page, frame, psd_msg_seal(&push, gradient, sizeof gradient, frame));
     expect_bytes(page, gradient, sizeof gradient);
-    expect_bytes(page, frame, psd_msg_encode(&answer, frame));
+    expect_bytes(page, frame, psd_msg_seal(&answer, weights, sizeof weights, frame));
     expect_bytes(page, weights, sizeof weights);
 }
 
