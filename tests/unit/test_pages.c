@@ -85,11 +85,13 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     cr_assert_geq(argc, 2, "%s", line);
     if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config"))
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
-    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "status"))
+    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "status") || !strcmp(argv[1], "export"))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
     else
         snprintf(command, sizeof command, "%s", line);
     cr_expect_eq(run(command), 0, "%s: %s", line, output);
+    for (size_t i = 2; !strcmp(argv[1], "export") && i < argc; i++)
+        cr_expect(*argv[i] != '-' || strstr(output, strtok(argv[i], "=")), "%s: no option %s", line, argv[i]);
 }
 
 static bool has_preset(const char *name)
