@@ -345,8 +345,12 @@ typedef struct walk {
     uint32_t server;        /* whose chunks are read; NOBODY, EVERYBODY */
     psd_ckpt_target_t (*target)(void *arg, uint32_t part);
     void *arg;
-    psd_rule_t first; /* the first file's rule */
-    uint8_t *seen;    /* per chunk of the map */
+    int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err);
+    void *each_arg;             /* told of each chunk that was read; NULL: nobody is */
+    psd_rule_state_t *counters; /* per tensor of the model; NULL: not asked for */
+    uint8_t *counted;           /* per tensor: whether its counters are known */
+    psd_rule_t first;           /* the first file's rule */
+    uint8_t *seen;              /* per chunk of the map */
     uint32_t n_seen;
     psd_applied_t *applied; /* union of the tables of all files */
     uint32_t n_applied;
@@ -411,6 +415,24 @@ static int check_facts(const psd_ckpt_facts_t *common, uint32_t shard, const psd
                 : PSD_OK;
 }
 
+/* All chunks of a tensor have the same counters. */
+static int count_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, const psd_chunk_t *c,
+                       psd_err_t *err)
+{
+    psd_rule_state_t state, *known = &self->counters[c->tensor];
+    int rc = psd_shardfile_state(file, i, &state, err);
+    if (rc)
+        return rc;
+    if (self->counted[c->tensor] && memcmp(&state, known, sizeof state) != 0)
+        return psd_err_set(
+            err, PSD_EDATA,
+            "%s: %.100s[%" PRIu64 "...] is of update %" PRIu64 ", another chunk of it of %" PRIu64,
+            file->st.path, self->manifest->model.tensor[c->tensor].name, c->offset, state.t, known->t);
+    *known = state;
+    self->counted[c->tensor] = 1;
+    return PSD_OK;
+}
+
 /* Take the file's i-th group: note that its chunk was found, read it when it is wanted. */
 static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint,
                       psd_err_t *err)
@@ -423,10 +445,13 @@ static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uin
         return psd_err_set(err, PSD_EDATA, "%s holds a chunk that another file holds too", file->st.path);
     *seen = 1;
     self->n_seen++;
+    if (self->counters)
+        return count_chunk(self, file, i, c, err);
     if (self->server != EVERYBODY && self->server != c->server)
         return PSD_OK;
     const psd_ckpt_target_t to = self->target(self->arg, c->part);
-    return psd_shardfile_read(file, i, &to, err);
+    int rc = psd_shardfile_read(file, i, &to, err);
+    return rc || !self->each ? rc : self->each(self->each_arg, c, &to, err);
 }
 
 static int walk_file(walk_t *self, const psd_shardfile_t *file, uint32_t shard, psd_err_t *err)
@@ -465,6 +490,7 @@ static int walk_files(walk_t *self, psd_err_t *err)
 static void walk_clear(walk_t *self)
 {
     free(self->seen);
+    free(self->counted);
     free(self->applied);
 }
 
@@ -531,7 +557,10 @@ static psd_ckpt_target_t to_scratch(void *arg, uint32_t part)
     return to;
 }
 
-int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
+int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *model,
+                  int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data,
+                              psd_err_t *err),
+                  void *arg, psd_err_t *err)
 {
     psd_manifest_t manifest;
     psd_partition_t map = { 0 };
@@ -545,13 +574,43 @@ int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
                         .map = &map,
                         .server = EVERYBODY,
                         .target = to_scratch,
-                        .arg = scratch };
-        rc = walk_files(&walk, err);
+                        .arg = scratch,
+                        .each = each,
+                        .each_arg = arg };
+        rc = model ? load(&walk, model, err) : walk_files(&walk, err);
         walk_clear(&walk);
     }
     psd_partition_clear(&map);
     psd_manifest_clear(&manifest);
     free(scratch);
+    return rc;
+}
+
+int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
+{
+    return psd_ckpt_each(dir, clock, NULL, NULL, NULL, err);
+}
+
+int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule,
+                      psd_rule_state_t *state, psd_err_t *err)
+{
+    psd_manifest_t manifest;
+    psd_partition_t map = { 0 };
+    int rc = read_manifest(&manifest, dir, clock, err);
+    if (!rc && !(rc = make_map(&map, &manifest.model, manifest.facts.n_shards, err))) {
+        walk_t walk = { .dir = dir,
+                        .manifest = &manifest,
+                        .map = &map,
+                        .server = NOBODY,
+                        .counters = state,
+                        .counted = calloc(manifest.model.n, 1) };
+        rc = walk.counted ? load(&walk, model, err)
+                          : psd_err_set(err, PSD_ENOMEM, "no memory to read counters");
+        *rule = walk.first;
+        walk_clear(&walk);
+    }
+    psd_partition_clear(&map);
+    psd_manifest_clear(&manifest);
     return rc;
 }
 

@@ -6,6 +6,7 @@
 #include "deploy/psdctl/admin.h"
 #include "deploy/psdctl/checkpoint.h"
 #include "deploy/psdctl/config.h"
+#include "deploy/psdctl/export.h"
 #include "deploy/psdctl/optimizers.h"
 #include "deploy/psdctl/replay.h"
 #include "deploy/psdctl/run.h"
@@ -27,6 +28,7 @@ static const struct verb {
     { "set", psd_ctl_admin, "psdctl set", "set the learning rate of a running job" },
     { "checkpoint", psd_ctl_checkpoint, "psdctl checkpoint",
       "save now; what is saved, whether it is whole, what may go" },
+    { "export", psd_ctl_export, "psdctl export", "a checkpoint as files that torch and numpy open" },
     { "inspect", psd_ctl_inspect, "psdctl inspect", "arrays and notes of a safetensors file" },
     { "config", psd_ctl_config, "psdctl config", "check a job file; what each option is, and where from" },
     { "optimizers", psd_ctl_optimizers, "psdctl optimizers",

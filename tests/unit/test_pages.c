@@ -79,19 +79,29 @@ static void check_options(psd_program_t program, size_t argc, char **argv, const
     psd_options_destroy(&options);
 }
 
+static bool is_one_of(const char *word, const char *const *words)
+{
+    while (*words && strcmp(word, *words) != 0)
+        words++;
+    return *words;
+}
+
 static void check_psdctl(size_t argc, char **argv, const char *line)
 {
     char command[512];
     cr_assert_geq(argc, 2, "%s", line);
     if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config") || !strcmp(argv[1], "verify"))
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
-    if (!strcmp(argv[1], "run") || !strcmp(argv[1], "status") || !strcmp(argv[1], "verify"))
+    static const char *const not_run[] = { "run", "status", "verify", "export", NULL };
+    if (is_one_of(argv[1], not_run))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
     else if (strstr(line, "--join=")) /* for a job that is not there: the flags before are read all the same */
         snprintf(command, sizeof command, "%s --help", line);
     else
         snprintf(command, sizeof command, "%s", line);
     cr_expect_eq(run(command), 0, "%s: %s", line, output);
+    for (size_t i = 2; !strcmp(argv[1], "export") && i < argc; i++)
+        cr_expect(*argv[i] != '-' || strstr(output, strtok(argv[i], "=")), "%s: no option %s", line, argv[i]);
 }
 
 static bool has_preset(const char *name)
@@ -121,13 +131,6 @@ static void check_script(size_t argc, char **argv, const char *line)
     cr_expect_eq(access(path, X_OK), 0, "%s", line);
     for (size_t i = 1; i < argc; i++)
         cr_expect(*argv[i] != '-' || strstr(text, argv[i]), "%s does not know %s", name, argv[i]);
-}
-
-static bool is_one_of(const char *word, const char *const *words)
-{
-    while (*words && strcmp(word, *words) != 0)
-        words++;
-    return *words;
 }
 
 static void check_command(const char *line)
@@ -465,7 +468,7 @@ Test(pages, the_core_has_no_sockets_files_clocks_or_threads)
     static const char *const core[] = {
         "server/engine.h",       "server/engine_state.h",       "server/engine.c",           "server/engine_push.c",
         "server/engine_save.c",  "server/coordinator.h",        "server/coordinator_state.h", "server/coordinator.c",
-        "server/coordinator_peers.c", "server/coordinator_save.c", "server/membership.h",     "server/membership.c",
+        "server/coordinator_peers.c", "server/coordinator_save.c", "server/coordinator_admin.c", "server/membership.h", "server/membership.c",
         "server/consistency.h",  "server/consistency.c",        "server/node.h",             "server/node.c",
         "server/shard.h",        "server/shard.c",              "worker/session.h",          "worker/session.c",
         "proto/actions.h",       "proto/actions.c",             "common/partition.h",        "common/partition.c",
