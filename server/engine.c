@@ -627,6 +627,7 @@ const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self) { return &s
 uint32_t psd_engine_index(const psd_engine_t *self) { return self->index; }
 bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
 uint64_t psd_engine_run(const psd_engine_t *self) { return self->welcomed ? self->job : 0; }
+uint64_t psd_engine_epoch(const psd_engine_t *self) { return self->shard_epoch; }
 uint64_t psd_engine_version(const psd_engine_t *self) { return self->version; }
 uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }
