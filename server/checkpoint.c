@@ -347,8 +347,8 @@ typedef struct walk {
     psd_rule_t first; /* the first file's rule */
     uint8_t *seen;    /* per chunk of the map */
     uint32_t n_seen;
-    psd_applied_t *applied[2]; /* union of the tables of all files; of those that chunks were read from */
-    uint32_t n_applied[2];
+    psd_applied_t *applied; /* union of the tables of all files */
+    uint32_t n_applied;
 } walk_t;
 
 /* Whose row is the later one. */
@@ -411,8 +411,7 @@ static int check_facts(const psd_ckpt_facts_t *common, uint32_t shard, const psd
 }
 
 /* Take the file's i-th group: note that its chunk was found, read it when it is wanted. */
-static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint, bool *used,
-                      psd_err_t *err)
+static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint, psd_err_t *err)
 {
     const psd_chunk_t *c = psd_shardfile_chunk(file, i, &self->manifest->model, self->map, hint, err);
     if (!c)
@@ -424,7 +423,6 @@ static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uin
     self->n_seen++;
     if (self->server != EVERYBODY && self->server != c->server)
         return PSD_OK;
-    *used = true;
     const psd_ckpt_target_t to = self->target(self->arg, c->part);
     return psd_shardfile_read(file, i, &to, err);
 }
@@ -432,17 +430,14 @@ static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uin
 static int walk_file(walk_t *self, const psd_shardfile_t *file, uint32_t shard, psd_err_t *err)
 {
     uint32_t hint = 0;
-    bool used = false;
     if (shard == 0)
         self->first = file->rule;
     int rc = check_facts(&self->manifest->facts, shard, file, err);
     if (!rc)
         rc = check_rule(self->rule ? self->rule : &self->first, file, err);
     for (uint32_t i = 0; !rc && i < file->n_parts; i++)
-        rc = take_chunk(self, file, i, &hint, &used, err);
-    for (int which = 0; !rc && which <= used; which++)
-        rc = merge_applied(&self->applied[which], &self->n_applied[which], &file->facts, err);
-    return rc;
+        rc = take_chunk(self, file, i, &hint, err);
+    return rc ? rc : merge_applied(&self->applied, &self->n_applied, &file->facts, err);
 }
 
 static int walk_files(walk_t *self, psd_err_t *err)
@@ -468,8 +463,7 @@ static int walk_files(walk_t *self, psd_err_t *err)
 static void walk_clear(walk_t *self)
 {
     free(self->seen);
-    free(self->applied[0]);
-    free(self->applied[1]);
+    free(self->applied);
 }
 
 static int load(walk_t *walk, const psd_tensor_list_t *model, psd_err_t *err)
@@ -501,10 +495,9 @@ int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
     if (!rc)
         rc = load(&walk, model, err);
     if (applied) {
-        const int which = map->n_parts[server] > 0;
-        *applied = rc ? NULL : walk.applied[which];
-        *n_applied = rc ? 0 : walk.n_applied[which];
-        walk.applied[which] = rc ? walk.applied[which] : NULL;
+        *applied = rc ? NULL : walk.applied;
+        *n_applied = rc ? 0 : walk.n_applied;
+        walk.applied = rc ? walk.applied : NULL;
     }
     walk_clear(&walk);
     psd_manifest_clear(&manifest);

@@ -102,8 +102,8 @@ typedef struct psd_ckpt_target {
 
 /* Load the chunks of server `server` in `map`, whatever the number of servers was when they were saved,
  * checking the CRC of every byte used. `target(arg, part)` says where part goes. `applied` (may be NULL) gets
- * the union of the applied tables of the files that its chunks are from (of all, when it has none; owned,
- * *n_applied of them); where they differ on a worker, the later row, so that no push is applied twice. The
+ * the union of the applied tables of all files (owned, *n_applied of them); where they differ on a worker, the
+ * later row, so that no push is applied twice, and all servers are told the same clock. The
  * rule may have other values of its hyper-parameters than when it was saved, but it is the same optimizer
  * with the same arrays. PSD_EDATA with file and reason; nothing may be used then. */
 int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map,

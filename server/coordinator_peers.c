@@ -411,6 +411,8 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
         shard->log_done = msg->seq;
     shard->clock = msg->clock;
     shard->heard_ms = now_ms;
+    if (self->config.mode->per_push && msg->version > self->clock)
+        self->clock = msg->version; /* nobody closes rounds: checkpoints go by steps, those of the shard that is furthest */
     if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
         psd_round_clear(&state);
         psd_coord_drop_point(self, msg->shard, out);

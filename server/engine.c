@@ -459,7 +459,7 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
             psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
         else if (self->index)
             psd_actions_finish(out, PSD_OK, "every worker has finished");
-    } else if (round.clock == self->clock + 1) {
+    } else if (!self->config.mode->per_push && round.clock == self->clock + 1) {
         close_round(self, now_ms, &round, out);
     } else {
         install_view(self, &round);

@@ -196,7 +196,7 @@ void sim_check_weights(sim_t *self)
                        first->n, its->n);
         if (holds)
             check_shard(self, &r, s);
-        else if (last_is_safe(self))
+        else if (!self->mode->per_push && last_is_safe(self))
             check_last_file(self, &r, s);
         if (self->mode->per_push || s + 1 == self->config.servers) {
             hash_all(self, &r);

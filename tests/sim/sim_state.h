@@ -103,6 +103,7 @@ typedef struct sim_server {
     uint64_t disk_until_ms;     /* its disk does one thing after the other */
     ledger_t ledger;            /* the pushes that its weights are made of */
     size_t n_before_run;        /* of those, how many are from before its run */
+    uint64_t version_before_run; /* and its version then */
     uint32_t run, newest_run;   /* its run, as an index into sim_t.run, from 1; 0: none yet; the newest of all
                                    its lives */
     atomic_size_t parked_bytes; /* payloads of pushes that it holds */

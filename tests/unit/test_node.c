@@ -446,3 +446,26 @@ Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = s
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     cr_assert_str_eq(facts.waiting_for, "the last checkpoint (round 0)");
 }
+
+static void setup_asp_checkpoints(void)
+{
+    make_node("asp", true);
+    join();
+}
+
+Test(node, where_each_push_is_a_step_the_next_checkpoint_is_named_by_the_steps, .init = setup_asp_checkpoints,
+     .fini = teardown)
+{
+    tick(100);
+    save_file();
+    psd_node_committed(node, now, 0, true, &out);
+    push(1, ones);
+    tick(300); /* the shard tells how far it is */
+    psd_node_request_save(node);
+    tick(100);
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
+    cr_assert_eq(psd_engine_point(psd_node_engine(node))->clock, 1);
+    cr_assert_eq(psd_engine_point(psd_node_engine(node))->applied[0].samples, 1);
+    save_file();
+    cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
+}
