@@ -447,6 +447,18 @@ Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = s
     cr_assert_str_eq(facts.waiting_for, "the last checkpoint (round 0)");
 }
 
+Test(node, who_was_given_up_and_has_finished_stays_until_the_last_weights_are_safe, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    tick(1001); /* past its lease */
+    say(WORKER_PEER, &leave, NULL, 0);
+    cr_assert_null(answer(PSD_MSG_LEFT));
+    save_file();
+    psd_node_committed(node, now, 0, true, &out);
+    tick(100);
+    cr_assert_not_null(answer(PSD_MSG_LEFT));
+}
+
 static void setup_asp_checkpoints(void)
 {
     make_node("asp", true);
