@@ -82,7 +82,8 @@ void sim_note_fault(sim_t *self, uint64_t until_ms)
         self->last_fault_ms = until_ms;
 }
 
-/* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it. */
+/* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it.
+ */
 static bool has_point(const sim_t *self)
 {
     return self->config.save_every && (!self->mode->per_push || self->result->saves);
@@ -168,7 +169,8 @@ static void partition(sim_t *self)
 static void cut_one_way(sim_t *self)
 {
     const uint32_t from = some_process(self), to = some_process(self);
-    const bool holds = sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
+    const bool holds =
+        sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
     sim_cut_link(self, from, to, self->now_ms + some_time(self, 3), holds);
 }
 

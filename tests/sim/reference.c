@@ -171,7 +171,8 @@ static void check_last_file(sim_t *self, const reference_t *r, uint32_t s)
     reference_free(self, &saved);
 }
 
-/* A job also ends when its last weights could not be saved for too long; what a server held that dies then is lost. */
+/* A job also ends when its last weights could not be saved for too long; what a server held that dies then is
+ * lost. */
 static bool last_is_safe(const sim_t *self)
 {
     psd_coordinator_facts_t facts;

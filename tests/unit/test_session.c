@@ -13,7 +13,9 @@ static psd_actions_t out;
 
 static void say(psd_kind_t kind, uint64_t incarnation, psd_buf_t *payload)
 {
-    psd_msg_t msg = { .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .incarnation = incarnation, .seq = NONCE };
+    psd_msg_t msg = {
+        .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .incarnation = incarnation, .seq = NONCE
+    };
     psd_actions_drop(&out, out.n);
     psd_session_message(session, 2000, PSD_PEER_SERVER, &msg, payload, &out);
 }
@@ -22,7 +24,9 @@ static void say(psd_kind_t kind, uint64_t incarnation, psd_buf_t *payload)
 static void setup(void)
 {
     static uint8_t bytes[PSD_MAX_LIST];
-    static psd_cluster_t cluster = { .n_servers = 1, .lease_ms = 600, .settings = "sim", .endpoint = { "tcp://here:1" } };
+    static psd_cluster_t cluster = {
+        .n_servers = 1, .lease_ms = 600, .settings = "sim", .endpoint = { "tcp://here:1" }
+    };
     session = psd_session_new(&(psd_session_config_t){ .job = "mnist", .name = "a:1", .nonce = NONCE });
     psd_session_tick(session, 1000, &out);
     psd_buf_t *payload = psd_payload_copy(bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
