@@ -460,10 +460,9 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
             psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
         else if (self->index)
             psd_actions_finish(out, PSD_OK, "every worker has finished");
-    } else if (round.clock == self->clock + 1 && !self->config.mode->per_push) {
+    } else if (!self->config.mode->per_push && round.clock == self->clock + 1) {
         close_round(self, now_ms, &round, out);
     } else {
-        self->clock = round.clock; /* in asp the number of checkpoints that were ordered; else it is that */
         install_view(self, &round);
         psd_eng_begin_save(self, out);
         psd_eng_request_init(self, now_ms, out);

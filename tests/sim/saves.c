@@ -73,6 +73,10 @@ static uint64_t take_snapshot(sim_t *self, uint32_t s, uint64_t clock)
     for (uint32_t p = 0; p < snapshot->n_parts; p++)
         snapshot->crc[p] = crc_of_chunk(self, s, p);
     sim_copy_ledger(&snapshot->ledger, &self->server[s].ledger);
+    /* Where each push is a step, the next one may have begun in the same event: it is not in the file. */
+    const uint64_t version = psd_engine_point(psd_node_engine(self->server[s].node))->version;
+    if (self->mode->per_push)
+        snapshot->ledger.n = self->server[s].n_before_run + version - self->server[s].version_before_run;
     return self->n_snapshots;
 }
 
@@ -311,6 +315,7 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
                                      .samples = rows[i].clock };
     for (uint32_t p = 0; rc == PSD_OK && p < psd_shard_parts(sim_shard_of(self, s)); p++)
         psd_shard_filled(sim_shard_of(self, s), p);
+    self->server[s].version_before_run = facts.version;
     if (rc == PSD_OK)
         take_up(self, s, e->facts.clock);
     else
