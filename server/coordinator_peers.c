@@ -384,13 +384,15 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
         return;
     }
     uint32_t s = (uint32_t)(row - self->shard);
-    if (!row->joined)
+    if (!row->joined) {
         psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, msg->text);
+        row->sent_ms = now_ms; /* hellos that repeat must not put off what of the log is to be repeated */
+    }
     row->joined = true;
     row->peer = from;
     row->nonce = msg->seq;
     row->epoch = self->runs;
-    row->sent_ms = row->heard_ms = now_ms;
+    row->heard_ms = now_ms;
     memcpy(row->endpoint, msg->text, n);
     row->endpoint[n] = '\0';
     welcome_shard(self, s, out);

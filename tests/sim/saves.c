@@ -136,6 +136,13 @@ void sim_lose_writer(sim_t *self, uint32_t s)
     self->server[s].disk_until_ms = 0;
 }
 
+/* A checkpoint counts; its flushes may have lied, and then the next ones' do not: of the two that are kept one is whole. */
+static void note_commit(sim_t *self)
+{
+    self->n_honest = self->lied ? 0 : self->n_honest + 1;
+    self->lied = false;
+}
+
 static int commit(const sim_t *self, const event_t *e, psd_err_t *err)
 {
     return psd_ckpt_commit(self->dir, &e->facts, &self->list, KEPT, err);
@@ -151,6 +158,8 @@ void sim_die_writing(sim_t *self, const event_t *e)
         commit(self, e, &err);
     else if (self->server[e->target].writer)
         psd_ckpt_end(&self->server[e->target].writer, &err);
+    if (e->kind == COMMITTED && self->lied)
+        note_commit(self); /* it may have got so far */
     mend_disk();
 }
 
@@ -280,8 +289,7 @@ void sim_on_committed(sim_t *self, event_t *e, psd_actions_t *out)
     mend_disk();
     self->result->saves += ok;
     if (ok)
-        self->n_honest = self->lied ? 0 : self->n_honest + 1;
-    self->lied &= !ok;
+        note_commit(self);
     psd_node_committed(self->server[e->target].node, now_at(self, e->target), e->facts.clock, ok, out);
 }
 
