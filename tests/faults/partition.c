@@ -27,7 +27,6 @@ enum {
     SHORTEST_MS = 100,
     LONGEST_MS = 60000, /* of a whole campaign */
     SHARE_MS = 2500,    /* of a share */
-    WHOLE = 100,        /* partitions that make a whole campaign */
     HEALED_MS = 3000,   /* promised */
     WAIT_MS = 60000
 };
@@ -196,7 +195,7 @@ static void expect_undisturbed(const char *fast, const char *slow)
 /* Short ones are as many as long ones: the logarithm of the time is uniform. */
 static double some_ms(chaos_t *self)
 {
-    const double longest = self->count >= WHOLE ? LONGEST_MS : SHARE_MS;
+    const double longest = self->whole ? LONGEST_MS : SHARE_MS;
     return SHORTEST_MS * pow(longest / SHORTEST_MS, (double)chaos_below(self, 1001) / 1000);
 }
 
@@ -233,7 +232,7 @@ void chaos_partition(chaos_t *self)
             const double back_ms = await_step(before, WAIT_MS, &restarts);
             chaos_add(&healed, back_ms);
             parted_ms += ms;
-            if (back_ms > HEALED_MS)
+            if (back_ms > HEALED_MS * PSD_PATIENCE)
                 cluster_give_up(&cluster, "parted %s for %.0f ms, it went on %.0f ms after the heal",
                                 parting->name, ms, back_ms);
         }

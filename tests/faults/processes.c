@@ -160,7 +160,7 @@ void chaos_kill_servers(chaos_t *self)
     static chaos_times_t times;
     disturb(self, faults, 1, true, &times);
     chaos_say_times(self, "from a server's death to the next round", &times);
-    if (chaos_quantile(&times, 0.99) > RESUME_P99_MS)
+    if (chaos_quantile(&times, 0.99) > RESUME_P99_MS * PSD_PATIENCE)
         cluster_give_up(&job.cluster, "%s: more than %d ms", self->text, RESUME_P99_MS);
 }
 
@@ -241,7 +241,7 @@ void chaos_terminate(chaos_t *self)
         const double ms = (double)(cluster_now_ms() - asked);
         if (code == 75) {
             chaos_add(&times, ms);
-            if (ms > STOP_MS)
+            if (ms > STOP_MS * PSD_PATIENCE)
                 job_give_up(&job, "it took %.0f ms to stop", ms);
             job_expect_whole_checkpoints(&job);
         } else {

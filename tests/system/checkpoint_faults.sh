@@ -68,6 +68,16 @@ for what in fallocate:error=ENOSPC pwrite64:error=EIO pwrite64:error=ENOSPC fdat
     done
 done
 
+# A disk that says it has written what it has not: 100 bytes are missing where they should be, and that is found.
+n=$(calls pwrite64)
+for ((k = 1; k <= n; k++)); do
+    save "pwrite64:retval=100:when=$k"
+    "$bin/psdctl" checkpoint verify "$dir/ck" 10 >/dev/null || fail "a lost write at $k: the checkpoint before is damaged"
+    [ ! -e "$dir/ck/MANIFEST-000000000020.json" ] || ! "$bin/psdctl" checkpoint verify "$dir/ck" 20 >/dev/null 2>&1 ||
+        fail "a lost write at $k is not found"
+    failures=$((failures + 1))
+done
+
 # A write that is short is gone on with.
 n=$(calls pwrite64)
 for ((k = 1; k <= n; k++)); do

@@ -130,7 +130,8 @@ static bool is_one_of(const char *word, const char *const *words)
 
 static void check_command(const char *line)
 {
-    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages", "./tests/run", "tests/run", NULL };
+    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages", "./tests/run", "tests/run",
+                                           "tests/chaos", NULL };
     static const char *const cmakes[] = { "cmake", "ctest", NULL };
     static const char *const elsewhere[] = { "cc", "./line", NULL }; /* run by the example's own test */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
