@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/failpoint.h"
+
 /* How many names are tried: leftovers of a process that had our number (always 1 in a container) may hold
  * some. */
 enum { MOST_NAMES = 10000 };
@@ -23,6 +25,13 @@ struct psd_durable {
     const char *name; /* its last component */
     char temporary[NAME_MAX + 1];
 };
+
+/* What kind of file it is, for failpoints: "json". */
+static const char *extension(const psd_durable_t *self)
+{
+    const char *dot = strrchr(self->name, '.');
+    return dot ? dot + 1 : self->name;
+}
 
 static int fail(psd_err_t *err, const char *verb, const char *path)
 {
@@ -98,8 +107,10 @@ static int open_temporary(psd_durable_t *self)
             break;
         }
         int fd = openat(self->dir, self->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd >= 0)
+        if (fd >= 0) {
+            PSD_FAILPOINT("disk.opened", extension(self));
             return fd;
+        }
         if (errno != EEXIST)
             break;
     }
@@ -134,12 +145,15 @@ psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *er
     if (self->dir < 0 || (self->fd = open_temporary(self)) < 0 || reserve(self->fd, n_bytes)) {
         fail(err, "write", path);
         psd_durable_abandon(&self);
+    } else {
+        PSD_FAILPOINT("disk.reserved", extension(self));
     }
     return self;
 }
 
 int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, uint64_t offset, psd_err_t *err)
 {
+    PSD_FAILPOINT("disk.write", extension(self));
     for (const char *at = bytes; n_bytes > 0;) {
         ssize_t done = pwrite(self->fd, at, n_bytes, (off_t)offset);
         if (done < 0 && errno == EINTR)
@@ -158,10 +172,13 @@ int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, ui
 int psd_durable_end(psd_durable_t **self_p, psd_err_t *err)
 {
     psd_durable_t *self = *self_p;
+    PSD_FAILPOINT("disk.sync", extension(self));
     int rc = PSD_OK, why = fdatasync(self->fd) ? errno : 0;
+    PSD_FAILPOINT("disk.synced", extension(self));
     if (close(self->fd) && !why)
         why = errno;
     self->fd = -1;
+    PSD_FAILPOINT("disk.rename", extension(self));
     if (!why && renameat(self->dir, self->temporary, self->dir, self->name))
         why = errno;
     errno = why;
@@ -169,8 +186,10 @@ int psd_durable_end(psd_durable_t **self_p, psd_err_t *err)
         rc = fail(err, "write", self->path);
     else {
         self->temporary[0] = '\0'; /* it has its name: not ours to remove any more */
+        PSD_FAILPOINT("disk.renamed", extension(self));
         if (fsync(self->dir))
             rc = fail(err, "flush the directory of", self->path);
+        PSD_FAILPOINT("disk.done", extension(self));
     }
     psd_durable_abandon(self_p);
     return rc;

@@ -1,6 +1,8 @@
+#include "common/aggregate.h"
 #include "common/optimizer.h"
 
 #include <assert.h>
+#include <stdlib.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -170,4 +172,15 @@ void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, fl
         if (plan->sync)
             look_back(isa, rule, plan, w, slot, from, count);
     }
+}
+
+void psd_step_reference(const psd_rule_t *rule, psd_rule_state_t *state, float *w, float *const *slot, size_t n,
+                        const float *const *gradient, const double *weight, size_t n_gradients, double lr)
+{
+    psd_plan_t plan = psd_rule_plan(rule, state, lr);
+    float *sum = malloc(n * sizeof *sum);
+    assert(sum);
+    psd_aggregate(sum, gradient, weight, n_gradients, n);
+    psd_rule_apply(rule, &plan, w, slot, sum, n);
+    free(sum);
 }

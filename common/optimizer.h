@@ -116,6 +116,12 @@ psd_plan_t psd_rule_plan(const psd_rule_t *rule, psd_rule_state_t *state, double
 void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, const float *g,
                     size_t n);
 
+/* The single-process computation that a cluster must equal, bit for bit: one whole tensor's step along the sum of
+ * `n_gradients` gradients with these weights. Slots and state as psd_rule_init made them. Aborts
+ * without memory. */
+void psd_step_reference(const psd_rule_t *rule, psd_rule_state_t *state, float *w, float *const *slot, size_t n,
+                        const float *const *gradient, const double *weight, size_t n_gradients, double lr);
+
 /* The i-th optimizer of the table in the order of documentation, NULL past its end. */
 const psd_optimizer_t *psd_optimizer_at(size_t i);
 

@@ -41,7 +41,7 @@ typedef enum psd_payload {
 } psd_payload_t;
 
 /* Who may send a kind: a bit mask, told by psd_kind_sender. */
-enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4 };
+enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4, PSD_FROM_OPERATOR = 8 };
 
 /* X(NAME, number, sender, payload, may the payload be empty, meaning) - the table of message kinds. */
 #define PSD_MESSAGES(X)                                                                                      \
@@ -72,7 +72,9 @@ enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4 };
     X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                \
     X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0,                                          \
       "set what text names to value from the next decision on; answered in kind")                            \
-    X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")
+    X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")  \
+    X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, NONE, 0,                                          \
+      "an operator's wish, in text: the job, a verb, its word; answered in kind, or with WAIT or REFUSED")
 
 typedef enum psd_kind {
 #define X(name, number, sender, payload, may_be_empty, meaning) PSD_MSG_##name = number,
@@ -109,9 +111,10 @@ typedef enum psd_refusal {
     PSD_N_REFUSALS
 } psd_refusal_t;
 
-/* Bits of SHARD_WELCOME.code, of COMMAND.code and of SHARD_STATE.code. */
+/* Bits of SHARD_WELCOME.code, of COMMAND.code, of SHARD_STATE.code, and of a coordinator's HEARTBEAT.code. */
 enum { PSD_WELCOME_RESTORE = 1, PSD_WELCOME_FINISHED = 2 };
-enum { PSD_COMMAND_FINISH = 1, PSD_COMMAND_SAVE = 2, PSD_COMMAND_STOP = 4 };
+enum { PSD_COMMAND_FINISH = 1, PSD_COMMAND_SAVE = 2, PSD_COMMAND_STOP = 4, PSD_COMMAND_PAUSED = 8 };
+enum { PSD_HEARTBEAT_DRAIN = 1 };
 enum { PSD_SHARD_STARTED = 1, PSD_SHARD_SAVE_FAILED = 2, PSD_SHARD_RESTORE_FAILED = 4 };
 
 enum { PSD_DTYPE_F32 = 1 };                /* dtype of a chunk */

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/durable.h"
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "server/manifest.h"
 #include "server/shardfile.h"
@@ -344,11 +345,15 @@ typedef struct walk {
     uint32_t server;        /* whose chunks are read; NOBODY, EVERYBODY */
     psd_ckpt_target_t (*target)(void *arg, uint32_t part);
     void *arg;
-    psd_rule_t first; /* the first file's rule */
-    uint8_t *seen;    /* per chunk of the map */
+    int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err);
+    void *each_arg;             /* told of each chunk that was read; NULL: nobody is */
+    psd_rule_state_t *counters; /* per tensor of the model; NULL: not asked for */
+    uint8_t *counted;           /* per tensor: whether its counters are known */
+    psd_rule_t first;           /* the first file's rule */
+    uint8_t *seen;              /* per chunk of the map */
     uint32_t n_seen;
-    psd_applied_t *applied[2]; /* union of the tables of all files; of those that chunks were read from */
-    uint32_t n_applied[2];
+    psd_applied_t *applied; /* union of the tables of all files */
+    uint32_t n_applied;
 } walk_t;
 
 /* Whose row is the later one. */
@@ -410,8 +415,26 @@ static int check_facts(const psd_ckpt_facts_t *common, uint32_t shard, const psd
                 : PSD_OK;
 }
 
+/* All chunks of a tensor have the same counters. */
+static int count_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, const psd_chunk_t *c,
+                       psd_err_t *err)
+{
+    psd_rule_state_t state, *known = &self->counters[c->tensor];
+    int rc = psd_shardfile_state(file, i, &state, err);
+    if (rc)
+        return rc;
+    if (self->counted[c->tensor] && memcmp(&state, known, sizeof state) != 0)
+        return psd_err_set(
+            err, PSD_EDATA,
+            "%s: %.100s[%" PRIu64 "...] is of update %" PRIu64 ", another chunk of it of %" PRIu64,
+            file->st.path, self->manifest->model.tensor[c->tensor].name, c->offset, state.t, known->t);
+    *known = state;
+    self->counted[c->tensor] = 1;
+    return PSD_OK;
+}
+
 /* Take the file's i-th group: note that its chunk was found, read it when it is wanted. */
-static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint, bool *used,
+static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint,
                       psd_err_t *err)
 {
     const psd_chunk_t *c = psd_shardfile_chunk(file, i, &self->manifest->model, self->map, hint, err);
@@ -422,27 +445,26 @@ static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uin
         return psd_err_set(err, PSD_EDATA, "%s holds a chunk that another file holds too", file->st.path);
     *seen = 1;
     self->n_seen++;
+    if (self->counters)
+        return count_chunk(self, file, i, c, err);
     if (self->server != EVERYBODY && self->server != c->server)
         return PSD_OK;
-    *used = true;
     const psd_ckpt_target_t to = self->target(self->arg, c->part);
-    return psd_shardfile_read(file, i, &to, err);
+    int rc = psd_shardfile_read(file, i, &to, err);
+    return rc || !self->each ? rc : self->each(self->each_arg, c, &to, err);
 }
 
 static int walk_file(walk_t *self, const psd_shardfile_t *file, uint32_t shard, psd_err_t *err)
 {
     uint32_t hint = 0;
-    bool used = false;
     if (shard == 0)
         self->first = file->rule;
     int rc = check_facts(&self->manifest->facts, shard, file, err);
     if (!rc)
         rc = check_rule(self->rule ? self->rule : &self->first, file, err);
     for (uint32_t i = 0; !rc && i < file->n_parts; i++)
-        rc = take_chunk(self, file, i, &hint, &used, err);
-    for (int which = 0; !rc && which <= used; which++)
-        rc = merge_applied(&self->applied[which], &self->n_applied[which], &file->facts, err);
-    return rc;
+        rc = take_chunk(self, file, i, &hint, err);
+    return rc ? rc : merge_applied(&self->applied, &self->n_applied, &file->facts, err);
 }
 
 static int walk_files(walk_t *self, psd_err_t *err)
@@ -468,8 +490,8 @@ static int walk_files(walk_t *self, psd_err_t *err)
 static void walk_clear(walk_t *self)
 {
     free(self->seen);
-    free(self->applied[0]);
-    free(self->applied[1]);
+    free(self->counted);
+    free(self->applied);
 }
 
 static int load(walk_t *walk, const psd_tensor_list_t *model, psd_err_t *err)
@@ -501,10 +523,9 @@ int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
     if (!rc)
         rc = load(&walk, model, err);
     if (applied) {
-        const int which = map->n_parts[server] > 0;
-        *applied = rc ? NULL : walk.applied[which];
-        *n_applied = rc ? 0 : walk.n_applied[which];
-        walk.applied[which] = rc ? walk.applied[which] : NULL;
+        *applied = rc ? NULL : walk.applied;
+        *n_applied = rc ? 0 : walk.n_applied;
+        walk.applied = rc ? walk.applied : NULL;
     }
     walk_clear(&walk);
     psd_manifest_clear(&manifest);
@@ -536,7 +557,10 @@ static psd_ckpt_target_t to_scratch(void *arg, uint32_t part)
     return to;
 }
 
-int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
+int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *model,
+                  int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data,
+                              psd_err_t *err),
+                  void *arg, psd_err_t *err)
 {
     psd_manifest_t manifest;
     psd_partition_t map = { 0 };
@@ -550,13 +574,43 @@ int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
                         .map = &map,
                         .server = EVERYBODY,
                         .target = to_scratch,
-                        .arg = scratch };
-        rc = walk_files(&walk, err);
+                        .arg = scratch,
+                        .each = each,
+                        .each_arg = arg };
+        rc = model ? load(&walk, model, err) : walk_files(&walk, err);
         walk_clear(&walk);
     }
     psd_partition_clear(&map);
     psd_manifest_clear(&manifest);
     free(scratch);
+    return rc;
+}
+
+int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
+{
+    return psd_ckpt_each(dir, clock, NULL, NULL, NULL, err);
+}
+
+int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule,
+                      psd_rule_state_t *state, psd_err_t *err)
+{
+    psd_manifest_t manifest;
+    psd_partition_t map = { 0 };
+    int rc = read_manifest(&manifest, dir, clock, err);
+    if (!rc && !(rc = make_map(&map, &manifest.model, manifest.facts.n_shards, err))) {
+        walk_t walk = { .dir = dir,
+                        .manifest = &manifest,
+                        .map = &map,
+                        .server = NOBODY,
+                        .counters = state,
+                        .counted = calloc(manifest.model.n, 1) };
+        rc = walk.counted ? load(&walk, model, err)
+                          : psd_err_set(err, PSD_ENOMEM, "no memory to read counters");
+        *rule = walk.first;
+        walk_clear(&walk);
+    }
+    psd_partition_clear(&map);
+    psd_manifest_clear(&manifest);
     return rc;
 }
 
@@ -581,6 +635,7 @@ static void drop(pruning_t *self, const char *path, bool is_dir)
         self->tell(self->arg, path);
     if (self->dry)
         return;
+    PSD_FAILPOINT("disk.prune", NULL);
     /* A directory in which somebody put something of his own stays. */
     if ((is_dir ? rmdir(path) : unlink(path)) && errno != ENOENT && errno != ENOTEMPTY && errno != EEXIST &&
         self->code == PSD_OK)

@@ -102,8 +102,8 @@ typedef struct psd_ckpt_target {
 
 /* Load the chunks of server `server` in `map`, whatever the number of servers was when they were saved,
  * checking the CRC of every byte used. `target(arg, part)` says where part goes. `applied` (may be NULL) gets
- * the union of the applied tables of the files that its chunks are from (of all, when it has none; owned,
- * *n_applied of them); where they differ on a worker, the later row, so that no push is applied twice. The
+ * the union of the applied tables of all files (owned, *n_applied of them); where they differ on a worker, as in asp
+ * they may, the later row, so that no push is applied twice and all shards count a worker's pushes alike. The
  * rule may have other values of its hyper-parameters than when it was saved, but it is the same optimizer
  * with the same arrays. PSD_EDATA with file and reason; nothing may be used then. */
 int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map,
@@ -114,6 +114,21 @@ int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
 /* Check one checkpoint whole: every file, every CRC, coverage of the model. PSD_OK or PSD_EDATA naming the
  * first flaw. */
 int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err);
+
+/* The rule that saved the checkpoint, and the counters and scalars of each tensor, model->n of them in
+ * `state`: what the files say without their arrays. PSD_EDATA when the chunks of a tensor are not of one
+ * update. */
+int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule,
+                      psd_rule_state_t *state, psd_err_t *err);
+
+/* Check the checkpoint (of `model`; NULL: of whatever model) as psd_ckpt_verify does and hand each chunk of
+ * the model to `each` once, in any order, as soon as its CRCs are right: its place, its weights and the
+ * arrays of its rule, borrowed for the call. What `each` returns, unless PSD_OK, ends it. What it was given
+ * before an error may be part of a damaged checkpoint. */
+int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *model,
+                  int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data,
+                              psd_err_t *err),
+                  void *arg, psd_err_t *err);
 
 /* An attempt of `clock` has failed on some server, and every server has ended or abandoned its file: remove
  * what it left, and what later attempts left, so that failures do not fill the disk. What a manifest names

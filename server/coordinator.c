@@ -15,6 +15,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         if (self->n_points)
             memcpy(self->point, config->points, self->n_points * sizeof *self->point);
         self->clock = self->n_points ? self->point[0] : 0;
+        psd_coord_begin_progress(self);
     }
     bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
     if (!copied || !self->job || !self->settings) {
@@ -74,6 +75,8 @@ void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const ps
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a decision");
+    if (self->paused || !psd_coord_is_safe(self))
+        code |= PSD_COMMAND_PAUSED;
     psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code,
                            psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
     free(bytes);
@@ -148,6 +151,7 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
                 (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
     bool save = psd_coord_save_is_due(self, now_ms, round->clock);
+    round->clock += save && self->config.mode->per_push; /* which has no rounds: checkpoints are numbered */
     psd_coord_append_command(self, now_ms, round, save ? PSD_COMMAND_SAVE : 0, out);
     if (save)
         psd_coord_begin_save(self, now_ms, round->clock);
@@ -248,6 +252,16 @@ bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live)
     return live > 0 && live + psd_coord_count_finished(self) >= self->config.workers_min;
 }
 
+static void enter(psd_coordinator_t *self, psd_job_state_t state, uint32_t live, psd_actions_t *out)
+{
+    if (state == self->state)
+        return;
+    psd_actions_log(out, state == PSD_JOB_DEGRADED ? PSD_LEVEL_WARN : PSD_LEVEL_INFO,
+                    state == PSD_JOB_DEGRADED ? "job.degraded" : state == PSD_JOB_PAUSED ? "job.paused" : "job.training",
+                    "members=%u min=%u", live, self->config.workers_min);
+    self->state = state;
+}
+
 /* Look at the whole and take the decision that is due, if one is. */
 void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
@@ -274,20 +288,14 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         live += waiting;
         enough = psd_coord_has_quorum(self, live);
     }
-    psd_job_state_t state = enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED;
-    if (state != self->state)
-        psd_actions_log(out, enough ? PSD_LEVEL_INFO : PSD_LEVEL_WARN,
-                        enough ? "job.training" : "job.degraded", "members=%u min=%u", live,
-                        self->config.workers_min);
-    self->state = state;
-    if (self->config.mode->per_push || !enough)
+    enter(self, self->paused ? PSD_JOB_PAUSED : enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED, live, out);
+    if (self->config.mode->per_push || self->state != PSD_JOB_TRAINING)
         return;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (self->members.row[i].state == PSD_WORKER_LIVE &&
             !psd_coord_has_pushed(self, &self->members.row[i]))
             return;
-    /* Before the first step the initial weights must be safe: no worker has them any more after it. */
-    if (self->config.checkpoints && !self->n_points)
+    if (!psd_coord_is_safe(self))
         return;
     close_round(self, now_ms, out);
 }
@@ -313,7 +321,9 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                              psd_buf_t *payload, psd_actions_t *out)
 {
-    if (msg->kind == PSD_MSG_SHARD_HELLO)
+    if (msg->kind == PSD_MSG_ADMIN)
+        psd_coord_on_admin(self, now_ms, from, msg, out);
+    else if (msg->kind == PSD_MSG_SHARD_HELLO)
         psd_coord_on_shard_hello(self, now_ms, from, msg, out);
     else if (msg->kind == PSD_MSG_SHARD_STATE)
         psd_coord_on_shard_state(self, now_ms, from, msg, payload, out);
@@ -342,15 +352,21 @@ static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
     if (!psd_coord_all_shards_joined(self)) {
         psd_coord_list_missing_shards(self, list, sizeof list);
         snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
+    } else if (self->ending) {
+        snprintf(text, n, "the last checkpoint (round %" PRIu64 ")", self->clock);
     } else if (self->state == PSD_JOB_GATHERING) {
         snprintf(text, n, "workers: %u of %u have registered, %u have said hello",
                  psd_membership_count(&self->members, PSD_WORKER_WAITING), self->config.workers_want,
                  psd_membership_count(&self->members, PSD_WORKER_JOINING));
+    } else if (self->state == PSD_JOB_PAUSED) {
+        snprintf(text, n, "an operator, who has paused the job: psdctl resume");
     } else if (self->state == PSD_JOB_DEGRADED) {
         snprintf(text, n, "more workers: %u are here, workers.min is %u",
                  psd_membership_count(&self->members, PSD_WORKER_LIVE), self->config.workers_min);
     } else if (!self->config.mode->per_push && list_workers(self, list, sizeof list)) {
         snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
+    } else if (!self->config.mode->per_push && self->config.checkpoints && !self->n_points) {
+        snprintf(text, n, "the first checkpoint%s", self->save_failing ? ", which has failed and is tried again" : "");
     }
 }
 

@@ -34,7 +34,7 @@ typedef struct psd_coordinator_config {
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
 void psd_coordinator_destroy(psd_coordinator_t **self_p);
 
-/* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from workers: the rest. */
+/* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from an operator: ADMIN; from workers: the rest. */
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                              psd_buf_t *payload, psd_actions_t *out);
 
@@ -55,6 +55,7 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     X(GATHERING, "waiting")      /* for servers or for the first workers */                                  \
     X(TRAINING, "training")                                                                                  \
     X(DEGRADED, "degraded")      /* fewer members than workers.min: rounds wait */                           \
+    X(PAUSED, "paused")          /* an operator has asked for it: rounds wait */                             \
     X(FINISHED, "finished")      /* every worker has left with its work done */
 
 typedef enum psd_job_state {

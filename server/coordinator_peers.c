@@ -1,6 +1,4 @@
 /* coordinator_peers.c - what workers and shards say to the coordinator, and who may say it. */
-#include <stdarg.h>
-
 #include "server/coordinator_state.h"
 
 enum { SERVER_LEASE_MS = 1000, MAX_LR = 1000000000 };
@@ -67,13 +65,13 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     free(bytes);
 }
 
-/* Whether every place of a fixed number is taken. */
+/* Whether every place of a fixed number is taken, or was until its work was done. */
 static bool is_full(const psd_coordinator_t *self)
 {
-    uint32_t here = 0;
+    uint32_t taken = 0;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        here += psd_worker_is_here(&self->members.row[i]);
-    return psd_coord_is_fixed(self) && here >= self->config.workers_want;
+        taken += psd_worker_is_here(&self->members.row[i]) || self->members.row[i].finished;
+    return psd_coord_is_fixed(self) && taken >= self->config.workers_want;
 }
 
 /* A row for a new worker called `name`; NULL, and in `why` what it has to wait for, when there is none yet. */
@@ -207,22 +205,32 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
 
 /* A live change of the learning rate: it goes into the log with the next decision, so that every shard makes
  * the same step with it. */
+int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who,
+                  psd_actions_t *out, psd_err_t *err)
+{
+    if (strcmp(what, "optimizer.lr") || !(value >= 0) || value > MAX_LR)
+        return psd_err_set(err, PSD_ECONFIG, "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", what,
+                           value, (double)MAX_LR);
+    bool news = self->config.lr != value;
+    if (news)
+        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "by=\"%s\" lr=%g was=%g after_clock=%" PRIu64, who, value,
+                        self->config.lr, self->clock);
+    self->config.lr = value;
+    if (news && self->config.mode->per_push)
+        psd_coord_change_view(self, now_ms, out);
+    return PSD_OK;
+}
+
 static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
                        psd_actions_t *out)
 {
-    if (strcmp(msg->text, "optimizer.lr") || msg->value < 0 || msg->value > MAX_LR) {
-        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out,
-               "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", msg->text, msg->value,
-               (double)MAX_LR);
+    psd_err_t err = { 0 };
+    char who[32];
+    snprintf(who, sizeof who, "worker %u", row->id);
+    if (psd_coord_set(self, now_ms, msg->text, msg->value, who, out, &err) != PSD_OK) {
+        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out, "%s", err.text);
         return;
     }
-    bool news = self->config.lr != msg->value;
-    if (news)
-        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "worker=%u lr=%g was=%g after_clock=%" PRIu64,
-                        row->id, msg->value, self->config.lr, self->clock);
-    self->config.lr = msg->value;
-    if (news && self->config.mode->per_push)
-        psd_coord_change_view(self, now_ms, out);
     psd_msg_t *done = psd_coord_answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
     done->code = msg->code;
     done->value = msg->value;
@@ -263,7 +271,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
         row->clock = msg->clock;
     switch (msg->kind) {
     case PSD_MSG_HEARTBEAT:
-        psd_coord_answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out);
+        psd_coord_answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out)->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
         break;
     case PSD_MSG_REGISTER:
         on_register(self, now_ms, row, payload, out);
@@ -410,6 +418,7 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     if (msg->seq > shard->log_done)
         shard->log_done = msg->seq;
     shard->clock = msg->clock;
+    shard->version = msg->version;
     shard->heard_ms = now_ms;
     if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
         psd_round_clear(&state);

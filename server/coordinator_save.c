@@ -6,17 +6,46 @@
 
 enum { END_MS = 30000, SAVE_AGAIN_MS = 1000 };
 
+uint64_t psd_coord_progress(const psd_coordinator_t *self)
+{
+    if (!self->config.mode->per_push)
+        return self->clock;
+    uint64_t steps = 0;
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        steps += self->shard[s].version;
+    return steps;
+}
+
+/* By how much progress rises in what operators call a round: in asp, one push. */
+static uint64_t steps_per_round(const psd_coordinator_t *self)
+{
+    return self->config.mode->per_push ? self->config.n_servers : 1;
+}
+
+bool psd_coord_is_safe(const psd_coordinator_t *self) { return !self->config.checkpoints || self->n_points; }
+
+/* In asp a shard's word may be older than its last step: at the end, only what was begun after all pushes counts. */
+bool psd_coord_is_saved(const psd_coordinator_t *self)
+{
+    if (!self->config.mode->per_push)
+        return self->n_points && self->point[0] == self->clock;
+    return self->n_points && self->point_progress == psd_coord_progress(self) &&
+           !(self->ending && self->point_since_ms < self->end_since_ms);
+}
+
 bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
 {
     if (!self->config.checkpoints || self->saving || self->committing ||
         self->started != psd_coord_every_shard(self))
         return false;
-    if (self->n_points && self->point[0] == clock)
+    const uint64_t progress = self->config.mode->per_push ? psd_coord_progress(self) : clock;
+    if (self->n_points && self->point_progress == progress && !(self->ending && !psd_coord_is_saved(self)))
         return false; /* nothing has happened since */
     if (self->save_failing && now_ms < self->save_since_ms + SAVE_AGAIN_MS)
         return false;
     bool by_rounds =
-        self->config.save_every_rounds && clock >= self->point_rounds + self->config.save_every_rounds;
+        self->config.save_every_rounds &&
+        progress - self->save_progress >= self->config.save_every_rounds * steps_per_round(self);
     bool by_time = self->config.save_every_ms && now_ms >= self->save_since_ms + self->config.save_every_ms;
     return self->save_wanted || !self->n_points || by_rounds || by_time;
 }
@@ -29,7 +58,7 @@ void psd_coord_begin_save(psd_coordinator_t *self, uint64_t now_ms, uint64_t clo
     self->save_since_ms = now_ms;
     self->saved_by = 0;
     self->save_seq = self->next_seq - 1;
-    self->point_rounds = clock;
+    self->save_progress = self->config.mode->per_push ? psd_coord_progress(self) : clock;
 }
 
 static void save_has_failed(psd_coordinator_t *self, psd_actions_t *out, const char *where)
@@ -75,11 +104,15 @@ void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_
     self->committing = self->save_failing = false;
     self->save_ms = now_ms - self->save_since_ms;
     self->point_ms = now_ms;
+    self->point_since_ms = self->save_since_ms;
+    self->point_progress = self->save_progress;
     if (self->n_points == PSD_MAX_POINTS)
         self->n_points--;
     memmove(self->point + 1, self->point, self->n_points * sizeof *self->point);
     self->point[0] = clock;
     self->n_points++;
+    if (self->n_points == 1 && self->config.mode->per_push)
+        psd_coord_change_view(self, now_ms, out); /* pushes need wait no more */
     psd_actions_log(out, PSD_LEVEL_INFO, "checkpoint.committed", "clock=%" PRIu64 " ms=%" PRIu64, clock,
                     self->save_ms);
 }
@@ -106,6 +139,13 @@ void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *o
     psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id, .clip_scale = 1 };
     psd_coord_append_command(self, now_ms, &nothing,
                              PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
+}
+
+/* A run begins from the newest checkpoint. What steps asp had made by then, the shards will tell. */
+void psd_coord_begin_progress(psd_coordinator_t *self)
+{
+    self->save_progress = self->config.mode->per_push ? 0 : self->clock;
+    self->point_progress = self->config.mode->per_push ? UINT64_MAX : self->clock;
 }
 
 /* Take the job up again from the newest checkpoint: every shard loads it, every worker joins anew. Weights
@@ -138,7 +178,7 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
     if (!self->n_points)
         psd_tensors_clear(&self->model); /* with a checkpoint the shards know the model from it */
     self->clock = self->n_points ? self->point[0] : 0;
-    self->point_rounds = self->clock;
+    psd_coord_begin_progress(self);
     psd_actions_log(out, PSD_LEVEL_WARN, "job.restart",
                     "why=\"%s\" from_clock=%" PRIu64 " checkpoint=%s run=%" PRIu64, why, self->clock,
                     self->n_points ? "yes" : "none", self->runs);
@@ -148,10 +188,11 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
  * close; the view stays as it is. */
 void psd_coord_save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    bool begun = self->state == PSD_JOB_TRAINING || self->state == PSD_JOB_DEGRADED;
+    bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
     bool now = self->save_wanted || self->config.mode->per_push || !self->n_points;
     if (!begun || !now || !psd_coord_save_is_due(self, now_ms, self->clock))
         return;
+    self->clock += self->config.mode->per_push; /* which has no rounds: checkpoints are numbered */
     psd_round_t same = { .clock = self->clock,
                          .lr = self->config.lr,
                          .clip_scale = 1,
@@ -171,7 +212,7 @@ void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
 void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool can_save = self->config.checkpoints && self->started == psd_coord_every_shard(self);
-    bool safe = self->n_points && self->point[0] == self->clock;
+    bool safe = psd_coord_is_saved(self);
     bool busy = self->saving || self->committing || (can_save && !safe);
     self->save_wanted |= self->ending && can_save && !safe;
     bool too_long = now_ms > self->end_since_ms + END_MS;

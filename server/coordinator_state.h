@@ -1,11 +1,13 @@
-/* coordinator_state.h - the inside of the coordinator, shared by its three files and nobody else:
+/* coordinator_state.h - the inside of the coordinator, shared by its four files and nobody else:
  *   coordinator.c        the log, rounds, views, time, facts
  *   coordinator_peers.c  what workers and shards say: joining, registering, settings, leaving, states
- *   coordinator_save.c   checkpoints, the way back to one, and the end of the job */
+ *   coordinator_save.c   checkpoints, the way back to one, and the end of the job
+ *   coordinator_admin.c  what an operator asks for */
 #pragma once
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,7 @@ typedef struct psd_shard_row {
     uint64_t nonce, epoch;
     uint64_t log_done; /* last entry that it says it has carried out */
     uint64_t clock;    /* rounds closed there */
+    uint64_t version;  /* steps made there */
     uint64_t heard_ms; /* when it last said anything */
     uint64_t sent_ms;  /* when log entries were last sent or repeated to it */
     char endpoint[PSD_MAX_NAME];
@@ -48,7 +51,8 @@ struct psd_coordinator {
     psd_entry_t *log;
     size_t n_log, log_capacity;
     uint64_t next_seq;
-    uint64_t view_id, clock; /* clock: rounds decided */
+    uint64_t view_id;
+    uint64_t clock; /* rounds decided; in asp, which has none, checkpoints ordered */
     uint64_t skipped;
     uint64_t round_since_ms; /* when the open round was opened */
     uint64_t first_done_ms;  /* when only workers that had finished were left */
@@ -56,6 +60,15 @@ struct psd_coordinator {
     uint64_t finish_since_ms;
     uint64_t line_ms; /* when what is waited for was last said */
     bool finished_told;
+    bool paused;             /* by an operator: no round closes */
+    struct {
+        uint64_t asked; /* number of the request */
+        uint32_t worker;
+        uint64_t incarnation;
+    } drain; /* the last one that was asked for */
+    struct {
+        uint64_t by, ms;
+    } save_asked; /* the last checkpoint that was asked for: number of the request, and when */
     bool ending, stopped; /* the job ends, after a last checkpoint; unfinished, because it was stopped */
     uint64_t end_since_ms;
     uint64_t runs;
@@ -67,7 +80,9 @@ struct psd_coordinator {
     uint64_t save_seq;                  /* the log entry that ordered it */
     uint64_t saved_by;                  /* bit s: shard s has made its file durable */
     uint64_t started;                   /* bit s: shard s has all initial weights */
-    uint64_t point_ms, save_ms, point_rounds;
+    uint64_t point_ms, save_ms;
+    uint64_t save_progress, point_progress; /* when the one being made, and the newest, were ordered */
+    uint64_t point_since_ms; /* when the newest checkpoint was begun; 0: before this start */
     psd_coordinator_facts_t report;
 };
 
@@ -102,6 +117,10 @@ bool psd_coord_is_fixed(const psd_coordinator_t *self);
 /* Whether rounds may go on with so many members. */
 bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live);
 
+/* Set `what` ("optimizer.lr") to `value` from the next decision on; `who` for the log. PSD_ECONFIG. */
+int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who,
+                  psd_actions_t *out, psd_err_t *err);
+
 /* Look at the whole and take the decision that is due, if one is. */
 void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
@@ -129,6 +148,18 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
 
 /* -- coordinator_save.c */
 
+/* Rounds decided; in asp, steps made by all shards, as far as they have told. */
+uint64_t psd_coord_progress(const psd_coordinator_t *self);
+
+/* Whether steps may be made: not before the initial weights are safe, for no worker has them any more afterwards. */
+bool psd_coord_is_safe(const psd_coordinator_t *self);
+
+/* Whether the newest checkpoint holds all that has been trained. */
+bool psd_coord_is_saved(const psd_coordinator_t *self);
+
+/* A run begins: what is saved is what it begins from. */
+void psd_coord_begin_progress(psd_coordinator_t *self);
+
 /* Whether the state after `clock` is to be saved. */
 bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock);
 
@@ -155,3 +186,9 @@ void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 
 /* A shard cannot load the newest checkpoint: go back to the one before. */
 void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t *out);
+
+/* -- coordinator_admin.c */
+
+/* An operator asks for something. */
+void psd_coord_on_admin(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                        psd_actions_t *out);

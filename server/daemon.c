@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <uv.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/transport.h"
 #include "server/node.h"
@@ -43,7 +44,8 @@ typedef struct psd_daemon {
     psd_report_t *report;
     psd_store_t *store;            /* NULL: no directory for checkpoints */
     uint64_t started_ms, published_ms;
-    bool ready_told, stopping;
+    uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
+    bool stopping;
     uint64_t asked_to_stop_ms;     /* by a signal; 0: not yet */
     int code;                      /* why it ends */
     psd_err_t why;
@@ -65,12 +67,21 @@ typedef struct pool_job {
 
 static void carry_out(daemon_t *self);
 
+/* The nanoseconds that it took. */
+static uint64_t run_work(psd_work_t *work)
+{
+    PSD_FAILPOINT("srv.step", NULL);
+    uint64_t start = uv_hrtime();
+    psd_work_run(work);
+    uint64_t ns = uv_hrtime() - start;
+    PSD_FAILPOINT("srv.stepped", NULL);
+    return ns;
+}
+
 static void run_in_pool(uv_work_t *request)
 {
     pool_job_t *job = request->data;
-    uint64_t start = uv_hrtime();
-    psd_work_run(job->work);
-    job->ns = uv_hrtime() - start;
+    job->ns = run_work(job->work);
 }
 
 static void work_done(daemon_t *self, psd_work_t *work, uint64_t ns)
@@ -91,9 +102,7 @@ static void pool_done(uv_work_t *request, int status)
 static void start_work(daemon_t *self, psd_work_t *work)
 {
     if (psd_shard_elements(work->shard, work->part) <= STEP_HERE) {
-        uint64_t start = uv_hrtime();
-        psd_work_run(work);
-        work_done(self, work, uv_hrtime() - start);
+        work_done(self, work, run_work(work));
         return;
     }
     pool_job_t *job = malloc(sizeof *job);
@@ -111,7 +120,9 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     psd_socket_t *socket = a->to == PSD_PEER_COORDINATOR ? self->coordinator : self->router;
     if (!socket)
         return;
+    PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
     int rc = psd_socket_send(socket, a->to, header, psd_msg_seal(&a->msg, bytes, n, header), a->payload);
+    PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, n, rc == PSD_OK);
 }
 
@@ -144,6 +155,19 @@ static void carry_out(daemon_t *self)
 
 /* ---- events ---- */
 
+/* The line that launchers wait for; again for each run of the job that it takes part in. */
+static void tell_ready(daemon_t *self)
+{
+    const psd_engine_t *engine = psd_node_engine(self->node);
+    if (!psd_engine_is_ready(engine) || self->told_run == psd_engine_run(engine))
+        return;
+    self->told_run = psd_engine_run(engine);
+    printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
+           psd_options_int(self->options, "servers"), self->advertised,
+           self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"), self->told_run);
+    fflush(stdout);
+}
+
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     daemon_t *self = arg;
@@ -152,13 +176,16 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     size_t n = payload ? payload->n_bytes : 0;
     psd_report_received(self->report, n_header + n);
     int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
-    if (rc == PSD_EDATA) /* as good as lost: whoever waits asks again */
+    if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
-    else if (rc != PSD_OK)
+    } else if (rc != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
-    else
+    } else {
+        PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
         psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+    }
     carry_out(self);
+    tell_ready(self);
 }
 
 static void on_bad(void *arg, uint64_t peer, const char *why)
@@ -166,19 +193,6 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     daemon_t *self = arg;
     psd_node_malformed(self->node, peer, 0, why, &self->out);
     carry_out(self);
-}
-
-/* The line that launchers wait for. */
-static void tell_ready(daemon_t *self)
-{
-    const psd_engine_t *engine = psd_node_engine(self->node);
-    if (self->ready_told || !psd_engine_is_ready(engine))
-        return;
-    self->ready_told = true;
-    printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s\n", psd_engine_index(engine),
-           psd_options_int(self->options, "servers"), self->advertised,
-           self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"));
-    fflush(stdout);
 }
 
 static void give_up_joining(daemon_t *self)
@@ -301,7 +315,7 @@ static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t work
 {
     const daemon_t *self = arg;
     psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64 " run=%" PRIx64, shard, clock,
-                  worker, incarnation, psd_engine_job(psd_node_engine(self->node)));
+                  worker, incarnation, psd_engine_run(psd_node_engine(self->node)));
 }
 
 static void store_done(void *arg) { carry_out(arg); }
@@ -343,6 +357,8 @@ static int make_node(daemon_t *self, psd_err_t *err)
     if (psd_options_string(o, "checkpoint.dir")[0])
         strncat(self->settings, " checkpoints=yes", sizeof self->settings - strlen(self->settings) - 1);
     uint32_t want = (uint32_t)psd_options_int(o, "workers.want"), min = (uint32_t)psd_options_int(o, "workers.min");
+    if (!strcmp(psd_options_string(o, "workers.lost"), "wait"))
+        min = want = want > min ? want : min;
     psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),
         .settings = self->settings, .n_servers = (uint32_t)psd_options_int(o, "servers"), .workers_min = min,
         .workers_want = want > min ? want : min, .lease_ms = psd_options_ms(o, "lease"),

@@ -322,7 +322,7 @@ static void answer_without_step(psd_engine_t *self, psd_eng_worker_t *w, psd_ref
 
 void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    while (self->n_queued && !self->running) {
+    while (self->n_queued && !self->running && !self->paused) {
         psd_eng_worker_t *w = self->worker[self->queue[0]];
         memmove(self->queue, self->queue + 1, --self->n_queued * sizeof *self->queue);
         if (!w || w->standing != PSD_MEMBER || !w->complete)
@@ -448,6 +448,7 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     }
     self->log_done = msg->seq;
     self->lr = round.lr;
+    self->paused = (msg->code & PSD_COMMAND_PAUSED) != 0;
     if (msg->code & PSD_COMMAND_SAVE) {
         self->save_due = true;
         self->save_order = round.clock;
@@ -459,9 +460,10 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
             psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
         else if (self->index)
             psd_actions_finish(out, PSD_OK, "every worker has finished");
-    } else if (round.clock == self->clock + 1) {
+    } else if (round.clock == self->clock + 1 && !self->config.mode->per_push) {
         close_round(self, now_ms, &round, out);
     } else {
+        self->clock = round.clock; /* in asp the number of checkpoints that were ordered; else it is that */
         install_view(self, &round);
         psd_eng_begin_save(self, out);
         psd_eng_request_init(self, now_ms, out);
@@ -469,6 +471,7 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     }
     psd_round_clear(&round);
     psd_eng_send_state(self, NULL, out);
+    psd_eng_start_queued_push(self, now_ms, out); /* which a pause held up */
 }
 
 /* Cut self->model for the servers and make room for this one's share. */
@@ -623,7 +626,7 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self) { return &self->stats; }
 uint32_t psd_engine_index(const psd_engine_t *self) { return self->index; }
 bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
-uint64_t psd_engine_job(const psd_engine_t *self) { return self->job; }
+uint64_t psd_engine_run(const psd_engine_t *self) { return self->welcomed ? self->job : 0; }
 uint64_t psd_engine_version(const psd_engine_t *self) { return self->version; }
 uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }

@@ -86,7 +86,7 @@ void psd_engine_count_refusal(psd_engine_t *self, psd_refusal_t reason);
 const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self);
 uint32_t psd_engine_index(const psd_engine_t *self);      /* of this shard; 0 before it is welcomed */
 bool psd_engine_is_ready(const psd_engine_t *self);       /* welcomed by the coordinator */
-uint64_t psd_engine_job(const psd_engine_t *self);        /* which run of the job; 0 before */
+uint64_t psd_engine_run(const psd_engine_t *self);        /* of the job, as every message says it; 0 before it is welcomed */
 uint64_t psd_engine_version(const psd_engine_t *self);
 uint64_t psd_engine_clock(const psd_engine_t *self);      /* closed rounds (bsp) */
 uint64_t psd_engine_sync_epoch(const psd_engine_t *self);

@@ -38,6 +38,8 @@ void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out)
     if (!self->save_due || self->saving || !psd_eng_is_started(self))
         return;
     self->save_due = false;
+    if (self->saved == self->save_order + 1)
+        return; /* an attempt that failed elsewhere has made this file: it stays, for it may be listed already */
     if (self->clock != self->save_order) {
         self->save_failed =
             self->save_order + 1; /* an older one took too long; the state of that clock is gone */
@@ -151,7 +153,7 @@ void psd_eng_forget_everything(psd_engine_t *self)
     self->started = self->stepping = NULL;
     self->n_held = self->n_queued = self->n_started = 0;
     self->clock = self->version = self->log_done = self->saved = self->save_failed = 0;
-    self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = false;
+    self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = self->paused = false;
 }
 
 void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point,

@@ -62,6 +62,7 @@ struct psd_engine {
 
     psd_eng_worker_t *worker[PSD_MAX_WORKERS];
     uint64_t clock, version;
+    bool paused; /* asp: pushes wait */
     uint32_t running;      /* chunks being stepped */
     uint32_t stepping_for; /* asp: whose push is being stepped */
     uint64_t step_samples;

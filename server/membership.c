@@ -26,12 +26,12 @@ psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce
     return NULL;
 }
 
-psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted)
+/* The first row from `first` to before `last` that nobody holds; with `forget`, one whose worker has finished too. */
+static psd_worker_row_t *free_row(psd_membership_t *self, uint32_t first, uint32_t last, bool forget)
 {
-    uint32_t first = wanted ? wanted - 1 : 0, last = wanted ? wanted : PSD_MAX_WORKERS;
     for (uint32_t i = first; i < last && i < PSD_MAX_WORKERS; i++) {
         psd_worker_row_t *row = &self->row[i];
-        if (psd_worker_is_here(row))
+        if (psd_worker_is_here(row) || (row->finished && !forget))
             continue;
         row->id = i;
         if (self->n_rows <= i)
@@ -39,6 +39,14 @@ psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted)
         return row;
     }
     return NULL;
+}
+
+psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted)
+{
+    if (wanted)
+        return free_row(self, wanted - 1, wanted, true);
+    psd_worker_row_t *row = free_row(self, 0, PSD_MAX_WORKERS, false);
+    return row ? row : free_row(self, 0, PSD_MAX_WORKERS, true);
 }
 
 uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t state)

@@ -32,6 +32,7 @@ typedef struct psd_worker_row {
     uint64_t heard_ms;             /* when it last said anything */
     uint64_t clock;                /* as it last told */
     bool finished;                 /* left because its work was done */
+    bool drains;                   /* is asked to leave after its open round */
     uint64_t complete;             /* bit s: shard s holds its push of the open round */
     uint64_t samples;              /* of that push */
     double loss;                   /* of that push */
@@ -50,8 +51,8 @@ const char *psd_worker_state_name(psd_worker_state_t state);
 /* The row that a hello with this nonce opened, while that life lasts; NULL when there is none. */
 psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce);
 
-/* A free row: the wanted id (`wanted` > 0 is id + 1) or the lowest that is not in use. NULL when the wanted one is
- * in use or all are. */
+/* A free row: the wanted id (`wanted` > 0 is id + 1) or the lowest that is not in use; one whose worker has finished only
+ * when there is no other, for that it has finished is forgotten then. NULL when the wanted one is in use or all are. */
 psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted);
 
 /* Rows in a state. */

@@ -71,6 +71,7 @@ static bool is_for_coordinator(psd_kind_t kind)
     case PSD_MSG_LEAVE:
     case PSD_MSG_REPORT:
     case PSD_MSG_SETTING:
+    case PSD_MSG_ADMIN:
     case PSD_MSG_SHARD_HELLO:
     case PSD_MSG_SHARD_STATE: return true;
     default: return false;
@@ -101,7 +102,7 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
     char why[128];
     if (from == PSD_PEER_COORDINATOR) {
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);
-    } else if (is_for_coordinator(msg->kind) && (may & (PSD_FROM_WORKER | PSD_FROM_SHARD))) {
+    } else if (is_for_coordinator(msg->kind) && (may & (PSD_FROM_WORKER | PSD_FROM_SHARD | PSD_FROM_OPERATOR))) {
         if (self->coordinator) {
             psd_coordinator_message(self->coordinator, now_ms, from, msg, payload, out);
         } else {

@@ -265,14 +265,3 @@ void psd_work_run(psd_work_t *work)
     work->checksum = c->checksum;
     drop_gradients(work);
 }
-
-void psd_step_reference(const psd_rule_t *rule, psd_rule_state_t *state, float *w, float *const *slot, size_t n,
-                        const float *const *gradient, const double *weight, size_t n_gradients, double lr)
-{
-    psd_plan_t plan = psd_rule_plan(rule, state, lr);
-    float *sum = malloc(n * sizeof *sum);
-    assert(sum);
-    psd_aggregate(sum, gradient, weight, n_gradients, n);
-    psd_rule_apply(rule, &plan, w, slot, sum, n);
-    free(sum);
-}

@@ -69,8 +69,3 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity);
 /* Sum the contributions and step the optimizer, block by block, in one pass over memory; then drop the gradients.
  * Any thread. Weights that somebody still holds (a send in flight) are copied first, and only then. */
 void psd_work_run(psd_work_t *work);
-
-/* The single-process computation that a cluster must equal, bit for bit: one whole tensor's step along the sum of
- * `n_gradients` gradients with these weights. Slots and state as psd_rule_init made them. */
-void psd_step_reference(const psd_rule_t *rule, psd_rule_state_t *state, float *w, float *const *slot, size_t n,
-                        const float *const *gradient, const double *weight, size_t n_gradients, double lr);

@@ -348,7 +348,7 @@ const psd_chunk_t *psd_shardfile_chunk(const psd_shardfile_t *self, uint32_t i,
     return c;
 }
 
-static int read_state(const psd_shardfile_t *self, uint32_t i, psd_rule_state_t *state, psd_err_t *err)
+int psd_shardfile_state(const psd_shardfile_t *self, uint32_t i, psd_rule_state_t *state, psd_err_t *err)
 {
     const char *at = psd_safetensors_note(&self->st, "psd.state") + (size_t)i * STATE;
     uint64_t word[2 + PSD_MAX_SCALAR];
@@ -378,7 +378,7 @@ static int read_array(const psd_shardfile_t *self, size_t index, float *to, psd_
 int psd_shardfile_read(const psd_shardfile_t *self, uint32_t i, const psd_ckpt_target_t *to, psd_err_t *err)
 {
     const size_t first = (size_t)i * (1 + (size_t)self->rule.n_slots);
-    int rc = read_state(self, i, to->state, err);
+    int rc = psd_shardfile_state(self, i, to->state, err);
     if (!rc)
         rc = read_array(self, first, to->w, err);
     for (int s = 0; !rc && s < self->rule.n_slots; s++)

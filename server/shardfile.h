@@ -55,6 +55,9 @@ const psd_chunk_t *psd_shardfile_chunk(const psd_shardfile_t *self, uint32_t i,
                                        const psd_tensor_list_t *model, const psd_partition_t *map,
                                        uint32_t *hint, psd_err_t *err);
 
+/* The i-th group's state, which the header has. PSD_EDATA. */
+int psd_shardfile_state(const psd_shardfile_t *self, uint32_t i, psd_rule_state_t *state, psd_err_t *err);
+
 /* Read the i-th group. PSD_EDATA when a CRC differs, PSD_EIO. */
 int psd_shardfile_read(const psd_shardfile_t *self, uint32_t i, const psd_ckpt_target_t *to, psd_err_t *err);
 

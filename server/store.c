@@ -4,13 +4,21 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
+
+/* How much nicer than the rest of the process our thread is, as of nice(1): training is what the machine is for, and a save
+ * takes what is left of it. Not much nicer: a save is to end while others train beside it, and a step waits for the chunk
+ * that is being written. */
+enum { NICER = 5 };
 
 /* One thing to do; they are done in the order in which they were asked for. */
 typedef struct task {
-    uv_work_t request;
     struct psd_store *store;
+    psd_engine_t *engine;            /* whose shard it is about */
     psd_act_t act;
     uint64_t clock;
     uint32_t part;
@@ -30,6 +38,13 @@ struct psd_store {
     psd_ckpt_writer_t *writer;       /* of the file being written; NULL after a failure too */
     psd_ckpt_facts_t writing;        /* its facts, which the writer borrows */
     task_t *first, *last;            /* the first is under way */
+    uv_thread_t thread;              /* our own: on the pool each chunk would wait for all steps of a round, and a file that
+                                      * is removed would keep a step from running */
+    uv_mutex_t lock;                 /* of what follows */
+    uv_cond_t wake;                  /* there is something to do, or `ending` */
+    task_t *handed;                  /* to be run by the thread; NULL: none, or it has run */
+    bool ending;
+    uv_async_t done;                 /* it has run; keeps the loop alive while it has not */
 };
 
 /* ---- finding ---- */
@@ -66,11 +81,9 @@ int psd_store_find(const char *dir, const char *job, const char *settings, psd_s
 
 /* ---- tasks ---- */
 
-static psd_engine_t *engine_of(const task_t *task) { return psd_node_engine(task->store->node); }
-
 static psd_shard_t *shard_of(const task_t *task)
 {
-    return (psd_shard_t *)(uintptr_t)psd_engine_shard(engine_of(task));
+    return (psd_shard_t *)(uintptr_t)psd_engine_shard(task->engine);
 }
 
 /* While a chunk is with the writer, the engine leaves it alone; while a shard is being restored, all of it. */
@@ -90,19 +103,20 @@ static psd_ckpt_target_t where_part_goes(void *arg, uint32_t part)
 
 static void load(task_t *task)
 {
-    const psd_engine_t *engine = engine_of(task);
+    const psd_engine_t *engine = task->engine;
+    PSD_FAILPOINT("srv.load", NULL);
     task->rc = psd_ckpt_load(task->store->config.dir, task->clock, psd_engine_model(engine), psd_engine_map(engine),
                              psd_engine_index(engine), &task->store->config.rule, where_part_goes, shard_of(task), &task->applied,
                              &task->n_applied, &task->err);
     for (uint32_t p = 0; task->rc == PSD_OK && p < psd_shard_parts(shard_of(task)); p++)
         psd_shard_filled(shard_of(task), p);
+    PSD_FAILPOINT("srv.loaded", NULL);
 }
 
-static void run_in_pool(uv_work_t *request)
+static void run(task_t *task)
 {
-    task_t *task = request->data;
     psd_store_t *self = task->store;
-    const psd_engine_t *engine = engine_of(task);
+    const psd_engine_t *engine = task->engine;
     switch (task->act) {
     case PSD_ACT_SAVE_BEGIN:
         psd_ckpt_abandon(&self->writer); /* of a run that was left in the middle of its file */
@@ -181,10 +195,8 @@ static void free_task(task_t *task)
     free(task);
 }
 
-static void finished(uv_work_t *request, int status)
+static void finish(task_t *task)
 {
-    (void)status;
-    task_t *task = request->data;
     psd_store_t *self = task->store;
     tell_node(task);
     self->first = task->next;
@@ -199,20 +211,20 @@ static void finished(uv_work_t *request, int status)
     self->config.done(self->config.arg);
 }
 
-/* The engine makes room on this thread; the chunks are read on the pool. */
+/* The engine makes room on the loop's thread; the chunks are read on ours. */
 static int prepare_restore(task_t *task)
 {
     psd_tensor_list_t model = { 0 };
     int rc = psd_ckpt_read(task->store->config.dir, task->clock, &task->facts, &model, &task->err);
     if (rc == PSD_OK)
-        rc = psd_engine_restore(engine_of(task), &model, &task->err);
+        rc = psd_engine_restore(task->engine, &model, &task->err);
     psd_tensors_clear(&model);
     return rc;
 }
 
 static void prepare_save(task_t *task)
 {
-    const psd_engine_point_t *point = psd_engine_point(engine_of(task));
+    const psd_engine_point_t *point = psd_engine_point(task->engine);
     psd_store_t *self = task->store;
     self->writing = task->facts;
     self->writing.applied = calloc(point->n_applied + 1, sizeof *self->writing.applied);
@@ -231,41 +243,114 @@ static void start_first(psd_store_t *self)
     if (task->act == PSD_ACT_SAVE_BEGIN)
         prepare_save(task);
     if (task->act == PSD_ACT_RESTORE && (task->rc = prepare_restore(task)) != PSD_OK) {
-        finished(&task->request, 0);
+        finish(task);
         return;
     }
-    uv_queue_work(self->config.loop, &task->request, run_in_pool, finished);
+    uv_ref((uv_handle_t *)&self->done);
+    uv_mutex_lock(&self->lock);
+    self->handed = task;
+    uv_cond_signal(&self->wake);
+    uv_mutex_unlock(&self->lock);
+}
+
+/* ---- the thread ---- */
+
+static void run_tasks(void *arg)
+{
+    psd_store_t *self = arg;
+    const id_t me = (id_t)gettid(); /* on Linux each thread has its own priority */
+    setpriority(PRIO_PROCESS, me, getpriority(PRIO_PROCESS, me) + NICER);
+    uv_mutex_lock(&self->lock);
+    while (!self->ending) {
+        if (!self->handed) {
+            uv_cond_wait(&self->wake, &self->lock);
+            continue;
+        }
+        uv_mutex_unlock(&self->lock);
+        run(self->handed);
+        uv_mutex_lock(&self->lock);
+        self->handed = NULL;
+        uv_async_send(&self->done);
+    }
+    uv_mutex_unlock(&self->lock);
+}
+
+static void on_done(uv_async_t *done)
+{
+    psd_store_t *self = done->data;
+    uv_mutex_lock(&self->lock);
+    const bool has_run = self->first && !self->handed;
+    uv_mutex_unlock(&self->lock);
+    if (!has_run)
+        return;
+    uv_unref((uv_handle_t *)done);
+    finish(self->first);
+}
+
+static void end_thread(psd_store_t *self)
+{
+    uv_mutex_lock(&self->lock);
+    self->ending = true;
+    uv_cond_signal(&self->wake);
+    uv_mutex_unlock(&self->lock);
+    uv_thread_join(&self->thread);
+}
+
+static void free_store(psd_store_t **self_p)
+{
+    psd_store_t *self = *self_p;
+    *self_p = NULL;
+    uv_cond_destroy(&self->wake);
+    uv_mutex_destroy(&self->lock);
+    psd_ckpt_abandon(&self->writer);
+    free(self->writing.applied);
+    free(self);
 }
 
 psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err)
 {
     psd_store_t *self = calloc(1, sizeof *self);
-    if (self)
-        self->config = *config;
-    else
+    if (!self) {
         psd_err_set(err, PSD_ENOMEM, "no memory for a store");
-    return self;
+        return NULL;
+    }
+    self->config = *config;
+    self->done.data = self;
+    uv_mutex_init(&self->lock);
+    uv_cond_init(&self->wake);
+    if (uv_thread_create(&self->thread, run_tasks, self) == 0) {
+        if (uv_async_init(config->loop, &self->done, on_done) == 0) {
+            uv_unref((uv_handle_t *)&self->done);
+            return self;
+        }
+        end_thread(self);
+    }
+    psd_err_set(err, PSD_ESYSTEM, "the system refuses a thread for checkpoints, or a way to hear of it");
+    free_store(&self);
+    return NULL;
 }
 
 void psd_store_destroy(psd_store_t **self_p)
 {
-    if (*self_p) {
-        psd_ckpt_abandon(&(*self_p)->writer);
-        free((*self_p)->writing.applied);
-    }
-    free(*self_p);
-    *self_p = NULL;
+    psd_store_t *self = *self_p;
+    if (!self)
+        return;
+    assert(!self->first);
+    end_thread(self);
+    uv_close((uv_handle_t *)&self->done, NULL);
+    uv_run(self->config.loop, UV_RUN_DEFAULT); /* the handle closes */
+    free_store(self_p);
 }
 
 void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t *action, psd_actions_t *out)
 {
     task_t *task = calloc(1, sizeof *task);
     assert(task && "no memory for a task");
-    const psd_engine_t *engine = psd_node_engine(node);
+    psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_point_t *point = psd_engine_point(engine);
     self->node = node;
     self->out = out;
-    *task = (task_t){ .request.data = task, .store = self, .act = action->act, .clock = action->clock, .part = action->part };
+    *task = (task_t){ .store = self, .engine = engine, .act = action->act, .clock = action->clock, .part = action->part };
     if (action->act != PSD_ACT_RESTORE)
         task->facts = (psd_ckpt_facts_t){ .job = (char *)(uintptr_t)self->config.job,
                                           .settings = (char *)(uintptr_t)self->config.settings, .clock = action->clock,

@@ -1,5 +1,5 @@
-/* store.h - carries out the engine's and the coordinator's wishes about checkpoints: files are written and read on the
- * pool, one thing after the other, and the outcome is an event of the node. All calls on the loop's thread. */
+/* store.h - carries out the engine's and the coordinator's wishes about checkpoints: files are written and read on a
+ * thread of its own, one thing after the other, and the outcome is an event of the node. All calls on the loop's thread. */
 #pragma once
 
 #include <uv.h>
@@ -32,9 +32,10 @@ typedef struct psd_store_points {
  * past. PSD_ECONFIG, with both sides, when the newest is of another job or other settings (but for the number of servers). */
 int psd_store_find(const char *dir, const char *job, const char *settings, psd_store_points_t *out, psd_err_t *err);
 
+/* NULL with PSD_ENOMEM, PSD_ESYSTEM. */
 psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err);
 
-/* Only when nothing is under way any more, that is, after the loop has run out. Sets `*self_p` to NULL; NULL is fine. */
+/* Only when nothing is under way any more, that is, after the loop has run out; runs it once more. Sets `*self_p` to NULL; NULL is fine. */
 void psd_store_destroy(psd_store_t **self_p);
 
 /* Carry out one of the actions on checkpoints for `node`; outcomes go to it with the actions in `out`. */

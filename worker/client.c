@@ -13,6 +13,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "common/failpoint.h"
 #include "common/transport.h"
 #include "worker/session.h"
 
@@ -42,10 +43,12 @@ struct psd_worker {
     uv_timer_t tick;
     psd_net_t *net;
     psd_socket_t *socket[PSD_MAX_SERVERS];
+    char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket but the first */
     uint32_t n_sockets;
     psd_session_t *session;
     psd_actions_t out;
     psd_phase_t published;               /* the session's phase as the caller was last told */
+    bool exchanging;                     /* a ticket is open */
     uint64_t wait_since_ms;              /* of the present phase, or of its last line */
     bool stopping;
 
@@ -58,9 +61,10 @@ struct psd_worker {
     psd_phase_t phase;                   /* as published by the library's thread, or ahead of it by a request */
     psd_err_t failure;
     psd_session_position_t position;
+    uint64_t rejoins;                    /* how often the servers have begun another run */
     char waiting[PSD_MAX_TEXT];          /* what is waited for */
     char settings[PSD_MAX_TEXT];
-    bool has_slow;
+    bool has_slow, drains;
 
     /* the caller alone; set before the thread starts, or by calls */
     uv_thread_t thread;
@@ -98,8 +102,10 @@ static void carry_out(psd_worker_t *self)
             say(self, a->level, a->id, a->msg.text);
         if (a->act != PSD_ACT_SEND || a->to < PSD_PEER_SERVER || a->to - PSD_PEER_SERVER >= self->n_sockets)
             continue;
+        PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
         size_t n = psd_msg_seal(&a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0, header);
         psd_socket_send(self->socket[a->to - PSD_PEER_SERVER], 0, header, n, a->payload);
+        PSD_FAILPOINT("wrk.sent", psd_kind_name(a->msg.kind));
     }
     psd_actions_drop(&self->out, self->out.n);
 }
@@ -113,26 +119,36 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     say(arg, PSD_LEVEL_WARN, "server.malformed", line);
 }
 
-static int open_socket(psd_worker_t *self, const char *endpoint, psd_err_t *err)
+/* The socket of server `s`, in place of the one before if there is one. */
+static int open_socket(psd_worker_t *self, uint32_t s, const char *endpoint, psd_err_t *err)
 {
     psd_socket_handler_t handler = { on_message, on_bad, self };
-    psd_socket_t *socket = psd_socket_connect(self->net, &self->loop, endpoint, PSD_PEER_SERVER + self->n_sockets, &handler, err);
+    psd_socket_t *socket = psd_socket_connect(self->net, &self->loop, endpoint, PSD_PEER_SERVER + s, &handler, err);
     if (!socket)
         return err->code;
-    self->socket[self->n_sockets++] = socket;
+    if (s < self->n_sockets)
+        psd_socket_close(&self->socket[s], 0);
+    else
+        self->n_sockets = s + 1;
+    self->socket[s] = socket;
     return PSD_OK;
 }
 
-/* Server 0 is known by its join address; the welcome names the others. */
+/* Server 0 is known by its join address; the welcome names the others, each time anew: one that was started again may
+ * be at another address. */
 static void connect_to_others(psd_worker_t *self)
 {
     const psd_cluster_t *cluster = psd_session_cluster(self->session);
     psd_err_t err;
-    while (cluster && self->n_sockets < cluster->n_servers)
-        if (open_socket(self, cluster->endpoint[self->n_sockets], &err) != PSD_OK) {
+    for (uint32_t s = 1; cluster && s < cluster->n_servers; s++) {
+        if (!strcmp(self->endpoint[s], cluster->endpoint[s]))
+            continue;
+        if (open_socket(self, s, cluster->endpoint[s], &err) != PSD_OK) {
             say(self, PSD_LEVEL_ERROR, "server.unreachable", err.text);
             break;
         }
+        memcpy(self->endpoint[s], cluster->endpoint[s], sizeof self->endpoint[s]);
+    }
 }
 
 /* Let the caller see a new phase, with all that belongs to it. */
@@ -142,12 +158,14 @@ static void publish(psd_worker_t *self)
     if (phase == self->published)
         return;
     const psd_cluster_t *cluster = psd_session_cluster(self->session);
-    bool done = self->published == PSD_PHASE_EXCHANGING;
+    bool done = self->exchanging && (phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED);
+    self->exchanging = self->exchanging && !done;
     self->published = phase;
     uv_mutex_lock(&self->lock);
     self->phase = phase;
     self->failure = *psd_session_error(self->session);
     self->position = psd_session_position(self->session);
+    self->rejoins = psd_session_rejoins(self->session);
     if (cluster && !self->settings[0]) {
         snprintf(self->settings, sizeof self->settings, "%s", cluster->settings);
         self->has_slow = cluster->has_slow;
@@ -180,6 +198,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         after_event(self);
         return;
     }
+    PSD_FAILPOINT("wrk.recv", psd_kind_name(msg.kind));
     psd_session_message(self->session, now_ms(), peer, &msg, payload, &self->out);
     after_event(self);
 }
@@ -193,6 +212,7 @@ static void on_tick(uv_timer_t *timer)
     psd_session_describe_wait(self->session, text, sizeof text);
     uv_mutex_lock(&self->lock);
     memcpy(self->waiting, text, sizeof text);
+    self->drains = psd_session_drains(self->session);
     uv_mutex_unlock(&self->lock);
     if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
         self->wait_since_ms = now_ms();
@@ -209,6 +229,7 @@ static void run_request(psd_worker_t *self, const request_t *r)
     switch (r->kind) {
     case REGISTER: rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err); break;
     case EXCHANGE:
+        self->exchanging = true;
         rc = psd_session_exchange(self->session, now, r->gradient, r->samples, r->value, &err);
         while (psd_session_pump(self->session, &self->out))
             carry_out(self);
@@ -296,6 +317,28 @@ static int await(psd_worker_t *self, psd_phase_t phase, const char *what, int ti
     return rc;
 }
 
+/* Wait for what a request between two exchanges asked for. Unlike an exchange, it is not made good by weights from
+ * another run of the servers, of which there had been `rejoins` before. */
+static int await_answer(psd_worker_t *self, uint64_t rejoins, const char *what, int timeout_ms)
+{
+    int rc = await(self, PSD_PHASE_READY, what, timeout_ms);
+    if (rc != PSD_OK)
+        return rc;
+    uv_mutex_lock(&self->lock);
+    if (self->rejoins != rejoins)
+        rc = psd_err_set(&self->error, PSD_EAGAIN, "%s: the servers have gone back to clock %" PRIu64, what, self->position.clock);
+    uv_mutex_unlock(&self->lock);
+    return rc;
+}
+
+static uint64_t count_rejoins(psd_worker_t *self)
+{
+    uv_mutex_lock(&self->lock);
+    uint64_t rejoins = self->rejoins;
+    uv_mutex_unlock(&self->lock);
+    return rejoins;
+}
+
 /* Move the published phase ahead to what a request will make of it, if it is in `from`. */
 static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const char *what)
 {
@@ -349,7 +392,7 @@ static int start(psd_worker_t *self)
     uv_timer_init(&self->loop, &self->tick);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
     int rc = PSD_OK;
-    if (!(self->net = psd_net_new(&self->error)) || open_socket(self, self->join, &self->error) != PSD_OK)
+    if (!(self->net = psd_net_new(&self->error)) || open_socket(self, 0, self->join, &self->error) != PSD_OK)
         rc = self->error.code;
     if (rc == PSD_OK && uv_thread_create(&self->thread, thread_main, self))
         rc = psd_err_set(&self->error, PSD_ESYSTEM, "cannot start a thread");
@@ -437,7 +480,7 @@ psd_position_t psd_worker_position(const psd_worker_t *self)
     uv_mutex_lock(&mutable->lock);
     psd_session_position_t p = self->position;
     psd_position_t at = { .clock = p.clock, .version = p.version, .rank = p.rank, .world = p.world, .worker = p.worker,
-                          .incarnation = p.incarnation, .has_slow = self->has_slow };
+                          .incarnation = p.incarnation, .run = p.run, .has_slow = self->has_slow };
     uv_mutex_unlock(&mutable->lock);
     return at;
 }
@@ -471,21 +514,23 @@ int psd_worker_fd(const psd_worker_t *self) { return self->done_fd; }
 
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 {
+    const uint64_t rejoins = count_rejoins(self);
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_PULLING, "pull"))
         return self->error.code;
     memcpy(self->slow, out, self->list.n * sizeof *out);
     post(self, &(request_t){ .kind = PULL_SLOW, .data = self->slow });
-    return await(self, PSD_PHASE_READY, "pull", timeout_ms);
+    return await_answer(self, rejoins, "pull", timeout_ms);
 }
 
 int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms)
 {
     if (!(lr >= 0) || lr > 1e9)
         return psd_err_set(&self->error, PSD_EINVAL, "a learning rate is a number from 0 to 1e9, not %g", lr);
+    const uint64_t rejoins = count_rejoins(self);
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_SETTING, "set the learning rate"))
         return self->error.code;
     post(self, &(request_t){ .kind = SET_LR, .value = lr });
-    return await(self, PSD_PHASE_READY, "set the learning rate", timeout_ms);
+    return await_answer(self, rejoins, "set the learning rate", timeout_ms);
 }
 
 int psd_worker_report(psd_worker_t *self, const char *name, double value)
@@ -496,6 +541,15 @@ int psd_worker_report(psd_worker_t *self, const char *name, double value)
     memcpy(request.name, name, strlen(name) + 1);
     post(self, &request);
     return PSD_OK;
+}
+
+int psd_worker_asked_to_leave(const psd_worker_t *self)
+{
+    psd_worker_t *mutable = (psd_worker_t *)(uintptr_t)self;
+    uv_mutex_lock(&mutable->lock);
+    bool drains = self->drains;
+    uv_mutex_unlock(&mutable->lock);
+    return drains;
 }
 
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)

@@ -9,7 +9,7 @@
 
 #include "common/log.h"
 #include "common/options.h"
-#include "worker/sampler.h"
+#include "worker/setup.h"
 #include "worker/trainer.h"
 
 static volatile sig_atomic_t training, stop;
@@ -39,8 +39,7 @@ static void watch_signals(void)
 typedef struct job {
     const psd_options_t *options;
     psd_progress_t *progress;
-    psd_dataset_t *train, *test;
-    psd_model_t *model;
+    psd_setup_t setup;
 } job_t;
 
 static const char *text_of(const job_t *job, const char *key)
@@ -73,57 +72,6 @@ static int start_showing(job_t *job, psd_err_t *err)
     return PSD_OK;
 }
 
-/* The test set, where there is one: the glyphs bring their own. */
-static const char *test_spec(const job_t *job)
-{
-    const char *test = text_of(job, "data.test"), *train = text_of(job, "data.train");
-    return *test ? test : !strncmp(train, "glyphs", 6) ? "glyphs" : "";
-}
-
-static int load_data(job_t *job, psd_err_t *err)
-{
-    const psd_model_kind_t *kind = psd_model_kind_find(text_of(job, "model.kind"));
-    static const psd_na_t na[] = { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP };
-    static const char *const na_name[] = { "error", "zero", "skip" };
-    psd_dataset_options_t options = { .kind = kind->labels,
-                                      .labels = text_of(job, "data.labels"),
-                                      .label_column = text_of(job, "data.label_column"),
-                                      .header = psd_options_bool(job->options, "data.header"),
-                                      .index_base = (int)psd_options_int(job->options, "data.index_base") };
-    for (size_t i = 0; i < sizeof na / sizeof *na; i++)
-        if (!strcmp(text_of(job, "data.na"), na_name[i]))
-            options.na = na[i];
-    if (!(job->train = psd_dataset_load(text_of(job, "data.train"), &options, err)))
-        return err->code;
-    options.train = job->train;
-    options.labels = text_of(job, "data.test_labels");
-    if (*test_spec(job) && !(job->test = psd_dataset_load(test_spec(job), &options, err)))
-        return err->code;
-    if (!job->test && psd_options_double(job->options, "stop.target") > 0)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "stop.target is set, but there is no test set to meet it on; set data.test");
-    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu test_rows=%zu",
-                 text_of(job, "data.train"), job->train->n_rows, job->train->n_features,
-                 job->train->n_classes, job->test ? job->test->n_rows : 0);
-    return PSD_OK;
-}
-
-static int build_model(job_t *job, psd_err_t *err)
-{
-    size_t n = 0, layers[PSD_MAX_LAYERS + 2];
-    const int64_t *list = psd_options_list(job->options, "model.layers", &n);
-    for (size_t i = 0; i < n && i < sizeof layers / sizeof *layers; i++)
-        layers[i] = (size_t)list[i];
-    psd_model_config_t config = { .kind = text_of(job, "model.kind"),
-                                  .layers = layers,
-                                  .n_layers = n,
-                                  .activation = text_of(job, "model.activation"),
-                                  .loss = text_of(job, "model.loss"),
-                                  .seed = psd_options_uint(job->options, "seed") };
-    job->model = psd_model_new(&config, job->train, err);
-    return job->model ? PSD_OK : err->code;
-}
-
 /* The library's own lines: its levels are those of log.h. */
 static void pass_on(void *arg, int level, const char *id, const char *line)
 {
@@ -135,10 +83,6 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
 {
     const psd_options_t *o = job->options;
     const char *name = text_of(job, "worker.name");
-    size_t batch;
-    int rc = psd_batch_parse(text_of(job, "data.batch"), job->train->n_rows, &batch, err);
-    if (rc)
-        return rc;
     const psd_trainer_config_t config = {
         .server = { .size = sizeof(psd_worker_config_t),
                     .join = text_of(job, "join"),
@@ -147,10 +91,10 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .worker = (int)psd_options_int(o, "worker.id"),
                     .join_timeout_ms = (int)psd_options_ms(o, "join_timeout"),
                     .log = pass_on },
-        .model = job->model,
-        .train = job->train,
-        .test = job->test,
-        .batch = batch,
+        .model = job->setup.model,
+        .train = job->setup.train,
+        .test = job->setup.test,
+        .batch = job->setup.batch,
         .shuffle = psd_options_bool(o, "data.shuffle"),
         .seed = psd_options_uint(o, "seed"),
         .stop_epochs = psd_options_double(o, "stop.epochs"),
@@ -160,6 +104,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
         .metrics_every = psd_options_uint(o, "metrics.every"),
         .run_dir = text_of(job, "run.dir"),
         .save = text_of(job, "save"),
+        .trace = text_of(job, "trace"),
         .progress = job->progress,
         .stop = &stop,
         .joined = begin_training,
@@ -169,15 +114,16 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
 
 static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc)
 {
-    printf("%s steps=%llu epochs=%.6g samples=%llu seconds=%.3f",
+    printf("%s run=%016llx steps=%llu epochs=%.6g samples=%llu seconds=%.3f",
            !rc                  ? "done"
            : rc == PSD_ESTOPPED ? "stopped"
+           : rc == PSD_EDRAINED ? "drained"
                                 : "failed",
-           (unsigned long long)r->steps, r->epochs, (unsigned long long)r->samples, r->seconds);
+           (unsigned long long)r->run, (unsigned long long)r->steps, r->epochs, (unsigned long long)r->samples, r->seconds);
     if (!isnan(r->last_loss))
         printf(" train_loss=%.6g", r->last_loss);
     if (r->evaluated)
-        printf(" val_%s=%.6g", psd_model_kind(job->model)->metric, r->last_score.metric);
+        printf(" val_%s=%.6g", psd_model_kind(job->setup.model)->metric, r->last_score.metric);
     if (*r->sha256)
         printf(" sha256=%s", r->sha256);
     if (*r->sha256_slow)
@@ -193,8 +139,7 @@ static int run(job_t *job, psd_err_t *err)
             err, PSD_EUSAGE,
             "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470");
     int rc = start_showing(job, err);
-    rc = rc ? rc : load_data(job, err);
-    rc = rc ? rc : build_model(job, err);
+    rc = rc ? rc : psd_setup_load(&job->setup, job->options, err);
     if (rc)
         return rc;
     rc = train(job, &result, err);
@@ -223,9 +168,7 @@ int main(int argc, char **argv)
         if (rc)
             fprintf(stderr, "psd-worker: %s\n", err.text);
     }
-    psd_model_destroy(&job.model);
-    psd_dataset_destroy(&job.test);
-    psd_dataset_destroy(&job.train);
+    psd_setup_clear(&job.setup);
     psd_progress_destroy(&job.progress);
     psd_options_destroy(&options);
     return rc > 0 ? 0 : psd_err_exit_code(rc);

@@ -50,6 +50,8 @@ struct psd_session {
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
     uint64_t rejoins;          /* how often it has joined again by itself */
+    bool run_is_over;          /* the servers have begun another run, and the caller has not asked for anything since */
+    bool drains;               /* an operator wants it to leave */
 };
 
 psd_session_t *psd_session_new(const psd_session_config_t *config)
@@ -221,6 +223,23 @@ static void send_setting(psd_session_t *self, psd_actions_t *out)
     snprintf(msg->text, sizeof msg->text, "optimizer.lr");
 }
 
+/* The servers have begun another run of the job (one of them was started again): join it. The id may be another one. */
+static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_actions_log(out, PSD_LEVEL_WARN, "worker.rejoin", "worker=%u clock=%" PRIu64 " reason=\"the servers have begun another run\"",
+                    self->worker, self->clock);
+    forget_map(self);
+    free(self->cluster);
+    self->cluster = NULL;
+    self->config.nonce++;
+    self->registered = self->synced = self->run_is_over = false;
+    self->view_id = 0;
+    self->rejoins++;
+    self->phase = PSD_PHASE_JOINING;
+    self->hello_ms = 0;
+    send_hello(self, now_ms, out);
+}
+
 void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool over = self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED;
@@ -228,6 +247,10 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         send_hello(self, now_ms, out);
     if (!self->cluster || over)
         return;
+    if (self->run_is_over && self->phase != PSD_PHASE_READY) {
+        rejoin(self, now_ms, out);
+        return;
+    }
     if (now_ms >= self->heartbeat_ms + self->cluster->lease_ms / 6) {
         self->heartbeat_ms = now_ms;
         send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out)->seq = self->config.nonce;
@@ -365,7 +388,7 @@ bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
     uint32_t most = 0;
     for (uint32_t s = 0; s < n_servers(self); s++)
         most = pushed_parts(self, s) > most ? pushed_parts(self, s) : most;
-    if (self->phase != PSD_PHASE_EXCHANGING)
+    if (self->phase != PSD_PHASE_EXCHANGING || self->run_is_over)
         return false;
     for (uint32_t i = 0; i < PUMP && self->next_part < most; i++, self->next_part++)
         for (uint32_t s = 0; s < n_servers(self); s++)
@@ -428,23 +451,6 @@ void psd_session_report(psd_session_t *self, const char *name, double value, psd
     msg->seq = self->config.nonce;
     msg->value = value;
     snprintf(msg->text, sizeof msg->text, "%.63s", name);
-}
-
-/* The servers have begun another run of the job (one of them was started again): join it. The id may be another one. */
-static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
-{
-    psd_actions_log(out, PSD_LEVEL_WARN, "worker.rejoin", "worker=%u clock=%" PRIu64 " reason=\"the servers have begun another run\"",
-                    self->worker, self->clock);
-    forget_map(self);
-    free(self->cluster);
-    self->cluster = NULL;
-    self->config.nonce++;
-    self->registered = self->synced = false;
-    self->view_id = 0;
-    self->rejoins++;
-    self->phase = PSD_PHASE_JOINING;
-    self->hello_ms = 0;
-    send_hello(self, now_ms, out);
 }
 
 /* ---- what servers say ---- */
@@ -585,7 +591,10 @@ static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     if (self->phase == PSD_PHASE_JOINING && msg->seq && msg->seq != self->config.nonce)
         return;
     if (msg->code == PSD_REFUSAL_RUN) {
-        if (self->cluster && msg->job != self->job)
+        /* Between two exchanges the arrays are the caller's, who may be computing with them: the weights to go on from
+         * come with its next wish. */
+        self->run_is_over = self->cluster && msg->job != self->job;
+        if (self->run_is_over && self->phase != PSD_PHASE_READY)
             rejoin(self, now_ms, out);
         return;
     }
@@ -596,12 +605,14 @@ static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     fail(self, PSD_EREFUSED, text);
 }
 
-/* The server's word that we are out; one about an older life of ours is not about us. */
+/* The server's word that we are out; one about an older life of ours is not about us. Who is leaving has done its work, and
+ * the coordinator counts it even for one that was given up: only when somebody else has the place is there nobody to tell. */
 static void on_fenced(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
 {
     char text[PSD_MAX_TEXT + 64];
     if (self->phase == PSD_PHASE_LEAVING) {
-        self->phase = PSD_PHASE_LEFT;
+        if (msg->incarnation > self->incarnation)
+            self->phase = PSD_PHASE_LEFT;
         return;
     }
     snprintf(text, sizeof text, "server %u gave this worker up: %s", s, msg->text);
@@ -649,7 +660,11 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
         if (self->phase == PSD_PHASE_LEAVING)
             self->phase = PSD_PHASE_LEFT;
         break;
-    default: break; /* heartbeats, and kinds that are not for a worker */
+    case PSD_MSG_HEARTBEAT:
+        self->drains = msg->worker == self->worker && msg->incarnation == self->incarnation &&
+                       (msg->code & PSD_HEARTBEAT_DRAIN);
+        break;
+    default: break; /* kinds that are not for a worker */
     }
 }
 
@@ -672,9 +687,11 @@ const psd_cluster_t *psd_session_cluster(const psd_session_t *self) { return sel
 
 uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; }
 
+bool psd_session_drains(const psd_session_t *self) { return self->drains; }
+
 psd_session_position_t psd_session_position(const psd_session_t *self)
 {
-    return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id,
+    return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id, .run = self->job,
                                      .incarnation = self->incarnation, .worker = self->worker, .rank = self->rank,
                                      .world = self->world };
 }

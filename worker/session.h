@@ -80,15 +80,19 @@ const psd_cluster_t *psd_session_cluster(const psd_session_t *self);
 /* Code and sentence of FAILED. */
 const psd_err_t *psd_session_error(const psd_session_t *self);
 
-/* How often the servers have taken the job up again under this session: it then joins anew by itself, an open exchange is
- * void, and the next one begins at the clock that psd_session_position says, which may be an earlier one. */
+/* How often the servers have taken the job up again under this session: it then joins anew by itself, what was open is
+ * void, and the next exchange begins at the clock that psd_session_position says, which may be an earlier one. While
+ * READY it waits with that for the next wish, because the caller may be computing with the arrays. */
 uint64_t psd_session_rejoins(const psd_session_t *self);
+
+/* Whether an operator has asked this worker to leave after its open exchange. */
+bool psd_session_drains(const psd_session_t *self);
 
 /* What is waited for, as one clause; "" when nothing is. */
 void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n);
 
 typedef struct psd_session_position {
-    uint64_t clock, version, view_id, incarnation;
+    uint64_t clock, version, view_id, incarnation, run;
     uint32_t worker, rank, world;
 } psd_session_position_t;
 psd_session_position_t psd_session_position(const psd_session_t *self);

@@ -12,6 +12,7 @@
 #include "common/optimizer.h"
 #include "worker/record.h"
 #include "worker/sampler.h"
+#include "worker/trace.h"
 
 enum {
     POLL_MS = 100,        /* how often a wait looks at `stop` */
@@ -33,6 +34,7 @@ typedef struct trainer {
     psd_worker_t *worker;
     psd_sampler_t *sampler;
     psd_record_t *record;
+    psd_trace_t *trace; /* NULL: none */
     size_t n; /* tensors */
     const psd_param_t *params;
     float *slow[PSD_MAX_PARAMS];   /* room for the slow weights; NULL until they are asked for */
@@ -104,6 +106,9 @@ static int join(trainer_t *self, psd_err_t *err)
     psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker + 1, at.rank,
                  at.world, at.clock);
     self->record = psd_record_new(self->config->run_dir, at.worker + 1, err);
+    if (self->record && self->config->trace && *self->config->trace &&
+        !(self->trace = psd_trace_new(self->config->trace, err)))
+        return PSD_EIO;
     return self->record ? PSD_OK : err ? err->code : PSD_EIO;
 }
 
@@ -145,7 +150,7 @@ static int evaluate(trainer_t *self, psd_err_t *err)
         return PSD_OK;
     int rc = at.has_slow ? fetch_slow(self, err) : PSD_OK;
     if (rc)
-        return rc;
+        return rc == PSD_EAGAIN ? PSD_OK : rc; /* the job has gone back: there is nothing to judge any more */
     const psd_score_t score = psd_model_evaluate(
         config->model, at.has_slow ? (const float *const *)self->slow : NULL, config->test);
     note_score(self, score);
@@ -255,7 +260,9 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
     }
     int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
     rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
-    if (rc)
+    if (rc || psd_worker_position(self->worker).clock != at.clock + 1)
+        return rc; /* or the job has gone back, and this round will be made again */
+    if (self->trace && (rc = psd_trace_step(self->trace, at.clock, at.world, self->params, self->n, err)) != 0)
         return rc;
     self->samples = slice.samples_before + slice.n_round;
     self->result->steps = at.clock;
@@ -293,6 +300,9 @@ static int loop(trainer_t *self, psd_err_t *err)
     for (; !rc && at.clock <= self->last_step && !self->target_met; at = psd_worker_position(self->worker)) {
         if (told_to_stop(self))
             return psd_err_set(err, PSD_ESTOPPED, "stopped after step %" PRIu64, self->result->steps);
+        if (psd_worker_asked_to_leave(self->worker))
+            return psd_err_set(err, PSD_EDRAINED, "left after step %" PRIu64 ", as an operator has asked",
+                               self->result->steps);
         rc = step(self, at, err);
         if (!rc && self->hopeless >= HOPELESS_STEPS)
             return psd_err_set(err, PSD_EDIVERGED,
@@ -410,6 +420,7 @@ static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
 static int finish(trainer_t *self, int rc, psd_err_t *err)
 {
     psd_err_t late = { 0 };
+    self->result->run = psd_worker_position(self->worker).run;
     self->result->seconds = (double)(now_ms(CLOCK_MONOTONIC) - self->begun_ms) / 1e3;
     if (self->window.steps)
         write_metrics(self);
@@ -418,13 +429,16 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     int late_rc = PSD_OK;
     if (rc == PSD_OK || rc == PSD_EDIVERGED)
         late_rc = keep_weights(self, &late);
+    if (rc == PSD_OK && late_rc == PSD_EAGAIN)
+        return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
     int summary_rc = summarise(self, rc, late_rc ? NULL : &late);
     late_rc = late_rc ? late_rc : summary_rc;
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
-    if (rc == PSD_OK || rc == PSD_EDIVERGED || rc == PSD_ESTOPPED) {
-        int left = psd_worker_leave(self->worker, rc != PSD_ESTOPPED, LEAVE_MS);
+    const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;
+    if (finished || rc == PSD_ESTOPPED || rc == PSD_EDRAINED) {
+        int left = psd_worker_leave(self->worker, finished, LEAVE_MS);
         if (left == PSD_W_EAGAIN && rc == PSD_OK)
-            return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
+            return PSD_EAGAIN;
     }
     if (!rc && late_rc)
         return psd_err_set(err, late_rc, "%s", late.text);
@@ -451,6 +465,7 @@ int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *re
         psd_worker_close(&self.worker); /* first: until then it may write to the slow weights' arrays */
     for (size_t i = 0; i < self.n; i++)
         free(self.slow[i]);
+    psd_trace_destroy(&self.trace);
     psd_record_destroy(&self.record);
     psd_sampler_destroy(&self.sampler);
     return rc;

@@ -34,6 +34,7 @@ typedef struct psd_trainer_config {
     uint64_t metrics_every;   /* steps between two lines of metrics.jsonl */
     const char *run_dir;      /* for metrics.jsonl and summary.json. NULL or "": none */
     const char *save;         /* file for the final weights, written by rank 0. NULL or "": none */
+    const char *trace;        /* file to add the hashes of every step's weights to. NULL or "": none */
     psd_progress_t *progress; /* NULL: none */
     const volatile sig_atomic_t
         *stop;            /* set from a signal handler: finish the round and leave. NULL: never */
@@ -42,6 +43,7 @@ typedef struct psd_trainer_config {
 
 /* How it went. */
 typedef struct psd_trainer_result {
+    uint64_t run;                      /* of the job, in which it ended */
     uint64_t steps;                    /* the clock's last step */
     uint64_t rounds;                   /* exchanges that this worker made */
     uint64_t samples;                  /* rows that this worker computed */

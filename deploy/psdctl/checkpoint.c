@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "common/safetensors.h"
+#include "deploy/psdctl/admin.h"
+#include "deploy/psdctl/say.h"
 #include "server/checkpoint.h"
 
 enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that people see */ };
@@ -15,31 +17,13 @@ enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that people see *
 static const char usage[] =
     "Usage: psdctl checkpoint list DIR             what is saved below DIR, newest first\n"
     "       psdctl checkpoint verify DIR [CLOCK]   read all of it, or one, and compare each CRC\n"
+    "       psdctl checkpoint save [--help]        have a running job write one now\n"
     "       psdctl checkpoint prune DIR --keep N   what is older than the newest N, N >= 2;\n"
     "                                              --yes removes it\n";
 
 static const char inspect_usage[] = "Usage: psdctl inspect [--json] FILE\n"
                                     "Print the arrays and notes of a safetensors file.\n"
                                     "  --json   as one object, notes in full\n";
-
-/* Print what a stranger may have written: no byte of it steers the terminal. */
-static void print_text(FILE *out, const char *text, size_t most)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0; s[i] && i < most; i++) {
-        const bool c1 = s[i] == 0xc2 && s[i + 1] >= 0x80 && s[i + 1] < 0xa0;
-        putc(s[i] < 0x20 || s[i] == 0x7f || c1 ? '?' : s[i], out);
-        i += c1;
-    }
-}
-
-static int complain(const char *verb, const psd_err_t *err)
-{
-    fprintf(stderr, "psdctl %s: ", verb);
-    print_text(stderr, err->text, SIZE_MAX);
-    putc('\n', stderr);
-    return psd_err_exit_code(err->code);
-}
 
 /* ---- checkpoint ---- */
 
@@ -92,7 +76,7 @@ static int list(const request_t *request)
                    facts.lr);
         else
             code = psd_err_exit_code(rc);
-        print_text(stdout, rc == PSD_OK ? facts.job : err.text, SIZE_MAX);
+        psd_say_text(stdout, rc == PSD_OK ? facts.job : err.text, SIZE_MAX);
         putchar('\n');
         psd_ckpt_facts_clear(&facts);
         psd_tensors_clear(&model);
@@ -105,7 +89,7 @@ static int verify_one(const char *dir, uint64_t clock)
 {
     psd_err_t err = { 0 };
     if (psd_ckpt_verify(dir, clock, &err) != PSD_OK)
-        return complain("checkpoint", &err);
+        return psd_say_error("checkpoint", &err);
     printf("clock %" PRIu64 " is whole\n", clock);
     return 0;
 }
@@ -155,7 +139,7 @@ static int prune(const request_t *request)
         return psd_err_exit_code(PSD_EUSAGE);
     }
     if (psd_ckpt_prune(request->dir, (uint32_t)request->keep, !request->yes, tell, &told, &err) != PSD_OK)
-        return complain("checkpoint", &err);
+        return psd_say_error("checkpoint", &err);
     if (!told.n)
         printf("nothing to remove\n");
     else if (!request->yes)
@@ -201,6 +185,11 @@ static int read_options(int argc, char **argv, request_t *request)
 
 int psd_ctl_checkpoint(int argc, char **argv)
 {
+    static char save[] = "psdctl checkpoint save";
+    if (argc > 1 && strcmp(argv[1], "save") == 0) {
+        argv[1] = save;
+        return psd_ctl_admin(argc - 1, argv + 1);
+    }
     request_t request = { 0 };
     const int rc = read_options(argc, argv, &request);
     if (rc == 1)
@@ -224,21 +213,21 @@ int psd_ctl_checkpoint(int argc, char **argv)
             return misuse("--keep and --yes are for prune, not for ", request.what);
         return actions[i].run(&request);
     }
-    return misuse("list, verify or prune; not ", request.what);
+    return misuse("list, verify, save or prune; not ", request.what);
 }
 
 /* ---- inspect ---- */
 
 static void print_human(const psd_safetensors_t *st)
 {
-    print_text(stdout, st->path, SIZE_MAX);
+    psd_say_text(stdout, st->path, SIZE_MAX);
     printf(": %zu arrays, %" PRIu64 " bytes of data from byte %zu\n", st->n_entries, st->n_data, st->n_bytes);
     for (size_t i = 0; i < st->n_notes; i++) {
         const size_t length = strlen(st->note[i].value);
         printf("  ");
-        print_text(stdout, st->note[i].key, SIZE_MAX);
+        psd_say_text(stdout, st->note[i].key, SIZE_MAX);
         printf(" = ");
-        print_text(stdout, st->note[i].value, SHOWN);
+        psd_say_text(stdout, st->note[i].value, SHOWN);
         printf(length > SHOWN ? "... (%zu characters)\n" : "\n", length);
     }
     for (size_t i = 0; i < st->n_entries; i++) {
@@ -247,7 +236,7 @@ static void print_human(const psd_safetensors_t *st)
         for (size_t k = 0; k < entry->n_dims; k++)
             printf("%s%" PRIu64, k ? ", " : "", entry->shape[k]);
         printf("] %" PRIu64 " bytes  ", entry->end - entry->begin);
-        print_text(stdout, entry->name, SIZE_MAX);
+        psd_say_text(stdout, entry->name, SIZE_MAX);
         putchar('\n');
     }
 }
@@ -283,7 +272,7 @@ static int inspect(const char *path, bool as_json)
     if (!rc)
         rc = psd_safetensors_parse(&st, &err);
     if (rc)
-        rc = complain("inspect", &err);
+        rc = psd_say_error("inspect", &err);
     else if (as_json)
         print_json(&st);
     else

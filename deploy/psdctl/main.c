@@ -3,12 +3,15 @@
 #include <string.h>
 
 #include "common/err.h"
+#include "deploy/psdctl/admin.h"
 #include "deploy/psdctl/checkpoint.h"
 #include "deploy/psdctl/config.h"
+#include "deploy/psdctl/export.h"
 #include "deploy/psdctl/optimizers.h"
 #include "deploy/psdctl/replay.h"
 #include "deploy/psdctl/run.h"
 #include "deploy/psdctl/status.h"
+#include "deploy/psdctl/verify.h"
 
 static const struct verb {
     const char *name;
@@ -17,9 +20,15 @@ static const struct verb {
     const char *does;
 } verbs[] = {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
+    { "verify", psd_ctl_verify, "psdctl verify", "train a job, and compare it bit for bit with a single process" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
+    { "pause", psd_ctl_admin, "psdctl pause", "close no more rounds of a running job" },
+    { "resume", psd_ctl_admin, "psdctl resume", "go on after a pause" },
+    { "drain", psd_ctl_admin, "psdctl drain", "have a worker leave after its open round" },
+    { "set", psd_ctl_admin, "psdctl set", "set the learning rate of a running job" },
     { "checkpoint", psd_ctl_checkpoint, "psdctl checkpoint",
-      "what is saved, whether it is whole, what may go" },
+      "save now; what is saved, whether it is whole, what may go" },
+    { "export", psd_ctl_export, "psdctl export", "a checkpoint as files that torch and numpy open" },
     { "inspect", psd_ctl_inspect, "psdctl inspect", "arrays and notes of a safetensors file" },
     { "config", psd_ctl_config, "psdctl config", "check a job file; what each option is, and where from" },
     { "optimizers", psd_ctl_optimizers, "psdctl optimizers",

@@ -37,6 +37,7 @@ typedef struct post {
     uv_timer_t again; /* runs while it waits to be started again */
     uint64_t pause_ms;
     char data[256], status[256]; /* of a server: the addresses it has announced */
+    unsigned long long run;      /* of the job, by the servers' count, that it was in last; 0: it has not said */
     unsigned starts;
 } post_t;
 
@@ -53,6 +54,7 @@ struct run {
     unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
     int64_t restarts_left;
     bool has_checkpoints;
+    bool drops;          /* workers.lost is drop */
     bool in_rounds;      /* sync.mode is bsp */
     char first_end[512]; /* of whom the first restart was, and why */
     char refused[512];   /* a worker that was started again and refused: it came too late, or the job fails */
@@ -291,7 +293,21 @@ static bool may_come_back(const run_t *run, const psd_child_t *child)
         return false;
     if (child->is_server)
         return run->has_checkpoints && (run->n_workers_up > 0 || !run->ready);
-    return run->n_servers_up > 0;
+    return run->n_servers_up > 0 && !run->drops;
+}
+
+/* A lost worker that the others go on without. */
+static bool is_dropped(const run_t *run, const psd_child_t *child)
+{
+    return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) &&
+           run->n_workers_up > (unsigned)psd_options_int(run->options, "workers.min");
+}
+
+static void call_back(run_t *run, post_t *post)
+{
+    say(run, "run.restart role=\"%s\" ended=\"well, but is needed again\" left=%" PRId64, post->child.role,
+        run->restarts_left);
+    start_again(run, post);
 }
 
 /* The rounds that a lost server takes with it may be the last ones: who had ended well is needed again.
@@ -304,22 +320,35 @@ static void call_back_finished(run_t *run)
                         !post->child.code && !post->child.signal;
         if (!finished || !(post->child.is_server || run->in_rounds))
             continue;
-        say(run, "run.restart role=\"%s\" ended=\"well, but is needed again\" left=%" PRId64,
-            post->child.role, run->restarts_left);
         *(post->child.is_server ? &run->n_servers_up : &run->n_workers_up) += 1;
-        start_again(run, post);
+        call_back(run, post);
     }
+}
+
+/* Server 0 was started again, and this child has ended well by the word of the one before: what was finished then is
+ * undone, and it is needed again. */
+static bool ended_too_early(run_t *run, const post_t *post)
+{
+    const post_t *first = &run->post[0];
+    return run->stage == RUNNING && run->in_rounds && run->has_checkpoints && post != first && !post->child.code &&
+           !post->child.signal && post->run && post->run != first->run &&
+           (psd_child_is_here(&first->child) || is_waiting(first));
 }
 
 /* Have it started again, if that is possible; false when its end is for good. */
 static bool come_back(run_t *run, post_t *post)
 {
     char end[450];
+    if (ended_too_early(run, post)) {
+        call_back(run, post);
+        return true;
+    }
     if (!may_come_back(run, &post->child) || run->restarts_left == 0)
         return false;
     psd_child_describe_end(&post->child, end, sizeof end);
     if (!*run->first_end)
         snprintf(run->first_end, sizeof run->first_end, "%s, which %s", post->child.role, end);
+    post->run = 0;
     run->restarts_left--;
     say(run, "run.restart role=\"%s\" ended=\"%s\" left=%" PRId64, post->child.role, end, run->restarts_left);
     start_again(run, post);
@@ -354,6 +383,8 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     if (is_late(run, child)) {
         say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role,
             end);
+    } else if (is_dropped(run, child)) {
+        say(run, "run.dropped role=\"%s\" ended=\"%s\" left=%u", child->role, end, run->n_workers_up - 1);
     } else if (may_be_too_late(run, child)) {
         say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none, if the servers are finished\"",
             child->role, end);
@@ -389,9 +420,10 @@ static void on_gone(psd_child_t *child)
         tend_end(run);
 }
 
-/* "psd ready shard=0/2 data=tcp://... status=http://... job=NAME"; the others wait for server 0's. */
+/* "psd ready shard=0/2 data=tcp://... status=http://... job=NAME run=ID"; the others wait for server 0's first. */
 static void on_ready(run_t *run, post_t *post, const char *line)
 {
+    sscanf(line, "psd ready %*s %*s %*s %*s run=%llx", &post->run);
     if (sscanf(line, "psd ready shard=%*u/%*u data=%255s status=%255s", post->data, post->status) != 2) {
         post->data[0] = '\0';
         fail(run, psd_err_exit_code(PSD_EPROTO), "%s says \"%.100s\"; is it of another version?",
@@ -414,6 +446,8 @@ static void on_said(psd_child_t *child, bool on_stderr, const char *line)
         show(run, child, line);
     else if (child->is_server && strncmp(line, "psd ready ", 10) == 0)
         on_ready(run, (post_t *)child, line);
+    else if (!child->is_server)
+        sscanf(line, "%*s run=%llx", &((post_t *)child)->run);
 }
 
 int psd_ctl_child(int argc, char **argv)
@@ -580,6 +614,7 @@ static int prepare(run_t *run, psd_err_t *err)
     run->n_workers = (unsigned)(want > least ? want : least);
     run->restarts_left = psd_options_int(run->options, "restarts");
     run->has_checkpoints = *psd_options_string(run->options, "checkpoint.dir");
+    run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
     run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;
     run->post = calloc(n_posts(run), sizeof *run->post);
     const char *term = getenv("TERM"), *mode = psd_options_string(run->options, "progress");

@@ -1,52 +1,95 @@
-/* sim.h - whole clusters in one process from one seed: the real coordinator, engines and sessions, over a network that
- * delays, reorders, repeats and drops messages, with workers that are killed and come back. Time is simulated, so a
- * minute of it takes milliseconds, and a failure is a seed that anybody can run again. */
+/* sim.h - whole clusters in one process from one seed: the real coordinator, engines, sessions and checkpoint
+ * files, over a network, disks, clocks and processes that fail in every way that the table of faults names.
+ * Time is simulated, so a minute of it takes milliseconds, and a failure is a seed that anybody can run
+ * again. */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SIM_MAX_WORKERS = 8, SIM_MAX_SERVERS = 8 };
+enum { SIM_MAX_WORKERS = 8, SIM_MAX_SERVERS = 8, SIM_SPARE_WORKERS = 2 };
+
+/* X(NAME, what has been done, share of the seeds that sim_add_faults gives it to, its highest chance there).
+ * What a chance is of stands beside each. Those without a share are drawn by sim_config_of_seed. */
+#define SIM_FAULTS(X)                                                                                        \
+    X(LOSE, "messages lost", 0, 0)         /* per message */                                                 \
+    X(REPEAT, "messages repeated", 0, 0)   /* per message */                                                 \
+    X(KILL_WORKER, "workers killed", 0, 0) /* per message of a worker: it dies instead of sending it */      \
+    X(KILL_SERVER, "servers killed", 0, 0) /* per message to a server: it dies before it is taken in */      \
+    X(FAIL_FLUSH, "flushes failed", 0, 0)  /* per file or manifest: it cannot be made durable */             \
+    X(DIE_ACTING, "servers killed between two actions", 0.3, 0.01) /* per event of a server */               \
+    X(DIE_WRITING, "killed between two calls to the disk", 0.7, 1) /* per file of a server killed */         \
+    X(POWER_CUT, "power cuts", 0.4, 0.04) /* per tick: all die, and what was not flushed with them */        \
+    X(LIE, "flushes that lied", 0.5, 0.5) /* per file or manifest */                                         \
+    X(NO_SPACE, "full disks", 0.15, 0.1)  /* per file, chunk or manifest */                                  \
+    X(IO_ERROR, "failed calls to the disk", 0.15, 0.1) /* per file, chunk or manifest */                     \
+    X(PARTITION, "partitions", 0.2, 0.03)      /* per tick: some processes from the others, both ways */     \
+    X(ONE_WAY, "links cut one way", 0.2, 0.03) /* per tick */                                                \
+    X(CLOG, "swizzles", 0.1, 0.01)             /* per tick: links stopped one by one, released at random */  \
+    X(PAUSE, "processes paused", 0.25, 0.03)   /* per tick */                                                \
+    X(ZOMBIE, "workers paused and replaced", 0.15, 0.01) /* per tick */                                      \
+    X(JUMP, "clocks that jumped", 0.15, 0.03)            /* per tick: one process's, forward */              \
+    X(DRIFT, "clocks of another rate", 0.15, 1)          /* per start of a process */
+
+typedef enum sim_fault {
+#define X(name, done, share, most) SIM_##name,
+    SIM_FAULTS(X)
+#undef X
+        SIM_N_FAULTS
+} sim_fault_t;
 
 typedef struct sim_config {
-    uint64_t seed;            /* of delays, faults and data */
-    uint64_t data_seed;       /* of model, weights and gradients; 0: same as seed */
+    uint64_t seed;      /* of delays, faults and data */
+    uint64_t data_seed; /* of model, weights and gradients; 0: same as seed */
     uint32_t servers, workers;
-    const char *mode;         /* "bsp" or "asp" */
-    const char *rule;         /* optimizer */
-    uint32_t rounds;          /* each worker leaves when its clock has passed this */
-    uint32_t tensors;         /* of the model, sizes by the data seed; 0: 3 */
-    double drop, duplicate;   /* chance per message */
+    const char *mode; /* "bsp" or "asp" */
+    const char *rule; /* optimizer */
+    uint32_t rounds;  /* each worker leaves when its clock has passed this */
+    uint32_t tensors; /* of the model, sizes by the data seed; 0: 3 */
+    double chance[SIM_N_FAULTS];
     uint32_t delay_ms;        /* longest delay of a message, uniform: also reorders */
     uint32_t nonfinite_clock; /* rank 0's gradient of this clock holds a NaN; 0: never */
     int kill_worker;          /* this one dies ... ; -1: none */
     uint64_t kill_at;         /* ... instead of sending its message of this number, from 0 */
-    double kill_chance;       /* per message of any worker: it dies; another starts 0.2 s to 4 s later */
     bool revive;              /* the worker of kill_worker starts again later */
-    bool threads;             /* work runs on threads of its own, beside everything else, as in a daemon's pool */
-    uint32_t save_every;      /* rounds between checkpoints; 0: none are made */
-    double crash_chance;      /* per message to a server: it dies, its memory is lost; started again 0.1 s to 1 s later */
-    double disk_chance;       /* per file or manifest to be made durable: that fails */
-    bool all_must_stay;       /* rounds wait until every lost worker is replaced: the run must end as an undisturbed one */
-    uint32_t late_worker_ms;  /* the last worker starts only then */
+    bool threads;        /* work runs on threads of its own, beside everything else, as in a daemon's pool */
+    uint32_t save_every; /* rounds between checkpoints; 0: none are made */
+    bool all_must_stay; /* rounds wait until every lost worker is replaced: the run must end as an undisturbed
+                           one */
+    uint32_t late_worker_ms; /* the last worker starts only then */
 } sim_config_t;
 
 typedef struct sim_result {
     bool ok;
-    char why[512];                          /* the broken promise, when not ok */
-    uint64_t weights_hash;                  /* of the final weights of the whole model, in tensor order */
-    uint64_t slow_hash;                     /* of the slow weights (0 without) */
-    uint64_t messages[SIM_MAX_WORKERS];     /* sent by each worker */
-    uint64_t total_messages, kills, crashes, saves, steps, skipped;
-    uint64_t ended_ms;                      /* simulated time */
-    uint64_t longest_gap_ms;                /* between two closed rounds, after the first */
-    uint32_t with_last_weights;             /* workers that have held the weights of the last round, one bit each */
+    char why[512];                      /* the broken promise, when not ok */
+    uint64_t weights_hash;              /* of the final weights of the whole model, in tensor order */
+    uint64_t slow_hash;                 /* of the slow weights (0 without) */
+    uint64_t messages[SIM_MAX_WORKERS]; /* sent by each worker */
+    uint64_t done[SIM_N_FAULTS];        /* how often each fault has struck */
+    uint64_t total_messages, saves, restores, fallbacks, steps, skipped;
+    uint64_t ended_ms;          /* simulated time */
+    uint64_t longest_gap_ms;    /* between two closed rounds, after the first */
+    uint32_t with_last_weights; /* workers that have held the weights of the last round, one bit each */
 } sim_result_t;
 
-/* Run until the job is finished, then check: every shard applied the same contributors in every round (bsp), every
- * push of a worker at most once and in order, and the weights of every shard equal, bit for bit, a single-process
- * computation of the same steps. */
+/* Run until the job is finished. What must hold at every event, and is looked at there
+ * (tests/sim/promises.c): in bsp all shards apply the same contributors, each push once; in asp a shard
+ * applies each worker's pushes in their order; runs and incarnations never fall; nobody's push counts where
+ * it has been fenced; no two shards of a run are more than a round apart; parked gradients are bounded; a job
+ * that stands still says for whom; what is restored is what was saved. At the end the weights of every shard
+ * equal, bit for bit, a single-process computation of the steps that count. */
 void sim_run(const sim_config_t *config, sim_result_t *result);
 
-/* The same, and where rounds wait for every worker: the final weights must be those of the run without any fault. */
+/* The same, and where rounds wait for every worker: the final weights must be those of the run without any
+ * fault. */
 void sim_run_and_compare(const sim_config_t *config, sim_result_t *result);
+
+/* The cluster that a seed stands for, with loss, repetition, kills and failing flushes. */
+sim_config_t sim_config_of_seed(uint64_t seed);
+
+/* Add to it the other faults of the table, each with its share and chance. */
+void sim_add_faults(sim_config_t *config);
+
+/* What a fault has done, in words; its name on the command line, as PARTITION. */
+const char *sim_fault_words(sim_fault_t fault);
+const char *sim_fault_name(sim_fault_t fault);

@@ -1,14 +1,11 @@
-/* reference.h - the single process that a cluster must equal, bit for bit: the same data, model and batches,
- * each worker's micro-batch one after the other, their gradients summed in rank order by psd_step_reference.
- */
+/* reference.h - the single process that a cluster must equal (worker/reference.h), with data and model of its own. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/optimizer.h"
-#include "common/safetensors.h"
+#include "worker/reference.h"
 
 typedef struct reference reference_t;
 

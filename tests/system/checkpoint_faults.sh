@@ -4,6 +4,7 @@
 # not count, and a failure leaves no temporary file and is not tried again on the same file.
 set -euo pipefail
 bin=$1
+export ASAN_OPTIONS=detect_leaks=0:${ASAN_OPTIONS-} # which does not work under strace
 command -v strace >/dev/null || exit 77
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/support/cluster.h"
 
@@ -86,3 +87,44 @@ Test(asp, a_gradient_that_is_too_old_is_refused_and_counted)
     cr_expect_geq(refused, 1);
     cluster_finish(&cluster, DONE_MS);
 }
+
+#ifdef PSD_FAILPOINTS
+/* Steps of the newest checkpoint, as `psdctl checkpoint list` has them. */
+static unsigned long long saved_steps(void)
+{
+    cluster_process_t list = { 0 };
+    unsigned long long clock, steps = 0;
+    cluster_spawn(&cluster, &list, "list", "psdctl", "checkpoint list %s/ck", cluster.directory);
+    cr_assert_eq(cluster_wait(&list, DONE_MS), 0);
+    char *out = cluster_printed(&cluster, &list, "out"), *row = strchr(out, '\n');
+    cr_assert_eq(sscanf(row ? row : "", "%llu %llu", &clock, &steps), 2, "%s", out);
+    free(out);
+    return steps;
+}
+
+Test(asp, the_job_goes_on_from_its_newest_checkpoint_when_a_server_dies_and_its_last_weights_are_saved)
+{
+    enum { WORKERS = 2, STEPS = 1500 };
+    cluster_process_t job = { 0 };
+    char once[128];
+    snprintf(once, sizeof once, "%s/fired", cluster.directory);
+    setenv("FAILPOINT", "srv.stepped:kill@9000", 1); /* of some 9 chunks and 3000 steps per server */
+    setenv("FAILPOINT_ONCE", once, 1);
+    cluster_spawn(
+        &cluster, &job, "job", "psdctl",
+        "run --sync-mode=asp --servers=2 --workers-min=%d --lease=500ms --status-listen=none --job=asp-%d "
+        "--optimizer=sgd(lr=0.05) --checkpoint-dir=%s/ck --checkpoint-every=50ms --run-dir=%s/run "
+        "--stop-steps=%d --eval-every=0 " MODEL,
+        WORKERS, (int)getpid(), cluster.directory, cluster.directory, STEPS);
+    unsetenv("FAILPOINT");
+    unsetenv("FAILPOINT_ONCE");
+    cr_assert_eq(cluster_wait(&job, DONE_MS), 0);
+    cr_assert_eq(access(once, F_OK), 0, "a server was killed");
+    char *err = cluster_printed(&cluster, &job, "err");
+    cr_assert_not_null(strstr(err, "run.restart role=\"server "), "%s", err);
+    cr_assert_not_null(strstr(err, "checkpoint=yes"), "not from the beginning: %s", err);
+    free(err);
+    /* What was lost was made again: each worker's pushes are in the weights, each once. */
+    cr_assert_eq(saved_steps(), WORKERS * STEPS);
+}
+#endif

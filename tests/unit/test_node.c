@@ -74,13 +74,14 @@ static void enrol(uint64_t elements)
     say(WORKER_PEER, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
 
-static void make_node(const char *mode)
+static void make_node(const char *mode, bool checkpoints)
 {
     psd_engine_config_t engine = { .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
                                    .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
     psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = 1,
-                                             .workers_want = 1, .lease_ms = 1000, .mode = engine.mode, .lr = 1 };
+                                             .workers_want = 1, .lease_ms = 1000, .mode = engine.mode, .lr = 1,
+                                             .checkpoints = checkpoints };
     node = psd_node_new(&engine, &coordinator, NULL);
     psd_node_tick(node, now, &out);
 }
@@ -116,13 +117,13 @@ static void join(void)
 
 static void setup(void)
 {
-    make_node("bsp");
+    make_node("bsp", false);
     join();
 }
 
 static void setup_asp(void)
 {
-    make_node("asp");
+    make_node("asp", false);
     join();
 }
 
@@ -290,7 +291,7 @@ Test(node, a_heartbeat_in_anothers_name_is_fenced_and_counted, .init = setup, .f
 
 Test(node, a_session_that_came_before_the_view_is_the_workers_only_with_its_number, .fini = teardown)
 {
-    make_node("bsp");
+    make_node("bsp", false);
     incarnation = 1;
     psd_msg_t thief = attach(78);
     thief.incarnation = PSD_MAX_COUNT; /* so as to look newer than whoever is to come */
@@ -381,4 +382,174 @@ Test(node, a_second_server_with_other_settings_is_refused_naming_both, .init = s
     snprintf(msg.text, sizeof msg.text, "tcp://there:1 mode=y");
     say(WORKER_PEER + 2, &msg, NULL, 0);
     expect_refusal(PSD_REFUSAL_CONFIG, "ours mode=x, theirs mode=y");
+}
+
+/* ---- an operator ---- */
+
+#define OPERATOR_PEER (UINT64_C(1) << 63 | (PEER + 9))
+
+static void wish(uint64_t seq, const char *text, double value)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = seq, .value = value };
+    snprintf(msg.text, sizeof msg.text, "%s", text);
+    say(OPERATOR_PEER, &msg, NULL, 0);
+}
+
+static const char *granted(void) { return answer(PSD_MSG_ADMIN) ? answer(PSD_MSG_ADMIN)->text : "nothing"; }
+
+static psd_job_state_t state(void)
+{
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    return facts.state;
+}
+
+Test(node, a_paused_job_closes_no_round_until_it_is_resumed, .init = setup, .fini = teardown)
+{
+    wish(1, "mnist pause", 0);
+    cr_assert_str_eq(granted(), "paused after round 0; psdctl resume goes on");
+    cr_assert_eq(state(), PSD_JOB_PAUSED);
+    push(1, ones);
+    cr_assert_eq(weight(0), 1.0f);
+    wish(2, "mnist resume", 0);
+    cr_assert_eq(weight(0), 0.0f, "1 - 1 * 1: the push that had come makes its round");
+    cr_assert_eq(state(), PSD_JOB_TRAINING);
+    wish(3, "mnist resume", 0);
+    cr_assert_str_eq(granted(), "it was not paused; rounds closed: 1");
+}
+
+Test(node, in_asp_pushes_wait_while_the_job_is_paused, .init = setup_asp, .fini = teardown)
+{
+    wish(1, "mnist pause", 0);
+    push(1, ones);
+    cr_assert_eq(weight(0), 1.0f);
+    wish(2, "mnist resume", 0);
+    cr_assert_eq(weight(0), 0.0f);
+}
+
+Test(node, a_drained_worker_is_told_with_its_heartbeat_and_the_wish_is_granted_when_it_has_left, .init = setup,
+     .fini = teardown)
+{
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT), leave = message(PSD_MSG_LEAVE);
+    leave.code = 1;
+    say(WORKER_PEER, &beat, NULL, 0);
+    cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, 0);
+    wish(7, "mnist drain 3", 0);
+    expect_refusal(PSD_REFUSAL_CONFIG, "no worker 3 is here");
+    wish(8, "mnist drain a:1", 0);
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+    say(WORKER_PEER, &beat, NULL, 0);
+    cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, PSD_HEARTBEAT_DRAIN);
+    say(WORKER_PEER, &leave, NULL, 0);
+    wish(8, "mnist drain a:1", 0);
+    cr_assert_str_eq(granted(), "worker 0 has left; 0 are here, fewer than workers.min: rounds wait for another");
+}
+
+Test(node, a_wish_that_was_granted_does_not_drain_who_came_after, .init = setup, .fini = teardown)
+{
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    leave.code = 1;
+    wish(8, "mnist drain 0", 0);
+    say(WORKER_PEER, &leave, NULL, 0);
+    hello("mnist b:2", NONCE + 1);
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    wish(8, "mnist drain 0", 0);
+    cr_assert_not_null(answer(PSD_MSG_ADMIN));
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
+    beat.seq = NONCE + 1;
+    say(WORKER_PEER, &beat, NULL, 0);
+    cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, 0);
+}
+
+Test(node, an_operator_sets_the_learning_rate_within_its_limits, .init = setup, .fini = teardown)
+{
+    wish(1, "mnist set optimizer.lr", 0.5);
+    cr_assert_str_eq(granted(), "optimizer.lr is 0.5 from the next step on");
+    push(1, ones);
+    cr_assert_eq(weight(0), 0.5f, "1 - 0.5 * 1");
+    wish(2, "mnist set optimizer.lr", -1);
+    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set, to 0..1e+09");
+    wish(3, "mnist set optimizer.lr", NAN);
+    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set");
+    wish(4, "mnist set optimizer.momentum", 0.5);
+    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set");
+}
+
+Test(node, wishes_that_make_no_sense_are_refused_saying_why, .init = setup, .fini = teardown)
+{
+    wish(1, "other pause", 0);
+    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you ask for job other");
+    static const char *const bad[] = { "mnist", "mnist dance", "mnist pause now", "mnist drain", "mnist drain 0 1", "" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        wish(2 + i, bad[i], 0);
+        cr_assert_not_null(answer(PSD_MSG_REFUSED), "%s", bad[i]);
+    }
+    wish(20, "mnist save", 0);
+    expect_refusal(PSD_REFUSAL_CONFIG, "checkpoint.dir");
+}
+
+/* ---- checkpoints ---- */
+
+static void setup_checkpoints(void)
+{
+    make_node("bsp", true);
+    join();
+}
+
+static size_t asked(psd_act_t act)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        n += out.at[i].act == act;
+    return n;
+}
+
+static void tick(uint64_t later_ms)
+{
+    psd_actions_drop(&out, out.n);
+    psd_node_tick(node, now += later_ms, &out);
+}
+
+/* The file is written and durable; what is said to that stays in `out`. */
+static void save_file(void)
+{
+    psd_actions_drop(&out, out.n);
+    psd_node_save_begun(node, now, &out);
+    cr_assert_eq(asked(PSD_ACT_SAVE_PART), 1);
+    psd_actions_drop(&out, out.n);
+    psd_node_part_saved(node, now, 0, &out);
+    cr_assert_eq(asked(PSD_ACT_SAVE_END), 1);
+    psd_actions_drop(&out, out.n);
+    psd_node_saved(node, now, true, &out);
+}
+
+Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_not_be, .init = setup_checkpoints,
+     .fini = teardown)
+{
+    tick(100);
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
+    save_file();
+    cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
+    psd_node_committed(node, now, 0, false, &out);
+    tick(1001); /* tried again after a second */
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 0);
+    cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
+}
+
+Test(node, a_round_that_waits_for_the_first_checkpoint_says_so, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    push(1, ones);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.clock, 0);
+    cr_assert_str_eq(facts.waiting_for, "the first checkpoint");
+}
+
+Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    say(WORKER_PEER, &leave, NULL, 0);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_str_eq(facts.waiting_for, "the last checkpoint (round 0)");
 }

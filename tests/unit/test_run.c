@@ -251,6 +251,20 @@ Test(run, a_worker_that_comes_back_when_the_servers_are_finished_is_no_failure)
                  "at its first start a refusal is one: %s", output);
 }
 
+Test(run, a_lost_worker_is_let_be_where_the_policy_says_so_as_long_as_enough_are_left)
+{
+#define ONE_DIES "case $0 in *worker) mkdir once && kill -9 $$; sleep 0.5;; *) " READY "sleep 1.5;; esac"
+    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=1 --workers-want=2 --workers-lost=drop"), 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.dropped role=\"worker "), "%s", output);
+    cr_expect_null(strstr(output, "run.restart"), "%s", output);
+    teardown(), setup();
+    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=2 --workers-lost=drop"), 1, "%s", output);
+    cr_expect_not_null(strstr(output, "was killed by signal 9"), "%s", output);
+    teardown(), setup();
+    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=1 --workers-want=2"), 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"worker "), "%s", output);
+}
+
 Test(run, who_ended_well_is_needed_again_when_a_server_is_lost)
 {
     cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) sleep 2;; *index=1*) " READY ";; *) " READY
@@ -258,6 +272,18 @@ Test(run, who_ended_well_is_needed_again_when_a_server_is_lost)
                                        "--servers=2"),
                  0, "%s", output);
     cr_expect_not_null(strstr(output, "run.restart role=\"server 0\""), "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""),
+                       "%s", output);
+}
+
+Test(run, who_ended_well_by_the_word_of_a_server_that_died_meanwhile_is_needed_again)
+{
+#define RUN(n) "echo psd ready shard=0/1 data=tcp://127.0.0.1:1 status=none job=psd run=" #n "; "
+    cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) sleep 3;; *index=1*) mkdir two && { " RUN(a)
+                                       "sleep 1.2; exit 0; }; " RUN(b) "sleep 1.5;; *) mkdir once && { " RUN(a)
+                                       "sleep 0.6; kill -9 $$; }; " RUN(b) "sleep 3;; esac",
+                                       "--servers=2"),
+                 0, "%s", output);
     cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""),
                        "%s", output);
 }

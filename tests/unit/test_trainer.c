@@ -30,6 +30,7 @@ static struct {
     int waits_before_ready;      /* timeouts of each wait before it succeeds */
     uint64_t stop_at, poison_at; /* clocks at which `stop` is set, and the weights become NaN */
     uint64_t samples, exchanges, null_gradients;
+    uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
     int left; /* -1: not yet; else the `finished` of leaving */
     int waits;
 } server;
@@ -128,6 +129,12 @@ int psd_worker_report(psd_worker_t *self, const char *name, double value)
     if (!strcmp(name, "val/accuracy"))
         reported = value;
     return 0;
+}
+
+int psd_worker_asked_to_leave(const psd_worker_t *self) 
+{
+    (void)self;
+    return server.drain_at && server.position.clock >= server.drain_at;
 }
 
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
@@ -408,6 +415,15 @@ Test(trainer, told_to_stop_it_ends_the_round_and_leaves_with_work_left)
     json_decref(summary);
 }
 
+Test(trainer, drained_it_leaves_with_work_left_and_ends_well)
+{
+    server.drain_at = 4; /* three exchanges are done when the fourth is next */
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDRAINED);
+    cr_assert_eq(psd_err_exit_code(PSD_EDRAINED), 0, "so that nobody starts it again");
+    cr_assert_eq(server.exchanges, 3);
+    cr_assert_eq(server.left, 0);
+}
+
 Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
 {
     config.stop_target = 0.2;
@@ -459,7 +475,7 @@ Test(trainer, a_failed_exchange_ends_the_run_with_its_code)
 {
     server.exchange_rc = PSD_W_EFENCED;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EFENCED);
-    cr_assert_str_eq(err.text, "cannot exchange: replaced by a newer incarnation");
+    cr_assert_str_eq(err.text, "cannot exchange: given up by the servers, or replaced");
     cr_assert_eq(server.left, -1, "who was given up cannot take leave");
 }
 

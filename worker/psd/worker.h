@@ -30,7 +30,7 @@ enum psd_worker_status {
     PSD_W_EINVAL = -1,        /* an argument is wrong */
     PSD_W_ENOMEM = -2,        /* out of memory */
     PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
-    PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place */
+    PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place: connect anew to go on */
     PSD_W_ETIMEOUT = -12,     /* the deadline passed; the sentence says what was waited for */
     PSD_W_EAGAIN = -13        /* nothing yet (a timeout of 0) */
 };
@@ -74,6 +74,7 @@ typedef struct psd_position {
     uint32_t world;           /* workers in the view */
     uint32_t worker;          /* id */
     uint64_t incarnation;
+    uint64_t run;             /* of the job: another number each time the servers take it up again */
     int has_slow;             /* the optimizer keeps slow weights: evaluate those (psd_worker_pull_slow) */
 } psd_position_t;
 
@@ -93,7 +94,8 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
 
 /* Wait for a ticket. When servers were lost and started again from a checkpoint, the library joins them again by itself:
  * the wait returns PSD_W_OK, the tensors hold the checkpoint's weights, and psd_worker_position says which clock is next,
- * which may be an earlier one: derive each batch from the position, and the run goes on as if nothing had happened.
+ * which may be an earlier one: derive each batch from the position, and the run goes on as if nothing had happened. The
+ * tensors change while you wait, never while you compute.
  * timeout_ms < 0: as long as it takes (the log callback says every 5 s what for); 0: only look
  * (PSD_W_EAGAIN). A ticket that timed out is still open and may be waited for again. */
 int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
@@ -102,15 +104,21 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
 int psd_worker_fd(const psd_worker_t *self);
 
 /* Read the slow weights (Lookahead; the weights themselves under any other optimizer) as of the last exchange
- * into out[i], one array per tensor, caller-owned. No exchange may be open. */
+ * into out[i], one array per tensor, caller-owned. No exchange may be open. PSD_W_EAGAIN: a server was lost, and the job
+ * has gone back to psd_worker_position; exchange again from there. */
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms);
 
 /* Set the job's learning rate, for all workers, from the next step that is decided after this returns; the change is
- * logged by the servers. No exchange may be open. PSD_W_EINVAL for a value that is no rate. */
+ * logged by the servers. No exchange may be open. PSD_W_EINVAL for a value that is no rate;
+ * PSD_W_EAGAIN as for psd_worker_pull_slow. */
 int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms);
 
 /* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: at most 63 printable characters. */
 int psd_worker_report(psd_worker_t *self, const char *name, double value);
+
+/* Whether an operator has asked this worker to leave (psdctl drain). Look between exchanges; then psd_worker_leave with
+ * finished = 0. 1 or 0. */
+int psd_worker_asked_to_leave(const psd_worker_t *self);
 
 /* Leave the job in good order; finished != 0: this worker's work is done. Waits at most timeout_ms.
  * PSD_W_EAGAIN: a server was lost before the last weights were safe, and the job has gone back; psd_worker_position says

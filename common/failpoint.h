@@ -1,0 +1,43 @@
+/* failpoint.h - named places at which a program of a test build dies or stalls when it is told to:
+ *
+ *     FAILPOINT=srv.send.WEIGHTS:kill@3  FAILPOINT_ONCE=/tmp/fired  psdctl run job.yaml
+ *
+ * The third time that some process passes the place, it is killed as if by SIGKILL (`kill`), or sleeps for longer than a
+ * lease (`stall`); @1 when no number is given. With FAILPOINT_ONCE, the first process to get there creates that file, and
+ * all others, and those started later, pass unharmed. In other builds a failpoint is nothing at all. Places are in the
+ * shells, before and after all that others can see: the pure core has none, for its events happen whole or not at all.
+ *
+ * Any thread. */
+#pragma once
+
+enum { PSD_FAILPOINT_STALL_MS = 1500 };
+
+/* X(place, what of it is named after the second dot): the table of places. */
+#define PSD_FAILPOINT_PLACES(X)                                                                              \
+    X("srv.recv", KIND)    /* a message has come and is well-formed; nothing was done with it */             \
+    X("srv.send", KIND)    /* it is about to be sent */                                                      \
+    X("srv.sent", KIND)    /* it was handed to the socket */                                                 \
+    X("srv.step", ALONE)   /* a chunk is about to be stepped on the pool */                                  \
+    X("srv.stepped", ALONE)                                                                                  \
+    X("srv.load", ALONE)   /* a checkpoint is about to be read */                                            \
+    X("srv.loaded", ALONE)                                                                                   \
+    X("wrk.recv", KIND)                                                                                      \
+    X("wrk.send", KIND)                                                                                      \
+    X("wrk.sent", KIND)                                                                                      \
+    X("disk.opened", FILE) /* the temporary file is there, empty */                                          \
+    X("disk.reserved", FILE)                                                                                 \
+    X("disk.write", FILE)  /* bytes are about to be written */                                               \
+    X("disk.sync", FILE)   /* all is written, nothing flushed */                                             \
+    X("disk.synced", FILE)                                                                                   \
+    X("disk.rename", FILE) /* closed under its temporary name */                                             \
+    X("disk.renamed", FILE)                                                                                  \
+    X("disk.done", FILE)   /* the directory is flushed, too */                                               \
+    X("disk.prune", ALONE) /* something old is about to be removed */
+
+#ifdef PSD_FAILPOINTS
+/* Pass the place; `what` may be NULL. */
+void psd_failpoint(const char *place, const char *what);
+#define PSD_FAILPOINT(place, what) psd_failpoint(place, what)
+#else
+#define PSD_FAILPOINT(place, what) ((void)(place), (void)(what))
+#endif

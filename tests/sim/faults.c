@@ -1,0 +1,231 @@
+/* faults.c - the table of faults: which seeds have which, and those that come with time rather than with a
+ * message, an event or a file. */
+#include "tests/sim/sim_state.h"
+
+enum { EVERY_MS = 100, LAST_MS = 20000, MOST_CRASHES = 10, MOST_KILLS = 40, MOST_POWER_CUTS = 3 };
+
+typedef struct row {
+    const char *name, *words;
+    double share, most;
+} row_t;
+
+static const row_t rows[] = {
+#define X(name, words, share, most) [SIM_##name] = { #name, words, share, most },
+    SIM_FAULTS(X)
+#undef X
+};
+
+const char *sim_fault_words(sim_fault_t fault) { return rows[fault].words; }
+const char *sim_fault_name(sim_fault_t fault) { return rows[fault].name; }
+
+/* ---- who has which ---- */
+
+sim_config_t sim_config_of_seed(uint64_t seed)
+{
+    static const char *const rules[] = { "sgd(lr=0.1)",
+                                         "momentum(lr=0.05)",
+                                         "adam(lr=0.01)",
+                                         "radam(lr=0.01)",
+                                         "lookahead(radam(lr=0.01), k=3)",
+                                         "lion(lr=0.01)",
+                                         "adagrad",
+                                         "nadam",
+                                         "lookahead(momentum(lr=0.1), k=2, pullback=pullback)",
+                                         "adadelta" };
+    uint64_t s = seed * 0x9E3779B97F4A7C15u;
+    sim_config_t config = {
+        .seed = seed,
+        .servers = 1 + (uint32_t)(psd_splitmix64(&s) % 4),
+        .workers = 1 + (uint32_t)(psd_splitmix64(&s) % 5),
+        .mode = psd_splitmix64(&s) % 4 ? "bsp" : "asp",
+        .rule = rules[psd_splitmix64(&s) % (sizeof rules / sizeof *rules)],
+        .rounds = 2 + (uint32_t)(psd_splitmix64(&s) % 10),
+        .tensors = 1 + (uint32_t)(psd_splitmix64(&s) % 6),
+        .kill_worker = -1,
+    };
+    config.chance[SIM_LOSE] = psd_splitmix64(&s) % 2 ? 0 : 0.15 * psd_uniform(&s);
+    config.chance[SIM_REPEAT] = psd_splitmix64(&s) % 2 ? 0 : 0.3 * psd_uniform(&s);
+    config.delay_ms = (uint32_t)(psd_splitmix64(&s) % 60);
+    config.nonfinite_clock = psd_splitmix64(&s) % 5 ? 0 : 2;
+    config.chance[SIM_KILL_WORKER] = psd_splitmix64(&s) % 3 ? 0 : 0.01 * psd_uniform(&s);
+    if (!(psd_splitmix64(&s) % 3) && config.mode[0] == 'b') {
+        config.save_every = 1 + (uint32_t)(psd_splitmix64(&s) % 4);
+        config.all_must_stay = true;
+        config.chance[SIM_KILL_SERVER] = 0.004 * psd_uniform(&s);
+        config.chance[SIM_FAIL_FLUSH] = psd_splitmix64(&s) % 3 ? 0 : 0.2 * psd_uniform(&s);
+    } else if (config.workers > 1 && !(psd_splitmix64(&s) % 4)) {
+        config.late_worker_ms = 1 + (uint32_t)(psd_splitmix64(&s) % 3000);
+    }
+    return config;
+}
+
+void sim_add_faults(sim_config_t *config)
+{
+    uint64_t s = config->seed ^ 0xFA017;
+    /* Servers may also die where workers come and go: what is left is another legal run. */
+    if (!config->save_every && config->mode[0] == 'b' && psd_uniform(&s) < 0.3) {
+        config->save_every = 1 + (uint32_t)(psd_splitmix64(&s) % 4);
+        config->chance[SIM_KILL_SERVER] = 0.004 * psd_uniform(&s);
+    }
+    for (uint32_t f = 0; f < SIM_N_FAULTS; f++)
+        if (psd_uniform(&s) < rows[f].share)
+            config->chance[f] = rows[f].most * psd_uniform(&s);
+}
+
+/* ---- when they strike ---- */
+
+uint64_t sim_draw(sim_t *self, uint64_t n) { return psd_splitmix64(&self->random) % n; }
+
+void sim_note_fault(sim_t *self, uint64_t until_ms)
+{
+    if (until_ms > self->last_fault_ms)
+        self->last_fault_ms = until_ms;
+}
+
+/* Where servers are killed there are checkpoints, and it comes to an end. Servers that have ended are not
+ * started again, so from then on none is killed: the last weights are safe by then. */
+static bool is_allowed(const sim_t *self, sim_fault_t fault)
+{
+    const uint64_t *done = self->result->done;
+    switch (fault) {
+    case SIM_KILL_WORKER:
+        return done[SIM_KILL_WORKER] < MOST_KILLS;
+    case SIM_POWER_CUT:
+        if (done[SIM_POWER_CUT] == MOST_POWER_CUTS)
+            return false;
+        /* fall through */
+    case SIM_KILL_SERVER:
+    case SIM_DIE_ACTING:
+        return self->config.save_every && done[SIM_KILL_SERVER] + done[SIM_DIE_ACTING] < MOST_CRASHES &&
+               !sim_any_finished(self);
+    case SIM_LIE:
+        return self->lied ||
+               self->n_honest; /* whoever has been lied to twice has nothing left to go back to */
+    default:
+        return true;
+    }
+}
+
+bool sim_strikes(sim_t *self, sim_fault_t fault)
+{
+    const double p = self->config.chance[fault];
+    if (p <= 0 || !is_allowed(self, fault) || psd_uniform(&self->random) >= p)
+        return false;
+    self->result->done[fault]++;
+    if (fault != SIM_LOSE && fault != SIM_REPEAT)
+        sim_note_fault(self, self->now_ms);
+    return true;
+}
+
+/* ---- those that come with time ---- */
+
+/* 10^0 .. 10^`decades` ms, as often short as long. */
+static uint64_t some_time(sim_t *self, uint32_t decades)
+{
+    uint64_t ms = 1;
+    for (uint64_t d = sim_draw(self, decades + 1); d > 0; d--)
+        ms *= 10;
+    return ms + sim_draw(self, 9 * ms);
+}
+
+/* A process that takes part in the job, dead or alive. */
+static uint32_t some_process(sim_t *self)
+{
+    uint32_t i = (uint32_t)sim_draw(self, self->config.servers + self->config.workers);
+    return i < self->config.servers ? i : SIM_MAX_SERVERS + i - self->config.servers;
+}
+
+static uint32_t some_worker(sim_t *self) { return (uint32_t)sim_draw(self, self->config.workers); }
+
+static void cut_power(sim_t *self)
+{
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        if (self->server[s].node)
+            sim_crash_server(self, s, 100 + sim_draw(self, 900));
+    for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)
+        if (self->worker[w].session)
+            sim_kill_worker(self, w, 100 + sim_draw(self, 900));
+    sim_lose_unflushed(self);
+}
+
+/* Some processes are cut off from the others, which may be one of them or half of them. */
+static void partition(sim_t *self)
+{
+    const uint64_t side = psd_splitmix64(&self->random), until = self->now_ms + some_time(self, 3);
+    const bool holds = sim_draw(self, 2);
+    for (uint32_t a = 0; a < SIM_PROCESSES; a++)
+        for (uint32_t b = 0; b < SIM_PROCESSES; b++)
+            if ((side >> a & 1) != (side >> b & 1))
+                sim_cut_link(self, a, b, until, holds);
+}
+
+static void cut_one_way(sim_t *self)
+{
+    const uint32_t from = some_process(self), to = some_process(self);
+    const bool holds = sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
+    sim_cut_link(self, from, to, self->now_ms + some_time(self, 3), holds);
+}
+
+/* Links are stopped one by one and released in another order. */
+static void swizzle(sim_t *self)
+{
+    const uint64_t stopped = some_time(self, 3), released = some_time(self, 3);
+    for (uint64_t n = 1 + sim_draw(self, 12); n > 0; n--) {
+        event_t cut = { .at_ms = self->now_ms + sim_draw(self, stopped), .kind = CUT_LINK };
+        cut.target = some_process(self);
+        cut.part = some_process(self);
+        cut.until_ms = self->now_ms + stopped + sim_draw(self, released);
+        sim_schedule(self, cut);
+    }
+}
+
+static void pause_process(sim_t *self, uint32_t process, uint64_t until_ms)
+{
+    if (!sim_is_alive(self, process))
+        return;
+    sim_clock_of(self, process)->paused_until_ms = until_ms;
+    sim_note_fault(self, until_ms);
+}
+
+static void pause_one(sim_t *self)
+{
+    const uint64_t until = self->now_ms + some_time(self, 4);
+    pause_process(self, some_process(self), until);
+}
+
+/* Somebody else takes the place of a worker that sleeps, and then it wakes up. */
+static void replace_sleeper(sim_t *self)
+{
+    const uint64_t ms = 1000 + some_time(self, 3);
+    pause_process(self, SIM_MAX_SERVERS + some_worker(self), self->now_ms + ms);
+    for (uint32_t w = self->config.workers;
+         w < self->config.workers + SIM_SPARE_WORKERS && w < SIM_MAX_WORKERS; w++)
+        if (!self->worker[w].session) {
+            sim_schedule(
+                self,
+                (event_t){ .at_ms = self->now_ms + sim_draw(self, ms), .kind = START_WORKER, .target = w });
+            return;
+        }
+}
+
+static void jump(sim_t *self)
+{
+    const uint32_t process = some_process(self);
+    if (sim_is_alive(self, process))
+        sim_clock_of(self, process)->offset_ms += some_time(self, 4);
+}
+
+static void (*const strike[SIM_N_FAULTS])(sim_t *self) = {
+    [SIM_POWER_CUT] = cut_power, [SIM_PARTITION] = partition, [SIM_ONE_WAY] = cut_one_way,
+    [SIM_CLOG] = swizzle,        [SIM_PAUSE] = pause_one,     [SIM_ZOMBIE] = replace_sleeper,
+    [SIM_JUMP] = jump,
+};
+
+void sim_draw_faults(sim_t *self)
+{
+    for (uint32_t f = 0; f < SIM_N_FAULTS; f++)
+        if (strike[f] && sim_strikes(self, (sim_fault_t)f))
+            strike[f](self);
+    if (self->now_ms < LAST_MS)
+        sim_schedule(self, (event_t){ .at_ms = self->now_ms + EVERY_MS, .kind = FAULTS });
+}

@@ -1,0 +1,70 @@
+/* network.c - what becomes of a message: it is lost, comes twice, late, or out of order, or waits before a
+ * link that is cut. */
+#include "tests/sim/sim_state.h"
+
+uint64_t sim_delay(sim_t *self) { return self->config.delay_ms ? sim_draw(self, self->config.delay_ms) : 0; }
+
+/* A server's ROUTER tells its peers apart by life, as ZeroMQ's automatic routing ids do. */
+#define ROUTER_BIT (UINT64_C(1) << 63)
+psd_peer_t sim_worker_peer(uint32_t w, uint64_t life) { return ROUTER_BIT | life << 16 | w << 1; }
+psd_peer_t sim_server_peer(const sim_t *self, uint32_t s)
+{
+    return ROUTER_BIT | self->server[s].life << 16 | s << 1 | 1;
+}
+static uint32_t index_in(psd_peer_t peer) { return (uint32_t)(peer >> 1 & 0x7fff); }
+static uint64_t life_in(psd_peer_t peer) { return peer >> 16 & 0xffffffff; }
+
+/* Every header travels as bytes, so that what the machines say is also what the codec lets through. */
+static psd_msg_t *over_the_wire(sim_t *self, const psd_msg_t *msg, const psd_buf_t *payload)
+{
+    uint8_t frame[PSD_MAX_HEADER];
+    psd_err_t err;
+    psd_msg_t *copy = malloc(sizeof *copy);
+    size_t n = psd_msg_encode(msg, frame);
+    if (psd_msg_decode(copy, frame, n, payload ? payload->n_bytes : 0, &err) != PSD_OK)
+        sim_broken(self, "a machine sent what the codec refuses: %s", err.text);
+    return copy;
+}
+
+void sim_cut_link(sim_t *self, uint32_t from, uint32_t to, uint64_t until_ms, bool holds)
+{
+    sim_link_t *link = &self->link[from][to];
+    if (until_ms > link->cut_until_ms)
+        *link = (sim_link_t){ .cut_until_ms = until_ms, .holds = holds };
+    sim_note_fault(self, until_ms);
+}
+
+/* Where an action's message goes, as an event of its receiver; `*process` is that one. */
+static event_t addressed(const sim_t *self, uint32_t from, const psd_action_t *a, uint32_t *process)
+{
+    event_t e = { .kind = TO_SERVER };
+    if (from >= SIM_MAX_SERVERS) {
+        e.target = (uint32_t)(a->to - PSD_PEER_SERVER);
+        e.from = sim_worker_peer(from - SIM_MAX_SERVERS, self->worker[from - SIM_MAX_SERVERS].life);
+    } else if (a->to == PSD_PEER_COORDINATOR) {
+        e.from = sim_server_peer(self, from);
+    } else {
+        e.target = index_in(a->to);
+        e.life = life_in(a->to);
+        e.from = a->to & 1 ? PSD_PEER_COORDINATOR : PSD_PEER_SERVER + from;
+        e.kind = a->to & 1 ? TO_SERVER : TO_WORKER;
+    }
+    *process = e.kind == TO_SERVER ? e.target : SIM_MAX_SERVERS + e.target;
+    return e;
+}
+
+void sim_send(sim_t *self, uint32_t process, const psd_action_t *a)
+{
+    uint32_t to, copies = 1 + sim_strikes(self, SIM_REPEAT);
+    event_t e = addressed(self, process, a, &to);
+    const sim_link_t *link = &self->link[process][to];
+    const bool cut = self->now_ms < link->cut_until_ms;
+    if (sim_strikes(self, SIM_LOSE) || (cut && !link->holds))
+        copies = 0;
+    for (uint32_t i = 0; i < copies; i++) {
+        e.at_ms = (cut ? link->cut_until_ms : self->now_ms) + sim_delay(self);
+        e.msg = over_the_wire(self, &a->msg, a->payload);
+        e.payload = a->payload ? psd_payload_copy(a->payload->data, a->payload->n_bytes) : NULL;
+        sim_schedule(self, e);
+    }
+}

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# planted.sh - whether the simulator finds what it is for: in a copy of the sources, one bug at a time is planted, psd-sim
+# built, and run over 1,000 seeds. There is one for each promise, so none of them is a check that cannot fail. Says at which
+# seed each was found; ends with 1 when one was not, or could not be planted.
+# Usage: planted.sh [SOURCES]
+set -euo pipefail
+sources=$(readlink -f "${1:-$(dirname "$(readlink -f "$0")")/../..}")
+seeds=1000
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+missed=0
+
+build() {
+    cmake --build "$copy/build" --target psd-sim >"$copy/log" 2>&1 || {
+        tail -n 20 "$copy/log" >&2
+        echo "planted.sh: psd-sim does not build" >&2
+        exit 1
+    }
+}
+
+# WHAT FILE SED: with the bug that the sed script makes of FILE.
+plant() {
+    local said
+    sed -E "$3" "$sources/$2" >"$copy/$2"
+    if cmp -s "$copy/$2" "$sources/$2"; then
+        echo "$1: cannot be planted, $2 has no such line" && missed=1
+        return
+    fi
+    build
+    if said=$("$copy/build/bin/psd-sim" --seeds $seeds 2>&1); then
+        echo "$1: not found in $seeds seeds" && missed=1
+    else
+        echo "$1: $(grep -m1 '^seed ' <<<"$said" || echo 'found, and no seed was named')"
+        grep -q '^seed ' <<<"$said" || missed=1
+    fi
+    cp "$sources/$2" "$copy/$2"
+}
+
+tar -C "$sources" -cf - CMakeLists.txt common proto server worker deploy tests | tar -C "$copy" -xf -
+cmake -S "$copy" -B "$copy/build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo >"$copy/log" 2>&1
+build
+"$copy/build/bin/psd-sim" --seeds $seeds >"$copy/log" || {
+    cat "$copy/log"
+    echo "planted.sh: psd-sim finds something before any bug is planted" >&2
+    exit 1
+}
+
+plant "commit: a push counts as soon as one shard holds it" server/coordinator.c \
+    's/return row->complete == psd_coord_every_shard\(self\);/return (row->complete \& psd_coord_every_shard(self)) != 0;/'
+plant "commit: a shard leaves out whose push it sees last" server/engine.c \
+    's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
+plant "dedup: a chunk that comes twice is counted twice" server/engine_push.c \
+    's/w->complete \|\| psd_bitmap_get\(w->have, msg->part\)/w->complete/'
+plant "dedup: a push of the clock that was closed last is taken again" server/engine_push.c \
+    's/msg->clock <= w->applied\)/msg->clock < w->applied)/'
+plant "manifest: written when one shard's file is durable" server/coordinator_save.c \
+    's/if \(self->saved_by != psd_coord_every_shard\(self\)\)/if (!self->saved_by)/'
+plant "rename: the file is not flushed before" common/durable.c \
+    's/why = fdatasync\(self->fd\) \? errno : 0;/why = 0;/'
+plant "rename: the directory is not flushed" common/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'
+plant "run: every other run has the number of the first" server/coordinator_save.c \
+    's/self->config.job_id = psd_splitmix64\(&seed\) \| 1;/self->config.job_id = seed ^ 4;/'
+plant "incarnation: each life is the first" server/coordinator_peers.c \
+    's/uint64_t incarnation = row->incarnation \+ 1;/uint64_t incarnation = 1;/'
+plant "fence: a push is refused as a zombie's, and counts" server/engine_push.c \
+    's/^    double norm2 = 0;$/    if (msg->clock == 2)\n        psd_eng_fence(self, from, msg, out);\n&/'
+plant "rounds: a shard counts two for one" server/engine.c \
+    's/^    self->clock = round->clock;/    self->clock = round->clock + (round->clock == 2 \&\& self->index == 1);/'
+plant "memory: what was parked is not let go" server/engine.c \
+    's/psd_buf_unref\(&w->parked\[p\]\);/w->parked[p] = NULL;/'
+plant "save: a chunk is stepped before it is written" server/engine_save.c \
+    's/work->preserve = work->part >= self->save_next/work->preserve = false/'
+plant "restore: updates that were made are not counted" server/shardfile.c \
+    's/state->t = /state->t = 1 + /'
+plant "waiting: for workers, and nobody says so" server/coordinator.c \
+    '/^    \} else if \(self->state == PSD_JOB_DEGRADED\)/s/PSD_JOB_DEGRADED/PSD_JOB_FINISHED/'
+plant "liveness: what was lost of the log is not repeated" server/coordinator.c \
+    's/now_ms < self->shard\[s\].sent_ms \+ RESEND_MS/now_ms >= self->shard[s].sent_ms/'
+exit $missed

@@ -1,0 +1,445 @@
+/* processes.c - servers and workers as processes: each has a clock of its own, sleeps while it is paused,
+ * dies at any moment with all that it holds, and is started again by a supervisor. What their machines want
+ * done is done here. */
+#include "server/store.h"
+#include "tests/sim/sim_state.h"
+
+enum { LATE_MS = 15000, JOB_ID = 77, WORKER_AGAIN_MS = 100, SLOWEST = 750, FASTEST = 1333 };
+
+/* ---- clocks ---- */
+
+sim_clock_t *sim_clock_of(sim_t *self, uint32_t process)
+{
+    return process < SIM_MAX_SERVERS ? &self->server[process].clock
+                                     : &self->worker[process - SIM_MAX_SERVERS].clock;
+}
+
+bool sim_is_alive(const sim_t *self, uint32_t process)
+{
+    return process < SIM_MAX_SERVERS ? self->server[process].node != NULL
+                                     : self->worker[process - SIM_MAX_SERVERS].session != NULL;
+}
+
+uint64_t sim_local_ms(const sim_t *self, const sim_clock_t *clock)
+{
+    return clock->offset_ms + (self->now_ms - clock->born_ms) * clock->per_mille / 1000;
+}
+
+/* A clock begins anywhere; where no fault is wanted, where time does. */
+static sim_clock_t new_clock(sim_t *self)
+{
+    sim_clock_t clock = { .offset_ms = self->now_ms, .born_ms = self->now_ms, .per_mille = 1000 };
+    if (sim_strikes(self, SIM_DRIFT)) {
+        clock.per_mille = SLOWEST + sim_draw(self, FASTEST - SLOWEST);
+        clock.offset_ms += sim_draw(self, 86400000);
+    }
+    return clock;
+}
+
+static uint64_t next_tick_ms(const sim_t *self, const sim_clock_t *clock)
+{
+    return self->now_ms + TICK_MS * 1000 / clock->per_mille;
+}
+
+/* ---- work ---- */
+
+static void run_work(void *work) { psd_work_run(work); }
+
+/* Work is done some time later; until then it runs, or has not begun: either must make no difference. */
+static void start_work(sim_t *self, uint32_t s, psd_work_t *work)
+{
+    event_t done = { .at_ms = self->now_ms + sim_delay(self) / 4,
+                     .kind = WORK_DONE,
+                     .target = s,
+                     .life = self->server[s].life,
+                     .work = work };
+    if (self->config.threads && uv_thread_create(&done.thread, run_work, work))
+        sim_broken(self, "no thread could be started");
+    sim_schedule(self, done);
+}
+
+void sim_finish_work(const sim_t *self, event_t *e)
+{
+    if (self->config.threads)
+        uv_thread_join(&e->thread);
+    else
+        psd_work_run(e->work);
+}
+
+/* ---- servers ---- */
+
+static void finish(sim_t *self, uint32_t s, const psd_action_t *a)
+{
+    self->server[s].finished = true;
+    if (!s)
+        sim_schedule(self, (event_t){ .at_ms = self->now_ms + LATE_MS, .kind = STOP_SERVERS });
+    if (a->level != PSD_OK)
+        sim_broken(self, "server %u gave up: %.300s", s, a->msg.text);
+}
+
+static void write_log(const sim_t *self, uint32_t s, const psd_action_t *a)
+{
+    if (getenv("PSD_SIM_DEBUG"))
+        fprintf(stderr, "%8" PRIu64 " server %u %s %s\n", self->now_ms, s, a->id, a->msg.text);
+}
+
+static void run_server_action(sim_t *self, uint32_t s, const psd_action_t *a)
+{
+    switch (a->act) {
+    case PSD_ACT_WORK:
+        start_work(self, s, a->work);
+        break;
+    case PSD_ACT_FINISH:
+        finish(self, s, a);
+        break;
+    case PSD_ACT_LOG:
+        write_log(self, s, a);
+        break;
+    case PSD_ACT_SEND:
+        sim_send(self, s, a);
+        break;
+    default:
+        sim_save(self, s, a);
+        break;
+    }
+}
+
+/* Work that was handed out is the shard's, and goes with it; it only must not look as if it were running. */
+static void run_server_actions(sim_t *self, uint32_t s, psd_actions_t *out)
+{
+    const bool dies = sim_strikes(self, SIM_DIE_ACTING);
+    const size_t n = dies ? sim_draw(self, out->n + 1) : out->n;
+    for (size_t i = 0; i < n; i++)
+        run_server_action(self, s, &out->at[i]);
+    for (size_t i = n; i < out->n; i++)
+        if (out->at[i].act == PSD_ACT_WORK)
+            psd_work_run(out->at[i].work);
+    psd_actions_clear(out);
+    if (dies && !self->server[s].finished)
+        sim_crash_server(self, s, 100 + sim_draw(self, 900));
+}
+
+/* Server 0 has ended well, and others have not heard of it: their supervisor stops them, as psdctl run does. */
+static void stop_servers(sim_t *self)
+{
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        self->server[s].finished = true;
+}
+
+/* The rounds that a server takes with it may be the last ones: the supervisor calls back who had ended well. */
+static void call_back_finished(sim_t *self)
+{
+    for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)
+        if (self->worker[w].done) {
+            self->worker[w].done = false;
+            sim_schedule(self, (event_t){ .at_ms = self->now_ms + WORKER_AGAIN_MS, .kind = START_WORKER, .target = w });
+        }
+}
+
+/* Its memory is gone, and with it the file that it was writing. Threads are let run out first, because they
+ * cannot be killed here. */
+void sim_crash_server(sim_t *self, uint32_t s, uint64_t again_after_ms)
+{
+    for (size_t i = 0; i < self->n; i++) {
+        event_t *e = &self->heap[i];
+        const bool its_own = (e->kind >= WORK_DONE && e->kind <= TICK_SERVER) || e->kind == START_SERVER;
+        if (e->target != s || !its_own)
+            continue;
+        if (e->kind == WORK_DONE)
+            sim_finish_work(self, e);
+        sim_die_writing(self, e);
+        e->kind = NOTHING;
+    }
+    psd_node_destroy(&self->server[s].node);
+    sim_lose_writer(self, s);
+    call_back_finished(self);
+    sim_schedule(self,
+                 (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_SERVER, .target = s });
+}
+
+/* Start a server, for the first time or again: from what is on the disk. */
+void sim_build_server(sim_t *self, uint32_t s)
+{
+    sim_server_t *server = &self->server[s];
+    psd_store_points_t points = { 0 };
+    psd_err_t err;
+    if (!s && self->dir[0] && psd_store_find(self->dir, "sim", "sim", &points, &err) != PSD_OK) {
+        sim_broken(self, "server 0 cannot start: %s", err.text);
+        return;
+    }
+    server->life++;
+    server->clock = new_clock(self);
+    server->ledger.n = server->n_before_run = 0;
+    server->run = 0;
+    server->idle_ticks = 0;
+    psd_engine_config_t engine = { .settings = "sim",
+                                   .endpoint = "tcp://sim:1",
+                                   .wanted_index = (int)s,
+                                   .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,
+                                   .rule = self->rule,
+                                   .mode = self->mode,
+                                   .lr_rule = psd_lr_rule_find("none") };
+    psd_coordinator_config_t coordinator = { .job = "sim",
+                                             .job_id = JOB_ID + server->life * 1000,
+                                             .settings = "sim",
+                                             .n_servers = self->config.servers,
+                                             .workers_min =
+                                                 self->config.all_must_stay ? self->config.workers : 1,
+                                             .workers_want =
+                                                 self->config.workers - (self->config.late_worker_ms != 0),
+                                             .lease_ms = 1000,
+                                             .start_timeout_ms = 3000,
+                                             .mode = self->mode,
+                                             .lr = points.n ? points.lr : psd_rule_lr(&self->rule),
+                                             .has_slow = self->rule.lookahead,
+                                             .checkpoints = self->config.save_every != 0,
+                                             .save_every_rounds = self->config.save_every,
+                                             .points = points.clock,
+                                             .n_points = points.n,
+                                             .model = points.n ? &points.model : NULL };
+    server->node = psd_node_new(&engine, s ? NULL : &coordinator, NULL);
+    psd_tensors_clear(&points.model);
+    if (!s)
+        memset(self->incarnation, 0, sizeof self->incarnation);
+    psd_engine_set_ledger(psd_node_engine(server->node), sim_note_applied, self);
+    sim_schedule(self,
+                 (event_t){ .at_ms = self->now_ms, .kind = TICK_SERVER, .target = s, .life = server->life });
+}
+
+bool sim_any_finished(const sim_t *self)
+{
+    psd_coordinator_facts_t facts = { 0 };
+    if (self->server[0].node)
+        psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        if (self->server[s].finished)
+            return true;
+    return facts.state == PSD_JOB_FINISHED;
+}
+
+static void on_server_message(sim_t *self, event_t *e, psd_actions_t *out)
+{
+    sim_server_t *server = &self->server[e->target];
+    self->result->total_messages++;
+    if (sim_strikes(self, SIM_KILL_SERVER)) {
+        sim_crash_server(self, e->target, 100 + sim_draw(self, 900));
+        return;
+    }
+    sim_watch_payload(self, e);
+    psd_node_message(server->node, sim_local_ms(self, &server->clock), e->from, e->msg, e->payload, out);
+    psd_buf_unref(&e->payload);
+    sim_look_at_answers(self, e, out);
+}
+
+static void on_worked(sim_t *self, event_t *e, psd_actions_t *out)
+{
+    sim_server_t *server = &self->server[e->target];
+    sim_finish_work(self, e);
+    psd_node_worked(server->node, sim_local_ms(self, &server->clock), e->work, out);
+}
+
+static void on_server_tick(sim_t *self, event_t *e, psd_actions_t *out)
+{
+    sim_server_t *server = &self->server[e->target];
+    psd_node_tick(server->node, sim_local_ms(self, &server->clock), out);
+    sim_schedule(self, (event_t){ .at_ms = next_tick_ms(self, &server->clock),
+                                  .kind = TICK_SERVER,
+                                  .target = e->target,
+                                  .life = e->life });
+    sim_look_at_wait(self, e->target);
+}
+
+/* ---- workers ---- */
+
+void sim_kill_worker(sim_t *self, uint32_t w, uint64_t again_after_ms)
+{
+    psd_session_destroy(&self->worker[w].session);
+    if (again_after_ms)
+        sim_schedule(self,
+                     (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_WORKER, .target = w });
+}
+
+static bool dies_now(sim_t *self, uint32_t w)
+{
+    const bool picked = self->config.kill_worker == (int)w && !self->result->done[SIM_KILL_WORKER] &&
+                        self->worker[w].sent == self->config.kill_at;
+    if (picked)
+        self->result->done[SIM_KILL_WORKER]++;
+    else if (!sim_strikes(self, SIM_KILL_WORKER))
+        return false;
+    sim_kill_worker(self, w, !picked || self->config.revive ? 200 + sim_draw(self, 4000) : 0);
+    return true;
+}
+
+static void run_worker_actions(sim_t *self, uint32_t w, psd_actions_t *out)
+{
+    for (size_t i = 0; i < out->n; i++) {
+        const psd_action_t *a = &out->at[i];
+        if (a->act != PSD_ACT_SEND)
+            continue;
+        if (dies_now(self, w))
+            break;
+        self->worker[w].sent++;
+        self->result->messages[w]++;
+        sim_send(self, SIM_MAX_SERVERS + w, a);
+    }
+    psd_actions_clear(out);
+}
+
+static void begin_exchange(sim_t *self, uint32_t w, uint64_t now_ms, psd_actions_t *out)
+{
+    sim_worker_t *me = &self->worker[w];
+    push_t *push = sim_begin_push(self, w);
+    psd_err_t err;
+    if (psd_session_exchange(me->session, now_ms, (const float *const *)me->g, push->samples, 1.0, &err) !=
+        PSD_OK)
+        sim_broken(self, "worker %u: %s", w, err.text);
+    while (psd_session_pump(me->session, out))
+        ;
+    push->run = out->n ? out->at[out->n - 1].msg.job : 0;
+}
+
+/* Given up by a false alarm: a supervisor starts it again. */
+static void fail(sim_t *self, uint32_t w)
+{
+    const psd_err_t *why = psd_session_error(self->worker[w].session);
+    if (why->code != PSD_EFENCED && !strstr(why->text, "is finished"))
+        sim_broken(self, "worker %u failed: %s", w, why->text);
+    sim_kill_worker(self, w, WORKER_AGAIN_MS);
+}
+
+/* Go on as far as the session's phase lets the program go. */
+static void advance_worker(sim_t *self, uint32_t w)
+{
+    sim_worker_t *me = &self->worker[w];
+    psd_actions_t out = { 0 };
+    const uint64_t now_ms = sim_local_ms(self, &me->clock);
+    const psd_phase_t phase = me->session ? psd_session_phase(me->session) : PSD_PHASE_LEFT;
+    const bool has_all =
+        phase == PSD_PHASE_READY && psd_session_position(me->session).clock > self->config.rounds;
+    if (has_all)
+        self->result->with_last_weights |= UINT32_C(1) << w;
+    if (phase == PSD_PHASE_JOINED && !me->registered) {
+        me->registered = true;
+        sim_initial_weights(self, me->w);
+        psd_session_register(me->session, now_ms, &self->list, me->w, &out, NULL);
+    } else if (phase == PSD_PHASE_READY && !has_all) {
+        begin_exchange(self, w, now_ms, &out);
+    } else if (has_all && self->rule.lookahead && !me->pulled) {
+        me->pulled = true;
+        psd_session_pull_slow(me->session, now_ms, me->slow, &out, NULL);
+    } else if (has_all) {
+        psd_session_leave(me->session, now_ms, true, &out);
+    } else if (phase == PSD_PHASE_FAILED) {
+        fail(self, w);
+    } else if (phase == PSD_PHASE_LEFT && me->session) {
+        me->done = true;
+        sim_kill_worker(self, w, 0);
+    }
+    run_worker_actions(self, w, &out);
+}
+
+void sim_start_worker(sim_t *self, uint32_t w)
+{
+    sim_worker_t *me = &self->worker[w];
+    if (me->done || me->session)
+        return;
+    me->life++;
+    me->clock = new_clock(self);
+    me->registered = me->pulled = false;
+    me->idle_ticks = 0;
+    psd_session_config_t config = { .job = "sim",
+                                    .name = "worker",
+                                    .nonce = me->life << 32 | (uint64_t)(w + 1) << 16 };
+    me->session = psd_session_new(&config);
+    sim_schedule(self,
+                 (event_t){ .at_ms = self->now_ms, .kind = TICK_WORKER, .target = w, .life = me->life });
+}
+
+static void on_worker_message(sim_t *self, event_t *e, psd_actions_t *out)
+{
+    sim_worker_t *me = &self->worker[e->target];
+    psd_session_message(me->session, sim_local_ms(self, &me->clock), e->from, e->msg, e->payload, out);
+}
+
+static void on_worker_tick(sim_t *self, event_t *e, psd_actions_t *out)
+{
+    sim_worker_t *me = &self->worker[e->target];
+    psd_session_tick(me->session, sim_local_ms(self, &me->clock), out);
+    sim_schedule(self, (event_t){ .at_ms = next_tick_ms(self, &me->clock),
+                                  .kind = TICK_WORKER,
+                                  .target = e->target,
+                                  .life = e->life });
+    sim_look_at_worker(self, e->target);
+}
+
+/* ---- events ---- */
+
+static void (*const at_process[])(sim_t *self, event_t *e, psd_actions_t *out) = {
+    [TO_SERVER] = on_server_message,  [WORK_DONE] = on_worked,         [FILE_BEGUN] = sim_on_file_begun,
+    [PART_SAVED] = sim_on_part_saved,
+    [FILE_SAVED] = sim_on_file_saved, [COMMITTED] = sim_on_committed,  [RESTORED] = sim_on_restored,
+    [TICK_SERVER] = on_server_tick,   [TO_WORKER] = on_worker_message, [TICK_WORKER] = on_worker_tick,
+};
+
+static void at_server(sim_t *self, event_t *e)
+{
+    sim_server_t *server = &self->server[e->target];
+    const bool ended = server->finished && (e->kind == TO_SERVER || e->kind == TICK_SERVER);
+    psd_actions_t out = { 0 };
+    if (!server->node || ended || !(e->life == server->life || (e->kind == TO_SERVER && !e->life)))
+        return;
+    at_process[e->kind](self, e, &out);
+    if (server->node)
+        run_server_actions(self, e->target, &out);
+    if (server->node)
+        sim_look_at_server(self, e->target);
+}
+
+static void at_worker(sim_t *self, event_t *e)
+{
+    psd_actions_t out = { 0 };
+    if (!self->worker[e->target].session || self->worker[e->target].life != e->life)
+        return;
+    at_process[e->kind](self, e, &out);
+    run_worker_actions(self, e->target, &out);
+    advance_worker(self, e->target);
+}
+
+/* What comes to a process that sleeps waits until it wakes up. */
+static bool waits(sim_t *self, const event_t *e)
+{
+    if (e->kind > TICK_WORKER)
+        return false;
+    const bool of_worker = e->kind == TO_WORKER || e->kind == TICK_WORKER;
+    const uint32_t process = of_worker ? SIM_MAX_SERVERS + e->target : e->target;
+    const uint64_t until_ms = sim_clock_of(self, process)->paused_until_ms;
+    if (!sim_is_alive(self, process) || until_ms <= self->now_ms)
+        return false;
+    event_t later = *e;
+    later.at_ms = until_ms;
+    sim_schedule(self, later);
+    return true;
+}
+
+void sim_on_event(sim_t *self, event_t *e)
+{
+    if (waits(self, e))
+        return;
+    if (e->kind == START_WORKER)
+        sim_start_worker(self, e->target);
+    else if (e->kind == START_SERVER)
+        sim_build_server(self, e->target);
+    else if (e->kind == CUT_LINK)
+        sim_cut_link(self, e->target, e->part, e->until_ms, sim_draw(self, 2));
+    else if (e->kind == FAULTS)
+        sim_draw_faults(self);
+    else if (e->kind == STOP_SERVERS)
+        stop_servers(self);
+    else if (e->kind == TO_WORKER || e->kind == TICK_WORKER)
+        at_worker(self, e);
+    else if (e->kind != NOTHING)
+        at_server(self, e);
+    free(e->msg);
+    psd_buf_unref(&e->payload);
+}

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# verify.sh BIN SOURCE - psdctl verify finds a cluster's weights to be those of one process, through the death of a server
+# too, and names the first step and tensor where they are not.
+set -euo pipefail
+bin=$1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir"
+
+fail() {
+    echo "verify: $*" >&2
+    cat out >&2
+    exit 1
+}
+
+job=(--data-train=glyphs:1200 --data-test=glyphs:100 --data-batch=240 "--model-layers=784,16,10" --servers=2 --workers-min=2
+    --stop-steps=24 --eval-every=0 --status-listen=none --lease=500ms "--optimizer=lookahead(adam(lr=0.002),k=5)")
+
+"$bin/psdctl" verify "${job[@]}" --run-dir=plain >out 2>&1 || fail "ended with $?"
+grep -q '^steps 1 to 24, 4 tensors, 2 workers, 2 servers: 192 hashes, all those of one process$' out || fail 'says something else'
+
+FAILPOINT=srv.send.WEIGHTS:kill@100 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" verify "${job[@]}" --run-dir=killed \
+    --checkpoint-dir=ck --checkpoint-every-steps=4 >out 2>&1 || fail "with a server killed: ended with $?"
+grep -q 'all those of one process$' out || fail 'with a server killed: says something else'
+
+# Workers that start from other weights than they are told.
+mkdir other
+cp "$bin/psdctl" "$bin/psd" other
+printf '#!/bin/sh\nexec %s/psd-worker "$@" --seed=9\n' "$bin" >other/psd-worker
+chmod +x other/psd-worker
+rc=0
+other/psdctl verify "${job[@]}" --run-dir=wrong >out 2>&1 || rc=$?
+[ "$rc" -eq 1 ] || fail "other weights: ended with $rc"
+grep -q '^psdctl verify: step 1, tensor fc1.weight: the cluster has [0-9a-f]\{16\}, one process [0-9a-f]\{16\}$' out ||
+    fail 'other weights: says something else'
+
+rc=0
+"$bin/psdctl" verify "${job[@]}" --sync-mode=asp >out 2>&1 || rc=$?
+[ "$rc" -eq 78 ] || fail "asp: ended with $rc"
+echo 'verified'

@@ -1,0 +1,184 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "worker/session.h"
+
+TestSuite(session, .timeout = 30);
+
+/* A worker's session with one server, which is spoken for by hand: a model of two weights. */
+enum { NONCE = 77, RUN = 9, NEXT_RUN = 11 };
+
+static psd_session_t *session;
+static psd_actions_t out;
+static uint64_t now = 1000;
+static float weights[2] = { 1, 2 };
+static const float *const gradient[] = { (const float[]){ 5, 6 } };
+static psd_err_t err;
+
+static psd_msg_t message(psd_kind_t kind, uint64_t run)
+{
+    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = run, .worker = 3, .incarnation = run };
+}
+
+static void say(const psd_msg_t *msg, const void *payload, size_t n)
+{
+    psd_buf_t *buf = n ? psd_payload_copy(payload, n) : NULL;
+    psd_actions_drop(&out, out.n);
+    psd_session_message(session, now, PSD_PEER_SERVER, msg, buf, &out);
+    psd_buf_unref(&buf);
+}
+
+static void pass(uint64_t ms)
+{
+    now += ms;
+    psd_actions_drop(&out, out.n);
+    psd_session_tick(session, now, &out);
+}
+
+/* The first message of this kind that was sent since; NULL when there is none. */
+static const psd_msg_t *sent(psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
+            return &out.at[i].msg;
+    return NULL;
+}
+
+static void welcome(uint64_t run, uint64_t nonce)
+{
+    uint8_t bytes[512];
+    psd_cluster_t cluster = {
+        .n_servers = 1, .endpoint = { "tcp://here:1" }, .settings = "mode=bsp", .lease_ms = 600
+    };
+    psd_msg_t msg = message(PSD_MSG_WELCOME, run);
+    msg.seq = nonce;
+    say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+}
+
+static void send_weights(uint64_t run, uint64_t clock, float a, float b)
+{
+    const float w[] = { a, b };
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, run), msg = message(PSD_MSG_WEIGHTS, run);
+    attached.parts = msg.parts = msg.world = 1;
+    say(&attached, NULL, 0);
+    msg.clock = clock;
+    msg.n_elements = 2;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_RAW;
+    msg.checksum = psd_crc32c(w, sizeof w);
+    say(&msg, w, sizeof w);
+}
+
+static void refuse_run(void)
+{
+    psd_msg_t msg = message(PSD_MSG_REFUSED, NEXT_RUN);
+    msg.code = PSD_REFUSAL_RUN;
+    say(&msg, NULL, 0);
+}
+
+static void setup(void)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    psd_tensor_list_t list = { 1, &tensor };
+    float *const data[] = { weights };
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE });
+    pass(0);
+    cr_assert_not_null(sent(PSD_MSG_HELLO));
+    welcome(RUN, NONCE);
+    cr_assert_eq(psd_session_register(session, now, &list, data, &out, &err), PSD_OK);
+    send_weights(RUN, 4, 1, 2);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_position(session).clock, 5);
+}
+
+static void teardown(void)
+{
+    psd_actions_clear(&out);
+    psd_session_destroy(&session);
+}
+
+Test(session, between_exchanges_another_run_of_the_servers_changes_nothing_under_the_callers_hands,
+     .init = setup, .fini = teardown)
+{
+    refuse_run();
+    pass(200);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_null(sent(PSD_MSG_HELLO));
+    cr_assert_eq(psd_session_rejoins(session), 0);
+    cr_assert_eq(psd_session_position(session).clock, 5);
+}
+
+Test(session, a_gradient_of_the_old_run_is_not_pushed_into_the_new_one, .init = setup, .fini = teardown)
+{
+    refuse_run();
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    cr_assert_not(psd_session_pump(session, &out));
+    cr_assert_null(sent(PSD_MSG_PUSH));
+    pass(50);
+    cr_assert_not_null(sent(PSD_MSG_HELLO));
+    welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
+    send_weights(NEXT_RUN, 2, 7, 8); /* back to round 2 */
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_rejoins(session), 1);
+    cr_assert_eq(psd_session_position(session).clock, 3);
+    cr_assert(weights[0] == 7 && weights[1] == 8);
+    cr_assert_null(sent(PSD_MSG_PUSH));
+    weights[0] = 1, weights[1] = 2;
+}
+
+Test(session, an_open_exchange_is_void_when_the_servers_begin_another_run, .init = setup, .fini = teardown)
+{
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    while (psd_session_pump(session, &out))
+        ;
+    cr_assert_not_null(sent(PSD_MSG_PUSH));
+    refuse_run();
+    cr_assert_not_null(sent(PSD_MSG_HELLO), "at once: the caller waits");
+    cr_assert_eq(psd_session_rejoins(session), 1);
+}
+
+Test(session, a_worker_that_was_given_up_or_replaced_may_start_anew, .init = setup, .fini = teardown)
+{
+    psd_msg_t fenced = message(PSD_MSG_FENCED, RUN);
+    say(&fenced, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
+    cr_assert_eq(psd_session_error(session)->code, PSD_EFENCED);
+    cr_assert_eq(psd_err_exit_code(PSD_EFENCED), 75);
+}
+
+Test(session, the_wish_of_an_operator_comes_with_the_heartbeat, .init = setup, .fini = teardown)
+{
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT, RUN);
+    say(&beat, NULL, 0);
+    cr_assert_not(psd_session_drains(session));
+    beat.code = PSD_HEARTBEAT_DRAIN;
+    beat.incarnation--;
+    say(&beat, NULL, 0);
+    cr_assert_not(psd_session_drains(session), "that was said to another life");
+    beat.incarnation++;
+    say(&beat, NULL, 0);
+    cr_assert(psd_session_drains(session));
+}
+
+Test(session, who_was_given_up_while_leaving_says_good_bye_until_it_is_heard, .init = setup, .fini = teardown)
+{
+    psd_msg_t fenced = message(PSD_MSG_FENCED, RUN), left = message(PSD_MSG_LEFT, RUN);
+    psd_session_leave(session, now, true, &out);
+    say(&fenced, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEAVING);
+    pass(100); /* a sixth of the lease */
+    cr_assert_not_null(sent(PSD_MSG_LEAVE));
+    say(&left, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+}
+
+Test(session, who_was_replaced_while_leaving_has_nobody_to_tell, .init = setup, .fini = teardown)
+{
+    psd_msg_t fenced = message(PSD_MSG_FENCED, RUN);
+    fenced.incarnation = RUN + 1;
+    psd_session_leave(session, now, true, &out);
+    say(&fenced, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+}

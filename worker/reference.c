@@ -1,0 +1,137 @@
+#include "worker/reference.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/sampler.h"
+
+typedef struct tensor {
+    float *slot[PSD_MAX_SLOTS];
+    float **gradient; /* of each rank */
+    psd_rule_state_t state;
+} tensor_t;
+
+struct psd_reference {
+    psd_reference_config_t config;
+    psd_sampler_t *sampler;
+    psd_rule_t rule;
+    double *weight; /* of each rank */
+    size_t n;
+    const psd_param_t *params;
+    tensor_t tensor[PSD_MAX_PARAMS];
+};
+
+static bool begin_tensor(psd_reference_t *self, size_t i)
+{
+    tensor_t *t = &self->tensor[i];
+    bool ok = (t->gradient = calloc(self->config.world, sizeof *t->gradient)) != NULL;
+    for (int s = 0; ok && s < self->rule.n_slots; s++)
+        ok = (t->slot[s] = calloc(self->params[i].n, sizeof(float))) != NULL;
+    for (uint32_t k = 0; ok && k < self->config.world; k++)
+        ok = (t->gradient[k] = calloc(self->params[i].n, sizeof(float))) != NULL;
+    if (ok)
+        psd_rule_init(&self->rule, &t->state, self->params[i].data, t->slot, self->params[i].n);
+    return ok;
+}
+
+psd_reference_t *psd_reference_new(const psd_reference_config_t *config, psd_err_t *err)
+{
+    psd_reference_t *self = calloc(1, sizeof *self);
+    bool ok = self && (self->weight = calloc(config->world, sizeof *self->weight));
+    if (!ok)
+        psd_err_set(err, PSD_ENOMEM, "no memory for %u workers", config->world);
+    if (ok) {
+        self->config = *config;
+        self->n = psd_model_n_params(config->model);
+        self->params = psd_model_params(config->model);
+        ok = psd_rule_parse(&self->rule, config->rule, err) == PSD_OK &&
+             (self->sampler =
+                  psd_sampler_new(config->train->n_rows, config->batch, config->shuffle, config->seed, err));
+    }
+    for (size_t i = 0; ok && i < self->n; i++)
+        if (!begin_tensor(self, i))
+            ok = psd_err_set(err, PSD_ENOMEM, "no memory for the gradients of %u workers", config->world) ==
+                 PSD_OK;
+    if (!ok)
+        psd_reference_destroy(&self);
+    return self;
+}
+
+static void free_tensor(const psd_reference_t *self, size_t i)
+{
+    const tensor_t *t = &self->tensor[i];
+    for (int s = 0; s < PSD_MAX_SLOTS; s++)
+        free(t->slot[s]);
+    for (uint32_t k = 0; t->gradient && k < self->config.world; k++)
+        free(t->gradient[k]);
+    free(t->gradient);
+}
+
+void psd_reference_destroy(psd_reference_t **self_p)
+{
+    psd_reference_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    for (size_t i = 0; i < self->n; i++)
+        free_tensor(self, i);
+    psd_sampler_destroy(&self->sampler);
+    free(self->weight);
+    free(self);
+}
+
+void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, const uint32_t *ranks,
+                         uint32_t n)
+{
+    size_t total = 0;
+    uint32_t k = 0;
+    for (uint32_t r = 0; r < n && k < self->config.world; r++) {
+        const psd_slice_t slice = psd_sampler_at(self->sampler, clock, ranks[r], world);
+        if (!slice.n)
+            continue;
+        psd_model_gradient(self->config.model, self->config.train, slice.rows, slice.n);
+        for (size_t i = 0; i < self->n; i++)
+            memcpy(self->tensor[i].gradient[k], self->params[i].grad, self->params[i].n * sizeof(float));
+        self->weight[k++] = (double)slice.n;
+        total += slice.n;
+    }
+    for (uint32_t r = 0; r < k; r++)
+        self->weight[r] /= (double)total;
+    for (size_t i = 0; i < self->n && k; i++) {
+        tensor_t *t = &self->tensor[i];
+        psd_step_reference(&self->rule, &t->state, self->params[i].data, t->slot, self->params[i].n,
+                           (const float *const *)t->gradient, self->weight, k, psd_rule_lr(&self->rule));
+    }
+}
+
+static psd_saved_t saved(const psd_reference_t *self, size_t i, bool slow)
+{
+    const psd_param_t *p = &self->params[i];
+    return (psd_saved_t){ .name = p->name,
+                          .shape = p->shape,
+                          .n_dims = p->n_dims,
+                          .n = p->n,
+                          .data = slow ? self->tensor[i].slot[self->rule.slow_slot] : p->data };
+}
+
+void psd_reference_hash_of(const psd_reference_t *self, size_t i, char text[PSD_SHA256_TEXT])
+{
+    const psd_saved_t one = saved(self, i, false);
+    psd_weights_sha256(&one, 1, text);
+}
+
+static void hash_all(const psd_reference_t *self, bool slow, char text[PSD_SHA256_TEXT])
+{
+    psd_saved_t all[PSD_MAX_PARAMS];
+    for (size_t i = 0; i < self->n; i++)
+        all[i] = saved(self, i, slow);
+    psd_weights_sha256(all, self->n, text);
+}
+
+void psd_reference_hash(const psd_reference_t *self, char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT])
+{
+    hash_all(self, false, fast);
+    *slow = '\0';
+    if (self->rule.lookahead)
+        hash_all(self, true, slow);
+}

@@ -1,0 +1,73 @@
+#include "worker/setup.h"
+
+#include <string.h>
+
+#include "common/log.h"
+#include "worker/sampler.h"
+
+/* The test set, where there is one: the glyphs bring their own. */
+static const char *test_spec(const psd_options_t *o)
+{
+    const char *test = psd_options_string(o, "data.test"), *train = psd_options_string(o, "data.train");
+    return *test ? test : !strncmp(train, "glyphs", 6) ? "glyphs" : "";
+}
+
+static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    const psd_model_kind_t *kind = psd_model_kind_find(psd_options_string(o, "model.kind"));
+    static const psd_na_t na[] = { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP };
+    static const char *const na_name[] = { "error", "zero", "skip" };
+    psd_dataset_options_t options = { .kind = kind->labels,
+                                      .labels = psd_options_string(o, "data.labels"),
+                                      .label_column = psd_options_string(o, "data.label_column"),
+                                      .header = psd_options_bool(o, "data.header"),
+                                      .index_base = (int)psd_options_int(o, "data.index_base") };
+    for (size_t i = 0; i < sizeof na / sizeof *na; i++)
+        if (!strcmp(psd_options_string(o, "data.na"), na_name[i]))
+            options.na = na[i];
+    if (!(self->train = psd_dataset_load(psd_options_string(o, "data.train"), &options, err)))
+        return err->code;
+    options.train = self->train;
+    options.labels = psd_options_string(o, "data.test_labels");
+    if (*test_spec(o) && !(self->test = psd_dataset_load(test_spec(o), &options, err)))
+        return err->code;
+    if (!self->test && psd_options_double(o, "stop.target") > 0)
+        return psd_err_set(err, PSD_ECONFIG,
+                           "stop.target is set, but there is no test set to meet it on; set data.test");
+    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu test_rows=%zu",
+                 psd_options_string(o, "data.train"), self->train->n_rows, self->train->n_features,
+                 self->train->n_classes, self->test ? self->test->n_rows : 0);
+    return PSD_OK;
+}
+
+static int build_model(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    size_t n = 0, layers[PSD_MAX_LAYERS + 2];
+    const int64_t *list = psd_options_list(o, "model.layers", &n);
+    for (size_t i = 0; i < n && i < sizeof layers / sizeof *layers; i++)
+        layers[i] = (size_t)list[i];
+    psd_model_config_t config = { .kind = psd_options_string(o, "model.kind"),
+                                  .layers = layers,
+                                  .n_layers = n,
+                                  .activation = psd_options_string(o, "model.activation"),
+                                  .loss = psd_options_string(o, "model.loss"),
+                                  .seed = psd_options_uint(o, "seed") };
+    self->model = psd_model_new(&config, self->train, err);
+    return self->model ? PSD_OK : err->code;
+}
+
+int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    *self = (psd_setup_t){ 0 };
+    int rc = load_data(self, o, err);
+    rc = rc ? rc : build_model(self, o, err);
+    return rc ? rc
+              : psd_batch_parse(psd_options_string(o, "data.batch"), self->train->n_rows, &self->batch, err);
+}
+
+void psd_setup_clear(psd_setup_t *self)
+{
+    psd_model_destroy(&self->model);
+    psd_dataset_destroy(&self->test);
+    psd_dataset_destroy(&self->train);
+}
