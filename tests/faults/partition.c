@@ -230,6 +230,9 @@ void chaos_partition(chaos_t *self)
             if (!sh("%s", parting->heal))
                 cluster_give_up(&cluster, "%s failed", parting->heal);
             const double back_ms = await_step(before, WAIT_MS, &restarts);
+            if (back_ms > WAIT_MS)
+                cluster_give_up(&cluster, "parted %s for %.0f ms, it did not go on within %d ms of the heal",
+                                parting->name, ms, WAIT_MS);
             chaos_add(&healed, back_ms);
             parted_ms += ms;
         }
