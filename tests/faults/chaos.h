@@ -42,6 +42,7 @@ void chaos_mix(chaos_t *self);
 void chaos_last_moments(chaos_t *self);
 void chaos_pause(chaos_t *self);
 void chaos_terminate(chaos_t *self);
+void chaos_no_memory(chaos_t *self);
 
 /* faults/network.c: behind proxies */
 void chaos_cut(chaos_t *self);

@@ -256,3 +256,42 @@ void chaos_terminate(chaos_t *self)
     chaos_say(self, "%u in %u jobs, each last checkpoint whole, SHA-256 equal, ledgers exact", stops, jobs);
     chaos_say_times(self, "to the exit with 75", &times);
 }
+
+/* One allocation fails, in a server or a worker, at any point of its life: it may end with an error or by an
+ * assert, and is started again. */
+void chaos_no_memory(chaos_t *self)
+{
+    enum { SHORT = 150, MOST = 6000 };
+    unsigned hit = 0, restarted = 0;
+    char once[96], library[512], at[16];
+    if (PSD_PATIENCE > 1) {
+        self->skipped = "a sanitizer has allocators of its own";
+        return;
+    }
+    for (unsigned i = 0; i < self->count; i++) {
+        job_open(&job, SERVERS, 2);
+        snprintf(once, sizeof once, "%s/once", job.cluster.directory);
+        snprintf(library, sizeof library, "%s/libpsd-alloc-fault.so", job.cluster.bin);
+        snprintf(at, sizeof at, "%llu", (unsigned long long)(1 + chaos_below(self, MOST)));
+        fclose(fopen(once, "w"));
+        setenv("ALLOC_FAULT_AT", at, 1);
+        setenv("ALLOC_FAULT_IN", chaos_below(self, 2) ? "psd" : "psd-worker", 1);
+        setenv("ALLOC_FAULT_ONCE", once, 1);
+        setenv("LD_PRELOAD", library, 1);
+        job_start(&job, "--stop-steps=%d --checkpoint-every=50ms --log-level=debug", SHORT);
+        unsetenv("LD_PRELOAD");
+        fprintf(stderr, "allocation %s of %s\n", at, getenv("ALLOC_FAULT_IN"));
+        job_expect_code(&job, 0);
+        job_expect_weights(&job, JOB_RULE, SHORT);
+        job_expect_ledger(&job, SHORT);
+        hit += access(once, F_OK) != 0;
+        char *said = cluster_printed(&job.cluster, &job.process, "err");
+        restarted += strstr(said, "run.restart ") != NULL;
+        free(said);
+        job_close(&job);
+    }
+    chaos_say(self,
+              "%u jobs, in %u one allocation failed, in %u somebody was started again, SHA-256 equal, "
+              "ledgers exact",
+              self->count, hit, restarted);
+}

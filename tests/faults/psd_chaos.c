@@ -30,6 +30,7 @@ static const struct campaign {
     { "T12-flip", "bits changed on the way", 10000, 100, chaos_flips },
     { "T13", "networks parted, one way and both", 200, 3, chaos_partition },
     { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
+    { "T21", "an allocation that fails", 1000, 5, chaos_no_memory },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
 enum { N_CAMPAIGNS = sizeof campaigns / sizeof *campaigns };

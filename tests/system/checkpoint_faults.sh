@@ -61,7 +61,7 @@ for what in fallocate:error=ENOSPC pwrite64:error=EIO pwrite64:error=ENOSPC fdat
         save "$what:when=$k"
         check "$what at $k"
         # Once the manifest is there, only pruning can fail, which is logged.
-        [ "$rc" -eq 74 ] || [ "$rc" -eq 0 -a -e "$dir/ck/MANIFEST-000000000020.json" -a "$what" = fsync:error=EIO ] ||
+        [ "$rc" -eq 74 ] || { [ "$rc" -eq 0 ] && [ -e "$dir/ck/MANIFEST-000000000020.json" ] && [ "$what" = fsync:error=EIO ]; } ||
             fail "$what at $k: ended with $rc instead of 74"
         [ -z "$(find "$dir/ck" -name '*.tmp')" ] || fail "$what at $k: a temporary file is left"
         [ "$(grep -c "fdatasync(.*INJECTED" "$dir/trace")" -le 1 ] || fail "$what at $k: fdatasync was tried again"
