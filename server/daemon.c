@@ -327,12 +327,12 @@ static int open_store(daemon_t *self, const psd_rule_t *rule, psd_store_points_t
     const char *dir = psd_options_string(o, "checkpoint.dir");
     if (!dir[0])
         return PSD_OK;
-    if (points && psd_store_find(dir, psd_options_string(o, "job"), self->settings, points, err) != PSD_OK)
-        return err->code;
     psd_store_config_t config = { .loop = &self->loop, .dir = dir, .job = psd_options_string(o, "job"), .settings = self->settings,
-                                  .rule = *rule, .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"), .done = store_done,
+                                  .rule = *rule, .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"), .sole = points, .done = store_done,
                                   .arg = self };
     self->store = psd_store_new(&config, err);
+    if (self->store && points)
+        return psd_store_find(dir, psd_options_string(o, "job"), self->settings, points, err);
     return self->store ? PSD_OK : err->code;
 }
 

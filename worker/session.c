@@ -9,7 +9,7 @@
 
 #include "common/aggregate.h"
 
-enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, PUMP = 4 };
+enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, HEARTBEAT_MAX_MS = 1000, PUMP = 4 };
 
 typedef struct server {
     bool attached;
@@ -251,7 +251,8 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         rejoin(self, now_ms, out);
         return;
     }
-    if (now_ms >= self->heartbeat_ms + self->cluster->lease_ms / 6) {
+    uint64_t sixth_ms = self->cluster->lease_ms / 6; /* of a long lease too few could be lost */
+    if (now_ms >= self->heartbeat_ms + (sixth_ms < HEARTBEAT_MAX_MS ? sixth_ms : HEARTBEAT_MAX_MS)) {
         self->heartbeat_ms = now_ms;
         send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out)->seq = self->config.nonce;
         if (self->phase == PSD_PHASE_REGISTERING && !self->registered)
