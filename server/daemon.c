@@ -55,6 +55,7 @@ typedef struct psd_daemon {
 static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
 static void stop(daemon_t *self, int code, const char *why);
+static void publish(daemon_t *self);
 
 /* ---- actions ---- */
 
@@ -212,6 +213,13 @@ static void stop_when_nobody_says_so(daemon_t *self)
         stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
 }
 
+static void publish(daemon_t *self)
+{
+    self->published_ms = now_ms();
+    if (self->status)
+        psd_report_publish(self->report, self->node, self->published_ms, self->status);
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
@@ -221,10 +229,8 @@ static void on_tick(uv_timer_t *timer)
     tell_ready(self);
     give_up_joining(self);
     stop_when_nobody_says_so(self);
-    if (self->status && now >= self->published_ms + PUBLISH_MS) {
-        self->published_ms = now;
-        psd_report_publish(self->report, self->node, now, self->status);
-    }
+    if (now >= self->published_ms + PUBLISH_MS)
+        publish(self);
 }
 
 /* The first signal ends the job in good order: server 0 has a last checkpoint made and tells the others; those wait for its
@@ -259,6 +265,8 @@ static void stop(daemon_t *self, int code, const char *why)
         return;
     self->stopping = true;
     self->code = psd_err_set(&self->why, code, "%s", why);
+    psd_report_end(self->report, code);
+    publish(self); /* the outcome, for those who follow the events */
     uv_close((uv_handle_t *)&self->tick, NULL);
     uv_close((uv_handle_t *)&self->term, NULL);
     uv_close((uv_handle_t *)&self->interrupt, NULL);

@@ -23,6 +23,7 @@ struct psd_report {
     uint32_t k;
     double alpha;
     double since;                    /* Unix time of the start */
+    const char *outcome;             /* state of a server that ends; NULL: it goes on */
     uint64_t start_ms;
     uint64_t received_bytes, sent_bytes, sends_lost, apply_ns;
     double apply_s[256];             /* the newest chunk steps, for quantiles */
@@ -73,6 +74,11 @@ void psd_report_apply(psd_report_t *self, uint64_t ns)
         psd_metrics_observe(self->metrics, PSD_METRIC_APPLY_DURATION, NULL, (double)ns * 1e-9);
 }
 
+void psd_report_end(psd_report_t *self, int code)
+{
+    self->outcome = code == PSD_OK ? "finished" : code == PSD_ESTOPPED ? "stopped" : "failed";
+}
+
 void psd_report_received(psd_report_t *self, size_t n_bytes) { self->received_bytes += n_bytes; }
 
 void psd_report_sent(psd_report_t *self, size_t n_bytes, bool accepted)
@@ -103,9 +109,11 @@ static double apply_p99(const psd_report_t *self)
 /* JSON has no NaN: what was not measured is null. */
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-static const char *state_name(const psd_node_t *node)
+static const char *state_name(const psd_report_t *self, const psd_node_t *node)
 {
     const psd_coordinator_t *coordinator = psd_node_coordinator(node);
+    if (self->outcome)
+        return self->outcome;
     if (!coordinator)
         return psd_engine_version(psd_node_engine(node)) ? "training" : "waiting";
     psd_coordinator_facts_t facts;
@@ -242,15 +250,15 @@ static void add_job_facts(json_t *status, const psd_node_t *node, uint64_t now_m
         json_object_set_new(status, "report", json_pack("{s:s, s:o}", "name", facts.report_name, "value", number(facts.report_value)));
 }
 
-static json_t *status_json(const psd_report_t *self, const psd_node_t *node, uint64_t now_ms)
+static json_t *status_json(const psd_report_t *self, const psd_node_t *node, uint64_t now_ms, bool ready)
 {
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
     json_t *status = json_pack(
-        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:s, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:[]}", "schema",
+        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:[]}", "schema",
         "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
         (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, "servers"), "version", PSD_VERSION,
-        "uptime_seconds", (double)(now_ms - self->start_ms) * 1e-3, "state", state_name(node), "settings", self->settings,
+        "uptime_seconds", (double)(now_ms - self->start_ms) * 1e-3, "state", state_name(self, node), "ready", ready, "settings", self->settings,
         "progress", "step", (json_int_t)stats->steps, "rounds", (json_int_t)stats->rounds, "samples", (json_int_t)stats->samples,
         "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
         sync_json(self, node), "workers", workers_json(node, now_ms), "shards", shard_json(self, node), "alerts");
@@ -362,13 +370,14 @@ void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now
     char lines[256];
     if (!self->start_ms)
         self->start_ms = now_ms;
-    json_t *document = status_json(self, node, now_ms);
+    bool ready = readiness(self, node, lines, sizeof lines);
+    json_t *document = status_json(self, node, now_ms, ready);
     char *json = document ? json_dumps(document, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     char *metrics = metrics_text(self, node, now_ms);
     clock_gettime(CLOCK_MONOTONIC, &t);
     psd_status_publish(status, &(psd_status_snapshot_t){
                                    .tick_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000,
-                                   .ready = readiness(self, node, lines, sizeof lines),
+                                   .ready = ready,
                                    .ready_lines = lines,
                                    .status_json = json,
                                    .metrics = metrics,

@@ -9,6 +9,8 @@
  *   /livez, /healthz    200 "ok" while the snapshot's tick is younger than 5 s, else 500
  *   /readyz[?verbose]   200 when ready, else 503; with its lines
  *   /status             the JSON document
+ *   /events             the same each time it is new, as server-sent events; ends when the server does, with
+ *                       the last one; 8 such connections at most
  *   /metrics            Prometheus text 0.0.4
  *   /                   a page for people, made from the JSON document (server/page.h) */
 #pragma once
@@ -33,7 +35,8 @@ typedef struct psd_status_snapshot {
  * NULL, with PSD_EUNAVAILABLE when the address cannot be bound, PSD_ECONFIG when it is none. */
 psd_status_t *psd_status_new(const char *listen, psd_err_t *err);
 
-/* Stop serving and free; waits for the thread. */
+/* Stop serving and free; waits for the thread, and half a second at most for streams to take the last
+ * snapshot. */
 void psd_status_destroy(psd_status_t **self_p);
 
 /* "http://127.0.0.1:40002" with the port that was bound; "none" when nothing is served. */
