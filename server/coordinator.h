@@ -82,6 +82,17 @@ typedef struct psd_coordinator_facts {
     uint64_t rejected[PSD_N_REFUSALS];   /* messages refused or ignored, by reason; only rise */
 } psd_coordinator_facts_t;
 
+/* A server of the job, as it last told; `endpoint` is borrowed. */
+typedef struct psd_server_facts {
+    bool joined;
+    const char *endpoint;
+    uint64_t clock, version;             /* rounds closed, steps made there */
+    uint64_t heard_ms;                   /* when it last said anything */
+} psd_server_facts_t;
+
+/* False when the job has no server of that index. */
+bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_server_facts_t *out);
+
 void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out);
 const char *psd_job_state_name(psd_job_state_t state);
 

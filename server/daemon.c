@@ -89,6 +89,7 @@ static void work_done(daemon_t *self, psd_work_t *work, uint64_t ns)
 {
     psd_report_apply(self->report, ns);
     psd_node_worked(self->node, now_ms(), work, &self->out);
+    psd_report_saw(self->report, self->node, NULL, uv_hrtime());
 }
 
 static void pool_done(uv_work_t *request, int status)
@@ -124,7 +125,7 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
     int rc = psd_socket_send(socket, a->to, header, psd_msg_seal(&a->msg, bytes, n, header), a->payload);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
-    psd_report_sent(self->report, n, rc == PSD_OK);
+    psd_report_sent(self->report, &a->msg, n, rc == PSD_OK, uv_hrtime());
 }
 
 static void log_line(const psd_action_t *a)
@@ -184,6 +185,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     } else {
         PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
         psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+        psd_report_saw(self->report, self->node, &msg, uv_hrtime());
     }
     carry_out(self);
     tell_ready(self);
@@ -216,6 +218,7 @@ static void stop_when_nobody_says_so(daemon_t *self)
 static void publish(daemon_t *self)
 {
     self->published_ms = now_ms();
+    psd_report_stored(self->report, psd_store_bytes(self->store));
     if (self->status)
         psd_report_publish(self->report, self->node, self->published_ms, self->status);
 }
@@ -225,6 +228,7 @@ static void on_tick(uv_timer_t *timer)
     daemon_t *self = timer->data;
     uint64_t now = now_ms();
     psd_node_tick(self->node, now, &self->out);
+    psd_report_saw(self->report, self->node, NULL, uv_hrtime());
     carry_out(self);
     tell_ready(self);
     give_up_joining(self);

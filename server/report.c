@@ -7,11 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <uv.h>
 
 #include "common/log.h"
 #include "common/metrics.h"
+#include "server/pace.h"
 
-enum { LATE_MS = 1000, MAX_LABELLED_WORKERS = 1024 };
+enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ };
+
+/* Whom to call slow: the round lacks its push alone for such a share of time; in asp, a push takes so many times as long as
+ * others'. */
+static const double SLOW_SHARE = 0.1, SLOW_FACTOR = 1.5;
 
 struct psd_report {
     const psd_options_t *options;
@@ -28,7 +34,18 @@ struct psd_report {
     uint64_t received_bytes, sent_bytes, sends_lost, apply_ns;
     double apply_s[256];             /* the newest chunk steps, for quantiles */
     unsigned n_apply;
+    psd_pace_t *pace;
+    struct {
+        uint64_t chunks, pushes, rounds; /* of the engine's counters */
+    } seen;
+    uint64_t stored_bytes;
+    const char *told_state;              /* in the metrics; NULL: none yet */
 };
+
+/* The loop's clocks when a snapshot is made. */
+typedef struct instant {
+    uint64_t ms, ns;
+} instant_t;
 
 static double unix_time(void)
 {
@@ -41,10 +58,12 @@ psd_report_t *psd_report_new(const psd_options_t *options, const char *settings,
 {
     psd_report_t *self = calloc(1, sizeof *self);
     psd_rule_t rule;
-    if (!self || psd_rule_parse(&rule, psd_options_string(options, "optimizer"), err) != PSD_OK) {
-        if (!self)
+    if (self)
+        self->pace = psd_pace_new(psd_mode_find(psd_options_string(options, "sync.mode"))->per_push);
+    if (!self || !self->pace || psd_rule_parse(&rule, psd_options_string(options, "optimizer"), err) != PSD_OK) {
+        if (!self || !self->pace)
             psd_err_set(err, PSD_ENOMEM, "no memory for a report");
-        free(self);
+        psd_report_destroy(&self);
         return NULL;
     }
     self->options = options;
@@ -60,18 +79,25 @@ psd_report_t *psd_report_new(const psd_options_t *options, const char *settings,
 
 void psd_report_destroy(psd_report_t **self_p)
 {
-    if (*self_p)
+    if (*self_p) {
         psd_metrics_destroy(&(*self_p)->metrics);
+        psd_pace_destroy(&(*self_p)->pace);
+    }
     free(*self_p);
     *self_p = NULL;
+}
+
+static void observe(psd_report_t *self, psd_metric_t metric, double seconds)
+{
+    if (self->metrics && seconds >= 0)
+        psd_metrics_observe(self->metrics, metric, NULL, seconds);
 }
 
 void psd_report_apply(psd_report_t *self, uint64_t ns)
 {
     self->apply_ns += ns;
     self->apply_s[self->n_apply++ % 256] = (double)ns * 1e-9;
-    if (self->metrics)
-        psd_metrics_observe(self->metrics, PSD_METRIC_APPLY_DURATION, NULL, (double)ns * 1e-9);
+    observe(self, PSD_METRIC_APPLY_DURATION, (double)ns * 1e-9);
 }
 
 void psd_report_end(psd_report_t *self, int code)
@@ -81,13 +107,34 @@ void psd_report_end(psd_report_t *self, int code)
 
 void psd_report_received(psd_report_t *self, size_t n_bytes) { self->received_bytes += n_bytes; }
 
-void psd_report_sent(psd_report_t *self, size_t n_bytes, bool accepted)
+void psd_report_sent(psd_report_t *self, const psd_msg_t *msg, size_t n_bytes, bool accepted, uint64_t ns)
 {
     if (accepted)
         self->sent_bytes += n_bytes;
     else
         self->sends_lost++;
+    if (msg->kind == PSD_MSG_WEIGHTS)
+        observe(self, PSD_METRIC_PUSH_LATENCY, psd_pace_answer(self->pace, msg->worker, ns));
 }
+
+void psd_report_saw(psd_report_t *self, const psd_node_t *node, const psd_msg_t *msg, uint64_t ns)
+{
+    const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
+    if (msg && stats->pushes > self->seen.pushes)
+        psd_pace_complete(self->pace, msg->worker, msg->samples, ns);
+    else if (msg && stats->chunks > self->seen.chunks)
+        psd_pace_chunk(self->pace, msg->worker, ns);
+    if (stats->rounds > self->seen.rounds) {
+        psd_pace_round_t round = psd_pace_close(self->pace, ns);
+        observe(self, PSD_METRIC_ROUND_DURATION, round.duration_s);
+        observe(self, PSD_METRIC_BARRIER_WAIT, round.barrier_s);
+    }
+    self->seen.chunks = stats->chunks;
+    self->seen.pushes = stats->pushes;
+    self->seen.rounds = stats->rounds;
+}
+
+void psd_report_stored(psd_report_t *self, uint64_t n_bytes) { self->stored_bytes = n_bytes; }
 
 static int by_size(const void *a, const void *b)
 {
@@ -121,56 +168,152 @@ static const char *state_name(const psd_report_t *self, const psd_node_t *node)
     return psd_job_state_name(facts.state);
 }
 
-static json_t *worker_json(const psd_node_t *node, const psd_worker_row_t *row, uint64_t now_ms, uint64_t front)
+/* How the members do that a worker is compared with. */
+typedef struct crowd {
+    uint64_t front;           /* clock of the first */
+    double compute_s, send_s; /* medians, per push */
+} crowd_t;
+
+static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const crowd_t *crowd)
+{
+    if (psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push)
+        return pace->compute_s + pace->send_s > SLOW_FACTOR * (crowd->compute_s + crowd->send_s);
+    return pace->awaited > SLOW_SHARE;
+}
+
+/* Why the others wait for it; NULL when they do not. */
+static const char *slow_reason(const psd_report_t *self, const psd_pace_facts_t *pace, const crowd_t *crowd, uint64_t silent_ms)
+{
+    return !is_slow(self, pace, crowd)                                               ? NULL
+           : silent_ms > SILENT_MS                                                   ? "silent"
+           : pace->send_s - crowd->send_s > pace->compute_s - crowd->compute_s ? "network"
+                                                                                     : "compute";
+}
+
+static void add_pace(json_t *w, const psd_pace_facts_t *pace)
+{
+    static const char *const phases[] = { [PSD_PHASE_COMPUTING] = "computing", [PSD_PHASE_SENDING] = "sending",
+                                          [PSD_PHASE_WAITING] = "waiting", [PSD_PHASE_SERVING] = "served" };
+    json_t *shares = json_object();
+    for (unsigned i = 0; i < PSD_N_PHASES; i++)
+        json_object_set_new(shares, phases[i], json_real(pace->share[i]));
+    json_object_set_new(w, "time_shares", shares);
+    json_object_set_new(w, "compute_seconds", json_real(pace->compute_s));
+    json_object_set_new(w, "send_seconds", json_real(pace->send_s));
+    json_object_set_new(w, "samples_per_second", json_real(pace->samples_per_s));
+    json_object_set_new(w, "awaited_share", json_real(pace->awaited));
+    json_object_set_new(w, "awaiting_seconds", json_real(pace->awaiting_s));
+}
+
+/* Say of whom the others wait for by how much it differs from them. */
+static void add_slow_alert(json_t *alerts, const psd_worker_row_t *row, const char *reason, const psd_pace_facts_t *pace,
+                           const crowd_t *crowd, double silent_s)
+{
+    char text[256], how[128];
+    if (!strcmp(reason, "silent"))
+        snprintf(how, sizeof how, "nothing was heard of it for %.1f s", silent_s);
+    else if (!strcmp(reason, "network"))
+        snprintf(how, sizeof how, "its pushes take %.3g ms to arrive, others' %.3g ms", pace->send_s * 1e3, crowd->send_s * 1e3);
+    else
+        snprintf(how, sizeof how, "it computes for %.3g ms a push, others for %.3g ms", pace->compute_s * 1e3,
+                 crowd->compute_s * 1e3);
+    if (pace->awaited > 0)
+        snprintf(text, sizeof text, "rounds wait for worker %u (%.64s) %.0f %% of the time: %s", row->id, row->name,
+                 pace->awaited * 100, how);
+    else
+        snprintf(text, sizeof text, "worker %u (%.64s) is slow: %s", row->id, row->name, how);
+    json_array_append_new(alerts, json_string(text));
+}
+
+static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, const psd_worker_row_t *row, const instant_t *now,
+                           const crowd_t *crowd, json_t *alerts)
 {
     psd_engine_worker_t here = { 0 };
+    psd_pace_facts_t pace;
     bool member = psd_engine_worker(psd_node_engine(node), row->id, &here);
+    uint64_t silent_ms = now->ms - row->heard_ms;
     json_t *w = json_pack("{s:i, s:s, s:I, s:s, s:I, s:f}", "id", (int)row->id, "name", row->name, "incarnation",
                           (json_int_t)row->incarnation, "state",
-                          row->state == PSD_WORKER_LIVE && now_ms > row->heard_ms + LATE_MS ? "late" : psd_worker_state_name(row->state),
-                          "step", (json_int_t)row->clock, "last_heard_age_seconds", (double)(now_ms - row->heard_ms) * 1e-3);
+                          row->state == PSD_WORKER_LIVE && silent_ms > LATE_MS ? "late" : psd_worker_state_name(row->state),
+                          "step", (json_int_t)row->clock, "last_heard_age_seconds", (double)silent_ms * 1e-3);
     if (!member)
         return w;
-    json_object_set_new(w, "lag_steps", json_integer((json_int_t)(front > here.applied ? front - here.applied : 0)));
+    json_object_set_new(w, "lag_steps", json_integer((json_int_t)(crowd->front > here.applied ? crowd->front - here.applied : 0)));
     json_object_set_new(w, "pushes", json_integer((json_int_t)here.pushes));
     json_object_set_new(w, "samples", json_integer((json_int_t)here.samples));
     json_object_set_new(w, "loss", number(here.loss));
     json_object_set_new(w, "staleness", json_integer((json_int_t)here.staleness));
     json_object_set_new(w, "chunks_held", json_integer((json_int_t)here.held));
     json_object_set_new(w, "last_push_age_seconds",
-                        here.last_push_ms ? json_real((double)(now_ms - here.last_push_ms) * 1e-3) : json_null());
+                        here.last_push_ms ? json_real((double)(now->ms - here.last_push_ms) * 1e-3) : json_null());
+    if (!psd_pace_facts(self->pace, row->id, now->ns, &pace))
+        return w;
+    const char *reason = slow_reason(self, &pace, crowd, silent_ms);
+    add_pace(w, &pace);
+    json_object_set_new(w, "slow_reason", reason ? json_string(reason) : json_null());
+    if (reason)
+        add_slow_alert(alerts, row, reason, &pace, crowd, (double)silent_ms * 1e-3);
     return w;
 }
 
-/* How far the first of the members has come. */
-static uint64_t front_clock(const psd_node_t *node)
+/* The lower one of two, so that one slow worker is compared with the other. */
+static double median(double *x, unsigned n)
 {
-    const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
-    uint64_t front = 0;
-    for (uint32_t i = 0; i < m->n_rows; i++) {
-        psd_engine_worker_t here;
-        if (psd_engine_worker(psd_node_engine(node), i, &here) && here.applied > front)
-            front = here.applied;
-    }
-    return front;
+    qsort(x, n, sizeof *x, by_size);
+    return n ? x[(n - 1) / 2] : 0;
 }
 
-static json_t *workers_json(const psd_node_t *node, uint64_t now_ms)
+static crowd_t look_at_members(const psd_report_t *self, const psd_node_t *node, const instant_t *now)
+{
+    static double compute_s[PSD_MAX_WORKERS], send_s[PSD_MAX_WORKERS]; /* one thread, and 16 KiB */
+    const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
+    crowd_t crowd = { 0 };
+    unsigned n = 0;
+    for (uint32_t i = 0; i < m->n_rows; i++) {
+        psd_engine_worker_t here;
+        psd_pace_facts_t pace;
+        if (!psd_engine_worker(psd_node_engine(node), i, &here))
+            continue;
+        crowd.front = here.applied > crowd.front ? here.applied : crowd.front;
+        if (psd_pace_facts(self->pace, i, now->ns, &pace)) {
+            compute_s[n] = pace.compute_s;
+            send_s[n++] = pace.send_s;
+        }
+    }
+    crowd.compute_s = median(compute_s, n);
+    crowd.send_s = median(send_s, n);
+    return crowd;
+}
+
+static json_t *workers_json(const psd_report_t *self, const psd_node_t *node, const instant_t *now, json_t *alerts)
 {
     json_t *list = json_array();
     if (!psd_node_coordinator(node))
         return list;
     const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
-    uint64_t front = front_clock(node);
+    crowd_t crowd = look_at_members(self, node, now);
     for (uint32_t i = 0; i < m->n_rows; i++)
         if (m->row[i].state != PSD_WORKER_ABSENT)
-            json_array_append_new(list, worker_json(node, &m->row[i], now_ms, front));
+            json_array_append_new(list, worker_json(self, node, &m->row[i], now, &crowd, alerts));
+    return list;
+}
+
+static json_t *servers_json(const psd_node_t *node, const instant_t *now)
+{
+    json_t *list = json_array();
+    psd_server_facts_t facts;
+    for (uint32_t i = 0; psd_node_coordinator(node) && psd_coordinator_server(psd_node_coordinator(node), i, &facts); i++)
+        json_array_append_new(list, json_pack("{s:i, s:s, s:b, s:I, s:I, s:o}", "index", (int)i, "endpoint", facts.endpoint, "joined",
+                                              facts.joined, "step", (json_int_t)facts.clock, "version", (json_int_t)facts.version,
+                                              "last_heard_age_seconds",
+                                              facts.joined ? json_real((double)(now->ms - facts.heard_ms) * 1e-3) : json_null()));
     return list;
 }
 
 static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
 {
     const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
+    json_t *histogram = json_array();
     json_t *waiting = json_array();
     if (psd_node_coordinator(node)) {
         psd_coordinator_facts_t facts;
@@ -179,11 +322,14 @@ static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
             json_array_append_new(waiting, json_string(facts.waiting_for));
     }
     uint64_t n = 0;
-    for (int i = 0; i < PSD_STALENESS_BUCKETS; i++)
+    for (int i = 0; i < PSD_STALENESS_BUCKETS; i++) {
         n += stats->staleness[i];
-    return json_pack("{s:s, s:{s:f, s:I}, s:o}", "mode", psd_options_string(self->options, "sync.mode"), "staleness", "mean",
+        json_array_append_new(histogram, json_integer((json_int_t)stats->staleness[i]));
+    }
+    return json_pack("{s:s, s:{s:f, s:I, s:I, s:o}, s:o}", "mode", psd_options_string(self->options, "sync.mode"), "staleness", "mean",
                      n ? (double)stats->staleness_sum / (double)n : 0.0, "max", (json_int_t)stats->staleness_max,
-                     "waiting_for", waiting);
+                     "bound", (json_int_t)psd_options_uint(self->options, "sync.max_staleness"), "histogram", histogram, "waiting_for",
+                     waiting);
 }
 
 static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engine)
@@ -227,7 +373,7 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
                      (json_int_t)self->sends_lost, "rejected", rejected_json(node));
 }
 
-static void add_job_facts(json_t *status, const psd_node_t *node, uint64_t now_ms)
+static void add_job_facts(const psd_report_t *self, json_t *status, const psd_node_t *node, uint64_t now_ms)
 {
     if (!psd_node_coordinator(node))
         return;
@@ -244,50 +390,74 @@ static void add_job_facts(json_t *status, const psd_node_t *node, uint64_t now_m
             json_object_set_new(point, "age_seconds", json_real((double)(now_ms - facts.point_ms) * 1e-3));
             json_object_set_new(point, "duration_seconds", json_real((double)facts.save_ms * 1e-3));
         }
+        if (self->stored_bytes)
+            json_object_set_new(point, "shard_bytes", json_integer((json_int_t)self->stored_bytes));
+        json_object_set_new(point, "dir", json_string(psd_options_string(self->options, "checkpoint.dir")));
         json_object_set_new(status, "checkpoint", point);
     }
     if (facts.has_report)
         json_object_set_new(status, "report", json_pack("{s:s, s:o}", "name", facts.report_name, "value", number(facts.report_value)));
 }
 
-static json_t *status_json(const psd_report_t *self, const psd_node_t *node, uint64_t now_ms, bool ready)
+/* What somebody should look at, in sentences; workers have added theirs. */
+static void add_job_alerts(json_t *alerts, const psd_node_t *node)
 {
+    psd_coordinator_facts_t facts = { 0 };
+    char text[128];
+    if (psd_node_coordinator(node))
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    if (facts.save_failing)
+        json_array_append_new(alerts, json_string("checkpoints cannot be written; see the log"));
+    if (facts.skipped) {
+        snprintf(text, sizeof text, "%" PRIu64 " rounds were skipped, for gradients with Inf or NaN", facts.skipped);
+        json_array_append_new(alerts, json_string(text));
+    }
+}
+
+static json_t *status_json(const psd_report_t *self, const psd_node_t *node, const instant_t *now, bool ready)
+{
+    json_t *alerts = json_array(), *workers = workers_json(self, node, now, alerts);
+    add_job_alerts(alerts, node);
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
     json_t *status = json_pack(
-        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:[]}", "schema",
+        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}", "schema",
         "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
         (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, "servers"), "version", PSD_VERSION,
-        "uptime_seconds", (double)(now_ms - self->start_ms) * 1e-3, "state", state_name(self, node), "ready", ready, "settings", self->settings,
+        "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state", state_name(self, node), "ready", ready, "settings", self->settings,
         "progress", "step", (json_int_t)stats->steps, "rounds", (json_int_t)stats->rounds, "samples", (json_int_t)stats->samples,
         "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
-        sync_json(self, node), "workers", workers_json(node, now_ms), "shards", shard_json(self, node), "alerts");
+        sync_json(self, node), "workers", workers, "shards", shard_json(self, node), "servers", servers_json(node, now), "alerts", alerts);
     if (status)
-        add_job_facts(status, node, now_ms);
+        add_job_facts(self, status, node, now->ms);
     return status;
 }
 
 /* ---- /metrics ---- */
 
-static void set_workers(psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, double now)
+static void set_workers(const psd_report_t *self, psd_metrics_t *m, const psd_node_t *node, const instant_t *now, double unix_s)
 {
     const psd_membership_t *members = psd_coordinator_members(psd_node_coordinator(node));
-    uint64_t front = front_clock(node);
+    uint64_t front = look_at_members(self, node, now).front;
     for (psd_worker_state_t state = PSD_WORKER_JOINING; state <= PSD_WORKER_LEFT; state++)
         psd_metrics_set(m, PSD_METRIC_WORKERS, psd_worker_state_name(state), psd_membership_count(members, state));
     for (uint32_t i = 0; i < members->n_rows; i++) {
         psd_engine_worker_t here;
+        psd_pace_facts_t pace;
         char id[16];
         snprintf(id, sizeof id, "%u", i);
         if (!psd_engine_worker(psd_node_engine(node), i, &here)) {
             psd_metrics_remove(m, PSD_METRIC_WORKER_LAG, id);
             psd_metrics_remove(m, PSD_METRIC_WORKER_LAST_PUSH, id);
+            psd_metrics_remove(m, PSD_METRIC_WORKER_AWAITED, id);
             continue;
         }
         psd_metrics_set(m, PSD_METRIC_WORKER_LAG, id, (double)(front > here.applied ? front - here.applied : 0));
         psd_metrics_set(m, PSD_METRIC_WORKER_SAMPLES, id, (double)here.samples);
         if (here.last_push_ms)
-            psd_metrics_set(m, PSD_METRIC_WORKER_LAST_PUSH, id, now - (double)(now_ms - here.last_push_ms) * 1e-3);
+            psd_metrics_set(m, PSD_METRIC_WORKER_LAST_PUSH, id, unix_s - (double)(now->ms - here.last_push_ms) * 1e-3);
+        if (psd_pace_facts(self->pace, i, now->ns, &pace))
+            psd_metrics_set(m, PSD_METRIC_WORKER_AWAITED, id, pace.awaited);
     }
 }
 
@@ -296,12 +466,39 @@ static void set_job(psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, d
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     psd_metrics_set(m, PSD_METRIC_MEMBERSHIP_EPOCH, NULL, (double)facts.view_id);
+    psd_metrics_set(m, PSD_METRIC_ROUNDS_SKIPPED, NULL, (double)facts.skipped);
     if (facts.point_ms) {
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_TIME, NULL, now - (double)(now_ms - facts.point_ms) * 1e-3);
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_DURATION, NULL, (double)facts.save_ms * 1e-3);
     }
     if (facts.has_report)
         psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report_name, facts.report_value);
+}
+
+static void set_state(psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)
+{
+    const char *state = state_name(self, node);
+    if (self->told_state && strcmp(state, self->told_state))
+        psd_metrics_set(m, PSD_METRIC_JOB_STATE, self->told_state, 0);
+    psd_metrics_set(m, PSD_METRIC_JOB_STATE, state, 1);
+    self->told_state = state;
+}
+
+/* Complete pushes of members that are not answered yet. */
+static unsigned count_queue(const psd_report_t *self, const psd_engine_t *engine, const instant_t *now)
+{
+    unsigned n = 0;
+    psd_engine_worker_t here;
+    psd_pace_facts_t pace;
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+        n += psd_engine_worker(engine, i, &here) && psd_pace_facts(self->pace, i, now->ns, &pace) && pace.phase >= PSD_PHASE_WAITING;
+    return n;
+}
+
+static void set_endpoint(psd_metrics_t *m, const psd_status_t *status)
+{
+    for (size_t row = 0; psd_status_path(row); row++)
+        psd_metrics_set(m, PSD_METRIC_HTTP_REQUESTS, psd_status_path(row), (double)psd_status_requests(status, row));
 }
 
 static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)
@@ -331,7 +528,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     }
 }
 
-static char *metrics_text(psd_report_t *self, const psd_node_t *node, uint64_t now_ms)
+static char *metrics_text(psd_report_t *self, const psd_node_t *node, const psd_status_t *status, const instant_t *now)
 {
     const psd_engine_t *engine = psd_node_engine(node);
     if (!self->metrics && psd_engine_is_ready(engine))
@@ -339,10 +536,15 @@ static char *metrics_text(psd_report_t *self, const psd_node_t *node, uint64_t n
     if (!self->metrics)
         return NULL;
     set_engine(self, self->metrics, node);
+    set_state(self, self->metrics, node);
+    psd_metrics_set(self->metrics, PSD_METRIC_QUEUE_LENGTH, NULL, count_queue(self, engine, now));
+    if (self->stored_bytes)
+        psd_metrics_set(self->metrics, PSD_METRIC_CHECKPOINT_BYTES, NULL, (double)self->stored_bytes);
     if (psd_node_coordinator(node)) {
-        set_job(self->metrics, node, now_ms, unix_time());
-        set_workers(self->metrics, node, now_ms, unix_time());
+        set_job(self->metrics, node, now->ms, unix_time());
+        set_workers(self, self->metrics, node, now, unix_time());
     }
+    set_endpoint(self->metrics, status);
     psd_metrics_collect(self->metrics);
     return psd_metrics_prometheus(self->metrics);
 }
@@ -371,9 +573,10 @@ void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now
     if (!self->start_ms)
         self->start_ms = now_ms;
     bool ready = readiness(self, node, lines, sizeof lines);
-    json_t *document = status_json(self, node, now_ms, ready);
+    const instant_t now = { .ms = now_ms, .ns = uv_hrtime() };
+    json_t *document = status_json(self, node, &now, ready);
     char *json = document ? json_dumps(document, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
-    char *metrics = metrics_text(self, node, now_ms);
+    char *metrics = metrics_text(self, node, status, &now);
     clock_gettime(CLOCK_MONOTONIC, &t);
     psd_status_publish(status, &(psd_status_snapshot_t){
                                    .tick_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000,

@@ -1,6 +1,7 @@
 #include "server/status.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <ctype.h>
 #include <microhttpd.h>
 #include <netdb.h>
@@ -16,6 +17,7 @@
 
 enum {
     MAX_HOST = 256,
+    MAX_PATHS = 16,
     LIVE_MS = 5000,
     MAX_STREAMS = 8, /* of the connections, so that probes and scrapes still get one */
     STREAM_BLOCK = 32768,
@@ -53,8 +55,8 @@ struct psd_status {
     shot_t *shot;
     stream_t *streams;
     unsigned n_streams;
-    bool ending; /* streams end with the last snapshot */
-    atomic_uint_fast64_t requests;
+    bool ending;                              /* streams end with the last snapshot */
+    atomic_uint_fast64_t requests[MAX_PATHS]; /* by row of `paths` */
 };
 
 /* -- snapshots ---------------------------------------------------------------------------------------------
@@ -342,14 +344,32 @@ static void end_streams(psd_status_t *self)
 /* -- requests ----------------------------------------------------------------------------------------------
  */
 
+static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection *connection,
+                                      const shot_t *shot)
+{
+    (void)self, (void)shot;
+    return answer(connection, MHD_HTTP_NOT_FOUND, plain,
+                  "there are / /status /events /metrics /livez /readyz\n");
+}
+
 static const struct {
     const char *path;
     enum MHD_Result (*answer)(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot);
 } paths[] = {
     { "/", answer_page },         { "/status", answer_status }, { "/metrics", answer_metrics },
     { "/events", answer_events }, { "/livez", answer_livez },   { "/healthz", answer_livez },
-    { "/readyz", answer_readyz },
+    { "/readyz", answer_readyz }, { "other", answer_nothing },
 };
+
+enum { N_PATHS = sizeof paths / sizeof *paths };
+static_assert((int)N_PATHS <= (int)MAX_PATHS, "each path is counted");
+
+const char *psd_status_path(size_t row) { return row < N_PATHS ? paths[row].path : NULL; }
+
+uint64_t psd_status_requests(const psd_status_t *self, size_t row)
+{
+    return atomic_load_explicit(&self->requests[row], memory_order_relaxed);
+}
 
 /* Whether a Host header names this server: an address as such (a rebound name is never one), localhost, the
  * host that was given to listen at, or this machine's name; with any port. */
@@ -373,21 +393,19 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
 {
     psd_status_t *self = arg;
     (void)version, (void)upload, (void)n_upload, (void)state;
-    atomic_fetch_add_explicit(&self->requests, 1, memory_order_relaxed);
+    size_t row = 0;
+    while (row + 1 < N_PATHS && strcmp(path, paths[row].path) != 0)
+        row++;
+    atomic_fetch_add_explicit(&self->requests[row], 1, memory_order_relaxed);
     const char *host = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_HOST);
     if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0)
         return answer(connection, MHD_HTTP_METHOD_NOT_ALLOWED, plain, "GET and HEAD only\n");
     if (host && !is_our_host(self, host))
         return answer(connection, MHD_HTTP_FORBIDDEN, plain, "this server goes by another name\n");
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
-        if (strcmp(path, paths[i].path) == 0) {
-            shot_t *shot = shot_take(self);
-            enum MHD_Result result = paths[i].answer(self, connection, shot);
-            shot_give(self, shot);
-            return result;
-        }
-    return answer(connection, MHD_HTTP_NOT_FOUND, plain,
-                  "there are / /status /events /metrics /livez /readyz\n");
+    shot_t *shot = shot_take(self);
+    enum MHD_Result result = paths[row].answer(self, connection, shot);
+    shot_give(self, shot);
+    return result;
 }
 
 /* -- the object --------------------------------------------------------------------------------------------
@@ -474,5 +492,3 @@ void psd_status_destroy(psd_status_t **self_p)
 }
 
 const char *psd_status_url(const psd_status_t *self) { return self->url; }
-
-uint64_t psd_status_requests(const psd_status_t *self) { return atomic_load(&self->requests); }

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/err.h"
@@ -45,5 +46,7 @@ const char *psd_status_url(const psd_status_t *self);
 /* Answer from a copy of `snapshot` from now on. When memory runs out, the last one stays. Loop thread. */
 void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapshot);
 
-/* Requests answered since the start. Any thread. */
-uint64_t psd_status_requests(const psd_status_t *self);
+/* Requests for a path since the start; the last row, "other", is for all that is not served. NULL past it.
+ * Any thread. */
+const char *psd_status_path(size_t row);
+uint64_t psd_status_requests(const psd_status_t *self, size_t row);

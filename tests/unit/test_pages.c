@@ -471,6 +471,7 @@ Test(pages, the_core_has_no_sockets_files_clocks_or_threads)
         "server/engine_save.c",  "server/coordinator.h",        "server/coordinator_state.h", "server/coordinator.c",
         "server/coordinator_peers.c", "server/coordinator_save.c", "server/coordinator_admin.c", "server/membership.h", "server/membership.c",
         "server/consistency.h",  "server/consistency.c",        "server/node.h",             "server/node.c",
+        "server/pace.h",         "server/pace.c",
         "server/shard.h",        "server/shard.c",              "worker/session.h",          "worker/session.c",
         "proto/actions.h",       "proto/actions.c",             "common/partition.h",        "common/partition.c",
     };
