@@ -128,11 +128,13 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     psd_report_sent(self->report, &a->msg, n, rc == PSD_OK, uv_hrtime());
 }
 
-static void log_line(const psd_action_t *a)
+static void log_line(daemon_t *self, const psd_action_t *a)
 {
     static const psd_log_level_t levels[] = { [PSD_LEVEL_ERROR] = PSD_LOG_ERROR, [PSD_LEVEL_WARN] = PSD_LOG_WARN,
                                               [PSD_LEVEL_INFO] = PSD_LOG_INFO, [PSD_LEVEL_DEBUG] = PSD_LOG_DEBUG };
     psd_log_write(levels[a->level], a->id, "%s", a->msg.text);
+    if (self->status && levels[a->level] < PSD_LOG_DEBUG)
+        psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
 }
 
 /* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */
@@ -146,7 +148,7 @@ static void carry_out(daemon_t *self)
         switch (a->act) {
         case PSD_ACT_SEND: send_message(self, a); break;
         case PSD_ACT_WORK: start_work(self, a->work); break;
-        case PSD_ACT_LOG: log_line(a); break;
+        case PSD_ACT_LOG: log_line(self, a); break;
         case PSD_ACT_FINISH: stop(self, a->level, a->msg.text); break;
         default: psd_store_carry_out(self->store, self->node, a, &self->out); break;
         }

@@ -421,10 +421,10 @@ static json_t *status_json(const psd_report_t *self, const psd_node_t *node, con
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
     json_t *status = json_pack(
-        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}", "schema",
+        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}", "schema",
         "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
         (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, "servers"), "version", PSD_VERSION,
-        "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state", state_name(self, node), "ready", ready, "settings", self->settings,
+        "now", unix_time(), "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state", state_name(self, node), "ready", ready, "settings", self->settings,
         "progress", "step", (json_int_t)stats->steps, "rounds", (json_int_t)stats->rounds, "samples", (json_int_t)stats->samples,
         "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
         sync_json(self, node), "workers", workers, "shards", shard_json(self, node), "servers", servers_json(node, now), "alerts", alerts);
@@ -566,6 +566,18 @@ static bool readiness(const psd_report_t *self, const psd_node_t *node, char *li
     return joined && quorum;
 }
 
+static psd_history_point_t point(const psd_report_t *self, const psd_node_t *node)
+{
+    const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
+    psd_coordinator_facts_t facts = { 0 };
+    if (psd_node_coordinator(node))
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    return (psd_history_point_t){ .unix_s = unix_time(), .step = stats->steps, .samples = stats->samples,
+                                  .received_bytes = self->received_bytes, .sent_bytes = self->sent_bytes,
+                                  .loss = stats->steps ? stats->loss : NAN, .lr = stats->steps ? stats->lr : self->lr,
+                                  .report = facts.has_report ? facts.report_value : NAN };
+}
+
 void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status)
 {
     struct timespec t;
@@ -577,6 +589,7 @@ void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now
     json_t *document = status_json(self, node, &now, ready);
     char *json = document ? json_dumps(document, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     char *metrics = metrics_text(self, node, status, &now);
+    const psd_history_point_t here = point(self, node);
     clock_gettime(CLOCK_MONOTONIC, &t);
     psd_status_publish(status, &(psd_status_snapshot_t){
                                    .tick_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000,
@@ -584,6 +597,7 @@ void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now
                                    .ready_lines = lines,
                                    .status_json = json,
                                    .metrics = metrics,
+                                   .point = &here,
                                });
     json_decref(document);
     free(json);

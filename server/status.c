@@ -2,7 +2,7 @@
 
 #include <arpa/inet.h>
 #include <assert.h>
-#include <ctype.h>
+#include <inttypes.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <pthread.h>
@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "server/asset.h"
 #include "server/page.h"
 
 enum {
@@ -28,6 +29,7 @@ enum {
 typedef struct shot {
     unsigned references; /* under the lock */
     uint64_t number;     /* from 1 */
+    uint64_t n_lines;    /* of the log */
     uint64_t tick_ms;
     bool ready;
     char *ready_lines, *status_json, *metrics;
@@ -50,9 +52,11 @@ struct psd_status {
     char host[MAX_HOST];       /* as in `listen`, without brackets */
     char machine[MAX_HOST];    /* this machine's name */
     char url[MAX_HOST + 32];
-    pthread_mutex_t lock; /* held to swap or take the pointer, or to wake streams, never longer */
-    pthread_cond_t gone;  /* a stream has ended */
+    pthread_mutex_t
+        lock; /* held to swap or take the pointer, copy the history or wake streams, never longer */
+    pthread_cond_t gone; /* a stream has ended */
     shot_t *shot;
+    psd_history_t history;
     stream_t *streams;
     unsigned n_streams;
     bool ending;                              /* streams end with the last snapshot */
@@ -119,10 +123,22 @@ void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapsho
     pthread_mutex_lock(&self->lock);
     shot_t *before = self->shot;
     shot->number = before ? before->number + 1 : 1;
+    shot->n_lines = self->history.n_lines;
     self->shot = shot;
+    if (snapshot->point)
+        psd_history_add(&self->history, snapshot->point);
     wake_streams(self);
     pthread_mutex_unlock(&self->lock);
     shot_give(self, before);
+}
+
+void psd_status_note(psd_status_t *self, const char *level, const char *id, const char *text)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    pthread_mutex_lock(&self->lock);
+    psd_history_note(&self->history, (double)now.tv_sec + (double)now.tv_nsec * 1e-9, level, id, text);
+    pthread_mutex_unlock(&self->lock);
 }
 
 static bool is_alive(const shot_t *shot)
@@ -146,7 +162,9 @@ static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code,
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     MHD_add_response_header(response, "Content-Security-Policy",
-                            "default-src 'none'; style-src 'unsafe-inline'");
+                            "default-src 'none'; script-src 'self'; connect-src 'self'; "
+                            "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+                            "frame-ancestors 'none'");
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     enum MHD_Result result = MHD_queue_response(connection, code, response);
@@ -209,15 +227,60 @@ static enum MHD_Result answer_page(psd_status_t *self, struct MHD_Connection *co
     return result;
 }
 
+/* The history is copied, for printing it takes milliseconds. */
+static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection *connection,
+                                      const shot_t *shot)
+{
+    (void)shot;
+    psd_history_t *history = malloc(sizeof *history);
+    if (!history)
+        return MHD_NO;
+    pthread_mutex_lock(&self->lock);
+    *history = self->history;
+    pthread_mutex_unlock(&self->lock);
+    char *text = psd_history_json(history);
+    free(history);
+    if (!text)
+        return MHD_NO;
+    enum MHD_Result result = answer(connection, 200, "application/json", text);
+    free(text);
+    return result;
+}
+
+/* Compressed as it is: who asks for it is a browser. */
+static enum MHD_Result answer_asset(struct MHD_Connection *connection, const psd_asset_t *asset,
+                                    const char *type)
+{
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        asset->n_bytes, (void *)(uintptr_t)asset->bytes, MHD_RESPMEM_PERSISTENT);
+    if (response)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
+    return respond(connection, 200, type, response);
+}
+
+static enum MHD_Result answer_js(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+{
+    (void)self, (void)shot;
+    return answer_asset(connection, &psd_asset_js, "text/javascript; charset=utf-8");
+}
+
+static enum MHD_Result answer_css(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+{
+    (void)self, (void)shot;
+    return answer_asset(connection, &psd_asset_css, "text/css; charset=utf-8");
+}
+
 /* -- streams of events -------------------------------------------------------------------------------------
  */
 
 /* The document as one server-sent event, whose lines each begin with "data: ". */
-static bool write_event(stream_t *stream, const char *json)
+static bool write_event(stream_t *stream, const shot_t *shot)
 {
+    const char *json = shot->status_json;
     FILE *out = open_memstream(&stream->text, &stream->n);
     if (!out)
         return false;
+    fprintf(out, "id: %" PRIu64 "\n", shot->n_lines);
     while (*json) {
         size_t n = strcspn(json, "\n");
         fprintf(out, "data: %.*s\n", (int)n, json);
@@ -256,7 +319,7 @@ static ssize_t read_stream(void *arg, uint64_t position, char *block, size_t mos
         if (!shot)
             return ended ? MHD_CONTENT_READER_END_OF_STREAM : 0;
         stream->sent = shot->number;
-        bool written = write_event(stream, shot->status_json);
+        bool written = write_event(stream, shot);
         shot_give(stream->status, shot);
         if (!written)
             return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -349,16 +412,19 @@ static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection 
 {
     (void)self, (void)shot;
     return answer(connection, MHD_HTTP_NOT_FOUND, plain,
-                  "there are / /status /events /metrics /livez /readyz\n");
+                  "there are / /status /events /history /metrics /livez /readyz\n");
 }
 
 static const struct {
     const char *path;
     enum MHD_Result (*answer)(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot);
 } paths[] = {
-    { "/", answer_page },         { "/status", answer_status }, { "/metrics", answer_metrics },
-    { "/events", answer_events }, { "/livez", answer_livez },   { "/healthz", answer_livez },
-    { "/readyz", answer_readyz }, { "other", answer_nothing },
+    { "/", answer_page },           { "/status", answer_status },
+    { "/metrics", answer_metrics }, { "/events", answer_events },
+    { "/livez", answer_livez },     { "/healthz", answer_livez },
+    { "/readyz", answer_readyz },   { "/history", answer_history },
+    { "/dashboard.js", answer_js }, { "/dashboard.css", answer_css },
+    { "other", answer_nothing },
 };
 
 enum { N_PATHS = sizeof paths / sizeof *paths };

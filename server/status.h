@@ -10,9 +10,12 @@
  *   /readyz[?verbose]   200 when ready, else 503; with its lines
  *   /status             the JSON document
  *   /events             the same each time it is new, as server-sent events; ends when the server does, with
- *                       the last one; 8 such connections at most
+ *                       the last one; each one's id is the number of lines that the log has had.
+ *                       8 such connections at most
  *   /metrics            Prometheus text 0.0.4
- *   /                   a page for people, made from the JSON document (server/page.h) */
+ *   /history            points for curves, and the newest lines of the log, as JSON (server/history.h)
+ *   /                   a page for people, made from the JSON document (server/page.h); with scripts,
+ *                       /dashboard.js and /dashboard.css make it live */
 #pragma once
 
 #include <stdbool.h>
@@ -20,16 +23,18 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "server/history.h"
 
 typedef struct psd_status psd_status_t;
 
 /* What the endpoint answers from. Texts are copied by psd_status_publish; NULL counts as "". */
 typedef struct psd_status_snapshot {
-    uint64_t tick_ms;        /* CLOCK_MONOTONIC, when the loop last turned; uv_now() is that */
-    bool ready;              /* /readyz */
-    const char *ready_lines; /* "[+]restore ok\n[-]quorum 2/3\n" */
-    const char *status_json; /* /status: one object, schema psd.status/1 */
-    const char *metrics;     /* /metrics */
+    uint64_t tick_ms;                 /* CLOCK_MONOTONIC, when the loop last turned; uv_now() is that */
+    bool ready;                       /* /readyz */
+    const char *ready_lines;          /* "[+]restore ok\n[-]quorum 2/3\n" */
+    const char *status_json;          /* /status: one object, schema psd.status/1 */
+    const char *metrics;              /* /metrics */
+    const psd_history_point_t *point; /* of /history; NULL: none; borrowed */
 } psd_status_snapshot_t;
 
 /* Serve at `listen`, "host:port" with port 0 for any free one; "none" makes an object that serves nothing.
@@ -45,6 +50,9 @@ const char *psd_status_url(const psd_status_t *self);
 
 /* Answer from a copy of `snapshot` from now on. When memory runs out, the last one stays. Loop thread. */
 void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapshot);
+
+/* A line of the log, for /history. Loop thread. */
+void psd_status_note(psd_status_t *self, const char *level, const char *id, const char *text);
 
 /* Requests for a path since the start; the last row, "other", is for all that is not served. NULL past it.
  * Any thread. */

@@ -2,11 +2,13 @@
 
 #include <getopt.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "deploy/psdctl/http.h"
+#include "deploy/psdctl/say.h"
 
 static const char usage[] = "Usage: psdctl status [--json] [URL]\n"
                             "Print what the server at URL (default " PSD_CTL_URL ") is doing.\n"
@@ -30,6 +32,8 @@ static void print_workers(const json_t *workers)
 
 static void print_human(const json_t *status)
 {
+    size_t i;
+    json_t *alert;
     const json_t *optimizer = json_object_get(status, "optimizer"), *sync = json_object_get(status, "sync");
     const char *reason = psd_http_text_at(status, "reason"), *rule = psd_http_text_at(optimizer, "rule");
     printf("%s: %s%s%s, shard %.0f of %.0f, up %.0f s\n", psd_http_text_at(status, "job"),
@@ -43,6 +47,12 @@ static void print_human(const json_t *status)
     printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : psd_http_text_at(optimizer, "name"),
            psd_http_text_at(sync, "mode"), psd_http_number_at(optimizer, "", "lr_now"));
     print_workers(json_object_get(status, "workers"));
+    json_array_foreach(json_object_get(status, "alerts"), i, alert)
+    {
+        printf("  ");
+        psd_say_text(stdout, json_string_value(alert), SIZE_MAX);
+        printf("\n");
+    }
 }
 
 static int state_code(const json_t *status)

@@ -114,7 +114,7 @@ static bool has_preset(const char *name)
 
 static void check_path(const char *url, const char *line)
 {
-    static const char *const paths[] = { "/", "/status", "/events", "/metrics", "/livez", "/healthz", "/readyz" };
+    static const char *const paths[] = { "/", "/status", "/events", "/history", "/metrics", "/livez", "/healthz", "/readyz" };
     const char *path = strchr(strstr(url, "//") + 2, '/');
     bool known = false;
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)

@@ -156,11 +156,11 @@ Test(status, each_new_snapshot_is_an_event)
     int fd = follow();
     cr_assert(read_until(fd, "\"step\":42"), "the newest comes at once: %s", reply);
     cr_assert_not_null(strstr(reply, "Content-Type: text/event-stream"));
-    cr_assert_not_null(strstr(reply, "\r\n\r\ndata: {\"schema\""));
+    cr_assert_not_null(strstr(reply, "\r\n\r\nid: 0\ndata: {\"schema\""));
     for (int step = 43; step < 47; step++) {
         char json[64], wanted[96];
         snprintf(json, sizeof json, "{\n\"step\": %d\n}", step);
-        snprintf(wanted, sizeof wanted, "\n\ndata: {\ndata: \"step\": %d\ndata: }\n\n", step);
+        snprintf(wanted, sizeof wanted, "\n\nid: 0\ndata: {\ndata: \"step\": %d\ndata: }\n\n", step);
         publish_document(json);
         cr_assert(read_until(fd, wanted), "%s", reply);
     }
@@ -173,7 +173,7 @@ Test(status, events_end_with_the_server_and_its_last_word)
     cr_assert(read_until(fd, "\"step\":42"));
     publish_document("{\"state\": \"finished\"}");
     psd_status_destroy(&status);
-    cr_assert(read_until(fd, "\n\ndata: {\"state\": \"finished\"}\n\n"), "%s", reply);
+    cr_assert(read_until(fd, "\n\nid: 0\ndata: {\"state\": \"finished\"}\n\n"), "%s", reply);
     cr_assert_eq(recv(fd, reply, sizeof reply, 0), 0, "and then the end");
     close(fd);
 }
