@@ -15,9 +15,9 @@
 
 enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ };
 
-/* Whom to call slow: the round lacks its push alone for such a share of time; in asp, a push takes so many times as long as
- * others'. */
-static const double SLOW_SHARE = 0.1, SLOW_FACTOR = 1.5;
+/* Whom to call slow: the round lacks its push alone for such a share of time, and so many times that of the worker that is
+ * awaited least, for somebody is always the last; in asp, a push takes so many times as long as others'. */
+static const double SLOW_SHARE = 0.1, SLOW_RATIO = 2, SLOW_FACTOR = 1.5;
 
 struct psd_report {
     const psd_options_t *options;
@@ -172,13 +172,14 @@ static const char *state_name(const psd_report_t *self, const psd_node_t *node)
 typedef struct crowd {
     uint64_t front;           /* clock of the first */
     double compute_s, send_s; /* medians, per push */
+    double awaited;           /* share of the one that is awaited least */
 } crowd_t;
 
 static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const crowd_t *crowd)
 {
     if (psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push)
         return pace->compute_s + pace->send_s > SLOW_FACTOR * (crowd->compute_s + crowd->send_s);
-    return pace->awaited > SLOW_SHARE;
+    return pace->awaited > SLOW_SHARE && pace->awaited > SLOW_RATIO * crowd->awaited;
 }
 
 /* Why the others wait for it; NULL when they do not. */
@@ -267,7 +268,7 @@ static crowd_t look_at_members(const psd_report_t *self, const psd_node_t *node,
 {
     static double compute_s[PSD_MAX_WORKERS], send_s[PSD_MAX_WORKERS]; /* one thread, and 16 KiB */
     const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
-    crowd_t crowd = { 0 };
+    crowd_t crowd = { .awaited = 1 };
     unsigned n = 0;
     for (uint32_t i = 0; i < m->n_rows; i++) {
         psd_engine_worker_t here;
@@ -278,6 +279,7 @@ static crowd_t look_at_members(const psd_report_t *self, const psd_node_t *node,
         if (psd_pace_facts(self->pace, i, now->ns, &pace)) {
             compute_s[n] = pace.compute_s;
             send_s[n++] = pace.send_s;
+            crowd.awaited = fmin(crowd.awaited, pace.awaited);
         }
     }
     crowd.compute_s = median(compute_s, n);

@@ -11,6 +11,7 @@
 #include "deploy/psdctl/replay.h"
 #include "deploy/psdctl/run.h"
 #include "deploy/psdctl/status.h"
+#include "deploy/psdctl/top.h"
 #include "deploy/psdctl/verify.h"
 #include "deploy/psdctl/wait.h"
 
@@ -23,6 +24,7 @@ static const struct verb {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
     { "verify", psd_ctl_verify, "psdctl verify", "train a job, and compare it bit for bit with a single process" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
+    { "top", psd_ctl_top, "psdctl top", "the same on the whole terminal, renewed each second" },
     { "wait", psd_ctl_wait, "psdctl wait", "block until a job is ready, at a step, or finished" },
     { "pause", psd_ctl_admin, "psdctl pause", "close no more rounds of a running job" },
     { "resume", psd_ctl_admin, "psdctl resume", "go on after a pause" },
