@@ -11,6 +11,7 @@
 
 #include "common/failpoint.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/transport.h"
 #include "server/node.h"
 #include "server/report.h"
@@ -44,6 +45,7 @@ typedef struct psd_daemon {
     psd_report_t *report;
     psd_store_t *store;            /* NULL: no directory for checkpoints */
     uint64_t started_ms, published_ms;
+    uint64_t watchdog_ms, told_manager_ms; /* how often the service manager wants a word; 0: there is none */
     uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
     bool stopping;
     uint64_t asked_to_stop_ms;     /* by a signal; 0: not yet */
@@ -170,6 +172,19 @@ static void tell_ready(daemon_t *self)
            psd_options_int(self->options, "servers"), self->advertised,
            self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"), self->told_run);
     fflush(stdout);
+    psd_notify("READY=1");
+}
+
+/* The loop turns: a manager that does not hear so in time starts the process again. */
+static void tell_manager(daemon_t *self, uint64_t now)
+{
+    const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(self->node));
+    char text[96];
+    if (!self->watchdog_ms || now < self->told_manager_ms + self->watchdog_ms)
+        return;
+    self->told_manager_ms = now;
+    snprintf(text, sizeof text, "WATCHDOG=1\nSTATUS=step %" PRIu64 ", loss %.4g", stats->steps, stats->loss);
+    psd_notify(text);
 }
 
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
@@ -235,6 +250,7 @@ static void on_tick(uv_timer_t *timer)
     tell_ready(self);
     give_up_joining(self);
     stop_when_nobody_says_so(self);
+    tell_manager(self, now);
     if (now >= self->published_ms + PUBLISH_MS)
         publish(self);
 }
@@ -271,6 +287,7 @@ static void stop(daemon_t *self, int code, const char *why)
         return;
     self->stopping = true;
     self->code = psd_err_set(&self->why, code, "%s", why);
+    psd_notify("STOPPING=1");
     psd_report_end(self->report, code);
     publish(self); /* the outcome, for those who follow the events */
     uv_close((uv_handle_t *)&self->tick, NULL);
@@ -447,7 +464,7 @@ static void watch(daemon_t *self)
 
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
 {
-    daemon_t self = { .options = options, .started_ms = now_ms() };
+    daemon_t self = { .options = options, .started_ms = now_ms(), .watchdog_ms = psd_notify_watchdog_ms() };
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);
