@@ -64,6 +64,8 @@ typedef enum psd_job_state {
 #undef X
 } psd_job_state_t;
 
+enum { PSD_MAX_REPORTS = 8 };
+
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {
     psd_job_state_t state;
@@ -76,9 +78,11 @@ typedef struct psd_coordinator_facts {
     uint64_t save_ms;                    /* how long the newest took */
     uint32_t n_members, n_shards;        /* shards that have joined */
     char waiting_for[PSD_MAX_TEXT];      /* "workers 1, 3 (round 17)", "" when nothing is waited for */
-    char report_name[64];                /* the newest number that a worker reported */
-    double report_value;
-    bool has_report;
+    struct {
+        char name[64];
+        double value;
+    } report[PSD_MAX_REPORTS];           /* the newest number of each name that workers reported; more names are dropped */
+    uint32_t n_reports;
     uint64_t rejected[PSD_N_REFUSALS];   /* messages refused or ignored, by reason; only rise */
 } psd_coordinator_facts_t;
 

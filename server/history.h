@@ -12,7 +12,7 @@ enum { PSD_HISTORY_POINTS = 1024, PSD_HISTORY_LINES = 200, PSD_HISTORY_TEXT = 20
 typedef struct psd_history_point {
     double unix_s;
     uint64_t step, samples, received_bytes, sent_bytes;
-    double loss, lr, report;
+    double loss, val_loss, lr, report;
 } psd_history_point_t;
 
 typedef struct psd_history_line {

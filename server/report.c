@@ -19,6 +19,9 @@ enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ 
  * awaited least, for somebody is always the last; in asp, a push takes so many times as long as others'. */
 static const double SLOW_SHARE = 0.1, SLOW_RATIO = 2, SLOW_FACTOR = 1.5;
 
+/* What the trainer calls the loss on its test set. */
+static const char VALIDATION_LOSS[] = "val/loss";
+
 struct psd_report {
     const psd_options_t *options;
     const char *settings;
@@ -397,8 +400,12 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
         json_object_set_new(point, "dir", json_string(psd_options_string(self->options, "checkpoint.dir")));
         json_object_set_new(status, "checkpoint", point);
     }
-    if (facts.has_report)
-        json_object_set_new(status, "report", json_pack("{s:s, s:o}", "name", facts.report_name, "value", number(facts.report_value)));
+    for (uint32_t i = 0; i < facts.n_reports; i++)
+        if (!strcmp(facts.report[i].name, VALIDATION_LOSS))
+            json_object_set_new(json_object_get(status, "loss"), "val", number(facts.report[i].value));
+        else
+            json_object_set_new(status, "report",
+                                json_pack("{s:s, s:o}", "name", facts.report[i].name, "value", number(facts.report[i].value)));
 }
 
 /* What somebody should look at, in sentences; workers have added theirs. */
@@ -473,8 +480,8 @@ static void set_job(psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, d
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_TIME, NULL, now - (double)(now_ms - facts.point_ms) * 1e-3);
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_DURATION, NULL, (double)facts.save_ms * 1e-3);
     }
-    if (facts.has_report)
-        psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report_name, facts.report_value);
+    for (uint32_t i = 0; i < facts.n_reports; i++)
+        psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report[i].name, facts.report[i].value);
 }
 
 static void set_state(psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)
@@ -574,10 +581,13 @@ static psd_history_point_t point(const psd_report_t *self, const psd_node_t *nod
     psd_coordinator_facts_t facts = { 0 };
     if (psd_node_coordinator(node))
         psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    double val_loss = NAN, report = NAN;
+    for (uint32_t i = 0; i < facts.n_reports; i++)
+        *(strcmp(facts.report[i].name, VALIDATION_LOSS) ? &report : &val_loss) = facts.report[i].value;
     return (psd_history_point_t){ .unix_s = unix_time(), .step = stats->steps, .samples = stats->samples,
                                   .received_bytes = self->received_bytes, .sent_bytes = self->sent_bytes,
                                   .loss = stats->steps ? stats->loss : NAN, .lr = stats->steps ? stats->lr : self->lr,
-                                  .report = facts.has_report ? facts.report_value : NAN };
+                                  .val_loss = val_loss, .report = report };
 }
 
 void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status)

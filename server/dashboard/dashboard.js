@@ -103,7 +103,7 @@ function stored(key) { return function (i) { return points[i][key]; }; }
 
 /* Names, what they are at a point, how they are written, whether they may stand against steps. */
 var CURVES = [
-  { title: 'Loss', series: [['training loss', stored('loss')]], format: plain, curve: true },
+  { title: 'Loss', series: [['training loss', stored('loss')], ['test loss', stored('val_loss')]], format: plain, curve: true },
   { title: 'Samples/s', series: [['samples/s', derived('samples', 1)]], format: rate },
   { title: 'Bytes/s', series: [['received', derived('received_bytes', 1)], ['sent', derived('sent_bytes', 1)]], format: decimalBytes },
   { title: 'Report', series: [['', stored('report')]], format: plain, curve: true, report: true }
@@ -197,7 +197,7 @@ var COLUMNS = [
   ['id', 'worker', function (w) { return plain(w.id); }],
   ['name', 'name', function (w) { return w.name; }],
   ['state', 'state', function (w) { return w.state; }],
-  ['awaited_share', 'waited for', function (w) { return percent(w.awaited_share); }, true],
+  ['awaited_share', 'waited for', function (w) { return percent(w.awaited_share); }, true, 'bsp'],
   ['slow_reason', 'why slow', function (w) { return h('span', { 'class': 'why' }, REASONS[w.slow_reason] || ''); }],
   ['', 'its time', split],
   ['compute_seconds', 'computes', function (w) { return duration(w.compute_seconds); }, true],
@@ -211,6 +211,7 @@ var COLUMNS = [
 
 function compare(a, b) {
   var x = a[sortBy], y = b[sortBy], order;
+  if (sortBy === 'awaited_share' && !a.slow_reason !== !b.slow_reason) return a.slow_reason ? -1 : 1;
   if (x === undefined || x === null) return y === undefined || y === null ? a.id - b.id : 1;
   if (y === undefined || y === null) return -1;
   order = typeof x === 'string' ? x.localeCompare(y) : x - y;
@@ -348,7 +349,7 @@ function addPoint(s) {
   var own = s.shards[0], last = points[points.length - 1];
   if (last && s.now < last.ts + 0.2) return;
   points.push({ ts: s.now, step: s.progress.step, samples: s.progress.samples, received_bytes: own.received_bytes, sent_bytes: own.sent_bytes,
-                loss: s.loss.train, lr: s.optimizer.lr_now, report: s.report ? s.report.value : null });
+                loss: s.loss.train, val_loss: s.loss.val, lr: s.optimizer.lr_now, report: s.report ? s.report.value : null });
   if (points.length > MAX_POINTS) points = points.filter(function (p, i) { return i % 2 === 0 || i + 1 === points.length; });
 }
 

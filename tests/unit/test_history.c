@@ -39,7 +39,7 @@ Test(history, points_come_back_in_order_and_what_is_not_known_is_null)
     cr_assert_eq(at(rows, 0, 2), 640);
     cr_assert_eq(at(rows, 0, 5), 0.25);
     cr_assert_eq(at(rows, 1, 1), 12);
-    cr_assert(json_is_null(json_array_get(json_array_get(rows, 0), 7)));
+    cr_assert(json_is_null(json_array_get(json_array_get(rows, 0), 8)));
     cr_assert(json_is_null(json_array_get(json_array_get(rows, 1), 5)));
     cr_assert_eq(json_array_size(json_object_get(all, "columns")), json_array_size(json_array_get(rows, 0)));
 }
