@@ -241,8 +241,10 @@ static void run_request(psd_worker_t *self, const request_t *r)
     case STOP: self->stopping = true; break;
     }
     if (rc != PSD_OK) {
+        /* A session that failed while the request was on its way knows why better than that it came too late. */
+        const bool failed = psd_session_phase(self->session) == PSD_PHASE_FAILED;
         uv_mutex_lock(&self->lock);
-        self->failure = err;
+        self->failure = failed ? *psd_session_error(self->session) : err;
         self->phase = PSD_PHASE_FAILED;
         uv_cond_broadcast(&self->changed);
         uv_mutex_unlock(&self->lock);
