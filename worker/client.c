@@ -558,11 +558,14 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 {
     uv_mutex_lock(&self->lock);
     bool over = self->phase == PSD_PHASE_FAILED || self->phase == PSD_PHASE_LEFT;
+    if (self->phase == PSD_PHASE_FAILED)
+        self->error = self->failure;
     if (!over)
         self->phase = PSD_PHASE_LEAVING;
+    int rc = self->phase == PSD_PHASE_FAILED ? self->error.code : PSD_OK;
     uv_mutex_unlock(&self->lock);
     if (over || !self->running)
-        return PSD_OK;
+        return rc;
     post(self, &(request_t){ .kind = LEAVE, .finished = finished != 0 });
     return await(self, PSD_PHASE_LEFT, "leave", timeout_ms);
 }
