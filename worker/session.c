@@ -631,10 +631,10 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
     if (!ours && msg->kind != PSD_MSG_REFUSED)
         return;
-    /* What was said to an earlier life of ours in the same run is not for this one. */
+    /* What was said to an earlier life of ours is not for this one, which has none before it is welcomed. */
     bool personal = msg->kind == PSD_MSG_WEIGHTS || msg->kind == PSD_MSG_PROGRESS || msg->kind == PSD_MSG_SLOW ||
                     msg->kind == PSD_MSG_INIT_WANTED || msg->kind == PSD_MSG_ATTACHED || msg->kind == PSD_MSG_REGISTERED;
-    if (personal && (msg->worker != self->worker || msg->incarnation != self->incarnation))
+    if (personal && (!self->cluster || msg->worker != self->worker || msg->incarnation != self->incarnation))
         return;
     switch (msg->kind) {
     case PSD_MSG_WELCOME: on_welcome(self, now_ms, msg, payload, out); break;
