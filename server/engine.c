@@ -460,10 +460,9 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
             psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
         else if (self->index)
             psd_actions_finish(out, PSD_OK, "every worker has finished");
-    } else if (round.clock == self->clock + 1 && !self->config.mode->per_push) {
+    } else if (!self->config.mode->per_push && round.clock == self->clock + 1) {
         close_round(self, now_ms, &round, out);
     } else {
-        self->clock = round.clock; /* in asp the number of checkpoints that were ordered; else it is that */
         install_view(self, &round);
         psd_eng_begin_save(self, out);
         psd_eng_request_init(self, now_ms, out);
@@ -627,6 +626,7 @@ const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self) { return &s
 uint32_t psd_engine_index(const psd_engine_t *self) { return self->index; }
 bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
 uint64_t psd_engine_run(const psd_engine_t *self) { return self->welcomed ? self->job : 0; }
+uint64_t psd_engine_epoch(const psd_engine_t *self) { return self->shard_epoch; }
 uint64_t psd_engine_version(const psd_engine_t *self) { return self->version; }
 uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }

@@ -87,6 +87,7 @@ const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self);
 uint32_t psd_engine_index(const psd_engine_t *self);      /* of this shard; 0 before it is welcomed */
 bool psd_engine_is_ready(const psd_engine_t *self);       /* welcomed by the coordinator */
 uint64_t psd_engine_run(const psd_engine_t *self);        /* of the job, as every message says it; 0 before it is welcomed */
+uint64_t psd_engine_epoch(const psd_engine_t *self);      /* which life of this server, by the coordinator's count */
 uint64_t psd_engine_version(const psd_engine_t *self);
 uint64_t psd_engine_clock(const psd_engine_t *self);      /* closed rounds (bsp) */
 uint64_t psd_engine_sync_epoch(const psd_engine_t *self);

@@ -210,7 +210,8 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
 {
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_shard_t *shard = psd_engine_shard(engine);
-    return json_pack("{s:i, s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:o}", "index", (int)psd_engine_index(engine), "version",
+    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:o}", "index", (int)psd_engine_index(engine), "epoch",
+                     (json_int_t)psd_engine_epoch(engine), "version",
                      (json_int_t)psd_engine_version(engine), "parameters", (json_int_t)psd_engine_elements(engine), "bytes",
                      (json_int_t)(psd_engine_elements(engine) * sizeof(float)), "chunks",
                      shard ? (int)psd_shard_parts(shard) : 0, "apply_seconds_p99", apply_p99(self), "received_bytes",

@@ -116,7 +116,7 @@ static void look_at_run(sim_t *self, uint32_t s)
     if (run < server->newest_run)
         sim_broken(self, "shard %u went back to run %u from run %u", s, run, server->newest_run);
     server->run = server->newest_run = run;
-    server->ledger.n = server->n_before_run = 0;
+    server->ledger.n = server->n_before_run = server->version_before_run = 0;
     server->is_bare = false;
     memset(server->fenced, 0, sizeof server->fenced);
 }
@@ -208,7 +208,8 @@ void sim_look_at_server(sim_t *self, uint32_t s)
 {
     look_at_run(self, s);
     look_at_memory(self, s);
-    look_at_rounds(self, s);
+    if (!self->mode->per_push)
+        look_at_rounds(self, s);
     if (s == 0)
         look_at_members(self);
     if (self->server[0].node)
