@@ -23,7 +23,7 @@ enum {
     LINGER_MS = 500,
     DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
                             * for good, and hellos are answered more often */
-    STOP_MS = 5000,        /* how long a server that was told to stop waits for server 0's word */
+    STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
     STEP_HERE = 4096
@@ -253,13 +253,13 @@ static void on_tick(uv_timer_t *timer)
 }
 
 /* The first signal ends the job in good order: server 0 has a last checkpoint made and tells the others; those wait for its
- * word a while. The second one, and one to servers without checkpoints, ends this process now. */
+ * word a while. The second one, and one to servers without checkpoints, or outside of any run, ends this process now. */
 static void on_signal(uv_signal_t *handle, int number)
 {
     daemon_t *self = handle->data;
     char why[64];
     snprintf(why, sizeof why, "%s before the job was finished", number == SIGTERM ? "SIGTERM" : "SIGINT");
-    if (!self->store || self->asked_to_stop_ms) {
+    if (!self->store || self->asked_to_stop_ms || !psd_engine_is_ready(psd_node_engine(self->node))) {
         stop(self, PSD_ESTOPPED, why);
         return;
     }
