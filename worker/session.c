@@ -686,6 +686,20 @@ const psd_err_t *psd_session_error(const psd_session_t *self) { return &self->er
 
 const psd_cluster_t *psd_session_cluster(const psd_session_t *self) { return self->cluster; }
 
+bool psd_session_asks(const psd_session_t *self, uint32_t s)
+{
+    const server_t *server = &self->server[s];
+    switch (self->phase) {
+    case PSD_PHASE_JOINING:
+    case PSD_PHASE_SETTING:
+    case PSD_PHASE_LEAVING: return s == 0;
+    case PSD_PHASE_REGISTERING:
+    case PSD_PHASE_EXCHANGING:
+    case PSD_PHASE_PULLING: return s < n_servers(self) && (!server->attached || server->n_lacking);
+    default: return false;
+    }
+}
+
 uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; }
 
 bool psd_session_drains(const psd_session_t *self) { return self->drains; }
