@@ -184,7 +184,7 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
                      psd_actions_t *out)
 {
     bool finished = msg->code == 0;
-    bool stays = finished && self->config.checkpoints && !self->config.mode->per_push && self->state != PSD_JOB_FINISHED;
+    bool stays = finished && self->config.checkpoints && self->state != PSD_JOB_FINISHED;
     bool repeated = row->state == PSD_WORKER_LEFT && !(stays && row->finished);
     if (row->state == PSD_WORKER_DONE)
         return;

@@ -23,6 +23,16 @@ psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
     return self;
 }
 
+/* No id stands in the queue twice, so that there is room for all. */
+static void leave_queue(psd_engine_t *self, uint32_t id)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < self->n_queued; i++)
+        if (self->queue[i] != id)
+            self->queue[n++] = self->queue[i];
+    self->n_queued = n;
+}
+
 /* Forget what has come of the worker's open clock. */
 void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w)
 {
@@ -34,6 +44,7 @@ void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w)
     w->samples = 0;
     w->loss = w->norm2 = 0;
     w->nonfinite = w->complete = false;
+    leave_queue(self, w->id);
 }
 
 void psd_eng_free_worker(psd_engine_t *self, psd_eng_worker_t *w)

@@ -29,7 +29,7 @@ static void note_point(psd_engine_t *self)
             self->save_applied[self->save_point.n_applied++] =
                 (psd_member_t){ .worker = i,
                                 .incarnation = w->incarnation,
-                                .samples = w->standing == PSD_MEMBER ? w->applied : w->resumes_at };
+                                .samples = w->incarnation ? w->applied : w->resumes_at };
     }
 }
 

@@ -323,7 +323,17 @@ static void free_store(psd_store_t **self_p)
     free(self);
 }
 
-/* A lock that ends with the process, however it ends. Where the file system has no locks, or cannot be written to just
+/* Open and lock; true when it is ours. */
+static bool lock_file(psd_store_t *self, const char *path, int flags)
+{
+    if (self->claim >= 0)
+        close(self->claim);
+    self->claim = open(path, flags | O_CREAT | O_CLOEXEC, 0666);
+    return self->claim >= 0 && flock(self->claim, LOCK_EX | LOCK_NB) == 0;
+}
+
+/* A lock that ends with the process, however it ends. Not open for writing, which would keep the file system from becoming
+ * read-only, but where locks need that (NFS). Where the file system has no locks, or cannot be written to just
  * now, the job goes on without: that is an alarm, not an end. */
 static int claim(psd_store_t *self, psd_err_t *err)
 {
@@ -331,8 +341,8 @@ static int claim(psd_store_t *self, psd_err_t *err)
     psd_err_t why = { 0 };
     snprintf(path, sizeof path, "%s/LOCK", self->config.dir);
     int rc = psd_durable_mkdir(self->config.dir, &why);
-    if (rc == PSD_OK && (self->claim = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666)) >= 0 &&
-        flock(self->claim, LOCK_EX | LOCK_NB) == 0)
+    if (rc == PSD_OK &&
+        (lock_file(self, path, O_RDONLY) || (errno == EBADF && lock_file(self, path, O_RDWR))))
         return PSD_OK;
     if (rc == PSD_OK && self->claim >= 0 && errno == EWOULDBLOCK)
         return psd_err_set(err, PSD_ECONFIG, "another server 0 makes checkpoints in %s: wait for its end, or name another directory",

@@ -47,6 +47,7 @@ void chaos_no_memory(chaos_t *self);
 /* faults/network.c: behind proxies */
 void chaos_cut(chaos_t *self);
 void chaos_slow_network(chaos_t *self);
+void chaos_stream_flips(chaos_t *self);
 void chaos_messages(chaos_t *self);
 void chaos_flips(chaos_t *self);
 

@@ -242,6 +242,22 @@ void chaos_messages(chaos_t *self)
         (unsigned long long)duplicated, (unsigned long long)late);
 }
 
+/* Bits changed in the stream: in frames, and in what ZeroMQ says around them. */
+void chaos_stream_flips(chaos_t *self)
+{
+    const setting_t setting = { "psd-tcp-proxy", "784,16,10", steps_of(self, 80) };
+    char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
+    uint64_t flips = 0;
+    unsigned jobs = 0;
+    reference_of(&setting, fast, slow);
+    for (; flips < self->count; jobs++) {
+        run_job(self, &setting, fast, slow, "--flip-every=400000");
+        flips += count_all("flips");
+        cluster_close(&cluster);
+    }
+    chaos_say(self, "%llu bits in %u jobs, SHA-256 equal, ledgers exact", (unsigned long long)flips, jobs);
+}
+
 /* Bits changed where TCP's own checksum does not see it. */
 void chaos_flips(chaos_t *self)
 {

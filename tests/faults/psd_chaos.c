@@ -26,6 +26,7 @@ static const struct campaign {
     { "T10-slow", "a disk that is slow", 5, 1, chaos_slow_disk },
     { "T11", "connections cut", 10000, 50, chaos_cut },
     { "T11-slow", "bytes held back", 60, 3, chaos_slow_network },
+    { "T11-flip", "bits of the stream changed", 1000, 5, chaos_stream_flips },
     { "T12", "messages lost, repeated, reordered", 1000000, 5000, chaos_messages },
     { "T12-flip", "bits changed on the way", 10000, 100, chaos_flips },
     { "T13", "networks parted, one way and both", 200, 3, chaos_partition },
