@@ -24,6 +24,7 @@ get() {
     grep -q '^HTTP/1.. 200' "$2.head" || fail "$1: $(head -n 1 "$2.head")"
 }
 
+: >"$dir/out"
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --workers-min=3 \
     --stop-epochs=0 --stop-steps=1000000000 --optimizer='lookahead(sgd(lr=0.01), k=5, alpha=0.5)' >"$dir/out" 2>&1 &
 job=$!

@@ -11,6 +11,7 @@ fail() {
     exit 1
 }
 
+: >"$dir/out"
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --checkpoint-dir="$dir/ck" --progress=none --threads=1 \
     --stop-epochs=0 --stop-steps=1000000000 >"$dir/out" 2>&1 &
 job=$!

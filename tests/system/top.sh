@@ -25,6 +25,7 @@ expect() { # WORDS: on the screen, within 20 s
     fail "the screen lacks: $1"
 }
 
+: >"$dir/out"
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --stop-epochs=0 \
     --stop-steps=1000000000 >"$dir/out" 2>&1 &
 job=$!

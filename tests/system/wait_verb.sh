@@ -22,6 +22,7 @@ expect() {
 
 # Start a job with the options $@ in the background and find its status address.
 start() {
+    : >"$dir/out"
     "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 "$@" \
         >"$dir/out" 2>&1 &
     job=$!
