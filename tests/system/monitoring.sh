@@ -51,7 +51,7 @@ awk '/^psd_checkpoint_bytes/ && $2 > 100000 { good = 1 } END { exit !good }' "$d
 used=$(grep -oh '\bpsd_[a-z_]*\|\bprocess_[a-z_]*' "$source/deploy/prometheus/psd.rules.yml" "$source/deploy/grafana/psd.json" | sort -u)
 [ "$(wc -w <<<"$used")" -ge 20 ] || fail "only $(wc -w <<<"$used") metrics are used"
 for name in $used; do
-    grep -q "^$name[ {]" "$dir/metrics" || fail "$name is used and there is no such metric"
+    grep -q "^${name}[ {]" "$dir/metrics" || fail "$name is used and there is no such metric"
 done
 for label in $(grep -oh '\(state\|reason\|level\)=\\\?"[a-z]*' "$source/deploy/prometheus/psd.rules.yml" "$source/deploy/grafana/psd.json" |
     tr -d '\\"' | sort -u); do
