@@ -415,6 +415,20 @@ static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
     return rc;
 }
 
+/* Until the servers know, which with checkpoints takes until the last weights are safe; a stop waits for that a while. */
+static int leave(trainer_t *self, bool finished)
+{
+    const uint64_t begun = now_ms(CLOCK_MONOTONIC);
+    for (;;) {
+        const int rc = psd_worker_leave(self->worker, finished, POLL_MS);
+        const uint64_t now = now_ms(CLOCK_MONOTONIC);
+        if (told_to_stop(self) && !self->stop_ms)
+            self->stop_ms = now;
+        if (rc != PSD_W_ETIMEOUT || now - begun > LEAVE_MS || (self->stop_ms && now - self->stop_ms > STOP_GRACE_MS))
+            return rc;
+    }
+}
+
 /* After the loop, however it ended: the weights, the summary, and goodbye. The first failure is the one to
  * tell. */
 static int finish(trainer_t *self, int rc, psd_err_t *err)
@@ -436,9 +450,11 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
     const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;
     if (finished || rc == PSD_ESTOPPED || rc == PSD_EDRAINED) {
-        int left = psd_worker_leave(self->worker, finished, LEAVE_MS);
+        int left = leave(self, finished);
         if (left == PSD_W_EAGAIN && rc == PSD_OK)
             return PSD_EAGAIN;
+        if (left == PSD_W_ETIMEOUT && rc == PSD_OK && told_to_stop(self))
+            return psd_err_set(err, PSD_ESTOPPED, "stopped after the last step, before the last weights were safe");
         if (left == PSD_W_EFENCED && rc == PSD_OK) /* nobody knows that the work is done: a new life will say so */
             return failed(self, left, "cannot leave", err);
     }

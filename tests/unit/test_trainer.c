@@ -431,6 +431,14 @@ Test(trainer, a_worker_that_was_given_up_before_it_could_say_that_it_is_done_fai
     cr_assert_eq(psd_err_exit_code(PSD_EFENCED), 75);
 }
 
+Test(trainer, told_to_stop_while_the_last_weights_are_not_safe_it_does_not_wait_for_long)
+{
+    server.leave_rc = PSD_W_ETIMEOUT;
+    server.stop_at = (uint64_t)(config.stop_epochs * STEPS + 0.5); /* in the last step */
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_ESTOPPED);
+    cr_assert_str_eq(err.text, "stopped after the last step, before the last weights were safe");
+}
+
 Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
 {
     config.stop_target = 0.2;
