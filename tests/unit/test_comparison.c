@@ -370,6 +370,57 @@ Test(comparison, json_has_every_run_and_what_is_not_known_is_null)
     json_decref(json);
 }
 
+/* The learning rate that convergence.tsv has for an mlp and the optimizer of that name; NaN: none. */
+static double golden_lr(const char *name)
+{
+    char line[1024], model[16], optimizer[48];
+    double lr, found = NAN;
+    FILE *file = fopen(PSD_SOURCE_DIR "/tests/golden/convergence.tsv", "r");
+    cr_assert_not_null(file);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "%15s %47s %lf", model, optimizer, &lr) == 3 && !strcmp(model, "mlp") &&
+            !strcmp(optimizer, name))
+            found = lr;
+    fclose(file);
+    return found;
+}
+
+static void begin_file(const char *name)
+{
+    snprintf(path, sizeof path, "%s/deploy/examples/%s", PSD_SOURCE_DIR, name);
+    psd_comparison_clear(&comparison);
+    psd_options_destroy(&options);
+    options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+    cr_assert_eq(psd_options_load(options, 2, (char *[]){ "psdctl", path, NULL }, &err), PSD_OK, "%s",
+                 err.text);
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK, "%s", err.text);
+}
+
+Test(comparison, the_example_has_the_optimizers_of_the_articles_with_the_learning_rates_of_the_reference)
+{
+    static const char *const wanted[] = {
+        "sgd",   "momentum", "nesterov", "adagrad", "adadelta",      "rmsprop",        "adam",
+        "nadam", "adamw",    "radam",    "lion",    "lookahead-sgd", "lookahead-adam", "lookahead-radam"
+    };
+    char name[64];
+    size_t known = 0, found = 0;
+    begin_file("compare-mnist.yaml");
+    cr_expect_geq(comparison.n, 14);
+    for (size_t c = 0; c < comparison.n; c++) {
+        const psd_rule_t *rule = &comparison.contender[c].rule;
+        snprintf(name, sizeof name, "%s%s", rule->lookahead ? "lookahead-" : "", rule->opt->name);
+        for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+            found += !strcmp(wanted[i], name);
+        if (isnan(golden_lr(name)))
+            continue;
+        known++;
+        cr_expect_eq(psd_rule_lr(rule), golden_lr(name), "%s", name);
+    }
+    cr_expect_eq(found, sizeof wanted / sizeof *wanted);
+    cr_expect_geq(known, 14);
+    begin_file("compare-glyphs.yaml");
+}
+
 /* ---- the page ---- */
 
 /* Whether every element is closed, in order; those that have no end are left out. */
