@@ -233,19 +233,6 @@ static void find_metric(psd_comparison_t *self)
     self->smaller_is_better = psd_outcome_smaller_is_better(self->metric);
 }
 
-/* As told; else where the worst seed of the baseline ends, which all its seeds reach, and any other rule may
- * reach sooner. The baseline is the first rule, or the first after it that came to a good end. */
-static void find_target(psd_comparison_t *self)
-{
-    const double told = psd_options_double(self->options, "compare.target"),
-                 stop = psd_options_double(self->options, "stop.target");
-    self->target = told > 0 ? told : stop > 0 ? stop : NAN;
-    self->target_is_ours = isnan(self->target);
-    for (size_t i = 0; i < self->n && isnan(self->target); i++)
-        self->target =
-            self->smaller_is_better ? self->contender[i].final.most : self->contender[i].final.least;
-}
-
 static bool is_whole(const psd_comparison_t *self, const psd_contender_t *c)
 {
     return c->final.n == self->n_seeds;
@@ -270,6 +257,17 @@ static int by_rank(const void *a_, const void *b_, void *arg)
                                 : (a->factor > b->factor) - (a->factor < b->factor);
 }
 
+/* To the digits of the table: what looks the same there is not told apart. */
+static psd_spread_t as_shown(const psd_comparison_t *self, psd_spread_t spread)
+{
+    char text[PSD_CELL];
+    psd_comparison_value(self, spread.least, text);
+    spread.least = strtod(text, NULL);
+    psd_comparison_value(self, spread.most, text);
+    spread.most = strtod(text, NULL);
+    return spread;
+}
+
 /* One value has no range, so that a single seed tells nothing apart. */
 static int find_groups(psd_comparison_t *self)
 {
@@ -278,7 +276,7 @@ static int find_groups(psd_comparison_t *self)
     const bool good = spread && groups;
     for (size_t i = 0; good && i < self->n; i++)
         if (is_whole(self, &self->contender[i]) && self->n_seeds > 1)
-            spread[i] = self->contender[i].final;
+            spread[i] = as_shown(self, self->contender[i].final);
     if (good)
         psd_spread_groups(spread, self->n, self->smaller_is_better, groups);
     for (size_t i = 0; good && i < self->n; i++)
@@ -296,6 +294,26 @@ static void find_best_of_sweeps(psd_comparison_t *self)
             first = first && self->contender[k].named != self->contender[i].named;
         self->contender[i].is_best_of_sweep = first;
     }
+}
+
+/* As told; else where the worst seed of the baseline ends, which all its seeds reach, and any other rule may
+ * reach sooner. The baseline is the first rule that was named, in a sweep with the learning rate that does
+ * best, or the first after it that came to a good end. */
+static void find_target(psd_comparison_t *self)
+{
+    const double told = psd_options_double(self->options, "compare.target"),
+                 stop = psd_options_double(self->options, "stop.target");
+    const psd_contender_t *base = NULL;
+    for (size_t i = 0; i < self->n; i++) {
+        const psd_contender_t *c = &self->contender[i];
+        base = c->is_best_of_sweep && c->final.n && (!base || c->named < base->named) ? c : base;
+    }
+    self->target_is_ours = !(told > 0 || stop > 0);
+    self->target = told > 0                  ? told
+                   : stop > 0                ? stop
+                   : !base                   ? NAN
+                   : self->smaller_is_better ? base->final.most
+                                             : base->final.least;
 }
 
 static void append(psd_comparison_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -357,14 +375,14 @@ int psd_comparison_judge(psd_comparison_t *self, psd_err_t *err)
     find_metric(self);
     for (size_t i = 0; i < self->n; i++)
         sum_up(self, &self->contender[i]);
+    qsort_r(self->contender, self->n, sizeof *self->contender, by_rank, self);
+    find_best_of_sweeps(self);
     find_target(self);
     for (size_t i = 0; i < self->n; i++) {
         self->contender[i].steps_to_target = spread_of(self, &self->contender[i], steps_to);
         self->contender[i].seconds_to_target = spread_of(self, &self->contender[i], seconds_to);
     }
-    qsort_r(self->contender, self->n, sizeof *self->contender, by_rank, self);
     const int rc = find_groups(self);
-    find_best_of_sweeps(self);
     find_verdict(self);
     return rc ? psd_err_set(err, rc, "no memory to compare") : PSD_OK;
 }

@@ -23,7 +23,7 @@ typedef struct psd_contender {
     unsigned n_read, n_diverged;
     psd_spread_t final, best, loss, seconds, samples_per_s, moved_bytes;
     psd_spread_t steps_to_target, seconds_to_target; /* of those that reached it */
-    psd_groups_t groups; /* in `final`; none unless every seed was read and none diverged */
+    psd_groups_t groups;   /* in `final` to the digits of the table; none unless every seed came to a good end */
     bool is_best_of_sweep;
 } psd_contender_t;
 
@@ -72,6 +72,9 @@ typedef struct psd_column {
 /* The i-th; NULL past the last. */
 const psd_column_t *psd_comparison_column(size_t i);
 void psd_comparison_title(const psd_comparison_t *self, size_t i, char out[PSD_CELL]);
+
+/* A value of the metric with the digits that the table has. */
+void psd_comparison_value(const psd_comparison_t *self, double value, char out[PSD_CELL]);
 
 /* What was compared, in a line. */
 void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t capacity);

@@ -9,7 +9,7 @@ enum {
     WIDTH = 520,
     HEIGHT = 320,
     LEFT = 56,
-    RIGHT = 10,
+    RIGHT = 18,
     TOP = 10,
     BOTTOM = 36,
     HUES = 10,    /* colours; then they come again, dashed */

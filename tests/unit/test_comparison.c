@@ -260,6 +260,43 @@ Test(comparison, a_winner_is_named_where_all_its_seeds_are_better_with_the_odds_
     cr_expect_str_eq(comparison.winner->label, "adam(lr=0.001)");
 }
 
+Test(comparison, what_looks_the_same_in_the_table_is_not_told_apart)
+{
+    begin("sgd; adam; lion", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.91231, 0.91232, 0.91233, 0.91234, 0.9124, 0.9125 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.contender[0].label, "lion(lr=0.0001)");
+    cr_expect(comparison.contender[0].groups.last == 1, "0.9124 is not 0.9123");
+    cr_expect(comparison.contender[1].groups.first == 2 && comparison.contender[2].groups.first == 2);
+}
+
+Test(comparison, the_target_is_told_or_where_the_worst_seed_of_the_first_rule_ends_with_its_best_rate)
+{
+    const double accuracy[] = { 0.90, 0.92, 0.50, 0.60, 0.95, 0.97, 0.5, 0.6 };
+    begin("sgd; adam",
+          "--compare-lr-sweep=0.1,1"); /* three seeds are the default: the third is as the first */
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (size_t c = 0; c < 4; c++)
+        for (unsigned s = 0; s < 3; s++)
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[2 * c + s % 2] }), PSD_OK, "%s",
+                         err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_eq(comparison.target, 0.90, "sgd(lr=0.001), for sgd(lr=0.01) is worse");
+    cr_expect(comparison.target_is_ours);
+    begin("sgd; adam", "--stop-target=0.4");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.9 }), PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect(comparison.target == 0.4 && !comparison.target_is_ours);
+    cr_expect_eq(comparison.contender[0].steps_to_target.mean, 10, "0.45 at step 10");
+    begin("sgd; adam", "--compare-target=0.91");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.9 }), PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_eq(comparison.contender[0].steps_to_target.n, 0, "0.9 is not 0.91");
+}
+
 Test(comparison, one_seed_names_no_winner)
 {
     begin("sgd; adam", "--compare-seeds=1");
