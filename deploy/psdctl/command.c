@@ -30,8 +30,8 @@ void psd_command_clear(psd_command_t *self)
 }
 
 /* Options that are decided per child; all others are handed on as they were given. */
-static const char *const of_run[] = { "listen",   "join",        "status.listen", "run.dir",
-                                      "progress", "workers.min", "workers.want",  "servers", NULL };
+static const char *const of_run[] = { "listen",      "join",         "status.listen", "run.dir", "progress",
+                                      "workers.min", "workers.want", "servers",       NULL };
 
 static bool is_one_of(const char *key, const char *const *keys)
 {
@@ -40,8 +40,8 @@ static bool is_one_of(const char *key, const char *const *keys)
     return *keys != NULL;
 }
 
-/* What the flags of this command line say to a child of `program`, but for the options `decided`; file and environment
- * it reads itself. */
+/* What the flags of this command line say to a child of `program`, but for the options `decided`; file and
+ * environment it reads itself. */
 static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program,
                       const char *const *decided)
 {
@@ -123,14 +123,16 @@ void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts)
     end(self, facts->options, facts->run_dir);
 }
 
-/* Each run by itself: no addresses of its own choice, no checkpoint of another run to go on from, no file that all would
- * write to, no end before the others'; and nobody is started again, for rounds without him would be other rounds. Its
- * logs are read. */
+/* Each run by itself: no addresses of its own choice, no checkpoint of another run to go on from, no file that
+ * all would write to, no end before the others'. All workers are in all rounds: who is lost is not started
+ * again, for the rounds without him would be other rounds. And its logs are read. */
 void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
 {
-    static const char *const decided[] = { "listen",    "status.listen", "run.dir",     "optimizer",      "seed",
-                                           "progress",  "save",          "trace",       "checkpoint.dir", "stop.target",
-                                           "log.level", "log.format",    "restarts",    NULL };
+    static const char *const decided[] = { "listen",      "status.listen", "run.dir",       "optimizer",
+                                           "seed",        "progress",      "save",          "trace",
+                                           "stop.target", "restarts",      "checkpoint.dir", "log.level",
+                                           "log.format",  "workers.min",   "workers.want",  "round_timeout",
+                                           NULL };
     const psd_options_t *o = run->options;
     const bool has_status = strcmp(psd_options_string(o, "status.listen"), "none") != 0,
                is_silent = strcmp(psd_options_string(o, "progress"), "none") == 0;
@@ -146,6 +148,9 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     add(self, "--trace=");
     add(self, "--checkpoint-dir=");
     add(self, "--stop-target=0");
+    add(self, "--workers-min=%u", run->n_workers);
+    add(self, "--workers-want=%u", run->n_workers);
+    add(self, "--round-timeout=0s");
     add(self, "--restarts=0");
     add(self, "--log-level=info");
     add(self, "--log-format=logfmt");

@@ -35,6 +35,7 @@ typedef struct psd_command_run {
     const char *psdctl; /* this program */
     const char *run_dir, *rule;
     uint64_t seed;
+    unsigned n_workers;
     bool short_progress; /* as above */
 } psd_command_run_t;
 

@@ -477,8 +477,8 @@ static void print_value(const char *key, const json_t *value)
 /* The first worker's summary, as far as it got. */
 static void print_summary(const run_t *run)
 {
-    static const char *const hidden[] = { "schema",   "job",            "worker",      "rank",
-                                          "settings", "sha256_initial", "sha256_order", "begun_ts" };
+    static const char *const hidden[] = { "schema",         "job",          "worker",  "rank", "settings",
+                                          "sha256_initial", "sha256_order", "begun_ts" };
     char path[PATH_MAX];
     const char *key;
     json_t *value;

@@ -180,8 +180,6 @@ static void fail(trials_t *self, const slot_t *slot, int code, const char *why)
     name_directory(self, slot->run, ".part", directory);
     say(self, "compare.failed %s code=%d log=%s/run.log reason=\"%s\"", name, code, directory, why);
     note_code(self, code);
-    if (is_hopeless(code))
-        stop_all(self, SIGTERM);
 }
 
 static bool start_next(trials_t *self, slot_t *slot);
@@ -203,10 +201,9 @@ static void finish(trials_t *self, slot_t *slot)
         stop_all(self, SIGTERM);
     } else if (rc || (code && !o->diverged)) {
         psd_child_describe_end(child, end, sizeof end);
-        fail(self, slot, code ? code : psd_err_exit_code(rc),
-             code && *slot->words ? slot->words
-             : code               ? end
-                                  : err.text);
+        fail(self, slot, code ? code : failed, code && *slot->words ? slot->words : code ? end : err.text);
+        if (is_hopeless(code))
+            stop_all(self, SIGTERM);
     } else if (rename(part, kept)) {
         fail(self, slot, psd_err_exit_code(PSD_EIO), strerror(errno));
     } else {
@@ -300,6 +297,7 @@ static int start(trials_t *self, slot_t *slot, psd_err_t *err)
                                                     .run_dir = part,
                                                     .rule = contender_of(self, slot->run)->name,
                                                     .seed = seed_of(self, slot->run),
+                                                    .n_workers = self->comparison->n_workers,
                                                     .short_progress = self->terminal });
     snprintf(log, sizeof log, "%.*s/run.log", (int)sizeof log - 16, part);
     slot->words[0] = '\0';

@@ -413,6 +413,21 @@ Test(compare, a_run_that_fails_is_named_with_its_log_and_the_others_go_on)
     cr_expect_eq(count("compare.done "), 2, "what had failed is made again: %s", output);
 }
 
+Test(compare, a_run_that_loses_a_worker_is_not_a_result_and_the_others_go_on)
+{
+    replace("psd-worker", "case \"$*\" in *adam-*worker-id=2*|*worker-id=2*adam-*) timeout -s KILL 1 "
+                          "$bin/psd-worker \"$@\"; exit 71;; esac");
+    cr_assert_eq(shell("bin/psdctl compare " LONG " --stop-epochs=1000 --run-dir=c --seeds 1 --workers-min=1 "
+                                                  "--workers-want=2 --optimizers 'adam' 'sgd(lr=0.5)'"),
+                 71, "%s", output);
+    cr_expect_not_null(
+        strstr(output, "compare.failed run=1 of=2 optimizer=\"adam(lr=0.001)\" seed=1 code=71"), "%s",
+        output);
+    cr_expect_not_null(
+        strstr(output, "compare.done run=2 of=2 optimizer=\"sgd(lr=0.5)\" seed=1 outcome=done"), "%s",
+        output);
+}
+
 Test(compare, what_every_run_would_say_is_said_once)
 {
     cr_assert_eq(compare(SHORT " --run-dir=c --data-train=csv:/no/such.csv --model-kind=linear "
