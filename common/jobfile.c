@@ -129,8 +129,11 @@ static const char *fault_of_item(const yaml_event_t *event, bool texts)
 {
     const char *item = event->type == YAML_SCALAR_EVENT ? (const char *)event->data.scalar.value : "";
     if (texts)
-        return !*item ? "no text" : strchr(item, ';') || strlen(item) != event->data.scalar.length ? "no text; leave the ; out" : NULL;
-    return !*item || event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE || strchr(item, ',') ? "not a number" : NULL;
+        return !*item                                                           ? "no text"
+               : strchr(item, ';') || strlen(item) != event->data.scalar.length ? "no text; leave the ; out"
+                                                                                : NULL;
+    return !*item || event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE || strchr(item, ',') ? "not a number"
+                                                                                              : NULL;
 }
 
 /* A list of plain scalars, as "784,128,10"; of texts, as "sgd(lr=0.1); adam". */
@@ -151,7 +154,10 @@ static void read_list(reader_t *self, const yaml_event_t *start, bool texts)
             good = false;
             skip(self, &event);
         } else {
-            int n = snprintf(text + used, sizeof text - used, "%s%s", !used ? "" : texts ? "; " : ",",
+            int n = snprintf(text + used, sizeof text - used, "%s%s",
+                             !used   ? ""
+                             : texts ? "; "
+                                     : ",",
                              (const char *)event.data.scalar.value);
             used = n < 0 || used + (size_t)n >= sizeof text ? sizeof text - 1 : used + (size_t)n;
         }

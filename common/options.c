@@ -13,9 +13,24 @@
 
 #include "common/jobfile.h"
 
-typedef enum { STRING, NAME, INT, UINT64, DOUBLE, BOOL, DURATION, SIZE, ENDPOINT, LISTEN, LIST, NUMBERS, TEXTS } type_t;
+typedef enum {
+    STRING,
+    NAME,
+    INT,
+    UINT64,
+    DOUBLE,
+    BOOL,
+    DURATION,
+    SIZE,
+    ENDPOINT,
+    LISTEN,
+    LIST,
+    NUMBERS,
+    TEXTS
+} type_t;
 
-/* What a value of each type is called, and the argument that --help shows; of a list, how a job file writes it. */
+/* What a value of each type is called, and the argument that --help shows; of a list, how a job file writes
+ * it. */
 static const struct {
     const char *what, *argument, *example;
 } types[] = {
@@ -464,7 +479,10 @@ static double bound(type_t type, const char *text, size_t n, double missing)
     snprintf(copy, sizeof copy, "%.*s", (int)n, text);
     if (!n)
         return missing;
-    bool good = parse_typed(type == NUMBERS ? DOUBLE : type == DURATION || type == DOUBLE ? type : INT, copy, &value);
+    bool good = parse_typed(type == NUMBERS                      ? DOUBLE
+                            : type == DURATION || type == DOUBLE ? type
+                                                                 : INT,
+                            copy, &value);
     assert(good);
     return value.d;
 }
@@ -1087,7 +1105,8 @@ static void describe_type(size_t i, char *out, size_t capacity)
 
 char *psd_options_markdown(void)
 {
-    static const char *const programs[] = { "psd", "psd-worker", "psdctl", "psdctl compare" }; /* in the order of psd_program_t's bits */
+    static const char *const programs[] = { "psd", "psd-worker", "psdctl",
+                                            "psdctl compare" }; /* in the order of psd_program_t's bits */
     char *text = NULL;
     size_t n = 0;
     FILE *out = open_memstream(&text, &n);

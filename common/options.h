@@ -28,8 +28,8 @@ typedef struct psd_option {
 
 typedef struct psd_options psd_options_t;
 
-/* Every option at its default, for `program`, or a mask of several whose flags are taken. NULL when memory runs
- * out. */
+/* Every option at its default, for `program`, or a mask of several whose flags are taken. NULL when memory
+ * runs out. */
 psd_options_t *psd_options_new(unsigned program);
 void psd_options_destroy(psd_options_t **self_p);
 
@@ -54,8 +54,8 @@ const char *psd_options_complaints(const psd_options_t *self);
 const char *psd_options_file(const psd_options_t *self);
 
 /* Values. The key must be in the table and of the type; text lives until destroy. `int` is for INT, `uint`
- * for UINT64 and SIZE, `ms` for DURATION, `list`, `numbers`, `texts` for LIST, NUMBERS, TEXTS (`*n` items), `string` for all the
- * others. */
+ * for UINT64 and SIZE, `ms` for DURATION, `list`, `numbers`, `texts` for LIST, NUMBERS, TEXTS (`*n` items),
+ * `string` for all the others. */
 const char *psd_options_string(const psd_options_t *self, const char *key);
 int64_t psd_options_int(const psd_options_t *self, const char *key);
 uint64_t psd_options_uint(const psd_options_t *self, const char *key);

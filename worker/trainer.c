@@ -49,7 +49,8 @@ typedef struct trainer {
     bool target_met;
     uint64_t begun_ms, stop_ms; /* when the loop began; when `stop` was first seen, 0: not yet */
     double begun_ts;            /* when the loop began, in seconds since 1970 */
-    char sha256_initial[PSD_SHA256_TEXT]; /* of the weights before the first step; "" for one who came later */
+    char
+        sha256_initial[PSD_SHA256_TEXT]; /* of the weights before the first step; "" for one who came later */
 } trainer_t;
 
 static uint64_t now_ms(clockid_t clock)

@@ -524,8 +524,10 @@ Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
     json_decref(summary);
 }
 
-/* What the summary says of the start and of the rows, of a run from `seed` of the sampler, with the given rule. */
-static void run_for_hashes(uint64_t seed, const char *rule, const psd_dataset_t *set, char initial[65], char order[65])
+/* What the summary says of the start and of the rows, of a run from `seed` of the sampler, with the given
+ * rule. */
+static void run_for_hashes(uint64_t seed, const char *rule, const psd_dataset_t *set, char initial[65],
+                           char order[65])
 {
     psd_model_destroy(&model);
     config.model = model = new_model();
@@ -558,7 +560,9 @@ Test(trainer, the_summary_has_hashes_of_the_start_and_of_the_order_of_rows_that_
     psd_model_t *fresh = new_model();
     for (size_t i = 0; i < 2; i++) {
         const psd_param_t *p = &psd_model_params(fresh)[i];
-        tensors[i] = (psd_saved_t){ .name = p->name, .shape = p->shape, .n_dims = p->n_dims, .n = p->n, .data = p->data };
+        tensors[i] = (psd_saved_t){
+            .name = p->name, .shape = p->shape, .n_dims = p->n_dims, .n = p->n, .data = p->data
+        };
     }
     char hash[PSD_SHA256_TEXT];
     cr_expect_str_eq(initial[0], psd_weights_sha256(tensors, 2, hash), "those of the model before any step");
