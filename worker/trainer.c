@@ -461,6 +461,8 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
         int left = psd_worker_leave(self->worker, finished, LEAVE_MS);
         if (left == PSD_W_EAGAIN && rc == PSD_OK)
             return PSD_EAGAIN;
+        if (left == PSD_W_EFENCED && rc == PSD_OK) /* nobody knows that the work is done: a new life will say so */
+            return failed(self, left, "cannot leave", err);
     }
     if (!rc && late_rc)
         return psd_err_set(err, late_rc, "%s", late.text);

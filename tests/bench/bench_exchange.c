@@ -192,7 +192,7 @@ static bare_t bare_start(size_t n_bytes, int kept)
 
 static double bare_round(const bare_t *self, int hold)
 {
-    double seconds;
+    double seconds = 0;
     char order = (char)hold;
     if (write(self->order_fd, &order, 1) != 1 || read(self->answer_fd, &seconds, sizeof seconds) != sizeof seconds)
         die("the bare side has ended");

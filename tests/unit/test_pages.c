@@ -136,7 +136,8 @@ static void check_script(size_t argc, char **argv, const char *line)
 
 static void check_command(const char *line)
 {
-    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages", "./tests/run", "tests/run", "tests/sim/planted.sh", NULL };
+    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages",      "./tests/run", "tests/run",
+                                           "tests/chaos",         "tests/sim/planted.sh", NULL };
     static const char *const cmakes[] = { "cmake", "ctest", NULL };
     static const char *const elsewhere[] = { "cc", "./line", NULL }; /* run by the example's own test */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");

@@ -26,7 +26,7 @@ static struct {
     float *slot[PSD_MAX_PARAMS][PSD_MAX_SLOTS];
     bool frozen; /* gradients are taken and the weights stay */
     psd_position_t position;
-    int connect_rc, exchange_rc; /* what these calls return */
+    int connect_rc, exchange_rc, leave_rc; /* what these calls return */
     int waits_before_ready;      /* timeouts of each wait before it succeeds */
     uint64_t stop_at, poison_at; /* clocks at which `stop` is set, and the weights become NaN */
     uint64_t samples, exchanges, null_gradients;
@@ -141,7 +141,7 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 {
     (void)self, (void)timeout_ms;
     server.left = finished;
-    return 0;
+    return server.leave_rc;
 }
 
 void psd_worker_close(psd_worker_t **self_p) { *self_p = NULL; }
@@ -422,6 +422,13 @@ Test(trainer, drained_it_leaves_with_work_left_and_ends_well)
     cr_assert_eq(psd_err_exit_code(PSD_EDRAINED), 0, "so that nobody starts it again");
     cr_assert_eq(server.exchanges, 3);
     cr_assert_eq(server.left, 0);
+}
+
+Test(trainer, a_worker_that_was_given_up_before_it_could_say_that_it_is_done_fails_to_be_started_again)
+{
+    server.leave_rc = PSD_W_EFENCED;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EFENCED);
+    cr_assert_eq(psd_err_exit_code(PSD_EFENCED), 75);
 }
 
 Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
