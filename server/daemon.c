@@ -468,9 +468,12 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
         warn_of_lr_rule(&self);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);
+        uint64_t received_bytes, sent_bytes;
+        psd_report_traffic(self.report, &received_bytes, &sent_bytes);
         rc = psd_err_set(err, self.code, "%s", self.why.text);
         psd_log_write(rc == PSD_OK || rc == PSD_ESTOPPED ? PSD_LOG_INFO : PSD_LOG_ERROR, "server.exit",
-                      "code=%d reason=\"%s\"", psd_err_exit_code(rc), self.why.text);
+                      "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64,
+                      psd_err_exit_code(rc), self.why.text, received_bytes, sent_bytes);
     }
     close_all(&self);
     return rc;
