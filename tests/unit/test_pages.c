@@ -432,7 +432,7 @@ static void check_arrow(const char *file, const char *included)
             if (starts(included, ours[o]) && starts(file, arrows[a].from) && !may_all(file, included))
                 cr_expect(strstr(arrows[a].to, ours[o]), "%s includes %s", file, included);
     if (!strcmp(included, "zmq.h"))
-        cr_expect_str_eq(file, "common/transport.c");
+        cr_expect(!strcmp(file, "common/transport.c") || !strcmp(file, "common/keys.c"), "%s includes it", file);
     if (strstr(included, ".pb-c.h") || starts(included, "protobuf-c"))
         cr_expect_str_eq(file, "proto/codec.c");
     /* The trainer knows the servers through the public header alone. */
