@@ -32,7 +32,8 @@ void psd_command_clear(psd_command_t *self)
 static bool is_decided_here(const char *key)
 {
     static const char *const keys[] = { "listen",   "join",        "status.listen", "run.dir",
-                                        "progress", "workers.min", "workers.want",  "servers" };
+                                        "progress", "workers.min", "workers.want",  "servers",
+                                        "insecure", "server.public" };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return true;
@@ -58,6 +59,15 @@ static void begin(psd_command_t *self)
     add(self, "psdctl");
     add(self, PSD_CTL_CHILD);
     add(self, "%ld", (long)getpid());
+}
+
+/* Everything that psdctl run starts is on this machine, where one need not have keys. */
+static void add_security(psd_command_t *self, const psd_command_facts_t *facts, psd_program_t program)
+{
+    if (!*facts->server_public)
+        add(self, "--insecure");
+    else if (program == PSD_PROGRAM_WORKER)
+        add(self, "--server-public=%s", facts->server_public);
 }
 
 static void end(psd_command_t *self, const psd_command_facts_t *facts)
@@ -98,6 +108,7 @@ void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
     add_place(self, facts, "status.listen", "127.0.0.1:0", facts->status);
     if (facts->index)
         add(self, "--join=%s", facts->join);
+    add_security(self, facts, PSD_PROGRAM_SERVER);
     end(self, facts);
 }
 
@@ -109,6 +120,7 @@ void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts)
     add(self, "--worker-id=%u", facts->index);
     add(self, "--join=%s", facts->join);
     add(self, "--progress=log");
+    add_security(self, facts, PSD_PROGRAM_WORKER);
     if (facts->short_progress &&
         strcmp(psd_options_origin(facts->options, "progress_interval"), "default") == 0)
         add(self, "--progress-interval=250ms");

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/keys.h"
 #include "common/options.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
@@ -62,6 +63,7 @@ struct run {
     bool interrupted;
     int code; /* exit code so far */
     char directory[PATH_MAX - 64];
+    char server_public[PSD_KEY_TEXT];   /* the servers' public key; "": no keys */
     char self[PATH_MAX], bin[PATH_MAX]; /* psdctl, and the directory that holds the programs */
     bool ready;                         /* server 0 has announced itself */
     bool terminal;                      /* stderr can redraw a line */
@@ -228,6 +230,7 @@ static bool start(run_t *run, unsigned i)
                                         .bin = run->bin,
                                         .run_dir = run->directory,
                                         .join = run->post[0].data,
+                                        .server_public = run->server_public,
                                         .index = child->index,
                                         .n_servers = run->n_servers,
                                         .n_workers = run->n_workers,
@@ -601,11 +604,39 @@ static int drive(run_t *run)
     return run->code;
 }
 
+/* Without keys, all children take anybody of this machine; with some, the lacking ones are missed here already. */
+static int find_keys(run_t *run, psd_err_t *err)
+{
+    static const char *const options[] = { "server.key", "worker.key", "allow" };
+    enum { N = sizeof options / sizeof *options };
+    const char *lacks = NULL;
+    unsigned n = 0;
+    for (unsigned i = 0; i < N; i++)
+        if (*psd_options_string(run->options, options[i]))
+            n++;
+        else
+            lacks = options[i];
+    if (n == 0)
+        return PSD_OK;
+    if (n < N)
+        return psd_err_set(err, PSD_ECONFIG, "a job with keys has server.key, worker.key and allow; %s lacks", lacks);
+    psd_keys_t keys;
+    int rc = psd_keys_load(&keys, &(psd_keys_source_t){ .secret = psd_options_string(run->options, "server.key"),
+                                                        .server = psd_options_string(run->options, "server.public"),
+                                                        .insecure = psd_options_bool(run->options, "insecure"),
+                                                        .is_server = true }, err);
+    memcpy(run->server_public, keys.server, sizeof keys.server);
+    psd_keys_wipe(&keys);
+    return rc;
+}
+
 static int prepare(run_t *run, psd_err_t *err)
 {
     int64_t least = psd_options_int(run->options, "workers.min"),
             want = psd_options_int(run->options, "workers.want");
     int rc = find_programs(run, err);
+    if (!rc)
+        rc = find_keys(run, err);
     if (!rc)
         rc = prepare_directory(run, err);
     if (rc)

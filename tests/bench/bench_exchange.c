@@ -227,7 +227,7 @@ static void start_server(cluster_t *self, const char *optimizer, char endpoint[1
     if (!self->pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
-        execl(program, "psd", "--listen", "tcp://127.0.0.1:0", "--status-listen", "none", "--job", "bench", "--log-level",
+        execl(program, "psd", "--insecure", "--listen", "tcp://127.0.0.1:0", "--status-listen", "none", "--job", "bench", "--log-level",
               "warn", "--optimizer", optimizer, (char *)NULL);
         die("cannot start psd");
     }
@@ -246,7 +246,7 @@ static cluster_t cluster_start(size_t n, const char *optimizer)
     start_server(&self, optimizer, endpoint);
     for (size_t i = 0; i < n; i++)
         self.gradient[i] = 1e-3f;
-    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench" };
+    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench", .insecure = 1 };
     uint64_t shape[] = { n };
     psd_tensor_t tensor = { "w", shape, 1, self.weights };
     if (psd_worker_connect(&self.worker, &config) || psd_worker_register(self.worker, &tensor, 1))

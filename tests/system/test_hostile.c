@@ -143,7 +143,8 @@ static void *run_honest(void *arg)
     psd_worker_t *worker = NULL;
     const psd_worker_config_t config = { .size = sizeof config,
                                          .join = cluster.data[0],
-                                         .worker = self->id + 1 };
+                                         .worker = self->id + 1,
+                                         .insecure = 1 };
     int rc = psd_worker_connect(&worker, &config);
     rc = rc ? rc : train(self, worker);
     if (rc)
