@@ -42,6 +42,11 @@ void psd_keys_wipe(psd_keys_t *self);
  * when either is there already or cannot be written; then neither is left behind. */
 int psd_keys_write(const char *name, char public[PSD_KEY_TEXT], psd_err_t *err);
 
+enum { PSD_TOKEN_TEXT = 256 };
+
+/* Read a token: the one line of a file that its owner alone may read, 16 to 255 visible characters. */
+int psd_token_load(char token[PSD_TOKEN_TEXT], const char *path, psd_err_t *err);
+
 /* The bytes of a key, from 40 characters that need not end there. */
 bool psd_key_decode(uint8_t out[PSD_KEY_BYTES], const char *text);
 

@@ -485,7 +485,7 @@ static int open_door(daemon_t *self, psd_err_t *err)
     if (keys.insecure == (*allow != '\0'))
         rc = psd_err_set(err, PSD_ECONFIG, keys.insecure ? "--allow is given with --insecure, which lets everybody in"
                                                          : "there is a key, but no list of those who may connect: add --allow FILE");
-    if (!keys.insecure)
+    if (!keys.insecure || *psd_options_string(o, "status.token"))
         psd_keys_guard_process();
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
         rc = err->code;
@@ -514,7 +514,7 @@ static int open_all(daemon_t *self, psd_err_t *err)
         rc = err->code;
     if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
         rc = err->code;
-    if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, err)))
+    if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
         rc = err->code;
     return rc;
 }
