@@ -92,7 +92,7 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     cr_assert_geq(argc, 2, "%s", line);
     if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config") || !strcmp(argv[1], "verify"))
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
-    static const char *const not_run[] = { "run", "status", "verify", "export", NULL };
+    static const char *const not_run[] = { "run", "status", "verify", "export", "keygen", NULL };
     if (is_one_of(argv[1], not_run))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
     else if (strstr(line, "--join=")) /* for a job that is not there: the flags before are read all the same */
@@ -100,7 +100,7 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     else
         snprintf(command, sizeof command, "%s", line);
     cr_expect_eq(run(command), 0, "%s: %s", line, output);
-    for (size_t i = 2; !strcmp(argv[1], "export") && i < argc; i++)
+    for (size_t i = 2; (!strcmp(argv[1], "export") || !strcmp(argv[1], "keygen")) && i < argc; i++)
         cr_expect(*argv[i] != '-' || strstr(output, strtok(argv[i], "=")), "%s: no option %s", line, argv[i]);
 }
 
@@ -188,7 +188,8 @@ Test(pages, each_command_of_the_contributors_page_does_too) { check_commands_of(
 
 Test(pages, files_that_pages_name_are_there)
 {
-    static const char *const pages[] = { "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "proto/PROTOCOL.md" };
+    static const char *const pages[] = { "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md",
+                                         "proto/PROTOCOL.md" };
     static const char *const roots[] = { "common/", "proto/", "server/", "worker/", "deploy/", "tests/" };
     for (size_t p = 0; p < sizeof pages / sizeof *pages; p++) {
         char *text = read_page(pages[p]), *rest = text, *word;
