@@ -108,7 +108,7 @@ static int read_max_bytes(const place_t *at, const char *word, psd_user_t *user)
         const char *unit;
         uint64_t bytes;
     } units[] = {
-        { "", 1 }, { "KiB", UINT64_C(1) << 10 }, { "MiB", UINT64_C(1) << 20 }, { "GiB", UINT64_C(1) << 30 }
+        { "", 1 }, { "Ki", UINT64_C(1) << 10 }, { "Mi", UINT64_C(1) << 20 }, { "Gi", UINT64_C(1) << 30 }
     };
     const char *end;
     if (!strcmp(word, "*"))
@@ -118,7 +118,8 @@ static int read_max_bytes(const place_t *at, const char *word, psd_user_t *user)
             if (!strcmp(end, units[i].unit) &&
                 !__builtin_mul_overflow(user->max_bytes, units[i].bytes, &user->max_bytes))
                 return PSD_OK;
-    return wrong(at, "\"%.80s\" is no size: *, or a whole number of bytes, KiB, MiB or GiB, from 1", word);
+    return wrong(
+        at, "\"%.80s\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1", word);
 }
 
 static int (*const columns[MAX_WORDS])(const place_t *, const char *, psd_user_t *) = { read_name, read_role,

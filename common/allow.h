@@ -2,7 +2,7 @@
  *
  *   # name  role  public key  [shards  [max_bytes_in_flight]]
  *   ps      server  rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7
- *   gpu-7   worker  Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID   0-1  512MiB
+ *   gpu-7   worker  Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID   0-1  512Mi
  *
  * Words are parted by blanks; a line whose first character is # is a remark (a key may begin with one, a name
  * may not). Strict: whatever is wrong anywhere refuses the whole file, and names the line and the cause. */

@@ -25,12 +25,11 @@ struct psd_net {
     void *context;
     psd_keys_t *keys; /* in locked memory */
     bool guarded;
+    struct meter *meter; /* NULL: nothing was bound */
 };
 
 struct psd_socket {
     psd_net_t *net;
-    uv_loop_t *loop;
-    char bound[PSD_ENDPOINT_TEXT]; /* of a ROUTER */
     void *zmq;
     bool (*read)(psd_socket_t *); /* one message, and deal with it; false when there is none */
     bool is_router;
@@ -45,6 +44,8 @@ struct psd_socket {
     uv_idle_t idle; /* keeps the loop from sleeping while there is more to read */
     int open_handles;
 };
+
+static void meter_unref(struct meter *self);
 
 psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
 {
@@ -71,44 +72,86 @@ void psd_net_destroy(psd_net_t **self_p)
     while (zmq_ctx_term(self->context) && errno == EINTR)
         ;
     sodium_free(self->keys); /* wipes it */
+    meter_unref(self->meter);
     free(self);
 }
 
 /* ---- received frames as buffers ---- */
 
+/* Bytes of payloads that came and are not yet released: of all in [0], and of each user. Frames may outlive
+ * the net, so that whoever lets go last frees it. */
+typedef struct meter {
+    atomic_uint refs;
+    atomic_uint_fast64_t held[PSD_MAX_USERS];
+} meter_t;
+
+static void meter_add(meter_t *self, uint32_t user, uint64_t n)
+{
+    atomic_fetch_add_explicit(&self->refs, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&self->held[0], n, memory_order_relaxed);
+    if (user)
+        atomic_fetch_add_explicit(&self->held[user], n, memory_order_relaxed);
+}
+
+static void meter_unref(meter_t *self)
+{
+    if (self && atomic_fetch_sub_explicit(&self->refs, 1, memory_order_acq_rel) == 1)
+        free(self);
+}
+
+static void meter_subtract(meter_t *self, uint32_t user, uint64_t n)
+{
+    atomic_fetch_sub_explicit(&self->held[0], n, memory_order_relaxed);
+    if (user)
+        atomic_fetch_sub_explicit(&self->held[user], n, memory_order_relaxed);
+    meter_unref(self);
+}
+
+uint64_t psd_net_held(const psd_net_t *self, uint32_t user)
+{
+    return self->meter ? atomic_load_explicit(&self->meter->held[user], memory_order_relaxed) : 0;
+}
+
 typedef struct frame {
     psd_buf_t buf;
     zmq_msg_t msg;
+    meter_t *meter; /* NULL: nobody counts */
+    uint32_t user;
 } frame_t;
 
 static void release_frame(psd_buf_t *buf)
 {
     frame_t *self = (frame_t *)buf;
+    if (self->meter)
+        meter_subtract(self->meter, self->user, buf->n_bytes);
     zmq_msg_close(&self->msg);
     free(self);
 }
 
 /* Take the bytes over from `msg`, which is left empty. Small frames lie unaligned in ZeroMQ's read buffer:
  * those are copied, so that whoever reads floats may. */
-static psd_buf_t *take_frame(zmq_msg_t *msg)
+static psd_buf_t *take_frame(meter_t *meter, uint32_t user, zmq_msg_t *msg)
 {
-    size_t n = zmq_msg_size(msg);
-    void *data = zmq_msg_data(msg);
-    if ((uintptr_t)data % sizeof(float)) {
-        psd_buf_t *copy = psd_buf_new(n);
-        assert(copy && "no memory for a received frame");
-        memcpy(copy->data, data, n);
-        return copy;
-    }
+    const size_t n = zmq_msg_size(msg);
     frame_t *self = malloc(sizeof *self);
     assert(self && "no memory for a received frame");
-    zmq_msg_init(&self->msg);
-    zmq_msg_move(&self->msg, msg);
+    if ((uintptr_t)zmq_msg_data(msg) % sizeof(float)) {
+        int rc = zmq_msg_init_size(&self->msg, n);
+        assert(!rc && "no memory for a received frame");
+        memcpy(zmq_msg_data(&self->msg), zmq_msg_data(msg), n);
+    } else {
+        zmq_msg_init(&self->msg);
+        zmq_msg_move(&self->msg, msg);
+    }
     self->buf.data = zmq_msg_data(&self->msg);
     self->buf.n_bytes = n;
     self->buf.release = release_frame;
     self->buf.owner = NULL;
     atomic_init(&self->buf.refs, 1);
+    self->meter = meter;
+    self->user = user;
+    if (meter)
+        meter_add(meter, user, n);
     return &self->buf;
 }
 
@@ -188,7 +231,8 @@ static bool read_message(psd_socket_t *self)
     if (bad) {
         self->handler.on_bad(self->handler.arg, peer, bad);
     } else {
-        psd_buf_t *buf = zmq_msg_size(&payload) ? take_frame(&payload) : NULL;
+        psd_buf_t *buf =
+            zmq_msg_size(&payload) ? take_frame(self->net->meter, psd_peer_user(peer), &payload) : NULL;
         self->handler.on_message(self->handler.arg, peer, zmq_msg_data(&header), zmq_msg_size(&header), buf);
         psd_buf_unref(&buf);
     }
@@ -366,7 +410,6 @@ static void attach_to_loop(psd_socket_t *self, uv_loop_t *loop)
     uv_check_init(loop, &self->check);
     uv_idle_init(loop, &self->idle);
     self->poll.data = self->prepare.data = self->check.data = self->idle.data = self;
-    self->loop = loop;
     self->open_handles = 4;
     uv_poll_start(&self->poll, UV_READABLE, on_wake);
     uv_prepare_start(&self->prepare, before_sleep);
@@ -462,14 +505,6 @@ static bool lock_door(psd_socket_t *self)
            set_int(self->zmq, ZMQ_ZAP_ENFORCE_DOMAIN, 1);
 }
 
-/* Bind the ZeroMQ half of a ROUTER. False with errno. */
-static bool open_router(psd_socket_t *self, const char *endpoint)
-{
-    size_t n = sizeof self->bound;
-    return set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) && (self->net->keys->insecure || lock_door(self)) &&
-           !zmq_bind(self->zmq, endpoint) && !zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, self->bound, &n);
-}
-
 psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
                               const psd_socket_handler_t *handler, char bound[PSD_ENDPOINT_TEXT],
                               psd_err_t *err)
@@ -478,10 +513,13 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
     psd_socket_t *self = may_use(net, endpoint, err) ? new_socket(net, ZMQ_ROUTER, read_message, err) : NULL;
     if (!self)
         return NULL;
+    if (!net->meter && (net->meter = calloc(1, sizeof *net->meter)))
+        atomic_init(&net->meter->refs, 1);
     self->handler = *handler;
-    if (!open_router(self, endpoint))
+    size_t n = PSD_ENDPOINT_TEXT;
+    if (!set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) || !(net->keys->insecure || lock_door(self)) ||
+        zmq_bind(self->zmq, endpoint) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
         return give_up(self, "cannot listen on", endpoint, err);
-    memcpy(bound, self->bound, sizeof self->bound);
     attach_to_loop(self, loop);
     return self;
 }
@@ -564,21 +602,6 @@ void psd_socket_close(psd_socket_t **self_p, int linger_ms)
     uv_close((uv_handle_t *)&self->idle, handle_closed);
     set_int(self->zmq, ZMQ_LINGER, linger_ms);
     zmq_close(self->zmq);
-}
-
-/* ZeroMQ closes a listener in its own thread, some milliseconds later. */
-int psd_socket_rebind(psd_socket_t **self_p, psd_err_t *err)
-{
-    enum { TRIES = 1000 };
-    psd_socket_t before = **self_p;
-    char bound[PSD_ENDPOINT_TEXT];
-    zmq_unbind(before.zmq, before.bound);
-    psd_socket_close(self_p, 0);
-    for (int i = 0; i < TRIES && !*self_p; i++) {
-        uv_sleep(i ? 1 : 0);
-        *self_p = psd_socket_bind(before.net, before.loop, before.bound, &before.handler, bound, err);
-    }
-    return *self_p ? PSD_OK : PSD_EIO;
 }
 
 /* ---- sending ---- */

@@ -82,6 +82,10 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
                               const psd_socket_handler_t *handler, char bound[PSD_ENDPOINT_TEXT],
                               psd_err_t *err);
 
+/* Bytes of payloads that a user has sent to a ROUTER of this net and that are not yet released; user 0: of
+ * all. */
+uint64_t psd_net_held(const psd_net_t *self, uint32_t user);
+
 /* A DEALER that connects to `endpoint`, and goes on trying; its messages come from `peer`. PSD_ECONFIG as
  * above. */
 psd_socket_t *psd_socket_connect(psd_net_t *net, uv_loop_t *loop, const char *endpoint, uint64_t peer,
@@ -90,11 +94,6 @@ psd_socket_t *psd_socket_connect(psd_net_t *net, uv_loop_t *loop, const char *en
 /* A DEALER with a key that nobody knows, and nothing to say: to see that it is DENIED. */
 psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
                                const psd_socket_handler_t *handler, psd_err_t *err);
-
-/* Close every connection of a ROUTER, with all that it holds of messages in either direction, and bind it
- * anew to the same endpoint: whoever may connect again does. Sets `*self_p`, to NULL with PSD_EIO when the
- * endpoint does not come free. Not from a handler of its own. */
-int psd_socket_rebind(psd_socket_t **self_p, psd_err_t *err);
 
 /* Send without waiting. A reference is taken on `payload` (NULL: empty); its bytes must not change until
  * released. PSD_EAGAIN: no room or not connected; PSD_EUNAVAILABLE: the ROUTER knows no such peer (any more).

@@ -2,16 +2,19 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/transport.h"
+#include "server/breaker.h"
 #include "server/door.h"
 #include "server/node.h"
 #include "server/report.h"
@@ -24,6 +27,7 @@ enum {
     LINGER_MS = 500,
     ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,       /* for a stranger to be refused */
+    REOPEN_MS = 5000,      /* for an address to come free that was closed */
     STOP_MS = 5000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
@@ -41,6 +45,8 @@ typedef struct psd_daemon {
     psd_socket_t *stranger;        /* knocks at the start, to see that it is refused; NULL: it has been */
     bool refuses_strangers;        /* it has been seen; before, nobody is heard */
     char trouble[400];             /* with the connection to server 0; "" when there is none */
+    uint64_t closed_ms;            /* when all connections were ended, while there is no `router` */
+    psd_breaker_t breaker;
     uint64_t allow_ms;             /* when the allow-list was last looked at */
     psd_socket_t *router;          /* where workers and other servers speak to us */
     psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
@@ -67,13 +73,18 @@ static void stop(daemon_t *self, int code, const char *why);
 
 /* ---- who may come in ---- */
 
-/* Somebody who is no longer allowed is cut off within the tick. The others connect again by themselves: for them it is a
- * network that was away for a moment. */
+/* End all connections. Those who may connect again do so by themselves: for them it is a network that was away for a
+ * moment. */
+static void close_door(daemon_t *self)
+{
+    psd_socket_close(&self->router, 0);
+    self->closed_ms = now_ms();
+}
+
 static void look_at_allow_list(daemon_t *self, bool asked)
 {
-    psd_err_t err;
-    if (psd_door_reload(self->door, asked) && psd_socket_rebind(&self->router, &err) != PSD_OK)
-        stop(self, PSD_EIO, err.text);
+    if (psd_door_reload(self->door, asked))
+        close_door(self);
 }
 
 /* ---- actions ---- */
@@ -195,7 +206,8 @@ static bool is_let(daemon_t *self, uint64_t peer, const psd_msg_t *msg)
     if (!self->door || peer == PSD_PEER_COORDINATOR)
         return true;
     const psd_engine_t *engine = psd_node_engine(self->node);
-    psd_refusal_t reason = psd_door_judge(self->door, peer, msg->kind, psd_engine_index(engine), 0, why, sizeof why);
+    psd_refusal_t reason = psd_door_judge(self->door, peer, msg->kind, psd_engine_index(engine),
+                                            psd_net_held(self->net, psd_peer_user(peer)), why, sizeof why);
     if (reason != PSD_REFUSAL_NONE)
         psd_node_refuse(self->node, peer, msg->seq, reason, why, &self->out);
     return reason == PSD_REFUSAL_NONE;
@@ -257,6 +269,46 @@ static void on_knock(void *arg, uint64_t peer, psd_link_t link)
         stop(self, PSD_EAUTH, "a stranger's key was let in: this libzmq asks nobody who may connect");
 }
 
+static uint64_t resident_bytes(void)
+{
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%*u %llu", &pages) != 1)
+        pages = 0;
+    if (file)
+        fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Memory that peers take without ever ending a message. */
+static void tend_memory(daemon_t *self)
+{
+    if (!self->breaker.max)
+        return;
+    const uint64_t resident = resident_bytes();
+    switch (psd_breaker_look(&self->breaker, now_ms(), resident)) {
+    case PSD_BREAKER_CLOSE:
+        psd_log_warn("memory.over", "resident=%" PRIu64 " max=%" PRIu64 " held=%" PRIu64 " effect=\"all connections are closed, and "
+                     "made again by their peers\"", resident, self->breaker.max, psd_net_held(self->net, 0));
+        close_door(self);
+        break;
+    case PSD_BREAKER_TRIM: malloc_trim(0); break;
+    case PSD_BREAKER_REST: break;
+    }
+}
+
+/* Listen again where it was. ZeroMQ lets go of an address in its own thread, a little later. */
+static void open_door_again(daemon_t *self)
+{
+    psd_err_t err;
+    const psd_socket_handler_t handler = { on_message, on_bad, NULL, self };
+    if (self->router || self->breaker.opened_ms)
+        return;
+    self->router = psd_socket_bind(self->net, &self->loop, self->bound, &handler, self->bound, &err);
+    if (!self->router && now_ms() > self->closed_ms + REOPEN_MS)
+        stop(self, PSD_EIO, err.text);
+}
+
 /* From the tick: a socket is not closed while it speaks. */
 static void tend_door(daemon_t *self)
 {
@@ -293,7 +345,9 @@ static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
     uint64_t now = now_ms();
+    open_door_again(self);
     tend_door(self);
+    tend_memory(self);
     psd_node_tick(self->node, now, &self->out);
     carry_out(self);
     tell_ready(self);
@@ -554,7 +608,7 @@ static void watch(daemon_t *self)
 
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
 {
-    daemon_t self = { .options = options, .started_ms = now_ms() };
+    daemon_t self = { .options = options, .started_ms = now_ms(), .breaker = { .max = psd_options_uint(options, "memory.max") } };
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);

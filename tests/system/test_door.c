@@ -112,7 +112,7 @@ static void greet(uint8_t major, const char *mechanism)
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
     /* Then what such a client would say: for version 3 READY, for those before its identity; and a message. */
-    static const uint8_t ready[] = "\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06" "DEALER\x08Identity\0\0\0";
+    static const uint8_t ready[] = "\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06" "DEALER\x08Identity\0\0\0";
     static const uint8_t message[] = "\x01\x04head\0\0";
     const size_t n = major >= 3 ? sizeof bytes : major ? 12 : 10;
     bool sent = send(fd, bytes, n, MSG_NOSIGNAL) > 0 && send(fd, ready, sizeof ready - 1, MSG_NOSIGNAL) > 0 &&
@@ -331,6 +331,99 @@ Test(door, a_list_that_is_wrong_changes_nothing_and_is_named)
     const uint64_t steps = (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
     cluster_await_steps(&cluster, steps + 20);
 }
+
+/* ---- who sends too much ---- */
+
+Test(door, a_user_with_more_bytes_than_it_may_have_is_refused)
+{
+    char command[256];
+    snprintf(command, sizeof command, "sed -i '/^w0 /s/$/ * 1Ki/' %s/allow", cluster.directory);
+    cr_assert_eq(system(command), 0);
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    cluster_start_worker(&cluster, FOREVER);
+    cr_expect_eq(cluster_wait(&cluster.worker[0], DONE_MS), 76);
+    char *log = cluster_printed(&cluster, &cluster.worker[0], "err");
+    cr_expect_not_null(strstr(log, "bytes of messages here, and may have 1024"), "%s", log);
+    free(log);
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; refused("full") == 0; cluster_nap())
+        cr_assert_lt(cluster_now_ms(), end);
+}
+
+/* A connection by hand, for ZeroMQ's own clients send nothing of a message that is not whole. */
+static int dial_raw(void)
+{
+    static const uint8_t greeting[64] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L' };
+    static const uint8_t ready[] = "\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06" "DEALER";
+    struct timeval patience = { .tv_usec = 200000 };
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    to.sin_port = htons((uint16_t)atoi(strrchr(cluster.data[0], ':') + 1));
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) || send(fd, greeting, sizeof greeting, MSG_NOSIGNAL) < 0 ||
+        send(fd, ready, sizeof ready - 1, MSG_NOSIGNAL) < 0)
+        return close(fd), -1;
+    return fd;
+}
+
+/* Frames of one message without end, as fast as they are taken, until `until_ms`; the bytes that were. */
+static uint64_t pour(uint64_t until_ms, size_t size, size_t *most_resident)
+{
+    static uint8_t block[1 << 20];
+    const size_t head = size < 256 ? 2 : 9, n = sizeof block / (head + size) * (head + size);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n; i += head + size) { /* flags: more, long; then the size */
+        block[i] = size < 256 ? 1 : 3;
+        for (size_t b = 1; b < head; b++)
+            block[i + b] = (uint8_t)(size >> 8 * (head - 1 - b));
+    }
+    while (cluster_now_ms() < until_ms) {
+        int fd = dial_raw();
+        size_t at = 0; /* a frame that was cut in two goes on where it was cut */
+        for (ssize_t sent = 0; fd >= 0 && sent >= 0 && cluster_now_ms() < until_ms; at %= n) {
+            sent = send(fd, block + at, n - at, MSG_NOSIGNAL);
+            at += sent > 0 ? (size_t)sent : 0;
+            bytes += sent > 0 ? (size_t)sent : 0;
+            const size_t resident = cluster_resident(&cluster.server[0]);
+            *most_resident = resident > *most_resident ? resident : *most_resident;
+        }
+        if (fd >= 0)
+            close(fd);
+        else
+            cluster_nap();
+    }
+    return bytes;
+}
+
+/* In the clear: with keys it takes one that is on the list, and is the same from there on. */
+static void expect_cut_off(size_t size)
+{
+    enum { POUR_MS = 6000, MAX_MIB = 300 };
+    size_t most = 0;
+    cluster.keys = false;
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --memory-max=%dMi", MAX_MIB);
+    cluster_start_worker(&cluster, FOREVER);
+    cluster_await_steps(&cluster, 20);
+    const uint64_t bytes = pour(cluster_now_ms() + POUR_MS, size, &most);
+    const double then = cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
+    /* A flood this close to the bound may have kept the worker out for longer than its lease. */
+    if (cluster_wait(&cluster.worker[0], 1000) == 75)
+        cluster_start_worker_at(&cluster, 0, FOREVER);
+    cluster_await_steps(&cluster, (uint64_t)then + 50);
+    char *log = cluster_printed(&cluster, &cluster.server[0], "err");
+    unsigned trips = 0;
+    for (const char *at = log; (at = strstr(at, "id=memory.over")); at++)
+        trips++;
+    free(log);
+    fprintf(stderr, "%llu MiB in frames of %zu bytes: at most %zu MiB resident, closed %u times, %g steps beside\n",
+            (unsigned long long)(bytes >> 20), size, most >> 20, trips, then);
+    cr_expect_gt(trips, 0);
+    cr_expect_lt(most, (size_t)(4 * MAX_MIB) << 20, "the bound, and what comes in before it is seen");
+    cr_expect_eq(cluster_wait(&cluster.server[0], 0), -1);
+    cr_expect_eq(cluster_wait(&cluster.worker[0], 0), -1);
+}
+
+Test(door, a_message_without_end_is_cut_off_and_the_job_goes_on_behind_it) { expect_cut_off((1 << 20) - 9); }
+Test(door, so_is_one_of_tiny_frames) { expect_cut_off(2); }
 
 /* ---- the job itself ---- */
 

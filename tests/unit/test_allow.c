@@ -23,7 +23,7 @@ Test(allow, each_line_is_a_user_with_its_role_key_and_bounds)
     cr_assert_eq(parse("# name role key\n"
                        "ps server " K1 "\n"
                        "\n"
-                       "  gpu-7\tworker " K2 "  0,2-3   512MiB\r\n"
+                       "  gpu-7\tworker " K2 "  0,2-3   512Mi\r\n"
                        "op.x admin " K3 " * 7"),
                  PSD_OK, "%s", err.text);
     cr_assert_eq(list.n, 3);
@@ -69,10 +69,10 @@ Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
         { "ps worker " K1 " 64", "is no list of servers" },
         { "ps worker " K1 " 0-18446744073709551616", "is no list of servers" },
         { "ps worker " K1 " 1-2-3", "is no list of servers" },
-        { "ps worker " K1 " * 0", "\"0\" is no size: *, or a whole number of bytes, KiB, MiB or GiB, from 1" },
-        { "ps worker " K1 " * 1MB", "is no size" },
+        { "ps worker " K1 " * 0", "\"0\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1" },
+        { "ps worker " K1 " * 1MiB", "is no size" },
         { "ps worker " K1 " * -1", "is no size" },
-        { "ps worker " K1 " * 17179869184GiB", "is no size" },
+        { "ps worker " K1 " * 17179869184Gi", "is no size" },
         { "ps worker " K1 " * * #", "allow:1: a sixth word, \"#\"" },
         { " # worker", "allow:1: \"#\" is no name" },
     };

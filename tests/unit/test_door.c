@@ -12,7 +12,7 @@
 #define K2 "mS1%#fYoyTK3Hhfx^6huW>9YpZ^*5dd]HVbZN:pC"
 #define K3 ">04Wbd<WUu{/:wp?3o$OCC4XW+sq0Z}B5Ne.3:{-"
 #define K4 "rG15S7<q^StaBroN$PulHoj1m1Kw11xe?Uhc}m[("
-#define USERS "ps server " K1 "\ngpu worker " K2 " 0,2 1KiB\nop admin " K3 "\n"
+#define USERS "ps server " K1 "\ngpu worker " K2 " 0,2 1Ki\nop admin " K3 "\n"
 
 static char path[] = "/tmp/psd-test-XXXXXX", why[256];
 static psd_door_t *door;
@@ -115,7 +115,7 @@ Test(door, only_a_change_that_matters_to_somebody_who_came_closes_connections)
     come(K2);
     write_list(USERS "more worker " K4);
     cr_expect_not(psd_door_reload(door, false), "mon, whose key it was, had not come");
-    write_list("ps server " K1 "\ngpu worker " K2 " 0,2 2KiB\n");
+    write_list("ps server " K1 "\ngpu worker " K2 " 0,2 2Ki\n");
     cr_expect_not(psd_door_reload(door, false), "a bound of bytes may change beside training");
     static const char *const lists[] = { "gpu worker " K4, "gpu worker " K2 " 0", "gpu admin " K2 };
     for (size_t i = 0; i < 3; i++) {
