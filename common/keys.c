@@ -87,15 +87,20 @@ int psd_token_load(char token[PSD_TOKEN_TEXT], const char *path, psd_err_t *err)
     char text[PSD_TOKEN_TEXT + 2] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path, strerror(errno));
+        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path,
+                           strerror(errno));
     ssize_t got = read(fd, text, sizeof text - 1);
     size_t n = got < 0 ? 0 : strcspn(text, "\r\n"), visible = 0;
     while (text[visible] > ' ' && text[visible] < 127)
         visible++;
     int rc = check_secrecy(fd, path, err);
-    if (rc == PSD_OK && (n < LEAST || n >= PSD_TOKEN_TEXT || visible != n || strspn(text + n, "\r\n") != strlen(text + n)))
-        rc = psd_err_set(err, PSD_ECONFIG, "%s is no token: one line of %d to %d visible characters, such as openssl rand -hex 32 "
-                         "writes", path, LEAST, PSD_TOKEN_TEXT - 1);
+    if (rc == PSD_OK &&
+        (n < LEAST || n >= PSD_TOKEN_TEXT || visible != n || strspn(text + n, "\r\n") != strlen(text + n)))
+        rc = psd_err_set(
+            err, PSD_ECONFIG,
+            "%s is no token: one line of %d to %d visible characters, such as openssl rand -hex 32 "
+            "writes",
+            path, LEAST, PSD_TOKEN_TEXT - 1);
     if (rc == PSD_OK) {
         memcpy(token, text, n);
         token[n] = '\0';

@@ -64,9 +64,9 @@ static void begin(psd_command_t *self)
 /* Everything that psdctl run starts is on this machine, where one need not have keys. */
 static void add_security(psd_command_t *self, const psd_command_facts_t *facts, psd_program_t program)
 {
-    if (!*facts->server_public)
-        add(self, "--insecure");
-    else if (program == PSD_PROGRAM_WORKER)
+    const bool has_keys = *facts->server_public;
+    add(self, "--insecure=%s", has_keys ? "false" : "true");
+    if (has_keys && program == PSD_PROGRAM_WORKER)
         add(self, "--server-public=%s", facts->server_public);
 }
 

@@ -1,5 +1,5 @@
-/* fuzz_allow.c - any bytes as an allow-list: users of distinct names and keys, or refused with a line and a cause. What was
- * taken is taken again, the same, when it is written down. */
+/* fuzz_allow.c - any bytes as an allow-list: users of distinct names and keys, or refused with a line and a
+ * cause. What was taken is taken again, the same, when it is written down. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdio.h>

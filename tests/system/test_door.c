@@ -12,7 +12,7 @@
 
 #include "common/keys.h"
 #include "proto/codec.h"
-#include "tests/support/cluster.h"
+#include "tests/support/dial.h"
 
 /* A job with keys, and who comes to its door: those on the list, strangers, and some who were on it. */
 
@@ -36,36 +36,12 @@ TestSuite(door, .init = setup, .fini = teardown, .timeout = 300);
 
 static void *context;
 
-/* The words of a file of keys: "secret KEY" or "public KEY". */
-static void read_key(const char *file, char key[PSD_KEY_TEXT])
-{
-    char *text = cluster_file(&cluster, file);
-    cr_assert(text && sscanf(text, "%*[^\n] %*s %40s", key) == 1, "%s", file);
-    free(text);
-}
-
-/* A DEALER at server 0 with the keys of `name`; NULL: without any. It takes the servers for those of `server`. */
+/* A DEALER at server 0 with the keys of `name`; NULL: without any. It takes the servers for those of
+ * `server`. */
 static void *dial(const char *name, const char *server)
 {
-    char file[32], key[PSD_KEY_TEXT];
-    const int linger = 0, patience_ms = 3000;
     context = context ? context : zmq_ctx_new();
-    void *socket = zmq_socket(context, ZMQ_DEALER);
-    zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_setsockopt(socket, ZMQ_RCVTIMEO, &patience_ms, sizeof patience_ms);
-    if (name) {
-        snprintf(file, sizeof file, "%s.key", name);
-        read_key(file, key);
-        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, key, sizeof key);
-        snprintf(file, sizeof file, "%s.pub", name);
-        read_key(file, key);
-        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, key, sizeof key);
-        snprintf(file, sizeof file, "%s.pub", server);
-        read_key(file, key);
-        zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, key, sizeof key);
-    }
-    cr_assert_eq(zmq_connect(socket, cluster.data[0]), 0);
-    return socket;
+    return dial_as(&cluster, context, 0, name, server);
 }
 
 static void send_message(void *socket, const psd_msg_t *msg)
@@ -88,7 +64,9 @@ static bool hear(void *socket, int wait_ms, psd_msg_t *msg)
     return psd_msg_open(msg, header, (size_t)n, payload, (size_t)n_payload, NULL) == PSD_OK;
 }
 
-static const psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 1234, .text = "psd w:1" };
+static const psd_msg_t hello = {
+    .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 1234, .text = "psd w:1"
+};
 
 static double received(void) { return cluster_metric(&cluster, 0, "psd_received_bytes_total{shard=\"0\"}"); }
 static double refused(const char *reason)
@@ -111,8 +89,10 @@ static void greet(uint8_t major, const char *mechanism)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    /* Then what such a client would say: for version 3 READY, for those before its identity; and a message. */
-    static const uint8_t ready[] = "\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06" "DEALER\x08Identity\0\0\0";
+    /* Then what such a client would say: for version 3 READY, for those before its identity; and a message.
+     */
+    static const uint8_t ready[] = "\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06"
+                                   "DEALER\x08Identity\0\0\0";
     static const uint8_t message[] = "\x01\x04head\0\0";
     const size_t n = major >= 3 ? sizeof bytes : major ? 12 : 10;
     bool sent = send(fd, bytes, n, MSG_NOSIGNAL) > 0 && send(fd, ready, sizeof ready - 1, MSG_NOSIGNAL) > 0 &&
@@ -197,8 +177,13 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
     } messages[] = {
         { { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 99, .text = "psd w:1" }, "w1" },
         { { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = 98, .text = "psd resume" }, "op" },
-        { { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 97, .text = "tcp://127.0.0.1:1 settings" }, "ps" },
-        { { .kind = PSD_MSG_PROBE, .protocol = PSD_PROTOCOL, .worker = 0, .incarnation = 1, .parts = 1 }, "w1" },
+        { { .kind = PSD_MSG_SHARD_HELLO,
+            .protocol = PSD_PROTOCOL,
+            .seq = 97,
+            .text = "tcp://127.0.0.1:1 settings" },
+          "ps" },
+        { { .kind = PSD_MSG_PROBE, .protocol = PSD_PROTOCOL, .worker = 0, .incarnation = 1, .parts = 1 },
+          "w1" },
     };
     for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
         void *socket = dial(names[n], "ps");
@@ -207,12 +192,14 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
             char header[PSD_MAX_FRAME_HEADER];
             const uint8_t bitmap = 1;
             const bool probes = msg.kind == PSD_MSG_PROBE;
-            zmq_send(socket, header, psd_msg_seal(&msg, probes ? &bitmap : NULL, probes, (uint8_t *)header), ZMQ_SNDMORE);
+            zmq_send(socket, header, psd_msg_seal(&msg, probes ? &bitmap : NULL, probes, (uint8_t *)header),
+                     ZMQ_SNDMORE);
             zmq_send(socket, &bitmap, probes, 0);
             cr_assert(hear(socket, DONE_MS, &answer), "%s, %s", names[n], psd_kind_name(msg.kind));
             const bool may = !strcmp(names[n], messages[m].who);
             const bool no = answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_SENDER;
-            cr_expect_eq(may, !no, "%s, %s: %s %s", names[n], psd_kind_name(msg.kind), psd_kind_name(answer.kind), answer.text);
+            cr_expect_eq(may, !no, "%s, %s: %s %s", names[n], psd_kind_name(msg.kind),
+                         psd_kind_name(answer.kind), answer.text);
         }
         zmq_close(socket);
     }
@@ -232,7 +219,8 @@ Test(door, a_worker_with_a_key_is_no_other_worker)
     msg.code = 1;
     send_message(socket, &msg);
     cr_assert(hear(socket, DONE_MS, &answer));
-    cr_expect(answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_WORKER, "%s", psd_kind_name(answer.kind));
+    cr_expect(answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_WORKER, "%s",
+              psd_kind_name(answer.kind));
     msg.code = 0;
     send_message(socket, &msg);
     cr_assert(hear(socket, DONE_MS, &answer));
@@ -240,11 +228,13 @@ Test(door, a_worker_with_a_key_is_no_other_worker)
     static const psd_kind_t kinds[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_SETTING, PSD_MSG_ATTACH };
     const uint64_t job = answer.job;
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-        msg = (psd_msg_t){ .kind = kinds[k], .protocol = PSD_PROTOCOL, .job = job, .worker = 0, .incarnation = 1, .seq = 1234 };
+        msg = (psd_msg_t){
+            .kind = kinds[k], .protocol = PSD_PROTOCOL, .job = job, .worker = 0, .incarnation = 1, .seq = 1234
+        };
         send_message(socket, &msg);
         cr_assert(hear(socket, DONE_MS, &answer), "%s", psd_kind_name(kinds[k]));
-        cr_expect(answer.kind == PSD_MSG_FENCED || answer.kind == PSD_MSG_REFUSED, "%s: %s", psd_kind_name(kinds[k]),
-                  psd_kind_name(answer.kind));
+        cr_expect(answer.kind == PSD_MSG_FENCED || answer.kind == PSD_MSG_REFUSED, "%s: %s",
+                  psd_kind_name(kinds[k]), psd_kind_name(answer.kind));
     }
     zmq_close(socket);
     const uint64_t steps = (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
@@ -302,8 +292,8 @@ Test(door, who_leaves_the_list_is_out_within_a_second_and_the_others_go_on)
     cluster_allow(&cluster, NULL);
     usleep(600000);
     cluster_start_worker_at(&cluster, 1, WORKER "--stop-steps=1000000");
-    for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_metric(&cluster, 0, "psd_workers{state=\"live\"}") < 2;
-         cluster_nap())
+    for (const uint64_t end = cluster_now_ms() + DONE_MS;
+         cluster_metric(&cluster, 0, "psd_workers{state=\"live\"}") < 2; cluster_nap())
         if (cluster_now_ms() > end)
             cluster_give_up(&cluster, "who is on the list again does not come in");
     zmq_close(monitor);
@@ -317,7 +307,8 @@ Test(door, a_list_that_is_wrong_changes_nothing_and_is_named)
     cluster_start_servers(&cluster, 1, "--workers-min=1");
     cluster_start_worker(&cluster, FOREVER);
     cluster_await_steps(&cluster, 5);
-    snprintf(command, sizeof command, "cd %s && { cat allow; echo w0 worker x; } >x && mv x allow", cluster.directory);
+    snprintf(command, sizeof command, "cd %s && { cat allow; echo w0 worker x; } >x && mv x allow",
+             cluster.directory);
     cr_assert_eq(system(command), 0);
     kill(cluster.server[0].pid, SIGHUP);
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
@@ -353,13 +344,15 @@ Test(door, a_user_with_more_bytes_than_it_may_have_is_refused)
 static int dial_raw(void)
 {
     static const uint8_t greeting[64] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L' };
-    static const uint8_t ready[] = "\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06" "DEALER";
+    static const uint8_t ready[] = "\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06"
+                                   "DEALER";
     struct timeval patience = { .tv_usec = 200000 };
     struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     to.sin_port = htons((uint16_t)atoi(strrchr(cluster.data[0], ':') + 1));
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    if (connect(fd, (struct sockaddr *)&to, sizeof to) || send(fd, greeting, sizeof greeting, MSG_NOSIGNAL) < 0 ||
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) ||
+        send(fd, greeting, sizeof greeting, MSG_NOSIGNAL) < 0 ||
         send(fd, ready, sizeof ready - 1, MSG_NOSIGNAL) < 0)
         return close(fd), -1;
     return fd;
@@ -414,7 +407,8 @@ static void expect_cut_off(size_t size)
     for (const char *at = log; (at = strstr(at, "id=memory.over")); at++)
         trips++;
     free(log);
-    fprintf(stderr, "%llu MiB in frames of %zu bytes: at most %zu MiB resident, closed %u times, %g steps beside\n",
+    fprintf(stderr,
+            "%llu MiB in frames of %zu bytes: at most %zu MiB resident, closed %u times, %g steps beside\n",
             (unsigned long long)(bytes >> 20), size, most >> 20, trips, then);
     cr_expect_gt(trips, 0);
     cr_expect_lt(most, (size_t)(4 * MAX_MIB) << 20, "the bound, and what comes in before it is seen");
@@ -450,7 +444,8 @@ Test(door, a_job_with_keys_ends_with_the_same_bits_as_one_without)
 }
 
 /* Run a program to its end; its exit code, and what it said in `said`. */
-static int ask(char said[2048], const char *program, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static int ask(char said[2048], const char *program, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 static int ask(char said[2048], const char *program, const char *format, ...)
 {
@@ -470,6 +465,37 @@ static int ask(char said[2048], const char *program, const char *format, ...)
     return code;
 }
 
+static bool file_has(const char *path, const char *text)
+{
+    static char bytes[4 << 20];
+    FILE *file = fopen(path, "r");
+    size_t n = file ? fread(bytes, 1, sizeof bytes, file) : 0;
+    if (file)
+        fclose(file);
+    return memmem(bytes, n, text, strlen(text)) != NULL;
+}
+
+Test(door, psdctl_run_gives_its_children_the_keys_that_the_job_has)
+{
+    char said[2048];
+    const char *dir = cluster.directory;
+#define RUN                                                                                                  \
+    "psdctl",                                                                                                \
+        "run --insecure=false --workers-min=2 --servers=2 --stop-steps=20 --model-kind=softmax "             \
+        "--model-layers=784,10 --data-train=glyphs:500 --data-test=glyphs:100 --listen=tcp://127.0.0.1:0 "   \
+        "--status-listen=127.0.0.1:0 --run-dir=%s/run"
+    cr_expect_eq(
+        ask(said, RUN " --server-key=%s/ps.key --worker-key=%s/w0.key --allow=%s/allow", dir, dir, dir, dir),
+        0, "%s", said);
+    cr_expect_not_null(strstr(said, "done"), "%s", said);
+    char path[600];
+    snprintf(path, sizeof path, "%s/run/logs/server-0.log", dir);
+    cr_expect(file_has(path, "id=allow.read"), "the servers ask who comes");
+    cr_expect_eq(ask(said, RUN " --server-key=%s/ps.key --allow=%s/allow", dir, dir, dir), 78);
+    cr_expect_not_null(strstr(said, "worker.key lacks"), "%s", said);
+    cr_expect_eq(ask(said, RUN, dir), 0, "without keys, it is as --insecure: %s", said);
+}
+
 Test(door, an_operator_needs_the_key_of_one)
 {
     char said[2048];
@@ -478,13 +504,20 @@ Test(door, an_operator_needs_the_key_of_one)
     cluster_start_worker(&cluster, FOREVER);
     cluster_await_steps(&cluster, 5);
     const char *at = cluster.data[0];
-    cr_expect_eq(ask(said, "psdctl", "pause --join=%s --key=%s/w1.key --server-public=%s/ps.pub", at, dir, dir), 76);
+    cr_expect_eq(
+        ask(said, "psdctl", "pause --join=%s --key=%s/w1.key --server-public=%s/ps.pub", at, dir, dir), 76);
     cr_expect_not_null(strstr(said, "w1 has the role worker, and ADMIN is not for it to send"), "%s", said);
-    cr_expect_eq(ask(said, "psdctl", "pause --join=%s --key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir), 77);
+    cr_expect_eq(
+        ask(said, "psdctl", "pause --join=%s --key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir),
+        77);
     cr_expect_not_null(strstr(said, "does not let this key in"), "%s", said);
     cr_expect_neq(ask(said, "psdctl", "pause --join=%s --timeout=2", at), 0);
-    cr_expect_eq(ask(said, "psdctl", "pause --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0, "%s", said);
-    cr_expect_eq(ask(said, "psdctl", "resume --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0, "%s", said);
+    cr_expect_eq(
+        ask(said, "psdctl", "pause --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0,
+        "%s", said);
+    cr_expect_eq(
+        ask(said, "psdctl", "resume --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0,
+        "%s", said);
 }
 
 Test(door, what_lacks_or_does_not_go_together_is_named_with_its_exit_code)
@@ -503,33 +536,33 @@ Test(door, what_lacks_or_does_not_go_together_is_named_with_its_exit_code)
     cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.pub --allow=%s/allow", dir, dir), 78);
     cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.key --allow=%s/ps.pub", dir, dir), 78);
     cluster_start_servers(&cluster, 1, "--workers-min=1");
-#define JOIN "psd-worker", "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:100 --join-timeout=2s --join=%s "
+#define JOIN                                                                                                 \
+    "psd-worker",                                                                                            \
+        "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:100 --join-timeout=2s --join=%s "
     const char *at = cluster.data[0];
-    cr_expect_eq(ask(said, JOIN "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir), 77);
+    cr_expect_eq(
+        ask(said, JOIN "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir),
+        77);
     cr_expect_not_null(strstr(said, "put a line with it"), "%s", said);
-    cr_expect_eq(ask(said, JOIN "--insecure=false --worker-key=%s/w0.key --server-public=%s/w1.pub", at, dir, dir), 69);
+    cr_expect_eq(
+        ask(said, JOIN "--insecure=false --worker-key=%s/w0.key --server-public=%s/w1.pub", at, dir, dir),
+        69);
     cr_expect_not_null(strstr(said, "is this its public key"), "%s", said);
-    cr_expect_eq(ask(said, JOIN "--insecure=false --worker-key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 76);
+    cr_expect_eq(
+        ask(said, JOIN "--insecure=false --worker-key=%s/op.key --server-public=%s/ps.pub", at, dir, dir),
+        76);
     int code = ask(said, JOIN "--seed=1", at);
     cr_expect(code == 69 || code == 77, "%d: %s", code, said);
     cr_expect_eq(ask(said, JOIN "--insecure=false", at), 78);
-    cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/nobody.key --allow=%s/allow --join-timeout=2s --join=%s", dir, dir,
-                     at),
-                 69);
+    cr_expect_eq(
+        ask(said,
+            PSD "--insecure=false --server-key=%s/nobody.key --allow=%s/allow --join-timeout=2s --join=%s",
+            dir, dir, at),
+        69);
     cr_expect_not_null(strstr(said, "is this its public key"), "all servers have one key pair: %s", said);
 }
 
 /* ---- where a secret may be seen ---- */
-
-static bool file_has(const char *path, const char *text)
-{
-    static char bytes[4 << 20];
-    FILE *file = fopen(path, "r");
-    size_t n = file ? fread(bytes, 1, sizeof bytes, file) : 0;
-    if (file)
-        fclose(file);
-    return memmem(bytes, n, text, strlen(text)) != NULL;
-}
 
 /* In a file of the directory that is no key. */
 static void expect_in_no_file(const char *directory, const char *secret)
@@ -554,7 +587,7 @@ Test(door, no_secret_is_in_arguments_environments_logs_status_or_core)
     const cluster_process_t *processes[] = { &cluster.server[0], &cluster.worker[0] };
     for (size_t k = 0; k < 2; k++) {
         char secret[PSD_KEY_TEXT], path[64];
-        read_key(names[k], secret);
+        dial_read_key(&cluster, names[k], secret);
         for (size_t p = 0; p < 2; p++) {
             static const char *const files[] = { "cmdline", "environ", "status" };
             for (size_t f = 0; f < 3; f++) {

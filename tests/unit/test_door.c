@@ -8,10 +8,10 @@
 #include "common/log.h"
 #include "server/door.h"
 
-#define K1 "7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvdg"
-#define K2 "mS1%#fYoyTK3Hhfx^6huW>9YpZ^*5dd]HVbZN:pC"
-#define K3 ">04Wbd<WUu{/:wp?3o$OCC4XW+sq0Z}B5Ne.3:{-"
-#define K4 "rG15S7<q^StaBroN$PulHoj1m1Kw11xe?Uhc}m[("
+#define K1    "7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvdg"
+#define K2    "mS1%#fYoyTK3Hhfx^6huW>9YpZ^*5dd]HVbZN:pC"
+#define K3    ">04Wbd<WUu{/:wp?3o$OCC4XW+sq0Z}B5Ne.3:{-"
+#define K4    "rG15S7<q^StaBroN$PulHoj1m1Kw11xe?Uhc}m[("
 #define USERS "ps server " K1 "\ngpu worker " K2 " 0,2 1Ki\nop admin " K3 "\n"
 
 static char path[] = "/tmp/psd-test-XXXXXX", why[256];
@@ -67,9 +67,9 @@ Test(door, each_role_may_send_what_is_its_own_and_nothing_else)
     for (size_t u = 0; u < 4; u++) {
         const psd_peer_t peer = come(users[u].key);
         cr_assert(peer);
-#define X(name, number, sender, ...)                                                                                            \
-    cr_expect_eq(judge(peer, PSD_MSG_##name, 0, 0), (sender) & users[u].may ? PSD_REFUSAL_NONE : PSD_REFUSAL_SENDER, "%zu " #name, \
-                 u);
+#define X(name, number, sender, ...)                                                                         \
+    cr_expect_eq(judge(peer, PSD_MSG_##name, 0, 0),                                                          \
+                 (sender)&users[u].may ? PSD_REFUSAL_NONE : PSD_REFUSAL_SENDER, "%zu " #name, u);
         PSD_MESSAGES(X)
 #undef X
     }
