@@ -208,7 +208,7 @@ static pid_t start_server(char endpoint[128])
 {
     char program[512], line[512] = "", at[4200], every[16];
     int out[2];
-    pid_t pid;
+    pid_t pid = -1;
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 8);
     program[n > 0 ? n : 0] = '\0';
     snprintf(program + strlen(dirname(program)), 8, "/psd");
