@@ -272,7 +272,7 @@ static void read_rounds(chaos_times_t *times)
     for (char *rest = text, *line; rest && (line = strsep(&rest, "\n"));) {
         json_t *row = json_loads(line, 0, NULL);
         const double at = json_number_value(json_object_get(row, "ts")) * 1e3;
-        if (row && before)
+        if (row && before > 0)
             chaos_add(times, at - before);
         before = row ? at : before;
         json_decref(row);
