@@ -24,7 +24,7 @@ struct psd_report {
     double alpha;
     double since;                    /* Unix time of the start */
     uint64_t start_ms;
-    uint64_t received_bytes, sent_bytes, sends_lost, apply_ns;
+    uint64_t received_bytes, sent_bytes, sends_lost, apply_ns, connections_refused;
     double apply_s[256];             /* the newest chunk steps, for quantiles */
     unsigned n_apply;
 };
@@ -88,6 +88,8 @@ void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint
     *received_bytes = self->received_bytes;
     *sent_bytes = self->sent_bytes;
 }
+
+void psd_report_connections_refused(psd_report_t *self, uint64_t n) { self->connections_refused = n; }
 
 static int by_size(const void *a, const void *b)
 {
@@ -315,6 +317,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set(m, PSD_METRIC_PUSHES, NULL, (double)stats->chunks);
     psd_metrics_set(m, PSD_METRIC_PULLS, "fast", (double)stats->pulls_fast);
     psd_metrics_set(m, PSD_METRIC_PULLS, "slow", (double)stats->pulls_slow);
+    psd_metrics_set(m, PSD_METRIC_CONNECTIONS_REFUSED, NULL, (double)self->connections_refused);
     psd_metrics_set(m, PSD_METRIC_RECEIVED_BYTES, NULL, (double)self->received_bytes);
     psd_metrics_set(m, PSD_METRIC_SENT_BYTES, NULL, (double)self->sent_bytes);
     psd_metrics_set_buckets(m, PSD_METRIC_STALENESS, NULL, stats->staleness, PSD_STALENESS_BUCKETS,

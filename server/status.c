@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/keys.h"
 #include "server/page.h"
 
 enum { MAX_HOST = 256, LIVE_MS = 5000 };
@@ -29,7 +31,8 @@ struct psd_status {
     char host[MAX_HOST];       /* as in `listen`, without brackets */
     char machine[MAX_HOST];    /* this machine's name */
     char url[MAX_HOST + 32];
-    pthread_mutex_t lock; /* held to swap or take the pointer, never longer */
+    char token[PSD_TOKEN_TEXT]; /* "": none is asked for */
+    pthread_mutex_t lock;       /* held to swap or take the pointer, never longer */
     shot_t *shot;
     atomic_uint_fast64_t requests;
 };
@@ -111,6 +114,8 @@ static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, 
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     MHD_add_response_header(response, "Content-Security-Policy",
                             "default-src 'none'; style-src 'unsafe-inline'");
+    if (code == MHD_HTTP_UNAUTHORIZED)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     enum MHD_Result result = MHD_queue_response(connection, code, response);
@@ -160,10 +165,32 @@ static enum MHD_Result answer_page(struct MHD_Connection *connection, const shot
 static const struct {
     const char *path;
     enum MHD_Result (*answer)(struct MHD_Connection *connection, const shot_t *shot);
+    bool open; /* without the token, too */
 } paths[] = {
-    { "/", answer_page },       { "/status", answer_status }, { "/metrics", answer_metrics },
-    { "/livez", answer_livez }, { "/healthz", answer_livez }, { "/readyz", answer_readyz },
+    { "/", answer_page, false },           { "/status", answer_status, false },
+    { "/metrics", answer_metrics, false }, { "/livez", answer_livez, true },
+    { "/healthz", answer_livez, true },    { "/readyz", answer_readyz, true },
 };
+
+/* Whether the request brings the token; how long it takes to say no tells nothing of it. */
+static bool has_token(const psd_status_t *self, struct MHD_Connection *connection)
+{
+    static const char scheme[] = "Bearer ";
+    const char *header =
+        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (!*self->token)
+        return true;
+    if (!header || strncasecmp(header, scheme, sizeof scheme - 1) != 0)
+        return false;
+    const char *given = header + sizeof scheme - 1;
+    const size_t n = strlen(self->token);
+    unsigned differs = 0;
+    if (strlen(given) != n)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        differs |= (unsigned)(given[i] ^ self->token[i]);
+    return !differs;
+}
 
 /* Whether a Host header names this server: an address as such (a rebound name is never one), localhost, the
  * host that was given to listen at, or this machine's name; with any port. */
@@ -195,6 +222,9 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         return answer(connection, MHD_HTTP_FORBIDDEN, plain, "this server goes by another name\n");
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (strcmp(path, paths[i].path) == 0) {
+            if (!paths[i].open && !has_token(self, connection))
+                return answer(connection, MHD_HTTP_UNAUTHORIZED, plain,
+                              "the token of status.token is wanted\n");
             shot_t *shot = shot_take(self);
             enum MHD_Result result = paths[i].answer(connection, shot);
             shot_give(self, shot);
@@ -246,7 +276,15 @@ static bool start(psd_status_t *self, const struct addrinfo *address)
     return true;
 }
 
-psd_status_t *psd_status_new(const char *listen, psd_err_t *err)
+static bool is_loopback(const struct sockaddr *address)
+{
+    if (address->sa_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
+    return address->sa_family == AF_INET &&
+           ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr) >> 24 == 127;
+}
+
+psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err_t *err)
 {
     psd_status_t *self = calloc(1, sizeof *self);
     if (!self) {
@@ -258,9 +296,20 @@ psd_status_t *psd_status_new(const char *listen, psd_err_t *err)
     gethostname(self->machine, sizeof self->machine - 1);
     if (strcmp(listen, "none") == 0)
         return self;
+    if (*token_file && psd_token_load(self->token, token_file, err) != PSD_OK) {
+        psd_status_destroy(&self);
+        return NULL;
+    }
     struct addrinfo *address = resolve(self, listen, err);
-    bool started = address && start(self, address);
-    if (address && !started)
+    bool may = address && (*self->token || is_loopback(address->ai_addr)),
+         started = may && start(self, address);
+    if (address && !may)
+        psd_err_set(
+            err, PSD_ECONFIG,
+            "status.listen %s is beyond this machine, where everybody could read it: add --status-token "
+            "FILE, or listen at 127.0.0.1",
+            listen);
+    else if (address && !started)
         psd_err_set(err, PSD_EUNAVAILABLE, "status.listen: cannot serve at %s; is the port taken?", listen);
     if (address)
         freeaddrinfo(address);
@@ -278,6 +327,7 @@ void psd_status_destroy(psd_status_t **self_p)
         MHD_stop_daemon(self->daemon);
     shot_free(self->shot);
     pthread_mutex_destroy(&self->lock);
+    explicit_bzero(self->token, sizeof self->token);
     free(self);
     *self_p = NULL;
 }

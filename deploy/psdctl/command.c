@@ -31,7 +31,7 @@ void psd_command_clear(psd_command_t *self)
 
 /* Options that are decided per child; all others are handed on as they were given. */
 static const char *const of_run[] = { "listen",      "join",         "status.listen", "run.dir", "progress",
-                                      "workers.min", "workers.want", "servers",       NULL };
+                                      "workers.min", "workers.want", "servers",       "insecure", "server.public", NULL };
 
 static bool is_one_of(const char *key, const char *const *keys)
 {
@@ -61,6 +61,15 @@ static void begin(psd_command_t *self)
     add(self, "psdctl");
     add(self, PSD_CTL_CHILD);
     add(self, "%ld", (long)getpid());
+}
+
+/* Everything that psdctl run starts is on this machine, where one need not have keys. */
+static void add_security(psd_command_t *self, const psd_command_facts_t *facts, psd_program_t program)
+{
+    const bool has_keys = *facts->server_public;
+    add(self, "--insecure=%s", has_keys ? "false" : "true");
+    if (has_keys && program == PSD_PROGRAM_WORKER)
+        add(self, "--server-public=%s", facts->server_public);
 }
 
 static void end(psd_command_t *self, const psd_options_t *options, const char *run_dir)
@@ -107,6 +116,7 @@ void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
     add_place(self, facts, "status.listen", "127.0.0.1:0", facts->status);
     if (facts->index)
         add(self, "--join=%s", facts->join);
+    add_security(self, facts, PSD_PROGRAM_SERVER);
     end(self, facts->options, facts->run_dir);
 }
 
@@ -118,6 +128,7 @@ void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts)
     add(self, "--worker-id=%u", facts->index);
     add(self, "--join=%s", facts->join);
     add(self, "--progress=log");
+    add_security(self, facts, PSD_PROGRAM_WORKER);
     if (facts->short_progress)
         add_short_interval(self, facts->options);
     end(self, facts->options, facts->run_dir);

@@ -8,6 +8,7 @@
 #include "deploy/psdctl/compare.h"
 #include "deploy/psdctl/config.h"
 #include "deploy/psdctl/export.h"
+#include "deploy/psdctl/keygen.h"
 #include "deploy/psdctl/optimizers.h"
 #include "deploy/psdctl/replay.h"
 #include "deploy/psdctl/run.h"
@@ -32,6 +33,7 @@ static const struct verb {
       "save now; what is saved, whether it is whole, what may go" },
     { "export", psd_ctl_export, "psdctl export", "a checkpoint as files that torch and numpy open" },
     { "inspect", psd_ctl_inspect, "psdctl inspect", "arrays and notes of a safetensors file" },
+    { "keygen", psd_ctl_keygen, "psdctl keygen", "a key pair, for those who shall be let in" },
     { "config", psd_ctl_config, "psdctl config", "check a job file; what each option is, and where from" },
     { "optimizers", psd_ctl_optimizers, "psdctl optimizers",
       "the update rules: mathematics, defaults, memory" },

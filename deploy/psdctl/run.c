@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/keys.h"
 #include "common/options.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
@@ -61,6 +62,7 @@ struct run {
     int code; /* exit code so far */
     char directory[PSD_PLACE_DIRECTORY];
     psd_place_t place;
+    char server_public[PSD_KEY_TEXT]; /* the servers' public key; "": no keys */
     bool ready;                         /* server 0 has announced itself */
     bool terminal;                      /* stderr can redraw a line */
     bool drawn;                         /* and holds one */
@@ -226,6 +228,7 @@ static bool start(run_t *run, unsigned i)
                                         .bin = run->place.bin,
                                         .run_dir = run->directory,
                                         .join = run->post[0].data,
+                                        .server_public = run->server_public,
                                         .index = child->index,
                                         .n_servers = run->n_servers,
                                         .n_workers = run->n_workers,
@@ -545,6 +548,32 @@ static int drive(run_t *run)
     return run->code;
 }
 
+/* Without keys, all children take anybody of this machine; with some, the lacking ones are missed here already. */
+static int find_keys(run_t *run, psd_err_t *err)
+{
+    static const char *const options[] = { "server.key", "worker.key", "allow" };
+    enum { N = sizeof options / sizeof *options };
+    const char *lacks = NULL;
+    unsigned n = 0;
+    for (unsigned i = 0; i < N; i++)
+        if (*psd_options_string(run->options, options[i]))
+            n++;
+        else
+            lacks = options[i];
+    if (n == 0)
+        return PSD_OK;
+    if (n < N)
+        return psd_err_set(err, PSD_ECONFIG, "a job with keys has server.key, worker.key and allow; %s lacks", lacks);
+    psd_keys_t keys;
+    int rc = psd_keys_load(&keys, &(psd_keys_source_t){ .secret = psd_options_string(run->options, "server.key"),
+                                                        .server = psd_options_string(run->options, "server.public"),
+                                                        .insecure = psd_options_bool(run->options, "insecure"),
+                                                        .is_server = true }, err);
+    memcpy(run->server_public, keys.server, sizeof keys.server);
+    psd_keys_wipe(&keys);
+    return rc;
+}
+
 static int prepare(run_t *run, psd_err_t *err)
 {
     int64_t least = psd_options_int(run->options, "workers.min"),
@@ -554,6 +583,7 @@ static int prepare(run_t *run, psd_err_t *err)
     snprintf(logs, sizeof logs, "%s/logs", run->directory);
     int rc = psd_place_find(&run->place, err);
     rc = rc ? rc : psd_place_make(logs, err);
+    rc = rc ? rc : find_keys(run, err);
     if (rc)
         return rc;
     run->n_servers = (unsigned)psd_options_int(run->options, "servers");

@@ -12,13 +12,15 @@
 #include <unistd.h>
 
 #include "common/err.h"
+#include "common/keys.h"
 
 enum { MAX_ANSWER = 16 << 20, WAIT_S = 5 };
 
-static const char usage[] = "Usage: psdctl status [--json] [URL]\n"
+static const char usage[] = "Usage: psdctl status [--json] [--token-file FILE] [URL]\n"
                             "Print what the server at URL (default 127.0.0.1:7471) is doing.\n"
                             "  --json        the whole document, as the server gave it\n"
-                            "  --status URL  the same as URL\n";
+                            "  --status URL  the same as URL\n"
+                            "  --token-file FILE  the token that the server asks for (its status.token)\n";
 
 /* Split "http://host:port/..." (the scheme and the path may lack). False when there is no port. */
 static bool split(const char *url, char *host, char *port, size_t capacity)
@@ -78,9 +80,11 @@ static char *read_all(int fd, psd_err_t *err)
 }
 
 /* The body of GET /status; NULL with `err`. */
-static char *fetch(const char *url, psd_err_t *err)
+static char *fetch(const char *url, const char *token_file, psd_err_t *err)
 {
-    char host[256], port[256], request[640];
+    char host[256], port[256], token[PSD_TOKEN_TEXT] = "", request[1024];
+    if (token_file && psd_token_load(token, token_file, err) != PSD_OK)
+        return NULL;
     if (!split(url, host, port, sizeof host)) {
         psd_err_set(err, PSD_EUSAGE, "%s is no URL; http://HOST:PORT is wanted", url);
         return NULL;
@@ -88,7 +92,8 @@ static char *fetch(const char *url, psd_err_t *err)
     int fd = dial(host, port, err);
     if (fd < 0)
         return NULL;
-    int n = snprintf(request, sizeof request, "GET /status HTTP/1.0\r\nHost: %s\r\n\r\n", host);
+    int n = snprintf(request, sizeof request, "GET /status HTTP/1.0\r\nHost: %s\r\n%s%s%s\r\n", host,
+                     *token ? "Authorization: Bearer " : "", token, *token ? "\r\n" : "");
     char *text = NULL;
     if (send(fd, request, (size_t)n, MSG_NOSIGNAL) == n)
         text = read_all(fd, err);
@@ -96,7 +101,11 @@ static char *fetch(const char *url, psd_err_t *err)
         psd_err_set(err, PSD_EUNAVAILABLE, "cannot ask %s:%s", host, port);
     close(fd);
     char *body = text ? strstr(text, "\r\n\r\n") : NULL;
-    if (text && (!body || strncmp(text, "HTTP/1.", 7) != 0 || strncmp(text + 8, " 200", 4) != 0)) {
+    if (text && strncmp(text, "HTTP/1.1 401", 12) == 0) {
+        psd_err_set(err, PSD_EAUTH, "%s:%s asks for a token: give --token-file, the same as its status.token",
+                    host, port);
+        body = NULL;
+    } else if (text && (!body || strncmp(text, "HTTP/1.", 7) != 0 || strncmp(text + 8, " 200", 4) != 0)) {
         psd_err_set(err, PSD_EUNAVAILABLE, "%s:%s answers \"%.*s\"", host, port, (int)strcspn(text, "\r\n"),
                     text);
         body = NULL;
@@ -156,10 +165,10 @@ static int state_code(const json_t *status)
                                                                             : psd_err_exit_code(PSD_EAGAIN);
 }
 
-static int show(const char *url, bool as_json)
+static int show(const char *url, const char *token_file, bool as_json)
 {
     psd_err_t err = { .code = PSD_EUNAVAILABLE, .text = "no memory" };
-    char *body = fetch(url, &err);
+    char *body = fetch(url, token_file, &err);
     json_t *status = body ? json_loads(body, JSON_REJECT_DUPLICATES, NULL) : NULL;
     int code = status ? state_code(status) : psd_err_exit_code(body ? PSD_EPROTO : err.code);
     if (!body)
@@ -179,9 +188,10 @@ int psd_ctl_status(int argc, char **argv)
 {
     static const struct option long_options[] = { { "json", no_argument, NULL, 'j' },
                                                   { "status", required_argument, NULL, 's' },
+                                                  { "token-file", required_argument, NULL, 't' },
                                                   { "help", no_argument, NULL, 'h' },
                                                   { 0 } };
-    const char *url = NULL;
+    const char *url = NULL, *token_file = NULL;
     bool as_json = false;
     for (int option; (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
         if (option == 'h') {
@@ -194,10 +204,11 @@ int psd_ctl_status(int argc, char **argv)
         }
         as_json = as_json || option == 'j';
         url = option == 's' ? optarg : url;
+        token_file = option == 't' ? optarg : token_file;
     }
     if (argc - optind > (url ? 0 : 1)) {
         fputs(usage, stderr);
         return psd_err_exit_code(PSD_EUSAGE);
     }
-    return show(url ? url : optind < argc ? argv[optind] : "127.0.0.1:7471", as_json);
+    return show(url ? url : optind < argc ? argv[optind] : "127.0.0.1:7471", token_file, as_json);
 }
