@@ -61,6 +61,8 @@ static series_t *find(const psd_metrics_t *self, psd_metric_t metric, const char
 {
     series_t *found;
     assert(metric < PSD_N_METRICS && (label != NULL) == (*rows[metric].label != '\0'));
+    if (!label && self->first[metric])
+        return self->first[metric]; /* the only one, without a hash: some are observed with each round */
     memset(&like->key, 0, sizeof like->key);
     like->key.metric = metric;
     snprintf(like->key.label, sizeof like->key.label, "%s", label ? label : "");

@@ -16,7 +16,6 @@
     X(ROUNDS, COUNTER, "psd_rounds_total", 0, "mode", "Rounds closed.")                                      \
     X(SAMPLES, COUNTER, "psd_samples_total", 0, "", "Samples behind the committed steps.")                   \
     X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Gradient chunks accepted.")                               \
-    X(PUSH_REJECTED, COUNTER, "psd_push_rejected_total", 1, "reason", "Gradient chunks refused.")            \
     X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")           \
     X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                  \
       "Connections with a key that is not on the allow-list.")                                               \
@@ -26,15 +25,20 @@
     X(STALENESS, STEPS_HISTOGRAM, "psd_staleness_steps", 0, "",                                              \
       "Steps between a gradient's weights and its use.")                                                     \
     X(APPLY_DURATION, SECONDS_HISTOGRAM, "psd_apply_duration_seconds", 0, "", "Time to step the shard.")     \
-    X(PUSH_LATENCY, SECONDS_HISTOGRAM, "psd_push_latency_seconds", 0, "", "From a push to its answer.")      \
+    X(PUSH_LATENCY, SECONDS_HISTOGRAM, "psd_push_latency_seconds", 0, "",                                    \
+      "From a complete push to its answer.")                                                                 \
     X(ROUND_DURATION, SECONDS_HISTOGRAM, "psd_round_duration_seconds", 0, "", "From commit to commit.")      \
     X(BARRIER_WAIT, SECONDS_HISTOGRAM, "psd_barrier_wait_seconds", 0, "",                                    \
       "From a round's first gradient to its last.")                                                          \
-    X(QUEUE_LENGTH, GAUGE, "psd_queue_length", 1, "", "Messages waiting to be sent.")                        \
+    X(QUEUE_LENGTH, GAUGE, "psd_queue_length", 1, "", "Complete pushes that wait for their step.")           \
+    X(ROUNDS_SKIPPED, COUNTER, "psd_rounds_skipped_total", 0, "", "Rounds closed without a step.")           \
+    X(JOB_STATE, GAUGE, "psd_job_state", 0, "state", "1 for the state that the job is in.")                  \
     X(WORKERS, GAUGE, "psd_workers", 0, "state", "Workers by state.")                                        \
     X(WORKER_LAST_PUSH, GAUGE, "psd_worker_last_push_timestamp_seconds", 0, "worker",                        \
       "When a worker pushed last.")                                                                          \
     X(WORKER_LAG, GAUGE, "psd_worker_lag_steps", 0, "worker", "How far a worker is behind the front.")       \
+    X(WORKER_AWAITED, GAUGE, "psd_worker_awaited_ratio", 0, "worker",                                        \
+      "Share of the last seconds in which the round lacked this worker's push alone.")                       \
     X(WORKER_SAMPLES, COUNTER, "psd_worker_samples_total", 0, "worker", "Samples behind a worker's pushes.") \
     X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the membership.")                   \
     X(TRAINING_LOSS, GAUGE, "psd_training_loss", 0, "", "Mean loss of the last step.")                       \
@@ -45,7 +49,8 @@
     X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "",                        \
       "When the last checkpoint was whole.")                                                                 \
     X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long it took.")             \
-    X(CHECKPOINT_BYTES, GAUGE, "psd_checkpoint_bytes", 0, "", "Its size.")                                   \
+    X(CHECKPOINT_BYTES, GAUGE, "psd_checkpoint_bytes", 1, "", "Size of this shard's file in it.")            \
+    X(HTTP_REQUESTS, COUNTER, "psd_http_requests_total", 0, "path", "Requests to the status endpoint.")      \
     X(LOG_MESSAGES, COUNTER, "psd_log_messages_total", 0, "level", "Log events, said or not.")               \
     X(CPU_SECONDS, COUNTER, "process_cpu_seconds_total", 0, "", "Processor time used.")                      \
     X(OPEN_FDS, GAUGE, "process_open_fds", 0, "", "Open file descriptors.")                                  \
@@ -62,7 +67,7 @@ typedef enum psd_metric {
         PSD_N_METRICS
 } psd_metric_t;
 
-enum { PSD_METRIC_BUCKETS = 13 }; /* of steps: <= 0, 1, 2, 4, ... 1024, more */
+enum { PSD_METRIC_BUCKETS = 13 };      /* of steps: <= 0, 1, 2, 4, ... 1024, more */
 enum { PSD_METRIC_MAX_SERIES = 1100 }; /* of one metric; what would be more is dropped */
 
 typedef struct psd_metrics psd_metrics_t;
@@ -89,7 +94,7 @@ void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const cha
 /* Set what the operating system knows of this process (process_*), and psd_log_messages_total. */
 void psd_metrics_collect(psd_metrics_t *self);
 
-/* All of it as Prometheus text 0.0.4, or as one JSON object: {"psd_steps_total": 12, "psd_workers": {"live": 2}}.
- * The caller frees it; NULL when memory runs out. */
+/* All of it as Prometheus text 0.0.4, or as one JSON object: {"psd_steps_total": 12, "psd_workers": {"live":
+ * 2}}. The caller frees it; NULL when memory runs out. */
 char *psd_metrics_prometheus(const psd_metrics_t *self);
 char *psd_metrics_json(const psd_metrics_t *self);

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/crc32c.h"
 #include "common/err.h"
 
 enum {
@@ -185,13 +186,6 @@ size_t psd_msg_seal(const psd_msg_t *msg, const void *payload, size_t n_bytes, u
 /* Decode such a frame. PSD_EDATA when a checksum is wrong: the message counts as lost, and `out` is all zero. Else as
  * psd_msg_decode. */
 int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *payload, size_t n_bytes, psd_err_t *err);
-
-/* CRC-32C (Castagnoli), as on the wire and in files. */
-uint32_t psd_crc32c(const void *data, size_t n_bytes);
-
-/* The same piece by piece, while the bytes are in the cache for something else: `crc` is that of the bytes before, 0 at
- * the beginning; returns that of all so far. */
-uint32_t psd_crc32c_extend(uint32_t crc, const void *data, size_t n_bytes);
 
 /* Whether the payload is the one that the sender of `msg` checksummed. */
 bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes);

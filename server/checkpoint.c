@@ -79,6 +79,7 @@ struct psd_ckpt_writer {
     uint32_t n_arrays; /* of a chunk: weights and slots */
     uint32_t n_left;   /* parts still to be written */
     uint64_t *offset;  /* of each part in the file; 0 once it is written */
+    uint64_t n_bytes;  /* of the file */
 };
 
 static int begin(psd_ckpt_writer_t *self, const char *dir, const psd_ckpt_facts_t *facts,
@@ -93,6 +94,7 @@ static int begin(psd_ckpt_writer_t *self, const char *dir, const psd_ckpt_facts_
         self->offset[p] = at;
         at += self->map->chunk[self->map->part[self->shard][p]].n * sizeof(float) * self->n_arrays;
     }
+    self->n_bytes = at;
     clock_path(path, dir, facts->clock);
     if ((rc = psd_durable_mkdir(path, err)))
         return rc;
@@ -123,6 +125,8 @@ psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts
         psd_ckpt_abandon(&self);
     return self;
 }
+
+uint64_t psd_ckpt_bytes(const psd_ckpt_writer_t *self) { return self->n_bytes; }
 
 int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot,
                   const psd_rule_state_t *state, psd_err_t *err)

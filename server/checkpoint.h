@@ -55,6 +55,9 @@ psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts
                                   const psd_tensor_list_t *model, const psd_partition_t *map,
                                   const psd_rule_t *rule, psd_err_t *err);
 
+/* Size of the file. */
+uint64_t psd_ckpt_bytes(const psd_ckpt_writer_t *self);
+
 /* Write one chunk of the shard: its weights, its rule's slots (rule->n_slots arrays), its counters. Each part
  * once. */
 int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot,
@@ -102,10 +105,10 @@ typedef struct psd_ckpt_target {
 
 /* Load the chunks of server `server` in `map`, whatever the number of servers was when they were saved,
  * checking the CRC of every byte used. `target(arg, part)` says where part goes. `applied` (may be NULL) gets
- * the union of the applied tables of all files (owned, *n_applied of them); where they differ on a worker, as in asp
- * they may, the later row, so that no push is applied twice and all shards count a worker's pushes alike. The
- * rule may have other values of its hyper-parameters than when it was saved, but it is the same optimizer
- * with the same arrays. PSD_EDATA with file and reason; nothing may be used then. */
+ * the union of the applied tables of all files (owned, *n_applied of them); where they differ on a worker, as
+ * in asp they may, the later row, so that no push is applied twice and all shards count a worker's pushes
+ * alike. The rule may have other values of its hyper-parameters than when it was saved, but it is the same
+ * optimizer with the same arrays. PSD_EDATA with file and reason; nothing may be used then. */
 int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map,
                   uint32_t server, const psd_rule_t *rule,
                   psd_ckpt_target_t (*target)(void *arg, uint32_t part), void *arg, psd_applied_t **applied,

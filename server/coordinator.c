@@ -450,6 +450,19 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     describe_wait(self, out->waiting_for, sizeof out->waiting_for);
 }
 
+bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_server_facts_t *out)
+{
+    if (index >= self->config.n_servers)
+        return false;
+    const psd_shard_row_t *shard = &self->shard[index];
+    *out = (psd_server_facts_t){ .joined = shard->joined,
+                                 .endpoint = shard->endpoint,
+                                 .clock = shard->clock,
+                                 .version = shard->version,
+                                 .heard_ms = shard->heard_ms };
+    return true;
+}
+
 const char *psd_job_state_name(psd_job_state_t state)
 {
     static const char *const words[] = {

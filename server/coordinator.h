@@ -64,6 +64,8 @@ typedef enum psd_job_state {
 #undef X
 } psd_job_state_t;
 
+enum { PSD_MAX_REPORTS = 8 };
+
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {
     psd_job_state_t state;
@@ -76,11 +78,24 @@ typedef struct psd_coordinator_facts {
     uint64_t save_ms;                    /* how long the newest took */
     uint32_t n_members, n_shards;        /* shards that have joined */
     char waiting_for[PSD_MAX_TEXT];      /* "workers 1, 3 (round 17)", "" when nothing is waited for */
-    char report_name[64];                /* the newest number that a worker reported */
-    double report_value;
-    bool has_report;
+    struct {
+        char name[64];
+        double value;
+    } report[PSD_MAX_REPORTS];           /* the newest number of each name that workers reported; more names are dropped */
+    uint32_t n_reports;
     uint64_t rejected[PSD_N_REFUSALS];   /* messages refused or ignored, by reason; only rise */
 } psd_coordinator_facts_t;
+
+/* A server of the job, as it last told; `endpoint` is borrowed. */
+typedef struct psd_server_facts {
+    bool joined;
+    const char *endpoint;
+    uint64_t clock, version;             /* rounds closed, steps made there */
+    uint64_t heard_ms;                   /* when it last said anything */
+} psd_server_facts_t;
+
+/* False when the job has no server of that index. */
+bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_server_facts_t *out);
 
 void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out);
 const char *psd_job_state_name(psd_job_state_t state);

@@ -244,6 +244,20 @@ static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_
     snprintf(done->text, sizeof done->text, "%s", msg->text);
 }
 
+static void note_report(psd_coordinator_t *self, const psd_msg_t *msg)
+{
+    char name[sizeof self->report.report[0].name];
+    uint32_t i = 0;
+    snprintf(name, sizeof name, "%.63s", msg->text);
+    while (i < self->report.n_reports && strcmp(self->report.report[i].name, name))
+        i++;
+    if (i == PSD_MAX_REPORTS)
+        return;
+    self->report.n_reports = i < self->report.n_reports ? self->report.n_reports : i + 1;
+    memcpy(self->report.report[i].name, name, sizeof name);
+    self->report.report[i].value = msg->value;
+}
+
 void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from,
                                  const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
@@ -290,9 +304,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
         on_setting(self, now_ms, row, msg, out);
         break;
     case PSD_MSG_REPORT:
-        snprintf(self->report.report_name, sizeof self->report.report_name, "%.63s", msg->text);
-        self->report.report_value = msg->value;
-        self->report.has_report = true;
+        note_report(self, msg);
         break;
     default:
         break; /* the codec's table lets no other kind through to here */

@@ -13,6 +13,7 @@
 
 #include "common/failpoint.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "common/transport.h"
 #include "server/breaker.h"
 #include "server/door.h"
@@ -62,6 +63,7 @@ typedef struct psd_daemon {
     psd_store_t *store;            /* NULL: no directory for checkpoints */
     uint64_t heard_ms;             /* when server 0 last said something to us */
     uint64_t started_ms, published_ms;
+    uint64_t watchdog_ms, told_manager_ms; /* how often the service manager wants a word; 0: there is none */
     uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
     bool stopping;
     uint64_t asked_to_stop_ms;     /* by a signal; 0: not yet */
@@ -73,6 +75,7 @@ typedef struct psd_daemon {
 static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
 static void stop(daemon_t *self, int code, const char *why);
+static void publish(daemon_t *self);
 
 /* ---- who may come in ---- */
 
@@ -122,6 +125,7 @@ static void work_done(daemon_t *self, psd_work_t *work, uint64_t ns)
 {
     psd_report_apply(self->report, ns);
     psd_node_worked(self->node, now_ms(), work, &self->out);
+    psd_report_saw(self->report, self->node, NULL, uv_hrtime());
 }
 
 static void pool_done(uv_work_t *request, int status)
@@ -157,14 +161,16 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
     int rc = psd_socket_send(socket, a->to, header, psd_msg_seal(&a->msg, bytes, n, header), a->payload);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
-    psd_report_sent(self->report, n, rc == PSD_OK);
+    psd_report_sent(self->report, &a->msg, n, rc == PSD_OK, uv_hrtime());
 }
 
-static void log_line(const psd_action_t *a)
+static void log_line(daemon_t *self, const psd_action_t *a)
 {
     static const psd_log_level_t levels[] = { [PSD_LEVEL_ERROR] = PSD_LOG_ERROR, [PSD_LEVEL_WARN] = PSD_LOG_WARN,
                                               [PSD_LEVEL_INFO] = PSD_LOG_INFO, [PSD_LEVEL_DEBUG] = PSD_LOG_DEBUG };
     psd_log_write(levels[a->level], a->id, "%s", a->msg.text);
+    if (self->status && levels[a->level] < PSD_LOG_DEBUG)
+        psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
 }
 
 /* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */
@@ -178,7 +184,7 @@ static void carry_out(daemon_t *self)
         switch (a->act) {
         case PSD_ACT_SEND: send_message(self, a); break;
         case PSD_ACT_WORK: start_work(self, a->work); break;
-        case PSD_ACT_LOG: log_line(a); break;
+        case PSD_ACT_LOG: log_line(self, a); break;
         case PSD_ACT_FINISH: stop(self, a->level, a->msg.text); break;
         default: psd_store_carry_out(self->store, self->node, a, &self->out); break;
         }
@@ -200,6 +206,19 @@ static void tell_ready(daemon_t *self)
            psd_options_int(self->options, "servers"), self->advertised,
            self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"), self->told_run);
     fflush(stdout);
+    psd_notify("READY=1");
+}
+
+/* The loop turns: a manager that does not hear so in time starts the process again. */
+static void tell_manager(daemon_t *self, uint64_t now)
+{
+    const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(self->node));
+    char text[96];
+    if (!self->watchdog_ms || now < self->told_manager_ms + self->watchdog_ms)
+        return;
+    self->told_manager_ms = now;
+    snprintf(text, sizeof text, "WATCHDOG=1\nSTATUS=step %" PRIu64 ", loss %.4g", stats->steps, stats->loss);
+    psd_notify(text);
 }
 
 /* Whether this user may send this; else it is told why not. Server 0 is known by its own key. */
@@ -236,6 +255,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
         if (is_let(self, peer, &msg))
             psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+        psd_report_saw(self->report, self->node, &msg, uv_hrtime());
     }
     carry_out(self);
     tell_ready(self);
@@ -346,6 +366,15 @@ static void stop_when_nobody_says_so(daemon_t *self)
         stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
 }
 
+static void publish(daemon_t *self)
+{
+    self->published_ms = now_ms();
+    psd_report_stored(self->report, psd_store_bytes(self->store));
+    psd_report_connections_refused(self->report, self->door ? psd_door_denied(self->door) : 0);
+    if (self->status)
+        psd_report_publish(self->report, self->node, self->published_ms, self->status);
+}
+
 static int open_coordinator(daemon_t *self, psd_err_t *err)
 {
     psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
@@ -374,15 +403,14 @@ static void on_tick(uv_timer_t *timer)
     tend_door(self);
     tend_memory(self);
     psd_node_tick(self->node, now, &self->out);
+    psd_report_saw(self->report, self->node, NULL, uv_hrtime());
     carry_out(self);
     tell_ready(self);
     give_up_joining(self);
     stop_when_nobody_says_so(self);
-    if (self->status && now >= self->published_ms + PUBLISH_MS) {
-        self->published_ms = now;
-        psd_report_connections_refused(self->report, self->door ? psd_door_denied(self->door) : 0);
-        psd_report_publish(self->report, self->node, now, self->status);
-    }
+    tell_manager(self, now);
+    if (now >= self->published_ms + PUBLISH_MS)
+        publish(self);
 }
 
 /* The first signal ends the job in good order: server 0 has a last checkpoint made and tells the others; those wait for its
@@ -425,6 +453,9 @@ static void stop(daemon_t *self, int code, const char *why)
         return;
     self->stopping = true;
     self->code = psd_err_set(&self->why, code, "%s", why);
+    psd_notify("STOPPING=1");
+    psd_report_end(self->report, code);
+    publish(self); /* the outcome, for those who follow the events */
     uv_close((uv_handle_t *)&self->tick, NULL);
     uv_close((uv_handle_t *)&self->term, NULL);
     uv_close((uv_handle_t *)&self->interrupt, NULL);
@@ -632,7 +663,8 @@ static void watch(daemon_t *self)
 
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
 {
-    daemon_t self = { .options = options, .started_ms = now_ms(), .breaker = { .max = psd_options_uint(options, "memory.max") } };
+    daemon_t self = { .options = options, .started_ms = now_ms(), .watchdog_ms = psd_notify_watchdog_ms(),
+                      .breaker = { .max = psd_options_uint(options, "memory.max") } };
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);

@@ -9,7 +9,9 @@
 
 static const char head[] =
     "<!doctype html><html lang=en><head><meta charset=utf-8>"
-    "<meta name=viewport content='width=device-width,initial-scale=1'><meta http-equiv=refresh content=2>"
+    "<meta name=viewport content='width=device-width,initial-scale=1'>"
+    "<noscript><meta http-equiv=refresh content=2></noscript>"
+    "<link rel=stylesheet href=/dashboard.css><script src=/dashboard.js defer></script>"
     "<style>"
     ":root{color-scheme:light dark;--line:#8885;--soft:#8882;--good:#1a7f37;--bad:#cf222e;--busy:#0969da}"
     "@media(prefers-color-scheme:dark){:root{--good:#3fb950;--bad:#f85149;--busy:#58a6ff}}"
@@ -342,9 +344,8 @@ char *psd_page_render(const char *status_json)
     put_header(out, status);
     put_cards(out, status);
     put_sections(out, status);
-    fputs("<footer><a href=/status>status as JSON</a> · <a href=/metrics>metrics</a> · this page renews "
-          "itself every "
-          "2 s</footer></body></html>\n",
+    fputs("<footer><a href=/status>status as JSON</a> · <a href=/metrics>metrics</a> · without scripts, "
+          "this page renews itself every 2 s</footer></body></html>\n",
           out);
     json_decref(status);
     if (fclose(out) != 0) {

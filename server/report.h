@@ -12,10 +12,19 @@ typedef struct psd_report psd_report_t;
 psd_report_t *psd_report_new(const psd_options_t *options, const char *settings, psd_err_t *err);
 void psd_report_destroy(psd_report_t **self_p);
 
-/* Count a chunk's step that took `ns`, a received message, a sent one (or one that found no way). */
+/* Count a chunk's step that took `ns`, a received message, one sent at `ns` (or one that found no way). */
 void psd_report_apply(psd_report_t *self, uint64_t ns);
 void psd_report_received(psd_report_t *self, size_t n_bytes);
-void psd_report_sent(psd_report_t *self, size_t n_bytes, bool accepted);
+void psd_report_sent(psd_report_t *self, const psd_msg_t *msg, size_t n_bytes, bool accepted, uint64_t ns);
+
+/* `node` has had an event at `ns`: `msg`, or NULL when it was no message. */
+void psd_report_saw(psd_report_t *self, const psd_node_t *node, const psd_msg_t *msg, uint64_t ns);
+
+/* Size of the newest file of a checkpoint; 0: there is none. */
+void psd_report_stored(psd_report_t *self, uint64_t n_bytes);
+
+/* The server ends with `code`: what is published from here on says so. */
+void psd_report_end(psd_report_t *self, int code);
 
 /* Bytes of all messages so far, in and out. */
 void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint64_t *sent_bytes);

@@ -1,7 +1,8 @@
 #include "server/status.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
+#include <assert.h>
+#include <inttypes.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -14,17 +15,39 @@
 #include <unistd.h>
 
 #include "common/keys.h"
+#include "server/asset.h"
 #include "server/page.h"
 
-enum { MAX_HOST = 256, LIVE_MS = 5000 };
+enum {
+    MAX_HOST = 256,
+    MAX_PATHS = 16,
+    LIVE_MS = 5000,
+    MAX_STREAMS = 8, /* of the connections, so that probes and scrapes still get one */
+    STREAM_BLOCK = 32768,
+    FAREWELL_MS = 500 /* how long the end waits for streams to take the last snapshot */
+};
 
 /* One published snapshot; whoever holds a reference may read it. */
 typedef struct shot {
     unsigned references; /* under the lock */
+    uint64_t number;     /* from 1 */
+    uint64_t n_lines;    /* of the log */
     uint64_t tick_ms;
     bool ready;
     char *ready_lines, *status_json, *metrics;
 } shot_t;
+
+/* A connection that is sent each snapshot as it comes, or the newest when it is slower than they come. */
+typedef struct stream {
+    psd_status_t *status;
+    struct MHD_Connection *connection;
+    char *text; /* the event being sent; NULL: none */
+    size_t n, at;
+    uint64_t sent;         /* number of the snapshot in it */
+    bool asleep;           /* suspended until there is another one */
+    struct stream **place; /* in the list of streams */
+    struct stream *next;
+} stream_t;
 
 struct psd_status {
     struct MHD_Daemon *daemon; /* NULL: serves nothing */
@@ -32,9 +55,15 @@ struct psd_status {
     char machine[MAX_HOST];    /* this machine's name */
     char url[MAX_HOST + 32];
     char token[PSD_TOKEN_TEXT]; /* "": none is asked for */
-    pthread_mutex_t lock;       /* held to swap or take the pointer, never longer */
+    pthread_mutex_t
+        lock; /* held to swap or take the pointer, copy the history or wake streams, never longer */
+    pthread_cond_t gone; /* a stream has ended */
     shot_t *shot;
-    atomic_uint_fast64_t requests;
+    psd_history_t history;
+    stream_t *streams;
+    unsigned n_streams;
+    bool ending;                              /* streams end with the last snapshot */
+    atomic_uint_fast64_t requests[MAX_PATHS]; /* by row of `paths` */
 };
 
 /* -- snapshots ---------------------------------------------------------------------------------------------
@@ -69,6 +98,16 @@ static void shot_give(psd_status_t *self, shot_t *shot)
         shot_free(shot);
 }
 
+/* Under the lock. That is where streams fall asleep too, so that none sleeps through a snapshot. */
+static void wake_streams(psd_status_t *self)
+{
+    for (stream_t *stream = self->streams; stream; stream = stream->next)
+        if (stream->asleep) {
+            stream->asleep = false;
+            MHD_resume_connection(stream->connection);
+        }
+}
+
 void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapshot)
 {
     shot_t *shot = calloc(1, sizeof *shot);
@@ -86,9 +125,23 @@ void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapsho
     }
     pthread_mutex_lock(&self->lock);
     shot_t *before = self->shot;
+    shot->number = before ? before->number + 1 : 1;
+    shot->n_lines = self->history.n_lines;
     self->shot = shot;
+    if (snapshot->point)
+        psd_history_add(&self->history, snapshot->point);
+    wake_streams(self);
     pthread_mutex_unlock(&self->lock);
     shot_give(self, before);
+}
+
+void psd_status_note(psd_status_t *self, const char *level, const char *id, const char *text)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    pthread_mutex_lock(&self->lock);
+    psd_history_note(&self->history, (double)now.tv_sec + (double)now.tv_nsec * 1e-9, level, id, text);
+    pthread_mutex_unlock(&self->lock);
 }
 
 static bool is_alive(const shot_t *shot)
@@ -102,18 +155,19 @@ static bool is_alive(const shot_t *shot)
 /* -- answers -----------------------------------------------------------------------------------------------
  */
 
-static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, const char *type,
-                              const char *text)
+/* Send what `response` is, NULL when there was no memory for it. */
+static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code, const char *type,
+                               struct MHD_Response *response)
 {
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY);
     if (!response)
         return MHD_NO;
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     MHD_add_response_header(response, "Content-Security-Policy",
-                            "default-src 'none'; style-src 'unsafe-inline'");
+                            "default-src 'none'; script-src 'self'; connect-src 'self'; "
+                            "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+                            "frame-ancestors 'none'");
     if (code == MHD_HTTP_UNAUTHORIZED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
@@ -123,16 +177,27 @@ static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, 
     return result;
 }
 
+static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, const char *type,
+                              const char *text)
+{
+    return respond(
+        connection, code, type,
+        MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY));
+}
+
 static const char plain[] = "text/plain; charset=utf-8";
 
-static enum MHD_Result answer_livez(struct MHD_Connection *connection, const shot_t *shot)
+static enum MHD_Result answer_livez(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
+    (void)self;
     bool alive = is_alive(shot);
     return answer(connection, alive ? 200 : 500, plain, alive ? "ok\n" : "the loop has not turned for 5 s\n");
 }
 
-static enum MHD_Result answer_readyz(struct MHD_Connection *connection, const shot_t *shot)
+static enum MHD_Result answer_readyz(psd_status_t *self, struct MHD_Connection *connection,
+                                     const shot_t *shot)
 {
+    (void)self;
     bool ready = shot && shot->ready && is_alive(shot);
     bool verbose = MHD_lookup_connection_value_n(connection, MHD_GET_ARGUMENT_KIND, "verbose", 7, NULL, NULL);
     char text[2048];
@@ -141,19 +206,24 @@ static enum MHD_Result answer_readyz(struct MHD_Connection *connection, const sh
     return answer(connection, ready ? 200 : 503, plain, ready && !verbose ? "ok\n" : text);
 }
 
-static enum MHD_Result answer_status(struct MHD_Connection *connection, const shot_t *shot)
+static enum MHD_Result answer_status(psd_status_t *self, struct MHD_Connection *connection,
+                                     const shot_t *shot)
 {
+    (void)self;
     bool any = shot && *shot->status_json;
     return answer(connection, any ? 200 : 503, "application/json", any ? shot->status_json : "{}");
 }
 
-static enum MHD_Result answer_metrics(struct MHD_Connection *connection, const shot_t *shot)
+static enum MHD_Result answer_metrics(psd_status_t *self, struct MHD_Connection *connection,
+                                      const shot_t *shot)
 {
+    (void)self;
     return answer(connection, 200, "text/plain; version=0.0.4; charset=utf-8", shot ? shot->metrics : "");
 }
 
-static enum MHD_Result answer_page(struct MHD_Connection *connection, const shot_t *shot)
+static enum MHD_Result answer_page(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
+    (void)self;
     char *page = psd_page_render(shot ? shot->status_json : "");
     if (!page)
         return MHD_NO;
@@ -162,15 +232,216 @@ static enum MHD_Result answer_page(struct MHD_Connection *connection, const shot
     return result;
 }
 
+/* The history is copied, for printing it takes milliseconds. */
+static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection *connection,
+                                      const shot_t *shot)
+{
+    (void)shot;
+    psd_history_t *history = malloc(sizeof *history);
+    if (!history)
+        return MHD_NO;
+    pthread_mutex_lock(&self->lock);
+    *history = self->history;
+    pthread_mutex_unlock(&self->lock);
+    char *text = psd_history_json(history);
+    free(history);
+    if (!text)
+        return MHD_NO;
+    enum MHD_Result result = answer(connection, 200, "application/json", text);
+    free(text);
+    return result;
+}
+
+/* Compressed as it is: who asks for it is a browser. */
+static enum MHD_Result answer_asset(struct MHD_Connection *connection, const psd_asset_t *asset,
+                                    const char *type)
+{
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        asset->n_bytes, (void *)(uintptr_t)asset->bytes, MHD_RESPMEM_PERSISTENT);
+    if (response)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
+    return respond(connection, 200, type, response);
+}
+
+static enum MHD_Result answer_js(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+{
+    (void)self, (void)shot;
+    return answer_asset(connection, &psd_asset_js, "text/javascript; charset=utf-8");
+}
+
+static enum MHD_Result answer_css(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+{
+    (void)self, (void)shot;
+    return answer_asset(connection, &psd_asset_css, "text/css; charset=utf-8");
+}
+
+/* -- streams of events -------------------------------------------------------------------------------------
+ */
+
+/* The document as one server-sent event, whose lines each begin with "data: ". */
+static bool write_event(stream_t *stream, const shot_t *shot)
+{
+    const char *json = shot->status_json;
+    FILE *out = open_memstream(&stream->text, &stream->n);
+    if (!out)
+        return false;
+    fprintf(out, "id: %" PRIu64 "\n", shot->n_lines);
+    while (*json) {
+        size_t n = strcspn(json, "\n");
+        fprintf(out, "data: %.*s\n", (int)n, json);
+        json += n + (json[n] == '\n');
+    }
+    fputc('\n', out);
+    stream->at = 0;
+    return fclose(out) == 0;
+}
+
+/* The snapshot that the stream has not sent yet, with a reference; NULL, and the stream asleep or `ended`,
+ * when there is none. */
+static shot_t *next_shot(stream_t *stream, bool *ended)
+{
+    psd_status_t *self = stream->status;
+    pthread_mutex_lock(&self->lock);
+    shot_t *shot = self->shot && self->shot->number > stream->sent ? self->shot : NULL;
+    *ended = !shot && self->ending;
+    if (shot) {
+        shot->references++;
+    } else if (!*ended) {
+        stream->asleep = true;
+        MHD_suspend_connection(stream->connection);
+    }
+    pthread_mutex_unlock(&self->lock);
+    return shot;
+}
+
+static ssize_t read_stream(void *arg, uint64_t position, char *block, size_t most)
+{
+    (void)position;
+    stream_t *stream = arg;
+    if (!stream->text) {
+        bool ended = false;
+        shot_t *shot = next_shot(stream, &ended);
+        if (!shot)
+            return ended ? MHD_CONTENT_READER_END_OF_STREAM : 0;
+        stream->sent = shot->number;
+        bool written = write_event(stream, shot);
+        shot_give(stream->status, shot);
+        if (!written)
+            return MHD_CONTENT_READER_END_WITH_ERROR;
+    }
+    size_t left = stream->n - stream->at, n = left < most ? left : most;
+    memcpy(block, stream->text + stream->at, n);
+    stream->at += n;
+    if (stream->at == stream->n) {
+        free(stream->text);
+        stream->text = NULL;
+    }
+    return (ssize_t)n;
+}
+
+static void end_stream(void *arg)
+{
+    stream_t *stream = arg;
+    psd_status_t *self = stream->status;
+    pthread_mutex_lock(&self->lock);
+    *stream->place = stream->next;
+    if (stream->next)
+        stream->next->place = stream->place;
+    self->n_streams--;
+    pthread_cond_signal(&self->gone);
+    pthread_mutex_unlock(&self->lock);
+    free(stream->text);
+    free(stream);
+}
+
+/* NULL when there are too many, or no memory. */
+static stream_t *begin_stream(psd_status_t *self, struct MHD_Connection *connection)
+{
+    stream_t *stream = calloc(1, sizeof *stream);
+    if (!stream)
+        return NULL;
+    pthread_mutex_lock(&self->lock);
+    bool room = self->n_streams < MAX_STREAMS && !self->ending;
+    if (room) {
+        *stream = (stream_t){
+            .status = self, .connection = connection, .place = &self->streams, .next = self->streams
+        };
+        if (stream->next)
+            stream->next->place = &stream->next;
+        self->streams = stream;
+        self->n_streams++;
+    }
+    pthread_mutex_unlock(&self->lock);
+    if (room)
+        return stream;
+    free(stream);
+    return NULL;
+}
+
+static enum MHD_Result answer_events(psd_status_t *self, struct MHD_Connection *connection,
+                                     const shot_t *shot)
+{
+    (void)shot;
+    stream_t *stream = begin_stream(self, connection);
+    if (!stream)
+        return answer(connection, MHD_HTTP_SERVICE_UNAVAILABLE, plain,
+                      "too many follow the events already\n");
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, stream, end_stream);
+    if (!response)
+        end_stream(stream);
+    return respond(connection, MHD_HTTP_OK, "text/event-stream", response);
+}
+
+/* Send every stream the last snapshot and its end, for as long as that may take; none sleeps afterwards. */
+static void end_streams(psd_status_t *self)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += FAREWELL_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&self->lock);
+    self->ending = true;
+    wake_streams(self);
+    while (self->n_streams && pthread_cond_timedwait(&self->gone, &self->lock, &until) == 0)
+        ;
+    pthread_mutex_unlock(&self->lock);
+}
+
+/* -- requests ----------------------------------------------------------------------------------------------
+ */
+
+static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection *connection,
+                                      const shot_t *shot)
+{
+    (void)self, (void)shot;
+    return answer(connection, MHD_HTTP_NOT_FOUND, plain,
+                  "there are / /status /events /history /metrics /livez /readyz\n");
+}
+
 static const struct {
     const char *path;
-    enum MHD_Result (*answer)(struct MHD_Connection *connection, const shot_t *shot);
+    enum MHD_Result (*answer)(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot);
     bool open; /* without the token, too */
 } paths[] = {
     { "/", answer_page, false },           { "/status", answer_status, false },
-    { "/metrics", answer_metrics, false }, { "/livez", answer_livez, true },
-    { "/healthz", answer_livez, true },    { "/readyz", answer_readyz, true },
+    { "/metrics", answer_metrics, false }, { "/events", answer_events, false },
+    { "/livez", answer_livez, true },      { "/healthz", answer_livez, true },
+    { "/readyz", answer_readyz, true },    { "/history", answer_history, false },
+    { "/dashboard.js", answer_js, true },  { "/dashboard.css", answer_css, true },
+    { "other", answer_nothing, true },
 };
+
+enum { N_PATHS = sizeof paths / sizeof *paths };
+static_assert((int)N_PATHS <= (int)MAX_PATHS, "each path is counted");
+
+const char *psd_status_path(size_t row) { return row < N_PATHS ? paths[row].path : NULL; }
+
+uint64_t psd_status_requests(const psd_status_t *self, size_t row)
+{
+    return atomic_load_explicit(&self->requests[row], memory_order_relaxed);
+}
 
 /* Whether the request brings the token; how long it takes to say no tells nothing of it. */
 static bool has_token(const psd_status_t *self, struct MHD_Connection *connection)
@@ -214,23 +485,21 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
 {
     psd_status_t *self = arg;
     (void)version, (void)upload, (void)n_upload, (void)state;
-    atomic_fetch_add_explicit(&self->requests, 1, memory_order_relaxed);
+    size_t row = 0;
+    while (row + 1 < N_PATHS && strcmp(path, paths[row].path) != 0)
+        row++;
+    atomic_fetch_add_explicit(&self->requests[row], 1, memory_order_relaxed);
     const char *host = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_HOST);
     if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0)
         return answer(connection, MHD_HTTP_METHOD_NOT_ALLOWED, plain, "GET and HEAD only\n");
     if (host && !is_our_host(self, host))
         return answer(connection, MHD_HTTP_FORBIDDEN, plain, "this server goes by another name\n");
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
-        if (strcmp(path, paths[i].path) == 0) {
-            if (!paths[i].open && !has_token(self, connection))
-                return answer(connection, MHD_HTTP_UNAUTHORIZED, plain,
-                              "the token of status.token is wanted\n");
-            shot_t *shot = shot_take(self);
-            enum MHD_Result result = paths[i].answer(connection, shot);
-            shot_give(self, shot);
-            return result;
-        }
-    return answer(connection, MHD_HTTP_NOT_FOUND, plain, "there are / /status /metrics /livez /readyz\n");
+    if (!paths[row].open && !has_token(self, connection))
+        return answer(connection, MHD_HTTP_UNAUTHORIZED, plain, "the token of status.token is wanted\n");
+    shot_t *shot = shot_take(self);
+    enum MHD_Result result = paths[row].answer(self, connection, shot);
+    shot_give(self, shot);
+    return result;
 }
 
 /* -- the object --------------------------------------------------------------------------------------------
@@ -258,7 +527,7 @@ static struct addrinfo *resolve(psd_status_t *self, const char *listen, psd_err_
 
 static bool start(psd_status_t *self, const struct addrinfo *address)
 {
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL;
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
     if (address->ai_family == AF_INET6)
         flags |= MHD_USE_IPv6;
     /* The limits keep 200 half-sent requests from holding what honest ones need; epoll, because select breaks
@@ -292,6 +561,7 @@ psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err
         return NULL;
     }
     pthread_mutex_init(&self->lock, NULL);
+    pthread_cond_init(&self->gone, NULL);
     snprintf(self->url, sizeof self->url, "none");
     gethostname(self->machine, sizeof self->machine - 1);
     if (strcmp(listen, "none") == 0)
@@ -323,9 +593,12 @@ void psd_status_destroy(psd_status_t **self_p)
     psd_status_t *self = *self_p;
     if (!self)
         return;
-    if (self->daemon)
+    if (self->daemon) {
+        end_streams(self);
         MHD_stop_daemon(self->daemon);
+    }
     shot_free(self->shot);
+    pthread_cond_destroy(&self->gone);
     pthread_mutex_destroy(&self->lock);
     explicit_bzero(self->token, sizeof self->token);
     free(self);
@@ -333,5 +606,3 @@ void psd_status_destroy(psd_status_t **self_p)
 }
 
 const char *psd_status_url(const psd_status_t *self) { return self->url; }
-
-uint64_t psd_status_requests(const psd_status_t *self) { return atomic_load(&self->requests); }

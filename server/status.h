@@ -11,24 +11,32 @@
  *   /livez, /healthz    200 "ok" while the snapshot's tick is younger than 5 s, else 500
  *   /readyz[?verbose]   200 when ready, else 503; with its lines
  *   /status             the JSON document
+ *   /events             the same each time it is new, as server-sent events; ends when the server does, with
+ *                       the last one; each one's id is the number of lines that the log has had.
+ *                       8 such connections at most
  *   /metrics            Prometheus text 0.0.4
- *   /                   a page for people, made from the JSON document (server/page.h) */
+ *   /history            points for curves, and the newest lines of the log, as JSON (server/history.h)
+ *   /                   a page for people, made from the JSON document (server/page.h); with scripts,
+ *                       /dashboard.js and /dashboard.css make it live */
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/err.h"
+#include "server/history.h"
 
 typedef struct psd_status psd_status_t;
 
 /* What the endpoint answers from. Texts are copied by psd_status_publish; NULL counts as "". */
 typedef struct psd_status_snapshot {
-    uint64_t tick_ms;        /* CLOCK_MONOTONIC, when the loop last turned; uv_now() is that */
-    bool ready;              /* /readyz */
-    const char *ready_lines; /* "[+]restore ok\n[-]quorum 2/3\n" */
-    const char *status_json; /* /status: one object, schema psd.status/1 */
-    const char *metrics;     /* /metrics */
+    uint64_t tick_ms;                 /* CLOCK_MONOTONIC, when the loop last turned; uv_now() is that */
+    bool ready;                       /* /readyz */
+    const char *ready_lines;          /* "[+]restore ok\n[-]quorum 2/3\n" */
+    const char *status_json;          /* /status: one object, schema psd.status/1 */
+    const char *metrics;              /* /metrics */
+    const psd_history_point_t *point; /* of /history; NULL: none; borrowed */
 } psd_status_snapshot_t;
 
 /* Serve at `listen`, "host:port" with port 0 for any free one; "none" makes an object that serves nothing. `token_file`
@@ -37,7 +45,8 @@ typedef struct psd_status_snapshot {
  * there is no token. */
 psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err_t *err);
 
-/* Stop serving and free; waits for the thread. */
+/* Stop serving and free; waits for the thread, and half a second at most for streams to take the last
+ * snapshot. */
 void psd_status_destroy(psd_status_t **self_p);
 
 /* "http://127.0.0.1:40002" with the port that was bound; "none" when nothing is served. */
@@ -46,5 +55,10 @@ const char *psd_status_url(const psd_status_t *self);
 /* Answer from a copy of `snapshot` from now on. When memory runs out, the last one stays. Loop thread. */
 void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapshot);
 
-/* Requests answered since the start. Any thread. */
-uint64_t psd_status_requests(const psd_status_t *self);
+/* A line of the log, for /history. Loop thread. */
+void psd_status_note(psd_status_t *self, const char *level, const char *id, const char *text);
+
+/* Requests for a path since the start; the last row, "other", is for all that is not served. NULL past it.
+ * Any thread. */
+const char *psd_status_path(size_t row);
+uint64_t psd_status_requests(const psd_status_t *self, size_t row);

@@ -32,6 +32,7 @@ typedef struct task {
     uint32_t n_applied;
     psd_tensor_list_t model;         /* COMMIT: a copy, for the engine may start over meanwhile */
     psd_ckpt_facts_t facts;          /* SAVE_BEGIN, COMMIT: what is written; RESTORE: what was read */
+    uint64_t n_bytes;                /* SAVE_END: of the file */
     int rc;
     psd_err_t err;
     struct task *next;
@@ -43,6 +44,7 @@ struct psd_store {
     psd_actions_t *out;
     psd_ckpt_writer_t *writer;       /* of the file being written; NULL after a failure too */
     psd_ckpt_facts_t writing;        /* its facts, which the writer borrows */
+    uint64_t n_bytes;                /* of the newest durable file */
     task_t *first, *last;            /* the first is under way */
     uv_thread_t thread;              /* our own: on the pool each chunk would wait for all steps of a round, and a file that
                                       * is removed would keep a step from running */
@@ -132,7 +134,10 @@ static void run(task_t *task)
         task->rc = self->writer ? PSD_OK : task->err.code;
         break;
     case PSD_ACT_SAVE_PART: write_part(task); break;
-    case PSD_ACT_SAVE_END: task->rc = psd_ckpt_end(&self->writer, &task->err); break;
+    case PSD_ACT_SAVE_END:
+        task->n_bytes = psd_ckpt_bytes(self->writer);
+        task->rc = psd_ckpt_end(&self->writer, &task->err);
+        break;
     case PSD_ACT_COMMIT:
         task->rc = psd_ckpt_commit(self->config.dir, &task->facts, &task->model, self->config.keep, &task->err);
         break;
@@ -181,6 +186,8 @@ static void tell_node(task_t *task)
         psd_log_error("checkpoint.io", "clock=%" PRIu64 " reason=\"%s\"", task->clock, task->err.text);
     if (!ok && saving)
         drop_rest_of_save(self);
+    if (task->act == PSD_ACT_SAVE_END && ok)
+        self->n_bytes = task->n_bytes;
     if (task->act == PSD_ACT_SAVE_END || (!ok && saving))
         psd_node_saved(self->node, now, ok, self->out);
     else if (task->act == PSD_ACT_SAVE_BEGIN)
@@ -409,3 +416,5 @@ void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t
     if (self->first == task)
         start_first(self);
 }
+
+uint64_t psd_store_bytes(const psd_store_t *self) { return self ? self->n_bytes : 0; }

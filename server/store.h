@@ -42,3 +42,6 @@ void psd_store_destroy(psd_store_t **self_p);
 
 /* Carry out one of the actions on checkpoints for `node`; outcomes go to it with the actions in `out`. */
 void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t *action, psd_actions_t *out);
+
+/* Size of the newest file that was made durable; 0 before the first, and of NULL. */
+uint64_t psd_store_bytes(const psd_store_t *self);

@@ -106,6 +106,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
         .stop_target = psd_options_double(o, "stop.target"),
         .eval_every = psd_options_double(o, "eval.every"),
         .metrics_every = psd_options_uint(o, "metrics.every"),
+        .metrics_also = text_of(job, "metrics.also"),
         .run_dir = text_of(job, "run.dir"),
         .save = text_of(job, "save"),
         .trace = text_of(job, "trace"),

@@ -1,18 +1,30 @@
 #include "worker/record.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/number.h"
+#include "worker/tfevents.h"
+
+/* The columns of metrics.csv, whatever a line has of them: a file that is gone on with has the same. */
+static const char *const columns[] = { "step", "epoch",    "samples",      "train/samples", "train/loss",
+                                       "lr",   "val/loss", "val/accuracy", "val/mse" };
+
+enum { N_COLUMNS = sizeof columns / sizeof *columns };
 
 struct psd_record {
     FILE *metrics;          /* NULL: nothing is kept */
+    FILE *csv;              /* NULL: not wanted */
+    psd_tfevents_t *events; /* NULL: not wanted */
     int failed;             /* errno of the first line that could not be written; 0: none */
     char summary[PATH_MAX]; /* its path */
 };
@@ -29,7 +41,32 @@ static int make_directories(const char *dir)
     return mkdir(path, 0777) && errno != EEXIST ? -1 : 0;
 }
 
-psd_record_t *psd_record_new(const char *dir, uint32_t worker, psd_err_t *err)
+static int open_csv(psd_record_t *self, const char *dir, psd_err_t *err)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/metrics.csv", dir);
+    errno = ENAMETOOLONG;
+    if (n >= (int)sizeof path || !(self->csv = fopen(path, "ae")))
+        return psd_err_set(err, PSD_EIO, "cannot write %.300s: %s", path, strerror(errno));
+    fseek(self->csv, 0, SEEK_END);
+    bool is_new = ftell(self->csv) == 0;
+    for (size_t i = 0; is_new && i < N_COLUMNS; i++)
+        fprintf(self->csv, "%s%s%s", i ? "," : "ts,", columns[i], i + 1 < N_COLUMNS ? "" : "\n");
+    return PSD_OK;
+}
+
+static int open_events(psd_record_t *self, const char *dir, psd_err_t *err)
+{
+    char path[PATH_MAX];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (snprintf(path, sizeof path, "%s/tb", dir) >= (int)sizeof path || make_directories(path))
+        return psd_err_set(err, PSD_EIO, "cannot make %.300s/tb: %s", dir, strerror(errno));
+    self->events = psd_tfevents_new(path, (double)now.tv_sec, err);
+    return self->events ? PSD_OK : PSD_EIO;
+}
+
+psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also, psd_err_t *err)
 {
     psd_record_t *self = calloc(1, sizeof *self);
     if (!self) {
@@ -52,6 +89,11 @@ psd_record_t *psd_record_new(const char *dir, uint32_t worker, psd_err_t *err)
         return NULL;
     }
     setvbuf(self->metrics, NULL, _IOLBF, 1 << 12); /* whoever follows the file sees whole lines */
+    bool both = worker == 1 && also && strcmp(also, "both") == 0;
+    bool csv = both || (worker == 1 && also && strcmp(also, "csv") == 0);
+    bool events = both || (worker == 1 && also && strcmp(also, "tensorboard") == 0);
+    if ((csv && open_csv(self, dir, err) != PSD_OK) || (events && open_events(self, dir, err) != PSD_OK))
+        psd_record_destroy(&self);
     return self;
 }
 
@@ -59,8 +101,40 @@ void psd_record_destroy(psd_record_t **self_p)
 {
     if (*self_p && (*self_p)->metrics)
         fclose((*self_p)->metrics);
+    if (*self_p && (*self_p)->csv)
+        fclose((*self_p)->csv);
+    if (*self_p)
+        psd_tfevents_destroy(&(*self_p)->events);
     free(*self_p);
     *self_p = NULL;
+}
+
+/* An empty cell for what this line lacks, or what is no number. */
+static void write_row(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n)
+{
+    char number[PSD_NUMBER_TEXT];
+    size_t found = 0;
+    fputs(psd_number_print(ts, number), self->csv);
+    for (size_t c = 0; c < N_COLUMNS; c++) {
+        fputc(',', self->csv);
+        for (size_t i = 0; i < n; i++)
+            if (strcmp(measures[i].name, columns[c]) == 0) {
+                found++;
+                if (isfinite(measures[i].value))
+                    fputs(psd_number_print_digits(measures[i].value, 17, number), self->csv);
+            }
+    }
+    assert(found == n && "each measure has a column");
+    if (fputc('\n', self->csv) < 0 && !self->failed)
+        self->failed = errno;
+}
+
+/* Beside metrics.jsonl nobody needs each line at once, which would be a call to the system per step. */
+static void flush_copies(psd_record_t *self)
+{
+    int of_csv = self->csv && fflush(self->csv) ? errno : 0;
+    int of_events = self->events ? psd_tfevents_flush(self->events) : 0;
+    self->failed = self->failed ? self->failed : of_csv ? of_csv : of_events;
 }
 
 void psd_record_line(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n)
@@ -75,6 +149,12 @@ void psd_record_line(psd_record_t *self, double ts, const psd_measure_t *measure
                                             : "null");
     if (fputs("}\n", self->metrics) < 0 && !self->failed)
         self->failed = errno;
+    if (self->csv)
+        write_row(self, ts, measures, n);
+    if (self->events)
+        psd_tfevents_add(self->events, ts, (uint64_t)measures[0].value, measures + 1, n - 1);
+    if (strncmp(measures[n - 1].name, "val/", 4) == 0) /* seldom: what there is so far is to be seen */
+        flush_copies(self);
 }
 
 int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err)
@@ -88,6 +168,7 @@ int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err)
     failed = (file && fclose(file)) || failed || rename(temporary, self->summary);
     if (failed)
         return psd_err_set(err, PSD_EIO, "cannot write %s: %s", self->summary, strerror(errno));
+    flush_copies(self);
     if (!self->failed && (fflush(self->metrics) || fsync(fileno(self->metrics))))
         self->failed = errno;
     return self->failed ? psd_err_set(err, PSD_EIO, "the metrics beside %s are not whole: %s", self->summary,

@@ -1,7 +1,7 @@
 /* record.h - what a run leaves behind in its directory: metrics.jsonl, a flat JSON object per line with what
- * was measured at a step and nothing else, and summary.json. The first worker's files have these names; those
- * of worker N are metrics-N.jsonl and summary-N.json, so that workers may share a directory. One thread at a
- * time. */
+ * was measured at a step and nothing else, and summary.json; if wanted, the same numbers for spreadsheets,
+ * metrics.csv, and for TensorBoard, in tb/. The first worker's files have these names; worker N has
+ * metrics-N.jsonl and summary-N.json alone, so that workers may share a directory. One thread at a time. */
 #pragma once
 
 #include <stddef.h>
@@ -18,14 +18,15 @@ typedef struct psd_measure {
 } psd_measure_t;
 
 /* Make directory `dir` and its parents where they lack, and open the metrics of worker `worker`, from 1, to
- * append to them. `dir` NULL or "": a record that keeps nothing. NULL with `err` set: PSD_EIO, PSD_ENOMEM. */
-psd_record_t *psd_record_new(const char *dir, uint32_t worker, psd_err_t *err);
+ * append to them; `also` is "csv", "tensorboard", "both" or, like NULL, "none". `dir` NULL or "": a record
+ * that keeps nothing. NULL with `err` set: PSD_EIO, PSD_ENOMEM. */
+psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also, psd_err_t *err);
 
 /* Close the files and set `*self_p` to NULL; NULL inside is fine. */
 void psd_record_destroy(psd_record_t **self_p);
 
-/* Append a line: "ts", the seconds since 1970, then the measures, with all their digits; what is not finite
- * is null. A disk that fails here fails psd_record_summarise, not the training. */
+/* Append a line: "ts", the seconds since 1970, then the measures, "step" the first, with all their digits;
+ * what is not finite is null. A disk that fails here fails psd_record_summarise, not the training. */
 void psd_record_line(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n);
 
 /* Write the summary, a JSON object as text, whole or not at all, and flush all to disk. PSD_EIO. */

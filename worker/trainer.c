@@ -110,7 +110,7 @@ static int join(trainer_t *self, psd_err_t *err)
     psd_position_t at = psd_worker_position(self->worker);
     psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker + 1, at.rank,
                  at.world, at.clock);
-    self->record = psd_record_new(self->config->run_dir, at.worker + 1, err);
+    self->record = psd_record_new(self->config->run_dir, at.worker + 1, self->config->metrics_also, err);
     if (self->record && self->config->trace && *self->config->trace &&
         !(self->trace = psd_trace_new(self->config->trace, err)))
         return PSD_EIO;

@@ -32,6 +32,7 @@ typedef struct psd_trainer_config {
     double stop_target;       /* stop when accuracy is at least this, or a squared error at most; 0: never */
     double eval_every;        /* epochs between two evaluations; 0: at the end alone */
     uint64_t metrics_every;   /* steps between two lines of metrics.jsonl */
+    const char *metrics_also; /* as psd_record_new's `also` */
     const char *run_dir;      /* for metrics.jsonl and summary.json. NULL or "": none */
     const char *save;         /* file for the final weights, written by rank 0. NULL or "": none */
     const char *trace;        /* file to add the hashes of every step's weights to. NULL or "": none */

@@ -13,7 +13,9 @@
 #include "deploy/psdctl/replay.h"
 #include "deploy/psdctl/run.h"
 #include "deploy/psdctl/status.h"
+#include "deploy/psdctl/top.h"
 #include "deploy/psdctl/verify.h"
+#include "deploy/psdctl/wait.h"
 
 static const struct verb {
     const char *name;
@@ -25,6 +27,8 @@ static const struct verb {
     { "verify", psd_ctl_verify, "psdctl verify", "train a job, and compare it bit for bit with a single process" },
     { "compare", psd_ctl_compare, "psdctl compare", "train a job with several optimizers, and tell which does better" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
+    { "top", psd_ctl_top, "psdctl top", "the same on the whole terminal, renewed each second" },
+    { "wait", psd_ctl_wait, "psdctl wait", "block until a job is ready, at a step, or finished" },
     { "pause", psd_ctl_admin, "psdctl pause", "close no more rounds of a running job" },
     { "resume", psd_ctl_admin, "psdctl resume", "go on after a pause" },
     { "drain", psd_ctl_admin, "psdctl drain", "have a worker leave after its open round" },

@@ -33,9 +33,9 @@ Test(metrics, each_label_value_is_a_series_and_can_go)
 {
     psd_metrics_set(metrics, PSD_METRIC_WORKERS, "live", 2);
     psd_metrics_set(metrics, PSD_METRIC_WORKERS, "lost", 1);
-    psd_metrics_add(metrics, PSD_METRIC_PUSH_REJECTED, "nonfinite", 1);
+    psd_metrics_add(metrics, PSD_METRIC_MESSAGES_REJECTED, "nonfinite", 1);
     assert_has("psd_workers{state=\"live\"} 2\npsd_workers{state=\"lost\"} 1\n");
-    assert_has("psd_push_rejected_total{shard=\"2\",reason=\"nonfinite\"} 1\n");
+    assert_has("psd_messages_rejected_total{shard=\"2\",reason=\"nonfinite\"} 1\n");
     psd_metrics_remove(metrics, PSD_METRIC_WORKERS, "live");
     psd_metrics_remove(metrics, PSD_METRIC_WORKERS, "never");
     char *text = psd_metrics_prometheus(metrics);

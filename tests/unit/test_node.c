@@ -317,6 +317,37 @@ Test(node, what_only_servers_say_is_refused_from_a_worker, .init = setup, .fini 
     expect_refusal(PSD_REFUSAL_SENDER, "WELCOME");
 }
 
+static void report(const char *name, double value)
+{
+    psd_msg_t msg = message(PSD_MSG_REPORT);
+    snprintf(msg.text, sizeof msg.text, "%s", name);
+    msg.value = value;
+    say(WORKER_PEER, &msg, NULL, 0);
+}
+
+Test(node, reported_numbers_are_kept_by_name_and_only_so_many_names, .init = setup, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    char name[16];
+    report("val/loss", 0.5);
+    report("val/accuracy", 0.9);
+    report("val/loss", 0.25);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.n_reports, 2);
+    cr_assert_str_eq(facts.report[0].name, "val/loss");
+    cr_assert_eq(facts.report[0].value, 0.25);
+    cr_assert_str_eq(facts.report[1].name, "val/accuracy");
+    cr_assert_eq(facts.report[1].value, 0.9);
+    for (int i = 0; i < 2 * PSD_MAX_REPORTS; i++) {
+        snprintf(name, sizeof name, "more/%d", i);
+        report(name, i);
+    }
+    report("val/accuracy", 0.95);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.n_reports, PSD_MAX_REPORTS);
+    cr_assert_eq(facts.report[1].value, 0.95);
+}
+
 Test(node, a_push_for_another_shard_is_refused, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = push_of(1, ones);

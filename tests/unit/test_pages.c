@@ -92,7 +92,7 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     cr_assert_geq(argc, 2, "%s", line);
     if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config") || !strcmp(argv[1], "verify"))
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
-    static const char *const not_run[] = { "run", "status", "verify", "export", "compare", "keygen", NULL };
+    static const char *const not_run[] = { "run", "status", "wait", "verify", "export", "compare", "keygen", NULL };
     static const char *const has_own_options[] = { "export", "compare", "keygen", NULL };
     if (is_one_of(argv[1], not_run))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
@@ -115,7 +115,7 @@ static bool has_preset(const char *name)
 
 static void check_path(const char *url, const char *line)
 {
-    static const char *const paths[] = { "/", "/status", "/metrics", "/livez", "/healthz", "/readyz" };
+    static const char *const paths[] = { "/", "/status", "/events", "/history", "/metrics", "/livez", "/healthz", "/readyz" };
     const char *path = strchr(strstr(url, "//") + 2, '/');
     bool known = false;
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
@@ -473,6 +473,7 @@ Test(pages, the_core_has_no_sockets_files_clocks_or_threads)
         "server/engine_save.c",  "server/coordinator.h",        "server/coordinator_state.h", "server/coordinator.c",
         "server/coordinator_peers.c", "server/coordinator_save.c", "server/coordinator_admin.c", "server/membership.h", "server/membership.c",
         "server/consistency.h",  "server/consistency.c",        "server/node.h",             "server/node.c",
+        "server/pace.h",         "server/pace.c",
         "server/shard.h",        "server/shard.c",              "worker/session.h",          "worker/session.c",
         "proto/actions.h",       "proto/actions.c",             "common/partition.h",        "common/partition.c",
     };

@@ -95,7 +95,16 @@ Test(status, each_path_answers_from_the_snapshot)
     cr_assert_not_null(strstr(reply, "text/plain; version=0.0.4; charset=utf-8"));
     cr_assert_not_null(strstr(reply, "psd_steps_total{shard=\"0\"} 42\n"));
     cr_assert_eq(get("/etc/passwd"), 404);
-    cr_assert_eq(psd_status_requests(status), 7);
+    static const char *const asked[] = { "/livez", "/healthz", "/readyz", "/readyz", "/status", "/metrics", "other" };
+    uint64_t sum = 0;
+    for (size_t row = 0; psd_status_path(row); row++) {
+        uint64_t wanted = 0;
+        for (size_t i = 0; i < sizeof asked / sizeof *asked; i++)
+            wanted += strcmp(asked[i], psd_status_path(row)) == 0;
+        cr_expect_eq(psd_status_requests(status, row), wanted, "%s", psd_status_path(row));
+        sum += wanted;
+    }
+    cr_assert_eq(sum, 7);
 }
 
 Test(status, the_page_is_whole_and_escapes_what_people_typed)
@@ -117,6 +126,102 @@ Test(status, a_stuck_loop_is_neither_alive_nor_ready)
     cr_assert_eq(get("/livez"), 200);
     cr_assert_eq(get("/readyz"), 503);
     cr_assert_not_null(strstr(reply, "readyz check failed\n"));
+}
+
+/* Read from `fd` into `reply`, behind what is there, until it holds `wanted` or the peer closes. */
+static bool read_until(int fd, const char *wanted)
+{
+    size_t n = strlen(reply);
+    ssize_t got = 1;
+    while (!strstr(reply, wanted) && n < sizeof reply - 1 && (got = recv(fd, reply + n, sizeof reply - 1 - n, 0)) > 0)
+        reply[n += (size_t)got] = '\0';
+    return strstr(reply, wanted) != NULL;
+}
+
+static int follow(void)
+{
+    static const char text[] = "GET /events HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    int fd = dial();
+    reply[0] = '\0';
+    cr_assert_eq(send(fd, text, strlen(text), MSG_NOSIGNAL), (ssize_t)strlen(text));
+    return fd;
+}
+
+static void publish_document(const char *json)
+{
+    psd_status_publish(status, &(psd_status_snapshot_t){ .tick_ms = now_ms(), .status_json = json });
+}
+
+Test(status, each_new_snapshot_is_an_event)
+{
+    int fd = follow();
+    cr_assert(read_until(fd, "\"step\":42"), "the newest comes at once: %s", reply);
+    cr_assert_not_null(strstr(reply, "Content-Type: text/event-stream"));
+    cr_assert_not_null(strstr(reply, "\r\n\r\nid: 0\ndata: {\"schema\""));
+    for (int step = 43; step < 47; step++) {
+        char json[64], wanted[96];
+        snprintf(json, sizeof json, "{\n\"step\": %d\n}", step);
+        snprintf(wanted, sizeof wanted, "\n\nid: 0\ndata: {\ndata: \"step\": %d\ndata: }\n\n", step);
+        publish_document(json);
+        cr_assert(read_until(fd, wanted), "%s", reply);
+    }
+    close(fd);
+}
+
+Test(status, events_end_with_the_server_and_its_last_word)
+{
+    int fd = follow();
+    cr_assert(read_until(fd, "\"step\":42"));
+    publish_document("{\"state\": \"finished\"}");
+    psd_status_destroy(&status);
+    cr_assert(read_until(fd, "\n\nid: 0\ndata: {\"state\": \"finished\"}\n\n"), "%s", reply);
+    cr_assert_eq(recv(fd, reply, sizeof reply, 0), 0, "and then the end");
+    close(fd);
+}
+
+/* A stream whose client has stopped reading: megabytes more than any socket's buffers hold. */
+Test(status, who_does_not_read_its_events_holds_nobody_up)
+{
+    enum { BIG = 16 << 20 };
+    char *big = malloc(BIG);
+    memset(big, 'x', BIG - 1);
+    big[BIG - 1] = '\0';
+    int fd = follow();
+    cr_assert(read_until(fd, "\"step\":42"));
+    publish_document(big);
+    free(big);
+    for (int i = 0; i < 100; i++)
+        publish_document("{}");
+    cr_assert_eq(get("/livez"), 200);
+    uint64_t start = now_ms();
+    psd_status_destroy(&status);
+    cr_assert_lt(now_ms() - start, 5000);
+    close(fd);
+}
+
+Test(status, streams_are_bounded_and_one_that_is_left_makes_room)
+{
+    enum { STREAMS = 8 };
+    int fd[STREAMS];
+    for (int i = 0; i < STREAMS; i++) {
+        fd[i] = follow();
+        cr_assert(read_until(fd[i], "\"step\":42"));
+    }
+    cr_assert_eq(get("/events"), 503);
+    cr_assert_eq(get("/livez"), 200);
+    close(fd[3]);
+    int code = 503;
+    for (int i = 0; i < 1000 && code == 503; i++) { /* until the server has seen it */
+        publish_document("{\"state\":\"training\"}");
+        int again = follow();
+        cr_assert(read_until(again, "\r\n\r\n"));
+        sscanf(reply, "HTTP/1.%*d %d", &code);
+        close(again);
+    }
+    cr_assert_eq(code, 200);
+    for (int i = 0; i < STREAMS; i++)
+        if (i != 3)
+            close(fd[i]);
 }
 
 Test(status, before_the_first_snapshot_it_says_so)

@@ -1,0 +1,56 @@
+/* pace.h - where each worker's time goes, as one shard sees it, and whom the others wait for.
+ *
+ * A worker is always in one of four phases: its weights are sent, and it computes; the first chunk of its
+ * push comes, and it sends; the push is complete, and it waits for the others' (bsp); the round is closed,
+ * and the server steps and sends weights. What a shard cannot tell apart it does not: `computing` includes
+ * reading data and one way of the network each.
+ *
+ * Sums forget: what happened PSD_PACE_MEMORY_S ago weighs 1/e. Pure: it is told the time, in nanoseconds of
+ * one clock. One thread. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { PSD_PACE_MEMORY_S = 10 };
+
+typedef enum psd_phase {
+    PSD_PHASE_COMPUTING,
+    PSD_PHASE_SENDING,
+    PSD_PHASE_WAITING, /* for the others */
+    PSD_PHASE_SERVING, /* the server's turn */
+    PSD_N_PHASES
+} psd_phase_t;
+
+typedef struct psd_pace psd_pace_t;
+
+/* `per_push`: there are no rounds, each push is a step. NULL when memory runs out. */
+psd_pace_t *psd_pace_new(bool per_push);
+void psd_pace_destroy(psd_pace_t **self_p);
+
+/* A chunk of a worker's push was accepted; with the last one the push is complete. */
+void psd_pace_chunk(psd_pace_t *self, uint32_t worker, uint64_t ns);
+void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, uint64_t ns);
+
+/* The round is closed: its times in seconds, from the round before to this one (negative when it is the
+ * first) and from the first complete push to the last (0 where there are no rounds to wait in). */
+typedef struct psd_pace_round {
+    double duration_s, barrier_s;
+} psd_pace_round_t;
+psd_pace_round_t psd_pace_close(psd_pace_t *self, uint64_t ns);
+
+/* Weights are sent to a worker. The seconds since its push was complete, negative when they answer none. */
+double psd_pace_answer(psd_pace_t *self, uint32_t worker, uint64_t ns);
+
+/* What of a worker's last seconds went where. */
+typedef struct psd_pace_facts {
+    psd_phase_t phase;
+    double share[PSD_N_PHASES]; /* of time; the sum is 1 */
+    double compute_s, send_s;   /* per push; 0 before the first */
+    double samples_per_s;
+    double awaited;    /* share of time in which its push was the one that the round lacked */
+    double awaiting_s; /* for how long it has been so in the open round */
+} psd_pace_facts_t;
+
+/* False when nothing was heard of it yet. */
+bool psd_pace_facts(const psd_pace_t *self, uint32_t worker, uint64_t ns, psd_pace_facts_t *out);

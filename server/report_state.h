@@ -1,0 +1,78 @@
+/* report_state.h - the inside of the report, shared by its three files and nobody else:
+ *   report.c          what is told as it happens; publishing
+ *   report_status.c   the document of /status: who does what, whom the others wait for
+ *   report_metrics.c  the text of /metrics */
+#pragma once
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/metrics.h"
+#include "server/pace.h"
+#include "server/report.h"
+
+/* What the trainer calls the loss on its test set. */
+#define PSD_VALIDATION_LOSS "val/loss"
+
+struct psd_report {
+    const psd_options_t *options;
+    const char *settings;
+    psd_metrics_t *metrics;          /* NULL until the shard knows its number */
+    char rule[PSD_RULE_TEXT];
+    double lr;
+    bool lookahead;
+    uint32_t k;
+    double alpha;
+    double since;                    /* Unix time of the start */
+    const char *outcome;             /* state of a server that ends; NULL: it goes on */
+    uint64_t start_ms;
+    uint64_t received_bytes, sent_bytes, sends_lost, apply_ns, connections_refused;
+    double apply_s[256];             /* the newest chunk steps, for quantiles */
+    unsigned n_apply;
+    psd_pace_t *pace;
+    struct {
+        uint64_t chunks, pushes, rounds; /* of the engine's counters */
+    } seen;
+    uint64_t stored_bytes;
+    const char *told_state;              /* in the metrics; NULL: none yet */
+};
+
+/* The loop's clocks when a snapshot is made. */
+typedef struct instant {
+    uint64_t ms, ns;
+} psd_instant_t;
+
+/* How the members do that a worker is compared with. */
+typedef struct crowd {
+    uint64_t front;           /* clock of the first */
+    double compute_s, send_s; /* medians, per push */
+    double awaited;           /* share of the one that is awaited least */
+} psd_crowd_t;
+
+/* -- report.c */
+
+/* Seconds since 1970. */
+double psd_report_unix_time(void);
+
+/* -- report_status.c */
+
+/* The document; NULL when memory runs out. */
+json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, bool ready);
+
+/* The state that the job, or this server, is in. */
+const char *psd_report_state(const psd_report_t *self, const psd_node_t *node);
+
+/* How the members do, at server 0. */
+psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now);
+
+/* Messages refused for that reason, by the shard and, in server 0, by the coordinator. */
+uint64_t psd_report_rejected(const psd_node_t *node, unsigned reason);
+
+/* -- report_metrics.c */
+
+/* The text, which the caller frees; NULL before the shard knows its number, and when memory runs out. */
+char *psd_report_metrics(psd_report_t *self, const psd_node_t *node, const psd_status_t *status, const psd_instant_t *now);

@@ -1,0 +1,300 @@
+#include "server/report_state.h"
+
+enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ };
+
+/* Whom to call slow: the round lacks its push alone for such a share of time, and so many times that of the worker that is
+ * awaited least, for somebody is always the last; in asp, a push takes so many times as long as others'. */
+static const double SLOW_SHARE = 0.1, SLOW_RATIO = 2, SLOW_FACTOR = 1.5;
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double apply_p99(const psd_report_t *self)
+{
+    double sorted[256];
+    unsigned n = self->n_apply < 256 ? self->n_apply : 256;
+    memcpy(sorted, self->apply_s, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_size);
+    return n ? sorted[(n * 99) / 100 < n ? (n * 99) / 100 : n - 1] : 0;
+}
+
+/* JSON has no NaN: what was not measured is null. */
+static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
+{
+    const psd_coordinator_t *coordinator = psd_node_coordinator(node);
+    if (self->outcome)
+        return self->outcome;
+    if (!coordinator)
+        return psd_engine_version(psd_node_engine(node)) ? "training" : "waiting";
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(coordinator, &facts);
+    return psd_job_state_name(facts.state);
+}
+
+static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd)
+{
+    if (psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push)
+        return pace->compute_s + pace->send_s > SLOW_FACTOR * (crowd->compute_s + crowd->send_s);
+    return pace->awaited > SLOW_SHARE && pace->awaited > SLOW_RATIO * crowd->awaited;
+}
+
+/* Why the others wait for it; NULL when they do not. */
+static const char *slow_reason(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
+{
+    return !is_slow(self, pace, crowd)                                               ? NULL
+           : silent_ms > SILENT_MS                                                   ? "silent"
+           : pace->send_s - crowd->send_s > pace->compute_s - crowd->compute_s ? "network"
+                                                                                     : "compute";
+}
+
+static void add_pace(json_t *w, const psd_pace_facts_t *pace)
+{
+    static const char *const phases[] = { [PSD_PHASE_COMPUTING] = "computing", [PSD_PHASE_SENDING] = "sending",
+                                          [PSD_PHASE_WAITING] = "waiting", [PSD_PHASE_SERVING] = "served" };
+    json_t *shares = json_object();
+    for (unsigned i = 0; i < PSD_N_PHASES; i++)
+        json_object_set_new(shares, phases[i], json_real(pace->share[i]));
+    json_object_set_new(w, "time_shares", shares);
+    json_object_set_new(w, "compute_seconds", json_real(pace->compute_s));
+    json_object_set_new(w, "send_seconds", json_real(pace->send_s));
+    json_object_set_new(w, "samples_per_second", json_real(pace->samples_per_s));
+    json_object_set_new(w, "awaited_share", json_real(pace->awaited));
+    json_object_set_new(w, "awaiting_seconds", json_real(pace->awaiting_s));
+}
+
+/* Say of whom the others wait for by how much it differs from them. */
+static void add_slow_alert(json_t *alerts, const psd_worker_row_t *row, const char *reason, const psd_pace_facts_t *pace,
+                           const psd_crowd_t *crowd, double silent_s)
+{
+    char text[256], how[128];
+    if (!strcmp(reason, "silent"))
+        snprintf(how, sizeof how, "nothing was heard of it for %.1f s", silent_s);
+    else if (!strcmp(reason, "network"))
+        snprintf(how, sizeof how, "its pushes take %.3g ms to arrive, others' %.3g ms", pace->send_s * 1e3, crowd->send_s * 1e3);
+    else
+        snprintf(how, sizeof how, "it computes for %.3g ms a push, others for %.3g ms", pace->compute_s * 1e3,
+                 crowd->compute_s * 1e3);
+    if (pace->awaited > 0)
+        snprintf(text, sizeof text, "rounds wait for worker %u (%.64s) %.0f %% of the time: %s", row->id, row->name,
+                 pace->awaited * 100, how);
+    else
+        snprintf(text, sizeof text, "worker %u (%.64s) is slow: %s", row->id, row->name, how);
+    json_array_append_new(alerts, json_string(text));
+}
+
+static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, const psd_worker_row_t *row, const psd_instant_t *now,
+                           const psd_crowd_t *crowd, json_t *alerts)
+{
+    psd_engine_worker_t here = { 0 };
+    psd_pace_facts_t pace;
+    bool member = psd_engine_worker(psd_node_engine(node), row->id, &here);
+    uint64_t silent_ms = now->ms - row->heard_ms;
+    json_t *w = json_pack("{s:i, s:s, s:I, s:s, s:I, s:f}", "id", (int)row->id, "name", row->name, "incarnation",
+                          (json_int_t)row->incarnation, "state",
+                          row->state == PSD_WORKER_LIVE && silent_ms > LATE_MS ? "late" : psd_worker_state_name(row->state),
+                          "step", (json_int_t)row->clock, "last_heard_age_seconds", (double)silent_ms * 1e-3);
+    if (!member)
+        return w;
+    json_object_set_new(w, "lag_steps", json_integer((json_int_t)(crowd->front > here.applied ? crowd->front - here.applied : 0)));
+    json_object_set_new(w, "pushes", json_integer((json_int_t)here.pushes));
+    json_object_set_new(w, "samples", json_integer((json_int_t)here.samples));
+    json_object_set_new(w, "loss", number(here.loss));
+    json_object_set_new(w, "staleness", json_integer((json_int_t)here.staleness));
+    json_object_set_new(w, "chunks_held", json_integer((json_int_t)here.held));
+    json_object_set_new(w, "last_push_age_seconds",
+                        here.last_push_ms ? json_real((double)(now->ms - here.last_push_ms) * 1e-3) : json_null());
+    if (!psd_pace_facts(self->pace, row->id, now->ns, &pace))
+        return w;
+    const char *reason = slow_reason(self, &pace, crowd, silent_ms);
+    add_pace(w, &pace);
+    json_object_set_new(w, "slow_reason", reason ? json_string(reason) : json_null());
+    if (reason)
+        add_slow_alert(alerts, row, reason, &pace, crowd, (double)silent_ms * 1e-3);
+    return w;
+}
+
+/* The lower one of two, so that one slow worker is compared with the other. */
+static double median(double *x, unsigned n)
+{
+    qsort(x, n, sizeof *x, by_size);
+    return n ? x[(n - 1) / 2] : 0;
+}
+
+psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now)
+{
+    static double compute_s[PSD_MAX_WORKERS], send_s[PSD_MAX_WORKERS]; /* one thread, and 16 KiB */
+    const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
+    psd_crowd_t crowd = { .awaited = 1 };
+    unsigned n = 0;
+    for (uint32_t i = 0; i < m->n_rows; i++) {
+        psd_engine_worker_t here;
+        psd_pace_facts_t pace;
+        if (!psd_engine_worker(psd_node_engine(node), i, &here))
+            continue;
+        crowd.front = here.applied > crowd.front ? here.applied : crowd.front;
+        if (psd_pace_facts(self->pace, i, now->ns, &pace)) {
+            compute_s[n] = pace.compute_s;
+            send_s[n++] = pace.send_s;
+            crowd.awaited = fmin(crowd.awaited, pace.awaited);
+        }
+    }
+    crowd.compute_s = median(compute_s, n);
+    crowd.send_s = median(send_s, n);
+    return crowd;
+}
+
+static json_t *workers_json(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, json_t *alerts)
+{
+    json_t *list = json_array();
+    if (!psd_node_coordinator(node))
+        return list;
+    const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
+    psd_crowd_t crowd = psd_report_crowd(self, node, now);
+    for (uint32_t i = 0; i < m->n_rows; i++)
+        if (m->row[i].state != PSD_WORKER_ABSENT)
+            json_array_append_new(list, worker_json(self, node, &m->row[i], now, &crowd, alerts));
+    return list;
+}
+
+static json_t *servers_json(const psd_node_t *node, const psd_instant_t *now)
+{
+    json_t *list = json_array();
+    psd_server_facts_t facts;
+    for (uint32_t i = 0; psd_node_coordinator(node) && psd_coordinator_server(psd_node_coordinator(node), i, &facts); i++)
+        json_array_append_new(list, json_pack("{s:i, s:s, s:b, s:I, s:I, s:o}", "index", (int)i, "endpoint", facts.endpoint, "joined",
+                                              facts.joined, "step", (json_int_t)facts.clock, "version", (json_int_t)facts.version,
+                                              "last_heard_age_seconds",
+                                              facts.joined ? json_real((double)(now->ms - facts.heard_ms) * 1e-3) : json_null()));
+    return list;
+}
+
+static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
+{
+    const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
+    json_t *histogram = json_array();
+    json_t *waiting = json_array();
+    if (psd_node_coordinator(node)) {
+        psd_coordinator_facts_t facts;
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+        if (facts.waiting_for[0])
+            json_array_append_new(waiting, json_string(facts.waiting_for));
+    }
+    uint64_t n = 0;
+    for (int i = 0; i < PSD_STALENESS_BUCKETS; i++) {
+        n += stats->staleness[i];
+        json_array_append_new(histogram, json_integer((json_int_t)stats->staleness[i]));
+    }
+    return json_pack("{s:s, s:{s:f, s:I, s:I, s:o}, s:o}", "mode", psd_options_string(self->options, "sync.mode"), "staleness", "mean",
+                     n ? (double)stats->staleness_sum / (double)n : 0.0, "max", (json_int_t)stats->staleness_max,
+                     "bound", (json_int_t)psd_options_uint(self->options, "sync.max_staleness"), "histogram", histogram, "waiting_for",
+                     waiting);
+}
+
+static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engine)
+{
+    double lr = psd_engine_stats(engine)->steps ? psd_engine_stats(engine)->lr : self->lr;
+    json_t *o = json_pack("{s:s, s:f}", "rule", self->rule, "lr_now", lr);
+    if (self->lookahead)
+        json_object_set_new(o, "lookahead", json_pack("{s:i, s:f, s:I, s:i}", "k", (int)self->k, "alpha", self->alpha,
+                                                      "sync_epoch", (json_int_t)psd_engine_sync_epoch(engine), "phase",
+                                                      (int)(psd_engine_version(engine) % self->k)));
+    return o;
+}
+
+uint64_t psd_report_rejected(const psd_node_t *node, unsigned reason)
+{
+    psd_coordinator_facts_t facts = { 0 };
+    if (psd_node_coordinator(node))
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    return psd_engine_stats(psd_node_engine(node))->rejected[reason] + facts.rejected[reason];
+}
+
+static json_t *rejected_json(const psd_node_t *node)
+{
+    json_t *r = json_object();
+    for (unsigned i = 1; i < PSD_N_REFUSALS; i++)
+        json_object_set_new(r, psd_refusal_name(i), json_integer((json_int_t)psd_report_rejected(node, i)));
+    return r;
+}
+
+static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
+{
+    const psd_engine_t *engine = psd_node_engine(node);
+    const psd_shard_t *shard = psd_engine_shard(engine);
+    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:o}", "index", (int)psd_engine_index(engine), "epoch",
+                     (json_int_t)psd_engine_epoch(engine), "version",
+                     (json_int_t)psd_engine_version(engine), "parameters", (json_int_t)psd_engine_elements(engine), "bytes",
+                     (json_int_t)(psd_engine_elements(engine) * sizeof(float)), "chunks",
+                     shard ? (int)psd_shard_parts(shard) : 0, "apply_seconds_p99", apply_p99(self), "received_bytes",
+                     (json_int_t)self->received_bytes, "sent_bytes", (json_int_t)self->sent_bytes, "sends_lost",
+                     (json_int_t)self->sends_lost, "rejected", rejected_json(node));
+}
+
+static void add_job_facts(const psd_report_t *self, json_t *status, const psd_node_t *node, uint64_t now_ms)
+{
+    if (!psd_node_coordinator(node))
+        return;
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    json_object_set_new(status, "reason", json_string(facts.waiting_for));
+    json_object_set_new(status, "view", json_integer((json_int_t)facts.view_id));
+    json_object_set_new(status, "skipped_rounds", json_integer((json_int_t)facts.skipped));
+    json_object_set_new(status, "runs", json_integer((json_int_t)facts.runs));
+    if (facts.has_point) {
+        json_t *point = json_pack("{s:I, s:b, s:b}", "last_step", (json_int_t)facts.point_clock, "saving", facts.saving, "failing",
+                                  facts.save_failing);
+        if (facts.point_ms) { /* else it was there before this process */
+            json_object_set_new(point, "age_seconds", json_real((double)(now_ms - facts.point_ms) * 1e-3));
+            json_object_set_new(point, "duration_seconds", json_real((double)facts.save_ms * 1e-3));
+        }
+        if (self->stored_bytes)
+            json_object_set_new(point, "shard_bytes", json_integer((json_int_t)self->stored_bytes));
+        json_object_set_new(point, "dir", json_string(psd_options_string(self->options, "checkpoint.dir")));
+        json_object_set_new(status, "checkpoint", point);
+    }
+    for (uint32_t i = 0; i < facts.n_reports; i++)
+        if (!strcmp(facts.report[i].name, PSD_VALIDATION_LOSS))
+            json_object_set_new(json_object_get(status, "loss"), "val", number(facts.report[i].value));
+        else
+            json_object_set_new(status, "report",
+                                json_pack("{s:s, s:o}", "name", facts.report[i].name, "value", number(facts.report[i].value)));
+}
+
+/* What somebody should look at, in sentences; workers have added theirs. */
+static void add_job_alerts(json_t *alerts, const psd_node_t *node)
+{
+    psd_coordinator_facts_t facts = { 0 };
+    char text[128];
+    if (psd_node_coordinator(node))
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    if (facts.save_failing)
+        json_array_append_new(alerts, json_string("checkpoints cannot be written; see the log"));
+    if (facts.skipped) {
+        snprintf(text, sizeof text, "%" PRIu64 " rounds were skipped, for gradients with Inf or NaN", facts.skipped);
+        json_array_append_new(alerts, json_string(text));
+    }
+}
+
+json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, bool ready)
+{
+    json_t *alerts = json_array(), *workers = workers_json(self, node, now, alerts);
+    add_job_alerts(alerts, node);
+    const psd_engine_t *engine = psd_node_engine(node);
+    const psd_engine_stats_t *stats = psd_engine_stats(engine);
+    json_t *status = json_pack(
+        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}", "schema",
+        "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
+        (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, "servers"), "version", PSD_VERSION,
+        "now", psd_report_unix_time(), "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state", psd_report_state(self, node), "ready", ready, "settings", self->settings,
+        "progress", "step", (json_int_t)stats->steps, "rounds", (json_int_t)stats->rounds, "samples", (json_int_t)stats->samples,
+        "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
+        sync_json(self, node), "workers", workers, "shards", shard_json(self, node), "servers", servers_json(node, now), "alerts", alerts);
+    if (status)
+        add_job_facts(self, status, node, now->ms);
+    return status;
+}

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# dashboard.sh BIN SOURCE - a real job with one worker that is stopped for most of the time: the status blames that one,
+# the page and what it loads are whole, small, and ask for nothing elsewhere; /history and /events have what /status has.
+set -euo pipefail
+bin=$1 source=$2
+dir=$(mktemp -d)
+trap '[ -z "${slow-}" ] || kill -CONT "$slow" 2>/dev/null || true; kill "$job" 2>/dev/null || true; wait || true; rm -rf "$dir"' EXIT
+
+fail() {
+    echo "dashboard: $*" >&2
+    exit 1
+}
+
+# The body of GET $1 goes to file $2, the head to $2.head.
+get() {
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$1" >&3
+    cat <&3 >"$dir/answer"
+    exec 3<&-
+    local n
+    n=$(grep -a -b -m 1 -o $'^\r$' "$dir/answer" | cut -d: -f1)
+    head -c "$n" "$dir/answer" >"$2.head"
+    tail -c +$((n + 3)) "$dir/answer" >"$2"
+    grep -q '^HTTP/1.. 200' "$2.head" || fail "$1: $(head -n 1 "$2.head")"
+}
+
+: >"$dir/out"
+"$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --workers-min=3 \
+    --stop-epochs=0 --stop-steps=1000000000 --optimizer='lookahead(sgd(lr=0.01), k=5, alpha=0.5)' >"$dir/out" 2>&1 &
+job=$!
+for ((i = 0; i < 600; i++)); do
+    url=$(sed -n 's/^status \(http[^ ]*\).*/\1/p' "$dir/out" | head -n 1)
+    [ -z "$url" ] || break
+    sleep 0.1
+done
+port=${url##*:}
+"$bin/psdctl" wait --for=step=20 --timeout=120 "$url"
+
+# Worker 1 is called HOST:PID.
+slow=$("$bin/psdctl" status "$url" | sed -n 's/^  1  *[^ ]*:\([0-9]*\) .*/\1/p')
+[ -n "$slow" ] || fail 'there is no worker 1'
+for ((i = 0; i < 40; i++)); do
+    kill -STOP "$slow"
+    sleep 0.25
+    kill -CONT "$slow"
+    sleep 0.05
+done
+get /status "$dir/status"
+grep -q "\"rounds wait for worker 1 ([^)]*:$slow) [1-9][0-9] % of the time: " "$dir/status" ||
+    fail "the alerts do not blame worker 1: $(grep -A 3 alerts "$dir/status")"
+[ "$(grep -c '"slow_reason": "compute"' "$dir/status")" -eq 1 ] || fail "$(grep slow_reason "$dir/status")"
+[ "$(grep -c '"slow_reason": null' "$dir/status")" -eq 2 ] || fail "$(grep slow_reason "$dir/status")"
+grep -q '"phase": [0-4]$' "$dir/status" || fail 'no phase of Lookahead'
+"$bin/psdctl" status "$url" | grep -q 'rounds wait for worker 1 ' || fail 'psdctl status does not say so'
+
+get / "$dir/page"
+grep -q "^Content-Security-Policy: default-src 'none'" "$dir/page.head" || fail 'no policy for content'
+grep -q '<h1>glyphs</h1>' "$dir/page" && grep -q '<noscript><meta http-equiv=refresh' "$dir/page" ||
+    fail 'the page without scripts lacks'
+size=$(wc -c <"$dir/page")
+for asset in $(grep -o '\(src\|href\)=[^ >]*' "$dir/page" | cut -d= -f2); do
+    case $asset in
+    /dashboard.*)
+        get "$asset" "$dir/asset"
+        grep -q '^Content-Encoding: gzip' "$dir/asset.head" || fail "$asset is not compressed"
+        size=$((size + $(wc -c <"$dir/asset")))
+        gunzip -c <"$dir/asset" >"$dir/$(basename "$asset")" || fail "$asset is no gzip"
+        ;;
+    /status | /metrics) ;;
+    *) fail "the page asks for $asset" ;;
+    esac
+done
+[ "$size" -le $((80 * 1024)) ] || fail "the page takes $size bytes"
+grep -q 'Permission is hereby granted' "$dir/dashboard.js" || fail 'the licence of dygraphs is not there'
+! grep -q '@import\|url(' "$dir/dashboard.css" || fail 'the style loads something'
+# What may run and load is what the policy says: only this server's own.
+! sed '1,/^.use strict/d' "$dir/dashboard.js" | grep -q 'https*://\|innerHTML\|eval(' || fail 'the script goes elsewhere'
+if command -v node >/dev/null; then
+    node --check "$dir/dashboard.js" || fail 'the script is none'
+fi
+
+get /history "$dir/history"
+grep -q '^{"schema":"psd.history/1","columns":\["ts","step",' "$dir/history" || fail "$(head -c 200 "$dir/history")"
+grep -q '"id":"worker.joined"' "$dir/history" || fail 'the log is not in the history'
+rows=$(sed 's/.*"rows":\[\[//; s/\]\].*//; s/\],\[/\n/g' "$dir/history")
+[ "$(wc -l <<<"$rows")" -ge 30 ] || fail 'the history is short'
+step=$(sed -n 's/^    "step": \([0-9]*\),$/\1/p' "$dir/status" | head -n 1)
+last=$(tail -n 1 <<<"$rows" | cut -d, -f2)
+[ "$last" -ge "$step" ] && [ "$last" -lt $((step + 5000)) ] || fail "/status is at $step, the history at $last"
+cut -d, -f2 <<<"$rows" | sort -nc || fail 'steps of the history fall'
+echo "dashboard: ok, $size bytes"

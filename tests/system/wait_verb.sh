@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# wait_verb.sh BIN SOURCE - psdctl wait against a real job: it returns when the job is ready, at a step and finished, says
+# what became of one that was stopped before, and gives up on a server that is not there.
+set -euo pipefail
+bin=$1 source=$2
+dir=$(mktemp -d)
+trap '[ -z "${job-}" ] || kill "$job" 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
+
+fail() {
+    echo "wait_verb: $*" >&2
+    cat "$dir/out" >&2
+    exit 1
+}
+
+# expect CODE WORDS...: psdctl wait WORDS ends with CODE.
+expect() {
+    local wanted=$1 rc=0
+    shift
+    timeout 60 "$bin/psdctl" wait "$@" >"$dir/wait" 2>&1 || rc=$?
+    [ "$rc" -eq "$wanted" ] || fail "wait $* ended with $rc instead of $wanted: $(cat "$dir/wait")"
+}
+
+# Start a job with the options $@ in the background and find its status address.
+start() {
+    : >"$dir/out"
+    "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 "$@" \
+        >"$dir/out" 2>&1 &
+    job=$!
+    for ((i = 0; i < 300; i++)); do
+        url=$(sed -n 's/.*status \(http[^ ]*\).*/\1/p' "$dir/out" | head -n 1)
+        [ -z "$url" ] || return 0
+        sleep 0.1
+    done
+    fail "no address"
+}
+
+start --stop-steps=600 --stop-epochs=0
+expect 0 "$url"
+expect 0 --for=step=100 "$url"
+expect 69 --for=step=1000000000 --timeout=0.3 "$url"
+expect 0 --for=finished "$url"
+wait "$job" || fail "the job failed"
+
+start --stop-steps=1000000000 --stop-epochs=0
+expect 0 --for=step=1 "$url"
+{
+    expect 75 --for=finished "$url"
+    touch "$dir/told"
+} &
+follower=$!
+sleep 0.5
+kill "$job"
+wait "$job" || true
+wait "$follower" || fail "who waited was not told of the stop"
+job=
+
+expect 69 --timeout=0.5 127.0.0.1:1
+grep -q 'nobody answers' "$dir/wait" || fail "$(cat "$dir/wait")"
+expect 64 --for=nothing
+expect 64 --for=step=0
+expect 64 --timeout=-1
+expect 64 nowhere
+echo "wait_verb: ok"

@@ -1,0 +1,84 @@
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/history.h"
+
+static psd_history_t history;
+static json_t *all;
+
+static void teardown(void) { json_decref(all); }
+TestSuite(history, .fini = teardown, .timeout = 20);
+
+static json_t *read_all(const char *key)
+{
+    char *text = psd_history_json(&history);
+    json_decref(all);
+    all = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert_not_null(all, "%s", text);
+    free(text);
+    return json_object_get(all, key);
+}
+
+static double at(const json_t *rows, size_t row, size_t column)
+{
+    return json_number_value(json_array_get(json_array_get(rows, row), column));
+}
+
+Test(history, points_come_back_in_order_and_what_is_not_known_is_null)
+{
+    psd_history_add(&history, &(psd_history_point_t){
+                                  .unix_s = 1.5, .step = 10, .samples = 640, .loss = 0.25, .report = NAN });
+    psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1.75, .step = 12, .loss = INFINITY });
+    json_t *rows = read_all("rows");
+    cr_assert_eq(json_array_size(rows), 2);
+    cr_assert_eq(at(rows, 0, 0), 1.5);
+    cr_assert_eq(at(rows, 0, 2), 640);
+    cr_assert_eq(at(rows, 0, 5), 0.25);
+    cr_assert_eq(at(rows, 1, 1), 12);
+    cr_assert(json_is_null(json_array_get(json_array_get(rows, 0), 8)));
+    cr_assert(json_is_null(json_array_get(json_array_get(rows, 1), 5)));
+    cr_assert_eq(json_array_size(json_object_get(all, "columns")), json_array_size(json_array_get(rows, 0)));
+}
+
+Test(history, a_long_one_has_room_still_and_its_points_lie_at_equal_distances)
+{
+    for (uint64_t i = 0; i < 1000000; i++)
+        psd_history_add(&history, &(psd_history_point_t){ .unix_s = (double)i, .step = i });
+    json_t *rows = read_all("rows");
+    size_t n = json_array_size(rows);
+    cr_assert_geq(n, PSD_HISTORY_POINTS / 2);
+    cr_assert_leq(n, PSD_HISTORY_POINTS);
+    for (size_t i = 0; i < n; i++) /* 1024 come to 1000000 points with each 1024th kept */
+        cr_assert_eq(at(rows, i, 1), 1024.0 * (double)i, "%zu", i);
+}
+
+Test(history, the_newest_lines_are_kept)
+{
+    char text[32];
+    for (int i = 0; i < PSD_HISTORY_LINES + 5; i++) {
+        snprintf(text, sizeof text, "worker=%d", i);
+        psd_history_note(&history, i, "info", "worker.joined", text);
+    }
+    json_t *events = read_all("events");
+    cr_assert_eq(json_array_size(events), PSD_HISTORY_LINES);
+    cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 0), "text")), "worker=5");
+    cr_assert_str_eq(
+        json_string_value(json_object_get(json_array_get(events, PSD_HISTORY_LINES - 1), "text")),
+        "worker=204");
+}
+
+Test(history, a_line_that_is_no_utf8_or_was_cut_within_a_character_is_one_all_the_same)
+{
+    char text[PSD_HISTORY_TEXT + 8] = "x";
+    for (size_t i = 1; i < sizeof text - 2; i += 2)
+        memcpy(text + i, "\xc3\xa9", 2);
+    psd_history_note(&history, 1, "warn", "peer.refused", text);
+    psd_history_note(&history, 2, "warn", "peer.refused", "\xff\x01 name=<b>");
+    json_t *events = read_all("events");
+    cr_assert_eq(json_array_size(events), 2);
+    cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 1), "text")), "?\x01 name=<b>");
+}

@@ -1,0 +1,137 @@
+#include <criterion/criterion.h>
+#include <math.h>
+
+#include "server/pace.h"
+
+/* Times in milliseconds, as they read best. */
+#define MS(x) ((uint64_t)(x)*1000000)
+
+static psd_pace_t *pace;
+
+static void setup(void) { cr_assert_not_null(pace = psd_pace_new(false)); }
+static void teardown(void) { psd_pace_destroy(&pace); }
+TestSuite(pace, .init = setup, .fini = teardown, .timeout = 10);
+
+static psd_pace_facts_t facts(uint32_t worker, uint64_t ms)
+{
+    psd_pace_facts_t f;
+    cr_assert(psd_pace_facts(pace, worker, MS(ms), &f));
+    return f;
+}
+
+/* One round that begins at `start`: each worker computes so long, then sends for 2 ms; a step takes 1 ms.
+ * When it ends. */
+static uint64_t play_round(uint64_t start, const uint64_t *compute_ms, uint32_t n)
+{
+    uint64_t last = 0;
+    for (uint64_t t = start; t < start + 1000; t++)
+        for (uint32_t w = 0; w < n; w++) {
+            if (t == start + compute_ms[w])
+                psd_pace_chunk(pace, w, MS(t));
+            if (t == start + compute_ms[w] + 2)
+                psd_pace_complete(pace, w, 10, MS(last = t));
+        }
+    psd_pace_close(pace, MS(last));
+    for (uint32_t w = 0; w < n; w++)
+        psd_pace_answer(pace, w, MS(last + 1));
+    return last + 1;
+}
+
+static uint64_t play(uint64_t start, const uint64_t *compute_ms, uint32_t n, uint32_t rounds)
+{
+    for (uint32_t w = 0; w < n; w++)
+        psd_pace_answer(pace, w, MS(start));
+    while (rounds--)
+        start = play_round(start, compute_ms, n);
+    return start;
+}
+
+Test(pace, shares_of_time_sum_to_one_and_are_those_of_the_phases)
+{
+    /* A round takes 40 + 2 + 1 = 43 ms: worker 0 computes 10 of them, sends 2, waits 30, is served 1. */
+    uint64_t end = play(1000, (const uint64_t[]){ 10, 40 }, 2, 1000);
+    psd_pace_facts_t f = facts(0, end);
+    cr_expect_float_eq(f.share[PSD_PHASE_COMPUTING], 10.0 / 43, 2e-3);
+    cr_expect_float_eq(f.share[PSD_PHASE_SENDING], 2.0 / 43, 2e-3);
+    cr_expect_float_eq(f.share[PSD_PHASE_WAITING], 30.0 / 43, 2e-3);
+    cr_expect_float_eq(f.share[PSD_PHASE_SERVING], 1.0 / 43, 2e-3);
+    cr_expect_float_eq(f.share[0] + f.share[1] + f.share[2] + f.share[3], 1, 1e-9);
+    cr_expect_float_eq(f.compute_s, 0.010, 1e-4);
+    cr_expect_float_eq(f.send_s, 0.002, 1e-4);
+    cr_expect_float_eq(f.samples_per_s, 10 / 0.043, 1);
+}
+
+Test(pace, who_is_last_is_awaited_from_the_second_last_on)
+{
+    /* Of 43 ms, workers 0 and 1 are there after 12 and 22, worker 2 after 42: they wait 20 ms for it alone.
+     */
+    uint64_t end = play(1000, (const uint64_t[]){ 10, 20, 40 }, 3, 1000);
+    cr_expect_float_eq(facts(2, end).awaited, 20.0 / 43, 2e-3);
+    cr_expect_eq(facts(0, end).awaited, 0);
+    cr_expect_eq(facts(1, end).awaited, 0);
+}
+
+Test(pace, who_has_become_fast_is_forgotten_and_who_stalls_now_is_seen_at_once)
+{
+    uint64_t end = play(1000, (const uint64_t[]){ 10, 40 }, 2, 500);
+    cr_assert_gt(facts(1, end).awaited, 0.5);
+    end = play(end, (const uint64_t[]){ 10, 10 }, 2, 4000); /* 52 s, of which 5 memories */
+    cr_expect_lt(facts(1, end).awaited, 0.01);
+
+    /* Worker 1 pushes, worker 0 does not. */
+    psd_pace_chunk(pace, 1, MS(end + 10));
+    psd_pace_complete(pace, 1, 10, MS(end + 12));
+    cr_expect_float_eq(facts(0, end + 512).awaiting_s, 0.5, 1e-9);
+    cr_expect_eq(facts(1, end + 512).awaiting_s, 0);
+    cr_expect_gt(facts(0, end + 10012).awaited, 0.6); /* 1 - 1/e */
+    cr_expect_lt(facts(1, end + 10012).awaited, 0.01);
+}
+
+Test(pace, nobody_is_awaited_where_one_works_alone_or_nobody_has_pushed)
+{
+    uint64_t end = play(1000, (const uint64_t[]){ 10 }, 1, 100);
+    cr_expect_eq(facts(0, end).awaited, 0);
+    cr_expect_eq(facts(0, end + 5000).awaiting_s, 0);
+}
+
+Test(pace, a_round_has_its_time_and_its_barriers)
+{
+    play(1000, (const uint64_t[]){ 10, 40 }, 2, 2);
+    psd_pace_complete(pace, 0, 1, MS(1100));
+    psd_pace_complete(pace, 1, 1, MS(1130));
+    psd_pace_round_t round = psd_pace_close(pace, MS(1135));
+    cr_expect_float_eq(round.duration_s, (1135 - (1000 + 43 + 42)) * 1e-3, 1e-9);
+    cr_expect_float_eq(round.barrier_s, 0.030, 1e-9);
+    cr_expect_float_eq(psd_pace_answer(pace, 0, MS(1140)), 0.040, 1e-9);
+    cr_expect_lt(psd_pace_answer(pace, 0, MS(1141)), 0, "sent again: that answers nothing");
+    psd_pace_t *fresh = psd_pace_new(false);
+    cr_expect_lt(psd_pace_close(fresh, MS(1)).duration_s, 0, "the first has none before it");
+    psd_pace_destroy(&fresh);
+}
+
+Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
+{
+    psd_pace_t *bsp = pace;
+    pace = psd_pace_new(true);
+    uint64_t t = 1000;
+    psd_pace_answer(pace, 0, MS(t));
+    for (int i = 0; i < 1000;
+         i++, t += 20) { /* 14 ms of computing, 1 of sending, 5 in the queue and the step */
+        psd_pace_chunk(pace, 0, MS(t + 14));
+        psd_pace_complete(pace, 0, 4, MS(t + 15));
+        psd_pace_close(pace, MS(t + 15));
+        psd_pace_answer(pace, 0, MS(t + 20));
+    }
+    psd_pace_facts_t f = facts(0, t);
+    cr_expect_eq(f.share[PSD_PHASE_WAITING], 0);
+    cr_expect_float_eq(f.share[PSD_PHASE_SERVING], 0.25, 2e-3);
+    cr_expect_eq(f.awaited, 0);
+    psd_pace_destroy(&pace);
+    pace = bsp;
+}
+
+Test(pace, of_whom_nothing_was_heard_there_are_no_facts)
+{
+    psd_pace_facts_t f;
+    cr_expect_not(psd_pace_facts(pace, 7, MS(1), &f));
+}

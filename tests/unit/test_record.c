@@ -1,0 +1,155 @@
+#include <criterion/criterion.h>
+#include <glob.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/record.h"
+
+static char dir[] = "/tmp/test_record_XXXXXX";
+static psd_record_t *record;
+static psd_err_t err;
+
+static void setup(void) { cr_assert_not_null(mkdtemp(dir)); }
+static void teardown(void)
+{
+    char command[64];
+    psd_record_destroy(&record);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    cr_assert_eq(system(command), 0);
+}
+TestSuite(record, .init = setup, .fini = teardown, .timeout = 10);
+
+/* The file that matches `pattern` below the directory; its bytes are in `bytes`. How many, -1 when there is none. */
+static unsigned char bytes[1 << 16];
+
+static long read_file(const char *pattern)
+{
+    char path[256];
+    glob_t found;
+    snprintf(path, sizeof path, "%s/%s", dir, pattern);
+    int rc = glob(path, 0, NULL, &found);
+    FILE *file = rc == 0 && found.gl_pathc == 1 ? fopen(found.gl_pathv[0], "r") : NULL;
+    size_t n = file ? fread(bytes, 1, sizeof bytes - 1, file) : 0;
+    bytes[n] = '\0';
+    if (file)
+        fclose(file);
+    globfree(&found);
+    return file ? (long)n : -1;
+}
+
+static void write_two(const char *also, uint32_t worker)
+{
+    cr_assert_not_null(record = psd_record_new(dir, worker, also, &err), "%s", err.text);
+    psd_record_line(record, 1.5, (const psd_measure_t[]){ { "step", 1 }, { "train/loss", 0.25 }, { "lr", NAN } }, 3);
+    psd_record_line(record, 2.5, (const psd_measure_t[]){ { "step", 300 }, { "val/loss", 0.5 }, { "val/accuracy", 1 } }, 3);
+    cr_assert_eq(psd_record_summarise(record, "{}", &err), PSD_OK);
+    psd_record_destroy(&record);
+}
+
+Test(record, a_table_has_the_same_columns_in_each_line_and_one_head)
+{
+    write_two("csv", 1);
+    write_two("csv", 1); /* a second start goes on */
+    cr_assert_gt(read_file("metrics.csv"), 0);
+    cr_assert_str_eq((char *)bytes, "ts,step,epoch,samples,train/samples,train/loss,lr,val/loss,val/accuracy,val/mse\n"
+                                    "1.5,1,,,,0.25,,,,\n2.5,300,,,,,,0.5,1,\n"
+                                    "1.5,1,,,,0.25,,,,\n2.5,300,,,,,,0.5,1,\n");
+    cr_assert_eq(read_file("tb/*"), -1);
+}
+
+/* ---- a reader of records that shares nothing with the writer ---- */
+
+/* CRC-32C, bit by bit: the polynomial 0x1edc6f41, reflected. */
+static uint32_t slow_crc(const unsigned char *p, size_t n)
+{
+    uint32_t crc = ~0u;
+    for (size_t i = 0; i < 8 * n; i++) {
+        crc ^= i % 8 ? 0 : p[i / 8];
+        crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
+    }
+    return ~crc;
+}
+
+static uint64_t little(const unsigned char *p, unsigned n) { return n ? p[0] | little(p + 1, n - 1) << 8 : 0; }
+
+static uint32_t unmask(uint32_t masked)
+{
+    uint32_t x = masked - 0xa282ead8u;
+    return x >> 17 | x << 15;
+}
+
+/* Print a message's fields as NUMBER:VALUE; of those that are given as `deep`, the message inside. */
+static void dissect(const unsigned char *p, const unsigned char *end, char *out, const char *deep)
+{
+    while (p < end) {
+        unsigned number = *p >> 3, type = *p++ & 7, shift = 0;
+        uint64_t x = 0;
+        float f;
+        double d;
+        cr_assert(type == 0 || type == 1 || type == 2 || type == 5);
+        for (bool more = type == 0 || type == 2; more; shift += 7, more = p[-1] & 0x80)
+            x |= (uint64_t)(*p++ & 0x7f) << shift;
+        char *at = out + strlen(out);
+        if (type == 0)
+            sprintf(at, "%u:%lu ", number, (unsigned long)x);
+        if (type == 1)
+            memcpy(&d, p, 8), p += 8, sprintf(at, "%u:%g ", number, d);
+        if (type == 5)
+            memcpy(&f, p, 4), p += 4, sprintf(at, "%u:%g ", number, (double)f);
+        if (type == 2 && *deep && number == (unsigned)(*deep - '0')) {
+            sprintf(at, "%u:{", number);
+            dissect(p, p + x, out, deep + 1);
+            strcat(out, "} ");
+        } else if (type == 2) {
+            sprintf(at, "%u:%.*s ", number, (int)x, (const char *)p);
+        }
+        p += type == 2 ? x : 0;
+    }
+    cr_assert_eq(p, end);
+}
+
+Test(record, tensorboard_reads_each_number_under_its_name)
+{
+    static const char *const wanted[] = {
+        NULL, /* the time of the start, and the version */
+        "1:1.5 2:1 5:{1:{1:train/loss 2:0.25 } 1:{1:lr 2:nan } } ",
+        "1:2.5 2:300 5:{1:{1:val/loss 2:0.5 } 1:{1:val/accuracy 2:1 } } ",
+    };
+    write_two("tensorboard", 1);
+    long n = read_file("tb/events.out.tfevents.*.0");
+    cr_assert_gt(n, 0);
+    const unsigned char *p = bytes;
+    size_t records = 0;
+    for (; p < bytes + n; records++) {
+        uint64_t length = little(p, 8);
+        char text[1024] = "";
+        cr_assert_lt(records, 3);
+        cr_assert_eq(unmask((uint32_t)little(p + 8, 4)), slow_crc(p, 8));
+        cr_assert_eq(unmask((uint32_t)little(p + 12 + length, 4)), slow_crc(p + 12, length));
+        dissect(p + 12, p + 12 + length, text, "51");
+        if (wanted[records])
+            cr_assert_str_eq(text, wanted[records]);
+        else
+            cr_assert_not_null(strstr(text, " 3:brain.Event:2 "), "%s", text);
+        p += 16 + length;
+    }
+    cr_assert_eq(records, 3);
+    cr_assert_eq(read_file("metrics.csv"), -1);
+}
+
+Test(record, only_the_first_worker_writes_them_and_none_writes_none)
+{
+    write_two("both", 2);
+    cr_assert_eq(read_file("metrics.csv"), -1);
+    cr_assert_eq(read_file("tb/*"), -1);
+    write_two("none", 1);
+    cr_assert_eq(read_file("metrics.csv"), -1);
+    cr_assert_eq(read_file("tb/*"), -1);
+    cr_assert_gt(read_file("metrics.jsonl"), 0);
+    cr_assert_gt(read_file("metrics-2.jsonl"), 0);
+    write_two("both", 1);
+    cr_assert_gt(read_file("metrics.csv"), 0);
+    cr_assert_gt(read_file("tb/*"), 0);
+}
