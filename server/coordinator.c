@@ -432,6 +432,7 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
 {
     *out = self->report;
     out->state = self->state;
+    out->stopped = self->stopped;
     out->view_id = self->view_id;
     out->clock = self->clock;
     out->skipped = self->skipped;

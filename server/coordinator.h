@@ -69,6 +69,7 @@ enum { PSD_MAX_REPORTS = 8 };
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {
     psd_job_state_t state;
+    bool stopped;                        /* FINISHED, but at somebody's wish, with work left */
     uint64_t view_id, clock;             /* closed rounds */
     uint64_t skipped;                    /* rounds that closed without a step */
     double lr;                           /* of the next step */

@@ -33,7 +33,7 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
         return psd_engine_version(psd_node_engine(node)) ? "training" : "waiting";
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(coordinator, &facts);
-    return psd_job_state_name(facts.state);
+    return facts.stopped && facts.state == PSD_JOB_FINISHED ? "stopped" : psd_job_state_name(facts.state);
 }
 
 static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd)

@@ -1,5 +1,6 @@
-/* bench_scrape.c - what 10 scrapes of /metrics a second cost: rounds of a small model in windows with and
- * without them, turn by turn, and the server's processor time per scrape.
+/* bench_scrape.c - what 10 scrapes of /metrics a second cost: rounds of a small model in windows of three
+ * kinds, by turns: in peace; with scrapes of a process that has nothing to do with psd, which shows what who
+ * scrapes takes of the machine; with scrapes of the server. And the server's processor time per scrape.
  *
  *     bench_scrape [--windows N]
  *
@@ -10,7 +11,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +22,12 @@
 
 #include "psd/worker.h"
 
-enum { PARAMETERS = 1024, SCRAPES_PER_S = 10 };
+enum { PARAMETERS = 1024, SCRAPES_PER_S = 10, METRICS = 8192 };
+enum { PEACE, OTHER, SERVER, KINDS };
 static const double WINDOW_S = 0.5;
 
-static atomic_int scraping;
-static atomic_ulong scrapes;
-static int port;
+static atomic_int kind;
+static int port[KINDS]; /* whom to scrape; 0: nobody */
 
 static double now_s(void)
 {
@@ -48,11 +48,11 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void scrape(void)
+static void scrape(int at_port)
 {
     static const char request[] = "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
     struct sockaddr_in at = { .sin_family = AF_INET,
-                              .sin_port = htons((uint16_t)port),
+                              .sin_port = htons((uint16_t)at_port),
                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     char block[1 << 16];
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -66,15 +66,15 @@ static void scrape(void)
     if (n < 1000)
         die("the metrics are not there");
     close(fd);
-    atomic_fetch_add(&scrapes, 1);
 }
 
 static void *scrape_on(void *arg)
 {
     const struct timespec pause = { .tv_nsec = 1000000000 / SCRAPES_PER_S };
     for (;;) {
-        if (atomic_load(&scraping))
-            scrape();
+        int at_port = port[atomic_load(&kind)];
+        if (at_port)
+            scrape(at_port);
         nanosleep(&pause, NULL);
     }
     return arg;
@@ -101,9 +101,31 @@ static pid_t start_server(char endpoint[128])
     for (size_t at = 0; at + 1 < sizeof line && !strchr(line, '\n'); at++)
         if (read(out[0], line + at, 1) != 1)
             die("psd ended before it was ready");
-    if (sscanf(line, "psd ready shard=0/1 data=%127s status=http://127.0.0.1:%d", endpoint, &port) != 2)
+    if (sscanf(line, "psd ready shard=0/1 data=%127s status=http://127.0.0.1:%d", endpoint, &port[SERVER]) !=
+        2)
         die(line);
     return pid;
+}
+
+/* A process that answers each connection with as many bytes as a scrape gets. */
+static void start_other(void)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t n_at = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 8) ||
+        getsockname(listener, (struct sockaddr *)&at, &n_at))
+        die("cannot listen");
+    port[OTHER] = ntohs(at.sin_port);
+    if (fork())
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (char block[METRICS] = "";;) {
+        int fd = accept(listener, NULL, NULL);
+        if (read(fd, block, sizeof block) < 0 || write(fd, block, sizeof block) < 0)
+            die("nobody reads");
+        close(fd);
+    }
 }
 
 /* Processor time of a process, in seconds. */
@@ -139,10 +161,13 @@ int main(int argc, char **argv)
 {
     static float weights[PARAMETERS], gradient[PARAMETERS];
     size_t windows = argc > 2 && !strcmp(argv[1], "--windows") ? strtoull(argv[2], NULL, 10) : 60;
-    double *ratio = calloc(windows + 1, sizeof *ratio), *rate = calloc(windows + 1, sizeof *rate);
+    double *ratio[KINDS], *rate = calloc(windows + 1, sizeof *rate);
+    for (int k = 0; k < KINDS; k++)
+        ratio[k] = calloc(windows + 1, sizeof **ratio);
     char endpoint[128];
     pthread_t thread;
     pid_t pid = start_server(endpoint);
+    start_other();
     psd_worker_t *worker;
     psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench" };
     uint64_t shape[] = { PARAMETERS };
@@ -152,22 +177,25 @@ int main(int argc, char **argv)
     pthread_create(&thread, NULL, scrape_on, NULL);
     rounds_per_s(worker, gradient);
     for (size_t i = 0; i < windows; i++) {
-        bool first = i % 2; /* which of the two is first alternates, for whatever drifts */
-        double rates[2];
-        for (int k = 0; k < 2; k++) {
-            atomic_store(&scraping, first == (k == 0));
-            rates[first == (k == 0)] = rounds_per_s(worker, gradient);
+        double rates[KINDS];
+        for (size_t k = 0; k < KINDS; k++) { /* who is first changes, for whatever drifts */
+            size_t turn = (i + k) % KINDS;
+            atomic_store(&kind, (int)turn);
+            rates[turn] = rounds_per_s(worker, gradient);
         }
-        rate[i] = rates[0];
-        ratio[i] = rates[1] / rates[0];
+        rate[i] = rates[PEACE];
+        for (int k = 0; k < KINDS; k++)
+            ratio[k][i] = rates[k] / rates[PEACE];
     }
-    unsigned long n = atomic_load(&scrapes);
-    atomic_store(&scraping, 0);
-    qsort(ratio, windows, sizeof *ratio, by_size);
+    atomic_store(&kind, PEACE);
+    for (int k = 0; k < KINDS; k++)
+        qsort(ratio[k], windows, sizeof **ratio, by_size);
     qsort(rate, windows, sizeof *rate, by_size);
-    printf("%d parameters: %.0f rounds/s; with %d scrapes/s %.2f %% of that (median of %zu ratios, %lu "
-           "scrapes)\n",
-           PARAMETERS, rate[windows / 2], SCRAPES_PER_S, ratio[windows / 2] * 100, windows, n);
+    printf("%d parameters: %.0f rounds/s; with %d scrapes/s of the server %.2f %% of that, of another "
+           "process %.2f %% (medians of "
+           "%zu ratios)\n",
+           PARAMETERS, rate[windows / 2], SCRAPES_PER_S, ratio[SERVER][windows / 2] * 100,
+           ratio[OTHER][windows / 2] * 100, windows);
 
     /* Alone: no rounds, as many scrapes as it takes to see them in the processor time. */
     double idle = cpu_s(pid), start = now_s();
@@ -175,11 +203,12 @@ int main(int argc, char **argv)
     idle = (cpu_s(pid) - idle) / (now_s() - start);
     double busy = cpu_s(pid);
     start = now_s();
-    for (n = 0; n < 5000; n++)
-        scrape();
+    unsigned n = 0;
+    for (; n < 5000; n++)
+        scrape(port[SERVER]);
     busy = cpu_s(pid) - busy - idle * (now_s() - start);
     printf("a scrape takes %.0f us of the server's processor time: 10 a second are %.3f %% of one core\n",
-           busy / (double)n * 1e6, busy / (double)n * 10 * 100);
+           busy / n * 1e6, busy / n * 10 * 100);
     psd_worker_leave(worker, 1, 5000);
     psd_worker_close(&worker);
     waitpid(pid, NULL, 0);

@@ -348,6 +348,17 @@ Test(node, reported_numbers_are_kept_by_name_and_only_so_many_names, .init = set
     cr_assert_eq(facts.report[1].value, 0.95);
 }
 
+Test(node, a_job_that_was_stopped_is_finished_and_says_that_it_was_stopped, .init = setup, .fini = teardown)
+{
+    psd_coordinator_facts_t facts;
+    psd_node_stop(node, now, &out);
+    for (int i = 0; i < 200; i++)
+        psd_node_tick(node, now += 50, &out);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_assert_eq(facts.state, PSD_JOB_FINISHED);
+    cr_assert(facts.stopped);
+}
+
 Test(node, a_push_for_another_shard_is_refused, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = push_of(1, ones);
