@@ -434,8 +434,7 @@ static int count_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, co
 }
 
 /* Take the file's i-th group: note that its chunk was found, read it when it is wanted. */
-static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint,
-                      psd_err_t *err)
+static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint, psd_err_t *err)
 {
     const psd_chunk_t *c = psd_shardfile_chunk(file, i, &self->manifest->model, self->map, hint, err);
     if (!c)

@@ -1,6 +1,6 @@
 #include "server/coordinator_state.h"
 
-enum { RESEND_MS = 200, WAITING_LINE_MS = 5000, FINISH_MS = 5000 };
+enum { RESEND_MS = 200, WAITING_LINE_MS = 5000, FINISH_MS = 4000 };
 
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err)
 {
@@ -389,10 +389,11 @@ static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
     }
 }
 
+/* One that has not joined has nothing that a stop could lose. */
 static bool every_shard_is_done(const psd_coordinator_t *self)
 {
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].log_done + 1 < self->next_seq)
+        if (self->shard[s].log_done + 1 < self->next_seq && (self->shard[s].joined || !self->stopped))
             return false;
     return true;
 }

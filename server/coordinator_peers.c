@@ -187,23 +187,22 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
 }
 
 /* A worker whose work is done may be needed again, when a server is lost before the last weights are safe:
- * where that can be made good, its good-bye is answered when they are. */
+ * where that can be made good, its good-bye is answered when they are, also one's that was given up meanwhile. */
 static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
                      psd_actions_t *out)
 {
     bool finished = msg->code == 0;
-    bool stays = finished && self->config.checkpoints && !self->config.mode->per_push;
+    bool stays = finished && self->config.checkpoints && self->state != PSD_JOB_FINISHED;
+    bool repeated = row->state == PSD_WORKER_LEFT && !(stays && row->finished);
     if (row->state == PSD_WORKER_DONE)
         return;
-    if (row->state == PSD_WORKER_LEFT || !stays)
+    if (!stays || repeated)
         psd_coord_answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
-    if (row->state == PSD_WORKER_LEFT)
+    if (repeated)
         return;
     bool was_member = row->state == PSD_WORKER_LIVE;
-    row->state = stays && row->state != PSD_WORKER_LOST ? PSD_WORKER_DONE : PSD_WORKER_LEFT;
+    row->state = stays ? PSD_WORKER_DONE : PSD_WORKER_LEFT;
     row->finished = finished;
-    if (stays && row->state == PSD_WORKER_LEFT)
-        psd_coord_answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
     psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64,
                     row->id, row->name, finished ? "true" : "false", msg->clock);
     if (was_member && self->config.mode->per_push)
@@ -393,13 +392,15 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
         return;
     }
     uint32_t s = (uint32_t)(row - self->shard);
-    if (!row->joined)
+    if (!row->joined) {
         psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, msg->text);
+        row->sent_ms = now_ms; /* hellos that repeat must not put off what of the log is to be repeated */
+    }
     row->joined = true;
     row->peer = from;
     row->nonce = msg->seq;
     row->epoch = self->runs;
-    row->sent_ms = row->heard_ms = now_ms;
+    row->heard_ms = now_ms;
     memcpy(row->endpoint, msg->text, n);
     row->endpoint[n] = '\0';
     welcome_shard(self, s, out);

@@ -164,10 +164,12 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
         self->shard[s].log_done = 0;
     }
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
-        if (psd_worker_is_here(&self->members.row[i]))
-            self->members.row[i].state = PSD_WORKER_LOST;
-        self->members.row[i].finished =
-            false; /* its last rounds are undone, and somebody must do them again */
+        psd_worker_row_t *row = &self->members.row[i];
+        /* Its last rounds are undone, and somebody must do them again; but without rounds its work was its own, and one
+         * that is gone is not asked for it twice. */
+        row->finished = row->finished && row->state == PSD_WORKER_LEFT && self->config.mode->per_push;
+        if (psd_worker_is_here(row))
+            row->state = PSD_WORKER_LOST;
     }
     self->state = PSD_JOB_GATHERING;
     self->n_view = 0;

@@ -28,7 +28,9 @@ enum {
     ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,       /* for a stranger to be refused */
     REOPEN_MS = 5000,      /* for an address to come free that was closed */
-    STOP_MS = 5000,        /* how long a server that was told to stop waits for server 0's word */
+    DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
+                            * for good, and hellos are answered more often */
+    STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
     STEP_HERE = 4096
@@ -58,6 +60,7 @@ typedef struct psd_daemon {
     psd_status_t *status;          /* NULL: none wanted */
     psd_report_t *report;
     psd_store_t *store;            /* NULL: no directory for checkpoints */
+    uint64_t heard_ms;             /* when server 0 last said something to us */
     uint64_t started_ms, published_ms;
     uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
     bool stopping;
@@ -222,6 +225,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     if (!self->refuses_strangers)
         return;
     psd_report_received(self->report, n_header + n);
+    if (peer == PSD_PEER_COORDINATOR)
+        self->heard_ms = now_ms();
     int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
     if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
@@ -341,6 +346,25 @@ static void stop_when_nobody_says_so(daemon_t *self)
         stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
 }
 
+static int open_coordinator(daemon_t *self, psd_err_t *err)
+{
+    psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
+    self->heard_ms = now_ms();
+    self->coordinator = psd_socket_connect(self->net, &self->loop, psd_options_string(self->options, "join"),
+                                           PSD_PEER_COORDINATOR, &handler, err);
+    return self->coordinator ? PSD_OK : err->code;
+}
+
+static void renew_deaf_coordinator(daemon_t *self)
+{
+    psd_err_t err;
+    if (!self->coordinator || now_ms() < self->heard_ms + DEAF_MS)
+        return;
+    psd_socket_close(&self->coordinator, 0);
+    if (open_coordinator(self, &err) != PSD_OK)
+        stop(self, err.code, err.text);
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
@@ -348,6 +372,7 @@ static void on_tick(uv_timer_t *timer)
     open_door_again(self);
     tend_door(self);
     tend_memory(self);
+    renew_deaf_coordinator(self);
     psd_node_tick(self->node, now, &self->out);
     carry_out(self);
     tell_ready(self);
@@ -361,13 +386,13 @@ static void on_tick(uv_timer_t *timer)
 }
 
 /* The first signal ends the job in good order: server 0 has a last checkpoint made and tells the others; those wait for its
- * word a while. The second one, and one to servers without checkpoints, ends this process now. */
+ * word a while. The second one, and one to servers without checkpoints, or outside of any run, ends this process now. */
 static void on_signal(uv_signal_t *handle, int number)
 {
     daemon_t *self = handle->data;
     char why[64];
     snprintf(why, sizeof why, "%s before the job was finished", number == SIGTERM ? "SIGTERM" : "SIGINT");
-    if (!self->store || self->asked_to_stop_ms) {
+    if (!self->store || self->asked_to_stop_ms || !psd_engine_is_ready(psd_node_engine(self->node))) {
         stop(self, PSD_ESTOPPED, why);
         return;
     }
@@ -469,12 +494,12 @@ static int open_store(daemon_t *self, const psd_rule_t *rule, psd_store_points_t
     const char *dir = psd_options_string(o, "checkpoint.dir");
     if (!dir[0])
         return PSD_OK;
-    if (points && psd_store_find(dir, psd_options_string(o, "job"), self->settings, points, err) != PSD_OK)
-        return err->code;
     psd_store_config_t config = { .loop = &self->loop, .dir = dir, .job = psd_options_string(o, "job"), .settings = self->settings,
-                                  .rule = *rule, .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"), .done = store_done,
+                                  .rule = *rule, .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"), .sole = points, .done = store_done,
                                   .arg = self };
     self->store = psd_store_new(&config, err);
+    if (self->store && points)
+        return psd_store_find(dir, psd_options_string(o, "job"), self->settings, points, err);
     return self->store ? PSD_OK : err->code;
 }
 
@@ -563,9 +588,8 @@ static int open_all(daemon_t *self, psd_err_t *err)
     int rc = advertise(self, err);
     if (rc == PSD_OK)
         rc = make_node(self, err);
-    if (rc == PSD_OK && join[0] &&
-        !(self->coordinator = psd_socket_connect(self->net, &self->loop, join, PSD_PEER_COORDINATOR, &handler, err)))
-        rc = err->code;
+    if (rc == PSD_OK && join[0])
+        rc = open_coordinator(self, err);
     if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
         rc = err->code;
     if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
@@ -619,9 +643,12 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
         warn_of_lr_rule(&self);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);
+        uint64_t received_bytes, sent_bytes;
+        psd_report_traffic(self.report, &received_bytes, &sent_bytes);
         rc = psd_err_set(err, self.code, "%s", self.why.text);
         psd_log_write(rc == PSD_OK || rc == PSD_ESTOPPED ? PSD_LOG_INFO : PSD_LOG_ERROR, "server.exit",
-                      "code=%d reason=\"%s\"", psd_err_exit_code(rc), self.why.text);
+                      "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64,
+                      psd_err_exit_code(rc), self.why.text, received_bytes, sent_bytes);
     }
     close_all(&self);
     return rc;

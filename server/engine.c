@@ -23,6 +23,16 @@ psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
     return self;
 }
 
+/* No id stands in the queue twice, so that there is room for all. */
+static void leave_queue(psd_engine_t *self, uint32_t id)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < self->n_queued; i++)
+        if (self->queue[i] != id)
+            self->queue[n++] = self->queue[i];
+    self->n_queued = n;
+}
+
 /* Forget what has come of the worker's open clock. */
 void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w)
 {
@@ -34,6 +44,7 @@ void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w)
     w->samples = 0;
     w->loss = w->norm2 = 0;
     w->nonfinite = w->complete = false;
+    leave_queue(self, w->id);
 }
 
 void psd_eng_free_worker(psd_engine_t *self, psd_eng_worker_t *w)
@@ -460,10 +471,9 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
             psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
         else if (self->index)
             psd_actions_finish(out, PSD_OK, "every worker has finished");
-    } else if (round.clock == self->clock + 1 && !self->config.mode->per_push) {
+    } else if (!self->config.mode->per_push && round.clock == self->clock + 1) {
         close_round(self, now_ms, &round, out);
     } else {
-        self->clock = round.clock; /* in asp the number of checkpoints that were ordered; else it is that */
         install_view(self, &round);
         psd_eng_begin_save(self, out);
         psd_eng_request_init(self, now_ms, out);

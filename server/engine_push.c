@@ -120,6 +120,7 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w
         psd_eng_send_state(self, w, out);
         return;
     }
+    assert(self->n_queued < PSD_MAX_WORKERS && "an id is queued once");
     self->queue[self->n_queued++] = w->id;
     psd_eng_start_queued_push(self, now_ms, out);
 }

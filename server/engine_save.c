@@ -29,7 +29,7 @@ static void note_point(psd_engine_t *self)
             self->save_applied[self->save_point.n_applied++] =
                 (psd_member_t){ .worker = i,
                                 .incarnation = w->incarnation,
-                                .samples = w->standing == PSD_MEMBER ? w->applied : w->resumes_at };
+                                .samples = w->incarnation ? w->applied : w->resumes_at };
     }
 }
 
@@ -40,6 +40,8 @@ void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out)
     self->save_due = false;
     if (self->saved == self->save_order + 1)
         return; /* an attempt that failed elsewhere has made this file: it stays, for it may be listed already */
+    if (self->config.mode->per_push)
+        self->clock = self->save_order; /* it is of the moment: this is its name, and what the coordinator counts */
     if (self->clock != self->save_order) {
         self->save_failed =
             self->save_order + 1; /* an older one took too long; the state of that clock is gone */

@@ -1,13 +1,19 @@
 #include "server/store.h"
 
+#include "common/failpoint.h"
 #include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "common/failpoint.h"
+#include "common/durable.h"
 #include "common/log.h"
 
 /* How much nicer than the rest of the process our thread is, as of nice(1): training is what the machine is for, and a save
@@ -44,6 +50,7 @@ struct psd_store {
     uv_cond_t wake;                  /* there is something to do, or `ending` */
     task_t *handed;                  /* to be run by the thread; NULL: none, or it has run */
     bool ending;
+    int claim;                       /* the open file whose lock says that the directory is ours; -1: none */
     uv_async_t done;                 /* it has run; keeps the loop alive while it has not */
 };
 
@@ -303,8 +310,39 @@ static void free_store(psd_store_t **self_p)
     uv_cond_destroy(&self->wake);
     uv_mutex_destroy(&self->lock);
     psd_ckpt_abandon(&self->writer);
+    if (self->claim >= 0)
+        close(self->claim);
     free(self->writing.applied);
     free(self);
+}
+
+/* Open and lock; true when it is ours. */
+static bool lock_file(psd_store_t *self, const char *path, int flags)
+{
+    if (self->claim >= 0)
+        close(self->claim);
+    self->claim = open(path, flags | O_CREAT | O_CLOEXEC, 0666);
+    return self->claim >= 0 && flock(self->claim, LOCK_EX | LOCK_NB) == 0;
+}
+
+/* A lock that ends with the process, however it ends. Not open for writing, which would keep the file system from becoming
+ * read-only, but where locks need that (NFS). Where the file system has no locks, or cannot be written to just
+ * now, the job goes on without: that is an alarm, not an end. */
+static int claim(psd_store_t *self, psd_err_t *err)
+{
+    char path[PATH_MAX];
+    psd_err_t why = { 0 };
+    snprintf(path, sizeof path, "%s/LOCK", self->config.dir);
+    int rc = psd_durable_mkdir(self->config.dir, &why);
+    if (rc == PSD_OK &&
+        (lock_file(self, path, O_RDONLY) || (errno == EBADF && lock_file(self, path, O_RDWR))))
+        return PSD_OK;
+    if (rc == PSD_OK && self->claim >= 0 && errno == EWOULDBLOCK)
+        return psd_err_set(err, PSD_ECONFIG, "another server 0 makes checkpoints in %s: wait for its end, or name another directory",
+                           self->config.dir);
+    psd_log_warn("checkpoint.unclaimed", "dir=\"%s\" reason=\"%s\" effect=\"nothing keeps another job out of it\"",
+                 self->config.dir, rc == PSD_OK ? strerror(errno) : why.text);
+    return PSD_OK;
 }
 
 psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err)
@@ -315,9 +353,14 @@ psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err)
         return NULL;
     }
     self->config = *config;
+    self->claim = -1;
     self->done.data = self;
     uv_mutex_init(&self->lock);
     uv_cond_init(&self->wake);
+    if (config->sole && claim(self, err) != PSD_OK) {
+        free_store(&self);
+        return NULL;
+    }
     if (uv_thread_create(&self->thread, run_tasks, self) == 0) {
         if (uv_async_init(config->loop, &self->done, on_done) == 0) {
             uv_unref((uv_handle_t *)&self->done);

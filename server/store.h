@@ -15,6 +15,7 @@ typedef struct psd_store_config {
     const char *job, *settings;      /* what the files say; borrowed */
     psd_rule_t rule;
     uint32_t keep;                   /* whole checkpoints that are kept */
+    bool sole;                       /* this is server 0: no other one may have the directory meanwhile */
     /* After an event was given to the node: `out` has what it wants done. */
     void (*done)(void *arg);
     void *arg;
@@ -33,6 +34,7 @@ typedef struct psd_store_points {
 int psd_store_find(const char *dir, const char *job, const char *settings, psd_store_points_t *out, psd_err_t *err);
 
 /* NULL with PSD_ENOMEM, PSD_ESYSTEM. */
+/* PSD_ECONFIG in `err` when `sole` is wanted and another process has the directory; it is let go with the process. */
 psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err);
 
 /* Only when nothing is under way any more, that is, after the loop has run out; runs it once more. Sets `*self_p` to NULL; NULL is fine. */

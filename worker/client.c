@@ -17,7 +17,8 @@
 #include "common/transport.h"
 #include "worker/session.h"
 
-enum { TICK_MS = 50, WAIT_LINE_MS = 5000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
+/* A server that is asked and silent for DEAF_MS gets a new connection: after a damaged frame ZeroMQ gives one up for good. */
+enum { TICK_MS = 50, DEAF_MS = 5000, WAIT_LINE_MS = 5000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
 
 _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM &&
                    (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
@@ -46,6 +47,7 @@ struct psd_worker {
     psd_socket_t *socket[PSD_MAX_SERVERS];
     char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket but the first */
     uint32_t n_sockets;
+    uint64_t heard_ms[PSD_MAX_SERVERS];  /* when each server last said something, or was not asked */
     psd_session_t *session;
     psd_actions_t out;
     psd_phase_t published;               /* the session's phase as the caller was last told */
@@ -151,6 +153,7 @@ static int open_socket(psd_worker_t *self, uint32_t s, const char *endpoint, psd
     else
         self->n_sockets = s + 1;
     self->socket[s] = socket;
+    self->heard_ms[s] = now_ms();
     return PSD_OK;
 }
 
@@ -168,6 +171,18 @@ static void connect_to_others(psd_worker_t *self)
             break;
         }
         memcpy(self->endpoint[s], cluster->endpoint[s], sizeof self->endpoint[s]);
+    }
+}
+
+static void renew_deaf_sockets(psd_worker_t *self)
+{
+    psd_err_t err;
+    for (uint32_t s = 0; s < self->n_sockets; s++) {
+        if (!psd_session_asks(self->session, s))
+            self->heard_ms[s] = now_ms();
+        if (now_ms() >= self->heard_ms[s] + DEAF_MS &&
+            open_socket(self, s, s ? self->endpoint[s] : self->join, &err) != PSD_OK)
+            say(self, PSD_LEVEL_ERROR, "server.unreachable", err.text);
     }
 }
 
@@ -211,6 +226,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_worker_t *self = arg;
     psd_msg_t msg;
     psd_err_t err;
+    self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
     if (psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
         on_bad(self, peer, err.text);
         if (msg.protocol && msg.protocol != PSD_PROTOCOL)
@@ -227,6 +243,7 @@ static void on_tick(uv_timer_t *timer)
 {
     psd_worker_t *self = timer->data;
     char text[PSD_MAX_TEXT - 8], line[PSD_MAX_TEXT];
+    renew_deaf_sockets(self);
     psd_session_tick(self->session, now_ms(), &self->out);
     after_event(self);
     psd_session_describe_wait(self->session, text, sizeof text);
@@ -263,8 +280,10 @@ static void run_request(psd_worker_t *self, const request_t *r)
     case STOP: self->stopping = true; break;
     }
     if (rc != PSD_OK) {
+        /* A session that failed while the request was on its way knows why better than that it came too late. */
+        const bool failed = psd_session_phase(self->session) == PSD_PHASE_FAILED;
         uv_mutex_lock(&self->lock);
-        self->failure = err;
+        self->failure = failed ? *psd_session_error(self->session) : err;
         self->phase = PSD_PHASE_FAILED;
         uv_cond_broadcast(&self->changed);
         uv_mutex_unlock(&self->lock);
@@ -600,11 +619,14 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 {
     uv_mutex_lock(&self->lock);
     bool over = self->phase == PSD_PHASE_FAILED || self->phase == PSD_PHASE_LEFT;
+    if (self->phase == PSD_PHASE_FAILED)
+        self->error = self->failure;
     if (!over)
         self->phase = PSD_PHASE_LEAVING;
+    int rc = self->phase == PSD_PHASE_FAILED ? self->error.code : PSD_OK;
     uv_mutex_unlock(&self->lock);
     if (over || !self->running)
-        return PSD_OK;
+        return rc;
     post(self, &(request_t){ .kind = LEAVE, .finished = finished != 0 });
     return await(self, PSD_PHASE_LEFT, "leave", timeout_ms);
 }

@@ -9,7 +9,7 @@
 
 #include "common/aggregate.h"
 
-enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, PUMP = 4 };
+enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, HEARTBEAT_MAX_MS = 1000, PUMP = 4 };
 
 typedef struct server {
     bool attached;
@@ -251,7 +251,8 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         rejoin(self, now_ms, out);
         return;
     }
-    if (now_ms >= self->heartbeat_ms + self->cluster->lease_ms / 6) {
+    uint64_t sixth_ms = self->cluster->lease_ms / 6; /* of a long lease too few could be lost */
+    if (now_ms >= self->heartbeat_ms + (sixth_ms < HEARTBEAT_MAX_MS ? sixth_ms : HEARTBEAT_MAX_MS)) {
         self->heartbeat_ms = now_ms;
         send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out)->seq = self->config.nonce;
         if (self->phase == PSD_PHASE_REGISTERING && !self->registered)
@@ -630,10 +631,10 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
     if (!ours && msg->kind != PSD_MSG_REFUSED)
         return;
-    /* What was said to an earlier life of ours in the same run is not for this one. */
+    /* What was said to an earlier life of ours is not for this one, which has none before it is welcomed. */
     bool personal = msg->kind == PSD_MSG_WEIGHTS || msg->kind == PSD_MSG_PROGRESS || msg->kind == PSD_MSG_SLOW ||
                     msg->kind == PSD_MSG_INIT_WANTED || msg->kind == PSD_MSG_ATTACHED || msg->kind == PSD_MSG_REGISTERED;
-    if (personal && (msg->worker != self->worker || msg->incarnation != self->incarnation))
+    if (personal && (!self->cluster || msg->worker != self->worker || msg->incarnation != self->incarnation))
         return;
     switch (msg->kind) {
     case PSD_MSG_WELCOME: on_welcome(self, now_ms, msg, payload, out); break;
@@ -690,6 +691,20 @@ psd_phase_t psd_session_phase(const psd_session_t *self) { return self->phase; }
 const psd_err_t *psd_session_error(const psd_session_t *self) { return &self->error; }
 
 const psd_cluster_t *psd_session_cluster(const psd_session_t *self) { return self->cluster; }
+
+bool psd_session_asks(const psd_session_t *self, uint32_t s)
+{
+    const server_t *server = &self->server[s];
+    switch (self->phase) {
+    case PSD_PHASE_JOINING:
+    case PSD_PHASE_SETTING:
+    case PSD_PHASE_LEAVING: return s == 0;
+    case PSD_PHASE_REGISTERING:
+    case PSD_PHASE_EXCHANGING:
+    case PSD_PHASE_PULLING: return s < n_servers(self) && (!server->attached || server->n_lacking);
+    default: return false;
+    }
+}
 
 uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; }
 

@@ -88,6 +88,9 @@ const psd_err_t *psd_session_error(const psd_session_t *self);
  * READY it waits with that for the next wish, because the caller may be computing with the arrays. */
 uint64_t psd_session_rejoins(const psd_session_t *self);
 
+/* Whether it asks server `s` for something, again and again, so that a silent one is one that does not hear. */
+bool psd_session_asks(const psd_session_t *self, uint32_t s);
+
 /* Whether an operator has asked this worker to leave after its open exchange. */
 bool psd_session_drains(const psd_session_t *self);
 

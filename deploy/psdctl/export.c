@@ -24,11 +24,10 @@ static const char usage[] =
     "Write the newest whole checkpoint below DIR, or that of CLOCK, as files that torch and numpy open:\n"
     "model.safetensors, one array per tensor, under its name and in its shape.\n"
     "  --weights=auto|fast|slow   which ones, with Lookahead: the fast ones are what training goes on from,\n"
-    "                             the slow ones what one evaluates; auto: the slow ones where there are any\n"
-    "  --optimizer                also optimizer_state.safetensors, arrays called state/<tensor>/<field> "
-    "with\n"
-    "                             torch's field names, and optimizer_param_groups.json, torch's "
-    "param_groups\n"
+    "                             the slow ones what one evaluates; auto (default): the slow ones where\n"
+    "                             there are any\n"
+    "  --optimizer                also optimizer_state.safetensors, arrays called state/<tensor>/<field>\n"
+    "                             with torch's field names, and optimizer_param_groups.json\n"
     "  --format=safetensors|npz   of the arrays' files (npz: numpy.load)\n"
     "  --to=PATH                  directory for the files, made when missing (default: the current one)\n"
     "  --force                    replace files that are there\n";
@@ -46,8 +45,7 @@ typedef struct request {
 } request_t;
 
 /* A checkpoint on its way into files. */
-typedef struct export
-{
+typedef struct exported {
     const request_t *request;
     uint64_t clock;
     psd_ckpt_facts_t facts;
@@ -58,8 +56,7 @@ typedef struct export
     psd_array_t *weights, *kept; /* what the two files list: a tensor each; fields of tensors' states */
     size_t n_kept, *kept_from;   /* per tensor, the first of its fields; SIZE_MAX: it has none yet */
     psd_arrays_t *model_file, *state_file;
-}
-export_t;
+} exported_t;
 
 /* ---- where ---- */
 
@@ -93,12 +90,12 @@ static const char *scalar_of(const psd_rule_t *rule, size_t i)
 
 /* A tensor that was never updated has no state yet, as in torch; but where the arrays do not begin at zero,
  * torch makes them with the optimizer. */
-static bool has_state(const export_t *self, uint32_t tensor)
+static bool has_state(const exported_t *self, uint32_t tensor)
 {
     return self->state[tensor].t > 0 || self->rule.opt->slot_start;
 }
 
-static void list_field(export_t *self, uint32_t tensor, const char *field, bool scalar)
+static void list_field(exported_t *self, uint32_t tensor, const char *field, bool scalar)
 {
     psd_array_t *array = &self->kept[self->n_kept++];
     const psd_tensor_desc_t *desc = &self->model.tensor[tensor];
@@ -108,7 +105,7 @@ static void list_field(export_t *self, uint32_t tensor, const char *field, bool 
 }
 
 /* The rule's arrays first, then its count and scalars. */
-static void list_state(export_t *self, uint32_t tensor)
+static void list_state(exported_t *self, uint32_t tensor)
 {
     const char *field;
     self->kept_from[tensor] = has_state(self, tensor) ? self->n_kept : SIZE_MAX;
@@ -121,7 +118,7 @@ static void list_state(export_t *self, uint32_t tensor)
         list_field(self, tensor, field, true);
 }
 
-static int write_scalars(export_t *self, uint32_t tensor, psd_err_t *err)
+static int write_scalars(exported_t *self, uint32_t tensor, psd_err_t *err)
 {
     const psd_rule_state_t *state = &self->state[tensor];
     size_t at = self->kept_from[tensor] + (size_t)self->rule.n_slots;
@@ -160,7 +157,7 @@ static void add_hyper(json_t *group, const psd_hyper_t *hyper, double value)
 }
 
 /* torch's param_groups: one, of all tensors. Keys that torch does not know stay in it untouched. */
-static json_t *groups_json(const export_t *self)
+static json_t *groups_json(const exported_t *self)
 {
     char rule[PSD_RULE_TEXT];
     json_t *group = json_object(), *params = json_array(), *names = json_array(), *steps = json_array();
@@ -178,7 +175,7 @@ static json_t *groups_json(const export_t *self)
     return json_pack("[o]", group);
 }
 
-static int write_groups(const export_t *self, const char *path, psd_err_t *err)
+static int write_groups(const exported_t *self, const char *path, psd_err_t *err)
 {
     json_t *groups = groups_json(self);
     char *text = groups ? json_dumps(groups, JSON_INDENT(2)) : NULL;
@@ -198,7 +195,7 @@ static int write_groups(const export_t *self, const char *path, psd_err_t *err)
 
 /* ---- one checkpoint ---- */
 
-static int read_checkpoint(export_t *self, psd_err_t *err)
+static int read_checkpoint(exported_t *self, psd_err_t *err)
 {
     int rc = psd_ckpt_read(self->request->dir, self->clock, &self->facts, &self->model, err);
     if (rc)
@@ -212,7 +209,7 @@ static int read_checkpoint(export_t *self, psd_err_t *err)
     return psd_ckpt_counters(self->request->dir, self->clock, &self->model, &self->rule, self->state, err);
 }
 
-static int choose_weights(export_t *self, psd_err_t *err)
+static int choose_weights(exported_t *self, psd_err_t *err)
 {
     char rule[PSD_RULE_TEXT];
     if (self->request->which == SLOW && !self->rule.lookahead)
@@ -224,7 +221,7 @@ static int choose_weights(export_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-static void list_arrays(export_t *self)
+static void list_arrays(exported_t *self)
 {
     for (uint32_t t = 0; t < self->model.n; t++) {
         const psd_tensor_desc_t *desc = &self->model.tensor[t];
@@ -236,7 +233,7 @@ static void list_arrays(export_t *self)
     }
 }
 
-static int begin_files(export_t *self, const char *model_path, const char *state_path, psd_err_t *err)
+static int begin_files(exported_t *self, const char *model_path, const char *state_path, psd_err_t *err)
 {
     char rule[PSD_RULE_TEXT], clock[24], step[24];
     snprintf(clock, sizeof clock, "%" PRIu64, self->clock);
@@ -262,7 +259,7 @@ static int begin_files(export_t *self, const char *model_path, const char *state
 
 static int take_chunk(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err)
 {
-    export_t *self = arg;
+    exported_t *self = arg;
     const float *weights = self->slow ? data->slot[self->rule.slow_slot] : data->w;
     int rc = psd_arrays_write(self->model_file, chunk->tensor, chunk->offset, weights, chunk->n, err);
     if (!self->state_file || self->kept_from[chunk->tensor] == SIZE_MAX)
@@ -273,7 +270,7 @@ static int take_chunk(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target
     return rc;
 }
 
-static int fill_files(export_t *self, psd_err_t *err)
+static int fill_files(exported_t *self, psd_err_t *err)
 {
     int rc = psd_ckpt_each(self->request->dir, self->clock, &self->model, take_chunk, self, err);
     for (uint32_t t = 0; !rc && self->state_file && t < self->model.n; t++)
@@ -281,7 +278,7 @@ static int fill_files(export_t *self, psd_err_t *err)
     return rc;
 }
 
-static int end_files(export_t *self, const char *groups_path, psd_err_t *err)
+static int end_files(exported_t *self, const char *groups_path, psd_err_t *err)
 {
     int rc = psd_arrays_end(&self->model_file, err);
     if (!rc && self->state_file)
@@ -291,7 +288,7 @@ static int end_files(export_t *self, const char *groups_path, psd_err_t *err)
     return rc;
 }
 
-static int write_files(export_t *self, psd_err_t *err)
+static int write_files(exported_t *self, psd_err_t *err)
 {
     const request_t *request = self->request;
     char model[PATH_MAX], state[PATH_MAX], groups[PATH_MAX];
@@ -315,7 +312,7 @@ static int write_files(export_t *self, psd_err_t *err)
 
 static int export_clock(const request_t *request, uint64_t clock, psd_err_t *err)
 {
-    export_t self = { .request = request, .clock = clock };
+    exported_t self = { .request = request, .clock = clock };
     int rc = read_checkpoint(&self, err);
     if (!rc)
         rc = choose_weights(&self, err);

@@ -5,6 +5,7 @@
 #include "common/err.h"
 #include "deploy/psdctl/admin.h"
 #include "deploy/psdctl/checkpoint.h"
+#include "deploy/psdctl/compare.h"
 #include "deploy/psdctl/config.h"
 #include "deploy/psdctl/export.h"
 #include "deploy/psdctl/keygen.h"
@@ -22,6 +23,7 @@ static const struct verb {
 } verbs[] = {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
     { "verify", psd_ctl_verify, "psdctl verify", "train a job, and compare it bit for bit with a single process" },
+    { "compare", psd_ctl_compare, "psdctl compare", "train a job with several optimizers, and tell which does better" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
     { "pause", psd_ctl_admin, "psdctl pause", "close no more rounds of a running job" },
     { "resume", psd_ctl_admin, "psdctl resume", "go on after a pause" },
@@ -49,6 +51,7 @@ static void print_help(FILE *out)
           "\n"
           "  psdctl run job.yaml                      train what the job file describes\n"
           "  psdctl run job.yaml --workers-min=4      the same with four workers\n"
+          "  psdctl compare job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)'\n"
           "  psdctl status http://127.0.0.1:7471      how it goes\n",
           out);
 }

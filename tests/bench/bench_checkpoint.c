@@ -214,7 +214,9 @@ static pid_t start_server(char endpoint[128])
     snprintf(program + strlen(dirname(program)), 8, "/psd");
     snprintf(at, sizeof at, "--checkpoint-dir=%s", dir);
     snprintf(every, sizeof every, "%d", EVERY);
-    if (pipe(out) || (pid = fork()) < 0)
+    if (pipe(out))
+        die("cannot make a pipe");
+    if ((pid = fork()) < 0)
         die("cannot fork");
     if (!pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);

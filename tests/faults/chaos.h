@@ -10,6 +10,7 @@ enum { CHAOS_TEXT = 512, CHAOS_SAMPLES = 1 << 16 };
 
 typedef struct chaos {
     unsigned count;        /* how many faults are wanted */
+    bool whole;            /* as before a release: each fault may be long as well */
     uint64_t seed, chance; /* where chance begins, and where it is */
     char text[CHAOS_TEXT]; /* figures, for the campaign's line */
     const char *skipped;   /* why nothing could be done; NULL: it was done */
@@ -41,10 +42,12 @@ void chaos_mix(chaos_t *self);
 void chaos_last_moments(chaos_t *self);
 void chaos_pause(chaos_t *self);
 void chaos_terminate(chaos_t *self);
+void chaos_no_memory(chaos_t *self);
 
 /* faults/network.c: behind proxies */
 void chaos_cut(chaos_t *self);
 void chaos_slow_network(chaos_t *self);
+void chaos_stream_flips(chaos_t *self);
 void chaos_messages(chaos_t *self);
 void chaos_flips(chaos_t *self);
 

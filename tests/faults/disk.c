@@ -25,7 +25,7 @@ enum {
     WAIT_MS = 30000,
     STALL_MS = 5000, /* of each flush */
     STEP_MS = 1000,  /* the longest round while flushes stall: far from waiting for one */
-    TRAIN_MS = 12000 /* so long, with stalls and without */
+    TRAIN_MS = 8000  /* so long, with stalls and without */
 };
 
 static cluster_t cluster;
@@ -320,6 +320,6 @@ void chaos_slow_disk(chaos_t *self)
     chaos_say(self, "each flush held for %d ms", STALL_MS);
     chaos_say_times(self, "rounds", &with);
     chaos_say_times(self, "without", &without);
-    if (chaos_quantile(&with, 1) > STEP_MS)
+    if (chaos_quantile(&with, 1) > STEP_MS * PSD_PATIENCE)
         cluster_give_up(&cluster, "%s: a round waited for the disk", self->text);
 }

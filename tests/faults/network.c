@@ -172,9 +172,12 @@ static uint64_t count_all(const char *what)
 
 /* ---- campaigns ---- */
 
+/* Of each job: of a share, a few. */
+static unsigned steps_of(const chaos_t *self, unsigned whole) { return self->whole ? whole : whole / 4; }
+
 void chaos_cut(chaos_t *self)
 {
-    static const setting_t setting = { "psd-tcp-proxy", "784,16,10", 20 };
+    const setting_t setting = { "psd-tcp-proxy", "784,16,10", steps_of(self, 20) };
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
     uint64_t reconnects = 0, cuts = 0, half_open = 0, truncated = 0;
     unsigned jobs = 0;
@@ -197,7 +200,7 @@ void chaos_cut(chaos_t *self)
 
 void chaos_slow_network(chaos_t *self)
 {
-    static const setting_t setting = { "psd-tcp-proxy", "784,16,10", 8 };
+    const setting_t setting = { "psd-tcp-proxy", "784,16,10", steps_of(self, 8) };
     static const char *const ways[] = { "--delay=20", "--drip=16000", "--stall-every=500 --stall-for=900" };
     enum { WAYS = sizeof ways / sizeof *ways };
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
@@ -217,7 +220,7 @@ void chaos_slow_network(chaos_t *self)
 /* Many small chunks, so that a round is many pushes. */
 void chaos_messages(chaos_t *self)
 {
-    static const setting_t setting = { "psd-message-proxy", "784,300,10", 40 };
+    const setting_t setting = { "psd-message-proxy", "784,300,10", steps_of(self, 40) };
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
     uint64_t pushes = 0, dropped = 0, duplicated = 0, late = 0, of = 0;
     unsigned jobs = 0;
@@ -239,10 +242,26 @@ void chaos_messages(chaos_t *self)
         (unsigned long long)duplicated, (unsigned long long)late);
 }
 
+/* Bits changed in the stream: in frames, and in what ZeroMQ says around them. */
+void chaos_stream_flips(chaos_t *self)
+{
+    const setting_t setting = { "psd-tcp-proxy", "784,16,10", steps_of(self, 80) };
+    char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
+    uint64_t flips = 0;
+    unsigned jobs = 0;
+    reference_of(&setting, fast, slow);
+    for (; flips < self->count; jobs++) {
+        run_job(self, &setting, fast, slow, "--flip-every=400000");
+        flips += count_all("flips");
+        cluster_close(&cluster);
+    }
+    chaos_say(self, "%llu bits in %u jobs, SHA-256 equal, ledgers exact", (unsigned long long)flips, jobs);
+}
+
 /* Bits changed where TCP's own checksum does not see it. */
 void chaos_flips(chaos_t *self)
 {
-    static const setting_t setting = { "psd-message-proxy", "784,300,10", 40 };
+    const setting_t setting = { "psd-message-proxy", "784,300,10", steps_of(self, 40) };
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
     uint64_t corrupted = 0, of = 0;
     unsigned jobs = 0;

@@ -160,7 +160,7 @@ void chaos_kill_servers(chaos_t *self)
     static chaos_times_t times;
     disturb(self, faults, 1, true, &times);
     chaos_say_times(self, "from a server's death to the next round", &times);
-    if (chaos_quantile(&times, 0.99) > RESUME_P99_MS)
+    if (chaos_quantile(&times, 0.99) > RESUME_P99_MS * PSD_PATIENCE)
         cluster_give_up(&job.cluster, "%s: more than %d ms", self->text, RESUME_P99_MS);
 }
 
@@ -241,7 +241,7 @@ void chaos_terminate(chaos_t *self)
         const double ms = (double)(cluster_now_ms() - asked);
         if (code == 75) {
             chaos_add(&times, ms);
-            if (ms > STOP_MS)
+            if (ms > STOP_MS * PSD_PATIENCE)
                 job_give_up(&job, "it took %.0f ms to stop", ms);
             job_expect_whole_checkpoints(&job);
         } else {
@@ -255,4 +255,43 @@ void chaos_terminate(chaos_t *self)
     }
     chaos_say(self, "%u in %u jobs, each last checkpoint whole, SHA-256 equal, ledgers exact", stops, jobs);
     chaos_say_times(self, "to the exit with 75", &times);
+}
+
+/* One allocation fails, in a server or a worker, at any point of its life: it may end with an error or by an
+ * assert, and is started again. */
+void chaos_no_memory(chaos_t *self)
+{
+    enum { SHORT = 150, MOST = 6000 };
+    unsigned hit = 0, restarted = 0;
+    char once[96], library[512], at[16];
+    if (PSD_PATIENCE > 1) {
+        self->skipped = "a sanitizer has allocators of its own";
+        return;
+    }
+    for (unsigned i = 0; i < self->count; i++) {
+        job_open(&job, SERVERS, 2);
+        snprintf(once, sizeof once, "%s/once", job.cluster.directory);
+        snprintf(library, sizeof library, "%s/libpsd-alloc-fault.so", job.cluster.bin);
+        snprintf(at, sizeof at, "%llu", (unsigned long long)(1 + chaos_below(self, MOST)));
+        fclose(fopen(once, "w"));
+        setenv("ALLOC_FAULT_AT", at, 1);
+        setenv("ALLOC_FAULT_IN", chaos_below(self, 2) ? "psd" : "psd-worker", 1);
+        setenv("ALLOC_FAULT_ONCE", once, 1);
+        setenv("LD_PRELOAD", library, 1);
+        job_start(&job, "--stop-steps=%d --checkpoint-every=50ms --log-level=debug", SHORT);
+        unsetenv("LD_PRELOAD");
+        fprintf(stderr, "allocation %s of %s\n", at, getenv("ALLOC_FAULT_IN"));
+        job_expect_code(&job, 0);
+        job_expect_weights(&job, JOB_RULE, SHORT);
+        job_expect_ledger(&job, SHORT);
+        hit += access(once, F_OK) != 0;
+        char *said = cluster_printed(&job.cluster, &job.process, "err");
+        restarted += strstr(said, "run.restart ") != NULL;
+        free(said);
+        job_close(&job);
+    }
+    chaos_say(self,
+              "%u jobs, in %u one allocation failed, in %u somebody was started again, SHA-256 equal, "
+              "ledgers exact",
+              self->count, hit, restarted);
 }

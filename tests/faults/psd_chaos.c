@@ -24,12 +24,14 @@ static const struct campaign {
     { "T6", "a disk that is full", 200, 2, chaos_full_disk },
     { "T10", "a disk that is read-only", 40, 2, chaos_read_only_disk },
     { "T10-slow", "a disk that is slow", 5, 1, chaos_slow_disk },
-    { "T11", "connections cut", 10000, 100, chaos_cut },
+    { "T11", "connections cut", 10000, 50, chaos_cut },
     { "T11-slow", "bytes held back", 60, 3, chaos_slow_network },
-    { "T12", "messages lost, repeated, reordered", 1000000, 10000, chaos_messages },
-    { "T12-flip", "bits changed on the way", 10000, 200, chaos_flips },
+    { "T11-flip", "bits of the stream changed", 1000, 5, chaos_stream_flips },
+    { "T12", "messages lost, repeated, reordered", 1000000, 5000, chaos_messages },
+    { "T12-flip", "bits changed on the way", 10000, 100, chaos_flips },
     { "T13", "networks parted, one way and both", 200, 3, chaos_partition },
     { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
+    { "T21", "an allocation that fails", 1000, 5, chaos_no_memory },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
 enum { N_CAMPAIGNS = sizeof campaigns / sizeof *campaigns };
@@ -87,11 +89,10 @@ int main(int argc, char **argv)
 {
     const struct campaign *campaign = NULL;
     chaos_t self = { .seed = (uint64_t)getpid() };
-    bool full = false;
     for (int i = 1; i < argc; i++) {
         const bool more = i + 1 < argc;
         if (!strcmp(argv[i], "--full"))
-            full = true;
+            self.whole = true;
         else if (!strcmp(argv[i], "--count") && more)
             self.count = (unsigned)strtoul(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--seed") && more)
@@ -104,7 +105,7 @@ int main(int argc, char **argv)
     if (!campaign)
         return usage();
     if (!self.count)
-        self.count = full ? campaign->full : campaign->share;
+        self.count = self.whole ? campaign->full : campaign->share;
     self.chance = self.seed;
     const uint64_t begin = cluster_now_ms();
     fprintf(stderr, "%s: seed %llu\n", campaign->id, (unsigned long long)self.seed);

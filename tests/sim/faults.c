@@ -63,7 +63,7 @@ void sim_add_faults(sim_config_t *config)
 {
     uint64_t s = config->seed ^ 0xFA017;
     /* Servers may also die where workers come and go: what is left is another legal run. */
-    if (!config->save_every && config->mode[0] == 'b' && psd_uniform(&s) < 0.3) {
+    if (!config->save_every && psd_uniform(&s) < 0.3) {
         config->save_every = 1 + (uint32_t)(psd_splitmix64(&s) % 4);
         config->chance[SIM_KILL_SERVER] = 0.004 * psd_uniform(&s);
     }
@@ -82,6 +82,13 @@ void sim_note_fault(sim_t *self, uint64_t until_ms)
         self->last_fault_ms = until_ms;
 }
 
+/* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it.
+ */
+static bool has_point(const sim_t *self)
+{
+    return self->config.save_every && (!self->mode->per_push || self->result->saves);
+}
+
 /* Where servers are killed there are checkpoints, and it comes to an end. Servers that have ended are not
  * started again, so from then on none is killed: the last weights are safe by then. */
 static bool is_allowed(const sim_t *self, sim_fault_t fault)
@@ -96,7 +103,7 @@ static bool is_allowed(const sim_t *self, sim_fault_t fault)
         /* fall through */
     case SIM_KILL_SERVER:
     case SIM_DIE_ACTING:
-        return self->config.save_every && done[SIM_KILL_SERVER] + done[SIM_DIE_ACTING] < MOST_CRASHES &&
+        return has_point(self) && done[SIM_KILL_SERVER] + done[SIM_DIE_ACTING] < MOST_CRASHES &&
                !sim_any_finished(self);
     case SIM_LIE:
         return self->lied ||
@@ -162,7 +169,8 @@ static void partition(sim_t *self)
 static void cut_one_way(sim_t *self)
 {
     const uint32_t from = some_process(self), to = some_process(self);
-    const bool holds = sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
+    const bool holds =
+        sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
     sim_cut_link(self, from, to, self->now_ms + some_time(self, 3), holds);
 }
 

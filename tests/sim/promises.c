@@ -116,7 +116,7 @@ static void look_at_run(sim_t *self, uint32_t s)
     if (run < server->newest_run)
         sim_broken(self, "shard %u went back to run %u from run %u", s, run, server->newest_run);
     server->run = server->newest_run = run;
-    server->ledger.n = server->n_before_run = 0;
+    server->ledger.n = server->n_before_run = server->version_before_run = 0;
     server->is_bare = false;
     memset(server->fenced, 0, sizeof server->fenced);
 }
@@ -161,11 +161,16 @@ void sim_watch_payload(sim_t *self, event_t *e)
     e->payload = &w->buf;
 }
 
-/* Each worker's open clock is parked once; what was parked before may still be with the step. */
+/* Each worker's open clock is parked once, also a dead one's until its lease has run out; what was parked before may still
+ * be with the step. */
 static void look_at_memory(sim_t *self, uint32_t s)
 {
+    if (!self->server[0].node)
+        return;
+    const uint32_t rows = psd_coordinator_members(psd_node_coordinator(self->server[0].node))->n_rows;
+    const uint32_t usual = self->config.workers + SIM_SPARE_WORKERS;
     const uint64_t shard = psd_engine_elements(psd_node_engine(self->server[s].node)) * sizeof(float);
-    const uint64_t most = 2 * (self->config.workers + SIM_SPARE_WORKERS) * shard;
+    const uint64_t most = 2 * (rows > usual ? rows : usual) * shard;
     if (self->server[s].parked_bytes > most)
         sim_broken(self, "shard %u of %" PRIu64 " bytes holds %zu bytes of gradients", s, shard,
                    (size_t)self->server[s].parked_bytes);
@@ -208,7 +213,8 @@ void sim_look_at_server(sim_t *self, uint32_t s)
 {
     look_at_run(self, s);
     look_at_memory(self, s);
-    look_at_rounds(self, s);
+    if (!self->mode->per_push)
+        look_at_rounds(self, s);
     if (s == 0)
         look_at_members(self);
     if (self->server[0].node)

@@ -43,13 +43,14 @@ static const char *faults_now = "all";
 static void on_abort(int number)
 {
     char line[128];
-    int n = snprintf(line, sizeof line, "seed %" PRIu64 ": died of signal %d\n  again: psd-sim --seed %" PRIu64 " --seeds 1 --faults %s\n",
+    int n = snprintf(line, sizeof line,
+                     "seed %" PRIu64 ": died of signal %d\n  again: psd-sim --seed %" PRIu64
+                     " --seeds 1 --faults %s\n",
                      seed_now, number, seed_now, faults_now);
     _exit(write(STDOUT_FILENO, line, (size_t)n) == n ? 1 : 2);
 }
 
-static void tell_failure(uint64_t seed, const sim_config_t *config,
-                         const sim_result_t *result)
+static void tell_failure(uint64_t seed, const sim_config_t *config, const sim_result_t *result)
 {
     printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, delay %u ms, %" PRIu64 " simulated ms\n ",
            seed, result->why, config->mode, config->servers, config->workers, config->rule, config->delay_ms,

@@ -171,7 +171,8 @@ static void check_last_file(sim_t *self, const reference_t *r, uint32_t s)
     reference_free(self, &saved);
 }
 
-/* A job also ends when its last weights could not be saved for too long; what a server held that dies then is lost. */
+/* A job also ends when its last weights could not be saved for too long; what a server held that dies then is
+ * lost. */
 static bool last_is_safe(const sim_t *self)
 {
     psd_coordinator_facts_t facts;
@@ -196,7 +197,7 @@ void sim_check_weights(sim_t *self)
                        first->n, its->n);
         if (holds)
             check_shard(self, &r, s);
-        else if (last_is_safe(self))
+        else if (!self->mode->per_push && last_is_safe(self))
             check_last_file(self, &r, s);
         if (self->mode->per_push || s + 1 == self->config.servers) {
             hash_all(self, &r);

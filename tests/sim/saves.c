@@ -73,6 +73,10 @@ static uint64_t take_snapshot(sim_t *self, uint32_t s, uint64_t clock)
     for (uint32_t p = 0; p < snapshot->n_parts; p++)
         snapshot->crc[p] = crc_of_chunk(self, s, p);
     sim_copy_ledger(&snapshot->ledger, &self->server[s].ledger);
+    /* Where each push is a step, the next one may have begun in the same event: it is not in the file. */
+    const uint64_t version = psd_engine_point(psd_node_engine(self->server[s].node))->version;
+    if (self->mode->per_push)
+        snapshot->ledger.n = self->server[s].n_before_run + version - self->server[s].version_before_run;
     return self->n_snapshots;
 }
 
@@ -132,6 +136,13 @@ void sim_lose_writer(sim_t *self, uint32_t s)
     self->server[s].disk_until_ms = 0;
 }
 
+/* A checkpoint counts; its flushes may have lied, and then the next ones' do not: of the two that are kept one is whole. */
+static void note_commit(sim_t *self)
+{
+    self->n_honest = self->lied ? 0 : self->n_honest + 1;
+    self->lied = false;
+}
+
 static int commit(const sim_t *self, const event_t *e, psd_err_t *err)
 {
     return psd_ckpt_commit(self->dir, &e->facts, &self->list, KEPT, err);
@@ -147,6 +158,8 @@ void sim_die_writing(sim_t *self, const event_t *e)
         commit(self, e, &err);
     else if (self->server[e->target].writer)
         psd_ckpt_end(&self->server[e->target].writer, &err);
+    if (e->kind == COMMITTED && self->lied)
+        note_commit(self); /* it may have got so far */
     mend_disk();
 }
 
@@ -276,8 +289,7 @@ void sim_on_committed(sim_t *self, event_t *e, psd_actions_t *out)
     mend_disk();
     self->result->saves += ok;
     if (ok)
-        self->n_honest = self->lied ? 0 : self->n_honest + 1;
-    self->lied &= !ok;
+        note_commit(self);
     psd_node_committed(self->server[e->target].node, now_at(self, e->target), e->facts.clock, ok, out);
 }
 
@@ -311,6 +323,7 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
                                      .samples = rows[i].clock };
     for (uint32_t p = 0; rc == PSD_OK && p < psd_shard_parts(sim_shard_of(self, s)); p++)
         psd_shard_filled(sim_shard_of(self, s), p);
+    self->server[s].version_before_run = facts.version;
     if (rc == PSD_OK)
         take_up(self, s, e->facts.clock);
     else

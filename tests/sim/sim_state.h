@@ -99,18 +99,19 @@ typedef struct sim_server {
     psd_node_t *node; /* NULL while dead */
     uint64_t life;    /* rises at each start */
     sim_clock_t clock;
-    psd_ckpt_writer_t *writer;  /* of the file that a checkpoint writes now */
-    psd_ckpt_facts_t writing;   /* its facts, which the writer borrows */
-    uint64_t disk_until_ms;     /* its disk does one thing after the other */
-    ledger_t ledger;            /* the pushes that its weights are made of */
-    size_t n_before_run;        /* of those, how many are from before its run */
+    psd_ckpt_writer_t *writer;   /* of the file that a checkpoint writes now */
+    psd_ckpt_facts_t writing;    /* its facts, which the writer borrows */
+    uint64_t disk_until_ms;      /* its disk does one thing after the other */
+    ledger_t ledger;             /* the pushes that its weights are made of */
+    size_t n_before_run;         /* of those, how many are from before its run */
+    uint64_t version_before_run; /* and its version then */
     uint32_t run, newest_run;   /* its run, as an index into sim_t.run, from 1; 0: none yet; the newest of all
                                    its lives */
     atomic_size_t parked_bytes; /* payloads of pushes that it holds */
     uint64_t fenced[PSD_MAX_WORKERS]; /* newest incarnation of each worker that it has fenced in its run */
     uint64_t stirred[4];              /* where the job was when it last got on (server 0) */
     uint32_t idle_ticks;              /* since then */
-    bool is_bare;                       /* its checkpoint could not be loaded: it waits for the next run */
+    bool is_bare;                     /* its checkpoint could not be loaded: it waits for the next run */
     bool finished;
 } sim_server_t;
 

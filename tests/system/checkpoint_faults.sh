@@ -61,12 +61,22 @@ for what in fallocate:error=ENOSPC pwrite64:error=EIO pwrite64:error=ENOSPC fdat
         save "$what:when=$k"
         check "$what at $k"
         # Once the manifest is there, only pruning can fail, which is logged.
-        [ "$rc" -eq 74 ] || [ "$rc" -eq 0 -a -e "$dir/ck/MANIFEST-000000000020.json" -a "$what" = fsync:error=EIO ] ||
+        [ "$rc" -eq 74 ] || { [ "$rc" -eq 0 ] && [ -e "$dir/ck/MANIFEST-000000000020.json" ] && [ "$what" = fsync:error=EIO ]; } ||
             fail "$what at $k: ended with $rc instead of 74"
         [ -z "$(find "$dir/ck" -name '*.tmp')" ] || fail "$what at $k: a temporary file is left"
         [ "$(grep -c "fdatasync(.*INJECTED" "$dir/trace")" -le 1 ] || fail "$what at $k: fdatasync was tried again"
         failures=$((failures + 1))
     done
+done
+
+# A disk that says it has written what it has not: 100 bytes are missing where they should be, and that is found.
+n=$(calls pwrite64)
+for ((k = 1; k <= n; k++)); do
+    save "pwrite64:retval=100:when=$k"
+    "$bin/psdctl" checkpoint verify "$dir/ck" 10 >/dev/null || fail "a lost write at $k: the checkpoint before is damaged"
+    [ ! -e "$dir/ck/MANIFEST-000000000020.json" ] || ! "$bin/psdctl" checkpoint verify "$dir/ck" 20 >/dev/null 2>&1 ||
+        fail "a lost write at $k is not found"
+    failures=$((failures + 1))
 done
 
 # A write that is short is gone on with.

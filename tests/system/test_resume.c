@@ -51,7 +51,7 @@ Test(resume, a_job_that_was_stopped_goes_on_where_it_was)
 
 static void stop_and_go_on_with(const char *rule)
 {
-    enum { STEPS = 900 };
+    enum { STEPS = 2000 }; /* so many that a busy machine stops it twice before its end */
     static const unsigned servers[] = { 2, 1, 3 };
     teardown(), setup();
     for (unsigned i = 0; i < 3; i++) {
@@ -134,22 +134,49 @@ Test(resume, another_model_is_refused_and_both_are_named)
     expect_said("[12, 784]");
 }
 
-/* Flip a byte in the middle of each file that holds weights. */
-static void damage_checkpoints(void)
+Test(resume, a_second_job_on_the_directory_of_a_running_one_is_refused)
+{
+    enum { STEPS = 1500 };
+    job_start(&job, "--stop-steps=%d --checkpoint-every=50ms", STEPS);
+    job_await_checkpoint(&job, 1);
+    job_t second = job;
+    job_start(&second, "--stop-steps=%d --run-dir=%s/second", STEPS, job.cluster.directory);
+    job_expect_code(&second, 78);
+    expect_said("another server 0 makes checkpoints in ");
+    job_expect_code(&job, 0);
+    job_expect_weights(&job, JOB_RULE, STEPS);
+}
+
+/* Change three bytes in the middle of each file that holds weights of `checkpoints` (a pattern). */
+static void damage(const char *checkpoints)
 {
     char command[256];
     snprintf(command, sizeof command,
-             "cd %s/ckpt && for f in */*; do printf '\\125\\252\\125' | dd of=$f bs=1 seek=$(($(stat -c %%s "
-             "$f) / 2)) "
+             "cd %s/ckpt && for f in %s/*; do printf '\\125\\252\\125' | dd of=$f bs=1 seek=$(($(stat -c %%s $f) / 2)) "
              "conv=notrunc status=none || exit 1; done",
-             job.cluster.directory);
+             job.cluster.directory, checkpoints);
     cr_assert_eq(system(command), 0);
+}
+
+Test(resume, a_damaged_checkpoint_is_passed_over_for_the_one_before_it)
+{
+    enum { STEPS = 400 };
+    job_start(&job, "--stop-steps=300 --checkpoint-every=0s --checkpoint-every-steps=100");
+    job_expect_code(&job, 0);
+    cr_assert_eq(job_checkpoint(&job), 300);
+    damage("000000000300");
+    job_start(&job, "--stop-steps=%d --log-level=debug", STEPS);
+    job_expect_code(&job, 0);
+    job_expect_weights(&job, JOB_RULE, STEPS);
+    char *log = job_server_log(&job, 0);
+    cr_expect_not_null(strstr(log, "id=push.applied shard=0 clock=201 "), "%s", log);
+    free(log);
 }
 
 Test(resume, a_directory_with_damaged_checkpoints_only_is_refused_and_left_as_it_is)
 {
     make_checkpoint();
-    damage_checkpoints();
+    damage("*");
     job_start(&job, "--stop-steps=100");
     job_expect_code(&job, 65);
     expect_said("/ckpt");

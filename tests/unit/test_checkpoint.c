@@ -498,7 +498,8 @@ Test(checkpoint, flipped_bits_of_data_are_found)
     for (int i = 7; i >= 0; i--)
         data += (size_t)bytes[i] << 8 * i;
     int fd = open(path, O_WRONLY);
-    for (int k = 0; k < 2000; k++) {
+    const int flips = getenv("PSD_CAMPAIGN") ? 100000 : 2000;
+    for (int k = 0; k < flips; k++) {
         const size_t bit = 8 * data + draw() % (8 * (n - data));
         const uint8_t wrong = bytes[bit / 8] ^ (uint8_t)(1 << bit % 8);
         cr_assert_eq(pwrite(fd, &wrong, 1, (off_t)(bit / 8)), 1);

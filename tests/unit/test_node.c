@@ -585,3 +585,44 @@ Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
     cr_assert_not_null(answer(PSD_MSG_WELCOME));
     cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 0, "and worker 0's user takes its own again");
 }
+
+Test(node, who_was_given_up_and_has_finished_stays_until_the_last_weights_are_safe, .init = setup_checkpoints, .fini = teardown)
+{
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    tick(1001); /* past its lease */
+    say(WORKER_PEER, &leave, NULL, 0);
+    cr_assert_null(answer(PSD_MSG_LEFT));
+    save_file();
+    psd_node_committed(node, now, 0, true, &out);
+    tick(100);
+    cr_assert_not_null(answer(PSD_MSG_LEFT));
+}
+
+static void setup_asp_checkpoints(void)
+{
+    make_node("asp", true);
+    join();
+}
+
+Test(node, in_asp_pushes_wait_for_the_first_checkpoint_and_the_next_has_the_next_number,
+     .init = setup_asp_checkpoints, .fini = teardown)
+{
+    const psd_engine_t *engine = psd_node_engine(node);
+    tick(100);
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
+    cr_assert_eq(psd_engine_point(engine)->clock, 1);
+    push(1, ones);
+    cr_assert_eq(weight(0), 1.0f, "nobody has the initial weights but this shard");
+    save_file();
+    psd_node_committed(node, now, 1, true, &out);
+    run_work();
+    cr_assert_eq(weight(0), 0.0f);
+    tick(300); /* the shard tells how far it is */
+    psd_node_request_save(node);
+    tick(100);
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
+    cr_assert_eq(psd_engine_point(engine)->clock, 2);
+    cr_assert_eq(psd_engine_point(engine)->applied[0].samples, 1);
+    save_file();
+    cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
+}

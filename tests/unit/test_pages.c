@@ -92,7 +92,8 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     cr_assert_geq(argc, 2, "%s", line);
     if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config") || !strcmp(argv[1], "verify"))
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
-    static const char *const not_run[] = { "run", "status", "verify", "export", "keygen", NULL };
+    static const char *const not_run[] = { "run", "status", "verify", "export", "compare", "keygen", NULL };
+    static const char *const has_own_options[] = { "export", "compare", "keygen", NULL };
     if (is_one_of(argv[1], not_run))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
     else if (strstr(line, "--join=")) /* for a job that is not there: the flags before are read all the same */
@@ -100,7 +101,7 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     else
         snprintf(command, sizeof command, "%s", line);
     cr_expect_eq(run(command), 0, "%s: %s", line, output);
-    for (size_t i = 2; (!strcmp(argv[1], "export") || !strcmp(argv[1], "keygen")) && i < argc; i++)
+    for (size_t i = 2; is_one_of(argv[1], has_own_options) && i < argc; i++)
         cr_expect(*argv[i] != '-' || strstr(output, strtok(argv[i], "=")), "%s: no option %s", line, argv[i]);
 }
 
@@ -135,7 +136,8 @@ static void check_script(size_t argc, char **argv, const char *line)
 
 static void check_command(const char *line)
 {
-    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages", "./tests/run", "tests/run", "tests/sim/planted.sh", NULL };
+    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages",      "./tests/run", "tests/run",
+                                           "tests/chaos",         "tests/sim/planted.sh", NULL };
     static const char *const cmakes[] = { "cmake", "ctest", NULL };
     static const char *const elsewhere[] = { "cc", "./line", NULL }; /* run by the example's own test */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");

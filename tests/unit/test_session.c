@@ -182,3 +182,17 @@ Test(session, who_was_replaced_while_leaving_has_nobody_to_tell, .init = setup, 
     say(&fenced, NULL, 0);
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
 }
+
+Test(session, what_was_said_to_an_earlier_life_does_not_count_before_the_next_is_welcomed, .init = setup,
+     .fini = teardown)
+{
+    psd_msg_t registered = message(PSD_MSG_REGISTERED, RUN);
+    refuse_run();
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    pass(50);
+    const uint64_t nonce = sent(PSD_MSG_HELLO)->seq;
+    say(&registered, NULL, 0); /* late */
+    welcome(NEXT_RUN, nonce);
+    pass(100); /* a sixth of the lease: what was lost is sent again */
+    cr_assert_not_null(sent(PSD_MSG_REGISTER));
+}
