@@ -25,11 +25,11 @@ enum {
     TICK_MS = 50,
     PUBLISH_MS = 250,
     LINGER_MS = 500,
+    DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
+                            * for good, and hellos are answered more often */
     ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,       /* for a stranger to be refused */
     REOPEN_MS = 5000,      /* for an address to come free that was closed */
-    DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
-                            * for good, and hellos are answered more often */
     STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
@@ -369,10 +369,10 @@ static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
     uint64_t now = now_ms();
+    renew_deaf_coordinator(self);
     open_door_again(self);
     tend_door(self);
     tend_memory(self);
-    renew_deaf_coordinator(self);
     psd_node_tick(self->node, now, &self->out);
     carry_out(self);
     tell_ready(self);

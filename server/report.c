@@ -83,13 +83,13 @@ void psd_report_sent(psd_report_t *self, size_t n_bytes, bool accepted)
         self->sends_lost++;
 }
 
-void psd_report_connections_refused(psd_report_t *self, uint64_t n) { self->connections_refused = n; }
-
 void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint64_t *sent_bytes)
 {
     *received_bytes = self->received_bytes;
     *sent_bytes = self->sent_bytes;
 }
+
+void psd_report_connections_refused(psd_report_t *self, uint64_t n) { self->connections_refused = n; }
 
 static int by_size(const void *a, const void *b)
 {

@@ -17,11 +17,11 @@ void psd_report_apply(psd_report_t *self, uint64_t ns);
 void psd_report_received(psd_report_t *self, size_t n_bytes);
 void psd_report_sent(psd_report_t *self, size_t n_bytes, bool accepted);
 
-/* So many connections were refused in all. */
-void psd_report_connections_refused(psd_report_t *self, uint64_t n);
-
 /* Bytes of all messages so far, in and out. */
 void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint64_t *sent_bytes);
+
+/* So many connections were refused in all. */
+void psd_report_connections_refused(psd_report_t *self, uint64_t n);
 
 /* Gather the facts of `node` and hand the snapshot to `status`. */
 void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status);

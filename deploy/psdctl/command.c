@@ -31,8 +31,7 @@ void psd_command_clear(psd_command_t *self)
 
 /* Options that are decided per child; all others are handed on as they were given. */
 static const char *const of_run[] = { "listen",      "join",         "status.listen", "run.dir", "progress",
-                                      "workers.min", "workers.want", "servers",       "insecure", "server.public",
-                                      NULL };
+                                      "workers.min", "workers.want", "servers",       "insecure", "server.public", NULL };
 
 static bool is_one_of(const char *key, const char *const *keys)
 {

@@ -61,8 +61,8 @@ struct run {
     bool interrupted;
     int code; /* exit code so far */
     char directory[PSD_PLACE_DIRECTORY];
-    char server_public[PSD_KEY_TEXT];   /* the servers' public key; "": no keys */
     psd_place_t place;
+    char server_public[PSD_KEY_TEXT]; /* the servers' public key; "": no keys */
     bool ready;                         /* server 0 has announced itself */
     bool terminal;                      /* stderr can redraw a line */
     bool drawn;                         /* and holds one */
@@ -582,8 +582,8 @@ static int prepare(run_t *run, psd_err_t *err)
     psd_place_choose(run->options, "", run->directory);
     snprintf(logs, sizeof logs, "%s/logs", run->directory);
     int rc = psd_place_find(&run->place, err);
-    rc = rc ? rc : find_keys(run, err);
     rc = rc ? rc : psd_place_make(logs, err);
+    rc = rc ? rc : find_keys(run, err);
     if (rc)
         return rc;
     run->n_servers = (unsigned)psd_options_int(run->options, "servers");
