@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 
 #include "common/keys.h"
 #include "proto/codec.h"
+#include "psd/worker.h"
 #include "tests/support/dial.h"
 
 /* A job with keys, and who comes to its door: those on the list, strangers, and some who were on it. */
@@ -560,6 +562,28 @@ Test(door, what_lacks_or_does_not_go_together_is_named_with_its_exit_code)
             dir, dir, at),
         69);
     cr_expect_not_null(strstr(said, "is this its public key"), "all servers have one key pair: %s", said);
+}
+
+Test(door, a_program_that_was_built_before_there_were_keys_runs_as_it_did)
+{
+    cluster.keys = false;
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_worker_config_t config = { .size = offsetof(psd_worker_config_t, key),
+                                   .join = cluster.data[0],
+                                   .key = "this is not there to be read" };
+    psd_worker_t *worker;
+    cr_expect_eq(psd_worker_connect(&worker, &config), 0, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+    config = (psd_worker_config_t){ .size = sizeof config, .join = cluster.data[0] };
+    cr_expect_eq(psd_worker_connect(&worker, &config), PSD_W_ECONFIG);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "nobody knows who is at the other end"), "%s",
+                       psd_worker_error(worker));
+    psd_worker_close(&worker);
+    config = (psd_worker_config_t){ .size = sizeof config, .join = "tcp://10.0.0.1:1", .insecure = 1 };
+    cr_expect_eq(psd_worker_connect(&worker, &config), PSD_W_ECONFIG);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "is beyond this machine"), "%s",
+                       psd_worker_error(worker));
+    psd_worker_close(&worker);
 }
 
 /* ---- where a secret may be seen ---- */
