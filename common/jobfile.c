@@ -124,26 +124,41 @@ static bool is_new(reader_t *self)
     return true;
 }
 
-/* A list of plain scalars, as "784,128,10". */
-static void read_list(reader_t *self, const yaml_event_t *start)
+/* What keeps an item out of a list; NULL: nothing. */
+static const char *fault_of_item(const yaml_event_t *event, bool texts)
+{
+    const char *item = event->type == YAML_SCALAR_EVENT ? (const char *)event->data.scalar.value : "";
+    if (texts)
+        return !*item                                                           ? "no text"
+               : strchr(item, ';') || strlen(item) != event->data.scalar.length ? "no text; leave the ; out"
+                                                                                : NULL;
+    return !*item || event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE || strchr(item, ',') ? "not a number"
+                                                                                              : NULL;
+}
+
+/* A list of plain scalars, as "784,128,10"; of texts, as "sgd(lr=0.1); adam". */
+static void read_list(reader_t *self, const yaml_event_t *start, bool texts)
 {
     yaml_mark_t at = start->start_mark;
-    char text[1024] = "";
+    char text[PSD_JOBFILE_MAX_LIST] = "";
     size_t used = 0;
     yaml_event_t event;
     bool good = true;
     if (!enter(self, start))
         return;
     while (next(self, &event) && event.type != YAML_SEQUENCE_END_EVENT) {
+        const char *fault = fault_of_item(&event, texts);
         check_plainness(self, &event);
-        const char *item = (const char *)event.data.scalar.value;
-        if (event.type != YAML_SCALAR_EVENT || event.data.scalar.style != YAML_PLAIN_SCALAR_STYLE || !*item ||
-            strchr(item, ',')) {
-            complain(self, event.start_mark, "an item of %s is not a number", self->path);
+        if (fault) {
+            complain(self, event.start_mark, "an item of %s is %s", self->path, fault);
             good = false;
             skip(self, &event);
         } else {
-            int n = snprintf(text + used, sizeof text - used, "%s%s", used ? "," : "", item);
+            int n = snprintf(text + used, sizeof text - used, "%s%s",
+                             !used   ? ""
+                             : texts ? "; "
+                                     : ",",
+                             (const char *)event.data.scalar.value);
             used = n < 0 || used + (size_t)n >= sizeof text ? sizeof text - 1 : used + (size_t)n;
         }
         yaml_event_delete(&event);
@@ -186,12 +201,12 @@ static void read_value(reader_t *self, const yaml_event_t *event)
     } else if (key == PSD_KEY_SECTION) {
         complain(self, event->start_mark, "%s is a section; write its keys below it, indented", self->path);
         skip(self, event);
-    } else if (key == PSD_KEY_VALUE && event->type == YAML_MAPPING_START_EVENT) {
+    } else if (key >= PSD_KEY_VALUE && event->type == YAML_MAPPING_START_EVENT) {
         complain(self, event->start_mark, "%s takes a value, not a section", self->path);
         skip(self, event);
-    } else if (key == PSD_KEY_VALUE && event->type == YAML_SEQUENCE_START_EVENT) {
-        read_list(self, event);
-    } else if (key == PSD_KEY_VALUE) {
+    } else if (key >= PSD_KEY_VALUE && event->type == YAML_SEQUENCE_START_EVENT) {
+        read_list(self, event, key == PSD_KEY_TEXTS);
+    } else if (key >= PSD_KEY_VALUE) {
         read_scalar(self, event);
     } else {
         skip(self, event);

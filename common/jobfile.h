@@ -16,15 +16,21 @@ enum {
     PSD_JOBFILE_MAX_BYTES = 1 << 20,
     PSD_JOBFILE_MAX_DEPTH = 8,
     PSD_JOBFILE_MAX_KEYS = 1000,
-    PSD_JOBFILE_MAX_KEY = 128 /* bytes of a dotted key, with its end */
+    PSD_JOBFILE_MAX_KEY = 128,  /* bytes of a dotted key, with its end */
+    PSD_JOBFILE_MAX_LIST = 8192 /* bytes of a list's items, with what stands between them and the end */
 };
 
-typedef enum psd_key { PSD_KEY_UNKNOWN, PSD_KEY_SECTION, PSD_KEY_VALUE } psd_key_t;
+typedef enum psd_key {
+    PSD_KEY_UNKNOWN,
+    PSD_KEY_SECTION,
+    PSD_KEY_VALUE,
+    PSD_KEY_TEXTS /* a value whose list holds texts, plain or in quotes */
+} psd_key_t;
 
 typedef enum psd_form {
     PSD_FORM_PLAIN,  /* 64 */
     PSD_FORM_QUOTED, /* "64", or a block of text */
-    PSD_FORM_LIST    /* [6, 4]: its plain items, with commas between */
+    PSD_FORM_LIST    /* [6, 4]: its items, with commas between, or with "; " when they are texts */
 } psd_form_t;
 
 /* Who listens. Lines and columns count from 1. */

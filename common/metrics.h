@@ -17,6 +17,8 @@
     X(SAMPLES, COUNTER, "psd_samples_total", 0, "", "Samples behind the committed steps.")                   \
     X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Gradient chunks accepted.")                               \
     X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")           \
+    X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                  \
+      "Connections with a key that is not on the allow-list.")                                               \
     X(PULLS, COUNTER, "psd_pulls_total", 1, "which", "Weight chunks sent.")                                  \
     X(RECEIVED_BYTES, COUNTER, "psd_received_bytes_total", 1, "", "Bytes of messages received.")             \
     X(SENT_BYTES, COUNTER, "psd_sent_bytes_total", 1, "", "Bytes of messages sent.")                         \

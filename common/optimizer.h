@@ -103,6 +103,9 @@ int psd_rule_parse(psd_rule_t *rule, const char *spec, psd_err_t *err);
 /* Print the rule with every value, so that it parses back to the same rule. Returns `buf`. */
 char *psd_rule_print(const psd_rule_t *rule, char buf[PSD_RULE_TEXT]);
 
+/* The same for people: the learning rate, and what is not the default. It too parses back to the same rule. */
+char *psd_rule_print_brief(const psd_rule_t *rule, char buf[PSD_RULE_TEXT]);
+
 /* The configured learning rate: the value of "lr". */
 double psd_rule_lr(const psd_rule_t *rule);
 

@@ -13,23 +13,40 @@
 
 #include "common/jobfile.h"
 
-typedef enum { STRING, NAME, INT, UINT64, DOUBLE, BOOL, DURATION, SIZE, ENDPOINT, LISTEN, LIST } type_t;
+typedef enum {
+    STRING,
+    NAME,
+    INT,
+    UINT64,
+    DOUBLE,
+    BOOL,
+    DURATION,
+    SIZE,
+    ENDPOINT,
+    LISTEN,
+    LIST,
+    NUMBERS,
+    TEXTS
+} type_t;
 
-/* What a value of each type is called, and the argument that --help shows. */
+/* What a value of each type is called, and the argument that --help shows; of a list, how a job file writes
+ * it. */
 static const struct {
-    const char *what, *argument;
+    const char *what, *argument, *example;
 } types[] = {
-    [STRING] = { "text", "TEXT" },
-    [NAME] = { "name", "NAME" },
-    [INT] = { "whole number", "N" },
-    [UINT64] = { "whole number", "N" },
-    [DOUBLE] = { "number", "X" },
-    [BOOL] = { "true or false", "true|false" },
-    [DURATION] = { "duration", "TIME" },
-    [SIZE] = { "size", "BYTES" },
-    [ENDPOINT] = { "endpoint", "tcp://HOST:PORT" },
-    [LISTEN] = { "address", "HOST:PORT" },
-    [LIST] = { "list of whole numbers", "N,N,..." },
+    [STRING] = { "text", "TEXT", NULL },
+    [NAME] = { "name", "NAME", NULL },
+    [INT] = { "whole number", "N", NULL },
+    [UINT64] = { "whole number", "N", NULL },
+    [DOUBLE] = { "number", "X", NULL },
+    [BOOL] = { "true or false", "true|false", NULL },
+    [DURATION] = { "duration", "TIME", NULL },
+    [SIZE] = { "size", "BYTES", NULL },
+    [ENDPOINT] = { "endpoint", "tcp://HOST:PORT", NULL },
+    [LISTEN] = { "address", "HOST:PORT", NULL },
+    [LIST] = { "list of whole numbers", "N,N,...", "[784, 128, 10]" },
+    [NUMBERS] = { "list of numbers", "X,X,...", "[0.1, 1, 10]" },
+    [TEXTS] = { "list of texts", "TEXT;TEXT;...", "each item on a line of its own, after \"- \"" },
 };
 
 #define OPTION(key, type, programs, preset, range, help) +1
@@ -61,12 +78,15 @@ typedef struct value {
     int64_t i;     /* INT */
     uint64_t u;    /* UINT64, SIZE; DURATION in milliseconds; BOOL */
     double d;      /* any number, for its range */
+    char *items;   /* of a list, each ended by NUL; what `item` points into */
+    char **item;   /* LIST, NUMBERS, TEXTS */
     int64_t *list; /* LIST */
+    double *real;  /* LIST, NUMBERS */
     size_t n_list;
 } value_t;
 
 struct psd_options {
-    psd_program_t program;
+    unsigned program; /* a mask of psd_program_t */
     const char *name; /* argv[0] without its directory */
     value_t value[N_ROWS];
     char *file;          /* job file that was named */
@@ -76,7 +96,7 @@ struct psd_options {
     bool helped; /* --help or --version was served */
 };
 
-enum { WHY = 320, MAX_COMPLAINTS = 100, MAX_VALUE = 1023 };
+enum { WHY = 320, MAX_COMPLAINTS = 100, MAX_VALUE = 1023, MAX_TEXTS = PSD_JOBFILE_MAX_LIST - 1 };
 
 extern char **environ;
 
@@ -339,22 +359,50 @@ static bool is_name(const char *s)
            strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == strlen(s);
 }
 
-static bool parse_list(const char *text, value_t *out)
+static bool is_list(type_t type) { return type == LIST || type == NUMBERS || type == TEXTS; }
+
+/* Cut `text` at each separator; "" has no items. False without memory. */
+static bool split(const char *text, char separator, value_t *out)
 {
-    char copy[MAX_VALUE + 1], *rest = copy;
     size_t capacity = 1;
-    snprintf(copy, sizeof copy, "%s", text);
     for (const char *p = text; *p; p++)
-        capacity += *p == ',';
-    if (!(out->list = calloc(capacity, sizeof *out->list)))
+        capacity += *p == separator;
+    out->items = strdup(text);
+    out->item = calloc(capacity, sizeof *out->item);
+    out->list = calloc(capacity, sizeof *out->list);
+    out->real = calloc(capacity, sizeof *out->real);
+    if (!out->items || !out->item || !out->list || !out->real)
         return false;
-    for (char *item; *copy && (item = strsep(&rest, ","));) {
-        value_t one = { 0 };
-        if (!parse_whole(item, &one))
-            return false;
-        out->list[out->n_list++] = one.i;
-    }
+    const char cut[2] = { separator, '\0' };
+    for (char *rest = out->items; *text && rest;)
+        out->item[out->n_list++] = strsep(&rest, cut);
     return true;
+}
+
+static bool parse_list(type_t type, const char *text, value_t *out)
+{
+    bool good = split(text, ',', out);
+    for (size_t i = 0; good && i < out->n_list; i++) {
+        value_t one = { 0 };
+        good = type == LIST ? parse_whole(out->item[i], &one) : parse_real(out->item[i], &one);
+        out->list[i] = one.i;
+        out->real[i] = one.d;
+    }
+    return good;
+}
+
+/* Texts stand between semicolons, with or without blanks. */
+static bool parse_texts(const char *text, value_t *out)
+{
+    bool good = split(text, ';', out);
+    for (size_t i = 0; good && i < out->n_list; i++) {
+        char *end = out->item[i] + strlen(out->item[i]);
+        while (end > out->item[i] && end[-1] == ' ')
+            *--end = '\0';
+        out->item[i] += strspn(out->item[i], " ");
+        good = *out->item[i] != '\0';
+    }
+    return good;
 }
 
 /* Whether `text` is a value of the type; fills its numbers. */
@@ -382,7 +430,10 @@ static bool parse_typed(type_t type, const char *text, value_t *out)
     case LISTEN:
         return is_address(text);
     case LIST:
-        return parse_list(text, out);
+    case NUMBERS:
+        return parse_list(type, text, out);
+    case TEXTS:
+        return parse_texts(text, out);
     }
     return false;
 }
@@ -408,6 +459,10 @@ static const char *cure(type_t type, const char *text)
         return "HOST:PORT with a port up to 65535";
     case LIST:
         return "whole numbers, as [784, 128, 10] in a job file, 784,128,10 elsewhere";
+    case NUMBERS:
+        return "numbers, as [0.1, 1, 10] in a job file, 0.1,1,10 elsewhere";
+    case TEXTS:
+        return "texts, each a line after \"- \" in a job file, with ; between them elsewhere";
     case NAME:
         return "at most 63 letters, digits, dots, _ and -";
     case STRING:
@@ -424,7 +479,10 @@ static double bound(type_t type, const char *text, size_t n, double missing)
     snprintf(copy, sizeof copy, "%.*s", (int)n, text);
     if (!n)
         return missing;
-    bool good = parse_typed(type == DURATION || type == DOUBLE ? type : INT, copy, &value);
+    bool good = parse_typed(type == NUMBERS                      ? DOUBLE
+                            : type == DURATION || type == DOUBLE ? type
+                                                                 : INT,
+                            copy, &value);
     assert(good);
     return value.d;
 }
@@ -445,10 +503,10 @@ static bool in_range(type_t type, const char *range, const char *text, value_t *
         n = strcspn(range, "|");
         if (strlen(text) == n && strncmp(range, text, n) == 0)
             return true;
-        if (type == LIST) {
+        if (is_list(type)) {
             bool all = true;
             for (size_t i = 0; i < value->n_list; i++)
-                all = all && within(type, range, n, (double)value->list[i]);
+                all = all && within(type, range, n, value->real[i]);
             return all;
         }
         value_t number = { 0 };
@@ -490,10 +548,13 @@ static bool parse_value(size_t i, const char *text, value_t *out, char why[WHY])
     const psd_option_t *row = &rows[i];
     char range[120], meant[80] = "";
     *out = (value_t){ 0 };
-    if (strlen(text) > MAX_VALUE || !is_printable(text)) {
-        snprintf(why, WHY, "%s %s", row->key,
-                 is_printable(text) ? "is longer than 1023 bytes"
-                                    : "holds a control character; one line of text is wanted");
+    const size_t longest = type == TEXTS ? MAX_TEXTS : MAX_VALUE;
+    if (!is_printable(text)) {
+        snprintf(why, WHY, "%s holds a control character; one line of text is wanted", row->key);
+        return false;
+    }
+    if (strlen(text) > longest) {
+        snprintf(why, WHY, "%s is longer than %zu bytes", row->key, longest);
         return false;
     }
     if (!(out->text = malloc(strlen(text) + 24))) { /* room for in_range to spell out 64k */
@@ -526,7 +587,10 @@ static void value_clear(value_t *value)
 {
     free(value->text);
     free(value->origin);
+    free(value->items);
+    free(value->item);
     free(value->list);
+    free(value->real);
     *value = (value_t){ 0 };
 }
 
@@ -559,8 +623,9 @@ static psd_key_t on_key(void *arg, const char *path)
 {
     (void)arg;
     size_t n = strlen(path);
-    if (find_row(path) < N_ROWS)
-        return PSD_KEY_VALUE;
+    size_t row = find_row(path);
+    if (row < N_ROWS)
+        return row_types[row] == TEXTS ? PSD_KEY_TEXTS : PSD_KEY_VALUE;
     for (size_t i = 0; i < N_ROWS; i++)
         if (strncmp(rows[i].key, path, n) == 0 && rows[i].key[n] == '.')
             return PSD_KEY_SECTION;
@@ -594,10 +659,10 @@ static void on_value(void *arg, const char *path, const char *text, psd_form_t f
     size_t i = find_row(path);
     char why[WHY], origin[300];
     snprintf(origin, sizeof origin, "%s:%zu:%zu", self->reading, line, column);
-    if (form == PSD_FORM_LIST && row_types[i] != LIST)
+    if (form == PSD_FORM_LIST && !is_list(row_types[i]))
         complain(self, "%s: %s takes one value, not a list", origin, path);
-    else if (form != PSD_FORM_LIST && row_types[i] == LIST)
-        complain(self, "%s: %s takes a list; write [784, 128, 10]", origin, path);
+    else if (form != PSD_FORM_LIST && is_list(row_types[i]))
+        complain(self, "%s: %s takes a list; write %s", origin, path, types[row_types[i]].example);
     else if (form == PSD_FORM_QUOTED && wants_plain(row_types[i]))
         complain(self, "%s: %s is text in quotes; write the %s without", origin, path,
                  types[row_types[i]].what);
@@ -689,7 +754,7 @@ typedef struct table {
     char doc[N_ROWS][320];
 } table_t;
 
-static void make_table(table_t *table, psd_program_t program, const char *word)
+static void make_table(table_t *table, unsigned program, const char *word)
 {
     size_t n = 0;
     for (size_t i = 0; i < N_ROWS; i++) {
@@ -724,7 +789,7 @@ static void make_table(table_t *table, psd_program_t program, const char *word)
 static void print_help(const psd_options_t *self, const char *word)
 {
     static const struct {
-        psd_program_t program;
+        unsigned program;
         const char *about;
     } programs[] = {
         { PSD_PROGRAM_SERVER, "One server of a parameter-server training job: it holds a share of the "
@@ -732,6 +797,7 @@ static void print_help(const psd_options_t *self, const char *word)
         { PSD_PROGRAM_WORKER,
           "One worker of a parameter-server training job: it computes gradients on its share of the data." },
         { PSD_PROGRAM_CTL, "A whole training job on this machine: servers, workers, progress and result." },
+        { PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE, "The same job with several optimizers, on this machine." },
     };
     const char *about = "";
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
@@ -808,7 +874,11 @@ static int check_flag(const psd_options_t *self, const char *word, bool *takes_n
         return unknown_flag(self, name, err);
     if (i < N_ROWS && !(rows[i].programs & self->program))
         return psd_err_set(err, PSD_EUSAGE, "--%s is an option of %s; in the job file, %s is fine", name,
-                           rows[i].programs & PSD_PROGRAM_SERVER ? "psd" : "psd-worker", rows[i].key);
+                           rows[i].programs & PSD_PROGRAM_SERVER   ? "psd"
+                           : rows[i].programs & PSD_PROGRAM_WORKER ? "psd-worker"
+                           : rows[i].programs & PSD_PROGRAM_CTL    ? "psdctl run"
+                                                                   : "psdctl compare",
+                           rows[i].key);
     *takes_next = !has_value && !(i < N_ROWS && row_types[i] == BOOL);
     return PSD_OK;
 }
@@ -917,7 +987,7 @@ int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t
 /* -- the object --------------------------------------------------------------------------------------------
  */
 
-psd_options_t *psd_options_new(psd_program_t program)
+psd_options_t *psd_options_new(unsigned program)
 {
     psd_options_t *self = calloc(1, sizeof *self);
     if (!self)
@@ -994,6 +1064,20 @@ const int64_t *psd_options_list(const psd_options_t *self, const char *key, size
     return value->list;
 }
 
+const double *psd_options_numbers(const psd_options_t *self, const char *key, size_t *n)
+{
+    const value_t *value = value_of(self, key, ONE(NUMBERS));
+    *n = value->n_list;
+    return value->real;
+}
+
+const char *const *psd_options_texts(const psd_options_t *self, const char *key, size_t *n)
+{
+    const value_t *value = value_of(self, key, ONE(TEXTS));
+    *n = value->n_list;
+    return (const char *const *)value->item;
+}
+
 const char *psd_options_text(const psd_options_t *self, const char *key)
 {
     return value_of(self, key, ~0u)->text;
@@ -1013,7 +1097,7 @@ static void describe_type(size_t i, char *out, size_t capacity)
     describe_range(rows[i].range, range, sizeof range);
     if (row_types[i] == LISTEN && *range)
         snprintf(out, capacity, "%s or %s", what, range);
-    else if (row_types[i] == LIST && *range)
+    else if (is_list(row_types[i]) && *range)
         snprintf(out, capacity, "%s, each %s", what, range);
     else
         snprintf(out, capacity, "%s", *range ? range : what);
@@ -1021,7 +1105,8 @@ static void describe_type(size_t i, char *out, size_t capacity)
 
 char *psd_options_markdown(void)
 {
-    static const char *const programs[] = { "psd", "psd-worker", "psdctl" }; /* in the order of psd_program_t's bits */
+    static const char *const programs[] = { "psd", "psd-worker", "psdctl",
+                                            "psdctl compare" }; /* in the order of psd_program_t's bits */
     char *text = NULL;
     size_t n = 0;
     FILE *out = open_memstream(&text, &n);

@@ -14,7 +14,8 @@
 typedef enum psd_program {
     PSD_PROGRAM_SERVER = 1, /* psd */
     PSD_PROGRAM_WORKER = 2, /* psd-worker */
-    PSD_PROGRAM_CTL = 4     /* psdctl run */
+    PSD_PROGRAM_CTL = 4,    /* psdctl run */
+    PSD_PROGRAM_COMPARE = 8 /* psdctl compare, which takes those of psdctl run as well */
 } psd_program_t;
 
 typedef struct psd_option {
@@ -27,8 +28,9 @@ typedef struct psd_option {
 
 typedef struct psd_options psd_options_t;
 
-/* Every option at its default, for `program`. NULL when memory runs out. */
-psd_options_t *psd_options_new(psd_program_t program);
+/* Every option at its default, for `program`, or a mask of several whose flags are taken. NULL when memory
+ * runs out. */
+psd_options_t *psd_options_new(unsigned program);
 void psd_options_destroy(psd_options_t **self_p);
 
 /* Read the command line (argv[0] is the program's name as help
@@ -52,7 +54,8 @@ const char *psd_options_complaints(const psd_options_t *self);
 const char *psd_options_file(const psd_options_t *self);
 
 /* Values. The key must be in the table and of the type; text lives until destroy. `int` is for INT, `uint`
- * for UINT64 and SIZE, `ms` for DURATION, `list` for LIST (`*n` items), `string` for all the others. */
+ * for UINT64 and SIZE, `ms` for DURATION, `list`, `numbers`, `texts` for LIST, NUMBERS, TEXTS (`*n` items),
+ * `string` for all the others. */
 const char *psd_options_string(const psd_options_t *self, const char *key);
 int64_t psd_options_int(const psd_options_t *self, const char *key);
 uint64_t psd_options_uint(const psd_options_t *self, const char *key);
@@ -60,6 +63,8 @@ double psd_options_double(const psd_options_t *self, const char *key);
 bool psd_options_bool(const psd_options_t *self, const char *key);
 uint64_t psd_options_ms(const psd_options_t *self, const char *key);
 const int64_t *psd_options_list(const psd_options_t *self, const char *key, size_t *n);
+const double *psd_options_numbers(const psd_options_t *self, const char *key, size_t *n);
+const char *const *psd_options_texts(const psd_options_t *self, const char *key, size_t *n);
 
 /* Any value as text, as one would write it, and where it came from: "--lease", "PSD_LEASE", "job.yaml:12:8"
  * or "default". */

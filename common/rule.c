@@ -386,17 +386,33 @@ static void append(char buf[PSD_RULE_TEXT], const char *format, ...)
     assert(n >= 0 && (size_t)n < PSD_RULE_TEXT - used);
 }
 
-char *psd_rule_print(const psd_rule_t *rule, char buf[PSD_RULE_TEXT])
+static void append_lookahead(char buf[PSD_RULE_TEXT], const psd_rule_t *rule, bool brief)
 {
     char number[PSD_NUMBER_TEXT];
+    if (!brief || rule->k != (uint32_t)lookahead_hyper[K].def)
+        append(buf, ", k=%u", rule->k);
+    if (!brief || rule->alpha != lookahead_hyper[ALPHA].def)
+        append(buf, ", alpha=%s", psd_number_print(rule->alpha, number));
+    if (!brief || rule->pullback != (psd_pullback_t)lookahead_hyper[PULLBACK].def)
+        append(buf, ", pullback=%s", pullbacks[rule->pullback]);
+    append(buf, ")");
+}
+
+static char *print(const psd_rule_t *rule, bool brief, char buf[PSD_RULE_TEXT])
+{
+    char number[PSD_NUMBER_TEXT];
+    const psd_hyper_t *hyper = rule->opt->hyper;
     buf[0] = '\0';
     append(buf, "%s%s(", rule->lookahead ? "lookahead(" : "", rule->opt->name);
-    for (int i = 0; rule->opt->hyper[i].name; i++)
-        append(buf, "%s%s=%s", i ? ", " : "", rule->opt->hyper[i].name,
-               psd_number_print(rule->hyper[i], number));
+    for (int i = 0; hyper[i].name; i++) /* the first is the learning rate */
+        if (!brief || i == 0 || rule->hyper[i] != hyper[i].def)
+            append(buf, "%s%s=%s", i ? ", " : "", hyper[i].name, psd_number_print(rule->hyper[i], number));
     append(buf, ")");
     if (rule->lookahead)
-        append(buf, ", k=%u, alpha=%s, pullback=%s)", rule->k, psd_number_print(rule->alpha, number),
-               pullbacks[rule->pullback]);
+        append_lookahead(buf, rule, brief);
     return buf;
 }
+
+char *psd_rule_print(const psd_rule_t *rule, char buf[PSD_RULE_TEXT]) { return print(rule, false, buf); }
+
+char *psd_rule_print_brief(const psd_rule_t *rule, char buf[PSD_RULE_TEXT]) { return print(rule, true, buf); }

@@ -1,41 +1,65 @@
 #include "common/transport.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <zmq.h>
 
 /* Messages read per turn of the loop, so that a busy socket does not starve timers and others. */
-enum { DRAIN = 64, ROUTING_ID = 5, COPY_BELOW = 512 };
+enum { DRAIN = 64, COPY_BELOW = 512 };
 
-#define ROUTER_PEER (UINT64_C(1) << 63)
+/* The option has a number in every libzmq of 4.3, but a name only in those that were built with drafts. */
+#ifndef ZMQ_ZAP_ENFORCE_DOMAIN
+#define ZMQ_ZAP_ENFORCE_DOMAIN 93
+#endif
+
+/* Not empty, for with an empty one ZeroMQ asks nobody and lets everybody in. */
+static const char domain[] = "psd";
 
 struct psd_net {
     void *context;
+    psd_keys_t *keys; /* in locked memory */
+    bool guarded;
+    struct meter *meter; /* NULL: nothing was bound */
 };
 
 struct psd_socket {
+    psd_net_t *net;
     void *zmq;
+    bool (*read)(psd_socket_t *); /* one message, and deal with it; false when there is none */
     bool is_router;
-    uint64_t peer;               /* of a DEALER */
+    uint64_t peer; /* of a DEALER */
     psd_socket_handler_t handler;
-    uv_poll_t poll;              /* wakes the loop when ZeroMQ's mailbox has something */
+    psd_admit_fn *admit; /* of a guard */
+    void *admit_arg;
+    psd_socket_t *monitor; /* of a DEALER: tells how its connection goes; NULL: nobody asks */
+    uv_poll_t poll;        /* wakes the loop when ZeroMQ's mailbox has something */
     uv_prepare_t prepare;
     uv_check_t check;
-    uv_idle_t idle;              /* keeps the loop from sleeping while there is more to read */
+    uv_idle_t idle; /* keeps the loop from sleeping while there is more to read */
     int open_handles;
 };
 
-psd_net_t *psd_net_new(psd_err_t *err)
+static void meter_unref(struct meter *self);
+
+psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
 {
     psd_net_t *self = calloc(1, sizeof *self);
-    if (self && (self->context = zmq_ctx_new())) {
+    if (self && sodium_init() >= 0 && (self->keys = sodium_malloc(sizeof *keys)) &&
+        (self->context = zmq_ctx_new())) {
+        *self->keys = *keys;
         zmq_ctx_set(self->context, ZMQ_MAX_SOCKETS, 4096);
         return self;
     }
-    free(self);
     psd_err_set(err, PSD_ESYSTEM, "ZeroMQ cannot start: %s", zmq_strerror(errno));
+    if (self)
+        sodium_free(self->keys);
+    free(self);
     return NULL;
 }
 
@@ -47,44 +71,87 @@ void psd_net_destroy(psd_net_t **self_p)
         return;
     while (zmq_ctx_term(self->context) && errno == EINTR)
         ;
+    sodium_free(self->keys); /* wipes it */
+    meter_unref(self->meter);
     free(self);
 }
 
 /* ---- received frames as buffers ---- */
 
+/* Bytes of payloads that came and are not yet released: of all in [0], and of each user. Frames may outlive
+ * the net, so that whoever lets go last frees it. */
+typedef struct meter {
+    atomic_uint refs;
+    atomic_uint_fast64_t held[PSD_MAX_USERS];
+} meter_t;
+
+static void meter_add(meter_t *self, uint32_t user, uint64_t n)
+{
+    atomic_fetch_add_explicit(&self->refs, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&self->held[0], n, memory_order_relaxed);
+    if (user)
+        atomic_fetch_add_explicit(&self->held[user], n, memory_order_relaxed);
+}
+
+static void meter_unref(meter_t *self)
+{
+    if (self && atomic_fetch_sub_explicit(&self->refs, 1, memory_order_acq_rel) == 1)
+        free(self);
+}
+
+static void meter_subtract(meter_t *self, uint32_t user, uint64_t n)
+{
+    atomic_fetch_sub_explicit(&self->held[0], n, memory_order_relaxed);
+    if (user)
+        atomic_fetch_sub_explicit(&self->held[user], n, memory_order_relaxed);
+    meter_unref(self);
+}
+
+uint64_t psd_net_held(const psd_net_t *self, uint32_t user)
+{
+    return self->meter ? atomic_load_explicit(&self->meter->held[user], memory_order_relaxed) : 0;
+}
+
 typedef struct frame {
     psd_buf_t buf;
     zmq_msg_t msg;
+    meter_t *meter; /* NULL: nobody counts */
+    uint32_t user;
 } frame_t;
 
 static void release_frame(psd_buf_t *buf)
 {
     frame_t *self = (frame_t *)buf;
+    if (self->meter)
+        meter_subtract(self->meter, self->user, buf->n_bytes);
     zmq_msg_close(&self->msg);
     free(self);
 }
 
-/* Take the bytes over from `msg`, which is left empty. Small frames lie unaligned in ZeroMQ's read buffer: those are
- * copied, so that whoever reads floats may. */
-static psd_buf_t *take_frame(zmq_msg_t *msg)
+/* Take the bytes over from `msg`, which is left empty. Small frames lie unaligned in ZeroMQ's read buffer:
+ * those are copied, so that whoever reads floats may. */
+static psd_buf_t *take_frame(meter_t *meter, uint32_t user, zmq_msg_t *msg)
 {
-    size_t n = zmq_msg_size(msg);
-    void *data = zmq_msg_data(msg);
-    if ((uintptr_t)data % sizeof(float)) {
-        psd_buf_t *copy = psd_buf_new(n);
-        assert(copy && "no memory for a received frame");
-        memcpy(copy->data, data, n);
-        return copy;
-    }
+    const size_t n = zmq_msg_size(msg);
     frame_t *self = malloc(sizeof *self);
     assert(self && "no memory for a received frame");
-    zmq_msg_init(&self->msg);
-    zmq_msg_move(&self->msg, msg);
+    if ((uintptr_t)zmq_msg_data(msg) % sizeof(float)) {
+        int rc = zmq_msg_init_size(&self->msg, n);
+        assert(!rc && "no memory for a received frame");
+        memcpy(zmq_msg_data(&self->msg), zmq_msg_data(msg), n);
+    } else {
+        zmq_msg_init(&self->msg);
+        zmq_msg_move(&self->msg, msg);
+    }
     self->buf.data = zmq_msg_data(&self->msg);
     self->buf.n_bytes = n;
     self->buf.release = release_frame;
     self->buf.owner = NULL;
     atomic_init(&self->buf.refs, 1);
+    self->meter = meter;
+    self->user = user;
+    if (meter)
+        meter_add(meter, user, n);
     return &self->buf;
 }
 
@@ -100,9 +167,19 @@ static bool receive(psd_socket_t *self, zmq_msg_t *msg, bool *more)
 
 static uint64_t peer_of(const void *id)
 {
-    uint64_t peer = 0;
-    memcpy(&peer, id, ROUTING_ID);
-    return ROUTER_PEER | peer;
+    uint64_t routing = 0;
+    memcpy(&routing, id, PSD_ROUTING_BYTES);
+    return psd_peer_make(routing, 0);
+}
+
+/* The same, with whom the guard took the connection's key for. ZeroMQ 4.3.4 loses that on the first frame of
+ * a message when ZMQ_EVENTS was asked before; the last one has it. */
+static uint64_t with_user(uint64_t peer, zmq_msg_t *last)
+{
+    const char *user = peer ? zmq_msg_gets(last, "User-Id") : NULL;
+    return user ? psd_peer_make(peer & ~PSD_PEER_ROUTER,
+                                (uint32_t)strtoul(user, NULL, 10) & (PSD_MAX_USERS - 1))
+                : peer;
 }
 
 static void skip_rest(psd_socket_t *self, bool more)
@@ -131,7 +208,7 @@ static bool read_message(psd_socket_t *self)
             zmq_msg_close(&id);
             return false;
         }
-        if (zmq_msg_size(&id) == ROUTING_ID)
+        if (zmq_msg_size(&id) == PSD_ROUTING_BYTES)
             peer = peer_of(zmq_msg_data(&id));
         else
             peer = 0, bad = "a routing id of its own choice";
@@ -140,18 +217,22 @@ static bool read_message(psd_socket_t *self)
     if (!self->is_router || more) {
         if (!receive(self, &header, &more) && !self->is_router)
             return false;
-        if (more)
+        const bool has_payload = more;
+        if (has_payload)
             receive(self, &payload, &more);
         else if (!bad)
             bad = "one frame instead of two";
         if (more && !bad)
             bad = "more than two frames";
+        if (self->is_router)
+            peer = with_user(peer, has_payload ? &payload : &header);
         skip_rest(self, more);
     }
     if (bad) {
         self->handler.on_bad(self->handler.arg, peer, bad);
     } else {
-        psd_buf_t *buf = zmq_msg_size(&payload) ? take_frame(&payload) : NULL;
+        psd_buf_t *buf =
+            zmq_msg_size(&payload) ? take_frame(self->net->meter, psd_peer_user(peer), &payload) : NULL;
         self->handler.on_message(self->handler.arg, peer, zmq_msg_data(&header), zmq_msg_size(&header), buf);
         psd_buf_unref(&buf);
     }
@@ -160,8 +241,113 @@ static bool read_message(psd_socket_t *self)
     return true;
 }
 
-/* ---- the loop: ZeroMQ's descriptor is edge-triggered and any call may consume the edge, so its true state is asked
- *      before every sleep, and the descriptor only ends the sleep ------------------------------------------------- */
+/* ---- how connections go ---- */
+
+/* Of a monitor: two frames, the event with its value, and an address. */
+static bool read_event(psd_socket_t *self)
+{
+    static const struct {
+        uint16_t event;
+        uint32_t value; /* 0: any */
+        psd_link_t link;
+    } links[] = {
+        { ZMQ_EVENT_HANDSHAKE_SUCCEEDED, 0, PSD_LINK_UP },
+        { ZMQ_EVENT_HANDSHAKE_FAILED_AUTH, 0, PSD_LINK_DENIED },
+        { ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH,
+          PSD_LINK_MISMATCH },
+        { ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, 0, PSD_LINK_BROKEN },
+        { ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL, 0, PSD_LINK_BROKEN },
+    };
+    zmq_msg_t msg;
+    bool more = false;
+    zmq_msg_init(&msg);
+    bool any = receive(self, &msg, &more);
+    uint16_t event = 0;
+    uint32_t value = 0;
+    if (any && zmq_msg_size(&msg) == sizeof event + sizeof value) {
+        memcpy(&event, zmq_msg_data(&msg), sizeof event);
+        memcpy(&value, (char *)zmq_msg_data(&msg) + sizeof event, sizeof value);
+    }
+    zmq_msg_close(&msg);
+    skip_rest(self, more);
+    for (size_t i = 0; any && i < sizeof links / sizeof *links; i++)
+        if (event == links[i].event && (!links[i].value || value == links[i].value)) {
+            self->handler.on_link(self->handler.arg, self->peer, links[i].link);
+            break;
+        }
+    return any;
+}
+
+void psd_link_describe(const psd_net_t *net, psd_link_t link, const char *endpoint, char *text, size_t n)
+{
+    const bool insecure = net->keys->insecure;
+    if (link == PSD_LINK_DENIED)
+        snprintf(text, n,
+                 "%.128s does not let this key in: put a line with it, %s, into the servers' allow-list",
+                 endpoint, net->keys->public);
+    else if (link == PSD_LINK_MISMATCH)
+        snprintf(text, n,
+                 insecure ? "%.128s wants keys, and here is --insecure"
+                          : "%.128s speaks in the clear (--insecure), and "
+                            "here are keys",
+                 endpoint);
+    else
+        snprintf(text, n, "%.128s breaks off at once: is it a server of psd%s", endpoint,
+                 insecure ? ", and one without keys?" : ", and is this its public key (server.public)?");
+}
+
+/* ---- the guard (ZAP, ZeroMQ RFC 27) ---- */
+
+/* Frames of a request. */
+enum { VERSION, REQUEST, DOMAIN, ADDRESS, IDENTITY, MECHANISM, KEY, FRAMES };
+
+static bool frame_is(zmq_msg_t *msg, const char *text)
+{
+    return zmq_msg_size(msg) == strlen(text) && !memcmp(zmq_msg_data(msg), text, strlen(text));
+}
+
+/* Whom a request is about; 0 for all but a CURVE client with a key that is known. */
+static uint32_t judge(psd_socket_t *self, zmq_msg_t frame[FRAMES], int n_frames)
+{
+    if (n_frames != FRAMES || !frame_is(&frame[VERSION], "1.0") || !frame_is(&frame[DOMAIN], domain) ||
+        !frame_is(&frame[MECHANISM], "CURVE") || zmq_msg_size(&frame[KEY]) != PSD_KEY_BYTES)
+        return 0;
+    return self->admit(self->admit_arg, zmq_msg_data(&frame[KEY])) & (PSD_MAX_USERS - 1);
+}
+
+static bool read_request(psd_socket_t *self)
+{
+    zmq_msg_t frame[FRAMES];
+    bool more = true;
+    int n = 0;
+    for (; n < FRAMES && more; n++) {
+        zmq_msg_init(&frame[n]);
+        if (!receive(self, &frame[n], &more))
+            more = false;
+    }
+    const bool any = zmq_msg_size(&frame[VERSION]) > 0;
+    if (any) {
+        const uint32_t user = more ? 0 : judge(self, frame, n);
+        skip_rest(self, more);
+        char name[16] = "";
+        if (user)
+            snprintf(name, sizeof name, "%u", user);
+        zmq_send(self->zmq, "1.0", 3, ZMQ_SNDMORE | ZMQ_DONTWAIT);
+        zmq_send(self->zmq, n > REQUEST ? zmq_msg_data(&frame[REQUEST]) : "",
+                 n > REQUEST ? zmq_msg_size(&frame[REQUEST]) : 0, ZMQ_SNDMORE | ZMQ_DONTWAIT);
+        zmq_send(self->zmq, user ? "200" : "400", 3, ZMQ_SNDMORE | ZMQ_DONTWAIT);
+        zmq_send(self->zmq, "", 0, ZMQ_SNDMORE | ZMQ_DONTWAIT);
+        zmq_send(self->zmq, name, strlen(name), ZMQ_SNDMORE | ZMQ_DONTWAIT);
+        zmq_send(self->zmq, "", 0, ZMQ_DONTWAIT);
+    }
+    while (n)
+        zmq_msg_close(&frame[--n]);
+    return any;
+}
+
+/* ---- the loop: ZeroMQ's descriptor is edge-triggered and any call may consume the edge, so its true state
+ * is asked before every sleep, and the descriptor only ends the sleep
+ * ------------------------------------------------- */
 
 static bool is_readable(const psd_socket_t *self)
 {
@@ -185,13 +371,16 @@ static void before_sleep(uv_prepare_t *prepare)
 static void after_sleep(uv_check_t *check)
 {
     psd_socket_t *self = check->data;
-    for (int i = 0; i < DRAIN && read_message(self); i++)
+    for (int i = 0; i < DRAIN && self->read(self); i++)
         ;
 }
 
 /* ---- opening ---- */
 
-static void set_int(void *zmq, int option, int value) { zmq_setsockopt(zmq, option, &value, sizeof value); }
+static bool set_int(void *zmq, int option, int value)
+{
+    return !zmq_setsockopt(zmq, option, &value, sizeof value);
+}
 
 static void set_limits(void *zmq)
 {
@@ -204,8 +393,8 @@ static void set_limits(void *zmq)
     set_int(zmq, ZMQ_HEARTBEAT_TIMEOUT, 1500);
     set_int(zmq, ZMQ_HEARTBEAT_TTL, 2000);
     set_int(zmq, ZMQ_HANDSHAKE_IVL, 3000);
-    /* However long a network was away, it is tried again soon: the system itself would wait up to a minute for an answer
-     * to its first packet, and ZeroMQ doubles its pauses. */
+    /* However long a network was away, it is tried again soon: the system itself would wait up to a minute
+     * for an answer to its first packet, and ZeroMQ doubles its pauses. */
     set_int(zmq, ZMQ_CONNECT_TIMEOUT, 1000);
     set_int(zmq, ZMQ_RECONNECT_IVL, 200);
     set_int(zmq, ZMQ_RECONNECT_IVL_MAX, 500);
@@ -227,7 +416,7 @@ static void attach_to_loop(psd_socket_t *self, uv_loop_t *loop)
     uv_check_start(&self->check, after_sleep);
 }
 
-static psd_socket_t *new_socket(psd_net_t *net, int type, const psd_socket_handler_t *handler, psd_err_t *err)
+static psd_socket_t *new_socket(psd_net_t *net, int type, bool (*read)(psd_socket_t *), psd_err_t *err)
 {
     psd_socket_t *self = calloc(1, sizeof *self);
     if (!self || !(self->zmq = zmq_socket(net->context, type))) {
@@ -235,31 +424,124 @@ static psd_socket_t *new_socket(psd_net_t *net, int type, const psd_socket_handl
         free(self);
         return NULL;
     }
-    self->handler = *handler;
+    self->net = net;
+    self->read = read;
     self->is_router = type == ZMQ_ROUTER;
     set_limits(self->zmq);
     return self;
 }
 
+/* Whether what is said there stays on this machine. A name other than localhost is whatever a name server
+ * makes of it; an abstract ipc address has no permissions. */
+static bool is_of_this_machine(const char *endpoint)
+{
+    static const char tcp[] = "tcp://", ipc[] = "ipc://";
+    const char *host = endpoint + sizeof tcp - 1, *colon = strrchr(endpoint, ':');
+    char name[PSD_ENDPOINT_TEXT];
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (!strncmp(endpoint, ipc, sizeof ipc - 1))
+        return endpoint[sizeof ipc - 1] != '@';
+    if (strncmp(endpoint, tcp, sizeof tcp - 1) || colon < host)
+        return false;
+    if (*host == '[' && colon[-1] == ']')
+        snprintf(name, sizeof name, "%.*s", (int)(colon - host) - 2, host + 1);
+    else
+        snprintf(name, sizeof name, "%.*s", (int)(colon - host), host);
+    return !strcasecmp(name, "localhost") ||
+           (inet_pton(AF_INET, name, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127) ||
+           (inet_pton(AF_INET6, name, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6));
+}
+
+static bool may_use(const psd_net_t *net, const char *endpoint, psd_err_t *err)
+{
+    if (!net->keys->insecure || is_of_this_machine(endpoint))
+        return true;
+    psd_err_set(err, PSD_ECONFIG,
+                "%.128s is beyond this machine, and --insecure is for loopback: give keys (psdctl keygen "
+                "makes them), or an "
+                "address of this machine such as tcp://127.0.0.1:7470",
+                endpoint);
+    return false;
+}
+
+/* A socket without its monitor works all the same; only nobody is told why when it does not. */
+static void watch_link(psd_socket_t *self, uv_loop_t *loop)
+{
+    char endpoint[64];
+    snprintf(endpoint, sizeof endpoint, "inproc://link-%p", (void *)self);
+    psd_socket_t *monitor = new_socket(self->net, ZMQ_PAIR, read_event, NULL);
+    if (!monitor)
+        return;
+    const int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                       ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    if (zmq_socket_monitor(self->zmq, endpoint, events) || zmq_connect(monitor->zmq, endpoint)) {
+        zmq_close(monitor->zmq);
+        free(monitor);
+        return;
+    }
+    monitor->peer = self->peer;
+    monitor->handler = self->handler;
+    attach_to_loop(monitor, loop);
+    self->monitor = monitor;
+}
+
 static psd_socket_t *give_up(psd_socket_t *self, const char *what, const char *endpoint, psd_err_t *err)
 {
-    psd_err_set(err, errno == EADDRINUSE || errno == EACCES ? PSD_EIO : PSD_ECONFIG, "%s %s: %s", what, endpoint,
-                zmq_strerror(errno));
+    psd_err_set(err, errno == EADDRINUSE || errno == EACCES ? PSD_EIO : PSD_ECONFIG, "%s %s: %s", what,
+                endpoint, zmq_strerror(errno));
+    psd_socket_close(&self->monitor, 0);
     zmq_close(self->zmq);
     free(self);
     return NULL;
 }
 
-psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint, const psd_socket_handler_t *handler,
-                              char bound[PSD_ENDPOINT_TEXT], psd_err_t *err)
+/* Have the guard asked for each connection, and none let in when it cannot be. False with errno. */
+static bool lock_door(psd_socket_t *self)
 {
-    psd_socket_t *self = new_socket(net, ZMQ_ROUTER, handler, err);
+    return set_int(self->zmq, ZMQ_CURVE_SERVER, 1) &&
+           !zmq_setsockopt(self->zmq, ZMQ_CURVE_SECRETKEY, self->net->keys->secret, PSD_KEY_TEXT) &&
+           !zmq_setsockopt(self->zmq, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) &&
+           set_int(self->zmq, ZMQ_ZAP_ENFORCE_DOMAIN, 1);
+}
+
+psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
+                              const psd_socket_handler_t *handler, char bound[PSD_ENDPOINT_TEXT],
+                              psd_err_t *err)
+{
+    assert((net->guarded || net->keys->insecure) && "nobody is let in unasked");
+    psd_socket_t *self = may_use(net, endpoint, err) ? new_socket(net, ZMQ_ROUTER, read_message, err) : NULL;
     if (!self)
         return NULL;
-    set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1);
+    if (!net->meter && (net->meter = calloc(1, sizeof *net->meter)))
+        atomic_init(&net->meter->refs, 1);
+    self->handler = *handler;
     size_t n = PSD_ENDPOINT_TEXT;
-    if (zmq_bind(self->zmq, endpoint) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
+    if (!set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) || !(net->keys->insecure || lock_door(self)) ||
+        zmq_bind(self->zmq, endpoint) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
         return give_up(self, "cannot listen on", endpoint, err);
+    attach_to_loop(self, loop);
+    return self;
+}
+
+static psd_socket_t *connect_as(psd_net_t *net, const psd_keys_t *keys, uv_loop_t *loop, const char *endpoint,
+                                uint64_t peer, const psd_socket_handler_t *handler, psd_err_t *err)
+{
+    psd_socket_t *self = may_use(net, endpoint, err) ? new_socket(net, ZMQ_DEALER, read_message, err) : NULL;
+    if (!self)
+        return NULL;
+    self->handler = *handler;
+    self->peer = peer;
+    set_int(self->zmq, ZMQ_IMMEDIATE, 1);
+    if (!keys->insecure) {
+        zmq_setsockopt(self->zmq, ZMQ_CURVE_PUBLICKEY, keys->public, PSD_KEY_TEXT);
+        zmq_setsockopt(self->zmq, ZMQ_CURVE_SECRETKEY, keys->secret, PSD_KEY_TEXT);
+        zmq_setsockopt(self->zmq, ZMQ_CURVE_SERVERKEY, keys->server, PSD_KEY_TEXT);
+    }
+    if (handler->on_link)
+        watch_link(self, loop);
+    if (zmq_connect(self->zmq, endpoint))
+        return give_up(self, "cannot connect to", endpoint, err);
     attach_to_loop(self, loop);
     return self;
 }
@@ -267,13 +549,32 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
 psd_socket_t *psd_socket_connect(psd_net_t *net, uv_loop_t *loop, const char *endpoint, uint64_t peer,
                                  const psd_socket_handler_t *handler, psd_err_t *err)
 {
-    psd_socket_t *self = new_socket(net, ZMQ_DEALER, handler, err);
+    return connect_as(net, net->keys, loop, endpoint, peer, handler, err);
+}
+
+psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
+                               const psd_socket_handler_t *handler, psd_err_t *err)
+{
+    psd_keys_t stranger;
+    psd_keys_draw(&stranger);
+    memcpy(stranger.server, net->keys->public, PSD_KEY_TEXT);
+    psd_socket_t *self = connect_as(net, &stranger, loop, endpoint, 0, handler, err);
+    psd_keys_wipe(&stranger);
+    return self;
+}
+
+psd_socket_t *psd_socket_guard(psd_net_t *net, uv_loop_t *loop, psd_admit_fn *admit, void *arg,
+                               psd_err_t *err)
+{
+    static const char endpoint[] = "inproc://zeromq.zap.01";
+    psd_socket_t *self = new_socket(net, ZMQ_REP, read_request, err);
     if (!self)
         return NULL;
-    self->peer = peer;
-    set_int(self->zmq, ZMQ_IMMEDIATE, 1);
-    if (zmq_connect(self->zmq, endpoint))
-        return give_up(self, "cannot connect to", endpoint, err);
+    self->admit = admit;
+    self->admit_arg = arg;
+    if (zmq_bind(self->zmq, endpoint))
+        return give_up(self, "cannot listen on", endpoint, err);
+    net->guarded = true;
     attach_to_loop(self, loop);
     return self;
 }
@@ -291,6 +592,9 @@ void psd_socket_close(psd_socket_t **self_p, int linger_ms)
     *self_p = NULL;
     if (!self)
         return;
+    if (self->monitor)
+        zmq_socket_monitor(self->zmq, NULL, 0);
+    psd_socket_close(&self->monitor, 0);
     uv_poll_stop(&self->poll);
     uv_close((uv_handle_t *)&self->poll, handle_closed);
     uv_close((uv_handle_t *)&self->prepare, handle_closed);
@@ -325,9 +629,11 @@ static void fill_payload(zmq_msg_t *msg, psd_buf_t *payload)
     assert(!rc && "no memory for a message");
 }
 
-int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header,
+                    psd_buf_t *payload)
 {
-    if (self->is_router && (!(peer & ROUTER_PEER) || zmq_send(self->zmq, &peer, ROUTING_ID, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0))
+    if (self->is_router && (!(peer & PSD_PEER_ROUTER) ||
+                            zmq_send(self->zmq, &peer, PSD_ROUTING_BYTES, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0))
         return errno == EAGAIN ? PSD_EAGAIN : PSD_EUNAVAILABLE;
     if (zmq_send(self->zmq, header, n_header, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
         return PSD_EAGAIN;

@@ -4,10 +4,10 @@
 #pragma once
 
 #include "common/buffer.h"
+#include "common/peer.h"
 #include "proto/codec.h"
 
-/* Whom a message goes to or came from. A ROUTER's peers are their routing ids (with bit 63 set); the names below
- * are the fixed ones. */
+/* Whom a message goes to or came from. A ROUTER's peers are as common/peer.h says; the names below are the fixed ones. */
 typedef uint64_t psd_peer_t;
 enum {
     PSD_PEER_NONE = 0,

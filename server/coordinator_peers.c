@@ -75,8 +75,8 @@ static bool is_full(const psd_coordinator_t *self)
 }
 
 /* A row for a new worker called `name`; NULL, and in `why` what it has to wait for, when there is none yet. */
-static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *hello, const char *name,
-                                    char *why, size_t n)
+static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *hello, uint32_t user,
+                                    const char *name, char *why, size_t n)
 {
     if (!psd_coord_all_shards_joined(self)) {
         char missing[256] = "";
@@ -88,7 +88,7 @@ static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, co
         snprintf(why, n, "all %u places are taken; a worker that is lost frees its own", self->config.workers_want);
         return NULL;
     }
-    psd_worker_row_t *row = psd_membership_admit(&self->members, hello->code);
+    psd_worker_row_t *row = psd_membership_admit(&self->members, hello->code, user);
     if (row)
         return row;
     const psd_worker_row_t *held =
@@ -111,7 +111,14 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
                (int)n, msg->text);
         return;
     }
+    const uint32_t user = psd_peer_user(from);
     psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
+    const psd_worker_row_t *wanted =
+        row ? row : msg->code && msg->code <= PSD_MAX_WORKERS ? &self->members.row[msg->code - 1] : NULL;
+    if (wanted && psd_worker_is_anothers(wanted, user)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_WORKER, out, "worker %u is another user's", wanted->id);
+        return;
+    }
     if (!row && (self->state == PSD_JOB_FINISHED || self->ending)) {
         refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "job %s is finished", self->job);
         return;
@@ -127,7 +134,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         return;
     }
     char why[PSD_MAX_TEXT / 2];
-    row = find_place(self, now_ms, msg, msg->text + n + (msg->text[n] == ' '), why, sizeof why);
+    row = find_place(self, now_ms, msg, user, msg->text + n + (msg->text[n] == ' '), why, sizeof why);
     if (!row) {
         psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
         wait->seq = msg->seq;
@@ -140,6 +147,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
                                .state = PSD_WORKER_JOINING,
                                .incarnation = incarnation,
                                .peer = from,
+                               .user = user,
                                .nonce = msg->seq,
                                .heard_ms = now_ms };
     snprintf(row->name, sizeof row->name, "%s", msg->text + n + (msg->text[n] == ' '));
@@ -267,7 +275,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
      * same. */
     bool goes =
         (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
-    if (msg->incarnation != row->incarnation || msg->seq != row->nonce ||
+    if (msg->incarnation != row->incarnation || msg->seq != row->nonce || row->user != psd_peer_user(from) ||
         !(psd_worker_is_here(row) || goes)) {
         self->report.rejected[PSD_REFUSAL_INCARNATION]++;
         psd_msg_t *fenced = psd_coord_answer(self, from, PSD_MSG_FENCED, NULL, NULL, out);

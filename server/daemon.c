@@ -2,17 +2,21 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/notify.h"
 #include "common/transport.h"
+#include "server/breaker.h"
+#include "server/door.h"
 #include "server/node.h"
 #include "server/report.h"
 #include "server/status.h"
@@ -24,6 +28,9 @@ enum {
     LINGER_MS = 500,
     DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
                             * for good, and hellos are answered more often */
+    ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
+    KNOCK_MS = 5000,       /* for a stranger to be refused */
+    REOPEN_MS = 5000,      /* for an address to come free that was closed */
     STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
@@ -34,8 +41,16 @@ typedef struct psd_daemon {
     const psd_options_t *options;
     uv_loop_t loop;
     uv_timer_t tick;
-    uv_signal_t term, interrupt, save;
+    uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
+    psd_door_t *door;              /* NULL: --insecure, anybody of this machine may come in */
+    psd_socket_t *guard;           /* asks the door */
+    psd_socket_t *stranger;        /* knocks at the start, to see that it is refused; NULL: it has been */
+    bool refuses_strangers;        /* it has been seen; before, nobody is heard */
+    char trouble[400];             /* with the connection to server 0; "" when there is none */
+    uint64_t closed_ms;            /* when all connections were ended, while there is no `router` */
+    psd_breaker_t breaker;
+    uint64_t allow_ms;             /* when the allow-list was last looked at */
     psd_socket_t *router;          /* where workers and other servers speak to us */
     psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
     char bound[PSD_ENDPOINT_TEXT], advertised[PSD_ENDPOINT_TEXT];
@@ -61,6 +76,22 @@ static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
 static void stop(daemon_t *self, int code, const char *why);
 static void publish(daemon_t *self);
+
+/* ---- who may come in ---- */
+
+/* End all connections. Those who may connect again do so by themselves: for them it is a network that was away for a
+ * moment. */
+static void close_door(daemon_t *self)
+{
+    psd_socket_close(&self->router, 0);
+    self->closed_ms = now_ms();
+}
+
+static void look_at_allow_list(daemon_t *self, bool asked)
+{
+    if (psd_door_reload(self->door, asked))
+        close_door(self);
+}
 
 /* ---- actions ---- */
 
@@ -168,7 +199,7 @@ static void carry_out(daemon_t *self)
 static void tell_ready(daemon_t *self)
 {
     const psd_engine_t *engine = psd_node_engine(self->node);
-    if (!psd_engine_is_ready(engine) || self->told_run == psd_engine_run(engine))
+    if (!self->refuses_strangers || !psd_engine_is_ready(engine) || self->told_run == psd_engine_run(engine))
         return;
     self->told_run = psd_engine_run(engine);
     printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
@@ -190,12 +221,28 @@ static void tell_manager(daemon_t *self, uint64_t now)
     psd_notify(text);
 }
 
+/* Whether this user may send this; else it is told why not. Server 0 is known by its own key. */
+static bool is_let(daemon_t *self, uint64_t peer, const psd_msg_t *msg)
+{
+    char why[256];
+    if (!self->door || peer == PSD_PEER_COORDINATOR)
+        return true;
+    const psd_engine_t *engine = psd_node_engine(self->node);
+    psd_refusal_t reason = psd_door_judge(self->door, peer, msg->kind, psd_engine_index(engine),
+                                            psd_net_held(self->net, psd_peer_user(peer)), why, sizeof why);
+    if (reason != PSD_REFUSAL_NONE)
+        psd_node_refuse(self->node, peer, msg->seq, reason, why, &self->out);
+    return reason == PSD_REFUSAL_NONE;
+}
+
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     daemon_t *self = arg;
     psd_msg_t msg;
     psd_err_t err;
     size_t n = payload ? payload->n_bytes : 0;
+    if (!self->refuses_strangers)
+        return;
     psd_report_received(self->report, n_header + n);
     if (peer == PSD_PEER_COORDINATOR)
         self->heard_ms = now_ms();
@@ -206,7 +253,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     } else {
         PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
-        psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+        if (is_let(self, peer, &msg))
+            psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
         psd_report_saw(self->report, self->node, &msg, uv_hrtime());
     }
     carry_out(self);
@@ -216,8 +264,89 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
 static void on_bad(void *arg, uint64_t peer, const char *why)
 {
     daemon_t *self = arg;
+    if (!self->refuses_strangers)
+        return;
     psd_node_malformed(self->node, peer, 0, why, &self->out);
     carry_out(self);
+}
+
+/* Of the connection to server 0. */
+static void on_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    daemon_t *self = arg;
+    (void)peer;
+    self->trouble[0] = '\0';
+    if (link == PSD_LINK_UP)
+        return;
+    psd_link_describe(self->net, link, psd_options_string(self->options, "join"), self->trouble, sizeof self->trouble);
+    if (link != PSD_LINK_BROKEN)
+        stop(self, PSD_EAUTH, self->trouble);
+}
+
+/* Of the stranger's, which is to be refused. */
+static void on_knock(void *arg, uint64_t peer, psd_link_t link)
+{
+    daemon_t *self = arg;
+    (void)peer;
+    if (link == PSD_LINK_DENIED)
+        self->refuses_strangers = true;
+    else if (link != PSD_LINK_BROKEN)
+        stop(self, PSD_EAUTH, "a stranger's key was let in: this libzmq asks nobody who may connect");
+}
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%*u %llu", &pages) != 1)
+        pages = 0;
+    if (file)
+        fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Memory that peers take without ever ending a message. */
+static void tend_memory(daemon_t *self)
+{
+    if (!self->breaker.max)
+        return;
+    const uint64_t resident = resident_bytes();
+    switch (psd_breaker_look(&self->breaker, now_ms(), resident)) {
+    case PSD_BREAKER_CLOSE:
+        psd_log_warn("memory.over", "resident=%" PRIu64 " max=%" PRIu64 " held=%" PRIu64 " effect=\"all connections are closed, and "
+                     "made again by their peers\"", resident, self->breaker.max, psd_net_held(self->net, 0));
+        close_door(self);
+        break;
+    case PSD_BREAKER_TRIM: malloc_trim(0); break;
+    case PSD_BREAKER_REST: break;
+    }
+}
+
+/* Listen again where it was. ZeroMQ lets go of an address in its own thread, a little later. */
+static void open_door_again(daemon_t *self)
+{
+    psd_err_t err;
+    const psd_socket_handler_t handler = { on_message, on_bad, NULL, self };
+    if (self->router || self->breaker.opened_ms)
+        return;
+    self->router = psd_socket_bind(self->net, &self->loop, self->bound, &handler, self->bound, &err);
+    if (!self->router && now_ms() > self->closed_ms + REOPEN_MS)
+        stop(self, PSD_EIO, err.text);
+}
+
+/* From the tick: a socket is not closed while it speaks. */
+static void tend_door(daemon_t *self)
+{
+    const uint64_t now = now_ms();
+    if (self->refuses_strangers)
+        psd_socket_close(&self->stranger, 0);
+    else if (now > self->started_ms + KNOCK_MS)
+        stop(self, PSD_EAUTH, "it could not be seen that a stranger's key is refused; is the address at which psd listens one "
+                              "that it can reach itself?");
+    if (!self->door || self->stopping || now < self->allow_ms + ALLOW_MS)
+        return;
+    self->allow_ms = now;
+    look_at_allow_list(self, false);
 }
 
 static void give_up_joining(daemon_t *self)
@@ -226,8 +355,8 @@ static void give_up_joining(daemon_t *self)
     uint64_t limit = psd_options_ms(self->options, "join_timeout");
     if (psd_engine_is_ready(psd_node_engine(self->node)) || now_ms() < self->started_ms + limit)
         return;
-    snprintf(why, sizeof why, "server 0 at %s did not answer within %" PRIu64 " ms: is it running, with this address?",
-             psd_options_string(self->options, "join"), limit);
+    snprintf(why, sizeof why, "server 0 at %s did not answer within %" PRIu64 " ms: %s", psd_options_string(self->options, "join"),
+             limit, self->trouble[0] ? self->trouble : "is it running, with this address?");
     stop(self, PSD_EUNAVAILABLE, why);
 }
 
@@ -241,13 +370,14 @@ static void publish(daemon_t *self)
 {
     self->published_ms = now_ms();
     psd_report_stored(self->report, psd_store_bytes(self->store));
+    psd_report_connections_refused(self->report, self->door ? psd_door_denied(self->door) : 0);
     if (self->status)
         psd_report_publish(self->report, self->node, self->published_ms, self->status);
 }
 
 static int open_coordinator(daemon_t *self, psd_err_t *err)
 {
-    psd_socket_handler_t handler = { on_message, on_bad, self };
+    psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
     self->heard_ms = now_ms();
     self->coordinator = psd_socket_connect(self->net, &self->loop, psd_options_string(self->options, "join"),
                                            PSD_PEER_COORDINATOR, &handler, err);
@@ -269,6 +399,9 @@ static void on_tick(uv_timer_t *timer)
     daemon_t *self = timer->data;
     uint64_t now = now_ms();
     renew_deaf_coordinator(self);
+    open_door_again(self);
+    tend_door(self);
+    tend_memory(self);
     psd_node_tick(self->node, now, &self->out);
     psd_report_saw(self->report, self->node, NULL, uv_hrtime());
     carry_out(self);
@@ -296,6 +429,14 @@ static void on_signal(uv_signal_t *handle, int number)
     carry_out(self);
 }
 
+static void on_reload_signal(uv_signal_t *handle, int number)
+{
+    (void)number;
+    daemon_t *self = handle->data;
+    if (self->door)
+        look_at_allow_list(self, true);
+}
+
 static void on_save_signal(uv_signal_t *handle, int number)
 {
     (void)number;
@@ -319,6 +460,7 @@ static void stop(daemon_t *self, int code, const char *why)
     uv_close((uv_handle_t *)&self->term, NULL);
     uv_close((uv_handle_t *)&self->interrupt, NULL);
     uv_close((uv_handle_t *)&self->save, NULL);
+    uv_close((uv_handle_t *)&self->reload, NULL);
     uv_stop(&self->loop);
 }
 
@@ -440,12 +582,38 @@ static int make_node(daemon_t *self, psd_err_t *err)
     return self->report ? PSD_OK : err->code;
 }
 
+/* The keys, the list of those who may connect, and the one that is asked. */
+static int open_door(daemon_t *self, psd_err_t *err)
+{
+    const psd_options_t *o = self->options;
+    const char *allow = psd_options_string(o, "allow");
+    psd_keys_t keys;
+    int rc = psd_keys_load(&keys, &(psd_keys_source_t){ .secret = psd_options_string(o, "server.key"), .is_server = true,
+                                                        .insecure = psd_options_bool(o, "insecure") }, err);
+    if (rc != PSD_OK)
+        return rc;
+    if (keys.insecure == (*allow != '\0'))
+        rc = psd_err_set(err, PSD_ECONFIG, keys.insecure ? "--allow is given with --insecure, which lets everybody in"
+                                                         : "there is a key, but no list of those who may connect: add --allow FILE");
+    if (!keys.insecure || *psd_options_string(o, "status.token"))
+        psd_keys_guard_process();
+    if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
+        rc = err->code;
+    self->refuses_strangers = keys.insecure;
+    psd_keys_wipe(&keys);
+    if (rc == PSD_OK && !self->refuses_strangers &&
+        (!(self->door = psd_door_new(allow, err)) ||
+         !(self->guard = psd_socket_guard(self->net, &self->loop, psd_door_admit, self->door, err))))
+        rc = err->code;
+    return rc;
+}
+
 static int open_all(daemon_t *self, psd_err_t *err)
 {
     const psd_options_t *o = self->options;
-    psd_socket_handler_t handler = { on_message, on_bad, self };
+    psd_socket_handler_t handler = { on_message, on_bad, on_link, self }, knock = { on_message, on_bad, on_knock, self };
     const char *join = psd_options_string(o, "join"), *status = psd_options_string(o, "status.listen");
-    if (!(self->net = psd_net_new(err)) ||
+    if (open_door(self, err) != PSD_OK ||
         !(self->router = psd_socket_bind(self->net, &self->loop, psd_options_string(o, "listen"), &handler, self->bound, err)))
         return err->code;
     int rc = advertise(self, err);
@@ -453,7 +621,9 @@ static int open_all(daemon_t *self, psd_err_t *err)
         rc = make_node(self, err);
     if (rc == PSD_OK && join[0])
         rc = open_coordinator(self, err);
-    if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, err)))
+    if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
+        rc = err->code;
+    if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
         rc = err->code;
     return rc;
 }
@@ -462,9 +632,12 @@ static void close_all(daemon_t *self)
 {
     psd_socket_close(&self->router, LINGER_MS);
     psd_socket_close(&self->coordinator, LINGER_MS);
+    psd_socket_close(&self->stranger, 0);
+    psd_socket_close(&self->guard, 0);
     uv_run(&self->loop, UV_RUN_DEFAULT); /* handles close; work in the pool comes back */
     psd_status_destroy(&self->status);
     psd_net_destroy(&self->net);
+    psd_door_destroy(&self->door);
     psd_store_destroy(&self->store);
     psd_actions_clear(&self->out);
     psd_node_destroy(&self->node);
@@ -475,20 +648,23 @@ static void close_all(daemon_t *self)
 
 static void watch(daemon_t *self)
 {
-    self->tick.data = self->term.data = self->interrupt.data = self->save.data = self;
+    self->tick.data = self->term.data = self->interrupt.data = self->save.data = self->reload.data = self;
     uv_timer_init(&self->loop, &self->tick);
     uv_signal_init(&self->loop, &self->term);
     uv_signal_init(&self->loop, &self->interrupt);
     uv_signal_init(&self->loop, &self->save);
+    uv_signal_init(&self->loop, &self->reload);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
     uv_signal_start(&self->term, on_signal, SIGTERM);
     uv_signal_start(&self->interrupt, on_signal, SIGINT);
     uv_signal_start(&self->save, on_save_signal, SIGUSR1);
+    uv_signal_start(&self->reload, on_reload_signal, SIGHUP);
 }
 
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
 {
-    daemon_t self = { .options = options, .started_ms = now_ms(), .watchdog_ms = psd_notify_watchdog_ms() };
+    daemon_t self = { .options = options, .started_ms = now_ms(), .watchdog_ms = psd_notify_watchdog_ms(),
+                      .breaker = { .max = psd_options_uint(options, "memory.max") } };
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);
@@ -499,9 +675,12 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
         warn_of_lr_rule(&self);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);
+        uint64_t received_bytes, sent_bytes;
+        psd_report_traffic(self.report, &received_bytes, &sent_bytes);
         rc = psd_err_set(err, self.code, "%s", self.why.text);
         psd_log_write(rc == PSD_OK || rc == PSD_ESTOPPED ? PSD_LOG_INFO : PSD_LOG_ERROR, "server.exit",
-                      "code=%d reason=\"%s\"", psd_err_exit_code(rc), self.why.text);
+                      "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64,
+                      psd_err_exit_code(rc), self.why.text, received_bytes, sent_bytes);
     }
     close_all(&self);
     return rc;

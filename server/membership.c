@@ -26,12 +26,17 @@ psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce
     return NULL;
 }
 
-/* The first row from `first` to before `last` that nobody holds; with `forget`, one whose worker has finished too. */
-static psd_worker_row_t *free_row(psd_membership_t *self, uint32_t first, uint32_t last, bool forget)
+bool psd_worker_is_anothers(const psd_worker_row_t *row, uint32_t user)
+{
+    return row->state != PSD_WORKER_ABSENT && row->user != user;
+}
+
+/* The first row from `first` to before `last` that `user` may have; with `forget`, one whose worker has finished too. */
+static psd_worker_row_t *free_row(psd_membership_t *self, uint32_t first, uint32_t last, uint32_t user, bool forget)
 {
     for (uint32_t i = first; i < last && i < PSD_MAX_WORKERS; i++) {
         psd_worker_row_t *row = &self->row[i];
-        if (psd_worker_is_here(row) || (row->finished && !forget))
+        if (psd_worker_is_here(row) || psd_worker_is_anothers(row, user) || (row->finished && !forget))
             continue;
         row->id = i;
         if (self->n_rows <= i)
@@ -41,12 +46,12 @@ static psd_worker_row_t *free_row(psd_membership_t *self, uint32_t first, uint32
     return NULL;
 }
 
-psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted)
+psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted, uint32_t user)
 {
     if (wanted)
-        return free_row(self, wanted - 1, wanted, true);
-    psd_worker_row_t *row = free_row(self, 0, PSD_MAX_WORKERS, false);
-    return row ? row : free_row(self, 0, PSD_MAX_WORKERS, true);
+        return free_row(self, wanted - 1, wanted, user, true);
+    psd_worker_row_t *row = free_row(self, 0, PSD_MAX_WORKERS, user, false);
+    return row ? row : free_row(self, 0, PSD_MAX_WORKERS, user, true);
 }
 
 uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t state)

@@ -28,6 +28,7 @@ typedef struct psd_worker_row {
     psd_worker_state_t state;
     uint64_t incarnation;          /* of its newest life */
     psd_peer_t peer;               /* its session with the coordinator */
+    uint32_t user;                 /* whose the id is (common/peer.h): nobody else is given it, nor speaks for it */
     uint64_t nonce;                /* drawn by this life; who knows it is that worker, on whatever connection */
     uint64_t heard_ms;             /* when it last said anything */
     uint64_t clock;                /* as it last told */
@@ -51,9 +52,13 @@ const char *psd_worker_state_name(psd_worker_state_t state);
 /* The row that a hello with this nonce opened, while that life lasts; NULL when there is none. */
 psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce);
 
-/* A free row: the wanted id (`wanted` > 0 is id + 1) or the lowest that is not in use; one whose worker has finished only
- * when there is no other, for that it has finished is forgotten then. NULL when the wanted one is in use or all are. */
-psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted);
+/* A free row for `user`: the wanted id (`wanted` > 0 is id + 1) or the lowest that is not in use; one whose worker has
+ * finished only when there is no other, for that it has finished is forgotten then. NULL when the wanted one is in use or
+ * another user's, or all are. */
+psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted, uint32_t user);
+
+/* Whether an id was ever held by another user. */
+bool psd_worker_is_anothers(const psd_worker_row_t *row, uint32_t user);
 
 /* Rows in a state. */
 uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t state);

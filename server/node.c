@@ -78,8 +78,8 @@ static bool is_for_coordinator(psd_kind_t kind)
     }
 }
 
-static void refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why,
-                   psd_actions_t *out)
+void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why,
+                     psd_actions_t *out)
 {
     psd_engine_count_refusal(self->engine, reason);
     psd_msg_t *no = psd_actions_send(out, from, PSD_MSG_REFUSED, NULL);
@@ -92,7 +92,7 @@ static void refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_
 void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out)
 {
     bool other_version = protocol && protocol != PSD_PROTOCOL;
-    refuse(self, from, 0, other_version ? PSD_REFUSAL_PROTOCOL : PSD_REFUSAL_MALFORMED, why, out);
+    psd_node_refuse(self, from, 0, other_version ? PSD_REFUSAL_PROTOCOL : PSD_REFUSAL_MALFORMED, why, out);
 }
 
 void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
@@ -108,13 +108,13 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
         } else {
             snprintf(why, sizeof why, "this is server %u; %s is for server 0", psd_engine_index(self->engine),
                      psd_kind_name(msg->kind));
-            refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
+            psd_node_refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
         }
     } else if (may & PSD_FROM_WORKER) {
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);
     } else {
         snprintf(why, sizeof why, "%s is not yours to send", psd_kind_name(msg->kind));
-        refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
+        psd_node_refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
     }
     settle(self, now_ms, out);
 }

@@ -21,6 +21,10 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
 /* Bytes from `from` that are no message of ours. `protocol`: the version that they claim, 0 when it could not be read. */
 void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out);
 
+/* Say no to `from`, count it, and do nothing else. */
+void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why,
+                     psd_actions_t *out);
+
 /* Outcomes of the actions on checkpoints, see engine.h and coordinator.h. */
 void psd_node_save_begun(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);

@@ -73,6 +73,14 @@ void psd_report_sent(psd_report_t *self, const psd_msg_t *msg, size_t n_bytes, b
         observe(self, PSD_METRIC_PUSH_LATENCY, psd_pace_answer(self->pace, msg->worker, ns));
 }
 
+void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint64_t *sent_bytes)
+{
+    *received_bytes = self->received_bytes;
+    *sent_bytes = self->sent_bytes;
+}
+
+void psd_report_connections_refused(psd_report_t *self, uint64_t n) { self->connections_refused = n; }
+
 void psd_report_saw(psd_report_t *self, const psd_node_t *node, const psd_msg_t *msg, uint64_t ns)
 {
     const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));

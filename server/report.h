@@ -26,5 +26,11 @@ void psd_report_stored(psd_report_t *self, uint64_t n_bytes);
 /* The server ends with `code`: what is published from here on says so. */
 void psd_report_end(psd_report_t *self, int code);
 
+/* Bytes of all messages so far, in and out. */
+void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint64_t *sent_bytes);
+
+/* So many connections were refused in all. */
+void psd_report_connections_refused(psd_report_t *self, uint64_t n);
+
 /* Gather the facts of `node` and hand the snapshot to `status`. */
 void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status);

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/keys.h"
 #include "server/asset.h"
 #include "server/page.h"
 
@@ -52,6 +54,7 @@ struct psd_status {
     char host[MAX_HOST];       /* as in `listen`, without brackets */
     char machine[MAX_HOST];    /* this machine's name */
     char url[MAX_HOST + 32];
+    char token[PSD_TOKEN_TEXT]; /* "": none is asked for */
     pthread_mutex_t
         lock; /* held to swap or take the pointer, copy the history or wake streams, never longer */
     pthread_cond_t gone; /* a stream has ended */
@@ -165,6 +168,8 @@ static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code,
                             "default-src 'none'; script-src 'self'; connect-src 'self'; "
                             "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
                             "frame-ancestors 'none'");
+    if (code == MHD_HTTP_UNAUTHORIZED)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     enum MHD_Result result = MHD_queue_response(connection, code, response);
@@ -418,13 +423,14 @@ static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection 
 static const struct {
     const char *path;
     enum MHD_Result (*answer)(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot);
+    bool open; /* without the token, too */
 } paths[] = {
-    { "/", answer_page },           { "/status", answer_status },
-    { "/metrics", answer_metrics }, { "/events", answer_events },
-    { "/livez", answer_livez },     { "/healthz", answer_livez },
-    { "/readyz", answer_readyz },   { "/history", answer_history },
-    { "/dashboard.js", answer_js }, { "/dashboard.css", answer_css },
-    { "other", answer_nothing },
+    { "/", answer_page, false },           { "/status", answer_status, false },
+    { "/metrics", answer_metrics, false }, { "/events", answer_events, false },
+    { "/livez", answer_livez, true },      { "/healthz", answer_livez, true },
+    { "/readyz", answer_readyz, true },    { "/history", answer_history, false },
+    { "/dashboard.js", answer_js, true },  { "/dashboard.css", answer_css, true },
+    { "other", answer_nothing, true },
 };
 
 enum { N_PATHS = sizeof paths / sizeof *paths };
@@ -435,6 +441,26 @@ const char *psd_status_path(size_t row) { return row < N_PATHS ? paths[row].path
 uint64_t psd_status_requests(const psd_status_t *self, size_t row)
 {
     return atomic_load_explicit(&self->requests[row], memory_order_relaxed);
+}
+
+/* Whether the request brings the token; how long it takes to say no tells nothing of it. */
+static bool has_token(const psd_status_t *self, struct MHD_Connection *connection)
+{
+    static const char scheme[] = "Bearer ";
+    const char *header =
+        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (!*self->token)
+        return true;
+    if (!header || strncasecmp(header, scheme, sizeof scheme - 1) != 0)
+        return false;
+    const char *given = header + sizeof scheme - 1;
+    const size_t n = strlen(self->token);
+    unsigned differs = 0;
+    if (strlen(given) != n)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        differs |= (unsigned)(given[i] ^ self->token[i]);
+    return !differs;
 }
 
 /* Whether a Host header names this server: an address as such (a rebound name is never one), localhost, the
@@ -468,6 +494,8 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         return answer(connection, MHD_HTTP_METHOD_NOT_ALLOWED, plain, "GET and HEAD only\n");
     if (host && !is_our_host(self, host))
         return answer(connection, MHD_HTTP_FORBIDDEN, plain, "this server goes by another name\n");
+    if (!paths[row].open && !has_token(self, connection))
+        return answer(connection, MHD_HTTP_UNAUTHORIZED, plain, "the token of status.token is wanted\n");
     shot_t *shot = shot_take(self);
     enum MHD_Result result = paths[row].answer(self, connection, shot);
     shot_give(self, shot);
@@ -517,7 +545,15 @@ static bool start(psd_status_t *self, const struct addrinfo *address)
     return true;
 }
 
-psd_status_t *psd_status_new(const char *listen, psd_err_t *err)
+static bool is_loopback(const struct sockaddr *address)
+{
+    if (address->sa_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
+    return address->sa_family == AF_INET &&
+           ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr) >> 24 == 127;
+}
+
+psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err_t *err)
 {
     psd_status_t *self = calloc(1, sizeof *self);
     if (!self) {
@@ -530,9 +566,20 @@ psd_status_t *psd_status_new(const char *listen, psd_err_t *err)
     gethostname(self->machine, sizeof self->machine - 1);
     if (strcmp(listen, "none") == 0)
         return self;
+    if (*token_file && psd_token_load(self->token, token_file, err) != PSD_OK) {
+        psd_status_destroy(&self);
+        return NULL;
+    }
     struct addrinfo *address = resolve(self, listen, err);
-    bool started = address && start(self, address);
-    if (address && !started)
+    bool may = address && (*self->token || is_loopback(address->ai_addr)),
+         started = may && start(self, address);
+    if (address && !may)
+        psd_err_set(
+            err, PSD_ECONFIG,
+            "status.listen %s is beyond this machine, where everybody could read it: add --status-token "
+            "FILE, or listen at 127.0.0.1",
+            listen);
+    else if (address && !started)
         psd_err_set(err, PSD_EUNAVAILABLE, "status.listen: cannot serve at %s; is the port taken?", listen);
     if (address)
         freeaddrinfo(address);
@@ -553,6 +600,7 @@ void psd_status_destroy(psd_status_t **self_p)
     shot_free(self->shot);
     pthread_cond_destroy(&self->gone);
     pthread_mutex_destroy(&self->lock);
+    explicit_bzero(self->token, sizeof self->token);
     free(self);
     *self_p = NULL;
 }

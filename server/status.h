@@ -6,6 +6,8 @@
  * neither an address nor this machine's name is refused, so that a web page elsewhere cannot read it through
  * a browser (DNS rebinding).
  *
+ * Where there is a token, who does not bring it (Authorization: Bearer) gets 401 but for the health checks.
+ *
  *   /livez, /healthz    200 "ok" while the snapshot's tick is younger than 5 s, else 500
  *   /readyz[?verbose]   200 when ready, else 503; with its lines
  *   /status             the JSON document
@@ -37,9 +39,11 @@ typedef struct psd_status_snapshot {
     const psd_history_point_t *point; /* of /history; NULL: none; borrowed */
 } psd_status_snapshot_t;
 
-/* Serve at `listen`, "host:port" with port 0 for any free one; "none" makes an object that serves nothing.
- * NULL, with PSD_EUNAVAILABLE when the address cannot be bound, PSD_ECONFIG when it is none. */
-psd_status_t *psd_status_new(const char *listen, psd_err_t *err);
+/* Serve at `listen`, "host:port" with port 0 for any free one; "none" makes an object that serves nothing. `token_file`
+ * ("": none) holds a token (common/keys.h) that callers have to bring, but for the health checks.
+ * NULL, with PSD_EUNAVAILABLE when the address cannot be bound, PSD_ECONFIG when it is none, or is beyond this machine and
+ * there is no token. */
+psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err_t *err);
 
 /* Stop serving and free; waits for the thread, and half a second at most for streams to take the last
  * snapshot. */

@@ -22,7 +22,8 @@ enum { TICK_MS = 50, DEAF_MS = 5000, WAIT_LINE_MS = 5000, JOIN_MS = 60000, MAX_R
 
 _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM &&
                    (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
-                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN,
+                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN &&
+                   (int)PSD_W_EAUTH == (int)PSD_EAUTH && (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
                "the public codes are those of common/err.h");
 
 typedef enum request_kind { REGISTER, EXCHANGE, PULL_SLOW, SET_LR, REPORT, LEAVE, STOP } request_kind_t;
@@ -52,6 +53,7 @@ struct psd_worker {
     psd_phase_t published;               /* the session's phase as the caller was last told */
     bool exchanging;                     /* a ticket is open */
     uint64_t wait_since_ms;              /* of the present phase, or of its last line */
+    char trouble[400];                   /* with a connection that is not made; "" when there is none */
     bool stopping;
 
     /* both, under `lock` */
@@ -113,6 +115,7 @@ static void carry_out(psd_worker_t *self)
 }
 
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
+static void publish(psd_worker_t *self);
 
 static void on_bad(void *arg, uint64_t peer, const char *why)
 {
@@ -121,10 +124,27 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     say(arg, PSD_LEVEL_WARN, "server.malformed", line);
 }
 
+static const char *endpoint_of(const psd_worker_t *self, uint32_t s) { return s ? self->endpoint[s] : self->join; }
+
+/* Who is not let in will not be, however often it asks; what breaks off may be a server that only comes up. */
+static void on_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    psd_worker_t *self = arg;
+    const uint32_t s = (uint32_t)(peer - PSD_PEER_SERVER);
+    self->trouble[0] = '\0';
+    if (link == PSD_LINK_UP)
+        return;
+    psd_link_describe(self->net, link, endpoint_of(self, s), self->trouble, sizeof self->trouble);
+    if (link == PSD_LINK_BROKEN)
+        return;
+    psd_session_shut_out(self->session, self->trouble);
+    publish(self);
+}
+
 /* The socket of server `s`, in place of the one before if there is one. */
 static int open_socket(psd_worker_t *self, uint32_t s, const char *endpoint, psd_err_t *err)
 {
-    psd_socket_handler_t handler = { on_message, on_bad, self };
+    psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
     psd_socket_t *socket = psd_socket_connect(self->net, &self->loop, endpoint, PSD_PEER_SERVER + s, &handler, err);
     if (!socket)
         return err->code;
@@ -227,6 +247,8 @@ static void on_tick(uv_timer_t *timer)
     psd_session_tick(self->session, now_ms(), &self->out);
     after_event(self);
     psd_session_describe_wait(self->session, text, sizeof text);
+    if (text[0] && self->trouble[0])
+        memcpy(text, self->trouble, sizeof self->trouble);
     uv_mutex_lock(&self->lock);
     memcpy(self->waiting, text, sizeof text);
     self->drains = psd_session_drains(self->session);
@@ -373,12 +395,33 @@ static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const ch
     return ok;
 }
 
+/* Programs that were built before there were keys hand in a shorter configuration; they speak as they did. */
+static psd_worker_config_t read_config(const psd_worker_config_t *given)
+{
+    const size_t before_keys = offsetof(psd_worker_config_t, key);
+    psd_worker_config_t config = { .insecure = 1 };
+    if (given && (given->size == sizeof config || given->size == before_keys))
+        memcpy(&config, given, given->size);
+    return config;
+}
+
+static int open_net(psd_worker_t *self, const psd_worker_config_t *config)
+{
+    psd_keys_t keys;
+    const psd_keys_source_t source = { .secret = config->key, .server = config->server_public, .insecure = config->insecure };
+    int rc = psd_keys_load(&keys, &source, &self->error);
+    if (rc == PSD_OK && !(self->net = psd_net_new(&keys, &self->error)))
+        rc = self->error.code;
+    psd_keys_wipe(&keys);
+    return rc;
+}
+
 static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
 {
     char host[64] = "host", name[96];
     gethostname(host, sizeof host - 1);
     snprintf(name, sizeof name, "%s:%d", host, (int)getpid());
-    if (!config || config->size != sizeof *config || !config->join)
+    if (!config->size || !config->join)
         return psd_err_set(&self->error, PSD_EINVAL, "the configuration needs its size and `join`");
     self->join = strdup(config->join);
     self->job = strdup(config->job ? config->job : "psd");
@@ -410,9 +453,7 @@ static int start(psd_worker_t *self)
     uv_async_init(&self->loop, &self->wake, on_request);
     uv_timer_init(&self->loop, &self->tick);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
-    int rc = PSD_OK;
-    if (!(self->net = psd_net_new(&self->error)) || open_socket(self, 0, self->join, &self->error) != PSD_OK)
-        rc = self->error.code;
+    int rc = open_socket(self, 0, self->join, &self->error);
     if (rc == PSD_OK && uv_thread_create(&self->thread, thread_main, self))
         rc = psd_err_set(&self->error, PSD_ESYSTEM, "cannot start a thread");
     if (rc != PSD_OK) {
@@ -425,15 +466,18 @@ static int start(psd_worker_t *self)
     return PSD_OK;
 }
 
-int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config)
+int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
 {
+    const psd_worker_config_t config = read_config(given);
     psd_worker_t *self = *out = calloc(1, sizeof *self);
     if (!self)
         return PSD_ENOMEM;
     self->done_fd = -1;
     uv_mutex_init(&self->lock);
     uv_cond_init(&self->changed);
-    int rc = copy_config(self, config);
+    int rc = copy_config(self, &config);
+    if (rc == PSD_OK)
+        rc = open_net(self, &config);
     if (rc == PSD_OK)
         rc = start(self);
     if (rc != PSD_OK)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/keys.h"
 #include "common/log.h"
 #include "common/options.h"
 #include "worker/setup.h"
@@ -90,7 +91,10 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .name = *name ? name : NULL,
                     .worker = (int)psd_options_int(o, "worker.id"),
                     .join_timeout_ms = (int)psd_options_ms(o, "join_timeout"),
-                    .log = pass_on },
+                    .log = pass_on,
+                    .key = text_of(job, "worker.key"),
+                    .server_public = text_of(job, "server.public"),
+                    .insecure = psd_options_bool(o, "insecure") },
         .model = job->setup.model,
         .train = job->setup.train,
         .test = job->setup.test,
@@ -139,6 +143,8 @@ static int run(job_t *job, psd_err_t *err)
         return psd_err_set(
             err, PSD_EUSAGE,
             "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470");
+    if (*text_of(job, "worker.key"))
+        psd_keys_guard_process();
     int rc = start_showing(job, err);
     rc = rc ? rc : psd_setup_load(&job->setup, job->options, err);
     if (rc)

@@ -679,6 +679,12 @@ void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t t
     fail(self, PSD_EREFUSED, text);
 }
 
+void psd_session_shut_out(psd_session_t *self, const char *why)
+{
+    if (self->phase != PSD_PHASE_LEFT && self->phase != PSD_PHASE_FAILED)
+        fail(self, PSD_EAUTH, why);
+}
+
 /* ---- facts ---- */
 
 psd_phase_t psd_session_phase(const psd_session_t *self) { return self->phase; }

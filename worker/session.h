@@ -41,6 +41,9 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
 /* A server speaks version `theirs` of the protocol: there is no going on. */
 void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t theirs);
 
+/* A server does not let this worker in, `why` being the sentence: there is no going on either. */
+void psd_session_shut_out(psd_session_t *self, const char *why);
+
 /* Time passes; call about every 50 ms. */
 void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out);
 

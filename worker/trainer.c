@@ -10,6 +10,7 @@
 
 #include "common/log.h"
 #include "common/optimizer.h"
+#include "worker/order.h"
 #include "worker/record.h"
 #include "worker/sampler.h"
 #include "worker/trace.h"
@@ -35,6 +36,7 @@ typedef struct trainer {
     psd_sampler_t *sampler;
     psd_record_t *record;
     psd_trace_t *trace; /* NULL: none */
+    psd_order_t *order; /* of the rows so far */
     size_t n; /* tensors */
     const psd_param_t *params;
     float *slow[PSD_MAX_PARAMS];   /* room for the slow weights; NULL until they are asked for */
@@ -46,6 +48,9 @@ typedef struct trainer {
     unsigned hopeless; /* steps in a row without a finite loss */
     bool target_met;
     uint64_t begun_ms, stop_ms; /* when the loop began; when `stop` was first seen, 0: not yet */
+    double begun_ts;            /* when the loop began, in seconds since 1970 */
+    char
+        sha256_initial[PSD_SHA256_TEXT]; /* of the weights before the first step; "" for one who came later */
 } trainer_t;
 
 static uint64_t now_ms(clockid_t clock)
@@ -269,12 +274,35 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
     self->result->epochs = (double)self->samples / (double)self->config->train->n_rows;
     self->result->rounds++;
     note_loss(self, loss, slice.n);
+    psd_order_add(self->order, self->config->train, slice.rows, slice.n);
     if (at.clock % self->config->metrics_every == 0)
         write_metrics(self);
     if (at.clock == self->last_step || evaluation_is_due(self, slice.samples_before, self->samples))
         rc = evaluate(self, err);
     show(self);
     return rc;
+}
+
+static void collect(const trainer_t *self, bool slow, psd_saved_t *out)
+{
+    for (size_t i = 0; i < self->n; i++)
+        out[i] = (psd_saved_t){ .name = self->params[i].name,
+                                .shape = self->params[i].shape,
+                                .n_dims = self->params[i].n_dims,
+                                .n = self->params[i].n,
+                                .data = slow ? self->slow[i] : self->params[i].data };
+}
+
+/* What everybody starts from, where this worker was there from the start. */
+static void note_start(trainer_t *self, uint64_t clock)
+{
+    psd_saved_t tensors[PSD_MAX_PARAMS];
+    self->begun_ms = now_ms(CLOCK_MONOTONIC);
+    self->begun_ts = (double)now_ms(CLOCK_REALTIME) / 1e3;
+    if (clock != 1)
+        return;
+    collect(self, false, tensors);
+    psd_weights_sha256(tensors, self->n, self->sha256_initial);
 }
 
 static uint64_t choose_last_step(const trainer_t *self)
@@ -293,9 +321,9 @@ static uint64_t choose_last_step(const trainer_t *self)
 static int loop(trainer_t *self, psd_err_t *err)
 {
     self->last_step = choose_last_step(self);
-    self->begun_ms = now_ms(CLOCK_MONOTONIC);
     int rc = PSD_OK;
     psd_position_t at = psd_worker_position(self->worker);
+    note_start(self, at.clock);
     self->result->steps = at.clock - 1;
     for (; !rc && at.clock <= self->last_step && !self->target_met; at = psd_worker_position(self->worker)) {
         if (told_to_stop(self))
@@ -319,16 +347,6 @@ static int loop(trainer_t *self, psd_err_t *err)
 }
 
 /* ---- The end ---- */
-
-static void collect(const trainer_t *self, bool slow, psd_saved_t *out)
-{
-    for (size_t i = 0; i < self->n; i++)
-        out[i] = (psd_saved_t){ .name = self->params[i].name,
-                                .shape = self->params[i].shape,
-                                .n_dims = self->params[i].n_dims,
-                                .n = self->params[i].n,
-                                .data = slow ? self->slow[i] : self->params[i].data };
-}
 
 /* Hash what was trained and, on rank 0, save it. */
 static int keep_weights(trainer_t *self, psd_err_t *err)
@@ -370,6 +388,7 @@ static char *summary_text(const trainer_t *self, int outcome)
     const psd_trainer_result_t *r = self->result;
     const psd_position_t at = psd_worker_position(self->worker);
     const char *settings = psd_worker_settings(self->worker), *job = self->config->server.job;
+    char order[PSD_SHA256_TEXT];
     const struct {
         const char *key;
         json_t *value;
@@ -385,6 +404,7 @@ static char *summary_text(const trainer_t *self, int outcome)
         { "epochs", real_or_null(r->epochs) },
         { "samples", count(r->samples) },
         { "job_samples", count(self->samples) },
+        { "begun_ts", real_or_null(self->begun_ts) },
         { "wall_time_s", real_or_null(r->seconds) },
         { "samples_per_s", real_or_null(r->seconds > 0 ? (double)r->samples / r->seconds : NAN) },
         { "last_loss", real_or_null(r->last_loss) },
@@ -392,6 +412,8 @@ static char *summary_text(const trainer_t *self, int outcome)
         { "last_metric", real_or_null(r->evaluated ? r->last_score.metric : NAN) },
         { "best_metric", real_or_null(r->evaluated ? r->best_metric : NAN) },
         { "last_val_loss", real_or_null(r->evaluated ? r->last_score.loss : NAN) },
+        { "sha256_initial", text_or_null(self->sha256_initial) },
+        { "sha256_order", text_or_null(psd_order_sha256(self->order, order)) },
         { "sha256", text_or_null(r->sha256) },
         { "sha256_slow", text_or_null(r->sha256_slow) },
         { "optimizer", json_string(self->optimizer) },
@@ -415,6 +437,20 @@ static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
     return rc;
 }
 
+/* Until the servers know, which with checkpoints takes until the last weights are safe; a stop waits for that a while. */
+static int leave(trainer_t *self, bool finished)
+{
+    const uint64_t begun = now_ms(CLOCK_MONOTONIC);
+    for (;;) {
+        const int rc = psd_worker_leave(self->worker, finished, POLL_MS);
+        const uint64_t now = now_ms(CLOCK_MONOTONIC);
+        if (told_to_stop(self) && !self->stop_ms)
+            self->stop_ms = now;
+        if (rc != PSD_W_ETIMEOUT || now - begun > LEAVE_MS || (self->stop_ms && now - self->stop_ms > STOP_GRACE_MS))
+            return rc;
+    }
+}
+
 /* After the loop, however it ended: the weights, the summary, and goodbye. The first failure is the one to
  * tell. */
 static int finish(trainer_t *self, int rc, psd_err_t *err)
@@ -436,9 +472,11 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
     const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;
     if (finished || rc == PSD_ESTOPPED || rc == PSD_EDRAINED) {
-        int left = psd_worker_leave(self->worker, finished, LEAVE_MS);
+        int left = leave(self, finished);
         if (left == PSD_W_EAGAIN && rc == PSD_OK)
             return PSD_EAGAIN;
+        if (left == PSD_W_ETIMEOUT && rc == PSD_OK && told_to_stop(self))
+            return psd_err_set(err, PSD_ESTOPPED, "stopped after the last step, before the last weights were safe");
         if (left == PSD_W_EFENCED && rc == PSD_OK) /* nobody knows that the work is done: a new life will say so */
             return failed(self, left, "cannot leave", err);
     }
@@ -455,7 +493,8 @@ int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *re
                        .n = psd_model_n_params(config->model),
                        .params = psd_model_params(config->model) };
     self.sampler = psd_sampler_new(config->train->n_rows, config->batch, config->shuffle, config->seed, err);
-    int rc = self.sampler ? join(&self, err) : PSD_ENOMEM;
+    self.order = psd_order_new(err);
+    int rc = self.sampler && self.order ? join(&self, err) : PSD_ENOMEM;
     if (!rc) {
         if (config->joined)
             config->joined();
@@ -469,6 +508,7 @@ int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *re
         free(self.slow[i]);
     psd_trace_destroy(&self.trace);
     psd_record_destroy(&self.record);
+    psd_order_destroy(&self.order);
     psd_sampler_destroy(&self.sampler);
     return rc;
 }

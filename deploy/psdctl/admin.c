@@ -36,6 +36,8 @@ static void print_usage(FILE *out, const struct verb *verb)
             "Usage: %s [options]%s\n%s\n"
             "  --join ENDPOINT   where server 0 takes messages; default tcp://127.0.0.1:7470\n"
             "  --job NAME        the job's name; default psd\n"
+            "  --key FILE        your secret key, of the role admin; and\n"
+            "  --server-public KEY  the servers' public key, or a file with it. Default: without keys, on this machine\n"
             "  --timeout SECONDS how long to wait until it is done; default %d\n",
             verb->title, verb->words, verb->does, WAIT_S);
 }
@@ -45,6 +47,8 @@ typedef struct wish {
     const struct verb *verb;
     psd_msg_t msg;
     const char *join, *job;
+    psd_keys_source_t keys;
+    psd_net_t *net;
     double timeout_s;
     uv_loop_t loop;
     uv_timer_t ask, deadline;
@@ -84,6 +88,20 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     end(arg, PSD_EPROTO, why);
 }
 
+static void on_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    wish_t *self = arg;
+    char text[400];
+    (void)peer;
+    if (link == PSD_LINK_UP)
+        return;
+    psd_link_describe(self->net, link, self->join, text, sizeof text);
+    if (link == PSD_LINK_BROKEN) /* it may be coming up */
+        psd_err_set(&self->outcome, PSD_EAGAIN, "%s", text);
+    else
+        end(self, PSD_EAUTH, text);
+}
+
 static void on_ask(uv_timer_t *timer)
 {
     wish_t *self = timer->data;
@@ -103,15 +121,31 @@ static void on_deadline(uv_timer_t *timer)
     end(self, PSD_EUNAVAILABLE, text);
 }
 
+/* Without keys it is somebody of this machine who asks. */
+static int open_net(wish_t *self)
+{
+    psd_keys_t keys;
+    self->keys.insecure = !self->keys.secret && !self->keys.server;
+    int rc = psd_keys_load(&keys, &self->keys, &self->outcome);
+    if (rc != PSD_OK)
+        return rc;
+    if (!keys.insecure)
+        psd_keys_guard_process();
+    self->net = psd_net_new(&keys, &self->outcome);
+    psd_keys_wipe(&keys);
+    return self->net ? PSD_OK : self->outcome.code;
+}
+
 /* Ask until there is an outcome. */
 static int ask(wish_t *self)
 {
-    psd_socket_handler_t handler = { on_message, on_bad, self };
+    psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
     psd_err_t *err = &self->outcome;
-    psd_net_t *net = psd_net_new(err);
-    if (!net || uv_loop_init(&self->loop))
+    if (open_net(self) != PSD_OK)
+        return err->code;
+    if (uv_loop_init(&self->loop))
         return psd_err_set(err, PSD_ESYSTEM, "cannot start a loop");
-    self->socket = psd_socket_connect(net, &self->loop, self->join, 1, &handler, err);
+    self->socket = psd_socket_connect(self->net, &self->loop, self->join, 1, &handler, err);
     uv_timer_init(&self->loop, &self->ask);
     uv_timer_init(&self->loop, &self->deadline);
     self->ask.data = self->deadline.data = self;
@@ -126,7 +160,7 @@ static int ask(wish_t *self)
     uv_close((uv_handle_t *)&self->deadline, NULL);
     uv_run(&self->loop, UV_RUN_DEFAULT);
     uv_loop_close(&self->loop);
-    psd_net_destroy(&net);
+    psd_net_destroy(&self->net);
     return err->code;
 }
 
@@ -151,6 +185,8 @@ static int parse(wish_t *self, int argc, char **argv)
     static const struct option long_options[] = { { "join", required_argument, NULL, 'j' },
                                                   { "job", required_argument, NULL, 'n' },
                                                   { "timeout", required_argument, NULL, 't' },
+                                                  { "key", required_argument, NULL, 'k' },
+                                                  { "server-public", required_argument, NULL, 's' },
                                                   { "help", no_argument, NULL, 'h' },
                                                   { 0 } };
     const int usage_code = psd_err_exit_code(PSD_EUSAGE);
@@ -162,6 +198,8 @@ static int parse(wish_t *self, int argc, char **argv)
             return print_usage(stderr, self->verb), usage_code + 1;
         self->join = option == 'j' ? optarg : self->join;
         self->job = option == 'n' ? optarg : self->job;
+        self->keys.secret = option == 'k' ? optarg : self->keys.secret;
+        self->keys.server = option == 's' ? optarg : self->keys.server;
     }
     const int n_words = *self->verb->words ? 1 : 0;
     char *word = argc - optind == 1 && n_words ? argv[optind] : NULL;

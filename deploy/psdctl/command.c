@@ -1,6 +1,7 @@
 #include "deploy/psdctl/command.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,25 +29,27 @@ void psd_command_clear(psd_command_t *self)
         free(self->word[--self->n]);
 }
 
-/* Options that psdctl decides per child; all others are handed on as they were given. */
-static bool is_decided_here(const char *key)
+/* Options that are decided per child; all others are handed on as they were given. */
+static const char *const of_run[] = { "listen",      "join",         "status.listen", "run.dir", "progress",
+                                      "workers.min", "workers.want", "servers",       "insecure", "server.public", NULL };
+
+static bool is_one_of(const char *key, const char *const *keys)
 {
-    static const char *const keys[] = { "listen",   "join",        "status.listen", "run.dir",
-                                        "progress", "workers.min", "workers.want",  "servers" };
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (strcmp(key, keys[i]) == 0)
-            return true;
-    return false;
+    while (*keys && strcmp(key, *keys) != 0)
+        keys++;
+    return *keys != NULL;
 }
 
-/* What the flags of this command line say to a child of `program`; file and environment it reads itself. */
-static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program)
+/* What the flags of this command line say to a child of `program`, but for the options `decided`; file and
+ * environment it reads itself. */
+static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program,
+                      const char *const *decided)
 {
     const psd_option_t *row;
     for (size_t i = 0; (row = psd_options_row(i)); i++) {
         char flag[64];
         psd_options_flag(row->key, flag, sizeof flag);
-        if ((row->programs & program) && !is_decided_here(row->key) &&
+        if ((row->programs & program) && !is_one_of(row->key, decided) &&
             strcmp(psd_options_origin(options, row->key), flag) == 0)
             add(self, "%s=%s", flag, psd_options_text(options, row->key));
     }
@@ -60,11 +63,26 @@ static void begin(psd_command_t *self)
     add(self, "%ld", (long)getpid());
 }
 
-static void end(psd_command_t *self, const psd_command_facts_t *facts)
+/* Everything that psdctl run starts is on this machine, where one need not have keys. */
+static void add_security(psd_command_t *self, const psd_command_facts_t *facts, psd_program_t program)
 {
-    add(self, "--run-dir=%s", facts->run_dir);
-    if (*psd_options_file(facts->options))
-        add(self, "%s", psd_options_file(facts->options));
+    const bool has_keys = *facts->server_public;
+    add(self, "--insecure=%s", has_keys ? "false" : "true");
+    if (has_keys && program == PSD_PROGRAM_WORKER)
+        add(self, "--server-public=%s", facts->server_public);
+}
+
+static void end(psd_command_t *self, const psd_options_t *options, const char *run_dir)
+{
+    add(self, "--run-dir=%s", run_dir);
+    if (*psd_options_file(options))
+        add(self, "%s", psd_options_file(options));
+}
+
+static void add_short_interval(psd_command_t *self, const psd_options_t *options)
+{
+    if (strcmp(psd_options_origin(options, "progress_interval"), "default") == 0)
+        add(self, "--progress-interval=250ms");
 }
 
 /* What was told, for server 0, who is the one to be found; others take any port. One that has had a port
@@ -89,7 +107,7 @@ void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
 {
     begin(self);
     add(self, "%s/psd", facts->bin);
-    add_flags(self, facts->options, PSD_PROGRAM_SERVER);
+    add_flags(self, facts->options, PSD_PROGRAM_SERVER, of_run);
     add(self, "--server-index=%u", facts->index);
     add(self, "--servers=%u", facts->n_servers);
     add(self, "--workers-min=%s", psd_options_text(facts->options, "workers.min"));
@@ -98,19 +116,57 @@ void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
     add_place(self, facts, "status.listen", "127.0.0.1:0", facts->status);
     if (facts->index)
         add(self, "--join=%s", facts->join);
-    end(self, facts);
+    add_security(self, facts, PSD_PROGRAM_SERVER);
+    end(self, facts->options, facts->run_dir);
 }
 
 void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts)
 {
     begin(self);
     add(self, "%s/psd-worker", facts->bin);
-    add_flags(self, facts->options, PSD_PROGRAM_WORKER);
+    add_flags(self, facts->options, PSD_PROGRAM_WORKER, of_run);
     add(self, "--worker-id=%u", facts->index);
     add(self, "--join=%s", facts->join);
     add(self, "--progress=log");
-    if (facts->short_progress &&
-        strcmp(psd_options_origin(facts->options, "progress_interval"), "default") == 0)
-        add(self, "--progress-interval=250ms");
-    end(self, facts);
+    add_security(self, facts, PSD_PROGRAM_WORKER);
+    if (facts->short_progress)
+        add_short_interval(self, facts->options);
+    end(self, facts->options, facts->run_dir);
+}
+
+/* Each run by itself: no addresses of its own choice, no checkpoint of another run to go on from, no file that
+ * all would write to, no end before the others'. All workers are in all rounds: who is lost is not started
+ * again, for the rounds without him would be other rounds. And its logs are read. */
+void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
+{
+    static const char *const decided[] = { "listen",      "status.listen", "run.dir",       "optimizer",
+                                           "seed",        "progress",      "save",          "trace",
+                                           "stop.target", "restarts",      "checkpoint.dir", "log.level",
+                                           "log.format",  "workers.min",   "workers.want",  "round_timeout",
+                                           NULL };
+    const psd_options_t *o = run->options;
+    const bool has_status = strcmp(psd_options_string(o, "status.listen"), "none") != 0,
+               is_silent = strcmp(psd_options_string(o, "progress"), "none") == 0;
+    begin(self);
+    add(self, "%s", run->psdctl);
+    add(self, "run");
+    add_flags(self, o, PSD_PROGRAM_CTL, decided);
+    add(self, "--listen=tcp://127.0.0.1:0");
+    add(self, "--status-listen=%s", has_status ? "127.0.0.1:0" : "none");
+    add(self, "--optimizer=%s", run->rule);
+    add(self, "--seed=%" PRIu64, run->seed);
+    add(self, "--save=");
+    add(self, "--trace=");
+    add(self, "--checkpoint-dir=");
+    add(self, "--stop-target=0");
+    add(self, "--workers-min=%u", run->n_workers);
+    add(self, "--workers-want=%u", run->n_workers);
+    add(self, "--round-timeout=0s");
+    add(self, "--restarts=0");
+    add(self, "--log-level=info");
+    add(self, "--log-format=logfmt");
+    add(self, "--progress=%s", is_silent ? "none" : "log");
+    if (run->short_progress)
+        add_short_interval(self, o);
+    end(self, o, run->run_dir);
 }

@@ -1,4 +1,4 @@
-/* command.h - the command lines of psdctl run's children. */
+/* command.h - the command lines of psdctl run's children, and of psdctl compare's. */
 #pragma once
 
 #include <stdbool.h>
@@ -20,6 +20,7 @@ typedef struct psd_command_facts {
     const char *bin;     /* directory of the programs */
     const char *run_dir; /* of the run */
     const char *join;    /* where server 0 takes messages */
+    const char *server_public; /* the servers' public key; "": there are no keys, and nobody else is on this machine */
     unsigned index;      /* server from 0, worker from 1 */
     unsigned n_servers, n_workers;
     const char *data, *status; /* addresses that this server has announced before; "" or NULL: none yet */
@@ -28,4 +29,17 @@ typedef struct psd_command_facts {
 
 void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts);
 void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts);
+
+/* A run of psdctl compare, of which the options say the rest. Strings are borrowed. */
+typedef struct psd_command_run {
+    const psd_options_t *options;
+    const char *psdctl; /* this program */
+    const char *run_dir, *rule;
+    uint64_t seed;
+    unsigned n_workers;
+    bool short_progress; /* as above */
+} psd_command_run_t;
+
+void psd_command_run(psd_command_t *self, const psd_command_run_t *run);
+
 void psd_command_clear(psd_command_t *self);

@@ -9,6 +9,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "common/keys.h"
+
 enum { MAX_ANSWER = 16 << 20, MAX_NAME = 256, WAIT_MS = 5000 };
 
 struct psd_http {
@@ -57,10 +59,11 @@ static int dial(const char *host, const char *port, unsigned wait_ms, psd_err_t 
 }
 
 /* Send the request: every header that psdctl sends is here. */
-static bool ask(int fd, const char *host, const char *path)
+static bool ask(int fd, const char *host, const char *path, const char *token)
 {
-    char request[MAX_NAME + 256];
-    int n = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: %s\r\n\r\n", path, host);
+    char request[MAX_NAME + PSD_TOKEN_TEXT + 256];
+    int n = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: %s\r\n%s%s%s\r\n", path, host,
+                     *token ? "Authorization: Bearer " : "", token, *token ? "\r\n" : "");
     return send(fd, request, (size_t)n, MSG_NOSIGNAL) == n;
 }
 
@@ -73,6 +76,10 @@ static bool read_head(psd_http_t *self, psd_err_t *err)
         return false;
     }
     first[strcspn(first, "\r\n")] = '\0';
+    if (strncmp(first, "HTTP/1.1 401", 12) == 0) {
+        psd_err_set(err, PSD_EAUTH, "%s asks for a token: give --token-file, the same as its status.token", self->place);
+        return false;
+    }
     if (strncmp(first, "HTTP/1.", 7) != 0 || strncmp(first + 8, " 200", 4) != 0) {
         psd_err_set(err, PSD_EUNAVAILABLE, "%s answers \"%s\"", self->place, first);
         return false;
@@ -84,9 +91,11 @@ static bool read_head(psd_http_t *self, psd_err_t *err)
     return false;
 }
 
-psd_http_t *psd_http_get(const char *url, const char *path, unsigned wait_ms, psd_err_t *err)
+psd_http_t *psd_http_get(const char *url, const char *token_file, const char *path, unsigned wait_ms, psd_err_t *err)
 {
-    char host[MAX_NAME], port[MAX_NAME];
+    char host[MAX_NAME], port[MAX_NAME], token[PSD_TOKEN_TEXT] = "";
+    if (token_file && psd_token_load(token, token_file, err) != PSD_OK)
+        return NULL;
     if (!split(url, host, port)) {
         psd_err_set(err, PSD_EUSAGE, "%s is no URL; http://HOST:PORT is wanted", url);
         return NULL;
@@ -104,7 +113,8 @@ psd_http_t *psd_http_get(const char *url, const char *path, unsigned wait_ms, ps
     }
     self->in = in;
     snprintf(self->place, sizeof self->place, "%s:%s", host, port);
-    bool asked = ask(fd, host, path);
+    bool asked = ask(fd, host, path, token);
+    explicit_bzero(token, sizeof token);
     if (!asked)
         psd_err_set(err, PSD_EUNAVAILABLE, "cannot ask %s", self->place);
     if (!asked || !read_head(self, err))
@@ -175,9 +185,9 @@ json_t *psd_http_event(psd_http_t *self, psd_err_t *err)
     return finish(self, &text, whole, err);
 }
 
-json_t *psd_http_status(const char *url, psd_err_t *err)
+json_t *psd_http_status(const char *url, const char *token_file, psd_err_t *err)
 {
-    psd_http_t *answer = psd_http_get(url, "/status", WAIT_MS, err);
+    psd_http_t *answer = psd_http_get(url, token_file, "/status", WAIT_MS, err);
     json_t *status = answer ? psd_http_object(answer, err) : NULL;
     psd_http_close(&answer);
     return status;

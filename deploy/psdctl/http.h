@@ -13,8 +13,9 @@ typedef struct psd_http psd_http_t;
 
 /* Ask for `path` at `url` ("http://HOST:PORT"; the scheme may lack, a path is ignored), and read the answer's
  * head. Each wait for the peer lasts `wait_ms` at most. NULL, with PSD_EUSAGE when `url` is none,
- * PSD_EUNAVAILABLE when nobody answers, or not with 200. */
-psd_http_t *psd_http_get(const char *url, const char *path, unsigned wait_ms, psd_err_t *err);
+ * PSD_EUNAVAILABLE when nobody answers, or not with 200, PSD_EAUTH when a token is wanted: that of `token_file`, NULL for
+ * none. */
+psd_http_t *psd_http_get(const char *url, const char *token_file, const char *path, unsigned wait_ms, psd_err_t *err);
 void psd_http_close(psd_http_t **self_p);
 
 /* All that is left of the answer, or the data of the next server-sent event, as a JSON object that the caller
@@ -24,7 +25,7 @@ json_t *psd_http_object(psd_http_t *self, psd_err_t *err);
 json_t *psd_http_event(psd_http_t *self, psd_err_t *err);
 
 /* The status document at `url`: psd_http_get, psd_http_object. */
-json_t *psd_http_status(const char *url, psd_err_t *err);
+json_t *psd_http_status(const char *url, const char *token_file, psd_err_t *err);
 
 /* Members of a document: object[key], or object[section][key] where `section` is not "". "" and 0 when it is
  * not there. */

@@ -5,8 +5,10 @@
 #include "common/err.h"
 #include "deploy/psdctl/admin.h"
 #include "deploy/psdctl/checkpoint.h"
+#include "deploy/psdctl/compare.h"
 #include "deploy/psdctl/config.h"
 #include "deploy/psdctl/export.h"
+#include "deploy/psdctl/keygen.h"
 #include "deploy/psdctl/optimizers.h"
 #include "deploy/psdctl/replay.h"
 #include "deploy/psdctl/run.h"
@@ -23,6 +25,7 @@ static const struct verb {
 } verbs[] = {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
     { "verify", psd_ctl_verify, "psdctl verify", "train a job, and compare it bit for bit with a single process" },
+    { "compare", psd_ctl_compare, "psdctl compare", "train a job with several optimizers, and tell which does better" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
     { "top", psd_ctl_top, "psdctl top", "the same on the whole terminal, renewed each second" },
     { "wait", psd_ctl_wait, "psdctl wait", "block until a job is ready, at a step, or finished" },
@@ -34,6 +37,7 @@ static const struct verb {
       "save now; what is saved, whether it is whole, what may go" },
     { "export", psd_ctl_export, "psdctl export", "a checkpoint as files that torch and numpy open" },
     { "inspect", psd_ctl_inspect, "psdctl inspect", "arrays and notes of a safetensors file" },
+    { "keygen", psd_ctl_keygen, "psdctl keygen", "a key pair, for those who shall be let in" },
     { "config", psd_ctl_config, "psdctl config", "check a job file; what each option is, and where from" },
     { "optimizers", psd_ctl_optimizers, "psdctl optimizers",
       "the update rules: mathematics, defaults, memory" },
@@ -51,6 +55,7 @@ static void print_help(FILE *out)
           "\n"
           "  psdctl run job.yaml                      train what the job file describes\n"
           "  psdctl run job.yaml --workers-min=4      the same with four workers\n"
+          "  psdctl compare job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)'\n"
           "  psdctl status http://127.0.0.1:7471      how it goes\n",
           out);
 }

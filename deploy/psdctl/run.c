@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <libgen.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,14 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/keys.h"
 #include "common/options.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
+#include "deploy/psdctl/place.h"
 
 enum {
     GRACE_MS = 8000,    /* for a stage of stopping; then the next */
@@ -61,8 +60,9 @@ struct run {
     stage_t stage;
     bool interrupted;
     int code; /* exit code so far */
-    char directory[PATH_MAX - 64];
-    char self[PATH_MAX], bin[PATH_MAX]; /* psdctl, and the directory that holds the programs */
+    char directory[PSD_PLACE_DIRECTORY];
+    psd_place_t place;
+    char server_public[PSD_KEY_TEXT]; /* the servers' public key; "": no keys */
     bool ready;                         /* server 0 has announced itself */
     bool terminal;                      /* stderr can redraw a line */
     bool drawn;                         /* and holds one */
@@ -225,9 +225,10 @@ static bool start(run_t *run, unsigned i)
     char log[PATH_MAX];
     psd_command_t command;
     const psd_command_facts_t facts = { .options = run->options,
-                                        .bin = run->bin,
+                                        .bin = run->place.bin,
                                         .run_dir = run->directory,
                                         .join = run->post[0].data,
+                                        .server_public = run->server_public,
                                         .index = child->index,
                                         .n_servers = run->n_servers,
                                         .n_workers = run->n_workers,
@@ -238,7 +239,7 @@ static bool start(run_t *run, unsigned i)
     snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->directory, child->is_server ? "server" : "worker",
              child->index);
     post->starts++;
-    int rc = psd_child_start(child, &run->loop, run->self, command.word, log);
+    int rc = psd_child_start(child, &run->loop, run->place.self, command.word, log);
     psd_command_clear(&command);
     if (rc)
         fail(run, psd_err_exit_code(PSD_ESYSTEM), "cannot start %s: %s", child->role, uv_strerror(rc));
@@ -466,61 +467,6 @@ int psd_ctl_child(int argc, char **argv)
 /* -- the run -----------------------------------------------------------------------------------------------
  */
 
-static int make_directory(const char *path)
-{
-    char copy[PATH_MAX];
-    snprintf(copy, sizeof copy, "%s", path);
-    for (char *p = copy + 1; *p; p++)
-        if (*p == '/') {
-            *p = '\0';
-            if (mkdir(copy, 0777) != 0 && errno != EEXIST)
-                return -1;
-            *p = '/';
-        }
-    return mkdir(copy, 0777) != 0 && errno != EEXIST ? -1 : 0;
-}
-
-/* The directory of the run, with its logs/: as told, or runs/JOB-TIME, one that no other run has. */
-static int prepare_directory(run_t *run, psd_err_t *err)
-{
-    const char *told = psd_options_string(run->options, "run.dir");
-    char logs[PATH_MAX], stamp[32];
-    time_t now = time(NULL);
-    struct tm tm;
-    strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", localtime_r(&now, &tm));
-    snprintf(run->directory, sizeof run->directory, "%s", told);
-    for (unsigned i = 0; !*told && i < 100; i++) {
-        snprintf(run->directory, sizeof run->directory, "runs/%s-%s", psd_options_string(run->options, "job"),
-                 stamp);
-        if (i)
-            snprintf(run->directory + strlen(run->directory), 16, "-%u", i);
-        if (access(run->directory, F_OK) != 0)
-            break;
-    }
-    snprintf(logs, sizeof logs, "%s/logs", run->directory);
-    if (make_directory(logs) != 0)
-        return psd_err_set(err, PSD_EIO, "cannot make %s: %s; set run.dir", logs, strerror(errno));
-    return PSD_OK;
-}
-
-static int find_programs(run_t *run, psd_err_t *err)
-{
-    static const char *const programs[] = { "psd", "psd-worker" };
-    char copy[PATH_MAX], path[PATH_MAX + 16];
-    ssize_t n = readlink("/proc/self/exe", run->self, sizeof run->self - 1);
-    if (n < 0)
-        return psd_err_set(err, PSD_ESYSTEM, "cannot find myself: %s", strerror(errno));
-    run->self[n] = '\0';
-    snprintf(copy, sizeof copy, "%s", run->self);
-    snprintf(run->bin, sizeof run->bin, "%s", dirname(copy));
-    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
-        snprintf(path, sizeof path, "%s/%s", run->bin, programs[i]);
-        if (access(path, X_OK) != 0)
-            return psd_err_set(err, PSD_ENOINPUT, "%s is missing beside psdctl", path);
-    }
-    return PSD_OK;
-}
-
 static void print_value(const char *key, const json_t *value)
 {
     if (json_is_string(value))
@@ -534,7 +480,8 @@ static void print_value(const char *key, const json_t *value)
 /* The first worker's summary, as far as it got. */
 static void print_summary(const run_t *run)
 {
-    static const char *const hidden[] = { "schema", "job", "worker", "rank", "settings" };
+    static const char *const hidden[] = { "schema",         "job",          "worker",  "rank", "settings",
+                                          "sha256_initial", "sha256_order", "begun_ts" };
     char path[PATH_MAX];
     const char *key;
     json_t *value;
@@ -601,13 +548,42 @@ static int drive(run_t *run)
     return run->code;
 }
 
+/* Without keys, all children take anybody of this machine; with some, the lacking ones are missed here already. */
+static int find_keys(run_t *run, psd_err_t *err)
+{
+    static const char *const options[] = { "server.key", "worker.key", "allow" };
+    enum { N = sizeof options / sizeof *options };
+    const char *lacks = NULL;
+    unsigned n = 0;
+    for (unsigned i = 0; i < N; i++)
+        if (*psd_options_string(run->options, options[i]))
+            n++;
+        else
+            lacks = options[i];
+    if (n == 0)
+        return PSD_OK;
+    if (n < N)
+        return psd_err_set(err, PSD_ECONFIG, "a job with keys has server.key, worker.key and allow; %s lacks", lacks);
+    psd_keys_t keys;
+    int rc = psd_keys_load(&keys, &(psd_keys_source_t){ .secret = psd_options_string(run->options, "server.key"),
+                                                        .server = psd_options_string(run->options, "server.public"),
+                                                        .insecure = psd_options_bool(run->options, "insecure"),
+                                                        .is_server = true }, err);
+    memcpy(run->server_public, keys.server, sizeof keys.server);
+    psd_keys_wipe(&keys);
+    return rc;
+}
+
 static int prepare(run_t *run, psd_err_t *err)
 {
     int64_t least = psd_options_int(run->options, "workers.min"),
             want = psd_options_int(run->options, "workers.want");
-    int rc = find_programs(run, err);
-    if (!rc)
-        rc = prepare_directory(run, err);
+    char logs[PATH_MAX];
+    psd_place_choose(run->options, "", run->directory);
+    snprintf(logs, sizeof logs, "%s/logs", run->directory);
+    int rc = psd_place_find(&run->place, err);
+    rc = rc ? rc : psd_place_make(logs, err);
+    rc = rc ? rc : find_keys(run, err);
     if (rc)
         return rc;
     run->n_servers = (unsigned)psd_options_int(run->options, "servers");
@@ -617,8 +593,7 @@ static int prepare(run_t *run, psd_err_t *err)
     run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
     run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;
     run->post = calloc(n_posts(run), sizeof *run->post);
-    const char *term = getenv("TERM"), *mode = psd_options_string(run->options, "progress");
-    run->terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0 && strcmp(mode, "log") != 0;
+    run->terminal = psd_place_can_redraw(run->options);
     return run->post ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", n_posts(run));
 }
 

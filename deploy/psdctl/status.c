@@ -10,10 +10,11 @@
 #include "deploy/psdctl/http.h"
 #include "deploy/psdctl/say.h"
 
-static const char usage[] = "Usage: psdctl status [--json] [URL]\n"
+static const char usage[] = "Usage: psdctl status [--json] [--token-file FILE] [URL]\n"
                             "Print what the server at URL (default " PSD_CTL_URL ") is doing.\n"
                             "  --json        the whole document, as the server gave it\n"
-                            "  --status URL  the same as URL\n";
+                            "  --status URL  the same as URL\n"
+                            "  --token-file FILE  the token that the server asks for (its status.token)\n";
 
 static void print_workers(const json_t *workers)
 {
@@ -64,10 +65,10 @@ static int state_code(const json_t *status)
                                                                             : psd_err_exit_code(PSD_EAGAIN);
 }
 
-static int show(const char *url, bool as_json)
+static int show(const char *url, const char *token_file, bool as_json)
 {
     psd_err_t err;
-    json_t *status = psd_http_status(url, &err);
+    json_t *status = psd_http_status(url, token_file, &err);
     int code = status ? state_code(status) : psd_err_exit_code(err.code);
     char *text = status && as_json ? json_dumps(status, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     if (!status)
@@ -85,9 +86,10 @@ int psd_ctl_status(int argc, char **argv)
 {
     static const struct option long_options[] = { { "json", no_argument, NULL, 'j' },
                                                   { "status", required_argument, NULL, 's' },
+                                                  { "token-file", required_argument, NULL, 't' },
                                                   { "help", no_argument, NULL, 'h' },
                                                   { 0 } };
-    const char *url = NULL;
+    const char *url = NULL, *token_file = NULL;
     bool as_json = false;
     for (int option; (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
         if (option == 'h') {
@@ -100,10 +102,11 @@ int psd_ctl_status(int argc, char **argv)
         }
         as_json = as_json || option == 'j';
         url = option == 's' ? optarg : url;
+        token_file = option == 't' ? optarg : token_file;
     }
     if (argc - optind > (url ? 0 : 1)) {
         fputs(usage, stderr);
         return psd_err_exit_code(PSD_EUSAGE);
     }
-    return show(url ? url : optind < argc ? argv[optind] : PSD_CTL_URL, as_json);
+    return show(url ? url : optind < argc ? argv[optind] : PSD_CTL_URL, token_file, as_json);
 }

@@ -15,7 +15,7 @@
 enum { RENEW_MS = 1000, KEY_MS = 100, MAX_ROWS = 1024, TEXT = 512 };
 
 static const char usage[] =
-    "Usage: psdctl top [URL]\n"
+    "Usage: psdctl top [--token-file FILE] [URL]\n"
     "Show what the server at URL (default " PSD_CTL_URL ") is doing, renewed each second.\n"
     "Keys: q quit, s sort workers by another column, ? help.\n";
 
@@ -35,7 +35,7 @@ static const struct order {
 enum { N_ORDERS = sizeof orders / sizeof *orders };
 
 typedef struct top {
-    const char *url;
+    const char *url, *token_file; /* no file: NULL */
     json_t *now, *before; /* the newest document, and the one before it; NULL: none */
     char trouble[TEXT];   /* why there is no newer one; "": there is */
     size_t order;
@@ -222,7 +222,7 @@ static void draw(const top_t *self)
 static void renew(top_t *self)
 {
     psd_err_t err;
-    json_t *status = psd_http_status(self->url, &err);
+    json_t *status = psd_http_status(self->url, self->token_file, &err);
     if (!status) {
         snprintf(self->trouble, sizeof self->trouble, "(old: %.200s)", err.text);
         return;
@@ -259,7 +259,7 @@ static void watch(top_t *self)
 static int show(top_t *self)
 {
     psd_err_t err;
-    self->now = psd_http_status(self->url, &err);
+    self->now = psd_http_status(self->url, self->token_file, &err);
     if (!self->now)
         return psd_say_error("top", &err);
     SCREEN *screen = isatty(0) && isatty(1) ? newterm(NULL, stdout, stdin) : NULL;
@@ -281,9 +281,13 @@ static int show(top_t *self)
 
 int psd_ctl_top(int argc, char **argv)
 {
-    static const struct option long_options[] = { { "help", no_argument, NULL, 'h' }, { 0 } };
+    static const struct option long_options[] = { { "token-file", required_argument, NULL, 't' },
+                                                  { "help", no_argument, NULL, 'h' },
+                                                  { 0 } };
     top_t self = { .url = PSD_CTL_URL };
-    int option = getopt_long(argc, argv, "h", long_options, NULL);
+    int option;
+    while ((option = getopt_long(argc, argv, "h", long_options, NULL)) == 't')
+        self.token_file = optarg;
     if (option == 'h') {
         fputs(usage, stdout);
         return 0;

@@ -20,10 +20,11 @@ static const char usage[] =
     "Block until the job of the server at URL (default " PSD_CTL_URL ") has come so far.\n"
     "  --for WHAT         ready, the default: rounds are, or can be, made;\n"
     "                     step=N: N optimizer steps are made; finished: the job is done\n"
-    "  --timeout SECONDS  give up after so long; default: when nobody answers for 10 s\n";
+    "  --timeout SECONDS  give up after so long; default: when nobody answers for 10 s\n"
+    "  --token-file FILE  the token that the server asks for (its status.token)\n";
 
 typedef struct wait {
-    const char *url;
+    const char *url, *token_file; /* no file: NULL */
     const char *wanted; /* "ready", "finished", or "" for a step */
     double step;
     uint64_t deadline_ms; /* 0: none */
@@ -57,7 +58,7 @@ static int judge(const wait_t *self, const json_t *status, psd_err_t *err)
 /* Follow the events until they end or decide. PSD_EUNAVAILABLE: ask again. */
 static int follow(wait_t *self, unsigned wait_ms, psd_err_t *err)
 {
-    psd_http_t *events = psd_http_get(self->url, "/events", wait_ms, err);
+    psd_http_t *events = psd_http_get(self->url, self->token_file, "/events", wait_ms, err);
     int rc = events ? PSD_EAGAIN : err->code;
     while (rc == PSD_EAGAIN) {
         json_t *status = psd_http_event(events, err);
@@ -113,6 +114,7 @@ int psd_ctl_wait(int argc, char **argv)
 {
     static const struct option long_options[] = { { "for", required_argument, NULL, 'f' },
                                                   { "timeout", required_argument, NULL, 't' },
+                                                  { "token-file", required_argument, NULL, 'k' },
                                                   { "help", no_argument, NULL, 'h' },
                                                   { 0 } };
     wait_t self = { .url = PSD_CTL_URL, .wanted = "ready", .answered_ms = now_ms() };
@@ -122,7 +124,10 @@ int psd_ctl_wait(int argc, char **argv)
             fputs(usage, stdout);
             return 0;
         }
-        good = option == 'f' ? read_what(&self, optarg) : option == 't' && read_timeout(&self, optarg);
+        if (option == 'k')
+            self.token_file = optarg;
+        else
+            good = option == 'f' ? read_what(&self, optarg) : option == 't' && read_timeout(&self, optarg);
     }
     if (!good || argc - optind > 1) {
         fputs(usage, stderr);

@@ -221,7 +221,7 @@ static pid_t start_server(char endpoint[128])
     if (!pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
-        execl(program, "psd", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--job=bench",
+        execl(program, "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--job=bench",
               "--log-level=warn", "--optimizer=adam", at, "--checkpoint-every=0s", "--checkpoint-every-steps",
               every, "--checkpoint-keep=2", (char *)NULL);
         die("cannot start psd");
@@ -291,7 +291,7 @@ static void measure_steps(size_t n_steps)
     rounds_t rounds = { .took = { calloc(n_steps, sizeof(double)), calloc(n_steps, sizeof(double)) } };
     for (uint64_t i = 0; i < tensor.n_elements; i++)
         gradient[i] = 1e-3f;
-    const psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench" };
+    const psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench", .insecure = 1 };
     const psd_tensor_t w = { "w", tensor.dim, 1, weights };
     psd_worker_t *worker;
     if (psd_worker_connect(&worker, &config) || psd_worker_register(worker, &w, 1))

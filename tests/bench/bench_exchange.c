@@ -1,7 +1,9 @@
 /* bench_exchange.c - push + step + pull through a real psd over TCP on loopback, against bare libzmq that moves the same
  * bytes in the same pieces, in one run, turn by turn; and the round trip of a small model. Prints ratios.
  *
- *     bench_exchange [--parameters N] [--rounds N] [--optimizer RULE] [--profile 1]     (1: psd alone, for a profiler)
+ *     bench_exchange [--parameters N] [--rounds N] [--optimizer RULE] [--keys 1] [--profile 1]
+ *
+ * With --keys psd encrypts; with --profile it runs alone, for a profiler.
  *
  * The bare side is the least that any parameter server on ZeroMQ must do: one ROUTER and one DEALER in two processes,
  * 1 MiB payloads behind a small header, zero-copy sends. It answers in two ways: "echo" sends every message back at once,
@@ -22,6 +24,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "common/keys.h"
 #include "psd/worker.h"
 
 enum { CHUNK = 1 << 20, HEADER = 100 };
@@ -215,9 +218,44 @@ typedef struct cluster {
     float *weights, *gradient;
 } cluster_t;
 
+/* Where keys for both are, with --keys 1; "": none, they speak in the clear. */
+static char keys[64];
+
+static void make_keys(void)
+{
+    static const char *const users[] = { "ps server", "w worker" };
+    char name[80], path[80], public[PSD_KEY_TEXT];
+    snprintf(keys, sizeof keys, "/tmp/psd-bench-XXXXXX");
+    if (!mkdtemp(keys))
+        die("cannot make a directory for keys");
+    snprintf(path, sizeof path, "%s/allow", keys);
+    FILE *allow = fopen(path, "w");
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%s/%.*s", keys, (int)strcspn(users[i], " "), users[i]);
+        if (!allow || psd_keys_write(name, public, NULL) != PSD_OK)
+            die("cannot write keys");
+        fprintf(allow, "%s %s\n", users[i], public);
+    }
+    fclose(allow);
+}
+
+static void remove_keys(void)
+{
+    static const char *const files[] = { "allow", "ps.key", "ps.pub", "w.key", "w.pub" };
+    char path[80];
+    for (size_t i = 0; *keys && i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", keys, files[i]);
+        unlink(path);
+    }
+    if (*keys)
+        rmdir(keys);
+}
+
 static void start_server(cluster_t *self, const char *optimizer, char endpoint[128])
 {
-    char program[512], line[512] = "";
+    char program[512], line[512] = "", key[96], allow[96];
+    snprintf(key, sizeof key, "--%s%s%s", *keys ? "server-key=" : "insecure", keys, *keys ? "/ps.key" : "");
+    snprintf(allow, sizeof allow, "--%s%s%s", *keys ? "allow=" : "insecure", keys, *keys ? "/allow" : "");
     int out[2];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 8);
     program[n > 0 ? n : 0] = '\0';
@@ -227,7 +265,7 @@ static void start_server(cluster_t *self, const char *optimizer, char endpoint[1
     if (!self->pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
-        execl(program, "psd", "--listen", "tcp://127.0.0.1:0", "--status-listen", "none", "--job", "bench", "--log-level",
+        execl(program, "psd", key, allow, "--listen", "tcp://127.0.0.1:0", "--status-listen", "none", "--job", "bench", "--log-level",
               "warn", "--optimizer", optimizer, (char *)NULL);
         die("cannot start psd");
     }
@@ -246,7 +284,11 @@ static cluster_t cluster_start(size_t n, const char *optimizer)
     start_server(&self, optimizer, endpoint);
     for (size_t i = 0; i < n; i++)
         self.gradient[i] = 1e-3f;
-    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench" };
+    char key[96], server[96];
+    snprintf(key, sizeof key, "%s/w.key", keys);
+    snprintf(server, sizeof server, "%s/ps.pub", keys);
+    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench", .insecure = !*keys,
+                                   .key = *keys ? key : NULL, .server_public = *keys ? server : NULL };
     uint64_t shape[] = { n };
     psd_tensor_t tensor = { "w", shape, 1, self.weights };
     if (psd_worker_connect(&self.worker, &config) || psd_worker_register(self.worker, &tensor, 1))
@@ -344,6 +386,8 @@ int main(int argc, char **argv)
             optimizer = argv[i + 1];
         else if (!strcmp(argv[i], "--profile"))
             profile = argv[i + 1][0] == '1';
+        else if (!strcmp(argv[i], "--keys") && argv[i + 1][0] == '1')
+            make_keys();
     }
     signal(SIGPIPE, SIG_IGN);
     if (profile) {
@@ -351,9 +395,11 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < rounds; i++)
             cluster_round(&c);
         cluster_stop(&c);
+        remove_keys();
         return 0;
     }
     measure_round_trip(1024, 5000);
     compare_throughput(n, rounds, optimizer);
+    remove_keys();
     return 0;
 }

@@ -127,6 +127,7 @@ static void start_worker(unsigned w)
 static void start_job(void)
 {
     cluster_open(&cluster);
+    cluster_make_keys(&cluster);
     for (int s = 0; s < 2; s++) {
         enter(s);
         cluster_start_server(

@@ -1,5 +1,7 @@
 #include "tests/support/cluster.h"
 
+#include "common/keys.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -11,6 +13,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -123,6 +126,57 @@ void cluster_give_up(cluster_t *self, const char *format, ...)
     _exit(1);
 }
 
+/* ---- keys ---- */
+
+/* Who has keys, beside the workers; without a role: is on no list. */
+static const struct {
+    const char *name, *role;
+} others[] = { { "ps", "server" }, { "op", "admin" }, { "mon", "monitor" }, { "nobody", NULL } };
+enum { N_USERS = CLUSTER_MAX + sizeof others / sizeof *others };
+
+static const char *name_user(unsigned i, char name[16])
+{
+    if (i < CLUSTER_MAX)
+        snprintf(name, 16, "w%u", i);
+    else
+        snprintf(name, 16, "%s", others[i - CLUSTER_MAX].name);
+    return i < CLUSTER_MAX ? "worker" : others[i - CLUSTER_MAX].role;
+}
+
+void cluster_allow(const cluster_t *self, const char *except)
+{
+    char path[256], there[256], name[16], file[32], key[PSD_KEY_TEXT];
+    snprintf(path, sizeof path, "%s/allow.new", self->directory);
+    snprintf(there, sizeof there, "%s/allow", self->directory);
+    FILE *list = fopen(path, "w");
+    for (unsigned i = 0; list && i < N_USERS; i++) {
+        const char *role = name_user(i, name);
+        snprintf(file, sizeof file, "%s.pub", name);
+        char *text = role && !(except && !strcmp(name, except)) ? cluster_file(self, file) : NULL;
+        if (text && sscanf(text, "%*[^\n] public %40s", key) == 1)
+            fprintf(list, "%s %s %s\n", name, role, key);
+        free(text);
+    }
+    if (list)
+        fclose(list);
+    chmod(path, 0600);
+    rename(path, there);
+}
+
+void cluster_make_keys(cluster_t *self)
+{
+    char name[16], path[128], public[PSD_KEY_TEXT];
+    psd_err_t err;
+    for (unsigned i = 0; i < N_USERS; i++) {
+        name_user(i, name);
+        snprintf(path, sizeof path, "%s/%s", self->directory, name);
+        if (psd_keys_write(path, public, &err) != PSD_OK)
+            cluster_give_up(self, "%s", err.text);
+    }
+    cluster_allow(self, NULL);
+    self->keys = true;
+}
+
 /* ---- processes ---- */
 
 /* The programs read options from PSD_..., which here are for the test. */
@@ -138,6 +192,13 @@ static void clear_options(void)
     }
 }
 
+/* What tests start is on this machine, and speaks in the clear unless a flag says otherwise. */
+static void allow_insecure(void)
+{
+    clear_options();
+    setenv("PSD_INSECURE", "true", 1);
+}
+
 /* In the child: become the program, and die with the test. */
 static _Noreturn void become(const cluster_t *self, const char *name, const char *program, char *command,
                              pid_t parent)
@@ -148,7 +209,7 @@ static _Noreturn void become(const cluster_t *self, const char *name, const char
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(125);
-    clear_options();
+    allow_insecure();
     for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/%s.%s", self->directory, name, ends[i]);
         int fd = i ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0666) : open("/dev/null", O_RDONLY);
@@ -223,14 +284,17 @@ static void await_ready(cluster_t *self, unsigned s)
 
 static void start_server(cluster_t *self, unsigned n, const char *flags)
 {
-    char name[16], words[COMMAND - 64], join[CLUSTER_TEXT + 16] = "";
+    char name[16], words[COMMAND - 64], join[CLUSTER_TEXT + 16] = "", keys[256] = "";
     const unsigned s = self->n_servers++;
+    if (self->keys)
+        snprintf(keys, sizeof keys, " --insecure=false --server-key=%s/ps.key --allow=%s/allow", self->directory,
+                 self->directory);
     snprintf(name, sizeof name, "server-%u", s);
     if (s)
         snprintf(join, sizeof join, " --join=%s", self->data[0]);
     snprintf(words, sizeof words,
-             "--servers=%u --server-index=%u --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0%s%s%s", n,
-             s, join, *flags ? " " : "", flags);
+             "--servers=%u --server-index=%u --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0%s%s%s%s",
+             n, s, join, keys, *flags ? " " : "", flags);
     spawn(self, &self->server[s], name, "psd", words);
     await_ready(self, s);
 }
@@ -258,10 +322,13 @@ void cluster_start_servers(cluster_t *self, unsigned n, const char *format, ...)
 
 static void start_worker(cluster_t *self, unsigned w, const char *flags)
 {
-    char name[16], words[COMMAND - 64];
+    char name[16], words[COMMAND - 64], keys[256] = "";
+    if (self->keys)
+        snprintf(keys, sizeof keys, "--insecure=false --worker-key=%s/w%u.key --server-public=%s/ps.pub ",
+                 self->directory, w, self->directory);
     snprintf(name, sizeof name, "worker-%u", w);
-    snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s", self->data[0],
-             w + 1, self->directory, flags);
+    snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s%s", self->data[0],
+             w + 1, self->directory, keys, flags);
     spawn(self, &self->worker[w], name, "psd-worker", words);
 }
 

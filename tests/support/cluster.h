@@ -25,12 +25,21 @@ typedef struct cluster {
     char directory[64];
     unsigned n_servers, n_workers;
     cluster_process_t server[CLUSTER_MAX], worker[CLUSTER_MAX];
+    bool keys; /* each has a key of its own, see cluster_make_keys; else all speak in the clear */
     char data[CLUSTER_MAX][CLUSTER_TEXT];   /* of each server: "tcp://127.0.0.1:PORT" */
     char status[CLUSTER_MAX][CLUSTER_TEXT]; /* "http://127.0.0.1:PORT" */
 } cluster_t;
 
 /* Make the directory. All of `self` but `bin` is set. */
 void cluster_open(cluster_t *self);
+
+/* Make keys for servers ("ps"), workers by their index ("w0" ...), an admin ("op"), a monitor ("mon") and somebody who is
+ * on no list ("nobody"), as DIRECTORY/NAME.key and .pub, and the allow-list; servers and workers that are started from then
+ * on use them. */
+void cluster_make_keys(cluster_t *self);
+
+/* Write the allow-list anew, in one stroke, without the user of that name (NULL: with all). */
+void cluster_allow(const cluster_t *self, const char *except);
 
 /* Kill what still runs and remove the directory (unless PSD_KEEP is set in the environment). */
 void cluster_close(cluster_t *self);

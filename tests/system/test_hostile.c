@@ -9,7 +9,7 @@
 #include <zmq.h>
 
 #include "common/rng.h"
-#include "tests/support/cluster.h"
+#include "tests/support/dial.h"
 #include "tests/support/reference.h"
 #include "psd/worker.h"
 #include "worker/model.h"
@@ -141,9 +141,15 @@ static void *run_honest(void *arg)
 {
     member_t *self = arg;
     psd_worker_t *worker = NULL;
+    char key[128], server_public[128];
+    snprintf(key, sizeof key, "%s/w%d.key", cluster.directory, self->id);
+    snprintf(server_public, sizeof server_public, "%s/ps.pub", cluster.directory);
     const psd_worker_config_t config = { .size = sizeof config,
                                          .join = cluster.data[0],
-                                         .worker = self->id + 1 };
+                                         .worker = self->id + 1,
+                                         .key = cluster.keys ? key : NULL,
+                                         .server_public = cluster.keys ? server_public : NULL,
+                                         .insecure = !cluster.keys };
     int rc = psd_worker_connect(&worker, &config);
     rc = rc ? rc : train(self, worker);
     if (rc)
@@ -154,13 +160,15 @@ static void *run_honest(void *arg)
 
 /* ---- bytes ---- */
 
-static void *dial(void *context, unsigned server)
+/* Whose keys are used where there are some: a worker's, like those of the members. */
+static const char *stranger(void) { return cluster.keys ? "w7" : NULL; }
+static const char *liars(void) { return cluster.keys ? "w2" : NULL; }
+
+static void *dial(void *context, unsigned server, const char *name)
 {
-    void *socket = zmq_socket(context, ZMQ_DEALER);
-    const int linger = 0, patience_ms = 20000;
-    zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
+    void *socket = dial_as(&cluster, context, server, name, "ps");
+    const int patience_ms = 20000;
     zmq_setsockopt(socket, ZMQ_SNDTIMEO, &patience_ms, sizeof patience_ms);
-    cr_assert_eq(zmq_connect(socket, cluster.data[server]), 0);
     return socket;
 }
 
@@ -376,7 +384,7 @@ static void *run_liar(void *arg)
     }
     self->context = zmq_ctx_new();
     for (unsigned s = 0; s < SERVERS; s++)
-        self->socket[s] = dial(self->context, s);
+        self->socket[s] = dial(self->context, s, liars());
     self->session = psd_session_new(
         &(psd_session_config_t){ .job = "psd", .name = "liar", .wanted = WORLD, .nonce = 0x11a2 });
     const uint64_t end = cluster_now_ms() + 4 * DONE_MS;
@@ -415,7 +423,7 @@ static void ask_for_job(stranger_t *self)
 {
     psd_msg_t msg = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 0xbad, .text = "psd stranger" };
     psd_buf_t *payload = NULL;
-    void *socket = dial(self->context, 0);
+    void *socket = dial(self->context, 0, stranger());
     cr_assert(send_message(socket, &msg, NULL, 0));
     cr_assert(read_message(socket, DONE_MS, &msg, &payload));
     cr_assert_eq(msg.kind, PSD_MSG_WELCOME);
@@ -566,7 +574,7 @@ static psd_refusal_t falsify_kind(stranger_t *self, unsigned server, psd_msg_t *
     default:
         m->kind = PSD_MSG_SHARD_HELLO;
         strcpy(m->text, "tcp://127.0.0.1:1 servers=2 mode=bsp optimizer=sgd");
-        return server ? PSD_REFUSAL_SENDER : PSD_REFUSAL_CONFIG;
+        return server || cluster.keys ? PSD_REFUSAL_SENDER : PSD_REFUSAL_CONFIG; /* a worker is no server */
     }
 }
 
@@ -666,13 +674,14 @@ static void odd_connections(stranger_t *self)
         const int linger_ms = 2000;
         zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
         zmq_setsockopt(socket, ZMQ_ROUTING_ID, ids[i], strlen(ids[i]));
+        dial_dress(&cluster, socket, stranger(), "ps");
         zmq_connect(socket, cluster.data[0]);
         psd_msg_t m = push_for(self, 0);
         cr_assert(send_message(socket, &m, values, sizeof values));
         self->expected[i ? PSD_REFUSAL_SESSION : PSD_REFUSAL_MALFORMED]++;
         zmq_close(socket);
     }
-    void *socket = dial(self->context, 0);
+    void *socket = dial(self->context, 0, stranger());
     psd_msg_t m = push_for(self, 0);
     cr_assert(send_message(socket, &m, huge, sizeof huge));
     usleep(100000); /* so that it leaves before the socket closes; nothing is counted on it */
@@ -742,7 +751,7 @@ static void stranger_open(stranger_t *self, uint64_t seed)
     self->context = zmq_ctx_new();
     ask_for_job(self);
     for (unsigned s = 0; s < SERVERS; s++)
-        self->socket[s] = dial(self->context, s), self->mute[s] = dial(self->context, s);
+        self->socket[s] = dial(self->context, s, stranger()), self->mute[s] = dial(self->context, s, stranger());
 }
 
 static void stranger_close(stranger_t *self)
@@ -773,11 +782,11 @@ static void check_weights(member_t *const *members, uint64_t last)
     }
 }
 
-Test(hostile, lies_and_garbage_change_nothing_and_are_counted)
+static void expect_nothing_changed(void)
 {
     static member_t honest[HONEST];
     static liar_t liar;
-    static stranger_t stranger;
+    static stranger_t somebody;
     member_t *members[WORLD] = { &honest[0], &honest[1], &liar.member };
     const uint64_t seed = cluster_seed(1), n = cluster_campaign() ? 100000 : 10000;
     size_t resident[SERVERS];
@@ -792,12 +801,12 @@ Test(hostile, lies_and_garbage_change_nothing_and_are_counted)
     for (unsigned s = 0; s < SERVERS; s++)
         resident[s] = cluster_resident(&cluster.server[s]);
     const uint64_t first = clock_now(), begun = cluster_now_ms();
-    stranger_open(&stranger, seed);
-    attack(&stranger, n);
+    stranger_open(&somebody, seed);
+    attack(&somebody, n);
     uint64_t all[PSD_N_REFUSALS], lies = 0;
     for (unsigned r = 1; r < PSD_N_REFUSALS; r++) {
         lies += liar.lies[r];
-        all[r] = liar.lies[r] + stranger.expected[r];
+        all[r] = liar.lies[r] + somebody.expected[r];
     }
     check_counters((uint64_t[PSD_N_REFUSALS]){ 0 }, all, false);
     const uint64_t taken = cluster_now_ms() - begun, rounds = clock_now() - first;
@@ -811,7 +820,7 @@ Test(hostile, lies_and_garbage_change_nothing_and_are_counted)
         pthread_join(members[i]->thread, NULL);
         cr_expect_str_empty(members[i]->failure);
     }
-    stranger_close(&stranger);
+    stranger_close(&somebody);
     cr_expect_gt(rounds, 10, "the job stood still under attack");
     check_weights(members, last);
     cr_expect_gt(lies, 100);
@@ -819,6 +828,15 @@ Test(hostile, lies_and_garbage_change_nothing_and_are_counted)
         cr_expect_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "server %u ended with %d", s,
                      cluster.server[s].code);
     fprintf(stderr, "%llu frames of a stranger, %llu lies of a member, %llu rounds in %llu ms\n",
-            (unsigned long long)stranger.sent, (unsigned long long)lies, (unsigned long long)rounds,
+            (unsigned long long)somebody.sent, (unsigned long long)lies, (unsigned long long)rounds,
             (unsigned long long)taken);
+}
+
+Test(hostile, lies_and_garbage_change_nothing_and_are_counted) { expect_nothing_changed(); }
+
+/* As far as a worker's key lets in. */
+Test(hostile, nor_do_those_of_somebody_with_a_workers_key)
+{
+    cluster_make_keys(&cluster);
+    expect_nothing_changed();
 }

@@ -69,7 +69,7 @@ def cut(values):
 def start_server(rule, directory, *more):
     """A server, and the address that it says on its first line."""
     server = subprocess.Popen(
-        [f"{BIN}/psd", "--servers=2", f"--optimizer={rule}", "--listen=tcp://127.0.0.1:0", "--status-listen=none",
+        [f"{BIN}/psd", "--insecure", "--servers=2", f"--optimizer={rule}", "--listen=tcp://127.0.0.1:0", "--status-listen=none",
          "--log-level=error", "--threads=1", f"--checkpoint-dir={directory}", "--checkpoint-every=0s",
          f"--checkpoint-every-steps={STEPS}", *more],
         stdout=subprocess.PIPE, text=True)

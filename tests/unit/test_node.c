@@ -636,3 +636,35 @@ Test(node, in_asp_pushes_wait_for_the_first_checkpoint_and_the_next_has_the_next
     save_file();
     cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
 }
+
+Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
+{
+    const psd_peer_t other = psd_peer_make(PEER + 1, 2);
+    psd_msg_t msg = message(PSD_MSG_HELLO);
+    snprintf(msg.text, sizeof msg.text, "mnist b:2");
+    say(other, &msg, NULL, 0); /* with the nonce of worker 0 */
+    expect_refusal(PSD_REFUSAL_WORKER, "worker 0 is another user's");
+    msg.seq = 78;
+    msg.code = 1;
+    say(other, &msg, NULL, 0); /* wanting its id */
+    expect_refusal(PSD_REFUSAL_WORKER, "worker 0 is another user's");
+    static const psd_kind_t kinds[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_SETTING };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        msg = message(kinds[i]);
+        say(other, &msg, NULL, 0);
+        cr_expect_not_null(answer(PSD_MSG_FENCED), "%s", psd_kind_name(kinds[i]));
+    }
+    now += 2000;
+    psd_node_tick(node, now, &out); /* its lease is over */
+    msg = message(PSD_MSG_HELLO);
+    msg.seq = 79;
+    snprintf(msg.text, sizeof msg.text, "mnist b:2");
+    say(other, &msg, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_WELCOME));
+    cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 1, "a place of its own");
+    msg.seq = 80;
+    msg.code = 1;
+    say(WORKER_PEER, &msg, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_WELCOME));
+    cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 0, "and worker 0's user takes its own again");
+}

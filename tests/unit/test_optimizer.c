@@ -342,8 +342,10 @@ Test(rule, keeps_torchs_state_names_and_lays_the_slow_ones_last)
 static void expect_same_again(const psd_rule_t *rule)
 {
     char first[PSD_RULE_TEXT], second[PSD_RULE_TEXT];
+    const psd_rule_t brief = parse(psd_rule_print_brief(rule, first));
     const psd_rule_t again = parse(psd_rule_print(rule, first));
     cr_expect_str_eq(first, psd_rule_print(&again, second));
+    cr_expect_str_eq(first, psd_rule_print(&brief, second));
     cr_expect_eq(again.opt, rule->opt);
     cr_expect_arr_eq(again.hyper, rule->hyper, sizeof rule->hyper);
     cr_expect(again.lookahead == rule->lookahead && again.k == rule->k && again.alpha == rule->alpha &&
@@ -377,6 +379,22 @@ Test(rule, prints_every_value_in_its_shortest_form)
         psd_rule_print(&rule, text),
         "lookahead(radam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-08, decoupled=1, weight_decay=0), k=6, "
         "alpha=0.5, pullback=reset)");
+}
+
+Test(rule, prints_for_people_the_learning_rate_and_what_is_not_the_default)
+{
+    static const char *const specs[][2] = {
+        { "sgd", "sgd(lr=0.01)" },
+        { "adam(beta2=0.99, lr=2e-3, eps=1e-8)", "adam(lr=0.002, beta2=0.99)" },
+        { "lookahead(radam)", "lookahead(radam(lr=0.001))" },
+        { "lookahead(sgd(lr=1), k=7, alpha=0.8, pullback=reset)",
+          "lookahead(sgd(lr=1), k=7, alpha=0.8, pullback=reset)" },
+    };
+    char text[PSD_RULE_TEXT];
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        const psd_rule_t rule = parse(specs[i][0]);
+        cr_expect_str_eq(psd_rule_print_brief(&rule, text), specs[i][1]);
+    }
 }
 
 Test(rule, lookahead_without_an_inner_rule_is_around_radam)

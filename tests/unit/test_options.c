@@ -75,6 +75,51 @@ Test(options, a_job_file_binds_every_type)
     cr_assert_str_eq(psd_options_origin(options, "lease"), "job.yaml:10:8");
 }
 
+Test(options, a_list_of_texts_keeps_their_commas_and_a_list_of_numbers_their_fractions)
+{
+    size_t n;
+    cr_assert_eq(load_text("compare:\n"
+                           "  optimizers:\n"
+                           "    - sgd(lr=0.1)\n"
+                           "    - 'adam(lr=1e-3, beta1=0.8)'\n"
+                           "    - lookahead(radam(lr=1e-3), k=5)\n"
+                           "  lr_sweep: [0.3, 1, 1e1]\n"),
+                 PSD_OK, "%s", err.text);
+    const char *const *rules = psd_options_texts(options, "compare.optimizers", &n);
+    cr_assert_eq(n, 3);
+    cr_expect_str_eq(rules[0], "sgd(lr=0.1)");
+    cr_expect_str_eq(rules[1], "adam(lr=1e-3, beta1=0.8)");
+    cr_expect_str_eq(rules[2], "lookahead(radam(lr=1e-3), k=5)");
+    const double *factor = psd_options_numbers(options, "compare.lr_sweep", &n);
+    cr_assert(n == 3 && factor[0] == 0.3 && factor[1] == 1 && factor[2] == 10);
+    psd_options_destroy(&options);
+    options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+    cr_assert_eq(LOAD("--compare-optimizers=sgd ;adam(lr=1, eps=2)", "--compare-seeds=2"), PSD_OK, "%s",
+                 err.text);
+    rules = psd_options_texts(options, "compare.optimizers", &n);
+    cr_assert_eq(n, 2);
+    cr_expect_str_eq(rules[0], "sgd");
+    cr_expect_str_eq(rules[1], "adam(lr=1, eps=2)");
+}
+
+Test(options, a_long_list_of_texts_is_read_whole_or_refused)
+{
+    size_t n;
+    char text[12000] = "compare:\n  optimizers:\n";
+    for (int i = 0; i < 100; i++)
+        strcat(
+            text,
+            "    - lookahead(radam(lr=0.001, beta1=0.9), k=5, alpha=0.5)\n"); /* 53 bytes and two between */
+    cr_assert_eq(load_text(text), PSD_OK, "%s", err.text);
+    psd_options_texts(options, "compare.optimizers", &n);
+    cr_assert_eq(n, 100);
+    for (int i = 0; i < 60; i++)
+        strcat(text, "    - lookahead(radam(lr=0.001, beta1=0.9), k=5, alpha=0.5)\n");
+    cr_assert_eq(load_text(text), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "job.yaml:3:5: the list compare.optimizers is too long"), "%s",
+                       err.text);
+}
+
 Test(options, a_string_that_yaml_would_make_a_bool_stays_a_string)
 {
     cr_assert_eq(load_text("worker: {name: no}"), PSD_OK, "%s", err.text);
@@ -110,9 +155,10 @@ Test(options, every_row_is_reached_by_flag_variable_and_key)
     for (size_t i = 0; psd_options_row(i); i++) {
         const psd_option_t *row = psd_options_row(i);
         char flag[64], variable[64], word[256];
-        psd_program_t program = row->programs & PSD_PROGRAM_SERVER   ? PSD_PROGRAM_SERVER
-                                : row->programs & PSD_PROGRAM_WORKER ? PSD_PROGRAM_WORKER
-                                                                     : PSD_PROGRAM_CTL;
+        psd_program_t program = row->programs & PSD_PROGRAM_SERVER    ? PSD_PROGRAM_SERVER
+                                : row->programs & PSD_PROGRAM_WORKER  ? PSD_PROGRAM_WORKER
+                                : row->programs & PSD_PROGRAM_COMPARE ? PSD_PROGRAM_COMPARE
+                                                                      : PSD_PROGRAM_CTL;
         psd_options_t *one = psd_options_new(program);
         psd_options_flag(row->key, flag, sizeof flag);
         psd_options_variable(row->key, variable, sizeof variable);
@@ -206,6 +252,19 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         { "model: {layers: [784, 0]}", "it takes 1 to 1048576" },
         { "model: {layers: [784, [1]]}", "an item of model.layers is not a number" },
         { "model: {layers: ['784']}", "an item of model.layers is not a number" },
+        { "compare: {lr_sweep: [1, x]}",
+          "compare.lr_sweep is \"1,x\", no list of numbers; numbers, as [0.1, 1, 10]" },
+        { "compare: {lr_sweep: [1, 0]}", "compare.lr_sweep is 1,0; it takes 1e-6 to 1e6" },
+        { "compare: {lr_sweep: 3}", "compare.lr_sweep takes a list; write [0.1, 1, 10]" },
+        { "compare: {optimizers: sgd}",
+          "compare.optimizers takes a list; write each item on a line of its own" },
+        { "compare: {optimizers: [sgd, '']}", "1:29: an item of compare.optimizers is no text" },
+        { "compare: {optimizers: [sgd, 'a;b']}",
+          "an item of compare.optimizers is no text; leave the ; out" },
+        { "compare: {optimizers: [sgd, [adam]]}", "an item of compare.optimizers is no text" },
+        { "compare: {optimizers: [sgd, &x adam]}", "&x is an anchor" },
+        { "compare: {seeds: 0}", "compare.seeds is 0; it takes 1 to 100" },
+        { "compare: {optimizer: sgd}", "unknown key compare.optimizer; did you mean compare.optimizers?" },
         { "optimizer: {name: adam}", "optimizer takes a value, not a section" },
         { "optimizer: |\n  adam\n  sgd\n", "optimizer holds a control character" },
         { "optimizer: \"a\\0b\"", "optimizer holds a NUL" },
@@ -283,6 +342,9 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
         const char *sentence;
         int exit_code;
     } broken[] = {
+        { { "psdctl", "--compare-seeds=2" },
+          "--compare-seeds is an option of psdctl compare; in the job file, compare.seeds is fine",
+          64 },
         { { "psdctl", "--frobnicate" }, "unknown option --frobnicate; --help lists them all", 64 },
         { { "psdctl", "--leese=3s" }, "unknown option --leese; did you mean --lease?", 64 },
         { { "psdctl", "--serv=2" }, "unknown option --serv; did you mean --servers?", 64 },

@@ -151,7 +151,7 @@ static pid_t start_server(const char *optimizer, uint32_t workers, char join[128
         dup2(ends[1], STDOUT_FILENO);
         close(ends[0]);
         close(ends[1]);
-        execl(PSD_BIN_DIR "/psd", "psd", "--listen=tcp://127.0.0.1:0", "--status-listen=none",
+        execl(PSD_BIN_DIR "/psd", "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none",
               "--log-level=error", "--workers-min", min, "--optimizer", optimizer, (char *)NULL);
         _exit(127);
     }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,7 +38,7 @@ static void publish(uint64_t tick_ms, bool ready)
 
 static void setup(void)
 {
-    cr_assert_not_null(status = psd_status_new("127.0.0.1:0", &err), "%s", err.text);
+    cr_assert_not_null(status = psd_status_new("127.0.0.1:0", "", &err), "%s", err.text);
     publish(now_ms(), true);
 }
 static void teardown(void) { psd_status_destroy(&status); }
@@ -225,7 +226,7 @@ Test(status, streams_are_bounded_and_one_that_is_left_makes_room)
 
 Test(status, before_the_first_snapshot_it_says_so)
 {
-    psd_status_t *fresh = psd_status_new("127.0.0.1:0", &err), *old = status;
+    psd_status_t *fresh = psd_status_new("127.0.0.1:0", "", &err), *old = status;
     status = fresh;
     cr_assert_eq(get("/livez"), 500);
     cr_assert_eq(get("/status"), 503);
@@ -294,20 +295,93 @@ Test(status, half_sent_requests_are_cut_and_do_not_keep_others_out)
 Test(status, an_address_that_cannot_be_is_an_error)
 {
     psd_err_t why;
-    cr_assert_null(psd_status_new("7471", &why));
+    cr_assert_null(psd_status_new("7471", "", &why));
     cr_assert_eq(why.code, PSD_ECONFIG);
     const char *taken = psd_status_url(status) + strlen("http://");
-    cr_assert_null(psd_status_new("no.such.host.invalid:1", &why));
+    cr_assert_null(psd_status_new("no.such.host.invalid:1", "", &why));
     cr_assert_eq(why.code, PSD_ECONFIG);
-    cr_assert_null(psd_status_new(taken, &why));
+    cr_assert_null(psd_status_new(taken, "", &why));
     cr_assert_eq(why.code, PSD_EUNAVAILABLE);
 }
 
 Test(status, none_serves_nothing)
 {
-    psd_status_t *none = psd_status_new("none", &err);
+    psd_status_t *none = psd_status_new("none", "", &err);
     cr_assert_str_eq(psd_status_url(none), "none");
     psd_status_publish(none, &(psd_status_snapshot_t){ .tick_ms = 1 });
     psd_status_destroy(&none);
     cr_assert_null(none);
+}
+
+/* ---- the token ---- */
+
+static char token_file[] = "/tmp/psd-test-XXXXXX";
+
+static void write_token(const char *text, mode_t mode)
+{
+    FILE *file = fopen(token_file, "w");
+    fputs(text, file);
+    fclose(file);
+    chmod(token_file, mode);
+}
+
+static void setup_token(void)
+{
+    close(mkstemp(token_file));
+    write_token("0123456789abcdef\n", 0600);
+    cr_assert_not_null(status = psd_status_new("0.0.0.0:0", token_file, &err), "%s", err.text);
+    publish(now_ms(), true);
+}
+static void teardown_token(void)
+{
+    psd_status_destroy(&status);
+    unlink(token_file);
+}
+
+Test(status, with_a_token_only_health_is_told_to_who_does_not_bring_it, .init = setup_token, .fini = teardown_token)
+{
+    static const char *const wrong[] = { "", "Authorization: Bearer 0123456789abcdeF\r\n", "Authorization: Bearer \r\n",
+                                         "Authorization: Bearer 0123456789abcde\r\n", "Authorization: 0123456789abcdef\r\n",
+                                         "Authorization: Basic 0123456789abcdef\r\n",
+                                         "Authorization: Bearer 0123456789abcdef0\r\n" };
+    static const char *const paths[] = { "/", "/status", "/metrics" };
+    char text[512];
+    for (size_t p = 0; p < 3; p++) {
+        for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+            snprintf(text, sizeof text, "GET %s HTTP/1.0\r\nHost: localhost\r\n%s\r\n", paths[p], wrong[i]);
+            cr_expect_eq(ask(text), 401, "%s", text);
+            cr_expect(strstr(reply, "WWW-Authenticate: Bearer") && !strstr(reply, "42"), "%s", reply);
+        }
+        snprintf(text, sizeof text, "GET %s HTTP/1.0\r\nHost: localhost\r\nauthorization: bearer 0123456789abcdef\r\n\r\n",
+                 paths[p]);
+        cr_expect_eq(ask(text), 200, "%s", text);
+    }
+    cr_expect_eq(get("/livez"), 200);
+    cr_expect_eq(get("/healthz"), 200);
+    cr_expect_eq(get("/readyz"), 200);
+}
+
+Test(status, beyond_this_machine_a_token_is_wanted)
+{
+    static const char *const listen[] = { "0.0.0.0:0", "[::]:0" };
+    for (size_t i = 0; i < 2; i++) {
+        err.text[0] = '\0';
+        cr_expect_null(psd_status_new(listen[i], "", &err));
+        cr_expect(err.code == PSD_ECONFIG && strstr(err.text, "--status-token FILE"), "%s", err.text);
+    }
+}
+
+Test(status, what_is_no_token_is_refused, .init = setup_token, .fini = teardown_token)
+{
+    static const char *const texts[] = { "", "short", "0123456789abcdef more", "0123456789\nabcdef0123456789", "0123456789abcde\x01" };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        write_token(texts[i], 0600);
+        cr_expect_null(psd_status_new("127.0.0.1:0", token_file, &err), "%s", texts[i]);
+        cr_expect(err.code == PSD_ECONFIG && strstr(err.text, "is no token"), "%s", err.text);
+    }
+    write_token("0123456789abcdef", 0640);
+    cr_expect_null(psd_status_new("127.0.0.1:0", token_file, &err));
+    cr_expect_not_null(strstr(err.text, "chmod 600"), "%s", err.text);
+    cr_expect_null(psd_status_new("127.0.0.1:0", "/tmp/psd-no-such-file", &err));
+    cr_expect_eq(err.code, PSD_ENOINPUT);
 }

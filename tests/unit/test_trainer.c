@@ -431,6 +431,14 @@ Test(trainer, a_worker_that_was_given_up_before_it_could_say_that_it_is_done_fai
     cr_assert_eq(psd_err_exit_code(PSD_EFENCED), 75);
 }
 
+Test(trainer, told_to_stop_while_the_last_weights_are_not_safe_it_does_not_wait_for_long)
+{
+    server.leave_rc = PSD_W_ETIMEOUT;
+    server.stop_at = (uint64_t)(config.stop_epochs * STEPS + 0.5); /* in the last step */
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_ESTOPPED);
+    cr_assert_str_eq(err.text, "stopped after the last step, before the last weights were safe");
+}
+
 Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
 {
     config.stop_target = 0.2;
@@ -528,5 +536,59 @@ Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
     cr_assert_eq(number(summary, "samples"), 3 * ROWS);
     cr_assert_eq(number(summary, "last_metric"), result.last_score.metric);
     cr_assert_geq(number(summary, "best_metric"), result.last_score.metric);
+    json_decref(summary);
+}
+
+/* What the summary says of the start and of the rows, of a run from `seed` of the sampler, with the given
+ * rule. */
+static void run_for_hashes(uint64_t seed, const char *rule, const psd_dataset_t *set, char initial[65],
+                           char order[65])
+{
+    psd_model_destroy(&model);
+    config.model = model = new_model();
+    config.seed = seed;
+    config.train = set;
+    server.position.clock = 1;
+    cr_assert_eq(psd_rule_parse(&server.rule, rule, NULL), PSD_OK);
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    snprintf(initial, 65, "%s", json_string_value(json_object_get(summary, "sha256_initial")));
+    snprintf(order, 65, "%s", json_string_value(json_object_get(summary, "sha256_order")));
+    cr_expect_gt(number(summary, "begun_ts"), 1.7e9);
+    json_decref(summary);
+}
+
+Test(trainer, the_summary_has_hashes_of_the_start_and_of_the_order_of_rows_that_no_optimizer_changes)
+{
+    char initial[4][65], order[4][65];
+    run_for_hashes(4, "adam(lr=0.01)", train, initial[0], order[0]);
+    run_for_hashes(4, "sgd(lr=0.1)", train, initial[1], order[1]);
+    run_for_hashes(5, "adam(lr=0.01)", train, initial[2], order[2]);
+    cr_expect_str_eq(initial[0], initial[1]);
+    cr_expect_str_eq(order[0], order[1]);
+    cr_expect_str_eq(initial[0], initial[2], "the model has the same seed");
+    cr_expect_str_neq(order[0], order[2], "another order of the same rows");
+    train->label[7] = train->label[7] ? 0 : 1;
+    run_for_hashes(4, "adam(lr=0.01)", train, initial[3], order[3]);
+    cr_expect_str_neq(order[0], order[3], "a row with another label");
+    psd_saved_t tensors[2];
+    psd_model_t *fresh = new_model();
+    for (size_t i = 0; i < 2; i++) {
+        const psd_param_t *p = &psd_model_params(fresh)[i];
+        tensors[i] = (psd_saved_t){
+            .name = p->name, .shape = p->shape, .n_dims = p->n_dims, .n = p->n, .data = p->data
+        };
+    }
+    char hash[PSD_SHA256_TEXT];
+    cr_expect_str_eq(initial[0], psd_weights_sha256(tensors, 2, hash), "those of the model before any step");
+    psd_model_destroy(&fresh);
+}
+
+Test(trainer, who_comes_later_says_nothing_of_the_start)
+{
+    server.position.clock = 3;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_expect(json_is_null(json_object_get(summary, "sha256_initial")));
     json_decref(summary);
 }

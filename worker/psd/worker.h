@@ -29,13 +29,15 @@ enum psd_worker_status {
     PSD_W_OK = 0,
     PSD_W_EINVAL = -1,        /* an argument is wrong */
     PSD_W_ENOMEM = -2,        /* out of memory */
+    PSD_W_ECONFIG = -9,       /* keys lack, or an address does not go with them */
     PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
     PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place: connect anew to go on */
     PSD_W_ETIMEOUT = -12,     /* the deadline passed; the sentence says what was waited for */
-    PSD_W_EAGAIN = -13        /* nothing yet (a timeout of 0) */
+    PSD_W_EAGAIN = -13,       /* nothing yet (a timeout of 0) */
+    PSD_W_EAUTH = -15         /* the servers do not let this worker's key in, or one side has keys and the other none */
 };
 
-/* How to join; all zero but `join` is a good start. Strings are copied. */
+/* How to join; all zero but `join`, and the keys or `insecure`, is a good start. Strings are copied. */
 typedef struct psd_worker_config {
     size_t size;              /* sizeof(psd_worker_config_t), so that the struct may grow */
     const char *join;         /* "tcp://host:7470": the coordinator, that is, server 0. Required */
@@ -46,10 +48,13 @@ typedef struct psd_worker_config {
     /* Called from the library's thread with one line per event; NULL: silent. level: 0 error 1 warn 2 info 3 debug */
     void (*log)(void *arg, int level, const char *id, const char *line);
     void *log_arg;            /* passed to `log` */
+    const char *key;          /* file with this worker's secret key, made by psdctl keygen */
+    const char *server_public; /* the servers' public key, 40 characters, or a file with it */
+    int insecure;             /* no keys: all in the clear, with servers of this machine alone that run so */
 } psd_worker_config_t;
 
 /* Start a handle and join the job. `*out` is set even on failure (for psd_worker_error), NULL only without memory;
- * close it in any case. PSD_W_ETIMEOUT, PSD_W_EREFUSED, PSD_W_EINVAL. */
+ * close it in any case. PSD_W_ETIMEOUT, PSD_W_EREFUSED, PSD_W_EAUTH, PSD_W_ECONFIG, PSD_W_EINVAL. */
 int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config);
 
 /* A tensor: `data` holds `n` initial values at registration, and the newest pulled weights after each exchange.

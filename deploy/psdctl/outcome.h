@@ -1,0 +1,49 @@
+/* outcome.h - what one psdctl run left in its directory, read back: how it ended, how well, how fast, and its curves. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/optimizer.h"
+
+enum { PSD_CURVE_POINTS = 100 /* at most, of the training loss */ };
+
+typedef struct psd_point {
+    double step, seconds; /* since the loop began */
+    double value;         /* NaN: it was not finite */
+} psd_point_t;
+
+typedef struct psd_curve {
+    psd_point_t *point; /* by step */
+    size_t n;
+} psd_curve_t;
+
+typedef struct psd_outcome {
+    bool read;                     /* whether the rest holds anything */
+    bool diverged;                 /* the loss stayed infinite */
+    char optimizer[PSD_RULE_TEXT]; /* the servers' word for it */
+    char metric[32];               /* "accuracy", "mse"; without a test set "loss", that of training */
+    double final, best;            /* of it; NaN: there is none */
+    double loss;                   /* of training, mean over the last tenth of the steps; NaN: not finite */
+    uint64_t steps;
+    double epochs, seconds, samples_per_s;
+    uint64_t moved_bytes; /* received and sent by all servers */
+    char sha256[65];      /* of the final weights, "" when they were not hashed */
+    char sha256_initial[65];
+    char *order;               /* each worker's hash of the rows it was given, with blanks between */
+    psd_curve_t losses, looks; /* of training; of the metric on the test set */
+} psd_outcome_t;
+
+/* Read what a job of so many workers and servers left in `directory`. PSD_OK also when it diverged; PSD_EDATA, with a
+ * sentence, when it did not come to its end, or its workers did not begin with the same weights. To be cleared in any
+ * case. */
+int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers, psd_err_t *err);
+void psd_outcome_clear(psd_outcome_t *self);
+
+/* Whether small values of the metric are the good ones. */
+bool psd_outcome_smaller_is_better(const char *metric);
+
+/* The first point at which the metric is at least as good as `target`; NULL: there is none. */
+const psd_point_t *psd_outcome_reached(const psd_outcome_t *self, double target);

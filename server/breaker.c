@@ -1,0 +1,34 @@
+#include "server/breaker.h"
+
+enum {
+    CLOSE_MS = 200,        /* for ZeroMQ's thread to let go of what it held */
+    LEAST_RISE = 64 << 20, /* above the floor */
+};
+
+/* Where the job itself needs more than was allowed, only what comes on top of it counts. */
+static uint64_t limit(const psd_breaker_t *self)
+{
+    const uint64_t own = self->floor + self->floor / 8 + LEAST_RISE;
+    return self->floor > self->max - self->max / 8 && own > self->max ? own : self->max;
+}
+
+psd_breaker_do_t psd_breaker_look(psd_breaker_t *self, uint64_t now_ms, uint64_t resident)
+{
+    if (!self->max)
+        return PSD_BREAKER_REST;
+    if (self->opened_ms) {
+        if (now_ms < self->opened_ms + CLOSE_MS)
+            return PSD_BREAKER_REST;
+        if (!self->trimmed++)
+            return PSD_BREAKER_TRIM;
+        self->floor = resident;
+        self->opened_ms = 0;
+        return PSD_BREAKER_REST;
+    }
+    if (resident <= limit(self))
+        return PSD_BREAKER_REST;
+    self->opened_ms = now_ms;
+    self->trimmed = 0;
+    self->trips++;
+    return PSD_BREAKER_CLOSE;
+}

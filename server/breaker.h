@@ -1,0 +1,25 @@
+/* breaker.h - when to close all connections because of the memory that peers take. What a peer has begun to
+ * send and not ended is in no message yet and has no bound in ZeroMQ; closing its connection frees it. Whose
+ * it is cannot be seen, so all are closed, and made again by those who mean well. Pure: it is told the time
+ * and the memory. */
+#pragma once
+
+#include <stdint.h>
+
+typedef struct psd_breaker {
+    uint64_t max;   /* resident bytes above which it trips; 0: never */
+    uint64_t floor; /* what was left when it had tripped last: the job's own, which closing does not free */
+    uint64_t opened_ms; /* when it tripped, until that is over; 0: it has not */
+    uint64_t trips;
+    int trimmed; /* freed memory has been given back to the system since */
+} psd_breaker_t;
+
+typedef enum psd_breaker_do {
+    PSD_BREAKER_REST,
+    PSD_BREAKER_CLOSE, /* close all connections */
+    PSD_BREAKER_TRIM   /* they are closed: give freed memory back to the system */
+} psd_breaker_do_t;
+
+/* What is to be done now, with so many bytes resident. Ask often: what comes in between two looks comes on
+ * top. */
+psd_breaker_do_t psd_breaker_look(psd_breaker_t *self, uint64_t now_ms, uint64_t resident);

@@ -1,0 +1,633 @@
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include "common/keys.h"
+#include "proto/codec.h"
+#include "psd/worker.h"
+#include "tests/support/dial.h"
+
+/* A job with keys, and who comes to its door: those on the list, strangers, and some who were on it. */
+
+enum { DONE_MS = 60000, ASK_MS = 35000, REVOKE_MS = 1000 };
+
+static cluster_t cluster;
+static void setup(void)
+{
+    cluster_open(&cluster);
+    cluster_make_keys(&cluster);
+}
+static void teardown(void) { cluster_close(&cluster); }
+TestSuite(door, .init = setup, .fini = teardown, .timeout = 300);
+
+#define WORKER                                                                                               \
+    "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:3000 --data-test=glyphs:100 "            \
+    "--data-batch=60 --eval-every=0 "
+#define FOREVER WORKER "--stop-steps=1000000"
+
+/* ---- whoever comes by hand ---- */
+
+static void *context;
+
+/* A DEALER at server 0 with the keys of `name`; NULL: without any. It takes the servers for those of
+ * `server`. */
+static void *dial(const char *name, const char *server)
+{
+    context = context ? context : zmq_ctx_new();
+    return dial_as(&cluster, context, 0, name, server);
+}
+
+static void send_message(void *socket, const psd_msg_t *msg)
+{
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    zmq_send(socket, header, psd_msg_seal(msg, NULL, 0, header), ZMQ_SNDMORE | ZMQ_DONTWAIT);
+    zmq_send(socket, "", 0, ZMQ_DONTWAIT);
+}
+
+/* The next answer; false when none comes within `wait_ms`. */
+static bool hear(void *socket, int wait_ms, psd_msg_t *msg)
+{
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    char payload[1 << 16];
+    zmq_setsockopt(socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
+    int n = zmq_recv(socket, header, sizeof header, 0);
+    if (n < 0)
+        return false;
+    int n_payload = zmq_recv(socket, payload, sizeof payload, 0);
+    return psd_msg_open(msg, header, (size_t)n, payload, (size_t)n_payload, NULL) == PSD_OK;
+}
+
+static const psd_msg_t hello = {
+    .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 1234, .text = "psd w:1"
+};
+
+static double received(void) { return cluster_metric(&cluster, 0, "psd_received_bytes_total{shard=\"0\"}"); }
+static double refused(const char *reason)
+{
+    char series[96];
+    snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"0\",reason=\"%s\"}", reason);
+    return cluster_metric(&cluster, 0, series);
+}
+
+/* ---- who may not come in ---- */
+
+/* Bytes of a ZMTP greeting: a version, and a mechanism. */
+static void greet(uint8_t major, const char *mechanism)
+{
+    uint8_t bytes[64] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, major };
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct timeval patience = { .tv_usec = 20000 };
+    to.sin_port = htons((uint16_t)atoi(strrchr(cluster.data[0], ':') + 1));
+    strncpy((char *)bytes + 12, mechanism, 20);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    /* Then what such a client would say: for version 3 READY, for those before its identity; and a message.
+     */
+    static const uint8_t ready[] = "\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06"
+                                   "DEALER\x08Identity\0\0\0";
+    static const uint8_t message[] = "\x01\x04head\0\0";
+    const size_t n = major >= 3 ? sizeof bytes : major ? 12 : 10;
+    bool sent = send(fd, bytes, n, MSG_NOSIGNAL) > 0 && send(fd, ready, sizeof ready - 1, MSG_NOSIGNAL) > 0 &&
+                send(fd, message, sizeof message - 1, MSG_NOSIGNAL) > 0;
+    while (sent && recv(fd, bytes, sizeof bytes, 0) > 0)
+        ;
+    close(fd);
+}
+
+/* A client of PLAIN. */
+static void *dial_plain(void)
+{
+    const int linger = 0;
+    context = context ? context : zmq_ctx_new();
+    void *socket = zmq_socket(context, ZMQ_DEALER);
+    zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
+    zmq_setsockopt(socket, ZMQ_PLAIN_USERNAME, "w0", 2);
+    zmq_setsockopt(socket, ZMQ_PLAIN_PASSWORD, "w0", 2);
+    zmq_connect(socket, cluster.data[0]);
+    return socket;
+}
+
+/* Each comes this often. */
+static unsigned tries(void) { return cluster_campaign() ? 1250 : 40; }
+
+Test(door, nothing_that_a_stranger_says_arrives)
+{
+    cluster_allow(&cluster, "w7"); /* is revoked before it comes */
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    const double before = received();
+    enum { KINDS = 6, AT_ONCE = 10 };
+    unsigned done = 0;
+    for (unsigned i = 0; i < tries(); i += AT_ONCE) {
+        void *socket[KINDS * AT_ONCE];
+        for (unsigned k = 0; k < AT_ONCE; k++) {
+            socket[k * KINDS] = dial("nobody", "ps");
+            socket[k * KINDS + 1] = dial("w7", "ps");
+            socket[k * KINDS + 2] = dial("w0", "nobody"); /* takes another for the server */
+            socket[k * KINDS + 3] = dial(NULL, NULL);
+            socket[k * KINDS + 4] = dial_plain();
+            socket[k * KINDS + 5] = dial("nobody", "nobody");
+            for (unsigned j = 0; j < KINDS; j++)
+                send_message(socket[k * KINDS + j], &hello);
+            greet(3, "NULL");
+            greet(3, "PLAIN");
+            greet(3, "CURVE");
+            greet(2, "");
+            greet(1, "");
+            greet(0, "");
+            done += KINDS + 6;
+        }
+        psd_msg_t msg;
+        for (unsigned j = 0; j < KINDS * AT_ONCE; j++) {
+            cr_expect_not(hear(socket[j], j ? 0 : 200, &msg), "kind %u is answered", j % KINDS);
+            zmq_close(socket[j]);
+        }
+    }
+    cr_assert_eq(received(), before, "%g bytes", received() - before);
+    /* The same by one on the list does arrive: the count can rise. */
+    void *socket = dial("w0", "ps");
+    psd_msg_t msg;
+    send_message(socket, &hello);
+    cr_assert(hear(socket, DONE_MS, &msg));
+    cr_assert_eq(msg.kind, PSD_MSG_WELCOME);
+    zmq_close(socket);
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; received() == before && cluster_now_ms() < end;)
+        cluster_nap();
+    cr_assert_gt(received(), before);
+    cr_assert_geq(cluster_metric(&cluster, 0, "psd_connections_refused_total{shard=\"0\"}"), 2.0 * tries());
+    fprintf(stderr, "%u unauthorised tries, none delivered\n", done);
+}
+
+Test(door, a_key_opens_what_its_role_may_and_no_more)
+{
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    cluster_start_worker(&cluster, FOREVER);
+    cluster_await_steps(&cluster, 5);
+    static const char *const names[] = { "w1", "mon", "op", "ps" };
+    static const struct {
+        psd_msg_t msg;
+        const char *who; /* may say so */
+    } messages[] = {
+        { { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 99, .text = "psd w:1" }, "w1" },
+        { { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = 98, .text = "psd resume" }, "op" },
+        { { .kind = PSD_MSG_SHARD_HELLO,
+            .protocol = PSD_PROTOCOL,
+            .seq = 97,
+            .text = "tcp://127.0.0.1:1 settings" },
+          "ps" },
+        { { .kind = PSD_MSG_PROBE, .protocol = PSD_PROTOCOL, .worker = 0, .incarnation = 1, .parts = 1 },
+          "w1" },
+    };
+    for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+        void *socket = dial(names[n], "ps");
+        for (size_t m = 0; m < sizeof messages / sizeof *messages; m++) {
+            psd_msg_t msg = messages[m].msg, answer;
+            char header[PSD_MAX_FRAME_HEADER];
+            const uint8_t bitmap = 1;
+            const bool probes = msg.kind == PSD_MSG_PROBE;
+            zmq_send(socket, header, psd_msg_seal(&msg, probes ? &bitmap : NULL, probes, (uint8_t *)header),
+                     ZMQ_SNDMORE);
+            zmq_send(socket, &bitmap, probes, 0);
+            cr_assert(hear(socket, DONE_MS, &answer), "%s, %s", names[n], psd_kind_name(msg.kind));
+            const bool may = !strcmp(names[n], messages[m].who);
+            const bool no = answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_SENDER;
+            cr_expect_eq(may, !no, "%s, %s: %s %s", names[n], psd_kind_name(msg.kind),
+                         psd_kind_name(answer.kind), answer.text);
+        }
+        zmq_close(socket);
+    }
+    cr_expect_geq(refused("sender"), 0);
+    const uint64_t steps = (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
+    cluster_await_steps(&cluster, steps + 20);
+}
+
+/* Somebody with a key of his own wants to be worker 0, and to speak for it, knowing all but its nonce. */
+Test(door, a_worker_with_a_key_is_no_other_worker)
+{
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    cluster_start_worker(&cluster, FOREVER);
+    cluster_await_steps(&cluster, 5);
+    void *socket = dial("w1", "ps");
+    psd_msg_t msg = hello, answer;
+    msg.code = 1;
+    send_message(socket, &msg);
+    cr_assert(hear(socket, DONE_MS, &answer));
+    cr_expect(answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_WORKER, "%s",
+              psd_kind_name(answer.kind));
+    msg.code = 0;
+    send_message(socket, &msg);
+    cr_assert(hear(socket, DONE_MS, &answer));
+    cr_assert_eq(answer.kind, PSD_MSG_WELCOME, "it is a worker of its own");
+    static const psd_kind_t kinds[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_SETTING, PSD_MSG_ATTACH };
+    const uint64_t job = answer.job;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        msg = (psd_msg_t){
+            .kind = kinds[k], .protocol = PSD_PROTOCOL, .job = job, .worker = 0, .incarnation = 1, .seq = 1234
+        };
+        send_message(socket, &msg);
+        cr_assert(hear(socket, DONE_MS, &answer), "%s", psd_kind_name(kinds[k]));
+        cr_expect(answer.kind == PSD_MSG_FENCED || answer.kind == PSD_MSG_REFUSED, "%s: %s",
+                  psd_kind_name(kinds[k]), psd_kind_name(answer.kind));
+    }
+    zmq_close(socket);
+    const uint64_t steps = (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
+    cluster_await_steps(&cluster, steps + 20);
+}
+
+/* ---- who may no longer ---- */
+
+/* Milliseconds until the connection of `socket` is closed. */
+static uint64_t await_disconnect(void *monitor, uint64_t since)
+{
+    zmq_pollitem_t item = { .socket = monitor, .events = ZMQ_POLLIN };
+    for (const uint64_t end = since + DONE_MS; cluster_now_ms() < end;) {
+        uint8_t event[6];
+        char address[256];
+        uint16_t number = 0;
+        if (zmq_poll(&item, 1, 100) < 1)
+            continue;
+        zmq_recv(monitor, event, sizeof event, 0);
+        zmq_recv(monitor, address, sizeof address, 0);
+        memcpy(&number, event, sizeof number);
+        if (number == ZMQ_EVENT_DISCONNECTED)
+            return cluster_now_ms() - since;
+    }
+    return DONE_MS;
+}
+
+Test(door, who_leaves_the_list_is_out_within_a_second_and_the_others_go_on)
+{
+    cluster_start_servers(&cluster, 2, "--workers-min=1 --workers-want=2 --lease=1s");
+    for (int w = 0; w < 2; w++)
+        cluster_start_worker(&cluster, FOREVER);
+    cluster_await_steps(&cluster, 20);
+    /* Beside the worker itself, a connection of the same key whose end we see. */
+    void *socket = dial("w1", "ps");
+    zmq_socket_monitor(socket, "inproc://door", ZMQ_EVENT_DISCONNECTED);
+    void *monitor = zmq_socket(context, ZMQ_PAIR);
+    zmq_connect(monitor, "inproc://door");
+    psd_msg_t answer;
+    send_message(socket, &hello);
+    cr_assert(hear(socket, DONE_MS, &answer));
+    const uint64_t then = cluster_now_ms();
+    cluster_allow(&cluster, "w1");
+    const uint64_t took = await_disconnect(monitor, then);
+    cr_expect_leq(took, REVOKE_MS, "the connection was closed after %llu ms", (unsigned long long)took);
+    send_message(socket, &hello);
+    cr_expect_not(hear(socket, 1000, &answer), "and nothing it says is answered");
+    cr_expect_eq(cluster_wait(&cluster.worker[1], DONE_MS), 77);
+    char *log = cluster_printed(&cluster, &cluster.worker[1], "err");
+    cr_expect_not_null(strstr(log, "does not let this key in"), "%s", log);
+    free(log);
+    const uint64_t steps = (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
+    cluster_await_steps(&cluster, steps + 50);
+    cr_expect_eq(cluster_wait(&cluster.worker[0], 0), -1, "the other trains on");
+    cluster_allow(&cluster, NULL);
+    usleep(600000);
+    cluster_start_worker_at(&cluster, 1, WORKER "--stop-steps=1000000");
+    for (const uint64_t end = cluster_now_ms() + DONE_MS;
+         cluster_metric(&cluster, 0, "psd_workers{state=\"live\"}") < 2; cluster_nap())
+        if (cluster_now_ms() > end)
+            cluster_give_up(&cluster, "who is on the list again does not come in");
+    zmq_close(monitor);
+    zmq_close(socket);
+    fprintf(stderr, "revoked after %llu ms\n", (unsigned long long)took);
+}
+
+Test(door, a_list_that_is_wrong_changes_nothing_and_is_named)
+{
+    char command[256];
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    cluster_start_worker(&cluster, FOREVER);
+    cluster_await_steps(&cluster, 5);
+    snprintf(command, sizeof command, "cd %s && { cat allow; echo w0 worker x; } >x && mv x allow",
+             cluster.directory);
+    cr_assert_eq(system(command), 0);
+    kill(cluster.server[0].pid, SIGHUP);
+    for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
+        char *log = cluster_printed(&cluster, &cluster.server[0], "err");
+        const bool named = strstr(log, "id=allow.refused") && strstr(log, "is no public key");
+        free(log);
+        if (named)
+            break;
+        cr_assert_lt(cluster_now_ms(), end);
+    }
+    const uint64_t steps = (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
+    cluster_await_steps(&cluster, steps + 20);
+}
+
+/* ---- who sends too much ---- */
+
+Test(door, a_user_with_more_bytes_than_it_may_have_is_refused)
+{
+    char command[256];
+    snprintf(command, sizeof command, "sed -i '/^w0 /s/$/ * 1Ki/' %s/allow", cluster.directory);
+    cr_assert_eq(system(command), 0);
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    cluster_start_worker(&cluster, FOREVER);
+    cr_expect_eq(cluster_wait(&cluster.worker[0], DONE_MS), 76);
+    char *log = cluster_printed(&cluster, &cluster.worker[0], "err");
+    cr_expect_not_null(strstr(log, "bytes of messages here, and may have 1024"), "%s", log);
+    free(log);
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; refused("full") == 0; cluster_nap())
+        cr_assert_lt(cluster_now_ms(), end);
+}
+
+/* A connection by hand, for ZeroMQ's own clients send nothing of a message that is not whole. */
+static int dial_raw(void)
+{
+    static const uint8_t greeting[64] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L' };
+    static const uint8_t ready[] = "\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06"
+                                   "DEALER";
+    struct timeval patience = { .tv_usec = 200000 };
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    to.sin_port = htons((uint16_t)atoi(strrchr(cluster.data[0], ':') + 1));
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) ||
+        send(fd, greeting, sizeof greeting, MSG_NOSIGNAL) < 0 ||
+        send(fd, ready, sizeof ready - 1, MSG_NOSIGNAL) < 0)
+        return close(fd), -1;
+    return fd;
+}
+
+/* Frames of one message without end, as fast as they are taken, until `until_ms`; the bytes that were. */
+static uint64_t pour(uint64_t until_ms, size_t size, size_t *most_resident)
+{
+    static uint8_t block[1 << 20];
+    const size_t head = size < 256 ? 2 : 9, n = sizeof block / (head + size) * (head + size);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n; i += head + size) { /* flags: more, long; then the size */
+        block[i] = size < 256 ? 1 : 3;
+        for (size_t b = 1; b < head; b++)
+            block[i + b] = (uint8_t)(size >> 8 * (head - 1 - b));
+    }
+    while (cluster_now_ms() < until_ms) {
+        int fd = dial_raw();
+        size_t at = 0; /* a frame that was cut in two goes on where it was cut */
+        for (ssize_t sent = 0; fd >= 0 && sent >= 0 && cluster_now_ms() < until_ms; at %= n) {
+            sent = send(fd, block + at, n - at, MSG_NOSIGNAL);
+            at += sent > 0 ? (size_t)sent : 0;
+            bytes += sent > 0 ? (size_t)sent : 0;
+            const size_t resident = cluster_resident(&cluster.server[0]);
+            *most_resident = resident > *most_resident ? resident : *most_resident;
+        }
+        if (fd >= 0)
+            close(fd);
+        else
+            cluster_nap();
+    }
+    return bytes;
+}
+
+/* In the clear: with keys it takes one that is on the list, and is the same from there on. */
+static void expect_cut_off(size_t size)
+{
+    enum { POUR_MS = 6000, MAX_MIB = 300 };
+    size_t most = 0;
+    cluster.keys = false;
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --memory-max=%dMi", MAX_MIB);
+    cluster_start_worker(&cluster, FOREVER);
+    cluster_await_steps(&cluster, 20);
+    const uint64_t bytes = pour(cluster_now_ms() + POUR_MS, size, &most);
+    const double then = cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
+    /* A flood this close to the bound may have kept the worker out for longer than its lease. */
+    if (cluster_wait(&cluster.worker[0], 1000) == 75)
+        cluster_start_worker_at(&cluster, 0, FOREVER);
+    cluster_await_steps(&cluster, (uint64_t)then + 50);
+    char *log = cluster_printed(&cluster, &cluster.server[0], "err");
+    unsigned trips = 0;
+    for (const char *at = log; (at = strstr(at, "id=memory.over")); at++)
+        trips++;
+    free(log);
+    fprintf(stderr,
+            "%llu MiB in frames of %zu bytes: at most %zu MiB resident, closed %u times, %g steps beside\n",
+            (unsigned long long)(bytes >> 20), size, most >> 20, trips, then);
+    cr_expect_gt(trips, 0);
+    cr_expect_lt(most, (size_t)(4 * MAX_MIB) << 20, "the bound, and what comes in before it is seen");
+    cr_expect_eq(cluster_wait(&cluster.server[0], 0), -1);
+    cr_expect_eq(cluster_wait(&cluster.worker[0], 0), -1);
+}
+
+Test(door, a_message_without_end_is_cut_off_and_the_job_goes_on_behind_it) { expect_cut_off((1 << 20) - 9); }
+Test(door, so_is_one_of_tiny_frames) { expect_cut_off(2); }
+
+/* ---- the job itself ---- */
+
+static void sha256_of_job(char sha256[65])
+{
+    cluster_start_servers(&cluster, 2, "--workers-min=2 --optimizer=adam(lr=0.002)");
+    for (int w = 0; w < 2; w++)
+        cluster_start_worker(&cluster, WORKER "--stop-steps=60");
+    cluster_finish(&cluster, DONE_MS);
+    json_t *summary = cluster_summary(&cluster, 0);
+    snprintf(sha256, 65, "%s", json_string_value(json_object_get(summary, "sha256")));
+    json_decref(summary);
+}
+
+Test(door, a_job_with_keys_ends_with_the_same_bits_as_one_without)
+{
+    char with[65], without[65];
+    sha256_of_job(with);
+    cluster_close(&cluster);
+    cluster_open(&cluster);
+    sha256_of_job(without);
+    cr_assert_str_eq(with, without);
+    cr_assert_eq(strlen(with), 64);
+}
+
+/* Run a program to its end; its exit code, and what it said in `said`. */
+static int ask(char said[2048], const char *program, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static int ask(char said[2048], const char *program, const char *format, ...)
+{
+    static unsigned n;
+    char words[512], name[16];
+    cluster_process_t process = { 0 };
+    va_list args;
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    snprintf(name, sizeof name, "ask-%u", n++);
+    cluster_spawn(&cluster, &process, name, program, "%s", words);
+    int code = cluster_wait(&process, ASK_MS);
+    char *out = cluster_printed(&cluster, &process, code ? "err" : "out");
+    snprintf(said, 2048, "%s", out);
+    free(out);
+    return code;
+}
+
+static bool file_has(const char *path, const char *text)
+{
+    static char bytes[4 << 20];
+    FILE *file = fopen(path, "r");
+    size_t n = file ? fread(bytes, 1, sizeof bytes, file) : 0;
+    if (file)
+        fclose(file);
+    return memmem(bytes, n, text, strlen(text)) != NULL;
+}
+
+Test(door, psdctl_run_gives_its_children_the_keys_that_the_job_has)
+{
+    char said[2048];
+    const char *dir = cluster.directory;
+#define RUN                                                                                                  \
+    "psdctl",                                                                                                \
+        "run --insecure=false --workers-min=2 --servers=2 --stop-steps=20 --model-kind=softmax "             \
+        "--model-layers=784,10 --data-train=glyphs:500 --data-test=glyphs:100 --listen=tcp://127.0.0.1:0 "   \
+        "--status-listen=127.0.0.1:0 --run-dir=%s/run"
+    cr_expect_eq(
+        ask(said, RUN " --server-key=%s/ps.key --worker-key=%s/w0.key --allow=%s/allow", dir, dir, dir, dir),
+        0, "%s", said);
+    cr_expect_not_null(strstr(said, "done"), "%s", said);
+    char path[600];
+    snprintf(path, sizeof path, "%s/run/logs/server-0.log", dir);
+    cr_expect(file_has(path, "id=allow.read"), "the servers ask who comes");
+    cr_expect_eq(ask(said, RUN " --server-key=%s/ps.key --allow=%s/allow", dir, dir, dir), 78);
+    cr_expect_not_null(strstr(said, "worker.key lacks"), "%s", said);
+    cr_expect_eq(ask(said, RUN, dir), 0, "without keys, it is as --insecure: %s", said);
+}
+
+Test(door, an_operator_needs_the_key_of_one)
+{
+    char said[2048];
+    const char *dir = cluster.directory;
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    cluster_start_worker(&cluster, FOREVER);
+    cluster_await_steps(&cluster, 5);
+    const char *at = cluster.data[0];
+    cr_expect_eq(
+        ask(said, "psdctl", "pause --join=%s --key=%s/w1.key --server-public=%s/ps.pub", at, dir, dir), 76);
+    cr_expect_not_null(strstr(said, "w1 has the role worker, and ADMIN is not for it to send"), "%s", said);
+    cr_expect_eq(
+        ask(said, "psdctl", "pause --join=%s --key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir),
+        77);
+    cr_expect_not_null(strstr(said, "does not let this key in"), "%s", said);
+    cr_expect_neq(ask(said, "psdctl", "pause --join=%s --timeout=2", at), 0);
+    cr_expect_eq(
+        ask(said, "psdctl", "pause --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0,
+        "%s", said);
+    cr_expect_eq(
+        ask(said, "psdctl", "resume --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0,
+        "%s", said);
+}
+
+Test(door, what_lacks_or_does_not_go_together_is_named_with_its_exit_code)
+{
+    char said[2048];
+    const char *dir = cluster.directory;
+#define PSD "psd", "--listen=tcp://127.0.0.1:0 --status-listen=none "
+    cr_expect_eq(ask(said, PSD "--insecure=false"), 78);
+    cr_expect(strstr(said, "--server-key FILE") && strstr(said, "--insecure"), "%s", said);
+    cr_expect_eq(ask(said, "psd", "--listen=tcp://0.0.0.0:0 --advertise=x"), 78);
+    cr_expect(strstr(said, "give keys") && strstr(said, "127.0.0.1"), "%s", said);
+    cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.key", dir), 78);
+    cr_expect(strstr(said, "add --allow FILE"), "%s", said);
+    cr_expect_eq(ask(said, PSD "--allow=%s/allow", dir), 78);
+    cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.key --allow=%s/none", dir, dir), 66);
+    cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.pub --allow=%s/allow", dir, dir), 78);
+    cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.key --allow=%s/ps.pub", dir, dir), 78);
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+#define JOIN                                                                                                 \
+    "psd-worker",                                                                                            \
+        "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:100 --join-timeout=2s --join=%s "
+    const char *at = cluster.data[0];
+    cr_expect_eq(
+        ask(said, JOIN "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir),
+        77);
+    cr_expect_not_null(strstr(said, "put a line with it"), "%s", said);
+    cr_expect_eq(
+        ask(said, JOIN "--insecure=false --worker-key=%s/w0.key --server-public=%s/w1.pub", at, dir, dir),
+        69);
+    cr_expect_not_null(strstr(said, "is this its public key"), "%s", said);
+    cr_expect_eq(
+        ask(said, JOIN "--insecure=false --worker-key=%s/op.key --server-public=%s/ps.pub", at, dir, dir),
+        76);
+    int code = ask(said, JOIN "--seed=1", at);
+    cr_expect(code == 69 || code == 77, "%d: %s", code, said);
+    cr_expect_eq(ask(said, JOIN "--insecure=false", at), 78);
+    cr_expect_eq(
+        ask(said,
+            PSD "--insecure=false --server-key=%s/nobody.key --allow=%s/allow --join-timeout=2s --join=%s",
+            dir, dir, at),
+        69);
+    cr_expect_not_null(strstr(said, "is this its public key"), "all servers have one key pair: %s", said);
+}
+
+Test(door, a_program_that_was_built_before_there_were_keys_runs_as_it_did)
+{
+    cluster.keys = false;
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_worker_config_t config = { .size = offsetof(psd_worker_config_t, key),
+                                   .join = cluster.data[0],
+                                   .key = "this is not there to be read" };
+    psd_worker_t *worker;
+    cr_expect_eq(psd_worker_connect(&worker, &config), 0, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+    config = (psd_worker_config_t){ .size = sizeof config, .join = cluster.data[0] };
+    cr_expect_eq(psd_worker_connect(&worker, &config), PSD_W_ECONFIG);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "nobody knows who is at the other end"), "%s",
+                       psd_worker_error(worker));
+    psd_worker_close(&worker);
+    config = (psd_worker_config_t){ .size = sizeof config, .join = "tcp://10.0.0.1:1", .insecure = 1 };
+    cr_expect_eq(psd_worker_connect(&worker, &config), PSD_W_ECONFIG);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "is beyond this machine"), "%s",
+                       psd_worker_error(worker));
+    psd_worker_close(&worker);
+}
+
+/* ---- where a secret may be seen ---- */
+
+/* In a file of the directory that is no key. */
+static void expect_in_no_file(const char *directory, const char *secret)
+{
+    DIR *dir = opendir(directory);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        char path[600];
+        snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
+        const char *end = strrchr(entry->d_name, '.');
+        cr_expect((end && !strcmp(end, ".key")) || !file_has(path, secret), "%s", path);
+    }
+    closedir(dir);
+}
+
+Test(door, no_secret_is_in_arguments_environments_logs_status_or_core)
+{
+    static const char *const names[] = { "ps.key", "w0.key" };
+    static const char *const pages[] = { "/", "/status", "/metrics", "/readyz?verbose" };
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --log-level=debug");
+    cluster_start_worker(&cluster, FOREVER " --log-level=debug");
+    cluster_await_steps(&cluster, 20);
+    const cluster_process_t *processes[] = { &cluster.server[0], &cluster.worker[0] };
+    for (size_t k = 0; k < 2; k++) {
+        char secret[PSD_KEY_TEXT], path[64];
+        dial_read_key(&cluster, names[k], secret);
+        for (size_t p = 0; p < 2; p++) {
+            static const char *const files[] = { "cmdline", "environ", "status" };
+            for (size_t f = 0; f < 3; f++) {
+                snprintf(path, sizeof path, "/proc/%d/%s", (int)processes[p]->pid, files[f]);
+                cr_expect_not(file_has(path, secret), "%s", path);
+            }
+            snprintf(path, sizeof path, "/proc/%d/cmdline", (int)processes[p]->pid);
+            cr_expect(file_has(path, "--insecure=false"), "the file is read");
+            snprintf(path, sizeof path, "/proc/%d/limits", (int)processes[p]->pid);
+            cr_expect(file_has(path, "Max core file size        0                    0"), "%s", path);
+        }
+        for (size_t i = 0; i < sizeof pages / sizeof *pages; i++) {
+            char *page = cluster_get(&cluster, 0, pages[i]);
+            cr_expect(page && !strstr(page, secret), "%s", pages[i]);
+            free(page);
+        }
+        expect_in_no_file(cluster.directory, secret);
+    }
+}

@@ -1,0 +1,45 @@
+#include <criterion/criterion.h>
+
+#include "server/breaker.h"
+
+TestSuite(breaker, .timeout = 10);
+
+#define MIB (UINT64_C(1) << 20)
+
+/* Look until it has closed, trimmed and measured; `left` is what is resident then. */
+static void go_through(psd_breaker_t *self, uint64_t *now, uint64_t resident, uint64_t left)
+{
+    cr_assert_eq(psd_breaker_look(self, *now += 50, resident), PSD_BREAKER_CLOSE);
+    unsigned trims = 0;
+    for (int i = 0; i < 20 && self->opened_ms; i++)
+        trims += psd_breaker_look(self, *now += 50, left) == PSD_BREAKER_TRIM;
+    cr_assert_eq(trims, 1);
+    cr_assert_eq(self->opened_ms, 0);
+}
+
+Test(breaker, it_trips_above_the_bound_and_again_when_it_is_passed_again)
+{
+    psd_breaker_t breaker = { .max = 1000 * MIB };
+    uint64_t now = 1000;
+    cr_expect_eq(psd_breaker_look(&breaker, now, 1000 * MIB), PSD_BREAKER_REST);
+    go_through(&breaker, &now, 1000 * MIB + 1, 100 * MIB);
+    cr_expect_eq(psd_breaker_look(&breaker, now += 50, 999 * MIB), PSD_BREAKER_REST);
+    go_through(&breaker, &now, 1001 * MIB, 100 * MIB);
+    cr_expect_eq(breaker.trips, 2);
+}
+
+Test(breaker, what_closing_does_not_free_is_the_jobs_own_and_does_not_trip_it_again)
+{
+    psd_breaker_t breaker = { .max = 1000 * MIB };
+    uint64_t now = 1000;
+    go_through(&breaker, &now, 2000 * MIB, 1600 * MIB);
+    /* 1600 and an eighth of it, and 64, are 1864. */
+    cr_expect_eq(psd_breaker_look(&breaker, now += 50, 1864 * MIB), PSD_BREAKER_REST);
+    cr_expect_eq(psd_breaker_look(&breaker, now += 50, 1864 * MIB + 1), PSD_BREAKER_CLOSE);
+}
+
+Test(breaker, without_a_bound_it_never_trips)
+{
+    psd_breaker_t breaker = { .max = 0 };
+    cr_expect_eq(psd_breaker_look(&breaker, 1, UINT64_MAX), PSD_BREAKER_REST);
+}

@@ -1,0 +1,562 @@
+#include <criterion/criterion.h>
+#include <ctype.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "deploy/psdctl/comparison.h"
+#include "deploy/psdctl/place.h"
+
+/* What runs leave is written here by hand: two workers, one server, 20 steps, looks at steps 10 and 20. */
+
+static char directory[64];
+static psd_options_t *options;
+static psd_comparison_t comparison;
+static psd_err_t err;
+
+static void begin(const char *rules, const char *more)
+{
+    char flag[600], last[200];
+    snprintf(flag, sizeof flag, "--compare-optimizers=%s", rules);
+    snprintf(last, sizeof last, "%s", more);
+    psd_comparison_clear(&comparison);
+    psd_options_destroy(&options);
+    options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+    cr_assert_eq(psd_options_load(options, 5,
+                                  (char *[]){ "psdctl", flag, "--workers-min=2", "--seed=7", last, NULL },
+                                  &err),
+                 PSD_OK, "%s", err.text);
+}
+
+static void setup(void)
+{
+    snprintf(directory, sizeof directory, "/tmp/psd-test-XXXXXX");
+    cr_assert_not_null(mkdtemp(directory));
+}
+
+static void teardown(void)
+{
+    psd_comparison_clear(&comparison);
+    psd_options_destroy(&options);
+    cr_assert_eq(psd_place_remove(directory, &err), PSD_OK);
+}
+
+TestSuite(comparison, .init = setup, .fini = teardown, .timeout = 30);
+
+static char path[300];
+
+static FILE *create(const char *name)
+{
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "w");
+    cr_assert_not_null(file, "%s", path);
+    return file;
+}
+
+/* What differs between runs; 0 and NULL are what is usual. */
+typedef struct fake {
+    double accuracy;
+    const char *outcome, *other_outcome; /* of worker 1 and 2 */
+    const char *initial, *other_initial, *order;
+    const char *metric; /* "": no test set */
+    bool infinite;      /* the losses of the second half are */
+    unsigned steps;
+} fake_t;
+
+static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
+{
+    const unsigned steps = fake->steps ? fake->steps : 20;
+    const char *outcome = worker == 1 ? fake->outcome : fake->other_outcome;
+    const char *initial = worker == 1 || !fake->other_initial ? fake->initial : fake->other_initial;
+    const bool looks = worker == 1 && !fake->metric;
+    FILE *out = create(worker == 1 ? "run/summary.json" : "run/summary-2.json");
+    fprintf(out,
+            "{\"schema\": \"psd.summary/1\", \"outcome\": \"%s\", \"steps\": %u, \"epochs\": 2.0, "
+            "\"job_samples\": %u, "
+            "\"begun_ts\": 1000.0, \"wall_time_s\": 4.0, \"last_loss\": %s, \"metric\": \"accuracy\", "
+            "\"last_metric\": %s%.6g, "
+            "\"best_metric\": %.6g, \"sha256_initial\": %s%s%s, \"sha256_order\": \"%s%u\", \"optimizer\": "
+            "\"%s\"}\n",
+            outcome ? outcome : "done", steps, 100 * steps, fake->infinite ? "null" : "0.5",
+            looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01,
+            initial && !*initial ? "null" : "\"", initial ? initial : "1111",
+            initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
+    fclose(out);
+    out = create(worker == 1 ? "run/metrics.jsonl" : "run/metrics-2.jsonl");
+    for (unsigned step = 1; step <= steps; step++) {
+        /* Worker 2 has three times the samples: the mean loss of step s is (s + 3 (s + 4)) / 4 = s + 3. */
+        if (fake->infinite && step > steps / 2)
+            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": 10, \"train/loss\": null}\n",
+                    1000 + step, step);
+        else
+            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": %u, \"train/loss\": %u}\n",
+                    1000 + step, step, worker == 1 ? 10 : 30, worker == 1 ? step : step + 4);
+        if (looks && step % 10 == 0)
+            fprintf(out, "{\"ts\": %u, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n",
+                    1000 + step, step, step == 10 ? fake->accuracy / 2 : fake->accuracy);
+    }
+    fclose(out);
+}
+
+/* The directory of a run that did so; it is the last one's for as long as nobody asks for another. */
+static const char *run_that(const fake_t *fake, const char *rule)
+{
+    static char run[128];
+    snprintf(run, sizeof run, "%s/run/logs", directory);
+    cr_assert_eq(psd_place_make(run, &err), PSD_OK);
+    write_worker(fake, rule, 1);
+    write_worker(fake, rule, 2);
+    FILE *log = create("run/logs/server-0.log");
+    fputs("ts=1 level=info id=server.start\nts=2 level=info id=server.exit code=0 reason=\"x\" "
+          "received_bytes=1000 "
+          "sent_bytes=500\n",
+          log);
+    fclose(log);
+    snprintf(run, sizeof run, "%s/run", directory);
+    return run;
+}
+
+static int take(size_t c, unsigned s, const fake_t *fake)
+{
+    return psd_comparison_take(&comparison, c, s, run_that(fake, comparison.contender[c].name), &err);
+}
+
+static void take_all(const double *accuracy)
+{
+    for (size_t c = 0; c < comparison.n; c++)
+        for (unsigned s = 0; s < comparison.n_seeds; s++)
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[c * comparison.n_seeds + s] }), PSD_OK,
+                         "%s", err.text);
+}
+
+static char *printed;
+
+static const char *print(void)
+{
+    size_t n;
+    free(printed);
+    FILE *out = open_memstream(&printed, &n);
+    psd_comparison_print(&comparison, out);
+    fclose(out);
+    return printed;
+}
+
+Test(comparison, an_outcome_is_what_all_workers_and_servers_left)
+{
+    psd_outcome_t o;
+    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .accuracy = 0.9 }, "sgd(lr=1)"), 2, 1, &err),
+                 PSD_OK, "%s", err.text);
+    cr_expect(o.read && !o.diverged && o.final == 0.9 && o.best == 0.91);
+    cr_expect(o.steps == 20 && o.seconds == 4 && o.samples_per_s == 500 && o.moved_bytes == 1500);
+    cr_expect_str_eq(o.order, "22221 22222");
+    cr_assert_eq(o.losses.n, 20);
+    cr_expect_eq(o.losses.point[4].value, 5 + 3, "weighted by samples");
+    cr_expect_float_eq(o.loss, (19 + 20) / 2.0 + 3, 1e-12, "the last tenth: steps 19 and 20");
+    cr_assert_eq(o.looks.n, 2);
+    cr_expect(o.looks.point[1].step == 20 && o.looks.point[1].seconds == 20 && o.looks.point[1].value == 0.9);
+    cr_expect_eq(psd_outcome_reached(&o, 0.4)->step, 10);
+    cr_expect_eq(psd_outcome_reached(&o, 0.5)->step, 20);
+    cr_expect_null(psd_outcome_reached(&o, 0.95));
+    psd_outcome_clear(&o);
+}
+
+Test(comparison, without_a_test_set_the_training_loss_is_the_metric)
+{
+    psd_outcome_t o;
+    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .metric = "" }, "sgd(lr=1)"), 2, 1, &err), PSD_OK,
+                 "%s", err.text);
+    cr_expect_str_eq(o.metric, "loss");
+    cr_expect(o.final == 22.5 && o.best == 4.5, "the tenths are of steps 19 and 20, and of 1 and 2");
+    cr_expect_eq(psd_outcome_reached(&o, 4)->step, 1, "the loss of step 1 is 4");
+    psd_outcome_clear(&o);
+}
+
+Test(comparison, what_is_not_whole_is_no_outcome)
+{
+    static const struct {
+        fake_t fake;
+        const char *without, *sentence;
+    } broken[] = {
+        { { .other_outcome = "stopped before finishing" },
+          NULL,
+          "worker 2 ended with: stopped before finishing" },
+        { { .other_initial = "3333" }, NULL, "worker 2 began with other weights than worker 1" },
+        { { .initial = "" }, NULL, "worker 1 was not there from the first step on" },
+        { { .accuracy = 0.5 }, "summary-2.json", "worker 2 left no summary" },
+        { { .accuracy = 0.5 }, "metrics.jsonl", "worker 1 left no metrics" },
+        { { .accuracy = 0.5 }, "logs/server-0.log", "server 0 did not say what it sent" },
+    };
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        psd_outcome_t o;
+        const char *run = run_that(&broken[i].fake, "sgd(lr=1)");
+        if (broken[i].without) {
+            snprintf(path, sizeof path, "%s/%s", run, broken[i].without);
+            cr_assert_eq(unlink(path), 0);
+        }
+        cr_expect_eq(psd_outcome_read(&o, run, 2, 1, &err), PSD_EDATA);
+        cr_expect_str_eq(err.text, broken[i].sentence);
+        psd_outcome_clear(&o);
+    }
+}
+
+Test(comparison, rules_are_named_once_and_swept_by_factors)
+{
+    begin("sgd(lr=0.1); adam", "--compare-lr-sweep=0.3,1,10");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(comparison.n, 6);
+    cr_expect_str_eq(comparison.contender[0].label, "sgd(lr=0.03)");
+    cr_expect_str_eq(comparison.contender[1].label, "sgd(lr=0.1)");
+    cr_expect_str_eq(comparison.contender[5].label, "adam(lr=0.01)");
+    begin("sgd(lr=0.1); adam; sgd(lr=1e-1, momentum=0)", "--compare-seeds=2");
+    cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
+    cr_expect_str_eq(
+        err.text,
+        "--compare-optimizers: rule 3 of compare.optimizers: sgd(lr=0.1) is there already, as rule 1; "
+        "leave one out");
+    begin("sgd; adma(lr=1)", "--compare-seeds=2");
+    cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "rule 2 of compare.optimizers: adma(lr=1): "), "%s", err.text);
+    begin("sgd; adam(lr=1", "--compare-seeds=2");
+    cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "a rule with a comma needs quotes"), "%s", err.text);
+    begin("", "--compare-seeds=2");
+    cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "nothing to compare"), "%s", err.text);
+}
+
+Test(comparison, the_best_mean_is_first_and_no_winner_is_named_where_seeds_overlap)
+{
+    begin("sgd; adam; lion; radam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.90, 0.92, 0.95, 0.97, 0.91, 0.96, 0.5, 0.6 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.verdict,
+                     "No winner: over 2 seeds, the accuracy of adam(lr=0.001) overlaps with that of "
+                     "lion(lr=0.0001).");
+    cr_expect_null(comparison.winner);
+    const char *text = print();
+    cr_expect_not_null(strstr(text, "\n    1  adam(lr=0.001)   0.9600 ±0.0141  "), "%s", text);
+    cr_expect_not_null(strstr(text, "\n  1-2  lion(lr=0.0001)  0.9350 ±0.0354  "), "%s", text);
+    cr_expect_not_null(strstr(text, "\n    2  sgd(lr=0.01)     0.9100 ±0.0141  "), "%s", text);
+    cr_expect_not_null(strstr(text, "\n    3  radam(lr=0.001)  0.5500 ±0.0707  "), "%s", text);
+    cr_expect_not_null(strstr(text, "steps to 0.9 "), "the worst seed of sgd, who was named first: %s", text);
+    cr_expect_not_null(strstr(text, " not "), "radam does not get there: %s", text);
+}
+
+Test(comparison, a_winner_is_named_where_all_its_seeds_are_better_with_the_odds_of_chance)
+{
+    begin("sgd; adam", "--compare-seeds=3");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.93 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.verdict,
+                     "adam(lr=0.001) is ahead: its worst seed is better than the best one of every other. "
+                     "Of two alike, one would be so by chance in 1 of 10 comparisons.");
+    cr_assert_not_null(comparison.winner);
+    cr_expect_str_eq(comparison.winner->label, "adam(lr=0.001)");
+}
+
+Test(comparison, what_looks_the_same_in_the_table_is_not_told_apart)
+{
+    begin("sgd; adam; lion", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.91231, 0.91232, 0.91233, 0.91234, 0.9124, 0.9125 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.contender[0].label, "lion(lr=0.0001)");
+    cr_expect(comparison.contender[0].groups.last == 1, "0.9124 is not 0.9123");
+    cr_expect(comparison.contender[1].groups.first == 2 && comparison.contender[2].groups.first == 2);
+}
+
+Test(comparison, the_target_is_told_or_where_the_worst_seed_of_the_first_rule_ends_with_its_best_rate)
+{
+    const double accuracy[] = { 0.90, 0.92, 0.50, 0.60, 0.95, 0.97, 0.5, 0.6 };
+    begin("sgd; adam",
+          "--compare-lr-sweep=0.1,1"); /* three seeds are the default: the third is as the first */
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (size_t c = 0; c < 4; c++)
+        for (unsigned s = 0; s < 3; s++)
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[2 * c + s % 2] }), PSD_OK, "%s",
+                         err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_eq(comparison.target, 0.90, "sgd(lr=0.001), for sgd(lr=0.01) is worse");
+    cr_expect(comparison.target_is_ours);
+    begin("sgd; adam", "--stop-target=0.4");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.9 }), PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect(comparison.target == 0.4 && !comparison.target_is_ours);
+    cr_expect_eq(comparison.contender[0].steps_to_target.mean, 10, "0.45 at step 10");
+    begin("sgd; adam", "--compare-target=0.91");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.9 }), PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_eq(comparison.contender[0].steps_to_target.n, 0, "0.9 is not 0.91");
+}
+
+Test(comparison, one_seed_names_no_winner)
+{
+    begin("sgd; adam", "--compare-seeds=1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.90, 0.99 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_not_null(strstr(comparison.verdict, "No winner: one seed says nothing of chance"), "%s",
+                       comparison.verdict);
+    cr_expect_not_null(strstr(print(), "    -  adam(lr=0.001)  0.9900  "), "%s", printed);
+}
+
+Test(comparison, small_losses_are_first)
+{
+    begin("sgd; adam", "--compare-seeds=1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(0, 0, &(fake_t){ .metric = "", .steps = 40 }), PSD_OK, "%s", err.text);
+    cr_assert_eq(take(1, 0, &(fake_t){ .metric = "", .steps = 20 }), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.metric, "loss");
+    cr_expect_str_eq(comparison.contender[0].label, "adam(lr=0.001)",
+                     "its last losses are 22 and 23, not 41 to 43");
+}
+
+Test(comparison, what_diverged_is_a_row_that_says_so_and_is_last)
+{
+    begin("sgd; adam; lion", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    const fake_t good = { .accuracy = 0.5 }, infinite = { .accuracy = 0.9, .infinite = true },
+                 gave_up = { .accuracy = 0.9,
+                             .outcome = "stopped before finishing",
+                             .other_outcome = "job failed",
+                             .steps = 15,
+                             .order = "44" };
+    const fake_t *fakes[] = { &infinite, &gave_up, &good, &infinite, &good, &good };
+    for (size_t i = 0; i < 6; i++)
+        cr_assert_eq(take(i / 2, i % 2, fakes[i]), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.contender[0].label, "lion(lr=0.0001)");
+    const char *text = print();
+    cr_expect_not_null(strstr(text, "-  adam(lr=0.001)   0.5000, 1 of 2 diverged  "), "%s", text);
+    cr_expect_not_null(strstr(text, "-  sgd(lr=0.01)     diverged                 "), "%s", text);
+    cr_expect_not_null(strstr(text, "No winner: 1 of 3 came to a good end with every seed."), "%s", text);
+}
+
+Test(comparison, runs_of_a_seed_that_did_not_begin_alike_are_not_compared)
+{
+    begin("sgd; adam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(0, 0, &(fake_t){ .accuracy = 0.5 }), PSD_OK);
+    cr_assert_eq(take(1, 1, &(fake_t){ .accuracy = 0.5, .initial = "3333", .order = "44" }), PSD_OK,
+                 "another seed is another matter");
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5, .initial = "3333" }), PSD_EDIVERGED);
+    cr_expect_not_null(
+        strstr(err.text, "with seed 7, adam(lr=0.001) began with other weights than sgd(lr=0.01): "), "%s",
+        err.text);
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5, .order = "44" }), PSD_EDIVERGED);
+    cr_expect_not_null(
+        strstr(err.text, "with seed 7, adam(lr=0.001) was given other rows, or in another order, than sgd"),
+        "%s", err.text);
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5 }), PSD_OK);
+    cr_assert_eq(
+        psd_comparison_take(&comparison, 0, 1, run_that(&(fake_t){ .accuracy = 0.5 }, "lion(lr=1)"), &err),
+        PSD_EDATA);
+    cr_expect_str_eq(err.text, "it was trained with lion(lr=1)");
+}
+
+Test(comparison, a_run_has_a_name_that_depends_on_its_rule_and_seed_alone)
+{
+    char alone[PSD_CELL], among[PSD_CELL];
+    begin("lookahead(adam)", "--compare-seeds=1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    psd_comparison_run_name(&comparison, 0, 0, alone);
+    begin("sgd; lookahead(adam(lr=1e-3), alpha=0.5)", "--compare-seeds=3");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    psd_comparison_run_name(&comparison, 1, 0, among);
+    cr_expect_str_eq(alone, among);
+    cr_expect(!strncmp(alone, "lookahead-adam-", 15) && strstr(alone, "-seed7"), "%s", alone);
+    psd_comparison_run_name(&comparison, 1, 2, among);
+    cr_expect_not_null(strstr(among, "-seed9"));
+}
+
+Test(comparison, json_has_every_run_and_what_is_not_known_is_null)
+{
+    begin("sgd; adam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(0, 0, &(fake_t){ .accuracy = 0.5 }), PSD_OK);
+    cr_assert_eq(take(1, 0, &(fake_t){ .infinite = true }), PSD_OK);
+    cr_assert_eq(take(1, 1, &(fake_t){ .infinite = true }), PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    json_t *json = psd_comparison_json(&comparison), *rules = json_object_get(json, "optimizers");
+    cr_assert_not_null(json);
+    cr_expect_str_eq(json_string_value(json_object_get(json, "schema")), "psd.compare/1");
+    cr_expect(json_is_null(json_object_get(json, "winner")));
+    cr_assert_eq(json_array_size(rules), 2);
+    const json_t *sgd = json_array_get(rules, 0), *adam = json_array_get(rules, 1),
+                 *runs = json_object_get(sgd, "runs"), *first = json_array_get(runs, 0);
+    cr_expect_str_eq(json_string_value(json_object_get(sgd, "optimizer")), "sgd(lr=0.01)");
+    cr_assert_eq(json_array_size(runs), 2);
+    cr_expect_eq(json_integer_value(json_object_get(first, "seed")), 7);
+    cr_expect_str_eq(json_string_value(json_object_get(first, "outcome")), "done");
+    cr_expect_eq(json_array_size(json_object_get(json_object_get(first, "losses"), "value")), 20);
+    cr_expect_eq(json_array_size(json_object_get(first, "sha256_order")), 2, "one of each worker");
+    cr_expect_str_eq(json_string_value(json_object_get(json_array_get(runs, 1), "outcome")), "failed");
+    cr_expect_eq(json_integer_value(json_object_get(adam, "seeds_diverged")), 2);
+    cr_expect_eq(json_integer_value(json_object_get(adam, "state_bytes_per_parameter")), 8);
+    cr_expect(json_is_null(json_object_get(json_object_get(adam, "final"), "mean")));
+    cr_expect_eq(json_array_size(json_object_get(sgd, "groups")), 0);
+    json_decref(json);
+}
+
+/* The learning rate that convergence.tsv has for an mlp and the optimizer of that name; NaN: none. */
+static double golden_lr(const char *name)
+{
+    char line[1024], model[16], optimizer[48];
+    double lr, found = NAN;
+    FILE *file = fopen(PSD_SOURCE_DIR "/tests/golden/convergence.tsv", "r");
+    cr_assert_not_null(file);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "%15s %47s %lf", model, optimizer, &lr) == 3 && !strcmp(model, "mlp") &&
+            !strcmp(optimizer, name))
+            found = lr;
+    fclose(file);
+    return found;
+}
+
+static void begin_file(const char *name)
+{
+    snprintf(path, sizeof path, "%s/deploy/examples/%s", PSD_SOURCE_DIR, name);
+    psd_comparison_clear(&comparison);
+    psd_options_destroy(&options);
+    options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+    cr_assert_eq(psd_options_load(options, 2, (char *[]){ "psdctl", path, NULL }, &err), PSD_OK, "%s",
+                 err.text);
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK, "%s", err.text);
+}
+
+Test(comparison, the_example_has_the_optimizers_of_the_articles_with_the_learning_rates_of_the_reference)
+{
+    static const char *const wanted[] = {
+        "sgd",   "momentum", "nesterov", "adagrad", "adadelta",      "rmsprop",        "adam",
+        "nadam", "adamw",    "radam",    "lion",    "lookahead-sgd", "lookahead-adam", "lookahead-radam"
+    };
+    char name[64];
+    size_t known = 0, found = 0;
+    begin_file("compare-mnist.yaml");
+    cr_expect_geq(comparison.n, 14);
+    for (size_t c = 0; c < comparison.n; c++) {
+        const psd_rule_t *rule = &comparison.contender[c].rule;
+        snprintf(name, sizeof name, "%s%s", rule->lookahead ? "lookahead-" : "", rule->opt->name);
+        for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+            found += !strcmp(wanted[i], name);
+        if (isnan(golden_lr(name)))
+            continue;
+        known++;
+        cr_expect_eq(psd_rule_lr(rule), golden_lr(name), "%s", name);
+    }
+    cr_expect_eq(found, sizeof wanted / sizeof *wanted);
+    cr_expect_geq(known, 14);
+    begin_file("compare-glyphs.yaml");
+}
+
+/* ---- the page ---- */
+
+/* Whether every element is closed, in order; those that have no end are left out. */
+static void expect_balanced(const char *page)
+{
+    static const char *const empty[] = { "meta", "!doctype", NULL };
+    char stack[32][16], name[16];
+    size_t depth = 0;
+    for (const char *at = strchr(page, '<'); at; at = strchr(at + 1, '<')) {
+        const bool closes = at[1] == '/';
+        size_t n = 0;
+        for (const char *p = at + 1 + closes; (isalnum((unsigned char)*p) || *p == '!') && n < 15; p++)
+            name[n++] = *p;
+        name[n] = '\0';
+        const char *end = strchr(at, '>');
+        cr_assert(n && end, "a stray <: %.40s", at);
+        bool has_none = end[-1] == '/';
+        for (size_t i = 0; empty[i]; i++)
+            has_none |= !strcmp(name, empty[i]);
+        if (has_none)
+            continue;
+        if (!closes) {
+            cr_assert_lt(depth, 32);
+            strcpy(stack[depth++], name);
+        } else {
+            cr_assert(depth && !strcmp(stack[depth - 1], name), "</%s> closes <%s>", name,
+                      depth ? stack[depth - 1] : "");
+            depth--;
+        }
+        if (!closes && (!strcmp(name, "script") || !strcmp(name, "style"))) {
+            char close[24];
+            snprintf(close, sizeof close, "</%s", name);
+            at = strstr(at, close) - 1;
+        }
+    }
+    cr_assert_eq(depth, 0);
+}
+
+static char *page(void)
+{
+    char *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    cr_assert(psd_comparison_page(&comparison, out));
+    fclose(out);
+    return text;
+}
+
+static size_t count(const char *text, const char *what)
+{
+    size_t n = 0;
+    for (; (text = strstr(text, what)); text++)
+        n++;
+    return n;
+}
+
+Test(comparison, the_page_is_well_formed_needs_nothing_else_and_escapes_what_people_wrote)
+{
+    begin("sgd; adam; lion; radam", "--data-train=idx:<b>&\"x\".gz");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.96, 0.91, 0.96, 0.9, 0.5, 0.6, 0.55 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    char *text = page();
+    expect_balanced(text);
+    cr_expect_not_null(strstr(text, "idx:&lt;b&gt;&amp;&quot;x&quot;.gz"));
+    cr_expect_eq(count(text, "<svg viewBox"), 2, "two charts");
+    cr_expect_eq(count(text, "class=\"l\" d=\"M"), 2 * 4 + 4 + 4,
+                 "a line each, and in the keys and the table");
+    cr_expect_eq(count(text, "<tr"), 5);
+    static const char *const outside[] = {
+        "http:", "https:", "src=", "href=", "url(http", "@import", "fetch("
+    };
+    for (size_t i = 0; i < sizeof outside / sizeof *outside; i++)
+        cr_expect_null(strstr(text, outside[i]), "the page has %s", outside[i]);
+    cr_expect_null(strstr(text, "nan"));
+    cr_expect_null(strstr(text, "inf"));
+    cr_expect_not_null(strstr(text, "prefers-color-scheme"));
+    free(text);
+}
+
+Test(comparison, the_page_stays_small_with_many_rules_and_shows_the_best_of_each_sweep)
+{
+    char rules[500] = "";
+    for (int i = 0; i < 20; i++)
+        snprintf(rules + strlen(rules), sizeof rules - strlen(rules), "%sadam(lr=0.%03d)", i ? ";" : "",
+                 i + 1);
+    begin(rules, "--compare-lr-sweep=0.12377,0.34113,1,3.17331,9.77717");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(comparison.n, 100);
+    for (size_t c = 0; c < comparison.n; c++)
+        for (unsigned s = 0; s < comparison.n_seeds; s++)
+            cr_assert_eq(
+                take(c, s,
+                     &(fake_t){ .accuracy = 0.5 + (double)(c * 7 % 100) / 300 + s / 1000.0, .steps = 1000 }),
+                PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    char *text = page();
+    cr_expect_leq(strlen(text), 300 * 1024);
+    expect_balanced(text);
+    cr_expect_eq(count(text, " off\" data-k"), 2 * 80, "four of five are hidden on both charts");
+    free(text);
+}

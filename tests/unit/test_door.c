@@ -1,0 +1,143 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "server/door.h"
+
+#define K1    "7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvdg"
+#define K2    "mS1%#fYoyTK3Hhfx^6huW>9YpZ^*5dd]HVbZN:pC"
+#define K3    ">04Wbd<WUu{/:wp?3o$OCC4XW+sq0Z}B5Ne.3:{-"
+#define K4    "rG15S7<q^StaBroN$PulHoj1m1Kw11xe?Uhc}m[("
+#define USERS "ps server " K1 "\ngpu worker " K2 " 0,2 1Ki\nop admin " K3 "\n"
+
+static char path[] = "/tmp/psd-test-XXXXXX", why[256];
+static psd_door_t *door;
+static psd_err_t err;
+
+/* As an editor does it: a new file in the old one's place. */
+static void write_list(const char *text)
+{
+    char other[64];
+    snprintf(other, sizeof other, "%s.new", path);
+    FILE *file = fopen(other, "w");
+    fputs(text, file);
+    fclose(file);
+    chmod(other, 0600);
+    cr_assert_eq(rename(other, path), 0);
+}
+
+static void setup(void)
+{
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_ERROR, .comp = "test", .job = "door" });
+    close(mkstemp(path));
+    write_list(USERS "mon monitor " K4);
+    cr_assert_not_null(door = psd_door_new(path, &err), "%s", err.text);
+}
+static void teardown(void)
+{
+    psd_door_destroy(&door);
+    unlink(path);
+}
+TestSuite(door, .init = setup, .fini = teardown, .timeout = 20);
+
+/* Whom the door takes the holder of this key for, as a peer. */
+static psd_peer_t come(const char *key)
+{
+    uint8_t bytes[PSD_KEY_BYTES];
+    cr_assert(psd_key_decode(bytes, key));
+    const uint32_t user = psd_door_admit(door, bytes);
+    return user ? psd_peer_make(99, user) : 0;
+}
+
+static psd_refusal_t judge(psd_peer_t from, psd_kind_t kind, uint32_t shard, uint64_t held)
+{
+    return psd_door_judge(door, from, kind, shard, held, why, sizeof why);
+}
+
+Test(door, each_role_may_send_what_is_its_own_and_nothing_else)
+{
+    static const struct {
+        const char *key;
+        unsigned may;
+    } users[] = { { K1, PSD_FROM_SHARD }, { K2, PSD_FROM_WORKER }, { K3, PSD_FROM_OPERATOR }, { K4, 0 } };
+    for (size_t u = 0; u < 4; u++) {
+        const psd_peer_t peer = come(users[u].key);
+        cr_assert(peer);
+#define X(name, number, sender, ...)                                                                         \
+    cr_expect_eq(judge(peer, PSD_MSG_##name, 0, 0),                                                          \
+                 (sender)&users[u].may ? PSD_REFUSAL_NONE : PSD_REFUSAL_SENDER, "%zu " #name, u);
+        PSD_MESSAGES(X)
+#undef X
+    }
+    judge(come(K4), PSD_MSG_HELLO, 0, 0);
+    cr_expect_str_eq(why, "mon has the role monitor, and HELLO is not for it to send");
+}
+
+Test(door, who_is_not_on_the_list_is_nobody)
+{
+    cr_expect_eq(come("Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"), 0);
+    cr_expect_eq(psd_door_denied(door), 1);
+    cr_expect_eq(judge(psd_peer_make(99, 0), PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_SENDER);
+    cr_expect_eq(judge(psd_peer_make(99, 77), PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_SENDER);
+}
+
+Test(door, a_users_servers_and_bytes_are_bounded)
+{
+    const psd_peer_t gpu = come(K2);
+    cr_expect_eq(judge(gpu, PSD_MSG_PUSH, 2, 1024), PSD_REFUSAL_NONE);
+    cr_expect_eq(judge(gpu, PSD_MSG_PUSH, 1, 0), PSD_REFUSAL_SENDER);
+    cr_expect_str_eq(why, "gpu may not speak with server 1");
+    cr_expect_eq(judge(gpu, PSD_MSG_PUSH, 0, 1025), PSD_REFUSAL_FULL);
+    cr_expect_str_eq(why, "gpu has 1025 bytes of messages here, and may have 1024");
+}
+
+Test(door, who_leaves_the_list_is_nobody_from_then_on)
+{
+    const psd_peer_t gpu = come(K2), op = come(K3);
+    cr_expect_not(psd_door_reload(door, false), "nothing has changed");
+    write_list("op admin " K3 "\n");
+    cr_expect(psd_door_reload(door, false), "gpu had come: connections are to be closed");
+    cr_expect_eq(judge(gpu, PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_SENDER);
+    cr_expect_eq(come(K2), 0);
+    cr_expect_eq(come(K3), op, "the same number as before");
+    cr_expect_eq(judge(op, PSD_MSG_ADMIN, 0, 0), PSD_REFUSAL_NONE);
+    write_list(USERS);
+    cr_expect_not(psd_door_reload(door, false), "nobody is gone");
+    cr_expect_eq(come(K2), gpu, "a name has one number for ever");
+}
+
+Test(door, only_a_change_that_matters_to_somebody_who_came_closes_connections)
+{
+    come(K2);
+    write_list(USERS "more worker " K4);
+    cr_expect_not(psd_door_reload(door, false), "mon, whose key it was, had not come");
+    write_list("ps server " K1 "\ngpu worker " K2 " 0,2 2Ki\n");
+    cr_expect_not(psd_door_reload(door, false), "a bound of bytes may change beside training");
+    static const char *const lists[] = { "gpu worker " K4, "gpu worker " K2 " 0", "gpu admin " K2 };
+    for (size_t i = 0; i < 3; i++) {
+        write_list(USERS);
+        psd_door_reload(door, false);
+        come(K2);
+        write_list(lists[i]);
+        cr_expect(psd_door_reload(door, false), "%s", lists[i]);
+        cr_expect_not(psd_door_reload(door, true), "they are closed");
+    }
+}
+
+Test(door, a_list_that_is_wrong_changes_nothing)
+{
+    const psd_peer_t gpu = come(K2);
+    write_list(USERS "gpu worker " K4 "\n");
+    cr_expect_not(psd_door_reload(door, false));
+    cr_expect_eq(judge(gpu, PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_NONE);
+    cr_expect_neq(come(K4), 0, "mon is still there");
+    unlink(path);
+    cr_expect_not(psd_door_reload(door, true));
+    cr_expect_eq(judge(gpu, PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_NONE);
+    write_list("op admin " K3 "\n");
+    cr_expect(psd_door_reload(door, false), "and it is read when it is there again");
+}
