@@ -93,7 +93,7 @@ static pid_t start_server(char endpoint[128])
     if (!pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
-        execl(program, "psd", "--listen", "tcp://127.0.0.1:0", "--status-listen", "127.0.0.1:0", "--job",
+        execl(program, "psd", "--insecure", "--listen", "tcp://127.0.0.1:0", "--status-listen", "127.0.0.1:0", "--job",
               "bench", "--log-level", "warn", "--optimizer", "sgd(lr=0.1)", (char *)NULL);
         die("cannot start psd");
     }
@@ -169,7 +169,7 @@ int main(int argc, char **argv)
     pid_t pid = start_server(endpoint);
     start_other();
     psd_worker_t *worker;
-    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench" };
+    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench", .insecure = 1 };
     uint64_t shape[] = { PARAMETERS };
     psd_tensor_t tensor = { "w", shape, 1, weights };
     if (psd_worker_connect(&worker, &config) || psd_worker_register(worker, &tensor, 1))

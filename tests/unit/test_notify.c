@@ -93,7 +93,7 @@ Test(notify, a_server_says_that_it_is_ready_then_that_it_lives_then_that_it_stop
     if (pid == 0) {
         setenv("NOTIFY_SOCKET", name, 1);
         setenv("WATCHDOG_USEC", "200000", 1); /* a word each 100 ms */
-        execl(PSD_BIN_DIR "/psd", "psd", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--log-level=error",
+        execl(PSD_BIN_DIR "/psd", "psd", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--log-level=error", "--insecure",
               (char *)NULL);
         _exit(127);
     }
