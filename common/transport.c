@@ -286,11 +286,9 @@ void psd_link_describe(const psd_net_t *net, psd_link_t link, const char *endpoi
                  "%.128s does not let this key in: put a line with it, %s, into the servers' allow-list",
                  endpoint, net->keys->public);
     else if (link == PSD_LINK_MISMATCH)
-        snprintf(text, n,
-                 insecure ? "%.128s wants keys, and here is --insecure"
-                          : "%.128s speaks in the clear (--insecure), and "
-                            "here are keys",
-                 endpoint);
+        snprintf(text, n, "%.128s %s", endpoint,
+                 insecure ? "wants keys, and here is --insecure"
+                          : "speaks in the clear (--insecure), and here are keys");
     else
         snprintf(text, n, "%.128s breaks off at once: is it a server of psd%s", endpoint,
                  insecure ? ", and one without keys?" : ", and is this its public key (server.public)?");
@@ -345,9 +343,10 @@ static bool read_request(psd_socket_t *self)
     return any;
 }
 
-/* ---- the loop: ZeroMQ's descriptor is edge-triggered and any call may consume the edge, so its true state
- * is asked before every sleep, and the descriptor only ends the sleep
- * ------------------------------------------------- */
+/* ---- the loop ---- */
+
+/* ZeroMQ's descriptor is edge-triggered and any call may consume the edge, so its true state is asked before
+ * every sleep, and the descriptor only ends the sleep. */
 
 static bool is_readable(const psd_socket_t *self)
 {
