@@ -798,6 +798,7 @@ static void print_help(const psd_options_t *self, const char *word)
           "One worker of a parameter-server training job: it computes gradients on its share of the data." },
         { PSD_PROGRAM_CTL, "A whole training job on this machine: servers, workers, progress and result." },
         { PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE, "The same job with several optimizers, on this machine." },
+        { PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, "A whole training job on several machines, reached by ssh." },
     };
     const char *about = "";
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
@@ -877,6 +878,7 @@ static int check_flag(const psd_options_t *self, const char *word, bool *takes_n
                            rows[i].programs & PSD_PROGRAM_SERVER   ? "psd"
                            : rows[i].programs & PSD_PROGRAM_WORKER ? "psd-worker"
                            : rows[i].programs & PSD_PROGRAM_CTL    ? "psdctl run"
+                           : rows[i].programs & PSD_PROGRAM_LAUNCH ? "psdctl launch"
                                                                    : "psdctl compare",
                            rows[i].key);
     *takes_next = !has_value && !(i < N_ROWS && row_types[i] == BOOL);

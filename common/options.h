@@ -15,7 +15,8 @@ typedef enum psd_program {
     PSD_PROGRAM_SERVER = 1, /* psd */
     PSD_PROGRAM_WORKER = 2, /* psd-worker */
     PSD_PROGRAM_CTL = 4,    /* psdctl run */
-    PSD_PROGRAM_COMPARE = 8 /* psdctl compare, which takes those of psdctl run as well */
+    PSD_PROGRAM_COMPARE = 8, /* psdctl compare, which takes those of psdctl run as well, */
+    PSD_PROGRAM_LAUNCH = 16  /* and psdctl launch, too */
 } psd_program_t;
 
 typedef struct psd_option {

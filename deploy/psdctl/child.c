@@ -3,7 +3,10 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "deploy/psdctl/agent.h"
 
 bool psd_child_is_loud(const char *line)
 {
@@ -16,7 +19,13 @@ bool psd_child_is_here(const psd_child_t *self) { return self->open > 0; }
 
 void psd_child_kill(psd_child_t *self, int number)
 {
-    if (self->open && uv_is_active((uv_handle_t *)&self->process))
+    char line[32];
+    if (!self->open || !uv_is_active((uv_handle_t *)&self->process))
+        return;
+    snprintf(line, sizeof line, "signal %d\n", number);
+    if (self->is_far && number != SIGKILL)
+        psd_child_tell(self, line);
+    else
         uv_process_kill(&self->process, number);
 }
 
@@ -50,11 +59,26 @@ static void close_stream(psd_child_stream_t *stream)
         uv_close((uv_handle_t *)&stream->pipe, on_closed);
 }
 
+/* The remote shell ends as the agent does, and that as its program. */
+static void read_far_end(psd_child_t *self)
+{
+    if (self->code == PSD_AGENT_UNREACHED) {
+        self->code = psd_err_exit_code(PSD_EUNAVAILABLE);
+    } else if (self->code > PSD_AGENT_GONE) {
+        self->signal = (int)self->code - PSD_AGENT_GONE;
+        self->code = 0;
+    }
+}
+
 static void on_ended(uv_process_t *process, int64_t code, int number)
 {
     psd_child_t *self = process->data;
     self->code = code;
     self->signal = number;
+    if (self->is_far) {
+        read_far_end(self);
+        uv_close((uv_handle_t *)&self->far, on_closed);
+    }
     uv_close((uv_handle_t *)process, on_closed);
 }
 
@@ -100,6 +124,34 @@ static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buf)
         fflush(self->log);
 }
 
+/* -- what it is told ---------------------------------------------------------------------------------------
+ */
+
+static void on_told(uv_write_t *write, int status)
+{
+    char *line = write->data;
+    (void)status; /* when nobody listens any more, the process ends, and that is seen */
+    explicit_bzero(line, strlen(line));
+    free(line);
+    free(write);
+}
+
+void psd_child_tell(psd_child_t *self, const char *line)
+{
+    uv_write_t *write = malloc(sizeof *write);
+    char *copy = strdup(line);
+    uv_buf_t buf = uv_buf_init(copy, (unsigned)strlen(line));
+    bool told = write && copy && self->open && !uv_is_closing((uv_handle_t *)&self->far);
+    if (told) {
+        write->data = copy;
+        told = uv_write(write, (uv_stream_t *)&self->far, &buf, 1, on_told) == 0;
+    }
+    if (!told) {
+        free(copy);
+        free(write);
+    }
+}
+
 /* -- its start ---------------------------------------------------------------------------------------------
  */
 
@@ -109,7 +161,19 @@ static uv_stdio_container_t to_be_read(psd_child_stream_t *stream)
                                    .data.stream = (uv_stream_t *)&stream->pipe };
 }
 
-int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char **words, const char *log)
+/* Handles for a new life of it; each counts until it is closed. */
+static void open_handles(psd_child_t *self, uv_loop_t *loop)
+{
+    uv_pipe_init(loop, &self->out.pipe, 0);
+    uv_pipe_init(loop, &self->err.pipe, 0);
+    if (self->is_far)
+        uv_pipe_init(loop, &self->far, 0);
+    self->process.data = self->out.pipe.data = self->err.pipe.data = self->far.data = self;
+    self->out.n = self->err.n = 0;
+    self->open = self->is_far ? 4 : 3;
+}
+
+int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char **words, const char *order, const char *log)
 {
     uv_stdio_container_t stdio[3] = { { .flags = UV_IGNORE },
                                       to_be_read(&self->out),
@@ -117,11 +181,11 @@ int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char
     uv_process_options_t options = {
         .exit_cb = on_ended, .file = psdctl, .args = words, .stdio = stdio, .stdio_count = 3
     };
-    uv_pipe_init(loop, &self->out.pipe, 0);
-    uv_pipe_init(loop, &self->err.pipe, 0);
-    self->process.data = self->out.pipe.data = self->err.pipe.data = self;
-    self->out.n = self->err.n = 0;
-    self->open = 3;
+    self->is_far = order != NULL;
+    open_handles(self, loop);
+    if (self->is_far)
+        stdio[0] = (uv_stdio_container_t){ .flags = (uv_stdio_flags)(UV_CREATE_PIPE | UV_READABLE_PIPE),
+                                           .data.stream = (uv_stream_t *)&self->far };
     self->code = self->signal = 0;
     self->last[0] = '\0';
     self->started_ms = uv_now(loop);
@@ -130,11 +194,15 @@ int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char
     int spawned = uv_spawn(loop, &self->process, &options);
     if (spawned) {
         uv_close((uv_handle_t *)&self->process, on_closed);
+        if (self->is_far)
+            uv_close((uv_handle_t *)&self->far, on_closed);
         close_stream(&self->out);
         close_stream(&self->err);
         return spawned;
     }
     uv_read_start((uv_stream_t *)&self->out.pipe, on_alloc, on_read);
     uv_read_start((uv_stream_t *)&self->err.pipe, on_alloc, on_read);
+    if (self->is_far)
+        psd_child_tell(self, order);
     return rc;
 }

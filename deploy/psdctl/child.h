@@ -1,5 +1,6 @@
 /* child.h - a child process of psdctl run: started, its lines read and kept in a log, its end told. It may be
- * started again when it is gone. All calls on the loop's thread. */
+ * started again when it is gone. It may be on another host: then the process here is a remote shell, with an agent (agent.h) at its
+ * far end, and everything reads as if the program were here. All calls on the loop's thread. */
 #pragma once
 
 #include <stdbool.h>
@@ -23,7 +24,7 @@ struct psd_child {
     void *owner;
     bool is_server;
     unsigned index; /* server from 0, worker from 1 */
-    char role[24];  /* "server 0" */
+    char role[160]; /* "server 0", "server 0 on node1" */
     void (*said)(psd_child_t *self, bool on_stderr, const char *line);
     void (*gone)(psd_child_t *self); /* all it said is read, and it is reaped */
     /* To be read by the owner. */
@@ -33,19 +34,24 @@ struct psd_child {
     char last[400];      /* its last warning or error */
     /* Its own. */
     uv_process_t process;
+    bool is_far; /* by way of an agent */
+    uv_pipe_t far; /* to it */
     psd_child_stream_t out, err;
     unsigned open; /* of process and streams; 0: gone, or not started */
     FILE *log;
 };
 
-/* Start `words` by way of psd_ctl_child of the program `psdctl`, and add what it says to the file `log`. 0,
- * or what uv_strerror explains; `gone` may be called all the same. */
-int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char **words, const char *log);
+/* Start `words` by way of psd_ctl_child of the program `psdctl`, and add what it says to the file `log`. `order` is NULL, or
+ * what the agent that `words` lead to is told first. 0, or what uv_strerror explains; `gone` may be called all the same. */
+int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char **words, const char *order, const char *log);
+
+/* Say a line to the agent, "alive\n". Not for a child of this machine. */
+void psd_child_tell(psd_child_t *self, const char *line);
 
 /* Whether it has been started and is not gone. */
 bool psd_child_is_here(const psd_child_t *self);
 
-/* Send a signal, if it still runs. */
+/* Send a signal, if it still runs. Far away, SIGKILL is the end of the connection, which kills it there. */
 void psd_child_kill(psd_child_t *self, int number);
 
 /* "was killed by signal 9 (Killed): what it said last". */

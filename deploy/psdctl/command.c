@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/run.h"
 
 static void add(psd_command_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -30,7 +31,7 @@ void psd_command_clear(psd_command_t *self)
 }
 
 /* Options that are decided per child; all others are handed on as they were given. */
-static const char *const of_run[] = { "listen",      "join",         "status.listen", "run.dir", "progress",
+static const char *const of_run[] = { "listen",      "advertise", "join",         "status.listen", "run.dir", "progress",
                                       "workers.min", "workers.want", "servers",       "insecure", "server.public", NULL };
 
 static bool is_one_of(const char *key, const char *const *keys)
@@ -41,26 +42,34 @@ static bool is_one_of(const char *key, const char *const *keys)
 }
 
 /* What the flags of this command line say to a child of `program`, but for the options `decided`; file and
- * environment it reads itself. */
+ * environment it reads itself, unless it is far away. */
 static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program,
-                      const char *const *decided)
+                      const char *const *decided, bool is_far)
 {
     const psd_option_t *row;
     for (size_t i = 0; (row = psd_options_row(i)); i++) {
         char flag[64];
         psd_options_flag(row->key, flag, sizeof flag);
+        const char *origin = psd_options_origin(options, row->key);
         if ((row->programs & program) && !is_one_of(row->key, decided) &&
-            strcmp(psd_options_origin(options, row->key), flag) == 0)
+            (is_far ? strcmp(origin, "default") != 0 : strcmp(origin, flag) == 0))
             add(self, "%s=%s", flag, psd_options_text(options, row->key));
     }
 }
 
 static void begin(psd_command_t *self)
 {
-    *self = (psd_command_t){ .n = 0 };
     add(self, "psdctl");
     add(self, PSD_CTL_CHILD);
     add(self, "%ld", (long)getpid());
+}
+
+static void begin_program(psd_command_t *self, const psd_command_facts_t *facts, const char *program)
+{
+    *self = (psd_command_t){ .n = 0 };
+    if (facts->bin)
+        begin(self);
+    add(self, "%s%s%s", facts->bin ? facts->bin : "", facts->bin ? "/" : "", program);
 }
 
 /* Everything that psdctl run starts is on this machine, where one need not have keys. */
@@ -72,10 +81,10 @@ static void add_security(psd_command_t *self, const psd_command_facts_t *facts, 
         add(self, "--server-public=%s", facts->server_public);
 }
 
-static void end(psd_command_t *self, const psd_options_t *options, const char *run_dir)
+static void end(psd_command_t *self, const psd_options_t *options, const char *run_dir, bool is_far)
 {
     add(self, "--run-dir=%s", run_dir);
-    if (*psd_options_file(options))
+    if (*psd_options_file(options) && !is_far)
         add(self, "%s", psd_options_file(options));
 }
 
@@ -105,33 +114,46 @@ static void add_place(psd_command_t *self, const psd_command_facts_t *facts, con
 
 void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
 {
-    begin(self);
-    add(self, "%s/psd", facts->bin);
-    add_flags(self, facts->options, PSD_PROGRAM_SERVER, of_run);
+    begin_program(self, facts, "psd");
+    add_flags(self, facts->options, PSD_PROGRAM_SERVER, of_run, facts->address);
     add(self, "--server-index=%u", facts->index);
     add(self, "--servers=%u", facts->n_servers);
-    add(self, "--workers-min=%s", psd_options_text(facts->options, "workers.min"));
+    add(self, "--workers-min=%u", facts->least);
     add(self, "--workers-want=%u", facts->n_workers);
-    add_place(self, facts, "listen", "tcp://127.0.0.1:0", facts->data);
+    add_place(self, facts, "listen", facts->address ? "tcp://0.0.0.0:0" : "tcp://127.0.0.1:0", facts->data);
+    if (facts->address)
+        add(self, "--advertise=%s", facts->address);
     add_place(self, facts, "status.listen", "127.0.0.1:0", facts->status);
     if (facts->index)
         add(self, "--join=%s", facts->join);
     add_security(self, facts, PSD_PROGRAM_SERVER);
-    end(self, facts->options, facts->run_dir);
+    end(self, facts->options, facts->run_dir, facts->address);
 }
 
 void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts)
 {
-    begin(self);
-    add(self, "%s/psd-worker", facts->bin);
-    add_flags(self, facts->options, PSD_PROGRAM_WORKER, of_run);
+    begin_program(self, facts, "psd-worker");
+    add_flags(self, facts->options, PSD_PROGRAM_WORKER, of_run, facts->address);
     add(self, "--worker-id=%u", facts->index);
     add(self, "--join=%s", facts->join);
     add(self, "--progress=log");
     add_security(self, facts, PSD_PROGRAM_WORKER);
     if (facts->short_progress)
         add_short_interval(self, facts->options);
-    end(self, facts->options, facts->run_dir);
+    end(self, facts->options, facts->run_dir, facts->address);
+}
+
+void psd_command_shell(psd_command_t *self, const char *shell, const char *host, const char *bin)
+{
+    *self = (psd_command_t){ .n = 0 };
+    begin(self);
+    for (shell += strspn(shell, " "); *shell; shell += strspn(shell, " ")) {
+        const size_t n = strcspn(shell, " ");
+        add(self, "%.*s", (int)n, shell);
+        shell += n;
+    }
+    add(self, "%s", host);
+    add(self, "'%s/psdctl' " PSD_CTL_AGENT, bin); /* a shell there takes it to pieces */
 }
 
 /* Each run by itself: no addresses of its own choice, no checkpoint of another run to go on from, no file that
@@ -147,10 +169,11 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     const psd_options_t *o = run->options;
     const bool has_status = strcmp(psd_options_string(o, "status.listen"), "none") != 0,
                is_silent = strcmp(psd_options_string(o, "progress"), "none") == 0;
+    *self = (psd_command_t){ .n = 0 };
     begin(self);
     add(self, "%s", run->psdctl);
     add(self, "run");
-    add_flags(self, o, PSD_PROGRAM_CTL, decided);
+    add_flags(self, o, PSD_PROGRAM_CTL, decided, false);
     add(self, "--listen=tcp://127.0.0.1:0");
     add(self, "--status-listen=%s", has_status ? "127.0.0.1:0" : "none");
     add(self, "--optimizer=%s", run->rule);
@@ -168,5 +191,5 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     add(self, "--progress=%s", is_silent ? "none" : "log");
     if (run->short_progress)
         add_short_interval(self, o);
-    end(self, o, run->run_dir);
+    end(self, o, run->run_dir, false);
 }

@@ -17,18 +17,23 @@ typedef struct psd_command {
 /* What the options do not say. Strings are borrowed. */
 typedef struct psd_command_facts {
     const psd_options_t *options;
-    const char *bin;     /* directory of the programs */
+    const char *bin;     /* directory of the programs; NULL: of an agent, which knows where they are */
+    const char *address; /* under which others reach the host; NULL: everything is on this one */
     const char *run_dir; /* of the run */
     const char *join;    /* where server 0 takes messages */
     const char *server_public; /* the servers' public key; "": there are no keys, and nobody else is on this machine */
     unsigned index;      /* server from 0, worker from 1 */
     unsigned n_servers, n_workers;
+    unsigned least; /* workers with which training goes on */
     const char *data, *status; /* addresses that this server has announced before; "" or NULL: none yet */
     bool short_progress;       /* a line that is redrawn may be redrawn often */
 } psd_command_facts_t;
 
 void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts);
 void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts);
+
+/* The remote shell that calls the agent on a host; `bin` is the directory of the programs there. */
+void psd_command_shell(psd_command_t *self, const char *shell, const char *host, const char *bin);
 
 /* A run of psdctl compare, of which the options say the rest. Strings are borrowed. */
 typedef struct psd_command_run {

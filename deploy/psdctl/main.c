@@ -4,6 +4,7 @@
 
 #include "common/err.h"
 #include "deploy/psdctl/admin.h"
+#include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/checkpoint.h"
 #include "deploy/psdctl/compare.h"
 #include "deploy/psdctl/config.h"
@@ -24,6 +25,7 @@ static const struct verb {
     const char *does;
 } verbs[] = {
     { "run", psd_ctl_run, "psdctl run", "train a whole job on this machine" },
+    { "launch", psd_ctl_launch, "psdctl launch", "train a whole job on several machines, by ssh" },
     { "verify", psd_ctl_verify, "psdctl verify", "train a job, and compare it bit for bit with a single process" },
     { "compare", psd_ctl_compare, "psdctl compare", "train a job with several optimizers, and tell which does better" },
     { "status", psd_ctl_status, "psdctl status", "what a server is doing" },
@@ -96,6 +98,8 @@ int main(int argc, char **argv)
         return call(verb, argc - 1, argv + 1);
     if (strcmp(word, PSD_CTL_CHILD) == 0)
         return psd_ctl_child(argc - 1, argv + 1);
+    if (strcmp(word, PSD_CTL_AGENT) == 0)
+        return psd_ctl_agent(argc - 1, argv + 1);
     if (strcmp(word, "help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "--help") == 0)
         return help(argc - 1, argv + 1);
     if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {

@@ -13,14 +13,17 @@
 #include <unistd.h>
 #include <uv.h>
 
-#include "common/keys.h"
 #include "common/options.h"
+#include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
+#include "deploy/psdctl/hosts.h"
+#include "deploy/psdctl/keyring.h"
 #include "deploy/psdctl/place.h"
 
 enum {
-    GRACE_MS = 8000,    /* for a stage of stopping; then the next */
+    GRACE_MS = 8000,    /* for workers to stop; then the servers; */
+    SAVE_MS = 40000,    /* for those, who write a last checkpoint and have 30 s for it; then all are killed */
     FINISH_MS = 20000,  /* for servers to end after the last worker has */
     LATE_MS = 5000,     /* for workers to end after the last server has: there is nobody left to speak to */
     UP_MS = 500,        /* who has been up for so long is started again at once; */
@@ -33,6 +36,8 @@ typedef struct run run_t;
 /* A child, and what is needed to start it again. */
 typedef struct post {
     psd_child_t child;
+    const psd_host_t *host; /* where it runs; NULL: here */
+    bool is_met;            /* the host's agent has spoken: host, shell and programs are there */
     uv_timer_t again; /* runs while it waits to be started again */
     uint64_t pause_ms;
     char data[256], status[256]; /* of a server: the addresses it has announced */
@@ -48,24 +53,29 @@ struct run {
     uv_loop_t loop;
     uv_signal_t term, interrupt;
     uv_timer_t timer; /* start of server 0, stages of stopping */
+    uv_timer_t alive; /* a word to all agents */
     post_t *post;     /* servers, then workers */
+    psd_hosts_t hosts;   /* none: all is on this machine */
     unsigned n_servers, n_workers;
+    unsigned least; /* workers with which training goes on */
     unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
     int64_t restarts_left;
     bool has_checkpoints;
     bool drops;          /* workers.lost is drop */
     bool in_rounds;      /* sync.mode is bsp */
-    char first_end[512]; /* of whom the first restart was, and why */
-    char refused[512];   /* a worker that was started again and refused: it came too late, or the job fails */
+    char first_end[640]; /* of whom the first restart was, and why */
+    char refused[640];   /* a worker that was started again and refused: it came too late, or the job fails */
     stage_t stage;
     bool interrupted;
     int code; /* exit code so far */
     char directory[PSD_PLACE_DIRECTORY];
     psd_place_t place;
-    char server_public[PSD_KEY_TEXT]; /* the servers' public key; "": no keys */
-    bool ready;                         /* server 0 has announced itself */
-    bool terminal;                      /* stderr can redraw a line */
-    bool drawn;                         /* and holds one */
+    char here[PATH_MAX]; /* the working directory, which hosts are to have, too */
+    const char *far_bin; /* directory of the programs there */
+    psd_keyring_t keyring;
+    bool ready;    /* server 0 has announced itself */
+    bool terminal; /* stderr can redraw a line */
+    bool drawn;    /* and holds one */
 };
 
 static unsigned n_posts(const run_t *run) { return run->n_servers + run->n_workers; }
@@ -154,10 +164,10 @@ static void enter_stage(run_t *run, stage_t stage)
     if (stage <= run->stage)
         return;
     run->stage = stage;
-    uv_timer_start(&run->timer, on_stage_over, GRACE_MS, 0);
     forget_restarts(run);
     if (stage == STOP_WORKERS && !run->n_workers_up)
         run->stage = STOP_SERVERS;
+    uv_timer_start(&run->timer, on_stage_over, run->stage == STOP_SERVERS ? SAVE_MS : GRACE_MS, 0);
     if (run->stage == STOP_WORKERS)
         signal_children(run, false, true, SIGTERM);
     else if (run->stage == STOP_SERVERS)
@@ -171,7 +181,7 @@ static void fail(run_t *run, int code, const char *format, ...) __attribute__((f
 
 static void fail(run_t *run, int code, const char *format, ...)
 {
-    char sentence[1024];
+    char sentence[1536];
     va_list args;
     va_start(args, format);
     vsnprintf(sentence, sizeof sentence, format, args);
@@ -218,6 +228,21 @@ static void on_unready(uv_timer_t *timer)
 /* -- starting, and starting again ---------------------------------------------------------------------------
  */
 
+/* On another host: the program's words go to the agent there, by the remote shell. */
+static int start_far(run_t *run, post_t *post, const psd_command_t *program, const char *log)
+{
+    psd_command_t shell;
+    char *order = psd_agent_order(run->here, run->directory, program->word, run->keyring.is_drawn ? &run->keyring : NULL);
+    if (!order)
+        return UV_ENOMEM;
+    psd_command_shell(&shell, psd_options_string(run->options, "remote.shell"), post->host->target, run->far_bin);
+    int rc = psd_child_start(&post->child, &run->loop, run->place.self, shell.word, order, log);
+    psd_command_clear(&shell);
+    explicit_bzero(order, strlen(order));
+    free(order);
+    return rc;
+}
+
 static bool start(run_t *run, unsigned i)
 {
     post_t *post = &run->post[i];
@@ -225,13 +250,15 @@ static bool start(run_t *run, unsigned i)
     char log[PATH_MAX];
     psd_command_t command;
     const psd_command_facts_t facts = { .options = run->options,
-                                        .bin = run->place.bin,
+                                        .bin = post->host ? NULL : run->place.bin,
+                                        .address = post->host ? post->host->address : NULL,
                                         .run_dir = run->directory,
                                         .join = run->post[0].data,
-                                        .server_public = run->server_public,
+                                        .server_public = run->keyring.server_public,
                                         .index = child->index,
                                         .n_servers = run->n_servers,
                                         .n_workers = run->n_workers,
+                                        .least = run->least,
                                         .data = post->data,
                                         .status = post->status,
                                         .short_progress = run->terminal };
@@ -239,7 +266,8 @@ static bool start(run_t *run, unsigned i)
     snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->directory, child->is_server ? "server" : "worker",
              child->index);
     post->starts++;
-    int rc = psd_child_start(child, &run->loop, run->place.self, command.word, log);
+    int rc = post->host ? start_far(run, post, &command, log)
+                        : psd_child_start(child, &run->loop, run->place.self, command.word, NULL, log);
     psd_command_clear(&command);
     if (rc)
         fail(run, psd_err_exit_code(PSD_ESYSTEM), "cannot start %s: %s", child->role, uv_strerror(rc));
@@ -290,8 +318,9 @@ static bool is_lost(const psd_child_t *child)
  * nothing to come back to. */
 static bool may_come_back(const run_t *run, const psd_child_t *child)
 {
-    if (run->stage != RUNNING || !is_lost(child))
-        return false;
+    const post_t *post = (const post_t *)child;
+    if (run->stage != RUNNING || !is_lost(child) || (post->host && !post->is_met))
+        return false; /* a host that cannot be reached, or has no programs, will not have them in a moment */
     if (child->is_server)
         return run->has_checkpoints && (run->n_workers_up > 0 || !run->ready);
     return run->n_servers_up > 0 && !run->drops;
@@ -301,7 +330,7 @@ static bool may_come_back(const run_t *run, const psd_child_t *child)
 static bool is_dropped(const run_t *run, const psd_child_t *child)
 {
     return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) &&
-           run->n_workers_up > (unsigned)psd_options_int(run->options, "workers.min");
+           run->n_workers_up > run->least;
 }
 
 static void call_back(run_t *run, post_t *post)
@@ -373,15 +402,24 @@ static bool may_be_too_late(const run_t *run, const psd_child_t *child)
            ((const post_t *)child)->starts > 1 && child->code == psd_err_exit_code(PSD_EREFUSED);
 }
 
+/* A shell found no program there, and said so. */
+static bool lacks_programs(const psd_child_t *child)
+{
+    enum { NOT_EXECUTABLE = 126, NOT_FOUND };
+    return child->is_far && !((const post_t *)child)->is_met && (child->code == NOT_FOUND || child->code == NOT_EXECUTABLE);
+}
+
 static void tell_how_it_ended(run_t *run, const psd_child_t *child)
 {
-    char end[450], spent[640] = "";
+    char end[450], spent[768] = "";
     int code = child->signal ? psd_err_exit_code(PSD_EDIVERGED) : (int)child->code;
     psd_child_describe_end(child, end, sizeof end);
     if (may_come_back(run, child) && *run->first_end)
         snprintf(spent, sizeof spent, "; all %" PRId64 " restarts are used, the first for %s",
                  psd_options_int(run->options, "restarts"), run->first_end);
-    if (is_late(run, child)) {
+    if (lacks_programs(child)) {
+        fail(run, psd_err_exit_code(PSD_ENOINPUT), "%s %s; is psd installed there? See --remote-bin", child->role, end);
+    } else if (is_late(run, child)) {
         say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role,
             end);
     } else if (is_dropped(run, child)) {
@@ -435,9 +473,18 @@ static void on_ready(run_t *run, post_t *post, const char *line)
         return;
     run->ready = true;
     uv_timer_stop(&run->timer);
-    say(run, "status %s", post->status);
+    say(run, post->host ? "status %s on %s" : "status %s", post->status, post->host ? post->host->target : "");
     for (unsigned i = 1; i < n_posts(run) && run->stage == RUNNING; i++)
         start_first(run, i);
+}
+
+/* "psd agent VERSION": the first line of a host. */
+static void on_hello(run_t *run, post_t *post, const char *version)
+{
+    post->is_met = true;
+    if (strcmp(version, PSD_VERSION) != 0)
+        fail(run, psd_err_exit_code(PSD_EPROTO), "psd on %s is version %.40s, and here it is %s: install the same on all hosts",
+             post->host->target, version, PSD_VERSION);
 }
 
 static void on_said(psd_child_t *child, bool on_stderr, const char *line)
@@ -445,6 +492,8 @@ static void on_said(psd_child_t *child, bool on_stderr, const char *line)
     run_t *run = child->owner;
     if (on_stderr)
         show(run, child, line);
+    else if (child->is_far && strncmp(line, PSD_AGENT_HELLO, sizeof PSD_AGENT_HELLO - 1) == 0)
+        on_hello(run, (post_t *)child, line + sizeof PSD_AGENT_HELLO - 1);
     else if (child->is_server && strncmp(line, "psd ready ", 10) == 0)
         on_ready(run, (post_t *)child, line);
     else if (!child->is_server)
@@ -459,7 +508,7 @@ int psd_ctl_child(int argc, char **argv)
     if ((long)getppid() != strtol(argv[1], NULL, 10))
         return psd_err_exit_code(PSD_ESTOPPED); /* the parent died before the line above */
     setpgid(0, 0);
-    execv(argv[2], argv + 2);
+    execvp(argv[2], argv + 2); /* a remote shell is searched for */
     fprintf(stderr, "cannot run %s: %s\n", argv[2], strerror(errno));
     return psd_err_exit_code(PSD_ENOINPUT);
 }
@@ -499,6 +548,9 @@ static void print_summary(const run_t *run)
         if (!hide)
             print_value(key, value);
     }
+    if (run->hosts.n && !summary && run->post[run->n_servers].is_met)
+        printf("  %-13s %s:%s%s%s\n", "summary", run->post[run->n_servers].host->target, *run->directory == '/' ? "" : run->here,
+               *run->directory == '/' ? "" : "/", run->directory);
     printf("  %-13s %s\n", "kept in", run->directory);
     json_decref(summary);
 }
@@ -515,29 +567,44 @@ static void man_posts(run_t *run)
         child->index = child->is_server ? i : i - run->n_servers + 1;
         child->said = on_said;
         child->gone = on_gone;
-        snprintf(child->role, sizeof child->role, "%s %u", child->is_server ? "server" : "worker",
-                 child->index);
+        if (run->hosts.n)
+            post->host = child->is_server ? psd_hosts_of_server(&run->hosts, i)
+                                          : psd_hosts_of_worker(&run->hosts, i - run->n_servers);
+        snprintf(child->role, sizeof child->role, "%s %u%s%s", child->is_server ? "server" : "worker",
+                 child->index, post->host ? " on " : "", post->host ? post->host->target : "");
         uv_timer_init(&run->loop, &post->again);
         post->again.data = post;
     }
+}
+
+static void on_alive(uv_timer_t *timer)
+{
+    run_t *run = timer->data;
+    for (unsigned i = 0; i < n_posts(run); i++)
+        if (run->post[i].child.is_far && psd_child_is_here(&run->post[i].child))
+            psd_child_tell(&run->post[i].child, "alive\n");
 }
 
 static int drive(run_t *run)
 {
     uv_loop_init(&run->loop);
     uv_timer_init(&run->loop, &run->timer);
+    uv_timer_init(&run->loop, &run->alive);
     uv_signal_init(&run->loop, &run->term);
     uv_signal_init(&run->loop, &run->interrupt);
-    run->timer.data = run->term.data = run->interrupt.data = run;
+    run->timer.data = run->alive.data = run->term.data = run->interrupt.data = run;
     uv_signal_start(&run->term, on_signal, SIGTERM);
     uv_signal_start(&run->interrupt, on_signal, SIGINT);
     uv_timer_start(&run->timer, on_unready, psd_options_ms(run->options, "join_timeout"), 0);
+    if (run->hosts.n)
+        uv_timer_start(&run->alive, on_alive, PSD_AGENT_ALIVE_MS, PSD_AGENT_ALIVE_MS);
     man_posts(run);
     start_first(run, 0);
     uv_run(&run->loop, UV_RUN_DEFAULT);
     for (unsigned i = 0; i < n_posts(run); i++)
         uv_close((uv_handle_t *)&run->post[i].again, ignore_close);
     uv_close((uv_handle_t *)&run->timer, ignore_close);
+    uv_close((uv_handle_t *)&run->alive, ignore_close);
     uv_close((uv_handle_t *)&run->term, ignore_close);
     uv_close((uv_handle_t *)&run->interrupt, ignore_close);
     uv_run(&run->loop, UV_RUN_DEFAULT);
@@ -548,33 +615,56 @@ static int drive(run_t *run)
     return run->code;
 }
 
-/* Without keys, all children take anybody of this machine; with some, the lacking ones are missed here already. */
-static int find_keys(run_t *run, psd_err_t *err)
+/* How many of a kind: by the hostfile, by the options, or by both when they agree. */
+static int agree(const run_t *run, const char *key, bool told, unsigned by_hosts, unsigned *n, psd_err_t *err)
 {
-    static const char *const options[] = { "server.key", "worker.key", "allow" };
-    enum { N = sizeof options / sizeof *options };
-    const char *lacks = NULL;
-    unsigned n = 0;
-    for (unsigned i = 0; i < N; i++)
-        if (*psd_options_string(run->options, options[i]))
-            n++;
-        else
-            lacks = options[i];
-    if (n == 0)
+    const bool given = strcmp(psd_options_origin(run->options, key), "default") != 0;
+    if (!told)
         return PSD_OK;
-    if (n < N)
-        return psd_err_set(err, PSD_ECONFIG, "a job with keys has server.key, worker.key and allow; %s lacks", lacks);
-    psd_keys_t keys;
-    int rc = psd_keys_load(&keys, &(psd_keys_source_t){ .secret = psd_options_string(run->options, "server.key"),
-                                                        .server = psd_options_string(run->options, "server.public"),
-                                                        .insecure = psd_options_bool(run->options, "insecure"),
-                                                        .is_server = true }, err);
-    memcpy(run->server_public, keys.server, sizeof keys.server);
-    psd_keys_wipe(&keys);
-    return rc;
+    if (given && by_hosts != *n)
+        return psd_err_set(err, PSD_ECONFIG, "%s has %u in all, and %s (%s) says %u; leave one of them out",
+                           psd_options_string(run->options, "hostfile"), by_hosts, key, psd_options_origin(run->options, key), *n);
+    *n = by_hosts;
+    return PSD_OK;
 }
 
-static int prepare(run_t *run, psd_err_t *err)
+/* Who runs where, and what only a job on several machines needs. */
+static int find_hosts(run_t *run, psd_err_t *err)
+{
+    const psd_options_t *o = run->options;
+    const char *bin = psd_options_string(o, "remote.bin"), *hostfile = psd_options_string(o, "hostfile");
+    const bool has_least = strcmp(psd_options_origin(o, "workers.min"), "default") != 0;
+    run->far_bin = *bin ? bin : run->place.bin;
+    if (strchr(run->far_bin, '\''))
+        return psd_err_set(err, PSD_ECONFIG, "remote.bin is %s; a directory without ' is wanted", run->far_bin);
+    if (!getcwd(run->here, sizeof run->here))
+        return psd_err_set(err, PSD_ESYSTEM, "the working directory is not there: %s", strerror(errno));
+    if (!*hostfile)
+        return psd_err_set(err, PSD_EUSAGE, "psdctl launch wants to know the machines: give --hostfile FILE; psdctl run needs none");
+    int rc = psd_hosts_load(&run->hosts, hostfile, err);
+    rc = rc ? rc : agree(run, "servers", run->hosts.tells_servers, run->hosts.servers, &run->n_servers, err);
+    rc = rc ? rc : agree(run, psd_options_int(o, "workers.want") ? "workers.want" : "workers.min", run->hosts.tells_workers,
+                         run->hosts.workers, &run->n_workers, err);
+    if (rc != PSD_OK)
+        return rc;
+    if (!has_least)
+        run->least = run->n_workers;
+    psd_hosts_deal(&run->hosts, run->n_servers, run->n_workers);
+    return PSD_OK;
+}
+
+/* Without keys, all children take anybody of this machine; with some, the lacking ones are missed here already. Between
+ * machines there are always keys. */
+static int find_keys(run_t *run, psd_err_t *err)
+{
+    int rc = psd_keyring_load(&run->keyring, run->options, err);
+    if (rc != PSD_OK || !run->hosts.n || *run->keyring.server_public)
+        return rc;
+    psd_keys_guard_process();
+    return psd_keyring_draw(&run->keyring, run->directory, err);
+}
+
+static int prepare(run_t *run, bool is_far, psd_err_t *err)
 {
     int64_t least = psd_options_int(run->options, "workers.min"),
             want = psd_options_int(run->options, "workers.want");
@@ -582,12 +672,15 @@ static int prepare(run_t *run, psd_err_t *err)
     psd_place_choose(run->options, "", run->directory);
     snprintf(logs, sizeof logs, "%s/logs", run->directory);
     int rc = psd_place_find(&run->place, err);
+    run->n_servers = (unsigned)psd_options_int(run->options, "servers");
+    run->n_workers = (unsigned)(want > least ? want : least);
+    run->least = (unsigned)least;
+    if (rc == PSD_OK && is_far)
+        rc = find_hosts(run, err);
     rc = rc ? rc : psd_place_make(logs, err);
     rc = rc ? rc : find_keys(run, err);
     if (rc)
         return rc;
-    run->n_servers = (unsigned)psd_options_int(run->options, "servers");
-    run->n_workers = (unsigned)(want > least ? want : least);
     run->restarts_left = psd_options_int(run->options, "restarts");
     run->has_checkpoints = *psd_options_string(run->options, "checkpoint.dir");
     run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
@@ -597,17 +690,17 @@ static int prepare(run_t *run, psd_err_t *err)
     return run->post ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", n_posts(run));
 }
 
-int psd_ctl_run(int argc, char **argv)
+static int train(unsigned programs, int argc, char **argv)
 {
     psd_err_t err = { 0 };
-    psd_options_t *options = psd_options_new(PSD_PROGRAM_CTL);
+    psd_options_t *options = psd_options_new(programs);
     static run_t run;
     if (!options)
         return psd_err_exit_code(PSD_ENOMEM);
     int rc = psd_options_load(options, argc, argv, &err), code = 0;
     run = (run_t){ .options = options };
     if (rc == PSD_OK)
-        rc = prepare(&run, &err);
+        rc = prepare(&run, programs & PSD_PROGRAM_LAUNCH, &err);
     else if (rc < 0 && *psd_options_complaints(options))
         snprintf(err.text, sizeof err.text, "%s", psd_options_complaints(options));
     if (rc == PSD_OK)
@@ -615,6 +708,12 @@ int psd_ctl_run(int argc, char **argv)
     else if (rc < 0)
         fprintf(stderr, "%s\n", err.text);
     free(run.post);
+    psd_hosts_clear(&run.hosts);
+    psd_keyring_wipe(&run.keyring);
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : code;
 }
+
+int psd_ctl_run(int argc, char **argv) { return train(PSD_PROGRAM_CTL, argc, argv); }
+
+int psd_ctl_launch(int argc, char **argv) { return train(PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, argc, argv); }

@@ -17,7 +17,8 @@ static bool is_setting(const psd_option_t *row)
                                           "trace",        "progress",      "log.level",  "progress_interval",
                                           "log.format",   "listen",        "advertise",  "join",
                                           "join_timeout", "status.listen", "restarts",   "worker.id",
-                                          "worker.name",  "server.index",  "stop.target" };
+                                          "worker.name",  "server.index",  "stop.target",
+                                          "hostfile",     "remote.shell",  "remote.bin" };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(row->key, others[i]))
             return false;

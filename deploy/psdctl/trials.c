@@ -303,7 +303,7 @@ static int start(trials_t *self, slot_t *slot, psd_err_t *err)
     slot->words[0] = '\0';
     slot->progress[0] = '\0';
     self->n_busy++;
-    rc = psd_child_start(&slot->child, &self->loop, self->place.self, command.word, log);
+    rc = psd_child_start(&slot->child, &self->loop, self->place.self, command.word, NULL, log);
     psd_command_clear(&command);
     return rc ? psd_err_set(err, PSD_ESYSTEM, "cannot start psdctl run: %s", uv_strerror(rc)) : PSD_OK;
 }

@@ -155,10 +155,7 @@ Test(options, every_row_is_reached_by_flag_variable_and_key)
     for (size_t i = 0; psd_options_row(i); i++) {
         const psd_option_t *row = psd_options_row(i);
         char flag[64], variable[64], word[256];
-        psd_program_t program = row->programs & PSD_PROGRAM_SERVER    ? PSD_PROGRAM_SERVER
-                                : row->programs & PSD_PROGRAM_WORKER  ? PSD_PROGRAM_WORKER
-                                : row->programs & PSD_PROGRAM_COMPARE ? PSD_PROGRAM_COMPARE
-                                                                      : PSD_PROGRAM_CTL;
+        const unsigned program = row->programs & (~row->programs + 1); /* the first of those that take it */
         psd_options_t *one = psd_options_new(program);
         psd_options_flag(row->key, flag, sizeof flag);
         psd_options_variable(row->key, variable, sizeof variable);

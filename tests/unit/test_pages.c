@@ -70,7 +70,7 @@ static int run(const char *command)
 /* ---- commands ---- */
 
 /* Whether the words are options that the program takes, with values that it takes. */
-static void check_options(psd_program_t program, size_t argc, char **argv, const char *line)
+static void check_options(unsigned program, size_t argc, char **argv, const char *line)
 {
     psd_err_t err = { 0 };
     psd_options_t *options = psd_options_new(program);
@@ -92,7 +92,9 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     cr_assert_geq(argc, 2, "%s", line);
     if (!strcmp(argv[1], "run") || !strcmp(argv[1], "config") || !strcmp(argv[1], "verify"))
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
-    static const char *const not_run[] = { "run", "status", "wait", "verify", "export", "compare", "keygen", NULL };
+    if (!strcmp(argv[1], "launch"))
+        check_options(PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, argc - 1, argv + 1, line);
+    static const char *const not_run[] = { "run", "launch", "status", "wait", "verify", "export", "compare", "keygen", NULL };
     static const char *const has_own_options[] = { "export", "compare", "keygen", NULL };
     if (is_one_of(argv[1], not_run))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
