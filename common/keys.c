@@ -177,7 +177,7 @@ int psd_keys_load(psd_keys_t *out, const psd_keys_source_t *from, psd_err_t *err
         return missing(from, err);
     if (from->insecure)
         return PSD_OK;
-    if (!has_secret || (!has_server && !from->is_server))
+    if (!has_secret || (!has_server && !from->is_server && !from->server_later))
         return psd_err_set(err, PSD_ECONFIG, "%s is given without %s",
                            has_secret ? "a secret key" : "the servers' public key",
                            has_secret ? "the servers' public key (--server-public)"

@@ -25,6 +25,7 @@ typedef struct psd_keys_source {
     const char *secret; /* file with its own secret key */
     const char *server; /* the servers' public key, or a file with it; "": that of the own pair */
     bool insecure;
+    bool server_later; /* the servers' public key is not known yet: see psd_net_trust */
     bool is_server; /* for the sentence: which options would do */
 } psd_keys_source_t;
 

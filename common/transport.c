@@ -63,6 +63,13 @@ psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
     return NULL;
 }
 
+const char *psd_net_public(const psd_net_t *self) { return self->keys->insecure ? "" : self->keys->public; }
+
+void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT])
+{
+    memcpy(self->keys->server, server, PSD_KEY_TEXT);
+}
+
 void psd_net_destroy(psd_net_t **self_p)
 {
     psd_net_t *self = *self_p;

@@ -35,6 +35,12 @@ typedef struct psd_socket psd_socket_t;
  * locked, and wiped at the end. NULL, with `err` set, when the system refuses. */
 psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err);
 
+/* Its own public key; "" without keys. */
+const char *psd_net_public(const psd_net_t *self);
+
+/* Take this for the servers' public key in connections that are made from now on. */
+void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT]);
+
 /* After all its sockets are closed and the loop has run. Sets `*self_p` to NULL. */
 void psd_net_destroy(psd_net_t **self_p);
 

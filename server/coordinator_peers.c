@@ -101,16 +101,23 @@ static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, co
     return NULL;
 }
 
+/* Whether a hello whose text begins with this name of a job is for this one; else it is refused. */
+static bool is_of_this_job(psd_coordinator_t *self, psd_peer_t from, const psd_msg_t *msg, size_t n, psd_actions_t *out)
+{
+    const bool is = n == strlen(self->job) && !strncmp(msg->text, self->job, n);
+    if (!is)
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job,
+               (int)n, msg->text);
+    return is;
+}
+
 /* The text of a HELLO is "job name-of-worker". */
 static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                      psd_actions_t *out)
 {
     size_t n = strcspn(msg->text, " ");
-    if (n != strlen(self->job) || strncmp(msg->text, self->job, n)) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job,
-               (int)n, msg->text);
+    if (!is_of_this_job(self, from, msg, n, out))
         return;
-    }
     const uint32_t user = psd_peer_user(from);
     psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
     const psd_worker_row_t *wanted =
@@ -339,7 +346,7 @@ static psd_shard_row_t *shard_for_hello(psd_coordinator_t *self, const psd_msg_t
 /* Whether the sender may have the place that it asks for, where another start of that server had it. If that one was part
  * of a run, the job is taken up again without what it held. */
 static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                               size_t n_endpoint, psd_actions_t *out)
+                               const char *endpoint, size_t n_endpoint, psd_actions_t *out)
 {
     psd_shard_row_t *old = shard_started_again(self, msg);
     char why[64];
@@ -357,7 +364,7 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
         old->joined = false; /* nothing has been built on it yet: the log is empty */
         return true;
     }
-    bool same_place = strlen(old->endpoint) == n_endpoint && !strncmp(old->endpoint, msg->text, n_endpoint);
+    bool same_place = strlen(old->endpoint) == n_endpoint && !strncmp(old->endpoint, endpoint, n_endpoint);
     if (!same_place && now_ms < old->heard_ms + SERVER_LEASE_MS) {
         psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
         wait->seq = msg->seq;
@@ -382,30 +389,34 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
     yes->clock = self->n_points ? self->point[0] : 0;
 }
 
-/* The text of a SHARD_HELLO is "endpoint settings". */
+/* The text of a SHARD_HELLO is "job endpoint settings". */
 void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                               psd_actions_t *out)
 {
-    size_t n = strcspn(msg->text, " ");
-    const char *theirs = msg->text + n + (msg->text[n] == ' ');
+    const size_t n_job = strcspn(msg->text, " ");
+    const char *endpoint = msg->text + n_job + (msg->text[n_job] == ' ');
+    const size_t n = strcspn(endpoint, " ");
+    const char *theirs = endpoint + n + (endpoint[n] == ' ');
+    if (!is_of_this_job(self, from, msg, n_job, out))
+        return;
     if (strcmp(theirs, self->settings)) {
         refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out,
-               "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n, msg->text,
+               "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n, endpoint,
                self->settings, theirs);
         return;
     }
-    if (!may_take_its_place(self, now_ms, from, msg, n, out))
+    if (!may_take_its_place(self, now_ms, from, msg, endpoint, n, out))
         return;
     psd_shard_row_t *row = shard_for_hello(self, msg);
     if (!row || n >= sizeof row->endpoint) {
         refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
-               "server %.*s is one too many: the job has %u, %s", (int)n, msg->text, self->config.n_servers,
+               "server %.*s is one too many: the job has %u, %s", (int)n, endpoint, self->config.n_servers,
                msg->code ? "and that index is taken" : "all joined");
         return;
     }
     uint32_t s = (uint32_t)(row - self->shard);
     if (!row->joined) {
-        psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, msg->text);
+        psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, endpoint);
         row->sent_ms = now_ms; /* hellos that repeat must not put off what of the log is to be repeated */
     }
     row->joined = true;
@@ -413,7 +424,7 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     row->nonce = msg->seq;
     row->epoch = self->runs;
     row->heard_ms = now_ms;
-    memcpy(row->endpoint, msg->text, n);
+    memcpy(row->endpoint, endpoint, n);
     row->endpoint[n] = '\0';
     welcome_shard(self, s, out);
     psd_coord_evaluate(self, now_ms, out);

@@ -11,9 +11,12 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/clusterfile.h"
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/notify.h"
+#include "common/rendezvous.h"
+#include "common/route.h"
 #include "common/transport.h"
 #include "server/breaker.h"
 #include "server/door.h"
@@ -28,6 +31,8 @@ enum {
     LINGER_MS = 500,
     DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
                             * for good, and hellos are answered more often */
+    REREAD_MS = 500,       /* between two looks whether server 0 is said to be elsewhere, while it is silent */
+    DOUBT_MS = 5000,       /* for cluster.file to say so, when whoever is there refuses us: the file may be an old one */
     ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,       /* for a stranger to be refused */
     REOPEN_MS = 5000,      /* for an address to come free that was closed */
@@ -39,6 +44,11 @@ enum {
 
 typedef struct psd_daemon {
     const psd_options_t *options;
+    psd_rendezvous_t at;           /* who this is, and where server 0 is; `join` follows cluster.file */
+    psd_clusterfile_t found;       /* what that said last, or, in server 0, says */
+    uint64_t reread_ms;            /* when it was read last */
+    uint64_t doubt_ms;             /* since when what it said is in doubt, for we were refused there; 0: it is not */
+    psd_err_t doubt;               /* the refusal */
     uv_loop_t loop;
     uv_timer_t tick;
     uv_signal_t term, interrupt, save, reload;
@@ -74,8 +84,17 @@ typedef struct psd_daemon {
 /* From 1 s on, so that 0 means never. */
 static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
+static uint64_t random_number(void)
+{
+    uint64_t n = 0;
+    while (!n && getrandom(&n, sizeof n, 0) != sizeof n)
+        ;
+    return n;
+}
+
 static void stop(daemon_t *self, int code, const char *why);
 static void publish(daemon_t *self);
+static int open_coordinator(daemon_t *self, psd_err_t *err);
 
 /* ---- who may come in ---- */
 
@@ -173,6 +192,24 @@ static void log_line(daemon_t *self, const psd_action_t *a)
         psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
 }
 
+/* Whether server 0 is looked for where cluster.file says. */
+static bool follows_file(const daemon_t *self) { return !self->at.is_first && *self->found.data; }
+
+/* End, unless it was a file that led us to who refuses us: the job's server 0 may be about to write it anew. */
+static void give_up_or_doubt(daemon_t *self, int code, const char *why)
+{
+    const bool refused = code == PSD_EREFUSED || code == PSD_EAUTH;
+    if (!refused || !follows_file(self) || psd_engine_is_ready(psd_node_engine(self->node))) {
+        stop(self, code, why);
+        return;
+    }
+    if (self->doubt_ms)
+        return;
+    self->doubt_ms = now_ms();
+    psd_err_set(&self->doubt, code, "%s", why);
+    psd_log_warn("join.refused", "at=%s file=%s text=\"%s\"", self->at.join, self->at.file, why);
+}
+
 /* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */
 static void carry_out(daemon_t *self)
 {
@@ -185,7 +222,7 @@ static void carry_out(daemon_t *self)
         case PSD_ACT_SEND: send_message(self, a); break;
         case PSD_ACT_WORK: start_work(self, a->work); break;
         case PSD_ACT_LOG: log_line(self, a); break;
-        case PSD_ACT_FINISH: stop(self, a->level, a->msg.text); break;
+        case PSD_ACT_FINISH: give_up_or_doubt(self, a->level, a->msg.text); break;
         default: psd_store_carry_out(self->store, self->node, a, &self->out); break;
         }
     }
@@ -207,6 +244,42 @@ static void tell_ready(daemon_t *self)
            self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"), self->told_run);
     fflush(stdout);
     psd_notify("READY=1");
+}
+
+/* For those who look for server 0 by the file. */
+static int write_file(daemon_t *self, psd_err_t *err)
+{
+    psd_clusterfile_t *found = &self->found;
+    if (!self->at.is_first || !*self->at.file)
+        return PSD_OK;
+    snprintf(found->job, sizeof found->job, "%s", psd_options_string(self->options, "job"));
+    snprintf(found->data, sizeof found->data, "%s", self->advertised);
+    snprintf(found->status, sizeof found->status, "%s", self->status ? psd_status_url(self->status) : "none");
+    snprintf(found->server_public, sizeof found->server_public, "%s", psd_net_public(self->net));
+    found->run = random_number();
+    return psd_clusterfile_write(found, self->at.file, err);
+}
+
+/* Nobody is to be led here once this server has ended; the file of one that has been started since stays. */
+static void remove_file(const daemon_t *self)
+{
+    psd_clusterfile_t now;
+    if (self->at.is_first && self->found.run &&
+        psd_clusterfile_read(&now, self->at.file, self->found.job, NULL) == PSD_OK && psd_clusterfile_is_same(&now, &self->found))
+        unlink(self->at.file);
+}
+
+static void say_waiting(void *arg, const char *what) { (void)arg, psd_log_info("join.waiting", "for=\"%s\"", what); }
+
+/* Where server 0 is, by the file. */
+static int await_file(daemon_t *self, psd_err_t *err)
+{
+    if (self->at.is_first || *self->at.join || !*self->at.file)
+        return PSD_OK;
+    int rc = psd_clusterfile_await(&self->found, self->at.file, psd_options_string(self->options, "job"),
+                                   psd_options_ms(self->options, "join_timeout"), say_waiting, NULL, err);
+    memcpy(self->at.join, self->found.data, sizeof self->found.data);
+    return rc;
 }
 
 /* The loop turns: a manager that does not hear so in time starts the process again. */
@@ -278,9 +351,9 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
     self->trouble[0] = '\0';
     if (link == PSD_LINK_UP)
         return;
-    psd_link_describe(self->net, link, psd_options_string(self->options, "join"), self->trouble, sizeof self->trouble);
+    psd_link_describe(self->net, link, self->at.join, self->trouble, sizeof self->trouble);
     if (link != PSD_LINK_BROKEN)
-        stop(self, PSD_EAUTH, self->trouble);
+        give_up_or_doubt(self, PSD_EAUTH, self->trouble);
 }
 
 /* Of the stranger's, which is to be refused. */
@@ -355,7 +428,7 @@ static void give_up_joining(daemon_t *self)
     uint64_t limit = psd_options_ms(self->options, "join_timeout");
     if (psd_engine_is_ready(psd_node_engine(self->node)) || now_ms() < self->started_ms + limit)
         return;
-    snprintf(why, sizeof why, "server 0 at %s did not answer within %" PRIu64 " ms: %s", psd_options_string(self->options, "join"),
+    snprintf(why, sizeof why, "server 0 at %s did not answer within %" PRIu64 " ms: %s", self->at.join,
              limit, self->trouble[0] ? self->trouble : "is it running, with this address?");
     stop(self, PSD_EUNAVAILABLE, why);
 }
@@ -379,8 +452,7 @@ static int open_coordinator(daemon_t *self, psd_err_t *err)
 {
     psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
     self->heard_ms = now_ms();
-    self->coordinator = psd_socket_connect(self->net, &self->loop, psd_options_string(self->options, "join"),
-                                           PSD_PEER_COORDINATOR, &handler, err);
+    self->coordinator = psd_socket_connect(self->net, &self->loop, self->at.join, PSD_PEER_COORDINATOR, &handler, err);
     return self->coordinator ? PSD_OK : err->code;
 }
 
@@ -394,10 +466,34 @@ static void renew_deaf_coordinator(daemon_t *self)
         stop(self, err.code, err.text);
 }
 
+/* Who finds nobody, or strangers, reads the file again: it may be one of an earlier run. */
+static void reread_file(daemon_t *self)
+{
+    psd_clusterfile_t news;
+    psd_err_t err;
+    const uint64_t now = now_ms();
+    if (!follows_file(self) || self->stopping || now < self->heard_ms + REREAD_MS || now < self->reread_ms + REREAD_MS)
+        return;
+    self->reread_ms = now;
+    if (psd_clusterfile_read(&news, self->at.file, psd_options_string(self->options, "job"), &err) == PSD_OK &&
+        !psd_clusterfile_is_same(&news, &self->found)) {
+        self->found = news;
+        self->doubt_ms = 0;
+        memcpy(self->at.join, news.data, sizeof news.data);
+        psd_log_info("join.elsewhere", "join=%s file=%s", self->at.join, self->at.file);
+        psd_socket_close(&self->coordinator, 0);
+        if (open_coordinator(self, &err) != PSD_OK)
+            stop(self, err.code, err.text);
+    } else if (self->doubt_ms && now > self->doubt_ms + DOUBT_MS) {
+        stop(self, self->doubt.code, self->doubt.text);
+    }
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
     uint64_t now = now_ms();
+    reread_file(self);
     renew_deaf_coordinator(self);
     open_door_again(self);
     tend_door(self);
@@ -472,28 +568,32 @@ static bool has_port(const char *host)
            (strchr(host, ':') == colon || colon[-1] == ']');
 }
 
-/* The address to tell others: that of the socket, with the host, or host and port, that the operator gave for it. */
+/* The host that others reach this server at, where it listens at all addresses: the one by which server 0 is looked for, for
+ * the others that of the way to it. */
+static int find_host(const daemon_t *self, char host[PSD_ADDRESS_TEXT], psd_err_t *err)
+{
+    char first[PSD_ENDPOINT_TEXT];
+    psd_endpoint_host(self->at.join, first, sizeof first);
+    return *first ? psd_route_to(first, host, err) : psd_route_own(host, err);
+}
+
+/* The address to tell others: that of the socket, with the host, or host and port, that the operator or the launcher gave
+ * for it. */
 static int advertise(daemon_t *self, psd_err_t *err)
 {
-    const char *host = psd_options_string(self->options, "advertise");
-    const char *port = strrchr(self->bound, ':');
+    char found[PSD_ADDRESS_TEXT];
+    const char *host = self->at.advertise, *port = strrchr(self->bound, ':');
     bool wildcard = strstr(self->bound, "//0.0.0.0:") || strstr(self->bound, "//[::]:");
-    if (wildcard && !host[0])
-        return psd_err_set(err, PSD_ECONFIG, "listen is %s, which is no address to give to others: add --advertise HOST",
-                           self->bound);
+    if (wildcard && !host[0]) {
+        if (find_host(self, found, err) != PSD_OK)
+            return err->code;
+        host = found;
+    }
     if (host[0] && port)
         snprintf(self->advertised, sizeof self->advertised, "tcp://%.90s%s", host, has_port(host) ? "" : port);
     else
         memcpy(self->advertised, self->bound, sizeof self->advertised);
     return PSD_OK;
-}
-
-static uint64_t random_number(void)
-{
-    uint64_t n = 0;
-    while (!n && getrandom(&n, sizeof n, 0) != sizeof n)
-        ;
-    return n;
 }
 
 /* W workers that each make steps of their own move the weights W times as far: say what is done about it, where nobody
@@ -539,8 +639,8 @@ static int make_node(daemon_t *self, psd_err_t *err)
 {
     const psd_options_t *o = self->options;
     char rule[PSD_RULE_TEXT];
-    psd_engine_config_t engine = { .settings = self->settings, .endpoint = self->advertised,
-        .wanted_index = (int)psd_options_int(o, "server.index"), .nonce = random_number() & ~UINT64_C(0xffff),
+    psd_engine_config_t engine = { .job = psd_options_string(o, "job"), .settings = self->settings, .endpoint = self->advertised,
+        .wanted_index = self->at.is_first ? 0 : self->at.index, .nonce = random_number() & ~UINT64_C(0xffff),
         .mode = psd_mode_find(psd_options_string(o, "sync.mode")),
         .lr_rule = psd_lr_rule_find(psd_options_string(o, "sync.lr_rule")),
         .max_staleness = psd_options_uint(o, "sync.max_staleness") };
@@ -562,7 +662,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
         .workers_want = want > min ? want : min, .lease_ms = psd_options_ms(o, "lease"),
         .round_timeout_ms = psd_options_ms(o, "round_timeout"), .start_timeout_ms = psd_options_ms(o, "join_timeout"),
         .mode = engine.mode, .lr = psd_rule_lr(&engine.rule), .has_slow = engine.rule.lookahead };
-    bool first = !psd_options_string(o, "join")[0];
+    const bool first = self->at.is_first;
     psd_store_points_t points = { 0 };
     if (open_store(self, &engine.rule, first ? &points : NULL, err) != PSD_OK)
         return err->code;
@@ -612,20 +712,22 @@ static int open_all(daemon_t *self, psd_err_t *err)
 {
     const psd_options_t *o = self->options;
     psd_socket_handler_t handler = { on_message, on_bad, on_link, self }, knock = { on_message, on_bad, on_knock, self };
-    const char *join = psd_options_string(o, "join"), *status = psd_options_string(o, "status.listen");
+    const char *status = self->at.status;
     if (open_door(self, err) != PSD_OK ||
-        !(self->router = psd_socket_bind(self->net, &self->loop, psd_options_string(o, "listen"), &handler, self->bound, err)))
+        !(self->router = psd_socket_bind(self->net, &self->loop, self->at.listen, &handler, self->bound, err)))
         return err->code;
-    int rc = advertise(self, err);
+    int rc = await_file(self, err);
+    if (rc == PSD_OK)
+        rc = advertise(self, err);
     if (rc == PSD_OK)
         rc = make_node(self, err);
-    if (rc == PSD_OK && join[0])
+    if (rc == PSD_OK && !self->at.is_first)
         rc = open_coordinator(self, err);
     if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
         rc = err->code;
     if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
         rc = err->code;
-    return rc;
+    return rc ? rc : write_file(self, err);
 }
 
 static void close_all(daemon_t *self)
@@ -668,7 +770,9 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);
-    int rc = open_all(&self, err);
+    int rc = psd_rendezvous_find_own(&self.at, PSD_PROGRAM_SERVER, options, err);
+    if (rc == PSD_OK)
+        rc = open_all(&self, err);
     if (rc == PSD_OK) {
         psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"", self.bound, psd_isa_name(),
                      self.settings);
@@ -682,6 +786,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
                       "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64,
                       psd_err_exit_code(rc), self.why.text, received_bytes, sent_bytes);
     }
+    remove_file(&self);
     close_all(&self);
     return rc;
 }

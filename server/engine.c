@@ -13,10 +13,11 @@ psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
     psd_engine_t *self = calloc(1, sizeof *self);
     if (self) {
         self->config = *config;
+        self->name = strdup(config->job);
         self->settings = strdup(config->settings);
         self->endpoint = strdup(config->endpoint);
     }
-    if (!self || !self->settings || !self->endpoint) {
+    if (!self || !self->name || !self->settings || !self->endpoint) {
         psd_err_set(err, PSD_ENOMEM, "no memory for an engine");
         psd_engine_destroy(&self);
     }
@@ -62,6 +63,7 @@ void psd_engine_destroy(psd_engine_t **self_p)
     if (!self)
         return;
     psd_eng_forget_everything(self);
+    free(self->name);
     free(self->settings);
     free(self->endpoint);
     free(self);
@@ -611,7 +613,7 @@ void psd_eng_send_hello(const psd_engine_t *self, psd_actions_t *out)
     psd_msg_t *hello = psd_actions_send(out, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_HELLO, NULL);
     hello->seq = self->config.nonce;
     hello->code = (uint32_t)(self->config.wanted_index + 1);
-    snprintf(hello->text, sizeof hello->text, "%s %s", self->endpoint, self->settings);
+    snprintf(hello->text, sizeof hello->text, "%s %s %s", self->name, self->endpoint, self->settings);
 }
 
 void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)

@@ -14,6 +14,7 @@
 typedef struct psd_engine psd_engine_t;
 
 typedef struct psd_engine_config {
+    const char *job;              /* its name; copied */
     const char *settings;         /* what all servers of a job must agree on, as text; copied */
     const char *endpoint;         /* where workers reach this server; copied */
     int wanted_index;             /* index asked of the coordinator; -1: any */

@@ -46,7 +46,7 @@ typedef struct psd_held_command {
 
 struct psd_engine {
     psd_engine_config_t config;
-    char *settings, *endpoint;
+    char *name, *settings, *endpoint; /* name: the job's */
     bool welcomed;
     uint32_t index, n_servers;
     uint64_t job, shard_epoch, view_id, log_done;

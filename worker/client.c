@@ -13,12 +13,17 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "common/clusterfile.h"
 #include "common/failpoint.h"
 #include "common/transport.h"
 #include "worker/session.h"
 
 /* A server that is asked and silent for DEAF_MS gets a new connection: after a damaged frame ZeroMQ gives one up for good. */
 enum { TICK_MS = 50, DEAF_MS = 5000, WAIT_LINE_MS = 5000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
+
+/* While nobody answers where the cluster's file leads, it is read again so often; who is refused there waits so long for the
+ * file to lead elsewhere: it may be one of an earlier run. */
+enum { REREAD_MS = 500, DOUBT_MS = 5000 };
 
 _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM &&
                    (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
@@ -54,6 +59,9 @@ struct psd_worker {
     bool exchanging;                     /* a ticket is open */
     uint64_t wait_since_ms;              /* of the present phase, or of its last line */
     char trouble[400];                   /* with a connection that is not made; "" when there is none */
+    psd_clusterfile_t found;             /* what the cluster's file said last */
+    uint64_t reread_ms;                  /* when it was read last */
+    uint64_t doubt_ms;                   /* since when what it said is in doubt; 0: it is not */
     bool stopping;
 
     /* both, under `lock` */
@@ -68,13 +76,16 @@ struct psd_worker {
     uint64_t rejoins;                    /* how often the servers have begun another run */
     char waiting[PSD_MAX_TEXT];          /* what is waited for */
     char settings[PSD_MAX_TEXT];
+    char join[PSD_ENDPOINT_TEXT];        /* of server 0; written by the library's thread alone */
     bool has_slow, drains;
 
     /* the caller alone; set before the thread starts, or by calls */
     uv_thread_t thread;
     bool running;
     int done_fd;
-    char *join, *job, *name;
+    char *job, *name;
+    char *file;                          /* the cluster's; NULL: `join` is fixed */
+    bool trusts_file;                    /* with the servers' public key */
     uint32_t wanted;
     int join_timeout_ms;
     void (*log)(void *, int, const char *, const char *);
@@ -186,11 +197,25 @@ static void renew_deaf_sockets(psd_worker_t *self)
     }
 }
 
+/* Whether a session that failed before it had joined may have been led astray by the file. */
+static bool doubts(psd_worker_t *self)
+{
+    if (!self->file || self->published != PSD_PHASE_JOINING)
+        return false;
+    if (!self->doubt_ms) {
+        char line[700];
+        self->doubt_ms = now_ms();
+        snprintf(line, sizeof line, "at=%s file=%.120s text=\"%.400s\"", self->join, self->file, psd_session_error(self->session)->text);
+        say(self, PSD_LEVEL_WARN, "join.refused", line);
+    }
+    return now_ms() < self->doubt_ms + DOUBT_MS;
+}
+
 /* Let the caller see a new phase, with all that belongs to it. */
 static void publish(psd_worker_t *self)
 {
     psd_phase_t phase = psd_session_phase(self->session);
-    if (phase == self->published)
+    if (phase == self->published || (phase == PSD_PHASE_FAILED && doubts(self)))
         return;
     const psd_cluster_t *cluster = psd_session_cluster(self->session);
     bool done = self->exchanging && (phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED);
@@ -239,10 +264,49 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     after_event(self);
 }
 
+static psd_session_t *new_session(const psd_worker_t *self);
+
+/* Take up what the file says now: another server 0, to whom a session that has not joined yet is new. */
+static void join_elsewhere(psd_worker_t *self, const psd_clusterfile_t *news)
+{
+    psd_err_t err;
+    char line[PSD_MAX_TEXT];
+    psd_session_t *fresh = self->published == PSD_PHASE_JOINING ? new_session(self) : NULL;
+    self->found = *news;
+    self->doubt_ms = 0;
+    self->trouble[0] = '\0';
+    uv_mutex_lock(&self->lock);
+    snprintf(self->join, sizeof self->join, "%s", news->data);
+    uv_mutex_unlock(&self->lock);
+    if (self->trusts_file && *news->server_public)
+        psd_net_trust(self->net, news->server_public);
+    if (fresh) {
+        psd_session_destroy(&self->session);
+        self->session = fresh;
+    }
+    snprintf(line, sizeof line, "join=%s file=%.400s", self->join, self->file);
+    say(self, PSD_LEVEL_INFO, "join.elsewhere", line);
+    if (open_socket(self, 0, self->join, &err) != PSD_OK)
+        say(self, PSD_LEVEL_ERROR, "server.unreachable", err.text);
+}
+
+static void reread_file(psd_worker_t *self)
+{
+    psd_clusterfile_t news;
+    const uint64_t now = now_ms();
+    const bool silent = psd_session_asks(self->session, 0) && now >= self->heard_ms[0] + REREAD_MS;
+    if (!self->file || (!silent && !self->doubt_ms) || now < self->reread_ms + REREAD_MS)
+        return;
+    self->reread_ms = now;
+    if (psd_clusterfile_read(&news, self->file, self->job, NULL) == PSD_OK && !psd_clusterfile_is_same(&news, &self->found))
+        join_elsewhere(self, &news);
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     psd_worker_t *self = timer->data;
     char text[PSD_MAX_TEXT - 8], line[PSD_MAX_TEXT];
+    reread_file(self);
     renew_deaf_sockets(self);
     psd_session_tick(self->session, now_ms(), &self->out);
     after_event(self);
@@ -398,9 +462,9 @@ static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const ch
 /* Programs that were built before there were keys hand in a shorter configuration; they speak as they did. */
 static psd_worker_config_t read_config(const psd_worker_config_t *given)
 {
-    const size_t before_keys = offsetof(psd_worker_config_t, key);
+    const size_t before_keys = offsetof(psd_worker_config_t, key), before_file = offsetof(psd_worker_config_t, cluster_file);
     psd_worker_config_t config = { .insecure = 1 };
-    if (given && (given->size == sizeof config || given->size == before_keys))
+    if (given && (given->size == sizeof config || given->size == before_file || given->size == before_keys))
         memcpy(&config, given, given->size);
     return config;
 }
@@ -408,7 +472,8 @@ static psd_worker_config_t read_config(const psd_worker_config_t *given)
 static int open_net(psd_worker_t *self, const psd_worker_config_t *config)
 {
     psd_keys_t keys;
-    const psd_keys_source_t source = { .secret = config->key, .server = config->server_public, .insecure = config->insecure };
+    const psd_keys_source_t source = { .secret = config->key, .server = config->server_public, .insecure = config->insecure,
+                                       .server_later = self->trusts_file };
     int rc = psd_keys_load(&keys, &source, &self->error);
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, &self->error)))
         rc = self->error.code;
@@ -421,16 +486,21 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     char host[64] = "host", name[96];
     gethostname(host, sizeof host - 1);
     snprintf(name, sizeof name, "%s:%d", host, (int)getpid());
-    if (!config->size || !config->join)
-        return psd_err_set(&self->error, PSD_EINVAL, "the configuration needs its size and `join`");
-    self->join = strdup(config->join);
+    const bool by_file = !config->join || !*config->join;
+    if (!config->size || (by_file && (!config->cluster_file || !*config->cluster_file)))
+        return psd_err_set(&self->error, PSD_EINVAL, "the configuration needs its size, and `join` or `cluster_file`");
+    if (!by_file && strlen(config->join) >= sizeof self->join)
+        return psd_err_set(&self->error, PSD_EINVAL, "`join` is longer than %zu bytes", sizeof self->join - 1);
+    snprintf(self->join, sizeof self->join, "%s", by_file ? "" : config->join);
+    self->file = by_file ? strdup(config->cluster_file) : NULL;
+    self->trusts_file = by_file && (!config->server_public || !*config->server_public);
     self->job = strdup(config->job ? config->job : "psd");
     self->name = strdup(config->name ? config->name : name);
     self->wanted = config->worker > 0 ? (uint32_t)config->worker : 0;
     self->join_timeout_ms = config->join_timeout_ms > 0 ? config->join_timeout_ms : JOIN_MS;
     self->log = config->log;
     self->log_arg = config->log_arg;
-    if (!self->join || !self->job || !self->name)
+    if ((by_file && !self->file) || !self->job || !self->name)
         return psd_err_set(&self->error, PSD_ENOMEM, "out of memory");
     if (!self->job[0] || strchr(self->job, ' ') || strlen(self->job) >= PSD_MAX_NAME || self->wanted > PSD_MAX_WORKERS)
         return psd_err_set(&self->error, PSD_EINVAL, "job \"%.60s\" must be one word, and worker at most %d", self->job,
@@ -438,13 +508,37 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     return PSD_OK;
 }
 
-static int start(psd_worker_t *self)
+static psd_session_t *new_session(const psd_worker_t *self)
 {
     uint64_t nonce = 0;
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
-    psd_session_config_t config = { self->job, self->name, self->wanted, nonce };
-    self->session = psd_session_new(&config);
+    return psd_session_new(&(psd_session_config_t){ self->job, self->name, self->wanted, nonce });
+}
+
+static void say_waiting(void *arg, const char *what)
+{
+    char line[600];
+    snprintf(line, sizeof line, "for=\"%.500s\"", what);
+    say(arg, PSD_LEVEL_INFO, "worker.waiting", line);
+}
+
+/* Where server 0 is, and what its key is, by the file. */
+static int await_file(psd_worker_t *self)
+{
+    if (!self->file)
+        return PSD_OK;
+    int rc = psd_clusterfile_await(&self->found, self->file, self->job, (uint64_t)self->join_timeout_ms, say_waiting, self,
+                                   &self->error);
+    memcpy(self->join, self->found.data, sizeof self->found.data);
+    if (rc == PSD_OK && self->trusts_file && *self->found.server_public)
+        psd_net_trust(self->net, self->found.server_public);
+    return rc;
+}
+
+static int start(psd_worker_t *self)
+{
+    self->session = new_session(self);
     self->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!self->session || self->done_fd < 0 || uv_loop_init(&self->loop))
         return psd_err_set(&self->error, PSD_ESYSTEM, "cannot start: %s", strerror(errno));
@@ -479,13 +573,18 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
     if (rc == PSD_OK)
         rc = open_net(self, &config);
     if (rc == PSD_OK)
+        rc = await_file(self);
+    if (rc == PSD_OK)
         rc = start(self);
     if (rc != PSD_OK)
         return rc;
     rc = await(self, PSD_PHASE_JOINED, "join", self->join_timeout_ms);
-    if (rc == PSD_ETIMEOUT)
+    if (rc == PSD_ETIMEOUT) {
+        uv_mutex_lock(&self->lock);
         psd_err_set(&self->error, rc, "job %s at %s: not joined after %d ms, waiting for %.300s", self->job, self->join,
                     self->join_timeout_ms, self->waiting[0] ? self->waiting : "an answer from server 0");
+        uv_mutex_unlock(&self->lock);
+    }
     return rc;
 }
 
@@ -653,7 +752,7 @@ void psd_worker_close(psd_worker_t **self_p)
         close(self->done_fd);
     uv_cond_destroy(&self->changed);
     uv_mutex_destroy(&self->lock);
-    free(self->join);
+    free(self->file);
     free(self->job);
     free(self->name);
     free(self);

@@ -10,6 +10,7 @@
 #include "common/keys.h"
 #include "common/log.h"
 #include "common/options.h"
+#include "common/rendezvous.h"
 #include "worker/setup.h"
 #include "worker/trainer.h"
 
@@ -39,6 +40,7 @@ static void watch_signals(void)
 /* What the job needs, in the order of making it. */
 typedef struct job {
     const psd_options_t *options;
+    psd_rendezvous_t at; /* whom to join, and as which worker */
     psd_progress_t *progress;
     psd_setup_t setup;
 } job_t;
@@ -86,10 +88,11 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
     const char *name = text_of(job, "worker.name");
     const psd_trainer_config_t config = {
         .server = { .size = sizeof(psd_worker_config_t),
-                    .join = text_of(job, "join"),
+                    .join = job->at.join,
+                    .cluster_file = job->at.file,
                     .job = text_of(job, "job"),
                     .name = *name ? name : NULL,
-                    .worker = (int)psd_options_int(o, "worker.id"),
+                    .worker = job->at.worker,
                     .join_timeout_ms = (int)psd_options_ms(o, "join_timeout"),
                     .log = pass_on,
                     .key = text_of(job, "worker.key"),
@@ -139,13 +142,10 @@ static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc
 static int run(job_t *job, psd_err_t *err)
 {
     psd_trainer_result_t result = { 0 };
-    if (!*text_of(job, "join"))
-        return psd_err_set(
-            err, PSD_EUSAGE,
-            "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470");
     if (*text_of(job, "worker.key"))
         psd_keys_guard_process();
     int rc = start_showing(job, err);
+    rc = rc ? rc : psd_rendezvous_find_own(&job->at, PSD_PROGRAM_WORKER, job->options, err);
     rc = rc ? rc : psd_setup_load(&job->setup, job->options, err);
     if (rc)
         return rc;

@@ -179,7 +179,8 @@ void sim_build_server(sim_t *self, uint32_t s)
     server->ledger.n = server->n_before_run = 0;
     server->run = 0;
     server->idle_ticks = 0;
-    psd_engine_config_t engine = { .settings = "sim",
+    psd_engine_config_t engine = { .job = "sim",
+                                   .settings = "sim",
                                    .endpoint = "tcp://sim:1",
                                    .wanted_index = (int)s,
                                    .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,

@@ -89,6 +89,7 @@ static yaml_document_t *of_kind(manifest_t *all, const char *kind)
         if (strcmp(text_at(&all->document[i], "kind"), kind) == 0)
             return &all->document[i];
     cr_assert_fail("there is no %s", kind);
+    return NULL;
 }
 
 /* ---- what is to fit ---- */

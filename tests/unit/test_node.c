@@ -76,7 +76,7 @@ static void enrol(uint64_t elements)
 
 static void make_node(const char *mode, bool checkpoints)
 {
-    psd_engine_config_t engine = { .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
+    psd_engine_config_t engine = { .job = "mnist", .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
                                    .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
     psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = 1,
@@ -421,9 +421,17 @@ Test(node, a_stale_push_is_dropped_and_answered_with_fresh_weights, .init = setu
 Test(node, a_second_server_with_other_settings_is_refused_naming_both, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 5 };
-    snprintf(msg.text, sizeof msg.text, "tcp://there:1 mode=y");
+    snprintf(msg.text, sizeof msg.text, "mnist tcp://there:1 mode=y");
     say(WORKER_PEER + 2, &msg, NULL, 0);
     expect_refusal(PSD_REFUSAL_CONFIG, "ours mode=x, theirs mode=y");
+}
+
+Test(node, a_server_of_another_job_is_refused_naming_both, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 5 };
+    snprintf(msg.text, sizeof msg.text, "cifar tcp://there:1 mode=x");
+    say(WORKER_PEER + 2, &msg, NULL, 0);
+    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you are of job cifar");
 }
 
 /* ---- an operator ---- */

@@ -37,10 +37,10 @@ enum psd_worker_status {
     PSD_W_EAUTH = -15         /* the servers do not let this worker's key in, or one side has keys and the other none */
 };
 
-/* How to join; all zero but `join`, and the keys or `insecure`, is a good start. Strings are copied. */
+/* How to join; all zero but `join` or `cluster_file`, and the keys or `insecure`, is a good start. Strings are copied. */
 typedef struct psd_worker_config {
     size_t size;              /* sizeof(psd_worker_config_t), so that the struct may grow */
-    const char *join;         /* "tcp://host:7470": the coordinator, that is, server 0. Required */
+    const char *join;         /* "tcp://host:7470": the coordinator, that is, server 0 */
     const char *job;          /* name of the job; must equal the servers'. NULL: "psd" */
     const char *name;         /* name of this worker in logs and status. NULL: host:pid */
     int worker;               /* wanted id from 1, that is rank + 1; 0: the servers choose */
@@ -51,6 +51,9 @@ typedef struct psd_worker_config {
     const char *key;          /* file with this worker's secret key, made by psdctl keygen */
     const char *server_public; /* the servers' public key, 40 characters, or a file with it */
     int insecure;             /* no keys: all in the clear, with servers of this machine alone that run so */
+    /* Where `join` is NULL: a file that server 0 writes (option cluster.file) with its address and its public key, which is
+     * trusted where `server_public` is NULL. It is waited for, and read again when nobody is found where it leads. */
+    const char *cluster_file;
 } psd_worker_config_t;
 
 /* Start a handle and join the job. `*out` is set even on failure (for psd_worker_error), NULL only without memory;

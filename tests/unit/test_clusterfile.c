@@ -1,0 +1,123 @@
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/clusterfile.h"
+
+static char dir[] = "/tmp/psd-test-XXXXXX", path[64];
+static psd_err_t err;
+static const psd_clusterfile_t ours = { .job = "mnist",
+                                        .data = "tcp://10.0.0.1:7470",
+                                        .status = "none",
+                                        .server_public = "7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvdg",
+                                        .run = 0x0123456789abcdef };
+
+static void setup(void)
+{
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/cluster.json", dir);
+    umask(022);
+}
+
+static void teardown(void)
+{
+    unlink(path);
+    cr_expect_eq(rmdir(dir), 0, "something else is left behind");
+}
+TestSuite(clusterfile, .init = setup, .fini = teardown, .timeout = 20);
+
+static void put(const char *text)
+{
+    FILE *file = fopen(path, "w");
+    fputs(text, file);
+    fclose(file);
+}
+
+Test(clusterfile, what_server_0_writes_is_what_others_read)
+{
+    psd_clusterfile_t read;
+    cr_assert_eq(psd_clusterfile_write(&ours, path, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_OK, "%s", err.text);
+    cr_expect_arr_eq(&read, &ours, sizeof ours);
+    cr_expect(psd_clusterfile_is_same(&read, &ours));
+    read.run++;
+    cr_expect_not(psd_clusterfile_is_same(&read, &ours));
+}
+
+Test(clusterfile, one_that_is_not_there_or_another_jobs_may_come_yet)
+{
+    psd_clusterfile_t read;
+    cr_expect_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_EAGAIN, "%s", err.text);
+    cr_assert_eq(psd_clusterfile_write(&ours, path, &err), PSD_OK);
+    cr_expect_eq(psd_clusterfile_read(&read, path, "cifar", &err), PSD_EAGAIN);
+    cr_expect(strstr(err.text, "is of job mnist, this is job cifar"), "%s", err.text);
+}
+
+Test(clusterfile, one_that_others_may_write_is_not_trusted)
+{
+    psd_clusterfile_t read;
+    cr_assert_eq(psd_clusterfile_write(&ours, path, &err), PSD_OK);
+    chmod(path, 0664);
+    cr_expect_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_ECONFIG, "%s", err.text);
+    chmod(path, 0602);
+    cr_expect_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_ECONFIG, "%s", err.text);
+}
+
+Test(clusterfile, what_is_no_cluster_file_is_an_error_that_names_it)
+{
+    static const char *const texts[] = {
+        "",
+        "{",
+        "[]",
+        "{\"schema\": \"psd.cluster/1\"}",
+        "{\"schema\": \"psd.cluster/2\", \"job\": \"mnist\", \"data\": \"tcp://h:1\", \"status\": \"none\", "
+        "\"server_public\": \"\", "
+        "\"run\": \"0123456789abcdef\"}",
+        "{\"schema\": \"psd.cluster/1\", \"job\": \"mnist\", \"data\": \"h:1\", \"status\": \"none\", "
+        "\"server_public\": \"\", "
+        "\"run\": \"0123456789abcdef\"}",
+        "{\"schema\": \"psd.cluster/1\", \"job\": \"mnist\", \"data\": \"tcp://h:1\", \"status\": \"none\", "
+        "\"server_public\": \"short\", "
+        "\"run\": \"0123456789abcdef\"}",
+        "{\"schema\": \"psd.cluster/1\", \"job\": \"mnist\", \"data\": \"tcp://h:1\", \"status\": \"none\", "
+        "\"server_public\": \"\", "
+        "\"run\": \"12\"}",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        psd_clusterfile_t read;
+        put(texts[i]);
+        cr_expect_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_EDATA, "%s", texts[i]);
+        cr_expect(strstr(err.text, path), "%s", err.text);
+    }
+}
+
+static void *write_later(void *arg)
+{
+    usleep(200000);
+    cr_assert_eq(psd_clusterfile_write(arg, path, NULL), PSD_OK);
+    return NULL;
+}
+
+static void count(void *arg, const char *what)
+{
+    cr_expect_not_null(what);
+    ++*(int *)arg;
+}
+
+Test(clusterfile, it_is_waited_for_and_not_longer_than_told)
+{
+    psd_clusterfile_t read;
+    int said = 0;
+    cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 50, count, &said, &err), PSD_ETIMEOUT);
+    cr_expect(strstr(err.text, path), "%s", err.text);
+    pthread_t thread;
+    pthread_create(&thread, NULL, write_later, (void *)(uintptr_t)&ours);
+    cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 15000, count, &said, &err), PSD_OK, "%s",
+                 err.text);
+    pthread_join(thread, NULL);
+    cr_expect(psd_clusterfile_is_same(&read, &ours));
+}
