@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const options_of[PSD_SECRETS] = { [PSD_SECRET_SERVER] = "server.key",
                                                      [PSD_SECRET_WORKER] = "worker.key",
@@ -45,6 +46,17 @@ static void draw(psd_secret_t *out, char public[PSD_KEY_TEXT])
     psd_keys_wipe(&keys);
 }
 
+/* An earlier launch with this directory left its own, which nobody takes any more. */
+static void remove_old(const char *directory)
+{
+    static const char *const names[] = { "admin.key", "admin.pub", "server.pub" };
+    char path[PATH_MAX];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, names[i]);
+        unlink(path);
+    }
+}
+
 /* Who looks after the job speaks to it from here. */
 static int write_public(const char *directory, const char *public, psd_err_t *err)
 {
@@ -65,6 +77,7 @@ int psd_keyring_draw(psd_keyring_t *out, const char *directory, psd_err_t *err)
         out->secret[i].key = options_of[i];
     draw(&out->secret[PSD_SECRET_SERVER], out->server_public);
     draw(&out->secret[PSD_SECRET_WORKER], worker);
+    remove_old(directory);
     snprintf(name, sizeof name, "%s/admin", directory);
     int rc = psd_keys_write(name, admin, err);
     snprintf(out->secret[PSD_SECRET_ALLOW].text, PSD_KEYRING_FILE, "server server %s\nworker worker %s\nadmin admin %s\n",

@@ -17,9 +17,8 @@
 #include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
-#include "deploy/psdctl/hosts.h"
-#include "deploy/psdctl/keyring.h"
 #include "deploy/psdctl/place.h"
+#include "deploy/psdctl/plan.h"
 
 enum {
     GRACE_MS = 8000,    /* for workers to stop; then the servers; */
@@ -55,9 +54,7 @@ struct run {
     uv_timer_t timer; /* start of server 0, stages of stopping */
     uv_timer_t alive; /* a word to all agents */
     post_t *post;     /* servers, then workers */
-    psd_hosts_t hosts;   /* none: all is on this machine */
-    unsigned n_servers, n_workers;
-    unsigned least; /* workers with which training goes on */
+    psd_plan_t plan;
     unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
     int64_t restarts_left;
     bool has_checkpoints;
@@ -68,17 +65,12 @@ struct run {
     stage_t stage;
     bool interrupted;
     int code; /* exit code so far */
-    char directory[PSD_PLACE_DIRECTORY];
-    psd_place_t place;
-    char here[PATH_MAX]; /* the working directory, which hosts are to have, too */
-    const char *far_bin; /* directory of the programs there */
-    psd_keyring_t keyring;
     bool ready;    /* server 0 has announced itself */
     bool terminal; /* stderr can redraw a line */
     bool drawn;    /* and holds one */
 };
 
-static unsigned n_posts(const run_t *run) { return run->n_servers + run->n_workers; }
+static unsigned n_posts(const run_t *run) { return run->plan.n_servers + run->plan.n_workers; }
 
 /* -- what people see ---------------------------------------------------------------------------------------
  */
@@ -222,7 +214,7 @@ static void on_unready(uv_timer_t *timer)
     run_t *run = timer->data;
     fail(run, psd_err_exit_code(PSD_EUNAVAILABLE),
          "server 0 was not ready within %s; see %s/logs/server-0.log",
-         psd_options_text(run->options, "join_timeout"), run->directory);
+         psd_options_text(run->options, "join_timeout"), run->plan.directory);
 }
 
 /* -- starting, and starting again ---------------------------------------------------------------------------
@@ -232,11 +224,11 @@ static void on_unready(uv_timer_t *timer)
 static int start_far(run_t *run, post_t *post, const psd_command_t *program, const char *log)
 {
     psd_command_t shell;
-    char *order = psd_agent_order(run->here, run->directory, program->word, run->keyring.is_drawn ? &run->keyring : NULL);
+    char *order = psd_agent_order(run->plan.here, run->plan.directory, program->word, run->plan.keyring.is_drawn ? &run->plan.keyring : NULL);
     if (!order)
         return UV_ENOMEM;
-    psd_command_shell(&shell, psd_options_string(run->options, "remote.shell"), post->host->target, run->far_bin);
-    int rc = psd_child_start(&post->child, &run->loop, run->place.self, shell.word, order, log);
+    psd_command_shell(&shell, psd_options_string(run->options, "remote.shell"), post->host->target, run->plan.far_bin);
+    int rc = psd_child_start(&post->child, &run->loop, run->plan.place.self, shell.word, order, log);
     psd_command_clear(&shell);
     explicit_bzero(order, strlen(order));
     free(order);
@@ -250,24 +242,24 @@ static bool start(run_t *run, unsigned i)
     char log[PATH_MAX];
     psd_command_t command;
     const psd_command_facts_t facts = { .options = run->options,
-                                        .bin = post->host ? NULL : run->place.bin,
+                                        .bin = post->host ? NULL : run->plan.place.bin,
                                         .address = post->host ? post->host->address : NULL,
-                                        .run_dir = run->directory,
+                                        .run_dir = run->plan.directory,
                                         .join = run->post[0].data,
-                                        .server_public = run->keyring.server_public,
+                                        .server_public = run->plan.keyring.server_public,
                                         .index = child->index,
-                                        .n_servers = run->n_servers,
-                                        .n_workers = run->n_workers,
-                                        .least = run->least,
+                                        .n_servers = run->plan.n_servers,
+                                        .n_workers = run->plan.n_workers,
+                                        .least = run->plan.least,
                                         .data = post->data,
                                         .status = post->status,
                                         .short_progress = run->terminal };
     (child->is_server ? psd_command_server : psd_command_worker)(&command, &facts);
-    snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->directory, child->is_server ? "server" : "worker",
+    snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->plan.directory, child->is_server ? "server" : "worker",
              child->index);
     post->starts++;
     int rc = post->host ? start_far(run, post, &command, log)
-                        : psd_child_start(child, &run->loop, run->place.self, command.word, NULL, log);
+                        : psd_child_start(child, &run->loop, run->plan.place.self, command.word, NULL, log);
     psd_command_clear(&command);
     if (rc)
         fail(run, psd_err_exit_code(PSD_ESYSTEM), "cannot start %s: %s", child->role, uv_strerror(rc));
@@ -330,7 +322,7 @@ static bool may_come_back(const run_t *run, const psd_child_t *child)
 static bool is_dropped(const run_t *run, const psd_child_t *child)
 {
     return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) &&
-           run->n_workers_up > run->least;
+           run->n_workers_up > run->plan.least;
 }
 
 static void call_back(run_t *run, post_t *post)
@@ -534,7 +526,7 @@ static void print_summary(const run_t *run)
     char path[PATH_MAX];
     const char *key;
     json_t *value;
-    snprintf(path, sizeof path, "%s/summary.json", run->directory);
+    snprintf(path, sizeof path, "%s/summary.json", run->plan.directory);
     json_t *summary = json_load_file(path, 0, NULL);
     printf("%s: %s\n", psd_options_string(run->options, "job"),
            run->code == 0                                 ? "done"
@@ -548,10 +540,10 @@ static void print_summary(const run_t *run)
         if (!hide)
             print_value(key, value);
     }
-    if (run->hosts.n && !summary && run->post[run->n_servers].is_met)
-        printf("  %-13s %s:%s%s%s\n", "summary", run->post[run->n_servers].host->target, *run->directory == '/' ? "" : run->here,
-               *run->directory == '/' ? "" : "/", run->directory);
-    printf("  %-13s %s\n", "kept in", run->directory);
+    if (run->plan.hosts.n && !summary && run->post[run->plan.n_servers].is_met)
+        printf("  %-13s %s:%s%s%s\n", "summary", run->post[run->plan.n_servers].host->target, *run->plan.directory == '/' ? "" : run->plan.here,
+               *run->plan.directory == '/' ? "" : "/", run->plan.directory);
+    printf("  %-13s %s\n", "kept in", run->plan.directory);
     json_decref(summary);
 }
 
@@ -563,13 +555,13 @@ static void man_posts(run_t *run)
         post_t *post = &run->post[i];
         psd_child_t *child = &post->child;
         child->owner = run;
-        child->is_server = i < run->n_servers;
-        child->index = child->is_server ? i : i - run->n_servers + 1;
+        child->is_server = i < run->plan.n_servers;
+        child->index = child->is_server ? i : i - run->plan.n_servers + 1;
         child->said = on_said;
         child->gone = on_gone;
-        if (run->hosts.n)
-            post->host = child->is_server ? psd_hosts_of_server(&run->hosts, i)
-                                          : psd_hosts_of_worker(&run->hosts, i - run->n_servers);
+        if (run->plan.hosts.n)
+            post->host = child->is_server ? psd_hosts_of_server(&run->plan.hosts, i)
+                                          : psd_hosts_of_worker(&run->plan.hosts, i - run->plan.n_servers);
         snprintf(child->role, sizeof child->role, "%s %u%s%s", child->is_server ? "server" : "worker",
                  child->index, post->host ? " on " : "", post->host ? post->host->target : "");
         uv_timer_init(&run->loop, &post->again);
@@ -596,7 +588,7 @@ static int drive(run_t *run)
     uv_signal_start(&run->term, on_signal, SIGTERM);
     uv_signal_start(&run->interrupt, on_signal, SIGINT);
     uv_timer_start(&run->timer, on_unready, psd_options_ms(run->options, "join_timeout"), 0);
-    if (run->hosts.n)
+    if (run->plan.hosts.n)
         uv_timer_start(&run->alive, on_alive, PSD_AGENT_ALIVE_MS, PSD_AGENT_ALIVE_MS);
     man_posts(run);
     start_first(run, 0);
@@ -615,70 +607,9 @@ static int drive(run_t *run)
     return run->code;
 }
 
-/* How many of a kind: by the hostfile, by the options, or by both when they agree. */
-static int agree(const run_t *run, const char *key, bool told, unsigned by_hosts, unsigned *n, psd_err_t *err)
-{
-    const bool given = strcmp(psd_options_origin(run->options, key), "default") != 0;
-    if (!told)
-        return PSD_OK;
-    if (given && by_hosts != *n)
-        return psd_err_set(err, PSD_ECONFIG, "%s has %u in all, and %s (%s) says %u; leave one of them out",
-                           psd_options_string(run->options, "hostfile"), by_hosts, key, psd_options_origin(run->options, key), *n);
-    *n = by_hosts;
-    return PSD_OK;
-}
-
-/* Who runs where, and what only a job on several machines needs. */
-static int find_hosts(run_t *run, psd_err_t *err)
-{
-    const psd_options_t *o = run->options;
-    const char *bin = psd_options_string(o, "remote.bin"), *hostfile = psd_options_string(o, "hostfile");
-    const bool has_least = strcmp(psd_options_origin(o, "workers.min"), "default") != 0;
-    run->far_bin = *bin ? bin : run->place.bin;
-    if (strchr(run->far_bin, '\''))
-        return psd_err_set(err, PSD_ECONFIG, "remote.bin is %s; a directory without ' is wanted", run->far_bin);
-    if (!getcwd(run->here, sizeof run->here))
-        return psd_err_set(err, PSD_ESYSTEM, "the working directory is not there: %s", strerror(errno));
-    if (!*hostfile)
-        return psd_err_set(err, PSD_EUSAGE, "psdctl launch wants to know the machines: give --hostfile FILE; psdctl run needs none");
-    int rc = psd_hosts_load(&run->hosts, hostfile, err);
-    rc = rc ? rc : agree(run, "servers", run->hosts.tells_servers, run->hosts.servers, &run->n_servers, err);
-    rc = rc ? rc : agree(run, psd_options_int(o, "workers.want") ? "workers.want" : "workers.min", run->hosts.tells_workers,
-                         run->hosts.workers, &run->n_workers, err);
-    if (rc != PSD_OK)
-        return rc;
-    if (!has_least)
-        run->least = run->n_workers;
-    psd_hosts_deal(&run->hosts, run->n_servers, run->n_workers);
-    return PSD_OK;
-}
-
-/* Without keys, all children take anybody of this machine; with some, the lacking ones are missed here already. Between
- * machines there are always keys. */
-static int find_keys(run_t *run, psd_err_t *err)
-{
-    int rc = psd_keyring_load(&run->keyring, run->options, err);
-    if (rc != PSD_OK || !run->hosts.n || *run->keyring.server_public)
-        return rc;
-    psd_keys_guard_process();
-    return psd_keyring_draw(&run->keyring, run->directory, err);
-}
-
 static int prepare(run_t *run, bool is_far, psd_err_t *err)
 {
-    int64_t least = psd_options_int(run->options, "workers.min"),
-            want = psd_options_int(run->options, "workers.want");
-    char logs[PATH_MAX];
-    psd_place_choose(run->options, "", run->directory);
-    snprintf(logs, sizeof logs, "%s/logs", run->directory);
-    int rc = psd_place_find(&run->place, err);
-    run->n_servers = (unsigned)psd_options_int(run->options, "servers");
-    run->n_workers = (unsigned)(want > least ? want : least);
-    run->least = (unsigned)least;
-    if (rc == PSD_OK && is_far)
-        rc = find_hosts(run, err);
-    rc = rc ? rc : psd_place_make(logs, err);
-    rc = rc ? rc : find_keys(run, err);
+    int rc = psd_plan_make(&run->plan, run->options, is_far, err);
     if (rc)
         return rc;
     run->restarts_left = psd_options_int(run->options, "restarts");
@@ -708,8 +639,7 @@ static int train(unsigned programs, int argc, char **argv)
     else if (rc < 0)
         fprintf(stderr, "%s\n", err.text);
     free(run.post);
-    psd_hosts_clear(&run.hosts);
-    psd_keyring_wipe(&run.keyring);
+    psd_plan_clear(&run.plan);
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : code;
 }

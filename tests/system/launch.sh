@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# launch.sh BIN SOURCE - psdctl launch over real ssh: three hosts, which are this machine by other names and addresses. A job trains
+# launch.sh BIN - psdctl launch over real ssh: three hosts, which are this machine by other names and addresses. A job trains
 # to the same weights as under psdctl run, whatever dies on the way; nobody stays behind; what is wrong is named.
 set -euo pipefail
-bin=$1 source=$2
+bin=$1
 for program in ssh ssh-keygen dropbear dropbearkey unshare ip; do
     command -v $program >/dev/null || { echo "launch: skipped: there is no $program" && exit 77; }
 done
@@ -136,19 +136,21 @@ wait $launch || fail 'the hurt launch failed'
 [ "$(sha out.hurt)" = "$(sha out.plain)" ] || fail 'other weights after deaths'
 nobody_left hurt
 
-# Its end is everybody's: asked to stop, and killed.
-"$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/stopped --stop-epochs=0 --stop-steps=1000000 job.yaml >out.stopped 2>&1 &
+# Its end is everybody's: asked to stop, and killed. The directory has had a launch before.
+"$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/whole --stop-epochs=0 --stop-steps=1000000 job.yaml >out.stopped 2>&1 &
 launch=$!
-await stopped/logs/worker-1.log 'id=train.progress'
-"$bin/psdctl" pause --job=launch --join="$(sed -n 's/^psd ready .* data=\([^ ]*\) .*/\1/p' stopped/logs/server-0.log)" \
-    --key=stopped/admin.key --server-public=stopped/server.pub >out.pause 2>&1 || fail 'the admin key is not taken'
-"$bin/psdctl" resume --job=launch --join="$(sed -n 's/^psd ready .* data=\([^ ]*\) .*/\1/p' stopped/logs/server-0.log)" \
-    --key=stopped/admin.key --server-public=stopped/server.pub >out.pause 2>&1 || fail 'the admin key is not taken'
+await out.stopped '^status http'
+await out.stopped '^step='
+join=$(sed -n 's/^psd ready .* data=\([^ ]*\) .*/\1/p' whole/logs/server-0.log | tail -n 1)
+for wish in pause resume; do
+    "$bin/psdctl" $wish --job=launch --join="$join" --key=whole/admin.key --server-public=whole/server.pub >out.wish 2>&1 ||
+        fail "the admin key is not taken for $wish: $(cat out.wish)"
+done
 rc=0
 kill -TERM $launch
 wait $launch || rc=$?
 [ "$rc" -eq 75 ] || fail "stopped: ended with $rc"
-nobody_left stopped
+nobody_left whole
 "$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/killed --stop-epochs=0 --stop-steps=1000000 job.yaml >out.killed 2>&1 &
 launch=$!
 await killed/logs/worker-1.log 'id=train.progress'
@@ -162,7 +164,7 @@ refuses 66 'nowhere: No such file' --hostfile=nowhere job.yaml
 echo 'node1 workers=three' >bad
 refuses 78 'bad:1: workers="three": a whole number' --hostfile=bad job.yaml
 echo 'node1 workers=2' >bad
-refuses 78 'bad has 2 in all, and workers.min' --hostfile=bad job.yaml
+refuses 78 'bad has 2 workers in all, and workers.min' --hostfile=bad job.yaml
 printf 'node1 servers=2\ngone workers=3\n' >bad
 refuses 69 'worker [1-3] on gone ended with 69' --hostfile=bad --run-dir="$dir"/gone job.yaml
 nobody_left gone
