@@ -46,9 +46,9 @@ static void add_flags(psd_command_t *self, const psd_options_t *options, psd_pro
                       const char *const *decided)
 {
     const psd_option_t *row;
-    for (size_t i = 0; (row = psd_options_row(i)); i++) {
+    for (size_t i = 0; (row = psd_option_at(i)); i++) {
         char flag[64];
-        psd_options_flag(row->key, flag, sizeof flag);
+        psd_option_flag(row->key, flag, sizeof flag);
         if ((row->programs & program) && !is_one_of(row->key, decided) &&
             strcmp(psd_options_origin(options, row->key), flag) == 0)
             add(self, "%s=%s", flag, psd_options_text(options, row->key));
@@ -96,7 +96,7 @@ static void add_place(psd_command_t *self, const psd_command_facts_t *facts, con
     if (strcmp(text, "none") != 0 && !(given && facts->index == 0))
         text = any;
     const char *port = strrchr(text, ':'), *port_before = before ? strrchr(before, ':') : NULL;
-    psd_options_flag(key, flag, sizeof flag);
+    psd_option_flag(key, flag, sizeof flag);
     if (port && strcmp(port, ":0") == 0 && port_before)
         add(self, "%s=%.*s%s", flag, (int)(port - text), text, port_before);
     else

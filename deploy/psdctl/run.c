@@ -18,6 +18,7 @@
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
 #include "deploy/psdctl/place.h"
+#include "deploy/psdctl/verb.h"
 
 enum {
     GRACE_MS = 8000,    /* for a stage of stopping; then the next */
@@ -618,3 +619,18 @@ int psd_ctl_run(int argc, char **argv)
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : code;
 }
+
+static int run_verb(const psd_args_t *args) { return psd_ctl_run(args->argc, args->argv); }
+
+const psd_verb_t psd_verb_run = {
+    .name = "run",
+    .words = "[JOB]",
+    .does = "train a whole job on this machine",
+    .about = "Starts the servers and the workers, starts again what dies, shows progress, and prints the summary.",
+    .options = PSD_PROGRAM_CTL,
+    .is_raw = true,
+    .examples = "psdctl run job.yaml\npsdctl run job.yaml --servers=2 --workers-min=3 --optimizer='adam(lr=0.05)'\n",
+    .exits = "that of the first child that failed and was not started again; 1 when a signal killed it; 75 after SIGINT or "
+             "SIGTERM",
+    .run = run_verb,
+};
