@@ -109,7 +109,7 @@ static void bash_groups(void)
         snprintf(first, sizeof first, "%.*s", (int)(space - verb->name), verb->name);
         if (!strcmp(first, last))
             continue;
-        printf("    'psdctl %s') psd_words='", first);
+        printf("    'psdctl %s' | 'psdctl help %s') psd_words='", first, first);
         print_verbs(first);
         puts("' ;;");
         snprintf(last, sizeof last, "%s", first);

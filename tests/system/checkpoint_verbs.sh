@@ -52,5 +52,5 @@ printf x | dd of="$dir/$shard" bs=1 seek=200 conv=notrunc status=none
 expect 65 "$shard: the header is damaged: its CRC differs" checkpoint list "$dir"
 # A name that would clear the screen does not.
 header='{"\u001b[2J":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
-{ printf "\\x$(printf %x ${#header})\\0\\0\\0\\0\\0\\0\\0" && printf %s "${header}x"; } >"$dir/steers"
+{ printf %b "\\x$(printf %x ${#header})\\0\\0\\0\\0\\0\\0\\0" && printf %s "${header}x"; } >"$dir/steers"
 expect 0 "U8       [1] 1 bytes  ?[2J" inspect "$dir/steers"
