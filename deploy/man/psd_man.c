@@ -214,7 +214,7 @@ static void verb_page(const psd_verb_t *verb)
         psd_option_man(out, verb->options);
     exit_status(out, verb->exits);
     examples(out, verb->examples);
-    see_also(out, "psdctl(1) psd.yaml(5) psd(8)");
+    see_also(out, "psdctl(1) psd.yaml(5) " PSD_PROGRAM_NAME "(8)");
     end(out);
 }
 
@@ -239,7 +239,7 @@ static void psdctl_page(void)
     }
     exit_status(out, "");
     examples(out, "psdctl run job.yaml\npsdctl status http://127.0.0.1:7471\npsdctl doctor job.yaml\n");
-    see_also(out, "psd.yaml(5) psd-worker(1) psd(8)");
+    see_also(out, "psd.yaml(5) psd-worker(1) " PSD_PROGRAM_NAME "(8)");
     end(out);
 }
 
@@ -258,7 +258,7 @@ static void yaml_page(void)
     psd_option_man(out, 0);
     section(out, "EXAMPLES");
     verbatim(out, example, strlen(example));
-    see_also(out, "psdctl-config-check(1) psdctl-config-schema(1) psd-worker(1) psd(8)");
+    see_also(out, "psdctl-config-check(1) psdctl-config-schema(1) psd-worker(1) " PSD_PROGRAM_NAME "(8)");
     end(out);
     free(example);
 }
@@ -302,7 +302,7 @@ static void library_page(void)
     section(out, "EXAMPLES");
     char *readme = read_whole("README.md"), *c = strstr(readme, "```c\n") + 5;
     verbatim(out, c, (size_t)(strstr(c, "```") - c));
-    see_also(out, "psd-worker(1) psd(8)");
+    see_also(out, "psd-worker(1) " PSD_PROGRAM_NAME "(8)");
     end(out);
     free(readme);
     free(text);
@@ -315,10 +315,10 @@ int main(int argc, char **argv)
         return fputs("Usage: psd-man SOURCE DIR\n", stderr), 64;
     source = argv[1];
     directory = argv[2];
-    program("psd", 8, PSD_PROGRAM_SERVER, "one server of a parameter-server training job",
+    program(PSD_PROGRAM_NAME, 8, PSD_PROGRAM_SERVER, "one server of a parameter-server training job",
             "psd-worker(1) psdctl(1) psd.yaml(5)");
     program("psd-worker", 1, PSD_PROGRAM_WORKER, "one worker of a parameter-server training job",
-            "psdctl(1) libpsdworker(3) psd.yaml(5) psd(8)");
+            "psdctl(1) libpsdworker(3) psd.yaml(5) " PSD_PROGRAM_NAME "(8)");
     psdctl_page();
     for (size_t i = 0; (verb = psd_verb_at(i)); i++)
         verb_page(verb);

@@ -106,7 +106,7 @@ static void add_place(psd_command_t *self, const psd_command_facts_t *facts, con
 void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
 {
     begin(self);
-    add(self, "%s/psd", facts->bin);
+    add(self, "%s/" PSD_PROGRAM_NAME, facts->bin);
     add_flags(self, facts->options, PSD_PROGRAM_SERVER, of_run);
     add(self, "--server-index=%u", facts->index);
     add(self, "--servers=%u", facts->n_servers);

@@ -17,7 +17,7 @@ typedef void on_line_fn(const line_t *line);
 static void each_line(on_line_fn *then)
 {
     const psd_verb_t *verb;
-    then(&(line_t){ "psd", NULL, PSD_PROGRAM_SERVER });
+    then(&(line_t){ PSD_PROGRAM_NAME, NULL, PSD_PROGRAM_SERVER });
     then(&(line_t){ "psd-worker", NULL, PSD_PROGRAM_WORKER });
     for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
         char name[80];
@@ -164,12 +164,12 @@ static void print_bash(void)
          "    mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
          "    compopt -o filenames 2>/dev/null\n"
          "}\n"
-         "complete -F _psd psd psd-worker psdctl");
+         "complete -F _psd " PSD_PROGRAM_NAME " psd-worker psdctl");
 }
 
 static void print_zsh(void)
 {
-    puts("#compdef psd psd-worker psdctl\n"
+    puts("#compdef " PSD_PROGRAM_NAME " psd-worker psdctl\n"
          "# Completion of psd, psd-worker and psdctl for zsh; made by `psdctl completion zsh`.\n");
     print_tables();
     puts("_psd_main() {\n"
