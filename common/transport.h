@@ -35,6 +35,9 @@ typedef struct psd_socket psd_socket_t;
  * locked, and wiped at the end. NULL, with `err` set, when the system refuses. */
 psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err);
 
+/* The version of ZeroMQ that this was built with, and of the one that runs. */
+void psd_net_versions(char built[24], char runs[24]);
+
 /* After all its sockets are closed and the loop has run. Sets `*self_p` to NULL. */
 void psd_net_destroy(psd_net_t **self_p);
 
