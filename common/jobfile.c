@@ -32,6 +32,24 @@ static void complain(reader_t *self, yaml_mark_t at, const char *format, ...)
     self->visitor->complain(self->visitor->arg, at.line + 1, at.column + 1, sentence);
 }
 
+/* What people did who get such a complaint of libyaml's, as an addition to it. */
+static const char *cure(const char *problem)
+{
+    static const struct {
+        const char *says, *cure;
+    } cures[] = {
+        { "did not find expected key", ": indent the keys of a section alike" },
+        { "mapping values are not allowed", ": indent keys alike, and put text that holds \": \" in quotes" },
+        { "did not find expected ',' or", ": close the bracket, and put text that holds a comma in quotes" },
+        { "cannot start any token", ": put text that begins so in quotes" },
+        { "could not find expected ':'", ": write \"key: value\", with a blank" },
+    };
+    for (size_t i = 0; problem && i < sizeof cures / sizeof *cures; i++)
+        if (strstr(problem, cures[i].says))
+            return cures[i].cure;
+    return "";
+}
+
 /* The next event; false at what libyaml cannot parse, which ends the reading. */
 static bool next(reader_t *self, yaml_event_t *event)
 {
@@ -41,7 +59,7 @@ static bool next(reader_t *self, yaml_event_t *event)
         return true;
     const yaml_parser_t *p = &self->parser;
     yaml_mark_t at = p->problem_mark;
-    complain(self, at, "%s; this is not YAML", p->problem ? p->problem : "no memory");
+    complain(self, at, "%s; this is not YAML%s", p->problem ? p->problem : "no memory", cure(p->problem));
     self->stop = true;
     return false;
 }

@@ -10,22 +10,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
-
-typedef enum psd_program {
-    PSD_PROGRAM_SERVER = 1, /* psd */
-    PSD_PROGRAM_WORKER = 2, /* psd-worker */
-    PSD_PROGRAM_CTL = 4,    /* psdctl run */
-    PSD_PROGRAM_COMPARE = 8, /* psdctl compare, which takes those of psdctl run as well, */
-    PSD_PROGRAM_LAUNCH = 16  /* and psdctl launch, too */
-} psd_program_t;
-
-typedef struct psd_option {
-    const char *key;    /* "data.batch" */
-    unsigned programs;  /* whose flag it is: a mask of psd_program_t; the file may hold it for all */
-    const char *preset; /* the default, as one would write it */
-    const char *range;  /* "full|1..1073741824" */
-    const char *help;   /* half a sentence */
-} psd_option_t;
+#include "common/option.h"
 
 typedef struct psd_options psd_options_t;
 
@@ -39,7 +24,8 @@ void psd_options_destroy(psd_options_t **self_p);
  * the command line names (JOB, or -c FILE). Returns
  *   PSD_OK;
  *   1 after -h, --help, --help=WORD or --version wrote to stdout: end with 0;
- *   PSD_EUSAGE for a wrong command line, PSD_ENOINPUT for a job file that cannot be read, PSD_ECONFIG for
+ *   PSD_EUSAGE for a wrong command line, and, after a brief help on stderr, when there is neither a word
+ * nor a variable of the environment, PSD_ENOINPUT for a job file that cannot be read, PSD_ECONFIG for
  * what is wrong in the file or the environment. `err` holds the sentences that fit, one per line; all of them
  * are in psd_options_complaints. */
 int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t *err);
@@ -71,13 +57,3 @@ const char *const *psd_options_texts(const psd_options_t *self, const char *key,
  * or "default". */
 const char *psd_options_text(const psd_options_t *self, const char *key);
 const char *psd_options_origin(const psd_options_t *self, const char *key);
-
-/* The table, row by row; NULL past its end. */
-const psd_option_t *psd_options_row(size_t index);
-
-/* "--data-batch" and "PSD_DATA__BATCH" of a key; room for 64 bytes is always enough. */
-void psd_options_flag(const char *key, char *out, size_t capacity);
-void psd_options_variable(const char *key, char *out, size_t capacity);
-
-/* The README's table in Markdown; the caller frees it. NULL when memory runs out. */
-char *psd_options_markdown(void);

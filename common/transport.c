@@ -47,6 +47,14 @@ struct psd_socket {
 
 static void meter_unref(struct meter *self);
 
+void psd_net_versions(char built[24], char runs[24])
+{
+    int major, minor, patch;
+    zmq_version(&major, &minor, &patch);
+    snprintf(built, 24, "%d.%d.%d", ZMQ_VERSION_MAJOR, ZMQ_VERSION_MINOR, ZMQ_VERSION_PATCH);
+    snprintf(runs, 24, "%d.%d.%d", major, minor, patch);
+}
+
 psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
 {
     psd_net_t *self = calloc(1, sizeof *self);

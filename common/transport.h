@@ -41,6 +41,9 @@ const char *psd_net_public(const psd_net_t *self);
 /* Take this for the servers' public key in connections that are made from now on. */
 void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT]);
 
+/* The version of ZeroMQ that this was built with, and of the one that runs. */
+void psd_net_versions(char built[24], char runs[24]);
+
 /* After all its sockets are closed and the loop has run. Sets `*self_p` to NULL. */
 void psd_net_destroy(psd_net_t **self_p);
 

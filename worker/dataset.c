@@ -290,6 +290,11 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
         refuse_format(spec, err);
         return NULL;
     }
+    if (!reader->needs_labels && options->labels && *options->labels) {
+        psd_err_set(err, PSD_ECONFIG, "data set '%s' keeps its labels itself; leave data.%s out", spec,
+                    options->train ? "test_labels" : "labels");
+        return NULL;
+    }
     if (reader->no_file)
         return psd_dataset_parse(reader, &(psd_bytes_t){ .name = where }, NULL, options, err);
     if (!*where) {

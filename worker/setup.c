@@ -12,6 +12,13 @@ static const char *test_spec(const psd_options_t *o)
     return *test ? test : !strncmp(train, "glyphs", 6) ? "glyphs" : "";
 }
 
+/* Say where the option was given that is to blame. */
+static int blame(const psd_options_t *o, const char *key, psd_err_t *err)
+{
+    const char *origin = psd_options_origin(o, key);
+    return strcmp(origin, "default") ? psd_err_wrap(err, "%s", origin) : err->code;
+}
+
 static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 {
     const psd_model_kind_t *kind = psd_model_kind_find(psd_options_string(o, "model.kind"));
@@ -26,14 +33,15 @@ static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
         if (!strcmp(psd_options_string(o, "data.na"), na_name[i]))
             options.na = na[i];
     if (!(self->train = psd_dataset_load(psd_options_string(o, "data.train"), &options, err)))
-        return err->code;
+        return blame(o, "data.train", err);
     options.train = self->train;
     options.labels = psd_options_string(o, "data.test_labels");
     if (*test_spec(o) && !(self->test = psd_dataset_load(test_spec(o), &options, err)))
-        return err->code;
+        return blame(o, "data.test", err);
     if (!self->test && psd_options_double(o, "stop.target") > 0)
         return psd_err_set(err, PSD_ECONFIG,
-                           "stop.target is set, but there is no test set to meet it on; set data.test");
+                           "stop.target is set, but there is no test set to meet it on; set data.test"),
+               blame(o, "stop.target", err);
     psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu test_rows=%zu",
                  psd_options_string(o, "data.train"), self->train->n_rows, self->train->n_features,
                  self->train->n_classes, self->test ? self->test->n_rows : 0);
@@ -53,7 +61,7 @@ static int build_model(psd_setup_t *self, const psd_options_t *o, psd_err_t *err
                                   .loss = psd_options_string(o, "model.loss"),
                                   .seed = psd_options_uint(o, "seed") };
     self->model = psd_model_new(&config, self->train, err);
-    return self->model ? PSD_OK : err->code;
+    return self->model ? PSD_OK : blame(o, n ? "model.layers" : "model.kind", err);
 }
 
 int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
@@ -61,8 +69,9 @@ int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
     *self = (psd_setup_t){ 0 };
     int rc = load_data(self, o, err);
     rc = rc ? rc : build_model(self, o, err);
-    return rc ? rc
-              : psd_batch_parse(psd_options_string(o, "data.batch"), self->train->n_rows, &self->batch, err);
+    if (!rc && psd_batch_parse(psd_options_string(o, "data.batch"), self->train->n_rows, &self->batch, err))
+        rc = blame(o, "data.batch", err);
+    return rc;
 }
 
 void psd_setup_clear(psd_setup_t *self)

@@ -1,7 +1,8 @@
-#include "deploy/psdctl/admin.h"
+/* admin.c - `psdctl pause`, `resume`, `drain`, `set` and `checkpoint save`: an operator's wishes, brought to server 0 of a
+ * running job. */
+#include "deploy/psdctl/verb.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
@@ -16,35 +17,8 @@
 
 enum { ASK_MS = 200, WAIT_S = 30 };
 
-static const struct verb {
-    const char *name, *title; /* as the protocol and as the user calls it */
-    const char *words;        /* what follows */
-    const char *does;
-} verbs[] = {
-    { "pause", "psdctl pause", "", "Close no more rounds until `psdctl resume`; workers stay, and wait." },
-    { "resume", "psdctl resume", "", "Go on after `psdctl pause`." },
-    { "drain", "psdctl drain", " WORKER",
-      "Have a worker (its id in psdctl status, or its name) leave after its open round." },
-    { "save", "psdctl checkpoint save", "", "Write a checkpoint now, and wait until it is safe." },
-    { "set", "psdctl set", " optimizer.lr=VALUE",
-      "Set the learning rate of all servers, from the next step on." },
-};
-
-static void print_usage(FILE *out, const struct verb *verb)
-{
-    fprintf(out,
-            "Usage: %s [options]%s\n%s\n"
-            "  --join ENDPOINT   where server 0 takes messages; default tcp://127.0.0.1:7470\n"
-            "  --job NAME        the job's name; default psd\n"
-            "  --key FILE        your secret key, of the role admin; and\n"
-            "  --server-public KEY  the servers' public key, or a file with it. Default: without keys, on this machine\n"
-            "  --timeout SECONDS how long to wait until it is done; default %d\n",
-            verb->title, verb->words, verb->does, WAIT_S);
-}
-
 /* One wish, asked again and again until it is granted or refused: it is known by its number. */
 typedef struct wish {
-    const struct verb *verb;
     psd_msg_t msg;
     const char *join, *job;
     psd_keys_source_t keys;
@@ -179,57 +153,68 @@ static bool split_setting(char *word, double *value)
     return true;
 }
 
-/* 0 to go on; else the exit code, plus one. */
-static int parse(wish_t *self, int argc, char **argv)
+enum { JOIN, JOB, KEY, SERVER_PUBLIC, TIMEOUT };
+
+/* 0, or the exit code after what is wrong was said. */
+static int read_wish(wish_t *self, const psd_args_t *args)
 {
-    static const struct option long_options[] = { { "join", required_argument, NULL, 'j' },
-                                                  { "job", required_argument, NULL, 'n' },
-                                                  { "timeout", required_argument, NULL, 't' },
-                                                  { "key", required_argument, NULL, 'k' },
-                                                  { "server-public", required_argument, NULL, 's' },
-                                                  { "help", no_argument, NULL, 'h' },
-                                                  { 0 } };
-    const int usage_code = psd_err_exit_code(PSD_EUSAGE);
-    for (int option; (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
-        if (option == 'h')
-            return print_usage(stdout, self->verb), 1;
-        if (option == '?' || (option == 't' && !(read_number(optarg, &self->timeout_s) &&
-                                                 self->timeout_s > 0 && self->timeout_s < 1e6)))
-            return print_usage(stderr, self->verb), usage_code + 1;
-        self->join = option == 'j' ? optarg : self->join;
-        self->job = option == 'n' ? optarg : self->job;
-        self->keys.secret = option == 'k' ? optarg : self->keys.secret;
-        self->keys.server = option == 's' ? optarg : self->keys.server;
-    }
-    const int n_words = *self->verb->words ? 1 : 0;
-    char *word = argc - optind == 1 && n_words ? argv[optind] : NULL;
-    bool sets = !strcmp(self->verb->name, "set");
-    if (argc - optind != n_words || (word && (strchr(word, ' ') || !*word)) || strchr(self->job, ' ') ||
-        (sets && !split_setting(word, &self->msg.value)))
-        return print_usage(stderr, self->verb), usage_code + 1;
-    snprintf(self->msg.text, sizeof self->msg.text, "%.127s %s%s%.255s", self->job, self->verb->name,
-             word ? " " : "", word ? word : "");
+    const psd_verb_t *verb = args->verb;
+    const char *const *flag = args->flag, *name = strrchr(verb->name, ' ');
+    char word[256] = "";
+    snprintf(word, sizeof word, "%s", args->word[0] ? args->word[0] : "");
+    self->join = flag[JOIN] ? flag[JOIN] : "tcp://127.0.0.1:7470";
+    self->job = flag[JOB] ? flag[JOB] : "psd";
+    self->keys = (psd_keys_source_t){ .secret = flag[KEY], .server = flag[SERVER_PUBLIC] };
+    if (flag[TIMEOUT] && !(read_number(flag[TIMEOUT], &self->timeout_s) && self->timeout_s > 0 && self->timeout_s < 1e6))
+        return psd_verb_misuse(verb, "--timeout is a number of seconds, such as 30; not %s", flag[TIMEOUT]);
+    if (strchr(self->job, ' ') || !*self->job)
+        return psd_verb_misuse(verb, "--job is the job's name, without blanks; not \"%s\"", self->job);
+    if (args->word[0] && (strchr(word, ' ') || !*word))
+        return psd_verb_misuse(verb, "\"%s\" is no %s", word, verb->words);
+    if (!strcmp(verb->name, "set") && !split_setting(word, &self->msg.value))
+        return psd_verb_misuse(verb, "%s is no setting; write optimizer.lr=VALUE, as in optimizer.lr=1e-4", word);
+    snprintf(self->msg.text, sizeof self->msg.text, "%.127s %s%s%.255s", self->job, name ? name + 1 : verb->name,
+             *word ? " " : "", word);
     return 0;
 }
 
-int psd_ctl_admin(int argc, char **argv)
+static int run(const psd_args_t *args)
 {
-    wish_t self = { .join = "tcp://127.0.0.1:7470",
-                    .job = "psd",
-                    .timeout_s = WAIT_S,
-                    .msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL } };
-    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
-        if (!strcmp(argv[0], verbs[i].title))
-            self.verb = &verbs[i];
-    int code = parse(&self, argc, argv);
+    wish_t self = { .timeout_s = WAIT_S, .msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL } };
+    int code = read_wish(&self, args);
     if (code)
-        return code - 1;
+        return code;
     while (!self.msg.seq && getrandom(&self.msg.seq, sizeof self.msg.seq, 0) != sizeof self.msg.seq)
         ;
     int rc = ask(&self);
     FILE *out = rc == PSD_OK ? stdout : stderr;
     if (rc != PSD_OK)
-        fprintf(out, "%s: ", self.verb->title);
+        fprintf(out, "psdctl %s: ", args->verb->name);
     fprintf(out, "%s\n", self.outcome.text);
     return psd_err_exit_code(rc);
 }
+
+#define FLAGS                                                                                                     \
+    { [JOIN] = { "join", "ENDPOINT", "where server 0 takes messages; default tcp://127.0.0.1:7470" },             \
+      [JOB] = { "job", "NAME", "the job's name; default psd" },                                                   \
+      [KEY] = { "key", "FILE", "your secret key, of the role admin; default: without keys, on this machine" },    \
+      [SERVER_PUBLIC] = { "server-public", "KEY", "the servers' public key, or a file with it" },                 \
+      [TIMEOUT] = { "timeout", "SECONDS", "how long to wait until it is done; default 30" } }
+#define WISH(id, title, takes, what, more, example)                                                               \
+    const psd_verb_t psd_verb_##id = { .name = title, .words = takes, .does = what, .about = more, .flag = FLAGS, \
+                                       .examples = example,                                                       \
+                                       .exits = "69 when nobody answers or it is not done in time; 76 when "      \
+                                                "server 0 refuses; 77 when it does not let this key in",          \
+                                       .run = run }
+
+WISH(pause, "pause", "", "close no more rounds of a running job",
+     "Until `psdctl resume`; workers stay, and wait. A pause ends when server 0 is started again.",
+     "psdctl pause --join=tcp://ps0:7470 --job=mnist --key=op.key --server-public=ps.pub\n");
+WISH(resume, "resume", "", "go on after a pause", "", "psdctl resume --job=mnist\n");
+WISH(drain, "drain", "WORKER", "have a worker leave after its open round",
+     "WORKER is its id in psdctl status, or its name. It ends with 0, so that nobody starts it again.",
+     "psdctl drain 3 --job=mnist\n");
+WISH(set, "set", "optimizer.lr=VALUE", "set the learning rate of a running job", "On all servers, from the next step on.",
+     "psdctl set optimizer.lr=1e-4 --job=mnist\n");
+WISH(checkpoint_save, "checkpoint save", "", "have a running job write a checkpoint, and wait until it is safe", "",
+     "psdctl checkpoint save --job=mnist\n");

@@ -37,7 +37,7 @@ char *psd_agent_order(const char *directory, const char *make, char *const *word
         json_array_append_new(list, json_string(*words));
     for (unsigned i = 0; secrets && i < PSD_SECRETS; i++) {
         char flag[64];
-        psd_options_flag(secrets->secret[i].key, flag, sizeof flag);
+        psd_option_flag(secrets->secret[i].key, flag, sizeof flag);
         json_object_set_new(hidden, flag, json_string(secrets->secret[i].text));
     }
     json_t *order = json_pack("{s:s, s:s, s:o, s:o, s:o}", "directory", directory, "make", make, "environment", environment(),
@@ -124,7 +124,7 @@ static int add_words(agent_t *self, const json_t *words, const json_t *secrets, 
     int rc = add_word(self, "psdctl", "", "", err);
     rc = rc ? rc : add_word(self, PSD_CTL_CHILD, "", "", err);
     rc = rc ? rc : add_word(self, pid, "", "", err);
-    rc = rc ? rc : add_word(self, self->place.bin, "/", program, err);
+    rc = rc ? rc : add_word(self, self->place.bin, "/", strcmp(program, "psd") == 0 ? PSD_PROGRAM_NAME : program, err);
     for (i = 1; rc == PSD_OK && i < json_array_size(words); i++)
         rc = add_word(self, json_string_value(json_array_get(words, i)), "", "", err);
     json_object_foreach((json_t *)(uintptr_t)secrets, flag, value)

@@ -1,6 +1,6 @@
-#include "deploy/psdctl/checkpoint.h"
+/* checkpoint.c - `psdctl checkpoint` and `psdctl inspect`: what is saved, whether it is whole, and what may go. */
+#include "deploy/psdctl/verb.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -8,30 +8,12 @@
 #include <string.h>
 
 #include "common/safetensors.h"
-#include "deploy/psdctl/admin.h"
 #include "deploy/psdctl/say.h"
 #include "server/checkpoint.h"
 
 enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that people see */ };
 
-static const char usage[] =
-    "Usage: psdctl checkpoint list DIR             what is saved below DIR, newest first\n"
-    "       psdctl checkpoint verify DIR [CLOCK]   read all of it, or one, and compare each CRC\n"
-    "       psdctl checkpoint save [--help]        have a running job write one now\n"
-    "       psdctl checkpoint prune DIR --keep N   what is older than the newest N, N >= 2;\n"
-    "                                              --yes removes it\n";
-
-static const char inspect_usage[] = "Usage: psdctl inspect [--json] FILE\n"
-                                    "Print the arrays and notes of a safetensors file.\n"
-                                    "  --json   as one object, notes in full\n";
-
 /* ---- checkpoint ---- */
-
-typedef struct request {
-    const char *what, *dir, *clock; /* clock NULL: all */
-    uint64_t keep;                  /* 0: not given */
-    bool yes;
-} request_t;
 
 /* Read a whole number, all of the text. */
 static bool number(const char *text, uint64_t *out)
@@ -55,11 +37,12 @@ static uint64_t *find(const char *dir, size_t *n)
     return NULL;
 }
 
-static int list(const request_t *request)
+static int list(const psd_args_t *args)
 {
     size_t n;
     int code = 0;
-    uint64_t *clocks = find(request->dir, &n);
+    const char *dir = args->word[0];
+    uint64_t *clocks = find(dir, &n);
     if (!clocks)
         return psd_err_exit_code(PSD_ENOINPUT);
     printf("%12s %12s %7s %7s %10s  %s\n", "clock", "steps", "servers", "tensors", "lr", "job");
@@ -67,9 +50,9 @@ static int list(const request_t *request)
         psd_err_t err = { 0 };
         psd_ckpt_facts_t facts = { 0 };
         psd_tensor_list_t model = { 0 };
-        int rc = psd_ckpt_check(request->dir, clocks[i], &err);
+        int rc = psd_ckpt_check(dir, clocks[i], &err);
         if (!rc)
-            rc = psd_ckpt_read(request->dir, clocks[i], &facts, &model, &err);
+            rc = psd_ckpt_read(dir, clocks[i], &facts, &model, &err);
         printf("%12" PRIu64 " ", clocks[i]);
         if (rc == PSD_OK)
             printf("%12" PRIu64 " %7" PRIu32 " %7" PRIu32 " %10.4g  ", facts.version, facts.n_shards, model.n,
@@ -94,22 +77,21 @@ static int verify_one(const char *dir, uint64_t clock)
     return 0;
 }
 
-static int verify(const request_t *request)
+static int verify(const psd_args_t *args)
 {
     size_t n;
     uint64_t clock;
     int code = 0;
-    if (request->clock) {
-        if (number(request->clock, &clock))
-            return verify_one(request->dir, clock);
-        fprintf(stderr, "psdctl checkpoint: CLOCK is a whole number, not %s\n", request->clock);
-        return psd_err_exit_code(PSD_EUSAGE);
-    }
-    uint64_t *clocks = find(request->dir, &n);
+    const char *dir = args->word[0], *only = args->word[1];
+    if (only && !number(only, &clock))
+        return psd_verb_misuse(args->verb, "CLOCK is a whole number, as psdctl checkpoint list shows it; not %s", only);
+    if (only)
+        return verify_one(dir, clock);
+    uint64_t *clocks = find(dir, &n);
     if (!clocks)
         return psd_err_exit_code(PSD_ENOINPUT);
     for (size_t i = 0; i < n; i++) {
-        const int rc = verify_one(request->dir, clocks[i]);
+        const int rc = verify_one(dir, clocks[i]);
         code = code ? code : rc;
     }
     free(clocks);
@@ -129,92 +111,59 @@ static void tell(void *arg, const char *path)
     told->n++;
 }
 
-static int prune(const request_t *request)
+enum { KEEP, YES };
+
+static int prune(const psd_args_t *args)
 {
     psd_err_t err = { 0 };
-    told_t told = { request->yes ? "removing" : "would remove", 0 };
-    if (request->keep < 2 || request->keep > UINT32_MAX) {
-        fprintf(stderr,
-                "psdctl checkpoint: prune needs --keep N, N at least 2: one may turn out to be damaged\n");
-        return psd_err_exit_code(PSD_EUSAGE);
-    }
-    if (psd_ckpt_prune(request->dir, (uint32_t)request->keep, !request->yes, tell, &told, &err) != PSD_OK)
+    const bool yes = args->flag[YES];
+    uint64_t keep = 0;
+    told_t told = { yes ? "removing" : "would remove", 0 };
+    if (args->flag[KEEP] && !number(args->flag[KEEP], &keep))
+        return psd_verb_misuse(args->verb, "--keep is a whole number, not %s", args->flag[KEEP]);
+    if (keep < 2 || keep > UINT32_MAX)
+        return psd_verb_misuse(args->verb, "it needs --keep=N, N at least 2: one may turn out to be damaged");
+    if (psd_ckpt_prune(args->word[0], (uint32_t)keep, !yes, tell, &told, &err) != PSD_OK)
         return psd_say_error("checkpoint", &err);
     if (!told.n)
         printf("nothing to remove\n");
-    else if (!request->yes)
+    else if (!yes)
         printf("nothing was removed; --yes does it\n");
     return 0;
 }
 
-static const struct action {
-    const char *name;
-    int (*run)(const request_t *request);
-    bool takes_clock, takes_keep;
-} actions[] = { { "list", list, false, false },
-                { "verify", verify, true, false },
-                { "prune", prune, false, true } };
+#define EXITS "65 when something is damaged; 66 when there is none"
 
-static int misuse(const char *why, const char *what)
-{
-    fprintf(stderr, "psdctl checkpoint: %s%s; see psdctl checkpoint --help\n", why, what);
-    return psd_err_exit_code(PSD_EUSAGE);
-}
+const psd_verb_t psd_verb_checkpoint_list = {
+    .name = "checkpoint list",
+    .words = "DIR",
+    .does = "what is saved below a checkpoint.dir, newest first",
+    .about = "",
+    .examples = "psdctl checkpoint list runs/glyphs/checkpoints\n",
+    .exits = EXITS,
+    .run = list,
+};
 
-/* Options into `request`; 1: help was asked for, PSD_EUSAGE: said what is wrong. */
-static int read_options(int argc, char **argv, request_t *request)
-{
-    static const struct option known[] = { { "keep", required_argument, NULL, 'k' },
-                                           { "yes", no_argument, NULL, 'y' },
-                                           { "help", no_argument, NULL, 'h' },
-                                           { 0 } };
-    optind = 0;
-    for (int c; (c = getopt_long(argc, argv, ":h", known, NULL)) != -1;) {
-        if (c == 'h')
-            return 1;
-        if (c == 'y')
-            request->yes = true;
-        else if (c != 'k')
-            return misuse(c == ':' ? "a value lacks after " : "unknown option ", argv[optind - 1]),
-                   PSD_EUSAGE;
-        else if (!number(optarg, &request->keep))
-            return misuse("--keep is a whole number, not ", optarg), PSD_EUSAGE;
-    }
-    return PSD_OK;
-}
+const psd_verb_t psd_verb_checkpoint_verify = {
+    .name = "checkpoint verify",
+    .words = "DIR [CLOCK]",
+    .does = "read all checkpoints, or one, and compare each CRC",
+    .about = "",
+    .examples = "psdctl checkpoint verify runs/glyphs/checkpoints 2350\n",
+    .exits = EXITS,
+    .run = verify,
+};
 
-int psd_ctl_checkpoint(int argc, char **argv)
-{
-    static char save[] = "psdctl checkpoint save";
-    if (argc > 1 && strcmp(argv[1], "save") == 0) {
-        argv[1] = save;
-        return psd_ctl_admin(argc - 1, argv + 1);
-    }
-    request_t request = { 0 };
-    const int rc = read_options(argc, argv, &request);
-    if (rc == 1)
-        return fputs(usage, stdout), 0;
-    if (rc != PSD_OK)
-        return psd_err_exit_code(rc);
-    const int n = argc - optind;
-    if (n == 0)
-        return fputs(usage, stderr), psd_err_exit_code(PSD_EUSAGE);
-    request.what = argv[optind];
-    request.dir = n > 1 ? argv[optind + 1] : NULL;
-    request.clock = n > 2 ? argv[optind + 2] : NULL;
-    for (size_t i = 0; i < sizeof actions / sizeof *actions; i++) {
-        if (strcmp(actions[i].name, request.what) != 0)
-            continue;
-        if (n < 2)
-            return misuse("DIR lacks after ", request.what);
-        if (n > 2 + actions[i].takes_clock)
-            return misuse("one too many: ", argv[optind + 2 + actions[i].takes_clock]);
-        if (!actions[i].takes_keep && (request.keep || request.yes))
-            return misuse("--keep and --yes are for prune, not for ", request.what);
-        return actions[i].run(&request);
-    }
-    return misuse("list, verify, save or prune; not ", request.what);
-}
+const psd_verb_t psd_verb_checkpoint_prune = {
+    .name = "checkpoint prune",
+    .words = "DIR",
+    .does = "remove what is older than the newest N checkpoints",
+    .about = "Without --yes it says what would go.",
+    .flag = { [KEEP] = { "keep", "N", "how many stay, 2 at least" }, [YES] = { "yes", NULL, "remove the others" } },
+    .examples = "psdctl checkpoint prune runs/glyphs/checkpoints --keep=3 --yes\n",
+    .exits = EXITS,
+    .run = prune,
+};
 
 /* ---- inspect ---- */
 
@@ -281,25 +230,15 @@ static int inspect(const char *path, bool as_json)
     return rc;
 }
 
-int psd_ctl_inspect(int argc, char **argv)
-{
-    static const struct option known[] = { { "json", no_argument, NULL, 'j' },
-                                           { "help", no_argument, NULL, 'h' },
-                                           { 0 } };
-    bool as_json = false;
-    optind = 0;
-    for (int c; (c = getopt_long(argc, argv, ":h", known, NULL)) != -1;) {
-        if (c == 'h')
-            return fputs(inspect_usage, stdout), 0;
-        if (c != 'j') {
-            fprintf(stderr, "psdctl inspect: unknown option %s; see psdctl inspect --help\n",
-                    argv[optind - 1]);
-            return psd_err_exit_code(PSD_EUSAGE);
-        }
-        as_json = true;
-    }
-    if (argc - optind == 1)
-        return inspect(argv[optind], as_json);
-    fprintf(stderr, "psdctl inspect: one FILE is wanted, %d given\n", argc - optind);
-    return psd_err_exit_code(PSD_EUSAGE);
-}
+static int run_inspect(const psd_args_t *args) { return inspect(args->word[0], args->flag[0]); }
+
+const psd_verb_t psd_verb_inspect = {
+    .name = "inspect",
+    .words = "FILE",
+    .does = "arrays and notes of a safetensors file",
+    .about = "",
+    .flag = { { "json", NULL, "as one object, notes in full" } },
+    .examples = "psdctl inspect model.safetensors\n",
+    .exits = "65 when it is damaged",
+    .run = run_inspect,
+};

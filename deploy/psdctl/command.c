@@ -47,9 +47,9 @@ static void add_flags(psd_command_t *self, const psd_options_t *options, psd_pro
                       const char *const *decided, bool is_far)
 {
     const psd_option_t *row;
-    for (size_t i = 0; (row = psd_options_row(i)); i++) {
+    for (size_t i = 0; (row = psd_option_at(i)); i++) {
         char flag[64];
-        psd_options_flag(row->key, flag, sizeof flag);
+        psd_option_flag(row->key, flag, sizeof flag);
         const char *origin = psd_options_origin(options, row->key);
         if ((row->programs & program) && !is_one_of(row->key, decided) &&
             (is_far ? strcmp(origin, "default") != 0 : strcmp(origin, flag) == 0))
@@ -69,7 +69,10 @@ static void begin_program(psd_command_t *self, const psd_command_facts_t *facts,
     *self = (psd_command_t){ .n = 0 };
     if (facts->bin)
         begin(self);
-    add(self, "%s%s%s", facts->bin ? facts->bin : "", facts->bin ? "/" : "", program);
+    if (facts->bin)
+        add(self, "%s/%s", facts->bin, strcmp(program, "psd") == 0 ? PSD_PROGRAM_NAME : program);
+    else
+        add(self, "%s", program);
 }
 
 /* Everything that psdctl run starts is on this machine, where one need not have keys. */
@@ -105,7 +108,7 @@ static void add_place(psd_command_t *self, const psd_command_facts_t *facts, con
     if (strcmp(text, "none") != 0 && !(given && facts->index == 0))
         text = any;
     const char *port = strrchr(text, ':'), *port_before = before ? strrchr(before, ':') : NULL;
-    psd_options_flag(key, flag, sizeof flag);
+    psd_option_flag(key, flag, sizeof flag);
     if (port && strcmp(port, ":0") == 0 && port_before)
         add(self, "%s=%.*s%s", flag, (int)(port - text), text, port_before);
     else

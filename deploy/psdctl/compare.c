@@ -1,4 +1,6 @@
-#include "deploy/psdctl/compare.h"
+/* compare.c - `psdctl compare`: the same job with several optimizers, each with several seeds. What is finished is kept in the
+ * comparison's directory; started again with the same directory, it goes on from there. */
+#include "deploy/psdctl/verb.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -81,26 +83,6 @@ static const struct alias {
     { "--target", "--compare-target", NULL, false },
     { "--jobs", "--compare-jobs", NULL, false },
 };
-
-static void print_help(void)
-{
-    puts("Usage: psdctl compare JOB --optimizers RULE... [options]\n"
-         "Train a job with several optimizers, each with several seeds, and compare what comes of it.\n"
-         "\n"
-         "  --optimizers RULE...   update rules, each in quotes: 'sgd(lr=0.1)' 'adam(lr=1e-3)'; the first is "
-         "the\n"
-         "                         baseline. Default: the job file's compare: {optimizers: ...}\n"
-         "  --seeds N              train each with seed, seed + 1, ..., N of them [3]\n"
-         "  --lr-sweep [X,X,...]   train each with its learning rate times each of these [0.1,0.3,1,3,10]\n"
-         "  --target X             metric whose steps and time are told [where the baseline's worst seed "
-         "ends]\n"
-         "  --jobs N               so many runs at once; they slow each other down [1]\n"
-         "  --json                 the result as JSON instead of a table\n"
-         "  --run-dir DIR          where all is kept [runs/JOB-compare-TIME]; with a directory of before, go "
-         "on there\n"
-         "\n"
-         "All other options are those of psdctl run: see psdctl help run.");
-}
 
 static const struct alias *find_alias(const char *word, const char **value)
 {
@@ -200,7 +182,7 @@ static int prepare(compare_t *self, psd_err_t *err)
 }
 
 /* The exit code, or what went wrong before any run could. */
-static int run(compare_t *self, int *code, psd_err_t *err)
+static int run_all(compare_t *self, int *code, psd_err_t *err)
 {
     psd_trials_t trials;
     int rc = prepare(self, err);
@@ -215,23 +197,21 @@ static int run(compare_t *self, int *code, psd_err_t *err)
     return PSD_OK;
 }
 
-int psd_ctl_compare(int argc, char **argv)
+static int run(const psd_args_t *args)
 {
     psd_err_t err = { 0 };
     int code = 0;
-    if (asks_for_help(argc, argv)) {
-        print_help();
-        return 0;
-    }
+    if (asks_for_help(args->argc, args->argv))
+        return psd_verb_help(stdout, args->verb), 0;
     psd_options_t *options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
     if (!options)
         return psd_err_exit_code(PSD_ENOMEM);
     compare_t self = { .options = options, .lock = -1 };
-    int rc = load(&self, options, argc, argv, &err);
+    int rc = load(&self, options, args->argc, args->argv, &err);
     if (rc < 0 && *psd_options_complaints(options))
         snprintf(err.text, sizeof err.text, "%s", psd_options_complaints(options));
     if (rc == PSD_OK)
-        rc = run(&self, &code, &err);
+        rc = run_all(&self, &code, &err);
     if (rc < 0)
         fprintf(stderr, "psdctl compare: %s\n", err.text);
     psd_comparison_clear(&self.comparison);
@@ -240,3 +220,25 @@ int psd_ctl_compare(int argc, char **argv)
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : code;
 }
+
+const psd_verb_t psd_verb_compare = {
+    .name = "compare",
+    .words = "[JOB]",
+    .does = "train a job with several optimizers, and tell which does better",
+    .about = "Each rule is trained with several seeds. What is finished is kept in run.dir; the same command with that "
+             "--run-dir goes on from there.",
+    .flag = { { "optimizers", "RULE...",
+                "update rules, each in quotes: 'sgd(lr=0.1)' 'adam(lr=1e-3)'; the first is the baseline. Default: the job "
+                "file's compare: {optimizers: ...}" },
+              { "seeds", "N", "train each with seed, seed + 1, ..., N of them [3]" },
+              { "lr-sweep", "X,X,...", "train each with its learning rate times each of these [0.1,0.3,1,3,10]" },
+              { "target", "X", "metric whose steps and time are told [where the baseline's worst seed ends]" },
+              { "jobs", "N", "so many runs at once; they slow each other down [1]" },
+              { "json", NULL, "the result as JSON instead of a table" } },
+    .options = PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE,
+    .is_raw = true,
+    .examples = "psdctl compare job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)' --seeds=5\n"
+                "psdctl compare job.yaml --optimizers 'adam(lr=1e-3)' 'lion(lr=1e-4)' --lr-sweep=0.3,1,3\n",
+    .exits = "that of the first run that failed; 1 when runs of one seed did not begin alike; 75 after SIGINT or SIGTERM",
+    .run = run,
+};

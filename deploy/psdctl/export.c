@@ -1,6 +1,7 @@
-#include "deploy/psdctl/export.h"
+/* export.c - `psdctl export`: the weights of a checkpoint, and what its optimizer keeps, as files that torch and numpy
+ * open. */
+#include "deploy/psdctl/verb.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>
@@ -18,19 +19,6 @@ enum {
     MOST_LOOKED_AT = 10000,                     /* checkpoints of a directory */
     FIELDS = PSD_MAX_SLOTS + 1 + PSD_MAX_SCALAR /* most entries of a tensor's state */
 };
-
-static const char usage[] =
-    "Usage: psdctl export [options] DIR [CLOCK]\n"
-    "Write the newest whole checkpoint below DIR, or that of CLOCK, as files that torch and numpy open:\n"
-    "model.safetensors, one array per tensor, under its name and in its shape.\n"
-    "  --weights=auto|fast|slow   which ones, with Lookahead: the fast ones are what training goes on from,\n"
-    "                             the slow ones what one evaluates; auto (default): the slow ones where\n"
-    "                             there are any\n"
-    "  --optimizer                also optimizer_state.safetensors, arrays called state/<tensor>/<field>\n"
-    "                             with torch's field names, and optimizer_param_groups.json\n"
-    "  --format=safetensors|npz   of the arrays' files (npz: numpy.load)\n"
-    "  --to=PATH                  directory for the files, made when missing (default: the current one)\n"
-    "  --force                    replace files that are there\n";
 
 typedef enum which { AUTO, FAST, SLOW } which_t;
 static const char *const which_words[] = { [AUTO] = "auto", [FAST] = "fast", [SLOW] = "slow", NULL };
@@ -379,21 +367,21 @@ static int choose(const char *option, const char *word, const char *const *choic
     return -1;
 }
 
-static int take_format(request_t *request, psd_err_t *err)
+static int take_format(request_t *request, const char *word, psd_err_t *err)
 {
     const char *names[8] = { NULL };
     for (size_t i = 0; i + 1 < sizeof names / sizeof *names && psd_arrays_format_at(i); i++)
         names[i] = psd_arrays_format_at(i)->name;
-    const int i = choose("--format", optarg, names, err);
+    const int i = choose("--format", word, names, err);
     if (i < 0)
         return PSD_EUSAGE;
     request->format = psd_arrays_format_at((size_t)i);
     return PSD_OK;
 }
 
-static int take_weights(request_t *request, psd_err_t *err)
+static int take_weights(request_t *request, const char *word, psd_err_t *err)
 {
-    const int i = choose("--weights", optarg, which_words, err);
+    const int i = choose("--weights", word, which_words, err);
     if (i < 0)
         return PSD_EUSAGE;
     request->which = (which_t)i;
@@ -412,55 +400,44 @@ static int take_clock(request_t *request, const char *text, psd_err_t *err)
     return PSD_OK;
 }
 
-static int take_words(request_t *request, int n, char **words, psd_err_t *err)
-{
-    if (n < 1 || n > 2)
-        return psd_err_set(err, PSD_EUSAGE,
-                           "DIR and perhaps a CLOCK are wanted, %d words given; see psdctl export --help", n);
-    request->dir = words[0];
-    return n > 1 ? take_clock(request, words[1], err) : PSD_OK;
-}
+enum { WEIGHTS, OPTIMIZER, FORMAT, TO, FORCE };
 
-/* PSD_OK, PSD_EUSAGE, or PSD_ESTOPPED after --help. */
-static int read_options(int argc, char **argv, request_t *request, psd_err_t *err)
+static int run(const psd_args_t *args)
 {
-    static const struct option known[] = { { "weights", required_argument, NULL, 'w' },
-                                           { "format", required_argument, NULL, 'F' },
-                                           { "to", required_argument, NULL, 't' },
-                                           { "optimizer", no_argument, NULL, 'o' },
-                                           { "force", no_argument, NULL, 'f' },
-                                           { "help", no_argument, NULL, 'h' },
-                                           { 0 } };
-    int rc = PSD_OK;
-    optind = 0;
-    for (int c; !rc && (c = getopt_long(argc, argv, ":", known, NULL)) != -1;) {
-        if (c == 'w')
-            rc = take_weights(request, err);
-        else if (c == 'F')
-            rc = take_format(request, err);
-        else if (c == 't')
-            request->to = optarg;
-        else if (c == 'o')
-            request->optimizer = true;
-        else if (c == 'f')
-            request->force = true;
-        else if (c == 'h')
-            return fputs(usage, stdout), PSD_ESTOPPED;
-        else
-            rc = psd_err_set(err, PSD_EUSAGE, "%s %.200s; see psdctl export --help",
-                             c == ':' ? "a value lacks after" : "unknown option", argv[optind - 1]);
-    }
-    return rc ? rc : take_words(request, argc - optind, argv + optind, err);
-}
-
-int psd_ctl_export(int argc, char **argv)
-{
-    request_t request = { .to = ".", .format = psd_arrays_format_at(0) };
+    request_t request = { .dir = args->word[0],
+                          .to = args->flag[TO] ? args->flag[TO] : ".",
+                          .format = psd_arrays_format_at(0),
+                          .optimizer = args->flag[OPTIMIZER],
+                          .force = args->flag[FORCE] };
     psd_err_t err = { 0 };
-    int rc = read_options(argc, argv, &request, &err);
-    if (rc == PSD_ESTOPPED)
-        return 0;
+    int rc = args->flag[WEIGHTS] ? take_weights(&request, args->flag[WEIGHTS], &err) : PSD_OK;
+    if (!rc && args->flag[FORMAT])
+        rc = take_format(&request, args->flag[FORMAT], &err);
+    if (!rc && args->word[1])
+        rc = take_clock(&request, args->word[1], &err);
     if (!rc)
         rc = request.has_clock ? export_named(&request, &err) : export_newest(&request, &err);
     return rc ? psd_say_error("export", &err) : 0;
 }
+
+const psd_verb_t psd_verb_export = {
+    .name = "export",
+    .words = "DIR [CLOCK]",
+    .does = "a checkpoint as files that torch and numpy open",
+    .about = "Writes the newest whole checkpoint below DIR, or that of CLOCK, as model.safetensors: one array per tensor, "
+             "under its name and in its shape.",
+    .flag = { [WEIGHTS] = { "weights", "auto|fast|slow",
+                            "which ones, with Lookahead: the fast ones are what training goes on from, the slow ones "
+                            "what one evaluates; auto (default): the slow ones where there are any" },
+              [OPTIMIZER] = { "optimizer", NULL,
+                              "also optimizer_state.safetensors, arrays called state/<tensor>/<field> with torch's "
+                              "field names, and optimizer_param_groups.json" },
+              [FORMAT] = { "format", "safetensors|npz", "of the arrays' files (npz: numpy.load)" },
+              [TO] = { "to", "PATH", "directory for the files, made when missing (default: the current one)" },
+              [FORCE] = { "force", NULL, "replace files that are there" } },
+    .examples = "psdctl export runs/glyphs/checkpoints\n"
+                "psdctl export --optimizer --weights=fast --to=for-torch runs/glyphs/checkpoints 2350\n",
+    .exits = "65 when what was asked for is damaged; 66 when there is none; 74 when a file is there already or cannot be "
+             "written",
+    .run = run,
+};

@@ -32,7 +32,7 @@ static bool split(const char *url, char *host, char *port)
     return *host && *port;
 }
 
-static int dial(const char *host, const char *port, unsigned wait_ms, psd_err_t *err)
+int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_t *err)
 {
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
     struct timeval wait = { .tv_sec = wait_ms / 1000, .tv_usec = (suseconds_t)(wait_ms % 1000) * 1000 };
@@ -100,7 +100,7 @@ psd_http_t *psd_http_get(const char *url, const char *token_file, const char *pa
         psd_err_set(err, PSD_EUSAGE, "%s is no URL; http://HOST:PORT is wanted", url);
         return NULL;
     }
-    int fd = dial(host, port, wait_ms, err);
+    int fd = psd_http_dial(host, port, wait_ms, err);
     if (fd < 0)
         return NULL;
     psd_http_t *self = calloc(1, sizeof *self);

@@ -11,6 +11,10 @@
 
 typedef struct psd_http psd_http_t;
 
+/* A connection to a port, for `wait_ms` at most; each read and write on it then waits as long. PSD_EUNAVAILABLE, negative as
+ * all codes, in its place. */
+int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_t *err);
+
 /* Ask for `path` at `url` ("http://HOST:PORT"; the scheme may lack, a path is ignored), and read the answer's
  * head. Each wait for the peer lasts `wait_ms` at most. NULL, with PSD_EUSAGE when `url` is none,
  * PSD_EUNAVAILABLE when nobody answers, or not with 200, PSD_EAUTH when a token is wanted: that of `token_file`, NULL for

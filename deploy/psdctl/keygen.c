@@ -1,34 +1,16 @@
-#include "deploy/psdctl/keygen.h"
+/* keygen.c - `psdctl keygen`: a key pair for a server, a worker or a person. */
+#include "deploy/psdctl/verb.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/allow.h"
 
-static const char usage[] =
-    "Usage: psdctl keygen NAME\n"
-    "Write a secret key to NAME.key, for you alone to read, and its public key to NAME.pub; print\n"
-    "the line that lets it in, for the servers' allow-list. What is there is not overwritten.\n"
-    "  --role ROLE   in that line: worker (the default), monitor, admin or server\n";
-
-int psd_ctl_keygen(int argc, char **argv)
+static int run(const psd_args_t *args)
 {
-    static const struct option long_options[] = { { "role", required_argument, NULL, 'r' },
-                                                  { "help", no_argument, NULL, 'h' },
-                                                  { 0 } };
-    const char *role = "worker";
-    for (int option; (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
-        if (option == 'h')
-            return fputs(usage, stdout), 0;
-        if (option == '?')
-            return fputs(usage, stderr), psd_err_exit_code(PSD_EUSAGE);
-        role = optarg;
-    }
-    if (argc - optind != 1)
-        return fputs(usage, stderr), psd_err_exit_code(PSD_EUSAGE);
+    const char *role = args->flag[0] ? args->flag[0] : "worker";
     char public[PSD_KEY_TEXT], line[512];
-    const char *name = argv[optind], *slash = strrchr(name, '/');
+    const char *name = args->word[0], *slash = strrchr(name, '/');
     psd_err_t err = { 0 };
     psd_allow_t list;
     /* What would not be a line of the list is refused before anything is written. */
@@ -44,3 +26,15 @@ int psd_ctl_keygen(int argc, char **argv)
         fprintf(stderr, "psdctl keygen: %s\n", err.text);
     return psd_err_exit_code(rc);
 }
+
+const psd_verb_t psd_verb_keygen = {
+    .name = "keygen",
+    .words = "NAME",
+    .does = "a key pair, for those who shall be let in",
+    .about = "Writes a secret key to NAME.key, for you alone to read, and its public key to NAME.pub; prints the line that "
+             "lets it in, for the servers' allow-list. What is there is not overwritten.",
+    .flag = { { "role", "ROLE", "in that line: worker (the default), monitor, admin or server" } },
+    .examples = "psdctl keygen ps --role=server\npsdctl keygen gpu1 >>allow\n",
+    .exits = "74 when a file is there already",
+    .run = run,
+};

@@ -1,6 +1,6 @@
-#include "deploy/psdctl/optimizers.h"
+/* optimizers.c - `psdctl optimizers`: what each update rule is. */
+#include "deploy/psdctl/verb.h"
 
-#include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,11 +15,6 @@ typedef struct entry {
     int n_inner_slots; /* the first of the rule's slots, which belong to the rule inside */
     unsigned optional; /* slots that only other values need, as a bit mask of opt->slots */
 } entry_t;
-
-static const char usage[] =
-    "Usage: psdctl optimizers [--json] [NAME]\n"
-    "Print each update rule: its mathematics, defaults, state per parameter, and paper.\n"
-    "  --json   as an array of objects\n";
 
 /* The i-th entry; false past the last, which is Lookahead. */
 static bool entry_at(size_t i, entry_t *out)
@@ -113,33 +108,23 @@ static bool print_entries(const char *name, bool as_json)
     return found > 0;
 }
 
-int psd_ctl_optimizers(int argc, char **argv)
+static int run(const psd_args_t *args)
 {
-    static const struct option known[] = { { "json", no_argument, NULL, 'j' },
-                                           { "help", no_argument, NULL, 'h' },
-                                           { 0 } };
-    bool as_json = false;
-    optind = 0;
-    for (int c; (c = getopt_long(argc, argv, ":", known, NULL)) != -1;) {
-        if (c == 'h')
-            return fputs(usage, stdout), 0;
-        if (c != 'j') {
-            fprintf(stderr, "psdctl optimizers: unknown option '%s'; see psdctl optimizers --help\n",
-                    argv[optind - 1]);
-            return psd_err_exit_code(PSD_EUSAGE);
-        }
-        as_json = true;
-    }
-    if (argc - optind > 1) {
-        fprintf(stderr, "psdctl optimizers: at most one NAME, %d given\n", argc - optind);
-        return psd_err_exit_code(PSD_EUSAGE);
-    }
-    if (!print_entries(argv[optind], as_json)) {
-        psd_rule_t rule;
-        psd_err_t err;
-        psd_rule_parse(&rule, argv[optind], &err);
-        fprintf(stderr, "psdctl optimizers: %s\n", err.text);
-        return psd_err_exit_code(PSD_EUSAGE);
-    }
-    return 0;
+    psd_rule_t rule;
+    psd_err_t err;
+    if (print_entries(args->word[0], args->flag[0]))
+        return 0;
+    psd_rule_parse(&rule, args->word[0], &err);
+    return psd_verb_misuse(args->verb, "%s", err.text);
 }
+
+const psd_verb_t psd_verb_optimizers = {
+    .name = "optimizers",
+    .words = "[NAME]",
+    .does = "the update rules: mathematics, defaults, memory",
+    .about = "",
+    .flag = { { "json", NULL, "as JSON" } },
+    .examples = "psdctl optimizers\npsdctl optimizers radam --json\n",
+    .exits = "",
+    .run = run,
+};

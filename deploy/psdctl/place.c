@@ -12,7 +12,7 @@
 
 int psd_place_find(psd_place_t *self, psd_err_t *err)
 {
-    static const char *const programs[] = { "psd", "psd-worker" };
+    static const char *const programs[] = { PSD_PROGRAM_NAME, "psd-worker" };
     char copy[PATH_MAX], path[PATH_MAX + 16];
     ssize_t n = readlink("/proc/self/exe", self->self, sizeof self->self - 1);
     if (n < 0)

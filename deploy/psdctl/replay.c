@@ -1,12 +1,12 @@
 #include "deploy/psdctl/replay.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>
 
+#include "deploy/psdctl/verb.h"
 #include "psd/worker.h"
 
 /* ---- by a server ---- */
@@ -191,51 +191,6 @@ typedef struct options {
     const char *optimizer, *id, *server, *job, *file;
 } options_t;
 
-static const char usage[] =
-    "Usage: psdctl replay [--optimizer RULE] [--case ID] [--server tcp://HOST:PORT] [--job NAME] FILE\n"
-    "Step an optimizer along the gradients of a golden FILE ('-': standard input) and print the weights "
-    "after\n"
-    "each step, as w records; the slow weights of Lookahead as x records.\n"
-    "  --optimizer RULE   instead of the case's own, such as 'lookahead(adam(lr=1e-3), k=5)'\n"
-    "  --case ID          this case of the file alone\n"
-    "  --server ADDRESS   by a running psd, whose optimizer must be the same, instead of in this process;\n"
-    "                     a case of several workers needs a psd with --workers-min of that number\n"
-    "  --job NAME         the job of that psd (default: psd)\n";
-
-/* PSD_OK, PSD_EUSAGE, or PSD_ESTOPPED after --help. */
-static int read_options(int argc, char **argv, options_t *out, psd_err_t *err)
-{
-    static const struct option known[] = { { "optimizer", required_argument, NULL, 'o' },
-                                           { "case", required_argument, NULL, 'c' },
-                                           { "server", required_argument, NULL, 's' },
-                                           { "job", required_argument, NULL, 'j' },
-                                           { "help", no_argument, NULL, 'h' },
-                                           { 0 } };
-    optind = 0;
-    for (int c; (c = getopt_long(argc, argv, ":", known, NULL)) != -1;) {
-        if (c == 'o')
-            out->optimizer = optarg;
-        else if (c == 'c')
-            out->id = optarg;
-        else if (c == 's')
-            out->server = optarg;
-        else if (c == 'j')
-            out->job = optarg;
-        else if (c == 'h')
-            return fputs(usage, stdout), PSD_ESTOPPED;
-        else
-            return psd_err_set(err, PSD_EUSAGE, "%s '%s'; see psdctl replay --help",
-                               c == ':' ? "a value is missing after" : "unknown option", argv[optind - 1]);
-    }
-    if (optind + 1 != argc)
-        return psd_err_set(err, PSD_EUSAGE, "one FILE is needed, %d given; see psdctl replay --help",
-                           argc - optind);
-    if (out->job && !out->server)
-        return psd_err_set(err, PSD_EUSAGE, "--job goes with --server");
-    out->file = argv[optind];
-    return PSD_OK;
-}
-
 /* Who prints the records of a case. */
 typedef struct printer {
     size_t n; /* weights */
@@ -311,16 +266,37 @@ static int replay_file(const options_t *o, psd_err_t *err)
     return rc;
 }
 
-int psd_ctl_replay(int argc, char **argv)
+enum { OPTIMIZER, CASE, SERVER, JOB };
+
+static int run(const psd_args_t *args)
 {
-    options_t options = { .file = NULL };
+    const options_t options = { .optimizer = args->flag[OPTIMIZER],
+                                .id = args->flag[CASE],
+                                .server = args->flag[SERVER],
+                                .job = args->flag[JOB],
+                                .file = args->word[0] };
     psd_err_t err = { .code = PSD_OK };
-    int rc = read_options(argc, argv, &options, &err);
-    if (rc == PSD_ESTOPPED)
-        return 0;
-    if (!rc)
-        rc = replay_file(&options, &err);
+    if (options.job && !options.server)
+        return psd_verb_misuse(args->verb, "--job goes with --server: it is the job of that psd");
+    int rc = replay_file(&options, &err);
     if (rc)
         fprintf(stderr, "psdctl replay: %s\n", err.text);
     return psd_err_exit_code(rc);
 }
+
+const psd_verb_t psd_verb_replay = {
+    .name = "replay",
+    .words = "FILE",
+    .does = "step an optimizer along the gradients of a golden file",
+    .about = "Prints the weights after each step, as w records; the slow weights of Lookahead as x records. FILE may be -, "
+             "for the standard input.",
+    .flag = { [OPTIMIZER] = { "optimizer", "RULE", "instead of the case's own, such as 'lookahead(adam(lr=1e-3), k=5)'" },
+              [CASE] = { "case", "ID", "this case of the file alone" },
+              [SERVER] = { "server", "tcp://HOST:PORT",
+                           "by a running psd, whose optimizer must be the same, instead of in this process; a case of "
+                           "several workers needs a psd with --workers-min of that number" },
+              [JOB] = { "job", "NAME", "the job of that psd (default: psd)" } },
+    .examples = "psdctl replay --case=adam-defaults tests/golden/adam.txt\n",
+    .exits = "",
+    .run = run,
+};

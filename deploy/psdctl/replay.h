@@ -1,4 +1,4 @@
-/* replay.h - `psdctl replay`: step an optimizer along the gradients of a golden file and print where the
+/* replay.h - the work of `psdctl replay`: step an optimizer along the gradients of a golden file and print where the
  * weights go. */
 #pragma once
 
@@ -12,8 +12,3 @@ uint32_t psd_replay_workers(const psd_golden_case_t *c);
  * psd_replay_workers() gives. Learning rates of the case's own are set step by step. */
 int psd_replay_by_server(const psd_golden_case_t *c, const psd_rule_t *rule, const char *join,
                          const char *job, psd_trajectory_each_t *each, void *arg, psd_err_t *err);
-
-/* The verb: replay [--optimizer RULE] [--case ID] [--server tcp://HOST:PORT] [--job NAME] FILE. Prints w
- * (and, with Lookahead, x) records; where the file has several cases and none is picked, each between its
- * header and "end". Returns the exit code. */
-int psd_ctl_replay(int argc, char **argv);

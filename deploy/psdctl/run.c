@@ -19,6 +19,7 @@
 #include "deploy/psdctl/command.h"
 #include "deploy/psdctl/place.h"
 #include "deploy/psdctl/plan.h"
+#include "deploy/psdctl/verb.h"
 
 enum {
     GRACE_MS = 8000,    /* for workers to stop; then the servers; */
@@ -647,3 +648,35 @@ static int train(unsigned programs, int argc, char **argv)
 int psd_ctl_run(int argc, char **argv) { return train(PSD_PROGRAM_CTL, argc, argv); }
 
 int psd_ctl_launch(int argc, char **argv) { return train(PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, argc, argv); }
+
+static int run_verb(const psd_args_t *args) { return psd_ctl_run(args->argc, args->argv); }
+
+const psd_verb_t psd_verb_run = {
+    .name = "run",
+    .words = "[JOB]",
+    .does = "train a whole job on this machine",
+    .about = "Starts the servers and the workers, starts again what dies, shows progress, and prints the summary.",
+    .options = PSD_PROGRAM_CTL,
+    .is_raw = true,
+    .examples = "psdctl run job.yaml\npsdctl run job.yaml --servers=2 --workers-min=3 --optimizer='adam(lr=0.05)'\n",
+    .exits = "that of the first child that failed and was not started again; 1 when a signal killed it; 75 after SIGINT or "
+             "SIGTERM",
+    .run = run_verb,
+};
+
+static int launch_verb(const psd_args_t *args) { return psd_ctl_launch(args->argc, args->argv); }
+
+const psd_verb_t psd_verb_launch = {
+    .name = "launch",
+    .words = "[JOB]",
+    .does = "train a whole job on several machines, by ssh",
+    .about = "Does what psdctl run does, on the machines of a hostfile: each line is HOST [servers=N] [workers=N] [address=A]. ssh "
+             "has to reach them without a password, psd has to be installed there, and the working directory to be there too. "
+             "Connections are encrypted with keys of this launch alone, unless the job has its own.",
+    .options = PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH,
+    .is_raw = true,
+    .examples = "psdctl launch --hostfile=hosts job.yaml\n"
+                "psdctl launch --hostfile=hosts job.yaml --remote-bin=/opt/psd/bin --checkpoint-dir=/shared/job\n",
+    .exits = "69 when a host cannot be reached; else as psdctl run",
+    .run = launch_verb,
+};

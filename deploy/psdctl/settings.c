@@ -29,7 +29,7 @@ static json_t *make_settings(const psd_options_t *options)
 {
     json_t *settings = json_object();
     const psd_option_t *row;
-    for (size_t i = 0; (row = psd_options_row(i)); i++)
+    for (size_t i = 0; (row = psd_option_at(i)); i++)
         if (is_setting(row))
             json_object_set_new(settings, row->key, json_string(psd_options_text(options, row->key)));
     json_object_set_new(settings, "version of psd", json_string(PSD_VERSION));

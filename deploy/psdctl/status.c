@@ -1,6 +1,6 @@
-#include "deploy/psdctl/status.h"
+/* status.c - `psdctl status`: what a server says of itself, in a few lines. */
+#include "deploy/psdctl/verb.h"
 
-#include <getopt.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,12 +9,6 @@
 
 #include "deploy/psdctl/http.h"
 #include "deploy/psdctl/say.h"
-
-static const char usage[] = "Usage: psdctl status [--json] [--token-file FILE] [URL]\n"
-                            "Print what the server at URL (default " PSD_CTL_URL ") is doing.\n"
-                            "  --json        the whole document, as the server gave it\n"
-                            "  --status URL  the same as URL\n"
-                            "  --token-file FILE  the token that the server asks for (its status.token)\n";
 
 static void print_workers(const json_t *workers)
 {
@@ -82,31 +76,25 @@ static int show(const char *url, const char *token_file, bool as_json)
     return code;
 }
 
-int psd_ctl_status(int argc, char **argv)
+enum { JSON, STATUS, TOKEN };
+
+static int run(const psd_args_t *args)
 {
-    static const struct option long_options[] = { { "json", no_argument, NULL, 'j' },
-                                                  { "status", required_argument, NULL, 's' },
-                                                  { "token-file", required_argument, NULL, 't' },
-                                                  { "help", no_argument, NULL, 'h' },
-                                                  { 0 } };
-    const char *url = NULL, *token_file = NULL;
-    bool as_json = false;
-    for (int option; (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
-        if (option == 'h') {
-            fputs(usage, stdout);
-            return 0;
-        }
-        if (option == '?') {
-            fputs(usage, stderr);
-            return psd_err_exit_code(PSD_EUSAGE);
-        }
-        as_json = as_json || option == 'j';
-        url = option == 's' ? optarg : url;
-        token_file = option == 't' ? optarg : token_file;
-    }
-    if (argc - optind > (url ? 0 : 1)) {
-        fputs(usage, stderr);
-        return psd_err_exit_code(PSD_EUSAGE);
-    }
-    return show(url ? url : optind < argc ? argv[optind] : PSD_CTL_URL, token_file, as_json);
+    const char *url = args->flag[STATUS];
+    if (url && args->word[0])
+        return psd_verb_misuse(args->verb, "two addresses, %s and %s; one is wanted", url, args->word[0]);
+    return show(url ? url : args->word[0] ? args->word[0] : PSD_CTL_URL, args->flag[TOKEN], args->flag[JSON]);
 }
+
+const psd_verb_t psd_verb_status = {
+    .name = "status",
+    .words = "[URL]",
+    .does = "what a server is doing",
+    .about = "URL is the status endpoint that a server prints when it is ready; default " PSD_CTL_URL ".",
+    .flag = { [JSON] = { "json", NULL, "the whole document, as the server gave it" },
+              [STATUS] = { "status", "URL", "the same as URL" },
+              [TOKEN] = { "token-file", "FILE", "the token that the server asks for (its status.token)" } },
+    .examples = "psdctl status\npsdctl status http://ps0:7471 --token-file=token\n",
+    .exits = "0 while the job trains or when it is finished; 75 while it waits; 1 when it failed; 69 when nobody answers",
+    .run = run,
+};

@@ -1,7 +1,7 @@
-#include "deploy/psdctl/top.h"
+/* top.c - `psdctl top`: a server's status on the whole terminal, renewed each second. A view: it changes nothing. */
+#include "deploy/psdctl/verb.h"
 
 #include <curses.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -13,11 +13,6 @@
 #include "deploy/psdctl/say.h"
 
 enum { RENEW_MS = 1000, KEY_MS = 100, MAX_ROWS = 1024, TEXT = 512 };
-
-static const char usage[] =
-    "Usage: psdctl top [--token-file FILE] [URL]\n"
-    "Show what the server at URL (default " PSD_CTL_URL ") is doing, renewed each second.\n"
-    "Keys: q quit, s sort workers by another column, ? help.\n";
 
 /* What workers are sorted by, the greatest first unless it rises. */
 static const struct order {
@@ -279,26 +274,23 @@ static int show(top_t *self)
     return 0;
 }
 
-int psd_ctl_top(int argc, char **argv)
+static int run(const psd_args_t *args)
 {
-    static const struct option long_options[] = { { "token-file", required_argument, NULL, 't' },
-                                                  { "help", no_argument, NULL, 'h' },
-                                                  { 0 } };
-    top_t self = { .url = PSD_CTL_URL };
-    int option;
-    while ((option = getopt_long(argc, argv, "h", long_options, NULL)) == 't')
-        self.token_file = optarg;
-    if (option == 'h') {
-        fputs(usage, stdout);
-        return 0;
-    }
-    if (option != -1 || argc - optind > 1) {
-        fputs(usage, stderr);
-        return psd_err_exit_code(PSD_EUSAGE);
-    }
-    self.url = optind < argc ? argv[optind] : self.url;
+    top_t self = { .url = args->word[0] ? args->word[0] : PSD_CTL_URL, .token_file = args->flag[0] };
     int code = show(&self);
     json_decref(self.now);
     json_decref(self.before);
     return code;
 }
+
+const psd_verb_t psd_verb_top = {
+    .name = "top",
+    .words = "[URL]",
+    .does = "the same on the whole terminal, renewed each second",
+    .about = "URL is the status endpoint of a server; default " PSD_CTL_URL ". Keys: q ends, s sorts workers by another "
+             "column, ? explains.",
+    .flag = { { "token-file", "FILE", "the token that the server asks for (its status.token)" } },
+    .examples = "psdctl top http://127.0.0.1:7471\n",
+    .exits = "64 where there is no terminal; 69 when nobody answers at the start",
+    .run = run,
+};

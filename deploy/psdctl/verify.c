@@ -1,4 +1,6 @@
-#include "deploy/psdctl/verify.h"
+/* verify.c - `psdctl verify`: a job's weights against those of a single process, after every step, bit for bit. It trains the
+ * job as psdctl run does, then makes its rounds again in one process. */
+#include "deploy/psdctl/verb.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -171,19 +173,19 @@ static int prepare(verify_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-int psd_ctl_verify(int argc, char **argv)
+static int run(const psd_args_t *args)
 {
     psd_err_t err = { 0 };
     psd_options_t *options = psd_options_new(PSD_PROGRAM_CTL);
     if (!options)
         return psd_err_exit_code(PSD_ENOMEM);
     verify_t self = { .options = options };
-    int code = 0, rc = psd_options_load(options, argc, argv, &err);
+    int code = 0, rc = psd_options_load(options, args->argc, args->argv, &err);
     if (rc < 0 && *psd_options_complaints(options))
         snprintf(err.text, sizeof err.text, "%s", psd_options_complaints(options));
     if (rc == PSD_OK)
         rc = prepare(&self, &err);
-    if (rc == PSD_OK && !(code = run_job(&self, argc, argv)))
+    if (rc == PSD_OK && !(code = run_job(&self, args->argc, args->argv)))
         rc = check(&self, &err);
     if (*self.path)
         unlink(self.path);
@@ -192,3 +194,15 @@ int psd_ctl_verify(int argc, char **argv)
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : code;
 }
+
+const psd_verb_t psd_verb_verify = {
+    .name = "verify",
+    .words = "[JOB]",
+    .does = "train a job, and compare it bit for bit with a single process",
+    .about = "Only bsp has one right result.",
+    .options = PSD_PROGRAM_CTL,
+    .is_raw = true,
+    .examples = "psdctl verify deploy/examples/glyphs.yaml --stop-epochs=1\n",
+    .exits = "1 when a hash differs, or the rounds cannot be made again",
+    .run = run,
+};

@@ -1,6 +1,6 @@
-#include "deploy/psdctl/wait.h"
+/* wait.c - `psdctl wait`: block until a job has come so far, for scripts. It follows the events at URL. */
+#include "deploy/psdctl/verb.h"
 
-#include <getopt.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,14 +14,6 @@
 
 /* A server publishes four times a second; one that is silent for longer is stuck, or gone. */
 enum { SILENCE_MS = 5000, AGAIN_MS = 200, GONE_MS = 10000 };
-
-static const char usage[] =
-    "Usage: psdctl wait [options] [URL]\n"
-    "Block until the job of the server at URL (default " PSD_CTL_URL ") has come so far.\n"
-    "  --for WHAT         ready, the default: rounds are, or can be, made;\n"
-    "                     step=N: N optimizer steps are made; finished: the job is done\n"
-    "  --timeout SECONDS  give up after so long; default: when nobody answers for 10 s\n"
-    "  --token-file FILE  the token that the server asks for (its status.token)\n";
 
 typedef struct wait {
     const char *url, *token_file; /* no file: NULL */
@@ -110,31 +102,35 @@ static bool read_timeout(wait_t *self, const char *text)
     return true;
 }
 
-int psd_ctl_wait(int argc, char **argv)
+enum { FOR, TIMEOUT, TOKEN };
+
+static int run(const psd_args_t *args)
 {
-    static const struct option long_options[] = { { "for", required_argument, NULL, 'f' },
-                                                  { "timeout", required_argument, NULL, 't' },
-                                                  { "token-file", required_argument, NULL, 'k' },
-                                                  { "help", no_argument, NULL, 'h' },
-                                                  { 0 } };
-    wait_t self = { .url = PSD_CTL_URL, .wanted = "ready", .answered_ms = now_ms() };
-    bool good = true;
-    for (int option; good && (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
-        if (option == 'h') {
-            fputs(usage, stdout);
-            return 0;
-        }
-        if (option == 'k')
-            self.token_file = optarg;
-        else
-            good = option == 'f' ? read_what(&self, optarg) : option == 't' && read_timeout(&self, optarg);
-    }
-    if (!good || argc - optind > 1) {
-        fputs(usage, stderr);
-        return psd_err_exit_code(PSD_EUSAGE);
-    }
-    self.url = optind < argc ? argv[optind] : self.url;
+    wait_t self = { .url = args->word[0] ? args->word[0] : PSD_CTL_URL,
+                    .token_file = args->flag[TOKEN],
+                    .wanted = "ready",
+                    .answered_ms = now_ms() };
     psd_err_t err = { 0 };
+    if (args->flag[FOR] && !read_what(&self, args->flag[FOR]))
+        return psd_verb_misuse(args->verb, "--for is ready, finished or step=N with N from 1; not %s", args->flag[FOR]);
+    if (args->flag[TIMEOUT] && !read_timeout(&self, args->flag[TIMEOUT]))
+        return psd_verb_misuse(args->verb, "--timeout is a number of seconds, such as 600; not %s", args->flag[TIMEOUT]);
     int rc = wait_for(&self, &err);
     return rc == PSD_OK ? 0 : psd_say_error("wait", &err);
 }
+
+const psd_verb_t psd_verb_wait = {
+    .name = "wait",
+    .words = "[URL]",
+    .does = "block until a job is ready, at a step, or finished",
+    .about = "URL is the status endpoint of a server of the job; default " PSD_CTL_URL ".",
+    .flag = { [FOR] = { "for", "WHAT",
+                        "ready, the default: rounds are, or can be, made; step=N: N optimizer steps are made; "
+                        "finished: the job is done" },
+              [TIMEOUT] = { "timeout", "SECONDS", "give up after so long; default: when nobody answers for 10 s" },
+              [TOKEN] = { "token-file", "FILE", "the token that the server asks for (its status.token)" } },
+    .examples = "psdctl wait http://127.0.0.1:7471\npsdctl wait --for=step=1000 --timeout=600\n",
+    .exits = "0 when it has come so far; 1 when the job failed; 75 when it ended or was stopped before; 69 when nobody "
+             "answered, or the timeout has passed",
+    .run = run,
+};

@@ -31,7 +31,7 @@ expect 66 "No such file" checkpoint verify "$dir" 30
 expect 66 "there is no checkpoint below $dir/none" checkpoint list "$dir/none"
 expect 64 "at least 2" checkpoint prune "$dir" --keep 1
 expect 64 "--keep is a whole number, not 2x" checkpoint prune "$dir" --keep=2x
-expect 64 "list, verify, save or prune; not burn" checkpoint burn "$dir"
+expect 64 "there is no verb checkpoint burn; after checkpoint comes one of list, verify, save, prune" checkpoint burn "$dir"
 
 cp -a "$dir/000000000010" "$dir/000000000015" # an attempt that was not finished
 expect 0 "would remove $dir/000000000015/shard-0.safetensors" checkpoint prune "$dir" --keep 2
@@ -52,5 +52,5 @@ printf x | dd of="$dir/$shard" bs=1 seek=200 conv=notrunc status=none
 expect 65 "$shard: the header is damaged: its CRC differs" checkpoint list "$dir"
 # A name that would clear the screen does not.
 header='{"\u001b[2J":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
-{ printf "\\x$(printf %x ${#header})\\0\\0\\0\\0\\0\\0\\0" && printf %s "${header}x"; } >"$dir/steers"
+{ printf %b "\\x$(printf %x ${#header})\\0\\0\\0\\0\\0\\0\\0" && printf %s "${header}x"; } >"$dir/steers"
 expect 0 "U8       [1] 1 bytes  ?[2J" inspect "$dir/steers"

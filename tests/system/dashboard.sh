@@ -58,7 +58,7 @@ grep -q "^Content-Security-Policy: default-src 'none'" "$dir/page.head" || fail 
 grep -q '<h1>glyphs</h1>' "$dir/page" && grep -q '<noscript><meta http-equiv=refresh' "$dir/page" ||
     fail 'the page without scripts lacks'
 size=$(wc -c <"$dir/page")
-for asset in $(grep -o '\(src\|href\)=[^ >]*' "$dir/page" | cut -d= -f2); do
+while read -r asset; do
     case $asset in
     /dashboard.*)
         get "$asset" "$dir/asset"
@@ -69,7 +69,7 @@ for asset in $(grep -o '\(src\|href\)=[^ >]*' "$dir/page" | cut -d= -f2); do
     /status | /metrics) ;;
     *) fail "the page asks for $asset" ;;
     esac
-done
+done < <(grep -o '\(src\|href\)=[^ >]*' "$dir/page" | cut -d= -f2)
 [ "$size" -le $((80 * 1024)) ] || fail "the page takes $size bytes"
 grep -q 'Permission is hereby granted' "$dir/dashboard.js" || fail 'the licence of dygraphs is not there'
 ! grep -q '@import\|url(' "$dir/dashboard.css" || fail 'the style loads something'

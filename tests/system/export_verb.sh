@@ -52,8 +52,8 @@ expect 64 "which keeps no slow weights; try --weights=fast" export --weights=slo
 expect 64 "--weights is one of auto, fast, slow; not best" export --weights=best "$saved"
 expect 64 "--format is one of safetensors, npz; not onnx" export --format=onnx "$saved"
 expect 64 "unknown option --quick" export --quick "$saved"
-expect 64 "a value lacks after --to" export "$saved" --to
-expect 64 "DIR and perhaps a CLOCK are wanted, 0 words given" export
+expect 64 "--to needs a value: PATH" export "$saved" --to
+expect 64 "it takes DIR [CLOCK]" export
 expect 64 "CLOCK is a whole number" export "$saved" 2x
 expect 66 "there is no checkpoint below $dir/none" export "$dir/none"
 expect 66 "MANIFEST-000000000030.json: No such file" export --to="$dir/no" "$saved" 30

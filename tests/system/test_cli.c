@@ -142,7 +142,7 @@ Test(cli, what_cannot_be_configured_is_78)
     expect_end(&cluster.worker[0], 78, "783", "784");
     cluster_spawn(&cluster, &cluster.server[0], "server-0", "psd",
                   "--optimizer=adma --listen=tcp://127.0.0.1:0");
-    expect_end(&cluster.server[0], 78, "unknown optimizer 'adma'", "adam");
+    expect_end(&cluster.server[0], 64, "--optimizer: optimizer: rule, column 1: unknown optimizer 'adma'", "adam");
 }
 
 Test(cli, a_port_that_is_taken_is_named)

@@ -494,5 +494,5 @@ Test(compare, wrong_words_are_told_with_what_to_write_instead)
     }
     cr_expect_eq(shell("test ! -e runs"), 0, "and nothing was made");
     cr_expect_eq(compare("--help"), 0);
-    cr_expect_not_null(strstr(output, "--lr-sweep [X,X,...]"));
+    cr_expect_not_null(strstr(output, "--lr-sweep=X,X,..."));
 }

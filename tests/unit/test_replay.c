@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "deploy/psdctl/optimizers.h"
 #include "deploy/psdctl/replay.h"
+#include "deploy/psdctl/verb.h"
+
+extern const psd_verb_t psd_verb_replay, psd_verb_optimizers;
 
 #define GOLDEN PSD_SOURCE_DIR "/tests/golden/"
 
@@ -19,13 +21,13 @@ static void redirect(void)
 TestSuite(replay, .init = redirect, .timeout = 30);
 
 /* Run the verb on words, separated by '|'. */
-static int run(int (*verb)(int, char **), const char *words)
+static int run(const psd_verb_t *verb, const char *words)
 {
     char *text = strdup(words), *argv[16] = { NULL }, *rest = text;
     int argc = 0;
     while ((argv[argc] = strsep(&rest, "|")))
         argc++;
-    const int exit_code = verb(argc, argv);
+    const int exit_code = psd_verb_call(verb, argc, argv);
     fflush(stdout);
     fflush(stderr);
     free(text);
@@ -48,7 +50,7 @@ static int run_small(const char *options, const char *more)
     char words[512];
     const char *path = small_file(more);
     snprintf(words, sizeof words, "replay|%s%s", options, path);
-    const int exit_code = run(psd_ctl_replay, words);
+    const int exit_code = run(&psd_verb_replay, words);
     unlink(path);
     return exit_code;
 }
@@ -92,7 +94,7 @@ Test(replay, several_cases_come_out_each_in_its_frame)
 
 Test(replay, a_missing_file_is_missing_input)
 {
-    cr_expect_eq(run(psd_ctl_replay, "replay|/nowhere/f.txt"), 66);
+    cr_expect_eq(run(&psd_verb_replay, "replay|/nowhere/f.txt"), 66);
     cr_expect_stderr_eq_str("psdctl replay: /nowhere/f.txt: No such file or directory\n");
 }
 
@@ -104,7 +106,7 @@ Test(replay, a_broken_file_is_bad_data_and_prints_nothing)
 
 Test(replay, a_rule_that_does_not_parse_is_wrong_usage)
 {
-    cr_expect_eq(run(psd_ctl_replay, "replay|--optimizer|adma|" GOLDEN "sgd.txt"), 64);
+    cr_expect_eq(run(&psd_verb_replay, "replay|--optimizer|adma|" GOLDEN "sgd.txt"), 64);
     cr_expect_stderr_eq_str(
         "psdctl replay: --optimizer: rule, column 1: unknown optimizer 'adma'; the nearest is "
         "'adam'\n");
@@ -112,15 +114,15 @@ Test(replay, a_rule_that_does_not_parse_is_wrong_usage)
 
 Test(replay, two_files_or_none_are_wrong_usage)
 {
-    cr_expect_eq(run(psd_ctl_replay, "replay"), 64);
-    cr_expect_eq(run(psd_ctl_replay, "replay|a|b"), 64);
-    cr_expect_eq(run(psd_ctl_replay, "replay|--case"), 64);
-    cr_expect_eq(run(psd_ctl_replay, "replay|--job|x|a"), 64);
+    cr_expect_eq(run(&psd_verb_replay, "replay"), 64);
+    cr_expect_eq(run(&psd_verb_replay, "replay|a|b"), 64);
+    cr_expect_eq(run(&psd_verb_replay, "replay|--case"), 64);
+    cr_expect_eq(run(&psd_verb_replay, "replay|--job|x|a"), 64);
 }
 
 Test(replay, optimizers_describes_the_named_one)
 {
-    cr_expect_eq(run(psd_ctl_optimizers, "optimizers|signsgd"), 0);
+    cr_expect_eq(run(&psd_verb_optimizers, "optimizers|signsgd"), 0);
     cr_expect_stdout_eq_str("signsgd: a step of fixed length per weight\n"
                             "  rule      w *= 1-lr*wd; w -= lr*sign(g)\n"
                             "  defaults  signsgd(lr=0.0001, weight_decay=0)\n"
@@ -130,7 +132,7 @@ Test(replay, optimizers_describes_the_named_one)
 
 Test(replay, optimizers_suggests_the_nearest_name)
 {
-    cr_expect_eq(run(psd_ctl_optimizers, "optimizers|radma"), 64);
+    cr_expect_eq(run(&psd_verb_optimizers, "optimizers|radma"), 64);
     cr_expect_stderr_eq_str(
         "psdctl optimizers: rule, column 1: unknown optimizer 'radma'; the nearest is 'radam'\n");
 }
@@ -236,7 +238,7 @@ Test(replay_by_server, refuses_a_server_of_another_rule_and_names_both, .init = 
     char join[128], words[512];
     const pid_t server = start_server("sgd(lr=0.2)", 1, join);
     snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", join);
-    const int exit_code = run(psd_ctl_replay, words);
+    const int exit_code = run(&psd_verb_replay, words);
     stop_server(server);
     cr_expect_eq(exit_code, 76);
     cr_expect_stderr_eq_str("psdctl replay: the server runs sgd(lr=0.2, momentum=0, dampening=0, nesterov=0, "

@@ -161,11 +161,9 @@ Test(run, without_rounds_the_learning_rate_is_divided_by_the_workers_and_that_is
 Test(run, the_first_child_that_fails_is_named_and_stops_the_others)
 {
     cr_assert_eq(run_linear("nodata", "--data-train=csv:/no/such.csv"), 66, "%s", output);
-    cr_assert_not_null(strstr(output, "ended with 66: psd-worker: /no/such.csv: No such file or directory"),
+    cr_assert_not_null(strstr(output, "ended with 66: psd-worker: --data-train: /no/such.csv: No such file or directory"),
                        "%s", output);
     cr_assert_not_null(strstr(output, "linear: failed\n"));
-    cr_assert_eq(run_linear("rule", "--optimizer='adamm(lr=0.1)'"), 78, "%s", output);
-    cr_assert_not_null(strstr(output, "server 0 ended with 78"), "%s", output);
     cr_assert(wait_for_processes(0));
 }
 
@@ -311,14 +309,14 @@ Test(run, the_children_die_with_psdctl)
 
 Test(run, config_says_what_each_option_is_and_where_from)
 {
-    cr_assert_eq(psdctl("config deploy/examples/linear.yaml --servers=3"), 0, "%s", output);
+    cr_assert_eq(psdctl("config show deploy/examples/linear.yaml --servers=3"), 0, "%s", output);
     cr_assert_not_null(strstr(output, "servers = 3                                  # --servers\n"), "%s",
                        output);
     cr_assert_not_null(strstr(output, "# deploy/examples/linear.yaml:7:12\n"), "%s", output);
     cr_assert_not_null(strstr(output, "lease = 3s                                   # default\n"));
     cr_assert_eq(psdctl("config --markdown"), 0);
     cr_assert_not_null(strstr(output, "| `data.batch` | full or 1 to "));
-    cr_assert_eq(psdctl("config tests/fuzz/corpus/fuzz_options/broken"), 78);
+    cr_assert_eq(psdctl("config show tests/fuzz/corpus/fuzz_options/broken"), 78);
     cr_assert_not_null(strstr(output, "broken:1:10: servers is 65; it takes 1 to 64"));
 }
 

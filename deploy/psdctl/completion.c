@@ -1,0 +1,220 @@
+/* completion.c - `psdctl completion`: what a shell needs to complete our command lines, from the table of verbs and that of
+ * options. */
+#include <stdio.h>
+#include <string.h>
+
+#include "deploy/psdctl/verb.h"
+
+/* A command, and what may follow it; for both shells, which differ in how they are told. */
+typedef struct line {
+    const char *name;  /* "psd", "psdctl config show" */
+    const psd_verb_t *verb; /* NULL: a program */
+    unsigned options;  /* mask of psd_program_t */
+} line_t;
+
+typedef void on_line_fn(const line_t *line);
+
+static void each_line(on_line_fn *then)
+{
+    const psd_verb_t *verb;
+    then(&(line_t){ PSD_PROGRAM_NAME, NULL, PSD_PROGRAM_SERVER });
+    then(&(line_t){ "psd-worker", NULL, PSD_PROGRAM_WORKER });
+    for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
+        char name[80];
+        snprintf(name, sizeof name, "psdctl %s", verb->name);
+        then(&(line_t){ name, verb, verb->options });
+    }
+}
+
+static void print_flag(const char *flag, bool takes) { printf(" %s%s", flag, takes ? "=" : ""); }
+
+/* Every flag of a line, those that take a value with "=" behind. */
+static void print_flags(const line_t *line)
+{
+    const psd_option_t *row;
+    char flag[PSD_OPTION_TEXT];
+    for (size_t i = 0; line->verb && line->verb->flag[i].name; i++) {
+        snprintf(flag, sizeof flag, "--%s", line->verb->flag[i].name);
+        print_flag(flag, line->verb->flag[i].argument);
+    }
+    for (size_t i = 0; (row = psd_option_at(i)); i++)
+        if (row->programs & line->options) {
+            psd_option_flag(row->key, flag, sizeof flag);
+            print_flag(flag, row->type != PSD_OPTION_BOOL);
+        }
+    fputs(line->options ? " --config= --help" : " --help", stdout);
+    fputs(line->verb ? "" : " --version", stdout);
+}
+
+/* The words that a value may be: of a range, or true and false. */
+static void print_words(const psd_option_t *row)
+{
+    if (row->type == PSD_OPTION_BOOL)
+        fputs(" true false", stdout);
+    for (const char *at = row->range, *one = at; *at; one = at) {
+        const size_t n = psd_option_alternative(&at);
+        if (!memmem(one, n, "..", 2))
+            printf(" %.*s", (int)n, one);
+    }
+}
+
+static void bash_line(const line_t *line)
+{
+    printf("    '%s') psd_words='", line->name);
+    print_flags(line);
+    puts("' ;;");
+}
+
+static void print_values(void)
+{
+    const psd_option_t *row;
+    for (size_t i = 0; (row = psd_option_at(i)); i++) {
+        char flag[PSD_OPTION_TEXT];
+        psd_option_flag(row->key, flag, sizeof flag);
+        if (row->type != PSD_OPTION_BOOL && !strcspn(row->range, "|") && !*row->range)
+            continue;
+        printf("    %s) psd_words='", flag);
+        print_words(row);
+        puts("' ;;");
+    }
+}
+
+/* Verbs as one types them: their first words, or the second ones of a first. */
+static void print_verbs(const char *first)
+{
+    const psd_verb_t *verb;
+    const size_t n = strlen(first);
+    char last[64] = "";
+    for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
+        char word[64];
+        const char *space = strchr(verb->name, ' ');
+        if (n && !(space && (size_t)(space - verb->name) == n && !strncmp(verb->name, first, n)))
+            continue;
+        snprintf(word, sizeof word, "%.*s", n || !space ? 60 : (int)(space - verb->name), n ? space + 1 : verb->name);
+        if (strcmp(word, last))
+            printf(" %s", word);
+        snprintf(last, sizeof last, "%s", word);
+    }
+}
+
+static void bash_groups(void)
+{
+    const psd_verb_t *verb;
+    char last[64] = "";
+    for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
+        char first[64];
+        const char *space = strchr(verb->name, ' ');
+        if (!space)
+            continue;
+        snprintf(first, sizeof first, "%.*s", (int)(space - verb->name), verb->name);
+        if (!strcmp(first, last))
+            continue;
+        printf("    'psdctl %s' | 'psdctl help %s') psd_words='", first, first);
+        print_verbs(first);
+        puts("' ;;");
+        snprintf(last, sizeof last, "%s", first);
+    }
+}
+
+/* Both shells are asked for words in the same way: flags and verbs by what stands before, values by their flag. */
+static void print_tables(void)
+{
+    puts("_psd_values() {\n    case $1 in");
+    print_values();
+    puts("    *) psd_words= ;;\n    esac\n}\n\n_psd_flags() {\n    case $1 in");
+    each_line(bash_line);
+    puts("    *) psd_words= ;;\n    esac\n}\n\n_psd_verbs() {\n    case $1 in");
+    fputs("    psdctl | 'psdctl help') psd_words='", stdout);
+    print_verbs("");
+    puts(" help' ;;");
+    bash_groups();
+    puts("    *) psd_words= ;;\n    esac\n}\n");
+}
+
+static void print_bash(void)
+{
+    puts("# Completion of psd, psd-worker and psdctl for bash; made by `psdctl completion bash`.\n");
+    print_tables();
+    puts("_psd() {\n"
+         "    local psd_words line=${1##*/} at=1 cur=${COMP_WORDS[COMP_CWORD]} flag\n"
+         "    COMPREPLY=()\n"
+         "    # \"--flag=value\" comes in three words.\n"
+         "    if [[ $cur == = ]]; then cur=; fi\n"
+         "    flag=${COMP_WORDS[COMP_CWORD - 1]}\n"
+         "    if [[ $flag == = ]]; then flag=${COMP_WORDS[COMP_CWORD - 2]}; fi\n"
+         "    while [[ $line == psdctl* ]] && _psd_verbs \"$line\" && [[ -n $psd_words && $at -lt $COMP_CWORD ]] &&\n"
+         "        [[ \" $psd_words \" == *\" ${COMP_WORDS[at]} \"* ]]; do\n"
+         "        line+=\" ${COMP_WORDS[at]}\"\n"
+         "        at=$((at + 1))\n"
+         "    done\n"
+         "    if [[ $cur != -* && $line == psdctl* && $at -eq $COMP_CWORD ]] && _psd_verbs \"$line\" && [[ $psd_words ]]; then\n"
+         "        mapfile -t COMPREPLY < <(compgen -W \"$psd_words\" -- \"$cur\")\n"
+         "        return\n"
+         "    fi\n"
+         "    if [[ $cur != -* && $flag == --* ]] && _psd_values \"$flag\" && [[ $psd_words ]]; then\n"
+         "        mapfile -t COMPREPLY < <(compgen -W \"$psd_words\" -- \"$cur\")\n"
+         "        return\n"
+         "    fi\n"
+         "    if [[ $cur == -* ]]; then\n"
+         "        _psd_flags \"$line\"\n"
+         "        mapfile -t COMPREPLY < <(compgen -W \"$psd_words\" -- \"$cur\")\n"
+         "        if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi\n"
+         "        return\n"
+         "    fi\n"
+         "    mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+         "    compopt -o filenames 2>/dev/null\n"
+         "}\n"
+         "complete -F _psd " PSD_PROGRAM_NAME " psd-worker psdctl");
+}
+
+static void print_zsh(void)
+{
+    puts("#compdef " PSD_PROGRAM_NAME " psd-worker psdctl\n"
+         "# Completion of psd, psd-worker and psdctl for zsh; made by `psdctl completion zsh`.\n");
+    print_tables();
+    puts("_psd_main() {\n"
+         "    local at=2 line=${words[1]:t} cur=${words[CURRENT]} flag=${words[CURRENT]%%=*}\n"
+         "    local -a typed=(\"${words[@]}\")\n"
+         "    local psd_words\n"
+         "    while [[ $line == psdctl* ]] && _psd_verbs \"$line\" && [[ -n $psd_words && $at -lt $CURRENT ]] &&\n"
+         "        [[ \" $psd_words \" == *\" ${typed[at]} \"* ]]; do\n"
+         "        line+=\" ${typed[at]}\"\n"
+         "        at=$((at + 1))\n"
+         "    done\n"
+         "    if [[ $cur == --*=* ]]; then\n"
+         "        _psd_values \"$flag\"\n"
+         "        compset -P '*='\n"
+         "        if [[ -n $psd_words ]]; then compadd -- ${=psd_words}; else _files; fi\n"
+         "    elif [[ $cur == -* ]]; then\n"
+         "        _psd_flags \"$line\"\n"
+         "        compadd -S '' -- ${=psd_words}\n"
+         "    elif [[ $line == psdctl* && $at -eq $CURRENT ]] && _psd_verbs \"$line\" && [[ -n $psd_words ]]; then\n"
+         "        compadd -- ${=psd_words}\n"
+         "    else\n"
+         "        _files\n"
+         "    fi\n"
+         "}\n"
+         "_psd_main \"$@\"");
+}
+
+static int run(const psd_args_t *args)
+{
+    static const struct {
+        const char *shell;
+        void (*print)(void);
+    } shells[] = { { "bash", print_bash }, { "zsh", print_zsh } };
+    for (size_t i = 0; i < sizeof shells / sizeof *shells; i++)
+        if (!strcmp(args->word[0], shells[i].shell))
+            return shells[i].print(), 0;
+    return psd_verb_misuse(args->verb, "it is for bash or zsh, not for %.60s", args->word[0]);
+}
+
+const psd_verb_t psd_verb_completion = {
+    .name = "completion",
+    .words = "bash|zsh",
+    .does = "what a shell needs to complete our command lines",
+    .about = "",
+    .examples = "source <(psdctl completion bash)\n",
+    .exits = "",
+    .run = run,
+};

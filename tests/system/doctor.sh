@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# doctor.sh BIN SOURCE - psdctl doctor finds what is wrong with a machine or a job, says what to do, shows no secret, leaves
+# nothing behind, and ends with 1 exactly when something is bad.
+set -euo pipefail
+bin=$1 source=$2
+dir=$(mktemp -d)
+cd "$dir"
+pids=()
+# shellcheck disable=SC2317  # called by the trap
+clean() {
+    [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
+    cd /
+    rm -rf "$dir"
+}
+trap clean EXIT
+
+fail() {
+    echo "doctor: $*" >&2
+    exit 1
+}
+
+# Run it with these words; it must end with CODE, and each line of standard input must be a regular expression that the
+# report holds.
+finds() { # CODE ARG... <<< REGEXES
+    local code=$1 rc=0 regex
+    shift
+    "$bin/psdctl" doctor "$@" >report 2>&1 || rc=$?
+    [ "$rc" -eq "$code" ] || fail "doctor $* ended with $rc instead of $code: $(cat report)"
+    while read -r regex; do
+        grep -qE "$regex" report || fail "doctor $* lacks \"$regex\": $(cat report)"
+    done
+}
+
+start() { # NAME ARG...: a server, whose addresses are in $data and $status then
+    "$bin/psd" --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --log-level=error "${@:2}" >"$1" &
+    pids+=($!)
+    for _ in $(seq 200); do
+        grep -q '^psd ready' "$1" && break
+        kill -0 $! || fail "psd $* has ended"
+        sleep 0.05
+    done
+    data=$(sed -n 's/.* data=\([^ ]*\).*/\1/p' "$1")
+    status=$(sed -n 's/.* status=http:..\([^ ]*\).*/\1/p' "$1")
+}
+
+any=(--listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0)
+finds 0 "${any[@]}" <<'END'
+^psdctl doctor [0-9.]+, 20
+^ok +psd +[0-9.]+, built by (gcc|clang)
+^ok +processor .* kernels: [a-z0-9]+ \(of 
+^ok +libraries .*ZeroMQ 4\.[0-9.]+, libuv 1\.
+^(ok|warn) +memory .*GiB
+^ok +limits
+^(ok|warn) +clock
+^(ok|warn) +loopback +round trip [0-9]+ us median.*GB/s
+^(ok|warn) +disk .*MB/s with a flush
+^ok +listen .*any free port
+^[0-9]+ ok, [0-9]+ warn, 0 bad$
+END
+finds 0 --json "${any[@]}" <<<'"schema": "psd.doctor/1"'
+[ "$(ls -A)" = report ] || fail "it left $(ls -A)"
+
+finds 0 "$source/deploy/examples/glyphs.yaml" "${any[@]}" <<'END'
+^ok +job +.*glyphs.yaml: options are right
+^ok +keys +none: all in the clear
+^ok +data +glyphs: 60000 rows of 784 features
+END
+printf 'servers: 99\n' >bad.yaml
+finds 1 bad.yaml <<<'^bad +job +bad.yaml:1:10: servers is 99; it takes 1 to 64'
+finds 1 "${any[@]}" --data-train=csv:none.csv <<<'^bad +data +--data-train: none.csv: No such file'
+finds 64 --frobnicate <<<'unknown option --frobnicate'
+
+# Limits, disks.
+(ulimit -n 64 && finds 1 "${any[@]}" --workers-min=8 <<<'^bad +limits +64 open files, but this job wants 82')
+finds 1 "${any[@]}" --checkpoint-dir=/proc/none <<<'^bad +checkpoint.dir'
+finds 1 "${any[@]}" --checkpoint-dir="$dir/report/x" <<<'^bad +checkpoint.dir'
+if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ]; then
+    finds 0 "${any[@]}" --checkpoint-dir=/dev/shm/psd-none <<<'^warn +checkpoint.dir +/dev/shm: '
+fi
+[ ! -e /dev/shm/psd-none ] || fail 'it made a directory'
+
+# Keys: readable by their owner alone, and never shown.
+"$bin/psdctl" keygen ps --role=server >allow
+"$bin/psdctl" keygen gpu >>allow
+chmod 600 allow
+finds 0 "${any[@]}" --server-key=ps.key --allow=allow --worker-key=gpu.key --server-public=ps.pub <<'END'
+^ok +server.key +ps.key, mode 0600
+^ok +worker.key +gpu.key, mode 0600
+^ok +allow +allow, mode 0600: 1 of role server, 1 worker, 0 monitor, 0 admin
+END
+for key in ps.key gpu.key; do
+    ! grep -qF "$(grep -v '^#' $key)" report || fail "it shows the secret of $key"
+done
+chmod 644 gpu.key
+finds 1 "${any[@]}" --worker-key=gpu.key --server-public=ps.pub <<<'^bad +worker.key +.*gpu.key'
+chmod 600 gpu.key
+finds 1 "${any[@]}" --server-key=none.key <<<'^bad +server.key +.*none.key'
+
+# Addresses: who is there, and who is not.
+start plain --insecure --job=plain
+finds 1 "--listen=$data" --status-listen="$status" <<END
+^bad +listen +$data: Address already in use
+^warn +status.listen +$status is taken: psd .* serves job plain there
+END
+finds 0 "${any[@]}" --join="$data" <<<"^ok +join +$data answers as ZeroMQ 3.1, without keys"
+finds 1 "${any[@]}" --join="$data" --worker-key=gpu.key --server-public=ps.pub <<<'^bad +join .*without keys'
+finds 1 "${any[@]}" --join="tcp://$status" <<<"^bad +join +tcp://$status answers, but does not speak as psd does"
+finds 1 "${any[@]}" --join=tcp://127.0.0.1:1 <<<'^bad +join +nobody answers at tcp://127.0.0.1:1'
+finds 1 "${any[@]}" --join=tcp://no.such.host.invalid:1 <<<'^bad +join +nobody answers at tcp://no.such.host.invalid:1'
+finds 1 --listen=tcp://203.0.113.1:7470 --status-listen=none <<<'^bad +listen +tcp://203.0.113.1:7470: Cannot assign'
+start keyed --job=keyed --server-key=ps.key --allow=allow
+finds 0 "${any[@]}" --join="$data" --worker-key=gpu.key --server-public=ps.pub <<<'^ok +join .*with keys'
+finds 1 "${any[@]}" --join="$data" <<<'^bad +join .*with keys'
+
+# A machine without a loopback.
+if [ "$(id -u)" -eq 0 ] && unshare -n true 2>/dev/null; then
+    rc=0
+    unshare -n "$bin/psdctl" doctor "${any[@]}" >report 2>&1 || rc=$?
+    [ $rc -eq 1 ] && grep -qE '^bad +loopback' report || fail "without lo: $rc, $(cat report)"
+fi
+echo 'doctor: ok'
