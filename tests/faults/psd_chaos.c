@@ -31,6 +31,7 @@ static const struct campaign {
     { "T12-flip", "bits changed on the way", 10000, 100, chaos_flips },
     { "T13", "networks parted, one way and both", 200, 3, chaos_partition },
     { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
+    { "T16", "connections of strangers", 1000000, 20000, chaos_strangers },
     { "T21", "an allocation that fails", 1000, 5, chaos_no_memory },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
@@ -81,7 +82,7 @@ static int usage(void)
          "  --seed N   where chance begins; default: another each time\n"
          "Campaigns:");
     for (unsigned i = 0; i < N_CAMPAIGNS; i++)
-        printf("  %-7s %5u  %s\n", campaigns[i].id, campaigns[i].full, campaigns[i].title);
+        printf("  %-8s %7u  %s\n", campaigns[i].id, campaigns[i].full, campaigns[i].title);
     return 64;
 }
 
