@@ -61,3 +61,8 @@ void chaos_slow_disk(chaos_t *self);
 
 /* faults/strangers.c: at the door of a job with keys */
 void chaos_strangers(chaos_t *self);
+
+/* faults/floods.c: too much at the door */
+void chaos_announce(chaos_t *self);
+void chaos_endless(chaos_t *self);
+void chaos_crowd(chaos_t *self);

@@ -2,7 +2,7 @@
  * greeting, a handshake or a recorded session can be, beside a training job with keys. None may be let in,
  * nothing of them may arrive, the servers may not grow, and the weights must be those of one process in
  * peace. */
-#include "tests/faults/chaos.h"
+#include "tests/faults/siege.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,12 +14,10 @@
 #include "common/keys.h"
 #include "proto/codec.h"
 #include "tests/support/dial.h"
-#include "tests/support/member.h"
 #include "tests/support/zmtp.h"
 
 enum {
     SERVERS = 2,
-    WORLD = 1,  /* one who computes; the other core is the servers' and the strangers' */
     OPEN = 128, /* so many stay open while more come */
     ANSWER_MS = 10000,
     SLICES = 20,      /* of the whole; between two of them the job is in peace */
@@ -28,12 +26,6 @@ enum {
     PEACE_MS = 1000,  /* at least, to see how long a round takes */
     GREETED = ZMTP_GREETING + ZMTP_HELLO
 };
-static const size_t layers[] = { 784, 128, 10 };
-
-static cluster_t cluster;
-static crew_t crew;
-static uint16_t port[SERVERS];
-
 /* Bytes that were sent in a session that was let in. */
 static struct {
     uint8_t initiate[ZMTP_INITIATE], hello[GREETED], messages[2 * ZMTP_MOST];
@@ -166,14 +158,15 @@ static bool expect_no_entry(stranger_t *self, const char *who)
 {
     const char *word = hear(self);
     if (word && !strcmp(word, "READY"))
-        cluster_give_up(&cluster, "%s is let in, seed %llu", who, (unsigned long long)self->chaos->seed);
+        cluster_give_up(&siege_cluster, "%s is let in, seed %llu", who,
+                        (unsigned long long)self->chaos->seed);
     return word && !strcmp(word, "ERROR");
 }
 
 static void come_as_nobody(stranger_t *self)
 {
     if (!begin(self))
-        cluster_give_up(&cluster, "a good HELLO is not welcomed");
+        cluster_give_up(&siege_cluster, "a good HELLO is not welcomed");
     self->welcomed++;
     say(self, self->bytes, zmtp_initiate(&self->zmtp, self->bytes));
     self->refused += expect_no_entry(self, "somebody on no list");
@@ -203,7 +196,7 @@ static void come_as_another(stranger_t *self)
 {
     const zmtp_t own = self->zmtp;
     char text[PSD_KEY_TEXT];
-    dial_read_key(&cluster, "w1.pub", text);
+    dial_read_key(&siege_cluster, "w1.pub", text);
     psd_key_decode(self->zmtp.public, text);
     if (begin(self)) {
         say(self, self->bytes, zmtp_initiate(&self->zmtp, self->bytes));
@@ -283,7 +276,7 @@ static uint64_t rejected(void)
             char series[96];
             snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"%u\",reason=\"%s\"}", s,
                      psd_refusal_name(r));
-            n += (uint64_t)cluster_metric(&cluster, s, series);
+            n += (uint64_t)cluster_metric(&siege_cluster, s, series);
         }
     return n;
 }
@@ -291,13 +284,13 @@ static uint64_t rejected(void)
 static void take_key(zmtp_t *zmtp, const char *name)
 {
     char file[32], text[PSD_KEY_TEXT];
-    dial_read_key(&cluster, "ps.pub", text);
+    dial_read_key(&siege_cluster, "ps.pub", text);
     psd_key_decode(zmtp->server, text);
     snprintf(file, sizeof file, "%s.pub", name);
-    dial_read_key(&cluster, file, text);
+    dial_read_key(&siege_cluster, file, text);
     psd_key_decode(zmtp->public, text);
     snprintf(file, sizeof file, "%s.key", name);
-    dial_read_key(&cluster, file, text);
+    dial_read_key(&siege_cluster, file, text);
     psd_key_decode(zmtp->secret, text);
 }
 
@@ -311,13 +304,13 @@ static void speak_as_listed(stranger_t *self)
     const uint64_t before = rejected(), end = cluster_now_ms() + ANSWER_MS;
     uint8_t header[PSD_MAX_FRAME_HEADER];
     take_key(&self->zmtp, "w1");
-    self->fd = zmtp_dial(port[0], 1, ANSWER_MS);
+    self->fd = zmtp_dial(siege_port[0], 1, ANSWER_MS);
     zmtp_greeting(recorded.hello, 3, "CURVE");
     zmtp_hello(&self->zmtp, recorded.hello + ZMTP_GREETING);
     say(self, recorded.hello, GREETED);
     if (!zmtp_read(self->fd, self->bytes, ZMTP_GREETING) || !zmtp_read(self->fd, self->bytes, ZMTP_WELCOME) ||
         !zmtp_welcome(&self->zmtp, self->bytes))
-        cluster_give_up(&cluster, "w1 is not welcomed");
+        cluster_give_up(&siege_cluster, "w1 is not welcomed");
     zmtp_initiate(&self->zmtp, recorded.initiate);
     size_t n =
         zmtp_message(&self->zmtp, header, psd_msg_seal(&hello, NULL, 0, header), true, recorded.messages);
@@ -326,52 +319,22 @@ static void speak_as_listed(stranger_t *self)
     say(self, recorded.initiate, ZMTP_INITIATE);
     const char *word = hear(self);
     if (!word || strcmp(word, "READY"))
-        cluster_give_up(&cluster, "w1 is on the list and hears %s", word ? word : "nothing");
+        cluster_give_up(&siege_cluster, "w1 is on the list and hears %s", word ? word : "nothing");
     say(self, recorded.messages, recorded.n_messages);
     while (rejected() != before + 1)
         if (cluster_now_ms() > end)
-            cluster_give_up(&cluster, "what w1 says is not counted");
+            cluster_give_up(&siege_cluster, "what w1 says is not counted");
         else
             cluster_nap();
     close(self->fd);
     take_key(&self->zmtp, "nobody");
 }
 
-static size_t resident(void)
-{
-    size_t n = 0;
-    for (unsigned s = 0; s < SERVERS; s++) {
-        const size_t one = cluster_resident(&cluster.server[s]);
-        if (!one || cluster_wait(&cluster.server[s], 0) >= 0)
-            cluster_give_up(&cluster, "server %u ended with %d", s, cluster.server[s].code);
-        n = one > n ? one : n;
-    }
-    return n;
-}
-
-/* Milliseconds that a round takes, from a moment on. */
-typedef struct pace {
-    uint64_t since_ms, clock;
-} pace_t;
-
-static pace_t pace_begin(void) { return (pace_t){ cluster_now_ms(), crew_clock(&crew) }; }
-
-static double pace_ms(pace_t since)
-{
-    const uint64_t end = since.since_ms + MEMBER_WAIT_MS;
-    while (crew_clock(&crew) < since.clock + 10) {
-        if (cluster_now_ms() > end)
-            cluster_give_up(&cluster, "the job stands still at round %llu", (unsigned long long)since.clock);
-        cluster_nap();
-    }
-    return (double)(cluster_now_ms() - since.since_ms) / (double)(crew_clock(&crew) - since.clock);
-}
-
 static double pace_in_peace(void)
 {
-    const pace_t pace = pace_begin();
+    const siege_pace_t pace = siege_pace_begin();
     usleep(1000 * PEACE_MS);
-    return pace_ms(pace);
+    return siege_pace_ms(pace);
 }
 
 /* ---- the campaign ---- */
@@ -383,10 +346,11 @@ static void come(stranger_t *self, uint64_t n, uint64_t *counts)
         int *place = &open[i % OPEN];
         if (*place > 0)
             close(*place);
-        for (int tries = 0; (self->fd = zmtp_dial(port[below(self, SERVERS)],
+        for (int tries = 0; (self->fd = zmtp_dial(siege_port[below(self, SERVERS)],
                                                   (uint32_t)below(self, 1 << 24) | 1, ANSWER_MS)) < 0;)
             if (tries++ == 3)
-                cluster_give_up(&cluster, "nobody answers after %llu connections", (unsigned long long)i);
+                cluster_give_up(&siege_cluster, "nobody answers after %llu connections",
+                                (unsigned long long)i);
         *place = self->fd;
         const uint64_t kind = below(self, N_KINDS);
         kinds[kind].come(self);
@@ -399,49 +363,13 @@ static void come(stranger_t *self, uint64_t n, uint64_t *counts)
     }
 }
 
-static void start_job(member_t *member)
-{
-    const reference_config_t config = { .data = "glyphs:3000",
-                                        .kind = "mlp",
-                                        .layers = layers,
-                                        .n_layers = 3,
-                                        .batch = 600,
-                                        .seed = 7,
-                                        .rule = "adam(lr=0.002)" };
-    cluster_open(&cluster);
-    cluster_make_keys(&cluster);
-    cluster_start_servers(&cluster, SERVERS, "--workers-min=%d --threads=1 --optimizer=%s", WORLD,
-                          config.rule);
-    for (unsigned s = 0; s < SERVERS; s++)
-        port[s] = (uint16_t)atoi(strrchr(cluster.data[s], ':') + 1);
-    crew_open(&crew, &cluster, &config, WORLD);
-    if (!member_open(member, &crew, 0))
-        cluster_give_up(&cluster, "no member");
-    member_start(member);
-    cluster_await_steps(&cluster, 20);
-}
-
-static void end_job(member_t *member)
-{
-    member_t *members[WORLD] = { member };
-    const uint64_t last = crew_end(&crew);
-    member_join(member);
-    if (*member->failure || !crew_has_weights(&crew, members, last))
-        cluster_give_up(&cluster, "%s", *member->failure ? member->failure : "other weights than in peace");
-    for (unsigned s = 0; s < SERVERS; s++)
-        if (cluster_wait(&cluster.server[s], MEMBER_WAIT_MS))
-            cluster_give_up(&cluster, "server %u ended with %d", s, cluster.server[s].code);
-    cluster_close(&cluster);
-}
-
 void chaos_strangers(chaos_t *self)
 {
-    static member_t member;
     static chaos_times_t longer, round;
     stranger_t stranger = { .chaos = self };
     uint64_t counts[N_KINDS] = { 0 }, connecting_ms = 0;
     size_t warm = 0, most = 0;
-    start_job(&member);
+    siege_begin(SERVERS, true, "");
     speak_as_listed(&stranger);
     const uint64_t arrived = rejected();
     /* Strangers compute elsewhere: here they take what is left over. */
@@ -449,25 +377,25 @@ void chaos_strangers(chaos_t *self)
     for (unsigned slice = 0; slice < SLICES; slice++) {
         const double peace = pace_in_peace();
         chaos_add(&round, peace);
-        const pace_t pace = pace_begin();
+        const siege_pace_t pace = siege_pace_begin();
         come(&stranger, self->count / SLICES, counts);
         connecting_ms += cluster_now_ms() - pace.since_ms;
-        chaos_add(&longer, 100 * (pace_ms(pace) / peace - 1));
-        const size_t now = resident();
+        chaos_add(&longer, 100 * (siege_pace_ms(pace) / peace - 1));
+        const size_t now = siege_resident();
         if (slice < WARM)
             warm = now > warm ? now : warm;
         most = now > most ? now : most;
     }
     if (rejected() != arrived)
-        cluster_give_up(&cluster, "%llu messages of strangers arrived",
+        cluster_give_up(&siege_cluster, "%llu messages of strangers arrived",
                         (unsigned long long)(rejected() - arrived));
     if (!stranger.refused || stranger.refused != stranger.welcomed)
-        cluster_give_up(&cluster, "%llu of %llu good handshakes were refused",
+        cluster_give_up(&siege_cluster, "%llu of %llu good handshakes were refused",
                         (unsigned long long)stranger.refused, (unsigned long long)stranger.welcomed);
     if (PSD_PATIENCE == 1 && most > warm + GROWTH) /* a sanitizer keeps what is freed */
-        cluster_give_up(&cluster, "a server grew from %zu to %zu KiB", warm >> 10, most >> 10);
+        cluster_give_up(&siege_cluster, "a server grew from %zu to %zu KiB", warm >> 10, most >> 10);
     speak_as_listed(&stranger); /* and the door still opens */
-    end_job(&member);
+    siege_end();
     for (unsigned k = 0; k < N_KINDS; k++)
         fprintf(stderr, "%8llu of %s\n", (unsigned long long)counts[k], kinds[k].name);
     chaos_say(self,

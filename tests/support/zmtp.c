@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <errno.h>
 #include <netinet/tcp.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -24,7 +25,7 @@ int zmtp_dial(uint16_t port, uint32_t source, unsigned wait_ms)
                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     const struct linger none = { .l_onoff = 1 };
     const struct timeval wait = { .tv_sec = wait_ms / 1000, .tv_usec = (suseconds_t)(wait_ms % 1000) * 1000 };
-    const int yes = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int yes = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (wait_ms ? 0 : SOCK_NONBLOCK), 0);
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
@@ -32,7 +33,8 @@ int zmtp_dial(uint16_t port, uint32_t source, unsigned wait_ms)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof yes);
-    if (!bind(fd, (struct sockaddr *)&from, sizeof from) && !connect(fd, (struct sockaddr *)&to, sizeof to))
+    if (!bind(fd, (struct sockaddr *)&from, sizeof from) &&
+        (!connect(fd, (struct sockaddr *)&to, sizeof to) || (!wait_ms && errno == EINPROGRESS)))
         return fd;
     close(fd);
     return -1;

@@ -24,8 +24,8 @@ typedef struct zmtp {
     uint64_t nonce;
 } zmtp_t;
 
-/* A connection to 127.0.0.1 at that port, from 127.`source`, which is closed without lingering and waits
- * `wait_ms` at most for anything. -1 when it cannot be made. */
+/* A connection to 127.0.0.1 at that port, from 127.`source`, which is closed without lingering and waits `wait_ms` at
+ * most for anything; 0: not even for being made. -1 when it cannot be made. */
 int zmtp_dial(uint16_t port, uint32_t source, unsigned wait_ms);
 
 /* Read just so many bytes; false when they do not come. */
