@@ -66,3 +66,4 @@ void chaos_strangers(chaos_t *self);
 void chaos_announce(chaos_t *self);
 void chaos_endless(chaos_t *self);
 void chaos_crowd(chaos_t *self);
+void chaos_slow_guests(chaos_t *self);

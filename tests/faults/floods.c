@@ -258,3 +258,67 @@ void chaos_crowd(chaos_t *self)
               self->count, 2 * LIMIT, LIMIT, made, io, worst);
     chaos_say_times(self, "others get in after", &back);
 }
+
+/* ---- the status page ---- */
+
+enum { SLOW = 200, LETTER_MS = 100, SLOWEST_MS = 2000 };
+
+/* Ask for something and never come to the end of it, or never take the answer. */
+static int ask_slowly(chaos_t *self, uint16_t port)
+{
+    static const char *const questions[] = {
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nX: ", "G",
+        "GET /history HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX: ",
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    };
+    const char *question = questions[chaos_below(self, 4)];
+    const int fd = zmtp_dial(port, source(self), 0);
+    if (fd >= 0)
+        say(fd, question, strlen(question));
+    return fd;
+}
+
+void chaos_slow_guests(chaos_t *self)
+{
+    static chaos_times_t waits;
+    static int fd[SLOW];
+    siege_begin(1, false, "");
+    const uint16_t port = (uint16_t)atoi(strrchr(siege_cluster.status[0], ':') + 1);
+    const siege_pace_t pace = siege_pace_begin();
+    const uint64_t end = cluster_now_ms() + 1000 * (uint64_t)self->count;
+    unsigned long long came = 0;
+    size_t most = 0;
+    for (unsigned i = 0; i < SLOW; i++)
+        fd[i] = -1;
+    while (cluster_now_ms() < end) {
+        for (unsigned i = 0; i < SLOW; i++) /* a letter more; who is cut off comes again */
+            if (fd[i] < 0 || !say(fd[i], "x", 1)) {
+                if (fd[i] >= 0)
+                    close(fd[i]);
+                fd[i] = ask_slowly(self, port);
+                came++;
+            }
+        const uint64_t asked = cluster_now_ms();
+        char *answer = cluster_get(&siege_cluster, 0, "/livez");
+        const uint64_t waited = cluster_now_ms() - asked;
+        if (!answer || strcmp(answer, "ok\n") || waited > SLOWEST_MS * PSD_PATIENCE)
+            cluster_give_up(&siege_cluster, "/livez says %s after %llu ms", answer ? answer : "nothing",
+                            (unsigned long long)waited);
+        free(answer);
+        chaos_add(&waits, (double)waited);
+        const size_t now = siege_resident();
+        most = now > most ? now : most;
+        usleep(1000 * LETTER_MS);
+    }
+    for (unsigned i = 0; i < SLOW; i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
+    const double round = siege_pace_ms(pace);
+    siege_end();
+    chaos_say(self,
+              "%d at a time who ask a letter at a time, %llu in %u s; memory at most %zu KiB, a round took "
+              "%.1f ms, "
+              "SHA-256 equal",
+              SLOW, came, self->count, most >> 10, round);
+    chaos_say_times(self, "/livez answers after", &waits);
+}

@@ -35,6 +35,7 @@ static const struct campaign {
     { "T18", "frames of 8 GiB announced", 1000, 100, chaos_announce },
     { "T18-frames", "messages without end, in MiB", 10240, 600, chaos_endless },
     { "T18-crowd", "more connections than descriptors", 20, 2, chaos_crowd },
+    { "T18-status", "slow requests for the status, in seconds", 120, 5, chaos_slow_guests },
     { "T21", "an allocation that fails", 1000, 5, chaos_no_memory },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
