@@ -16,7 +16,7 @@
 #include "common/notify.h"
 #include "common/transport.h"
 #include "server/breaker.h"
-#include "server/crowd.h"
+#include "server/places.h"
 #include "server/door.h"
 #include "server/node.h"
 #include "server/report.h"
@@ -52,7 +52,7 @@ typedef struct psd_daemon {
     char trouble[400];             /* with the connection to server 0; "" when there is none */
     uint64_t closed_ms;            /* when all connections were ended, while there is no `router` */
     psd_breaker_t breaker;
-    psd_crowd_t crowd;
+    psd_places_t places;
     uint64_t allow_ms;             /* when the allow-list was last looked at */
     psd_socket_t *router;          /* where workers and other servers speak to us */
     psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
@@ -325,14 +325,14 @@ static void on_memory(uv_timer_t *timer)
 }
 
 /* Connections beyond what a process may have. */
-static void tend_crowd(daemon_t *self)
+static void tend_places(daemon_t *self)
 {
-    const psd_crowd_do_t todo = psd_crowd_look(&self->crowd, now_ms());
-    if (todo == PSD_CROWD_REFUSE)
+    const psd_places_do_t todo = psd_places_look(&self->places, now_ms());
+    if (todo == PSD_PLACES_REFUSE)
         psd_log_warn("connections.full", "limit=%u effect=\"no new connections are taken for a while; those that are there "
-                     "stay\"", psd_crowd_limit());
-    if (todo != PSD_CROWD_REST && self->router)
-        psd_socket_take(self->router, todo == PSD_CROWD_TAKE);
+                     "stay\"", psd_places_limit());
+    if (todo != PSD_PLACES_REST && self->router)
+        psd_socket_take(self->router, todo == PSD_PLACES_TAKE);
 }
 
 /* Listen again where it was. ZeroMQ lets go of an address in its own thread, a little later. */
@@ -343,7 +343,7 @@ static void open_door_again(daemon_t *self)
     if (self->router || self->breaker.opened_ms)
         return;
     self->router = psd_socket_bind(self->net, &self->loop, self->bound, &handler, self->bound, &err);
-    if (self->router && self->crowd.full_ms)
+    if (self->router && self->places.full_ms)
         psd_socket_take(self->router, false);
     if (!self->router && now_ms() > self->closed_ms + REOPEN_MS)
         stop(self, PSD_EIO, err.text);
@@ -416,7 +416,7 @@ static void on_tick(uv_timer_t *timer)
     renew_deaf_coordinator(self);
     open_door_again(self);
     tend_door(self);
-    tend_crowd(self);
+    tend_places(self);
     psd_node_tick(self->node, now, &self->out);
     psd_report_saw(self->report, self->node, NULL, uv_hrtime());
     carry_out(self);
@@ -687,7 +687,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);
-    psd_crowd_open(&self.crowd);
+    psd_places_open(&self.places);
     int rc = open_all(&self, err);
     if (rc == PSD_OK) {
         psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"", self.bound, psd_isa_name(),
@@ -703,6 +703,6 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
                       psd_err_exit_code(rc), self.why.text, received_bytes, sent_bytes);
     }
     close_all(&self);
-    psd_crowd_close(&self.crowd);
+    psd_places_close(&self.places);
     return rc;
 }

@@ -23,8 +23,10 @@ static const char head[] =
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid "
     "var(--line);text-align:left;vertical-align:top}"
-    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs "
-    "table{max-width:36rem}"
+    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs section{min-width:0}"
+    ".pairs table{max-width:min(36rem,100%)}.pairs td{overflow-wrap:anywhere}"
+    ".alerts{list-style:none;padding:0;margin:1rem 0 0}.alerts li{border-left:4px solid var(--bad);"
+    "padding:.4rem .8rem;margin:.3rem 0;background:var(--soft)}"
     ".cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}"
     ".card{background:var(--soft);border-radius:.5rem;padding:.5rem .9rem;min-width:7rem}"
     ".card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}"
@@ -194,6 +196,22 @@ static void put_card(FILE *out, const char *key, json_t *value, const char *labe
     fputs("</div>", out);
 }
 
+/* What somebody should look at: sentences. */
+static void put_alerts(FILE *out, const json_t *status)
+{
+    size_t i;
+    json_t *alert, *alerts = json_object_get(status, "alerts");
+    if (json_array_size(alerts) == 0)
+        return;
+    fputs("<ul class=alerts>", out);
+    json_array_foreach(alerts, i, alert)
+    {
+        fputs("<li>", out);
+        put_value(out, "", alert);
+    }
+    fputs("</ul>", out);
+}
+
 static void put_cards(FILE *out, const json_t *status)
 {
     const char *name = json_string_value(at(status, "report", "name"));
@@ -342,6 +360,7 @@ char *psd_page_render(const char *status_json)
     json_t *status = json_loads(status_json, JSON_REJECT_DUPLICATES, NULL);
     fputs(head, out);
     put_header(out, status);
+    put_alerts(out, status);
     put_cards(out, status);
     put_sections(out, status);
     fputs("<footer><a href=/status>status as JSON</a> · <a href=/metrics>metrics</a> · without scripts, "

@@ -8,11 +8,13 @@
 #include <string.h>
 
 #include "deploy/psdctl/http.h"
+#include "deploy/psdctl/moment.h"
 #include "deploy/psdctl/say.h"
 
-static const char usage[] = "Usage: psdctl status [--json] [--token-file FILE] [URL]\n"
+static const char usage[] = "Usage: psdctl status [--json | --html] [--token-file FILE] [URL]\n"
                             "Print what the server at URL (default " PSD_CTL_URL ") is doing.\n"
                             "  --json        the whole document, as the server gave it\n"
+                            "  --html        the dashboard as one file, to be read without the server\n"
                             "  --status URL  the same as URL\n"
                             "  --token-file FILE  the token that the server asks for (its status.token)\n";
 
@@ -65,17 +67,23 @@ static int state_code(const json_t *status)
                                                                             : psd_err_exit_code(PSD_EAGAIN);
 }
 
-static int show(const char *url, const char *token_file, bool as_json)
+enum { HUMAN, JSON, HTML };
+
+static int show(const char *url, const char *token_file, int style)
 {
-    psd_err_t err;
-    json_t *status = psd_http_status(url, token_file, &err);
+    psd_err_t err = { 0 };
+    json_t *status = NULL;
+    if (style == HTML)
+        psd_moment_print(stdout, url, token_file, &status, &err);
+    else
+        status = psd_http_status(url, token_file, &err);
     int code = status ? state_code(status) : psd_err_exit_code(err.code);
-    char *text = status && as_json ? json_dumps(status, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = status && style == JSON ? json_dumps(status, JSON_INDENT(2) | JSON_REAL_PRECISION(13)) : NULL;
     if (!status)
         fprintf(stderr, "psdctl status: %s\n", err.text);
     else if (text)
         printf("%s\n", text);
-    else
+    else if (style != HTML)
         print_human(status);
     json_decref(status);
     free(text);
@@ -85,12 +93,13 @@ static int show(const char *url, const char *token_file, bool as_json)
 int psd_ctl_status(int argc, char **argv)
 {
     static const struct option long_options[] = { { "json", no_argument, NULL, 'j' },
+                                                  { "html", no_argument, NULL, 'w' },
                                                   { "status", required_argument, NULL, 's' },
                                                   { "token-file", required_argument, NULL, 't' },
                                                   { "help", no_argument, NULL, 'h' },
                                                   { 0 } };
     const char *url = NULL, *token_file = NULL;
-    bool as_json = false;
+    int style = HUMAN;
     for (int option; (option = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
         if (option == 'h') {
             fputs(usage, stdout);
@@ -100,7 +109,7 @@ int psd_ctl_status(int argc, char **argv)
             fputs(usage, stderr);
             return psd_err_exit_code(PSD_EUSAGE);
         }
-        as_json = as_json || option == 'j';
+        style = option == 'j' ? JSON : option == 'w' ? HTML : style;
         url = option == 's' ? optarg : url;
         token_file = option == 't' ? optarg : token_file;
     }
@@ -108,5 +117,5 @@ int psd_ctl_status(int argc, char **argv)
         fputs(usage, stderr);
         return psd_err_exit_code(PSD_EUSAGE);
     }
-    return show(url ? url : optind < argc ? argv[optind] : PSD_CTL_URL, token_file, as_json);
+    return show(url ? url : optind < argc ? argv[optind] : PSD_CTL_URL, token_file, style);
 }

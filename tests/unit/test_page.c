@@ -25,6 +25,13 @@ Test(page, the_numbers_people_look_for_come_first)
     assert_shows(json, "<b>0.97</b>val/accuracy");
 }
 
+Test(page, what_is_wrong_is_said_before_the_numbers)
+{
+    assert_shows("{\"progress\":{\"step\":1},\"alerts\":[\"rounds wait for worker 1 <b>\",\"a second\"]}",
+                 "</header><ul class=alerts><li>rounds wait for worker 1 &lt;b&gt;<li>a second</ul><div class=cards>");
+    assert_shows("{\"progress\":{\"step\":1},\"alerts\":[]}", "</header><div class=cards>");
+}
+
 Test(page, a_list_of_objects_is_a_table)
 {
     assert_shows("{\"workers\":[{\"id\":0,\"lag_steps\":2},{\"id\":1,\"lag_steps\":3}]}",
