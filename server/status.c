@@ -223,35 +223,42 @@ static enum MHD_Result answer_metrics(psd_status_t *self, struct MHD_Connection 
     return answer(connection, 200, "text/plain; version=0.0.4; charset=utf-8", shot ? shot->metrics : "");
 }
 
-static enum MHD_Result answer_page(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+/* A copy, for printing it takes milliseconds; NULL when memory runs out. The caller frees it. */
+static psd_history_t *take_history(psd_status_t *self)
 {
-    (void)self;
-    char *page = psd_page_render(shot ? shot->status_json : "");
-    if (!page)
-        return MHD_NO;
-    enum MHD_Result result = answer(connection, 200, "text/html; charset=utf-8", page);
-    free(page);
+    psd_history_t *history = malloc(sizeof *history);
+    if (!history)
+        return NULL;
+    pthread_mutex_lock(&self->lock);
+    *history = self->history;
+    pthread_mutex_unlock(&self->lock);
+    return history;
+}
+
+/* Send `text`, which is freed; NULL: there was no memory for it. */
+static enum MHD_Result answer_and_free(struct MHD_Connection *connection, const char *type, char *text)
+{
+    enum MHD_Result result = text ? answer(connection, 200, type, text) : MHD_NO;
+    free(text);
     return result;
 }
 
-/* The history is copied, for printing it takes milliseconds. */
+static enum MHD_Result answer_page(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+{
+    psd_history_t *history = take_history(self);
+    char *page = psd_page_render(shot ? shot->status_json : "", history);
+    free(history);
+    return answer_and_free(connection, "text/html; charset=utf-8", page);
+}
+
 static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection *connection,
                                       const shot_t *shot)
 {
     (void)shot;
-    psd_history_t *history = malloc(sizeof *history);
-    if (!history)
-        return MHD_NO;
-    pthread_mutex_lock(&self->lock);
-    *history = self->history;
-    pthread_mutex_unlock(&self->lock);
-    char *text = psd_history_json(history);
+    psd_history_t *history = take_history(self);
+    char *text = history ? psd_history_json(history) : NULL;
     free(history);
-    if (!text)
-        return MHD_NO;
-    enum MHD_Result result = answer(connection, 200, "application/json", text);
-    free(text);
-    return result;
+    return answer_and_free(connection, "application/json", text);
 }
 
 /* Compressed as it is: who asks for it is a browser. */

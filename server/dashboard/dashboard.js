@@ -193,10 +193,9 @@ function split(w) {
            PHASES.map(function (p) { return h('i', { 'class': p, style: 'width:' + (shares[p] || 0) * 100 + '%' }); }));
 }
 
-/* Key to sort by, heading, what stands in the cell, whether it is a number, the mode that it is for (else for all). */
+/* What says who is waited for comes first, for narrow screens. Key to sort by, heading, what stands in the cell, whether it is a number, the mode that it is for (else for all). */
 var COLUMNS = [
   ['id', 'worker', function (w) { return plain(w.id); }],
-  ['name', 'name', function (w) { return w.name; }],
   ['state', 'state', function (w) { return w.state; }],
   ['awaited_share', 'waited for', function (w) { return percent(w.awaited_share); }, true, 'bsp'],
   ['slow_reason', 'why slow', function (w) { return h('span', { 'class': 'why' }, REASONS[w.slow_reason] || ''); }],
@@ -207,7 +206,8 @@ var COLUMNS = [
   ['lag_steps', 'lag', function (w) { return plain(w.lag_steps); }, true],
   ['last_push_age_seconds', 'last push', function (w) { return duration(w.last_push_age_seconds); }, true],
   ['staleness', 'staleness', function (w) { return plain(w.staleness); }, true, 'asp'],
-  ['loss', 'loss', function (w) { return plain(w.loss); }, true]
+  ['loss', 'loss', function (w) { return plain(w.loss); }, true],
+  ['name', 'name', function (w) { return w.name; }]
 ];
 
 function compare(a, b) {
