@@ -3,11 +3,13 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <zmq.h>
 
 /* Messages read per turn of the loop, so that a busy socket does not starve timers and others. */
@@ -33,6 +35,7 @@ struct psd_socket {
     void *zmq;
     bool (*read)(psd_socket_t *); /* one message, and deal with it; false when there is none */
     bool is_router;
+    int listener;  /* descriptor of a ROUTER's; -1: none, or unknown */
     uint64_t peer; /* of a DEALER */
     psd_socket_handler_t handler;
     psd_admit_fn *admit; /* of a guard */
@@ -441,6 +444,7 @@ static psd_socket_t *new_socket(psd_net_t *net, int type, bool (*read)(psd_socke
     self->net = net;
     self->read = read;
     self->is_router = type == ZMQ_ROUTER;
+    self->listener = -1;
     set_limits(self->zmq);
     return self;
 }
@@ -519,6 +523,36 @@ static bool lock_door(psd_socket_t *self)
            set_int(self->zmq, ZMQ_ZAP_ENFORCE_DOMAIN, 1);
 }
 
+/* Bind, and learn the listener's descriptor, which ZeroMQ tells to a monitor alone. */
+static bool bind_to(psd_socket_t *self, const char *endpoint)
+{
+    char name[64];
+    snprintf(name, sizeof name, "inproc://bind-%p", (void *)self);
+    void *monitor = zmq_socket(self->net->context, ZMQ_PAIR);
+    const bool watches = monitor && !zmq_socket_monitor(self->zmq, name, ZMQ_EVENT_LISTENING) &&
+                         !zmq_connect(monitor, name);
+    uint8_t event[sizeof(uint16_t) + sizeof(int32_t)];
+    const bool bound = !zmq_bind(self->zmq, endpoint);
+    const int reason = errno;
+    if (bound && watches && zmq_recv(monitor, event, sizeof event, ZMQ_DONTWAIT) == sizeof event)
+        memcpy(&self->listener, event + sizeof(uint16_t), sizeof self->listener);
+    zmq_socket_monitor(self->zmq, NULL, 0);
+    if (monitor)
+        zmq_close(monitor);
+    errno = reason;
+    return bound;
+}
+
+void psd_socket_take(psd_socket_t *self, bool new_ones)
+{
+    /* The kernel lets no packet of a connection to be made through to the listener. */
+    struct sock_filter drop = { .code = BPF_RET | BPF_K };
+    struct sock_fprog program = { .len = 1, .filter = &drop };
+    if (self->listener >= 0)
+        setsockopt(self->listener, SOL_SOCKET, new_ones ? SO_DETACH_FILTER : SO_ATTACH_FILTER, &program,
+                   sizeof program);
+}
+
 psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
                               const psd_socket_handler_t *handler, char bound[PSD_ENDPOINT_TEXT],
                               psd_err_t *err)
@@ -532,7 +566,7 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
     self->handler = *handler;
     size_t n = PSD_ENDPOINT_TEXT;
     if (!set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) || !(net->keys->insecure || lock_door(self)) ||
-        zmq_bind(self->zmq, endpoint) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
+        !bind_to(self, endpoint) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
         return give_up(self, "cannot listen on", endpoint, err);
     attach_to_loop(self, loop);
     return self;

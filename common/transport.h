@@ -91,6 +91,10 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
                               const psd_socket_handler_t *handler, char bound[PSD_ENDPOINT_TEXT],
                               psd_err_t *err);
 
+/* Take new connections to a socket that was bound, as it does at first, or none: those who knock get no answer. Those
+ * that are there stay. Without effect on ipc. */
+void psd_socket_take(psd_socket_t *self, bool new_ones);
+
 /* Bytes of payloads that a user has sent to a ROUTER of this net and that are not yet released; user 0: of
  * all. */
 uint64_t psd_net_held(const psd_net_t *self, uint32_t user);

@@ -436,10 +436,8 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     psd_shard_row_t *shard = &self->shard[msg->shard];
     psd_round_t state;
     if (msg->job != self->config.job_id) {
-        psd_msg_t *other = psd_coord_answer(self, from, PSD_MSG_REFUSED, NULL, NULL, out);
-        other->code = PSD_REFUSAL_RUN;
-        snprintf(other->text, sizeof other->text, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
-                 self->config.job_id, msg->job);
+        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
+               self->config.job_id, msg->job);
         return;
     }
     if (msg->shard >= self->config.n_servers || !shard->joined || shard->peer != from ||

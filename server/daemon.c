@@ -21,12 +21,14 @@
 #include "server/breaker.h"
 #include "server/door.h"
 #include "server/node.h"
+#include "server/places.h"
 #include "server/report.h"
 #include "server/status.h"
 #include "server/store.h"
 
 enum {
     TICK_MS = 50,
+    MEMORY_MS = 10,        /* between two looks at the memory, where it has a bound: a fast network brings 10 MB in it */
     PUBLISH_MS = 250,
     LINGER_MS = 500,
     DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
@@ -50,7 +52,7 @@ typedef struct psd_daemon {
     uint64_t doubt_ms;             /* since when what it said is in doubt, for we were refused there; 0: it is not */
     psd_err_t doubt;               /* the refusal */
     uv_loop_t loop;
-    uv_timer_t tick;
+    uv_timer_t tick, memory;
     uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
     psd_door_t *door;              /* NULL: --insecure, anybody of this machine may come in */
@@ -60,6 +62,7 @@ typedef struct psd_daemon {
     char trouble[400];             /* with the connection to server 0; "" when there is none */
     uint64_t closed_ms;            /* when all connections were ended, while there is no `router` */
     psd_breaker_t breaker;
+    psd_places_t places;
     uint64_t allow_ms;             /* when the allow-list was last looked at */
     psd_socket_t *router;          /* where workers and other servers speak to us */
     psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
@@ -379,10 +382,9 @@ static uint64_t resident_bytes(void)
 }
 
 /* Memory that peers take without ever ending a message. */
-static void tend_memory(daemon_t *self)
+static void on_memory(uv_timer_t *timer)
 {
-    if (!self->breaker.max)
-        return;
+    daemon_t *self = timer->data;
     const uint64_t resident = resident_bytes();
     switch (psd_breaker_look(&self->breaker, now_ms(), resident)) {
     case PSD_BREAKER_CLOSE:
@@ -395,6 +397,17 @@ static void tend_memory(daemon_t *self)
     }
 }
 
+/* Connections beyond what a process may have. */
+static void tend_places(daemon_t *self)
+{
+    const psd_places_do_t todo = psd_places_look(&self->places, now_ms());
+    if (todo == PSD_PLACES_REFUSE)
+        psd_log_warn("connections.full", "limit=%u effect=\"no new connections are taken for a while; those that are there "
+                     "stay\"", psd_places_limit());
+    if (todo != PSD_PLACES_REST && self->router)
+        psd_socket_take(self->router, todo == PSD_PLACES_TAKE);
+}
+
 /* Listen again where it was. ZeroMQ lets go of an address in its own thread, a little later. */
 static void open_door_again(daemon_t *self)
 {
@@ -403,6 +416,8 @@ static void open_door_again(daemon_t *self)
     if (self->router || self->breaker.opened_ms)
         return;
     self->router = psd_socket_bind(self->net, &self->loop, self->bound, &handler, self->bound, &err);
+    if (self->router && self->places.full_ms)
+        psd_socket_take(self->router, false);
     if (!self->router && now_ms() > self->closed_ms + REOPEN_MS)
         stop(self, PSD_EIO, err.text);
 }
@@ -497,7 +512,7 @@ static void on_tick(uv_timer_t *timer)
     renew_deaf_coordinator(self);
     open_door_again(self);
     tend_door(self);
-    tend_memory(self);
+    tend_places(self);
     psd_node_tick(self->node, now, &self->out);
     psd_report_saw(self->report, self->node, NULL, uv_hrtime());
     carry_out(self);
@@ -553,6 +568,7 @@ static void stop(daemon_t *self, int code, const char *why)
     psd_report_end(self->report, code);
     publish(self); /* the outcome, for those who follow the events */
     uv_close((uv_handle_t *)&self->tick, NULL);
+    uv_close((uv_handle_t *)&self->memory, NULL);
     uv_close((uv_handle_t *)&self->term, NULL);
     uv_close((uv_handle_t *)&self->interrupt, NULL);
     uv_close((uv_handle_t *)&self->save, NULL);
@@ -750,13 +766,16 @@ static void close_all(daemon_t *self)
 
 static void watch(daemon_t *self)
 {
-    self->tick.data = self->term.data = self->interrupt.data = self->save.data = self->reload.data = self;
+    self->tick.data = self->memory.data = self->term.data = self->interrupt.data = self->save.data = self->reload.data = self;
     uv_timer_init(&self->loop, &self->tick);
+    uv_timer_init(&self->loop, &self->memory);
     uv_signal_init(&self->loop, &self->term);
     uv_signal_init(&self->loop, &self->interrupt);
     uv_signal_init(&self->loop, &self->save);
     uv_signal_init(&self->loop, &self->reload);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
+    if (self->breaker.max)
+        uv_timer_start(&self->memory, on_memory, 0, MEMORY_MS);
     uv_signal_start(&self->term, on_signal, SIGTERM);
     uv_signal_start(&self->interrupt, on_signal, SIGINT);
     uv_signal_start(&self->save, on_save_signal, SIGUSR1);
@@ -770,6 +789,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);
+    psd_places_open(&self.places);
     int rc = psd_rendezvous_find_own(&self.at, PSD_PROGRAM_SERVER, options, err);
     if (rc == PSD_OK)
         rc = open_all(&self, err);
@@ -788,5 +808,6 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     }
     remove_file(&self);
     close_all(&self);
+    psd_places_close(&self.places);
     return rc;
 }

@@ -23,11 +23,14 @@ static const char head[] =
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid "
     "var(--line);text-align:left;vertical-align:top}"
-    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs "
-    "table{max-width:36rem}"
+    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs section{min-width:0}"
+    ".pairs table{max-width:min(36rem,100%)}.pairs td{overflow-wrap:anywhere}"
+    ".alerts{list-style:none;padding:0;margin:1rem 0 0}.alerts li{border-left:4px solid var(--bad);"
+    "padding:.4rem .8rem;margin:.3rem 0;background:var(--soft)}"
     ".cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}"
     ".card{background:var(--soft);border-radius:.5rem;padding:.5rem .9rem;min-width:7rem}"
     ".card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}"
+    ".curve{width:min(100%,37.5rem);color:var(--busy)}.curve+p{margin:0;opacity:.75}"
     "footer{margin-top:2rem;opacity:.75}a{color:inherit}"
     "</style>";
 
@@ -194,6 +197,22 @@ static void put_card(FILE *out, const char *key, json_t *value, const char *labe
     fputs("</div>", out);
 }
 
+/* What somebody should look at: sentences. */
+static void put_alerts(FILE *out, const json_t *status)
+{
+    size_t i;
+    json_t *alert, *alerts = json_object_get(status, "alerts");
+    if (json_array_size(alerts) == 0)
+        return;
+    fputs("<ul class=alerts>", out);
+    json_array_foreach(alerts, i, alert)
+    {
+        fputs("<li>", out);
+        put_value(out, "", alert);
+    }
+    fputs("</ul>", out);
+}
+
 static void put_cards(FILE *out, const json_t *status)
 {
     const char *name = json_string_value(at(status, "report", "name"));
@@ -205,6 +224,40 @@ static void put_cards(FILE *out, const json_t *status)
         if ((value = at(status, cards[i].section, cards[i].key)))
             put_card(out, cards[i].key, value, cards[i].label);
     fputs("</div>", out);
+}
+
+/* A curve in its own units: people see it as wide as their window lets it be. */
+enum { CURVE_WIDTH = 600, CURVE_HEIGHT = 120, CURVE_MARGIN = 4, CURVE_POINTS = 200 };
+
+static void put_curve(FILE *out, const psd_history_t *history)
+{
+    double least = INFINITY, most = -INFINITY;
+    size_t n = 0, first = 0, last = 0;
+    for (size_t i = 0; i < history->n; i++)
+        if (isfinite(history->point[i].loss)) {
+            first = n ? first : i;
+            least = fmin(least, history->point[i].loss);
+            most = fmax(most, history->point[i].loss);
+            last = i;
+            n++;
+        }
+    if (n < 2)
+        return;
+    const double begin = history->point[first].unix_s, span = fmax(history->point[last].unix_s - begin, 1e-3);
+    const double height = CURVE_HEIGHT - 2 * CURVE_MARGIN, range = fmax(most - least, 1e-300);
+    fprintf(out, "<h2>training loss</h2><svg class=curve viewBox='0 0 %d %d' role=img aria-label='training loss'>"
+                 "<polyline fill=none stroke=currentColor stroke-width=2 points='",
+            CURVE_WIDTH, CURVE_HEIGHT);
+    const size_t stride = (last - first) / CURVE_POINTS + 1;
+    for (size_t i = first + (last - first) % stride; i <= last; i += stride) {
+        const psd_history_point_t *p = &history->point[i];
+        if (isfinite(p->loss))
+            fprintf(out, "%.1f,%.1f ", (p->unix_s - begin) / span * CURVE_WIDTH,
+                    CURVE_MARGIN + (most - p->loss) / range * height);
+    }
+    fprintf(out, "'/></svg><p>between %.4g and %.4g in ", least, most);
+    put_duration(out, span);
+    fputs("</p>", out);
 }
 
 /* Whether every member of a section stands above already, on a card or in the header. */
@@ -332,7 +385,7 @@ static void put_header(FILE *out, const json_t *status)
     fputs("</header>", out);
 }
 
-char *psd_page_render(const char *status_json)
+char *psd_page_render(const char *status_json, const psd_history_t *history)
 {
     char *text = NULL;
     size_t n = 0;
@@ -342,7 +395,10 @@ char *psd_page_render(const char *status_json)
     json_t *status = json_loads(status_json, JSON_REJECT_DUPLICATES, NULL);
     fputs(head, out);
     put_header(out, status);
+    put_alerts(out, status);
     put_cards(out, status);
+    if (history)
+        put_curve(out, history);
     put_sections(out, status);
     fputs("<footer><a href=/status>status as JSON</a> · <a href=/metrics>metrics</a> · without scripts, "
           "this page renews itself every 2 s</footer></body></html>\n",

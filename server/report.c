@@ -140,8 +140,9 @@ void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now
         self->start_ms = now_ms;
     bool ready = readiness(self, node, lines, sizeof lines);
     const psd_instant_t now = { .ms = now_ms, .ns = uv_hrtime() };
+    /* As many digits as Unix time needs for milliseconds. */
     json_t *document = psd_report_document(self, node, &now, ready);
-    char *json = document ? json_dumps(document, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    char *json = document ? json_dumps(document, JSON_INDENT(2) | JSON_REAL_PRECISION(13)) : NULL;
     char *metrics = psd_report_metrics(self, node, status, &now);
     const psd_history_point_t here = point(self, node);
     clock_gettime(CLOCK_MONOTONIC, &t);

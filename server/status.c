@@ -16,6 +16,7 @@
 
 #include "common/keys.h"
 #include "server/asset.h"
+#include "server/guests.h"
 #include "server/page.h"
 
 enum {
@@ -51,6 +52,7 @@ typedef struct stream {
 
 struct psd_status {
     struct MHD_Daemon *daemon; /* NULL: serves nothing */
+    psd_guests_t guests;       /* of its connections; its thread's */
     char host[MAX_HOST];       /* as in `listen`, without brackets */
     char machine[MAX_HOST];    /* this machine's name */
     char url[MAX_HOST + 32];
@@ -221,35 +223,42 @@ static enum MHD_Result answer_metrics(psd_status_t *self, struct MHD_Connection 
     return answer(connection, 200, "text/plain; version=0.0.4; charset=utf-8", shot ? shot->metrics : "");
 }
 
-static enum MHD_Result answer_page(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+/* A copy, for printing it takes milliseconds; NULL when memory runs out. The caller frees it. */
+static psd_history_t *take_history(psd_status_t *self)
 {
-    (void)self;
-    char *page = psd_page_render(shot ? shot->status_json : "");
-    if (!page)
-        return MHD_NO;
-    enum MHD_Result result = answer(connection, 200, "text/html; charset=utf-8", page);
-    free(page);
+    psd_history_t *history = malloc(sizeof *history);
+    if (!history)
+        return NULL;
+    pthread_mutex_lock(&self->lock);
+    *history = self->history;
+    pthread_mutex_unlock(&self->lock);
+    return history;
+}
+
+/* Send `text`, which is freed; NULL: there was no memory for it. */
+static enum MHD_Result answer_and_free(struct MHD_Connection *connection, const char *type, char *text)
+{
+    enum MHD_Result result = text ? answer(connection, 200, type, text) : MHD_NO;
+    free(text);
     return result;
 }
 
-/* The history is copied, for printing it takes milliseconds. */
+static enum MHD_Result answer_page(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
+{
+    psd_history_t *history = take_history(self);
+    char *page = psd_page_render(shot ? shot->status_json : "", history);
+    free(history);
+    return answer_and_free(connection, "text/html; charset=utf-8", page);
+}
+
 static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection *connection,
                                       const shot_t *shot)
 {
     (void)shot;
-    psd_history_t *history = malloc(sizeof *history);
-    if (!history)
-        return MHD_NO;
-    pthread_mutex_lock(&self->lock);
-    *history = self->history;
-    pthread_mutex_unlock(&self->lock);
-    char *text = psd_history_json(history);
+    psd_history_t *history = take_history(self);
+    char *text = history ? psd_history_json(history) : NULL;
     free(history);
-    if (!text)
-        return MHD_NO;
-    enum MHD_Result result = answer(connection, 200, "application/json", text);
-    free(text);
-    return result;
+    return answer_and_free(connection, "application/json", text);
 }
 
 /* Compressed as it is: who asks for it is a browser. */
@@ -378,6 +387,13 @@ static stream_t *begin_stream(psd_status_t *self, struct MHD_Connection *connect
     return NULL;
 }
 
+static psd_guest_t *guest_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
 static enum MHD_Result answer_events(psd_status_t *self, struct MHD_Connection *connection,
                                      const shot_t *shot)
 {
@@ -386,6 +402,7 @@ static enum MHD_Result answer_events(psd_status_t *self, struct MHD_Connection *
     if (!stream)
         return answer(connection, MHD_HTTP_SERVICE_UNAVAILABLE, plain,
                       "too many follow the events already\n");
+    psd_guests_stay(guest_of(connection));
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, stream, end_stream);
     if (!response)
@@ -485,6 +502,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
 {
     psd_status_t *self = arg;
     (void)version, (void)upload, (void)n_upload, (void)state;
+    psd_guests_ask(&self->guests, guest_of(connection));
     size_t row = 0;
     while (row + 1 < N_PATHS && strcmp(path, paths[row].path) != 0)
         row++;
@@ -500,6 +518,18 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     enum MHD_Result result = paths[row].answer(self, connection, shot);
     shot_give(self, shot);
     return result;
+}
+
+static void on_connection(void *arg, struct MHD_Connection *connection, void **guest,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    psd_status_t *self = arg;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED && info)
+        *guest = psd_guests_come(&self->guests, info->connect_fd);
+    else if (code == MHD_CONNECTION_NOTIFY_CLOSED)
+        psd_guests_go(*guest);
 }
 
 /* -- the object --------------------------------------------------------------------------------------------
@@ -530,12 +560,12 @@ static bool start(psd_status_t *self, const struct addrinfo *address)
     unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
     if (address->ai_family == AF_INET6)
         flags |= MHD_USE_IPv6;
-    /* The limits keep 200 half-sent requests from holding what honest ones need; epoll, because select breaks
-     * at 1024 descriptors, which a server with many workers has. */
+    /* Guests keep those who never finish from holding what others need; epoll, because select breaks at 1024
+     * descriptors, which a server with many workers has. */
     self->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, self, MHD_OPTION_SOCK_ADDR,
-                                    address->ai_addr, MHD_OPTION_CONNECTION_LIMIT, 32u,
-                                    MHD_OPTION_PER_IP_CONNECTION_LIMIT, 16u, MHD_OPTION_CONNECTION_TIMEOUT,
-                                    2u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_END);
+                                    address->ai_addr, MHD_OPTION_CONNECTION_LIMIT,
+                                    (unsigned)PSD_GUESTS_ROOM, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+                                    self, MHD_OPTION_CONNECTION_TIMEOUT, 2u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_END);
     if (!self->daemon)
         return false;
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(self->daemon, MHD_DAEMON_INFO_BIND_PORT);
@@ -562,6 +592,7 @@ psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err
     }
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->gone, NULL);
+    psd_guests_init(&self->guests);
     snprintf(self->url, sizeof self->url, "none");
     gethostname(self->machine, sizeof self->machine - 1);
     if (strcmp(listen, "none") == 0)

@@ -164,6 +164,25 @@ static double y_of(const chart_t *chart, double value)
     return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * fmin(fmax(share, -1), 2);
 }
 
+/* A single look is no line: a point, and how far the seeds lie apart. */
+static void draw_point(FILE *out, const chart_t *chart, const dot_t *dot)
+{
+    enum { RADIUS = 4 };
+    const double x = fmin(x_of(chart, dot->step), WIDTH - RIGHT - RADIUS); /* whole, at the end too */
+    fprintf(out,
+            "<path class=\"l\" d=\"M%.1f %.1fV%.1f\"/><circle class=\"p\" cx=\"%.1f\" cy=\"%.1f\" r=\"%d\"/>",
+            x, y_of(chart, dot->spread.most), y_of(chart, dot->spread.least), x,
+            y_of(chart, dot->spread.mean), RADIUS);
+}
+
+static void draw_line(FILE *out, const chart_t *chart, const dots_t *dots)
+{
+    fputs("<path class=\"l\" d=\"M", out);
+    for (size_t i = 0; i < dots->n; i++)
+        fprintf(out, "%.1f %.1f ", x_of(chart, dots->at[i].step), y_of(chart, dots->at[i].spread.mean));
+    fputs("\"/>", out);
+}
+
 static void draw_curve(FILE *out, const chart_t *chart, size_t c, dots_t *dots)
 {
     collect(chart, &chart->comparison->contender[c], dots);
@@ -171,7 +190,7 @@ static void draw_curve(FILE *out, const chart_t *chart, size_t c, dots_t *dots)
         return;
     fprintf(out, "<g class=\"k h%zu d%zu%s\" data-k=\"%zu\">", c % HUES, c / HUES % 4,
             chart->comparison->contender[c].is_best_of_sweep ? "" : " off", c);
-    if (chart->comparison->n_seeds > 1) {
+    if (chart->comparison->n_seeds > 1 && dots->n > 1) {
         fputs("<path class=\"b\" d=\"M", out);
         for (size_t i = 0; i < dots->n; i++)
             fprintf(out, "%.1f %.1f ", x_of(chart, dots->at[i].step), y_of(chart, dots->at[i].spread.most));
@@ -179,10 +198,11 @@ static void draw_curve(FILE *out, const chart_t *chart, size_t c, dots_t *dots)
             fprintf(out, "%.1f %.1f ", x_of(chart, dots->at[i].step), y_of(chart, dots->at[i].spread.least));
         fputs("Z\"/>", out);
     }
-    fputs("<path class=\"l\" d=\"M", out);
-    for (size_t i = 0; i < dots->n; i++)
-        fprintf(out, "%.1f %.1f ", x_of(chart, dots->at[i].step), y_of(chart, dots->at[i].spread.mean));
-    fputs("\"/></g>\n", out);
+    if (dots->n == 1)
+        draw_point(out, chart, &dots->at[0]);
+    else
+        draw_line(out, chart, dots);
+    fputs("</g>\n", out);
 }
 
 /* -- axes --------------------------------------------------------------------------------------------------
@@ -279,7 +299,7 @@ static const char style[] =
     "stroke-width:1}"
     ".t{stroke:var(--fg);stroke-width:1;stroke-dasharray:2 4;fill:none}\n"
     ".k .l{fill:none;stroke:var(--c);stroke-width:1.7;stroke-linejoin:round}.k "
-    ".b{fill:var(--c);opacity:.07}.few .k .b{opacity:.16}"
+    ".p{fill:var(--c)}.k .b{fill:var(--c);opacity:.07}.few .k .b{opacity:.16}"
     ".k.off{display:none}.hot .l{stroke-width:3.4}.charts .hot .b{opacity:.3}.pick .k:not(.hot){opacity:.18}"
     ".d1 .l{stroke-dasharray:7 3}.d2 .l{stroke-dasharray:2 3}.d3 .l{stroke-dasharray:9 3 2 3}\n"
     ".keys{display:flex;flex-wrap:wrap;gap:4px 6px;margin:12px 0}.keys button{font:13px/1.3 "

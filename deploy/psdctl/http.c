@@ -147,25 +147,50 @@ typedef struct text {
     FILE *out;
 } text_t;
 
-static json_t *finish(const psd_http_t *self, text_t *text, bool whole, psd_err_t *err)
+/* The text, which the caller frees; NULL when it is not whole. */
+static char *finish(const psd_http_t *self, text_t *text, bool whole, psd_err_t *err)
 {
-    bool kept = text->out && fclose(text->out) == 0;
-    json_t *object = kept && whole ? parse(self, text->bytes, text->n, err) : NULL;
-    if (!kept || !whole)
-        psd_err_set(err, PSD_EUNAVAILABLE, "the answer of %s is not whole", self->place);
+    if (text->out && fclose(text->out) == 0 && whole)
+        return text->bytes;
+    psd_err_set(err, PSD_EUNAVAILABLE, "the answer of %s is not whole", self->place);
     free(text->bytes);
+    return NULL;
+}
+
+static json_t *finish_object(const psd_http_t *self, text_t *text, bool whole, psd_err_t *err)
+{
+    char *bytes = finish(self, text, whole, err);
+    json_t *object = bytes ? parse(self, bytes, text->n, err) : NULL;
+    free(bytes);
     return object;
+}
+
+/* Read up to the answer's end; false when it does not come. */
+static bool read_all(psd_http_t *self, text_t *text)
+{
+    char block[1 << 14];
+    size_t n = 0, got = 1;
+    *text = (text_t){ .n = 0 };
+    text->out = open_memstream(&text->bytes, &text->n);
+    while (text->out && n < MAX_ANSWER && (got = fread(block, 1, sizeof block, self->in)) > 0)
+        n += fwrite(block, 1, got, text->out);
+    return feof(self->in) && !ferror(self->in);
+}
+
+char *psd_http_bytes(psd_http_t *self, size_t *n, psd_err_t *err)
+{
+    text_t text;
+    const bool whole = read_all(self, &text);
+    char *bytes = finish(self, &text, whole, err);
+    *n = text.n;
+    return bytes;
 }
 
 json_t *psd_http_object(psd_http_t *self, psd_err_t *err)
 {
-    char block[1 << 14];
-    text_t text = { 0 };
-    text.out = open_memstream(&text.bytes, &text.n);
-    size_t n = 0, got = 1;
-    while (text.out && n < MAX_ANSWER && (got = fread(block, 1, sizeof block, self->in)) > 0)
-        n += fwrite(block, 1, got, text.out);
-    return finish(self, &text, feof(self->in) && !ferror(self->in), err);
+    text_t text;
+    const bool whole = read_all(self, &text);
+    return finish_object(self, &text, whole, err);
 }
 
 json_t *psd_http_event(psd_http_t *self, psd_err_t *err)
@@ -182,15 +207,28 @@ json_t *psd_http_event(psd_http_t *self, psd_err_t *err)
             n += (size_t)(fputs(line + (at_start ? 6 : 0), text.out) >= 0) * strlen(line);
         at_start = strchr(line, '\n') != NULL;
     }
-    return finish(self, &text, whole, err);
+    return finish_object(self, &text, whole, err);
+}
+
+char *psd_http_fetch(const char *url, const char *token_file, const char *path, size_t *n, psd_err_t *err)
+{
+    psd_http_t *answer = psd_http_get(url, token_file, path, WAIT_MS, err);
+    char *bytes = answer ? psd_http_bytes(answer, n, err) : NULL;
+    psd_http_close(&answer);
+    return bytes;
+}
+
+json_t *psd_http_fetch_object(const char *url, const char *token_file, const char *path, psd_err_t *err)
+{
+    psd_http_t *answer = psd_http_get(url, token_file, path, WAIT_MS, err);
+    json_t *object = answer ? psd_http_object(answer, err) : NULL;
+    psd_http_close(&answer);
+    return object;
 }
 
 json_t *psd_http_status(const char *url, const char *token_file, psd_err_t *err)
 {
-    psd_http_t *answer = psd_http_get(url, token_file, "/status", WAIT_MS, err);
-    json_t *status = answer ? psd_http_object(answer, err) : NULL;
-    psd_http_close(&answer);
-    return status;
+    return psd_http_fetch_object(url, token_file, "/status", err);
 }
 
 const char *psd_http_text_at(const json_t *object, const char *key)

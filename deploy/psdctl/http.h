@@ -22,13 +22,18 @@ int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_
 psd_http_t *psd_http_get(const char *url, const char *token_file, const char *path, unsigned wait_ms, psd_err_t *err);
 void psd_http_close(psd_http_t **self_p);
 
+/* All that is left of the answer, with a NUL behind it; the caller frees it. NULL as below. */
+char *psd_http_bytes(psd_http_t *self, size_t *n, psd_err_t *err);
+
 /* All that is left of the answer, or the data of the next server-sent event, as a JSON object that the caller
  * owns. NULL, with PSD_EUNAVAILABLE when the peer closes or is silent before it is whole, PSD_EPROTO when it
  * is no object. */
 json_t *psd_http_object(psd_http_t *self, psd_err_t *err);
 json_t *psd_http_event(psd_http_t *self, psd_err_t *err);
 
-/* The status document at `url`: psd_http_get, psd_http_object. */
+/* The whole answer to `path` at `url`, or as an object; the status document. */
+char *psd_http_fetch(const char *url, const char *token_file, const char *path, size_t *n, psd_err_t *err);
+json_t *psd_http_fetch_object(const char *url, const char *token_file, const char *path, psd_err_t *err);
 json_t *psd_http_status(const char *url, const char *token_file, psd_err_t *err);
 
 /* Members of a document: object[key], or object[section][key] where `section` is not "". "" and 0 when it is

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "deploy/psdctl/http.h"
+#include "deploy/psdctl/moment.h"
 #include "deploy/psdctl/say.h"
 
 static void print_workers(const json_t *workers)
@@ -59,31 +60,42 @@ static int state_code(const json_t *status)
                                                                             : psd_err_exit_code(PSD_EAGAIN);
 }
 
-static int show(const char *url, const char *token_file, bool as_json)
+enum { HUMAN, JSON, HTML };
+
+static int show(const char *url, const char *token_file, int style)
 {
-    psd_err_t err;
-    json_t *status = psd_http_status(url, token_file, &err);
+    psd_err_t err = { 0 };
+    json_t *status = NULL;
+    if (style == HTML)
+        psd_moment_print(stdout, url, token_file, &status, &err);
+    else
+        status = psd_http_status(url, token_file, &err);
     int code = status ? state_code(status) : psd_err_exit_code(err.code);
-    char *text = status && as_json ? json_dumps(status, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = status && style == JSON ? json_dumps(status, JSON_INDENT(2) | JSON_REAL_PRECISION(13)) : NULL;
     if (!status)
         fprintf(stderr, "psdctl status: %s\n", err.text);
     else if (text)
         printf("%s\n", text);
-    else
+    else if (style != HTML)
         print_human(status);
     json_decref(status);
     free(text);
     return code;
 }
 
-enum { JSON, STATUS, TOKEN };
+enum { AS_JSON, AS_HTML, STATUS, TOKEN };
 
 static int run(const psd_args_t *args)
 {
     const char *url = args->flag[STATUS];
     if (url && args->word[0])
         return psd_verb_misuse(args->verb, "two addresses, %s and %s; one is wanted", url, args->word[0]);
-    return show(url ? url : args->word[0] ? args->word[0] : PSD_CTL_URL, args->flag[TOKEN], args->flag[JSON]);
+    if (args->flag[AS_JSON] && args->flag[AS_HTML])
+        return psd_verb_misuse(args->verb, "--json and --html are two forms; one is wanted");
+    return show(url ? url : args->word[0] ? args->word[0] : PSD_CTL_URL, args->flag[TOKEN],
+                args->flag[AS_JSON]   ? JSON
+                : args->flag[AS_HTML] ? HTML
+                                      : HUMAN);
 }
 
 const psd_verb_t psd_verb_status = {
@@ -91,10 +103,11 @@ const psd_verb_t psd_verb_status = {
     .words = "[URL]",
     .does = "what a server is doing",
     .about = "URL is the status endpoint that a server prints when it is ready; default " PSD_CTL_URL ".",
-    .flag = { [JSON] = { "json", NULL, "the whole document, as the server gave it" },
+    .flag = { [AS_JSON] = { "json", NULL, "the whole document, as the server gave it" },
+              [AS_HTML] = { "html", NULL, "the dashboard as one file, to be read without the server" },
               [STATUS] = { "status", "URL", "the same as URL" },
               [TOKEN] = { "token-file", "FILE", "the token that the server asks for (its status.token)" } },
-    .examples = "psdctl status\npsdctl status http://ps0:7471 --token-file=token\n",
+    .examples = "psdctl status\npsdctl status --html > report.html\npsdctl status http://ps0:7471 --token-file=token\n",
     .exits = "0 while the job trains or when it is finished; 75 while it waits; 1 when it failed; 69 when nobody answers",
     .run = run,
 };

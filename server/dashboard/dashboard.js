@@ -1,9 +1,10 @@
-/* dashboard.js - the live page: /history for what has been, /events for what is; every text goes through textContent. */
+/* dashboard.js - the page: /history for what has been, /events for what is; or a moment that it brings. All text goes through textContent. */
 (function () {
 'use strict';
 
 var status_ = null, heard = 0, points = [], log = [], logLines = -1, ended = false, byStep = false, logY = false;
 var sortBy = 'awaited_share', sortDown = true, charts = [], source = null, polling = 0, asking = false;
+var saved = document.getElementById('saved'); /* in a page that psdctl status --html made */
 var MAX_POINTS = 4096, STALE_MS = 3000, POLL_MS = 2000;
 
 /* ---- elements ---- */
@@ -192,10 +193,9 @@ function split(w) {
            PHASES.map(function (p) { return h('i', { 'class': p, style: 'width:' + (shares[p] || 0) * 100 + '%' }); }));
 }
 
-/* Key to sort by, heading, what stands in the cell, whether it is a number, the mode that it is for (else for all). */
+/* What says who is waited for comes first, for narrow screens. Key to sort by, heading, what stands in the cell, whether it is a number, the mode that it is for (else for all). */
 var COLUMNS = [
   ['id', 'worker', function (w) { return plain(w.id); }],
-  ['name', 'name', function (w) { return w.name; }],
   ['state', 'state', function (w) { return w.state; }],
   ['awaited_share', 'waited for', function (w) { return percent(w.awaited_share); }, true, 'bsp'],
   ['slow_reason', 'why slow', function (w) { return h('span', { 'class': 'why' }, REASONS[w.slow_reason] || ''); }],
@@ -206,7 +206,8 @@ var COLUMNS = [
   ['lag_steps', 'lag', function (w) { return plain(w.lag_steps); }, true],
   ['last_push_age_seconds', 'last push', function (w) { return duration(w.last_push_age_seconds); }, true],
   ['staleness', 'staleness', function (w) { return plain(w.staleness); }, true, 'asp'],
-  ['loss', 'loss', function (w) { return plain(w.loss); }, true]
+  ['loss', 'loss', function (w) { return plain(w.loss); }, true],
+  ['name', 'name', function (w) { return w.name; }]
 ];
 
 function compare(a, b) {
@@ -335,7 +336,8 @@ function build() {
     h('div', { 'class': 'two' }, section('Servers', part('servers')), section('This shard', part('shard')),
       section('Optimizer', part('optimizer')), section('Checkpoints', part('checkpoint')), section('Staleness', part('staleness'))),
     section('Log', h('div', { 'class': 'log', tabindex: '0' }, parts.log)),
-    h('footer', {}, h('a', { href: '/status' }, 'status as JSON'), ' · ', h('a', { href: '/metrics' }, 'metrics'), ' · psd ' + status_.version));
+    h('footer', {}, saved ? [] : [h('a', { href: '/status' }, 'status as JSON'), ' · ', h('a', { href: '/metrics' }, 'metrics'), ' · '],
+      'psd ' + status_.version));
 }
 
 function put(s) {
@@ -362,18 +364,22 @@ function getJson(path) {
   });
 }
 
+function takeHistory(all) {
+  points = all.rows.map(function (row) {
+    var point = {};
+    all.columns.forEach(function (name, i) { point[name] = row[i]; });
+    return point;
+  });
+  log = all.events;
+}
+
 function loadHistory(lines) {
   if (asking) return;
   asking = true;
   getJson('/history').then(function (all) {
-    points = all.rows.map(function (row) {
-      var point = {};
-      all.columns.forEach(function (name, i) { point[name] = row[i]; });
-      return point;
-    });
-    log = all.events;
+    takeHistory(all);
     logLines = lines;
-    if (status_) { putLog(); putCharts(false); }
+    if (status_) { putCards(status_); putLog(); putCharts(false); }
   }).catch(function () {}).then(function () { asking = false; });
 }
 
@@ -400,11 +406,26 @@ function follow() {
   };
 }
 
-setInterval(function () {
+/* What psdctl status --html has kept of a moment. */
+function show(all) {
+  takeHistory(all.history);
+  put(all.status);
+  putLog();
+  putCharts(false);
+  parts.news.className = '';
+  parts.news.textContent = 'as it was on ' + new Date(all.saved * 1000).toLocaleString() + ', at ' + all.from;
+}
+
+function tellSilence() {
   var silent = Date.now() - heard;
   if (status_ && parts.news)
     parts.news.textContent = ended ? 'the server has ended' : silent > STALE_MS ? 'no news for ' + Math.round(silent / 1000) + ' s' : '';
-}, 1000);
+}
+
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', function () { putCharts(true); });
-follow();
+if (saved) show(JSON.parse(saved.textContent));
+else {
+  follow();
+  setInterval(tellSilence, 1000);
+}
 })();

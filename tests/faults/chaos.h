@@ -58,3 +58,12 @@ void chaos_partition(chaos_t *self);
 void chaos_full_disk(chaos_t *self);
 void chaos_read_only_disk(chaos_t *self);
 void chaos_slow_disk(chaos_t *self);
+
+/* faults/strangers.c: at the door of a job with keys */
+void chaos_strangers(chaos_t *self);
+
+/* faults/floods.c: too much at the door */
+void chaos_announce(chaos_t *self);
+void chaos_endless(chaos_t *self);
+void chaos_crowd(chaos_t *self);
+void chaos_slow_guests(chaos_t *self);

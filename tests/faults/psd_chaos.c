@@ -31,6 +31,11 @@ static const struct campaign {
     { "T12-flip", "bits changed on the way", 10000, 100, chaos_flips },
     { "T13", "networks parted, one way and both", 200, 3, chaos_partition },
     { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
+    { "T16", "connections of strangers", 1000000, 20000, chaos_strangers },
+    { "T18", "frames of 8 GiB announced", 1000, 100, chaos_announce },
+    { "T18-frames", "messages without end, in MiB", 10240, 600, chaos_endless },
+    { "T18-crowd", "more connections than descriptors", 20, 2, chaos_crowd },
+    { "T18-status", "slow requests for the status, in seconds", 120, 5, chaos_slow_guests },
     { "T21", "an allocation that fails", 1000, 5, chaos_no_memory },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
@@ -81,7 +86,7 @@ static int usage(void)
          "  --seed N   where chance begins; default: another each time\n"
          "Campaigns:");
     for (unsigned i = 0; i < N_CAMPAIGNS; i++)
-        printf("  %-7s %5u  %s\n", campaigns[i].id, campaigns[i].full, campaigns[i].title);
+        printf("  %-10s %7u  %s\n", campaigns[i].id, campaigns[i].full, campaigns[i].title);
     return 64;
 }
 

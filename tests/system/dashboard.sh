@@ -46,6 +46,8 @@ for ((i = 0; i < 40; i++)); do
     sleep 0.05
 done
 get /status "$dir/status"
+now=$(sed -n 's/^  "now": \([0-9]*\.[0-9]*\),$/\1/p' "$dir/status")
+awk -v now="$now" -v clock="$(date +%s.%N)" 'BEGIN { exit !(now > clock - 3 && now <= clock) }' || fail "it is $(date +%s), /status says $now"
 grep -q "\"rounds wait for worker 1 ([^)]*:$slow) [1-9][0-9] % of the time: " "$dir/status" ||
     fail "the alerts do not blame worker 1: $(grep -A 3 alerts "$dir/status")"
 [ "$(grep -c '"slow_reason": "compute"' "$dir/status")" -eq 1 ] || fail "$(grep slow_reason "$dir/status")"
@@ -78,6 +80,13 @@ grep -q 'Permission is hereby granted' "$dir/dashboard.js" || fail 'the licence 
 if command -v node >/dev/null; then
     node --check "$dir/dashboard.js" || fail 'the script is none'
 fi
+
+"$bin/psdctl" status --html "$url" >"$dir/moment.html" || fail "psdctl status --html: $?"
+moment=$(cat "$dir/moment.html")
+grep -q '<h1>glyphs</h1>.*rounds wait for worker 1 ' <<<"${moment%%<script*}" || fail 'the saved page lacks'
+! grep -q 'src=\|href=\|http-equiv=refresh\|@import\|url(' <<<"${moment%%<script*}" || fail 'the saved page loads something'
+grep -q "id=saved>{\"status\":{\"schema\":\"psd.status/1\".*\"history\":{\"schema\":\"psd.history/1\"" <<<"$moment" ||
+    fail 'the saved page does not have what the server had'
 
 get /history "$dir/history"
 grep -q '^{"schema":"psd.history/1","columns":\["ts","step",' "$dir/history" || fail "$(head -c 200 "$dir/history")"

@@ -538,6 +538,20 @@ Test(comparison, the_page_is_well_formed_needs_nothing_else_and_escapes_what_peo
     free(text);
 }
 
+Test(comparison, a_single_look_is_a_point)
+{
+    begin("sgd; adam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (size_t c = 0; c < 2; c++)
+        for (unsigned s = 0; s < 2; s++)
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = 0.9 + s / 100.0, .steps = 10 }), PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    char *text = page();
+    cr_expect_eq(count(text, "<circle class=\"p\""), 2, "of each rule, on the chart of looks");
+    cr_expect_eq(count(text, "class=\"b\" d="), 2, "and a shade each on the other");
+    free(text);
+}
+
 Test(comparison, the_page_stays_small_with_many_rules_and_shows_the_best_of_each_sweep)
 {
     char rules[500] = "";

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,7 @@ TestSuite(page, .timeout = 10);
 
 static void assert_shows(const char *json, const char *html)
 {
-    char *page = psd_page_render(json);
+    char *page = psd_page_render(json, NULL);
     cr_assert_not_null(strstr(page, html), "lacks \"%s\" in:\n%s", html, page);
     cr_assert_not_null(strstr(page, "</html>"));
     free(page);
@@ -23,6 +24,31 @@ Test(page, the_numbers_people_look_for_come_first)
     assert_shows(json, "<b>1200</b>step");
     assert_shows(json, "<b>0.25</b>training loss");
     assert_shows(json, "<b>0.97</b>val/accuracy");
+}
+
+Test(page, what_is_wrong_is_said_before_the_numbers)
+{
+    assert_shows("{\"progress\":{\"step\":1},\"alerts\":[\"rounds wait for worker 1 <b>\",\"a second\"]}",
+                 "</header><ul class=alerts><li>rounds wait for worker 1 &lt;b&gt;<li>a second</ul><div class=cards>");
+    assert_shows("{\"progress\":{\"step\":1},\"alerts\":[]}", "</header><div class=cards>");
+}
+
+Test(page, the_loss_is_a_curve_as_far_as_it_is_known)
+{
+    static psd_history_t history;
+    psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1000, .loss = NAN });
+    psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1001, .loss = 3 });
+    char *page = psd_page_render("{}", &history);
+    cr_expect_null(strstr(page, "<svg"), "one point is no curve");
+    free(page);
+    psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1002, .loss = 2 });
+    psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1004, .loss = 1 });
+    psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1005, .loss = INFINITY });
+    page = psd_page_render("{}", &history);
+    /* 600 wide for 3 s; 112 high for losses from 1 to 3, 4 from the top. */
+    cr_expect_not_null(strstr(page, "points='0.0,4.0 200.0,60.0 600.0,116.0 '"), "%s", page);
+    cr_expect_not_null(strstr(page, "between 1 and 3 in 3 s"));
+    free(page);
 }
 
 Test(page, a_list_of_objects_is_a_table)

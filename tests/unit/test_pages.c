@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,7 +97,7 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
     if (!strcmp(argv[1], "launch"))
         check_options(PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, argc - 1, argv + 1, line);
     static const char *const not_run[] = { "run", "launch", "status", "wait", "verify", "export", "compare", "keygen", NULL };
-    static const char *const has_own_options[] = { "export", "compare", "keygen", NULL };
+    static const char *const has_own_options[] = { "export", "compare", "keygen", "status", NULL };
     if (is_one_of(argv[1], not_run))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
     else if (strstr(line, "--join=")) /* for a job that is not there: the flags before are read all the same */
@@ -146,6 +147,7 @@ static void check_command(const char *line)
                                              "cpack", "apt", NULL }; /* by system/packages */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
     wordexp_t words;
+    copy[strstr(copy, " > ") ? strstr(copy, " > ") - copy : (ptrdiff_t)strlen(copy)] = '\0'; /* where it goes is no word */
     cr_assert_eq(wordexp(built == copy ? strstr(copy, "bin/") + 4 : copy, &words, 0), 0, "%s", line);
     size_t n = words.we_wordc;
     memcpy(word, words.we_wordv, (n + 1) * sizeof *word);

@@ -292,6 +292,33 @@ Test(status, half_sent_requests_are_cut_and_do_not_keep_others_out)
     }
 }
 
+/* More of them than there is room for, and each says a little more before it is given up as silent. */
+Test(status, who_speaks_slowly_keeps_nobody_out_and_stays_no_longer_than_there_is_room)
+{
+    enum { SLOW = 100 };
+    int fd[SLOW];
+    unsigned open = 0;
+    uint64_t longest = 0;
+    for (int i = 0; i < SLOW; i++) {
+        fd[i] = dial();
+        cr_assert_eq(send(fd[i], "GET /status HTTP/1.1\r\nX: ", 25, MSG_NOSIGNAL), 25);
+    }
+    for (const uint64_t end = now_ms() + 4000; now_ms() < end;) {
+        const uint64_t asked = now_ms();
+        cr_assert_eq(get("/livez"), 200);
+        longest = now_ms() - asked > longest ? now_ms() - asked : longest;
+        open = 0;
+        for (int i = 0; i < SLOW; i++)
+            open += send(fd[i], "x", 1, MSG_NOSIGNAL) == 1;
+        usleep(200000);
+    }
+    cr_expect_leq(longest, 1000, "an honest one waited %llu ms", (unsigned long long)longest);
+    cr_expect_leq(open, 32, "%u are still open", open);
+    cr_expect_gt(open, 0, "nobody is cut off while there is room");
+    for (int i = 0; i < SLOW; i++)
+        close(fd[i]);
+}
+
 Test(status, an_address_that_cannot_be_is_an_error)
 {
     psd_err_t why;

@@ -1,6 +1,12 @@
 #include <criterion/criterion.h>
 
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include "common/rng.h"
@@ -382,6 +388,35 @@ Test(transport, bound_anew_a_socket_has_lost_everybody_and_takes_them_again, .in
         uv_run(&loop, UV_RUN_DEFAULT);
     cr_assert_eq(last_link, PSD_LINK_DENIED);
     hang_up(&client);
+}
+
+/* Whether somebody who comes now is answered within so many milliseconds: with a greeting of ZeroMQ's. */
+static bool is_answered(int wait_ms)
+{
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    to.sin_port = htons((uint16_t)atoi(strrchr(endpoint, ':') + 1));
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct pollfd heard = { .fd = fd, .events = POLLIN };
+    cr_assert(connect(fd, (struct sockaddr *)&to, sizeof to) == 0 || errno == EINPROGRESS);
+    const bool answered = poll(&heard, 1, wait_ms) == 1 && heard.revents == POLLIN;
+    close(fd);
+    return answered;
+}
+
+Test(transport, who_is_there_stays_while_no_new_ones_are_taken, .init = setup, .fini = teardown)
+{
+    asked = 1;
+    send_surely(0);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(is_answered(10000));
+    psd_socket_take(router, false);
+    cr_expect_not(is_answered(300));
+    asked = 2;
+    send_surely(0);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect_eq(echoed, 2);
+    psd_socket_take(router, true);
+    cr_expect(is_answered(10000));
 }
 
 Test(transport, without_keys_only_addresses_of_this_machine_are_taken, .init = setup, .fini = teardown)

@@ -1,0 +1,32 @@
+/* guests.h - connections to the status endpoint, of which there is room for a few: when another one comes,
+ * who has said nothing whole for longest goes. So those who speak slowly, or only listen, keep nobody out who
+ * asks a question. Belongs to the endpoint's thread. */
+#pragma once
+
+#include <stdint.h>
+
+enum {
+    PSD_GUESTS_MOST = 32,                 /* that may be here; those who stay are not counted */
+    PSD_GUESTS_ROOM = PSD_GUESTS_MOST * 2 /* with those who stay, and those who are on their way out */
+};
+
+typedef struct psd_guest {
+    int fd;        /* borrowed; -1: nobody is here */
+    uint64_t turn; /* when it last asked, or came; 0: it stays, or has been sent away */
+} psd_guest_t;
+
+typedef struct psd_guests {
+    psd_guest_t at[PSD_GUESTS_ROOM];
+    uint64_t turn; /* of the last question */
+} psd_guests_t;
+
+void psd_guests_init(psd_guests_t *self);
+
+/* Somebody comes: its place; NULL when there is none. Who has not asked for longest is cut off if need be,
+ * which its reader sees as its end. */
+psd_guest_t *psd_guests_come(psd_guests_t *self, int fd);
+
+/* It asks something whole; it stays for as long as it likes; it has gone. NULL is fine. */
+void psd_guests_ask(psd_guests_t *self, psd_guest_t *guest);
+void psd_guests_stay(psd_guest_t *guest);
+void psd_guests_go(psd_guest_t *guest);

@@ -1,0 +1,324 @@
+/* floods.c - too much of everything that is allowed a little: frames that are announced and never come,
+ * messages that never end, connections without number to the job's port and to the status page. The server's
+ * memory stays in bounds, its threads do not spin, the job goes on beside it, and the weights at its end are
+ * those of one process in peace. */
+#include "tests/faults/siege.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/support/zmtp.h"
+
+enum { MIB = 1 << 20, ANSWER_MS = 10000, IO_MOST = 20 /* percent, promised */ };
+
+/* The share of a core that ZeroMQ's thread takes over a second, in percent. */
+static double io_percent(void)
+{
+    const double before = siege_io_seconds();
+    const uint64_t since = cluster_now_ms();
+    usleep(1000000);
+    return 100e3 * (siege_io_seconds() - before) / (double)(cluster_now_ms() - since);
+}
+
+static double expect_calm(const char *after)
+{
+    const double percent = io_percent();
+    if (percent >= IO_MOST * PSD_PATIENCE)
+        cluster_give_up(&siege_cluster, "ZeroMQ's thread takes %.0f %% of a core after %s", percent, after);
+    return percent;
+}
+
+/* ---- connections in the clear: with keys it takes one that is on the list, and is the same from there on
+ * ---- */
+
+static uint32_t source(chaos_t *self) { return (uint32_t)chaos_below(self, 1 << 24) | 1; }
+
+static bool say(int fd, const void *bytes, size_t n)
+{
+    return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n;
+}
+
+/* As far as frames may be sent; -1 when the server does not take it just now. */
+static int enter(chaos_t *self, unsigned wait_ms)
+{
+    static const uint8_t ready[] = "\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06"
+                                   "DEALER";
+    uint8_t greeting[ZMTP_GREETING];
+    const int fd = zmtp_dial(siege_port[0], source(self), wait_ms);
+    zmtp_greeting(greeting, 3, "NULL");
+    if (fd < 0 || (say(fd, greeting, sizeof greeting) && say(fd, ready, sizeof ready - 1)))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* ---- frames that are announced ---- */
+
+static void put_length(uint8_t out[8], uint64_t n)
+{
+    for (size_t i = 0; i < 8; i++)
+        out[i] = (uint8_t)(n >> 8 * (7 - i));
+}
+
+void chaos_announce(chaos_t *self)
+{
+    siege_begin(1, false, "--memory-max=300Mi");
+    const size_t before = siege_resident();
+    const siege_pace_t pace = siege_pace_begin();
+    size_t most = 0;
+    for (unsigned i = 0; i < self->count; i++) {
+        uint8_t frame[9 + 256] = { (uint8_t)(2 | chaos_below(self, 2)), 0 }, answer[256];
+        put_length(frame + 1, UINT64_C(8) << (30 + chaos_below(self, 30)));
+        const int fd = enter(self, ANSWER_MS);
+        ssize_t n = 0;
+        say(fd, frame, 9 + chaos_below(self, 256));
+        while ((n = recv(fd, answer, sizeof answer, 0)) > 0)
+            ;
+        if (fd < 0 || (n < 0 && errno == EAGAIN))
+            cluster_give_up(&siege_cluster, "who announces a frame of 8 GiB is not cut off, seed %llu",
+                            (unsigned long long)self->seed);
+        close(fd);
+        const size_t now = siege_resident();
+        most = now > most ? now : most;
+    }
+    if (PSD_PATIENCE == 1 && most > before + 8 * MIB)
+        cluster_give_up(&siege_cluster, "announced frames took memory: from %zu to %zu KiB", before >> 10,
+                        most >> 10);
+    const double round = siege_pace_ms(pace), io = expect_calm("announced frames");
+    siege_end();
+    chaos_say(
+        self,
+        "%u frames of 8 GiB or more announced, all cut off, memory %zu KiB, at most %zu KiB, a round took "
+        "%.1f ms, ZeroMQ's thread then %.0f %% of a core, SHA-256 equal",
+        self->count, before >> 10, most >> 10, round, io);
+}
+
+/* ---- messages without end ---- */
+
+enum { MAX_MIB = 300, SPELL_MS = 4000 };
+
+/* Frames of one message without end, as fast as they are taken; the bytes that were. */
+static uint64_t pour(chaos_t *self, uint64_t most_bytes, size_t size, size_t *most_resident)
+{
+    static uint8_t block[MIB];
+    const size_t head = size < 256 ? 2 : 9, n = sizeof block / (head + size) * (head + size);
+    const uint64_t until = cluster_now_ms() + SPELL_MS;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n; i += head + size) { /* flags: more, long; then the size */
+        block[i] = size < 256 ? 1 : 3;
+        for (size_t b = 1; b < head; b++)
+            block[i + b] = (uint8_t)(size >> 8 * (head - 1 - b));
+    }
+    while (bytes < most_bytes && cluster_now_ms() < until) {
+        const int fd = enter(self, 200);
+        size_t at = 0; /* a frame that was cut in two goes on where it was cut */
+        for (ssize_t sent = 0; fd >= 0 && sent >= 0 && bytes < most_bytes && cluster_now_ms() < until;
+             at %= n) {
+            sent = send(fd, block + at, n - at, MSG_NOSIGNAL);
+            at += sent > 0 ? (size_t)sent : 0;
+            bytes += sent > 0 ? (size_t)sent : 0;
+            const size_t resident = siege_resident();
+            *most_resident = resident > *most_resident ? resident : *most_resident;
+        }
+        if (fd >= 0)
+            close(fd);
+        else
+            cluster_nap();
+    }
+    return bytes;
+}
+
+static unsigned trips(void)
+{
+    char *log = cluster_printed(&siege_cluster, &siege_cluster.server[0], "err");
+    unsigned n = 0;
+    for (const char *at = log; (at = strstr(at, "id=memory.over")); at++)
+        n++;
+    free(log);
+    return n;
+}
+
+/* By turns: frames as large as may be, which come fastest, and frames of two bytes, which take most memory
+ * for what they bring. */
+void chaos_endless(chaos_t *self)
+{
+    static const size_t sizes[] = { MIB - 9, 2 };
+    uint64_t poured[2] = { 0 };
+    size_t most[2] = { 0 };
+    unsigned tripped[2] = { 0 };
+    char flags[64];
+    snprintf(flags, sizeof flags, "--memory-max=%dMi", MAX_MIB);
+    siege_begin(1, false, flags);
+    const siege_pace_t pace = siege_pace_begin();
+    double io = 0;
+    for (unsigned k = 0; poured[0] + poured[1] < (uint64_t)self->count * MIB || k < 2; k++) {
+        const unsigned before = trips(), which = k % 2;
+        poured[which] += pour(self, (uint64_t)self->count * MIB, sizes[which], &most[which]);
+        tripped[which] += trips() - before;
+        const double now = expect_calm("a message without end");
+        io = now > io ? now : io;
+        siege_pace_ms(siege_pace_begin()); /* it goes on */
+    }
+    for (unsigned k = 0; k < 2; k++) {
+        if (!tripped[k])
+            cluster_give_up(&siege_cluster, "%llu MiB in frames of %zu bytes, and nothing was closed",
+                            (unsigned long long)(poured[k] / MIB), sizes[k]);
+        if (PSD_PATIENCE == 1 && most[k] > (size_t)2 * MAX_MIB * MIB)
+            cluster_give_up(&siege_cluster, "frames of %zu bytes: %zu MiB resident, of %d", sizes[k],
+                            most[k] / MIB, MAX_MIB);
+    }
+    const double round = siege_pace_ms(pace);
+    siege_end();
+    chaos_say(
+        self,
+        "of at most %d MiB: %llu MiB in frames of 1 MiB, closed %u times, %zu MiB resident; %llu MiB in "
+        "frames "
+        "of 2 bytes, closed %u times, %zu MiB; ZeroMQ's thread after that at most %.0f %% of a core, a round "
+        "took %.1f ms, SHA-256 equal",
+        MAX_MIB, (unsigned long long)(poured[0] / MIB), tripped[0], most[0] / MIB,
+        (unsigned long long)(poured[1] / MIB), tripped[1], most[1] / MIB, io, round);
+}
+
+/* ---- more connections than descriptors ---- */
+
+enum { LIMIT = 512 };
+
+/* Connections that say nothing, all at once, and twice as many as the server may have. */
+static void come(chaos_t *self, int fd[2 * LIMIT])
+{
+    for (unsigned i = 0; i < 2 * LIMIT; i++)
+        if ((fd[i] = zmtp_dial(siege_port[0], source(self), 0)) < 0)
+            cluster_give_up(&siege_cluster, "no connection of the test's own: %s", strerror(errno));
+}
+
+/* They go; how many had been made. */
+static unsigned go(int fd[2 * LIMIT])
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < 2 * LIMIT; i++) {
+        struct sockaddr_storage peer;
+        n += getpeername(fd[i], (struct sockaddr *)&peer, &(socklen_t){ sizeof peer }) == 0;
+        close(fd[i]);
+    }
+    return n;
+}
+
+/* Somebody who means well gets in, when the strangers have had their time. */
+static double await_door(chaos_t *self)
+{
+    uint8_t greeting[ZMTP_GREETING];
+    const uint64_t since = cluster_now_ms();
+    for (bool in = false; !in; cluster_nap()) {
+        const int fd = enter(self, 500);
+        in = fd >= 0 && zmtp_read(fd, greeting, sizeof greeting);
+        if (fd >= 0)
+            close(fd);
+        if (cluster_now_ms() > since + SIEGE_WAIT_MS)
+            cluster_give_up(&siege_cluster, "the server takes no connections any more");
+    }
+    return (double)(cluster_now_ms() - since);
+}
+
+void chaos_crowd(chaos_t *self)
+{
+    static chaos_times_t back;
+    static int fd[2 * LIMIT];
+    const struct rlimit ours = { 20 * LIMIT, 20 * LIMIT }, theirs = { LIMIT, LIMIT };
+    double io = 0, worst = 0;
+    unsigned made = 0;
+    struct rlimit now;
+    if (getrlimit(RLIMIT_NOFILE, &now) || now.rlim_max < ours.rlim_cur) {
+        self->skipped = "a process may not have enough descriptors";
+        return;
+    }
+    now.rlim_cur = now.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &now);
+    siege_begin(1, false, "");
+    prlimit(siege_cluster.server[0].pid, RLIMIT_NOFILE, &theirs, NULL);
+    for (unsigned round = 0; round < self->count; round++) {
+        const siege_pace_t pace = siege_pace_begin();
+        come(self, fd);
+        const double percent = expect_calm("more connections than descriptors"), ms = siege_pace_ms(pace);
+        io = percent > io ? percent : io;
+        worst = ms > worst ? ms : worst;
+        made += go(fd);
+        chaos_add(&back, await_door(self));
+    }
+    siege_end();
+    chaos_say(self,
+              "%u times %d connections to a process that may have %d, %u were made; ZeroMQ's thread at most "
+              "%.0f %% "
+              "of a core while they were there, a round took at most %.1f ms, SHA-256 equal",
+              self->count, 2 * LIMIT, LIMIT, made, io, worst);
+    chaos_say_times(self, "others get in after", &back);
+}
+
+/* ---- the status page ---- */
+
+enum { SLOW = 200, LETTER_MS = 100, SLOWEST_MS = 2000 };
+
+/* Ask for something and never come to the end of it, or never take the answer. */
+static int ask_slowly(chaos_t *self, uint16_t port)
+{
+    static const char *const questions[] = {
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nX: ", "G",
+        "GET /history HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX: ",
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    };
+    const char *question = questions[chaos_below(self, 4)];
+    const int fd = zmtp_dial(port, source(self), 0);
+    if (fd >= 0)
+        say(fd, question, strlen(question));
+    return fd;
+}
+
+void chaos_slow_guests(chaos_t *self)
+{
+    static chaos_times_t waits;
+    static int fd[SLOW];
+    siege_begin(1, false, "");
+    const uint16_t port = (uint16_t)atoi(strrchr(siege_cluster.status[0], ':') + 1);
+    const siege_pace_t pace = siege_pace_begin();
+    const uint64_t end = cluster_now_ms() + 1000 * (uint64_t)self->count;
+    unsigned long long came = 0;
+    size_t most = 0;
+    for (unsigned i = 0; i < SLOW; i++)
+        fd[i] = -1;
+    while (cluster_now_ms() < end) {
+        for (unsigned i = 0; i < SLOW; i++) /* a letter more; who is cut off comes again */
+            if (fd[i] < 0 || !say(fd[i], "x", 1)) {
+                if (fd[i] >= 0)
+                    close(fd[i]);
+                fd[i] = ask_slowly(self, port);
+                came++;
+            }
+        const uint64_t asked = cluster_now_ms();
+        char *answer = cluster_get(&siege_cluster, 0, "/livez");
+        const uint64_t waited = cluster_now_ms() - asked;
+        if (!answer || strcmp(answer, "ok\n") || waited > SLOWEST_MS * PSD_PATIENCE)
+            cluster_give_up(&siege_cluster, "/livez says %s after %llu ms", answer ? answer : "nothing",
+                            (unsigned long long)waited);
+        free(answer);
+        chaos_add(&waits, (double)waited);
+        const size_t now = siege_resident();
+        most = now > most ? now : most;
+        usleep(1000 * LETTER_MS);
+    }
+    for (unsigned i = 0; i < SLOW; i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
+    const double round = siege_pace_ms(pace);
+    siege_end();
+    chaos_say(self,
+              "%d at a time who ask a letter at a time, %llu in %u s; memory at most %zu KiB, a round took "
+              "%.1f ms, "
+              "SHA-256 equal",
+              SLOW, came, self->count, most >> 10, round);
+    chaos_say_times(self, "/livez answers after", &waits);
+}

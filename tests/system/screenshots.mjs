@@ -1,0 +1,176 @@
+// screenshots.mjs URL DIR SLOW REPORT MOMENT - what people see: the dashboard of a running job at URL in a browser, light,
+// dark, on a narrow screen and without scripts; a comparison's REPORT; and a MOMENT that psdctl status --html has kept.
+// Each becomes a picture in DIR. Ends with a sentence and 1 when the page shows other values than /status, does not blame
+// the worker SLOW for its computing, is wider than its screen, or asks for anything elsewhere.
+import { spawn } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+const [url, dir, slow, report, moment] = process.argv.slice(2);
+const browser = spawn('chromium', ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+  '--disable-background-networking', '--disable-component-update', '--disable-sync', '--hide-scrollbars',
+  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1', `--user-data-dir=${join(dirname(moment), 'browser')}`, '--remote-debugging-pipe'],
+  { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
+const [to, from] = [browser.stdio[3], browser.stdio[4]];
+
+function end(sentence) {
+  if (sentence) console.error(`screenshots: ${sentence}`);
+  browser.once('exit', () => process.exit(sentence ? 1 : 0));
+  call('Browser.close').catch(() => {});
+  setTimeout(() => browser.kill('SIGKILL'), 5000);
+}
+setTimeout(() => end('the browser has not done it in 200 s'), 200000);
+
+// ---- the browser's protocol: JSON with a zero behind it ----
+
+const answers = new Map(), sessions = new Map();
+let number = 0, rest = '';
+from.setEncoding('utf8');
+from.on('data', text => {
+  const parts = (rest + text).split('\0');
+  rest = parts.pop();
+  for (const message of parts.map(part => JSON.parse(part)))
+    if (message.id) {
+      const { resolve, reject } = answers.get(message.id);
+      answers.delete(message.id);
+      message.error ? reject(new Error(message.error.message)) : resolve(message.result);
+    } else sessions.get(message.sessionId)?.(message);
+});
+
+function call(method, params = {}, sessionId) {
+  const id = ++number;
+  to.write(JSON.stringify({ id, method, params, sessionId }) + '\0');
+  return new Promise((resolve, reject) => answers.set(id, { resolve, reject }));
+}
+
+const asked = []; // addresses, by all pages
+
+async function open(address, { width = 1200, dark = false, scripts = true } = {}) {
+  const { targetId } = await call('Target.createTarget', { url: 'about:blank' });
+  const { sessionId } = await call('Target.attachToTarget', { targetId, flatten: true });
+  const page = (method, params) => call(method, params, sessionId);
+  let loaded;
+  const load = new Promise(resolve => { loaded = resolve; });
+  sessions.set(sessionId, message => {
+    if (message.method === 'Network.requestWillBeSent') asked.push(message.params.request.url);
+    if (message.method === 'Page.loadEventFired') loaded();
+    if (message.method === 'Runtime.exceptionThrown') end(`${address}: ${message.params.exceptionDetails.exception?.description}`);
+    if (message.method === 'Log.entryAdded' && message.params.entry.level === 'error') end(`${address}: ${message.params.entry.text}`);
+  });
+  for (const domain of ['Page', 'Network', 'Runtime', 'Log']) await page(`${domain}.enable`);
+  await page('Emulation.setDeviceMetricsOverride', { width, height: 900, deviceScaleFactor: 1, mobile: false });
+  await page('Emulation.setEmulatedMedia', { features: [{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }] });
+  await page('Emulation.setScriptExecutionDisabled', { value: !scripts });
+  await page('Page.navigate', { url: address });
+  await load;
+  const evaluate = async expression => {
+    const { result, exceptionDetails } = await page('Runtime.evaluate', { expression, returnByValue: true, awaitPromise: true });
+    if (exceptionDetails) throw new Error(`${expression}: ${exceptionDetails.exception?.description}`);
+    return result.value;
+  };
+  const shoot = async name => {
+    const { cssContentSize } = await page('Page.getLayoutMetrics');
+    if (cssContentSize.width > width) throw new Error(`${name} is ${cssContentSize.width} wide, its screen ${width}`);
+    const { data } = await page('Page.captureScreenshot', { captureBeyondViewport: true,
+      clip: { x: 0, y: 0, width, height: Math.ceil(cssContentSize.height), scale: 1 } });
+    writeFileSync(join(dir, `${name}.png`), Buffer.from(data, 'base64'));
+  };
+  return { evaluate, shoot, page, close: () => call('Target.closeTarget', { targetId }) };
+}
+
+// Until it is true; the browser looks at it between two frames.
+async function await_(tab, what, expression) {
+  for (const begin = Date.now(); Date.now() < begin + 60000; await new Promise(resolve => setTimeout(resolve, 50)))
+    if (await tab.evaluate(expression)) return;
+  throw new Error(`there is no ${what}`);
+}
+
+// ---- what must be there ----
+
+const CURVES = `[...document.querySelectorAll('.chart canvas')].filter(c => c.width > 100).length >= 3`;
+const BLAME = `[...document.querySelectorAll('tr.slow')].length === 1 &&
+  document.querySelector('tr.slow').dataset.worker === '${slow}' &&
+  document.querySelector('tr.slow .why').textContent === 'computes for long' &&
+  document.querySelector('.alerts').textContent.includes('rounds wait for worker ${slow} ')`;
+
+// What stands in the page, and what /status has, whose snapshots come four times a second: they are of one moment when the
+// steps are the same.
+const SHOWN = `(async () => {
+  for (let tries = 0; tries < 400; tries++) {
+    const s = await (await fetch('/status', { cache: 'no-store' })).json();
+    const cards = Object.fromEntries([...document.querySelectorAll('.card')].map(c => [c.lastChild.textContent, c.firstChild.textContent]));
+    if (cards.step !== String(s.progress.step)) { await new Promise(r => setTimeout(r, 20)); continue; }
+    const cell = (row, i) => row.cells[i].textContent, short = x => String(+x.toPrecision(4));
+    const wrong = [];
+    const same = (what, is, should) => { if (is !== should) wrong.push(what + ' is ' + is + ', /status has ' + should); };
+    same('state', document.getElementById('state').textContent.slice(2), s.state);
+    same('job', document.querySelector('h1').textContent, s.job);
+    same('loss', cards['training loss'], short(s.loss.train));
+    same('learning rate', cards['learning rate'], short(s.optimizer.lr_now));
+    same('phase', document.querySelector('.phase').parentNode.textContent.slice(-6), s.optimizer.lookahead.phase + ' of ' + s.optimizer.lookahead.k);
+    same('workers', document.querySelectorAll('tr[data-worker]').length, s.workers.length);
+    for (const w of s.workers) {
+      const row = document.querySelector('tr[data-worker="' + w.id + '"]');
+      same('name of ' + w.id, cell(row, 11), w.name);
+      same('state of ' + w.id, cell(row, 1), w.state);
+      same('waited for ' + w.id, cell(row, 2), Math.round(w.awaited_share * 100) + ' %');
+      same('why slow ' + w.id, row.querySelector('.why').textContent, w.slow_reason === 'compute' ? 'computes for long' : '');
+      same('loss of ' + w.id, cell(row, 10), short(w.loss));
+    }
+    return wrong.join('; ') || 'same';
+  }
+  return 'no step of the page is one of /status';
+})()`;
+
+async function look(name, address, how, checks) {
+  const tab = await open(address, how);
+  for (const [what, expression] of checks) await await_(tab, `${what} in ${name}`, expression);
+  return tab;
+}
+
+// The curves run on, and so do the rates that come of them.
+const RATES = `[...document.querySelectorAll('.card')].some(c => c.lastChild.textContent === 'steps/s' && parseFloat(c.firstChild.textContent) > 0)`;
+
+const live = [['curve', CURVES], ['rate', RATES], [`worker ${slow} that is blamed`, BLAME]];
+try {
+  let tab = await look('light', url, {}, live);
+  const shown = await tab.evaluate(SHOWN);
+  if (shown !== 'same') throw new Error(shown);
+  await tab.shoot('light');
+  await tab.evaluate(`[...document.querySelectorAll('button')].filter(b => /^(log|by step)$/.test(b.textContent)).forEach(b => b.click())`);
+  await tab.shoot('light-by-step');
+  await tab.close();
+  for (const [name, how] of [['dark', { dark: true }], ['narrow', { width: 400 }]]) {
+    tab = await look(name, url, how, live);
+    await tab.shoot(name);
+    await tab.close();
+  }
+  tab = await open(url, { scripts: false });
+  await tab.shoot('without-scripts');
+  const { root } = await tab.page('DOM.getDocument', { depth: 0 });
+  const { outerHTML } = await tab.page('DOM.getOuterHTML', { nodeId: root.nodeId });
+  if (!outerHTML.includes(`rounds wait for worker ${slow} `) || !outerHTML.includes('<polyline') || outerHTML.includes('<canvas'))
+    throw new Error('without scripts, the page lacks the curve, or does not blame the slow worker');
+  await tab.close();
+  tab = await open(url, { scripts: false, width: 400, dark: true });
+  await tab.shoot('without-scripts-narrow');
+  await tab.close();
+  tab = await look('moment', `file://${moment}`, {}, live);
+  if (!(await tab.evaluate(`document.querySelector('header').textContent.includes('as it was on ')`)))
+    throw new Error('the moment does not say when it was');
+  await tab.shoot('moment');
+  await tab.close();
+  for (const [name, how] of [['comparison', {}], ['comparison-dark', { dark: true }], ['comparison-narrow', { width: 400 }]]) {
+    tab = await open(`file://${report}`, how);
+    const empty = await tab.evaluate(`[...document.querySelectorAll('svg')].filter(s => s.viewBox.baseVal.height > 100 && !s.querySelector('.l')?.getTotalLength() && !s.querySelector('circle')).length`);
+    if (empty) throw new Error(`${name}: a chart is empty`);
+    await tab.shoot(name);
+    await tab.close();
+  }
+  const elsewhere = asked.filter(address => !address.startsWith(`${url}/`) && address !== `file://${report}` && address !== `file://${moment}`);
+  if (!asked.length || elsewhere.length) throw new Error(`asked elsewhere: ${elsewhere[0]} of ${asked.length} addresses`);
+  console.log(`screenshots: ok, ${asked.length} requests, none elsewhere`);
+  end();
+} catch (error) {
+  end(error.message);
+}
