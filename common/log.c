@@ -300,8 +300,8 @@ static uint64_t hash(const char *s)
     return h;
 }
 
-/* Say it, or count it when it is a repetition or one line too many. */
-static void say(psd_log_level_t level, const char *id, const char *text)
+/* Say it, or count it when it is a repetition or one line too many: false. */
+static bool say(psd_log_level_t level, const char *id, const char *text)
 {
     uint64_t us = now_us(), text_hash = hash(text);
     recent_t *recent = recent_of(id);
@@ -313,27 +313,29 @@ static void say(psd_log_level_t level, const char *id, const char *text)
     if (level != PSD_LOG_DEBUG && (again || recent->said >= PSD_LOG_BURST)) {
         recent->unsaid++;
         recent->level = level;
-        return;
+        return false;
     }
     emit(level, id, text, recent->unsaid, us);
     recent->said++;
     recent->unsaid = 0;
     recent->text_hash = text_hash;
+    return true;
 }
 
-void psd_log_write(psd_log_level_t level, const char *id, const char *format, ...)
+bool psd_log_write(psd_log_level_t level, const char *id, const char *format, ...)
 {
     atomic_fetch_add_explicit(&counts[level], 1, memory_order_relaxed);
     if ((int)level > atomic_load_explicit(&threshold, memory_order_relaxed))
-        return;
+        return true;
     char text[PSD_LOG_MAX_LINE];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     pthread_mutex_lock(&lock);
-    say(level, id, text);
+    const bool said = say(level, id, text);
     pthread_mutex_unlock(&lock);
+    return said;
 }
 
 void psd_log_flush(void)

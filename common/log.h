@@ -52,7 +52,8 @@ void psd_log_init(const psd_log_config_t *config);
 /* Write what was counted instead of said. Call before the program ends. */
 void psd_log_flush(void);
 
-void psd_log_write(psd_log_level_t level, const char *id, const char *format, ...)
+/* False when the line was counted instead of said: who keeps lines elsewhere as well need not keep this one. */
+bool psd_log_write(psd_log_level_t level, const char *id, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 #define psd_log_error(...) psd_log_write(PSD_LOG_ERROR, __VA_ARGS__)

@@ -190,8 +190,8 @@ static void log_line(daemon_t *self, const psd_action_t *a)
 {
     static const psd_log_level_t levels[] = { [PSD_LEVEL_ERROR] = PSD_LOG_ERROR, [PSD_LEVEL_WARN] = PSD_LOG_WARN,
                                               [PSD_LEVEL_INFO] = PSD_LOG_INFO, [PSD_LEVEL_DEBUG] = PSD_LOG_DEBUG };
-    psd_log_write(levels[a->level], a->id, "%s", a->msg.text);
-    if (self->status && levels[a->level] < PSD_LOG_DEBUG)
+    const bool said = psd_log_write(levels[a->level], a->id, "%s", a->msg.text);
+    if (said && self->status && levels[a->level] < PSD_LOG_DEBUG)
         psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
 }
 

@@ -26,6 +26,7 @@ enum {
     PEACE_MS = 1000,  /* at least, to see how long a round takes */
     GREETED = ZMTP_GREETING + ZMTP_HELLO
 };
+
 /* Bytes that were sent in a session that was let in. */
 static struct {
     uint8_t initiate[ZMTP_INITIATE], hello[GREETED], messages[2 * ZMTP_MOST];

@@ -154,6 +154,18 @@ Test(log, a_flood_of_different_lines_of_one_id_stops_after_its_burst)
     cr_assert_eq(n_said, n);
 }
 
+Test(log, who_writes_is_told_which_lines_were_only_counted)
+{
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    unsigned told = 0;
+    for (int i = 0; i < 1000; i++)
+        told += psd_log_warn("push.refused", "worker=%d", i);
+    cr_expect_eq(told, PSD_LOG_BURST);
+    cr_expect(psd_log_info("other", "x=1"));
+    cr_expect_not(psd_log_info("other", "x=1"));
+    cr_expect(psd_log_debug("quiet", "x=1"), "above the level nothing is collapsed");
+}
+
 Test(log, debug_lines_are_never_collapsed)
 {
     start(PSD_LOG_LOGFMT, PSD_LOG_DEBUG);
