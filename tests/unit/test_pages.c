@@ -137,9 +137,9 @@ static void check_script(size_t argc, char **argv, const char *line)
 static void check_command(const char *line)
 {
     static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages",      "./tests/run", "tests/run",
-                                           "tests/chaos",         "tests/sim/planted.sh", NULL };
+                                           "tests/chaos",         "tests/sim/planted.sh", "deploy/slurm/local-cluster", NULL };
     static const char *const cmakes[] = { "cmake", "ctest", NULL };
-    static const char *const elsewhere[] = { "cc", "./line", NULL }; /* run by the example's own test */
+    static const char *const elsewhere[] = { "cc", "./line", "mpirun", NULL }; /* run by the example's own test, and system/mpirun */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
     wordexp_t words;
     cr_assert_eq(wordexp(built == copy ? strstr(copy, "bin/") + 4 : copy, &words, 0), 0, "%s", line);
@@ -151,6 +151,8 @@ static void check_command(const char *line)
         check_options(PSD_PROGRAM_WORKER, n, word, line);
     else if (!strcmp(word[0], "psdctl"))
         check_psdctl(n, word, line);
+    else if (!strcmp(word[0], "sbatch"))
+        check_script(n - 1, word + 1, line);
     else if (!strcmp(word[0], "curl"))
         check_path(word[1], line);
     else if (is_one_of(word[0], scripts))
