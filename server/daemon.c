@@ -329,6 +329,10 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
     if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
+    } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
+        char why[200];
+        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", self->at.join, msg.protocol, PSD_PROTOCOL);
+        give_up_or_doubt(self, PSD_EREFUSED, why);
     } else if (rc != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     } else {

@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <zmq.h>
 
+#include "proto/codec.h"
 #include "tests/support/cluster.h"
 
 /* What keeps servers and workers from meeting is named within seconds, and whoever waits for it in vain ends
@@ -57,7 +59,8 @@ static void expect_end(const char *one, const char *other, int code)
 }
 
 #define WORKER_KEYS "--insecure=false --worker-key=%s/w0.key --server-public=%s/ps.pub "
-#define SERVER_KEYS "--insecure=false --server-key=%s/ps.key --allow=%s/allow --status-listen=none --servers=2 "
+#define SERVER_KEYS                                                                                          \
+    "--insecure=false --server-key=%s/ps.key --allow=%s/allow --status-listen=none --servers=2 "
 
 Test(rendezvous, a_host_that_is_not_there_is_78)
 {
@@ -95,13 +98,56 @@ Test(rendezvous, a_key_on_no_list_is_77_and_another_servers_key_69)
     cluster_make_keys(&cluster);
     cluster_start_server(&cluster, 1, "--servers=1");
     cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub --join=%s", cluster.directory,
-                  cluster.directory, cluster.data[0]);
-    expect_end("does not let this key in", "allow-list", 77);
-    cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure=false --worker-key=%s/w0.key --server-public=%s/op.pub --join=%s --join-timeout=7s",
+                  TINY "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub --join=%s",
                   cluster.directory, cluster.directory, cluster.data[0]);
+    expect_end("does not let this key in", "allow-list", 77);
+    cluster_spawn(
+        &cluster, &late, "late", "psd-worker",
+        TINY "--insecure=false --worker-key=%s/w0.key --server-public=%s/op.pub --join=%s --join-timeout=7s",
+        cluster.directory, cluster.directory, cluster.data[0]);
     expect_end("breaks off at once", "is this its public key", 69);
+}
+
+/* A server 0 of another protocol, which answers all that `late` says, until that ends. */
+static void answer_in_another_protocol(void *socket)
+{
+    const psd_msg_t msg = { .kind = PSD_MSG_REFUSED,
+                            .protocol = PSD_PROTOCOL + 1,
+                            .code = PSD_REFUSAL_PROTOCOL };
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    const size_t n = psd_msg_seal(&msg, NULL, 0, header);
+    for (const uint64_t end = cluster_now_ms() + NAMED_MS;
+         cluster_wait(&late, 1) < 0 && cluster_now_ms() < end; cluster_nap()) {
+        char id[64], rest[4096];
+        int n_id = zmq_recv(socket, id, sizeof id, ZMQ_DONTWAIT), more = n_id > 0;
+        for (size_t size = sizeof more; more; zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size))
+            zmq_recv(socket, rest, sizeof rest, 0);
+        if (n_id > 0) {
+            zmq_send(socket, id, (size_t)n_id, ZMQ_SNDMORE);
+            zmq_send(socket, header, n, ZMQ_SNDMORE);
+            zmq_send(socket, "", 0, 0);
+        }
+    }
+}
+
+Test(rendezvous, another_protocol_is_named_and_76)
+{
+    static const char *const programs[] = { "psd-worker", "psd" };
+    static const char *const flags[] = { TINY, "--servers=2 --status-listen=none " };
+    char address[CLUSTER_TEXT], words[32];
+    size_t n = sizeof address;
+    void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_ROUTER);
+    cr_assert_eq(zmq_bind(socket, "tcp://127.0.0.1:*"), 0);
+    cr_assert_eq(zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, address, &n), 0);
+    snprintf(words, sizeof words, "speaks protocol %d", PSD_PROTOCOL + 1);
+    for (int i = 0; i < 2; i++) {
+        cluster_spawn(&cluster, &late, "late", programs[i], "%s--insecure --join=%s", flags[i], address);
+        answer_in_another_protocol(socket);
+        cr_expect_eq(late.code, 76, "%s ended with %d", programs[i], late.code);
+        expect_named(&late, words, "server 0");
+    }
+    zmq_close(socket);
+    zmq_ctx_term(context);
 }
 
 Test(rendezvous, a_server_that_lacks_is_named_and_69)
@@ -192,7 +238,8 @@ Test(rendezvous, the_files_key_is_trusted_so_that_a_worker_needs_its_own_alone)
                   "--listen=tcp://127.0.0.1:0 --status-listen=none",
                   cluster.directory, cluster.directory, cluster.directory);
     cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure=false --worker-key=%s/w0.key --cluster-file=%s/cluster.json --stop-steps=3",
+                  TINY
+                  "--insecure=false --worker-key=%s/w0.key --cluster-file=%s/cluster.json --stop-steps=3",
                   cluster.directory, cluster.directory);
     cr_expect_eq(cluster_wait(&late, DONE_MS), 0);
     cr_expect_eq(cluster_wait(&server, DONE_MS), 0);
