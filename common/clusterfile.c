@@ -13,7 +13,7 @@
 
 #include "common/durable.h"
 
-enum { MAX_BYTES = 64 << 10, NAP_MS = 100, LINE_MS = 5000 };
+enum { MAX_BYTES = 64 << 10, NAP_MS = 100, LINE_MS = 4000 };
 static const char schema[] = "psd.cluster/1";
 
 int psd_clusterfile_write(const psd_clusterfile_t *self, const char *path, psd_err_t *err)

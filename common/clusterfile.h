@@ -25,7 +25,7 @@ int psd_clusterfile_write(const psd_clusterfile_t *self, const char *path, psd_e
  * root; PSD_EDATA when what is there is no such file. */
 int psd_clusterfile_read(psd_clusterfile_t *out, const char *path, const char *job, psd_err_t *err);
 
-/* Read it as soon as it is there, for at most `timeout_ms`. `say` is called every 5 s with what is waited
+/* Read it as soon as it is there, for at most `timeout_ms`. `say` is called every 4 s with what is waited
  * for. PSD_ETIMEOUT, and what psd_clusterfile_read returns. */
 int psd_clusterfile_await(psd_clusterfile_t *out, const char *path, const char *job, uint64_t timeout_ms,
                           void (*say)(void *arg, const char *what), void *arg, psd_err_t *err);

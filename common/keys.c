@@ -188,7 +188,8 @@ int psd_keys_load(psd_keys_t *out, const psd_keys_source_t *from, psd_err_t *err
     uint8_t bytes[PSD_KEY_BYTES];
     if (rc == PSD_OK && !has_server)
         memcpy(out->server, out->public, PSD_KEY_TEXT);
-    else if (rc == PSD_OK && strlen(from->server) == CHARACTERS && psd_key_decode(bytes, from->server))
+    else if (rc == PSD_OK && strlen(from->server) == CHARACTERS && access(from->server, F_OK) != 0 &&
+             psd_key_decode(bytes, from->server)) /* a path may be as long, and of the same characters */
         memcpy(out->server, from->server, PSD_KEY_TEXT);
     else if (rc == PSD_OK)
         rc = read_key(from->server, "public", out->server, err);

@@ -15,6 +15,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/notify.h"
+#include "common/probe.h"
 #include "common/rendezvous.h"
 #include "common/route.h"
 #include "common/transport.h"
@@ -34,6 +35,7 @@ enum {
     DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
                             * for good, and hellos are answered more often */
     REREAD_MS = 500,       /* between two looks whether server 0 is said to be elsewhere, while it is silent */
+    WAIT_LINE_MS = 4000,   /* between two lines that say what is waited for */
     DOUBT_MS = 5000,       /* for cluster.file to say so, when whoever is there refuses us: the file may be an old one */
     ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,       /* for a stranger to be refused */
@@ -66,6 +68,8 @@ typedef struct psd_daemon {
     uint64_t allow_ms;             /* when the allow-list was last looked at */
     psd_socket_t *router;          /* where workers and other servers speak to us */
     psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
+    psd_probe_t *probe;            /* why nobody answers there; NULL in server 0 */
+    uint64_t waited_ms;            /* when it was said last that server 0 is waited for */
     char bound[PSD_ENDPOINT_TEXT], advertised[PSD_ENDPOINT_TEXT];
     char settings[PSD_MAX_TEXT];
     psd_node_t *node;
@@ -210,6 +214,7 @@ static void give_up_or_doubt(daemon_t *self, int code, const char *why)
         return;
     self->doubt_ms = now_ms();
     psd_err_set(&self->doubt, code, "%s", why);
+    snprintf(self->trouble, sizeof self->trouble, "%.300s", why);
     psd_log_warn("join.refused", "at=%s file=%s text=\"%s\"", self->at.join, self->at.file, why);
 }
 
@@ -320,11 +325,17 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     if (!self->refuses_strangers)
         return;
     psd_report_received(self->report, n_header + n);
-    if (peer == PSD_PEER_COORDINATOR)
+    if (peer == PSD_PEER_COORDINATOR) {
         self->heard_ms = now_ms();
+        psd_probe_forget(self->probe);
+    }
     int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
     if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
+    } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
+        char why[200];
+        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", self->at.join, msg.protocol, PSD_PROTOCOL);
+        give_up_or_doubt(self, PSD_EREFUSED, why);
     } else if (rc != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     } else {
@@ -437,15 +448,24 @@ static void tend_door(daemon_t *self)
     look_at_allow_list(self, false);
 }
 
-static void give_up_joining(daemon_t *self)
+/* Who has not joined says every few seconds what keeps it from that, and after join_timeout ends. */
+static void tend_joining(daemon_t *self)
 {
+    const uint64_t now = now_ms(), limit = psd_options_ms(self->options, "join_timeout");
     char why[PSD_MAX_TEXT];
-    uint64_t limit = psd_options_ms(self->options, "join_timeout");
-    if (psd_engine_is_ready(psd_node_engine(self->node)) || now_ms() < self->started_ms + limit)
+    if (psd_engine_is_ready(psd_node_engine(self->node)) || !self->coordinator)
+        return;
+    psd_probe_look(self->probe, self->at.join, now - self->heard_ms);
+    const char *text = self->trouble[0] ? self->trouble : psd_probe_text(self->probe);
+    if (now > self->waited_ms + WAIT_LINE_MS && now < self->started_ms + limit) {
+        self->waited_ms = now;
+        psd_log_info("join.waiting", "for=\"server 0 at %s\" trouble=\"%s\"", self->at.join, text);
+    }
+    if (now < self->started_ms + limit)
         return;
     snprintf(why, sizeof why, "server 0 at %s did not answer within %" PRIu64 " ms: %s", self->at.join,
-             limit, self->trouble[0] ? self->trouble : "is it running, with this address?");
-    stop(self, PSD_EUNAVAILABLE, why);
+             limit, *text ? text : "is it running, with this address?");
+    stop(self, psd_probe_is_unknown(self->probe) ? PSD_ECONFIG : PSD_EUNAVAILABLE, why);
 }
 
 static void stop_when_nobody_says_so(daemon_t *self)
@@ -487,7 +507,8 @@ static void reread_file(daemon_t *self)
     psd_clusterfile_t news;
     psd_err_t err;
     const uint64_t now = now_ms();
-    if (!follows_file(self) || self->stopping || now < self->heard_ms + REREAD_MS || now < self->reread_ms + REREAD_MS)
+    const bool silent = now >= self->heard_ms + REREAD_MS;
+    if (!follows_file(self) || self->stopping || (!silent && !self->doubt_ms) || now < self->reread_ms + REREAD_MS)
         return;
     self->reread_ms = now;
     if (psd_clusterfile_read(&news, self->at.file, psd_options_string(self->options, "job"), &err) == PSD_OK &&
@@ -517,7 +538,7 @@ static void on_tick(uv_timer_t *timer)
     psd_report_saw(self->report, self->node, NULL, uv_hrtime());
     carry_out(self);
     tell_ready(self);
-    give_up_joining(self);
+    tend_joining(self);
     stop_when_nobody_says_so(self);
     tell_manager(self, now);
     if (now >= self->published_ms + PUBLISH_MS)
@@ -737,8 +758,11 @@ static int open_all(daemon_t *self, psd_err_t *err)
         rc = advertise(self, err);
     if (rc == PSD_OK)
         rc = make_node(self, err);
-    if (rc == PSD_OK && !self->at.is_first)
+    if (rc == PSD_OK && !self->at.is_first) {
+        self->probe = psd_probe_new(&self->loop);
+        self->waited_ms = now_ms();
         rc = open_coordinator(self, err);
+    }
     if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
         rc = err->code;
     if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
@@ -752,6 +776,7 @@ static void close_all(daemon_t *self)
     psd_socket_close(&self->coordinator, LINGER_MS);
     psd_socket_close(&self->stranger, 0);
     psd_socket_close(&self->guard, 0);
+    psd_probe_close(&self->probe);
     uv_run(&self->loop, UV_RUN_DEFAULT); /* handles close; work in the pool comes back */
     psd_status_destroy(&self->status);
     psd_net_destroy(&self->net);

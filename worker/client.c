@@ -15,11 +15,12 @@
 
 #include "common/clusterfile.h"
 #include "common/failpoint.h"
+#include "common/probe.h"
 #include "common/transport.h"
 #include "worker/session.h"
 
 /* A server that is asked and silent for DEAF_MS gets a new connection: after a damaged frame ZeroMQ gives one up for good. */
-enum { TICK_MS = 50, DEAF_MS = 5000, WAIT_LINE_MS = 5000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
+enum { TICK_MS = 50, DEAF_MS = 5000, WAIT_LINE_MS = 4000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
 
 /* While nobody answers where the cluster's file leads, it is read again so often; who is refused there waits so long for the
  * file to lead elsewhere: it may be one of an earlier run. */
@@ -59,6 +60,7 @@ struct psd_worker {
     bool exchanging;                     /* a ticket is open */
     uint64_t wait_since_ms;              /* of the present phase, or of its last line */
     char trouble[400];                   /* with a connection that is not made; "" when there is none */
+    psd_probe_t *probe;                  /* why server 0 does not answer */
     psd_clusterfile_t found;             /* what the cluster's file said last */
     uint64_t reread_ms;                  /* when it was read last */
     uint64_t doubt_ms;                   /* since when what it said is in doubt; 0: it is not */
@@ -78,6 +80,7 @@ struct psd_worker {
     char settings[PSD_MAX_TEXT];
     char join[PSD_ENDPOINT_TEXT];        /* of server 0; written by the library's thread alone */
     bool has_slow, drains;
+    bool unresolved;                     /* the name of server 0's host means nothing here */
 
     /* the caller alone; set before the thread starts, or by calls */
     uv_thread_t thread;
@@ -252,6 +255,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_msg_t msg;
     psd_err_t err;
     self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
+    if (peer == PSD_PEER_SERVER)
+        psd_probe_forget(self->probe);
     if (psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
         on_bad(self, peer, err.text);
         if (msg.protocol && msg.protocol != PSD_PROTOCOL)
@@ -311,9 +316,13 @@ static void on_tick(uv_timer_t *timer)
     psd_session_tick(self->session, now_ms(), &self->out);
     after_event(self);
     psd_session_describe_wait(self->session, text, sizeof text);
-    if (text[0] && self->trouble[0])
-        memcpy(text, self->trouble, sizeof self->trouble);
+    if (psd_session_asks(self->session, 0))
+        psd_probe_look(self->probe, self->join, now_ms() - self->heard_ms[0]);
+    const char *trouble = self->trouble[0] ? self->trouble : psd_probe_text(self->probe);
+    if (text[0] && *trouble)
+        snprintf(text, sizeof text, "%s", trouble);
     uv_mutex_lock(&self->lock);
+    self->unresolved = psd_probe_is_unknown(self->probe);
     memcpy(self->waiting, text, sizeof text);
     self->drains = psd_session_drains(self->session);
     uv_mutex_unlock(&self->lock);
@@ -358,6 +367,7 @@ static void close_all(psd_worker_t *self)
 {
     for (uint32_t s = 0; s < self->n_sockets; s++)
         psd_socket_close(&self->socket[s], LINGER_MS);
+    psd_probe_close(&self->probe);
     uv_close((uv_handle_t *)&self->tick, NULL);
     uv_close((uv_handle_t *)&self->wake, NULL);
 }
@@ -547,6 +557,7 @@ static int start(psd_worker_t *self)
     uv_async_init(&self->loop, &self->wake, on_request);
     uv_timer_init(&self->loop, &self->tick);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
+    self->probe = psd_probe_new(&self->loop);
     int rc = open_socket(self, 0, self->join, &self->error);
     if (rc == PSD_OK && uv_thread_create(&self->thread, thread_main, self))
         rc = psd_err_set(&self->error, PSD_ESYSTEM, "cannot start a thread");
@@ -581,6 +592,7 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
     rc = await(self, PSD_PHASE_JOINED, "join", self->join_timeout_ms);
     if (rc == PSD_ETIMEOUT) {
         uv_mutex_lock(&self->lock);
+        rc = self->unresolved ? PSD_ECONFIG : rc;
         psd_err_set(&self->error, rc, "job %s at %s: not joined after %d ms, waiting for %.300s", self->job, self->join,
                     self->join_timeout_ms, self->waiting[0] ? self->waiting : "an answer from server 0");
         uv_mutex_unlock(&self->lock);

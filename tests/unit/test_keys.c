@@ -52,6 +52,18 @@ static void write_file(const char *end, mode_t mode, const char *text)
     chmod(file(end), mode);
 }
 
+Test(keys, a_file_whose_path_looks_like_a_key_is_read)
+{
+    char path[96], copy[512];
+    snprintf(path, sizeof path, "%s/", dir);
+    memset(path + strlen(path), 'x', 40 - strlen(path));
+    path[40] = '\0';
+    snprintf(copy, sizeof copy, "cp %s %s", file("w.pub"), path);
+    cr_assert_eq(system(copy), 0);
+    cr_assert_eq(load(file("w.key"), path, false), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(keys.server, public);
+}
+
 Test(keys, what_is_written_is_read_by_its_owner_alone)
 {
     struct stat facts;

@@ -141,10 +141,11 @@ static void check_script(size_t argc, char **argv, const char *line)
 static void check_command(const char *line)
 {
     static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages",      "./tests/run", "tests/run",
-                                           "tests/chaos",         "tests/sim/planted.sh", NULL };
+                                           "tests/chaos",         "tests/sim/planted.sh", "deploy/slurm/local-cluster", NULL };
     static const char *const cmakes[] = { "cmake", "ctest", NULL };
-    static const char *const elsewhere[] = { "cc", "./line", /* run by the example's own test */
-                                             "cpack", "apt", NULL }; /* by system/packages */
+    static const char *const elsewhere[] = { "cc", "./line", /* run by the example's own test, */
+                                             "mpirun",       /* by system/mpirun, */
+                                             "cpack", "apt", NULL }; /* and by system/packages */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
     wordexp_t words;
     copy[strstr(copy, " > ") ? strstr(copy, " > ") - copy : (ptrdiff_t)strlen(copy)] = '\0'; /* where it goes is no word */
@@ -157,6 +158,8 @@ static void check_command(const char *line)
         check_options(PSD_PROGRAM_WORKER, n, word, line);
     else if (!strcmp(word[0], "psdctl"))
         check_psdctl(n, word, line);
+    else if (!strcmp(word[0], "sbatch"))
+        check_script(n - 1, word + 1, line);
     else if (!strcmp(word[0], "curl"))
         check_path(word[1], line);
     else if (is_one_of(word[0], scripts))

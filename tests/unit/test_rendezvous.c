@@ -33,8 +33,8 @@ static void set(const char *text)
 
 static int find_with(psd_program_t program, const char *flags)
 {
-    char copy[512], *argv[24] = { "psd" };
-    int argc = 1;
+    char copy[512], *argv[24] = { "psd", "--job=psd" }; /* without a word, psd prints its usage */
+    int argc = 2;
     snprintf(copy, sizeof copy, "%s", flags);
     for (char *rest = copy, *word; (word = strtok_r(rest, " ", &rest));)
         argv[argc++] = word;

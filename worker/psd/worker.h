@@ -104,7 +104,7 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
  * the wait returns PSD_W_OK, the tensors hold the checkpoint's weights, and psd_worker_position says which clock is next,
  * which may be an earlier one: derive each batch from the position, and the run goes on as if nothing had happened. The
  * tensors change while you wait, never while you compute.
- * timeout_ms < 0: as long as it takes (the log callback says every 5 s what for); 0: only look
+ * timeout_ms < 0: as long as it takes (the log callback says every 4 s what for); 0: only look
  * (PSD_W_EAGAIN). A ticket that timed out is still open and may be waited for again. */
 int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
 

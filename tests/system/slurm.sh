@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# slurm.sh BIN SOURCE - deploy/slurm/psd.sbatch on a Slurm of four nodes with addresses of their own: two servers, three
+# workers. A worker's node that dies leaves the others to finish; a job that is put back into the queue in mid-run goes on, and
+# one whose cable is pulled for 5 s waits, and both end with the bits of a run that nobody disturbed.
+set -euo pipefail
+bin=$1 source=$2
+dir=$(mktemp -d)
+slurm=$source/deploy/slurm/local-cluster
+trap '"$slurm" stop "$dir/slurm"; rm -rf "$dir"' EXIT
+chmod 755 "$dir"
+export PATH=$bin:$PATH
+cd "$dir"
+
+fail() {
+    echo "slurm: $1" >&2
+    shift
+    for file in "$@"; do tail -n 30 "$file" >&2 || true; done
+    exit 1
+}
+on_cluster() { timeout 60 "$slurm" run "$dir/slurm" "$@"; }
+
+# Wait until the words are a success, for at most so many seconds.
+await() {
+    local what=$1 end=$((SECONDS + $2))
+    shift 2
+    until "$@"; do
+        [ "$SECONDS" -lt "$end" ] || fail "there is no $what in time" ./*.log slurm/log/*.log
+        sleep 0.1
+    done
+}
+
+# Put a job into the queue, servers on node 1, workers on nodes 2, 3 and 4. Its log is NAME.log.
+submit() {
+    on_cluster sbatch --parsable --output="$1.log" --nodelist=10.77.0.11 --ntasks=2 : \
+        --output="$1.log" --nodelist='10.77.0.[12-14]' --nodes=3 --ntasks=3 "$source/deploy/slurm/psd.sbatch" "$2" "$dir/$1" >"$1.id"
+}
+state_of() { on_cluster scontrol show job "$(cat "$1.id")" 2>/dev/null | grep -o 'JobState=[A-Z]*' | head -n 1; }
+has_completed() {
+    case $(state_of "$1") in
+    JobState=COMPLETED) ;;
+    JobState=FAILED | JobState=CANCELLED | JobState=NODE_FAIL) fail "job $1 is $(state_of "$1")" "$1.log" ;;
+    *) return 1 ;;
+    esac
+}
+has_steps() { [ "$(wc -l 2>/dev/null <"$1/metrics.jsonl" || echo 0)" -ge "$2" ]; }
+weights_of() { sed -n 's/.*"sha256": *"\([0-9a-f]\{64\}\)".*/\1/p' "$1/summary.json"; }
+
+"$slurm" start "$dir/slurm"
+
+cat >job.yaml <<'END'
+job: glyphs
+workers: {min: 3, lost: wait}
+lease: 20s
+checkpoint: {every: 0s, every_steps: 100}
+optimizer: "lookahead(adam(lr=2e-3))"
+model: {kind: mlp, layers: [784, 32, 10]}
+data: {train: "glyphs:6000", test: "glyphs:1000", batch: 120}
+stop: {epochs: 30}
+progress: none
+END
+sed 's/min: 3, lost: wait/min: 2, lost: drop/; s/^lease: .*/lease: 2s/' job.yaml >lossy.yaml
+
+# Undisturbed, and beside it one that is put back.
+submit calm job.yaml
+submit requeued job.yaml
+await "step 200 of the job that is to be requeued" 60 has_steps requeued 200
+on_cluster scontrol requeue "$(cat requeued.id)"
+await "end of the undisturbed job" 90 has_completed calm
+calm=$(weights_of calm)
+[ -n "$calm" ] || fail "the undisturbed job has no weights" calm.log
+
+# A cable is pulled; metrics have the time of each step.
+submit cable job.yaml
+await "step 100 of the job whose cable is to be pulled" 60 has_steps cable 100
+"$slurm" cut "$dir/slurm" 3
+sleep 5 # this is the fault itself
+"$slurm" join "$dir/slurm" 3
+await "end of the job whose cable was pulled" 90 has_completed cable
+pause=$(sed -n 's/.*"ts": *\([0-9.]*\).*/\1/p' cable/metrics.jsonl | awk 'last && $1 - last > most { most = $1 - last } { last = $1 } END { print int(most) }')
+[ "$pause" -ge 4 ] || fail "to pull the cable stopped nobody: the longest pause was $pause s" cable.log
+[ "$(weights_of cable)" = "$calm" ] || fail "a pulled cable has changed the weights" cable.log
+
+await "end of the requeued job" 120 has_completed requeued
+[ "$(grep -c 'psd ready shard=0/2' requeued.log)" -eq 2 ] || fail "the job was not interrupted in mid-run" requeued.log
+grep -q 'id=server.exit code=75' requeued.log || fail "a server that was told to stop did not end with 75" requeued.log
+[ "$(weights_of requeued)" = "$calm" ] || fail "a requeue has changed the weights" requeued.log
+
+# A node dies: slurmd, slurmstepd and the worker, all at once.
+submit killed lossy.yaml
+await "step 100 of the job whose node is to die" 60 has_steps killed 100
+"$slurm" kill "$dir/slurm" 4
+await "end of the job whose node died" 120 has_completed killed
+grep -q 'id=worker.lost' killed.log || fail "nobody has noticed the death of a node" killed.log
+[ "$(grep -c '^done ' killed.log)" -eq 2 ] || fail "the workers that were left did not finish" killed.log
+grep -q 'id=server.exit code=0' killed.log || fail "the job did not finish" killed.log
+echo "slurm: $SECONDS s; weights $calm"
