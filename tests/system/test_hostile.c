@@ -573,7 +573,7 @@ static psd_refusal_t falsify_kind(stranger_t *self, unsigned server, psd_msg_t *
         return PSD_REFUSAL_NONE;
     default:
         m->kind = PSD_MSG_SHARD_HELLO;
-        strcpy(m->text, "tcp://127.0.0.1:1 servers=2 mode=bsp optimizer=sgd");
+        strcpy(m->text, "psd tcp://127.0.0.1:1 servers=2 mode=bsp optimizer=sgd");
         return server || cluster.keys ? PSD_REFUSAL_SENDER : PSD_REFUSAL_CONFIG; /* a worker is no server */
     }
 }
