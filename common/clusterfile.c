@@ -27,7 +27,10 @@ int psd_clusterfile_write(const psd_clusterfile_t *self, const char *path, psd_e
     json_decref(all);
     if (!text)
         return psd_err_set(err, PSD_ENOMEM, "no memory for %s", path);
+    const mode_t before = umask(
+        S_IWGRP | S_IWOTH); /* nobody else is to write it, whatever this user lets others do elsewhere */
     psd_durable_t *file = psd_durable_new(path, 0, err);
+    umask(before);
     int rc = file ? psd_durable_write(file, text, strlen(text), 0, err) : err->code;
     rc = rc ? rc : psd_durable_write(file, "\n", 1, strlen(text), err);
     if (rc)

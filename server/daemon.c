@@ -214,8 +214,9 @@ static void give_up_or_doubt(daemon_t *self, int code, const char *why)
         return;
     self->doubt_ms = now_ms();
     psd_err_set(&self->doubt, code, "%s", why);
-    snprintf(self->trouble, sizeof self->trouble, "%.300s", why);
-    psd_log_warn("join.refused", "at=%s file=%s text=\"%s\"", self->at.join, self->at.file, why);
+    if (why != self->trouble)
+        snprintf(self->trouble, sizeof self->trouble, "%.300s", why);
+    psd_log_warn("join.refused", "at=%s file=%s text=\"%s\"", self->at.join, self->at.file, self->trouble);
 }
 
 /* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */

@@ -319,11 +319,12 @@ static void on_tick(uv_timer_t *timer)
     if (psd_session_asks(self->session, 0))
         psd_probe_look(self->probe, self->join, now_ms() - self->heard_ms[0]);
     const char *trouble = self->trouble[0] ? self->trouble : psd_probe_text(self->probe);
-    if (text[0] && *trouble)
+    const bool troubled = text[0] && *trouble, says_so = !strncmp(text, "waiting for ", 12);
+    if (troubled)
         snprintf(text, sizeof text, "%s", trouble);
     uv_mutex_lock(&self->lock);
     self->unresolved = psd_probe_is_unknown(self->probe);
-    memcpy(self->waiting, text, sizeof text);
+    snprintf(self->waiting, sizeof self->waiting, "%s%.1000s", text[0] && !troubled && !says_so ? "waiting for " : "", text);
     self->drains = psd_session_drains(self->session);
     uv_mutex_unlock(&self->lock);
     if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
@@ -426,8 +427,8 @@ static int await(psd_worker_t *self, psd_phase_t phase, const char *what, int ti
     else if (rc == PSD_OK && self->phase != phase)
         rc = psd_err_set(&self->error, PSD_EAGAIN, "%s: the servers have gone back to clock %" PRIu64, what, self->position.clock);
     else if (rc != PSD_OK)
-        psd_err_set(&self->error, rc, "%s: nothing after %d ms; waiting for %.400s", what, timeout_ms,
-                    self->waiting[0] ? self->waiting : "the server");
+        psd_err_set(&self->error, rc, "%s: nothing after %d ms; %.400s", what, timeout_ms,
+                    self->waiting[0] ? self->waiting : "waiting for the server");
     uv_mutex_unlock(&self->lock);
     return rc;
 }
@@ -593,8 +594,8 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
     if (rc == PSD_ETIMEOUT) {
         uv_mutex_lock(&self->lock);
         rc = self->unresolved ? PSD_ECONFIG : rc;
-        psd_err_set(&self->error, rc, "job %s at %s: not joined after %d ms, waiting for %.300s", self->job, self->join,
-                    self->join_timeout_ms, self->waiting[0] ? self->waiting : "an answer from server 0");
+        psd_err_set(&self->error, rc, "job %s at %s: not joined after %d ms; %.300s", self->job, self->join,
+                    self->join_timeout_ms, self->waiting[0] ? self->waiting : "waiting for an answer from server 0");
         uv_mutex_unlock(&self->lock);
     }
     return rc;

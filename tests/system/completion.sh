@@ -51,10 +51,11 @@ offers '--optimizers=' psdctl compare --optimizers
 n=0
 while IFS='|' read -r _ key _ _ programs _; do
     flag=--$(sed 's/[`. _]/-/g; s/^-*//; s/-*$//' <<<"$key")
-    for program in $(tr -d ' ' <<<"${programs//psdctl compare/compare}" | tr , ' '); do
+    read -ra takers < <(sed 's/psdctl \([a-z]\)/\1/g; s/,/ /g' <<<"$programs")
+    for program in "${takers[@]}"; do
         case $program in
         psdctl) line=(psdctl run) ;;
-        compare) line=(psdctl compare) ;;
+        compare | launch) line=(psdctl "$program") ;;
         *) line=("$program") ;;
         esac
         [[ $(offered "${line[@]}" "$flag") == *" $flag"[=\ ]* ]] || fail "${line[*]} does not complete $flag"

@@ -43,6 +43,12 @@ has_completed() {
     esac
 }
 has_steps() { [ "$(wc -l 2>/dev/null <"$1/metrics.jsonl" || echo 0)" -ge "$2" ]; }
+# SIGUSR1, which Slurm sends when the time is almost up, has a checkpoint made; the others are those of rounds 100, 200, ...
+is_saved_on_wish() {
+    grep -Eq 'id=checkpoint.committed clock=[0-9]*([1-9][0-9]|[0-9][1-9]) ' "$1.log" && return
+    on_cluster scancel --batch --signal=USR1 "$(cat "$1.id")"
+    return 1
+}
 weights_of() { sed -n 's/.*"sha256": *"\([0-9a-f]\{64\}\)".*/\1/p' "$1/summary.json"; }
 
 "$slurm" start "$dir/slurm"
@@ -72,6 +78,7 @@ calm=$(weights_of calm)
 # A cable is pulled; metrics have the time of each step.
 submit cable job.yaml
 await "step 100 of the job whose cable is to be pulled" 60 has_steps cable 100
+await "checkpoint on SIGUSR1" 30 is_saved_on_wish cable
 "$slurm" cut "$dir/slurm" 3
 sleep 5 # this is the fault itself
 "$slurm" join "$dir/slurm" 3

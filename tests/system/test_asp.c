@@ -50,7 +50,7 @@ Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
 {
     cluster_start_servers(&cluster, 2, "--workers-min=2 --sync-mode=asp --optimizer=adam(lr=0.002)");
     for (int w = 0; w < 2; w++)
-        cluster_start_worker(&cluster, MODEL " --eval-every=0 --stop-epochs=6");
+        cluster_start_worker(&cluster, MODEL " --eval-every=0 --stop-epochs=40"); /* long enough to be looked at */
     char *metrics = last_metrics();
     cluster_finish(&cluster, DONE_MS);
     json_t *summary = cluster_summary(&cluster, 0);
@@ -125,6 +125,7 @@ Test(asp, the_job_goes_on_from_its_newest_checkpoint_when_a_server_dies_and_its_
     cr_assert_not_null(strstr(err, "checkpoint=yes"), "not from the beginning: %s", err);
     free(err);
     /* What was lost was made again: each worker's pushes are in the weights, each once. */
-    cr_assert_eq(saved_steps(), WORKERS * STEPS);
+    const unsigned long long steps = saved_steps();
+    cr_assert_eq(steps, WORKERS * STEPS, "%llu steps of %d", steps, WORKERS * STEPS);
 }
 #endif

@@ -182,7 +182,7 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
         { { .kind = PSD_MSG_SHARD_HELLO,
             .protocol = PSD_PROTOCOL,
             .seq = 97,
-            .text = "tcp://127.0.0.1:1 settings" },
+            .text = "psd tcp://127.0.0.1:1 settings" },
           "ps" },
         { { .kind = PSD_MSG_PROBE, .protocol = PSD_PROTOCOL, .worker = 0, .incarnation = 1, .parts = 1 },
           "w1" },

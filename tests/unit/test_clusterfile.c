@@ -57,6 +57,15 @@ Test(clusterfile, one_that_is_not_there_or_another_jobs_may_come_yet)
     cr_expect(strstr(err.text, "is of job mnist, this is job cifar"), "%s", err.text);
 }
 
+Test(clusterfile, it_is_written_for_its_owner_alone_to_change_whatever_the_umask)
+{
+    psd_clusterfile_t read;
+    umask(0);
+    cr_assert_eq(psd_clusterfile_write(&ours, path, &err), PSD_OK);
+    cr_expect_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(umask(0), 0);
+}
+
 Test(clusterfile, one_that_others_may_write_is_not_trusted)
 {
     psd_clusterfile_t read;
