@@ -11,6 +11,7 @@
 
 #include "common/number.h"
 #include "common/optimizer.h"
+#include "common/words.h"
 
 enum { WORD_TEXT = 32, SPEC_MAX = 1024 };
 
@@ -59,27 +60,6 @@ static int fail_expected(const parser_t *p, const char *expected)
     return fail(p, p->at, "expected %s, found byte 0x%02x", expected, found);
 }
 
-/* How many letters must be added, dropped or replaced to make one word of the other (Levenshtein 1965). */
-static size_t edit_distance(const char *a, const char *b)
-{
-    size_t row[WORD_TEXT + 1];
-    const size_t n = strlen(b);
-    assert(n <= WORD_TEXT);
-    for (size_t j = 0; j <= n; j++)
-        row[j] = j;
-    for (size_t i = 1; a[i - 1]; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            const size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
-            const size_t shorter = row[j] < row[j - 1] ? row[j] : row[j - 1];
-            diagonal = row[j];
-            row[j] = replaced < shorter + 1 ? replaced : shorter + 1;
-        }
-    }
-    return row[n];
-}
-
 /* The word that is nearest so far to the one that was not understood. */
 typedef struct nearest {
     const char *word; /* NULL at first */
@@ -88,7 +68,7 @@ typedef struct nearest {
 
 static void consider(nearest_t *self, const char *candidate, const char *misspelt)
 {
-    const size_t distance = edit_distance(misspelt, candidate);
+    const size_t distance = psd_words_distance(misspelt, candidate);
     if (!self->word || distance < self->distance)
         *self = (nearest_t){ candidate, distance };
 }
