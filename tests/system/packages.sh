@@ -69,7 +69,10 @@ fi
 [ "$(id -u)" -eq 0 ] || skip 'a fresh Debian is for root to make'
 command -v debootstrap >/dev/null || skip 'debootstrap is not installed'
 root=$dir/root
-debootstrap --variant=minbase bookworm "$root" "${PSD_MIRROR:-http://deb.debian.org/debian}" >"$dir/log" 2>&1 ||
+# The same Debian as this one, from where this one has it.
+read -r mirror suite < <(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' 'Component: main' |
+    grep -vE -- '-(updates|security|backports)$' | head -n 1) || skip 'apt knows no Debian'
+debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$dir/log" 2>&1 ||
     skip "debootstrap: $(tail -n 3 "$dir/log"); is the network there?"
 mount -t proc proc "$root/proc"
 mounted=$root/proc
