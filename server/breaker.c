@@ -1,7 +1,10 @@
 #include "server/breaker.h"
 
+#include <stdbool.h>
+
 enum {
     CLOSE_MS = 200,        /* for ZeroMQ's thread to let go of what it held */
+    AHEAD = 6,             /* looks, as long as it goes on taking in what comes, and a spare one */
     LEAST_RISE = 64 << 20, /* above the floor */
 };
 
@@ -10,6 +13,14 @@ static uint64_t limit(const psd_breaker_t *self)
 {
     const uint64_t own = self->floor + self->floor / 8 + LEAST_RISE;
     return self->floor > self->max - self->max / 8 && own > self->max ? own : self->max;
+}
+
+/* Whether the bound is passed, or will be before closing has an effect. */
+static bool is_over(const psd_breaker_t *self, uint64_t resident)
+{
+    const uint64_t bound = limit(self), rise = resident > self->seen ? resident - self->seen : 0;
+    const uint64_t half = self->floor < bound ? self->floor + (bound - self->floor) / 2 : bound;
+    return resident > bound || (resident > half && resident + AHEAD * rise > bound);
 }
 
 psd_breaker_do_t psd_breaker_look(psd_breaker_t *self, uint64_t now_ms, uint64_t resident)
@@ -21,11 +32,13 @@ psd_breaker_do_t psd_breaker_look(psd_breaker_t *self, uint64_t now_ms, uint64_t
             return PSD_BREAKER_REST;
         if (!self->trimmed++)
             return PSD_BREAKER_TRIM;
-        self->floor = resident;
+        self->floor = self->seen = resident;
         self->opened_ms = 0;
         return PSD_BREAKER_REST;
     }
-    if (resident <= limit(self))
+    const bool over = is_over(self, resident);
+    self->seen = resident;
+    if (!over)
         return PSD_BREAKER_REST;
     self->opened_ms = now_ms;
     self->trimmed = 0;

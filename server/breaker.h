@@ -6,9 +6,12 @@
 
 #include <stdint.h>
 
+enum { PSD_BREAKER_LOOK_MS = 10 };
+
 typedef struct psd_breaker {
-    uint64_t max;   /* resident bytes above which it trips; 0: never */
+    uint64_t max;   /* resident bytes that are not to be reached; 0: as many as may be */
     uint64_t floor; /* what was left when it had tripped last: the job's own, which closing does not free */
+    uint64_t seen;  /* at the last look */
     uint64_t opened_ms; /* when it tripped, until that is over; 0: it has not */
     uint64_t trips;
     int trimmed; /* freed memory has been given back to the system since */
@@ -20,6 +23,7 @@ typedef enum psd_breaker_do {
     PSD_BREAKER_TRIM   /* they are closed: give freed memory back to the system */
 } psd_breaker_do_t;
 
-/* What is to be done now, with so many bytes resident. Ask often: what comes in between two looks comes on
- * top. */
+/* What is to be done now, with so many bytes resident. Ask every PSD_BREAKER_LOOK_MS: memory that rises as it did since the last
+ * look goes on rising until all is closed, so it trips before the bound, once the half of what may come on top of the job's own is
+ * there. */
 psd_breaker_do_t psd_breaker_look(psd_breaker_t *self, uint64_t now_ms, uint64_t resident);

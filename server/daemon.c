@@ -29,7 +29,6 @@
 
 enum {
     TICK_MS = 50,
-    MEMORY_MS = 10,        /* between two looks at the memory, where it has a bound: a fast network brings 10 MB in it */
     PUBLISH_MS = 250,
     LINGER_MS = 500,
     DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
@@ -801,7 +800,7 @@ static void watch(daemon_t *self)
     uv_signal_init(&self->loop, &self->reload);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
     if (self->breaker.max)
-        uv_timer_start(&self->memory, on_memory, 0, MEMORY_MS);
+        uv_timer_start(&self->memory, on_memory, 0, PSD_BREAKER_LOOK_MS);
     uv_signal_start(&self->term, on_signal, SIGTERM);
     uv_signal_start(&self->interrupt, on_signal, SIGINT);
     uv_signal_start(&self->save, on_save_signal, SIGUSR1);

@@ -19,11 +19,12 @@ static void go_through(psd_breaker_t *self, uint64_t *now, uint64_t resident, ui
 
 Test(breaker, it_trips_above_the_bound_and_again_when_it_is_passed_again)
 {
-    psd_breaker_t breaker = { .max = 1000 * MIB };
+    psd_breaker_t breaker = { .max = 1000 * MIB, .seen = 1000 * MIB };
     uint64_t now = 1000;
     cr_expect_eq(psd_breaker_look(&breaker, now, 1000 * MIB), PSD_BREAKER_REST);
     go_through(&breaker, &now, 1000 * MIB + 1, 100 * MIB);
-    cr_expect_eq(psd_breaker_look(&breaker, now += 50, 999 * MIB), PSD_BREAKER_REST);
+    for (uint64_t mib = 100; mib < 990; mib++) /* it rises slowly, and stays below */
+        cr_expect_eq(psd_breaker_look(&breaker, now += 50, mib * MIB), PSD_BREAKER_REST);
     go_through(&breaker, &now, 1001 * MIB, 100 * MIB);
     cr_expect_eq(breaker.trips, 2);
 }
@@ -34,8 +35,23 @@ Test(breaker, what_closing_does_not_free_is_the_jobs_own_and_does_not_trip_it_ag
     uint64_t now = 1000;
     go_through(&breaker, &now, 2000 * MIB, 1600 * MIB);
     /* 1600 and an eighth of it, and 64, are 1864. */
+    for (uint64_t mib = 1600; mib <= 1857; mib++)
+        cr_expect_eq(psd_breaker_look(&breaker, now += 50, mib * MIB), PSD_BREAKER_REST);
+    breaker.seen = 1864 * MIB;
     cr_expect_eq(psd_breaker_look(&breaker, now += 50, 1864 * MIB), PSD_BREAKER_REST);
     cr_expect_eq(psd_breaker_look(&breaker, now += 50, 1864 * MIB + 1), PSD_BREAKER_CLOSE);
+}
+
+Test(breaker, memory_that_rises_fast_trips_it_before_the_bound)
+{
+    psd_breaker_t breaker = { .max = 1000 * MIB };
+    uint64_t now = 1000;
+    cr_expect_eq(psd_breaker_look(&breaker, now += 10, 400 * MIB), PSD_BREAKER_REST, "the half is not there");
+    cr_expect_eq(psd_breaker_look(&breaker, now += 10, 480 * MIB), PSD_BREAKER_REST);
+    cr_expect_eq(psd_breaker_look(&breaker, now += 10, 560 * MIB), PSD_BREAKER_CLOSE, "six times 80 on top are 1040");
+    breaker = (psd_breaker_t){ .max = 1000 * MIB, .floor = 800 * MIB, .seen = 800 * MIB };
+    cr_expect_eq(psd_breaker_look(&breaker, now += 10, 890 * MIB), PSD_BREAKER_REST, "of 200 above the job's own, 100 are not there");
+    cr_expect_eq(psd_breaker_look(&breaker, now += 10, 910 * MIB), PSD_BREAKER_CLOSE);
 }
 
 Test(breaker, without_a_bound_it_never_trips)
