@@ -297,7 +297,8 @@ bool psd_option_is_list(psd_option_type_t type) { return types[type].words.examp
 
 static const char *cure(const psd_option_t *row, const char *text)
 {
-    return types[row->type].cure == (const char *)WHOLE && *text == '0'
+    const bool is_whole = types[row->type].take == parse_whole || types[row->type].take == take_count;
+    return is_whole && *text == '0'
                ? "decimal digits without a leading 0, with k, m, g, Ki, Mi or Gi"
                : types[row->type].cure;
 }
