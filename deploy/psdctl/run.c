@@ -589,8 +589,10 @@ static int drive(run_t *run)
     uv_signal_start(&run->term, on_signal, SIGTERM);
     uv_signal_start(&run->interrupt, on_signal, SIGINT);
     uv_timer_start(&run->timer, on_unready, psd_options_ms(run->options, "join_timeout"), 0);
-    if (run->plan.hosts.n)
+    if (run->plan.hosts.n) {
+        signal(SIGPIPE, SIG_IGN); /* a remote shell may be gone before it is seen */
         uv_timer_start(&run->alive, on_alive, PSD_AGENT_ALIVE_MS, PSD_AGENT_ALIVE_MS);
+    }
     man_posts(run);
     start_first(run, 0);
     uv_run(&run->loop, UV_RUN_DEFAULT);

@@ -168,6 +168,9 @@ refuses 78 'bad has 2 workers in all, and workers.min' --hostfile=bad job.yaml
 printf 'node1 servers=2\ngone workers=3\n' >bad
 refuses 69 'worker [1-3] on gone ended with 69' --hostfile=bad --run-dir="$dir"/gone job.yaml
 nobody_left gone
+printf '#!/bin/sh\nexec <&-\nsleep 3\n' >deaf # closes its ears, and says nothing
+chmod +x deaf
+refuses 69 'server 0 on node1 ended before it was ready' --hostfile=hosts --remote-shell="$dir/deaf" --run-dir="$dir"/deafened job.yaml
 refuses 66 'not found; is psd installed there? See --remote-bin' --hostfile=hosts --remote-bin=/nowhere --run-dir="$dir"/lacking job.yaml
 cat >moved <<END
 #!/bin/sh
