@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/html.h"
+
 static const char head[] =
     "<!doctype html><html lang=en><head><meta charset=utf-8>"
     "<meta name=viewport content='width=device-width,initial-scale=1'>"
@@ -34,30 +36,6 @@ static const char head[] =
     "footer{margin-top:2rem;opacity:.75}a{color:inherit}"
     "</style>";
 
-static void put_escaped(FILE *out, const char *text)
-{
-    for (; *text; text++)
-        switch (*text) {
-        case '<':
-            fputs("&lt;", out);
-            break;
-        case '>':
-            fputs("&gt;", out);
-            break;
-        case '&':
-            fputs("&amp;", out);
-            break;
-        case '"':
-            fputs("&quot;", out);
-            break;
-        case '\'':
-            fputs("&#39;", out);
-            break;
-        default:
-            fputc(*text, out);
-        }
-}
-
 static bool ends_with(const char *text, const char *end)
 {
     size_t n = strlen(text), n_end = strlen(end);
@@ -74,7 +52,7 @@ static void put_label(FILE *out, const char *key)
             continue;
         }
         const char one[] = { *key == '_' ? ' ' : *key, '\0' };
-        put_escaped(out, one);
+        psd_html_put(out, one);
         key++;
     }
 }
@@ -149,7 +127,7 @@ static void put_value(FILE *out, const char *key, json_t *value)
 {
     switch (json_typeof(value)) {
     case JSON_STRING:
-        put_escaped(out, json_string_value(value));
+        psd_html_put(out, json_string_value(value));
         break;
     case JSON_INTEGER:
     case JSON_REAL:
@@ -193,7 +171,7 @@ static void put_card(FILE *out, const char *key, json_t *value, const char *labe
     fputs("<div class=card><b>", out);
     put_value(out, key, value);
     fputs("</b>", out);
-    put_escaped(out, label);
+    psd_html_put(out, label);
     fputs("</div>", out);
 }
 
@@ -368,18 +346,18 @@ static void put_header(FILE *out, const json_t *status)
                        : strcmp(state, "failed") == 0   ? " bad"
                                                         : "";
     fputs("<title>", out);
-    put_escaped(out, job ? job : "psd");
+    psd_html_put(out, job ? job : "psd");
     fputs(" – psd</title></head><body><header><h1>", out);
-    put_escaped(out, job ? job : "psd");
+    psd_html_put(out, job ? job : "psd");
     fprintf(out, "</h1><span class='state%s'>", mood);
-    put_escaped(out, state ? state : "no status yet");
+    psd_html_put(out, state ? state : "no status yet");
     fputs("</span>", out);
     if (index && count)
         fprintf(out, "<span>shard %" JSON_INTEGER_FORMAT " of %" JSON_INTEGER_FORMAT "</span>",
                 json_integer_value(index), json_integer_value(count));
     if (reason) {
         fputs("<span>", out);
-        put_escaped(out, reason);
+        psd_html_put(out, reason);
         fputs("</span>", out);
     }
     fputs("</header>", out);

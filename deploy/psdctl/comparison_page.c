@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/html.h"
 #include "deploy/psdctl/comparison.h"
 
 /* A chart in its own units: people see it as wide as their window lets it be. */
@@ -38,27 +39,6 @@ typedef struct dots {
     dot_t at[PSD_CURVE_POINTS];
     size_t n;
 } dots_t;
-
-static void put_text(FILE *out, const char *text)
-{
-    for (; *text; text++)
-        switch (*text) {
-        case '&':
-            fputs("&amp;", out);
-            break;
-        case '<':
-            fputs("&lt;", out);
-            break;
-        case '>':
-            fputs("&gt;", out);
-            break;
-        case '"':
-            fputs("&quot;", out);
-            break;
-        default:
-            putc(*text, out);
-        }
-}
 
 /* -- curves ------------------------------------------------------------------------------------------------
  */
@@ -355,7 +335,7 @@ static void put_keys(FILE *out, const psd_comparison_t *self)
         fprintf(out, "<button data-k=\"%zu\"%s aria-pressed=\"%s\">", c,
                 one->is_best_of_sweep ? "" : " class=\"out\"", one->is_best_of_sweep ? "true" : "false");
         put_swatch(out, c);
-        put_text(out, one->label);
+        psd_html_put(out, one->label);
         fputs("</button>\n", out);
     }
     fputs("</div>\n", out);
@@ -376,7 +356,7 @@ static void put_cell(FILE *out, const psd_comparison_t *self, const psd_column_t
     fputs("\">", out);
     if (column == psd_comparison_column(1))
         put_swatch(out, c);
-    put_text(out, column == psd_comparison_column(1) ? one->label : text);
+    psd_html_put(out, column == psd_comparison_column(1) ? one->label : text);
     fputs("</td>", out);
 }
 
@@ -388,7 +368,7 @@ static void put_table(FILE *out, const psd_comparison_t *self)
     for (size_t i = 0; (column = psd_comparison_column(i)); i++) {
         psd_comparison_title(self, i, title);
         fprintf(out, "<th%s>", column->is_text ? " class=\"w\"" : "");
-        put_text(out, title);
+        psd_html_put(out, title);
         fputs("</th>", out);
     }
     fputs("</tr></thead><tbody>\n", out);
@@ -418,7 +398,7 @@ static void put_hashes(FILE *out, const psd_comparison_t *self)
                 "of the steps, "
                 "by worker <code>",
                 (unsigned long long)(self->first_seed + s), one->sha256_initial);
-        put_text(out, one->order);
+        psd_html_put(out, one->order);
         fputs("</code></p>\n", out);
     }
     fputs("</details>\n", out);
@@ -450,15 +430,15 @@ bool psd_comparison_page(const psd_comparison_t *self, FILE *out)
     fputs("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
           "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>",
           out);
-    put_text(out, psd_options_string(self->options, "job"));
+    psd_html_put(out, psd_options_string(self->options, "job"));
     fprintf(out, "</title>\n<style>%s", style);
     for (int i = 0; i < HUES; i++)
         fprintf(out, ".h%d{--c:var(--%d)}", i, i);
     fprintf(out, "</style></head><body>\n<h1>%s: %zu optimizers</h1>\n<p class=\"dim\">",
             psd_options_string(self->options, "job"), self->n);
-    put_text(out, line);
+    psd_html_put(out, line);
     fputs("</p>\n<p class=\"verdict\">", out);
-    put_text(out, self->verdict);
+    psd_html_put(out, self->verdict);
     fprintf(out, "</p>\n<div class=\"charts%s\">\n", self->n <= FEW ? " few" : "");
     const bool drawn = draw_chart(out, &looks) && draw_chart(out, &losses);
     fputs("</div>\n", out);
