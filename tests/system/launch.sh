@@ -107,6 +107,13 @@ refuses() { # CODE WORDS ARGUMENT...
 want=$(sha out.plain)
 [ -n "$want" ] || fail 'the plain run tells no hash'
 
+# An agent that hears nothing any more, while its connection stands, ends what it runs; that takes 30 s, beside all the rest.
+mkfifo silent
+(printf '%s\n' '{"directory": "/", "make": "'"$dir"'/deserted", "environment": {}, "secrets": {}, "words": ["psd", "--insecure",
+    "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--run-dir='"$dir"'/deserted"]}' | tr -d '\n' && echo && exec sleep 300) >silent &
+"$bin/psdctl" --as-agent <silent >out.deserted 2>&1 &
+agent=$!
+
 # Whole.
 "$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/whole job.yaml >out 2>&1 || fail 'the launch failed'
 [ "$(sha out)" = "$want" ] || fail "other weights than in psdctl run: $(sha out)"
@@ -185,4 +192,10 @@ mkdir elsewhere
     refuses 66 'the job.s directory must be there on every host' --hostfile=../hosts --run-dir="$dir"/away \
         --remote-shell="$dir/moved" ../job.yaml
 ) || exit 1
+rc=0
+wait $agent || rc=$?
+[ "$rc" -eq 137 ] || fail "an agent that hears nothing ended with $rc"
+grep -q '^psd ready ' out.deserted || fail 'the deserted agent has run nothing'
+grep -q 'nothing is heard any more' out.deserted || fail 'the deserted agent does not say why'
+nobody_left deserted
 echo 'launch: ok'
