@@ -44,6 +44,9 @@ void chaos_pause(chaos_t *self);
 void chaos_terminate(chaos_t *self);
 void chaos_no_memory(chaos_t *self);
 
+/* faults/mixed.c: all of it on real data, with other numbers of servers */
+void chaos_mixed(chaos_t *self);
+
 /* faults/network.c: behind proxies */
 void chaos_cut(chaos_t *self);
 void chaos_slow_network(chaos_t *self);

@@ -5,8 +5,6 @@
 #include "tests/faults/chaos.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/faults/volume.h"
 #include "tests/support/cluster.h"
 
 enum {
@@ -33,7 +32,11 @@ static char disk[96]; /* where it is mounted: the directory of the checkpoints *
 
 /* ---- disks ---- */
 
-static bool mount_tmpfs(const char *device) { return !mount(device, disk, "tmpfs", 0, "size=4m"); }
+static bool mount_tmpfs(const char *device)
+{
+    (void)device;
+    return volume_mount_tmpfs(disk, "4m");
+}
 
 /* A file of 64 MiB with a file system of its own; less room than that is left to checkpoints. */
 static bool mount_ext4(const char *device)
@@ -50,36 +53,8 @@ static const struct disk {
 } disks[] = { { "tmpfs", mount_tmpfs }, { "ext4", mount_ext4 } };
 enum { N_DISKS = sizeof disks / sizeof *disks };
 
-/* Mounts of this process are nobody else's, and gone with it. */
-static const char *own_mounts(void)
-{
-    if (unshare(CLONE_NEWNS) && (unshare(CLONE_NEWUSER | CLONE_NEWNS)))
-        return "no mount namespace of one's own is permitted";
-    return mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ? "mounts cannot be made private" : NULL;
-}
-
-static const char *fill_path(void)
-{
-    static char path[128];
-    snprintf(path, sizeof path, "%s/fill", disk);
-    return path;
-}
-
-/* Until nothing more goes in. */
-static bool fill(void)
-{
-    static char bytes[65536];
-    const int fd = open(fill_path(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    size_t n = sizeof bytes;
-    while (fd >= 0 && n >= 512)
-        if (write(fd, bytes, n) < 0)
-            n /= 2;
-    if (fd >= 0)
-        close(fd);
-    return fd >= 0;
-}
-
-static bool free_space(void) { return !unlink(fill_path()); }
+static bool fill(void) { return volume_fill(disk); }
+static bool free_space(void) { return volume_free(disk); }
 
 /* Busy while a file is being written. */
 static bool make_read_only(void) { return !mount(NULL, disk, NULL, MS_REMOUNT | MS_RDONLY, NULL); }
@@ -208,7 +183,7 @@ static void trouble_once(const struct trouble *trouble)
 static void trouble_often(chaos_t *self, const struct trouble *trouble)
 {
     unsigned done = 0;
-    if ((self->skipped = own_mounts()))
+    if ((self->skipped = volume_own_mounts()))
         return;
     for (unsigned d = 0; d < N_DISKS; d++) {
         const unsigned each = (self->count + N_DISKS - 1) / N_DISKS;

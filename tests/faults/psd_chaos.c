@@ -37,6 +37,7 @@ static const struct campaign {
     { "T18-crowd", "more connections than descriptors", 20, 2, chaos_crowd },
     { "T18-status", "slow requests for the status, in seconds", 120, 5, chaos_slow_guests },
     { "T21", "an allocation that fails", 1000, 5, chaos_no_memory },
+    { "T27", "kills, stops, resumes on other servers, spoilt checkpoints, full disks", 500, 4, chaos_mixed },
     { "T29", "SIGTERM at random moments", 1000, 5, chaos_terminate },
 };
 enum { N_CAMPAIGNS = sizeof campaigns / sizeof *campaigns };

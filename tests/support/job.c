@@ -122,19 +122,26 @@ static long long newest(const job_t *self, const char *prefix, const char *suffi
 long long job_checkpoint(const job_t *self) { return newest(self, "MANIFEST-", ".json"); }
 long long job_begun_checkpoint(const job_t *self) { return newest(self, "", ""); }
 
-void job_expect_whole_checkpoints(job_t *self)
+/* `only`: the newest one. */
+static void expect_whole(job_t *self, bool only)
 {
+    char clock[24] = "";
     cluster_process_t verify = { 0 };
     if (job_checkpoint(self) < 0)
         return; /* stopped before there was one */
-    cluster_spawn(&self->cluster, &verify, "verify", "psdctl", "checkpoint verify %s/ckpt",
-                  self->cluster.directory);
+    if (only)
+        snprintf(clock, sizeof clock, " %lld", job_checkpoint(self));
+    cluster_spawn(&self->cluster, &verify, "verify", "psdctl", "checkpoint verify %s/ckpt%s", self->cluster.directory,
+                  clock);
     if (cluster_wait(&verify, JOB_WAIT_MS)) {
         char *out = cluster_printed(&self->cluster, &verify, "out"),
              *err = cluster_printed(&self->cluster, &verify, "err");
         job_give_up(self, "psdctl checkpoint verify ended with %d: %s%s", verify.code, out, err);
     }
 }
+
+void job_expect_whole_checkpoints(job_t *self) { expect_whole(self, false); }
+void job_expect_whole_checkpoint(job_t *self) { expect_whole(self, true); }
 
 bool job_await_checkpoint_or_end(job_t *self, long long clock)
 {

@@ -45,6 +45,9 @@ long long job_begun_checkpoint(const job_t *self);
 /* `psdctl checkpoint verify` finds every checkpoint whole. */
 void job_expect_whole_checkpoints(job_t *self);
 
+/* The newest one is; others may have been spoilt. */
+void job_expect_whole_checkpoint(job_t *self);
+
 /* Wait for a checkpoint of this round or a later one. */
 void job_await_checkpoint(job_t *self, long long clock);
 
