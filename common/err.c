@@ -4,6 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Sentences quote what people and files say; nothing in that steers a terminal. Lines may be several. */
+static void tame(char *text)
+{
+    for (; *text; text++)
+        if (((unsigned char)*text < ' ' && *text != '\n') || *text == 0x7f)
+            *text = '?';
+}
+
 int psd_err_set(psd_err_t *err, int code, const char *format, ...)
 {
     if (!err)
@@ -13,6 +21,7 @@ int psd_err_set(psd_err_t *err, int code, const char *format, ...)
     err->code = code;
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
+    tame(err->text);
     return code;
 }
 
@@ -25,6 +34,7 @@ int psd_err_wrap(psd_err_t *err, const char *format, ...)
     va_start(args, format);
     vsnprintf(context, sizeof context, format, args);
     va_end(args);
+    tame(context);
     snprintf(whole, sizeof whole, "%s: %s", context, err->text);
     memcpy(err->text, whole, sizeof err->text - 1);
     err->text[sizeof err->text - 1] = '\0';

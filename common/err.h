@@ -40,7 +40,8 @@ typedef struct psd_err {
     char text[512]; /* one sentence: what, where, how to mend it; cut at the end when too long */
 } psd_err_t;
 
-/* Fill `err` (unless NULL) and return `code`, so that `return psd_err_set(...)` reads as one thought. */
+/* Fill `err` (unless NULL) and return `code`, so that `return psd_err_set(...)` reads as one thought. Control
+ * characters but '\n' become '?', whoever's words they stand in. */
 int psd_err_set(psd_err_t *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Put "context: " before the sentence already in `err`, keep its code, and return that code. */

@@ -2,8 +2,8 @@
  *
  * "FORMAT:WHERE" names one: "idx:train-images.gz", "libsvm:train.txt", "csv:table.csv", "glyphs:60000". A
  * format is a row of the reader table (datasets/all.h), one file each. Files may be gzipped. Errors name
- * file:line (or offset), the cause and the cure. A loaded set is read-only: any number of threads may read
- * it. */
+ * file:line (or offset), the cause and the cure, and show what the file holds with its control characters
+ * escaped. A loaded set is read-only: any number of threads may read it. */
 #pragma once
 
 #include <stdbool.h>
@@ -29,6 +29,8 @@ typedef struct psd_dataset {
     size_t n_features;     /* at least 1 */
     psd_label_kind_t kind; /* what `label` holds */
     size_t n_classes; /* of PSD_LABEL_CLASS: the largest label of the training set + 1, at least 2; else 0 */
+    size_t first_class;  /* of PSD_LABEL_CLASS: the smallest label; 0 but when classes were counted from 1, or some lack */
+    size_t n_skipped;    /* rows of the file that data.na left out */
     uint64_t names_hash; /* csv with a header: of the feature columns' names in their order; else 0 */
     bool minus_one;      /* labels were -1 and +1 in the file, and are 0 and 1 here */
     float *label;        /* n_rows labels */
@@ -36,16 +38,19 @@ typedef struct psd_dataset {
     uint8_t *pixels;     /* dense, row-major, 0..255; the feature is pixel / 255 */
     float *dense;        /* dense, row-major */
     uint64_t *row_start; /* sparse (CSR): row i is column/value [row_start[i], row_start[i + 1]) */
-    uint32_t *column;    /* from 0, below n_features; in file order, a repeated column adds up */
+    uint32_t *column;    /* from 0, below n_features; in file order, each once a row */
     float *value;
 } psd_dataset_t;
 
-/* How to read. All zero but `index_base` is a good start; strings are borrowed for the call. */
+/* How to read. Zero is a good start, but for `index_base`; strings are borrowed for the call. */
 typedef struct psd_dataset_options {
     psd_label_kind_t kind; /* what the model wants the labels to be */
     const char *labels;    /* idx: the file of labels. NULL: none given */
     const char
         *label_column; /* csv: its name in the header, or its number from 0. NULL or "": the last one */
+    const char *const *drop; /* csv: columns that are left out, by name or number, n_drop of them */
+    size_t n_drop;
+    char delimiter;    /* csv: what stands between two fields; 0: a comma */
     bool header;       /* csv: the first record names the columns */
     psd_na_t na;       /* csv: missing values */
     int index_base;    /* libsvm: 0 or 1, the number of the first feature; never guessed */
@@ -80,6 +85,7 @@ typedef struct psd_reader {
     const char *summary; /* one line for people */
     bool no_file;        /* WHERE is an argument of the reader, not a file */
     bool needs_labels;   /* labels lie in a file of their own */
+    bool has_columns;    /* label_column, drop and delimiter mean something */
     /* Fill the zeroed `self`; what it holds when this fails is freed by the caller. `labels`: NULL unless
      * needed. */
     int (*read)(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels,
@@ -103,6 +109,22 @@ int psd_array_grow(void *array_p, size_t *room, size_t need, size_t item_bytes, 
  * hex, inf, nan, too large. */
 bool psd_number_parse(const char *at, const char *end, float *out);
 
+/* What psd_number_parse did not take, as the end of a sentence that begins with it, with cause and cure: "has a
+ * decimal comma; ...". */
+const char *psd_number_fault(const char *at, const char *end);
+
+enum { PSD_QUOTE = 64 /* longest text of a file in a sentence, with its end */ };
+
+/* [at, end) for a sentence: control characters escaped, cut where it is long. Returns `out`. */
+const char *psd_quote(char out[PSD_QUOTE], const char *at, const char *end);
+
+/* Where the text of a file begins and ends, behind its byte order mark. PSD_EDATA for one in UTF-16, and one whose
+ * lines end in CR alone. */
+int psd_text_open(const psd_bytes_t *file, const char **at, const char **end, psd_err_t *err);
+
+/* The character that data.delimiter names, such as ";" or "tab". PSD_ECONFIG when it names none. */
+int psd_delimiter_parse(const char *text, char *out, psd_err_t *err);
+
 /* Collects labels one by one. All zero but `set` and `options` is the start. */
 typedef struct psd_labels {
     psd_dataset_t *set; /* gets label, n_rows, kind, n_classes, minus_one */
@@ -111,7 +133,7 @@ typedef struct psd_labels {
     size_t minus_line; /* line of the first label -1; 0: none */
     size_t other_line; /* line of the first label that is neither -1 nor 1; 0: none */
     float other;       /* that label */
-    float largest;
+    float largest, smallest;
 } psd_labels_t;
 
 /* Append the label of the next row, found at `name`:`line`. PSD_EDATA when it is no class of the training

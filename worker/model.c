@@ -104,6 +104,11 @@ static int choose_widths(psd_model_t *self, const psd_model_config_t *config, co
 {
     const psd_model_kind_t *kind = self->kind;
     const size_t outputs = kind->outputs(train), n = config->n_layers;
+    if (!outputs && train->first_class)
+        return psd_err_set(err, PSD_ECONFIG,
+                           "model.kind %s is for 2 classes, and classes count from 0; the training set's labels are %zu to "
+                           "%zu: make them 0 and 1",
+                           kind->name, train->first_class, train->n_classes - 1);
     if (!outputs)
         return psd_err_set(err, PSD_ECONFIG,
                            "model.kind %s is for 2 classes, the training set has %zu; choose softmax",
@@ -130,8 +135,9 @@ static int choose_widths(psd_model_t *self, const psd_model_config_t *config, co
                            config->layers[0], train->n_features);
     if (config->layers[n - 1] != outputs)
         return psd_err_set(err, PSD_ECONFIG,
-                           "model.layers ends with %zu, but the training set asks for %zu outputs",
-                           config->layers[n - 1], outputs);
+                           "model.layers ends with %zu, but the training set asks for %zu outputs%s",
+                           config->layers[n - 1], outputs,
+                           train->first_class ? "; classes count from 0, and none of its labels is 0" : "");
     self->n_layers = n - 1;
     return PSD_OK;
 }

@@ -19,6 +19,21 @@ static int blame(const psd_options_t *o, const char *key, psd_err_t *err)
     return strcmp(origin, "default") ? psd_err_wrap(err, "%s", origin) : err->code;
 }
 
+/* What was read, and what of it perhaps otherwise than its owner thinks. */
+static void tell(const psd_setup_t *self, const psd_options_t *o)
+{
+    const psd_dataset_t *train = self->train, *test = self->test;
+    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu%s test_rows=%zu",
+                 psd_options_string(o, "data.train"), train->n_rows, train->n_features, train->n_classes,
+                 train->weight ? " weighted=true" : "", test ? test->n_rows : 0);
+    if (train->n_skipped || (test && test->n_skipped))
+        psd_log_warn("data.skipped", "rows=%zu test_rows=%zu reason=\"data.na=skip leaves out rows with a missing value\"",
+                     train->n_skipped, test ? test->n_skipped : 0);
+    if (train->first_class == 1 && train->n_classes > 2)
+        psd_log_warn("data.classes", "labels=1..%zu classes=%zu reason=\"classes count from 0: class 0 never occurs\"",
+                     train->n_classes - 1, train->n_classes);
+}
+
 static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 {
     const psd_model_kind_t *kind = psd_model_kind_find(psd_options_string(o, "model.kind"));
@@ -29,6 +44,9 @@ static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
                                       .label_column = psd_options_string(o, "data.label_column"),
                                       .header = psd_options_bool(o, "data.header"),
                                       .index_base = (int)psd_options_int(o, "data.index_base") };
+    options.drop = psd_options_texts(o, "data.drop", &options.n_drop);
+    if (psd_delimiter_parse(psd_options_string(o, "data.delimiter"), &options.delimiter, err))
+        return blame(o, "data.delimiter", err);
     for (size_t i = 0; i < sizeof na / sizeof *na; i++)
         if (!strcmp(psd_options_string(o, "data.na"), na_name[i]))
             options.na = na[i];
@@ -42,9 +60,7 @@ static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
         return psd_err_set(err, PSD_ECONFIG,
                            "stop.target is set, but there is no test set to meet it on; set data.test"),
                blame(o, "stop.target", err);
-    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu test_rows=%zu",
-                 psd_options_string(o, "data.train"), self->train->n_rows, self->train->n_features,
-                 self->train->n_classes, self->test ? self->test->n_rows : 0);
+    tell(self, o);
     return PSD_OK;
 }
 

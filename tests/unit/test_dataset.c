@@ -151,6 +151,96 @@ Test(dataset, a_gzip_file_cut_short_is_damaged_data_and_not_a_shorter_set)
     cr_assert_not_null(strstr(err.text, "damaged gzip data"), "%s", err.text);
 }
 
+/* Write bytes to a file, and load it: it must be refused with a sentence that ends so. */
+static void load_refused(const void *bytes, size_t n, const char *sentence)
+{
+    char path[32], spec[64];
+    psd_dataset_options_t options = { .index_base = 1 };
+    write_file(path, bytes, n, false);
+    snprintf(spec, sizeof spec, "libsvm:%s", path);
+    psd_dataset_t *set = psd_dataset_load(spec, &options, &err);
+    unlink(path);
+    cr_expect_null(set);
+    cr_expect(strlen(err.text) > strlen(path) && !strncmp(err.text, path, strlen(path)) &&
+                  !strcmp(err.text + strlen(path), sentence),
+              "%s, and not %s", err.text, sentence);
+    cr_expect_eq(err.code, PSD_EDATA);
+    psd_dataset_destroy(&set);
+}
+
+/* Gzip `n` bytes at `text`, and append that to `out`; its size. */
+static size_t gzip(const void *text, size_t n, unsigned char *out)
+{
+    z_stream z = { 0 };
+    deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
+    z.next_in = (unsigned char *)(uintptr_t)text;
+    z.avail_in = (unsigned)n;
+    z.next_out = out;
+    z.avail_out = 400;
+    deflate(&z, Z_FINISH);
+    deflateEnd(&z);
+    return 400 - z.avail_out;
+}
+
+Test(dataset, a_compressed_file_is_read_whole_or_named)
+{
+    unsigned char bytes[2000];
+    char path[32], spec[64];
+    size_t n = gzip("1 1:2\n", 6, bytes);
+    n += gzip("0 1:3\n", 6, bytes + n);
+    memset(bytes + n, 0, 600);
+    psd_dataset_options_t options = { .index_base = 1 };
+    write_file(path, bytes, n + 600, false);
+    snprintf(spec, sizeof spec, "libsvm:%s", path);
+    psd_dataset_t *set = psd_dataset_load(spec, &options, &err);
+    unlink(path);
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_eq(set->n_rows, 2, "two members are one file, zeros are padding");
+    psd_dataset_destroy(&set);
+
+    memcpy(bytes + n, "1 1:1\n", 6);
+    load_refused(bytes, n + 6, ": bytes that are no gzip data follow the gzip data, which unpacks to 12 bytes; cut them off, or "
+                               "fetch it again");
+    memset(bytes + n, 0, 8);
+    bytes[n + 8] = 'x';
+    load_refused(bytes, n + 9, ": bytes that are no gzip data follow the gzip data, which unpacks to 12 bytes; cut them off, or "
+                               "fetch it again");
+    load_refused(bytes, n - 1, ": damaged gzip data (it ends too early) after 12 bytes; fetch it again");
+    load_refused(bytes, 10, ": damaged gzip data (it ends too early) after 0 bytes; fetch it again");
+    const size_t once = gzip("1 1:2\n", 6, bytes);
+    const size_t twice = gzip(bytes, once, bytes + 1000);
+    load_refused(bytes + 1000, twice, ": this is gzip data inside gzip; unpack it once, with gzip -d");
+}
+
+Test(dataset, a_file_of_another_format_is_named_with_what_to_do)
+{
+    char tar[512] = "name";
+    memcpy(tar + 257, "ustar", 5);
+    load_refused("\xfd" "7zXZ\0....", 10, ": this is xz data; unpack it with xz -d; gzip is read as it is");
+    load_refused("\x28\xb5\x2f\xfd....", 8, ": this is zstd data; unpack it with zstd -d; gzip is read as it is");
+    load_refused("BZh91AY&SY....", 14, ": this is bzip2 data; unpack it with bzip2 -d; gzip is read as it is");
+    load_refused("PK\3\4....", 8, ": this is a zip archive (or an .xlsx or .npz); unpack it with unzip; gzip is read as it is");
+    load_refused("PAR1\x15\x04", 6, ": this is a parquet file; write it as csv, with DataFrame.to_csv");
+    load_refused(tar, sizeof tar, ": this is a tar archive; unpack it with tar -xf, and name the file in it");
+    load_refused("version https://git-lfs.github.com/spec/v1\n", 43, ": this is a pointer of git lfs, and not the file itself; fetch it with git lfs pull");
+    load_refused("", 0, ": no rows; the data set is empty");
+}
+
+Test(dataset, a_directory_is_no_data_set)
+{
+    psd_dataset_options_t options = { .index_base = 1 };
+    cr_assert_null(psd_dataset_load("libsvm:/tmp", &options, &err));
+    cr_assert_eq(err.code, PSD_ENOINPUT);
+    cr_assert_str_eq(err.text, "/tmp: is a directory; name the file in it");
+}
+
+Test(dataset, options_for_columns_are_refused_where_there_are_none)
+{
+    psd_dataset_options_t options = { .index_base = 1, .delimiter = ';' };
+    cr_assert_null(psd_dataset_load("libsvm:x", &options, &err));
+    cr_assert_str_eq(err.text, "data set 'libsvm:x' has no columns with names; leave data.delimiter out");
+}
+
 /* ---- idx ---- */
 
 static psd_dataset_t *parse_idx(const char *image, size_t n_image, const char *label, size_t n_label,
@@ -290,7 +380,7 @@ Test(idx, mnist_has_the_rows_and_sums_that_are_published)
 Test(libsvm, rows_comments_weights_and_queries_are_read_and_stay_sparse)
 {
     psd_dataset_t *set =
-        parse_text("libsvm", "# head\n2 qid:7 1:0.5 4:-1e1 # tail\r\n\n0:2.5 \t2:3\n1\n", BASE1);
+        parse_text("libsvm", "\xef\xbb\xbf# head\n2:1 qid:7 4:-1e1 1:0.5 # tail\r\n\n0:2.5 \t2:3\n1:1\n", BASE1);
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_eq(set->n_rows, 3);
     cr_assert_eq(set->n_features, 4);
@@ -298,8 +388,8 @@ Test(libsvm, rows_comments_weights_and_queries_are_read_and_stay_sparse)
     cr_assert_arr_eq(set->label, ((float[]){ 2, 0, 1 }), 12);
     cr_assert_arr_eq(set->weight, ((float[]){ 1, 2.5f, 1 }), 12);
     cr_assert_arr_eq(set->row_start, ((uint64_t[]){ 0, 2, 3, 3 }), 32);
-    cr_assert_arr_eq(set->column, ((uint32_t[]){ 0, 3, 1 }), 12);
-    cr_assert_arr_eq(set->value, ((float[]){ 0.5f, -10, 3 }), 12);
+    cr_assert_arr_eq(set->column, ((uint32_t[]){ 3, 0, 1 }), 12);
+    cr_assert_arr_eq(set->value, ((float[]){ -10, 0.5f, 3 }), 12);
     psd_dataset_destroy(&set);
 }
 
@@ -346,7 +436,20 @@ Test(libsvm, each_mistake_is_named_with_line_column_cause_and_cure)
     refused("libsvm", "1 1:1\n1 7\n", BASE1, "f:2:3: '7' is no feature; write INDEX:VALUE");
     refused("libsvm", "1 1.5:1\n", BASE1,
             "f:1:3: '1.5:1' has no index before its colon; indices are whole numbers");
-    refused("libsvm", "1 1:nan\n", BASE1, "f:1:3: '1:nan' has no number after its colon");
+    refused("libsvm", "1 1:nan\n", BASE1,
+            "f:1:3: '1:nan' has no number after its colon: 'nan' is not finite; fill it in, or leave its row out");
+    refused("libsvm", "1 1:\n", BASE1, "f:1:3: '1:' has no number after its colon");
+    refused("libsvm", "1 1:1e999\n", BASE1,
+            "f:1:3: '1:1e999' has no number after its colon: '1e999' is beyond what a float32 holds (3.4e38); scale it down");
+    refused("libsvm", "1 1:0x1p3\n", BASE1,
+            "f:1:3: '1:0x1p3' has no number after its colon: '0x1p3' is hexadecimal; write it in decimal digits");
+    refused("libsvm", "1 1:2x\n", BASE1,
+            "f:1:3: '1:2x' has no number after its colon: '2x' is not a number; turn words into numbers first, or drop "
+            "the column");
+    refused("libsvm", "1 -1:2\n", BASE1, "f:1:3: '-1:2' has no index before its colon; indices are whole numbers");
+    refused("libsvm", "1:inf 1:1\n", BASE1,
+            "f:1:1: '1:inf' has no weight after its colon; write LABEL:WEIGHT with a number from 0");
+    refused("libsvm", "nan 1:1\n", BASE1, "f:1:1: 'nan' is no label; a row starts with a number");
     refused("libsvm", "1 qid:x 1:2\n", BASE1, "f:1:3: 'qid:x' has no query number after its colon");
     refused("libsvm", "1 9999999999:1\n", BASE1,
             "f:1:3: '9999999999:1' has an index beyond 2147483646; hash the features into fewer");
@@ -356,6 +459,62 @@ Test(libsvm, each_mistake_is_named_with_line_column_cause_and_cure)
             "model.kind linear)");
     refused("libsvm", "# nothing\n", BASE1, "f: no rows; the data set is empty");
     refused("libsvm", "1\n0\n", BASE1, "f: no row has a feature; write INDEX:VALUE after the labels");
+}
+
+Test(libsvm, a_row_without_its_label_is_not_taken_for_a_weighted_one)
+{
+    refused("libsvm", " 3:0.5 7:1\n", BASE1,
+            "f:1:2: '3:0.5' follows a blank where the label is missing; a row starts with its label");
+    refused("libsvm", "1 1:1\n\t3:0.5 7:1\n", BASE1,
+            "f:2:2: '3:0.5' follows a blank where the label is missing; a row starts with its label");
+    refused("libsvm", "1 1:1\n3:0.5 7:1\n", BASE1,
+            "f:2:1: '3:0.5' has a colon: is it a feature, and the row's label missing? All labels have a weight, or none, "
+            "and that of line 1 has none");
+    refused("libsvm", "1:2 1:1\n# between\n0 7:1\n", BASE1,
+            "f:3:1: '0' has no weight, but that of line 1 has one; all labels have a weight, or none");
+    refused("libsvm", "qid:3 1:1\n", BASE1,
+            "f:1:1: 'qid:3' stands where the label is missing; a row starts with its label");
+    psd_dataset_t *set = parse_text("libsvm", "  1 1:1\n", BASE1);
+    cr_assert_not_null(set, "a blank before a label says nothing: %s", err.text);
+    psd_dataset_destroy(&set);
+}
+
+Test(libsvm, an_index_comes_once_a_row_in_any_order)
+{
+    refused("libsvm", "1 3:1 3:2\n", BASE1, "f:1:7: '3:2' has an index that this row has had before; give each one value");
+    refused("libsvm", "0 1:1\n1 9:1 3:1 7:2 qid:1 3:2\n", BASE1,
+            "f:2:21: '3:2' has an index that this row has had before; give each one value");
+    refused("libsvm", "1 0:1 5:1 0:0\n", BASE0,
+            "f:1:11: '0:0' has an index that this row has had before; give each one value");
+    psd_dataset_t *set = parse_text("libsvm", "1 9:1 3:2 7:3\n0 3:1 7:1 9:1\n", BASE1);
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_arr_eq(set->column, ((uint32_t[]){ 8, 2, 6, 2, 6, 8 }), 24);
+    psd_dataset_destroy(&set);
+}
+
+Test(libsvm, what_a_file_holds_is_shown_without_its_control_characters)
+{
+    refused("libsvm", "1 \x1b[31m\a:1\n", BASE1,
+            "f:1:3: '\\x1b[31m\\x07:1' has no index before its colon; indices are whole numbers");
+    refused("libsvm", "\xc3\xa9\xff\xc2\x9b 1:1\n", BASE1,
+            "f:1:1: '\xc3\xa9\\xff\\xc2\\x9b' is no label; a row starts with a number");
+}
+
+Test(libsvm, text_of_another_system_is_named)
+{
+    refused("libsvm", "1 1:1\r0 1:1\r", BASE1, "f: lines end in CR; convert them to LF, as tr '\\r' '\\n' does");
+    refused("libsvm", "\xff\xfe" "1", BASE1, "f: UTF-16 text; save it as UTF-8");
+}
+
+Test(libsvm, classes_that_count_from_1_are_noticed)
+{
+    psd_dataset_t *set = parse_text("libsvm", "1 1:1\n2 1:2\n", BASE1);
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_eq(set->first_class, 1);
+    psd_dataset_destroy(&set);
+    set = parse_text("libsvm", "-1 1:1\n1 1:2\n", BASE1);
+    cr_assert_eq(set->first_class, 0);
+    psd_dataset_destroy(&set);
 }
 
 Test(libsvm, numbers_to_predict_stay_as_they_are)
@@ -426,7 +585,7 @@ Test(csv, each_mistake_is_named_with_line_column_cause_and_cure)
     refused("csv", "1,2\n0,x y\n", FIRST,
             "f:2:3: 'x y' is not a number; turn words into numbers first, or drop the column");
     refused("csv", "1,2\n0,2,3\n", FIRST, "f:2: 3 fields, where the first line has 2");
-    refused("csv", "1,\"2\n", FIRST, "f:1:3: '2\n' starts with a quote that is never closed");
+    refused("csv", "1,\"2\n", FIRST, "f:1:3: '2\\n' starts with a quote that is never closed");
     refused("csv", "1,\"2\"3\n", FIRST,
             "f:1:3: '2' goes on after its closing quote; double the quotes inside a field");
     refused("csv", "1,2\"3\n", FIRST, "f:1:3: '2' is followed by a quote; put the whole field in quotes");
@@ -435,8 +594,16 @@ Test(csv, each_mistake_is_named_with_line_column_cause_and_cure)
         "f:1: one column, where a label and at least one feature are needed; fields are separated by commas");
     refused("csv", "", FIRST, "f: no rows; the file is empty");
     refused("csv", "y,a\n", NAMED, "f: no rows; the data set is empty");
+    refused("csv", "1,2\n0,inf\n", FIRST, "f:2:3: 'inf' is not finite; fill it in, or leave its row out");
+    refused("csv", "1,2\n0,1e39\n", FIRST, "f:2:3: '1e39' is beyond what a float32 holds (3.4e38); scale it down");
+    refused("csv", "1,2\n0,0x10\n", FIRST, "f:2:3: '0x10' is hexadecimal; write it in decimal digits");
+    refused("csv", "1,2\n0,\x1b[2J\n", FIRST,
+            "f:2:3: '\\x1b[2J' is not a number; turn words into numbers first, or drop the column");
+    refused("csv", "1,2\n0,\"1,5\"\n", FIRST,
+            "f:2:3: '1,5' has a comma in it; write a decimal point, and nothing between thousands");
+    refused("csv", "a,y\r1,2\r", NAMED, "f: lines end in CR; convert them to LF, as tr '\\r' '\\n' does");
     refused("csv", "y,\"a\nb\"\n1,\"\n\"\n", NAMED,
-            "f:3:3: '\n' is not a number; turn words into numbers first, or drop the column");
+            "f:3:3: '\\n' is not a number; turn words into numbers first, or drop the column");
 }
 
 Test(csv, a_missing_value_is_an_error_or_0_or_leaves_the_row_out_as_declared)
@@ -456,6 +623,129 @@ Test(csv, a_missing_value_is_an_error_or_0_or_leaves_the_row_out_as_declared)
     cr_assert_eq(set->n_rows, 1);
     cr_assert_arr_eq(set->dense, ((float[]){ 5, 6 }), 8);
     psd_dataset_destroy(&set);
+}
+
+Test(csv, every_word_that_pandas_takes_for_missing_is_missing)
+{
+    static const char *const words[] = { "",     "#N/A", "#N/A N/A", "#NA",  "-1.#IND", "-1.#QNAN", "-NaN", "-nan",
+                                         "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None",
+                                         "n/a",  "nan",  "null", "?", "none", " NA " };
+    psd_dataset_options_t options = FIRST;
+    options.na = PSD_NA_SKIP;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "1,%s\n0,5\n", words[i]);
+        psd_dataset_t *set = parse_text("csv", text, options);
+        cr_assert_not_null(set, "'%s': %s", words[i], err.text);
+        cr_assert_eq(set->n_rows, 1, "'%s'", words[i]);
+        cr_assert_eq(set->n_skipped, 1, "'%s'", words[i]);
+        psd_dataset_destroy(&set);
+    }
+    refused("csv", "1,NA\n", options, "f: no rows are left; data.na=skip has left out all 1");
+}
+
+Test(csv, a_first_line_of_numbers_is_no_header)
+{
+    const char *sentence = "f:1: the first line is all numbers, where data.header says that it names the columns; set "
+                           "data.header to false, or name them";
+    const psd_dataset_options_t options = { .header = true };
+    refused("csv", "1,2.5,-3e4\n4,5,6\n", options, sentence);
+    refused("csv", "1,NA,\n4,5,6\n", options, sentence);
+    psd_dataset_t *set = parse_text("csv", "1,2,y\n4,5,1\n", options);
+    cr_assert_not_null(set, "%s", err.text);
+    psd_dataset_destroy(&set);
+}
+
+Test(csv, each_column_that_is_read_has_a_name_of_its_own)
+{
+    refused("csv", "a,y, a\n1,0,2\n", NAMED, "f:1:5: 'a' names two columns; rename one, or drop it by its number");
+    refused("csv", "y,a,y\n1,0,2\n", NAMED,
+            "f: columns 0 and 2 are both named 'y'; set data.label_column to the number of the one that is meant");
+    refused("csv", ",a,y\n1,0,2\n", NAMED,
+            "f:1:1: column 0 has no name; name it, or leave it out with data.drop=0 (pandas writes its index so, unless "
+            "index=False)");
+    psd_dataset_options_t options = NAMED;
+    options.drop = (const char *const[]){ "0" };
+    options.n_drop = 1;
+    psd_dataset_t *set = parse_text("csv", ",a,y\n1,7,0\n", options);
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_eq(set->n_features, 1);
+    cr_assert_arr_eq(set->dense, ((float[]){ 7 }), 4);
+    psd_dataset_destroy(&set);
+    set = parse_text("csv", "a , y\n1,0\n", NAMED);
+    cr_assert_not_null(set, "blanks around a name do not count: %s", err.text);
+    cr_assert_eq(set->label[0], 0);
+    psd_dataset_destroy(&set);
+    refused("csv", "age,label\n1,0\n", (psd_dataset_options_t){ .header = true, .label_column = "lable" },
+            "f: no column is named 'lable' (did you mean 'label'?); set data.label_column to a name of the first line or a "
+            "number from 0");
+}
+
+static psd_dataset_options_t dropping(const char *const *names, size_t n)
+{
+    return (psd_dataset_options_t){ .header = true, .label_column = "y", .drop = names, .n_drop = n };
+}
+
+Test(csv, columns_are_dropped_by_name_or_number_whatever_they_hold)
+{
+    psd_dataset_t *set = parse_text("csv", "id,a,city,y\nx1,1,Rome,0\nx2,2,,1\n",
+                                    dropping((const char *const[]){ "city", "0" }, 2));
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_eq(set->n_features, 1);
+    cr_assert_arr_eq(set->dense, ((float[]){ 1, 2 }), 8);
+    psd_dataset_destroy(&set);
+    refused("csv", "a,y\n1,0\n", dropping((const char *const[]){ "y" }, 1),
+            "f: data.drop leaves out column 'y', which is the label");
+    refused("csv", "a,y\n1,0\n", dropping((const char *const[]){ "a" }, 1),
+            "f: data.drop leaves 1 of 2 columns, where a label and at least one feature are needed");
+    refused("csv", "a,y\n1,0\n", dropping((const char *const[]){ "2" }, 1),
+            "f: data.drop is 2, but the columns are 0 to 1");
+    refused("csv", "city,y\n1,0\n", dropping((const char *const[]){ "citi" }, 1),
+            "f: no column is named 'citi' (did you mean 'city'?); set data.drop to a name of the first line or a number "
+            "from 0");
+    psd_dataset_options_t options = { .drop = (const char *const[]){ "2", "2" }, .n_drop = 2 };
+    set = parse_text("csv", "7,1,x\n", options);
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_eq(set->label[0], 1, "the label is the last column that is left");
+    psd_dataset_destroy(&set);
+}
+
+Test(csv, fields_may_have_another_delimiter_between_them)
+{
+    for (const char *d = ";\t| :"; *d; d++) {
+        char text[64];
+        snprintf(text, sizeof text, "a%c\"b%cc\"%cy\r\n1%c\"2\"%c0\n", *d, *d, *d, *d, *d);
+        psd_dataset_options_t options = NAMED;
+        options.delimiter = *d;
+        psd_dataset_t *set = parse_text("csv", text, options);
+        cr_assert_not_null(set, "%s", err.text);
+        cr_assert_arr_eq(set->dense, ((float[]){ 1, 2 }), 8);
+        psd_dataset_destroy(&set);
+    }
+    refused("csv", "a;b;y\n1;2;0\n", NAMED,
+            "f:1: one column, where a label and at least one feature are needed; fields are separated by commas; set "
+            "data.delimiter to a semicolon, ';'");
+    refused("csv", "a\tb\ty\n", NAMED,
+            "f:1: one column, where a label and at least one feature are needed; fields are separated by commas; set "
+            "data.delimiter to a tab, 'tab'");
+    refused("csv", "a,b\n", (psd_dataset_options_t){ .header = true, .delimiter = '\t' },
+            "f:1: one column, where a label and at least one feature are needed; fields are separated by tabs; set "
+            "data.delimiter to a comma, ','");
+    refused("csv", "1,2\n0,5;1\n", FIRST, "f:2:3: '5;1' is not a number; is data.delimiter a semicolon?");
+}
+
+Test(csv, a_delimiter_is_one_character_or_the_word_tab)
+{
+    char c;
+    const struct { const char *text; char is; } good[] = { { ",", ',' }, { "tab", '\t' }, { "\\t", '\t' }, { "\t", '\t' }, { ";", ';' }, { "|", '|' }, { " ", ' ' } };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        cr_assert_eq(psd_delimiter_parse(good[i].text, &c, &err), PSD_OK, "%s", good[i].text);
+        cr_assert_eq(c, good[i].is);
+    }
+    const char *bad[] = { "", "comma", ";;", "a", "1", ".", "-", "+", "\"", "'", "\n", "\x1b" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_eq(psd_delimiter_parse(bad[i], &c, &err), PSD_ECONFIG, "accepted '%s'", bad[i]);
+    cr_assert_str_eq(err.text, "data.delimiter is '\\x1b'; it is one character, such as , ; | or the word tab");
 }
 
 Test(csv, a_test_set_with_its_columns_in_another_order_is_refused)

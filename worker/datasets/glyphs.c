@@ -350,7 +350,9 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
         rc = psd_labels_add(&labels, (float)digit, "glyphs", i + 1, err);
     }
     free(shapes);
-    return rc ? rc : psd_labels_end(&labels, "glyphs", err);
+    rc = rc ? rc : psd_labels_end(&labels, "glyphs", err);
+    self->first_class = 0; /* of ten, whether or not the first is among the rows */
+    return rc;
 }
 
 const psd_reader_t psd_reader_glyphs = {

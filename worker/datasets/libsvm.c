@@ -1,7 +1,10 @@
 /* libsvm.c - sparse text, a row a line:   LABEL[:WEIGHT] [qid:Q] INDEX:VALUE INDEX:VALUE ...   # comment
- * Indices start at data.index_base and need no order. WEIGHT multiplies the row's loss; Q, the query of a
- * ranking, is checked and passed over, for no model here ranks. Rows stay sparse. */
+ * Indices start at data.index_base and need no order; none comes twice in a row. WEIGHT multiplies the row's loss:
+ * all rows have one, or none, for a row that lacks its label would else be taken for a weighted one. Q, the query
+ * of a ranking, is checked and passed over, for no model here ranks. Rows stay sparse. A UTF-8 byte order mark is
+ * passed over. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +19,11 @@ typedef struct parser {
     const char *line_at;                                        /* its first character */
     size_t n, room_column, room_value, room_start, room_weight; /* values so far, and rooms of the arrays */
     size_t n_features;                                          /* largest index so far + 1 */
+    size_t first_line;                                          /* of the first row; 0: none yet */
+    bool weighted;                                              /* whether that has a weight */
+    bool sorted;                                                /* whether the row's indices rise so far */
+    uint32_t *scratch; /* the indices of a row that is not sorted, sorted */
+    size_t room_scratch;
 } parser_t;
 
 typedef struct span {
@@ -24,9 +32,9 @@ typedef struct span {
 
 static int refuse(const parser_t *self, span_t word, psd_err_t *err, const char *why)
 {
-    size_t length = (size_t)(word.end - word.at);
-    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%.*s' %s", self->name, self->line,
-                       (size_t)(word.at - self->line_at) + 1, (int)(length < 40 ? length : 40), word.at, why);
+    char shown[PSD_QUOTE];
+    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, self->line,
+                       (size_t)(word.at - self->line_at) + 1, psd_quote(shown, word.at, word.end), why);
 }
 
 static bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
@@ -61,32 +69,50 @@ static bool parse_index(const char *at, const char *end, uint64_t *out)
     return true;
 }
 
-/* Weights are kept from the first row that has one; the rows before it weigh 1. */
 static int add_weight(parser_t *self, float weight, psd_err_t *err)
 {
-    if (!self->set->weight && weight == 1)
-        return PSD_OK;
-    size_t known = self->set->weight ? self->set->n_rows - 1 : 0;
     int rc = psd_array_grow(&self->set->weight, &self->room_weight, self->set->n_rows,
                             sizeof *self->set->weight, err);
-    for (size_t i = known; !rc && i + 1 < self->set->n_rows; i++)
-        self->set->weight[i] = 1;
     if (!rc)
         self->set->weight[self->set->n_rows - 1] = weight;
     return rc;
+}
+
+/* The first row settles for all whether labels have weights. */
+static int check_weights_agree(parser_t *self, span_t word, bool weighted, psd_err_t *err)
+{
+    char why[200];
+    if (!self->first_line) {
+        self->first_line = self->line;
+        self->weighted = weighted;
+    }
+    if (weighted == self->weighted)
+        return PSD_OK;
+    snprintf(why, sizeof why,
+             weighted ? "has a colon: is it a feature, and the row's label missing? All labels have a weight, or none, "
+                        "and that of line %zu has none"
+                      : "has no weight, but that of line %zu has one; all labels have a weight, or none",
+             self->first_line);
+    return refuse(self, word, err, why);
 }
 
 static int add_label(parser_t *self, span_t word, psd_err_t *err)
 {
     float label, weight = 1;
     const char *colon = colon_of(word);
+    const bool weighted = colon < word.end;
+    if (weighted && word.at > self->line_at)
+        return refuse(self, word, err, "follows a blank where the label is missing; a row starts with its label");
+    if (colon - word.at == 3 && !memcmp(word.at, "qid", 3))
+        return refuse(self, word, err, "stands where the label is missing; a row starts with its label");
     if (!psd_number_parse(word.at, colon, &label))
         return refuse(self, word, err, "is no label; a row starts with a number");
-    if (colon < word.end && (!psd_number_parse(colon + 1, word.end, &weight) || weight < 0))
+    if (weighted && (!psd_number_parse(colon + 1, word.end, &weight) || weight < 0))
         return refuse(self, word, err,
                       "has no weight after its colon; write LABEL:WEIGHT with a number from 0");
-    int rc = psd_labels_add(&self->labels, label, self->name, self->line, err);
-    return rc ? rc : add_weight(self, weight, err);
+    int rc = check_weights_agree(self, word, weighted, err);
+    rc = rc ? rc : psd_labels_add(&self->labels, label, self->name, self->line, err);
+    return rc || !weighted ? rc : add_weight(self, weight, err);
 }
 
 static int add_value(parser_t *self, uint64_t column, float value, psd_err_t *err)
@@ -97,10 +123,58 @@ static int add_value(parser_t *self, uint64_t column, float value, psd_err_t *er
         rc = psd_array_grow(&set->value, &self->room_value, self->n + 1, sizeof *set->value, err);
     if (rc)
         return rc;
+    self->sorted = self->sorted && (self->n == set->row_start[set->n_rows - 1] || set->column[self->n - 1] < column);
     set->column[self->n] = (uint32_t)column;
     set->value[self->n++] = value;
     if (column >= self->n_features)
         self->n_features = column + 1;
+    return PSD_OK;
+}
+
+/* What is behind the colon is no number. */
+static int fault(const parser_t *self, span_t word, const char *value, psd_err_t *err)
+{
+    char shown[PSD_QUOTE], why[200];
+    if (value == word.end)
+        return refuse(self, word, err, "has no number after its colon");
+    snprintf(why, sizeof why, "has no number after its colon: '%s' %s", psd_quote(shown, value, word.end),
+             psd_number_fault(value, word.end));
+    return refuse(self, word, err, why);
+}
+
+static int compare_columns(const void *a, const void *b)
+{
+    const uint32_t *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+/* Refuse an index that comes twice in the row between `at` and `end`, whose label is behind. */
+static int check_once(parser_t *self, const char *at, const char *end, psd_err_t *err)
+{
+    const psd_dataset_t *set = self->set;
+    const size_t start = set->row_start[set->n_rows - 1], n = self->n - start;
+    if (self->sorted)
+        return PSD_OK;
+    int rc = psd_array_grow(&self->scratch, &self->room_scratch, n, sizeof *self->scratch, err);
+    if (rc)
+        return rc;
+    memcpy(self->scratch, set->column + start, n * sizeof *self->scratch);
+    qsort(self->scratch, n, sizeof *self->scratch, compare_columns);
+    size_t i = 1;
+    while (i < n && self->scratch[i] != self->scratch[i - 1])
+        i++;
+    if (i >= n)
+        return PSD_OK;
+    bool seen = false;
+    for (span_t word = next_word(&at, end); word.at < word.end; word = next_word(&at, end)) {
+        uint64_t index;
+        if (!parse_index(word.at, colon_of(word), &index) ||
+            index - (uint64_t)self->options->index_base != self->scratch[i])
+            continue;
+        if (seen)
+            return refuse(self, word, err, "has an index that this row has had before; give each one value");
+        seen = true;
+    }
     return PSD_OK;
 }
 
@@ -126,7 +200,7 @@ static int add_feature(parser_t *self, span_t word, psd_err_t *err)
     if (self->options->train && index >= self->options->train->n_features)
         return refuse(self, word, err, "has an index that the training set lacks; leave that feature out");
     if (!psd_number_parse(colon + 1, word.end, &value))
-        return refuse(self, word, err, "has no number after its colon");
+        return fault(self, word, colon + 1, err);
     return add_value(self, index, value, err);
 }
 
@@ -135,6 +209,7 @@ static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t
     const char *comment = memchr(at, '#', (size_t)(end - at));
     end = comment ? comment : end;
     self->line_at = at;
+    self->sorted = true;
     span_t word = next_word(&at, end);
     if (word.at == word.end)
         return PSD_OK;
@@ -144,8 +219,10 @@ static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t
         set->row_start[set->n_rows] = self->n;
         rc = add_label(self, word, err);
     }
+    const char *features = at;
     for (word = next_word(&at, end); !rc && word.at < word.end; word = next_word(&at, end))
         rc = add_feature(self, word, err);
+    rc = rc ? rc : check_once(self, features, end, err);
     if (!rc)
         set->row_start[set->n_rows] = self->n;
     return rc;
@@ -172,14 +249,15 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     parser_t parser = {
         .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options }
     };
-    const char *at = (const char *)file->at, *end = at + file->n;
-    int rc = PSD_OK;
+    const char *at, *end;
+    int rc = psd_text_open(file, &at, &end, err);
     while (!rc && at < end) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         parser.line++;
         rc = parse_line(&parser, at, newline ? newline : end, err);
         at = newline ? newline + 1 : end;
     }
+    free(parser.scratch);
     return rc ? rc : finish(&parser, err);
 }
 

@@ -1,0 +1,9 @@
+/* printable.h - text of other people's making, such as a field of a data file, for a person to read. */
+#pragma once
+
+#include <stddef.h>
+
+/* Write the `n` bytes at `text` to `out`, which holds `room` bytes with its end: control characters as \n, \t or
+ * \x1b, and so what is no UTF-8, so that nothing in it steers a terminal. What does not fit is left out, and "..."
+ * stands for it. Returns `out`. */
+char *psd_printable(char *out, size_t room, const char *text, size_t n);
