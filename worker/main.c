@@ -101,6 +101,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
         .model = job->setup.model,
         .train = job->setup.train,
         .test = job->setup.test,
+        .held = job->setup.held,
         .batch = job->setup.batch,
         .shuffle = psd_options_bool(o, "data.shuffle"),
         .seed = psd_options_uint(o, "seed"),

@@ -17,7 +17,8 @@
 
 /* The columns of metrics.csv, whatever a line has of them: a file that is gone on with has the same. */
 static const char *const columns[] = { "step", "epoch",    "samples",      "train/samples", "train/loss",
-                                       "lr",   "val/loss", "val/accuracy", "val/mse" };
+                                       "lr",   "val/loss", "val/accuracy", "val/mse",
+                                       "holdout/loss", "holdout/accuracy", "holdout/mse" };
 
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
 

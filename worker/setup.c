@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "worker/holdout.h"
 #include "worker/sampler.h"
 
 /* The test set, where there is one: the glyphs bring their own. */
@@ -23,15 +24,29 @@ static int blame(const psd_options_t *o, const char *key, psd_err_t *err)
 static void tell(const psd_setup_t *self, const psd_options_t *o)
 {
     const psd_dataset_t *train = self->train, *test = self->test;
-    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu%s test_rows=%zu",
+    psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu%s test_rows=%zu held_out=%zu",
                  psd_options_string(o, "data.train"), train->n_rows, train->n_features, train->n_classes,
-                 train->weight ? " weighted=true" : "", test ? test->n_rows : 0);
+                 train->weight ? " weighted=true" : "", test ? test->n_rows : 0,
+                 self->held ? self->held->n_rows : 0);
     if (train->n_skipped || (test && test->n_skipped))
         psd_log_warn("data.skipped", "rows=%zu test_rows=%zu reason=\"data.na=skip leaves out rows with a missing value\"",
                      train->n_skipped, test ? test->n_skipped : 0);
     if (train->first_class == 1 && train->n_classes > 2)
         psd_log_warn("data.classes", "labels=1..%zu classes=%zu reason=\"classes count from 0: class 0 never occurs\"",
                      train->n_classes - 1, train->n_classes);
+}
+
+/* Rows held out beside a test set are to choose by; without one they are it. */
+static int hold_out(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    const double share = psd_options_double(o, "data.validation");
+    if (!(share > 0))
+        return PSD_OK;
+    psd_dataset_t *held = psd_holdout_take(&self->train, share, psd_options_uint(o, "seed"), err);
+    if (!held)
+        return blame(o, "data.validation", err);
+    *(self->test ? &self->held : &self->test) = held;
+    return PSD_OK;
 }
 
 static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
@@ -56,6 +71,9 @@ static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
     options.labels = psd_options_string(o, "data.test_labels");
     if (*test_spec(o) && !(self->test = psd_dataset_load(test_spec(o), &options, err)))
         return blame(o, "data.test", err);
+    const int rc = hold_out(self, o, err);
+    if (rc)
+        return rc;
     if (!self->test && psd_options_double(o, "stop.target") > 0)
         return psd_err_set(err, PSD_ECONFIG,
                            "stop.target is set, but there is no test set to meet it on; set data.test"),
@@ -93,6 +111,7 @@ int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 void psd_setup_clear(psd_setup_t *self)
 {
     psd_model_destroy(&self->model);
+    psd_dataset_destroy(&self->held);
     psd_dataset_destroy(&self->test);
     psd_dataset_destroy(&self->train);
 }

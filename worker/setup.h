@@ -7,6 +7,7 @@
 typedef struct psd_setup {
     psd_dataset_t *train;
     psd_dataset_t *test; /* NULL: none */
+    psd_dataset_t *held; /* rows held out of `train`, beside a test set; NULL: none */
     psd_model_t *model;  /* with its initial values */
     size_t batch;        /* rows of a round, of all workers together */
 } psd_setup_t;

@@ -10,6 +10,7 @@
 
 #include "common/log.h"
 #include "common/optimizer.h"
+#include "worker/holdout.h"
 #include "worker/order.h"
 #include "worker/record.h"
 #include "worker/sampler.h"
@@ -147,6 +148,23 @@ static void note_score(trainer_t *self, psd_score_t score)
         self->target_met |= smaller_is_better(self) ? score.metric <= target : score.metric >= target;
 }
 
+/* How well the weights do on the rows that were held out of training. */
+static void evaluate_held(trainer_t *self, const float *const *weights)
+{
+    const psd_model_kind_t *kind = psd_model_kind(self->config->model);
+    const psd_score_t score = psd_model_evaluate(self->config->model, weights, self->config->held);
+    char name[32];
+    snprintf(name, sizeof name, "holdout/%s", kind->metric);
+    const psd_measure_t line[] = { { "step", (double)self->result->steps },
+                                   { "epoch", self->result->epochs },
+                                   { "samples", (double)self->samples },
+                                   { "holdout/loss", score.loss },
+                                   { name, score.metric } };
+    psd_record_line(self->record, (double)now_ms(CLOCK_REALTIME) / 1e3, line, sizeof line / sizeof *line);
+    self->result->held_score = score;
+    self->result->held_evaluated = true;
+}
+
 static int evaluate(trainer_t *self, psd_err_t *err)
 {
     const psd_position_t at = psd_worker_position(self->worker);
@@ -156,8 +174,8 @@ static int evaluate(trainer_t *self, psd_err_t *err)
     int rc = at.has_slow ? fetch_slow(self, err) : PSD_OK;
     if (rc)
         return rc == PSD_EAGAIN ? PSD_OK : rc; /* the job has gone back: there is nothing to judge any more */
-    const psd_score_t score = psd_model_evaluate(
-        config->model, at.has_slow ? (const float *const *)self->slow : NULL, config->test);
+    const float *const *weights = at.has_slow ? (const float *const *)self->slow : NULL;
+    const psd_score_t score = psd_model_evaluate(config->model, weights, config->test);
     note_score(self, score);
     char name[32];
     snprintf(name, sizeof name, "val/%s", psd_model_kind(config->model)->metric);
@@ -167,6 +185,8 @@ static int evaluate(trainer_t *self, psd_err_t *err)
                                    { "val/loss", score.loss },
                                    { name, score.metric } };
     psd_record_line(self->record, (double)now_ms(CLOCK_REALTIME) / 1e3, line, sizeof line / sizeof *line);
+    if (config->held)
+        evaluate_held(self, weights);
     psd_worker_report(self->worker, "val/loss", score.loss);
     psd_worker_report(self->worker, name, score.metric);
     psd_log_info("train.evaluated", "step=%" PRIu64 " epoch=%.3f val_loss=%.6g val_%s=%.6g weights=%s",
@@ -412,6 +432,9 @@ static char *summary_text(const trainer_t *self, int outcome)
         { "last_metric", real_or_null(r->evaluated ? r->last_score.metric : NAN) },
         { "best_metric", real_or_null(r->evaluated ? r->best_metric : NAN) },
         { "last_val_loss", real_or_null(r->evaluated ? r->last_score.loss : NAN) },
+        { "holdout_metric", real_or_null(r->held_evaluated ? r->held_score.metric : NAN) },
+        { "chance_metric", real_or_null(self->config->test ? psd_holdout_chance(self->config->test) : NAN) },
+        { "test_rows", count(self->config->test ? self->config->test->n_rows : 0) },
         { "sha256_initial", text_or_null(self->sha256_initial) },
         { "sha256_order", text_or_null(psd_order_sha256(self->order, order)) },
         { "sha256", text_or_null(r->sha256) },

@@ -24,6 +24,7 @@ typedef struct psd_trainer_config {
     psd_model_t *model;         /* with its initial values; holds the final weights after the run */
     const psd_dataset_t *train;
     const psd_dataset_t *test; /* NULL: nothing to evaluate on */
+    const psd_dataset_t *held; /* rows held out of training, to choose a learning rate by. NULL: none */
     size_t batch;              /* rows of a round, of all workers together; 1 to train->n_rows */
     bool shuffle;
     uint64_t seed;
@@ -54,6 +55,8 @@ typedef struct psd_trainer_result {
     bool evaluated;                    /* whether the next two hold anything */
     psd_score_t last_score;            /* of the last evaluation */
     double best_metric;                /* of all */
+    bool held_evaluated;               /* whether the next one holds anything */
+    psd_score_t held_score;            /* of the last evaluation, on the held-out rows */
     char sha256[PSD_SHA256_TEXT];      /* of the final weights; "" when the run failed before it had them */
     char sha256_slow[PSD_SHA256_TEXT]; /* of the slow weights; "" where there are none */
 } psd_trainer_result_t;

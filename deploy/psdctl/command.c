@@ -167,7 +167,7 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     static const char *const decided[] = { "listen",      "status.listen", "run.dir",       "optimizer",
                                            "seed",        "progress",      "save",          "trace",
                                            "stop.target", "restarts",      "checkpoint.dir", "log.level",
-                                           "log.format",  "workers.min",   "workers.want",  "round_timeout",
+                                           "log.format",  "workers.min",   "workers.want",  "round_timeout", "data.validation",
                                            NULL };
     const psd_options_t *o = run->options;
     const bool has_status = strcmp(psd_options_string(o, "status.listen"), "none") != 0,
@@ -185,6 +185,7 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     add(self, "--trace=");
     add(self, "--checkpoint-dir=");
     add(self, "--stop-target=0");
+    add(self, "--data-validation=%.9g", run->validation);
     add(self, "--workers-min=%u", run->n_workers);
     add(self, "--workers-want=%u", run->n_workers);
     add(self, "--round-timeout=0s");

@@ -42,6 +42,7 @@ typedef struct psd_command_run {
     const char *run_dir, *rule;
     uint64_t seed;
     unsigned n_workers;
+    double validation; /* share of the training rows to hold out */
     bool short_progress; /* as above */
 } psd_command_run_t;
 

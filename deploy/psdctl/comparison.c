@@ -12,6 +12,9 @@
 /* -- what is compared --------------------------------------------------------------------------------------
  */
 
+/* Rates chosen by the test set that is reported would flatter whoever has the most of them. */
+static const double SWEEP_VALIDATION = 0.1;
+
 /* Where the i-th rule stands, for a sentence. */
 static int refuse(const psd_comparison_t *self, size_t i, const char *sentence, psd_err_t *err)
 {
@@ -89,6 +92,10 @@ int psd_comparison_begin(psd_comparison_t *self, const psd_options_t *options, p
                                 .target = NAN };
     factor = n_factors ? factor : &as_it_is;
     n_factors = n_factors ? n_factors : 1;
+    self->is_swept = n_factors > 1;
+    self->validation = self->is_swept && !strcmp(psd_options_origin(options, "data.validation"), "default")
+                           ? SWEEP_VALIDATION
+                           : psd_options_double(options, "data.validation");
     if (!n_rules)
         return psd_err_set(err, PSD_ECONFIG,
                            "nothing to compare: name rules after --optimizers, or in the job file's "
@@ -121,8 +128,12 @@ void psd_comparison_clear(psd_comparison_t *self)
 void psd_comparison_run_name(const psd_comparison_t *self, size_t c, unsigned s, char out[PSD_CELL])
 {
     const psd_contender_t *one = &self->contender[c];
+    char what[PSD_RULE_TEXT + 32];
+    int n = snprintf(what, sizeof what, "%s", one->name);
+    if (self->is_swept && self->validation > 0) /* on other rows than without a sweep */
+        n += snprintf(what + n, sizeof what - (size_t)n, " validation=%.9g", self->validation);
     snprintf(out, PSD_CELL, "%s%s-%08x-seed%" PRIu64, one->rule.lookahead ? "lookahead-" : "",
-             one->rule.opt->name, psd_crc32c(one->name, strlen(one->name)), self->first_seed + s);
+             one->rule.opt->name, psd_crc32c(what, (size_t)n), self->first_seed + s);
 }
 
 /* -- what was measured -------------------------------------------------------------------------------------
@@ -195,6 +206,10 @@ static double seconds_to(const psd_outcome_t *o, double target)
     return at ? at->seconds : NAN;
 }
 
+static double held_of(const psd_outcome_t *o, double target) { return (void)target, o->held; }
+
+static bool is_good(const psd_outcome_t *o) { return o->read && !o->diverged && !o->untrained; }
+
 /* Over the seeds that came to a good end and have the field. */
 static psd_spread_t spread_of(const psd_comparison_t *self, const psd_contender_t *c, field_fn *field)
 {
@@ -202,7 +217,7 @@ static psd_spread_t spread_of(const psd_comparison_t *self, const psd_contender_
     size_t n = 0;
     for (unsigned s = 0; s < self->n_seeds; s++) {
         const psd_outcome_t *o = &c->outcome[s];
-        value[n] = o->read && !o->diverged ? field(o, self->target) : NAN;
+        value[n] = is_good(o) ? field(o, self->target) : NAN;
         n += isnan(value[n]) ? 0 : 1;
     }
     return psd_spread_of(value, n);
@@ -210,16 +225,18 @@ static psd_spread_t spread_of(const psd_comparison_t *self, const psd_contender_
 
 static void sum_up(const psd_comparison_t *self, psd_contender_t *c)
 {
+    c->held = spread_of(self, c, held_of);
     c->final = spread_of(self, c, final_of);
     c->best = spread_of(self, c, best_of);
     c->loss = spread_of(self, c, loss_of);
     c->seconds = spread_of(self, c, seconds_of);
     c->samples_per_s = spread_of(self, c, speed_of);
     c->moved_bytes = spread_of(self, c, bytes_of);
-    c->n_read = c->n_diverged = 0;
+    c->n_read = c->n_diverged = c->n_untrained = 0;
     for (unsigned s = 0; s < self->n_seeds; s++) {
         c->n_read += c->outcome[s].read;
         c->n_diverged += c->outcome[s].read && c->outcome[s].diverged;
+        c->n_untrained += c->outcome[s].read && c->outcome[s].untrained;
     }
 }
 
@@ -238,21 +255,33 @@ static bool is_whole(const psd_comparison_t *self, const psd_contender_t *c)
     return c->final.n == self->n_seeds;
 }
 
-/* Those with all seeds first, then those with some, each by their mean. */
+/* 0: with all seeds; 1: with some; 2: with none. */
+static int rank_of(const psd_comparison_t *self, const psd_contender_t *c)
+{
+    return is_whole(self, c) ? 0 : c->final.n ? 1 : 2;
+}
+
+/* Below zero: `a` does better, by what `spread` says of both; those with more seeds do in any case. */
+static int compare_by(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b,
+                      const psd_spread_t *of_a, const psd_spread_t *of_b)
+{
+    if (rank_of(self, a) != rank_of(self, b))
+        return rank_of(self, a) - rank_of(self, b);
+    if (of_a->n && of_b->n && of_a->mean != of_b->mean)
+        return (of_a->mean < of_b->mean) == self->smaller_is_better ? -1 : 1;
+    return 0;
+}
+
+/* The chosen ones first. */
 static int by_rank(const void *a_, const void *b_, void *arg)
 {
     const psd_comparison_t *self = arg;
     const psd_contender_t *a = a_, *b = b_;
-    const int rank_a = is_whole(self, a) ? 0
-                       : a->final.n      ? 1
-                                         : 2,
-              rank_b = is_whole(self, b) ? 0
-                       : b->final.n      ? 1
-                                         : 2;
-    if (rank_a != rank_b)
-        return rank_a - rank_b;
-    if (a->final.n && a->final.mean != b->final.mean)
-        return (a->final.mean < b->final.mean) == self->smaller_is_better ? -1 : 1;
+    if (a->is_best_of_sweep != b->is_best_of_sweep)
+        return a->is_best_of_sweep ? -1 : 1;
+    const int order = compare_by(self, a, b, &a->final, &b->final);
+    if (order)
+        return order;
     return a->named != b->named ? (a->named < b->named ? -1 : 1)
                                 : (a->factor > b->factor) - (a->factor < b->factor);
 }
@@ -275,7 +304,7 @@ static int find_groups(psd_comparison_t *self)
     psd_groups_t *groups = calloc(self->n, sizeof *groups);
     const bool good = spread && groups;
     for (size_t i = 0; good && i < self->n; i++)
-        if (is_whole(self, &self->contender[i]) && self->n_seeds > 1)
+        if (i < self->n_chosen && is_whole(self, &self->contender[i]) && self->n_seeds > 1)
             spread[i] = as_shown(self, self->contender[i].final);
     if (good)
         psd_spread_groups(spread, self->n, self->smaller_is_better, groups);
@@ -286,14 +315,54 @@ static int find_groups(psd_comparison_t *self)
     return good ? PSD_OK : PSD_ENOMEM;
 }
 
+/* Of each rule, the learning rate that does best on the held-out rows, else on the test set. */
 static void find_best_of_sweeps(psd_comparison_t *self)
 {
     for (size_t i = 0; i < self->n; i++) {
-        bool first = true;
-        for (size_t k = 0; k < i; k++)
-            first = first && self->contender[k].named != self->contender[i].named;
-        self->contender[i].is_best_of_sweep = first;
+        psd_contender_t *c = &self->contender[i];
+        bool best = true, lowest = true, highest = true;
+        for (size_t k = 0; k < self->n; k++) {
+            const psd_contender_t *other = &self->contender[k];
+            if (k == i || other->named != c->named)
+                continue;
+            const bool by_held = c->held.n && other->held.n;
+            const int order = by_held ? compare_by(self, other, c, &other->held, &c->held)
+                                      : compare_by(self, other, c, &other->final, &c->final);
+            best = best && (order > 0 || (order == 0 && k > i));
+            lowest = lowest && other->factor > c->factor;
+            highest = highest && other->factor < c->factor;
+        }
+        c->is_best_of_sweep = best;
+        c->is_at_edge = best && self->is_swept && c->final.n && (lowest || highest);
+        self->n_chosen += best;
     }
+}
+
+const char *psd_contender_failure(const psd_contender_t *self)
+{
+    return self->final.n      ? NULL
+           : self->n_untrained ? "failed to train"
+           : self->n_diverged  ? "diverged"
+                               : "failed";
+}
+
+const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_CELL])
+{
+    bool held = false, read = false;
+    for (size_t c = 0; c < self->n; c++)
+        for (unsigned s = 0; s < self->n_seeds; s++) {
+            read = read || self->contender[c].outcome[s].read;
+            held = held || (self->contender[c].outcome[s].read && isfinite(self->contender[c].outcome[s].held));
+        }
+    if (!self->is_swept)
+        return NULL;
+    if (held || (!read && self->validation > 0))
+        snprintf(out, PSD_CELL, "the %.3g %% of the training rows that were held out", 100 * self->validation);
+    else if (self->validation > 0)
+        snprintf(out, PSD_CELL, "the held-out rows that it is reported on: there is no test set");
+    else
+        snprintf(out, PSD_CELL, "the test set that it is reported on, which flatters it");
+    return out;
 }
 
 /* As told; else where the worst seed of the baseline ends, which all its seeds reach, and any other rule may
@@ -333,7 +402,7 @@ static bool name_equals(psd_comparison_t *self)
     enum { NAMED = 4 };
     const psd_contender_t *first = &self->contender[0];
     unsigned n = 0, more = 0;
-    for (size_t i = 1; i < self->n; i++) {
+    for (size_t i = 1; i < self->n_chosen; i++) {
         const psd_contender_t *c = &self->contender[i];
         if (!c->groups.first || c->groups.first > first->groups.last || c->groups.last < first->groups.first)
             continue;
@@ -351,23 +420,55 @@ static bool name_equals(psd_comparison_t *self)
     return n > 0;
 }
 
+/* There is nobody to be ahead of. */
+static void tell_of_one(psd_comparison_t *self)
+{
+    const psd_contender_t *one = &self->contender[0];
+    const char *failure = psd_contender_failure(one);
+    char value[PSD_CELL];
+    psd_comparison_value(self, one->final.mean, value);
+    if (failure)
+        append(self, "One rule only: %s %s.", one->label, failure);
+    else if (self->is_swept)
+        append(self, "One rule only: %s does best of %zu learning rates, with %s %s. Name another rule to compare it with.",
+               one->label, self->n, self->metric, value);
+    else
+        append(self, "One rule only: %s ends with %s %s. Name another rule to compare it with.", one->label, self->metric,
+               value);
+}
+
 static void find_verdict(psd_comparison_t *self)
 {
     size_t whole = 0;
-    for (size_t i = 0; i < self->n; i++)
+    for (size_t i = 0; i < self->n_chosen; i++)
         whole += is_whole(self, &self->contender[i]);
-    if (whole < 2)
-        append(self, "No winner: %zu of %zu came to a good end with every seed.", whole, self->n);
+    if (self->n_chosen == 1)
+        tell_of_one(self);
+    else if (whole < 2)
+        append(self, "No winner: %zu of %zu came to a good end with every seed.", whole, self->n_chosen);
     else if (self->n_seeds == 1)
         append(self, "No winner: one seed says nothing of chance. Try --seeds=3 or more.");
     else if (!name_equals(self)) {
         self->winner = &self->contender[0];
         append(self,
-               "%s is ahead: its worst seed is better than the best one of every other. Of two alike, one "
+               "%s is ahead: its worst seed is better than the best one of %s. Of two alike, one "
                "would be so by "
                "chance in 1 of %.3g comparisons.",
-               self->winner->label, 1 / psd_spread_chance(self->n_seeds));
+               self->winner->label, self->n_chosen > 2 ? "every other" : self->contender[1].label,
+               1 / psd_spread_chance(self->n_seeds));
     }
+}
+
+/* The best learning rate may lie beyond those that were tried. */
+static void find_advice(psd_comparison_t *self)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < self->n_chosen; i++)
+        if (self->contender[i].is_at_edge && used < sizeof self->advice)
+            used += (size_t)snprintf(self->advice + used, sizeof self->advice - used, "%s%s", used ? ", " : "",
+                                     self->contender[i].label);
+    if (used && used < sizeof self->advice)
+        snprintf(self->advice + used, sizeof self->advice - used, ": best at the edge of the grid: widen it.");
 }
 
 int psd_comparison_judge(psd_comparison_t *self, psd_err_t *err)
@@ -375,8 +476,8 @@ int psd_comparison_judge(psd_comparison_t *self, psd_err_t *err)
     find_metric(self);
     for (size_t i = 0; i < self->n; i++)
         sum_up(self, &self->contender[i]);
-    qsort_r(self->contender, self->n, sizeof *self->contender, by_rank, self);
     find_best_of_sweeps(self);
+    qsort_r(self->contender, self->n, sizeof *self->contender, by_rank, self);
     find_target(self);
     for (size_t i = 0; i < self->n; i++) {
         self->contender[i].steps_to_target = spread_of(self, &self->contender[i], steps_to);
@@ -384,5 +485,6 @@ int psd_comparison_judge(psd_comparison_t *self, psd_err_t *err)
     }
     const int rc = find_groups(self);
     find_verdict(self);
+    find_advice(self);
     return rc ? psd_err_set(err, rc, "no memory to compare") : PSD_OK;
 }

@@ -20,11 +20,13 @@ typedef struct psd_contender {
     double factor;             /* of the sweep: its learning rate is the named one times this */
     psd_outcome_t *outcome;    /* per seed */
     /* Filled by psd_comparison_judge; over the seeds that ended with a finite loss. */
-    unsigned n_read, n_diverged;
+    unsigned n_read, n_diverged, n_untrained;
+    psd_spread_t held; /* the metric on the rows held out of training; none: there are no such rows */
     psd_spread_t final, best, loss, seconds, samples_per_s, moved_bytes;
     psd_spread_t steps_to_target, seconds_to_target; /* of those that reached it */
     psd_groups_t groups;   /* in `final` to the digits of the table; none unless every seed came to a good end */
-    bool is_best_of_sweep;
+    bool is_best_of_sweep; /* the learning rate that is chosen for its rule: by `held` where there is one, else by `final` */
+    bool is_at_edge;       /* it is chosen, and a lower or a higher rate was not tried: it may do better still */
 } psd_contender_t;
 
 typedef struct psd_comparison {
@@ -39,6 +41,10 @@ typedef struct psd_comparison {
     double target;      /* NaN: there is none */
     bool target_is_ours; /* it is where the baseline's worst seed ends, not what was told */
     char verdict[1024];
+    char advice[1024];   /* whose learning rate wants a wider grid; "": nobody's */
+    double validation;   /* share of the training rows that is held out; 0: none */
+    bool is_swept;       /* each rule has several learning rates */
+    size_t n_chosen;     /* contenders that are the best of their sweeps: the first ones */
     const psd_contender_t *winner; /* NULL: none is named */
 } psd_comparison_t;
 
@@ -60,16 +66,23 @@ int psd_comparison_judge(psd_comparison_t *self, psd_err_t *err);
 /* What a column is called: its title alone; the metric; its title and the target. */
 typedef enum psd_title { PSD_TITLE_PLAIN, PSD_TITLE_METRIC, PSD_TITLE_TARGET } psd_title_t;
 
+/* Whether no seed of it came to a good end, and why: "failed to train", "diverged", "failed"; NULL: one did. */
+const char *psd_contender_failure(const psd_contender_t *self);
+
+/* By which rows learning rates are chosen: "the 10 % of the training rows that were held out"; NULL: nothing is chosen. */
+const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_CELL]);
+
 /* A column of the table. */
 typedef struct psd_column {
     const char *title;
     psd_title_t kind;
     bool is_text; /* to be set left */
+    bool (*is_shown)(const psd_comparison_t *self); /* NULL: always */
     void (*text)(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL]);
     double (*value)(const psd_contender_t *c); /* to sort by; NaN: there is none */
 } psd_column_t;
 
-/* The i-th; NULL past the last. */
+/* The i-th; NULL past the last. One that has nothing to show is left out of the table. */
 const psd_column_t *psd_comparison_column(size_t i);
 void psd_comparison_title(const psd_comparison_t *self, size_t i, char out[PSD_CELL]);
 

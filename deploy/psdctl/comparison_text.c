@@ -70,12 +70,31 @@ static void print_final(const psd_comparison_t *self, const psd_contender_t *c, 
 {
     print_spread(&c->final, !self->smaller_is_better, out);
     size_t n = strlen(out);
-    if (c->n_diverged == self->n_seeds)
-        snprintf(out, PSD_CELL, "diverged");
+    if (c->n_diverged + c->n_untrained == self->n_seeds)
+        snprintf(out, PSD_CELL, "%s", psd_contender_failure(c));
     else if (c->n_diverged)
         n += (size_t)snprintf(out + n, PSD_CELL - n, ", %u of %u diverged", c->n_diverged, self->n_seeds);
+    if (c->n_untrained && c->n_diverged + c->n_untrained < self->n_seeds)
+        n += (size_t)snprintf(out + n, PSD_CELL - n, ", %u of %u failed to train", c->n_untrained, self->n_seeds);
     if (c->n_read < self->n_seeds)
         snprintf(out + n, PSD_CELL - n, ", %u of %u failed", self->n_seeds - c->n_read, self->n_seeds);
+}
+
+static bool has_held(const psd_comparison_t *self)
+{
+    for (size_t c = 0; c < self->n; c++)
+        if (self->contender[c].held.n)
+            return true;
+    return false;
+}
+
+/* What learning rates are chosen by; a star at the chosen one. */
+static void print_held(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
+{
+    print_spread(&c->held, !self->smaller_is_better, out);
+    const size_t n = strlen(out);
+    if (c->is_best_of_sweep && self->is_swept && c->held.n)
+        snprintf(out + n, PSD_CELL - n, " *");
 }
 
 static void print_best(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
@@ -135,6 +154,7 @@ static double groups_of(const psd_contender_t *c)
 }
 static double named_of(const psd_contender_t *c) { return (double)c->named; }
 static double final_of(const psd_contender_t *c) { return c->final.mean; }
+static double held_of(const psd_contender_t *c) { return c->held.mean; }
 static double best_of(const psd_contender_t *c) { return c->best.mean; }
 static double loss_of(const psd_contender_t *c) { return c->loss.mean; }
 static double steps_of(const psd_contender_t *c) { return c->steps_to_target.mean; }
@@ -143,16 +163,17 @@ static double moved_of(const psd_contender_t *c) { return c->moved_bytes.mean; }
 static double speed_of(const psd_contender_t *c) { return c->samples_per_s.mean; }
 
 static const psd_column_t columns[] = {
-    { "group", PSD_TITLE_PLAIN, false, print_groups, groups_of },
-    { "optimizer", PSD_TITLE_PLAIN, true, print_rule, named_of },
-    { "", PSD_TITLE_METRIC, true, print_final, final_of },
-    { "best", PSD_TITLE_PLAIN, true, print_best, best_of },
-    { "train loss", PSD_TITLE_PLAIN, true, print_loss, loss_of },
-    { "steps to", PSD_TITLE_TARGET, false, print_steps, steps_of },
-    { "in", PSD_TITLE_PLAIN, false, print_seconds, seconds_of },
-    { "moved", PSD_TITLE_PLAIN, false, print_moved, moved_of },
-    { "state/param", PSD_TITLE_PLAIN, false, print_state, state_of },
-    { "samples/s", PSD_TITLE_PLAIN, false, print_speed, speed_of },
+    { "group", PSD_TITLE_PLAIN, false, NULL, print_groups, groups_of },
+    { "optimizer", PSD_TITLE_PLAIN, true, NULL, print_rule, named_of },
+    { "", PSD_TITLE_METRIC, true, NULL, print_final, final_of },
+    { "held out", PSD_TITLE_PLAIN, true, has_held, print_held, held_of },
+    { "best", PSD_TITLE_PLAIN, true, NULL, print_best, best_of },
+    { "train loss", PSD_TITLE_PLAIN, true, NULL, print_loss, loss_of },
+    { "steps to", PSD_TITLE_TARGET, false, NULL, print_steps, steps_of },
+    { "in", PSD_TITLE_PLAIN, false, NULL, print_seconds, seconds_of },
+    { "moved", PSD_TITLE_PLAIN, false, NULL, print_moved, moved_of },
+    { "state/param", PSD_TITLE_PLAIN, false, NULL, print_state, state_of },
+    { "samples/s", PSD_TITLE_PLAIN, false, NULL, print_speed, speed_of },
 };
 
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
@@ -194,10 +215,13 @@ void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t cap
     if (one)
         snprintf(length, sizeof length, ", %" PRIu64 " steps in %.4g epoch%s", one->steps, one->epochs,
                  one->epochs > 1 ? "s" : "");
-    snprintf(out, capacity, "%s on %s, batch %s, %s, %u server%s, %u worker%s, %s%s",
+    char chosen[PSD_CELL], held[PSD_CELL + 40] = "";
+    if (psd_comparison_chosen_on(self, chosen))
+        snprintf(held, sizeof held, ", learning rate chosen on %s", chosen);
+    snprintf(out, capacity, "%s on %s, batch %s, %s, %u server%s, %u worker%s, %s%s%s",
              psd_options_string(o, "model.kind"), psd_options_string(o, "data.train"),
              psd_options_text(o, "data.batch"), psd_options_string(o, "sync.mode"), self->n_servers,
-             self->n_servers > 1 ? "s" : "", self->n_workers, self->n_workers > 1 ? "s" : "", seeds, length);
+             self->n_servers > 1 ? "s" : "", self->n_workers, self->n_workers > 1 ? "s" : "", seeds, length, held);
 }
 
 /* Columns that the text takes on a terminal: bytes of UTF-8 that begin a character. */
@@ -207,6 +231,11 @@ static size_t width(const char *text)
     for (; *text; text++)
         n += ((unsigned char)*text & 0xc0) != 0x80;
     return n;
+}
+
+static bool is_shown(const psd_comparison_t *self, const psd_column_t *column)
+{
+    return !column->is_shown || column->is_shown(self);
 }
 
 static void print_cell(FILE *out, const char *text, size_t room, bool is_left, bool is_last)
@@ -235,14 +264,18 @@ void psd_comparison_print(const psd_comparison_t *self, FILE *out)
     fprintf(out, "%s: %s\n\n", psd_options_string(self->options, "job"), line);
     for (size_t i = 0; i < N_COLUMNS; i++) {
         psd_comparison_title(self, i, cell);
-        print_cell(out, cell, room[i], columns[i].is_text, i + 1 == N_COLUMNS);
+        if (is_shown(self, &columns[i]))
+            print_cell(out, cell, room[i], columns[i].is_text, i + 1 == N_COLUMNS);
     }
     for (size_t c = 0; c < self->n; c++)
         for (size_t i = 0; i < N_COLUMNS; i++) {
             columns[i].text(self, &self->contender[c], cell);
-            print_cell(out, cell, room[i], columns[i].is_text, i + 1 == N_COLUMNS);
+            if (is_shown(self, &columns[i]))
+                print_cell(out, cell, room[i], columns[i].is_text, i + 1 == N_COLUMNS);
         }
     fprintf(out, "\n%s\n", self->verdict);
+    if (*self->advice)
+        fprintf(out, "%s\n", self->advice);
 }
 
 /* -- JSON --------------------------------------------------------------------------------------------------
@@ -288,9 +321,9 @@ static json_t *json_run(const psd_comparison_t *self, const psd_contender_t *c, 
     if (!o->read)
         return json_pack("{s:I, s:s}", "seed", seed, "outcome", "failed");
     return json_pack(
-        "{s:I, s:s, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "seed", seed,
-        "outcome", o->diverged ? "diverged" : "done", "final", real_or_null(o->final), "best",
-        real_or_null(o->best), "train_loss", real_or_null(o->loss), "steps", (json_int_t)o->steps, "epochs",
+        "{s:I, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "seed", seed,
+        "outcome", o->diverged ? "diverged" : o->untrained ? "failed to train" : "done", "final", real_or_null(o->final), "held_out",
+        real_or_null(o->held), "best", real_or_null(o->best), "train_loss", real_or_null(o->loss), "steps", (json_int_t)o->steps, "epochs",
         real_or_null(o->epochs), "seconds", real_or_null(o->seconds), "samples_per_s",
         real_or_null(o->samples_per_s), "moved_bytes", (json_int_t)o->moved_bytes, "steps_to_target",
         real_or_null(at ? at->step : NAN), "seconds_to_target", real_or_null(at ? at->seconds : NAN),
@@ -312,10 +345,11 @@ static json_t *json_contender(const psd_comparison_t *self, const psd_contender_
     for (unsigned s = 0; s < self->n_seeds; s++)
         json_array_append_new(runs, json_run(self, c, s));
     return json_pack(
-        "{s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "optimizer",
+        "{s:s, s:s, s:I, s:o, s:o, s:b, s:b, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "optimizer",
         c->label, "rule", c->name, "named", (json_int_t)c->named + 1, "lr", json_real(psd_rule_lr(&c->rule)),
-        "lr_factor", json_real(c->factor), "groups", json_groups(&c->groups), "seeds_read",
-        (json_int_t)c->n_read, "seeds_diverged", (json_int_t)c->n_diverged, "final", json_spread(&c->final),
+        "lr_factor", json_real(c->factor), "chosen",
+        c->is_best_of_sweep, "at_edge", c->is_at_edge, "groups", json_groups(&c->groups), "seeds_read",
+        (json_int_t)c->n_read, "seeds_diverged", (json_int_t)c->n_diverged, "seeds_untrained", (json_int_t)c->n_untrained, "held_out", json_spread(&c->held), "final", json_spread(&c->final),
         "best", json_spread(&c->best), "train_loss", json_spread(&c->loss), "steps_to_target",
         json_spread(&c->steps_to_target), "seconds_to_target", json_spread(&c->seconds_to_target),
         "moved_bytes", json_spread(&c->moved_bytes), "state_bytes_per_parameter",
@@ -325,17 +359,19 @@ static json_t *json_contender(const psd_comparison_t *self, const psd_contender_
 json_t *psd_comparison_json(const psd_comparison_t *self)
 {
     json_t *seeds = json_array(), *rules = json_array();
-    char line[512];
+    char line[512], chosen[PSD_CELL];
     psd_comparison_describe(self, line, sizeof line);
     for (unsigned s = 0; s < self->n_seeds; s++)
         json_array_append_new(seeds, json_integer((json_int_t)(self->first_seed + s)));
     for (size_t c = 0; c < self->n; c++)
         json_array_append_new(rules, json_contender(self, &self->contender[c]));
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:s, s:o, s:I, s:I, s:s, s:o, s:o}", "schema", "psd.compare/1",
+        "{s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:s, s:o, s:I, s:I, s:f, s:o, s:s, s:s, s:o, s:o}", "schema", "psd.compare/1",
         "version", PSD_VERSION, "job", psd_options_string(self->options, "job"), "about", line, "metric",
         self->metric, "smaller_is_better", self->smaller_is_better, "target", real_or_null(self->target),
         "target_from", self->target_is_ours ? "baseline" : "option", "seeds", seeds, "servers",
-        (json_int_t)self->n_servers, "workers", (json_int_t)self->n_workers, "verdict", self->verdict,
+        (json_int_t)self->n_servers, "workers", (json_int_t)self->n_workers, "validation", self->validation,
+        "rate_chosen_on", psd_comparison_chosen_on(self, chosen) ? json_string(chosen) : json_null(), "verdict",
+        self->verdict, "advice", self->advice,
         "winner", self->winner ? json_string(self->winner->label) : json_null(), "optimizers", rules);
 }

@@ -15,7 +15,8 @@ typedef struct tally {
     double sum[PSD_CURVE_POINTS], samples[PSD_CURVE_POINTS];  /* of the losses, weighted; and their weight */
     double step[PSD_CURVE_POINTS], seconds[PSD_CURVE_POINTS]; /* of the last line */
     double tenth[LAST_SHARE], tenth_samples[LAST_SHARE];
-    double begun_ts;
+    double begun_ts, first_step;
+    double chance, test_rows; /* what one answer for all would score, on so many rows; NaN: it is not said */
     uint64_t steps;
     char metric[40]; /* "val/accuracy" */
 } tally_t;
@@ -100,6 +101,9 @@ static void note_job(psd_outcome_t *self, const json_t *summary, tally_t *tally)
     self->samples_per_s = number_of(summary, "job_samples") / self->seconds;
     self->final = number_of(summary, "last_metric");
     self->best = number_of(summary, "best_metric");
+    self->held = number_of(summary, "holdout_metric");
+    tally->chance = number_of(summary, "chance_metric");
+    tally->test_rows = number_of(summary, "test_rows");
     tally->begun_ts = number_of(summary, "begun_ts");
     snprintf(self->metric, sizeof self->metric, "%s", text_of(summary, "metric"));
     snprintf(tally->metric, sizeof tally->metric, "val/%s", self->metric);
@@ -145,12 +149,16 @@ static int add_look(psd_outcome_t *self, psd_point_t look, psd_err_t *err)
     return PSD_OK;
 }
 
-static void add_loss(tally_t *tally, psd_point_t at, double samples)
+static void add_loss(psd_outcome_t *self, tally_t *tally, psd_point_t at, double samples)
 {
     const double share = (at.step - 1) / (double)tally->steps; /* of the run that lies before it */
     const size_t bins = tally->steps < PSD_CURVE_POINTS ? tally->steps : PSD_CURVE_POINTS;
     if (!(share >= 0 && share < 1))
         return;
+    if (!(at.step > tally->first_step)) {
+        self->first_loss = at.value;
+        tally->first_step = at.step;
+    }
     const size_t bin = (size_t)(share * (double)bins + 1e-9), tenth = (size_t)(share * LAST_SHARE + 1e-9);
     tally->sum[bin] += at.value * samples;
     tally->samples[bin] += samples;
@@ -170,7 +178,7 @@ static int read_line(psd_outcome_t *self, const json_t *line, tally_t *tally, ps
     }
     at.value = number_of(line, "train/loss");
     if (samples > 0)
-        add_loss(tally, at, samples);
+        add_loss(self, tally, at, samples);
     return PSD_OK;
 }
 
@@ -245,11 +253,24 @@ static int read_traffic(psd_outcome_t *self, const char *directory, unsigned n_s
     return PSD_OK;
 }
 
+/* A share of rows has to be further above chance than luck explains; an error below it; and where there is no test set, the
+ * loss below where it began. */
+static bool learned_nothing(const psd_outcome_t *self, const tally_t *tally)
+{
+    enum { DEVIATIONS = 3 };
+    const double chance = tally->chance;
+    if (!self->looks.n)
+        return self->final >= self->first_loss;
+    if (psd_outcome_smaller_is_better(self->metric))
+        return self->final >= chance;
+    return self->final <= chance + DEVIATIONS * sqrt(chance * (1 - chance) / fmax(tally->test_rows, 1));
+}
+
 int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers,
                      psd_err_t *err)
 {
-    *self = (psd_outcome_t){ .final = NAN, .best = NAN, .loss = NAN };
-    tally_t tally = { 0 };
+    *self = (psd_outcome_t){ .final = NAN, .best = NAN, .loss = NAN, .held = NAN, .first_loss = NAN };
+    tally_t tally = { .first_step = INFINITY, .chance = NAN };
     int rc = read_summaries(self, directory, n_workers, &tally, err);
     rc = rc ? rc : read_metrics(self, directory, n_workers, &tally, err);
     rc = rc ? rc : draw_losses(self, &tally, err);
@@ -260,6 +281,7 @@ int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_work
     if (!self->looks.n)
         judge_by_loss(self, &tally);
     self->diverged |= !isfinite(self->loss) || !isfinite(self->final);
+    self->untrained = !self->diverged && learned_nothing(self, &tally);
     self->read = true;
     return PSD_OK;
 }

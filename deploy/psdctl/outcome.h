@@ -23,9 +23,12 @@ typedef struct psd_curve {
 typedef struct psd_outcome {
     bool read;                     /* whether the rest holds anything */
     bool diverged;                 /* the loss stayed infinite */
+    bool untrained;                /* it came to its end, and does no better than one who has learned nothing */
     char optimizer[PSD_RULE_TEXT]; /* the servers' word for it */
     char metric[32];               /* "accuracy", "mse"; without a test set "loss", that of training */
     double final, best;            /* of it; NaN: there is none */
+    double held;                   /* the metric on the rows held out of training, at the end; NaN: none were */
+    double first_loss;             /* of training, in the first line of metrics; NaN: not finite */
     double loss;                   /* of training, mean over the last tenth of the steps; NaN: not finite */
     uint64_t steps;
     double epochs, seconds, samples_per_s;

@@ -129,7 +129,8 @@ static void say_done(trials_t *self, size_t run)
     if (o->diverged)
         say(self, "compare.done %s outcome=diverged steps=%" PRIu64, name, o->steps);
     else
-        say(self, "compare.done %s outcome=done %s=%.6g seconds=%.2f", name, o->metric, o->final, o->seconds);
+        say(self, "compare.done %s outcome=%s %s=%.6g seconds=%.2f", name, o->untrained ? "\"failed to train\"" : "done",
+            o->metric, o->final, o->seconds);
 }
 
 /* Keep the first failure's code. */
@@ -298,6 +299,7 @@ static int start(trials_t *self, slot_t *slot, psd_err_t *err)
                                                     .rule = contender_of(self, slot->run)->name,
                                                     .seed = seed_of(self, slot->run),
                                                     .n_workers = self->comparison->n_workers,
+                                                    .validation = self->comparison->validation,
                                                     .short_progress = self->terminal });
     snprintf(log, sizeof log, "%.*s/run.log", (int)sizeof log - 16, part);
     slot->words[0] = '\0';

@@ -131,6 +131,39 @@ async function look(name, address, how, checks) {
 // The curves run on, and so do the rates that come of them.
 const RATES = `[...document.querySelectorAll('.card')].some(c => c.lastChild.textContent === 'steps/s' && parseFloat(c.firstChild.textContent) > 0)`;
 
+// Of a comparison with a rule that failed to train, in a sweep: the axes span what trained and is shown, names do not overlap,
+// every seed has its dot, charts fit their cells, and a table that goes on to the right says so.
+const REPORT = `(() => {
+  const D = JSON.parse(document.getElementById('data').textContent), wrong = [], all = s => [...document.querySelectorAll(s)];
+  const must = (good, what) => { if (!good) wrong.push(what); };
+  const trained = k => !D.rules[k].failure && D.rules[k].chosen, losses = document.getElementById('chart1');
+  const most = () => Math.max(...D.losses.flatMap((c, k) => trained(k) ? c.m : []));
+  must(D.rules.some(r => r.failure === 'failed to train'), 'no rule failed to train');
+  must(all('.keys em').length > 0, 'no key says who failed');
+  must(+losses.dataset.high <= most() * 1.2, 'the axis of losses goes to ' + losses.dataset.high + ', and what trained to ' + most());
+  must(all('figure').length === 4, all('figure').length + ' charts');
+  for (const f of all('figure')) {
+    must(f.querySelector('svg').getBoundingClientRect().width <= f.getBoundingClientRect().width + 1, f.id + ' is wider than its cell');
+    const at = [...f.querySelectorAll('.n:not(.y)')].map(t => t.getBoundingClientRect().top).sort((a, b) => a - b);
+    for (let i = 1; i < at.length; i++) must(at[i] - at[i - 1] >= 10, 'names overlap in ' + f.id);
+  }
+  must(all('#chart0 .tl').length === 1, 'the target has no label');
+  const chosen = D.rules.map((r, k) => k).filter(k => D.rules[k].chosen);
+  must(all('#chart2 circle, #chart2 .cross').length === chosen.length * D.rules[0].finals.length, 'not a dot for each seed');
+  must(all('#chart3 .ring').length === chosen.filter(k => !D.rules[k].failure).length, 'not a ring for each chosen rate');
+  must(document.querySelector('.advice').textContent.includes('widen it'), 'no advice to widen the grid');
+  const high = +losses.dataset.high, worst = chosen.filter(trained).sort((a, b) => Math.max(...D.losses[b].m) - Math.max(...D.losses[a].m))[0];
+  document.querySelector('.keys button[data-k="' + worst + '"]').click();
+  must(+losses.dataset.high < high, 'the axis stays when the highest curve is hidden');
+  document.querySelector('.keys button[data-k="' + worst + '"]').click();
+  all('.tools button').find(b => b.textContent === 'by time').click();
+  must(losses.textContent.includes('seconds'), 'there is no axis of time');
+  all('.tools button').find(b => b.textContent === 'by time').click();
+  const table = document.querySelector('.scroll'), cut = table.scrollWidth > table.clientWidth + 1;
+  must(cut !== document.querySelector('.more').hidden, 'the table is cut, and nobody says so');
+  return wrong.join('; ');
+})()`;
+
 const live = [['curve', CURVES], ['rate', RATES], [`worker ${slow} that is blamed`, BLAME]];
 try {
   let tab = await look('light', url, {}, live);
@@ -164,6 +197,8 @@ try {
     tab = await open(`file://${report}`, how);
     const empty = await tab.evaluate(`[...document.querySelectorAll('svg')].filter(s => s.viewBox.baseVal.height > 100 && !s.querySelector('.l')?.getTotalLength() && !s.querySelector('circle')).length`);
     if (empty) throw new Error(`${name}: a chart is empty`);
+    const wrong = await tab.evaluate(REPORT);
+    if (wrong) throw new Error(`${name}: ${wrong}`);
     await tab.shoot(name);
     await tab.close();
   }

@@ -20,8 +20,8 @@ fail() {
     exit 1
 }
 
-"$bin/psdctl" compare "$source/deploy/examples/glyphs.yaml" --optimizers 'sgd(lr=0.1)' 'adam(lr=0.002)' 'lion(lr=3e-4)' \
-    --seeds=2 --stop-steps=60 --eval-every=10 --run-dir="$dir/compared" >"$dir/compare.out" 2>&1 || fail "$(tail -n 3 "$dir/compare.out")"
+"$bin/psdctl" compare "$source/deploy/examples/glyphs.yaml" --optimizers 'adam(lr=0.002)' 'lion(lr=3e-4)' 'sgd(lr=50)' \
+    --lr-sweep=0.3,1 --seeds=2 --stop-steps=60 --eval-every=10 --run-dir="$dir/compared" >"$dir/compare.out" 2>&1 || fail "$(tail -n 3 "$dir/compare.out")"
 
 : >"$dir/out"
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --workers-min=3 \

@@ -64,6 +64,9 @@ typedef struct fake {
     const char *initial, *other_initial, *order;
     const char *metric; /* "": no test set */
     bool infinite;      /* the losses of the second half are */
+    bool falls;         /* the losses do, by 1 a step */
+    double held;        /* the metric on held-out rows */
+    double chance;      /* what one answer for all scores, on 10000 rows */
     unsigned steps;
 } fake_t;
 
@@ -78,10 +81,11 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
             "{\"schema\": \"psd.summary/1\", \"outcome\": \"%s\", \"steps\": %u, \"epochs\": 2.0, "
             "\"job_samples\": %u, "
             "\"begun_ts\": 1000.0, \"wall_time_s\": 4.0, \"last_loss\": %s, \"metric\": \"accuracy\", "
-            "\"last_metric\": %s%.6g, "
+            "\"holdout_metric\": %s%.6g, \"chance_metric\": %s%.6g, \"test_rows\": 10000, \"last_metric\": %s%.6g, "
             "\"best_metric\": %.6g, \"sha256_initial\": %s%s%s, \"sha256_order\": \"%s%u\", \"optimizer\": "
             "\"%s\"}\n",
             outcome ? outcome : "done", steps, 100 * steps, fake->infinite ? "null" : "0.5",
+            fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->chance > 0 ? "" : "null, \"z\": ", fake->chance,
             looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01,
             initial && !*initial ? "null" : "\"", initial ? initial : "1111",
             initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
@@ -94,7 +98,8 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
                     1000 + step, step);
         else
             fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": %u, \"train/loss\": %u}\n",
-                    1000 + step, step, worker == 1 ? 10 : 30, worker == 1 ? step : step + 4);
+                    1000 + step, step, worker == 1 ? 10 : 30,
+                    fake->falls ? 100 - step : worker == 1 ? step : step + 4);
         if (looks && step % 10 == 0)
             fprintf(out, "{\"ts\": %u, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n",
                     1000 + step, step, step == 10 ? fake->accuracy / 2 : fake->accuracy);
@@ -254,7 +259,7 @@ Test(comparison, a_winner_is_named_where_all_its_seeds_are_better_with_the_odds_
     take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.93 });
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_str_eq(comparison.verdict,
-                     "adam(lr=0.001) is ahead: its worst seed is better than the best one of every other. "
+                     "adam(lr=0.001) is ahead: its worst seed is better than the best one of sgd(lr=0.01). "
                      "Of two alike, one would be so by chance in 1 of 10 comparisons.");
     cr_assert_not_null(comparison.winner);
     cr_expect_str_eq(comparison.winner->label, "adam(lr=0.001)");
@@ -312,12 +317,12 @@ Test(comparison, small_losses_are_first)
 {
     begin("sgd; adam", "--compare-seeds=1");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
-    cr_assert_eq(take(0, 0, &(fake_t){ .metric = "", .steps = 40 }), PSD_OK, "%s", err.text);
-    cr_assert_eq(take(1, 0, &(fake_t){ .metric = "", .steps = 20 }), PSD_OK, "%s", err.text);
+    cr_assert_eq(take(0, 0, &(fake_t){ .metric = "", .steps = 20, .falls = true }), PSD_OK, "%s", err.text);
+    cr_assert_eq(take(1, 0, &(fake_t){ .metric = "", .steps = 40, .falls = true }), PSD_OK, "%s", err.text);
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_str_eq(comparison.metric, "loss");
     cr_expect_str_eq(comparison.contender[0].label, "adam(lr=0.001)",
-                     "its last losses are 22 and 23, not 41 to 43");
+                     "its last losses are 60 to 63, not 80 and 81");
 }
 
 Test(comparison, what_diverged_is_a_row_that_says_so_and_is_last)
@@ -506,6 +511,19 @@ static char *page(void)
     return text;
 }
 
+/* What the page's script draws. */
+static json_t *charts(void)
+{
+    static const char begin[] = "id=\"data\">";
+    char *text = page(), *at = strstr(text, begin);
+    cr_assert_not_null(at);
+    at += sizeof begin - 1;
+    json_t *json = json_loadb(at, (size_t)(strstr(at, "</script>") - at), 0, NULL);
+    cr_assert_not_null(json);
+    free(text);
+    return json;
+}
+
 static size_t count(const char *text, const char *what)
 {
     size_t n = 0;
@@ -523,9 +541,7 @@ Test(comparison, the_page_is_well_formed_needs_nothing_else_and_escapes_what_peo
     char *text = page();
     expect_balanced(text);
     cr_expect_not_null(strstr(text, "idx:&lt;b&gt;&amp;&quot;x&quot;.gz"));
-    cr_expect_eq(count(text, "<svg viewBox"), 2, "two charts");
-    cr_expect_eq(count(text, "class=\"l\" d=\"M"), 2 * 4 + 4 + 4,
-                 "a line each, and in the keys and the table");
+    cr_expect_eq(count(text, "d=\"M0 4H22\""), 4 + 4, "in the keys and the table");
     cr_expect_eq(count(text, "<tr"), 5);
     static const char *const outside[] = {
         "http:", "https:", "src=", "href=", "url(http", "@import", "fetch("
@@ -546,10 +562,10 @@ Test(comparison, a_single_look_is_a_point)
         for (unsigned s = 0; s < 2; s++)
             cr_assert_eq(take(c, s, &(fake_t){ .accuracy = 0.9 + s / 100.0, .steps = 10 }), PSD_OK);
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
-    char *text = page();
-    cr_expect_eq(count(text, "<circle class=\"p\""), 2, "of each rule, on the chart of looks");
-    cr_expect_eq(count(text, "class=\"b\" d="), 2, "and a shade each on the other");
-    free(text);
+    json_t *json = charts(), *look = json_array_get(json_object_get(json, "looks"), 1);
+    cr_expect_eq(json_array_size(json_object_get(look, "m")), 1);
+    cr_expect_eq(json_array_size(json_object_get(look, "lo")), 1, "and how far the seeds lie apart");
+    json_decref(json);
 }
 
 Test(comparison, the_page_stays_small_with_many_rules_and_shows_the_best_of_each_sweep)
@@ -571,6 +587,108 @@ Test(comparison, the_page_stays_small_with_many_rules_and_shows_the_best_of_each
     char *text = page();
     cr_expect_leq(strlen(text), 300 * 1024);
     expect_balanced(text);
-    cr_expect_eq(count(text, " off\" data-k"), 2 * 80, "four of five are hidden on both charts");
+    cr_expect_eq(count(text, " class=\"out\" aria-pressed=\"false\""), 80, "four of five are hidden");
     free(text);
+}
+
+/* The contender of that label, after the judgement. */
+static const psd_contender_t *find(const char *label)
+{
+    for (size_t c = 0; c < comparison.n; c++)
+        if (!strcmp(comparison.contender[c].label, label))
+            return &comparison.contender[c];
+    cr_assert_fail("there is no %s", label);
+    return NULL;
+}
+
+Test(comparison, who_does_no_better_than_one_answer_for_all_has_failed_to_train)
+{
+    begin("sgd; adam; lion", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    const fake_t good = { .accuracy = 0.9, .chance = 0.1 }, constant = { .accuracy = 0.1, .chance = 0.1 },
+                 lucky = { .accuracy = 0.1085, .chance = 0.1 }, little = { .accuracy = 0.12, .chance = 0.1 };
+    const fake_t *fakes[] = { &constant, &lucky, &good, &constant, &good, &little };
+    for (size_t i = 0; i < 6; i++)
+        cr_assert_eq(take(i / 2, i % 2, fakes[i]), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.contender[2].label, "sgd(lr=0.01)");
+    cr_expect_str_eq(psd_contender_failure(find("sgd(lr=0.01)")), "failed to train");
+    cr_expect_null(psd_contender_failure(find("adam(lr=0.001)")));
+    cr_expect_eq(find("adam(lr=0.001)")->final.mean, 0.9, "the seed that failed does not count");
+    const char *text = print();
+    cr_expect_not_null(strstr(text, "-  sgd(lr=0.01)     failed to train"), "%s", text);
+    cr_expect_not_null(strstr(text, "0.9000, 1 of 2 failed to train"), "%s", text);
+    json_t *json = charts(), *rules = json_object_get(json, "rules");
+    cr_expect(json_is_null(json_object_get(json_array_get(rules, 0), "failure")));
+    cr_expect_str_eq(json_string_value(json_object_get(json_array_get(rules, 2), "failure")), "failed to train");
+    json_decref(json);
+}
+
+Test(comparison, without_a_test_set_a_loss_that_did_not_fall_is_a_failure)
+{
+    begin("sgd; adam", "--compare-seeds=1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(0, 0, &(fake_t){ .metric = "" }), PSD_OK, "%s", err.text);
+    cr_assert_eq(take(1, 0, &(fake_t){ .metric = "", .falls = true }), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(psd_contender_failure(find("sgd(lr=0.01)")), "failed to train");
+    cr_expect_null(psd_contender_failure(find("adam(lr=0.001)")));
+}
+
+Test(comparison, one_rule_is_ahead_of_nobody)
+{
+    begin("adam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.90, 0.92 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.verdict,
+                     "One rule only: adam(lr=0.001) ends with accuracy 0.9100. Name another rule to compare it with.");
+    begin("adam", "--compare-lr-sweep=0.1,1,10");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.96, 0.8, 0.81, 0.82 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_null(comparison.winner);
+    cr_expect_str_eq(comparison.verdict, "One rule only: adam(lr=0.001) does best of 3 learning rates, with accuracy 0.9600. "
+                                         "Name another rule to compare it with.");
+    cr_expect_str_eq(comparison.advice, "");
+}
+
+/* A rule's rates lie side by side; on the test set the highest does best, on the held-out rows the middle one. */
+Test(comparison, a_learning_rate_is_chosen_by_held_out_rows_and_the_edge_of_the_grid_is_told)
+{
+    const double accuracy[] = { 0.90, 0.91, 0.92, 0.80, 0.85, 0.95 }, held[] = { 0.85, 0.93, 0.90, 0.80, 0.85, 0.95 };
+    begin("sgd; adam", "--compare-lr-sweep=0.1,1,10");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_expect_eq(comparison.validation, 0.1, "in a sweep, where nothing is told");
+    for (size_t c = 0; c < 6; c++)
+        for (unsigned s = 0; s < 3; s++)
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[c], .held = held[c] }), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_eq(comparison.n_chosen, 2);
+    cr_expect(find("sgd(lr=0.01)")->is_best_of_sweep && !find("sgd(lr=0.1)")->is_best_of_sweep);
+    cr_expect(!find("sgd(lr=0.01)")->is_at_edge && find("adam(lr=0.01)")->is_at_edge);
+    cr_expect_str_eq(comparison.advice, "adam(lr=0.01): best at the edge of the grid: widen it.");
+    const char *text = print();
+    cr_expect_not_null(strstr(text, "chosen on the 10 % of the training rows that were held out"), "%s", text);
+    cr_expect_not_null(strstr(text, "0.9300 ±0.0000 *"), "%s", text);
+    cr_expect_not_null(strstr(text, "widen it"), "%s", text);
+    char swept[PSD_CELL], plain[PSD_CELL];
+    psd_comparison_run_name(&comparison, 1, 0, swept);
+    begin("sgd(lr=0.1)", "--data-validation=0");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_expect_eq(comparison.validation, 0);
+    psd_comparison_run_name(&comparison, 0, 0, plain);
+    cr_expect_str_neq(plain, swept, "it was not given the same rows");
+}
+
+Test(comparison, a_learning_rate_that_is_chosen_on_the_test_set_is_said_to_be)
+{
+    char chosen[PSD_CELL];
+    begin("sgd", "--compare-lr-sweep=0.1,1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    comparison.validation = 0; /* as --data-validation=0 has it */
+    take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.96 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(psd_comparison_chosen_on(&comparison, chosen), "the test set that it is reported on, which flatters it");
+    cr_expect_not_null(strstr(print(), chosen), "%s", printed);
 }
