@@ -3,12 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "common/failpoint.h"
@@ -22,6 +25,8 @@ struct psd_durable {
     int dir;          /* the directory, open before anything is written: to flush it cannot fail to open */
     int fd;           /* the temporary file */
     char *path;       /* as the caller says it */
+    char *file;       /* what that leads to */
+    int stays;        /* a device or the like, open, to which the bytes go in the end; -1: none */
     const char *name; /* its last component */
     char temporary[NAME_MAX + 1];
 };
@@ -130,18 +135,28 @@ static int reserve(int fd, uint64_t n_bytes)
     return rc == 0 || rc == EOPNOTSUPP || rc == EINVAL ? 0 : -1;
 }
 
-psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *err)
+/* The object for `path`, which leads to `file`, nothing open yet. */
+static psd_durable_t *make(const char *path, const char *file, psd_err_t *err)
 {
     psd_durable_t *self = calloc(1, sizeof *self);
-    if (!self || !(self->path = strdup(path))) {
+    if (!self || !(self->path = strdup(path)) || !(self->file = strdup(file))) {
+        free(self ? self->path : NULL);
         free(self);
         psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
         return NULL;
     }
-    const char *slash = strrchr(self->path, '/');
-    self->name = slash ? slash + 1 : self->path;
-    self->fd = -1;
-    self->dir = open_parent(path);
+    const char *slash = strrchr(self->file, '/');
+    self->name = slash ? slash + 1 : self->file;
+    self->fd = self->dir = self->stays = -1;
+    return self;
+}
+
+static psd_durable_t *begin(const char *path, const char *file, uint64_t n_bytes, psd_err_t *err)
+{
+    psd_durable_t *self = make(path, file, err);
+    if (!self)
+        return NULL;
+    self->dir = open_parent(file);
     if (self->dir < 0 || (self->fd = open_temporary(self)) < 0 || reserve(self->fd, n_bytes)) {
         fail(err, "write", path);
         psd_durable_abandon(&self);
@@ -149,6 +164,101 @@ psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *er
         PSD_FAILPOINT("disk.reserved", extension(self));
     }
     return self;
+}
+
+psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *err)
+{
+    return begin(path, path, n_bytes, err);
+}
+
+/* The descriptor of this process that `path` stands for, as /dev/stdout does by way of /proc/self/fd/1; -1: none. */
+static int descriptor_of(const char *path)
+{
+    char directory[PATH_MAX], real[PATH_MAX], own[64], *end;
+    const char *slash = strrchr(path, '/');
+    struct statfs facts;
+    if (!slash || slash == path || slash[1] < '0' || slash[1] > '9')
+        return -1;
+    snprintf(directory, sizeof directory, "%.*s", (int)(slash - path), path);
+    snprintf(own, sizeof own, "/proc/%ld/", (long)getpid());
+    if (statfs(directory, &facts) || facts.f_type != PROC_SUPER_MAGIC || !realpath(directory, real) ||
+        strncmp(real, own, strlen(own)) != 0)
+        return -1;
+    const unsigned long number = strtoul(slash + 1, &end, 10);
+    return *end || number > INT_MAX ? -1 : (int)number;
+}
+
+/* Put in `file` what `path` leads to over symbolic links, whether or not that is there; `*descriptor` is the one it is,
+ * else -1. */
+static int follow_links(const char *path, char file[PATH_MAX], int *descriptor)
+{
+    enum { MOST_LINKS = 40 }; /* as the kernel */
+    char link[PATH_MAX], next[2 * PATH_MAX];
+    if (snprintf(file, PATH_MAX, "%s", path) >= PATH_MAX)
+        return errno = ENAMETOOLONG, -1;
+    for (int i = 0; i < MOST_LINKS; i++) {
+        if ((*descriptor = descriptor_of(file)) >= 0)
+            return 0;
+        const ssize_t n = readlink(file, link, sizeof link - 1);
+        if (n < 0)
+            return 0;
+        link[n] = '\0';
+        const char *slash = strrchr(file, '/');
+        const int n_directory = *link == '/' || !slash ? 0 : (int)(slash - file) + 1;
+        if (snprintf(next, sizeof next, "%.*s%s", n_directory, file, link) >= PATH_MAX)
+            return errno = ENAMETOOLONG, -1;
+        snprintf(file, PATH_MAX, "%.*s", PATH_MAX - 1, next);
+    }
+    errno = ELOOP;
+    return -1;
+}
+
+/* A file without a name, for what goes to something that is written front to back. */
+static int open_nameless(void)
+{
+    const char *directory = getenv("TMPDIR");
+    const int fd = open(directory && *directory ? directory : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    return fd >= 0 ? fd : memfd_create("psd", MFD_CLOEXEC);
+}
+
+psd_durable_t *psd_durable_follow(const char *path, uint64_t n_bytes, psd_err_t *err)
+{
+    char file[PATH_MAX];
+    int descriptor = -1;
+    struct stat facts;
+    if (follow_links(path, file, &descriptor)) {
+        fail(err, "write", path);
+        return NULL;
+    }
+    const bool is_there = descriptor >= 0 ? fstat(descriptor, &facts) == 0 : stat(file, &facts) == 0;
+    if (descriptor < 0 && (!is_there || S_ISREG(facts.st_mode)))
+        return begin(path, file, n_bytes, err);
+    if (is_there && (S_ISDIR(facts.st_mode) || S_ISBLK(facts.st_mode))) {
+        psd_err_set(err, PSD_EIO, "cannot write %s: it is a %s; name a file", path,
+                    S_ISDIR(facts.st_mode) ? "directory" : "disk");
+        return NULL;
+    }
+    psd_durable_t *self = make(path, file, err);
+    if (!self)
+        return NULL;
+    self->stays = descriptor >= 0 ? fcntl(descriptor, F_DUPFD_CLOEXEC, 3) : open(file, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    if (self->stays < 0 || (self->fd = open_nameless()) < 0) {
+        fail(err, "write", path);
+        psd_durable_abandon(&self);
+    }
+    return self;
+}
+
+int psd_durable_put(const char *path, const void *bytes, size_t n_bytes, psd_err_t *err)
+{
+    psd_durable_t *self = psd_durable_follow(path, n_bytes, err);
+    if (!self)
+        return err ? err->code : PSD_EIO;
+    const int rc = psd_durable_write(self, bytes, n_bytes, 0, err);
+    if (!rc)
+        return psd_durable_end(&self, err);
+    psd_durable_abandon(&self);
+    return rc;
 }
 
 int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, uint64_t offset, psd_err_t *err)
@@ -169,9 +279,40 @@ int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, ui
     return PSD_OK;
 }
 
+static int write_all(int fd, const char *at, size_t n_bytes)
+{
+    while (n_bytes > 0) {
+        const ssize_t done = write(fd, at, n_bytes);
+        if (done < 0 && errno != EINTR)
+            return -1;
+        at += done < 0 ? 0 : done;
+        n_bytes -= done < 0 ? 0 : (size_t)done;
+    }
+    return 0;
+}
+
+/* All that was written, front to back, to what stays. */
+static int hand_over(const psd_durable_t *self, psd_err_t *err)
+{
+    char bytes[1 << 16];
+    for (off_t offset = 0;;) {
+        const ssize_t n = pread(self->fd, bytes, sizeof bytes, offset);
+        if (n == 0)
+            return PSD_OK;
+        if (n < 0 || write_all(self->stays, bytes, (size_t)n))
+            return fail(err, "write", self->path);
+        offset += n;
+    }
+}
+
 int psd_durable_end(psd_durable_t **self_p, psd_err_t *err)
 {
     psd_durable_t *self = *self_p;
+    if (self->stays >= 0) {
+        const int rc = hand_over(self, err);
+        psd_durable_abandon(self_p);
+        return rc;
+    }
     PSD_FAILPOINT("disk.sync", extension(self));
     int rc = PSD_OK, why = fdatasync(self->fd) ? errno : 0;
     PSD_FAILPOINT("disk.synced", extension(self));
@@ -209,7 +350,10 @@ void psd_durable_abandon(psd_durable_t **self_p)
             unlinkat(self->dir, self->temporary, 0);
         close(self->dir);
     }
+    if (self->stays >= 0)
+        close(self->stays);
     free(self->path);
+    free(self->file);
     free(self);
     errno = why;
 }

@@ -20,6 +20,15 @@ int psd_durable_mkdir(const char *dir, psd_err_t *err);
  * PSD_ENOMEM. */
 psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *err);
 
+/* The same for a path that a person has named, for which what lies there may be other than a file. A symbolic link is
+ * followed, and stays. A device (but no disk), a FIFO and an open descriptor (/dev/stdout, /dev/fd/3) stay what they
+ * are: when all is written, it goes to them front to back, so that nothing comes of it when a step before fails. To
+ * open a FIFO waits for its reader. PSD_EIO for a directory, a disk and a socket. */
+psd_durable_t *psd_durable_follow(const char *path, uint64_t n_bytes, psd_err_t *err);
+
+/* All of one in one call: psd_durable_follow, and `n_bytes` of it. PSD_EIO, PSD_ENOMEM. */
+int psd_durable_put(const char *path, const void *bytes, size_t n_bytes, psd_err_t *err);
+
 /* Write at `offset`. PSD_EIO: abandon it then. */
 int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, uint64_t offset,
                       psd_err_t *err);

@@ -227,11 +227,11 @@ static void take_variable(psd_options_t *self, const char *variable, const char 
                 complain(self, "environment %s: %s", name, why);
             return;
         }
-        psd_nearest_consider(&nearest, variable, name);
+        psd_nearest_consider(&nearest, variable + strlen("PSD_"), name + strlen("PSD_"));
     }
     if (!is_service_link(variable))
         complain(self, "environment: %.80s is no option%s%s%s", variable,
-                 *nearest.word ? "; did you mean " : "; unset it", nearest.word, *nearest.word ? "?" : "");
+                 *nearest.word ? "; did you mean PSD_" : "; unset it", nearest.word, *nearest.word ? "?" : "");
 }
 
 static void load_environment(psd_options_t *self)

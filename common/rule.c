@@ -60,40 +60,35 @@ static int fail_expected(const parser_t *p, const char *expected)
     return fail(p, p->at, "expected %s, found byte 0x%02x", expected, found);
 }
 
-/* The word that is nearest so far to the one that was not understood. */
-typedef struct nearest {
-    const char *word; /* NULL at first */
-    size_t distance;
-} nearest_t;
-
-static void consider(nearest_t *self, const char *candidate, const char *misspelt)
-{
-    const size_t distance = psd_words_distance(misspelt, candidate);
-    if (!self->word || distance < self->distance)
-        *self = (nearest_t){ candidate, distance };
-}
-
 static int fail_optimizer(const parser_t *p, const char *at, const char *word)
 {
-    nearest_t nearest = { NULL, 0 };
-    for (size_t i = 0; psd_optimizer_at(i); i++)
-        consider(&nearest, psd_optimizer_at(i)->name, word);
-    consider(&nearest, "lookahead", word);
-    return fail(p, at, "unknown optimizer '%s'; the nearest is '%s'", word, nearest.word);
+    psd_nearest_t nearest = { 0 };
+    char known[256] = "";
+    for (size_t i = 0; psd_optimizer_at(i); i++) {
+        const size_t used = strlen(known);
+        psd_nearest_consider(&nearest, word, psd_optimizer_at(i)->name);
+        snprintf(known + used, sizeof known - used, "%s, ", psd_optimizer_at(i)->name);
+    }
+    psd_nearest_consider(&nearest, word, "lookahead");
+    if (*nearest.word)
+        return fail(p, at, "unknown optimizer '%s'; the nearest is '%s'", word, nearest.word);
+    return fail(p, at, "unknown optimizer '%s'; there are %sand lookahead around each of them", word, known);
 }
 
 static int fail_argument(const parser_t *p, const char *at, const char *word, const char *owner,
                          const psd_hyper_t *hyper)
 {
-    nearest_t nearest = { NULL, 0 };
+    psd_nearest_t nearest = { 0 };
     char known[256] = "";
     for (size_t i = 0; hyper[i].name; i++) {
         const size_t used = strlen(known);
-        consider(&nearest, hyper[i].name, word);
+        psd_nearest_consider(&nearest, word, hyper[i].name);
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", hyper[i].name);
     }
-    return fail(p, at, "unknown argument '%s' of %s; the nearest is '%s' (it takes %s)", word, owner,
-                nearest.word, known);
+    if (*nearest.word)
+        return fail(p, at, "unknown argument '%s' of %s; the nearest is '%s' (it takes %s)", word, owner,
+                    nearest.word, known);
+    return fail(p, at, "unknown argument '%s' of %s; it takes %s", word, owner, known);
 }
 
 static int fail_range(const parser_t *p, const char *at, const char *owner, const psd_hyper_t *h)
@@ -146,19 +141,21 @@ static int find(const psd_hyper_t *hyper, const char *word)
 static int read_pullback(parser_t *p, double *value)
 {
     char word[WORD_TEXT];
-    nearest_t nearest = { NULL, 0 };
+    psd_nearest_t nearest = { 0 };
     const int rc = read_word(p, word, "none, reset or pullback");
     if (rc)
         return rc;
     for (int i = 0; i < N_PULLBACKS; i++) {
-        consider(&nearest, pullbacks[i], word);
+        psd_nearest_consider(&nearest, word, pullbacks[i]);
         if (strcmp(pullbacks[i], word) == 0) {
             *value = i;
             return PSD_OK;
         }
     }
-    return fail(p, p->at - strlen(word),
-                "unknown pullback '%s'; the nearest is '%s' (none, reset or pullback)", word, nearest.word);
+    const char *at = p->at - strlen(word);
+    if (*nearest.word)
+        return fail(p, at, "unknown pullback '%s'; the nearest is '%s' (none, reset or pullback)", word, nearest.word);
+    return fail(p, at, "unknown pullback '%s'; it is none, reset or pullback", word);
 }
 
 /* Take "true" or "false" if it is next. */

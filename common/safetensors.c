@@ -124,7 +124,7 @@ static int write_tensors(const char *path, const psd_header_t *header, const psd
                          size_t n_tensors, psd_err_t *err)
 {
     uint64_t at = header->n_bytes;
-    psd_durable_t *file = psd_durable_new(path, at + header->n_data, err);
+    psd_durable_t *file = psd_durable_follow(path, at + header->n_data, err);
     if (!file)
         return PSD_EIO;
     int rc = psd_durable_write(file, header->bytes, header->n_bytes, 0, err);

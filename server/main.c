@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "common/stdfds.h"
 #include "server/daemon.h"
 
 static void start_log(const psd_options_t *options)
@@ -37,6 +38,7 @@ static void keep_memory(void)
 int main(int argc, char **argv)
 {
     psd_err_t err = { 0 };
+    psd_stdfds_open();
     keep_memory();
     psd_options_t *options = psd_options_new(PSD_PROGRAM_SERVER);
     if (!options)

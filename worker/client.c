@@ -619,8 +619,11 @@ static int describe_tensor(psd_tensor_desc_t *out, const psd_tensor_t *in, size_
 
 int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
 {
-    if (!tensors || !n_tensors || n_tensors > PSD_MAX_TENSORS || self->list.n)
-        return psd_err_set(&self->error, PSD_EINVAL, "register 1 to %d tensors, once", PSD_MAX_TENSORS);
+    if (self->list.n)
+        return psd_err_set(&self->error, PSD_EINVAL, "%" PRIu32 " tensors are registered already; register once", self->list.n);
+    if (!tensors || !n_tensors || n_tensors > PSD_MAX_TENSORS)
+        return psd_err_set(&self->error, PSD_EINVAL, "%zu tensors%s were given to register, where 1 to %d are wanted; join small ones",
+                           n_tensors, tensors ? "" : " at NULL", PSD_MAX_TENSORS);
     self->list.tensor = calloc(n_tensors, sizeof *self->list.tensor);
     self->data = calloc(n_tensors, sizeof *self->data);
     self->slow = calloc(n_tensors, sizeof *self->slow);

@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/options.h"
 #include "common/rendezvous.h"
+#include "common/stdfds.h"
 #include "worker/setup.h"
 #include "worker/trainer.h"
 
@@ -159,6 +160,7 @@ static int run(job_t *job, psd_err_t *err)
 int main(int argc, char **argv)
 {
     psd_err_t err = { 0 };
+    psd_stdfds_open();
     psd_options_t *options = psd_options_new(PSD_PROGRAM_WORKER);
     if (!options) {
         fprintf(stderr, "psd-worker: out of memory\n");

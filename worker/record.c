@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/durable.h"
 #include "common/number.h"
 #include "worker/tfevents.h"
 
@@ -162,13 +163,14 @@ int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err)
 {
     if (!self->metrics)
         return PSD_OK;
-    char temporary[PATH_MAX];
-    snprintf(temporary, sizeof temporary, "%.*s.tmp", (int)sizeof temporary - 5, self->summary);
-    FILE *file = fopen(temporary, "we");
-    int failed = !file || fprintf(file, "%s\n", json) < 0 || fflush(file) || fsync(fileno(file));
-    failed = (file && fclose(file)) || failed || rename(temporary, self->summary);
-    if (failed)
-        return psd_err_set(err, PSD_EIO, "cannot write %s: %s", self->summary, strerror(errno));
+    char *text = NULL;
+    const int n = asprintf(&text, "%s\n", json);
+    if (n < 0)
+        return psd_err_set(err, PSD_ENOMEM, "no memory to write %s", self->summary);
+    const int rc = psd_durable_put(self->summary, text, (size_t)n, err);
+    free(text);
+    if (rc)
+        return rc;
     flush_copies(self);
     if (!self->failed && (fflush(self->metrics) || fsync(fileno(self->metrics))))
         self->failed = errno;

@@ -46,7 +46,7 @@ static uint64_t n_bytes_of(const psd_array_t *array)
 
 static int open_file(psd_arrays_t *self, const char *path, uint64_t n_bytes, psd_err_t *err)
 {
-    self->file = psd_durable_new(path, n_bytes, err);
+    self->file = psd_durable_follow(path, n_bytes, err);
     return self->file ? PSD_OK : PSD_EIO;
 }
 

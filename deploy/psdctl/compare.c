@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/durable.h"
 #include "deploy/psdctl/comparison.h"
 #include "deploy/psdctl/place.h"
 #include "deploy/psdctl/settings.h"
@@ -27,15 +28,15 @@ typedef struct compare {
 static int write_file(const compare_t *self, const char *name,
                       bool (*write)(const compare_t *self, FILE *out), psd_err_t *err)
 {
-    char path[PATH_MAX], temporary[PATH_MAX + 8];
+    char path[PATH_MAX], *text = NULL;
+    size_t n = 0;
     snprintf(path, sizeof path, "%s/%s", self->directory, name);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    FILE *file = fopen(temporary, "we");
+    FILE *file = open_memstream(&text, &n);
     bool good = file && write(self, file);
     good = file && fclose(file) == 0 && good;
-    if (!good || rename(temporary, path))
-        return psd_err_set(err, PSD_EIO, "cannot write %s: %s", path, strerror(errno));
-    return PSD_OK;
+    const int rc = good ? psd_durable_put(path, text, n, err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
+    free(text);
+    return rc;
 }
 
 static bool write_json(const compare_t *self, FILE *out)

@@ -172,11 +172,7 @@ static int write_groups(const exported_t *self, const char *path, psd_err_t *err
         return psd_err_set(err, PSD_ENOMEM, "no memory for %s", path);
     const size_t n = strlen(text);
     text[n] = '\n'; /* where its end was */
-    psd_durable_t *file = psd_durable_new(path, n + 1, err);
-    int rc = file ? psd_durable_write(file, text, n + 1, 0, err) : PSD_EIO;
-    if (!rc)
-        rc = psd_durable_end(&file, err);
-    psd_durable_abandon(&file);
+    const int rc = psd_durable_put(path, text, n + 1, err);
     free(text);
     return rc;
 }

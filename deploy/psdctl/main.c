@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/stdfds.h"
 #include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/run.h"
 #include "deploy/psdctl/verb.h"
@@ -43,6 +44,7 @@ int main(int argc, char **argv)
     psd_err_t err;
     const char *word = argc > 1 ? argv[1] : "";
     int n;
+    psd_stdfds_open();
     if (argc == 1)
         return print_help(stderr), psd_err_exit_code(PSD_EUSAGE);
     if (strcmp(word, PSD_CTL_CHILD) == 0)

@@ -1,8 +1,10 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/durable.h"
@@ -110,4 +112,83 @@ Test(durable, directories_are_made_as_far_as_they_are_missing)
     snprintf(deep, sizeof deep, "%s/file/below", dir);
     cr_assert_eq(psd_durable_mkdir(deep, &err), PSD_EIO);
     cr_assert(strstr(err.text, "cannot make the directory "), "%s", err.text);
+}
+
+static void put(const char *text) { cr_assert_eq(psd_durable_put(path, text, strlen(text), &err), PSD_OK, "%s", err.text); }
+
+static bool is_link(void)
+{
+    struct stat info;
+    return lstat(path, &info) == 0 && S_ISLNK(info.st_mode);
+}
+
+Test(durable, a_link_is_followed_and_stays)
+{
+    char target[80];
+    snprintf(target, sizeof target, "%s/target", dir);
+    cr_assert_eq(symlink("second", path), 0);
+    snprintf(target, sizeof target, "%s/second", dir);
+    cr_assert_eq(symlink("target", target), 0);
+    for (int i = 0; i < 2; i++) { /* what it leads to is not there, and is */
+        put(i ? "two" : "one");
+        assert_text(i ? "two" : "one");
+        cr_assert(is_link());
+        cr_assert_eq(count_names(), 3);
+    }
+}
+
+Test(durable, links_in_a_ring_are_an_error)
+{
+    cr_assert_eq(symlink("file", path), 0);
+    cr_assert_eq(psd_durable_put(path, "x", 1, &err), PSD_EIO);
+    cr_assert_not_null(strstr(err.text, "Too many levels of symbolic links"), "%s", err.text);
+}
+
+Test(durable, a_device_stays_one)
+{
+    struct stat info;
+    cr_assert_eq(psd_durable_put("/dev/null", "text", 4, &err), PSD_OK, "%s", err.text);
+    cr_assert(stat("/dev/null", &info) == 0 && S_ISCHR(info.st_mode));
+    cr_assert_eq(symlink("/dev/null", path), 0);
+    put("text");
+    cr_assert(is_link());
+    cr_assert_eq(psd_durable_put("/dev/full", "text", 4, &err), PSD_EIO);
+    cr_assert_str_eq(err.text, "cannot write /dev/full: No space left on device");
+}
+
+Test(durable, a_fifo_gets_the_bytes_front_to_back)
+{
+    char got[8] = "";
+    cr_assert_eq(mkfifo(path, 0600), 0);
+    const int reader = open(path, O_RDONLY | O_NONBLOCK);
+    psd_durable_t *file = psd_durable_follow(path, 6, &err);
+    cr_assert_not_null(file, "%s", err.text);
+    cr_assert_eq(psd_durable_write(file, "def", 3, 3, &err), PSD_OK);
+    cr_assert_eq(psd_durable_write(file, "abc", 3, 0, &err), PSD_OK);
+    cr_assert_eq(psd_durable_end(&file, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(read(reader, got, sizeof got), 6);
+    cr_assert_str_eq(got, "abcdef");
+    close(reader);
+    cr_assert_eq(count_names(), 1);
+}
+
+Test(durable, an_open_descriptor_gets_the_bytes_where_it_is)
+{
+    char name[32];
+    const int fd = open(path, O_RDWR | O_CREAT, 0600);
+    cr_assert_eq(write(fd, "before ", 7), 7);
+    snprintf(name, sizeof name, "/dev/fd/%d", fd);
+    cr_assert_eq(psd_durable_put(name, "text", 4, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(write(fd, " after", 6), 6);
+    close(fd);
+    assert_text("before text after");
+}
+
+Test(durable, what_is_no_file_is_refused)
+{
+    cr_assert_eq(psd_durable_put(dir, "x", 1, &err), PSD_EIO);
+    cr_assert_not_null(strstr(err.text, ": it is a directory; name a file"), "%s", err.text);
+    snprintf(path, sizeof path, "%s/none/file", dir);
+    cr_assert_eq(psd_durable_put(path, "x", 1, &err), PSD_EIO);
+    cr_assert_not_null(strstr(err.text, "No such file or directory"), "%s", err.text);
 }

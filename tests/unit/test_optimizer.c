@@ -417,6 +417,12 @@ static const struct {
     { "adma", "rule, column 1: unknown optimizer 'adma'; the nearest is 'adam'" },
     { "Adam", "rule, column 1: unknown optimizer 'Adam'; the nearest is 'adam'" },
     { "look_ahead", "rule, column 1: unknown optimizer 'look_ahead'; the nearest is 'lookahead'" },
+    { "lamb", "rule, column 1: unknown optimizer 'lamb'; there are sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, "
+              "adamw, nadam, radam, adamax, lion, signsgd, signum, and lookahead around each of them" },
+    { "adam(learning_rate=0.1)", "rule, column 6: unknown argument 'learning_rate' of adam; the nearest is 'lr' "
+                                 "(it takes lr, beta1, beta2, eps, weight_decay, amsgrad)" },
+    { "sgd(foo=1)", "rule, column 5: unknown argument 'foo' of sgd; it takes lr, momentum, dampening, nesterov, weight_decay" },
+    { "lookahead(adam, pullback=often)", "rule, column 26: unknown pullback 'often'; it is none, reset or pullback" },
     { "lookahead(rmsprob)", "rule, column 11: unknown optimizer 'rmsprob'; the nearest is 'rmsprop'" },
     { "adam(beta=0.9)", "rule, column 6: unknown argument 'beta' of adam; the nearest is 'beta1' "
                         "(it takes lr, beta1, beta2, eps, weight_decay, amsgrad)" },
