@@ -64,7 +64,7 @@ typedef enum psd_job_state {
 #undef X
 } psd_job_state_t;
 
-enum { PSD_MAX_REPORTS = 8 };
+enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */ };
 
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {

@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 void psd_history_add(psd_history_t *self, const psd_history_point_t *point)
 {
@@ -17,9 +18,30 @@ void psd_history_add(psd_history_t *self, const psd_history_point_t *point)
     self->point[self->n++] = *point;
 }
 
+/* The oldest line of the id that has the most. */
+static size_t least_needed(const psd_history_t *self)
+{
+    size_t most = 0, victim = 0;
+    for (size_t i = 0; i < self->n_kept; i++) {
+        size_t n = 0;
+        for (size_t k = i; k < self->n_kept; k++) /* at its first line, all of an id are counted */
+            n += strcmp(self->line[i].id, self->line[k].id) == 0;
+        if (n > most) {
+            most = n;
+            victim = i;
+        }
+    }
+    return victim;
+}
+
 void psd_history_note(psd_history_t *self, double unix_s, const char *level, const char *id, const char *text)
 {
-    psd_history_line_t *line = &self->line[self->n_lines++ % PSD_HISTORY_LINES];
+    if (self->n_kept == PSD_HISTORY_LINES) {
+        const size_t i = least_needed(self);
+        memmove(&self->line[i], &self->line[i + 1], (--self->n_kept - i) * sizeof *self->line);
+    }
+    psd_history_line_t *line = &self->line[self->n_kept++];
+    self->n_lines++;
     line->unix_s = unix_s;
     snprintf(line->level, sizeof line->level, "%s", level);
     snprintf(line->id, sizeof line->id, "%s", id);
@@ -59,9 +81,8 @@ static json_t *text_json(const char *text)
 static json_t *events_json(const psd_history_t *self)
 {
     json_t *events = json_array();
-    uint64_t first = self->n_lines > PSD_HISTORY_LINES ? self->n_lines - PSD_HISTORY_LINES : 0;
-    for (uint64_t i = first; i < self->n_lines; i++) {
-        const psd_history_line_t *line = &self->line[i % PSD_HISTORY_LINES];
+    for (size_t i = 0; i < self->n_kept; i++) {
+        const psd_history_line_t *line = &self->line[i];
         json_array_append_new(events, json_pack("{s:f, s:s, s:s, s:o}", "ts", line->unix_s, "level",
                                                 line->level, "id", line->id, "text", text_json(line->text)));
     }

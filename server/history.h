@@ -1,5 +1,5 @@
 /* history.h - what has been, for curves: numbers at equal distances in time, ever coarser so that there is
- * always room, and the newest lines of the log. A plain struct: whoever shares it between threads copies it
+ * always room, and lines of the log. A plain struct: whoever shares it between threads copies it
  * under a lock. */
 #pragma once
 
@@ -26,12 +26,14 @@ typedef struct psd_history { /* all zero: nothing has been */
     size_t n;
     uint64_t offered; /* points */
     uint64_t every;   /* that many offers make a point; 0 counts as 1 */
-    psd_history_line_t line[PSD_HISTORY_LINES];
-    uint64_t
-        n_lines; /* that there were; the newest are kept, line n_lines - 1 at that place modulo the room */
+    psd_history_line_t line[PSD_HISTORY_LINES]; /* oldest first */
+    size_t n_kept;                              /* of them */
+    uint64_t n_lines;                           /* that there were in all */
 } psd_history_t;
 
 void psd_history_add(psd_history_t *self, const psd_history_point_t *point);
+/* When there is no room left, the id with the most lines loses its oldest: what is said every few seconds does not push out what
+ * was said once. */
 void psd_history_note(psd_history_t *self, double unix_s, const char *level, const char *id,
                       const char *text);
 

@@ -30,7 +30,7 @@ static const char head[] =
     ".alerts{list-style:none;padding:0;margin:1rem 0 0}.alerts li{border-left:4px solid var(--bad);"
     "padding:.4rem .8rem;margin:.3rem 0;background:var(--soft)}"
     ".cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}"
-    ".card{background:var(--soft);border-radius:.5rem;padding:.5rem .9rem;min-width:7rem}"
+    ".card{background:var(--soft);border-radius:.5rem;padding:.5rem .9rem;flex:1 1 7rem}"
     ".card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}"
     ".curve{width:min(100%,37.5rem);color:var(--busy)}.curve+p{margin:0;opacity:.75}"
     "footer{margin-top:2rem;opacity:.75}a{color:inherit}"
@@ -161,7 +161,7 @@ static const struct card {
     { "progress", "step", "step" },        { "progress", "epoch", "epoch" },
     { "loss", "train", "training loss" },  { "loss", "val", "test loss" },
     { "progress", "samples", "samples" },  { "optimizer", "lr_now", "learning rate" },
-    { "progress", "eta_seconds", "left" }, { "", "uptime_seconds", "up" },
+    { "progress", "left_seconds", "left" }, { "", "uptime_seconds", "up" },
 };
 
 enum { N_CARDS = sizeof cards / sizeof *cards };

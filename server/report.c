@@ -117,15 +117,29 @@ static bool readiness(const psd_report_t *self, const psd_node_t *node, char *li
     return joined && quorum;
 }
 
+double psd_report_value(const psd_coordinator_facts_t *facts, const char *name)
+{
+    for (uint32_t i = 0; i < facts->n_reports; i++)
+        if (!strcmp(facts->report[i].name, name))
+            return facts->report[i].value;
+    return NAN;
+}
+
+bool psd_report_is_free(const char *name)
+{
+    return strcmp(name, PSD_VALIDATION_LOSS) && strcmp(name, PSD_PROGRESS_EPOCH) && strcmp(name, PSD_PROGRESS_LEFT);
+}
+
 static psd_history_point_t point(const psd_report_t *self, const psd_node_t *node)
 {
     const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
     psd_coordinator_facts_t facts = { 0 };
     if (psd_node_coordinator(node))
         psd_coordinator_facts(psd_node_coordinator(node), &facts);
-    double val_loss = NAN, report = NAN;
+    const double val_loss = psd_report_value(&facts, PSD_VALIDATION_LOSS);
+    double report = NAN;
     for (uint32_t i = 0; i < facts.n_reports; i++)
-        *(strcmp(facts.report[i].name, PSD_VALIDATION_LOSS) ? &report : &val_loss) = facts.report[i].value;
+        report = psd_report_is_free(facts.report[i].name) ? facts.report[i].value : report;
     return (psd_history_point_t){ .unix_s = psd_report_unix_time(), .step = stats->steps, .samples = stats->samples,
                                   .received_bytes = self->received_bytes, .sent_bytes = self->sent_bytes,
                                   .loss = stats->steps ? stats->loss : NAN, .lr = stats->steps ? stats->lr : self->lr,

@@ -36,8 +36,14 @@ static void set_job(psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, d
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_TIME, NULL, now - (double)(now_ms - facts.point_ms) * 1e-3);
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_DURATION, NULL, (double)facts.save_ms * 1e-3);
     }
+    const double epoch = psd_report_value(&facts, PSD_PROGRESS_EPOCH), left = psd_report_value(&facts, PSD_PROGRESS_LEFT);
+    if (isfinite(epoch))
+        psd_metrics_set(m, PSD_METRIC_EPOCH, NULL, epoch);
+    if (isfinite(left))
+        psd_metrics_set(m, PSD_METRIC_TIME_LEFT, NULL, left);
     for (uint32_t i = 0; i < facts.n_reports; i++)
-        psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report[i].name, facts.report[i].value);
+        if (psd_report_is_free(facts.report[i].name) || !strcmp(facts.report[i].name, PSD_VALIDATION_LOSS))
+            psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report[i].name, facts.report[i].value);
 }
 
 static void set_state(psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)

@@ -18,6 +18,10 @@
 /* What the trainer calls the loss on its test set. */
 #define PSD_VALIDATION_LOSS "val/loss"
 
+/* How far it has come, as it reports now and then: passes over the data; seconds to the last step at its pace so far. */
+#define PSD_PROGRESS_EPOCH "progress/epoch"
+#define PSD_PROGRESS_LEFT "progress/left_seconds"
+
 struct psd_report {
     const psd_options_t *options;
     const char *settings;
@@ -54,6 +58,12 @@ typedef struct crowd {
 } psd_crowd_t;
 
 /* -- report.c */
+
+/* The newest value of a name that workers reported; NaN: none. */
+double psd_report_value(const psd_coordinator_facts_t *facts, const char *name);
+
+/* Whether a name that workers reported is a number of the job's own, not one that stands in a place made for it. */
+bool psd_report_is_free(const char *name);
 
 /* Seconds since 1970. */
 double psd_report_unix_time(void);

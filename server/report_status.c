@@ -3,8 +3,9 @@
 enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ };
 
 /* Whom to call slow: the round lacks its push alone for such a share of time, and so many times that of the worker that is
- * awaited least, for somebody is always the last; in asp, a push takes so many times as long as others'. */
-static const double SLOW_SHARE = 0.1, SLOW_RATIO = 2, SLOW_FACTOR = 1.5;
+ * awaited least, for somebody is always the last. And in any case a push takes so many times as long as others', and so many
+ * seconds longer: a millisecond more or less is nobody's fault. One that is silent has no such times. */
+static const double SLOW_SHARE = 0.2, SLOW_RATIO = 2, SLOW_FACTOR = 1.5, SLOW_SECONDS = 0.01;
 
 static int by_size(const void *a, const void *b)
 {
@@ -36,17 +37,19 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
     return facts.stopped && facts.state == PSD_JOB_FINISHED ? "stopped" : psd_job_state_name(facts.state);
 }
 
-static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd)
+static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
 {
+    const double own = pace->compute_s + pace->send_s, others = crowd->compute_s + crowd->send_s;
+    const bool takes_long = own > SLOW_FACTOR * others && own - others > SLOW_SECONDS;
     if (psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push)
-        return pace->compute_s + pace->send_s > SLOW_FACTOR * (crowd->compute_s + crowd->send_s);
-    return pace->awaited > SLOW_SHARE && pace->awaited > SLOW_RATIO * crowd->awaited;
+        return takes_long;
+    return pace->awaited > SLOW_SHARE && pace->awaited > SLOW_RATIO * crowd->awaited && (takes_long || silent_ms > SILENT_MS);
 }
 
 /* Why the others wait for it; NULL when they do not. */
 static const char *slow_reason(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
 {
-    return !is_slow(self, pace, crowd)                                               ? NULL
+    return !is_slow(self, pace, crowd, silent_ms)                                               ? NULL
            : silent_ms > SILENT_MS                                                   ? "silent"
            : pace->send_s - crowd->send_s > pace->compute_s - crowd->compute_s ? "network"
                                                                                      : "compute";
@@ -257,10 +260,17 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
         json_object_set_new(point, "dir", json_string(psd_options_string(self->options, "checkpoint.dir")));
         json_object_set_new(status, "checkpoint", point);
     }
+    json_t *progress = json_object_get(status, "progress");
+    const double val_loss = psd_report_value(&facts, PSD_VALIDATION_LOSS), epoch = psd_report_value(&facts, PSD_PROGRESS_EPOCH),
+                 left = psd_report_value(&facts, PSD_PROGRESS_LEFT);
+    if (isfinite(val_loss))
+        json_object_set_new(json_object_get(status, "loss"), "val", json_real(val_loss));
+    if (isfinite(epoch))
+        json_object_set_new(progress, "epoch", json_real(epoch));
+    if (isfinite(left) && facts.state == PSD_JOB_TRAINING) /* else it does not get shorter */
+        json_object_set_new(progress, "left_seconds", json_real(left));
     for (uint32_t i = 0; i < facts.n_reports; i++)
-        if (!strcmp(facts.report[i].name, PSD_VALIDATION_LOSS))
-            json_object_set_new(json_object_get(status, "loss"), "val", number(facts.report[i].value));
-        else
+        if (psd_report_is_free(facts.report[i].name))
             json_object_set_new(status, "report",
                                 json_pack("{s:s, s:o}", "name", facts.report[i].name, "value", number(facts.report[i].value)));
 }

@@ -48,6 +48,7 @@ typedef struct trainer {
     window_t window;
     unsigned hopeless; /* steps in a row without a finite loss */
     bool target_met;
+    uint64_t reported_ms;          /* when the servers were last told how far it has come */
     uint64_t begun_ms, stop_ms; /* when the loop began; when `stop` was first seen, 0: not yet */
     double begun_ts;            /* when the loop began, in seconds since 1970 */
     char
@@ -271,6 +272,20 @@ static void show(trainer_t *self)
         psd_progress_update(self->config->progress, now_ms(CLOCK_MONOTONIC), &state);
 }
 
+/* Now and then, for whoever looks at the servers' pages. */
+static void report_progress(trainer_t *self, uint32_t rank, uint64_t now)
+{
+    enum { PAUSE_MS = 1000 };
+    const psd_trainer_result_t *r = self->result;
+    if (rank || (now - self->reported_ms < PAUSE_MS && r->steps < self->last_step))
+        return;
+    self->reported_ms = now;
+    psd_worker_report(self->worker, "progress/epoch", r->epochs);
+    if (self->last_step != UINT64_MAX && r->rounds)
+        psd_worker_report(self->worker, "progress/left_seconds",
+                          (double)(now - self->begun_ms) / 1e3 / (double)r->rounds * (double)(self->last_step - r->steps));
+}
+
 /* One round: gradient, exchange, and what it leaves to note. */
 static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
 {
@@ -300,6 +315,7 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
     if (at.clock == self->last_step || evaluation_is_due(self, slice.samples_before, self->samples))
         rc = evaluate(self, err);
     show(self);
+    report_progress(self, at.rank, now_ms(CLOCK_MONOTONIC));
     return rc;
 }
 

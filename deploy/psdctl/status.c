@@ -36,8 +36,13 @@ static void print_human(const json_t *status)
            psd_http_text_at(status, "state"), *reason ? ", " : "", reason,
            psd_http_number_at(status, "shard", "index"), psd_http_number_at(status, "shard", "count"),
            psd_http_number_at(status, "", "uptime_seconds"));
+    const json_t *progress = json_object_get(status, "progress");
     printf("  step %.0f, samples %.0f", psd_http_number_at(status, "progress", "step"),
            psd_http_number_at(status, "progress", "samples"));
+    if (json_is_number(json_object_get(progress, "epoch")))
+        printf(", epoch %.2f", psd_http_number_at(progress, "", "epoch"));
+    if (json_is_number(json_object_get(progress, "left_seconds")))
+        printf(", %.0f s left", psd_http_number_at(progress, "", "left_seconds"));
     if (json_is_number(json_object_get(json_object_get(status, "loss"), "train")))
         printf(", training loss %.5g", psd_http_number_at(status, "loss", "train"));
     printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : psd_http_text_at(optimizer, "name"),

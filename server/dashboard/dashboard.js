@@ -5,7 +5,7 @@
 var status_ = null, heard = 0, points = [], log = [], logLines = -1, ended = false, byStep = false, logY = false;
 var sortBy = 'awaited_share', sortDown = true, charts = [], source = null, polling = 0, asking = false;
 var saved = document.getElementById('saved'); /* in a page that psdctl status --html made */
-var MAX_POINTS = 4096, STALE_MS = 3000, POLL_MS = 2000;
+var MAX_POINTS = 4096, STALE_MS = 3000, POLL_MS = 2000, GONE_S = 5;
 
 /* ---- elements ---- */
 
@@ -71,7 +71,26 @@ function putHead(s) {
   fill(parts.head, h('h1', {}, s.job), h('span', { 'class': 'state ' + mood[0], id: 'state' }, mood[1] + ' ' + s.state),
        h('span', {}, 'shard ' + s.shard.index + ' of ' + s.shard.count),
        s.reason ? h('span', {}, 'waits for ' + s.reason) : null, parts.news);
-  fill(parts.alerts, (s.alerts || []).map(function (text) { return h('li', {}, text); }));
+  var gone = absences(s);
+  fill(parts.alerts, gone.concat((s.alerts || []).filter(function (text) { return !gone.length || !/ is lost; /.test(text); })).map(function (text) { return h('li', {}, text); }));
+}
+
+/* Who is gone, at the top: "2 of 3 workers: worker 1 (name) is lost since 14:03:12". */
+function since(age) { return isNumber(age) ? ' is lost since ' + clock(s_now() - age) : ' is lost'; }
+
+function s_now() { return status_ ? status_.now : Date.now() / 1000; }
+
+function absences(s) {
+  var out = [], workers = s.workers_lost || s.workers.filter(function (w) { return w.state === 'lost'; });
+  var servers = s.servers_lost || s.servers.filter(function (x) { return isNumber(x.last_heard_age_seconds) && x.last_heard_age_seconds > GONE_S; });
+  var here = isNumber(s.workers_live) ? s.workers_live : s.workers.filter(function (w) { return w.state === 'live' || w.state === 'late'; }).length;
+  var due = Math.max(isNumber(s.workers_want) ? s.workers_want : 0, here + workers.length);
+  if (ended || s.state === 'finished') return out;
+  if (workers.length) out.push(here + ' of ' + due + ' workers: ' + workers.map(function (w) {
+    return 'worker ' + w.id + ' (' + w.name + ')' + since(w.last_heard_age_seconds); }).join(', '));
+  if (servers.length) out.push(s.shard.count - servers.length + ' of ' + s.shard.count + ' servers: ' + servers.map(function (x) {
+    return 'server ' + x.index + ' (' + x.endpoint + ')' + since(x.last_heard_age_seconds); }).join(', '));
+  return out;
 }
 
 function latestRate(key) {
@@ -83,12 +102,24 @@ function latestRate(key) {
 function putCards(s) {
   var point = s.checkpoint || {}, report = s.report;
   function card(value, label) { return h('div', { 'class': 'card' }, h('b', {}, value), label); }
-  fill(parts.cards, card(plain(s.progress.step), 'step'), card(plain(s.loss.train), 'training loss'),
+  fill(parts.cards, card(plain(s.progress.step), 'step'),
+       isNumber(s.progress.epoch) ? card(s.progress.epoch.toFixed(2), 'epoch') : null,
+       isNumber(s.progress.left_seconds) ? card(duration(Math.round(s.progress.left_seconds)), 'left') : null,
+       card(plain(s.loss.train), 'training loss'),
        report ? card(plain(report.value), report.name) : null,
        card(rate(latestRate('samples')), 'samples/s'), card(rate(latestRate('step')), 'steps/s'),
        card(plain(s.optimizer.lr_now), 'learning rate'),
        s.checkpoint ? card(duration(point.age_seconds), 'since the checkpoint') : null,
        card(duration(s.uptime_seconds), 'up'));
+  layTiles();
+}
+
+/* So many in a row that the last row is not one tile alone. */
+function layTiles() {
+  var n = parts.cards.children.length, most = Math.max(2, Math.floor(parts.cards.clientWidth / 140));
+  var columns = Math.ceil(n / Math.ceil(n / most));
+  parts.cards.style.gridTemplateColumns = 'repeat(' + columns + ', minmax(0, 1fr))';
+  parts.cards.lastChild.style.gridColumn = n > 1 && n % columns === 1 ? '1 / -1' : '';
 }
 
 /* ---- curves ---- */
@@ -110,8 +141,10 @@ var CURVES = [
   { title: 'Report', series: [['', stored('report')]], format: plain, curve: true, report: true }
 ];
 
-var MARKS = { 'checkpoint.committed': ['--busy', false], 'worker.joined': ['--good', false], 'worker.lost': ['--bad', true],
-              'worker.left': ['--waiting', true], 'job.restart': ['--bad', false] };
+/* Colour, dashed, what it is; what is said often is thinned. */
+var MARKS = { 'checkpoint.committed': ['--busy', false, 'checkpoint', true], 'worker.joined': ['--good', false, 'a worker joined'],
+              'worker.lost': ['--bad', true, 'a worker was lost'], 'worker.left': ['--waiting', true, 'a worker left'],
+              'job.restart': ['--bad', false, 'the job went back'] };
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
@@ -126,6 +159,7 @@ function rowsOf(curve) {
 /* The log's events as vertical lines; against steps, at the first point that is not before them. */
 function marksOf(curve) {
   return function (canvas, area, graph) {
+    var gap = Math.max(24, area.w / 8), last = -gap; /* pixels between two of what is thinned */
     log.forEach(function (line) {
       var kind = MARKS[line.id], point, x;
       if (!kind) return;
@@ -135,6 +169,8 @@ function marksOf(curve) {
         x = graph.toDomXCoord(point.step);
       } else x = graph.toDomXCoord(line.ts * 1000);
       if (x < area.x || x > area.x + area.w) return;
+      if (kind[3] && x - last < gap) return;
+      if (kind[3]) last = x;
       canvas.save();
       canvas.strokeStyle = colour(kind[0]);
       canvas.globalAlpha = 0.55;
@@ -171,6 +207,14 @@ function putCharts(rebuild) {
       curve.graph = new Dygraph(curve.chart, rowsOf(curve), optionsOf(curve));
     }
   });
+  putMarks();
+}
+
+/* What the vertical lines are. */
+function putMarks() {
+  fill(parts.marks, Object.keys(MARKS).filter(function (id) { return log.some(function (line) { return line.id === id; }); }).map(function (id) {
+    return h('span', {}, h('i', { 'class': 'mark', style: 'border-left-color:var(' + MARKS[id][0] + ');border-left-style:' + (MARKS[id][1] ? 'dashed' : 'solid') }), MARKS[id][2]);
+  }));
 }
 
 function toggle(text, get, set) {
@@ -235,7 +279,7 @@ function putWorkers(s) {
   var columns = COLUMNS.filter(function (c) { return !c[4] || c[4] === s.sync.mode; });
   fill(parts.workers, h('thead', {}, h('tr', {}, columns.map(heading))),
        h('tbody', {}, s.workers.slice().sort(compare).map(function (w) {
-         return h('tr', { 'class': w.slow_reason ? 'slow' : null, 'data-worker': w.id }, columns.map(function (c) {
+         return h('tr', { 'class': w.state === 'lost' ? 'lost' : w.slow_reason ? 'slow' : null, 'data-worker': w.id }, columns.map(function (c) {
            return h('td', { 'class': c[3] ? 'number' : null }, c[2](w));
          }));
        })));
@@ -253,9 +297,17 @@ function pairs(rows) {
   }));
 }
 
-function counts(object) {
-  var text = Object.keys(object || {}).filter(function (k) { return object[k]; }).map(function (k) { return k + ' ' + object[k]; });
-  return text.length ? text.join(', ') : 'none';
+/* Why a message was refused, for people; most of it is nobody's fault, and is made good by itself. */
+var REFUSED = { protocol: 'of another version of psd', job: 'of another job', shape: 'for a model of another shape',
+  view: 'sent before a worker or server came or went (sent again)', incarnation: 'of an earlier life of a worker or server',
+  worker: 'of a worker that is not in the job', shard: 'for another server', clock: 'for a round that is not open', checksum: 'damaged on the way',
+  nonfinite: 'with Inf or NaN', duplicate: 'that came twice', stale: 'older than sync.max_staleness allows', malformed: 'that are no messages of psd',
+  sender: 'of somebody who may not send such', full: 'of one worker or server too many', session: 'from before the newest decision',
+  config: 'of a worker or server with other settings', run: 'from before the job was taken up again' };
+
+function refusals(object) {
+  var keys = Object.keys(object || {}).filter(function (k) { return object[k]; });
+  return keys.length ? h('span', {}, keys.map(function (k) { return h('div', {}, object[k] + ' ' + (REFUSED[k] || k)); })) : 'none';
 }
 
 function putServers(s) {
@@ -266,7 +318,7 @@ function putServers(s) {
   })) : pairs([['all of them', 'are on the page of server 0']]));
   fill(parts.shard, pairs([['version', plain(own.version)], ['parameters', plain(own.parameters) + ' in ' + own.chunks + ' chunks, ' + bytes(own.bytes)],
     ['a chunk\'s step', duration(own.apply_seconds_p99) + ' (99th percentile)'], ['received', bytes(own.received_bytes)],
-    ['sent', bytes(own.sent_bytes)], ['refused', counts(own.rejected)]]));
+    ['sent', bytes(own.sent_bytes)], ['messages refused', refusals(own.rejected)]]));
 }
 
 function putOptimizer(s) {
@@ -298,9 +350,20 @@ function putCheckpoint(s) {
     : h('p', {}, s.servers.length ? 'None: checkpoint.dir is not set.' : 'On the page of server 0.'));
 }
 
+function isQuiet(line) { return line.level !== 'warn' && line.level !== 'error'; }
+
+/* Newest first; of lines of one kind ("checkpoint.") in a row the newest stands for all. */
 function putLog() {
-  fill(parts.log, log.slice().reverse().map(function (line) {
-    return h('tr', { 'class': line.level }, h('td', {}, clock(line.ts)), h('td', {}, line.id), h('td', {}, line.text));
+  var rows = [];
+  log.slice().reverse().forEach(function (line) {
+    var last = rows[rows.length - 1], group = line.id.split('.')[0];
+    if (group === 'checkpoint' && last && last.group === group && isQuiet(last.line) && isQuiet(line)) last.more++;
+    else rows.push({ line: line, group: group, more: 0 });
+  });
+  fill(parts.log, rows.map(function (row) {
+    var line = row.line;
+    return h('tr', { 'class': line.level }, h('td', {}, clock(line.ts)), h('td', {}, line.id),
+             h('td', {}, line.text, row.more ? h('span', { 'class': 'more' }, ' and ' + row.more + ' more lines of checkpoints before it') : null));
   }));
 }
 
@@ -314,12 +377,21 @@ function wide(name) { parts[name] = h('table', {}); return h('div', { 'class': '
 
 function part(name) { parts[name] = h('div', { 'class': 'wide' }); return parts[name]; }
 
+/* A chart is as wide as its cell, also when the other charts come to stand beside it. */
+var watcher = new ResizeObserver(function () {
+  CURVES.forEach(function (curve) {
+    if (curve.graph && curve.chart.clientWidth && curve.graph.width_ !== curve.chart.clientWidth) curve.graph.resize();
+  });
+  if (parts.cards) layTiles();
+});
+
 function build() {
   parts.head = h('header', {});
   parts.alerts = h('ul', { 'class': 'alerts', role: 'alert' });
   parts.cards = h('div', { 'class': 'cards' });
   parts.news = h('span', { 'class': 'stale', role: 'status' });
   parts.log = h('table', {});
+  parts.marks = h('div', { 'class': 'key marks' });
   CURVES.forEach(function (curve, i) {
     curve.chart = h('div', { 'class': 'chart' });
     curve.legend = h('div', { 'class': 'legend' });
@@ -327,9 +399,10 @@ function build() {
       toggle('log', function () { return logY; }, function (on) { logY = on; }),
       toggle('by step', function () { return byStep; }, function (on) { byStep = on; })]);
     curve.section.hidden = true;
+    watcher.observe(curve.chart);
   });
   fill(document.body, parts.head, parts.alerts, parts.cards,
-    h('div', { 'class': 'charts' }, CURVES.map(function (c) { return c.section; })),
+    h('div', { 'class': 'charts' }, CURVES.map(function (c) { return c.section; })), parts.marks,
     section('Workers', [wide('workers'), h('div', { 'class': 'key' }, PHASES.map(function (p) {
       return h('span', {}, h('i', { 'class': p }), { computing: 'computes, reads data', sending: 'its push arrives', waiting: 'waits for the others', served: 'the server\'s turn' }[p]);
     }))]),

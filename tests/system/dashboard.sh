@@ -51,6 +51,11 @@ awk -v now="$now" -v clock="$(date +%s.%N)" 'BEGIN { exit !(now > clock - 3 && n
 grep -q "\"rounds wait for worker 1 ([^)]*:$slow) [1-9][0-9] % of the time: " "$dir/status" ||
     fail "the alerts do not blame worker 1: $(grep -A 3 alerts "$dir/status")"
 [ "$(grep -c '"slow_reason": "compute"' "$dir/status")" -eq 1 ] || fail "$(grep slow_reason "$dir/status")"
+grep -q '"epoch": [0-9]' "$dir/status" || fail '/status does not say which epoch it is'
+curl -fsS "$url/metrics" >"$dir/metrics.text"
+grep -q '^psd_epoch [0-9]' "$dir/metrics.text" || fail '/metrics does not say which epoch it is'
+grep -q '^psd_time_left_seconds [0-9]' "$dir/metrics.text" || fail '/metrics does not say how long it takes'
+! grep -q 'name="progress/' "$dir/metrics.text" || fail 'the trainer reports its progress twice'
 [ "$(grep -c '"slow_reason": null' "$dir/status")" -eq 2 ] || fail "$(grep slow_reason "$dir/status")"
 grep -q '"phase": [0-4]$' "$dir/status" || fail 'no phase of Lookahead'
 "$bin/psdctl" status "$url" | grep -q 'rounds wait for worker 1 ' || fail 'psdctl status does not say so'

@@ -1,4 +1,4 @@
-// screenshots.mjs URL DIR SLOW REPORT MOMENT - what people see: the dashboard of a running job at URL in a browser, light,
+// screenshots.mjs URL DIR SLOW REPORT MOMENT VICTIM - what people see: the dashboard of a running job at URL in a browser, light,
 // dark, on a narrow screen and without scripts; a comparison's REPORT; and a MOMENT that psdctl status --html has kept.
 // Each becomes a picture in DIR. Ends with a sentence and 1 when the page shows other values than /status, does not blame
 // the worker SLOW for its computing, is wider than its screen, or asks for anything elsewhere.
@@ -6,7 +6,7 @@ import { spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-const [url, dir, slow, report, moment] = process.argv.slice(2);
+const [url, dir, slow, report, moment, victim] = process.argv.slice(2);
 const browser = spawn('chromium', ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync', '--hide-scrollbars',
   '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1', `--user-data-dir=${join(dirname(moment), 'browser')}`, '--remote-debugging-pipe'],
@@ -164,6 +164,24 @@ const REPORT = `(() => {
   return wrong.join('; ');
 })()`;
 
+// Charts are no wider than their cells, tiles stand in rows without one alone, and vertical lines have a legend.
+const LAYOUT = `(() => {
+  const wrong = [], all = s => [...document.querySelectorAll(s)], wide = e => e.getBoundingClientRect().width;
+  for (const chart of all('.chart'))
+    for (const canvas of chart.querySelectorAll('canvas'))
+      if (wide(canvas) > wide(chart.parentNode) + 1) wrong.push('a chart is ' + wide(canvas) + ' wide, its cell ' + wide(chart.parentNode));
+  const rows = {};
+  for (const card of all('.card')) (rows[Math.round(card.getBoundingClientRect().top)] ||= []).push(card);
+  for (const row of Object.values(rows))
+    if (row.length === 1 && wide(row[0]) < 0.9 * wide(row[0].parentNode)) wrong.push('a tile stands alone: ' + row[0].textContent);
+  for (const label of ['epoch', 'left'])
+    if (!all('.card').some(c => c.lastChild.textContent === label && /\\d/.test(c.firstChild.textContent))) wrong.push('no tile says ' + label);
+  if (!document.querySelector('.marks').textContent.includes('a worker joined')) wrong.push('vertical lines have no legend');
+  if (document.querySelector('.log').textContent.split('checkpoint.').length > 6) wrong.push('lines of checkpoints fill the log');
+  return wrong.join('; ');
+})()`;
+const GONE = `/^⚠? ?2 of 3 workers: worker \\d+ \\(.+\\) is lost since /.test(document.querySelector('.alerts li')?.textContent || '')`;
+
 const live = [['curve', CURVES], ['rate', RATES], [`worker ${slow} that is blamed`, BLAME]];
 try {
   let tab = await look('light', url, {}, live);
@@ -175,6 +193,8 @@ try {
   await tab.close();
   for (const [name, how] of [['dark', { dark: true }], ['narrow', { width: 400 }]]) {
     tab = await look(name, url, how, live);
+    const wrong = await tab.evaluate(LAYOUT);
+    if (wrong) throw new Error(`${name}: ${wrong}`);
     await tab.shoot(name);
     await tab.close();
   }
@@ -199,6 +219,12 @@ try {
     if (empty) throw new Error(`${name}: a chart is empty`);
     const wrong = await tab.evaluate(REPORT);
     if (wrong) throw new Error(`${name}: ${wrong}`);
+    await tab.shoot(name);
+    await tab.close();
+  }
+  process.kill(+victim, 'SIGKILL');
+  for (const [name, how] of [['gone', { dark: true }], ['gone-narrow', { width: 400 }]]) {
+    tab = await look(name, url, how, [['curve', CURVES], ['worker that is lost', GONE]]);
     await tab.shoot(name);
     await tab.close();
   }

@@ -24,7 +24,7 @@ fail() {
     --lr-sweep=0.3,1 --seeds=2 --stop-steps=60 --eval-every=10 --run-dir="$dir/compared" >"$dir/compare.out" 2>&1 || fail "$(tail -n 3 "$dir/compare.out")"
 
 : >"$dir/out"
-"$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --workers-min=3 \
+"$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --workers-min=2 --workers-want=3 --workers-lost=drop --restarts=0 \
     --stop-epochs=0 --stop-steps=1000000000 --checkpoint-dir="$dir/checkpoints" --checkpoint-every=3s \
     --optimizer='lookahead(sgd(lr=0.01), k=5, alpha=0.5)' >"$dir/out" 2>&1 &
 job=$!
@@ -37,6 +37,7 @@ done
 
 # Worker 1 is called HOST:PID; it is stopped for most of the time.
 slow=$("$bin/psdctl" status "$url" | sed -n 's/^  1  *[^ ]*:\([0-9]*\) .*/\1/p')
+victim=$("$bin/psdctl" status "$url" | sed -n 's/^  2  *[^ ]*:\([0-9]*\) .*/\1/p')
 [ -n "$slow" ] || fail 'there is no worker 1'
 while kill -STOP "$slow" && sleep 0.25 && kill -CONT "$slow" && sleep 0.05; do :; done 2>/dev/null &
 slower=$!
@@ -48,4 +49,4 @@ done
 [ "$i" -lt 300 ] || fail 'worker 1 is not blamed'
 page=$(cat "$dir/moment.html")
 ! grep -q 'src=\|href=\|http-equiv=refresh' <<<"${page%%<script*}" || fail 'the moment would load something'
-node "$source/tests/system/screenshots.mjs" "$url" "$pictures" 1 "$dir/compared/report.html" "$dir/moment.html"
+node "$source/tests/system/screenshots.mjs" "$url" "$pictures" 1 "$dir/compared/report.html" "$dir/moment.html" "$victim"

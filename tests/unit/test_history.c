@@ -82,3 +82,18 @@ Test(history, a_line_that_is_no_utf8_or_was_cut_within_a_character_is_one_all_th
     cr_assert_eq(json_array_size(events), 2);
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 1), "text")), "?\x01 name=<b>");
 }
+
+Test(history, lines_that_come_again_and_again_do_not_push_out_what_was_said_once)
+{
+    psd_history_note(&history, 1, "info", "worker.joined", "worker=1");
+    psd_history_note(&history, 2, "warn", "worker.lost", "worker=1");
+    for (int i = 0; i < 10 * PSD_HISTORY_LINES; i++)
+        psd_history_note(&history, 3 + i, "info", i % 2 ? "checkpoint.begun" : "checkpoint.committed", "step=1");
+    json_t *events = read_all("events");
+    cr_assert_eq(json_array_size(events), PSD_HISTORY_LINES);
+    cr_expect_str_eq(json_string_value(json_object_get(json_array_get(events, 0), "id")), "worker.joined");
+    cr_expect_str_eq(json_string_value(json_object_get(json_array_get(events, 1), "id")), "worker.lost");
+    cr_expect_eq(json_number_value(json_object_get(json_array_get(events, PSD_HISTORY_LINES - 1), "ts")),
+                 2 + 10 * PSD_HISTORY_LINES, "the newest is there");
+    cr_expect_eq(history.n_lines, 2 + 10 * PSD_HISTORY_LINES);
+}
