@@ -34,6 +34,11 @@
     X(ROUNDS_SKIPPED, COUNTER, "psd_rounds_skipped_total", 0, "", "Rounds closed without a step.")           \
     X(JOB_STATE, GAUGE, "psd_job_state", 0, "state", "1 for the state that the job is in.")                  \
     X(WORKERS, GAUGE, "psd_workers", 0, "state", "Workers by state.")                                        \
+    X(WORKERS_LOST, COUNTER, "psd_workers_lost_total", 0, "", "How often a worker was given up.")            \
+    X(WORKERS_MISSING, GAUGE, "psd_workers_missing", 0, "",                                                  \
+      "Workers expected and not here: of workers.want, or of workers.min where lost ones are dropped.")      \
+    X(SERVERS_LOST, GAUGE, "psd_servers_lost", 0, "",                                                        \
+      "Servers silent for longer than the lease: at server 0 any, elsewhere server 0.")                      \
     X(WORKER_LAST_PUSH, GAUGE, "psd_worker_last_push_timestamp_seconds", 0, "worker",                        \
       "When a worker pushed last.")                                                                          \
     X(WORKER_LAG, GAUGE, "psd_worker_lag_steps", 0, "worker", "How far a worker is behind the front.")       \

@@ -103,7 +103,8 @@ typedef enum psd_kind {
     X(FULL, 15, "full")                                                                                      \
     X(SESSION, 16, "session")                                                                                \
     X(CONFIG, 17, "config")                                                                                  \
-    X(RUN, 18, "run")
+    X(RUN, 18, "run")                                                                                        \
+    X(ABSENT, 19, "absent")
 
 typedef enum psd_refusal {
 #define X(name, number, text) PSD_REFUSAL_##name = number,

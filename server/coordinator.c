@@ -218,14 +218,18 @@ uint32_t psd_coord_count_finished(const psd_coordinator_t *self)
     return n;
 }
 
+/* workers.want are waited for as long as they keep coming, for half of start_timeout_ms at most: a worker that waits so long
+ * itself has to see the start. */
 static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
 {
+    const uint64_t half_ms = self->config.start_timeout_ms / 2;
+    const uint64_t pause_ms = half_ms && half_ms < PSD_WANT_MS ? half_ms : PSD_WANT_MS;
     uint32_t ready =
         psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_coord_count_finished(self);
     if (ready >= self->config.workers_want && ready >= self->config.workers_min)
         return true;
-    return ready >= self->config.workers_min &&
-           now_ms >= self->first_ready_ms + self->config.start_timeout_ms;
+    return ready >= self->config.workers_min && (now_ms >= self->newest_ready_ms + pause_ms ||
+                                                 (half_ms && now_ms >= self->first_ready_ms + half_ms));
 }
 
 /* The job is finished when nobody has anything more to do, and at least one worker has finished. Where whoever is
@@ -241,8 +245,9 @@ static bool is_finished(psd_coordinator_t *self, uint64_t now_ms)
         return false;
     if (!self->first_done_ms)
         self->first_done_ms = now_ms;
+    const uint64_t limit_ms = self->config.start_timeout_ms;
     return !psd_coord_is_fixed(self) || done >= self->config.workers_want ||
-           now_ms >= self->first_done_ms + self->config.start_timeout_ms;
+           (limit_ms && now_ms >= self->first_done_ms + limit_ms);
 }
 
 /* Whether rounds may go on with so many members. Those who have left with their work done count: towards the
@@ -314,6 +319,7 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
                     " why=\"%s\"",
                     row->id, row->name, row->incarnation, now_ms - row->heard_ms, row->clock, why);
     row->state = PSD_WORKER_LOST;
+    self->report.workers_lost++;
     if (was_member && self->config.mode->per_push)
         psd_coord_change_view(self, now_ms, out);
 }
@@ -343,26 +349,28 @@ static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
     return at;
 }
 
-static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
+void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n)
 {
     char list[512] = "";
     text[0] = '\0';
     if (self->state == PSD_JOB_FINISHED)
         return;
-    if (!psd_coord_all_shards_joined(self)) {
+    if (!self->ending && (self->state == PSD_JOB_DEGRADED || psd_coord_count_lost_servers(self))) {
+        psd_coord_describe_absent(self, text, n);
+    } else if (!psd_coord_all_shards_joined(self)) {
         psd_coord_list_missing_shards(self, list, sizeof list);
         snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
     } else if (self->ending) {
         snprintf(text, n, "the last checkpoint (round %" PRIu64 ")", self->clock);
     } else if (self->state == PSD_JOB_GATHERING) {
-        snprintf(text, n, "workers: %u of %u have registered, %u have said hello",
-                 psd_membership_count(&self->members, PSD_WORKER_WAITING), self->config.workers_want,
-                 psd_membership_count(&self->members, PSD_WORKER_JOINING));
+        const uint32_t joining = psd_membership_count(&self->members, PSD_WORKER_JOINING);
+        const int at = snprintf(text, n, "more workers: %u of %u workers have registered",
+                                psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_coord_count_finished(self),
+                                self->config.workers_want);
+        if (joining)
+            snprintf(text + at, n - (size_t)at, ", %u are joining", joining);
     } else if (self->state == PSD_JOB_PAUSED) {
         snprintf(text, n, "an operator, who has paused the job: psdctl resume");
-    } else if (self->state == PSD_JOB_DEGRADED) {
-        snprintf(text, n, "more workers: %u are here, workers.min is %u",
-                 psd_membership_count(&self->members, PSD_WORKER_LIVE), self->config.workers_min);
     } else if (!self->config.mode->per_push && list_workers(self, list, sizeof list)) {
         snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
     } else if (!self->config.mode->per_push && self->config.checkpoints && !self->n_points) {
@@ -405,6 +413,7 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     psd_coord_evaluate(self, now_ms, out);
     psd_coord_save_between_rounds(self, now_ms, out);
     psd_coord_tend_end(self, now_ms, out);
+    psd_coord_tend_absent(self, now_ms, out);
     if (self->state == PSD_JOB_FINISHED) {
         if (!self->finished_told &&
             (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
@@ -420,9 +429,10 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
         return;
     bool old_round = now_ms > self->round_since_ms + WAITING_LINE_MS;
     char text[PSD_MAX_TEXT / 2];
-    describe_wait(self, text, sizeof text);
-    if (text[0] && self->line_ms && (self->state != PSD_JOB_TRAINING || old_round))
-        psd_actions_log(out, PSD_LEVEL_INFO, "job.waiting", "for=\"%s\"", text);
+    psd_coord_describe_wait(self, text, sizeof text);
+    const bool lost = psd_coord_count_lost_servers(self) || self->state == PSD_JOB_DEGRADED;
+    if (text[0] && self->line_ms && (self->state != PSD_JOB_TRAINING || old_round || lost))
+        psd_actions_log(out, lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "job.waiting", "for=\"%s\"", text);
     self->line_ms = now_ms;
 }
 
@@ -446,9 +456,18 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->save_failing = self->save_failing;
     out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     out->n_shards = 0;
+    out->workers_min = self->config.workers_min;
+    out->workers_want = self->config.workers_want;
+    out->n_lost_servers = psd_coord_count_lost_servers(self);
+    out->n_lost_workers = 0;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        out->n_lost_workers += psd_coord_is_worker_lost(self, &self->members.row[i]);
+    if (out->n_lost_servers && self->state != PSD_JOB_FINISHED)
+        out->state = PSD_JOB_DEGRADED;
+    out->n_absent = psd_coord_list_absent(self, out->absent, PSD_MAX_ABSENT);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         out->n_shards += self->shard[s].joined;
-    describe_wait(self, out->waiting_for, sizeof out->waiting_for);
+    psd_coord_describe_wait(self, out->waiting_for, sizeof out->waiting_for);
 }
 
 bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_server_facts_t *out)
@@ -457,6 +476,7 @@ bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_s
         return false;
     const psd_shard_row_t *shard = &self->shard[index];
     *out = (psd_server_facts_t){ .joined = shard->joined,
+                                 .lost = shard->lost,
                                  .endpoint = shard->endpoint,
                                  .clock = shard->clock,
                                  .version = shard->version,
@@ -472,6 +492,11 @@ const char *psd_job_state_name(psd_job_state_t state)
 #undef X
     };
     return (size_t)state < sizeof words / sizeof *words ? words[state] : "unknown";
+}
+
+bool psd_coordinator_worker_is_lost(const psd_coordinator_t *self, uint32_t worker)
+{
+    return worker < self->members.n_rows && psd_coord_is_worker_lost(self, &self->members.row[worker]);
 }
 
 const psd_membership_t *psd_coordinator_members(const psd_coordinator_t *self) { return &self->members; }

@@ -10,6 +10,10 @@
 
 typedef struct psd_coordinator psd_coordinator_t;
 
+/* Once workers_min have registered, the job starts when so much time has passed since the newest came, without waiting
+ * for workers_want any longer. */
+enum { PSD_WANT_MS = 5000 };
+
 typedef struct psd_coordinator_config {
     const char *job;              /* name; copied */
     uint64_t job_id;              /* of this run, not 0; every message carries it */
@@ -19,7 +23,8 @@ typedef struct psd_coordinator_config {
     uint32_t workers_want;        /* training starts when so many have registered */
     uint64_t lease_ms;            /* silence after which a worker is given up */
     uint64_t round_timeout_ms;    /* a member whose push is the only kind missing for so long is given up; 0: never */
-    uint64_t start_timeout_ms;    /* start with workers_min when workers_want have not come by then */
+    uint64_t start_timeout_ms;    /* workers_want are waited for at most half as long, see PSD_WANT_MS; 0: no bound */
+    uint64_t patience_ms;         /* end the job when somebody whom it needs has been missing for so long; 0: never */
     const psd_mode_t *mode;
     double lr;                    /* learning rate, until a SETTING changes it */
     bool has_slow;                /* the rule keeps slow weights */
@@ -54,7 +59,7 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
 #define PSD_JOB_STATES(X)                                                                                    \
     X(GATHERING, "waiting")      /* for servers or for the first workers */                                  \
     X(TRAINING, "training")                                                                                  \
-    X(DEGRADED, "degraded")      /* fewer members than workers.min: rounds wait */                           \
+    X(DEGRADED, "degraded")      /* a server is lost, or fewer than workers.min are here: rounds wait */     \
     X(PAUSED, "paused")          /* an operator has asked for it: rounds wait */                             \
     X(FINISHED, "finished")      /* every worker has left with its work done */
 
@@ -64,7 +69,7 @@ typedef enum psd_job_state {
 #undef X
 } psd_job_state_t;
 
-enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */ };
+enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */, PSD_MAX_ABSENT = 8 };
 
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {
@@ -78,6 +83,11 @@ typedef struct psd_coordinator_facts {
     uint64_t point_clock, point_ms;      /* the newest checkpoint: its round, and when it was committed (0: before) */
     uint64_t save_ms;                    /* how long the newest took */
     uint32_t n_members, n_shards;        /* shards that have joined */
+    uint32_t n_lost_servers, n_lost_workers; /* not heard of for longer than the lease, and not replaced */
+    uint64_t workers_lost;               /* how often a worker was given up; only rises */
+    uint32_t workers_min, workers_want;
+    uint32_t n_absent;                   /* whom the job waits for, one clause each; more are dropped */
+    char absent[PSD_MAX_ABSENT][160];
     char waiting_for[PSD_MAX_TEXT];      /* "workers 1, 3 (round 17)", "" when nothing is waited for */
     struct {
         char name[64];
@@ -90,10 +100,14 @@ typedef struct psd_coordinator_facts {
 /* A server of the job, as it last told; `endpoint` is borrowed. */
 typedef struct psd_server_facts {
     bool joined;
+    bool lost;                           /* silent for longer than its lease */
     const char *endpoint;
     uint64_t clock, version;             /* rounds closed, steps made there */
     uint64_t heard_ms;                   /* when it last said anything */
 } psd_server_facts_t;
+
+/* Whether this worker, of psd_coordinator_members, was given up for its silence and nobody has taken its place. */
+bool psd_coordinator_worker_is_lost(const psd_coordinator_t *self, uint32_t worker);
 
 /* False when the job has no server of that index. */
 bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_server_facts_t *out);

@@ -1,7 +1,8 @@
 /* coordinator_peers.c - what workers and shards say to the coordinator, and who may say it. */
 #include "server/coordinator_state.h"
 
-enum { SERVER_LEASE_MS = 1000, MAX_LR = 1000000000 };
+/* SILENT: a server speaks three times as often. */
+enum { SERVER_LEASE_MS = 1000, SERVER_SILENT_MS = 750, MAX_LR = 1000000000 };
 
 /* ---- workers ---- */
 
@@ -188,6 +189,7 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
     if (row->state != PSD_WORKER_JOINING)
         return;
     row->state = PSD_WORKER_WAITING;
+    self->newest_ready_ms = now_ms;
     if (!self->first_ready_ms)
         self->first_ready_ms = now_ms;
     psd_coord_evaluate(self, now_ms, out);
@@ -265,6 +267,16 @@ static void note_report(psd_coordinator_t *self, const psd_msg_t *msg)
     self->report.report[i].value = msg->value;
 }
 
+/* With what the job waits for, which a worker cannot see by itself. */
+static void answer_heartbeat(psd_coordinator_t *self, psd_peer_t from, const psd_worker_row_t *row, psd_actions_t *out)
+{
+    char text[PSD_MAX_TEXT / 2];
+    psd_coord_describe_wait(self, text, sizeof text);
+    psd_msg_t *beat = psd_coord_answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out);
+    beat->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
+    snprintf(beat->text, sizeof beat->text, "%.190s", text);
+}
+
 void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from,
                                  const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
@@ -299,7 +311,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
         row->clock = msg->clock;
     switch (msg->kind) {
     case PSD_MSG_HEARTBEAT:
-        psd_coord_answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out)->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
+        answer_heartbeat(self, from, row, out);
         break;
     case PSD_MSG_REGISTER:
         on_register(self, now_ms, row, payload, out);
@@ -343,6 +355,52 @@ static psd_shard_row_t *shard_for_hello(psd_coordinator_t *self, const psd_msg_t
     return NULL;
 }
 
+static bool is_endpoint(const psd_shard_row_t *row, const char *endpoint, size_t n)
+{
+    return strlen(row->endpoint) == n && !strncmp(row->endpoint, endpoint, n);
+}
+
+/* Whether a server that asks for any place may have this one: nobody has had it, or who had it is gone. A new process at
+ * the same address is proof of that, once the old one is silent. */
+static bool is_free(const psd_coordinator_t *self, uint64_t now_ms, const psd_shard_row_t *row, const char *endpoint, size_t n)
+{
+    const uint64_t silent_ms = now_ms - row->heard_ms;
+    return (!row->joined && !row->endpoint[0]) || silent_ms > psd_coord_server_lease_ms(self) ||
+           (is_endpoint(row, endpoint, n) && (silent_ms > SERVER_SILENT_MS || self->next_seq == PSD_FIRST_SEQ));
+}
+
+/* Name the place of a server that asks for any: the one that its address had before, or one that is free. False: it has to
+ * wait, for a server that is silent just now may prove to be lost. A place is refused when all others have been heard for as
+ * long as that takes. */
+static bool choose_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, psd_msg_t *msg, const char *endpoint,
+                         size_t n, psd_actions_t *out)
+{
+    const psd_shard_row_t *chosen = NULL;
+    for (uint32_t s = 0; s < self->config.n_servers; s++) {
+        const psd_shard_row_t *row = &self->shard[s];
+        if (row->endpoint[0] && row->nonce >> 16 == msg->seq >> 16)
+            return true;
+        if (row->peer != PSD_PEER_OWN_SHARD && is_free(self, now_ms, row, endpoint, n) &&
+            (!chosen || (is_endpoint(row, endpoint, n) && !is_endpoint(chosen, endpoint, n))))
+            chosen = row;
+    }
+    if (chosen) {
+        msg->code = (uint32_t)(chosen - self->shard) + 1;
+        return true;
+    }
+    if (self->asker.process != msg->seq >> 16) {
+        self->asker.process = msg->seq >> 16;
+        self->asker.since_ms = now_ms;
+    }
+    if (now_ms > self->asker.since_ms + psd_coord_server_lease_ms(self) + SERVER_SILENT_MS)
+        return true;
+    psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
+    wait->seq = msg->seq;
+    snprintf(wait->text, sizeof wait->text, "all %u servers of the job have been heard of within %" PRIu64 " ms",
+             self->config.n_servers, psd_coord_server_lease_ms(self));
+    return false;
+}
+
 /* Whether the sender may have the place that it asks for, where another start of that server had it. If that one was part
  * of a run, the job is taken up again without what it held. */
 static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
@@ -364,7 +422,7 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
         old->joined = false; /* nothing has been built on it yet: the log is empty */
         return true;
     }
-    bool same_place = strlen(old->endpoint) == n_endpoint && !strncmp(old->endpoint, endpoint, n_endpoint);
+    bool same_place = is_endpoint(old, endpoint, n_endpoint);
     if (!same_place && now_ms < old->heard_ms + SERVER_LEASE_MS) {
         psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
         wait->seq = msg->seq;
@@ -390,9 +448,10 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
 }
 
 /* The text of a SHARD_HELLO is "job endpoint settings". */
-void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *hello,
                               psd_actions_t *out)
 {
+    psd_msg_t asked = *hello, *msg = &asked; /* its code becomes that of the place it is given */
     const size_t n_job = strcspn(msg->text, " ");
     const char *endpoint = msg->text + n_job + (msg->text[n_job] == ' ');
     const size_t n = strcspn(endpoint, " ");
@@ -405,13 +464,15 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
                self->settings, theirs);
         return;
     }
+    if (!msg->code && !choose_place(self, now_ms, from, msg, endpoint, n, out))
+        return;
     if (!may_take_its_place(self, now_ms, from, msg, endpoint, n, out))
         return;
     psd_shard_row_t *row = shard_for_hello(self, msg);
     if (!row || n >= sizeof row->endpoint) {
         refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
                "server %.*s is one too many: the job has %u, %s", (int)n, endpoint, self->config.n_servers,
-               msg->code ? "and that index is taken" : "all joined");
+               msg->code ? "and that index is taken" : "all of them here");
         return;
     }
     uint32_t s = (uint32_t)(row - self->shard);

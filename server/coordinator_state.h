@@ -1,7 +1,8 @@
-/* coordinator_state.h - the inside of the coordinator, shared by its four files and nobody else:
+/* coordinator_state.h - the inside of the coordinator, shared by its five files and nobody else:
  *   coordinator.c        the log, rounds, views, time, facts
  *   coordinator_peers.c  what workers and shards say: joining, registering, settings, leaving, states
  *   coordinator_save.c   checkpoints, the way back to one, and the end of the job
+ *   coordinator_absent.c who is missing, and what follows from it
  *   coordinator_admin.c  what an operator asks for */
 #pragma once
 
@@ -16,11 +17,13 @@
 
 enum {
     PSD_MAX_POINTS = 16, /* checkpoints that are remembered to go back to */
-    PSD_FIRST_SEQ = 1    /* number of a log's first entry */
+    PSD_FIRST_SEQ = 1,   /* number of a log's first entry */
+    PSD_SERVER_LEASE_MIN_MS = 1000 /* servers speak four times a second; a shorter lease would lose them by chance */
 };
 
 typedef struct psd_shard_row {
     bool joined;
+    bool lost; /* was here once, and has been silent for longer than its lease */
     psd_peer_t peer;
     uint64_t nonce, epoch;
     uint64_t log_done; /* last entry that it says it has carried out */
@@ -57,9 +60,19 @@ struct psd_coordinator {
     uint64_t round_since_ms; /* when the open round was opened */
     uint64_t first_done_ms;  /* when only workers that had finished were left */
     uint64_t first_ready_ms; /* when the first worker registered */
+    uint64_t newest_ready_ms; /* and the newest */
     uint64_t finish_since_ms;
     uint64_t line_ms; /* when what is waited for was last said */
     bool finished_told;
+    struct {
+        uint64_t tick_ms;  /* when time passed last */
+        uint64_t since_ms; /* since when the same ones, or more, are missing; 0: nobody is */
+        uint32_t n;        /* how many are missing */
+        bool given_up;
+    } absent;
+    struct {
+        uint64_t process, since_ms;
+    } asker; /* the last server that asked for a place when none was free: its nonce without the count, and since when */
     bool paused;             /* by an operator: no round closes */
     struct {
         uint64_t asked; /* number of the request */
@@ -124,6 +137,9 @@ int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, do
 /* Look at the whole and take the decision that is due, if one is. */
 void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
+/* What the job waits for, as one clause; "" when it waits for nothing. */
+void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n);
+
 /* -- coordinator_peers.c */
 
 /* A message to a worker's or shard's peer, with the marks of this run; `row` NULL: to nobody in particular.
@@ -139,7 +155,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
                                  const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out);
 
 /* A server asks for a place. */
-void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *hello,
                               psd_actions_t *out);
 
 /* A shard tells what it has done and what is complete there. */
@@ -186,6 +202,25 @@ void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 
 /* A shard cannot load the newest checkpoint: go back to the one before. */
 void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t *out);
+
+/* -- coordinator_absent.c */
+
+/* Look who is missing, say it, and end the job when that has lasted for too long. */
+void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* Who is missing: one clause each, up to `most` of them; their number. */
+uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[160], uint32_t most);
+
+/* The same as one text; "" when nobody is. */
+void psd_coord_describe_absent(const psd_coordinator_t *self, char *text, size_t n);
+
+/* Silence after which a server counts as lost. */
+uint64_t psd_coord_server_lease_ms(const psd_coordinator_t *self);
+
+uint32_t psd_coord_count_lost_servers(const psd_coordinator_t *self);
+
+/* Whether a worker was given up and nobody has taken its place. */
+bool psd_coord_is_worker_lost(const psd_coordinator_t *self, const psd_worker_row_t *row);
 
 /* -- coordinator_admin.c */
 

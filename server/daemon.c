@@ -39,6 +39,7 @@ enum {
     ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,       /* for a stranger to be refused */
     REOPEN_MS = 5000,      /* for an address to come free that was closed */
+    SERVER_LEASE_MIN_MS = 1000, /* servers speak four times a second */
     STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
@@ -284,8 +285,9 @@ static int await_file(daemon_t *self, psd_err_t *err)
 {
     if (self->at.is_first || *self->at.join || !*self->at.file)
         return PSD_OK;
+    const uint64_t limit = psd_options_ms(self->options, "join_timeout");
     int rc = psd_clusterfile_await(&self->found, self->at.file, psd_options_string(self->options, "job"),
-                                   psd_options_ms(self->options, "join_timeout"), say_waiting, NULL, err);
+                                   limit ? limit : UINT64_MAX / 2, say_waiting, NULL, err);
     memcpy(self->at.join, self->found.data, sizeof self->found.data);
     return rc;
 }
@@ -456,15 +458,19 @@ static void tend_joining(daemon_t *self)
     if (psd_engine_is_ready(psd_node_engine(self->node)) || !self->coordinator)
         return;
     psd_probe_look(self->probe, self->at.join, now - self->heard_ms);
-    const char *text = self->trouble[0] ? self->trouble : psd_probe_text(self->probe);
-    if (now > self->waited_ms + WAIT_LINE_MS && now < self->started_ms + limit) {
+    const psd_engine_t *engine = psd_node_engine(self->node);
+    const char *text = self->trouble[0] ? self->trouble : *psd_probe_text(self->probe) ? psd_probe_text(self->probe) : psd_engine_told(engine);
+    if (psd_engine_was_ready(engine))
+        return; /* it has been here: the engine says what it waits for, and how long */
+    if (now > self->waited_ms + WAIT_LINE_MS && (!limit || now < self->started_ms + limit)) {
         self->waited_ms = now;
         psd_log_info("join.waiting", "for=\"server 0 at %s\" trouble=\"%s\"", self->at.join, text);
     }
-    if (now < self->started_ms + limit)
+    if (!limit || now < self->started_ms + limit)
         return;
-    snprintf(why, sizeof why, "server 0 at %s did not answer within %" PRIu64 " ms: %s", self->at.join,
-             limit, *text ? text : "is it running, with this address?");
+    snprintf(why, sizeof why, "server 0 at %s %s within %" PRIu64 " ms: %s", self->at.join,
+             *psd_engine_told(engine) ? "had no place for this server" : "did not answer", limit,
+             *text ? text : "is it running, with this address?");
     stop(self, psd_probe_is_unknown(self->probe) ? PSD_ECONFIG : PSD_EUNAVAILABLE, why);
 }
 
@@ -694,10 +700,16 @@ static int make_node(daemon_t *self, psd_err_t *err)
     uint32_t want = (uint32_t)psd_options_int(o, "workers.want"), min = (uint32_t)psd_options_int(o, "workers.min");
     if (!strcmp(psd_options_string(o, "workers.lost"), "wait"))
         min = want = want > min ? want : min;
+    const uint64_t lease_ms = psd_options_ms(o, "lease"), patience_ms = psd_options_ms(o, "join_timeout");
+    if (!self->at.is_first) {
+        engine.first = self->at.join;
+        engine.lease_ms = lease_ms > SERVER_LEASE_MIN_MS ? lease_ms : SERVER_LEASE_MIN_MS;
+        engine.patience_ms = patience_ms;
+    }
     psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),
         .settings = self->settings, .n_servers = (uint32_t)psd_options_int(o, "servers"), .workers_min = min,
-        .workers_want = want > min ? want : min, .lease_ms = psd_options_ms(o, "lease"),
-        .round_timeout_ms = psd_options_ms(o, "round_timeout"), .start_timeout_ms = psd_options_ms(o, "join_timeout"),
+        .workers_want = want > min ? want : min, .lease_ms = lease_ms,
+        .round_timeout_ms = psd_options_ms(o, "round_timeout"), .start_timeout_ms = patience_ms, .patience_ms = patience_ms,
         .mode = engine.mode, .lr = psd_rule_lr(&engine.rule), .has_slow = engine.rule.lookahead };
     const bool first = self->at.is_first;
     psd_store_points_t points = { 0 };

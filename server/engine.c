@@ -4,6 +4,7 @@
 #include "server/engine_state.h"
 
 enum {
+    AWAY_MS = 500, LINE_MS = 5000, /* between two lines that say that server 0 is waited for */
     STATE_EVERY_MS = 250, /* repeat of what the coordinator must know */
     INIT_EVERY_MS = 500   /* repeat of the request for initial values */
 };
@@ -570,7 +571,8 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
         psd_actions_finish(out, PSD_OK, "the job was finished before this server was started again");
         return;
     }
-    self->welcomed = true;
+    self->welcomed = self->first.known = true;
+    self->first.told[0] = '\0';
     self->index = msg->shard;
     self->n_servers = msg->world;
     self->job = msg->job;
@@ -594,9 +596,15 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
             psd_eng_on_worker_message(self, now_ms, from, msg, payload, out);
         return;
     }
+    self->first.heard_ms = now_ms;
+    if (msg->kind == PSD_MSG_WAIT)
+        snprintf(self->first.told, sizeof self->first.told, "%.190s", msg->text);
     if (self->leaving_run)
         return;
-    if (msg->kind == PSD_MSG_SHARD_WELCOME) {
+    if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_ABSENT) {
+        if (msg->seq == self->config.nonce)
+            psd_actions_finish(out, PSD_EUNAVAILABLE, msg->text);
+    } else if (msg->kind == PSD_MSG_SHARD_WELCOME) {
         on_welcome(self, msg, out);
     } else if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_RUN && self->welcomed) {
         self->leaving_run = msg->job != self->job;
@@ -616,8 +624,40 @@ void psd_eng_send_hello(const psd_engine_t *self, psd_actions_t *out)
     snprintf(hello->text, sizeof hello->text, "%s %s %s", self->name, self->endpoint, self->settings);
 }
 
+/* Whether server 0 is still there: without it nothing goes on here, and nobody else would say so. */
+static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    const uint64_t away_ms = self->first.tick_ms ? now_ms - self->first.tick_ms : 0;
+    self->first.tick_ms = now_ms;
+    if (away_ms > AWAY_MS) /* what nobody listened to is no silence */
+        self->first.heard_ms = self->first.heard_ms + away_ms < now_ms ? self->first.heard_ms + away_ms : now_ms;
+    if (!self->config.lease_ms || !self->first.known)
+        return;
+    const uint64_t silent_ms = now_ms - self->first.heard_ms;
+    const bool was_lost = self->first.lost;
+    self->first.lost = silent_ms > self->config.lease_ms;
+    if (!self->first.lost && was_lost)
+        psd_actions_log(out, PSD_LEVEL_INFO, "server.back", "shard=0 endpoint=%s", self->config.first);
+    if (!self->first.lost)
+        return;
+    if (!was_lost)
+        psd_actions_log(out, PSD_LEVEL_WARN, "server.lost", "shard=0 endpoint=%s silent_ms=%" PRIu64, self->config.first, silent_ms);
+    else if (now_ms >= self->first.line_ms + LINE_MS)
+        psd_actions_log(out, PSD_LEVEL_WARN, "job.waiting", "for=\"server 0 at %s, silent for %" PRIu64 " s\"", self->config.first,
+                        silent_ms / 1000);
+    if (!was_lost || now_ms >= self->first.line_ms + LINE_MS)
+        self->first.line_ms = now_ms;
+    if (self->config.patience_ms && silent_ms >= self->config.patience_ms) {
+        char why[256];
+        snprintf(why, sizeof why, "gave up waiting for server 0 at %.120s, silent for %" PRIu64 " s (join_timeout)",
+                 self->config.first, silent_ms / 1000);
+        psd_actions_finish(out, PSD_EUNAVAILABLE, why);
+    }
+}
+
 void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
+    tend_first(self, now_ms, out);
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
         return;
     self->state_sent_ms = now_ms;
@@ -637,6 +677,14 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 
 const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self) { return &self->stats; }
 uint32_t psd_engine_index(const psd_engine_t *self) { return self->index; }
+uint64_t psd_engine_first_silent_ms(const psd_engine_t *self)
+{
+    return self->first.lost ? self->first.tick_ms - self->first.heard_ms : 0;
+}
+
+bool psd_engine_was_ready(const psd_engine_t *self) { return self->first.known; }
+const char *psd_engine_first(const psd_engine_t *self) { return self->config.first ? self->config.first : ""; }
+const char *psd_engine_told(const psd_engine_t *self) { return self->first.told; }
 bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
 uint64_t psd_engine_run(const psd_engine_t *self) { return self->welcomed ? self->job : 0; }
 uint64_t psd_engine_epoch(const psd_engine_t *self) { return self->shard_epoch; }

@@ -23,6 +23,9 @@ typedef struct psd_engine_config {
     const psd_mode_t *mode;       /* bsp, asp */
     const psd_lr_rule_t *lr_rule; /* asp */
     uint64_t max_staleness;       /* asp: older pushes are dropped; 0: none is too old */
+    const char *first;            /* where server 0 is, for the log; borrowed, may change; NULL in server 0 */
+    uint64_t lease_ms;            /* silence after which server 0 counts as lost; 0: never */
+    uint64_t patience_ms;         /* end when it has been silent for so long; 0: never */
 } psd_engine_config_t;
 
 enum { PSD_STALENESS_BUCKETS = 13 }; /* <= 0, 1, 2, 4, ... 1024, more: those of the metric */
@@ -86,6 +89,10 @@ void psd_engine_count_refusal(psd_engine_t *self, psd_refusal_t reason);
 /* -- facts for status, tests and the simulator; borrowed, valid until the next event */
 const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self);
 uint32_t psd_engine_index(const psd_engine_t *self);      /* of this shard; 0 before it is welcomed */
+uint64_t psd_engine_first_silent_ms(const psd_engine_t *self); /* how long server 0 has been silent; 0: it counts as here */
+const char *psd_engine_first(const psd_engine_t *self);   /* where server 0 is; "" in server 0 */
+const char *psd_engine_told(const psd_engine_t *self);    /* why server 0 has no place for this one yet; "" */
+bool psd_engine_was_ready(const psd_engine_t *self);      /* it has been, in this run of the job or in one before */
 bool psd_engine_is_ready(const psd_engine_t *self);       /* welcomed by the coordinator */
 uint64_t psd_engine_run(const psd_engine_t *self);        /* of the job, as every message says it; 0 before it is welcomed */
 uint64_t psd_engine_epoch(const psd_engine_t *self);      /* which life of this server, by the coordinator's count */

@@ -50,6 +50,13 @@ struct psd_engine {
     bool welcomed;
     uint32_t index, n_servers;
     uint64_t job, shard_epoch, view_id, log_done;
+    struct {
+        uint64_t heard_ms; /* when it last said something, moved on by our own absences */
+        uint64_t tick_ms, line_ms;
+        bool known; /* it has given us a place once */
+        bool lost;
+        char told[192]; /* its last WAIT */
+    } first; /* server 0 */
     double lr;      /* as the log last said */
     uint32_t world; /* members of the view */
 

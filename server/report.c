@@ -110,11 +110,17 @@ static bool readiness(const psd_report_t *self, const psd_node_t *node, char *li
     if (psd_node_coordinator(node)) {
         psd_coordinator_facts_t facts;
         psd_coordinator_facts(psd_node_coordinator(node), &facts);
-        int64_t min = psd_options_int(self->options, "workers.min");
+        const int64_t min = facts.workers_min;
         quorum = facts.state == PSD_JOB_FINISHED || facts.n_members >= min;
         snprintf(lines + at, n - (size_t)at, "[%c]quorum %u/%" PRId64 "\n", quorum ? '+' : '-', facts.n_members, min);
     }
-    return joined && quorum;
+    psd_report_absent_t absent;
+    psd_report_absent(self, node, &absent);
+    const bool whole = !absent.n_lost_servers;
+    size_t end = strlen(lines);
+    for (uint32_t i = 0; i < absent.n && end + 1 < n && (!whole || !quorum); i++)
+        end += (size_t)snprintf(lines + end, n - end, "[-]missing %s\n", absent.text[i]);
+    return joined && quorum && whole;
 }
 
 double psd_report_value(const psd_coordinator_facts_t *facts, const char *name)
@@ -149,7 +155,7 @@ static psd_history_point_t point(const psd_report_t *self, const psd_node_t *nod
 void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status)
 {
     struct timespec t;
-    char lines[256];
+    char lines[2048];
     if (!self->start_ms)
         self->start_ms = now_ms;
     bool ready = readiness(self, node, lines, sizeof lines);

@@ -26,12 +26,26 @@ static void set_workers(const psd_report_t *self, psd_metrics_t *m, const psd_no
     }
 }
 
-static void set_job(psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, double now)
+/* Workers that should be here, those that have finished counted in. Where lost workers are dropped that is workers.min. */
+static double missing_workers(const psd_report_t *self, const psd_node_t *node, const psd_coordinator_facts_t *facts)
+{
+    const psd_membership_t *members = psd_coordinator_members(psd_node_coordinator(node));
+    const bool drops = !strcmp(psd_options_string(self->options, "workers.lost"), "drop");
+    const uint32_t due = drops ? facts->workers_min : facts->workers_want;
+    uint32_t here = 0;
+    for (uint32_t i = 0; i < members->n_rows; i++)
+        here += psd_worker_is_here(&members->row[i]) || members->row[i].finished;
+    return facts->state == PSD_JOB_FINISHED || here >= due ? 0 : due - here;
+}
+
+static void set_job(const psd_report_t *self, psd_metrics_t *m, const psd_node_t *node, uint64_t now_ms, double now)
 {
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     psd_metrics_set(m, PSD_METRIC_MEMBERSHIP_EPOCH, NULL, (double)facts.view_id);
     psd_metrics_set(m, PSD_METRIC_ROUNDS_SKIPPED, NULL, (double)facts.skipped);
+    psd_metrics_set(m, PSD_METRIC_WORKERS_LOST, NULL, (double)facts.workers_lost);
+    psd_metrics_set(m, PSD_METRIC_WORKERS_MISSING, NULL, missing_workers(self, node, &facts));
     if (facts.point_ms) {
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_TIME, NULL, now - (double)(now_ms - facts.point_ms) * 1e-3);
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_DURATION, NULL, (double)facts.save_ms * 1e-3);
@@ -109,11 +123,14 @@ char *psd_report_metrics(psd_report_t *self, const psd_node_t *node, const psd_s
         return NULL;
     set_engine(self, self->metrics, node);
     set_state(self, self->metrics, node);
+    psd_report_absent_t absent;
+    psd_report_absent(self, node, &absent);
+    psd_metrics_set(self->metrics, PSD_METRIC_SERVERS_LOST, NULL, absent.n_lost_servers);
     psd_metrics_set(self->metrics, PSD_METRIC_QUEUE_LENGTH, NULL, count_queue(self, engine, now));
     if (self->stored_bytes)
         psd_metrics_set(self->metrics, PSD_METRIC_CHECKPOINT_BYTES, NULL, (double)self->stored_bytes);
     if (psd_node_coordinator(node)) {
-        set_job(self->metrics, node, now->ms, psd_report_unix_time());
+        set_job(self, self->metrics, node, now->ms, psd_report_unix_time());
         set_workers(self, self->metrics, node, now, psd_report_unix_time());
     }
     set_endpoint(self->metrics, status);

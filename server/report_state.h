@@ -79,6 +79,13 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node);
 /* How the members do, at server 0. */
 psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now);
 
+/* Whom the job waits for, one clause each, as this server sees it: server 0 looks after all, the others after server 0. */
+typedef struct psd_report_absent {
+    uint32_t n, n_lost_servers;
+    char text[PSD_MAX_ABSENT][160];
+} psd_report_absent_t;
+void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_report_absent_t *out);
+
 /* Messages refused for that reason, by the shard and, in server 0, by the coordinator. */
 uint64_t psd_report_rejected(const psd_node_t *node, unsigned reason);
 

@@ -30,6 +30,8 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
     const psd_coordinator_t *coordinator = psd_node_coordinator(node);
     if (self->outcome)
         return self->outcome;
+    if (!coordinator && psd_engine_first_silent_ms(psd_node_engine(node)))
+        return psd_job_state_name(PSD_JOB_DEGRADED);
     if (!coordinator)
         return psd_engine_version(psd_node_engine(node)) ? "training" : "waiting";
     psd_coordinator_facts_t facts;
@@ -169,10 +171,10 @@ static json_t *servers_json(const psd_node_t *node, const psd_instant_t *now)
     json_t *list = json_array();
     psd_server_facts_t facts;
     for (uint32_t i = 0; psd_node_coordinator(node) && psd_coordinator_server(psd_node_coordinator(node), i, &facts); i++)
-        json_array_append_new(list, json_pack("{s:i, s:s, s:b, s:I, s:I, s:o}", "index", (int)i, "endpoint", facts.endpoint, "joined",
-                                              facts.joined, "step", (json_int_t)facts.clock, "version", (json_int_t)facts.version,
+        json_array_append_new(list, json_pack("{s:i, s:s, s:b, s:b, s:I, s:I, s:o}", "index", (int)i, "endpoint", facts.endpoint, "joined",
+                                              facts.joined && !facts.lost, "lost", facts.lost, "step", (json_int_t)facts.clock, "version", (json_int_t)facts.version,
                                               "last_heard_age_seconds",
-                                              facts.joined ? json_real((double)(now->ms - facts.heard_ms) * 1e-3) : json_null()));
+                                              facts.joined || facts.lost ? json_real((double)(now->ms - facts.heard_ms) * 1e-3) : json_null()));
     return list;
 }
 
@@ -238,6 +240,56 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
                      (json_int_t)self->sends_lost, "rejected", rejected_json(node));
 }
 
+void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_report_absent_t *out)
+{
+    const psd_engine_t *engine = psd_node_engine(node);
+    const uint64_t silent_ms = psd_engine_first_silent_ms(engine);
+    *out = (psd_report_absent_t){ .n_lost_servers = silent_ms ? 1 : 0 };
+    if (psd_node_coordinator(node)) {
+        psd_coordinator_facts_t facts;
+        psd_coordinator_facts(psd_node_coordinator(node), &facts);
+        out->n = facts.n_absent;
+        out->n_lost_servers = facts.n_lost_servers;
+        memcpy(out->text, facts.absent, sizeof out->text);
+    } else if (silent_ms && !self->outcome) {
+        out->n = 1;
+        snprintf(out->text[0], sizeof out->text[0], "server 0 at %.100s, silent for %" PRIu64 " s", psd_engine_first(engine),
+                 silent_ms / 1000);
+    }
+}
+
+/* Who is not heard of, and what the job waits for. */
+static void add_absent(const psd_report_t *self, json_t *status, const psd_node_t *node, const psd_instant_t *now)
+{
+    json_t *servers = json_array(), *workers = json_array(), *missing = json_array();
+    psd_report_absent_t absent;
+    psd_server_facts_t server;
+    const psd_coordinator_t *coordinator = psd_node_coordinator(node);
+    psd_report_absent(self, node, &absent);
+    for (uint32_t i = 0; i < absent.n; i++)
+        json_array_append_new(missing, json_string(absent.text[i]));
+    for (uint32_t s = 0; coordinator && psd_coordinator_server(coordinator, s, &server); s++)
+        if (server.lost)
+            json_array_append_new(servers, json_pack("{s:i, s:s, s:f}", "index", (int)s, "endpoint", server.endpoint,
+                                                     "last_heard_age_seconds", (double)(now->ms - server.heard_ms) * 1e-3));
+    if (!coordinator && absent.n_lost_servers)
+        json_array_append_new(servers,
+                              json_pack("{s:i, s:s, s:f}", "index", 0, "endpoint", psd_engine_first(psd_node_engine(node)),
+                                        "last_heard_age_seconds",
+                                        (double)psd_engine_first_silent_ms(psd_node_engine(node)) * 1e-3));
+    for (uint32_t i = 0; coordinator && i < psd_coordinator_members(coordinator)->n_rows; i++) {
+        const psd_worker_row_t *row = &psd_coordinator_members(coordinator)->row[i];
+        if (psd_coordinator_worker_is_lost(coordinator, i))
+            json_array_append_new(workers, json_pack("{s:i, s:s, s:f}", "id", (int)i, "name", row->name, "last_heard_age_seconds",
+                                                     (double)(now->ms - row->heard_ms) * 1e-3));
+    }
+    json_object_set_new(status, "servers_lost", servers);
+    json_object_set_new(status, "workers_lost", workers);
+    json_object_set_new(status, "missing", missing);
+    if (!coordinator && absent.n)
+        json_object_set_new(status, "reason", json_string(absent.text[0]));
+}
+
 static void add_job_facts(const psd_report_t *self, json_t *status, const psd_node_t *node, uint64_t now_ms)
 {
     if (!psd_node_coordinator(node))
@@ -245,6 +297,9 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     json_object_set_new(status, "reason", json_string(facts.waiting_for));
+    json_object_set_new(status, "workers_live", json_integer(facts.n_members));
+    json_object_set_new(status, "workers_min", json_integer(facts.workers_min));
+    json_object_set_new(status, "workers_want", json_integer(facts.workers_want));
     json_object_set_new(status, "view", json_integer((json_int_t)facts.view_id));
     json_object_set_new(status, "skipped_rounds", json_integer((json_int_t)facts.skipped));
     json_object_set_new(status, "runs", json_integer((json_int_t)facts.runs));
@@ -275,11 +330,37 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
                                 json_pack("{s:s, s:o}", "name", facts.report[i].name, "value", number(facts.report[i].value)));
 }
 
+/* Those that rounds go on without. */
+static void add_lost_workers(json_t *alerts, const psd_node_t *node)
+{
+    const psd_coordinator_t *coordinator = psd_node_coordinator(node);
+    psd_coordinator_facts_t facts;
+    char text[256];
+    if (coordinator)
+        psd_coordinator_facts(coordinator, &facts);
+    if (!coordinator || facts.state != PSD_JOB_TRAINING)
+        return;
+    for (uint32_t i = 0; i < psd_coordinator_members(coordinator)->n_rows; i++)
+        if (psd_coordinator_worker_is_lost(coordinator, i)) {
+            snprintf(text, sizeof text, "worker %u (%.100s) is lost; the others go on without it", i,
+                     psd_coordinator_members(coordinator)->row[i].name);
+            json_array_append_new(alerts, json_string(text));
+        }
+}
+
 /* What somebody should look at, in sentences; workers have added theirs. */
-static void add_job_alerts(json_t *alerts, const psd_node_t *node)
+static void add_job_alerts(const psd_report_t *self, json_t *alerts, const psd_node_t *node)
 {
     psd_coordinator_facts_t facts = { 0 };
-    char text[128];
+    psd_report_absent_t absent;
+    char text[256];
+    psd_report_absent(self, node, &absent);
+    const bool is_alarm = !strcmp(psd_report_state(self, node), psd_job_state_name(PSD_JOB_DEGRADED));
+    for (uint32_t i = 0; is_alarm && i < absent.n; i++) {
+        snprintf(text, sizeof text, "the job waits for %s", absent.text[i]);
+        json_array_append_new(alerts, json_string(text));
+    }
+    add_lost_workers(alerts, node);
     if (psd_node_coordinator(node))
         psd_coordinator_facts(psd_node_coordinator(node), &facts);
     if (facts.save_failing)
@@ -293,7 +374,7 @@ static void add_job_alerts(json_t *alerts, const psd_node_t *node)
 json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, bool ready)
 {
     json_t *alerts = json_array(), *workers = workers_json(self, node, now, alerts);
-    add_job_alerts(alerts, node);
+    add_job_alerts(self, alerts, node);
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
     json_t *status = json_pack(
@@ -306,5 +387,7 @@ json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, co
         sync_json(self, node), "workers", workers, "shards", shard_json(self, node), "servers", servers_json(node, now), "alerts", alerts);
     if (status)
         add_job_facts(self, status, node, now->ms);
+    if (status)
+        add_absent(self, status, node, now);
     return status;
 }

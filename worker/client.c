@@ -28,7 +28,7 @@ enum { REREAD_MS = 500, DOUBT_MS = 5000 };
 
 _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM &&
                    (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
-                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN &&
+                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EUNAVAILABLE == (int)PSD_EUNAVAILABLE && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN &&
                    (int)PSD_W_EAUTH == (int)PSD_EAUTH && (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
                "the public codes are those of common/err.h");
 
@@ -90,7 +90,7 @@ struct psd_worker {
     char *file;                          /* the cluster's; NULL: `join` is fixed */
     bool trusts_file;                    /* with the servers' public key */
     uint32_t wanted;
-    int join_timeout_ms;
+    int join_timeout_ms;                 /* -1: none */
     void (*log)(void *, int, const char *, const char *);
     void *log_arg;
     psd_tensor_list_t list;
@@ -320,17 +320,23 @@ static void on_tick(uv_timer_t *timer)
         psd_probe_look(self->probe, self->join, now_ms() - self->heard_ms[0]);
     const char *trouble = self->trouble[0] ? self->trouble : psd_probe_text(self->probe);
     const bool troubled = text[0] && *trouble, says_so = !strncmp(text, "waiting for ", 12);
-    if (troubled)
+    uint32_t lost;
+    const bool is_lost = psd_session_lost_server(self->session, &lost);
+    if (troubled && is_lost) {
+        const size_t n = strlen(text);
+        snprintf(text + n, sizeof text - n, " (%.400s)", trouble);
+    } else if (troubled) {
         snprintf(text, sizeof text, "%s", trouble);
+    }
     uv_mutex_lock(&self->lock);
     self->unresolved = psd_probe_is_unknown(self->probe);
-    snprintf(self->waiting, sizeof self->waiting, "%s%.1000s", text[0] && !troubled && !says_so ? "waiting for " : "", text);
+    snprintf(self->waiting, sizeof self->waiting, "%s%.1000s", text[0] && (!troubled || is_lost) && !says_so ? "waiting for " : "", text);
     self->drains = psd_session_drains(self->session);
     uv_mutex_unlock(&self->lock);
     if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
         self->wait_since_ms = now_ms();
         snprintf(line, sizeof line, "for=\"%s\"", text);
-        say(self, PSD_LEVEL_INFO, "worker.waiting", line);
+        say(self, is_lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "worker.waiting", line);
     }
 }
 
@@ -508,7 +514,7 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     self->job = strdup(config->job ? config->job : "psd");
     self->name = strdup(config->name ? config->name : name);
     self->wanted = config->worker > 0 ? (uint32_t)config->worker : 0;
-    self->join_timeout_ms = config->join_timeout_ms > 0 ? config->join_timeout_ms : JOIN_MS;
+    self->join_timeout_ms = config->join_timeout_ms > 0 ? config->join_timeout_ms : config->join_timeout_ms < 0 ? -1 : JOIN_MS;
     self->log = config->log;
     self->log_arg = config->log_arg;
     if ((by_file && !self->file) || !self->job || !self->name)
@@ -521,10 +527,11 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
 
 static psd_session_t *new_session(const psd_worker_t *self)
 {
+    const uint64_t patience_ms = self->join_timeout_ms > 0 ? (uint64_t)self->join_timeout_ms : 0;
     uint64_t nonce = 0;
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
-    return psd_session_new(&(psd_session_config_t){ self->job, self->name, self->wanted, nonce });
+    return psd_session_new(&(psd_session_config_t){ self->job, self->name, self->wanted, nonce, patience_ms });
 }
 
 static void say_waiting(void *arg, const char *what)
@@ -539,7 +546,8 @@ static int await_file(psd_worker_t *self)
 {
     if (!self->file)
         return PSD_OK;
-    int rc = psd_clusterfile_await(&self->found, self->file, self->job, (uint64_t)self->join_timeout_ms, say_waiting, self,
+    const uint64_t limit_ms = self->join_timeout_ms > 0 ? (uint64_t)self->join_timeout_ms : UINT64_MAX / 2;
+    int rc = psd_clusterfile_await(&self->found, self->file, self->job, limit_ms, say_waiting, self,
                                    &self->error);
     memcpy(self->join, self->found.data, sizeof self->found.data);
     if (rc == PSD_OK && self->trusts_file && *self->found.server_public)

@@ -1,5 +1,6 @@
 /* main.c - psd-worker: the built-in trainer. Options in, exit code out; stdout carries the result's line
  * alone. */
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -35,6 +36,7 @@ static void watch_signals(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -83,6 +85,13 @@ static void pass_on(void *arg, int level, const char *id, const char *line)
     psd_log_write((psd_log_level_t)level, id, "%s", line);
 }
 
+/* As the library has it, where 0 is a default. */
+static int join_timeout(const psd_options_t *options)
+{
+    const uint64_t ms = psd_options_ms(options, "join_timeout");
+    return ms == 0 ? -1 : ms < INT_MAX ? (int)ms : INT_MAX;
+}
+
 static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
 {
     const psd_options_t *o = job->options;
@@ -94,7 +103,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .job = text_of(job, "job"),
                     .name = *name ? name : NULL,
                     .worker = job->at.worker,
-                    .join_timeout_ms = (int)psd_options_ms(o, "join_timeout"),
+                    .join_timeout_ms = join_timeout(o),
                     .log = pass_on,
                     .key = text_of(job, "worker.key"),
                     .server_public = text_of(job, "server.public"),

@@ -9,7 +9,8 @@
 
 #include "common/aggregate.h"
 
-enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, HEARTBEAT_MAX_MS = 1000, PUMP = 4 };
+enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, HEARTBEAT_MAX_MS = 1000, PUMP = 4,
+       AWAY_MS = 500, SERVER_LEASE_MIN_MS = 2000 /* server 0 answers a heartbeat per second */ };
 
 typedef struct server {
     bool attached;
@@ -21,6 +22,13 @@ typedef struct server {
     uint64_t rto_ms;           /* how long to wait before asking again */
     char waiting[192];         /* what its last WAIT said */
 } server_t;
+
+/* A server as somebody who is there or not; unlike server_t it outlives a run of the job. */
+typedef struct presence {
+    uint64_t heard_ms;         /* when it last said something, or was not asked for anything */
+    bool lost;
+    char endpoint[PSD_MAX_NAME];
+} presence_t;
 
 struct psd_session {
     psd_session_config_t config;
@@ -52,6 +60,10 @@ struct psd_session {
     uint64_t rejoins;          /* how often it has joined again by itself */
     bool run_is_over;          /* the servers have begun another run, and the caller has not asked for anything since */
     bool drains;               /* an operator wants it to leave */
+    char told[192];            /* what server 0 says that the job waits for */
+    presence_t presence[PSD_MAX_SERVERS];
+    uint32_t n_presences;      /* servers that a welcome has named */
+    uint64_t lease_ms, tick_ms;
 };
 
 psd_session_t *psd_session_new(const psd_session_config_t *config)
@@ -233,6 +245,7 @@ static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
     self->cluster = NULL;
     self->config.nonce++;
     self->registered = self->synced = self->run_is_over = false;
+    self->told[0] = '\0';
     self->view_id = 0;
     self->rejoins++;
     self->phase = PSD_PHASE_JOINING;
@@ -240,8 +253,41 @@ static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
     send_hello(self, now_ms, out);
 }
 
+/* Server 0 answers heartbeats, the others what they are asked; one that should have answered and is silent for longer than
+ * the lease is lost, and after our patience so is the job. */
+static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    const uint64_t away_ms = self->tick_ms ? now_ms - self->tick_ms : 0;
+    char text[320];
+    self->tick_ms = now_ms;
+    for (uint32_t s = 0; s < self->n_presences; s++) {
+        presence_t *p = &self->presence[s];
+        /* Those that are not members yet have no answer from the other servers; server 0 watches these. */
+        const bool waits = self->phase == PSD_PHASE_REGISTERING && self->server[s].attached;
+        const bool answers = s ? psd_session_asks(self, s) && !waits : self->cluster || psd_session_asks(self, 0);
+        if (!answers)
+            p->heard_ms = now_ms;
+        else if (away_ms > AWAY_MS) /* what we did not listen to is no silence */
+            p->heard_ms = p->heard_ms + away_ms < now_ms ? p->heard_ms + away_ms : now_ms;
+        const uint64_t silent_ms = now_ms - p->heard_ms;
+        const bool lost = silent_ms > self->lease_ms;
+        if (lost != p->lost)
+            psd_actions_log(out, lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, lost ? "server.lost" : "server.back",
+                            "server=%u endpoint=%s silent_ms=%" PRIu64, s, p->endpoint, silent_ms);
+        p->lost = lost;
+        if (!lost || !self->config.patience_ms || silent_ms < self->config.patience_ms)
+            continue;
+        snprintf(text, sizeof text, "gave up waiting for server %u at %s, silent for %" PRIu64 " s (join_timeout)", s, p->endpoint,
+                 silent_ms / 1000);
+        fail(self, PSD_EUNAVAILABLE, text);
+        return;
+    }
+}
+
 void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
+    if (self->phase != PSD_PHASE_LEFT && self->phase != PSD_PHASE_FAILED)
+        tend_presences(self, now_ms, out);
     bool over = self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED;
     if (self->phase == PSD_PHASE_JOINING)
         send_hello(self, now_ms, out);
@@ -471,6 +517,12 @@ static void on_welcome(psd_session_t *self, uint64_t now_ms, const psd_msg_t *ms
     self->incarnation = msg->incarnation;
     self->job = msg->job;
     self->phase = PSD_PHASE_JOINED;
+    self->lease_ms = self->cluster->lease_ms > SERVER_LEASE_MIN_MS ? self->cluster->lease_ms : SERVER_LEASE_MIN_MS;
+    self->n_presences = self->cluster->n_servers;
+    for (uint32_t s = 0; s < self->n_presences; s++) {
+        self->presence[s].heard_ms = now_ms;
+        memcpy(self->presence[s].endpoint, self->cluster->endpoint[s], sizeof self->presence[s].endpoint);
+    }
     psd_actions_log(out, PSD_LEVEL_INFO, "worker.welcome", "worker=%u incarnation=%" PRIu64 " servers=%u settings=\"%s\"",
                     self->worker, self->incarnation, self->cluster->n_servers, self->cluster->settings);
     if (self->list.n && enrol(self, now_ms, out, &err) != PSD_OK)
@@ -584,6 +636,11 @@ static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, p
 static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_actions_t *out)
 {
     char text[PSD_MAX_TEXT + 64];
+    if (msg->code == PSD_REFUSAL_ABSENT) {
+        if (!msg->seq || msg->seq == self->config.nonce)
+            fail(self, PSD_EUNAVAILABLE, msg->text);
+        return;
+    }
     if (msg->code == PSD_REFUSAL_SESSION) {
         self->server[s].attached = false; /* the connection was lost and made again: attach anew, and soon */
         self->server[s].asked_ms = 0;
@@ -628,6 +685,7 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     if (from < PSD_PEER_SERVER || from >= PSD_PEER_SERVER + PSD_MAX_SERVERS)
         return;
     uint32_t s = (uint32_t)(from - PSD_PEER_SERVER);
+    self->presence[s].heard_ms = now_ms;
     bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
     if (!ours && msg->kind != PSD_MSG_REFUSED)
         return;
@@ -664,6 +722,7 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     case PSD_MSG_HEARTBEAT:
         self->drains = msg->worker == self->worker && msg->incarnation == self->incarnation &&
                        (msg->code & PSD_HEARTBEAT_DRAIN);
+        snprintf(self->told, sizeof self->told, "%.190s", msg->text);
         break;
     default: break; /* kinds that are not for a worker */
     }
@@ -717,9 +776,25 @@ psd_session_position_t psd_session_position(const psd_session_t *self)
                                      .world = self->world };
 }
 
+bool psd_session_lost_server(const psd_session_t *self, uint32_t *index)
+{
+    for (uint32_t s = 0; s < self->n_presences; s++)
+        if (self->presence[s].lost) {
+            *index = s;
+            return true;
+        }
+    return false;
+}
+
 void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n)
 {
+    uint32_t lost;
     text[0] = '\0';
+    if (psd_session_lost_server(self, &lost)) {
+        snprintf(text, n, "server %u at %s, silent for %" PRIu64 " s", lost, self->presence[lost].endpoint,
+                 (self->tick_ms - self->presence[lost].heard_ms) / 1000);
+        return;
+    }
     if (self->phase == PSD_PHASE_JOINING) {
         snprintf(text, n, "%s", self->server[0].waiting[0] ? self->server[0].waiting : "an answer from server 0");
         return;
@@ -731,6 +806,8 @@ void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n)
         if (!server->attached)
             at += (size_t)snprintf(text + at, n - at, "%sa session with server %u (%s)", at ? ", " : "", s,
                                    server->waiting[0] ? server->waiting : self->cluster->endpoint[s]);
+        else if (server->n_lacking && self->told[0])
+            at = (size_t)snprintf(text, n, "%s", self->told);
         else if (server->n_lacking)
             at += (size_t)snprintf(text + at, n - at, "%s%u of %u chunks of server %u (clock %" PRIu64 ")", at ? ", " : "",
                                    server->n_lacking, server->n_parts, s, self->clock);

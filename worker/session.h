@@ -15,6 +15,7 @@ typedef struct psd_session_config {
     const char *name;         /* copied */
     uint32_t wanted;          /* id + 1, or 0 */
     uint64_t nonce;           /* tells this session from all others; not 0 */
+    uint64_t patience_ms;     /* fail when a server that is needed has been silent for so long; 0: never */
 } psd_session_config_t;
 
 typedef enum psd_phase {
@@ -93,6 +94,9 @@ bool psd_session_asks(const psd_session_t *self, uint32_t s);
 
 /* Whether an operator has asked this worker to leave after its open exchange. */
 bool psd_session_drains(const psd_session_t *self);
+
+/* A server that is asked and has been silent for longer than the lease; false when there is none. */
+bool psd_session_lost_server(const psd_session_t *self, uint32_t *index);
 
 /* What is waited for, as one clause; "" when nothing is. */
 void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n);

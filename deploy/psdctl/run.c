@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/hangup.h"
 #include "common/options.h"
 #include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/child.h"
@@ -51,7 +52,7 @@ typedef enum { RUNNING, STOP_WORKERS, STOP_SERVERS, KILL_ALL } stage_t;
 struct run {
     const psd_options_t *options;
     uv_loop_t loop;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
     uv_timer_t timer; /* start of server 0, stages of stopping */
     uv_timer_t alive; /* a word to all agents */
     post_t *post;     /* servers, then workers */
@@ -198,7 +199,8 @@ static void on_stage_over(uv_timer_t *timer)
 static void on_signal(uv_signal_t *handle, int number)
 {
     run_t *run = handle->data;
-    (void)number;
+    if (run->interrupted && number == SIGHUP)
+        return;
     if (run->interrupted) {
         enter_stage(run, KILL_ALL);
         return;
@@ -585,10 +587,15 @@ static int drive(run_t *run)
     uv_timer_init(&run->loop, &run->alive);
     uv_signal_init(&run->loop, &run->term);
     uv_signal_init(&run->loop, &run->interrupt);
-    run->timer.data = run->alive.data = run->term.data = run->interrupt.data = run;
+    uv_signal_init(&run->loop, &run->hangup);
+    run->timer.data = run->alive.data = run->term.data = run->interrupt.data = run->hangup.data = run;
     uv_signal_start(&run->term, on_signal, SIGTERM);
     uv_signal_start(&run->interrupt, on_signal, SIGINT);
-    uv_timer_start(&run->timer, on_unready, psd_options_ms(run->options, "join_timeout"), 0);
+    if (!psd_hangup_is_ignored())
+        uv_signal_start(&run->hangup, on_signal, SIGHUP);
+    const uint64_t limit_ms = psd_options_ms(run->options, "join_timeout");
+    if (limit_ms)
+        uv_timer_start(&run->timer, on_unready, limit_ms, 0);
     if (run->plan.hosts.n) {
         signal(SIGPIPE, SIG_IGN); /* a remote shell may be gone before it is seen */
         uv_timer_start(&run->alive, on_alive, PSD_AGENT_ALIVE_MS, PSD_AGENT_ALIVE_MS);
@@ -602,6 +609,7 @@ static int drive(run_t *run)
     uv_close((uv_handle_t *)&run->alive, ignore_close);
     uv_close((uv_handle_t *)&run->term, ignore_close);
     uv_close((uv_handle_t *)&run->interrupt, ignore_close);
+    uv_close((uv_handle_t *)&run->hangup, ignore_close);
     uv_run(&run->loop, UV_RUN_DEFAULT);
     uv_loop_close(&run->loop);
     if (run->drawn)
@@ -661,8 +669,8 @@ const psd_verb_t psd_verb_run = {
     .options = PSD_PROGRAM_CTL,
     .is_raw = true,
     .examples = "psdctl run job.yaml\npsdctl run job.yaml --servers=2 --workers-min=3 --optimizer='adam(lr=0.05)'\n",
-    .exits = "that of the first child that failed and was not started again; 1 when a signal killed it; 75 after SIGINT or "
-             "SIGTERM",
+    .exits = "that of the first child that failed and was not started again; 1 when a signal killed it; 75 after SIGINT, "
+             "SIGTERM or SIGHUP",
     .run = run_verb,
 };
 

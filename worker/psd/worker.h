@@ -29,6 +29,7 @@ enum psd_worker_status {
     PSD_W_OK = 0,
     PSD_W_EINVAL = -1,        /* an argument is wrong */
     PSD_W_ENOMEM = -2,        /* out of memory */
+    PSD_W_EUNAVAILABLE = -8,  /* a server or workers that the job needs stayed away for join_timeout_ms */
     PSD_W_ECONFIG = -9,       /* keys lack, or an address does not go with them */
     PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
     PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place: connect anew to go on */
@@ -44,7 +45,8 @@ typedef struct psd_worker_config {
     const char *job;          /* name of the job; must equal the servers'. NULL: "psd" */
     const char *name;         /* name of this worker in logs and status. NULL: host:pid */
     int worker;               /* wanted id from 1, that is rank + 1; 0: the servers choose */
-    int join_timeout_ms;      /* longest wait for psd_worker_connect and _register; 0: 60000 */
+    int join_timeout_ms;      /* longest wait for psd_worker_connect and _register, and, later, for a server that has
+                               * fallen silent; 0: 60000; negative: none ends */
     /* Called from the library's thread with one line per event; NULL: silent. level: 0 error 1 warn 2 info 3 debug */
     void (*log)(void *arg, int level, const char *id, const char *line);
     void *log_arg;            /* passed to `log` */
