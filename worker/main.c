@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/hangup.h"
 #include "common/keys.h"
 #include "common/log.h"
 #include "common/options.h"
@@ -22,7 +23,8 @@ static volatile sig_atomic_t training, stop;
  * for. */
 static void on_signal(int number)
 {
-    (void)number;
+    if (number == SIGHUP && training && stop)
+        return;
     if (!training || stop)
         _exit(psd_err_exit_code(PSD_ESTOPPED));
     stop = 1;
@@ -36,7 +38,8 @@ static void watch_signals(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
+    if (!psd_hangup_is_ignored())
+        sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 

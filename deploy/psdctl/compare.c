@@ -240,6 +240,6 @@ const psd_verb_t psd_verb_compare = {
     .is_raw = true,
     .examples = "psdctl compare job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)' --seeds=5\n"
                 "psdctl compare job.yaml --optimizers 'adam(lr=1e-3)' 'lion(lr=1e-4)' --lr-sweep=0.3,1,3\n",
-    .exits = "that of the first run that failed; 1 when runs of one seed did not begin alike; 75 after SIGINT or SIGTERM",
+    .exits = "that of the first run that failed; 1 when runs of one seed did not begin alike; 75 after SIGINT, SIGTERM or SIGHUP",
     .run = run,
 };

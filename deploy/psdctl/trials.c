@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/hangup.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
 #include "deploy/psdctl/place.h"
@@ -29,7 +30,7 @@ typedef struct trials {
     psd_trials_t *result;
     psd_place_t place;
     uv_loop_t loop;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
     slot_t *slot;
     unsigned n_slots, n_busy, n_lines; /* lines: of progress, drawn at the bottom of the terminal */
     size_t next;                       /* the first run that nobody has looked at */
@@ -330,7 +331,8 @@ static bool start_next(trials_t *self, slot_t *slot)
 static void on_signal(uv_signal_t *handle, int number)
 {
     trials_t *self = handle->data;
-    (void)number;
+    if (self->result->stopped && number == SIGHUP)
+        return;
     note_code(self, psd_err_exit_code(PSD_ESTOPPED));
     if (!self->result->stopped)
         say(self, "psdctl compare: stopping; once more to stop at once");
@@ -345,9 +347,12 @@ static void drive(trials_t *self)
     self->begun_ms = uv_now(&self->loop);
     uv_signal_init(&self->loop, &self->term);
     uv_signal_init(&self->loop, &self->interrupt);
-    self->term.data = self->interrupt.data = self;
+    uv_signal_init(&self->loop, &self->hangup);
+    self->term.data = self->interrupt.data = self->hangup.data = self;
     uv_signal_start(&self->term, on_signal, SIGTERM);
     uv_signal_start(&self->interrupt, on_signal, SIGINT);
+    if (!psd_hangup_is_ignored())
+        uv_signal_start(&self->hangup, on_signal, SIGHUP);
     bool any = false;
     for (unsigned i = 0; i < self->n_slots; i++) {
         slot_t *slot = &self->slot[i];
@@ -362,6 +367,7 @@ static void drive(trials_t *self)
         uv_run(&self->loop, UV_RUN_DEFAULT);
     uv_close((uv_handle_t *)&self->term, ignore_close);
     uv_close((uv_handle_t *)&self->interrupt, ignore_close);
+    uv_close((uv_handle_t *)&self->hangup, ignore_close);
     uv_run(&self->loop, UV_RUN_DEFAULT);
     uv_loop_close(&self->loop);
     wipe(self);
