@@ -96,7 +96,7 @@ Test(codec, names_of_unknown_numbers_are_unknown)
     cr_assert_str_eq(psd_kind_name((psd_kind_t)4000000000u), "unknown");
     cr_assert_eq(psd_kind_sender((psd_kind_t)99), 0);
     cr_assert_str_eq(psd_refusal_name(PSD_REFUSAL_NONFINITE), "nonfinite");
-    cr_assert_str_eq(psd_refusal_name(19), "unknown");
+    cr_assert_str_eq(psd_refusal_name(PSD_N_REFUSALS), "unknown");
 }
 
 Test(codec, a_field_out_of_its_range_is_refused_by_name)
@@ -146,7 +146,7 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.rank is 1 of 0", 12, PUSH(.rank = 1) },
         { "PUSH.world is 1025", 12, PUSH(.world = 1025) },
         { "INIT.n_elements is 0", 0, PUSH(.kind = PSD_MSG_INIT, .n_elements = 0) },
-        { "REFUSED.code is 19, at most 18", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 19) },
+        { "REFUSED.code is 20, at most 19", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 20) },
         { "HELLO payload has 1 bytes, 0 wanted", 1, HELLO(.code = 0) },
         { "HELLO.text has an unprintable byte 0x0a at 3", 0, HELLO(.text = "two\nlines") },
         { "HELLO.text has an unprintable byte 0x1b at 0", 0, HELLO(.text = "\033[2J") },
