@@ -324,9 +324,42 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
         psd_coord_change_view(self, now_ms, out);
 }
 
+/* Who did not listen judges nobody by it: the silence of others does not count while this process was away itself, and
+ * after a long absence, in which connections may have broken, everybody has a whole lease anew. */
+static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    const uint64_t away_ms = psd_absence(&self->seen_ms, now_ms);
+    const bool long_away = away_ms > self->config.lease_ms / 2;
+    const uint64_t by_ms = long_away ? now_ms : away_ms;
+    if (!away_ms)
+        return;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        self->members.row[i].heard_ms = psd_absence_excuse(self->members.row[i].heard_ms, by_ms, now_ms);
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (self->shard[s].joined)
+            self->shard[s].heard_ms = psd_absence_excuse(self->shard[s].heard_ms, by_ms, now_ms);
+    uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->first_done_ms, &self->finish_since_ms,
+                                &self->end_since_ms };
+    for (size_t i = 0; i < sizeof since / sizeof *since; i++)
+        if (*since[i])
+            *since[i] = psd_absence_excuse(*since[i], away_ms, now_ms);
+    if (long_away)
+        psd_actions_log(out, PSD_LEVEL_WARN, "server.away",
+                        "ms=%" PRIu64 " effect=\"this process got no time; all leases begin anew\"", away_ms);
+}
+
+void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg)
+{
+    psd_worker_row_t *row = &self->members.row[msg->worker];
+    if (msg->job == self->config.job_id && msg->incarnation == row->incarnation && row->user == psd_peer_user(from) &&
+        psd_worker_is_here(row))
+        row->heard_ms = now_ms;
+}
+
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                              psd_buf_t *payload, psd_actions_t *out)
 {
+    excuse_absence(self, now_ms, out);
     if (msg->kind == PSD_MSG_ADMIN)
         psd_coord_on_admin(self, now_ms, from, msg, out);
     else if (msg->kind == PSD_MSG_SHARD_HELLO)
@@ -408,6 +441,7 @@ static bool every_shard_is_done(const psd_coordinator_t *self)
 
 void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
+    excuse_absence(self, now_ms, out);
     tend_log(self, now_ms, out);
     check_leases(self, now_ms, out);
     psd_coord_evaluate(self, now_ms, out);

@@ -43,6 +43,9 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p);
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                              psd_buf_t *payload, psd_actions_t *out);
 
+/* A worker has said something to this server's shard: whatever it says is a sign of life. */
+void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg);
+
 /* The manifest that PSD_ACT_COMMIT asked for is durable, or could not be written. */
 void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out);
 
@@ -52,7 +55,8 @@ void psd_coordinator_request_save(psd_coordinator_t *self);
 /* End the job unfinished: save what there is, tell the shards, then PSD_ACT_FINISH with PSD_ESTOPPED. */
 void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
-/* Time passes; call about every 100 ms. */
+/* Time passes; call about every 100 ms. A gap of more than PSD_ABSENCE_MS between two events is taken for an absence of this
+ * process, by which every lease is extended. */
 void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* X(NAME, word for status) */

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/absence.h"
 #include "server/coordinator.h"
 
 enum {
@@ -63,6 +64,7 @@ struct psd_coordinator {
     uint64_t newest_ready_ms; /* and the newest */
     uint64_t finish_since_ms;
     uint64_t line_ms; /* when what is waited for was last said */
+    uint64_t seen_ms; /* when the last event came, for one's own absence */
     bool finished_told;
     struct {
         uint64_t tick_ms;  /* when time passed last */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/absence.h"
 #include "common/clusterfile.h"
 #include "common/failpoint.h"
 #include "common/log.h"
@@ -79,6 +80,7 @@ typedef struct psd_daemon {
     psd_report_t *report;
     psd_store_t *store;            /* NULL: no directory for checkpoints */
     uint64_t heard_ms;             /* when server 0 last said something to us */
+    uint64_t seen_ms;              /* when the last tick was, for our own absence */
     uint64_t started_ms, published_ms;
     uint64_t watchdog_ms, told_manager_ms; /* how often the service manager wants a word; 0: there is none */
     uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
@@ -531,10 +533,23 @@ static void reread_file(daemon_t *self)
     }
 }
 
+/* Who did not listen does not hold their silence against others. */
+static void excuse_absence(daemon_t *self, uint64_t now)
+{
+    const uint64_t away_ms = psd_absence(&self->seen_ms, now);
+    if (!away_ms)
+        return;
+    self->heard_ms = psd_absence_excuse(self->heard_ms, away_ms, now);
+    self->started_ms += psd_engine_is_ready(psd_node_engine(self->node)) ? 0 : away_ms;
+    if (self->asked_to_stop_ms)
+        self->asked_to_stop_ms += away_ms;
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
     uint64_t now = now_ms();
+    excuse_absence(self, now);
     reread_file(self);
     renew_deaf_coordinator(self);
     open_door_again(self);

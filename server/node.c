@@ -111,6 +111,8 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
             psd_node_refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
         }
     } else if (may & PSD_FROM_WORKER) {
+        if (self->coordinator)
+            psd_coordinator_heard(self->coordinator, now_ms, from, msg);
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);
     } else {
         snprintf(why, sizeof why, "%s is not yours to send", psd_kind_name(msg->kind));

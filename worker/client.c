@@ -13,6 +13,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "common/absence.h"
 #include "common/clusterfile.h"
 #include "common/failpoint.h"
 #include "common/probe.h"
@@ -54,6 +55,7 @@ struct psd_worker {
     char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket but the first */
     uint32_t n_sockets;
     uint64_t heard_ms[PSD_MAX_SERVERS];  /* when each server last said something, or was not asked */
+    uint64_t seen_ms;                    /* when the last tick was, for our own absence */
     psd_session_t *session;
     psd_actions_t out;
     psd_phase_t published;               /* the session's phase as the caller was last told */
@@ -307,9 +309,18 @@ static void reread_file(psd_worker_t *self)
         join_elsewhere(self, &news);
 }
 
+/* Who did not listen does not hold their silence against the servers. */
+static void excuse_absence(psd_worker_t *self)
+{
+    const uint64_t now = now_ms(), away_ms = psd_absence(&self->seen_ms, now);
+    for (uint32_t s = 0; away_ms && s < self->n_sockets; s++)
+        self->heard_ms[s] = psd_absence_excuse(self->heard_ms[s], away_ms, now);
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     psd_worker_t *self = timer->data;
+    excuse_absence(self);
     char text[PSD_MAX_TEXT - 8], line[PSD_MAX_TEXT];
     reread_file(self);
     renew_deaf_sockets(self);

@@ -15,7 +15,7 @@
 #include "deploy/psdctl/place.h"
 #include "deploy/psdctl/run.h"
 
-enum { MAX_LINE = 1 << 20, MAX_WORDS = 256, STDIO = 3 };
+enum { MAX_LINE = 1 << 20, MAX_WORDS = 256, STDIO = 3, SILENT_TURNS = 10 };
 
 /* -- the order, at the near end -------------------------------------------------------------------------- */
 
@@ -58,6 +58,7 @@ typedef struct agent {
     uv_loop_t loop;
     uv_pipe_t near;
     uv_timer_t silence;
+    unsigned silent_turns; /* of its, since something was heard */
     uv_process_t program;
     char *line; /* being read */
     size_t n;
@@ -196,7 +197,13 @@ static void end(agent_t *self, const char *why)
         uv_stop(&self->loop);
 }
 
-static void on_silence(uv_timer_t *timer) { end(timer->data, "nothing is heard any more from psdctl launch; ending"); }
+/* A turn without a word; words that waited while the agent was away itself are read before the next. */
+static void on_silence(uv_timer_t *timer)
+{
+    agent_t *self = timer->data;
+    if (++self->silent_turns >= SILENT_TURNS)
+        end(self, "nothing is heard any more from psdctl launch; ending");
+}
 
 static void take_line(agent_t *self)
 {
@@ -223,7 +230,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 static void on_read(uv_stream_t *near, ssize_t n, const uv_buf_t *buf)
 {
     agent_t *self = near->data;
-    uv_timer_again(&self->silence);
+    self->silent_turns = 0;
     for (ssize_t i = 0; i < n; i++)
         if (buf->base[i] == '\n')
             take_line(self);
@@ -242,7 +249,7 @@ static int serve(agent_t *self)
     uv_timer_init(&self->loop, &self->silence);
     uv_pipe_init(&self->loop, &self->near, 0);
     self->near.data = self->silence.data = self;
-    uv_timer_start(&self->silence, on_silence, PSD_AGENT_SILENCE_MS, PSD_AGENT_SILENCE_MS);
+    uv_timer_start(&self->silence, on_silence, PSD_AGENT_SILENCE_MS / SILENT_TURNS, PSD_AGENT_SILENCE_MS / SILENT_TURNS);
     if (uv_pipe_open(&self->near, STDIN_FILENO) || uv_read_start((uv_stream_t *)&self->near, on_alloc, on_read)) {
         psd_err_set(&err, PSD_EUSAGE, "%s reads from a remote shell, and this is none", PSD_CTL_AGENT);
         refuse(self, PSD_EUSAGE, &err);

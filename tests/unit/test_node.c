@@ -382,16 +382,67 @@ Test(node, another_protocol_is_refused_as_such, .init = setup, .fini = teardown)
     expect_refusal(PSD_REFUSAL_PROTOCOL, "speaks 1");
 }
 
+/* Time passes as it does where the process gets its turns. */
+static void pass(uint64_t ms)
+{
+    psd_actions_drop(&out, out.n);
+    for (const uint64_t end = now + ms; now < end;) {
+        now += end - now < 100 ? end - now : 100;
+        psd_node_tick(node, now, &out);
+    }
+}
+
+static bool is_given_up(void)
+{
+    return psd_coordinator_members(psd_node_coordinator(node))->row[0].state == PSD_WORKER_LOST;
+}
+
 Test(node, a_silent_worker_is_given_up_after_its_lease_and_then_fenced, .init = setup, .fini = teardown)
 {
-    now += 1001;
-    psd_node_tick(node, now, &out);
+    pass(1001);
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     cr_assert_eq(facts.state, PSD_JOB_DEGRADED);
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
     say(WORKER_PEER, &beat, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_FENCED));
+}
+
+Test(node, a_silence_that_nobody_listened_to_is_no_silence, .init = setup, .fini = teardown)
+{
+    psd_node_tick(node, now += 6000, &out);
+    cr_expect(!is_given_up(), "the server was away itself");
+    pass(1000);
+    cr_expect(!is_given_up(), "after a long absence everybody has a whole lease");
+    pass(1);
+    cr_expect(is_given_up(), "and no more than that");
+}
+
+Test(node, a_short_absence_extends_a_lease_by_its_length, .init = setup, .fini = teardown)
+{
+    pass(600);
+    psd_node_tick(node, now += 400, &out);
+    pass(400);
+    cr_expect(!is_given_up());
+    pass(1);
+    cr_expect(is_given_up());
+}
+
+Test(node, whatever_a_worker_says_to_server_0_is_a_sign_of_life, .init = setup, .fini = teardown)
+{
+    psd_msg_t probe = message(PSD_MSG_PROBE);
+    const uint8_t lacking = 1;
+    probe.parts = 1;
+    pass(900);
+    say(WORKER_PEER, &probe, &lacking, 1);
+    pass(900);
+    cr_expect(!is_given_up());
+    probe.incarnation--; /* of an earlier life */
+    say(WORKER_PEER, &probe, &lacking, 1);
+    probe.incarnation++;
+    say(psd_peer_make(PEER + 1, 2), &probe, &lacking, 1); /* of another user */
+    pass(101);
+    cr_expect(is_given_up());
 }
 
 Test(node, the_job_is_finished_when_its_workers_say_so, .init = setup, .fini = teardown)
@@ -607,7 +658,7 @@ Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = s
 Test(node, who_was_given_up_and_has_finished_stays_until_the_last_weights_are_safe, .init = setup_checkpoints, .fini = teardown)
 {
     psd_msg_t leave = message(PSD_MSG_LEAVE);
-    tick(1001); /* past its lease */
+    pass(1001); /* its lease */
     say(WORKER_PEER, &leave, NULL, 0);
     cr_assert_null(answer(PSD_MSG_LEFT));
     save_file();
@@ -662,8 +713,7 @@ Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
         say(other, &msg, NULL, 0);
         cr_expect_not_null(answer(PSD_MSG_FENCED), "%s", psd_kind_name(kinds[i]));
     }
-    now += 2000;
-    psd_node_tick(node, now, &out); /* its lease is over */
+    pass(1001); /* its lease is over */
     msg = message(PSD_MSG_HELLO);
     msg.seq = 79;
     snprintf(msg.text, sizeof msg.text, "mnist b:2");
