@@ -336,10 +336,9 @@ static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         self->members.row[i].heard_ms = psd_absence_excuse(self->members.row[i].heard_ms, by_ms, now_ms);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].joined)
-            self->shard[s].heard_ms = psd_absence_excuse(self->shard[s].heard_ms, by_ms, now_ms);
+        self->shard[s].heard_ms = psd_absence_excuse(self->shard[s].heard_ms, by_ms, now_ms);
     uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->first_done_ms, &self->finish_since_ms,
-                                &self->end_since_ms };
+                                &self->end_since_ms, &self->absent.since_ms };
     for (size_t i = 0; i < sizeof since / sizeof *since; i++)
         if (*since[i])
             *since[i] = psd_absence_excuse(*since[i], away_ms, now_ms);

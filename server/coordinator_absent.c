@@ -2,26 +2,11 @@
  * fallen silent, workers that are too few. It is said every few seconds, and the job ends when they stay away too long. */
 #include "server/coordinator_state.h"
 
-enum { AWAY_MS = 500, LAST_SAVE_MS = 30000, ITEM = 160 };
+enum { LAST_SAVE_MS = 30000, ITEM = 160 };
 
 uint64_t psd_coord_server_lease_ms(const psd_coordinator_t *self)
 {
     return self->config.lease_ms > PSD_SERVER_LEASE_MIN_MS ? self->config.lease_ms : PSD_SERVER_LEASE_MIN_MS;
-}
-
-/* Our own silence is not the others': what was not listened to does not count. */
-static void forgive_own_absence(psd_coordinator_t *self, uint64_t now_ms)
-{
-    const uint64_t away_ms = self->absent.tick_ms ? now_ms - self->absent.tick_ms : 0;
-    self->absent.tick_ms = now_ms;
-    if (away_ms < AWAY_MS)
-        return;
-    for (uint32_t s = 0; s < self->config.n_servers; s++) {
-        psd_shard_row_t *shard = &self->shard[s];
-        shard->heard_ms = shard->heard_ms + away_ms < now_ms ? shard->heard_ms + away_ms : now_ms;
-    }
-    if (self->absent.since_ms)
-        self->absent.since_ms += away_ms;
 }
 
 /* In the order of the log's lines: a server that falls silent, and one that speaks again. */
@@ -174,7 +159,7 @@ static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     uint32_t lack = 0;
-    forgive_own_absence(self, now_ms);
+    self->absent.tick_ms = now_ms;
     if (self->state == PSD_JOB_FINISHED || self->absent.given_up)
         return;
     look_at_servers(self, now_ms, out);

@@ -1,10 +1,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "common/absence.h"
 #include "server/engine_state.h"
 
 enum {
-    AWAY_MS = 500, LINE_MS = 5000, /* between two lines that say that server 0 is waited for */
+    LINE_MS = 5000,        /* between two lines that say that server 0 is waited for */
     STATE_EVERY_MS = 250, /* repeat of what the coordinator must know */
     INIT_EVERY_MS = 500   /* repeat of the request for initial values */
 };
@@ -627,10 +628,8 @@ void psd_eng_send_hello(const psd_engine_t *self, psd_actions_t *out)
 /* Whether server 0 is still there: without it nothing goes on here, and nobody else would say so. */
 static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    const uint64_t away_ms = self->first.tick_ms ? now_ms - self->first.tick_ms : 0;
-    self->first.tick_ms = now_ms;
-    if (away_ms > AWAY_MS) /* what nobody listened to is no silence */
-        self->first.heard_ms = self->first.heard_ms + away_ms < now_ms ? self->first.heard_ms + away_ms : now_ms;
+    const uint64_t away_ms = psd_absence(&self->first.tick_ms, now_ms); /* what nobody listened to is no silence */
+    self->first.heard_ms = psd_absence_excuse(self->first.heard_ms, away_ms, now_ms);
     if (!self->config.lease_ms || !self->first.known)
         return;
     const uint64_t silent_ms = now_ms - self->first.heard_ms;
