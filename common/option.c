@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/jobfile.h"
+#include "common/keys.h"
 #include "common/optimizer.h"
 #include "common/words.h"
 
@@ -289,6 +290,9 @@ static const struct type {
                              "numbers, as [0.1, 1, 10] in a job file, 0.1,1,10 elsewhere" },
     [PSD_OPTION_TEXTS] = { { "list of texts", "TEXT;TEXT;...", "each item on a line of its own, after \"- \"" },
                            parse_texts, "texts, each a line after \"- \" in a job file, with ; between them elsewhere" },
+    [PSD_OPTION_PATH] = { { "path", "PATH", NULL }, take_text, "a path" },
+    [PSD_OPTION_DATA] = { { "name or format:path", "DATA", NULL }, take_text, "a name, or format:path" },
+    [PSD_OPTION_KEY] = { { "public key or path", "KEY|PATH", NULL }, take_text, "a public key, or a path" },
 };
 
 const psd_option_words_t *psd_option_words(psd_option_type_t type) { return &types[type].words; }
@@ -454,6 +458,29 @@ static void explain(const psd_option_t *row, const char *text, char why[PSD_OPTI
     else
         snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\", no %s; %s", row->key, text, types[row->type].words.what,
                  cure(row, text));
+}
+
+const char *psd_option_path(const psd_option_t *row, const char *text)
+{
+    static const char drawn[] = "glyphs"; /* what follows the colon there is a number */
+    const char *colon = strchr(text, ':');
+    uint8_t key[PSD_KEY_BYTES];
+    switch (row->type) {
+    case PSD_OPTION_PATH:
+        break;
+    case PSD_OPTION_DATA:
+        text = colon && strncmp(text, drawn, sizeof drawn - 1) != 0 ? colon + 1 : "";
+        break;
+    case PSD_OPTION_KEY:
+        text = strlen(text) == PSD_KEY_TEXT - 1 && psd_key_decode(key, text) ? "" : text;
+        break;
+    case PSD_OPTION_ENDPOINT:
+        text = strncmp(text, "ipc://", 6) == 0 && text[6] != '@' ? text + 6 : "";
+        break;
+    default:
+        text = "";
+    }
+    return *text ? text : NULL;
 }
 
 bool psd_option_read(const psd_option_t *row, const char *text, psd_option_value_t *out, char why[PSD_OPTION_WHY])

@@ -28,7 +28,10 @@ typedef enum psd_option_type {
     PSD_OPTION_LISTEN,
     PSD_OPTION_LIST,
     PSD_OPTION_NUMBERS,
-    PSD_OPTION_TEXTS
+    PSD_OPTION_TEXTS,
+    PSD_OPTION_PATH,
+    PSD_OPTION_DATA,
+    PSD_OPTION_KEY
 } psd_option_type_t;
 
 typedef struct psd_option {
@@ -93,6 +96,9 @@ bool psd_option_bounds(const psd_option_t *row, double *least, double *most);
 
 /* What the row takes, range or type: "full or 1 to 1073741824", "duration", "address or none". */
 void psd_option_takes(const psd_option_t *row, char *out, size_t capacity);
+
+/* Where in `text`, a value of the row, a path begins; NULL when it holds none: "train.gz" of "idx:train.gz". */
+const char *psd_option_path(const psd_option_t *row, const char *text);
 
 /* Read `text` as a value of the row. False, with cause and cure in `why`, when it is none. Clear it in either case. */
 bool psd_option_read(const psd_option_t *row, const char *text, psd_option_value_t *out, char why[PSD_OPTION_WHY]);

@@ -221,6 +221,9 @@ static const struct form {
     [PSD_OPTION_LIST] = { "integer", NULL },
     [PSD_OPTION_NUMBERS] = { "number", NULL },
     [PSD_OPTION_TEXTS] = { "string", NULL },
+    [PSD_OPTION_PATH] = { "string", NULL },
+    [PSD_OPTION_DATA] = { "string", NULL },
+    [PSD_OPTION_KEY] = { "string", NULL },
 };
 
 static void set_bound(json_t *schema, const char *key, double value, bool whole)

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/jobfile.h"
 #include "common/option_page.h"
@@ -26,6 +28,8 @@ struct psd_options {
     const char *name; /* argv[0] without its directory */
     value_t value[PSD_N_OPTIONS];
     char *file;          /* job file that was named */
+    bool file_is_stream; /* which is gone once it is read: a pipe, or standard input */
+    char *folder;        /* that the job file's paths count from, with a slash at its end; NULL: where one is */
     const char *reading; /* what complaints of the job file are prefixed with */
     char *complaints;    /* one per line */
     size_t n_complaints;
@@ -154,6 +158,30 @@ static bool wants_plain(psd_option_type_t type)
            type == PSD_OPTION_DOUBLE || type == PSD_OPTION_BOOL;
 }
 
+/* The text of a value that stands in the job file, its path counted from the file's folder; NULL without memory. */
+static char *place(const psd_options_t *self, const psd_option_t *row, const char *text)
+{
+    const char *path = psd_option_path(row, text);
+    const bool may_be_key = row->type == PSD_OPTION_KEY && *text && !path; /* or a file of such a name */
+    char *placed = NULL;
+    path = may_be_key ? text : path;
+    if (!self->folder || !path || *path == '/')
+        return strdup(text);
+    if (asprintf(&placed, "%.*s%s%s", (int)(path - text), text, self->folder, path) < 0)
+        return NULL;
+    if (may_be_key && access(placed, F_OK) != 0)
+        memcpy(placed, text, strlen(text) + 1);
+    return placed;
+}
+
+static void place_value(psd_options_t *self, const psd_option_t *row, const char *text, const char *origin)
+{
+    char why[PSD_OPTION_WHY] = "no memory", *placed = place(self, row, text);
+    if (!placed || !set_value(self, row, placed, FROM_FILE, origin, why))
+        complain(self, "%s: %s", origin, why);
+    free(placed);
+}
+
 static void on_value(void *arg, const char *path, const char *text, psd_form_t form, size_t line,
                      size_t column)
 {
@@ -161,7 +189,7 @@ static void on_value(void *arg, const char *path, const char *text, psd_form_t f
     const psd_option_t *row = psd_option_find(path);
     const psd_option_words_t *words = psd_option_words(row->type);
     const bool is_list = psd_option_is_list(row->type);
-    char why[PSD_OPTION_WHY], origin[300];
+    char origin[300];
     snprintf(origin, sizeof origin, "%s:%zu:%zu", self->reading, line, column);
     if (form == PSD_FORM_LIST && !is_list)
         complain(self, "%s: %s takes one value, not a list", origin, path);
@@ -169,8 +197,8 @@ static void on_value(void *arg, const char *path, const char *text, psd_form_t f
         complain(self, "%s: %s takes a list; write %s", origin, path, words->example);
     else if (form == PSD_FORM_QUOTED && wants_plain(row->type))
         complain(self, "%s: %s is text in quotes; write the %s without", origin, path, words->what);
-    else if (!set_value(self, row, text, FROM_FILE, origin, why))
-        complain(self, "%s: %s", origin, why);
+    else
+        place_value(self, row, text, origin);
 }
 
 int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes,
@@ -183,11 +211,25 @@ int psd_options_load_text(psd_options_t *self, const char *name, const void *tex
     return self->n_complaints > before ? report(self, PSD_ECONFIG, err) : PSD_OK;
 }
 
+/* Note the folder that the file's paths count from. One that comes by a pipe or on standard input has none. */
+static bool find_folder(psd_options_t *self, FILE *file)
+{
+    struct stat facts;
+    const char *slash = strrchr(self->file, '/');
+    const bool is_descriptor = !strcmp(self->file, "-") || !strcmp(self->file, "/dev/stdin") ||
+                               !strncmp(self->file, "/dev/fd/", 8) || !strncmp(self->file, "/proc/", 6);
+    self->file_is_stream = is_descriptor || fstat(fileno(file), &facts) || !S_ISREG(facts.st_mode);
+    if (!slash || is_descriptor || (slash == self->file + 1 && *self->file == '.'))
+        return true;
+    self->folder = strndup(self->file, (size_t)(slash - self->file) + 1);
+    return self->folder;
+}
+
 static int load_file(psd_options_t *self, psd_err_t *err)
 {
-    FILE *file = fopen(self->file, "rb");
+    FILE *file = strcmp(self->file, "-") == 0 ? fdopen(dup(STDIN_FILENO), "rb") : fopen(self->file, "rb");
     char *text = malloc(PSD_JOBFILE_MAX_BYTES + 1);
-    if (!file || !text) {
+    if (!file || !text || !find_folder(self, file)) {
         int code = psd_err_set(err, file ? PSD_ENOMEM : PSD_ENOINPUT, "cannot read job file %s: %s",
                                self->file, strerror(errno));
         if (file)
@@ -452,12 +494,14 @@ void psd_options_destroy(psd_options_t **self_p)
     for (size_t i = 0; i < PSD_N_OPTIONS; i++)
         value_clear(&self->value[i]);
     free(self->file);
+    free(self->folder);
     free(self->complaints);
     free(self);
     *self_p = NULL;
 }
 
 const char *psd_options_file(const psd_options_t *self) { return self->file ? self->file : ""; }
+bool psd_options_file_is_stream(const psd_options_t *self) { return self->file_is_stream; }
 
 /* The value of a key that the code names: it exists, or the code is wrong. */
 static const value_t *value_of(const psd_options_t *self, const char *key, unsigned type_mask)
@@ -471,7 +515,8 @@ static const value_t *value_of(const psd_options_t *self, const char *key, unsig
 
 const char *psd_options_string(const psd_options_t *self, const char *key)
 {
-    return value_of(self, key, ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(ENDPOINT) | ONE(LISTEN))->is.text;
+    return value_of(self, key, ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) |
+                                   ONE(DATA) | ONE(KEY))->is.text;
 }
 
 int64_t psd_options_int(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(INT))->is.i; }

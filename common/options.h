@@ -2,7 +2,10 @@
  *
  * A value comes from the flag, else from the environment, else from the job file, else from the table.
  * Whatever is unknown, misspelt, out of range or of the wrong type is an error that says where, why and what
- * would do. */
+ * would do.
+ *
+ * Paths that a job file has count from the folder of that file, as it was named; those of flags and environment, and of
+ * a job file on standard input, from the working directory. The values here are such that the system finds them. */
 #pragma once
 
 #include <stdbool.h>
@@ -37,8 +40,10 @@ int psd_options_load_text(psd_options_t *self, const char *name, const void *tex
 /* Everything that was wrong, one sentence per line; "" when nothing was. */
 const char *psd_options_complaints(const psd_options_t *self);
 
-/* The job file that was named, "" for none. */
+/* The job file that was named, "" for none; and whether it is a pipe or standard input ("-"), which nobody can read
+ * again. */
 const char *psd_options_file(const psd_options_t *self);
+bool psd_options_file_is_stream(const psd_options_t *self);
 
 /* Values. The key must be in the table and of the type; text lives until destroy. `int` is for INT, `uint`
  * for UINT64 and SIZE, `ms` for DURATION, `list`, `numbers`, `texts` for LIST, NUMBERS, TEXTS (`*n` items),

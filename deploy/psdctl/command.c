@@ -42,7 +42,7 @@ static bool is_one_of(const char *key, const char *const *keys)
 }
 
 /* What the flags of this command line say to a child of `program`, but for the options `decided`; file and
- * environment it reads itself, unless it is far away. */
+ * environment it reads itself, unless it is far away, or the file can be read only once. */
 static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program,
                       const char *const *decided, bool is_far)
 {
@@ -52,7 +52,7 @@ static void add_flags(psd_command_t *self, const psd_options_t *options, psd_pro
         psd_option_flag(row->key, flag, sizeof flag);
         const char *origin = psd_options_origin(options, row->key);
         if ((row->programs & program) && !is_one_of(row->key, decided) &&
-            (is_far ? strcmp(origin, "default") != 0 : strcmp(origin, flag) == 0))
+            (is_far || psd_options_file_is_stream(options) ? strcmp(origin, "default") != 0 : strcmp(origin, flag) == 0))
             add(self, "%s=%s", flag, psd_options_text(options, row->key));
     }
 }
@@ -87,7 +87,7 @@ static void add_security(psd_command_t *self, const psd_command_facts_t *facts, 
 static void end(psd_command_t *self, const psd_options_t *options, const char *run_dir, bool is_far)
 {
     add(self, "--run-dir=%s", run_dir);
-    if (*psd_options_file(options) && !is_far)
+    if (*psd_options_file(options) && !is_far && !psd_options_file_is_stream(options))
         add(self, "%s", psd_options_file(options));
 }
 

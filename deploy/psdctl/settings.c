@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -25,13 +26,21 @@ static bool is_setting(const psd_option_t *row)
     return strncmp(row->key, "compare.", 8) != 0 && strncmp(row->key, "checkpoint.", 11) != 0;
 }
 
+/* A value as it is kept: a path is what it leads to, from wherever it counts. */
+static json_t *setting(const psd_option_t *row, const char *text)
+{
+    const char *path = psd_option_path(row, text);
+    char real[PATH_MAX];
+    return path && realpath(path, real) ? json_sprintf("%.*s%s", (int)(path - text), text, real) : json_string(text);
+}
+
 static json_t *make_settings(const psd_options_t *options)
 {
     json_t *settings = json_object();
     const psd_option_t *row;
     for (size_t i = 0; (row = psd_option_at(i)); i++)
         if (is_setting(row))
-            json_object_set_new(settings, row->key, json_string(psd_options_text(options, row->key)));
+            json_object_set_new(settings, row->key, setting(row, psd_options_text(options, row->key)));
     json_object_set_new(settings, "version of psd", json_string(PSD_VERSION));
     return settings;
 }

@@ -163,6 +163,8 @@ static int prepare(verify_t *self, psd_err_t *err)
     if (strcmp(psd_options_string(self->options, "sync.mode"), "bsp"))
         return refuse(
             err, "only bsp has one right result: in asp it depends on who comes first; set sync.mode to bsp");
+    if (psd_options_file_is_stream(self->options))
+        return refuse(err, "a job file that verify gets by a pipe cannot be read twice; write it to a file");
     if (*psd_options_string(self->options, "trace"))
         return refuse(err, "trace is what verify sets itself; leave it out");
     snprintf(self->path, sizeof self->path, "/tmp/psd-verify-XXXXXX");

@@ -451,3 +451,47 @@ Test(options, the_markdown_table_has_every_key)
     cr_assert_not_null(strstr(text, "\n| `model.layers` | list of whole numbers, each 1 to 1048576 |  | psd-worker, psdctl | "));
     free(text);
 }
+
+/* ---- paths ---- */
+
+static void expect_text(const char *key, const char *want)
+{
+    cr_expect_str_eq(psd_options_text(options, key), want, "%s is %s, not %s", key, psd_options_text(options, key), want);
+}
+
+Test(options, paths_of_a_job_file_count_from_its_folder_and_those_of_flags_do_not)
+{
+    char folder[] = "/tmp/psd-test-XXXXXX", file[64], want[128];
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(file, sizeof file, "%s/job.yaml", folder);
+    FILE *out = fopen(file, "w");
+    fputs("server: {key: keys/ps.key, public: 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'}\nworker: {key: /abs/w.key}\n"
+          "allow: ../allow\ncheckpoint: {dir: ck}\nrun: {dir: run}\nsave: m.st\ntrace: t\ncluster: {file: c}\n"
+          "status: {token: tok}\nlisten: ipc://sock\njoin: 'tcp://h:1'\nhostfile: hosts\n"
+          "data: {train: 'idx:im.gz', labels: l.gz, test: 'glyphs:10', test_labels: ''}\n",
+          out);
+    fclose(out);
+    char flag[] = "--trace=t";
+    cr_assert_eq(LOAD(file, flag), PSD_OK, "%s", err.text);
+    const struct {
+        const char *key, *tail;
+    } placed[] = { { "server.key", "keys/ps.key" }, { "allow", "../allow" }, { "checkpoint.dir", "ck" }, { "run.dir", "run" },
+                   { "save", "m.st" },              { "cluster.file", "c" }, { "status.token", "tok" },  { "hostfile", "hosts" },
+                   { "data.labels", "l.gz" } };
+    for (size_t i = 0; i < sizeof placed / sizeof *placed; i++) {
+        snprintf(want, sizeof want, "%s/%s", folder, placed[i].tail);
+        expect_text(placed[i].key, want);
+    }
+    snprintf(want, sizeof want, "idx:%s/im.gz", folder);
+    expect_text("data.train", want);
+    snprintf(want, sizeof want, "ipc://%s/sock", folder);
+    expect_text("listen", want);
+    expect_text("server.public", "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7");
+    expect_text("worker.key", "/abs/w.key");
+    expect_text("trace", "t");
+    expect_text("join", "tcp://h:1");
+    expect_text("data.test", "glyphs:10");
+    expect_text("data.test_labels", "");
+    unlink(file);
+    rmdir(folder);
+}
