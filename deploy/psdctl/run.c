@@ -20,6 +20,7 @@
 #include "deploy/psdctl/command.h"
 #include "deploy/psdctl/place.h"
 #include "deploy/psdctl/plan.h"
+#include "deploy/psdctl/restarts.h"
 #include "deploy/psdctl/verb.h"
 
 enum {
@@ -44,6 +45,8 @@ typedef struct post {
     char data[256], status[256]; /* of a server: the addresses it has announced */
     unsigned long long run;      /* of the job, by the servers' count, that it was in last; 0: it has not said */
     unsigned starts;
+    psd_restarts_t restarts;
+    char first_end[640]; /* why it was started again for the first time */
 } post_t;
 
 /* How far stopping has come; each stage follows when its time is over or nobody is left to wait for. */
@@ -58,11 +61,10 @@ struct run {
     post_t *post;     /* servers, then workers */
     psd_plan_t plan;
     unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
-    int64_t restarts_left;
+    int64_t restarts; /* that each child has */
     bool has_checkpoints;
     bool drops;          /* workers.lost is drop */
     bool in_rounds;      /* sync.mode is bsp */
-    char first_end[640]; /* of whom the first restart was, and why */
     char refused[640];   /* a worker that was started again and refused: it came too late, or the job fails */
     stage_t stage;
     bool interrupted;
@@ -331,7 +333,7 @@ static bool is_dropped(const run_t *run, const psd_child_t *child)
 static void call_back(run_t *run, post_t *post)
 {
     say(run, "run.restart role=\"%s\" ended=\"well, but is needed again\" left=%" PRId64, post->child.role,
-        run->restarts_left);
+        psd_restarts_left(&post->restarts, run->restarts, uv_now(&run->loop)));
     start_again(run, post);
 }
 
@@ -368,14 +370,14 @@ static bool come_back(run_t *run, post_t *post)
         call_back(run, post);
         return true;
     }
-    if (!may_come_back(run, &post->child) || run->restarts_left == 0)
+    if (!may_come_back(run, &post->child) || !psd_restarts_use(&post->restarts, run->restarts, uv_now(&run->loop)))
         return false;
     psd_child_describe_end(&post->child, end, sizeof end);
-    if (!*run->first_end)
-        snprintf(run->first_end, sizeof run->first_end, "%s, which %s", post->child.role, end);
+    if (!*post->first_end)
+        snprintf(post->first_end, sizeof post->first_end, "%s", end);
     post->run = 0;
-    run->restarts_left--;
-    say(run, "run.restart role=\"%s\" ended=\"%s\" left=%" PRId64, post->child.role, end, run->restarts_left);
+    say(run, "run.restart role=\"%s\" ended=\"%s\" left=%" PRId64, post->child.role, end,
+        psd_restarts_left(&post->restarts, run->restarts, uv_now(&run->loop)));
     start_again(run, post);
     if (post->child.is_server)
         call_back_finished(run);
@@ -409,9 +411,9 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     char end[450], spent[768] = "";
     int code = child->signal ? psd_err_exit_code(PSD_EDIVERGED) : (int)child->code;
     psd_child_describe_end(child, end, sizeof end);
-    if (may_come_back(run, child) && *run->first_end)
-        snprintf(spent, sizeof spent, "; all %" PRId64 " restarts are used, the first for %s",
-                 psd_options_int(run->options, "restarts"), run->first_end);
+    const char *first_end = ((const post_t *)child)->first_end;
+    if (may_come_back(run, child) && *first_end)
+        snprintf(spent, sizeof spent, "; its %" PRId64 " restarts are used, and before the first it %s", run->restarts, first_end);
     if (lacks_programs(child)) {
         fail(run, psd_err_exit_code(PSD_ENOINPUT), "%s %s; is psd installed there? See --remote-bin", child->role, end);
     } else if (is_late(run, child)) {
@@ -623,7 +625,7 @@ static int prepare(run_t *run, bool is_far, psd_err_t *err)
     int rc = psd_plan_make(&run->plan, run->options, is_far, err);
     if (rc)
         return rc;
-    run->restarts_left = psd_options_int(run->options, "restarts");
+    run->restarts = psd_options_int(run->options, "restarts");
     run->has_checkpoints = *psd_options_string(run->options, "checkpoint.dir");
     run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
     run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;

@@ -4,7 +4,7 @@
 
 /* The verb: run [options] [JOB]. Starts server 0 on a free port, then the other servers and the workers;
  * keeps their logs in RUN_DIR/logs, shows the first worker's progress and everybody's warnings, and prints
- * the summary. A child that is lost is started again, as long as `restarts` are left; the first that fails
+ * the summary. A child that is lost is started again, as long as `restarts` of its own are left (restarts.h); the first that fails
  * for good stops the others and is named. SIGTERM and SIGINT end the round and give 75; a second one ends at
  * once. Returns the exit code. argv[0] is what help calls the program. */
 int psd_ctl_run(int argc, char **argv);

@@ -21,7 +21,7 @@
 enum {
     SERVERS = 2,
     WORKERS = 2,
-    WAIT_MS = 30000,
+    WAIT_MS = 300000,
     STALL_MS = 5000, /* of each flush */
     STEP_MS = 1000,  /* the longest round while flushes stall: far from waiting for one */
     TRAIN_MS = 8000  /* so long, with stalls and without */

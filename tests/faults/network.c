@@ -18,7 +18,7 @@
 #include "tests/support/ledger.h"
 #include "tests/support/reference.h"
 
-enum { SERVERS = 2, WORKERS = 4, SEED = 7, BATCH = 60, READY_MS = 20000, JOB_MS = 600000 };
+enum { SERVERS = 2, WORKERS = 4, SEED = 7, BATCH = 60, READY_MS = 300000, JOB_MS = 600000 };
 #define DATA "glyphs:600"
 #define RULE "adam(lr=0.002)"
 

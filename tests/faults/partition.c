@@ -28,7 +28,7 @@ enum {
     LONGEST_MS = 60000, /* of a whole campaign */
     SHARE_MS = 2500,    /* of a share */
     HEALED_MS = 3000,   /* promised */
-    WAIT_MS = 60000
+    WAIT_MS = 600000
 };
 #define DATA "glyphs:600"
 #define RULE "adam(lr=0.002)"

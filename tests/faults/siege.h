@@ -5,7 +5,7 @@
 #include "tests/faults/chaos.h"
 #include "tests/support/cluster.h"
 
-enum { SIEGE_MAX = 2, SIEGE_WAIT_MS = 120000 };
+enum { SIEGE_MAX = 2, SIEGE_WAIT_MS = 600000 };
 
 extern cluster_t siege_cluster;
 extern uint16_t siege_port[SIEGE_MAX]; /* of each server's data */

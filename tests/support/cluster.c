@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READY_MS = 30000, STEPS_MS = 60000, NAP_MS = 5, ANSWER_S = 5, MAX_WORDS = 64, COMMAND = 4096 };
+enum { READY_MS = 300000, STEPS_MS = 600000, NAP_MS = 5, ANSWER_S = 5, MAX_WORDS = 64, COMMAND = 4096 };
 
 /* ---- time and chance ---- */
 

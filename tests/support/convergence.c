@@ -9,7 +9,7 @@
 #include "common/optimizer.h"
 #include "tests/support/cluster.h"
 
-enum { WORKERS = 2, SERVERS = 2, DONE_MS = 300000, PATH = 200 };
+enum { WORKERS = 2, SERVERS = 2, DONE_MS = 600000, PATH = 200 };
 
 /* ---- tables ---- */
 

@@ -22,7 +22,7 @@ typedef struct job_role {
 
 /* What they train, unless a flag of job_start says otherwise. */
 #define JOB_RULE "adam(lr=0.002)"
-enum { JOB_BATCH = 240, JOB_SEED = 5, JOB_WAIT_MS = 30000, JOB_DONE_MS = 120000 };
+enum { JOB_BATCH = 240, JOB_SEED = 5, JOB_WAIT_MS = 300000, JOB_DONE_MS = 600000 };
 
 /* Make the directory for a job of so many processes. */
 void job_open(job_t *self, unsigned n_servers, unsigned n_workers);

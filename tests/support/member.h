@@ -13,7 +13,7 @@
 #include "worker/model.h"
 #include "worker/sampler.h"
 
-enum { MEMBER_WAIT_MS = 120000 };
+enum { MEMBER_WAIT_MS = 600000 };
 
 /* What all members of a job have in common. */
 typedef struct crew {

@@ -20,7 +20,7 @@ refused() { # CODE 'WORDS|WORDS' PROGRAM ARG...
     n=$((n + 1))
     local program=("$bin/$1")
     [ "$1" != env ] || program=(env)
-    timeout 20 "${program[@]}" "${@:2}" >out 2>err </dev/null || rc=$?
+    timeout 600 "${program[@]}" "${@:2}" >out 2>err </dev/null || rc=$?
     [ "$rc" -eq "$code" ] || miss "$* ended with $rc instead of $code: $(cat err)"
     [ ! -s out ] || miss "$* wrote to stdout: $(cat out)"
     while [ -n "$words" ]; do

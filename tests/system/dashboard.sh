@@ -28,7 +28,7 @@ get() {
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --workers-min=3 \
     --stop-epochs=0 --stop-steps=1000000000 --optimizer='lookahead(sgd(lr=0.01), k=5, alpha=0.5)' >"$dir/out" 2>&1 &
 job=$!
-for ((i = 0; i < 600; i++)); do
+for ((i = 0; i < 3000; i++)); do
     url=$(sed -n 's/^status \(http[^ ]*\).*/\1/p' "$dir/out" | head -n 1)
     [ -z "$url" ] || break
     sleep 0.1

@@ -34,7 +34,7 @@ finds() { # CODE ARG... <<< REGEXES
 start() { # NAME ARG...: a server, whose addresses are in $data and $status then
     "$bin/psd" --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --log-level=error "${@:2}" >"$1" &
     pids+=($!)
-    for _ in $(seq 200); do
+    for _ in $(seq 6000); do
         grep -q '^psd ready' "$1" && break
         kill -0 $! || fail "psd $* has ended"
         sleep 0.05

@@ -52,7 +52,7 @@ cmake --build "$dir/project/build" >"$dir/log" 2>&1 || fail "$(cat "$dir/log")"
 "$root/bin/psd" --insecure --job=line --workers-min=2 --optimizer='sgd(lr=0.1)' --listen=tcp://127.0.0.1:0 --status-listen=none \
     --log-level=error >"$dir/ready" &
 pid=$!
-for _ in $(seq 200); do
+for _ in $(seq 6000); do
     grep -q '^psd ready' "$dir/ready" && break
     kill -0 $pid || fail 'psd has ended'
     sleep 0.05

@@ -15,7 +15,7 @@ fail() {
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --checkpoint-dir="$dir/ck" --progress=none --threads=1 \
     --stop-epochs=0 --stop-steps=1000000000 >"$dir/out" 2>&1 &
 job=$!
-for ((i = 0; i < 600; i++)); do
+for ((i = 0; i < 3000; i++)); do
     url=$(sed -n 's/^status \(http[^ ]*\).*/\1/p' "$dir/out" | head -n 1)
     [ -z "$url" ] || break
     sleep 0.1
@@ -30,7 +30,7 @@ get() { # PATH FILE: the body
 
 # Until a worker has reported its accuracy, which it does after an epoch: the last one to appear.
 "$bin/psdctl" wait --for=step=240 --timeout=200 "$url"
-for ((i = 0; i < 100; i++)); do
+for ((i = 0; i < 3000; i++)); do
     get /metrics "$dir/metrics"
     ! grep -q '^psd_validation_metric{name="val/accuracy"} 0' "$dir/metrics" || break
     sleep 0.1

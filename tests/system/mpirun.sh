@@ -43,14 +43,14 @@ cat >cluster.json <<'END'
  "run": "0000000000000001"}
 END
 line=$(grep '^mpirun ' "$source/README.md")
-PSD_CLUSTER__FILE=cluster.json timeout 100 bash -c "$line" >log 2>&1 || fail "\"$line\" ended with $?"
+PSD_CLUSTER__FILE=cluster.json timeout 600 bash -c "$line" >log 2>&1 || fail "\"$line\" ended with $?"
 expect_weights
 [ ! -e cluster.json ] || fail "server 0 has left its file behind"
 
 for attempt in 1 2 3; do # the port may be taken between here and there
     port=$((10000 + RANDOM % 10000))
     export PSD_JOIN=tcp://127.0.0.1:$port
-    timeout 100 bash -c "$line" >log 2>&1 && break
+    timeout 600 bash -c "$line" >log 2>&1 && break
     if [ "$attempt" = 3 ] || ! grep -q 'in use' log; then
         fail "with PSD_JOIN, \"$line\" failed"
     fi

@@ -11,7 +11,7 @@ fail() { echo "outputs: $*"; exit 1; }
 printf '1 1:0.5 3:1\n0 1:-0.5 3:2\n1 1:1\n0 3:1\n' >gap.svm
 job=(--insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --progress=none --model-kind=logistic
      --data-train=libsvm:gap.svm --data-batch=full --stop-steps=3)
-train() { timeout 120 "$bin/psdctl" run "${job[@]}" "$@" >said 2>&1 || fail "run $*: $? $(cat said)"; }
+train() { timeout 600 "$bin/psdctl" run "${job[@]}" "$@" >said 2>&1 || fail "run $*: $? $(cat said)"; }
 same() { cmp -s plain.st "$1" || fail "$1 is not the model"; }
 
 train --save=plain.st
@@ -41,7 +41,7 @@ same read.st
 
 # A directory is named, and so is a device that is full.
 for to in sub /dev/full; do
-    timeout 120 "$bin/psdctl" run "${job[@]}" --restarts=0 --save=$to >said 2>&1 || true
+    timeout 600 "$bin/psdctl" run "${job[@]}" --restarts=0 --save=$to >said 2>&1 || true
     grep -q "write $to: " said || fail "--save=$to: $(cat said)"
     [ -e "$to" ] && [ ! -f "$to" ] || fail "$to has become a file"
 done
@@ -50,7 +50,7 @@ done
 closed() {
     for fds in '0<&-' '1>&-' '2>&-' '0<&- 1>&- 2>&-'; do
         code=0
-        eval "timeout 120 \"\$@\" $fds" >said 2>&1 || code=$?
+        eval "timeout 600 \"\$@\" $fds" >said 2>&1 || code=$?
         [ "$code" = "$want" ] || fail "$* $fds ended with $code, not $want: $(cat said)"
     done
 }

@@ -28,7 +28,7 @@ fail() {
     --stop-epochs=0 --stop-steps=1000000000 --checkpoint-dir="$dir/checkpoints" --checkpoint-every=3s \
     --optimizer='lookahead(sgd(lr=0.01), k=5, alpha=0.5)' >"$dir/out" 2>&1 &
 job=$!
-for ((i = 0; i < 600; i++)); do
+for ((i = 0; i < 3000; i++)); do
     url=$(sed -n 's/^status \(http[^ ]*\).*/\1/p' "$dir/out" | head -n 1)
     [ -z "$url" ] || break
     sleep 0.1
@@ -41,7 +41,7 @@ victim=$("$bin/psdctl" status "$url" | sed -n 's/^  2  *[^ ]*:\([0-9]*\) .*/\1/p
 [ -n "$slow" ] || fail 'there is no worker 1'
 while kill -STOP "$slow" && sleep 0.25 && kill -CONT "$slow" && sleep 0.05; do :; done 2>/dev/null &
 slower=$!
-for ((i = 0; i < 300; i++)); do
+for ((i = 0; i < 3000; i++)); do
     "$bin/psdctl" status --html "$url" >"$dir/moment.html"
     ! grep -q 'class=alerts><li>rounds wait for worker 1 ' "$dir/moment.html" || break
     sleep 0.1

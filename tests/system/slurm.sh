@@ -17,7 +17,7 @@ fail() {
     for file in "$@"; do tail -n 30 "$file" >&2 || true; done
     exit 1
 }
-on_cluster() { timeout 60 "$slurm" run "$dir/slurm" "$@"; }
+on_cluster() { timeout 600 "$slurm" run "$dir/slurm" "$@"; }
 
 # Wait until the words are a success, for at most so many seconds.
 await() {

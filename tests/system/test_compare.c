@@ -28,7 +28,7 @@ static void teardown(void)
     cr_assert_eq(system(command), 0);
 }
 
-TestSuite(compare, .init = setup, .fini = teardown, .timeout = 180);
+TestSuite(compare, .init = setup, .fini = teardown, .timeout = 600);
 
 /* Ten rows of ten steps: a run takes about half a second, most of it coming and going. */
 #define JOB                                                                                                  \

@@ -5,7 +5,7 @@
 
 /* Real data, where it is there: a few rows of what psd-convergence runs whole. */
 
-TestSuite(convergence, .timeout = 300);
+TestSuite(convergence, .timeout = 600);
 
 enum { MAX_ROWS = 100 };
 

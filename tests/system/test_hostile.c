@@ -18,7 +18,7 @@
  * three members lies beside its honest pushes. No server may die, grow, or count less than was refused, and
  * the weights must be those of an undisturbed job. */
 
-enum { SERVERS = 2, HONEST = 2, WORLD = 3, BATCH = 60, SEED = 7, DONE_MS = 120000, MAX_PARTS = 64 };
+enum { SERVERS = 2, HONEST = 2, WORLD = 3, BATCH = 60, SEED = 7, DONE_MS = 600000, MAX_PARTS = 64 };
 #ifdef __SANITIZE_ADDRESS__ /* keeps what is freed for a while */
 enum { GROWTH = 512 << 20 };
 #else

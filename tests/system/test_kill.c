@@ -15,7 +15,7 @@
  * every shard has applied the same contributors in every round, and the survivors' weights are, bit for bit,
  * what one process makes of just these contributors. */
 
-enum { SERVERS = 3, WORKERS = 3, BATCH = 60, SEED = 5, LEASE_MS = 1000, DONE_MS = 60000 };
+enum { SERVERS = 3, WORKERS = 3, BATCH = 60, SEED = 5, LEASE_MS = 1000, DONE_MS = 600000 };
 #define RULE "lookahead(adam(lr=0.002),k=5)"
 static const size_t layers[] = { 784, 32, 10 };
 

@@ -14,7 +14,7 @@
 static job_t job;
 static void setup(void) { job_open(&job, 2, 2); }
 static void teardown(void) { job_close(&job); }
-TestSuite(resume, .init = setup, .fini = teardown, .timeout = 300);
+TestSuite(resume, .init = setup, .fini = teardown, .timeout = 600);
 
 static void expect_said(const char *words)
 {

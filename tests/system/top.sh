@@ -16,8 +16,8 @@ fail() {
 
 screen() { tmux -L $server capture-pane -p >"$dir/screen"; }
 
-expect() { # WORDS: on the screen, within 20 s
-    for ((i = 0; i < 200; i++)); do
+expect() { # WORDS: on the screen
+    for ((i = 0; i < 3000; i++)); do
         screen
         ! grep -q -- "$1" "$dir/screen" || return 0
         sleep 0.1
@@ -29,7 +29,7 @@ expect() { # WORDS: on the screen, within 20 s
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --stop-epochs=0 \
     --stop-steps=1000000000 >"$dir/out" 2>&1 &
 job=$!
-for ((i = 0; i < 600; i++)); do
+for ((i = 0; i < 3000; i++)); do
     url=$(sed -n 's/^status \(http[^ ]*\).*/\1/p' "$dir/out" | head -n 1)
     [ -z "$url" ] || break
     sleep 0.1

@@ -16,7 +16,7 @@ fail() {
 expect() {
     local wanted=$1 rc=0
     shift
-    timeout 60 "$bin/psdctl" wait "$@" >"$dir/wait" 2>&1 || rc=$?
+    timeout 600 "$bin/psdctl" wait "$@" >"$dir/wait" 2>&1 || rc=$?
     [ "$rc" -eq "$wanted" ] || fail "wait $* ended with $rc instead of $wanted: $(cat "$dir/wait")"
 }
 
@@ -26,7 +26,7 @@ start() {
     "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 "$@" \
         >"$dir/out" 2>&1 &
     job=$!
-    for ((i = 0; i < 300; i++)); do
+    for ((i = 0; i < 3000; i++)); do
         url=$(sed -n 's/.*status \(http[^ ]*\).*/\1/p' "$dir/out" | head -n 1)
         [ -z "$url" ] || return 0
         sleep 0.1

@@ -7,7 +7,7 @@
 
 #include "common/allow.h"
 
-TestSuite(allow, .timeout = 20);
+TestSuite(allow, .timeout = 600);
 
 #define K1 "7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvdg"
 #define K2 "mS1%#fYoyTK3Hhfx^6huW>9YpZ^*5dd]HVbZN:pC"

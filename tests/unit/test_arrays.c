@@ -25,7 +25,7 @@ static void teardown(void)
     cr_expect_eq(rmdir(directory), 0, "nothing else is left");
 }
 
-TestSuite(arrays, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(arrays, .init = setup, .fini = teardown, .timeout = 600);
 
 static const psd_array_t list[] = { { "fc1.weight", 2, { 2, 3 } },
                                     { "scale", 0, { 0 } },

@@ -2,7 +2,7 @@
 
 #include "server/breaker.h"
 
-TestSuite(breaker, .timeout = 10);
+TestSuite(breaker, .timeout = 600);
 
 #define MIB (UINT64_C(1) << 20)
 

@@ -17,7 +17,7 @@
 #include "common/safetensors.h"
 #include "server/checkpoint.h"
 
-TestSuite(checkpoint, .timeout = 120);
+TestSuite(checkpoint, .timeout = 600);
 
 /* ---- a model, its state, and a directory ---- */
 

@@ -28,7 +28,7 @@ static void teardown(void)
     unlink(path);
     cr_expect_eq(rmdir(dir), 0, "something else is left behind");
 }
-TestSuite(clusterfile, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(clusterfile, .init = setup, .fini = teardown, .timeout = 600);
 
 static void put(const char *text)
 {

@@ -6,7 +6,7 @@
 
 #include "proto/codec.h"
 
-TestSuite(codec, .timeout = 60);
+TestSuite(codec, .timeout = 600);
 
 /* An honest PUSH of three elements, with whatever fields follow put over it. */
 #define PUSH(...)                                                                                            \

@@ -45,7 +45,7 @@ static void teardown(void)
     cr_assert_eq(psd_place_remove(directory, &err), PSD_OK);
 }
 
-TestSuite(comparison, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(comparison, .init = setup, .fini = teardown, .timeout = 600);
 
 static char path[300];
 

@@ -11,11 +11,11 @@
 
 static psd_err_t err;
 
-TestSuite(dataset, .timeout = 60);
-TestSuite(idx, .timeout = 60);
-TestSuite(libsvm, .timeout = 60);
-TestSuite(csv, .timeout = 60);
-TestSuite(glyphs, .timeout = 60);
+TestSuite(dataset, .timeout = 600);
+TestSuite(idx, .timeout = 600);
+TestSuite(libsvm, .timeout = 600);
+TestSuite(csv, .timeout = 600);
+TestSuite(glyphs, .timeout = 600);
 
 static psd_dataset_t *parse_text(const char *format, const char *text, psd_dataset_options_t options)
 {

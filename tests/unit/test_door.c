@@ -42,7 +42,7 @@ static void teardown(void)
     psd_door_destroy(&door);
     unlink(path);
 }
-TestSuite(door, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(door, .init = setup, .fini = teardown, .timeout = 600);
 
 /* Whom the door takes the holder of this key for, as a peer. */
 static psd_peer_t come(const char *key)

@@ -23,7 +23,7 @@ static void teardown(void)
     snprintf(command, sizeof command, "rm -rf %s", dir);
     cr_assert_eq(system(command), 0);
 }
-TestSuite(durable, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(durable, .init = setup, .fini = teardown, .timeout = 600);
 
 static int count_names(void)
 {

@@ -4,7 +4,7 @@
 
 #include "deploy/psdctl/golden.h"
 
-TestSuite(golden, .timeout = 20);
+TestSuite(golden, .timeout = 600);
 
 /* Read the first case of `text`. */
 static int read_case(const char *text, psd_golden_case_t **c, psd_err_t *err)

@@ -11,7 +11,7 @@ static psd_history_t history;
 static json_t *all;
 
 static void teardown(void) { json_decref(all); }
-TestSuite(history, .fini = teardown, .timeout = 20);
+TestSuite(history, .fini = teardown, .timeout = 600);
 
 static json_t *read_all(const char *key)
 {

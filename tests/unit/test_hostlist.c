@@ -3,7 +3,7 @@
 
 #include "common/hostlist.h"
 
-TestSuite(hostlist, .timeout = 5);
+TestSuite(hostlist, .timeout = 600);
 
 Test(hostlist, brackets_stand_for_each_of_their_hosts_in_order)
 {

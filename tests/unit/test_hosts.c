@@ -9,7 +9,7 @@ static psd_err_t err;
 
 static void teardown(void) { psd_hosts_clear(&hosts); }
 
-TestSuite(hosts, .fini = teardown, .timeout = 20);
+TestSuite(hosts, .fini = teardown, .timeout = 600);
 
 static int parse(const char *text) { return psd_hosts_parse(&hosts, "hosts", text, strlen(text), &err); }
 

@@ -3,7 +3,7 @@
 
 #include "common/html.h"
 
-TestSuite(html, .timeout = 10);
+TestSuite(html, .timeout = 600);
 
 Test(html, nothing_in_a_text_ends_a_tag_or_an_attribute)
 {

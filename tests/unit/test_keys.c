@@ -35,7 +35,7 @@ static void teardown(void)
     snprintf(command, sizeof command, "rm -r %s", dir);
     cr_assert_eq(system(command), 0);
 }
-TestSuite(keys, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(keys, .init = setup, .fini = teardown, .timeout = 600);
 
 static int load(const char *secret, const char *server, bool insecure)
 {

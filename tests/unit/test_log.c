@@ -48,7 +48,7 @@ static unsigned lines(void)
     return n;
 }
 
-TestSuite(log, .timeout = 10);
+TestSuite(log, .timeout = 600);
 
 Test(log, a_line_is_logfmt_with_its_keys_in_order)
 {

@@ -10,7 +10,7 @@
 
 /* What deploy/kubernetes and deploy/helm say fits together, and is a job that psd takes. No cluster is here to ask for more. */
 
-TestSuite(manifests, .timeout = 60);
+TestSuite(manifests, .timeout = 600);
 
 static char *read_file(const char *path)
 {

@@ -4,7 +4,7 @@
 
 #include "server/membership.h"
 
-TestSuite(membership, .timeout = 10);
+TestSuite(membership, .timeout = 600);
 
 static psd_membership_t *members;
 

@@ -11,7 +11,7 @@ static psd_metrics_t *metrics;
 
 static void setup(void) { cr_assert_not_null(metrics = psd_metrics_new(2)); }
 static void teardown(void) { psd_metrics_destroy(&metrics); }
-TestSuite(metrics, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(metrics, .init = setup, .fini = teardown, .timeout = 600);
 
 static void assert_has(const char *line)
 {

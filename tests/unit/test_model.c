@@ -17,8 +17,8 @@ enum { ROWS = 37, FEATURES = 6, CLASSES = 3 };
 
 static psd_err_t err;
 
-TestSuite(model, .timeout = 60);
-TestSuite(convergence, .timeout = 280);
+TestSuite(model, .timeout = 600);
+TestSuite(convergence, .timeout = 600);
 
 static float between(uint64_t *rng, float low, float high)
 {

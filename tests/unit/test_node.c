@@ -5,7 +5,7 @@
 
 #include "server/node.h"
 
-TestSuite(node, .timeout = 30);
+TestSuite(node, .timeout = 600);
 
 /* One server with its coordinator, spoken to by hand: worker 0 has joined and registered a tensor of 4 weights. */
 enum { JOB = 9, PEER = 5, NONCE = 77 };

@@ -11,7 +11,7 @@
 
 #include "common/notify.h"
 
-TestSuite(notify, .timeout = 10);
+TestSuite(notify, .timeout = 600);
 
 /* Listen at `name`, '@' for an abstract one; the manager's side. */
 static int listen_at(const char *name)
@@ -84,7 +84,7 @@ static const char *next_word(int fd)
     return text;
 }
 
-Test(notify, a_server_says_that_it_is_ready_then_that_it_lives_then_that_it_stops, .timeout = 60)
+Test(notify, a_server_says_that_it_is_ready_then_that_it_lives_then_that_it_stops, .timeout = 600)
 {
     char name[64];
     snprintf(name, sizeof name, "@psd-notify-server-%d", (int)getpid());

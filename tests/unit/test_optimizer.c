@@ -10,9 +10,9 @@
 
 #define GOLDEN PSD_SOURCE_DIR "/tests/golden"
 
-TestSuite(optimizer, .timeout = 120);
-TestSuite(rule, .timeout = 20);
-TestSuite(aggregate, .timeout = 20);
+TestSuite(optimizer, .timeout = 600);
+TestSuite(rule, .timeout = 600);
+TestSuite(aggregate, .timeout = 600);
 
 static psd_rule_t parse(const char *spec)
 {

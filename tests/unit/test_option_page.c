@@ -8,7 +8,7 @@
 
 #include "common/option_page.h"
 
-TestSuite(option_page, .timeout = 10);
+TestSuite(option_page, .timeout = 600);
 
 /* The schema of a key, followed through its sections. */
 static json_t *at(json_t *root, const char *key)

@@ -13,7 +13,7 @@ static psd_err_t err;
 
 static void setup(void) { cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_CTL)); }
 static void teardown(void) { psd_options_destroy(&options); }
-TestSuite(options, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(options, .init = setup, .fini = teardown, .timeout = 600);
 
 static int load_text(const char *text)
 {

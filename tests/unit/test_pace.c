@@ -10,7 +10,7 @@ static psd_pace_t *pace;
 
 static void setup(void) { cr_assert_not_null(pace = psd_pace_new(false)); }
 static void teardown(void) { psd_pace_destroy(&pace); }
-TestSuite(pace, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(pace, .init = setup, .fini = teardown, .timeout = 600);
 
 static psd_pace_facts_t facts(uint32_t worker, uint64_t ms)
 {

@@ -5,7 +5,7 @@
 
 #include "server/page.h"
 
-TestSuite(page, .timeout = 10);
+TestSuite(page, .timeout = 600);
 
 static void assert_shows(const char *json, const char *html)
 {

@@ -20,7 +20,7 @@
 /* The pages are true: the README's commands and example run, its tables are the program's, the protocol's page names what
  * the codec knows, and the includes point where ARCHITECTURE.md says. */
 
-TestSuite(pages, .timeout = 60);
+TestSuite(pages, .timeout = 600);
 
 /* The whole file; it lives as long as the test. */
 static char *read_page(const char *name)

@@ -2,7 +2,7 @@
 
 #include "common/partition.h"
 
-TestSuite(partition, .timeout = 30);
+TestSuite(partition, .timeout = 600);
 
 static psd_partition_t map;
 

@@ -17,7 +17,7 @@ static void setup(void)
     psd_places_open(&places);
 }
 static void teardown(void) { psd_places_close(&places); }
-TestSuite(places, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(places, .init = setup, .fini = teardown, .timeout = 600);
 
 /* Open as many as there are, but `most`. */
 static unsigned come(unsigned most)

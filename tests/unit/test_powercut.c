@@ -138,7 +138,7 @@ static int lost(int cuts, int lie)
     return n;
 }
 
-TestSuite(powercut, .timeout = 250);
+TestSuite(powercut, .timeout = 600);
 
 Test(powercut, whatever_was_not_flushed_the_last_committed_checkpoint_is_whole)
 {

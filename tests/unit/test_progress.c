@@ -48,7 +48,7 @@ static size_t count(const char *in, char what)
     return n;
 }
 
-TestSuite(progress, .timeout = 10);
+TestSuite(progress, .timeout = 600);
 
 Test(progress, a_bar_is_redrawn_five_times_a_second_at_most)
 {

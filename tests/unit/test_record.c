@@ -19,7 +19,7 @@ static void teardown(void)
     snprintf(command, sizeof command, "rm -r %s", dir);
     cr_assert_eq(system(command), 0);
 }
-TestSuite(record, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(record, .init = setup, .fini = teardown, .timeout = 600);
 
 /* The file that matches `pattern` below the directory; its bytes are in `bytes`. How many, -1 when there is none. */
 static unsigned char bytes[1 << 16];

@@ -15,7 +15,7 @@ static const char *variable(void *arg, const char *name) { return (void)arg, get
 
 static void setup(void) { clearenv(); }
 static void teardown(void) { psd_options_destroy(&options); }
-TestSuite(rendezvous, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(rendezvous, .init = setup, .fini = teardown, .timeout = 600);
 
 /* Set "A=1 B=2", in which ~ stands for a blank. */
 static void set(const char *text)

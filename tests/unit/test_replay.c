@@ -18,7 +18,7 @@ static void redirect(void)
     cr_redirect_stdout();
     cr_redirect_stderr();
 }
-TestSuite(replay, .init = redirect, .timeout = 30);
+TestSuite(replay, .init = redirect, .timeout = 600);
 
 /* Run the verb on words, separated by '|'. */
 static int run(const psd_verb_t *verb, const char *words)
@@ -139,7 +139,7 @@ Test(replay, optimizers_suggests_the_nearest_name)
 
 /* ---- by a server ---- */
 
-TestSuite(replay_by_server, .timeout = 240);
+TestSuite(replay_by_server, .timeout = 600);
 
 /* A psd of its own port; `join` receives its address. Returns its process. */
 static pid_t start_server(const char *optimizer, uint32_t workers, char join[128])

@@ -25,7 +25,7 @@ static void teardown(void)
     cr_assert_eq(system(command), 0);
 }
 
-TestSuite(run, .init = setup, .fini = teardown, .timeout = 120);
+TestSuite(run, .init = setup, .fini = teardown, .timeout = 600);
 
 /* Run psdctl with `words`, a shell's; its exit code, and what it wrote in `output`. */
 static int psdctl(const char *words)
@@ -75,10 +75,10 @@ static unsigned count_processes(void)
     return n;
 }
 
-/* Wait up to 20 s until so many are there. */
+/* Wait until so many are there. */
 static bool wait_for_processes(unsigned wanted)
 {
-    for (int i = 0; i < 2000; i++, usleep(10000))
+    for (int i = 0; i < 30000; i++, usleep(10000))
         if (count_processes() == wanted)
             return true;
     return false;
@@ -192,8 +192,8 @@ Test(run, what_keeps_dying_is_started_again_as_often_as_allowed_and_its_log_goes
         output);
     cr_expect_not_null(strstr(output, "left=0\n"), "%s", output);
     cr_expect_not_null(strstr(output,
-                              "psdctl: server 0 ended with 71: dying; all 2 restarts are used, the first for "
-                              "server 0, which ended with 71: dying\n"),
+                              "psdctl: server 0 ended with 71: dying; its 2 restarts are used, and before the first it "
+                              "ended with 71: dying\n"),
                        "%s", output);
     snprintf(path, sizeof path, "%s/fake/logs/server-0.log", directory);
     FILE *file = fopen(path, "r");

@@ -16,7 +16,7 @@ static const psd_saved_t tensors[] = {
 };
 static const psd_note_t notes[] = { { "format", "pt" }, { "psd.optimizer", "adam(lr=\"x\")" } };
 
-TestSuite(safetensors, .timeout = 10);
+TestSuite(safetensors, .timeout = 600);
 
 Test(safetensors, the_file_is_what_the_format_says)
 {

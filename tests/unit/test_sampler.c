@@ -5,7 +5,7 @@
 #include "common/rng.h"
 #include "worker/sampler.h"
 
-TestSuite(sampler, .timeout = 20);
+TestSuite(sampler, .timeout = 600);
 
 Test(sampler, the_order_of_an_epoch_is_the_shuffle_of_the_convergence_references)
 {

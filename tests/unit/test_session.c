@@ -4,7 +4,7 @@
 
 #include "worker/session.h"
 
-TestSuite(session, .timeout = 30);
+TestSuite(session, .timeout = 600);
 
 /* A worker's session with one server, which is spoken for by hand: a model of two weights. */
 enum { NONCE = 77, RUN = 9, NEXT_RUN = 11 };

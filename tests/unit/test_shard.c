@@ -7,7 +7,7 @@
 #include "proto/codec.h"
 #include "server/shard.h"
 
-TestSuite(shard, .timeout = 60);
+TestSuite(shard, .timeout = 600);
 
 enum { N = 20000, SERVERS = 2 };
 

@@ -6,7 +6,7 @@
 
 #include "tests/sim/sim.h"
 
-TestSuite(sim, .timeout = 240);
+TestSuite(sim, .timeout = 600);
 
 static sim_config_t cluster(uint32_t servers, uint32_t workers, const char *rule)
 {

@@ -5,7 +5,7 @@
 #include "common/rng.h"
 #include "deploy/psdctl/spread.h"
 
-TestSuite(spread, .timeout = 20);
+TestSuite(spread, .timeout = 600);
 
 static psd_spread_t range(double least, double most) { return psd_spread_of((double[]){ least, most }, 2); }
 

@@ -42,7 +42,7 @@ static void setup(void)
     publish(now_ms(), true);
 }
 static void teardown(void) { psd_status_destroy(&status); }
-TestSuite(status, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(status, .init = setup, .fini = teardown, .timeout = 600);
 
 static int dial(void)
 {

@@ -218,7 +218,7 @@ static void teardown(void)
             free(server.slot[i][s]);
 }
 
-TestSuite(trainer, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(trainer, .init = setup, .fini = teardown, .timeout = 600);
 
 /* The lines of a metrics file that have `key`, as an array. */
 static json_t *lines_with(const char *name, const char *key)

@@ -12,7 +12,7 @@
 #include "common/rng.h"
 #include "common/transport.h"
 
-TestSuite(transport, .timeout = 120);
+TestSuite(transport, .timeout = 600);
 
 static uv_loop_t loop;
 static psd_net_t *net;

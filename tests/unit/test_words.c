@@ -2,7 +2,7 @@
 
 #include "common/words.h"
 
-TestSuite(words, .timeout = 10);
+TestSuite(words, .timeout = 600);
 
 Test(words, the_distance_counts_letters_added_dropped_and_replaced)
 {

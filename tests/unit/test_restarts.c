@@ -1,0 +1,39 @@
+#include <criterion/criterion.h>
+
+#include "deploy/psdctl/restarts.h"
+
+TestSuite(restarts, .timeout = 600);
+
+Test(restarts, what_keeps_dying_has_so_many_and_no_more)
+{
+    psd_restarts_t child = { 0 };
+    for (int i = 0; i < 3; i++)
+        cr_assert(psd_restarts_use(&child, 3, 1000 + 100 * i));
+    cr_assert_not(psd_restarts_use(&child, 3, 1300));
+    cr_assert_eq(psd_restarts_left(&child, 3, 1300), 0);
+}
+
+Test(restarts, they_come_back_with_time_one_by_one)
+{
+    psd_restarts_t child = { 0 };
+    psd_restarts_use(&child, 2, 1000);
+    psd_restarts_use(&child, 2, 2000);
+    cr_assert_eq(psd_restarts_left(&child, 2, 1000 + PSD_RESTART_BACK_MS - 1), 0);
+    cr_assert_eq(psd_restarts_left(&child, 2, 1000 + PSD_RESTART_BACK_MS), 1);
+    cr_assert_eq(psd_restarts_left(&child, 2, 1000 + 2 * PSD_RESTART_BACK_MS), 2);
+    cr_assert_eq(psd_restarts_left(&child, 2, 1000 + 9 * (uint64_t)PSD_RESTART_BACK_MS), 2, "and never more than there were");
+}
+
+Test(restarts, one_death_a_day_never_ends_a_job)
+{
+    psd_restarts_t child = { 0 };
+    for (uint64_t day = 1; day < 400; day++)
+        cr_assert(psd_restarts_use(&child, 1, day * 86400000));
+}
+
+Test(restarts, none_allowed_is_none)
+{
+    psd_restarts_t child = { 0 };
+    cr_assert_not(psd_restarts_use(&child, 0, 1000));
+    cr_assert_not(psd_restarts_use(&child, 0, 1000000000));
+}
