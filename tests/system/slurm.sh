@@ -21,7 +21,7 @@ on_cluster() { timeout 600 "$slurm" run "$dir/slurm" "$@"; }
 
 # Wait until the words are a success, for at most so many seconds.
 await() {
-    local what=$1 end=$((SECONDS + $2))
+    local what=$1 end=$((SECONDS + 10 * $2)) # of a quiet machine; a busy one takes longer
     shift 2
     until "$@"; do
         [ "$SECONDS" -lt "$end" ] || fail "there is no $what in time" ./*.log slurm/log/*.log
