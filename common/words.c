@@ -25,7 +25,7 @@ static const struct {
     { "numworkers", "workersmin" },  { "workers", "workersmin" },  { "nworkers", "workersmin" },
     { "output", "save" },            { "out", "save" },            { "randomseed", "seed" },
     { "randomstate", "seed" },       { "sep", "datadelimiter" }, { "datasep", "datadelimiter" },
-    { "delimiter", "datadelimiter" }, { "start", "run" },          { "train", "run" },{ "ls", "checkpoint list" },
+    { "delimiter", "datadelimiter" }, { "start", "run" },          { "train", "run" },{ "ls", "checkpointlist" },
 };
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -54,9 +54,9 @@ static size_t measure(const char *a, const char *b, bool any_case)
 
 size_t psd_words_distance(const char *a, const char *b) { return measure(a, b, false); }
 
-static bool is_between(char c) { return c == '.' || c == '-' || c == '_'; }
+static bool is_between(char c) { return c == '.' || c == '-' || c == '_' || c == ' '; }
 
-/* How much of both words is the same, up to a dot, - or _. */
+/* How much of both words is the same, up to a dot, -, _ or blank. */
 static size_t common_beginning(const char *a, const char *b)
 {
     size_t n = 0;

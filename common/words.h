@@ -14,7 +14,7 @@ typedef struct psd_nearest {
 } psd_nearest_t;
 
 /* Take `candidate` when it is nearer to `typed` than those before, and near enough: one letter for each three of the
- * longer word, whatever their case. What both begin with, up to a dot, - or _, does not count as alike: data.foo is as
+ * longer word, whatever their case. What both begin with, up to a dot, -, _ or blank, does not count as alike: data.foo is as
  * far from data.na as foo is from na. A candidate that people elsewhere call by the name typed is the nearest of all:
  * lr for learning_rate. */
 void psd_nearest_consider(psd_nearest_t *self, const char *typed, const char *candidate);

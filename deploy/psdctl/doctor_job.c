@@ -309,6 +309,15 @@ void psd_check_data(psd_findings_t *findings, const psd_options_t *o, bool has_j
         return;
     if (psd_setup_load(&setup, o, &err) != PSD_OK)
         psd_finding(findings, PSD_VERDICT_BAD, "data", "workers need it; where servers alone run, it does not matter", "%s", err.text);
+    else if (setup.train->n_skipped)
+        psd_finding(findings, PSD_VERDICT_WARN, "data", "fill the missing values in, or say data.na=zero",
+                    "%s: %zu rows of %zu features; data.na=skip leaves out %zu more, for a value is missing there",
+                    psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features, setup.train->n_skipped);
+    else if (setup.train->first_class == 1 && setup.train->n_classes > 2)
+        psd_finding(findings, PSD_VERDICT_WARN, "data", "subtract 1 from each label",
+                    "%s: %zu rows of %zu features; the labels are 1 to %zu, but classes count from 0: class 0 never occurs",
+                    psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features,
+                    setup.train->n_classes - 1);
     else
         psd_finding(findings, PSD_VERDICT_OK, "data", "", "%s: %zu rows of %zu features; a model of %zu tensors",
                     psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features,

@@ -72,6 +72,8 @@ Test(words, a_beginning_that_many_share_makes_no_two_words_alike)
 {
     cr_expect_str_eq(nearest_of("data.foo", AMONG("data.na", "data.drop")), "");
     cr_expect_str_eq(nearest_of("data.trian", AMONG("data.na", "data.train")), "data.train");
+    cr_expect_str_eq(nearest_of("checkpoint burn", AMONG("checkpoint list", "checkpoint prune")), "");
+    cr_expect_str_eq(nearest_of("checkpoint lst", AMONG("checkpoint list", "checkpoint prune")), "checkpoint list");
     cr_expect_str_eq(nearest_of("dta.train", AMONG("data.na", "data.train")), "data.train");
 }
 
