@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/logtext.h"
+
 typedef enum { LOGFMT, JOURNAL, HUMAN, JSON } style_t;
 
 /* A line being built; what does not fit is dropped, and the '\n' always fits. */
@@ -100,21 +102,30 @@ static void put(line_t *line, const char *text, size_t n)
 
 static void put_str(line_t *line, const char *text) { put(line, text, strlen(text)); }
 
-/* A string as JSON and logfmt readers both take it: in quotes, with control bytes escaped. */
+/* A character that moves the cursor or ends a line, of one byte or of two (U+0080 to U+009F). */
+static bool is_control(const char *s, size_t n)
+{
+    const unsigned char c = (unsigned char)*s;
+    return c < 0x20 || c == 0x7f || (c == 0xc2 && n > 1 && ((unsigned char)s[1] & 0xe0) == 0x80);
+}
+
+/* A string as JSON and logfmt readers both take it: in quotes, with control characters escaped, and what is no UTF-8
+ * replaced. */
 static void put_quoted(line_t *line, const char *text, size_t n)
 {
     put(line, "\"", 1);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0, size; i < n; i += size ? size : 1) {
         const unsigned char c = (unsigned char)text[i];
+        size = psd_logtext_character(text + i, n - i);
         char escape[8];
-        if (c == '"' || c == '\\')
+        if (is_control(text + i, n - i))
+            snprintf(escape, sizeof escape, c == '\n' ? "\\n" : "\\u%04x", c < 0x80 ? c : (unsigned char)text[i + 1]);
+        else if (c == '"' || c == '\\')
             snprintf(escape, sizeof escape, "\\%c", c);
-        else if (c == '\n')
-            snprintf(escape, sizeof escape, "\\n");
-        else if (c < 0x20 || c == 0x7f)
-            snprintf(escape, sizeof escape, "\\u%04x", c);
+        else if (size)
+            snprintf(escape, sizeof escape, "%.*s", (int)size, text + i);
         else
-            snprintf(escape, sizeof escape, "%c", c);
+            snprintf(escape, sizeof escape, "\\ufffd");
         put_str(line, escape);
     }
     put(line, "\"", 1);
@@ -137,14 +148,6 @@ static bool is_number(const char *s, size_t n)
     return *end == '\0';
 }
 
-static bool is_plain(const char *s, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)s[i] <= ' ' || s[i] == '"' || s[i] == '=' || s[i] == '\\' || s[i] == 0x7f)
-            return false;
-    return n > 0;
-}
-
 static void put_field(line_t *line, const char *key, size_t n_key, const char *value, size_t n)
 {
     if (style == JSON) {
@@ -162,7 +165,7 @@ static void put_field(line_t *line, const char *key, size_t n_key, const char *v
         put(line, " ", 1);
     put(line, key, n_key);
     put(line, "=", 1);
-    if (is_plain(value, n))
+    if (psd_logtext_is_plain(value, n))
         put(line, value, n);
     else
         put_quoted(line, value, n);
@@ -190,14 +193,30 @@ static const char *next_field(const char *s)
     return s;
 }
 
-/* Where a field's value ends: at the next field or, when it opens with a quote, at the quote that closes it,
- * so that a quoted value may hold what looks like fields. */
+/* Where a field's value ends: at the next field or, when it opens with a quote, behind the first quote that no
+ * backslash escapes, so that a quoted value may hold what looks like fields. */
 static const char *value_end(const char *value)
 {
-    for (const char *s = value + 1; *value == '"' && *s; s++)
-        if (*s == '"' && (!s[1] || (s[1] == ' ' && key_length(s + 2))))
-            return s + 1;
-    return next_field(value);
+    if (*value != '"')
+        return next_field(value);
+    const char *s = value + 1;
+    while (*s && *s != '"')
+        s += *s == '\\' && s[1] ? 2 : 1;
+    return *s ? s + 1 : s;
+}
+
+/* A value without its quotes, and without the backslashes that escaped some of it. */
+static size_t bare(char out[PSD_LOG_MAX_LINE], const char *value, size_t n)
+{
+    const bool quoted = n && *value == '"';
+    size_t n_out = 0;
+    if (!quoted) {
+        memcpy(out, value, n);
+        return n;
+    }
+    for (size_t i = 1; i < n && value[i] != '"'; i++)
+        out[n_out++] = value[i] == '\\' && i + 1 < n ? value[++i] : value[i];
+    return n_out;
 }
 
 /* The message on a terminal: as it is, but for bytes that would move the cursor. */
@@ -205,7 +224,7 @@ static void put_words(line_t *line, const char *text, size_t n)
 {
     put(line, " ", 1);
     for (size_t i = 0; i < n; i++)
-        put(line, (unsigned char)text[i] < ' ' || text[i] == 0x7f ? "?" : text + i, 1);
+        put(line, is_control(text + i, n - i) ? "?" : text + i, 1);
 }
 
 static void put_text(line_t *line, const char *text)
@@ -221,10 +240,9 @@ static void put_text(line_t *line, const char *text)
     }
     while ((n = key_length(text))) {
         const char *value = text + n + 1, *end = value_end(value);
-        size_t n_value = (size_t)(end - value);
-        bool quoted = n_value >= 2 && *value == '"' && end[-1] == '"';
-        put_field(line, text, n, value + quoted, n_value - (quoted ? 2 : 0));
-        text = *end ? end + 1 : end;
+        char plain[PSD_LOG_MAX_LINE];
+        put_field(line, text, n, plain, bare(plain, value, (size_t)(end - value)));
+        text = end + strspn(end, " ");
     }
 }
 
@@ -330,7 +348,7 @@ bool psd_log_write(psd_log_level_t level, const char *id, const char *format, ..
     char text[PSD_LOG_MAX_LINE];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    psd_logtext_compose(text, sizeof text, format, args);
     va_end(args);
     pthread_mutex_lock(&lock);
     const bool said = say(level, id, text);

@@ -6,8 +6,8 @@
  * The id is an interface: documented, never reworded. error: someone must act; warn: psd coped; info: the
  * cluster changed shape; debug: per message. What happens per push is a metric, not a line. In the text,
  * `key=` at the start of a word begins a field, whose value runs to the next one; what stands before the
- * first is the message. A value that may hold `key=` itself stands in quotes: settings="%s". Values are
- * quoted and escaped as the format asks, so a line stays a line. A program that never calls psd_log_init
+ * first is the message. Strings keep to their field (common/logtext.h), so that no name writes fields of its own;
+ * values are quoted and escaped as the format of the log asks, so a line stays a line. A program that never calls psd_log_init
  * writes nothing: a library has no business on stderr. Any thread. */
 #pragma once
 

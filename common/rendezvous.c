@@ -379,8 +379,8 @@ static int settle_worker(look_t *look, int rank, psd_err_t *err)
 {
     psd_rendezvous_t *out = look->out;
     const int told = (int)psd_options_int(look->options, "worker.id");
-    out->worker = told ? told : rank < MAX_WORKER ? rank + 1 : 0;
-    if (told)
+    out->worker = told >= 0 ? told : rank < MAX_WORKER ? rank : -1;
+    if (told >= 0)
         out->rank_source = "worker.id";
     if (*out->join || *out->file)
         return PSD_OK;
@@ -394,7 +394,7 @@ int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_
                         const psd_surroundings_t *around, psd_err_t *err)
 {
     look_t look = { .out = out, .program = program, .options = options, .around = around, .rank = -1 };
-    *out = (psd_rendezvous_t){ .source = "none", .index = -1 };
+    *out = (psd_rendezvous_t){ .source = "none", .index = -1, .worker = -1 };
     snprintf(out->file, sizeof out->file, "%s", psd_options_string(options, "cluster.file"));
     /* What stands on the command line is about this process alone: nobody else is asked who it is. */
     const bool by_hand = by_flag(&look, "join") || (is_server(&look) && by_flag(&look, "server.index") &&
@@ -429,7 +429,7 @@ int psd_rendezvous_find_own(psd_rendezvous_t *out, psd_program_t program, const 
                      : *out->join  ? out->join
                                    : out->file,
                      program == PSD_PROGRAM_SERVER ? "index" : "worker",
-                     program == PSD_PROGRAM_SERVER ? out->index : out->worker - 1,
+                     program == PSD_PROGRAM_SERVER ? out->index : out->worker,
                      out->rank_source ? out->rank_source : "server-0");
     return rc;
 }

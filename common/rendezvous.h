@@ -26,7 +26,7 @@ typedef struct psd_rendezvous {
     const char *rank_source;        /* "server.index", "SLURM_PROCID", ...; NULL: nobody has said */
     bool is_first;                  /* this is server 0 */
     int index;                      /* of a server; -1: the coordinator says */
-    int worker;                     /* place among the workers, from 1; 0: the coordinator says */
+    int worker;                     /* place among the workers, from 0; -1: the coordinator says */
     char join[PSD_RENDEZVOUS_TEXT]; /* where server 0 listens; "": `file` says, or nobody joins anybody */
     char file[1024]; /* cluster.file; "": none. Server 0 writes it, others read it if `join` is "" */
     char listen[PSD_RENDEZVOUS_TEXT];    /* of a server: its endpoint, ... */

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/logtext.h"
+
 static psd_action_t *append(psd_actions_t *self, psd_act_t act)
 {
     if (self->n == self->capacity) {
@@ -48,7 +50,7 @@ void psd_actions_log(psd_actions_t *self, int level, const char *id, const char 
     a->id = id;
     va_list args;
     va_start(args, format);
-    vsnprintf(a->msg.text, sizeof a->msg.text, format, args);
+    psd_logtext_compose(a->msg.text, sizeof a->msg.text, format, args);
     va_end(args);
 }
 

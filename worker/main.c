@@ -105,7 +105,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .cluster_file = job->at.file,
                     .job = text_of(job, "job"),
                     .name = *name ? name : NULL,
-                    .worker = job->at.worker,
+                    .worker = job->at.worker + 1,
                     .join_timeout_ms = join_timeout(o),
                     .log = pass_on,
                     .key = text_of(job, "worker.key"),

@@ -78,7 +78,7 @@ psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also,
     if (!dir || !*dir)
         return self;
     char path[PATH_MAX], suffix[16] = "";
-    if (worker > 1)
+    if (worker)
         snprintf(suffix, sizeof suffix, "-%u", worker);
     int long_name = snprintf(path, sizeof path, "%s/metrics%s.jsonl", dir, suffix) >= (int)sizeof path;
     long_name |= snprintf(self->summary, sizeof self->summary - 4, "%s/summary%s.json", dir, suffix) >=
@@ -91,9 +91,9 @@ psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also,
         return NULL;
     }
     setvbuf(self->metrics, NULL, _IOLBF, 1 << 12); /* whoever follows the file sees whole lines */
-    bool both = worker == 1 && also && strcmp(also, "both") == 0;
-    bool csv = both || (worker == 1 && also && strcmp(also, "csv") == 0);
-    bool events = both || (worker == 1 && also && strcmp(also, "tensorboard") == 0);
+    bool both = !worker && also && strcmp(also, "both") == 0;
+    bool csv = both || (!worker && also && strcmp(also, "csv") == 0);
+    bool events = both || (!worker && also && strcmp(also, "tensorboard") == 0);
     if ((csv && open_csv(self, dir, err) != PSD_OK) || (events && open_events(self, dir, err) != PSD_OK))
         psd_record_destroy(&self);
     return self;

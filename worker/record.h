@@ -1,6 +1,6 @@
 /* record.h - what a run leaves behind in its directory: metrics.jsonl, a flat JSON object per line with what
  * was measured at a step and nothing else, and summary.json; if wanted, the same numbers for spreadsheets,
- * metrics.csv, and for TensorBoard, in tb/. The first worker's files have these names; worker N has
+ * metrics.csv, and for TensorBoard, in tb/. Worker 0's files have these names; worker N has
  * metrics-N.jsonl and summary-N.json alone, so that workers may share a directory. One thread at a time. */
 #pragma once
 
@@ -17,7 +17,7 @@ typedef struct psd_measure {
     double value;
 } psd_measure_t;
 
-/* Make directory `dir` and its parents where they lack, and open the metrics of worker `worker`, from 1, to
+/* Make directory `dir` and its parents where they lack, and open the metrics of worker `worker`, from 0, to
  * append to them; `also` is "csv", "tensorboard", "both" or, like NULL, "none". `dir` NULL or "": a record
  * that keeps nothing. NULL with `err` set: PSD_EIO, PSD_ENOMEM. */
 psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also, psd_err_t *err);

@@ -110,9 +110,9 @@ static int join(trainer_t *self, psd_err_t *err)
         return failed(self, rc, "cannot register the model", err);
     read_settings(self);
     psd_position_t at = psd_worker_position(self->worker);
-    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker + 1, at.rank,
+    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker, at.rank,
                  at.world, at.clock);
-    self->record = psd_record_new(self->config->run_dir, at.worker + 1, self->config->metrics_also, err);
+    self->record = psd_record_new(self->config->run_dir, at.worker, self->config->metrics_also, err);
     if (self->record && self->config->trace && *self->config->trace &&
         !(self->trace = psd_trace_new(self->config->trace, err)))
         return PSD_EIO;
@@ -432,7 +432,7 @@ static char *summary_text(const trainer_t *self, int outcome)
         { "schema", json_string("psd.summary/1") },
         { "job", json_string(job ? job : "psd") },
         { "outcome", json_string(outcome ? psd_err_text(outcome) : "done") },
-        { "worker", count(at.worker + 1) },
+        { "worker", count(at.worker) },
         { "rank", count(at.rank) },
         { "world", count(at.world) },
         { "steps", count(r->steps) },

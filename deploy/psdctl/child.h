@@ -23,7 +23,7 @@ struct psd_child {
     /* Set by the owner. */
     void *owner;
     bool is_server;
-    unsigned index; /* server from 0, worker from 1 */
+    unsigned index; /* from 0, of its kind */
     char role[160]; /* "server 0", "server 0 on node1" */
     void (*said)(psd_child_t *self, bool on_stderr, const char *line);
     void (*gone)(psd_child_t *self); /* all it said is read, and it is reaped */

@@ -47,11 +47,11 @@ void psd_outcome_clear(psd_outcome_t *self)
 /* -- summaries ---------------------------------------------------------------------------------------------
  */
 
-/* "DIRECTORY/NAME.EXTENSION" of the first worker, "NAME-2.EXTENSION" of the second. */
+/* "DIRECTORY/NAME.EXTENSION" of worker 0, "NAME-1.EXTENSION" of worker 1. */
 static void name_file(char path[PATH_MAX], const char *directory, const char *name, unsigned worker,
                       const char *extension)
 {
-    if (worker > 1)
+    if (worker)
         snprintf(path, PATH_MAX, "%s/%s-%u.%s", directory, name, worker, extension);
     else
         snprintf(path, PATH_MAX, "%s/%s.%s", directory, name, extension);
@@ -83,11 +83,11 @@ static int note_order(psd_outcome_t *self, const char *hash, psd_err_t *err)
 static int note_hashes(psd_outcome_t *self, const json_t *summary, unsigned worker, psd_err_t *err)
 {
     const char *initial = text_of(summary, "sha256_initial");
-    if (worker == 1)
+    if (!worker)
         snprintf(self->sha256_initial, sizeof self->sha256_initial, "%s", initial);
     if (!*initial || strcmp(initial, self->sha256_initial) != 0)
         return psd_err_set(err, PSD_EDATA, "worker %u %s", worker,
-                           *initial ? "began with other weights than worker 1"
+                           *initial ? "began with other weights than worker 0"
                                     : "was not there from the first step on");
     return note_order(self, text_of(summary, "sha256_order"), err);
 }
@@ -118,7 +118,7 @@ static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n
 {
     char path[PATH_MAX], unfinished[200] = "";
     int rc = PSD_OK;
-    for (unsigned worker = 1; !rc && worker <= n_workers; worker++) {
+    for (unsigned worker = 0; !rc && worker < n_workers; worker++) {
         name_file(path, directory, "summary", worker, "json");
         json_t *summary = json_load_file(path, 0, NULL);
         if (!summary)
@@ -128,7 +128,7 @@ static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n
         else if (strcmp(text_of(summary, "outcome"), "done") != 0)
             snprintf(unfinished, sizeof unfinished, "worker %u ended with: %.100s", worker,
                      text_of(summary, "outcome"));
-        if (worker == 1)
+        if (!worker)
             note_job(self, summary, tally);
         rc = note_hashes(self, summary, worker, err);
         json_decref(summary);
@@ -187,7 +187,7 @@ static int read_metrics(psd_outcome_t *self, const char *directory, unsigned n_w
 {
     char path[PATH_MAX], text[1024];
     int rc = PSD_OK;
-    for (unsigned worker = 1; !rc && worker <= n_workers; worker++) {
+    for (unsigned worker = 0; !rc && worker < n_workers; worker++) {
         name_file(path, directory, "metrics", worker, "jsonl");
         FILE *file = fopen(path, "re");
         if (!file)

@@ -110,7 +110,7 @@ static void show(run_t *run, const psd_child_t *child, const char *line)
     static const char progress[] = "id=train.progress ";
     const char *fields = strstr(line, progress);
     bool wanted = strcmp(psd_options_string(run->options, "progress"), "none") != 0;
-    if (fields && !child->is_server && child->index == 1 && wanted)
+    if (fields && !child->is_server && child->index == 0 && wanted)
         show_progress(run, fields + sizeof progress - 1);
     else if (psd_child_is_loud(line) &&
              run->stage == RUNNING) /* later, everybody complains of being stopped */
@@ -561,7 +561,7 @@ static void man_posts(run_t *run)
         psd_child_t *child = &post->child;
         child->owner = run;
         child->is_server = i < run->plan.n_servers;
-        child->index = child->is_server ? i : i - run->plan.n_servers + 1;
+        child->index = child->is_server ? i : i - run->plan.n_servers;
         child->said = on_said;
         child->gone = on_gone;
         if (run->plan.hosts.n)

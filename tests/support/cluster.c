@@ -328,7 +328,7 @@ static void start_worker(cluster_t *self, unsigned w, const char *flags)
                  self->directory, w, self->directory);
     snprintf(name, sizeof name, "worker-%u", w);
     snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s%s", self->data[0],
-             w + 1, self->directory, keys, flags);
+             w, self->directory, keys, flags);
     spawn(self, &self->worker[w], name, "psd-worker", words);
 }
 
@@ -375,7 +375,7 @@ json_t *cluster_summary(const cluster_t *self, unsigned worker)
     char name[32] = "summary.json";
     json_error_t error;
     if (worker)
-        snprintf(name, sizeof name, "summary-%u.json", worker + 1);
+        snprintf(name, sizeof name, "summary-%u.json", worker);
     char *text = cluster_file(self, name);
     json_t *summary = json_loads(text ? text : "", 0, &error);
     free(text);

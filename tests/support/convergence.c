@@ -183,7 +183,7 @@ double convergence_trace_error(const convergence_row_t *row, const char *rule)
     double loss[CONVERGENCE_TRACE] = { 0 }, samples[CONVERGENCE_TRACE] = { 0 }, worst = 0;
     start_mnist(&cluster, row, rule, "--stop-steps=20 --metrics-every=1");
     add_losses(&cluster, "metrics.jsonl", loss, samples);
-    add_losses(&cluster, "metrics-2.jsonl", loss, samples);
+    add_losses(&cluster, "metrics-1.jsonl", loss, samples);
     for (int i = 0; i < CONVERGENCE_TRACE; i++) {
         const double error = fabs(loss[i] / samples[i] - row->loss[i]) / row->loss[i];
         worst = samples[i] == 64 && error >= worst ? error : samples[i] == 64 ? worst : INFINITY;

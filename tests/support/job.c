@@ -90,7 +90,7 @@ pid_t job_child(const job_t *self, job_role_t role)
     pid_t found = 0;
     DIR *proc = opendir("/proc");
     snprintf(word, sizeof word, role.server ? "--server-index=%u" : "--worker-id=%u",
-             role.server ? role.index : role.index + 1);
+             role.index);
     for (struct dirent *entry; !found && (entry = readdir(proc));) {
         const int pid = atoi(entry->d_name);
         if (pid && is_child(pid, self->process.pid, word))
@@ -198,7 +198,7 @@ void job_expect_weights(job_t *self, const char *rule, uint64_t steps)
     for (unsigned w = 0; w < self->n_workers; w++) {
         char file[32] = "run/summary.json";
         if (w)
-            snprintf(file, sizeof file, "run/summary-%u.json", w + 1);
+            snprintf(file, sizeof file, "run/summary-%u.json", w);
         char *text = cluster_file(&self->cluster, file);
         json_t *summary = json_loads(text ? text : "", 0, NULL);
         const char *sha = json_string_value(json_object_get(summary, "sha256"));

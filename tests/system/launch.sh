@@ -128,16 +128,16 @@ nobody_left whole
     --stop-epochs=0 --stop-steps=6000 --eval-every=0 job.yaml >out.hurt 2>&1 &
 launch=$!
 await out.hurt '^status http'
-await hurt/logs/worker-3.log 'id=train.progress'
+await hurt/logs/worker-2.log 'id=train.progress'
 ps -e -o args= >out.ps
 ! grep -qE 'secret [^ ]{40}|"secrets"' out.ps || fail 'a secret in a command line'
 grep -q -- '--server-key=/dev/fd/' out.ps || fail 'no server that has its key by a file in memory'
-pkill -KILL -f "/psd-worker .*--worker-id=2 .*--run-dir=$dir/hurt"
-await out.hurt 'run.restart role="worker 2 on root@node2" ended="was killed by signal 9'
+pkill -KILL -f "/psd-worker .*--worker-id=1 .*--run-dir=$dir/hurt"
+await out.hurt 'run.restart role="worker 1 on root@node2" ended="was killed by signal 9'
 pkill -KILL -f "/psd .*--server-index=1 .*--run-dir=$dir/hurt"
 await out.hurt 'run.restart role="server 1 on root@node2" ended="was killed by signal 9'
 pkill -KILL -P "${sshd[2]}" # the server of each connection to node3
-await out.hurt 'run.restart role="worker 3 on node3"'
+await out.hurt 'run.restart role="worker 2 on node3"'
 wait $launch || fail 'the hurt launch failed'
 "$bin/psdctl" run job.yaml --run-dir="$dir"/plain6000 --stop-epochs=0 --stop-steps=6000 --eval-every=0 >out.plain 2>&1 || fail 'the plain run failed'
 [ "$(sha out.hurt)" = "$(sha out.plain)" ] || fail 'other weights after deaths'
@@ -160,7 +160,7 @@ wait $launch || rc=$?
 nobody_left whole
 "$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/killed --stop-epochs=0 --stop-steps=1000000 job.yaml >out.killed 2>&1 &
 launch=$!
-await killed/logs/worker-1.log 'id=train.progress'
+await killed/logs/worker-0.log 'id=train.progress'
 kill -KILL $launch
 wait $launch || true
 nobody_left killed

@@ -67,7 +67,7 @@ Test(cli, a_small_job_file_runs_to_its_summary)
     cr_expect_not_null(strstr(out, "  steps         20\n"), "%s", out);
     cr_expect_not_null(strstr(out, "  sha256 "), "%s", out);
     free(out);
-    char *summary = cluster_file(&cluster, "run/summary-2.json");
+    char *summary = cluster_file(&cluster, "run/summary-1.json");
     cr_expect_not_null(summary);
     free(summary);
 }
@@ -200,7 +200,7 @@ Test(cli, sigterm_to_a_run_gives_75_and_leaves_no_child)
                   cluster.directory);
     /* Both workers are in the job when the second has written metrics. */
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
-        char *metrics = cluster_file(&cluster, "run/metrics-2.jsonl");
+        char *metrics = cluster_file(&cluster, "run/metrics-1.jsonl");
         const bool trains = metrics && *metrics;
         free(metrics);
         if (trains)

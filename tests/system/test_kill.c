@@ -38,7 +38,7 @@ static double longest_gap_ms(unsigned worker, double from_ms)
 {
     char name[32] = "metrics.jsonl";
     if (worker)
-        snprintf(name, sizeof name, "metrics-%u.jsonl", worker + 1);
+        snprintf(name, sizeof name, "metrics-%u.jsonl", worker);
     char *text = cluster_file(&cluster, name);
     double before = 0, longest = 0;
     for (char *rest = text, *line; rest && (line = strsep(&rest, "\n"));) {

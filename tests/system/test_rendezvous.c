@@ -162,11 +162,11 @@ Test(rendezvous, a_second_worker_of_the_same_place_is_told_who_has_it_and_69)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2");
     cluster_spawn(&cluster, &cluster.worker[0], "first", "psd-worker",
-                  TINY "--insecure --join=%s --worker-id=1 --worker-name=anna", cluster.data[0]);
+                  TINY "--insecure --join=%s --worker-id=0 --worker-name=anna", cluster.data[0]);
     cluster.n_workers = 1;
     expect_named(&cluster.worker[0], "worker.welcome", "");
     cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure --join=%s --worker-id=1 --worker-name=bert --join-timeout=7s",
+                  TINY "--insecure --join=%s --worker-id=0 --worker-name=bert --join-timeout=7s",
                   cluster.data[0]);
     expect_end("worker 0 is anna", "you are bert", 69);
 }

@@ -99,7 +99,7 @@ Test(resume, a_worker_that_was_given_up_while_it_was_paused_is_started_again)
     }
     kill(worker, SIGCONT);
     job_expect_code(&job, 0);
-    expect_said("run.restart role=\"worker 2\" ended=\"ended with 75: ");
+    expect_said("run.restart role=\"worker 1\" ended=\"ended with 75: ");
     job_expect_weights(&job, JOB_RULE, STEPS);
     job_expect_ledger(&job, STEPS);
 }

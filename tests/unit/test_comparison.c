@@ -60,7 +60,7 @@ static FILE *create(const char *name)
 /* What differs between runs; 0 and NULL are what is usual. */
 typedef struct fake {
     double accuracy;
-    const char *outcome, *other_outcome; /* of worker 1 and 2 */
+    const char *outcome, *other_outcome; /* of workers 0 and 1 */
     const char *initial, *other_initial, *order;
     const char *metric; /* "": no test set */
     bool infinite;      /* the losses of the second half are */
@@ -73,10 +73,10 @@ typedef struct fake {
 static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
 {
     const unsigned steps = fake->steps ? fake->steps : 20;
-    const char *outcome = worker == 1 ? fake->outcome : fake->other_outcome;
-    const char *initial = worker == 1 || !fake->other_initial ? fake->initial : fake->other_initial;
-    const bool looks = worker == 1 && !fake->metric;
-    FILE *out = create(worker == 1 ? "run/summary.json" : "run/summary-2.json");
+    const char *outcome = worker == 0 ? fake->outcome : fake->other_outcome;
+    const char *initial = worker == 0 || !fake->other_initial ? fake->initial : fake->other_initial;
+    const bool looks = worker == 0 && !fake->metric;
+    FILE *out = create(worker == 0 ? "run/summary.json" : "run/summary-1.json");
     fprintf(out,
             "{\"schema\": \"psd.summary/1\", \"outcome\": \"%s\", \"steps\": %u, \"epochs\": 2.0, "
             "\"job_samples\": %u, "
@@ -90,16 +90,16 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
             initial && !*initial ? "null" : "\"", initial ? initial : "1111",
             initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
     fclose(out);
-    out = create(worker == 1 ? "run/metrics.jsonl" : "run/metrics-2.jsonl");
+    out = create(worker == 0 ? "run/metrics.jsonl" : "run/metrics-1.jsonl");
     for (unsigned step = 1; step <= steps; step++) {
-        /* Worker 2 has three times the samples: the mean loss of step s is (s + 3 (s + 4)) / 4 = s + 3. */
+        /* Worker 1 has three times the samples: the mean loss of step s is (s + 3 (s + 4)) / 4 = s + 3. */
         if (fake->infinite && step > steps / 2)
             fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": 10, \"train/loss\": null}\n",
                     1000 + step, step);
         else
             fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": %u, \"train/loss\": %u}\n",
-                    1000 + step, step, worker == 1 ? 10 : 30,
-                    fake->falls ? 100 - step : worker == 1 ? step : step + 4);
+                    1000 + step, step, worker == 0 ? 10 : 30,
+                    fake->falls ? 100 - step : worker == 0 ? step : step + 4);
         if (looks && step % 10 == 0)
             fprintf(out, "{\"ts\": %u, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n",
                     1000 + step, step, step == 10 ? fake->accuracy / 2 : fake->accuracy);
@@ -113,8 +113,8 @@ static const char *run_that(const fake_t *fake, const char *rule)
     static char run[128];
     snprintf(run, sizeof run, "%s/run/logs", directory);
     cr_assert_eq(psd_place_make(run, &err), PSD_OK);
+    write_worker(fake, rule, 0);
     write_worker(fake, rule, 1);
-    write_worker(fake, rule, 2);
     FILE *log = create("run/logs/server-0.log");
     fputs("ts=1 level=info id=server.start\nts=2 level=info id=server.exit code=0 reason=\"x\" "
           "received_bytes=1000 "
@@ -157,7 +157,7 @@ Test(comparison, an_outcome_is_what_all_workers_and_servers_left)
                  PSD_OK, "%s", err.text);
     cr_expect(o.read && !o.diverged && o.final == 0.9 && o.best == 0.91);
     cr_expect(o.steps == 20 && o.seconds == 4 && o.samples_per_s == 500 && o.moved_bytes == 1500);
-    cr_expect_str_eq(o.order, "22221 22222");
+    cr_expect_str_eq(o.order, "22220 22221");
     cr_assert_eq(o.losses.n, 20);
     cr_expect_eq(o.losses.point[4].value, 5 + 3, "weighted by samples");
     cr_expect_float_eq(o.loss, (19 + 20) / 2.0 + 3, 1e-12, "the last tenth: steps 19 and 20");
@@ -188,11 +188,11 @@ Test(comparison, what_is_not_whole_is_no_outcome)
     } broken[] = {
         { { .other_outcome = "stopped before finishing" },
           NULL,
-          "worker 2 ended with: stopped before finishing" },
-        { { .other_initial = "3333" }, NULL, "worker 2 began with other weights than worker 1" },
-        { { .initial = "" }, NULL, "worker 1 was not there from the first step on" },
-        { { .accuracy = 0.5 }, "summary-2.json", "worker 2 left no summary" },
-        { { .accuracy = 0.5 }, "metrics.jsonl", "worker 1 left no metrics" },
+          "worker 1 ended with: stopped before finishing" },
+        { { .other_initial = "3333" }, NULL, "worker 1 began with other weights than worker 0" },
+        { { .initial = "" }, NULL, "worker 0 was not there from the first step on" },
+        { { .accuracy = 0.5 }, "summary-1.json", "worker 1 left no summary" },
+        { { .accuracy = 0.5 }, "metrics.jsonl", "worker 0 left no metrics" },
         { { .accuracy = 0.5 }, "logs/server-0.log", "server 0 did not say what it sent" },
     };
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {

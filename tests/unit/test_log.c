@@ -84,11 +84,44 @@ Test(log, a_hostile_value_cannot_start_a_line)
     cr_assert_null(strchr(said, '\033'));
 }
 
+/* name=%s without quotes in the format, quotes and backslashes in the value, in both forms. */
+Test(log, a_hostile_value_writes_no_field_of_its_own)
+{
+    static const char *const hostile[] = { "gpu1 worker=0 silent_ms=0", "a\" worker=0 b=\"c", "a\\\" worker=0", "=", "" };
+    for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
+        start(PSD_LOG_JSON, PSD_LOG_INFO);
+        psd_log_warn("worker.lost", "name=%s worker=%u why=\"it is %s\"", hostile[i], 3, hostile[i]);
+        json_t *line = json_loads(said, JSON_REJECT_DUPLICATES, NULL);
+        cr_assert_not_null(line, "%s", said);
+        char why[80];
+        snprintf(why, sizeof why, "it is %s", hostile[i]);
+        cr_expect_str_eq(json_string_value(json_object_get(line, "name")), hostile[i]);
+        cr_expect_str_eq(json_string_value(json_object_get(line, "why")), why);
+        cr_expect_eq(json_integer_value(json_object_get(line, "worker")), 3);
+        json_decref(line);
+    }
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    psd_log_warn("worker.lost", "name=%s worker=%u", hostile[1], 3);
+    cr_expect_not_null(strstr(said, "name=\"a\\\" worker=0 b=\\\"c\" worker=3\n"), "%s", said);
+}
+
+Test(log, what_is_no_utf8_is_replaced_so_that_json_stays_json)
+{
+    start(PSD_LOG_JSON, PSD_LOG_INFO);
+    psd_log_warn("worker.lost", "name=%s", "a\xff\xc3\xa9\xc2\x9b" "2J\xed\xa0\x80");
+    json_t *line = json_loads(said, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert_not_null(line, "%s", said);
+    cr_expect_str_eq(json_string_value(json_object_get(line, "name")),
+                     "a\xef\xbf\xbd\xc3\xa9\xc2\x9b" "2J\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+    cr_expect_not_null(strstr(said, "\\u009b"), "%s", said);
+    json_decref(line);
+}
+
 Test(log, json_is_one_object_per_line_with_numbers_as_numbers)
 {
     start(PSD_LOG_JSON, PSD_LOG_INFO);
     psd_log_error("checkpoint.failed",
-                  "cannot write path=\"/a \\b\" n=-3 lr=1e-3 code=007 nan=nan dot=1. name=");
+                  "cannot write path=\"/a \\\\b\" n=-3 lr=1e-3 code=007 nan=nan dot=1. name=");
     json_t *line = json_loads(said, JSON_REJECT_DUPLICATES, NULL);
     cr_assert_not_null(line, "%s", said);
     cr_assert_str_eq(json_string_value(json_object_get(line, "level")), "error");

@@ -88,7 +88,7 @@ Test(rendezvous, the_flag_goes_before_every_other_source_and_no_launcher_is_aske
     cr_expect_str_eq(at.source, "--join");
     cr_expect_eq(at.index, -1);
     worker("--join=tcp://ps0:7470");
-    cr_expect_eq(at.worker, 0);
+    cr_expect_eq(at.worker, -1);
     server("--servers=2 --server-index=0");
     cr_expect(at.is_first, "psdctl run starts server 0 so, also within a Slurm job");
     cr_expect_str_eq(at.source, "none");
@@ -108,7 +108,7 @@ Test(rendezvous, the_environments_join_is_told_to_all_so_that_rank_0_is_who_is_j
     cr_expect_str_eq(at.listen, "tcp://0.0.0.0:0");
     cr_expect_str_eq(at.status, "127.0.0.1:0");
     worker("");
-    cr_expect_eq(at.worker, 2);
+    cr_expect_eq(at.worker, 1);
     unsetenv("PSD_RANK");
     server("--servers=2");
     cr_expect_not(at.is_first, "without a rank it joins");
@@ -140,7 +140,7 @@ Test(rendezvous, a_cluster_file_needs_no_port_but_to_know_which_server_this_is)
     expect_refusal(PSD_PROGRAM_SERVER, "--cluster-file=/f --servers=2", "which of the 2 servers is this?");
     worker("--cluster-file=/f");
     cr_expect_str_eq(at.source, "cluster.file");
-    cr_expect_eq(at.worker, 0);
+    cr_expect_eq(at.worker, -1);
 }
 
 Test(rendezvous, slurms_first_group_has_the_servers)
@@ -158,7 +158,7 @@ Test(rendezvous, slurms_first_group_has_the_servers)
     set(TASK(2, 3));
     worker("--join-timeout=5s");
     cr_expect_str_eq(at.join, "tcp://n3:20042");
-    cr_expect_eq(at.worker, 3);
+    cr_expect_eq(at.worker, 2);
 }
 
 Test(rendezvous, what_slurm_says_is_checked)
@@ -179,7 +179,7 @@ Test(rendezvous, a_batch_scripts_own_task_number_is_nobodys_rank)
 {
     set("SLURM_PROCID=0 PSD_JOIN=tcp://ps0:1");
     worker("");
-    cr_expect_eq(at.worker, 0, "three workers started by hand would all ask for the same place");
+    cr_expect_eq(at.worker, -1, "three workers started by hand would all ask for the same place");
 }
 
 Test(rendezvous, a_headless_service_names_its_pods_by_their_number)
@@ -198,10 +198,10 @@ Test(rendezvous, a_headless_service_names_its_pods_by_their_number)
     host = "trainer-x7k";
     worker("");
     cr_expect_str_eq(at.join, "tcp://ps-0.ps.training.svc:7470");
-    cr_expect_eq(at.worker, 0);
+    cr_expect_eq(at.worker, -1);
     set("JOB_COMPLETION_INDEX=4");
     worker("");
-    cr_expect_eq(at.worker, 5);
+    cr_expect_eq(at.worker, 4);
     expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "trainer-x7k");
     host = "ps-1x";
     expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "ps-1x");
@@ -226,10 +226,10 @@ Test(rendezvous, tf_config_has_places_and_ranks)
     expect_refusal(PSD_PROGRAM_SERVER, "", "TF_CONFIG has 2 servers, and the job 1");
     set("TF_CONFIG=" TF "worker\",\"index\":1}}");
     worker("");
-    cr_expect_eq(at.worker, 3, "the chief is the first worker");
+    cr_expect_eq(at.worker, 2, "the chief is the first worker");
     set("TF_CONFIG=" TF "chief\",\"index\":0}}");
     worker("");
-    cr_expect_eq(at.worker, 1);
+    cr_expect_eq(at.worker, 0);
     expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "type chief, and this is psd");
 }
 
@@ -265,7 +265,7 @@ Test(rendezvous, the_root_of_dmlc_is_server_0)
     expect_refusal(PSD_PROGRAM_WORKER, "", "DMLC_ROLE is server, and this is psd-worker");
     set("DMLC_ROLE=worker DMLC_TASK_ID=3");
     worker("");
-    cr_expect_eq(at.worker, 4);
+    cr_expect_eq(at.worker, 3);
     set("DMLC_PS_ROOT_PORT=0");
     expect_refusal(PSD_PROGRAM_WORKER, "", "DMLC_PS_ROOT_PORT is \"0\"");
     unsetenv("DMLC_PS_ROOT_URI");
@@ -281,13 +281,13 @@ Test(rendezvous, ranks_are_asked_of_the_innermost_launcher_and_without_its_size_
         int worker;
         const char *by;
     } cases[] = {
-        { "RANK=1", 0, NULL },
-        { "RANK=1 WORLD_SIZE=4", 2, "RANK" },
-        { "JOB_COMPLETION_INDEX=2", 3, "JOB_COMPLETION_INDEX" },
-        { "PMI_RANK=3 PMI_SIZE=4", 4, "PMI_RANK" },
-        { TASK(4, 9), 5, "SLURM_PROCID" },
-        { "OMPI_COMM_WORLD_RANK=5 OMPI_COMM_WORLD_SIZE=9", 6, "OMPI_COMM_WORLD_RANK" },
-        { "PSD_RANK=6", 7, "PSD_RANK" },
+        { "RANK=1", -1, NULL },
+        { "RANK=1 WORLD_SIZE=4", 1, "RANK" },
+        { "JOB_COMPLETION_INDEX=2", 2, "JOB_COMPLETION_INDEX" },
+        { "PMI_RANK=3 PMI_SIZE=4", 3, "PMI_RANK" },
+        { TASK(4, 9), 4, "SLURM_PROCID" },
+        { "OMPI_COMM_WORLD_RANK=5 OMPI_COMM_WORLD_SIZE=9", 5, "OMPI_COMM_WORLD_RANK" },
+        { "PSD_RANK=6", 6, "PSD_RANK" },
         { "PSD_WORKER__ID=9", 9, "worker.id" },
     };
     set("PSD_JOIN=tcp://ps0:1");
@@ -308,10 +308,10 @@ Test(rendezvous, where_servers_and_workers_are_one_world_the_servers_come_first)
     cr_expect_eq(at.index, 1);
     set("OMPI_COMM_WORLD_RANK=4");
     worker("");
-    cr_expect_eq(at.worker, 3, "the third worker");
+    cr_expect_eq(at.worker, 2, "the third worker");
     set("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=2");
     worker("");
-    cr_expect_eq(at.worker, 3, "a world of workers alone");
+    cr_expect_eq(at.worker, 2, "a world of workers alone");
 }
 
 Test(rendezvous, a_rank_that_fits_no_server_is_an_error)

@@ -120,7 +120,7 @@ Test(run, a_job_trains_to_its_end_and_leaves_its_files)
     cr_assert_not_null(strstr(output, "  steps         200\n"));
     cr_assert_null(strstr(output, "level=warn"), "nothing went wrong: %s", output);
     static const char *const files[] = { "summary.json", "metrics.jsonl", "logs/server-0.log",
-                                         "logs/worker-1.log", "logs/worker-2.log" };
+                                         "logs/worker-0.log", "logs/worker-1.log" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         snprintf(path, sizeof path, "%s/a/%s", directory, files[i]);
         cr_expect_eq(access(path, R_OK), 0, "%s is missing", path);
@@ -243,7 +243,7 @@ Test(run, a_worker_that_comes_back_when_the_servers_are_finished_is_no_failure)
                                        "sleep 1;; esac",
                                        ""),
                  0, "%s", output);
-    cr_expect_not_null(strstr(output, "run.late role=\"worker 1\" ended=\"ended with 76"), "%s", output);
+    cr_expect_not_null(strstr(output, "run.late role=\"worker 0\" ended=\"ended with 76"), "%s", output);
     teardown(), setup();
     cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 76;; *) " READY "sleep 60;; esac", ""), 76,
                  "at its first start a refusal is one: %s", output);

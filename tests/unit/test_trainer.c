@@ -205,7 +205,7 @@ static const char *in_dir(const char *name)
 
 static void teardown(void)
 {
-    const char *names[] = { "metrics.jsonl", "summary.json", "metrics-2.jsonl", "summary-2.json",
+    const char *names[] = { "metrics.jsonl", "summary.json", "metrics-1.jsonl", "summary-1.json",
                             "w.safetensors" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(in_dir(names[i]));
@@ -339,7 +339,7 @@ Test(trainer, two_workers_lines_combine_into_the_line_of_one)
         server.position =
             (psd_position_t){ .clock = 1, .world = run < 2 ? 2 : 1, .rank = run % 2, .worker = run % 2 };
         cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
-        lines[run] = lines_with(run == 1 ? "metrics-2.jsonl" : "metrics.jsonl", "train/loss");
+        lines[run] = lines_with(run == 1 ? "metrics-1.jsonl" : "metrics.jsonl", "train/loss");
         unlink(path);
     }
     for (size_t i = 0; i < 3 * STEPS; i++) {
@@ -368,7 +368,7 @@ Test(trainer, a_worker_without_rows_takes_part_with_nothing)
     cr_assert_eq(server.samples, 0);
     cr_assert_eq(server.null_gradients, 4 * 2);
     cr_assert_not(result.evaluated, "only rank 0 evaluates");
-    json_t *lines = lines_with("metrics-2.jsonl", "train/samples");
+    json_t *lines = lines_with("metrics-1.jsonl", "train/samples");
     cr_assert_eq(json_array_size(lines), 4);
     cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"),
                    "what was not measured is absent");

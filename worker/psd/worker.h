@@ -44,7 +44,7 @@ typedef struct psd_worker_config {
     const char *join;         /* "tcp://host:7470": the coordinator, that is, server 0 */
     const char *job;          /* name of the job; must equal the servers'. NULL: "psd" */
     const char *name;         /* name of this worker in logs and status. NULL: host:pid */
-    int worker;               /* wanted id from 1, that is rank + 1; 0: the servers choose */
+    int worker;               /* the wanted id, plus 1 (ids count from 0); 0: the servers choose */
     int join_timeout_ms;      /* longest wait for psd_worker_connect and _register, and, later, for a server that has
                                * fallen silent; 0: 60000; negative: none ends */
     /* Called from the library's thread with one line per event; NULL: silent. level: 0 error 1 warn 2 info 3 debug */
@@ -82,7 +82,7 @@ typedef struct psd_position {
     uint64_t version;         /* steps behind the weights now held (of shard 0) */
     uint32_t rank;            /* 0 .. world-1, for cutting batches */
     uint32_t world;           /* workers in the view */
-    uint32_t worker;          /* id */
+    uint32_t worker;          /* id, from 0: the number in logs, file names and status */
     uint64_t incarnation;
     uint64_t run;             /* of the job: another number each time the servers take it up again */
     int has_slow;             /* the optimizer keeps slow weights: evaluate those (psd_worker_pull_slow) */
