@@ -11,6 +11,7 @@
 
 #include "common/jobfile.h"
 #include "common/keys.h"
+#include "common/logtext.h"
 #include "common/optimizer.h"
 #include "common/words.h"
 
@@ -234,6 +235,12 @@ static bool take_name(const char *text, psd_option_value_t *out)
     return is_name(text);
 }
 
+static bool take_word(const char *text, psd_option_value_t *out)
+{
+    (void)out;
+    return !*text || (strlen(text) < 128 && psd_logtext_is_plain(text, strlen(text)));
+}
+
 static bool take_rule(const char *text, psd_option_value_t *out)
 {
     psd_rule_t rule;
@@ -273,6 +280,8 @@ static const struct type {
 } types[] = {
     [PSD_OPTION_STRING] = { { "text", "TEXT", NULL }, take_text, "text" },
     [PSD_OPTION_NAME] = { { "name", "NAME", NULL }, take_name, "at most 63 letters, digits, dots, _ and -" },
+    [PSD_OPTION_WORD] = { { "word", "WORD", NULL }, take_word,
+                          "one word of at most 127 bytes, without quotes, = or backslash" },
     [PSD_OPTION_RULE] = { { "rule", "RULE", NULL }, take_rule, "such as adam(lr=1e-3)" },
     [PSD_OPTION_INT] = { { "whole number", "N", NULL }, parse_whole, WHOLE },
     [PSD_OPTION_UINT64] = { { "whole number", "N", NULL }, take_count, WHOLE },

@@ -17,6 +17,7 @@ typedef enum psd_program {
 typedef enum psd_option_type {
     PSD_OPTION_STRING,
     PSD_OPTION_NAME,
+    PSD_OPTION_WORD,
     PSD_OPTION_RULE,
     PSD_OPTION_INT,
     PSD_OPTION_UINT64,

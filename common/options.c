@@ -515,7 +515,7 @@ static const value_t *value_of(const psd_options_t *self, const char *key, unsig
 
 const char *psd_options_string(const psd_options_t *self, const char *key)
 {
-    return value_of(self, key, ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) |
+    return value_of(self, key, ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) |
                                    ONE(DATA) | ONE(KEY))->is.text;
 }
 

@@ -1,4 +1,5 @@
 /* coordinator_peers.c - what workers and shards say to the coordinator, and who may say it. */
+#include "common/logtext.h"
 #include "server/coordinator_state.h"
 
 /* SILENT: a server speaks three times as often. */
@@ -119,6 +120,12 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
     size_t n = strcspn(msg->text, " ");
     if (!is_of_this_job(self, from, msg, n, out))
         return;
+    const char *name = msg->text + n + (msg->text[n] == ' ');
+    if (!psd_logtext_is_plain(name, strlen(name)) || strlen(name) >= PSD_MAX_NAME) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out, "\"%.80s\" cannot be a worker's name: it is one word of at most "
+               "%d bytes, without quotes, = or backslash", name, PSD_MAX_NAME - 1);
+        return;
+    }
     const uint32_t user = psd_peer_user(from);
     psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
     const psd_worker_row_t *wanted =
@@ -142,7 +149,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         return;
     }
     char why[PSD_MAX_TEXT / 2];
-    row = find_place(self, now_ms, msg, user, msg->text + n + (msg->text[n] == ' '), why, sizeof why);
+    row = find_place(self, now_ms, msg, user, name, why, sizeof why);
     if (!row) {
         psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
         wait->seq = msg->seq;
@@ -158,7 +165,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
                                .user = user,
                                .nonce = msg->seq,
                                .heard_ms = now_ms };
-    snprintf(row->name, sizeof row->name, "%s", msg->text + n + (msg->text[n] == ' '));
+    snprintf(row->name, sizeof row->name, "%s", name);
     psd_actions_log(out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id,
                     row->name, incarnation);
     welcome(self, row, out);

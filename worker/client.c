@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include "common/absence.h"
 #include "common/clusterfile.h"
 #include "common/failpoint.h"
+#include "common/logtext.h"
 #include "common/probe.h"
 #include "common/transport.h"
 #include "worker/session.h"
@@ -106,8 +108,16 @@ static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
 /* ---- the library's thread ---- */
 
-static void say(psd_worker_t *self, int level, const char *id, const char *line)
+static void say(psd_worker_t *self, int level, const char *id, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+static void say(psd_worker_t *self, int level, const char *id, const char *format, ...)
 {
+    char line[1400];
+    va_list args;
+    va_start(args, format);
+    psd_logtext_compose(line, sizeof line, format, args);
+    va_end(args);
     if (self->log)
         self->log(self->log_arg, level, id, line);
 }
@@ -119,7 +129,7 @@ static void carry_out(psd_worker_t *self)
     for (size_t i = 0; i < self->out.n; i++) {
         const psd_action_t *a = &self->out.at[i];
         if (a->act == PSD_ACT_LOG)
-            say(self, a->level, a->id, a->msg.text);
+            say(self, a->level, a->id, "%s", a->msg.text);
         if (a->act != PSD_ACT_SEND || a->to < PSD_PEER_SERVER || a->to - PSD_PEER_SERVER >= self->n_sockets)
             continue;
         PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
@@ -135,9 +145,7 @@ static void publish(psd_worker_t *self);
 
 static void on_bad(void *arg, uint64_t peer, const char *why)
 {
-    char line[600];
-    snprintf(line, sizeof line, "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
-    say(arg, PSD_LEVEL_WARN, "server.malformed", line);
+    say(arg, PSD_LEVEL_WARN, "server.malformed", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
 }
 
 static const char *endpoint_of(const psd_worker_t *self, uint32_t s) { return s ? self->endpoint[s] : self->join; }
@@ -183,7 +191,7 @@ static void connect_to_others(psd_worker_t *self)
         if (!strcmp(self->endpoint[s], cluster->endpoint[s]))
             continue;
         if (open_socket(self, s, cluster->endpoint[s], &err) != PSD_OK) {
-            say(self, PSD_LEVEL_ERROR, "server.unreachable", err.text);
+            say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
             break;
         }
         memcpy(self->endpoint[s], cluster->endpoint[s], sizeof self->endpoint[s]);
@@ -198,7 +206,7 @@ static void renew_deaf_sockets(psd_worker_t *self)
             self->heard_ms[s] = now_ms();
         if (now_ms() >= self->heard_ms[s] + DEAF_MS &&
             open_socket(self, s, s ? self->endpoint[s] : self->join, &err) != PSD_OK)
-            say(self, PSD_LEVEL_ERROR, "server.unreachable", err.text);
+            say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
     }
 }
 
@@ -208,10 +216,9 @@ static bool doubts(psd_worker_t *self)
     if (!self->file || self->published != PSD_PHASE_JOINING)
         return false;
     if (!self->doubt_ms) {
-        char line[700];
         self->doubt_ms = now_ms();
-        snprintf(line, sizeof line, "at=%s file=%.120s text=\"%.400s\"", self->join, self->file, psd_session_error(self->session)->text);
-        say(self, PSD_LEVEL_WARN, "join.refused", line);
+        say(self, PSD_LEVEL_WARN, "join.refused", "at=%s file=%.120s text=\"%.400s\"", self->join, self->file,
+            psd_session_error(self->session)->text);
     }
     return now_ms() < self->doubt_ms + DOUBT_MS;
 }
@@ -277,7 +284,6 @@ static psd_session_t *new_session(const psd_worker_t *self);
 static void join_elsewhere(psd_worker_t *self, const psd_clusterfile_t *news)
 {
     psd_err_t err;
-    char line[PSD_MAX_TEXT];
     psd_session_t *fresh = self->published == PSD_PHASE_JOINING ? new_session(self) : NULL;
     self->found = *news;
     self->doubt_ms = 0;
@@ -291,10 +297,9 @@ static void join_elsewhere(psd_worker_t *self, const psd_clusterfile_t *news)
         psd_session_destroy(&self->session);
         self->session = fresh;
     }
-    snprintf(line, sizeof line, "join=%s file=%.400s", self->join, self->file);
-    say(self, PSD_LEVEL_INFO, "join.elsewhere", line);
+    say(self, PSD_LEVEL_INFO, "join.elsewhere", "join=%s file=%.400s", self->join, self->file);
     if (open_socket(self, 0, self->join, &err) != PSD_OK)
-        say(self, PSD_LEVEL_ERROR, "server.unreachable", err.text);
+        say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
 }
 
 static void reread_file(psd_worker_t *self)
@@ -321,7 +326,7 @@ static void on_tick(uv_timer_t *timer)
 {
     psd_worker_t *self = timer->data;
     excuse_absence(self);
-    char text[PSD_MAX_TEXT - 8], line[PSD_MAX_TEXT];
+    char text[PSD_MAX_TEXT - 8];
     reread_file(self);
     renew_deaf_sockets(self);
     psd_session_tick(self->session, now_ms(), &self->out);
@@ -346,8 +351,7 @@ static void on_tick(uv_timer_t *timer)
     uv_mutex_unlock(&self->lock);
     if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
         self->wait_since_ms = now_ms();
-        snprintf(line, sizeof line, "for=\"%s\"", text);
-        say(self, is_lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "worker.waiting", line);
+        say(self, is_lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "worker.waiting", "for=\"%s\"", text);
     }
 }
 
@@ -533,6 +537,9 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     if (!self->job[0] || strchr(self->job, ' ') || strlen(self->job) >= PSD_MAX_NAME || self->wanted > PSD_MAX_WORKERS)
         return psd_err_set(&self->error, PSD_EINVAL, "job \"%.60s\" must be one word, and worker at most %d", self->job,
                            PSD_MAX_WORKERS);
+    if (!psd_logtext_is_plain(self->name, strlen(self->name)) || strlen(self->name) >= PSD_MAX_NAME)
+        return psd_err_set(&self->error, PSD_EINVAL, "\"%.60s\" cannot be a worker's name: it is one word of at most %d bytes, "
+                           "without quotes, = or backslash", self->name, PSD_MAX_NAME - 1);
     return PSD_OK;
 }
 
@@ -547,9 +554,7 @@ static psd_session_t *new_session(const psd_worker_t *self)
 
 static void say_waiting(void *arg, const char *what)
 {
-    char line[600];
-    snprintf(line, sizeof line, "for=\"%.500s\"", what);
-    say(arg, PSD_LEVEL_INFO, "worker.waiting", line);
+    say(arg, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", what);
 }
 
 /* Where server 0 is, and what its key is, by the file. */

@@ -22,7 +22,7 @@ typedef struct psd_command_facts {
     const char *run_dir; /* of the run */
     const char *join;    /* where server 0 takes messages */
     const char *server_public; /* the servers' public key; "": there are no keys, and nobody else is on this machine */
-    unsigned index;      /* server from 0, worker from 1 */
+    unsigned index;      /* server from 0, worker from 0 */
     unsigned n_servers, n_workers;
     unsigned least; /* workers with which training goes on */
     const char *data, *status; /* addresses that this server has announced before; "" or NULL: none yet */

@@ -14,6 +14,7 @@
 #include <uv.h>
 
 #include "common/hangup.h"
+#include "common/logtext.h"
 #include "common/options.h"
 #include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/child.h"
@@ -81,16 +82,18 @@ static unsigned n_posts(const run_t *run) { return run->plan.n_servers + run->pl
 
 static void say(run_t *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* What stands between quotes is escaped, so that an event's fields can be told apart. */
 static void say(run_t *run, const char *format, ...)
 {
+    char line[8192];
     va_list args;
     if (run->drawn)
         fputs("\r\033[K", stderr);
     run->drawn = false;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    psd_logtext_compose(line, sizeof line, format, args);
     va_end(args);
-    fputc('\n', stderr);
+    fprintf(stderr, "%s\n", line);
 }
 
 static void show_progress(run_t *run, const char *fields)

@@ -216,6 +216,18 @@ Test(node, another_job_is_refused_naming_both, .init = setup, .fini = teardown)
     expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you are of job cifar");
 }
 
+Test(node, a_name_that_would_write_into_the_log_is_refused, .init = setup, .fini = teardown)
+{
+    static const char *const names[] = { "job gpu1 worker=0 silent_ms=0", "job a=b", "job a\"b", "job a\\b", "job a\x1b[2J",
+                                         "job \xff", "job ", "job" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char text[80];
+        snprintf(text, sizeof text, "mnist%s", names[i] + 3);
+        hello(text, 100 + i);
+        expect_refusal(PSD_REFUSAL_CONFIG, "cannot be a worker's name");
+    }
+}
+
 Test(node, another_run_of_the_job_is_refused_naming_both, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = push_of(1, ones);
