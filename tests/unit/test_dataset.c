@@ -656,6 +656,12 @@ Test(csv, a_first_line_of_numbers_is_no_header)
     psd_dataset_destroy(&set);
 }
 
+Test(csv, a_first_line_of_words_may_be_a_header_after_all)
+{
+    refused("csv", "y,a\n1,2\n", FIRST,
+            "f:1:1: 'y' is not a number; where the first line names the columns, set data.header to true");
+}
+
 Test(csv, each_column_that_is_read_has_a_name_of_its_own)
 {
     refused("csv", "a,y, a\n1,0,2\n", NAMED, "f:1:5: 'a' names two columns; rename one, or drop it by its number");

@@ -377,8 +377,11 @@ static int parse_field(const parser_t *self, size_t column, float *out, bool *sk
     const field_t *field = &self->fields[column], number = trimmed(*field);
     if (psd_number_parse(number.at, number.end, out))
         return PSD_OK;
+    const bool may_be_header = !self->options->header && !self->set->n_rows && !self->set->n_skipped;
     if (!is_missing(&number))
-        return refuse(self, field, err, psd_number_fault(number.at, number.end));
+        return refuse(self, field, err,
+                      may_be_header ? "is not a number; where the first line names the columns, set data.header to true"
+                                    : psd_number_fault(number.at, number.end));
     if (self->options->na == PSD_NA_SKIP) {
         *skip = true;
         return PSD_OK;
