@@ -15,7 +15,7 @@
 #include "common/err.h"
 #include "psd/worker.h"
 #include "worker/model.h"
-#include "worker/progress.h"
+#include "common/progress.h"
 #include "common/safetensors.h"
 
 /* Borrowed for the run; strings may be NULL where it says so. */

@@ -19,6 +19,7 @@
 #include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
+#include "deploy/psdctl/live.h"
 #include "deploy/psdctl/place.h"
 #include "deploy/psdctl/plan.h"
 #include "deploy/psdctl/restarts.h"
@@ -71,8 +72,7 @@ struct run {
     bool interrupted;
     int code; /* exit code so far */
     bool ready;    /* server 0 has announced itself */
-    bool terminal; /* stderr can redraw a line */
-    bool drawn;    /* and holds one */
+    psd_live_t *live; /* what people see */
 };
 
 static unsigned n_posts(const run_t *run) { return run->plan.n_servers + run->plan.n_workers; }
@@ -85,37 +85,33 @@ static void say(run_t *run, const char *format, ...) __attribute__((format(print
 /* What stands between quotes is escaped, so that an event's fields can be told apart. */
 static void say(run_t *run, const char *format, ...)
 {
-    char line[8192];
+    char line[PSD_CHILD_LINE + 256];
     va_list args;
-    if (run->drawn)
-        fputs("\r\033[K", stderr);
-    run->drawn = false;
     va_start(args, format);
     psd_logtext_compose(line, sizeof line, format, args);
     va_end(args);
-    fprintf(stderr, "%s\n", line);
+    psd_live_say(run->live, line);
 }
 
-static void show_progress(run_t *run, const char *fields)
+/* Workers whose process is gone, and did not end well. */
+static void count_gone(run_t *run)
 {
-    if (!run->terminal) {
-        say(run, "%s", fields);
-        return;
+    unsigned n = 0;
+    for (unsigned i = run->plan.n_servers; i < n_posts(run); i++) {
+        const post_t *post = &run->post[i];
+        n += post->starts && !psd_child_is_here(&post->child) && (post->child.code || post->child.signal);
     }
-    fprintf(stderr, "\r\033[K%.110s", fields);
-    fflush(stderr);
-    run->drawn = true;
+    psd_live_gone(run->live, uv_now(&run->loop), n);
 }
 
 /* A child's log line, to the terminal if it is news: the first worker's progress, anybody's warnings. */
 static void show(run_t *run, const psd_child_t *child, const char *line)
 {
-    static const char progress[] = "id=train.progress ";
-    const char *fields = strstr(line, progress);
-    bool wanted = strcmp(psd_options_string(run->options, "progress"), "none") != 0;
-    if (fields && !child->is_server && child->index == 0 && wanted)
-        show_progress(run, fields + sizeof progress - 1);
-    else if (psd_child_is_loud(line) &&
+    if (child == &run->post[0].child)
+        psd_live_heard(run->live, uv_now(&run->loop), line);
+    if (child == &run->post[run->plan.n_servers].child && psd_live_progress(run->live, uv_now(&run->loop), line))
+        return;
+    if (psd_child_is_loud(line) &&
              run->stage == RUNNING) /* later, everybody complains of being stopped */
         say(run, "[%s] %s", child->role, line);
 }
@@ -261,7 +257,7 @@ static bool start(run_t *run, unsigned i)
                                         .least = run->plan.least,
                                         .data = post->data,
                                         .status = post->status,
-                                        .short_progress = run->terminal };
+                                        .short_progress = psd_live_has_bar(run->live) };
     (child->is_server ? psd_command_server : psd_command_worker)(&command, &facts);
     snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->plan.directory, child->is_server ? "server" : "worker",
              child->index);
@@ -271,6 +267,8 @@ static bool start(run_t *run, unsigned i)
     psd_command_clear(&command);
     if (rc)
         fail(run, psd_err_exit_code(PSD_ESYSTEM), "cannot start %s: %s", child->role, uv_strerror(rc));
+    if (!child->is_server && run->stage == RUNNING)
+        count_gone(run);
     return rc == 0;
 }
 
@@ -449,6 +447,8 @@ static void tend_end(run_t *run)
 static void on_gone(psd_child_t *child)
 {
     run_t *run = child->owner;
+    if (run->stage == RUNNING)
+        count_gone(run);
     if (come_back(run, (post_t *)child))
         return;
     tell_how_it_ended(run, child);
@@ -526,11 +526,30 @@ static void print_value(const char *key, const json_t *value)
         printf("  %-13s %.6g\n", key, json_real_value(value));
 }
 
-/* The first worker's summary, as far as it got. */
+/* What people want to know first: how well it does, how long it took, where it is. */
+static void print_first(const run_t *run, const json_t *summary)
+{
+    const char *metric = json_string_value(json_object_get(summary, "metric"));
+    const json_t *last = json_object_get(summary, "last_metric"), *best = json_object_get(summary, "best_metric"),
+                 *loss = json_object_get(summary, "last_loss"), *seconds = json_object_get(summary, "wall_time_s");
+    if (metric && json_is_real(last) && json_is_real(best))
+        printf("  %-13s %.6g (best %.6g)\n", metric, json_real_value(last), json_real_value(best));
+    else if (json_is_real(loss))
+        printf("  %-13s %.6g\n", "loss", json_real_value(loss));
+    if (json_is_real(seconds))
+        printf("  %-13s %.3f s\n", "time", json_real_value(seconds));
+    if (run->plan.hosts.n && !summary && run->post[run->plan.n_servers].is_met)
+        printf("  %-13s %s:%s%s%s\n", "summary", run->post[run->plan.n_servers].host->target, *run->plan.directory == '/' ? "" : run->plan.here,
+               *run->plan.directory == '/' ? "" : "/", run->plan.directory);
+    printf("  %-13s %s\n", "kept in", run->plan.directory);
+}
+
+/* The first worker's summary, as far as it got; what stands above it, and what is for programs, is left out. */
 static void print_summary(const run_t *run)
 {
-    static const char *const hidden[] = { "schema",         "job",          "worker",  "rank", "settings",
-                                          "sha256_initial", "sha256_order", "begun_ts" };
+    static const char *const hidden[] = { "schema",         "job",          "worker",   "rank",        "settings",
+                                          "sha256_initial", "sha256_order", "begun_ts", "wall_time_s", "metric",
+                                          "last_metric",    "best_metric",  "test_rows", "chance_metric" };
     char path[PATH_MAX];
     const char *key;
     json_t *value;
@@ -540,6 +559,7 @@ static void print_summary(const run_t *run)
            run->code == 0                                 ? "done"
            : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early"
                                                           : "failed");
+    print_first(run, summary);
     json_object_foreach(summary, key, value)
     {
         bool hide = false;
@@ -548,10 +568,6 @@ static void print_summary(const run_t *run)
         if (!hide)
             print_value(key, value);
     }
-    if (run->plan.hosts.n && !summary && run->post[run->plan.n_servers].is_met)
-        printf("  %-13s %s:%s%s%s\n", "summary", run->post[run->plan.n_servers].host->target, *run->plan.directory == '/' ? "" : run->plan.here,
-               *run->plan.directory == '/' ? "" : "/", run->plan.directory);
-    printf("  %-13s %s\n", "kept in", run->plan.directory);
     json_decref(summary);
 }
 
@@ -617,8 +633,7 @@ static int drive(run_t *run)
     uv_close((uv_handle_t *)&run->hangup, ignore_close);
     uv_run(&run->loop, UV_RUN_DEFAULT);
     uv_loop_close(&run->loop);
-    if (run->drawn)
-        fputc('\n', stderr);
+    psd_live_end(run->live, uv_hrtime() / 1000000);
     print_summary(run);
     return run->code;
 }
@@ -633,7 +648,8 @@ static int prepare(run_t *run, bool is_far, psd_err_t *err)
     run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
     run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;
     run->post = calloc(n_posts(run), sizeof *run->post);
-    run->terminal = psd_place_can_redraw(run->options);
+    if (!(run->live = psd_live_new(run->options, run->plan.n_workers, err)))
+        return PSD_ENOMEM;
     return run->post ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", n_posts(run));
 }
 
@@ -655,6 +671,7 @@ static int train(unsigned programs, int argc, char **argv)
     else if (rc < 0)
         fprintf(stderr, "%s\n", err.text);
     free(run.post);
+    psd_live_destroy(&run.live);
     psd_plan_clear(&run.plan);
     psd_options_destroy(&options);
     return rc < 0 ? psd_err_exit_code(rc) : code;

@@ -99,21 +99,21 @@ static int put_head(const top_t *self)
     char a[TEXT], b[TEXT], report[TEXT] = "", point[TEXT] = "", epoch[40] = "", left[240] = "";
     const json_t *s = self->now, *o = json_object_get(s, "optimizer"), *sync = json_object_get(s, "sync");
     const char *reason = psd_http_text_at(s, "reason");
-    put(0, A_BOLD, "%s: %s   shard %.0f of %.0f   up %s   %s", psd_http_text_at(s, "job"),
-        psd_http_text_at(s, "state"), psd_http_number_at(s, "shard", "index"),
-        psd_http_number_at(s, "shard", "count"), duration(psd_http_number_at(s, "", "uptime_seconds"), a),
-        self->trouble);
-    if (json_object_get(s, "report"))
-        snprintf(report, sizeof report, "   %.40s %.4g",
-                 psd_http_text_at(json_object_get(s, "report"), "name"),
-                 psd_http_number_at(s, "report", "value"));
     const json_t *progress = json_object_get(s, "progress");
     if (json_is_number(json_object_get(progress, "epoch")))
         snprintf(epoch, sizeof epoch, "   epoch %.2f", psd_http_number_at(progress, "", "epoch"));
     if (json_is_number(json_object_get(progress, "left_seconds")))
         snprintf(left, sizeof left, "   %.200s left", duration(floor(psd_http_number_at(progress, "", "left_seconds")), a));
-    put(1, A_NORMAL, "step %.0f%s%s   %s steps/s   %s samples/s   loss %.4g%s",
-        psd_http_number_at(s, "progress", "step"), epoch, left, scaled(rate(self, "step"), a),
+    put(0, A_BOLD, "%s: %s   shard %.0f of %.0f   up %s%s%s   %s", psd_http_text_at(s, "job"),
+        psd_http_text_at(s, "state"), psd_http_number_at(s, "shard", "index"),
+        psd_http_number_at(s, "shard", "count"), duration(psd_http_number_at(s, "", "uptime_seconds"), a),
+        epoch, left, self->trouble);
+    if (json_object_get(s, "report"))
+        snprintf(report, sizeof report, "   %.40s %.4g",
+                 psd_http_text_at(json_object_get(s, "report"), "name"),
+                 psd_http_number_at(s, "report", "value"));
+    put(1, A_NORMAL, "step %.0f   %s steps/s   %s samples/s   loss %.4g%s",
+        psd_http_number_at(s, "progress", "step"), scaled(rate(self, "step"), a),
         scaled(rate(self, "samples"), b), psd_http_number_at(s, "loss", "train"), report);
     put(2, A_NORMAL, "%s", psd_http_text_at(o, "rule"));
     if (json_object_get(s, "checkpoint"))

@@ -38,6 +38,7 @@ done
 
 tmux -L $server -f /dev/null new-session -d -x 80 -y 24 "$bin/psdctl top $url; echo ended with \$?; sleep 60"
 expect '^glyphs: training   shard 0 of 2   up '
+expect '^glyphs: training .* epoch [0-9.]*   [0-9hms]* left'
 expect '^step [1-9][0-9]*   [1-9][0-9.]* steps/s   [1-9][0-9.k]* samples/s   loss [0-9.]'
 expect 'Lookahead phase [0-4] of 5'
 expect '^   0  .*:[0-9]* * live '

@@ -1,12 +1,13 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <pty.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/log.h"
-#include "worker/progress.h"
+#include "common/progress.h"
 
 static int ends[2];
 static char text[65536];
@@ -113,7 +114,7 @@ Test(progress, off_a_terminal_it_is_a_log_line_per_interval_and_one_at_the_end)
     cr_assert_eq(count(logged, '\n'), 3);
     cr_assert_not_null(
         strstr(logged,
-               "id=train.progress step=10 epoch=0.200 samples=640 samples_per_s=64 loss=0.5 eta_s=90"),
+               "id=train.progress step=10 epoch=0.200 samples=640 samples_per_s=64 loss=0.5 eta_s=90 steps=100"),
         "%s", logged);
     psd_progress_destroy(&progress);
 }
@@ -130,4 +131,71 @@ Test(progress, none_shows_nothing_and_other_words_are_refused)
     psd_progress_destroy(&progress);
     cr_assert_null(psd_progress_new(&(psd_progress_config_t){ .mode = "loud" }, &err));
     cr_assert_str_eq(err.text, "progress is 'loud'; write auto, bar, log or none");
+}
+
+/* Two ends of a terminal of so many columns; what is written to one is read from the other. */
+static psd_progress_t *start_on_terminal(unsigned short columns)
+{
+    const struct winsize size = { .ws_row = 24, .ws_col = columns };
+    cr_assert_eq(openpty(&ends[0], &ends[1], NULL, NULL, &size), 0);
+    psd_progress_t *progress = psd_progress_new(&(psd_progress_config_t){ .mode = "bar", .fd = ends[1] }, &err);
+    cr_assert_not_null(progress);
+    return progress;
+}
+
+/* All that was written to the terminal, which may hand it over piece by piece. */
+static const char *written_on_terminal(void)
+{
+    size_t n = 0;
+    cr_assert_eq(write(ends[1], "!", 1), 1);
+    while (!n || text[n - 1] != '!') {
+        const ssize_t more = read(ends[0], text + n, sizeof text - 1 - n);
+        cr_assert_gt(more, 0);
+        n += (size_t)more;
+    }
+    text[n - 1] = '\0';
+    return text;
+}
+
+static const char *line_of(unsigned short columns, const char *note, bool is_urgent)
+{
+    psd_progress_t *progress = start_on_terminal(columns);
+    psd_progress_state_t state = at(0);
+    psd_progress_update(progress, 1000, &state);
+    psd_progress_note(progress, 1000, note, is_urgent);
+    written_on_terminal();
+    state = at(25);
+    state.metric = 0.9712;
+    psd_progress_update(progress, 3000, &state);
+    const char *line = strstr(written_on_terminal(), "\033[K");
+    psd_progress_destroy(&progress);
+    close(ends[0]);
+    close(ends[1]);
+    cr_assert_not_null(line, "%u columns: %s", columns, text);
+    return line + 3;
+}
+
+Test(progress, a_narrow_terminal_gets_what_people_need_most_in_one_line)
+{
+    cr_expect_str_eq(line_of(132, "3 of 3 workers", false), "[######..................]  25% step 25 epoch 0.50 800 samples/s "
+                                                           "loss 0.5000 accuracy 0.9712 ETA 0:06 3 of 3 workers");
+    cr_expect_str_eq(line_of(100, "3 of 3 workers", false), "[###.........]  25% step 25 epoch 0.50 800 samples/s "
+                                                           "loss 0.5000 accuracy 0.9712 ETA 0:06");
+    cr_expect_str_eq(line_of(60, "3 of 3 workers", false), " 25% step 25 loss 0.5000 accuracy 0.9712 ETA 0:06");
+    cr_expect_str_eq(line_of(40, "2 of 3 workers", true), " 25% step 25 loss 0.5000 2 of 3 workers");
+    for (unsigned short columns = 2; columns < 140; columns++)
+        cr_expect_lt(strlen(line_of(columns, "2 of 3 workers", true)), columns, "%u columns", columns);
+}
+
+Test(progress, the_pace_begins_anew_when_the_job_goes_back)
+{
+    psd_progress_t *progress = start("bar", 1);
+    psd_progress_state_t state = at(50);
+    psd_progress_update(progress, 1000, &state);
+    state = at(10);
+    psd_progress_update(progress, 2000, &state);
+    state = at(20);
+    psd_progress_update(progress, 3000, &state);
+    cr_expect_not_null(strstr(written(), " 640 samples/s loss 0.5000 ETA 0:08"), "%s", text);
+    psd_progress_destroy(&progress);
 }

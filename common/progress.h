@@ -37,6 +37,9 @@ void psd_progress_destroy(psd_progress_t **self_p);
 /* Show `state` when it is time to: `now_ms` is any clock that does not go back. */
 void psd_progress_update(psd_progress_t *self, uint64_t now_ms, const psd_progress_state_t *state);
 
+/* Let the bar end in a note, "2 of 3 workers", and show it at once. An urgent one is left out last where the line is narrow. */
+void psd_progress_note(psd_progress_t *self, uint64_t now_ms, const char *note, bool is_urgent);
+
 /* Show the last state whatever the time, and leave the line. */
 void psd_progress_end(psd_progress_t *self, uint64_t now_ms);
 

@@ -1,4 +1,4 @@
-#include "worker/progress.h"
+#include "common/progress.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "common/log.h"
@@ -22,6 +23,8 @@ struct psd_progress {
     psd_progress_state_t state;         /* the last */
     pthread_mutex_t lock;               /* of the line below and of fd */
     char line[LINE];                    /* the bar on the terminal; "" when there is none */
+    char note[60];                      /* stands behind all else */
+    bool is_urgent;                     /* the note is what people need most */
 };
 
 bool psd_progress_can_redraw(int fd)
@@ -84,40 +87,87 @@ static double samples_per_s(const psd_progress_t *self, uint64_t now_ms)
 /* Seconds to the last step at the pace so far; -1 when it cannot be told. */
 static double time_left(const psd_progress_t *self, uint64_t now_ms)
 {
-    const uint64_t made = self->state.step - self->first_step;
+    const uint64_t made = self->state.step > self->first_step ? self->state.step - self->first_step : 0;
     if (!self->state.steps || !made || self->state.step > self->state.steps)
         return -1;
     return seconds(self, now_ms) / (double)made * (double)(self->state.steps - self->state.step);
 }
 
-static size_t add(char *line, size_t n, const char *text)
+/* Columns for the line: those of the terminal but for the last, where it would wrap. */
+static size_t width(const psd_progress_t *self)
 {
-    return n + (size_t)snprintf(line + n, n < LINE ? LINE - n : 0, "%s", text);
+    struct winsize size;
+    const bool known = ioctl(self->fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+    return known && size.ws_col < LINE ? size.ws_col - 1u : LINE - 1;
+}
+
+/* Parts of the line, as they stand; on a narrow terminal the one with the highest rank goes first. */
+enum { N_PARTS = 9 };
+typedef struct part {
+    unsigned rank;
+    char text[64]; /* with a blank behind it */
+} part_t;
+
+static void put_bar(part_t *part, uint64_t step, uint64_t steps, int cells)
+{
+    const uint64_t made = step < steps ? step : steps;
+    const int full = (int)((uint64_t)cells * made / steps);
+    snprintf(part->text, sizeof part->text, "[%.*s%.*s] ", full, "########################", cells - full,
+             "........................");
+}
+
+static size_t length(const part_t *parts)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < N_PARTS; i++)
+        n += strlen(parts[i].text);
+    return n ? n - 1 : 0; /* without the last blank */
+}
+
+/* Shorten the bar, then leave out what people need least, until it fits. */
+static void narrow(const psd_progress_t *self, part_t *parts, size_t room)
+{
+    if (*parts[0].text && length(parts) > room)
+        put_bar(&parts[0], self->state.step, self->state.steps, BAR_CELLS / 2);
+    while (length(parts) > room) {
+        size_t least = 0;
+        for (size_t i = 0; i < N_PARTS; i++)
+            least = *parts[i].text && (!*parts[least].text || parts[i].rank > parts[least].rank) ? i : least;
+        if (!*parts[least].text)
+            return;
+        parts[least].text[0] = '\0';
+    }
 }
 
 static void draw(psd_progress_t *self, uint64_t now_ms)
 {
     const psd_progress_state_t *s = &self->state;
-    char part[96];
-    size_t n = 0;
-    if (s->steps) {
-        const int full = (int)(BAR_CELLS * (s->step < s->steps ? s->step : s->steps) / s->steps);
-        snprintf(part, sizeof part, "[%.*s%.*s] %3d%% ", full, "########################", BAR_CELLS - full,
-                 "........................",
-                 (int)(100 * (s->step < s->steps ? s->step : s->steps) / s->steps));
-        n = add(self->line, n, part);
-    }
-    snprintf(part, sizeof part, "step %" PRIu64 " epoch %.2f %.0f samples/s", s->step, s->epoch,
-             samples_per_s(self, now_ms));
-    n = add(self->line, n, part);
-    snprintf(part, sizeof part, " loss %.4f", s->loss);
-    n = isnan(s->loss) ? n : add(self->line, n, part);
-    snprintf(part, sizeof part, " %.20s %.4f", s->metric_name ? s->metric_name : "", s->metric);
-    n = isnan(s->metric) ? n : add(self->line, n, part);
+    const uint64_t made = s->step < s->steps ? s->step : s->steps;
     const double left = time_left(self, now_ms);
-    snprintf(part, sizeof part, " ETA %d:%02d", (int)left / 60, (int)left % 60);
+    part_t p[N_PARTS] = { { 7, "" }, { 3, "" }, { 1, "" }, { 6, "" }, { 8, "" }, { 2, "" }, { 4, "" }, { 5, "" }, { 9, "" } };
+    if (s->steps) {
+        put_bar(&p[0], s->step, s->steps, BAR_CELLS);
+        snprintf(p[1].text, sizeof p[1].text, "%3d%% ", (int)(100 * made / s->steps));
+    }
+    snprintf(p[2].text, sizeof p[2].text, "step %" PRIu64 " ", s->step);
+    snprintf(p[3].text, sizeof p[3].text, "epoch %.2f ", s->epoch);
+    snprintf(p[4].text, sizeof p[4].text, "%.0f samples/s ", samples_per_s(self, now_ms));
+    if (!isnan(s->loss))
+        snprintf(p[5].text, sizeof p[5].text, "loss %.4f ", s->loss);
+    if (!isnan(s->metric))
+        snprintf(p[6].text, sizeof p[6].text, "%.20s %.4f ", s->metric_name ? s->metric_name : "", s->metric);
     if (left >= 0)
-        add(self->line, n, part);
+        snprintf(p[7].text, sizeof p[7].text, "ETA %d:%02d ", (int)left / 60, (int)left % 60);
+    if (*self->note)
+        snprintf(p[8].text, sizeof p[8].text, "%s ", self->note);
+    p[8].rank = self->is_urgent ? 0 : p[8].rank;
+    narrow(self, p, width(self));
+    size_t n = 0;
+    self->line[0] = '\0';
+    for (size_t i = 0; i < N_PARTS; i++)
+        n += (size_t)snprintf(self->line + n, LINE - n, "%s", p[i].text);
+    if (n)
+        self->line[n - 1] = '\0';
     put(self->fd, "\r\033[K", 4);
     put(self->fd, self->line, strlen(self->line));
 }
@@ -125,12 +175,12 @@ static void draw(psd_progress_t *self, uint64_t now_ms)
 static void say(const psd_progress_t *self, uint64_t now_ms)
 {
     const psd_progress_state_t *s = &self->state;
-    char metric[64] = "", left[32] = "";
+    char metric[64] = "", left[64] = "";
     if (!isnan(s->metric))
         snprintf(metric, sizeof metric, " val_%.20s=%.4f", s->metric_name ? s->metric_name : "metric",
                  s->metric);
     if (time_left(self, now_ms) >= 0)
-        snprintf(left, sizeof left, " eta_s=%.0f", time_left(self, now_ms));
+        snprintf(left, sizeof left, " eta_s=%.0f steps=%" PRIu64, time_left(self, now_ms), s->steps);
     psd_log_info("train.progress",
                  "step=%" PRIu64 " epoch=%.3f samples=%" PRIu64 " samples_per_s=%.0f loss=%.6g%s%s", s->step,
                  s->epoch, s->samples, samples_per_s(self, now_ms), s->loss, metric, left);
@@ -150,14 +200,26 @@ static void show(psd_progress_t *self, uint64_t now_ms)
 
 void psd_progress_update(psd_progress_t *self, uint64_t now_ms, const psd_progress_state_t *state)
 {
+    const bool goes_back = self->begun && (state->step < self->state.step || state->samples < self->state.samples);
     self->state = *state;
-    if (!self->begun) {
+    if (!self->begun || goes_back) { /* paces are of what was made since */
+        self->shown_ms = self->begun ? self->shown_ms : now_ms;
         self->begun = true;
-        self->begun_ms = self->shown_ms = now_ms;
+        self->begun_ms = now_ms;
         self->first_samples = state->samples;
         self->first_step = state->step;
     }
     if (now_ms - self->shown_ms >= self->interval_ms)
+        show(self, now_ms);
+}
+
+void psd_progress_note(psd_progress_t *self, uint64_t now_ms, const char *note, bool is_urgent)
+{
+    if (!strcmp(note, self->note) && is_urgent == self->is_urgent)
+        return;
+    snprintf(self->note, sizeof self->note, "%s", note);
+    self->is_urgent = is_urgent;
+    if (self->begun && self->show == BAR)
         show(self, now_ms);
 }
 

@@ -1,0 +1,113 @@
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <pty.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "deploy/psdctl/live.h"
+
+/* What psdctl run shows: stderr is one end of a terminal, and what comes to it is read at the other. */
+
+static int screen, old_stderr;
+static char text[1 << 16];
+static psd_options_t *options;
+static psd_live_t *live;
+static psd_err_t err;
+
+static void begin(const char *progress, unsigned short columns)
+{
+    const struct winsize size = { .ws_row = 24, .ws_col = columns };
+    int end;
+    char flag[40];
+    snprintf(flag, sizeof flag, "--progress=%s", progress);
+    options = psd_options_new(PSD_PROGRAM_CTL);
+    cr_assert_eq(psd_options_load(options, 2, (char *[]){ "psdctl", flag, NULL }, &err), PSD_OK, "%s", err.text);
+    setenv("TERM", "xterm", 1);
+    cr_assert_eq(openpty(&screen, &end, NULL, NULL, &size), 0);
+    old_stderr = dup(STDERR_FILENO);
+    dup2(end, STDERR_FILENO);
+    close(end);
+    live = psd_live_new(options, 3, &err);
+}
+
+/* All that came to the terminal; it may come piece by piece. */
+static const char *shown(void)
+{
+    size_t n = 0;
+    cr_assert_eq(write(STDERR_FILENO, "\x01", 1), 1);
+    while (!n || text[n - 1] != '\x01') {
+        const ssize_t more = read(screen, text + n, sizeof text - 1 - n);
+        cr_assert_gt(more, 0);
+        n += (size_t)more;
+    }
+    text[n - 1] = '\0';
+    return text;
+}
+
+static void teardown(void)
+{
+    psd_live_destroy(&live);
+    psd_options_destroy(&options);
+    dup2(old_stderr, STDERR_FILENO);
+    close(screen);
+}
+
+TestSuite(live, .fini = teardown, .timeout = 20);
+
+#define LINE(step) "ts=1 level=info comp=worker job=x id=train.progress step=" step " epoch=0.5 samples=640 samples_per_s=64 loss=0.25 " \
+                   "val_accuracy=0.9 eta_s=9 steps=200"
+
+Test(live, a_terminal_has_one_line_with_the_log_above_it)
+{
+    begin("auto", 132);
+    cr_assert(psd_live_has_bar(live));
+    psd_live_gone(live, 900, 0);
+    cr_assert(psd_live_progress(live, 1000, LINE("50")));
+    cr_assert(psd_live_progress(live, 2000, LINE("100")));
+    cr_expect_not_null(strstr(shown(), "\r\033[K[############............]  50% step 100 epoch 0.50 0 samples/s loss 0.2500 accuracy "
+                                       "0.9000 ETA 0:02 3 of 3 workers"),
+                       "%s", text);
+    psd_live_say(live, "run.restart role=\"worker 1\"");
+    cr_expect(!strncmp(shown(), "\r\033[Krun.restart role=\"worker 1\"\r\n[####", 37), "%s", text);
+    psd_live_end(live, 3000);
+    cr_expect_eq(text[strlen(shown()) - 1], '\n');
+}
+
+Test(live, a_worker_that_is_gone_or_given_up_is_missing_in_the_line_at_once)
+{
+    begin("bar", 132);
+    psd_live_progress(live, 1000, LINE("50"));
+    psd_live_gone(live, 1100, 1);
+    cr_expect_not_null(strstr(shown(), " 2 of 3 workers"), "%s", text);
+    psd_live_heard(live, 1200, "ts=2 level=warn id=worker.lost worker=1 name=x");
+    cr_expect_null(strstr(shown(), "1 of 3 workers"), "it is the same one: %s", text);
+    psd_live_gone(live, 1300, 0);
+    cr_expect_null(strstr(shown(), "3 of 3 workers"), "it has not joined again: %s", text);
+    psd_live_heard(live, 1400, "ts=3 level=info id=worker.joined worker=1 name=x");
+    cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "%s", text);
+}
+
+Test(live, json_lines_are_progress_too_and_others_are_none)
+{
+    begin("bar", 132);
+    cr_expect(!psd_live_progress(live, 900, "ts=1 level=info id=train.progress msg=\"said again\" unsaid=1"));
+    cr_expect(!psd_live_progress(live, 900, "{\"id\":\"data.loaded\",\"rows\":7}"));
+    cr_expect(psd_live_progress(live, 1000, "{\"ts\":1,\"id\":\"train.progress\",\"step\":50,\"steps\":200,\"loss\":0.5}"));
+    cr_expect(psd_live_progress(live, 2000, "{\"ts\":1,\"id\":\"train.progress\",\"step\":100,\"steps\":200,\"loss\":0.5}"));
+    cr_expect_not_null(strstr(shown(), " 50% step 100 "), "%s", text);
+}
+
+Test(live, log_has_lines_and_none_has_nothing)
+{
+    begin("log", 80);
+    cr_expect(!psd_live_has_bar(live));
+    psd_live_progress(live, 1000, LINE("50"));
+    cr_expect(!strncmp(shown(), "step=50 epoch=0.5 ", 18), "%s", text);
+    teardown();
+    begin("none", 80);
+    cr_expect(psd_live_progress(live, 1000, LINE("50")));
+    psd_live_end(live, 2000);
+    cr_expect_str_eq(shown(), "");
+}
