@@ -101,6 +101,59 @@ int psd_durable_mkdir(const char *dir, psd_err_t *err)
     return failed ? fail(err, "make the directory", dir) : PSD_OK;
 }
 
+/* The nearest directory above that is there, in `path`; false when what is there is none. */
+static bool find_ground(char *path)
+{
+    struct stat info;
+    for (;;) {
+        if (stat(path, &info) == 0) {
+            errno = ENOTDIR;
+            return S_ISDIR(info.st_mode);
+        }
+        if (errno != ENOENT)
+            return false;
+        if (lstat(path, &info) == 0)
+            return false; /* a link that leads nowhere */
+        char *slash = strrchr(path, '/');
+        while (slash && slash > path && slash[-1] == '/')
+            slash--;
+        if (!slash)
+            strcpy(path, ".");
+        else if (slash == path)
+            path[1] = '\0';
+        else
+            *slash = '\0';
+    }
+}
+
+int psd_durable_probe(const char *dir, psd_err_t *err)
+{
+    char path[PATH_MAX + sizeof "/.psd-probe-XXXXXX"];
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    errno = n ? ENAMETOOLONG : ENOENT;
+    if (!n || n >= PATH_MAX)
+        return fail(err, "make files in", dir);
+    memcpy(path, dir, n);
+    path[n] = '\0';
+    if (!find_ground(path))
+        return fail(err, "make files in", dir);
+    strcat(path, "/.psd-probe-XXXXXX");
+    const int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return fail(err, "make files in", dir);
+    unlink(path);
+    close(fd);
+    return PSD_OK;
+}
+
+bool psd_durable_is_hopeless(int why)
+{
+    return why == EEXIST || why == ENOTDIR || why == EACCES || why == EPERM || why == EROFS || why == ENOENT || why == ELOOP ||
+           why == ENAMETOOLONG;
+}
+
 static int open_temporary(psd_durable_t *self)
 {
     static atomic_uint counter;

@@ -15,6 +15,13 @@ typedef struct psd_durable psd_durable_t;
 /* Make the directory and those above it as far as they are missing; each new name is on disk. PSD_EIO. */
 int psd_durable_mkdir(const char *dir, psd_err_t *err);
 
+/* Whether files can be made in `dir`, or, where it is not there yet, whether it could be made. A file is made there for a
+ * moment; nothing stays. PSD_EIO naming path and cause, with errno as the system left it: some causes pass (ENOSPC). */
+int psd_durable_probe(const char *dir, psd_err_t *err);
+
+/* Whether errno is a cause that does not pass by itself: what is there is no directory, may not be written, or is nothing. */
+bool psd_durable_is_hopeless(int why);
+
 /* Begin the file `path` and reserve `n_bytes` for it (0: none), so that a full disk is known now; a file
  * system that cannot reserve is fine. Its directory exists. NULL with PSD_EIO naming path and cause,
  * PSD_ENOMEM. */

@@ -352,8 +352,19 @@ static int claim(psd_store_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
+/* A directory that can never be written to is a mistake of whoever named it; one that is full, say, may have room later. */
+static int look_at_directory(const psd_store_config_t *config, psd_err_t *err)
+{
+    psd_err_t why = { 0 };
+    if (psd_durable_probe(config->dir, &why) == PSD_OK || !psd_durable_is_hopeless(errno))
+        return PSD_OK;
+    return psd_err_set(err, PSD_EIO, "checkpoint.dir: %s", why.text);
+}
+
 psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err)
 {
+    if (look_at_directory(config, err) != PSD_OK)
+        return NULL;
     psd_store_t *self = calloc(1, sizeof *self);
     if (!self) {
         psd_err_set(err, PSD_ENOMEM, "no memory for a store");

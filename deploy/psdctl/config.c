@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/durable.h"
 #include "common/option_page.h"
 #include "common/options.h"
 #include "deploy/psdctl/verb.h"
@@ -60,6 +61,17 @@ static int show(const psd_args_t *args, const psd_options_t *options)
     return 0;
 }
 
+/* Where the job is to write. */
+static int look_at_directories(const psd_options_t *options)
+{
+    psd_err_t err = { 0 };
+    const char *dir = psd_options_string(options, "checkpoint.dir");
+    const int rc = *dir ? psd_durable_probe(dir, &err) : PSD_OK;
+    if (rc)
+        fprintf(stderr, "checkpoint.dir: %s\n", err.text);
+    return rc;
+}
+
 /* What only the data can show: files that lack, a model that does not fit them. */
 static int look_at_data(const psd_args_t *args, const psd_options_t *options)
 {
@@ -70,6 +82,8 @@ static int look_at_data(const psd_args_t *args, const psd_options_t *options)
     if (rc)
         fprintf(stderr, "%s\n", err.text);
     psd_setup_clear(&setup);
+    const int outputs = look_at_directories(options);
+    rc = rc ? rc : outputs;
     return psd_err_exit_code(rc);
 }
 
@@ -117,7 +131,7 @@ const psd_verb_t psd_verb_config_check = {
              "model, to see that they go together; trains nothing.",
     .options = ALL,
     .examples = "psdctl config check job.yaml\n",
-    .exits = "78 for what is wrong in the file or the environment; 64 for a wrong flag; 66 when it, or the data, cannot be read; 65 for bad data",
+    .exits = "78 for what is wrong in the file or the environment; 64 for a wrong flag; 74 when checkpoint.dir cannot be written; 66 when it, or the data, cannot be read; 65 for bad data",
     .run = run_check,
 };
 

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/durable.h"
 #include "common/allow.h"
 #include "common/keys.h"
 #include "deploy/psdctl/doctor.h"
@@ -149,6 +150,11 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
     struct statfs kind;
     double large_s, small_s;
     (void)has_job;
+    psd_err_t err = { 0 };
+    if ((*told || *run) && psd_durable_probe(*told ? told : run, &err) != PSD_OK) {
+        psd_finding(findings, PSD_VERDICT_BAD, subject, "name a directory that the user who runs psd may write to", "%s", err.text);
+        return;
+    }
     find_existing(*told ? told : *run ? run : ".", place);
     snprintf(path, sizeof path, "%s/.psd-doctor-XXXXXX", place);
     if (statvfs(place, &space) != 0 || statfs(place, &kind) != 0) {

@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/durable.h"
 #include "common/hangup.h"
 #include "common/logtext.h"
 #include "common/options.h"
@@ -640,7 +641,11 @@ static int drive(run_t *run)
 
 static int prepare(run_t *run, bool is_far, psd_err_t *err)
 {
-    int rc = psd_plan_make(&run->plan, run->options, is_far, err);
+    const char *checkpoints = psd_options_string(run->options, "checkpoint.dir");
+    int rc = *checkpoints && !is_far ? psd_durable_probe(checkpoints, err) : PSD_OK;
+    if (rc && psd_durable_is_hopeless(errno))
+        return psd_err_wrap(err, "checkpoint.dir");
+    rc = psd_plan_make(&run->plan, run->options, is_far, err);
     if (rc)
         return rc;
     run->restarts = psd_options_int(run->options, "restarts");
