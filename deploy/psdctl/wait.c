@@ -21,6 +21,8 @@ typedef struct wait {
     double step;
     uint64_t deadline_ms; /* 0: none */
     uint64_t answered_ms; /* when there last was an answer, or the start */
+    bool degraded; /* it has been said that the job lacks somebody */
+    char last[300]; /* what the last answer said of the job */
 } wait_t;
 
 static uint64_t now_ms(void)
@@ -47,6 +49,20 @@ static int judge(const wait_t *self, const json_t *status, psd_err_t *err)
     return PSD_EAGAIN;
 }
 
+/* Whoever waits wants to know that nothing goes on, and for whom the job waits. */
+static void note_state(wait_t *self, const json_t *status)
+{
+    const char *state = psd_http_text_at(status, "state"), *reason = psd_http_text_at(status, "reason");
+    const bool degraded = strcmp(state, "degraded") == 0;
+    snprintf(self->last, sizeof self->last, "%.40s%s%.240s", state, *reason ? ", waits for " : "", reason);
+    if (degraded && !self->degraded) {
+        fputs("psdctl wait: the job is ", stderr);
+        psd_say_text(stderr, self->last, SIZE_MAX);
+        fputc('\n', stderr);
+    }
+    self->degraded = degraded;
+}
+
 /* Follow the events until they end or decide. PSD_EUNAVAILABLE: ask again. */
 static int follow(wait_t *self, unsigned wait_ms, psd_err_t *err)
 {
@@ -55,11 +71,13 @@ static int follow(wait_t *self, unsigned wait_ms, psd_err_t *err)
     while (rc == PSD_EAGAIN) {
         json_t *status = psd_http_event(events, err);
         rc = status ? judge(self, status, err) : err->code;
-        if (status)
+        if (status) {
             self->answered_ms = now_ms();
+            note_state(self, status);
+        }
         json_decref(status);
         if (rc == PSD_EAGAIN && self->deadline_ms && now_ms() >= self->deadline_ms)
-            rc = psd_err_set(err, PSD_ETIMEOUT, "not so far within the timeout");
+            rc = psd_err_set(err, PSD_ETIMEOUT, "not so far within the timeout; the job is %s", self->last);
     }
     psd_http_close(&events);
     return rc;

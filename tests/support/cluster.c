@@ -429,7 +429,8 @@ char *cluster_get(const cluster_t *self, unsigned server, const char *path)
     fclose(out);
     close(fd);
     char *body = strstr(text, "\r\n\r\n");
-    if (body && strstr(text, " 200 "))
+    const bool unready = !strncmp(path, "/readyz", 7) && strstr(text, " 503 "); /* which has a body to read too */
+    if (body && (strstr(text, " 200 ") || unready))
         memmove(text, body + 4, strlen(body + 4) + 1);
     else
         free(text), text = NULL;
