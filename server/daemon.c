@@ -41,6 +41,7 @@ enum {
     KNOCK_MS = 5000,       /* for a stranger to be refused */
     REOPEN_MS = 5000,      /* for an address to come free that was closed */
     SERVER_LEASE_MIN_MS = 1000, /* servers speak four times a second */
+    SCRAPE_MS = 15000,     /* for Prometheus to read how the job ended */
     STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
@@ -797,6 +798,25 @@ static int open_all(daemon_t *self, psd_err_t *err)
     return rc ? rc : write_file(self, err);
 }
 
+static volatile sig_atomic_t hurried;
+
+static void hurry(int number) { (void)number, hurried = 1; }
+
+/* A target that goes away after a good end looks like one that has crashed: Prometheus, where it has been here, is given the
+ * time to read how the job ended. A signal ends that. */
+static void await_last_scrape(const daemon_t *self)
+{
+    const uint64_t begun_ms = now_ms(), before = self->status ? psd_status_scrapes(self->status) : 0;
+    const bool good = self->stopping && (self->code == PSD_OK || self->code == PSD_ESTOPPED);
+    if (!before || !good)
+        return;
+    signal(SIGTERM, hurry);
+    signal(SIGINT, hurry);
+    while (!hurried && psd_status_scrapes(self->status) == before && now_ms() < begun_ms + SCRAPE_MS)
+        uv_sleep(TICK_MS);
+    uv_sleep(hurried ? 0 : TICK_MS); /* for the answer to leave */
+}
+
 static void close_all(daemon_t *self)
 {
     psd_socket_close(&self->router, LINGER_MS);
@@ -805,6 +825,7 @@ static void close_all(daemon_t *self)
     psd_socket_close(&self->guard, 0);
     psd_probe_close(&self->probe);
     uv_run(&self->loop, UV_RUN_DEFAULT); /* handles close; work in the pool comes back */
+    await_last_scrape(self);
     psd_status_destroy(&self->status);
     psd_net_destroy(&self->net);
     psd_door_destroy(&self->door);

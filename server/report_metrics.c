@@ -60,13 +60,18 @@ static void set_job(const psd_report_t *self, psd_metrics_t *m, const psd_node_t
             psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report[i].name, facts.report[i].value);
 }
 
-static void set_state(psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)
+static void set_state(const psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)
 {
+    /* All of them each time: what an earlier process said last of a state does not outlive this one's word. */
+    static const char *const states[] = {
+#define X(name, word) word,
+        PSD_JOB_STATES(X)
+#undef X
+        "stopped", "failed"
+    };
     const char *state = psd_report_state(self, node);
-    if (self->told_state && strcmp(state, self->told_state))
-        psd_metrics_set(m, PSD_METRIC_JOB_STATE, self->told_state, 0);
-    psd_metrics_set(m, PSD_METRIC_JOB_STATE, state, 1);
-    self->told_state = state;
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++)
+        psd_metrics_set(m, PSD_METRIC_JOB_STATE, states[i], strcmp(states[i], state) == 0);
 }
 
 /* Complete pushes of members that are not answered yet. */

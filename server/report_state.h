@@ -42,7 +42,6 @@ struct psd_report {
         uint64_t chunks, pushes, rounds; /* of the engine's counters */
     } seen;
     uint64_t stored_bytes;
-    const char *told_state;              /* in the metrics; NULL: none yet */
 };
 
 /* The loop's clocks when a snapshot is made. */

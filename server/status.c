@@ -66,6 +66,7 @@ struct psd_status {
     unsigned n_streams;
     bool ending;                              /* streams end with the last snapshot */
     atomic_uint_fast64_t requests[MAX_PATHS]; /* by row of `paths` */
+    atomic_uint_fast64_t scrapes;
 };
 
 /* -- snapshots ---------------------------------------------------------------------------------------------
@@ -220,7 +221,11 @@ static enum MHD_Result answer_metrics(psd_status_t *self, struct MHD_Connection 
                                       const shot_t *shot)
 {
     (void)self;
-    return answer(connection, 200, "text/plain; version=0.0.4; charset=utf-8", shot ? shot->metrics : "");
+    const char *agent = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_USER_AGENT);
+    const enum MHD_Result result = answer(connection, 200, "text/plain; version=0.0.4; charset=utf-8", shot ? shot->metrics : "");
+    if (agent && !strncmp(agent, "Prometheus/", sizeof "Prometheus/" - 1))
+        atomic_fetch_add_explicit(&self->scrapes, 1, memory_order_relaxed);
+    return result;
 }
 
 /* A copy, for printing it takes milliseconds; NULL when memory runs out. The caller frees it. */
@@ -454,6 +459,8 @@ enum { N_PATHS = sizeof paths / sizeof *paths };
 static_assert((int)N_PATHS <= (int)MAX_PATHS, "each path is counted");
 
 const char *psd_status_path(size_t row) { return row < N_PATHS ? paths[row].path : NULL; }
+
+uint64_t psd_status_scrapes(const psd_status_t *self) { return atomic_load_explicit(&self->scrapes, memory_order_relaxed); }
 
 uint64_t psd_status_requests(const psd_status_t *self, size_t row)
 {

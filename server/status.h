@@ -62,3 +62,6 @@ void psd_status_note(psd_status_t *self, const char *level, const char *id, cons
  * Any thread. */
 const char *psd_status_path(size_t row);
 uint64_t psd_status_requests(const psd_status_t *self, size_t row);
+
+/* How often Prometheus itself, by its User-Agent, has asked for /metrics. */
+uint64_t psd_status_scrapes(const psd_status_t *self);

@@ -65,5 +65,6 @@ if ! command -v promtool >/dev/null; then
 fi
 promtool check metrics <"$dir/metrics" || fail 'promtool check metrics'
 promtool check rules "$source/deploy/prometheus/psd.rules.yml" || fail 'promtool check rules'
+(cd "$source/deploy/prometheus" && promtool test rules psd.rules.test.yml) || fail 'promtool test rules'
 promtool check config "$source/deploy/prometheus/scrape.yml" >/dev/null || fail 'promtool check config'
 echo 'monitoring: ok'
