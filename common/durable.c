@@ -302,6 +302,45 @@ psd_durable_t *psd_durable_follow(const char *path, uint64_t n_bytes, psd_err_t 
     return self;
 }
 
+/* Whether a new file can get the name `file`: one is made beside it for a moment. */
+static bool can_make_beside(const char *file)
+{
+    char beside[PATH_MAX + sizeof "/.psd-probe-XXXXXX"];
+    const char *slash = strrchr(file, '/');
+    if (!*file || (slash && !slash[1])) {
+        errno = *file ? EISDIR : ENOENT;
+        return false;
+    }
+    snprintf(beside, sizeof beside, "%.*s.psd-probe-XXXXXX", slash ? (int)(slash - file) + 1 : 0, file);
+    const int fd = mkostemp(beside, O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    unlink(beside);
+    close(fd);
+    return true;
+}
+
+int psd_durable_probe_file(const char *path, bool to_append, psd_err_t *err)
+{
+    char file[PATH_MAX];
+    int descriptor = -1;
+    struct stat facts;
+    if (follow_links(path, file, &descriptor))
+        return fail(err, "write", path);
+    if (descriptor >= 0)
+        return fcntl(descriptor, F_GETFL) < 0 ? fail(err, "write", path) : PSD_OK;
+    const bool is_there = stat(file, &facts) == 0;
+    if (!is_there && errno != ENOENT)
+        return fail(err, "write", path);
+    errno = EISDIR;
+    if (is_there && (S_ISDIR(facts.st_mode) || (S_ISBLK(facts.st_mode) && !to_append)))
+        return psd_err_set(err, PSD_EIO, "cannot write %s: it is a %s; name a file", path,
+                           S_ISDIR(facts.st_mode) ? "directory" : "disk");
+    if (is_there && (to_append || !S_ISREG(facts.st_mode)))
+        return access(file, W_OK) ? fail(err, "write", path) : PSD_OK;
+    return can_make_beside(file) ? PSD_OK : fail(err, "write", path);
+}
+
 int psd_durable_put(const char *path, const void *bytes, size_t n_bytes, psd_err_t *err)
 {
     psd_durable_t *self = psd_durable_follow(path, n_bytes, err);

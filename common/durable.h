@@ -36,6 +36,10 @@ psd_durable_t *psd_durable_follow(const char *path, uint64_t n_bytes, psd_err_t 
 /* All of one in one call: psd_durable_follow, and `n_bytes` of it. PSD_EIO, PSD_ENOMEM. */
 int psd_durable_put(const char *path, const void *bytes, size_t n_bytes, psd_err_t *err);
 
+/* Whether psd_durable_follow could write `path`, or, `to_append`, whether open with O_APPEND could; its directory has to be
+ * there. A file is made beside it for a moment; nothing stays. A FIFO is not opened. PSD_EIO naming path and cause. */
+int psd_durable_probe_file(const char *path, bool to_append, psd_err_t *err);
+
 /* Write at `offset`. PSD_EIO: abandon it then. */
 int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, uint64_t offset,
                       psd_err_t *err);

@@ -12,6 +12,7 @@
 #include "common/keys.h"
 #include "common/log.h"
 #include "common/options.h"
+#include "common/outputs.h"
 #include "common/rendezvous.h"
 #include "common/stdfds.h"
 #include "worker/setup.h"
@@ -159,6 +160,7 @@ static int run(job_t *job, psd_err_t *err)
     if (*text_of(job, "worker.key"))
         psd_keys_guard_process();
     int rc = start_showing(job, err);
+    rc = rc ? rc : psd_outputs_probe_all(job->options, PSD_PROGRAM_WORKER, err);
     rc = rc ? rc : psd_rendezvous_find_own(&job->at, PSD_PROGRAM_WORKER, job->options, err);
     rc = rc ? rc : psd_setup_load(&job->setup, job->options, err);
     if (rc)

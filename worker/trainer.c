@@ -506,7 +506,7 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
         late_rc = keep_weights(self, &late);
     if (rc == PSD_OK && late_rc == PSD_EAGAIN)
         return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
-    int summary_rc = summarise(self, rc, late_rc ? NULL : &late);
+    int summary_rc = summarise(self, rc ? rc : late_rc, late_rc ? NULL : &late);
     late_rc = late_rc ? late_rc : summary_rc;
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
     const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;

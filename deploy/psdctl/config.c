@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/durable.h"
 #include "common/option_page.h"
 #include "common/options.h"
+#include "common/outputs.h"
 #include "deploy/psdctl/verb.h"
 #include "worker/setup.h"
 
@@ -61,14 +61,17 @@ static int show(const psd_args_t *args, const psd_options_t *options)
     return 0;
 }
 
-/* Where the job is to write. */
-static int look_at_directories(const psd_options_t *options)
+/* Where the job is to write: a line for each place where it cannot. */
+static int look_at_outputs(const psd_options_t *options)
 {
-    psd_err_t err = { 0 };
-    const char *dir = psd_options_string(options, "checkpoint.dir");
-    const int rc = *dir ? psd_durable_probe(dir, &err) : PSD_OK;
-    if (rc)
-        fprintf(stderr, "checkpoint.dir: %s\n", err.text);
+    int rc = PSD_OK;
+    for (size_t i = 0; psd_outputs_key(i); i++) {
+        psd_err_t err = { 0 };
+        if (psd_outputs_probe(options, psd_outputs_key(i), &err) == PSD_OK)
+            continue;
+        fprintf(stderr, "%s\n", err.text);
+        rc = err.code;
+    }
     return rc;
 }
 
@@ -82,7 +85,7 @@ static int look_at_data(const psd_args_t *args, const psd_options_t *options)
     if (rc)
         fprintf(stderr, "%s\n", err.text);
     psd_setup_clear(&setup);
-    const int outputs = look_at_directories(options);
+    const int outputs = look_at_outputs(options);
     rc = rc ? rc : outputs;
     return psd_err_exit_code(rc);
 }
@@ -131,7 +134,7 @@ const psd_verb_t psd_verb_config_check = {
              "model, to see that they go together; trains nothing.",
     .options = ALL,
     .examples = "psdctl config check job.yaml\n",
-    .exits = "78 for what is wrong in the file or the environment; 64 for a wrong flag; 74 when checkpoint.dir cannot be written; 66 when it, or the data, cannot be read; 65 for bad data",
+    .exits = "78 for what is wrong in the file or the environment; 64 for a wrong flag; 74 when an output cannot be written; 66 when it, or the data, cannot be read; 65 for bad data",
     .run = run_check,
 };
 

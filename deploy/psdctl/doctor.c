@@ -13,7 +13,7 @@
 
 static psd_check_fn *const checks[] = {
     psd_check_program, psd_check_processor, psd_check_libraries, psd_check_memory, psd_check_limits, psd_check_clock,
-    psd_check_loopback, psd_check_keys, psd_check_disk, psd_check_ports, psd_check_join, psd_check_data,
+    psd_check_loopback, psd_check_keys, psd_check_outputs, psd_check_disk, psd_check_ports, psd_check_join, psd_check_data,
 };
 
 static const char *const words[] = { [PSD_VERDICT_OK] = "ok", [PSD_VERDICT_WARN] = "warn", [PSD_VERDICT_BAD] = "bad" };

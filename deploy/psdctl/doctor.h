@@ -21,4 +21,4 @@ psd_check_fn psd_check_program, psd_check_processor, psd_check_libraries, psd_ch
 /* Messages through this machine's own network, as servers and workers exchange them. */
 psd_check_fn psd_check_loopback;
 /* What the job's options name: files of keys, directories, addresses, data. */
-psd_check_fn psd_check_keys, psd_check_disk, psd_check_ports, psd_check_join, psd_check_data;
+psd_check_fn psd_check_keys, psd_check_outputs, psd_check_disk, psd_check_ports, psd_check_join, psd_check_data;

@@ -16,9 +16,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "common/durable.h"
 #include "common/allow.h"
 #include "common/keys.h"
+#include "common/outputs.h"
 #include "deploy/psdctl/doctor.h"
 #include "deploy/psdctl/http.h"
 #include "worker/setup.h"
@@ -150,11 +150,8 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
     struct statfs kind;
     double large_s, small_s;
     (void)has_job;
-    psd_err_t err = { 0 };
-    if ((*told || *run) && psd_durable_probe(*told ? told : run, &err) != PSD_OK) {
-        psd_finding(findings, PSD_VERDICT_BAD, subject, "name a directory that the user who runs psd may write to", "%s", err.text);
-        return;
-    }
+    if ((*told || *run) && psd_outputs_probe(o, subject, NULL) != PSD_OK)
+        return; /* psd_check_outputs says so */
     find_existing(*told ? told : *run ? run : ".", place);
     snprintf(path, sizeof path, "%s/.psd-doctor-XXXXXX", place);
     if (statvfs(place, &space) != 0 || statfs(place, &kind) != 0) {
@@ -187,6 +184,19 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
                                       : "",
                     "%s: %.1f GiB free, %.0f MB/s with a flush, %.2f ms for a flush of 4 KiB", place, free_gib,
                     WRITE_MIB * 1.048576 / large_s, 1e3 * small_s);
+}
+
+void psd_check_outputs(psd_findings_t *findings, const psd_options_t *o, bool has_job)
+{
+    const char *key;
+    (void)has_job;
+    for (size_t i = 0; (key = psd_outputs_key(i)); i++) {
+        psd_err_t err = { 0 };
+        if (psd_outputs_probe(o, key, &err) != PSD_OK)
+            psd_finding(findings, PSD_VERDICT_BAD, key, "name a place that the user who runs psd may write to", "%s", err.text);
+        else if (*psd_options_string(o, key))
+            psd_finding(findings, PSD_VERDICT_OK, key, "", "%s can be written", psd_options_string(o, key));
+    }
 }
 
 /* -- addresses --------------------------------------------------------------------------------------------- */

@@ -10,13 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
 
-#include "common/durable.h"
 #include "common/hangup.h"
 #include "common/logtext.h"
 #include "common/options.h"
+#include "common/outputs.h"
 #include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
@@ -302,10 +303,10 @@ static void start_again(run_t *run, post_t *post)
  */
 
 /* Whether another start may do better: not after a good end, nor after what would only be said again, such as
- * a wrong option, missing data, a refusal or a target that was not met. */
+ * a wrong option, missing data, an output that cannot be written, a refusal or a target that was not met. */
 static bool is_lost(const psd_child_t *child)
 {
-    static const int final[] = { PSD_OK,       PSD_EDIVERGED, PSD_EUSAGE, PSD_EDATA,
+    static const int final[] = { PSD_OK,       PSD_EDIVERGED, PSD_EUSAGE, PSD_EDATA,  PSD_EIO,
                                  PSD_ENOINPUT, PSD_EREFUSED,  PSD_EAUTH,  PSD_ECONFIG };
     for (size_t i = 0; !child->signal && i < sizeof final / sizeof *final; i++)
         if (child->code == psd_err_exit_code(final[i]))
@@ -602,6 +603,29 @@ static void on_alive(uv_timer_t *timer)
             psd_child_tell(&run->post[i].child, "alive\n");
 }
 
+/* What has the name of the model; all zero: nothing. */
+static struct stat look_at_model(const run_t *run)
+{
+    struct stat facts = { 0 };
+    const char *save = psd_options_string(run->options, "save");
+    if (run->plan.hosts.n || !*save || stat(save, &facts) != 0)
+        facts = (struct stat){ 0 };
+    return facts;
+}
+
+/* A job that ends well has saved its model: not so when, under drop, nobody of those who were left was to do it. */
+static void miss_model(run_t *run, const struct stat *before)
+{
+    const char *save = psd_options_string(run->options, "save");
+    const struct stat now = look_at_model(run);
+    const bool is_new = now.st_ino != before->st_ino || now.st_mtim.tv_sec != before->st_mtim.tv_sec ||
+                        now.st_mtim.tv_nsec != before->st_mtim.tv_nsec;
+    if (run->code != 0 || run->plan.hosts.n || !*save || is_new || (now.st_mode && !S_ISREG(now.st_mode)))
+        return;
+    run->code = psd_err_exit_code(PSD_EIO);
+    say(run, "psdctl: no worker has saved the model as %s; start again to have it", save);
+}
+
 static int drive(run_t *run)
 {
     uv_loop_init(&run->loop);
@@ -623,6 +647,7 @@ static int drive(run_t *run)
         uv_timer_start(&run->alive, on_alive, PSD_AGENT_ALIVE_MS, PSD_AGENT_ALIVE_MS);
     }
     man_posts(run);
+    const struct stat model = look_at_model(run);
     start_first(run, 0);
     uv_run(&run->loop, UV_RUN_DEFAULT);
     for (unsigned i = 0; i < n_posts(run); i++)
@@ -635,17 +660,15 @@ static int drive(run_t *run)
     uv_run(&run->loop, UV_RUN_DEFAULT);
     uv_loop_close(&run->loop);
     psd_live_end(run->live, uv_hrtime() / 1000000);
+    miss_model(run, &model);
     print_summary(run);
     return run->code;
 }
 
 static int prepare(run_t *run, bool is_far, psd_err_t *err)
 {
-    const char *checkpoints = psd_options_string(run->options, "checkpoint.dir");
-    int rc = *checkpoints && !is_far ? psd_durable_probe(checkpoints, err) : PSD_OK;
-    if (rc && psd_durable_is_hopeless(errno))
-        return psd_err_wrap(err, "checkpoint.dir");
-    rc = psd_plan_make(&run->plan, run->options, is_far, err);
+    int rc = is_far ? PSD_OK : psd_outputs_probe_all(run->options, PSD_PROGRAM_CTL, err); /* of others, their workers look */
+    rc = rc ? rc : psd_plan_make(&run->plan, run->options, is_far, err);
     if (rc)
         return rc;
     run->restarts = psd_options_int(run->options, "restarts");
