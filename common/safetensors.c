@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <sodium.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -383,4 +384,23 @@ void psd_safetensors_close(psd_safetensors_t *self)
     free(self->note);
     json_decref(self->owner);
     *self = (psd_safetensors_t){ .fd = -1 };
+}
+
+size_t psd_first_nonfinite(const float *values, size_t n)
+{
+    size_t i = 0;
+    while (i < n && isfinite(values[i]))
+        i++;
+    return i;
+}
+
+int psd_weights_look(const psd_saved_t *tensors, size_t n_tensors, psd_err_t *err)
+{
+    for (size_t t = 0; t < n_tensors; t++) {
+        const size_t i = psd_first_nonfinite(tensors[t].data, tensors[t].n);
+        if (i < tensors[t].n)
+            return psd_err_set(err, PSD_EDIVERGED, "the weights are not finite: %.100s is %s at element %zu of %zu", tensors[t].name,
+                               isnan(tensors[t].data[i]) ? "NaN" : "infinite", i, tensors[t].n);
+    }
+    return PSD_OK;
 }

@@ -85,6 +85,12 @@ const char *psd_safetensors_note(const psd_safetensors_t *self, const char *key)
 /* Free everything; all zero but for fd -1 is fine. */
 void psd_safetensors_close(psd_safetensors_t *self);
 
+/* The first of the values that is Inf or NaN; `n` when all are finite. */
+size_t psd_first_nonfinite(const float *values, size_t n);
+
+/* Whether every element is finite. PSD_EDIVERGED naming the first tensor, and the element, that is not. */
+int psd_weights_look(const psd_saved_t *tensors, size_t n_tensors, psd_err_t *err);
+
 enum { PSD_SHA256_TEXT = 65 /* 64 hexadecimal digits and the end */ };
 
 /* SHA-256 of the elements alone, one tensor after the other, as little-endian float32. Returns `text`. */

@@ -1,6 +1,7 @@
 #include "server/daemon.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <malloc.h>
 #include <signal.h>
@@ -250,11 +251,13 @@ static void tell_ready(daemon_t *self)
     const psd_engine_t *engine = psd_node_engine(self->node);
     if (!self->refuses_strangers || !psd_engine_is_ready(engine) || self->told_run == psd_engine_run(engine))
         return;
+    const bool first = !self->told_run;
     self->told_run = psd_engine_run(engine);
     printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
            psd_options_int(self->options, "servers"), self->advertised,
            self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"), self->told_run);
-    fflush(stdout);
+    if (fflush(stdout) && errno != EPIPE && first) /* who reads the first line alone has gone by the second */
+        stop(self, PSD_EIO, "the line that says ready cannot be written to standard output");
     psd_notify("READY=1");
 }
 

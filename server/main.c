@@ -55,5 +55,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);
     }
     psd_options_destroy(&options);
-    return rc > 0 ? 0 : psd_err_exit_code(rc);
+    return rc > 0 ? psd_stdfds_end("psd", 0) : psd_err_exit_code(rc);
 }

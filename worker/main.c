@@ -195,5 +195,5 @@ int main(int argc, char **argv)
     psd_setup_clear(&job.setup);
     psd_progress_destroy(&job.progress);
     psd_options_destroy(&options);
-    return rc > 0 ? 0 : psd_err_exit_code(rc);
+    return psd_stdfds_end("psd-worker", rc > 0 ? 0 : psd_err_exit_code(rc));
 }

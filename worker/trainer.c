@@ -384,7 +384,7 @@ static int loop(trainer_t *self, psd_err_t *err)
 
 /* ---- The end ---- */
 
-/* Hash what was trained and, on rank 0, save it. */
+/* Hash what was trained and, on rank 0, save it; weights that are not finite are no result. */
 static int keep_weights(trainer_t *self, psd_err_t *err)
 {
     const psd_position_t at = psd_worker_position(self->worker);
@@ -397,6 +397,14 @@ static int keep_weights(trainer_t *self, psd_err_t *err)
     if (at.has_slow) {
         collect(self, true, tensors);
         psd_weights_sha256(tensors, self->n, self->result->sha256_slow);
+    }
+    collect(self, false, tensors);
+    if ((rc = psd_weights_look(tensors, self->n, err)) != 0)
+        return rc;
+    if (at.has_slow) {
+        collect(self, true, tensors);
+        if ((rc = psd_weights_look(tensors, self->n, err)) != 0)
+            return rc;
     }
     if (at.rank != 0 || !self->config->save || !*self->config->save)
         return PSD_OK;

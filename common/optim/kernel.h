@@ -74,9 +74,11 @@ static inline float psd_sign(float x) { return (x > 0.0f ? 1.0f : 0.0f) - (x < 0
     {                                                                                                        \
         .name = "weight_decay", .def = value, .max = 1e9, .help = "pull of the weights towards 0"            \
     }
+/* FLT_MIN: what is less is 0 in float32, or has lost digits, and divides nothing by nothing. */
+#define PSD_LEAST_EPS 1.17549435082228750796873653722224568e-38
 #define PSD_HYPER_EPS(value)                                                                                 \
     {                                                                                                        \
-        .name = "eps", .def = value, .max = 1e9, .help = "keeps the divisor from 0"                          \
+        .name = "eps", .def = value, .min = PSD_LEAST_EPS, .max = 1e9, .help = "keeps the divisor from 0"    \
     }
 #define PSD_HYPER_BETA(key, value, text)                                                                     \
     {                                                                                                        \

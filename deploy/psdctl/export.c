@@ -241,16 +241,29 @@ static int begin_files(exported_t *self, const char *model_path, const char *sta
     return self->state_file ? PSD_OK : err->code;
 }
 
+/* What is not finite is no result, and training would not go on from it. */
+static int look(const exported_t *self, const psd_chunk_t *chunk, const char *field, const float *values, psd_err_t *err)
+{
+    const size_t i = psd_first_nonfinite(values, chunk->n);
+    if (i == chunk->n)
+        return PSD_OK;
+    return psd_err_set(err, PSD_EDIVERGED, "clock %" PRIu64 ": %s of %.100s is not finite at element %" PRIu64 "; nothing is written",
+                       self->clock, field, self->model.tensor[chunk->tensor].name, chunk->offset + i);
+}
+
 static int take_chunk(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err)
 {
     exported_t *self = arg;
     const float *weights = self->slow ? data->slot[self->rule.slow_slot] : data->w;
-    int rc = psd_arrays_write(self->model_file, chunk->tensor, chunk->offset, weights, chunk->n, err);
+    int rc = look(self, chunk, self->slow ? "the slow weights" : "the weights", weights, err);
+    rc = rc ? rc : psd_arrays_write(self->model_file, chunk->tensor, chunk->offset, weights, chunk->n, err);
     if (!self->state_file || self->kept_from[chunk->tensor] == SIZE_MAX)
         return rc;
-    for (int s = 0; !rc && s < self->rule.n_slots; s++)
-        rc = psd_arrays_write(self->state_file, self->kept_from[chunk->tensor] + (size_t)s, chunk->offset,
-                              data->slot[s], chunk->n, err);
+    for (int s = 0; !rc && s < self->rule.n_slots; s++) {
+        rc = look(self, chunk, self->rule.slot[s].name, data->slot[s], err);
+        rc = rc ? rc : psd_arrays_write(self->state_file, self->kept_from[chunk->tensor] + (size_t)s, chunk->offset,
+                                        data->slot[s], chunk->n, err);
+    }
     return rc;
 }
 

@@ -39,12 +39,11 @@ static int help(int argc, char **argv)
     return verb ? psd_verb_call(verb, 2, (char *[]){ argv[0], flag, NULL }) : misuse(&err);
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     psd_err_t err;
     const char *word = argc > 1 ? argv[1] : "";
     int n;
-    psd_stdfds_open();
     if (argc == 1)
         return print_help(stderr), psd_err_exit_code(PSD_EUSAGE);
     if (strcmp(word, PSD_CTL_CHILD) == 0)
@@ -57,4 +56,10 @@ int main(int argc, char **argv)
         return printf("psdctl %s\n", PSD_VERSION), 0;
     const psd_verb_t *verb = psd_verb_find(argc, argv, &n, &err);
     return verb ? psd_verb_call(verb, argc - n, argv + n) : misuse(&err);
+}
+
+int main(int argc, char **argv)
+{
+    psd_stdfds_open_strict();
+    return psd_stdfds_end("psdctl", run(argc, argv));
 }

@@ -54,5 +54,58 @@ output_late() {
     done
 }
 
-for now in output_probe output_late; do "$now"; done
+# What is printed is a result as well, of every verb.
+stdout_lost() {
+    local sentence='cannot write to standard output'
+    full() { ends 74 "$sentence" sh -c '"$0" "$@" >/dev/full' "$bin/$1" "${@:2}"; }
+    ends 0 '' "${run[@]}" --save=m.st --checkpoint-dir=ck --run-dir=r
+    mkdir two
+    full psdctl --version
+    full psdctl help
+    full psdctl help run
+    full psdctl inspect m.st
+    full psdctl config show "${model[@]}"
+    full psdctl config show --json "${model[@]}"
+    full psdctl config schema
+    full psdctl config --markdown
+    full psdctl checkpoint list ck
+    full psdctl checkpoint verify ck
+    full psdctl export --to=two ck
+    full psdctl optimizers
+    full psdctl optimizers adam
+    full psdctl doctor --json
+    full psdctl completion bash
+    full psdctl run "${run[@]:2}"
+    full psdctl compare "${model[@]}" --optimizers=sgd --seeds=1 --run-dir=cmp --progress=none
+    full psd --help
+    full psd-worker --version
+    ends 74 'standard output' sh -c '"$0" "$@" >/dev/full' "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=none
+    ends 74 'cannot write to standard output: Bad file descriptor' sh -c '"$0" inspect m.st >&-' "$bin/psdctl"
+    ends 0 '' sh -c '"$0" inspect m.st >/dev/null' "$bin/psdctl"
+    ends 64 'no verb' sh -c '"$0" no >/dev/full' "$bin/psdctl" # the first failure counts
+}
+
+# Where float32 cannot tell eps from 0, 0/0 would be a weight.
+eps_lost() {
+    local rule
+    for rule in 'adam(eps=0)' 'adamw(eps=1e-46)' 'nadam(eps=1e-40)' 'radam(eps=0)' 'adamax(eps=0)' 'adagrad(eps=1e-39)' \
+                'adadelta(eps=0)' 'rmsprop(eps=0.0)' 'lookahead(adam(eps=1e-38), k=2)'; do
+        ends 64 'it must be at least 1.1754943508222875e-38' "$bin/psdctl" config check "${model[@]}" --optimizer="$rule"
+    done
+    ends 0 '' "${run[@]}" --optimizer='adam(eps=1.2e-38)' --save=least.st
+}
+
+# Weights that are not finite are no result: not saved, not exported, not called done.
+weights_lost() {
+    printf '0,0\n1e16,1\n' >wide.csv
+    local job=("${run[@]}" --model-kind=linear --data-train=csv:wide.csv --data-header=false --stop-steps=1 --checkpoint-dir=nan)
+    ends 1 'the weights are not finite: ' "${job[@]}" --optimizer='sgd(lr=1e9)' --save=nan.st --run-dir=nan-run
+    never_restarted
+    [ ! -e nan.st ] || fail 'NaN was saved'
+    grep -q '"outcome": "job failed"' nan-run/summary.json || fail "$(cat nan-run/summary.json)"
+    ends 1 'is not finite at element' "$bin/psdctl" export --to=nan-out nan
+    [ -z "$(ls nan-out 2>/dev/null)" ] || fail 'NaN was exported'
+}
+
+for now in output_probe output_late stdout_lost eps_lost weights_lost; do "$now"; done
 echo 'ends: as they should be'

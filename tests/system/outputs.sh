@@ -55,8 +55,15 @@ closed() {
     done
 }
 want=0
-for program in psd psd-worker psdctl; do closed "$bin/$program" --version; done
-closed "$bin/psdctl" run "${job[@]}" --save=closed.st
+for program in psd psd-worker; do closed "$bin/$program" --version; done
+for fds in '0<&-' '2>&-'; do
+    eval "timeout 120 \"$bin/psdctl\" run \"\${job[@]}\" --save=closed.st $fds" >said 2>&1 || fail "psdctl run $fds: $(cat said)"
+    same closed.st
+    rm closed.st
+done
+# What psdctl prints is its result, which is lost then; the model is not.
+timeout 120 "$bin/psdctl" run "${job[@]}" --save=closed.st 2>said >&- && fail 'psdctl run has lost its summary and does not say so'
+grep -q 'psdctl: cannot write to standard output: Bad file descriptor' said || fail "$(cat said)"
 same closed.st
 want=69
 closed "$bin/psd" --insecure --join=tcp://127.0.0.1:1 --listen=tcp://127.0.0.1:0 --status-listen=none --join-timeout=1s

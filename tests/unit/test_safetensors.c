@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <math.h>
 #include <dirent.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -217,4 +218,21 @@ Test(safetensors, a_header_is_json_that_fits_its_file)
     psd_safetensors_close(&st);
     cr_assert_eq(psd_safetensors_open(&st, "/tmp", &err), PSD_EDATA);
     psd_safetensors_close(&st);
+}
+
+Test(safetensors, the_first_element_that_is_not_finite_is_named)
+{
+    float a[] = { 1, -3e38f, 0 }, b[] = { 1e-45f, INFINITY, NAN };
+    const uint64_t shape[] = { 3 };
+    const psd_saved_t both[] = { { .name = "a", .shape = shape, .n_dims = 1, .n = 3, .data = a },
+                                 { .name = "b", .shape = shape, .n_dims = 1, .n = 3, .data = b } };
+    psd_err_t why = { 0 };
+    cr_assert_eq(psd_weights_look(both, 1, &why), PSD_OK);
+    cr_assert_eq(psd_weights_look(both, 2, &why), PSD_EDIVERGED);
+    cr_assert_str_eq(why.text, "the weights are not finite: b is infinite at element 1 of 3");
+    b[1] = 0;
+    cr_assert_eq(psd_weights_look(both, 2, &why), PSD_EDIVERGED);
+    cr_assert_str_eq(why.text, "the weights are not finite: b is NaN at element 2 of 3");
+    cr_assert_eq(psd_first_nonfinite(a, 0), 0);
+    cr_assert_eq(psd_first_nonfinite(b, 3), 2);
 }
