@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/address.h"
 #include "common/route.h"
 
 enum {
@@ -53,9 +54,11 @@ static void on_connected(uv_connect_t *request, int status)
     psd_probe_t *self = request->data;
     if (self->state != CONNECTING)
         return;
+    char at[sizeof self->host + sizeof self->port + 3];
+    psd_address_join(at, sizeof at, self->host, self->port);
     self->text[0] = '\0';
     if (status)
-        snprintf(self->text, sizeof self->text, "nobody listens at %s:%s: %s", self->host, self->port,
+        snprintf(self->text, sizeof self->text, "nobody listens at %s: %s", at,
                  uv_strerror(status));
     close_connection(self);
 }
@@ -75,7 +78,10 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     uv_tcp_init(self->loop, &self->tcp);
     self->tcp.data = self->connect.data = self;
     self->state = CONNECTING;
-    int rc = uv_tcp_connect(&self->connect, &self->tcp, found->ai_addr, on_connected);
+    const struct addrinfo *best = found; /* as common/address does: IPv4 where there is a choice */
+    while (best && best->ai_family != AF_INET)
+        best = best->ai_next;
+    int rc = uv_tcp_connect(&self->connect, &self->tcp, (best ? best : found)->ai_addr, on_connected);
     uv_freeaddrinfo(found);
     if (rc)
         on_connected(&self->connect, rc);
@@ -83,7 +89,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
 
 static void ask(psd_probe_t *self, const char *endpoint)
 {
-    const struct addrinfo hints = { .ai_family = AF_INET, .ai_socktype = SOCK_STREAM };
+    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
     psd_endpoint_host(endpoint, self->host, sizeof self->host);
     if (!*self->host) /* no name: a path */
         return;

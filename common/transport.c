@@ -1,9 +1,9 @@
 #include "common/transport.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <linux/filter.h>
+#include <netdb.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +11,8 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <zmq.h>
+
+#include "common/address.h"
 
 /* Messages read per turn of the loop, so that a busy socket does not starve timers and others. */
 enum { DRAIN = 64, COPY_BELOW = 512 };
@@ -453,22 +455,14 @@ static psd_socket_t *new_socket(psd_net_t *net, int type, bool (*read)(psd_socke
  * makes of it; an abstract ipc address has no permissions. */
 static bool is_of_this_machine(const char *endpoint)
 {
-    static const char tcp[] = "tcp://", ipc[] = "ipc://";
-    const char *host = endpoint + sizeof tcp - 1, *colon = strrchr(endpoint, ':');
-    char name[PSD_ENDPOINT_TEXT];
-    struct in_addr v4;
-    struct in6_addr v6;
+    static const char ipc[] = "ipc://";
+    psd_address_t address;
+    psd_sockaddr_t at;
     if (!strncmp(endpoint, ipc, sizeof ipc - 1))
         return endpoint[sizeof ipc - 1] != '@';
-    if (strncmp(endpoint, tcp, sizeof tcp - 1) || colon < host)
-        return false;
-    if (*host == '[' && colon[-1] == ']')
-        snprintf(name, sizeof name, "%.*s", (int)(colon - host) - 2, host + 1);
-    else
-        snprintf(name, sizeof name, "%.*s", (int)(colon - host), host);
-    return !strcasecmp(name, "localhost") ||
-           (inet_pton(AF_INET, name, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127) ||
-           (inet_pton(AF_INET6, name, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6));
+    return psd_address_split(&address, endpoint) &&
+           (!strcasecmp(address.host, "localhost") ||
+            (psd_address_parse(&at, &address) && psd_address_is_loopback((struct sockaddr *)&at.at)));
 }
 
 static bool may_use(const psd_net_t *net, const char *endpoint, psd_err_t *err)
@@ -506,8 +500,9 @@ static void watch_link(psd_socket_t *self, uv_loop_t *loop)
 
 static psd_socket_t *give_up(psd_socket_t *self, const char *what, const char *endpoint, psd_err_t *err)
 {
-    psd_err_set(err, errno == EADDRINUSE || errno == EACCES ? PSD_EIO : PSD_ECONFIG, "%s %s: %s", what,
-                endpoint, zmq_strerror(errno));
+    psd_err_set(err, errno == EADDRINUSE || errno == EACCES ? PSD_EIO : PSD_ECONFIG, "%s %s: %s", what, endpoint,
+                errno == ENODEV ? "neither a host name, nor an address or an interface of this machine"
+                                : zmq_strerror(errno));
     psd_socket_close(&self->monitor, 0);
     zmq_close(self->zmq);
     free(self);
@@ -521,6 +516,38 @@ static bool lock_door(psd_socket_t *self)
            !zmq_setsockopt(self->zmq, ZMQ_CURVE_SECRETKEY, self->net->keys->secret, PSD_KEY_TEXT) &&
            !zmq_setsockopt(self->zmq, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) &&
            set_int(self->zmq, ZMQ_ZAP_ENFORCE_DOMAIN, 1);
+}
+
+/* ZeroMQ takes IPv6 only when told to, and then takes a name's IPv6 address even where it has both. */
+static void choose_family(psd_socket_t *self, const psd_sockaddr_t *at)
+{
+    set_int(self->zmq, ZMQ_IPV6, at->at.ss_family == AF_INET6);
+}
+
+/* The endpoint to bind to: ZeroMQ takes a name for that of an interface, so it gets the address of a host's. */
+static void place_to_bind(psd_socket_t *self, const char *endpoint, char place[PSD_ENDPOINT_TEXT])
+{
+    char numeric[INET6_ADDRSTRLEN + 24], at_port[PSD_HOST_TEXT];
+    psd_address_t address;
+    psd_sockaddr_t at;
+    snprintf(place, PSD_ENDPOINT_TEXT, "%s", endpoint);
+    if (!psd_address_split(&address, endpoint) || !strcmp(address.host, "*") ||
+        psd_address_resolve(&at, &address, NULL) != PSD_OK)
+        return;
+    choose_family(self, &at);
+    if (getnameinfo((struct sockaddr *)&at.at, at.n, numeric, sizeof numeric, NULL, 0, NI_NUMERICHOST))
+        return;
+    psd_address_join(at_port, sizeof at_port, numeric, address.port);
+    snprintf(place, PSD_ENDPOINT_TEXT, "tcp://%.120s", at_port);
+}
+
+/* A name is looked up again by ZeroMQ whenever it connects; here only to see of which family it is. */
+static void prepare_to_connect(psd_socket_t *self, const char *endpoint)
+{
+    psd_address_t address;
+    psd_sockaddr_t at;
+    if (psd_address_split(&address, endpoint) && psd_address_resolve(&at, &address, NULL) == PSD_OK)
+        choose_family(self, &at);
 }
 
 /* Bind, and learn the listener's descriptor, which ZeroMQ tells to a monitor alone. */
@@ -565,8 +592,10 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
         atomic_init(&net->meter->refs, 1);
     self->handler = *handler;
     size_t n = PSD_ENDPOINT_TEXT;
+    char place[PSD_ENDPOINT_TEXT];
+    place_to_bind(self, endpoint, place);
     if (!set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) || !(net->keys->insecure || lock_door(self)) ||
-        !bind_to(self, endpoint) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
+        !bind_to(self, place) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
         return give_up(self, "cannot listen on", endpoint, err);
     attach_to_loop(self, loop);
     return self;
@@ -588,6 +617,7 @@ static psd_socket_t *connect_as(psd_net_t *net, const psd_keys_t *keys, uv_loop_
     }
     if (handler->on_link)
         watch_link(self, loop);
+    prepare_to_connect(self, endpoint);
     if (zmq_connect(self->zmq, endpoint))
         return give_up(self, "cannot connect to", endpoint, err);
     attach_to_loop(self, loop);

@@ -651,8 +651,10 @@ static int advertise(daemon_t *self, psd_err_t *err)
             return err->code;
         host = found;
     }
+    const bool is_bare_v6 = strchr(host, ':') && *host != '[' && !has_port(host);
     if (host[0] && port)
-        snprintf(self->advertised, sizeof self->advertised, "tcp://%.90s%s", host, has_port(host) ? "" : port);
+        snprintf(self->advertised, sizeof self->advertised, "tcp://%s%.90s%s%s", is_bare_v6 ? "[" : "", host,
+                 is_bare_v6 ? "]" : "", has_port(host) ? "" : port);
     else
         memcpy(self->advertised, self->bound, sizeof self->advertised);
     return PSD_OK;

@@ -10,6 +10,10 @@ void psd_guests_init(psd_guests_t *self)
         self->at[i].fd = -1;
 }
 
+static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+                           "Content-Type: text/plain\r\nContent-Length: 42\r\n\r\n"
+                           "too many readers at once; try again later\n";
+
 static void send_one_away(psd_guests_t *self)
 {
     psd_guest_t *oldest = NULL;
@@ -21,6 +25,8 @@ static void send_one_away(psd_guests_t *self)
         }
     if (n <= PSD_GUESTS_MOST)
         return;
+    if (!oldest->has_asked)
+        send(oldest->fd, busy, sizeof busy - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     shutdown(oldest->fd, SHUT_RDWR);
     oldest->turn = 0;
 }
@@ -38,6 +44,8 @@ psd_guest_t *psd_guests_come(psd_guests_t *self, int fd)
 
 void psd_guests_ask(psd_guests_t *self, psd_guest_t *guest)
 {
+    if (guest)
+        guest->has_asked = true;
     if (guest && guest->turn)
         guest->turn = ++self->turn;
 }

@@ -3,16 +3,18 @@
  * asks a question. Belongs to the endpoint's thread. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
-    PSD_GUESTS_MOST = 32,                 /* that may be here; those who stay are not counted */
-    PSD_GUESTS_ROOM = PSD_GUESTS_MOST * 2 /* with those who stay, and those who are on their way out */
+    PSD_GUESTS_MOST = 64,                 /* that may be here; those who stay are not counted */
+    PSD_GUESTS_ROOM = PSD_GUESTS_MOST * 4 /* with those who stay, and those who are on their way out */
 };
 
 typedef struct psd_guest {
     int fd;        /* borrowed; -1: nobody is here */
     uint64_t turn; /* when it last asked, or came; 0: it stays, or has been sent away */
+    bool has_asked; /* something whole, which is answered */
 } psd_guest_t;
 
 typedef struct psd_guests {
@@ -22,8 +24,8 @@ typedef struct psd_guests {
 
 void psd_guests_init(psd_guests_t *self);
 
-/* Somebody comes: its place; NULL when there is none. Who has not asked for longest is cut off if need be,
- * which its reader sees as its end. */
+/* Somebody comes: its place; NULL when there is none. Who has not asked for longest is cut off if need be:
+ * with 503 and Retry-After where it was not answered yet. */
 psd_guest_t *psd_guests_come(psd_guests_t *self, int fd);
 
 /* It asks something whole; it stays for as long as it likes; it has gone. NULL is fine. */

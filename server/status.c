@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <microhttpd.h>
 #include <netdb.h>
@@ -14,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/address.h"
 #include "common/keys.h"
 #include "server/asset.h"
 #include "server/guests.h"
@@ -542,35 +544,28 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **g
 /* -- the object --------------------------------------------------------------------------------------------
  */
 
-/* Split "host:port", the host perhaps in brackets, and resolve it. NULL with `err` when it is no address. */
-static struct addrinfo *resolve(psd_status_t *self, const char *listen, psd_err_t *err)
+/* The address to serve at. False with `err` when it is none. */
+static bool resolve(psd_status_t *self, const char *listen, psd_sockaddr_t *out, psd_err_t *err)
 {
-    const char *colon = strrchr(listen, ':');
-    size_t n = colon ? (size_t)(colon - listen) : 0;
-    if (n >= 2 && *listen == '[' && listen[n - 1] == ']')
-        listen++, n -= 2;
-    if (n == 0 || n >= sizeof self->host) {
-        psd_err_set(err, PSD_ECONFIG, "status.listen is %.100s; HOST:PORT or none is wanted", listen);
-        return NULL;
-    }
-    memcpy(self->host, listen, n);
-    self->host[n] = '\0';
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE }, *found = NULL;
-    int rc = getaddrinfo(self->host, colon + 1, &hints, &found);
-    if (rc)
-        psd_err_set(err, PSD_ECONFIG, "status.listen: %s: %s", self->host, gai_strerror(rc));
-    return rc ? NULL : found;
+    psd_address_t address;
+    psd_err_t why = { 0 };
+    if (!psd_address_split(&address, listen) || strlen(address.host) >= sizeof self->host)
+        return psd_err_set(err, PSD_ECONFIG, "status.listen is %.100s; HOST:PORT or none is wanted", listen), false;
+    memcpy(self->host, address.host, strlen(address.host) + 1);
+    if (psd_address_resolve(out, &address, &why) != PSD_OK)
+        return psd_err_set(err, PSD_ECONFIG, "status.listen: %.300s", why.text), false;
+    return true;
 }
 
-static bool start(psd_status_t *self, const struct addrinfo *address)
+static bool start(psd_status_t *self, const psd_sockaddr_t *address)
 {
     unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
-    if (address->ai_family == AF_INET6)
+    if (address->at.ss_family == AF_INET6)
         flags |= MHD_USE_IPv6;
     /* Guests keep those who never finish from holding what others need; epoll, because select breaks at 1024
      * descriptors, which a server with many workers has. */
     self->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, self, MHD_OPTION_SOCK_ADDR,
-                                    address->ai_addr, MHD_OPTION_CONNECTION_LIMIT,
+                                    &address->at, MHD_OPTION_CONNECTION_LIMIT,
                                     (unsigned)PSD_GUESTS_ROOM, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
                                     self, MHD_OPTION_CONNECTION_TIMEOUT, 2u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_END);
     if (!self->daemon)
@@ -580,14 +575,6 @@ static bool start(psd_status_t *self, const struct addrinfo *address)
     snprintf(self->url, sizeof self->url, "http://%s%s%s:%u", v6 ? "[" : "", self->host, v6 ? "]" : "",
              info ? info->port : 0u);
     return true;
-}
-
-static bool is_loopback(const struct sockaddr *address)
-{
-    if (address->sa_family == AF_INET6)
-        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
-    return address->sa_family == AF_INET &&
-           ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr) >> 24 == 127;
 }
 
 psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err_t *err)
@@ -608,19 +595,18 @@ psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err
         psd_status_destroy(&self);
         return NULL;
     }
-    struct addrinfo *address = resolve(self, listen, err);
-    bool may = address && (*self->token || is_loopback(address->ai_addr)),
-         started = may && start(self, address);
-    if (address && !may)
+    psd_sockaddr_t address;
+    const bool found = resolve(self, listen, &address, err),
+               may = found && (*self->token || psd_address_is_loopback((struct sockaddr *)&address.at)),
+               started = may && start(self, &address);
+    if (found && !may)
         psd_err_set(
             err, PSD_ECONFIG,
             "status.listen %s is beyond this machine, where everybody could read it: add --status-token "
             "FILE, or listen at 127.0.0.1",
             listen);
-    else if (address && !started)
-        psd_err_set(err, PSD_EUNAVAILABLE, "status.listen: cannot serve at %s; is the port taken?", listen);
-    if (address)
-        freeaddrinfo(address);
+    else if (found && !started)
+        psd_err_set(err, PSD_EIO, "status.listen: cannot serve at %s: %s", listen, strerror(errno));
     if (!started)
         psd_status_destroy(&self);
     return self;

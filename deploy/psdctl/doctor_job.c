@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/address.h"
 #include "common/allow.h"
 #include "common/keys.h"
 #include "common/outputs.h"
@@ -201,20 +202,6 @@ void psd_check_outputs(psd_findings_t *findings, const psd_options_t *o, bool ha
 
 /* -- addresses --------------------------------------------------------------------------------------------- */
 
-enum { HOST = 256, PORT = 16 };
-
-/* "tcp://[::1]:7470" or "127.0.0.1:7471" into host and port. False for what is no address: none, ipc. */
-static bool split(const char *address, char host[HOST], char port[PORT])
-{
-    const char *start = strncmp(address, "tcp://", 6) == 0 ? address + 6 : address, *colon = strrchr(start, ':');
-    if (strncmp(address, "ipc://", 6) == 0 || !colon)
-        return false;
-    const bool brackets = *start == '[' && colon[-1] == ']';
-    snprintf(host, HOST, "%.*s", (int)(colon - start) - 2 * brackets, start + brackets);
-    snprintf(port, PORT, "%s", colon + 1);
-    return true;
-}
-
 /* Who serves status there: "psd job glyphs, training, shard 0 of 2"; "" for nobody of ours. */
 static void ask_status(const char *place, const psd_options_t *o, char out[256])
 {
@@ -232,25 +219,26 @@ static void ask_status(const char *place, const psd_options_t *o, char out[256])
 /* Whether we could listen at an address. */
 static void look_at_port(psd_findings_t *findings, const psd_options_t *o, const char *key)
 {
-    char host[HOST], port[PORT], who[256] = "";
+    char who[256] = "";
     const char *address = psd_options_string(o, key);
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE }, *found = NULL;
-    if (!split(address, host, port))
+    psd_address_t place;
+    psd_sockaddr_t at;
+    psd_err_t err = { 0 };
+    if (!psd_address_split(&place, address))
         return;
-    const int rc = getaddrinfo(strcmp(host, "*") ? host : NULL, port, &hints, &found);
-    if (rc) {
+    if (psd_address_resolve(&at, &place, &err) != PSD_OK) {
         psd_finding(findings, PSD_VERDICT_BAD, key, "write an address of this machine, or 0.0.0.0 for all of them", "%s: %s", address,
-                    gai_strerror(rc));
+                    err.text);
         return;
     }
-    const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    const int fd = socket(at.at.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    const bool is_free = fd >= 0 && bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 1) == 0;
+    const bool is_free = fd >= 0 && bind(fd, (struct sockaddr *)&at.at, at.n) == 0 && listen(fd, 1) == 0;
     const int why = errno;
     if (!is_free && why == EADDRINUSE && !strcmp(key, "status.listen"))
         ask_status(address, o, who);
     if (is_free)
-        psd_finding(findings, PSD_VERDICT_OK, key, "", "%s is %s", address, strcmp(port, "0") ? "free" : "any free port");
+        psd_finding(findings, PSD_VERDICT_OK, key, "", "%s is %s", address, strcmp(place.port, "0") ? "free" : "any free port");
     else if (*who)
         psd_finding(findings, PSD_VERDICT_WARN, key, "another job here needs ports of its own; 0 is any free one", "%s is taken: %s",
                     address, who);
@@ -261,7 +249,6 @@ static void look_at_port(psd_findings_t *findings, const psd_options_t *o, const
                     "%s: %s", address, strerror(why));
     if (fd >= 0)
         close(fd);
-    freeaddrinfo(found);
 }
 
 void psd_check_ports(psd_findings_t *findings, const psd_options_t *o, bool has_job)
@@ -294,14 +281,14 @@ void psd_check_join(psd_findings_t *findings, const psd_options_t *o, bool has_j
     /* Ours, as far as the version: enough to be answered with a whole one, and it goes no further. */
     static const unsigned char greeting[12] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 1 };
     const char *address = psd_options_string(o, "join");
-    char host[HOST], port[PORT];
+    psd_address_t place;
     unsigned char answer[64] = { 0 };
     psd_err_t err = { 0 };
     (void)has_job;
-    if (!*address || !split(address, host, port))
+    if (!*address || !psd_address_split(&place, address))
         return;
     const double begun = now_s();
-    const int fd = psd_http_dial(host, port, WAIT_MS, &err);
+    const int fd = psd_http_dial(place.host, place.port, WAIT_MS, &err);
     if (fd < 0) {
         psd_finding(findings, PSD_VERDICT_BAD, "join", "start server 0, see its data= address, and what firewalls lie between",
                     "nobody answers at %s within %.1f s", address, now_s() - begun);

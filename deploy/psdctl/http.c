@@ -9,6 +9,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "common/address.h"
 #include "common/keys.h"
 
 enum { MAX_ANSWER = 16 << 20, MAX_NAME = 256, WAIT_MS = 5000 };
@@ -51,18 +52,19 @@ int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_
         }
     }
     freeaddrinfo(found);
+    char place[2 * MAX_NAME];
+    psd_address_join(place, sizeof place, host, port);
     return fd >= 0
                ? fd
                : psd_err_set(err, PSD_EUNAVAILABLE,
-                             "nobody answers at %s:%s; is the server running, and this its status address?",
-                             host, port);
+                             "nobody answers at %s; is the server running, and this its status address?", place);
 }
 
 /* Send the request: every header that psdctl sends is here. */
-static bool ask(int fd, const char *host, const char *path, const char *token)
+static bool ask(int fd, const char *place, const char *path, const char *token)
 {
-    char request[MAX_NAME + PSD_TOKEN_TEXT + 256];
-    int n = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: %s\r\n%s%s%s\r\n", path, host,
+    char request[2 * MAX_NAME + PSD_TOKEN_TEXT + 256];
+    int n = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: %s\r\n%s%s%s\r\n", path, place,
                      *token ? "Authorization: Bearer " : "", token, *token ? "\r\n" : "");
     return send(fd, request, (size_t)n, MSG_NOSIGNAL) == n;
 }
@@ -112,8 +114,8 @@ psd_http_t *psd_http_get(const char *url, const char *token_file, const char *pa
         return NULL;
     }
     self->in = in;
-    snprintf(self->place, sizeof self->place, "%s:%s", host, port);
-    bool asked = ask(fd, host, path, token);
+    psd_address_join(self->place, sizeof self->place, host, port);
+    bool asked = ask(fd, self->place, path, token);
     explicit_bzero(token, sizeof token);
     if (!asked)
         psd_err_set(err, PSD_EUNAVAILABLE, "cannot ask %s", self->place);
