@@ -72,6 +72,27 @@ Test(cli, a_small_job_file_runs_to_its_summary)
     free(summary);
 }
 
+Test(cli, a_terminal_has_a_line_with_a_bar_and_the_summary_begins_with_what_people_want)
+{
+    static const char *const order[] = { "% step 20 epoch 2.00 ", " 2 of 2 workers", "\ntiny: done", "\n  accuracy  ", "\n  time  ",
+                                         "\n  kept in  ", "\n  outcome  " };
+    static char out[1 << 16];
+    char command[512];
+    write_job("stop: {epochs: 2}\n");
+    snprintf(command, sizeof command,
+             "TERM=xterm script -qec 'stty cols 120; %s/psdctl run %s/job.yaml --run-dir=%s/run' /dev/null </dev/null 2>&1", PSD_BIN_DIR,
+             cluster.directory, cluster.directory);
+    FILE *pipe = popen(command, "r");
+    cr_assert_not_null(pipe);
+    out[fread(out, 1, sizeof out - 1, pipe)] = '\0';
+    cr_expect_eq(pclose(pipe), 0, "%s", out);
+    const char *at = out;
+    for (size_t i = 0; at && i < sizeof order / sizeof *order; i++) {
+        at = strstr(at, order[i]);
+        cr_expect_not_null(at, "\"%s\" is not there, or not in its place: %s", order[i], out);
+    }
+}
+
 Test(cli, a_worker_of_another_job_is_refused_naming_both)
 {
     cluster_start_servers(&cluster, 1, "--job=mnist");
