@@ -74,13 +74,16 @@ static void enrol(uint64_t elements)
     say(WORKER_PEER, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
 
+static uint64_t patience_ms; /* 0: as long as it takes */
+
 static void make_node(const char *mode, bool checkpoints)
 {
     psd_engine_config_t engine = { .job = "mnist", .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
                                    .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
     psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = 1,
-                                             .workers_want = 1, .lease_ms = 1000, .mode = engine.mode, .lr = 1,
+                                             .workers_want = 1, .lease_ms = 1000, .patience_ms = patience_ms,
+                                             .mode = engine.mode, .lr = 1,
                                              .checkpoints = checkpoints };
     node = psd_node_new(&engine, &coordinator, NULL);
     psd_node_tick(node, now, &out);
@@ -737,4 +740,70 @@ Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
     say(WORKER_PEER, &msg, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_WELCOME));
     cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 0, "and worker 0's user takes its own again");
+}
+
+/* Let time pass in the steps of a tick; whether the node has ended meanwhile, and the sentence of it. */
+static bool ends_within(uint64_t ms, int *code, char text[PSD_MAX_TEXT])
+{
+    for (uint64_t end = now + ms; now < end;) {
+        now += 50;
+        psd_actions_drop(&out, out.n);
+        psd_node_tick(node, now, &out);
+        for (size_t i = 0; i < out.n; i++)
+            if (out.at[i].act == PSD_ACT_FINISH) {
+                *code = out.at[i].level;
+                snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
+                return true;
+            }
+    }
+    return false;
+}
+
+static void setup_impatient(void)
+{
+    patience_ms = 3000;
+    make_node("bsp", false);
+    join();
+}
+
+Test(node, a_job_that_lacks_a_worker_for_too_long_ends_and_names_it, .init = setup_impatient, .fini = teardown)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    psd_coordinator_facts_t facts;
+    cr_assert_not(ends_within(3900, &code, text), "1000 ms of lease, then 3000 of patience: %s", text);
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_expect_eq(facts.state, PSD_JOB_DEGRADED);
+    cr_expect_eq(facts.n_lost_workers, 1);
+    cr_expect_eq(facts.n_absent, 2);
+    cr_assert(ends_within(300, &code, text));
+    cr_expect_eq(code, PSD_EUNAVAILABLE);
+    cr_expect(strstr(text, "0 of 1 workers are here; worker 0 (a:1), silent for"), "%s", text);
+}
+
+Test(node, patience_begins_anew_when_the_lost_worker_is_back, .init = setup_impatient, .fini = teardown)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    cr_assert_not(ends_within(3900, &code, text), "%s", text);
+    hello("mnist b:2", NONCE + 1); /* takes the place, and is silent then */
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    psd_msg_t beat = message(PSD_MSG_REGISTER);
+    beat.seq = NONCE + 1;
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    psd_tensor_list_t list = { 1, &tensor };
+    say(WORKER_PEER, &beat, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+    cr_assert_not(ends_within(3900, &code, text), "%s", text);
+    cr_assert(ends_within(500, &code, text));
+}
+
+Test(node, a_paused_job_waits_without_limit, .init = setup_impatient, .fini = teardown)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    wish(1, "mnist pause", 0);
+    cr_assert_not(ends_within(20000, &code, text), "%s", text);
+    wish(2, "mnist resume", 0);
+    cr_assert(ends_within(3500, &code, text));
 }
