@@ -770,9 +770,12 @@ static int open_door(daemon_t *self, psd_err_t *err)
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
         rc = err->code;
     self->refuses_strangers = keys.insecure;
+    char own[PSD_KEY_TEXT];
+    memcpy(own, keys.public, sizeof own);
     psd_keys_wipe(&keys);
     if (rc == PSD_OK && !self->refuses_strangers &&
         (!(self->door = psd_door_new(allow, err)) ||
+         psd_door_own(self->door, own, psd_options_int(o, "servers") > 1, err) != PSD_OK ||
          !(self->guard = psd_socket_guard(self->net, &self->loop, psd_door_admit, self->door, err))))
         rc = err->code;
     return rc;

@@ -140,6 +140,19 @@ void psd_door_destroy(psd_door_t **self_p)
     free(self);
 }
 
+int psd_door_own(const psd_door_t *self, const char public[PSD_KEY_TEXT], bool has_others, psd_err_t *err)
+{
+    uint8_t key[PSD_KEY_BYTES];
+    const psd_user_t *user = psd_key_decode(key, public) ? psd_allow_by_key(&self->list, key) : NULL;
+    if (user && user->role != PSD_ROLE_SERVER)
+        return psd_err_set(err, PSD_ECONFIG, "server.key is the key of %s %s by %.200s: a server needs one of role server, "
+                           "made by psdctl keygen NAME --role=server", psd_role_name(user->role), user->name, self->path);
+    if (!user && has_others)
+        return psd_err_set(err, PSD_ECONFIG, "%.200s has no line for this server's key, so that other servers would refuse it: add "
+                           "\"NAME server %.40s\"", self->path, public);
+    return PSD_OK;
+}
+
 bool psd_door_reload(psd_door_t *self, bool asked)
 {
     psd_err_t err;

@@ -26,5 +26,9 @@ bool psd_door_reload(psd_door_t *self, bool asked);
 psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard,
                              uint64_t held, char *why, size_t n);
 
+/* Whether the list lets this server's own key be a server's. PSD_ECONFIG, with a sentence, when it names the key for
+ * another role, or, where there are other servers that have to let it in, not at all. */
+int psd_door_own(const psd_door_t *self, const char public[PSD_KEY_TEXT], bool has_others, psd_err_t *err);
+
 /* Connections that were refused so far. */
 uint64_t psd_door_denied(const psd_door_t *self);

@@ -461,6 +461,18 @@ static void on_gone(psd_child_t *child)
         tend_end(run);
 }
 
+/* How an operator pauses the job, as a line to paste; drain, set and the others take the same flags. */
+static void say_how_to_operate(run_t *run, const post_t *post)
+{
+    const char *server_key = psd_options_string(run->options, "server.key"), *job = psd_options_string(run->options, "job");
+    char keys[PATH_MAX * 2 + 64] = "";
+    if (run->plan.keyring.is_drawn)
+        snprintf(keys, sizeof keys, " --key=%s/admin.key --server-public=%s/server.pub", run->plan.directory, run->plan.directory);
+    else if (*server_key)
+        snprintf(keys, sizeof keys, " --key=ADMIN.key --server-public=SERVER.pub");
+    say(run, "operate psdctl pause --join=%s --job=%s%s", post->data, job, keys);
+}
+
 /* "psd ready shard=0/2 data=tcp://... status=http://... job=NAME run=ID"; the others wait for server 0's first. */
 static void on_ready(run_t *run, post_t *post, const char *line)
 {
@@ -476,6 +488,7 @@ static void on_ready(run_t *run, post_t *post, const char *line)
     run->ready = true;
     uv_timer_stop(&run->timer);
     say(run, post->host ? "status %s on %s" : "status %s", post->status, post->host ? post->host->target : "");
+    say_how_to_operate(run, post);
     for (unsigned i = 1; i < n_posts(run) && run->stage == RUNNING; i++)
         start_first(run, i);
 }

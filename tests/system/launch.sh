@@ -117,6 +117,8 @@ agent=$!
 # Whole.
 "$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/whole job.yaml >out 2>&1 || fail 'the launch failed'
 [ "$(sha out)" = "$want" ] || fail "other weights than in psdctl run: $(sha out)"
+grep -q "^operate psdctl pause --join=tcp://127.0.0.2:[0-9]* --job=launch --key=$dir/whole/admin.key --server-public=$dir/whole/server.pub$" out ||
+    fail 'it does not say how to operate the job'
 grep -q 'on node1$' out || fail 'it does not say where the status is'
 grep -q 'listen=tcp://0.0.0.0:' whole/logs/server-0.log || fail 'server 0 is not reached from elsewhere'
 grep -q 'data=tcp://127.0.0.3:' whole/logs/server-1.log || fail 'server 1 does not advertise the address of its line'

@@ -141,3 +141,16 @@ Test(door, a_list_that_is_wrong_changes_nothing)
     write_list("op admin " K3 "\n");
     cr_expect(psd_door_reload(door, false), "and it is read when it is there again");
 }
+
+Test(door, a_server_with_anothers_key_is_told_whose_it_is)
+{
+    cr_expect_eq(psd_door_own(door, K1, true, &err), PSD_OK);
+    cr_expect_eq(psd_door_own(door, K2, false, &err), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "worker gpu"), "%s", err.text);
+    cr_expect_eq(psd_door_own(door, K3, true, &err), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "admin op"), "%s", err.text);
+    static const char nobody[] = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7";
+    cr_expect_eq(psd_door_own(door, nobody, false, &err), PSD_OK, "a server alone lets in whom its list names");
+    cr_expect_eq(psd_door_own(door, nobody, true, &err), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, nobody), "%s", err.text);
+}
