@@ -104,7 +104,8 @@ typedef enum psd_kind {
     X(SESSION, 16, "session")                                                                                \
     X(CONFIG, 17, "config")                                                                                  \
     X(RUN, 18, "run")                                                                                        \
-    X(ABSENT, 19, "absent")
+    X(ABSENT, 19, "absent")                                                                                  \
+    X(HOPELESS, 20, "hopeless")
 
 typedef enum psd_refusal {
 #define X(name, number, text) PSD_REFUSAL_##name = number,

@@ -707,7 +707,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
         .wanted_index = self->at.is_first ? 0 : self->at.index, .nonce = random_number() & ~UINT64_C(0xffff),
         .mode = psd_mode_find(psd_options_string(o, "sync.mode")),
         .lr_rule = psd_lr_rule_find(psd_options_string(o, "sync.lr_rule")),
-        .max_staleness = psd_options_uint(o, "sync.max_staleness") };
+        .max_staleness = psd_options_uint(o, "sync.max_staleness"), .max_skipped = psd_options_uint(o, "sync.max_skipped") };
     if (psd_rule_parse(&engine.rule, psd_options_string(o, "optimizer"), err) != PSD_OK)
         return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(o, "optimizer"));
     assert(engine.mode && engine.lr_rule && "the option table admits only names of these tables");

@@ -47,6 +47,7 @@ void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w)
     w->samples = 0;
     w->loss = w->norm2 = 0;
     w->nonfinite = w->complete = false;
+    w->bad_part = 0;
     leave_queue(self, w->id);
 }
 
@@ -309,6 +310,49 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
         step_finished(self, now_ms, true, out);
 }
 
+/* ---- gradients that are not finite ---- */
+
+/* Keep in self->bad whose it was, and in which tensor, as far as it is known here. */
+static void note_bad(psd_engine_t *self, const psd_eng_worker_t *w)
+{
+    const char *tensor = "";
+    if (w->bad_part)
+        tensor = self->model.tensor[self->map.chunk[self->map.part[self->index][w->bad_part - 1]].tensor].name;
+    snprintf(self->bad, sizeof self->bad, "the gradient of worker %u has Inf or NaN%s%.200s", w->id, *tensor ? ", first in tensor " : "",
+             tensor);
+}
+
+/* Training that gets nowhere is a failure: everybody is told, and ends. */
+static void give_up_hope(psd_engine_t *self, uint64_t n, const char *what, psd_actions_t *out)
+{
+    char why[PSD_MAX_TEXT];
+    snprintf(why, sizeof why, "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data",
+             n, what, *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
+    for (uint32_t i = 0; *self->bad && i < PSD_MAX_WORKERS; i++)
+        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
+            psd_eng_refuse(self, self->worker[i]->peer, PSD_REFUSAL_HOPELESS, out, "%s", why);
+    psd_actions_finish(out, PSD_EDIVERGED, why);
+}
+
+/* Before the round's pushes are forgotten. */
+static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_actions_t *out)
+{
+    bool any = false;
+    if (round->apply)
+        self->skipped = 0;
+    for (uint32_t i = 0; !round->apply && i < PSD_MAX_WORKERS; i++) {
+        const psd_eng_worker_t *w = self->worker[i];
+        if (!w || w->standing != PSD_MEMBER || !w->complete || !w->samples)
+            continue;
+        any = true;
+        if (w->bad_part)
+            note_bad(self, w);
+    }
+    self->skipped += any;
+    if (any && self->config.max_skipped && self->skipped == self->config.max_skipped)
+        give_up_hope(self, self->skipped, "rounds", out);
+}
+
 /* ---- asp: each complete push is a step ---- */
 
 static void count_staleness(psd_engine_t *self, psd_eng_worker_t *w, uint64_t staleness)
@@ -344,6 +388,15 @@ void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_
             continue;
         uint64_t staleness = self->version - w->base_version;
         count_staleness(self, w, staleness);
+        if (w->nonfinite) {
+            note_bad(self, w);
+            psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite", "worker=%u clock=%" PRIu64 " effect=\"the push is rejected\" reason=\"%s\"",
+                            w->id, w->applied + 1, self->bad);
+            if (++w->in_vain == self->config.max_skipped)
+                give_up_hope(self, w->in_vain, "pushes of a worker", out);
+        } else if (w->samples) {
+            w->in_vain = 0;
+        }
         if (w->nonfinite || !w->samples) {
             answer_without_step(self, w, w->nonfinite ? PSD_REFUSAL_NONFINITE : PSD_REFUSAL_NONE, out);
             continue;
@@ -430,6 +483,7 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
         contributor[n++] = w;
         total += w->samples;
     }
+    count_skipped(self, round, out);
     if (round->apply)
         start_step(self, contributor, n, total, round->lr, (float)round->clip_scale, out);
     self->clock = round->clock;

@@ -23,6 +23,7 @@ typedef struct psd_engine_config {
     const psd_mode_t *mode;       /* bsp, asp */
     const psd_lr_rule_t *lr_rule; /* asp */
     uint64_t max_staleness;       /* asp: older pushes are dropped; 0: none is too old */
+    uint64_t max_skipped;         /* rounds in a row, in asp pushes of a worker, not applied for Inf or NaN, that end the job; 0: no bound */
     const char *first;            /* where server 0 is, for the log; borrowed, may change; NULL in server 0 */
     uint64_t lease_ms;            /* silence after which server 0 counts as lost; 0: never */
     uint64_t patience_ms;         /* end when it has been silent for so long; 0: never */

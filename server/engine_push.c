@@ -197,6 +197,8 @@ static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
     w->base_version = msg->base_version < self->version ? msg->base_version : self->version;
     /* The shard looks for itself: what a worker says of its gradient may be wrong. */
     w->nonfinite |= msg->nonfinite || !isfinite(norm2);
+    if (!isfinite(norm2) && !w->bad_part)
+        w->bad_part = msg->part + 1;
     w->norm2 += isfinite(norm2) ? norm2 : 0;
     self->stats.chunks++;
     if (w->held == self->n_parts || !msg->samples)

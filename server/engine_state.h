@@ -32,6 +32,8 @@ typedef struct psd_eng_worker {
     uint64_t samples;
     double loss, norm2;
     bool nonfinite, complete;
+    uint32_t bad_part;   /* the first chunk of it here that is not finite, from 1; 0: none here */
+    uint64_t in_vain;    /* asp: its pushes in a row that were rejected for Inf or NaN */
     uint64_t base_version;
     uint32_t held;
     uint8_t *have;      /* bitmap of chunks held */
@@ -58,6 +60,8 @@ struct psd_engine {
         char told[192]; /* its last WAIT */
     } first; /* server 0 */
     double lr;      /* as the log last said */
+    uint64_t skipped; /* bsp: rounds in a row that made no step, of those that had gradients */
+    char bad[320];    /* whose gradient was not finite last, and where; "": not here */
     uint32_t world; /* members of the view */
 
     psd_tensor_list_t model;

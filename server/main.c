@@ -48,9 +48,9 @@ int main(int argc, char **argv)
         start_log(options);
         size_pool(options);
         rc = psd_daemon_run(options, &err);
-        if (rc != PSD_OK)
-            fprintf(stderr, "psd: %s\n", err.text);
         psd_log_flush();
+        if (rc != PSD_OK) /* the last word, which psdctl run quotes */
+            fprintf(stderr, "psd: %s\n", err.text);
     } else if (rc < 0) {
         fprintf(stderr, "%s\n", psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);
     }

@@ -17,7 +17,7 @@
 #include "worker/tfevents.h"
 
 /* The columns of metrics.csv, whatever a line has of them: a file that is gone on with has the same. */
-static const char *const columns[] = { "step", "epoch",    "samples",      "train/samples", "train/loss",
+static const char *const columns[] = { "step", "epoch",    "samples",      "train/samples", "train/skipped", "train/loss",
                                        "lr",   "val/loss", "val/accuracy", "val/mse",
                                        "holdout/loss", "holdout/accuracy", "holdout/mse" };
 

@@ -24,10 +24,10 @@ enum {
     HOPELESS_STEPS = 20,  /* steps in a row without a finite loss that count as diverged */
 };
 
-/* Since the last line of metrics: steps, samples of this worker in them, and the mean loss of these. */
+/* Since the last line of metrics: steps, those that the servers skipped, samples of this worker in them, and the mean loss of these. */
 typedef struct window {
     double loss;
-    uint64_t samples, steps;
+    uint64_t samples, steps, skipped;
 } window_t;
 
 typedef struct trainer {
@@ -48,6 +48,7 @@ typedef struct trainer {
     window_t window;
     unsigned hopeless; /* steps in a row without a finite loss */
     bool target_met;
+    bool in_rounds; /* sync.mode is bsp */
     uint64_t reported_ms;          /* when the servers were last told how far it has come */
     uint64_t begun_ms, stop_ms; /* when the loop began; when `stop` was first seen, 0: not yet */
     double begun_ts;            /* when the loop began, in seconds since 1970 */
@@ -83,6 +84,7 @@ static void read_settings(trainer_t *self)
                *at = settings ? strstr(settings, "optimizer=") : NULL;
     psd_rule_t rule;
     self->lr = NAN;
+    self->in_rounds = settings && strstr(settings, "mode=bsp");
     if (!at)
         return;
     at += strlen("optimizer=");
@@ -229,11 +231,13 @@ static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
 static void write_metrics(trainer_t *self)
 {
     window_t *w = &self->window;
-    psd_measure_t line[6] = { { "step", (double)self->result->steps },
+    psd_measure_t line[7] = { { "step", (double)self->result->steps },
                               { "epoch", self->result->epochs },
                               { "samples", (double)self->samples },
                               { "train/samples", (double)w->samples } };
     size_t n = 4;
+    if (w->skipped)
+        line[n++] = (psd_measure_t){ "train/skipped", (double)w->skipped };
     if (w->samples)
         line[n++] = (psd_measure_t){ "train/loss", w->loss };
     if (!isnan(self->lr))
@@ -286,6 +290,14 @@ static void report_progress(trainer_t *self, uint32_t rank, uint64_t now)
                           (double)(now - self->begun_ms) / 1e3 / (double)r->rounds * (double)(self->last_step - r->steps));
 }
 
+static bool gradient_is_finite(const trainer_t *self)
+{
+    for (size_t i = 0; i < self->n; i++)
+        if (psd_first_nonfinite(self->params[i].grad, self->params[i].n) < self->params[i].n)
+            return false;
+    return true;
+}
+
 /* One round: gradient, exchange, and what it leaves to note. */
 static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
 {
@@ -298,6 +310,7 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
         for (size_t i = 0; i < self->n; i++)
             gradient[i] = self->params[i].grad;
     }
+    const bool is_bad = !self->in_rounds && slice.n && !gradient_is_finite(self);
     int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
     rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
     if (rc || psd_worker_position(self->worker).clock != at.clock + 1)
@@ -308,6 +321,9 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
     self->result->steps = at.clock;
     self->result->epochs = (double)self->samples / (double)self->config->train->n_rows;
     self->result->rounds++;
+    const bool skipped = self->in_rounds ? psd_worker_position(self->worker).version == at.version : is_bad;
+    self->result->skipped += skipped;
+    self->window.skipped += skipped;
     note_loss(self, loss, slice.n);
     psd_order_add(self->order, self->config->train, slice.rows, slice.n);
     if (at.clock % self->config->metrics_every == 0)
@@ -445,6 +461,7 @@ static char *summary_text(const trainer_t *self, int outcome)
         { "world", count(at.world) },
         { "steps", count(r->steps) },
         { "rounds", count(r->rounds) },
+        { "skipped", count(r->skipped) },
         { "epochs", real_or_null(r->epochs) },
         { "samples", count(r->samples) },
         { "job_samples", count(self->samples) },

@@ -48,6 +48,7 @@ typedef struct psd_trainer_result {
     uint64_t run;                      /* of the job, in which it ended */
     uint64_t steps;                    /* the clock's last step */
     uint64_t rounds;                   /* exchanges that this worker made */
+    uint64_t skipped; /* of them, those that made no step: for Inf or NaN in gradients, of anybody in bsp, of this worker in asp */
     uint64_t samples;                  /* rows that this worker computed */
     double epochs;                     /* passes of the whole job over the data */
     double seconds;                    /* from the first exchange to the last */

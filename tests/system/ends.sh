@@ -107,5 +107,28 @@ weights_lost() {
     [ -z "$(ls nan-out 2>/dev/null)" ] || fail 'NaN was exported'
 }
 
-for now in output_probe output_late stdout_lost eps_lost weights_lost; do "$now"; done
+# Rounds that are skipped, or pushes that are rejected, one after the other, end the job, which names worker and tensor.
+rounds_skipped() {
+    local mode flag n job
+    printf '3e38,1\n' >huge.csv
+    for mode in bsp asp; do
+        for n in 20 3; do
+            job=("${run[@]}" --model-kind=linear --data-train=csv:huge.csv --data-header=false --stop-steps=200 --sync-mode=$mode
+                 --run-dir=skipped-$mode-$n)
+            flag=--sync-max-skipped=$n
+            [ $n = 3 ] || flag=--servers=1
+            ends 1 "$n $([ $mode = bsp ] && echo rounds || echo 'pushes of a worker') in a row made no step" "${job[@]}" $flag
+            never_restarted
+            grep -q 'the gradient of worker 0 has Inf or NaN, first in tensor fc1.weight' said || fail "$(cat said)"
+            grep -q 'id=gradient.nonfinite' said || fail "no log line: $(cat said)"
+            grep -q '"outcome": "job failed"' skipped-$mode-$n/summary.json || fail "$(cat skipped-$mode-$n/summary.json)"
+            grep -q '"skipped": [1-9]' skipped-$mode-$n/summary.json || fail "$(cat skipped-$mode-$n/summary.json)"
+            grep -q '"train/skipped": 1' skipped-$mode-$n/metrics.jsonl || fail 'not in the metrics'
+        done
+    done
+    ends 0 '' "${job[@]}" --sync-max-skipped=0 --run-dir=unbounded
+    grep -q '"skipped": 200' unbounded/summary.json || fail "$(cat unbounded/summary.json)"
+}
+
+for now in output_probe output_late stdout_lost eps_lost weights_lost rounds_skipped; do "$now"; done
 echo 'ends: as they should be'
