@@ -609,7 +609,9 @@ static void stop(daemon_t *self, int code, const char *why)
     if (self->stopping)
         return;
     self->stopping = true;
-    self->code = psd_err_set(&self->why, code, "%s", why);
+    const char *hopeless = self->node ? psd_engine_hopeless(psd_node_engine(self->node)) : NULL;
+    code = hopeless ? PSD_EDIVERGED : code;
+    self->code = psd_err_set(&self->why, code, "%s", hopeless ? hopeless : why);
     psd_notify("STOPPING=1");
     psd_report_end(self->report, code);
     publish(self); /* the outcome, for those who follow the events */

@@ -322,16 +322,27 @@ static void note_bad(psd_engine_t *self, const psd_eng_worker_t *w)
              tensor);
 }
 
-/* Training that gets nowhere is a failure: everybody is told, and ends. */
+/* Training that gets nowhere is a failure: everybody is told, and ends; this server a moment later, so that its words and the
+ * log's are not lost with its connections. */
 static void give_up_hope(psd_engine_t *self, uint64_t n, const char *what, psd_actions_t *out)
 {
-    char why[PSD_MAX_TEXT];
-    snprintf(why, sizeof why, "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data",
+    char *why = self->hopeless;
+    if (*why)
+        return;
+    snprintf(why, sizeof self->hopeless, "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data",
              n, what, *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
     for (uint32_t i = 0; *self->bad && i < PSD_MAX_WORKERS; i++)
         if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
             psd_eng_refuse(self, self->worker[i]->peer, PSD_REFUSAL_HOPELESS, out, "%s", why);
-    psd_actions_finish(out, PSD_EDIVERGED, why);
+}
+
+static void end_hopeless(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    enum { WORDS_MS = 300 };
+    if (!self->hopeless_ms)
+        self->hopeless_ms = now_ms;
+    else if (now_ms >= self->hopeless_ms + WORDS_MS)
+        psd_actions_finish(out, PSD_EDIVERGED, self->hopeless);
 }
 
 /* Before the round's pushes are forgotten. */
@@ -710,6 +721,8 @@ static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 
 void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
+    if (*self->hopeless)
+        end_hopeless(self, now_ms, out);
     tend_first(self, now_ms, out);
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
         return;
@@ -780,3 +793,5 @@ void psd_engine_set_ledger(psd_engine_t *self, psd_ledger_fn *fn, void *arg)
     self->ledger = fn;
     self->ledger_arg = arg;
 }
+
+const char *psd_engine_hopeless(const psd_engine_t *self) { return *self->hopeless ? self->hopeless : NULL; }

@@ -117,3 +117,6 @@ bool psd_engine_worker(const psd_engine_t *self, uint32_t id, psd_engine_worker_
 /* Called, when set, with each applied contribution: the ledger that tests compare across shards. */
 typedef void psd_ledger_fn(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation);
 void psd_engine_set_ledger(psd_engine_t *self, psd_ledger_fn *fn, void *arg);
+
+/* Why the job has failed, for sync.max_skipped: whatever ends this server from then on, that is why. NULL: it has not. */
+const char *psd_engine_hopeless(const psd_engine_t *self);

@@ -60,6 +60,8 @@ struct psd_engine {
         char told[192]; /* its last WAIT */
     } first; /* server 0 */
     double lr;      /* as the log last said */
+    char hopeless[PSD_MAX_TEXT]; /* why the job ends; "": it does not */
+    uint64_t hopeless_ms;        /* when the tick after that came */
     uint64_t skipped; /* bsp: rounds in a row that made no step, of those that had gradients */
     char bad[320];    /* whose gradient was not finite last, and where; "": not here */
     uint32_t world; /* members of the view */
