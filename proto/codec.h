@@ -114,10 +114,11 @@ typedef enum psd_refusal {
     PSD_N_REFUSALS
 } psd_refusal_t;
 
-/* Bits of SHARD_WELCOME.code, of COMMAND.code, of SHARD_STATE.code, and of a coordinator's HEARTBEAT.code. */
+/* Bits of SHARD_WELCOME.code, of COMMAND.code, of SHARD_STATE.code, of a coordinator's HEARTBEAT.code, and of PROBE.code. */
 enum { PSD_WELCOME_RESTORE = 1, PSD_WELCOME_FINISHED = 2 };
 enum { PSD_COMMAND_FINISH = 1, PSD_COMMAND_SAVE = 2, PSD_COMMAND_STOP = 4, PSD_COMMAND_PAUSED = 8 };
 enum { PSD_HEARTBEAT_DRAIN = 1 };
+enum { PSD_PROBE_SEND = 1 };
 enum { PSD_SHARD_STARTED = 1, PSD_SHARD_SAVE_FAILED = 2, PSD_SHARD_RESTORE_FAILED = 4 };
 
 enum { PSD_DTYPE_F32 = 1 };                /* dtype of a chunk */

@@ -7,7 +7,9 @@
 enum {
     LINE_MS = 5000,        /* between two lines that say that server 0 is waited for */
     STATE_EVERY_MS = 250, /* repeat of what the coordinator must know */
-    INIT_EVERY_MS = 500   /* repeat of the request for initial values */
+    INIT_EVERY_MS = 500,  /* repeat of the newest request for initial values */
+    INIT_SILENCE_MS = 2000, /* who is asked for them, and says nothing for so long, is asked no more if there is another */
+    INIT_WINDOW = 1 << 20 /* elements that are asked for and have not come, 4 MiB */
 };
 
 psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
@@ -149,28 +151,83 @@ void psd_eng_pay_debts(psd_engine_t *self, psd_actions_t *out)
     }
 }
 
+static void send_init_wanted(psd_engine_t *self, uint64_t now_ms, const uint8_t *wanted, psd_actions_t *out)
+{
+    psd_buf_t *map = psd_payload_copy(wanted, psd_bitmap_bytes(self->n_parts));
+    psd_eng_send_to_worker(self, self->worker[self->init.worker], PSD_MSG_INIT_WANTED, map, out)->seq = self->init.seq;
+    psd_buf_unref(&map);
+    self->init.sent_ms = now_ms;
+}
+
+/* Ask whoever is asked for more, up to the window. */
+static void widen_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    uint32_t n = 0;
+    memset(self->init.newest, 0, psd_bitmap_bytes(self->n_parts));
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard) && self->init.flying < INIT_WINDOW; p++) {
+        if (psd_bitmap_get(self->started, p) || psd_bitmap_get(self->init.asked, p))
+            continue;
+        psd_bitmap_set(self->init.newest, p);
+        psd_bitmap_set(self->init.asked, p);
+        self->init.flying += psd_shard_elements(self->shard, p);
+        n++;
+    }
+    if (!n)
+        return;
+    self->init.seq++;
+    send_init_wanted(self, now_ms, self->init.newest, out);
+}
+
+static void forget_asked(psd_engine_t *self)
+{
+    memset(self->init.asked, 0, psd_bitmap_bytes(self->n_parts));
+    self->init.flying = 0;
+}
+
 void psd_eng_request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    if (!self->shard || psd_eng_is_started(self) || now_ms < self->init_sent_ms + INIT_EVERY_MS)
+    if (!self->shard || psd_eng_is_started(self))
         return;
+    const psd_eng_worker_t *asked = self->init.asking ? self->worker[self->init.worker] : NULL;
+    if (asked && asked->standing == PSD_MEMBER && asked->peer && asked->incarnation == self->init.incarnation &&
+        now_ms < self->init.heard_ms + INIT_SILENCE_MS) {
+        if (now_ms >= self->init.sent_ms + INIT_EVERY_MS) /* by its number it is answered once */
+            send_init_wanted(self, now_ms, self->init.newest, out);
+        return;
+    }
     /* Another member each time: the one asked before may be dead, and the view cannot change before there are weights. */
     for (uint32_t k = 0; k < PSD_MAX_WORKERS; k++) {
-        const uint32_t i = (self->init_turn + k) % PSD_MAX_WORKERS;
+        const uint32_t i = (self->init.worker + self->init.asking + k) % PSD_MAX_WORKERS;
         const psd_eng_worker_t *w = self->worker[i];
         if (!w || w->standing != PSD_MEMBER || !w->peer)
             continue;
-        psd_buf_t *lacking = psd_payload_copy(self->started, psd_bitmap_bytes(self->n_parts));
-        uint8_t *map = lacking->data;
-        memset(map, 0, lacking->n_bytes);
-        for (uint32_t p = 0; p < self->n_parts; p++)
-            if (!psd_bitmap_get(self->started, p))
-                psd_bitmap_set(map, p);
-        psd_eng_send_to_worker(self, w, PSD_MSG_INIT_WANTED, lacking, out);
-        psd_buf_unref(&lacking);
-        self->init_sent_ms = now_ms;
-        self->init_turn = i + 1;
+        self->init.asking = true;
+        self->init.worker = i;
+        self->init.incarnation = w->incarnation;
+        self->init.heard_ms = now_ms;
+        forget_asked(self);
+        widen_init(self, now_ms, out);
         return;
     }
+}
+
+void psd_eng_init_answered(psd_engine_t *self, uint64_t now_ms, const psd_eng_worker_t *w, uint64_t seq, psd_actions_t *out)
+{
+    if (!self->init.asking || self->init.worker != w->id || seq != self->init.seq || !self->init.flying)
+        return;
+    forget_asked(self);
+    widen_init(self, now_ms, out);
+}
+
+void psd_eng_init_came(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out)
+{
+    if (!psd_bitmap_get(self->init.asked, part))
+        return;
+    psd_bitmap_unset(self->init.asked, part);
+    self->init.flying -= psd_shard_elements(self->shard, part);
+    const psd_eng_worker_t *asked = self->worker[self->init.worker];
+    if (self->init.flying <= INIT_WINDOW / 2 && asked && asked->standing == PSD_MEMBER && asked->peer)
+        widen_init(self, now_ms, out);
 }
 
 /* Tell the coordinator which log entries are done and whose pushes of the open clock are complete: of `only`,
@@ -568,7 +625,9 @@ int psd_eng_make_shard(psd_engine_t *self, psd_err_t *err)
     self->n_parts = parts ? parts : 1;
     self->started = calloc(1, psd_bitmap_bytes(self->n_parts));
     self->stepping = calloc(1, psd_bitmap_bytes(self->n_parts));
-    assert(self->started && self->stepping && "no memory for a bitmap of chunks");
+    self->init.asked = calloc(1, psd_bitmap_bytes(self->n_parts));
+    self->init.newest = calloc(1, psd_bitmap_bytes(self->n_parts));
+    assert(self->started && self->stepping && self->init.asked && self->init.newest && "no memory for a bitmap of chunks");
     return PSD_OK;
 }
 

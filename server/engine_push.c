@@ -64,7 +64,7 @@ static psd_eng_worker_t *member_for(psd_engine_t *self, psd_peer_t from, const p
     return NULL;
 }
 
-static void on_init(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+static void on_init(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                     psd_actions_t *out)
 {
     if (!member_for(self, from, msg, out) || !self->shard)
@@ -85,6 +85,7 @@ static void on_init(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, p
     psd_shard_set(self->shard, msg->part, payload->data);
     psd_bitmap_set(self->started, msg->part);
     self->n_started++;
+    psd_eng_init_came(self, now_ms, msg->part, out);
     if (psd_eng_is_started(self)) {
         psd_actions_log(out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", msg->worker,
                         self->n_started);
@@ -93,8 +94,8 @@ static void on_init(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, p
     }
 }
 
-/* Which chunks of the worker's open clock still lack. */
-static void send_progress(psd_engine_t *self, const psd_eng_worker_t *w, psd_actions_t *out)
+/* Which chunks of the worker's open clock still lack; an answer to the probe numbered `seq`, 0: to none. */
+static void send_progress(psd_engine_t *self, const psd_eng_worker_t *w, uint64_t seq, psd_actions_t *out)
 {
     psd_buf_t *lacking = psd_payload_copy(w->have, psd_bitmap_bytes(self->n_parts));
     uint8_t *map = lacking->data;
@@ -105,7 +106,18 @@ static void send_progress(psd_engine_t *self, const psd_eng_worker_t *w, psd_act
     }
     psd_msg_t *msg = psd_eng_send_to_worker(self, w, PSD_MSG_PROGRESS, lacking, out);
     msg->clock = w->applied + 1;
+    msg->seq = seq;
     psd_buf_unref(&lacking);
+}
+
+/* One chunk came damaged. What lacks beside it may be on its way, and a probe will tell. */
+static void want_again(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t part, psd_actions_t *out)
+{
+    psd_buf_t *wanted = psd_payload_copy(w->have, psd_bitmap_bytes(self->n_parts));
+    memset(wanted->data, 0, wanted->n_bytes);
+    psd_bitmap_set(wanted->data, part);
+    psd_eng_send_to_worker(self, w, PSD_MSG_PROGRESS, wanted, out)->clock = w->applied + 1;
+    psd_buf_unref(&wanted);
 }
 
 static void on_complete(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w, psd_actions_t *out)
@@ -135,7 +147,7 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, psd_eng_worker_t *
     }
     if (msg->clock > w->applied + 1) {
         self->stats.rejected[PSD_REFUSAL_CLOCK]++;
-        send_progress(self, w, out);
+        send_progress(self, w, 0, out);
         return false;
     }
     bool whole = !msg->samples && !msg->n_elements; /* one empty part for a clock without samples */
@@ -186,7 +198,7 @@ static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
     double norm2 = 0;
     if (payload && inspect(payload, &norm2) != msg->checksum) {
         self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
-        send_progress(self, w, out);
+        want_again(self, w, msg->part, out);
         return;
     }
     psd_bitmap_set(w->have, msg->part);
@@ -205,14 +217,24 @@ static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
         on_complete(self, now_ms, w, out);
 }
 
-static void on_probe(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+/* A connection keeps the order of messages: when an answer arrives, all that was sent before has arrived or is lost. So a
+ * probe alone has nothing sent again; the worker who still lacks something after the answer says so. */
+static void on_probe(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                      psd_actions_t *out)
 {
     psd_eng_worker_t *w = member_for(self, from, msg, out);
-    if (!w || !psd_eng_is_started(self) || self->running)
+    if (!w)
         return;
-    if (msg->clock > w->applied) {
-        send_progress(self, w, out);
+    if (!psd_eng_is_started(self)) {
+        psd_eng_init_answered(self, now_ms, w, msg->base_version, out);
+        return;
+    }
+    if (self->running) {
+        psd_eng_send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, out); /* still here */
+        return;
+    }
+    if (msg->clock > w->applied || !(msg->code & PSD_PROBE_SEND)) {
+        send_progress(self, w, msg->seq, out);
         return;
     }
     /* The clock is closed: what it lacks are weights. */
@@ -262,18 +284,20 @@ void psd_eng_on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t f
                        self->index, msg->shard);
         return;
     }
+    if (self->init.asking && msg->worker == self->init.worker)
+        self->init.heard_ms = now_ms;
     switch (msg->kind) {
     case PSD_MSG_ATTACH:
         on_attach(self, now_ms, from, msg, out);
         break;
     case PSD_MSG_INIT:
-        on_init(self, from, msg, payload, out);
+        on_init(self, now_ms, from, msg, payload, out);
         break;
     case PSD_MSG_PUSH:
         on_push(self, now_ms, from, msg, payload, out);
         break;
     case PSD_MSG_PROBE:
-        on_probe(self, from, msg, payload, out);
+        on_probe(self, now_ms, from, msg, payload, out);
         break;
     case PSD_MSG_PULL:
         on_pull_slow(self, from, msg, payload, out);

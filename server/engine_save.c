@@ -152,7 +152,11 @@ void psd_eng_forget_everything(psd_engine_t *self)
     psd_tensors_clear(&self->model);
     free(self->started);
     free(self->stepping);
-    self->started = self->stepping = NULL;
+    free(self->init.asked);
+    free(self->init.newest);
+    self->started = self->stepping = self->init.asked = self->init.newest = NULL;
+    self->init.asking = false;
+    self->init.flying = 0;
     self->n_held = self->n_queued = self->n_started = 0;
     self->clock = self->version = self->log_done = self->saved = self->save_failed = 0;
     self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = self->paused = false;

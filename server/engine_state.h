@@ -99,8 +99,18 @@ struct psd_engine {
     bool restore_failed;  /* the named checkpoint could not be loaded here */
     bool restoring;       /* between PSD_ACT_RESTORE and its outcome */
     bool leaving_run;     /* the coordinator has begun another run of the job: start over when nothing runs */
-    uint64_t state_sent_ms, init_sent_ms;
-    uint32_t init_turn; /* whose turn it is to be asked for initial values: this id or the next that is here */
+    uint64_t state_sent_ms;
+    /* initial values: one member is asked for a window of chunks, and for more as they come */
+    struct {
+        uint32_t worker;          /* who is asked; when none is, whose turn it is: this id or the next that is here */
+        bool asking;              /* somebody is */
+        uint64_t incarnation;     /* of whoever is */
+        uint64_t seq;             /* number of the newest INIT_WANTED */
+        uint64_t sent_ms;         /* when that was sent or repeated */
+        uint64_t heard_ms;        /* when who is asked last said anything here */
+        uint64_t flying;          /* elements of chunks asked for that have not come */
+        uint8_t *asked, *newest;  /* bitmaps of those chunks, and of those of the newest INIT_WANTED */
+    } init;
     psd_member_t complete[PSD_MAX_WORKERS]; /* room for what psd_eng_send_state says, which it does with each push */
     uint8_t list[PSD_MAX_LIST];             /* and for its bytes */
     psd_engine_stats_t stats;
@@ -131,8 +141,15 @@ bool psd_eng_is_started(const psd_engine_t *self);
 /* Serve new members, if it can be done now. */
 void psd_eng_pay_debts(psd_engine_t *self, psd_actions_t *out);
 
-/* Ask the first attached member for initial values that lack. */
+/* Ask an attached member for initial values that lack, as many as the window allows. */
 void psd_eng_request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* The worker has answered INIT_WANTED up to `seq`: what of it has not come by now is lost, for messages of a connection come
+ * in their order. */
+void psd_eng_init_answered(psd_engine_t *self, uint64_t now_ms, const psd_eng_worker_t *w, uint64_t seq, psd_actions_t *out);
+
+/* A chunk's initial values have come. */
+void psd_eng_init_came(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
 
 /* Tell the coordinator what is done and complete: of `only`, or of all when NULL. */
 void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_actions_t *out);

@@ -80,6 +80,7 @@ struct psd_worker {
     psd_err_t failure;
     psd_session_position_t position;
     uint64_t rejoins;                    /* how often the servers have begun another run */
+    uint64_t moved;                      /* chunks, as psd_session_moved counts them */
     char waiting[PSD_MAX_TEXT];          /* what is waited for */
     char settings[PSD_MAX_TEXT];
     char join[PSD_ENDPOINT_TEXT];        /* of server 0; written by the library's thread alone */
@@ -348,6 +349,7 @@ static void on_tick(uv_timer_t *timer)
     self->unresolved = psd_probe_is_unknown(self->probe);
     snprintf(self->waiting, sizeof self->waiting, "%s%.1000s", text[0] && (!troubled || is_lost) && !says_so ? "waiting for " : "", text);
     self->drains = psd_session_drains(self->session);
+    self->moved = psd_session_moved(self->session);
     uv_mutex_unlock(&self->lock);
     if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
         self->wait_since_ms = now_ms();
@@ -431,11 +433,17 @@ static void post(psd_worker_t *self, const request_t *request)
  * timeout_ms < 0: as long as it takes. */
 static int await(psd_worker_t *self, psd_phase_t phase, const char *what, int timeout_ms)
 {
-    uint64_t deadline = uv_hrtime() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000;
+    const uint64_t limit = (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000;
+    uint64_t deadline = uv_hrtime() + limit;
     int rc = PSD_OK;
     uv_mutex_lock(&self->lock);
+    uint64_t moved = self->moved;
     while (self->phase != phase && self->phase != PSD_PHASE_FAILED && self->phase != PSD_PHASE_READY && rc == PSD_OK) {
         uint64_t now = uv_hrtime();
+        if (self->phase == PSD_PHASE_REGISTERING && self->moved != moved) {
+            moved = self->moved;
+            deadline = now + limit; /* a model on its way, over however slow a link */
+        }
         if (timeout_ms < 0)
             uv_cond_wait(&self->changed, &self->lock);
         else if (now >= deadline)

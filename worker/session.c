@@ -7,10 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/absence.h"
 #include "common/aggregate.h"
 
 enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, HEARTBEAT_MAX_MS = 1000, PUMP = 4,
-       AWAY_MS = 500, SERVER_LEASE_MIN_MS = 2000 /* server 0 answers a heartbeat per second */ };
+       PULL_WINDOW = 1 << 20, /* elements of slow weights that are asked for and have not come, 4 MiB */
+       PROBE_EVERY = 1 << 18, /* elements of pushes between two signs of life that are asked of a server, 1 MiB */
+       SERVER_LEASE_MIN_MS = 2000 /* server 0 answers a heartbeat per second */ };
 
 typedef struct server {
     bool attached;
@@ -20,6 +23,11 @@ typedef struct server {
     uint64_t version;          /* of the weights held */
     uint64_t asked_ms;         /* when it was last probed or asked */
     uint64_t rto_ms;           /* how long to wait before asking again */
+    uint64_t probe_seq;        /* number of the last probe */
+    uint64_t mark;             /* answers to probes of lower numbers say nothing about what is awaited now */
+    uint64_t init_seq;         /* number of the newest INIT_WANTED that was answered */
+    uint32_t next_pull;        /* chunk from which on slow weights have not been asked for */
+    uint64_t flying;           /* elements of those that have been and have not come */
     char waiting[192];         /* what its last WAIT said */
 } server_t;
 
@@ -58,6 +66,7 @@ struct psd_session {
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
     uint64_t rejoins;          /* how often it has joined again by itself */
+    uint64_t moved;            /* chunks sent and taken */
     bool run_is_over;          /* the servers have begun another run, and the caller has not asked for anything since */
     bool drains;               /* an operator wants it to leave */
     char told[192];            /* what server 0 says that the job waits for */
@@ -146,6 +155,9 @@ static void await_all(psd_session_t *self, uint64_t now_ms)
             psd_bitmap_set(server->lacking, p);
         server->asked_ms = now_ms;
         server->rto_ms = RTO_MS;
+        server->mark = server->probe_seq + 1;
+        server->next_pull = 0;
+        server->flying = 0;
     }
 }
 
@@ -163,15 +175,40 @@ static bool lacks_nothing(const psd_session_t *self)
     return true;
 }
 
-static void send_bitmap(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_actions_t *out)
+/* Ask a server where we are, or, with `code` PSD_PROBE_SEND, to send the weights that lack. */
+static void send_probe(psd_session_t *self, uint32_t s, uint32_t code, psd_actions_t *out)
 {
-    const server_t *server = &self->server[s];
+    server_t *server = &self->server[s];
     psd_buf_t *map = psd_payload_copy(server->lacking, psd_bitmap_bytes(server->n_parts));
-    psd_msg_t *msg = send_to(self, s, kind, map, out);
+    psd_msg_t *msg = send_to(self, s, PSD_MSG_PROBE, map, out);
     msg->parts = server->n_parts;
-    msg->seq = self->pull_seq;
-    if (self->phase == PSD_PHASE_REGISTERING)
-        msg->clock = 0; /* nothing is pushed yet: whatever weights there are */
+    msg->code = code;
+    msg->seq = ++server->probe_seq;
+    msg->base_version = server->init_seq;
+    if (self->phase != PSD_PHASE_EXCHANGING)
+        msg->clock = 0; /* nothing is pushed: whatever weights there are */
+    psd_buf_unref(&map);
+}
+
+/* Ask for slow weights, as many as the window allows. */
+static void send_pull(psd_session_t *self, uint32_t s, psd_actions_t *out)
+{
+    server_t *server = &self->server[s];
+    psd_buf_t *map = psd_payload_copy(server->lacking, psd_bitmap_bytes(server->n_parts));
+    uint32_t n = 0;
+    memset(map->data, 0, map->n_bytes);
+    for (; server->next_pull < real_parts(self, s) && server->flying < PULL_WINDOW; server->next_pull++)
+        if (psd_bitmap_get(server->lacking, server->next_pull)) {
+            psd_bitmap_set(map->data, server->next_pull);
+            server->flying += chunk_at(self, s, server->next_pull)->n;
+            n++;
+        }
+    if (n) {
+        psd_msg_t *msg = send_to(self, s, PSD_MSG_PULL, map, out);
+        msg->parts = server->n_parts;
+        msg->seq = self->pull_seq;
+        server->mark = server->probe_seq + 1;
+    }
     psd_buf_unref(&map);
 }
 
@@ -202,7 +239,7 @@ static void ask_again(psd_session_t *self, uint64_t now_ms, uint32_t s, psd_acti
         send_attach(self, s, out);
         server->rto_ms = RTO_MS;
     } else if (server->n_lacking && (self->phase != PSD_PHASE_REGISTERING || self->registered)) {
-        send_bitmap(self, s, self->phase == PSD_PHASE_PULLING ? PSD_MSG_PULL : PSD_MSG_PROBE, out);
+        send_probe(self, s, 0, out);
         if (self->phase == PSD_PHASE_REGISTERING)
             server->rto_ms = RTO_MS;
     }
@@ -257,9 +294,8 @@ static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
  * the lease is lost, and after our patience so is the job. */
 static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    const uint64_t away_ms = self->tick_ms ? now_ms - self->tick_ms : 0;
+    const uint64_t away_ms = psd_absence(&self->tick_ms, now_ms);
     char text[320];
-    self->tick_ms = now_ms;
     for (uint32_t s = 0; s < self->n_presences; s++) {
         presence_t *p = &self->presence[s];
         /* Those that are not members yet have no answer from the other servers; server 0 watches these. */
@@ -267,8 +303,8 @@ static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *
         const bool answers = s ? psd_session_asks(self, s) && !waits : self->cluster || psd_session_asks(self, 0);
         if (!answers)
             p->heard_ms = now_ms;
-        else if (away_ms > AWAY_MS) /* what we did not listen to is no silence */
-            p->heard_ms = p->heard_ms + away_ms < now_ms ? p->heard_ms + away_ms : now_ms;
+        else /* what we did not listen to is no silence */
+            p->heard_ms = psd_absence_excuse(p->heard_ms, away_ms, now_ms);
         const uint64_t silent_ms = now_ms - p->heard_ms;
         const bool lost = silent_ms > self->lease_ms;
         if (lost != p->lost)
@@ -430,6 +466,21 @@ static uint32_t pushed_parts(const psd_session_t *self, uint32_t s)
     return self->samples ? self->server[s].n_parts : 1;
 }
 
+/* Pushes fill a slow link for longer than a server may be silent. Its answers to probes between them show that it is there;
+ * what they say of chunks behind the probe means nothing. */
+static void ask_for_life(psd_session_t *self, uint32_t s, uint32_t part, psd_actions_t *out)
+{
+    server_t *server = &self->server[s];
+    if (!self->samples || part + 1 >= real_parts(self, s))
+        return;
+    server->flying += chunk_at(self, s, part)->n;
+    if (server->flying < PROBE_EVERY)
+        return;
+    server->flying = 0;
+    send_probe(self, s, 0, out);
+    server->mark = server->probe_seq + 1;
+}
+
 bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
 {
     uint32_t most = 0;
@@ -439,8 +490,10 @@ bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
         return false;
     for (uint32_t i = 0; i < PUMP && self->next_part < most; i++, self->next_part++)
         for (uint32_t s = 0; s < n_servers(self); s++)
-            if (self->next_part < pushed_parts(self, s))
+            if (self->next_part < pushed_parts(self, s)) {
                 send_push(self, s, self->next_part, false, out);
+                ask_for_life(self, s, self->next_part, out);
+            }
     return self->next_part < most;
 }
 
@@ -455,7 +508,7 @@ int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *ou
     await_all(self, now_ms);
     for (uint32_t s = 0; s < n_servers(self); s++) {
         if (real_parts(self, s))
-            send_bitmap(self, s, PSD_MSG_PULL, out);
+            send_pull(self, s, out);
         else
             lacks_no_more(&self->server[s]);
     }
@@ -532,8 +585,9 @@ static void on_welcome(psd_session_t *self, uint64_t now_ms, const psd_msg_t *ms
 static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
                            psd_actions_t *out)
 {
-    if (self->phase != PSD_PHASE_REGISTERING || msg->parts != self->server[s].n_parts)
+    if (self->phase != PSD_PHASE_REGISTERING || msg->parts != self->server[s].n_parts || msg->seq <= self->server[s].init_seq)
         return;
+    self->server[s].init_seq = msg->seq;
     if (self->rejoins && self->clock > 1) {
         fail(self, PSD_EREFUSED, "the servers have lost the weights and there is no checkpoint to go back to");
         return;
@@ -550,6 +604,7 @@ static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg
         init->dtype = PSD_DTYPE_F32;
         init->codec = PSD_CODEC_RAW;
         init->checksum = psd_crc32c(values->data, values->n_bytes);
+        self->moved++;
         psd_buf_unref(&values);
     }
 }
@@ -579,6 +634,8 @@ static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
         return;
     psd_bitmap_unset(server->lacking, msg->part);
     server->n_lacking--;
+    self->moved++;
+    server->flying -= server->flying < c->n ? server->flying : c->n;
     server->asked_ms = now_ms;
     server->rto_ms = RTO_MS;
 }
@@ -614,23 +671,51 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     self->phase = PSD_PHASE_READY;
 }
 
-static void on_slow(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload)
+static void on_slow(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
+                    psd_actions_t *out)
 {
     if (self->phase != PSD_PHASE_PULLING || msg->seq != self->pull_seq)
         return;
     take_chunk(self, now_ms, s, msg, payload, self->slow);
+    if (self->server[s].flying <= PULL_WINDOW / 2)
+        send_pull(self, s, out);
     if (lacks_nothing(self))
         self->phase = PSD_PHASE_READY;
 }
 
+/* All that this server had sent before has come or is lost, for a connection keeps the order: what lacks is wanted again. */
+static void want_again(psd_session_t *self, uint32_t s, psd_actions_t *out)
+{
+    server_t *server = &self->server[s];
+    if (!server->n_lacking)
+        return;
+    if (self->phase == PSD_PHASE_PULLING) {
+        server->next_pull = 0;
+        server->flying = 0;
+        send_pull(self, s, out);
+    } else {
+        send_probe(self, s, PSD_PROBE_SEND, out);
+    }
+}
+
+/* The number is that of a probe of ours; without one, chunks have come damaged. */
 static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
                         psd_actions_t *out)
 {
-    if (self->phase != PSD_PHASE_EXCHANGING || msg->clock != self->clock || msg->parts != self->server[s].n_parts)
+    server_t *server = &self->server[s];
+    const bool exchanges = self->phase == PSD_PHASE_EXCHANGING;
+    const bool waits = exchanges || self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_PULLING;
+    if (!waits || msg->parts != server->n_parts || (msg->seq && msg->seq < server->mark))
         return;
-    for (uint32_t p = 0; p < pushed_parts(self, s); p++)
-        if (psd_bitmap_get(payload->data, p))
-            send_push(self, s, p, true, out);
+    if (exchanges && msg->clock == self->clock) {
+        for (uint32_t p = 0; p < pushed_parts(self, s); p++)
+            if (psd_bitmap_get(payload->data, p))
+                send_push(self, s, p, true, out);
+    } else if (msg->seq && (!exchanges || msg->clock > self->clock)) {
+        want_again(self, s, out);
+    }
+    if (msg->seq)
+        server->mark = server->probe_seq + 1; /* probes on their way were sent before what was just sent again */
 }
 
 static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_actions_t *out)
@@ -715,7 +800,7 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     case PSD_MSG_INIT_WANTED: on_init_wanted(self, s, msg, payload, out); break;
     case PSD_MSG_WEIGHTS: on_weights(self, now_ms, s, msg, payload); break;
     case PSD_MSG_PROGRESS: on_progress(self, s, msg, payload, out); break;
-    case PSD_MSG_SLOW: on_slow(self, now_ms, s, msg, payload); break;
+    case PSD_MSG_SLOW: on_slow(self, now_ms, s, msg, payload, out); break;
     case PSD_MSG_SETTING:
         if (self->phase == PSD_PHASE_SETTING && msg->code == (uint32_t)self->pull_seq)
             self->phase = PSD_PHASE_READY;
@@ -769,6 +854,8 @@ bool psd_session_asks(const psd_session_t *self, uint32_t s)
     default: return false;
     }
 }
+
+uint64_t psd_session_moved(const psd_session_t *self) { return self->moved; }
 
 uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; }
 

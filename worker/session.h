@@ -87,6 +87,9 @@ const psd_err_t *psd_session_error(const psd_session_t *self);
 /* How often the servers have taken the job up again under this session: it then joins anew by itself, what was open is
  * void, and the next exchange begins at the clock that psd_session_position says, which may be an earlier one. While
  * READY it waits with that for the next wish, because the caller may be computing with the arrays. */
+/* Chunks of initial values, weights and slow weights that were sent or taken; it only rises. */
+uint64_t psd_session_moved(const psd_session_t *self);
+
 uint64_t psd_session_rejoins(const psd_session_t *self);
 
 /* Whether it asks server `s` for something, again and again, so that a silent one is one that does not hear. */

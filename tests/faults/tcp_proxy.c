@@ -17,7 +17,7 @@ enum { READ = 65536, QUEUE = 1 << 20, DRIP_MS = 10, SILENT_MS = 5000 };
 
 static const char *to = "", *listen_at = "127.0.0.1:0";
 static uint64_t seed = 1, delay_ms, cut_ms, half_open, truncated, stall_ms, stall_for_ms = 1000, drip,
-                flip_bytes;
+                flip_bytes, rate;
 
 static const flag_t flags[] = {
     { "to", "HOST:PORT", "where connections are forwarded to: an IPv4 address", .text = &to },
@@ -32,6 +32,7 @@ static const flag_t flags[] = {
     { "stall-every", "MS", "forward nothing in one direction, on average so often", .number = &stall_ms },
     { "stall-for", "MS", "for so long", .number = &stall_for_ms },
     { "drip", "BYTES", "forward at most so many each 10 ms", .number = &drip },
+    { "rate", "BYTES", "of the link: let through so many a second in each direction, of all connections together", .number = &rate },
     { "flip-every", "BYTES", "change a bit, on average among so many", .number = &flip_bytes },
     { 0 },
 };
@@ -69,6 +70,7 @@ static uv_loop_t *loop;
 static uv_tcp_t listener;
 static struct sockaddr_in target;
 static uint64_t chance;
+static double link_free_ms[2]; /* when each direction of the link will have passed what has come for it */
 static uint64_t connections, cuts, half_opens, truncations, stalls, flips, n_bytes;
 
 static uint64_t below(uint64_t n) { return psd_splitmix64(&chance) % n; }
@@ -257,7 +259,13 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         }
         return;
     }
-    *chunk = (chunk_t){ .due_ms = uv_now(loop) + delay_ms, .n = (size_t)n };
+    uint64_t passed_ms = uv_now(loop);
+    if (rate) {
+        double *const free_ms = &link_free_ms[way == &pair->way[1]];
+        *free_ms = (*free_ms > (double)passed_ms ? *free_ms : (double)passed_ms) + 1e3 * (double)n / (double)rate;
+        passed_ms = (uint64_t)*free_ms;
+    }
+    *chunk = (chunk_t){ .due_ms = passed_ms + delay_ms, .n = (size_t)n };
     if (happens((uint64_t)n, flip_bytes)) {
         chunk->bytes[below((uint64_t)n)] ^= (char)(1 << below(8));
         flips++;

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,3 +46,54 @@ static void stop_a_server(const char *mode, unsigned which)
 Test(life, nobody_is_lost_because_server_0_stood_still) { stop_a_server("bsp", 0); }
 Test(life, nobody_is_lost_because_server_0_stood_still_in_asp) { stop_a_server("asp", 0); }
 Test(life, nobody_is_lost_because_another_server_stood_still) { stop_a_server("bsp", 1); }
+
+/* A forwarder to server 0 that lets through so many bytes a second in each direction; workers are told its address. */
+static void slow_down(cluster_process_t *proxy, unsigned bytes)
+{
+    char address[CLUSTER_TEXT] = "";
+    cluster_spawn(&cluster, proxy, "proxy", "psd-tcp-proxy", "--to=%s --rate=%u", cluster.data[0] + strlen("tcp://"), bytes);
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; !*address && cluster_now_ms() < end; cluster_nap()) {
+        char *said = cluster_printed(&cluster, proxy, "out");
+        const char *at = said ? strstr(said, "listen=") : NULL;
+        if (at && strchr(at, ' '))
+            sscanf(at, "listen=%100s", address);
+        free(said);
+    }
+    snprintf(cluster.data[0], sizeof cluster.data[0], "tcp://%s", address);
+}
+
+/* Of server 0's last line. */
+static double bytes_of(const char *field)
+{
+    char *log = cluster_printed(&cluster, &cluster.server[0], "err");
+    const char *at = log ? strstr(log, field) : NULL;
+    const double n = at ? atof(at + strlen(field)) : 0;
+    free(log);
+    return n;
+}
+
+/* A model that takes several leases to pass, in each direction and in each use of the link: initial values, weights to begin
+ * with, a push, weights again, slow weights. */
+static void train_over_a_slow_link(const char *mode)
+{
+    enum { RATE = 10000000, STEPS = 2, PULLS = 2 /* of slow weights, at the end */ };
+    const double model = 4.0 * (784 * 10000 + 10000 + 10000 * 10 + 10);
+    cluster_process_t proxy = { 0 };
+    cluster_start_servers(&cluster, 1, "--sync-mode=%s --lease=%dms --optimizer=lookahead(sgd(lr=0.01),k=5)", mode, LEASE_MS);
+    slow_down(&proxy, RATE);
+    cluster_start_worker(&cluster, "--model-kind=mlp --model-layers=784,10000,10 --data-train=glyphs:20 --data-test=glyphs:20 "
+                                   "--eval-every=0 --data-batch=2 --stop-steps=%d", STEPS);
+    cr_assert_eq(cluster_wait(&cluster.worker[0], DONE_MS), 0);
+    cr_assert_eq(cluster_wait(&cluster.server[0], DONE_MS), 0);
+    kill(proxy.pid, SIGKILL);
+    cluster_wait(&proxy, DONE_MS);
+    cr_expect(!has_said(&cluster.server[0], "worker.lost"));
+    cr_expect(!has_said(&cluster.worker[0], "server.lost"));
+    const double received = bytes_of("received_bytes="), sent = bytes_of("sent_bytes=");
+    cr_expect_leq(received, 1.05 * model * (1 + STEPS), "%.0f bytes came for %.0f", received, model * (1 + STEPS));
+    cr_expect_leq(sent, 1.05 * model * (1 + STEPS + PULLS), "%.0f bytes went for %.0f", sent, model * (1 + STEPS + PULLS));
+    fprintf(stderr, "received %.3f, sent %.3f models\n", received / model, sent / model);
+}
+
+Test(life, a_large_model_passes_a_slow_link_each_chunk_once) { train_over_a_slow_link("bsp"); }
+Test(life, a_large_model_passes_a_slow_link_each_chunk_once_in_asp) { train_over_a_slow_link("asp"); }

@@ -460,6 +460,108 @@ Test(node, whatever_a_worker_says_to_server_0_is_a_sign_of_life, .init = setup, 
     cr_expect(is_given_up());
 }
 
+/* -- a model of two windows of initial values: 128 chunks of 64 KiB */
+
+enum { CHUNK = 1 << 14, CHUNKS = 128 };
+static float values[CHUNK];
+
+static size_t n_answers(psd_kind_t kind)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        n += out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind;
+    return n;
+}
+
+/* How many chunks the first INIT_WANTED among the answers asks for. */
+static unsigned wanted(void)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < out.n && !n; i++)
+        for (uint32_t p = 0; p < CHUNKS && out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_INIT_WANTED; p++)
+            n += psd_bitmap_get(out.at[i].payload->data, p);
+    return n;
+}
+
+static void send_init(uint32_t part)
+{
+    psd_msg_t msg = message(PSD_MSG_INIT);
+    msg.part = part;
+    msg.parts = CHUNKS;
+    msg.n_elements = CHUNK;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_RAW;
+    msg.checksum = psd_crc32c(values, sizeof values);
+    say(WORKER_PEER, &msg, values, sizeof values);
+}
+
+static void send_probe(uint64_t seq, uint64_t answered, uint32_t code)
+{
+    const uint8_t lacking[CHUNKS / 8] = { 0x81 };
+    psd_msg_t msg = message(PSD_MSG_PROBE);
+    msg.seq = seq;
+    msg.code = code;
+    msg.base_version = answered;
+    msg.parts = CHUNKS;
+    say(WORKER_PEER, &msg, lacking, sizeof lacking);
+}
+
+static void setup_large(void)
+{
+    make_node("bsp", false);
+    hello("mnist a:1", NONCE);
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    psd_msg_t attach = message(PSD_MSG_ATTACH);
+    say(WORKER_PEER, &attach, NULL, 0);
+    enrol(CHUNK * CHUNKS);
+}
+
+Test(node, initial_values_are_asked_for_by_windows_and_each_chunk_once, .init = setup_large, .fini = teardown)
+{
+    cr_assert_eq(wanted(), 64, "4 MiB");
+    cr_assert_eq(answer(PSD_MSG_INIT_WANTED)->seq, 1);
+    pass(400);
+    cr_expect_eq(wanted(), 0, "it may be on its way");
+    for (uint32_t p = 0; p < 31; p++) {
+        send_init(p);
+        cr_expect_eq(wanted(), 0);
+    }
+    send_init(31);
+    cr_expect_eq(wanted(), 32, "half of the window has come");
+    unsigned more = 0;
+    for (uint32_t p = 32; p < CHUNKS; p++) {
+        send_init(p);
+        more += wanted();
+    }
+    cr_expect_eq(more, 32);
+    cr_expect_eq(n_answers(PSD_MSG_WEIGHTS), CHUNKS);
+}
+
+Test(node, a_silent_link_is_asked_again_by_the_same_number_and_a_lost_chunk_by_another, .init = setup_large, .fini = teardown)
+{
+    pass(600);
+    cr_assert_eq(wanted(), 64);
+    cr_expect_eq(answer(PSD_MSG_INIT_WANTED)->seq, 1, "whoever has answered it does not do so again");
+    send_init(0);
+    send_probe(1, 0, 0);
+    cr_expect_eq(wanted(), 0, "it was sent before the worker had heard");
+    send_probe(2, 1, 0);
+    cr_expect_eq(wanted(), 64, "what had been asked for was sent before, and has not come");
+    cr_expect_eq(answer(PSD_MSG_INIT_WANTED)->seq, 2);
+}
+
+Test(node, a_probe_has_weights_sent_again_only_when_it_says_so, .init = setup_large, .fini = teardown)
+{
+    for (uint32_t p = 0; p < CHUNKS; p++)
+        send_init(p);
+    send_probe(7, 3, 0);
+    cr_expect_eq(n_answers(PSD_MSG_WEIGHTS), 0, "they may be on their way");
+    cr_assert_not_null(answer(PSD_MSG_PROGRESS));
+    cr_expect_eq(answer(PSD_MSG_PROGRESS)->seq, 7);
+    send_probe(8, 3, PSD_PROBE_SEND);
+    cr_expect_eq(n_answers(PSD_MSG_WEIGHTS), 2);
+}
+
 Test(node, the_job_is_finished_when_its_workers_say_so, .init = setup, .fini = teardown)
 {
     psd_msg_t leave = message(PSD_MSG_LEAVE);

@@ -196,3 +196,40 @@ Test(session, what_was_said_to_an_earlier_life_does_not_count_before_the_next_is
     pass(100); /* a sixth of the lease: what was lost is sent again */
     cr_assert_not_null(sent(PSD_MSG_REGISTER));
 }
+
+static void answer_probe(uint64_t seq, uint64_t clock, uint8_t lacking)
+{
+    psd_msg_t msg = message(PSD_MSG_PROGRESS, RUN);
+    msg.seq = seq;
+    msg.clock = clock;
+    msg.parts = 1;
+    say(&msg, &lacking, 1);
+}
+
+Test(session, nothing_is_sent_again_before_a_probes_answer_says_that_it_is_lost, .init = setup, .fini = teardown)
+{
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    while (psd_session_pump(session, &out))
+        ;
+    pass(300);
+    cr_assert_not_null(sent(PSD_MSG_PROBE));
+    const uint64_t first = sent(PSD_MSG_PROBE)->seq;
+    pass(500);
+    cr_assert_not_null(sent(PSD_MSG_PROBE));
+    const uint64_t second = sent(PSD_MSG_PROBE)->seq;
+    cr_assert_gt(second, first);
+    answer_probe(first, 5, 1);
+    cr_assert_not_null(sent(PSD_MSG_PUSH), "it had not come");
+    answer_probe(second, 5, 1);
+    cr_assert_null(sent(PSD_MSG_PUSH), "that probe left before the repeated push");
+    pass(1100);
+    const uint64_t third = sent(PSD_MSG_PROBE)->seq;
+    answer_probe(third, 6, 0);
+    cr_assert_not_null(sent(PSD_MSG_PROBE), "the clock is closed: its weights were sent before, and have not come");
+    cr_assert_eq(sent(PSD_MSG_PROBE)->code, PSD_PROBE_SEND);
+    send_weights(RUN, 5, 3, 4);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    answer_probe(third, 6, 0);
+    cr_assert_null(sent(PSD_MSG_PROBE), "nothing is awaited");
+    weights[0] = 1, weights[1] = 2;
+}
