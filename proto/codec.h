@@ -13,7 +13,7 @@
 #include "common/err.h"
 
 enum {
-    PSD_PROTOCOL = 1,                    /* version spoken */
+    PSD_PROTOCOL = 2,                    /* version spoken */
     PSD_MAX_HEADER = 4096,               /* bytes of a header frame */
     PSD_MAX_LIST = 65536,                /* bytes of a payload that is a protobuf list */
     PSD_MAX_CHUNK = 1 << 18,             /* elements of a chunk */

@@ -106,7 +106,7 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         size_t payload_bytes;
         psd_msg_t msg;
     } lies[] = {
-        { "PUSH.protocol is 2, ours is 1", 12, PUSH(.protocol = 2) },
+        { "PUSH.protocol is 1, ours is 2", 12, PUSH(.protocol = 1) },
         { "PUSH.protocol is 0", 12, PUSH(.protocol = 0) },
         { "PUSH.protocol is 99", 12, PUSH(.protocol = 99) },
         { "kind 100 is unknown", 12, PUSH(.kind = 100) },
@@ -275,7 +275,7 @@ Test(codec, a_field_of_the_wrong_wire_type_is_refused)
 {
     for (unsigned field = 1; field <= 30; field++)
         for (unsigned type = 0; type < 8; type++) {
-            uint8_t frame[PSD_MAX_HEADER] = { 0x08, 16, 0x10, 1 }; /* kind PUSH, protocol 1 */
+            uint8_t frame[PSD_MAX_HEADER] = { 0x08, 16, 0x10, PSD_PROTOCOL }; /* kind PUSH */
             size_t n = 4 + put_varint(frame + 4, field << 3 | type);
             static const uint8_t value[8] = { 1 };
             size_t length = type == 1 ? 8 : type == 5 ? 4 : type == 2 ? 2 : 1;

@@ -393,8 +393,8 @@ Test(node, a_chunk_of_another_size_is_refused, .init = setup, .fini = teardown)
 Test(node, another_protocol_is_refused_as_such, .init = setup, .fini = teardown)
 {
     psd_actions_drop(&out, out.n);
-    psd_node_malformed(node, WORKER_PEER, 2, "protocol is 2, this side speaks 1", &out);
-    expect_refusal(PSD_REFUSAL_PROTOCOL, "speaks 1");
+    psd_node_malformed(node, WORKER_PEER, PSD_PROTOCOL + 1, "protocol is 3, this side speaks 2", &out);
+    expect_refusal(PSD_REFUSAL_PROTOCOL, "speaks 2");
 }
 
 /* Time passes as it does where the process gets its turns. */
