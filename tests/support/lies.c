@@ -166,7 +166,7 @@ static bool unknown_fields(lies_t *self, lie_t *lie)
 
 static bool a_field_twice(lies_t *self, lie_t *lie)
 {
-    static const char *const fields[] = { "\x08\x10", "\x10\x01",
+    static const char *const fields[] = { "\x08\x10", "\x10\x02",
                                           "\x38\x01" }; /* kind, protocol, incarnation */
     return append(lie, fields[draw(self, 3)], 2);
 }
@@ -286,7 +286,7 @@ static const struct kind {
     { "another job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "another w:1" },
     { "a path for a job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "../../etc/passwd w:1" },
     { "no job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO },
-    { "a version to come", NO(PROTOCOL), SET(protocol), .least = 2, .span = 98 },
+    { "a version to come", NO(PROTOCOL), SET(protocol), .least = PSD_PROTOCOL + 1, .span = 97 },
     { "no version", NO(MALFORMED), SET(protocol), .least = 0, .span = 1 },
     /* to whom */
     { "the other server's push", NO(SHARD), .say = the_other_server },
