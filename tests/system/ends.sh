@@ -130,5 +130,46 @@ rounds_skipped() {
     grep -q '"skipped": 200' unbounded/summary.json || fail "$(cat unbounded/summary.json)"
 }
 
-for now in output_probe output_late stdout_lost eps_lost weights_lost rounds_skipped; do "$now"; done
+job_done() {
+    ends 0 'done' "${run[@]}" --save=done.st --run-dir=done
+    [ -s done.st ] && grep -q '"outcome": "done"' done/summary.json || fail 'no model, or no good summary'
+}
+target_missed() {
+    printf '1 1:0.5\n0 1:0.5\n' >same.svm
+    ends 1 'the target was not met' "${run[@]}" --data-train=libsvm:same.svm --data-test=libsvm:same.svm --stop-target=0.99
+    never_restarted
+}
+wrong_usage() { ends 64 'unknown option' "${run[@]}" --no-such-option=1; }
+bad_data() {
+    printf 'x\n' >bad.svm
+    ends 65 'bad.svm' "${run[@]}" --data-train=libsvm:bad.svm
+    never_restarted
+}
+no_input() {
+    ends 66 'none.svm' "${run[@]}" --data-train=libsvm:none.svm
+    never_restarted
+}
+nobody_there() { ends 69 '' "$bin/psd-worker" "${model[@]}" "${nobody[@]}"; }
+stopped() {
+    local code=0
+    timeout --signal=TERM 3 "${run[@]}" --stop-steps=0 --stop-epochs=1000000000 >said 2>&1 || code=$?
+    grep -q 'stopped early' said || fail "$(cat said)"
+    [ $code = 124 ] || [ $code = 75 ] || fail "ended with $code" # 124 is the word of timeout
+}
+wrong_option() { ends 78 'PSD_SERVERS' env PSD_SERVERS=none "${run[@]}"; }
+killed() {
+    local code=0
+    "${run[@]}" --stop-steps=0 --stop-epochs=1000000000 --restarts=0 --run-dir=killed >said 2>&1 &
+    local psdctl=$! i child=
+    for ((i = 0; i < 600; i++)); do
+        [ -s killed/metrics.jsonl ] && child=$(pgrep -P $psdctl -f 'psd-worker' | head -1) && [ -n "$child" ] && break
+        sleep 0.1
+    done
+    kill -9 "$child"
+    wait $psdctl || code=$?
+    [ $code = 1 ] || fail "ended with $code: $(cat said)"
+}
+
+# A function for each END of the table (unit/test_ends).
+for now in $(sed -n 's/^END(\([a-z_]*\),.*/\1/p' "$2/common/ends.def") eps_lost; do "$now"; done
 echo 'ends: as they should be'
