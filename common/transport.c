@@ -25,11 +25,20 @@ enum { DRAIN = 64, COPY_BELOW = 512 };
 /* Not empty, for with an empty one ZeroMQ asks nobody and lets everybody in. */
 static const char domain[] = "psd";
 
+/* Connections that came, and those that shook hands. One that has not done so in HANDSHAKE_MS never will. */
+enum { HANDSHAKE_MS = 3000, SURELY_MS = HANDSHAKE_MS + 1000 };
+typedef struct gate {
+    uint64_t came, met;
+    uint64_t look_ms, came_then; /* how many had come at the last look */
+    uint64_t refused;
+} gate_t;
+
 struct psd_net {
     void *context;
     psd_keys_t *keys; /* in locked memory */
     bool guarded;
     struct meter *meter; /* NULL: nothing was bound */
+    gate_t gate;         /* connections to what was bound */
 };
 
 struct psd_socket {
@@ -263,7 +272,46 @@ static bool read_message(psd_socket_t *self)
 
 /* ---- how connections go ---- */
 
-/* Of a monitor: two frames, the event with its value, and an address. */
+/* Of a monitor: two frames, the event with its value, and an address. False when there is none. */
+static bool take_event(psd_socket_t *self, uint16_t *event, uint32_t *value)
+{
+    zmq_msg_t msg;
+    bool more = false;
+    zmq_msg_init(&msg);
+    const bool any = receive(self, &msg, &more);
+    *event = 0;
+    if (any && zmq_msg_size(&msg) == sizeof *event + sizeof *value) {
+        memcpy(event, zmq_msg_data(&msg), sizeof *event);
+        memcpy(value, (char *)zmq_msg_data(&msg) + sizeof *event, sizeof *value);
+    }
+    zmq_msg_close(&msg);
+    skip_rest(self, more);
+    return any;
+}
+
+/* Of what was bound. */
+static bool read_gate(psd_socket_t *self)
+{
+    uint16_t event;
+    uint32_t value;
+    const bool any = take_event(self, &event, &value);
+    self->net->gate.came += event == ZMQ_EVENT_ACCEPTED;
+    self->net->gate.met += event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+    return any;
+}
+
+uint64_t psd_net_refused(psd_net_t *self, uint64_t now_ms)
+{
+    gate_t *gate = &self->gate;
+    if (now_ms < gate->look_ms + SURELY_MS)
+        return gate->refused;
+    if (gate->came_then > gate->met + gate->refused)
+        gate->refused = gate->came_then - gate->met;
+    gate->look_ms = now_ms;
+    gate->came_then = gate->came;
+    return gate->refused;
+}
+
 static bool read_event(psd_socket_t *self)
 {
     static const struct {
@@ -278,18 +326,9 @@ static bool read_event(psd_socket_t *self)
         { ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, 0, PSD_LINK_BROKEN },
         { ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL, 0, PSD_LINK_BROKEN },
     };
-    zmq_msg_t msg;
-    bool more = false;
-    zmq_msg_init(&msg);
-    bool any = receive(self, &msg, &more);
-    uint16_t event = 0;
-    uint32_t value = 0;
-    if (any && zmq_msg_size(&msg) == sizeof event + sizeof value) {
-        memcpy(&event, zmq_msg_data(&msg), sizeof event);
-        memcpy(&value, (char *)zmq_msg_data(&msg) + sizeof event, sizeof value);
-    }
-    zmq_msg_close(&msg);
-    skip_rest(self, more);
+    uint16_t event;
+    uint32_t value;
+    const bool any = take_event(self, &event, &value);
     for (size_t i = 0; any && i < sizeof links / sizeof *links; i++)
         if (event == links[i].event && (!links[i].value || value == links[i].value)) {
             self->handler.on_link(self->handler.arg, self->peer, links[i].link);
@@ -411,7 +450,7 @@ static void set_limits(void *zmq)
     set_int(zmq, ZMQ_HEARTBEAT_IVL, 500);
     set_int(zmq, ZMQ_HEARTBEAT_TIMEOUT, 1500);
     set_int(zmq, ZMQ_HEARTBEAT_TTL, 2000);
-    set_int(zmq, ZMQ_HANDSHAKE_IVL, 3000);
+    set_int(zmq, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
     /* However long a network was away, it is tried again soon: the system itself would wait up to a minute
      * for an answer to its first packet, and ZeroMQ doubles its pauses. */
     set_int(zmq, ZMQ_CONNECT_TIMEOUT, 1000);
@@ -550,22 +589,29 @@ static void prepare_to_connect(psd_socket_t *self, const char *endpoint)
         choose_family(self, &at);
 }
 
-/* Bind, and learn the listener's descriptor, which ZeroMQ tells to a monitor alone. */
-static bool bind_to(psd_socket_t *self, const char *endpoint)
+/* Bind, and have a monitor watch: it tells the listener's descriptor, and then who comes. One that cannot be had leaves
+ * connections uncounted, and no more. */
+static bool bind_to(psd_socket_t *self, uv_loop_t *loop, const char *endpoint)
 {
     char name[64];
-    snprintf(name, sizeof name, "inproc://bind-%p", (void *)self);
-    void *monitor = zmq_socket(self->net->context, ZMQ_PAIR);
-    const bool watches = monitor && !zmq_socket_monitor(self->zmq, name, ZMQ_EVENT_LISTENING) &&
-                         !zmq_connect(monitor, name);
-    uint8_t event[sizeof(uint16_t) + sizeof(int32_t)];
+    const int events = ZMQ_EVENT_LISTENING | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+    snprintf(name, sizeof name, "inproc://gate-%p", (void *)self);
+    psd_socket_t *monitor = new_socket(self->net, ZMQ_PAIR, read_gate, NULL);
+    const bool watches = monitor && !zmq_socket_monitor(self->zmq, name, events) && !zmq_connect(monitor->zmq, name);
     const bool bound = !zmq_bind(self->zmq, endpoint);
     const int reason = errno;
-    if (bound && watches && zmq_recv(monitor, event, sizeof event, ZMQ_DONTWAIT) == sizeof event)
-        memcpy(&self->listener, event + sizeof(uint16_t), sizeof self->listener);
-    zmq_socket_monitor(self->zmq, NULL, 0);
-    if (monitor)
-        zmq_close(monitor);
+    uint16_t event;
+    uint32_t value;
+    if (bound && watches && take_event(monitor, &event, &value) && event == ZMQ_EVENT_LISTENING)
+        self->listener = (int)value;
+    if (bound && watches) {
+        attach_to_loop(monitor, loop);
+        self->monitor = monitor;
+    } else if (monitor) {
+        zmq_socket_monitor(self->zmq, NULL, 0);
+        zmq_close(monitor->zmq);
+        free(monitor);
+    }
     errno = reason;
     return bound;
 }
@@ -595,7 +641,7 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
     char place[PSD_ENDPOINT_TEXT];
     place_to_bind(self, endpoint, place);
     if (!set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) || !(net->keys->insecure || lock_door(self)) ||
-        !bind_to(self, place) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
+        !bind_to(self, loop, place) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
         return give_up(self, "cannot listen on", endpoint, err);
     attach_to_loop(self, loop);
     return self;

@@ -99,6 +99,10 @@ void psd_socket_take(psd_socket_t *self, bool new_ones);
  * all. */
 uint64_t psd_net_held(const psd_net_t *self, uint32_t user);
 
+/* Connections to what was bound that never shook hands, by whatever was wrong: no key that is let in, another protocol, noise,
+ * silence. Each is counted some seconds after it came. Call it now and then; the clock is any that runs forward. */
+uint64_t psd_net_refused(psd_net_t *self, uint64_t now_ms);
+
 /* A DEALER that connects to `endpoint`, and goes on trying; its messages come from `peer`. PSD_ECONFIG as
  * above. */
 psd_socket_t *psd_socket_connect(psd_net_t *net, uv_loop_t *loop, const char *endpoint, uint64_t peer,

@@ -84,6 +84,7 @@ typedef struct psd_daemon {
     uint64_t heard_ms;             /* when server 0 last said something to us */
     uint64_t seen_ms;              /* when the last tick was, for our own absence */
     uint64_t started_ms, published_ms;
+    uint64_t refused_said, refused_said_ms; /* connections: what the log was told last, and when */
     uint64_t watchdog_ms, told_manager_ms; /* how often the service manager wants a word; 0: there is none */
     uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
     bool stopping;
@@ -486,11 +487,27 @@ static void stop_when_nobody_says_so(daemon_t *self)
         stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
 }
 
+/* Who never shook hands, which includes those whose key the door does not know, who are counted at once. */
+static void tell_of_refused(daemon_t *self)
+{
+    enum { BETWEEN_MS = 10000 };
+    const uint64_t never_met = psd_net_refused(self->net, self->published_ms),
+                   denied = self->door ? psd_door_denied(self->door) : 0, in_all = denied > never_met ? denied : never_met,
+                   own = self->door && in_all ? 1 : 0, refused = in_all - own; /* own: the stranger's of the test at the start */
+    psd_report_connections_refused(self->report, refused);
+    if (refused == self->refused_said || self->published_ms < self->refused_said_ms + BETWEEN_MS)
+        return;
+    psd_log_warn("connections.refused", "more=%" PRIu64 " in_all=%" PRIu64 " why=\"they never shook hands: an unknown key, another "
+                 "protocol, or silence\"", refused - self->refused_said, refused);
+    self->refused_said = refused;
+    self->refused_said_ms = self->published_ms;
+}
+
 static void publish(daemon_t *self)
 {
     self->published_ms = now_ms();
     psd_report_stored(self->report, psd_store_bytes(self->store));
-    psd_report_connections_refused(self->report, self->door ? psd_door_denied(self->door) : 0);
+    tell_of_refused(self);
     if (self->status)
         psd_report_publish(self->report, self->node, self->published_ms, self->status);
 }

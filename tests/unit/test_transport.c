@@ -531,3 +531,26 @@ Test(transport, zeromq_lets_strangers_in_unless_a_guard_with_a_domain_is_enforce
                      "guard says %s, domain %d, enforced %d", table[i].status ? table[i].status : "nothing", table[i].domain,
                      table[i].enforce);
 }
+
+/* The clock is ours, so that nobody waits for handshakes that never come; a connection that is not accepted yet is counted later. */
+Test(transport, who_never_shakes_hands_is_counted_and_who_does_is_not, .init = setup, .fini = teardown)
+{
+    enum { HOSTILE = 30 };
+    static const char *const noise[] = { "GET / HTTP/1.0\r\n\r\n", "\x01", "" };
+    uint64_t clock_ms = 0;
+    unsigned short port = (unsigned short)strtoul(strrchr(endpoint, ':') + 1, NULL, 10);
+    asked = 1;
+    send_surely(0);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    for (int i = 0; i < HOSTILE; i++) {
+        struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        const int fd = socket(AF_INET, SOCK_STREAM, 0);
+        cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+        send(fd, noise[i % 3], strlen(noise[i % 3]), MSG_NOSIGNAL);
+        close(fd);
+    }
+    for (const uint64_t end = now_ms() + 60000; now_ms() < end && psd_net_refused(net, clock_ms += 5000) < HOSTILE;)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(psd_net_refused(net, clock_ms += 5000), HOSTILE, "and not the one that trains");
+    cr_expect_eq(psd_net_refused(net, clock_ms += 5000), HOSTILE, "each once");
+}
