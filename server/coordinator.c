@@ -451,7 +451,9 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
         if (!self->finished_told &&
             (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
             self->finished_told = true;
-            if (self->stopped)
+            if (self->save_failing && !psd_coord_is_saved(self))
+                psd_actions_finish(out, PSD_EIO, "the last checkpoint could not be made (checkpoint.dir); the one before stays the newest");
+            else if (self->stopped)
                 psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
             else
                 psd_actions_finish(out, PSD_OK, "every worker has finished");
