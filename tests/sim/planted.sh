@@ -73,7 +73,7 @@ plant "save: a chunk is stepped before it is written" server/engine_save.c \
 plant "restore: updates that were made are not counted" server/shardfile.c \
     's/state->t = /state->t = 1 + /'
 plant "waiting: for workers, and nobody says so" server/coordinator.c \
-    '/^    \} else if \(self->state == PSD_JOB_DEGRADED\)/s/PSD_JOB_DEGRADED/PSD_JOB_FINISHED/'
+    's/^( *)psd_coord_describe_absent\(self, text, n\);/\1text[0] = 0;/'
 plant "liveness: what was lost of the log is not repeated" server/coordinator.c \
     's/now_ms < self->shard\[s\].sent_ms \+ RESEND_MS/now_ms >= self->shard[s].sent_ms/'
 exit $missed
