@@ -222,7 +222,8 @@ Test(absent, a_hangup_stops_a_run_as_sigterm_does)
     for (int times = 1; times <= 2; times++) {
         char name[32];
         snprintf(name, sizeof name, "run-%d/summary.json", times);
-        cluster_spawn(&cluster, &ctl, "psdctl", "psdctl",
+        snprintf(name, sizeof name, "psdctl-%d", times); /* so that nothing is read of the one before */
+        cluster_spawn(&cluster, &ctl, name, "psdctl",
                       "run " LONG "--listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --progress=log --progress-interval=10ms "
                       "--run-dir=%s/run-%d --checkpoint-dir=%s/ck-%d --log-level=info",
                       cluster.directory, times, cluster.directory, times);
