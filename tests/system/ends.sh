@@ -113,8 +113,8 @@ rounds_skipped() {
     printf '3e38,1\n' >huge.csv
     for mode in bsp asp; do
         for n in 20 3; do
-            job=("${run[@]}" --model-kind=linear --data-train=csv:huge.csv --data-header=false --stop-steps=200 --sync-mode=$mode
-                 --run-dir=skipped-$mode-$n)
+            job=("${run[@]}" --model-kind=linear --data-train=csv:huge.csv --data-header=false --stop-steps=200 "--sync-mode=$mode"
+                 "--run-dir=skipped-$mode-$n")
             flag=--sync-max-skipped=$n
             [ $n = 3 ] || flag=--servers=1
             ends 1 "$n $([ $mode = bsp ] && echo rounds || echo 'pushes of a worker') in a row made no step" "${job[@]}" $flag

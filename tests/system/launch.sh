@@ -175,7 +175,7 @@ refuses 78 'bad:1: workers="three": a whole number' --hostfile=bad job.yaml
 echo 'node1 workers=2' >bad
 refuses 78 'bad has 2 workers in all, and workers.min' --hostfile=bad job.yaml
 printf 'node1 servers=2\ngone workers=3\n' >bad
-refuses 69 'worker [1-3] on gone ended with 69' --hostfile=bad --run-dir="$dir"/gone job.yaml
+refuses 69 'worker [0-2] on gone ended with 69' --hostfile=bad --run-dir="$dir"/gone job.yaml
 nobody_left gone
 printf '#!/bin/sh\nexec <&-\nsleep 3\n' >deaf # closes its ears, and says nothing
 chmod +x deaf
