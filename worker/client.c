@@ -45,6 +45,7 @@ typedef struct request {
     uint64_t samples;                    /* EXCHANGE */
     double value;                        /* EXCHANGE: loss; SET_LR, REPORT */
     bool finished;                       /* LEAVE */
+    uint64_t rejoins;                    /* LEAVE: of the run that is left; in a later one there is work again */
     char name[64];                       /* REPORT */
 } request_t;
 
@@ -80,6 +81,8 @@ struct psd_worker {
     psd_err_t failure;
     psd_session_position_t position;
     uint64_t rejoins;                    /* how often the servers have begun another run */
+    bool leaves;                         /* psd_worker_leave was called, and has not been answered; since then: */
+    uint64_t leave_rejoins;              /* `rejoins` at its first call */
     uint64_t moved;                      /* chunks, as psd_session_moved counts them */
     char waiting[PSD_MAX_TEXT];          /* what is waited for */
     char settings[PSD_MAX_TEXT];
@@ -373,7 +376,10 @@ static void run_request(psd_worker_t *self, const request_t *r)
     case PULL_SLOW: rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err); break;
     case SET_LR: rc = psd_session_set_lr(self->session, now, r->value, &self->out, &err); break;
     case REPORT: psd_session_report(self->session, r->name, r->value, &self->out); break;
-    case LEAVE: psd_session_leave(self->session, now, r->finished, &self->out); break;
+    case LEAVE: /* the job may have gone back while this was on its way: then nobody has finished */
+        if (!r->finished || psd_session_rejoins(self->session) == r->rejoins)
+            psd_session_leave(self->session, now, r->finished, &self->out);
+        break;
     case STOP: self->stopping = true; break;
     }
     if (rc != PSD_OK) {
@@ -708,6 +714,7 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange"))
         return self->error.code;
     uint64_t before;
+    self->leaves = false;
     (void)!read(self->done_fd, &before, sizeof before);
     for (uint32_t i = 0; i < self->list.n; i++)
         self->gradient[i] = samples ? gradients[i] : NULL;
@@ -771,14 +778,23 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
     bool over = self->phase == PSD_PHASE_FAILED || self->phase == PSD_PHASE_LEFT;
     if (self->phase == PSD_PHASE_FAILED)
         self->error = self->failure;
-    if (!over)
+    if (!self->leaves)
+        self->leave_rejoins = self->rejoins;
+    self->leaves = true;
+    const uint64_t rejoins = self->leave_rejoins;
+    const bool went_back = finished && self->rejoins != rejoins;
+    if (!over && !went_back)
         self->phase = PSD_PHASE_LEAVING;
     int rc = self->phase == PSD_PHASE_FAILED ? self->error.code : PSD_OK;
     uv_mutex_unlock(&self->lock);
     if (over || !self->running)
         return rc;
-    post(self, &(request_t){ .kind = LEAVE, .finished = finished != 0 });
-    return await(self, PSD_PHASE_LEFT, "leave", timeout_ms);
+    if (!went_back)
+        post(self, &(request_t){ .kind = LEAVE, .finished = finished != 0, .rejoins = rejoins });
+    rc = await(self, PSD_PHASE_LEFT, "leave", timeout_ms);
+    if (rc != PSD_ETIMEOUT && timeout_ms)
+        self->leaves = false;
+    return rc;
 }
 
 void psd_worker_close(psd_worker_t **self_p)
