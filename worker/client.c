@@ -521,7 +521,7 @@ static int open_net(psd_worker_t *self, const psd_worker_config_t *config)
     const psd_keys_source_t source = { .secret = config->key, .server = config->server_public, .insecure = config->insecure,
                                        .server_later = self->trusts_file };
     int rc = psd_keys_load(&keys, &source, &self->error);
-    if (rc == PSD_OK && !keys.insecure && !strcmp(keys.public, keys.server))
+    if (rc == PSD_OK && !keys.insecure && !self->trusts_file && !strcmp(keys.public, keys.server))
         rc = psd_err_set(&self->error, PSD_ECONFIG, "the worker's key is that of the servers: give it one of its own, made by "
                          "psdctl keygen NAME");
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, &self->error)))
