@@ -205,7 +205,7 @@ static unsigned manifests(void)
 static bool flip_a_bit(chaos_t *self, const char *path)
 {
     struct stat st;
-    unsigned char byte;
+    unsigned char byte = 0;
     const int fd = open(path, O_RDWR | O_CLOEXEC);
     bool done = fd >= 0 && !fstat(fd, &st) && st.st_size;
     const off_t at = done ? (off_t)chaos_below(self, (uint64_t)st.st_size) : 0;
