@@ -27,12 +27,12 @@ void psd_address_join(char *out, size_t capacity, const char *host, const char *
     snprintf(out, capacity, "%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
 }
 
-/* The first address of this family among those found; NULL without. */
-static const struct addrinfo *first(const struct addrinfo *found, int family)
+const struct addrinfo *psd_address_choose(const struct addrinfo *found)
 {
-    while (found && found->ai_family != family)
-        found = found->ai_next;
-    return found;
+    const struct addrinfo *v6 = NULL;
+    for (; found && found->ai_family != AF_INET; found = found->ai_next)
+        v6 = v6 || found->ai_family != AF_INET6 ? v6 : found;
+    return found ? found : v6;
 }
 
 static int look_up(psd_sockaddr_t *out, const psd_address_t *address, int flags)
@@ -41,8 +41,7 @@ static int look_up(psd_sockaddr_t *out, const psd_address_t *address, int flags)
     struct addrinfo *found = NULL;
     const char *host = strcmp(address->host, "*") ? address->host : "0.0.0.0";
     const int rc = getaddrinfo(host, strcmp(address->port, "*") ? address->port : "0", &hints, &found);
-    const struct addrinfo *best = rc ? NULL : first(found, AF_INET);
-    best = best || rc ? best : first(found, AF_INET6);
+    const struct addrinfo *best = rc ? NULL : psd_address_choose(found);
     *out = (psd_sockaddr_t){ 0 };
     if (best) {
         memcpy(&out->at, best->ai_addr, best->ai_addrlen);

@@ -2,6 +2,7 @@
  * Where a name has addresses of both kinds, the IPv4 one is taken, by who listens as by who connects. */
 #pragma once
 
+#include <netdb.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <sys/socket.h>
@@ -33,6 +34,9 @@ int psd_address_resolve(psd_sockaddr_t *out, const psd_address_t *address, psd_e
 
 /* The same for what is an address already, and is not looked up; false for a name. */
 bool psd_address_parse(psd_sockaddr_t *out, const psd_address_t *address);
+
+/* Of what getaddrinfo found the one to take; NULL when there is none of either kind. */
+const struct addrinfo *psd_address_choose(const struct addrinfo *found);
 
 /* Whether it is one of loopback, which only this machine reaches. */
 bool psd_address_is_loopback(const struct sockaddr *at);

@@ -126,6 +126,17 @@ static bool find_ground(char *path)
     }
 }
 
+/* Make a file for a moment; `path` ends in XXXXXX. False with errno. */
+static bool try_file(char *path)
+{
+    const int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    unlink(path);
+    close(fd);
+    return true;
+}
+
 int psd_durable_probe(const char *dir, psd_err_t *err)
 {
     char path[PATH_MAX + sizeof "/.psd-probe-XXXXXX"];
@@ -140,12 +151,7 @@ int psd_durable_probe(const char *dir, psd_err_t *err)
     if (!find_ground(path))
         return fail(err, "make files in", dir);
     strcat(path, "/.psd-probe-XXXXXX");
-    const int fd = mkostemp(path, O_CLOEXEC);
-    if (fd < 0)
-        return fail(err, "make files in", dir);
-    unlink(path);
-    close(fd);
-    return PSD_OK;
+    return try_file(path) ? PSD_OK : fail(err, "make files in", dir);
 }
 
 bool psd_durable_is_hopeless(int why)
@@ -312,12 +318,7 @@ static bool can_make_beside(const char *file)
         return false;
     }
     snprintf(beside, sizeof beside, "%.*s.psd-probe-XXXXXX", slash ? (int)(slash - file) + 1 : 0, file);
-    const int fd = mkostemp(beside, O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    unlink(beside);
-    close(fd);
-    return true;
+    return try_file(beside);
 }
 
 int psd_durable_probe_file(const char *path, bool to_append, psd_err_t *err)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/logtext.h"
+#include "common/printable.h"
 
 typedef enum { LOGFMT, JOURNAL, HUMAN, JSON } style_t;
 
@@ -102,30 +103,23 @@ static void put(line_t *line, const char *text, size_t n)
 
 static void put_str(line_t *line, const char *text) { put(line, text, strlen(text)); }
 
-/* A character that moves the cursor or ends a line, of one byte or of two (U+0080 to U+009F). */
-static bool is_control(const char *s, size_t n)
-{
-    const unsigned char c = (unsigned char)*s;
-    return c < 0x20 || c == 0x7f || (c == 0xc2 && n > 1 && ((unsigned char)s[1] & 0xe0) == 0x80);
-}
-
-/* A string as JSON and logfmt readers both take it: in quotes, with control characters escaped, and what is no UTF-8
- * replaced. */
+/* A string as JSON and logfmt readers both take it: in quotes, with control characters escaped, and what may not be shown
+ * otherwise replaced. */
 static void put_quoted(line_t *line, const char *text, size_t n)
 {
     put(line, "\"", 1);
     for (size_t i = 0, size; i < n; i += size ? size : 1) {
         const unsigned char c = (unsigned char)text[i];
-        size = psd_logtext_character(text + i, n - i);
         char escape[8];
-        if (is_control(text + i, n - i))
-            snprintf(escape, sizeof escape, c == '\n' ? "\\n" : "\\u%04x", c < 0x80 ? c : (unsigned char)text[i + 1]);
-        else if (c == '"' || c == '\\')
+        size = psd_printable_character(text + i, n - i);
+        if (c == '"' || c == '\\')
             snprintf(escape, sizeof escape, "\\%c", c);
         else if (size)
             snprintf(escape, sizeof escape, "%.*s", (int)size, text + i);
+        else if (c == '\n')
+            snprintf(escape, sizeof escape, "\\n");
         else
-            snprintf(escape, sizeof escape, "\\ufffd");
+            snprintf(escape, sizeof escape, "\\u%04x", c < 0x80 ? c : 0xfffd);
         put_str(line, escape);
     }
     put(line, "\"", 1);
@@ -223,8 +217,10 @@ static size_t bare(char out[PSD_LOG_MAX_LINE], const char *value, size_t n)
 static void put_words(line_t *line, const char *text, size_t n)
 {
     put(line, " ", 1);
-    for (size_t i = 0; i < n; i++)
-        put(line, is_control(text + i, n - i) ? "?" : text + i, 1);
+    for (size_t i = 0, size; i < n; i += size ? size : 1) {
+        size = psd_printable_character(text + i, n - i);
+        put(line, size ? text + i : "?", size ? size : 1);
+    }
 }
 
 static void put_text(line_t *line, const char *text)

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/printable.h"
+
 typedef struct out {
     char *at, *end; /* one byte is kept for the end of the text */
 } out_t;
@@ -15,27 +17,11 @@ static void put(out_t *self, char c)
         *self->at++ = c;
 }
 
-size_t psd_logtext_character(const char *s, size_t n)
-{
-    const unsigned char *u = (const unsigned char *)s;
-    const size_t size = n == 0 ? 0 : u[0] < 0x80 ? 1 : u[0] < 0xc2 ? 0 : u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : u[0] < 0xf5 ? 4 : 0;
-    if (size > n)
-        return 0;
-    for (size_t i = 1; i < size; i++)
-        if ((u[i] & 0xc0) != 0x80)
-            return 0;
-    const bool is_long = (u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xf0 && u[1] < 0x90),
-               is_surrogate = u[0] == 0xed && u[1] > 0x9f, is_beyond = u[0] == 0xf4 && u[1] > 0x8f;
-    return size > 1 && (is_long || is_surrogate || is_beyond) ? 0 : size;
-}
-
 int psd_logtext_is_plain(const char *s, size_t n)
 {
     for (size_t i = 0, size; i < n; i += size) {
-        const unsigned char c = (unsigned char)s[i];
-        size = psd_logtext_character(s + i, n - i);
-        const bool is_control = c <= ' ' || c == 0x7f || (size == 2 && c == 0xc2 && (unsigned char)s[i + 1] < 0xa0);
-        if (!size || is_control || c == '"' || c == '=' || c == '\\')
+        size = psd_printable_character(s + i, n - i);
+        if (!size || strchr(" \"=\\", s[i]))
             return 0;
     }
     return n > 0;

@@ -14,6 +14,3 @@ size_t psd_logtext_compose(char *out, size_t n, const char *format, va_list args
 
 /* Whether the string is one word that needs no quotes: printable, no blank, quote, '=' or backslash, valid UTF-8. */
 int psd_logtext_is_plain(const char *s, size_t n);
-
-/* Bytes of the well-formed UTF-8 character at `s`, of which `n` bytes are there; 0 when it is none. */
-size_t psd_logtext_character(const char *s, size_t n);

@@ -21,10 +21,10 @@ static bool is_harmless(unsigned code)
            !(code >= 0x2028 && code <= 0x202e) && !(code >= 0x2066 && code <= 0x2069) && code <= 0x10ffff;
 }
 
-/* How many bytes the character at `at` has when it may be shown as it is; 0 for all others. */
-static size_t shown(const unsigned char *at, size_t n)
+size_t psd_printable_character(const char *text, size_t n)
 {
-    const size_t size = size_of(*at);
+    const unsigned char *at = (const unsigned char *)text;
+    const size_t size = n ? size_of(*at) : 0;
     if (size < 2)
         return size && *at >= ' ' && *at != 0x7f;
     if (size > n)
@@ -48,15 +48,15 @@ char *psd_printable(char *out, size_t room, const char *text, size_t n)
 {
     static const char cut[] = "...";
     assert(room > sizeof cut);
-    const unsigned char *at = (const unsigned char *)text, *end = at + n;
+    const char *at = text, *end = text + n;
     size_t used = 0, safe = 0; /* safe: the longest beginning that leaves room for the dots */
     while (at < end) {
         char piece[8];
-        size_t taken = shown(at, (size_t)(end - at)), length = taken;
+        size_t taken = psd_printable_character(at, (size_t)(end - at)), length = taken;
         if (taken)
             memcpy(piece, at, taken);
         else
-            taken = 1, length = escape(piece, *at);
+            taken = 1, length = escape(piece, (unsigned char)*at);
         if (used + length >= room) {
             snprintf(out + safe, room - safe, "%s", cut);
             return out;

@@ -7,3 +7,7 @@
  * \x1b, and so what is no UTF-8, so that nothing in it steers a terminal. What does not fit is left out, and "..."
  * stands for it. Returns `out`. */
 char *psd_printable(char *out, size_t room, const char *text, size_t n);
+
+/* Bytes of the character at `text`, of which `n` bytes are there, when it may be shown as it is; 0 for a control character, for
+ * those that turn the direction of what follows, and for what is no UTF-8. */
+size_t psd_printable_character(const char *text, size_t n);

@@ -78,10 +78,8 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     uv_tcp_init(self->loop, &self->tcp);
     self->tcp.data = self->connect.data = self;
     self->state = CONNECTING;
-    const struct addrinfo *best = found; /* as common/address does: IPv4 where there is a choice */
-    while (best && best->ai_family != AF_INET)
-        best = best->ai_next;
-    int rc = uv_tcp_connect(&self->connect, &self->tcp, (best ? best : found)->ai_addr, on_connected);
+    const struct addrinfo *best = psd_address_choose(found);
+    int rc = best ? uv_tcp_connect(&self->connect, &self->tcp, best->ai_addr, on_connected) : UV_EAI_FAMILY;
     uv_freeaddrinfo(found);
     if (rc)
         on_connected(&self->connect, rc);

@@ -14,6 +14,14 @@ typedef struct psd_coordinator psd_coordinator_t;
  * for workers_want any longer. */
 enum { PSD_WANT_MS = 5000 };
 
+/* Silence after which a server counts as lost: servers speak four times a second, so that a shorter lease would lose them by
+ * chance. */
+enum { PSD_SERVER_LEASE_MIN_MS = 1000 };
+static inline uint64_t psd_server_lease_ms(uint64_t lease_ms)
+{
+    return lease_ms > PSD_SERVER_LEASE_MIN_MS ? lease_ms : PSD_SERVER_LEASE_MIN_MS;
+}
+
 typedef struct psd_coordinator_config {
     const char *job;              /* name; copied */
     uint64_t job_id;              /* of this run, not 0; every message carries it */
@@ -73,7 +81,7 @@ typedef enum psd_job_state {
 #undef X
 } psd_job_state_t;
 
-enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */, PSD_MAX_ABSENT = 8 };
+enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */, PSD_MAX_ABSENT = 8, PSD_ABSENT_TEXT = 160 };
 
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {
@@ -91,7 +99,7 @@ typedef struct psd_coordinator_facts {
     uint64_t workers_lost;               /* how often a worker was given up; only rises */
     uint32_t workers_min, workers_want;
     uint32_t n_absent;                   /* whom the job waits for, one clause each; more are dropped */
-    char absent[PSD_MAX_ABSENT][160];
+    char absent[PSD_MAX_ABSENT][PSD_ABSENT_TEXT];
     char waiting_for[PSD_MAX_TEXT];      /* "workers 1, 3 (round 17)", "" when nothing is waited for */
     struct {
         char name[64];

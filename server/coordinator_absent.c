@@ -2,11 +2,11 @@
  * fallen silent, workers that are too few. It is said every few seconds, and the job ends when they stay away too long. */
 #include "server/coordinator_state.h"
 
-enum { LAST_SAVE_MS = 30000, ITEM = 160 };
+enum { LAST_SAVE_MS = 30000 };
 
 uint64_t psd_coord_server_lease_ms(const psd_coordinator_t *self)
 {
-    return self->config.lease_ms > PSD_SERVER_LEASE_MIN_MS ? self->config.lease_ms : PSD_SERVER_LEASE_MIN_MS;
+    return psd_server_lease_ms(self->config.lease_ms);
 }
 
 /* In the order of the log's lines: a server that falls silent, and one that speaks again. */
@@ -58,19 +58,19 @@ static uint64_t seconds(const psd_coordinator_t *self, uint64_t since_ms)
     return self->absent.tick_ms > since_ms ? (self->absent.tick_ms - since_ms) / 1000 : 0;
 }
 
-static void add(char (*item)[ITEM], uint32_t most, uint32_t *n, const char *format, ...) __attribute__((format(printf, 4, 5)));
+static void add(char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-static void add(char (*item)[ITEM], uint32_t most, uint32_t *n, const char *format, ...)
+static void add(char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
     if (*n < most)
-        vsnprintf(item[*n], ITEM, format, args);
+        vsnprintf(item[*n], PSD_ABSENT_TEXT, format, args);
     *n += *n < most;
     va_end(args);
 }
 
-static void list_servers(const psd_coordinator_t *self, char (*item)[ITEM], uint32_t most, uint32_t *n)
+static void list_servers(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n)
 {
     for (uint32_t s = 0; s < self->config.n_servers; s++) {
         const psd_shard_row_t *shard = &self->shard[s];
@@ -83,7 +83,7 @@ static void list_servers(const psd_coordinator_t *self, char (*item)[ITEM], uint
     }
 }
 
-static void list_workers(const psd_coordinator_t *self, char (*item)[ITEM], uint32_t most, uint32_t *n)
+static void list_workers(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n)
 {
     const uint32_t done = psd_coord_count_finished(self), least = self->config.workers_min;
     if (!lacking_workers(self))
@@ -101,7 +101,7 @@ static void list_workers(const psd_coordinator_t *self, char (*item)[ITEM], uint
     }
 }
 
-uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[ITEM], uint32_t most)
+uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_TEXT], uint32_t most)
 {
     uint32_t n = 0;
     if (self->state == PSD_JOB_FINISHED || self->ending)
@@ -113,7 +113,7 @@ uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[ITEM]
 
 void psd_coord_describe_absent(const psd_coordinator_t *self, char *text, size_t n)
 {
-    char item[PSD_MAX_ABSENT][ITEM];
+    char item[PSD_MAX_ABSENT][PSD_ABSENT_TEXT];
     const uint32_t n_items = psd_coord_list_absent(self, item, PSD_MAX_ABSENT);
     size_t at = 0;
     text[0] = '\0';

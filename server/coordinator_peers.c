@@ -3,7 +3,7 @@
 #include "server/coordinator_state.h"
 
 /* SILENT: a server speaks three times as often. */
-enum { SERVER_LEASE_MS = 1000, SERVER_SILENT_MS = 750, MAX_LR = 1000000000 };
+enum { SERVER_SILENT_MS = 750, MAX_LR = 1000000000 };
 
 /* ---- workers ---- */
 
@@ -430,7 +430,7 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
         return true;
     }
     bool same_place = is_endpoint(old, endpoint, n_endpoint);
-    if (!same_place && now_ms < old->heard_ms + SERVER_LEASE_MS) {
+    if (!same_place && now_ms < old->heard_ms + PSD_SERVER_LEASE_MIN_MS) {
         psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
         wait->seq = msg->seq;
         snprintf(wait->text, sizeof wait->text, "server %u at %s was here %" PRIu64 " ms ago", msg->code - 1,

@@ -18,8 +18,7 @@
 
 enum {
     PSD_MAX_POINTS = 16, /* checkpoints that are remembered to go back to */
-    PSD_FIRST_SEQ = 1,   /* number of a log's first entry */
-    PSD_SERVER_LEASE_MIN_MS = 1000 /* servers speak four times a second; a shorter lease would lose them by chance */
+    PSD_FIRST_SEQ = 1    /* number of a log's first entry */
 };
 
 typedef struct psd_shard_row {
@@ -211,7 +210,7 @@ void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t
 void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* Who is missing: one clause each, up to `most` of them; their number. */
-uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[160], uint32_t most);
+uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_TEXT], uint32_t most);
 
 /* The same as one text; "" when nobody is. */
 void psd_coord_describe_absent(const psd_coordinator_t *self, char *text, size_t n);

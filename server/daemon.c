@@ -41,7 +41,6 @@ enum {
     ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,       /* for a stranger to be refused */
     REOPEN_MS = 5000,      /* for an address to come free that was closed */
-    SERVER_LEASE_MIN_MS = 1000, /* servers speak four times a second */
     SCRAPE_MS = 15000,     /* for Prometheus to read how the job ended */
     STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
@@ -743,7 +742,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
     const uint64_t lease_ms = psd_options_ms(o, "lease"), patience_ms = psd_options_ms(o, "join_timeout");
     if (!self->at.is_first) {
         engine.first = self->at.join;
-        engine.lease_ms = lease_ms > SERVER_LEASE_MIN_MS ? lease_ms : SERVER_LEASE_MIN_MS;
+        engine.lease_ms = psd_server_lease_ms(lease_ms);
         engine.patience_ms = patience_ms;
     }
     psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),

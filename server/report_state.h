@@ -81,7 +81,7 @@ psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, c
 /* Whom the job waits for, one clause each, as this server sees it: server 0 looks after all, the others after server 0. */
 typedef struct psd_report_absent {
     uint32_t n, n_lost_servers;
-    char text[PSD_MAX_ABSENT][160];
+    char text[PSD_MAX_ABSENT][PSD_ABSENT_TEXT];
 } psd_report_absent_t;
 void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_report_absent_t *out);
 

@@ -23,14 +23,14 @@ struct psd_http {
 static bool split(const char *url, char *host, char *port)
 {
     const char *start = strncmp(url, "http://", 7) == 0 ? url + 7 : url;
-    size_t n = strcspn(start, "/");
-    const char *colon = memrchr(start, ':', n);
-    if (!colon || colon - start >= MAX_NAME || n - (size_t)(colon - start) >= MAX_NAME)
+    char place[2 * MAX_NAME];
+    psd_address_t address;
+    snprintf(place, sizeof place, "%.*s", (int)strcspn(start, "/"), start);
+    if (!psd_address_split(&address, place) || !*address.port)
         return false;
-    bool brackets = *start == '[' && colon[-1] == ']';
-    snprintf(host, MAX_NAME, "%.*s", (int)(colon - start) - 2 * brackets, start + brackets);
-    snprintf(port, MAX_NAME, "%.*s", (int)(start + n - colon - 1), colon + 1);
-    return *host && *port;
+    snprintf(host, MAX_NAME, "%s", address.host);
+    snprintf(port, MAX_NAME, "%s", address.port);
+    return true;
 }
 
 int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_t *err)

@@ -112,8 +112,7 @@ Test(log, what_is_no_utf8_is_replaced_so_that_json_stays_json)
     json_t *line = json_loads(said, JSON_REJECT_DUPLICATES, NULL);
     cr_assert_not_null(line, "%s", said);
     cr_expect_str_eq(json_string_value(json_object_get(line, "name")),
-                     "a\xef\xbf\xbd\xc3\xa9\xc2\x9b" "2J\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
-    cr_expect_not_null(strstr(said, "\\u009b"), "%s", said);
+                     "a\xef\xbf\xbd\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd" "2J\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
     json_decref(line);
 }
 
