@@ -96,6 +96,8 @@ static void read_settings(trainer_t *self)
         self->lr = psd_rule_lr(&rule);
 }
 
+static int summarise(const trainer_t *self, const char *outcome, psd_err_t *err);
+
 static int join(trainer_t *self, psd_err_t *err)
 {
     psd_tensor_t tensors[PSD_MAX_PARAMS];
@@ -118,7 +120,7 @@ static int join(trainer_t *self, psd_err_t *err)
     if (self->record && self->config->trace && *self->config->trace &&
         !(self->trace = psd_trace_new(self->config->trace, err)))
         return PSD_EIO;
-    return self->record ? PSD_OK : err ? err->code : PSD_EIO;
+    return self->record ? summarise(self, "running", err) : err ? err->code : PSD_EIO;
 }
 
 /* ---- Evaluation ---- */
@@ -443,7 +445,7 @@ static json_t *text_or_null(const char *text) { return *text ? json_string(text)
 static json_t *count(uint64_t value) { return json_integer((json_int_t)value); }
 
 /* Who ran what, how far it came, and how it ended; NULL when memory runs out. The caller frees it. */
-static char *summary_text(const trainer_t *self, int outcome)
+static char *summary_text(const trainer_t *self, const char *outcome)
 {
     const psd_trainer_result_t *r = self->result;
     const psd_position_t at = psd_worker_position(self->worker);
@@ -455,7 +457,8 @@ static char *summary_text(const trainer_t *self, int outcome)
     } rows[] = {
         { "schema", json_string("psd.summary/1") },
         { "job", json_string(job ? job : "psd") },
-        { "outcome", json_string(outcome ? psd_err_text(outcome) : "done") },
+        { "outcome", json_string(outcome) },
+        { "run", json_sprintf("%016" PRIx64, at.run) },
         { "worker", count(at.worker) },
         { "rank", count(at.rank) },
         { "world", count(at.world) },
@@ -492,7 +495,7 @@ static char *summary_text(const trainer_t *self, int outcome)
     return text;
 }
 
-static int summarise(const trainer_t *self, int outcome, psd_err_t *err)
+static int summarise(const trainer_t *self, const char *outcome, psd_err_t *err)
 {
     char *text = summary_text(self, outcome);
     const int rc = text ? psd_record_summarise(self->record, text, err)
@@ -531,7 +534,8 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
         late_rc = keep_weights(self, &late);
     if (rc == PSD_OK && late_rc == PSD_EAGAIN)
         return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
-    int summary_rc = summarise(self, rc ? rc : late_rc, late_rc ? NULL : &late);
+    const int end = rc ? rc : late_rc;
+    int summary_rc = summarise(self, end ? psd_err_text(end) : "done", late_rc ? NULL : &late);
     late_rc = late_rc ? late_rc : summary_rc;
     /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
     const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;

@@ -72,9 +72,3 @@ int psd_place_remove(const char *path, psd_err_t *err)
         return psd_err_set(err, PSD_EIO, "cannot remove %s: %s", path, strerror(errno));
     return PSD_OK;
 }
-
-bool psd_place_can_redraw(const psd_options_t *options)
-{
-    const char *term = getenv("TERM"), *mode = psd_options_string(options, "progress");
-    return isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0 && strcmp(mode, "log") != 0;
-}

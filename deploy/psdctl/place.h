@@ -25,6 +25,3 @@ int psd_place_make(const char *path, psd_err_t *err);
 
 /* Remove a directory with all in it; none there is fine. PSD_EIO. */
 int psd_place_remove(const char *path, psd_err_t *err);
-
-/* Whether progress may be drawn on stderr and drawn again. */
-bool psd_place_can_redraw(const psd_options_t *options);

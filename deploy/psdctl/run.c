@@ -24,6 +24,7 @@
 #include "deploy/psdctl/live.h"
 #include "deploy/psdctl/place.h"
 #include "deploy/psdctl/plan.h"
+#include "deploy/psdctl/rundir.h"
 #include "deploy/psdctl/restarts.h"
 #include "deploy/psdctl/verb.h"
 
@@ -64,6 +65,7 @@ struct run {
     uv_timer_t alive; /* a word to all agents */
     post_t *post;     /* servers, then workers */
     psd_plan_t plan;
+    psd_rundir_t rundir; /* plan.directory, ours until the end */
     unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
     int64_t restarts; /* that each child has */
     bool has_checkpoints;
@@ -559,6 +561,13 @@ static void print_first(const run_t *run, const json_t *summary)
     printf("  %-13s %s\n", "kept in", run->plan.directory);
 }
 
+static const char *outcome_of(const run_t *run)
+{
+    return run->code == 0                                 ? "done"
+           : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early"
+                                                          : "failed";
+}
+
 /* The first worker's summary, as far as it got; what stands above it, and what is for programs, is left out. */
 static void print_summary(const run_t *run)
 {
@@ -570,10 +579,7 @@ static void print_summary(const run_t *run)
     json_t *value;
     snprintf(path, sizeof path, "%s/summary.json", run->plan.directory);
     json_t *summary = json_load_file(path, 0, NULL);
-    printf("%s: %s\n", psd_options_string(run->options, "job"),
-           run->code == 0                                 ? "done"
-           : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early"
-                                                          : "failed");
+    printf("%s: %s\n", psd_options_string(run->options, "job"), outcome_of(run));
     print_first(run, summary);
     json_object_foreach(summary, key, value)
     {
@@ -639,6 +645,16 @@ static void miss_model(run_t *run, const struct stat *before)
     say(run, "psdctl: no worker has saved the model as %s; start again to have it", save);
 }
 
+/* Before the summary is printed: what cannot be written is no good end. */
+static void end_directory(run_t *run)
+{
+    psd_err_t err;
+    if (psd_rundir_end(&run->rundir, outcome_of(run), run->code, &err) == PSD_OK)
+        return;
+    say(run, "psdctl: %s", err.text);
+    run->code = run->code ? run->code : psd_err_exit_code(PSD_EIO);
+}
+
 static int drive(run_t *run)
 {
     uv_loop_init(&run->loop);
@@ -674,6 +690,7 @@ static int drive(run_t *run)
     uv_loop_close(&run->loop);
     psd_live_end(run->live, uv_hrtime() / 1000000);
     miss_model(run, &model);
+    end_directory(run);
     print_summary(run);
     return run->code;
 }
@@ -682,6 +699,7 @@ static int prepare(run_t *run, bool is_far, psd_err_t *err)
 {
     int rc = is_far ? PSD_OK : psd_outputs_probe_all(run->options, PSD_PROGRAM_CTL, err); /* of others, their workers look */
     rc = rc ? rc : psd_plan_make(&run->plan, run->options, is_far, err);
+    rc = rc ? rc : psd_rundir_take(&run->rundir, run->plan.directory, err);
     if (rc)
         return rc;
     run->restarts = psd_options_int(run->options, "restarts");
@@ -702,7 +720,7 @@ static int train(unsigned programs, int argc, char **argv)
     if (!options)
         return psd_err_exit_code(PSD_ENOMEM);
     int rc = psd_options_load(options, argc, argv, &err), code = 0;
-    run = (run_t){ .options = options };
+    run = (run_t){ .options = options, .rundir = { .lock = -1 } };
     if (rc == PSD_OK)
         rc = prepare(&run, programs & PSD_PROGRAM_LAUNCH, &err);
     else if (rc < 0 && *psd_options_complaints(options))
@@ -711,6 +729,8 @@ static int train(unsigned programs, int argc, char **argv)
         code = drive(&run);
     else if (rc < 0)
         fprintf(stderr, "%s\n", err.text);
+    if (rc < 0) /* what says so is told already */
+        psd_rundir_end(&run.rundir, "failed", psd_err_exit_code(rc), NULL);
     free(run.post);
     psd_live_destroy(&run.live);
     psd_plan_clear(&run.plan);

@@ -11,6 +11,7 @@
 #include <uv.h>
 
 #include "common/hangup.h"
+#include "common/progress.h"
 #include "deploy/psdctl/child.h"
 #include "deploy/psdctl/command.h"
 #include "deploy/psdctl/place.h"
@@ -381,7 +382,7 @@ int psd_trials_run(const psd_options_t *options, psd_comparison_t *comparison, c
                       .directory = directory,
                       .result = result,
                       .n_slots = (unsigned)psd_options_int(options, "compare.jobs"),
-                      .terminal = psd_place_can_redraw(options) };
+                      .terminal = psd_progress_can_redraw(STDERR_FILENO) && strcmp(psd_options_string(options, "progress"), "log") };
     *result = (psd_trials_t){ .n = comparison->n * comparison->n_seeds };
     const int rc = psd_place_find(&self.place, err);
     if (rc)

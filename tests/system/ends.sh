@@ -4,7 +4,7 @@
 set -euo pipefail
 bin=$1
 dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
 cd "$dir"
 fail() { echo "ends: ${now:-}: $*"; exit 1; }
 
@@ -150,24 +150,87 @@ no_input() {
     never_restarted
 }
 nobody_there() { ends 69 '' "$bin/psd-worker" "${model[@]}" "${nobody[@]}"; }
-stopped() {
+# endless RUN OPTION...: a job that does not end by itself, in the background as $psdctl, trains.
+endless() {
+    local i run_dir=$1
+    shift
+    "${run[@]}" --stop-steps=0 --stop-epochs=1000000000 --run-dir="$run_dir" "$@" >said 2>&1 &
+    psdctl=$!
+    for ((i = 0; i < 3000; i++)); do
+        ! grep -qs '"outcome": "running"' "$run_dir/summary.json" || return 0
+        kill -0 "$psdctl" 2>/dev/null || fail "it ended: $(cat said)"
+        sleep 0.1
+    done
+    fail "it does not train: $(cat said)"
+}
+# ended CODE: so does $psdctl.
+ended() {
     local code=0
-    timeout --signal=TERM 3 "${run[@]}" --stop-steps=0 --stop-epochs=1000000000 >said 2>&1 || code=$?
+    wait "$psdctl" || code=$?
+    [ $code = "$1" ] || fail "ended with $code, not $1: $(cat said)"
+}
+stopped() {
+    endless stopped
+    kill -TERM "$psdctl"
+    ended 75
     grep -q 'stopped early' said || fail "$(cat said)"
-    [ $code = 124 ] || [ $code = 75 ] || fail "ended with $code" # 124 is the word of timeout
+    grep -q '"outcome": "stopped' stopped/summary.json && grep -q '"exit_code": 75' stopped/run.json || fail "$(cat stopped/*.json)"
+}
+
+# A directory has one run at a time, and what an earlier one has left there is not taken for this one's.
+run_dir_taken() {
+    ends 0 'done' "${run[@]}" --run-dir=again
+    local first
+    first=$(grep '"id"' again/run.json)
+    ends 66 'none.svm' "${run[@]}" --data-train=libsvm:none.svm --run-dir=again
+    ! grep -q 'loss\|sha256' said || fail "it tells the result of the run before: $(cat said)"
+    ! grep -qs '"outcome": "done"' again/summary.json || fail 'the summary is that of the run before'
+    grep -q '"outcome": "done"' again/summary.json.before || fail 'the result of the run before is lost'
+    grep -q '"outcome": "failed"' again/run.json && grep -q '"exit_code": 66' again/run.json || fail "$(cat again/run.json)"
+    [ "$first" != "$(grep '"id"' again/run.json)" ] || fail 'two runs have one id'
+    endless again
+    grep -q '"outcome": "running"' again/run.json && grep -q '"outcome": "running"' again/summary.json || fail "$(cat again/*.json)"
+    cp said said.first
+    ends 78 'another psdctl works in again' "${run[@]}" --run-dir=again
+    grep -q '"outcome": "running"' again/run.json || fail 'the one that was refused has changed something'
+    cp said.first said
+    kill -TERM "$psdctl"
+    ended 75
+}
+
+# No room for the last checkpoint, on a disk of 64 KiB of our own.
+checkpoint_lost() {
+    if ! unshare -Urm true 2>/dev/null; then
+        echo 'ends: checkpoint_lost is left out: this machine permits no mounts of our own'
+        return
+    fi
+    mkdir ck64
+    local code=0
+    unshare -Urm bash -c 'mount -t tmpfs -o size=64k none ck64
+        (for ((i = 0; i < 3000; i++)); do
+            ls ck64/MANIFEST-* >/dev/null 2>&1 && break
+            sleep 0.1
+        done
+        while [ -e ck64 ] && kill -0 $$ 2>/dev/null; do
+            dd if=/dev/zero bs=512 of=ck64/fill oflag=append conv=notrunc 2>/dev/null
+            sleep 0.05
+        done) &
+        filler=$!
+        "$@" >said 2>&1
+        code=$?
+        kill $filler
+        exit $code' - "${run[@]}" --stop-steps=30000 --checkpoint-dir=ck64 --checkpoint-every=1h --run-dir=lost || code=$?
+    [ $code = 74 ] || fail "ended with $code: $(cat said)"
+    grep -q 'the last checkpoint could not be made' said && ! grep -q ': done' said || fail "$(cat said)"
+    grep -q '"exit_code": 74' lost/run.json || fail "$(cat lost/run.json)"
 }
 wrong_option() { ends 78 'PSD_SERVERS' env PSD_SERVERS=none "${run[@]}"; }
 killed() {
-    local code=0
-    "${run[@]}" --stop-steps=0 --stop-epochs=1000000000 --restarts=0 --run-dir=killed >said 2>&1 &
-    local psdctl=$! i child=
-    for ((i = 0; i < 600; i++)); do
-        [ -s killed/metrics.jsonl ] && child=$(pgrep -P $psdctl -f 'psd-worker' | head -1) && [ -n "$child" ] && break
-        sleep 0.1
-    done
+    local child
+    endless killed --restarts=0
+    child=$(pgrep -P "$psdctl" -f 'psd-worker' | head -1)
     kill -9 "$child"
-    wait $psdctl || code=$?
-    [ $code = 1 ] || fail "ended with $code: $(cat said)"
+    ended 1
 }
 
 # A function for each END of the table (unit/test_ends).
