@@ -18,6 +18,7 @@ enum {
     PSD_MAX_LIST = 65536,                /* bytes of a payload that is a protobuf list */
     PSD_MAX_CHUNK = 1 << 18,             /* elements of a chunk */
     PSD_MAX_TEXT = 1024,                 /* bytes of a header's text, with its end */
+    PSD_MAX_RECIPE = 256,                /* bytes of what a worker trains on, with its end */
     PSD_MAX_NAME = 128,                  /* bytes of a job, tensor or host name, with its end */
     PSD_MAX_WORKERS = 1024,              /* members of a view */
     PSD_MAX_SERVERS = 64,                /* servers of a job */

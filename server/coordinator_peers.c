@@ -171,7 +171,19 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
     welcome(self, row, out);
 }
 
-static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, psd_buf_t *payload,
+/* Whether a worker trains on what the others do. The words are those of the first; when nobody else is here, they are its own. */
+static bool has_our_recipe(psd_coordinator_t *self, const psd_worker_row_t *row, const char *recipe)
+{
+    bool alone = true;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        alone = alone && (i == row->id || !psd_worker_is_here(&self->members.row[i]) ||
+                          self->members.row[i].state == PSD_WORKER_JOINING);
+    if (alone || !self->recipe[0])
+        snprintf(self->recipe, sizeof self->recipe, "%.*s", PSD_MAX_RECIPE - 1, recipe);
+    return !*recipe || !strcmp(self->recipe, recipe);
+}
+
+static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_buf_t *payload,
                         psd_actions_t *out)
 {
     psd_tensor_list_t theirs;
@@ -189,6 +201,12 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
     if (rc != PSD_OK) {
         refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, out, "worker %u registers another model: %s",
                row->id, err.text);
+        row->state = PSD_WORKER_LEFT;
+        return;
+    }
+    if (!has_our_recipe(self, row, msg->text)) {
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, out, "worker %u trains on other data, or in another order: it has %.255s; "
+               "the others have %s", row->id, msg->text, self->recipe);
         row->state = PSD_WORKER_LEFT;
         return;
     }
@@ -321,7 +339,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
         answer_heartbeat(self, from, row, out);
         break;
     case PSD_MSG_REGISTER:
-        on_register(self, now_ms, row, payload, out);
+        on_register(self, now_ms, row, msg, payload, out);
         break;
     case PSD_MSG_LEAVE:
         on_leave(self, now_ms, row, msg, out);

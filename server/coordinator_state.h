@@ -61,6 +61,7 @@ struct psd_coordinator {
     uint64_t first_done_ms;  /* when only workers that had finished were left */
     uint64_t first_ready_ms; /* when the first worker registered */
     uint64_t newest_ready_ms; /* and the newest */
+    char recipe[PSD_MAX_RECIPE]; /* what those who are here train on; "": nobody has said */
     uint64_t finish_since_ms;
     uint64_t line_ms; /* when what is waited for was last said */
     uint64_t seen_ms; /* when the last event came, for one's own absence */

@@ -94,7 +94,7 @@ struct psd_worker {
     uv_thread_t thread;
     bool running;
     int done_fd;
-    char *job, *name;
+    char *job, *name, *recipe;
     char *file;                          /* the cluster's; NULL: `join` is fixed */
     bool trusts_file;                    /* with the servers' public key */
     uint32_t wanted;
@@ -545,11 +545,12 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     self->trusts_file = by_file && (!config->server_public || !*config->server_public);
     self->job = strdup(config->job ? config->job : "psd");
     self->name = strdup(config->name ? config->name : name);
+    self->recipe = strdup(config->recipe ? config->recipe : "");
     self->wanted = config->worker > 0 ? (uint32_t)config->worker : 0;
     self->join_timeout_ms = config->join_timeout_ms > 0 ? config->join_timeout_ms : config->join_timeout_ms < 0 ? -1 : JOIN_MS;
     self->log = config->log;
     self->log_arg = config->log_arg;
-    if ((by_file && !self->file) || !self->job || !self->name)
+    if ((by_file && !self->file) || !self->job || !self->name || !self->recipe)
         return psd_err_set(&self->error, PSD_ENOMEM, "out of memory");
     if (!self->job[0] || strchr(self->job, ' ') || strlen(self->job) >= PSD_MAX_NAME || self->wanted > PSD_MAX_WORKERS)
         return psd_err_set(&self->error, PSD_EINVAL, "job \"%.60s\" must be one word, and worker at most %d", self->job,
@@ -557,6 +558,8 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     if (!psd_logtext_is_plain(self->name, strlen(self->name)) || strlen(self->name) >= PSD_MAX_NAME)
         return psd_err_set(&self->error, PSD_EINVAL, "\"%.60s\" cannot be a worker's name: it is one word of at most %d bytes, "
                            "without quotes, = or backslash", self->name, PSD_MAX_NAME - 1);
+    if (strlen(self->recipe) >= PSD_MAX_RECIPE)
+        return psd_err_set(&self->error, PSD_EINVAL, "`recipe` has %zu bytes, at most %d fit", strlen(self->recipe), PSD_MAX_RECIPE - 1);
     return PSD_OK;
 }
 
@@ -566,7 +569,7 @@ static psd_session_t *new_session(const psd_worker_t *self)
     uint64_t nonce = 0;
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
-    return psd_session_new(&(psd_session_config_t){ self->job, self->name, self->wanted, nonce, patience_ms });
+    return psd_session_new(&(psd_session_config_t){ self->job, self->name, self->wanted, nonce, self->recipe, patience_ms });
 }
 
 static void say_waiting(void *arg, const char *what)
@@ -822,6 +825,7 @@ void psd_worker_close(psd_worker_t **self_p)
     free(self->file);
     free(self->job);
     free(self->name);
+    free(self->recipe);
     free(self);
 }
 

@@ -13,6 +13,8 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 #include <zlib.h>
 
 #include "common/number.h"
@@ -570,4 +572,27 @@ void psd_dataset_gather(const psd_dataset_t *self, const uint32_t *rows, size_t 
         for (size_t j = 0; j < width; j++)
             out[j] = shade[pixel[j]];
     }
+}
+
+static void hash_bytes(XXH3_state_t *state, const void *bytes, size_t n)
+{
+    if (bytes)
+        XXH3_64bits_update(state, bytes, n);
+}
+
+uint64_t psd_dataset_hash(const psd_dataset_t *self)
+{
+    const size_t cells = self->n_rows * self->n_features, values = self->row_start ? self->row_start[self->n_rows] : 0;
+    XXH3_state_t state;
+    XXH3_64bits_reset(&state);
+    hash_bytes(&state, &self->n_rows, sizeof self->n_rows);
+    hash_bytes(&state, &self->n_features, sizeof self->n_features);
+    hash_bytes(&state, self->label, self->n_rows * sizeof *self->label);
+    hash_bytes(&state, self->weight, self->n_rows * sizeof *self->weight);
+    hash_bytes(&state, self->pixels, cells);
+    hash_bytes(&state, self->dense, cells * sizeof *self->dense);
+    hash_bytes(&state, self->row_start, (self->n_rows + 1) * sizeof *self->row_start);
+    hash_bytes(&state, self->column, values * sizeof *self->column);
+    hash_bytes(&state, self->value, values * sizeof *self->value);
+    return XXH3_64bits_digest(&state);
 }

@@ -69,6 +69,10 @@ void psd_dataset_destroy(psd_dataset_t **self_p);
  */
 void psd_dataset_gather(const psd_dataset_t *self, const uint32_t *rows, size_t n, float *out);
 
+/* A number that depends on every label, weight and feature (XXH3, 64 bits; not for defence): two sets of one number are the
+ * same rows in the same order. */
+uint64_t psd_dataset_hash(const psd_dataset_t *self);
+
 static inline bool psd_dataset_is_sparse(const psd_dataset_t *self) { return self->row_start != NULL; }
 
 /* ---- For readers ---- */

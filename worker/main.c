@@ -100,6 +100,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
 {
     const psd_options_t *o = job->options;
     const char *name = text_of(job, "worker.name");
+    char recipe[PSD_TRAINER_RECIPE];
     const psd_trainer_config_t config = {
         .server = { .size = sizeof(psd_worker_config_t),
                     .join = job->at.join,
@@ -111,6 +112,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .log = pass_on,
                     .key = text_of(job, "worker.key"),
                     .server_public = text_of(job, "server.public"),
+                    .recipe = recipe,
                     .insecure = psd_options_bool(o, "insecure") },
         .model = job->setup.model,
         .train = job->setup.train,
@@ -132,6 +134,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
         .stop = &stop,
         .joined = begin_training,
     };
+    psd_trainer_recipe(&config, recipe);
     return psd_trainer_run(&config, result, err);
 }
 

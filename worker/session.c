@@ -40,7 +40,7 @@ typedef struct presence {
 
 struct psd_session {
     psd_session_config_t config;
-    char *job_name, *name;
+    char *job_name, *name, *recipe;
     psd_phase_t phase;
     psd_err_t error;
     psd_cluster_t *cluster;
@@ -83,7 +83,8 @@ psd_session_t *psd_session_new(const psd_session_config_t *config)
     self->config = *config;
     self->job_name = strdup(config->job);
     self->name = strdup(config->name);
-    if (!self->job_name || !self->name)
+    self->recipe = strdup(config->recipe ? config->recipe : "");
+    if (!self->job_name || !self->name || !self->recipe)
         psd_session_destroy(&self);
     return self;
 }
@@ -111,6 +112,7 @@ void psd_session_destroy(psd_session_t **self_p)
     free(self->cluster);
     free(self->job_name);
     free(self->name);
+    free(self->recipe);
     free(self);
 }
 
@@ -222,7 +224,9 @@ static void send_register(psd_session_t *self, psd_actions_t *out)
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a registration");
     psd_buf_t *payload = psd_payload_copy(bytes, psd_tensors_encode(&self->list, bytes, PSD_MAX_LIST));
-    send_to(self, 0, PSD_MSG_REGISTER, payload, out)->seq = self->config.nonce;
+    psd_msg_t *msg = send_to(self, 0, PSD_MSG_REGISTER, payload, out);
+    msg->seq = self->config.nonce;
+    snprintf(msg->text, sizeof msg->text, "%s", self->recipe);
     psd_buf_unref(&payload);
     free(bytes);
 }

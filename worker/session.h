@@ -15,6 +15,7 @@ typedef struct psd_session_config {
     const char *name;         /* copied */
     uint32_t wanted;          /* id + 1, or 0 */
     uint64_t nonce;           /* tells this session from all others; not 0 */
+    const char *recipe;       /* copied; what the worker trains on, for comparing; NULL or "": it is not compared */
     uint64_t patience_ms;     /* fail when a server that is needed has been silent for so long; 0: never */
 } psd_session_config_t;
 

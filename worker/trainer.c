@@ -123,6 +123,12 @@ static int join(trainer_t *self, psd_err_t *err)
     return self->record ? summarise(self, "running", err) : err ? err->code : PSD_EIO;
 }
 
+void psd_trainer_recipe(const psd_trainer_config_t *config, char out[PSD_TRAINER_RECIPE])
+{
+    snprintf(out, PSD_TRAINER_RECIPE, "rows=%zu data=%016" PRIx64 " batch=%zu seed=%" PRIu64 " shuffle=%s", config->train->n_rows,
+             psd_dataset_hash(config->train), config->batch, config->seed, config->shuffle ? "true" : "false");
+}
+
 /* ---- Evaluation ---- */
 
 /* The weights to judge and to keep: the slow ones where there are any. */

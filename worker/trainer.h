@@ -62,6 +62,12 @@ typedef struct psd_trainer_result {
     char sha256_slow[PSD_SHA256_TEXT]; /* of the slow weights; "" where there are none */
 } psd_trainer_result_t;
 
+enum { PSD_TRAINER_RECIPE = 192 };
+
+/* What a worker of this configuration trains on, in words that are the same for workers who fit together: rows, a hash of what
+ * is in them, batch, and what the order of the rows comes from. */
+void psd_trainer_recipe(const psd_trainer_config_t *config, char out[PSD_TRAINER_RECIPE]);
+
 /* Train to the end. PSD_OK; PSD_EDIVERGED when the target was not met or the loss stayed infinite;
  * PSD_ESTOPPED when `stop` was set first; PSD_EUNAVAILABLE, PSD_EREFUSED, PSD_EFENCED and other codes when
  * the servers could not be worked with; PSD_EIO when a file could not be written. `result` is filled as far

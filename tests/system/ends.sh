@@ -224,6 +224,33 @@ checkpoint_lost() {
     grep -q 'the last checkpoint could not be made' said && ! grep -q ': done' said || fail "$(cat said)"
     grep -q '"exit_code": 74' lost/run.json || fail "$(cat lost/run.json)"
 }
+# By hand: what a second worker trains on is compared with what the first does.
+refused() {
+    local join server worker i other
+    "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=none >psd.out 2>psd.err &
+    server=$!
+    for ((i = 0; i < 3000; i++)); do
+        join=$(sed -n 's/.* data=\([^ ]*\).*/\1/p' psd.out)
+        [ -z "$join" ] || break
+        sleep 0.1
+    done
+    "$bin/psd-worker" "${model[@]}" --join="$join" --stop-steps=0 --stop-epochs=1000000000 --progress=none --run-dir=like >like.out 2>&1 &
+    worker=$!
+    for ((i = 0; i < 3000; i++)); do
+        ! grep -qs running like/summary.json || break
+        sleep 0.1
+    done
+    printf '1 1:0.5 3:1\n0 1:-0.5 3:2\n1 1:1\n0 3:2\n' >other.svm
+    for other in --seed=2 --data-batch=2 --data-shuffle=false --data-train=libsvm:other.svm; do
+        ends 76 'trains on other data, or in another order: it has rows=4' "$bin/psd-worker" "${model[@]}" --join="$join" "$other"
+        grep -q 'the others have rows=4 data=[0-9a-f]* batch=4 seed=1 shuffle=true' said || fail "$(cat said)"
+    done
+    kill -TERM "$worker"
+    wait "$worker" || true
+    ends 0 '' "$bin/psd-worker" "${model[@]}" --join="$join" --seed=2
+    kill -TERM "$server" 2>/dev/null || true
+    wait "$server" || true
+}
 wrong_option() { ends 78 'PSD_SERVERS' env PSD_SERVERS=none "${run[@]}"; }
 killed() {
     local child

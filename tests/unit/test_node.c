@@ -257,6 +257,37 @@ Test(node, another_shape_is_refused_naming_both, .init = setup, .fini = teardown
     expect_refusal(PSD_REFUSAL_SHAPE, "[5]");
 }
 
+/* A worker of this name and nonce on a connection of its own registers the job's model, and trains on `recipe`. */
+static void enrol_another(unsigned k, const char *recipe)
+{
+    psd_msg_t msg = message(PSD_MSG_HELLO);
+    msg.seq = 90 + k;
+    snprintf(msg.text, sizeof msg.text, "mnist w:%u", k);
+    say(WORKER_PEER + k, &msg, NULL, 0);
+    const psd_msg_t *welcome = answer(PSD_MSG_WELCOME);
+    cr_assert_not_null(welcome);
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    psd_tensor_list_t list = { 1, &tensor };
+    psd_msg_t registers = { .kind = PSD_MSG_REGISTER, .protocol = PSD_PROTOCOL, .job = JOB, .worker = welcome->worker,
+                            .incarnation = welcome->incarnation, .seq = 90 + k };
+    snprintf(registers.text, sizeof registers.text, "%s", recipe);
+    say(WORKER_PEER + k, &registers, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+}
+
+Test(node, a_worker_that_trains_on_something_else_is_refused_naming_both, .init = setup, .fini = teardown)
+{
+    enrol_another(1, "batch=4 seed=1");
+    cr_assert_not_null(answer(PSD_MSG_REGISTERED), "worker 0 has said nothing of what it trains on");
+    enrol_another(2, "batch=4 seed=2");
+    expect_refusal(PSD_REFUSAL_CONFIG, "batch=4 seed=2");
+    expect_refusal(PSD_REFUSAL_CONFIG, "the others have batch=4 seed=1");
+    enrol_another(3, "");
+    cr_expect_not_null(answer(PSD_MSG_REGISTERED), "who says nothing is not compared");
+    enrol_another(4, "batch=4 seed=1");
+    cr_expect_not_null(answer(PSD_MSG_REGISTERED));
+}
+
 Test(node, an_older_incarnation_is_fenced, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = push_of(1, ones);

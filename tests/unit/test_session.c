@@ -82,7 +82,7 @@ static void setup(void)
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
     psd_tensor_list_t list = { 1, &tensor };
     float *const data[] = { weights };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, 0 });
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0 });
     pass(0);
     cr_assert_not_null(sent(PSD_MSG_HELLO));
     welcome(RUN, NONCE);

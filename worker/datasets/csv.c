@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "common/words.h"
 #include "worker/dataset.h"
@@ -293,16 +295,16 @@ static int check_names(parser_t *self, psd_err_t *err)
  * one. */
 static uint64_t hash_names(const parser_t *self)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
+    XXH3_state_t state;
+    XXH3_64bits_reset(&state);
     for (size_t i = 0; i < self->n_fields; i++) {
         if (i == self->label_column || self->dropped[i])
             continue;
         const field_t name = trimmed(self->fields[i]);
-        for (const char *at = name.at; at < name.end; at++)
-            hash = (hash ^ (unsigned char)*at) * 0x100000001b3u;
-        hash = (hash ^ 0x100u) * 0x100000001b3u;
+        XXH3_64bits_update(&state, name.at, (size_t)(name.end - name.at));
+        XXH3_64bits_update(&state, "", 1); /* no name has this byte */
     }
-    return hash;
+    return XXH3_64bits_digest(&state);
 }
 
 /* Perhaps the delimiter is another one: of those that people use, the one that the line has most of. */

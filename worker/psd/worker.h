@@ -56,6 +56,9 @@ typedef struct psd_worker_config {
     /* Where `join` is NULL: a file that server 0 writes (option cluster.file) with its address and its public key, which is
      * trusted where `server_public` is NULL. It is waited for, and read again when nobody is found where it leads. */
     const char *cluster_file;
+    /* What this worker trains on, in some words of at most 255 bytes, such as its rows, batch and seed. While workers are
+     * here, one that says other words is refused (PSD_W_EREFUSED), with both. NULL: it is not compared. */
+    const char *recipe;
 } psd_worker_config_t;
 
 /* Start a handle and join the job. `*out` is set even on failure (for psd_worker_error), NULL only without memory;
