@@ -116,13 +116,14 @@ void psd_eng_send_chunk(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t 
     msg->checksum = psd_shard_checksum(self->shard, part);
     msg->dtype = PSD_DTYPE_F32;
     msg->codec = PSD_CODEC_RAW;
+    msg->loss = self->stats.loss;
     self->stats.pulls_fast++;
 }
 
 /* An empty WEIGHTS: all chunks of this shard are as they were, go on. */
 void psd_eng_send_unchanged(psd_engine_t *self, const psd_eng_worker_t *w, psd_actions_t *out)
 {
-    psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out);
+    psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out)->loss = self->stats.loss;
 }
 
 bool psd_eng_is_started(const psd_engine_t *self)

@@ -709,6 +709,15 @@ psd_position_t psd_worker_position(const psd_worker_t *self)
 
 const char *psd_worker_settings(const psd_worker_t *self) { return self->settings; }
 
+double psd_worker_round_loss(const psd_worker_t *self)
+{
+    psd_worker_t *mutable = (psd_worker_t *)(uintptr_t)self;
+    uv_mutex_lock(&mutable->lock);
+    const double loss = self->position.round_loss;
+    uv_mutex_unlock(&mutable->lock);
+    return loss;
+}
+
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
                         psd_ticket_t *ticket)
 {

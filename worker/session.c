@@ -58,6 +58,7 @@ struct psd_session {
     const float **gradient;    /* of the open exchange */
     uint32_t next_part;        /* of its chunks, the next to be pushed */
     uint64_t samples;
+    double round_loss;         /* of all samples of the last step, by the servers */
     double loss, norm2;        /* norm2, nonfinite: of the whole gradient, when each push is a step */
     bool nonfinite;
     float **slow;              /* where slow weights go */
@@ -664,6 +665,7 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     }
     if (msg->version > self->server[s].version)
         self->server[s].version = msg->version;
+    self->round_loss = msg->loss;
     if (payload)
         take_chunk(self, now_ms, s, msg, payload, self->data);
     else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))
@@ -868,7 +870,7 @@ bool psd_session_drains(const psd_session_t *self) { return self->drains; }
 psd_session_position_t psd_session_position(const psd_session_t *self)
 {
     return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id, .run = self->job,
-                                     .incarnation = self->incarnation, .worker = self->worker, .rank = self->rank,
+                                     .incarnation = self->incarnation, .worker = self->worker, .round_loss = self->round_loss, .rank = self->rank,
                                      .world = self->world };
 }
 

@@ -108,5 +108,6 @@ void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n);
 typedef struct psd_session_position {
     uint64_t clock, version, view_id, incarnation, run;
     uint32_t worker, rank, world;
+    double round_loss; /* mean loss of the samples of the last step */
 } psd_session_position_t;
 psd_session_position_t psd_session_position(const psd_session_t *self);

@@ -49,6 +49,7 @@ typedef struct trainer {
     unsigned hopeless; /* steps in a row without a finite loss */
     bool target_met;
     bool in_rounds; /* sync.mode is bsp */
+    bool told_idle; /* that this worker has no rows */
     uint64_t reported_ms;          /* when the servers were last told how far it has come */
     uint64_t begun_ms, stop_ms; /* when the loop began; when `stop` was first seen, 0: not yet */
     double begun_ts;            /* when the loop began, in seconds since 1970 */
@@ -259,6 +260,8 @@ static void note_loss(trainer_t *self, double loss, uint64_t samples)
 {
     window_t *w = &self->window;
     w->steps++;
+    if (!samples && self->in_rounds)
+        self->result->last_loss = psd_worker_round_loss(self->worker); /* that of the others */
     if (!samples)
         return;
     w->loss = w->samples
@@ -317,6 +320,10 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
         loss = psd_model_gradient(self->config->model, self->config->train, slice.rows, slice.n);
         for (size_t i = 0; i < self->n; i++)
             gradient[i] = self->params[i].grad;
+    } else if (!self->told_idle) {
+        self->told_idle = true;
+        psd_log_warn("worker.idle", "worker=%u rows=%" PRIu64 " workers=%u reason=\"a step has fewer rows than there are workers: this one "
+                     "has none to compute\"", at.worker, slice.n_round, at.world);
     }
     const bool is_bad = !self->in_rounds && slice.n && !gradient_is_finite(self);
     int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);

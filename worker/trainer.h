@@ -52,7 +52,7 @@ typedef struct psd_trainer_result {
     uint64_t samples;                  /* rows that this worker computed */
     double epochs;                     /* passes of the whole job over the data */
     double seconds;                    /* from the first exchange to the last */
-    double last_loss;                  /* mean over this worker's last slice; NaN: none */
+    double last_loss;                  /* mean over this worker's last slice; without rows, in bsp, that of the job; NaN: none */
     bool evaluated;                    /* whether the next two hold anything */
     psd_score_t last_score;            /* of the last evaluation */
     double best_metric;                /* of all */

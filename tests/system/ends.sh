@@ -134,6 +134,12 @@ job_done() {
     ends 0 'done' "${run[@]}" --save=done.st --run-dir=done
     [ -s done.st ] && grep -q '"outcome": "done"' done/summary.json || fail 'no model, or no good summary'
 }
+idle_workers() { # more of them than rows
+    ends 0 'done' "${run[@]}" --workers-min=6 --run-dir=idle
+    [ "$(grep -c 'id=worker.idle' said)" = 2 ] || fail "two of six are to say that they have no rows: $(cat said)"
+    ! grep -q '"last_loss": null' idle/summary*.json || fail "$(grep last_loss idle/summary*.json)"
+    grep -q '^  loss  *[0-9]' said || fail "no loss: $(cat said)"
+}
 target_missed() {
     printf '1 1:0.5\n0 1:0.5\n' >same.svm
     ends 1 'the target was not met' "${run[@]}" --data-train=libsvm:same.svm --data-test=libsvm:same.svm --stop-target=0.99
@@ -261,5 +267,5 @@ killed() {
 }
 
 # A function for each END of the table (unit/test_ends).
-for now in $(sed -n 's/^END(\([a-z_]*\),.*/\1/p' "$2/common/ends.def") eps_lost; do "$now"; done
+for now in $(sed -n 's/^END(\([a-z_]*\),.*/\1/p' "$2/common/ends.def") eps_lost idle_workers; do "$now"; done
 echo 'ends: as they should be'

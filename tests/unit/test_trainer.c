@@ -26,6 +26,7 @@ static struct {
     float *slot[PSD_MAX_PARAMS][PSD_MAX_SLOTS];
     bool frozen; /* gradients are taken and the weights stay */
     psd_position_t position;
+    double round_loss; /* what it says of the last step */
     int connect_rc, exchange_rc, leave_rc; /* what these calls return */
     int waits_before_ready;      /* timeouts of each wait before it succeeds */
     uint64_t stop_at, poison_at; /* clocks at which `stop` is set, and the weights become NaN */
@@ -67,6 +68,8 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
     }
     return 0;
 }
+
+double psd_worker_round_loss(const psd_worker_t *self) { return (void)self, server.round_loss; }
 
 psd_position_t psd_worker_position(const psd_worker_t *self)
 {
@@ -363,9 +366,11 @@ Test(trainer, a_worker_without_rows_takes_part_with_nothing)
     config.batch = 1; /* the row of a round is the last rank's: m r / w is 0 for the others */
     config.stop_epochs = 0;
     config.stop_steps = 4;
+    server.round_loss = 0.75;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(result.rounds, 4);
     cr_assert_eq(server.samples, 0);
+    cr_assert_eq(result.last_loss, 0.75, "that of the job, for it has none of its own: %g", result.last_loss);
     cr_assert_eq(server.null_gradients, 4 * 2);
     cr_assert_not(result.evaluated, "only rank 0 evaluates");
     json_t *lines = lines_with("metrics-1.jsonl", "train/samples");

@@ -94,6 +94,10 @@ typedef struct psd_position {
 
 psd_position_t psd_worker_position(const psd_worker_t *self);
 
+/* The mean loss of the last step's samples, those of all workers, as they have reported it: in bsp that of the round which the last
+ * exchange has closed. 0 before the first. */
+double psd_worker_round_loss(const psd_worker_t *self);
+
 /* The servers' settings as text, "mode=bsp optimizer=adam(lr=0.001, ...) servers=2"; valid until close. */
 const char *psd_worker_settings(const psd_worker_t *self);
 
