@@ -3,9 +3,8 @@
 
 #include <stddef.h>
 
-/* Write the `n` bytes at `text` to `out`, which holds `room` bytes with its end: control characters as \n, \t or
- * \x1b, and so what is no UTF-8, so that nothing in it steers a terminal. What does not fit is left out, and "..."
- * stands for it. Returns `out`. */
+/* Write the `n` bytes at `text` to `out`, which holds `room` bytes with its end: control characters and invalid UTF-8 are
+ * escaped (\n, \x1b), so that nothing in it steers a terminal. "..." replaces what does not fit. Returns `out`. */
 char *psd_printable(char *out, size_t room, const char *text, size_t n);
 
 /* Bytes of the character at `text`, of which `n` bytes are there, when it may be shown as it is; 0 for a control character, for

@@ -324,8 +324,8 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
         psd_coord_change_view(self, now_ms, out);
 }
 
-/* Who did not listen judges nobody by it: the silence of others does not count while this process was away itself, and
- * after a long absence, in which connections may have broken, everybody has a whole lease anew. */
+/* This process was away: the silence of others meanwhile does not count. After a long absence, in which connections may have
+ * broken, every lease begins anew. */
 static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const uint64_t away_ms = psd_absence(&self->seen_ms, now_ms);

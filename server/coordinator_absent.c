@@ -1,5 +1,5 @@
-/* coordinator_absent.c - whoever the job cannot go on without and who is not here: servers that have not joined or have
- * fallen silent, workers that are too few. It is said every few seconds, and the job ends when they stay away too long. */
+/* coordinator_absent.c - servers and workers that the job needs and that are missing: servers that have not joined or have
+ * fallen silent, too few workers. A log line says so every few seconds, and the job ends when they stay away too long. */
 #include "server/coordinator_state.h"
 
 enum { LAST_SAVE_MS = 30000 };
@@ -158,20 +158,20 @@ static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 
 void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    uint32_t lack = 0;
+    uint32_t n_missing = 0;
     self->absent.tick_ms = now_ms;
     if (self->state == PSD_JOB_FINISHED || self->absent.given_up)
         return;
     look_at_servers(self, now_ms, out);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        lack += !self->shard[s].joined || self->shard[s].lost;
-    lack = self->paused || self->ending ? 0 : lack + lacking_workers(self);
-    if (!lack)
+        n_missing += !self->shard[s].joined || self->shard[s].lost;
+    n_missing = self->paused || self->ending ? 0 : n_missing + lacking_workers(self);
+    if (!n_missing)
         self->absent.since_ms = 0;
-    else if (!self->absent.since_ms || lack < self->absent.n)
+    else if (!self->absent.since_ms || n_missing < self->absent.n)
         self->absent.since_ms = now_ms; /* somebody has come: patience begins anew */
-    self->absent.n = lack;
-    if (lack && self->config.patience_ms && now_ms >= self->absent.since_ms + self->config.patience_ms &&
+    self->absent.n = n_missing;
+    if (n_missing && self->config.patience_ms && now_ms >= self->absent.since_ms + self->config.patience_ms &&
         !saves_first(self, now_ms))
         give_up(self, now_ms, out);
 }

@@ -207,10 +207,10 @@ void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t
 
 /* -- coordinator_absent.c */
 
-/* Look who is missing, say it, and end the job when that has lasted for too long. */
+/* Find what is missing, log it, and end the job when it has been missing for too long. */
 void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
-/* Who is missing: one clause each, up to `most` of them; their number. */
+/* List what is missing, one clause each, up to `most` clauses; returns how many there are. */
 uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_TEXT], uint32_t most);
 
 /* The same as one text; "" when nobody is. */

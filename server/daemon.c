@@ -486,7 +486,8 @@ static void stop_when_nobody_says_so(daemon_t *self)
         stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
 }
 
-/* Who never shook hands, which includes those whose key the door does not know, who are counted at once. */
+/* Count and log connections that never completed a handshake. The door counts unknown keys at once; the rest follow seconds
+ * later. */
 static void tell_of_refused(daemon_t *self)
 {
     enum { BETWEEN_MS = 10000 };
@@ -553,7 +554,7 @@ static void reread_file(daemon_t *self)
     }
 }
 
-/* Who did not listen does not hold their silence against others. */
+/* This process was away: the silence of others meanwhile does not count. */
 static void excuse_absence(daemon_t *self, uint64_t now)
 {
     const uint64_t away_ms = psd_absence(&self->seen_ms, now);

@@ -94,7 +94,7 @@ static void on_init(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
     }
 }
 
-/* Which chunks of the worker's open clock still lack; an answer to the probe numbered `seq`, 0: to none. */
+/* Send the list of chunks of the worker's open clock that have not arrived, as the answer to probe `seq` (0: unasked). */
 static void send_progress(psd_engine_t *self, const psd_eng_worker_t *w, uint64_t seq, psd_actions_t *out)
 {
     psd_buf_t *lacking = psd_payload_copy(w->have, psd_bitmap_bytes(self->n_parts));
@@ -110,7 +110,7 @@ static void send_progress(psd_engine_t *self, const psd_eng_worker_t *w, uint64_
     psd_buf_unref(&lacking);
 }
 
-/* One chunk came damaged. What lacks beside it may be on its way, and a probe will tell. */
+/* Ask for one damaged chunk again. Others that have not arrived may be on their way; a probe will tell. */
 static void want_again(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t part, psd_actions_t *out)
 {
     psd_buf_t *wanted = psd_payload_copy(w->have, psd_bitmap_bytes(self->n_parts));

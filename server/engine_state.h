@@ -141,7 +141,7 @@ bool psd_eng_is_started(const psd_engine_t *self);
 /* Serve new members, if it can be done now. */
 void psd_eng_pay_debts(psd_engine_t *self, psd_actions_t *out);
 
-/* Ask an attached member for initial values that lack, as many as the window allows. */
+/* Ask an attached member for the initial values that are missing, as many as the window allows. */
 void psd_eng_request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* The worker has answered INIT_WANTED up to `seq`: what of it has not come by now is lost, for messages of a connection come

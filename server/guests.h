@@ -24,8 +24,8 @@ typedef struct psd_guests {
 
 void psd_guests_init(psd_guests_t *self);
 
-/* Somebody comes: its place; NULL when there is none. Who has not asked for longest is cut off if need be:
- * with 503 and Retry-After where it was not answered yet. */
+/* Take in a new connection; NULL when there is no place for it. When too many are here, the one that has not asked for longest
+ * is closed, with 503 and Retry-After if it has not been answered yet. */
 psd_guest_t *psd_guests_come(psd_guests_t *self, int fd);
 
 /* It asks something whole; it stays for as long as it likes; it has gone. NULL is fine. */

@@ -258,7 +258,7 @@ void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_rep
     }
 }
 
-/* Who is not heard of, and what the job waits for. */
+/* List servers and workers that are lost, and what the job waits for. */
 static void add_absent(const psd_report_t *self, json_t *status, const psd_node_t *node, const psd_instant_t *now)
 {
     json_t *servers = json_array(), *workers = json_array(), *missing = json_array();
@@ -330,7 +330,7 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
                                 json_pack("{s:s, s:o}", "name", facts.report[i].name, "value", number(facts.report[i].value)));
 }
 
-/* Those that rounds go on without. */
+/* Lost workers that training continues without. */
 static void add_lost_workers(json_t *alerts, const psd_node_t *node)
 {
     const psd_coordinator_t *coordinator = psd_node_coordinator(node);

@@ -550,7 +550,7 @@ static bool resolve(psd_status_t *self, const char *listen, psd_sockaddr_t *out,
     psd_address_t address;
     psd_err_t why = { 0 };
     if (!psd_address_split(&address, listen) || strlen(address.host) >= sizeof self->host)
-        return psd_err_set(err, PSD_ECONFIG, "status.listen is %.100s; HOST:PORT or none is wanted", listen), false;
+        return psd_err_set(err, PSD_ECONFIG, "status.listen is %.100s; expected HOST:PORT or none", listen), false;
     memcpy(self->host, address.host, strlen(address.host) + 1);
     if (psd_address_resolve(out, &address, &why) != PSD_OK)
         return psd_err_set(err, PSD_ECONFIG, "status.listen: %.300s", why.text), false;

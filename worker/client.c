@@ -318,7 +318,7 @@ static void reread_file(psd_worker_t *self)
         join_elsewhere(self, &news);
 }
 
-/* Who did not listen does not hold their silence against the servers. */
+/* This process was away: the silence of the servers meanwhile does not count. */
 static void excuse_absence(psd_worker_t *self)
 {
     const uint64_t now = now_ms(), away_ms = psd_absence(&self->seen_ms, now);
@@ -666,7 +666,7 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
     if (self->list.n)
         return psd_err_set(&self->error, PSD_EINVAL, "%" PRIu32 " tensors are registered already; register once", self->list.n);
     if (!tensors || !n_tensors || n_tensors > PSD_MAX_TENSORS)
-        return psd_err_set(&self->error, PSD_EINVAL, "%zu tensors%s were given to register, where 1 to %d are wanted; join small ones",
+        return psd_err_set(&self->error, PSD_EINVAL, "%zu tensors%s were given to register; 1 to %d are allowed: join small ones",
                            n_tensors, tensors ? "" : " at NULL", PSD_MAX_TENSORS);
     self->list.tensor = calloc(n_tensors, sizeof *self->list.tensor);
     self->data = calloc(n_tensors, sizeof *self->data);

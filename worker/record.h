@@ -17,7 +17,7 @@ typedef struct psd_measure {
     double value;
 } psd_measure_t;
 
-/* Make directory `dir` and its parents where they lack, and open the metrics of worker `worker`, from 0, to
+/* Make directory `dir` and its parents if they do not exist, and open the metrics of worker `worker`, from 0, to
  * append to them; `also` is "csv", "tensorboard", "both" or, like NULL, "none". `dir` NULL or "": a record
  * that keeps nothing. NULL with `err` set: PSD_EIO, PSD_ENOMEM. */
 psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also, psd_err_t *err);

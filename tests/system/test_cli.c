@@ -250,7 +250,7 @@ Test(cli, the_library_says_how_many_tensors_were_too_many)
         tensors[i] = (psd_tensor_t){ .name = names[i], .data = &value[i] };
     }
     cr_expect(psd_worker_register(worker, tensors, MANY) < 0);
-    cr_expect_not_null(strstr(psd_worker_error(worker), "1100 tensors were given to register, where 1 to 1024 are wanted"), "%s",
+    cr_expect_not_null(strstr(psd_worker_error(worker), "1100 tensors were given to register; 1 to 1024 are allowed"), "%s",
                        psd_worker_error(worker));
     cr_expect(psd_worker_register(worker, tensors, 0) < 0);
     cr_expect_not_null(strstr(psd_worker_error(worker), "0 tensors were given"), "%s", psd_worker_error(worker));
