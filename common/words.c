@@ -7,25 +7,24 @@
 
 enum { LONGEST = 100 };
 
-/* What others call what we call otherwise; in small letters alone, without what stands between words. */
+/* Words that other programs use for ours; in small letters, without the characters between words. */
 static const struct {
     const char *theirs, *ours;
 } synonyms[] = {
-    { "learningrate", "lr" },        { "stepsize", "lr" },         { "eta", "lr" },
-    { "lrate", "lr" },               { "epsilon", "eps" },         { "wd", "weightdecay" },
-    { "l2", "weightdecay" },         { "l2reg", "weightdecay" },
-    { "decayrate", "rho" },          { "mu", "momentum" },         
-    { "nag", "nesterov" },           { "sgdm", "momentum" },       { "sgdmomentum", "momentum" },
-    { "amsgrad", "adam" },           { "lr", "optimizer" },        { "learningrate", "optimizer" },
-    { "optimizerlr", "optimizer" },  { "opt", "optimizer" },       { "optim", "optimizer" },
-    { "solver", "optimizer" },       { "epochs", "stopepochs" },   { "numepochs", "stopepochs" },
-    { "maxepochs", "stopepochs" },   { "steps", "stopsteps" },     { "maxsteps", "stopsteps" },
-    { "numsteps", "stopsteps" },     { "iterations", "stopsteps" }, { "batchsize", "databatch" },
-    { "databatchsize", "databatch" }, { "numservers", "servers" }, { "nservers", "servers" },
-    { "numworkers", "workersmin" },  { "workers", "workersmin" },  { "nworkers", "workersmin" },
-    { "output", "save" },            { "out", "save" },            { "randomseed", "seed" },
-    { "randomstate", "seed" },       { "sep", "datadelimiter" }, { "datasep", "datadelimiter" },
-    { "delimiter", "datadelimiter" }, { "start", "run" },          { "train", "run" },{ "ls", "checkpointlist" },
+    { "learningrate", "lr" }, { "stepsize", "lr" }, { "eta", "lr" }, { "lrate", "lr" },
+    { "epsilon", "eps" }, { "wd", "weightdecay" }, { "l2", "weightdecay" }, { "l2reg", "weightdecay" },
+    { "decayrate", "rho" }, { "mu", "momentum" }, { "nag", "nesterov" }, { "sgdm", "momentum" },
+    { "sgdmomentum", "momentum" }, { "amsgrad", "adam" }, { "lr", "optimizer" },
+    { "learningrate", "optimizer" }, { "optimizerlr", "optimizer" }, { "opt", "optimizer" },
+    { "optim", "optimizer" }, { "solver", "optimizer" }, { "epochs", "stopepochs" },
+    { "numepochs", "stopepochs" }, { "maxepochs", "stopepochs" }, { "steps", "stopsteps" },
+    { "maxsteps", "stopsteps" }, { "numsteps", "stopsteps" }, { "iterations", "stopsteps" },
+    { "batchsize", "databatch" }, { "databatchsize", "databatch" }, { "numservers", "servers" },
+    { "nservers", "servers" }, { "numworkers", "workersmin" }, { "workers", "workersmin" },
+    { "nworkers", "workersmin" }, { "output", "save" }, { "out", "save" }, { "randomseed", "seed" },
+    { "randomstate", "seed" }, { "sep", "datadelimiter" }, { "datasep", "datadelimiter" },
+    { "delimiter", "datadelimiter" }, { "start", "run" }, { "train", "run" },
+    { "ls", "checkpointlist" },
 };
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }

@@ -10,7 +10,7 @@
 
 #include "common/progress.h"
 
-enum { MOST_WORKERS = 1025 /* by number, whether they count from 0 or 1 */ };
+enum { MOST_WORKERS = 1024 };
 
 struct psd_live {
     enum { SILENT, LINES, BAR } show;
