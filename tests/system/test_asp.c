@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,17 +74,21 @@ Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
 
 Test(asp, a_gradient_that_is_too_old_is_refused_and_counted)
 {
-    /* A worker with ten times the rows in its slice is slower than two others, whose steps make its gradients
-     * old. */
+    /* A worker that is stopped between its pull and its push has an old gradient when it goes on: the other's steps have made it
+     * so. Where it is stopped is chance, and so it is stopped until it was there. */
+    enum { STEPS = 3000, OLD = 20 };
     cluster_start_servers(&cluster, 1,
-                          "--workers-min=3 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
-    cluster_start_worker(&cluster, MODEL " --data-batch=6000 --eval-every=0 --stop-steps=60");
+                          "--workers-min=2 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
     for (int w = 0; w < 2; w++)
-        cluster_start_worker(&cluster, MODEL " --data-batch=60 --eval-every=0 --stop-steps=4000");
+        cluster_start_worker(&cluster, MODEL " --eval-every=0 --stop-steps=%d", STEPS);
+    const pid_t slow = cluster.worker[0].pid;
+    cluster_await_steps(&cluster, 1);
     double refused = 0;
-    for (const uint64_t end = cluster_now_ms() + DONE_MS; refused < 1 && cluster_now_ms() < end;
-         cluster_nap())
+    while (refused < 1 && !kill(slow, SIGSTOP)) {
+        cluster_await_steps(&cluster, (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}") + OLD);
+        kill(slow, SIGCONT);
         refused = cluster_metric(&cluster, 0, "psd_messages_rejected_total{shard=\"0\",reason=\"stale\"}");
+    }
     cr_expect_geq(refused, 1);
     cluster_finish(&cluster, DONE_MS);
 }
