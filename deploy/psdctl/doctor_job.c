@@ -24,7 +24,7 @@
 #include "deploy/psdctl/http.h"
 #include "worker/setup.h"
 
-enum { WAIT_MS = 2000 };
+enum { WAIT_MS = 5000 };
 
 static double now_s(void)
 {
@@ -262,6 +262,11 @@ void psd_check_ports(psd_findings_t *findings, const psd_options_t *o, bool has_
 static void describe_greeting(const unsigned char *bytes, size_t n, psd_findings_t *findings, const char *address, bool has_keys)
 {
     char mechanism[21] = "";
+    if (n == 0) {
+        psd_finding(findings, PSD_VERDICT_BAD, "join", "take the port that psd prints as data=, not that of its status page; a psd that is stopped is silent, too",
+                    "%s takes the connection, but says nothing within %d s", address, WAIT_MS / 1000);
+        return;
+    }
     if (n < 32 || bytes[0] != 0xff || bytes[9] != 0x7f) {
         psd_finding(findings, PSD_VERDICT_BAD, "join", "take the port that psd prints as data=, not that of its status page",
                     "%s answers, but does not speak as psd does", address);
