@@ -108,7 +108,7 @@ static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, con
     json_object_set_new(w, "lag_steps", json_integer((json_int_t)(crowd->front > here.applied ? crowd->front - here.applied : 0)));
     json_object_set_new(w, "pushes", json_integer((json_int_t)here.pushes));
     json_object_set_new(w, "samples", json_integer((json_int_t)here.samples));
-    json_object_set_new(w, "loss", number(here.loss));
+    json_object_set_new(w, "loss", number(here.last_push_ms ? here.loss : NAN));
     json_object_set_new(w, "staleness", json_integer((json_int_t)here.staleness));
     json_object_set_new(w, "chunks_held", json_integer((json_int_t)here.held));
     json_object_set_new(w, "last_push_age_seconds",

@@ -18,7 +18,9 @@
 #include "common/clusterfile.h"
 #include "common/failpoint.h"
 #include "common/logtext.h"
+#include "common/printable.h"
 #include "common/probe.h"
+#include "common/safetensors.h"
 #include "common/transport.h"
 #include "worker/session.h"
 
@@ -29,7 +31,9 @@ enum { TICK_MS = 50, DEAF_MS = 5000, WAIT_LINE_MS = 4000, JOIN_MS = 60000, MAX_R
  * file to lead elsewhere: it may be one of an earlier run. */
 enum { REREAD_MS = 500, DOUBT_MS = 5000 };
 
-_Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM &&
+_Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM && (int)PSD_W_EIO == (int)PSD_EIO &&
+                   (int)PSD_W_EDATA == (int)PSD_EDATA && (int)PSD_W_ENOINPUT == (int)PSD_ENOINPUT &&
+                   (int)PSD_W_ESYSTEM == (int)PSD_ESYSTEM && (int)PSD_W_EFAILED == (int)PSD_EDIVERGED &&
                    (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
                    (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EUNAVAILABLE == (int)PSD_EUNAVAILABLE && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN &&
                    (int)PSD_W_EAUTH == (int)PSD_EAUTH && (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
@@ -102,6 +106,7 @@ struct psd_worker {
     void (*log)(void *, int, const char *, const char *);
     void *log_arg;
     psd_tensor_list_t list;
+    pid_t process;                       /* that connected; a fork of it has no thread of the library's */
     float **data, **slow;                /* arrays of the registered tensors; the last pull's */
     const float **gradient;
     psd_ticket_t ticket;                 /* the newest */
@@ -410,6 +415,7 @@ static void on_request(uv_async_t *async)
     uint32_t n = self->n_requests;
     memcpy(request, self->request, n * sizeof *request);
     self->n_requests = 0;
+    uv_cond_broadcast(&self->changed);
     uv_mutex_unlock(&self->lock);
     for (uint32_t i = 0; i < n; i++)
         run_request(self, &request[i]);
@@ -426,13 +432,26 @@ static void thread_main(void *arg)
 
 /* ---- the caller's side ---- */
 
+/* The library's thread takes all requests at once, and soon. */
 static void post(psd_worker_t *self, const request_t *request)
 {
     uv_mutex_lock(&self->lock);
-    if (self->n_requests < MAX_REQUESTS)
-        self->request[self->n_requests++] = *request;
+    while (self->n_requests == MAX_REQUESTS)
+        uv_cond_wait(&self->changed, &self->lock);
+    self->request[self->n_requests++] = *request;
     uv_mutex_unlock(&self->lock);
     uv_async_send(&self->wake);
+}
+
+/* Whether this handle can be used here: it has connected, and in this process. */
+static bool is_usable(psd_worker_t *self, const char *what)
+{
+    if (self->process != getpid())
+        psd_err_set(&self->error, PSD_EINVAL, "%s: this handle is of process %d, which was forked: connect anew in this one", what,
+                    (int)self->process);
+    else if (!self->running && !self->error.code)
+        psd_err_set(&self->error, PSD_EINVAL, "%s: this handle has not connected", what);
+    return self->running && self->process == getpid();
 }
 
 /* Wait for a phase, or for failure, or for READY, which a session that joins again by itself reaches at last.
@@ -493,6 +512,8 @@ static uint64_t count_rejoins(psd_worker_t *self)
 /* Move the published phase ahead to what a request will make of it, if it is in `from`. */
 static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const char *what)
 {
+    if (!is_usable(self, what))
+        return false;
     uv_mutex_lock(&self->lock);
     bool ok = self->phase == from;
     if (ok)
@@ -505,12 +526,12 @@ static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const ch
     return ok;
 }
 
-/* Programs that were built before there were keys hand in a shorter configuration; they speak as they did. */
+/* Programs that were built against an earlier header hand in a shorter configuration, and those from before there were keys
+ * speak as they did. A longer one asks for what is not known here. */
 static psd_worker_config_t read_config(const psd_worker_config_t *given)
 {
-    const size_t before_keys = offsetof(psd_worker_config_t, key), before_file = offsetof(psd_worker_config_t, cluster_file);
     psd_worker_config_t config = { .insecure = 1 };
-    if (given && (given->size == sizeof config || given->size == before_file || given->size == before_keys))
+    if (given && given->size >= offsetof(psd_worker_config_t, key) && given->size <= sizeof config)
         memcpy(&config, given, given->size);
     return config;
 }
@@ -537,7 +558,8 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     snprintf(name, sizeof name, "%s:%d", host, (int)getpid());
     const bool by_file = !config->join || !*config->join;
     if (!config->size || (by_file && (!config->cluster_file || !*config->cluster_file)))
-        return psd_err_set(&self->error, PSD_EINVAL, "the configuration needs its size, and `join` or `cluster_file`");
+        return psd_err_set(&self->error, PSD_EINVAL, "the configuration needs its size, of at most %zu bytes here, and `join` or "
+                           "`cluster_file`", sizeof *config);
     if (!by_file && strlen(config->join) >= sizeof self->join)
         return psd_err_set(&self->error, PSD_EINVAL, "`join` is longer than %zu bytes", sizeof self->join - 1);
     snprintf(self->join, sizeof self->join, "%s", by_file ? "" : config->join);
@@ -619,10 +641,13 @@ static int start(psd_worker_t *self)
 int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
 {
     const psd_worker_config_t config = read_config(given);
+    if (!out)
+        return PSD_EINVAL;
     psd_worker_t *self = *out = calloc(1, sizeof *self);
     if (!self)
         return PSD_ENOMEM;
     self->done_fd = -1;
+    self->process = getpid();
     uv_mutex_init(&self->lock);
     uv_cond_init(&self->changed);
     int rc = copy_config(self, &config);
@@ -647,8 +672,9 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
 
 static int describe_tensor(psd_tensor_desc_t *out, const psd_tensor_t *in, size_t i, psd_err_t *err)
 {
-    if (!in->name || !in->name[0] || strlen(in->name) >= PSD_MAX_NAME || in->n_dims > PSD_MAX_DIMS || !in->data)
-        return psd_err_set(err, PSD_EINVAL, "tensor %zu needs a name of 1 to %d bytes, at most %d dimensions, and data", i,
+    if (!in->name || !in->name[0] || strlen(in->name) >= PSD_MAX_NAME || in->n_dims > PSD_MAX_DIMS || (in->n_dims && !in->shape) ||
+        !in->data)
+        return psd_err_set(err, PSD_EINVAL, "tensor %zu needs a name of 1 to %d bytes, a shape of at most %d dimensions, and data", i,
                            PSD_MAX_NAME - 1, PSD_MAX_DIMS);
     snprintf(out->name, sizeof out->name, "%s", in->name);
     out->n_dims = (uint32_t)in->n_dims;
@@ -661,13 +687,31 @@ static int describe_tensor(psd_tensor_desc_t *out, const psd_tensor_t *in, size_
     return PSD_OK;
 }
 
-int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
+/* No training leads out of weights that are no numbers. */
+static int check_finite(psd_worker_t *self)
 {
-    if (self->list.n)
-        return psd_err_set(&self->error, PSD_EINVAL, "%" PRIu32 " tensors are registered already; register once", self->list.n);
-    if (!tensors || !n_tensors || n_tensors > PSD_MAX_TENSORS)
-        return psd_err_set(&self->error, PSD_EINVAL, "%zu tensors%s were given to register; 1 to %d are allowed: join small ones",
-                           n_tensors, tensors ? "" : " at NULL", PSD_MAX_TENSORS);
+    for (uint32_t t = 0; t < self->list.n; t++) {
+        const size_t n = self->list.tensor[t].n_elements, i = psd_first_nonfinite(self->data[t], n);
+        if (i < n)
+            return psd_err_set(&self->error, PSD_EINVAL, "tensor %s: initial value %zu is %g; the weights must be finite",
+                               self->list.tensor[t].name, i, (double)self->data[t][i]);
+    }
+    return PSD_OK;
+}
+
+static void forget_tensors(psd_worker_t *self)
+{
+    psd_tensors_clear(&self->list);
+    free(self->data);
+    free(self->slow);
+    free(self->gradient);
+    self->data = self->slow = NULL;
+    self->gradient = NULL;
+}
+
+/* What the servers would refuse is told here: names twice, lists too long. */
+static int take_tensors(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
+{
     self->list.tensor = calloc(n_tensors, sizeof *self->list.tensor);
     self->data = calloc(n_tensors, sizeof *self->data);
     self->slow = calloc(n_tensors, sizeof *self->slow);
@@ -680,18 +724,31 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
             return self->error.code;
         self->data[i] = tensors[i].data;
     }
-    /* What the servers would refuse is told here: names twice, lists too long. */
     uint8_t bytes[PSD_MAX_LIST];
     psd_tensor_list_t checked;
     size_t n = psd_tensors_encode(&self->list, bytes, sizeof bytes);
     if (!n)
         return psd_err_set(&self->error, PSD_EINVAL, "the list of %zu tensors is longer than %d bytes", n_tensors, PSD_MAX_LIST);
-    int rc = psd_tensors_decode(&checked, bytes, n, &self->error);
-    if (rc != PSD_OK)
+    if (psd_tensors_decode(&checked, bytes, n, &self->error) != PSD_OK)
         return self->error.code = PSD_EINVAL;
     psd_tensors_clear(&checked);
-    if (!begin(self, PSD_PHASE_JOINED, PSD_PHASE_REGISTERING, "register"))
-        return self->error.code;
+    return check_finite(self);
+}
+
+int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
+{
+    if (self->list.n)
+        return psd_err_set(&self->error, PSD_EINVAL, "%" PRIu32 " tensors are registered already; register once", self->list.n);
+    if (!tensors || !n_tensors || n_tensors > PSD_MAX_TENSORS)
+        return psd_err_set(&self->error, PSD_EINVAL, "%zu tensors%s were given to register; 1 to %d are allowed: join small ones",
+                           n_tensors, tensors ? "" : " at NULL", PSD_MAX_TENSORS);
+    int rc = take_tensors(self, tensors, n_tensors);
+    if (rc == PSD_OK && !begin(self, PSD_PHASE_JOINED, PSD_PHASE_REGISTERING, "register"))
+        rc = self->error.code;
+    if (rc != PSD_OK) {
+        forget_tensors(self);
+        return rc;
+    }
     post(self, &(request_t){ .kind = REGISTER, .list = &self->list, .data = self->data });
     return await(self, PSD_PHASE_READY, "register", self->join_timeout_ms);
 }
@@ -723,6 +780,11 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
 {
     if (samples && !gradients)
         return psd_err_set(&self->error, PSD_EINVAL, "an exchange with samples needs gradients");
+    if (samples > PSD_MAX_SAMPLES)
+        return psd_err_set(&self->error, PSD_EINVAL, "a gradient of %" PRIu64 " samples; at most %" PRIu64 " are counted", samples,
+                           (uint64_t)PSD_MAX_SAMPLES);
+    if (!ticket)
+        return psd_err_set(&self->error, PSD_EINVAL, "an exchange needs a place for its ticket");
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange"))
         return self->error.code;
     uint64_t before;
@@ -747,6 +809,8 @@ int psd_worker_fd(const psd_worker_t *self) { return self->done_fd; }
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 {
     const uint64_t rejoins = count_rejoins(self);
+    if (!out)
+        return psd_err_set(&self->error, PSD_EINVAL, "a pull needs a place for each tensor");
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_PULLING, "pull"))
         return self->error.code;
     memcpy(self->slow, out, self->list.n * sizeof *out);
@@ -765,11 +829,21 @@ int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms)
     return await_answer(self, rejoins, "set the learning rate", timeout_ms);
 }
 
+static bool is_printable(const char *text)
+{
+    for (size_t n = strlen(text), size; n; text += size, n -= size)
+        if (!(size = psd_printable_character(text, n)))
+            return false;
+    return true;
+}
+
 int psd_worker_report(psd_worker_t *self, const char *name, double value)
 {
     request_t request = { .kind = REPORT, .value = value };
-    if (!name || strlen(name) >= sizeof request.name)
-        return psd_err_set(&self->error, PSD_EINVAL, "a reported name has at most %zu characters", sizeof request.name - 1);
+    if (!name || !*name || strlen(name) >= sizeof request.name || !is_printable(name))
+        return psd_err_set(&self->error, PSD_EINVAL, "a reported name has 1 to %zu bytes of printable UTF-8", sizeof request.name - 1);
+    if (!is_usable(self, "report"))
+        return self->error.code;
     memcpy(request.name, name, strlen(name) + 1);
     post(self, &request);
     return PSD_OK;
@@ -786,6 +860,8 @@ int psd_worker_asked_to_leave(const psd_worker_t *self)
 
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 {
+    if (self->process != getpid())
+        return is_usable(self, "leave") ? PSD_OK : self->error.code;
     uv_mutex_lock(&self->lock);
     bool over = self->phase == PSD_PHASE_FAILED || self->phase == PSD_PHASE_LEFT;
     if (self->phase == PSD_PHASE_FAILED)
@@ -811,10 +887,14 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 
 void psd_worker_close(psd_worker_t **self_p)
 {
-    psd_worker_t *self = *self_p;
-    *self_p = NULL;
+    psd_worker_t *self = self_p ? *self_p : NULL;
     if (!self)
         return;
+    *self_p = NULL;
+    if (self->process != getpid()) {
+        close(self->done_fd); /* the rest is the other process's, whose thread is not here to end it */
+        return;
+    }
     if (self->running) {
         post(self, &(request_t){ .kind = STOP });
         uv_thread_join(&self->thread);
@@ -823,10 +903,7 @@ void psd_worker_close(psd_worker_t **self_p)
     psd_net_destroy(&self->net);
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);
-    psd_tensors_clear(&self->list);
-    free(self->data);
-    free(self->slow);
-    free(self->gradient);
+    forget_tensors(self);
     if (self->done_fd >= 0)
         close(self->done_fd);
     uv_cond_destroy(&self->changed);
@@ -838,6 +915,6 @@ void psd_worker_close(psd_worker_t **self_p)
     free(self);
 }
 
-const char *psd_worker_error(const psd_worker_t *self) { return self->error.text; }
+const char *psd_worker_error(const psd_worker_t *self) { return self ? self->error.text : ""; }
 const char *psd_strerror(int code) { return psd_err_text(code); }
 const char *psd_version(void) { return PSD_VERSION; }

@@ -457,7 +457,7 @@ int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *cons
     for (uint32_t i = 0; i < self->list.n; i++)
         self->gradient[i] = gradient && samples ? gradient[i] : NULL;
     self->samples = samples;
-    self->loss = isfinite(loss) ? loss : 0;
+    self->loss = loss;
     self->phase = PSD_PHASE_EXCHANGING;
     self->next_part = 0;
     check_whole_gradient(self);
@@ -550,7 +550,7 @@ void psd_session_leave(psd_session_t *self, uint64_t now_ms, bool finished, psd_
 
 void psd_session_report(psd_session_t *self, const char *name, double value, psd_actions_t *out)
 {
-    if (!self->cluster || !isfinite(value))
+    if (!self->cluster)
         return;
     psd_msg_t *msg = send_to(self, 0, PSD_MSG_REPORT, NULL, out);
     msg->seq = self->config.nonce;

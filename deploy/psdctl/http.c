@@ -1,5 +1,6 @@
 #include "deploy/psdctl/http.h"
 
+#include <math.h>
 #include <netdb.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -241,5 +242,6 @@ const char *psd_http_text_at(const json_t *object, const char *key)
 
 double psd_http_number_at(const json_t *object, const char *section, const char *key)
 {
-    return json_number_value(json_object_get(*section ? json_object_get(object, section) : object, key));
+    const json_t *value = json_object_get(*section ? json_object_get(object, section) : object, key);
+    return json_is_null(value) ? NAN : json_number_value(value);
 }

@@ -37,6 +37,6 @@ json_t *psd_http_fetch_object(const char *url, const char *token_file, const cha
 json_t *psd_http_status(const char *url, const char *token_file, psd_err_t *err);
 
 /* Members of a document: object[key], or object[section][key] where `section` is not "". "" and 0 when it is
- * not there. */
+ * not there; NaN for a null, which stands for what is no number or not known. */
 const char *psd_http_text_at(const json_t *object, const char *key);
 double psd_http_number_at(const json_t *object, const char *section, const char *key);

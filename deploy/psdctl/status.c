@@ -43,7 +43,7 @@ static void print_human(const json_t *status)
         printf(", epoch %.2f", psd_http_number_at(progress, "", "epoch"));
     if (json_is_number(json_object_get(progress, "left_seconds")))
         printf(", %.0f s left", psd_http_number_at(progress, "", "left_seconds"));
-    if (json_is_number(json_object_get(json_object_get(status, "loss"), "train")))
+    if (psd_http_number_at(status, "progress", "step") > 0)
         printf(", training loss %.5g", psd_http_number_at(status, "loss", "train"));
     printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : psd_http_text_at(optimizer, "name"),
            psd_http_text_at(sync, "mode"), psd_http_number_at(optimizer, "", "lr_now"));

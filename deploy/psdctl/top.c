@@ -43,6 +43,8 @@ typedef struct top {
 static const char *scaled(double x, char out[TEXT])
 {
     static const char units[] = " kMGT";
+    if (isnan(x))
+        return "-";
     size_t i = 0;
     for (; x >= 1000 && units[i + 1]; i++)
         x /= 1000;
@@ -52,6 +54,8 @@ static const char *scaled(double x, char out[TEXT])
 
 static const char *duration(double s, char out[TEXT])
 {
+    if (isnan(s))
+        return "-";
     if (s >= 3600)
         snprintf(out, TEXT, "%.0fh%02.0fm", floor(s / 3600), floor(fmod(s / 60, 60)));
     else if (s >= 60)

@@ -233,29 +233,3 @@ Test(cli, sigterm_to_a_run_gives_75_and_leaves_no_child)
     cr_expect_eq(cluster_wait(&ctl, DONE_MS), 75);
     cr_expect_eq(count_processes(), 0);
 }
-
-/* A model of too many tensors is told how many it has, one of none so too, and a second one that there is a first. */
-Test(cli, the_library_says_how_many_tensors_were_too_many)
-{
-    enum { MANY = 1100 };
-    static psd_tensor_t tensors[MANY];
-    static char names[MANY][8];
-    static float value[MANY];
-    cluster_start_servers(&cluster, 1, "--workers-min=1");
-    psd_worker_t *worker = NULL;
-    const psd_worker_config_t config = { .size = sizeof config, .join = cluster.data[0], .insecure = true };
-    cr_assert_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "%s", worker ? psd_worker_error(worker) : "");
-    for (size_t i = 0; i < MANY; i++) {
-        snprintf(names[i], sizeof names[i], "t%zu", i);
-        tensors[i] = (psd_tensor_t){ .name = names[i], .data = &value[i] };
-    }
-    cr_expect(psd_worker_register(worker, tensors, MANY) < 0);
-    cr_expect_not_null(strstr(psd_worker_error(worker), "1100 tensors were given to register; 1 to 1024 are allowed"), "%s",
-                       psd_worker_error(worker));
-    cr_expect(psd_worker_register(worker, tensors, 0) < 0);
-    cr_expect_not_null(strstr(psd_worker_error(worker), "0 tensors were given"), "%s", psd_worker_error(worker));
-    cr_expect_eq(psd_worker_register(worker, tensors, 2), PSD_W_OK, "%s", psd_worker_error(worker));
-    cr_expect(psd_worker_register(worker, tensors, 2) < 0);
-    cr_expect_not_null(strstr(psd_worker_error(worker), "2 tensors are registered already"), "%s", psd_worker_error(worker));
-    psd_worker_close(&worker);
-}

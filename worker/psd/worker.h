@@ -6,7 +6,8 @@
  * (bsp) it is the number of the round, the same for all workers.
  *
  * Threads. A handle belongs to one thread at a time; different handles are independent; one thread of the
- * library's own runs inside each handle. Memory. Arrays are borrowed: see each call. Errors. Calls return PSD_OK
+ * library's own runs inside each handle. Processes. A handle is of the process that connected: after a fork the child's calls
+ * return PSD_W_EINVAL, and its psd_worker_close leaves the parent's handle as it is. Memory. Arrays are borrowed: see each call. Errors. Calls return PSD_OK
  * (0) or a negative PSD_E... code; psd_worker_error() then has the sentence. Nothing is printed, no signal
  * is touched, nothing aborts. */
 #ifndef PSD_WORKER_H
@@ -29,13 +30,18 @@ enum psd_worker_status {
     PSD_W_OK = 0,
     PSD_W_EINVAL = -1,        /* an argument is wrong */
     PSD_W_ENOMEM = -2,        /* out of memory */
+    PSD_W_EIO = -3,           /* a key or the cluster's file cannot be read */
+    PSD_W_EDATA = -6,         /* the cluster's file holds something else */
+    PSD_W_ENOINPUT = -7,      /* there is no such key */
     PSD_W_EUNAVAILABLE = -8,  /* a server or workers that the job needs stayed away for join_timeout_ms */
     PSD_W_ECONFIG = -9,       /* keys lack, or an address does not go with them */
     PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
     PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place: connect anew to go on */
     PSD_W_ETIMEOUT = -12,     /* the deadline passed; the sentence says what was waited for */
     PSD_W_EAGAIN = -13,       /* nothing yet (a timeout of 0) */
-    PSD_W_EAUTH = -15         /* the servers do not let this worker's key in, or one side has keys and the other none */
+    PSD_W_ESYSTEM = -14,      /* the operating system denies a thread, a socket, a descriptor */
+    PSD_W_EAUTH = -15,        /* the servers do not let this worker's key in, or one side has keys and the other none */
+    PSD_W_EFAILED = -17       /* the job has failed: too many rounds in a row made no step; the sentence says why */
 };
 
 /* How to join; all zero but `join` or `cluster_file`, and the keys or `insecure`, is a good start. Strings are copied. */
@@ -62,12 +68,12 @@ typedef struct psd_worker_config {
 } psd_worker_config_t;
 
 /* Start a handle and join the job. `*out` is set even on failure (for psd_worker_error), NULL only without memory;
- * close it in any case. PSD_W_ETIMEOUT, PSD_W_EREFUSED, PSD_W_EAUTH, PSD_W_ECONFIG, PSD_W_EINVAL. */
+ * close it in any case. A configuration larger than this library's is refused. PSD_W_ETIMEOUT, PSD_W_EREFUSED, PSD_W_EAUTH, PSD_W_ECONFIG, PSD_W_EINVAL. */
 int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config);
 
 /* A tensor: `data` holds `n` initial values at registration, and the newest pulled weights after each exchange.
  * It is borrowed until the handle is closed; the library writes it only while an exchange (or registration) is
- * open. All workers must register the same list with the same values; the first one's become the job's. */
+ * open. All workers must register the same list with the same values, all finite; the first one's become the job's. */
 typedef struct psd_tensor {
     const char *name;         /* unique within the list; copied */
     const uint64_t *shape;    /* n_dims sizes, row-major; copied */
@@ -105,7 +111,8 @@ typedef uint64_t psd_ticket_t;
 
 /* One exchange: push the mean gradient over `samples` samples (gradients[i] for tensor i; NULL: this tensor had no
  * gradient, it is skipped if no other worker has one) and pull the next weights into the tensors' data.
- * samples = 0 with NULL gradients: take part in the round with nothing. `loss` is the mean loss, for status.
+ * samples = 0 with NULL gradients: take part in the round with nothing; at most 2^40. `loss` is the mean loss, for status;
+ * one that is NaN or Inf is shown as no number.
  * Arrays are borrowed until psd_worker_wait on the ticket returns. One exchange may be open at a time. */
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
                         psd_ticket_t *ticket);
@@ -131,7 +138,8 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms);
  * PSD_W_EAGAIN as for psd_worker_pull_slow. */
 int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms);
 
-/* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: at most 63 printable characters. */
+/* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: 1 to 63 bytes of printable
+ * UTF-8. A `value` that is NaN or Inf is shown as no number. */
 int psd_worker_report(psd_worker_t *self, const char *name, double value);
 
 /* Whether an operator has asked this worker to leave (psdctl drain). Look between exchanges; then psd_worker_leave with

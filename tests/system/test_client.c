@@ -1,0 +1,186 @@
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "psd/worker.h"
+#include "tests/support/cluster.h"
+
+/* What the library says to a program that uses it wrongly, and that what it lets through harms nobody. */
+
+enum { DONE_MS = 600000 };
+
+static cluster_t cluster;
+static void setup(void) { cluster_open(&cluster); }
+static void teardown(void) { cluster_close(&cluster); }
+TestSuite(client, .init = setup, .fini = teardown, .timeout = 600);
+
+static psd_worker_t *connect_to_job(void)
+{
+    psd_worker_t *worker = NULL;
+    const psd_worker_config_t config = { .size = sizeof config, .join = cluster.data[0], .insecure = true };
+    cr_assert_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "%s", worker ? psd_worker_error(worker) : "");
+    return worker;
+}
+
+static void expect_error(const psd_worker_t *worker, int rc, const char *words)
+{
+    cr_expect_eq(rc, PSD_W_EINVAL, "%d", rc);
+    cr_expect_not_null(strstr(psd_worker_error(worker), words), "\"%s\" lacks \"%s\"", psd_worker_error(worker), words);
+}
+
+static int step(psd_worker_t *worker, double loss)
+{
+    static const float gradient[2] = { 1, 1 };
+    psd_ticket_t ticket = 0;
+    int rc = psd_worker_exchange(worker, (const float *const[]){ gradient }, 1, loss, &ticket);
+    return rc ? rc : psd_worker_wait(worker, ticket, DONE_MS);
+}
+
+/* A model of too many tensors is told how many it has, one of none so too, and a second one that there is a first. */
+Test(client, the_library_says_how_many_tensors_were_too_many)
+{
+    enum { MANY = 1100 };
+    static psd_tensor_t tensors[MANY];
+    static char names[MANY][8];
+    static float value[MANY];
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_worker_t *worker = NULL;
+    const psd_worker_config_t config = { .size = sizeof config, .join = cluster.data[0], .insecure = true };
+    cr_assert_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "%s", worker ? psd_worker_error(worker) : "");
+    for (size_t i = 0; i < MANY; i++) {
+        snprintf(names[i], sizeof names[i], "t%zu", i);
+        tensors[i] = (psd_tensor_t){ .name = names[i], .data = &value[i] };
+    }
+    cr_expect(psd_worker_register(worker, tensors, MANY) < 0);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "1100 tensors were given to register; 1 to 1024 are allowed"), "%s",
+                       psd_worker_error(worker));
+    cr_expect(psd_worker_register(worker, tensors, 0) < 0);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "0 tensors were given"), "%s", psd_worker_error(worker));
+    cr_expect_eq(psd_worker_register(worker, tensors, 2), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect(psd_worker_register(worker, tensors, 2) < 0);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "2 tensors are registered already"), "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+}
+
+Test(client, what_is_wrong_in_a_call_is_said_there_and_the_job_goes_on)
+{
+    static float w[2] = { 0, 0 }, bad[2] = { 0, NAN };
+    static const uint64_t two = 2;
+    static const float gradient[2] = { 1, 1 };
+    const psd_tensor_t tensor = { "w", &two, 1, w };
+    psd_ticket_t ticket;
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --optimizer=sgd(lr=0.5)");
+    psd_worker_t *worker = connect_to_job();
+    expect_error(worker, psd_worker_register(worker, &(psd_tensor_t){ "w", NULL, 1, w }, 1), "a shape of at most");
+    expect_error(worker, psd_worker_register(worker, (psd_tensor_t[]){ tensor, tensor }, 2), "w");
+    expect_error(worker, psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, bad }, 1), "tensor w: initial value 1 is nan");
+    cr_assert_eq(psd_worker_register(worker, &tensor, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    expect_error(worker, psd_worker_report(worker, "a\nb", 1), "printable");
+    expect_error(worker, psd_worker_report(worker, "", 1), "1 to 63 bytes");
+    expect_error(worker, psd_worker_report(worker, NULL, 1), "1 to 63 bytes");
+    expect_error(worker, psd_worker_exchange(worker, (const float *const[]){ gradient }, UINT64_C(1) << 60, 0, &ticket),
+                 "at most 1099511627776");
+    expect_error(worker, psd_worker_exchange(worker, (const float *const[]){ gradient }, 1, 0, NULL), "place for its ticket");
+    expect_error(worker, psd_worker_pull_slow(worker, NULL, DONE_MS), "a place for each tensor");
+    for (int i = 0; i < 200; i++) /* more than wait in line at once */
+        cr_assert_eq(psd_worker_report(worker, "many", i), PSD_W_OK);
+    cr_assert_eq(step(worker, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(w[0], -0.5f);
+    cr_assert_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+    psd_worker_close(&worker);
+    psd_worker_close(NULL);
+    cluster_finish(&cluster, DONE_MS);
+}
+
+Test(client, a_handle_that_did_not_connect_says_so_whatever_is_asked_of_it)
+{
+    psd_worker_t *worker = NULL;
+    psd_ticket_t ticket;
+    float w = 0;
+    const psd_tensor_t tensor = { "w", NULL, 0, &w };
+    cr_expect_eq(psd_worker_connect(NULL, NULL), PSD_W_EINVAL);
+    cr_expect_eq(psd_worker_connect(&worker, NULL), PSD_W_EINVAL);
+    expect_error(worker, psd_worker_register(worker, &tensor, 1), "the configuration needs its size");
+    expect_error(worker, psd_worker_exchange(worker, NULL, 0, 0, &ticket), "the configuration needs its size");
+    expect_error(worker, psd_worker_report(worker, "x", 1), "the configuration needs its size");
+    psd_worker_close(&worker);
+    const psd_worker_config_t larger = { .size = sizeof larger + 8, .join = "tcp://127.0.0.1:1", .insecure = true };
+    cr_expect_eq(psd_worker_connect(&worker, &larger), PSD_W_EINVAL);
+    psd_worker_close(&worker);
+}
+
+/* A program that was built before the struct grew, by each of its fields in turn. */
+Test(client, a_shorter_configuration_is_one_of_an_earlier_release)
+{
+    static const size_t ends[] = { offsetof(psd_worker_config_t, key), offsetof(psd_worker_config_t, cluster_file),
+                                   offsetof(psd_worker_config_t, recipe), sizeof(psd_worker_config_t) };
+    cluster_start_servers(&cluster, 1, "--workers-min=9");
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        psd_worker_t *worker = NULL;
+        const psd_worker_config_t config = { .size = ends[i], .join = cluster.data[0], .insecure = true };
+        cr_expect_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "size %zu: %s", ends[i], psd_worker_error(worker));
+        psd_worker_close(&worker);
+    }
+}
+
+Test(client, a_fork_can_close_its_handle_and_the_parent_trains_on)
+{
+    static float w[2];
+    static const uint64_t two = 2;
+    int status = -1;
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_worker_t *worker = connect_to_job();
+    cr_assert_eq(psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, w }, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    const pid_t child = fork();
+    if (child == 0) {
+        const bool told = step(worker, 1) == PSD_W_EINVAL && strstr(psd_worker_error(worker), "connect anew in this one") &&
+                          psd_worker_report(worker, "x", 1) == PSD_W_EINVAL && psd_worker_leave(worker, 1, 0) == PSD_W_EINVAL;
+        psd_worker_close(&worker);
+        _exit(told && !worker ? 0 : 1);
+    }
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect_eq(status, 0);
+    cr_expect_eq(step(worker, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+    cluster_finish(&cluster, DONE_MS);
+}
+
+/* A run that has diverged does not look perfect. */
+Test(client, a_loss_that_is_no_number_is_shown_as_none)
+{
+    static float w[2];
+    static const uint64_t two = 2;
+    static const double losses[] = { 3.5, NAN, INFINITY };
+    static const char *shown[] = { "3.5", "null", "null" }, *printed[] = { "training loss 3.5", "training loss nan", "training loss nan" };
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_worker_t *worker = connect_to_job();
+    cr_assert_eq(psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, w }, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    for (unsigned i = 0; i < 3; i++) {
+        char wanted[64];
+        cluster_process_t look = { 0 };
+        cr_assert_eq(step(worker, losses[i]), PSD_W_OK, "%s", psd_worker_error(worker));
+        psd_worker_report(worker, "score", losses[i]);
+        cluster_await_steps(&cluster, i + 1);
+        snprintf(wanted, sizeof wanted, "\"train\": %s", shown[i]);
+        char *status = cluster_get(&cluster, 0, "/status");
+        cr_expect_not_null(strstr(status, wanted), "no %s in %s", wanted, status);
+        snprintf(wanted, sizeof wanted, "\"loss\": %s", shown[i]);
+        cr_expect_not_null(strstr(status, wanted), "no %s in %s", wanted, status);
+        free(status);
+        cluster_spawn(&cluster, &look, "look", "psdctl", "status %s", cluster.status[0]);
+        cr_expect_eq(cluster_wait(&look, DONE_MS), 0);
+        char *text = cluster_printed(&cluster, &look, "out");
+        cr_expect_not_null(strstr(text, printed[i]), "no \"%s\" in %s", printed[i], text);
+        free(text);
+        char *metrics = cluster_get(&cluster, 0, "/metrics");
+        cr_expect_eq(!strstr(metrics, "\npsd_training_loss 3.5"), i > 0, "%s", strstr(metrics, "\npsd_training_loss"));
+        free(metrics);
+    }
+    psd_worker_close(&worker);
+}
