@@ -18,7 +18,7 @@ typedef enum { LOGFMT, JOURNAL, HUMAN, JSON } style_t;
 
 /* A line being built; what does not fit is dropped, and the '\n' always fits. */
 typedef struct line {
-    size_t n;
+    size_t n, begin; /* where the first field stands */
     char text[PSD_LOG_MAX_LINE];
 } line_t;
 
@@ -145,7 +145,7 @@ static bool is_number(const char *s, size_t n)
 static void put_field(line_t *line, const char *key, size_t n_key, const char *value, size_t n)
 {
     if (style == JSON) {
-        if (line->n > 1)
+        if (line->n > line->begin)
             put(line, ",", 1);
         put_quoted(line, key, n_key);
         put(line, ":", 1);
@@ -155,7 +155,7 @@ static void put_field(line_t *line, const char *key, size_t n_key, const char *v
             put_quoted(line, value, n);
         return;
     }
-    if (line->n > 0 && line->text[line->n - 1] != '>')
+    if (line->n > line->begin)
         put(line, " ", 1);
     put(line, key, n_key);
     put(line, "=", 1);
@@ -259,6 +259,7 @@ static void put_head(line_t *line, psd_log_level_t level, const char *id, uint64
     if (style == JOURNAL) {
         snprintf(stamp, sizeof stamp, "<%d>", syslog_levels[level]);
         put_str(line, stamp);
+        line->begin = line->n;
     } else {
         gmtime_r(&s, &tm);
         size_t n = strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
@@ -273,7 +274,7 @@ static void put_head(line_t *line, psd_log_level_t level, const char *id, uint64
 
 static void emit(psd_log_level_t level, const char *id, const char *text, uint64_t unsaid, uint64_t us)
 {
-    line_t line = { .n = 0 };
+    line_t line = { .begin = style == JSON };
     char count[24];
     if (style == JSON)
         put(&line, "{", 1);

@@ -349,7 +349,7 @@ void psd_link_describe(const psd_net_t *net, psd_link_t link, const char *endpoi
                  insecure ? "wants keys, and here is --insecure"
                           : "speaks in the clear (--insecure), and here are keys");
     else
-        snprintf(text, n, "%.128s breaks off at once: is it a server of psd%s", endpoint,
+        snprintf(text, n, "%.128s takes the connection, but does not go on as psd does: is it a server of psd%s", endpoint,
                  insecure ? ", and one without keys?" : ", and is this its public key (server.public)?");
 }
 

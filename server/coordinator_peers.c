@@ -205,7 +205,7 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
         return;
     }
     if (!has_our_recipe(self, row, msg->text)) {
-        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, out, "worker %u trains on other data, or in another order: it has %.255s; "
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, out, "worker %u trains another model, on other data or in another order: it has %.255s; "
                "the others have %s", row->id, msg->text, self->recipe);
         row->state = PSD_WORKER_LEFT;
         return;

@@ -56,6 +56,7 @@ const psd_model_kind_t *psd_model_kind_find(const char *name)
 }
 
 const psd_model_kind_t *psd_model_kind(const psd_model_t *self) { return self->kind; }
+const char *psd_model_activation(const psd_model_t *self) { return self->n_layers > 1 ? self->activation->name : ""; }
 size_t psd_model_n_params(const psd_model_t *self) { return 2 * self->n_layers; }
 const psd_param_t *psd_model_params(const psd_model_t *self) { return self->param; }
 

@@ -76,6 +76,9 @@ psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t
 void psd_model_destroy(psd_model_t **self_p);
 
 const psd_model_kind_t *psd_model_kind(const psd_model_t *self);
+
+/* The name of the activation between its layers; "" for a single layer. */
+const char *psd_model_activation(const psd_model_t *self);
 size_t psd_model_n_params(const psd_model_t *self);
 
 /* The tensors in their order; they live as long as the model. */

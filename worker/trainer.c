@@ -126,7 +126,9 @@ static int join(trainer_t *self, psd_err_t *err)
 
 void psd_trainer_recipe(const psd_trainer_config_t *config, char out[PSD_TRAINER_RECIPE])
 {
-    snprintf(out, PSD_TRAINER_RECIPE, "rows=%zu data=%016" PRIx64 " batch=%zu seed=%" PRIu64 " shuffle=%s", config->train->n_rows,
+    const char *activation = psd_model_activation(config->model);
+    snprintf(out, PSD_TRAINER_RECIPE, "model=%s%s%s rows=%zu data=%016" PRIx64 " batch=%zu seed=%" PRIu64 " shuffle=%s",
+             psd_model_kind(config->model)->name, *activation ? " activation=" : "", activation, config->train->n_rows,
              psd_dataset_hash(config->train), config->batch, config->seed, config->shuffle ? "true" : "false");
 }
 

@@ -64,7 +64,7 @@ typedef struct psd_trainer_result {
 
 enum { PSD_TRAINER_RECIPE = 192 };
 
-/* What a worker of this configuration trains on, in words that are the same for workers who fit together: rows, a hash of what
+/* What a worker of this configuration trains on, in words that are the same for workers who fit together: the model, rows, a hash of what
  * is in them, batch, and what the order of the rows comes from. */
 void psd_trainer_recipe(const psd_trainer_config_t *config, char out[PSD_TRAINER_RECIPE]);
 

@@ -247,9 +247,9 @@ refused() {
         sleep 0.1
     done
     printf '1 1:0.5 3:1\n0 1:-0.5 3:2\n1 1:1\n0 3:2\n' >other.svm
-    for other in --seed=2 --data-batch=2 --data-shuffle=false --data-train=libsvm:other.svm; do
-        ends 76 'trains on other data, or in another order: it has rows=4' "$bin/psd-worker" "${model[@]}" --join="$join" "$other"
-        grep -q 'the others have rows=4 data=[0-9a-f]* batch=4 seed=1 shuffle=true' said || fail "$(cat said)"
+    for other in --model-kind=linear --seed=2 --data-batch=2 --data-shuffle=false --data-train=libsvm:other.svm; do
+        ends 76 'trains another model, on other data or in another order: it has model=' "$bin/psd-worker" "${model[@]}" --join="$join" "$other"
+        grep -q 'the others have model=logistic rows=4 data=[0-9a-f]* batch=4 seed=1 shuffle=true' said || fail "$(cat said)"
     done
     kill -TERM "$worker"
     wait "$worker" || true

@@ -105,7 +105,7 @@ Test(rendezvous, a_key_on_no_list_is_77_and_another_servers_key_69)
         &cluster, &late, "late", "psd-worker",
         TINY "--insecure=false --worker-key=%s/w0.key --server-public=%s/op.pub --join=%s --join-timeout=7s",
         cluster.directory, cluster.directory, cluster.data[0]);
-    expect_end("breaks off at once", "is this its public key", 69);
+    expect_end("does not go on as psd does", "is this its public key", 69);
 }
 
 /* A server 0 of another protocol, which answers all that `late` says, until that ends. */

@@ -103,6 +103,8 @@ Test(log, a_hostile_value_writes_no_field_of_its_own)
     start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
     psd_log_warn("worker.lost", "name=%s worker=%u", hostile[1], 3);
     cr_expect_not_null(strstr(said, "name=\"a\\\" worker=0 b=\\\"c\" worker=3\n"), "%s", said);
+    psd_log_warn("worker.joined", "name=%s worker=%u", "n>", 3);
+    cr_expect_not_null(strstr(said, " name=n> worker=3\n"), "%s", said);
 }
 
 Test(log, what_is_no_utf8_is_replaced_so_that_json_stays_json)
