@@ -355,7 +355,8 @@ bool psd_jobfile_read(const void *text, size_t n_bytes, const psd_jobfile_visito
         return false;
     }
     yaml_parser_set_encoding(&self.parser, YAML_UTF8_ENCODING);
-    yaml_parser_set_input_string(&self.parser, text, n_bytes);
+    const size_t mark = n_bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0; /* libyaml takes it for a column */
+    yaml_parser_set_input_string(&self.parser, (const yaml_char_t *)text + mark, n_bytes - mark);
     read_document(&self);
     yaml_parser_delete(&self.parser);
     for (size_t i = 0; i < self.n_seen; i++)

@@ -215,10 +215,13 @@ int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t lin
     psd_dataset_t *set = self->set;
     if (self->options->kind == PSD_LABEL_CLASS) {
         bool minus = label == -1;
-        if (!minus && !(label >= 0 && label < PSD_MAX_CLASSES && truncf(label) == label))
+        if (label >= PSD_MAX_CLASSES && truncf(label) == label)
+            return psd_err_set(err, PSD_EDATA, "%s:%zu: label %.9g is too large for a class; %d classes fit, numbered from 0 (to predict "
+                               "numbers choose model.kind linear)", name, line, (double)label, PSD_MAX_CLASSES);
+        if (!minus && !(label >= 0 && truncf(label) == label))
             return psd_err_set(
                 err, PSD_EDATA,
-                "%s:%zu: label %g is no class; classes are whole numbers from 0, or -1 and 1 throughout "
+                "%s:%zu: label %.9g is no class; classes are whole numbers from 0, or -1 and 1 throughout "
                 "(to predict numbers choose model.kind linear)",
                 name, line, (double)label);
         if (minus && !self->minus_line)

@@ -457,6 +457,9 @@ Test(libsvm, each_mistake_is_named_with_line_column_cause_and_cure)
             "f:1: label 1.5 is no class; classes are whole numbers from 0, or -1 and 1 throughout (to "
             "predict numbers choose "
             "model.kind linear)");
+    refused("libsvm", "1048576 1:1\n", BASE1,
+            "f:1: label 1048576 is too large for a class; 1048576 classes fit, numbered from 0 (to predict numbers choose "
+            "model.kind linear)");
     refused("libsvm", "# nothing\n", BASE1, "f: no rows; the data set is empty");
     refused("libsvm", "1\n0\n", BASE1, "f: no row has a feature; write INDEX:VALUE after the labels");
 }
@@ -592,7 +595,8 @@ Test(csv, each_mistake_is_named_with_line_column_cause_and_cure)
     refused(
         "csv", "1\n", FIRST,
         "f:1: one column, where a label and at least one feature are needed; fields are separated by commas");
-    refused("csv", "", FIRST, "f: no rows; the file is empty");
+    refused("csv", "", FIRST, "f: no rows; no line has any text");
+    refused("csv", "\n\n", FIRST, "f: no rows; no line has any text");
     refused("csv", "y,a\n", NAMED, "f: no rows; the data set is empty");
     refused("csv", "1,2\n0,inf\n", FIRST, "f:2:3: 'inf' is not finite; fill it in, or leave its row out");
     refused("csv", "1,2\n0,1e39\n", FIRST, "f:2:3: '1e39' is beyond what a float32 holds (3.4e38); scale it down");

@@ -302,6 +302,13 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
     }
 }
 
+Test(options, a_byte_order_mark_is_no_part_of_a_job_file)
+{
+    cr_assert_eq(load_text("\xef\xbb\xbfseed: 3\nservers: 2\n"), PSD_OK, "%s", psd_options_complaints(options));
+    cr_expect_eq(psd_options_uint(options, "seed"), 3);
+    cr_expect_eq(psd_options_int(options, "servers"), 2);
+}
+
 Test(options, a_key_nested_deeper_than_eight_is_refused)
 {
     /* Known sections are two deep, so depth is reached inside an unknown one, which is skipped without

@@ -335,7 +335,7 @@ static int begin(parser_t *self, psd_err_t *err)
 {
     const psd_dataset_t *train = self->options->train;
     if (!self->n_fields)
-        return psd_err_set(err, PSD_EDATA, "%s: no rows; the file is empty", self->name);
+        return psd_err_set(err, PSD_EDATA, "%s: no rows; no line has any text", self->name);
     self->n_columns = self->n_fields;
     if (self->n_columns < 2)
         return one_column(self, err);
