@@ -357,12 +357,12 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
 
 /* ---- shards ---- */
 
-/* The row of a server that has joined under this index before, under another start of its process. */
+/* The row of a server that has had this index, under another start of its process; NULL when nobody has. */
 static psd_shard_row_t *shard_started_again(psd_coordinator_t *self, const psd_msg_t *msg)
 {
     psd_shard_row_t *row =
         msg->code && msg->code <= self->config.n_servers ? &self->shard[msg->code - 1] : NULL;
-    return row && row->joined && row->nonce != msg->seq ? row : NULL;
+    return row && row->endpoint[0] && row->nonce != msg->seq ? row : NULL;
 }
 
 /* Numbers of one process differ in their lower 16 bits and rise: a hello that was overtaken by a later one.
@@ -385,13 +385,45 @@ static bool is_endpoint(const psd_shard_row_t *row, const char *endpoint, size_t
     return strlen(row->endpoint) == n && !strncmp(row->endpoint, endpoint, n);
 }
 
+static void tell_to_wait(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_actions_t *out, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+static void tell_to_wait(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_actions_t *out, const char *format, ...)
+{
+    psd_msg_t *wait = psd_coord_answer(self, to, PSD_MSG_WAIT, NULL, NULL, out);
+    wait->seq = nonce;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(wait->text, sizeof wait->text, format, args);
+    va_end(args);
+}
+
+/* The number of a process, in all of its hellos. */
+static uint64_t process_of(uint64_t nonce) { return nonce >> 16; }
+
+/* Whether a server has asked for so long that whoever was gone when it began would be known to be. */
+static bool has_asked_for_long(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *msg)
+{
+    for (uint32_t i = 0; i < PSD_MAX_ASKERS && i < self->n_askers; i++)
+        if (self->asker[i].process == process_of(msg->seq))
+            return now_ms > self->asker[i].since_ms + psd_coord_server_lease_ms(self) + SERVER_SILENT_MS;
+    uint32_t oldest = 0;
+    for (uint32_t i = 1; i < PSD_MAX_ASKERS; i++)
+        if (self->asker[i].since_ms < self->asker[oldest].since_ms)
+            oldest = i;
+    const uint32_t at = self->n_askers < PSD_MAX_ASKERS ? self->n_askers++ : oldest;
+    self->asker[at].process = process_of(msg->seq);
+    self->asker[at].since_ms = now_ms;
+    return false;
+}
+
 /* Whether a server that asks for any place may have this one: nobody has had it, or who had it is gone. A new process at
  * the same address is proof of that, once the old one is silent. */
 static bool is_free(const psd_coordinator_t *self, uint64_t now_ms, const psd_shard_row_t *row, const char *endpoint, size_t n)
 {
     const uint64_t silent_ms = now_ms - row->heard_ms;
     return (!row->joined && !row->endpoint[0]) || silent_ms > psd_coord_server_lease_ms(self) ||
-           (is_endpoint(row, endpoint, n) && (silent_ms > SERVER_SILENT_MS || self->next_seq == PSD_FIRST_SEQ));
+           (is_endpoint(row, endpoint, n) && silent_ms > SERVER_SILENT_MS);
 }
 
 /* Name the place of a server that asks for any: the one that its address had before, or one that is free. False: it has to
@@ -401,11 +433,13 @@ static bool choose_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t fr
                          size_t n, psd_actions_t *out)
 {
     const psd_shard_row_t *chosen = NULL;
-    for (uint32_t s = 0; s < self->config.n_servers; s++) {
+    for (uint32_t s = 1; s < self->config.n_servers; s++) {
         const psd_shard_row_t *row = &self->shard[s];
-        if (row->endpoint[0] && row->nonce >> 16 == msg->seq >> 16)
-            return true;
-        if (row->peer != PSD_PEER_OWN_SHARD && is_free(self, now_ms, row, endpoint, n) &&
+        if (row->endpoint[0] && process_of(row->nonce) == process_of(msg->seq)) {
+            chosen = row;
+            break;
+        }
+        if (is_free(self, now_ms, row, endpoint, n) &&
             (!chosen || (is_endpoint(row, endpoint, n) && !is_endpoint(chosen, endpoint, n))))
             chosen = row;
     }
@@ -413,21 +447,25 @@ static bool choose_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t fr
         msg->code = (uint32_t)(chosen - self->shard) + 1;
         return true;
     }
-    if (self->asker.process != msg->seq >> 16) {
-        self->asker.process = msg->seq >> 16;
-        self->asker.since_ms = now_ms;
-    }
-    if (now_ms > self->asker.since_ms + psd_coord_server_lease_ms(self) + SERVER_SILENT_MS)
-        return true;
-    psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
-    wait->seq = msg->seq;
-    snprintf(wait->text, sizeof wait->text, "all %u servers of the job have been heard of within %" PRIu64 " ms",
-             self->config.n_servers, psd_coord_server_lease_ms(self));
+    if (has_asked_for_long(self, now_ms, msg))
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s is one too many: the job has %u, all of them here", (int)n,
+               endpoint, self->config.n_servers);
+    else
+        tell_to_wait(self, from, msg->seq, out, "all %u servers of the job have been heard of within %" PRIu64 " ms",
+                     self->config.n_servers, psd_coord_server_lease_ms(self));
     return false;
 }
 
-/* Whether the sender may have the place that it asks for, where another start of that server had it. If that one was part
- * of a run, the job is taken up again without what it held. */
+static bool has_workers(const psd_coordinator_t *self)
+{
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        if (psd_worker_is_here(&self->members.row[i]))
+            return true;
+    return false;
+}
+
+/* Whether the sender may have the place that it asks for, where another start of that server had it: not while that one is
+ * alive. If it is part of this run, the job is taken up again without what it held. */
 static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                                const char *endpoint, size_t n_endpoint, psd_actions_t *out)
 {
@@ -443,17 +481,23 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
         over->code = PSD_WELCOME_FINISHED;
         return false;
     }
-    if (self->next_seq == PSD_FIRST_SEQ) {
-        old->joined = false; /* nothing has been built on it yet: the log is empty */
-        return true;
-    }
-    bool same_place = is_endpoint(old, endpoint, n_endpoint);
-    if (!same_place && now_ms < old->heard_ms + PSD_SERVER_LEASE_MIN_MS) {
-        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
-        wait->seq = msg->seq;
-        snprintf(wait->text, sizeof wait->text, "server %u at %s was here %" PRIu64 " ms ago", msg->code - 1,
-                 old->endpoint, now_ms - old->heard_ms);
+    const uint64_t silent_ms = now_ms - old->heard_ms;
+    const uint64_t enough_ms = is_endpoint(old, endpoint, n_endpoint) ? SERVER_SILENT_MS : PSD_SERVER_LEASE_MIN_MS;
+    if (process_of(msg->seq) != process_of(old->nonce) && silent_ms <= enough_ms) {
+        if (has_asked_for_long(self, now_ms, msg))
+            refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
+                   "server %.*s is one too many: server %u is the one at %s, which is alive; give each server an index of its own, or none",
+                   (int)n_endpoint, endpoint, msg->code - 1, old->endpoint);
+        else
+            tell_to_wait(self, from, msg->seq, out, "server %u at %s was here %" PRIu64 " ms ago", msg->code - 1, old->endpoint,
+                         silent_ms);
         return false;
+    }
+    if (!old->joined)
+        return true;
+    if (self->next_seq == PSD_FIRST_SEQ && !has_workers(self)) {
+        old->joined = false; /* nothing has been built on it yet: the log is empty, and no worker has been told where it is */
+        return true;
     }
     snprintf(why, sizeof why, "server %u was started again", msg->code - 1);
     psd_coord_new_run(self, why, out);
@@ -489,6 +533,13 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
                self->settings, theirs);
         return;
     }
+    if (from == PSD_PEER_OWN_SHARD) {
+        msg->code = 1;
+    } else if (msg->code == 1) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s cannot be server 0: that is the one which it joins; "
+               "give it another server.index, or none", (int)n, endpoint);
+        return;
+    }
     if (!msg->code && !choose_place(self, now_ms, from, msg, endpoint, n, out))
         return;
     if (!may_take_its_place(self, now_ms, from, msg, endpoint, n, out))
@@ -496,8 +547,7 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     psd_shard_row_t *row = shard_for_hello(self, msg);
     if (!row || n >= sizeof row->endpoint) {
         refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
-               "server %.*s is one too many: the job has %u, %s", (int)n, endpoint, self->config.n_servers,
-               msg->code ? "and that index is taken" : "all of them here");
+               "server %.*s is one too many: the job has %u, and that index is taken", (int)n, endpoint, self->config.n_servers);
         return;
     }
     uint32_t s = (uint32_t)(row - self->shard);

@@ -18,6 +18,7 @@
 
 enum {
     PSD_MAX_POINTS = 16, /* checkpoints that are remembered to go back to */
+    PSD_MAX_ASKERS = 8,
     PSD_FIRST_SEQ = 1    /* number of a log's first entry */
 };
 
@@ -74,7 +75,8 @@ struct psd_coordinator {
     } absent;
     struct {
         uint64_t process, since_ms;
-    } asker; /* the last server that asked for a place when none was free: its nonce without the count, and since when */
+    } asker[PSD_MAX_ASKERS]; /* servers that asked for a place when it was not free: nonce without the count, and since when */
+    uint32_t n_askers; /* that there have been; the oldest are forgotten */
     bool paused;             /* by an operator: no round closes */
     struct {
         uint64_t asked; /* number of the request */

@@ -1,0 +1,154 @@
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "server/coordinator.h"
+
+TestSuite(servers, .timeout = 600);
+
+/* A coordinator of three servers, all of which, the one it lives in as well, are spoken for by hand. */
+enum { JOB = 9, N = 3, LEASE_MS = 2000, PATIENCE_MS = 5000 };
+
+static psd_coordinator_t *coordinator;
+static psd_actions_t out;
+static uint64_t now = 1000;
+
+static psd_peer_t peer_of(unsigned k) { return k ? psd_peer_make(k, 1) : PSD_PEER_OWN_SHARD; }
+
+static void setup(void)
+{
+    const psd_coordinator_config_t config = { .job = "mnist", .job_id = JOB, .settings = "x", .n_servers = N, .workers_min = 1,
+                                              .workers_want = 1, .lease_ms = LEASE_MS, .patience_ms = PATIENCE_MS,
+                                              .mode = psd_mode_find("bsp"), .lr = 1 };
+    coordinator = psd_coordinator_new(&config, NULL);
+}
+
+static void teardown(void)
+{
+    psd_coordinator_destroy(&coordinator);
+    psd_actions_clear(&out);
+}
+
+static const psd_msg_t *answer(psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
+            return &out.at[i].msg;
+    return NULL;
+}
+
+/* Process `k`, at an address of its own, asks for the place `index`; -1: for any. */
+static void ask(unsigned k, int index)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = (uint64_t)(k + 1) << 16,
+                      .code = (uint32_t)(index + 1) };
+    snprintf(msg.text, sizeof msg.text, "mnist tcp://host:%u x", k);
+    psd_actions_drop(&out, out.n);
+    psd_coordinator_message(coordinator, now, peer_of(k), &msg, NULL, &out);
+}
+
+/* For so long processes 0 to `n` - 1 say every 250 ms that they are there, as those of these places. */
+static void live(uint64_t ms, unsigned n, const int *index)
+{
+    for (const uint64_t end = now + ms; now < end;) {
+        now += 250;
+        psd_coordinator_tick(coordinator, now, &out);
+        for (unsigned k = 0; k < n; k++)
+            ask(k, index[k]);
+    }
+}
+
+static void expect_place(uint32_t shard)
+{
+    const psd_msg_t *yes = answer(PSD_MSG_SHARD_WELCOME);
+    cr_assert_not_null(yes, "%s", answer(PSD_MSG_REFUSED) ? answer(PSD_MSG_REFUSED)->text : "no answer");
+    cr_expect_eq(yes->shard, shard);
+}
+
+static void expect_refused(const char *words)
+{
+    const psd_msg_t *no = answer(PSD_MSG_REFUSED);
+    cr_assert_not_null(no);
+    cr_expect_eq(no->code, PSD_REFUSAL_SHARD);
+    cr_expect(strstr(no->text, words), "%s", no->text);
+}
+
+Test(servers, nobody_else_is_server_0, .init = setup, .fini = teardown)
+{
+    ask(1, 0);
+    expect_refused("tcp://host:1 cannot be server 0");
+    ask(0, 0);
+    expect_place(0);
+    ask(1, 0);
+    expect_refused("cannot be server 0");
+    ask(1, -1);
+    expect_place(1);
+}
+
+Test(servers, a_second_one_of_an_index_waits_for_the_first_to_prove_lost_and_is_refused_when_it_is_alive, .init = setup,
+     .fini = teardown)
+{
+    const int index[] = { 0, 1, 1 };
+    ask(0, 0);
+    ask(1, 1);
+    expect_place(1);
+    ask(2, 1);
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+    cr_expect(strstr(answer(PSD_MSG_WAIT)->text, "server 1 at tcp://host:1 was here"), "%s", answer(PSD_MSG_WAIT)->text);
+    live(LEASE_MS + 1250, 3, index);
+    expect_refused("server 1 is the one at tcp://host:1, which is alive");
+    ask(1, 1);
+    expect_place(1);
+}
+
+Test(servers, a_second_one_of_an_index_takes_the_place_of_a_silent_one_who_is_refused_when_it_speaks_again, .init = setup,
+     .fini = teardown)
+{
+    const int index[] = { 0 }, others[] = { 0, 1, 1 };
+    ask(0, 0);
+    ask(1, 1);
+    live(1250, 1, index);
+    ask(2, 1);
+    expect_place(1);
+    ask(1, 1);
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+    for (const uint64_t end = now + LEASE_MS + 1250; now < end; now += 250) {
+        ask(0, others[0]);
+        ask(2, 1);
+        ask(1, 1);
+    }
+    expect_refused("server 1 is the one at tcp://host:2, which is alive");
+}
+
+Test(servers, several_that_are_too_many_are_each_refused, .init = setup, .fini = teardown)
+{
+    const int index[] = { 0, -1, -1, -1, -1, -1 };
+    live(LEASE_MS + 1250, 6, index);
+    for (unsigned k = 3; k < 6; k++) {
+        ask(k, -1);
+        expect_refused("is one too many: the job has 3");
+    }
+    ask(2, -1);
+    expect_place(2);
+}
+
+Test(servers, a_place_between_two_runs_is_still_its_servers, .init = setup, .fini = teardown)
+{
+    ask(0, 0);
+    ask(1, 1);
+    ask(2, 2);
+    psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77, .text = "mnist a:1" };
+    psd_actions_drop(&out, out.n);
+    psd_coordinator_message(coordinator, now, psd_peer_make(9, 1), &hello, NULL, &out);
+    cr_assert_not_null(answer(PSD_MSG_WELCOME)); /* a worker has been told where the servers are */
+    const int index[] = { 0, 1 };
+    live(1250, 2, index);
+    ask(3, 2); /* for server 2, which is silent: another run */
+    expect_place(2);
+    cr_expect_neq(answer(PSD_MSG_SHARD_WELCOME)->job, JOB);
+    ask(4, 1); /* before server 1 has come back */
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+    ask(1, 1);
+    expect_place(1);
+}
