@@ -52,6 +52,5 @@ int psd_durable_end(psd_durable_t **self_p, psd_err_t *err);
 /* Give up: nothing is left. Sets it to NULL; NULL is fine. */
 void psd_durable_abandon(psd_durable_t **self_p);
 
-/* Whether a file's name is that of a temporary file made here for the file `name`; of any, when that is NULL.
- */
+/* Whether a file's name is that of a temporary file made here for the file `name`; of any, when that is NULL. */
 bool psd_durable_is_temporary(const char *file, const char *name);

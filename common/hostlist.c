@@ -55,8 +55,7 @@ static size_t look_into_bracket(const char *p, size_t index, char *digits, size_
     return n <= MOST_HOSTS ? n : 0;
 }
 
-/* Where the name at `p` ends: at a comma outside of brackets, or at the end; NULL when a bracket stays open.
- */
+/* Where the name at `p` ends: at a comma outside of brackets, or at the end; NULL when a bracket stays open. */
 static const char *name_end(const char *p)
 {
     for (; *p && *p != ','; p++)

@@ -174,8 +174,7 @@ void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *la
     free(series);
 }
 
-/* -- the process -------------------------------------------------------------------------------------------
- */
+/* -- the process ------------------------------------------------------------------------------------------- */
 
 static double seconds(struct timeval t) { return (double)t.tv_sec + (double)t.tv_usec / 1e6; }
 
@@ -234,8 +233,7 @@ void psd_metrics_collect(psd_metrics_t *self)
                         (double)psd_log_count(level));
 }
 
-/* -- text --------------------------------------------------------------------------------------------------
- */
+/* -- text -------------------------------------------------------------------------------------------------- */
 
 static void print_number(FILE *out, double x)
 {

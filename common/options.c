@@ -39,8 +39,7 @@ enum { MAX_COMPLAINTS = 100 };
 
 extern char **environ;
 
-/* -- complaints --------------------------------------------------------------------------------------------
- */
+/* -- complaints -------------------------------------------------------------------------------------------- */
 
 static void complain(psd_options_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -86,8 +85,7 @@ static int report(const psd_options_t *self, int code, psd_err_t *err)
     return psd_err_set(err, code, "%.*s\nand %zu more", (int)n, all, self->n_complaints - lines);
 }
 
-/* -- values ------------------------------------------------------------------------------------------------
- */
+/* -- values ------------------------------------------------------------------------------------------------ */
 
 /* -- values ------------------------------------------------------------------------------------------------ */
 
@@ -121,8 +119,7 @@ static bool set_value(psd_options_t *self, const psd_option_t *row, const char *
     return true;
 }
 
-/* -- job file ----------------------------------------------------------------------------------------------
- */
+/* -- job file ---------------------------------------------------------------------------------------------- */
 
 static psd_key_t on_key(void *arg, const char *path)
 {
@@ -246,8 +243,7 @@ static int load_file(psd_options_t *self, psd_err_t *err)
     return rc;
 }
 
-/* -- environment -------------------------------------------------------------------------------------------
- */
+/* -- environment ------------------------------------------------------------------------------------------- */
 
 /* Kubernetes puts PSD_SERVICE_HOST, PSD_PORT_7470_TCP and the like beside every pod of a service called psd. */
 static bool is_service_link(const char *variable)
@@ -288,8 +284,7 @@ static void load_environment(psd_options_t *self)
     }
 }
 
-/* -- command line ------------------------------------------------------------------------------------------
- */
+/* -- command line ------------------------------------------------------------------------------------------ */
 
 /* Words that any of our programs takes beside the table's. */
 static const char *const own_flags[] = { "config", "help", "version" };
@@ -465,8 +460,7 @@ int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t
     return self->n_complaints ? report(self, PSD_ECONFIG, err) : PSD_OK;
 }
 
-/* -- the object --------------------------------------------------------------------------------------------
- */
+/* -- the object -------------------------------------------------------------------------------------------- */
 
 psd_options_t *psd_options_new(unsigned program)
 {

@@ -270,8 +270,7 @@ static const struct {
     { "RANK", "WORLD_SIZE" },
 };
 
-/* Where servers and workers are one world, as in mpirun -np 2 psd : -np 3 psd-worker, the servers come first.
- */
+/* Where servers and workers are one world, as in mpirun -np 2 psd : -np 3 psd-worker, the servers come first. */
 static bool is_one_world(const look_t *look, long size)
 {
     const int64_t least = psd_options_int(look->options, "workers.min"),

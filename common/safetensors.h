@@ -1,7 +1,6 @@
 /* safetensors.h - arrays as one file that other tools open: 8 bytes of header length, a JSON header, the
  * arrays as they lie in memory. Written with data at a multiple of 4096; read as something that anybody may
- * have written.
- */
+ * have written. */
 #pragma once
 
 #include <stddef.h>

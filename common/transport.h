@@ -113,8 +113,7 @@ psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endp
                                const psd_socket_handler_t *handler, psd_err_t *err);
 
 /* Send without waiting. A reference is taken on `payload` (NULL: empty); its bytes must not change until
- * released. PSD_EAGAIN: no room or not connected; PSD_EUNAVAILABLE: the ROUTER knows no such peer (any more).
- */
+ * released. PSD_EAGAIN: no room or not connected; PSD_EUNAVAILABLE: the ROUTER knows no such peer (any more). */
 int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header,
                     psd_buf_t *payload);
 

@@ -303,8 +303,7 @@ bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes)
     return psd_crc32c(payload, n_bytes) == msg->checksum;
 }
 
-/* -- frames ------------------------------------------------------------------------------------------------
- */
+/* -- frames ------------------------------------------------------------------------------------------------ */
 
 static bool seals_payload(psd_kind_t kind) { return psd_kind_payload(kind) != PSD_PAYLOAD_CHUNK; }
 
@@ -351,8 +350,7 @@ int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *
     return rc;
 }
 
-/* -- lists -------------------------------------------------------------------------------------------------
- */
+/* -- lists ------------------------------------------------------------------------------------------------- */
 
 static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t capacity)
 {

@@ -1,23 +1,20 @@
-/* checkpoint.h - a shard's state as a file that is either whole or absent, and the manifest that makes the
- * shards' files of one clock a checkpoint.
+/* checkpoint.h - a shard's state as a file that is either whole or absent, and the manifest that makes the shards' files of one
+ * clock a checkpoint.
  *
- *   DIR/<clock, 12 digits>/shard-<index>.safetensors    one per server, immutable once it has this name
- *   DIR/MANIFEST-<clock, 12 digits>.json                written when every shard's file is durable; makes it
- * count
+ *   DIR/<clock, 12 digits>/shard-<index>.safetensors   one per server, immutable once it has this name
+ *   DIR/MANIFEST-<clock, 12 digits>.json               written when every shard's file is durable; makes it count
  *
- * A shard's file is a safetensors file, so that any tool opens it: an entry per chunk and array, named
- * "fc1.weight[0:1024]" (weights) and "fc1.weight[0:1024]/exp_avg" (state, slow_param included), F32; the
- * header's
- * __metadata__ (strings only) holds what psd needs to go on exactly: format version, job, settings, clock,
- * version, shard, servers, each chunk's update counters and scalars (doubles as hexadecimal bits), the
- * applied table, a CRC-32C of each array (at most 1 MiB), and one of the header itself (server/shardfile.h).
- * Data begins at a multiple of 4096.
+ * A shard's file is a safetensors file, so that any tool opens it: an entry per chunk and array, F32, named
+ *   fc1.weight[0:1024]           the weights
+ *   fc1.weight[0:1024]/exp_avg   state, slow_param included
+ * The header's __metadata__ (strings only) holds what psd needs to go on exactly: format version, job, settings, clock, version,
+ * shard, servers, each chunk's update counters and scalars (doubles as hexadecimal bits), the applied table, a CRC-32C of each
+ * array (at most 1 MiB), and one of the header itself (server/shardfile.h). Data begins at a multiple of 4096.
  *
- * Writing: a new file of its own name in the same directory, space reserved first, parts written as they
- * come, header last, fdatasync, close, rename, fsync of the directory. Any failure unlinks the file, and the
- * next attempt has another name: a failed fsync is never tried again on the same file. Reading checks
- * everything before anything is used. Every function may be called from any thread, one at a time per writer.
- */
+ * Writing: a new file of its own name in the same directory, space reserved first, parts written as they come, header last,
+ * fdatasync, close, rename, fsync of the directory. Any failure unlinks the file, and the next attempt has another name: a failed
+ * fsync is never tried again on the same file. Reading checks everything before anything is used. Every function may be called
+ * from any thread, one at a time per writer. */
 #pragma once
 
 #include <stdbool.h>

@@ -82,8 +82,7 @@ void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const ps
     free(bytes);
 }
 
-/* Forget entries that every shard has done, and repeat the others to shards that have been silent about them.
- */
+/* Forget entries that every shard has done, and repeat the others to shards that have been silent about them. */
 static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     uint64_t done = UINT64_MAX;
@@ -168,8 +167,7 @@ void psd_coord_change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions
     decide(self, now_ms, &(psd_round_t){ .clock = self->clock }, out);
 }
 
-/* Close the open round with those whose pushes are complete on every shard: one decision for the whole model.
- */
+/* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
 static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     psd_member_t *contributor = calloc(PSD_MAX_WORKERS, sizeof *contributor);

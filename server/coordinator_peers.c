@@ -365,8 +365,7 @@ static psd_shard_row_t *shard_started_again(psd_coordinator_t *self, const psd_m
     return row && row->endpoint[0] && row->nonce != msg->seq ? row : NULL;
 }
 
-/* Numbers of one process differ in their lower 16 bits and rise: a hello that was overtaken by a later one.
- */
+/* Numbers of one process differ in their lower 16 bits and rise: a hello that was overtaken by a later one. */
 static bool is_older(uint64_t nonce, uint64_t than) { return nonce >> 16 == than >> 16 && nonce < than; }
 
 static psd_shard_row_t *shard_for_hello(psd_coordinator_t *self, const psd_msg_t *msg)

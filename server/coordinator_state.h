@@ -146,8 +146,7 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
 
 /* -- coordinator_peers.c */
 
-/* A message to a worker's or shard's peer, with the marks of this run; `row` NULL: to nobody in particular.
- */
+/* A message to a worker's or shard's peer, with the marks of this run; `row` NULL: to nobody in particular. */
 psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind,
                             const psd_worker_row_t *row, psd_buf_t *payload, psd_actions_t *out);
 

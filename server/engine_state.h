@@ -82,8 +82,7 @@ struct psd_engine {
     uint32_t queue[PSD_MAX_WORKERS], n_queued; /* asp: workers whose push is complete, in order of arrival */
     psd_held_command_t held[PSD_MAX_HELD_COMMANDS];
     uint32_t n_held;
-    /* the checkpoint being written: chunks below save_next are done, the one before it may be with the writer
-     */
+    /* the checkpoint being written: chunks below save_next are done, the one before it may be with the writer */
     bool save_due, saving, save_in_flight;
     bool save_opening;               /* the writer makes the file; all chunks are still to be asked for */
     bool save_ending;                /* the writer makes the file durable */

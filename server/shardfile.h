@@ -8,8 +8,7 @@
  *   psd.applied    per worker: id (8 hexadecimal digits), incarnation (16), clock (16)
  *   psd.state      per chunk: updates (16), Lookahead syncs (16), the bits of the rule's two doubles (16
  * each) psd.data_crc   per chunk and array: CRC-32C (8). Arrays have at most 1 MiB, so whoever reads some
- * chunks only has checked every byte that he uses.
- */
+ * chunks only has checked every byte that he uses. */
 #pragma once
 
 #include <stdbool.h>

@@ -71,8 +71,7 @@ struct psd_status {
     atomic_uint_fast64_t scrapes;
 };
 
-/* -- snapshots ---------------------------------------------------------------------------------------------
- */
+/* -- snapshots --------------------------------------------------------------------------------------------- */
 
 static void shot_free(shot_t *shot)
 {
@@ -157,8 +156,7 @@ static bool is_alive(const shot_t *shot)
     return shot && now_ms < shot->tick_ms + LIVE_MS;
 }
 
-/* -- answers -----------------------------------------------------------------------------------------------
- */
+/* -- answers ----------------------------------------------------------------------------------------------- */
 
 /* Send what `response` is, NULL when there was no memory for it. */
 static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code, const char *type,
@@ -291,8 +289,7 @@ static enum MHD_Result answer_css(psd_status_t *self, struct MHD_Connection *con
     return answer_asset(connection, &psd_asset_css, "text/css; charset=utf-8");
 }
 
-/* -- streams of events -------------------------------------------------------------------------------------
- */
+/* -- streams of events ------------------------------------------------------------------------------------- */
 
 /* The document as one server-sent event, whose lines each begin with "data: ". */
 static bool write_event(stream_t *stream, const shot_t *shot)
@@ -433,8 +430,7 @@ static void end_streams(psd_status_t *self)
     pthread_mutex_unlock(&self->lock);
 }
 
-/* -- requests ----------------------------------------------------------------------------------------------
- */
+/* -- requests ---------------------------------------------------------------------------------------------- */
 
 static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection *connection,
                                       const shot_t *shot)
@@ -541,8 +537,7 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **g
         psd_guests_go(*guest);
 }
 
-/* -- the object --------------------------------------------------------------------------------------------
- */
+/* -- the object -------------------------------------------------------------------------------------------- */
 
 /* The address to serve at. False with `err` when it is none. */
 static bool resolve(psd_status_t *self, const char *listen, psd_sockaddr_t *out, psd_err_t *err)

@@ -65,8 +65,7 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
 /* Free it and set `*self_p` to NULL; NULL inside is fine. */
 void psd_dataset_destroy(psd_dataset_t **self_p);
 
-/* Write the features of `n` rows, one after the other, to `out`, `n_features` floats each. Dense sets only.
- */
+/* Write the features of `n` rows, one after the other, to `out`, `n_features` floats each. Dense sets only. */
 void psd_dataset_gather(const psd_dataset_t *self, const uint32_t *rows, size_t n, float *out);
 
 /* A number that depends on every label, weight and feature (XXH3, 64 bits; not for defence): two sets of one number are the

@@ -235,8 +235,7 @@ static void initialise(psd_model_t *self, uint64_t seed)
     }
 }
 
-/* More threads would cut the sums by how many there are; and a worker is one of many on its machine anyway.
- */
+/* More threads would cut the sums by how many there are; and a worker is one of many on its machine anyway. */
 static void one_thread(void) { openblas_set_num_threads(1); }
 
 psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)

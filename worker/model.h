@@ -85,8 +85,7 @@ size_t psd_model_n_params(const psd_model_t *self);
 const psd_param_t *psd_model_params(const psd_model_t *self);
 
 /* Mean loss over the `n` (at least 1) given rows, and its gradient into the params' `grad`. A row's weight
- * multiplies its loss; the mean divides by the number of rows all the same, so that slices of a batch add up.
- */
+ * multiplies its loss; the mean divides by the number of rows all the same, so that slices of a batch add up. */
 double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n);
 
 /* How well `weights` (one array per tensor; NULL: the model's own) do on all rows of `set`, each counted

@@ -1,7 +1,7 @@
-/* tfevents.c - TensorFlow's record format around two of its messages, which are small enough to be written by
- * hand: record   u64 length, u32 masked CRC-32C of it, the event, u32 masked CRC-32C of that; all
- * little-endian Event    1: double wall_time, 2: int64 step, 3: string file_version, 5: Summary of 1: Value
- * of 1: string tag, 2: float simple_value */
+/* tfevents.c - TensorFlow's record format around two of its messages, which are small enough to be written by hand:
+ *   record   u64 length, u32 masked CRC-32C of it, the event, u32 masked CRC-32C of that; all little-endian
+ *   Event    1: double wall_time, 2: int64 step, 3: string file_version,
+ *            5: Summary of 1: Value of 1: string tag, 2: float simple_value */
 #include "worker/tfevents.h"
 
 #include <assert.h>

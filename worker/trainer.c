@@ -77,8 +77,7 @@ static bool told_to_stop(const trainer_t *self) { return self->config->stop && *
 
 /* ---- Joining ---- */
 
-/* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do.
- */
+/* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do. */
 static void read_settings(trainer_t *self)
 {
     const char *settings = psd_worker_settings(self->worker),

@@ -1,6 +1,9 @@
-/* adadelta.c - steps in the units of the weights, without a learning rate to choose (Zeiler 2012, arXiv
- * 1212.5701): g <- g + wd w;   v <- rho v + (1 - rho) g^2;   d = sqrt(u + eps) / sqrt(v + eps) g u <- rho u +
- * (1 - rho) d^2;   w <- w - lr d */
+/* adadelta.c - steps in the units of the weights, without a learning rate to choose (Zeiler 2012, arXiv 1212.5701):
+ *   g <- g + wd w
+ *   v <- rho v + (1 - rho) g^2
+ *   d = sqrt(u + eps) / sqrt(v + eps) g
+ *   u <- rho u + (1 - rho) d^2
+ *   w <- w - lr d */
 #include "common/optim/kernel.h"
 
 enum { LR, RHO, EPS, WEIGHT_DECAY };

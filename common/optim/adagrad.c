@@ -1,5 +1,7 @@
 /* adagrad.c - a learning rate per weight, from the sum of its squared gradients (Duchi, Hazan, Singer 2011):
- *   g <- g + wd w;   G <- G + g^2;   w <- w - lr / (1 + (t-1) lr_decay) g / (sqrt(G) + eps) */
+ *   g <- g + wd w
+ *   G <- G + g^2
+ *   w <- w - lr / (1 + (t-1) lr_decay) g / (sqrt(G) + eps) */
 #include "common/optim/kernel.h"
 
 enum { LR, LR_DECAY, INITIAL_ACCUMULATOR, EPS, WEIGHT_DECAY };

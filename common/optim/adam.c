@@ -1,7 +1,11 @@
-/* adam.c - moments of the gradient, corrected for their start at 0 (Kingma, Ba 2015, arXiv 1412.6980;
- * amsgrad: Reddi et al. 2018), in torch's form: adam: g <- g + wd w       adamw: w <- (1 - lr wd) w m <- b1 m
- * + (1 - b1) g;   v <- b2 v + (1 - b2) g^2;   amsgrad: vmax <- max(vmax, v), used for v below w <- w - lr/(1
- * - b1^t) m / (sqrt(v)/sqrt(1 - b2^t) + eps) */
+/* adam.c - moments of the gradient, corrected for their start at 0 (Kingma, Ba 2015, arXiv 1412.6980; amsgrad: Reddi et al.
+ * 2018), in torch's form:
+ *   adam:    g <- g + wd w
+ *   adamw:   w <- (1 - lr wd) w
+ *   m <- b1 m + (1 - b1) g
+ *   v <- b2 v + (1 - b2) g^2
+ *   amsgrad: vmax <- max(vmax, v), used for v below
+ *   w <- w - lr/(1 - b1^t) m / (sqrt(v)/sqrt(1 - b2^t) + eps) */
 #include "common/optim/adam.h"
 
 enum { LR, BETA1, BETA2, EPS, WEIGHT_DECAY, AMSGRAD };

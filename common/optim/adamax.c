@@ -1,6 +1,8 @@
-/* adamax.c - adam with the largest recent gradient in place of the mean square (Kingma, Ba 2015, arXiv
- * 1412.6980): g <- g + wd w;   m <- b1 m + (1 - b1) g;   u <- max(b2 u, |g| + eps);   w <- w - lr/(1 - b1^t)
- * m/u */
+/* adamax.c - adam with the largest recent gradient in place of the mean square (Kingma, Ba 2015, arXiv 1412.6980):
+ *   g <- g + wd w
+ *   m <- b1 m + (1 - b1) g
+ *   u <- max(b2 u, |g| + eps)
+ *   w <- w - lr/(1 - b1^t) m/u */
 #include "common/optim/kernel.h"
 
 enum { LR, BETA1, BETA2, EPS, WEIGHT_DECAY };

@@ -1,5 +1,4 @@
-/* adamw.c - adam with weight decay decoupled from the gradient (Loshchilov, Hutter 2019, arXiv 1711.05101).
- */
+/* adamw.c - adam with weight decay decoupled from the gradient (Loshchilov, Hutter 2019, arXiv 1711.05101). */
 #include "common/optim/adam.h"
 
 const psd_optimizer_t

@@ -31,8 +31,7 @@
 typedef struct psd_isa {
     const char *name;
     const psd_optimizer_t *const *optimizers; /* in the order of all.h, ended by NULL */
-    /* Lookahead's sync: slow += alpha * (w - slow); w = slow. With alpha 1: slow = w, which keeps w's bits.
-     */
+    /* Lookahead's sync: slow += alpha * (w - slow); w = slow. With alpha 1: slow = w, which keeps w's bits. */
     void (*sync)(float *w, float *slow, float alpha, size_t n);
     /* Its pullback of a first moment: m = alpha * m + rest * slow_m; slow_m = m. */
     void (*pullback)(float *m, float *slow_m, float alpha, float rest, size_t n);

@@ -1,5 +1,8 @@
 /* lion.c - the sign of an interpolated momentum (Chen et al. 2023, arXiv 2302.06675):
- *   w <- (1 - lr wd) w;   c = b1 m + (1 - b1) g;   w <- w - lr sign(c);   m <- b2 m + (1 - b2) g
+ *   w <- (1 - lr wd) w
+ *   c = b1 m + (1 - b1) g
+ *   w <- w - lr sign(c)
+ *   m <- b2 m + (1 - b2) g
  * c sees the old m, and the two betas differ on purpose. */
 #include "common/optim/kernel.h"
 

@@ -1,7 +1,11 @@
 /* nadam.c - adam with Nesterov's momentum on a schedule (Dozat 2016), in the form of torch 2:
- *   g <- g + wd w or, decoupled, w <- (1 - lr wd) w;   m, v as adam;   den = sqrt(v/(1 - b2^t)) + eps
- *   mu_t = b1 (1 - 0.96^(t momentum_decay)/2);   P <- P mu_t, from 1
- *   w <- w - lr (1 - mu_t)/(1 - P) g/den;   w <- w - lr mu_(t+1)/(1 - P mu_(t+1)) m/den */
+ *   g <- g + wd w or, decoupled, w <- (1 - lr wd) w
+ *   m, v as adam
+ *   den = sqrt(v/(1 - b2^t)) + eps
+ *   mu_t = b1 (1 - 0.96^(t momentum_decay)/2)
+ *   P <- P mu_t, from 1
+ *   w <- w - lr (1 - mu_t)/(1 - P) g/den
+ *   w <- w - lr mu_(t+1)/(1 - P mu_(t+1)) m/den */
 #include "common/optim/kernel.h"
 
 enum { LR, BETA1, BETA2, EPS, MOMENTUM_DECAY, DECOUPLED, WEIGHT_DECAY };

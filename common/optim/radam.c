@@ -1,8 +1,12 @@
-/* radam.c - adam that trusts its second moment only once it has seen enough (Liu et al. 2020, arXiv
- * 1908.03265), in torch's form: g <- g + wd w or, decoupled, w <- (1 - lr wd) w;   m, v as adam rho = rinf -
- * 2 t b2^t/(1 - b2^t),   rinf = 2/(1 - b2) - 1 rho > 5:  r = sqrt((rho-4)(rho-2) rinf / ((rinf-4)(rinf-2)
- * rho)) w <- w - lr/(1 - b1^t) r sqrt(1 - b2^t) m/(sqrt(v) + eps) else:     w <- w - lr/(1 - b1^t) m rho is a
- * difference of near-equal numbers: in float it would be wrong, and so on the wrong side of 5. */
+/* radam.c - adam that trusts its second moment only once it has seen enough (Liu et al. 2020, arXiv 1908.03265), in torch's form:
+ *   g <- g + wd w or, decoupled, w <- (1 - lr wd) w
+ *   m, v as adam
+ *   rinf = 2/(1 - b2) - 1
+ *   rho = rinf - 2 t b2^t/(1 - b2^t)
+ *   rho > 5:  r = sqrt((rho-4)(rho-2) rinf / ((rinf-4)(rinf-2) rho))
+ *             w <- w - lr/(1 - b1^t) r sqrt(1 - b2^t) m/(sqrt(v) + eps)
+ *   else:     w <- w - lr/(1 - b1^t) m
+ * rho is a difference of near-equal numbers: in float it would be wrong, and so on the wrong side of 5. */
 #include "common/optim/kernel.h"
 
 enum { LR, BETA1, BETA2, EPS, DECOUPLED, WEIGHT_DECAY };

@@ -1,7 +1,10 @@
 /* rmsprop.c - gradients divided by their recent size (Tieleman, Hinton 2012), centered as in Graves 2013:
- *   g <- g + wd w;   v <- alpha v + (1 - alpha) g^2;   q = v
- *   centered:   ga <- alpha ga + (1 - alpha) g;   q = max(v - ga^2, 0)
- *   d = g / (sqrt(q) + eps);   momentum:   buf <- mu buf + d, d = buf;   w <- w - lr d
+ *   g <- g + wd w
+ *   v <- alpha v + (1 - alpha) g^2
+ *   q = v;   centered: ga <- alpha ga + (1 - alpha) g,   q = max(v - ga^2, 0)
+ *   d = g / (sqrt(q) + eps)
+ *   momentum: buf <- mu buf + d,   d = buf
+ *   w <- w - lr d
  * v - ga^2 cancels on near-constant gradients and may round below 0, whose root would be NaN for good. */
 #include "common/optim/kernel.h"
 

@@ -1,7 +1,9 @@
-/* sgd.c - stochastic gradient descent (Robbins, Monro 1951), with a velocity (Polyak 1964) that may look
- * ahead (Nesterov 1983 as in Sutskever et al. 2013), in torch's form: the velocity holds no learning rate. g
- * <- g + wd w;   buf <- g at the first update, then mu buf + (1 - dampening) g w <- w - lr d,   d = g without
- * momentum, g + mu buf with nesterov, else buf */
+/* sgd.c - stochastic gradient descent (Robbins, Monro 1951), with a velocity (Polyak 1964) that may look ahead (Nesterov 1983 as
+ * in Sutskever et al. 2013), in torch's form: the velocity holds no learning rate.
+ *   g <- g + wd w
+ *   buf <- g at the first update, then mu buf + (1 - dampening) g
+ *   d = g without momentum, g + mu buf with nesterov, else buf
+ *   w <- w - lr d */
 #include "common/optim/sgd.h"
 
 enum { LR, MOMENTUM, DAMPENING, NESTEROV, WEIGHT_DECAY };

@@ -39,8 +39,7 @@ void psd_child_describe_end(const psd_child_t *self, char *text, size_t n)
         snprintf(text, n, "ended with %" PRId64 "%s%s", self->code, colon, self->last);
 }
 
-/* -- its end -----------------------------------------------------------------------------------------------
- */
+/* -- its end ----------------------------------------------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *handle)
 {
@@ -82,8 +81,7 @@ static void on_ended(uv_process_t *process, int64_t code, int number)
     uv_close((uv_handle_t *)process, on_closed);
 }
 
-/* -- what it says ------------------------------------------------------------------------------------------
- */
+/* -- what it says ------------------------------------------------------------------------------------------ */
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
@@ -124,8 +122,7 @@ static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buf)
         fflush(self->log);
 }
 
-/* -- what it is told ---------------------------------------------------------------------------------------
- */
+/* -- what it is told --------------------------------------------------------------------------------------- */
 
 static void on_told(uv_write_t *write, int status)
 {
@@ -152,8 +149,7 @@ void psd_child_tell(psd_child_t *self, const char *line)
     }
 }
 
-/* -- its start ---------------------------------------------------------------------------------------------
- */
+/* -- its start --------------------------------------------------------------------------------------------- */
 
 static uv_stdio_container_t to_be_read(psd_child_stream_t *stream)
 {

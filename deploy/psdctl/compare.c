@@ -21,8 +21,7 @@ typedef struct compare {
     bool json; /* the result goes to stdout as such */
 } compare_t;
 
-/* -- the end -----------------------------------------------------------------------------------------------
- */
+/* -- the end ----------------------------------------------------------------------------------------------- */
 
 /* A file of the directory, whole or as it was. */
 static int write_file(const compare_t *self, const char *name,
@@ -69,8 +68,7 @@ static int conclude(compare_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-/* -- the command line --------------------------------------------------------------------------------------
- */
+/* -- the command line -------------------------------------------------------------------------------------- */
 
 /* Short names of this verb's own options. */
 static const struct alias {

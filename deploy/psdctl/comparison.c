@@ -9,8 +9,7 @@
 #include "common/number.h"
 #include "proto/codec.h"
 
-/* -- what is compared --------------------------------------------------------------------------------------
- */
+/* -- what is compared -------------------------------------------------------------------------------------- */
 
 /* Rates chosen by the test set that is reported would flatter whoever has the most of them. */
 static const double SWEEP_VALIDATION = 0.1;
@@ -136,8 +135,7 @@ void psd_comparison_run_name(const psd_comparison_t *self, size_t c, unsigned s,
              one->rule.opt->name, psd_crc32c(what, (size_t)n), self->first_seed + s);
 }
 
-/* -- what was measured -------------------------------------------------------------------------------------
- */
+/* -- what was measured ------------------------------------------------------------------------------------- */
 
 static int differs(const psd_comparison_t *self, const psd_contender_t *one, const psd_contender_t *other,
                    unsigned s, const char *what, const char *directory, psd_err_t *err)
@@ -180,8 +178,7 @@ int psd_comparison_take(psd_comparison_t *self, size_t c, unsigned s, const char
     return rc;
 }
 
-/* -- what it says ------------------------------------------------------------------------------------------
- */
+/* -- what it says ------------------------------------------------------------------------------------------ */
 
 enum { MOST_SEEDS = 100 /* as compare.seeds allows */ };
 

@@ -33,8 +33,7 @@ typedef struct dots {
     size_t n;
 } dots_t;
 
-/* -- curves ------------------------------------------------------------------------------------------------
- */
+/* -- curves ------------------------------------------------------------------------------------------------ */
 
 static const psd_curve_t *curve_of(const chart_t *chart, const psd_outcome_t *o)
 {
@@ -125,8 +124,7 @@ static json_t *json_curves(const psd_comparison_t *self, bool is_loss)
     return list;
 }
 
-/* -- what the script draws ---------------------------------------------------------------------------------
- */
+/* -- what the script draws --------------------------------------------------------------------------------- */
 
 static json_t *json_rule(const psd_comparison_t *self, size_t c)
 {
@@ -176,8 +174,7 @@ static bool put_charts_data(FILE *out, const psd_comparison_t *self)
     return true;
 }
 
-/* -- the rest of the page ----------------------------------------------------------------------------------
- */
+/* -- the rest of the page ---------------------------------------------------------------------------------- */
 
 static void put_swatch(FILE *out, size_t c)
 {

@@ -5,8 +5,7 @@
 
 #include "deploy/psdctl/comparison.h"
 
-/* -- cells -------------------------------------------------------------------------------------------------
- */
+/* -- cells ------------------------------------------------------------------------------------------------- */
 
 /* 1234567 -> "1.23 M", with the unit. */
 static void print_scaled(double value, const char *unit, char out[PSD_CELL])
@@ -193,8 +192,7 @@ void psd_comparison_title(const psd_comparison_t *self, size_t i, char out[PSD_C
         snprintf(out, PSD_CELL, "%s %.4g", column->title, self->target);
 }
 
-/* -- the table ---------------------------------------------------------------------------------------------
- */
+/* -- the table --------------------------------------------------------------------------------------------- */
 
 void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t capacity)
 {
@@ -278,8 +276,7 @@ void psd_comparison_print(const psd_comparison_t *self, FILE *out)
         fprintf(out, "%s\n", self->advice);
 }
 
-/* -- JSON --------------------------------------------------------------------------------------------------
- */
+/* -- JSON -------------------------------------------------------------------------------------------------- */
 
 static json_t *real_or_null(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 

@@ -44,8 +44,7 @@ void psd_outcome_clear(psd_outcome_t *self)
     *self = (psd_outcome_t){ 0 };
 }
 
-/* -- summaries ---------------------------------------------------------------------------------------------
- */
+/* -- summaries --------------------------------------------------------------------------------------------- */
 
 /* "DIRECTORY/NAME.EXTENSION" of worker 0, "NAME-1.EXTENSION" of worker 1. */
 static void name_file(char path[PATH_MAX], const char *directory, const char *name, unsigned worker,
@@ -136,8 +135,7 @@ static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n
     return rc || self->diverged || !*unfinished ? rc : psd_err_set(err, PSD_EDATA, "%s", unfinished);
 }
 
-/* -- metrics -----------------------------------------------------------------------------------------------
- */
+/* -- metrics ----------------------------------------------------------------------------------------------- */
 
 static int add_look(psd_outcome_t *self, psd_point_t look, psd_err_t *err)
 {
@@ -227,8 +225,7 @@ static void judge_by_loss(psd_outcome_t *self, const tally_t *tally)
             self->best = fmin(self->best, tally->tenth[i] / tally->tenth_samples[i]);
 }
 
-/* -- bytes -------------------------------------------------------------------------------------------------
- */
+/* -- bytes ------------------------------------------------------------------------------------------------- */
 
 /* From the last lines of the servers' logs. */
 static int read_traffic(psd_outcome_t *self, const char *directory, unsigned n_servers, psd_err_t *err)

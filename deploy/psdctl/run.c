@@ -81,8 +81,7 @@ struct run {
 
 static unsigned n_posts(const run_t *run) { return run->plan.n_servers + run->plan.n_workers; }
 
-/* -- what people see ---------------------------------------------------------------------------------------
- */
+/* -- what people see --------------------------------------------------------------------------------------- */
 
 static void say(run_t *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -120,8 +119,7 @@ static void show(run_t *run, const psd_child_t *child, const char *line)
         say(run, "[%s] %s", child->role, line);
 }
 
-/* -- stopping ----------------------------------------------------------------------------------------------
- */
+/* -- stopping ---------------------------------------------------------------------------------------------- */
 
 static void signal_children(run_t *run, bool servers, bool workers, int number)
 {
@@ -156,8 +154,7 @@ static void forget_restarts(run_t *run)
 
 static void on_stage_over(uv_timer_t *timer);
 
-/* Workers first, so that they can end their round and say goodbye; then servers; then whoever is left, hard.
- */
+/* Workers first, so that they can end their round and say goodbye; then servers; then whoever is left, hard. */
 static void enter_stage(run_t *run, stage_t stage)
 {
     if (stage <= run->stage)
@@ -225,8 +222,7 @@ static void on_unready(uv_timer_t *timer)
          psd_options_text(run->options, "join_timeout"), run->plan.directory);
 }
 
-/* -- starting, and starting again ---------------------------------------------------------------------------
- */
+/* -- starting, and starting again --------------------------------------------------------------------------- */
 
 /* On another host: the program's words go to the agent there, by the remote shell. */
 static int start_far(run_t *run, post_t *post, const psd_command_t *program, const char *log)
@@ -301,8 +297,7 @@ static void start_again(run_t *run, post_t *post)
     uv_timer_start(&post->again, on_again, post->pause_ms, 0);
 }
 
-/* -- ends --------------------------------------------------------------------------------------------------
- */
+/* -- ends -------------------------------------------------------------------------------------------------- */
 
 /* Whether another start may do better: not after a good end, nor after what would only be said again, such as
  * a wrong option, missing data, an output that cannot be written, a refusal or a target that was not met. */
@@ -530,8 +525,7 @@ int psd_ctl_child(int argc, char **argv)
     return psd_err_exit_code(PSD_ENOINPUT);
 }
 
-/* -- the run -----------------------------------------------------------------------------------------------
- */
+/* -- the run ----------------------------------------------------------------------------------------------- */
 
 static void print_value(const char *key, const json_t *value)
 {

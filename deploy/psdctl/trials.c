@@ -40,8 +40,7 @@ typedef struct trials {
     bool terminal;
 } trials_t;
 
-/* -- what people see ---------------------------------------------------------------------------------------
- */
+/* -- what people see --------------------------------------------------------------------------------------- */
 
 static const psd_contender_t *contender_of(const trials_t *self, size_t run)
 {
@@ -142,8 +141,7 @@ static void note_code(trials_t *self, int code)
         self->result->code = code;
 }
 
-/* -- runs --------------------------------------------------------------------------------------------------
- */
+/* -- runs -------------------------------------------------------------------------------------------------- */
 
 /* Where a run is kept when it is finished, and, with ".part", while it is not. */
 static void name_directory(const trials_t *self, size_t run, const char *suffix, char out[PATH_MAX])

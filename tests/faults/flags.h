@@ -11,6 +11,5 @@ typedef struct flag {
     const char **text;
 } flag_t;
 
-/* Read the command line; ends the program with `about`, the flags and code 64 when it is wrong, 0 for --help.
- */
+/* Read the command line; ends the program with `about`, the flags and code 64 when it is wrong, 0 for --help. */
 void flags_read(const flag_t *flags, const char *about, int argc, char **argv);

@@ -25,8 +25,7 @@ enum { SERVERS = 2, WORKERS = 4, SEED = 7, BATCH = 60, READY_MS = 300000, JOB_MS
 static cluster_t cluster;
 static cluster_process_t proxy[SERVERS];
 
-/* A port for a server whose proxy must know it before it listens: kept from others by a socket that does not.
- */
+/* A port for a server whose proxy must know it before it listens: kept from others by a socket that does not. */
 static unsigned short reserve_port(void)
 {
     struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };

@@ -88,8 +88,7 @@ static void break_off(stranger_t *self)
     say(self, self->bytes, below(self, GREETED));
 }
 
-/* Another mechanism or version of ZMTP, and what its clients say next: READY or an identity, then a message.
- */
+/* Another mechanism or version of ZMTP, and what its clients say next: READY or an identity, then a message. */
 static void speak_another_way(stranger_t *self)
 {
     static const char *const mechanisms[] = { "NULL", "PLAIN", "GSSAPI", "curve", "" };

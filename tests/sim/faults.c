@@ -82,8 +82,7 @@ void sim_note_fault(sim_t *self, uint64_t until_ms)
         self->last_fault_ms = until_ms;
 }
 
-/* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it.
- */
+/* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it. */
 static bool has_point(const sim_t *self)
 {
     return self->config.save_every && (!self->mode->per_push || self->result->saves);

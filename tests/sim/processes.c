@@ -119,16 +119,14 @@ static void run_server_actions(sim_t *self, uint32_t s, psd_actions_t *out)
         sim_crash_server(self, s, 100 + sim_draw(self, 900));
 }
 
-/* Server 0 has ended well, and others have not heard of it: their supervisor stops them, as psdctl run does.
- */
+/* Server 0 has ended well, and others have not heard of it: their supervisor stops them, as psdctl run does. */
 static void stop_servers(sim_t *self)
 {
     for (uint32_t s = 0; s < self->config.servers; s++)
         self->server[s].finished = true;
 }
 
-/* The rounds that a server takes with it may be the last ones: the supervisor calls back who had ended well.
- */
+/* The rounds that a server takes with it may be the last ones: the supervisor calls back who had ended well. */
 static void call_back_finished(sim_t *self)
 {
     for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)

@@ -1,8 +1,7 @@
 /* psd_sim.c - run many simulated clusters: psd-sim [--seeds N] [--seed FIRST] [--faults few|all] [--without
  * FAULT]
  * [--threads 0|1]. Each seed picks its own servers, workers, optimizer, mode and faults. The first failure is
- * printed with its seed, and ends the run. --without, by its name in tests/sim/sim.h, narrows a failure down.
- */
+ * printed with its seed, and ends the run. --without, by its name in tests/sim/sim.h, narrows a failure down. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>

@@ -94,8 +94,7 @@ void cluster_await_steps(cluster_t *self, uint64_t steps);
 /* Resident memory of a process in bytes; 0 when it is gone. */
 size_t cluster_resident(const cluster_process_t *process);
 
-/* Milliseconds of a clock that only runs forward; a pause between two looks at something that is waited for.
- */
+/* Milliseconds of a clock that only runs forward; a pause between two looks at something that is waited for. */
 uint64_t cluster_now_ms(void);
 void cluster_nap(void);
 

@@ -127,8 +127,7 @@ static void delay_at_random(uint64_t *chance)
     }
 }
 
-/* Stop it for longer than ZeroMQ's heartbeats allow (1.5 s), so that its connections are lost and made again.
- */
+/* Stop it for longer than ZeroMQ's heartbeats allow (1.5 s), so that its connections are lost and made again. */
 static void outlive_connections(const cluster_process_t *process)
 {
     kill(process->pid, SIGSTOP);

@@ -388,8 +388,7 @@ Test(compare, a_kept_run_that_is_damaged_is_made_again)
 
 /* ---- what goes wrong ---- */
 
-/* Programs beside a psdctl of our own: `name` does what the script says, `bin` being where the real ones are.
- */
+/* Programs beside a psdctl of our own: `name` does what the script says, `bin` being where the real ones are. */
 static void replace(const char *name, const char *script)
 {
     char line[1024];

@@ -91,8 +91,7 @@ static void greet(uint8_t major, const char *mechanism)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    /* Then what such a client would say: for version 3 READY, for those before its identity; and a message.
-     */
+    /* Then what such a client would say: for version 3 READY, for those before its identity; and a message. */
     static const uint8_t ready[] = "\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06"
                                    "DEALER\x08Identity\0\0\0";
     static const uint8_t message[] = "\x01\x04head\0\0";

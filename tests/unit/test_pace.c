@@ -63,8 +63,7 @@ Test(pace, shares_of_time_sum_to_one_and_are_those_of_the_phases)
 
 Test(pace, who_is_last_is_awaited_from_the_second_last_on)
 {
-    /* Of 43 ms, workers 0 and 1 are there after 12 and 22, worker 2 after 42: they wait 20 ms for it alone.
-     */
+    /* Of 43 ms, workers 0 and 1 are there after 12 and 22, worker 2 after 42: they wait 20 ms for it alone. */
     uint64_t end = play(1000, (const uint64_t[]){ 10, 20, 40 }, 3, 1000);
     cr_expect_float_eq(facts(2, end).awaited, 20.0 / 43, 2e-3);
     cr_expect_eq(facts(0, end).awaited, 0);

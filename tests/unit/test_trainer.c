@@ -11,8 +11,7 @@
 #include "worker/sampler.h"
 #include "worker/trainer.h"
 
-/* ---- A server inside this process: one optimizer behind psd/worker.h, and a script of what goes wrong ----
- */
+/* ---- A server inside this process: one optimizer behind psd/worker.h, and a script of what goes wrong ---- */
 
 struct psd_worker {
     int unused;

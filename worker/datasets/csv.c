@@ -291,7 +291,7 @@ static int check_names(parser_t *self, psd_err_t *err)
     return rc;
 }
 
-/* FNV-1a over the names of the feature columns, so that a test set in another order is not taken for this
+/* A hash of the names of the feature columns, so that a test set in another order is not taken for this
  * one. */
 static uint64_t hash_names(const parser_t *self)
 {

@@ -1,5 +1,8 @@
-/* linear.c - least squares:   p = W x + b,   loss = (p - y)^2,   dloss/dp = 2 (p - y)   (no factor 1/2, as
- * torch's MSELoss) */
+/* linear.c - least squares:
+ *   p = W x + b
+ *   loss = (p - y)^2
+ *   dloss/dp = 2 (p - y)
+ * No factor 1/2, as torch's MSELoss. */
 #include "worker/model.h"
 
 static size_t outputs(const psd_dataset_t *train)

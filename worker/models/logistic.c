@@ -1,6 +1,9 @@
-/* logistic.c - two classes from one output:   z = W x + b,   loss = log(1 + e^z) - y z,   dloss/dz = 1 / (1 +
- * e^-z) - y Both are formed from e^-|z|, which cannot overflow:   log(1 + e^z) = max(z, 0) + log1p(e^-|z|).
- */
+/* logistic.c - two classes from one output:
+ *   z = W x + b
+ *   loss = log(1 + e^z) - y z
+ *   dloss/dz = 1 / (1 + e^-z) - y
+ * Both are formed from e^-|z|, which cannot overflow:
+ *   log(1 + e^z) = max(z, 0) + log1p(e^-|z|) */
 #include <math.h>
 
 #include "worker/model.h"

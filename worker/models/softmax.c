@@ -1,5 +1,9 @@
-/* softmax.c - any number of classes:   z = W x + b,   p = e^z / sum e^z,   loss = -log p[y],   dloss/dz = p -
- * [y] The largest z is subtracted first, so that no e^z overflows and the sum is at least 1. */
+/* softmax.c - any number of classes:
+ *   z = W x + b
+ *   p = e^z / sum e^z
+ *   loss = -log p[y]
+ *   dloss/dz = p - [y]
+ * The largest z is subtracted first, so that no e^z overflows and the sum is at least 1. */
 #include <math.h>
 
 #include "worker/model.h"
