@@ -3,7 +3,6 @@
 #include <assert.h>
 #include <dirent.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -121,14 +120,6 @@ void psd_metrics_set(psd_metrics_t *self, psd_metric_t metric, const char *label
         series->value = x;
 }
 
-void psd_metrics_add(psd_metrics_t *self, psd_metric_t metric, const char *label, double x)
-{
-    assert(!is_histogram(metric));
-    series_t *series = find_or_add(self, metric, label);
-    if (series)
-        series->value += x;
-}
-
 void psd_metrics_observe(psd_metrics_t *self, psd_metric_t metric, const char *label, double x)
 {
     assert(is_histogram(metric));
@@ -151,13 +142,6 @@ void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const cha
         return;
     memcpy(series->bucket, counts, n * sizeof *counts);
     series->value = sum;
-}
-
-double psd_metrics_get(const psd_metrics_t *self, psd_metric_t metric, const char *label)
-{
-    series_t like;
-    const series_t *series = find(self, metric, label, &like);
-    return series ? series->value : 0;
 }
 
 void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *label)
@@ -314,35 +298,5 @@ char *psd_metrics_prometheus(const psd_metrics_t *self)
         free(text);
         return NULL;
     }
-    return text;
-}
-
-/* JSON has no Inf and no NaN: null. */
-static json_t *json_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
-static json_t *json_series(const series_t *series)
-{
-    if (!is_histogram(series->key.metric))
-        return json_number(series->value);
-    uint64_t count = 0;
-    for (size_t i = 0; i <= N_BOUNDS; i++)
-        count += series->bucket[i];
-    return json_pack("{s:I, s:o}", "count", (json_int_t)count, "sum", json_number(series->value));
-}
-
-char *psd_metrics_json(const psd_metrics_t *self)
-{
-    json_t *all = json_object();
-    for (psd_metric_t m = 0; m < PSD_N_METRICS; m++) {
-        json_t *by_label = *rows[m].label ? json_object() : NULL;
-        for (const series_t *series = self->first[m]; series; series = series->next)
-            json_object_set_new_nocheck(by_label ? by_label : all,
-                                        by_label ? series->key.label : rows[m].name, json_series(series));
-        if (by_label && json_object_size(by_label))
-            json_object_set(all, rows[m].name, by_label);
-        json_decref(by_label);
-    }
-    char *text = json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(15));
-    json_decref(all);
     return text;
 }

@@ -86,12 +86,9 @@ psd_metrics_t *psd_metrics_new(uint32_t shard);
 void psd_metrics_destroy(psd_metrics_t **self_p);
 
 /* `label` is the value of the metric's label, NULL for a metric without one. A series that finds no memory is
- * dropped: metrics never stop the program. `set` and `add` are for counters and gauges, `observe` for
- * histograms; `get` gives 0 when there is no such series, and a histogram's sum. */
+ * dropped: metrics never stop the program. `set` is for counters and gauges, `observe` for histograms. */
 void psd_metrics_set(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
-void psd_metrics_add(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
 void psd_metrics_observe(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
-double psd_metrics_get(const psd_metrics_t *self, psd_metric_t metric, const char *label);
 void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *label);
 
 /* A histogram that somebody else counts: values in each of its buckets, the last of which has no bound, and
@@ -102,7 +99,5 @@ void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const cha
 /* Set what the operating system knows of this process (process_*), and psd_log_messages_total. */
 void psd_metrics_collect(psd_metrics_t *self);
 
-/* All of it as Prometheus text 0.0.4, or as one JSON object: {"psd_steps_total": 12, "psd_workers": {"live":
- * 2}}. The caller frees it; NULL when memory runs out. */
+/* All of it as Prometheus text 0.0.4. The caller frees it; NULL when memory runs out. */
 char *psd_metrics_prometheus(const psd_metrics_t *self);
-char *psd_metrics_json(const psd_metrics_t *self);

@@ -745,20 +745,6 @@ static void drop_all(pruning_t *self)
     free(found.at);
 }
 
-int psd_ckpt_discard(const char *dir, uint64_t clock, psd_err_t *err)
-{
-    int rc = check_dir(dir, err);
-    if (rc)
-        return rc;
-    pruning_t pruning = { .dir = dir, .spared = UINT64_MAX, .err = err };
-    clocks_t found = find_clocks(dir, "", "");
-    for (size_t i = 0; i < found.n && found.at[i] >= clock; i++)
-        if (!is_committed(dir, found.at[i]))
-            drop_files(&pruning, found.at[i], true);
-    free(found.at);
-    return pruning.code;
-}
-
 static int prune(pruning_t *self, uint32_t keep)
 {
     keep = keep < FEWEST_KEPT ? FEWEST_KEPT : keep;

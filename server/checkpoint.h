@@ -130,11 +130,6 @@ int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
                               psd_err_t *err),
                   void *arg, psd_err_t *err);
 
-/* An attempt of `clock` has failed on some server, and every server has ended or abandoned its file: remove
- * what it left, and what later attempts left, so that failures do not fill the disk. What a manifest names
- * stays. (After a restart: for the clock after the newest checkpoint.) PSD_EIO. */
-int psd_ckpt_discard(const char *dir, uint64_t clock, psd_err_t *err);
-
 /* Remove what no longer counts: checkpoints older than the newest `keep` (at least 2) whole ones, and what
  * attempts older than the newest whole one left behind. Later ones stay, for they may be being written;
  * without a whole one, all stays. `tell`, unless NULL, is told each file; with `dry`, none goes. PSD_EIO, and

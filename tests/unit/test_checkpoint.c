@@ -678,13 +678,12 @@ Test(checkpoint, a_full_disk_is_named_and_survived)
         cr_skip_test("a small file system needs root");
     }
     int saved = 0;
-    for (uint64_t clock = 1; clock <= 60; clock++) { /* five fit; two of them and the third that is written */
+    for (uint64_t clock = 1; clock <= 60; clock++) { /* five fit; two of them and the third that is written, or what a failed one left */
         char full[96];
         int rc = save_to(clock, 2, 2);
         if (rc) {
             cr_assert_eq(rc, PSD_EIO);
             cr_assert(strstr(err.text, "No space left on device"), "%s", err.text);
-            cr_assert_eq(psd_ckpt_discard(dir, clock, &err), PSD_OK);
         }
         saved += rc == PSD_OK;
         cr_assert_eq(count_temporary(clock), 0);

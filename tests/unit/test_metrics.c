@@ -1,5 +1,4 @@
 #include <criterion/criterion.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,20 +19,29 @@ static void assert_has(const char *line)
     free(text);
 }
 
-Test(metrics, a_counter_starts_at_zero_and_adds_up)
+/* The value of the series that its line begins with; NaN when there is none. */
+static double value_of(const char *series)
+{
+    char *text = psd_metrics_prometheus(metrics), wanted[96];
+    snprintf(wanted, sizeof wanted, "\n%s ", series);
+    const char *at = strstr(text, wanted);
+    const double value = at ? strtod(at + strlen(wanted), NULL) : NAN;
+    free(text);
+    return value;
+}
+
+Test(metrics, a_counter_starts_at_zero_and_is_what_it_is_set_to)
 {
     assert_has("# TYPE psd_steps_total counter\npsd_steps_total{shard=\"2\"} 0\n");
-    psd_metrics_add(metrics, PSD_METRIC_STEPS, NULL, 1);
-    psd_metrics_add(metrics, PSD_METRIC_STEPS, NULL, 2);
+    psd_metrics_set(metrics, PSD_METRIC_STEPS, NULL, 3);
     assert_has("psd_steps_total{shard=\"2\"} 3\n");
-    cr_assert_eq(psd_metrics_get(metrics, PSD_METRIC_STEPS, NULL), 3);
 }
 
 Test(metrics, each_label_value_is_a_series_and_can_go)
 {
     psd_metrics_set(metrics, PSD_METRIC_WORKERS, "live", 2);
     psd_metrics_set(metrics, PSD_METRIC_WORKERS, "lost", 1);
-    psd_metrics_add(metrics, PSD_METRIC_MESSAGES_REJECTED, "nonfinite", 1);
+    psd_metrics_set(metrics, PSD_METRIC_MESSAGES_REJECTED, "nonfinite", 1);
     assert_has("psd_workers{state=\"live\"} 2\npsd_workers{state=\"lost\"} 1\n");
     assert_has("psd_messages_rejected_total{shard=\"2\",reason=\"nonfinite\"} 1\n");
     psd_metrics_remove(metrics, PSD_METRIC_WORKERS, "live");
@@ -85,24 +93,6 @@ Test(metrics, numbers_and_labels_are_written_as_the_format_wants)
     assert_has("psd_validation_metric{name=\"a\\\"b\\\\c\\nd\"} 1\n");
 }
 
-Test(metrics, json_has_the_same_numbers_and_null_for_what_is_none)
-{
-    psd_metrics_add(metrics, PSD_METRIC_STEPS, NULL, 7);
-    psd_metrics_set(metrics, PSD_METRIC_WORKERS, "live", 2);
-    psd_metrics_set(metrics, PSD_METRIC_TRAINING_LOSS, NULL, NAN);
-    psd_metrics_observe(metrics, PSD_METRIC_APPLY_DURATION, NULL, 0.5);
-    char *text = psd_metrics_json(metrics);
-    json_t *all = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
-    cr_assert_not_null(all, "%s", text);
-    cr_assert_eq(json_number_value(json_object_get(all, "psd_steps_total")), 7);
-    cr_assert_eq(json_number_value(json_object_get(json_object_get(all, "psd_workers"), "live")), 2);
-    cr_assert(json_is_null(json_object_get(all, "psd_training_loss")));
-    cr_assert_eq(
-        json_number_value(json_object_get(json_object_get(all, "psd_apply_duration_seconds"), "sum")), 0.5);
-    json_decref(all);
-    free(text);
-}
-
 Test(metrics, a_metric_stops_at_its_most_series)
 {
     char worker[16];
@@ -110,17 +100,17 @@ Test(metrics, a_metric_stops_at_its_most_series)
         snprintf(worker, sizeof worker, "%d", i);
         psd_metrics_set(metrics, PSD_METRIC_WORKER_LAG, worker, i + 1);
     }
-    cr_assert_eq(psd_metrics_get(metrics, PSD_METRIC_WORKER_LAG, "1099"), 1100);
-    cr_assert_eq(psd_metrics_get(metrics, PSD_METRIC_WORKER_LAG, "1100"), 0);
+    cr_assert_eq(value_of("psd_worker_lag_steps{worker=\"1099\"}"), 1100);
+    cr_assert(isnan(value_of("psd_worker_lag_steps{worker=\"1100\"}")));
 }
 
 Test(metrics, the_process_is_described)
 {
     psd_metrics_collect(metrics);
-    cr_assert_geq(psd_metrics_get(metrics, PSD_METRIC_THREADS, NULL), 1);
-    cr_assert_geq(psd_metrics_get(metrics, PSD_METRIC_OPEN_FDS, NULL), 2);
-    cr_assert_gt(psd_metrics_get(metrics, PSD_METRIC_RESIDENT_MEMORY, NULL), 1e5);
-    cr_assert_gt(psd_metrics_get(metrics, PSD_METRIC_START_TIME, NULL), 1.6e9);
+    cr_assert_geq(value_of("process_threads"), 1);
+    cr_assert_geq(value_of("process_open_fds"), 2);
+    cr_assert_gt(value_of("process_resident_memory_bytes"), 1e5);
+    cr_assert_gt(value_of("process_start_time_seconds"), 1.6e9);
 }
 
 Test(metrics, promtool_finds_nothing_to_complain_about)
