@@ -809,18 +809,3 @@ Test(checkpoint, one_of_the_same_clock_is_replaced)
     remove_dir();
 }
 
-Test(checkpoint, a_failed_attempt_is_discarded_and_a_checkpoint_is_not)
-{
-    begin_small("adam");
-    save(10, 2);
-    save(20, 2);
-    psd_partition_t map;
-    cut(&map, 2);
-    for (uint64_t clock = 15; clock <= 35; clock += 10)
-        cr_assert_eq(save_shard(clock, 0, &map), PSD_OK);
-    cr_assert_eq(psd_ckpt_discard(dir, 20, &err), PSD_OK);
-    cr_assert(is_listed(10) && is_listed(20));
-    cr_assert(exists("000000000015") && !exists("000000000025") && !exists("000000000035"));
-    psd_partition_clear(&map);
-    remove_dir();
-}
