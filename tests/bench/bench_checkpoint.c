@@ -147,7 +147,7 @@ static void remove_all(void)
     snprintf(manifest, sizeof manifest, "%s/MANIFEST-000000000001.json", dir);
     unlink(manifest);
     unlink(plain);
-    psd_ckpt_discard(dir, 0, NULL);
+    unlink(shard);
     sync();
 }
 
