@@ -70,12 +70,27 @@ void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t
         }
 }
 
+/* Where each push is a step, no decision closes it: the shards are told when pushes have to wait. */
+static bool holds_pushes(const psd_coordinator_t *self)
+{
+    return self->paused || self->ending || !psd_coord_is_safe(self) ||
+           !psd_coord_has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
+}
+
+void psd_coord_tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    const bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
+    if (self->config.mode->per_push && begun && self->holds != holds_pushes(self))
+        psd_coord_change_view(self, now_ms, out);
+}
+
 void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round,
                               uint32_t code, psd_actions_t *out)
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a decision");
-    if (self->paused || !psd_coord_is_safe(self))
+    self->holds = holds_pushes(self);
+    if (self->holds)
         code |= PSD_COMMAND_PAUSED;
     psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code,
                            psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
@@ -292,6 +307,7 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         enough = psd_coord_has_quorum(self, live);
     }
     enter(self, self->paused ? PSD_JOB_PAUSED : enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED, live, out);
+    psd_coord_tend_pushes(self, now_ms, out);
     if (self->config.mode->per_push || self->state != PSD_JOB_TRAINING)
         return;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
@@ -391,7 +407,7 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
         psd_coord_list_missing_shards(self, list, sizeof list);
         snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
     } else if (self->ending) {
-        snprintf(text, n, "the last checkpoint (round %" PRIu64 ")", self->clock);
+        snprintf(text, n, "the last checkpoint (%s %" PRIu64 ")", self->config.mode->per_push ? "number" : "round", self->clock);
     } else if (self->state == PSD_JOB_GATHERING) {
         const uint32_t joining = psd_membership_count(&self->members, PSD_WORKER_JOINING);
         const int at = snprintf(text, n, "more workers: %u of %u workers have registered",

@@ -26,31 +26,37 @@ static answer_t say(request_t *r, answer_t answer, const char *format, ...)
     return answer;
 }
 
-/* In asp no decision of ours closes a push: the shards are told to stop, and to go on. */
 static void set_paused(psd_coordinator_t *self, uint64_t now_ms, bool paused, psd_actions_t *out)
 {
     if (self->paused == paused)
         return;
     self->paused = paused;
     self->round_since_ms = now_ms;
-    if (self->config.mode->per_push && self->state != PSD_JOB_GATHERING)
-        psd_coord_change_view(self, now_ms, out);
     psd_coord_evaluate(self, now_ms, out);
+}
+
+/* How far the job is: in asp, which has no rounds, by the steps that the shards have told. */
+static const char *position(const psd_coordinator_t *self, char text[64])
+{
+    const bool per_push = self->config.mode->per_push;
+    snprintf(text, 64, per_push ? "about %" PRIu64 " steps" : "round %" PRIu64,
+             per_push ? psd_coord_progress(self) / self->config.n_servers : self->clock);
+    return text;
 }
 
 static answer_t pause(psd_coordinator_t *self, request_t *r, psd_actions_t *out)
 {
+    char where[64];
     set_paused(self, r->now_ms, true, out);
-    return say(r, DONE, "paused after round %" PRIu64 "; psdctl resume goes on", self->clock);
+    return say(r, DONE, "paused after %s; psdctl resume goes on", position(self, where));
 }
 
 static answer_t resume(psd_coordinator_t *self, request_t *r, psd_actions_t *out)
 {
+    char where[64];
     bool was_paused = self->paused;
     set_paused(self, r->now_ms, false, out);
-    return say(r, DONE,
-               was_paused ? "going on after round %" PRIu64 : "it was not paused; rounds closed: %" PRIu64,
-               self->clock);
+    return say(r, DONE, was_paused ? "going on after %s" : "it was not paused; it is at %s", position(self, where));
 }
 
 /* A worker by its id, or by its name; NULL when no such one is here. */
@@ -103,7 +109,8 @@ static answer_t save(psd_coordinator_t *self, request_t *r, psd_actions_t *out)
     if (self->n_points &&
         (self->point_since_ms >= self->save_asked.ms || (!busy && psd_coord_is_saved(self)))) {
         self->save_wanted = self->save_wanted && !psd_coord_is_saved(self);
-        return say(r, DONE, "checkpoint of clock %" PRIu64 " is safe", self->point[0]);
+        return say(r, DONE, self->config.mode->per_push ? "checkpoint %" PRIu64 " is safe" : "checkpoint of clock %" PRIu64 " is safe",
+                   self->point[0]);
     }
     if (self->save_failing && !busy && self->save_since_ms >= self->save_asked.ms)
         return say(r, NO,

@@ -111,8 +111,7 @@ void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_
     memmove(self->point + 1, self->point, self->n_points * sizeof *self->point);
     self->point[0] = clock;
     self->n_points++;
-    if (self->n_points == 1 && self->config.mode->per_push)
-        psd_coord_change_view(self, now_ms, out); /* pushes need wait no more */
+    psd_coord_tend_pushes(self, now_ms, out); /* which may have waited for the first one */
     psd_actions_log(out, PSD_LEVEL_INFO, "checkpoint.committed", "clock=%" PRIu64 " ms=%" PRIu64, clock,
                     self->save_ms);
 }
@@ -130,6 +129,7 @@ void psd_coord_begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped,
     self->save_wanted = self->config.checkpoints;
     psd_actions_log(out, PSD_LEVEL_DEBUG, "job.ending", "clock=%" PRIu64 " finished=%s", self->clock,
                     stopped ? "false" : "true");
+    psd_coord_tend_pushes(self, now_ms, out); /* else each checkpoint would be an old one before it is made */
 }
 
 void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)

@@ -78,6 +78,7 @@ struct psd_coordinator {
     } asker[PSD_MAX_ASKERS]; /* servers that asked for a place when it was not free: nonce without the count, and since when */
     uint32_t n_askers; /* that there have been; the oldest are forgotten */
     bool paused;             /* by an operator: no round closes */
+    bool holds;              /* as the log last told the shards: pushes wait (asp) */
     struct {
         uint64_t asked; /* number of the request */
         uint32_t worker;
@@ -130,6 +131,10 @@ uint32_t psd_coord_count_finished(const psd_coordinator_t *self);
 
 /* Whether rounds wait for whoever is lost to be replaced. */
 bool psd_coord_is_fixed(const psd_coordinator_t *self);
+
+/* asp: tell the shards whether pushes have to wait, if that has changed: while an operator has paused the job, there is no
+ * checkpoint yet, too few workers are here, or the job ends. */
+void psd_coord_tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* Whether rounds may go on with so many members. */
 bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live);

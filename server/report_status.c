@@ -304,8 +304,10 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
     json_object_set_new(status, "skipped_rounds", json_integer((json_int_t)facts.skipped));
     json_object_set_new(status, "runs", json_integer((json_int_t)facts.runs));
     if (facts.has_point) {
-        json_t *point = json_pack("{s:I, s:b, s:b}", "last_step", (json_int_t)facts.point_clock, "saving", facts.saving, "failing",
+        json_t *point = json_pack("{s:I, s:b, s:b}", "number", (json_int_t)facts.point_clock, "saving", facts.saving, "failing",
                                   facts.save_failing);
+        if (!psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push) /* where it is called by its round */
+            json_object_set_new(point, "last_step", json_integer((json_int_t)facts.point_clock));
         if (facts.point_ms) { /* else it was there before this process */
             json_object_set_new(point, "age_seconds", json_real((double)(now_ms - facts.point_ms) * 1e-3));
             json_object_set_new(point, "duration_seconds", json_real((double)facts.save_ms * 1e-3));

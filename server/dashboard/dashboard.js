@@ -345,7 +345,7 @@ function putStaleness(s) {
 
 function putCheckpoint(s) {
   var c = s.checkpoint;
-  fill(parts.checkpoint, c ? pairs([['newest', 'of step ' + c.last_step], ['age', duration(c.age_seconds)], ['took', duration(c.duration_seconds)],
+  fill(parts.checkpoint, c ? pairs([['newest', 'last_step' in c ? 'of step ' + c.last_step : 'number ' + c.number], ['age', duration(c.age_seconds)], ['took', duration(c.duration_seconds)],
     ['this shard\'s file', bytes(c.shard_bytes)], ['in', c.dir], ['now', c.failing ? 'failing' : c.saving ? 'one is being made' : 'none is being made']])
     : h('p', {}, s.servers.length ? 'None: checkpoint.dir is not set.' : 'On the page of server 0.'));
 }

@@ -75,14 +75,15 @@ static void enrol(uint64_t elements)
 }
 
 static uint64_t patience_ms; /* 0: as long as it takes */
+static uint32_t workers_min = 1;
 
 static void make_node(const char *mode, bool checkpoints)
 {
     psd_engine_config_t engine = { .job = "mnist", .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
                                    .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
-    psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = 1,
-                                             .workers_want = 1, .lease_ms = 1000, .patience_ms = patience_ms,
+    psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = workers_min,
+                                             .workers_want = workers_min, .lease_ms = 1000, .patience_ms = patience_ms,
                                              .mode = engine.mode, .lr = 1,
                                              .checkpoints = checkpoints };
     node = psd_node_new(&engine, &coordinator, NULL);
@@ -664,7 +665,7 @@ Test(node, a_paused_job_closes_no_round_until_it_is_resumed, .init = setup, .fin
     cr_assert_eq(weight(0), 0.0f, "1 - 1 * 1: the push that had come makes its round");
     cr_assert_eq(state(), PSD_JOB_TRAINING);
     wish(3, "mnist resume", 0);
-    cr_assert_str_eq(granted(), "it was not paused; rounds closed: 1");
+    cr_assert_str_eq(granted(), "it was not paused; it is at round 1");
 }
 
 Test(node, in_asp_pushes_wait_while_the_job_is_paused, .init = setup_asp, .fini = teardown)
@@ -735,6 +736,23 @@ Test(node, wishes_that_make_no_sense_are_refused_saying_why, .init = setup, .fin
     }
     wish(20, "mnist save", 0);
     expect_refusal(PSD_REFUSAL_CONFIG, "checkpoint.dir");
+}
+
+/* Let time pass in the steps of a tick; whether the node has ended meanwhile, and the sentence of it. */
+static bool ends_within(uint64_t ms, int *code, char text[PSD_MAX_TEXT])
+{
+    for (uint64_t end = now + ms; now < end;) {
+        now += 50;
+        psd_actions_drop(&out, out.n);
+        psd_node_tick(node, now, &out);
+        for (size_t i = 0; i < out.n; i++)
+            if (out.at[i].act == PSD_ACT_FINISH) {
+                *code = out.at[i].level;
+                snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
+                return true;
+            }
+    }
+    return false;
 }
 
 /* ---- checkpoints ---- */
@@ -844,6 +862,86 @@ Test(node, in_asp_pushes_wait_for_the_first_checkpoint_and_the_next_has_the_next
     cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
 }
 
+Test(node, in_asp_a_job_that_is_stopped_takes_up_no_push_and_ends_with_all_that_was_trained, .init = setup_asp_checkpoints,
+     .fini = teardown)
+{
+    tick(100);
+    save_file();
+    psd_node_committed(node, now, 1, true, &out);
+    push(1, ones);
+    cr_assert_eq(weight(0), 0.0f);
+    psd_actions_drop(&out, out.n);
+    psd_node_stop(node, now, &out);
+    bool begun = asked(PSD_ACT_SAVE_BEGIN);
+    push(2, ones);
+    cr_expect_eq(weight(0), 0.0f, "else a checkpoint would be an old one before it is made");
+    for (int i = 0; i < 100 && state() != PSD_JOB_FINISHED; i++) {
+        if (!begun) {
+            tick(50);
+            begun = asked(PSD_ACT_SAVE_BEGIN);
+            continue;
+        }
+        begun = false;
+        const uint64_t number = psd_engine_point(psd_node_engine(node))->clock;
+        cr_assert_eq(psd_engine_point(psd_node_engine(node))->applied[0].samples, 1);
+        save_file();
+        psd_node_committed(node, now, number, true, &out);
+    }
+    cr_assert_eq(state(), PSD_JOB_FINISHED);
+}
+
+/* Workers 0 and 1 of a job that wants two; 1 has a connection of its own, and is silent from then on. */
+static void join_two(const char *mode, bool checkpoints)
+{
+    enum { OTHER_NONCE = NONCE + 100 };
+    const psd_peer_t other = UINT64_C(1) << 63 | (PEER + 1);
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    psd_tensor_list_t list = { 1, &tensor };
+    workers_min = 2;
+    make_node(mode, checkpoints);
+    hello("mnist a:1", NONCE);
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    psd_msg_t msg = message(PSD_MSG_ATTACH);
+    say(WORKER_PEER, &msg, NULL, 0);
+    enrol(4);
+    msg = message(PSD_MSG_HELLO);
+    msg.seq = OTHER_NONCE;
+    snprintf(msg.text, sizeof msg.text, "mnist b:2");
+    say(other, &msg, NULL, 0);
+    cr_assert_eq(answer(PSD_MSG_WELCOME)->worker, 1);
+    msg = message(PSD_MSG_REGISTER);
+    msg.worker = 1;
+    msg.seq = OTHER_NONCE;
+    msg.incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    say(other, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+    psd_msg_t init = chunk(PSD_MSG_INIT, initial);
+    say(WORKER_PEER, &init, initial, sizeof initial);
+    cr_assert_eq(state(), PSD_JOB_TRAINING);
+}
+
+Test(node, in_asp_pushes_wait_while_too_few_workers_are_here, .fini = teardown)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    patience_ms = 3000;
+    join_two("asp", false);
+    push(1, ones);
+    cr_assert_eq(weight(0), 0.0f);
+    bool ended = false;
+    for (uint64_t clock = 2, i = 0; i < 200 && !ended; i++) {
+        psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
+        say(WORKER_PEER, &beat, NULL, 0);
+        if (state() == PSD_JOB_DEGRADED && clock == 2)
+            push(clock++, ones);
+        ended = ends_within(100, &code, text);
+    }
+    cr_expect_eq(weight(0), 0.0f, "nobody trains on alone below workers.min");
+    cr_assert(ended, "join_timeout bounds the wait");
+    cr_expect_eq(code, PSD_EUNAVAILABLE);
+    cr_expect(strstr(text, "worker 1 (b:2), silent for"), "%s", text);
+}
+
 Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
 {
     const psd_peer_t other = psd_peer_make(PEER + 1, 2);
@@ -873,23 +971,6 @@ Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
     say(WORKER_PEER, &msg, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_WELCOME));
     cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 0, "and worker 0's user takes its own again");
-}
-
-/* Let time pass in the steps of a tick; whether the node has ended meanwhile, and the sentence of it. */
-static bool ends_within(uint64_t ms, int *code, char text[PSD_MAX_TEXT])
-{
-    for (uint64_t end = now + ms; now < end;) {
-        now += 50;
-        psd_actions_drop(&out, out.n);
-        psd_node_tick(node, now, &out);
-        for (size_t i = 0; i < out.n; i++)
-            if (out.at[i].act == PSD_ACT_FINISH) {
-                *code = out.at[i].level;
-                snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
-                return true;
-            }
-    }
-    return false;
 }
 
 static void setup_impatient(void)
