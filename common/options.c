@@ -9,9 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/contradictions.h"
 #include "common/jobfile.h"
 #include "common/option_page.h"
-#include "common/sense.h"
 #include "common/words.h"
 
 /* Where a value came from; a later one wins. */
@@ -421,13 +421,20 @@ static int load_argv(psd_options_t *self, int argc, char *const *argv, psd_err_t
     return PSD_OK;
 }
 
+static const psd_option_value_t *value_at(const void *arg, const char *key)
+{
+    const psd_options_t *self = arg;
+    return &self->value[index_of(psd_option_find(key))].is;
+}
+
 /* What contradicts itself, once each value is right. */
 static void compare_values(psd_options_t *self)
 {
+    const psd_values_t values = { self, value_at };
     const char *key;
     char why[PSD_OPTION_WHY];
     int rc;
-    for (size_t i = 0; (rc = psd_sense(self, i, &key, why)) >= 0; i++)
+    for (size_t i = 0; (rc = psd_contradiction(&values, i, &key, why)) >= 0; i++)
         if (rc)
             complain(self, "%s: %s", psd_options_origin(self, key), why);
 }

@@ -15,6 +15,7 @@
 #include "common/absence.h"
 #include "common/clusterfile.h"
 #include "common/failpoint.h"
+#include "common/isa.h"
 #include "common/log.h"
 #include "common/notify.h"
 #include "common/probe.h"

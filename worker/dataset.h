@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "worker/reader.h"
 
 enum {
     PSD_MAX_CLASSES = 1 << 20,     /* labels of a classification run from 0 to one less */
@@ -24,7 +25,7 @@ typedef enum psd_label_kind { PSD_LABEL_CLASS, PSD_LABEL_TARGET } psd_label_kind
 typedef enum psd_na { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP } psd_na_t;
 
 /* Exactly one of `pixels`, `dense` and `row_start` is set. */
-typedef struct psd_dataset {
+struct psd_dataset {
     size_t n_rows;         /* at least 1, fits 32 bits */
     size_t n_features;     /* at least 1 */
     psd_label_kind_t kind; /* what `label` holds */
@@ -40,10 +41,10 @@ typedef struct psd_dataset {
     uint64_t *row_start; /* sparse (CSR): row i is column/value [row_start[i], row_start[i + 1]) */
     uint32_t *column;    /* from 0, below n_features; in file order, each once a row */
     float *value;
-} psd_dataset_t;
+};
 
 /* How to read. Zero is a good start, but for `index_base`; strings are borrowed for the call. */
-typedef struct psd_dataset_options {
+struct psd_dataset_options {
     psd_label_kind_t kind; /* what the model wants the labels to be */
     const char *labels;    /* idx: the file of labels. NULL: none given */
     const char
@@ -56,7 +57,7 @@ typedef struct psd_dataset_options {
     int index_base;    /* libsvm: 0 or 1, the number of the first feature; never guessed */
     const psd_dataset_t
         *train; /* read a test set: features and classes must fit this training set. NULL: train */
-} psd_dataset_options_t;
+};
 
 /* Load "FORMAT:WHERE". NULL with `err` set: PSD_ECONFIG for a wrong spec or option, PSD_ENOINPUT for a file
  * that is not there, PSD_EDATA for one that is wrong, PSD_EIO, PSD_ENOMEM. */
@@ -74,74 +75,11 @@ uint64_t psd_dataset_hash(const psd_dataset_t *self);
 
 static inline bool psd_dataset_is_sparse(const psd_dataset_t *self) { return self->row_start != NULL; }
 
-/* ---- For readers ---- */
-
-/* Bytes to be parsed, not ended by anything, and what to call them in errors. */
-typedef struct psd_bytes {
-    const char *name;        /* the file; for a reader of no file, what followed the colon ("" if nothing) */
-    const unsigned char *at; /* NULL for a reader of no file */
-    size_t n;
-} psd_bytes_t;
-
-typedef struct psd_reader {
-    const char *name;    /* the FORMAT */
-    const char *summary; /* one line for people */
-    bool no_file;        /* WHERE is an argument of the reader, not a file */
-    bool needs_labels;   /* labels lie in a file of their own */
-    bool has_columns;    /* label_column, drop and delimiter mean something */
-    /* Fill the zeroed `self`; what it holds when this fails is freed by the caller. `labels`: NULL unless
-     * needed. */
-    int (*read)(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels,
-                const psd_dataset_options_t *options, psd_err_t *err);
-} psd_reader_t;
-
 /* The i-th reader, NULL past the end of the table; by name, NULL when there is none. */
-const psd_reader_t *psd_reader_at(size_t i);
-const psd_reader_t *psd_reader_find(const char *name);
+const psd_reader_t *psd_dataset_reader_at(size_t i);
+const psd_reader_t *psd_dataset_reader(const char *name);
 
 /* Parse bytes in memory, as psd_dataset_load does with a file's. */
 psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file,
                                  const psd_bytes_t *labels, const psd_dataset_options_t *options,
                                  psd_err_t *err);
-
-/* Let the array of `item_bytes` items at `*array_p` (a pointer to a pointer) hold `need` of them; `*room` is
- * how many it can. It at least doubles. PSD_ENOMEM, and nothing changed. */
-int psd_array_grow(void *array_p, size_t *room, size_t need, size_t item_bytes, psd_err_t *err);
-
-/* Read all of [at, end) as one decimal number that a float can hold. False for anything else: empty, blanks,
- * hex, inf, nan, too large. */
-bool psd_number_parse(const char *at, const char *end, float *out);
-
-/* What psd_number_parse did not take, as the end of a sentence that begins with it, with cause and cure: "has a
- * decimal comma; ...". */
-const char *psd_number_fault(const char *at, const char *end);
-
-enum { PSD_QUOTE = 64 /* longest text of a file in a sentence, with its end */ };
-
-/* [at, end) for a sentence: control characters escaped, cut where it is long. Returns `out`. */
-const char *psd_quote(char out[PSD_QUOTE], const char *at, const char *end);
-
-/* Where the text of a file begins and ends, behind its byte order mark. PSD_EDATA for one in UTF-16, and one whose
- * lines end in CR alone. */
-int psd_text_open(const psd_bytes_t *file, const char **at, const char **end, psd_err_t *err);
-
-/* The character that data.delimiter names, such as ";" or "tab". PSD_ECONFIG when it names none. */
-int psd_delimiter_parse(const char *text, char *out, psd_err_t *err);
-
-/* Collects labels one by one. All zero but `set` and `options` is the start. */
-typedef struct psd_labels {
-    psd_dataset_t *set; /* gets label, n_rows, kind, n_classes, minus_one */
-    const psd_dataset_options_t *options;
-    size_t room;       /* of set->label */
-    size_t minus_line; /* line of the first label -1; 0: none */
-    size_t other_line; /* line of the first label that is neither -1 nor 1; 0: none */
-    float other;       /* that label */
-    float largest, smallest;
-} psd_labels_t;
-
-/* Append the label of the next row, found at `name`:`line`. PSD_EDATA when it is no class of the training
- * set. */
-int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t line, psd_err_t *err);
-
-/* All are in: map -1 to 0 where the labels are -1 and 1, and count the classes. */
-int psd_labels_end(psd_labels_t *self, const char *name, psd_err_t *err);

@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "worker/holdout.h"
 #include "worker/sampler.h"
+#include "worker/text.h"
 
 /* The test set, where there is one: the glyphs bring their own. */
 static const char *test_spec(const psd_options_t *o)
@@ -60,7 +61,7 @@ static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
                                       .header = psd_options_bool(o, "data.header"),
                                       .index_base = (int)psd_options_int(o, "data.index_base") };
     options.drop = psd_options_texts(o, "data.drop", &options.n_drop);
-    if (psd_delimiter_parse(psd_options_string(o, "data.delimiter"), &options.delimiter, err))
+    if (psd_text_delimiter(psd_options_string(o, "data.delimiter"), &options.delimiter, err))
         return blame(o, "data.delimiter", err);
     for (size_t i = 0; i < sizeof na / sizeof *na; i++)
         if (!strcmp(psd_options_string(o, "data.na"), na_name[i]))

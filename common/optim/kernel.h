@@ -43,8 +43,9 @@ typedef struct psd_isa {
     void (*squares)(double sum[16], const float *x, size_t n);
 } psd_isa_t;
 
-/* The one in use. */
+/* The one in use; the one that runs on every processor. */
 const psd_isa_t *psd_isa_active(void);
+const psd_isa_t *psd_isa_plainest(void);
 
 /* b^t by squaring, for 0 <= b < 1. The C library's pow() rounds differently with and without FMA; this does
  * not, and its error, t * 1e-16 of b^t, is far below what float32 can see wherever b^t counts. */

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "common/option_page.h"
-#include "deploy/psdctl/verb.h"
+#include "deploy/psdctl/verbs.h"
 
 static const char *source, *directory;
 
@@ -225,7 +225,7 @@ static void psdctl_page(void)
     synopsis(out, "psdctl VERB [options]");
     section(out, "DESCRIPTION");
     paragraph(out, "What an operator types. Each verb has a page of its own, and psdctl help VERB says the same in short.");
-    for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
+    for (size_t i = 0; (verb = psd_verbs[i]); i++) {
         char name[80];
         page_name(verb, name, sizeof name);
         fputs(".TP\n\\fB", out);
@@ -320,7 +320,7 @@ int main(int argc, char **argv)
     program("psd-worker", 1, PSD_PROGRAM_WORKER, "one worker of a parameter-server training job",
             "psdctl(1) libpsdworker(3) psd.yaml(5) " PSD_PROGRAM_NAME "(8)");
     psdctl_page();
-    for (size_t i = 0; (verb = psd_verb_at(i)); i++)
+    for (size_t i = 0; (verb = psd_verbs[i]); i++)
         verb_page(verb);
     yaml_page();
     library_page();

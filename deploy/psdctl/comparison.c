@@ -283,6 +283,16 @@ static int by_rank(const void *a_, const void *b_, void *arg)
                                 : (a->factor > b->factor) - (a->factor < b->factor);
 }
 
+int psd_comparison_number(double value, bool is_share, char *out, size_t capacity)
+{
+    return snprintf(out, capacity, is_share ? "%.4f" : "%.4g", value);
+}
+
+void psd_comparison_value(const psd_comparison_t *self, double value, char out[PSD_CELL])
+{
+    psd_comparison_number(value, !self->smaller_is_better, out, PSD_CELL);
+}
+
 /* To the digits of the table: what looks the same there is not told apart. */
 static psd_spread_t as_shown(const psd_comparison_t *self, psd_spread_t spread)
 {

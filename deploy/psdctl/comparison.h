@@ -86,7 +86,9 @@ typedef struct psd_column {
 const psd_column_t *psd_comparison_column(size_t i);
 void psd_comparison_title(const psd_comparison_t *self, size_t i, char out[PSD_CELL]);
 
-/* A value of the metric with the digits that the table has. */
+/* A value with the digits that the table has: a share of 1, such as accuracy, with four places, all else with four digits; as
+ * snprintf returns. The second is of the comparison's metric. */
+int psd_comparison_number(double value, bool is_share, char *out, size_t capacity);
 void psd_comparison_value(const psd_comparison_t *self, double value, char out[PSD_CELL]);
 
 /* What was compared, in a line. */

@@ -22,22 +22,11 @@ static void print_scaled(double value, const char *unit, char out[PSD_CELL])
              value, space, prefix[i], unit);
 }
 
-/* A share of 1, such as accuracy, with four places; all else with four digits. */
-static int print_value(double value, bool is_share, char *out, size_t capacity)
-{
-    return snprintf(out, capacity, is_share ? "%.4f" : "%.4g", value);
-}
-
-void psd_comparison_value(const psd_comparison_t *self, double value, char out[PSD_CELL])
-{
-    print_value(value, !self->smaller_is_better, out, PSD_CELL);
-}
-
 /* "0.9597 ±0.0012" */
 static void print_spread(const psd_spread_t *spread, bool is_share, char out[PSD_CELL])
 {
     const int n =
-        spread->n ? print_value(spread->mean, is_share, out, PSD_CELL) : snprintf(out, PSD_CELL, "-");
+        spread->n ? psd_comparison_number(spread->mean, is_share, out, PSD_CELL) : snprintf(out, PSD_CELL, "-");
     if (spread->n > 1)
         snprintf(out + n, PSD_CELL - (size_t)n, is_share ? " ±%.4f" : " ±%.2g", spread->sd);
 }

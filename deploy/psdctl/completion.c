@@ -14,12 +14,12 @@ typedef struct line {
 
 typedef void on_line_fn(const line_t *line);
 
-static void each_line(on_line_fn *then)
+static void each_line(const psd_verb_t *const *all, on_line_fn *then)
 {
     const psd_verb_t *verb;
     then(&(line_t){ PSD_PROGRAM_NAME, NULL, PSD_PROGRAM_SERVER });
     then(&(line_t){ "psd-worker", NULL, PSD_PROGRAM_WORKER });
-    for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
+    for (size_t i = 0; (verb = all[i]); i++) {
         char name[80];
         snprintf(name, sizeof name, "psdctl %s", verb->name);
         then(&(line_t){ name, verb, verb->options });
@@ -80,12 +80,12 @@ static void print_values(void)
 }
 
 /* Verbs as one types them: their first words, or the second ones of a first. */
-static void print_verbs(const char *first)
+static void print_verbs(const psd_verb_t *const *all, const char *first)
 {
     const psd_verb_t *verb;
     const size_t n = strlen(first);
     char last[64] = "";
-    for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
+    for (size_t i = 0; (verb = all[i]); i++) {
         char word[64];
         const char *space = strchr(verb->name, ' ');
         if (n && !(space && (size_t)(space - verb->name) == n && !strncmp(verb->name, first, n)))
@@ -97,11 +97,11 @@ static void print_verbs(const char *first)
     }
 }
 
-static void bash_groups(void)
+static void bash_groups(const psd_verb_t *const *all)
 {
     const psd_verb_t *verb;
     char last[64] = "";
-    for (size_t i = 0; (verb = psd_verb_at(i)); i++) {
+    for (size_t i = 0; (verb = all[i]); i++) {
         char first[64];
         const char *space = strchr(verb->name, ' ');
         if (!space)
@@ -110,31 +110,31 @@ static void bash_groups(void)
         if (!strcmp(first, last))
             continue;
         printf("    'psdctl %s' | 'psdctl help %s') psd_words='", first, first);
-        print_verbs(first);
+        print_verbs(all, first);
         puts("' ;;");
         snprintf(last, sizeof last, "%s", first);
     }
 }
 
 /* Both shells are asked for words in the same way: flags and verbs by what stands before, values by their flag. */
-static void print_tables(void)
+static void print_tables(const psd_verb_t *const *all)
 {
     puts("_psd_values() {\n    case $1 in");
     print_values();
     puts("    *) psd_words= ;;\n    esac\n}\n\n_psd_flags() {\n    case $1 in");
-    each_line(bash_line);
+    each_line(all, bash_line);
     puts("    *) psd_words= ;;\n    esac\n}\n\n_psd_verbs() {\n    case $1 in");
     fputs("    psdctl | 'psdctl help') psd_words='", stdout);
-    print_verbs("");
+    print_verbs(all, "");
     puts(" help' ;;");
-    bash_groups();
+    bash_groups(all);
     puts("    *) psd_words= ;;\n    esac\n}\n");
 }
 
-static void print_bash(void)
+static void print_bash(const psd_verb_t *const *all)
 {
     puts("# Completion of psd, psd-worker and psdctl for bash; made by `psdctl completion bash`.\n");
-    print_tables();
+    print_tables(all);
     puts("_psd() {\n"
          "    local psd_words line=${1##*/} at=1 cur=${COMP_WORDS[COMP_CWORD]} flag\n"
          "    COMPREPLY=()\n"
@@ -167,11 +167,11 @@ static void print_bash(void)
          "complete -F _psd " PSD_PROGRAM_NAME " psd-worker psdctl");
 }
 
-static void print_zsh(void)
+static void print_zsh(const psd_verb_t *const *all)
 {
     puts("#compdef " PSD_PROGRAM_NAME " psd-worker psdctl\n"
          "# Completion of psd, psd-worker and psdctl for zsh; made by `psdctl completion zsh`.\n");
-    print_tables();
+    print_tables(all);
     puts("_psd_main() {\n"
          "    local at=2 line=${words[1]:t} cur=${words[CURRENT]} flag=${words[CURRENT]%%=*}\n"
          "    local -a typed=(\"${words[@]}\")\n"
@@ -201,11 +201,11 @@ static int run(const psd_args_t *args)
 {
     static const struct {
         const char *shell;
-        void (*print)(void);
+        void (*print)(const psd_verb_t *const *all);
     } shells[] = { { "bash", print_bash }, { "zsh", print_zsh } };
     for (size_t i = 0; i < sizeof shells / sizeof *shells; i++)
         if (!strcmp(args->word[0], shells[i].shell))
-            return shells[i].print(), 0;
+            return shells[i].print(args->all), 0;
     return psd_verb_misuse(args->verb, "it is for bash or zsh, not for %.60s", args->word[0]);
 }
 

@@ -1,15 +1,8 @@
-/* doctor.h - what `psdctl doctor` finds, line by line, for a person to paste into a report. No line holds a secret. */
+/* doctor.h - the checks of `psdctl doctor`. None tells a secret. */
 #pragma once
 
 #include "common/options.h"
-
-typedef enum psd_verdict { PSD_VERDICT_OK, PSD_VERDICT_WARN, PSD_VERDICT_BAD } psd_verdict_t;
-
-typedef struct psd_findings psd_findings_t;
-
-/* Note one finding about `subject`: what is, with `cure` what to do about it ("" when nothing is). */
-void psd_finding(psd_findings_t *self, psd_verdict_t verdict, const char *subject, const char *cure, const char *format,
-                 ...) __attribute__((format(printf, 5, 6)));
+#include "deploy/psdctl/findings.h"
 
 /* A check: looks at one thing, and notes at least one finding. `has_job`: the options are somebody's, and not just the
  * defaults. */

@@ -13,6 +13,7 @@
 #include <uv.h>
 #include <zlib.h>
 
+#include "common/isa.h"
 #include "common/optimizer.h"
 #include "common/transport.h"
 #include "deploy/psdctl/doctor.h"

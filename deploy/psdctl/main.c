@@ -5,14 +5,13 @@
 #include "common/stdfds.h"
 #include "deploy/psdctl/agent.h"
 #include "deploy/psdctl/run.h"
-#include "deploy/psdctl/verb.h"
+#include "deploy/psdctl/verbs.h"
 
 static void print_help(FILE *out)
 {
-    const psd_verb_t *verb;
     fputs("Usage: psdctl VERB [options]\n\n", out);
-    for (size_t i = 0; (verb = psd_verb_at(i)); i++)
-        fprintf(out, "  %-17s %s\n", verb->name, verb->does);
+    for (const psd_verb_t *const *verb = psd_verbs; *verb; verb++)
+        fprintf(out, "  %-17s %s\n", (*verb)->name, (*verb)->does);
     fputs("  help [VERB]       this text, or the verb's\n"
           "\n"
           "  psdctl run job.yaml                      train what the job file describes\n"
@@ -35,8 +34,8 @@ static int help(int argc, char **argv)
     char flag[] = "--help";
     if (argc == 1)
         return print_help(stdout), 0;
-    const psd_verb_t *verb = psd_verb_find(argc, argv, &n, &err);
-    return verb ? psd_verb_call(verb, 2, (char *[]){ argv[0], flag, NULL }) : misuse(&err);
+    const psd_verb_t *verb = psd_verbs_find(argc, argv, &n, &err);
+    return verb ? psd_verb_call(verb, psd_verbs, 2, (char *[]){ argv[0], flag, NULL }) : misuse(&err);
 }
 
 static int run(int argc, char **argv)
@@ -54,8 +53,8 @@ static int run(int argc, char **argv)
         return help(argc - 1, argv + 1);
     if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
         return printf("psdctl %s\n", PSD_VERSION), 0;
-    const psd_verb_t *verb = psd_verb_find(argc, argv, &n, &err);
-    return verb ? psd_verb_call(verb, argc - n, argv + n) : misuse(&err);
+    const psd_verb_t *verb = psd_verbs_find(argc, argv, &n, &err);
+    return verb ? psd_verb_call(verb, psd_verbs, argc - n, argv + n) : misuse(&err);
 }
 
 int main(int argc, char **argv)

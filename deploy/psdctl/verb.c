@@ -3,24 +3,9 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/option_page.h"
 #include "common/words.h"
-
-#define X(name) extern const psd_verb_t psd_verb_##name;
-#include "deploy/psdctl/all.h"
-#undef X
-
-static const psd_verb_t *const verbs[] = {
-#define X(name) &psd_verb_##name,
-#include "deploy/psdctl/all.h"
-#undef X
-};
-
-enum { N_VERBS = sizeof verbs / sizeof *verbs };
-
-const psd_verb_t *psd_verb_at(size_t i) { return i < N_VERBS ? verbs[i] : NULL; }
 
 int psd_verb_misuse(const psd_verb_t *verb, const char *format, ...)
 {
@@ -182,10 +167,10 @@ static int read_words(psd_args_t *self, int argc, char **argv)
     return 0;
 }
 
-int psd_verb_call(const psd_verb_t *verb, int argc, char **argv)
+int psd_verb_call(const psd_verb_t *verb, const psd_verb_t *const *all, int argc, char **argv)
 {
     char title[64];
-    psd_args_t args = { .verb = verb, .argv = calloc((size_t)argc + 2, sizeof *args.argv) };
+    psd_args_t args = { .verb = verb, .all = all, .argv = calloc((size_t)argc + 2, sizeof *args.argv) };
     if (!args.argv)
         return psd_err_exit_code(PSD_ENOMEM);
     snprintf(title, sizeof title, "psdctl %s", verb->name);
@@ -199,66 +184,4 @@ int psd_verb_call(const psd_verb_t *verb, int argc, char **argv)
     code = code ? code - 1 : verb->run(&args);
     free(args.argv);
     return code;
-}
-
-/* -- the table --------------------------------------------------------------------------------------------- */
-
-/* Whether `word` is the first of a verb of two words. */
-static bool is_group(const char *word)
-{
-    const size_t n = strlen(word);
-    for (size_t i = 0; n && i < N_VERBS; i++)
-        if (!strncmp(verbs[i]->name, word, n) && verbs[i]->name[n] == ' ')
-            return true;
-    return false;
-}
-
-static const psd_verb_t *find(const char *name)
-{
-    for (size_t i = 0; i < N_VERBS; i++)
-        if (!strcmp(verbs[i]->name, name))
-            return verbs[i];
-    return NULL;
-}
-
-/* "list, verify, save, prune" of "checkpoint". */
-static void list_group(const char *word, char *out, size_t capacity)
-{
-    const size_t n = strlen(word);
-    *out = '\0';
-    for (size_t i = 0; i < N_VERBS; i++)
-        if (!strncmp(verbs[i]->name, word, n) && verbs[i]->name[n] == ' ')
-            snprintf(out + strlen(out), capacity - strlen(out), "%s%s", *out ? ", " : "", verbs[i]->name + n + 1);
-}
-
-static void complain(const char *first, const char *name, psd_err_t *err)
-{
-    psd_nearest_t nearest = { 0 };
-    char group[200];
-    for (size_t i = 0; i < N_VERBS; i++)
-        psd_nearest_consider(&nearest, name, verbs[i]->name);
-    list_group(first, group, sizeof group);
-    if (*nearest.word)
-        psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; did you mean psdctl %s?", name, nearest.word);
-    else if (*group)
-        psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; after %s comes one of %s", name, first, group);
-    else if (*first == '-')
-        psd_err_set(err, PSD_EUSAGE, "%.60s comes before a verb; say which first, as in psdctl run %.60s", first, first);
-    else if (access(first, R_OK) == 0 || strstr(first, ".yaml") || strstr(first, ".yml"))
-        psd_err_set(err, PSD_EUSAGE, "%.100s is no verb; did you mean psdctl run %.100s?", first, first);
-    else
-        psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; psdctl help lists them all", name);
-}
-
-const psd_verb_t *psd_verb_find(int argc, char *const *argv, int *n, psd_err_t *err)
-{
-    char name[128];
-    const char *first = argc > 1 ? argv[1] : "";
-    const bool has_second = argc > 2 && *argv[2] != '-' && is_group(first);
-    snprintf(name, sizeof name, "%.60s%s%.60s", first, has_second ? " " : "", has_second ? argv[2] : "");
-    *n = has_second ? 2 : 1;
-    const psd_verb_t *verb = find(name);
-    if (!verb)
-        complain(first, name, err);
-    return verb;
 }

@@ -15,6 +15,7 @@ typedef struct psd_verb psd_verb_t;
 /* A command line as its verb's row takes it. Strings are those of argv. */
 typedef struct psd_args {
     const psd_verb_t *verb;
+    const psd_verb_t *const *all;     /* the table that it stands in, which ends with NULL */
     const char *flag[PSD_VERB_FLAGS]; /* in the order of the row: NULL: not given; "": given, and it takes no value */
     const char *word[PSD_VERB_WORDS]; /* all that are no flags; NULL after the last */
     int argc;                         /* what is not the row's: the title, and flags of the option table */
@@ -38,19 +39,12 @@ struct psd_verb {
     int (*run)(const psd_args_t *args); /* returns the exit code */
 };
 
-/* Read the words behind the verb (argv[0] is ignored) and run it. Returns the exit code. A wrong command line is said on
- * stderr: 64. */
-int psd_verb_call(const psd_verb_t *verb, int argc, char **argv);
-
-/* The verb that argv[1], or argv[1] and argv[2], name; `*n` is how many words that were. NULL, with what is wrong and
- * what was probably meant in `err`, when there is none. */
-const psd_verb_t *psd_verb_find(int argc, char *const *argv, int *n, psd_err_t *err);
+/* Read the words behind the verb of the table `all` (argv[0] is ignored) and run it. Returns the exit code. A wrong command line
+ * is said on stderr: 64. */
+int psd_verb_call(const psd_verb_t *verb, const psd_verb_t *const *all, int argc, char **argv);
 
 /* Its --help. */
 void psd_verb_help(FILE *out, const psd_verb_t *verb);
-
-/* The table, row by row, in the order of documentation; NULL past its end. */
-const psd_verb_t *psd_verb_at(size_t i);
 
 /* "psdctl VERB: sentence" on stderr. Returns the exit code of wrong usage. */
 int psd_verb_misuse(const psd_verb_t *verb, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "common/isa.h"
 #include "common/optimizer.h"
 #include "common/rng.h"
 

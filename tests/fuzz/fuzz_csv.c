@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                       .label_column = column[data[0] >> 3 & 3],
                                       .kind = data[0] & 32 ? PSD_LABEL_TARGET : PSD_LABEL_CLASS };
     psd_err_t err = { 0 };
-    psd_dataset_t *set = psd_dataset_parse(psd_reader_find("csv"), &file, NULL, &options, &err);
+    psd_dataset_t *set = psd_dataset_parse(psd_dataset_reader("csv"), &file, NULL, &options, &err);
     if (!set != !!err.code || !set != !!err.text[0])
         abort();
     if (!set)
@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (!isfinite(set->dense[i]))
             abort();
     options.train = set;
-    psd_dataset_t *again = psd_dataset_parse(psd_reader_find("csv"), &file, NULL, &options, &err);
+    psd_dataset_t *again = psd_dataset_parse(psd_dataset_reader("csv"), &file, NULL, &options, &err);
     if (!again || again->n_rows != set->n_rows)
         abort();
     psd_dataset_destroy(&again);

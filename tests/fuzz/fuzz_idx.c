@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                       images = { "images", data + 1 + n_labels, size - 1 - n_labels };
     const psd_dataset_options_t options = { 0 };
     psd_err_t err = { 0 };
-    psd_dataset_t *set = psd_dataset_parse(psd_reader_find("idx"), &images, &labels, &options, &err);
+    psd_dataset_t *set = psd_dataset_parse(psd_dataset_reader("idx"), &images, &labels, &options, &err);
     if (!set != !!err.code || !set != !!err.text[0])
         abort();
     for (uint32_t i = 0; set && i < set->n_rows; i++) {

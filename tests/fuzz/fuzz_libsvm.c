@@ -30,14 +30,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     psd_dataset_options_t options = { .index_base = data[0] & 1,
                                       .kind = data[0] & 2 ? PSD_LABEL_TARGET : PSD_LABEL_CLASS };
     psd_err_t err = { 0 };
-    psd_dataset_t *set = psd_dataset_parse(psd_reader_find("libsvm"), &file, NULL, &options, &err);
+    psd_dataset_t *set = psd_dataset_parse(psd_dataset_reader("libsvm"), &file, NULL, &options, &err);
     if (!set != !!err.code || !set != !!err.text[0])
         abort();
     if (!set)
         return 0;
     check(set);
     options.train = set;
-    psd_dataset_t *again = psd_dataset_parse(psd_reader_find("libsvm"), &file, NULL, &options, &err);
+    psd_dataset_t *again = psd_dataset_parse(psd_dataset_reader("libsvm"), &file, NULL, &options, &err);
     if (!again || again->n_rows != set->n_rows)
         abort();
     psd_dataset_destroy(&again);

@@ -11,7 +11,7 @@ trap 'rm -rf "$out"' EXIT
 isas="generic"
 [ "$(uname -m)" = x86_64 ] && isas="sse2 avx2 avx512"
 flags="-std=c11 -D_GNU_SOURCE -I. -fno-math-errno -ffp-contract=off"
-sources="common/optimizer.c common/rule.c common/words.c common/number.c common/err.c common/aggregate.c tests/support/optim_hash.c"
+sources="common/optimizer.c common/isa.c common/rule.c common/words.c common/number.c common/err.c common/aggregate.c tests/support/optim_hash.c"
 
 # The flags of an instruction set, as in common/CMakeLists.txt.
 isa_flags() {

@@ -21,7 +21,7 @@ static psd_dataset_t *parse_text(const char *format, const char *text, psd_datas
 {
     psd_bytes_t file = { .name = "f", .at = (const unsigned char *)text, .n = strlen(text) };
     err.text[0] = '\0';
-    return psd_dataset_parse(psd_reader_find(format), &file, NULL, &options, &err);
+    return psd_dataset_parse(psd_dataset_reader(format), &file, NULL, &options, &err);
 }
 
 /* Parse text that must be refused with exactly this sentence. */
@@ -39,45 +39,7 @@ static void skip_without(const char *path)
         cr_skip_test("skipped: %s is not here", path);
 }
 
-/* ---- Numbers and specs ---- */
-
-static bool number(const char *text, float *out) { return psd_number_parse(text, text + strlen(text), out); }
-
-Test(dataset, numbers_are_rounded_like_the_c_library_rounds_them)
-{
-    const char *good[] = { "0",
-                           "-0.0",
-                           "1",
-                           "+2.5",
-                           ".5",
-                           "5.",
-                           "1e3",
-                           "1E-3",
-                           "3.4028234e38",
-                           "0.1",
-                           "123456789012345678901234567890",
-                           "1e-50",
-                           "0.000000000000000000000000000000000000000001",
-                           "16777217",
-                           "9007199254740993",
-                           "2.2250738585072011e-308",
-                           "0000000000000000000000000000000000001.5",
-                           "1.00000005960464477539062500000000000000000000000001" };
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        float got = -7, want = (float)strtod(good[i], NULL);
-        cr_assert(number(good[i], &got), "refused %s", good[i]);
-        cr_assert_arr_eq(&got, &want, sizeof got, "%s is %.9g, not %.9g", good[i], (double)got, (double)want);
-    }
-}
-
-Test(dataset, what_is_no_decimal_number_is_refused)
-{
-    const char *bad[] = { "",    "-",  "+",  ".",   "e5",    "1e",    "1e+",    "0x10", "inf",
-                          "nan", "1 ", " 1", "1,5", "1.2.3", "1e999", "3.5e38", "--1",  "1_000" };
-    float out;
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        cr_assert_not(number(bad[i], &out), "accepted '%s'", bad[i]);
-}
+/* ---- Specs ---- */
 
 Test(dataset, an_unknown_format_is_refused_with_the_list_of_formats)
 {
@@ -249,7 +211,7 @@ static psd_dataset_t *parse_idx(const char *image, size_t n_image, const char *l
     psd_bytes_t images = { "i", (const unsigned char *)image, n_image },
                 labels = { "l", (const unsigned char *)label, n_label };
     err.text[0] = '\0';
-    return psd_dataset_parse(psd_reader_find("idx"), &images, &labels, &options, &err);
+    return psd_dataset_parse(psd_dataset_reader("idx"), &images, &labels, &options, &err);
 }
 
 #define IMAGES                                                                                               \
@@ -742,20 +704,6 @@ Test(csv, fields_may_have_another_delimiter_between_them)
             "f:1: one column, where a label and at least one feature are needed; fields are separated by tabs; set "
             "data.delimiter to a comma, ','");
     refused("csv", "1,2\n0,5;1\n", FIRST, "f:2:3: '5;1' is not a number; is data.delimiter a semicolon?");
-}
-
-Test(csv, a_delimiter_is_one_character_or_the_word_tab)
-{
-    char c;
-    const struct { const char *text; char is; } good[] = { { ",", ',' }, { "tab", '\t' }, { "\\t", '\t' }, { "\t", '\t' }, { ";", ';' }, { "|", '|' }, { " ", ' ' } };
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        cr_assert_eq(psd_delimiter_parse(good[i].text, &c, &err), PSD_OK, "%s", good[i].text);
-        cr_assert_eq(c, good[i].is);
-    }
-    const char *bad[] = { "", "comma", ";;", "a", "1", ".", "-", "+", "\"", "'", "\n", "\x1b" };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        cr_assert_eq(psd_delimiter_parse(bad[i], &c, &err), PSD_ECONFIG, "accepted '%s'", bad[i]);
-    cr_assert_str_eq(err.text, "data.delimiter is '\\x1b'; it is one character, such as , ; | or the word tab");
 }
 
 Test(csv, a_test_set_with_its_columns_in_another_order_is_refused)

@@ -9,7 +9,7 @@ static psd_err_t err;
 static psd_dataset_t *parse(const char *reader, const char *text, psd_label_kind_t kind)
 {
     const psd_bytes_t bytes = { .name = "x", .at = (const unsigned char *)text, .n = strlen(text) };
-    psd_dataset_t *set = psd_dataset_parse(psd_reader_find(reader), &bytes, NULL,
+    psd_dataset_t *set = psd_dataset_parse(psd_dataset_reader(reader), &bytes, NULL,
                                            &(psd_dataset_options_t){ .kind = kind, .index_base = 1 }, &err);
     cr_assert_not_null(set, "%s", err.text);
     return set;

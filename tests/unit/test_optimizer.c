@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "common/aggregate.h"
+#include "common/isa.h"
 #include "common/optimizer.h"
 #include "deploy/psdctl/golden.h"
 #include "deploy/psdctl/trajectory.h"

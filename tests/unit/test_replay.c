@@ -27,7 +27,7 @@ static int run(const psd_verb_t *verb, const char *words)
     int argc = 0;
     while ((argv[argc] = strsep(&rest, "|")))
         argc++;
-    const int exit_code = psd_verb_call(verb, argc, argv);
+    const int exit_code = psd_verb_call(verb, (const psd_verb_t *const[]){ verb, NULL }, argc, argv);
     fflush(stdout);
     fflush(stderr);
     free(text);

@@ -8,8 +8,10 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "common/array.h"
 #include "common/words.h"
-#include "worker/dataset.h"
+#include "worker/labels.h"
+#include "worker/text.h"
 
 typedef struct field {
     const char *at, *end; /* what it holds, without the outer quotes, inner ones still doubled */
@@ -35,9 +37,9 @@ typedef struct parser {
 
 static int refuse(const parser_t *self, const field_t *field, psd_err_t *err, const char *why)
 {
-    char shown[PSD_QUOTE];
+    char shown[PSD_TEXT_QUOTE];
     return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, field->line, field->column,
-                       psd_quote(shown, field->at, field->end), why);
+                       psd_text_quote(shown, field->at, field->end), why);
 }
 
 static void next_line(parser_t *self)
@@ -150,16 +152,16 @@ static bool field_is(const field_t *untrimmed, const char *name)
 
 static int no_column(const parser_t *self, const char *key, const char *wanted, psd_err_t *err)
 {
-    char name[PSD_QUOTE], shown[PSD_QUOTE], nearest[PSD_QUOTE];
+    char name[PSD_TEXT_QUOTE], shown[PSD_TEXT_QUOTE], nearest[PSD_TEXT_QUOTE];
     psd_nearest_t meant = { 0 };
     for (size_t i = 0; self->options->header && i < self->n_fields; i++) {
         const field_t field = trimmed(self->fields[i]);
-        psd_nearest_consider(&meant, wanted, psd_quote(name, field.at, field.end));
+        psd_nearest_consider(&meant, wanted, psd_text_quote(name, field.at, field.end));
     }
     snprintf(nearest, sizeof nearest, "%s", meant.word);
     return psd_err_set(err, PSD_ECONFIG,
                        "%s: no column is named '%s'%s%s%s%s; set %s to a name of the first line or a number from 0",
-                       self->name, psd_quote(shown, wanted, wanted + strlen(wanted)),
+                       self->name, psd_text_quote(shown, wanted, wanted + strlen(wanted)),
                        self->options->header ? "" : ", for data.header is off", *nearest ? " (did you mean '" : "", nearest,
                        *nearest ? "'?)" : "", key);
 }
@@ -236,7 +238,7 @@ static bool looks_like_a_row(const parser_t *self)
     for (size_t i = 0; i < self->n_fields; i++) {
         const field_t field = trimmed(self->fields[i]);
         float number;
-        if (psd_number_parse(field.at, field.end, &number))
+        if (psd_text_number(field.at, field.end, &number))
             n_numbers++;
         else if (!is_missing(&field))
             return false;
@@ -256,7 +258,7 @@ static int compare_fields(const void *a, const void *b)
 static int check_names(parser_t *self, psd_err_t *err)
 {
     const field_t *first = &self->fields[0];
-    char shown[PSD_QUOTE];
+    char shown[PSD_TEXT_QUOTE];
     if (!self->options->header)
         return PSD_OK;
     if (looks_like_a_row(self))
@@ -285,7 +287,7 @@ static int check_names(parser_t *self, psd_err_t *err)
         if (!compare_fields(&names[i - 1], &names[i])) {
             const field_t *later = names[i].column > names[i - 1].column ? &names[i] : &names[i - 1];
             rc = psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' names two columns; rename one, or drop it by its number",
-                             self->name, later->line, later->column, psd_quote(shown, later->at, later->end));
+                             self->name, later->line, later->column, psd_text_quote(shown, later->at, later->end));
         }
     free(names);
     return rc;
@@ -377,13 +379,13 @@ static bool is_missing(const field_t *field)
 static int parse_field(const parser_t *self, size_t column, float *out, bool *skip, psd_err_t *err)
 {
     const field_t *field = &self->fields[column], number = trimmed(*field);
-    if (psd_number_parse(number.at, number.end, out))
+    if (psd_text_number(number.at, number.end, out))
         return PSD_OK;
     const bool may_be_header = !self->options->header && !self->set->n_rows && !self->set->n_skipped;
     if (!is_missing(&number))
         return refuse(self, field, err,
                       may_be_header ? "is not a number; where the first line names the columns, set data.header to true"
-                                    : psd_number_fault(number.at, number.end));
+                                    : psd_text_fault(number.at, number.end));
     if (self->options->na == PSD_NA_SKIP) {
         *skip = true;
         return PSD_OK;

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "common/rng.h"
-#include "worker/dataset.h"
+#include "worker/labels.h"
 
 enum {
     SIDE = 28, /* pixels */

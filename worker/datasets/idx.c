@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/dataset.h"
+#include "worker/labels.h"
 
 enum { UNSIGNED_BYTE = 8, MAX_DIMS = 8 };
 

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/dataset.h"
+#include "common/array.h"
+#include "worker/labels.h"
+#include "worker/text.h"
 
 typedef struct parser {
     psd_dataset_t *set;
@@ -32,9 +34,9 @@ typedef struct span {
 
 static int refuse(const parser_t *self, span_t word, psd_err_t *err, const char *why)
 {
-    char shown[PSD_QUOTE];
+    char shown[PSD_TEXT_QUOTE];
     return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, self->line,
-                       (size_t)(word.at - self->line_at) + 1, psd_quote(shown, word.at, word.end), why);
+                       (size_t)(word.at - self->line_at) + 1, psd_text_quote(shown, word.at, word.end), why);
 }
 
 static bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
@@ -105,9 +107,9 @@ static int add_label(parser_t *self, span_t word, psd_err_t *err)
         return refuse(self, word, err, "follows a blank where the label is missing; a row starts with its label");
     if (colon - word.at == 3 && !memcmp(word.at, "qid", 3))
         return refuse(self, word, err, "stands where the label is missing; a row starts with its label");
-    if (!psd_number_parse(word.at, colon, &label))
+    if (!psd_text_number(word.at, colon, &label))
         return refuse(self, word, err, "is no label; a row starts with a number");
-    if (weighted && (!psd_number_parse(colon + 1, word.end, &weight) || weight < 0))
+    if (weighted && (!psd_text_number(colon + 1, word.end, &weight) || weight < 0))
         return refuse(self, word, err,
                       "has no weight after its colon; write LABEL:WEIGHT with a number from 0");
     int rc = check_weights_agree(self, word, weighted, err);
@@ -134,11 +136,11 @@ static int add_value(parser_t *self, uint64_t column, float value, psd_err_t *er
 /* What is behind the colon is no number. */
 static int fault(const parser_t *self, span_t word, const char *value, psd_err_t *err)
 {
-    char shown[PSD_QUOTE], why[200];
+    char shown[PSD_TEXT_QUOTE], why[200];
     if (value == word.end)
         return refuse(self, word, err, "has no number after its colon");
-    snprintf(why, sizeof why, "has no number after its colon: '%s' %s", psd_quote(shown, value, word.end),
-             psd_number_fault(value, word.end));
+    snprintf(why, sizeof why, "has no number after its colon: '%s' %s", psd_text_quote(shown, value, word.end),
+             psd_text_fault(value, word.end));
     return refuse(self, word, err, why);
 }
 
@@ -199,7 +201,7 @@ static int add_feature(parser_t *self, span_t word, psd_err_t *err)
         return refuse(self, word, err, "has an index beyond 2147483646; hash the features into fewer");
     if (self->options->train && index >= self->options->train->n_features)
         return refuse(self, word, err, "has an index that the training set lacks; leave that feature out");
-    if (!psd_number_parse(colon + 1, word.end, &value))
+    if (!psd_text_number(colon + 1, word.end, &value))
         return fault(self, word, colon + 1, err);
     return add_value(self, index, value, err);
 }

@@ -1,0 +1,60 @@
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/text.h"
+
+TestSuite(text, .timeout = 600);
+
+static bool number(const char *text, float *out) { return psd_text_number(text, text + strlen(text), out); }
+
+Test(text, numbers_are_rounded_like_the_c_library_rounds_them)
+{
+    const char *good[] = { "0",
+                           "-0.0",
+                           "1",
+                           "+2.5",
+                           ".5",
+                           "5.",
+                           "1e3",
+                           "1E-3",
+                           "3.4028234e38",
+                           "0.1",
+                           "123456789012345678901234567890",
+                           "1e-50",
+                           "0.000000000000000000000000000000000000000001",
+                           "16777217",
+                           "9007199254740993",
+                           "2.2250738585072011e-308",
+                           "0000000000000000000000000000000000001.5",
+                           "1.00000005960464477539062500000000000000000000000001" };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        float got = -7, want = (float)strtod(good[i], NULL);
+        cr_assert(number(good[i], &got), "refused %s", good[i]);
+        cr_assert_arr_eq(&got, &want, sizeof got, "%s is %.9g, not %.9g", good[i], (double)got, (double)want);
+    }
+}
+
+Test(text, what_is_no_decimal_number_is_refused)
+{
+    const char *bad[] = { "",    "-",  "+",  ".",   "e5",    "1e",    "1e+",    "0x10", "inf",
+                          "nan", "1 ", " 1", "1,5", "1.2.3", "1e999", "3.5e38", "--1",  "1_000" };
+    float out;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_not(number(bad[i], &out), "accepted '%s'", bad[i]);
+}
+
+Test(text, a_delimiter_is_one_character_or_the_word_tab)
+{
+    char c;
+    psd_err_t err;
+    const struct { const char *text; char is; } good[] = { { ",", ',' }, { "tab", '\t' }, { "\\t", '\t' }, { "\t", '\t' }, { ";", ';' }, { "|", '|' }, { " ", ' ' } };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        cr_assert_eq(psd_text_delimiter(good[i].text, &c, &err), PSD_OK, "%s", good[i].text);
+        cr_assert_eq(c, good[i].is);
+    }
+    const char *bad[] = { "", "comma", ";;", "a", "1", ".", "-", "+", "\"", "'", "\n", "\x1b" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        cr_assert_eq(psd_text_delimiter(bad[i], &c, &err), PSD_ECONFIG, "accepted '%s'", bad[i]);
+    cr_assert_str_eq(err.text, "data.delimiter is '\\x1b'; it is one character, such as , ; | or the word tab");
+}

@@ -1,0 +1,27 @@
+/* text.h - numbers and words as they stand in a file of data, and the sentences about those that do not belong there. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common/err.h"
+#include "worker/reader.h"
+
+/* Read all of [at, end) as one decimal number that a float can hold. False for anything else: empty, blanks,
+ * hex, inf, nan, too large. */
+bool psd_text_number(const char *at, const char *end, float *out);
+
+/* What psd_text_number did not take, as the end of a sentence that begins with it, with cause and cure: "has a
+ * decimal comma; ...". */
+const char *psd_text_fault(const char *at, const char *end);
+
+enum { PSD_TEXT_QUOTE = 64 /* longest text of a file in a sentence, with its end */ };
+
+/* [at, end) for a sentence: control characters escaped, cut where it is long. Returns `out`. */
+const char *psd_text_quote(char out[PSD_TEXT_QUOTE], const char *at, const char *end);
+
+/* Where the text of a file begins and ends, behind its byte order mark. PSD_EDATA for one in UTF-16, and one whose
+ * lines end in CR alone. */
+int psd_text_open(const psd_bytes_t *file, const char **at, const char **end, psd_err_t *err);
+
+/* The character that data.delimiter names, such as ";" or "tab". PSD_ECONFIG when it names none. */
+int psd_text_delimiter(const char *text, char *out, psd_err_t *err);
