@@ -48,7 +48,7 @@
     X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the membership.")                   \
     X(TRAINING_LOSS, GAUGE, "psd_training_loss", 0, "", "Mean loss of the last step.")                       \
     X(VALIDATION, GAUGE, "psd_validation_metric", 0, "name", "Last value that a worker reported.")           \
-    X(EPOCH, GAUGE, "psd_epoch", 0, "", "Passes over the data so far, as the trainer reports.")              \
+    X(EPOCH, GAUGE, "psd_epoch", 0, "", "Passes over the data so far, where the workers are psd-worker.")    \
     X(TIME_LEFT, GAUGE, "psd_time_left_seconds", 0, "",                                                      \
       "Time to the last step at the trainer's pace so far.")                                                 \
     X(LEARNING_RATE, GAUGE, "psd_learning_rate", 0, "", "Learning rate of the last step.")                   \

@@ -156,7 +156,7 @@ typedef struct psd_msg {
     uint32_t rank;           /* position among the members of the view, from 0 */
     uint32_t world;          /* members of the view */
     double lr;               /* learning rate of the step */
-    double value;            /* a reported number; may be Inf or NaN */
+    double value;            /* a number, by kind; may be Inf or NaN */
     char text[PSD_MAX_TEXT]; /* NUL-terminated printable UTF-8 */
 } psd_msg_t;
 

@@ -34,6 +34,7 @@ typedef struct psd_applied {
 typedef struct psd_ckpt_facts {
     char *job, *settings;     /* the job's name; what servers must agree on, the optimizer included */
     uint64_t clock, version;  /* closed rounds; committed steps */
+    uint64_t samples;         /* behind the steps; in the manifest alone, by the count of server 0 */
     uint64_t view_id;         /* numbered membership at that point */
     double lr;                /* learning rate in force */
     uint32_t shard, n_shards; /* whose file, of how many */

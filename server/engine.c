@@ -107,6 +107,13 @@ psd_msg_t *psd_eng_send_to_worker(psd_engine_t *self, const psd_eng_worker_t *w,
     return msg;
 }
 
+/* How the whole job does, beside the weights. */
+static void tell_job(const psd_engine_t *self, psd_msg_t *msg)
+{
+    msg->loss = self->stats.loss;
+    msg->value = (double)self->samples;
+}
+
 void psd_eng_send_chunk(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t part, psd_actions_t *out)
 {
     psd_buf_t *weights = psd_shard_weights(self->shard, part);
@@ -116,14 +123,14 @@ void psd_eng_send_chunk(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t 
     msg->checksum = psd_shard_checksum(self->shard, part);
     msg->dtype = PSD_DTYPE_F32;
     msg->codec = PSD_CODEC_RAW;
-    msg->loss = self->stats.loss;
+    tell_job(self, msg);
     self->stats.pulls_fast++;
 }
 
 /* An empty WEIGHTS: all chunks of this shard are as they were, go on. */
 void psd_eng_send_unchanged(psd_engine_t *self, const psd_eng_worker_t *w, psd_actions_t *out)
 {
-    psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out)->loss = self->stats.loss;
+    tell_job(self, psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out));
 }
 
 bool psd_eng_is_started(const psd_engine_t *self)
@@ -300,6 +307,7 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
 {
     if (stepped) {
         self->version++;
+        self->samples += self->step_samples;
         self->stats.steps++;
         self->stats.samples += self->step_samples;
     }
@@ -353,8 +361,9 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
         psd_eng_start_over_if_due(self, now_ms, out);
         return;
     }
-    /* Weights carry the version that this step makes. */
+    /* Weights carry the version that this step makes, and the samples behind it. */
     self->version++;
+    self->samples += self->step_samples;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         psd_eng_worker_t *w = self->worker[i];
         if (!w || w->standing != PSD_MEMBER || !w->peer || w->owed)
@@ -364,6 +373,7 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
         psd_eng_send_chunk(self, w, work->part, out);
     }
     self->version--;
+    self->samples -= self->step_samples;
     if (!self->running)
         step_finished(self, now_ms, true, out);
 }
@@ -815,6 +825,7 @@ bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
 uint64_t psd_engine_run(const psd_engine_t *self) { return self->welcomed ? self->job : 0; }
 uint64_t psd_engine_epoch(const psd_engine_t *self) { return self->shard_epoch; }
 uint64_t psd_engine_version(const psd_engine_t *self) { return self->version; }
+uint64_t psd_engine_samples(const psd_engine_t *self) { return self->samples; }
 uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }
 const psd_tensor_list_t *psd_engine_model(const psd_engine_t *self) { return &self->model; }

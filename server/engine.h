@@ -31,7 +31,7 @@ typedef struct psd_engine_config {
 
 enum { PSD_STALENESS_BUCKETS = 13 }; /* <= 0, 1, 2, 4, ... 1024, more: those of the metric */
 
-/* Counters for status and metrics; they only rise. */
+/* Counters of this process, for metrics; they only rise. How far the job is, say psd_engine_version, _clock and _samples. */
 typedef struct psd_engine_stats {
     uint64_t steps;                       /* committed */
     uint64_t rounds;                      /* closed, with or without a step */
@@ -73,7 +73,7 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_
 int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_err_t *err);
 psd_shard_t *psd_engine_restoring(psd_engine_t *self);
 typedef struct psd_engine_point {
-    uint64_t clock, version;
+    uint64_t clock, version, samples;
     double lr;
     const psd_member_t *applied;   /* worker, incarnation, samples = last applied clock (asp); borrowed */
     uint32_t n_applied;
@@ -98,6 +98,7 @@ bool psd_engine_is_ready(const psd_engine_t *self);       /* welcomed by the coo
 uint64_t psd_engine_run(const psd_engine_t *self);        /* of the job, as every message says it; 0 before it is welcomed */
 uint64_t psd_engine_epoch(const psd_engine_t *self);      /* which life of this server, by the coordinator's count */
 uint64_t psd_engine_version(const psd_engine_t *self);
+uint64_t psd_engine_samples(const psd_engine_t *self);    /* behind those steps */
 uint64_t psd_engine_clock(const psd_engine_t *self);      /* closed rounds (bsp) */
 uint64_t psd_engine_sync_epoch(const psd_engine_t *self);
 uint64_t psd_engine_elements(const psd_engine_t *self);   /* parameters held */

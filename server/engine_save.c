@@ -21,7 +21,8 @@ static void save_next_part(psd_engine_t *self, psd_actions_t *out)
 static void note_point(psd_engine_t *self)
 {
     self->save_point = (psd_engine_point_t){
-        .clock = self->clock, .version = self->version, .lr = self->lr, .applied = self->save_applied
+        .clock = self->clock, .version = self->version, .samples = self->samples, .lr = self->lr,
+        .applied = self->save_applied
     };
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         const psd_eng_worker_t *w = self->worker[i];
@@ -158,7 +159,7 @@ void psd_eng_forget_everything(psd_engine_t *self)
     self->init.asking = false;
     self->init.flying = 0;
     self->n_held = self->n_queued = self->n_started = 0;
-    self->clock = self->version = self->log_done = self->saved = self->save_failed = 0;
+    self->clock = self->version = self->samples = self->log_done = self->saved = self->save_failed = 0;
     self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = self->paused = false;
 }
 
@@ -171,6 +172,7 @@ void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, bool ok, const psd
     if (ok) {
         self->clock = point->clock;
         self->version = point->version;
+        self->samples = point->samples;
         self->lr = point->lr;
         self->saved = point->clock + 1;
         self->n_started = psd_shard_parts(self->shard);

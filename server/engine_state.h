@@ -75,6 +75,7 @@ struct psd_engine {
 
     psd_eng_worker_t *worker[PSD_MAX_WORKERS];
     uint64_t clock, version;
+    uint64_t samples; /* behind the version */
     bool paused; /* asp: pushes wait */
     uint32_t running;      /* chunks being stepped */
     uint32_t stepping_for; /* asp: whose push is being stepped */

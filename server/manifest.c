@@ -41,9 +41,9 @@ char *psd_manifest_print(const psd_manifest_t *self, size_t *n_bytes, psd_err_t 
 {
     const psd_ckpt_facts_t *facts = &self->facts;
     json_t *root =
-        json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:f, s:o, s:o}", "crc", no_crc, "format", FORMAT,
+        json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "crc", no_crc, "format", FORMAT,
                   "job", facts->job, "settings", facts->settings, "clock", (json_int_t)facts->clock,
-                  "version", (json_int_t)facts->version, "view", (json_int_t)facts->view_id, "lr", facts->lr,
+                  "version", (json_int_t)facts->version, "samples", (json_int_t)facts->samples, "view", (json_int_t)facts->view_id, "lr", facts->lr,
                   "files", files_json(self), "tensors", tensors_json(&self->model));
     if (!root || json_array_size(json_object_get(root, "tensors")) != self->model.n) {
         json_decref(root);
@@ -96,6 +96,8 @@ static bool read_facts(psd_ckpt_facts_t *facts, const json_t *root)
 {
     const json_t *lr = json_object_get(root, "lr");
     facts->lr = json_real_value(lr);
+    if (!get_count(root, "samples", PSD_MAX_COUNT, &facts->samples))
+        facts->samples = 0; /* one that was written before they were counted */
     return json_is_real(lr) && isfinite(facts->lr) && get_text(root, "job", &facts->job) &&
            get_text(root, "settings", &facts->settings) &&
            get_count(root, "clock", PSD_MAX_COUNT, &facts->clock) &&

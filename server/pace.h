@@ -1,9 +1,11 @@
 /* pace.h - where each worker's time goes, as one shard sees it, and whom the others wait for.
  *
- * A worker is always in one of four phases: its weights are sent, and it computes; the first chunk of its
+ * A worker is always in one of four phases: it has its weights, and computes; the first chunk of its
  * push comes, and it sends; the push is complete, and it waits for the others' (bsp); the round is closed,
- * and the server steps and sends weights. What a shard cannot tell apart it does not: `computing` includes
- * reading data and one way of the network each.
+ * and the server steps and sends weights, until the worker has them. When that was, the server learns from the
+ * push: the worker says for how long it has computed. Until it says so, the weights are taken to travel as long as the
+ * last time, and the first ones until the push. What a shard cannot tell apart it does not: `computing` includes
+ * reading data, and `sending` one way of the network.
  *
  * Sums forget: what happened PSD_PACE_MEMORY_S ago weighs 1/e. Pure: it is told the time, in nanoseconds of
  * one clock. One thread. */
@@ -28,9 +30,13 @@ typedef struct psd_pace psd_pace_t;
 psd_pace_t *psd_pace_new(bool per_push);
 void psd_pace_destroy(psd_pace_t **self_p);
 
-/* A chunk of a worker's push was accepted; with the last one the push is complete. */
-void psd_pace_chunk(psd_pace_t *self, uint32_t worker, uint64_t ns);
-void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, uint64_t ns);
+/* A chunk of a worker's push was accepted, for which it says to have computed so many seconds; with the last one the push is
+ * complete. */
+void psd_pace_chunk(psd_pace_t *self, uint32_t worker, double compute_s, uint64_t ns);
+void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, double compute_s, uint64_t ns);
+
+/* Another life of the worker begins: what was said of the one before says nothing about it, and nobody has waited for it yet. */
+void psd_pace_forget(psd_pace_t *self, uint32_t worker, uint64_t ns);
 
 /* The round is closed: its times in seconds, from the round before to this one (negative when it is the
  * first) and from the first complete push to the last (0 where there are no rounds to wait in). */
@@ -46,7 +52,7 @@ double psd_pace_answer(psd_pace_t *self, uint32_t worker, uint64_t ns);
 typedef struct psd_pace_facts {
     psd_phase_t phase;
     double share[PSD_N_PHASES]; /* of time; the sum is 1 */
-    double compute_s, send_s;   /* per push; 0 before the first */
+    double compute_s, send_s, serve_s; /* per push; 0 before the first */
     double samples_per_s;
     double awaited;    /* share of time in which its push was the one that the round lacked */
     double awaiting_s; /* for how long it has been so in the open round */

@@ -63,12 +63,23 @@ void psd_report_end(psd_report_t *self, int code)
 
 void psd_report_received(psd_report_t *self, size_t n_bytes) { self->received_bytes += n_bytes; }
 
+/* Who takes a worker's place starts afresh. */
+static void meet(psd_report_t *self, const psd_msg_t *msg, uint64_t ns)
+{
+    uint64_t *incarnation = &self->seen.incarnation[msg->worker];
+    if (*incarnation && msg->incarnation > *incarnation)
+        psd_pace_forget(self->pace, msg->worker, ns);
+    *incarnation = msg->incarnation > *incarnation ? msg->incarnation : *incarnation;
+}
+
 void psd_report_sent(psd_report_t *self, const psd_msg_t *msg, size_t n_bytes, bool accepted, uint64_t ns)
 {
     if (accepted)
         self->sent_bytes += n_bytes;
     else
         self->sends_lost++;
+    if (msg->kind == PSD_MSG_WEIGHTS)
+        meet(self, msg, ns);
     if (msg->kind == PSD_MSG_WEIGHTS)
         observe(self, PSD_METRIC_PUSH_LATENCY, psd_pace_answer(self->pace, msg->worker, ns));
 }
@@ -85,9 +96,9 @@ void psd_report_saw(psd_report_t *self, const psd_node_t *node, const psd_msg_t 
 {
     const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
     if (msg && stats->pushes > self->seen.pushes)
-        psd_pace_complete(self->pace, msg->worker, msg->samples, ns);
+        psd_pace_complete(self->pace, msg->worker, msg->samples, msg->value, ns);
     else if (msg && stats->chunks > self->seen.chunks)
-        psd_pace_chunk(self->pace, msg->worker, ns);
+        psd_pace_chunk(self->pace, msg->worker, msg->value, ns);
     if (stats->rounds > self->seen.rounds) {
         psd_pace_round_t round = psd_pace_close(self->pace, ns);
         observe(self, PSD_METRIC_ROUND_DURATION, round.duration_s);
@@ -131,9 +142,15 @@ double psd_report_value(const psd_coordinator_facts_t *facts, const char *name)
     return NAN;
 }
 
+double psd_report_epoch(const psd_coordinator_facts_t *facts, const psd_engine_t *engine)
+{
+    const double rows = psd_report_value(facts, PSD_PROGRESS_ROWS);
+    return rows >= 1 ? (double)psd_engine_samples(engine) / rows : NAN;
+}
+
 bool psd_report_is_free(const char *name)
 {
-    return strcmp(name, PSD_VALIDATION_LOSS) && strcmp(name, PSD_PROGRESS_EPOCH) && strcmp(name, PSD_PROGRESS_LEFT);
+    return strcmp(name, PSD_VALIDATION_LOSS) && strcmp(name, PSD_PROGRESS_ROWS) && strcmp(name, PSD_PROGRESS_LEFT);
 }
 
 static psd_history_point_t point(const psd_report_t *self, const psd_node_t *node)
@@ -146,7 +163,8 @@ static psd_history_point_t point(const psd_report_t *self, const psd_node_t *nod
     double report = NAN;
     for (uint32_t i = 0; i < facts.n_reports; i++)
         report = psd_report_is_free(facts.report[i].name) ? facts.report[i].value : report;
-    return (psd_history_point_t){ .unix_s = psd_report_unix_time(), .step = stats->steps, .samples = stats->samples,
+    return (psd_history_point_t){ .unix_s = psd_report_unix_time(), .step = psd_engine_version(psd_node_engine(node)),
+                                  .samples = psd_engine_samples(psd_node_engine(node)),
                                   .received_bytes = self->received_bytes, .sent_bytes = self->sent_bytes,
                                   .loss = stats->steps ? stats->loss : NAN, .lr = stats->steps ? stats->lr : self->lr,
                                   .val_loss = val_loss, .report = report };

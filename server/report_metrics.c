@@ -50,7 +50,7 @@ static void set_job(const psd_report_t *self, psd_metrics_t *m, const psd_node_t
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_TIME, NULL, now - (double)(now_ms - facts.point_ms) * 1e-3);
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_DURATION, NULL, (double)facts.save_ms * 1e-3);
     }
-    const double epoch = psd_report_value(&facts, PSD_PROGRESS_EPOCH), left = psd_report_value(&facts, PSD_PROGRESS_LEFT);
+    const double epoch = psd_report_epoch(&facts, psd_node_engine(node)), left = psd_report_value(&facts, PSD_PROGRESS_LEFT);
     if (isfinite(epoch))
         psd_metrics_set(m, PSD_METRIC_EPOCH, NULL, epoch);
     if (isfinite(left))

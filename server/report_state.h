@@ -18,8 +18,8 @@
 /* What the trainer calls the loss on its test set. */
 #define PSD_VALIDATION_LOSS "val/loss"
 
-/* How far it has come, as it reports now and then: passes over the data; seconds to the last step at its pace so far. */
-#define PSD_PROGRESS_EPOCH "progress/epoch"
+/* What it reports now and then: rows of a pass over the data; seconds to the last step at its pace so far. */
+#define PSD_PROGRESS_ROWS "progress/rows"
 #define PSD_PROGRESS_LEFT "progress/left_seconds"
 
 struct psd_report {
@@ -40,6 +40,7 @@ struct psd_report {
     psd_pace_t *pace;
     struct {
         uint64_t chunks, pushes, rounds; /* of the engine's counters */
+        uint64_t incarnation[PSD_MAX_WORKERS]; /* newest life of each worker */
     } seen;
     uint64_t stored_bytes;
 };
@@ -52,7 +53,7 @@ typedef struct instant {
 /* How the members do that a worker is compared with. */
 typedef struct crowd {
     uint64_t front;           /* clock of the first */
-    double compute_s, send_s; /* medians, per push */
+    double compute_s, send_s, serve_s; /* medians, per push */
     double awaited;           /* share of the one that is awaited least */
 } psd_crowd_t;
 
@@ -60,6 +61,9 @@ typedef struct crowd {
 
 /* The newest value of a name that workers reported; NaN: none. */
 double psd_report_value(const psd_coordinator_facts_t *facts, const char *name);
+
+/* Passes over the data behind the samples of the job so far; NaN: no worker has said how many rows there are. */
+double psd_report_epoch(const psd_coordinator_facts_t *facts, const psd_engine_t *engine);
 
 /* Whether a name that workers reported is a number of the job's own, not one that stands in a place made for it. */
 bool psd_report_is_free(const char *name);

@@ -41,7 +41,7 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
 
 static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
 {
-    const double own = pace->compute_s + pace->send_s, others = crowd->compute_s + crowd->send_s;
+    const double own = pace->compute_s + pace->send_s + pace->serve_s, others = crowd->compute_s + crowd->send_s + crowd->serve_s;
     const bool takes_long = own > SLOW_FACTOR * others && own - others > SLOW_SECONDS;
     if (psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push)
         return takes_long;
@@ -53,7 +53,7 @@ static const char *slow_reason(const psd_report_t *self, const psd_pace_facts_t 
 {
     return !is_slow(self, pace, crowd, silent_ms)                                               ? NULL
            : silent_ms > SILENT_MS                                                   ? "silent"
-           : pace->send_s - crowd->send_s > pace->compute_s - crowd->compute_s ? "network"
+           : pace->send_s + pace->serve_s - crowd->send_s - crowd->serve_s > pace->compute_s - crowd->compute_s ? "network"
                                                                                      : "compute";
 }
 
@@ -67,6 +67,7 @@ static void add_pace(json_t *w, const psd_pace_facts_t *pace)
     json_object_set_new(w, "time_shares", shares);
     json_object_set_new(w, "compute_seconds", json_real(pace->compute_s));
     json_object_set_new(w, "send_seconds", json_real(pace->send_s));
+    json_object_set_new(w, "serve_seconds", json_real(pace->serve_s));
     json_object_set_new(w, "samples_per_second", json_real(pace->samples_per_s));
     json_object_set_new(w, "awaited_share", json_real(pace->awaited));
     json_object_set_new(w, "awaiting_seconds", json_real(pace->awaiting_s));
@@ -79,6 +80,8 @@ static void add_slow_alert(json_t *alerts, const psd_worker_row_t *row, const ch
     char text[256], how[128];
     if (!strcmp(reason, "silent"))
         snprintf(how, sizeof how, "nothing was heard of it for %.1f s", silent_s);
+    else if (!strcmp(reason, "network") && pace->serve_s - crowd->serve_s > pace->send_s - crowd->send_s)
+        snprintf(how, sizeof how, "weights take %.3g ms to reach it, others %.3g ms", pace->serve_s * 1e3, crowd->serve_s * 1e3);
     else if (!strcmp(reason, "network"))
         snprintf(how, sizeof how, "its pushes take %.3g ms to arrive, others' %.3g ms", pace->send_s * 1e3, crowd->send_s * 1e3);
     else
@@ -132,7 +135,7 @@ static double median(double *x, unsigned n)
 
 psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now)
 {
-    static double compute_s[PSD_MAX_WORKERS], send_s[PSD_MAX_WORKERS]; /* one thread, and 16 KiB */
+    static double compute_s[PSD_MAX_WORKERS], send_s[PSD_MAX_WORKERS], serve_s[PSD_MAX_WORKERS]; /* one thread, and 24 KiB */
     const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
     psd_crowd_t crowd = { .awaited = 1 };
     unsigned n = 0;
@@ -144,12 +147,14 @@ psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, c
         crowd.front = here.applied > crowd.front ? here.applied : crowd.front;
         if (psd_pace_facts(self->pace, i, now->ns, &pace)) {
             compute_s[n] = pace.compute_s;
+            serve_s[n] = pace.serve_s;
             send_s[n++] = pace.send_s;
             crowd.awaited = fmin(crowd.awaited, pace.awaited);
         }
     }
     crowd.compute_s = median(compute_s, n);
     crowd.send_s = median(send_s, n);
+    crowd.serve_s = median(serve_s, n);
     return crowd;
 }
 
@@ -318,7 +323,7 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
         json_object_set_new(status, "checkpoint", point);
     }
     json_t *progress = json_object_get(status, "progress");
-    const double val_loss = psd_report_value(&facts, PSD_VALIDATION_LOSS), epoch = psd_report_value(&facts, PSD_PROGRESS_EPOCH),
+    const double val_loss = psd_report_value(&facts, PSD_VALIDATION_LOSS), epoch = psd_report_epoch(&facts, psd_node_engine(node)),
                  left = psd_report_value(&facts, PSD_PROGRESS_LEFT);
     if (isfinite(val_loss))
         json_object_set_new(json_object_get(status, "loss"), "val", json_real(val_loss));
@@ -379,12 +384,14 @@ json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, co
     add_job_alerts(self, alerts, node);
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
+    const bool per_push = psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push;
+    const uint64_t rounds = per_push ? psd_engine_version(engine) : psd_engine_clock(engine);
     json_t *status = json_pack(
         "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}", "schema",
         "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
         (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, "servers"), "version", PSD_VERSION,
         "now", psd_report_unix_time(), "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state", psd_report_state(self, node), "ready", ready, "settings", self->settings,
-        "progress", "step", (json_int_t)stats->steps, "rounds", (json_int_t)stats->rounds, "samples", (json_int_t)stats->samples,
+        "progress", "step", (json_int_t)psd_engine_version(engine), "rounds", (json_int_t)rounds, "samples", (json_int_t)psd_engine_samples(engine),
         "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
         sync_json(self, node), "workers", workers, "shards", shard_json(self, node), "servers", servers_json(node, now), "alerts", alerts);
     if (status)

@@ -171,7 +171,7 @@ static void tell_restored(task_t *task, uint64_t now)
     for (uint32_t i = 0; i < task->n_applied; i++)
         applied[i] = (psd_member_t){ .worker = task->applied[i].worker, .incarnation = task->applied[i].incarnation,
                                      .samples = task->applied[i].clock };
-    psd_engine_point_t point = { .clock = task->clock, .version = task->facts.version, .lr = task->facts.lr, .applied = applied,
+    psd_engine_point_t point = { .clock = task->clock, .version = task->facts.version, .samples = task->facts.samples, .lr = task->facts.lr, .applied = applied,
                                  .n_applied = task->n_applied };
     psd_node_restored(task->store->node, now, task->rc == PSD_OK, &point, task->store->out);
     free(applied);
@@ -415,7 +415,7 @@ void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t
     if (action->act != PSD_ACT_RESTORE)
         task->facts = (psd_ckpt_facts_t){ .job = (char *)(uintptr_t)self->config.job,
                                           .settings = (char *)(uintptr_t)self->config.settings, .clock = action->clock,
-                                          .version = point->version, .lr = point->lr, .shard = psd_engine_index(engine),
+                                          .version = point->version, .samples = point->samples, .lr = point->lr, .shard = psd_engine_index(engine),
                                           .n_shards = psd_engine_map(engine)->n_servers };
     int rc = action->act == PSD_ACT_COMMIT ? psd_tensors_copy(&task->model, psd_engine_model(engine)) : PSD_OK;
     assert(rc == PSD_OK && "no memory for a copy of the model's list of tensors");

@@ -766,13 +766,22 @@ psd_position_t psd_worker_position(const psd_worker_t *self)
 
 const char *psd_worker_settings(const psd_worker_t *self) { return self->settings; }
 
-double psd_worker_round_loss(const psd_worker_t *self)
+/* A copy of what the other thread keeps up to date. */
+static psd_session_position_t position_of(const psd_worker_t *self)
 {
     psd_worker_t *mutable = (psd_worker_t *)(uintptr_t)self;
     uv_mutex_lock(&mutable->lock);
-    const double loss = self->position.round_loss;
+    const psd_session_position_t position = self->position;
     uv_mutex_unlock(&mutable->lock);
-    return loss;
+    return position;
+}
+
+double psd_worker_round_loss(const psd_worker_t *self) { return position_of(self).round_loss; }
+
+uint64_t psd_worker_job_samples(const psd_worker_t *self)
+{
+    const double n = position_of(self).samples;
+    return n > 0 && n < 0x1p63 ? (uint64_t)n : 0;
 }
 
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,

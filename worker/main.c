@@ -154,7 +154,7 @@ static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc
         printf(" sha256=%s", r->sha256);
     if (*r->sha256_slow)
         printf(" sha256_slow=%s", r->sha256_slow);
-    printf("\n");
+    printf(" rank=%u\n", r->rank);
 }
 
 static int run(job_t *job, psd_err_t *err)

@@ -21,6 +21,7 @@ typedef struct server {
     uint32_t n_lacking;        /* chunks whose weights are awaited */
     uint8_t *lacking;          /* bitmap of those */
     uint64_t version;          /* of the weights held */
+    double samples;            /* of the whole job, behind that version */
     uint64_t asked_ms;         /* when it was last probed or asked */
     uint64_t rto_ms;           /* how long to wait before asking again */
     uint64_t probe_seq;        /* number of the last probe */
@@ -58,6 +59,9 @@ struct psd_session {
     const float **gradient;    /* of the open exchange */
     uint32_t next_part;        /* of its chunks, the next to be pushed */
     uint64_t samples;
+    uint64_t weights_ms;       /* when the weights that it holds were all here */
+    uint64_t away_ms;          /* for how long this process stood still while they were awaited */
+    double compute_s;          /* that the caller has taken for its gradient, and its machine for something else */
     double round_loss;         /* of all samples of the last step, by the servers */
     double loss, norm2;        /* norm2, nonfinite: of the whole gradient, when each push is a step */
     bool nonfinite;
@@ -301,6 +305,8 @@ static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *
 {
     const uint64_t away_ms = psd_absence(&self->tick_ms, now_ms);
     char text[320];
+    if (self->phase == PSD_PHASE_EXCHANGING)
+        self->away_ms += away_ms;
     for (uint32_t s = 0; s < self->n_presences; s++) {
         presence_t *p = &self->presence[s];
         /* Those that are not members yet have no answer from the other servers; server 0 watches these. */
@@ -428,6 +434,7 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
     msg->loss = self->loss;
     msg->norm2 = self->norm2;
     msg->nonfinite = self->nonfinite;
+    msg->value = self->compute_s;
     if (g) {
         msg->n_elements = c->n;
         msg->dtype = PSD_DTYPE_F32;
@@ -458,6 +465,8 @@ int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *cons
         self->gradient[i] = gradient && samples ? gradient[i] : NULL;
     self->samples = samples;
     self->loss = loss;
+    self->compute_s = (double)((now_ms > self->weights_ms ? now_ms - self->weights_ms : 0) + self->away_ms) * 1e-3;
+    self->away_ms = 0;
     self->phase = PSD_PHASE_EXCHANGING;
     self->next_part = 0;
     check_whole_gradient(self);
@@ -666,6 +675,8 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     if (msg->version > self->server[s].version)
         self->server[s].version = msg->version;
     self->round_loss = msg->loss;
+    if (msg->value > self->server[s].samples)
+        self->server[s].samples = msg->value;
     if (payload)
         take_chunk(self, now_ms, s, msg, payload, self->data);
     else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))
@@ -675,6 +686,7 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     if (self->phase == PSD_PHASE_EXCHANGING)
         self->clock++;
     self->phase = PSD_PHASE_READY;
+    self->weights_ms = now_ms;
 }
 
 static void on_slow(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
@@ -867,10 +879,19 @@ uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; 
 
 bool psd_session_drains(const psd_session_t *self) { return self->drains; }
 
+/* Servers are a step apart where each push is one. */
+static double job_samples(const psd_session_t *self)
+{
+    double most = 0;
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        most = fmax(most, self->server[s].samples);
+    return most;
+}
+
 psd_session_position_t psd_session_position(const psd_session_t *self)
 {
     return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id, .run = self->job,
-                                     .incarnation = self->incarnation, .worker = self->worker, .round_loss = self->round_loss, .rank = self->rank,
+                                     .incarnation = self->incarnation, .worker = self->worker, .round_loss = self->round_loss, .samples = job_samples(self), .rank = self->rank,
                                      .world = self->world };
 }
 

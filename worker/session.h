@@ -109,5 +109,6 @@ typedef struct psd_session_position {
     uint64_t clock, version, view_id, incarnation, run;
     uint32_t worker, rank, world;
     double round_loss; /* mean loss of the samples of the last step */
+    double samples;    /* of the whole job, behind the weights */
 } psd_session_position_t;
 psd_session_position_t psd_session_position(const psd_session_t *self);

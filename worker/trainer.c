@@ -16,6 +16,8 @@
 #include "worker/sampler.h"
 #include "worker/trace.h"
 
+#define PSD_TRAINER_RUNNING "running" /* the outcome until there is one */
+
 enum {
     POLL_MS = 100,        /* how often a wait looks at `stop` */
     STOP_GRACE_MS = 2000, /* how long a stop waits for the open round, our part of which is sent */
@@ -47,6 +49,7 @@ typedef struct trainer {
     char optimizer[PSD_RULE_TEXT]; /* the servers' rule; "" when their settings name none */
     window_t window;
     unsigned hopeless; /* steps in a row without a finite loss */
+    uint32_t world; /* the most workers that it has seen in the view */
     bool target_met;
     bool in_rounds; /* sync.mode is bsp */
     bool told_idle; /* that this worker has no rows */
@@ -97,6 +100,7 @@ static void read_settings(trainer_t *self)
 }
 
 static int summarise(const trainer_t *self, const char *outcome, psd_err_t *err);
+static void note_start(trainer_t *self, uint64_t clock);
 
 static int join(trainer_t *self, psd_err_t *err)
 {
@@ -116,11 +120,14 @@ static int join(trainer_t *self, psd_err_t *err)
     psd_position_t at = psd_worker_position(self->worker);
     psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker, at.rank,
                  at.world, at.clock);
+    self->world = at.world;
+    self->result->steps = at.clock - 1;
+    note_start(self, at.clock);
     self->record = psd_record_new(self->config->run_dir, at.worker, self->config->metrics_also, err);
     if (self->record && self->config->trace && *self->config->trace &&
         !(self->trace = psd_trace_new(self->config->trace, err)))
         return PSD_EIO;
-    return self->record ? summarise(self, "running", err) : err ? err->code : PSD_EIO;
+    return self->record ? summarise(self, PSD_TRAINER_RUNNING, err) : err ? err->code : PSD_EIO;
 }
 
 void psd_trainer_recipe(const psd_trainer_config_t *config, char out[PSD_TRAINER_RECIPE])
@@ -296,7 +303,7 @@ static void report_progress(trainer_t *self, uint32_t rank, uint64_t now)
     if (rank || (now - self->reported_ms < PAUSE_MS && r->steps < self->last_step))
         return;
     self->reported_ms = now;
-    psd_worker_report(self->worker, "progress/epoch", r->epochs);
+    psd_worker_report(self->worker, "progress/rows", (double)self->config->train->n_rows);
     if (self->last_step != UINT64_MAX && r->rounds)
         psd_worker_report(self->worker, "progress/left_seconds",
                           (double)(now - self->begun_ms) / 1e3 / (double)r->rounds * (double)(self->last_step - r->steps));
@@ -308,6 +315,23 @@ static bool gradient_is_finite(const trainer_t *self)
         if (psd_first_nonfinite(self->params[i].grad, self->params[i].n) < self->params[i].n)
             return false;
     return true;
+}
+
+/* What an exchange that has closed leaves to note. */
+static void note_round(trainer_t *self, psd_position_t at, const psd_slice_t *slice, double loss, bool skipped)
+{
+    psd_trainer_result_t *r = self->result;
+    self->samples = self->in_rounds ? slice->samples_before + slice->n_round : psd_worker_job_samples(self->worker);
+    self->world = at.world > self->world ? at.world : self->world;
+    r->steps = at.clock;
+    r->epochs = (double)self->samples / (double)self->config->train->n_rows;
+    r->rounds++;
+    r->skipped += skipped;
+    self->window.skipped += skipped;
+    note_loss(self, loss, slice->n);
+    psd_order_add(self->order, self->config->train, slice->rows, slice->n);
+    if (at.clock % self->config->metrics_every == 0)
+        write_metrics(self);
 }
 
 /* One round: gradient, exchange, and what it leaves to note. */
@@ -329,22 +353,14 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
     const bool is_bad = !self->in_rounds && slice.n && !gradient_is_finite(self);
     int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
     rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
+    if (rc == PSD_EDIVERGED && (self->in_rounds || is_bad))
+        note_round(self, at, &slice, loss, true); /* it was the last that the job could bear */
     if (rc || psd_worker_position(self->worker).clock != at.clock + 1)
         return rc; /* or the job has gone back, and this round will be made again */
     if (self->trace && (rc = psd_trace_step(self->trace, at.clock, at.world, self->params, self->n, err)) != 0)
         return rc;
-    self->samples = slice.samples_before + slice.n_round;
-    self->result->steps = at.clock;
-    self->result->epochs = (double)self->samples / (double)self->config->train->n_rows;
-    self->result->rounds++;
-    const bool skipped = self->in_rounds ? psd_worker_position(self->worker).version == at.version : is_bad;
-    self->result->skipped += skipped;
-    self->window.skipped += skipped;
-    note_loss(self, loss, slice.n);
-    psd_order_add(self->order, self->config->train, slice.rows, slice.n);
-    if (at.clock % self->config->metrics_every == 0)
-        write_metrics(self);
-    if (at.clock == self->last_step || evaluation_is_due(self, slice.samples_before, self->samples))
+    note_round(self, at, &slice, loss, self->in_rounds ? psd_worker_position(self->worker).version == at.version : is_bad);
+    if (at.clock == self->last_step || evaluation_is_due(self, slice.samples_before, slice.samples_before + slice.n_round))
         rc = evaluate(self, err);
     show(self);
     report_progress(self, at.rank, now_ms(CLOCK_MONOTONIC));
@@ -391,7 +407,6 @@ static int loop(trainer_t *self, psd_err_t *err)
     self->last_step = choose_last_step(self);
     int rc = PSD_OK;
     psd_position_t at = psd_worker_position(self->worker);
-    note_start(self, at.clock);
     self->result->steps = at.clock - 1;
     for (; !rc && at.clock <= self->last_step && !self->target_met; at = psd_worker_position(self->worker)) {
         if (told_to_stop(self))
@@ -465,6 +480,7 @@ static char *summary_text(const trainer_t *self, const char *outcome)
     const psd_position_t at = psd_worker_position(self->worker);
     const char *settings = psd_worker_settings(self->worker), *job = self->config->server.job;
     char order[PSD_SHA256_TEXT];
+    const double ended_ts = strcmp(outcome, PSD_TRAINER_RUNNING) ? (double)now_ms(CLOCK_REALTIME) / 1e3 : NAN;
     const struct {
         const char *key;
         json_t *value;
@@ -475,7 +491,7 @@ static char *summary_text(const trainer_t *self, const char *outcome)
         { "run", json_sprintf("%016" PRIx64, at.run) },
         { "worker", count(at.worker) },
         { "rank", count(at.rank) },
-        { "world", count(at.world) },
+        { "world", count(self->world) },
         { "steps", count(r->steps) },
         { "rounds", count(r->rounds) },
         { "skipped", count(r->skipped) },
@@ -483,6 +499,7 @@ static char *summary_text(const trainer_t *self, const char *outcome)
         { "samples", count(r->samples) },
         { "job_samples", count(self->samples) },
         { "begun_ts", real_or_null(self->begun_ts) },
+        { "ended_ts", real_or_null(ended_ts) },
         { "wall_time_s", real_or_null(r->seconds) },
         { "samples_per_s", real_or_null(r->seconds > 0 ? (double)r->samples / r->seconds : NAN) },
         { "last_loss", real_or_null(r->last_loss) },
@@ -532,12 +549,32 @@ static int leave(trainer_t *self, bool finished)
     }
 }
 
+/* Take leave. A worker that diverged or missed its target has nothing more to do, so it too is finished. What has become of
+ * `rc`. */
+static int part(trainer_t *self, int rc, psd_err_t *err)
+{
+    const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;
+    if (!finished && rc != PSD_ESTOPPED && rc != PSD_EDRAINED)
+        return rc;
+    const int left = leave(self, finished);
+    if (rc != PSD_OK)
+        return rc;
+    if (left == PSD_W_EAGAIN)
+        return PSD_EAGAIN;
+    if (left == PSD_W_ETIMEOUT && told_to_stop(self))
+        return psd_err_set(err, PSD_ESTOPPED, "stopped after the last step, before the last weights were safe");
+    if (left == PSD_W_EFENCED) /* nobody knows that the work is done: a new life will say so */
+        return failed(self, left, "cannot leave", err);
+    return PSD_OK;
+}
+
 /* After the loop, however it ended: the weights, the summary, and goodbye. The first failure is the one to
  * tell. */
 static int finish(trainer_t *self, int rc, psd_err_t *err)
 {
     psd_err_t late = { 0 };
     self->result->run = psd_worker_position(self->worker).run;
+    self->result->rank = psd_worker_position(self->worker).rank;
     self->result->seconds = (double)(now_ms(CLOCK_MONOTONIC) - self->begun_ms) / 1e3;
     if (self->window.steps)
         write_metrics(self);
@@ -549,19 +586,12 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
     if (rc == PSD_OK && late_rc == PSD_EAGAIN)
         return PSD_EAGAIN; /* a server was lost at the very end: the last rounds are made again */
     const int end = rc ? rc : late_rc;
-    int summary_rc = summarise(self, end ? psd_err_text(end) : "done", late_rc ? NULL : &late);
+    const int summary_rc = summarise(self, end ? psd_err_text(end) : "done", late_rc ? NULL : &late);
     late_rc = late_rc ? late_rc : summary_rc;
-    /* A worker that diverged or missed its target has nothing more to do, so it too is finished. */
-    const bool finished = rc == PSD_OK || rc == PSD_EDIVERGED;
-    if (finished || rc == PSD_ESTOPPED || rc == PSD_EDRAINED) {
-        int left = leave(self, finished);
-        if (left == PSD_W_EAGAIN && rc == PSD_OK)
-            return PSD_EAGAIN;
-        if (left == PSD_W_ETIMEOUT && rc == PSD_OK && told_to_stop(self))
-            return psd_err_set(err, PSD_ESTOPPED, "stopped after the last step, before the last weights were safe");
-        if (left == PSD_W_EFENCED && rc == PSD_OK) /* nobody knows that the work is done: a new life will say so */
-            return failed(self, left, "cannot leave", err);
-    }
+    const int before = rc;
+    rc = part(self, rc, err);
+    if (rc != before) /* it is not done after all */
+        summarise(self, rc == PSD_EAGAIN ? PSD_TRAINER_RUNNING : psd_err_text(rc), NULL);
     if (!rc && late_rc)
         return psd_err_set(err, late_rc, "%s", late.text);
     return rc;

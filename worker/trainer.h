@@ -46,6 +46,7 @@ typedef struct psd_trainer_config {
 /* How it went. */
 typedef struct psd_trainer_result {
     uint64_t run;                      /* of the job, in which it ended */
+    uint32_t rank;                     /* at the end: 0 keeps the model */
     uint64_t steps;                    /* the clock's last step */
     uint64_t rounds;                   /* exchanges that this worker made */
     uint64_t skipped; /* of them, those that made no step: for Inf or NaN in gradients, of anybody in bsp, of this worker in asp */

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "deploy/psdctl/summary.h"
+
 enum { LAST_SHARE = 10 /* the final loss is that of one in so many steps, the last ones */ };
 
 /* What the lines of all workers' metrics add up to, by step. */
@@ -91,7 +93,7 @@ static int note_hashes(psd_outcome_t *self, const json_t *summary, unsigned work
     return note_order(self, text_of(summary, "sha256_order"), err);
 }
 
-/* What the first worker, who looks at the test set, says of the whole job. */
+/* What the run's summary says of the whole job. */
 static void note_job(psd_outcome_t *self, const json_t *summary, tally_t *tally)
 {
     self->steps = tally->steps = (uint64_t)json_integer_value(json_object_get(summary, "steps"));
@@ -117,9 +119,13 @@ static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n
 {
     char path[PATH_MAX], unfinished[200] = "";
     int rc = PSD_OK;
+    psd_summary_path(path, directory, 0);
+    json_t *job = json_load_file(path, 0, NULL);
+    if (job)
+        note_job(self, job, tally);
+    json_decref(job);
     for (unsigned worker = 0; !rc && worker < n_workers; worker++) {
-        name_file(path, directory, "summary", worker, "json");
-        json_t *summary = json_load_file(path, 0, NULL);
+        json_t *summary = psd_summary_of(directory, worker);
         if (!summary)
             return psd_err_set(err, PSD_EDATA, "worker %u left no summary", worker);
         if (!strcmp(text_of(summary, "outcome"), psd_err_text(PSD_EDIVERGED)))
@@ -127,8 +133,6 @@ static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n
         else if (strcmp(text_of(summary, "outcome"), "done") != 0)
             snprintf(unfinished, sizeof unfinished, "worker %u ended with: %.100s", worker,
                      text_of(summary, "outcome"));
-        if (!worker)
-            note_job(self, summary, tally);
         rc = note_hashes(self, summary, worker, err);
         json_decref(summary);
     }

@@ -26,6 +26,7 @@
 #include "deploy/psdctl/plan.h"
 #include "deploy/psdctl/rundir.h"
 #include "deploy/psdctl/restarts.h"
+#include "deploy/psdctl/summary.h"
 #include "deploy/psdctl/verb.h"
 
 enum {
@@ -52,6 +53,8 @@ typedef struct post {
     unsigned starts;
     psd_restarts_t restarts;
     char first_end[640]; /* why it was started again for the first time */
+    char line[512];      /* of a worker: what it printed last */
+    double begun_ts;     /* of a worker: when its first life began to train, if there was another after it */
 } post_t;
 
 /* How far stopping has come; each stage follows when its time is over or nobody is left to wait for. */
@@ -362,6 +365,14 @@ static bool ended_too_early(run_t *run, const post_t *post)
            (psd_child_is_here(&first->child) || is_waiting(first));
 }
 
+/* What it has left is about to be written anew. */
+static void forget_life(run_t *run, post_t *post)
+{
+    if (!post->child.is_server && !(post->begun_ts > 0))
+        post->begun_ts = psd_summary_begun(run->plan.directory, post->child.index);
+    post->line[0] = '\0';
+}
+
 /* Have it started again, if that is possible; false when its end is for good. */
 static bool come_back(run_t *run, post_t *post)
 {
@@ -376,6 +387,7 @@ static bool come_back(run_t *run, post_t *post)
     if (!*post->first_end)
         snprintf(post->first_end, sizeof post->first_end, "%s", end);
     post->run = 0;
+    forget_life(run, post);
     say(run, "run.restart role=\"%s\" ended=\"%s\" left=%" PRId64, post->child.role, end,
         psd_restarts_left(&post->restarts, run->restarts, uv_now(&run->loop)));
     start_again(run, post);
@@ -508,8 +520,8 @@ static void on_said(psd_child_t *child, bool on_stderr, const char *line)
         on_hello(run, (post_t *)child, line + sizeof PSD_AGENT_HELLO - 1);
     else if (child->is_server && strncmp(line, "psd ready ", 10) == 0)
         on_ready(run, (post_t *)child, line);
-    else if (!child->is_server)
-        sscanf(line, "%*s run=%llx", &((post_t *)child)->run);
+    else if (!child->is_server && sscanf(line, "%*s run=%llx", &((post_t *)child)->run) == 1)
+        snprintf(((post_t *)child)->line, sizeof((post_t *)child)->line, "%s", line);
 }
 
 int psd_ctl_child(int argc, char **argv)
@@ -537,6 +549,19 @@ static void print_value(const char *key, const json_t *value)
         printf("  %-13s %.6g\n", key, json_real_value(value));
 }
 
+/* On the host of a worker that ended well, as far as one can see from here. */
+static void print_far_summary(const run_t *run)
+{
+    const post_t *post = &run->post[run->plan.n_servers];
+    char file[PATH_MAX];
+    for (unsigned i = run->plan.n_servers; i < n_posts(run); i++)
+        if (strncmp(run->post[i].line, "done ", 5) == 0 && (strncmp(post->line, "done ", 5) != 0 || strstr(run->post[i].line, " rank=0")))
+            post = &run->post[i];
+    psd_summary_path(file, run->plan.directory, post->child.index);
+    if (post->is_met)
+        printf("  %-13s %s:%s%s%s\n", "summary", post->host->target, *file == '/' ? "" : run->plan.here, *file == '/' ? "" : "/", file);
+}
+
 /* What people want to know first: how well it does, how long it took, where it is. */
 static void print_first(const run_t *run, const json_t *summary)
 {
@@ -549,9 +574,8 @@ static void print_first(const run_t *run, const json_t *summary)
         printf("  %-13s %.6g\n", "loss", json_real_value(loss));
     if (json_is_real(seconds))
         printf("  %-13s %.3f s\n", "time", json_real_value(seconds));
-    if (run->plan.hosts.n && !summary && run->post[run->plan.n_servers].is_met)
-        printf("  %-13s %s:%s%s%s\n", "summary", run->post[run->plan.n_servers].host->target, *run->plan.directory == '/' ? "" : run->plan.here,
-               *run->plan.directory == '/' ? "" : "/", run->plan.directory);
+    if (run->plan.hosts.n && !summary)
+        print_far_summary(run);
     printf("  %-13s %s\n", "kept in", run->plan.directory);
 }
 
@@ -562,20 +586,22 @@ static const char *outcome_of(const run_t *run)
                                                           : "failed";
 }
 
-/* The first worker's summary, as far as it got; what stands above it, and what is for programs, is left out. */
-static void print_summary(const run_t *run)
+/* The run's summary; what stands above it, and what is for programs, is left out. */
+static void print_summary(const run_t *run, const json_t *summary, int worker)
 {
-    static const char *const hidden[] = { "schema",         "job",          "worker",   "rank",        "settings",
+    static const char *const hidden[] = { "schema",         "job",          "worker",   "rank",        "settings",  "ended_ts", "lives",
                                           "sha256_initial", "sha256_order", "begun_ts", "wall_time_s", "metric",
                                           "last_metric",    "best_metric",  "test_rows", "chance_metric" };
-    char path[PATH_MAX];
     const char *key;
     json_t *value;
-    snprintf(path, sizeof path, "%s/summary.json", run->plan.directory);
-    json_t *summary = json_load_file(path, 0, NULL);
     printf("%s: %s\n", psd_options_string(run->options, "job"), outcome_of(run));
     print_first(run, summary);
-    json_object_foreach(summary, key, value)
+    if (worker > 0)
+        printf("  %-13s %d, whose summary this is\n", "worker", worker);
+    if (json_object_get(summary, "lives"))
+        printf("  %-13s %" JSON_INTEGER_FORMAT ", of worker %d; what it counted is of the last\n", "lives",
+               json_integer_value(json_object_get(summary, "lives")), worker);
+    json_object_foreach((json_t *)(uintptr_t)summary, key, value)
     {
         bool hide = false;
         for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
@@ -583,7 +609,28 @@ static void print_summary(const run_t *run)
         if (!hide)
             print_value(key, value);
     }
-    json_decref(summary);
+}
+
+/* Nobody writes any more: what the workers have left becomes one summary. NULL: nobody has left one. */
+static json_t *settle(run_t *run, int *worker)
+{
+    psd_worker_end_t *end = calloc(run->plan.n_workers, sizeof *end);
+    psd_err_t err = { 0 };
+    *worker = -1;
+    for (unsigned i = 0; end && i < run->plan.n_workers; i++) {
+        const post_t *post = &run->post[run->plan.n_servers + i];
+        end[i] = (psd_worker_end_t){ .outcome = psd_summary_outcome((int)post->child.code, post->child.signal),
+                                     .line = post->line,
+                                     .lives = post->starts,
+                                     .begun_ts = post->begun_ts };
+    }
+    json_t *summary = end ? psd_summary_settle(run->plan.directory, run->rundir.begun_ts, end, run->plan.n_workers, worker, &err) : NULL;
+    free(end);
+    if (err.code) {
+        say(run, "psdctl: %s", err.text);
+        run->code = run->code ? run->code : psd_err_exit_code(PSD_EIO);
+    }
+    return summary;
 }
 
 static void ignore_close(uv_handle_t *handle) { (void)handle; }
@@ -684,8 +731,11 @@ static int drive(run_t *run)
     uv_loop_close(&run->loop);
     psd_live_end(run->live, uv_hrtime() / 1000000);
     miss_model(run, &model);
+    int worker;
+    json_t *summary = settle(run, &worker);
     end_directory(run);
-    print_summary(run);
+    print_summary(run, summary, worker);
+    json_decref(summary);
     return run->code;
 }
 

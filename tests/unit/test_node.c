@@ -165,6 +165,7 @@ Test(node, a_push_is_one_step_and_its_answer_is_the_weights, .init = setup, .fin
     push(1, ones);
     cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
     cr_assert_eq(answer(PSD_MSG_WEIGHTS)->version, 1);
+    cr_assert_eq(answer(PSD_MSG_WEIGHTS)->value, 8, "samples of the job");
     cr_assert_eq(weight(1), 1.0f); /* 2 - 1 * 1 */
 }
 
@@ -614,6 +615,8 @@ Test(node, a_stale_push_is_dropped_and_answered_with_fresh_weights, .init = setu
     cr_assert_eq(weight(0), -1.0f);
     push(3, ones); /* base_version 0, the shard is at 2: staleness 2, at most 1 is allowed */
     cr_assert_eq(weight(0), -1.0f);
+    cr_assert_eq(answer(PSD_MSG_WEIGHTS)->value, 16, "its samples have made no step");
+    cr_assert_eq(psd_engine_samples(psd_node_engine(node)), 16);
     cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
     cr_assert_eq(refused(PSD_REFUSAL_STALE), 1);
 }

@@ -27,9 +27,9 @@ static uint64_t play_round(uint64_t start, const uint64_t *compute_ms, uint32_t 
     for (uint64_t t = start; t < start + 1000; t++)
         for (uint32_t w = 0; w < n; w++) {
             if (t == start + compute_ms[w])
-                psd_pace_chunk(pace, w, MS(t));
+                psd_pace_chunk(pace, w, (double)compute_ms[w] * 1e-3, MS(t));
             if (t == start + compute_ms[w] + 2)
-                psd_pace_complete(pace, w, 10, MS(last = t));
+                psd_pace_complete(pace, w, 10, (double)compute_ms[w] * 1e-3, MS(last = t));
         }
     psd_pace_close(pace, MS(last));
     for (uint32_t w = 0; w < n; w++)
@@ -78,8 +78,8 @@ Test(pace, who_has_become_fast_is_forgotten_and_who_stalls_now_is_seen_at_once)
     cr_expect_lt(facts(1, end).awaited, 0.01);
 
     /* Worker 1 pushes, worker 0 does not. */
-    psd_pace_chunk(pace, 1, MS(end + 10));
-    psd_pace_complete(pace, 1, 10, MS(end + 12));
+    psd_pace_chunk(pace, 1, 0.010, MS(end + 10));
+    psd_pace_complete(pace, 1, 10, 0.010, MS(end + 12));
     cr_expect_float_eq(facts(0, end + 512).awaiting_s, 0.5, 1e-9);
     cr_expect_eq(facts(1, end + 512).awaiting_s, 0);
     cr_expect_gt(facts(0, end + 10012).awaited, 0.6); /* 1 - 1/e */
@@ -96,8 +96,8 @@ Test(pace, nobody_is_awaited_where_one_works_alone_or_nobody_has_pushed)
 Test(pace, a_round_has_its_time_and_its_barriers)
 {
     play(1000, (const uint64_t[]){ 10, 40 }, 2, 2);
-    psd_pace_complete(pace, 0, 1, MS(1100));
-    psd_pace_complete(pace, 1, 1, MS(1130));
+    psd_pace_complete(pace, 0, 1, 0.01, MS(1100));
+    psd_pace_complete(pace, 1, 1, 0.01, MS(1130));
     psd_pace_round_t round = psd_pace_close(pace, MS(1135));
     cr_expect_float_eq(round.duration_s, (1135 - (1000 + 43 + 42)) * 1e-3, 1e-9);
     cr_expect_float_eq(round.barrier_s, 0.030, 1e-9);
@@ -116,8 +116,8 @@ Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
     psd_pace_answer(pace, 0, MS(t));
     for (int i = 0; i < 1000;
          i++, t += 20) { /* 14 ms of computing, 1 of sending, 5 in the queue and the step */
-        psd_pace_chunk(pace, 0, MS(t + 14));
-        psd_pace_complete(pace, 0, 4, MS(t + 15));
+        psd_pace_chunk(pace, 0, 0.014, MS(t + 14));
+        psd_pace_complete(pace, 0, 4, 0.014, MS(t + 15));
         psd_pace_close(pace, MS(t + 15));
         psd_pace_answer(pace, 0, MS(t + 20));
     }
@@ -127,6 +127,61 @@ Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
     cr_expect_eq(f.awaited, 0);
     psd_pace_destroy(&pace);
     pace = bsp;
+}
+
+Test(pace, weights_on_their_way_are_no_computing)
+{
+    /* Worker 1 is behind a slow link: its weights take 400 ms to reach it, its push 30; it computes for 1 ms, as worker 0 does. */
+    uint64_t t = 1000;
+    for (uint32_t w = 0; w < 2; w++)
+        psd_pace_answer(pace, w, MS(t));
+    cr_expect_eq(facts(1, t + 200).share[PSD_PHASE_COMPUTING], 0, "nobody knows yet that it computes");
+    for (int i = 0; i < 200; i++, t += 432) {
+        psd_pace_answer(pace, 1, MS(t + 1)); /* chunk by chunk */
+        psd_pace_complete(pace, 0, 10, 0.001, MS(t + 2));
+        psd_pace_chunk(pace, 1, 0.001, MS(t + 401));
+        psd_pace_complete(pace, 1, 10, 0.001, MS(t + 431));
+        psd_pace_close(pace, MS(t + 431));
+        psd_pace_answer(pace, 0, MS(t + 432));
+        psd_pace_answer(pace, 1, MS(t + 432));
+    }
+    cr_expect_float_eq(facts(1, t).compute_s, 0.001, 1e-4);
+    cr_expect_float_eq(facts(1, t).serve_s, 0.401, 1e-2);
+    cr_expect_float_eq(facts(1, t).send_s, 0.030, 1e-3);
+    cr_expect_float_eq(facts(0, t).compute_s, 0.001, 1e-4);
+    const double before = facts(1, t).compute_s;
+    cr_expect_float_eq(facts(1, t + 300).compute_s, before, 1e-4, "on their way, as long as the last time");
+    cr_expect_gt(facts(1, t + 1400).compute_s, before, "and then it computes");
+}
+
+Test(pace, what_a_worker_says_of_its_computing_is_not_believed_beyond_the_time_there_was)
+{
+    const double said[] = { 1e9, -1, NAN, INFINITY };
+    for (uint32_t w = 0; w < 4; w++) {
+        psd_pace_answer(pace, w, MS(1000));
+        psd_pace_complete(pace, w, 1, said[w], MS(1010));
+        cr_expect_float_eq(facts(w, 1010).compute_s, said[w] > 0 ? 0.010 : 0, 1e-4, "%g", said[w]);
+        cr_expect(isfinite(facts(w, 1020).serve_s));
+    }
+}
+
+Test(pace, who_takes_a_place_has_not_been_awaited_before)
+{
+    uint64_t end = play(1000, (const uint64_t[]){ 10, 20 }, 2, 100);
+    psd_pace_complete(pace, 1, 10, 0.020, MS(end + 20));
+    cr_expect_gt(facts(0, end + 30020).awaited, 0.9, "the one before was");
+    psd_pace_forget(pace, 0, MS(end + 30020));
+    psd_pace_facts_t f;
+    cr_expect_not(psd_pace_facts(pace, 0, MS(end + 30020), &f));
+    psd_pace_answer(pace, 0, MS(end + 30020));
+    cr_expect_float_eq(facts(0, end + 30025).awaiting_s, 0.005, 1e-9);
+    psd_pace_complete(pace, 0, 10, 0.019, MS(end + 30040));
+    psd_pace_close(pace, MS(end + 30040));
+    cr_expect_float_eq(facts(0, end + 30040).compute_s, 0.019, 1e-3);
+    psd_pace_answer(pace, 0, MS(end + 30041));
+    psd_pace_answer(pace, 1, MS(end + 30041));
+    end = play(end + 30041, (const uint64_t[]){ 20, 20 }, 2, 30);
+    cr_expect_lt(facts(0, end).awaited, 0.1);
 }
 
 Test(pace, of_whom_nothing_was_heard_there_are_no_facts)

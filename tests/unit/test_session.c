@@ -233,3 +233,37 @@ Test(session, nothing_is_sent_again_before_a_probes_answer_says_that_it_is_lost,
     cr_assert_null(sent(PSD_MSG_PROBE), "nothing is awaited");
     weights[0] = 1, weights[1] = 2;
 }
+
+Test(session, a_push_says_how_long_its_gradient_has_taken_since_the_weights_were_here, .init = setup, .fini = teardown)
+{
+    pass(70);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_assert_not_null(sent(PSD_MSG_PUSH));
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.070, 1e-9);
+    pass(5000); /* the weights are a long time on their way */
+    send_weights(RUN, 5, 1, 2);
+    pass(3);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.003, 1e-9);
+}
+
+Test(session, the_jobs_samples_come_with_the_weights_and_go_with_the_run, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    cr_assert_eq(psd_session_position(session).samples, 0);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    msg.clock = 5;
+    msg.parts = msg.world = 1;
+    msg.value = 640;
+    say(&msg, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(psd_session_position(session).samples, 640);
+    refuse_run();
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    pass(50);
+    cr_expect_eq(psd_session_position(session).samples, 0);
+}

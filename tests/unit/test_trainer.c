@@ -26,6 +26,10 @@ static struct {
     bool frozen; /* gradients are taken and the weights stay */
     psd_position_t position;
     double round_loss; /* what it says of the last step */
+    uint64_t job_samples; /* and of all */
+    bool in_asp;
+    uint64_t hopeless_at;      /* clock whose exchange fails the job; 0: none */
+    uint64_t world_shrinks_at; /* clock after which one worker is left; 0: none */
     int connect_rc, exchange_rc, leave_rc; /* what these calls return */
     int waits_before_ready;      /* timeouts of each wait before it succeeds */
     uint64_t stop_at, poison_at; /* clocks at which `stop` is set, and the weights become NaN */
@@ -70,6 +74,8 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
 
 double psd_worker_round_loss(const psd_worker_t *self) { return (void)self, server.round_loss; }
 
+uint64_t psd_worker_job_samples(const psd_worker_t *self) { return (void)self, server.job_samples; }
+
 psd_position_t psd_worker_position(const psd_worker_t *self)
 {
     (void)self;
@@ -80,7 +86,7 @@ const char *psd_worker_settings(const psd_worker_t *self)
 {
     static char text[PSD_RULE_TEXT + 64], rule[PSD_RULE_TEXT];
     (void)self;
-    snprintf(text, sizeof text, "mode=bsp optimizer=%s servers=1", psd_rule_print(&server.rule, rule));
+    snprintf(text, sizeof text, "mode=%s optimizer=%s servers=1", server.in_asp ? "asp" : "bsp", psd_rule_print(&server.rule, rule));
     return text;
 }
 
@@ -111,6 +117,10 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
     cr_assert_eq(ticket, server.exchanges);
     if (server.waits++ < server.waits_before_ready)
         return PSD_W_ETIMEOUT;
+    if (server.position.clock == server.hopeless_at)
+        return PSD_EDIVERGED;
+    if (server.position.clock == server.world_shrinks_at)
+        server.position.world = 1;
     server.position.clock++;
     server.position.version++;
     return 0;
@@ -594,5 +604,54 @@ Test(trainer, who_comes_later_says_nothing_of_the_start)
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
     json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
     cr_expect(json_is_null(json_object_get(summary, "sha256_initial")));
+    json_decref(summary);
+}
+
+Test(trainer, the_round_that_the_job_could_not_bear_is_counted)
+{
+    server.hopeless_at = 7;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
+    cr_expect_eq(result.rounds, 7);
+    cr_expect_eq(result.steps, 7);
+    cr_expect_eq(result.skipped, 1);
+    json_t *skipped = lines_with("metrics.jsonl", "train/skipped");
+    cr_expect_eq(json_array_size(skipped), 1);
+    json_decref(skipped);
+    server.position.clock = 1;
+    server.in_asp = true; /* where it was another worker's push, it is no round of this one */
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
+    cr_expect_eq(result.skipped, 0);
+    cr_expect_eq(result.rounds, 6);
+}
+
+Test(trainer, in_asp_the_jobs_samples_are_those_that_the_servers_count)
+{
+    server.in_asp = true;
+    server.job_samples = 7 * ROWS;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_expect_eq(number(summary, "samples"), 3 * ROWS);
+    cr_expect_eq(number(summary, "job_samples"), 7 * ROWS);
+    cr_expect_eq(number(summary, "epochs"), 7);
+    json_decref(summary);
+}
+
+Test(trainer, the_summary_has_the_most_workers_that_were_there)
+{
+    server.position.world = 3;
+    server.world_shrinks_at = 5;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_expect_eq(number(summary, "world"), 3);
+    cr_expect_geq(number(summary, "ended_ts"), number(summary, "begun_ts"));
+    json_decref(summary);
+}
+
+Test(trainer, who_could_not_take_leave_is_not_done)
+{
+    server.leave_rc = PSD_W_EFENCED;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EFENCED);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "outcome")), psd_err_text(PSD_EFENCED));
     json_decref(summary);
 }

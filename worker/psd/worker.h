@@ -104,6 +104,10 @@ psd_position_t psd_worker_position(const psd_worker_t *self);
  * exchange has closed. 0 before the first. */
 double psd_worker_round_loss(const psd_worker_t *self);
 
+/* The samples that all workers of the job have put into the weights now held, since the job's first step: those of gradients
+ * that made no step do not count. */
+uint64_t psd_worker_job_samples(const psd_worker_t *self);
+
 /* The servers' settings as text, "mode=bsp optimizer=adam(lr=0.001, ...) servers=2"; valid until close. */
 const char *psd_worker_settings(const psd_worker_t *self);
 

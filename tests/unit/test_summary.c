@@ -1,0 +1,182 @@
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "deploy/psdctl/place.h"
+#include "deploy/psdctl/summary.h"
+
+/* What the workers of a run have left is written here by hand. */
+
+static char directory[64];
+static psd_err_t err;
+static psd_worker_end_t end[3];
+static int worker;
+static json_t *summary;
+
+static void write_file(const char *name, const char *text)
+{
+    char path[200];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "w");
+    cr_assert_not_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void leave(const char *name, const char *outcome, unsigned id, unsigned rank, unsigned steps, double begun_ts, double ended_ts)
+{
+    char text[512];
+    snprintf(text, sizeof text,
+             "{\"outcome\": \"%s\", \"worker\": %u, \"rank\": %u, \"steps\": %u, \"rounds\": %u, \"epochs\": %g, \"samples\": %u, "
+             "\"job_samples\": %u, \"begun_ts\": %g, \"ended_ts\": %g, \"wall_time_s\": %g}",
+             outcome, id, rank, steps, steps, steps / 10., steps * 5, steps * 10, begun_ts, ended_ts, ended_ts - begun_ts);
+    write_file(name, text);
+}
+
+static void setup(void)
+{
+    snprintf(directory, sizeof directory, "/tmp/psd-test-XXXXXX");
+    cr_assert_not_null(mkdtemp(directory));
+    for (int i = 0; i < 3; i++)
+        end[i] = (psd_worker_end_t){ .outcome = "done", .line = "", .lives = 1 };
+}
+
+static void teardown(void)
+{
+    json_decref(summary);
+    cr_assert_eq(psd_place_remove(directory, &err), PSD_OK);
+}
+
+TestSuite(summary, .init = setup, .fini = teardown, .timeout = 600);
+
+static void settle(unsigned n)
+{
+    json_decref(summary);
+    summary = psd_summary_settle(directory, 100, end, n, &worker, &err);
+    cr_assert_eq(err.code, PSD_OK, "%s", err.text);
+}
+
+/* A number of the run's summary; of the file, and of what is returned. */
+static double number(const char *key)
+{
+    char path[PATH_MAX];
+    psd_summary_path(path, directory, 0);
+    json_t *file = json_load_file(path, 0, NULL);
+    cr_assert(json_equal(file, summary), "summary.json is not what is shown");
+    json_decref(file);
+    const json_t *value = json_object_get(summary, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static void expect_own(unsigned id, const char *outcome, double steps)
+{
+    json_t *own = psd_summary_of(directory, id);
+    cr_expect_str_eq(json_string_value(json_object_get(own, "outcome")), outcome);
+    cr_expect_eq(json_number_value(json_object_get(own, "worker")), id);
+    cr_expect_eq(json_number_value(json_object_get(own, "steps")), steps);
+    json_decref(own);
+}
+
+Test(summary, of_two_that_are_done_it_is_that_of_rank_0)
+{
+    leave("summary.json", "done", 0, 0, 50, 200, 250);
+    leave("summary-1.json", "done", 1, 1, 50, 200, 251);
+    settle(2);
+    cr_expect_eq(worker, 0);
+    cr_expect_eq(number("worker"), 0);
+    cr_expect_eq(number("wall_time_s"), 50);
+    expect_own(1, "done", 50);
+}
+
+Test(summary, of_a_worker_that_was_killed_the_run_has_another_and_its_own_says_so)
+{
+    leave("summary.json", "running", 0, 0, 0, 200, 200);
+    leave("summary-1.json", "done", 1, 0, 50, 200, 250);
+    write_file("metrics.jsonl", "{\"ts\": 90, \"step\": 7000}\n" /* of an earlier run */
+                                "{\"ts\": 210, \"step\": 12, \"epoch\": 1.2, \"samples\": 120, \"train/loss\": 0.5}\n"
+                                "{\"ts\": 211, \"step\": 12, \"epoch\": 1.2, \"samples\": 120, \"val/loss\": 0.7}\n");
+    end[0].outcome = psd_summary_outcome(0, 9);
+    settle(2);
+    cr_expect_eq(worker, 1);
+    cr_expect_eq(number("steps"), 50);
+    cr_expect_eq(number("worker"), 1);
+    expect_own(0, "killed", 12);
+    json_t *own = psd_summary_of(directory, 0);
+    cr_expect_eq(json_number_value(json_object_get(own, "last_loss")), 0.5);
+    cr_expect_eq(json_number_value(json_object_get(own, "job_samples")), 120);
+    cr_expect(json_is_null(json_object_get(own, "rounds")), "nobody knows");
+    json_decref(own);
+}
+
+Test(summary, a_worker_that_was_given_up_is_not_the_one_to_be_shown)
+{
+    leave("summary.json", "given up by the servers, or replaced", 0, 0, 20, 200, 210);
+    leave("summary-1.json", "done", 1, 0, 50, 200, 250);
+    settle(2);
+    cr_expect_eq(number("worker"), 1);
+    expect_own(0, "given up by the servers, or replaced", 20);
+}
+
+Test(summary, where_workers_end_one_after_another_it_is_that_of_the_last_to_save)
+{
+    leave("summary.json", "done", 0, 0, 50, 200, 240);
+    leave("summary-1.json", "done", 1, 0, 90, 200, 260);
+    leave("summary-2.json", "done", 2, 1, 95, 200, 270); /* it saw nobody leave */
+    settle(3);
+    cr_expect_eq(number("worker"), 1);
+    cr_expect_eq(number("steps"), 90);
+    cr_expect_eq(number("job_samples"), 950, "those of the job, whoever counted them last");
+    cr_expect_eq(number("epochs"), 9.5);
+    expect_own(0, "done", 50);
+}
+
+Test(summary, when_nobody_is_done_what_is_known_is_told_and_no_more)
+{
+    leave("summary.json", "running", 0, 0, 0, 200, 200);
+    leave("summary-1.json", "running", 1, 1, 0, 200, 200);
+    end[0].outcome = end[1].outcome = psd_summary_outcome(74, 0);
+    end[0].line = "failed run=00000000000000ab steps=40 epochs=4.5 samples=333 seconds=7.25";
+    settle(2);
+    cr_expect_eq(worker, 0);
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "outcome")), "input or output failed");
+    cr_expect_eq(number("steps"), 40);
+    cr_expect_eq(number("samples"), 333);
+    cr_expect_eq(number("wall_time_s"), 7.25);
+    cr_expect(isnan(number("rounds")));
+    expect_own(1, "input or output failed", 0);
+    cr_expect_eq(json_number_value(json_object_get(summary, "epochs")), 4.5);
+}
+
+Test(summary, the_time_of_several_lives_is_that_from_the_first)
+{
+    leave("summary.json", "done", 0, 0, 50, 230, 250);
+    leave("summary-1.json", "done", 1, 1, 50, 200, 250);
+    end[0].lives = 2;
+    end[0].begun_ts = 200;
+    settle(2);
+    cr_expect_eq(number("wall_time_s"), 50);
+    cr_expect_eq(number("begun_ts"), 200);
+    cr_expect_eq(number("lives"), 2);
+}
+
+Test(summary, without_any_there_is_none)
+{
+    settle(2);
+    cr_expect_null(summary);
+    cr_expect_eq(worker, -1);
+    leave("summary-1.json", "running", 1, 1, 3, 200, 200);
+    end[1].outcome = "killed";
+    settle(2);
+    cr_expect_eq(worker, 1, "one that was there is better than nothing");
+}
+
+Test(summary, exits_have_the_words_of_the_workers_own_summaries)
+{
+    cr_expect_str_eq(psd_summary_outcome(0, 0), "done");
+    cr_expect_str_eq(psd_summary_outcome(65, 0), "bad data");
+    cr_expect_str_eq(psd_summary_outcome(69, 0), "peer unavailable");
+    cr_expect_str_eq(psd_summary_outcome(75, 0), "stopped before finishing");
+    cr_expect_str_eq(psd_summary_outcome(0, 9), "killed");
+}
