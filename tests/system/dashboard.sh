@@ -59,6 +59,9 @@ now=$(sed -n 's/^  "now": \([0-9]*\.[0-9]*\),$/\1/p' "$dir/status")
 awk -v now="$now" -v before="$before" -v after="$(date +%s.%N)" 'BEGIN { exit !(now > before - 3 && now <= after) }' ||
     fail "between $before and $(date +%s) /status says that it is $now"
 grep -q '"epoch": [0-9]' "$dir/status" || fail '/status does not say which epoch it is'
+# The first "samples" and "epoch" are those of the job, and go together; the example has as many rows as glyphs has.
+awk '/^  "progress"/ { on = 1 } on && /"samples":/ { s = $2 + 0 } on && /"epoch":/ { e = $2 + 0 } /^  }/ { on = 0 }
+    END { r = s / 60000; exit !(s > 0 && e > r - 1e-6 && e < r + 1e-6) }' "$dir/status" || fail "epoch and samples differ: $(grep -A 6 '"progress"' "$dir/status")"
 curl -fsS "$url/metrics" >"$dir/metrics.text"
 grep -q '^psd_epoch [0-9]' "$dir/metrics.text" || fail '/metrics does not say which epoch it is'
 grep -q '^psd_time_left_seconds [0-9]' "$dir/metrics.text" || fail '/metrics does not say how long it takes'

@@ -175,7 +175,34 @@ ended() {
     wait "$psdctl" || code=$?
     [ $code = "$1" ] || fail "ended with $code, not $1: $(cat said)"
 }
+# By itself, a program that is told to stop ends; under psdctl run it is started again, and the job goes on.
 stopped() {
+    local program signal pid n=0 i
+    endless children --checkpoint-dir=children-ck --checkpoint-every=100ms
+    for program in psd-worker psd; do
+        for signal in TERM INT HUP; do
+            [ $program-$signal != psd-HUP ] || continue
+            for ((i = 0; i < 3000; i++)); do # until it trains: before, a signal ends it on the spot, with the same code
+                pid=$(pgrep -P "$psdctl" -x $program) || pid=
+                [ -z "$pid" ] || break
+                sleep 0.1
+            done
+            [ $program = psd-worker ] || kill -HUP "$pid" # which it takes for a wish to read its allow-list
+            kill -$signal "$pid"
+            n=$((n + 1))
+            for ((i = 0; i < 3000; i++)); do
+                [ "$(grep -c 'run.restart .*ended="ended with 75' said)" -lt $n ] || break
+                kill -0 "$psdctl" 2>/dev/null || fail "$program, SIG$signal: the job has ended: $(cat said)"
+                sleep 0.1
+            done
+            [ "$(grep -c 'run.restart .*ended="ended with 75' said)" -eq $n ] || fail "$program, SIG$signal: $(cat said)"
+        done
+    done
+    kill -TERM "$psdctl"
+    ended 75
+}
+
+run_stopped() {
     endless stopped
     kill -TERM "$psdctl"
     ended 75

@@ -137,6 +137,7 @@ static psd_ckpt_facts_t facts_of(uint64_t clock, uint32_t shard, uint32_t n_shar
                                .settings = "mode=bsp \"x\"",
                                .clock = clock,
                                .version = clock + 1,
+                               .samples = 64 * clock,
                                .view_id = 5,
                                .lr = 0.1,
                                .shard = shard,
@@ -375,7 +376,7 @@ Test(checkpoint, the_manifest_gives_back_facts_and_model)
     begin_model("adam");
     save(42, 3);
     cr_assert_eq(psd_ckpt_read(dir, 42, &facts, &list, &err), PSD_OK, "%s", err.text);
-    cr_assert(facts.clock == 42 && facts.version == 43 && facts.view_id == 5 && facts.lr == 0.1);
+    cr_assert(facts.clock == 42 && facts.version == 43 && facts.samples == 64 * 42 && facts.view_id == 5 && facts.lr == 0.1);
     cr_assert_eq(facts.n_shards, 3);
     cr_assert_str_eq(facts.job, "a job");
     cr_assert_str_eq(facts.settings, "mode=bsp \"x\"");

@@ -242,13 +242,21 @@ Test(session, a_push_says_how_long_its_gradient_has_taken_since_the_weights_were
     psd_session_pump(session, &out);
     cr_assert_not_null(sent(PSD_MSG_PUSH));
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.070, 1e-9);
-    pass(5000); /* the weights are a long time on their way */
+    for (int i = 0; i < 100; i++)
+        pass(50); /* the weights are a long time on their way */
     send_weights(RUN, 5, 1, 2);
     pass(3);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
     psd_actions_drop(&out, out.n);
     psd_session_pump(session, &out);
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.003, 1e-9);
+    pass(50);
+    pass(700); /* this process was stopped: that is no way of the weights */
+    send_weights(RUN, 6, 1, 2);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.700, 1e-9);
 }
 
 Test(session, the_jobs_samples_come_with_the_weights_and_go_with_the_run, .init = setup, .fini = teardown)
