@@ -16,6 +16,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "server/manifest.h"
+#include "server/seal.h"
 #include "server/shardfile.h"
 
 enum {
@@ -23,14 +24,6 @@ enum {
     MAX_MANIFEST = 16 << 20, /* bytes of a manifest that are read */
     FEWEST_KEPT = 2
 };
-
-void psd_ckpt_facts_clear(psd_ckpt_facts_t *self)
-{
-    free(self->job);
-    free(self->settings);
-    free(self->applied);
-    *self = (psd_ckpt_facts_t){ 0 };
-}
 
 /* ---- names ---- */
 

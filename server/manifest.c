@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/shardfile.h"
+#include "server/seal.h"
 
 enum { FORMAT = 1 };
 static const char opening[] = "{\n  \"crc\": \"", no_crc[] = "00000000";

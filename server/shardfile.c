@@ -7,10 +7,11 @@
 #include <string.h>
 
 #include "common/number.h"
+#include "server/seal.h"
 
 enum {
     LENGTH = 8,         /* bytes of a safetensors header's length */
-    CRC = 8,            /* digits of a CRC */
+    CRC = PSD_SEAL_DIGITS,     /* digits of a CRC */
     WORD = 16,          /* digits of a 64-bit number */
     STATE = 4 * WORD,   /* digits of a chunk's state */
     ROW = 8 + 2 * WORD, /* digits of a row of the applied table */
@@ -24,49 +25,11 @@ _Static_assert(STATE == (2 + PSD_MAX_SCALAR) * WORD, "a state is written whole")
 /* The header begins with this, so that its CRC has a place that needs no parsing. */
 static const char opening[] = "{\"__metadata__\":{\"psd.crc\":\"";
 
-/* ---- numbers of fixed width ---- */
-
-static void put_hex(char *at, int n_digits, uint64_t value)
-{
-    for (int i = n_digits; i-- > 0; value >>= 4)
-        at[i] = "0123456789abcdef"[value & 15];
-}
-
-/* Lower case only: one way to write a number, so that no flipped bit goes unseen. */
-static bool get_hex(const char *at, int n_digits, uint64_t *value)
-{
-    *value = 0;
-    for (int i = 0; i < n_digits; i++) {
-        const char c = at[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f')))
-            return false;
-        *value = *value << 4 | (uint64_t)(c <= '9' ? c - '0' : c - 'a' + 10);
-    }
-    return true;
-}
-
 static uint64_t bits(double value)
 {
     uint64_t word;
     memcpy(&word, &value, sizeof word);
     return word;
-}
-
-static uint32_t crc_without(const char *bytes, size_t n_bytes, const char *at)
-{
-    const size_t before = (size_t)(at - bytes);
-    uint32_t crc = psd_crc32c(bytes, before);
-    crc = psd_crc32c_extend(crc, "00000000", CRC);
-    return psd_crc32c_extend(crc, at + CRC, n_bytes - before - CRC);
-}
-
-void psd_seal(char *bytes, size_t n_bytes, char *at) { put_hex(at, CRC, crc_without(bytes, n_bytes, at)); }
-
-bool psd_seal_ok(const char *bytes, size_t n_bytes, const char *at, uint32_t *crc)
-{
-    uint64_t said;
-    *crc = crc_without(bytes, n_bytes, at);
-    return get_hex(at, CRC, &said) && said == *crc;
 }
 
 /* ---- names ---- */
@@ -96,9 +59,9 @@ static char *applied_text(const psd_ckpt_facts_t *facts)
     char *text = zeros((size_t)facts->n_applied * ROW);
     for (uint32_t i = 0; text && i < facts->n_applied; i++) {
         char *row = text + (size_t)i * ROW;
-        put_hex(row, 8, facts->applied[i].worker);
-        put_hex(row + 8, WORD, facts->applied[i].incarnation);
-        put_hex(row + 8 + WORD, WORD, facts->applied[i].clock);
+        psd_seal_put(row, 8, facts->applied[i].worker);
+        psd_seal_put(row + 8, WORD, facts->applied[i].incarnation);
+        psd_seal_put(row + 8 + WORD, WORD, facts->applied[i].clock);
     }
     return text;
 }
@@ -170,13 +133,13 @@ void psd_shardfile_set(const psd_shardfile_places_t *places, uint32_t part, cons
                        const uint32_t *crc, uint32_t n_arrays)
 {
     char *at = places->state + (size_t)part * STATE;
-    put_hex(at, WORD, state->t);
-    put_hex(at + WORD, WORD, state->sync_epoch);
+    psd_seal_put(at, WORD, state->t);
+    psd_seal_put(at + WORD, WORD, state->sync_epoch);
     for (int i = 0; i < PSD_MAX_SCALAR; i++)
-        put_hex(at + (2 + i) * WORD, WORD, bits(state->scalar[i]));
+        psd_seal_put(at + (2 + i) * WORD, WORD, bits(state->scalar[i]));
     at = places->data_crc + (size_t)part * n_arrays * CRC;
     for (uint32_t i = 0; i < n_arrays; i++)
-        put_hex(at + (size_t)i * CRC, CRC, crc[i]);
+        psd_seal_put(at + (size_t)i * CRC, CRC, crc[i]);
 }
 
 /* ---- reading ---- */
@@ -219,8 +182,8 @@ static int read_applied(psd_shardfile_t *self, psd_err_t *err)
     for (size_t i = 0; i < n_rows; i++, text += ROW) {
         psd_applied_t *row = &self->facts.applied[i];
         uint64_t worker;
-        if (!get_hex(text, 8, &worker) || !get_hex(text + 8, WORD, &row->incarnation) ||
-            !get_hex(text + 8 + WORD, WORD, &row->clock) || (i && worker <= row[-1].worker))
+        if (!psd_seal_get(text, 8, &worker) || !psd_seal_get(text + 8, WORD, &row->incarnation) ||
+            !psd_seal_get(text + 8 + WORD, WORD, &row->clock) || (i && worker <= row[-1].worker))
             return bad(self, "psd.applied is no table of workers", err);
         row->worker = (uint32_t)worker;
     }
@@ -353,7 +316,7 @@ int psd_shardfile_state(const psd_shardfile_t *self, uint32_t i, psd_rule_state_
     const char *at = psd_safetensors_note(&self->st, "psd.state") + (size_t)i * STATE;
     uint64_t word[2 + PSD_MAX_SCALAR];
     for (int k = 0; k < 2 + PSD_MAX_SCALAR; k++)
-        if (!get_hex(at + k * WORD, WORD, &word[k]))
+        if (!psd_seal_get(at + k * WORD, WORD, &word[k]))
             return bad(self, "psd.state has a digit that is none", err);
     state->t = word[0];
     state->sync_epoch = word[1];
@@ -369,7 +332,7 @@ static int read_array(const psd_shardfile_t *self, size_t index, float *to, psd_
     int rc = psd_safetensors_read(&self->st, entry, to, err);
     if (rc)
         return rc;
-    if (!get_hex(digits, CRC, &crc) || crc != psd_crc32c(to, (size_t)(entry->end - entry->begin)))
+    if (!psd_seal_get(digits, CRC, &crc) || crc != psd_crc32c(to, (size_t)(entry->end - entry->begin)))
         return psd_err_set(err, PSD_EDATA, "%s: %.200s is damaged: its CRC differs", self->st.path,
                            entry->name);
     return PSD_OK;

@@ -6,9 +6,10 @@
  *   psd.format     1
  *   psd.job .settings .rule .lr .clock .version .view .shard .shards
  *   psd.applied    per worker: id (8 hexadecimal digits), incarnation (16), clock (16)
- *   psd.state      per chunk: updates (16), Lookahead syncs (16), the bits of the rule's two doubles (16
- * each) psd.data_crc   per chunk and array: CRC-32C (8). Arrays have at most 1 MiB, so whoever reads some
- * chunks only has checked every byte that he uses. */
+ *   psd.state      per chunk: updates (16), Lookahead syncs (16), the bits of the rule's two doubles (16 each)
+ *   psd.data_crc   per chunk and array: CRC-32C (8)
+ *
+ * Arrays have at most 1 MiB, so whoever reads some chunks only has checked every byte that he uses. */
 #pragma once
 
 #include <stdbool.h>
@@ -59,7 +60,3 @@ int psd_shardfile_state(const psd_shardfile_t *self, uint32_t i, psd_rule_state_
 
 /* Read the i-th group. PSD_EDATA when a CRC differs, PSD_EIO. */
 int psd_shardfile_read(const psd_shardfile_t *self, uint32_t i, const psd_ckpt_target_t *to, psd_err_t *err);
-
-/* Write the CRC of all `n_bytes` as 8 hexadecimal digits `at`, which count as zeros; whether it is there. */
-void psd_seal(char *bytes, size_t n_bytes, char *at);
-bool psd_seal_ok(const char *bytes, size_t n_bytes, const char *at, uint32_t *crc);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "server/manifest.h"
+#include "server/seal.h"
 #include "server/shardfile.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# structure.sh BIN SOURCE - arrows between files go one way, and the core computes: it has no socket, file, clock or thread.
+set -euo pipefail
+bin=$1 source=$2
+build=$(cd "$bin/.." && pwd)
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+fail() {
+    echo "structure: $*" >&2
+    exit 1
+}
+
+# What the C library may do for the core: memory, bytes and text. mmap is memory in large pages.
+cat >"$dir/allowed" <<'END'
+__assert_fail __cpu_model __ctype_b_loc __stack_chk_fail _GLOBAL_OFFSET_TABLE_
+aligned_alloc calloc free malloc realloc madvise mmap munmap
+memchr memcpy memmove memset strchr strcmp strcspn strdup strlen strncmp strnlen strspn
+snprintf vsnprintf sscanf ldexp sqrt qsort
+crc32_iscsi protobuf_c_message_get_packed_size protobuf_c_message_pack protobuf_c_message_unpack
+protobuf_c_message_free_unpacked protobuf_c_message_pack_to_buffer protobuf_c_empty_string
+END
+tr ' ' '\n' <"$dir/allowed" | sort >"$dir/allowed.names"
+cat >"$dir/headers" <<'END'
+assert.h ctype.h inttypes.h isa-l/crc.h math.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h sys/mman.h
+END
+tr ' ' '\n' <"$dir/headers" | sort >"$dir/headers.names"
+
+# Names without what a compiler, a hardened C library or a sanitizer makes of them.
+plain() { sed -E 's/^__(.*)_chk$/\1/; s/^__isoc[0-9]+_//; /^__(asan|ubsan|lsan|tsan|sanitizer|gcov|odr)/d; /^(__llvm|__start|__stop)/d'; }
+
+core=("$build/server/libpsd_core.a" "$build/proto/libpsd_proto.a" "$build/common/libpsd_base.a" "$build/proto/libpsd_wire.a")
+nm -g "${core[@]}" 2>/dev/null | awk 'NF == 3 { print $3 }' | sort -u >"$dir/defined"
+nm -u "${core[@]}" 2>/dev/null | awk 'NF == 2 { print $2 }' | sort -u | comm -23 - "$dir/defined" | plain | sort -u >"$dir/wanted"
+[ -s "$dir/wanted" ] || fail "there is no core in $build"
+comm -23 "$dir/wanted" "$dir/allowed.names" >"$dir/strange"
+[ ! -s "$dir/strange" ] || fail "the core calls $(tr '\n' ' ' <"$dir/strange")"
+
+for archive in "${core[@]:0:3}"; do
+    ar t "$archive"
+done | sed 's/\.o$//' | sort -u >"$dir/sources"
+while read -r name; do
+    for path in "$source"/{server,proto,common,common/optim,worker}/"$name"; do
+        [ -e "$path" ] || continue
+        cat "$path"
+        [ ! -e "${path%.c}.h" ] || cat "${path%.c}.h"
+    done
+done <"$dir/sources" | sed -n 's/^#include <\([^>]*\)>.*/\1/p' | sort -u >"$dir/included"
+comm -23 "$dir/included" "$dir/headers.names" >"$dir/strange"
+[ ! -s "$dir/strange" ] || fail "the core includes $(tr '\n' ' ' <"$dir/strange")"
+
+# Arrows: "a b" where a file calls, or reads from, another. tsort names a circle if there is one. Coordinator, engine and report
+# are each one module of several files still.
+find "$build"/{common,proto,server,worker,deploy} -name '*.c.o' ! -path '*psdworker*' ! -name '*.pb-c.c.o' | sort |
+    while read -r object; do
+        case $object in "$build"/server/*worker/session*) file=worker/session.c.o ;; *) file=${object#"$build"/} file=${file%%/CMakeFiles*}/${object##*.dir/} ;; esac
+        case $file in server/coordinator_* | server/engine_* | server/report_*) file=${file%%_*}.c.o ;; esac
+        nm -g "$object" | awk -v file="${file%.c.o}" 'NF == 3 { print "D", $3, file } $1 == "U" { print "U", $2, file }'
+    done | awk '$1 == "D" { home[$2] = $3 } $1 == "U" { wants[++n] = $2 " " $3 }
+        END { for (i = 1; i <= n; i++) { split(wants[i], w, " "); if (w[1] in home && home[w[1]] != w[2]) print w[2], home[w[1]] } }' |
+    sort -u >"$dir/arrows"
+[ "$(wc -l <"$dir/arrows")" -gt 300 ] || fail "only $(wc -l <"$dir/arrows") arrows: are these the objects?"
+tsort "$dir/arrows" >/dev/null 2>"$dir/circles" || fail "files call each other: $(grep -v 'contains a loop' "$dir/circles" | sed 's/^tsort: //' | tr '\n' ' ')"
+echo 'structure: ok'
