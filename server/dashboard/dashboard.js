@@ -96,7 +96,7 @@ function absences(s) {
 function latestRate(key) {
   var last = points[points.length - 1], i = points.length - 1;
   while (i > 0 && last.ts - points[i].ts < 5) i--;
-  return last && last.ts > points[i].ts ? (last[key] - points[i][key]) / (last.ts - points[i].ts) : NaN;
+  return last && last.ts > points[i].ts ? Math.max(last[key] - points[i][key], 0) / (last.ts - points[i].ts) : NaN; /* it may have gone back */
 }
 
 function putCards(s) {

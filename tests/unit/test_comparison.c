@@ -208,6 +208,25 @@ Test(comparison, what_is_not_whole_is_no_outcome)
     }
 }
 
+Test(comparison, of_a_run_that_went_on_without_worker_0_the_summary_is_anothers_and_it_is_not_compared)
+{
+    psd_outcome_t o;
+    const char *run = run_that(&(fake_t){ .accuracy = 0.5 }, "sgd(lr=1)");
+    FILE *out = create("run/summary-0.json"); /* summary.json is worker 1's by now */
+    fputs("{\"outcome\": \"killed\", \"worker\": 0, \"sha256_initial\": \"1111\", \"sha256_order\": null}", out);
+    fclose(out);
+    cr_expect_eq(psd_outcome_read(&o, run, 2, 1, &err), PSD_EDATA);
+    cr_expect_str_eq(err.text, "worker 0 ended with: killed");
+    psd_outcome_clear(&o);
+    out = create("run/summary-0.json"); /* in asp it may be done all the same */
+    fputs("{\"outcome\": \"done\", \"worker\": 0, \"steps\": 7, \"sha256_initial\": \"1111\", \"sha256_order\": \"44\"}", out);
+    fclose(out);
+    cr_expect_eq(psd_outcome_read(&o, run, 2, 1, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(o.steps, 20, "those of the run");
+    cr_expect_str_eq(o.order, "44 22221");
+    psd_outcome_clear(&o);
+}
+
 Test(comparison, rules_are_named_once_and_swept_by_factors)
 {
     begin("sgd(lr=0.1); adam", "--compare-lr-sweep=0.3,1,10");
