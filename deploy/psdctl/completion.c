@@ -131,40 +131,14 @@ static void print_tables(const psd_verb_t *const *all)
     puts("    *) psd_words= ;;\n    esac\n}\n");
 }
 
+/* The functions of completion/completion.bash and .zsh, which read the tables. */
+extern const char psd_completion_bash[], psd_completion_zsh[];
+
 static void print_bash(const psd_verb_t *const *all)
 {
     puts("# Completion of psd, psd-worker and psdctl for bash; made by `psdctl completion bash`.\n");
     print_tables(all);
-    puts("_psd() {\n"
-         "    local psd_words line=${1##*/} at=1 cur=${COMP_WORDS[COMP_CWORD]} flag\n"
-         "    COMPREPLY=()\n"
-         "    # \"--flag=value\" comes in three words.\n"
-         "    if [[ $cur == = ]]; then cur=; fi\n"
-         "    flag=${COMP_WORDS[COMP_CWORD - 1]}\n"
-         "    if [[ $flag == = ]]; then flag=${COMP_WORDS[COMP_CWORD - 2]}; fi\n"
-         "    while [[ $line == psdctl* ]] && _psd_verbs \"$line\" && [[ -n $psd_words && $at -lt $COMP_CWORD ]] &&\n"
-         "        [[ \" $psd_words \" == *\" ${COMP_WORDS[at]} \"* ]]; do\n"
-         "        line+=\" ${COMP_WORDS[at]}\"\n"
-         "        at=$((at + 1))\n"
-         "    done\n"
-         "    if [[ $cur != -* && $line == psdctl* && $at -eq $COMP_CWORD ]] && _psd_verbs \"$line\" && [[ $psd_words ]]; then\n"
-         "        mapfile -t COMPREPLY < <(compgen -W \"$psd_words\" -- \"$cur\")\n"
-         "        return\n"
-         "    fi\n"
-         "    if [[ $cur != -* && $flag == --* ]] && _psd_values \"$flag\" && [[ $psd_words ]]; then\n"
-         "        mapfile -t COMPREPLY < <(compgen -W \"$psd_words\" -- \"$cur\")\n"
-         "        return\n"
-         "    fi\n"
-         "    if [[ $cur == -* ]]; then\n"
-         "        _psd_flags \"$line\"\n"
-         "        mapfile -t COMPREPLY < <(compgen -W \"$psd_words\" -- \"$cur\")\n"
-         "        if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi\n"
-         "        return\n"
-         "    fi\n"
-         "    mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
-         "    compopt -o filenames 2>/dev/null\n"
-         "}\n"
-         "complete -F _psd " PSD_PROGRAM_NAME " psd-worker psdctl");
+    fputs(psd_completion_bash, stdout);
 }
 
 static void print_zsh(const psd_verb_t *const *all)
@@ -172,29 +146,7 @@ static void print_zsh(const psd_verb_t *const *all)
     puts("#compdef " PSD_PROGRAM_NAME " psd-worker psdctl\n"
          "# Completion of psd, psd-worker and psdctl for zsh; made by `psdctl completion zsh`.\n");
     print_tables(all);
-    puts("_psd_main() {\n"
-         "    local at=2 line=${words[1]:t} cur=${words[CURRENT]} flag=${words[CURRENT]%%=*}\n"
-         "    local -a typed=(\"${words[@]}\")\n"
-         "    local psd_words\n"
-         "    while [[ $line == psdctl* ]] && _psd_verbs \"$line\" && [[ -n $psd_words && $at -lt $CURRENT ]] &&\n"
-         "        [[ \" $psd_words \" == *\" ${typed[at]} \"* ]]; do\n"
-         "        line+=\" ${typed[at]}\"\n"
-         "        at=$((at + 1))\n"
-         "    done\n"
-         "    if [[ $cur == --*=* ]]; then\n"
-         "        _psd_values \"$flag\"\n"
-         "        compset -P '*='\n"
-         "        if [[ -n $psd_words ]]; then compadd -- ${=psd_words}; else _files; fi\n"
-         "    elif [[ $cur == -* ]]; then\n"
-         "        _psd_flags \"$line\"\n"
-         "        compadd -S '' -- ${=psd_words}\n"
-         "    elif [[ $line == psdctl* && $at -eq $CURRENT ]] && _psd_verbs \"$line\" && [[ -n $psd_words ]]; then\n"
-         "        compadd -- ${=psd_words}\n"
-         "    else\n"
-         "        _files\n"
-         "    fi\n"
-         "}\n"
-         "_psd_main \"$@\"");
+    fputs(psd_completion_zsh, stdout);
 }
 
 static int run(const psd_args_t *args)
