@@ -51,6 +51,8 @@ static void send_entry(psd_coordinator_t *self, uint32_t s, const psd_entry_t *e
     msg->seq = e->seq;
     msg->code = e->code;
     msg->view_id = self->view_id;
+    if (e->kind == PSD_MSG_COMMAND && e->code & PSD_COMMAND_FINISH)
+        snprintf(msg->text, sizeof msg->text, "%s", self->end_text);
 }
 
 void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code,
@@ -156,6 +158,7 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
         row->nonfinite = false;
         if (row->state == PSD_WORKER_WAITING) {
             row->state = PSD_WORKER_LIVE;
+            row->served = true;
             psd_actions_log(out, PSD_LEVEL_INFO, "worker.joined",
                             "worker=%u name=%s incarnation=%" PRIu64 " view=%" PRIu64 " clock=%" PRIu64,
                             row->id, row->name, row->incarnation, self->view_id, round->clock);
@@ -245,22 +248,15 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
                                                  (half_ms && now_ms >= self->first_ready_ms + half_ms));
 }
 
-/* The job is finished when nobody has anything more to do, and at least one worker has finished. Where whoever is
- * lost is replaced, a worker that died in its last round is waited for as in any other: it may have been the one to
- * save the weights; but not for ever, since all that was trained is there. */
-static bool is_finished(psd_coordinator_t *self, uint64_t now_ms)
+/* The job is finished when nobody who is here has anything more to do, and as many have finished as are due: a worker that was
+ * lost is waited for as in any other round when it is one of these. It may have been the one to save the weights. */
+static bool is_finished(const psd_coordinator_t *self)
 {
     const uint32_t done = psd_coord_count_finished(self);
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (psd_worker_is_here(&self->members.row[i]) && self->members.row[i].state != PSD_WORKER_DONE)
             return false;
-    if (!done)
-        return false;
-    if (!self->first_done_ms)
-        self->first_done_ms = now_ms;
-    const uint64_t limit_ms = self->config.start_timeout_ms;
-    return !psd_coord_is_fixed(self) || done >= self->config.workers_want ||
-           (limit_ms && now_ms >= self->first_done_ms + limit_ms);
+    return done && done >= psd_coord_workers_due(self);
 }
 
 /* Whether rounds may go on with so many members. Those who have left with their work done count: towards the
@@ -292,7 +288,7 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         psd_coord_change_view(self, now_ms, out);
         return;
     }
-    if (is_finished(self, now_ms)) {
+    if (is_finished(self)) {
         psd_coord_begin_end(self, now_ms, false, out);
         return;
     }
@@ -351,8 +347,8 @@ static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions
         self->members.row[i].heard_ms = psd_absence_excuse(self->members.row[i].heard_ms, by_ms, now_ms);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         self->shard[s].heard_ms = psd_absence_excuse(self->shard[s].heard_ms, by_ms, now_ms);
-    uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->first_done_ms, &self->finish_since_ms,
-                                &self->end_since_ms, &self->absent.since_ms };
+    uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->finish_since_ms, &self->end_since_ms,
+                                &self->absent.since_ms };
     for (size_t i = 0; i < sizeof since / sizeof *since; i++)
         if (*since[i])
             *since[i] = psd_absence_excuse(*since[i], away_ms, now_ms);
@@ -373,7 +369,9 @@ void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_
                              psd_buf_t *payload, psd_actions_t *out)
 {
     excuse_absence(self, now_ms, out);
-    if (msg->kind == PSD_MSG_ADMIN)
+    if (self->last_words.code && msg->kind != PSD_MSG_ADMIN)
+        psd_coord_answer_failing(self, from, msg, out);
+    else if (msg->kind == PSD_MSG_ADMIN)
         psd_coord_on_admin(self, now_ms, from, msg, out);
     else if (msg->kind == PSD_MSG_SHARD_HELLO)
         psd_coord_on_shard_hello(self, now_ms, from, msg, out);
@@ -455,6 +453,8 @@ static bool every_shard_is_done(const psd_coordinator_t *self)
 void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     excuse_absence(self, now_ms, out);
+    if (psd_coord_is_failing(self, now_ms, out))
+        return;
     tend_log(self, now_ms, out);
     check_leases(self, now_ms, out);
     psd_coord_evaluate(self, now_ms, out);
@@ -468,9 +468,9 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
             if (self->save_failing && !psd_coord_is_saved(self))
                 psd_actions_finish(out, PSD_EIO, "the last checkpoint could not be made (checkpoint.dir); the one before stays the newest");
             else if (self->stopped)
-                psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
+                psd_actions_finish(out, PSD_ESTOPPED, self->end_text);
             else
-                psd_actions_finish(out, PSD_OK, "every worker has finished");
+                psd_actions_finish(out, PSD_OK, self->end_text);
         }
         return;
     }
@@ -504,6 +504,7 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->saving = self->saving || self->committing;
     out->save_failing = self->save_failing;
     out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
+    out->n_finished = psd_coord_count_finished(self);
     out->n_shards = 0;
     out->workers_min = self->config.workers_min;
     out->workers_want = self->config.workers_want;
@@ -513,6 +514,7 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
         out->n_lost_workers += psd_coord_is_worker_lost(self, &self->members.row[i]);
     if (out->n_lost_servers && self->state != PSD_JOB_FINISHED)
         out->state = PSD_JOB_DEGRADED;
+    out->quorum = self->state == PSD_JOB_FINISHED || self->ending || psd_coord_has_quorum(self, out->n_members);
     out->n_absent = psd_coord_list_absent(self, out->absent, PSD_MAX_ABSENT);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         out->n_shards += self->shard[s].joined;

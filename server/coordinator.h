@@ -29,6 +29,7 @@ typedef struct psd_coordinator_config {
     uint32_t n_servers;           /* shards of the job, 1 .. PSD_MAX_SERVERS */
     uint32_t workers_min;         /* below this many members no round closes; at least 1 */
     uint32_t workers_want;        /* training starts when so many have registered */
+    bool drops_lost;              /* a lost worker is let be: the job is finished when those that are left have done their work */
     uint64_t lease_ms;            /* silence after which a worker is given up */
     uint64_t round_timeout_ms;    /* a member whose push is the only kind missing for so long is given up; 0: never */
     uint64_t start_timeout_ms;    /* workers_want are waited for at most half as long, see PSD_WANT_MS; 0: no bound */
@@ -95,6 +96,8 @@ typedef struct psd_coordinator_facts {
     uint64_t point_clock, point_ms;      /* the newest checkpoint: its round, and when it was committed (0: before) */
     uint64_t save_ms;                    /* how long the newest took */
     uint32_t n_members, n_shards;        /* shards that have joined */
+    uint32_t n_finished;                 /* workers whose work is done, here or not */
+    bool quorum;                         /* workers enough are here for rounds to close, or none are needed any more */
     uint32_t n_lost_servers, n_lost_workers; /* not heard of for longer than the lease, and not replaced */
     uint64_t workers_lost;               /* how often a worker was given up; only rises */
     uint32_t workers_min, workers_want;

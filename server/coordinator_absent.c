@@ -86,14 +86,17 @@ static void list_servers(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_
 static void list_workers(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n)
 {
     const uint32_t done = psd_coord_count_finished(self), least = self->config.workers_min;
+    const uint32_t live = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     if (!lacking_workers(self))
         return;
     if (self->state == PSD_JOB_GATHERING)
         add(item, most, n, "more workers: %u of %u workers have registered",
             psd_membership_count(&self->members, PSD_WORKER_WAITING) + done, self->config.workers_want);
+    else if (done)
+        add(item, most, n, "more workers: of %u workers %u %s finished, and %u %s here", least, done, done == 1 ? "has" : "have", live,
+            live == 1 ? "is" : "are");
     else
-        add(item, most, n, "more workers: %u of %u workers are here", psd_membership_count(&self->members, PSD_WORKER_LIVE) + done,
-            least);
+        add(item, most, n, "more workers: %u of %u workers are here", live, least);
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         const psd_worker_row_t *row = &self->members.row[i];
         if (psd_coord_is_worker_lost(self, row))
@@ -128,21 +131,7 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out
     psd_coord_describe_absent(self, who, sizeof who);
     snprintf(why, sizeof why, "gave up after %" PRIu64 " s (join_timeout) of waiting for %s",
              (now_ms - self->absent.since_ms) / 1000, who);
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].endpoint[0] && self->shard[s].peer != PSD_PEER_OWN_SHARD) {
-            psd_msg_t *msg = psd_coord_answer(self, self->shard[s].peer, PSD_MSG_REFUSED, NULL, NULL, out);
-            msg->seq = self->shard[s].nonce;
-            msg->code = PSD_REFUSAL_ABSENT;
-            snprintf(msg->text, sizeof msg->text, "%s", why);
-        }
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        if (psd_worker_is_here(&self->members.row[i])) {
-            psd_msg_t *msg = psd_coord_answer(self, self->members.row[i].peer, PSD_MSG_REFUSED, &self->members.row[i], NULL, out);
-            msg->code = PSD_REFUSAL_ABSENT;
-            snprintf(msg->text, sizeof msg->text, "%s", why);
-        }
-    self->absent.given_up = true;
-    psd_actions_finish(out, PSD_EUNAVAILABLE, why);
+    psd_coord_fail(self, now_ms, PSD_EUNAVAILABLE, PSD_REFUSAL_ABSENT, why, out);
 }
 
 /* Before the end what has been trained is saved, if those who could are here. */
@@ -160,7 +149,7 @@ void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions
 {
     uint32_t n_missing = 0;
     self->absent.tick_ms = now_ms;
-    if (self->state == PSD_JOB_FINISHED || self->absent.given_up)
+    if (self->state == PSD_JOB_FINISHED)
         return;
     look_at_servers(self, now_ms, out);
     for (uint32_t s = 0; s < self->config.n_servers; s++)

@@ -225,7 +225,8 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
 static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
                      psd_actions_t *out)
 {
-    bool finished = msg->code == 0;
+    const bool registered = row->state != PSD_WORKER_JOINING; /* without a model there is no work that could be done */
+    bool finished = msg->code == 0 && registered;
     bool stays = finished && self->config.checkpoints && self->state != PSD_JOB_FINISHED;
     bool repeated = row->state == PSD_WORKER_LEFT && !(stays && row->finished);
     if (row->state == PSD_WORKER_DONE)

@@ -136,6 +136,10 @@ void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *o
 {
     self->state = PSD_JOB_FINISHED;
     self->finish_since_ms = now_ms;
+    if (self->stopped)
+        snprintf(self->end_text, sizeof self->end_text, "stopped before the job was finished");
+    else
+        psd_coord_describe_end(self, self->end_text, sizeof self->end_text);
     psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id, .clip_scale = 1 };
     psd_coord_append_command(self, now_ms, &nothing,
                              PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
@@ -174,7 +178,7 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
     self->state = PSD_JOB_GATHERING;
     self->n_view = 0;
     self->ending = self->ending && self->stopped; /* what was finished may have to be done again */
-    self->first_ready_ms = self->first_done_ms = 0;
+    self->first_ready_ms = 0;
     self->saving = self->committing = self->save_wanted = false;
     self->started = 0;
     if (!self->n_points)

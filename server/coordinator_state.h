@@ -1,7 +1,8 @@
-/* coordinator_state.h - the inside of the coordinator, shared by its five files and nobody else:
+/* coordinator_state.h - the inside of the coordinator, shared by its six files and nobody else:
  *   coordinator.c        the log, rounds, views, time, facts
  *   coordinator_peers.c  what workers and shards say: joining, registering, settings, leaving, states
  *   coordinator_save.c   checkpoints, the way back to one, and the end of the job
+ *   coordinator_end.c    what is said at an end, good or bad
  *   coordinator_absent.c who is missing, and what follows from it
  *   coordinator_admin.c  what an operator asks for */
 #pragma once
@@ -59,7 +60,6 @@ struct psd_coordinator {
     uint64_t clock; /* rounds decided; in asp, which has none, checkpoints ordered */
     uint64_t skipped;
     uint64_t round_since_ms; /* when the open round was opened */
-    uint64_t first_done_ms;  /* when only workers that had finished were left */
     uint64_t first_ready_ms; /* when the first worker registered */
     uint64_t newest_ready_ms; /* and the newest */
     char recipe[PSD_MAX_RECIPE]; /* what those who are here train on; "": nobody has said */
@@ -67,12 +67,19 @@ struct psd_coordinator {
     uint64_t line_ms; /* when what is waited for was last said */
     uint64_t seen_ms; /* when the last event came, for one's own absence */
     bool finished_told;
+    char end_text[PSD_MAX_TEXT / 2]; /* how it has ended */
     struct {
         uint64_t tick_ms;  /* when time passed last */
         uint64_t since_ms; /* since when the same ones, or more, are missing; 0: nobody is */
         uint32_t n;        /* how many are missing */
-        bool given_up;
     } absent;
+    struct {
+        int code; /* PSD_OK: there is no such end */
+        psd_refusal_t refusal;
+        uint64_t since_ms;
+        bool finished;
+        char why[PSD_MAX_TEXT];
+    } last_words; /* the job fails: everybody is told so for a while, then this process ends */
     struct {
         uint64_t process, since_ms;
     } asker[PSD_MAX_ASKERS]; /* servers that asked for a place when it was not free: nonce without the count, and since when */
@@ -210,6 +217,24 @@ void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 
 /* A shard cannot load the newest checkpoint: go back to the one before. */
 void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t *out);
+
+/* -- coordinator_end.c */
+
+/* The job fails: tell all servers and workers why, by a REFUSED of this reason, until they have had the time to hear it; then
+ * PSD_ACT_FINISH with `code`. Nothing else happens from then on. Workers whose work is done, and safe, are let go. */
+void psd_coord_fail(psd_coordinator_t *self, uint64_t now_ms, int code, psd_refusal_t refusal, const char *why, psd_actions_t *out);
+
+/* Whether the job fails; if so, say it again. */
+bool psd_coord_is_failing(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* The same to somebody who speaks meanwhile. */
+void psd_coord_answer_failing(psd_coordinator_t *self, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out);
+
+/* How the work was done, as a sentence: who has finished, and who was lost or has left before. */
+void psd_coord_describe_end(const psd_coordinator_t *self, char *text, size_t n);
+
+/* How many workers must have finished for the job to be finished when nobody else is left. */
+uint32_t psd_coord_workers_due(const psd_coordinator_t *self);
 
 /* -- coordinator_absent.c */
 

@@ -749,7 +749,8 @@ static int make_node(daemon_t *self, psd_err_t *err)
     }
     psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),
         .settings = self->settings, .n_servers = (uint32_t)psd_options_int(o, "servers"), .workers_min = min,
-        .workers_want = want > min ? want : min, .lease_ms = lease_ms,
+        .workers_want = want > min ? want : min, .drops_lost = !strcmp(psd_options_string(o, "workers.lost"), "drop"),
+        .lease_ms = lease_ms,
         .round_timeout_ms = psd_options_ms(o, "round_timeout"), .start_timeout_ms = patience_ms, .patience_ms = patience_ms,
         .mode = engine.mode, .lr = psd_rule_lr(&engine.rule), .has_slow = engine.rule.lookahead };
     const bool first = self->at.is_first;

@@ -605,9 +605,9 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     if (msg->code & PSD_COMMAND_FINISH) {
         /* Server 0 ends when all others have read this, which its coordinator knows. */
         if (self->index && msg->code & PSD_COMMAND_STOP)
-            psd_actions_finish(out, PSD_ESTOPPED, "stopped before the job was finished");
+            psd_actions_finish(out, PSD_ESTOPPED, msg->text);
         else if (self->index)
-            psd_actions_finish(out, PSD_OK, "every worker has finished");
+            psd_actions_finish(out, PSD_OK, msg->text);
     } else if (!self->config.mode->per_push && round.clock == self->clock + 1) {
         close_round(self, now_ms, &round, out);
     } else {
@@ -724,6 +724,33 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
 
 /* ---- events ---- */
 
+/* Server 0's word that the job fails: its workers are told here too, whatever becomes of that word on the way to them. */
+static void pass_failure_on(psd_engine_t *self, psd_actions_t *out)
+{
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
+            psd_eng_refuse(self, self->worker[i]->peer, PSD_REFUSAL_ABSENT, out, "%s", self->failure.why);
+}
+
+static void on_failure(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_actions_t *out)
+{
+    if (*self->failure.why)
+        return;
+    snprintf(self->failure.why, sizeof self->failure.why, "%s", msg->text);
+    self->failure.since_ms = now_ms;
+    pass_failure_on(self, out);
+}
+
+/* A moment later, so that the words are not lost with the connections. */
+static void end_failed(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    enum { WORDS_MS = 300 };
+    if (now_ms >= self->failure.since_ms + WORDS_MS)
+        psd_actions_finish(out, PSD_EUNAVAILABLE, self->failure.why);
+    else
+        pass_failure_on(self, out);
+}
+
 void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                         psd_buf_t *payload, psd_actions_t *out)
 {
@@ -735,12 +762,14 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
     self->first.heard_ms = now_ms;
     if (msg->kind == PSD_MSG_WAIT)
         snprintf(self->first.told, sizeof self->first.told, "%.190s", msg->text);
-    if (self->leaving_run)
-        return;
     if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_ABSENT) {
         if (msg->seq == self->config.nonce)
-            psd_actions_finish(out, PSD_EUNAVAILABLE, msg->text);
-    } else if (msg->kind == PSD_MSG_SHARD_WELCOME) {
+            on_failure(self, now_ms, msg, out);
+        return;
+    }
+    if (self->leaving_run)
+        return;
+    if (msg->kind == PSD_MSG_SHARD_WELCOME) {
         on_welcome(self, msg, out);
     } else if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_RUN && self->welcomed) {
         self->leaving_run = msg->job != self->job;
@@ -793,6 +822,10 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (*self->hopeless)
         end_hopeless(self, now_ms, out);
+    if (*self->failure.why) {
+        end_failed(self, now_ms, out);
+        return;
+    }
     tend_first(self, now_ms, out);
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
         return;

@@ -62,6 +62,10 @@ struct psd_engine {
     double lr;      /* as the log last said */
     char hopeless[PSD_MAX_TEXT]; /* why the job ends; "": it does not */
     uint64_t hopeless_ms;        /* when the tick after that came */
+    struct {
+        char why[PSD_MAX_TEXT];
+        uint64_t since_ms;
+    } failure;        /* server 0's last words; "": it has not said any */
     uint64_t skipped; /* bsp: rounds in a row that made no step, of those that had gradients */
     char bad[320];    /* whose gradient was not finite last, and where; "": not here */
     uint32_t world; /* members of the view */

@@ -34,6 +34,7 @@ typedef struct psd_worker_row {
     uint64_t clock;                /* as it last told */
     bool finished;                 /* left because its work was done */
     bool drains;                   /* is asked to leave after its open round */
+    bool served;                   /* has been a member of a view */
     uint64_t complete;             /* bit s: shard s holds its push of the open round */
     uint64_t samples;              /* of that push */
     double loss;                   /* of that push */

@@ -121,9 +121,9 @@ static bool readiness(const psd_report_t *self, const psd_node_t *node, char *li
     if (psd_node_coordinator(node)) {
         psd_coordinator_facts_t facts;
         psd_coordinator_facts(psd_node_coordinator(node), &facts);
-        const int64_t min = facts.workers_min;
-        quorum = facts.state == PSD_JOB_FINISHED || facts.n_members >= min;
-        snprintf(lines + at, n - (size_t)at, "[%c]quorum %u/%" PRId64 "\n", quorum ? '+' : '-', facts.n_members, min);
+        quorum = facts.quorum;
+        snprintf(lines + at, n - (size_t)at, "[%c]quorum %u/%u\n", quorum ? '+' : '-', facts.n_members + facts.n_finished,
+                 facts.workers_min);
     }
     psd_report_absent_t absent;
     psd_report_absent(self, node, &absent);

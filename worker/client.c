@@ -875,6 +875,11 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
     bool over = self->phase == PSD_PHASE_FAILED || self->phase == PSD_PHASE_LEFT;
     if (self->phase == PSD_PHASE_FAILED)
         self->error = self->failure;
+    if (finished && !over && !self->list.n) {
+        uv_mutex_unlock(&self->lock);
+        return psd_err_set(&self->error, PSD_EINVAL, "leave: no tensors are registered, so no work can be done; register first, or "
+                           "leave unfinished");
+    }
     if (!self->leaves)
         self->leave_rejoins = self->rejoins;
     self->leaves = true;

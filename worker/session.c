@@ -547,6 +547,8 @@ void psd_session_leave(psd_session_t *self, uint64_t now_ms, bool finished, psd_
 {
     if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
         return;
+    if (self->phase == PSD_PHASE_LEAVING && self->finished == finished)
+        return; /* a caller who asks again and again must not put off heartbeats, with which it is repeated */
     self->finished = finished;
     if (!self->cluster) {
         self->phase = PSD_PHASE_LEFT;
@@ -740,6 +742,8 @@ static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
 {
     char text[PSD_MAX_TEXT + 64];
     if (msg->code == PSD_REFUSAL_ABSENT) {
+        if (self->phase == PSD_PHASE_LEAVING && s)
+            return; /* whether its work is safe, and it may go, is server 0's to say */
         if (!msg->seq || msg->seq == self->config.nonce)
             fail(self, PSD_EUNAVAILABLE, msg->text);
         return;

@@ -181,6 +181,33 @@ Test(absent, a_worker_that_is_needed_and_lost_is_named_and_ends_the_job)
     expect_end(&cluster.worker[0], 69, "gave up after", "(second)");
 }
 
+Test(absent, all_servers_and_workers_end_with_the_words_of_server_0)
+{
+    cluster_start_server(&cluster, 2, "--workers-min=2 --lease=1s --join-timeout=5s");
+    cluster_start_server(&cluster, 2, "--workers-min=2 --lease=1s --join-timeout=100s");
+    cluster_start_worker(&cluster, LONG "--worker-name=first --join-timeout=100s");
+    cluster_start_worker(&cluster, LONG "--worker-name=second --join-timeout=100s");
+    cluster_await_steps(&cluster, 3);
+    kill(cluster.worker[1].pid, SIGKILL);
+    expect_end(&cluster.server[0], 69, "gave up after 5 s (join_timeout)", "(second), silent for");
+    expect_end(&cluster.server[1], 69, "gave up after 5 s (join_timeout)", "(second), silent for");
+    expect_end(&cluster.worker[0], 69, "gave up after 5 s (join_timeout)", "(second), silent for");
+}
+
+Test(absent, a_lost_worker_is_waited_for_also_when_the_other_has_finished_which_ends_well)
+{
+    cluster_start_servers(&cluster, 1, "--workers-min=2 --workers-lost=wait --lease=1s --join-timeout=5s --checkpoint-dir=%s/ck",
+                          cluster.directory);
+    cluster_start_worker(&cluster, TINY "--stop-steps=20 --join-timeout=4s");
+    cluster_start_worker(&cluster, LONG "--worker-name=second");
+    cluster_await_steps(&cluster, 100);
+    cr_expect_eq(cluster_wait(&cluster.worker[0], 0), -1, "its work may be needed until the last checkpoint");
+    kill(cluster.worker[1].pid, SIGKILL);
+    await(0, "/status", "\"state\": \"degraded\"");
+    expect_end(&cluster.server[0], 69, "1 has finished, and 0 are here", "(second), silent for");
+    cr_expect_eq(cluster_wait(&cluster.worker[0], DONE_MS), 0);
+}
+
 Test(absent, a_job_that_is_told_to_wait_waits_and_goes_on_when_the_lost_one_is_back)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2 --workers-lost=wait --lease=500ms --join-timeout=0s");

@@ -184,3 +184,16 @@ Test(client, a_loss_that_is_no_number_is_shown_as_none)
     }
     psd_worker_close(&worker);
 }
+
+Test(client, who_has_registered_nothing_cannot_have_finished)
+{
+    static const uint64_t none = 0;
+    static float w[2];
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_worker_t *worker = connect_to_job();
+    cr_expect_eq(psd_worker_register(worker, &(psd_tensor_t){ "w", &none, 1, w }, 1), PSD_W_EINVAL);
+    expect_error(worker, psd_worker_leave(worker, 1, DONE_MS), "no tensors are registered");
+    cr_expect_eq(psd_worker_leave(worker, 0, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+    cr_expect_eq(cluster_wait(&cluster.server[0], 0), -1, "the job has not been done");
+}

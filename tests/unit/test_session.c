@@ -275,3 +275,31 @@ Test(session, the_jobs_samples_come_with_the_weights_and_go_with_the_run, .init 
     pass(50);
     cr_expect_eq(psd_session_position(session).samples, 0);
 }
+
+Test(session, who_leaves_again_and_again_still_sends_heartbeats, .init = setup, .fini = teardown)
+{
+    bool beats = false;
+    for (int i = 0; i < 20; i++) {
+        psd_session_leave(session, now, true, &out);
+        beats |= sent(PSD_MSG_HEARTBEAT) != NULL;
+        pass(50);
+    }
+    cr_expect(beats, "else the servers give up who waits for their answer");
+}
+
+static void fail_by(psd_peer_t server)
+{
+    psd_msg_t msg = message(PSD_MSG_REFUSED, RUN);
+    msg.code = PSD_REFUSAL_ABSENT;
+    snprintf(msg.text, sizeof msg.text, "gave up");
+    psd_session_message(session, now, server, &msg, NULL, &out);
+}
+
+Test(session, any_server_can_say_that_the_job_fails_but_not_to_one_whose_work_is_done, .init = setup, .fini = teardown)
+{
+    psd_session_leave(session, now, true, &out);
+    fail_by(PSD_PEER_SERVER + 1);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_LEAVING, "server 0 says whether its work is safe");
+    fail_by(PSD_PEER_SERVER);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_FAILED);
+}

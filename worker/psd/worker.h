@@ -153,7 +153,8 @@ int psd_worker_asked_to_leave(const psd_worker_t *self);
 /* Leave the job in good order; finished != 0: this worker's work is done. Waits at most timeout_ms.
  * PSD_W_EAGAIN: a server was lost before the last weights were safe, and the job has gone back; psd_worker_position says
  * where: exchange again from there, then leave again. PSD_W_EFENCED, and what else had failed before: the servers do not
- * know that this worker is done; where they wait for a lost one to be replaced, connect anew to say so. */
+ * know that this worker is done; where they wait for a lost one to be replaced, connect and register anew to say so.
+ * PSD_W_EINVAL: finished, and nothing is registered. */
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms);
 
 /* Close the handle (without psd_worker_leave the servers notice after the lease) and set *self_p to NULL. */
