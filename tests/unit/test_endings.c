@@ -115,7 +115,7 @@ static unsigned told(psd_peer_t to, psd_kind_t kind, unsigned code, const char *
 {
     unsigned n = 0;
     for (size_t i = 0; i < out.n; i++)
-        n += out.at[i].act == PSD_ACT_SEND && out.at[i].to == to && out.at[i].msg.kind == kind && out.at[i].msg.code == code &&
+        n += out.at[i].act == PSD_ACT_SEND && out.at[i].to == to && out.at[i].msg.kind == kind && (out.at[i].msg.code & code) == code &&
              strstr(out.at[i].msg.text, words);
     return n;
 }
