@@ -80,6 +80,17 @@ const char *psd_refusal_name(unsigned code)
     return code < PSD_N_REFUSALS ? names[code] : "unknown";
 }
 
+int psd_refusal_end(unsigned code)
+{
+    switch (code) {
+    case PSD_REFUSAL_ABSENT: return PSD_EUNAVAILABLE;
+    case PSD_REFUSAL_LOST: return PSD_EREFUSED;
+    case PSD_REFUSAL_UNSAVED: return PSD_EIO;
+    case PSD_REFUSAL_DAMAGED: return PSD_EDATA;
+    default: return PSD_OK;
+    }
+}
+
 /* Memory for one unpacked message: taken in a row, given back all at once. protobuf-c asks for up to 68 times
  * the bytes it parses; here it gets what an honest message needs, and NULL beyond. */
 typedef struct arena {

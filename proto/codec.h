@@ -106,7 +106,10 @@ typedef enum psd_kind {
     X(CONFIG, 17, "config")                                                                                  \
     X(RUN, 18, "run")                                                                                        \
     X(ABSENT, 19, "absent")                                                                                  \
-    X(HOPELESS, 20, "hopeless")
+    X(HOPELESS, 20, "hopeless")                                                                              \
+    X(LOST, 21, "lost")                                                                                      \
+    X(UNSAVED, 22, "unsaved")                                                                                \
+    X(DAMAGED, 23, "damaged")
 
 typedef enum psd_refusal {
 #define X(name, number, text) PSD_REFUSAL_##name = number,
@@ -165,6 +168,9 @@ const char *psd_kind_name(psd_kind_t kind);
 psd_payload_t psd_kind_payload(psd_kind_t kind);
 unsigned psd_kind_sender(psd_kind_t kind);
 const char *psd_refusal_name(unsigned code);
+
+/* The error with which everybody ends who is refused so, for the job ends; PSD_OK: it is the sender's own affair. */
+int psd_refusal_end(unsigned code);
 
 /* Write the header frame of `msg` into `frame`; returns its length. Asserts that it fits: text is bounded. */
 size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);

@@ -2,7 +2,9 @@
  * has finished and who has not, when its work is done. */
 #include "server/coordinator_state.h"
 
-enum { LAST_WORDS_MS = 1000 }; /* servers and workers are asked and answer several times in it */
+/* Servers and workers are asked and answer several times in the first. When a server has lost what it knew of the job, its
+ * workers have to come before they can be told. */
+enum { LAST_WORDS_MS = 1000, LAST_WORDS_TO_COMERS_MS = 5000 };
 
 /* ---- failing ---- */
 
@@ -45,6 +47,8 @@ static bool tell_everybody(psd_coordinator_t *self, psd_actions_t *out)
     return any;
 }
 
+static bool awaits_comers(const psd_coordinator_t *self) { return self->last_words.refusal == PSD_REFUSAL_LOST; }
+
 static void end_failed(psd_coordinator_t *self, psd_actions_t *out)
 {
     if (!self->last_words.finished)
@@ -60,7 +64,7 @@ void psd_coord_fail(psd_coordinator_t *self, uint64_t now_ms, int code, psd_refu
     self->last_words.refusal = refusal;
     self->last_words.since_ms = now_ms;
     snprintf(self->last_words.why, sizeof self->last_words.why, "%s", why);
-    if (!tell_everybody(self, out))
+    if (!tell_everybody(self, out) && !awaits_comers(self))
         end_failed(self, out);
 }
 
@@ -70,7 +74,7 @@ bool psd_coord_is_failing(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
         return false;
     if (!self->last_words.finished)
         tell_everybody(self, out);
-    if (now_ms >= self->last_words.since_ms + LAST_WORDS_MS)
+    if (now_ms >= self->last_words.since_ms + (awaits_comers(self) ? LAST_WORDS_TO_COMERS_MS : LAST_WORDS_MS))
         end_failed(self, out);
     return true;
 }
@@ -83,8 +87,9 @@ void psd_coord_answer_failing(psd_coordinator_t *self, psd_peer_t from, const ps
         psd_coord_answer(self, from, PSD_MSG_LEFT, row, NULL, out);
         return;
     }
-    if (msg->kind != PSD_MSG_HELLO && (msg->kind != PSD_MSG_SHARD_HELLO || from == PSD_PEER_OWN_SHARD))
-        return;
+    const bool is_shards = msg->kind == PSD_MSG_SHARD_HELLO || msg->kind == PSD_MSG_SHARD_STATE;
+    if (from == PSD_PEER_OWN_SHARD || (is_shards && msg->kind != PSD_MSG_SHARD_HELLO))
+        return; /* a state's number is not the one by which its sender knows what is meant for it */
     psd_msg_t *no = psd_coord_answer(self, from, PSD_MSG_REFUSED, NULL, NULL, out);
     no->seq = msg->seq;
     no->code = self->last_words.refusal;

@@ -210,6 +210,12 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
         row->state = PSD_WORKER_LEFT;
         return;
     }
+    /* One that has trained before it came was here when another server 0 was, whose job it was. */
+    char why[128];
+    const bool has_trained = row->state == PSD_WORKER_JOINING && msg->clock > 1;
+    snprintf(why, sizeof why, "server 0 was started again after worker %u (%.60s) had trained", row->id, row->name);
+    if (psd_coord_loses_weights(self, has_trained, now_ms, why, out))
+        return;
     psd_coord_answer(self, row->peer, PSD_MSG_REGISTERED, row, NULL, out);
     if (row->state != PSD_WORKER_JOINING)
         return;
@@ -500,6 +506,8 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
         return true;
     }
     snprintf(why, sizeof why, "server %u was started again", msg->code - 1);
+    if (psd_coord_loses_weights(self, psd_coord_progress(self) > 0, now_ms, why, out))
+        return false;
     psd_coord_new_run(self, why, out);
     return true;
 }

@@ -152,6 +152,18 @@ void psd_coord_begin_progress(psd_coordinator_t *self)
     self->point_progress = self->config.mode->per_push ? UINT64_MAX : self->clock;
 }
 
+bool psd_coord_loses_weights(psd_coordinator_t *self, bool trained, uint64_t now_ms, const char *why, psd_actions_t *out)
+{
+    char text[PSD_MAX_TEXT / 2];
+    if (!trained || self->n_points)
+        return false;
+    snprintf(text, sizeof text, "the servers have lost the weights and there is no checkpoint to go back to: %s (checkpoint.dir keeps "
+             "them)", why);
+    psd_actions_log(out, PSD_LEVEL_ERROR, "job.lost", "why=\"%s\" clock=%" PRIu64 " checkpoint=none", why, self->clock);
+    psd_coord_fail(self, now_ms, PSD_EREFUSED, PSD_REFUSAL_LOST, text, out);
+    return true;
+}
+
 /* Take the job up again from the newest checkpoint: every shard loads it, every worker joins anew. Weights
  * that are half a round further on one shard than on another are never mixed. */
 void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out)

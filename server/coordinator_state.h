@@ -206,6 +206,10 @@ void psd_coord_begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped,
 /* The last entry of the log. */
 void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
+/* A server was started again of a job that has `trained` or has not: where weights were lost, and there is no checkpoint, no
+ * other server's chunks and no worker's copy are worth going on with, and the job ends for everybody. Whether it does. */
+bool psd_coord_loses_weights(psd_coordinator_t *self, bool trained, uint64_t now_ms, const char *why, psd_actions_t *out);
+
 /* Take the job up again from the newest checkpoint. */
 void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out);
 

@@ -729,7 +729,7 @@ static void pass_failure_on(psd_engine_t *self, psd_actions_t *out)
 {
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
         if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
-            psd_eng_refuse(self, self->worker[i]->peer, PSD_REFUSAL_ABSENT, out, "%s", self->failure.why);
+            psd_eng_refuse(self, self->worker[i]->peer, self->failure.refusal, out, "%s", self->failure.why);
 }
 
 static void on_failure(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_actions_t *out)
@@ -737,6 +737,7 @@ static void on_failure(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     if (*self->failure.why)
         return;
     snprintf(self->failure.why, sizeof self->failure.why, "%s", msg->text);
+    self->failure.refusal = (psd_refusal_t)msg->code;
     self->failure.since_ms = now_ms;
     pass_failure_on(self, out);
 }
@@ -746,7 +747,7 @@ static void end_failed(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     enum { WORDS_MS = 300 };
     if (now_ms >= self->failure.since_ms + WORDS_MS)
-        psd_actions_finish(out, PSD_EUNAVAILABLE, self->failure.why);
+        psd_actions_finish(out, psd_refusal_end(self->failure.refusal), self->failure.why);
     else
         pass_failure_on(self, out);
 }
@@ -762,7 +763,7 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
     self->first.heard_ms = now_ms;
     if (msg->kind == PSD_MSG_WAIT)
         snprintf(self->first.told, sizeof self->first.told, "%.190s", msg->text);
-    if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_ABSENT) {
+    if (msg->kind == PSD_MSG_REFUSED && psd_refusal_end(msg->code)) {
         if (msg->seq == self->config.nonce)
             on_failure(self, now_ms, msg, out);
         return;

@@ -64,6 +64,7 @@ struct psd_engine {
     uint64_t hopeless_ms;        /* when the tick after that came */
     struct {
         char why[PSD_MAX_TEXT];
+        psd_refusal_t refusal;
         uint64_t since_ms;
     } failure;        /* server 0's last words; "": it has not said any */
     uint64_t skipped; /* bsp: rounds in a row that made no step, of those that had gradients */

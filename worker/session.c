@@ -604,10 +604,6 @@ static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg
     if (self->phase != PSD_PHASE_REGISTERING || msg->parts != self->server[s].n_parts || msg->seq <= self->server[s].init_seq)
         return;
     self->server[s].init_seq = msg->seq;
-    if (self->rejoins && self->clock > 1) {
-        fail(self, PSD_EREFUSED, "the servers have lost the weights and there is no checkpoint to go back to");
-        return;
-    }
     for (uint32_t p = 0; p < real_parts(self, s); p++) {
         if (!psd_bitmap_get(payload->data, p))
             continue;
@@ -741,11 +737,12 @@ static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, p
 static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_actions_t *out)
 {
     char text[PSD_MAX_TEXT + 64];
-    if (msg->code == PSD_REFUSAL_ABSENT) {
+    const int end = psd_refusal_end(msg->code);
+    if (end) {
         if (self->phase == PSD_PHASE_LEAVING && s)
             return; /* whether its work is safe, and it may go, is server 0's to say */
         if (!msg->seq || msg->seq == self->config.nonce)
-            fail(self, PSD_EUNAVAILABLE, msg->text);
+            fail(self, end, msg->text);
         return;
     }
     if (msg->code == PSD_REFUSAL_HOPELESS) {

@@ -146,7 +146,7 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.rank is 1 of 0", 12, PUSH(.rank = 1) },
         { "PUSH.world is 1025", 12, PUSH(.world = 1025) },
         { "INIT.n_elements is 0", 0, PUSH(.kind = PSD_MSG_INIT, .n_elements = 0) },
-        { "REFUSED.code is 21, at most 20", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 21) },
+        { "REFUSED.code is 24, at most 23", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 24) },
         { "HELLO payload has 1 bytes, 0 wanted", 1, HELLO(.code = 0) },
         { "HELLO.text has an unprintable byte 0x0a at 3", 0, HELLO(.text = "two\nlines") },
         { "HELLO.text has an unprintable byte 0x1b at 0", 0, HELLO(.text = "\033[2J") },

@@ -75,14 +75,14 @@ static void enrol(uint64_t elements)
 }
 
 static uint64_t patience_ms; /* 0: as long as it takes */
-static uint32_t workers_min = 1;
+static uint32_t workers_min = 1, n_servers = 1;
 
 static void make_node(const char *mode, bool checkpoints)
 {
     psd_engine_config_t engine = { .job = "mnist", .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
                                    .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
-    psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = 1, .workers_min = workers_min,
+    psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = n_servers, .workers_min = workers_min,
                                              .workers_want = workers_min, .lease_ms = 1000, .patience_ms = patience_ms,
                                              .mode = engine.mode, .lr = 1,
                                              .checkpoints = checkpoints };
@@ -974,6 +974,96 @@ Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
     say(WORKER_PEER, &msg, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_WELCOME));
     cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 0, "and worker 0's user takes its own again");
+}
+
+/* ---- weights that are lost ---- */
+
+static bool ends_lost(const char *words)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    const bool ended = ends_within(10000, &code, text);
+    cr_expect(strstr(text, "no checkpoint to go back to") && strstr(text, words), "%s", text);
+    return ended && code == PSD_EREFUSED;
+}
+
+Test(node, who_has_trained_and_comes_to_a_server_0_that_knows_nothing_of_it_ends_the_job, .fini = teardown)
+{
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    psd_tensor_list_t list = { 1, &tensor };
+    make_node("bsp", false);
+    hello("mnist a:1", NONCE);
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    psd_msg_t msg = message(PSD_MSG_REGISTER);
+    msg.clock = 200;
+    say(WORKER_PEER, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+    expect_refusal(PSD_REFUSAL_LOST, "server 0 was started again");
+    cr_expect_null(answer(PSD_MSG_REGISTERED));
+    hello("mnist b:2", NONCE + 1);
+    expect_refusal(PSD_REFUSAL_LOST, "server 0 was started again");
+    cr_assert(ends_lost("worker 0 (a:1) had trained"));
+}
+
+/* Server 1 of two, as often as it starts. */
+static void server_1(uint64_t start, uint64_t nonce)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = start << 16 | nonce, .code = 2 };
+    snprintf(msg.text, sizeof msg.text, "mnist tcp://there:1 mode=x");
+    say(psd_peer_make(9, 3), &msg, NULL, 0);
+}
+
+/* What it carries out and holds. */
+static void server_1_says(uint64_t seq, uint64_t version, const psd_member_t *complete)
+{
+    uint8_t bytes[256];
+    psd_round_t round = { .clock = 1, .n_contributors = complete ? 1 : 0, .contributor = (psd_member_t *)(uintptr_t)complete };
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_STATE, .protocol = PSD_PROTOCOL, .job = JOB, .shard = 1, .seq = seq, .version = version,
+                      .view_id = facts.view_id, .code = PSD_SHARD_STARTED };
+    say(psd_peer_make(9, 3), &msg, bytes, psd_round_encode(&round, bytes, sizeof bytes));
+}
+
+static void with_server_1_started_again(const char *mode, bool trained)
+{
+    n_servers = 2; /* of which this one has no chunk, or the other: the model is one */
+    make_node(mode, false);
+    server_1(1, 1);
+    cr_assert_not_null(answer(PSD_MSG_SHARD_WELCOME));
+    hello("mnist a:1", NONCE);
+    incarnation = answer(PSD_MSG_WELCOME)->incarnation;
+    psd_msg_t msg = message(PSD_MSG_ATTACH);
+    say(WORKER_PEER, &msg, NULL, 0);
+    enrol(4);
+    msg = chunk(PSD_MSG_INIT, initial);
+    say(WORKER_PEER, &msg, initial, sizeof initial);
+    if (trained && !strcmp(mode, "bsp"))
+        push(1, ones);
+    server_1_says(2, trained, trained ? &(psd_member_t){ .worker = 0, .incarnation = incarnation, .samples = 8 } : NULL);
+    for (int i = 0; i < 60; i++)
+        tick(50); /* the one before is silent */
+    server_1(2, 1);
+}
+
+Test(node, a_server_that_is_started_again_ends_a_job_that_has_trained_and_has_no_checkpoint, .fini = teardown)
+{
+    with_server_1_started_again("bsp", true);
+    expect_refusal(PSD_REFUSAL_LOST, "server 1 was started again");
+    cr_assert(ends_lost("server 1 was started again"));
+}
+
+Test(node, in_asp_a_server_that_is_started_again_ends_a_job_that_has_trained_and_has_no_checkpoint, .fini = teardown)
+{
+    with_server_1_started_again("asp", true);
+    expect_refusal(PSD_REFUSAL_LOST, "server 1 was started again");
+}
+
+Test(node, a_server_that_is_started_again_before_anything_was_trained_takes_its_place, .fini = teardown)
+{
+    with_server_1_started_again("bsp", false);
+    cr_expect_null(answer(PSD_MSG_REFUSED));
+    cr_assert_not_null(answer(PSD_MSG_SHARD_WELCOME));
 }
 
 static void setup_impatient(void)

@@ -303,3 +303,37 @@ Test(session, any_server_can_say_that_the_job_fails_but_not_to_one_whose_work_is
     fail_by(PSD_PEER_SERVER);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_FAILED);
 }
+
+Test(session, who_joins_another_run_says_how_far_it_has_come, .init = setup, .fini = teardown)
+{
+    refuse_run();
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    pass(50);
+    cr_assert_not_null(sent(PSD_MSG_HELLO));
+    psd_actions_drop(&out, out.n);
+    welcome(NEXT_RUN, NONCE + 1);
+    cr_assert_not_null(sent(PSD_MSG_REGISTER));
+    cr_assert_eq(sent(PSD_MSG_REGISTER)->clock, 5, "by which a server 0 without a checkpoint knows that weights are lost");
+}
+
+Test(session, a_refusal_that_ends_the_job_ends_a_worker_that_asks_for_nothing, .init = setup, .fini = teardown)
+{
+    static const struct {
+        psd_refusal_t reason;
+        int code;
+    } ends[] = { { PSD_REFUSAL_ABSENT, PSD_EUNAVAILABLE }, { PSD_REFUSAL_LOST, PSD_EREFUSED }, { PSD_REFUSAL_UNSAVED, PSD_EIO },
+                 { PSD_REFUSAL_DAMAGED, PSD_EDATA } };
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        psd_msg_t msg = message(PSD_MSG_REFUSED, RUN);
+        msg.code = ends[i].reason;
+        msg.seq = NONCE;
+        snprintf(msg.text, sizeof msg.text, "so it is");
+        say(&msg, NULL, 0);
+        cr_expect_eq(psd_session_phase(session), PSD_PHASE_FAILED);
+        cr_expect_eq(psd_session_error(session)->code, ends[i].code);
+        cr_expect_str_eq(psd_session_error(session)->text, "so it is");
+        teardown();
+        now = 1000;
+        setup();
+    }
+}
