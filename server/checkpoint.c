@@ -818,7 +818,10 @@ int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_te
     assert(facts->n_shards > 0 && facts->n_shards <= PSD_MAX_SERVERS);
     psd_manifest_t manifest = { .facts = *facts, .model = *model }; /* borrowed: not cleared */
     int rc = check_dir(dir, err);
-    if (rc || (rc = list_files(&manifest, dir, err)) || (rc = check_files(&manifest, dir, err)) ||
+    if (rc == PSD_OK && (rc = list_files(&manifest, dir, err)) == PSD_ENOINPUT)
+        psd_err_wrap(err, "a server's file is not here, though it has been written (all servers need one checkpoint.dir, on a file system "
+                          "that they share)");
+    if (rc || (rc = check_files(&manifest, dir, err)) ||
         (rc = write_manifest(&manifest, dir, err)))
         return rc;
     /* The checkpoint counts. That older ones cannot be removed is no reason to say otherwise, but somebody

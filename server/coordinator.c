@@ -399,7 +399,8 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
     text[0] = '\0';
     if (self->state == PSD_JOB_FINISHED)
         return;
-    if (!self->ending && (self->state == PSD_JOB_DEGRADED || psd_coord_count_lost_servers(self))) {
+    if (!self->ending &&
+        (self->state == PSD_JOB_DEGRADED || psd_coord_count_lost_servers(self) || psd_coord_lacks_first_point(self))) {
         psd_coord_describe_absent(self, text, n);
     } else if (!psd_coord_all_shards_joined(self)) {
         psd_coord_list_missing_shards(self, list, sizeof list);
@@ -418,7 +419,7 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
     } else if (!self->config.mode->per_push && list_workers(self, list, sizeof list)) {
         snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
     } else if (!self->config.mode->per_push && self->config.checkpoints && !self->n_points) {
-        snprintf(text, n, "the first checkpoint%s", self->save_failing ? ", which has failed and is tried again" : "");
+        snprintf(text, n, "the first checkpoint");
     }
 }
 
@@ -465,8 +466,10 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
         if (!self->finished_told &&
             (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
             self->finished_told = true;
-            if (self->save_failing && !psd_coord_is_saved(self))
-                psd_actions_finish(out, PSD_EIO, "the last checkpoint could not be made (checkpoint.dir); the one before stays the newest");
+            char unsaved[PSD_MAX_TEXT / 2];
+            psd_coord_describe_unsaved(self, unsaved, sizeof unsaved);
+            if (self->save_failing && !psd_coord_is_saved(self) && (self->n_points || !self->stopped))
+                psd_actions_finish(out, PSD_EIO, unsaved);
             else if (self->stopped)
                 psd_actions_finish(out, PSD_ESTOPPED, self->end_text);
             else
@@ -512,7 +515,8 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->n_lost_workers = 0;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         out->n_lost_workers += psd_coord_is_worker_lost(self, &self->members.row[i]);
-    if (out->n_lost_servers && self->state != PSD_JOB_FINISHED)
+    out->lacks_first_point = psd_coord_lacks_first_point(self);
+    if ((out->n_lost_servers && self->state != PSD_JOB_FINISHED) || out->lacks_first_point)
         out->state = PSD_JOB_DEGRADED;
     out->quorum = self->state == PSD_JOB_FINISHED || self->ending || psd_coord_has_quorum(self, out->n_members);
     out->n_absent = psd_coord_list_absent(self, out->absent, PSD_MAX_ABSENT);

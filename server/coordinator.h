@@ -56,7 +56,7 @@ void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_
 void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg);
 
 /* The manifest that PSD_ACT_COMMIT asked for is durable, or could not be written. */
-void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out);
+void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out);
 
 /* Save soon (an operator's wish). */
 void psd_coordinator_request_save(psd_coordinator_t *self);
@@ -82,7 +82,7 @@ typedef enum psd_job_state {
 #undef X
 } psd_job_state_t;
 
-enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */, PSD_MAX_ABSENT = 8, PSD_ABSENT_TEXT = 160 };
+enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */, PSD_MAX_ABSENT = 8, PSD_ABSENT_TEXT = 320 };
 
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {
@@ -98,6 +98,7 @@ typedef struct psd_coordinator_facts {
     uint32_t n_members, n_shards;        /* shards that have joined */
     uint32_t n_finished;                 /* workers whose work is done, here or not */
     bool quorum;                         /* workers enough are here for rounds to close, or none are needed any more */
+    bool lacks_first_point;              /* the job stands still because the first checkpoint cannot be made */
     uint32_t n_lost_servers, n_lost_workers; /* not heard of for longer than the lease, and not replaced */
     uint64_t workers_lost;               /* how often a worker was given up; only rises */
     uint32_t workers_min, workers_want;

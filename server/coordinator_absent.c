@@ -111,6 +111,8 @@ uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[PSD_A
         return 0;
     list_servers(self, item, most, &n);
     list_workers(self, item, most, &n);
+    if (psd_coord_lacks_first_point(self))
+        add(item, most, &n, "the first checkpoint, which cannot be made: %.270s", self->save_trouble);
     return n;
 }
 
@@ -128,6 +130,12 @@ void psd_coord_describe_absent(const psd_coordinator_t *self, char *text, size_t
 static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     char who[PSD_MAX_TEXT / 2], why[PSD_MAX_TEXT];
+    if (psd_coord_lacks_first_point(self) && self->absent.n == 1) {
+        snprintf(why, sizeof why, "no checkpoint could be made for %" PRIu64 " s (join_timeout), and nothing is trained before there is one: %s; "
+                 "make room there, or name another checkpoint.dir", (now_ms - self->absent.since_ms) / 1000, self->save_trouble);
+        psd_coord_fail(self, now_ms, PSD_EIO, PSD_REFUSAL_UNSAVED, why, out);
+        return;
+    }
     psd_coord_describe_absent(self, who, sizeof who);
     snprintf(why, sizeof why, "gave up after %" PRIu64 " s (join_timeout) of waiting for %s",
              (now_ms - self->absent.since_ms) / 1000, who);
@@ -137,7 +145,7 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out
 /* Before the end what has been trained is saved, if those who could are here. */
 static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 {
-    const bool can = self->config.checkpoints && self->state != PSD_JOB_GATHERING && psd_coord_all_shards_joined(self) &&
+    const bool can = self->config.checkpoints && !psd_coord_lacks_first_point(self) && self->state != PSD_JOB_GATHERING && psd_coord_all_shards_joined(self) &&
                      !psd_coord_count_lost_servers(self) && self->started == psd_coord_every_shard(self);
     if (!can || psd_coord_is_saved(self) || now_ms > self->absent.since_ms + self->config.patience_ms + LAST_SAVE_MS)
         return false;
@@ -154,7 +162,7 @@ void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions
     look_at_servers(self, now_ms, out);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         n_missing += !self->shard[s].joined || self->shard[s].lost;
-    n_missing = self->paused || self->ending ? 0 : n_missing + lacking_workers(self);
+    n_missing = self->paused || self->ending ? 0 : n_missing + lacking_workers(self) + psd_coord_lacks_first_point(self);
     if (!n_missing)
         self->absent.since_ms = 0;
     else if (!self->absent.since_ms || n_missing < self->absent.n)

@@ -596,7 +596,7 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     shard->heard_ms = now_ms;
     if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
         psd_round_clear(&state);
-        psd_coord_drop_point(self, msg->shard, out);
+        psd_coord_drop_point(self, now_ms, msg->shard, msg->text, out);
         return;
     }
     psd_coord_note_saved(self, msg, out);

@@ -61,26 +61,45 @@ void psd_coord_begin_save(psd_coordinator_t *self, uint64_t now_ms, uint64_t clo
     self->save_progress = self->config.mode->per_push ? psd_coord_progress(self) : clock;
 }
 
-static void save_has_failed(psd_coordinator_t *self, psd_actions_t *out, const char *where)
+/* What a checkpoint that could not be made means. */
+static const char *effect_of_failure(const psd_coordinator_t *self)
+{
+    return self->n_points ? "the one before stays the newest" : "there is none, and nothing is trained before there is one";
+}
+
+/* `where` and `why` are kept for those who ask. */
+static void save_has_failed(psd_coordinator_t *self, psd_actions_t *out, const char *where, const char *why)
 {
     self->saving = self->committing = false;
     self->save_failing = true;
-    psd_actions_log(out, PSD_LEVEL_ERROR, "checkpoint.failed",
-                    "clock=%" PRIu64 " where=%s effect=\"the one before stays the newest\"", self->save_clock,
-                    where);
+    snprintf(self->save_trouble, sizeof self->save_trouble, "%s: %.360s", where, *why ? why : "the server's log says why");
+    psd_actions_log(out, PSD_LEVEL_ERROR, "checkpoint.failed", "clock=%" PRIu64 " where=\"%s\" reason=\"%s\" effect=\"%s\"",
+                    self->save_clock, where, why, effect_of_failure(self));
+}
+
+bool psd_coord_lacks_first_point(const psd_coordinator_t *self)
+{
+    return self->save_failing && !psd_coord_is_safe(self) && !self->ending && self->state != PSD_JOB_GATHERING &&
+           self->state != PSD_JOB_FINISHED;
+}
+
+void psd_coord_describe_unsaved(const psd_coordinator_t *self, char *text, size_t n)
+{
+    snprintf(text, n, "the last checkpoint could not be made (checkpoint.dir): %s; %s", self->save_trouble,
+             self->n_points ? "the one before stays the newest" : "there is none");
 }
 
 void psd_coord_note_saved(psd_coordinator_t *self, const psd_msg_t *msg, psd_actions_t *out)
 {
     char where[32];
     uint64_t bit = UINT64_C(1) << msg->shard;
-    snprintf(where, sizeof where, "shard %u", msg->shard);
+    snprintf(where, sizeof where, "server %u", msg->shard);
     if (msg->code & PSD_SHARD_STARTED)
         self->started |= bit;
     if (!self->saving)
         return;
     if (msg->code & PSD_SHARD_SAVE_FAILED && msg->seq >= self->save_seq) {
-        save_has_failed(self, out, where);
+        save_has_failed(self, out, where, msg->text);
         return;
     }
     if (msg->saved == self->save_clock + 1)
@@ -92,13 +111,13 @@ void psd_coord_note_saved(psd_coordinator_t *self, const psd_msg_t *msg, psd_act
     psd_actions_checkpoint(out, PSD_ACT_COMMIT, self->save_clock, 0);
 }
 
-void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, bool ok,
+void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, const char *failure,
                                psd_actions_t *out)
 {
     if (!self->committing || clock != self->save_clock)
         return;
-    if (!ok) {
-        save_has_failed(self, out, "manifest");
+    if (failure) {
+        save_has_failed(self, out, "manifest", failure);
         return;
     }
     self->committing = self->save_failing = false;
@@ -136,7 +155,10 @@ void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *o
 {
     self->state = PSD_JOB_FINISHED;
     self->finish_since_ms = now_ms;
-    if (self->stopped)
+    if (self->stopped && self->save_failing && !self->n_points)
+        snprintf(self->end_text, sizeof self->end_text, "stopped before the job was finished; no checkpoint could be made: %s",
+                 self->save_trouble);
+    else if (self->stopped)
         snprintf(self->end_text, sizeof self->end_text, "stopped before the job was finished");
     else
         psd_coord_describe_end(self, self->end_text, sizeof self->end_text);
@@ -231,7 +253,8 @@ void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 {
     bool can_save = self->config.checkpoints && self->started == psd_coord_every_shard(self);
     bool safe = psd_coord_is_saved(self);
-    bool busy = self->saving || self->committing || (can_save && !safe);
+    const bool in_vain = self->stopped && self->save_failing && !self->n_points; /* nothing was trained that could be lost */
+    bool busy = !in_vain && (self->saving || self->committing || (can_save && !safe));
     self->save_wanted |= self->ending && can_save && !safe;
     bool too_long = now_ms > self->end_since_ms + END_MS;
     if (!self->ending || self->state == PSD_JOB_FINISHED || (busy && !too_long))
@@ -248,13 +271,13 @@ void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 }
 
 /* A shard cannot load the newest checkpoint: all go back to the one before. */
-void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t *out)
+void psd_coord_drop_point(psd_coordinator_t *self, uint64_t now_ms, uint32_t shard, const char *reason, psd_actions_t *out)
 {
-    char why[96];
-    snprintf(why, sizeof why, "shard %u cannot load the checkpoint of clock %" PRIu64, shard, self->point[0]);
+    char why[PSD_MAX_TEXT / 2];
+    snprintf(why, sizeof why, "server %u cannot load the checkpoint of clock %" PRIu64 ": %.400s", shard, self->point[0], reason);
     memmove(self->point, self->point + 1, --self->n_points * sizeof *self->point);
     if (self->n_points)
         psd_coord_new_run(self, why, out);
     else
-        psd_actions_finish(out, PSD_EDATA, why);
+        psd_coord_fail(self, now_ms, PSD_EDATA, PSD_REFUSAL_DAMAGED, why, out);
 }

@@ -101,6 +101,7 @@ struct psd_coordinator {
     uint64_t point[PSD_MAX_POINTS]; /* clocks of those that can be gone back to, newest first */
     size_t n_points;
     bool save_wanted, saving, committing, save_failing;
+    char save_trouble[400];             /* why the newest one could not be made, while save_failing */
     uint64_t save_clock, save_since_ms; /* of the one being made */
     uint64_t save_seq;                  /* the log entry that ordered it */
     uint64_t saved_by;                  /* bit s: shard s has made its file durable */
@@ -185,6 +186,12 @@ uint64_t psd_coord_progress(const psd_coordinator_t *self);
 /* Whether steps may be made: not before the initial weights are safe, for no worker has them any more afterwards. */
 bool psd_coord_is_safe(const psd_coordinator_t *self);
 
+/* Whether the job stands still because the first checkpoint cannot be made. */
+bool psd_coord_lacks_first_point(const psd_coordinator_t *self);
+
+/* That the last checkpoint could not be made, and why. */
+void psd_coord_describe_unsaved(const psd_coordinator_t *self, char *text, size_t n);
+
 /* Whether the newest checkpoint holds all that has been trained. */
 bool psd_coord_is_saved(const psd_coordinator_t *self);
 
@@ -219,8 +226,8 @@ void psd_coord_save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd
 /* End when the last weights are safe. */
 void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
-/* A shard cannot load the newest checkpoint: go back to the one before. */
-void psd_coord_drop_point(psd_coordinator_t *self, uint32_t shard, psd_actions_t *out);
+/* A shard cannot load the newest checkpoint, for a reason: go back to the one before, or end when there is none. */
+void psd_coord_drop_point(psd_coordinator_t *self, uint64_t now_ms, uint32_t shard, const char *reason, psd_actions_t *out);
 
 /* -- coordinator_end.c */
 

@@ -265,6 +265,8 @@ void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_ac
         msg->code |= PSD_SHARD_SAVE_FAILED;
     if (self->restore_failed)
         msg->code |= PSD_SHARD_RESTORE_FAILED;
+    if (msg->code & (PSD_SHARD_SAVE_FAILED | PSD_SHARD_RESTORE_FAILED))
+        snprintf(msg->text, sizeof msg->text, "%s", self->trouble);
     psd_buf_unref(&payload);
 }
 

@@ -66,7 +66,7 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
  * gone, the engine goes on). */
 void psd_engine_save_begun(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
-void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_t *out);
+void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out);
 
 /* Answer to PSD_ACT_RESTORE, in two halves. First the model, after which psd_engine_restoring gives the shard whose
  * chunks are to be filled (psd_shard_state, psd_shard_filled); then the outcome, with the facts of that checkpoint. */
@@ -78,7 +78,7 @@ typedef struct psd_engine_point {
     const psd_member_t *applied;   /* worker, incarnation, samples = last applied clock (asp); borrowed */
     uint32_t n_applied;
 } psd_engine_point_t;
-void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point, psd_actions_t *out);
+void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failure, const psd_engine_point_t *point, psd_actions_t *out);
 
 /* What the checkpoint being written must say beside the chunks: from PSD_ACT_SAVE_BEGIN on; borrowed until the next. */
 const psd_engine_point_t *psd_engine_point(const psd_engine_t *self);

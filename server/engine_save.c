@@ -1,7 +1,14 @@
 /* engine_save.c - chunks are written one by one beside training: a step that would change one that is not
  * written yet keeps a copy of it, and the one that the writer has just now is stepped when it is done. And
  * the way back: from a checkpoint, or into another run of the job. */
+#include "common/printable.h"
 #include "server/engine_state.h"
+
+/* For the coordinator, who tells others. */
+static void note_trouble(psd_engine_t *self, const char *failure)
+{
+    psd_printable(self->trouble, sizeof self->trouble, failure ? failure : "", failure ? strlen(failure) : 0);
+}
 
 static void save_next_part(psd_engine_t *self, psd_actions_t *out)
 {
@@ -46,6 +53,7 @@ void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out)
     if (self->clock != self->save_order) {
         self->save_failed =
             self->save_order + 1; /* an older one took too long; the state of that clock is gone */
+        note_trouble(self, "an older one took too long");
         return;
     }
     self->saving = true;
@@ -107,7 +115,7 @@ void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, p
         save_next_part(self, out);
 }
 
-void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_t *out)
+void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out)
 {
     if (!self->saving)
         return;
@@ -116,10 +124,11 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, bool ok, psd_actions_
         if (!psd_bitmap_get(self->stepping, p)) /* else when its step is done */
             psd_shard_forget(self->shard, p);
     release_deferred(self, out);
-    if (ok)
+    if (!failure)
         self->saved = self->save_clock + 1;
     else
         self->save_failed = self->save_clock + 1;
+    note_trouble(self, failure);
     if (!self->running)
         psd_eng_begin_save(self, out);
     if (!psd_eng_start_over_if_due(self, now_ms, out))
@@ -163,13 +172,14 @@ void psd_eng_forget_everything(psd_engine_t *self)
     self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = self->paused = false;
 }
 
-void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point,
+void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failure, const psd_engine_point_t *point,
                          psd_actions_t *out)
 {
     if (!self->restoring)
         return;
     self->restoring = false;
-    if (ok) {
+    note_trouble(self, failure);
+    if (!failure) {
         self->clock = point->clock;
         self->version = point->version;
         self->samples = point->samples;

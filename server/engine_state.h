@@ -101,6 +101,7 @@ struct psd_engine {
     psd_work_t *deferred; /* the step of the chunk that the writer has just now */
     uint64_t saved;       /* newest durable clock + 1 */
     uint64_t save_failed; /* clock + 1 of the newest failure */
+    char trouble[400];    /* why a file could not be written or read last; "": it could */
     bool restore_failed;  /* the named checkpoint could not be loaded here */
     bool restoring;       /* between PSD_ACT_RESTORE and its outcome */
     bool leaving_run;     /* the coordinator has begun another run of the job: start over when nothing runs */

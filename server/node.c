@@ -147,22 +147,22 @@ void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_a
     settle(self, now_ms, out);
 }
 
-void psd_node_saved(psd_node_t *self, uint64_t now_ms, bool ok, psd_actions_t *out)
+void psd_node_saved(psd_node_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out)
 {
-    psd_engine_saved(self->engine, now_ms, ok, out);
+    psd_engine_saved(self->engine, now_ms, failure, out);
     settle(self, now_ms, out);
 }
 
-void psd_node_restored(psd_node_t *self, uint64_t now_ms, bool ok, const psd_engine_point_t *point, psd_actions_t *out)
+void psd_node_restored(psd_node_t *self, uint64_t now_ms, const char *failure, const psd_engine_point_t *point, psd_actions_t *out)
 {
-    psd_engine_restored(self->engine, now_ms, ok, point, out);
+    psd_engine_restored(self->engine, now_ms, failure, point, out);
     settle(self, now_ms, out);
 }
 
-void psd_node_committed(psd_node_t *self, uint64_t now_ms, uint64_t clock, bool ok, psd_actions_t *out)
+void psd_node_committed(psd_node_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out)
 {
     if (self->coordinator)
-        psd_coordinator_committed(self->coordinator, now_ms, clock, ok, out);
+        psd_coordinator_committed(self->coordinator, now_ms, clock, failure, out);
     settle(self, now_ms, out);
 }
 

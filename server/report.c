@@ -116,18 +116,19 @@ void psd_report_stored(psd_report_t *self, uint64_t n_bytes) { self->stored_byte
 static bool readiness(const psd_report_t *self, const psd_node_t *node, char *lines, size_t n)
 {
     const psd_engine_t *engine = psd_node_engine(node);
-    bool joined = psd_engine_is_ready(engine), quorum = true;
+    bool joined = psd_engine_is_ready(engine), quorum = true, saves = true;
     int at = snprintf(lines, n, "%s\n[+]listening ok\n", joined ? "[+]joined ok" : "[-]joined waiting for server 0");
     if (psd_node_coordinator(node)) {
         psd_coordinator_facts_t facts;
         psd_coordinator_facts(psd_node_coordinator(node), &facts);
         quorum = facts.quorum;
+        saves = !facts.lacks_first_point;
         snprintf(lines + at, n - (size_t)at, "[%c]quorum %u/%u\n", quorum ? '+' : '-', facts.n_members + facts.n_finished,
                  facts.workers_min);
     }
     psd_report_absent_t absent;
     psd_report_absent(self, node, &absent);
-    const bool whole = !absent.n_lost_servers;
+    const bool whole = !absent.n_lost_servers && saves;
     size_t end = strlen(lines);
     for (uint32_t i = 0; i < absent.n && end + 1 < n && (!whole || !quorum); i++)
         end += (size_t)snprintf(lines + end, n - end, "[-]missing %s\n", absent.text[i]);

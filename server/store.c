@@ -65,12 +65,26 @@ static const char *but_for_servers(const char *settings)
     return rest ? rest : settings;
 }
 
+/* Going on from an older checkpoint undoes steps: somebody has to hear why it is not the newest. */
+static void warn_of_damaged(const char *dir, const psd_store_points_t *whole)
+{
+    uint64_t clock[sizeof whole->clock / sizeof *whole->clock];
+    const size_t n = psd_ckpt_manifests(dir, clock, sizeof clock / sizeof *clock);
+    for (size_t i = 0; whole->n && i < n && clock[i] > whole->clock[0]; i++) {
+        psd_err_t why = { 0 };
+        if (psd_ckpt_check(dir, clock[i], &why) != PSD_OK)
+            psd_log_warn("checkpoint.damaged", "clock=%" PRIu64 " reason=\"%s\" effect=\"passed over; the one of clock %" PRIu64 " is older\"",
+                         clock[i], why.text, whole->clock[0]);
+    }
+}
+
 int psd_store_find(const char *dir, const char *job, const char *settings, psd_store_points_t *out, psd_err_t *err)
 {
     uint64_t newest;
     psd_ckpt_facts_t facts = { 0 };
     *out = (psd_store_points_t){ 0 };
     out->n = psd_ckpt_list(dir, out->clock, sizeof out->clock / sizeof *out->clock);
+    warn_of_damaged(dir, out);
     if (!out->n) {
         if (!psd_ckpt_manifests(dir, &newest, 1) || psd_ckpt_check(dir, newest, err) == PSD_OK)
             return PSD_OK;
@@ -173,7 +187,7 @@ static void tell_restored(task_t *task, uint64_t now)
                                      .samples = task->applied[i].clock };
     psd_engine_point_t point = { .clock = task->clock, .version = task->facts.version, .samples = task->facts.samples, .lr = task->facts.lr, .applied = applied,
                                  .n_applied = task->n_applied };
-    psd_node_restored(task->store->node, now, task->rc == PSD_OK, &point, task->store->out);
+    psd_node_restored(task->store->node, now, task->rc == PSD_OK ? NULL : task->err.text, &point, task->store->out);
     free(applied);
 }
 
@@ -189,13 +203,13 @@ static void tell_node(task_t *task)
     if (task->act == PSD_ACT_SAVE_END && ok)
         self->n_bytes = task->n_bytes;
     if (task->act == PSD_ACT_SAVE_END || (!ok && saving))
-        psd_node_saved(self->node, now, ok, self->out);
+        psd_node_saved(self->node, now, ok ? NULL : task->err.text, self->out);
     else if (task->act == PSD_ACT_SAVE_BEGIN)
         psd_node_save_begun(self->node, now, self->out);
     else if (task->act == PSD_ACT_SAVE_PART)
         psd_node_part_saved(self->node, now, task->part, self->out);
     else if (task->act == PSD_ACT_COMMIT)
-        psd_node_committed(self->node, now, task->clock, ok, self->out);
+        psd_node_committed(self->node, now, task->clock, ok ? NULL : task->err.text, self->out);
     else if (task->act == PSD_ACT_RESTORE)
         tell_restored(task, now);
 }

@@ -268,7 +268,7 @@ void sim_on_part_saved(sim_t *self, event_t *e, psd_actions_t *out)
     if (ok)
         psd_node_part_saved(server->node, now_at(self, e->target), e->part, out);
     else
-        psd_node_saved(server->node, now_at(self, e->target), false, out);
+        psd_node_saved(server->node, now_at(self, e->target), err.text, out);
 }
 
 void sim_on_file_saved(sim_t *self, event_t *e, psd_actions_t *out)
@@ -278,7 +278,7 @@ void sim_on_file_saved(sim_t *self, event_t *e, psd_actions_t *out)
     break_disk(self, true);
     const bool ok = !e->failed && psd_ckpt_end(&server->writer, &err) == PSD_OK;
     mend_disk();
-    psd_node_saved(server->node, now_at(self, e->target), ok, out);
+    psd_node_saved(server->node, now_at(self, e->target), ok ? NULL : "a file that fails", out);
 }
 
 void sim_on_committed(sim_t *self, event_t *e, psd_actions_t *out)
@@ -290,7 +290,7 @@ void sim_on_committed(sim_t *self, event_t *e, psd_actions_t *out)
     self->result->saves += ok;
     if (ok)
         note_commit(self);
-    psd_node_committed(self->server[e->target].node, now_at(self, e->target), e->facts.clock, ok, out);
+    psd_node_committed(self->server[e->target].node, now_at(self, e->target), e->facts.clock, ok ? NULL : err.text, out);
 }
 
 static psd_ckpt_target_t where_part_goes(void *arg, uint32_t part)
@@ -334,7 +334,7 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
                                  .lr = facts.lr,
                                  .applied = applied,
                                  .n_applied = n_rows };
-    psd_node_restored(self->server[s].node, now_at(self, s), rc == PSD_OK, &point, out);
+    psd_node_restored(self->server[s].node, now_at(self, s), rc == PSD_OK ? NULL : err.text, &point, out);
     psd_tensors_clear(&model);
     psd_ckpt_facts_clear(&facts);
     free(applied);

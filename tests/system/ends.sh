@@ -257,6 +257,27 @@ checkpoint_lost() {
     grep -q 'the last checkpoint could not be made' said && ! grep -q ': done' said || fail "$(cat said)"
     grep -q '"exit_code": 74' lost/run.json || fail "$(cat lost/run.json)"
 }
+# By hand: two servers of which each has a directory of its own.
+first_checkpoint() {
+    local servers=() i worker code=0
+    for i in 0 1; do
+        "$bin/psd" --insecure --servers=2 --server-index=$i --cluster-file=apart --listen=tcp://127.0.0.1:0 --status-listen=none \
+            --checkpoint-dir=apart.$i --join-timeout=2s >psd.$i 2>&1 &
+        servers+=($!)
+    done
+    "$bin/psd-worker" "${model[@]}" --cluster-file=apart --stop-steps=1000000 --progress=none >worker.out 2>&1 &
+    worker=$!
+    for i in 0 1; do
+        code=0
+        wait "${servers[$i]}" || code=$?
+        [ $code = 74 ] || fail "server $i ended with $code: $(cat psd.$i)"
+        grep -q 'no checkpoint could be made for .* on a file system that they share' psd.$i || fail "$(cat psd.$i)"
+    done
+    code=0
+    wait $worker || code=$?
+    [ $code = 74 ] || fail "the worker ended with $code: $(cat worker.out)"
+    ! ls apart.0/MANIFEST-* 2>/dev/null || fail 'there is a checkpoint'
+}
 # By hand: what a second worker trains on is compared with what the first does.
 refused() {
     local join server worker i other

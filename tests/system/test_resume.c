@@ -173,12 +173,41 @@ Test(resume, a_damaged_checkpoint_is_passed_over_for_the_one_before_it)
     free(log);
 }
 
+/* Whatever is wrong with a file of the newest one, the log says that it was passed over, and why. */
+static void expect_passed_over(const char *how, const char *why)
+{
+    char command[256], words[64];
+    const unsigned before = (unsigned)job_checkpoint(&job);
+    job_start(&job, "--stop-steps=%u --checkpoint-every=0s --checkpoint-every-steps=20", before + 40);
+    job_expect_code(&job, 0);
+    snprintf(command, sizeof command, "cd %s/ckpt && n=$(ls -d 0* | tail -n 1) && m=$(ls MANIFEST-* | tail -n 1) && %s", job.cluster.directory, how);
+    cr_assert_eq(system(command), 0);
+    job_start(&job, "--stop-steps=%u --checkpoint-every=0s", before + 50);
+    job_expect_code(&job, 0);
+    char *log = job_server_log(&job, 0);
+    snprintf(words, sizeof words, "id=checkpoint.damaged clock=%u ", before + 40);
+    cr_expect(strstr(log, words) && strstr(log, why), "%s: %s", how, log);
+    free(log);
+}
+
+Test(resume, whatever_is_wrong_with_a_checkpoint_that_is_passed_over_is_said)
+{
+    make_checkpoint();
+    expect_passed_over("truncate -s 100 $n/shard-0.safetensors", "shard-0.safetensors");
+    expect_passed_over("rm $n/shard-0.safetensors", "shard-0.safetensors: No such file");
+    expect_passed_over("echo '{' >$m", "MANIFEST-");
+    expect_passed_over(": >$m", "MANIFEST-");
+    expect_passed_over("cp $(ls -d 0* | tail -n 2 | head -n 1)/shard-0.safetensors $n/", "shard-0.safetensors");
+}
+
 Test(resume, a_directory_with_damaged_checkpoints_only_is_refused_and_left_as_it_is)
 {
     make_checkpoint();
     damage("*");
     job_start(&job, "--stop-steps=100");
     job_expect_code(&job, 65);
+    expect_said("cannot load the checkpoint of clock 0");
+    expect_said("is damaged: its CRC differs");
     expect_said("/ckpt");
     cr_expect_eq(job_checkpoint(&job), 50);
 }

@@ -790,7 +790,7 @@ static void save_file(void)
     psd_node_part_saved(node, now, 0, &out);
     cr_assert_eq(asked(PSD_ACT_SAVE_END), 1);
     psd_actions_drop(&out, out.n);
-    psd_node_saved(node, now, true, &out);
+    psd_node_saved(node, now, NULL, &out);
 }
 
 Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_not_be, .init = setup_checkpoints,
@@ -800,10 +800,62 @@ Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_n
     cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
     save_file();
     cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
-    psd_node_committed(node, now, 0, false, &out);
+    psd_node_committed(node, now, 0, "cannot write /x: No space left on device", &out);
     tick(1001); /* tried again after a second */
     cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 0);
     cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
+}
+
+/* Fail to make the first checkpoint for so long, as often as it is tried; the end's code, or -1. */
+static int without_room(uint64_t ms, char text[PSD_MAX_TEXT])
+{
+    for (uint64_t end = now + ms; now < end;) {
+        tick(50);
+        for (size_t i = 0; i < out.n; i++)
+            if (out.at[i].act == PSD_ACT_FINISH) {
+                snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
+                return out.at[i].level;
+            }
+        if (asked(PSD_ACT_SAVE_BEGIN))
+            psd_node_saved(node, now, "cannot write /x: No space left on device", &out);
+        psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
+        say(WORKER_PEER, &beat, NULL, 0);
+    }
+    return -1;
+}
+
+static void no_first_checkpoint(const char *mode)
+{
+    char text[PSD_MAX_TEXT] = "";
+    psd_coordinator_facts_t facts;
+    patience_ms = 5000;
+    make_node(mode, true);
+    join();
+    push(1, ones);
+    cr_assert_eq(without_room(3000, text), -1, "%s", text);
+    cr_expect_eq(weight(0), 1.0f, "nothing is trained");
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_expect_eq(facts.state, PSD_JOB_DEGRADED);
+    cr_expect(facts.lacks_first_point);
+    cr_expect_str_eq(facts.waiting_for, "the first checkpoint, which cannot be made: server 0: cannot write /x: No space left on device");
+    cr_assert_eq(without_room(5000, text), PSD_EIO, "%s", text);
+    cr_expect(strstr(text, "no checkpoint could be made for 5 s (join_timeout)") && strstr(text, "/x: No space left"), "%s", text);
+}
+
+Test(node, a_first_checkpoint_that_cannot_be_made_is_waited_for_for_join_timeout, .fini = teardown) { no_first_checkpoint("bsp"); }
+
+Test(node, in_asp_a_first_checkpoint_that_cannot_be_made_is_waited_for_for_join_timeout, .fini = teardown)
+{
+    no_first_checkpoint("asp");
+}
+
+Test(node, a_stop_does_not_wait_for_a_first_checkpoint_that_cannot_be_made, .init = setup_checkpoints, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT] = "";
+    cr_assert_eq(without_room(1000, text), -1, "without a bound: %s", text);
+    psd_node_stop(node, now, &out);
+    cr_assert_eq(without_room(500, text), PSD_ESTOPPED, "%s", text);
+    cr_expect(strstr(text, "no checkpoint could be made: server 0: cannot write /x"), "%s", text);
 }
 
 Test(node, a_round_that_waits_for_the_first_checkpoint_says_so, .init = setup_checkpoints, .fini = teardown)
@@ -831,7 +883,7 @@ Test(node, who_was_given_up_and_has_finished_stays_until_the_last_weights_are_sa
     say(WORKER_PEER, &leave, NULL, 0);
     cr_assert_null(answer(PSD_MSG_LEFT));
     save_file();
-    psd_node_committed(node, now, 0, true, &out);
+    psd_node_committed(node, now, 0, NULL, &out);
     tick(100);
     cr_assert_not_null(answer(PSD_MSG_LEFT));
 }
@@ -852,7 +904,7 @@ Test(node, in_asp_pushes_wait_for_the_first_checkpoint_and_the_next_has_the_next
     push(1, ones);
     cr_assert_eq(weight(0), 1.0f, "nobody has the initial weights but this shard");
     save_file();
-    psd_node_committed(node, now, 1, true, &out);
+    psd_node_committed(node, now, 1, NULL, &out);
     run_work();
     cr_assert_eq(weight(0), 0.0f);
     tick(300); /* the shard tells how far it is */
@@ -870,7 +922,7 @@ Test(node, in_asp_a_job_that_is_stopped_takes_up_no_push_and_ends_with_all_that_
 {
     tick(100);
     save_file();
-    psd_node_committed(node, now, 1, true, &out);
+    psd_node_committed(node, now, 1, NULL, &out);
     push(1, ones);
     cr_assert_eq(weight(0), 0.0f);
     psd_actions_drop(&out, out.n);
@@ -888,7 +940,7 @@ Test(node, in_asp_a_job_that_is_stopped_takes_up_no_push_and_ends_with_all_that_
         const uint64_t number = psd_engine_point(psd_node_engine(node))->clock;
         cr_assert_eq(psd_engine_point(psd_node_engine(node))->applied[0].samples, 1);
         save_file();
-        psd_node_committed(node, now, number, true, &out);
+        psd_node_committed(node, now, number, NULL, &out);
     }
     cr_assert_eq(state(), PSD_JOB_FINISHED);
 }
