@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "common/stdfds.h"
-#include "deploy/psdctl/agent.h"
-#include "deploy/psdctl/run.h"
+#include "deploy/psdctl/run/agent.h"
+#include "deploy/psdctl/run/run.h"
 #include "deploy/psdctl/verbs.h"
 
 static void print_help(FILE *out)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "deploy/psdctl/golden.h"
+#include "deploy/psdctl/inspect/golden.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "deploy/psdctl/hosts.h"
+#include "deploy/psdctl/run/hosts.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 

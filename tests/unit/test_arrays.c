@@ -5,7 +5,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "deploy/psdctl/arrays.h"
+#include "deploy/psdctl/inspect/arrays.h"
 
 /* Files of arrays are what other programs expect, whatever the order in which their pieces came. */
 

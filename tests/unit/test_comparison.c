@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "deploy/psdctl/comparison.h"
-#include "deploy/psdctl/place.h"
+#include "deploy/psdctl/compare/comparison.h"
+#include "deploy/psdctl/run/place.h"
 
 /* What runs leave is written here by hand: two workers, one server, 20 steps, looks at steps 10 and 20. */
 

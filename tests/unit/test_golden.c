@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "deploy/psdctl/golden.h"
+#include "deploy/psdctl/inspect/golden.h"
 
 TestSuite(golden, .timeout = 600);
 

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "deploy/psdctl/hosts.h"
+#include "deploy/psdctl/run/hosts.h"
 
 static psd_hosts_t hosts;
 static psd_err_t err;

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "deploy/psdctl/live.h"
+#include "deploy/psdctl/run/live.h"
 
 /* What psdctl run shows: stderr is one end of a terminal, and what comes to it is read at the other. */
 

@@ -5,8 +5,8 @@
 #include "common/aggregate.h"
 #include "common/isa.h"
 #include "common/optimizer.h"
-#include "deploy/psdctl/golden.h"
-#include "deploy/psdctl/trajectory.h"
+#include "deploy/psdctl/inspect/golden.h"
+#include "deploy/psdctl/inspect/trajectory.h"
 #include "tests/support/optim_hash.h"
 
 #define GOLDEN PSD_SOURCE_DIR "/tests/golden"

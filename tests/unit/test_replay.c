@@ -6,7 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "deploy/psdctl/replay.h"
+#include "deploy/psdctl/inspect/replay.h"
 #include "deploy/psdctl/verb.h"
 
 extern const psd_verb_t psd_verb_replay, psd_verb_optimizers;

@@ -1,6 +1,6 @@
 #include <criterion/criterion.h>
 
-#include "deploy/psdctl/restarts.h"
+#include "deploy/psdctl/run/restarts.h"
 
 TestSuite(restarts, .timeout = 600);
 

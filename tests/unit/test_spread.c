@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "common/rng.h"
-#include "deploy/psdctl/spread.h"
+#include "deploy/psdctl/compare/spread.h"
 
 TestSuite(spread, .timeout = 600);
 

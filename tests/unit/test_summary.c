@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "deploy/psdctl/place.h"
-#include "deploy/psdctl/summary.h"
+#include "deploy/psdctl/run/place.h"
+#include "deploy/psdctl/run/summary.h"
 
 /* What the workers of a run have left is written here by hand. */
 

@@ -1,0 +1,243 @@
+/* compare.c - `psdctl compare`: the same job with several optimizers, each with several seeds. What is finished is kept in the
+ * comparison's directory; started again with the same directory, it goes on from there. */
+#include "deploy/psdctl/verb.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/durable.h"
+#include "deploy/psdctl/compare/comparison.h"
+#include "deploy/psdctl/run/place.h"
+#include "deploy/psdctl/compare/settings.h"
+#include "deploy/psdctl/compare/trials.h"
+
+typedef struct compare {
+    const psd_options_t *options;
+    psd_comparison_t comparison;
+    char directory[PSD_PLACE_DIRECTORY];
+    int lock;  /* holds the directory; -1: not ours yet */
+    bool json; /* the result goes to stdout as such */
+} compare_t;
+
+/* -- the end ----------------------------------------------------------------------------------------------- */
+
+/* A file of the directory, whole or as it was. */
+static int write_file(const compare_t *self, const char *name,
+                      bool (*write)(const compare_t *self, FILE *out), psd_err_t *err)
+{
+    char path[PATH_MAX], *text = NULL;
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/%s", self->directory, name);
+    FILE *file = open_memstream(&text, &n);
+    bool good = file && write(self, file);
+    good = file && fclose(file) == 0 && good;
+    const int rc = good ? psd_durable_put(path, text, n, err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
+    free(text);
+    return rc;
+}
+
+static bool write_json(const compare_t *self, FILE *out)
+{
+    json_t *json = psd_comparison_json(&self->comparison);
+    const bool good =
+        json && json_dumpf(json, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0 && fputc('\n', out) > 0;
+    json_decref(json);
+    return good;
+}
+
+static bool write_page(const compare_t *self, FILE *out)
+{
+    return psd_comparison_page(&self->comparison, out);
+}
+
+static int conclude(compare_t *self, psd_err_t *err)
+{
+    int rc = psd_comparison_judge(&self->comparison, err);
+    rc = rc ? rc : write_file(self, "compare.json", write_json, err);
+    rc = rc ? rc : write_file(self, "report.html", write_page, err);
+    if (rc)
+        return rc;
+    if (self->json)
+        write_json(self, stdout);
+    else
+        psd_comparison_print(&self->comparison, stdout);
+    if (!self->json)
+        printf("kept in %s: report.html, compare.json\n", self->directory);
+    return PSD_OK;
+}
+
+/* -- the command line -------------------------------------------------------------------------------------- */
+
+/* Short names of this verb's own options. */
+static const struct alias {
+    const char *word, *flag;
+    const char *preset; /* when no value follows; NULL: one must */
+    bool takes_many;    /* all words up to the next option are its values */
+} aliases[] = {
+    { "--optimizers", "--compare-optimizers", NULL, true },
+    { "--seeds", "--compare-seeds", NULL, false },
+    { "--lr-sweep", "--compare-lr-sweep", "0.1,0.3,1,3,10", false },
+    { "--target", "--compare-target", NULL, false },
+    { "--jobs", "--compare-jobs", NULL, false },
+};
+
+static const struct alias *find_alias(const char *word, const char **value)
+{
+    const size_t n = strcspn(word, "=");
+    *value = word[n] ? word + n + 1 : NULL;
+    for (size_t i = 0; i < sizeof aliases / sizeof *aliases; i++)
+        if (strlen(aliases[i].word) == n && !strncmp(word, aliases[i].word, n))
+            return &aliases[i];
+    return NULL;
+}
+
+/* Whether a word may be the value of --lr-sweep, and not the job file. */
+static bool is_number(const char *word) { return *word && strspn(word, "0123456789.,eE-+") == strlen(word); }
+
+/* The i-th word and what belongs to it as one flag of the option table; moves `*i` to the last word used. The
+ * caller frees it; NULL with `err` set. */
+static char *spell_out(const struct alias *alias, const char *value, int argc, char **argv, int *i,
+                       psd_err_t *err)
+{
+    char *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    if (!out) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
+        return NULL;
+    }
+    fprintf(out, "%s=", alias->flag);
+    bool any = value;
+    fputs(value ? value : "", out);
+    while (!value && *i + 1 < argc && argv[*i + 1][0] != '-' && (alias->takes_many || !any) &&
+           (!alias->preset || is_number(argv[*i + 1]))) {
+        fprintf(out, "%s%s", any ? ";" : "", argv[++*i]);
+        any = true;
+    }
+    fputs(!any && alias->preset ? alias->preset : "", out);
+    fclose(out);
+    if (any || alias->preset)
+        return text;
+    psd_err_set(err, PSD_EUSAGE, "%s needs %s", alias->word,
+                alias->takes_many ? "rules, such as 'sgd(lr=0.1)'" : "a value");
+    free(text);
+    return NULL;
+}
+
+/* Words as the option table takes them. */
+static int translate(compare_t *self, int argc, char **argv, char **words, int *n_words, psd_err_t *err)
+{
+    *n_words = 0;
+    for (int i = 0; i < argc; i++) {
+        const char *value;
+        const struct alias *alias = i ? find_alias(argv[i], &value) : NULL;
+        if (i && !strcmp(argv[i], "--json")) {
+            self->json = true;
+            continue;
+        }
+        char *word = alias ? spell_out(alias, value, argc, argv, &i, err) : strdup(argv[i]);
+        if (!word)
+            return err->code ? err->code : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
+        words[(*n_words)++] = word;
+    }
+    return PSD_OK;
+}
+
+static bool asks_for_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return true;
+    return false;
+}
+
+static int load(compare_t *self, psd_options_t *options, int argc, char **argv, psd_err_t *err)
+{
+    char **words = calloc((size_t)argc + 1, sizeof *words);
+    int n = 0, rc = words ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
+    rc = rc ? rc : translate(self, argc, argv, words, &n, err);
+    rc = rc ? rc : psd_options_load(options, n, words, err);
+    for (int i = 1; i < n; i++)
+        free(words[i]);
+    if (n)
+        free(words[0]);
+    free(words);
+    return rc;
+}
+
+static int prepare(compare_t *self, psd_err_t *err)
+{
+    const psd_options_t *o = self->options;
+    char runs[PATH_MAX];
+    int rc = psd_comparison_begin(&self->comparison, o, err);
+    if (!rc && !psd_options_uint(o, "stop.steps") && !(psd_options_double(o, "stop.epochs") > 0))
+        rc = psd_err_set(err, PSD_ECONFIG, "nothing ends the runs: set stop.epochs or stop.steps");
+    psd_place_choose(o, "-compare", self->directory);
+    snprintf(runs, sizeof runs, "%s/runs", self->directory);
+    rc = rc ? rc : psd_place_make(runs, err);
+    return rc ? rc : psd_settings_hold(o, self->directory, &self->lock, err);
+}
+
+/* The exit code, or what went wrong before any run could. */
+static int run_all(compare_t *self, int *code, psd_err_t *err)
+{
+    psd_trials_t trials;
+    int rc = prepare(self, err);
+    rc = rc ? rc : psd_trials_run(self->options, &self->comparison, self->directory, &trials, err);
+    if (rc)
+        return rc;
+    *code = trials.code;
+    if (!trials.stopped)
+        return conclude(self, err);
+    fprintf(stderr, "psdctl compare: %zu of %zu runs are kept; go on with --run-dir=%s\n", trials.n_kept,
+            trials.n, self->directory);
+    return PSD_OK;
+}
+
+static int run(const psd_args_t *args)
+{
+    psd_err_t err = { 0 };
+    int code = 0;
+    if (asks_for_help(args->argc, args->argv))
+        return psd_verb_help(stdout, args->verb), 0;
+    psd_options_t *options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+    if (!options)
+        return psd_err_exit_code(PSD_ENOMEM);
+    compare_t self = { .options = options, .lock = -1 };
+    int rc = load(&self, options, args->argc, args->argv, &err);
+    if (rc < 0 && *psd_options_complaints(options))
+        snprintf(err.text, sizeof err.text, "%s", psd_options_complaints(options));
+    if (rc == PSD_OK)
+        rc = run_all(&self, &code, &err);
+    if (rc < 0)
+        fprintf(stderr, "psdctl compare: %s\n", err.text);
+    psd_comparison_clear(&self.comparison);
+    if (self.lock >= 0)
+        close(self.lock);
+    psd_options_destroy(&options);
+    return rc < 0 ? psd_err_exit_code(rc) : code;
+}
+
+const psd_verb_t psd_verb_compare = {
+    .name = "compare",
+    .words = "[JOB]",
+    .does = "train a job with several optimizers, and tell which does better",
+    .about = "Each rule is trained with several seeds. What is finished is kept in run.dir; the same command with that "
+             "--run-dir goes on from there.",
+    .flag = { { "optimizers", "RULE...",
+                "update rules, each in quotes: 'sgd(lr=0.1)' 'adam(lr=1e-3)'; the first is the baseline. Default: the job "
+                "file's compare: {optimizers: ...}" },
+              { "seeds", "N", "train each with seed, seed + 1, ..., N of them [3]" },
+              { "lr-sweep", "X,X,...", "train each with its learning rate times each of these [0.1,0.3,1,3,10]" },
+              { "target", "X", "metric whose steps and time are told [where the baseline's worst seed ends]" },
+              { "jobs", "N", "so many runs at once; they slow each other down [1]" },
+              { "json", NULL, "the result as JSON instead of a table" } },
+    .options = PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE,
+    .is_raw = true,
+    .examples = "psdctl compare job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)' --seeds=5\n"
+                "psdctl compare job.yaml --optimizers 'adam(lr=1e-3)' 'lion(lr=1e-4)' --lr-sweep=0.3,1,3\n",
+    .exits = "that of the first run that failed; 1 when runs of one seed did not begin alike; 75 after SIGINT, SIGTERM or SIGHUP",
+    .run = run,
+};

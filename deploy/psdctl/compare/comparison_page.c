@@ -1,0 +1,323 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/html.h"
+#include "deploy/psdctl/compare/comparison.h"
+
+/* report/report.css and report/report.js, built in; texts. */
+extern const char psd_report_css[], psd_report_js[];
+
+/* Points of all curves of a chart, so that the page stays small. */
+enum {
+    HUES = 8,  /* colours; then they come again, dashed */
+    FEW = 6,   /* so few curves may go up and down as they will; */
+    CALM = 34, /* of more, each has at most so many points, */
+    ROOM = 1000 /* and all on a chart so many */
+};
+
+typedef struct chart {
+    const psd_comparison_t *comparison;
+    bool is_loss;  /* of training, else the metric on the test set */
+    size_t stride; /* so many points of a curve are drawn as one */
+} chart_t;
+
+/* A point over the seeds. */
+typedef struct dot {
+    double step, seconds;
+    psd_spread_t spread;
+} dot_t;
+
+typedef struct dots {
+    dot_t at[PSD_CURVE_POINTS];
+    size_t n;
+} dots_t;
+
+/* -- curves ------------------------------------------------------------------------------------------------ */
+
+static const psd_curve_t *curve_of(const chart_t *chart, const psd_outcome_t *o)
+{
+    return chart->is_loss ? &o->losses : &o->looks;
+}
+
+static size_t longest_of(const chart_t *chart)
+{
+    size_t n = 1;
+    for (size_t c = 0; c < chart->comparison->n; c++)
+        for (unsigned s = 0; s < chart->comparison->n_seeds; s++) {
+            const psd_outcome_t *o = &chart->comparison->contender[c].outcome[s];
+            n = o->read && curve_of(chart, o)->n > n ? curve_of(chart, o)->n : n;
+        }
+    return n;
+}
+
+/* Mean of the points [from, from + stride) of one run; NaN: it has none there. */
+static double mean_at(const psd_curve_t *curve, size_t from, size_t stride)
+{
+    double sum = 0;
+    size_t n = 0;
+    for (size_t i = from; i < from + stride && i < curve->n; i++, n++)
+        sum += curve->point[i].value;
+    return n ? sum / (double)n : NAN;
+}
+
+/* Over those seeds that came to a good end; when none did, over all. */
+static void collect(const chart_t *chart, const psd_contender_t *c, dots_t *out)
+{
+    double value[100];
+    const psd_curve_t *longest = NULL;
+    out->n = 0;
+    for (unsigned s = 0; s < chart->comparison->n_seeds; s++)
+        if (c->outcome[s].read && (!longest || curve_of(chart, &c->outcome[s])->n > longest->n))
+            longest = curve_of(chart, &c->outcome[s]);
+    for (size_t i = 0; longest && i < longest->n && out->n < PSD_CURVE_POINTS; i += chart->stride) {
+        size_t n = 0;
+        double seconds = 0;
+        const size_t last = i + chart->stride <= longest->n ? i + chart->stride - 1 : longest->n - 1;
+        for (unsigned s = 0; s < chart->comparison->n_seeds; s++) {
+            const psd_outcome_t *o = &c->outcome[s];
+            const psd_curve_t *curve = curve_of(chart, o);
+            const bool good = o->read && ((!o->diverged && !o->untrained) || !c->final.n);
+            value[n] = good ? mean_at(curve, i, chart->stride) : NAN;
+            if (!isfinite(value[n]))
+                continue;
+            seconds += curve->point[last < curve->n ? last : curve->n - 1].seconds;
+            n++;
+        }
+        if (n)
+            out->at[out->n++] = (dot_t){ .step = longest->point[last].step,
+                                         .seconds = seconds / (double)n,
+                                         .spread = psd_spread_of(value, n) };
+    }
+}
+
+static void add(json_t *list, double value) { json_array_append_new(list, isfinite(value) ? json_real(value) : json_null()); }
+
+/* {"x": steps, "t": seconds, "m": means, "lo": least, "hi": most}; the last two are left out for a single seed. */
+static json_t *json_dots(const dots_t *dots, bool has_range)
+{
+    json_t *x = json_array(), *t = json_array(), *m = json_array(), *lo = json_array(), *hi = json_array();
+    for (size_t i = 0; i < dots->n; i++) {
+        add(x, dots->at[i].step);
+        add(t, dots->at[i].seconds);
+        add(m, dots->at[i].spread.mean);
+        if (has_range)
+            add(lo, dots->at[i].spread.least), add(hi, dots->at[i].spread.most);
+    }
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "x", x, "t", t, "m", m, "lo", lo, "hi", hi);
+}
+
+static json_t *json_curves(const psd_comparison_t *self, bool is_loss)
+{
+    chart_t chart = { .comparison = self, .is_loss = is_loss };
+    dots_t *dots = calloc(1, sizeof *dots);
+    json_t *list = json_array();
+    const size_t points = self->n <= FEW           ? PSD_CURVE_POINTS
+                          : self->n * CALM <= ROOM ? CALM
+                                                   : ROOM / self->n + 2;
+    chart.stride = (longest_of(&chart) + points - 1) / points;
+    for (size_t c = 0; dots && c < self->n; c++) {
+        collect(&chart, &self->contender[c], dots);
+        json_array_append_new(list, json_dots(dots, self->n_seeds > 1));
+    }
+    free(dots);
+    return list;
+}
+
+/* -- what the script draws --------------------------------------------------------------------------------- */
+
+static json_t *json_rule(const psd_comparison_t *self, size_t c)
+{
+    const psd_contender_t *one = &self->contender[c];
+    const char *failure = psd_contender_failure(one);
+    json_t *finals = json_array();
+    for (unsigned s = 0; s < self->n_seeds; s++)
+        add(finals, one->outcome[s].read ? one->outcome[s].final : (double)NAN);
+    return json_pack("{s:s, s:i, s:f, s:b, s:b, s:o, s:o, s:o}", "label", one->label, "named", (int)one->named, "lr",
+                     psd_rule_lr(&one->rule), "chosen", one->is_best_of_sweep, "edge", one->is_at_edge, "failure",
+                     failure ? json_string(failure) : json_null(), "finals", finals, "score",
+                     one->held.n    ? json_real(one->held.mean)
+                     : one->final.n ? json_real(one->final.mean)
+                                    : json_null());
+}
+
+/* Everything on the charts. NULL: no memory. */
+static json_t *json_charts(const psd_comparison_t *self)
+{
+    json_t *rules = json_array();
+    char chosen[PSD_CELL];
+    for (size_t c = 0; c < self->n; c++)
+        json_array_append_new(rules, json_rule(self, c));
+    return json_pack("{s:s, s:b, s:o, s:b, s:I, s:o, s:o, s:o, s:o}", "metric", self->metric, "smaller",
+                     self->smaller_is_better, "target", isnan(self->target) ? json_null() : json_real(self->target), "swept",
+                     self->is_swept, "seed", (json_int_t)self->first_seed, "chosen_on",
+                     psd_comparison_chosen_on(self, chosen) ? json_string(chosen) : json_null(), "rules", rules, "looks",
+                     json_curves(self, false), "losses", json_curves(self, true));
+}
+
+/* As an element that a script reads; no text of it can end the element. */
+static bool put_charts_data(FILE *out, const psd_comparison_t *self)
+{
+    json_t *json = json_charts(self);
+    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
+    json_decref(json);
+    if (!text)
+        return false;
+    fputs("<script type=\"application/json\" id=\"data\">", out);
+    for (const char *c = text; *c; c++)
+        if (*c == '<')
+            fputs("\\u003c", out);
+        else
+            fputc(*c, out);
+    fputs("</script>\n", out);
+    free(text);
+    return true;
+}
+
+/* -- the rest of the page ---------------------------------------------------------------------------------- */
+
+static void put_swatch(FILE *out, size_t c)
+{
+    fprintf(out, "<svg class=\"s k h%zu d%zu\" viewBox=\"0 0 22 8\"><path class=\"l\" d=\"M0 4H22\"/></svg>",
+            c % HUES, c / HUES % 4);
+}
+
+static void put_keys(FILE *out, const psd_comparison_t *self)
+{
+    fputs("<div class=\"keys\">\n", out);
+    for (size_t c = 0; c < self->n; c++) {
+        const psd_contender_t *one = &self->contender[c];
+        const char *failure = psd_contender_failure(one);
+        fprintf(out, "<button type=\"button\" data-k=\"%zu\"%s aria-pressed=\"%s\">", c,
+                one->is_best_of_sweep ? "" : " class=\"out\"", one->is_best_of_sweep ? "true" : "false");
+        put_swatch(out, c);
+        psd_html_put(out, one->label);
+        if (failure)
+            fprintf(out, "<em>%s</em>", failure);
+        fputs("</button>\n", out);
+    }
+    fputs("</div>\n", out);
+}
+
+static void put_cell(FILE *out, const psd_comparison_t *self, const psd_column_t *column, size_t c)
+{
+    const psd_contender_t *one = &self->contender[c];
+    const double value = column->value(one);
+    char text[PSD_CELL];
+    column->text(self, one, text);
+    fprintf(out, "<td%s data-v=\"",
+            column == psd_comparison_column(1) ? " class=\"w r\""
+            : column->is_text                  ? " class=\"w\""
+                                               : "");
+    if (isfinite(value))
+        fprintf(out, "%.9g", value);
+    fputs("\">", out);
+    if (column == psd_comparison_column(1))
+        put_swatch(out, c);
+    psd_html_put(out, column == psd_comparison_column(1) ? one->label : text);
+    fputs("</td>", out);
+}
+
+static void put_table(FILE *out, const psd_comparison_t *self)
+{
+    char title[PSD_CELL];
+    const psd_column_t *column;
+    fputs("<p class=\"more\" hidden>The table goes on to the right: scroll it →</p>"
+          "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>", out);
+    for (size_t i = 0; (column = psd_comparison_column(i)); i++) {
+        if (column->is_shown && !column->is_shown(self))
+            continue;
+        psd_comparison_title(self, i, title);
+        fprintf(out, "<th%s>", column->is_text ? " class=\"w\"" : "");
+        psd_html_put(out, title);
+        fputs("</th>", out);
+    }
+    fputs("</tr></thead><tbody>\n", out);
+    for (size_t c = 0; c < self->n; c++) {
+        fprintf(out, "<tr data-k=\"%zu\">", c);
+        for (size_t i = 0; (column = psd_comparison_column(i)); i++)
+            if (!column->is_shown || column->is_shown(self))
+                put_cell(out, self, column, c);
+        fputs("</tr>\n", out);
+    }
+    fputs("</tbody></table></div>\n", out);
+}
+
+/* What makes it a comparison: all runs of a seed have these. */
+static void put_hashes(FILE *out, const psd_comparison_t *self)
+{
+    fputs("<details><summary>What all runs of a seed had in common</summary>\n", out);
+    for (unsigned s = 0; s < self->n_seeds; s++) {
+        const psd_outcome_t *one = NULL;
+        for (size_t c = 0; c < self->n; c++) {
+            const psd_outcome_t *o = &self->contender[c].outcome[s];
+            one = o->read && (!one || o->steps > one->steps) ? o : one;
+        }
+        if (!one)
+            continue;
+        fprintf(out,
+                "<p>seed %llu: weights before the first step <code>%s</code>; rows and labels in the order "
+                "of the steps, "
+                "by worker <code>",
+                (unsigned long long)(self->first_seed + s), one->sha256_initial);
+        psd_html_put(out, one->order);
+        fputs("</code></p>\n", out);
+    }
+    fputs("</details>\n", out);
+}
+
+static void put_notes(FILE *out, const psd_comparison_t *self)
+{
+    char chosen[PSD_CELL];
+    fprintf(out,
+            "<p class=\"dim\">Mean ± standard deviation over seeds; shaded: from the least to the most of "
+            "them. Two rows that "
+            "share a group cannot be told apart: their ranges of %s overlap. ",
+            *self->metric ? self->metric : "the metric");
+    if (!isnan(self->target))
+        fprintf(out, "The target, %.4g, is %s. ", self->target,
+                self->target_is_ours ? "where the worst seed of the first rule that was named ends"
+                                     : "as it was told");
+    if (psd_comparison_chosen_on(self, chosen))
+        fprintf(out, "Of each rule, the learning rate is chosen on %s; the rules are compared with those. ", chosen);
+    fputs("Failed to train: no better than giving one answer for everything. Train loss: mean over the last tenth of the "
+          "steps. Moved: bytes that all servers received and sent.</p>\n",
+          out);
+}
+
+static void put_text(FILE *out, const char *element, const char *text)
+{
+    fprintf(out, "<%s>", element);
+    psd_html_put(out, text);
+    fprintf(out, "</%.*s>\n", (int)strcspn(element, " "), element);
+}
+
+bool psd_comparison_page(const psd_comparison_t *self, FILE *out)
+{
+    char line[1024];
+    psd_comparison_describe(self, line, sizeof line);
+    fputs("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+          "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">",
+          out);
+    put_text(out, "title", psd_options_string(self->options, "job"));
+    fprintf(out, "<style>%s", psd_report_css);
+    for (int i = 0; i < HUES; i++)
+        fprintf(out, ".h%d{--c:var(--%d)}", i, i);
+    fprintf(out, "</style></head><body>\n<h1>%s: %zu optimizer%s</h1>\n", psd_options_string(self->options, "job"),
+            self->n, self->n > 1 ? "s" : "");
+    put_text(out, "p class=\"dim\"", line);
+    put_text(out, "p class=\"verdict\"", self->verdict);
+    if (*self->advice)
+        put_text(out, "p class=\"verdict advice\"", self->advice);
+    fputs("<div class=\"tools\"></div><div class=\"charts\"><noscript>The curves are drawn by a script, which this browser "
+          "does not run; the table below is whole without it.</noscript></div>\n",
+          out);
+    put_keys(out, self);
+    put_table(out, self);
+    put_notes(out, self);
+    put_hashes(out, self);
+    fprintf(out, "<p class=\"dim\">psdctl compare, psd %s</p>\n", PSD_VERSION);
+    const bool drawn = put_charts_data(out, self);
+    fprintf(out, "<script>\n%s</script></body></html>\n", psd_report_js);
+    return drawn && !ferror(out);
+}

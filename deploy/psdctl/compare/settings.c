@@ -1,0 +1,100 @@
+#include "deploy/psdctl/compare/settings.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+/* Options that change neither what is trained nor how it is measured; more rules and more seeds may be added
+ * too. All others, future ones included, must be those of the runs that are here already. */
+static bool is_setting(const psd_option_t *row)
+{
+    static const char *const others[] = { "optimizer",    "seed",          "run.dir",    "save",
+                                          "trace",        "progress",      "log.level",  "progress_interval",
+                                          "log.format",   "listen",        "advertise",  "join",
+                                          "join_timeout", "status.listen", "restarts",   "worker.id",
+                                          "worker.name",  "server.index",  "stop.target",
+                                          "hostfile",     "remote.shell",  "remote.bin" };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!strcmp(row->key, others[i]))
+            return false;
+    return strncmp(row->key, "compare.", 8) != 0 && strncmp(row->key, "checkpoint.", 11) != 0;
+}
+
+/* A value as it is kept: a path is what it leads to, from wherever it counts. */
+static json_t *setting(const psd_option_t *row, const char *text)
+{
+    const char *path = psd_option_path(row, text);
+    char real[PATH_MAX];
+    return path && realpath(path, real) ? json_sprintf("%.*s%s", (int)(path - text), text, real) : json_string(text);
+}
+
+static json_t *make_settings(const psd_options_t *options)
+{
+    json_t *settings = json_object();
+    const psd_option_t *row;
+    for (size_t i = 0; (row = psd_option_at(i)); i++)
+        if (is_setting(row))
+            json_object_set_new(settings, row->key, setting(row, psd_options_text(options, row->key)));
+    json_object_set_new(settings, "version of psd", json_string(PSD_VERSION));
+    return settings;
+}
+
+/* Every difference, in one sentence. */
+static int compare(const char *directory, const json_t *before, const json_t *now, psd_err_t *err)
+{
+    const char *key;
+    json_t *value;
+    char list[360] = "";
+    json_object_foreach((json_t *)(uintptr_t)now, key, value)
+    {
+        const char *old = json_string_value(json_object_get(before, key));
+        const size_t used = strlen(list);
+        if (!old || strcmp(old, json_string_value(value)) != 0)
+            snprintf(list + used, sizeof list - used, "%s%s was \"%.60s\" and is \"%.60s\"", used ? ", " : "",
+                     key, old ? old : "", json_string_value(value));
+    }
+    return *list ? psd_err_set(err, PSD_ECONFIG, "%s holds runs of another job: %s; set run.dir to another",
+                               directory, list)
+                 : PSD_OK;
+}
+
+/* With the file open and locked: the first one writes it, all others compare. */
+static int read_or_write(const psd_options_t *options, const char *directory, const char *path, int fd,
+                         psd_err_t *err)
+{
+    json_error_t why;
+    const off_t n_bytes = lseek(fd, 0, SEEK_END);
+    lseek(fd, 0, SEEK_SET);
+    json_t *now = make_settings(options), *before = n_bytes > 0 ? json_loadfd(fd, 0, &why) : NULL;
+    int rc = PSD_OK;
+    if (before)
+        rc = compare(directory, before, now, err);
+    else if (n_bytes > 0)
+        rc = psd_err_set(err, PSD_EDATA, "%s:%d: %s; remove the directory, or set run.dir", path, why.line,
+                         why.text);
+    else if (json_dumpfd(now, fd, JSON_INDENT(2) | JSON_SORT_KEYS))
+        rc = psd_err_set(err, PSD_EIO, "cannot write %s: %s", path, strerror(errno));
+    json_decref(before);
+    json_decref(now);
+    return rc;
+}
+
+int psd_settings_hold(const psd_options_t *options, const char *directory, int *lock, psd_err_t *err)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/settings.json", directory);
+    const int fd = *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return psd_err_set(err, PSD_EIO, "cannot write %s: %s; set run.dir to another", path,
+                           strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB))
+        return psd_err_set(err, PSD_EUNAVAILABLE,
+                           "another psdctl compare works in %s; wait for it, or set run.dir", directory);
+    return read_or_write(options, directory, path, fd, err);
+}

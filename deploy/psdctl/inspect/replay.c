@@ -1,0 +1,302 @@
+#include "deploy/psdctl/inspect/replay.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "deploy/psdctl/verb.h"
+#include "psd/worker.h"
+
+/* ---- by a server ---- */
+
+/* The failure of a call of the worker library; its codes are ours. */
+static int worker_error(const psd_worker_t *worker, int code, const char *doing, psd_err_t *err)
+{
+    return psd_err_set(err, code, "%s: %s", doing, worker ? psd_worker_error(worker) : psd_strerror(code));
+}
+
+/* One worker of a replay. */
+typedef struct member {
+    psd_worker_t *worker;
+    const psd_golden_case_t *c;
+    const psd_rule_t *rule;
+    const char *join, *job;
+    uint32_t index;       /* its place among them: the order of sums */
+    float *w;             /* n weights */
+    uv_thread_t thread;   /* in which it joins: registration waits for the others */
+    int rc;
+    psd_err_t err;
+} member_t;
+
+uint32_t psd_replay_workers(const psd_golden_case_t *c)
+{
+    uint32_t n = 1;
+    for (size_t i = 0; i < c->n_steps; i++)
+        for (size_t k = 0; k < c->steps[i].n_pushes; k++)
+            if (c->steps[i].pushes[k].worker + 1 > n)
+                n = c->steps[i].pushes[k].worker + 1;
+    return n;
+}
+
+/* The servers' settings must have "optimizer=" and exactly this rule. */
+static int check_optimizer(const psd_worker_t *worker, const psd_rule_t *rule, psd_err_t *err)
+{
+    char wanted[PSD_RULE_TEXT];
+    const char *settings = psd_worker_settings(worker);
+    const char *found = settings ? strstr(settings, "optimizer=") : NULL;
+    psd_rule_print(rule, wanted);
+    const size_t n = strlen(wanted);
+    if (!found)
+        return psd_err_set(err, PSD_EREFUSED, "the server does not say which optimizer it runs");
+    found += strlen("optimizer=");
+    if (strncmp(found, wanted, n) == 0 && (found[n] == ' ' || found[n] == '\0'))
+        return PSD_OK;
+    /* The rule ends where its brackets close. */
+    size_t end = strcspn(found, "(");
+    for (int depth = found[end] == '(' ? 1 : 0; depth > 0 && found[end]; end++)
+        depth += (found[end + 1] == '(') - (found[end + 1] == ')');
+    return psd_err_set(err, PSD_EREFUSED, "the server runs %.*s, but this replay needs %s", (int)(end + 1),
+                       found, wanted);
+}
+
+/* Register the weights as the model, and make sure that they were taken as they are. */
+static int register_weights(member_t *self)
+{
+    const uint64_t shape[] = { self->c->n };
+    const psd_tensor_t tensor = { .name = "w", .shape = shape, .n_dims = 1, .data = self->w };
+    memcpy(self->w, self->c->w0, self->c->n * sizeof *self->w);
+    const int rc = psd_worker_register(self->worker, &tensor, 1);
+    if (rc)
+        return worker_error(self->worker, rc, "register", &self->err);
+    const uint64_t version = psd_worker_position(self->worker).version;
+    if (version != 0 || memcmp(self->w, self->c->w0, self->c->n * sizeof *self->w) != 0)
+        return psd_err_set(&self->err, PSD_EREFUSED,
+                           "the server's model is already trained (version %" PRIu64 "); a replay needs a fresh job", version);
+    return PSD_OK;
+}
+
+static void join_one(void *arg)
+{
+    member_t *self = arg;
+    const psd_worker_config_t config = { .size = sizeof config, .join = self->join, .job = self->job,
+                                         .worker = (int)self->index + 1, .insecure = 1 };
+    self->rc = psd_worker_connect(&self->worker, &config);
+    if (self->rc)
+        self->rc = worker_error(self->worker, self->rc, self->join, &self->err);
+    else
+        self->rc = check_optimizer(self->worker, self->rule, &self->err);
+    if (!self->rc)
+        self->rc = register_weights(self);
+}
+
+static int join_all(member_t *member, uint32_t n, psd_err_t *err)
+{
+    for (uint32_t k = 0; k < n; k++)
+        if (uv_thread_create(&member[k].thread, join_one, &member[k]))
+            abort(); /* a thread that cannot be started leaves the others waiting */
+    for (uint32_t k = 0; k < n; k++)
+        uv_thread_join(&member[k].thread);
+    for (uint32_t k = 0; k < n; k++)
+        if (member[k].rc)
+            return *err = member[k].err, member[k].rc;
+    if (psd_worker_position(member[0].worker).world != n)
+        return psd_err_set(err, PSD_EREFUSED,
+                           "the case has %u workers, and the job was begun with %u; start psd with --workers-min %u", n,
+                           psd_worker_position(member[0].worker).world, n);
+    return PSD_OK;
+}
+
+/* What worker `k` pushes in a step: its own part, or the one gradient if it is the first, or nothing. */
+static int push_part(member_t *self, const psd_golden_step_t *step, psd_ticket_t *ticket)
+{
+    const float *g = self->index == 0 ? step->g : NULL;
+    uint64_t samples = g ? 1 : 0;
+    for (size_t k = 0; k < step->n_pushes; k++)
+        if (step->pushes[k].worker == self->index) {
+            g = step->pushes[k].g;
+            samples = step->pushes[k].samples;
+        }
+    return psd_worker_exchange(self->worker, g ? &g : NULL, samples, 0.0, ticket);
+}
+
+static int exchange_step(member_t *member, uint32_t n, const psd_golden_step_t *step, psd_err_t *err)
+{
+    psd_ticket_t ticket[PSD_GOLDEN_WORKERS];
+    int rc = psd_worker_set_lr(member[0].worker, step->has_lr ? step->lr : psd_rule_lr(member[0].rule), 60000);
+    if (rc)
+        return worker_error(member[0].worker, rc, "set the learning rate", err);
+    for (uint32_t k = 0; k < n; k++)
+        if ((rc = push_part(&member[k], step, &ticket[k])) != 0)
+            return worker_error(member[k].worker, rc, "exchange", err);
+    for (uint32_t k = 0; k < n; k++)
+        if ((rc = psd_worker_wait(member[k].worker, ticket[k], 60000)) != 0)
+            return worker_error(member[k].worker, rc, "exchange", err);
+    return PSD_OK;
+}
+
+static int exchange_all(member_t *member, uint32_t n, float *slow, psd_trajectory_each_t *each, void *arg,
+                        psd_err_t *err)
+{
+    const psd_golden_case_t *c = member[0].c;
+    const psd_rule_t *rule = member[0].rule;
+    for (size_t t = 1; t <= c->n_steps; t++) {
+        int rc = exchange_step(member, n, &c->steps[t - 1], err);
+        if (rc)
+            return rc;
+        if (rule->lookahead && (rc = psd_worker_pull_slow(member[0].worker, &slow, 60000)) != 0)
+            return worker_error(member[0].worker, rc, "pull", err);
+        each(arg, t, member[0].w, rule->lookahead ? slow : NULL);
+    }
+    return PSD_OK;
+}
+
+static int leave_all(member_t *member, uint32_t n, psd_err_t *err)
+{
+    int rc = PSD_OK;
+    for (uint32_t k = 0; k < n && !rc; k++)
+        if ((rc = psd_worker_leave(member[k].worker, 1, 10000)) != 0)
+            rc = worker_error(member[k].worker, rc, "leave", err);
+    return rc;
+}
+
+int psd_replay_by_server(const psd_golden_case_t *c, const psd_rule_t *rule, const char *join,
+                         const char *job, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
+{
+    uint32_t n = psd_replay_workers(c);
+    member_t *member = calloc(n, sizeof *member);
+    float *w = calloc((n + 1) * c->n, sizeof *w);
+    int rc = PSD_OK;
+    if (!member || !w)
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory to replay %zu weights", c->n);
+    for (uint32_t k = 0; k < n && !rc; k++)
+        member[k] = (member_t){ .c = c, .rule = rule, .join = join, .job = job, .index = k, .w = w + (k + 1) * c->n };
+    if (!rc)
+        rc = join_all(member, n, err);
+    if (!rc)
+        rc = exchange_all(member, n, w, each, arg, err);
+    if (!rc)
+        rc = leave_all(member, n, err);
+    for (uint32_t k = 0; member && k < n; k++)
+        psd_worker_close(&member[k].worker);
+    free(member);
+    free(w);
+    return rc;
+}
+
+/* ---- the verb ---- */
+
+typedef struct options {
+    const char *optimizer, *id, *server, *job, *file;
+} options_t;
+
+/* Who prints the records of a case. */
+typedef struct printer {
+    size_t n; /* weights */
+} printer_t;
+
+static void print_step(void *arg, size_t t, const float *w, const float *slow)
+{
+    const printer_t *self = arg;
+    psd_golden_print(stdout, 'w', t, w, self->n);
+    if (slow)
+        psd_golden_print(stdout, 'x', t, slow, self->n);
+}
+
+static int replay_case(const psd_golden_case_t *c, const options_t *o, bool framed, psd_err_t *err)
+{
+    psd_rule_t rule;
+    printer_t printer = { .n = c->n };
+    int rc = psd_rule_parse(&rule, o->optimizer ? o->optimizer : c->spec, err);
+    if (rc && o->optimizer)
+        return psd_err_wrap(err, "--optimizer"), PSD_EUSAGE;
+    if (rc)
+        return psd_err_wrap(err, "%s: case %s: %s", o->file, c->id, c->spec), PSD_EDATA;
+    if (framed)
+        printf("%s\n", c->header);
+    rc = o->server ? psd_replay_by_server(c, &rule, o->server, o->job, print_step, &printer, err)
+                   : psd_trajectory_run(c, &rule, print_step, &printer, err);
+    if (framed && !rc)
+        puts("end");
+    return rc;
+}
+
+/* Replay the picked case, or all; one is held back until it is known whether another follows, which frames
+ * them. */
+static int replay_cases(psd_golden_t *reader, const options_t *o, psd_err_t *err)
+{
+    psd_golden_case_t *held = NULL, *next = NULL;
+    bool framed = false, done = false;
+    int rc = PSD_OK;
+    while (!rc && !done) {
+        rc = psd_golden_next(reader, &next, err);
+        done = !next;
+        if (next && o->id && strcmp(next->id, o->id) != 0) {
+            psd_golden_case_destroy(&next);
+            continue;
+        }
+        framed |= held && next;
+        if (!rc && held)
+            rc = replay_case(held, o, framed, err);
+        if (!rc && !held && done && !framed)
+            rc = o->id ? psd_err_set(err, PSD_EDATA, "%s has no case '%s'", o->file, o->id)
+                       : psd_err_set(err, PSD_EDATA, "%s has no case", o->file);
+        psd_golden_case_destroy(&held);
+        held = next;
+        next = NULL;
+    }
+    psd_golden_case_destroy(&held);
+    return rc;
+}
+
+static int replay_file(const options_t *o, psd_err_t *err)
+{
+    const bool standard = strcmp(o->file, "-") == 0;
+    FILE *file = standard ? stdin : fopen(o->file, "re");
+    if (!file)
+        return psd_err_set(err, PSD_ENOINPUT, "%s: %s", o->file, strerror(errno));
+    psd_golden_t *reader = psd_golden_new(file, standard ? "standard input" : o->file, err);
+    int rc = reader ? replay_cases(reader, o, err) : PSD_ENOMEM;
+    psd_golden_destroy(&reader);
+    if (!standard)
+        fclose(file);
+    if (!rc && (fflush(stdout) || ferror(stdout)))
+        rc = psd_err_set(err, PSD_EIO, "standard output: %s", strerror(errno));
+    return rc;
+}
+
+enum { OPTIMIZER, CASE, SERVER, JOB };
+
+static int run(const psd_args_t *args)
+{
+    const options_t options = { .optimizer = args->flag[OPTIMIZER],
+                                .id = args->flag[CASE],
+                                .server = args->flag[SERVER],
+                                .job = args->flag[JOB],
+                                .file = args->word[0] };
+    psd_err_t err = { .code = PSD_OK };
+    if (options.job && !options.server)
+        return psd_verb_misuse(args->verb, "--job goes with --server: it is the job of that psd");
+    int rc = replay_file(&options, &err);
+    if (rc)
+        fprintf(stderr, "psdctl replay: %s\n", err.text);
+    return psd_err_exit_code(rc);
+}
+
+const psd_verb_t psd_verb_replay = {
+    .name = "replay",
+    .words = "FILE",
+    .does = "step an optimizer along the gradients of a golden file",
+    .about = "Prints the weights after each step, as w records; the slow weights of Lookahead as x records. FILE may be -, "
+             "for the standard input.",
+    .flag = { [OPTIMIZER] = { "optimizer", "RULE", "instead of the case's own, such as 'lookahead(adam(lr=1e-3), k=5)'" },
+              [CASE] = { "case", "ID", "this case of the file alone" },
+              [SERVER] = { "server", "tcp://HOST:PORT",
+                           "by a running psd, whose optimizer must be the same, instead of in this process; a case of "
+                           "several workers needs a psd with --workers-min of that number" },
+              [JOB] = { "job", "NAME", "the job of that psd (default: psd)" } },
+    .examples = "psdctl replay --case=adam-defaults tests/golden/adam.txt\n",
+    .exits = "",
+    .run = run,
+};

@@ -1,0 +1,150 @@
+#include "deploy/psdctl/inspect/snapshot.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <zlib.h>
+
+#include "deploy/psdctl/inspect/http.h"
+
+enum { MAX_ASSET = 4 << 20 };
+
+typedef struct moment {
+    const char *url;
+    char *page, *css, *js;
+    json_t *status, *history;
+} moment_t;
+
+/* ---- what the server has ---- */
+
+/* An asset comes as a browser takes it, compressed. The caller frees it. */
+static char *unpack(char *bytes, size_t n, const char *path, psd_err_t *err)
+{
+    char *text = malloc(MAX_ASSET);
+    z_stream stream = {
+        .next_in = (Bytef *)bytes, .avail_in = (uInt)n, .next_out = (Bytef *)text, .avail_out = MAX_ASSET - 1
+    };
+    bool whole = text && inflateInit2(&stream, 16 + MAX_WBITS) == Z_OK;
+    if (whole) {
+        whole = inflate(&stream, Z_FINISH) == Z_STREAM_END;
+        inflateEnd(&stream);
+    }
+    free(bytes);
+    if (whole) {
+        text[stream.total_out] = '\0';
+        return text;
+    }
+    free(text);
+    psd_err_set(err, PSD_EPROTO, "%s is not compressed as it should be; is psd as old as this psdctl?", path);
+    return NULL;
+}
+
+static char *fetch_asset(const char *url, const char *token_file, const char *path, psd_err_t *err)
+{
+    size_t n;
+    char *bytes = psd_http_fetch(url, token_file, path, &n, err);
+    return bytes ? unpack(bytes, n, path, err) : NULL;
+}
+
+static bool take(moment_t *self, const char *token_file, psd_err_t *err)
+{
+    size_t n;
+    return (self->css = fetch_asset(self->url, token_file, "/dashboard.css", err)) &&
+           (self->js = fetch_asset(self->url, token_file, "/dashboard.js", err)) &&
+           (self->history = psd_http_fetch_object(self->url, token_file, "/history", err)) &&
+           (self->status = psd_http_fetch_object(self->url, token_file, "/status", err)) &&
+           (self->page = psd_http_fetch(self->url, token_file, "/", &n, err));
+}
+
+/* ---- how the page has it in itself ---- */
+
+static void put_text(const moment_t *self, FILE *out)
+{
+    char when[64];
+    const time_t now = time(NULL);
+    struct tm tm;
+    strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S %z", localtime_r(&now, &tm));
+    fprintf(out, "<footer>as it was on %s, at ", when);
+    for (const char *c = self->url; *c; c++)
+        fprintf(out, strchr("<>&\"'", *c) ? "&#%d;" : "%c", *c);
+    fputs("</footer>", out);
+}
+
+/* Where a browser may load anything from: nowhere. */
+static void put_policy(const moment_t *self, FILE *out)
+{
+    (void)self;
+    fputs("<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'; "
+          "script-src 'unsafe-inline'\">",
+          out);
+}
+
+static void put_style(const moment_t *self, FILE *out) { fprintf(out, "<style>%s</style>", self->css); }
+static void put_nothing(const moment_t *self, FILE *out) { (void)self, (void)out; }
+
+/* As JSON in a script, which "<" could end. */
+static void put_data(const moment_t *self, FILE *out)
+{
+    json_t *all = json_pack("{s:O, s:O, s:I, s:s}", "status", self->status, "history", self->history, "saved",
+                            (json_int_t)time(NULL), "from", self->url);
+    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(13)) : NULL;
+    fputs("<script type='application/json' id=saved>", out);
+    for (const char *c = text ? text : "null"; *c; c++)
+        fputs(*c == '<' ? "\\u003c" : (const char[]){ *c, '\0' }, out);
+    fprintf(out, "</script><script>%s</script></body>", self->js);
+    free(text);
+    json_decref(all);
+}
+
+/* Parts of the page, in their order, and what stands in their places. */
+static const struct part {
+    const char *from, *to;
+    void (*put)(const moment_t *self, FILE *out);
+} parts[] = {
+    { "<noscript><meta http-equiv=refresh", "</noscript>", put_policy },
+    { "<link rel=stylesheet href=/dashboard.css>", "", put_style },
+    { "<script src=/dashboard.js", "</script>", put_nothing },
+    { "<footer>", "</footer>", put_text },
+    { "</body>", "", put_data },
+};
+enum { N_PARTS = sizeof parts / sizeof *parts };
+
+static int put_page(const moment_t *self, FILE *out, psd_err_t *err)
+{
+    const char *at = self->page;
+    for (size_t i = 0; i < N_PARTS; i++) {
+        const char *from = strstr(at, parts[i].from), *to = from ? strstr(from + 1, parts[i].to) : NULL;
+        if (!to)
+            return psd_err_set(err, PSD_EPROTO, "the page at %s lacks %s; is psd as old as this psdctl?",
+                               self->url, parts[i].from);
+        fwrite(at, 1, (size_t)(from - at), out);
+        parts[i].put(self, out);
+        at = *parts[i].to ? to + strlen(parts[i].to) : from + strlen(parts[i].from);
+    }
+    fputs(at, out);
+    return PSD_OK;
+}
+
+int psd_snapshot_print(FILE *out, const char *url, const char *token_file, json_t **status, psd_err_t *err)
+{
+    moment_t self = { .url = url };
+    char *text = NULL;
+    size_t n = 0;
+    *status = NULL;
+    FILE *whole = take(&self, token_file, err) ? open_memstream(&text, &n) : NULL;
+    int rc = whole ? put_page(&self, whole, err) : err->code;
+    if (whole && fclose(whole) && !rc)
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for the page");
+    if (!rc) {
+        fwrite(text, 1, n, out);
+        *status = json_incref(self.status);
+    }
+    free(text);
+    free(self.page);
+    free(self.css);
+    free(self.js);
+    json_decref(self.status);
+    json_decref(self.history);
+    return rc;
+}

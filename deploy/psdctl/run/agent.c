@@ -1,0 +1,278 @@
+#include "deploy/psdctl/run/agent.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "deploy/psdctl/run/place.h"
+#include "deploy/psdctl/run/run.h"
+
+enum { MAX_LINE = 1 << 20, MAX_WORDS = 256, STDIO = 3, SILENT_TURNS = 10 };
+
+/* -- the order, at the near end -------------------------------------------------------------------------- */
+
+/* Which kernels OpenBLAS takes decides the last bits of a gradient: the same ones there as here. */
+static json_t *environment(void)
+{
+    static const char *const handed_on[] = { "OPENBLAS_CORETYPE" };
+    json_t *list = json_object();
+    for (size_t i = 0; i < sizeof handed_on / sizeof *handed_on; i++)
+        if (getenv(handed_on[i]))
+            json_object_set_new(list, handed_on[i], json_string(getenv(handed_on[i])));
+    return list;
+}
+
+char *psd_agent_order(const char *directory, const char *make, char *const *words, const psd_keyring_t *secrets)
+{
+    json_t *list = json_array(), *hidden = json_object();
+    for (; *words; words++)
+        json_array_append_new(list, json_string(*words));
+    for (unsigned i = 0; secrets && i < PSD_SECRETS; i++) {
+        char flag[64];
+        psd_option_flag(secrets->secret[i].key, flag, sizeof flag);
+        json_object_set_new(hidden, flag, json_string(secrets->secret[i].text));
+    }
+    json_t *order = json_pack("{s:s, s:s, s:o, s:o, s:o}", "directory", directory, "make", make, "environment", environment(),
+                              "words", list, "secrets", hidden);
+    char *text = order ? json_dumps(order, JSON_COMPACT) : NULL, *line = NULL;
+    if (text && asprintf(&line, "%s\n", text) < 0)
+        line = NULL;
+    if (text)
+        explicit_bzero(text, strlen(text));
+    free(text);
+    json_decref(order);
+    return line;
+}
+
+/* -- the order, at the far end --------------------------------------------------------------------------- */
+
+typedef struct agent {
+    uv_loop_t loop;
+    uv_pipe_t near;
+    uv_timer_t silence;
+    unsigned silent_turns; /* of its, since something was heard */
+    uv_process_t program;
+    char *line; /* being read */
+    size_t n;
+    bool started, refused;
+    int code;
+    psd_place_t place;
+    char *word[MAX_WORDS + 1]; /* what is run */
+    size_t n_words;
+    uv_stdio_container_t stdio[STDIO + PSD_SECRETS];
+    int n_stdio;
+} agent_t;
+
+/* All this happens before anything has been started. */
+static void refuse(agent_t *self, int code, const psd_err_t *err)
+{
+    fprintf(stderr, "psdctl: %s\n", err->text);
+    self->code = psd_err_exit_code(code);
+    self->refused = true;
+    uv_stop(&self->loop);
+}
+
+/* A word, of three pieces. */
+static int add_word(agent_t *self, const char *a, const char *b, const char *c, psd_err_t *err)
+{
+    if (self->n_words == MAX_WORDS || asprintf(&self->word[self->n_words], "%s%s%s", a, b, c) < 0)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for %zu words", self->n_words);
+    self->word[++self->n_words] = NULL;
+    return PSD_OK;
+}
+
+/* A file that is in memory alone, for its owner, under the number that it has in the program, too. */
+static int add_secret(agent_t *self, const char *flag, const char *text, psd_err_t *err)
+{
+    char name[32];
+    int fd = memfd_create("psd", MFD_CLOEXEC);
+    const size_t n = strlen(text);
+    if (fd < 0 || fchmod(fd, 0600) || write(fd, text, n) != (ssize_t)n)
+        return psd_err_set(err, PSD_ESYSTEM, "cannot keep a secret in memory: %s", strerror(errno));
+    snprintf(name, sizeof name, "/dev/fd/%d", self->n_stdio);
+    self->stdio[self->n_stdio++] = (uv_stdio_container_t){ .flags = UV_INHERIT_FD, .data.fd = fd };
+    return add_word(self, flag, "=", name, err);
+}
+
+/* Which of the secrets a program takes. */
+static bool takes(const char *program, const char *flag)
+{
+    return strcmp(flag, "--worker-key") == 0 ? strcmp(program, "psd-worker") == 0 : strcmp(program, "psd") == 0;
+}
+
+/* "psdctl --as-child PID BIN/PROGRAM words": so that it dies with this process. */
+static int add_words(agent_t *self, const json_t *words, const json_t *secrets, psd_err_t *err)
+{
+    static const char *const programs[] = { "psd", "psd-worker" };
+    const char *program = json_string_value(json_array_get(words, 0)), *flag;
+    char pid[32];
+    size_t i;
+    json_t *value;
+    bool known = false;
+    for (i = 0; program && i < sizeof programs / sizeof *programs; i++)
+        known = known || strcmp(program, programs[i]) == 0;
+    if (!known)
+        return psd_err_set(err, PSD_EUSAGE, "\"%.40s\" is no program of psd", program ? program : "");
+    snprintf(pid, sizeof pid, "%ld", (long)getpid());
+    int rc = add_word(self, "psdctl", "", "", err);
+    rc = rc ? rc : add_word(self, PSD_CTL_CHILD, "", "", err);
+    rc = rc ? rc : add_word(self, pid, "", "", err);
+    rc = rc ? rc : add_word(self, self->place.bin, "/", strcmp(program, "psd") == 0 ? PSD_PROGRAM_NAME : program, err);
+    for (i = 1; rc == PSD_OK && i < json_array_size(words); i++)
+        rc = add_word(self, json_string_value(json_array_get(words, i)), "", "", err);
+    json_object_foreach((json_t *)(uintptr_t)secrets, flag, value)
+        if (rc == PSD_OK && self->n_stdio < STDIO + PSD_SECRETS && takes(program, flag))
+            rc = add_secret(self, flag, json_string_value(value), err);
+    return rc;
+}
+
+static int settle(const char *directory, const char *make, json_t *environment, psd_err_t *err)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach(environment, name, value)
+        if (json_is_string(value))
+            setenv(name, json_string_value(value), 1);
+    if (chdir(directory))
+        return psd_err_set(err, PSD_ENOINPUT, "%s: %s; the job's directory must be there on every host (a shared one, or a copy)",
+                           directory, strerror(errno));
+    return psd_place_make(make, err);
+}
+
+static void on_ended(uv_process_t *process, int64_t code, int number)
+{
+    agent_t *self = process->data;
+    self->code = number ? PSD_AGENT_GONE + number : (int)code;
+    uv_stop(&self->loop);
+}
+
+static int start(agent_t *self, psd_err_t *err)
+{
+    uv_process_options_t options = { .exit_cb = on_ended, .file = self->place.self, .args = self->word,
+                                     .stdio = self->stdio, .stdio_count = self->n_stdio };
+    self->program.data = self;
+    int rc = uv_spawn(&self->loop, &self->program, &options);
+    if (rc)
+        return psd_err_set(err, PSD_ESYSTEM, "cannot start %s: %s", self->word[3], uv_strerror(rc));
+    self->started = true;
+    return PSD_OK;
+}
+
+static int obey(agent_t *self, const char *line, psd_err_t *err)
+{
+    const char *directory, *make;
+    json_t *words, *secrets, *variables, *order = json_loads(line, 0, NULL);
+    size_t i;
+    json_t *word;
+    int rc = PSD_OK;
+    if (json_unpack(order, "{s:s, s:s, s:o, s:o, s:o}", "directory", &directory, "make", &make, "environment", &variables, "words",
+                    &words, "secrets", &secrets))
+        rc = psd_err_set(err, PSD_EUSAGE, "%s is what psdctl launch calls on a host, and nothing to call by hand", PSD_CTL_AGENT);
+    json_array_foreach(rc == PSD_OK ? words : NULL, i, word)
+        if (!json_is_string(word))
+            rc = psd_err_set(err, PSD_EUSAGE, "the order's words are no strings");
+    rc = rc ? rc : psd_place_find(&self->place, err);
+    rc = rc ? rc : settle(directory, make, variables, err);
+    rc = rc ? rc : add_words(self, words, secrets, err);
+    rc = rc ? rc : start(self, err);
+    json_decref(order);
+    return rc;
+}
+
+/* -- while it runs --------------------------------------------------------------------------------------- */
+
+static void end(agent_t *self, const char *why)
+{
+    if (*why)
+        fprintf(stderr, "psdctl: %s\n", why);
+    if (!self->started || uv_process_kill(&self->program, SIGKILL))
+        uv_stop(&self->loop);
+}
+
+/* A turn without a word; words that waited while the agent was away itself are read before the next. */
+static void on_silence(uv_timer_t *timer)
+{
+    agent_t *self = timer->data;
+    if (++self->silent_turns >= SILENT_TURNS)
+        end(self, "nothing is heard any more from psdctl launch; ending");
+}
+
+static void take_line(agent_t *self)
+{
+    psd_err_t err;
+    int number, rc;
+    self->line[self->n] = '\0';
+    self->n = 0;
+    if (self->refused)
+        return;
+    if (!self->started && (rc = obey(self, self->line, &err)) != PSD_OK)
+        refuse(self, rc, &err);
+    else if (sscanf(self->line, "signal %d", &number) == 1)
+        uv_process_kill(&self->program, number);
+    explicit_bzero(self->line, strlen(self->line));
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+    static char bytes[65536];
+    (void)handle, (void)suggested;
+    *buf = uv_buf_init(bytes, sizeof bytes);
+}
+
+static void on_read(uv_stream_t *near, ssize_t n, const uv_buf_t *buf)
+{
+    agent_t *self = near->data;
+    self->silent_turns = 0;
+    for (ssize_t i = 0; i < n; i++)
+        if (buf->base[i] == '\n')
+            take_line(self);
+        else if (self->n < MAX_LINE)
+            self->line[self->n++] = buf->base[i];
+    if (n > 0)
+        explicit_bzero(buf->base, (size_t)n);
+    if (n < 0)
+        end(self, "");
+}
+
+static int serve(agent_t *self)
+{
+    psd_err_t err;
+    uv_loop_init(&self->loop);
+    uv_timer_init(&self->loop, &self->silence);
+    uv_pipe_init(&self->loop, &self->near, 0);
+    self->near.data = self->silence.data = self;
+    uv_timer_start(&self->silence, on_silence, PSD_AGENT_SILENCE_MS / SILENT_TURNS, PSD_AGENT_SILENCE_MS / SILENT_TURNS);
+    if (uv_pipe_open(&self->near, STDIN_FILENO) || uv_read_start((uv_stream_t *)&self->near, on_alloc, on_read)) {
+        psd_err_set(&err, PSD_EUSAGE, "%s reads from a remote shell, and this is none", PSD_CTL_AGENT);
+        refuse(self, PSD_EUSAGE, &err);
+        return self->code;
+    }
+    uv_run(&self->loop, UV_RUN_DEFAULT);
+    return self->code;
+}
+
+int psd_ctl_agent(int argc, char **argv)
+{
+    static agent_t self;
+    (void)argc, (void)argv;
+    self = (agent_t){ .code = psd_err_exit_code(PSD_ESTOPPED), .line = malloc(MAX_LINE + 1), .n_stdio = STDIO };
+    self.stdio[0].flags = UV_IGNORE;
+    for (int fd = STDOUT_FILENO; fd <= STDERR_FILENO; fd++)
+        self.stdio[fd] = (uv_stdio_container_t){ .flags = UV_INHERIT_FD, .data.fd = fd };
+    if (!self.line)
+        return psd_err_exit_code(PSD_ENOMEM);
+    psd_keys_guard_process();
+    printf(PSD_AGENT_HELLO "%s\n", PSD_VERSION);
+    fflush(stdout);
+    int code = serve(&self);
+    free(self.line);
+    return code; /* the rest ends with the process */
+}

@@ -1,0 +1,819 @@
+#include "deploy/psdctl/run/run.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "common/hangup.h"
+#include "common/logtext.h"
+#include "common/options.h"
+#include "common/outputs.h"
+#include "deploy/psdctl/run/agent.h"
+#include "deploy/psdctl/run/child.h"
+#include "deploy/psdctl/run/command.h"
+#include "deploy/psdctl/run/live.h"
+#include "deploy/psdctl/run/place.h"
+#include "deploy/psdctl/run/plan.h"
+#include "deploy/psdctl/run/rundir.h"
+#include "deploy/psdctl/run/restarts.h"
+#include "deploy/psdctl/run/summary.h"
+#include "deploy/psdctl/verb.h"
+
+enum {
+    GRACE_MS = 8000,    /* for workers to stop; then the servers; */
+    SAVE_MS = 40000,    /* for those, who write a last checkpoint and have 30 s for it; then all are killed */
+    FINISH_MS = 20000,  /* for servers to end after the last worker has */
+    LATE_MS = 5000,     /* for workers to end after the last server has: there is nobody left to speak to */
+    UP_MS = 500,        /* who has been up for so long is started again at once; */
+    PAUSE_MS = 100,     /* who has not, after a pause that doubles */
+    PAUSE_MAX_MS = 3200 /* up to this */
+};
+
+typedef struct run run_t;
+
+/* A child, and what is needed to start it again. */
+typedef struct post {
+    psd_child_t child;
+    const psd_host_t *host; /* where it runs; NULL: here */
+    bool is_met;            /* the host's agent has spoken: host, shell and programs are there */
+    uv_timer_t again; /* runs while it waits to be started again */
+    uint64_t pause_ms;
+    char data[256], status[256]; /* of a server: the addresses it has announced */
+    unsigned long long run;      /* of the job, by the servers' count, that it was in last; 0: it has not said */
+    unsigned starts;
+    psd_restarts_t restarts;
+    char first_end[640]; /* why it was started again for the first time */
+    char line[512];      /* of a worker: what it printed last */
+    double begun_ts;     /* of a worker: when its first life began to train, if there was another after it */
+} post_t;
+
+/* How far stopping has come; each stage follows when its time is over or nobody is left to wait for. */
+typedef enum { RUNNING, STOP_WORKERS, STOP_SERVERS, KILL_ALL } stage_t;
+
+struct run {
+    const psd_options_t *options;
+    uv_loop_t loop;
+    uv_signal_t term, interrupt, hangup;
+    uv_timer_t timer; /* start of server 0, stages of stopping */
+    uv_timer_t alive; /* a word to all agents */
+    post_t *post;     /* servers, then workers */
+    psd_plan_t plan;
+    psd_rundir_t rundir; /* plan.directory, ours until the end */
+    unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
+    int64_t restarts; /* that each child has */
+    bool has_checkpoints;
+    bool drops;          /* workers.lost is drop */
+    bool in_rounds;      /* sync.mode is bsp */
+    char refused[640];   /* a worker that was started again and refused: it came too late, or the job fails */
+    stage_t stage;
+    bool interrupted;
+    int code; /* exit code so far */
+    bool ready;    /* server 0 has announced itself */
+    psd_live_t *live; /* what people see */
+};
+
+static unsigned n_posts(const run_t *run) { return run->plan.n_servers + run->plan.n_workers; }
+
+/* -- what people see --------------------------------------------------------------------------------------- */
+
+static void say(run_t *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* What stands between quotes is escaped, so that an event's fields can be told apart. */
+static void say(run_t *run, const char *format, ...)
+{
+    char line[PSD_CHILD_LINE + 256];
+    va_list args;
+    va_start(args, format);
+    psd_logtext_compose(line, sizeof line, format, args);
+    va_end(args);
+    psd_live_say(run->live, line);
+}
+
+/* Workers whose process is gone, and did not end well. */
+static void count_gone(run_t *run)
+{
+    unsigned n = 0;
+    for (unsigned i = run->plan.n_servers; i < n_posts(run); i++) {
+        const post_t *post = &run->post[i];
+        n += post->starts && !psd_child_is_here(&post->child) && (post->child.code || post->child.signal);
+    }
+    psd_live_gone(run->live, uv_now(&run->loop), n);
+}
+
+/* A child's log line, to the terminal if it is news: the first worker's progress, anybody's warnings. */
+static void show(run_t *run, const psd_child_t *child, const char *line)
+{
+    if (child == &run->post[0].child)
+        psd_live_heard(run->live, uv_now(&run->loop), line);
+    if (child == &run->post[run->plan.n_servers].child && psd_live_progress(run->live, uv_now(&run->loop), line))
+        return;
+    if (psd_child_is_loud(line) &&
+             run->stage == RUNNING) /* later, everybody complains of being stopped */
+        say(run, "[%s] %s", child->role, line);
+}
+
+/* -- stopping ---------------------------------------------------------------------------------------------- */
+
+static void signal_children(run_t *run, bool servers, bool workers, int number)
+{
+    for (unsigned i = 0; i < n_posts(run); i++)
+        if (run->post[i].child.is_server ? servers : workers)
+            psd_child_kill(&run->post[i].child, number);
+}
+
+static bool is_waiting(const post_t *post) { return uv_is_active((const uv_handle_t *)&post->again); }
+
+static void count_down(run_t *run, const psd_child_t *child)
+{
+    if (child->is_server)
+        run->n_servers_up--;
+    else
+        run->n_workers_up--;
+    if (run->n_servers_up + run->n_workers_up == 0) {
+        uv_timer_stop(&run->timer);
+        uv_stop(&run->loop);
+    }
+}
+
+/* Nobody is started any more. */
+static void forget_restarts(run_t *run)
+{
+    for (unsigned i = 0; i < n_posts(run); i++)
+        if (is_waiting(&run->post[i])) {
+            uv_timer_stop(&run->post[i].again);
+            count_down(run, &run->post[i].child);
+        }
+}
+
+static void on_stage_over(uv_timer_t *timer);
+
+/* Workers first, so that they can end their round and say goodbye; then servers; then whoever is left, hard. */
+static void enter_stage(run_t *run, stage_t stage)
+{
+    if (stage <= run->stage)
+        return;
+    run->stage = stage;
+    forget_restarts(run);
+    if (stage == STOP_WORKERS && !run->n_workers_up)
+        run->stage = STOP_SERVERS;
+    uv_timer_start(&run->timer, on_stage_over, run->stage == STOP_SERVERS ? SAVE_MS : GRACE_MS, 0);
+    if (run->stage == STOP_WORKERS)
+        signal_children(run, false, true, SIGTERM);
+    else if (run->stage == STOP_SERVERS)
+        signal_children(run, true, true, SIGTERM);
+    else
+        signal_children(run, true, true, SIGKILL);
+}
+
+/* Keep the first failure, name it, and stop. */
+static void fail(run_t *run, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+static void fail(run_t *run, int code, const char *format, ...)
+{
+    char sentence[1536];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(sentence, sizeof sentence, format, args);
+    va_end(args);
+    if (run->stage == RUNNING && run->code == 0) {
+        run->code = code;
+        say(run, "psdctl: %s", sentence);
+    }
+    enter_stage(run, STOP_WORKERS);
+}
+
+static void on_stage_over(uv_timer_t *timer)
+{
+    run_t *run = timer->data;
+    if (run->stage == RUNNING && *run->refused)
+        fail(run, psd_err_exit_code(PSD_EREFUSED), "%s", run->refused);
+    else if (run->stage < KILL_ALL)
+        enter_stage(run, run->stage + 1);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    run_t *run = handle->data;
+    if (run->interrupted && number == SIGHUP)
+        return;
+    if (run->interrupted) {
+        enter_stage(run, KILL_ALL);
+        return;
+    }
+    run->interrupted = true;
+    if (run->code == 0)
+        run->code = psd_err_exit_code(PSD_ESTOPPED);
+    say(run, "psdctl: stopping after this round; once more to stop at once");
+    enter_stage(run, STOP_WORKERS);
+}
+
+static void on_unready(uv_timer_t *timer)
+{
+    run_t *run = timer->data;
+    fail(run, psd_err_exit_code(PSD_EUNAVAILABLE),
+         "server 0 was not ready within %s; see %s/logs/server-0.log",
+         psd_options_text(run->options, "join_timeout"), run->plan.directory);
+}
+
+/* -- starting, and starting again --------------------------------------------------------------------------- */
+
+/* On another host: the program's words go to the agent there, by the remote shell. */
+static int start_far(run_t *run, post_t *post, const psd_command_t *program, const char *log)
+{
+    psd_command_t shell;
+    char *order = psd_agent_order(run->plan.here, run->plan.directory, program->word, run->plan.keyring.is_drawn ? &run->plan.keyring : NULL);
+    if (!order)
+        return UV_ENOMEM;
+    psd_command_shell(&shell, psd_options_string(run->options, "remote.shell"), post->host->target, run->plan.far_bin);
+    int rc = psd_child_start(&post->child, &run->loop, run->plan.place.self, shell.word, order, log);
+    psd_command_clear(&shell);
+    explicit_bzero(order, strlen(order));
+    free(order);
+    return rc;
+}
+
+static bool start(run_t *run, unsigned i)
+{
+    post_t *post = &run->post[i];
+    psd_child_t *child = &post->child;
+    char log[PATH_MAX];
+    psd_command_t command;
+    const psd_command_facts_t facts = { .options = run->options,
+                                        .bin = post->host ? NULL : run->plan.place.bin,
+                                        .address = post->host ? post->host->address : NULL,
+                                        .run_dir = run->plan.directory,
+                                        .join = run->post[0].data,
+                                        .server_public = run->plan.keyring.server_public,
+                                        .index = child->index,
+                                        .n_servers = run->plan.n_servers,
+                                        .n_workers = run->plan.n_workers,
+                                        .least = run->plan.least,
+                                        .data = post->data,
+                                        .status = post->status,
+                                        .short_progress = psd_live_has_bar(run->live) };
+    (child->is_server ? psd_command_server : psd_command_worker)(&command, &facts);
+    snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->plan.directory, child->is_server ? "server" : "worker",
+             child->index);
+    post->starts++;
+    int rc = post->host ? start_far(run, post, &command, log)
+                        : psd_child_start(child, &run->loop, run->plan.place.self, command.word, NULL, log);
+    psd_command_clear(&command);
+    if (rc)
+        fail(run, psd_err_exit_code(PSD_ESYSTEM), "cannot start %s: %s", child->role, uv_strerror(rc));
+    if (!child->is_server && run->stage == RUNNING)
+        count_gone(run);
+    return rc == 0;
+}
+
+static void start_first(run_t *run, unsigned i)
+{
+    if (run->post[i].child.is_server)
+        run->n_servers_up++;
+    else
+        run->n_workers_up++;
+    start(run, i);
+}
+
+static void on_again(uv_timer_t *timer)
+{
+    post_t *post = timer->data;
+    run_t *run = post->child.owner;
+    start(run, (unsigned)(post - run->post));
+}
+
+/* At once, or after a pause when it cannot stay up; the pause is over for one that has stayed. */
+static void start_again(run_t *run, post_t *post)
+{
+    uint64_t up_ms = uv_now(&run->loop) - post->child.started_ms;
+    uint64_t longer = post->pause_ms ? 2 * post->pause_ms : PAUSE_MS;
+    post->pause_ms = up_ms >= UP_MS ? 0 : longer < PAUSE_MAX_MS ? longer : PAUSE_MAX_MS;
+    uv_timer_start(&post->again, on_again, post->pause_ms, 0);
+}
+
+/* -- ends -------------------------------------------------------------------------------------------------- */
+
+/* Whether another start may do better: not after a good end, nor after what would only be said again, such as
+ * a wrong option, missing data, an output that cannot be written, a refusal or a target that was not met. */
+static bool is_lost(const psd_child_t *child)
+{
+    static const int final[] = { PSD_OK,       PSD_EDIVERGED, PSD_EUSAGE, PSD_EDATA,  PSD_EIO,
+                                 PSD_ENOINPUT, PSD_EREFUSED,  PSD_EAUTH,  PSD_ECONFIG };
+    for (size_t i = 0; !child->signal && i < sizeof final / sizeof *final; i++)
+        if (child->code == psd_err_exit_code(final[i]))
+            return false;
+    return true;
+}
+
+/* A server without checkpoints has taken the weights with it; when the other side is through, there is
+ * nothing to come back to. */
+static bool may_come_back(const run_t *run, const psd_child_t *child)
+{
+    const post_t *post = (const post_t *)child;
+    if (run->stage != RUNNING || !is_lost(child) || (post->host && !post->is_met))
+        return false; /* a host that cannot be reached, or has no programs, will not have them in a moment */
+    if (child->is_server)
+        return run->has_checkpoints && (run->n_workers_up > 0 || !run->ready);
+    return run->n_servers_up > 0 && !run->drops;
+}
+
+/* A lost worker that the others go on without. */
+static bool is_dropped(const run_t *run, const psd_child_t *child)
+{
+    return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) &&
+           run->n_workers_up > run->plan.least;
+}
+
+static void call_back(run_t *run, post_t *post)
+{
+    say(run, "run.restart role=\"%s\" ended=\"well, but is needed again\" left=%" PRId64, post->child.role,
+        psd_restarts_left(&post->restarts, run->restarts, uv_now(&run->loop)));
+    start_again(run, post);
+}
+
+/* The rounds that a lost server takes with it may be the last ones: who had ended well is needed again.
+ * Without rounds everybody's work is their own, and what a finished worker did is not asked for twice. */
+static void call_back_finished(run_t *run)
+{
+    for (unsigned i = 0; i < n_posts(run); i++) {
+        post_t *post = &run->post[i];
+        bool finished = post->starts && !psd_child_is_here(&post->child) && !is_waiting(post) &&
+                        !post->child.code && !post->child.signal;
+        if (!finished || !(post->child.is_server || run->in_rounds))
+            continue;
+        *(post->child.is_server ? &run->n_servers_up : &run->n_workers_up) += 1;
+        call_back(run, post);
+    }
+}
+
+/* Server 0 was started again, and this child has ended well by the word of the one before: what was finished then is
+ * undone, and it is needed again. */
+static bool ended_too_early(run_t *run, const post_t *post)
+{
+    const post_t *first = &run->post[0];
+    return run->stage == RUNNING && run->in_rounds && run->has_checkpoints && post != first && !post->child.code &&
+           !post->child.signal && post->run && post->run != first->run &&
+           (psd_child_is_here(&first->child) || is_waiting(first));
+}
+
+/* What it has left is about to be written anew. */
+static void forget_life(run_t *run, post_t *post)
+{
+    if (!post->child.is_server && !(post->begun_ts > 0))
+        post->begun_ts = psd_summary_begun(run->plan.directory, post->child.index);
+    post->line[0] = '\0';
+}
+
+/* Have it started again, if that is possible; false when its end is for good. */
+static bool come_back(run_t *run, post_t *post)
+{
+    char end[450];
+    if (ended_too_early(run, post)) {
+        call_back(run, post);
+        return true;
+    }
+    if (!may_come_back(run, &post->child) || !psd_restarts_use(&post->restarts, run->restarts, uv_now(&run->loop)))
+        return false;
+    psd_child_describe_end(&post->child, end, sizeof end);
+    if (!*post->first_end)
+        snprintf(post->first_end, sizeof post->first_end, "%s", end);
+    post->run = 0;
+    forget_life(run, post);
+    say(run, "run.restart role=\"%s\" ended=\"%s\" left=%" PRId64, post->child.role, end,
+        psd_restarts_left(&post->restarts, run->restarts, uv_now(&run->loop)));
+    start_again(run, post);
+    if (post->child.is_server)
+        call_back_finished(run);
+    return true;
+}
+
+/* An end that harms nobody: a server's when all workers had theirs, with the weights saved. */
+static bool is_late(const run_t *run, const psd_child_t *child)
+{
+    return run->stage == RUNNING && child->is_server && is_lost(child) && run->ready && !run->n_workers_up &&
+           run->has_checkpoints && run->in_rounds;
+}
+
+/* A worker that was started again is refused by servers that have finished in the meantime. Whether they have
+ * is seen when they end; until then it is no failure. */
+static bool may_be_too_late(const run_t *run, const psd_child_t *child)
+{
+    return run->stage == RUNNING && run->n_servers_up && !child->is_server &&
+           ((const post_t *)child)->starts > 1 && child->code == psd_err_exit_code(PSD_EREFUSED);
+}
+
+/* A shell found no program there, and said so. */
+static bool lacks_programs(const psd_child_t *child)
+{
+    enum { NOT_EXECUTABLE = 126, NOT_FOUND };
+    return child->is_far && !((const post_t *)child)->is_met && (child->code == NOT_FOUND || child->code == NOT_EXECUTABLE);
+}
+
+static void tell_how_it_ended(run_t *run, const psd_child_t *child)
+{
+    char end[450], spent[768] = "";
+    int code = child->signal ? psd_err_exit_code(PSD_EDIVERGED) : (int)child->code;
+    psd_child_describe_end(child, end, sizeof end);
+    const char *first_end = ((const post_t *)child)->first_end;
+    if (may_come_back(run, child) && *first_end)
+        snprintf(spent, sizeof spent, "; its %" PRId64 " restarts are used, and before the first it %s", run->restarts, first_end);
+    if (lacks_programs(child)) {
+        fail(run, psd_err_exit_code(PSD_ENOINPUT), "%s %s; is psd installed there? See --remote-bin", child->role, end);
+    } else if (is_late(run, child)) {
+        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role,
+            end);
+    } else if (is_dropped(run, child)) {
+        say(run, "run.dropped role=\"%s\" ended=\"%s\" left=%u", child->role, end, run->n_workers_up - 1);
+    } else if (may_be_too_late(run, child)) {
+        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none, if the servers are finished\"",
+            child->role, end);
+        snprintf(run->refused, sizeof run->refused, "%s %s", child->role, end);
+    } else if (code) {
+        fail(run, code, "%s %s%s", child->role, end, spent);
+    } else if (child->is_server && !run->ready) {
+        fail(run, psd_err_exit_code(PSD_EUNAVAILABLE), "%s ended before it was ready", child->role);
+    }
+}
+
+/* Whoever is left when one side is through has only so long. */
+static void tend_end(run_t *run)
+{
+    if (run->stage == STOP_WORKERS && run->n_workers_up == 0)
+        enter_stage(run, STOP_SERVERS);
+    else if (run->stage == RUNNING && run->ready && run->n_servers_up == 0)
+        uv_timer_start(&run->timer, on_stage_over, LATE_MS, 0);
+    else if (run->stage == RUNNING && run->ready && (run->n_workers_up == 0 || *run->refused))
+        uv_timer_start(&run->timer, on_stage_over, FINISH_MS, 0);
+}
+
+static void on_gone(psd_child_t *child)
+{
+    run_t *run = child->owner;
+    if (run->stage == RUNNING)
+        count_gone(run);
+    if (come_back(run, (post_t *)child))
+        return;
+    tell_how_it_ended(run, child);
+    if (child->is_server && !child->code && !child->signal)
+        run->refused[0] = '\0'; /* so it was */
+    count_down(run, child);
+    if (run->n_servers_up + run->n_workers_up)
+        tend_end(run);
+}
+
+/* How an operator pauses the job, as a line to paste; drain, set and the others take the same flags. */
+static void say_how_to_operate(run_t *run, const post_t *post)
+{
+    const char *server_key = psd_options_string(run->options, "server.key"), *job = psd_options_string(run->options, "job");
+    char keys[PATH_MAX * 2 + 64] = "";
+    if (run->plan.keyring.is_drawn)
+        snprintf(keys, sizeof keys, " --key=%s/admin.key --server-public=%s/server.pub", run->plan.directory, run->plan.directory);
+    else if (*server_key)
+        snprintf(keys, sizeof keys, " --key=ADMIN.key --server-public=SERVER.pub");
+    say(run, "operate psdctl pause --join=%s --job=%s%s", post->data, job, keys);
+}
+
+/* "psd ready shard=0/2 data=tcp://... status=http://... job=NAME run=ID"; the others wait for server 0's first. */
+static void on_ready(run_t *run, post_t *post, const char *line)
+{
+    sscanf(line, "psd ready %*s %*s %*s %*s run=%llx", &post->run);
+    if (sscanf(line, "psd ready shard=%*u/%*u data=%255s status=%255s", post->data, post->status) != 2) {
+        post->data[0] = '\0';
+        fail(run, psd_err_exit_code(PSD_EPROTO), "%s says \"%.100s\"; is it of another version?",
+             post->child.role, line);
+        return;
+    }
+    if (run->ready || post->child.index != 0)
+        return;
+    run->ready = true;
+    uv_timer_stop(&run->timer);
+    say(run, post->host ? "status %s on %s" : "status %s", post->status, post->host ? post->host->target : "");
+    say_how_to_operate(run, post);
+    for (unsigned i = 1; i < n_posts(run) && run->stage == RUNNING; i++)
+        start_first(run, i);
+}
+
+/* "psd agent VERSION": the first line of a host. */
+static void on_hello(run_t *run, post_t *post, const char *version)
+{
+    post->is_met = true;
+    if (strcmp(version, PSD_VERSION) != 0)
+        fail(run, psd_err_exit_code(PSD_EPROTO), "psd on %s is version %.40s, and here it is %s: install the same on all hosts",
+             post->host->target, version, PSD_VERSION);
+}
+
+static void on_said(psd_child_t *child, bool on_stderr, const char *line)
+{
+    run_t *run = child->owner;
+    if (on_stderr)
+        show(run, child, line);
+    else if (child->is_far && strncmp(line, PSD_AGENT_HELLO, sizeof PSD_AGENT_HELLO - 1) == 0)
+        on_hello(run, (post_t *)child, line + sizeof PSD_AGENT_HELLO - 1);
+    else if (child->is_server && strncmp(line, "psd ready ", 10) == 0)
+        on_ready(run, (post_t *)child, line);
+    else if (!child->is_server && sscanf(line, "%*s run=%llx", &((post_t *)child)->run) == 1)
+        snprintf(((post_t *)child)->line, sizeof((post_t *)child)->line, "%s", line);
+}
+
+int psd_ctl_child(int argc, char **argv)
+{
+    if (argc < 3)
+        return psd_err_exit_code(PSD_EUSAGE);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if ((long)getppid() != strtol(argv[1], NULL, 10))
+        return psd_err_exit_code(PSD_ESTOPPED); /* the parent died before the line above */
+    setpgid(0, 0);
+    execvp(argv[2], argv + 2); /* a remote shell is searched for */
+    fprintf(stderr, "cannot run %s: %s\n", argv[2], strerror(errno));
+    return psd_err_exit_code(PSD_ENOINPUT);
+}
+
+/* -- the run ----------------------------------------------------------------------------------------------- */
+
+static void print_value(const char *key, const json_t *value)
+{
+    if (json_is_string(value))
+        printf("  %-13s %s\n", key, json_string_value(value));
+    else if (json_is_integer(value))
+        printf("  %-13s %" JSON_INTEGER_FORMAT "\n", key, json_integer_value(value));
+    else if (json_is_real(value))
+        printf("  %-13s %.6g\n", key, json_real_value(value));
+}
+
+/* On the host of a worker that ended well, as far as one can see from here. */
+static void print_far_summary(const run_t *run)
+{
+    const post_t *post = &run->post[run->plan.n_servers];
+    char file[PATH_MAX];
+    for (unsigned i = run->plan.n_servers; i < n_posts(run); i++)
+        if (strncmp(run->post[i].line, "done ", 5) == 0 && (strncmp(post->line, "done ", 5) != 0 || strstr(run->post[i].line, " rank=0")))
+            post = &run->post[i];
+    psd_summary_path(file, run->plan.directory, post->child.index);
+    if (post->is_met)
+        printf("  %-13s %s:%s%s%s\n", "summary", post->host->target, *file == '/' ? "" : run->plan.here, *file == '/' ? "" : "/", file);
+}
+
+/* What people want to know first: how well it does, how long it took, where it is. */
+static void print_first(const run_t *run, const json_t *summary)
+{
+    const char *metric = json_string_value(json_object_get(summary, "metric"));
+    const json_t *last = json_object_get(summary, "last_metric"), *best = json_object_get(summary, "best_metric"),
+                 *loss = json_object_get(summary, "last_loss"), *seconds = json_object_get(summary, "wall_time_s");
+    if (metric && json_is_real(last) && json_is_real(best))
+        printf("  %-13s %.6g (best %.6g)\n", metric, json_real_value(last), json_real_value(best));
+    else if (json_is_real(loss))
+        printf("  %-13s %.6g\n", "loss", json_real_value(loss));
+    if (json_is_real(seconds))
+        printf("  %-13s %.3f s\n", "time", json_real_value(seconds));
+    if (run->plan.hosts.n && !summary)
+        print_far_summary(run);
+    printf("  %-13s %s\n", "kept in", run->plan.directory);
+}
+
+static const char *outcome_of(const run_t *run)
+{
+    return run->code == 0                                 ? "done"
+           : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early"
+                                                          : "failed";
+}
+
+/* The run's summary; what stands above it, and what is for programs, is left out. */
+static void print_summary(const run_t *run, const json_t *summary, int worker)
+{
+    static const char *const hidden[] = { "schema",         "job",          "worker",   "rank",        "settings",  "ended_ts", "lives",
+                                          "sha256_initial", "sha256_order", "begun_ts", "wall_time_s", "metric",
+                                          "last_metric",    "best_metric",  "test_rows", "chance_metric" };
+    const char *key;
+    json_t *value;
+    printf("%s: %s\n", psd_options_string(run->options, "job"), outcome_of(run));
+    print_first(run, summary);
+    if (worker > 0)
+        printf("  %-13s %d, whose summary this is\n", "worker", worker);
+    if (json_object_get(summary, "lives"))
+        printf("  %-13s %" JSON_INTEGER_FORMAT ", of worker %d; what it counted is of the last\n", "lives",
+               json_integer_value(json_object_get(summary, "lives")), worker);
+    json_object_foreach((json_t *)(uintptr_t)summary, key, value)
+    {
+        bool hide = false;
+        for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
+            hide = hide || strcmp(key, hidden[i]) == 0;
+        if (!hide)
+            print_value(key, value);
+    }
+}
+
+/* Nobody writes any more: what the workers have left becomes one summary. NULL: nobody has left one. */
+static json_t *settle(run_t *run, int *worker)
+{
+    psd_worker_end_t *end = calloc(run->plan.n_workers, sizeof *end);
+    psd_err_t err = { 0 };
+    *worker = -1;
+    for (unsigned i = 0; end && i < run->plan.n_workers; i++) {
+        const post_t *post = &run->post[run->plan.n_servers + i];
+        end[i] = (psd_worker_end_t){ .outcome = psd_summary_outcome((int)post->child.code, post->child.signal),
+                                     .line = post->line,
+                                     .lives = post->starts,
+                                     .begun_ts = post->begun_ts };
+    }
+    json_t *summary = end ? psd_summary_settle(run->plan.directory, run->rundir.begun_ts, end, run->plan.n_workers, worker, &err) : NULL;
+    free(end);
+    if (err.code) {
+        say(run, "psdctl: %s", err.text);
+        run->code = run->code ? run->code : psd_err_exit_code(PSD_EIO);
+    }
+    return summary;
+}
+
+static void ignore_close(uv_handle_t *handle) { (void)handle; }
+
+static void man_posts(run_t *run)
+{
+    for (unsigned i = 0; i < n_posts(run); i++) {
+        post_t *post = &run->post[i];
+        psd_child_t *child = &post->child;
+        child->owner = run;
+        child->is_server = i < run->plan.n_servers;
+        child->index = child->is_server ? i : i - run->plan.n_servers;
+        child->said = on_said;
+        child->gone = on_gone;
+        if (run->plan.hosts.n)
+            post->host = child->is_server ? psd_hosts_of_server(&run->plan.hosts, i)
+                                          : psd_hosts_of_worker(&run->plan.hosts, i - run->plan.n_servers);
+        snprintf(child->role, sizeof child->role, "%s %u%s%s", child->is_server ? "server" : "worker",
+                 child->index, post->host ? " on " : "", post->host ? post->host->target : "");
+        uv_timer_init(&run->loop, &post->again);
+        post->again.data = post;
+    }
+}
+
+static void on_alive(uv_timer_t *timer)
+{
+    run_t *run = timer->data;
+    for (unsigned i = 0; i < n_posts(run); i++)
+        if (run->post[i].child.is_far && psd_child_is_here(&run->post[i].child))
+            psd_child_tell(&run->post[i].child, "alive\n");
+}
+
+/* What has the name of the model; all zero: nothing. */
+static struct stat look_at_model(const run_t *run)
+{
+    struct stat facts = { 0 };
+    const char *save = psd_options_string(run->options, "save");
+    if (run->plan.hosts.n || !*save || stat(save, &facts) != 0)
+        facts = (struct stat){ 0 };
+    return facts;
+}
+
+/* A job that ends well has saved its model: not so when, under drop, nobody of those who were left was to do it. */
+static void miss_model(run_t *run, const struct stat *before)
+{
+    const char *save = psd_options_string(run->options, "save");
+    const struct stat now = look_at_model(run);
+    const bool is_new = now.st_ino != before->st_ino || now.st_mtim.tv_sec != before->st_mtim.tv_sec ||
+                        now.st_mtim.tv_nsec != before->st_mtim.tv_nsec;
+    if (run->code != 0 || run->plan.hosts.n || !*save || is_new || (now.st_mode && !S_ISREG(now.st_mode)))
+        return;
+    run->code = psd_err_exit_code(PSD_EIO);
+    say(run, "psdctl: no worker has saved the model as %s; start again to have it", save);
+}
+
+/* Before the summary is printed: what cannot be written is no good end. */
+static void end_directory(run_t *run)
+{
+    psd_err_t err;
+    if (psd_rundir_end(&run->rundir, outcome_of(run), run->code, &err) == PSD_OK)
+        return;
+    say(run, "psdctl: %s", err.text);
+    run->code = run->code ? run->code : psd_err_exit_code(PSD_EIO);
+}
+
+static int drive(run_t *run)
+{
+    uv_loop_init(&run->loop);
+    uv_timer_init(&run->loop, &run->timer);
+    uv_timer_init(&run->loop, &run->alive);
+    uv_signal_init(&run->loop, &run->term);
+    uv_signal_init(&run->loop, &run->interrupt);
+    uv_signal_init(&run->loop, &run->hangup);
+    run->timer.data = run->alive.data = run->term.data = run->interrupt.data = run->hangup.data = run;
+    uv_signal_start(&run->term, on_signal, SIGTERM);
+    uv_signal_start(&run->interrupt, on_signal, SIGINT);
+    if (!psd_hangup_is_ignored())
+        uv_signal_start(&run->hangup, on_signal, SIGHUP);
+    const uint64_t limit_ms = psd_options_ms(run->options, "join_timeout");
+    if (limit_ms)
+        uv_timer_start(&run->timer, on_unready, limit_ms, 0);
+    if (run->plan.hosts.n) {
+        signal(SIGPIPE, SIG_IGN); /* a remote shell may be gone before it is seen */
+        uv_timer_start(&run->alive, on_alive, PSD_AGENT_ALIVE_MS, PSD_AGENT_ALIVE_MS);
+    }
+    man_posts(run);
+    const struct stat model = look_at_model(run);
+    start_first(run, 0);
+    uv_run(&run->loop, UV_RUN_DEFAULT);
+    for (unsigned i = 0; i < n_posts(run); i++)
+        uv_close((uv_handle_t *)&run->post[i].again, ignore_close);
+    uv_close((uv_handle_t *)&run->timer, ignore_close);
+    uv_close((uv_handle_t *)&run->alive, ignore_close);
+    uv_close((uv_handle_t *)&run->term, ignore_close);
+    uv_close((uv_handle_t *)&run->interrupt, ignore_close);
+    uv_close((uv_handle_t *)&run->hangup, ignore_close);
+    uv_run(&run->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&run->loop);
+    psd_live_end(run->live, uv_hrtime() / 1000000);
+    miss_model(run, &model);
+    int worker;
+    json_t *summary = settle(run, &worker);
+    end_directory(run);
+    print_summary(run, summary, worker);
+    json_decref(summary);
+    return run->code;
+}
+
+static int prepare(run_t *run, bool is_far, psd_err_t *err)
+{
+    int rc = is_far ? PSD_OK : psd_outputs_probe_all(run->options, PSD_PROGRAM_CTL, err); /* of others, their workers look */
+    rc = rc ? rc : psd_plan_make(&run->plan, run->options, is_far, err);
+    rc = rc ? rc : psd_rundir_take(&run->rundir, run->plan.directory, err);
+    if (rc)
+        return rc;
+    run->restarts = psd_options_int(run->options, "restarts");
+    run->has_checkpoints = *psd_options_string(run->options, "checkpoint.dir");
+    run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
+    run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;
+    run->post = calloc(n_posts(run), sizeof *run->post);
+    if (!(run->live = psd_live_new(run->options, run->plan.n_workers, err)))
+        return PSD_ENOMEM;
+    return run->post ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", n_posts(run));
+}
+
+static int train(unsigned programs, int argc, char **argv)
+{
+    psd_err_t err = { 0 };
+    psd_options_t *options = psd_options_new(programs);
+    static run_t run;
+    if (!options)
+        return psd_err_exit_code(PSD_ENOMEM);
+    int rc = psd_options_load(options, argc, argv, &err), code = 0;
+    run = (run_t){ .options = options, .rundir = { .lock = -1 } };
+    if (rc == PSD_OK)
+        rc = prepare(&run, programs & PSD_PROGRAM_LAUNCH, &err);
+    else if (rc < 0 && *psd_options_complaints(options))
+        snprintf(err.text, sizeof err.text, "%s", psd_options_complaints(options));
+    if (rc == PSD_OK)
+        code = drive(&run);
+    else if (rc < 0)
+        fprintf(stderr, "%s\n", err.text);
+    if (rc < 0) /* what says so is told already */
+        psd_rundir_end(&run.rundir, "failed", psd_err_exit_code(rc), NULL);
+    free(run.post);
+    psd_live_destroy(&run.live);
+    psd_plan_clear(&run.plan);
+    psd_options_destroy(&options);
+    return rc < 0 ? psd_err_exit_code(rc) : code;
+}
+
+int psd_ctl_run(int argc, char **argv) { return train(PSD_PROGRAM_CTL, argc, argv); }
+
+int psd_ctl_launch(int argc, char **argv) { return train(PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, argc, argv); }
+
+static int run_verb(const psd_args_t *args) { return psd_ctl_run(args->argc, args->argv); }
+
+const psd_verb_t psd_verb_run = {
+    .name = "run",
+    .words = "[JOB]",
+    .does = "train a whole job on this machine",
+    .about = "Starts the servers and the workers, starts again what dies, shows progress, and prints the summary.",
+    .options = PSD_PROGRAM_CTL,
+    .is_raw = true,
+    .examples = "psdctl run job.yaml\npsdctl run job.yaml --servers=2 --workers-min=3 --optimizer='adam(lr=0.05)'\n",
+    .exits = "that of the first child that failed and was not started again; 1 when a signal killed it; 75 after SIGINT, "
+             "SIGTERM or SIGHUP",
+    .run = run_verb,
+};
+
+static int launch_verb(const psd_args_t *args) { return psd_ctl_launch(args->argc, args->argv); }
+
+const psd_verb_t psd_verb_launch = {
+    .name = "launch",
+    .words = "[JOB]",
+    .does = "train a whole job on several machines, by ssh",
+    .about = "Does what psdctl run does, on the machines of a hostfile: each line is HOST [servers=N] [workers=N] [address=A]. ssh "
+             "has to reach them without a password, psd has to be installed there, and the working directory to be there too. "
+             "Connections are encrypted with keys of this launch alone, unless the job has its own.",
+    .options = PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH,
+    .is_raw = true,
+    .examples = "psdctl launch --hostfile=hosts job.yaml\n"
+                "psdctl launch --hostfile=hosts job.yaml --remote-bin=/opt/psd/bin --checkpoint-dir=/shared/job\n",
+    .exits = "69 when a host cannot be reached; else as psdctl run",
+    .run = launch_verb,
+};
