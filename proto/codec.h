@@ -119,7 +119,7 @@ typedef enum psd_refusal {
 } psd_refusal_t;
 
 /* Bits of SHARD_WELCOME.code, of COMMAND.code, of SHARD_STATE.code, of a coordinator's HEARTBEAT.code, and of PROBE.code. */
-enum { PSD_WELCOME_RESTORE = 1, PSD_WELCOME_FINISHED = 2 };
+enum { PSD_WELCOME_RESTORE = 1, PSD_WELCOME_FINISHED = 2, PSD_WELCOME_READY = 4, PSD_WELCOME_STATE = 256 /* times the state + 1 */ };
 enum { PSD_COMMAND_FINISH = 1, PSD_COMMAND_SAVE = 2, PSD_COMMAND_STOP = 4, PSD_COMMAND_PAUSED = 8 };
 enum { PSD_HEARTBEAT_DRAIN = 1 };
 enum { PSD_PROBE_SEND = 1 };

@@ -113,6 +113,23 @@ static bool is_of_this_job(psd_coordinator_t *self, psd_peer_t from, const psd_m
     return is;
 }
 
+/* Tell who speaks as this life of a worker that it is one no more. */
+static void tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t incarnation, psd_actions_t *out)
+{
+    psd_msg_t *fenced = psd_coord_answer(self, to, PSD_MSG_FENCED, row, NULL, out);
+    const int n = snprintf(fenced->text, sizeof fenced->text, "worker %u incarnation %" PRIu64, fenced->worker, incarnation);
+    char *rest = fenced->text + n;
+    const size_t left = sizeof fenced->text - (size_t)n;
+    if (row->incarnation > incarnation)
+        snprintf(rest, left, " was replaced by incarnation %" PRIu64, row->incarnation);
+    else if (row->state == PSD_WORKER_LOST)
+        snprintf(rest, left, " was given up: nothing was heard of it for longer than the lease, or its push came later than round_timeout");
+    else if (row->state == PSD_WORKER_LEFT)
+        snprintf(rest, left, " has left");
+    else
+        snprintf(rest, left, " is not you: the number that it drew at its start is another");
+}
+
 /* The text of a HELLO is "job name-of-worker". */
 static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                      psd_actions_t *out)
@@ -139,7 +156,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         return;
     }
     if (row && !psd_worker_is_here(row)) {
-        psd_coord_answer(self, from, PSD_MSG_FENCED, row, NULL, out);
+        tell_fenced(self, from, row, row->incarnation, out);
         return;
     }
     if (row) {
@@ -329,12 +346,9 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
     if (msg->incarnation != row->incarnation || msg->seq != row->nonce || row->user != psd_peer_user(from) ||
         !(psd_worker_is_here(row) || goes)) {
         self->report.rejected[PSD_REFUSAL_INCARNATION]++;
-        psd_msg_t *fenced = psd_coord_answer(self, from, PSD_MSG_FENCED, NULL, NULL, out);
-        fenced->worker = msg->worker;
-        fenced->incarnation = row->incarnation;
-        snprintf(fenced->text, sizeof fenced->text,
-                 "worker %u incarnation %" PRIu64 " is %s; the newest is %" PRIu64, msg->worker,
-                 msg->incarnation, psd_worker_state_name(row->state), row->incarnation);
+        tell_fenced(self, from, row, msg->incarnation, out);
+        out->at[out->n - 1].msg.worker = msg->worker; /* also of a row that nobody has had */
+        out->at[out->n - 1].msg.seq = 0;              /* the nonce is its holder's alone */
         return;
     }
     row->peer = from; /* a connection that was lost and made again has another name */
@@ -522,6 +536,14 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
     yes->world = self->config.n_servers;
     yes->code = self->n_points > 0 ? PSD_WELCOME_RESTORE : 0;
     yes->clock = self->n_points ? self->point[0] : 0;
+    /* How the job is, which a server is asked for too. */
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(self, &facts);
+    if (facts.state != PSD_JOB_FINISHED) /* that it reads in the log, and then ends */
+        yes->code |= ((uint32_t)facts.state + 1) * PSD_WELCOME_STATE;
+    if (facts.quorum && !facts.n_lost_servers)
+        yes->code |= PSD_WELCOME_READY;
+    psd_coord_describe_absent(self, yes->text, sizeof yes->text);
 }
 
 /* The text of a SHARD_HELLO is "job endpoint settings". */

@@ -289,9 +289,12 @@ void psd_eng_fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, ps
     psd_msg_t *msg = psd_eng_send_to(self, to, PSD_MSG_FENCED, NULL, out);
     msg->worker = about->worker;
     msg->incarnation = w ? w->incarnation : 0;
-    snprintf(msg->text, sizeof msg->text,
-             "worker %u incarnation %" PRIu64 " is no longer a member; shard %u knows incarnation %" PRIu64,
-             about->worker, about->incarnation, self->index, msg->incarnation);
+    if (msg->incarnation > about->incarnation)
+        snprintf(msg->text, sizeof msg->text, "worker %u incarnation %" PRIu64 " was replaced by incarnation %" PRIu64, about->worker,
+                 about->incarnation, msg->incarnation);
+    else
+        snprintf(msg->text, sizeof msg->text, "worker %u incarnation %" PRIu64 " is no longer a member: nothing was heard of it for "
+                 "longer than the lease, or its push came later than round_timeout", about->worker, about->incarnation);
 }
 
 /* ---- the step ---- */
@@ -703,7 +706,16 @@ static void run_held_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t
 
 static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *out)
 {
-    if (self->welcomed || msg->seq != self->config.nonce)
+    if (msg->seq != self->config.nonce)
+        return;
+    psd_engine_word_t *word = &self->first.word;
+    if (msg->code >= PSD_WELCOME_STATE) {
+        word->known = true;
+        word->state = msg->code / PSD_WELCOME_STATE - 1;
+        word->ready = (msg->code & PSD_WELCOME_READY) != 0;
+        snprintf(word->missing, sizeof word->missing, "%s", msg->text);
+    }
+    if (self->welcomed)
         return;
     if (msg->code & PSD_WELCOME_FINISHED) {
         psd_actions_finish(out, PSD_OK, "the job was finished before this server was started again");
@@ -799,6 +811,9 @@ static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     self->first.heard_ms = psd_absence_excuse(self->first.heard_ms, away_ms, now_ms);
     if (!self->config.lease_ms || !self->first.known)
         return;
+    if (away_ms > self->config.lease_ms / 2)
+        psd_actions_log(out, PSD_LEVEL_WARN, "server.away",
+                        "ms=%" PRIu64 " effect=\"this process got no time; the silence of server 0 meanwhile does not count\"", away_ms);
     const uint64_t silent_ms = now_ms - self->first.heard_ms;
     const bool was_lost = self->first.lost;
     self->first.lost = silent_ms > self->config.lease_ms;
@@ -856,6 +871,7 @@ uint64_t psd_engine_first_silent_ms(const psd_engine_t *self)
 
 bool psd_engine_was_ready(const psd_engine_t *self) { return self->first.known; }
 const char *psd_engine_first(const psd_engine_t *self) { return self->config.first ? self->config.first : ""; }
+const psd_engine_word_t *psd_engine_word(const psd_engine_t *self) { return &self->first.word; }
 const char *psd_engine_told(const psd_engine_t *self) { return self->first.told; }
 bool psd_engine_is_ready(const psd_engine_t *self) { return self->welcomed; }
 uint64_t psd_engine_run(const psd_engine_t *self) { return self->welcomed ? self->job : 0; }

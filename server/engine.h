@@ -92,6 +92,16 @@ const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self);
 uint32_t psd_engine_index(const psd_engine_t *self);      /* of this shard; 0 before it is welcomed */
 uint64_t psd_engine_first_silent_ms(const psd_engine_t *self); /* how long server 0 has been silent; 0: it counts as here */
 const char *psd_engine_first(const psd_engine_t *self);   /* where server 0 is; "" in server 0 */
+
+/* What server 0 last said of the job, to a server other than itself. */
+typedef struct psd_engine_word {
+    bool known;
+    uint32_t state;             /* psd_job_state_t */
+    bool ready;                 /* nobody is missing without whom rounds could not close */
+    char missing[PSD_MAX_TEXT]; /* who is, clauses with "; " between them */
+} psd_engine_word_t;
+const psd_engine_word_t *psd_engine_word(const psd_engine_t *self);
+
 const char *psd_engine_told(const psd_engine_t *self);    /* why server 0 has no place for this one yet; "" */
 bool psd_engine_was_ready(const psd_engine_t *self);      /* it has been, in this run of the job or in one before */
 bool psd_engine_is_ready(const psd_engine_t *self);       /* welcomed by the coordinator */

@@ -58,6 +58,7 @@ struct psd_engine {
         bool known; /* it has given us a place once */
         bool lost;
         char told[192]; /* its last WAIT */
+        psd_engine_word_t word;
     } first; /* server 0 */
     double lr;      /* as the log last said */
     char hopeless[PSD_MAX_TEXT]; /* why the job ends; "": it does not */

@@ -126,6 +126,11 @@ static bool readiness(const psd_report_t *self, const psd_node_t *node, char *li
         snprintf(lines + at, n - (size_t)at, "[%c]quorum %u/%u\n", quorum ? '+' : '-', facts.n_members + facts.n_finished,
                  facts.workers_min);
     }
+    const psd_engine_word_t *word = psd_engine_word(engine);
+    if (!psd_node_coordinator(node) && joined && word->known) {
+        quorum = word->ready;
+        snprintf(lines + at, n - (size_t)at, "[%c]job %s\n", quorum ? '+' : '-', psd_job_state_name((psd_job_state_t)word->state));
+    }
     psd_report_absent_t absent;
     psd_report_absent(self, node, &absent);
     const bool whole = !absent.n_lost_servers && saves;

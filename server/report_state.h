@@ -82,7 +82,8 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node);
 /* How the members do, at server 0. */
 psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now);
 
-/* Whom the job waits for, one clause each, as this server sees it: server 0 looks after all, the others after server 0. */
+/* Whom the job waits for, one clause each, as this server sees it: server 0 looks after all, the others after server 0, which tells
+ * them of the rest. */
 typedef struct psd_report_absent {
     uint32_t n, n_lost_servers;
     char text[PSD_MAX_ABSENT][PSD_ABSENT_TEXT];

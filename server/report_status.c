@@ -32,8 +32,9 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
         return self->outcome;
     if (!coordinator && psd_engine_first_silent_ms(psd_node_engine(node)))
         return psd_job_state_name(PSD_JOB_DEGRADED);
+    const psd_engine_word_t *word = psd_engine_word(psd_node_engine(node));
     if (!coordinator)
-        return psd_engine_version(psd_node_engine(node)) ? "training" : "waiting";
+        return psd_engine_is_ready(psd_node_engine(node)) && word->known ? psd_job_state_name((psd_job_state_t)word->state) : "waiting";
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(coordinator, &facts);
     return facts.stopped && facts.state == PSD_JOB_FINISHED ? "stopped" : psd_job_state_name(facts.state);
@@ -245,6 +246,17 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
                      (json_int_t)self->sends_lost, "rejected", rejected_json(node));
 }
 
+/* What server 0 says in one text. */
+static void take_clauses(psd_report_absent_t *out, const char *text)
+{
+    while (*text && out->n < PSD_MAX_ABSENT) {
+        const char *end = strstr(text, "; ");
+        const size_t n = end ? (size_t)(end - text) : strlen(text);
+        snprintf(out->text[out->n++], sizeof out->text[0], "%.*s", (int)n, text);
+        text += n + (end ? 2 : 0);
+    }
+}
+
 void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_report_absent_t *out)
 {
     const psd_engine_t *engine = psd_node_engine(node);
@@ -260,6 +272,8 @@ void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_rep
         out->n = 1;
         snprintf(out->text[0], sizeof out->text[0], "server 0 at %.100s, silent for %" PRIu64 " s", psd_engine_first(engine),
                  silent_ms / 1000);
+    } else if (!self->outcome && psd_engine_is_ready(engine)) {
+        take_clauses(out, psd_engine_word(engine)->missing);
     }
 }
 

@@ -36,6 +36,7 @@ typedef struct server {
 typedef struct presence {
     uint64_t heard_ms;         /* when it last said something, or was not asked for anything */
     bool lost;
+    uint64_t silent_ms;        /* as of the last look */
     char endpoint[PSD_MAX_NAME];
 } presence_t;
 
@@ -320,12 +321,16 @@ static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *
         const bool lost = silent_ms > self->lease_ms;
         if (lost != p->lost)
             psd_actions_log(out, lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, lost ? "server.lost" : "server.back",
-                            "server=%u endpoint=%s silent_ms=%" PRIu64, s, p->endpoint, silent_ms);
+                            "server=%u endpoint=%s silent_ms=%" PRIu64, s, p->endpoint, lost ? silent_ms : p->silent_ms);
         p->lost = lost;
+        p->silent_ms = silent_ms;
         if (!lost || !self->config.patience_ms || silent_ms < self->config.patience_ms)
             continue;
         snprintf(text, sizeof text, "gave up waiting for server %u at %s, silent for %" PRIu64 " s (join_timeout)", s, p->endpoint,
                  silent_ms / 1000);
+        self->finished = false;
+        if (s && self->cluster)
+            send_leave(self, out); /* else server 0 would take this worker for lost */
         fail(self, PSD_EUNAVAILABLE, text);
         return;
     }

@@ -194,6 +194,42 @@ Test(absent, all_servers_and_workers_end_with_the_words_of_server_0)
     expect_end(&cluster.worker[0], 69, "gave up after 5 s (join_timeout)", "(second), silent for");
 }
 
+Test(absent, every_server_shows_the_state_of_the_job)
+{
+    cluster_start_servers(&cluster, 2, "--workers-min=2 --lease=1s --join-timeout=0s");
+    await(1, "/status", "\"state\": \"waiting\"");
+    await(1, "/readyz?verbose", "[-]missing more workers: 0 of 2 workers have registered");
+    cluster_start_worker(&cluster, LONG "--worker-name=first --join-timeout=0s");
+    cluster_start_worker(&cluster, LONG "--worker-name=second --join-timeout=0s");
+    cluster_await_steps(&cluster, 3);
+    await(1, "/status", "\"state\": \"training\"");
+    await(1, "/readyz?verbose", "readyz check passed");
+    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "pause --join=%s", cluster.data[0]);
+    cr_expect_eq(cluster_wait(&ctl, DONE_MS), 0);
+    await(1, "/status", "\"state\": \"paused\"");
+    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "resume --join=%s", cluster.data[0]);
+    cr_expect_eq(cluster_wait(&ctl, DONE_MS), 0);
+    kill(cluster.worker[1].pid, SIGKILL);
+    await(1, "/status", "\"state\": \"degraded\"");
+    await(1, "/readyz?verbose", "(second), silent for");
+    await(1, "/readyz?verbose", "readyz check failed");
+    await(1, "/metrics", "psd_job_state{state=\"degraded\"} 1");
+    expect_status(1, 75, "(second), silent for");
+}
+
+Test(absent, a_worker_that_gives_up_by_itself_leaves_and_is_not_lost)
+{
+    cluster_start_servers(&cluster, 2, "--lease=1s --join-timeout=8s");
+    cluster_start_worker(&cluster, LONG "--worker-name=first --join-timeout=3s");
+    cluster_await_steps(&cluster, 3);
+    kill_server(1);
+    expect_end(&cluster.worker[0], 69, "gave up waiting for server 1", "(join_timeout)");
+    expect_end(&cluster.server[0], 69, "worker=0 name=first finished=false", "waiting for server 1 at");
+    char *said = cluster_printed(&cluster, &cluster.server[0], "err");
+    cr_expect_null(strstr(said, "id=worker.lost"), "%s", said);
+    free(said);
+}
+
 Test(absent, a_lost_worker_is_waited_for_also_when_the_other_has_finished_which_ends_well)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2 --workers-lost=wait --lease=1s --join-timeout=5s --checkpoint-dir=%s/ck",

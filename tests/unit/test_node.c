@@ -454,6 +454,8 @@ Test(node, a_silent_worker_is_given_up_after_its_lease_and_then_fenced, .init = 
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
     say(WORKER_PEER, &beat, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_FENCED));
+    cr_expect_not_null(strstr(answer(PSD_MSG_FENCED)->text, "worker 0 incarnation 1 was given up: nothing was heard of it"), "%s",
+                       answer(PSD_MSG_FENCED)->text);
 }
 
 Test(node, a_silence_that_nobody_listened_to_is_no_silence, .init = setup, .fini = teardown)

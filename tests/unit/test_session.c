@@ -337,3 +337,19 @@ Test(session, a_refusal_that_ends_the_job_ends_a_worker_that_asks_for_nothing, .
         setup();
     }
 }
+
+Test(session, a_server_that_is_back_was_silent_for_as_long_as_it_was, .init = setup, .fini = teardown)
+{
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    for (int i = 0; i < 50; i++)
+        pass(100);
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT, RUN);
+    say(&beat, NULL, 0);
+    pass(40);
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, "server.back")) {
+            cr_expect_not_null(strstr(out.at[i].msg.text, "silent_ms=5000"), "%s", out.at[i].msg.text);
+            return;
+        }
+    cr_assert_fail("it has not been said that the server is back");
+}
