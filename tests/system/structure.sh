@@ -14,8 +14,8 @@ fail() {
 cat >"$dir/allowed" <<'END'
 __assert_fail __cpu_model __ctype_b_loc __stack_chk_fail _GLOBAL_OFFSET_TABLE_
 aligned_alloc calloc free malloc realloc madvise mmap munmap
-memchr memcpy memmove memset strchr strcmp strcspn strdup strlen strncmp strnlen strspn
-snprintf vsnprintf sscanf qsort expm1 fmax fmin ldexp sqrt
+bcmp memchr memcmp memcpy memmove memset strchr strcmp strcspn strdup strlen strncmp strnlen strspn
+snprintf vsnprintf sscanf qsort ceil expm1 floor fmax fmin ldexp sqrt
 crc32_iscsi protobuf_c_message_get_packed_size protobuf_c_message_pack protobuf_c_message_unpack
 protobuf_c_message_free_unpacked protobuf_c_message_pack_to_buffer protobuf_c_empty_string
 END
