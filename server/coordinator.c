@@ -347,6 +347,8 @@ static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions
         self->members.row[i].heard_ms = psd_absence_excuse(self->members.row[i].heard_ms, by_ms, now_ms);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         self->shard[s].heard_ms = psd_absence_excuse(self->shard[s].heard_ms, by_ms, now_ms);
+    for (uint32_t i = 0; i < self->n_askers; i++) /* else who was heard of just now would count as alive for too long */
+        self->asker[i].since_ms = psd_absence_excuse(self->asker[i].since_ms, by_ms, now_ms);
     uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->finish_since_ms, &self->end_since_ms,
                                 &self->absent.since_ms };
     for (size_t i = 0; i < sizeof since / sizeof *since; i++)
