@@ -3,13 +3,6 @@
 #include <time.h>
 #include <uv.h>
 
-double psd_report_unix_time(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 psd_report_t *psd_report_new(const psd_options_t *options, const char *settings, psd_err_t *err)
 {
     psd_report_t *self = calloc(1, sizeof *self);
@@ -138,25 +131,6 @@ static bool readiness(const psd_report_t *self, const psd_node_t *node, char *li
     for (uint32_t i = 0; i < absent.n && end + 1 < n && (!whole || !quorum); i++)
         end += (size_t)snprintf(lines + end, n - end, "[-]missing %s\n", absent.text[i]);
     return joined && quorum && whole;
-}
-
-double psd_report_value(const psd_coordinator_facts_t *facts, const char *name)
-{
-    for (uint32_t i = 0; i < facts->n_reports; i++)
-        if (!strcmp(facts->report[i].name, name))
-            return facts->report[i].value;
-    return NAN;
-}
-
-double psd_report_epoch(const psd_coordinator_facts_t *facts, const psd_engine_t *engine)
-{
-    const double rows = psd_report_value(facts, PSD_PROGRESS_ROWS);
-    return rows >= 1 ? (double)psd_engine_samples(engine) / rows : NAN;
-}
-
-bool psd_report_is_free(const char *name)
-{
-    return strcmp(name, PSD_VALIDATION_LOSS) && strcmp(name, PSD_PROGRESS_ROWS) && strcmp(name, PSD_PROGRESS_LEFT);
 }
 
 static psd_history_point_t point(const psd_report_t *self, const psd_node_t *node)

@@ -1,5 +1,6 @@
-/* report_state.h - the inside of the report, shared by its three files and nobody else:
+/* report_state.h - the inside of the report, shared by its four files and nobody else:
  *   report.c          what is told as it happens; publishing
+ *   report_facts.c    what both documents say of a job
  *   report_status.c   the document of /status: who does what, whom the others wait for
  *   report_metrics.c  the text of /metrics */
 #pragma once
@@ -57,7 +58,7 @@ typedef struct crowd {
     double awaited;           /* share of the one that is awaited least */
 } psd_crowd_t;
 
-/* -- report.c */
+/* -- report_facts.c */
 
 /* The newest value of a name that workers reported; NaN: none. */
 double psd_report_value(const psd_coordinator_facts_t *facts, const char *name);
@@ -68,13 +69,11 @@ double psd_report_epoch(const psd_coordinator_facts_t *facts, const psd_engine_t
 /* Whether a name that workers reported is a number of the job's own, not one that stands in a place made for it. */
 bool psd_report_is_free(const char *name);
 
+/* Seconds in which 99 of 100 of the newest steps of a chunk were made. */
+double psd_report_apply_p99(const psd_report_t *self);
+
 /* Seconds since 1970. */
 double psd_report_unix_time(void);
-
-/* -- report_status.c */
-
-/* The document; NULL when memory runs out. */
-json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, bool ready);
 
 /* The state that the job, or this server, is in. */
 const char *psd_report_state(const psd_report_t *self, const psd_node_t *node);
@@ -92,6 +91,11 @@ void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_rep
 
 /* Messages refused for that reason, by the shard and, in server 0, by the coordinator. */
 uint64_t psd_report_rejected(const psd_node_t *node, unsigned reason);
+
+/* -- report_status.c */
+
+/* The document; NULL when memory runs out. */
+json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, bool ready);
 
 /* -- report_metrics.c */
 

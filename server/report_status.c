@@ -7,38 +7,7 @@ enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ 
  * seconds longer: a millisecond more or less is nobody's fault. One that is silent has no such times. */
 static const double SLOW_SHARE = 0.2, SLOW_RATIO = 2, SLOW_FACTOR = 1.5, SLOW_SECONDS = 0.01;
 
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double apply_p99(const psd_report_t *self)
-{
-    double sorted[256];
-    unsigned n = self->n_apply < 256 ? self->n_apply : 256;
-    memcpy(sorted, self->apply_s, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, by_size);
-    return n ? sorted[(n * 99) / 100 < n ? (n * 99) / 100 : n - 1] : 0;
-}
-
-/* JSON has no NaN: what was not measured is null. */
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
-const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
-{
-    const psd_coordinator_t *coordinator = psd_node_coordinator(node);
-    if (self->outcome)
-        return self->outcome;
-    if (!coordinator && psd_engine_first_silent_ms(psd_node_engine(node)))
-        return psd_job_state_name(PSD_JOB_DEGRADED);
-    const psd_engine_word_t *word = psd_engine_word(psd_node_engine(node));
-    if (!coordinator)
-        return psd_engine_is_ready(psd_node_engine(node)) && word->known ? psd_job_state_name((psd_job_state_t)word->state) : "waiting";
-    psd_coordinator_facts_t facts;
-    psd_coordinator_facts(coordinator, &facts);
-    return facts.stopped && facts.state == PSD_JOB_FINISHED ? "stopped" : psd_job_state_name(facts.state);
-}
 
 static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
 {
@@ -127,38 +96,6 @@ static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, con
     return w;
 }
 
-/* The lower one of two, so that one slow worker is compared with the other. */
-static double median(double *x, unsigned n)
-{
-    qsort(x, n, sizeof *x, by_size);
-    return n ? x[(n - 1) / 2] : 0;
-}
-
-psd_crowd_t psd_report_crowd(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now)
-{
-    static double compute_s[PSD_MAX_WORKERS], send_s[PSD_MAX_WORKERS], serve_s[PSD_MAX_WORKERS]; /* one thread, and 24 KiB */
-    const psd_membership_t *m = psd_coordinator_members(psd_node_coordinator(node));
-    psd_crowd_t crowd = { .awaited = 1 };
-    unsigned n = 0;
-    for (uint32_t i = 0; i < m->n_rows; i++) {
-        psd_engine_worker_t here;
-        psd_pace_facts_t pace;
-        if (!psd_engine_worker(psd_node_engine(node), i, &here))
-            continue;
-        crowd.front = here.applied > crowd.front ? here.applied : crowd.front;
-        if (psd_pace_facts(self->pace, i, now->ns, &pace)) {
-            compute_s[n] = pace.compute_s;
-            serve_s[n] = pace.serve_s;
-            send_s[n++] = pace.send_s;
-            crowd.awaited = fmin(crowd.awaited, pace.awaited);
-        }
-    }
-    crowd.compute_s = median(compute_s, n);
-    crowd.send_s = median(send_s, n);
-    crowd.serve_s = median(serve_s, n);
-    return crowd;
-}
-
 static json_t *workers_json(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, json_t *alerts)
 {
     json_t *list = json_array();
@@ -217,14 +154,6 @@ static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engi
     return o;
 }
 
-uint64_t psd_report_rejected(const psd_node_t *node, unsigned reason)
-{
-    psd_coordinator_facts_t facts = { 0 };
-    if (psd_node_coordinator(node))
-        psd_coordinator_facts(psd_node_coordinator(node), &facts);
-    return psd_engine_stats(psd_node_engine(node))->rejected[reason] + facts.rejected[reason];
-}
-
 static json_t *rejected_json(const psd_node_t *node)
 {
     json_t *r = json_object();
@@ -241,40 +170,9 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
                      (json_int_t)psd_engine_epoch(engine), "version",
                      (json_int_t)psd_engine_version(engine), "parameters", (json_int_t)psd_engine_elements(engine), "bytes",
                      (json_int_t)(psd_engine_elements(engine) * sizeof(float)), "chunks",
-                     shard ? (int)psd_shard_parts(shard) : 0, "apply_seconds_p99", apply_p99(self), "received_bytes",
+                     shard ? (int)psd_shard_parts(shard) : 0, "apply_seconds_p99", psd_report_apply_p99(self), "received_bytes",
                      (json_int_t)self->received_bytes, "sent_bytes", (json_int_t)self->sent_bytes, "sends_lost",
                      (json_int_t)self->sends_lost, "rejected", rejected_json(node));
-}
-
-/* What server 0 says in one text. */
-static void take_clauses(psd_report_absent_t *out, const char *text)
-{
-    while (*text && out->n < PSD_MAX_ABSENT) {
-        const char *end = strstr(text, "; ");
-        const size_t n = end ? (size_t)(end - text) : strlen(text);
-        snprintf(out->text[out->n++], sizeof out->text[0], "%.*s", (int)n, text);
-        text += n + (end ? 2 : 0);
-    }
-}
-
-void psd_report_absent(const psd_report_t *self, const psd_node_t *node, psd_report_absent_t *out)
-{
-    const psd_engine_t *engine = psd_node_engine(node);
-    const uint64_t silent_ms = psd_engine_first_silent_ms(engine);
-    *out = (psd_report_absent_t){ .n_lost_servers = silent_ms ? 1 : 0 };
-    if (psd_node_coordinator(node)) {
-        psd_coordinator_facts_t facts;
-        psd_coordinator_facts(psd_node_coordinator(node), &facts);
-        out->n = facts.n_absent;
-        out->n_lost_servers = facts.n_lost_servers;
-        memcpy(out->text, facts.absent, sizeof out->text);
-    } else if (silent_ms && !self->outcome) {
-        out->n = 1;
-        snprintf(out->text[0], sizeof out->text[0], "server 0 at %.100s, silent for %" PRIu64 " s", psd_engine_first(engine),
-                 silent_ms / 1000);
-    } else if (!self->outcome && psd_engine_is_ready(engine)) {
-        take_clauses(out, psd_engine_word(engine)->missing);
-    }
 }
 
 /* List servers and workers that are lost, and what the job waits for. */

@@ -48,12 +48,12 @@ done <"$dir/sources" | sed -n 's/^#include <\([^>]*\)>.*/\1/p' | sort -u >"$dir/
 comm -23 "$dir/included" "$dir/headers.names" >"$dir/strange"
 [ ! -s "$dir/strange" ] || fail "the core includes $(tr '\n' ' ' <"$dir/strange")"
 
-# Arrows: "a b" where a file calls, or reads from, another. tsort names a circle if there is one. Coordinator, engine and report
-# are each one module of several files still.
+# Arrows: "a b" where a file calls, or reads from, another. tsort names a circle if there is one. Coordinator and engine are each
+# one module of several files still.
 find "$build"/{common,proto,server,worker,deploy} -name '*.c.o' ! -path '*psdworker*' ! -name '*.pb-c.c.o' | sort |
     while read -r object; do
         case $object in "$build"/server/*worker/session*) file=worker/session.c.o ;; *) file=${object#"$build"/} file=${file%%/CMakeFiles*}/${object##*.dir/} ;; esac
-        case $file in server/coordinator_* | server/engine_* | server/report_*) file=${file%%_*}.c.o ;; esac
+        case $file in server/coordinator_* | server/engine_*) file=${file%%_*}.c.o ;; esac
         nm -g "$object" | awk -v file="${file%.c.o}" 'NF == 3 { print "D", $3, file } $1 == "U" { print "U", $2, file }'
     done | awk '$1 == "D" { home[$2] = $3 } $1 == "U" { wants[++n] = $2 " " $3 }
         END { for (i = 1; i <= n; i++) { split(wants[i], w, " "); if (w[1] in home && home[w[1]] != w[2]) print w[2], home[w[1]] } }' |
