@@ -59,10 +59,7 @@ int psd_address_resolve(psd_sockaddr_t *out, const psd_address_t *address, psd_e
               : PSD_OK;
 }
 
-bool psd_address_parse(psd_sockaddr_t *out, const psd_address_t *address)
-{
-    return look_up(out, address, AI_NUMERICHOST) == 0;
-}
+bool psd_address_parse(psd_sockaddr_t *out, const psd_address_t *address) { return look_up(out, address, AI_NUMERICHOST) == 0; }
 
 bool psd_address_is_loopback(const struct sockaddr *at)
 {

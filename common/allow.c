@@ -66,8 +66,7 @@ static int read_key(const place_t *at, const char *word, psd_user_t *user)
 {
     if (strlen(word) == PSD_KEY_TEXT - 1 && psd_key_decode(user->key, word))
         return PSD_OK;
-    return wrong(at, "\"%.80s\" is no public key: %d characters of Z85, as in NAME.pub of psdctl keygen",
-                 word, PSD_KEY_TEXT - 1);
+    return wrong(at, "\"%.80s\" is no public key: %d characters of Z85, as in NAME.pub of psdctl keygen", word, PSD_KEY_TEXT - 1);
 }
 
 /* A number and nothing but digits before `*end`. */
@@ -75,8 +74,7 @@ static bool read_number(const char *text, const char **end, uint64_t *value)
 {
     *value = 0;
     for (*end = text; **end >= '0' && **end <= '9'; (*end)++)
-        if (__builtin_mul_overflow(*value, 10, value) ||
-            __builtin_add_overflow(*value, (uint64_t)(**end - '0'), value))
+        if (__builtin_mul_overflow(*value, 10, value) || __builtin_add_overflow(*value, (uint64_t)(**end - '0'), value))
             return false;
     return *end > text;
 }
@@ -94,8 +92,7 @@ static int read_shards(const place_t *at, const char *word, psd_user_t *user)
         if (good && *rest == '-')
             good = read_number(rest + 1, &rest, &last);
         if (!good || (*rest && *rest != ',') || first > last || last >= MAX_SHARDS)
-            return wrong(at, "\"%.80s\" is no list of servers: *, or such as 0,2-3, up to %d", word,
-                         MAX_SHARDS - 1);
+            return wrong(at, "\"%.80s\" is no list of servers: *, or such as 0,2-3, up to %d", word, MAX_SHARDS - 1);
         for (uint64_t s = first; s <= last; s++)
             user->shards |= UINT64_C(1) << s;
     } while (*rest++ == ',');
@@ -107,23 +104,18 @@ static int read_max_bytes(const place_t *at, const char *word, psd_user_t *user)
     static const struct {
         const char *unit;
         uint64_t bytes;
-    } units[] = {
-        { "", 1 }, { "Ki", UINT64_C(1) << 10 }, { "Mi", UINT64_C(1) << 20 }, { "Gi", UINT64_C(1) << 30 }
-    };
+    } units[] = { { "", 1 }, { "Ki", UINT64_C(1) << 10 }, { "Mi", UINT64_C(1) << 20 }, { "Gi", UINT64_C(1) << 30 } };
     const char *end;
     if (!strcmp(word, "*"))
         return PSD_OK;
     if (read_number(word, &end, &user->max_bytes) && user->max_bytes)
         for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-            if (!strcmp(end, units[i].unit) &&
-                !__builtin_mul_overflow(user->max_bytes, units[i].bytes, &user->max_bytes))
+            if (!strcmp(end, units[i].unit) && !__builtin_mul_overflow(user->max_bytes, units[i].bytes, &user->max_bytes))
                 return PSD_OK;
-    return wrong(
-        at, "\"%.80s\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1", word);
+    return wrong(at, "\"%.80s\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1", word);
 }
 
-static int (*const columns[MAX_WORDS])(const place_t *, const char *, psd_user_t *) = { read_name, read_role,
-                                                                                        read_key, read_shards,
+static int (*const columns[MAX_WORDS])(const place_t *, const char *, psd_user_t *) = { read_name, read_role, read_key, read_shards,
                                                                                         read_max_bytes };
 enum { REQUIRED = 3 };
 
@@ -138,16 +130,14 @@ static int read_line(const place_t *at, char *line, psd_allow_t *out)
         if (!*word)
             continue;
         if (n == MAX_WORDS)
-            return wrong(
-                at, "a sixth word, \"%.80s\"; a line is name, role, key, shards, max_bytes_in_flight", word);
+            return wrong(at, "a sixth word, \"%.80s\"; a line is name, role, key, shards, max_bytes_in_flight", word);
         if ((rc = columns[n++](at, word, &user)) != PSD_OK)
             return rc;
     }
     if (!n)
         return PSD_OK;
     if (n < REQUIRED)
-        return wrong(at, "%d word%s; a line has a name, a role and a public key at least", n,
-                     n == 1 ? "" : "s");
+        return wrong(at, "%d word%s; a line has a name, a role and a public key at least", n, n == 1 ? "" : "s");
     const psd_user_t *same = psd_allow_by_name(out, user.name);
     if (same)
         return wrong(at, "%s is there already; a name stands for one key", user.name);
@@ -200,24 +190,21 @@ int psd_allow_load(psd_allow_t *out, const char *path, psd_err_t *err)
     *out = (psd_allow_t){ .user = NULL };
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "allow-list %s: %s", path,
-                           strerror(errno));
+        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "allow-list %s: %s", path, strerror(errno));
     struct stat facts;
     char *text = malloc(PSD_MAX_ALLOW_FILE);
     size_t n = 0;
     ssize_t got = 0;
     int rc = PSD_OK;
     if (fstat(fd, &facts) || !S_ISREG(facts.st_mode) || facts.st_mode & 022)
-        rc = psd_err_set(err, PSD_ECONFIG,
-                         "allow-list %s: its owner alone may write it, and its mode is %03o: chmod 644 %s",
-                         path, (unsigned)facts.st_mode & 0777, path);
+        rc = psd_err_set(err, PSD_ECONFIG, "allow-list %s: its owner alone may write it, and its mode is %03o: chmod 644 %s", path,
+                         (unsigned)facts.st_mode & 0777, path);
     else if (!text)
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the allow-list");
     while (rc == PSD_OK && n < PSD_MAX_ALLOW_FILE && (got = read(fd, text + n, PSD_MAX_ALLOW_FILE - n)) > 0)
         n += (size_t)got;
     if (rc == PSD_OK && (got < 0 || n == PSD_MAX_ALLOW_FILE))
-        rc = psd_err_set(err, PSD_ECONFIG, "allow-list %s: %s", path,
-                         got < 0 ? strerror(errno) : "longer than 1 MiB");
+        rc = psd_err_set(err, PSD_ECONFIG, "allow-list %s: %s", path, got < 0 ? strerror(errno) : "longer than 1 MiB");
     if (rc == PSD_OK)
         rc = psd_allow_parse(out, path, text, n, err);
     free(text);

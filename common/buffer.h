@@ -9,11 +9,11 @@
 
 typedef struct psd_buf psd_buf_t;
 struct psd_buf {
-    void *data;                 /* the bytes; 64-byte aligned when made by psd_buf_new */
-    size_t n_bytes;             /* how many */
+    void *data;                   /* the bytes; 64-byte aligned when made by psd_buf_new */
+    size_t n_bytes;               /* how many */
     void (*release)(psd_buf_t *); /* called once, by whoever drops the last reference */
-    void *owner;                /* for `release` alone */
-    atomic_uint refs;           /* 1 at birth */
+    void *owner;                  /* for `release` alone */
+    atomic_uint refs;             /* 1 at birth */
 };
 
 /* A buffer of `n_bytes` uninitialised bytes of its own, aligned to 64. NULL when memory runs out. */
@@ -29,7 +29,4 @@ psd_buf_t *psd_buf_ref(psd_buf_t *self);
 void psd_buf_unref(psd_buf_t **self_p);
 
 /* Whether nobody but the caller holds it, so that its bytes may be written. */
-static inline int psd_buf_is_unique(const psd_buf_t *self)
-{
-    return atomic_load_explicit(&self->refs, memory_order_acquire) == 1;
-}
+static inline int psd_buf_is_unique(const psd_buf_t *self) { return atomic_load_explicit(&self->refs, memory_order_acquire) == 1; }

@@ -20,15 +20,13 @@ int psd_clusterfile_write(const psd_clusterfile_t *self, const char *path, psd_e
 {
     char run[24];
     snprintf(run, sizeof run, "%016" PRIx64, self->run);
-    json_t *all =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "schema", schema, "job", self->job, "data", self->data,
-                  "status", self->status, "server_public", self->server_public, "run", run);
+    json_t *all = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "schema", schema, "job", self->job, "data", self->data, "status",
+                            self->status, "server_public", self->server_public, "run", run);
     char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
     json_decref(all);
     if (!text)
         return psd_err_set(err, PSD_ENOMEM, "no memory for %s", path);
-    const mode_t before = umask(
-        S_IWGRP | S_IWOTH); /* nobody else is to write it, whatever this user lets others do elsewhere */
+    const mode_t before = umask(S_IWGRP | S_IWOTH); /* nobody else is to write it, whatever this user lets others do elsewhere */
     psd_durable_t *file = psd_durable_new(path, 0, err);
     umask(before);
     int rc = file ? psd_durable_write(file, text, strlen(text), 0, err) : err->code;
@@ -53,19 +51,14 @@ static bool copy_text(const json_t *all, const char *key, char *out, size_t capa
 static bool unpack(psd_clusterfile_t *out, const json_t *all)
 {
     char name[32], run[24], *end = run;
-    if (!copy_text(all, "schema", name, sizeof name) || strcmp(name, schema) ||
-        !copy_text(all, "job", out->job, sizeof out->job) ||
-        !copy_text(all, "data", out->data, sizeof out->data) ||
-        !copy_text(all, "status", out->status, sizeof out->status) ||
-        !copy_text(all, "server_public", out->server_public, sizeof out->server_public) ||
-        !copy_text(all, "run", run, sizeof run))
+    if (!copy_text(all, "schema", name, sizeof name) || strcmp(name, schema) || !copy_text(all, "job", out->job, sizeof out->job) ||
+        !copy_text(all, "data", out->data, sizeof out->data) || !copy_text(all, "status", out->status, sizeof out->status) ||
+        !copy_text(all, "server_public", out->server_public, sizeof out->server_public) || !copy_text(all, "run", run, sizeof run))
         return false;
     uint8_t key[PSD_KEY_BYTES];
     out->run = strtoull(run, &end, 16);
-    return end == run + 16 && !*end &&
-           (!strncmp(out->data, "tcp://", 6) || !strncmp(out->data, "ipc://", 6)) &&
-           (!*out->server_public ||
-            (strlen(out->server_public) == PSD_KEY_TEXT - 1 && psd_key_decode(key, out->server_public)));
+    return end == run + 16 && !*end && (!strncmp(out->data, "tcp://", 6) || !strncmp(out->data, "ipc://", 6)) &&
+           (!*out->server_public || (strlen(out->server_public) == PSD_KEY_TEXT - 1 && psd_key_decode(key, out->server_public)));
 }
 
 static int check_owner(int fd, const char *path, psd_err_t *err)
@@ -74,10 +67,8 @@ static int check_owner(int fd, const char *path, psd_err_t *err)
     if (fstat(fd, &facts))
         return psd_err_set(err, PSD_EIO, "cluster.file %s: %s", path, strerror(errno));
     if ((facts.st_uid != geteuid() && facts.st_uid != 0) || (facts.st_mode & (S_IWGRP | S_IWOTH)))
-        return psd_err_set(
-            err, PSD_ECONFIG,
-            "cluster.file %s is another user's, or others may write it (chmod go-w): it says whom to trust",
-            path);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "cluster.file %s is another user's, or others may write it (chmod go-w): it says whom to trust", path);
     return PSD_OK;
 }
 
@@ -86,8 +77,8 @@ int psd_clusterfile_read(psd_clusterfile_t *out, const char *path, const char *j
     *out = (psd_clusterfile_t){ 0 };
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return psd_err_set(err, errno == ENOENT || errno == ESTALE ? PSD_EAGAIN : PSD_EIO,
-                           "cluster.file %s: %s", path, strerror(errno));
+        return psd_err_set(err, errno == ENOENT || errno == ESTALE ? PSD_EAGAIN : PSD_EIO, "cluster.file %s: %s", path,
+                           strerror(errno));
     int rc = check_owner(fd, path, err);
     FILE *file = rc ? NULL : fdopen(fd, "r");
     if (!file) {
@@ -98,12 +89,9 @@ int psd_clusterfile_read(psd_clusterfile_t *out, const char *path, const char *j
     const size_t n = text ? fread(text, 1, MAX_BYTES, file) : 0;
     json_t *all = text ? json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL) : NULL;
     if (!unpack(out, all))
-        rc = psd_err_set(err, PSD_EDATA,
-                         "cluster.file %s holds no %s of server 0's: remove it, or name another", path,
-                         schema);
+        rc = psd_err_set(err, PSD_EDATA, "cluster.file %s holds no %s of server 0's: remove it, or name another", path, schema);
     else if (strcmp(out->job, job))
-        rc =
-            psd_err_set(err, PSD_EAGAIN, "cluster.file %s is of job %s, this is job %s", path, out->job, job);
+        rc = psd_err_set(err, PSD_EAGAIN, "cluster.file %s is of job %s, this is job %s", path, out->job, job);
     json_decref(all);
     free(text);
     fclose(file);
@@ -129,8 +117,7 @@ int psd_clusterfile_await(psd_clusterfile_t *out, const char *path, const char *
             return psd_err_set(err, rc, "%s", why.text);
         const uint64_t now = now_ms();
         if (now >= begin + timeout_ms)
-            return psd_err_set(err, PSD_ETIMEOUT,
-                               "server 0 has not written where it listens within %" PRIu64 " ms: %.400s",
+            return psd_err_set(err, PSD_ETIMEOUT, "server 0 has not written where it listens within %" PRIu64 " ms: %.400s",
                                timeout_ms, why.text);
         if (now >= told + LINE_MS) {
             told = now;

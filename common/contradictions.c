@@ -30,8 +30,8 @@ static bool index_is_none_of_the_servers(const psd_values_t *o, char *why)
 {
     const int64_t index = o->at(o->arg, "server.index")->i, n = o->at(o->arg, "servers")->i;
     return index >= n &&
-           says(why, "server.index is %" PRId64 " of %" PRId64 " servers, which count from 0; set servers, or 0 to %" PRId64,
-                index, n, n - 1);
+           says(why, "server.index is %" PRId64 " of %" PRId64 " servers, which count from 0; set servers, or 0 to %" PRId64, index,
+                n, n - 1);
 }
 
 static bool has_labels_of_no_test_set(const psd_values_t *o, char *why)
@@ -42,12 +42,10 @@ static bool has_labels_of_no_test_set(const psd_values_t *o, char *why)
 
 static bool uses_a_port_twice(const psd_values_t *o, char *why)
 {
-    const char *listen = strrchr(o->at(o->arg, "listen")->text, ':'),
-               *status = strrchr(o->at(o->arg, "status.listen")->text, ':');
+    const char *listen = strrchr(o->at(o->arg, "listen")->text, ':'), *status = strrchr(o->at(o->arg, "status.listen")->text, ':');
     return listen && status && !strncmp(o->at(o->arg, "listen")->text, "tcp://", 6) && strcmp(listen, ":0") &&
            !strcmp(listen, status) &&
-           says(why, "status.listen has port %s, and so has listen; give one of them another, or 0 for any free one",
-                status + 1);
+           says(why, "status.listen has port %s, and so has listen; give one of them another, or 0 for any free one", status + 1);
 }
 
 static const struct contradiction {

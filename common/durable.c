@@ -225,10 +225,7 @@ static psd_durable_t *begin(const char *path, const char *file, uint64_t n_bytes
     return self;
 }
 
-psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *err)
-{
-    return begin(path, path, n_bytes, err);
-}
+psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *err) { return begin(path, path, n_bytes, err); }
 
 /* The descriptor of this process that `path` stands for, as /dev/stdout does by way of /proc/self/fd/1; -1: none. */
 static int descriptor_of(const char *path)
@@ -293,8 +290,7 @@ psd_durable_t *psd_durable_follow(const char *path, uint64_t n_bytes, psd_err_t 
     if (descriptor < 0 && (!is_there || S_ISREG(facts.st_mode)))
         return begin(path, file, n_bytes, err);
     if (is_there && (S_ISDIR(facts.st_mode) || S_ISBLK(facts.st_mode))) {
-        psd_err_set(err, PSD_EIO, "cannot write %s: it is a %s; name a file", path,
-                    S_ISDIR(facts.st_mode) ? "directory" : "disk");
+        psd_err_set(err, PSD_EIO, "cannot write %s: it is a %s; name a file", path, S_ISDIR(facts.st_mode) ? "directory" : "disk");
         return NULL;
     }
     psd_durable_t *self = make(path, file, err);
@@ -465,6 +461,5 @@ bool psd_durable_is_temporary(const char *file, const char *name)
         if (at == end || at == file || *--at != (part == 0 ? '-' : '.'))
             return false;
     }
-    return at > file &&
-           (!name || (strlen(name) == (size_t)(at - file) && strncmp(file, name, strlen(name)) == 0));
+    return at > file && (!name || (strlen(name) == (size_t)(at - file) && strncmp(file, name, strlen(name)) == 0));
 }

@@ -41,8 +41,7 @@ int psd_durable_put(const char *path, const void *bytes, size_t n_bytes, psd_err
 int psd_durable_probe_file(const char *path, bool to_append, psd_err_t *err);
 
 /* Write at `offset`. PSD_EIO: abandon it then. */
-int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, uint64_t offset,
-                      psd_err_t *err);
+int psd_durable_write(psd_durable_t *self, const void *bytes, size_t n_bytes, uint64_t offset, psd_err_t *err);
 
 /* Flush it, give it its name, flush the directory. Frees it and sets it to NULL in any case. PSD_EIO: there
  * is no such file, or what was there before; only when the directory itself could not be flushed is the new

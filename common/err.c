@@ -46,8 +46,8 @@ const char *psd_err_text(int code)
     switch (code) {
     case PSD_OK:
         return "success";
-#define X(name, value, text, exit_code)                                                                      \
-    case name:                                                                                               \
+#define X(name, value, text, exit_code)                                                                                            \
+    case name:                                                                                                                     \
         return text;
         PSD_ERRORS(X)
 #undef X
@@ -60,8 +60,8 @@ int psd_err_exit_code(int code)
     switch (code) {
     case PSD_OK:
         return 0;
-#define X(name, value, text, exit_code)                                                                      \
-    case name:                                                                                               \
+#define X(name, value, text, exit_code)                                                                                            \
+    case name:                                                                                                                     \
         return exit_code;
         PSD_ERRORS(X)
 #undef X

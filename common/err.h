@@ -8,24 +8,24 @@
  * value. The exit codes are those of sysexits.h: 64 usage, 65 bad data, 66 missing input, 69 peers
  * unavailable, 70 a bug, 71 system, 74 I/O, 75 stopped early (start it again), 76 protocol, 77 authority, 78
  * configuration. */
-#define PSD_ERRORS(X)                                                                                        \
-    X(PSD_EINVAL, -1, "invalid argument", 65)                                                                \
-    X(PSD_ENOMEM, -2, "out of memory", 71)                                                                   \
-    X(PSD_EIO, -3, "input or output failed", 74)                                                             \
-    X(PSD_EPROTO, -4, "protocol violation", 76)                                                              \
-    X(PSD_EUSAGE, -5, "wrong usage", 64)                                                                     \
-    X(PSD_EDATA, -6, "bad data", 65)                                                                         \
-    X(PSD_ENOINPUT, -7, "missing input", 66)                                                                 \
-    X(PSD_EUNAVAILABLE, -8, "peer unavailable", 69)                                                          \
-    X(PSD_ECONFIG, -9, "bad configuration", 78)                                                              \
-    X(PSD_EREFUSED, -10, "refused by the server", 76)                                                        \
-    X(PSD_EFENCED, -11, "given up by the servers, or replaced", 75)                                          \
-    X(PSD_ETIMEOUT, -12, "deadline passed", 69)                                                              \
-    X(PSD_EAGAIN, -13, "not now", 75)                                                                        \
-    X(PSD_ESYSTEM, -14, "operating system error", 71)                                                        \
-    X(PSD_EAUTH, -15, "not authorised", 77)                                                                  \
-    X(PSD_ESTOPPED, -16, "stopped before finishing", 75)                                                     \
-    X(PSD_EDIVERGED, -17, "job failed", 1)                                                                   \
+#define PSD_ERRORS(X)                                                                                                              \
+    X(PSD_EINVAL, -1, "invalid argument", 65)                                                                                      \
+    X(PSD_ENOMEM, -2, "out of memory", 71)                                                                                         \
+    X(PSD_EIO, -3, "input or output failed", 74)                                                                                   \
+    X(PSD_EPROTO, -4, "protocol violation", 76)                                                                                    \
+    X(PSD_EUSAGE, -5, "wrong usage", 64)                                                                                           \
+    X(PSD_EDATA, -6, "bad data", 65)                                                                                               \
+    X(PSD_ENOINPUT, -7, "missing input", 66)                                                                                       \
+    X(PSD_EUNAVAILABLE, -8, "peer unavailable", 69)                                                                                \
+    X(PSD_ECONFIG, -9, "bad configuration", 78)                                                                                    \
+    X(PSD_EREFUSED, -10, "refused by the server", 76)                                                                              \
+    X(PSD_EFENCED, -11, "given up by the servers, or replaced", 75)                                                                \
+    X(PSD_ETIMEOUT, -12, "deadline passed", 69)                                                                                    \
+    X(PSD_EAGAIN, -13, "not now", 75)                                                                                              \
+    X(PSD_ESYSTEM, -14, "operating system error", 71)                                                                              \
+    X(PSD_EAUTH, -15, "not authorised", 77)                                                                                        \
+    X(PSD_ESTOPPED, -16, "stopped before finishing", 75)                                                                           \
+    X(PSD_EDIVERGED, -17, "job failed", 1)                                                                                         \
     X(PSD_EDRAINED, -18, "left at an operator's wish", 0)
 
 enum psd_error {

@@ -51,8 +51,7 @@ void psd_failpoint(const char *place, const char *what)
 {
     pthread_once(&once, read_order);
     size_t n = strlen(place);
-    if (!order.at || strncmp(order.name, place, n) != 0 ||
-        (what ? order.name[n] != '.' : order.name[n] != '\0') ||
+    if (!order.at || strncmp(order.name, place, n) != 0 || (what ? order.name[n] != '.' : order.name[n] != '\0') ||
         (what && strcmp(order.name + n + 1, what) != 0))
         return;
     if (atomic_fetch_add(&passed, 1) + 1 != order.at || !is_first())

@@ -13,26 +13,26 @@
 enum { PSD_FAILPOINT_STALL_MS = 1500 };
 
 /* X(place, what of it is named after the second dot): the table of places. */
-#define PSD_FAILPOINT_PLACES(X)                                                                              \
-    X("srv.recv", BY_KIND)    /* a message has come and is well-formed; nothing was done with it */             \
-    X("srv.send", BY_KIND)    /* it is about to be sent */                                                      \
-    X("srv.sent", BY_KIND)    /* it was handed to the socket */                                                 \
-    X("srv.step", ALONE)   /* a chunk is about to be stepped on the pool */                                  \
-    X("srv.stepped", ALONE)                                                                                  \
-    X("srv.load", ALONE)   /* a checkpoint is about to be read */                                            \
-    X("srv.loaded", ALONE)                                                                                   \
-    X("wrk.recv", BY_KIND)                                                                                      \
-    X("wrk.send", BY_KIND)                                                                                      \
-    X("wrk.sent", BY_KIND)                                                                                      \
-    X("disk.opened", BY_FILE) /* the temporary file is there, empty */                                          \
-    X("disk.reserved", BY_FILE)                                                                                 \
-    X("disk.write", BY_FILE)  /* bytes are about to be written */                                               \
-    X("disk.sync", BY_FILE)   /* all is written, nothing flushed */                                             \
-    X("disk.synced", BY_FILE)                                                                                   \
-    X("disk.rename", BY_FILE) /* closed under its temporary name */                                             \
-    X("disk.renamed", BY_FILE)                                                                                  \
-    X("disk.done", BY_FILE)   /* the directory is flushed, too */                                               \
-    X("disk.prune", ALONE) /* something old is about to be removed */
+#define PSD_FAILPOINT_PLACES(X)                                                                                                    \
+    X("srv.recv", BY_KIND) /* a message has come and is well-formed; nothing was done with it */                                   \
+    X("srv.send", BY_KIND) /* it is about to be sent */                                                                            \
+    X("srv.sent", BY_KIND) /* it was handed to the socket */                                                                       \
+    X("srv.step", ALONE)   /* a chunk is about to be stepped on the pool */                                                        \
+    X("srv.stepped", ALONE)                                                                                                        \
+    X("srv.load", ALONE) /* a checkpoint is about to be read */                                                                    \
+    X("srv.loaded", ALONE)                                                                                                         \
+    X("wrk.recv", BY_KIND)                                                                                                         \
+    X("wrk.send", BY_KIND)                                                                                                         \
+    X("wrk.sent", BY_KIND)                                                                                                         \
+    X("disk.opened", BY_FILE) /* the temporary file is there, empty */                                                             \
+    X("disk.reserved", BY_FILE)                                                                                                    \
+    X("disk.write", BY_FILE) /* bytes are about to be written */                                                                   \
+    X("disk.sync", BY_FILE)  /* all is written, nothing flushed */                                                                 \
+    X("disk.synced", BY_FILE)                                                                                                      \
+    X("disk.rename", BY_FILE) /* closed under its temporary name */                                                                \
+    X("disk.renamed", BY_FILE)                                                                                                     \
+    X("disk.done", BY_FILE) /* the directory is flushed, too */                                                                    \
+    X("disk.prune", ALONE)  /* something old is about to be removed */
 
 #ifdef PSD_FAILPOINTS
 /* Pass the place; `what` may be NULL. */

@@ -18,8 +18,7 @@ typedef struct reader {
     bool stop; /* the rest cannot be read */
 } reader_t;
 
-static void complain(reader_t *self, yaml_mark_t at, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static void complain(reader_t *self, yaml_mark_t at, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static void complain(reader_t *self, yaml_mark_t at, const char *format, ...)
 {
@@ -84,8 +83,7 @@ static const yaml_char_t *tag_of(const yaml_event_t *event)
 static void check_plainness(reader_t *self, const yaml_event_t *event)
 {
     if (event->type == YAML_ALIAS_EVENT)
-        complain(self, event->start_mark, "*%.40s is an alias; write the value out",
-                 event->data.alias.anchor);
+        complain(self, event->start_mark, "*%.40s is an alias; write the value out", event->data.alias.anchor);
     if (anchor_of(event))
         complain(self, event->start_mark, "&%.40s is an anchor; write each value out", anchor_of(event));
     if (tag_of(event))
@@ -150,8 +148,7 @@ static const char *fault_of_item(const yaml_event_t *event, bool texts)
         return !*item                                                           ? "no text"
                : strchr(item, ';') || strlen(item) != event->data.scalar.length ? "no text; leave the ; out"
                                                                                 : NULL;
-    return !*item || event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE || strchr(item, ',') ? "not a number"
-                                                                                              : NULL;
+    return !*item || event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE || strchr(item, ',') ? "not a number" : NULL;
 }
 
 /* A list of plain scalars, as "784,128,10"; of texts, as "sgd(lr=0.1); adam". */
@@ -201,8 +198,8 @@ static void read_scalar(reader_t *self, const yaml_event_t *event)
     else if (plain && (!*text || strcmp(text, "~") == 0 || strcmp(text, "null") == 0))
         complain(self, at, "%s has no value; give one, or leave the key out", self->path);
     else
-        self->visitor->value(self->visitor->arg, self->path, text, plain ? PSD_FORM_PLAIN : PSD_FORM_QUOTED,
-                             at.line + 1, at.column + 1);
+        self->visitor->value(self->visitor->arg, self->path, text, plain ? PSD_FORM_PLAIN : PSD_FORM_QUOTED, at.line + 1,
+                             at.column + 1);
 }
 
 static void read_section(reader_t *self, const yaml_event_t *start);
@@ -241,8 +238,7 @@ static bool push_key(reader_t *self, const yaml_event_t *event)
         complain(self, event->start_mark, "<< merges keys; write each key out");
         return false;
     }
-    if (!*key ||
-        strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(key)) {
+    if (!*key || strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(key)) {
         complain(self, event->start_mark, "a key is made of letters, digits and _");
         return false;
     }
@@ -267,8 +263,7 @@ static void read_pair(reader_t *self, const yaml_event_t *key)
         good = false;
     } else if (good && self->visitor->key(self->visitor->arg, self->path) == PSD_KEY_UNKNOWN) {
         self->ok = false;
-        self->visitor->unknown(self->visitor->arg, self->path, key->start_mark.line + 1,
-                               key->start_mark.column + 1);
+        self->visitor->unknown(self->visitor->arg, self->path, key->start_mark.line + 1, key->start_mark.column + 1);
     }
     skip(self, key); /* a key may itself be a collection: [a, b]: 1 */
     if (next(self, &value)) {
@@ -305,8 +300,7 @@ static void read_document(reader_t *self)
     while (!done && next(self, &event)) {
         if (event.type == YAML_DOCUMENT_START_EVENT) {
             if (event.data.document_start.version_directive ||
-                event.data.document_start.tag_directives.start !=
-                    event.data.document_start.tag_directives.end)
+                event.data.document_start.tag_directives.start != event.data.document_start.tag_directives.end)
                 complain(self, event.start_mark, "directives (%%) have no use here; leave them out");
             if (++documents > 1) {
                 complain(self, event.start_mark, "a second document; a file describes one job");
@@ -315,8 +309,7 @@ static void read_document(reader_t *self)
         } else if (event.type == YAML_MAPPING_START_EVENT) {
             check_plainness(self, &event);
             read_section(self, &event);
-        } else if (event.type == YAML_SCALAR_EVENT || event.type == YAML_SEQUENCE_START_EVENT ||
-                   event.type == YAML_ALIAS_EVENT) {
+        } else if (event.type == YAML_SCALAR_EVENT || event.type == YAML_SEQUENCE_START_EVENT || event.type == YAML_ALIAS_EVENT) {
             complain(self, event.start_mark, "a job file is a list of \"key: value\" lines");
             skip(self, &event);
         }

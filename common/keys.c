@@ -13,8 +13,7 @@
 
 enum { CHARACTERS = PSD_KEY_TEXT - 1, MAX_FILE = 1024, MAX_PATH = 1000 };
 
-static const char z85[] =
-    "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
+static const char z85[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
 
 bool psd_key_decode(uint8_t out[PSD_KEY_BYTES], const char *text)
 {
@@ -34,11 +33,9 @@ static int check_secrecy(int fd, const char *path, psd_err_t *err)
     if (fstat(fd, &facts) || !S_ISREG(facts.st_mode))
         return psd_err_set(err, PSD_ECONFIG, "%s is not a file", path);
     if (facts.st_uid != geteuid() && facts.st_uid != 0)
-        return psd_err_set(err, PSD_ECONFIG, "%s holds a secret, and belongs to another user (%u)", path,
-                           (unsigned)facts.st_uid);
+        return psd_err_set(err, PSD_ECONFIG, "%s holds a secret, and belongs to another user (%u)", path, (unsigned)facts.st_uid);
     if (facts.st_mode & 077)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "%s holds a secret, and its mode %03o lets others read it: chmod 600 %s", path,
+        return psd_err_set(err, PSD_ECONFIG, "%s holds a secret, and its mode %03o lets others read it: chmod 600 %s", path,
                            (unsigned)facts.st_mode & 0777, path);
     return PSD_OK;
 }
@@ -68,12 +65,10 @@ static int read_key(const char *path, const char *word, char key[PSD_KEY_TEXT], 
     char text[MAX_FILE] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path,
-                           strerror(errno));
+        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path, strerror(errno));
     int rc = PSD_OK;
     if (read(fd, text, sizeof text - 1) < 0 || !find_key(text, word, key))
-        rc = psd_err_set(err, PSD_ECONFIG, "%s is no file with a %s key; psdctl keygen writes such", path,
-                         word);
+        rc = psd_err_set(err, PSD_ECONFIG, "%s is no file with a %s key; psdctl keygen writes such", path, word);
     else if (!strcmp(word, "secret"))
         rc = check_secrecy(fd, path, err);
     explicit_bzero(text, sizeof text);
@@ -87,20 +82,17 @@ int psd_token_load(char token[PSD_TOKEN_TEXT], const char *path, psd_err_t *err)
     char text[PSD_TOKEN_TEXT + 2] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path,
-                           strerror(errno));
+        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path, strerror(errno));
     ssize_t got = read(fd, text, sizeof text - 1);
     size_t n = got < 0 ? 0 : strcspn(text, "\r\n"), visible = 0;
     while (text[visible] > ' ' && text[visible] < 127)
         visible++;
     int rc = check_secrecy(fd, path, err);
-    if (rc == PSD_OK &&
-        (n < LEAST || n >= PSD_TOKEN_TEXT || visible != n || strspn(text + n, "\r\n") != strlen(text + n)))
-        rc = psd_err_set(
-            err, PSD_ECONFIG,
-            "%s is no token: one line of %d to %d visible characters, such as openssl rand -hex 32 "
-            "writes",
-            path, LEAST, PSD_TOKEN_TEXT - 1);
+    if (rc == PSD_OK && (n < LEAST || n >= PSD_TOKEN_TEXT || visible != n || strspn(text + n, "\r\n") != strlen(text + n)))
+        rc = psd_err_set(err, PSD_ECONFIG,
+                         "%s is no token: one line of %d to %d visible characters, such as openssl rand -hex 32 "
+                         "writes",
+                         path, LEAST, PSD_TOKEN_TEXT - 1);
     if (rc == PSD_OK) {
         memcpy(token, text, n);
         token[n] = '\0';
@@ -117,8 +109,7 @@ static int write_key(const char *path, mode_t mode, const char *text, psd_err_t 
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return psd_err_set(err, PSD_EIO, "%s: %s", path,
-                           errno == EEXIST ? "there is one already; keys are not overwritten"
-                                           : strerror(errno));
+                           errno == EEXIST ? "there is one already; keys are not overwritten" : strerror(errno));
     bool written = write(fd, text, n) == (ssize_t)n && !fsync(fd);
     int why = errno;
     if (close(fd) || !written) {
@@ -138,8 +129,7 @@ int psd_keys_write(const char *name, char public[PSD_KEY_TEXT], psd_err_t *err)
     snprintf(public_path, sizeof public_path, "%s.pub", name);
     psd_keys_t keys;
     psd_keys_draw(&keys);
-    snprintf(text, sizeof text, "# psd: secret key of %.200s. Whoever reads it is %.200s.\nsecret %s\n", base,
-             base, keys.secret);
+    snprintf(text, sizeof text, "# psd: secret key of %.200s. Whoever reads it is %.200s.\nsecret %s\n", base, base, keys.secret);
     int rc = write_key(secret_path, 0600, text, err);
     explicit_bzero(text, sizeof text);
     if (rc == PSD_OK) {
@@ -159,14 +149,13 @@ static int missing(const psd_keys_source_t *from, psd_err_t *err)
 {
     if (from->insecure)
         return psd_err_set(err, PSD_ECONFIG, "both keys and --insecure are given: leave one of them out");
-    return psd_err_set(
-        err, PSD_ECONFIG,
-        from->is_server ? "without keys, whoever reaches the port could join: give --server-key FILE and "
-                          "--allow FILE (psdctl keygen makes "
-                          "keys), or --insecure to take anybody of this machine"
-                        : "without keys, nobody knows who is at the other end: give the key files "
-                          "(--worker-key FILE --server-public FILE; "
-                          "psdctl keygen makes them), or --insecure to speak in the clear on this machine");
+    return psd_err_set(err, PSD_ECONFIG,
+                       from->is_server ? "without keys, whoever reaches the port could join: give --server-key FILE and "
+                                         "--allow FILE (psdctl keygen makes "
+                                         "keys), or --insecure to take anybody of this machine"
+                                       : "without keys, nobody knows who is at the other end: give the key files "
+                                         "(--worker-key FILE --server-public FILE; "
+                                         "psdctl keygen makes them), or --insecure to speak in the clear on this machine");
 }
 
 int psd_keys_load(psd_keys_t *out, const psd_keys_source_t *from, psd_err_t *err)
@@ -178,10 +167,8 @@ int psd_keys_load(psd_keys_t *out, const psd_keys_source_t *from, psd_err_t *err
     if (from->insecure)
         return PSD_OK;
     if (!has_secret || (!has_server && !from->is_server && !from->server_later))
-        return psd_err_set(err, PSD_ECONFIG, "%s is given without %s",
-                           has_secret ? "a secret key" : "the servers' public key",
-                           has_secret ? "the servers' public key (--server-public)"
-                                      : "a secret key of one's own");
+        return psd_err_set(err, PSD_ECONFIG, "%s is given without %s", has_secret ? "a secret key" : "the servers' public key",
+                           has_secret ? "the servers' public key (--server-public)" : "a secret key of one's own");
     int rc = read_key(from->secret, "secret", out->secret, err);
     if (rc == PSD_OK && zmq_curve_public(out->public, out->secret))
         rc = psd_err_set(err, PSD_ESYSTEM, "this libzmq is built without CURVE");

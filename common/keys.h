@@ -26,7 +26,7 @@ typedef struct psd_keys_source {
     const char *server; /* the servers' public key, or a file with it; "": that of the own pair */
     bool insecure;
     bool server_later; /* the servers' public key is not known yet: see psd_net_trust */
-    bool is_server; /* for the sentence: which options would do */
+    bool is_server;    /* for the sentence: which options would do */
 } psd_keys_source_t;
 
 /* Read them. PSD_ECONFIG when neither keys nor `insecure` are given, or both, when the secret's file may be

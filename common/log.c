@@ -366,10 +366,7 @@ void psd_log_flush(void)
 
 uint64_t psd_log_count(psd_log_level_t level) { return atomic_load(&counts[level]); }
 
-const char *psd_log_level_name(psd_log_level_t level)
-{
-    return level < PSD_LOG_LEVELS ? level_names[level] : "unknown";
-}
+const char *psd_log_level_name(psd_log_level_t level) { return level < PSD_LOG_LEVELS ? level_names[level] : "unknown"; }
 
 bool psd_log_level_parse(const char *name, psd_log_level_t *out)
 {

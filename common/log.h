@@ -15,13 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum psd_log_level {
-    PSD_LOG_ERROR,
-    PSD_LOG_WARN,
-    PSD_LOG_INFO,
-    PSD_LOG_DEBUG,
-    PSD_LOG_LEVELS
-} psd_log_level_t;
+typedef enum psd_log_level { PSD_LOG_ERROR, PSD_LOG_WARN, PSD_LOG_INFO, PSD_LOG_DEBUG, PSD_LOG_LEVELS } psd_log_level_t;
 
 typedef enum psd_log_format {
     PSD_LOG_AUTO,   /* a short form with colours on a terminal, else logfmt; syslog levels under systemd */
@@ -32,10 +26,9 @@ typedef enum psd_log_format {
 typedef struct psd_log_config {
     psd_log_level_t level; /* lines above it are not written */
     psd_log_format_t format;
-    const char *comp; /* which program: "server", "worker"; copied */
-    const char *job;  /* name of the job, NULL or "" for none; copied */
-    void (*sink)(void *arg, const char *line,
-                 size_t n_bytes); /* takes each line with its '\n'; NULL: stderr */
+    const char *comp;                                          /* which program: "server", "worker"; copied */
+    const char *job;                                           /* name of the job, NULL or "" for none; copied */
+    void (*sink)(void *arg, const char *line, size_t n_bytes); /* takes each line with its '\n'; NULL: stderr */
     void *sink_arg;
     uint64_t (*now_us)(void *arg); /* microseconds since 1970, for tests; NULL: the clock */
 } psd_log_config_t;
@@ -53,8 +46,7 @@ void psd_log_init(const psd_log_config_t *config);
 void psd_log_flush(void);
 
 /* False when the line was counted instead of said: who keeps lines elsewhere as well need not keep this one. */
-bool psd_log_write(psd_log_level_t level, const char *id, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+bool psd_log_write(psd_log_level_t level, const char *id, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 #define psd_log_error(...) psd_log_write(PSD_LOG_ERROR, __VA_ARGS__)
 #define psd_log_warn(...)  psd_log_write(PSD_LOG_WARN, __VA_ARGS__)

@@ -186,10 +186,8 @@ static void collect_stat(psd_metrics_t *self)
     long threads;
     unsigned long long start, bytes;
     long pages;
-    if (!rest ||
-        sscanf(rest + 1,
-               " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu %llu %ld",
-               &threads, &start, &bytes, &pages) != 4)
+    if (!rest || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu %llu %ld",
+                        &threads, &start, &bytes, &pages) != 4)
         return;
     struct timespec wall, boot;
     clock_gettime(CLOCK_REALTIME, &wall);
@@ -206,15 +204,13 @@ void psd_metrics_collect(psd_metrics_t *self)
     struct rusage usage;
     struct rlimit limit;
     if (getrusage(RUSAGE_SELF, &usage) == 0)
-        psd_metrics_set(self, PSD_METRIC_CPU_SECONDS, NULL,
-                        seconds(usage.ru_utime) + seconds(usage.ru_stime));
+        psd_metrics_set(self, PSD_METRIC_CPU_SECONDS, NULL, seconds(usage.ru_utime) + seconds(usage.ru_stime));
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
         psd_metrics_set(self, PSD_METRIC_MAX_FDS, NULL, (double)limit.rlim_cur);
     psd_metrics_set(self, PSD_METRIC_OPEN_FDS, NULL, count_fds());
     collect_stat(self);
     for (psd_log_level_t level = 0; level < PSD_LOG_LEVELS; level++)
-        psd_metrics_set(self, PSD_METRIC_LOG_MESSAGES, psd_log_level_name(level),
-                        (double)psd_log_count(level));
+        psd_metrics_set(self, PSD_METRIC_LOG_MESSAGES, psd_log_level_name(level), (double)psd_log_count(level));
 }
 
 /* -- text -------------------------------------------------------------------------------------------------- */
@@ -242,8 +238,8 @@ static void print_label(FILE *out, const char *name, const char *value, bool *op
 }
 
 /* One line: name and suffix, labels, `bound` as the label le unless NULL, number. */
-static void print_line(const psd_metrics_t *self, FILE *out, const series_t *series, const char *suffix,
-                       const char *bound, double x)
+static void print_line(const psd_metrics_t *self, FILE *out, const series_t *series, const char *suffix, const char *bound,
+                       double x)
 {
     const struct row *row = &rows[series->key.metric];
     char shard[16];
@@ -286,8 +282,7 @@ char *psd_metrics_prometheus(const psd_metrics_t *self)
     for (psd_metric_t m = 0; m < PSD_N_METRICS; m++) {
         if (!self->first[m])
             continue;
-        fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", rows[m].name, rows[m].help, rows[m].name,
-                type_names[rows[m].type]);
+        fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", rows[m].name, rows[m].help, rows[m].name, type_names[rows[m].type]);
         for (const series_t *series = self->first[m]; series; series = series->next)
             if (is_histogram(m))
                 print_histogram(self, out, series);

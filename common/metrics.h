@@ -8,64 +8,58 @@
 #include <stdint.h>
 
 /* X(NAME, type, name, is it per shard, label or "", help) */
-#define PSD_METRICS(X)                                                                                       \
-    X(BUILD_INFO, GAUGE, "psd_build_info", 0, "version", "Always 1; the label says what runs.")              \
-    X(UP_SINCE, GAUGE, "psd_up_since_timestamp_seconds", 0, "", "When the process began to serve.")          \
-    X(STEPS, COUNTER, "psd_steps_total", 1, "", "Optimizer steps committed.")                                \
-    X(SHARD_VERSION, GAUGE, "psd_shard_version", 1, "", "Version of the shard's weights.")                   \
-    X(ROUNDS, COUNTER, "psd_rounds_total", 0, "mode", "Rounds closed.")                                      \
-    X(SAMPLES, COUNTER, "psd_samples_total", 0, "", "Samples behind the committed steps.")                   \
-    X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Gradient chunks accepted.")                               \
-    X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")           \
-    X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                  \
-      "Connections with a key that is not on the allow-list.")                                               \
-    X(PULLS, COUNTER, "psd_pulls_total", 1, "which", "Weight chunks sent.")                                  \
-    X(RECEIVED_BYTES, COUNTER, "psd_received_bytes_total", 1, "", "Bytes of messages received.")             \
-    X(SENT_BYTES, COUNTER, "psd_sent_bytes_total", 1, "", "Bytes of messages sent.")                         \
-    X(STALENESS, STEPS_HISTOGRAM, "psd_staleness_steps", 0, "",                                              \
-      "Steps between a gradient's weights and its use.")                                                     \
-    X(APPLY_DURATION, SECONDS_HISTOGRAM, "psd_apply_duration_seconds", 0, "", "Time to step the shard.")     \
-    X(PUSH_LATENCY, SECONDS_HISTOGRAM, "psd_push_latency_seconds", 0, "",                                    \
-      "From a complete push to its answer.")                                                                 \
-    X(ROUND_DURATION, SECONDS_HISTOGRAM, "psd_round_duration_seconds", 0, "", "From commit to commit.")      \
-    X(BARRIER_WAIT, SECONDS_HISTOGRAM, "psd_barrier_wait_seconds", 0, "",                                    \
-      "From a round's first gradient to its last.")                                                          \
-    X(QUEUE_LENGTH, GAUGE, "psd_queue_length", 1, "", "Complete pushes that wait for their step.")           \
-    X(ROUNDS_SKIPPED, COUNTER, "psd_rounds_skipped_total", 0, "", "Rounds closed without a step.")           \
-    X(JOB_STATE, GAUGE, "psd_job_state", 0, "state", "1 for the state that the job is in.")                  \
-    X(WORKERS, GAUGE, "psd_workers", 0, "state", "Workers by state.")                                        \
-    X(WORKERS_LOST, COUNTER, "psd_workers_lost_total", 0, "", "How often a worker was given up.")            \
-    X(WORKERS_MISSING, GAUGE, "psd_workers_missing", 0, "",                                                  \
-      "Workers expected and not here: of workers.want, or of workers.min where lost ones are dropped.")      \
-    X(SERVERS_LOST, GAUGE, "psd_servers_lost", 0, "",                                                        \
-      "Servers silent for longer than the lease: at server 0 any, elsewhere server 0.")                      \
-    X(WORKER_LAST_PUSH, GAUGE, "psd_worker_last_push_timestamp_seconds", 0, "worker",                        \
-      "When a worker pushed last.")                                                                          \
-    X(WORKER_LAG, GAUGE, "psd_worker_lag_steps", 0, "worker", "How far a worker is behind the front.")       \
-    X(WORKER_AWAITED, GAUGE, "psd_worker_awaited_ratio", 0, "worker",                                        \
-      "Share of the last seconds in which the round lacked this worker's push alone.")                       \
-    X(WORKER_SAMPLES, COUNTER, "psd_worker_samples_total", 0, "worker", "Samples behind a worker's pushes.") \
-    X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the membership.")                   \
-    X(TRAINING_LOSS, GAUGE, "psd_training_loss", 0, "", "Mean loss of the last step.")                       \
-    X(VALIDATION, GAUGE, "psd_validation_metric", 0, "name", "Last value that a worker reported.")           \
-    X(EPOCH, GAUGE, "psd_epoch", 0, "", "Passes over the data so far, where the workers are psd-worker.")    \
-    X(TIME_LEFT, GAUGE, "psd_time_left_seconds", 0, "",                                                      \
-      "Time to the last step at the trainer's pace so far.")                                                 \
-    X(LEARNING_RATE, GAUGE, "psd_learning_rate", 0, "", "Learning rate of the last step.")                   \
-    X(GRADIENT_NORM, GAUGE, "psd_gradient_norm", 0, "", "Norm of the last gradient.")                        \
-    X(LOOKAHEAD_SYNCS, COUNTER, "psd_lookahead_syncs_total", 0, "", "Lookahead syncs done.")                 \
-    X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "",                        \
-      "When the last checkpoint was whole.")                                                                 \
-    X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long it took.")             \
-    X(CHECKPOINT_BYTES, GAUGE, "psd_checkpoint_bytes", 1, "", "Size of this shard's file in it.")            \
-    X(HTTP_REQUESTS, COUNTER, "psd_http_requests_total", 0, "path", "Requests to the status endpoint.")      \
-    X(LOG_MESSAGES, COUNTER, "psd_log_messages_total", 0, "level", "Log events, said or not.")               \
-    X(CPU_SECONDS, COUNTER, "process_cpu_seconds_total", 0, "", "Processor time used.")                      \
-    X(OPEN_FDS, GAUGE, "process_open_fds", 0, "", "Open file descriptors.")                                  \
-    X(MAX_FDS, GAUGE, "process_max_fds", 0, "", "Most file descriptors allowed.")                            \
-    X(VIRTUAL_MEMORY, GAUGE, "process_virtual_memory_bytes", 0, "", "Virtual memory.")                       \
-    X(RESIDENT_MEMORY, GAUGE, "process_resident_memory_bytes", 0, "", "Resident memory.")                    \
-    X(START_TIME, GAUGE, "process_start_time_seconds", 0, "", "When the process started.")                   \
+#define PSD_METRICS(X)                                                                                                             \
+    X(BUILD_INFO, GAUGE, "psd_build_info", 0, "version", "Always 1; the label says what runs.")                                    \
+    X(UP_SINCE, GAUGE, "psd_up_since_timestamp_seconds", 0, "", "When the process began to serve.")                                \
+    X(STEPS, COUNTER, "psd_steps_total", 1, "", "Optimizer steps committed.")                                                      \
+    X(SHARD_VERSION, GAUGE, "psd_shard_version", 1, "", "Version of the shard's weights.")                                         \
+    X(ROUNDS, COUNTER, "psd_rounds_total", 0, "mode", "Rounds closed.")                                                            \
+    X(SAMPLES, COUNTER, "psd_samples_total", 0, "", "Samples behind the committed steps.")                                         \
+    X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Gradient chunks accepted.")                                                     \
+    X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")                                 \
+    X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                                        \
+      "Connections with a key that is not on the allow-list.")                                                                     \
+    X(PULLS, COUNTER, "psd_pulls_total", 1, "which", "Weight chunks sent.")                                                        \
+    X(RECEIVED_BYTES, COUNTER, "psd_received_bytes_total", 1, "", "Bytes of messages received.")                                   \
+    X(SENT_BYTES, COUNTER, "psd_sent_bytes_total", 1, "", "Bytes of messages sent.")                                               \
+    X(STALENESS, STEPS_HISTOGRAM, "psd_staleness_steps", 0, "", "Steps between a gradient's weights and its use.")                 \
+    X(APPLY_DURATION, SECONDS_HISTOGRAM, "psd_apply_duration_seconds", 0, "", "Time to step the shard.")                           \
+    X(PUSH_LATENCY, SECONDS_HISTOGRAM, "psd_push_latency_seconds", 0, "", "From a complete push to its answer.")                   \
+    X(ROUND_DURATION, SECONDS_HISTOGRAM, "psd_round_duration_seconds", 0, "", "From commit to commit.")                            \
+    X(BARRIER_WAIT, SECONDS_HISTOGRAM, "psd_barrier_wait_seconds", 0, "", "From a round's first gradient to its last.")            \
+    X(QUEUE_LENGTH, GAUGE, "psd_queue_length", 1, "", "Complete pushes that wait for their step.")                                 \
+    X(ROUNDS_SKIPPED, COUNTER, "psd_rounds_skipped_total", 0, "", "Rounds closed without a step.")                                 \
+    X(JOB_STATE, GAUGE, "psd_job_state", 0, "state", "1 for the state that the job is in.")                                        \
+    X(WORKERS, GAUGE, "psd_workers", 0, "state", "Workers by state.")                                                              \
+    X(WORKERS_LOST, COUNTER, "psd_workers_lost_total", 0, "", "How often a worker was given up.")                                  \
+    X(WORKERS_MISSING, GAUGE, "psd_workers_missing", 0, "",                                                                        \
+      "Workers expected and not here: of workers.want, or of workers.min where lost ones are dropped.")                            \
+    X(SERVERS_LOST, GAUGE, "psd_servers_lost", 0, "",                                                                              \
+      "Servers silent for longer than the lease: at server 0 any, elsewhere server 0.")                                            \
+    X(WORKER_LAST_PUSH, GAUGE, "psd_worker_last_push_timestamp_seconds", 0, "worker", "When a worker pushed last.")                \
+    X(WORKER_LAG, GAUGE, "psd_worker_lag_steps", 0, "worker", "How far a worker is behind the front.")                             \
+    X(WORKER_AWAITED, GAUGE, "psd_worker_awaited_ratio", 0, "worker",                                                              \
+      "Share of the last seconds in which the round lacked this worker's push alone.")                                             \
+    X(WORKER_SAMPLES, COUNTER, "psd_worker_samples_total", 0, "worker", "Samples behind a worker's pushes.")                       \
+    X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the membership.")                                         \
+    X(TRAINING_LOSS, GAUGE, "psd_training_loss", 0, "", "Mean loss of the last step.")                                             \
+    X(VALIDATION, GAUGE, "psd_validation_metric", 0, "name", "Last value that a worker reported.")                                 \
+    X(EPOCH, GAUGE, "psd_epoch", 0, "", "Passes over the data so far, where the workers are psd-worker.")                          \
+    X(TIME_LEFT, GAUGE, "psd_time_left_seconds", 0, "", "Time to the last step at the trainer's pace so far.")                     \
+    X(LEARNING_RATE, GAUGE, "psd_learning_rate", 0, "", "Learning rate of the last step.")                                         \
+    X(GRADIENT_NORM, GAUGE, "psd_gradient_norm", 0, "", "Norm of the last gradient.")                                              \
+    X(LOOKAHEAD_SYNCS, COUNTER, "psd_lookahead_syncs_total", 0, "", "Lookahead syncs done.")                                       \
+    X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "", "When the last checkpoint was whole.")       \
+    X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long it took.")                                   \
+    X(CHECKPOINT_BYTES, GAUGE, "psd_checkpoint_bytes", 1, "", "Size of this shard's file in it.")                                  \
+    X(HTTP_REQUESTS, COUNTER, "psd_http_requests_total", 0, "path", "Requests to the status endpoint.")                            \
+    X(LOG_MESSAGES, COUNTER, "psd_log_messages_total", 0, "level", "Log events, said or not.")                                     \
+    X(CPU_SECONDS, COUNTER, "process_cpu_seconds_total", 0, "", "Processor time used.")                                            \
+    X(OPEN_FDS, GAUGE, "process_open_fds", 0, "", "Open file descriptors.")                                                        \
+    X(MAX_FDS, GAUGE, "process_max_fds", 0, "", "Most file descriptors allowed.")                                                  \
+    X(VIRTUAL_MEMORY, GAUGE, "process_virtual_memory_bytes", 0, "", "Virtual memory.")                                             \
+    X(RESIDENT_MEMORY, GAUGE, "process_resident_memory_bytes", 0, "", "Resident memory.")                                          \
+    X(START_TIME, GAUGE, "process_start_time_seconds", 0, "", "When the process started.")                                         \
     X(THREADS, GAUGE, "process_threads", 0, "", "Threads.")
 
 typedef enum psd_metric {
@@ -93,8 +87,8 @@ void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *la
 
 /* A histogram that somebody else counts: values in each of its buckets, the last of which has no bound, and
  * their sum. `n` is PSD_METRIC_BUCKETS. */
-void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const char *label,
-                             const uint64_t *counts, size_t n, double sum);
+void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const char *label, const uint64_t *counts, size_t n,
+                             double sum);
 
 /* Set what the operating system knows of this process (process_*), and psd_log_messages_total. */
 void psd_metrics_collect(psd_metrics_t *self);

@@ -33,13 +33,9 @@ const psd_optimizer_t *psd_optimizer_find(const char *name)
 double psd_rule_lr(const psd_rule_t *rule) { return rule->hyper[0]; }
 
 /* Which of the optimizer's slots the rule keeps, as a bit mask. */
-static unsigned used(const psd_rule_t *rule)
-{
-    return rule->opt->slots_used ? rule->opt->slots_used(rule->hyper) : ~0u;
-}
+static unsigned used(const psd_rule_t *rule) { return rule->opt->slots_used ? rule->opt->slots_used(rule->hyper) : ~0u; }
 
-void psd_rule_init(const psd_rule_t *rule, psd_rule_state_t *state, const float *w, float *const *slot,
-                   size_t n)
+void psd_rule_init(const psd_rule_t *rule, psd_rule_state_t *state, const float *w, float *const *slot, size_t n)
 {
     const psd_optimizer_t *opt = rule->opt;
     *state = (psd_rule_state_t){ 0 };
@@ -74,8 +70,8 @@ psd_plan_t psd_rule_plan(const psd_rule_t *rule, psd_rule_state_t *state, double
 }
 
 /* Lookahead's part of the update, on the elements [from, from + n). */
-static void look_back(const psd_isa_t *isa, const psd_rule_t *rule, const psd_plan_t *plan, float *w,
-                      float *const *slot, size_t from, size_t n)
+static void look_back(const psd_isa_t *isa, const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot,
+                      size_t from, size_t n)
 {
     isa->sync(w + from, slot[rule->slow_slot] + from, plan->alpha, n);
     for (int i = 0; i < rule->slow_slot; i++) {
@@ -88,8 +84,7 @@ static void look_back(const psd_isa_t *isa, const psd_rule_t *rule, const psd_pl
     }
 }
 
-void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot,
-                    const float *g, size_t n)
+void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, const float *g, size_t n)
 {
     /* So many elements of eight arrays fit the smallest first-level cache: a sync finds there what the step
      * wrote. */

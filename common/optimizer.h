@@ -14,52 +14,52 @@
 #include "common/err.h"
 
 enum {
-    PSD_MAX_HYPER = 10,   /* hyper-parameters of one optimizer */
-    PSD_MAX_COEF = 16,    /* float scalars that a kernel reads */
-    PSD_MAX_SCALAR = 2,   /* double scalars that a tensor carries from update to update (NAdam's product) */
-    PSD_MAX_SLOTS = 5,    /* float arrays beside the weights, Lookahead's included */
-    PSD_RULE_TEXT = 512   /* longest printed rule, with its end */
+    PSD_MAX_HYPER = 10, /* hyper-parameters of one optimizer */
+    PSD_MAX_COEF = 16,  /* float scalars that a kernel reads */
+    PSD_MAX_SCALAR = 2, /* double scalars that a tensor carries from update to update (NAdam's product) */
+    PSD_MAX_SLOTS = 5,  /* float arrays beside the weights, Lookahead's included */
+    PSD_RULE_TEXT = 512 /* longest printed rule, with its end */
 };
 
 /* What a kernel sees: `n` consecutive elements. Arrays never overlap. */
 typedef struct psd_step {
-    size_t n;                     /* elements */
-    float *w;                     /* weights, updated in place */
-    const float *g;               /* gradient */
-    float *slot[PSD_MAX_SLOTS];   /* state arrays in the order of the optimizer's `slots` (unused ones NULL) */
-    const float *coef;            /* what `prepare` made */
+    size_t n;                   /* elements */
+    float *w;                   /* weights, updated in place */
+    const float *g;             /* gradient */
+    float *slot[PSD_MAX_SLOTS]; /* state arrays in the order of the optimizer's `slots` (unused ones NULL) */
+    const float *coef;          /* what `prepare` made */
 } psd_step_t;
 
 /* Carried by each tensor (and kept equal by each of its chunks) from update to update. All zero at birth is wrong:
  * use psd_rule_init(). */
 typedef struct psd_rule_state {
-    uint64_t t;                      /* updates made */
-    uint64_t sync_epoch;             /* Lookahead syncs made */
-    double scalar[PSD_MAX_SCALAR];   /* the optimizer's own scalars */
+    uint64_t t;                    /* updates made */
+    uint64_t sync_epoch;           /* Lookahead syncs made */
+    double scalar[PSD_MAX_SCALAR]; /* the optimizer's own scalars */
 } psd_rule_state_t;
 
 typedef struct psd_hyper {
-    const char *name;    /* as in OPTIMIZERS: torch's spelling */
-    double def;          /* default */
-    double min, max;     /* accepted range, both ends included unless `open` */
+    const char *name;        /* as in OPTIMIZERS: torch's spelling */
+    double def;              /* default */
+    double min, max;         /* accepted range, both ends included unless `open` */
     bool open_min, open_max; /* whether the end itself is refused */
-    bool flag;           /* 0 or 1; also written false, true */
-    const char *help;    /* a few words */
+    bool flag;               /* 0 or 1; also written false, true */
+    const char *help;        /* a few words */
 } psd_hyper_t;
 
 typedef struct psd_slot {
-    const char *name;     /* torch's state name: momentum_buffer, exp_avg, exp_avg_sq, ... */
-    bool first_moment;    /* whether Lookahead's reset and pullback treat it */
+    const char *name;  /* torch's state name: momentum_buffer, exp_avg, exp_avg_sq, ... */
+    bool first_moment; /* whether Lookahead's reset and pullback treat it */
 } psd_slot_t;
 
 typedef struct psd_optimizer psd_optimizer_t;
 struct psd_optimizer {
-    const char *name;      /* "adam" */
-    const char *summary;   /* one line for people */
-    const char *formula;   /* one line of mathematics */
-    const char *paper;     /* author, year, arXiv number or source */
-    psd_hyper_t hyper[PSD_MAX_HYPER];  /* ended by a NULL name; "lr" is always the first */
-    psd_slot_t slots[PSD_MAX_SLOTS];   /* every slot it may use; ended by a NULL name */
+    const char *name;                 /* "adam" */
+    const char *summary;              /* one line for people */
+    const char *formula;              /* one line of mathematics */
+    const char *paper;                /* author, year, arXiv number or source */
+    psd_hyper_t hyper[PSD_MAX_HYPER]; /* ended by a NULL name; "lr" is always the first */
+    psd_slot_t slots[PSD_MAX_SLOTS];  /* every slot it may use; ended by a NULL name */
     /* Which of `slots` these values need, as a bit mask; NULL: all. */
     unsigned (*slots_used)(const double *hyper);
     /* The value a slot starts with; NULL: 0. */
@@ -77,23 +77,23 @@ struct psd_optimizer {
 typedef enum psd_pullback { PSD_PULLBACK_NONE, PSD_PULLBACK_RESET, PSD_PULLBACK_PULLBACK } psd_pullback_t;
 
 typedef struct psd_rule {
-    const psd_optimizer_t *opt;       /* the (inner) optimizer */
-    double hyper[PSD_MAX_HYPER];      /* its values, in the order of opt->hyper */
-    bool lookahead;                   /* whether Lookahead wraps it */
-    uint32_t k;                       /* Lookahead: updates between syncs */
-    double alpha;                     /* Lookahead: share of the way the slow weights go */
-    psd_pullback_t pullback;          /* Lookahead: what happens to first moments at a sync */
-    int n_slots;                      /* float arrays beside the weights that this rule keeps */
-    psd_slot_t slot[PSD_MAX_SLOTS];   /* their names, in storage order: opt's used ones, then slow_param, slow_momentum */
-    int slow_slot;                    /* index of the slow weights, -1 without Lookahead */
+    const psd_optimizer_t *opt;     /* the (inner) optimizer */
+    double hyper[PSD_MAX_HYPER];    /* its values, in the order of opt->hyper */
+    bool lookahead;                 /* whether Lookahead wraps it */
+    uint32_t k;                     /* Lookahead: updates between syncs */
+    double alpha;                   /* Lookahead: share of the way the slow weights go */
+    psd_pullback_t pullback;        /* Lookahead: what happens to first moments at a sync */
+    int n_slots;                    /* float arrays beside the weights that this rule keeps */
+    psd_slot_t slot[PSD_MAX_SLOTS]; /* their names, in storage order: opt's used ones, then slow_param, slow_momentum */
+    int slow_slot;                  /* index of the slow weights, -1 without Lookahead */
 } psd_rule_t;
 
 /* One planned update: everything that is the same for all elements of the tensor. Plain data, copy freely. */
 typedef struct psd_plan {
-    float coef[PSD_MAX_COEF];   /* the optimizer's scalars */
-    bool sync;                  /* Lookahead syncs in this update */
-    float alpha;                /* its step */
-    float rest;                 /* 1 - alpha, for the pullback of first moments */
+    float coef[PSD_MAX_COEF]; /* the optimizer's scalars */
+    bool sync;                /* Lookahead syncs in this update */
+    float alpha;              /* its step */
+    float rest;               /* 1 - alpha, for the pullback of first moments */
 } psd_plan_t;
 
 /* Read a rule such as "adam(lr=1e-3, amsgrad=1)" or "lookahead(sgd(lr=0.1, momentum=0.9), k=5)"; spaces are
@@ -116,8 +116,7 @@ void psd_rule_init(const psd_rule_t *rule, psd_rule_state_t *state, const float 
 psd_plan_t psd_rule_plan(const psd_rule_t *rule, psd_rule_state_t *state, double lr);
 
 /* Make the planned update on `n` elements: `w` and `slot[0..n_slots)` in place, along gradient `g`. */
-void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, const float *g,
-                    size_t n);
+void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, const float *g, size_t n);
 
 /* The single-process computation that a cluster must equal, bit for bit: one whole tensor's step along the sum of
  * `n_gradients` gradients with these weights. Slots and state as psd_rule_init made them. Aborts

@@ -280,25 +280,25 @@ static const struct type {
 } types[] = {
     [PSD_OPTION_STRING] = { { "text", "TEXT", NULL }, take_text, "text" },
     [PSD_OPTION_NAME] = { { "name", "NAME", NULL }, take_name, "at most 63 letters, digits, dots, _ and -" },
-    [PSD_OPTION_WORD] = { { "word", "WORD", NULL }, take_word,
-                          "one word of at most 127 bytes, without quotes, = or backslash" },
+    [PSD_OPTION_WORD] = { { "word", "WORD", NULL }, take_word, "one word of at most 127 bytes, without quotes, = or backslash" },
     [PSD_OPTION_RULE] = { { "rule", "RULE", NULL }, take_rule, "such as adam(lr=1e-3)" },
     [PSD_OPTION_INT] = { { "whole number", "N", NULL }, parse_whole, WHOLE },
     [PSD_OPTION_UINT64] = { { "whole number", "N", NULL }, take_count, WHOLE },
     [PSD_OPTION_DOUBLE] = { { "number", "X", NULL }, parse_real, "decimal, such as 0.5 or 1e-3" },
     [PSD_OPTION_BOOL] = { { "true or false", "true|false", NULL }, take_bool, "write true or false" },
-    [PSD_OPTION_DURATION] = { { "duration", "TIME", NULL }, parse_duration,
-                              "a number and a unit, such as 500ms, 30s, 2m" },
+    [PSD_OPTION_DURATION] = { { "duration", "TIME", NULL }, parse_duration, "a number and a unit, such as 500ms, 30s, 2m" },
     [PSD_OPTION_SIZE] = { { "size", "BYTES", NULL }, take_count, WHOLE },
-    [PSD_OPTION_ENDPOINT] = { { "endpoint", "tcp://HOST:PORT", NULL }, take_endpoint,
-                              "tcp://HOST:PORT or ipc://PATH" },
+    [PSD_OPTION_ENDPOINT] = { { "endpoint", "tcp://HOST:PORT", NULL }, take_endpoint, "tcp://HOST:PORT or ipc://PATH" },
     [PSD_OPTION_LISTEN] = { { "address", "HOST:PORT", NULL }, take_address, "HOST:PORT with a port up to 65535" },
-    [PSD_OPTION_LIST] = { { "list of whole numbers", "N,N,...", "[784, 128, 10]" }, take_list,
+    [PSD_OPTION_LIST] = { { "list of whole numbers", "N,N,...", "[784, 128, 10]" },
+                          take_list,
                           "whole numbers, as [784, 128, 10] in a job file, 784,128,10 elsewhere" },
-    [PSD_OPTION_NUMBERS] = { { "list of numbers", "X,X,...", "[0.1, 1, 10]" }, take_numbers,
+    [PSD_OPTION_NUMBERS] = { { "list of numbers", "X,X,...", "[0.1, 1, 10]" },
+                             take_numbers,
                              "numbers, as [0.1, 1, 10] in a job file, 0.1,1,10 elsewhere" },
     [PSD_OPTION_TEXTS] = { { "list of texts", "TEXT;TEXT;...", "each item on a line of its own, after \"- \"" },
-                           parse_texts, "texts, each a line after \"- \" in a job file, with ; between them elsewhere" },
+                           parse_texts,
+                           "texts, each a line after \"- \" in a job file, with ; between them elsewhere" },
     [PSD_OPTION_PATH] = { { "path", "PATH", NULL }, take_text, "a path" },
     [PSD_OPTION_DATA] = { { "name or format:path", "DATA", NULL }, take_text, "a name, or format:path" },
     [PSD_OPTION_KEY] = { { "public key or path", "KEY|PATH", NULL }, take_text, "a public key, or a path" },
@@ -311,9 +311,7 @@ bool psd_option_is_list(psd_option_type_t type) { return types[type].words.examp
 static const char *cure(const psd_option_t *row, const char *text)
 {
     const bool is_whole = types[row->type].take == parse_whole || types[row->type].take == take_count;
-    return is_whole && *text == '0'
-               ? "decimal digits without a leading 0, with k, m, g, Ki, Mi or Gi"
-               : types[row->type].cure;
+    return is_whole && *text == '0' ? "decimal digits without a leading 0, with k, m, g, Ki, Mi or Gi" : types[row->type].cure;
 }
 
 /* -- ranges ------------------------------------------------------------------------------------------------ */
@@ -326,10 +324,7 @@ size_t psd_option_alternative(const char **at)
 }
 
 /* The dots of "1..64", an alternative of `n` bytes; NULL in a word. */
-static const char *dots_of(const char *alternative, size_t n)
-{
-    return memmem(alternative, n, "..", 2);
-}
+static const char *dots_of(const char *alternative, size_t n) { return memmem(alternative, n, "..", 2); }
 
 const char *psd_option_range(const psd_option_t *row, char *out, size_t capacity)
 {
@@ -337,7 +332,7 @@ const char *psd_option_range(const psd_option_t *row, char *out, size_t capacity
     *out = '\0';
     for (const char *at = row->range, *one = at; *at && used < capacity; one = at) {
         const size_t n = psd_option_alternative(&at);
-        const char *dots = dots_of(one, n), *or = used ? " or " : "";
+        const char *dots = dots_of(one, n), * or = used ? " or " : "";
         if (dots) {
             const size_t n_least = (size_t)(dots - one), n_most = n - n_least - 2;
             used += (size_t)snprintf(out + used, capacity - used, "%s%.*s %s%.*s", or, (int)n_least, one,
@@ -465,8 +460,7 @@ static void explain(const psd_option_t *row, const char *text, char why[PSD_OPTI
     if (row->type == PSD_OPTION_RULE && psd_rule_parse(&rule, text, &err) != PSD_OK)
         snprintf(why, PSD_OPTION_WHY, "%s: %.*s", row->key, PSD_OPTION_WHY - 80, err.text);
     else
-        snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\", no %s; %s", row->key, text, types[row->type].words.what,
-                 cure(row, text));
+        snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\", no %s; %s", row->key, text, types[row->type].words.what, cure(row, text));
 }
 
 const char *psd_option_path(const psd_option_t *row, const char *text)

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 typedef enum psd_program {
-    PSD_PROGRAM_SERVER = 1, /* psd */
-    PSD_PROGRAM_WORKER = 2, /* psd-worker */
-    PSD_PROGRAM_CTL = 4,    /* psdctl run */
+    PSD_PROGRAM_SERVER = 1,  /* psd */
+    PSD_PROGRAM_WORKER = 2,  /* psd-worker */
+    PSD_PROGRAM_CTL = 4,     /* psdctl run */
     PSD_PROGRAM_COMPARE = 8, /* psdctl compare, which takes those of psdctl run as well, */
     PSD_PROGRAM_LAUNCH = 16  /* and psdctl launch, too */
 } psd_program_t;
@@ -44,7 +44,8 @@ typedef struct psd_option {
     const char *help;   /* half a sentence */
 } psd_option_t;
 
-enum { PSD_N_OPTIONS = 0
+enum {
+    PSD_N_OPTIONS = 0
 #define OPTION(key, type, programs, preset, range, help) +1
 #include "common/options.def"
 #undef OPTION

@@ -21,8 +21,7 @@ static const psd_option_program_t programs[] = {
       "psd-worker --insecure --join=tcp://127.0.0.1:7470 --data-train=glyphs --stop-epochs=10\n"
       "psd-worker job.yaml --join=tcp://ps0:7470 --worker-key=gpu1.key --server-public=ps.pub\n"
       "psd-worker job.yaml --join=tcp://ps0:7470 --insecure=false --progress=log\n" },
-    { PSD_PROGRAM_CTL, "psdctl run [options] [JOB]",
-      "A whole training job on this machine: servers, workers, progress and result.",
+    { PSD_PROGRAM_CTL, "psdctl run [options] [JOB]", "A whole training job on this machine: servers, workers, progress and result.",
       "psdctl run job.yaml\n"
       "psdctl run job.yaml --servers=2 --workers-min=4\n"
       "psdctl run job.yaml --optimizer='lookahead(adam(lr=1e-3), k=5)'\n" },
@@ -76,8 +75,8 @@ static size_t fill(table_t *table, unsigned mask, const char *word)
             continue;
         psd_option_flag(row->key, table->flag[n], sizeof *table->flag);
         psd_option_range(row, range, sizeof range);
-        snprintf(table->doc[n], sizeof *table->doc, "%s%s%s%s%s%s%s", row->help, *range ? " (" : "", range,
-                 *range ? ")" : "", *row->preset ? " [" : "", row->preset, *row->preset ? "]" : "");
+        snprintf(table->doc[n], sizeof *table->doc, "%s%s%s%s%s%s%s", row->help, *range ? " (" : "", range, *range ? ")" : "",
+                 *row->preset ? " [" : "", row->preset, *row->preset ? "]" : "");
         table->entry[n] = (struct argp_option){ table->flag[n] + 2,
                                                 1000 + (int)n,
                                                 psd_option_words(row->type)->argument,
@@ -124,8 +123,8 @@ void psd_option_brief(FILE *out, unsigned mask)
     fprintf(out, "Usage: %s\n%s\n\n", program->usage, program->about);
     for (const char *at = program->examples; *at; at += strcspn(at, "\n") + 1)
         fprintf(out, "  %.*s\n", (int)strcspn(at, "\n"), at);
-    fprintf(out, "\n%.*s --help lists all options, --help=WORD those that hold a word.\n",
-            (int)strcspn(program->usage, "["), program->usage);
+    fprintf(out, "\n%.*s --help lists all options, --help=WORD those that hold a word.\n", (int)strcspn(program->usage, "["),
+            program->usage);
 }
 
 /* -- Markdown ---------------------------------------------------------------------------------------------- */

@@ -7,9 +7,9 @@
 
 /* A program, or a verb that takes options of the table. */
 typedef struct psd_option_program {
-    unsigned programs; /* whose flags it takes */
-    const char *usage; /* "psd [options] [JOB]" */
-    const char *about; /* a sentence or two */
+    unsigned programs;    /* whose flags it takes */
+    const char *usage;    /* "psd [options] [JOB]" */
+    const char *about;    /* a sentence or two */
     const char *examples; /* lines, each a command */
 } psd_option_program_t;
 

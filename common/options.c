@@ -63,10 +63,7 @@ static void complain(psd_options_t *self, const char *format, ...)
     snprintf(more + used, strlen(sentence) + 2, "%s%s", used ? "\n" : "", sentence);
 }
 
-const char *psd_options_complaints(const psd_options_t *self)
-{
-    return self->complaints ? self->complaints : "";
-}
+const char *psd_options_complaints(const psd_options_t *self) { return self->complaints ? self->complaints : ""; }
 
 /* Hand the complaints to `err` as code: whole lines, as many as fit. */
 static int report(const psd_options_t *self, int code, psd_err_t *err)
@@ -151,8 +148,8 @@ static void on_complaint(void *arg, size_t line, size_t column, const char *sent
 
 static bool wants_plain(psd_option_type_t type)
 {
-    return type == PSD_OPTION_INT || type == PSD_OPTION_UINT64 || type == PSD_OPTION_SIZE ||
-           type == PSD_OPTION_DOUBLE || type == PSD_OPTION_BOOL;
+    return type == PSD_OPTION_INT || type == PSD_OPTION_UINT64 || type == PSD_OPTION_SIZE || type == PSD_OPTION_DOUBLE ||
+           type == PSD_OPTION_BOOL;
 }
 
 /* The text of a value that stands in the job file, its path counted from the file's folder; NULL without memory. */
@@ -179,8 +176,7 @@ static void place_value(psd_options_t *self, const psd_option_t *row, const char
     free(placed);
 }
 
-static void on_value(void *arg, const char *path, const char *text, psd_form_t form, size_t line,
-                     size_t column)
+static void on_value(void *arg, const char *path, const char *text, psd_form_t form, size_t line, size_t column)
 {
     psd_options_t *self = arg;
     const psd_option_t *row = psd_option_find(path);
@@ -198,8 +194,7 @@ static void on_value(void *arg, const char *path, const char *text, psd_form_t f
         place_value(self, row, text, origin);
 }
 
-int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes,
-                          psd_err_t *err)
+int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes, psd_err_t *err)
 {
     const psd_jobfile_visitor_t visitor = { self, on_key, on_unknown, on_value, on_complaint };
     size_t before = self->n_complaints;
@@ -227,17 +222,15 @@ static int load_file(psd_options_t *self, psd_err_t *err)
     FILE *file = strcmp(self->file, "-") == 0 ? fdopen(dup(STDIN_FILENO), "rb") : fopen(self->file, "rb");
     char *text = malloc(PSD_JOBFILE_MAX_BYTES + 1);
     if (!file || !text || !find_folder(self, file)) {
-        int code = psd_err_set(err, file ? PSD_ENOMEM : PSD_ENOINPUT, "cannot read job file %s: %s",
-                               self->file, strerror(errno));
+        int code = psd_err_set(err, file ? PSD_ENOMEM : PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno));
         if (file)
             fclose(file);
         free(text);
         return code;
     }
     size_t n = fread(text, 1, PSD_JOBFILE_MAX_BYTES + 1, file);
-    int rc = ferror(file)
-                 ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
-                 : psd_options_load_text(self, self->file, text, n, err);
+    int rc = ferror(file) ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
+                          : psd_options_load_text(self, self->file, text, n, err);
     fclose(file);
     free(text);
     return rc;
@@ -249,8 +242,8 @@ static int load_file(psd_options_t *self, psd_err_t *err)
 static bool is_service_link(const char *variable)
 {
     size_t n = strlen(variable);
-    return strstr(variable, "_SERVICE_HOST") || strstr(variable, "_SERVICE_PORT") ||
-           strstr(variable, "_PORT_") || (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
+    return strstr(variable, "_SERVICE_HOST") || strstr(variable, "_SERVICE_PORT") || strstr(variable, "_PORT_") ||
+           (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
 }
 
 static void take_variable(psd_options_t *self, const char *variable, const char *text)
@@ -268,8 +261,8 @@ static void take_variable(psd_options_t *self, const char *variable, const char 
         psd_nearest_consider(&nearest, variable + strlen("PSD_"), name + strlen("PSD_"));
     }
     if (!is_service_link(variable))
-        complain(self, "environment: %.80s is no option%s%s%s", variable,
-                 *nearest.word ? "; did you mean PSD_" : "; unset it", nearest.word, *nearest.word ? "?" : "");
+        complain(self, "environment: %.80s is no option%s%s%s", variable, *nearest.word ? "; did you mean PSD_" : "; unset it",
+                 nearest.word, *nearest.word ? "?" : "");
 }
 
 static void load_environment(psd_options_t *self)
@@ -516,16 +509,15 @@ static const value_t *value_of(const psd_options_t *self, const char *key, unsig
 
 const char *psd_options_string(const psd_options_t *self, const char *key)
 {
-    return value_of(self, key, ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) |
-                                   ONE(DATA) | ONE(KEY))->is.text;
+    return value_of(self, key,
+                    ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) | ONE(DATA) |
+                        ONE(KEY))
+        ->is.text;
 }
 
 int64_t psd_options_int(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(INT))->is.i; }
 
-uint64_t psd_options_uint(const psd_options_t *self, const char *key)
-{
-    return value_of(self, key, ONE(UINT64) | ONE(SIZE))->is.u;
-}
+uint64_t psd_options_uint(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(UINT64) | ONE(SIZE))->is.u; }
 
 double psd_options_double(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(DOUBLE))->is.d; }
 bool psd_options_bool(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(BOOL))->is.u; }

@@ -34,8 +34,7 @@ void psd_options_destroy(psd_options_t **self_p);
 int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t *err);
 
 /* The same for the text of a job file alone; `name` is what its complaints call it. PSD_OK or PSD_ECONFIG. */
-int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes,
-                          psd_err_t *err);
+int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes, psd_err_t *err);
 
 /* Everything that was wrong, one sentence per line; "" when nothing was. */
 const char *psd_options_complaints(const psd_options_t *self);

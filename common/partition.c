@@ -18,8 +18,8 @@ static void cut(psd_partition_t *self, const uint64_t *sizes, size_t n_tensors, 
     psd_chunk_t *c = self->chunk;
     for (size_t t = 0; t < n_tensors; t++)
         for (uint64_t at = 0; at < sizes[t]; at += size)
-            *c++ = (psd_chunk_t){ .tensor = (uint32_t)t, .offset = at,
-                                  .n = (uint32_t)(sizes[t] - at < size ? sizes[t] - at : size) };
+            *c++ =
+                (psd_chunk_t){ .tensor = (uint32_t)t, .offset = at, .n = (uint32_t)(sizes[t] - at < size ? sizes[t] - at : size) };
 }
 
 /* qsort is not stable, so the index of the chunk (its address) breaks ties: the same map on every libc. */
@@ -62,8 +62,7 @@ static int number(psd_partition_t *self)
     return PSD_OK;
 }
 
-int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers,
-                       psd_err_t *err)
+int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers, psd_err_t *err)
 {
     *out = (psd_partition_t){ .n_servers = n_servers };
     uint64_t total = 0, n_chunks = 0;
@@ -73,8 +72,8 @@ int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_ten
     for (size_t t = 0; t < n_tensors; t++)
         n_chunks += (sizes[t] + size - 1) / size;
     if (n_chunks > MOST_CHUNKS)
-        return psd_err_set(err, PSD_EINVAL, "the model has %llu chunks; at most %d can be served",
-                           (unsigned long long)n_chunks, MOST_CHUNKS);
+        return psd_err_set(err, PSD_EINVAL, "the model has %llu chunks; at most %d can be served", (unsigned long long)n_chunks,
+                           MOST_CHUNKS);
 
     out->n_chunks = (uint32_t)n_chunks;
     out->chunk = calloc(n_chunks + 1, sizeof *out->chunk);

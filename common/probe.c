@@ -58,8 +58,7 @@ static void on_connected(uv_connect_t *request, int status)
     psd_address_join(at, sizeof at, self->host, self->port);
     self->text[0] = '\0';
     if (status)
-        snprintf(self->text, sizeof self->text, "nobody listens at %s: %s", at,
-                 uv_strerror(status));
+        snprintf(self->text, sizeof self->text, "nobody listens at %s: %s", at, uv_strerror(status));
     close_connection(self);
 }
 
@@ -68,8 +67,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     psd_probe_t *self = request->data;
     self->unknown = status && status != UV_ECANCELED;
     if (status)
-        snprintf(self->text, sizeof self->text, "the host name %s cannot be resolved: %s", self->host,
-                 uv_strerror(status));
+        snprintf(self->text, sizeof self->text, "the host name %s cannot be resolved: %s", self->host, uv_strerror(status));
     if (status || self->dropped) {
         uv_freeaddrinfo(found);
         rest(self);
@@ -106,9 +104,8 @@ void psd_probe_look(psd_probe_t *self, const char *endpoint, uint64_t silent_ms)
     if (self->state == REST && silent_ms >= SILENT_MS && (!self->begun_ms || asked_ms >= AGAIN_MS)) {
         ask(self, endpoint);
     } else if (self->state == CONNECTING && asked_ms >= ANSWER_MS) {
-        snprintf(self->text, sizeof self->text,
-                 "no answer from %s:%s, not even a refusal: is the host up, is the way free?", self->host,
-                 self->port);
+        snprintf(self->text, sizeof self->text, "no answer from %s:%s, not even a refusal: is the host up, is the way free?",
+                 self->host, self->port);
         close_connection(self);
     }
 }

@@ -35,8 +35,7 @@ bool psd_progress_can_redraw(int fd)
 
 psd_progress_t *psd_progress_new(const psd_progress_config_t *config, psd_err_t *err)
 {
-    const bool automatic = !strcmp(config->mode, "auto"), bar = !strcmp(config->mode, "bar"),
-               log = !strcmp(config->mode, "log");
+    const bool automatic = !strcmp(config->mode, "auto"), bar = !strcmp(config->mode, "bar"), log = !strcmp(config->mode, "log");
     if (!automatic && !bar && !log && strcmp(config->mode, "none") != 0) {
         psd_err_set(err, PSD_ECONFIG, "progress is '%.40s'; write auto, bar, log or none", config->mode);
         return NULL;
@@ -73,10 +72,7 @@ static void put(int fd, const char *text, size_t n)
     }
 }
 
-static double seconds(const psd_progress_t *self, uint64_t now_ms)
-{
-    return (double)(now_ms - self->begun_ms) / 1e3;
-}
+static double seconds(const psd_progress_t *self, uint64_t now_ms) { return (double)(now_ms - self->begun_ms) / 1e3; }
 
 static double samples_per_s(const psd_progress_t *self, uint64_t now_ms)
 {
@@ -177,12 +173,10 @@ static void say(const psd_progress_t *self, uint64_t now_ms)
     const psd_progress_state_t *s = &self->state;
     char metric[64] = "", left[64] = "";
     if (!isnan(s->metric))
-        snprintf(metric, sizeof metric, " val_%.20s=%.4f", s->metric_name ? s->metric_name : "metric",
-                 s->metric);
+        snprintf(metric, sizeof metric, " val_%.20s=%.4f", s->metric_name ? s->metric_name : "metric", s->metric);
     if (time_left(self, now_ms) >= 0)
         snprintf(left, sizeof left, " eta_s=%.0f steps=%" PRIu64, time_left(self, now_ms), s->steps);
-    psd_log_info("train.progress",
-                 "step=%" PRIu64 " epoch=%.3f samples=%" PRIu64 " samples_per_s=%.0f loss=%.6g%s%s", s->step,
+    psd_log_info("train.progress", "step=%" PRIu64 " epoch=%.3f samples=%" PRIu64 " samples_per_s=%.0f loss=%.6g%s%s", s->step,
                  s->epoch, s->samples, samples_per_s(self, now_ms), s->loss, metric, left);
 }
 

@@ -40,15 +40,9 @@ static const char *variable(const look_t *look, const char *name)
     return text && *text ? text : NULL;
 }
 
-static bool by_flag(const look_t *look, const char *key)
-{
-    return !strncmp(psd_options_origin(look->options, key), "--", 2);
-}
+static bool by_flag(const look_t *look, const char *key) { return !strncmp(psd_options_origin(look->options, key), "--", 2); }
 
-static bool is_given(const look_t *look, const char *key)
-{
-    return strcmp(psd_options_origin(look->options, key), "default") != 0;
-}
+static bool is_given(const look_t *look, const char *key) { return strcmp(psd_options_origin(look->options, key), "default") != 0; }
 
 /* A whole number from `least` to `most`, of a variable. */
 static int read_number(const look_t *look, const char *name, long least, long most, long *out, psd_err_t *err)
@@ -58,15 +52,14 @@ static int read_number(const look_t *look, const char *name, long least, long mo
     errno = 0;
     *out = text && isdigit((unsigned char)*text) ? strtol(text, &end, 10) : -1;
     if (!end || *end || errno || *out < least || *out > most)
-        return psd_err_set(err, PSD_ECONFIG, "environment %s is \"%.60s\", no whole number from %ld to %ld",
-                           name, text ? text : "", least, most);
+        return psd_err_set(err, PSD_ECONFIG, "environment %s is \"%.60s\", no whole number from %ld to %ld", name, text ? text : "",
+                           least, most);
     return PSD_OK;
 }
 
 /* ---- where to join ---- */
 
-static int set_join(look_t *look, psd_err_t *err, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static int set_join(look_t *look, psd_err_t *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static int set_join(look_t *look, psd_err_t *err, const char *format, ...)
 {
@@ -76,8 +69,7 @@ static int set_join(look_t *look, psd_err_t *err, const char *format, ...)
     va_end(args);
     return n < (int)sizeof look->out->join
                ? PSD_OK
-               : psd_err_set(err, PSD_ECONFIG, "the address of server 0 is too long: %.60s...",
-                             look->out->join);
+               : psd_err_set(err, PSD_ECONFIG, "the address of server 0 is too long: %.60s...", look->out->join);
 }
 
 /* The port of an address, 0 when it names none. */
@@ -113,8 +105,7 @@ static int take_slurm(look_t *look, psd_err_t *err)
 {
     char host[PSD_RENDEZVOUS_TEXT / 2];
     long job, n_servers;
-    if (psd_hostlist_at(variable(look, "SLURM_JOB_NODELIST_HET_GROUP_0"), 0, host, sizeof host, err) !=
-        PSD_OK)
+    if (psd_hostlist_at(variable(look, "SLURM_JOB_NODELIST_HET_GROUP_0"), 0, host, sizeof host, err) != PSD_OK)
         return err->code = PSD_ECONFIG, psd_err_wrap(err, "environment SLURM_JOB_NODELIST_HET_GROUP_0");
     if (read_number(look, "SLURM_JOB_ID_HET_GROUP_0", 0, INT32_MAX, &job, err) != PSD_OK ||
         read_number(look, "SLURM_NTASKS_HET_GROUP_0", 1, MAX_RANK, &n_servers, err) != PSD_OK)
@@ -124,8 +115,7 @@ static int take_slurm(look_t *look, psd_err_t *err)
                            "this is Slurm's batch script: start psd with srun --het-group=0, or say "
                            "--server-index=0 where it is alone");
     look->n_servers = (int)n_servers;
-    return set_join(look, err, "tcp://%s:%u", host,
-                    told_port(look, SLURM_PORT + (unsigned)(job % SLURM_PORTS)));
+    return set_join(look, err, "tcp://%s:%u", host, told_port(look, SLURM_PORT + (unsigned)(job % SLURM_PORTS)));
 }
 
 static bool has_service(const look_t *look) { return *psd_options_string(look->options, "service"); }
@@ -143,13 +133,11 @@ static int take_service(look_t *look, psd_err_t *err)
     if (!strncmp(host, service, (size_t)n) && host[n] == '-' && isdigit((unsigned char)host[n + 1]))
         look->rank = (int)strtol(host + n + 1, &end, 10);
     if (!end || (*end && *end != '.') || look->rank < 0 || look->rank > MAX_RANK)
-        return psd_err_set(
-            err, PSD_ECONFIG,
-            "the host name %.60s is none of a pod %.*s-0, %.*s-1, ... as service %.60s has them: "
-            "give the StatefulSet the name of its service, or set join",
-            host, n, service, n, service, service);
-    snprintf(look->out->advertise, sizeof look->out->advertise, "%.*s-%d.%.60s", n, service, look->rank,
-             service);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "the host name %.60s is none of a pod %.*s-0, %.*s-1, ... as service %.60s has them: "
+                           "give the StatefulSet the name of its service, or set join",
+                           host, n, service, n, service, service);
+    snprintf(look->out->advertise, sizeof look->out->advertise, "%.*s-%d.%.60s", n, service, look->rank, service);
     return set_join(look, err, "tcp://%.*s-0.%s:%u", n, service, service, told_port(look, PORT));
 }
 
@@ -157,37 +145,33 @@ static bool has_tf_config(const look_t *look) { return variable(look, "TF_CONFIG
 
 static int is_no_tf_config(psd_err_t *err, const char *why)
 {
-    return psd_err_set(
-        err, PSD_ECONFIG,
-        "environment TF_CONFIG %s; expected is {\"cluster\": {\"ps\": [\"HOST:PORT\"], \"worker\": "
-        "[...]}, \"task\": {\"type\": \"ps\", \"index\": 0}}",
-        why);
+    return psd_err_set(err, PSD_ECONFIG,
+                       "environment TF_CONFIG %s; expected is {\"cluster\": {\"ps\": [\"HOST:PORT\"], \"worker\": "
+                       "[...]}, \"task\": {\"type\": \"ps\", \"index\": 0}}",
+                       why);
 }
 
 static int unpack_tf_config(look_t *look, const json_t *all, psd_err_t *err)
 {
     const json_t *cluster = json_object_get(all, "cluster"), *task = json_object_get(all, "task");
     const json_t *ps = json_object_get(cluster, "ps"), *index = json_object_get(task, "index");
-    const char *type = json_string_value(json_object_get(task, "type")),
-               *first = json_string_value(json_array_get(ps, 0));
-    const bool is_ps = type && !strcmp(type, "ps"),
-               is_chief = type && (!strcmp(type, "chief") || !strcmp(type, "master"));
+    const char *type = json_string_value(json_object_get(task, "type")), *first = json_string_value(json_array_get(ps, 0));
+    const bool is_ps = type && !strcmp(type, "ps"), is_chief = type && (!strcmp(type, "chief") || !strcmp(type, "master"));
     if (!first || !port_of(first))
         return is_no_tf_config(err, "names no ps at which server 0 could be");
-    if (!type || !json_is_integer(index) || json_integer_value(index) < 0 ||
-        json_integer_value(index) > MAX_RANK)
+    if (!type || !json_is_integer(index) || json_integer_value(index) < 0 || json_integer_value(index) > MAX_RANK)
         return is_no_tf_config(err, "does not say which task this is");
     if (is_server(look) ? !is_ps : !is_chief && strcmp(type, "worker"))
-        return psd_err_set(
-            err, PSD_ECONFIG, "environment TF_CONFIG has a task of type %.30s, and this is %s", type,
-            is_server(look) ? "psd, which is of type ps" : "psd-worker, which is of type worker or chief");
+        return psd_err_set(err, PSD_ECONFIG, "environment TF_CONFIG has a task of type %.30s, and this is %s", type,
+                           is_server(look) ? "psd, which is of type ps" : "psd-worker, which is of type worker or chief");
     look->rank = (int)json_integer_value(index);
     look->own_host = true;
     look->n_servers = (int)json_array_size(ps);
     if (!is_server(look)) /* a chief is the first worker */
-        look->rank += is_chief ? 0
-                               : (int)(json_array_size(json_object_get(cluster, "chief")) +
-                                       json_array_size(json_object_get(cluster, "master")));
+        look->rank +=
+            is_chief
+                ? 0
+                : (int)(json_array_size(json_object_get(cluster, "chief")) + json_array_size(json_object_get(cluster, "master")));
     const char *own = is_ps ? json_string_value(json_array_get(ps, (size_t)look->rank)) : NULL;
     if (is_ps && (!own || !port_of(own)))
         return is_no_tf_config(err, "has no ps of this task's index");
@@ -204,10 +188,7 @@ static int take_tf_config(look_t *look, psd_err_t *err)
     return rc;
 }
 
-static bool has_dmlc(const look_t *look)
-{
-    return variable(look, "DMLC_PS_ROOT_URI") || variable(look, "DMLC_TRACKER_URI");
-}
+static bool has_dmlc(const look_t *look) { return variable(look, "DMLC_PS_ROOT_URI") || variable(look, "DMLC_TRACKER_URI"); }
 
 /* The root is where everybody meets: server 0, in psd. Its own process may be called scheduler. */
 static int take_dmlc(look_t *look, psd_err_t *err)
@@ -218,17 +199,14 @@ static int take_dmlc(look_t *look, psd_err_t *err)
     if (read_number(look, root ? "DMLC_PS_ROOT_PORT" : "DMLC_TRACKER_PORT", 1, 65535, &port, err) != PSD_OK)
         return err->code;
     if (role && strcmp(role, "worker") && strcmp(role, "server") && strcmp(role, "scheduler"))
-        return psd_err_set(err, PSD_ECONFIG,
-                           "environment DMLC_ROLE is \"%.30s\"; it is worker, server or scheduler", role);
+        return psd_err_set(err, PSD_ECONFIG, "environment DMLC_ROLE is \"%.30s\"; it is worker, server or scheduler", role);
     if (role && is_server(look) == !strcmp(role, "worker"))
         return psd_err_set(err, PSD_ECONFIG, "environment DMLC_ROLE is %.30s, and this is %s", role,
                            is_server(look) ? "psd" : "psd-worker");
-    if (variable(look, "DMLC_TASK_ID") &&
-        read_number(look, "DMLC_TASK_ID", 0, MAX_RANK, &task, err) != PSD_OK)
+    if (variable(look, "DMLC_TASK_ID") && read_number(look, "DMLC_TASK_ID", 0, MAX_RANK, &task, err) != PSD_OK)
         return err->code;
     look->rank = role && !strcmp(role, "scheduler") ? 0 : (int)task;
-    return set_join(look, err, "tcp://%s:%ld", variable(look, root ? "DMLC_PS_ROOT_URI" : "DMLC_TRACKER_URI"),
-                    port);
+    return set_join(look, err, "tcp://%s:%ld", variable(look, root ? "DMLC_PS_ROOT_URI" : "DMLC_TRACKER_URI"), port);
 }
 
 /* The first row that has something to say is taken. */
@@ -273,8 +251,7 @@ static const struct {
 /* Where servers and workers are one world, as in mpirun -np 2 psd : -np 3 psd-worker, the servers come first. */
 static bool is_one_world(const look_t *look, long size)
 {
-    const int64_t least = psd_options_int(look->options, "workers.min"),
-                  want = psd_options_int(look->options, "workers.want");
+    const int64_t least = psd_options_int(look->options, "workers.min"), want = psd_options_int(look->options, "workers.want");
     return size == psd_options_int(look->options, "servers") + (want > least ? want : least);
 }
 
@@ -294,8 +271,7 @@ static int find_rank(const look_t *look, int *out, psd_err_t *err)
             (ranks[i].size && read_number(look, ranks[i].size, 1, INT32_MAX, &size, err) != PSD_OK))
             return err->code;
         const long n_servers = (long)psd_options_int(look->options, "servers");
-        *out = (int)(!is_server(look) && is_one_world(look, size) && rank >= n_servers ? rank - n_servers
-                                                                                       : rank);
+        *out = (int)(!is_server(look) && is_one_world(look, size) && rank >= n_servers ? rank - n_servers : rank);
         look->out->rank_source = ranks[i].rank;
     }
     if (*out < 0)
@@ -321,10 +297,9 @@ static void choose_addresses(look_t *look)
     const psd_options_t *o = look->options;
     const bool found = *out->join || *out->file;
     const bool fixed = out->is_first ? *out->join : look->own_port; /* the port is one that others know */
-    const unsigned port = look->own_host && *out->advertise && port_of(out->advertise)
-                              ? port_of(out->advertise)
-                          : fixed ? port_of(out->join)
-                                  : 0;
+    const unsigned port = look->own_host && *out->advertise && port_of(out->advertise) ? port_of(out->advertise)
+                          : fixed                                                      ? port_of(out->join)
+                                                                                       : 0;
     snprintf(out->listen, sizeof out->listen, "%s", psd_options_string(o, "listen"));
     snprintf(out->status, sizeof out->status, "%s", psd_options_string(o, "status.listen"));
     if (*psd_options_string(o, "advertise"))
@@ -332,8 +307,7 @@ static void choose_addresses(look_t *look)
     if (found && !is_given(look, "listen") && out->is_first && !strncmp(out->join, "ipc://", 6))
         snprintf(out->listen, sizeof out->listen, "%s", out->join);
     else if (found && !is_given(look, "listen"))
-        snprintf(out->listen, sizeof out->listen, "tcp://%s:%u", stays_here(look) ? "127.0.0.1" : "0.0.0.0",
-                 port);
+        snprintf(out->listen, sizeof out->listen, "tcp://%s:%u", stays_here(look) ? "127.0.0.1" : "0.0.0.0", port);
     if (found && !is_given(look, "status.listen") && !look->own_host)
         snprintf(out->status, sizeof out->status, "127.0.0.1:0");
     if (out->is_first)
@@ -350,25 +324,21 @@ static int settle_server(look_t *look, int rank, psd_err_t *err)
         out->rank_source = "server.index";
     out->index = told >= 0 ? told : rank;
     if (look->n_servers && look->n_servers != n_servers)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "%s has %d server%s, and the job %d: set servers, or start as many", out->source,
+        return psd_err_set(err, PSD_ECONFIG, "%s has %d server%s, and the job %d: set servers, or start as many", out->source,
                            look->n_servers, look->n_servers == 1 ? "" : "s", n_servers);
     if (out->index >= n_servers)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "this is server %d by %s, and the job has servers 0 to %d: set servers",
-                           out->index, out->rank_source, n_servers - 1);
+        return psd_err_set(err, PSD_ECONFIG, "this is server %d by %s, and the job has servers 0 to %d: set servers", out->index,
+                           out->rank_source, n_servers - 1);
     if (out->index > 0 && !found)
-        return psd_err_set(
-            err, PSD_ECONFIG,
-            "this is server %d by %s, and nothing says where server 0 is: set join (PSD_JOIN), or "
-            "cluster.file in a directory that all see",
-            out->index, out->rank_source);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "this is server %d by %s, and nothing says where server 0 is: set join (PSD_JOIN), or "
+                           "cluster.file in a directory that all see",
+                           out->index, out->rank_source);
     if (out->index < 0 && *out->file && !*out->join && n_servers > 1)
-        return psd_err_set(
-            err, PSD_ECONFIG,
-            "which of the %d servers is this? cluster.file does not say: set server.index, or start "
-            "it by srun or mpirun",
-            n_servers);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "which of the %d servers is this? cluster.file does not say: set server.index, or start "
+                           "it by srun or mpirun",
+                           n_servers);
     out->is_first = by_flag(look, "join") ? false : found && *out->join ? out->index == 0 : out->index <= 0;
     choose_addresses(look);
     return PSD_OK;
@@ -383,10 +353,9 @@ static int settle_worker(look_t *look, int rank, psd_err_t *err)
         out->rank_source = "worker.id";
     if (*out->join || *out->file)
         return PSD_OK;
-    return psd_err_set(
-        err, PSD_EUSAGE,
-        "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470; or "
-        "cluster.file, where all see one directory");
+    return psd_err_set(err, PSD_EUSAGE,
+                       "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470; or "
+                       "cluster.file, where all see one directory");
 }
 
 int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_options_t *options,
@@ -396,8 +365,8 @@ int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_
     *out = (psd_rendezvous_t){ .source = "none", .index = -1, .worker = -1 };
     snprintf(out->file, sizeof out->file, "%s", psd_options_string(options, "cluster.file"));
     /* What stands on the command line is about this process alone: nobody else is asked who it is. */
-    const bool by_hand = by_flag(&look, "join") || (is_server(&look) && by_flag(&look, "server.index") &&
-                                                    !psd_options_int(options, "server.index"));
+    const bool by_hand =
+        by_flag(&look, "join") || (is_server(&look) && by_flag(&look, "server.index") && !psd_options_int(options, "server.index"));
     int rank = (int)psd_options_int(options, "rank");
     int rc = PSD_OK;
     if (!by_hand)
@@ -415,20 +384,17 @@ int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_
 
 static const char *own_variable(void *arg, const char *name) { return (void)arg, getenv(name); }
 
-int psd_rendezvous_find_own(psd_rendezvous_t *out, psd_program_t program, const psd_options_t *options,
-                            psd_err_t *err)
+int psd_rendezvous_find_own(psd_rendezvous_t *out, psd_program_t program, const psd_options_t *options, psd_err_t *err)
 {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    int rc =
-        psd_rendezvous_find(out, program, options, &(psd_surroundings_t){ own_variable, host, NULL }, err);
+    int rc = psd_rendezvous_find(out, program, options, &(psd_surroundings_t){ own_variable, host, NULL }, err);
     if (rc == PSD_OK && strcmp(out->source, "none"))
         psd_log_info("rendezvous", "source=%s join=%s %s=%d by=%s", out->source,
                      out->is_first ? "here"
                      : *out->join  ? out->join
                                    : out->file,
-                     program == PSD_PROGRAM_SERVER ? "index" : "worker",
-                     program == PSD_PROGRAM_SERVER ? out->index : out->worker,
+                     program == PSD_PROGRAM_SERVER ? "index" : "worker", program == PSD_PROGRAM_SERVER ? out->index : out->worker,
                      out->rank_source ? out->rank_source : "server-0");
     return rc;
 }

@@ -21,14 +21,14 @@ typedef struct psd_surroundings {
 } psd_surroundings_t;
 
 typedef struct psd_rendezvous {
-    const char *source; /* "--join", "PSD_JOIN", "Slurm", ... or "none": this is server 0, found by whoever
+    const char *source;                  /* "--join", "PSD_JOIN", "Slurm", ... or "none": this is server 0, found by whoever
                            knows where */
-    const char *rank_source;        /* "server.index", "SLURM_PROCID", ...; NULL: nobody has said */
-    bool is_first;                  /* this is server 0 */
-    int index;                      /* of a server; -1: the coordinator says */
-    int worker;                     /* place among the workers, from 0; -1: the coordinator says */
-    char join[PSD_RENDEZVOUS_TEXT]; /* where server 0 listens; "": `file` says, or nobody joins anybody */
-    char file[1024]; /* cluster.file; "": none. Server 0 writes it, others read it if `join` is "" */
+    const char *rank_source;             /* "server.index", "SLURM_PROCID", ...; NULL: nobody has said */
+    bool is_first;                       /* this is server 0 */
+    int index;                           /* of a server; -1: the coordinator says */
+    int worker;                          /* place among the workers, from 0; -1: the coordinator says */
+    char join[PSD_RENDEZVOUS_TEXT];      /* where server 0 listens; "": `file` says, or nobody joins anybody */
+    char file[1024];                     /* cluster.file; "": none. Server 0 writes it, others read it if `join` is "" */
     char listen[PSD_RENDEZVOUS_TEXT];    /* of a server: its endpoint, ... */
     char advertise[PSD_RENDEZVOUS_TEXT]; /* HOST or HOST:PORT that others use; "": that of `listen`, or of the
                                             route, */
@@ -41,5 +41,4 @@ int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_
                         const psd_surroundings_t *around, psd_err_t *err);
 
 /* The same for this process, and a line of the log that says what came of it. */
-int psd_rendezvous_find_own(psd_rendezvous_t *out, psd_program_t program, const psd_options_t *options,
-                            psd_err_t *err);
+int psd_rendezvous_find_own(psd_rendezvous_t *out, psd_program_t program, const psd_options_t *options, psd_err_t *err);

@@ -26,8 +26,8 @@ static bool find_source(const psd_sockaddr_t *to, psd_sockaddr_t *out)
 {
     *out = (psd_sockaddr_t){ .n = sizeof out->at };
     int fd = socket(to->at.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool found = fd >= 0 && !connect(fd, (const struct sockaddr *)&to->at, to->n) &&
-                 !getsockname(fd, (struct sockaddr *)&out->at, &out->n);
+    bool found =
+        fd >= 0 && !connect(fd, (const struct sockaddr *)&to->at, to->n) && !getsockname(fd, (struct sockaddr *)&out->at, &out->n);
     int why = errno;
     if (fd >= 0)
         close(fd);

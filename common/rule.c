@@ -37,8 +37,7 @@ static const psd_hyper_t lookahead_hyper[] = {
 
 /* ---- complaints ---- */
 
-static int fail(const parser_t *p, const char *at, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static int fail(const parser_t *p, const char *at, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static int fail(const parser_t *p, const char *at, const char *format, ...)
 {
@@ -75,8 +74,7 @@ static int fail_optimizer(const parser_t *p, const char *at, const char *word)
     return fail(p, at, "unknown optimizer '%s'; there are %sand lookahead around each of them", word, known);
 }
 
-static int fail_argument(const parser_t *p, const char *at, const char *word, const char *owner,
-                         const psd_hyper_t *hyper)
+static int fail_argument(const parser_t *p, const char *at, const char *word, const char *owner, const psd_hyper_t *hyper)
 {
     psd_nearest_t nearest = { 0 };
     char known[256] = "";
@@ -86,8 +84,7 @@ static int fail_argument(const parser_t *p, const char *at, const char *word, co
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", hyper[i].name);
     }
     if (*nearest.word)
-        return fail(p, at, "unknown argument '%s' of %s; the nearest is '%s' (it takes %s)", word, owner,
-                    nearest.word, known);
+        return fail(p, at, "unknown argument '%s' of %s; the nearest is '%s' (it takes %s)", word, owner, nearest.word, known);
     return fail(p, at, "unknown argument '%s' of %s; it takes %s", word, owner, known);
 }
 
@@ -95,9 +92,9 @@ static int fail_range(const parser_t *p, const char *at, const char *owner, cons
 {
     char min[PSD_NUMBER_TEXT], max[PSD_NUMBER_TEXT];
     const int n = (int)(p->at - at);
-    return fail(p, at, "%s=%.*s of %s is out of range: it must be %s %s and %s %s", h->name, n < 40 ? n : 40,
-                at, owner, h->open_min ? "above" : "at least", psd_number_print(h->min, min),
-                h->open_max ? "below" : "at most", psd_number_print(h->max, max));
+    return fail(p, at, "%s=%.*s of %s is out of range: it must be %s %s and %s %s", h->name, n < 40 ? n : 40, at, owner,
+                h->open_min ? "above" : "at least", psd_number_print(h->min, min), h->open_max ? "below" : "at most",
+                psd_number_print(h->max, max));
 }
 
 /* ---- words and values ---- */
@@ -183,8 +180,7 @@ static int read_value(parser_t *p, const char *owner, const psd_hyper_t *h, doub
         return fail_expected(p, h->flag ? "0, 1, false or true" : "a finite decimal number");
     p->at += n;
     const double v = *value;
-    if (!isfinite(v) || v < h->min || v > h->max || (h->open_min && v <= h->min) ||
-        (h->open_max && v >= h->max))
+    if (!isfinite(v) || v < h->min || v > h->max || (h->open_min && v <= h->min) || (h->open_max && v >= h->max))
         return fail_range(p, start, owner, h);
     if ((h->flag || h == &lookahead_hyper[K]) && floor(v) != v)
         return fail(p, start, "%s of %s must be %s", h->name, owner, h->flag ? "0 or 1" : "a whole number");
@@ -195,8 +191,7 @@ static int read_value(parser_t *p, const char *owner, const psd_hyper_t *h, doub
 /* ---- rules ---- */
 
 /* Read one "key=value" into `values`; `seen` has a bit for each key that was already given. */
-static int read_argument(parser_t *p, const char *owner, const psd_hyper_t *hyper, double *values,
-                         unsigned *seen)
+static int read_argument(parser_t *p, const char *owner, const psd_hyper_t *hyper, double *values, unsigned *seen)
 {
     char key[WORD_TEXT];
     const int rc = read_word(p, key, "an argument");
@@ -205,8 +200,7 @@ static int read_argument(parser_t *p, const char *owner, const psd_hyper_t *hype
     const char *at = p->at - strlen(key);
     const int i = find(hyper, key);
     if (i < 0 && hyper == lookahead_hyper && psd_optimizer_find(key))
-        return fail(p, at, "the inner rule '%s' must be the first argument of lookahead, and the only one",
-                    key);
+        return fail(p, at, "the inner rule '%s' must be the first argument of lookahead, and the only one", key);
     if (i < 0)
         return fail_argument(p, at, key, owner, hyper);
     if (*seen >> i & 1)
@@ -218,8 +212,7 @@ static int read_argument(parser_t *p, const char *owner, const psd_hyper_t *hype
 }
 
 /* Read arguments up to the closing bracket; the opening one, or an argument if not `first`, is behind. */
-static int read_arguments(parser_t *p, const char *owner, const psd_hyper_t *hyper, double *values,
-                          bool first)
+static int read_arguments(parser_t *p, const char *owner, const psd_hyper_t *hyper, double *values, bool first)
 {
     unsigned seen = 0;
     for (;; first = false) {

@@ -112,8 +112,7 @@ int psd_header_end(psd_header_t *self, psd_err_t *err)
     if (self->code == PSD_ENOMEM)
         return psd_err_set(err, PSD_ENOMEM, "no memory for a header");
     if (self->code != PSD_OK)
-        return psd_err_set(err, self->code,
-                           "a name is not UTF-8, or there are too many for a header of %d MiB",
+        return psd_err_set(err, self->code, "a name is not UTF-8, or there are too many for a header of %d MiB",
                            PSD_MAX_ST_HEADER >> 20);
     memset(at, ' ', padding);
     const uint64_t length = self->n_bytes - LENGTH;
@@ -121,8 +120,7 @@ int psd_header_end(psd_header_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-static int write_tensors(const char *path, const psd_header_t *header, const psd_saved_t *tensors,
-                         size_t n_tensors, psd_err_t *err)
+static int write_tensors(const char *path, const psd_header_t *header, const psd_saved_t *tensors, size_t n_tensors, psd_err_t *err)
 {
     uint64_t at = header->n_bytes;
     psd_durable_t *file = psd_durable_follow(path, at + header->n_data, err);
@@ -137,16 +135,15 @@ static int write_tensors(const char *path, const psd_header_t *header, const psd
     return rc;
 }
 
-int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n_tensors,
-                          const psd_note_t *notes, size_t n_notes, psd_err_t *err)
+int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n_tensors, const psd_note_t *notes, size_t n_notes,
+                          psd_err_t *err)
 {
     psd_header_t header;
     psd_header_begin(&header, notes, n_notes);
     for (size_t i = 0; i < n_tensors; i++)
         psd_header_add(&header, tensors[i].name, tensors[i].shape, tensors[i].n_dims);
     int rc = psd_header_end(&header, err);
-    rc = rc ? psd_err_wrap(err, "cannot write %s", path)
-            : write_tensors(path, &header, tensors, n_tensors, err);
+    rc = rc ? psd_err_wrap(err, "cannot write %s", path) : write_tensors(path, &header, tensors, n_tensors, err);
     free(header.bytes);
     return rc;
 }
@@ -157,8 +154,7 @@ char *psd_weights_sha256(const psd_saved_t *tensors, size_t n_tensors, char text
     unsigned char hash[crypto_hash_sha256_BYTES];
     crypto_hash_sha256_init(&state);
     for (size_t i = 0; i < n_tensors; i++)
-        crypto_hash_sha256_update(&state, (const unsigned char *)tensors[i].data,
-                                  tensors[i].n * sizeof(float));
+        crypto_hash_sha256_update(&state, (const unsigned char *)tensors[i].data, tensors[i].n * sizeof(float));
     crypto_hash_sha256_final(&state, hash);
     return sodium_bin2hex(text, PSD_SHA256_TEXT, hash, sizeof hash);
 }
@@ -169,10 +165,9 @@ static const struct dtype {
     const char *name;
     unsigned bits; /* of an element */
 } dtypes[] = {
-    { "F64", 64 },    { "F32", 32 },    { "F16", 16 }, { "BF16", 16 },   { "F8_E4M3", 8 },
-    { "F8_E5M2", 8 }, { "F8_E8M0", 8 }, { "C64", 64 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 },
-    { "F4", 4 },      { "I64", 64 },    { "I32", 32 }, { "I16", 16 },    { "I8", 8 },
-    { "U64", 64 },    { "U32", 32 },    { "U16", 16 }, { "U8", 8 },      { "BOOL", 8 },
+    { "F64", 64 }, { "F32", 32 },    { "F16", 16 },    { "BF16", 16 }, { "F8_E4M3", 8 }, { "F8_E5M2", 8 }, { "F8_E8M0", 8 },
+    { "C64", 64 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 }, { "F4", 4 },    { "I64", 64 },    { "I32", 32 },    { "I16", 16 },
+    { "I8", 8 },   { "U64", 64 },    { "U32", 32 },    { "U16", 16 },  { "U8", 8 },      { "BOOL", 8 },
 };
 
 static int read_at(const psd_safetensors_t *self, void *to, size_t n_bytes, uint64_t offset, psd_err_t *err)
@@ -196,14 +191,12 @@ static int read_header(psd_safetensors_t *self, uint64_t n_file, psd_err_t *err)
 {
     uint64_t length;
     if (n_file < LENGTH)
-        return psd_err_set(err, PSD_EDATA, "%s has %" PRIu64 " bytes, too few for a header", self->path,
-                           n_file);
+        return psd_err_set(err, PSD_EDATA, "%s has %" PRIu64 " bytes, too few for a header", self->path, n_file);
     int rc = read_at(self, &length, LENGTH, 0, err);
     if (rc)
         return rc;
     if (length > PSD_MAX_ST_HEADER || length > n_file - LENGTH)
-        return psd_err_set(err, PSD_EDATA, "%s: a header of %" PRIu64 " bytes in a file of %" PRIu64,
-                           self->path, length, n_file);
+        return psd_err_set(err, PSD_EDATA, "%s: a header of %" PRIu64 " bytes in a file of %" PRIu64, self->path, length, n_file);
     self->n_bytes = (size_t)(LENGTH + length);
     self->n_data = n_file - self->n_bytes;
     if (!(self->bytes = malloc(self->n_bytes)))
@@ -220,8 +213,7 @@ int psd_safetensors_open(psd_safetensors_t *out, const char *path, psd_err_t *er
     /* Not blocking: a FIFO of that name must not hold us up. */
     out->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (out->fd < 0 || fstat(out->fd, &info))
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_EIO, "cannot read %s: %s", path,
-                           strerror(errno));
+        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_EIO, "cannot read %s: %s", path, strerror(errno));
     if (!S_ISREG(info.st_mode))
         return psd_err_set(err, PSD_EDATA, "%s is not a file", path);
     return read_header(out, (uint64_t)info.st_size, err);
@@ -281,8 +273,7 @@ static int read_entry(const psd_safetensors_t *self, psd_entry_t *entry, const j
     if (rc)
         return rc;
     if (json_array_size(offsets) != 2 || !count(json_array_get(offsets, 0), &entry->begin) ||
-        !count(json_array_get(offsets, 1), &entry->end) || entry->begin > entry->end ||
-        entry->end > self->n_data)
+        !count(json_array_get(offsets, 1), &entry->end) || entry->begin > entry->end || entry->end > self->n_data)
         return flaw(self, entry->name, "its data_offsets are not within the file", err);
     if (!length_of(entry, dtype, &length) || length != entry->end - entry->begin)
         return flaw(self, entry->name, "its data_offsets are not as far apart as its shape says", err);
@@ -321,11 +312,10 @@ static int check_cover(psd_safetensors_t *self, psd_err_t *err)
     qsort(self->entry, self->n_entries, sizeof *self->entry, by_place);
     for (size_t i = 0; i < self->n_entries; at = self->entry[i++].end)
         if (self->entry[i].begin != at)
-            return flaw(self, self->entry[i].name,
-                        self->entry[i].begin < at ? "it overlaps another entry" : "a hole before it", err);
+            return flaw(self, self->entry[i].name, self->entry[i].begin < at ? "it overlaps another entry" : "a hole before it",
+                        err);
     if (at != self->n_data)
-        return psd_err_set(err, PSD_EDATA, "%s has %" PRIu64 " bytes of data, its entries %" PRIu64,
-                           self->path, self->n_data, at);
+        return psd_err_set(err, PSD_EDATA, "%s has %" PRIu64 " bytes of data, its entries %" PRIu64, self->path, self->n_data, at);
     return PSD_OK;
 }
 
@@ -339,8 +329,7 @@ static int read_root(psd_safetensors_t *self, json_t *root, psd_err_t *err)
     {
         psd_entry_t *entry = &self->entry[self->n_entries];
         entry->name = key;
-        int rc = strcmp(key, "__metadata__") == 0 ? read_notes(self, value, err)
-                                                  : read_entry(self, entry, value, err);
+        int rc = strcmp(key, "__metadata__") == 0 ? read_notes(self, value, err) : read_entry(self, entry, value, err);
         if (rc)
             return rc;
         self->n_entries += strcmp(key, "__metadata__") != 0;
@@ -399,8 +388,8 @@ int psd_weights_look(const psd_saved_t *tensors, size_t n_tensors, psd_err_t *er
     for (size_t t = 0; t < n_tensors; t++) {
         const size_t i = psd_first_nonfinite(tensors[t].data, tensors[t].n);
         if (i < tensors[t].n)
-            return psd_err_set(err, PSD_EDIVERGED, "the weights are not finite: %.100s is %s at element %zu of %zu", tensors[t].name,
-                               isnan(tensors[t].data[i]) ? "NaN" : "infinite", i, tensors[t].n);
+            return psd_err_set(err, PSD_EDIVERGED, "the weights are not finite: %.100s is %s at element %zu of %zu",
+                               tensors[t].name, isnan(tensors[t].data[i]) ? "NaN" : "infinite", i, tensors[t].n);
     }
     return PSD_OK;
 }

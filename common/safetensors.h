@@ -42,8 +42,8 @@ typedef struct psd_saved {
 
 /* Write the tensors to `path`: a temporary file beside it, flushed to disk, then renamed over it. PSD_EIO,
  * and what was at `path` is as before; PSD_ENOMEM. */
-int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n_tensors,
-                          const psd_note_t *notes, size_t n_notes, psd_err_t *err);
+int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n_tensors, const psd_note_t *notes, size_t n_notes,
+                          psd_err_t *err);
 
 /* -- a file that is read. Nothing of it is believed before it is checked. */
 typedef struct psd_entry {

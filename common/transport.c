@@ -72,8 +72,7 @@ void psd_net_versions(char built[24], char runs[24])
 psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
 {
     psd_net_t *self = calloc(1, sizeof *self);
-    if (self && sodium_init() >= 0 && (self->keys = sodium_malloc(sizeof *keys)) &&
-        (self->context = zmq_ctx_new())) {
+    if (self && sodium_init() >= 0 && (self->keys = sodium_malloc(sizeof *keys)) && (self->context = zmq_ctx_new())) {
         *self->keys = *keys;
         zmq_ctx_set(self->context, ZMQ_MAX_SOCKETS, 4096);
         return self;
@@ -87,10 +86,7 @@ psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
 
 const char *psd_net_public(const psd_net_t *self) { return self->keys->insecure ? "" : self->keys->public; }
 
-void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT])
-{
-    memcpy(self->keys->server, server, PSD_KEY_TEXT);
-}
+void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT]) { memcpy(self->keys->server, server, PSD_KEY_TEXT); }
 
 void psd_net_destroy(psd_net_t **self_p)
 {
@@ -206,9 +202,7 @@ static uint64_t peer_of(const void *id)
 static uint64_t with_user(uint64_t peer, zmq_msg_t *last)
 {
     const char *user = peer ? zmq_msg_gets(last, "User-Id") : NULL;
-    return user ? psd_peer_make(peer & ~PSD_PEER_ROUTER,
-                                (uint32_t)strtoul(user, NULL, 10) & (PSD_MAX_USERS - 1))
-                : peer;
+    return user ? psd_peer_make(peer & ~PSD_PEER_ROUTER, (uint32_t)strtoul(user, NULL, 10) & (PSD_MAX_USERS - 1)) : peer;
 }
 
 static void skip_rest(psd_socket_t *self, bool more)
@@ -260,8 +254,7 @@ static bool read_message(psd_socket_t *self)
     if (bad) {
         self->handler.on_bad(self->handler.arg, peer, bad);
     } else {
-        psd_buf_t *buf =
-            zmq_msg_size(&payload) ? take_frame(self->net->meter, psd_peer_user(peer), &payload) : NULL;
+        psd_buf_t *buf = zmq_msg_size(&payload) ? take_frame(self->net->meter, psd_peer_user(peer), &payload) : NULL;
         self->handler.on_message(self->handler.arg, peer, zmq_msg_data(&header), zmq_msg_size(&header), buf);
         psd_buf_unref(&buf);
     }
@@ -321,8 +314,7 @@ static bool read_event(psd_socket_t *self)
     } links[] = {
         { ZMQ_EVENT_HANDSHAKE_SUCCEEDED, 0, PSD_LINK_UP },
         { ZMQ_EVENT_HANDSHAKE_FAILED_AUTH, 0, PSD_LINK_DENIED },
-        { ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH,
-          PSD_LINK_MISMATCH },
+        { ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH, PSD_LINK_MISMATCH },
         { ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL, 0, PSD_LINK_BROKEN },
         { ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL, 0, PSD_LINK_BROKEN },
     };
@@ -341,13 +333,11 @@ void psd_link_describe(const psd_net_t *net, psd_link_t link, const char *endpoi
 {
     const bool insecure = net->keys->insecure;
     if (link == PSD_LINK_DENIED)
-        snprintf(text, n,
-                 "%.128s does not let this key in: put a line with it, %s, into the servers' allow-list",
-                 endpoint, net->keys->public);
+        snprintf(text, n, "%.128s does not let this key in: put a line with it, %s, into the servers' allow-list", endpoint,
+                 net->keys->public);
     else if (link == PSD_LINK_MISMATCH)
         snprintf(text, n, "%.128s %s", endpoint,
-                 insecure ? "wants keys, and here is --insecure"
-                          : "speaks in the clear (--insecure), and here are keys");
+                 insecure ? "wants keys, and here is --insecure" : "speaks in the clear (--insecure), and here are keys");
     else
         snprintf(text, n, "%.128s takes the connection, but does not go on as psd does: is it a server of psd%s", endpoint,
                  insecure ? ", and one without keys?" : ", and is this its public key (server.public)?");
@@ -390,8 +380,8 @@ static bool read_request(psd_socket_t *self)
         if (user)
             snprintf(name, sizeof name, "%u", user);
         zmq_send(self->zmq, "1.0", 3, ZMQ_SNDMORE | ZMQ_DONTWAIT);
-        zmq_send(self->zmq, n > REQUEST ? zmq_msg_data(&frame[REQUEST]) : "",
-                 n > REQUEST ? zmq_msg_size(&frame[REQUEST]) : 0, ZMQ_SNDMORE | ZMQ_DONTWAIT);
+        zmq_send(self->zmq, n > REQUEST ? zmq_msg_data(&frame[REQUEST]) : "", n > REQUEST ? zmq_msg_size(&frame[REQUEST]) : 0,
+                 ZMQ_SNDMORE | ZMQ_DONTWAIT);
         zmq_send(self->zmq, user ? "200" : "400", 3, ZMQ_SNDMORE | ZMQ_DONTWAIT);
         zmq_send(self->zmq, "", 0, ZMQ_SNDMORE | ZMQ_DONTWAIT);
         zmq_send(self->zmq, name, strlen(name), ZMQ_SNDMORE | ZMQ_DONTWAIT);
@@ -435,10 +425,7 @@ static void after_sleep(uv_check_t *check)
 
 /* ---- opening ---- */
 
-static bool set_int(void *zmq, int option, int value)
-{
-    return !zmq_setsockopt(zmq, option, &value, sizeof value);
-}
+static bool set_int(void *zmq, int option, int value) { return !zmq_setsockopt(zmq, option, &value, sizeof value); }
 
 static void set_limits(void *zmq)
 {
@@ -524,8 +511,8 @@ static void watch_link(psd_socket_t *self, uv_loop_t *loop)
     psd_socket_t *monitor = new_socket(self->net, ZMQ_PAIR, read_event, NULL);
     if (!monitor)
         return;
-    const int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-                       ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    const int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                       ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
     if (zmq_socket_monitor(self->zmq, endpoint, events) || zmq_connect(monitor->zmq, endpoint)) {
         zmq_close(monitor->zmq);
         free(monitor);
@@ -540,8 +527,7 @@ static void watch_link(psd_socket_t *self, uv_loop_t *loop)
 static psd_socket_t *give_up(psd_socket_t *self, const char *what, const char *endpoint, psd_err_t *err)
 {
     psd_err_set(err, errno == EADDRINUSE || errno == EACCES ? PSD_EIO : PSD_ECONFIG, "%s %s: %s", what, endpoint,
-                errno == ENODEV ? "neither a host name, nor an address or an interface of this machine"
-                                : zmq_strerror(errno));
+                errno == ENODEV ? "neither a host name, nor an address or an interface of this machine" : zmq_strerror(errno));
     psd_socket_close(&self->monitor, 0);
     zmq_close(self->zmq);
     free(self);
@@ -553,8 +539,7 @@ static bool lock_door(psd_socket_t *self)
 {
     return set_int(self->zmq, ZMQ_CURVE_SERVER, 1) &&
            !zmq_setsockopt(self->zmq, ZMQ_CURVE_SECRETKEY, self->net->keys->secret, PSD_KEY_TEXT) &&
-           !zmq_setsockopt(self->zmq, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) &&
-           set_int(self->zmq, ZMQ_ZAP_ENFORCE_DOMAIN, 1);
+           !zmq_setsockopt(self->zmq, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) && set_int(self->zmq, ZMQ_ZAP_ENFORCE_DOMAIN, 1);
 }
 
 /* ZeroMQ takes IPv6 only when told to, and then takes a name's IPv6 address even where it has both. */
@@ -570,8 +555,7 @@ static void place_to_bind(psd_socket_t *self, const char *endpoint, char place[P
     psd_address_t address;
     psd_sockaddr_t at;
     snprintf(place, PSD_ENDPOINT_TEXT, "%s", endpoint);
-    if (!psd_address_split(&address, endpoint) || !strcmp(address.host, "*") ||
-        psd_address_resolve(&at, &address, NULL) != PSD_OK)
+    if (!psd_address_split(&address, endpoint) || !strcmp(address.host, "*") || psd_address_resolve(&at, &address, NULL) != PSD_OK)
         return;
     choose_family(self, &at);
     if (getnameinfo((struct sockaddr *)&at.at, at.n, numeric, sizeof numeric, NULL, 0, NI_NUMERICHOST))
@@ -622,13 +606,11 @@ void psd_socket_take(psd_socket_t *self, bool new_ones)
     struct sock_filter drop = { .code = BPF_RET | BPF_K };
     struct sock_fprog program = { .len = 1, .filter = &drop };
     if (self->listener >= 0)
-        setsockopt(self->listener, SOL_SOCKET, new_ones ? SO_DETACH_FILTER : SO_ATTACH_FILTER, &program,
-                   sizeof program);
+        setsockopt(self->listener, SOL_SOCKET, new_ones ? SO_DETACH_FILTER : SO_ATTACH_FILTER, &program, sizeof program);
 }
 
-psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
-                              const psd_socket_handler_t *handler, char bound[PSD_ENDPOINT_TEXT],
-                              psd_err_t *err)
+psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint, const psd_socket_handler_t *handler,
+                              char bound[PSD_ENDPOINT_TEXT], psd_err_t *err)
 {
     assert((net->guarded || net->keys->insecure) && "nobody is let in unasked");
     psd_socket_t *self = may_use(net, endpoint, err) ? new_socket(net, ZMQ_ROUTER, read_message, err) : NULL;
@@ -640,15 +622,15 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
     size_t n = PSD_ENDPOINT_TEXT;
     char place[PSD_ENDPOINT_TEXT];
     place_to_bind(self, endpoint, place);
-    if (!set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) || !(net->keys->insecure || lock_door(self)) ||
-        !bind_to(self, loop, place) || zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
+    if (!set_int(self->zmq, ZMQ_ROUTER_MANDATORY, 1) || !(net->keys->insecure || lock_door(self)) || !bind_to(self, loop, place) ||
+        zmq_getsockopt(self->zmq, ZMQ_LAST_ENDPOINT, bound, &n))
         return give_up(self, "cannot listen on", endpoint, err);
     attach_to_loop(self, loop);
     return self;
 }
 
-static psd_socket_t *connect_as(psd_net_t *net, const psd_keys_t *keys, uv_loop_t *loop, const char *endpoint,
-                                uint64_t peer, const psd_socket_handler_t *handler, psd_err_t *err)
+static psd_socket_t *connect_as(psd_net_t *net, const psd_keys_t *keys, uv_loop_t *loop, const char *endpoint, uint64_t peer,
+                                const psd_socket_handler_t *handler, psd_err_t *err)
 {
     psd_socket_t *self = may_use(net, endpoint, err) ? new_socket(net, ZMQ_DEALER, read_message, err) : NULL;
     if (!self)
@@ -676,8 +658,8 @@ psd_socket_t *psd_socket_connect(psd_net_t *net, uv_loop_t *loop, const char *en
     return connect_as(net, net->keys, loop, endpoint, peer, handler, err);
 }
 
-psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
-                               const psd_socket_handler_t *handler, psd_err_t *err)
+psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endpoint, const psd_socket_handler_t *handler,
+                               psd_err_t *err)
 {
     psd_keys_t stranger;
     psd_keys_draw(&stranger);
@@ -687,8 +669,7 @@ psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endp
     return self;
 }
 
-psd_socket_t *psd_socket_guard(psd_net_t *net, uv_loop_t *loop, psd_admit_fn *admit, void *arg,
-                               psd_err_t *err)
+psd_socket_t *psd_socket_guard(psd_net_t *net, uv_loop_t *loop, psd_admit_fn *admit, void *arg, psd_err_t *err)
 {
     static const char endpoint[] = "inproc://zeromq.zap.01";
     psd_socket_t *self = new_socket(net, ZMQ_REP, read_request, err);
@@ -753,11 +734,10 @@ static void fill_payload(zmq_msg_t *msg, psd_buf_t *payload)
     assert(!rc && "no memory for a message");
 }
 
-int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header,
-                    psd_buf_t *payload)
+int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
-    if (self->is_router && (!(peer & PSD_PEER_ROUTER) ||
-                            zmq_send(self->zmq, &peer, PSD_ROUTING_BYTES, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0))
+    if (self->is_router &&
+        (!(peer & PSD_PEER_ROUTER) || zmq_send(self->zmq, &peer, PSD_ROUTING_BYTES, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0))
         return errno == EAGAIN ? PSD_EAGAIN : PSD_EUNAVAILABLE;
     if (zmq_send(self->zmq, header, n_header, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
         return PSD_EAGAIN;

@@ -50,8 +50,7 @@ void psd_net_destroy(psd_net_t **self_p);
 /* A message has come. `header` is borrowed; `payload` is NULL when empty, borrowed (take a reference to keep
  * it), aligned for floats. `peer` is one of a ROUTER's (common/peer.h), else the number given to
  * psd_socket_connect. */
-typedef void psd_on_message_fn(void *arg, uint64_t peer, const void *header, size_t n_header,
-                               psd_buf_t *payload);
+typedef void psd_on_message_fn(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
 
 /* Frames have come that are no message; `peer` as above, 0 when it cannot be answered. */
 typedef void psd_on_bad_fn(void *arg, uint64_t peer, const char *why);
@@ -82,14 +81,12 @@ typedef uint32_t psd_admit_fn(void *arg, const uint8_t key[PSD_KEY_BYTES]);
 
 /* The one that is asked for every connection to a ROUTER of this net, on the loop's thread. A net with keys
  * has one before anything is bound. Close it last. */
-psd_socket_t *psd_socket_guard(psd_net_t *net, uv_loop_t *loop, psd_admit_fn *admit, void *arg,
-                               psd_err_t *err);
+psd_socket_t *psd_socket_guard(psd_net_t *net, uv_loop_t *loop, psd_admit_fn *admit, void *arg, psd_err_t *err);
 
 /* A ROUTER bound to `endpoint` ("tcp://127.0.0.1:0"); `bound` gets the true one. PSD_EIO in `err` when taken,
  * PSD_ECONFIG when it can be reached from elsewhere and there are no keys. */
-psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
-                              const psd_socket_handler_t *handler, char bound[PSD_ENDPOINT_TEXT],
-                              psd_err_t *err);
+psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint, const psd_socket_handler_t *handler,
+                              char bound[PSD_ENDPOINT_TEXT], psd_err_t *err);
 
 /* Take new connections to a socket that was bound, as it does at first, or none: those who knock get no answer. Those
  * that are there stay. Without effect on ipc. */
@@ -109,13 +106,12 @@ psd_socket_t *psd_socket_connect(psd_net_t *net, uv_loop_t *loop, const char *en
                                  const psd_socket_handler_t *handler, psd_err_t *err);
 
 /* A DEALER with a key that nobody knows, and nothing to say: to see that it is DENIED. */
-psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endpoint,
-                               const psd_socket_handler_t *handler, psd_err_t *err);
+psd_socket_t *psd_socket_knock(psd_net_t *net, uv_loop_t *loop, const char *endpoint, const psd_socket_handler_t *handler,
+                               psd_err_t *err);
 
 /* Send without waiting. A reference is taken on `payload` (NULL: empty); its bytes must not change until
  * released. PSD_EAGAIN: no room or not connected; PSD_EUNAVAILABLE: the ROUTER knows no such peer (any more). */
-int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header,
-                    psd_buf_t *payload);
+int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
 
 /* Stop and free; what was just sent gets `linger_ms` to leave. Run the loop once more, so that its handles
  * close. Sets `*self_p` to NULL; NULL is fine. */

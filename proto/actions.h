@@ -11,9 +11,9 @@
 typedef uint64_t psd_peer_t;
 enum {
     PSD_PEER_NONE = 0,
-    PSD_PEER_COORDINATOR = 1,   /* as seen from a shard */
-    PSD_PEER_OWN_SHARD = 2,     /* as seen from the coordinator: the shard in the same process */
-    PSD_PEER_SERVER = 16        /* as seen from a worker: PSD_PEER_SERVER + index of the server */
+    PSD_PEER_COORDINATOR = 1, /* as seen from a shard */
+    PSD_PEER_OWN_SHARD = 2,   /* as seen from the coordinator: the shard in the same process */
+    PSD_PEER_SERVER = 16      /* as seen from a worker: PSD_PEER_SERVER + index of the server */
 };
 
 typedef enum psd_act {
@@ -21,11 +21,11 @@ typedef enum psd_act {
     PSD_ACT_WORK,
     PSD_ACT_LOG,
     PSD_ACT_FINISH,
-    PSD_ACT_SAVE_BEGIN,  /* begin a file for the shard's state after round `clock`, then psd_engine_save_begun */
-    PSD_ACT_SAVE_PART,   /* write chunk `part` into it (psd_shard_state), then psd_engine_part_saved */
-    PSD_ACT_SAVE_END,    /* make it durable, then psd_engine_saved */
-    PSD_ACT_COMMIT,      /* every shard's file of `clock` is durable: write the manifest, then psd_coordinator_committed */
-    PSD_ACT_RESTORE      /* load the shard's state of round `clock`: psd_engine_restore, then psd_engine_restored */
+    PSD_ACT_SAVE_BEGIN, /* begin a file for the shard's state after round `clock`, then psd_engine_save_begun */
+    PSD_ACT_SAVE_PART,  /* write chunk `part` into it (psd_shard_state), then psd_engine_part_saved */
+    PSD_ACT_SAVE_END,   /* make it durable, then psd_engine_saved */
+    PSD_ACT_COMMIT,     /* every shard's file of `clock` is durable: write the manifest, then psd_coordinator_committed */
+    PSD_ACT_RESTORE     /* load the shard's state of round `clock`: psd_engine_restore, then psd_engine_restored */
 } psd_act_t;
 
 enum { PSD_LEVEL_ERROR, PSD_LEVEL_WARN, PSD_LEVEL_INFO, PSD_LEVEL_DEBUG };
@@ -34,19 +34,19 @@ struct psd_work; /* server/shard.h */
 
 typedef struct psd_action {
     psd_act_t act;
-    psd_peer_t to;            /* SEND */
-    psd_buf_t *payload;       /* SEND: NULL when empty; the action holds a reference */
-    struct psd_work *work;    /* WORK: run it on any thread, then hand it back */
-    uint64_t clock;           /* SAVE, COMMIT, RESTORE: of which round */
-    uint32_t part;            /* SAVE_PART */
-    int level;                /* LOG: PSD_LEVEL_... ; FINISH: PSD_OK or why it ended */
-    const char *id;           /* LOG: stable name of the event, static */
-    psd_msg_t msg;            /* SEND: the header; LOG, FINISH: msg.text is the line */
+    psd_peer_t to;         /* SEND */
+    psd_buf_t *payload;    /* SEND: NULL when empty; the action holds a reference */
+    struct psd_work *work; /* WORK: run it on any thread, then hand it back */
+    uint64_t clock;        /* SAVE, COMMIT, RESTORE: of which round */
+    uint32_t part;         /* SAVE_PART */
+    int level;             /* LOG: PSD_LEVEL_... ; FINISH: PSD_OK or why it ended */
+    const char *id;        /* LOG: stable name of the event, static */
+    psd_msg_t msg;         /* SEND: the header; LOG, FINISH: msg.text is the line */
 } psd_action_t;
 
 typedef struct psd_actions {
     size_t n, capacity;
-    psd_action_t *at;         /* n of them; grows as needed */
+    psd_action_t *at; /* n of them; grows as needed */
 } psd_actions_t;
 
 /* Append a message; takes a reference of its own on `payload` (NULL: none). Returns its header, all zero but for
@@ -60,8 +60,7 @@ void psd_actions_work(psd_actions_t *self, struct psd_work *work);
 void psd_actions_checkpoint(psd_actions_t *self, psd_act_t act, uint64_t clock, uint32_t part);
 
 /* Append a line for the log. */
-void psd_actions_log(psd_actions_t *self, int level, const char *id, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+void psd_actions_log(psd_actions_t *self, int level, const char *id, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /* Append the end: the program that drives the machine should stop with `code`. */
 void psd_actions_finish(psd_actions_t *self, int code, const char *why);
@@ -79,4 +78,4 @@ psd_buf_t *psd_payload_copy(const void *data, size_t n_bytes);
 static inline size_t psd_bitmap_bytes(uint32_t n) { return ((size_t)n + 7) / 8; }
 static inline int psd_bitmap_get(const uint8_t *map, uint32_t i) { return map[i / 8] >> (i % 8) & 1; }
 static inline void psd_bitmap_set(uint8_t *map, uint32_t i) { map[i / 8] |= (uint8_t)(1u << (i % 8)); }
-static inline void psd_bitmap_unset(uint8_t *map, uint32_t i) { map[i / 8] &= (uint8_t)~(1u << (i % 8)); }
+static inline void psd_bitmap_unset(uint8_t *map, uint32_t i) { map[i / 8] &= (uint8_t) ~(1u << (i % 8)); }

@@ -11,39 +11,39 @@
 
 /* Every field but the text: X(field, largest value that can mean anything). One table writes, reads and
  * checks them, so that a field cannot be sent and forgotten. */
-#define WHOLE_FIELDS(X)                                                                                      \
-    X(kind, UINT32_MAX)                                                                                      \
-    X(protocol, PSD_PROTOCOL)                                                                                \
-    X(job, UINT64_MAX)                                                                                       \
-    X(view_id, PSD_MAX_COUNT)                                                                                \
-    X(map_id, UINT64_MAX)                                                                                    \
-    X(worker, PSD_MAX_WORKERS - 1)                                                                           \
-    X(incarnation, PSD_MAX_COUNT)                                                                            \
-    X(clock, PSD_MAX_COUNT)                                                                                  \
-    X(base_version, PSD_MAX_COUNT)                                                                           \
-    X(version, PSD_MAX_COUNT)                                                                                \
-    X(sync_epoch, PSD_MAX_COUNT)                                                                             \
-    X(shard, PSD_MAX_SERVERS - 1)                                                                            \
-    X(shard_epoch, PSD_MAX_COUNT)                                                                            \
-    X(part, PSD_MAX_PARTS)                                                                                   \
-    X(parts, PSD_MAX_PARTS)                                                                                  \
-    X(samples, PSD_MAX_SAMPLES)                                                                              \
-    X(nonfinite, 1)                                                                                          \
-    X(dtype, PSD_DTYPE_F32)                                                                                  \
-    X(codec, PSD_CODEC_RAW)                                                                                  \
-    X(checksum, UINT32_MAX)                                                                                  \
-    X(n_elements, PSD_MAX_CHUNK)                                                                             \
-    X(seq, UINT64_MAX)                                                                                       \
-    X(saved, PSD_MAX_COUNT)                                                                                  \
-    X(code, UINT32_MAX)                                                                                      \
-    X(rank, PSD_MAX_WORKERS)                                                                                 \
+#define WHOLE_FIELDS(X)                                                                                                            \
+    X(kind, UINT32_MAX)                                                                                                            \
+    X(protocol, PSD_PROTOCOL)                                                                                                      \
+    X(job, UINT64_MAX)                                                                                                             \
+    X(view_id, PSD_MAX_COUNT)                                                                                                      \
+    X(map_id, UINT64_MAX)                                                                                                          \
+    X(worker, PSD_MAX_WORKERS - 1)                                                                                                 \
+    X(incarnation, PSD_MAX_COUNT)                                                                                                  \
+    X(clock, PSD_MAX_COUNT)                                                                                                        \
+    X(base_version, PSD_MAX_COUNT)                                                                                                 \
+    X(version, PSD_MAX_COUNT)                                                                                                      \
+    X(sync_epoch, PSD_MAX_COUNT)                                                                                                   \
+    X(shard, PSD_MAX_SERVERS - 1)                                                                                                  \
+    X(shard_epoch, PSD_MAX_COUNT)                                                                                                  \
+    X(part, PSD_MAX_PARTS)                                                                                                         \
+    X(parts, PSD_MAX_PARTS)                                                                                                        \
+    X(samples, PSD_MAX_SAMPLES)                                                                                                    \
+    X(nonfinite, 1)                                                                                                                \
+    X(dtype, PSD_DTYPE_F32)                                                                                                        \
+    X(codec, PSD_CODEC_RAW)                                                                                                        \
+    X(checksum, UINT32_MAX)                                                                                                        \
+    X(n_elements, PSD_MAX_CHUNK)                                                                                                   \
+    X(seq, UINT64_MAX)                                                                                                             \
+    X(saved, PSD_MAX_COUNT)                                                                                                        \
+    X(code, UINT32_MAX)                                                                                                            \
+    X(rank, PSD_MAX_WORKERS)                                                                                                       \
     X(world, PSD_MAX_WORKERS)
 
 /* X(field, may it be Inf or NaN, may it be negative) */
-#define REAL_FIELDS(X)                                                                                       \
-    X(loss, true, true)                                                                                      \
-    X(norm2, header->nonfinite, header->nonfinite)                                                           \
-    X(lr, false, false)                                                                                      \
+#define REAL_FIELDS(X)                                                                                                             \
+    X(loss, true, true)                                                                                                            \
+    X(norm2, header->nonfinite, header->nonfinite)                                                                                 \
+    X(lr, false, false)                                                                                                            \
     X(value, true, true)
 
 typedef struct kind_row {
@@ -54,8 +54,7 @@ typedef struct kind_row {
 } kind_row_t;
 
 static const kind_row_t kinds[] = {
-#define X(name, number, sender, payload, may_be_empty, meaning)                                              \
-    [number] = { #name, sender, PSD_PAYLOAD_##payload, may_be_empty },
+#define X(name, number, sender, payload, may_be_empty, meaning) [number] = { #name, sender, PSD_PAYLOAD_##payload, may_be_empty },
     PSD_MESSAGES(X)
 #undef X
 };
@@ -83,11 +82,16 @@ const char *psd_refusal_name(unsigned code)
 int psd_refusal_end(unsigned code)
 {
     switch (code) {
-    case PSD_REFUSAL_ABSENT: return PSD_EUNAVAILABLE;
-    case PSD_REFUSAL_LOST: return PSD_EREFUSED;
-    case PSD_REFUSAL_UNSAVED: return PSD_EIO;
-    case PSD_REFUSAL_DAMAGED: return PSD_EDATA;
-    default: return PSD_OK;
+    case PSD_REFUSAL_ABSENT:
+        return PSD_EUNAVAILABLE;
+    case PSD_REFUSAL_LOST:
+        return PSD_EREFUSED;
+    case PSD_REFUSAL_UNSAVED:
+        return PSD_EIO;
+    case PSD_REFUSAL_DAMAGED:
+        return PSD_EDATA;
+    default:
+        return PSD_OK;
     }
 }
 
@@ -123,8 +127,7 @@ static void arena_free(void *data, void *pointer)
 }
 
 /* Parse `frame` into `arena`; NULL when it is no such message, or no honest one. */
-static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *type, const void *frame, size_t n_bytes,
-                                arena_t *arena)
+static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *type, const void *frame, size_t n_bytes, arena_t *arena)
 {
     ProtobufCAllocator allocator = { arena_alloc, arena_free, arena };
     return protobuf_c_message_unpack(type, &allocator, n_bytes, frame);
@@ -211,18 +214,15 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
     case PSD_PAYLOAD_CLUSTER:
     case PSD_PAYLOAD_ROUND:
         if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
-            return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, 1 to %d wanted", kind->name,
-                               n_bytes, PSD_MAX_LIST);
+            return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, 1 to %d wanted", kind->name, n_bytes, PSD_MAX_LIST);
         return PSD_OK;
     }
     if (n_bytes != wanted)
-        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, %zu wanted", kind->name, n_bytes,
-                           wanted);
+        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, %zu wanted", kind->name, n_bytes, wanted);
     return PSD_OK;
 }
 
-static int check_real(const char *kind, const char *field, double x, bool nonfinite, bool negative,
-                      psd_err_t *err)
+static int check_real(const char *kind, const char *field, double x, bool nonfinite, bool negative, psd_err_t *err)
 {
     if (!nonfinite && !isfinite(x))
         return psd_err_set(err, PSD_EPROTO, "%s.%s is %f, finite wanted", kind, field, x);
@@ -234,26 +234,23 @@ static int check_real(const char *kind, const char *field, double x, bool nonfin
 static int check_fields(const Psd__Header *header, const char *kind, psd_err_t *err)
 {
     int rc;
-#define X(field, most)                                                                                       \
-    if ((uint64_t)header->field > (uint64_t)(most))                                                          \
-        return psd_err_set(err, PSD_EPROTO, "%s." #field " is %" PRIu64 ", at most %" PRIu64, kind,          \
-                           (uint64_t)header->field, (uint64_t)(most));
+#define X(field, most)                                                                                                             \
+    if ((uint64_t)header->field > (uint64_t)(most))                                                                                \
+        return psd_err_set(err, PSD_EPROTO, "%s." #field " is %" PRIu64 ", at most %" PRIu64, kind, (uint64_t)header->field,       \
+                           (uint64_t)(most));
     WHOLE_FIELDS(X)
 #undef X
-#define X(field, nonfinite, negative)                                                                        \
-    if ((rc = check_real(kind, #field, header->field, nonfinite, negative, err)))                            \
+#define X(field, nonfinite, negative)                                                                                              \
+    if ((rc = check_real(kind, #field, header->field, nonfinite, negative, err)))                                                  \
         return rc;
     REAL_FIELDS(X)
 #undef X
     if (header->part >= header->parts && (header->part || header->parts))
-        return psd_err_set(err, PSD_EPROTO, "%s.part is %" PRIu32 " of %" PRIu32, kind, header->part,
-                           header->parts);
+        return psd_err_set(err, PSD_EPROTO, "%s.part is %" PRIu32 " of %" PRIu32, kind, header->part, header->parts);
     if (header->rank >= header->world && (header->rank || header->world))
-        return psd_err_set(err, PSD_EPROTO, "%s.rank is %" PRIu32 " of %" PRIu32, kind, header->rank,
-                           header->world);
+        return psd_err_set(err, PSD_EPROTO, "%s.rank is %" PRIu32 " of %" PRIu32, kind, header->rank, header->world);
     if (header->kind == PSD_MSG_REFUSED && header->code >= PSD_N_REFUSALS)
-        return psd_err_set(err, PSD_EPROTO, "%s.code is %" PRIu32 ", at most %d", kind, header->code,
-                           PSD_N_REFUSALS - 1);
+        return psd_err_set(err, PSD_EPROTO, "%s.code is %" PRIu32 ", at most %d", kind, header->code, PSD_N_REFUSALS - 1);
     return PSD_OK;
 }
 
@@ -263,16 +260,13 @@ static int check_header(const Psd__Header *header, size_t n_bytes, size_t payloa
     int rc;
     /* First: a later version may have other kinds and fields, and the answer should say so. */
     if (header->protocol != PSD_PROTOCOL)
-        return psd_err_set(err, PSD_EPROTO, "%s.protocol is %" PRIu32 ", ours is %d", kind->name,
-                           header->protocol, PSD_PROTOCOL);
+        return psd_err_set(err, PSD_EPROTO, "%s.protocol is %" PRIu32 ", ours is %d", kind->name, header->protocol, PSD_PROTOCOL);
     if (!kind->sender)
         return psd_err_set(err, PSD_EPROTO, "kind %" PRIu32 " is unknown", header->kind);
     if (header->base.n_unknown_fields)
-        return psd_err_set(err, PSD_EPROTO, "%s has an unknown field %" PRIu32, kind->name,
-                           header->base.unknown_fields[0].tag);
+        return psd_err_set(err, PSD_EPROTO, "%s has an unknown field %" PRIu32, kind->name, header->base.unknown_fields[0].tag);
     if (!is_canonical(&header->base, n_bytes))
-        return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is not in the canonical encoding", kind->name,
-                           n_bytes);
+        return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is not in the canonical encoding", kind->name, n_bytes);
     if ((rc = check_fields(header, kind->name, err)))
         return rc;
     if (*header->text) {
@@ -370,20 +364,18 @@ static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t ca
 }
 
 /* Parse a list into an arena on the heap, which the caller frees by free(arena->bytes) whatever comes back. */
-static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes,
-                       arena_t *arena, const ProtobufCMessage **out, psd_err_t *err)
+static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes, arena_t *arena,
+                       const ProtobufCMessage **out, psd_err_t *err)
 {
     *arena = (arena_t){ .capacity = LIST_ARENA };
     if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
-        return psd_err_set(err, PSD_EPROTO, "%s has %zu bytes, 1 to %d wanted", type->short_name, n_bytes,
-                           PSD_MAX_LIST);
+        return psd_err_set(err, PSD_EPROTO, "%s has %zu bytes, 1 to %d wanted", type->short_name, n_bytes, PSD_MAX_LIST);
     if (!(arena->bytes = malloc(LIST_ARENA)))
         return psd_err_set(err, PSD_ENOMEM, "no memory to read a %s", type->short_name);
     if (!(*out = unpack(type, buf, n_bytes, arena)))
         return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is malformed", type->short_name, n_bytes);
     if (!is_canonical(*out, n_bytes))
-        return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is not in the canonical encoding",
-                           type->short_name, n_bytes);
+        return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is not in the canonical encoding", type->short_name, n_bytes);
     return PSD_OK;
 }
 
@@ -418,15 +410,13 @@ static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t
     if (tensor->base.n_unknown_fields)
         return psd_err_set(err, PSD_EPROTO, "tensor %zu has an unknown field", index);
     if (tensor->n_dim > PSD_MAX_DIMS)
-        return psd_err_set(err, PSD_EPROTO, "tensor %zu has %zu dimensions, at most %d", index, tensor->n_dim,
-                           PSD_MAX_DIMS);
+        return psd_err_set(err, PSD_EPROTO, "tensor %zu has %zu dimensions, at most %d", index, tensor->n_dim, PSD_MAX_DIMS);
     out->n_elements = 1;
     for (size_t i = 0; i < tensor->n_dim; i++) {
         uint64_t dim = tensor->dim[i];
         if (dim == 0 || dim > PSD_MAX_ELEMENTS / out->n_elements)
-            return psd_err_set(err, PSD_EPROTO,
-                               "tensor %zu's dimension %zu is %" PRIu64 "; 1 to 2^40 elements in all", index,
-                               i, dim);
+            return psd_err_set(err, PSD_EPROTO, "tensor %zu's dimension %zu is %" PRIu64 "; 1 to 2^40 elements in all", index, i,
+                               dim);
         out->dim[i] = dim;
         out->n_elements *= dim;
     }
@@ -454,8 +444,7 @@ static int read_tensors(psd_tensor_list_t *out, const Psd__TensorList *message, 
 {
     int rc;
     if (message->n_tensor == 0 || message->n_tensor > PSD_MAX_TENSORS)
-        return psd_err_set(err, PSD_EPROTO, "TensorList has %zu tensors, 1 to %d wanted", message->n_tensor,
-                           PSD_MAX_TENSORS);
+        return psd_err_set(err, PSD_EPROTO, "TensorList has %zu tensors, 1 to %d wanted", message->n_tensor, PSD_MAX_TENSORS);
     if (!(out->tensor = calloc(message->n_tensor, sizeof *out->tensor)))
         return psd_err_set(err, PSD_ENOMEM, "no memory for %zu tensors", message->n_tensor);
     for (size_t i = 0; i < message->n_tensor; i++)
@@ -543,8 +532,7 @@ size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t cap
 static int read_cluster(psd_cluster_t *out, const Psd__Cluster *message, psd_err_t *err)
 {
     if (message->n_endpoint == 0 || message->n_endpoint > PSD_MAX_SERVERS)
-        return psd_err_set(err, PSD_EPROTO, "Cluster has %zu endpoints, 1 to %d wanted", message->n_endpoint,
-                           PSD_MAX_SERVERS);
+        return psd_err_set(err, PSD_EPROTO, "Cluster has %zu endpoints, 1 to %d wanted", message->n_endpoint, PSD_MAX_SERVERS);
     int rc = check_text(message->settings, sizeof out->settings, "Cluster.settings", err);
     for (size_t i = 0; !rc && i < message->n_endpoint; i++) {
         char where[48];
@@ -613,15 +601,13 @@ size_t psd_round_encode(const psd_round_t *round, uint8_t *buf, size_t capacity)
     return pack_list(&message.base, buf, capacity);
 }
 
-static int check_member(const Psd__Member *member, const Psd__Member *before, const char *where,
-                        psd_err_t *err)
+static int check_member(const Psd__Member *member, const Psd__Member *before, const char *where, psd_err_t *err)
 {
     if (member->worker >= PSD_MAX_WORKERS)
-        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 ", at most %d", where, member->worker,
-                           PSD_MAX_WORKERS - 1);
+        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 ", at most %d", where, member->worker, PSD_MAX_WORKERS - 1);
     if (before && before->worker >= member->worker)
-        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 " after %" PRIu32 ", ascending wanted",
-                           where, member->worker, before->worker);
+        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 " after %" PRIu32 ", ascending wanted", where, member->worker,
+                           before->worker);
     if (member->incarnation > PSD_MAX_COUNT || member->samples > PSD_MAX_SAMPLES)
         return psd_err_set(err, PSD_EPROTO, "%s.%s is too large", where,
                            member->incarnation > PSD_MAX_COUNT ? "incarnation" : "samples");
@@ -630,8 +616,7 @@ static int check_member(const Psd__Member *member, const Psd__Member *before, co
     return check_real(where, "norm2", member->norm2, member->nonfinite, member->nonfinite, err);
 }
 
-static int read_members(psd_member_t **out, uint32_t *n_out, Psd__Member *const *rows, size_t n,
-                        const char *list, psd_err_t *err)
+static int read_members(psd_member_t **out, uint32_t *n_out, Psd__Member *const *rows, size_t n, const char *list, psd_err_t *err)
 {
     int rc;
     if (n > PSD_MAX_WORKERS)
@@ -661,12 +646,11 @@ static int read_round(psd_round_t *out, const Psd__Round *message, psd_err_t *er
     if (message->layout != 1)
         return psd_err_set(err, PSD_EPROTO, "Round.layout is %" PRIu32 ", 1 is known", message->layout);
     if (message->clock > PSD_MAX_COUNT || message->view_id > PSD_MAX_COUNT)
-        return psd_err_set(err, PSD_EPROTO, "Round.%s is too large",
-                           message->clock > PSD_MAX_COUNT ? "clock" : "view_id");
+        return psd_err_set(err, PSD_EPROTO, "Round.%s is too large", message->clock > PSD_MAX_COUNT ? "clock" : "view_id");
     if ((rc = check_real("Round", "lr", message->lr, false, false, err)) ||
         (rc = check_real("Round", "clip_scale", message->clip_scale, false, false, err)) ||
-        (rc = read_members(&out->contributor, &out->n_contributors, message->contributor,
-                           message->n_contributor, "contributor", err)) ||
+        (rc = read_members(&out->contributor, &out->n_contributors, message->contributor, message->n_contributor, "contributor",
+                           err)) ||
         (rc = read_members(&out->member, &out->n_members, message->member, message->n_member, "member", err)))
         return rc;
     out->clock = message->clock;

@@ -13,69 +13,69 @@
 #include "common/err.h"
 
 enum {
-    PSD_PROTOCOL = 2,                    /* version spoken */
-    PSD_MAX_HEADER = 4096,               /* bytes of a header frame */
-    PSD_MAX_LIST = 65536,                /* bytes of a payload that is a protobuf list */
-    PSD_MAX_CHUNK = 1 << 18,             /* elements of a chunk */
-    PSD_MAX_TEXT = 1024,                 /* bytes of a header's text, with its end */
-    PSD_MAX_RECIPE = 256,                /* bytes of what a worker trains on, with its end */
-    PSD_MAX_NAME = 128,                  /* bytes of a job, tensor or host name, with its end */
-    PSD_MAX_WORKERS = 1024,              /* members of a view */
-    PSD_MAX_SERVERS = 64,                /* servers of a job */
-    PSD_MAX_TENSORS = 1024,              /* tensors of a model */
-    PSD_MAX_DIMS = 8,                    /* dimensions of a tensor */
-    PSD_MAX_PARTS = 1 << 20              /* chunks of a shard */
+    PSD_PROTOCOL = 2,        /* version spoken */
+    PSD_MAX_HEADER = 4096,   /* bytes of a header frame */
+    PSD_MAX_LIST = 65536,    /* bytes of a payload that is a protobuf list */
+    PSD_MAX_CHUNK = 1 << 18, /* elements of a chunk */
+    PSD_MAX_TEXT = 1024,     /* bytes of a header's text, with its end */
+    PSD_MAX_RECIPE = 256,    /* bytes of what a worker trains on, with its end */
+    PSD_MAX_NAME = 128,      /* bytes of a job, tensor or host name, with its end */
+    PSD_MAX_WORKERS = 1024,  /* members of a view */
+    PSD_MAX_SERVERS = 64,    /* servers of a job */
+    PSD_MAX_TENSORS = 1024,  /* tensors of a model */
+    PSD_MAX_DIMS = 8,        /* dimensions of a tensor */
+    PSD_MAX_PARTS = 1 << 20  /* chunks of a shard */
 };
 
 /* Counters (clocks, versions, epochs, incarnations, views) stop below this, so that one more never overflows; the
  * samples of one gradient stop at PSD_MAX_SAMPLES, so that those of all workers add up exactly in a double. */
-#define PSD_MAX_COUNT (UINT64_C(1) << 62)
-#define PSD_MAX_SAMPLES (UINT64_C(1) << 40)
+#define PSD_MAX_COUNT    (UINT64_C(1) << 62)
+#define PSD_MAX_SAMPLES  (UINT64_C(1) << 40)
 #define PSD_MAX_ELEMENTS (UINT64_C(1) << 40) /* elements of a tensor */
 
 typedef enum psd_payload {
-    PSD_PAYLOAD_NONE,     /* empty */
-    PSD_PAYLOAD_CHUNK,    /* n_elements float32; empty when n_elements is 0 and the kind allows it */
-    PSD_PAYLOAD_BITMAP,   /* (parts + 7) / 8 bytes, bit i for the i-th chunk of the shard, unused bits 0 */
-    PSD_PAYLOAD_TENSORS,  /* psd_tensor_list */
-    PSD_PAYLOAD_CLUSTER,  /* psd_cluster */
-    PSD_PAYLOAD_ROUND,    /* psd_round */
+    PSD_PAYLOAD_NONE,    /* empty */
+    PSD_PAYLOAD_CHUNK,   /* n_elements float32; empty when n_elements is 0 and the kind allows it */
+    PSD_PAYLOAD_BITMAP,  /* (parts + 7) / 8 bytes, bit i for the i-th chunk of the shard, unused bits 0 */
+    PSD_PAYLOAD_TENSORS, /* psd_tensor_list */
+    PSD_PAYLOAD_CLUSTER, /* psd_cluster */
+    PSD_PAYLOAD_ROUND,   /* psd_round */
 } psd_payload_t;
 
 /* Who may send a kind: a bit mask, told by psd_kind_sender. */
 enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4, PSD_FROM_OPERATOR = 8 };
 
 /* X(NAME, number, sender, payload, may the payload be empty, meaning) - the table of message kinds. */
-#define PSD_MESSAGES(X)                                                                                      \
-    X(HELLO, 1, PSD_FROM_WORKER, NONE, 0, "a worker asks the coordinator to join the job named in text")     \
-    X(WELCOME, 2, PSD_FROM_COORDINATOR, CLUSTER, 0, "its id, incarnation, and where the servers are")        \
-    X(REFUSED, 3, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "why not, naming both sides in text")      \
-    X(WAIT, 4, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "not yet, and for whom, in text; ask again")  \
-    X(FENCED, 5, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "you were replaced or given up: stop")      \
-    X(REGISTER, 6, PSD_FROM_WORKER, TENSORS, 0, "a worker's tensors, to the coordinator")                    \
-    X(REGISTERED, 7, PSD_FROM_COORDINATOR, NONE, 0, "they agree with the job's")                             \
-    X(HEARTBEAT, 8, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0, "still here; answered in kind")         \
-    X(LEAVE, 9, PSD_FROM_WORKER, NONE, 0, "a worker goes; code 0: its work is done")                         \
-    X(LEFT, 10, PSD_FROM_COORDINATOR, NONE, 0, "good-bye")                                                   \
-    X(REPORT, 11, PSD_FROM_WORKER, NONE, 0, "a named number for the status page: text, value, clock")        \
-    X(ATTACH, 12, PSD_FROM_WORKER, NONE, 0, "a worker opens its session with a shard")                       \
-    X(ATTACHED, 13, PSD_FROM_SHARD, NONE, 0, "the shard's state")                                            \
-    X(INIT_WANTED, 14, PSD_FROM_SHARD, BITMAP, 0, "please send the initial values of these chunks")          \
-    X(INIT, 15, PSD_FROM_WORKER, CHUNK, 0, "initial values of one chunk")                                    \
-    X(PUSH, 16, PSD_FROM_WORKER, CHUNK, 1, "one chunk's gradient for a clock; empty: no gradient")           \
-    X(WEIGHTS, 17, PSD_FROM_SHARD, CHUNK, 1, "one chunk's weights for the next clock; empty: unchanged")     \
-    X(PROBE, 18, PSD_FROM_WORKER, BITMAP, 0, "which of my pushes lack, and these weights are wanted")        \
-    X(PROGRESS, 19, PSD_FROM_SHARD, BITMAP, 0, "these pushes of the clock are wanted")                       \
-    X(PULL, 20, PSD_FROM_WORKER, BITMAP, 0, "send these chunks' slow weights")                               \
-    X(SLOW, 21, PSD_FROM_SHARD, CHUNK, 0, "one chunk's slow weights")                                        \
-    X(SHARD_HELLO, 22, PSD_FROM_SHARD, NONE, 0, "a server asks to serve; text: its endpoint")                \
-    X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, NONE, 0, "its index, and how many servers there are")         \
-    X(COMMAND, 24, PSD_FROM_COORDINATOR, ROUND, 0, "the next entry of the coordinator's log")                \
-    X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                \
-    X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0,                                          \
-      "set what text names to value from the next decision on; answered in kind")                            \
-    X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")  \
-    X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, NONE, 0,                                          \
+#define PSD_MESSAGES(X)                                                                                                            \
+    X(HELLO, 1, PSD_FROM_WORKER, NONE, 0, "a worker asks the coordinator to join the job named in text")                           \
+    X(WELCOME, 2, PSD_FROM_COORDINATOR, CLUSTER, 0, "its id, incarnation, and where the servers are")                              \
+    X(REFUSED, 3, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "why not, naming both sides in text")                            \
+    X(WAIT, 4, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "not yet, and for whom, in text; ask again")                        \
+    X(FENCED, 5, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "you were replaced or given up: stop")                            \
+    X(REGISTER, 6, PSD_FROM_WORKER, TENSORS, 0, "a worker's tensors, to the coordinator")                                          \
+    X(REGISTERED, 7, PSD_FROM_COORDINATOR, NONE, 0, "they agree with the job's")                                                   \
+    X(HEARTBEAT, 8, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0, "still here; answered in kind")                               \
+    X(LEAVE, 9, PSD_FROM_WORKER, NONE, 0, "a worker goes; code 0: its work is done")                                               \
+    X(LEFT, 10, PSD_FROM_COORDINATOR, NONE, 0, "good-bye")                                                                         \
+    X(REPORT, 11, PSD_FROM_WORKER, NONE, 0, "a named number for the status page: text, value, clock")                              \
+    X(ATTACH, 12, PSD_FROM_WORKER, NONE, 0, "a worker opens its session with a shard")                                             \
+    X(ATTACHED, 13, PSD_FROM_SHARD, NONE, 0, "the shard's state")                                                                  \
+    X(INIT_WANTED, 14, PSD_FROM_SHARD, BITMAP, 0, "please send the initial values of these chunks")                                \
+    X(INIT, 15, PSD_FROM_WORKER, CHUNK, 0, "initial values of one chunk")                                                          \
+    X(PUSH, 16, PSD_FROM_WORKER, CHUNK, 1, "one chunk's gradient for a clock; empty: no gradient")                                 \
+    X(WEIGHTS, 17, PSD_FROM_SHARD, CHUNK, 1, "one chunk's weights for the next clock; empty: unchanged")                           \
+    X(PROBE, 18, PSD_FROM_WORKER, BITMAP, 0, "which of my pushes lack, and these weights are wanted")                              \
+    X(PROGRESS, 19, PSD_FROM_SHARD, BITMAP, 0, "these pushes of the clock are wanted")                                             \
+    X(PULL, 20, PSD_FROM_WORKER, BITMAP, 0, "send these chunks' slow weights")                                                     \
+    X(SLOW, 21, PSD_FROM_SHARD, CHUNK, 0, "one chunk's slow weights")                                                              \
+    X(SHARD_HELLO, 22, PSD_FROM_SHARD, NONE, 0, "a server asks to serve; text: its endpoint")                                      \
+    X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, NONE, 0, "its index, and how many servers there are")                               \
+    X(COMMAND, 24, PSD_FROM_COORDINATOR, ROUND, 0, "the next entry of the coordinator's log")                                      \
+    X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                                      \
+    X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0,                                                                \
+      "set what text names to value from the next decision on; answered in kind")                                                  \
+    X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")                       \
+    X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, NONE, 0,                                                                \
       "an operator's wish, in text: the job, a verb, its word; answered in kind, or with WAIT or REFUSED")
 
 typedef enum psd_kind {
@@ -85,48 +85,53 @@ typedef enum psd_kind {
 } psd_kind_t;
 
 /* Refusal codes, in REFUSED.code (names are printed by psd_refusal_name and are label values of a metric). */
-#define PSD_REFUSALS(X)                                                                                      \
-    X(NONE, 0, "none")                                                                                       \
-    X(PROTOCOL, 1, "protocol")                                                                               \
-    X(JOB, 2, "job")                                                                                         \
-    X(SHAPE, 3, "shape")                                                                                     \
-    X(VIEW, 4, "view")                                                                                       \
-    X(INCARNATION, 5, "incarnation")                                                                         \
-    X(WORKER, 6, "worker")                                                                                   \
-    X(SHARD, 7, "shard")                                                                                     \
-    X(CLOCK, 8, "clock")                                                                                     \
-    X(CHECKSUM, 9, "checksum")                                                                               \
-    X(NONFINITE, 10, "nonfinite")                                                                            \
-    X(DUPLICATE, 11, "duplicate")                                                                            \
-    X(STALE, 12, "stale")                                                                                    \
-    X(MALFORMED, 13, "malformed")                                                                            \
-    X(SENDER, 14, "sender")                                                                                  \
-    X(FULL, 15, "full")                                                                                      \
-    X(SESSION, 16, "session")                                                                                \
-    X(CONFIG, 17, "config")                                                                                  \
-    X(RUN, 18, "run")                                                                                        \
-    X(ABSENT, 19, "absent")                                                                                  \
-    X(HOPELESS, 20, "hopeless")                                                                              \
-    X(LOST, 21, "lost")                                                                                      \
-    X(UNSAVED, 22, "unsaved")                                                                                \
+#define PSD_REFUSALS(X)                                                                                                            \
+    X(NONE, 0, "none")                                                                                                             \
+    X(PROTOCOL, 1, "protocol")                                                                                                     \
+    X(JOB, 2, "job")                                                                                                               \
+    X(SHAPE, 3, "shape")                                                                                                           \
+    X(VIEW, 4, "view")                                                                                                             \
+    X(INCARNATION, 5, "incarnation")                                                                                               \
+    X(WORKER, 6, "worker")                                                                                                         \
+    X(SHARD, 7, "shard")                                                                                                           \
+    X(CLOCK, 8, "clock")                                                                                                           \
+    X(CHECKSUM, 9, "checksum")                                                                                                     \
+    X(NONFINITE, 10, "nonfinite")                                                                                                  \
+    X(DUPLICATE, 11, "duplicate")                                                                                                  \
+    X(STALE, 12, "stale")                                                                                                          \
+    X(MALFORMED, 13, "malformed")                                                                                                  \
+    X(SENDER, 14, "sender")                                                                                                        \
+    X(FULL, 15, "full")                                                                                                            \
+    X(SESSION, 16, "session")                                                                                                      \
+    X(CONFIG, 17, "config")                                                                                                        \
+    X(RUN, 18, "run")                                                                                                              \
+    X(ABSENT, 19, "absent")                                                                                                        \
+    X(HOPELESS, 20, "hopeless")                                                                                                    \
+    X(LOST, 21, "lost")                                                                                                            \
+    X(UNSAVED, 22, "unsaved")                                                                                                      \
     X(DAMAGED, 23, "damaged")
 
 typedef enum psd_refusal {
 #define X(name, number, text) PSD_REFUSAL_##name = number,
     PSD_REFUSALS(X)
 #undef X
-    PSD_N_REFUSALS
+        PSD_N_REFUSALS
 } psd_refusal_t;
 
 /* Bits of SHARD_WELCOME.code, of COMMAND.code, of SHARD_STATE.code, of a coordinator's HEARTBEAT.code, and of PROBE.code. */
-enum { PSD_WELCOME_RESTORE = 1, PSD_WELCOME_FINISHED = 2, PSD_WELCOME_READY = 4, PSD_WELCOME_STATE = 256 /* times the state + 1 */ };
+enum {
+    PSD_WELCOME_RESTORE = 1,
+    PSD_WELCOME_FINISHED = 2,
+    PSD_WELCOME_READY = 4,
+    PSD_WELCOME_STATE = 256 /* times the state + 1 */
+};
 enum { PSD_COMMAND_FINISH = 1, PSD_COMMAND_SAVE = 2, PSD_COMMAND_STOP = 4, PSD_COMMAND_PAUSED = 8 };
 enum { PSD_HEARTBEAT_DRAIN = 1 };
 enum { PSD_PROBE_SEND = 1 };
 enum { PSD_SHARD_STARTED = 1, PSD_SHARD_SAVE_FAILED = 2, PSD_SHARD_RESTORE_FAILED = 4 };
 
-enum { PSD_DTYPE_F32 = 1 };                /* dtype of a chunk */
-enum { PSD_CODEC_RAW = 1 };                /* how a chunk is packed */
+enum { PSD_DTYPE_F32 = 1 }; /* dtype of a chunk */
+enum { PSD_CODEC_RAW = 1 }; /* how a chunk is packed */
 
 /* A decoded header; fields that a kind does not use are 0. Units and senders: proto/psd.proto. */
 typedef struct psd_msg {
@@ -204,34 +209,34 @@ bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes);
  *    small. Decoders check everything (counts, ranges, unique names, products without overflow) and return
  *    PSD_EPROTO with a reason, or PSD_ENOMEM; `out` holds nothing then. Any thread. */
 typedef struct psd_tensor_desc {
-    char name[PSD_MAX_NAME];          /* unique in its list, printable, not empty */
-    uint32_t n_dims;                  /* 0 for a scalar */
-    uint64_t dim[PSD_MAX_DIMS];       /* each at least 1 */
-    uint64_t n_elements;              /* their product, at least 1, at most 2^40 */
+    char name[PSD_MAX_NAME];    /* unique in its list, printable, not empty */
+    uint32_t n_dims;            /* 0 for a scalar */
+    uint64_t dim[PSD_MAX_DIMS]; /* each at least 1 */
+    uint64_t n_elements;        /* their product, at least 1, at most 2^40 */
 } psd_tensor_desc_t;
 
 typedef struct psd_tensor_list {
-    uint32_t n;                       /* 1 .. PSD_MAX_TENSORS */
-    psd_tensor_desc_t *tensor;        /* n of them; owned by the list */
+    uint32_t n;                /* 1 .. PSD_MAX_TENSORS */
+    psd_tensor_desc_t *tensor; /* n of them; owned by the list */
 } psd_tensor_list_t;
 
 typedef struct psd_cluster {
-    uint32_t n_servers;                         /* 1 .. PSD_MAX_SERVERS */
+    uint32_t n_servers;                           /* 1 .. PSD_MAX_SERVERS */
     char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* tcp://host:port of each shard */
-    char settings[PSD_MAX_TEXT];                /* "mode=bsp optimizer=adam(...)", for people and logs */
-    uint32_t per_push;                          /* 1 when each push is a step (asp) */
-    uint32_t lease_ms;                          /* silence after which a worker is given up */
-    uint32_t has_slow;                          /* 1 when the rule keeps slow weights */
+    char settings[PSD_MAX_TEXT];                  /* "mode=bsp optimizer=adam(...)", for people and logs */
+    uint32_t per_push;                            /* 1 when each push is a step (asp) */
+    uint32_t lease_ms;                            /* silence after which a worker is given up */
+    uint32_t has_slow;                            /* 1 when the rule keeps slow weights */
 } psd_cluster_t;
 
 typedef struct psd_member {
-    uint32_t worker;          /* id */
+    uint32_t worker; /* id */
     uint64_t incarnation;
-    uint64_t samples;         /* contributors and completions: n_i */
-    double loss;              /* completions: mean loss */
-    double norm2;             /* completions: sum of squares of what the shard holds */
-    bool nonfinite;           /* completions */
-    uint64_t nonce;           /* members: drawn by this life of the worker, and told by nobody but it */
+    uint64_t samples; /* contributors and completions: n_i */
+    double loss;      /* completions: mean loss */
+    double norm2;     /* completions: sum of squares of what the shard holds */
+    bool nonfinite;   /* completions */
+    uint64_t nonce;   /* members: drawn by this life of the worker, and told by nobody but it */
 } psd_member_t;
 
 /* A COMMAND: close `clock` with the contributors (apply) and go on with the members of the next view.

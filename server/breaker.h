@@ -9,9 +9,9 @@
 enum { PSD_BREAKER_LOOK_MS = 10 };
 
 typedef struct psd_breaker {
-    uint64_t max;   /* resident bytes that are not to be reached; 0: as many as may be */
-    uint64_t floor; /* what was left when it had tripped last: the job's own, which closing does not free */
-    uint64_t seen;  /* at the last look */
+    uint64_t max;       /* resident bytes that are not to be reached; 0: as many as may be */
+    uint64_t floor;     /* what was left when it had tripped last: the job's own, which closing does not free */
+    uint64_t seen;      /* at the last look */
     uint64_t opened_ms; /* when it tripped, until that is over; 0: it has not */
     uint64_t trips;
     int trimmed; /* freed memory has been given back to the system since */

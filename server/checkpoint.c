@@ -75,8 +75,8 @@ struct psd_ckpt_writer {
     uint64_t n_bytes;  /* of the file */
 };
 
-static int begin(psd_ckpt_writer_t *self, const char *dir, const psd_ckpt_facts_t *facts,
-                 const psd_tensor_list_t *model, const psd_rule_t *rule, psd_err_t *err)
+static int begin(psd_ckpt_writer_t *self, const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model,
+                 const psd_rule_t *rule, psd_err_t *err)
 {
     char path[PATH_MAX];
     int rc = check_dir(dir, err);
@@ -96,9 +96,8 @@ static int begin(psd_ckpt_writer_t *self, const char *dir, const psd_ckpt_facts_
     return self->file ? PSD_OK : PSD_EIO;
 }
 
-psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts,
-                                  const psd_tensor_list_t *model, const psd_partition_t *map,
-                                  const psd_rule_t *rule, psd_err_t *err)
+psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model,
+                                  const psd_partition_t *map, const psd_rule_t *rule, psd_err_t *err)
 {
     assert(facts->n_shards == map->n_servers && facts->shard < map->n_servers);
     psd_ckpt_writer_t *self = calloc(1, sizeof *self);
@@ -121,8 +120,8 @@ psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts
 
 uint64_t psd_ckpt_bytes(const psd_ckpt_writer_t *self) { return self->n_bytes; }
 
-int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot,
-                  const psd_rule_state_t *state, psd_err_t *err)
+int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot, const psd_rule_state_t *state,
+                  psd_err_t *err)
 {
     assert(part < self->map->n_parts[self->shard] && self->offset[part] && "each part once");
     uint32_t crc[1 + PSD_MAX_SLOTS];
@@ -197,8 +196,7 @@ static int read_manifest(psd_manifest_t *out, const char *dir, uint64_t clock, p
     manifest_path(path, dir, clock);
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &info)) {
-        rc = psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_EIO, "cannot read %s: %s", path,
-                         strerror(errno));
+        rc = psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_EIO, "cannot read %s: %s", path, strerror(errno));
     } else if (!S_ISREG(info.st_mode) || info.st_size > MAX_MANIFEST) {
         rc = psd_err_set(err, PSD_EDATA, "%s: not a manifest of psd", path);
     } else {
@@ -213,8 +211,8 @@ static int read_manifest(psd_manifest_t *out, const char *dir, uint64_t clock, p
 }
 
 /* Open the i-th file of the manifest, which must be the one that it lists. Close it in any case. */
-static int open_listed(psd_shardfile_t *out, const char *dir, const psd_manifest_t *manifest, uint32_t i,
-                       bool only_crc, psd_err_t *err)
+static int open_listed(psd_shardfile_t *out, const char *dir, const psd_manifest_t *manifest, uint32_t i, bool only_crc,
+                       psd_err_t *err)
 {
     char path[PATH_MAX];
     shard_path(path, dir, manifest->facts.clock, i);
@@ -223,13 +221,12 @@ static int open_listed(psd_shardfile_t *out, const char *dir, const psd_manifest
         return rc;
     const uint64_t n_bytes = out->st.n_bytes + out->st.n_data;
     if (n_bytes != manifest->file[i].n_bytes)
-        return psd_err_set(err, PSD_EDATA, "%s has %" PRIu64 " bytes, its manifest says %" PRIu64, path,
-                           n_bytes, manifest->file[i].n_bytes);
+        return psd_err_set(err, PSD_EDATA, "%s has %" PRIu64 " bytes, its manifest says %" PRIu64, path, n_bytes,
+                           manifest->file[i].n_bytes);
     if (out->crc != manifest->file[i].crc)
         return psd_err_set(err, PSD_EDATA,
-                           "%s is not the file that its manifest lists: its header's CRC is %08" PRIx32
-                           ", not %08" PRIx32,
-                           path, out->crc, manifest->file[i].crc);
+                           "%s is not the file that its manifest lists: its header's CRC is %08" PRIx32 ", not %08" PRIx32, path,
+                           out->crc, manifest->file[i].crc);
     return PSD_OK;
 }
 
@@ -248,8 +245,7 @@ int psd_ckpt_check(const char *dir, uint64_t clock, psd_err_t *err)
 
 static bool is_whole(const char *dir, uint64_t clock) { return psd_ckpt_check(dir, clock, NULL) == PSD_OK; }
 
-int psd_ckpt_read(const char *dir, uint64_t clock, psd_ckpt_facts_t *facts, psd_tensor_list_t *model,
-                  psd_err_t *err)
+int psd_ckpt_read(const char *dir, uint64_t clock, psd_ckpt_facts_t *facts, psd_tensor_list_t *model, psd_err_t *err)
 {
     psd_manifest_t manifest;
     *facts = (psd_ckpt_facts_t){ 0 };
@@ -359,8 +355,7 @@ static bool is_later(const psd_applied_t *a, const psd_applied_t *b)
     return a->incarnation != b->incarnation ? a->incarnation > b->incarnation : a->clock > b->clock;
 }
 
-static int merge_applied(psd_applied_t **table, uint32_t *n_table, const psd_ckpt_facts_t *facts,
-                         psd_err_t *err)
+static int merge_applied(psd_applied_t **table, uint32_t *n_table, const psd_ckpt_facts_t *facts, psd_err_t *err)
 {
     const psd_applied_t *a = *table, *b = facts->applied;
     const psd_applied_t *a_end = a ? a + *n_table : a, *b_end = b + facts->n_applied;
@@ -388,18 +383,16 @@ static int check_rule(const psd_rule_t *ours, const psd_shardfile_t *file, psd_e
 {
     char our[PSD_RULE_TEXT], their[PSD_RULE_TEXT];
     const psd_rule_t *theirs = &file->rule;
-    bool same =
-        ours->opt == theirs->opt && ours->lookahead == theirs->lookahead && ours->n_slots == theirs->n_slots;
+    bool same = ours->opt == theirs->opt && ours->lookahead == theirs->lookahead && ours->n_slots == theirs->n_slots;
     for (int s = 0; same && s < ours->n_slots; s++)
         same = strcmp(ours->slot[s].name, theirs->slot[s].name) == 0;
     if (!same)
-        return psd_err_set(err, PSD_EDATA, "%s: saved by %.180s, whose state is not that of %.180s",
-                           file->st.path, psd_rule_print(theirs, their), psd_rule_print(ours, our));
+        return psd_err_set(err, PSD_EDATA, "%s: saved by %.180s, whose state is not that of %.180s", file->st.path,
+                           psd_rule_print(theirs, their), psd_rule_print(ours, our));
     return PSD_OK;
 }
 
-static int check_facts(const psd_ckpt_facts_t *common, uint32_t shard, const psd_shardfile_t *file,
-                       psd_err_t *err)
+static int check_facts(const psd_ckpt_facts_t *common, uint32_t shard, const psd_shardfile_t *file, psd_err_t *err)
 {
     const psd_ckpt_facts_t *facts = &file->facts;
     const char *what = facts->clock != common->clock                    ? "clock"
@@ -408,23 +401,19 @@ static int check_facts(const psd_ckpt_facts_t *common, uint32_t shard, const psd
                        : strcmp(facts->job, common->job) != 0           ? "job"
                        : strcmp(facts->settings, common->settings) != 0 ? "settings"
                                                                         : NULL;
-    return what ? psd_err_set(err, PSD_EDATA, "%s is of another %s than its checkpoint", file->st.path, what)
-                : PSD_OK;
+    return what ? psd_err_set(err, PSD_EDATA, "%s is of another %s than its checkpoint", file->st.path, what) : PSD_OK;
 }
 
 /* All chunks of a tensor have the same counters. */
-static int count_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, const psd_chunk_t *c,
-                       psd_err_t *err)
+static int count_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, const psd_chunk_t *c, psd_err_t *err)
 {
     psd_rule_state_t state, *known = &self->counters[c->tensor];
     int rc = psd_shardfile_state(file, i, &state, err);
     if (rc)
         return rc;
     if (self->counted[c->tensor] && memcmp(&state, known, sizeof state) != 0)
-        return psd_err_set(
-            err, PSD_EDATA,
-            "%s: %.100s[%" PRIu64 "...] is of update %" PRIu64 ", another chunk of it of %" PRIu64,
-            file->st.path, self->manifest->model.tensor[c->tensor].name, c->offset, state.t, known->t);
+        return psd_err_set(err, PSD_EDATA, "%s: %.100s[%" PRIu64 "...] is of update %" PRIu64 ", another chunk of it of %" PRIu64,
+                           file->st.path, self->manifest->model.tensor[c->tensor].name, c->offset, state.t, known->t);
     *known = state;
     self->counted[c->tensor] = 1;
     return PSD_OK;
@@ -467,8 +456,7 @@ static int walk_files(walk_t *self, psd_err_t *err)
 {
     int rc = PSD_OK;
     if (!(self->seen = calloc(self->map->n_chunks, 1)))
-        return psd_err_set(err, PSD_ENOMEM, "no memory for a list of %" PRIu32 " chunks",
-                           self->map->n_chunks);
+        return psd_err_set(err, PSD_ENOMEM, "no memory for a list of %" PRIu32 " chunks", self->map->n_chunks);
     for (uint32_t i = 0; !rc && i < self->manifest->facts.n_shards; i++) {
         psd_shardfile_t file;
         rc = open_listed(&file, self->dir, self->manifest, i, false, err);
@@ -477,8 +465,7 @@ static int walk_files(walk_t *self, psd_err_t *err)
         psd_shardfile_close(&file);
     }
     if (!rc && self->n_seen != self->map->n_chunks)
-        rc = psd_err_set(err, PSD_EDATA,
-                         "the files of clock %" PRIu64 " hold %" PRIu32 " of the model's %" PRIu32 " chunks",
+        rc = psd_err_set(err, PSD_EDATA, "the files of clock %" PRIu64 " hold %" PRIu32 " of the model's %" PRIu32 " chunks",
                          self->manifest->facts.clock, self->n_seen, self->map->n_chunks);
     return rc;
 }
@@ -501,20 +488,13 @@ static int load(walk_t *walk, const psd_tensor_list_t *model, psd_err_t *err)
     return PSD_EDATA;
 }
 
-int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map,
-                  uint32_t server, const psd_rule_t *rule,
-                  psd_ckpt_target_t (*target)(void *arg, uint32_t part), void *arg, psd_applied_t **applied,
+int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map, uint32_t server,
+                  const psd_rule_t *rule, psd_ckpt_target_t (*target)(void *arg, uint32_t part), void *arg, psd_applied_t **applied,
                   uint32_t *n_applied, psd_err_t *err)
 {
     assert(server < map->n_servers);
     psd_manifest_t manifest;
-    walk_t walk = { .dir = dir,
-                    .manifest = &manifest,
-                    .map = map,
-                    .rule = rule,
-                    .server = server,
-                    .target = target,
-                    .arg = arg };
+    walk_t walk = { .dir = dir, .manifest = &manifest, .map = map, .rule = rule, .server = server, .target = target, .arg = arg };
     int rc = read_manifest(&manifest, dir, clock, err);
     if (!rc)
         rc = load(&walk, model, err);
@@ -554,9 +534,8 @@ static psd_ckpt_target_t to_scratch(void *arg, uint32_t part)
 }
 
 int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *model,
-                  int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data,
-                              psd_err_t *err),
-                  void *arg, psd_err_t *err)
+                  int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err), void *arg,
+                  psd_err_t *err)
 {
     psd_manifest_t manifest;
     psd_partition_t map = { 0 };
@@ -582,13 +561,10 @@ int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
     return rc;
 }
 
-int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err)
-{
-    return psd_ckpt_each(dir, clock, NULL, NULL, NULL, err);
-}
+int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err) { return psd_ckpt_each(dir, clock, NULL, NULL, NULL, err); }
 
-int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule,
-                      psd_rule_state_t *state, psd_err_t *err)
+int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule, psd_rule_state_t *state,
+                      psd_err_t *err)
 {
     psd_manifest_t manifest;
     psd_partition_t map = { 0 };
@@ -600,8 +576,7 @@ int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *
                         .server = NOBODY,
                         .counters = state,
                         .counted = calloc(manifest.model.n, 1) };
-        rc = walk.counted ? load(&walk, model, err)
-                          : psd_err_set(err, PSD_ENOMEM, "no memory to read counters");
+        rc = walk.counted ? load(&walk, model, err) : psd_err_set(err, PSD_ENOMEM, "no memory to read counters");
         *rule = walk.first;
         walk_clear(&walk);
     }
@@ -633,8 +608,7 @@ static void drop(pruning_t *self, const char *path, bool is_dir)
         return;
     PSD_FAILPOINT("disk.prune", NULL);
     /* A directory in which somebody put something of his own stays. */
-    if ((is_dir ? rmdir(path) : unlink(path)) && errno != ENOENT && errno != ENOTEMPTY && errno != EEXIST &&
-        self->code == PSD_OK)
+    if ((is_dir ? rmdir(path) : unlink(path)) && errno != ENOENT && errno != ENOTEMPTY && errno != EEXIST && self->code == PSD_OK)
         self->code = psd_err_set(self->err, PSD_EIO, "cannot remove %s: %s", path, strerror(errno));
 }
 
@@ -667,10 +641,7 @@ static void drop_files(pruning_t *self, uint64_t clock, bool all)
         drop(self, path, true);
 }
 
-static bool is_old(const pruning_t *self, uint64_t clock)
-{
-    return clock < self->oldest && clock != self->spared;
-}
+static bool is_old(const pruning_t *self, uint64_t clock) { return clock < self->oldest && clock != self->spared; }
 
 static void drop_manifests(pruning_t *self)
 {
@@ -690,8 +661,7 @@ static void drop_temporary_manifests(pruning_t *self)
     char path[PATH_MAX + 300], whole[64];
     DIR *names = opendir(self->dir);
     for (struct dirent *name; names && (name = readdir(names));) {
-        const uint64_t clock =
-            strncmp(name->d_name, "MANIFEST-", 9) ? 0 : strtoull(name->d_name + 9, NULL, 10);
+        const uint64_t clock = strncmp(name->d_name, "MANIFEST-", 9) ? 0 : strtoull(name->d_name + 9, NULL, 10);
         snprintf(whole, sizeof whole, "MANIFEST-%012" PRIu64 ".json", clock);
         if (clock <= self->newest && psd_durable_is_temporary(name->d_name, whole)) {
             snprintf(path, sizeof path, "%s/%s", self->dir, name->d_name);
@@ -754,13 +724,10 @@ static int prune(pruning_t *self, uint32_t keep)
     return self->code;
 }
 
-int psd_ckpt_prune(const char *dir, uint32_t keep, bool dry, void (*tell)(void *arg, const char *path),
-                   void *arg, psd_err_t *err)
+int psd_ckpt_prune(const char *dir, uint32_t keep, bool dry, void (*tell)(void *arg, const char *path), void *arg, psd_err_t *err)
 {
     int rc = check_dir(dir, err);
-    pruning_t pruning = {
-        .dir = dir, .dry = dry, .tell = tell, .arg = arg, .spared = UINT64_MAX, .err = err
-    };
+    pruning_t pruning = { .dir = dir, .dry = dry, .tell = tell, .arg = arg, .spared = UINT64_MAX, .err = err };
     return rc ? rc : prune(&pruning, keep);
 }
 
@@ -812,17 +779,16 @@ static int write_manifest(const psd_manifest_t *manifest, const char *dir, psd_e
     return rc;
 }
 
-int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model,
-                    uint32_t keep, psd_err_t *err)
+int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model, uint32_t keep, psd_err_t *err)
 {
     assert(facts->n_shards > 0 && facts->n_shards <= PSD_MAX_SERVERS);
     psd_manifest_t manifest = { .facts = *facts, .model = *model }; /* borrowed: not cleared */
     int rc = check_dir(dir, err);
     if (rc == PSD_OK && (rc = list_files(&manifest, dir, err)) == PSD_ENOINPUT)
-        psd_err_wrap(err, "a server's file is not here, though it has been written (all servers need one checkpoint.dir, on a file system "
-                          "that they share)");
-    if (rc || (rc = check_files(&manifest, dir, err)) ||
-        (rc = write_manifest(&manifest, dir, err)))
+        psd_err_wrap(
+            err, "a server's file is not here, though it has been written (all servers need one checkpoint.dir, on a file system "
+                 "that they share)");
+    if (rc || (rc = check_files(&manifest, dir, err)) || (rc = write_manifest(&manifest, dir, err)))
         return rc;
     /* The checkpoint counts. That older ones cannot be removed is no reason to say otherwise, but somebody
      * must know. */

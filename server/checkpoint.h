@@ -49,17 +49,16 @@ typedef struct psd_ckpt_writer psd_ckpt_writer_t;
  * from the model, the map and the rule, and reserved. NULL with PSD_EIO (which names path and reason, "no
  * space left" among them), PSD_ENOMEM, or PSD_EINVAL when the shard has too many chunks for one header (some
  * 600 000 arrays). All arguments are borrowed until the writer is ended or abandoned. */
-psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts,
-                                  const psd_tensor_list_t *model, const psd_partition_t *map,
-                                  const psd_rule_t *rule, psd_err_t *err);
+psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model,
+                                  const psd_partition_t *map, const psd_rule_t *rule, psd_err_t *err);
 
 /* Size of the file. */
 uint64_t psd_ckpt_bytes(const psd_ckpt_writer_t *self);
 
 /* Write one chunk of the shard: its weights, its rule's slots (rule->n_slots arrays), its counters. Each part
  * once. */
-int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot,
-                  const psd_rule_state_t *state, psd_err_t *err);
+int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot, const psd_rule_state_t *state,
+                  psd_err_t *err);
 
 /* All parts are written: make the file durable under its name. Frees the writer (sets it to NULL) in any
  * case. */
@@ -74,8 +73,7 @@ void psd_ckpt_abandon(psd_ckpt_writer_t **self_p);
  * prune as psd_ckpt_prune does, but never this one; that it fails is logged, for the checkpoint counts. A
  * checkpoint of the same clock that was there before is replaced, file by file: whoever saves it went on from
  * another one. */
-int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model,
-                    uint32_t keep, psd_err_t *err);
+int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model, uint32_t keep, psd_err_t *err);
 
 /* Clocks of the checkpoints below `dir` whose manifest is readable and whose files are there with the right
  * lengths and header checksums, newest first, at most `capacity`. Returns how many; 0 when there is none (a
@@ -91,8 +89,7 @@ int psd_ckpt_check(const char *dir, uint64_t clock, psd_err_t *err);
 
 /* Read the manifest of `clock`: facts (shard and applied empty) and the model. PSD_ENOINPUT, PSD_EDATA with
  * file and reason. */
-int psd_ckpt_read(const char *dir, uint64_t clock, psd_ckpt_facts_t *facts, psd_tensor_list_t *model,
-                  psd_err_t *err);
+int psd_ckpt_read(const char *dir, uint64_t clock, psd_ckpt_facts_t *facts, psd_tensor_list_t *model, psd_err_t *err);
 
 /* Where a loaded chunk goes: arrays of `n` floats to be filled, and the counters. */
 typedef struct psd_ckpt_target {
@@ -107,9 +104,8 @@ typedef struct psd_ckpt_target {
  * in asp they may, the later row, so that no push is applied twice and all shards count a worker's pushes
  * alike. The rule may have other values of its hyper-parameters than when it was saved, but it is the same
  * optimizer with the same arrays. PSD_EDATA with file and reason; nothing may be used then. */
-int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map,
-                  uint32_t server, const psd_rule_t *rule,
-                  psd_ckpt_target_t (*target)(void *arg, uint32_t part), void *arg, psd_applied_t **applied,
+int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map, uint32_t server,
+                  const psd_rule_t *rule, psd_ckpt_target_t (*target)(void *arg, uint32_t part), void *arg, psd_applied_t **applied,
                   uint32_t *n_applied, psd_err_t *err);
 
 /* Check one checkpoint whole: every file, every CRC, coverage of the model. PSD_OK or PSD_EDATA naming the
@@ -119,21 +115,19 @@ int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err);
 /* The rule that saved the checkpoint, and the counters and scalars of each tensor, model->n of them in
  * `state`: what the files say without their arrays. PSD_EDATA when the chunks of a tensor are not of one
  * update. */
-int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule,
-                      psd_rule_state_t *state, psd_err_t *err);
+int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule, psd_rule_state_t *state,
+                      psd_err_t *err);
 
 /* Check the checkpoint (of `model`; NULL: of whatever model) as psd_ckpt_verify does and hand each chunk of
  * the model to `each` once, in any order, as soon as its CRCs are right: its place, its weights and the
  * arrays of its rule, borrowed for the call. What `each` returns, unless PSD_OK, ends it. What it was given
  * before an error may be part of a damaged checkpoint. */
 int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *model,
-                  int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data,
-                              psd_err_t *err),
-                  void *arg, psd_err_t *err);
+                  int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err), void *arg,
+                  psd_err_t *err);
 
 /* Remove what no longer counts: checkpoints older than the newest `keep` (at least 2) whole ones, and what
  * attempts older than the newest whole one left behind. Later ones stay, for they may be being written;
  * without a whole one, all stays. `tell`, unless NULL, is told each file; with `dry`, none goes. PSD_EIO, and
  * the rest may stay. */
-int psd_ckpt_prune(const char *dir, uint32_t keep, bool dry, void (*tell)(void *arg, const char *path),
-                   void *arg, psd_err_t *err);
+int psd_ckpt_prune(const char *dir, uint32_t keep, bool dry, void (*tell)(void *arg, const char *path), void *arg, psd_err_t *err);

@@ -55,8 +55,8 @@ static void send_entry(psd_coordinator_t *self, uint32_t s, const psd_entry_t *e
         snprintf(msg->text, sizeof msg->text, "%s", self->end_text);
 }
 
-void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code,
-                            psd_buf_t *payload, psd_actions_t *out)
+void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code, psd_buf_t *payload,
+                            psd_actions_t *out)
 {
     if (self->n_log == self->log_capacity) {
         self->log_capacity = self->log_capacity ? 2 * self->log_capacity : 16;
@@ -86,8 +86,7 @@ void psd_coord_tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions
         psd_coord_change_view(self, now_ms, out);
 }
 
-void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round,
-                              uint32_t code, psd_actions_t *out)
+void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code, psd_actions_t *out)
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a decision");
@@ -160,12 +159,11 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
             row->state = PSD_WORKER_LIVE;
             row->served = true;
             psd_actions_log(out, PSD_LEVEL_INFO, "worker.joined",
-                            "worker=%u name=%s incarnation=%" PRIu64 " view=%" PRIu64 " clock=%" PRIu64,
-                            row->id, row->name, row->incarnation, self->view_id, round->clock);
+                            "worker=%u name=%s incarnation=%" PRIu64 " view=%" PRIu64 " clock=%" PRIu64, row->id, row->name,
+                            row->incarnation, self->view_id, round->clock);
         }
         if (row->state == PSD_WORKER_LIVE)
-            member[round->n_members++] =
-                (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
+            member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
     bool save = psd_coord_save_is_due(self, now_ms, round->clock);
     round->clock += save && self->config.mode->per_push; /* which has no rounds: checkpoints are numbered */
@@ -197,14 +195,12 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         bool was_member = row->state >= PSD_WORKER_LIVE;
         if (!was_member || !psd_coord_has_pushed(self, row) || !row->samples)
             continue;
-        contributor[round.n_contributors++] = (psd_member_t){
-            .worker = row->id, .incarnation = row->incarnation, .samples = row->samples, .loss = row->loss
-        };
+        contributor[round.n_contributors++] =
+            (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .samples = row->samples, .loss = row->loss };
         if (row->nonfinite) {
             finite = false;
             psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite",
-                            "worker=%u clock=%" PRIu64 " effect=\"the round is skipped on every shard\"",
-                            row->id, round.clock);
+                            "worker=%u clock=%" PRIu64 " effect=\"the round is skipped on every shard\"", row->id, round.clock);
         }
     }
     round.apply = finite && round.n_contributors > 0;
@@ -219,8 +215,7 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
  * comes for a lost one takes its id: the others have cut their shares of the batch already. */
 bool psd_coord_is_fixed(const psd_coordinator_t *self)
 {
-    return self->config.checkpoints && !self->config.mode->per_push &&
-           self->config.workers_min == self->config.workers_want;
+    return self->config.checkpoints && !self->config.mode->per_push && self->config.workers_min == self->config.workers_want;
 }
 
 /* Workers whose work is done, whether or not they have left. */
@@ -240,12 +235,11 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
 {
     const uint64_t half_ms = self->config.start_timeout_ms / 2;
     const uint64_t pause_ms = half_ms && half_ms < PSD_WANT_MS ? half_ms : PSD_WANT_MS;
-    uint32_t ready =
-        psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_coord_count_finished(self);
+    uint32_t ready = psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_coord_count_finished(self);
     if (ready >= self->config.workers_want && ready >= self->config.workers_min)
         return true;
-    return ready >= self->config.workers_min && (now_ms >= self->newest_ready_ms + pause_ms ||
-                                                 (half_ms && now_ms >= self->first_ready_ms + half_ms));
+    return ready >= self->config.workers_min &&
+           (now_ms >= self->newest_ready_ms + pause_ms || (half_ms && now_ms >= self->first_ready_ms + half_ms));
 }
 
 /* The job is finished when nobody who is here has anything more to do, and as many have finished as are due: a worker that was
@@ -271,7 +265,9 @@ static void enter(psd_coordinator_t *self, psd_job_state_t state, uint32_t live,
     if (state == self->state)
         return;
     psd_actions_log(out, state == PSD_JOB_DEGRADED ? PSD_LEVEL_WARN : PSD_LEVEL_INFO,
-                    state == PSD_JOB_DEGRADED ? "job.degraded" : state == PSD_JOB_PAUSED ? "job.paused" : "job.training",
+                    state == PSD_JOB_DEGRADED ? "job.degraded"
+                    : state == PSD_JOB_PAUSED ? "job.paused"
+                                              : "job.training",
                     "members=%u min=%u", live, self->config.workers_min);
     self->state = state;
 }
@@ -307,16 +303,14 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     if (self->config.mode->per_push || self->state != PSD_JOB_TRAINING)
         return;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        if (self->members.row[i].state == PSD_WORKER_LIVE &&
-            !psd_coord_has_pushed(self, &self->members.row[i]))
+        if (self->members.row[i].state == PSD_WORKER_LIVE && !psd_coord_has_pushed(self, &self->members.row[i]))
             return;
     if (!psd_coord_is_safe(self))
         return;
     close_round(self, now_ms, out);
 }
 
-static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why,
-                    psd_actions_t *out)
+static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why, psd_actions_t *out)
 {
     bool was_member = row->state == PSD_WORKER_LIVE;
     if (row->state == PSD_WORKER_DONE) {
@@ -325,9 +319,8 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
         return;
     }
     psd_actions_log(out, PSD_LEVEL_WARN, "worker.lost",
-                    "worker=%u name=%s incarnation=%" PRIu64 " silent_ms=%" PRIu64 " clock=%" PRIu64
-                    " why=\"%s\"",
-                    row->id, row->name, row->incarnation, now_ms - row->heard_ms, row->clock, why);
+                    "worker=%u name=%s incarnation=%" PRIu64 " silent_ms=%" PRIu64 " clock=%" PRIu64 " why=\"%s\"", row->id,
+                    row->name, row->incarnation, now_ms - row->heard_ms, row->clock, why);
     row->state = PSD_WORKER_LOST;
     self->report.workers_lost++;
     if (was_member && self->config.mode->per_push)
@@ -367,8 +360,8 @@ void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
         row->heard_ms = now_ms;
 }
 
-void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                             psd_buf_t *payload, psd_actions_t *out)
+void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                             psd_actions_t *out)
 {
     excuse_absence(self, now_ms, out);
     if (self->last_words.code && msg->kind != PSD_MSG_ADMIN)
@@ -389,8 +382,7 @@ static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
 {
     size_t at = 0;
     for (uint32_t i = 0; i < self->members.n_rows && at + 8 < n; i++)
-        if (self->members.row[i].state == PSD_WORKER_LIVE &&
-            !psd_coord_has_pushed(self, &self->members.row[i]))
+        if (self->members.row[i].state == PSD_WORKER_LIVE && !psd_coord_has_pushed(self, &self->members.row[i]))
             at += (size_t)snprintf(text + at, n - at, "%s%u", at ? ", " : "", i);
     return at;
 }
@@ -427,19 +419,16 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
 
 static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    bool late_round = self->config.round_timeout_ms && !self->config.mode->per_push &&
-                      self->state == PSD_JOB_TRAINING &&
+    bool late_round = self->config.round_timeout_ms && !self->config.mode->per_push && self->state == PSD_JOB_TRAINING &&
                       now_ms > self->round_since_ms + self->config.round_timeout_ms;
     bool somebody_pushed = false;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        somebody_pushed |= self->members.row[i].state == PSD_WORKER_LIVE &&
-                           psd_coord_has_pushed(self, &self->members.row[i]);
+        somebody_pushed |= self->members.row[i].state == PSD_WORKER_LIVE && psd_coord_has_pushed(self, &self->members.row[i]);
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
         if (psd_worker_is_here(row) && now_ms > row->heard_ms + self->config.lease_ms)
             give_up(self, now_ms, row, "lease", out);
-        else if (late_round && somebody_pushed && row->state == PSD_WORKER_LIVE &&
-                 !psd_coord_has_pushed(self, row))
+        else if (late_round && somebody_pushed && row->state == PSD_WORKER_LIVE && !psd_coord_has_pushed(self, row))
             give_up(self, now_ms, row, "round timeout", out);
     }
 }
@@ -465,8 +454,7 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     psd_coord_tend_end(self, now_ms, out);
     psd_coord_tend_absent(self, now_ms, out);
     if (self->state == PSD_JOB_FINISHED) {
-        if (!self->finished_told &&
-            (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
+        if (!self->finished_told && (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
             self->finished_told = true;
             char unsaved[PSD_MAX_TEXT / 2];
             psd_coord_describe_unsaved(self, unsaved, sizeof unsaved);

@@ -4,10 +4,7 @@
 
 enum { LAST_SAVE_MS = 30000 };
 
-uint64_t psd_coord_server_lease_ms(const psd_coordinator_t *self)
-{
-    return psd_server_lease_ms(self->config.lease_ms);
-}
+uint64_t psd_coord_server_lease_ms(const psd_coordinator_t *self) { return psd_server_lease_ms(self->config.lease_ms); }
 
 /* In the order of the log's lines: a server that falls silent, and one that speaks again. */
 static void look_at_servers(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
@@ -44,9 +41,8 @@ static uint32_t lacking_workers(const psd_coordinator_t *self)
 {
     const uint32_t done = psd_coord_count_finished(self), least = self->config.workers_min;
     const uint32_t live = psd_membership_count(&self->members, PSD_WORKER_LIVE);
-    const uint32_t here = done + (self->state == PSD_JOB_GATHERING
-                                      ? psd_membership_count(&self->members, PSD_WORKER_WAITING)
-                                      : live);
+    const uint32_t here =
+        done + (self->state == PSD_JOB_GATHERING ? psd_membership_count(&self->members, PSD_WORKER_WAITING) : live);
     if (self->state != PSD_JOB_GATHERING && psd_coord_has_quorum(self, live))
         return 0;
     const bool nobody = self->state != PSD_JOB_GATHERING && !live;
@@ -58,7 +54,8 @@ static uint64_t seconds(const psd_coordinator_t *self, uint64_t since_ms)
     return self->absent.tick_ms > since_ms ? (self->absent.tick_ms - since_ms) / 1000 : 0;
 }
 
-static void add(char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n, const char *format, ...) __attribute__((format(printf, 4, 5)));
+static void add(char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
 static void add(char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n, const char *format, ...)
 {
@@ -93,8 +90,8 @@ static void list_workers(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_
         add(item, most, n, "more workers: %u of %u workers have registered",
             psd_membership_count(&self->members, PSD_WORKER_WAITING) + done, self->config.workers_want);
     else if (done)
-        add(item, most, n, "more workers: of %u workers %u %s finished, and %u %s here", least, done, done == 1 ? "has" : "have", live,
-            live == 1 ? "is" : "are");
+        add(item, most, n, "more workers: of %u workers %u %s finished, and %u %s here", least, done, done == 1 ? "has" : "have",
+            live, live == 1 ? "is" : "are");
     else
         add(item, most, n, "more workers: %u of %u workers are here", live, least);
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
@@ -131,8 +128,10 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out
 {
     char who[PSD_MAX_TEXT / 2], why[PSD_MAX_TEXT];
     if (psd_coord_lacks_first_point(self) && self->absent.n == 1) {
-        snprintf(why, sizeof why, "no checkpoint could be made for %" PRIu64 " s (join_timeout), and nothing is trained before there is one: %s; "
-                 "make room there, or name another checkpoint.dir", (now_ms - self->absent.since_ms) / 1000, self->save_trouble);
+        snprintf(why, sizeof why,
+                 "no checkpoint could be made for %" PRIu64 " s (join_timeout), and nothing is trained before there is one: %s; "
+                 "make room there, or name another checkpoint.dir",
+                 (now_ms - self->absent.since_ms) / 1000, self->save_trouble);
         psd_coord_fail(self, now_ms, PSD_EIO, PSD_REFUSAL_UNSAVED, why, out);
         return;
     }
@@ -145,8 +144,9 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out
 /* Before the end what has been trained is saved, if those who could are here. */
 static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 {
-    const bool can = self->config.checkpoints && !psd_coord_lacks_first_point(self) && self->state != PSD_JOB_GATHERING && psd_coord_all_shards_joined(self) &&
-                     !psd_coord_count_lost_servers(self) && self->started == psd_coord_every_shard(self);
+    const bool can = self->config.checkpoints && !psd_coord_lacks_first_point(self) && self->state != PSD_JOB_GATHERING &&
+                     psd_coord_all_shards_joined(self) && !psd_coord_count_lost_servers(self) &&
+                     self->started == psd_coord_every_shard(self);
     if (!can || psd_coord_is_saved(self) || now_ms > self->absent.since_ms + self->config.patience_ms + LAST_SAVE_MS)
         return false;
     self->save_wanted = true;

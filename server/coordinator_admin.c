@@ -14,8 +14,7 @@ typedef struct request {
     char text[PSD_MAX_TEXT / 2];
 } request_t;
 
-static answer_t say(request_t *r, answer_t answer, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static answer_t say(request_t *r, answer_t answer, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static answer_t say(request_t *r, answer_t answer, const char *format, ...)
 {
@@ -106,10 +105,10 @@ static answer_t save(psd_coordinator_t *self, request_t *r, psd_actions_t *out)
         self->save_wanted = true;
     }
     bool busy = self->saving || self->committing;
-    if (self->n_points &&
-        (self->point_since_ms >= self->save_asked.ms || (!busy && psd_coord_is_saved(self)))) {
+    if (self->n_points && (self->point_since_ms >= self->save_asked.ms || (!busy && psd_coord_is_saved(self)))) {
         self->save_wanted = self->save_wanted && !psd_coord_is_saved(self);
-        return say(r, DONE, self->config.mode->per_push ? "checkpoint %" PRIu64 " is safe" : "checkpoint of clock %" PRIu64 " is safe",
+        return say(r, DONE,
+                   self->config.mode->per_push ? "checkpoint %" PRIu64 " is safe" : "checkpoint of clock %" PRIu64 " is safe",
                    self->point[0]);
     }
     if (self->save_failing && !busy && self->save_since_ms >= self->save_asked.ms)
@@ -132,8 +131,7 @@ static const struct verb {
     bool takes_word;
     answer_t (*run)(psd_coordinator_t *self, request_t *r, psd_actions_t *out);
 } verbs[] = {
-    { "pause", false, pause }, { "resume", false, resume }, { "drain", true, drain },
-    { "save", false, save },   { "set", true, set },
+    { "pause", false, pause }, { "resume", false, resume }, { "drain", true, drain }, { "save", false, save }, { "set", true, set },
 };
 
 static const struct verb *find_verb(const char *name)
@@ -160,12 +158,9 @@ static answer_t carry_out(psd_coordinator_t *self, request_t *r, psd_refusal_t *
     return verb->run(self, r, out);
 }
 
-void psd_coord_on_admin(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                        psd_actions_t *out)
+void psd_coord_on_admin(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
 {
-    static const psd_kind_t kinds[] = {
-        [DONE] = PSD_MSG_ADMIN, [NOT_YET] = PSD_MSG_WAIT, [NO] = PSD_MSG_REFUSED
-    };
+    static const psd_kind_t kinds[] = { [DONE] = PSD_MSG_ADMIN, [NOT_YET] = PSD_MSG_WAIT, [NO] = PSD_MSG_REFUSED };
     request_t r = { .now_ms = now_ms, .msg = msg };
     psd_refusal_t why;
     answer_t answer = carry_out(self, &r, &why, out);

@@ -7,8 +7,8 @@ enum { SERVER_SILENT_MS = 750, MAX_LR = 1000000000 };
 
 /* ---- workers ---- */
 
-psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind,
-                            const psd_worker_row_t *row, psd_buf_t *payload, psd_actions_t *out)
+psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row,
+                            psd_buf_t *payload, psd_actions_t *out)
 {
     psd_msg_t *msg = psd_actions_send(out, to, kind, payload);
     msg->job = self->config.job_id;
@@ -22,11 +22,11 @@ psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t k
     return msg;
 }
 
-static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason,
-                   psd_actions_t *out, const char *format, ...) __attribute__((format(printf, 6, 7)));
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason, psd_actions_t *out,
+                   const char *format, ...) __attribute__((format(printf, 6, 7)));
 
-static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason,
-                   psd_actions_t *out, const char *format, ...)
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason, psd_actions_t *out,
+                   const char *format, ...)
 {
     psd_msg_t *msg = psd_coord_answer(self, to, PSD_MSG_REFUSED, NULL, NULL, out);
     self->report.rejected[reason]++;
@@ -36,8 +36,8 @@ static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_r
     va_start(args, format);
     vsnprintf(msg->text, sizeof msg->text, format, args);
     va_end(args);
-    psd_actions_log(out, PSD_LEVEL_WARN, "peer.refused", "reason=%s text=\"%.300s\"",
-                    psd_refusal_name(reason), out->at[out->n - 1].msg.text);
+    psd_actions_log(out, PSD_LEVEL_WARN, "peer.refused", "reason=%s text=\"%.300s\"", psd_refusal_name(reason),
+                    out->at[out->n - 1].msg.text);
 }
 
 void psd_coord_list_missing_shards(const psd_coordinator_t *self, char *text, size_t n)
@@ -93,8 +93,7 @@ static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, co
     psd_worker_row_t *row = psd_membership_admit(&self->members, hello->code, user);
     if (row)
         return row;
-    const psd_worker_row_t *held =
-        hello->code && hello->code <= PSD_MAX_WORKERS ? &self->members.row[hello->code - 1] : NULL;
+    const psd_worker_row_t *held = hello->code && hello->code <= PSD_MAX_WORKERS ? &self->members.row[hello->code - 1] : NULL;
     if (held)
         snprintf(why, n, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %.120s", hello->code - 1, held->name,
                  now_ms - held->heard_ms, name);
@@ -108,13 +107,13 @@ static bool is_of_this_job(psd_coordinator_t *self, psd_peer_t from, const psd_m
 {
     const bool is = n == strlen(self->job) && !strncmp(msg->text, self->job, n);
     if (!is)
-        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job,
-               (int)n, msg->text);
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job, (int)n, msg->text);
     return is;
 }
 
 /* Tell who speaks as this life of a worker that it is one no more. */
-static void tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t incarnation, psd_actions_t *out)
+static void tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t incarnation,
+                        psd_actions_t *out)
 {
     psd_msg_t *fenced = psd_coord_answer(self, to, PSD_MSG_FENCED, row, NULL, out);
     const int n = snprintf(fenced->text, sizeof fenced->text, "worker %u incarnation %" PRIu64, fenced->worker, incarnation);
@@ -123,7 +122,8 @@ static void tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker
     if (row->incarnation > incarnation)
         snprintf(rest, left, " was replaced by incarnation %" PRIu64, row->incarnation);
     else if (row->state == PSD_WORKER_LOST)
-        snprintf(rest, left, " was given up: nothing was heard of it for longer than the lease, or its push came later than round_timeout");
+        snprintf(rest, left,
+                 " was given up: nothing was heard of it for longer than the lease, or its push came later than round_timeout");
     else if (row->state == PSD_WORKER_LEFT)
         snprintf(rest, left, " has left");
     else
@@ -131,22 +131,24 @@ static void tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker
 }
 
 /* The text of a HELLO is "job name-of-worker". */
-static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                     psd_actions_t *out)
+static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
 {
     size_t n = strcspn(msg->text, " ");
     if (!is_of_this_job(self, from, msg, n, out))
         return;
     const char *name = msg->text + n + (msg->text[n] == ' ');
     if (!psd_logtext_is_plain(name, strlen(name)) || strlen(name) >= PSD_MAX_NAME) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out, "\"%.80s\" cannot be a worker's name: it is one word of at most "
-               "%d bytes, without quotes, = or backslash", name, PSD_MAX_NAME - 1);
+        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out,
+               "\"%.80s\" cannot be a worker's name: it is one word of at most "
+               "%d bytes, without quotes, = or backslash",
+               name, PSD_MAX_NAME - 1);
         return;
     }
     const uint32_t user = psd_peer_user(from);
     psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
-    const psd_worker_row_t *wanted =
-        row ? row : msg->code && msg->code <= PSD_MAX_WORKERS ? &self->members.row[msg->code - 1] : NULL;
+    const psd_worker_row_t *wanted = row                                         ? row
+                                     : msg->code && msg->code <= PSD_MAX_WORKERS ? &self->members.row[msg->code - 1]
+                                                                                 : NULL;
     if (wanted && psd_worker_is_anothers(wanted, user)) {
         refuse(self, from, msg->seq, PSD_REFUSAL_WORKER, out, "worker %u is another user's", wanted->id);
         return;
@@ -183,8 +185,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
                                .nonce = msg->seq,
                                .heard_ms = now_ms };
     snprintf(row->name, sizeof row->name, "%s", name);
-    psd_actions_log(out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id,
-                    row->name, incarnation);
+    psd_actions_log(out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id, row->name, incarnation);
     welcome(self, row, out);
 }
 
@@ -193,8 +194,8 @@ static bool has_our_recipe(psd_coordinator_t *self, const psd_worker_row_t *row,
 {
     bool alone = true;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        alone = alone && (i == row->id || !psd_worker_is_here(&self->members.row[i]) ||
-                          self->members.row[i].state == PSD_WORKER_JOINING);
+        alone = alone &&
+                (i == row->id || !psd_worker_is_here(&self->members.row[i]) || self->members.row[i].state == PSD_WORKER_JOINING);
     if (alone || !self->recipe[0])
         snprintf(self->recipe, sizeof self->recipe, "%.*s", PSD_MAX_RECIPE - 1, recipe);
     return !*recipe || !strcmp(self->recipe, recipe);
@@ -209,21 +210,21 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
     if (rc == PSD_OK && !self->model.n) {
         rc = psd_tensors_copy(&self->model, &theirs);
         assert(rc == PSD_OK && "no memory for the model's list of tensors");
-        psd_coord_append_entry(self, now_ms, PSD_MSG_MODEL, 0,
-                               psd_payload_copy(payload->data, payload->n_bytes), out);
+        psd_coord_append_entry(self, now_ms, PSD_MSG_MODEL, 0, psd_payload_copy(payload->data, payload->n_bytes), out);
     } else if (rc == PSD_OK) {
         rc = psd_tensors_compare(&self->model, &theirs, &err);
     }
     psd_tensors_clear(&theirs);
     if (rc != PSD_OK) {
-        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, out, "worker %u registers another model: %s",
-               row->id, err.text);
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, out, "worker %u registers another model: %s", row->id, err.text);
         row->state = PSD_WORKER_LEFT;
         return;
     }
     if (!has_our_recipe(self, row, msg->text)) {
-        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, out, "worker %u trains another model, on other data or in another order: it has %.255s; "
-               "the others have %s", row->id, msg->text, self->recipe);
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, out,
+               "worker %u trains another model, on other data or in another order: it has %.255s; "
+               "the others have %s",
+               row->id, msg->text, self->recipe);
         row->state = PSD_WORKER_LEFT;
         return;
     }
@@ -245,8 +246,7 @@ static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row
 
 /* A worker whose work is done may be needed again, when a server is lost before the last weights are safe:
  * where that can be made good, its good-bye is answered when they are, also one's that was given up meanwhile. */
-static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
-                     psd_actions_t *out)
+static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_actions_t *out)
 {
     const bool registered = row->state != PSD_WORKER_JOINING; /* without a model there is no work that could be done */
     bool finished = msg->code == 0 && registered;
@@ -261,8 +261,8 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
     bool was_member = row->state == PSD_WORKER_LIVE;
     row->state = stays ? PSD_WORKER_DONE : PSD_WORKER_LEFT;
     row->finished = finished;
-    psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64,
-                    row->id, row->name, finished ? "true" : "false", msg->clock);
+    psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64, row->id, row->name,
+                    finished ? "true" : "false", msg->clock);
     if (was_member && self->config.mode->per_push)
         psd_coord_change_view(self, now_ms, out);
     psd_coord_evaluate(self, now_ms, out);
@@ -270,12 +270,12 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
 
 /* A live change of the learning rate: it goes into the log with the next decision, so that every shard makes
  * the same step with it. */
-int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who,
-                  psd_actions_t *out, psd_err_t *err)
+int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who, psd_actions_t *out,
+                  psd_err_t *err)
 {
     if (strcmp(what, "optimizer.lr") || !(value >= 0) || value > MAX_LR)
-        return psd_err_set(err, PSD_ECONFIG, "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", what,
-                           value, (double)MAX_LR);
+        return psd_err_set(err, PSD_ECONFIG, "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", what, value,
+                           (double)MAX_LR);
     bool news = self->config.lr != value;
     if (news)
         psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "by=\"%s\" lr=%g was=%g after_clock=%" PRIu64, who, value,
@@ -286,8 +286,7 @@ int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, do
     return PSD_OK;
 }
 
-static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg,
-                       psd_actions_t *out)
+static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_actions_t *out)
 {
     psd_err_t err = { 0 };
     char who[32];
@@ -326,23 +325,22 @@ static void answer_heartbeat(psd_coordinator_t *self, psd_peer_t from, const psd
     snprintf(beat->text, sizeof beat->text, "%.190s", text);
 }
 
-void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from,
-                                 const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                                 psd_buf_t *payload, psd_actions_t *out)
 {
     if (msg->kind == PSD_MSG_HELLO) {
         on_hello(self, now_ms, from, msg, out);
         return;
     }
     if (msg->job != self->config.job_id) {
-        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
-               self->config.job_id, msg->job);
+        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id,
+               msg->job);
         return;
     }
     psd_worker_row_t *row = &self->members.row[msg->worker];
     /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the
      * same. */
-    bool goes =
-        (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
+    bool goes = (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
     if (msg->incarnation != row->incarnation || msg->seq != row->nonce || row->user != psd_peer_user(from) ||
         !(psd_worker_is_here(row) || goes)) {
         self->report.rejected[PSD_REFUSAL_INCARNATION]++;
@@ -381,8 +379,7 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
 /* The row of a server that has had this index, under another start of its process; NULL when nobody has. */
 static psd_shard_row_t *shard_started_again(psd_coordinator_t *self, const psd_msg_t *msg)
 {
-    psd_shard_row_t *row =
-        msg->code && msg->code <= self->config.n_servers ? &self->shard[msg->code - 1] : NULL;
+    psd_shard_row_t *row = msg->code && msg->code <= self->config.n_servers ? &self->shard[msg->code - 1] : NULL;
     return row && row->endpoint[0] && row->nonce != msg->seq ? row : NULL;
 }
 
@@ -449,8 +446,8 @@ static bool is_free(const psd_coordinator_t *self, uint64_t now_ms, const psd_sh
 /* Name the place of a server that asks for any: the one that its address had before, or one that is free. False: it has to
  * wait, for a server that is silent just now may prove to be lost. A place is refused when all others have been heard for as
  * long as that takes. */
-static bool choose_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, psd_msg_t *msg, const char *endpoint,
-                         size_t n, psd_actions_t *out)
+static bool choose_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, psd_msg_t *msg, const char *endpoint, size_t n,
+                         psd_actions_t *out)
 {
     const psd_shard_row_t *chosen = NULL;
     for (uint32_t s = 1; s < self->config.n_servers; s++) {
@@ -468,8 +465,8 @@ static bool choose_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t fr
         return true;
     }
     if (has_asked_for_long(self, now_ms, msg))
-        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s is one too many: the job has %u, all of them here", (int)n,
-               endpoint, self->config.n_servers);
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s is one too many: the job has %u, all of them here",
+               (int)n, endpoint, self->config.n_servers);
     else
         tell_to_wait(self, from, msg->seq, out, "all %u servers of the job have been heard of within %" PRIu64 " ms",
                      self->config.n_servers, psd_coord_server_lease_ms(self));
@@ -506,7 +503,8 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
     if (process_of(msg->seq) != process_of(old->nonce) && silent_ms <= enough_ms) {
         if (has_asked_for_long(self, now_ms, msg))
             refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
-                   "server %.*s is one too many: server %u is the one at %s, which is alive; give each server an index of its own, or none",
+                   "server %.*s is one too many: server %u is the one at %s, which is alive; give each server an index of its own, "
+                   "or none",
                    (int)n_endpoint, endpoint, msg->code - 1, old->endpoint);
         else
             tell_to_wait(self, from, msg->seq, out, "server %u at %s was here %" PRIu64 " ms ago", msg->code - 1, old->endpoint,
@@ -547,8 +545,7 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
 }
 
 /* The text of a SHARD_HELLO is "job endpoint settings". */
-void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *hello,
-                              psd_actions_t *out)
+void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *hello, psd_actions_t *out)
 {
     psd_msg_t asked = *hello, *msg = &asked; /* its code becomes that of the place it is given */
     const size_t n_job = strcspn(msg->text, " ");
@@ -558,16 +555,17 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     if (!is_of_this_job(self, from, msg, n_job, out))
         return;
     if (strcmp(theirs, self->settings)) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out,
-               "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n, endpoint,
-               self->settings, theirs);
+        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out, "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n,
+               endpoint, self->settings, theirs);
         return;
     }
     if (from == PSD_PEER_OWN_SHARD) {
         msg->code = 1;
     } else if (msg->code == 1) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s cannot be server 0: that is the one which it joins; "
-               "give it another server.index, or none", (int)n, endpoint);
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
+               "server %.*s cannot be server 0: that is the one which it joins; "
+               "give it another server.index, or none",
+               (int)n, endpoint);
         return;
     }
     if (!msg->code && !choose_place(self, now_ms, from, msg, endpoint, n, out))
@@ -576,8 +574,8 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
         return;
     psd_shard_row_t *row = shard_for_hello(self, msg);
     if (!row || n >= sizeof row->endpoint) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
-               "server %.*s is one too many: the job has %u, and that index is taken", (int)n, endpoint, self->config.n_servers);
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s is one too many: the job has %u, and that index is taken",
+               (int)n, endpoint, self->config.n_servers);
         return;
     }
     uint32_t s = (uint32_t)(row - self->shard);
@@ -596,14 +594,14 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     psd_coord_evaluate(self, now_ms, out);
 }
 
-void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                              psd_buf_t *payload, psd_actions_t *out)
+void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                              psd_actions_t *out)
 {
     psd_shard_row_t *shard = &self->shard[msg->shard];
     psd_round_t state;
     if (msg->job != self->config.job_id) {
-        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
-               self->config.job_id, msg->job);
+        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id,
+               msg->job);
         return;
     }
     if (msg->shard >= self->config.n_servers || !shard->joined || shard->peer != from ||

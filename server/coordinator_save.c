@@ -17,10 +17,7 @@ uint64_t psd_coord_progress(const psd_coordinator_t *self)
 }
 
 /* By how much progress rises in what operators call a round: in asp, one push. */
-static uint64_t steps_per_round(const psd_coordinator_t *self)
-{
-    return self->config.mode->per_push ? self->config.n_servers : 1;
-}
+static uint64_t steps_per_round(const psd_coordinator_t *self) { return self->config.mode->per_push ? self->config.n_servers : 1; }
 
 bool psd_coord_is_safe(const psd_coordinator_t *self) { return !self->config.checkpoints || self->n_points; }
 
@@ -35,8 +32,7 @@ bool psd_coord_is_saved(const psd_coordinator_t *self)
 
 bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
 {
-    if (!self->config.checkpoints || self->saving || self->committing ||
-        self->started != psd_coord_every_shard(self))
+    if (!self->config.checkpoints || self->saving || self->committing || self->started != psd_coord_every_shard(self))
         return false;
     const uint64_t progress = self->config.mode->per_push ? psd_coord_progress(self) : clock;
     if (self->n_points && self->point_progress == progress && !(self->ending && !psd_coord_is_saved(self)))
@@ -44,8 +40,7 @@ bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint6
     if (self->save_failing && now_ms < self->save_since_ms + SAVE_AGAIN_MS)
         return false;
     bool by_rounds =
-        self->config.save_every_rounds &&
-        progress - self->save_progress >= self->config.save_every_rounds * steps_per_round(self);
+        self->config.save_every_rounds && progress - self->save_progress >= self->config.save_every_rounds * steps_per_round(self);
     bool by_time = self->config.save_every_ms && now_ms >= self->save_since_ms + self->config.save_every_ms;
     return self->save_wanted || !self->n_points || by_rounds || by_time;
 }
@@ -111,8 +106,7 @@ void psd_coord_note_saved(psd_coordinator_t *self, const psd_msg_t *msg, psd_act
     psd_actions_checkpoint(out, PSD_ACT_COMMIT, self->save_clock, 0);
 }
 
-void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, const char *failure,
-                               psd_actions_t *out)
+void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out)
 {
     if (!self->committing || clock != self->save_clock)
         return;
@@ -131,8 +125,7 @@ void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_
     self->point[0] = clock;
     self->n_points++;
     psd_coord_tend_pushes(self, now_ms, out); /* which may have waited for the first one */
-    psd_actions_log(out, PSD_LEVEL_INFO, "checkpoint.committed", "clock=%" PRIu64 " ms=%" PRIu64, clock,
-                    self->save_ms);
+    psd_actions_log(out, PSD_LEVEL_INFO, "checkpoint.committed", "clock=%" PRIu64 " ms=%" PRIu64, clock, self->save_ms);
 }
 
 void psd_coordinator_request_save(psd_coordinator_t *self) { self->save_wanted = true; }
@@ -146,8 +139,7 @@ void psd_coord_begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped,
     self->stopped = stopped;
     self->end_since_ms = now_ms;
     self->save_wanted = self->config.checkpoints;
-    psd_actions_log(out, PSD_LEVEL_DEBUG, "job.ending", "clock=%" PRIu64 " finished=%s", self->clock,
-                    stopped ? "false" : "true");
+    psd_actions_log(out, PSD_LEVEL_DEBUG, "job.ending", "clock=%" PRIu64 " finished=%s", self->clock, stopped ? "false" : "true");
     psd_coord_tend_pushes(self, now_ms, out); /* else each checkpoint would be an old one before it is made */
 }
 
@@ -163,8 +155,7 @@ void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *o
     else
         psd_coord_describe_end(self, self->end_text, sizeof self->end_text);
     psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id, .clip_scale = 1 };
-    psd_coord_append_command(self, now_ms, &nothing,
-                             PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
+    psd_coord_append_command(self, now_ms, &nothing, PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
 }
 
 /* A run begins from the newest checkpoint. What steps asp had made by then, the shards will tell. */
@@ -179,8 +170,10 @@ bool psd_coord_loses_weights(psd_coordinator_t *self, bool trained, uint64_t now
     char text[PSD_MAX_TEXT / 2];
     if (!trained || self->n_points)
         return false;
-    snprintf(text, sizeof text, "the servers have lost the weights and there is no checkpoint to go back to: %s (checkpoint.dir keeps "
-             "them)", why);
+    snprintf(text, sizeof text,
+             "the servers have lost the weights and there is no checkpoint to go back to: %s (checkpoint.dir keeps "
+             "them)",
+             why);
     psd_actions_log(out, PSD_LEVEL_ERROR, "job.lost", "why=\"%s\" clock=%" PRIu64 " checkpoint=none", why, self->clock);
     psd_coord_fail(self, now_ms, PSD_EREFUSED, PSD_REFUSAL_LOST, text, out);
     return true;
@@ -219,9 +212,8 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
         psd_tensors_clear(&self->model); /* with a checkpoint the shards know the model from it */
     self->clock = self->n_points ? self->point[0] : 0;
     psd_coord_begin_progress(self);
-    psd_actions_log(out, PSD_LEVEL_WARN, "job.restart",
-                    "why=\"%s\" from_clock=%" PRIu64 " checkpoint=%s run=%" PRIu64, why, self->clock,
-                    self->n_points ? "yes" : "none", self->runs);
+    psd_actions_log(out, PSD_LEVEL_WARN, "job.restart", "why=\"%s\" from_clock=%" PRIu64 " checkpoint=%s run=%" PRIu64, why,
+                    self->clock, self->n_points ? "yes" : "none", self->runs);
 }
 
 /* The first checkpoint, those that were asked for, and those of asynchronous jobs do not wait for a round to

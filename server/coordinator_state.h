@@ -20,7 +20,7 @@
 enum {
     PSD_MAX_POINTS = 16, /* checkpoints that are remembered to go back to */
     PSD_MAX_ASKERS = 8,
-    PSD_FIRST_SEQ = 1    /* number of a log's first entry */
+    PSD_FIRST_SEQ = 1 /* number of a log's first entry */
 };
 
 typedef struct psd_shard_row {
@@ -59,9 +59,9 @@ struct psd_coordinator {
     uint64_t view_id;
     uint64_t clock; /* rounds decided; in asp, which has none, checkpoints ordered */
     uint64_t skipped;
-    uint64_t round_since_ms; /* when the open round was opened */
-    uint64_t first_ready_ms; /* when the first worker registered */
-    uint64_t newest_ready_ms; /* and the newest */
+    uint64_t round_since_ms;     /* when the open round was opened */
+    uint64_t first_ready_ms;     /* when the first worker registered */
+    uint64_t newest_ready_ms;    /* and the newest */
     char recipe[PSD_MAX_RECIPE]; /* what those who are here train on; "": nobody has said */
     uint64_t finish_since_ms;
     uint64_t line_ms; /* when what is waited for was last said */
@@ -83,7 +83,7 @@ struct psd_coordinator {
     struct {
         uint64_t process, since_ms;
     } asker[PSD_MAX_ASKERS]; /* servers that asked for a place when it was not free: nonce without the count, and since when */
-    uint32_t n_askers; /* that there have been; the oldest are forgotten */
+    uint32_t n_askers;       /* that there have been; the oldest are forgotten */
     bool paused;             /* by an operator: no round closes */
     bool holds;              /* as the log last told the shards: pushes wait (asp) */
     struct {
@@ -93,7 +93,7 @@ struct psd_coordinator {
     } drain; /* the last one that was asked for */
     struct {
         uint64_t by, ms;
-    } save_asked; /* the last checkpoint that was asked for: number of the request, and when */
+    } save_asked;         /* the last checkpoint that was asked for: number of the request, and when */
     bool ending, stopped; /* the job ends, after a last checkpoint; unfinished, because it was stopped */
     uint64_t end_since_ms;
     uint64_t runs;
@@ -108,19 +108,19 @@ struct psd_coordinator {
     uint64_t started;                   /* bit s: shard s has all initial weights */
     uint64_t point_ms, save_ms;
     uint64_t save_progress, point_progress; /* when the one being made, and the newest, were ordered */
-    uint64_t point_since_ms; /* when the newest checkpoint was begun; 0: before this start */
+    uint64_t point_since_ms;                /* when the newest checkpoint was begun; 0: before this start */
     psd_coordinator_facts_t report;
 };
 
 /* -- coordinator.c */
 
 /* Write a decision into the log and send it to every shard; takes over the payload. */
-void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code,
-                            psd_buf_t *payload, psd_actions_t *out);
+void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code, psd_buf_t *payload,
+                            psd_actions_t *out);
 
 /* The same for a round or view. */
-void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round,
-                              uint32_t code, psd_actions_t *out);
+void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code,
+                              psd_actions_t *out);
 
 /* One bit per server of the job. */
 uint64_t psd_coord_every_shard(const psd_coordinator_t *self);
@@ -148,8 +148,8 @@ void psd_coord_tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions
 bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live);
 
 /* Set `what` ("optimizer.lr") to `value` from the next decision on; `who` for the log. PSD_ECONFIG. */
-int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who,
-                  psd_actions_t *out, psd_err_t *err);
+int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who, psd_actions_t *out,
+                  psd_err_t *err);
 
 /* Look at the whole and take the decision that is due, if one is. */
 void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
@@ -160,23 +160,23 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
 /* -- coordinator_peers.c */
 
 /* A message to a worker's or shard's peer, with the marks of this run; `row` NULL: to nobody in particular. */
-psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind,
-                            const psd_worker_row_t *row, psd_buf_t *payload, psd_actions_t *out);
+psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row,
+                            psd_buf_t *payload, psd_actions_t *out);
 
 /* Which servers are not here yet, as "1, 2". */
 void psd_coord_list_missing_shards(const psd_coordinator_t *self, char *text, size_t n);
 
 /* A worker speaks. */
-void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from,
-                                 const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out);
+void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                                 psd_buf_t *payload, psd_actions_t *out);
 
 /* A server asks for a place. */
 void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *hello,
                               psd_actions_t *out);
 
 /* A shard tells what it has done and what is complete there. */
-void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                              psd_buf_t *payload, psd_actions_t *out);
+void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                              psd_actions_t *out);
 
 /* -- coordinator_save.c */
 
@@ -269,5 +269,4 @@ bool psd_coord_is_worker_lost(const psd_coordinator_t *self, const psd_worker_ro
 /* -- coordinator_admin.c */
 
 /* An operator asks for something. */
-void psd_coord_on_admin(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                        psd_actions_t *out);
+void psd_coord_on_admin(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out);

@@ -34,16 +34,16 @@ enum {
     TICK_MS = 50,
     PUBLISH_MS = 250,
     LINGER_MS = 500,
-    DEAF_MS = 5000,        /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
+    DEAF_MS = 5000,      /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
                             * for good, and hellos are answered more often */
-    REREAD_MS = 500,       /* between two looks whether server 0 is said to be elsewhere, while it is silent */
-    WAIT_LINE_MS = 4000,   /* between two lines that say what is waited for */
-    DOUBT_MS = 5000,       /* for cluster.file to say so, when whoever is there refuses us: the file may be an old one */
-    ALLOW_MS = 250,        /* between two looks whether the allow-list has changed */
-    KNOCK_MS = 5000,       /* for a stranger to be refused */
-    REOPEN_MS = 5000,      /* for an address to come free that was closed */
-    SCRAPE_MS = 15000,     /* for Prometheus to read how the job ended */
-    STOP_MS = 4000,        /* how long a server that was told to stop waits for server 0's word */
+    REREAD_MS = 500,     /* between two looks whether server 0 is said to be elsewhere, while it is silent */
+    WAIT_LINE_MS = 4000, /* between two lines that say what is waited for */
+    DOUBT_MS = 5000,     /* for cluster.file to say so, when whoever is there refuses us: the file may be an old one */
+    ALLOW_MS = 250,      /* between two looks whether the allow-list has changed */
+    KNOCK_MS = 5000,     /* for a stranger to be refused */
+    REOPEN_MS = 5000,    /* for an address to come free that was closed */
+    SCRAPE_MS = 15000,   /* for Prometheus to read how the job ended */
+    STOP_MS = 4000,      /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
      * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
     STEP_HERE = 4096
@@ -51,45 +51,45 @@ enum {
 
 typedef struct psd_daemon {
     const psd_options_t *options;
-    psd_rendezvous_t at;           /* who this is, and where server 0 is; `join` follows cluster.file */
-    psd_clusterfile_t found;       /* what that said last, or, in server 0, says */
-    uint64_t reread_ms;            /* when it was read last */
-    uint64_t doubt_ms;             /* since when what it said is in doubt, for we were refused there; 0: it is not */
-    psd_err_t doubt;               /* the refusal */
+    psd_rendezvous_t at;     /* who this is, and where server 0 is; `join` follows cluster.file */
+    psd_clusterfile_t found; /* what that said last, or, in server 0, says */
+    uint64_t reread_ms;      /* when it was read last */
+    uint64_t doubt_ms;       /* since when what it said is in doubt, for we were refused there; 0: it is not */
+    psd_err_t doubt;         /* the refusal */
     uv_loop_t loop;
     uv_timer_t tick, memory;
     uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
-    psd_door_t *door;              /* NULL: --insecure, anybody of this machine may come in */
-    psd_socket_t *guard;           /* asks the door */
-    psd_socket_t *stranger;        /* knocks at the start, to see that it is refused; NULL: it has been */
-    bool refuses_strangers;        /* it has been seen; before, nobody is heard */
-    char trouble[400];             /* with the connection to server 0; "" when there is none */
-    uint64_t closed_ms;            /* when all connections were ended, while there is no `router` */
+    psd_door_t *door;       /* NULL: --insecure, anybody of this machine may come in */
+    psd_socket_t *guard;    /* asks the door */
+    psd_socket_t *stranger; /* knocks at the start, to see that it is refused; NULL: it has been */
+    bool refuses_strangers; /* it has been seen; before, nobody is heard */
+    char trouble[400];      /* with the connection to server 0; "" when there is none */
+    uint64_t closed_ms;     /* when all connections were ended, while there is no `router` */
     psd_breaker_t breaker;
     psd_places_t places;
-    uint64_t allow_ms;             /* when the allow-list was last looked at */
-    psd_socket_t *router;          /* where workers and other servers speak to us */
-    psd_socket_t *coordinator;     /* where we speak to server 0; NULL in server 0 */
-    psd_probe_t *probe;            /* why nobody answers there; NULL in server 0 */
-    uint64_t waited_ms;            /* when it was said last that server 0 is waited for */
+    uint64_t allow_ms;         /* when the allow-list was last looked at */
+    psd_socket_t *router;      /* where workers and other servers speak to us */
+    psd_socket_t *coordinator; /* where we speak to server 0; NULL in server 0 */
+    psd_probe_t *probe;        /* why nobody answers there; NULL in server 0 */
+    uint64_t waited_ms;        /* when it was said last that server 0 is waited for */
     char bound[PSD_ENDPOINT_TEXT], advertised[PSD_ENDPOINT_TEXT];
     char settings[PSD_MAX_TEXT];
     psd_node_t *node;
-    psd_actions_t out;             /* actions not yet carried out */
-    bool carrying_out;             /* they are being carried out further up the stack */
-    psd_status_t *status;          /* NULL: none wanted */
+    psd_actions_t out;    /* actions not yet carried out */
+    bool carrying_out;    /* they are being carried out further up the stack */
+    psd_status_t *status; /* NULL: none wanted */
     psd_report_t *report;
-    psd_store_t *store;            /* NULL: no directory for checkpoints */
-    uint64_t heard_ms;             /* when server 0 last said something to us */
-    uint64_t seen_ms;              /* when the last tick was, for our own absence */
+    psd_store_t *store; /* NULL: no directory for checkpoints */
+    uint64_t heard_ms;  /* when server 0 last said something to us */
+    uint64_t seen_ms;   /* when the last tick was, for our own absence */
     uint64_t started_ms, published_ms;
     uint64_t refused_said, refused_said_ms; /* connections: what the log was told last, and when */
-    uint64_t watchdog_ms, told_manager_ms; /* how often the service manager wants a word; 0: there is none */
-    uint64_t told_run; /* of the job, whose ready line is printed; 0: none yet */
+    uint64_t watchdog_ms, told_manager_ms;  /* how often the service manager wants a word; 0: there is none */
+    uint64_t told_run;                      /* of the job, whose ready line is printed; 0: none yet */
     bool stopping;
-    uint64_t asked_to_stop_ms;     /* by a signal; 0: not yet */
-    int code;                      /* why it ends */
+    uint64_t asked_to_stop_ms; /* by a signal; 0: not yet */
+    int code;                  /* why it ends */
     psd_err_t why;
 } daemon_t;
 
@@ -197,8 +197,10 @@ static void send_message(daemon_t *self, const psd_action_t *a)
 
 static void log_line(daemon_t *self, const psd_action_t *a)
 {
-    static const psd_log_level_t levels[] = { [PSD_LEVEL_ERROR] = PSD_LOG_ERROR, [PSD_LEVEL_WARN] = PSD_LOG_WARN,
-                                              [PSD_LEVEL_INFO] = PSD_LOG_INFO, [PSD_LEVEL_DEBUG] = PSD_LOG_DEBUG };
+    static const psd_log_level_t levels[] = { [PSD_LEVEL_ERROR] = PSD_LOG_ERROR,
+                                              [PSD_LEVEL_WARN] = PSD_LOG_WARN,
+                                              [PSD_LEVEL_INFO] = PSD_LOG_INFO,
+                                              [PSD_LEVEL_DEBUG] = PSD_LOG_DEBUG };
     const bool said = psd_log_write(levels[a->level], a->id, "%s", a->msg.text);
     if (said && self->status && levels[a->level] < PSD_LOG_DEBUG)
         psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
@@ -233,11 +235,21 @@ static void carry_out(daemon_t *self)
     for (size_t i = 0; i < self->out.n; i++) {
         psd_action_t *a = &self->out.at[i];
         switch (a->act) {
-        case PSD_ACT_SEND: send_message(self, a); break;
-        case PSD_ACT_WORK: start_work(self, a->work); break;
-        case PSD_ACT_LOG: log_line(self, a); break;
-        case PSD_ACT_FINISH: give_up_or_doubt(self, a->level, a->msg.text); break;
-        default: psd_store_carry_out(self->store, self->node, a, &self->out); break;
+        case PSD_ACT_SEND:
+            send_message(self, a);
+            break;
+        case PSD_ACT_WORK:
+            start_work(self, a->work);
+            break;
+        case PSD_ACT_LOG:
+            log_line(self, a);
+            break;
+        case PSD_ACT_FINISH:
+            give_up_or_doubt(self, a->level, a->msg.text);
+            break;
+        default:
+            psd_store_carry_out(self->store, self->node, a, &self->out);
+            break;
         }
     }
     psd_actions_drop(&self->out, self->out.n);
@@ -255,8 +267,8 @@ static void tell_ready(daemon_t *self)
     const bool first = !self->told_run;
     self->told_run = psd_engine_run(engine);
     printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
-           psd_options_int(self->options, "servers"), self->advertised,
-           self->status ? psd_status_url(self->status) : "none", psd_options_string(self->options, "job"), self->told_run);
+           psd_options_int(self->options, "servers"), self->advertised, self->status ? psd_status_url(self->status) : "none",
+           psd_options_string(self->options, "job"), self->told_run);
     if (fflush(stdout) && errno != EPIPE && first) /* who reads the first line alone has gone by the second */
         stop(self, PSD_EIO, "the line that says ready cannot be written to standard output");
     psd_notify("READY=1");
@@ -280,8 +292,8 @@ static int write_file(daemon_t *self, psd_err_t *err)
 static void remove_file(const daemon_t *self)
 {
     psd_clusterfile_t now;
-    if (self->at.is_first && self->found.run &&
-        psd_clusterfile_read(&now, self->at.file, self->found.job, NULL) == PSD_OK && psd_clusterfile_is_same(&now, &self->found))
+    if (self->at.is_first && self->found.run && psd_clusterfile_read(&now, self->at.file, self->found.job, NULL) == PSD_OK &&
+        psd_clusterfile_is_same(&now, &self->found))
         unlink(self->at.file);
 }
 
@@ -319,7 +331,7 @@ static bool is_let(daemon_t *self, uint64_t peer, const psd_msg_t *msg)
         return true;
     const psd_engine_t *engine = psd_node_engine(self->node);
     psd_refusal_t reason = psd_door_judge(self->door, peer, msg->kind, psd_engine_index(engine),
-                                            psd_net_held(self->net, psd_peer_user(peer)), why, sizeof why);
+                                          psd_net_held(self->net, psd_peer_user(peer)), why, sizeof why);
     if (reason != PSD_REFUSAL_NONE)
         psd_node_refuse(self->node, peer, msg->seq, reason, why, &self->out);
     return reason == PSD_REFUSAL_NONE;
@@ -343,7 +355,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
     } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
         char why[200];
-        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", self->at.join, msg.protocol, PSD_PROTOCOL);
+        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", self->at.join, msg.protocol,
+                 PSD_PROTOCOL);
         give_up_or_doubt(self, PSD_EREFUSED, why);
     } else if (rc != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
@@ -408,12 +421,17 @@ static void on_memory(uv_timer_t *timer)
     const uint64_t resident = resident_bytes();
     switch (psd_breaker_look(&self->breaker, now_ms(), resident)) {
     case PSD_BREAKER_CLOSE:
-        psd_log_warn("memory.over", "resident=%" PRIu64 " max=%" PRIu64 " held=%" PRIu64 " effect=\"all connections are closed, and "
-                     "made again by their peers\"", resident, self->breaker.max, psd_net_held(self->net, 0));
+        psd_log_warn("memory.over",
+                     "resident=%" PRIu64 " max=%" PRIu64 " held=%" PRIu64 " effect=\"all connections are closed, and "
+                     "made again by their peers\"",
+                     resident, self->breaker.max, psd_net_held(self->net, 0));
         close_door(self);
         break;
-    case PSD_BREAKER_TRIM: malloc_trim(0); break;
-    case PSD_BREAKER_REST: break;
+    case PSD_BREAKER_TRIM:
+        malloc_trim(0);
+        break;
+    case PSD_BREAKER_REST:
+        break;
     }
 }
 
@@ -422,8 +440,10 @@ static void tend_places(daemon_t *self)
 {
     const psd_places_do_t todo = psd_places_look(&self->places, now_ms());
     if (todo == PSD_PLACES_REFUSE)
-        psd_log_warn("connections.full", "limit=%u effect=\"no new connections are taken for a while; those that are there "
-                     "stay\"", psd_places_limit());
+        psd_log_warn("connections.full",
+                     "limit=%u effect=\"no new connections are taken for a while; those that are there "
+                     "stay\"",
+                     psd_places_limit());
     if (todo != PSD_PLACES_REST && self->router)
         psd_socket_take(self->router, todo == PSD_PLACES_TAKE);
 }
@@ -449,8 +469,9 @@ static void tend_door(daemon_t *self)
     if (self->refuses_strangers)
         psd_socket_close(&self->stranger, 0);
     else if (now > self->started_ms + KNOCK_MS)
-        stop(self, PSD_EAUTH, "it could not be seen that a stranger's key is refused; is the address at which psd listens one "
-                              "that it can reach itself?");
+        stop(self, PSD_EAUTH,
+             "it could not be seen that a stranger's key is refused; is the address at which psd listens one "
+             "that it can reach itself?");
     if (!self->door || self->stopping || now < self->allow_ms + ALLOW_MS)
         return;
     self->allow_ms = now;
@@ -466,7 +487,9 @@ static void tend_joining(daemon_t *self)
         return;
     psd_probe_look(self->probe, self->at.join, now - self->heard_ms);
     const psd_engine_t *engine = psd_node_engine(self->node);
-    const char *text = self->trouble[0] ? self->trouble : *psd_probe_text(self->probe) ? psd_probe_text(self->probe) : psd_engine_told(engine);
+    const char *text = self->trouble[0]               ? self->trouble
+                       : *psd_probe_text(self->probe) ? psd_probe_text(self->probe)
+                                                      : psd_engine_told(engine);
     if (psd_engine_was_ready(engine))
         return; /* it has been here: the engine says what it waits for, and how long */
     if (now > self->waited_ms + WAIT_LINE_MS && (!limit || now < self->started_ms + limit)) {
@@ -498,8 +521,10 @@ static void tell_of_refused(daemon_t *self)
     psd_report_connections_refused(self->report, refused);
     if (refused == self->refused_said || self->published_ms < self->refused_said_ms + BETWEEN_MS)
         return;
-    psd_log_warn("connections.refused", "more=%" PRIu64 " in_all=%" PRIu64 " why=\"they never shook hands: an unknown key, another "
-                 "protocol, or silence\"", refused - self->refused_said, refused);
+    psd_log_warn("connections.refused",
+                 "more=%" PRIu64 " in_all=%" PRIu64 " why=\"they never shook hands: an unknown key, another "
+                 "protocol, or silence\"",
+                 refused - self->refused_said, refused);
     self->refused_said = refused;
     self->refused_said_ms = self->published_ms;
 }
@@ -646,8 +671,7 @@ static void stop(daemon_t *self, int code, const char *why)
 static bool has_port(const char *host)
 {
     const char *colon = strrchr(host, ':');
-    return colon && colon[1] && !colon[1 + strspn(colon + 1, "0123456789")] &&
-           (strchr(host, ':') == colon || colon[-1] == ']');
+    return colon && colon[1] && !colon[1 + strspn(colon + 1, "0123456789")] && (strchr(host, ':') == colon || colon[-1] == ']');
 }
 
 /* The host that others reach this server at, where it listens at all addresses: the one by which server 0 is looked for, for
@@ -673,8 +697,8 @@ static int advertise(daemon_t *self, psd_err_t *err)
     }
     const bool is_bare_v6 = strchr(host, ':') && *host != '[' && !has_port(host);
     if (host[0] && port)
-        snprintf(self->advertised, sizeof self->advertised, "tcp://%s%.90s%s%s", is_bare_v6 ? "[" : "", host,
-                 is_bare_v6 ? "]" : "", has_port(host) ? "" : port);
+        snprintf(self->advertised, sizeof self->advertised, "tcp://%s%.90s%s%s", is_bare_v6 ? "[" : "", host, is_bare_v6 ? "]" : "",
+                 has_port(host) ? "" : port);
     else
         memcpy(self->advertised, self->bound, sizeof self->advertised);
     return PSD_OK;
@@ -688,16 +712,18 @@ static void warn_of_lr_rule(const daemon_t *self)
     if (self->coordinator || !psd_mode_find(psd_options_string(o, "sync.mode"))->per_push ||
         strcmp(psd_options_origin(o, "sync.lr_rule"), "default"))
         return;
-    psd_log_warn("asp.lr_rule", "lr_rule=%s effect=\"each push is a step, and its learning rate is that of the optimizer "
-                 "divided by the number of workers; set sync.lr_rule to choose\"", psd_options_string(o, "sync.lr_rule"));
+    psd_log_warn("asp.lr_rule",
+                 "lr_rule=%s effect=\"each push is a step, and its learning rate is that of the optimizer "
+                 "divided by the number of workers; set sync.lr_rule to choose\"",
+                 psd_options_string(o, "sync.lr_rule"));
 }
 
 /* Each applied contribution, for those who want to compare what shards have done. */
 static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation)
 {
     const daemon_t *self = arg;
-    psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64 " run=%" PRIx64, shard, clock,
-                  worker, incarnation, psd_engine_run(psd_node_engine(self->node)));
+    psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64 " run=%" PRIx64, shard, clock, worker,
+                  incarnation, psd_engine_run(psd_node_engine(self->node)));
 }
 
 static void store_done(void *arg) { carry_out(arg); }
@@ -709,8 +735,14 @@ static int open_store(daemon_t *self, const psd_rule_t *rule, psd_store_points_t
     const char *dir = psd_options_string(o, "checkpoint.dir");
     if (!dir[0])
         return PSD_OK;
-    psd_store_config_t config = { .loop = &self->loop, .dir = dir, .job = psd_options_string(o, "job"), .settings = self->settings,
-                                  .rule = *rule, .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"), .sole = points, .done = store_done,
+    psd_store_config_t config = { .loop = &self->loop,
+                                  .dir = dir,
+                                  .job = psd_options_string(o, "job"),
+                                  .settings = self->settings,
+                                  .rule = *rule,
+                                  .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"),
+                                  .sole = points,
+                                  .done = store_done,
                                   .arg = self };
     self->store = psd_store_new(&config, err);
     if (self->store && points)
@@ -723,19 +755,23 @@ static int make_node(daemon_t *self, psd_err_t *err)
 {
     const psd_options_t *o = self->options;
     char rule[PSD_RULE_TEXT];
-    psd_engine_config_t engine = { .job = psd_options_string(o, "job"), .settings = self->settings, .endpoint = self->advertised,
-        .wanted_index = self->at.is_first ? 0 : self->at.index, .nonce = random_number() & ~UINT64_C(0xffff),
-        .mode = psd_mode_find(psd_options_string(o, "sync.mode")),
-        .lr_rule = psd_lr_rule_find(psd_options_string(o, "sync.lr_rule")),
-        .max_staleness = psd_options_uint(o, "sync.max_staleness"), .max_skipped = psd_options_uint(o, "sync.max_skipped") };
+    psd_engine_config_t engine = { .job = psd_options_string(o, "job"),
+                                   .settings = self->settings,
+                                   .endpoint = self->advertised,
+                                   .wanted_index = self->at.is_first ? 0 : self->at.index,
+                                   .nonce = random_number() & ~UINT64_C(0xffff),
+                                   .mode = psd_mode_find(psd_options_string(o, "sync.mode")),
+                                   .lr_rule = psd_lr_rule_find(psd_options_string(o, "sync.lr_rule")),
+                                   .max_staleness = psd_options_uint(o, "sync.max_staleness"),
+                                   .max_skipped = psd_options_uint(o, "sync.max_skipped") };
     if (psd_rule_parse(&engine.rule, psd_options_string(o, "optimizer"), err) != PSD_OK)
         return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(o, "optimizer"));
     assert(engine.mode && engine.lr_rule && "the option table admits only names of these tables");
     int n = snprintf(self->settings, sizeof self->settings, "servers=%" PRId64 " mode=%s optimizer=%s",
                      psd_options_int(o, "servers"), engine.mode->name, psd_rule_print(&engine.rule, rule));
     if (engine.mode->per_push)
-        snprintf(self->settings + n, sizeof self->settings - (size_t)n, " lr_rule=%s max_staleness=%" PRIu64,
-                 engine.lr_rule->name, engine.max_staleness);
+        snprintf(self->settings + n, sizeof self->settings - (size_t)n, " lr_rule=%s max_staleness=%" PRIu64, engine.lr_rule->name,
+                 engine.max_staleness);
     if (psd_options_string(o, "checkpoint.dir")[0])
         strncat(self->settings, " checkpoints=yes", sizeof self->settings - strlen(self->settings) - 1);
     uint32_t want = (uint32_t)psd_options_int(o, "workers.want"), min = (uint32_t)psd_options_int(o, "workers.min");
@@ -747,12 +783,20 @@ static int make_node(daemon_t *self, psd_err_t *err)
         engine.lease_ms = psd_server_lease_ms(lease_ms);
         engine.patience_ms = patience_ms;
     }
-    psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"), .job_id = random_number(),
-        .settings = self->settings, .n_servers = (uint32_t)psd_options_int(o, "servers"), .workers_min = min,
-        .workers_want = want > min ? want : min, .drops_lost = !strcmp(psd_options_string(o, "workers.lost"), "drop"),
-        .lease_ms = lease_ms,
-        .round_timeout_ms = psd_options_ms(o, "round_timeout"), .start_timeout_ms = patience_ms, .patience_ms = patience_ms,
-        .mode = engine.mode, .lr = psd_rule_lr(&engine.rule), .has_slow = engine.rule.lookahead };
+    psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"),
+                                             .job_id = random_number(),
+                                             .settings = self->settings,
+                                             .n_servers = (uint32_t)psd_options_int(o, "servers"),
+                                             .workers_min = min,
+                                             .workers_want = want > min ? want : min,
+                                             .drops_lost = !strcmp(psd_options_string(o, "workers.lost"), "drop"),
+                                             .lease_ms = lease_ms,
+                                             .round_timeout_ms = psd_options_ms(o, "round_timeout"),
+                                             .start_timeout_ms = patience_ms,
+                                             .patience_ms = patience_ms,
+                                             .mode = engine.mode,
+                                             .lr = psd_rule_lr(&engine.rule),
+                                             .has_slow = engine.rule.lookahead };
     const bool first = self->at.is_first;
     psd_store_points_t points = { 0 };
     if (open_store(self, &engine.rule, first ? &points : NULL, err) != PSD_OK)
@@ -779,13 +823,17 @@ static int open_door(daemon_t *self, psd_err_t *err)
     const psd_options_t *o = self->options;
     const char *allow = psd_options_string(o, "allow");
     psd_keys_t keys;
-    int rc = psd_keys_load(&keys, &(psd_keys_source_t){ .secret = psd_options_string(o, "server.key"), .is_server = true,
-                                                        .insecure = psd_options_bool(o, "insecure") }, err);
+    int rc = psd_keys_load(&keys,
+                           &(psd_keys_source_t){ .secret = psd_options_string(o, "server.key"),
+                                                 .is_server = true,
+                                                 .insecure = psd_options_bool(o, "insecure") },
+                           err);
     if (rc != PSD_OK)
         return rc;
     if (keys.insecure == (*allow != '\0'))
-        rc = psd_err_set(err, PSD_ECONFIG, keys.insecure ? "--allow is given with --insecure, which lets everybody in"
-                                                         : "there is a key, but no list of those who may connect: add --allow FILE");
+        rc = psd_err_set(err, PSD_ECONFIG,
+                         keys.insecure ? "--allow is given with --insecure, which lets everybody in"
+                                       : "there is a key, but no list of those who may connect: add --allow FILE");
     if (!keys.insecure || *psd_options_string(o, "status.token"))
         psd_keys_guard_process();
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
@@ -822,7 +870,8 @@ static int open_all(daemon_t *self, psd_err_t *err)
     }
     if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
         rc = err->code;
-    if (rc == PSD_OK && strcmp(status, "none") && !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
+    if (rc == PSD_OK && strcmp(status, "none") &&
+        !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
         rc = err->code;
     return rc ? rc : write_file(self, err);
 }
@@ -886,7 +935,9 @@ static void watch(daemon_t *self)
 
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
 {
-    daemon_t self = { .options = options, .started_ms = now_ms(), .watchdog_ms = psd_notify_watchdog_ms(),
+    daemon_t self = { .options = options,
+                      .started_ms = now_ms(),
+                      .watchdog_ms = psd_notify_watchdog_ms(),
                       .breaker = { .max = psd_options_uint(options, "memory.max") } };
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
@@ -905,8 +956,8 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
         psd_report_traffic(self.report, &received_bytes, &sent_bytes);
         rc = psd_err_set(err, self.code, "%s", self.why.text);
         psd_log_write(rc == PSD_OK || rc == PSD_ESTOPPED ? PSD_LOG_INFO : PSD_LOG_ERROR, "server.exit",
-                      "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64,
-                      psd_err_exit_code(rc), self.why.text, received_bytes, sent_bytes);
+                      "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64, psd_err_exit_code(rc), self.why.text,
+                      received_bytes, sent_bytes);
     }
     remove_file(&self);
     close_all(&self);

@@ -48,9 +48,7 @@ static int learn(psd_door_t *self, const psd_allow_t *list, psd_err_t *err)
         n += !find(self, list->user[i].name);
     known_t *known = n < PSD_MAX_USERS ? realloc(self->known, (n + 1) * sizeof *known) : NULL;
     if (!known)
-        return psd_err_set(err, PSD_ENOMEM,
-                           "no room for %u users; those of earlier lists count until psd is started again",
-                           n);
+        return psd_err_set(err, PSD_ENOMEM, "no room for %u users; those of earlier lists count until psd is started again", n);
     self->known = known;
     for (size_t i = 0; i < list->n; i++)
         if (!find(self, list->user[i].name)) {
@@ -63,8 +61,7 @@ static int learn(psd_door_t *self, const psd_allow_t *list, psd_err_t *err)
 /* Whether a session as the one user would be another as the other. */
 static bool is_other(const psd_user_t *before, const psd_user_t *now)
 {
-    return !now || before->role != now->role || before->shards != now->shards ||
-           memcmp(before->key, now->key, PSD_KEY_BYTES) != 0;
+    return !now || before->role != now->role || before->shards != now->shards || memcmp(before->key, now->key, PSD_KEY_BYTES) != 0;
 }
 
 /* Whether somebody who came is no longer what he was. */
@@ -106,9 +103,8 @@ static bool has_changed(psd_door_t *self)
     struct stat now = { .st_ino = 0 };
     if (stat(self->path, &now) != 0)
         now = (struct stat){ .st_ino = 0 };
-    bool changed = now.st_ino != self->seen.st_ino || now.st_size != self->seen.st_size ||
-                   now.st_mode != self->seen.st_mode || now.st_mtim.tv_sec != self->seen.st_mtim.tv_sec ||
-                   now.st_mtim.tv_nsec != self->seen.st_mtim.tv_nsec;
+    bool changed = now.st_ino != self->seen.st_ino || now.st_size != self->seen.st_size || now.st_mode != self->seen.st_mode ||
+                   now.st_mtim.tv_sec != self->seen.st_mtim.tv_sec || now.st_mtim.tv_nsec != self->seen.st_mtim.tv_nsec;
     self->seen = now;
     return changed;
 }
@@ -145,11 +141,15 @@ int psd_door_own(const psd_door_t *self, const char public[PSD_KEY_TEXT], bool h
     uint8_t key[PSD_KEY_BYTES];
     const psd_user_t *user = psd_key_decode(key, public) ? psd_allow_by_key(&self->list, key) : NULL;
     if (user && user->role != PSD_ROLE_SERVER)
-        return psd_err_set(err, PSD_ECONFIG, "server.key is the key of %s %s by %.200s: a server needs one of role server, "
-                           "made by psdctl keygen NAME --role=server", psd_role_name(user->role), user->name, self->path);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "server.key is the key of %s %s by %.200s: a server needs one of role server, "
+                           "made by psdctl keygen NAME --role=server",
+                           psd_role_name(user->role), user->name, self->path);
     if (!user && has_others)
-        return psd_err_set(err, PSD_ECONFIG, "%.200s has no line for this server's key, so that other servers would refuse it: add "
-                           "\"NAME server %.40s\"", self->path, public);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "%.200s has no line for this server's key, so that other servers would refuse it: add "
+                           "\"NAME server %.40s\"",
+                           self->path, public);
     return PSD_OK;
 }
 
@@ -160,8 +160,7 @@ bool psd_door_reload(psd_door_t *self, bool asked)
     if (!has_changed(self) && !asked)
         return false;
     if (read_list(self, &gone, &err) != PSD_OK)
-        psd_log_error("allow.refused", "kept=\"the list before, of %zu users\" reason=\"%s\"", self->list.n,
-                      err.text);
+        psd_log_error("allow.refused", "kept=\"the list before, of %zu users\" reason=\"%s\"", self->list.n, err.text);
     return gone;
 }
 
@@ -178,8 +177,8 @@ uint32_t psd_door_admit(void *arg, const uint8_t key[PSD_KEY_BYTES])
     return (uint32_t)(known - self->known) + 1;
 }
 
-psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard,
-                             uint64_t held, char *why, size_t n)
+psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, uint64_t held, char *why,
+                             size_t n)
 {
     const uint32_t number = psd_peer_user(from);
     const psd_user_t *user = number && number <= self->n_known ? self->known[number - 1].user : NULL;
@@ -188,8 +187,8 @@ psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t
         return PSD_REFUSAL_SENDER;
     }
     if (!(psd_kind_sender(kind) & may_send[user->role])) {
-        snprintf(why, n, "%s has the role %s, and %s is not for it to send", user->name,
-                 psd_role_name(user->role), psd_kind_name(kind));
+        snprintf(why, n, "%s has the role %s, and %s is not for it to send", user->name, psd_role_name(user->role),
+                 psd_kind_name(kind));
         return PSD_REFUSAL_SENDER;
     }
     if (shard < 64 && !(user->shards >> shard & 1)) {
@@ -197,8 +196,7 @@ psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t
         return PSD_REFUSAL_SENDER;
     }
     if (held > user->max_bytes) {
-        snprintf(why, n, "%s has %" PRIu64 " bytes of messages here, and may have %" PRIu64, user->name, held,
-                 user->max_bytes);
+        snprintf(why, n, "%s has %" PRIu64 " bytes of messages here, and may have %" PRIu64, user->name, held, user->max_bytes);
         return PSD_REFUSAL_FULL;
     }
     return PSD_REFUSAL_NONE;

@@ -23,8 +23,8 @@ bool psd_door_reload(psd_door_t *self, bool asked);
 
 /* Whether the user of `from` may send this kind to server `shard`, while that holds `held` bytes of the
  * user's messages. PSD_REFUSAL_NONE: yes; else why not, with a sentence in `why`. */
-psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard,
-                             uint64_t held, char *why, size_t n);
+psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, uint64_t held, char *why,
+                             size_t n);
 
 /* Whether the list lets this server's own key be a server's. PSD_ECONFIG, with a sentence, when it names the key for
  * another role, or, where there are other servers that have to let it in, not at all. */

@@ -5,11 +5,11 @@
 #include "server/engine_state.h"
 
 enum {
-    LINE_MS = 5000,        /* between two lines that say that server 0 is waited for */
-    STATE_EVERY_MS = 250, /* repeat of what the coordinator must know */
-    INIT_EVERY_MS = 500,  /* repeat of the newest request for initial values */
+    LINE_MS = 5000,         /* between two lines that say that server 0 is waited for */
+    STATE_EVERY_MS = 250,   /* repeat of what the coordinator must know */
+    INIT_EVERY_MS = 500,    /* repeat of the newest request for initial values */
     INIT_SILENCE_MS = 2000, /* who is asked for them, and says nothing for so long, is asked no more if there is another */
-    INIT_WINDOW = 1 << 20 /* elements that are asked for and have not come, 4 MiB */
+    INIT_WINDOW = 1 << 20   /* elements that are asked for and have not come, 4 MiB */
 };
 
 psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
@@ -78,8 +78,7 @@ void psd_engine_count_refusal(psd_engine_t *self, psd_refusal_t reason) { self->
 
 /* ---- messages out ---- */
 
-psd_msg_t *psd_eng_send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload,
-                           psd_actions_t *out)
+psd_msg_t *psd_eng_send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload, psd_actions_t *out)
 {
     psd_msg_t *msg = psd_actions_send(out, to, kind, payload);
     msg->job = self->job;
@@ -92,8 +91,8 @@ psd_msg_t *psd_eng_send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, p
     return msg;
 }
 
-psd_msg_t *psd_eng_send_to_worker(psd_engine_t *self, const psd_eng_worker_t *w, psd_kind_t kind,
-                                  psd_buf_t *payload, psd_actions_t *out)
+psd_msg_t *psd_eng_send_to_worker(psd_engine_t *self, const psd_eng_worker_t *w, psd_kind_t kind, psd_buf_t *payload,
+                                  psd_actions_t *out)
 {
     psd_msg_t *msg = psd_eng_send_to(self, w->peer, kind, payload, out);
     msg->worker = w->id;
@@ -133,10 +132,7 @@ void psd_eng_send_unchanged(psd_engine_t *self, const psd_eng_worker_t *w, psd_a
     tell_job(self, psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out));
 }
 
-bool psd_eng_is_started(const psd_engine_t *self)
-{
-    return self->shard && self->n_started == psd_shard_parts(self->shard);
-}
+bool psd_eng_is_started(const psd_engine_t *self) { return self->shard && self->n_started == psd_shard_parts(self->shard); }
 
 void psd_eng_send_all_weights(psd_engine_t *self, psd_eng_worker_t *w, psd_actions_t *out)
 {
@@ -246,8 +242,7 @@ void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_ac
     psd_round_t state = { .clock = self->clock + 1, .contributor = complete };
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         const psd_eng_worker_t *w = self->worker[i];
-        if (w && (!only || w == only) && w->standing == PSD_MEMBER && w->complete &&
-            !self->config.mode->per_push)
+        if (w && (!only || w == only) && w->standing == PSD_MEMBER && w->complete && !self->config.mode->per_push)
             complete[state.n_contributors++] = (psd_member_t){ .worker = w->id,
                                                                .incarnation = w->incarnation,
                                                                .samples = w->samples,
@@ -270,8 +265,7 @@ void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_ac
     psd_buf_unref(&payload);
 }
 
-void psd_eng_refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out,
-                    const char *format, ...)
+void psd_eng_refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
 {
     self->stats.rejected[reason]++;
     psd_msg_t *msg = psd_eng_send_to(self, to, PSD_MSG_REFUSED, NULL, out);
@@ -290,11 +284,13 @@ void psd_eng_fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, ps
     msg->worker = about->worker;
     msg->incarnation = w ? w->incarnation : 0;
     if (msg->incarnation > about->incarnation)
-        snprintf(msg->text, sizeof msg->text, "worker %u incarnation %" PRIu64 " was replaced by incarnation %" PRIu64, about->worker,
-                 about->incarnation, msg->incarnation);
+        snprintf(msg->text, sizeof msg->text, "worker %u incarnation %" PRIu64 " was replaced by incarnation %" PRIu64,
+                 about->worker, about->incarnation, msg->incarnation);
     else
-        snprintf(msg->text, sizeof msg->text, "worker %u incarnation %" PRIu64 " is no longer a member: nothing was heard of it for "
-                 "longer than the lease, or its push came later than round_timeout", about->worker, about->incarnation);
+        snprintf(msg->text, sizeof msg->text,
+                 "worker %u incarnation %" PRIu64 " is no longer a member: nothing was heard of it for "
+                 "longer than the lease, or its push came later than round_timeout",
+                 about->worker, about->incarnation);
 }
 
 /* ---- the step ---- */
@@ -324,8 +320,8 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
 }
 
 /* Hand out one piece of work per chunk: the mean over `contributor[0..n)`, whose samples sum to `total`. */
-static void start_step(psd_engine_t *self, psd_eng_worker_t **contributor, uint32_t n, uint64_t total,
-                       double lr, float scale, psd_actions_t *out)
+static void start_step(psd_engine_t *self, psd_eng_worker_t **contributor, uint32_t n, uint64_t total, double lr, float scale,
+                       psd_actions_t *out)
 {
     self->step_samples = total;
     self->stats.lr = lr;
@@ -391,8 +387,8 @@ static void note_bad(psd_engine_t *self, const psd_eng_worker_t *w)
     const char *tensor = "";
     if (w->bad_part)
         tensor = self->model.tensor[self->map.chunk[self->map.part[self->index][w->bad_part - 1]].tensor].name;
-    snprintf(self->bad, sizeof self->bad, "the gradient of worker %u has Inf or NaN%s%.200s", w->id, *tensor ? ", first in tensor " : "",
-             tensor);
+    snprintf(self->bad, sizeof self->bad, "the gradient of worker %u has Inf or NaN%s%.200s", w->id,
+             *tensor ? ", first in tensor " : "", tensor);
 }
 
 /* Training that gets nowhere is a failure: everybody is told, and ends; this server a moment later, so that its words and the
@@ -402,8 +398,9 @@ static void give_up_hope(psd_engine_t *self, uint64_t n, const char *what, psd_a
     char *why = self->hopeless;
     if (*why)
         return;
-    snprintf(why, sizeof self->hopeless, "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data",
-             n, what, *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
+    snprintf(why, sizeof self->hopeless,
+             "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data", n, what,
+             *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
     for (uint32_t i = 0; *self->bad && i < PSD_MAX_WORKERS; i++)
         if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
             psd_eng_refuse(self, self->worker[i]->peer, PSD_REFUSAL_HOPELESS, out, "%s", why);
@@ -451,8 +448,7 @@ static void count_staleness(psd_engine_t *self, psd_eng_worker_t *w, uint64_t st
     w->facts.staleness = staleness;
 }
 
-static void answer_without_step(psd_engine_t *self, psd_eng_worker_t *w, psd_refusal_t why,
-                                psd_actions_t *out)
+static void answer_without_step(psd_engine_t *self, psd_eng_worker_t *w, psd_refusal_t why, psd_actions_t *out)
 {
     if (why)
         self->stats.rejected[why]++;
@@ -474,8 +470,9 @@ void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_
         count_staleness(self, w, staleness);
         if (w->nonfinite) {
             note_bad(self, w);
-            psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite", "worker=%u clock=%" PRIu64 " effect=\"the push is rejected\" reason=\"%s\"",
-                            w->id, w->applied + 1, self->bad);
+            psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite",
+                            "worker=%u clock=%" PRIu64 " effect=\"the push is rejected\" reason=\"%s\"", w->id, w->applied + 1,
+                            self->bad);
             if (++w->in_vain == self->config.max_skipped)
                 give_up_hope(self, w->in_vain, "pushes of a worker", out);
         } else if (w->samples) {
@@ -583,20 +580,17 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
     if (self->running)
         return;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer &&
-            !self->worker[i]->owed)
+        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer && !self->worker[i]->owed)
             psd_eng_send_unchanged(self, self->worker[i], out);
     step_finished(self, now_ms, round->apply, out);
 }
 
-static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload,
-                       psd_actions_t *out)
+static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     psd_round_t round;
     psd_err_t err;
     if (psd_round_decode(&round, payload->data, payload->n_bytes, &err) != PSD_OK) {
-        psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq,
-                        err.text);
+        psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq, err.text);
         return;
     }
     self->log_done = msg->seq;
@@ -652,8 +646,7 @@ static void on_model(psd_engine_t *self, const psd_msg_t *msg, psd_buf_t *payloa
     psd_err_t err = { 0 };
     assert(!self->shard && "the log names the model once");
     if (psd_tensors_decode(&self->model, payload->data, payload->n_bytes, &err) != PSD_OK) {
-        psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq,
-                        err.text);
+        psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq, err.text);
         return;
     }
     if (psd_eng_make_shard(self, &err) != PSD_OK) {
@@ -662,13 +655,12 @@ static void on_model(psd_engine_t *self, const psd_msg_t *msg, psd_buf_t *payloa
     }
     uint32_t parts = psd_shard_parts(self->shard);
     self->log_done = msg->seq;
-    psd_actions_log(out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parameters=%" PRIu64,
-                    self->model.n, parts, self->map.n_chunks, self->map.n_elements[self->index]);
+    psd_actions_log(out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parameters=%" PRIu64, self->model.n, parts,
+                    self->map.n_chunks, self->map.n_elements[self->index]);
     psd_eng_send_state(self, NULL, out);
 }
 
-static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload,
-                         psd_actions_t *out)
+static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     if (msg->seq <= self->log_done) {
         psd_eng_send_state(self, NULL, out);
@@ -727,8 +719,8 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
     self->n_servers = msg->world;
     self->job = msg->job;
     self->shard_epoch = msg->shard_epoch;
-    psd_actions_log(out, PSD_LEVEL_INFO, "shard.joined", "shard=%u of=%u epoch=%" PRIu64, self->index,
-                    self->n_servers, self->shard_epoch);
+    psd_actions_log(out, PSD_LEVEL_INFO, "shard.joined", "shard=%u of=%u epoch=%" PRIu64, self->index, self->n_servers,
+                    self->shard_epoch);
     self->restoring = (msg->code & PSD_WELCOME_RESTORE) != 0;
     if (self->restoring)
         psd_actions_checkpoint(out, PSD_ACT_RESTORE, msg->clock, 0);
@@ -766,8 +758,8 @@ static void end_failed(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
         pass_failure_on(self, out);
 }
 
-void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                        psd_buf_t *payload, psd_actions_t *out)
+void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                        psd_actions_t *out)
 {
     if (from != PSD_PEER_COORDINATOR) {
         if (self->welcomed && !self->leaving_run && !self->restoring)
@@ -791,8 +783,8 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
         psd_eng_start_over_if_due(self, now_ms, out);
     } else if (msg->kind == PSD_MSG_REFUSED && msg->seq == self->config.nonce)
         psd_actions_finish(out, PSD_EREFUSED, msg->text);
-    else if (self->welcomed && !self->restoring &&
-             (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL) && msg->job == self->job)
+    else if (self->welcomed && !self->restoring && (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL) &&
+             msg->job == self->job)
         on_log_entry(self, now_ms, msg, payload, out);
 }
 
@@ -813,7 +805,8 @@ static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
         return;
     if (away_ms > self->config.lease_ms / 2)
         psd_actions_log(out, PSD_LEVEL_WARN, "server.away",
-                        "ms=%" PRIu64 " effect=\"this process got no time; the silence of server 0 meanwhile does not count\"", away_ms);
+                        "ms=%" PRIu64 " effect=\"this process got no time; the silence of server 0 meanwhile does not count\"",
+                        away_ms);
     const uint64_t silent_ms = now_ms - self->first.heard_ms;
     const bool was_lost = self->first.lost;
     self->first.lost = silent_ms > self->config.lease_ms;
@@ -822,7 +815,8 @@ static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     if (!self->first.lost)
         return;
     if (!was_lost)
-        psd_actions_log(out, PSD_LEVEL_WARN, "server.lost", "shard=0 endpoint=%s silent_ms=%" PRIu64, self->config.first, silent_ms);
+        psd_actions_log(out, PSD_LEVEL_WARN, "server.lost", "shard=0 endpoint=%s silent_ms=%" PRIu64, self->config.first,
+                        silent_ms);
     else if (now_ms >= self->first.line_ms + LINE_MS)
         psd_actions_log(out, PSD_LEVEL_WARN, "job.waiting", "for=\"server 0 at %s, silent for %" PRIu64 " s\"", self->config.first,
                         silent_ms / 1000);
@@ -888,15 +882,10 @@ const psd_partition_t *psd_engine_map(const psd_engine_t *self) { return &self->
 
 uint64_t psd_engine_sync_epoch(const psd_engine_t *self)
 {
-    return self->shard && psd_shard_parts(self->shard) && !self->running
-               ? psd_shard_sync_epoch(self->shard, 0)
-               : self->stats.syncs;
+    return self->shard && psd_shard_parts(self->shard) && !self->running ? psd_shard_sync_epoch(self->shard, 0) : self->stats.syncs;
 }
 
-uint64_t psd_engine_elements(const psd_engine_t *self)
-{
-    return self->shard ? self->map.n_elements[self->index] : 0;
-}
+uint64_t psd_engine_elements(const psd_engine_t *self) { return self->shard ? self->map.n_elements[self->index] : 0; }
 
 bool psd_engine_worker(const psd_engine_t *self, uint32_t id, psd_engine_worker_t *out)
 {

@@ -11,8 +11,7 @@
 /* A worker opens its session, or opens it again on a new connection. Only the log says who is a member: a
  * session that comes before it is kept until the log admits that worker, and is dropped then if it was not
  * that worker's. */
-static void on_attach(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                      psd_actions_t *out)
+static void on_attach(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
 {
     psd_eng_worker_t *w = psd_eng_worker_row(self, msg->worker);
     if (msg->incarnation < w->logged || (msg->incarnation == w->logged && w->standing != PSD_MEMBER)) {
@@ -22,8 +21,8 @@ static void on_attach(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, cons
     if (w->standing == PSD_MEMBER && msg->incarnation > w->incarnation) {
         psd_msg_t *wait = psd_eng_send_to(self, from, PSD_MSG_WAIT, NULL, out);
         wait->worker = msg->worker;
-        snprintf(wait->text, sizeof wait->text,
-                 "shard %u waits for worker %u's older incarnation to be given up", self->index, msg->worker);
+        snprintf(wait->text, sizeof wait->text, "shard %u waits for worker %u's older incarnation to be given up", self->index,
+                 msg->worker);
         return;
     }
     if (w->standing == PSD_MEMBER && msg->seq != w->nonce) {
@@ -44,16 +43,14 @@ static void on_attach(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, cons
 
 /* The sender's row, if the message comes from the session of a current member; otherwise it is answered and
  * NULL. */
-static psd_eng_worker_t *member_for(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg,
-                                    psd_actions_t *out)
+static psd_eng_worker_t *member_for(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
 {
     psd_eng_worker_t *w = self->worker[msg->worker];
     if (w && w->standing == PSD_MEMBER && msg->incarnation == w->incarnation) {
         if (w->peer == from)
             return w;
         psd_eng_refuse(self, from, PSD_REFUSAL_SESSION, out,
-                       "shard %u knows no session of worker %u on this connection: attach first", self->index,
-                       msg->worker);
+                       "shard %u knows no session of worker %u on this connection: attach first", self->index, msg->worker);
         return NULL;
     }
     bool early = !w || msg->incarnation > w->incarnation || w->standing == PSD_PENDING;
@@ -69,10 +66,8 @@ static void on_init(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
 {
     if (!member_for(self, from, msg, out) || !self->shard)
         return;
-    if (msg->part >= psd_shard_parts(self->shard) ||
-        msg->n_elements != psd_shard_elements(self->shard, msg->part)) {
-        psd_eng_refuse(self, from, PSD_REFUSAL_SHAPE, out,
-                       "initial chunk %u with %u elements; shard %u has %u chunks", msg->part,
+    if (msg->part >= psd_shard_parts(self->shard) || msg->n_elements != psd_shard_elements(self->shard, msg->part)) {
+        psd_eng_refuse(self, from, PSD_REFUSAL_SHAPE, out, "initial chunk %u with %u elements; shard %u has %u chunks", msg->part,
                        msg->n_elements, self->index, psd_shard_parts(self->shard));
         return;
     }
@@ -87,8 +82,7 @@ static void on_init(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
     self->n_started++;
     psd_eng_init_came(self, now_ms, msg->part, out);
     if (psd_eng_is_started(self)) {
-        psd_actions_log(out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", msg->worker,
-                        self->n_started);
+        psd_actions_log(out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", msg->worker, self->n_started);
         psd_eng_send_state(self, NULL, out);
         psd_eng_pay_debts(self, out);
     }
@@ -138,8 +132,7 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w
 }
 
 /* Checks of one push that need the shard's knowledge. False when it was answered or dropped. */
-static bool push_is_good(psd_engine_t *self, psd_peer_t from, psd_eng_worker_t *w, const psd_msg_t *msg,
-                         psd_actions_t *out)
+static bool push_is_good(psd_engine_t *self, psd_peer_t from, psd_eng_worker_t *w, const psd_msg_t *msg, psd_actions_t *out)
 {
     if (msg->clock <= w->applied) {
         self->stats.rejected[PSD_REFUSAL_DUPLICATE]++;
@@ -151,11 +144,9 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, psd_eng_worker_t *
         return false;
     }
     bool whole = !msg->samples && !msg->n_elements; /* one empty part for a clock without samples */
-    if (msg->parts != self->n_parts ||
-        (msg->n_elements && msg->n_elements != psd_shard_elements(self->shard, msg->part))) {
-        psd_eng_refuse(self, from, PSD_REFUSAL_SHAPE, out,
-                       "push of chunk %u/%u with %u elements; shard %u has %u chunks%s", msg->part,
-                       msg->parts, msg->n_elements, self->index, self->n_parts,
+    if (msg->parts != self->n_parts || (msg->n_elements && msg->n_elements != psd_shard_elements(self->shard, msg->part))) {
+        psd_eng_refuse(self, from, PSD_REFUSAL_SHAPE, out, "push of chunk %u/%u with %u elements; shard %u has %u chunks%s",
+                       msg->part, msg->parts, msg->n_elements, self->index, self->n_parts,
                        msg->parts == self->n_parts ? ", this one of another size" : "");
         return false;
     }
@@ -164,9 +155,8 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, psd_eng_worker_t *
         return false;
     }
     if (w->held && (whole || msg->samples != w->samples)) {
-        psd_eng_refuse(self, from, PSD_REFUSAL_SHAPE, out,
-                       "clock %" PRIu64 ": chunk %u says %" PRIu64 " samples, others %" PRIu64, msg->clock,
-                       msg->part, msg->samples, w->samples);
+        psd_eng_refuse(self, from, PSD_REFUSAL_SHAPE, out, "clock %" PRIu64 ": chunk %u says %" PRIu64 " samples, others %" PRIu64,
+                       msg->clock, msg->part, msg->samples, w->samples);
         return false;
     }
     return true;
@@ -189,8 +179,8 @@ static uint32_t inspect(const psd_buf_t *payload, double *norm2)
     return crc;
 }
 
-static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                    psd_buf_t *payload, psd_actions_t *out)
+static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                    psd_actions_t *out)
 {
     psd_eng_worker_t *w = member_for(self, from, msg, out);
     if (!w || !psd_eng_is_started(self) || !push_is_good(self, from, w, msg, out))
@@ -248,8 +238,7 @@ static void on_probe(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const
             psd_eng_send_chunk(self, w, p, out);
 }
 
-static void on_pull_slow(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                         psd_actions_t *out)
+static void on_pull_slow(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     psd_eng_worker_t *w = member_for(self, from, msg, out);
     if (!w || !psd_eng_is_started(self) || self->running || msg->parts != self->n_parts)
@@ -271,17 +260,17 @@ static void on_pull_slow(psd_engine_t *self, psd_peer_t from, const psd_msg_t *m
     }
 }
 
-void psd_eng_on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                               psd_buf_t *payload, psd_actions_t *out)
+void psd_eng_on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                               psd_actions_t *out)
 {
     if (msg->job != self->job) {
-        psd_eng_refuse(self, from, PSD_REFUSAL_JOB, out,
-                       "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->job, msg->job);
+        psd_eng_refuse(self, from, PSD_REFUSAL_JOB, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->job,
+                       msg->job);
         return;
     }
     if (msg->shard != self->index) {
-        psd_eng_refuse(self, from, PSD_REFUSAL_SHARD, out, "this is shard %u, the message is for shard %u",
-                       self->index, msg->shard);
+        psd_eng_refuse(self, from, PSD_REFUSAL_SHARD, out, "this is shard %u, the message is for shard %u", self->index,
+                       msg->shard);
         return;
     }
     if (self->init.asking && msg->worker == self->init.worker)
@@ -303,7 +292,6 @@ void psd_eng_on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t f
         on_pull_slow(self, from, msg, payload, out);
         break;
     default:
-        psd_eng_refuse(self, from, PSD_REFUSAL_SENDER, out, "%s is not for a shard",
-                       psd_kind_name(msg->kind));
+        psd_eng_refuse(self, from, PSD_REFUSAL_SENDER, out, "%s is not for a shard", psd_kind_name(msg->kind));
     }
 }

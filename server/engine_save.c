@@ -28,16 +28,14 @@ static void save_next_part(psd_engine_t *self, psd_actions_t *out)
 static void note_point(psd_engine_t *self)
 {
     self->save_point = (psd_engine_point_t){
-        .clock = self->clock, .version = self->version, .samples = self->samples, .lr = self->lr,
-        .applied = self->save_applied
+        .clock = self->clock, .version = self->version, .samples = self->samples, .lr = self->lr, .applied = self->save_applied
     };
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         const psd_eng_worker_t *w = self->worker[i];
         if (w && (w->incarnation || w->resumes_at))
-            self->save_applied[self->save_point.n_applied++] =
-                (psd_member_t){ .worker = i,
-                                .incarnation = w->incarnation,
-                                .samples = w->incarnation ? w->applied : w->resumes_at };
+            self->save_applied[self->save_point.n_applied++] = (psd_member_t){
+                .worker = i, .incarnation = w->incarnation, .samples = w->incarnation ? w->applied : w->resumes_at
+            };
     }
 }
 
@@ -51,8 +49,7 @@ void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out)
     if (self->config.mode->per_push)
         self->clock = self->save_order; /* it is of the moment: this is its name, and what the coordinator counts */
     if (self->clock != self->save_order) {
-        self->save_failed =
-            self->save_order + 1; /* an older one took too long; the state of that clock is gone */
+        self->save_failed = self->save_order + 1; /* an older one took too long; the state of that clock is gone */
         note_trouble(self, "an older one took too long");
         return;
     }
@@ -189,8 +186,7 @@ void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failur
         memset(self->started, 0xff, psd_bitmap_bytes(self->n_parts));
         for (uint32_t i = 0; i < point->n_applied; i++)
             psd_eng_worker_row(self, point->applied[i].worker)->resumes_at = point->applied[i].samples;
-        psd_actions_log(out, PSD_LEVEL_INFO, "shard.restored", "clock=%" PRIu64 " version=%" PRIu64,
-                        self->clock, self->version);
+        psd_actions_log(out, PSD_LEVEL_INFO, "shard.restored", "clock=%" PRIu64 " version=%" PRIu64, self->clock, self->version);
     } else {
         self->restore_failed = true; /* the coordinator names an older checkpoint */
     }
@@ -203,8 +199,8 @@ bool psd_eng_start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_
 {
     if (!self->leaving_run)
         return false;
-    if (self->running - (self->deferred ? 1 : 0) || self->save_opening || self->save_in_flight ||
-        self->save_ending || self->restoring)
+    if (self->running - (self->deferred ? 1 : 0) || self->save_opening || self->save_in_flight || self->save_ending ||
+        self->restoring)
         return true;
     self->deferred = NULL;
     self->running = 0;
@@ -214,8 +210,7 @@ bool psd_eng_start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_
     self->config.nonce++;
     self->config.wanted_index = (int)index;
     self->state_sent_ms = 0;
-    psd_actions_log(out, PSD_LEVEL_WARN, "shard.restart",
-                    "reason=\"server 0 has begun another run of the job\"");
+    psd_actions_log(out, PSD_LEVEL_WARN, "shard.restart", "reason=\"server 0 has begun another run of the job\"");
     psd_engine_tick(self, now_ms, out);
     return true;
 }

@@ -11,9 +11,7 @@
 
 #include "server/engine.h"
 
-enum {
-    PSD_MAX_HELD_COMMANDS = 16
-}; /* log entries kept while a step runs; more are asked for again by their number */
+enum { PSD_MAX_HELD_COMMANDS = 16 }; /* log entries kept while a step runs; more are asked for again by their number */
 
 typedef enum psd_standing { PSD_PENDING, PSD_MEMBER, PSD_GONE } psd_standing_t;
 
@@ -32,8 +30,8 @@ typedef struct psd_eng_worker {
     uint64_t samples;
     double loss, norm2;
     bool nonfinite, complete;
-    uint32_t bad_part;   /* the first chunk of it here that is not finite, from 1; 0: none here */
-    uint64_t in_vain;    /* asp: its pushes in a row that were rejected for Inf or NaN */
+    uint32_t bad_part; /* the first chunk of it here that is not finite, from 1; 0: none here */
+    uint64_t in_vain;  /* asp: its pushes in a row that were rejected for Inf or NaN */
     uint64_t base_version;
     uint32_t held;
     uint8_t *have;      /* bitmap of chunks held */
@@ -59,8 +57,8 @@ struct psd_engine {
         bool lost;
         char told[192]; /* its last WAIT */
         psd_engine_word_t word;
-    } first; /* server 0 */
-    double lr;      /* as the log last said */
+    } first;                     /* server 0 */
+    double lr;                   /* as the log last said */
     char hopeless[PSD_MAX_TEXT]; /* why the job ends; "": it does not */
     uint64_t hopeless_ms;        /* when the tick after that came */
     struct {
@@ -70,7 +68,7 @@ struct psd_engine {
     } failure;        /* server 0's last words; "": it has not said any */
     uint64_t skipped; /* bsp: rounds in a row that made no step, of those that had gradients */
     char bad[320];    /* whose gradient was not finite last, and where; "": not here */
-    uint32_t world; /* members of the view */
+    uint32_t world;   /* members of the view */
 
     psd_tensor_list_t model;
     psd_partition_t map;
@@ -81,8 +79,8 @@ struct psd_engine {
 
     psd_eng_worker_t *worker[PSD_MAX_WORKERS];
     uint64_t clock, version;
-    uint64_t samples; /* behind the version */
-    bool paused; /* asp: pushes wait */
+    uint64_t samples;      /* behind the version */
+    bool paused;           /* asp: pushes wait */
     uint32_t running;      /* chunks being stepped */
     uint32_t stepping_for; /* asp: whose push is being stepped */
     uint64_t step_samples;
@@ -109,14 +107,14 @@ struct psd_engine {
     uint64_t state_sent_ms;
     /* initial values: one member is asked for a window of chunks, and for more as they come */
     struct {
-        uint32_t worker;          /* who is asked; when none is, whose turn it is: this id or the next that is here */
-        bool asking;              /* somebody is */
-        uint64_t incarnation;     /* of whoever is */
-        uint64_t seq;             /* number of the newest INIT_WANTED */
-        uint64_t sent_ms;         /* when that was sent or repeated */
-        uint64_t heard_ms;        /* when who is asked last said anything here */
-        uint64_t flying;          /* elements of chunks asked for that have not come */
-        uint8_t *asked, *newest;  /* bitmaps of those chunks, and of those of the newest INIT_WANTED */
+        uint32_t worker;         /* who is asked; when none is, whose turn it is: this id or the next that is here */
+        bool asking;             /* somebody is */
+        uint64_t incarnation;    /* of whoever is */
+        uint64_t seq;            /* number of the newest INIT_WANTED */
+        uint64_t sent_ms;        /* when that was sent or repeated */
+        uint64_t heard_ms;       /* when who is asked last said anything here */
+        uint64_t flying;         /* elements of chunks asked for that have not come */
+        uint8_t *asked, *newest; /* bitmaps of those chunks, and of those of the newest INIT_WANTED */
     } init;
     psd_member_t complete[PSD_MAX_WORKERS]; /* room for what psd_eng_send_state says, which it does with each push */
     uint8_t list[PSD_MAX_LIST];             /* and for its bytes */
@@ -165,12 +163,11 @@ void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_ac
 void psd_eng_send_hello(const psd_engine_t *self, psd_actions_t *out);
 
 /* A message with this shard's marks on it. */
-psd_msg_t *psd_eng_send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload,
-                           psd_actions_t *out);
+psd_msg_t *psd_eng_send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload, psd_actions_t *out);
 
 /* The same, to a worker's session, with what it must know of itself. */
-psd_msg_t *psd_eng_send_to_worker(psd_engine_t *self, const psd_eng_worker_t *w, psd_kind_t kind,
-                                  psd_buf_t *payload, psd_actions_t *out);
+psd_msg_t *psd_eng_send_to_worker(psd_engine_t *self, const psd_eng_worker_t *w, psd_kind_t kind, psd_buf_t *payload,
+                                  psd_actions_t *out);
 
 /* One chunk's weights. */
 void psd_eng_send_chunk(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t part, psd_actions_t *out);
@@ -182,8 +179,8 @@ void psd_eng_send_unchanged(psd_engine_t *self, const psd_eng_worker_t *w, psd_a
 void psd_eng_send_all_weights(psd_engine_t *self, psd_eng_worker_t *w, psd_actions_t *out);
 
 /* Say no, and count it. */
-void psd_eng_refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out,
-                    const char *format, ...) __attribute__((format(printf, 5, 6)));
+void psd_eng_refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
 /* Tell a former member that it is one no more. */
 void psd_eng_fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd_actions_t *out);
@@ -191,8 +188,8 @@ void psd_eng_fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, ps
 /* -- engine_push.c: what workers say */
 
 /* A worker speaks. */
-void psd_eng_on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                               psd_buf_t *payload, psd_actions_t *out);
+void psd_eng_on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                               psd_actions_t *out);
 
 /* -- engine_save.c: checkpoints, and starting over */
 

@@ -12,8 +12,8 @@ enum {
 };
 
 typedef struct psd_guest {
-    int fd;        /* borrowed; -1: nobody is here */
-    uint64_t turn; /* when it last asked, or came; 0: it stays, or has been sent away */
+    int fd;         /* borrowed; -1: nobody is here */
+    uint64_t turn;  /* when it last asked, or came; 0: it stays, or has been sent away */
     bool has_asked; /* something whole, which is answered */
 } psd_guest_t;
 

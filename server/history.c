@@ -56,10 +56,9 @@ static json_t *rows_json(const psd_history_t *self)
     json_t *rows = json_array();
     for (size_t i = 0; i < self->n; i++) {
         const psd_history_point_t *p = &self->point[i];
-        json_array_append_new(rows, json_pack("[f, I, I, I, I, o, o, o, o]", p->unix_s, (json_int_t)p->step,
-                                              (json_int_t)p->samples, (json_int_t)p->received_bytes,
-                                              (json_int_t)p->sent_bytes, number(p->loss), number(p->val_loss),
-                                              number(p->lr), number(p->report)));
+        json_array_append_new(rows, json_pack("[f, I, I, I, I, o, o, o, o]", p->unix_s, (json_int_t)p->step, (json_int_t)p->samples,
+                                              (json_int_t)p->received_bytes, (json_int_t)p->sent_bytes, number(p->loss),
+                                              number(p->val_loss), number(p->lr), number(p->report)));
     }
     return rows;
 }
@@ -83,17 +82,17 @@ static json_t *events_json(const psd_history_t *self)
     json_t *events = json_array();
     for (size_t i = 0; i < self->n_kept; i++) {
         const psd_history_line_t *line = &self->line[i];
-        json_array_append_new(events, json_pack("{s:f, s:s, s:s, s:o}", "ts", line->unix_s, "level",
-                                                line->level, "id", line->id, "text", text_json(line->text)));
+        json_array_append_new(events, json_pack("{s:f, s:s, s:s, s:o}", "ts", line->unix_s, "level", line->level, "id", line->id,
+                                                "text", text_json(line->text)));
     }
     return events;
 }
 
 char *psd_history_json(const psd_history_t *self)
 {
-    json_t *all = json_pack("{s:s, s:[s, s, s, s, s, s, s, s, s], s:o, s:o}", "schema", "psd.history/1",
-                            "columns", "ts", "step", "samples", "received_bytes", "sent_bytes", "loss",
-                            "val_loss", "lr", "report", "rows", rows_json(self), "events", events_json(self));
+    json_t *all = json_pack("{s:s, s:[s, s, s, s, s, s, s, s, s], s:o, s:o}", "schema", "psd.history/1", "columns", "ts", "step",
+                            "samples", "received_bytes", "sent_bytes", "loss", "val_loss", "lr", "report", "rows", rows_json(self),
+                            "events", events_json(self));
     char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(13)) : NULL;
     json_decref(all);
     return text;

@@ -24,8 +24,8 @@ typedef struct psd_history_line {
 typedef struct psd_history { /* all zero: nothing has been */
     psd_history_point_t point[PSD_HISTORY_POINTS];
     size_t n;
-    uint64_t offered; /* points */
-    uint64_t every;   /* that many offers make a point; 0 counts as 1 */
+    uint64_t offered;                           /* points */
+    uint64_t every;                             /* that many offers make a point; 0 counts as 1 */
     psd_history_line_t line[PSD_HISTORY_LINES]; /* oldest first */
     size_t n_kept;                              /* of them */
     uint64_t n_lines;                           /* that there were in all */
@@ -34,8 +34,7 @@ typedef struct psd_history { /* all zero: nothing has been */
 void psd_history_add(psd_history_t *self, const psd_history_point_t *point);
 /* When there is no room left, the id with the most lines loses its oldest: what is said every few seconds does not push out what
  * was said once. */
-void psd_history_note(psd_history_t *self, double unix_s, const char *level, const char *id,
-                      const char *text);
+void psd_history_note(psd_history_t *self, double unix_s, const char *level, const char *id, const char *text);
 
 /* {"schema": "psd.history/1", "columns": [...], "rows": [[...]], "events": [{"ts", "level", "id", "text"}]},
  * oldest first. The caller frees it; NULL when memory runs out. */

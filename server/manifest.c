@@ -31,8 +31,8 @@ static json_t *files_json(const psd_manifest_t *self)
         char name[48], crc[9];
         snprintf(name, sizeof name, "shard-%" PRIu32 ".safetensors", i);
         snprintf(crc, sizeof crc, "%08" PRIx32, self->file[i].crc);
-        json_array_append_new(all, json_pack("{s:s, s:I, s:s}", "name", name, "bytes",
-                                             (json_int_t)self->file[i].n_bytes, "header_crc", crc));
+        json_array_append_new(
+            all, json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)self->file[i].n_bytes, "header_crc", crc));
     }
     return all;
 }
@@ -40,11 +40,10 @@ static json_t *files_json(const psd_manifest_t *self)
 char *psd_manifest_print(const psd_manifest_t *self, size_t *n_bytes, psd_err_t *err)
 {
     const psd_ckpt_facts_t *facts = &self->facts;
-    json_t *root =
-        json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "crc", no_crc, "format", FORMAT,
-                  "job", facts->job, "settings", facts->settings, "clock", (json_int_t)facts->clock,
-                  "version", (json_int_t)facts->version, "samples", (json_int_t)facts->samples, "view", (json_int_t)facts->view_id, "lr", facts->lr,
-                  "files", files_json(self), "tensors", tensors_json(&self->model));
+    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "crc", no_crc, "format", FORMAT, "job",
+                             facts->job, "settings", facts->settings, "clock", (json_int_t)facts->clock, "version",
+                             (json_int_t)facts->version, "samples", (json_int_t)facts->samples, "view", (json_int_t)facts->view_id,
+                             "lr", facts->lr, "files", files_json(self), "tensors", tensors_json(&self->model));
     if (!root || json_array_size(json_object_get(root, "tensors")) != self->model.n) {
         json_decref(root);
         psd_err_set(err, PSD_EINVAL, "job, settings or a tensor's name is not UTF-8, or lr is not finite");
@@ -65,9 +64,7 @@ char *psd_manifest_print(const psd_manifest_t *self, size_t *n_bytes, psd_err_t 
 static const char *crc_in(const char *text, size_t n_bytes)
 {
     const size_t n_opening = sizeof opening - 1;
-    return n_bytes >= n_opening + sizeof no_crc - 1 && memcmp(text, opening, n_opening) == 0
-               ? text + n_opening
-               : NULL;
+    return n_bytes >= n_opening + sizeof no_crc - 1 && memcmp(text, opening, n_opening) == 0 ? text + n_opening : NULL;
 }
 
 bool psd_manifest_seal(char *text, size_t n_bytes)
@@ -99,10 +96,8 @@ static bool read_facts(psd_ckpt_facts_t *facts, const json_t *root)
     if (!get_count(root, "samples", PSD_MAX_COUNT, &facts->samples))
         facts->samples = 0; /* one that was written before they were counted */
     return json_is_real(lr) && isfinite(facts->lr) && get_text(root, "job", &facts->job) &&
-           get_text(root, "settings", &facts->settings) &&
-           get_count(root, "clock", PSD_MAX_COUNT, &facts->clock) &&
-           get_count(root, "version", PSD_MAX_COUNT, &facts->version) &&
-           get_count(root, "view", PSD_MAX_COUNT, &facts->view_id);
+           get_text(root, "settings", &facts->settings) && get_count(root, "clock", PSD_MAX_COUNT, &facts->clock) &&
+           get_count(root, "version", PSD_MAX_COUNT, &facts->version) && get_count(root, "view", PSD_MAX_COUNT, &facts->view_id);
 }
 
 static bool read_files(psd_manifest_t *out, const json_t *files)
@@ -116,8 +111,7 @@ static bool read_files(psd_manifest_t *out, const json_t *files)
         char again[9];
         out->file[i].crc = crc ? (uint32_t)strtoul(crc, NULL, 16) : 0;
         snprintf(again, sizeof again, "%08" PRIx32, out->file[i].crc);
-        if (!crc || strcmp(crc, again) != 0 ||
-            !get_count(file, "bytes", PSD_MAX_COUNT, &out->file[i].n_bytes))
+        if (!crc || strcmp(crc, again) != 0 || !get_count(file, "bytes", PSD_MAX_COUNT, &out->file[i].n_bytes))
             return false;
     }
     out->facts.n_shards = (uint32_t)n;
@@ -158,15 +152,13 @@ static bool read_tensors(psd_tensor_list_t *model, const json_t *tensors, psd_er
     return ok;
 }
 
-static int read_root(psd_manifest_t *out, const json_t *root, uint64_t clock, const char *path,
-                     psd_err_t *err)
+static int read_root(psd_manifest_t *out, const json_t *root, uint64_t clock, const char *path, psd_err_t *err)
 {
     uint64_t format;
     if (!get_count(root, "format", PSD_MAX_COUNT, &format))
         return psd_err_set(err, PSD_EDATA, "%s: not a manifest of psd", path);
     if (format != FORMAT)
-        return psd_err_set(err, PSD_EDATA, "%s: of format %" PRIu64 "; this psd reads %d", path, format,
-                           FORMAT);
+        return psd_err_set(err, PSD_EDATA, "%s: of format %" PRIu64 "; this psd reads %d", path, format, FORMAT);
     if (!read_facts(&out->facts, root))
         return psd_err_set(err, PSD_EDATA, "%s: job, settings, clock, version, view or lr is wrong", path);
     if (out->facts.clock != clock)
@@ -178,8 +170,7 @@ static int read_root(psd_manifest_t *out, const json_t *root, uint64_t clock, co
     return PSD_OK;
 }
 
-int psd_manifest_parse(psd_manifest_t *out, const char *text, size_t n_bytes, uint64_t clock,
-                       const char *path, psd_err_t *err)
+int psd_manifest_parse(psd_manifest_t *out, const char *text, size_t n_bytes, uint64_t clock, const char *path, psd_err_t *err)
 {
     uint32_t crc;
     json_error_t why;

@@ -24,8 +24,7 @@ char *psd_manifest_print(const psd_manifest_t *self, size_t *n_bytes, psd_err_t 
 
 /* Read the text of the manifest of `clock`; `path` is for messages. PSD_EDATA, PSD_ENOMEM; clear it in any
  * case. */
-int psd_manifest_parse(psd_manifest_t *out, const char *text, size_t n_bytes, uint64_t clock,
-                       const char *path, psd_err_t *err);
+int psd_manifest_parse(psd_manifest_t *out, const char *text, size_t n_bytes, uint64_t clock, const char *path, psd_err_t *err);
 
 void psd_manifest_clear(psd_manifest_t *self);
 

@@ -8,14 +8,14 @@
 #include "proto/actions.h"
 
 /* X(NAME, word for status): a worker's life, in order. */
-#define PSD_WORKER_STATES(X)                                                                                 \
-    X(ABSENT, "absent")      /* the id was never used */                                                     \
-    X(JOINING, "joining")    /* has said hello */                                                            \
-    X(WAITING, "waiting")    /* has registered its tensors; enters the view at the next boundary */          \
-    X(LIVE, "live")          /* a member of the view */                                                      \
-    X(DONE, "done")          /* has finished, and stays until the job's last weights are safe */               \
-    X(LOST, "lost")          /* silent for longer than its lease, and given up */                            \
-    X(LEFT, "left")          /* said good-bye */
+#define PSD_WORKER_STATES(X)                                                                                                       \
+    X(ABSENT, "absent")   /* the id was never used */                                                                              \
+    X(JOINING, "joining") /* has said hello */                                                                                     \
+    X(WAITING, "waiting") /* has registered its tensors; enters the view at the next boundary */                                   \
+    X(LIVE, "live")       /* a member of the view */                                                                               \
+    X(DONE, "done")       /* has finished, and stays until the job's last weights are safe */                                      \
+    X(LOST, "lost")       /* silent for longer than its lease, and given up */                                                     \
+    X(LEFT, "left")       /* said good-bye */
 
 typedef enum psd_worker_state {
 #define X(name, word) PSD_WORKER_##name,
@@ -26,25 +26,25 @@ typedef enum psd_worker_state {
 typedef struct psd_worker_row {
     uint32_t id;
     psd_worker_state_t state;
-    uint64_t incarnation;          /* of its newest life */
-    psd_peer_t peer;               /* its session with the coordinator */
-    uint32_t user;                 /* whose the id is (common/peer.h): nobody else is given it, nor speaks for it */
-    uint64_t nonce;                /* drawn by this life; who knows it is that worker, on whatever connection */
-    uint64_t heard_ms;             /* when it last said anything */
-    uint64_t clock;                /* as it last told */
-    bool finished;                 /* left because its work was done */
-    bool drains;                   /* is asked to leave after its open round */
-    bool served;                   /* has been a member of a view */
-    uint64_t complete;             /* bit s: shard s holds its push of the open round */
-    uint64_t samples;              /* of that push */
-    double loss;                   /* of that push */
-    bool nonfinite;                /* some shard found Inf or NaN in it */
-    char name[PSD_MAX_NAME];       /* host:pid, or what it was started with */
+    uint64_t incarnation;    /* of its newest life */
+    psd_peer_t peer;         /* its session with the coordinator */
+    uint32_t user;           /* whose the id is (common/peer.h): nobody else is given it, nor speaks for it */
+    uint64_t nonce;          /* drawn by this life; who knows it is that worker, on whatever connection */
+    uint64_t heard_ms;       /* when it last said anything */
+    uint64_t clock;          /* as it last told */
+    bool finished;           /* left because its work was done */
+    bool drains;             /* is asked to leave after its open round */
+    bool served;             /* has been a member of a view */
+    uint64_t complete;       /* bit s: shard s holds its push of the open round */
+    uint64_t samples;        /* of that push */
+    double loss;             /* of that push */
+    bool nonfinite;          /* some shard found Inf or NaN in it */
+    char name[PSD_MAX_NAME]; /* host:pid, or what it was started with */
 } psd_worker_row_t;
 
 typedef struct psd_membership {
     psd_worker_row_t row[PSD_MAX_WORKERS];
-    uint32_t n_rows;               /* ids below this have been used */
+    uint32_t n_rows; /* ids below this have been used */
 } psd_membership_t;
 
 /* The word for a state. */

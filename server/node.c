@@ -8,8 +8,7 @@ struct psd_node {
     psd_coordinator_t *coordinator;
 };
 
-psd_node_t *psd_node_new(const psd_engine_config_t *engine, const psd_coordinator_config_t *coordinator,
-                         psd_err_t *err)
+psd_node_t *psd_node_new(const psd_engine_config_t *engine, const psd_coordinator_config_t *coordinator, psd_err_t *err)
 {
     psd_node_t *self = calloc(1, sizeof *self);
     if (!self) {
@@ -73,13 +72,14 @@ static bool is_for_coordinator(psd_kind_t kind)
     case PSD_MSG_SETTING:
     case PSD_MSG_ADMIN:
     case PSD_MSG_SHARD_HELLO:
-    case PSD_MSG_SHARD_STATE: return true;
-    default: return false;
+    case PSD_MSG_SHARD_STATE:
+        return true;
+    default:
+        return false;
     }
 }
 
-void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why,
-                     psd_actions_t *out)
+void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why, psd_actions_t *out)
 {
     psd_engine_count_refusal(self->engine, reason);
     psd_msg_t *no = psd_actions_send(out, from, PSD_MSG_REFUSED, NULL);

@@ -9,8 +9,7 @@
 typedef struct psd_node psd_node_t;
 
 /* `coordinator` NULL: a server that joins another's job. NULL, with `err` set, when memory runs out. */
-psd_node_t *psd_node_new(const psd_engine_config_t *engine, const psd_coordinator_config_t *coordinator,
-                         psd_err_t *err);
+psd_node_t *psd_node_new(const psd_engine_config_t *engine, const psd_coordinator_config_t *coordinator, psd_err_t *err);
 void psd_node_destroy(psd_node_t **self_p);
 
 /* A well-formed message; `from` is a peer of the server's ROUTER, or PSD_PEER_COORDINATOR on the way from server 0.
@@ -22,8 +21,7 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
 void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out);
 
 /* Say no to `from`, count it, and do nothing else. */
-void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why,
-                     psd_actions_t *out);
+void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why, psd_actions_t *out);
 
 /* Outcomes of the actions on checkpoints, see engine.h and coordinator.h. */
 void psd_node_save_begun(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);

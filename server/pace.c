@@ -27,10 +27,7 @@ struct psd_pace {
     uint64_t closed_ns; /* the round before; 0: none */
 };
 
-static double seconds(uint64_t from_ns, uint64_t to_ns)
-{
-    return to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-9 : 0;
-}
+static double seconds(uint64_t from_ns, uint64_t to_ns) { return to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-9 : 0; }
 
 static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
@@ -95,10 +92,7 @@ void psd_pace_destroy(psd_pace_t **self_p)
     *self_p = NULL;
 }
 
-void psd_pace_forget(psd_pace_t *self, uint32_t worker, uint64_t ns)
-{
-    *row_of(self, worker) = (row_t){ .born_ns = ns };
-}
+void psd_pace_forget(psd_pace_t *self, uint32_t worker, uint64_t ns) { *row_of(self, worker) = (row_t){ .born_ns = ns }; }
 
 void psd_pace_chunk(psd_pace_t *self, uint32_t worker, double compute_s, uint64_t ns)
 {

@@ -51,7 +51,7 @@ double psd_pace_answer(psd_pace_t *self, uint32_t worker, uint64_t ns);
 /* What of a worker's last seconds went where. */
 typedef struct psd_pace_facts {
     psd_phase_t phase;
-    double share[PSD_N_PHASES]; /* of time; the sum is 1 */
+    double share[PSD_N_PHASES];        /* of time; the sum is 1 */
     double compute_s, send_s, serve_s; /* per push; 0 before the first */
     double samples_per_s;
     double awaited;    /* share of time in which its push was the one that the round lacked */

@@ -158,9 +158,8 @@ static json_t *at(const json_t *object, const char *section, const char *key)
 static const struct card {
     const char *section, *key, *label;
 } cards[] = {
-    { "progress", "step", "step" },        { "progress", "epoch", "epoch" },
-    { "loss", "train", "training loss" },  { "loss", "val", "test loss" },
-    { "progress", "samples", "samples" },  { "optimizer", "lr_now", "learning rate" },
+    { "progress", "step", "step" },         { "progress", "epoch", "epoch" },     { "loss", "train", "training loss" },
+    { "loss", "val", "test loss" },         { "progress", "samples", "samples" }, { "optimizer", "lr_now", "learning rate" },
     { "progress", "left_seconds", "left" }, { "", "uptime_seconds", "up" },
 };
 
@@ -223,15 +222,15 @@ static void put_curve(FILE *out, const psd_history_t *history)
         return;
     const double begin = history->point[first].unix_s, span = fmax(history->point[last].unix_s - begin, 1e-3);
     const double height = CURVE_HEIGHT - 2 * CURVE_MARGIN, range = fmax(most - least, 1e-300);
-    fprintf(out, "<h2>training loss</h2><svg class=curve viewBox='0 0 %d %d' role=img aria-label='training loss'>"
-                 "<polyline fill=none stroke=currentColor stroke-width=2 points='",
+    fprintf(out,
+            "<h2>training loss</h2><svg class=curve viewBox='0 0 %d %d' role=img aria-label='training loss'>"
+            "<polyline fill=none stroke=currentColor stroke-width=2 points='",
             CURVE_WIDTH, CURVE_HEIGHT);
     const size_t stride = (last - first) / CURVE_POINTS + 1;
     for (size_t i = first + (last - first) % stride; i <= last; i += stride) {
         const psd_history_point_t *p = &history->point[i];
         if (isfinite(p->loss))
-            fprintf(out, "%.1f,%.1f ", (p->unix_s - begin) / span * CURVE_WIDTH,
-                    CURVE_MARGIN + (most - p->loss) / range * height);
+            fprintf(out, "%.1f,%.1f ", (p->unix_s - begin) / span * CURVE_WIDTH, CURVE_MARGIN + (most - p->loss) / range * height);
     }
     fprintf(out, "'/></svg><p>between %.4g and %.4g in ", least, most);
     put_duration(out, span);
@@ -353,8 +352,8 @@ static void put_header(FILE *out, const json_t *status)
     psd_html_put(out, state ? state : "no status yet");
     fputs("</span>", out);
     if (index && count)
-        fprintf(out, "<span>shard %" JSON_INTEGER_FORMAT " of %" JSON_INTEGER_FORMAT "</span>",
-                json_integer_value(index), json_integer_value(count));
+        fprintf(out, "<span>shard %" JSON_INTEGER_FORMAT " of %" JSON_INTEGER_FORMAT "</span>", json_integer_value(index),
+                json_integer_value(count));
     if (reason) {
         fputs("<span>", out);
         psd_html_put(out, reason);

@@ -7,8 +7,7 @@
 unsigned psd_places_limit(void)
 {
     struct rlimit limit;
-    return getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > UINT32_MAX ? UINT32_MAX
-                                                                           : (unsigned)limit.rlim_cur;
+    return getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > UINT32_MAX ? UINT32_MAX : (unsigned)limit.rlim_cur;
 }
 
 /* The lowest number that is free, which a new descriptor gets: so many are in use at least. -1: there is

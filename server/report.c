@@ -143,11 +143,15 @@ static psd_history_point_t point(const psd_report_t *self, const psd_node_t *nod
     double report = NAN;
     for (uint32_t i = 0; i < facts.n_reports; i++)
         report = psd_report_is_free(facts.report[i].name) ? facts.report[i].value : report;
-    return (psd_history_point_t){ .unix_s = psd_report_unix_time(), .step = psd_engine_version(psd_node_engine(node)),
+    return (psd_history_point_t){ .unix_s = psd_report_unix_time(),
+                                  .step = psd_engine_version(psd_node_engine(node)),
                                   .samples = psd_engine_samples(psd_node_engine(node)),
-                                  .received_bytes = self->received_bytes, .sent_bytes = self->sent_bytes,
-                                  .loss = stats->steps ? stats->loss : NAN, .lr = stats->steps ? stats->lr : self->lr,
-                                  .val_loss = val_loss, .report = report };
+                                  .received_bytes = self->received_bytes,
+                                  .sent_bytes = self->sent_bytes,
+                                  .loss = stats->steps ? stats->loss : NAN,
+                                  .lr = stats->steps ? stats->lr : self->lr,
+                                  .val_loss = val_loss,
+                                  .report = report };
 }
 
 void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status)

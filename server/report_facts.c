@@ -54,7 +54,8 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
         return psd_job_state_name(PSD_JOB_DEGRADED);
     const psd_engine_word_t *word = psd_engine_word(psd_node_engine(node));
     if (!coordinator)
-        return psd_engine_is_ready(psd_node_engine(node)) && word->known ? psd_job_state_name((psd_job_state_t)word->state) : "waiting";
+        return psd_engine_is_ready(psd_node_engine(node)) && word->known ? psd_job_state_name((psd_job_state_t)word->state)
+                                                                         : "waiting";
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(coordinator, &facts);
     return facts.stopped && facts.state == PSD_JOB_FINISHED ? "stopped" : psd_job_state_name(facts.state);

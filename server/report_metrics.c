@@ -67,7 +67,8 @@ static void set_state(const psd_report_t *self, psd_metrics_t *m, const psd_node
 #define X(name, word) word,
         PSD_JOB_STATES(X)
 #undef X
-        "stopped", "failed"
+            "stopped",
+        "failed"
     };
     const char *state = psd_report_state(self, node);
     for (size_t i = 0; i < sizeof states / sizeof *states; i++)
@@ -81,7 +82,8 @@ static unsigned count_queue(const psd_report_t *self, const psd_engine_t *engine
     psd_engine_worker_t here;
     psd_pace_facts_t pace;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        n += psd_engine_worker(engine, i, &here) && psd_pace_facts(self->pace, i, now->ns, &pace) && pace.phase >= PSD_PHASE_WAITING;
+        n +=
+            psd_engine_worker(engine, i, &here) && psd_pace_facts(self->pace, i, now->ns, &pace) && pace.phase >= PSD_PHASE_WAITING;
     return n;
 }
 
@@ -107,8 +109,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set(m, PSD_METRIC_CONNECTIONS_REFUSED, NULL, (double)self->connections_refused);
     psd_metrics_set(m, PSD_METRIC_RECEIVED_BYTES, NULL, (double)self->received_bytes);
     psd_metrics_set(m, PSD_METRIC_SENT_BYTES, NULL, (double)self->sent_bytes);
-    psd_metrics_set_buckets(m, PSD_METRIC_STALENESS, NULL, stats->staleness, PSD_STALENESS_BUCKETS,
-                            (double)stats->staleness_sum);
+    psd_metrics_set_buckets(m, PSD_METRIC_STALENESS, NULL, stats->staleness, PSD_STALENESS_BUCKETS, (double)stats->staleness_sum);
     for (unsigned i = 1; i < PSD_N_REFUSALS; i++)
         psd_metrics_set(m, PSD_METRIC_MESSAGES_REJECTED, psd_refusal_name(i), (double)psd_report_rejected(node, i));
     psd_metrics_set(m, PSD_METRIC_LEARNING_RATE, NULL, stats->steps ? stats->lr : self->lr);

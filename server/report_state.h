@@ -26,21 +26,21 @@
 struct psd_report {
     const psd_options_t *options;
     const char *settings;
-    psd_metrics_t *metrics;          /* NULL until the shard knows its number */
+    psd_metrics_t *metrics; /* NULL until the shard knows its number */
     char rule[PSD_RULE_TEXT];
     double lr;
     bool lookahead;
     uint32_t k;
     double alpha;
-    double since;                    /* Unix time of the start */
-    const char *outcome;             /* state of a server that ends; NULL: it goes on */
+    double since;        /* Unix time of the start */
+    const char *outcome; /* state of a server that ends; NULL: it goes on */
     uint64_t start_ms;
     uint64_t received_bytes, sent_bytes, sends_lost, apply_ns, connections_refused;
-    double apply_s[256];             /* the newest chunk steps, for quantiles */
+    double apply_s[256]; /* the newest chunk steps, for quantiles */
     unsigned n_apply;
     psd_pace_t *pace;
     struct {
-        uint64_t chunks, pushes, rounds; /* of the engine's counters */
+        uint64_t chunks, pushes, rounds;       /* of the engine's counters */
         uint64_t incarnation[PSD_MAX_WORKERS]; /* newest life of each worker */
     } seen;
     uint64_t stored_bytes;
@@ -53,9 +53,9 @@ typedef struct instant {
 
 /* How the members do that a worker is compared with. */
 typedef struct crowd {
-    uint64_t front;           /* clock of the first */
+    uint64_t front;                    /* clock of the first */
     double compute_s, send_s, serve_s; /* medians, per push */
-    double awaited;           /* share of the one that is awaited least */
+    double awaited;                    /* share of the one that is awaited least */
 } psd_crowd_t;
 
 /* -- report_facts.c */

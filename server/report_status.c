@@ -21,16 +21,18 @@ static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, cons
 /* Why the others wait for it; NULL when they do not. */
 static const char *slow_reason(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
 {
-    return !is_slow(self, pace, crowd, silent_ms)                                               ? NULL
-           : silent_ms > SILENT_MS                                                   ? "silent"
+    return !is_slow(self, pace, crowd, silent_ms)                                                               ? NULL
+           : silent_ms > SILENT_MS                                                                              ? "silent"
            : pace->send_s + pace->serve_s - crowd->send_s - crowd->serve_s > pace->compute_s - crowd->compute_s ? "network"
-                                                                                     : "compute";
+                                                                                                                : "compute";
 }
 
 static void add_pace(json_t *w, const psd_pace_facts_t *pace)
 {
-    static const char *const phases[] = { [PSD_PHASE_COMPUTING] = "computing", [PSD_PHASE_SENDING] = "sending",
-                                          [PSD_PHASE_WAITING] = "waiting", [PSD_PHASE_SERVING] = "served" };
+    static const char *const phases[] = { [PSD_PHASE_COMPUTING] = "computing",
+                                          [PSD_PHASE_SENDING] = "sending",
+                                          [PSD_PHASE_WAITING] = "waiting",
+                                          [PSD_PHASE_SERVING] = "served" };
     json_t *shares = json_object();
     for (unsigned i = 0; i < PSD_N_PHASES; i++)
         json_object_set_new(shares, phases[i], json_real(pace->share[i]));
@@ -74,8 +76,8 @@ static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, con
     uint64_t silent_ms = now->ms - row->heard_ms;
     json_t *w = json_pack("{s:i, s:s, s:I, s:s, s:I, s:f}", "id", (int)row->id, "name", row->name, "incarnation",
                           (json_int_t)row->incarnation, "state",
-                          row->state == PSD_WORKER_LIVE && silent_ms > LATE_MS ? "late" : psd_worker_state_name(row->state),
-                          "step", (json_int_t)row->clock, "last_heard_age_seconds", (double)silent_ms * 1e-3);
+                          row->state == PSD_WORKER_LIVE && silent_ms > LATE_MS ? "late" : psd_worker_state_name(row->state), "step",
+                          (json_int_t)row->clock, "last_heard_age_seconds", (double)silent_ms * 1e-3);
     if (!member)
         return w;
     json_object_set_new(w, "lag_steps", json_integer((json_int_t)(crowd->front > here.applied ? crowd->front - here.applied : 0)));
@@ -114,10 +116,11 @@ static json_t *servers_json(const psd_node_t *node, const psd_instant_t *now)
     json_t *list = json_array();
     psd_server_facts_t facts;
     for (uint32_t i = 0; psd_node_coordinator(node) && psd_coordinator_server(psd_node_coordinator(node), i, &facts); i++)
-        json_array_append_new(list, json_pack("{s:i, s:s, s:b, s:b, s:I, s:I, s:o}", "index", (int)i, "endpoint", facts.endpoint, "joined",
-                                              facts.joined && !facts.lost, "lost", facts.lost, "step", (json_int_t)facts.clock, "version", (json_int_t)facts.version,
-                                              "last_heard_age_seconds",
-                                              facts.joined || facts.lost ? json_real((double)(now->ms - facts.heard_ms) * 1e-3) : json_null()));
+        json_array_append_new(
+            list, json_pack("{s:i, s:s, s:b, s:b, s:I, s:I, s:o}", "index", (int)i, "endpoint", facts.endpoint, "joined",
+                            facts.joined && !facts.lost, "lost", facts.lost, "step", (json_int_t)facts.clock, "version",
+                            (json_int_t)facts.version, "last_heard_age_seconds",
+                            facts.joined || facts.lost ? json_real((double)(now->ms - facts.heard_ms) * 1e-3) : json_null()));
     return list;
 }
 
@@ -137,9 +140,9 @@ static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
         n += stats->staleness[i];
         json_array_append_new(histogram, json_integer((json_int_t)stats->staleness[i]));
     }
-    return json_pack("{s:s, s:{s:f, s:I, s:I, s:o}, s:o}", "mode", psd_options_string(self->options, "sync.mode"), "staleness", "mean",
-                     n ? (double)stats->staleness_sum / (double)n : 0.0, "max", (json_int_t)stats->staleness_max,
-                     "bound", (json_int_t)psd_options_uint(self->options, "sync.max_staleness"), "histogram", histogram, "waiting_for",
+    return json_pack("{s:s, s:{s:f, s:I, s:I, s:o}, s:o}", "mode", psd_options_string(self->options, "sync.mode"), "staleness",
+                     "mean", n ? (double)stats->staleness_sum / (double)n : 0.0, "max", (json_int_t)stats->staleness_max, "bound",
+                     (json_int_t)psd_options_uint(self->options, "sync.max_staleness"), "histogram", histogram, "waiting_for",
                      waiting);
 }
 
@@ -148,9 +151,10 @@ static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engi
     double lr = psd_engine_stats(engine)->steps ? psd_engine_stats(engine)->lr : self->lr;
     json_t *o = json_pack("{s:s, s:f}", "rule", self->rule, "lr_now", lr);
     if (self->lookahead)
-        json_object_set_new(o, "lookahead", json_pack("{s:i, s:f, s:I, s:i}", "k", (int)self->k, "alpha", self->alpha,
-                                                      "sync_epoch", (json_int_t)psd_engine_sync_epoch(engine), "phase",
-                                                      (int)(psd_engine_version(engine) % self->k)));
+        json_object_set_new(o, "lookahead",
+                            json_pack("{s:i, s:f, s:I, s:i}", "k", (int)self->k, "alpha", self->alpha, "sync_epoch",
+                                      (json_int_t)psd_engine_sync_epoch(engine), "phase",
+                                      (int)(psd_engine_version(engine) % self->k)));
     return o;
 }
 
@@ -167,11 +171,10 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_shard_t *shard = psd_engine_shard(engine);
     return json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:o}", "index", (int)psd_engine_index(engine), "epoch",
-                     (json_int_t)psd_engine_epoch(engine), "version",
-                     (json_int_t)psd_engine_version(engine), "parameters", (json_int_t)psd_engine_elements(engine), "bytes",
-                     (json_int_t)(psd_engine_elements(engine) * sizeof(float)), "chunks",
-                     shard ? (int)psd_shard_parts(shard) : 0, "apply_seconds_p99", psd_report_apply_p99(self), "received_bytes",
-                     (json_int_t)self->received_bytes, "sent_bytes", (json_int_t)self->sent_bytes, "sends_lost",
+                     (json_int_t)psd_engine_epoch(engine), "version", (json_int_t)psd_engine_version(engine), "parameters",
+                     (json_int_t)psd_engine_elements(engine), "bytes", (json_int_t)(psd_engine_elements(engine) * sizeof(float)),
+                     "chunks", shard ? (int)psd_shard_parts(shard) : 0, "apply_seconds_p99", psd_report_apply_p99(self),
+                     "received_bytes", (json_int_t)self->received_bytes, "sent_bytes", (json_int_t)self->sent_bytes, "sends_lost",
                      (json_int_t)self->sends_lost, "rejected", rejected_json(node));
 }
 
@@ -190,10 +193,9 @@ static void add_absent(const psd_report_t *self, json_t *status, const psd_node_
             json_array_append_new(servers, json_pack("{s:i, s:s, s:f}", "index", (int)s, "endpoint", server.endpoint,
                                                      "last_heard_age_seconds", (double)(now->ms - server.heard_ms) * 1e-3));
     if (!coordinator && absent.n_lost_servers)
-        json_array_append_new(servers,
-                              json_pack("{s:i, s:s, s:f}", "index", 0, "endpoint", psd_engine_first(psd_node_engine(node)),
-                                        "last_heard_age_seconds",
-                                        (double)psd_engine_first_silent_ms(psd_node_engine(node)) * 1e-3));
+        json_array_append_new(servers, json_pack("{s:i, s:s, s:f}", "index", 0, "endpoint", psd_engine_first(psd_node_engine(node)),
+                                                 "last_heard_age_seconds",
+                                                 (double)psd_engine_first_silent_ms(psd_node_engine(node)) * 1e-3));
     for (uint32_t i = 0; coordinator && i < psd_coordinator_members(coordinator)->n_rows; i++) {
         const psd_worker_row_t *row = &psd_coordinator_members(coordinator)->row[i];
         if (psd_coordinator_worker_is_lost(coordinator, i))
@@ -299,13 +301,15 @@ json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, co
     const bool per_push = psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push;
     const uint64_t rounds = per_push ? psd_engine_version(engine) : psd_engine_clock(engine);
     json_t *status = json_pack(
-        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}", "schema",
-        "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
+        "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}",
+        "schema", "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
         (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, "servers"), "version", PSD_VERSION,
-        "now", psd_report_unix_time(), "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state", psd_report_state(self, node), "ready", ready, "settings", self->settings,
-        "progress", "step", (json_int_t)psd_engine_version(engine), "rounds", (json_int_t)rounds, "samples", (json_int_t)psd_engine_samples(engine),
+        "now", psd_report_unix_time(), "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state",
+        psd_report_state(self, node), "ready", ready, "settings", self->settings, "progress", "step",
+        (json_int_t)psd_engine_version(engine), "rounds", (json_int_t)rounds, "samples", (json_int_t)psd_engine_samples(engine),
         "loss", "train", stats->steps ? number(stats->loss) : json_null(), "optimizer", optimizer_json(self, engine), "sync",
-        sync_json(self, node), "workers", workers, "shards", shard_json(self, node), "servers", servers_json(node, now), "alerts", alerts);
+        sync_json(self, node), "workers", workers, "shards", shard_json(self, node), "servers", servers_json(node, now), "alerts",
+        alerts);
     if (status)
         add_job_facts(self, status, node, now->ms);
     if (status)

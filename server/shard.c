@@ -13,23 +13,23 @@
 enum { BLOCK = 4096 };
 
 typedef struct slice {
-    uint32_t n;                   /* elements */
-    uint32_t checksum;            /* of the weights */
-    psd_buf_t *w;                 /* weights, shared with sends in flight */
-    float *slot[PSD_MAX_SLOTS];   /* state, inside the shard's arrays */
+    uint32_t n;                 /* elements */
+    uint32_t checksum;          /* of the weights */
+    psd_buf_t *w;               /* weights, shared with sends in flight */
+    float *slot[PSD_MAX_SLOTS]; /* state, inside the shard's arrays */
     psd_rule_state_t state;
     psd_work_t work;
-    psd_buf_t *kept_w;            /* the chunk before the step that a checkpoint must not see; NULL: none kept */
-    float *kept_slots;            /* its state arrays, n floats each, one after the other */
+    psd_buf_t *kept_w; /* the chunk before the step that a checkpoint must not see; NULL: none kept */
+    float *kept_slots; /* its state arrays, n floats each, one after the other */
     psd_rule_state_t kept_state;
 } slice_t;
 
 struct psd_shard {
     psd_rule_t rule;
     uint32_t n_parts;
-    slice_t *slice;               /* n_parts */
-    size_t n_array;               /* bytes of each state array */
-    float *array[PSD_MAX_SLOTS];  /* rule.n_slots arrays over all chunks */
+    slice_t *slice;              /* n_parts */
+    size_t n_array;              /* bytes of each state array */
+    float *array[PSD_MAX_SLOTS]; /* rule.n_slots arrays over all chunks */
 };
 
 /* State arrays are mapped whole, in huge pages where the system has them: stepping is bound by memory, and by
@@ -127,10 +127,7 @@ uint32_t psd_shard_elements(const psd_shard_t *self, uint32_t part) { return sli
 psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part) { return slice_of(self, part)->w; }
 uint32_t psd_shard_checksum(const psd_shard_t *self, uint32_t part) { return slice_of(self, part)->checksum; }
 
-uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t part)
-{
-    return slice_of(self, part)->state.sync_epoch;
-}
+uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t part) { return slice_of(self, part)->state.sync_epoch; }
 
 void psd_shard_set(psd_shard_t *self, uint32_t part, const float *values)
 {
@@ -213,8 +210,8 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
 }
 
 /* Step elements [at, at + n) of the arrays along the contributions' sum. */
-static void step_block(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, size_t at,
-                       size_t n, const psd_work_t *work)
+static void step_block(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, size_t at, size_t n,
+                       const psd_work_t *work)
 {
     const float *gradient[PSD_MAX_WORKERS];
     float *state[PSD_MAX_SLOTS] = { 0 };

@@ -14,15 +14,15 @@ typedef struct psd_shard psd_shard_t;
 /* One chunk's step, ready to run: all that a thread needs, so that nothing is shared while it runs. */
 typedef struct psd_work {
     psd_shard_t *shard;
-    uint32_t part;             /* the chunk */
-    uint32_t n_gradients;      /* contributions in rank order; 0: nobody had a gradient, the chunk is left alone */
-    psd_buf_t **gradient;      /* n_gradients; the work holds references and drops them when it has run */
-    double *weight;            /* n_i / N of each, summed in double in this order, rounded once */
-    double lr;                 /* learning rate of this step */
-    float scale;               /* on the summed gradient, 1 for none (clipping) */
-    uint32_t capacity;         /* room in `gradient` and `weight` */
-    bool preserve;             /* keep a copy of the chunk as it is before this step, for a checkpoint */
-    uint32_t checksum;         /* set by the run: CRC-32C of the new weights */
+    uint32_t part;        /* the chunk */
+    uint32_t n_gradients; /* contributions in rank order; 0: nobody had a gradient, the chunk is left alone */
+    psd_buf_t **gradient; /* n_gradients; the work holds references and drops them when it has run */
+    double *weight;       /* n_i / N of each, summed in double in this order, rounded once */
+    double lr;            /* learning rate of this step */
+    float scale;          /* on the summed gradient, 1 for none (clipping) */
+    uint32_t capacity;    /* room in `gradient` and `weight` */
+    bool preserve;        /* keep a copy of the chunk as it is before this step, for a checkpoint */
+    uint32_t checksum;    /* set by the run: CRC-32C of the new weights */
 } psd_work_t;
 
 /* Chunks of server `server` in `map`, all weights 0 until psd_shard_set. `map` is borrowed for the shard's life.

@@ -10,11 +10,11 @@
 #include "server/seal.h"
 
 enum {
-    LENGTH = 8,         /* bytes of a safetensors header's length */
-    CRC = PSD_SEAL_DIGITS,     /* digits of a CRC */
-    WORD = 16,          /* digits of a 64-bit number */
-    STATE = 4 * WORD,   /* digits of a chunk's state */
-    ROW = 8 + 2 * WORD, /* digits of a row of the applied table */
+    LENGTH = 8,            /* bytes of a safetensors header's length */
+    CRC = PSD_SEAL_DIGITS, /* digits of a CRC */
+    WORD = 16,             /* digits of a 64-bit number */
+    STATE = 4 * WORD,      /* digits of a chunk's state */
+    ROW = 8 + 2 * WORD,    /* digits of a row of the applied table */
     ENTRY_TEXT = PSD_MAX_NAME + 80
 };
 
@@ -35,11 +35,11 @@ static uint64_t bits(double value)
 /* ---- names ---- */
 
 /* "fc1.weight[0:1024]", "fc1.weight[0:1024]/exp_avg" */
-static void name_array(char text[ENTRY_TEXT], const psd_tensor_list_t *model, const psd_chunk_t *c,
-                       const psd_rule_t *rule, int array)
+static void name_array(char text[ENTRY_TEXT], const psd_tensor_list_t *model, const psd_chunk_t *c, const psd_rule_t *rule,
+                       int array)
 {
-    snprintf(text, ENTRY_TEXT, "%s[%" PRIu64 ":%" PRIu64 "]%s%s", model->tensor[c->tensor].name, c->offset,
-             c->offset + c->n, array ? "/" : "", array ? rule->slot[array - 1].name : "");
+    snprintf(text, ENTRY_TEXT, "%s[%" PRIu64 ":%" PRIu64 "]%s%s", model->tensor[c->tensor].name, c->offset, c->offset + c->n,
+             array ? "/" : "", array ? rule->slot[array - 1].name : "");
 }
 
 /* ---- writing ---- */
@@ -66,8 +66,8 @@ static char *applied_text(const psd_ckpt_facts_t *facts)
     return text;
 }
 
-static void begin_header(psd_header_t *header, const psd_ckpt_facts_t *facts, const psd_rule_t *rule,
-                         const char *applied, const char *state, const char *data_crc)
+static void begin_header(psd_header_t *header, const psd_ckpt_facts_t *facts, const psd_rule_t *rule, const char *applied,
+                         const char *state, const char *data_crc)
 {
     char rule_text[PSD_RULE_TEXT], lr[PSD_NUMBER_TEXT], number[5][24];
     const uint64_t value[5] = { facts->clock, facts->version, facts->view_id, facts->shard, facts->n_shards };
@@ -103,13 +103,11 @@ static char *place(const psd_header_t *header, const char *key)
 }
 
 int psd_shardfile_header(psd_header_t *header, psd_shardfile_places_t *places, const psd_ckpt_facts_t *facts,
-                         const psd_tensor_list_t *model, const psd_partition_t *map, const psd_rule_t *rule,
-                         psd_err_t *err)
+                         const psd_tensor_list_t *model, const psd_partition_t *map, const psd_rule_t *rule, psd_err_t *err)
 {
     char name[ENTRY_TEXT];
     const size_t n_parts = map->n_parts[facts->shard], n_arrays = 1 + (size_t)rule->n_slots;
-    char *applied = applied_text(facts), *state = zeros(n_parts * STATE),
-         *crcs = zeros(n_parts * n_arrays * CRC);
+    char *applied = applied_text(facts), *state = zeros(n_parts * STATE), *crcs = zeros(n_parts * n_arrays * CRC);
     *header = (psd_header_t){ .code = PSD_ENOMEM };
     if (applied && state && crcs)
         begin_header(header, facts, rule, applied, state, crcs);
@@ -124,13 +122,12 @@ int psd_shardfile_header(psd_header_t *header, psd_shardfile_places_t *places, c
         }
     int rc = psd_header_end(header, err);
     if (rc == PSD_OK)
-        *places = (psd_shardfile_places_t){ place(header, "psd.crc"), place(header, "psd.state"),
-                                            place(header, "psd.data_crc") };
+        *places = (psd_shardfile_places_t){ place(header, "psd.crc"), place(header, "psd.state"), place(header, "psd.data_crc") };
     return rc;
 }
 
-void psd_shardfile_set(const psd_shardfile_places_t *places, uint32_t part, const psd_rule_state_t *state,
-                       const uint32_t *crc, uint32_t n_arrays)
+void psd_shardfile_set(const psd_shardfile_places_t *places, uint32_t part, const psd_rule_state_t *state, const uint32_t *crc,
+                       uint32_t n_arrays)
 {
     char *at = places->state + (size_t)part * STATE;
     psd_seal_put(at, WORD, state->t);
@@ -205,8 +202,7 @@ static int read_facts(psd_shardfile_t *self, psd_err_t *err)
         !get_count(self, "psd.shards", &n_shards) || !get_real(self, "psd.lr", &facts->lr))
         return bad(self, "a psd note is missing or no number", err);
     if (n_shards > PSD_MAX_SERVERS || shard >= n_shards)
-        return psd_err_set(err, PSD_EDATA, "%s: shard %" PRIu64 " of %" PRIu64, self->st.path, shard,
-                           n_shards);
+        return psd_err_set(err, PSD_EDATA, "%s: shard %" PRIu64 " of %" PRIu64, self->st.path, shard, n_shards);
     facts->shard = (uint32_t)shard;
     facts->n_shards = (uint32_t)n_shards;
     if (!rule || psd_rule_parse(&self->rule, rule, err) != PSD_OK)
@@ -275,8 +271,7 @@ static const psd_chunk_t *chunk_at(const psd_partition_t *map, uint32_t tensor, 
 }
 
 /* The chunk that an entry of that name could be; whether it is one is seen by printing its name again. */
-static const psd_chunk_t *chunk_named(const char *name, const psd_tensor_list_t *model,
-                                      const psd_partition_t *map, uint32_t *hint)
+static const psd_chunk_t *chunk_named(const char *name, const psd_tensor_list_t *model, const psd_partition_t *map, uint32_t *hint)
 {
     const char *bracket = strrchr(name, '[');
     const size_t n = bracket ? (size_t)(bracket - name) : PSD_MAX_NAME;
@@ -290,9 +285,8 @@ static const psd_chunk_t *chunk_named(const char *name, const psd_tensor_list_t 
     return NULL;
 }
 
-const psd_chunk_t *psd_shardfile_chunk(const psd_shardfile_t *self, uint32_t i,
-                                       const psd_tensor_list_t *model, const psd_partition_t *map,
-                                       uint32_t *hint, psd_err_t *err)
+const psd_chunk_t *psd_shardfile_chunk(const psd_shardfile_t *self, uint32_t i, const psd_tensor_list_t *model,
+                                       const psd_partition_t *map, uint32_t *hint, psd_err_t *err)
 {
     char name[ENTRY_TEXT];
     const uint32_t n_arrays = 1 + (uint32_t)self->rule.n_slots;
@@ -303,8 +297,7 @@ const psd_chunk_t *psd_shardfile_chunk(const psd_shardfile_t *self, uint32_t i,
             name_array(name, model, c, &self->rule, (int)a);
         if (!c || strcmp(entry->name, name) != 0 || strcmp(entry->dtype, "F32") != 0 || entry->n_dims != 1 ||
             entry->shape[0] != c->n) {
-            psd_err_set(err, PSD_EDATA, "%s: %.200s is no chunk and array of the model", self->st.path,
-                        entry->name);
+            psd_err_set(err, PSD_EDATA, "%s: %.200s is no chunk and array of the model", self->st.path, entry->name);
             return NULL;
         }
     }
@@ -333,8 +326,7 @@ static int read_array(const psd_shardfile_t *self, size_t index, float *to, psd_
     if (rc)
         return rc;
     if (!psd_seal_get(digits, CRC, &crc) || crc != psd_crc32c(to, (size_t)(entry->end - entry->begin)))
-        return psd_err_set(err, PSD_EDATA, "%s: %.200s is damaged: its CRC differs", self->st.path,
-                           entry->name);
+        return psd_err_set(err, PSD_EDATA, "%s: %.200s is damaged: its CRC differs", self->st.path, entry->name);
     return PSD_OK;
 }
 

@@ -24,12 +24,11 @@ typedef struct psd_shardfile_places {
 
 /* Make the header, its last numbers zero. PSD_EINVAL, PSD_ENOMEM; free(header->bytes) in any case. */
 int psd_shardfile_header(psd_header_t *header, psd_shardfile_places_t *places, const psd_ckpt_facts_t *facts,
-                         const psd_tensor_list_t *model, const psd_partition_t *map, const psd_rule_t *rule,
-                         psd_err_t *err);
+                         const psd_tensor_list_t *model, const psd_partition_t *map, const psd_rule_t *rule, psd_err_t *err);
 
 /* Fill in a chunk's numbers: its state, and the CRC of each of its `n_arrays` arrays. */
-void psd_shardfile_set(const psd_shardfile_places_t *places, uint32_t part, const psd_rule_state_t *state,
-                       const uint32_t *crc, uint32_t n_arrays);
+void psd_shardfile_set(const psd_shardfile_places_t *places, uint32_t part, const psd_rule_state_t *state, const uint32_t *crc,
+                       uint32_t n_arrays);
 
 /* A file that is read. */
 typedef struct psd_shardfile {
@@ -51,9 +50,8 @@ void psd_shardfile_close(psd_shardfile_t *self);
 
 /* Which chunk of `map` the i-th group is; NULL with PSD_EDATA when it is none, or its entries are not as they
  * would be written. `hint`, 0 at first, remembers where the last one was found. */
-const psd_chunk_t *psd_shardfile_chunk(const psd_shardfile_t *self, uint32_t i,
-                                       const psd_tensor_list_t *model, const psd_partition_t *map,
-                                       uint32_t *hint, psd_err_t *err);
+const psd_chunk_t *psd_shardfile_chunk(const psd_shardfile_t *self, uint32_t i, const psd_tensor_list_t *model,
+                                       const psd_partition_t *map, uint32_t *hint, psd_err_t *err);
 
 /* The i-th group's state, which the header has. PSD_EDATA. */
 int psd_shardfile_state(const psd_shardfile_t *self, uint32_t i, psd_rule_state_t *state, psd_err_t *err);

@@ -59,9 +59,8 @@ struct psd_status {
     char machine[MAX_HOST];    /* this machine's name */
     char url[MAX_HOST + 32];
     char token[PSD_TOKEN_TEXT]; /* "": none is asked for */
-    pthread_mutex_t
-        lock; /* held to swap or take the pointer, copy the history or wake streams, never longer */
-    pthread_cond_t gone; /* a stream has ended */
+    pthread_mutex_t lock;       /* held to swap or take the pointer, copy the history or wake streams, never longer */
+    pthread_cond_t gone;        /* a stream has ended */
     shot_t *shot;
     psd_history_t history;
     stream_t *streams;
@@ -159,8 +158,7 @@ static bool is_alive(const shot_t *shot)
 /* -- answers ----------------------------------------------------------------------------------------------- */
 
 /* Send what `response` is, NULL when there was no memory for it. */
-static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code, const char *type,
-                               struct MHD_Response *response)
+static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code, const char *type, struct MHD_Response *response)
 {
     if (!response)
         return MHD_NO;
@@ -180,12 +178,10 @@ static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code,
     return result;
 }
 
-static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, const char *type,
-                              const char *text)
+static enum MHD_Result answer(struct MHD_Connection *connection, unsigned code, const char *type, const char *text)
 {
-    return respond(
-        connection, code, type,
-        MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY));
+    return respond(connection, code, type,
+                   MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY));
 }
 
 static const char plain[] = "text/plain; charset=utf-8";
@@ -197,28 +193,24 @@ static enum MHD_Result answer_livez(psd_status_t *self, struct MHD_Connection *c
     return answer(connection, alive ? 200 : 500, plain, alive ? "ok\n" : "the loop has not turned for 5 s\n");
 }
 
-static enum MHD_Result answer_readyz(psd_status_t *self, struct MHD_Connection *connection,
-                                     const shot_t *shot)
+static enum MHD_Result answer_readyz(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)self;
     bool ready = shot && shot->ready && is_alive(shot);
     bool verbose = MHD_lookup_connection_value_n(connection, MHD_GET_ARGUMENT_KIND, "verbose", 7, NULL, NULL);
     char text[2048];
-    snprintf(text, sizeof text, "%sreadyz check %s\n", shot ? shot->ready_lines : "",
-             ready ? "passed" : "failed");
+    snprintf(text, sizeof text, "%sreadyz check %s\n", shot ? shot->ready_lines : "", ready ? "passed" : "failed");
     return answer(connection, ready ? 200 : 503, plain, ready && !verbose ? "ok\n" : text);
 }
 
-static enum MHD_Result answer_status(psd_status_t *self, struct MHD_Connection *connection,
-                                     const shot_t *shot)
+static enum MHD_Result answer_status(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)self;
     bool any = shot && *shot->status_json;
     return answer(connection, any ? 200 : 503, "application/json", any ? shot->status_json : "{}");
 }
 
-static enum MHD_Result answer_metrics(psd_status_t *self, struct MHD_Connection *connection,
-                                      const shot_t *shot)
+static enum MHD_Result answer_metrics(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)self;
     const char *agent = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_USER_AGENT);
@@ -256,8 +248,7 @@ static enum MHD_Result answer_page(psd_status_t *self, struct MHD_Connection *co
     return answer_and_free(connection, "text/html; charset=utf-8", page);
 }
 
-static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection *connection,
-                                      const shot_t *shot)
+static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)shot;
     psd_history_t *history = take_history(self);
@@ -267,11 +258,10 @@ static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection 
 }
 
 /* Compressed as it is: who asks for it is a browser. */
-static enum MHD_Result answer_asset(struct MHD_Connection *connection, const psd_asset_t *asset,
-                                    const char *type)
+static enum MHD_Result answer_asset(struct MHD_Connection *connection, const psd_asset_t *asset, const char *type)
 {
-    struct MHD_Response *response = MHD_create_response_from_buffer(
-        asset->n_bytes, (void *)(uintptr_t)asset->bytes, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(asset->n_bytes, (void *)(uintptr_t)asset->bytes, MHD_RESPMEM_PERSISTENT);
     if (response)
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
     return respond(connection, 200, type, response);
@@ -376,9 +366,7 @@ static stream_t *begin_stream(psd_status_t *self, struct MHD_Connection *connect
     pthread_mutex_lock(&self->lock);
     bool room = self->n_streams < MAX_STREAMS && !self->ending;
     if (room) {
-        *stream = (stream_t){
-            .status = self, .connection = connection, .place = &self->streams, .next = self->streams
-        };
+        *stream = (stream_t){ .status = self, .connection = connection, .place = &self->streams, .next = self->streams };
         if (stream->next)
             stream->next->place = &stream->next;
         self->streams = stream;
@@ -393,19 +381,16 @@ static stream_t *begin_stream(psd_status_t *self, struct MHD_Connection *connect
 
 static psd_guest_t *guest_of(struct MHD_Connection *connection)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     return info ? info->socket_context : NULL;
 }
 
-static enum MHD_Result answer_events(psd_status_t *self, struct MHD_Connection *connection,
-                                     const shot_t *shot)
+static enum MHD_Result answer_events(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)shot;
     stream_t *stream = begin_stream(self, connection);
     if (!stream)
-        return answer(connection, MHD_HTTP_SERVICE_UNAVAILABLE, plain,
-                      "too many follow the events already\n");
+        return answer(connection, MHD_HTTP_SERVICE_UNAVAILABLE, plain, "too many follow the events already\n");
     psd_guests_stay(guest_of(connection));
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, stream, end_stream);
@@ -432,12 +417,10 @@ static void end_streams(psd_status_t *self)
 
 /* -- requests ---------------------------------------------------------------------------------------------- */
 
-static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection *connection,
-                                      const shot_t *shot)
+static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)self, (void)shot;
-    return answer(connection, MHD_HTTP_NOT_FOUND, plain,
-                  "there are / /status /events /history /metrics /livez /readyz\n");
+    return answer(connection, MHD_HTTP_NOT_FOUND, plain, "there are / /status /events /history /metrics /livez /readyz\n");
 }
 
 static const struct {
@@ -469,8 +452,7 @@ uint64_t psd_status_requests(const psd_status_t *self, size_t row)
 static bool has_token(const psd_status_t *self, struct MHD_Connection *connection)
 {
     static const char scheme[] = "Bearer ";
-    const char *header =
-        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    const char *header = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
     if (!*self->token)
         return true;
     if (!header || strncasecmp(header, scheme, sizeof scheme - 1) != 0)
@@ -497,13 +479,11 @@ static bool is_our_host(const psd_status_t *self, const char *header)
         return false;
     snprintf(host, sizeof host, "%.*s", (int)(n - skip), header + skip);
     return inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1 ||
-           strcasecmp(host, "localhost") == 0 || strcasecmp(host, self->host) == 0 ||
-           strcasecmp(host, self->machine) == 0;
+           strcasecmp(host, "localhost") == 0 || strcasecmp(host, self->host) == 0 || strcasecmp(host, self->machine) == 0;
 }
 
-static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *path,
-                                  const char *method, const char *version, const char *upload,
-                                  size_t *n_upload, void **state)
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *path, const char *method,
+                                  const char *version, const char *upload, size_t *n_upload, void **state)
 {
     psd_status_t *self = arg;
     (void)version, (void)upload, (void)n_upload, (void)state;
@@ -525,12 +505,10 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     return result;
 }
 
-static void on_connection(void *arg, struct MHD_Connection *connection, void **guest,
-                          enum MHD_ConnectionNotificationCode code)
+static void on_connection(void *arg, struct MHD_Connection *connection, void **guest, enum MHD_ConnectionNotificationCode code)
 {
     psd_status_t *self = arg;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (code == MHD_CONNECTION_NOTIFY_STARTED && info)
         *guest = psd_guests_come(&self->guests, info->connect_fd);
     else if (code == MHD_CONNECTION_NOTIFY_CLOSED)
@@ -559,16 +537,15 @@ static bool start(psd_status_t *self, const psd_sockaddr_t *address)
         flags |= MHD_USE_IPv6;
     /* Guests keep those who never finish from holding what others need; epoll, because select breaks at 1024
      * descriptors, which a server with many workers has. */
-    self->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, self, MHD_OPTION_SOCK_ADDR,
-                                    &address->at, MHD_OPTION_CONNECTION_LIMIT,
-                                    (unsigned)PSD_GUESTS_ROOM, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
-                                    self, MHD_OPTION_CONNECTION_TIMEOUT, 2u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_END);
+    self->daemon =
+        MHD_start_daemon(flags, 0, NULL, NULL, on_request, self, MHD_OPTION_SOCK_ADDR, &address->at, MHD_OPTION_CONNECTION_LIMIT,
+                         (unsigned)PSD_GUESTS_ROOM, MHD_OPTION_NOTIFY_CONNECTION, on_connection, self,
+                         MHD_OPTION_CONNECTION_TIMEOUT, 2u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_END);
     if (!self->daemon)
         return false;
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(self->daemon, MHD_DAEMON_INFO_BIND_PORT);
     bool v6 = strchr(self->host, ':') != NULL;
-    snprintf(self->url, sizeof self->url, "http://%s%s%s:%u", v6 ? "[" : "", self->host, v6 ? "]" : "",
-             info ? info->port : 0u);
+    snprintf(self->url, sizeof self->url, "http://%s%s%s:%u", v6 ? "[" : "", self->host, v6 ? "]" : "", info ? info->port : 0u);
     return true;
 }
 
@@ -595,11 +572,10 @@ psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err
                may = found && (*self->token || psd_address_is_loopback((struct sockaddr *)&address.at)),
                started = may && start(self, &address);
     if (found && !may)
-        psd_err_set(
-            err, PSD_ECONFIG,
-            "status.listen %s is beyond this machine, where everybody could read it: add --status-token "
-            "FILE, or listen at 127.0.0.1",
-            listen);
+        psd_err_set(err, PSD_ECONFIG,
+                    "status.listen %s is beyond this machine, where everybody could read it: add --status-token "
+                    "FILE, or listen at 127.0.0.1",
+                    listen);
     else if (found && !started)
         psd_err_set(err, PSD_EIO, "status.listen: cannot serve at %s: %s", listen, strerror(errno));
     if (!started)

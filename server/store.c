@@ -24,15 +24,15 @@ enum { NICER = 5 };
 /* One thing to do; they are done in the order in which they were asked for. */
 typedef struct task {
     struct psd_store *store;
-    psd_engine_t *engine;            /* whose shard it is about */
+    psd_engine_t *engine; /* whose shard it is about */
     psd_act_t act;
     uint64_t clock;
     uint32_t part;
-    psd_applied_t *applied;          /* SAVE_BEGIN: rows for the file; RESTORE: rows from it */
+    psd_applied_t *applied; /* SAVE_BEGIN: rows for the file; RESTORE: rows from it */
     uint32_t n_applied;
-    psd_tensor_list_t model;         /* COMMIT: a copy, for the engine may start over meanwhile */
-    psd_ckpt_facts_t facts;          /* SAVE_BEGIN, COMMIT: what is written; RESTORE: what was read */
-    uint64_t n_bytes;                /* SAVE_END: of the file */
+    psd_tensor_list_t model; /* COMMIT: a copy, for the engine may start over meanwhile */
+    psd_ckpt_facts_t facts;  /* SAVE_BEGIN, COMMIT: what is written; RESTORE: what was read */
+    uint64_t n_bytes;        /* SAVE_END: of the file */
     int rc;
     psd_err_t err;
     struct task *next;
@@ -42,18 +42,18 @@ struct psd_store {
     psd_store_config_t config;
     psd_node_t *node;
     psd_actions_t *out;
-    psd_ckpt_writer_t *writer;       /* of the file being written; NULL after a failure too */
-    psd_ckpt_facts_t writing;        /* its facts, which the writer borrows */
-    uint64_t n_bytes;                /* of the newest durable file */
-    task_t *first, *last;            /* the first is under way */
-    uv_thread_t thread;              /* our own: on the pool each chunk would wait for all steps of a round, and a file that
+    psd_ckpt_writer_t *writer; /* of the file being written; NULL after a failure too */
+    psd_ckpt_facts_t writing;  /* its facts, which the writer borrows */
+    uint64_t n_bytes;          /* of the newest durable file */
+    task_t *first, *last;      /* the first is under way */
+    uv_thread_t thread;        /* our own: on the pool each chunk would wait for all steps of a round, and a file that
                                       * is removed would keep a step from running */
-    uv_mutex_t lock;                 /* of what follows */
-    uv_cond_t wake;                  /* there is something to do, or `ending` */
-    task_t *handed;                  /* to be run by the thread; NULL: none, or it has run */
+    uv_mutex_t lock;           /* of what follows */
+    uv_cond_t wake;            /* there is something to do, or `ending` */
+    task_t *handed;            /* to be run by the thread; NULL: none, or it has run */
     bool ending;
-    int claim;                       /* the open file whose lock says that the directory is ours; -1: none */
-    uv_async_t done;                 /* it has run; keeps the loop alive while it has not */
+    int claim;       /* the open file whose lock says that the directory is ours; -1: none */
+    uv_async_t done; /* it has run; keeps the loop alive while it has not */
 };
 
 /* ---- finding ---- */
@@ -73,8 +73,9 @@ static void warn_of_damaged(const char *dir, const psd_store_points_t *whole)
     for (size_t i = 0; whole->n && i < n && clock[i] > whole->clock[0]; i++) {
         psd_err_t why = { 0 };
         if (psd_ckpt_check(dir, clock[i], &why) != PSD_OK)
-            psd_log_warn("checkpoint.damaged", "clock=%" PRIu64 " reason=\"%s\" effect=\"passed over; the one of clock %" PRIu64 " is older\"",
-                         clock[i], why.text, whole->clock[0]);
+            psd_log_warn("checkpoint.damaged",
+                         "clock=%" PRIu64 " reason=\"%s\" effect=\"passed over; the one of clock %" PRIu64 " is older\"", clock[i],
+                         why.text, whole->clock[0]);
     }
 }
 
@@ -104,10 +105,7 @@ int psd_store_find(const char *dir, const char *job, const char *settings, psd_s
 
 /* ---- tasks ---- */
 
-static psd_shard_t *shard_of(const task_t *task)
-{
-    return (psd_shard_t *)(uintptr_t)psd_engine_shard(task->engine);
-}
+static psd_shard_t *shard_of(const task_t *task) { return (psd_shard_t *)(uintptr_t)psd_engine_shard(task->engine); }
 
 /* While a chunk is with the writer, the engine leaves it alone; while a shard is being restored, all of it. */
 static void write_part(task_t *task)
@@ -147,7 +145,9 @@ static void run(task_t *task)
                                       &self->config.rule, &task->err);
         task->rc = self->writer ? PSD_OK : task->err.code;
         break;
-    case PSD_ACT_SAVE_PART: write_part(task); break;
+    case PSD_ACT_SAVE_PART:
+        write_part(task);
+        break;
     case PSD_ACT_SAVE_END:
         task->n_bytes = psd_ckpt_bytes(self->writer);
         task->rc = psd_ckpt_end(&self->writer, &task->err);
@@ -155,7 +155,9 @@ static void run(task_t *task)
     case PSD_ACT_COMMIT:
         task->rc = psd_ckpt_commit(self->config.dir, &task->facts, &task->model, self->config.keep, &task->err);
         break;
-    default: load(task); break;
+    default:
+        load(task);
+        break;
     }
 }
 
@@ -183,9 +185,14 @@ static void tell_restored(task_t *task, uint64_t now)
     psd_member_t *applied = calloc(task->n_applied + 1, sizeof *applied);
     assert(applied && "no memory for the applied table");
     for (uint32_t i = 0; i < task->n_applied; i++)
-        applied[i] = (psd_member_t){ .worker = task->applied[i].worker, .incarnation = task->applied[i].incarnation,
+        applied[i] = (psd_member_t){ .worker = task->applied[i].worker,
+                                     .incarnation = task->applied[i].incarnation,
                                      .samples = task->applied[i].clock };
-    psd_engine_point_t point = { .clock = task->clock, .version = task->facts.version, .samples = task->facts.samples, .lr = task->facts.lr, .applied = applied,
+    psd_engine_point_t point = { .clock = task->clock,
+                                 .version = task->facts.version,
+                                 .samples = task->facts.samples,
+                                 .lr = task->facts.lr,
+                                 .applied = applied,
                                  .n_applied = task->n_applied };
     psd_node_restored(task->store->node, now, task->rc == PSD_OK ? NULL : task->err.text, &point, task->store->out);
     free(applied);
@@ -259,7 +266,8 @@ static void prepare_save(task_t *task)
     assert(self->writing.applied && "no memory for the applied table");
     self->writing.n_applied = point->n_applied;
     for (uint32_t i = 0; i < point->n_applied; i++)
-        self->writing.applied[i] = (psd_applied_t){ .worker = point->applied[i].worker, .incarnation = point->applied[i].incarnation,
+        self->writing.applied[i] = (psd_applied_t){ .worker = point->applied[i].worker,
+                                                    .incarnation = point->applied[i].incarnation,
                                                     .clock = point->applied[i].samples };
 }
 
@@ -355,11 +363,11 @@ static int claim(psd_store_t *self, psd_err_t *err)
     psd_err_t why = { 0 };
     snprintf(path, sizeof path, "%s/LOCK", self->config.dir);
     int rc = psd_durable_mkdir(self->config.dir, &why);
-    if (rc == PSD_OK &&
-        (lock_file(self, path, O_RDONLY) || (errno == EBADF && lock_file(self, path, O_RDWR))))
+    if (rc == PSD_OK && (lock_file(self, path, O_RDONLY) || (errno == EBADF && lock_file(self, path, O_RDWR))))
         return PSD_OK;
     if (rc == PSD_OK && self->claim >= 0 && errno == EWOULDBLOCK)
-        return psd_err_set(err, PSD_ECONFIG, "another server 0 makes checkpoints in %s: wait for its end, or name another directory",
+        return psd_err_set(err, PSD_ECONFIG,
+                           "another server 0 makes checkpoints in %s: wait for its end, or name another directory",
                            self->config.dir);
     psd_log_warn("checkpoint.unclaimed", "dir=\"%s\" reason=\"%s\" effect=\"nothing keeps another job out of it\"",
                  self->config.dir, rc == PSD_OK ? strerror(errno) : why.text);
@@ -428,8 +436,12 @@ void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t
     *task = (task_t){ .store = self, .engine = engine, .act = action->act, .clock = action->clock, .part = action->part };
     if (action->act != PSD_ACT_RESTORE)
         task->facts = (psd_ckpt_facts_t){ .job = (char *)(uintptr_t)self->config.job,
-                                          .settings = (char *)(uintptr_t)self->config.settings, .clock = action->clock,
-                                          .version = point->version, .samples = point->samples, .lr = point->lr, .shard = psd_engine_index(engine),
+                                          .settings = (char *)(uintptr_t)self->config.settings,
+                                          .clock = action->clock,
+                                          .version = point->version,
+                                          .samples = point->samples,
+                                          .lr = point->lr,
+                                          .shard = psd_engine_index(engine),
                                           .n_shards = psd_engine_map(engine)->n_servers };
     int rc = action->act == PSD_ACT_COMMIT ? psd_tensors_copy(&task->model, psd_engine_model(engine)) : PSD_OK;
     assert(rc == PSD_OK && "no memory for a copy of the model's list of tensors");

@@ -11,11 +11,11 @@ typedef struct psd_store psd_store_t;
 
 typedef struct psd_store_config {
     uv_loop_t *loop;
-    const char *dir;                 /* where checkpoints are; borrowed */
-    const char *job, *settings;      /* what the files say; borrowed */
+    const char *dir;            /* where checkpoints are; borrowed */
+    const char *job, *settings; /* what the files say; borrowed */
     psd_rule_t rule;
-    uint32_t keep;                   /* whole checkpoints that are kept */
-    bool sole;                       /* this is server 0: no other one may have the directory meanwhile */
+    uint32_t keep; /* whole checkpoints that are kept */
+    bool sole;     /* this is server 0: no other one may have the directory meanwhile */
     /* After an event was given to the node: `out` has what it wants done. */
     void (*done)(void *arg);
     void *arg;
@@ -23,10 +23,10 @@ typedef struct psd_store_config {
 
 /* What a new coordinator must know of the checkpoints that are there. */
 typedef struct psd_store_points {
-    uint64_t clock[16];              /* newest first */
+    uint64_t clock[16]; /* newest first */
     size_t n;
-    psd_tensor_list_t model;         /* of the newest; n = 0 without any */
-    double lr;                       /* its learning rate */
+    psd_tensor_list_t model; /* of the newest; n = 0 without any */
+    double lr;               /* its learning rate */
 } psd_store_points_t;
 
 /* Look for checkpoints to go on from. PSD_EDATA when there are some and none is whole: nothing is begun anew over a damaged

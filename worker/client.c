@@ -35,22 +35,23 @@ _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int
                    (int)PSD_W_EDATA == (int)PSD_EDATA && (int)PSD_W_ENOINPUT == (int)PSD_ENOINPUT &&
                    (int)PSD_W_ESYSTEM == (int)PSD_ESYSTEM && (int)PSD_W_EFAILED == (int)PSD_EDIVERGED &&
                    (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
-                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EUNAVAILABLE == (int)PSD_EUNAVAILABLE && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN &&
-                   (int)PSD_W_EAUTH == (int)PSD_EAUTH && (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
+                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EUNAVAILABLE == (int)PSD_EUNAVAILABLE &&
+                   (int)PSD_W_EAGAIN == (int)PSD_EAGAIN && (int)PSD_W_EAUTH == (int)PSD_EAUTH &&
+                   (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
                "the public codes are those of common/err.h");
 
 typedef enum request_kind { REGISTER, EXCHANGE, PULL_SLOW, SET_LR, REPORT, LEAVE, STOP } request_kind_t;
 
 typedef struct request {
     request_kind_t kind;
-    const psd_tensor_list_t *list;       /* REGISTER */
-    float *const *data;                  /* REGISTER, PULL_SLOW */
-    const float *const *gradient;        /* EXCHANGE */
-    uint64_t samples;                    /* EXCHANGE */
-    double value;                        /* EXCHANGE: loss; SET_LR, REPORT */
-    bool finished;                       /* LEAVE */
-    uint64_t rejoins;                    /* LEAVE: of the run that is left; in a later one there is work again */
-    char name[64];                       /* REPORT */
+    const psd_tensor_list_t *list; /* REGISTER */
+    float *const *data;            /* REGISTER, PULL_SLOW */
+    const float *const *gradient;  /* EXCHANGE */
+    uint64_t samples;              /* EXCHANGE */
+    double value;                  /* EXCHANGE: loss; SET_LR, REPORT */
+    bool finished;                 /* LEAVE */
+    uint64_t rejoins;              /* LEAVE: of the run that is left; in a later one there is work again */
+    char name[64];                 /* REPORT */
 } request_t;
 
 struct psd_worker {
@@ -61,18 +62,18 @@ struct psd_worker {
     psd_socket_t *socket[PSD_MAX_SERVERS];
     char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket but the first */
     uint32_t n_sockets;
-    uint64_t heard_ms[PSD_MAX_SERVERS];  /* when each server last said something, or was not asked */
-    uint64_t seen_ms;                    /* when the last tick was, for our own absence */
+    uint64_t heard_ms[PSD_MAX_SERVERS]; /* when each server last said something, or was not asked */
+    uint64_t seen_ms;                   /* when the last tick was, for our own absence */
     psd_session_t *session;
     psd_actions_t out;
-    psd_phase_t published;               /* the session's phase as the caller was last told */
-    bool exchanging;                     /* a ticket is open */
-    uint64_t wait_since_ms;              /* of the present phase, or of its last line */
-    char trouble[400];                   /* with a connection that is not made; "" when there is none */
-    psd_probe_t *probe;                  /* why server 0 does not answer */
-    psd_clusterfile_t found;             /* what the cluster's file said last */
-    uint64_t reread_ms;                  /* when it was read last */
-    uint64_t doubt_ms;                   /* since when what it said is in doubt; 0: it is not */
+    psd_phase_t published;   /* the session's phase as the caller was last told */
+    bool exchanging;         /* a ticket is open */
+    uint64_t wait_since_ms;  /* of the present phase, or of its last line */
+    char trouble[400];       /* with a connection that is not made; "" when there is none */
+    psd_probe_t *probe;      /* why server 0 does not answer */
+    psd_clusterfile_t found; /* what the cluster's file said last */
+    uint64_t reread_ms;      /* when it was read last */
+    uint64_t doubt_ms;       /* since when what it said is in doubt; 0: it is not */
     bool stopping;
 
     /* both, under `lock` */
@@ -81,35 +82,35 @@ struct psd_worker {
     uv_async_t wake;
     request_t request[MAX_REQUESTS];
     uint32_t n_requests;
-    psd_phase_t phase;                   /* as published by the library's thread, or ahead of it by a request */
+    psd_phase_t phase; /* as published by the library's thread, or ahead of it by a request */
     psd_err_t failure;
     psd_session_position_t position;
-    uint64_t rejoins;                    /* how often the servers have begun another run */
-    bool leaves;                         /* psd_worker_leave was called, and has not been answered; since then: */
-    uint64_t leave_rejoins;              /* `rejoins` at its first call */
-    uint64_t moved;                      /* chunks, as psd_session_moved counts them */
-    char waiting[PSD_MAX_TEXT];          /* what is waited for */
+    uint64_t rejoins;           /* how often the servers have begun another run */
+    bool leaves;                /* psd_worker_leave was called, and has not been answered; since then: */
+    uint64_t leave_rejoins;     /* `rejoins` at its first call */
+    uint64_t moved;             /* chunks, as psd_session_moved counts them */
+    char waiting[PSD_MAX_TEXT]; /* what is waited for */
     char settings[PSD_MAX_TEXT];
-    char join[PSD_ENDPOINT_TEXT];        /* of server 0; written by the library's thread alone */
+    char join[PSD_ENDPOINT_TEXT]; /* of server 0; written by the library's thread alone */
     bool has_slow, drains;
-    bool unresolved;                     /* the name of server 0's host means nothing here */
+    bool unresolved; /* the name of server 0's host means nothing here */
 
     /* the caller alone; set before the thread starts, or by calls */
     uv_thread_t thread;
     bool running;
     int done_fd;
     char *job, *name, *recipe;
-    char *file;                          /* the cluster's; NULL: `join` is fixed */
-    bool trusts_file;                    /* with the servers' public key */
+    char *file;       /* the cluster's; NULL: `join` is fixed */
+    bool trusts_file; /* with the servers' public key */
     uint32_t wanted;
-    int join_timeout_ms;                 /* -1: none */
+    int join_timeout_ms; /* -1: none */
     void (*log)(void *, int, const char *, const char *);
     void *log_arg;
     psd_tensor_list_t list;
-    pid_t process;                       /* that connected; a fork of it has no thread of the library's */
-    float **data, **slow;                /* arrays of the registered tensors; the last pull's */
+    pid_t process;        /* that connected; a fork of it has no thread of the library's */
+    float **data, **slow; /* arrays of the registered tensors; the last pull's */
     const float **gradient;
-    psd_ticket_t ticket;                 /* the newest */
+    psd_ticket_t ticket; /* the newest */
     psd_err_t error;
 };
 
@@ -117,8 +118,7 @@ static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
 
 /* ---- the library's thread ---- */
 
-static void say(psd_worker_t *self, int level, const char *id, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+static void say(psd_worker_t *self, int level, const char *id, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 static void say(psd_worker_t *self, int level, const char *id, const char *format, ...)
 {
@@ -213,8 +213,7 @@ static void renew_deaf_sockets(psd_worker_t *self)
     for (uint32_t s = 0; s < self->n_sockets; s++) {
         if (!psd_session_asks(self->session, s))
             self->heard_ms[s] = now_ms();
-        if (now_ms() >= self->heard_ms[s] + DEAF_MS &&
-            open_socket(self, s, s ? self->endpoint[s] : self->join, &err) != PSD_OK)
+        if (now_ms() >= self->heard_ms[s] + DEAF_MS && open_socket(self, s, s ? self->endpoint[s] : self->join, &err) != PSD_OK)
             say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
     }
 }
@@ -355,7 +354,8 @@ static void on_tick(uv_timer_t *timer)
     }
     uv_mutex_lock(&self->lock);
     self->unresolved = psd_probe_is_unknown(self->probe);
-    snprintf(self->waiting, sizeof self->waiting, "%s%.1000s", text[0] && (!troubled || is_lost) && !says_so ? "waiting for " : "", text);
+    snprintf(self->waiting, sizeof self->waiting, "%s%.1000s", text[0] && (!troubled || is_lost) && !says_so ? "waiting for " : "",
+             text);
     self->drains = psd_session_drains(self->session);
     self->moved = psd_session_moved(self->session);
     uv_mutex_unlock(&self->lock);
@@ -371,21 +371,31 @@ static void run_request(psd_worker_t *self, const request_t *r)
     psd_err_t err = { 0 };
     int rc = PSD_OK;
     switch (r->kind) {
-    case REGISTER: rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err); break;
+    case REGISTER:
+        rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err);
+        break;
     case EXCHANGE:
         self->exchanging = true;
         rc = psd_session_exchange(self->session, now, r->gradient, r->samples, r->value, &err);
         while (psd_session_pump(self->session, &self->out))
             carry_out(self);
         break;
-    case PULL_SLOW: rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err); break;
-    case SET_LR: rc = psd_session_set_lr(self->session, now, r->value, &self->out, &err); break;
-    case REPORT: psd_session_report(self->session, r->name, r->value, &self->out); break;
+    case PULL_SLOW:
+        rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err);
+        break;
+    case SET_LR:
+        rc = psd_session_set_lr(self->session, now, r->value, &self->out, &err);
+        break;
+    case REPORT:
+        psd_session_report(self->session, r->name, r->value, &self->out);
+        break;
     case LEAVE: /* the job may have gone back while this was on its way: then nobody has finished */
         if (!r->finished || psd_session_rejoins(self->session) == r->rejoins)
             psd_session_leave(self->session, now, r->finished, &self->out);
         break;
-    case STOP: self->stopping = true; break;
+    case STOP:
+        self->stopping = true;
+        break;
     }
     if (rc != PSD_OK) {
         /* A session that failed while the request was on its way knows why better than that it came too late. */
@@ -539,11 +549,13 @@ static psd_worker_config_t read_config(const psd_worker_config_t *given)
 static int open_net(psd_worker_t *self, const psd_worker_config_t *config)
 {
     psd_keys_t keys;
-    const psd_keys_source_t source = { .secret = config->key, .server = config->server_public, .insecure = config->insecure,
-                                       .server_later = self->trusts_file };
+    const psd_keys_source_t source = {
+        .secret = config->key, .server = config->server_public, .insecure = config->insecure, .server_later = self->trusts_file
+    };
     int rc = psd_keys_load(&keys, &source, &self->error);
     if (rc == PSD_OK && !keys.insecure && !self->trusts_file && !strcmp(keys.public, keys.server))
-        rc = psd_err_set(&self->error, PSD_ECONFIG, "the worker's key is that of the servers: give it one of its own, made by "
+        rc = psd_err_set(&self->error, PSD_ECONFIG,
+                         "the worker's key is that of the servers: give it one of its own, made by "
                          "psdctl keygen NAME");
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, &self->error)))
         rc = self->error.code;
@@ -558,8 +570,10 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     snprintf(name, sizeof name, "%s:%d", host, (int)getpid());
     const bool by_file = !config->join || !*config->join;
     if (!config->size || (by_file && (!config->cluster_file || !*config->cluster_file)))
-        return psd_err_set(&self->error, PSD_EINVAL, "the configuration needs its size, of at most %zu bytes here, and `join` or "
-                           "`cluster_file`", sizeof *config);
+        return psd_err_set(&self->error, PSD_EINVAL,
+                           "the configuration needs its size, of at most %zu bytes here, and `join` or "
+                           "`cluster_file`",
+                           sizeof *config);
     if (!by_file && strlen(config->join) >= sizeof self->join)
         return psd_err_set(&self->error, PSD_EINVAL, "`join` is longer than %zu bytes", sizeof self->join - 1);
     snprintf(self->join, sizeof self->join, "%s", by_file ? "" : config->join);
@@ -578,10 +592,13 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
         return psd_err_set(&self->error, PSD_EINVAL, "job \"%.60s\" must be one word, and worker at most %d", self->job,
                            PSD_MAX_WORKERS);
     if (!psd_logtext_is_plain(self->name, strlen(self->name)) || strlen(self->name) >= PSD_MAX_NAME)
-        return psd_err_set(&self->error, PSD_EINVAL, "\"%.60s\" cannot be a worker's name: it is one word of at most %d bytes, "
-                           "without quotes, = or backslash", self->name, PSD_MAX_NAME - 1);
+        return psd_err_set(&self->error, PSD_EINVAL,
+                           "\"%.60s\" cannot be a worker's name: it is one word of at most %d bytes, "
+                           "without quotes, = or backslash",
+                           self->name, PSD_MAX_NAME - 1);
     if (strlen(self->recipe) >= PSD_MAX_RECIPE)
-        return psd_err_set(&self->error, PSD_EINVAL, "`recipe` has %zu bytes, at most %d fit", strlen(self->recipe), PSD_MAX_RECIPE - 1);
+        return psd_err_set(&self->error, PSD_EINVAL, "`recipe` has %zu bytes, at most %d fit", strlen(self->recipe),
+                           PSD_MAX_RECIPE - 1);
     return PSD_OK;
 }
 
@@ -594,10 +611,7 @@ static psd_session_t *new_session(const psd_worker_t *self)
     return psd_session_new(&(psd_session_config_t){ self->job, self->name, self->wanted, nonce, self->recipe, patience_ms });
 }
 
-static void say_waiting(void *arg, const char *what)
-{
-    say(arg, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", what);
-}
+static void say_waiting(void *arg, const char *what) { say(arg, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", what); }
 
 /* Where server 0 is, and what its key is, by the file. */
 static int await_file(psd_worker_t *self)
@@ -605,8 +619,7 @@ static int await_file(psd_worker_t *self)
     if (!self->file)
         return PSD_OK;
     const uint64_t limit_ms = self->join_timeout_ms > 0 ? (uint64_t)self->join_timeout_ms : UINT64_MAX / 2;
-    int rc = psd_clusterfile_await(&self->found, self->file, self->job, limit_ms, say_waiting, self,
-                                   &self->error);
+    int rc = psd_clusterfile_await(&self->found, self->file, self->job, limit_ms, say_waiting, self, &self->error);
     memcpy(self->join, self->found.data, sizeof self->found.data);
     if (rc == PSD_OK && self->trusts_file && *self->found.server_public)
         psd_net_trust(self->net, self->found.server_public);
@@ -663,8 +676,8 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
     if (rc == PSD_ETIMEOUT) {
         uv_mutex_lock(&self->lock);
         rc = self->unresolved ? PSD_ECONFIG : rc;
-        psd_err_set(&self->error, rc, "job %s at %s: not joined after %d ms; %.300s", self->job, self->join,
-                    self->join_timeout_ms, self->waiting[0] ? self->waiting : "waiting for an answer from server 0");
+        psd_err_set(&self->error, rc, "job %s at %s: not joined after %d ms; %.300s", self->job, self->join, self->join_timeout_ms,
+                    self->waiting[0] ? self->waiting : "waiting for an answer from server 0");
         uv_mutex_unlock(&self->lock);
     }
     return rc;
@@ -674,8 +687,8 @@ static int describe_tensor(psd_tensor_desc_t *out, const psd_tensor_t *in, size_
 {
     if (!in->name || !in->name[0] || strlen(in->name) >= PSD_MAX_NAME || in->n_dims > PSD_MAX_DIMS || (in->n_dims && !in->shape) ||
         !in->data)
-        return psd_err_set(err, PSD_EINVAL, "tensor %zu needs a name of 1 to %d bytes, a shape of at most %d dimensions, and data", i,
-                           PSD_MAX_NAME - 1, PSD_MAX_DIMS);
+        return psd_err_set(err, PSD_EINVAL, "tensor %zu needs a name of 1 to %d bytes, a shape of at most %d dimensions, and data",
+                           i, PSD_MAX_NAME - 1, PSD_MAX_DIMS);
     snprintf(out->name, sizeof out->name, "%s", in->name);
     out->n_dims = (uint32_t)in->n_dims;
     out->n_elements = 1;
@@ -758,8 +771,14 @@ psd_position_t psd_worker_position(const psd_worker_t *self)
     psd_worker_t *mutable = (psd_worker_t *)(uintptr_t)self; /* the lock is no part of the handle's value */
     uv_mutex_lock(&mutable->lock);
     psd_session_position_t p = self->position;
-    psd_position_t at = { .clock = p.clock, .version = p.version, .rank = p.rank, .world = p.world, .worker = p.worker,
-                          .incarnation = p.incarnation, .run = p.run, .has_slow = self->has_slow };
+    psd_position_t at = { .clock = p.clock,
+                          .version = p.version,
+                          .rank = p.rank,
+                          .world = p.world,
+                          .worker = p.worker,
+                          .incarnation = p.incarnation,
+                          .run = p.run,
+                          .has_slow = self->has_slow };
     uv_mutex_unlock(&mutable->lock);
     return at;
 }
@@ -784,8 +803,7 @@ uint64_t psd_worker_job_samples(const psd_worker_t *self)
     return n > 0 && n < 0x1p63 ? (uint64_t)n : 0;
 }
 
-int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
-                        psd_ticket_t *ticket)
+int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
     if (samples && !gradients)
         return psd_err_set(&self->error, PSD_EINVAL, "an exchange with samples needs gradients");
@@ -850,7 +868,8 @@ int psd_worker_report(psd_worker_t *self, const char *name, double value)
 {
     request_t request = { .kind = REPORT, .value = value };
     if (!name || !*name || strlen(name) >= sizeof request.name || !is_printable(name))
-        return psd_err_set(&self->error, PSD_EINVAL, "a reported name has 1 to %zu bytes of printable UTF-8", sizeof request.name - 1);
+        return psd_err_set(&self->error, PSD_EINVAL, "a reported name has 1 to %zu bytes of printable UTF-8",
+                           sizeof request.name - 1);
     if (!is_usable(self, "report"))
         return self->error.code;
     memcpy(request.name, name, strlen(name) + 1);
@@ -877,7 +896,8 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
         self->error = self->failure;
     if (finished && !over && !self->list.n) {
         uv_mutex_unlock(&self->lock);
-        return psd_err_set(&self->error, PSD_EINVAL, "leave: no tensors are registered, so no work can be done; register first, or "
+        return psd_err_set(&self->error, PSD_EINVAL,
+                           "leave: no tensors are registered, so no work can be done; register first, or "
                            "leave unfinished");
     }
     if (!self->leaves)

@@ -19,10 +19,7 @@ static const psd_reader_t *const readers[] = {
 #undef X
 };
 
-const psd_reader_t *psd_dataset_reader_at(size_t i)
-{
-    return i < sizeof readers / sizeof *readers ? readers[i] : NULL;
-}
+const psd_reader_t *psd_dataset_reader_at(size_t i) { return i < sizeof readers / sizeof *readers ? readers[i] : NULL; }
 
 static const psd_reader_t *find(const char *name, size_t n)
 {
@@ -34,9 +31,8 @@ static const psd_reader_t *find(const char *name, size_t n)
 
 const psd_reader_t *psd_dataset_reader(const char *name) { return find(name, strlen(name)); }
 
-psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file,
-                                 const psd_bytes_t *labels, const psd_dataset_options_t *options,
-                                 psd_err_t *err)
+psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file, const psd_bytes_t *labels,
+                                 const psd_dataset_options_t *options, psd_err_t *err)
 {
     psd_dataset_t *self = calloc(1, sizeof *self);
     if (!self) {
@@ -50,13 +46,11 @@ psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *
     return self;
 }
 
-static psd_dataset_t *load_files(const psd_reader_t *reader, const char *path,
-                                 const psd_dataset_options_t *options, psd_err_t *err)
+static psd_dataset_t *load_files(const psd_reader_t *reader, const char *path, const psd_dataset_options_t *options, psd_err_t *err)
 {
     psd_bytes_t file = { 0 }, labels = { 0 };
     psd_dataset_t *self = NULL;
-    if (psd_slurp(&file, path, err) == PSD_OK &&
-        (!reader->needs_labels || psd_slurp(&labels, options->labels, err) == PSD_OK))
+    if (psd_slurp(&file, path, err) == PSD_OK && (!reader->needs_labels || psd_slurp(&labels, options->labels, err) == PSD_OK))
         self = psd_dataset_parse(reader, &file, reader->needs_labels ? &labels : NULL, options, err);
     psd_slurp_free(&file);
     psd_slurp_free(&labels);
@@ -85,8 +79,8 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
                     options->train ? "test_labels" : "labels");
         return NULL;
     }
-    const char *misplaced = reader->has_columns || options->train ? NULL
-                            : options->n_drop                       ? "drop"
+    const char *misplaced = reader->has_columns || options->train             ? NULL
+                            : options->n_drop                                 ? "drop"
                             : options->delimiter && options->delimiter != ',' ? "delimiter"
                             : options->label_column && *options->label_column ? "label_column"
                                                                               : NULL;

@@ -29,34 +29,32 @@ struct psd_dataset {
     size_t n_rows;         /* at least 1, fits 32 bits */
     size_t n_features;     /* at least 1 */
     psd_label_kind_t kind; /* what `label` holds */
-    size_t n_classes; /* of PSD_LABEL_CLASS: the largest label of the training set + 1, at least 2; else 0 */
-    size_t first_class;  /* of PSD_LABEL_CLASS: the smallest label; 0 but when classes were counted from 1, or some lack */
-    size_t n_skipped;    /* rows of the file that data.na left out */
-    uint64_t names_hash; /* csv with a header: of the feature columns' names in their order; else 0 */
-    bool minus_one;      /* labels were -1 and +1 in the file, and are 0 and 1 here */
-    float *label;        /* n_rows labels */
-    float *weight;       /* n_rows factors of the rows' losses; NULL: all 1 */
-    uint8_t *pixels;     /* dense, row-major, 0..255; the feature is pixel / 255 */
-    float *dense;        /* dense, row-major */
-    uint64_t *row_start; /* sparse (CSR): row i is column/value [row_start[i], row_start[i + 1]) */
-    uint32_t *column;    /* from 0, below n_features; in file order, each once a row */
+    size_t n_classes;      /* of PSD_LABEL_CLASS: the largest label of the training set + 1, at least 2; else 0 */
+    size_t first_class;    /* of PSD_LABEL_CLASS: the smallest label; 0 but when classes were counted from 1, or some lack */
+    size_t n_skipped;      /* rows of the file that data.na left out */
+    uint64_t names_hash;   /* csv with a header: of the feature columns' names in their order; else 0 */
+    bool minus_one;        /* labels were -1 and +1 in the file, and are 0 and 1 here */
+    float *label;          /* n_rows labels */
+    float *weight;         /* n_rows factors of the rows' losses; NULL: all 1 */
+    uint8_t *pixels;       /* dense, row-major, 0..255; the feature is pixel / 255 */
+    float *dense;          /* dense, row-major */
+    uint64_t *row_start;   /* sparse (CSR): row i is column/value [row_start[i], row_start[i + 1]) */
+    uint32_t *column;      /* from 0, below n_features; in file order, each once a row */
     float *value;
 };
 
 /* How to read. Zero is a good start, but for `index_base`; strings are borrowed for the call. */
 struct psd_dataset_options {
-    psd_label_kind_t kind; /* what the model wants the labels to be */
-    const char *labels;    /* idx: the file of labels. NULL: none given */
-    const char
-        *label_column; /* csv: its name in the header, or its number from 0. NULL or "": the last one */
-    const char *const *drop; /* csv: columns that are left out, by name or number, n_drop of them */
+    psd_label_kind_t kind;    /* what the model wants the labels to be */
+    const char *labels;       /* idx: the file of labels. NULL: none given */
+    const char *label_column; /* csv: its name in the header, or its number from 0. NULL or "": the last one */
+    const char *const *drop;  /* csv: columns that are left out, by name or number, n_drop of them */
     size_t n_drop;
-    char delimiter;    /* csv: what stands between two fields; 0: a comma */
-    bool header;       /* csv: the first record names the columns */
-    psd_na_t na;       /* csv: missing values */
-    int index_base;    /* libsvm: 0 or 1, the number of the first feature; never guessed */
-    const psd_dataset_t
-        *train; /* read a test set: features and classes must fit this training set. NULL: train */
+    char delimiter;             /* csv: what stands between two fields; 0: a comma */
+    bool header;                /* csv: the first record names the columns */
+    psd_na_t na;                /* csv: missing values */
+    int index_base;             /* libsvm: 0 or 1, the number of the first feature; never guessed */
+    const psd_dataset_t *train; /* read a test set: features and classes must fit this training set. NULL: train */
 };
 
 /* Load "FORMAT:WHERE". NULL with `err` set: PSD_ECONFIG for a wrong spec or option, PSD_ENOINPUT for a file
@@ -80,6 +78,5 @@ const psd_reader_t *psd_dataset_reader_at(size_t i);
 const psd_reader_t *psd_dataset_reader(const char *name);
 
 /* Parse bytes in memory, as psd_dataset_load does with a file's. */
-psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file,
-                                 const psd_bytes_t *labels, const psd_dataset_options_t *options,
-                                 psd_err_t *err);
+psd_dataset_t *psd_dataset_parse(const psd_reader_t *reader, const psd_bytes_t *file, const psd_bytes_t *labels,
+                                 const psd_dataset_options_t *options, psd_err_t *err);

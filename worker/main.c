@@ -52,29 +52,24 @@ typedef struct job {
     psd_setup_t setup;
 } job_t;
 
-static const char *text_of(const job_t *job, const char *key)
-{
-    return psd_options_string(job->options, key);
-}
+static const char *text_of(const job_t *job, const char *key) { return psd_options_string(job->options, key); }
 
 static int start_showing(job_t *job, psd_err_t *err)
 {
     const char *mode = text_of(job, "progress");
     const bool terminal = psd_progress_can_redraw(STDERR_FILENO);
-    job->progress = psd_progress_new(
-        &(psd_progress_config_t){ .mode = mode,
-                                  .interval_ms = psd_options_ms(job->options, "progress_interval"),
-                                  .fd = STDERR_FILENO,
-                                  .terminal = terminal },
-        err);
+    job->progress = psd_progress_new(&(psd_progress_config_t){ .mode = mode,
+                                                               .interval_ms = psd_options_ms(job->options, "progress_interval"),
+                                                               .fd = STDERR_FILENO,
+                                                               .terminal = terminal },
+                                     err);
     if (!job->progress)
         return err->code;
     const bool bar = !strcmp(mode, "bar") || (!strcmp(mode, "auto") && terminal);
     psd_log_config_t log = { .level = PSD_LOG_INFO,
                              .comp = "worker",
                              .job = text_of(job, "job"),
-                             .format =
-                                 strcmp(text_of(job, "log.format"), "json") ? PSD_LOG_AUTO : PSD_LOG_JSON,
+                             .format = strcmp(text_of(job, "log.format"), "json") ? PSD_LOG_AUTO : PSD_LOG_JSON,
                              .sink = bar ? psd_progress_sink : NULL,
                              .sink_arg = job->progress };
     psd_log_level_parse(text_of(job, "log.level"), &log.level);
@@ -186,8 +181,7 @@ int main(int argc, char **argv)
     job_t job = { .options = options };
     int rc = psd_options_load(options, argc, argv, &err);
     if (rc < 0) {
-        fprintf(stderr, "%s\n",
-                psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);
+        fprintf(stderr, "%s\n", psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);
     } else if (rc == PSD_OK) {
         watch_signals();
         rc = run(&job, &err);

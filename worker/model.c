@@ -42,10 +42,7 @@ struct psd_model {
     uint32_t *every;                   /* block row numbers, for evaluation */
 };
 
-const psd_model_kind_t *psd_model_kind_at(size_t i)
-{
-    return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL;
-}
+const psd_model_kind_t *psd_model_kind_at(size_t i) { return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL; }
 
 const psd_model_kind_t *psd_model_kind_find(const char *name)
 {
@@ -100,8 +97,7 @@ static const activation_t *find_activation(const char *name)
 
 /* ---- Building ---- */
 
-static int choose_widths(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train,
-                         psd_err_t *err)
+static int choose_widths(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
 {
     const psd_model_kind_t *kind = self->kind;
     const size_t outputs = kind->outputs(train), n = config->n_layers;
@@ -111,9 +107,8 @@ static int choose_widths(psd_model_t *self, const psd_model_config_t *config, co
                            "%zu: make them 0 and 1",
                            kind->name, train->first_class, train->n_classes - 1);
     if (!outputs)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "model.kind %s is for 2 classes, the training set has %zu; choose softmax",
-                           kind->name, train->n_classes);
+        return psd_err_set(err, PSD_ECONFIG, "model.kind %s is for 2 classes, the training set has %zu; choose softmax", kind->name,
+                           train->n_classes);
     if (!n) {
         self->n_layers = kind->hidden ? 2 : 1;
         self->width[0] = train->n_features;
@@ -122,43 +117,35 @@ static int choose_widths(psd_model_t *self, const psd_model_config_t *config, co
         return PSD_OK;
     }
     if (n < 2 || n < (size_t)kind->fewest_layers || n > (size_t)kind->most_layers)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "model.layers has %zu sizes; %s takes %d to %d, as in [%zu, %s%zu]", n, kind->name,
-                           kind->fewest_layers > 2 ? kind->fewest_layers : 2, kind->most_layers,
-                           train->n_features, kind->most_layers > 2 ? "128, " : "", outputs);
+        return psd_err_set(err, PSD_ECONFIG, "model.layers has %zu sizes; %s takes %d to %d, as in [%zu, %s%zu]", n, kind->name,
+                           kind->fewest_layers > 2 ? kind->fewest_layers : 2, kind->most_layers, train->n_features,
+                           kind->most_layers > 2 ? "128, " : "", outputs);
     for (size_t i = 0; i < n; i++)
         if (!(self->width[i] = config->layers[i]) || self->width[i] > PSD_MAX_FEATURES)
-            return psd_err_set(err, PSD_ECONFIG, "model.layers[%zu] is %zu; a layer has 1 to %d outputs", i,
-                               config->layers[i], PSD_MAX_FEATURES);
+            return psd_err_set(err, PSD_ECONFIG, "model.layers[%zu] is %zu; a layer has 1 to %d outputs", i, config->layers[i],
+                               PSD_MAX_FEATURES);
     if (config->layers[0] != train->n_features)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "model.layers starts with %zu, but the training set has %zu features",
+        return psd_err_set(err, PSD_ECONFIG, "model.layers starts with %zu, but the training set has %zu features",
                            config->layers[0], train->n_features);
     if (config->layers[n - 1] != outputs)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "model.layers ends with %zu, but the training set asks for %zu outputs%s",
+        return psd_err_set(err, PSD_ECONFIG, "model.layers ends with %zu, but the training set asks for %zu outputs%s",
                            config->layers[n - 1], outputs,
                            train->first_class ? "; classes count from 0, and none of its labels is 0" : "");
     self->n_layers = n - 1;
     return PSD_OK;
 }
 
-static int choose(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train,
-                  psd_err_t *err)
+static int choose(psd_model_t *self, const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
 {
     self->kind = psd_model_kind_find(config->kind);
     if (!self->kind)
-        return psd_err_set(err, PSD_ECONFIG, "model.kind '%.40s' is none of linear, logistic, softmax, mlp",
-                           config->kind);
+        return psd_err_set(err, PSD_ECONFIG, "model.kind '%.40s' is none of linear, logistic, softmax, mlp", config->kind);
     if (config->loss && *config->loss && strcmp(config->loss, self->kind->loss_name) != 0)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "model.loss '%.40s' does not go with model.kind %s; its loss is %s", config->loss,
+        return psd_err_set(err, PSD_ECONFIG, "model.loss '%.40s' does not go with model.kind %s; its loss is %s", config->loss,
                            self->kind->name, self->kind->loss_name);
-    self->activation =
-        find_activation(config->activation && *config->activation ? config->activation : "relu");
+    self->activation = find_activation(config->activation && *config->activation ? config->activation : "relu");
     if (!self->activation)
-        return psd_err_set(err, PSD_ECONFIG, "model.activation '%.40s' is none of relu, tanh, gelu",
-                           config->activation);
+        return psd_err_set(err, PSD_ECONFIG, "model.activation '%.40s' is none of relu, tanh, gelu", config->activation);
     assert(train->kind == self->kind->labels);
     return choose_widths(self, config, train, err);
 }
@@ -166,8 +153,7 @@ static int choose(psd_model_t *self, const psd_model_config_t *config, const psd
 static void *array(size_t n, size_t m)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(n, m, &bytes) || __builtin_mul_overflow(bytes, sizeof(float), &bytes) ||
-        bytes > SIZE_MAX / 2)
+    if (__builtin_mul_overflow(n, m, &bytes) || __builtin_mul_overflow(bytes, sizeof(float), &bytes) || bytes > SIZE_MAX / 2)
         return NULL;
     return aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
 }
@@ -280,8 +266,8 @@ void psd_model_destroy(psd_model_t **self_p)
 /* ---- Forward ---- */
 
 /* out = rows x W^T, rows of sparse features. */
-static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *weight,
-                           size_t in, size_t out, float *result)
+static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *weight, size_t in, size_t out,
+                           float *result)
 {
     for (size_t r = 0; r < n; r++, result += out) {
         memset(result, 0, out * sizeof *result);
@@ -294,8 +280,7 @@ static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_
 }
 
 /* The outputs of `n` (at most a block of) rows end in before[n_layers - 1]. */
-static void forward(psd_model_t *self, const float *const *weights, const psd_dataset_t *set,
-                    const uint32_t *rows, size_t n)
+static void forward(psd_model_t *self, const float *const *weights, const psd_dataset_t *set, const uint32_t *rows, size_t n)
 {
     if (self->input)
         psd_dataset_gather(set, rows, n, self->input);
@@ -304,9 +289,8 @@ static void forward(psd_model_t *self, const float *const *weights, const psd_da
         const float *bias = weights[2 * i + 1];
         float *z = self->before[i], *y = self->after[i];
         if (i || self->input)
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)out, (int)in, 1,
-                        i ? self->after[i - 1] : self->input, (int)in, weights[2 * i], (int)in, 0, z,
-                        (int)out);
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)out, (int)in, 1, i ? self->after[i - 1] : self->input,
+                        (int)in, weights[2 * i], (int)in, 0, z, (int)out);
         else
             sparse_product(set, rows, n, weights[0], in, out, z);
         for (size_t r = 0; r < n; r++)
@@ -320,8 +304,8 @@ static void forward(psd_model_t *self, const float *const *weights, const psd_da
 
 /* ---- Backward ---- */
 
-static void sparse_gradient(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *delta,
-                            size_t in, size_t out, float *grad)
+static void sparse_gradient(const psd_dataset_t *set, const uint32_t *rows, size_t n, const float *delta, size_t in, size_t out,
+                            float *grad)
 {
     for (size_t r = 0; r < n; r++, delta += out)
         for (uint64_t k = set->row_start[rows[r]]; k < set->row_start[rows[r] + 1]; k++) {
@@ -346,8 +330,8 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
         const size_t in = self->width[i], out = self->width[i + 1];
         const float *x = i ? self->after[i - 1] : self->input;
         if (x)
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)n, 1, delta,
-                        (int)out, x, (int)in, 1, self->param[2 * i].grad, (int)in);
+            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)n, 1, delta, (int)out, x, (int)in, 1,
+                        self->param[2 * i].grad, (int)in);
         else
             sparse_gradient(set, rows, n, delta, in, out, self->param[0].grad);
         bias_gradient(delta, n, out, self->param[2 * i + 1].grad);
@@ -363,10 +347,7 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
     }
 }
 
-static double row_weight(const psd_dataset_t *set, uint32_t row)
-{
-    return set->weight ? (double)set->weight[row] : 1;
-}
+static double row_weight(const psd_dataset_t *set, uint32_t row) { return set->weight ? (double)set->weight[row] : 1; }
 
 double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
 {

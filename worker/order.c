@@ -23,10 +23,7 @@ void psd_order_destroy(psd_order_t **self_p)
     *self_p = NULL;
 }
 
-static void add(psd_order_t *self, const void *bytes, size_t n)
-{
-    crypto_hash_sha256_update(&self->state, bytes, n);
-}
+static void add(psd_order_t *self, const void *bytes, size_t n) { crypto_hash_sha256_update(&self->state, bytes, n); }
 
 /* The number of rows goes first, so that where a step ends makes a difference too. */
 void psd_order_add(psd_order_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)

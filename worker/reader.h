@@ -24,6 +24,6 @@ typedef struct psd_reader {
     bool has_columns;    /* label_column, drop and delimiter mean something */
     /* Fill the zeroed `self`; what it holds when this fails is freed by the caller. `labels`: NULL unless
      * needed. */
-    int (*read)(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels,
-                const psd_dataset_options_t *options, psd_err_t *err);
+    int (*read)(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels, const psd_dataset_options_t *options,
+                psd_err_t *err);
 } psd_reader_t;

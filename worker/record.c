@@ -17,9 +17,10 @@
 #include "worker/tfevents.h"
 
 /* The columns of metrics.csv, whatever a line has of them: a file that is gone on with has the same. */
-static const char *const columns[] = { "step", "epoch",    "samples",      "train/samples", "train/skipped", "train/loss",
-                                       "lr",   "val/loss", "val/accuracy", "val/mse",
-                                       "holdout/loss", "holdout/accuracy", "holdout/mse" };
+static const char *const columns[] = { "step",          "epoch",      "samples",      "train/samples",
+                                       "train/skipped", "train/loss", "lr",           "val/loss",
+                                       "val/accuracy",  "val/mse",    "holdout/loss", "holdout/accuracy",
+                                       "holdout/mse" };
 
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
 
@@ -81,12 +82,11 @@ psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also,
     if (worker)
         snprintf(suffix, sizeof suffix, "-%u", worker);
     int long_name = snprintf(path, sizeof path, "%s/metrics%s.jsonl", dir, suffix) >= (int)sizeof path;
-    long_name |= snprintf(self->summary, sizeof self->summary - 4, "%s/summary%s.json", dir, suffix) >=
-                 (int)sizeof self->summary - 4;
+    long_name |=
+        snprintf(self->summary, sizeof self->summary - 4, "%s/summary%s.json", dir, suffix) >= (int)sizeof self->summary - 4;
     errno = ENAMETOOLONG;
     if (long_name || make_directories(dir) || !(self->metrics = fopen(path, "ae"))) {
-        psd_err_set(err, PSD_EIO, "cannot write to the run's directory %s: %s; set run.dir to another", dir,
-                    strerror(errno));
+        psd_err_set(err, PSD_EIO, "cannot write to the run's directory %s: %s; set run.dir to another", dir, strerror(errno));
         psd_record_destroy(&self);
         return NULL;
     }
@@ -147,8 +147,7 @@ void psd_record_line(psd_record_t *self, double ts, const psd_measure_t *measure
     fprintf(self->metrics, "{\"ts\": %s", psd_number_print(ts, number));
     for (size_t i = 0; i < n; i++)
         fprintf(self->metrics, ", \"%s\": %s", measures[i].name,
-                isfinite(measures[i].value) ? psd_number_print_digits(measures[i].value, 17, number)
-                                            : "null");
+                isfinite(measures[i].value) ? psd_number_print_digits(measures[i].value, 17, number) : "null");
     if (fputs("}\n", self->metrics) < 0 && !self->failed)
         self->failed = errno;
     if (self->csv)
@@ -174,7 +173,7 @@ int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err)
     flush_copies(self);
     if (!self->failed && (fflush(self->metrics) || fsync(fileno(self->metrics))))
         self->failed = errno;
-    return self->failed ? psd_err_set(err, PSD_EIO, "the metrics beside %s are not whole: %s", self->summary,
-                                      strerror(self->failed))
-                        : PSD_OK;
+    return self->failed
+               ? psd_err_set(err, PSD_EIO, "the metrics beside %s are not whole: %s", self->summary, strerror(self->failed))
+               : PSD_OK;
 }

@@ -45,13 +45,11 @@ psd_reference_t *psd_reference_new(const psd_reference_config_t *config, psd_err
         self->n = psd_model_n_params(config->model);
         self->params = psd_model_params(config->model);
         ok = psd_rule_parse(&self->rule, config->rule, err) == PSD_OK &&
-             (self->sampler =
-                  psd_sampler_new(config->train->n_rows, config->batch, config->shuffle, config->seed, err));
+             (self->sampler = psd_sampler_new(config->train->n_rows, config->batch, config->shuffle, config->seed, err));
     }
     for (size_t i = 0; ok && i < self->n; i++)
         if (!begin_tensor(self, i))
-            ok = psd_err_set(err, PSD_ENOMEM, "no memory for the gradients of %u workers", config->world) ==
-                 PSD_OK;
+            ok = psd_err_set(err, PSD_ENOMEM, "no memory for the gradients of %u workers", config->world) == PSD_OK;
     if (!ok)
         psd_reference_destroy(&self);
     return self;
@@ -80,8 +78,7 @@ void psd_reference_destroy(psd_reference_t **self_p)
     free(self);
 }
 
-void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, const uint32_t *ranks,
-                         uint32_t n)
+void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, const uint32_t *ranks, uint32_t n)
 {
     size_t total = 0;
     uint32_t k = 0;

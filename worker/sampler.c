@@ -23,8 +23,7 @@ int psd_batch_parse(const char *text, size_t n_rows, size_t *batch, psd_err_t *e
     }
     unsigned long long n = strtoull(text, &end, 10);
     if (*text < '0' || *text > '9' || *end || !n)
-        return psd_err_set(err, PSD_ECONFIG, "data.batch is '%.40s'; write full, or a number of rows from 1",
-                           text);
+        return psd_err_set(err, PSD_ECONFIG, "data.batch is '%.40s'; write full, or a number of rows from 1", text);
     *batch = n < n_rows ? (size_t)n : n_rows;
     return PSD_OK;
 }
@@ -40,12 +39,8 @@ psd_sampler_t *psd_sampler_new(size_t n_rows, size_t batch, bool shuffle, uint64
         free(order);
         return NULL;
     }
-    *self = (psd_sampler_t){ .n_rows = n_rows,
-                             .batch = batch,
-                             .shuffle = shuffle,
-                             .seed = seed,
-                             .epoch = UINT64_MAX,
-                             .order = order };
+    *self =
+        (psd_sampler_t){ .n_rows = n_rows, .batch = batch, .shuffle = shuffle, .seed = seed, .epoch = UINT64_MAX, .order = order };
     return self;
 }
 
@@ -74,12 +69,10 @@ static void shuffle(psd_sampler_t *self, uint64_t epoch)
 psd_slice_t psd_sampler_at(psd_sampler_t *self, uint64_t clock, uint32_t rank, uint32_t world)
 {
     assert(clock > 0 && rank < world);
-    const uint64_t steps = psd_sampler_steps_per_epoch(self), epoch = (clock - 1) / steps,
-                   step = (clock - 1) % steps;
+    const uint64_t steps = psd_sampler_steps_per_epoch(self), epoch = (clock - 1) / steps, step = (clock - 1) % steps;
     if (epoch != self->epoch)
         shuffle(self, epoch);
-    const size_t first = step * self->batch, left = self->n_rows - first,
-                 m = left < self->batch ? left : self->batch;
+    const size_t first = step * self->batch, left = self->n_rows - first, m = left < self->batch ? left : self->batch;
     const size_t from = m * rank / world, to = m * ((size_t)rank + 1) / world;
     return (psd_slice_t){ .rows = self->order + first + from,
                           .n = to - from,
@@ -89,7 +82,4 @@ psd_slice_t psd_sampler_at(psd_sampler_t *self, uint64_t clock, uint32_t rank, u
                           .ends_epoch = step + 1 == steps };
 }
 
-uint64_t psd_sampler_steps_per_epoch(const psd_sampler_t *self)
-{
-    return (self->n_rows + self->batch - 1) / self->batch;
-}
+uint64_t psd_sampler_steps_per_epoch(const psd_sampler_t *self) { return (self->n_rows + self->batch - 1) / self->batch; }

@@ -10,33 +10,39 @@
 #include "common/absence.h"
 #include "common/aggregate.h"
 
-enum { RTO_MS = 200, RTO_MAX_MS = 1000, HELLO_MS = 200, HEARTBEAT_MAX_MS = 1000, PUMP = 4,
-       PULL_WINDOW = 1 << 20, /* elements of slow weights that are asked for and have not come, 4 MiB */
-       PROBE_EVERY = 1 << 18, /* elements of pushes between two signs of life that are asked of a server, 1 MiB */
-       SERVER_LEASE_MIN_MS = 2000 /* server 0 answers a heartbeat per second */ };
+enum {
+    RTO_MS = 200,
+    RTO_MAX_MS = 1000,
+    HELLO_MS = 200,
+    HEARTBEAT_MAX_MS = 1000,
+    PUMP = 4,
+    PULL_WINDOW = 1 << 20,     /* elements of slow weights that are asked for and have not come, 4 MiB */
+    PROBE_EVERY = 1 << 18,     /* elements of pushes between two signs of life that are asked of a server, 1 MiB */
+    SERVER_LEASE_MIN_MS = 2000 /* server 0 answers a heartbeat per second */
+};
 
 typedef struct server {
     bool attached;
-    uint32_t n_parts;          /* chunks there, at least 1 */
-    uint32_t n_lacking;        /* chunks whose weights are awaited */
-    uint8_t *lacking;          /* bitmap of those */
-    uint64_t version;          /* of the weights held */
-    double samples;            /* of the whole job, behind that version */
-    uint64_t asked_ms;         /* when it was last probed or asked */
-    uint64_t rto_ms;           /* how long to wait before asking again */
-    uint64_t probe_seq;        /* number of the last probe */
-    uint64_t mark;             /* answers to probes of lower numbers say nothing about what is awaited now */
-    uint64_t init_seq;         /* number of the newest INIT_WANTED that was answered */
-    uint32_t next_pull;        /* chunk from which on slow weights have not been asked for */
-    uint64_t flying;           /* elements of those that have been and have not come */
-    char waiting[192];         /* what its last WAIT said */
+    uint32_t n_parts;   /* chunks there, at least 1 */
+    uint32_t n_lacking; /* chunks whose weights are awaited */
+    uint8_t *lacking;   /* bitmap of those */
+    uint64_t version;   /* of the weights held */
+    double samples;     /* of the whole job, behind that version */
+    uint64_t asked_ms;  /* when it was last probed or asked */
+    uint64_t rto_ms;    /* how long to wait before asking again */
+    uint64_t probe_seq; /* number of the last probe */
+    uint64_t mark;      /* answers to probes of lower numbers say nothing about what is awaited now */
+    uint64_t init_seq;  /* number of the newest INIT_WANTED that was answered */
+    uint32_t next_pull; /* chunk from which on slow weights have not been asked for */
+    uint64_t flying;    /* elements of those that have been and have not come */
+    char waiting[192];  /* what its last WAIT said */
 } server_t;
 
 /* A server as somebody who is there or not; unlike server_t it outlives a run of the job. */
 typedef struct presence {
-    uint64_t heard_ms;         /* when it last said something, or was not asked for anything */
+    uint64_t heard_ms; /* when it last said something, or was not asked for anything */
     bool lost;
-    uint64_t silent_ms;        /* as of the last look */
+    uint64_t silent_ms; /* as of the last look */
     char endpoint[PSD_MAX_NAME];
 } presence_t;
 
@@ -52,32 +58,32 @@ struct psd_session {
 
     psd_tensor_list_t list;
     psd_partition_t map;
-    float **data;              /* tensors' weights, the caller's */
-    bool registered;           /* the coordinator has our list */
+    float **data;    /* tensors' weights, the caller's */
+    bool registered; /* the coordinator has our list */
 
-    uint64_t clock;            /* of the next or the open exchange, from 1 */
-    bool synced;               /* the clock is known */
-    const float **gradient;    /* of the open exchange */
-    uint32_t next_part;        /* of its chunks, the next to be pushed */
+    uint64_t clock;         /* of the next or the open exchange, from 1 */
+    bool synced;            /* the clock is known */
+    const float **gradient; /* of the open exchange */
+    uint32_t next_part;     /* of its chunks, the next to be pushed */
     uint64_t samples;
-    uint64_t weights_ms;       /* when the weights that it holds were all here */
-    uint64_t away_ms;          /* for how long this process stood still while they were awaited */
-    double compute_s;          /* that the caller has taken for its gradient, and its machine for something else */
-    double round_loss;         /* of all samples of the last step, by the servers */
-    double loss, norm2;        /* norm2, nonfinite: of the whole gradient, when each push is a step */
+    uint64_t weights_ms; /* when the weights that it holds were all here */
+    uint64_t away_ms;    /* for how long this process stood still while they were awaited */
+    double compute_s;    /* that the caller has taken for its gradient, and its machine for something else */
+    double round_loss;   /* of all samples of the last step, by the servers */
+    double loss, norm2;  /* norm2, nonfinite: of the whole gradient, when each push is a step */
     bool nonfinite;
-    float **slow;              /* where slow weights go */
-    uint64_t pull_seq;         /* numbers pulls of slow weights and settings: an answer to an older one is not taken */
-    double lr;                 /* that is to be set */
+    float **slow;      /* where slow weights go */
+    uint64_t pull_seq; /* numbers pulls of slow weights and settings: an answer to an older one is not taken */
+    double lr;         /* that is to be set */
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
-    uint64_t rejoins;          /* how often it has joined again by itself */
-    uint64_t moved;            /* chunks sent and taken */
-    bool run_is_over;          /* the servers have begun another run, and the caller has not asked for anything since */
-    bool drains;               /* an operator wants it to leave */
-    char told[192];            /* what server 0 says that the job waits for */
+    uint64_t rejoins; /* how often it has joined again by itself */
+    uint64_t moved;   /* chunks sent and taken */
+    bool run_is_over; /* the servers have begun another run, and the caller has not asked for anything since */
+    bool drains;      /* an operator wants it to leave */
+    char told[192];   /* what server 0 says that the job waits for */
     presence_t presence[PSD_MAX_SERVERS];
-    uint32_t n_presences;      /* servers that a welcome has named */
+    uint32_t n_presences; /* servers that a welcome has named */
     uint64_t lease_ms, tick_ms;
 };
 
@@ -285,8 +291,8 @@ static void send_setting(psd_session_t *self, psd_actions_t *out)
 /* The servers have begun another run of the job (one of them was started again): join it. The id may be another one. */
 static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    psd_actions_log(out, PSD_LEVEL_WARN, "worker.rejoin", "worker=%u clock=%" PRIu64 " reason=\"the servers have begun another run\"",
-                    self->worker, self->clock);
+    psd_actions_log(out, PSD_LEVEL_WARN, "worker.rejoin",
+                    "worker=%u clock=%" PRIu64 " reason=\"the servers have begun another run\"", self->worker, self->clock);
     forget_map(self);
     free(self->cluster);
     self->cluster = NULL;
@@ -461,8 +467,8 @@ static void check_whole_gradient(psd_session_t *self)
         self->norm2 = 0;
 }
 
-int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples,
-                         double loss, psd_err_t *err)
+int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples, double loss,
+                         psd_err_t *err)
 {
     if (self->phase != PSD_PHASE_READY)
         return wrong_phase(err, "exchange");
@@ -480,10 +486,7 @@ int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *cons
 }
 
 /* Parts that a push of the open exchange has at server `s`: without samples, one empty one. */
-static uint32_t pushed_parts(const psd_session_t *self, uint32_t s)
-{
-    return self->samples ? self->server[s].n_parts : 1;
-}
+static uint32_t pushed_parts(const psd_session_t *self, uint32_t s) { return self->samples ? self->server[s].n_parts : 1; }
 
 /* Pushes fill a slow link for longer than a server may be silent. Its answers to probes between them show that it is there;
  * what they say of chunks behind the probe means nothing. */
@@ -516,8 +519,7 @@ bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
     return self->next_part < most;
 }
 
-int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out,
-                          psd_err_t *err)
+int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out, psd_err_t *err)
 {
     if (self->phase != PSD_PHASE_READY)
         return wrong_phase(err, "pull");
@@ -603,8 +605,7 @@ static void on_welcome(psd_session_t *self, uint64_t now_ms, const psd_msg_t *ms
         fail(self, err.code, err.text);
 }
 
-static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
-                           psd_actions_t *out)
+static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     if (self->phase != PSD_PHASE_REGISTERING || msg->parts != self->server[s].n_parts || msg->seq <= self->server[s].init_seq)
         return;
@@ -640,8 +641,7 @@ static uint32_t copy_checked(float *to, const float *from, size_t left)
 }
 
 /* A chunk has come for array `to`; a damaged one is asked for again by the next probe. */
-static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
-                       float *const *to)
+static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
 {
     server_t *server = &self->server[s];
     if (msg->part >= real_parts(self, s) || !psd_bitmap_get(server->lacking, msg->part))
@@ -692,8 +692,7 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     self->weights_ms = now_ms;
 }
 
-static void on_slow(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
-                    psd_actions_t *out)
+static void on_slow(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     if (self->phase != PSD_PHASE_PULLING || msg->seq != self->pull_seq)
         return;
@@ -720,8 +719,7 @@ static void want_again(psd_session_t *self, uint32_t s, psd_actions_t *out)
 }
 
 /* The number is that of a probe of ours; without one, chunks have come damaged. */
-static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload,
-                        psd_actions_t *out)
+static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     server_t *server = &self->server[s];
     const bool exchanges = self->phase == PSD_PHASE_EXCHANGING;
@@ -791,8 +789,8 @@ static void on_fenced(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
     fail(self, PSD_EFENCED, text);
 }
 
-void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                         psd_buf_t *payload, psd_actions_t *out)
+void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                         psd_actions_t *out)
 {
     if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
         return;
@@ -809,11 +807,21 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     if (personal && (!self->cluster || msg->worker != self->worker || msg->incarnation != self->incarnation))
         return;
     switch (msg->kind) {
-    case PSD_MSG_WELCOME: on_welcome(self, now_ms, msg, payload, out); break;
-    case PSD_MSG_WAIT: snprintf(self->server[s].waiting, sizeof self->server[s].waiting, "%.190s", msg->text); break;
-    case PSD_MSG_REFUSED: on_refused(self, now_ms, s, msg, out); break;
-    case PSD_MSG_FENCED: on_fenced(self, s, msg); break;
-    case PSD_MSG_REGISTERED: self->registered = true; break;
+    case PSD_MSG_WELCOME:
+        on_welcome(self, now_ms, msg, payload, out);
+        break;
+    case PSD_MSG_WAIT:
+        snprintf(self->server[s].waiting, sizeof self->server[s].waiting, "%.190s", msg->text);
+        break;
+    case PSD_MSG_REFUSED:
+        on_refused(self, now_ms, s, msg, out);
+        break;
+    case PSD_MSG_FENCED:
+        on_fenced(self, s, msg);
+        break;
+    case PSD_MSG_REGISTERED:
+        self->registered = true;
+        break;
     case PSD_MSG_ATTACHED:
         if (!self->server[s].attached && msg->incarnation == self->incarnation) {
             self->server[s].attached = true;
@@ -821,10 +829,18 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
         }
         self->server[s].waiting[0] = '\0';
         break;
-    case PSD_MSG_INIT_WANTED: on_init_wanted(self, s, msg, payload, out); break;
-    case PSD_MSG_WEIGHTS: on_weights(self, now_ms, s, msg, payload); break;
-    case PSD_MSG_PROGRESS: on_progress(self, s, msg, payload, out); break;
-    case PSD_MSG_SLOW: on_slow(self, now_ms, s, msg, payload, out); break;
+    case PSD_MSG_INIT_WANTED:
+        on_init_wanted(self, s, msg, payload, out);
+        break;
+    case PSD_MSG_WEIGHTS:
+        on_weights(self, now_ms, s, msg, payload);
+        break;
+    case PSD_MSG_PROGRESS:
+        on_progress(self, s, msg, payload, out);
+        break;
+    case PSD_MSG_SLOW:
+        on_slow(self, now_ms, s, msg, payload, out);
+        break;
     case PSD_MSG_SETTING:
         if (self->phase == PSD_PHASE_SETTING && msg->code == (uint32_t)self->pull_seq)
             self->phase = PSD_PHASE_READY;
@@ -834,11 +850,11 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
             self->phase = PSD_PHASE_LEFT;
         break;
     case PSD_MSG_HEARTBEAT:
-        self->drains = msg->worker == self->worker && msg->incarnation == self->incarnation &&
-                       (msg->code & PSD_HEARTBEAT_DRAIN);
+        self->drains = msg->worker == self->worker && msg->incarnation == self->incarnation && (msg->code & PSD_HEARTBEAT_DRAIN);
         snprintf(self->told, sizeof self->told, "%.190s", msg->text);
         break;
-    default: break; /* kinds that are not for a worker */
+    default:
+        break; /* kinds that are not for a worker */
     }
 }
 
@@ -871,11 +887,14 @@ bool psd_session_asks(const psd_session_t *self, uint32_t s)
     switch (self->phase) {
     case PSD_PHASE_JOINING:
     case PSD_PHASE_SETTING:
-    case PSD_PHASE_LEAVING: return s == 0;
+    case PSD_PHASE_LEAVING:
+        return s == 0;
     case PSD_PHASE_REGISTERING:
     case PSD_PHASE_EXCHANGING:
-    case PSD_PHASE_PULLING: return s < n_servers(self) && (!server->attached || server->n_lacking);
-    default: return false;
+    case PSD_PHASE_PULLING:
+        return s < n_servers(self) && (!server->attached || server->n_lacking);
+    default:
+        return false;
     }
 }
 
@@ -896,8 +915,15 @@ static double job_samples(const psd_session_t *self)
 
 psd_session_position_t psd_session_position(const psd_session_t *self)
 {
-    return (psd_session_position_t){ .clock = self->clock, .version = self->server[0].version, .view_id = self->view_id, .run = self->job,
-                                     .incarnation = self->incarnation, .worker = self->worker, .round_loss = self->round_loss, .samples = job_samples(self), .rank = self->rank,
+    return (psd_session_position_t){ .clock = self->clock,
+                                     .version = self->server[0].version,
+                                     .view_id = self->view_id,
+                                     .run = self->job,
+                                     .incarnation = self->incarnation,
+                                     .worker = self->worker,
+                                     .round_loss = self->round_loss,
+                                     .samples = job_samples(self),
+                                     .rank = self->rank,
                                      .world = self->world };
 }
 

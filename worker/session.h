@@ -11,25 +11,25 @@
 typedef struct psd_session psd_session_t;
 
 typedef struct psd_session_config {
-    const char *job;          /* copied */
-    const char *name;         /* copied */
-    uint32_t wanted;          /* id + 1, or 0 */
-    uint64_t nonce;           /* tells this session from all others; not 0 */
-    const char *recipe;       /* copied; what the worker trains on, for comparing; NULL or "": it is not compared */
-    uint64_t patience_ms;     /* fail when a server that is needed has been silent for so long; 0: never */
+    const char *job;      /* copied */
+    const char *name;     /* copied */
+    uint32_t wanted;      /* id + 1, or 0 */
+    uint64_t nonce;       /* tells this session from all others; not 0 */
+    const char *recipe;   /* copied; what the worker trains on, for comparing; NULL or "": it is not compared */
+    uint64_t patience_ms; /* fail when a server that is needed has been silent for so long; 0: never */
 } psd_session_config_t;
 
 typedef enum psd_phase {
-    PSD_PHASE_JOINING,        /* has said hello */
-    PSD_PHASE_JOINED,         /* welcomed: knows the cluster; nothing registered yet */
-    PSD_PHASE_REGISTERING,    /* attaching, registering, waiting for membership and weights */
-    PSD_PHASE_READY,          /* holds the weights; an exchange may begin */
-    PSD_PHASE_EXCHANGING,     /* pushed, or pushing; waits for the next weights */
-    PSD_PHASE_PULLING,        /* waits for slow weights */
-    PSD_PHASE_SETTING,        /* waits until the coordinator has taken a setting */
-    PSD_PHASE_LEAVING,        /* waits for LEFT */
+    PSD_PHASE_JOINING,     /* has said hello */
+    PSD_PHASE_JOINED,      /* welcomed: knows the cluster; nothing registered yet */
+    PSD_PHASE_REGISTERING, /* attaching, registering, waiting for membership and weights */
+    PSD_PHASE_READY,       /* holds the weights; an exchange may begin */
+    PSD_PHASE_EXCHANGING,  /* pushed, or pushing; waits for the next weights */
+    PSD_PHASE_PULLING,     /* waits for slow weights */
+    PSD_PHASE_SETTING,     /* waits until the coordinator has taken a setting */
+    PSD_PHASE_LEAVING,     /* waits for LEFT */
     PSD_PHASE_LEFT,
-    PSD_PHASE_FAILED          /* see psd_session_error; final */
+    PSD_PHASE_FAILED /* see psd_session_error; final */
 } psd_phase_t;
 
 /* NULL when memory runs out. */
@@ -37,8 +37,8 @@ psd_session_t *psd_session_new(const psd_session_config_t *config);
 void psd_session_destroy(psd_session_t **self_p);
 
 /* A well-formed message from server `from`; `payload` NULL when empty, borrowed. */
-void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                         psd_buf_t *payload, psd_actions_t *out);
+void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                         psd_actions_t *out);
 
 /* A server speaks version `theirs` of the protocol: there is no going on. */
 void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t theirs);
@@ -55,8 +55,8 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
                          psd_actions_t *out, psd_err_t *err);
 
 /* READY -> EXCHANGING; pushes nothing yet, see psd_session_pump. gradient[i] NULL: tensor i has none. Borrowed until READY again. PSD_EINVAL in another phase. */
-int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples,
-                         double loss, psd_err_t *err);
+int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples, double loss,
+                         psd_err_t *err);
 
 /* Push some more of the open exchange's chunks, part by part over the servers, so that all of them receive at once.
  * Call after psd_session_exchange, again and again while it returns true, and send in between: the first chunk travels
@@ -64,8 +64,7 @@ int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *cons
 bool psd_session_pump(psd_session_t *self, psd_actions_t *out);
 
 /* READY -> PULLING. Slow weights go to out_data[i]. PSD_EINVAL in another phase. */
-int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out,
-                          psd_err_t *err);
+int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out, psd_err_t *err);
 
 /* READY -> SETTING: the learning rate of the job from the next decision on. PSD_EINVAL in another phase or for a value
  * that is no rate. */

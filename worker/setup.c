@@ -27,8 +27,7 @@ static void tell(const psd_setup_t *self, const psd_options_t *o)
     const psd_dataset_t *train = self->train, *test = self->test;
     psd_log_info("data.loaded", "train=%s rows=%zu features=%zu classes=%zu%s test_rows=%zu held_out=%zu",
                  psd_options_string(o, "data.train"), train->n_rows, train->n_features, train->n_classes,
-                 train->weight ? " weighted=true" : "", test ? test->n_rows : 0,
-                 self->held ? self->held->n_rows : 0);
+                 train->weight ? " weighted=true" : "", test ? test->n_rows : 0, self->held ? self->held->n_rows : 0);
     if (train->n_skipped || (test && test->n_skipped))
         psd_log_warn("data.skipped", "rows=%zu test_rows=%zu reason=\"data.na=skip leaves out rows with a missing value\"",
                      train->n_skipped, test ? test->n_skipped : 0);
@@ -76,8 +75,7 @@ static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
     if (rc)
         return rc;
     if (!self->test && psd_options_double(o, "stop.target") > 0)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "stop.target is set, but there is no test set to meet it on; set data.test"),
+        return psd_err_set(err, PSD_ECONFIG, "stop.target is set, but there is no test set to meet it on; set data.test"),
                blame(o, "stop.target", err);
     tell(self, o);
     return PSD_OK;

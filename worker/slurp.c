@@ -16,9 +16,14 @@ static const struct magic {
     size_t n;
     const char *what, *cure;
 } magics[] = {
-#define MAGIC(bytes, what, cure) { bytes, sizeof bytes - 1, what, cure }
+#define MAGIC(bytes, what, cure)                                                                                                   \
+    {                                                                                                                              \
+        bytes, sizeof bytes - 1, what, cure                                                                                        \
+    }
     MAGIC("\x1f\x8b", "gzip data inside gzip", "unpack it once, with gzip -d"),
-    MAGIC("\xfd" "7zXZ\0", "xz data", "unpack it with xz -d; gzip is read as it is"),
+    MAGIC("\xfd"
+          "7zXZ\0",
+          "xz data", "unpack it with xz -d; gzip is read as it is"),
     MAGIC("\x28\xb5\x2f\xfd", "zstd data", "unpack it with zstd -d; gzip is read as it is"),
     MAGIC("\x04\x22\x4d\x18", "lz4 data", "unpack it with lz4 -d; gzip is read as it is"),
     MAGIC("PK\3\4", "a zip archive (or an .xlsx or .npz)", "unpack it with unzip; gzip is read as it is"),
@@ -91,8 +96,7 @@ static int copy(slurp_t *self, psd_err_t *err)
 
 static int damaged(const slurp_t *self, const char *why, psd_err_t *err)
 {
-    return psd_err_set(err, PSD_EDATA, "%s: damaged gzip data (%s) after %zu bytes; fetch it again", self->path, why,
-                       self->n);
+    return psd_err_set(err, PSD_EDATA, "%s: damaged gzip data (%s) after %zu bytes; fetch it again", self->path, why, self->n);
 }
 
 /* Unpack what is in `in`, up to the end of a member, or of `in`. */

@@ -76,8 +76,7 @@ bool psd_text_number(const char *at, const char *end, float *out)
         at++;
     uint64_t digits;
     int n_digits, after_point, power;
-    if (!(at = mantissa(at, end, &digits, &n_digits, &after_point)) || !(at = exponent(at, end, &power)) ||
-        at != end)
+    if (!(at = mantissa(at, end, &digits, &n_digits, &after_point)) || !(at = exponent(at, end, &power)) || at != end)
         return false;
     double value;
     power -= after_point;
@@ -147,8 +146,7 @@ int psd_text_delimiter(const char *text, char *out, psd_err_t *err)
 {
     const bool is_tab = !strcmp(text, "tab") || !strcmp(text, "\\t") || !strcmp(text, "\t");
     *out = is_tab ? '\t' : text[0];
-    if (is_tab || (text[0] && !text[1] && ispunct((unsigned char)text[0]) && !strchr("\"'.+-_", text[0])) ||
-        !strcmp(text, " "))
+    if (is_tab || (text[0] && !text[1] && ispunct((unsigned char)text[0]) && !strchr("\"'.+-_", text[0])) || !strcmp(text, " "))
         return PSD_OK;
     char shown[PSD_TEXT_QUOTE];
     return psd_err_set(err, PSD_ECONFIG, "data.delimiter is '%s'; it is one character, such as , ; | or the word tab",

@@ -34,10 +34,8 @@ static void write_record(psd_tfevents_t *self, const Tensorboard__Event *event)
     const uint64_t length = tensorboard__event__pack(event, bytes);
     const uint32_t of_length = masked(&length, sizeof length), of_event = masked(bytes, length);
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "as the file wants it");
-    if ((fwrite(&length, sizeof length, 1, self->file) != 1 ||
-         fwrite(&of_length, sizeof of_length, 1, self->file) != 1 ||
-         fwrite(bytes, length, 1, self->file) != 1 ||
-         fwrite(&of_event, sizeof of_event, 1, self->file) != 1) &&
+    if ((fwrite(&length, sizeof length, 1, self->file) != 1 || fwrite(&of_length, sizeof of_length, 1, self->file) != 1 ||
+         fwrite(bytes, length, 1, self->file) != 1 || fwrite(&of_event, sizeof of_event, 1, self->file) != 1) &&
         !self->failed)
         self->failed = errno;
 }
@@ -48,8 +46,7 @@ psd_tfevents_t *psd_tfevents_new(const char *dir, double unix_s, psd_err_t *err)
     char path[PATH_MAX], host[256] = "";
     gethostname(host, sizeof host - 1);
     psd_tfevents_t *self = calloc(1, sizeof *self);
-    int n =
-        snprintf(path, sizeof path, "%s/events.out.tfevents.%.0f.%s.%d.0", dir, unix_s, host, (int)getpid());
+    int n = snprintf(path, sizeof path, "%s/events.out.tfevents.%.0f.%s.%d.0", dir, unix_s, host, (int)getpid());
     errno = n < (int)sizeof path ? ENOMEM : ENAMETOOLONG;
     if (!self || n >= (int)sizeof path || !(self->file = fopen(path, "ae"))) {
         psd_err_set(err, self ? PSD_EIO : PSD_ENOMEM, "cannot write %.300s: %s", path, strerror(errno));
@@ -72,8 +69,7 @@ void psd_tfevents_destroy(psd_tfevents_t **self_p)
     *self_p = NULL;
 }
 
-void psd_tfevents_add(psd_tfevents_t *self, double unix_s, uint64_t step, const psd_measure_t *measures,
-                      size_t n)
+void psd_tfevents_add(psd_tfevents_t *self, double unix_s, uint64_t step, const psd_measure_t *measures, size_t n)
 {
     Tensorboard__Value value[MOST_VALUES], *list[MOST_VALUES];
     Tensorboard__Summary summary = TENSORBOARD__SUMMARY__INIT;

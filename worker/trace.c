@@ -43,30 +43,26 @@ void psd_trace_destroy(psd_trace_t **self_p)
 }
 
 /* A step is added by one write, so that those of several workers do not mix. */
-int psd_trace_step(psd_trace_t *self, uint64_t step, uint32_t world, const psd_param_t *params, size_t n,
-                   psd_err_t *err)
+int psd_trace_step(psd_trace_t *self, uint64_t step, uint32_t world, const psd_param_t *params, size_t n, psd_err_t *err)
 {
     char text[PSD_MAX_PARAMS * LINE], hash[PSD_SHA256_TEXT];
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
-        const psd_saved_t saved = { .name = params[i].name,
-                                    .shape = params[i].shape,
-                                    .n_dims = params[i].n_dims,
-                                    .n = params[i].n,
-                                    .data = params[i].data };
-        at += (size_t)snprintf(text + at, LINE, "%" PRIu64 " %" PRIu32 " %s %s\n", step, world,
-                               psd_weights_sha256(&saved, 1, hash), params[i].name);
+        const psd_saved_t saved = {
+            .name = params[i].name, .shape = params[i].shape, .n_dims = params[i].n_dims, .n = params[i].n, .data = params[i].data
+        };
+        at += (size_t)snprintf(text + at, LINE, "%" PRIu64 " %" PRIu32 " %s %s\n", step, world, psd_weights_sha256(&saved, 1, hash),
+                               params[i].name);
     }
     const ssize_t done = write(self->fd, text, at);
     if (done != (ssize_t)at)
-        return psd_err_set(err, PSD_EIO, "cannot write the trace %s: %s", self->path,
-                           done < 0 ? strerror(errno) : "no space");
+        return psd_err_set(err, PSD_EIO, "cannot write the trace %s: %s", self->path, done < 0 ? strerror(errno) : "no space");
     return PSD_OK;
 }
 
 bool psd_trace_read(FILE *file, psd_trace_line_t *out)
 {
     char line[LINE];
-    return fgets(line, sizeof line, file) && sscanf(line, "%" SCNu64 " %" SCNu32 " %64[0-9a-f] %63[^\n]",
-                                                    &out->step, &out->world, out->sha256, out->tensor) == 4;
+    return fgets(line, sizeof line, file) &&
+           sscanf(line, "%" SCNu64 " %" SCNu32 " %64[0-9a-f] %63[^\n]", &out->step, &out->world, out->sha256, out->tensor) == 4;
 }

@@ -40,7 +40,7 @@ typedef struct trainer {
     psd_record_t *record;
     psd_trace_t *trace; /* NULL: none */
     psd_order_t *order; /* of the rows so far */
-    size_t n; /* tensors */
+    size_t n;           /* tensors */
     const psd_param_t *params;
     float *slow[PSD_MAX_PARAMS];   /* room for the slow weights; NULL until they are asked for */
     uint64_t last_step;            /* the last to be made; UINT64_MAX: no limit */
@@ -49,15 +49,14 @@ typedef struct trainer {
     char optimizer[PSD_RULE_TEXT]; /* the servers' rule; "" when their settings name none */
     window_t window;
     unsigned hopeless; /* steps in a row without a finite loss */
-    uint32_t world; /* the most workers that it has seen in the view */
+    uint32_t world;    /* the most workers that it has seen in the view */
     bool target_met;
-    bool in_rounds; /* sync.mode is bsp */
-    bool told_idle; /* that this worker has no rows */
-    uint64_t reported_ms;          /* when the servers were last told how far it has come */
-    uint64_t begun_ms, stop_ms; /* when the loop began; when `stop` was first seen, 0: not yet */
-    double begun_ts;            /* when the loop began, in seconds since 1970 */
-    char
-        sha256_initial[PSD_SHA256_TEXT]; /* of the weights before the first step; "" for one who came later */
+    bool in_rounds;                       /* sync.mode is bsp */
+    bool told_idle;                       /* that this worker has no rows */
+    uint64_t reported_ms;                 /* when the servers were last told how far it has come */
+    uint64_t begun_ms, stop_ms;           /* when the loop began; when `stop` was first seen, 0: not yet */
+    double begun_ts;                      /* when the loop began, in seconds since 1970 */
+    char sha256_initial[PSD_SHA256_TEXT]; /* of the weights before the first step; "" for one who came later */
 } trainer_t;
 
 static uint64_t now_ms(clockid_t clock)
@@ -72,8 +71,7 @@ static uint64_t now_ms(clockid_t clock)
 static int failed(const trainer_t *self, int rc, const char *doing, psd_err_t *err)
 {
     const char *why = self->worker ? psd_worker_error(self->worker) : "";
-    return psd_err_set(err, rc == PSD_W_ETIMEOUT ? PSD_EUNAVAILABLE : rc, "%s: %s", doing,
-                       *why ? why : psd_err_text(rc));
+    return psd_err_set(err, rc == PSD_W_ETIMEOUT ? PSD_EUNAVAILABLE : rc, "%s: %s", doing, *why ? why : psd_err_text(rc));
 }
 
 static bool told_to_stop(const trainer_t *self) { return self->config->stop && *self->config->stop; }
@@ -83,8 +81,7 @@ static bool told_to_stop(const trainer_t *self) { return self->config->stop && *
 /* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do. */
 static void read_settings(trainer_t *self)
 {
-    const char *settings = psd_worker_settings(self->worker),
-               *at = settings ? strstr(settings, "optimizer=") : NULL;
+    const char *settings = psd_worker_settings(self->worker), *at = settings ? strstr(settings, "optimizer=") : NULL;
     psd_rule_t rule;
     self->lr = NAN;
     self->in_rounds = settings && strstr(settings, "mode=bsp");
@@ -118,14 +115,12 @@ static int join(trainer_t *self, psd_err_t *err)
         return failed(self, rc, "cannot register the model", err);
     read_settings(self);
     psd_position_t at = psd_worker_position(self->worker);
-    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker, at.rank,
-                 at.world, at.clock);
+    psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker, at.rank, at.world, at.clock);
     self->world = at.world;
     self->result->steps = at.clock - 1;
     note_start(self, at.clock);
     self->record = psd_record_new(self->config->run_dir, at.worker, self->config->metrics_also, err);
-    if (self->record && self->config->trace && *self->config->trace &&
-        !(self->trace = psd_trace_new(self->config->trace, err)))
+    if (self->record && self->config->trace && *self->config->trace && !(self->trace = psd_trace_new(self->config->trace, err)))
         return PSD_EIO;
     return self->record ? summarise(self, PSD_TRAINER_RUNNING, err) : err ? err->code : PSD_EIO;
 }
@@ -150,16 +145,12 @@ static int fetch_slow(trainer_t *self, psd_err_t *err)
     return rc ? failed(self, rc, "cannot read the slow weights", err) : PSD_OK;
 }
 
-static bool smaller_is_better(const trainer_t *self)
-{
-    return !strcmp(psd_model_kind(self->config->model)->metric, "mse");
-}
+static bool smaller_is_better(const trainer_t *self) { return !strcmp(psd_model_kind(self->config->model)->metric, "mse"); }
 
 static void note_score(trainer_t *self, psd_score_t score)
 {
     psd_trainer_result_t *r = self->result;
-    const bool better =
-        smaller_is_better(self) ? score.metric < r->best_metric : score.metric > r->best_metric;
+    const bool better = smaller_is_better(self) ? score.metric < r->best_metric : score.metric > r->best_metric;
     r->best_metric = better || !r->evaluated ? score.metric : r->best_metric;
     r->last_score = score;
     r->evaluated = true;
@@ -209,9 +200,9 @@ static int evaluate(trainer_t *self, psd_err_t *err)
         evaluate_held(self, weights);
     psd_worker_report(self->worker, "val/loss", score.loss);
     psd_worker_report(self->worker, name, score.metric);
-    psd_log_info("train.evaluated", "step=%" PRIu64 " epoch=%.3f val_loss=%.6g val_%s=%.6g weights=%s",
-                 self->result->steps, self->result->epochs, score.loss, psd_model_kind(config->model)->metric,
-                 score.metric, at.has_slow ? "slow" : "fast");
+    psd_log_info("train.evaluated", "step=%" PRIu64 " epoch=%.3f val_loss=%.6g val_%s=%.6g weights=%s", self->result->steps,
+                 self->result->epochs, score.loss, psd_model_kind(config->model)->metric, score.metric,
+                 at.has_slow ? "slow" : "fast");
     return PSD_OK;
 }
 
@@ -238,8 +229,7 @@ static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
         const uint64_t now = now_ms(CLOCK_MONOTONIC);
         self->stop_ms = self->stop_ms ? self->stop_ms : now;
         if (now - self->stop_ms > STOP_GRACE_MS)
-            return psd_err_set(err, PSD_ESTOPPED,
-                               "stopped inside round %" PRIu64 ", which did not end within %d ms",
+            return psd_err_set(err, PSD_ESTOPPED, "stopped inside round %" PRIu64 ", which did not end within %d ms",
                                psd_worker_position(self->worker).clock, STOP_GRACE_MS);
     }
 }
@@ -272,9 +262,7 @@ static void note_loss(trainer_t *self, double loss, uint64_t samples)
         self->result->last_loss = psd_worker_round_loss(self->worker); /* that of the others */
     if (!samples)
         return;
-    w->loss = w->samples
-                  ? (w->loss * (double)w->samples + loss * (double)samples) / (double)(w->samples + samples)
-                  : loss;
+    w->loss = w->samples ? (w->loss * (double)w->samples + loss * (double)samples) / (double)(w->samples + samples) : loss;
     w->samples += samples;
     self->result->last_loss = loss;
     self->result->samples += samples;
@@ -347,8 +335,10 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
             gradient[i] = self->params[i].grad;
     } else if (!self->told_idle) {
         self->told_idle = true;
-        psd_log_warn("worker.idle", "worker=%u rows=%" PRIu64 " workers=%u reason=\"a step has fewer rows than there are workers: this one "
-                     "has none to compute\"", at.worker, slice.n_round, at.world);
+        psd_log_warn("worker.idle",
+                     "worker=%u rows=%" PRIu64 " workers=%u reason=\"a step has fewer rows than there are workers: this one "
+                     "has none to compute\"",
+                     at.worker, slice.n_round, at.world);
     }
     const bool is_bad = !self->in_rounds && slice.n && !gradient_is_finite(self);
     int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
@@ -394,8 +384,7 @@ static uint64_t choose_last_step(const trainer_t *self)
     const psd_trainer_config_t *config = self->config;
     uint64_t last = config->stop_steps ? config->stop_steps : UINT64_MAX;
     if (config->stop_epochs > 0) {
-        const double steps =
-            ceil(config->stop_epochs * (double)psd_sampler_steps_per_epoch(self->sampler) - 1e-9);
+        const double steps = ceil(config->stop_epochs * (double)psd_sampler_steps_per_epoch(self->sampler) - 1e-9);
         if (steps < (double)last)
             last = steps < 1 ? 1 : (uint64_t)steps;
     }
@@ -412,20 +401,17 @@ static int loop(trainer_t *self, psd_err_t *err)
         if (told_to_stop(self))
             return psd_err_set(err, PSD_ESTOPPED, "stopped after step %" PRIu64, self->result->steps);
         if (psd_worker_asked_to_leave(self->worker))
-            return psd_err_set(err, PSD_EDRAINED, "left after step %" PRIu64 ", as an operator has asked",
-                               self->result->steps);
+            return psd_err_set(err, PSD_EDRAINED, "left after step %" PRIu64 ", as an operator has asked", self->result->steps);
         rc = step(self, at, err);
         if (!rc && self->hopeless >= HOPELESS_STEPS)
             return psd_err_set(err, PSD_EDIVERGED,
-                               "the loss was not finite for %d steps in a row, up to step %" PRIu64
-                               "; lower the learning rate",
+                               "the loss was not finite for %d steps in a row, up to step %" PRIu64 "; lower the learning rate",
                                HOPELESS_STEPS, self->result->steps);
     }
     if (!rc && self->config->stop_target > 0 && self->result->evaluated && !self->target_met)
-        return psd_err_set(err, PSD_EDIVERGED,
-                           "the target was not met: %s is %.6g after step %" PRIu64 ", and was to reach %.6g",
-                           psd_model_kind(self->config->model)->metric, self->result->last_score.metric,
-                           self->result->steps, self->config->stop_target);
+        return psd_err_set(err, PSD_EDIVERGED, "the target was not met: %s is %.6g after step %" PRIu64 ", and was to reach %.6g",
+                           psd_model_kind(self->config->model)->metric, self->result->last_score.metric, self->result->steps,
+                           self->config->stop_target);
     return rc;
 }
 
@@ -463,8 +449,7 @@ static int keep_weights(trainer_t *self, psd_err_t *err)
                                  { "psd.optimizer", self->optimizer },
                                  { "psd.which", at.has_slow ? "slow" : "fast" },
                                  { "psd.version", PSD_VERSION } };
-    return psd_safetensors_write(self->config->save, tensors, self->n, notes, sizeof notes / sizeof *notes,
-                                 err);
+    return psd_safetensors_write(self->config->save, tensors, self->n, notes, sizeof notes / sizeof *notes, err);
 }
 
 static json_t *real_or_null(double value) { return isfinite(value) ? json_real(value) : json_null(); }
@@ -529,8 +514,7 @@ static char *summary_text(const trainer_t *self, const char *outcome)
 static int summarise(const trainer_t *self, const char *outcome, psd_err_t *err)
 {
     char *text = summary_text(self, outcome);
-    const int rc = text ? psd_record_summarise(self->record, text, err)
-                        : psd_err_set(err, PSD_ENOMEM, "no memory for the summary");
+    const int rc = text ? psd_record_summarise(self->record, text, err) : psd_err_set(err, PSD_ENOMEM, "no memory for the summary");
     free(text);
     return rc;
 }
@@ -600,10 +584,9 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
 int psd_trainer_run(const psd_trainer_config_t *config, psd_trainer_result_t *result, psd_err_t *err)
 {
     *result = (psd_trainer_result_t){ .last_loss = NAN };
-    trainer_t self = { .config = config,
-                       .result = result,
-                       .n = psd_model_n_params(config->model),
-                       .params = psd_model_params(config->model) };
+    trainer_t self = {
+        .config = config, .result = result, .n = psd_model_n_params(config->model), .params = psd_model_params(config->model)
+    };
     self.sampler = psd_sampler_new(config->train->n_rows, config->batch, config->shuffle, config->seed, err);
     self.order = psd_order_new(err);
     int rc = self.sampler && self.order ? join(&self, err) : PSD_ENOMEM;

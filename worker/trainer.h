@@ -28,33 +28,32 @@ typedef struct psd_trainer_config {
     size_t batch;              /* rows of a round, of all workers together; 1 to train->n_rows */
     bool shuffle;
     uint64_t seed;
-    double stop_epochs;       /* 0: no limit */
-    uint64_t stop_steps;      /* 0: no limit */
-    double stop_target;       /* stop when accuracy is at least this, or a squared error at most; 0: never */
-    double eval_every;        /* epochs between two evaluations; 0: at the end alone */
-    uint64_t metrics_every;   /* steps between two lines of metrics.jsonl */
-    const char *metrics_also; /* as psd_record_new's `also` */
-    const char *run_dir;      /* for metrics.jsonl and summary.json. NULL or "": none */
-    const char *save;         /* file for the final weights, written by rank 0. NULL or "": none */
-    const char *trace;        /* file to add the hashes of every step's weights to. NULL or "": none */
-    psd_progress_t *progress; /* NULL: none */
-    const volatile sig_atomic_t
-        *stop;            /* set from a signal handler: finish the round and leave. NULL: never */
-    void (*joined)(void); /* called once, when the weights are there and the loop begins. NULL: not */
+    double stop_epochs;                /* 0: no limit */
+    uint64_t stop_steps;               /* 0: no limit */
+    double stop_target;                /* stop when accuracy is at least this, or a squared error at most; 0: never */
+    double eval_every;                 /* epochs between two evaluations; 0: at the end alone */
+    uint64_t metrics_every;            /* steps between two lines of metrics.jsonl */
+    const char *metrics_also;          /* as psd_record_new's `also` */
+    const char *run_dir;               /* for metrics.jsonl and summary.json. NULL or "": none */
+    const char *save;                  /* file for the final weights, written by rank 0. NULL or "": none */
+    const char *trace;                 /* file to add the hashes of every step's weights to. NULL or "": none */
+    psd_progress_t *progress;          /* NULL: none */
+    const volatile sig_atomic_t *stop; /* set from a signal handler: finish the round and leave. NULL: never */
+    void (*joined)(void);              /* called once, when the weights are there and the loop begins. NULL: not */
 } psd_trainer_config_t;
 
 /* How it went. */
 typedef struct psd_trainer_result {
-    uint64_t run;                      /* of the job, in which it ended */
-    uint32_t rank;                     /* at the end: 0 keeps the model */
-    uint64_t steps;                    /* the clock's last step */
-    uint64_t rounds;                   /* exchanges that this worker made */
+    uint64_t run;     /* of the job, in which it ended */
+    uint32_t rank;    /* at the end: 0 keeps the model */
+    uint64_t steps;   /* the clock's last step */
+    uint64_t rounds;  /* exchanges that this worker made */
     uint64_t skipped; /* of them, those that made no step: for Inf or NaN in gradients, of anybody in bsp, of this worker in asp */
-    uint64_t samples;                  /* rows that this worker computed */
-    double epochs;                     /* passes of the whole job over the data */
-    double seconds;                    /* from the first exchange to the last */
-    double last_loss;                  /* mean over this worker's last slice; without rows, in bsp, that of the job; NaN: none */
-    bool evaluated;                    /* whether the next two hold anything */
+    uint64_t samples; /* rows that this worker computed */
+    double epochs;    /* passes of the whole job over the data */
+    double seconds;   /* from the first exchange to the last */
+    double last_loss; /* mean over this worker's last slice; without rows, in bsp, that of the job; NaN: none */
+    bool evaluated;   /* whether the next two hold anything */
     psd_score_t last_score;            /* of the last evaluation */
     double best_metric;                /* of all */
     bool held_evaluated;               /* whether the next one holds anything */

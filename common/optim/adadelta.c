@@ -21,8 +21,7 @@ static void prepare(const double *hyper, double lr, uint64_t t, double *scalar, 
 
 PSD_LOOP run(const psd_step_t *s, bool decay)
 {
-    const float lr = s->coef[C_LR], rho = s->coef[C_RHO], rest = s->coef[C_REST], eps = s->coef[C_EPS],
-                wd = s->coef[C_DECAY];
+    const float lr = s->coef[C_LR], rho = s->coef[C_RHO], rest = s->coef[C_REST], eps = s->coef[C_EPS], wd = s->coef[C_DECAY];
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict v = s->slot[0], *restrict u = s->slot[1];
 

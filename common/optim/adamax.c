@@ -22,8 +22,8 @@ static void prepare(const double *hyper, double lr, uint64_t t, double *scalar, 
 
 PSD_LOOP run(const psd_step_t *s, bool decay)
 {
-    const float lr = s->coef[C_STEP], b1 = s->coef[C_BETA1], rest1 = s->coef[C_REST1], b2 = s->coef[C_BETA2],
-                eps = s->coef[C_EPS], wd = s->coef[C_DECAY];
+    const float lr = s->coef[C_STEP], b1 = s->coef[C_BETA1], rest1 = s->coef[C_REST1], b2 = s->coef[C_BETA2], eps = s->coef[C_EPS],
+                wd = s->coef[C_DECAY];
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict m = s->slot[EXP_AVG], *restrict u = s->slot[EXP_INF];
 
@@ -51,8 +51,8 @@ const psd_optimizer_t PSD_OPTIMIZER(adamax) = {
     .formula = "g += wd*w; m = b1*m + (1-b1)*g; u = max(b2*u, |g|+eps); w -= lr/(1-b1^t) * m/u",
     .paper = "Kingma, Ba 2015, arXiv 1412.6980",
     .hyper = { PSD_HYPER_LR(0.002), PSD_HYPER_BETA1(0.9),
-               PSD_HYPER_BETA("beta2", 0.999, "share of the largest gradient kept per update"),
-               PSD_HYPER_EPS(1e-8), PSD_HYPER_WEIGHT_DECAY(0) },
+               PSD_HYPER_BETA("beta2", 0.999, "share of the largest gradient kept per update"), PSD_HYPER_EPS(1e-8),
+               PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { [EXP_AVG] = { "exp_avg", true }, [EXP_INF] = { "exp_inf", false } },
     .prepare = prepare,
     .step = step,

@@ -66,27 +66,27 @@ static inline float psd_mean_sq(float v, float beta, float rest, float g) { retu
 static inline float psd_sign(float x) { return (x > 0.0f ? 1.0f : 0.0f) - (x < 0.0f ? 1.0f : 0.0f); }
 
 /* Hyper-parameters that many rules have. */
-#define PSD_HYPER_LR(value)                                                                                  \
-    {                                                                                                        \
-        .name = "lr", .def = value, .max = 1e9, .help = "learning rate"                                      \
+#define PSD_HYPER_LR(value)                                                                                                        \
+    {                                                                                                                              \
+        .name = "lr", .def = value, .max = 1e9, .help = "learning rate"                                                            \
     }
-#define PSD_HYPER_WEIGHT_DECAY(value)                                                                        \
-    {                                                                                                        \
-        .name = "weight_decay", .def = value, .max = 1e9, .help = "pull of the weights towards 0"            \
+#define PSD_HYPER_WEIGHT_DECAY(value)                                                                                              \
+    {                                                                                                                              \
+        .name = "weight_decay", .def = value, .max = 1e9, .help = "pull of the weights towards 0"                                  \
     }
 /* FLT_MIN: what is less is 0 in float32, or has lost digits, and divides nothing by nothing. */
 #define PSD_LEAST_EPS 1.17549435082228750796873653722224568e-38
-#define PSD_HYPER_EPS(value)                                                                                 \
-    {                                                                                                        \
-        .name = "eps", .def = value, .min = PSD_LEAST_EPS, .max = 1e9, .help = "keeps the divisor from 0"    \
+#define PSD_HYPER_EPS(value)                                                                                                       \
+    {                                                                                                                              \
+        .name = "eps", .def = value, .min = PSD_LEAST_EPS, .max = 1e9, .help = "keeps the divisor from 0"                          \
     }
-#define PSD_HYPER_BETA(key, value, text)                                                                     \
-    {                                                                                                        \
-        .name = key, .def = value, .max = 1, .open_max = true, .help = text                                  \
+#define PSD_HYPER_BETA(key, value, text)                                                                                           \
+    {                                                                                                                              \
+        .name = key, .def = value, .max = 1, .open_max = true, .help = text                                                        \
     }
 #define PSD_HYPER_BETA1(value) PSD_HYPER_BETA("beta1", value, "share of the mean kept per update")
 #define PSD_HYPER_BETA2(value) PSD_HYPER_BETA("beta2", value, "share of the mean square kept per update")
-#define PSD_HYPER_FLAG(key, value, text)                                                                     \
-    {                                                                                                        \
-        .name = key, .def = value, .max = 1, .flag = true, .help = text                                      \
+#define PSD_HYPER_FLAG(key, value, text)                                                                                           \
+    {                                                                                                                              \
+        .name = key, .def = value, .max = 1, .flag = true, .help = text                                                            \
     }

@@ -19,8 +19,7 @@ void PSD_PER_ISA(psd_lookahead_sync)(float *restrict w, float *restrict slow, fl
     }
 }
 
-void PSD_PER_ISA(psd_lookahead_pullback)(float *restrict m, float *restrict slow_m, float alpha, float rest,
-                                         size_t n)
+void PSD_PER_ISA(psd_lookahead_pullback)(float *restrict m, float *restrict slow_m, float alpha, float rest, size_t n)
 {
     if (alpha == 1.0f) {
         PSD_VECTOR

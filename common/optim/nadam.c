@@ -58,9 +58,9 @@ static void prepare(const double *hyper, double lr, uint64_t t, double *scalar, 
 
 PSD_LOOP run(const psd_step_t *s, bool l2)
 {
-    const float step_g = s->coef[C_STEP_G], step_m = s->coef[C_STEP_M], b1 = s->coef[C_BETA1],
-                rest1 = s->coef[C_REST1], b2 = s->coef[C_BETA2], rest2 = s->coef[C_REST2],
-                bias2 = s->coef[C_BIAS2], eps = s->coef[C_EPS], wd = s->coef[C_L2], keep = s->coef[C_KEEP];
+    const float step_g = s->coef[C_STEP_G], step_m = s->coef[C_STEP_M], b1 = s->coef[C_BETA1], rest1 = s->coef[C_REST1],
+                b2 = s->coef[C_BETA2], rest2 = s->coef[C_REST2], bias2 = s->coef[C_BIAS2], eps = s->coef[C_EPS], wd = s->coef[C_L2],
+                keep = s->coef[C_KEEP];
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict m = s->slot[EXP_AVG], *restrict v = s->slot[EXP_AVG_SQ];
 
@@ -94,10 +94,7 @@ const psd_optimizer_t PSD_OPTIMIZER(nadam) = {
                PSD_HYPER_BETA1(0.9),
                PSD_HYPER_BETA2(0.999),
                PSD_HYPER_EPS(1e-8),
-               { .name = "momentum_decay",
-                 .def = 0.004,
-                 .max = 1e9,
-                 .help = "how fast the momentum warms up" },
+               { .name = "momentum_decay", .def = 0.004, .max = 1e9, .help = "how fast the momentum warms up" },
                PSD_HYPER_FLAG("decoupled", 0, "decay the weights, not the gradient"),
                PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { [EXP_AVG] = { "exp_avg", true }, [EXP_AVG_SQ] = { "exp_avg_sq", false } },

@@ -14,8 +14,7 @@ enum { SQUARE_AVG, MOMENTUM_BUFFER, GRAD_AVG };
 
 static unsigned slots_used(const double *hyper)
 {
-    return 1u << SQUARE_AVG | (hyper[MOMENTUM] > 0 ? 1u << MOMENTUM_BUFFER : 0u) |
-           (hyper[CENTERED] > 0 ? 1u << GRAD_AVG : 0u);
+    return 1u << SQUARE_AVG | (hyper[MOMENTUM] > 0 ? 1u << MOMENTUM_BUFFER : 0u) | (hyper[CENTERED] > 0 ? 1u << GRAD_AVG : 0u);
 }
 
 static void prepare(const double *hyper, double lr, uint64_t t, double *scalar, float *coef)
@@ -31,8 +30,8 @@ static void prepare(const double *hyper, double lr, uint64_t t, double *scalar, 
 
 PSD_LOOP run(const psd_step_t *s, bool decay, bool momentum, bool centered)
 {
-    const float lr = s->coef[C_LR], alpha = s->coef[C_ALPHA], rest = s->coef[C_REST], eps = s->coef[C_EPS],
-                mu = s->coef[C_MU], wd = s->coef[C_DECAY];
+    const float lr = s->coef[C_LR], alpha = s->coef[C_ALPHA], rest = s->coef[C_REST], eps = s->coef[C_EPS], mu = s->coef[C_MU],
+                wd = s->coef[C_DECAY];
     const float *restrict g = s->g;
     float *restrict w = s->w, *restrict v = s->slot[SQUARE_AVG], *restrict buf = s->slot[MOMENTUM_BUFFER],
                     *restrict ga = s->slot[GRAD_AVG];
@@ -81,9 +80,8 @@ static void step(const psd_step_t *s)
 const psd_optimizer_t PSD_OPTIMIZER(rmsprop) = {
     .name = "rmsprop",
     .summary = "gradients divided by their recent size",
-    .formula =
-        "g += wd*w; v = alpha*v + (1-alpha)*g^2; q = v (centered: ga = alpha*ga + (1-alpha)*g; "
-        "q = max(v-ga^2, 0)); d = g/(sqrt(q)+eps) (momentum: buf = momentum*buf + d; d = buf); w -= lr*d",
+    .formula = "g += wd*w; v = alpha*v + (1-alpha)*g^2; q = v (centered: ga = alpha*ga + (1-alpha)*g; "
+               "q = max(v-ga^2, 0)); d = g/(sqrt(q)+eps) (momentum: buf = momentum*buf + d; d = buf); w -= lr*d",
     .paper = "Tieleman, Hinton 2012; centered: Graves 2013, arXiv 1308.0850",
     .hyper = { PSD_HYPER_LR(0.01),
                { .name = "alpha", .def = 0.99, .max = 1, .help = "share of the mean square kept per update" },

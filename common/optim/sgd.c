@@ -83,5 +83,5 @@ void PSD_PER_ISA(psd_sgd_step)(const psd_step_t *s)
         with_momentum(s, false);
 }
 
-const psd_optimizer_t PSD_OPTIMIZER(sgd) = PSD_SGD_ROW("sgd", "stochastic gradient descent",
-                                                       "g += wd*w; w -= lr*g", "Robbins, Monro 1951", 0, 0);
+const psd_optimizer_t PSD_OPTIMIZER(sgd) = PSD_SGD_ROW("sgd", "stochastic gradient descent", "g += wd*w; w -= lr*g",
+                                                       "Robbins, Monro 1951", 0, 0);

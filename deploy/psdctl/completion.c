@@ -7,9 +7,9 @@
 
 /* A command, and what may follow it; for both shells, which differ in how they are told. */
 typedef struct line {
-    const char *name;  /* "psd", "psdctl config show" */
+    const char *name;       /* "psd", "psdctl config show" */
     const psd_verb_t *verb; /* NULL: a program */
-    unsigned options;  /* mask of psd_program_t */
+    unsigned options;       /* mask of psd_program_t */
 } line_t;
 
 typedef void on_line_fn(const line_t *line);

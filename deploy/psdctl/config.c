@@ -43,9 +43,9 @@ static void print_json(const psd_options_t *options)
     const psd_option_t *row;
     json_t *values = json_object();
     for (size_t i = 0; (row = psd_option_at(i)); i++)
-        json_object_set_new(values, row->key,
-                            json_pack("{s:s, s:s}", "value", psd_options_text(options, row->key), "from",
-                                      psd_options_origin(options, row->key)));
+        json_object_set_new(
+            values, row->key,
+            json_pack("{s:s, s:s}", "value", psd_options_text(options, row->key), "from", psd_options_origin(options, row->key)));
     json_t *root = json_pack("{s:s, s:s, s:o}", "schema", "psd.config/1", "file", psd_options_file(options), "options", values);
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
@@ -134,7 +134,8 @@ const psd_verb_t psd_verb_config_check = {
              "model, to see that they go together; trains nothing.",
     .options = ALL,
     .examples = "psdctl config check job.yaml\n",
-    .exits = "78 for what is wrong in the file or the environment; 64 for a wrong flag; 74 when an output cannot be written; 66 when it, or the data, cannot be read; 65 for bad data",
+    .exits = "78 for what is wrong in the file or the environment; 64 for a wrong flag; 74 when an output cannot be written; 66 "
+             "when it, or the data, cannot be read; 65 for bad data",
     .run = run_check,
 };
 

@@ -14,8 +14,7 @@ static int run(const psd_args_t *args)
     psd_err_t err = { 0 };
     psd_allow_t list;
     /* What would not be a line of the list is refused before anything is written. */
-    snprintf(line, sizeof line, "%.200s %.60s rq:rM>}U?@Lns47E1%%kR.o@n%%FcmmsL/@{H8]yf7\n",
-             slash ? slash + 1 : name, role);
+    snprintf(line, sizeof line, "%.200s %.60s rq:rM>}U?@Lns47E1%%kR.o@n%%FcmmsL/@{H8]yf7\n", slash ? slash + 1 : name, role);
     int rc = psd_allow_parse(&list, "psdctl keygen", line, strlen(line), &err);
     psd_allow_clear(&list);
     if (rc == PSD_OK)

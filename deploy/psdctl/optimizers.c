@@ -23,15 +23,11 @@ static bool entry_at(size_t i, entry_t *out)
     const bool lookahead = !opt && i > 0 && psd_optimizer_at(i - 1);
     if (!opt && !lookahead)
         return false;
-    *out = opt ? (entry_t){ .name = opt->name,
-                            .summary = opt->summary,
-                            .formula = opt->formula,
-                            .paper = opt->paper }
+    *out = opt ? (entry_t){ .name = opt->name, .summary = opt->summary, .formula = opt->formula, .paper = opt->paper }
                : (entry_t){ .name = "lookahead",
                             .summary = "slow weights that follow any rule at every k-th update",
-                            .formula =
-                                "every k updates: slow += alpha*(w-slow); w = slow (pullback reset: m = 0; "
-                                "pullback pullback: m = alpha*m + (1-alpha)*slow_m; slow_m = m)",
+                            .formula = "every k updates: slow += alpha*(w-slow); w = slow (pullback reset: m = 0; "
+                                       "pullback pullback: m = alpha*m + (1-alpha)*slow_m; slow_m = m)",
                             .paper = "Zhang et al. 2019, arXiv 1907.08610" };
     if (psd_rule_parse(&out->rule, out->name, NULL) != PSD_OK)
         abort(); /* a row whose own name and defaults are no rule */
@@ -46,8 +42,7 @@ static int bytes_per_parameter(const entry_t *e) { return 4 * (e->rule.n_slots -
 static void print_text(const entry_t *e)
 {
     char rule[PSD_RULE_TEXT];
-    printf("%s: %s\n  rule      %s\n  defaults  %s\n", e->name, e->summary, e->formula,
-           psd_rule_print(&e->rule, rule));
+    printf("%s: %s\n  rule      %s\n  defaults  %s\n", e->name, e->summary, e->formula, psd_rule_print(&e->rule, rule));
     printf("  state     %d bytes per parameter", bytes_per_parameter(e));
     for (int i = e->n_inner_slots; i < e->rule.n_slots; i++)
         printf("%s%s", i == e->n_inner_slots ? ": " : ", ", e->rule.slot[i].name);
@@ -76,13 +71,12 @@ static json_t *entry_json(const entry_t *e)
     for (int s = 0; s < PSD_MAX_SLOTS; s++)
         if (e->optional >> s & 1)
             json_array_append_new(optional, json_string(e->rule.opt->slots[s].name));
-    json_t *defaults = e->n_inner_slots ? json_pack("{s:i, s:f, s:s}", "k", (int)e->rule.k, "alpha",
-                                                    e->rule.alpha, "pullback", "none")
-                                        : hyper_json(&e->rule);
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:s}", "name", e->name, "summary", e->summary,
-                     "formula", e->formula, "rule", psd_rule_print(&e->rule, text), "defaults", defaults,
-                     "state_bytes_per_parameter", bytes_per_parameter(e), "state", slots, "optional_state",
-                     optional, "paper", e->paper);
+    json_t *defaults = e->n_inner_slots
+                           ? json_pack("{s:i, s:f, s:s}", "k", (int)e->rule.k, "alpha", e->rule.alpha, "pullback", "none")
+                           : hyper_json(&e->rule);
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:s}", "name", e->name, "summary", e->summary, "formula", e->formula,
+                     "rule", psd_rule_print(&e->rule, text), "defaults", defaults, "state_bytes_per_parameter",
+                     bytes_per_parameter(e), "state", slots, "optional_state", optional, "paper", e->paper);
 }
 
 /* Print the rules, or the one called `name`. False when there is none. */

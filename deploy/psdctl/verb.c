@@ -22,8 +22,8 @@ int psd_verb_misuse(const psd_verb_t *verb, const char *format, ...)
 
 static void print_usage(FILE *out, const psd_verb_t *verb)
 {
-    fprintf(out, "psdctl %s%s%s%s", verb->name, verb->flag[0].name || verb->options ? " [options]" : "",
-            *verb->words ? " " : "", verb->words);
+    fprintf(out, "psdctl %s%s%s%s", verb->name, verb->flag[0].name || verb->options ? " [options]" : "", *verb->words ? " " : "",
+            verb->words);
 }
 
 /* `text`, broken at blanks, with `indent` blanks before each line. */
@@ -94,8 +94,8 @@ static int unknown_flag(const psd_verb_t *verb, const char *name)
     for (size_t i = 0; (row = psd_option_at(i)); i++) {
         psd_option_flag(row->key, flag, sizeof flag);
         if (!strcmp(flag + 2, name))
-            return psd_verb_misuse(verb, "--%s is an option of %s, not of psdctl %s; leave it out", name,
-                                   psd_option_program(row), verb->name);
+            return psd_verb_misuse(verb, "--%s is an option of %s, not of psdctl %s; leave it out", name, psd_option_program(row),
+                                   verb->name);
     }
     return psd_verb_misuse(verb, "unknown option --%.60s; --help lists them all", name);
 }

@@ -23,19 +23,19 @@ typedef struct psd_args {
 } psd_args_t;
 
 struct psd_verb {
-    const char *name;     /* "checkpoint list" */
-    const char *words;    /* what follows, "DIR [CLOCK]": in brackets what may lack */
-    const char *does;     /* half a sentence */
-    const char *about;    /* more, in sentences, or "" */
+    const char *name;  /* "checkpoint list" */
+    const char *words; /* what follows, "DIR [CLOCK]": in brackets what may lack */
+    const char *does;  /* half a sentence */
+    const char *about; /* more, in sentences, or "" */
     struct {
         const char *name;     /* "json"; NULL after the last */
         const char *argument; /* "FILE"; NULL: it takes none */
         const char *help;     /* half a sentence */
     } flag[PSD_VERB_FLAGS + 1];
-    unsigned options;     /* it takes the option table's flags of these programs too: mask of psd_program_t */
-    bool is_raw;          /* it reads its whole command line itself: all of it is in argv */
-    const char *examples; /* lines, each a command */
-    const char *exits;    /* exit codes beside those that all have, such as "1 when it differs", or "" */
+    unsigned options;                   /* it takes the option table's flags of these programs too: mask of psd_program_t */
+    bool is_raw;                        /* it reads its whole command line itself: all of it is in argv */
+    const char *examples;               /* lines, each a command */
+    const char *exits;                  /* exit codes beside those that all have, such as "1 when it differs", or "" */
     int (*run)(const psd_args_t *args); /* returns the exit code */
 };
 

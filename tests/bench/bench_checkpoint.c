@@ -86,9 +86,7 @@ static psd_ckpt_target_t chunk_of(void *arg, uint32_t part)
 static void save(void)
 {
     psd_err_t err;
-    const psd_ckpt_facts_t facts = {
-        .job = (char[]){ "bench" }, .settings = (char[]){ "" }, .clock = 1, .n_shards = 1
-    };
+    const psd_ckpt_facts_t facts = { .job = (char[]){ "bench" }, .settings = (char[]){ "" }, .clock = 1, .n_shards = 1 };
     psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &map, &rule, &err);
     must(writer ? PSD_OK : err.code, &err);
     for (uint32_t p = 0; p < map.n_parts[0]; p++) {
@@ -167,8 +165,7 @@ static void print_speed(const char *what, double took)
 }
 
 /* Ours and the plain way, in turns. */
-static void compare(const char *our_name, void (*ours)(void), const char *plain_name, void (*other)(void),
-                    void (*before)(void))
+static void compare(const char *our_name, void (*ours)(void), const char *plain_name, void (*other)(void), void (*before)(void))
 {
     double our[ROUNDS], others[ROUNDS], ratio[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
@@ -221,9 +218,9 @@ static pid_t start_server(char endpoint[128])
     if (!pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
-        execl(program, "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--job=bench",
-              "--log-level=warn", "--optimizer=adam", at, "--checkpoint-every=0s", "--checkpoint-every-steps",
-              every, "--checkpoint-keep=2", (char *)NULL);
+        execl(program, "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--job=bench", "--log-level=warn",
+              "--optimizer=adam", at, "--checkpoint-every=0s", "--checkpoint-every-steps", every, "--checkpoint-keep=2",
+              (char *)NULL);
         die("cannot start psd");
     }
     close(out[1]);
@@ -275,12 +272,10 @@ static void print_rounds(rounds_t *self)
         qsort(self->took[which], self->n[which], sizeof(double), by_size);
         p[which][0] = percentile(self->took[which], self->n[which], 50);
         p[which][1] = percentile(self->took[which], self->n[which], 99);
-        printf("%4zu rounds %-16s median %6.1f ms, 99th percentile %6.1f ms, longest %6.1f ms\n",
-               self->n[which], names[which], p[which][0] * 1e3, p[which][1] * 1e3,
-               self->took[which][self->n[which] - 1] * 1e3);
+        printf("%4zu rounds %-16s median %6.1f ms, 99th percentile %6.1f ms, longest %6.1f ms\n", self->n[which], names[which],
+               p[which][0] * 1e3, p[which][1] * 1e3, self->took[which][self->n[which] - 1] * 1e3);
     }
-    printf("beside one / without           %6.2f                     %6.2f\n", p[1][0] / p[0][0],
-           p[1][1] / p[0][1]);
+    printf("beside one / without           %6.2f                     %6.2f\n", p[1][0] / p[0][0], p[1][1] / p[0][1]);
 }
 
 static void measure_steps(size_t n_steps)
@@ -334,8 +329,7 @@ int main(int argc, char **argv)
     tensor.n_elements = tensor.dim[0] = (mib << 20) / sizeof(float) / ARRAYS / BLOCK * BLOCK + BLOCK;
     must(psd_rule_parse(&rule, "adam", &err), &err);
     must(psd_partition_make(&map, &tensor.n_elements, 1, 1, &err), &err);
-    printf("%" PRIu64 " MiB in %" PRIu32 " chunks of 3 arrays\n", (uint64_t)(n_array() * ARRAYS >> 20),
-           map.n_chunks);
+    printf("%" PRIu64 " MiB in %" PRIu32 " chunks of 3 arrays\n", (uint64_t)(n_array() * ARRAYS >> 20), map.n_chunks);
     measure_files();
     if (n_steps)
         measure_steps(n_steps);

@@ -57,8 +57,7 @@ int main(void)
         sum ^= psd_crc32c(chunk, sizeof chunk);
     }
     double crc_ns = (now_ns() - start) / 1000;
-    printf("header_bytes=%zu encode_ns=%.0f decode_ns=%.0f refused=%d crc32c_gb_per_s=%.1f crc=%08" PRIx32
-           "\n",
-           n_bytes, encode_ns, decode_ns, refused, (double)sizeof chunk / crc_ns, sum);
+    printf("header_bytes=%zu encode_ns=%.0f decode_ns=%.0f refused=%d crc32c_gb_per_s=%.1f crc=%08" PRIx32 "\n", n_bytes, encode_ns,
+           decode_ns, refused, (double)sizeof chunk / crc_ns, sum);
     return refused != 0;
 }

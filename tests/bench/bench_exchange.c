@@ -265,8 +265,8 @@ static void start_server(cluster_t *self, const char *optimizer, char endpoint[1
     if (!self->pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
-        execl(program, "psd", key, allow, "--listen", "tcp://127.0.0.1:0", "--status-listen", "none", "--job", "bench", "--log-level",
-              "warn", "--optimizer", optimizer, (char *)NULL);
+        execl(program, "psd", key, allow, "--listen", "tcp://127.0.0.1:0", "--status-listen", "none", "--job", "bench",
+              "--log-level", "warn", "--optimizer", optimizer, (char *)NULL);
         die("cannot start psd");
     }
     close(out[1]);
@@ -287,8 +287,12 @@ static cluster_t cluster_start(size_t n, const char *optimizer)
     char key[96], server[96];
     snprintf(key, sizeof key, "%s/w.key", keys);
     snprintf(server, sizeof server, "%s/ps.pub", keys);
-    psd_worker_config_t config = { .size = sizeof config, .join = endpoint, .job = "bench", .insecure = !*keys,
-                                   .key = *keys ? key : NULL, .server_public = *keys ? server : NULL };
+    psd_worker_config_t config = { .size = sizeof config,
+                                   .join = endpoint,
+                                   .job = "bench",
+                                   .insecure = !*keys,
+                                   .key = *keys ? key : NULL,
+                                   .server_public = *keys ? server : NULL };
     uint64_t shape[] = { n };
     psd_tensor_t tensor = { "w", shape, 1, self.weights };
     if (psd_worker_connect(&self.worker, &config) || psd_worker_register(self.worker, &tensor, 1))
@@ -324,8 +328,8 @@ static const char *const WAY[BARE_WAYS] = { "barrier", "echo", "barrier, heap as
 static void print_ratio(const char *way, double *bare, double *ratio, size_t rounds, double bytes)
 {
     double m = median(bare, rounds);
-    printf("  against bare libzmq, %-24s %5.1f ms (%.2f GB/s): %3.0f %% (median of %zu ratios)\n", way, m * 1e3,
-           bytes / m * 1e-9, median(ratio, rounds) * 100, rounds);
+    printf("  against bare libzmq, %-24s %5.1f ms (%.2f GB/s): %3.0f %% (median of %zu ratios)\n", way, m * 1e3, bytes / m * 1e-9,
+           median(ratio, rounds) * 100, rounds);
 }
 
 static void compare_throughput(size_t n, size_t rounds, const char *optimizer)

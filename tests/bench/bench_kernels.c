@@ -49,8 +49,8 @@ static void fill(float *x, size_t n, uint64_t seed)
 
 /* The yardstick, with the widest vectors that the processor has. */
 typedef float vector_t __attribute__((vector_size(64), aligned(64)));
-#define SCALE                                                                                                \
-    for (size_t i = 0; i < n; i++)                                                                           \
+#define SCALE                                                                                                                      \
+    for (size_t i = 0; i < n; i++)                                                                                                 \
     x[i] *= by
 #ifdef __x86_64__
 __attribute__((target("avx512f"))) static void scale_avx512(vector_t *x, size_t n, float by) { SCALE; }
@@ -149,8 +149,7 @@ static void measure(const char *spec, int rounds)
         ratio[r] = bytes / seconds / scaled;
     }
     const double fast = cached_rate(&self), share = median(ratio, rounds), params = median(rate, rounds);
-    printf("%-34s %5.1f %9.2f %9.1f %8.2f %11.2f\n", spec, self.bytes, params / 1e9,
-           self.bytes * params / 1e9, share, fast / 1e9);
+    printf("%-34s %5.1f %9.2f %9.1f %8.2f %11.2f\n", spec, self.bytes, params / 1e9, self.bytes * params / 1e9, share, fast / 1e9);
     fflush(stdout);
 }
 

@@ -58,8 +58,7 @@ static void scrape(int at_port)
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     size_t n = 0;
     ssize_t got = 1;
-    if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) ||
-        write(fd, request, sizeof request - 1) < 0)
+    if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) || write(fd, request, sizeof request - 1) < 0)
         die("cannot scrape");
     while ((got = read(fd, block, sizeof block)) > 0)
         n += (size_t)got;
@@ -93,16 +92,15 @@ static pid_t start_server(char endpoint[128])
     if (!pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(out[1], 1);
-        execl(program, "psd", "--insecure", "--listen", "tcp://127.0.0.1:0", "--status-listen", "127.0.0.1:0", "--job",
-              "bench", "--log-level", "warn", "--optimizer", "sgd(lr=0.1)", (char *)NULL);
+        execl(program, "psd", "--insecure", "--listen", "tcp://127.0.0.1:0", "--status-listen", "127.0.0.1:0", "--job", "bench",
+              "--log-level", "warn", "--optimizer", "sgd(lr=0.1)", (char *)NULL);
         die("cannot start psd");
     }
     close(out[1]);
     for (size_t at = 0; at + 1 < sizeof line && !strchr(line, '\n'); at++)
         if (read(out[0], line + at, 1) != 1)
             die("psd ended before it was ready");
-    if (sscanf(line, "psd ready shard=0/1 data=%127s status=http://127.0.0.1:%d", endpoint, &port[SERVER]) !=
-        2)
+    if (sscanf(line, "psd ready shard=0/1 data=%127s status=http://127.0.0.1:%d", endpoint, &port[SERVER]) != 2)
         die(line);
     return pid;
 }
@@ -138,8 +136,7 @@ static double cpu_s(pid_t pid)
     size_t n = file ? fread(text, 1, sizeof text - 1, file) : 0;
     text[n] = '\0';
     const char *rest = strrchr(text, ')');
-    if (!rest ||
-        sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+    if (!rest || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
         die("no processor time");
     fclose(file);
     return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
@@ -194,8 +191,8 @@ int main(int argc, char **argv)
     printf("%d parameters: %.0f rounds/s; with %d scrapes/s of the server %.2f %% of that, of another "
            "process %.2f %% (medians of "
            "%zu ratios)\n",
-           PARAMETERS, rate[windows / 2], SCRAPES_PER_S, ratio[SERVER][windows / 2] * 100,
-           ratio[OTHER][windows / 2] * 100, windows);
+           PARAMETERS, rate[windows / 2], SCRAPES_PER_S, ratio[SERVER][windows / 2] * 100, ratio[OTHER][windows / 2] * 100,
+           windows);
 
     /* Alone: no rounds, as many scrapes as it takes to see them in the processor time. */
     double idle = cpu_s(pid), start = now_s();
@@ -207,8 +204,8 @@ int main(int argc, char **argv)
     for (; n < 5000; n++)
         scrape(port[SERVER]);
     busy = cpu_s(pid) - busy - idle * (now_s() - start);
-    printf("a scrape takes %.0f us of the server's processor time: 10 a second are %.3f %% of one core\n",
-           busy / n * 1e6, busy / n * 10 * 100);
+    printf("a scrape takes %.0f us of the server's processor time: 10 a second are %.3f %% of one core\n", busy / n * 1e6,
+           busy / n * 10 * 100);
     psd_worker_leave(worker, 1, 5000);
     psd_worker_close(&worker);
     waitpid(pid, NULL, 0);

@@ -42,8 +42,8 @@ static bool mount_tmpfs(const char *device)
 static bool mount_ext4(const char *device)
 {
     char command[512];
-    snprintf(command, sizeof command, "truncate -s 16M %s && mkfs.ext4 -q -F -m 0 %s && mount -o loop %s %s",
-             device, device, device, disk);
+    snprintf(command, sizeof command, "truncate -s 16M %s && mkfs.ext4 -q -F -m 0 %s && mount -o loop %s %s", device, device,
+             device, disk);
     return system(command) == 0;
 }
 
@@ -69,14 +69,12 @@ static const struct trouble {
 
 static void start_job(const char *flags)
 {
-    cluster_start_servers(
-        &cluster, SERVERS,
-        "--workers-min=%d --lease=20s --threads=1 --checkpoint-dir=%s/ckpt --optimizer=adam(lr=0.002) %s",
-        WORKERS, cluster.directory, flags);
+    cluster_start_servers(&cluster, SERVERS,
+                          "--workers-min=%d --lease=20s --threads=1 --checkpoint-dir=%s/ckpt --optimizer=adam(lr=0.002) %s",
+                          WORKERS, cluster.directory, flags);
     for (unsigned w = 0; w < WORKERS; w++)
-        cluster_start_worker(&cluster,
-                             "--model-kind=mlp --model-layers=784,16,10 --data-train=glyphs:600 "
-                             "--data-test=glyphs:100 --data-batch=60 --eval-every=0 --stop-steps=100000000");
+        cluster_start_worker(&cluster, "--model-kind=mlp --model-layers=784,16,10 --data-train=glyphs:600 "
+                                       "--data-test=glyphs:100 --data-batch=60 --eval-every=0 --stop-steps=100000000");
 }
 
 /* What /status says of checkpoints; -1 when it says nothing yet. */
@@ -85,9 +83,7 @@ static long long checkpoint_says(const char *key)
     char *text = cluster_get(&cluster, 0, "/status");
     json_t *status = text ? json_loads(text, 0, NULL) : NULL;
     const json_t *value = json_object_get(json_object_get(status, "checkpoint"), key);
-    const long long says = json_is_integer(value) ? json_integer_value(value)
-                           : value                ? json_is_true(value)
-                                                  : -1;
+    const long long says = json_is_integer(value) ? json_integer_value(value) : value ? json_is_true(value) : -1;
     json_decref(status);
     free(text);
     return says;
@@ -219,8 +215,8 @@ static pid_t slow_down(pid_t server, int ms)
     snprintf(pid, sizeof pid, "%d", (int)server);
     if (tracer == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execlp("strace", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e",
-               inject, "-p", pid, (char *)NULL);
+        execlp("strace", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", inject, "-p", pid,
+               (char *)NULL);
         _exit(127);
     }
     return tracer;

@@ -39,10 +39,7 @@ static double expect_calm(const char *after)
 
 static uint32_t source(chaos_t *self) { return (uint32_t)chaos_below(self, 1 << 24) | 1; }
 
-static bool say(int fd, const void *bytes, size_t n)
-{
-    return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n;
-}
+static bool say(int fd, const void *bytes, size_t n) { return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n; }
 
 /* As far as frames may be sent; -1 when the server does not take it just now. */
 static int enter(chaos_t *self, unsigned wait_ms)
@@ -88,15 +85,13 @@ void chaos_announce(chaos_t *self)
         most = now > most ? now : most;
     }
     if (PSD_PATIENCE == 1 && most > before + 8 * MIB)
-        cluster_give_up(&siege_cluster, "announced frames took memory: from %zu to %zu KiB", before >> 10,
-                        most >> 10);
+        cluster_give_up(&siege_cluster, "announced frames took memory: from %zu to %zu KiB", before >> 10, most >> 10);
     const double round = siege_pace_ms(pace), io = expect_calm("announced frames");
     siege_end();
-    chaos_say(
-        self,
-        "%u frames of 8 GiB or more announced, all cut off, memory %zu KiB, at most %zu KiB, a round took "
-        "%.1f ms, ZeroMQ's thread then %.0f %% of a core, SHA-256 equal",
-        self->count, before >> 10, most >> 10, round, io);
+    chaos_say(self,
+              "%u frames of 8 GiB or more announced, all cut off, memory %zu KiB, at most %zu KiB, a round took "
+              "%.1f ms, ZeroMQ's thread then %.0f %% of a core, SHA-256 equal",
+              self->count, before >> 10, most >> 10, round, io);
 }
 
 /* ---- messages without end ---- */
@@ -118,8 +113,7 @@ static uint64_t pour(chaos_t *self, uint64_t most_bytes, size_t size, size_t *mo
     while (bytes < most_bytes && cluster_now_ms() < until) {
         const int fd = enter(self, 200);
         size_t at = 0; /* a frame that was cut in two goes on where it was cut */
-        for (ssize_t sent = 0; fd >= 0 && sent >= 0 && bytes < most_bytes && cluster_now_ms() < until;
-             at %= n) {
+        for (ssize_t sent = 0; fd >= 0 && sent >= 0 && bytes < most_bytes && cluster_now_ms() < until; at %= n) {
             sent = send(fd, block + at, n - at, MSG_NOSIGNAL);
             at += sent > 0 ? (size_t)sent : 0;
             bytes += sent > 0 ? (size_t)sent : 0;
@@ -171,19 +165,17 @@ void chaos_endless(chaos_t *self)
                             (unsigned long long)(poured[k] / MIB), sizes[k]);
         /* A share runs beside other tests, where a look may come late. */
         if (PSD_PATIENCE == 1 && most[k] > (size_t)(self->whole ? 1 : 2) * MAX_MIB * MIB)
-            cluster_give_up(&siege_cluster, "frames of %zu bytes: %zu MiB resident, of %d", sizes[k],
-                            most[k] / MIB, MAX_MIB);
+            cluster_give_up(&siege_cluster, "frames of %zu bytes: %zu MiB resident, of %d", sizes[k], most[k] / MIB, MAX_MIB);
     }
     const double round = siege_pace_ms(pace);
     siege_end();
-    chaos_say(
-        self,
-        "of at most %d MiB: %llu MiB in frames of 1 MiB, closed %u times, %zu MiB resident; %llu MiB in "
-        "frames "
-        "of 2 bytes, closed %u times, %zu MiB; ZeroMQ's thread after that at most %.0f %% of a core, a round "
-        "took %.1f ms, SHA-256 equal",
-        MAX_MIB, (unsigned long long)(poured[0] / MIB), tripped[0], most[0] / MIB,
-        (unsigned long long)(poured[1] / MIB), tripped[1], most[1] / MIB, io, round);
+    chaos_say(self,
+              "of at most %d MiB: %llu MiB in frames of 1 MiB, closed %u times, %zu MiB resident; %llu MiB in "
+              "frames "
+              "of 2 bytes, closed %u times, %zu MiB; ZeroMQ's thread after that at most %.0f %% of a core, a round "
+              "took %.1f ms, SHA-256 equal",
+              MAX_MIB, (unsigned long long)(poured[0] / MIB), tripped[0], most[0] / MIB, (unsigned long long)(poured[1] / MIB),
+              tripped[1], most[1] / MIB, io, round);
 }
 
 /* ---- more connections than descriptors ---- */
@@ -267,11 +259,9 @@ enum { SLOW = 200, LETTER_MS = 100, SLOWEST_MS = 2000 };
 /* Ask for something and never come to the end of it, or never take the answer. */
 static int ask_slowly(chaos_t *self, uint16_t port)
 {
-    static const char *const questions[] = {
-        "GET /status HTTP/1.1\r\nHost: localhost\r\nX: ", "G",
-        "GET /history HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX: ",
-        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
-    };
+    static const char *const questions[] = { "GET /status HTTP/1.1\r\nHost: localhost\r\nX: ", "G",
+                                             "GET /history HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX: ",
+                                             "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" };
     const char *question = questions[chaos_below(self, 4)];
     const int fd = zmtp_dial(port, source(self), 0);
     if (fd >= 0)

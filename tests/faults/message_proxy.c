@@ -78,8 +78,7 @@ static void send_one(way_t *way, size_t i)
     else
         way->highest = message->number;
     psd_socket_t *socket = way->up ? way->peer->far : near_side;
-    const int rc =
-        psd_socket_send(socket, way->peer->id, message->header, message->n_header, message->payload);
+    const int rc = psd_socket_send(socket, way->peer->id, message->header, message->n_header, message->payload);
     if (rc == PSD_EUNAVAILABLE && !way->up)
         way->peer->gone = true;
     psd_buf_unref(&message->payload);
@@ -119,8 +118,8 @@ static void take(way_t *way, const void *header, size_t n_header, psd_buf_t *pay
     psd_msg_t msg;
     received++;
     way->numbered++;
-    if (way->up && psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL,
-                                payload ? payload->n_bytes : 0, NULL) == PSD_OK)
+    if (way->up &&
+        psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, NULL) == PSD_OK)
         pushes += msg.kind == PSD_MSG_PUSH;
     if (n_header > PSD_MAX_FRAME_HEADER || lot(drop)) {
         dropped++;
@@ -215,8 +214,8 @@ static void on_tick(uv_timer_t *timer)
 static void on_signal(uv_signal_t *handle, int number)
 {
     (void)handle, (void)number;
-    printf("connections=%" PRIu64 " received=%" PRIu64 " pushes=%" PRIu64 " dropped=%" PRIu64
-           " duplicated=%" PRIu64 " late=%" PRIu64 " corrupted=%" PRIu64 "\n",
+    printf("connections=%" PRIu64 " received=%" PRIu64 " pushes=%" PRIu64 " dropped=%" PRIu64 " duplicated=%" PRIu64
+           " late=%" PRIu64 " corrupted=%" PRIu64 "\n",
            connections, received, pushes, dropped, duplicated, late, corrupted);
     fflush(stdout);
     _exit(0);
@@ -241,8 +240,8 @@ int main(int argc, char **argv)
     chance = seed;
     uv_loop_init(&loop);
     if (!(net = psd_net_new(&(psd_keys_t){ .insecure = true }, &err)) ||
-        !(near_side = psd_socket_bind(net, &loop, listen_at, &(psd_socket_handler_t){ on_near, on_bad, NULL, NULL },
-                                      bound, &err))) {
+        !(near_side =
+              psd_socket_bind(net, &loop, listen_at, &(psd_socket_handler_t){ on_near, on_bad, NULL, NULL }, bound, &err))) {
         fprintf(stderr, "psd-message-proxy: %s\n", err.text);
         return psd_err_exit_code(err.code);
     }

@@ -21,15 +21,15 @@
 enum {
     WORKERS = 2,
     MOST_SERVERS = 5,
-    STEPS = 4000,         /* of a job; */
-    FEW_STEPS = 800,      /* in the ordinary tests' share */
-    JOB_FAULTS = 25,      /* at most, to one job */
-    BETWEEN_MS = 300,     /* at most, from the return of one victim to the next fault */
-    STOP_MIN_MS = 2000,   /* a stopped process goes on after so long, */
-    STOP_MAX_MS = 10000,  /* up to this */
-    FULL_MAX_MS = 2000,   /* a disk has room again after so long, at most */
-    HANG_MS = 60000,      /* promised: it goes on within that */
-    SAVE_MS = 300,        /* how long a save is waited for to kill in it */
+    STEPS = 4000,        /* of a job; */
+    FEW_STEPS = 800,     /* in the ordinary tests' share */
+    JOB_FAULTS = 25,     /* at most, to one job */
+    BETWEEN_MS = 300,    /* at most, from the return of one victim to the next fault */
+    STOP_MIN_MS = 2000,  /* a stopped process goes on after so long, */
+    STOP_MAX_MS = 10000, /* up to this */
+    FULL_MAX_MS = 2000,  /* a disk has room again after so long, at most */
+    HANG_MS = 60000,     /* promised: it goes on within that */
+    SAVE_MS = 300,       /* how long a save is waited for to kill in it */
     STOPPED = 75,
     NOT_WRITTEN = 74,
 };
@@ -39,7 +39,7 @@ static job_t job;
 static const char *rule;
 static char data[512]; /* flags that name the data */
 static int steps;
-static bool own_disk;  /* ckpt/ is a tmpfs that can be filled */
+static bool own_disk; /* ckpt/ is a tmpfs that can be filled */
 static char sha[2][160];
 static const char *const rules[] = { "adam(lr=0.002)", "lookahead(radam(lr=0.005))" };
 
@@ -235,7 +235,7 @@ static bool remove_file(chaos_t *self, const char *path)
 }
 
 static bool damage(chaos_t *self) { return spoil(self, flip_a_bit); }
-static bool delete(chaos_t *self) { return spoil(self, remove_file); }
+static bool delete (chaos_t *self) { return spoil(self, remove_file); }
 
 /* No room for a while, at whose end the job may also be stopped. */
 static bool fill_disk(chaos_t *self)
@@ -257,9 +257,9 @@ static bool fill_disk(chaos_t *self)
 static const struct fault {
     const char *name;
     bool (*inflict)(chaos_t *self);
-} faults[] = { { "kills", kill_somebody },          { "kills in a save", kill_in_save },
-               { "stops", stop_somebody },          { "SIGTERMs and resumes", stop_and_resume },
-               { "damaged checkpoints", damage },   { "deleted files", delete },
+} faults[] = { { "kills", kill_somebody },        { "kills in a save", kill_in_save },
+               { "stops", stop_somebody },        { "SIGTERMs and resumes", stop_and_resume },
+               { "damaged checkpoints", damage }, { "deleted files", delete },
                { "full disks", fill_disk } };
 enum { N_FAULTS = sizeof faults / sizeof *faults };
 

@@ -31,8 +31,8 @@ static unsigned short reserve_port(void)
     struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t n = sizeof at;
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) ||
-        bind(fd, (struct sockaddr *)&at, sizeof at) || getsockname(fd, (struct sockaddr *)&at, &n))
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) || bind(fd, (struct sockaddr *)&at, sizeof at) ||
+        getsockname(fd, (struct sockaddr *)&at, &n))
         cluster_give_up(&cluster, "no port to reserve");
     return ntohs(at.sin_port);
 }
@@ -43,8 +43,8 @@ static void start_proxy(unsigned s, const char *program, unsigned short port, co
     char name[16];
     const uint64_t end = cluster_now_ms() + READY_MS;
     snprintf(name, sizeof name, "proxy-%u", s);
-    cluster_spawn(&cluster, &proxy[s], name, program, "--to=%s127.0.0.1:%u %s",
-                  strstr(program, "message") ? "tcp://" : "", port, flags);
+    cluster_spawn(&cluster, &proxy[s], name, program, "--to=%s127.0.0.1:%u %s", strstr(program, "message") ? "tcp://" : "", port,
+                  flags);
     for (bool ready = false; !ready; cluster_nap()) {
         char *said = cluster_printed(&cluster, &proxy[s], "out");
         ready = strchr(said, '\n') && sscanf(said, "proxy ready listen=%31s", out) == 1;
@@ -93,14 +93,10 @@ static void reference_of(const setting_t *setting, char fast[PSD_SHA256_TEXT], c
 {
     size_t layers[8], n;
     parse_layers(setting->layers, layers, &n);
-    if (!reference_undisturbed(&(reference_config_t){ .data = DATA,
-                                                      .kind = "mlp",
-                                                      .layers = layers,
-                                                      .n_layers = n,
-                                                      .batch = BATCH,
-                                                      .seed = SEED,
-                                                      .rule = RULE },
-                               setting->steps, WORKERS, fast, slow))
+    if (!reference_undisturbed(
+            &(reference_config_t){
+                .data = DATA, .kind = "mlp", .layers = layers, .n_layers = n, .batch = BATCH, .seed = SEED, .rule = RULE },
+            setting->steps, WORKERS, fast, slow))
         exit(1);
 }
 
@@ -123,25 +119,22 @@ static void start_servers(const setting_t *setting, const char *flags)
         char address[32];
         const unsigned short port = reserve_port();
         start_proxy(s, setting->program, port, flags, address);
-        cluster_start_server(
-            &cluster, SERVERS,
-            "--listen=tcp://127.0.0.1:%u --advertise=%s --workers-min=%d --lease=20s --threads=1 "
-            "--log-level=debug --optimizer=" RULE,
-            port, address, WORKERS);
+        cluster_start_server(&cluster, SERVERS,
+                             "--listen=tcp://127.0.0.1:%u --advertise=%s --workers-min=%d --lease=20s --threads=1 "
+                             "--log-level=debug --optimizer=" RULE,
+                             port, address, WORKERS);
     }
 }
 
 /* Run it to its end; weights and ledgers are what they should be. */
-static void run_job(chaos_t *self, const setting_t *setting, const char *fast, const char *slow,
-                    const char *format, ...) __attribute__((format(printf, 5, 6)));
+static void run_job(chaos_t *self, const setting_t *setting, const char *fast, const char *slow, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
-static void run_job(chaos_t *self, const setting_t *setting, const char *fast, const char *slow,
-                    const char *format, ...)
+static void run_job(chaos_t *self, const setting_t *setting, const char *fast, const char *slow, const char *format, ...)
 {
     char flags[256];
     va_list args;
-    const size_t n = (size_t)snprintf(flags, sizeof flags, "--seed=%llu ",
-                                      (unsigned long long)chaos_below(self, 1u << 30));
+    const size_t n = (size_t)snprintf(flags, sizeof flags, "--seed=%llu ", (unsigned long long)chaos_below(self, 1u << 30));
     va_start(args, format);
     vsnprintf(flags + n, sizeof flags - n, format, args);
     va_end(args);
@@ -189,12 +182,11 @@ void chaos_cut(chaos_t *self)
         truncated += count_all("truncated");
         cluster_close(&cluster);
     }
-    chaos_say(
-        self,
-        "%llu connections in %u jobs, %llu reset, %llu cut amid a message, %llu half open, SHA-256 equal, "
-        "ledgers exact",
-        (unsigned long long)reconnects, jobs, (unsigned long long)cuts, (unsigned long long)truncated,
-        (unsigned long long)half_open);
+    chaos_say(self,
+              "%llu connections in %u jobs, %llu reset, %llu cut amid a message, %llu half open, SHA-256 equal, "
+              "ledgers exact",
+              (unsigned long long)reconnects, jobs, (unsigned long long)cuts, (unsigned long long)truncated,
+              (unsigned long long)half_open);
 }
 
 void chaos_slow_network(chaos_t *self)
@@ -210,10 +202,8 @@ void chaos_slow_network(chaos_t *self)
         stalls += count_all("stalls");
         cluster_close(&cluster);
     }
-    chaos_say(
-        self,
-        "%u jobs (delayed, dripped, stalled), %llu stalls of one direction, SHA-256 equal, ledgers exact",
-        self->count, (unsigned long long)stalls);
+    chaos_say(self, "%u jobs (delayed, dripped, stalled), %llu stalls of one direction, SHA-256 equal, ledgers exact", self->count,
+              (unsigned long long)stalls);
 }
 
 /* Many small chunks, so that a round is many pushes. */
@@ -233,12 +223,11 @@ void chaos_messages(chaos_t *self)
         late += count_all("late");
         cluster_close(&cluster);
     }
-    chaos_say(
-        self,
-        "%llu pushes in %u jobs; of %llu messages %llu were lost, %llu came twice, %llu late; SHA-256 equal, "
-        "ledgers exact",
-        (unsigned long long)pushes, jobs, (unsigned long long)of, (unsigned long long)dropped,
-        (unsigned long long)duplicated, (unsigned long long)late);
+    chaos_say(self,
+              "%llu pushes in %u jobs; of %llu messages %llu were lost, %llu came twice, %llu late; SHA-256 equal, "
+              "ledgers exact",
+              (unsigned long long)pushes, jobs, (unsigned long long)of, (unsigned long long)dropped, (unsigned long long)duplicated,
+              (unsigned long long)late);
 }
 
 /* Bits changed in the stream: in frames, and in what ZeroMQ says around them. */

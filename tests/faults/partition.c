@@ -73,16 +73,15 @@ static bool become_root(void)
         return true;
     snprintf(uid, sizeof uid, "0 %u 1", (unsigned)geteuid());
     snprintf(gid, sizeof gid, "0 %u 1", (unsigned)getegid());
-    return unshare(CLONE_NEWUSER) == 0 && write_file("/proc/self/uid_map", uid) &&
-           write_file("/proc/self/setgroups", "deny") && write_file("/proc/self/gid_map", gid);
+    return unshare(CLONE_NEWUSER) == 0 && write_file("/proc/self/uid_map", uid) && write_file("/proc/self/setgroups", "deny") &&
+           write_file("/proc/self/gid_map", gid);
 }
 
 /* Both namespaces, this process in server 0's; NULL, or why not. */
 static const char *make_networks(void)
 {
-    static const char filter[] =
-        "nft 'add table inet chaos; add chain inet chaos in { type filter hook input priority 0; }; "
-        "add chain inet chaos out { type filter hook output priority 0; }' 2>&1";
+    static const char filter[] = "nft 'add table inet chaos; add chain inet chaos in { type filter hook input priority 0; }; "
+                                 "add chain inet chaos out { type filter hook output priority 0; }' 2>&1";
     if (!sh("command -v ip >/dev/null && command -v nft >/dev/null"))
         return "ip (iproute2) and nft (nftables) are needed";
     if (!become_root())
@@ -130,11 +129,10 @@ static void start_job(void)
     cluster_make_keys(&cluster);
     for (int s = 0; s < 2; s++) {
         enter(s);
-        cluster_start_server(
-            &cluster, 2,
-            "--listen=tcp://10.77.0.%d:0 --workers-min=%d --lease=3s --threads=1 --log-level=debug "
-            "--optimizer=" RULE,
-            s + 1, WORKERS);
+        cluster_start_server(&cluster, 2,
+                             "--listen=tcp://10.77.0.%d:0 --workers-min=%d --lease=3s --threads=1 --log-level=debug "
+                             "--optimizer=" RULE,
+                             s + 1, WORKERS);
     }
     for (unsigned w = 0; w < WORKERS; w++)
         start_worker(w);
@@ -232,8 +230,8 @@ void chaos_partition(chaos_t *self)
                 cluster_give_up(&cluster, "%s failed", parting->heal);
             const double back_ms = await_step(before, WAIT_MS, &restarts);
             if (back_ms > WAIT_MS)
-                cluster_give_up(&cluster, "parted %s for %.0f ms, it did not go on within %d ms of the heal",
-                                parting->name, ms, WAIT_MS);
+                cluster_give_up(&cluster, "parted %s for %.0f ms, it did not go on within %d ms of the heal", parting->name, ms,
+                                WAIT_MS);
             chaos_add(&healed, back_ms);
             parted_ms += ms;
         }
@@ -242,11 +240,10 @@ void chaos_partition(chaos_t *self)
         expect_undisturbed(fast, slow);
         cluster_close(&cluster);
     }
-    chaos_say(
-        self,
-        "%u partitions, %.0f s in all, in %u jobs, %u workers given up and started again, SHA-256 equal, "
-        "ledgers exact",
-        done, parted_ms / 1e3, jobs, restarts);
+    chaos_say(self,
+              "%u partitions, %.0f s in all, in %u jobs, %u workers given up and started again, SHA-256 equal, "
+              "ledgers exact",
+              done, parted_ms / 1e3, jobs, restarts);
     chaos_say_times(self, "from the heal to the next round", &healed);
     if (chaos_quantile(&healed, 0.99) > HEALED_MS * PSD_PATIENCE)
         cluster_give_up(&cluster, "%s: more than %d ms", self->text, HEALED_MS);

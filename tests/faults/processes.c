@@ -110,8 +110,8 @@ static void measure_returns(chaos_times_t *times, unsigned server)
 /* ---- campaigns ---- */
 
 /* One job with some of the faults; returns how many. One by one: the next when the job has gone on. */
-static unsigned disturb_job(chaos_t *self, const fault_t *faults, unsigned n_faults, unsigned most,
-                            bool one_by_one, chaos_times_t *times)
+static unsigned disturb_job(chaos_t *self, const fault_t *faults, unsigned n_faults, unsigned most, bool one_by_one,
+                            chaos_times_t *times)
 {
     unsigned done = 0;
     n_deaths = 0;
@@ -121,8 +121,7 @@ static unsigned disturb_job(chaos_t *self, const fault_t *faults, unsigned n_fau
     while (on && done < most && done < JOB_FAULTS) {
         usleep((useconds_t)(1000 * chaos_below(self, BETWEEN_MS)));
         const fault_t *fault = &faults[chaos_below(self, n_faults)];
-        const job_role_t role = { fault->server,
-                                  (unsigned)chaos_below(self, fault->server ? SERVERS : WORKERS) };
+        const job_role_t role = { fault->server, (unsigned)chaos_below(self, fault->server ? SERVERS : WORKERS) };
         const long long before = job_checkpoint(&job);
         if (fault->inflict(self, role))
             done++;
@@ -138,14 +137,13 @@ static unsigned disturb_job(chaos_t *self, const fault_t *faults, unsigned n_fau
 }
 
 /* Jobs until there were as many faults as wanted. */
-static void disturb(chaos_t *self, const fault_t *faults, unsigned n_faults, bool one_by_one,
-                    chaos_times_t *times)
+static void disturb(chaos_t *self, const fault_t *faults, unsigned n_faults, bool one_by_one, chaos_times_t *times)
 {
     unsigned jobs = 0;
     for (unsigned done = 0; done < self->count; jobs++)
         done += disturb_job(self, faults, n_faults, self->count - done, one_by_one, times);
-    chaos_say(self, "%u in %u jobs of %u workers and %u servers, SHA-256 equal, ledgers exact", self->count,
-              jobs, WORKERS, SERVERS);
+    chaos_say(self, "%u in %u jobs of %u workers and %u servers, SHA-256 equal, ledgers exact", self->count, jobs, WORKERS,
+              SERVERS);
 }
 
 void chaos_kill_workers(chaos_t *self)
@@ -166,9 +164,8 @@ void chaos_kill_servers(chaos_t *self)
 
 void chaos_mix(chaos_t *self)
 {
-    static const fault_t faults[] = { { do_kill, true },         { do_kill, false },
-                                      { do_kill_in_save, true }, { do_kill_in_save, true },
-                                      { do_pause, false },       { do_pause, true } };
+    static const fault_t faults[] = { { do_kill, true },         { do_kill, false },  { do_kill_in_save, true },
+                                      { do_kill_in_save, true }, { do_pause, false }, { do_pause, true } };
     disturb(self, faults, sizeof faults / sizeof *faults, false, NULL);
 }
 

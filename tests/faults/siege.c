@@ -17,18 +17,13 @@ static member_t member;
 
 void siege_begin(unsigned n_servers, bool keys, const char *flags)
 {
-    const reference_config_t config = { .data = "glyphs:3000",
-                                        .kind = "mlp",
-                                        .layers = layers,
-                                        .n_layers = 3,
-                                        .batch = 600,
-                                        .seed = 7,
-                                        .rule = "adam(lr=0.002)" };
+    const reference_config_t config = {
+        .data = "glyphs:3000", .kind = "mlp", .layers = layers, .n_layers = 3, .batch = 600, .seed = 7, .rule = "adam(lr=0.002)"
+    };
     cluster_open(&siege_cluster);
     if (keys)
         cluster_make_keys(&siege_cluster);
-    cluster_start_servers(&siege_cluster, n_servers,
-                          "--workers-min=1 --threads=1 --lease=60s --optimizer=%s%s%s", config.rule,
+    cluster_start_servers(&siege_cluster, n_servers, "--workers-min=1 --threads=1 --lease=60s --optimizer=%s%s%s", config.rule,
                           *flags ? " " : "", flags);
     for (unsigned s = 0; s < n_servers; s++)
         siege_port[s] = (uint16_t)atoi(strrchr(siege_cluster.data[s], ':') + 1);
@@ -45,8 +40,7 @@ void siege_end(void)
     const uint64_t last = crew_end(&crew);
     member_join(&member);
     if (*member.failure || !crew_has_weights(&crew, members, last))
-        cluster_give_up(&siege_cluster, "%s",
-                        *member.failure ? member.failure : "other weights than in peace");
+        cluster_give_up(&siege_cluster, "%s", *member.failure ? member.failure : "other weights than in peace");
     for (unsigned s = 0; s < siege_cluster.n_servers; s++)
         if (cluster_wait(&siege_cluster.server[s], SIEGE_WAIT_MS))
             cluster_give_up(&siege_cluster, "server %u ended with %d", s, siege_cluster.server[s].code);
@@ -72,8 +66,7 @@ double siege_pace_ms(siege_pace_t since)
     const uint64_t end = cluster_now_ms() + SIEGE_WAIT_MS;
     for (; crew_clock(&crew) < since.clock + 10; cluster_nap())
         if (cluster_now_ms() > end)
-            cluster_give_up(&siege_cluster, "the job stands still at round %llu",
-                            (unsigned long long)since.clock);
+            cluster_give_up(&siege_cluster, "the job stands still at round %llu", (unsigned long long)since.clock);
     return (double)(cluster_now_ms() - since.since_ms) / (double)(crew_clock(&crew) - since.clock);
 }
 
@@ -89,10 +82,7 @@ static double io_seconds_of(const char *task)
         fclose(file);
     const char *rest = strrchr(text, ')');
     const bool is_io = strstr(text, "/IO/") != NULL;
-    const int fields =
-        rest && is_io
-            ? sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel)
-            : 0;
+    const int fields = rest && is_io ? sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) : 0;
     return fields == 2 ? (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK) : -1;
 }
 

@@ -137,8 +137,8 @@ static bool begin(stranger_t *self)
     zmtp_greeting(self->bytes, 3, "CURVE");
     zmtp_hello(&self->zmtp, self->bytes + ZMTP_GREETING);
     say(self, self->bytes, GREETED);
-    return zmtp_read(self->fd, self->bytes, ZMTP_GREETING) &&
-           zmtp_read(self->fd, self->bytes, ZMTP_WELCOME) && zmtp_welcome(&self->zmtp, self->bytes);
+    return zmtp_read(self->fd, self->bytes, ZMTP_GREETING) && zmtp_read(self->fd, self->bytes, ZMTP_WELCOME) &&
+           zmtp_welcome(&self->zmtp, self->bytes);
 }
 
 /* What comes back: a word of the handshake, NULL when the connection is closed instead. */
@@ -158,8 +158,7 @@ static bool expect_no_entry(stranger_t *self, const char *who)
 {
     const char *word = hear(self);
     if (word && !strcmp(word, "READY"))
-        cluster_give_up(&siege_cluster, "%s is let in, seed %llu", who,
-                        (unsigned long long)self->chaos->seed);
+        cluster_give_up(&siege_cluster, "%s is let in, seed %llu", who, (unsigned long long)self->chaos->seed);
     return word && !strcmp(word, "ERROR");
 }
 
@@ -274,8 +273,7 @@ static uint64_t rejected(void)
     for (unsigned s = 0; s < SERVERS; s++)
         for (unsigned r = 1; r < PSD_N_REFUSALS; r++) {
             char series[96];
-            snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"%u\",reason=\"%s\"}", s,
-                     psd_refusal_name(r));
+            snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"%u\",reason=\"%s\"}", s, psd_refusal_name(r));
             n += (uint64_t)cluster_metric(&siege_cluster, s, series);
         }
     return n;
@@ -298,9 +296,7 @@ static void take_key(zmtp_t *zmtp, const char *name)
  * sent is kept. It shows as well that a message that does arrive is counted. */
 static void speak_as_listed(stranger_t *self)
 {
-    static const psd_msg_t hello = {
-        .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77, .text = "another w:1"
-    };
+    static const psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77, .text = "another w:1" };
     const uint64_t before = rejected(), end = cluster_now_ms() + ANSWER_MS;
     uint8_t header[PSD_MAX_FRAME_HEADER];
     take_key(&self->zmtp, "w1");
@@ -312,8 +308,7 @@ static void speak_as_listed(stranger_t *self)
         !zmtp_welcome(&self->zmtp, self->bytes))
         cluster_give_up(&siege_cluster, "w1 is not welcomed");
     zmtp_initiate(&self->zmtp, recorded.initiate);
-    size_t n =
-        zmtp_message(&self->zmtp, header, psd_msg_seal(&hello, NULL, 0, header), true, recorded.messages);
+    size_t n = zmtp_message(&self->zmtp, header, psd_msg_seal(&hello, NULL, 0, header), true, recorded.messages);
     n += zmtp_message(&self->zmtp, "", 0, false, recorded.messages + n);
     recorded.n_messages = n;
     say(self, recorded.initiate, ZMTP_INITIATE);
@@ -346,11 +341,10 @@ static void come(stranger_t *self, uint64_t n, uint64_t *counts)
         int *place = &open[i % OPEN];
         if (*place > 0)
             close(*place);
-        for (int tries = 0; (self->fd = zmtp_dial(siege_port[below(self, SERVERS)],
-                                                  (uint32_t)below(self, 1 << 24) | 1, ANSWER_MS)) < 0;)
+        for (int tries = 0;
+             (self->fd = zmtp_dial(siege_port[below(self, SERVERS)], (uint32_t)below(self, 1 << 24) | 1, ANSWER_MS)) < 0;)
             if (tries++ == 3)
-                cluster_give_up(&siege_cluster, "nobody answers after %llu connections",
-                                (unsigned long long)i);
+                cluster_give_up(&siege_cluster, "nobody answers after %llu connections", (unsigned long long)i);
         *place = self->fd;
         const uint64_t kind = below(self, N_KINDS);
         kinds[kind].come(self);
@@ -387,11 +381,10 @@ void chaos_strangers(chaos_t *self)
         most = now > most ? now : most;
     }
     if (rejected() != arrived)
-        cluster_give_up(&siege_cluster, "%llu messages of strangers arrived",
-                        (unsigned long long)(rejected() - arrived));
+        cluster_give_up(&siege_cluster, "%llu messages of strangers arrived", (unsigned long long)(rejected() - arrived));
     if (!stranger.refused || stranger.refused != stranger.welcomed)
-        cluster_give_up(&siege_cluster, "%llu of %llu good handshakes were refused",
-                        (unsigned long long)stranger.refused, (unsigned long long)stranger.welcomed);
+        cluster_give_up(&siege_cluster, "%llu of %llu good handshakes were refused", (unsigned long long)stranger.refused,
+                        (unsigned long long)stranger.welcomed);
     if (PSD_PATIENCE == 1 && most > warm + GROWTH) /* a sanitizer keeps what is freed */
         cluster_give_up(&siege_cluster, "a server grew from %zu to %zu KiB", warm >> 10, most >> 10);
     speak_as_listed(&stranger); /* and the door still opens */
@@ -403,7 +396,6 @@ void chaos_strangers(chaos_t *self)
               "a server's memory %zu KiB, at most %+lld KiB; a round takes %.1f ms, %+.1f %% (medians of %d "
               "slices); "
               "SHA-256 equal",
-              self->count, N_KINDS, 1e3 * self->count / (double)connecting_ms,
-              (unsigned long long)stranger.refused, warm >> 10, ((long long)most - (long long)warm) / 1024,
-              chaos_quantile(&round, 0.5), chaos_quantile(&longer, 0.5), SLICES);
+              self->count, N_KINDS, 1e3 * self->count / (double)connecting_ms, (unsigned long long)stranger.refused, warm >> 10,
+              ((long long)most - (long long)warm) / 1024, chaos_quantile(&round, 0.5), chaos_quantile(&longer, 0.5), SLICES);
 }

@@ -16,23 +16,21 @@
 enum { READ = 65536, QUEUE = 1 << 20, DRIP_MS = 10, SILENT_MS = 5000 };
 
 static const char *to = "", *listen_at = "127.0.0.1:0";
-static uint64_t seed = 1, delay_ms, cut_ms, half_open, truncated, stall_ms, stall_for_ms = 1000, drip,
-                flip_bytes, rate;
+static uint64_t seed = 1, delay_ms, cut_ms, half_open, truncated, stall_ms, stall_for_ms = 1000, drip, flip_bytes, rate;
 
 static const flag_t flags[] = {
     { "to", "HOST:PORT", "where connections are forwarded to: an IPv4 address", .text = &to },
-    { "listen", "HOST:PORT", "where they are taken; default: any free port of 127.0.0.1",
-      .text = &listen_at },
+    { "listen", "HOST:PORT", "where they are taken; default: any free port of 127.0.0.1", .text = &listen_at },
     { "seed", "N", "where chance begins", .number = &seed },
     { "delay", "MS", "hold what comes so long", .number = &delay_ms },
     { "cut-every", "MS", "reset each connection after so long, on average", .number = &cut_ms },
-    { "half-open", "PERCENT", "of cuts: the far end is closed, the near one not told for 5 s",
-      .number = &half_open },
+    { "half-open", "PERCENT", "of cuts: the far end is closed, the near one not told for 5 s", .number = &half_open },
     { "truncate", "PERCENT", "of cuts: amid what comes next", .number = &truncated },
     { "stall-every", "MS", "forward nothing in one direction, on average so often", .number = &stall_ms },
     { "stall-for", "MS", "for so long", .number = &stall_for_ms },
     { "drip", "BYTES", "forward at most so many each 10 ms", .number = &drip },
-    { "rate", "BYTES", "of the link: let through so many a second in each direction, of all connections together", .number = &rate },
+    { "rate", "BYTES", "of the link: let through so many a second in each direction, of all connections together",
+      .number = &rate },
     { "flip-every", "BYTES", "change a bit, on average among so many", .number = &flip_bytes },
     { 0 },
 };
@@ -337,8 +335,8 @@ static void on_connection(uv_stream_t *stream, int status)
 static void on_signal(uv_signal_t *handle, int number)
 {
     (void)handle, (void)number;
-    printf("connections=%" PRIu64 " cuts=%" PRIu64 " half_open=%" PRIu64 " truncated=%" PRIu64
-           " stalls=%" PRIu64 " flips=%" PRIu64 " bytes=%" PRIu64 "\n",
+    printf("connections=%" PRIu64 " cuts=%" PRIu64 " half_open=%" PRIu64 " truncated=%" PRIu64 " stalls=%" PRIu64 " flips=%" PRIu64
+           " bytes=%" PRIu64 "\n",
            connections, cuts, half_opens, truncations, stalls, flips, n_bytes);
     exit(0);
 }
@@ -360,8 +358,7 @@ int main(int argc, char **argv)
                "Forward TCP connections, and do to them what the flags say; on SIGTERM, say what was done.",
                argc, argv);
     if (!parse(to, &target) || !parse(listen_at, &here)) {
-        fprintf(stderr, "psd-tcp-proxy: --to and --listen take HOST:PORT, not \"%s\", \"%s\"\n", to,
-                listen_at);
+        fprintf(stderr, "psd-tcp-proxy: --to and --listen take HOST:PORT, not \"%s\", \"%s\"\n", to, listen_at);
         return 64;
     }
     chance = seed;

@@ -7,10 +7,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
-static void check_name(const char *name)
-{
-    assert(*name && *name != '-' && !name[strcspn(name, " '\"`$;&|<>()\\*?~#!\n\t\r")]);
-}
+static void check_name(const char *name) { assert(*name && *name != '-' && !name[strcspn(name, " '\"`$;&|<>()\\*?~#!\n\t\r")]); }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
@@ -22,7 +19,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     if (rc != PSD_OK)
         return 0;
     psd_hosts_deal(&hosts, SERVERS, WORKERS);
-    const unsigned n_servers = hosts.tells_servers ? hosts.servers : SERVERS, n_workers = hosts.tells_workers ? hosts.workers : WORKERS;
+    const unsigned n_servers = hosts.tells_servers ? hosts.servers : SERVERS,
+                   n_workers = hosts.tells_workers ? hosts.workers : WORKERS;
     assert(psd_hosts_of_server(&hosts, n_servers - 1) && !psd_hosts_of_server(&hosts, n_servers));
     assert(psd_hosts_of_worker(&hosts, n_workers - 1) && !psd_hosts_of_worker(&hosts, n_workers));
     for (size_t i = 0; i < hosts.n; i++) {

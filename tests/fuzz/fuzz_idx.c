@@ -11,8 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size)
         return 0;
     const size_t n_labels = data[0] < size - 1 ? data[0] : size - 1;
-    const psd_bytes_t labels = { "labels", data + 1, n_labels },
-                      images = { "images", data + 1 + n_labels, size - 1 - n_labels };
+    const psd_bytes_t labels = { "labels", data + 1, n_labels }, images = { "images", data + 1 + n_labels, size - 1 - n_labels };
     const psd_dataset_options_t options = { 0 };
     psd_err_t err = { 0 };
     psd_dataset_t *set = psd_dataset_parse(psd_dataset_reader("idx"), &images, &labels, &options, &err);

@@ -27,8 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size)
         return 0;
     const psd_bytes_t file = { "f", data + 1, size - 1 };
-    psd_dataset_options_t options = { .index_base = data[0] & 1,
-                                      .kind = data[0] & 2 ? PSD_LABEL_TARGET : PSD_LABEL_CLASS };
+    psd_dataset_options_t options = { .index_base = data[0] & 1, .kind = data[0] & 2 ? PSD_LABEL_TARGET : PSD_LABEL_CLASS };
     psd_err_t err = { 0 };
     psd_dataset_t *set = psd_dataset_parse(psd_dataset_reader("libsvm"), &file, NULL, &options, &err);
     if (!set != !!err.code || !set != !!err.text[0])

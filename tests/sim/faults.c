@@ -83,10 +83,7 @@ void sim_note_fault(sim_t *self, uint64_t until_ms)
 }
 
 /* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it. */
-static bool has_point(const sim_t *self)
-{
-    return self->config.save_every && (!self->mode->per_push || self->result->saves);
-}
+static bool has_point(const sim_t *self) { return self->config.save_every && (!self->mode->per_push || self->result->saves); }
 
 /* Where servers are killed there are checkpoints, and it comes to an end. Servers that have ended are not
  * started again, so from then on none is killed: the last weights are safe by then. */
@@ -102,11 +99,9 @@ static bool is_allowed(const sim_t *self, sim_fault_t fault)
         /* fall through */
     case SIM_KILL_SERVER:
     case SIM_DIE_ACTING:
-        return has_point(self) && done[SIM_KILL_SERVER] + done[SIM_DIE_ACTING] < MOST_CRASHES &&
-               !sim_any_finished(self);
+        return has_point(self) && done[SIM_KILL_SERVER] + done[SIM_DIE_ACTING] < MOST_CRASHES && !sim_any_finished(self);
     case SIM_LIE:
-        return self->lied ||
-               self->n_honest; /* whoever has been lied to twice has nothing left to go back to */
+        return self->lied || self->n_honest; /* whoever has been lied to twice has nothing left to go back to */
     default:
         return true;
     }
@@ -168,8 +163,7 @@ static void partition(sim_t *self)
 static void cut_one_way(sim_t *self)
 {
     const uint32_t from = some_process(self), to = some_process(self);
-    const bool holds =
-        sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
+    const bool holds = sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
     sim_cut_link(self, from, to, self->now_ms + some_time(self, 3), holds);
 }
 
@@ -205,12 +199,9 @@ static void replace_sleeper(sim_t *self)
 {
     const uint64_t ms = 1000 + some_time(self, 3);
     pause_process(self, SIM_MAX_SERVERS + some_worker(self), self->now_ms + ms);
-    for (uint32_t w = self->config.workers;
-         w < self->config.workers + SIM_SPARE_WORKERS && w < SIM_MAX_WORKERS; w++)
+    for (uint32_t w = self->config.workers; w < self->config.workers + SIM_SPARE_WORKERS && w < SIM_MAX_WORKERS; w++)
         if (!self->worker[w].session) {
-            sim_schedule(
-                self,
-                (event_t){ .at_ms = self->now_ms + sim_draw(self, ms), .kind = START_WORKER, .target = w });
+            sim_schedule(self, (event_t){ .at_ms = self->now_ms + sim_draw(self, ms), .kind = START_WORKER, .target = w });
             return;
         }
 }
@@ -223,9 +214,8 @@ static void jump(sim_t *self)
 }
 
 static void (*const strike[SIM_N_FAULTS])(sim_t *self) = {
-    [SIM_POWER_CUT] = cut_power, [SIM_PARTITION] = partition, [SIM_ONE_WAY] = cut_one_way,
-    [SIM_CLOG] = swizzle,        [SIM_PAUSE] = pause_one,     [SIM_ZOMBIE] = replace_sleeper,
-    [SIM_JUMP] = jump,
+    [SIM_POWER_CUT] = cut_power, [SIM_PARTITION] = partition,    [SIM_ONE_WAY] = cut_one_way, [SIM_CLOG] = swizzle,
+    [SIM_PAUSE] = pause_one,     [SIM_ZOMBIE] = replace_sleeper, [SIM_JUMP] = jump,
 };
 
 void sim_draw_faults(sim_t *self)

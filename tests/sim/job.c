@@ -4,10 +4,7 @@
 
 #include "tests/sim/sim_state.h"
 
-static uint64_t data_seed(const sim_t *self)
-{
-    return self->config.data_seed ? self->config.data_seed : self->config.seed;
-}
+static uint64_t data_seed(const sim_t *self) { return self->config.data_seed ? self->config.data_seed : self->config.seed; }
 
 void sim_make_model(sim_t *self)
 {
@@ -38,18 +35,15 @@ void sim_initial_weights(const sim_t *self, float **w)
             w[t][i] = (float)(psd_uniform(&stream) - 0.5);
 }
 
-void sim_make_gradient(const sim_t *self, const float *w, float *g, size_t n, uint32_t tensor, uint64_t clock,
-                       uint32_t rank, uint32_t world)
+void sim_make_gradient(const sim_t *self, const float *w, float *g, size_t n, uint32_t tensor, uint64_t clock, uint32_t rank,
+                       uint32_t world)
 {
     uint64_t key = data_seed(self) * 31 + clock * 1000003 + rank * 8191 + world * 131 + tensor;
     for (size_t i = 0; i < n; i++)
         g[i] = 0.05f * w[i] + (float)(psd_uniform(&key) - 0.5);
 }
 
-uint64_t sim_slice(uint32_t rank, uint32_t world)
-{
-    return BATCH * (rank + 1) / world - BATCH * rank / world;
-}
+uint64_t sim_slice(uint32_t rank, uint32_t world) { return BATCH * (rank + 1) / world - BATCH * rank / world; }
 
 /* ---- what was pushed ---- */
 
@@ -76,8 +70,7 @@ push_t *sim_begin_push(sim_t *self, uint32_t w)
                       .clock = at.clock,
                       .samples = sim_slice(at.rank, at.world) };
     for (uint32_t t = 0; t < self->list.n; t++)
-        sim_make_gradient(self, me->w[t], me->g[t], self->list.tensor[t].n_elements, t, at.clock, at.rank,
-                          at.world);
+        sim_make_gradient(self, me->w[t], me->g[t], self->list.tensor[t].n_elements, t, at.clock, at.rank, at.world);
     if (at.rank == 0 && self->config.nonfinite_clock == at.clock)
         me->g[0][0] = NAN;
     if (self->mode->per_push)
@@ -88,8 +81,8 @@ push_t *sim_begin_push(sim_t *self, uint32_t w)
 const push_t *sim_find_push(const sim_t *self, const applied_t *a)
 {
     for (size_t i = self->n_push; i-- > 0;)
-        if (self->push[i].worker == a->worker && self->push[i].clock == a->clock &&
-            self->push[i].incarnation == a->incarnation && self->push[i].run == a->run)
+        if (self->push[i].worker == a->worker && self->push[i].clock == a->clock && self->push[i].incarnation == a->incarnation &&
+            self->push[i].run == a->run)
             return &self->push[i];
     return NULL;
 }

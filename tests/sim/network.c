@@ -7,10 +7,7 @@ uint64_t sim_delay(sim_t *self) { return self->config.delay_ms ? sim_draw(self, 
 /* A server's ROUTER tells its peers apart by life, as ZeroMQ's automatic routing ids do. */
 #define ROUTER_BIT (UINT64_C(1) << 63)
 psd_peer_t sim_worker_peer(uint32_t w, uint64_t life) { return ROUTER_BIT | life << 16 | w << 1; }
-psd_peer_t sim_server_peer(const sim_t *self, uint32_t s)
-{
-    return ROUTER_BIT | self->server[s].life << 16 | s << 1 | 1;
-}
+psd_peer_t sim_server_peer(const sim_t *self, uint32_t s) { return ROUTER_BIT | self->server[s].life << 16 | s << 1 | 1; }
 static uint32_t index_in(psd_peer_t peer) { return (uint32_t)(peer >> 1 & 0x7fff); }
 static uint64_t life_in(psd_peer_t peer) { return peer >> 16 & 0xffffffff; }
 

@@ -10,14 +10,12 @@ enum { LATE_MS = 15000, JOB_ID = 77, WORKER_AGAIN_MS = 100, SLOWEST = 750, FASTE
 
 sim_clock_t *sim_clock_of(sim_t *self, uint32_t process)
 {
-    return process < SIM_MAX_SERVERS ? &self->server[process].clock
-                                     : &self->worker[process - SIM_MAX_SERVERS].clock;
+    return process < SIM_MAX_SERVERS ? &self->server[process].clock : &self->worker[process - SIM_MAX_SERVERS].clock;
 }
 
 bool sim_is_alive(const sim_t *self, uint32_t process)
 {
-    return process < SIM_MAX_SERVERS ? self->server[process].node != NULL
-                                     : self->worker[process - SIM_MAX_SERVERS].session != NULL;
+    return process < SIM_MAX_SERVERS ? self->server[process].node != NULL : self->worker[process - SIM_MAX_SERVERS].session != NULL;
 }
 
 uint64_t sim_local_ms(const sim_t *self, const sim_clock_t *clock)
@@ -48,11 +46,9 @@ static void run_work(void *work) { psd_work_run(work); }
 /* Work is done some time later; until then it runs, or has not begun: either must make no difference. */
 static void start_work(sim_t *self, uint32_t s, psd_work_t *work)
 {
-    event_t done = { .at_ms = self->now_ms + sim_delay(self) / 4,
-                     .kind = WORK_DONE,
-                     .target = s,
-                     .life = self->server[s].life,
-                     .work = work };
+    event_t done = {
+        .at_ms = self->now_ms + sim_delay(self) / 4, .kind = WORK_DONE, .target = s, .life = self->server[s].life, .work = work
+    };
     if (self->config.threads && uv_thread_create(&done.thread, run_work, work))
         sim_broken(self, "no thread could be started");
     sim_schedule(self, done);
@@ -132,9 +128,7 @@ static void call_back_finished(sim_t *self)
     for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)
         if (self->worker[w].done) {
             self->worker[w].done = false;
-            sim_schedule(
-                self,
-                (event_t){ .at_ms = self->now_ms + WORKER_AGAIN_MS, .kind = START_WORKER, .target = w });
+            sim_schedule(self, (event_t){ .at_ms = self->now_ms + WORKER_AGAIN_MS, .kind = START_WORKER, .target = w });
         }
 }
 
@@ -155,8 +149,7 @@ void sim_crash_server(sim_t *self, uint32_t s, uint64_t again_after_ms)
     psd_node_destroy(&self->server[s].node);
     sim_lose_writer(self, s);
     call_back_finished(self);
-    sim_schedule(self,
-                 (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_SERVER, .target = s });
+    sim_schedule(self, (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_SERVER, .target = s });
 }
 
 /* Start a server, for the first time or again: from what is on the disk. */
@@ -189,10 +182,8 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .job_id = JOB_ID + server->life * 1000,
                                              .settings = "sim",
                                              .n_servers = self->config.servers,
-                                             .workers_min =
-                                                 self->config.all_must_stay ? self->config.workers : 1,
-                                             .workers_want =
-                                                 self->config.workers - (self->config.late_worker_ms != 0),
+                                             .workers_min = self->config.all_must_stay ? self->config.workers : 1,
+                                             .workers_want = self->config.workers - (self->config.late_worker_ms != 0),
                                              .lease_ms = 1000,
                                              .start_timeout_ms = 3000,
                                              .mode = self->mode,
@@ -208,8 +199,7 @@ void sim_build_server(sim_t *self, uint32_t s)
     if (!s)
         memset(self->incarnation, 0, sizeof self->incarnation);
     psd_engine_set_ledger(psd_node_engine(server->node), sim_note_applied, self);
-    sim_schedule(self,
-                 (event_t){ .at_ms = self->now_ms, .kind = TICK_SERVER, .target = s, .life = server->life });
+    sim_schedule(self, (event_t){ .at_ms = self->now_ms, .kind = TICK_SERVER, .target = s, .life = server->life });
 }
 
 bool sim_any_finished(const sim_t *self)
@@ -248,10 +238,8 @@ static void on_server_tick(sim_t *self, event_t *e, psd_actions_t *out)
 {
     sim_server_t *server = &self->server[e->target];
     psd_node_tick(server->node, sim_local_ms(self, &server->clock), out);
-    sim_schedule(self, (event_t){ .at_ms = next_tick_ms(self, &server->clock),
-                                  .kind = TICK_SERVER,
-                                  .target = e->target,
-                                  .life = e->life });
+    sim_schedule(
+        self, (event_t){ .at_ms = next_tick_ms(self, &server->clock), .kind = TICK_SERVER, .target = e->target, .life = e->life });
     sim_look_at_wait(self, e->target);
 }
 
@@ -261,14 +249,13 @@ void sim_kill_worker(sim_t *self, uint32_t w, uint64_t again_after_ms)
 {
     psd_session_destroy(&self->worker[w].session);
     if (again_after_ms)
-        sim_schedule(self,
-                     (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_WORKER, .target = w });
+        sim_schedule(self, (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_WORKER, .target = w });
 }
 
 static bool dies_now(sim_t *self, uint32_t w)
 {
-    const bool picked = self->config.kill_worker == (int)w && !self->result->done[SIM_KILL_WORKER] &&
-                        self->worker[w].sent == self->config.kill_at;
+    const bool picked =
+        self->config.kill_worker == (int)w && !self->result->done[SIM_KILL_WORKER] && self->worker[w].sent == self->config.kill_at;
     if (picked)
         self->result->done[SIM_KILL_WORKER]++;
     else if (!sim_strikes(self, SIM_KILL_WORKER))
@@ -297,8 +284,7 @@ static void begin_exchange(sim_t *self, uint32_t w, uint64_t now_ms, psd_actions
     sim_worker_t *me = &self->worker[w];
     push_t *push = sim_begin_push(self, w);
     psd_err_t err;
-    if (psd_session_exchange(me->session, now_ms, (const float *const *)me->g, push->samples, 1.0, &err) !=
-        PSD_OK)
+    if (psd_session_exchange(me->session, now_ms, (const float *const *)me->g, push->samples, 1.0, &err) != PSD_OK)
         sim_broken(self, "worker %u: %s", w, err.text);
     while (psd_session_pump(me->session, out))
         ;
@@ -321,8 +307,7 @@ static void advance_worker(sim_t *self, uint32_t w)
     psd_actions_t out = { 0 };
     const uint64_t now_ms = sim_local_ms(self, &me->clock);
     const psd_phase_t phase = me->session ? psd_session_phase(me->session) : PSD_PHASE_LEFT;
-    const bool has_all =
-        phase == PSD_PHASE_READY && psd_session_position(me->session).clock > self->config.rounds;
+    const bool has_all = phase == PSD_PHASE_READY && psd_session_position(me->session).clock > self->config.rounds;
     if (has_all)
         self->result->with_last_weights |= UINT32_C(1) << w;
     if (phase == PSD_PHASE_JOINED && !me->registered) {
@@ -354,12 +339,9 @@ void sim_start_worker(sim_t *self, uint32_t w)
     me->clock = new_clock(self);
     me->registered = me->pulled = false;
     me->idle_ticks = 0;
-    psd_session_config_t config = { .job = "sim",
-                                    .name = "worker",
-                                    .nonce = me->life << 32 | (uint64_t)(w + 1) << 16 };
+    psd_session_config_t config = { .job = "sim", .name = "worker", .nonce = me->life << 32 | (uint64_t)(w + 1) << 16 };
     me->session = psd_session_new(&config);
-    sim_schedule(self,
-                 (event_t){ .at_ms = self->now_ms, .kind = TICK_WORKER, .target = w, .life = me->life });
+    sim_schedule(self, (event_t){ .at_ms = self->now_ms, .kind = TICK_WORKER, .target = w, .life = me->life });
 }
 
 static void on_worker_message(sim_t *self, event_t *e, psd_actions_t *out)
@@ -372,20 +354,18 @@ static void on_worker_tick(sim_t *self, event_t *e, psd_actions_t *out)
 {
     sim_worker_t *me = &self->worker[e->target];
     psd_session_tick(me->session, sim_local_ms(self, &me->clock), out);
-    sim_schedule(self, (event_t){ .at_ms = next_tick_ms(self, &me->clock),
-                                  .kind = TICK_WORKER,
-                                  .target = e->target,
-                                  .life = e->life });
+    sim_schedule(self,
+                 (event_t){ .at_ms = next_tick_ms(self, &me->clock), .kind = TICK_WORKER, .target = e->target, .life = e->life });
     sim_look_at_worker(self, e->target);
 }
 
 /* ---- events ---- */
 
 static void (*const at_process[])(sim_t *self, event_t *e, psd_actions_t *out) = {
-    [TO_SERVER] = on_server_message,  [WORK_DONE] = on_worked,         [FILE_BEGUN] = sim_on_file_begun,
-    [PART_SAVED] = sim_on_part_saved,
-    [FILE_SAVED] = sim_on_file_saved, [COMMITTED] = sim_on_committed,  [RESTORED] = sim_on_restored,
-    [TICK_SERVER] = on_server_tick,   [TO_WORKER] = on_worker_message, [TICK_WORKER] = on_worker_tick,
+    [TO_SERVER] = on_server_message,  [WORK_DONE] = on_worked,          [FILE_BEGUN] = sim_on_file_begun,
+    [PART_SAVED] = sim_on_part_saved, [FILE_SAVED] = sim_on_file_saved, [COMMITTED] = sim_on_committed,
+    [RESTORED] = sim_on_restored,     [TICK_SERVER] = on_server_tick,   [TO_WORKER] = on_worker_message,
+    [TICK_WORKER] = on_worker_tick,
 };
 
 static void at_server(sim_t *self, event_t *e)

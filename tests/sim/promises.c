@@ -29,10 +29,8 @@ static void look_at_round(sim_t *self, uint32_t s, const applied_t *a)
     if (server->ledger.n) {
         const applied_t *last = &server->ledger.at[server->ledger.n - 1];
         if (a->clock < last->clock || (a->clock == last->clock && a->worker <= last->worker))
-            sim_broken(self,
-                       "shard %u applied worker %" PRIu64 " at clock %" PRIu64 " after worker %" PRIu64
-                       " at %" PRIu64,
-                       s, a->worker, a->clock, last->worker, last->clock);
+            sim_broken(self, "shard %u applied worker %" PRIu64 " at clock %" PRIu64 " after worker %" PRIu64 " at %" PRIu64, s,
+                       a->worker, a->clock, last->worker, last->clock);
     }
     if (self->history_run != server->run && server->run == self->n_runs) {
         self->history_run = server->run;
@@ -43,8 +41,7 @@ static void look_at_round(sim_t *self, uint32_t s, const applied_t *a)
     if (i == self->history.n)
         append(&self->history, *a);
     else if (i > self->history.n || memcmp(&self->history.at[i], a, sizeof *a))
-        sim_broken(self, "shard %u applied worker %" PRIu64 " at clock %" PRIu64 ", another shard did not", s,
-                   a->worker, a->clock);
+        sim_broken(self, "shard %u applied worker %" PRIu64 " at clock %" PRIu64 ", another shard did not", s, a->worker, a->clock);
 }
 
 /* asp: each life of a worker comes after the one before, and its clocks rise. */
@@ -56,9 +53,7 @@ static void look_at_step(sim_t *self, uint32_t s, const applied_t *a)
         if (b->worker != a->worker)
             continue;
         if (a->incarnation < b->incarnation || (a->incarnation == b->incarnation && a->clock <= b->clock))
-            sim_broken(self,
-                       "shard %u applied clock %" PRIu64 " of worker %" PRIu64 ".%" PRIu64 " after %" PRIu64
-                       " of .%" PRIu64,
+            sim_broken(self, "shard %u applied clock %" PRIu64 " of worker %" PRIu64 ".%" PRIu64 " after %" PRIu64 " of .%" PRIu64,
                        s, a->clock, a->worker, a->incarnation, b->clock, b->incarnation);
         return;
     }
@@ -68,13 +63,12 @@ void sim_note_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker
 {
     sim_t *self = arg;
     sim_server_t *server = &self->server[shard];
-    applied_t a = { .run = psd_engine_run(psd_node_engine(server->node)),
-                    .clock = clock,
-                    .incarnation = incarnation,
-                    .worker = worker };
+    applied_t a = {
+        .run = psd_engine_run(psd_node_engine(server->node)), .clock = clock, .incarnation = incarnation, .worker = worker
+    };
     if (incarnation <= server->fenced[worker])
-        sim_broken(self, "shard %u applied clock %" PRIu64 " of worker %u.%" PRIu64 ", which it had fenced",
-                   shard, clock, worker, incarnation);
+        sim_broken(self, "shard %u applied clock %" PRIu64 " of worker %u.%" PRIu64 ", which it had fenced", shard, clock, worker,
+                   incarnation);
     (self->mode->per_push ? look_at_step : look_at_round)(self, shard, &a);
     append(&server->ledger, a);
 }
@@ -153,9 +147,7 @@ void sim_watch_payload(sim_t *self, event_t *e)
         return;
     watched_t *w = malloc(sizeof *w);
     *w = (watched_t){ .inside = e->payload, .bytes = &self->server[e->target].parked_bytes };
-    w->buf = (psd_buf_t){
-        .data = e->payload->data, .n_bytes = e->payload->n_bytes, .release = release_watched, .owner = w
-    };
+    w->buf = (psd_buf_t){ .data = e->payload->data, .n_bytes = e->payload->n_bytes, .release = release_watched, .owner = w };
     atomic_init(&w->buf.refs, 1);
     atomic_fetch_add(w->bytes, w->inside->n_bytes);
     e->payload = &w->buf;
@@ -240,12 +232,9 @@ void sim_look_at_wait(sim_t *self, uint32_t s)
     psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
     const uint64_t now[4] = { facts.state, facts.clock, facts.view_id, facts.runs };
     const bool still = stands_still(self->server[0].stirred, now, 4, &self->server[0].idle_ticks);
-    const bool may =
-        facts.state == PSD_JOB_FINISHED || (self->mode->per_push && facts.state == PSD_JOB_TRAINING);
+    const bool may = facts.state == PSD_JOB_FINISHED || (self->mode->per_push && facts.state == PSD_JOB_TRAINING);
     if (still && !may && !facts.waiting_for[0])
-        sim_broken(self,
-                   "the coordinator has stood still for %u ticks at clock %" PRIu64
-                   " and does not say for whom",
+        sim_broken(self, "the coordinator has stood still for %u ticks at clock %" PRIu64 " and does not say for whom",
                    self->server[0].idle_ticks, facts.clock);
 }
 
@@ -256,9 +245,8 @@ void sim_look_at_worker(sim_t *self, uint32_t w)
     const uint64_t now[2] = { psd_session_phase(me->session), psd_session_position(me->session).clock };
     psd_session_describe_wait(me->session, text, sizeof text);
     if (stands_still(me->stirred, now, 2, &me->idle_ticks) && !text[0])
-        sim_broken(self,
-                   "worker %u has stood still for %u ticks in phase %" PRIu64 " and does not say for whom", w,
-                   me->idle_ticks, now[0]);
+        sim_broken(self, "worker %u has stood still for %u ticks in phase %" PRIu64 " and does not say for whom", w, me->idle_ticks,
+                   now[0]);
 }
 
 void sim_say_who_waits(sim_t *self, uint64_t limit_ms)

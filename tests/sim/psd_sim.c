@@ -43,17 +43,15 @@ static void on_abort(int number)
 {
     char line[128];
     int n = snprintf(line, sizeof line,
-                     "seed %" PRIu64 ": died of signal %d\n  again: psd-sim --seed %" PRIu64
-                     " --seeds 1 --faults %s\n",
-                     seed_now, number, seed_now, faults_now);
+                     "seed %" PRIu64 ": died of signal %d\n  again: psd-sim --seed %" PRIu64 " --seeds 1 --faults %s\n", seed_now,
+                     number, seed_now, faults_now);
     _exit(write(STDOUT_FILENO, line, (size_t)n) == n ? 1 : 2);
 }
 
 static void tell_failure(uint64_t seed, const sim_config_t *config, const sim_result_t *result)
 {
-    printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, delay %u ms, %" PRIu64 " simulated ms\n ",
-           seed, result->why, config->mode, config->servers, config->workers, config->rule, config->delay_ms,
-           result->ended_ms);
+    printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, delay %u ms, %" PRIu64 " simulated ms\n ", seed, result->why,
+           config->mode, config->servers, config->workers, config->rule, config->delay_ms, result->ended_ms);
     for (int f = 0; f < SIM_N_FAULTS; f++)
         if (config->chance[f] > 0)
             printf(" %s=%" PRIu64, sim_fault_name((sim_fault_t)f), result->done[f]);
@@ -86,9 +84,8 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--without") && fault_named(value) >= 0)
             without[fault_named(value)] = true;
         else
-            return fprintf(stderr,
-                           "usage: psd-sim [--seeds N] [--seed FIRST] [--faults few|all] [--without FAULT] "
-                           "[--threads 0|1]\n"),
+            return fprintf(stderr, "usage: psd-sim [--seeds N] [--seed FIRST] [--faults few|all] [--without FAULT] "
+                                   "[--threads 0|1]\n"),
                    64;
     }
     signal(SIGABRT, on_abort);

@@ -43,8 +43,7 @@ static void reference_round(sim_t *self, reference_t *r, const applied_t *a, siz
     uint64_t total = 0;
     for (size_t k = 0; k < n; k++) {
         if (n > SIM_MAX_WORKERS || !(push[k] = sim_find_push(self, &a[k]))) {
-            sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made",
-                       a[k].clock, a[k].worker);
+            sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made", a[k].clock, a[k].worker);
             return;
         }
         total += push[k]->samples;
@@ -53,11 +52,10 @@ static void reference_round(sim_t *self, reference_t *r, const applied_t *a, siz
         size_t size = self->list.tensor[t].n_elements;
         for (size_t k = 0; k < n; k++) {
             weight[k] = (double)push[k]->samples / (double)total;
-            sim_make_gradient(self, r->w[t], r->g[t][k], size, t, push[k]->clock, push[k]->rank,
-                              push[k]->world);
+            sim_make_gradient(self, r->w[t], r->g[t][k], size, t, push[k]->clock, push[k]->rank, push[k]->world);
         }
-        psd_step_reference(&self->rule, &r->state[t], r->w[t], r->slot[t], size,
-                           (const float *const *)r->g[t], weight, n, psd_rule_lr(&self->rule));
+        psd_step_reference(&self->rule, &r->state[t], r->w[t], r->slot[t], size, (const float *const *)r->g[t], weight, n,
+                           psd_rule_lr(&self->rule));
     }
 }
 
@@ -66,14 +64,13 @@ static void reference_step(sim_t *self, reference_t *r, const applied_t *a)
 {
     const push_t *push = sim_find_push(self, a);
     if (!push) {
-        sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made", a->clock,
-                   a->worker);
+        sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made", a->clock, a->worker);
         return;
     }
     const float *g = push->gradient;
     for (uint32_t t = 0; t < self->list.n; g += self->list.tensor[t++].n_elements)
-        psd_step_reference(&self->rule, &r->state[t], r->w[t], r->slot[t], self->list.tensor[t].n_elements,
-                           &g, (double[]){ 1 }, 1, psd_rule_lr(&self->rule));
+        psd_step_reference(&self->rule, &r->state[t], r->w[t], r->slot[t], self->list.tensor[t].n_elements, &g, (double[]){ 1 }, 1,
+                           psd_rule_lr(&self->rule));
 }
 
 static void replay(sim_t *self, reference_t *r, const ledger_t *ledger)
@@ -100,15 +97,11 @@ static void check_shard(sim_t *self, const reference_t *r, uint32_t s)
     for (uint32_t p = 0; p < map->n_parts[s]; p++) {
         const psd_chunk_t *c = &map->chunk[map->part[s][p]];
         psd_buf_t *slow = psd_shard_slow(psd_engine_shard(engine), p);
-        const float *expected_slow =
-            self->rule.lookahead ? r->slot[c->tensor][self->rule.slow_slot] : r->w[c->tensor];
-        if (!same_bits(psd_shard_weights(psd_engine_shard(engine), p)->data, r->w[c->tensor] + c->offset,
-                       c->n))
-            sim_broken(self, "shard %u chunk %u differs from the single-process weights of tensor %u", s, p,
-                       c->tensor);
+        const float *expected_slow = self->rule.lookahead ? r->slot[c->tensor][self->rule.slow_slot] : r->w[c->tensor];
+        if (!same_bits(psd_shard_weights(psd_engine_shard(engine), p)->data, r->w[c->tensor] + c->offset, c->n))
+            sim_broken(self, "shard %u chunk %u differs from the single-process weights of tensor %u", s, p, c->tensor);
         if (!same_bits(slow->data, expected_slow + c->offset, c->n))
-            sim_broken(self, "shard %u chunk %u differs from the single-process slow weights of tensor %u", s,
-                       p, c->tensor);
+            sim_broken(self, "shard %u chunk %u differs from the single-process slow weights of tensor %u", s, p, c->tensor);
         psd_buf_unref(&slow);
     }
 }
@@ -159,14 +152,12 @@ static void check_last_file(sim_t *self, const reference_t *r, uint32_t s)
     reference_new(self, &saved);
     place_t place = { .r = &saved, .map = map, .s = s };
     if (!psd_ckpt_list(self->dir, &newest, 1) ||
-        psd_ckpt_load(self->dir, newest, &self->list, map, s, &self->rule, chunk_of_reference, &place, NULL,
-                      NULL, &err) != PSD_OK)
+        psd_ckpt_load(self->dir, newest, &self->list, map, s, &self->rule, chunk_of_reference, &place, NULL, NULL, &err) != PSD_OK)
         sim_broken(self, "shard %u is not there at the end, nor is its file", s);
     for (uint32_t p = 0; p < map->n_parts[s]; p++) {
         const psd_chunk_t *c = &map->chunk[map->part[s][p]];
         if (!same_bits(saved.w[c->tensor] + c->offset, r->w[c->tensor] + c->offset, c->n))
-            sim_broken(self, "shard %u chunk %u differs in its last file from the single-process weights", s,
-                       p);
+            sim_broken(self, "shard %u chunk %u differs in its last file from the single-process weights", s, p);
     }
     reference_free(self, &saved);
 }
@@ -193,8 +184,7 @@ void sim_check_weights(sim_t *self)
         }
         if (holds && !self->mode->per_push &&
             (its->n != first->n || (its->n && memcmp(its->at, first->at, its->n * sizeof *its->at))))
-            sim_broken(self, "shards 0 and %u applied different contributors (%zu and %zu pushes)", s,
-                       first->n, its->n);
+            sim_broken(self, "shards 0 and %u applied different contributors (%zu and %zu pushes)", s, first->n, its->n);
         if (holds)
             check_shard(self, &r, s);
         else if (!self->mode->per_push && last_is_safe(self))

@@ -14,8 +14,7 @@ enum { KEPT = 2, MOST_CALLS = 12 /* of one operation, about */ };
 
 static void make_dir(sim_t *self)
 {
-    snprintf(self->dir, sizeof self->dir, "%s/psd-sim-XXXXXX",
-             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
+    snprintf(self->dir, sizeof self->dir, "%s/psd-sim-XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
     if (!mkdtemp(self->dir))
         sim_broken(self, "cannot make a directory for checkpoints: %s", strerror(errno));
 }
@@ -96,12 +95,11 @@ static void take_up(sim_t *self, uint32_t s, uint64_t clock)
     }
     const snapshot_t *snapshot = self->snapshot[i - 1];
     if (snapshot->shard != s || snapshot->clock != clock)
-        sim_broken(self, "shard %u restored clock %" PRIu64 " from a file of shard %u, clock %" PRIu64, s,
-                   clock, snapshot->shard, snapshot->clock);
+        sim_broken(self, "shard %u restored clock %" PRIu64 " from a file of shard %u, clock %" PRIu64, s, clock, snapshot->shard,
+                   snapshot->clock);
     for (uint32_t p = 0; p < snapshot->n_parts; p++)
         if (snapshot->crc[p] != crc_of_chunk(self, s, p))
-            sim_broken(self, "shard %u chunk %u of clock %" PRIu64 " was restored as it had not been", s, p,
-                       clock);
+            sim_broken(self, "shard %u chunk %u of clock %" PRIu64 " was restored as it had not been", s, p, clock);
     sim_copy_ledger(&self->server[s].ledger, &snapshot->ledger);
     self->server[s].n_before_run = snapshot->ledger.n;
     self->result->restores++;
@@ -193,8 +191,7 @@ static void begin_file(sim_t *self, uint32_t s, psd_ckpt_facts_t facts)
     const psd_engine_point_t *point = psd_engine_point(engine);
     psd_err_t err;
     if (point->clock != facts.clock)
-        sim_broken(self, "shard %u saves clock %" PRIu64 " under the name of %" PRIu64, s, point->clock,
-                   facts.clock);
+        sim_broken(self, "shard %u saves clock %" PRIu64 " under the name of %" PRIu64, s, point->clock, facts.clock);
     psd_ckpt_abandon(&server->writer);
     free(server->writing.applied);
     server->writing = facts;
@@ -206,8 +203,7 @@ static void begin_file(sim_t *self, uint32_t s, psd_ckpt_facts_t facts)
                                                       .incarnation = point->applied[i].incarnation,
                                                       .clock = point->applied[i].samples };
     break_disk(self, false);
-    server->writer =
-        psd_ckpt_begin(self->dir, &server->writing, &self->list, psd_engine_map(engine), &self->rule, &err);
+    server->writer = psd_ckpt_begin(self->dir, &server->writing, &self->list, psd_engine_map(engine), &self->rule, &err);
     mend_disk();
     if (server->writer)
         later(self, s, (event_t){ .kind = FILE_BEGUN });
@@ -258,8 +254,8 @@ void sim_on_part_saved(sim_t *self, event_t *e, psd_actions_t *out)
     const snapshot_t *snapshot = self->snapshot[server->writing.view_id - 1];
     psd_err_t err;
     if (crc_of_chunk(self, e->target, e->part) != snapshot->crc[e->part])
-        sim_broken(self, "shard %u chunk %u changed before the checkpoint of clock %" PRIu64 " had read it",
-                   e->target, e->part, snapshot->clock);
+        sim_broken(self, "shard %u chunk %u changed before the checkpoint of clock %" PRIu64 " had read it", e->target, e->part,
+                   snapshot->clock);
     break_disk(self, false);
     const bool ok = psd_ckpt_part(server->writer, e->part, state.w, state.slot, state.state, &err) == PSD_OK;
     if (!ok)
@@ -314,13 +310,11 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
     if (rc == PSD_OK)
         rc = psd_engine_restore(engine, &model, &err);
     if (rc == PSD_OK)
-        rc = psd_ckpt_load(self->dir, e->facts.clock, &self->list, psd_engine_map(engine), s, &self->rule,
-                           where_part_goes, sim_shard_of(self, s), &rows, &n_rows, &err);
+        rc = psd_ckpt_load(self->dir, e->facts.clock, &self->list, psd_engine_map(engine), s, &self->rule, where_part_goes,
+                           sim_shard_of(self, s), &rows, &n_rows, &err);
     psd_member_t *applied = calloc(n_rows + 1, sizeof *applied);
     for (uint32_t i = 0; i < n_rows; i++)
-        applied[i] = (psd_member_t){ .worker = rows[i].worker,
-                                     .incarnation = rows[i].incarnation,
-                                     .samples = rows[i].clock };
+        applied[i] = (psd_member_t){ .worker = rows[i].worker, .incarnation = rows[i].incarnation, .samples = rows[i].clock };
     for (uint32_t p = 0; rc == PSD_OK && p < psd_shard_parts(sim_shard_of(self, s)); p++)
         psd_shard_filled(sim_shard_of(self, s), p);
     self->server[s].version_before_run = facts.version;
@@ -329,11 +323,9 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
     else
         self->result->fallbacks++;
     self->server[s].is_bare = rc != PSD_OK;
-    psd_engine_point_t point = { .clock = e->facts.clock,
-                                 .version = facts.version,
-                                 .lr = facts.lr,
-                                 .applied = applied,
-                                 .n_applied = n_rows };
+    psd_engine_point_t point = {
+        .clock = e->facts.clock, .version = facts.version, .lr = facts.lr, .applied = applied, .n_applied = n_rows
+    };
     psd_node_restored(self->server[s].node, now_at(self, s), rc == PSD_OK ? NULL : err.text, &point, out);
     psd_tensors_clear(&model);
     psd_ckpt_facts_clear(&facts);

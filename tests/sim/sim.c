@@ -17,10 +17,7 @@ void sim_broken(sim_t *self, const char *format, ...)
 
 /* ---- the queue of events: a binary heap by (time, order) ---- */
 
-static bool sooner(const event_t *a, const event_t *b)
-{
-    return a->at_ms != b->at_ms ? a->at_ms < b->at_ms : a->order < b->order;
-}
+static bool sooner(const event_t *a, const event_t *b) { return a->at_ms != b->at_ms ? a->at_ms < b->at_ms : a->order < b->order; }
 
 void sim_schedule(sim_t *self, event_t e)
 {
@@ -72,10 +69,9 @@ static void start_all(sim_t *self)
         sim_build_server(self, s);
     for (uint32_t w = 0; w < self->config.workers; w++) {
         bool late = self->config.late_worker_ms && w + 1 == self->config.workers;
-        sim_schedule(
-            self, (event_t){ .at_ms = self->now_ms + (late ? self->config.late_worker_ms : sim_delay(self)),
-                             .kind = START_WORKER,
-                             .target = w });
+        sim_schedule(self, (event_t){ .at_ms = self->now_ms + (late ? self->config.late_worker_ms : sim_delay(self)),
+                                      .kind = START_WORKER,
+                                      .target = w });
     }
     sim_draw_faults(self);
 }
@@ -173,7 +169,6 @@ void sim_run_and_compare(const sim_config_t *config, sim_result_t *result)
     if (expected.ok && expected.weights_hash == result->weights_hash)
         return;
     result->ok = false;
-    snprintf(result->why, sizeof result->why,
-             "the weights at the end differ from those of the undisturbed run%s%.200s",
+    snprintf(result->why, sizeof result->why, "the weights at the end differ from those of the undisturbed run%s%.200s",
              expected.ok ? "" : ", which failed: ", expected.ok ? "" : expected.why);
 }

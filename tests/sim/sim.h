@@ -11,25 +11,25 @@ enum { SIM_MAX_WORKERS = 8, SIM_MAX_SERVERS = 8, SIM_SPARE_WORKERS = 2 };
 
 /* X(NAME, what has been done, share of the seeds that sim_add_faults gives it to, its highest chance there).
  * What a chance is of stands beside each. Those without a share are drawn by sim_config_of_seed. */
-#define SIM_FAULTS(X)                                                                                        \
-    X(LOSE, "messages lost", 0, 0)         /* per message */                                                 \
-    X(REPEAT, "messages repeated", 0, 0)   /* per message */                                                 \
-    X(KILL_WORKER, "workers killed", 0, 0) /* per message of a worker: it dies instead of sending it */      \
-    X(KILL_SERVER, "servers killed", 0, 0) /* per message to a server: it dies before it is taken in */      \
-    X(FAIL_FLUSH, "flushes failed", 0, 0)  /* per file or manifest: it cannot be made durable */             \
-    X(DIE_ACTING, "servers killed between two actions", 0.3, 0.01) /* per event of a server */               \
-    X(DIE_WRITING, "killed between two calls to the disk", 0.7, 1) /* per file of a server killed */         \
-    X(POWER_CUT, "power cuts", 0.4, 0.04) /* per tick: all die, and what was not flushed with them */        \
-    X(LIE, "flushes that lied", 0.5, 0.5) /* per file or manifest */                                         \
-    X(NO_SPACE, "full disks", 0.15, 0.1)  /* per file, chunk or manifest */                                  \
-    X(IO_ERROR, "failed calls to the disk", 0.15, 0.1) /* per file, chunk or manifest */                     \
-    X(PARTITION, "partitions", 0.2, 0.03)      /* per tick: some processes from the others, both ways */     \
-    X(ONE_WAY, "links cut one way", 0.2, 0.03) /* per tick */                                                \
-    X(CLOG, "swizzles", 0.1, 0.01)             /* per tick: links stopped one by one, released at random */  \
-    X(PAUSE, "processes paused", 0.25, 0.03)   /* per tick */                                                \
-    X(ZOMBIE, "workers paused and replaced", 0.15, 0.01) /* per tick */                                      \
-    X(JUMP, "clocks that jumped", 0.15, 0.03)            /* per tick: one process's, forward */              \
-    X(DRIFT, "clocks of another rate", 0.15, 1)          /* per start of a process */
+#define SIM_FAULTS(X)                                                                                                              \
+    X(LOSE, "messages lost", 0, 0)                                 /* per message */                                               \
+    X(REPEAT, "messages repeated", 0, 0)                           /* per message */                                               \
+    X(KILL_WORKER, "workers killed", 0, 0)                         /* per message of a worker: it dies instead of sending it */    \
+    X(KILL_SERVER, "servers killed", 0, 0)                         /* per message to a server: it dies before it is taken in */    \
+    X(FAIL_FLUSH, "flushes failed", 0, 0)                          /* per file or manifest: it cannot be made durable */           \
+    X(DIE_ACTING, "servers killed between two actions", 0.3, 0.01) /* per event of a server */                                     \
+    X(DIE_WRITING, "killed between two calls to the disk", 0.7, 1) /* per file of a server killed */                               \
+    X(POWER_CUT, "power cuts", 0.4, 0.04)                          /* per tick: all die, and what was not flushed with them */     \
+    X(LIE, "flushes that lied", 0.5, 0.5)                          /* per file or manifest */                                      \
+    X(NO_SPACE, "full disks", 0.15, 0.1)                           /* per file, chunk or manifest */                               \
+    X(IO_ERROR, "failed calls to the disk", 0.15, 0.1)             /* per file, chunk or manifest */                               \
+    X(PARTITION, "partitions", 0.2, 0.03)                          /* per tick: some processes from the others, both ways */       \
+    X(ONE_WAY, "links cut one way", 0.2, 0.03)                     /* per tick */                                                  \
+    X(CLOG, "swizzles", 0.1, 0.01)                                 /* per tick: links stopped one by one, released at random */    \
+    X(PAUSE, "processes paused", 0.25, 0.03)                       /* per tick */                                                  \
+    X(ZOMBIE, "workers paused and replaced", 0.15, 0.01)           /* per tick */                                                  \
+    X(JUMP, "clocks that jumped", 0.15, 0.03)                      /* per tick: one process's, forward */                          \
+    X(DRIFT, "clocks of another rate", 0.15, 1)                    /* per start of a process */
 
 typedef enum sim_fault {
 #define X(name, done, share, most) SIM_##name,
@@ -52,11 +52,11 @@ typedef struct sim_config {
     int kill_worker;          /* this one dies ... ; -1: none */
     uint64_t kill_at;         /* ... instead of sending its message of this number, from 0 */
     bool revive;              /* the worker of kill_worker starts again later */
-    bool threads;        /* work runs on threads of its own, beside everything else, as in a daemon's pool */
-    uint32_t save_every; /* rounds between checkpoints; 0: none are made */
-    bool all_must_stay; /* rounds wait until every lost worker is replaced: the run must end as an undisturbed
+    bool threads;             /* work runs on threads of its own, beside everything else, as in a daemon's pool */
+    uint32_t save_every;      /* rounds between checkpoints; 0: none are made */
+    bool all_must_stay;       /* rounds wait until every lost worker is replaced: the run must end as an undisturbed
                            one */
-    uint32_t late_worker_ms; /* the last worker starts only then */
+    uint32_t late_worker_ms;  /* the last worker starts only then */
 } sim_config_t;
 
 typedef struct sim_result {

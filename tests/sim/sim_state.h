@@ -99,15 +99,15 @@ typedef struct sim_server {
     psd_node_t *node; /* NULL while dead */
     uint64_t life;    /* rises at each start */
     sim_clock_t clock;
-    psd_ckpt_writer_t *writer;   /* of the file that a checkpoint writes now */
-    psd_ckpt_facts_t writing;    /* its facts, which the writer borrows */
-    uint64_t disk_until_ms;      /* its disk does one thing after the other */
-    ledger_t ledger;             /* the pushes that its weights are made of */
-    size_t n_before_run;         /* of those, how many are from before its run */
-    uint64_t version_before_run; /* and its version then */
-    uint32_t run, newest_run;   /* its run, as an index into sim_t.run, from 1; 0: none yet; the newest of all
+    psd_ckpt_writer_t *writer;        /* of the file that a checkpoint writes now */
+    psd_ckpt_facts_t writing;         /* its facts, which the writer borrows */
+    uint64_t disk_until_ms;           /* its disk does one thing after the other */
+    ledger_t ledger;                  /* the pushes that its weights are made of */
+    size_t n_before_run;              /* of those, how many are from before its run */
+    uint64_t version_before_run;      /* and its version then */
+    uint32_t run, newest_run;         /* its run, as an index into sim_t.run, from 1; 0: none yet; the newest of all
                                    its lives */
-    atomic_size_t parked_bytes; /* payloads of pushes that it holds */
+    atomic_size_t parked_bytes;       /* payloads of pushes that it holds */
     uint64_t fenced[PSD_MAX_WORKERS]; /* newest incarnation of each worker that it has fenced in its run */
     uint64_t stirred[4];              /* where the job was when it last got on (server 0) */
     uint32_t idle_ticks;              /* since then */
@@ -149,8 +149,8 @@ typedef struct sim {
     size_t n_push, push_capacity;
     uint64_t run[MAX_RUNS + 1]; /* job ids in the order in which runs were begun, from 1 */
     uint32_t n_runs;
-    ledger_t history;     /* bsp: what the shard that is furthest in the newest run has applied in it */
-    uint32_t history_run; /* which run that is */
+    ledger_t history;                      /* bsp: what the shard that is furthest in the newest run has applied in it */
+    uint32_t history_run;                  /* which run that is */
     uint64_t incarnation[PSD_MAX_WORKERS]; /* of each worker, as this life of the coordinator last had it */
     uint64_t last_round_ms, last_clock;
     uint64_t last_fault_ms; /* when the last one was over */
@@ -235,8 +235,8 @@ psd_shard_t *sim_shard_of(const sim_t *self, uint32_t s);
 
 void sim_make_model(sim_t *self);
 void sim_initial_weights(const sim_t *self, float **w);
-void sim_make_gradient(const sim_t *self, const float *w, float *g, size_t n, uint32_t tensor, uint64_t clock,
-                       uint32_t rank, uint32_t world);
+void sim_make_gradient(const sim_t *self, const float *w, float *g, size_t n, uint32_t tensor, uint64_t clock, uint32_t rank,
+                       uint32_t world);
 uint64_t sim_slice(uint32_t rank, uint32_t world);
 size_t sim_model_size(const sim_t *self);
 

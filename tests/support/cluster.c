@@ -200,8 +200,7 @@ static void allow_insecure(void)
 }
 
 /* In the child: become the program, and die with the test. */
-static _Noreturn void become(const cluster_t *self, const char *name, const char *program, char *command,
-                             pid_t parent)
+static _Noreturn void become(const cluster_t *self, const char *name, const char *program, char *command, pid_t parent)
 {
     static const char *const ends[] = { "in", "out", "err" };
     char path[256], *words[MAX_WORDS] = { NULL }, *rest = command;
@@ -225,8 +224,7 @@ static _Noreturn void become(const cluster_t *self, const char *name, const char
     _exit(127);
 }
 
-static void spawn(cluster_t *self, cluster_process_t *process, const char *name, const char *program,
-                  const char *words)
+static void spawn(cluster_t *self, cluster_process_t *process, const char *name, const char *program, const char *words)
 {
     char command[COMMAND];
     snprintf(command, sizeof command, "%s%s%s", program, *words ? " " : "", words);
@@ -239,8 +237,7 @@ static void spawn(cluster_t *self, cluster_process_t *process, const char *name,
         cluster_give_up(self, "fork: %s", strerror(errno));
 }
 
-void cluster_spawn(cluster_t *self, cluster_process_t *process, const char *name, const char *program,
-                   const char *format, ...)
+void cluster_spawn(cluster_t *self, cluster_process_t *process, const char *name, const char *program, const char *format, ...)
 {
     char words[COMMAND - 64];
     va_list args;
@@ -273,8 +270,8 @@ static void await_ready(cluster_t *self, unsigned s)
     const uint64_t end = cluster_now_ms() + READY_MS;
     for (bool ready = false; !ready; cluster_nap()) {
         char *out = cluster_printed(self, &self->server[s], "out");
-        ready = strchr(out, '\n') && sscanf(out, "psd ready shard=%*u/%*u data=%127s status=%127s",
-                                            self->data[s], self->status[s]) == 2;
+        ready = strchr(out, '\n') &&
+                sscanf(out, "psd ready shard=%*u/%*u data=%127s status=%127s", self->data[s], self->status[s]) == 2;
         free(out);
         if (!ready && cluster_wait(&self->server[s], 0) >= 0)
             cluster_give_up(self, "server %u ended with %d before it was ready", s, self->server[s].code);
@@ -288,13 +285,11 @@ static void start_server(cluster_t *self, unsigned n, const char *flags)
     char name[16], words[COMMAND - 64], join[CLUSTER_TEXT + 16] = "", keys[256] = "";
     const unsigned s = self->n_servers++;
     if (self->keys)
-        snprintf(keys, sizeof keys, " --insecure=false --server-key=%s/ps.key --allow=%s/allow", self->directory,
-                 self->directory);
+        snprintf(keys, sizeof keys, " --insecure=false --server-key=%s/ps.key --allow=%s/allow", self->directory, self->directory);
     snprintf(name, sizeof name, "server-%u", s);
     if (s)
         snprintf(join, sizeof join, " --join=%s", self->data[0]);
-    snprintf(words, sizeof words,
-             "--servers=%u --server-index=%u --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0%s%s%s%s",
+    snprintf(words, sizeof words, "--servers=%u --server-index=%u --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0%s%s%s%s",
              n, s, join, keys, *flags ? " " : "", flags);
     spawn(self, &self->server[s], name, "psd", words);
     await_ready(self, s);
@@ -325,11 +320,11 @@ static void start_worker(cluster_t *self, unsigned w, const char *flags)
 {
     char name[16], words[COMMAND - 64], keys[256] = "";
     if (self->keys)
-        snprintf(keys, sizeof keys, "--insecure=false --worker-key=%s/w%u.key --server-public=%s/ps.pub ",
-                 self->directory, w, self->directory);
+        snprintf(keys, sizeof keys, "--insecure=false --worker-key=%s/w%u.key --server-public=%s/ps.pub ", self->directory, w,
+                 self->directory);
     snprintf(name, sizeof name, "worker-%u", w);
-    snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s%s", self->data[0],
-             w, self->directory, keys, flags);
+    snprintf(words, sizeof words, "--join=%s --worker-id=%u --run-dir=%s --progress=none %s%s", self->data[0], w, self->directory,
+             keys, flags);
     spawn(self, &self->worker[w], name, "psd-worker", words);
 }
 
@@ -363,9 +358,8 @@ void cluster_finish(cluster_t *self, int timeout_ms)
         const uint64_t now = cluster_now_ms();
         const int code = cluster_wait(p, now < end ? (int)(end - now) : 0);
         if (code)
-            cluster_give_up(self,
-                            code < 0 ? "%s still runs after %d ms" : "%s did not end with 0 within %d ms",
-                            p->name, timeout_ms);
+            cluster_give_up(self, code < 0 ? "%s still runs after %d ms" : "%s did not end with 0 within %d ms", p->name,
+                            timeout_ms);
     }
 }
 
@@ -394,8 +388,8 @@ bool cluster_has_weights(const cluster_t *self, unsigned worker, const char *fas
     const char *sha256_slow = json_string_value(json_object_get(summary, "sha256_slow"));
     const bool same = sha256 && !strcmp(sha256, fast) && !strcmp(sha256_slow ? sha256_slow : "", slow);
     if (!same)
-        fprintf(stderr, "worker %u has weights %s, slow %s; expected %s, slow %s\n", worker,
-                sha256 ? sha256 : "none", sha256_slow ? sha256_slow : "none", fast, *slow ? slow : "none");
+        fprintf(stderr, "worker %u has weights %s, slow %s; expected %s, slow %s\n", worker, sha256 ? sha256 : "none",
+                sha256_slow ? sha256_slow : "none", fast, *slow ? slow : "none");
     json_decref(summary);
     return same;
 }
@@ -454,8 +448,7 @@ void cluster_await_steps(cluster_t *self, uint64_t steps)
     const uint64_t end = cluster_now_ms() + STEPS_MS;
     while (cluster_metric(self, 0, "psd_steps_total{shard=\"0\"}") < (double)steps) {
         if (cluster_now_ms() > end)
-            cluster_give_up(self, "server 0 has not made %llu steps in %d ms", (unsigned long long)steps,
-                            STEPS_MS);
+            cluster_give_up(self, "server 0 has not made %llu steps in %d ms", (unsigned long long)steps, STEPS_MS);
         cluster_nap();
     }
 }

@@ -25,7 +25,7 @@ typedef struct cluster {
     char directory[64];
     unsigned n_servers, n_workers;
     cluster_process_t server[CLUSTER_MAX], worker[CLUSTER_MAX];
-    bool keys; /* each has a key of its own, see cluster_make_keys; else all speak in the clear */
+    bool keys;                              /* each has a key of its own, see cluster_make_keys; else all speak in the clear */
     char data[CLUSTER_MAX][CLUSTER_TEXT];   /* of each server: "tcp://127.0.0.1:PORT" */
     char status[CLUSTER_MAX][CLUSTER_TEXT]; /* "http://127.0.0.1:PORT" */
 } cluster_t;
@@ -45,24 +45,21 @@ void cluster_allow(const cluster_t *self, const char *except);
 void cluster_close(cluster_t *self);
 
 /* Start any program of `bin` with the words of `format`, which are separated by single spaces. */
-void cluster_spawn(cluster_t *self, cluster_process_t *process, const char *name, const char *program,
-                   const char *format, ...) __attribute__((format(printf, 5, 6)));
+void cluster_spawn(cluster_t *self, cluster_process_t *process, const char *name, const char *program, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
 /* Start one more server with these flags, the first one to coordinate, and wait until it is ready. `n` is how
  * many there shall be in all. */
-void cluster_start_server(cluster_t *self, unsigned n, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+void cluster_start_server(cluster_t *self, unsigned n, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Start `n` servers with the same flags. */
-void cluster_start_servers(cluster_t *self, unsigned n, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+void cluster_start_servers(cluster_t *self, unsigned n, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Start one more worker of the place after the last one's; its run.dir is the cluster's directory. */
 void cluster_start_worker(cluster_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The same for worker `w`, of any place: again, when it has ended. */
-void cluster_start_worker_at(cluster_t *self, unsigned w, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+void cluster_start_worker_at(cluster_t *self, unsigned w, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Wait for the end of a process: its code, or -1 when it still runs after `timeout_ms`. */
 int cluster_wait(cluster_process_t *self, int timeout_ms);
@@ -104,5 +101,4 @@ bool cluster_campaign(void);
 uint64_t cluster_seed(uint64_t otherwise);
 
 /* End the test, as said above. */
-_Noreturn void cluster_give_up(cluster_t *self, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+_Noreturn void cluster_give_up(cluster_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));

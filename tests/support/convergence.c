@@ -61,8 +61,8 @@ size_t convergence_rows(convergence_row_t *rows, size_t capacity)
     while (file && n < capacity && fgets(line, sizeof line, file)) {
         convergence_row_t row = { .accuracy = 0 };
         /* model, optimizer, lr, 9 numbers, acc1_s1 */
-        if (sscanf(line, "%15s %47s %15s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lf", row.model, row.optimizer,
-                   row.lr, &row.accuracy) == 4)
+        if (sscanf(line, "%15s %47s %15s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lf", row.model, row.optimizer, row.lr,
+                   &row.accuracy) == 4)
             rows[n++] = row;
     }
     if (file)
@@ -79,8 +79,8 @@ size_t convergence_traces(convergence_row_t *rows, size_t capacity)
         convergence_row_t row = { .accuracy = 0 };
         int step;
         double loss;
-        if (sscanf(line, "%15s %47s %15s %d %lf", row.model, row.optimizer, row.lr, &step, &loss) != 5 ||
-            step < 1 || step > CONVERGENCE_TRACE)
+        if (sscanf(line, "%15s %47s %15s %d %lf", row.model, row.optimizer, row.lr, &step, &loss) != 5 || step < 1 ||
+            step > CONVERGENCE_TRACE)
             continue;
         if (step == 1 && n < capacity)
             rows[n++] = row;
@@ -126,8 +126,7 @@ static void start_mnist(cluster_t *cluster, const convergence_row_t *row, const 
              "--data-test=idx:%s/t10k-images-idx3-ubyte.gz --data-test-labels=%s/t10k-labels-idx1-ubyte.gz",
              folder, folder, folder, folder);
     start(cluster, rule,
-          strcmp(row->model, "mlp") ? "--model-kind=softmax --model-layers=784,10"
-                                    : "--model-kind=mlp --model-layers=784,128,10",
+          strcmp(row->model, "mlp") ? "--model-kind=softmax --model-layers=784,10" : "--model-kind=mlp --model-layers=784,128,10",
           data, stop);
 }
 

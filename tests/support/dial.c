@@ -30,8 +30,7 @@ void dial_dress(const cluster_t *cluster, void *socket, const char *name, const 
     put_on(cluster, socket, ZMQ_CURVE_SERVERKEY, server, "pub");
 }
 
-void *dial_as(const cluster_t *cluster, void *context, unsigned server, const char *name,
-              const char *server_name)
+void *dial_as(const cluster_t *cluster, void *context, unsigned server, const char *name, const char *server_name)
 {
     void *socket = zmq_socket(context, ZMQ_DEALER);
     const int linger = 0;

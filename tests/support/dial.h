@@ -8,8 +8,7 @@
 void dial_dress(const cluster_t *cluster, void *socket, const char *name, const char *server);
 
 /* A DEALER of ZeroMQ's at that server, so dressed, without linger. */
-void *dial_as(const cluster_t *cluster, void *context, unsigned server, const char *name,
-              const char *server_name);
+void *dial_as(const cluster_t *cluster, void *context, unsigned server, const char *name, const char *server_name);
 
 /* The key in a file of the cluster's directory. */
 void dial_read_key(const cluster_t *cluster, const char *file, char key[41]);

@@ -53,8 +53,8 @@ static void flush(disk_call_t call, int inode, const char *path)
     record(call, inode, path);
     for (int i = 0; i < n_ops - 1; i++) {
         op_t *op = &ops[i];
-        const bool its = call == DISK_SYNC_FILE ? op->call == DISK_WRITE && op->inode == inode
-                                                : op->call != DISK_WRITE && is_in(op->path, path);
+        const bool its =
+            call == DISK_SYNC_FILE ? op->call == DISK_WRITE && op->inode == inode : op->call != DISK_WRITE && is_in(op->path, path);
         if (its && op->flushed_by == INT_MAX)
             op->flushed_by = n_ops - 1;
     }
@@ -121,8 +121,7 @@ static char *name_of(int fd, const char *below, char path[PATH_MAX])
     return path;
 }
 
-int __real_openat(int dir, const char *name, int flags, ...),
-    __wrap_openat(int dir, const char *name, int flags, ...);
+int __real_openat(int dir, const char *name, int flags, ...), __wrap_openat(int dir, const char *name, int flags, ...);
 ssize_t __real_pwrite(int fd, const void *bytes, size_t n, off_t offset);
 ssize_t __wrap_pwrite(int fd, const void *bytes, size_t n, off_t offset);
 int __real_posix_fallocate(int fd, off_t at, off_t n), __wrap_posix_fallocate(int fd, off_t at, off_t n);
@@ -131,8 +130,7 @@ int __real_fsync(int fd), __wrap_fsync(int fd);
 int __real_renameat(int from, const char *a, int to, const char *b);
 int __wrap_renameat(int from, const char *a, int to, const char *b);
 int __real_unlink(const char *path), __wrap_unlink(const char *path);
-int __real_unlinkat(int dir, const char *name, int flags),
-    __wrap_unlinkat(int dir, const char *name, int flags);
+int __real_unlinkat(int dir, const char *name, int flags), __wrap_unlinkat(int dir, const char *name, int flags);
 int __real_mkdir(const char *path, mode_t mode), __wrap_mkdir(const char *path, mode_t mode);
 int __real_rmdir(const char *path), __wrap_rmdir(const char *path);
 
@@ -196,8 +194,7 @@ int __wrap_fsync(int fd)
 static int inode_named(const char *path)
 {
     for (int i = n_ops; i-- > 0;)
-        if ((ops[i].call == DISK_CREATE && !strcmp(ops[i].path, path)) ||
-            (ops[i].call == DISK_RENAME && !strcmp(ops[i].to, path)))
+        if ((ops[i].call == DISK_CREATE && !strcmp(ops[i].path, path)) || (ops[i].call == DISK_RENAME && !strcmp(ops[i].to, path)))
             return ops[i].inode;
     return -1;
 }
@@ -265,10 +262,7 @@ static uint64_t chance; /* of the cut that is being made */
 
 static uint32_t draw(void) { return (uint32_t)(psd_splitmix64(&chance) >> 33); }
 
-static bool is_flushed(const op_t *op, int k, int lie)
-{
-    return op->flushed_by < k && (int)ops[op->flushed_by].call != lie;
-}
+static bool is_flushed(const op_t *op, int k, int lie) { return op->flushed_by < k && (int)ops[op->flushed_by].call != lie; }
 
 static void set_entry(const char *path, int inode)
 {
@@ -351,8 +345,7 @@ static void write_file(const char *path, int inode, int k, int lie)
     size_t length;
     uint8_t *bytes = bytes_of(inode, k, lie, &length);
     int fd = openat(AT_FDCWD, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    const bool ok =
-        fd >= 0 && (!length || pwrite(fd, bytes, length, 0) == (ssize_t)length) && fdatasync(fd) == 0;
+    const bool ok = fd >= 0 && (!length || pwrite(fd, bytes, length, 0) == (ssize_t)length) && fdatasync(fd) == 0;
     free(bytes);
     if (fd >= 0)
         close(fd);

@@ -48,10 +48,10 @@ const char *disk_moved(const char *path, const char *from, const char *to, char 
 
 /* What becomes of calls from here on. All zero: they are done. */
 typedef struct disk_fault {
-    int error; /* the call that is reached fails with this; one that only reads never does */
-    bool dead; /* from the call that is reached on, nothing is done, as if the process had been killed before
+    int error;     /* the call that is reached fails with this; one that only reads never does */
+    bool dead;     /* from the call that is reached on, nothing is done, as if the process had been killed before
                   it */
-    bool lies; /* flushes are not made, and say that they were */
+    bool lies;     /* flushes are not made, and say that they were */
     uint32_t left; /* calls until it is reached */
 } disk_fault_t;
 void disk_break(disk_fault_t fault);

@@ -89,8 +89,7 @@ pid_t job_child(const job_t *self, job_role_t role)
     char word[32];
     pid_t found = 0;
     DIR *proc = opendir("/proc");
-    snprintf(word, sizeof word, role.server ? "--server-index=%u" : "--worker-id=%u",
-             role.index);
+    snprintf(word, sizeof word, role.server ? "--server-index=%u" : "--worker-id=%u", role.index);
     for (struct dirent *entry; !found && (entry = readdir(proc));) {
         const int pid = atoi(entry->d_name);
         if (pid && is_child(pid, self->process.pid, word))
@@ -131,11 +130,9 @@ static void expect_whole(job_t *self, bool only)
         return; /* stopped before there was one */
     if (only)
         snprintf(clock, sizeof clock, " %lld", job_checkpoint(self));
-    cluster_spawn(&self->cluster, &verify, "verify", "psdctl", "checkpoint verify %s/ckpt%s", self->cluster.directory,
-                  clock);
+    cluster_spawn(&self->cluster, &verify, "verify", "psdctl", "checkpoint verify %s/ckpt%s", self->cluster.directory, clock);
     if (cluster_wait(&verify, JOB_WAIT_MS)) {
-        char *out = cluster_printed(&self->cluster, &verify, "out"),
-             *err = cluster_printed(&self->cluster, &verify, "err");
+        char *out = cluster_printed(&self->cluster, &verify, "out"), *err = cluster_printed(&self->cluster, &verify, "err");
         job_give_up(self, "psdctl checkpoint verify ended with %d: %s%s", verify.code, out, err);
     }
 }
@@ -158,8 +155,7 @@ bool job_await_checkpoint_or_end(job_t *self, long long clock)
 void job_await_checkpoint(job_t *self, long long clock)
 {
     if (!job_await_checkpoint_or_end(self, clock))
-        job_give_up(self, "the job ended with %d before the checkpoint of round %lld", self->process.code,
-                    clock);
+        job_give_up(self, "the job ended with %d before the checkpoint of round %lld", self->process.code, clock);
 }
 
 void job_expect_code(job_t *self, int code)
@@ -170,21 +166,19 @@ void job_expect_code(job_t *self, int code)
 }
 
 /* Hashes of the undisturbed run; the last ones are kept for the next asking. */
-static void reference_hashes(const char *rule, uint64_t steps, unsigned n_workers, const char **fast,
-                             const char **slow)
+static void reference_hashes(const char *rule, uint64_t steps, unsigned n_workers, const char **fast, const char **slow)
 {
     static char of[256], kept_fast[PSD_SHA256_TEXT], kept_slow[PSD_SHA256_TEXT];
     char asked[256];
     snprintf(asked, sizeof asked, "%s %llu %u", rule, (unsigned long long)steps, n_workers);
-    if (strcmp(of, asked) &&
-        !reference_undisturbed(&(reference_config_t){ .data = DATA,
-                                                      .kind = "mlp",
-                                                      .layers = layers,
-                                                      .n_layers = sizeof layers / sizeof *layers,
-                                                      .batch = JOB_BATCH,
-                                                      .seed = JOB_SEED,
-                                                      .rule = rule },
-                               steps, n_workers, kept_fast, kept_slow))
+    if (strcmp(of, asked) && !reference_undisturbed(&(reference_config_t){ .data = DATA,
+                                                                           .kind = "mlp",
+                                                                           .layers = layers,
+                                                                           .n_layers = sizeof layers / sizeof *layers,
+                                                                           .batch = JOB_BATCH,
+                                                                           .seed = JOB_SEED,
+                                                                           .rule = rule },
+                                                    steps, n_workers, kept_fast, kept_slow))
         exit(1);
     memcpy(of, asked, sizeof of);
     *fast = kept_fast;
@@ -204,9 +198,8 @@ void job_expect_weights(job_t *self, const char *rule, uint64_t steps)
         const char *sha = json_string_value(json_object_get(summary, "sha256"));
         const char *sha_slow = json_string_value(json_object_get(summary, "sha256_slow"));
         if (!sha || strcmp(sha, fast) || strcmp(sha_slow ? sha_slow : "", slow))
-            job_give_up(
-                self, "worker %u after %llu rounds: weights %s, slow %s; of the undisturbed run %s, %s", w,
-                (unsigned long long)steps, sha ? sha : "none", sha_slow ? sha_slow : "none", fast, slow);
+            job_give_up(self, "worker %u after %llu rounds: weights %s, slow %s; of the undisturbed run %s, %s", w,
+                        (unsigned long long)steps, sha ? sha : "none", sha_slow ? sha_slow : "none", fast, slow);
         json_decref(summary);
         free(text);
     }

@@ -17,8 +17,7 @@ double ledger_line_ms(const char *line)
 {
     struct tm tm = { 0 };
     double seconds;
-    if (sscanf(line, "ts=%d-%d-%dT%d:%d:%lf", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min,
-               &seconds) != 6)
+    if (sscanf(line, "ts=%d-%d-%dT%d:%d:%lf", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min, &seconds) != 6)
         return 0;
     tm.tm_year -= 1900;
     tm.tm_mon -= 1;
@@ -63,8 +62,8 @@ int ledger_read(ledger_t *out, unsigned shard, char *log, psd_err_t *err)
         unsigned of, worker;
         unsigned long long clock;
         const char *at = strstr(line, "id=push.applied ");
-        if (!at || sscanf(at, "id=push.applied shard=%u clock=%llu worker=%u incarnation=%*u run=%llx", &of,
-                          &clock, &worker, &run) != 4)
+        if (!at ||
+            sscanf(at, "id=push.applied shard=%u clock=%llu worker=%u incarnation=%*u run=%llx", &of, &clock, &worker, &run) != 4)
             continue;
         if (of != shard || worker >= LEDGER_WORKERS || !clock)
             rc = psd_err_set(err, PSD_EDATA, "%s: is not of shard %u", line, shard);
@@ -85,8 +84,7 @@ int ledger_check(const ledger_t *self, uint64_t steps, unsigned n_workers, psd_e
         return psd_err_set(err, PSD_EDATA, "the last round is %" PRIu64 " of %" PRIu64, self->last, steps);
     for (uint64_t c = 1; c <= steps; c++)
         if (self->who[c] != (1u << n_workers) - 1)
-            return psd_err_set(err, PSD_EDATA,
-                               "round %" PRIu64 " has contributions of workers %x (a bit each) of %u", c,
+            return psd_err_set(err, PSD_EDATA, "round %" PRIu64 " has contributions of workers %x (a bit each) of %u", c,
                                self->who[c], n_workers);
     return PSD_OK;
 }

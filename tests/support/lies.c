@@ -41,11 +41,10 @@ static void no_text(lies_t *self, psd_msg_t *m)
 /* What a program other than the worker's says, and in every kind that a worker does not send. */
 static void of_servers(lies_t *self, psd_msg_t *m)
 {
-    static const psd_kind_t kinds[] = { PSD_MSG_WELCOME,  PSD_MSG_REFUSED,     PSD_MSG_WAIT,
-                                        PSD_MSG_FENCED,   PSD_MSG_REGISTERED,  PSD_MSG_LEFT,
-                                        PSD_MSG_ATTACHED, PSD_MSG_INIT_WANTED, PSD_MSG_WEIGHTS,
-                                        PSD_MSG_PROGRESS, PSD_MSG_SLOW,        PSD_MSG_SHARD_WELCOME,
-                                        PSD_MSG_COMMAND,  PSD_MSG_MODEL };
+    static const psd_kind_t kinds[] = { PSD_MSG_WELCOME,    PSD_MSG_REFUSED,  PSD_MSG_WAIT,     PSD_MSG_FENCED,
+                                        PSD_MSG_REGISTERED, PSD_MSG_LEFT,     PSD_MSG_ATTACHED, PSD_MSG_INIT_WANTED,
+                                        PSD_MSG_WEIGHTS,    PSD_MSG_PROGRESS, PSD_MSG_SLOW,     PSD_MSG_SHARD_WELCOME,
+                                        PSD_MSG_COMMAND,    PSD_MSG_MODEL };
     m->kind = kinds[draw(self, sizeof kinds / sizeof *kinds)];
 }
 
@@ -166,8 +165,7 @@ static bool unknown_fields(lies_t *self, lie_t *lie)
 
 static bool a_field_twice(lies_t *self, lie_t *lie)
 {
-    static const char *const fields[] = { "\x08\x10", "\x10\x02",
-                                          "\x38\x01" }; /* kind, protocol, incarnation */
+    static const char *const fields[] = { "\x08\x10", "\x10\x02", "\x38\x01" }; /* kind, protocol, incarnation */
     return append(lie, fields[draw(self, 3)], 2);
 }
 
@@ -256,18 +254,14 @@ static const struct kind {
     { "a worker of all bits", NO(MALFORMED), SET(worker), .least = UINT32_MAX, .span = 1 },
     { "an incarnation before the first", NO(INCARNATION), SET(incarnation), .least = 0, .span = 1 },
     { "an incarnation to come", NO(VIEW), SET(incarnation), .least = 2, .span = 1000 },
-    { "an incarnation beyond the most", NO(MALFORMED), SET(incarnation), .least = PSD_MAX_COUNT + 1,
-      .span = 1 << 30 },
+    { "an incarnation beyond the most", NO(MALFORMED), SET(incarnation), .least = PSD_MAX_COUNT + 1, .span = 1 << 30 },
     { "an incarnation of all bits", NO(MALFORMED), SET(incarnation), .least = UINT64_MAX, .span = 1 },
     { "a member's session opened", NO(WORKER), .kind = PSD_MSG_ATTACH },
-    { "its older session opened", NO(INCARNATION), .kind = PSD_MSG_ATTACH, SET(incarnation), .least = 0,
+    { "its older session opened", NO(INCARNATION), .kind = PSD_MSG_ATTACH, SET(incarnation), .least = 0, .span = 1 },
+    { "its later session opened", NO(NONE), .kind = PSD_MSG_ATTACH, SET(incarnation), .least = 2, .span = 1000 },
+    { "a session for who may come later", NO(NONE), .kind = PSD_MSG_ATTACH, SET(worker), .least = 300, .span = 100 },
+    { "a member's id asked for", NO(NONE), NO(SENDER), NO(WORKER), .kind = PSD_MSG_HELLO, .text = "psd w:0", SET(code), .least = 1,
       .span = 1 },
-    { "its later session opened", NO(NONE), .kind = PSD_MSG_ATTACH, SET(incarnation), .least = 2,
-      .span = 1000 },
-    { "a session for who may come later", NO(NONE), .kind = PSD_MSG_ATTACH, SET(worker), .least = 300,
-      .span = 100 },
-    { "a member's id asked for", NO(NONE), NO(SENDER), NO(WORKER), .kind = PSD_MSG_HELLO, .text = "psd w:0",
-      SET(code), .least = 1, .span = 1 },
     { "HELLO without end", NO(NONE), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "psd flood" },
     { "a member's heartbeat", NO(INCARNATION), NO(SENDER), .kind = PSD_MSG_HEARTBEAT },
     { "a member's good-bye", NO(INCARNATION), NO(SENDER), .kind = PSD_MSG_LEAVE },
@@ -281,8 +275,8 @@ static const struct kind {
     { "another run's push", NO(JOB), .say = another_job },
     { "no run's push", NO(JOB), SET(job), .least = 0, .span = 1 },
     { "another run's heartbeat and the like", NO(RUN), NO(SENDER), .say = of_another_run },
-    { "another run's report of a server", NO(RUN), NO(SENDER), NO(SENDER), .kind = PSD_MSG_SHARD_STATE,
-      SET(job), .least = 1, .span = 1000 },
+    { "another run's report of a server", NO(RUN), NO(SENDER), NO(SENDER), .kind = PSD_MSG_SHARD_STATE, SET(job), .least = 1,
+      .span = 1000 },
     { "another job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "another w:1" },
     { "a path for a job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "../../etc/passwd w:1" },
     { "no job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO },
@@ -291,20 +285,17 @@ static const struct kind {
     /* to whom */
     { "the other server's push", NO(SHARD), .say = the_other_server },
     { "a push for no server", NO(SHARD), SET(shard), .least = 2, .span = PSD_MAX_SERVERS - 2 },
-    { "a push for a server beyond the most", NO(MALFORMED), SET(shard), .least = PSD_MAX_SERVERS,
-      .span = 1000 },
+    { "a push for a server beyond the most", NO(MALFORMED), SET(shard), .least = PSD_MAX_SERVERS, .span = 1000 },
     { "a view beyond the most", NO(MALFORMED), SET(view_id), .least = PSD_MAX_COUNT + 1, .span = 1 << 30 },
     { "another view", NO(SESSION), SET(view_id), .least = 0, .span = 10 },
     { "another map", NO(SESSION), SET(map_id), .least = 1, .span = 1 << 30 },
-    { "a server's life beyond the most", NO(MALFORMED), SET(shard_epoch), .least = PSD_MAX_COUNT + 1,
-      .span = 1 << 30 },
+    { "a server's life beyond the most", NO(MALFORMED), SET(shard_epoch), .least = PSD_MAX_COUNT + 1, .span = 1 << 30 },
     { "another life of the server", NO(SESSION), SET(shard_epoch), .least = 2, .span = 1 << 30 },
     /* when */
     { "a clock that is closed", NO(SESSION), .say = a_clock_that_is_closed },
     { "a clock to come", NO(SESSION), .say = a_clock_to_come },
     { "a clock beyond the most", NO(MALFORMED), SET(clock), .least = UINT64_C(1) << 63, .span = 1 << 30 },
-    { "a version of weights beyond the most", NO(MALFORMED), SET(base_version), .least = PSD_MAX_COUNT + 1,
-      .span = 9 },
+    { "a version of weights beyond the most", NO(MALFORMED), SET(base_version), .least = PSD_MAX_COUNT + 1, .span = 9 },
     { "steps beyond the most", NO(MALFORMED), SET(version), .least = PSD_MAX_COUNT + 1, .span = 9 },
     { "syncs beyond the most", NO(MALFORMED), SET(sync_epoch), .least = UINT64_MAX, .span = 1 },
     { "a checkpoint beyond the most", NO(MALFORMED), SET(saved), .least = PSD_MAX_COUNT + 1, .span = 9 },
@@ -315,16 +306,13 @@ static const struct kind {
     { "no elements", NO(MALFORMED), SET(n_elements), .least = 0, .span = 1 },
     { "fewer elements than come", NO(MALFORMED), SET(n_elements), .least = 1, .span = ELEMENTS - 1 },
     { "more elements than come", NO(MALFORMED), SET(n_elements), .least = ELEMENTS + 1, .span = 100 },
-    { "elements whose bytes overflow", NO(MALFORMED), SET(n_elements), .least = UINT32_MAX / 4 + 1 + ELEMENTS,
-      .span = 1 },
-    { "initial values of no elements", NO(MALFORMED), .kind = PSD_MSG_INIT, SET(n_elements), .least = 0,
-      .span = 1 },
+    { "elements whose bytes overflow", NO(MALFORMED), SET(n_elements), .least = UINT32_MAX / 4 + 1 + ELEMENTS, .span = 1 },
+    { "initial values of no elements", NO(MALFORMED), .kind = PSD_MSG_INIT, SET(n_elements), .least = 0, .span = 1 },
     { "no type of elements", NO(MALFORMED), SET(dtype), .least = 0, .span = 1 },
     { "an unknown type", NO(MALFORMED), SET(dtype), .least = 2, .span = 5 },
     { "no packing", NO(MALFORMED), SET(codec), .least = 0, .span = 1 },
     { "an unknown packing", NO(MALFORMED), SET(codec), .least = 2, .span = 5 },
-    { "more samples than there can be", NO(MALFORMED), SET(samples), .least = PSD_MAX_SAMPLES + 1,
-      .span = 1 << 30 },
+    { "more samples than there can be", NO(MALFORMED), SET(samples), .least = PSD_MAX_SAMPLES + 1, .span = 1 << 30 },
     { "a number that cannot be", NO(MALFORMED), .say = not_a_number },
     { "a rank beyond the world", NO(MALFORMED), .say = a_rank_beyond },
     { "a world beyond the most", NO(MALFORMED), SET(world), .least = PSD_MAX_WORKERS + 1, .span = 1000 },
@@ -345,13 +333,10 @@ static const struct kind {
     { "a server of another job", NO(JOB), NO(SENDER), NO(SENDER), .kind = PSD_MSG_SHARD_HELLO,
       .text = "another tcp://127.0.0.1:1 servers=2 mode=bsp optimizer=sgd" },
     { "a server's report", NO(SESSION), NO(SENDER), NO(SENDER), .kind = PSD_MSG_SHARD_STATE },
-    { "an operator's wish for another job", NO(JOB), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN,
-      .text = "another pause" },
+    { "an operator's wish for another job", NO(JOB), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "another pause" },
     { "an unknown wish", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd destroy" },
-    { "a checkpoint by a path", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN,
-      .text = "psd save ../../x" },
-    { "a wish with a word too many", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN,
-      .text = "psd drain 1 2" },
+    { "a checkpoint by a path", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd save ../../x" },
+    { "a wish with a word too many", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd drain 1 2" },
     /* frames */
     { "one frame", NO(MALFORMED), .spell = one_frame },
     { "three frames", NO(MALFORMED), .spell = three_frames },
@@ -440,9 +425,7 @@ void lies_tell(lies_t *self, size_t kind, lie_t *out)
 {
     const struct kind *row = &kinds[kind];
     uint8_t sealed[PSD_MAX_FRAME_HEADER];
-    out->reason = self->server && row->elsewhere ? row->elsewhere
-                  : self->keys && row->keyed     ? row->keyed
-                                                 : row->reason;
+    out->reason = self->server && row->elsewhere ? row->elsewhere : self->keys && row->keyed ? row->keyed : row->reason;
     out->n_frames = 2;
     memset(out->payload, 0, ELEMENTS * sizeof(float) + 1);
     psd_msg_t m = begin(self, row->kind, out->payload);
@@ -452,8 +435,7 @@ void lies_tell(lies_t *self, size_t kind, lie_t *out)
         set(self, row, &m);
     if (row->say)
         row->say(self, &m);
-    out->n_payload =
-        payload_bytes(row->size && row->offset == offsetof(psd_msg_t, kind) ? PSD_MSG_PUSH : m.kind);
+    out->n_payload = payload_bytes(row->size && row->offset == offsetof(psd_msg_t, kind) ? PSD_MSG_PUSH : m.kind);
     out->n_header = psd_msg_seal(&m, out->payload, out->n_payload, sealed) - PSD_SEAL;
     memcpy(out->header, sealed, out->n_header);
     if (!row->spell || row->spell(self, out))

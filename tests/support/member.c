@@ -44,10 +44,9 @@ bool member_open(member_t *self, crew_t *crew, int id)
     *self = (member_t){ .crew = crew, .id = id };
     self->data = psd_dataset_load(c->data, &(psd_dataset_options_t){ .kind = PSD_LABEL_CLASS }, &err);
     if (self->data)
-        self->model = psd_model_new(
-            &(psd_model_config_t){
-                .kind = c->kind, .layers = c->layers, .n_layers = c->n_layers, .seed = c->seed },
-            self->data, &err);
+        self->model =
+            psd_model_new(&(psd_model_config_t){ .kind = c->kind, .layers = c->layers, .n_layers = c->n_layers, .seed = c->seed },
+                          self->data, &err);
     if (self->model)
         self->sampler = psd_sampler_new(self->data->n_rows, c->batch, true, c->seed, &err);
     if (!self->sampler) {
@@ -65,9 +64,7 @@ void member_close(member_t *self)
 {
     psd_saved_t saved[PSD_MAX_PARAMS];
     for (size_t i = 0; i < self->n; i++)
-        saved[i] = (psd_saved_t){ .name = self->params[i].name,
-                                  .n = self->params[i].n,
-                                  .data = self->params[i].data };
+        saved[i] = (psd_saved_t){ .name = self->params[i].name, .n = self->params[i].n, .data = self->params[i].data };
     psd_weights_sha256(saved, self->n, self->sha256);
     psd_sampler_destroy(&self->sampler);
     psd_model_destroy(&self->model);
@@ -138,8 +135,8 @@ bool crew_has_weights(const crew_t *self, member_t *const *members, uint64_t las
         member_close(members[i]);
         if (!strcmp(members[i]->sha256, fast))
             continue;
-        fprintf(stderr, "member %u after %llu rounds: weights %s; of the undisturbed run %s\n", i,
-                (unsigned long long)last, members[i]->sha256, fast);
+        fprintf(stderr, "member %u after %llu rounds: weights %s; of the undisturbed run %s\n", i, (unsigned long long)last,
+                members[i]->sha256, fast);
         same = false;
     }
     return same;

@@ -37,13 +37,9 @@ static const char *const hash_variants[] = {
     "signsgd(weight_decay=0.1)",
     "signum(weight_decay=0.1)",
 };
-static const char *const hash_wraps[] = { "%s", "lookahead(%s, k=5)",
-                                          "lookahead(%s, k=3, alpha=0.8, pullback=reset)",
+static const char *const hash_wraps[] = { "%s", "lookahead(%s, k=5)", "lookahead(%s, k=3, alpha=0.8, pullback=reset)",
                                           "lookahead(%s, k=4, alpha=0.3, pullback=pullback)" };
-enum {
-    HASH_VARIANTS = sizeof hash_variants / sizeof *hash_variants,
-    HASH_WRAPS = sizeof hash_wraps / sizeof *hash_wraps
-};
+enum { HASH_VARIANTS = sizeof hash_variants / sizeof *hash_variants, HASH_WRAPS = sizeof hash_wraps / sizeof *hash_wraps };
 
 /* FNV-1a (Fowler, Noll, Vo), taking whole words. */
 static inline uint64_t hash_floats(uint64_t hash, const float *values, size_t n)
@@ -120,8 +116,7 @@ static inline bool hash_line(size_t i, char line[HASH_TEXT])
     }
     if (which >= n_rows + HASH_VARIANTS)
         return false;
-    snprintf(name, sizeof name, "%s",
-             which < n_rows ? psd_optimizer_at(which)->name : hash_variants[which - n_rows]);
+    snprintf(name, sizeof name, "%s", which < n_rows ? psd_optimizer_at(which)->name : hash_variants[which - n_rows]);
     char *end = spec;
     for (const char *c = hash_wraps[i % HASH_WRAPS]; *c; c++) {
         if (c[0] == '%' && c[1] == 's') {

@@ -67,8 +67,8 @@ void reference_hash(const reference_t *self, char fast[PSD_SHA256_TEXT], char sl
     psd_reference_hash(self->single, fast, slow);
 }
 
-bool reference_undisturbed(const reference_config_t *config, uint64_t last, uint32_t world,
-                           char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT])
+bool reference_undisturbed(const reference_config_t *config, uint64_t last, uint32_t world, char fast[PSD_SHA256_TEXT],
+                           char slow[PSD_SHA256_TEXT])
 {
     reference_t *self = reference_new(config);
     if (!self)

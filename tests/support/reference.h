@@ -32,8 +32,8 @@ void reference_run(reference_t *self, uint64_t last, uint32_t world);
 
 /* All of it at once: the hashes after rounds 1 to `last` with all of `world` workers. False after a line on
  * stderr. */
-bool reference_undisturbed(const reference_config_t *config, uint64_t last, uint32_t world,
-                           char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT]);
+bool reference_undisturbed(const reference_config_t *config, uint64_t last, uint32_t world, char fast[PSD_SHA256_TEXT],
+                           char slow[PSD_SHA256_TEXT]);
 
 /* Hashes as a worker's summary has them; `slow` is "" without Lookahead. */
 void reference_hash(const reference_t *self, char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT]);

@@ -8,8 +8,8 @@
 enum { SERVERS = 2 };
 static float array[3][PSD_MAX_CHUNK];
 
-static int save_shard(const char *dir, psd_ckpt_facts_t facts, const psd_tensor_list_t *model,
-                      const psd_partition_t *map, const psd_rule_t *rule, psd_err_t *err)
+static int save_shard(const char *dir, psd_ckpt_facts_t facts, const psd_tensor_list_t *model, const psd_partition_t *map,
+                      const psd_rule_t *rule, psd_err_t *err)
 {
     const psd_rule_state_t state = { .t = facts.clock };
     psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, model, map, rule, err);

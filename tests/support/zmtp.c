@@ -18,11 +18,8 @@ enum { COMMAND = 4, LONG = 2, BOX = crypto_box_MACBYTES, SHORT_NONCE = 8, LONG_N
 
 int zmtp_dial(uint16_t port, uint32_t source, unsigned wait_ms)
 {
-    struct sockaddr_in from = { .sin_family = AF_INET,
-                                .sin_addr.s_addr = htonl(127u << 24 | (source & 0xffffff)) };
-    struct sockaddr_in to = { .sin_family = AF_INET,
-                              .sin_port = htons(port),
-                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in from = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(127u << 24 | (source & 0xffffff)) };
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     const struct linger none = { .l_onoff = 1 };
     const struct timeval wait = { .tv_sec = wait_ms / 1000, .tv_usec = (suseconds_t)(wait_ms % 1000) * 1000 };
     const int yes = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (wait_ms ? 0 : SOCK_NONBLOCK), 0);
@@ -90,8 +87,8 @@ static void count(zmtp_t *self, uint8_t out[SHORT_NONCE])
         out[i] = (uint8_t)(self->nonce >> 8 * (SHORT_NONCE - 1 - i));
 }
 
-static uint8_t *seal(uint8_t *out, const uint8_t *text, size_t n, const char *name, const uint8_t *rest,
-                     const uint8_t *to, const uint8_t *secret)
+static uint8_t *seal(uint8_t *out, const uint8_t *text, size_t n, const char *name, const uint8_t *rest, const uint8_t *to,
+                     const uint8_t *secret)
 {
     uint8_t nonce[crypto_box_NONCEBYTES];
     put_nonce(nonce, name, rest);
@@ -129,8 +126,7 @@ bool zmtp_welcome(zmtp_t *self, const uint8_t frame[ZMTP_WELCOME])
     uint8_t nonce[crypto_box_NONCEBYTES], text[ZMTP_KEY + ZMTP_COOKIE];
     put_nonce(nonce, "WELCOME-", frame + 10);
     if (memcmp(frame, "\x04\xa8\x07WELCOME", 10) ||
-        crypto_box_open_easy(text, frame + 10 + LONG_NONCE, sizeof text + BOX, nonce, self->server,
-                             self->short_secret))
+        crypto_box_open_easy(text, frame + 10 + LONG_NONCE, sizeof text + BOX, nonce, self->server, self->short_secret))
         return false;
     memcpy(self->short_server, text, ZMTP_KEY);
     memcpy(self->cookie, text + ZMTP_KEY, ZMTP_COOKIE);

@@ -16,7 +16,7 @@ fail() {
 said() {
     local i found
     for ((i = 0; i < 3000; i++)); do
-        found=$(sed -n "s/.*$2.*/\1/p" "$1" | head -n 1)
+        found=$([ ! -e "$1" ] || sed -n "s/.*$2.*/\1/p" "$1" | head -n 1)
         [ -z "$found" ] || break
         sleep 0.1
     done
@@ -28,7 +28,7 @@ join=$(said server 'data=tcp:..\([^ ]*\)')
 url=$(said server 'status=\([^ ]*\)')
 "$bin/psd-tcp-proxy" --to="$join" --rate=500000 >proxy &
 slow=$(said proxy 'listen=\([^ ]*\)')
-job=(--insecure --model-kind=mlp --model-layers=784,100,10 --data-train=glyphs:40 --data-batch=4 --eval-every=0
+job=(--insecure --model-kind=mlp "--model-layers=784,100,10" --data-train=glyphs:40 --data-batch=4 --eval-every=0
      --stop-steps=1000000 --progress=none)
 "$bin/psd-worker" "${job[@]}" --join="tcp://$join" --worker-id=0 >0.said 2>&1 &
 "$bin/psd-worker" "${job[@]}" --join="tcp://$slow" --worker-id=1 >1.said 2>&1 &

@@ -176,15 +176,21 @@ ended() {
     [ $code = "$1" ] || fail "ended with $code, not $1: $(cat said)"
 }
 # By itself, a program that is told to stop ends; under psdctl run it is started again, and the job goes on.
+# PID SIGNAL: whether the process has said what it does then.
+catches() {
+    local caught
+    caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null) || return 1
+    [ -n "$caught" ] && [ $((0x$caught >> ($(kill -l "$2") - 1) & 1)) -eq 1 ]
+}
 stopped() {
     local program signal pid n=0 i
     endless children --checkpoint-dir=children-ck --checkpoint-every=100ms
     for program in psd-worker psd; do
         for signal in TERM INT HUP; do
             [ $program-$signal != psd-HUP ] || continue
-            for ((i = 0; i < 3000; i++)); do # until it trains: before, a signal ends it on the spot, with the same code
+            for ((i = 0; i < 3000; i++)); do
                 pid=$(pgrep -P "$psdctl" -x $program) || pid=
-                [ -z "$pid" ] || break
+                [ -z "$pid" ] || ! catches "$pid" $signal || break
                 sleep 0.1
             done
             [ $program = psd-worker ] || kill -HUP "$pid" # which it takes for a wish to read its allow-list
@@ -281,6 +287,7 @@ first_checkpoint() {
 # By hand: what a second worker trains on is compared with what the first does.
 refused() {
     local join server worker i other
+    : >psd.out
     "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=none >psd.out 2>psd.err &
     server=$!
     for ((i = 0; i < 3000; i++)); do

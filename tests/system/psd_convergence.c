@@ -28,11 +28,9 @@ static void run_traces(const char *only)
         char rule[CONVERGENCE_RULE];
         if (*only && strcmp(only, rows[i].optimizer))
             continue;
-        const double error =
-            convergence_rule(&rows[i], rule) ? convergence_trace_error(&rows[i], rule) : INFINITY;
+        const double error = convergence_rule(&rows[i], rule) ? convergence_trace_error(&rows[i], rule) : INFINITY;
         worst = fmax(worst, error);
-        printf("  %-8s %-18s %-6s %8.1e %s\n", rows[i].model, rows[i].optimizer, rows[i].lr, error,
-               verdict(error <= 1e-5));
+        printf("  %-8s %-18s %-6s %8.1e %s\n", rows[i].model, rows[i].optimizer, rows[i].lr, error, verdict(error <= 1e-5));
         fflush(stdout);
     }
     printf("  worst %.1e\n", worst);
@@ -48,8 +46,8 @@ static void run_row(const convergence_row_t *row)
     const double bar = strcmp(row->model, "mlp") ? 0.1 : 0.4;
     const double ours = convergence_accuracy(row, rule), difference = ours - row->accuracy;
     /* Accuracies are multiples of 0.01: the bar is not missed by how 0.1 is written in binary. */
-    printf("  %-8s %-26s %-6s %6.2f %6.2f %+6.2f %s\n", row->model, row->optimizer, row->lr, ours,
-           row->accuracy, difference, verdict(fabs(difference) <= bar + 1e-6));
+    printf("  %-8s %-26s %-6s %6.2f %6.2f %+6.2f %s\n", row->model, row->optimizer, row->lr, ours, row->accuracy, difference,
+           verdict(fabs(difference) <= bar + 1e-6));
     fflush(stdout);
 }
 

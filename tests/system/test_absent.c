@@ -129,9 +129,10 @@ Test(absent, at_the_old_address_the_same_command_need_not_wait_for_the_lease)
     cluster_await_steps(&cluster, 25);
     kill_server(1);
     const uint64_t begun = cluster_now_ms();
-    cluster_spawn(&cluster, &cluster.server[1], "server-1b", "psd",
-                  "--servers=2 --lease=50s --checkpoint-dir=%s/ck --checkpoint-every-steps=20 --listen=%s --status-listen=none --join=%s",
-                  cluster.directory, ports, cluster.data[0]);
+    cluster_spawn(
+        &cluster, &cluster.server[1], "server-1b", "psd",
+        "--servers=2 --lease=50s --checkpoint-dir=%s/ck --checkpoint-every-steps=20 --listen=%s --status-listen=none --join=%s",
+        cluster.directory, ports, cluster.data[0]);
     for (bool ready = false; !ready; cluster_nap()) {
         char *said = cluster_printed(&cluster, &cluster.server[1], "out");
         ready = strstr(said, "psd ready shard=1/2");

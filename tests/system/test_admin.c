@@ -16,8 +16,8 @@ static void setup(void) { cluster_open(&cluster); }
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(admin, .init = setup, .fini = teardown, .timeout = 600);
 
-#define WORKER                                                                                               \
-    "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:3000 --data-test=glyphs:100 "            \
+#define WORKER                                                                                                                     \
+    "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:3000 --data-test=glyphs:100 "                                  \
     "--data-batch=60 --eval-every=0 --stop-steps=1000000"
 
 /* Run `psdctl WORDS --join=SERVER 0`; what it printed goes to `said`. Its exit code. */
@@ -64,8 +64,7 @@ static double steps(void) { return cluster_metric(&cluster, 0, "psd_steps_total{
 Test(admin, a_job_is_paused_saved_and_resumed)
 {
     char said[512];
-    cluster_start_servers(&cluster, 2, "--workers-min=2 --checkpoint-dir=%s/ckpt --checkpoint-every=0s",
-                          cluster.directory);
+    cluster_start_servers(&cluster, 2, "--workers-min=2 --checkpoint-dir=%s/ckpt --checkpoint-every=0s", cluster.directory);
     for (int w = 0; w < 2; w++)
         cluster_start_worker(&cluster, WORKER);
     cluster_await_steps(&cluster, 20);
@@ -129,8 +128,7 @@ Test(admin, what_cannot_be_granted_is_refused_in_a_sentence)
     cr_assert_str_eq(said, "psdctl drain: no worker nobody is here; psdctl status lists those that are\n");
     cr_assert_eq(ask(said, "checkpoint save"), 76);
     cr_assert_eq(ask(said, "set optimizer.lr=fast"), 64);
-    cr_assert_eq(ask(said, "pause --timeout=0.3 --join=tcp://127.0.0.1:1"), 0,
-                 "the later --join, ours, holds");
+    cr_assert_eq(ask(said, "pause --timeout=0.3 --join=tcp://127.0.0.1:1"), 0, "the later --join, ours, holds");
     snprintf(cluster.data[0], sizeof cluster.data[0], "tcp://127.0.0.1:1");
     cr_assert_eq(ask(said, "resume --timeout=0.3"), 69);
     cr_assert_str_eq(said, "psdctl resume: nobody answers at tcp://127.0.0.1:1; is server 0 running, and "

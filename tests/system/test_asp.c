@@ -17,16 +17,15 @@ static void setup(void) { cluster_open(&cluster); }
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(asp, .init = setup, .fini = teardown, .timeout = 600);
 
-#define MODEL                                                                                                \
-    "--model-kind=mlp --model-layers=784,32,10 --data-train=glyphs:6000 --data-test=glyphs:1000 "            \
+#define MODEL                                                                                                                      \
+    "--model-kind=mlp --model-layers=784,32,10 --data-train=glyphs:6000 --data-test=glyphs:1000 "                                  \
     "--data-batch=64"
 
 /* What server 0's /metrics say of staleness while the job runs; its last text before it ended. */
 static char *last_metrics(void)
 {
     char *last = NULL;
-    for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_wait(&cluster.worker[0], 0) < 0;
-         cluster_nap()) {
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_wait(&cluster.worker[0], 0) < 0; cluster_nap()) {
         char *text = cluster_get(&cluster, 0, "/metrics");
         if (text && strstr(text, "\npsd_staleness_steps_count ")) {
             free(last);
@@ -77,8 +76,7 @@ Test(asp, a_gradient_that_is_too_old_is_refused_and_counted)
     /* A worker that is stopped between its pull and its push has an old gradient when it goes on: the other's steps have made it
      * so. Where it is stopped is chance, and so it is stopped until it was there. */
     enum { STEPS = 3000, OLD = 20 };
-    cluster_start_servers(&cluster, 1,
-                          "--workers-min=2 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
+    cluster_start_servers(&cluster, 1, "--workers-min=2 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
     for (int w = 0; w < 2; w++)
         cluster_start_worker(&cluster, MODEL " --eval-every=0 --stop-steps=%d", STEPS);
     const pid_t slow = cluster.worker[0].pid;
@@ -115,12 +113,11 @@ Test(asp, the_job_goes_on_from_its_newest_checkpoint_when_a_server_dies_and_its_
     snprintf(once, sizeof once, "%s/fired", cluster.directory);
     setenv("FAILPOINT", "srv.stepped:kill@9000", 1); /* of some 9 chunks and 3000 steps per server */
     setenv("FAILPOINT_ONCE", once, 1);
-    cluster_spawn(
-        &cluster, &job, "job", "psdctl",
-        "run --sync-mode=asp --servers=2 --workers-min=%d --lease=500ms --status-listen=none --job=asp-%d "
-        "--optimizer=sgd(lr=0.05) --checkpoint-dir=%s/ck --checkpoint-every=50ms --run-dir=%s/run "
-        "--stop-steps=%d --eval-every=0 " MODEL,
-        WORKERS, (int)getpid(), cluster.directory, cluster.directory, STEPS);
+    cluster_spawn(&cluster, &job, "job", "psdctl",
+                  "run --sync-mode=asp --servers=2 --workers-min=%d --lease=500ms --status-listen=none --job=asp-%d "
+                  "--optimizer=sgd(lr=0.05) --checkpoint-dir=%s/ck --checkpoint-every=50ms --run-dir=%s/run "
+                  "--stop-steps=%d --eval-every=0 " MODEL,
+                  WORKERS, (int)getpid(), cluster.directory, cluster.directory, STEPS);
     unsetenv("FAILPOINT");
     unsetenv("FAILPOINT_ONCE");
     cr_assert_eq(cluster_wait(&job, DONE_MS), 0);

@@ -24,16 +24,11 @@ static void teardown(void) { cluster_close(&cluster); }
 TestSuite(bits, .init = setup, .fini = teardown, .timeout = 600);
 
 /* What one process makes of `steps` rounds of `workers`. */
-static void expect(const char *rule, uint64_t steps, unsigned workers, char fast[PSD_SHA256_TEXT],
-                   char slow[PSD_SHA256_TEXT])
+static void expect(const char *rule, uint64_t steps, unsigned workers, char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT])
 {
-    const reference_config_t config = { .data = "glyphs:1500",
-                                        .kind = "mlp",
-                                        .layers = layers,
-                                        .n_layers = 3,
-                                        .batch = 60,
-                                        .seed = SEED,
-                                        .rule = rule };
+    const reference_config_t config = {
+        .data = "glyphs:1500", .kind = "mlp", .layers = layers, .n_layers = 3, .batch = 60, .seed = SEED, .rule = rule
+    };
     reference_t *reference = reference_new(&config);
     cr_assert_not_null(reference);
     reference_run(reference, steps, workers);
@@ -45,8 +40,7 @@ static void start(const char *rule, unsigned servers, unsigned workers, uint64_t
 {
     cluster_start_servers(&cluster, servers, "--workers-min=%u --optimizer=%s%s", workers, rule, more);
     for (unsigned w = 0; w < workers; w++)
-        cluster_start_worker(&cluster, MODEL " " DATA " --stop-steps=%llu --metrics-every=1000000",
-                             (unsigned long long)steps);
+        cluster_start_worker(&cluster, MODEL " " DATA " --stop-steps=%llu --metrics-every=1000000", (unsigned long long)steps);
 }
 
 static void check(unsigned workers, const char *fast, const char *slow, const char *what)
@@ -93,9 +87,8 @@ Test(bits, an_uneven_batch_is_the_same_on_any_servers)
     reference_destroy(&reference);
     cluster_start_servers(&cluster, 2, "--workers-min=3 --optimizer=adagrad(lr=0.05)");
     for (int w = 0; w < 3; w++)
-        cluster_start_worker(&cluster,
-                             "--model-kind=softmax --seed=3 --data-train=glyphs:1500 --data-test=glyphs:100 "
-                             "--data-batch=7 --eval-every=0 --stop-steps=220 --metrics-every=1000000");
+        cluster_start_worker(&cluster, "--model-kind=softmax --seed=3 --data-train=glyphs:1500 --data-test=glyphs:100 "
+                                       "--data-batch=7 --eval-every=0 --stop-steps=220 --metrics-every=1000000");
     cluster_finish(&cluster, DONE_MS);
     check(3, fast, slow, "batches of 7");
 }
@@ -107,8 +100,7 @@ static void delay_at_random(uint64_t *chance)
     for (unsigned pauses = 0;; pauses++) {
         const unsigned all = cluster.n_servers + cluster.n_workers;
         const unsigned i = (unsigned)(psd_splitmix64(chance) % all);
-        const cluster_process_t *p =
-            i < cluster.n_servers ? &cluster.server[i] : &cluster.worker[i - cluster.n_servers];
+        const cluster_process_t *p = i < cluster.n_servers ? &cluster.server[i] : &cluster.worker[i - cluster.n_servers];
         const bool is_long = psd_splitmix64(chance) % 40 == 0;
         const uint64_t ms = is_long ? 1500 + psd_splitmix64(chance) % 1500 : 1 + psd_splitmix64(chance) % 60;
         const uint64_t rest_ms = psd_splitmix64(chance) % 40;
@@ -159,8 +151,7 @@ static void run_delayed(uint64_t seed, const char *bin)
     const char *rule = rules[psd_splitmix64(&chance) % 3];
     const unsigned servers = 1 + (unsigned)(psd_splitmix64(&chance) % 3);
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT], what[256];
-    snprintf(what, sizeof what, "seed %llu: %s on %u servers of %s", (unsigned long long)seed, rule, servers,
-             bin);
+    snprintf(what, sizeof what, "seed %llu: %s on %u servers of %s", (unsigned long long)seed, rule, servers, bin);
     fprintf(stderr, "%s\n", what);
     expect(rule, steps, 3, fast, slow);
     cluster_close(&cluster);
@@ -184,8 +175,7 @@ Test(bits, delays_change_nothing, .timeout = 1800)
 Test(bits, another_compiler_gives_the_same)
 {
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
-    static const char *const rules[] = { "sgd(lr=0.1)", "adam(lr=0.002)", "radam(lr=0.005)",
-                                         "lookahead(radam(lr=0.005),k=5)" };
+    static const char *const rules[] = { "sgd(lr=0.1)", "adam(lr=0.002)", "radam(lr=0.005)", "lookahead(radam(lr=0.005),k=5)" };
     if (access(PSD_BIN_DIR "/../../clang/bin/psd-worker", X_OK))
         cr_skip_test("there is no build of the preset clang");
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {

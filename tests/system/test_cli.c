@@ -36,11 +36,9 @@ TestSuite(cli, .init = setup, .fini = teardown, .timeout = 600);
 /* That process must end with this code, having said these words on stderr. */
 static void expect_end(cluster_process_t *process, int code, const char *one, const char *other)
 {
-    cr_expect_eq(cluster_wait(process, DONE_MS), code, "%s ended with %d instead of %d", process->name,
-                 process->code, code);
+    cr_expect_eq(cluster_wait(process, DONE_MS), code, "%s ended with %d instead of %d", process->name, process->code, code);
     char *said = cluster_printed(&cluster, process, "err");
-    cr_expect(strstr(said, one) && strstr(said, other), "%s lacks \"%s\" or \"%s\" in: %s", process->name,
-              one, other, said);
+    cr_expect(strstr(said, one) && strstr(said, other), "%s lacks \"%s\" or \"%s\" in: %s", process->name, one, other, said);
     free(said);
 }
 
@@ -59,8 +57,7 @@ static void write_job(const char *more)
 Test(cli, a_small_job_file_runs_to_its_summary)
 {
     write_job("stop: {epochs: 2}\n");
-    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "run %s/job.yaml --run-dir=%s/run", cluster.directory,
-                  cluster.directory);
+    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "run %s/job.yaml --run-dir=%s/run", cluster.directory, cluster.directory);
     expect_end(&ctl, 0, "status http://127.0.0.1:", "");
     char *out = cluster_printed(&cluster, &ctl, "out");
     cr_expect_not_null(strstr(out, "tiny: done\n"), "%s", out);
@@ -75,13 +72,13 @@ Test(cli, a_small_job_file_runs_to_its_summary)
 Test(cli, a_terminal_has_a_line_with_a_bar_and_the_summary_begins_with_what_people_want)
 {
     static const char *const order[] = { "% step 20 epoch 2.00 ", " 2 of 2 workers", "\ntiny: done", "\n  accuracy  ", "\n  time  ",
-                                         "\n  kept in  ", "\n  outcome  " };
+                                         "\n  kept in  ",         "\n  outcome  " };
     static char out[1 << 16];
     char command[512];
     write_job("stop: {epochs: 2}\n");
     snprintf(command, sizeof command,
-             "TERM=xterm script -qec 'stty cols 120; %s/psdctl run %s/job.yaml --run-dir=%s/run' /dev/null </dev/null 2>&1", PSD_BIN_DIR,
-             cluster.directory, cluster.directory);
+             "TERM=xterm script -qec 'stty cols 120; %s/psdctl run %s/job.yaml --run-dir=%s/run' /dev/null </dev/null 2>&1",
+             PSD_BIN_DIR, cluster.directory, cluster.directory);
     FILE *pipe = popen(command, "r");
     cr_assert_not_null(pipe);
     out[fread(out, 1, sizeof out - 1, pipe)] = '\0';
@@ -140,9 +137,8 @@ Test(cli, a_server_too_many_is_refused)
 Test(cli, a_worker_of_another_shape_is_refused_naming_both)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2");
-    cluster_start_worker(&cluster,
-                         "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
-                         "--model-layers=784,32,10 --stop-steps=1");
+    cluster_start_worker(&cluster, "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
+                                   "--model-layers=784,32,10 --stop-steps=1");
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
         char *log = cluster_printed(&cluster, &cluster.server[0], "err");
         const bool known = strstr(log, "id=shard.model") != NULL;
@@ -151,9 +147,8 @@ Test(cli, a_worker_of_another_shape_is_refused_naming_both)
             break;
         cr_assert_lt(cluster_now_ms(), end);
     }
-    cluster_start_worker(&cluster,
-                         "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
-                         "--model-layers=784,16,10 --stop-steps=1");
+    cluster_start_worker(&cluster, "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=mlp "
+                                   "--model-layers=784,16,10 --stop-steps=1");
     expect_end(&cluster.worker[1], 76, "[32, 784]", "[16, 784]");
 }
 
@@ -162,16 +157,14 @@ Test(cli, what_cannot_be_configured_is_78)
     strcpy(cluster.data[0], "tcp://127.0.0.1:1");
     cluster_start_worker(&cluster, TINY " --stop-steps=1 --model-layers=783,10");
     expect_end(&cluster.worker[0], 78, "783", "784");
-    cluster_spawn(&cluster, &cluster.server[0], "server-0", "psd",
-                  "--optimizer=adma --listen=tcp://127.0.0.1:0");
+    cluster_spawn(&cluster, &cluster.server[0], "server-0", "psd", "--optimizer=adma --listen=tcp://127.0.0.1:0");
     expect_end(&cluster.server[0], 64, "--optimizer: optimizer: rule, column 1: unknown optimizer 'adma'", "adam");
 }
 
 Test(cli, a_port_that_is_taken_is_named)
 {
     cluster_start_servers(&cluster, 1, "--job=psd");
-    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd", "--listen=%s --status-listen=none",
-                  cluster.data[0]);
+    cluster_spawn(&cluster, &cluster.server[1], "server-1", "psd", "--listen=%s --status-listen=none", cluster.data[0]);
     expect_end(&cluster.server[1], 74, cluster.data[0], "in use");
 }
 
@@ -217,8 +210,7 @@ Test(cli, a_server_tells_others_the_address_that_it_was_given)
 Test(cli, sigterm_to_a_run_gives_75_and_leaves_no_child)
 {
     write_job("stop: {epochs: 1000000}\n");
-    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "run %s/job.yaml --run-dir=%s/run", cluster.directory,
-                  cluster.directory);
+    cluster_spawn(&cluster, &ctl, "psdctl", "psdctl", "run %s/job.yaml --run-dir=%s/run", cluster.directory, cluster.directory);
     /* Both workers are in the job when the second has written metrics. */
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
         char *metrics = cluster_file(&cluster, "run/metrics-1.jsonl");

@@ -157,7 +157,8 @@ Test(client, a_loss_that_is_no_number_is_shown_as_none)
     static float w[2];
     static const uint64_t two = 2;
     static const double losses[] = { 3.5, NAN, INFINITY };
-    static const char *shown[] = { "3.5", "null", "null" }, *printed[] = { "training loss 3.5", "training loss nan", "training loss nan" };
+    static const char *shown[] = { "3.5", "null", "null" },
+                      *printed[] = { "training loss 3.5", "training loss nan", "training loss nan" };
     cluster_start_servers(&cluster, 1, "--workers-min=1");
     psd_worker_t *worker = connect_to_job();
     cr_assert_eq(psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, w }, 1), PSD_W_OK, "%s", psd_worker_error(worker));

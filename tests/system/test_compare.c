@@ -31,8 +31,8 @@ static void teardown(void)
 TestSuite(compare, .init = setup, .fini = teardown, .timeout = 600);
 
 /* Ten rows of ten steps: a run takes about half a second, most of it coming and going. */
-#define JOB                                                                                                  \
-    "--data-train=glyphs:600 --data-test=glyphs:200 --data-batch=60 --model-layers=784,8,10 --servers=2 "    \
+#define JOB                                                                                                                        \
+    "--data-train=glyphs:600 --data-test=glyphs:200 --data-batch=60 --model-layers=784,8,10 --servers=2 "                          \
     "--workers-min=2 --eval-every=0.5 --lease=20s"
 #define SHORT JOB " --stop-epochs=1"
 #define LONG  JOB " --stop-epochs=60"
@@ -120,8 +120,8 @@ static void expect_schema(const json_t *result)
         { "workers", "i" },     { "smaller_is_better", "b" },
         { "target_from", "s" }, { "verdict", "s" },
         { "validation", "r" },  { "rate_chosen_on", "n" },
-        { "advice", "s" },      { "winner", "n" },      { "optimizers", "a" },
-        { NULL, NULL },
+        { "advice", "s" },      { "winner", "n" },
+        { "optimizers", "a" },  { NULL, NULL },
     };
     static const char *const rule[][2] = {
         { "optimizer", "s" },
@@ -148,16 +148,11 @@ static void expect_schema(const json_t *result)
         { NULL, NULL },
     };
     static const char *const run[][2] = {
-        { "seed", "i" },         { "outcome", "s" },
-        { "final", "r" },        { "best", "r" },
-        { "steps", "i" },        { "train_loss", "r" },
-        { "epochs", "r" },       { "seconds", "r" },
-        { "metrics", "o" },      { "samples_per_s", "r" },
-        { "moved_bytes", "i" },  { "steps_to_target", "r" },
-        { "losses", "o" },       { "sha256_initial", "s" },
-        { "sha256", "n" },       { "seconds_to_target", "r" },
-        { "sha256_order", "a" }, { "held_out", "r" },
-        { NULL, NULL },
+        { "seed", "i" },         { "outcome", "s" },        { "final", "r" },       { "best", "r" },
+        { "steps", "i" },        { "train_loss", "r" },     { "epochs", "r" },      { "seconds", "r" },
+        { "metrics", "o" },      { "samples_per_s", "r" },  { "moved_bytes", "i" }, { "steps_to_target", "r" },
+        { "losses", "o" },       { "sha256_initial", "s" }, { "sha256", "n" },      { "seconds_to_target", "r" },
+        { "sha256_order", "a" }, { "held_out", "r" },       { NULL, NULL },
     };
     const json_t *rules = json_object_get(result, "optimizers");
     expect_keys(result, top);
@@ -176,9 +171,7 @@ Test(compare, rules_are_compared_from_the_same_weights_on_the_same_rows)
                              "'adam(lr=1e-2)' 'sgd(lr=1e9, weight_decay=1)'"),
                  0, "%s", output);
     cr_expect_eq(count("\ncompare.done ") + !strncmp(output, "compare.done ", 13), 6, "%s", output);
-    cr_expect_not_null(
-        strstr(output, "optimizer=\"sgd(lr=1000000000, weight_decay=1)\" seed=2 outcome=diverged"), "%s",
-        output);
+    cr_expect_not_null(strstr(output, "optimizer=\"sgd(lr=1000000000, weight_decay=1)\" seed=2 outcome=diverged"), "%s", output);
     cr_expect_not_null(strstr(output, "\npsd: mlp on glyphs:600, batch 60, bsp, 2 servers, 2 workers, seeds "
                                       "1 to 2, 40 steps in 4 epochs\n"),
                        "%s", output);
@@ -188,15 +181,14 @@ Test(compare, rules_are_compared_from_the_same_weights_on_the_same_rows)
     expect_schema(result);
     for (size_t s = 0; s < 2; s++) {
         for (size_t i = 1; i < 3; i++)
-            cr_expect_str_eq(text(run_of(result, i, s), "sha256_initial"),
-                             text(run_of(result, 0, s), "sha256_initial"));
+            cr_expect_str_eq(text(run_of(result, i, s), "sha256_initial"), text(run_of(result, 0, s), "sha256_initial"));
         cr_expect(json_equal(json_object_get(run_of(result, 1, s), "sha256_order"),
                              json_object_get(run_of(result, 0, s), "sha256_order")));
     }
-    cr_expect_str_neq(text(run_of(result, 0, 0), "sha256_initial"),
-                      text(run_of(result, 0, 1), "sha256_initial"), "other seeds begin elsewhere");
-    cr_expect_not(json_equal(json_object_get(run_of(result, 0, 0), "sha256_order"),
-                             json_object_get(run_of(result, 0, 1), "sha256_order")));
+    cr_expect_str_neq(text(run_of(result, 0, 0), "sha256_initial"), text(run_of(result, 0, 1), "sha256_initial"),
+                      "other seeds begin elsewhere");
+    cr_expect_not(
+        json_equal(json_object_get(run_of(result, 0, 0), "sha256_order"), json_object_get(run_of(result, 0, 1), "sha256_order")));
     /* Forty rounds; in each, every worker sends a gradient of 6370 floats and gets as many weights: 784 * 8 +
      * 8 + 8 * 10 + 10 is 6370. Beside that go headers and the first weights. */
     const json_int_t moved = json_integer_value(json_object_get(run_of(result, 0, 0), "moved_bytes"));
@@ -209,12 +201,11 @@ Test(compare, rules_are_compared_from_the_same_weights_on_the_same_rows)
 
 Test(compare, a_job_file_says_it_all_and_json_is_what_the_file_holds)
 {
-    cr_assert_eq(
-        shell("printf 'job: small\\nservers: 1\\nmodel: {layers: [784, 8, 10]}\\ndata: {train: glyphs:600, "
-              "batch: 60}\\n"
-              "stop: {epochs: 1}\\nsave: never.safetensors\\ncompare:\\n  seeds: 1\\n  lr_sweep: [1, 3]\\n"
-              "  optimizers:\\n    - sgd(lr=0.1)\\n' >job.yaml"),
-        0);
+    cr_assert_eq(shell("printf 'job: small\\nservers: 1\\nmodel: {layers: [784, 8, 10]}\\ndata: {train: glyphs:600, "
+                       "batch: 60}\\n"
+                       "stop: {epochs: 1}\\nsave: never.safetensors\\ncompare:\\n  seeds: 1\\n  lr_sweep: [1, 3]\\n"
+                       "  optimizers:\\n    - sgd(lr=0.1)\\n' >job.yaml"),
+                 0);
     cr_assert_eq(compare("job.yaml --json --run-dir=c 2>log"), 0, "%s", output);
     json_t *said = json_loads(output, JSON_REJECT_DUPLICATES, NULL), *kept = read_result("c");
     cr_assert_not_null(said, "%s", output);
@@ -231,10 +222,9 @@ Test(compare, a_job_file_says_it_all_and_json_is_what_the_file_holds)
 
 Test(compare, a_terminal_has_a_line_for_each_run_that_is_on_no_wider_than_it_is)
 {
-    cr_assert_eq(
-        shell("TERM=xterm script -qec \"stty cols 60; " PSD_BIN_DIR "/psdctl compare " LONG
-              " --run-dir=c --seeds 1 --jobs 2 --optimizers 'sgd(lr=0.5)' 'adam(lr=0.01)'\" /dev/null"),
-        0, "%s", output);
+    cr_assert_eq(shell("TERM=xterm script -qec \"stty cols 60; " PSD_BIN_DIR "/psdctl compare " LONG
+                       " --run-dir=c --seeds 1 --jobs 2 --optimizers 'sgd(lr=0.5)' 'adam(lr=0.01)'\" /dev/null"),
+                 0, "%s", output);
     /* How far each has come is shown a few times a second, of runs that may last no longer. */
     const char *both = strstr(output, "sgd(lr=0.5) seed 1  ");
     cr_assert_not_null(both, "%s", output);
@@ -260,8 +250,7 @@ static pid_t start(const char *words)
     char line[2048];
     pid_t pid = fork();
     if (pid == 0) {
-        snprintf(line, sizeof line, "cd %s && exec " PSD_BIN_DIR "/psdctl compare %s >said 2>&1 </dev/null",
-                 directory, words);
+        snprintf(line, sizeof line, "cd %s && exec " PSD_BIN_DIR "/psdctl compare %s >said 2>&1 </dev/null", directory, words);
         execl("/bin/sh", "sh", "-c", line, (char *)NULL);
         _exit(127);
     }
@@ -290,8 +279,7 @@ static unsigned count_processes(void)
     for (struct dirent *entry; (entry = readdir(proc));) {
         char path[300], where[300];
         snprintf(path, sizeof path, "/proc/%s/cwd", entry->d_name);
-        ssize_t length =
-            *entry->d_name >= '0' && *entry->d_name <= '9' ? readlink(path, where, sizeof where - 1) : -1;
+        ssize_t length = *entry->d_name >= '0' && *entry->d_name <= '9' ? readlink(path, where, sizeof where - 1) : -1;
         if (length < 0)
             continue;
         where[length] = '\0';
@@ -349,39 +337,29 @@ Test(compare, sigint_gives_75_and_the_same_command_goes_on)
     cr_expect_not_null(strstr(output, " of 4 runs are kept; go on with --run-dir=c\n"), "%s", output);
 }
 
-Test(compare, sigkill_leaves_nobody_behind_and_the_same_command_goes_on)
-{
-    interrupt_with(SIGKILL, -SIGKILL);
-}
+Test(compare, sigkill_leaves_nobody_behind_and_the_same_command_goes_on) { interrupt_with(SIGKILL, -SIGKILL); }
 
 Test(compare, one_directory_is_for_one_job_and_one_psdctl_but_for_more_rules_and_seeds)
 {
     cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)'"), 0, "%s", output);
-    cr_assert_eq(
-        compare(SHORT " --run-dir=c --seeds 1 --data-batch=30 --metrics-every=5 --optimizers 'sgd(lr=0.5)'"),
-        78, "%s", output);
-    cr_expect_str_eq(
-        output,
-        "psdctl compare: c holds runs of another job: data.batch was \"60\" and is \"30\", metrics.every was "
-        "\"1\" and is \"5\"; set run.dir to another\n");
-    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 2 --optimizers 'momentum(lr=0.05)' 'sgd(lr=5e-1)'"), 0,
-                 "%s", output);
+    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --data-batch=30 --metrics-every=5 --optimizers 'sgd(lr=0.5)'"), 78, "%s",
+                 output);
+    cr_expect_str_eq(output, "psdctl compare: c holds runs of another job: data.batch was \"60\" and is \"30\", metrics.every was "
+                             "\"1\" and is \"5\"; set run.dir to another\n");
+    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 2 --optimizers 'momentum(lr=0.05)' 'sgd(lr=5e-1)'"), 0, "%s", output);
     cr_expect_eq(count("compare.done "), 3, "one is there already: %s", output);
     cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)'"), 0, "%s", output);
     cr_expect_eq(count("compare.done "), 0, "%s", output);
-    cr_assert_eq(
-        shell("flock c/settings.json " PSD_BIN_DIR "/psdctl compare " SHORT " --run-dir=c --optimizers sgd"),
-        69, "%s", output);
+    cr_assert_eq(shell("flock c/settings.json " PSD_BIN_DIR "/psdctl compare " SHORT " --run-dir=c --optimizers sgd"), 69, "%s",
+                 output);
     cr_expect_not_null(strstr(output, "another psdctl compare works in c; wait for it"), "%s", output);
 }
 
 Test(compare, a_kept_run_that_is_damaged_is_made_again)
 {
-    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)' 'adam(lr=0.01)'"), 0, "%s",
-                 output);
+    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)' 'adam(lr=0.01)'"), 0, "%s", output);
     cr_assert_eq(shell("truncate -s 10 c/runs/adam-*/summary-1.json"), 0);
-    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)' 'adam(lr=0.01)'"), 0, "%s",
-                 output);
+    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)' 'adam(lr=0.01)'"), 0, "%s", output);
     cr_expect_not_null(strstr(output, "reason=\"worker 1 left no summary\""), "%s", output);
     cr_expect_eq(count("compare.done "), 1, "%s", output);
 }
@@ -403,22 +381,17 @@ static void replace(const char *name, const char *script)
 Test(compare, a_run_that_fails_is_named_with_its_log_and_the_others_go_on)
 {
     replace("psd", "case \"$*\" in *momentum-*) echo out of order >&2; exit 71;; esac");
-    cr_assert_eq(shell("bin/psdctl compare " SHORT
-                       " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'momentum(lr=0.05)' 'adam'"),
+    cr_assert_eq(shell("bin/psdctl compare " SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'momentum(lr=0.05)' 'adam'"),
                  71, "%s", output);
     cr_expect_eq(count("compare.done "), 4, "%s", output);
     cr_expect_eq(count("compare.failed "), 2, "%s", output);
-    const char *failed = strstr(
-        output,
-        "compare.failed run=2 of=6 optimizer=\"momentum(lr=0.05)\" seed=1 code=71 log=c/runs/momentum-");
+    const char *failed =
+        strstr(output, "compare.failed run=2 of=6 optimizer=\"momentum(lr=0.05)\" seed=1 code=71 log=c/runs/momentum-");
     cr_assert_not_null(failed, "%s", output);
-    cr_expect_not_null(strstr(failed, ".part/run.log reason=\"server 0 ended with 71: out of order\"\n"),
-                       "%s", output);
+    cr_expect_not_null(strstr(failed, ".part/run.log reason=\"server 0 ended with 71: out of order\"\n"), "%s", output);
     cr_expect_not_null(strstr(output, "momentum(lr=0.05)  -, 2 of 2 failed"), "%s", output);
     cr_expect_eq(shell("grep -q 'out of order' c/runs/momentum-*-seed1.part/run.log"), 0);
-    cr_assert_eq(
-        compare(SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'momentum(lr=0.05)' 'adam'"), 0,
-        "%s", output);
+    cr_assert_eq(compare(SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'momentum(lr=0.05)' 'adam'"), 0, "%s", output);
     cr_expect_eq(count("compare.done "), 2, "what had failed is made again: %s", output);
 }
 
@@ -427,14 +400,10 @@ Test(compare, a_run_that_loses_a_worker_is_not_a_result_and_the_others_go_on)
     replace("psd-worker", "case \"$*\" in *adam-*worker-id=1*|*worker-id=1*adam-*) timeout -s KILL 1 "
                           "$bin/psd-worker \"$@\"; exit 71;; esac");
     cr_assert_eq(shell("bin/psdctl compare " LONG " --stop-epochs=1000 --run-dir=c --seeds 1 --workers-min=1 "
-                                                  "--workers-want=2 --optimizers 'adam' 'sgd(lr=0.5)'"),
+                       "--workers-want=2 --optimizers 'adam' 'sgd(lr=0.5)'"),
                  71, "%s", output);
-    cr_expect_not_null(
-        strstr(output, "compare.failed run=1 of=2 optimizer=\"adam(lr=0.001)\" seed=1 code=71"), "%s",
-        output);
-    cr_expect_not_null(
-        strstr(output, "compare.done run=2 of=2 optimizer=\"sgd(lr=0.5)\" seed=1 outcome=done"), "%s",
-        output);
+    cr_expect_not_null(strstr(output, "compare.failed run=1 of=2 optimizer=\"adam(lr=0.001)\" seed=1 code=71"), "%s", output);
+    cr_expect_not_null(strstr(output, "compare.done run=2 of=2 optimizer=\"sgd(lr=0.5)\" seed=1 outcome=done"), "%s", output);
 }
 
 Test(compare, what_every_run_would_say_is_said_once)
@@ -449,23 +418,15 @@ Test(compare, what_every_run_would_say_is_said_once)
 Test(compare, runs_of_a_seed_that_begin_or_go_on_otherwise_are_not_compared)
 {
     replace("psd-worker", "case \"$*\" in *adam-*) exec $bin/psd-worker \"$@\" --seed=9;; esac");
-    cr_assert_eq(
-        shell("bin/psdctl compare " SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'adam'"), 1,
-        "%s", output);
-    cr_expect_not_null(
-        strstr(output,
-               "psdctl compare: with seed 1, adam(lr=0.001) began with other weights than sgd(lr=0.5)"),
-        "%s", output);
+    cr_assert_eq(shell("bin/psdctl compare " SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'adam'"), 1, "%s", output);
+    cr_expect_not_null(strstr(output, "psdctl compare: with seed 1, adam(lr=0.001) began with other weights than sgd(lr=0.5)"),
+                       "%s", output);
     cr_expect_not_null(strstr(output, "1 of 4 runs are kept"), "%s", output);
     cr_expect_null(strstr(output, "winner"), "there is nothing to compare: %s", output);
     replace("psd-worker", "case \"$*\" in *adam-*) exec $bin/psd-worker \"$@\" --data-shuffle=false;; esac");
-    cr_assert_eq(
-        shell("bin/psdctl compare " SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'adam'"), 1,
-        "%s", output);
-    cr_expect_not_null(
-        strstr(output,
-               "with seed 1, adam(lr=0.001) was given other rows, or in another order, than sgd(lr=0.5)"),
-        "%s", output);
+    cr_assert_eq(shell("bin/psdctl compare " SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'adam'"), 1, "%s", output);
+    cr_expect_not_null(strstr(output, "with seed 1, adam(lr=0.001) was given other rows, or in another order, than sgd(lr=0.5)"),
+                       "%s", output);
 }
 
 Test(compare, wrong_words_are_told_with_what_to_write_instead)
@@ -483,8 +444,7 @@ Test(compare, wrong_words_are_told_with_what_to_write_instead)
           "rule 3 of compare.optimizers: sgd(lr=0.01) is there already, as rule 1; leave one out" },
         { "--stop-steps=5 --optimizers sgd --seeds", 64, "--seeds needs a value" },
         { "--stop-steps=5 --optimizers sgd --seeds=0", 64, "compare.seeds is 0; it takes 1 to 100" },
-        { "--stop-steps=5 --optimizers sgd --lr-sweep=0.1,x", 64,
-          "compare.lr_sweep is \"0.1,x\", no list of numbers" },
+        { "--stop-steps=5 --optimizers sgd --lr-sweep=0.1,x", 64, "compare.lr_sweep is \"0.1,x\", no list of numbers" },
         { "--stop-steps=5 --optimizers sgd --lr-sweep=0", 64, "compare.lr_sweep is 0; it takes 1e-6 to 1e6" },
         { "--stop-steps=5 --optimizers sgd --lr-sweep=1,1", 78, "sgd(lr=0.01) is there already" },
         { "--stop-steps=5 --optimizers sgd --target=x", 64, "compare.target is \"x\", no number" },

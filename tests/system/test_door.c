@@ -29,8 +29,8 @@ static void setup(void)
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(door, .init = setup, .fini = teardown, .timeout = 600);
 
-#define WORKER                                                                                               \
-    "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:3000 --data-test=glyphs:100 "            \
+#define WORKER                                                                                                                     \
+    "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:3000 --data-test=glyphs:100 "                                  \
     "--data-batch=60 --eval-every=0 "
 #define FOREVER WORKER "--stop-steps=1000000"
 
@@ -66,9 +66,7 @@ static bool hear(void *socket, int wait_ms, psd_msg_t *msg)
     return psd_msg_open(msg, header, (size_t)n, payload, (size_t)n_payload, NULL) == PSD_OK;
 }
 
-static const psd_msg_t hello = {
-    .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 1234, .text = "psd w:1"
-};
+static const psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 1234, .text = "psd w:1" };
 
 static double received(void) { return cluster_metric(&cluster, 0, "psd_received_bytes_total{shard=\"0\"}"); }
 static double refused(const char *reason)
@@ -178,13 +176,8 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
     } messages[] = {
         { { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 99, .text = "psd w:1" }, "w1" },
         { { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = 98, .text = "psd resume" }, "op" },
-        { { .kind = PSD_MSG_SHARD_HELLO,
-            .protocol = PSD_PROTOCOL,
-            .seq = 97,
-            .text = "psd tcp://127.0.0.1:1 settings" },
-          "ps" },
-        { { .kind = PSD_MSG_PROBE, .protocol = PSD_PROTOCOL, .worker = 0, .incarnation = 1, .parts = 1 },
-          "w1" },
+        { { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 97, .text = "psd tcp://127.0.0.1:1 settings" }, "ps" },
+        { { .kind = PSD_MSG_PROBE, .protocol = PSD_PROTOCOL, .worker = 0, .incarnation = 1, .parts = 1 }, "w1" },
     };
     for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
         void *socket = dial(names[n], "ps");
@@ -193,14 +186,12 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
             char header[PSD_MAX_FRAME_HEADER];
             const uint8_t bitmap = 1;
             const bool probes = msg.kind == PSD_MSG_PROBE;
-            zmq_send(socket, header, psd_msg_seal(&msg, probes ? &bitmap : NULL, probes, (uint8_t *)header),
-                     ZMQ_SNDMORE);
+            zmq_send(socket, header, psd_msg_seal(&msg, probes ? &bitmap : NULL, probes, (uint8_t *)header), ZMQ_SNDMORE);
             zmq_send(socket, &bitmap, probes, 0);
             cr_assert(hear(socket, DONE_MS, &answer), "%s, %s", names[n], psd_kind_name(msg.kind));
             const bool may = !strcmp(names[n], messages[m].who);
             const bool no = answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_SENDER;
-            cr_expect_eq(may, !no, "%s, %s: %s %s", names[n], psd_kind_name(msg.kind),
-                         psd_kind_name(answer.kind), answer.text);
+            cr_expect_eq(may, !no, "%s, %s: %s %s", names[n], psd_kind_name(msg.kind), psd_kind_name(answer.kind), answer.text);
         }
         zmq_close(socket);
     }
@@ -220,8 +211,7 @@ Test(door, a_worker_with_a_key_is_no_other_worker)
     msg.code = 1;
     send_message(socket, &msg);
     cr_assert(hear(socket, DONE_MS, &answer));
-    cr_expect(answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_WORKER, "%s",
-              psd_kind_name(answer.kind));
+    cr_expect(answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_WORKER, "%s", psd_kind_name(answer.kind));
     msg.code = 0;
     send_message(socket, &msg);
     cr_assert(hear(socket, DONE_MS, &answer));
@@ -229,13 +219,11 @@ Test(door, a_worker_with_a_key_is_no_other_worker)
     static const psd_kind_t kinds[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_SETTING, PSD_MSG_ATTACH };
     const uint64_t job = answer.job;
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-        msg = (psd_msg_t){
-            .kind = kinds[k], .protocol = PSD_PROTOCOL, .job = job, .worker = 0, .incarnation = 1, .seq = 1234
-        };
+        msg = (psd_msg_t){ .kind = kinds[k], .protocol = PSD_PROTOCOL, .job = job, .worker = 0, .incarnation = 1, .seq = 1234 };
         send_message(socket, &msg);
         cr_assert(hear(socket, DONE_MS, &answer), "%s", psd_kind_name(kinds[k]));
-        cr_expect(answer.kind == PSD_MSG_FENCED || answer.kind == PSD_MSG_REFUSED, "%s: %s",
-                  psd_kind_name(kinds[k]), psd_kind_name(answer.kind));
+        cr_expect(answer.kind == PSD_MSG_FENCED || answer.kind == PSD_MSG_REFUSED, "%s: %s", psd_kind_name(kinds[k]),
+                  psd_kind_name(answer.kind));
     }
     zmq_close(socket);
     const uint64_t steps = (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}");
@@ -293,8 +281,8 @@ Test(door, who_leaves_the_list_is_out_within_a_second_and_the_others_go_on)
     cluster_allow(&cluster, NULL);
     usleep(600000);
     cluster_start_worker_at(&cluster, 1, WORKER "--stop-steps=1000000");
-    for (const uint64_t end = cluster_now_ms() + DONE_MS;
-         cluster_metric(&cluster, 0, "psd_workers{state=\"live\"}") < 2; cluster_nap())
+    for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_metric(&cluster, 0, "psd_workers{state=\"live\"}") < 2;
+         cluster_nap())
         if (cluster_now_ms() > end)
             cluster_give_up(&cluster, "who is on the list again does not come in");
     zmq_close(monitor);
@@ -308,8 +296,7 @@ Test(door, a_list_that_is_wrong_changes_nothing_and_is_named)
     cluster_start_servers(&cluster, 1, "--workers-min=1");
     cluster_start_worker(&cluster, FOREVER);
     cluster_await_steps(&cluster, 5);
-    snprintf(command, sizeof command, "cd %s && { cat allow; echo w0 worker x; } >x && mv x allow",
-             cluster.directory);
+    snprintf(command, sizeof command, "cd %s && { cat allow; echo w0 worker x; } >x && mv x allow", cluster.directory);
     cr_assert_eq(system(command), 0);
     kill(cluster.server[0].pid, SIGHUP);
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
@@ -366,8 +353,7 @@ Test(door, a_job_with_keys_ends_with_the_same_bits_as_one_without)
 }
 
 /* Run a program to its end; its exit code, and what it said in `said`. */
-static int ask(char said[2048], const char *program, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static int ask(char said[2048], const char *program, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static int ask(char said[2048], const char *program, const char *format, ...)
 {
@@ -401,14 +387,12 @@ Test(door, psdctl_run_gives_its_children_the_keys_that_the_job_has)
 {
     char said[2048];
     const char *dir = cluster.directory;
-#define RUN                                                                                                  \
-    "psdctl",                                                                                                \
-        "run --insecure=false --workers-min=2 --servers=2 --stop-steps=20 --model-kind=softmax "             \
-        "--model-layers=784,10 --data-train=glyphs:500 --data-test=glyphs:100 --listen=tcp://127.0.0.1:0 "   \
-        "--status-listen=127.0.0.1:0 --run-dir=%s/run"
-    cr_expect_eq(
-        ask(said, RUN " --server-key=%s/ps.key --worker-key=%s/w0.key --allow=%s/allow", dir, dir, dir, dir),
-        0, "%s", said);
+#define RUN                                                                                                                        \
+    "psdctl", "run --insecure=false --workers-min=2 --servers=2 --stop-steps=20 --model-kind=softmax "                             \
+              "--model-layers=784,10 --data-train=glyphs:500 --data-test=glyphs:100 --listen=tcp://127.0.0.1:0 "                   \
+              "--status-listen=127.0.0.1:0 --run-dir=%s/run"
+    cr_expect_eq(ask(said, RUN " --server-key=%s/ps.key --worker-key=%s/w0.key --allow=%s/allow", dir, dir, dir, dir), 0, "%s",
+                 said);
     cr_expect_not_null(strstr(said, "done"), "%s", said);
     char path[600];
     snprintf(path, sizeof path, "%s/run/logs/server-0.log", dir);
@@ -426,20 +410,13 @@ Test(door, an_operator_needs_the_key_of_one)
     cluster_start_worker(&cluster, FOREVER);
     cluster_await_steps(&cluster, 5);
     const char *at = cluster.data[0];
-    cr_expect_eq(
-        ask(said, "psdctl", "pause --join=%s --key=%s/w1.key --server-public=%s/ps.pub", at, dir, dir), 76);
+    cr_expect_eq(ask(said, "psdctl", "pause --join=%s --key=%s/w1.key --server-public=%s/ps.pub", at, dir, dir), 76);
     cr_expect_not_null(strstr(said, "w1 has the role worker, and ADMIN is not for it to send"), "%s", said);
-    cr_expect_eq(
-        ask(said, "psdctl", "pause --join=%s --key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir),
-        77);
+    cr_expect_eq(ask(said, "psdctl", "pause --join=%s --key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir), 77);
     cr_expect_not_null(strstr(said, "does not let this key in"), "%s", said);
     cr_expect_neq(ask(said, "psdctl", "pause --join=%s --timeout=2", at), 0);
-    cr_expect_eq(
-        ask(said, "psdctl", "pause --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0,
-        "%s", said);
-    cr_expect_eq(
-        ask(said, "psdctl", "resume --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0,
-        "%s", said);
+    cr_expect_eq(ask(said, "psdctl", "pause --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0, "%s", said);
+    cr_expect_eq(ask(said, "psdctl", "resume --join=%s --key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 0, "%s", said);
 }
 
 Test(door, what_lacks_or_does_not_go_together_is_named_with_its_exit_code)
@@ -458,28 +435,18 @@ Test(door, what_lacks_or_does_not_go_together_is_named_with_its_exit_code)
     cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.pub --allow=%s/allow", dir, dir), 78);
     cr_expect_eq(ask(said, PSD "--insecure=false --server-key=%s/ps.key --allow=%s/ps.pub", dir, dir), 78);
     cluster_start_servers(&cluster, 1, "--workers-min=1");
-#define JOIN                                                                                                 \
-    "psd-worker",                                                                                            \
-        "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:100 --join-timeout=2s --join=%s "
+#define JOIN "psd-worker", "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:100 --join-timeout=2s --join=%s "
     const char *at = cluster.data[0];
-    cr_expect_eq(
-        ask(said, JOIN "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir),
-        77);
+    cr_expect_eq(ask(said, JOIN "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub", at, dir, dir), 77);
     cr_expect_not_null(strstr(said, "put a line with it"), "%s", said);
-    cr_expect_eq(
-        ask(said, JOIN "--insecure=false --worker-key=%s/w0.key --server-public=%s/w1.pub", at, dir, dir),
-        69);
+    cr_expect_eq(ask(said, JOIN "--insecure=false --worker-key=%s/w0.key --server-public=%s/w1.pub", at, dir, dir), 69);
     cr_expect_not_null(strstr(said, "is this its public key"), "%s", said);
-    cr_expect_eq(
-        ask(said, JOIN "--insecure=false --worker-key=%s/op.key --server-public=%s/ps.pub", at, dir, dir),
-        76);
+    cr_expect_eq(ask(said, JOIN "--insecure=false --worker-key=%s/op.key --server-public=%s/ps.pub", at, dir, dir), 76);
     int code = ask(said, JOIN "--seed=1", at);
     cr_expect(code == 69 || code == 77, "%d: %s", code, said);
     cr_expect_eq(ask(said, JOIN "--insecure=false", at), 78);
     cr_expect_eq(
-        ask(said,
-            PSD "--insecure=false --server-key=%s/nobody.key --allow=%s/allow --join-timeout=2s --join=%s",
-            dir, dir, at),
+        ask(said, PSD "--insecure=false --server-key=%s/nobody.key --allow=%s/allow --join-timeout=2s --join=%s", dir, dir, at),
         69);
     cr_expect_not_null(strstr(said, "is this its public key"), "all servers have one key pair: %s", said);
 }
@@ -496,13 +463,11 @@ Test(door, a_program_that_was_built_before_there_were_keys_runs_as_it_did)
     psd_worker_close(&worker);
     config = (psd_worker_config_t){ .size = sizeof config, .join = cluster.data[0] };
     cr_expect_eq(psd_worker_connect(&worker, &config), PSD_W_ECONFIG);
-    cr_expect_not_null(strstr(psd_worker_error(worker), "nobody knows who is at the other end"), "%s",
-                       psd_worker_error(worker));
+    cr_expect_not_null(strstr(psd_worker_error(worker), "nobody knows who is at the other end"), "%s", psd_worker_error(worker));
     psd_worker_close(&worker);
     config = (psd_worker_config_t){ .size = sizeof config, .join = "tcp://10.0.0.1:1", .insecure = 1 };
     cr_expect_eq(psd_worker_connect(&worker, &config), PSD_W_ECONFIG);
-    cr_expect_not_null(strstr(psd_worker_error(worker), "is beyond this machine"), "%s",
-                       psd_worker_error(worker));
+    cr_expect_not_null(strstr(psd_worker_error(worker), "is beyond this machine"), "%s", psd_worker_error(worker));
     psd_worker_close(&worker);
 }
 

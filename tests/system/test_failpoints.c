@@ -34,9 +34,7 @@ static void add_name(const char *place, const char *what)
 /* Messages that this job need not have: of trouble, and of wishes. */
 static bool is_rare(const char *name)
 {
-    static const char *const kinds[] = {
-        "REFUSED", "WAIT", "FENCED", "PROBE", "PROGRESS", "SETTING", "ADMIN"
-    };
+    static const char *const kinds[] = { "REFUSED", "WAIT", "FENCED", "PROBE", "PROGRESS", "SETTING", "ADMIN" };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(strrchr(name, '.') + 1, kinds[i]))
             return true;
@@ -50,12 +48,10 @@ static void add_kinds(const char *place)
     const unsigned servers = PSD_FROM_SHARD | PSD_FROM_COORDINATOR;
     for (psd_kind_t kind = 1; kind <= PSD_MSG_ADMIN; kind++) {
         const unsigned from = psd_kind_sender(kind);
-        const bool among_servers = kind == PSD_MSG_SHARD_HELLO || kind == PSD_MSG_SHARD_WELCOME ||
-                                   kind == PSD_MSG_COMMAND || kind == PSD_MSG_MODEL ||
-                                   kind == PSD_MSG_SHARD_STATE;
+        const bool among_servers = kind == PSD_MSG_SHARD_HELLO || kind == PSD_MSG_SHARD_WELCOME || kind == PSD_MSG_COMMAND ||
+                                   kind == PSD_MSG_MODEL || kind == PSD_MSG_SHARD_STATE;
         const bool by_worker = from & PSD_FROM_WORKER, by_server = from & servers;
-        if (server ? among_servers || (in ? by_worker : by_server)
-                   : !among_servers && (in ? by_server : by_worker))
+        if (server ? among_servers || (in ? by_worker : by_server) : !among_servers && (in ? by_server : by_worker))
             add_name(place, psd_kind_name(kind));
     }
 }
@@ -87,10 +83,7 @@ static void collect_names(void)
  * death, reads. */
 static void train(unsigned steps)
 {
-    job_start(
-        &job,
-        "--lease=500ms --checkpoint-every-steps=4 --checkpoint-keep=2 --stop-steps=%u --optimizer=" RULE,
-        steps);
+    job_start(&job, "--lease=500ms --checkpoint-every-steps=4 --checkpoint-keep=2 --stop-steps=%u --optimizer=" RULE, steps);
     job_expect_code(&job, 0);
 }
 
@@ -135,8 +128,7 @@ Test(failpoints, a_job_that_loses_a_process_at_any_of_them_ends_with_the_weights
         if (campaign || (i + turn) % (SHARE * 3ul) == 0)
             fired += disturb(names[i], "stall", 1), jobs++;
     }
-    printf("%u failpoints, %u jobs, %u disturbed (seed %llu)\n", n_names, jobs, fired,
-           (unsigned long long)turn);
+    printf("%u failpoints, %u jobs, %u disturbed (seed %llu)\n", n_names, jobs, fired, (unsigned long long)turn);
     fflush(stdout);
 }
 

@@ -70,8 +70,7 @@ static bool read_message(void *socket, long wait_ms, psd_msg_t *msg, psd_buf_t *
     zmq_msg_init(&body);
     zmq_msg_recv(&body, socket, 0);
     const size_t n_body = zmq_msg_size(&body);
-    const bool good =
-        n >= 0 && psd_msg_open(msg, header, (size_t)n, zmq_msg_data(&body), n_body, NULL) == PSD_OK;
+    const bool good = n >= 0 && psd_msg_open(msg, header, (size_t)n, zmq_msg_data(&body), n_body, NULL) == PSD_OK;
     *payload = good && n_body ? psd_payload_copy(zmq_msg_data(&body), n_body) : NULL;
     zmq_msg_close(&body);
     return good;
@@ -82,8 +81,7 @@ static uint64_t rejected(unsigned reason)
     char series[128];
     double n = 0;
     for (unsigned s = 0; s < SERVERS; s++) {
-        snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"%u\",reason=\"%s\"}", s,
-                 psd_refusal_name(reason));
+        snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"%u\",reason=\"%s\"}", s, psd_refusal_name(reason));
         n += cluster_metric(&cluster, s, series);
     }
     return (uint64_t)n;
@@ -101,8 +99,7 @@ typedef struct liar {
     _Atomic uint64_t lies[PSD_N_REFUSALS]; /* by the reason for which they must be refused */
 } liar_t;
 
-static void tell(liar_t *self, void *socket, psd_refusal_t reason, const psd_msg_t *msg,
-                 const psd_buf_t *payload)
+static void tell(liar_t *self, void *socket, psd_refusal_t reason, const psd_msg_t *msg, const psd_buf_t *payload)
 {
     if (send_message(socket, msg, payload ? payload->data : NULL, payload ? payload->n_bytes : 0))
         self->lies[reason]++;
@@ -112,8 +109,7 @@ static void tell(liar_t *self, void *socket, psd_refusal_t reason, const psd_msg
 static void damage(liar_t *self, void *socket, const psd_msg_t *push, const psd_buf_t *payload)
 {
     psd_buf_t *other = psd_payload_copy(payload->data, payload->n_bytes);
-    ((uint8_t *)other->data)[psd_splitmix64(&self->chance) % other->n_bytes] ^=
-        (uint8_t)(1u << psd_splitmix64(&self->chance) % 8);
+    ((uint8_t *)other->data)[psd_splitmix64(&self->chance) % other->n_bytes] ^= (uint8_t)(1u << psd_splitmix64(&self->chance) % 8);
     tell(self, socket, PSD_REFUSAL_CHECKSUM, push, other);
     psd_buf_unref(&other);
 }
@@ -160,9 +156,7 @@ static void lie_after(liar_t *self, void *socket, const psd_msg_t *push, const p
     psd_msg_t lie = *push;
     psd_buf_t *other = psd_payload_copy(payload->data, payload->n_bytes);
     uint32_t *bits = other->data;
-    static const uint32_t odd[] = {
-        0x7fc00000, 0x7f800000, 0xff800000, 0x00000001, 0x7e967699, 0
-    }; /* NaN, +-Inf, tiny, 1e38, 0 */
+    static const uint32_t odd[] = { 0x7fc00000, 0x7f800000, 0xff800000, 0x00000001, 0x7e967699, 0 }; /* NaN, +-Inf, tiny, 1e38, 0 */
     for (uint32_t i = 0; i < push->n_elements; i += 1 + psd_splitmix64(&self->chance) % 7)
         bits[i] = odd[psd_splitmix64(&self->chance) % 6];
     lie.checksum = psd_crc32c(other->data, other->n_bytes);
@@ -188,12 +182,11 @@ static void carry_out(liar_t *self)
         if (a->act != PSD_ACT_SEND)
             continue;
         void *socket = self->socket[a->to - PSD_PEER_SERVER];
-        const bool lies = a->msg.kind == PSD_MSG_PUSH && a->payload && is_first(self, &a->msg) &&
-                          psd_splitmix64(&self->chance) % 4 == 0;
+        const bool lies =
+            a->msg.kind == PSD_MSG_PUSH && a->payload && is_first(self, &a->msg) && psd_splitmix64(&self->chance) % 4 == 0;
         if (lies)
             lie_before(self, socket, &a->msg, a->payload);
-        send_message(socket, &a->msg, a->payload ? a->payload->data : NULL,
-                     a->payload ? a->payload->n_bytes : 0);
+        send_message(socket, &a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0);
         if (lies)
             lie_after(self, socket, &a->msg, a->payload);
     }
@@ -225,11 +218,9 @@ static void hear(liar_t *self)
     for (unsigned s = 0; s < SERVERS; s++)
         for (int i = 0; i < 64 && read_message(self->socket[s], s || i ? 0 : 1, &msg, &payload); i++) {
             /* What is refused are the lies; to an honest session it would be the end. */
-            const bool about_lies = msg.kind == PSD_MSG_FENCED ||
-                                    (msg.kind == PSD_MSG_REFUSED && msg.code != PSD_REFUSAL_SESSION);
+            const bool about_lies = msg.kind == PSD_MSG_FENCED || (msg.kind == PSD_MSG_REFUSED && msg.code != PSD_REFUSAL_SESSION);
             if (!about_lies)
-                psd_session_message(self->session, cluster_now_ms(), PSD_PEER_SERVER + s, &msg, payload,
-                                    &self->out);
+                psd_session_message(self->session, cluster_now_ms(), PSD_PEER_SERVER + s, &msg, payload, &self->out);
             psd_buf_unref(&payload);
         }
 }
@@ -251,8 +242,7 @@ static void *run_liar(void *arg)
     self->context = zmq_ctx_new();
     for (unsigned s = 0; s < SERVERS; s++)
         self->socket[s] = dial(self->context, s, liars());
-    self->session = psd_session_new(
-        &(psd_session_config_t){ .job = "psd", .name = "liar", .wanted = WORLD, .nonce = 0x11a2 });
+    self->session = psd_session_new(&(psd_session_config_t){ .job = "psd", .name = "liar", .wanted = WORLD, .nonce = 0x11a2 });
     const uint64_t end = cluster_now_ms() + 4 * DONE_MS;
     psd_phase_t phase = PSD_PHASE_JOINING;
     for (; phase != PSD_PHASE_LEFT && phase != PSD_PHASE_FAILED && cluster_now_ms() < end;
@@ -262,8 +252,8 @@ static void *run_liar(void *arg)
         advance(self, weights, &list);
     }
     if (phase != PSD_PHASE_LEFT)
-        snprintf(self->member.failure, sizeof self->member.failure, "the liar ends in phase %d: %.200s",
-                 phase, phase == PSD_PHASE_FAILED ? psd_session_error(self->session)->text : "");
+        snprintf(self->member.failure, sizeof self->member.failure, "the liar ends in phase %d: %.200s", phase,
+                 phase == PSD_PHASE_FAILED ? psd_session_error(self->session)->text : "");
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);
     for (unsigned s = 0; s < SERVERS; s++)
@@ -403,11 +393,10 @@ static void check_counters(const uint64_t *before, const uint64_t *expected, boo
         uint64_t risen = 0;
         while ((risen = rejected(r) - before[r]) < expected[r] && cluster_now_ms() < end)
             cluster_nap();
-        const bool alone = r != PSD_REFUSAL_DUPLICATE && r != PSD_REFUSAL_CHECKSUM &&
-                           r != PSD_REFUSAL_CLOCK && r != PSD_REFUSAL_SHAPE && r != PSD_REFUSAL_INCARNATION;
-        cr_expect(exactly && alone ? risen == expected[r] : risen >= expected[r],
-                  "%s: %llu refused, %llu sent", psd_refusal_name(r), (unsigned long long)risen,
-                  (unsigned long long)expected[r]);
+        const bool alone = r != PSD_REFUSAL_DUPLICATE && r != PSD_REFUSAL_CHECKSUM && r != PSD_REFUSAL_CLOCK &&
+                           r != PSD_REFUSAL_SHAPE && r != PSD_REFUSAL_INCARNATION;
+        cr_expect(exactly && alone ? risen == expected[r] : risen >= expected[r], "%s: %llu refused, %llu sent",
+                  psd_refusal_name(r), (unsigned long long)risen, (unsigned long long)expected[r]);
     }
 }
 
@@ -416,8 +405,7 @@ static void check_counters(const uint64_t *before, const uint64_t *expected, boo
 static void await_refusals(uint64_t wanted)
 {
     uint64_t total = 0;
-    for (const uint64_t end = cluster_now_ms() + DONE_MS / 4; total < wanted && cluster_now_ms() < end;
-         cluster_nap()) {
+    for (const uint64_t end = cluster_now_ms() + DONE_MS / 4; total < wanted && cluster_now_ms() < end; cluster_nap()) {
         total = 0;
         for (unsigned r = 1; r < PSD_N_REFUSALS; r++)
             total += rejected(r);
@@ -477,10 +465,11 @@ static void expect_nothing_changed(void)
     size_t resident[SERVERS];
     liar.chance = seed + 1;
     cluster_start_servers(&cluster, SERVERS, "--workers-min=%d --lease=5s --optimizer=" RULE, WORLD);
-    crew_open(&crew, &cluster,
-              &(reference_config_t){ .data = "glyphs:1500", .kind = "mlp", .layers = layers, .n_layers = 3,
-                                     .batch = BATCH, .seed = SEED, .rule = RULE },
-              WORLD);
+    crew_open(
+        &crew, &cluster,
+        &(reference_config_t){
+            .data = "glyphs:1500", .kind = "mlp", .layers = layers, .n_layers = 3, .batch = BATCH, .seed = SEED, .rule = RULE },
+        WORLD);
     for (int i = 0; i < WORLD; i++)
         cr_assert(member_open(members[i], &crew, i));
     for (int i = 0; i < HONEST; i++)
@@ -514,10 +503,8 @@ static void expect_nothing_changed(void)
     cr_expect(crew_has_weights(&crew, members, last));
     cr_expect_gt(lies, 100);
     for (unsigned s = 0; s < SERVERS; s++)
-        cr_expect_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "server %u ended with %d", s,
-                     cluster.server[s].code);
-    fprintf(stderr,
-            "%llu messages of %zu kinds by a stranger, %llu lies of a member, %llu rounds in %llu ms\n",
+        cr_expect_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "server %u ended with %d", s, cluster.server[s].code);
+    fprintf(stderr, "%llu messages of %zu kinds by a stranger, %llu lies of a member, %llu rounds in %llu ms\n",
             (unsigned long long)somebody.sent, lies_n_kinds(), (unsigned long long)lies, (unsigned long long)rounds,
             (unsigned long long)taken);
 }

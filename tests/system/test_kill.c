@@ -59,13 +59,9 @@ static double longest_gap_ms(unsigned worker, double from_ms)
 static void recompute(const ledger_t *ledger, unsigned victim, uint64_t rounds, char fast[PSD_SHA256_TEXT],
                       char slow[PSD_SHA256_TEXT])
 {
-    const reference_config_t config = { .data = "glyphs:1500",
-                                        .kind = "mlp",
-                                        .layers = layers,
-                                        .n_layers = 3,
-                                        .batch = BATCH,
-                                        .seed = SEED,
-                                        .rule = RULE };
+    const reference_config_t config = {
+        .data = "glyphs:1500", .kind = "mlp", .layers = layers, .n_layers = 3, .batch = BATCH, .seed = SEED, .rule = RULE
+    };
     const unsigned all = (1u << WORKERS) - 1, survivors = all & ~(1u << victim);
     reference_t *reference = reference_new(&config);
     cr_assert_not_null(reference);
@@ -108,15 +104,12 @@ static double kill_once(uint64_t seed)
     usleep((useconds_t)more_us);
     const double killed_ms = ledger_now_ms();
     kill(cluster.worker[victim].pid, SIGKILL);
-    cr_assert_eq(cluster_wait(&cluster.worker[victim], DONE_MS), 128 + SIGKILL,
-                 "the job was over before the kill");
+    cr_assert_eq(cluster_wait(&cluster.worker[victim], DONE_MS), 128 + SIGKILL, "the job was over before the kill");
     for (unsigned w = 0; w < WORKERS; w++)
         if (w != victim)
-            cr_assert_eq(cluster_wait(&cluster.worker[w], DONE_MS), 0, "seed %llu: survivor %u",
-                         (unsigned long long)seed, w);
+            cr_assert_eq(cluster_wait(&cluster.worker[w], DONE_MS), 0, "seed %llu: survivor %u", (unsigned long long)seed, w);
     for (unsigned s = 0; s < SERVERS; s++) {
-        cr_assert_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "seed %llu: server %u",
-                     (unsigned long long)seed, s);
+        cr_assert_eq(cluster_wait(&cluster.server[s], DONE_MS), 0, "seed %llu: server %u", (unsigned long long)seed, s);
         read_ledger(s, &ledger[s]);
         cr_assert_eq(ledger[s].last, STEPS);
         cr_expect_eq(memcmp(ledger[s].who, ledger[0].who, (STEPS + 1) * sizeof *ledger->who), 0,
@@ -130,10 +123,9 @@ static double kill_once(uint64_t seed)
             cr_expect(cluster_has_weights(&cluster, w, fast, slow), "seed %llu", (unsigned long long)seed);
             longest = fmax(longest, longest_gap_ms(w, killed_ms));
         }
-    cr_expect_leq(longest, LEASE_MS + 1000, "seed %llu: the others stood still for %.0f ms",
-                  (unsigned long long)seed, longest);
-    fprintf(stderr, "seed %llu: worker %u killed after step %llu, longest gap %.0f ms\n",
-            (unsigned long long)seed, victim, (unsigned long long)at_step, longest);
+    cr_expect_leq(longest, LEASE_MS + 1000, "seed %llu: the others stood still for %.0f ms", (unsigned long long)seed, longest);
+    fprintf(stderr, "seed %llu: worker %u killed after step %llu, longest gap %.0f ms\n", (unsigned long long)seed, victim,
+            (unsigned long long)at_step, longest);
     return longest;
 }
 

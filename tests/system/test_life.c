@@ -81,8 +81,10 @@ static void train_over_a_slow_link(const char *mode)
     cluster_process_t proxy = { 0 };
     cluster_start_servers(&cluster, 1, "--sync-mode=%s --lease=%dms --optimizer=lookahead(sgd(lr=0.01),k=5)", mode, LEASE_MS);
     slow_down(&proxy, RATE);
-    cluster_start_worker(&cluster, "--model-kind=mlp --model-layers=784,10000,10 --data-train=glyphs:20 --data-test=glyphs:20 "
-                                   "--eval-every=0 --data-batch=2 --stop-steps=%d", STEPS);
+    cluster_start_worker(&cluster,
+                         "--model-kind=mlp --model-layers=784,10000,10 --data-train=glyphs:20 --data-test=glyphs:20 "
+                         "--eval-every=0 --data-batch=2 --stop-steps=%d",
+                         STEPS);
     cr_assert_eq(cluster_wait(&cluster.worker[0], DONE_MS), 0);
     cr_assert_eq(cluster_wait(&cluster.server[0], DONE_MS), 0);
     kill(proxy.pid, SIGKILL);

@@ -35,8 +35,7 @@ static void teardown(void)
 }
 TestSuite(rendezvous, .init = setup, .fini = teardown, .timeout = 600);
 
-#define TINY                                                                                                 \
-    "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=softmax --progress=none "
+#define TINY "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=softmax --progress=none "
 
 /* That process must have said these words soon after its start, and end with this code. */
 static void expect_named(const cluster_process_t *process, const char *one, const char *other)
@@ -59,26 +58,23 @@ static void expect_end(const char *one, const char *other, int code)
 }
 
 #define WORKER_KEYS "--insecure=false --worker-key=%s/w0.key --server-public=%s/ps.pub "
-#define SERVER_KEYS                                                                                          \
-    "--insecure=false --server-key=%s/ps.key --allow=%s/allow --status-listen=none --servers=2 "
+#define SERVER_KEYS "--insecure=false --server-key=%s/ps.key --allow=%s/allow --status-listen=none --servers=2 "
 
 Test(rendezvous, a_host_that_is_not_there_is_78)
 {
     cluster_make_keys(&cluster);
     cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY WORKER_KEYS "--join=tcp://no-such-host.invalid:7470 --join-timeout=10s",
-                  cluster.directory, cluster.directory);
-    expect_end("no-such-host.invalid", "cannot be resolved", 78);
-    cluster_spawn(&cluster, &late, "late", "psd",
-                  SERVER_KEYS "--join=tcp://no-such-host.invalid:7470 --join-timeout=10s", cluster.directory,
+                  TINY WORKER_KEYS "--join=tcp://no-such-host.invalid:7470 --join-timeout=10s", cluster.directory,
                   cluster.directory);
+    expect_end("no-such-host.invalid", "cannot be resolved", 78);
+    cluster_spawn(&cluster, &late, "late", "psd", SERVER_KEYS "--join=tcp://no-such-host.invalid:7470 --join-timeout=10s",
+                  cluster.directory, cluster.directory);
     expect_end("no-such-host.invalid", "cannot be resolved", 78);
 }
 
 Test(rendezvous, a_port_at_which_nobody_listens_is_69)
 {
-    cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure --join=tcp://127.0.0.1:1 --join-timeout=7s");
+    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --join=tcp://127.0.0.1:1 --join-timeout=7s");
     expect_end("worker.waiting", "nobody listens at 127.0.0.1:1: connection refused", 69);
     cluster_spawn(&cluster, &late, "late", "psd",
                   "--insecure --servers=2 --status-listen=none --join=tcp://127.0.0.1:1 --join-timeout=7s");
@@ -88,8 +84,8 @@ Test(rendezvous, a_port_at_which_nobody_listens_is_69)
 Test(rendezvous, another_jobs_server_is_76_also_for_a_server)
 {
     cluster_start_server(&cluster, 2, "--job=mnist");
-    cluster_spawn(&cluster, &late, "late", "psd",
-                  "--insecure --job=cifar --servers=2 --status-listen=none --join=%s", cluster.data[0]);
+    cluster_spawn(&cluster, &late, "late", "psd", "--insecure --job=cifar --servers=2 --status-listen=none --join=%s",
+                  cluster.data[0]);
     expect_end("this is job mnist", "you are of job cifar", 76);
 }
 
@@ -98,26 +94,22 @@ Test(rendezvous, a_key_on_no_list_is_77_and_another_servers_key_69)
     cluster_make_keys(&cluster);
     cluster_start_server(&cluster, 1, "--servers=1");
     cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub --join=%s",
-                  cluster.directory, cluster.directory, cluster.data[0]);
+                  TINY "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub --join=%s", cluster.directory,
+                  cluster.directory, cluster.data[0]);
     expect_end("does not let this key in", "allow-list", 77);
-    cluster_spawn(
-        &cluster, &late, "late", "psd-worker",
-        TINY "--insecure=false --worker-key=%s/w0.key --server-public=%s/op.pub --join=%s --join-timeout=7s",
-        cluster.directory, cluster.directory, cluster.data[0]);
+    cluster_spawn(&cluster, &late, "late", "psd-worker",
+                  TINY "--insecure=false --worker-key=%s/w0.key --server-public=%s/op.pub --join=%s --join-timeout=7s",
+                  cluster.directory, cluster.directory, cluster.data[0]);
     expect_end("does not go on as psd does", "is this its public key", 69);
 }
 
 /* A server 0 of another protocol, which answers all that `late` says, until that ends. */
 static void answer_in_another_protocol(void *socket)
 {
-    const psd_msg_t msg = { .kind = PSD_MSG_REFUSED,
-                            .protocol = PSD_PROTOCOL + 1,
-                            .code = PSD_REFUSAL_PROTOCOL };
+    const psd_msg_t msg = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL + 1, .code = PSD_REFUSAL_PROTOCOL };
     uint8_t header[PSD_MAX_FRAME_HEADER];
     const size_t n = psd_msg_seal(&msg, NULL, 0, header);
-    for (const uint64_t end = cluster_now_ms() + NAMED_MS;
-         cluster_wait(&late, 1) < 0 && cluster_now_ms() < end; cluster_nap()) {
+    for (const uint64_t end = cluster_now_ms() + NAMED_MS; cluster_wait(&late, 1) < 0 && cluster_now_ms() < end; cluster_nap()) {
         char id[64], rest[4096];
         int n_id = zmq_recv(socket, id, sizeof id, ZMQ_DONTWAIT), more = n_id > 0;
         for (size_t size = sizeof more; more; zmq_getsockopt(socket, ZMQ_RCVMORE, &more, &size))
@@ -153,21 +145,19 @@ Test(rendezvous, another_protocol_is_named_and_76)
 Test(rendezvous, a_server_that_lacks_is_named_and_69)
 {
     cluster_start_server(&cluster, 2, "--job=psd");
-    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --join=%s --join-timeout=7s",
-                  cluster.data[0]);
+    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --join=%s --join-timeout=7s", cluster.data[0]);
     expect_end("waiting for servers", "missing 1 of 2", 69);
 }
 
 Test(rendezvous, a_second_worker_of_the_same_place_is_told_who_has_it_and_69)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2");
-    cluster_spawn(&cluster, &cluster.worker[0], "first", "psd-worker",
-                  TINY "--insecure --join=%s --worker-id=0 --worker-name=anna", cluster.data[0]);
+    cluster_spawn(&cluster, &cluster.worker[0], "first", "psd-worker", TINY "--insecure --join=%s --worker-id=0 --worker-name=anna",
+                  cluster.data[0]);
     cluster.n_workers = 1;
     expect_named(&cluster.worker[0], "worker.welcome", "");
     cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure --join=%s --worker-id=0 --worker-name=bert --join-timeout=7s",
-                  cluster.data[0]);
+                  TINY "--insecure --join=%s --worker-id=0 --worker-name=bert --join-timeout=7s", cluster.data[0]);
     expect_end("worker 0 is anna", "you are bert", 69);
 }
 
@@ -188,8 +178,8 @@ static void write_old_file(const char *job, const char *address)
 
 Test(rendezvous, a_file_that_does_not_come_is_69)
 {
-    cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure --cluster-file=%s/cluster.json --join-timeout=7s", cluster.directory);
+    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --cluster-file=%s/cluster.json --join-timeout=7s",
+                  cluster.directory);
     expect_end("worker.waiting", "cluster.json", 69);
 }
 
@@ -199,15 +189,13 @@ Test(rendezvous, an_old_file_that_leads_to_another_job_traps_neither_servers_nor
     write_old_file("psd", cluster.data[0]);
     cluster_process_t server[2] = { 0 };
     cluster_spawn(&cluster, &server[1], "ours-1", "psd",
-                  "--insecure --cluster-file=%s/cluster.json --servers=2 --rank=1 --status-listen=none",
+                  "--insecure --cluster-file=%s/cluster.json --servers=2 --rank=1 --status-listen=none", cluster.directory);
+    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --cluster-file=%s/cluster.json --stop-steps=3",
                   cluster.directory);
-    cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY "--insecure --cluster-file=%s/cluster.json --stop-steps=3", cluster.directory);
     expect_named(&server[1], "join.refused", "this is job other");
     expect_named(&late, "join.refused", "this is job other");
     cluster_spawn(&cluster, &server[0], "ours-0", "psd",
-                  "--insecure --cluster-file=%s/cluster.json --servers=2 --rank=0 --status-listen=none",
-                  cluster.directory);
+                  "--insecure --cluster-file=%s/cluster.json --servers=2 --rank=0 --status-listen=none", cluster.directory);
     cr_expect_eq(cluster_wait(&late, DONE_MS), 0);
     cr_expect_eq(cluster_wait(&server[0], DONE_MS), 0);
     cr_expect_eq(cluster_wait(&server[1], DONE_MS), 0);
@@ -220,12 +208,10 @@ Test(rendezvous, an_old_file_that_stays_ends_with_the_refusal)
 {
     cluster_start_server(&cluster, 1, "--job=other");
     write_old_file("psd", cluster.data[0]);
-    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --cluster-file=%s/cluster.json",
-                  cluster.directory);
+    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --cluster-file=%s/cluster.json", cluster.directory);
     expect_end("this is job other", "you are of job psd", 76);
     cluster_spawn(&cluster, &late, "late", "psd",
-                  "--insecure --cluster-file=%s/cluster.json --servers=2 --rank=1 --status-listen=none",
-                  cluster.directory);
+                  "--insecure --cluster-file=%s/cluster.json --servers=2 --rank=1 --status-listen=none", cluster.directory);
     expect_end("this is job other", "you are of job psd", 76);
 }
 
@@ -238,9 +224,8 @@ Test(rendezvous, the_files_key_is_trusted_so_that_a_worker_needs_its_own_alone)
                   "--listen=tcp://127.0.0.1:0 --status-listen=none",
                   cluster.directory, cluster.directory, cluster.directory);
     cluster_spawn(&cluster, &late, "late", "psd-worker",
-                  TINY
-                  "--insecure=false --worker-key=%s/w0.key --cluster-file=%s/cluster.json --stop-steps=3",
-                  cluster.directory, cluster.directory);
+                  TINY "--insecure=false --worker-key=%s/w0.key --cluster-file=%s/cluster.json --stop-steps=3", cluster.directory,
+                  cluster.directory);
     cr_expect_eq(cluster_wait(&late, DONE_MS), 0);
     cr_expect_eq(cluster_wait(&server, DONE_MS), 0);
 }

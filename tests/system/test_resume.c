@@ -39,8 +39,7 @@ Test(resume, a_job_that_was_stopped_goes_on_where_it_was)
     job_await_checkpoint(&job, 400);
     stop_job();
     long long clock = job_checkpoint(&job);
-    cr_expect(clock % 200 && clock < STEPS,
-              "the last checkpoint, of round %lld, was made when it was stopped", clock);
+    cr_expect(clock % 200 && clock < STEPS, "the last checkpoint, of round %lld, was made when it was stopped", clock);
     job_start(&job, "--stop-steps=%d", STEPS);
     job_expect_code(&job, 0);
     job_expect_weights(&job, JOB_RULE, STEPS);
@@ -57,10 +56,8 @@ static void stop_and_go_on_with(const char *rule)
     for (unsigned i = 0; i < 3; i++) {
         /* One that the job now begun must make: a signal before it is up would end it by itself. */
         const long long next = job_checkpoint(&job) + 100;
-        job_start(
-            &job,
-            "--optimizer=%s --stop-steps=%d --checkpoint-every=0s --checkpoint-every-steps=100 --servers=%u",
-            rule, STEPS, servers[i]);
+        job_start(&job, "--optimizer=%s --stop-steps=%d --checkpoint-every=0s --checkpoint-every-steps=100 --servers=%u", rule,
+                  STEPS, servers[i]);
         if (i < 2) {
             job_await_checkpoint(&job, next);
             stop_job();
@@ -180,7 +177,8 @@ static void expect_passed_over(const char *how, const char *why)
     const unsigned before = (unsigned)job_checkpoint(&job);
     job_start(&job, "--stop-steps=%u --checkpoint-every=0s --checkpoint-every-steps=20", before + 40);
     job_expect_code(&job, 0);
-    snprintf(command, sizeof command, "cd %s/ckpt && n=$(ls -d 0* | tail -n 1) && m=$(ls MANIFEST-* | tail -n 1) && %s", job.cluster.directory, how);
+    snprintf(command, sizeof command, "cd %s/ckpt && n=$(ls -d 0* | tail -n 1) && m=$(ls MANIFEST-* | tail -n 1) && %s",
+             job.cluster.directory, how);
     cr_assert_eq(system(command), 0);
     job_start(&job, "--stop-steps=%u --checkpoint-every=0s", before + 50);
     job_expect_code(&job, 0);

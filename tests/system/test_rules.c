@@ -57,8 +57,7 @@ Test(rules, each_goes_on_after_the_death_of_all_with_the_bits_of_an_undisturbed_
     unsigned n_rules = 0, n_jobs = 0;
     for (unsigned i = 0; psd_optimizer_at(i / 2); i++) {
         char rule[RULE];
-        snprintf(rule, sizeof rule, "%s%s%s", i % 2 ? "lookahead(" : "", psd_optimizer_at(i / 2)->name,
-                 i % 2 ? ",k=7)" : "");
+        snprintf(rule, sizeof rule, "%s%s%s", i % 2 ? "lookahead(" : "", psd_optimizer_at(i / 2)->name, i % 2 ? ",k=7)" : "");
         if (!campaign && (i + turn) % SHARE)
             continue;
         make_half(rule);
@@ -68,7 +67,7 @@ Test(rules, each_goes_on_after_the_death_of_all_with_the_bits_of_an_undisturbed_
                 go_on_with(rule, servers[s]), n_jobs++;
         job_close(&job);
     }
-    printf("%u rules killed after %d rounds on 4 servers, gone on with %u times (seed %llu)\n", n_rules, HALF,
-           n_jobs, (unsigned long long)turn);
+    printf("%u rules killed after %d rounds on 4 servers, gone on with %u times (seed %llu)\n", n_rules, HALF, n_jobs,
+           (unsigned long long)turn);
     fflush(stdout);
 }

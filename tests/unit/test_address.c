@@ -40,7 +40,7 @@ Test(address, loopback_is_known_in_both_families_and_a_name_is_looked_up)
     static const struct {
         const char *host;
         bool is_loopback;
-    } rows[] = { { "127.0.0.1", true }, { "127.1.2.3", true },  { "::1", true },         { "localhost", true },
+    } rows[] = { { "127.0.0.1", true }, { "127.1.2.3", true },  { "::1", true },          { "localhost", true },
                  { "0.0.0.0", false },  { "192.0.2.1", false }, { "2001:db8::1", false }, { "::", false } };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         address = (psd_address_t){ .port = "7470" };

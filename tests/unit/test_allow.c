@@ -51,8 +51,7 @@ Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
         const char *text, *complaint;
     } cases[] = {
         { "ps server " K1 "\nps worker " K2 "\n", "allow:2: ps is there already; a name stands for one key" },
-        { "ps server " K1 "\n\nw worker " K1 "\n",
-          "allow:3: w has the key of ps; a key stands for one name" },
+        { "ps server " K1 "\n\nw worker " K1 "\n", "allow:3: w has the key of ps; a key stands for one name" },
         { "ps wroker " K1, "allow:1: \"wroker\" is no role; worker, monitor, admin or server is wanted" },
         { "ps Worker " K1, "allow:1: \"Worker\" is no role" },
         { "ps worker", "allow:1: 2 words; a line has a name, a role and a public key at least" },
@@ -70,8 +69,7 @@ Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
         { "ps worker " K1 " 64", "is no list of servers" },
         { "ps worker " K1 " 0-18446744073709551616", "is no list of servers" },
         { "ps worker " K1 " 1-2-3", "is no list of servers" },
-        { "ps worker " K1 " * 0",
-          "\"0\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1" },
+        { "ps worker " K1 " * 0", "\"0\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1" },
         { "ps worker " K1 " * 1MiB", "is no size" },
         { "ps worker " K1 " * -1", "is no size" },
         { "ps worker " K1 " * 17179869184Gi", "is no size" },
@@ -89,8 +87,7 @@ Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
     char line[600];
     memset(line, ' ', sizeof line);
     cr_expect_eq(psd_allow_parse(&list, "allow", line, sizeof line, &err), PSD_ECONFIG);
-    cr_expect_not_null(strstr(err.text, "allow:1: a line of 600 bytes; at most 511 are read"), "%s",
-                       err.text);
+    cr_expect_not_null(strstr(err.text, "allow:1: a line of 600 bytes; at most 511 are read"), "%s", err.text);
 }
 
 Test(allow, a_file_that_others_may_write_is_refused)

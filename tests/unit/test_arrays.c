@@ -27,9 +27,7 @@ static void teardown(void)
 
 TestSuite(arrays, .init = setup, .fini = teardown, .timeout = 600);
 
-static const psd_array_t list[] = { { "fc1.weight", 2, { 2, 3 } },
-                                    { "scale", 0, { 0 } },
-                                    { "fc1.bias", 1, { 4 } } };
+static const psd_array_t list[] = { { "fc1.weight", 2, { 2, 3 } }, { "scale", 0, { 0 } }, { "fc1.bias", 1, { 4 } } };
 static const float weight[] = { 1, 2, 3, 4, 5, 6 }, scale = 7, bias[] = { 8, 9, 10, 11 };
 
 /* Write the three arrays, from the last piece to the first. */
@@ -98,8 +96,7 @@ static size_t entry_at(size_t *line, const char *name, size_t *n)
     cr_assert_eq(number(extra, 2), 1);
     *n = number(extra + 4, 8);
     cr_expect_eq(number(extra + 12, 8), *n, "stored: both sizes are one");
-    const size_t local = number(extra + 20, 8),
-                 begin = local + 30 + number(local + 26, 2) + number(local + 28, 2);
+    const size_t local = number(extra + 20, 8), begin = local + 30 + number(local + 26, 2) + number(local + 28, 2);
     cr_assert_eq(number(local, 4), 0x04034b50);
     cr_expect_arr_eq(file + local + 30, name, n_name);
     cr_expect_eq(number(local + 30 + n_name + 4, 8), *n);
@@ -111,14 +108,12 @@ static size_t entry_at(size_t *line, const char *name, size_t *n)
     return begin;
 }
 
-static void expect_npy(size_t *line, const char *name, const char *shape, const float *values,
-                       size_t n_values)
+static void expect_npy(size_t *line, const char *name, const char *shape, const float *values, size_t n_values)
 {
     char words[128];
     size_t n, begin = entry_at(line, name, &n);
     const size_t n_words = number(begin + 8, 2), data = 10 + n_words;
-    const int length =
-        snprintf(words, sizeof words, "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }", shape);
+    const int length = snprintf(words, sizeof words, "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }", shape);
     cr_expect_arr_eq(file + begin, "\x93NUMPY\x01\x00", 8);
     cr_expect_eq(data % 64, 0, "data of %s begin at %zu", name, data);
     cr_expect_arr_eq(file + begin + 10, words, (size_t)length, "%s", name);

@@ -50,7 +50,8 @@ Test(breaker, memory_that_rises_fast_trips_it_before_the_bound)
     cr_expect_eq(psd_breaker_look(&breaker, now += 10, 480 * MIB), PSD_BREAKER_REST);
     cr_expect_eq(psd_breaker_look(&breaker, now += 10, 560 * MIB), PSD_BREAKER_CLOSE, "six times 80 on top are 1040");
     breaker = (psd_breaker_t){ .max = 1000 * MIB, .floor = 800 * MIB, .seen = 800 * MIB };
-    cr_expect_eq(psd_breaker_look(&breaker, now += 10, 890 * MIB), PSD_BREAKER_REST, "of 200 above the job's own, 100 are not there");
+    cr_expect_eq(psd_breaker_look(&breaker, now += 10, 890 * MIB), PSD_BREAKER_REST,
+                 "of 200 above the job's own, 100 are not there");
     cr_expect_eq(psd_breaker_look(&breaker, now += 10, 910 * MIB), PSD_BREAKER_CLOSE);
 }
 

@@ -177,10 +177,7 @@ static int save_to(uint64_t clock, uint32_t n_servers, uint32_t keep)
     return rc;
 }
 
-static void save(uint64_t clock, uint32_t n_servers)
-{
-    cr_assert_eq(save_to(clock, n_servers, 2), PSD_OK, "%s", err.text);
-}
+static void save(uint64_t clock, uint32_t n_servers) { cr_assert_eq(save_to(clock, n_servers, 2), PSD_OK, "%s", err.text); }
 
 static const uint32_t *parts;
 static psd_ckpt_target_t to_loaded(void *arg, uint32_t part)
@@ -191,8 +188,7 @@ static psd_ckpt_target_t to_loaded(void *arg, uint32_t part)
     return to;
 }
 
-static int load_with(uint64_t clock, uint32_t n_servers, const psd_tensor_list_t *list,
-                     const psd_rule_t *with)
+static int load_with(uint64_t clock, uint32_t n_servers, const psd_tensor_list_t *list, const psd_rule_t *with)
 {
     psd_partition_t map;
     cut(&map, n_servers);
@@ -205,8 +201,8 @@ static int load_with(uint64_t clock, uint32_t n_servers, const psd_tensor_list_t
         if (!rc) {
             cr_assert_eq(n, 2);
             for (int i = 0; i < 2; i++)
-                cr_assert(rows[i].worker == applied[i].worker &&
-                          rows[i].incarnation == applied[i].incarnation && rows[i].clock == applied[i].clock);
+                cr_assert(rows[i].worker == applied[i].worker && rows[i].incarnation == applied[i].incarnation &&
+                          rows[i].clock == applied[i].clock);
         } else {
             cr_assert(!rows && n == 0);
         }
@@ -243,10 +239,7 @@ static void path_of(char path[160], uint64_t clock, uint32_t shard)
     snprintf(path, 160, "%s/%012" PRIu64 "/shard-%u.safetensors", dir, clock, shard);
 }
 
-static void manifest_of(char path[160], uint64_t clock)
-{
-    snprintf(path, 160, "%s/MANIFEST-%012" PRIu64 ".json", dir, clock);
-}
+static void manifest_of(char path[160], uint64_t clock) { snprintf(path, 160, "%s/MANIFEST-%012" PRIu64 ".json", dir, clock); }
 
 static uint8_t *read_all(const char *path, size_t *n)
 {
@@ -313,15 +306,11 @@ static void round_trip(const char *spec)
 
 Test(checkpoint, sgd_has_no_state_arrays_and_comes_back) { round_trip("sgd"); }
 Test(checkpoint, adam_comes_back_bit_for_bit) { round_trip("adam"); }
-Test(checkpoint, lookahead_comes_back_with_slow_weights_and_its_syncs)
-{
-    round_trip("lookahead(radam, k=3)");
-}
+Test(checkpoint, lookahead_comes_back_with_slow_weights_and_its_syncs) { round_trip("lookahead(radam, k=3)"); }
 Test(checkpoint, nadam_comes_back_with_its_product_in_double)
 {
     round_trip("nadam");
-    cr_assert_neq(loaded[0].state.scalar[0], (double)(float)loaded[0].state.scalar[0],
-                  "a double that is no float");
+    cr_assert_neq(loaded[0].state.scalar[0], (double)(float)loaded[0].state.scalar[0], "a double that is no float");
 }
 
 Test(checkpoint, any_number_of_servers_loads_what_any_number_saved)
@@ -404,9 +393,8 @@ Test(checkpoint, another_model_or_optimizer_is_refused_and_other_hyper_parameter
     cr_assert_eq(psd_tensors_copy(&list, &model), PSD_OK);
     list.tensor[0].dim[0] = 100, list.tensor[0].dim[1] = 128;
     cr_assert_eq(load_with(42, 1, &list, &rule), PSD_EDATA);
-    cr_assert_str_eq(err.text,
-                     "the checkpoint of clock 42 is of another model: tensor 0: ours fc1.weight [100, 128], "
-                     "theirs fc1.weight [128, 100]");
+    cr_assert_str_eq(err.text, "the checkpoint of clock 42 is of another model: tensor 0: ours fc1.weight [100, 128], "
+                               "theirs fc1.weight [128, 100]");
     psd_tensors_clear(&list);
     remove_dir();
 }
@@ -427,8 +415,7 @@ Test(checkpoint, a_push_that_one_old_shard_applied_is_not_applied_again_by_a_new
     /* The same layout: the later of both for each, so that they count a worker's pushes alike. */
     for (uint32_t s = 0; s < 2; s++) {
         parts = map.part[s];
-        cr_assert_eq(psd_ckpt_load(dir, 9, &model, &map, s, &rule, to_loaded, loaded, &rows, &n, &err),
-                     PSD_OK);
+        cr_assert_eq(psd_ckpt_load(dir, 9, &model, &map, s, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
         cr_assert(n == 2 && rows[0].clock == 50);
         free(rows);
     }
@@ -673,13 +660,13 @@ Test(checkpoint, chunks_that_were_not_written_are_not_passed_over)
 Test(checkpoint, a_full_disk_is_named_and_survived)
 {
     begin_model("adam");
-    if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-        mount("tmpfs", dir, "tmpfs", 0, "size=1m")) {
+    if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("tmpfs", dir, "tmpfs", 0, "size=1m")) {
         remove_dir();
         cr_skip_test("a small file system needs root");
     }
     int saved = 0;
-    for (uint64_t clock = 1; clock <= 60; clock++) { /* five fit; two of them and the third that is written, or what a failed one left */
+    for (uint64_t clock = 1; clock <= 60;
+         clock++) { /* five fit; two of them and the third that is written, or what a failed one left */
         char full[96];
         int rc = save_to(clock, 2, 2);
         if (rc) {
@@ -744,8 +731,7 @@ Test(checkpoint, two_are_kept_and_what_failed_attempts_left_goes)
     cr_assert(!exists("MANIFEST-000000000010.json") && !exists("000000000010/shard-0.safetensors"));
     cr_assert(!exists("000000000025") && !exists("000000000020/shard-0.safetensors.1-7.tmp"));
     cr_assert(!exists("MANIFEST-000000000020.json.1-9.tmp"));
-    cr_assert(exists("000000000050/shard-0.safetensors") &&
-              exists("000000000050/shard-1.safetensors.1-8.tmp"));
+    cr_assert(exists("000000000050/shard-0.safetensors") && exists("000000000050/shard-1.safetensors.1-8.tmp"));
     cr_assert(exists("notes.txt") && exists("000000000010/notes.txt"));
     psd_partition_clear(&map);
     remove_dir();
@@ -809,4 +795,3 @@ Test(checkpoint, one_of_the_same_clock_is_replaced)
     assert_loaded();
     remove_dir();
 }
-

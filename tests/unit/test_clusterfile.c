@@ -125,8 +125,7 @@ Test(clusterfile, it_is_waited_for_and_not_longer_than_told)
     cr_expect(strstr(err.text, path), "%s", err.text);
     pthread_t thread;
     pthread_create(&thread, NULL, write_later, (void *)(uintptr_t)&ours);
-    cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 15000, count, &said, &err), PSD_OK, "%s",
-                 err.text);
+    cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 15000, count, &said, &err), PSD_OK, "%s", err.text);
     pthread_join(thread, NULL);
     cr_expect(psd_clusterfile_is_same(&read, &ours));
 }

@@ -9,27 +9,27 @@
 TestSuite(codec, .timeout = 600);
 
 /* An honest PUSH of three elements, with whatever fields follow put over it. */
-#define PUSH(...)                                                                                            \
-    ((psd_msg_t){ .kind = PSD_MSG_PUSH,                                                                      \
-                  .protocol = PSD_PROTOCOL,                                                                  \
-                  .job = 7,                                                                                  \
-                  .view_id = 3,                                                                              \
-                  .map_id = 2,                                                                               \
-                  .worker = 1,                                                                               \
-                  .incarnation = 4,                                                                          \
-                  .clock = 9,                                                                                \
-                  .base_version = 8,                                                                         \
-                  .shard = 1,                                                                                \
-                  .shard_epoch = 2,                                                                          \
-                  .part = 5,                                                                                 \
-                  .parts = 6,                                                                                \
-                  .samples = 64,                                                                             \
-                  .loss = 0.5,                                                                               \
-                  .norm2 = 1.5,                                                                              \
-                  .dtype = PSD_DTYPE_F32,                                                                    \
-                  .codec = PSD_CODEC_RAW,                                                                    \
-                  .checksum = 0xfeed,                                                                        \
-                  .n_elements = 3,                                                                           \
+#define PUSH(...)                                                                                                                  \
+    ((psd_msg_t){ .kind = PSD_MSG_PUSH,                                                                                            \
+                  .protocol = PSD_PROTOCOL,                                                                                        \
+                  .job = 7,                                                                                                        \
+                  .view_id = 3,                                                                                                    \
+                  .map_id = 2,                                                                                                     \
+                  .worker = 1,                                                                                                     \
+                  .incarnation = 4,                                                                                                \
+                  .clock = 9,                                                                                                      \
+                  .base_version = 8,                                                                                               \
+                  .shard = 1,                                                                                                      \
+                  .shard_epoch = 2,                                                                                                \
+                  .part = 5,                                                                                                       \
+                  .parts = 6,                                                                                                      \
+                  .samples = 64,                                                                                                   \
+                  .loss = 0.5,                                                                                                     \
+                  .norm2 = 1.5,                                                                                                    \
+                  .dtype = PSD_DTYPE_F32,                                                                                          \
+                  .codec = PSD_CODEC_RAW,                                                                                          \
+                  .checksum = 0xfeed,                                                                                              \
+                  .n_elements = 3,                                                                                                 \
                   __VA_ARGS__ })
 #define HELLO(...) ((psd_msg_t){ .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, __VA_ARGS__ })
 
@@ -53,9 +53,8 @@ static void assert_refused(const uint8_t *frame, size_t n, size_t payload_bytes,
 
 Test(codec, every_field_survives_the_trip)
 {
-    psd_msg_t in =
-        PUSH(.version = 10, .sync_epoch = 11, .nonfinite = true, .seq = UINT64_MAX, .code = 12, .rank = 13,
-             .world = 14, .lr = 0.001, .value = -2.5, .text = "größer → 日本 🙂");
+    psd_msg_t in = PUSH(.version = 10, .sync_epoch = 11, .nonfinite = true, .seq = UINT64_MAX, .code = 12, .rank = 13, .world = 14,
+                        .lr = 0.001, .value = -2.5, .text = "größer → 日本 🙂");
     psd_msg_t out;
     cr_assert_eq(trip(&in, 12, &out), PSD_OK, "%s", err.text);
     cr_assert_eq(out.kind, PSD_MSG_PUSH);
@@ -63,28 +62,28 @@ Test(codec, every_field_survives_the_trip)
 }
 
 Test(codec, every_kind_travels_with_the_payload_that_its_row_names){
-#define X(name, number, sender, payload, may_be_empty, meaning)                                              \
-    {                                                                                                        \
-        bool chunk = PSD_PAYLOAD_##payload == PSD_PAYLOAD_CHUNK;                                             \
-        bool list = PSD_PAYLOAD_##payload >= PSD_PAYLOAD_TENSORS;                                            \
-        psd_msg_t in = { .kind = number,                                                                     \
-                         .protocol = PSD_PROTOCOL,                                                           \
-                         .parts = 9,                                                                         \
-                         .dtype = chunk,                                                                     \
-                         .codec = chunk,                                                                     \
-                         .n_elements = chunk ? 5 : 0 },                                                      \
-                  out;                                                                                       \
-        size_t right = chunk ? 20 : PSD_PAYLOAD_##payload == PSD_PAYLOAD_BITMAP ? 2 : list ? 77 : 0;         \
-        cr_assert_eq(trip(&in, right, &out), PSD_OK, "%s: %s", #name, err.text);                             \
-        cr_assert_eq(trip(&in, right + (list ? PSD_MAX_LIST : 1), &out), PSD_EPROTO);                        \
-        if (right)                                                                                           \
-            cr_assert_eq(trip(&in, list ? 0 : right - 1, &out), PSD_EPROTO);                                 \
-        cr_assert_str_eq(psd_kind_name(number), #name);                                                      \
-        cr_assert_eq(psd_kind_sender(number), (unsigned)(sender));                                           \
-        cr_assert_eq(psd_kind_payload(number), PSD_PAYLOAD_##payload);                                       \
-        in.n_elements = 0;                                                                                   \
-        if (chunk)                                                                                           \
-            cr_assert_eq(trip(&in, 0, &out), may_be_empty ? PSD_OK : PSD_EPROTO, "%s empty", #name);         \
+#define X(name, number, sender, payload, may_be_empty, meaning)                                                                    \
+    {                                                                                                                              \
+        bool chunk = PSD_PAYLOAD_##payload == PSD_PAYLOAD_CHUNK;                                                                   \
+        bool list = PSD_PAYLOAD_##payload >= PSD_PAYLOAD_TENSORS;                                                                  \
+        psd_msg_t in = { .kind = number,                                                                                           \
+                         .protocol = PSD_PROTOCOL,                                                                                 \
+                         .parts = 9,                                                                                               \
+                         .dtype = chunk,                                                                                           \
+                         .codec = chunk,                                                                                           \
+                         .n_elements = chunk ? 5 : 0 },                                                                            \
+                  out;                                                                                                             \
+        size_t right = chunk ? 20 : PSD_PAYLOAD_##payload == PSD_PAYLOAD_BITMAP ? 2 : list ? 77 : 0;                               \
+        cr_assert_eq(trip(&in, right, &out), PSD_OK, "%s: %s", #name, err.text);                                                   \
+        cr_assert_eq(trip(&in, right + (list ? PSD_MAX_LIST : 1), &out), PSD_EPROTO);                                              \
+        if (right)                                                                                                                 \
+            cr_assert_eq(trip(&in, list ? 0 : right - 1, &out), PSD_EPROTO);                                                       \
+        cr_assert_str_eq(psd_kind_name(number), #name);                                                                            \
+        cr_assert_eq(psd_kind_sender(number), (unsigned)(sender));                                                                 \
+        cr_assert_eq(psd_kind_payload(number), PSD_PAYLOAD_##payload);                                                             \
+        in.n_elements = 0;                                                                                                         \
+        if (chunk)                                                                                                                 \
+            cr_assert_eq(trip(&in, 0, &out), may_be_empty ? PSD_OK : PSD_EPROTO, "%s empty", #name);                               \
     }
     PSD_MESSAGES(X)
 #undef X
@@ -360,10 +359,8 @@ static uint8_t buf[PSD_MAX_LIST];
 
 Test(codec, tensors_survive_the_trip_and_compare_equal)
 {
-    psd_tensor_desc_t rows[] = {
-        { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 },
-        { .name = "scale", .n_dims = 0, .n_elements = 1 }
-    };
+    psd_tensor_desc_t rows[] = { { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 },
+                                 { .name = "scale", .n_dims = 0, .n_elements = 1 } };
     psd_tensor_list_t in = { 2, rows }, out, copy;
     size_t n = psd_tensors_encode(&in, buf, sizeof buf);
     cr_assert_gt(n, 0);
@@ -380,10 +377,8 @@ Test(codec, tensors_survive_the_trip_and_compare_equal)
 
 Test(codec, the_first_tensor_that_differs_is_named_with_both_sides)
 {
-    psd_tensor_desc_t a[] = { { .name = "w", .n_dims = 2, .dim = { 128, 784 } },
-                              { .name = "b", .n_dims = 1, .dim = { 3 } } };
-    psd_tensor_desc_t b[] = { { .name = "w", .n_dims = 2, .dim = { 100, 784 } },
-                              { .name = "b", .n_dims = 1, .dim = { 3 } } };
+    psd_tensor_desc_t a[] = { { .name = "w", .n_dims = 2, .dim = { 128, 784 } }, { .name = "b", .n_dims = 1, .dim = { 3 } } };
+    psd_tensor_desc_t b[] = { { .name = "w", .n_dims = 2, .dim = { 100, 784 } }, { .name = "b", .n_dims = 1, .dim = { 3 } } };
     psd_tensor_list_t ours = { 2, a }, theirs = { 2, b }, shorter = { 1, a };
     cr_assert_eq(psd_tensors_compare(&ours, &theirs, &err), PSD_EINVAL);
     cr_assert_str_eq(err.text, "tensor 0: ours w [128, 784], theirs w [100, 784]");
@@ -404,12 +399,10 @@ Test(codec, a_dishonest_tensor_is_refused)
 {
     const uint64_t big = UINT64_C(1) << 32;
     assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "" } }, 1, "tensor 0 has no name");
-    assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "a\tb" } }, 1,
-                           "tensor 0's name has an unprintable byte 0x09");
+    assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "a\tb" } }, 1, "tensor 0's name has an unprintable byte 0x09");
     assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "a" }, { .name = "b" }, { .name = "a" } }, 3,
                            "two tensors are called a");
-    assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "a", .n_dims = 1, .dim = { 0 } } }, 1,
-                           "dimension 0 is 0");
+    assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "a", .n_dims = 1, .dim = { 0 } } }, 1, "dimension 0 is 0");
     /* 2^32 * 2^32 is 0 in 64 bits. */
     assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "a", .n_dims = 2, .dim = { big, big } } }, 1,
                            "dimension 1 is 4294967296");
@@ -493,8 +486,7 @@ Test(codec, the_largest_round_fits_its_list)
     cr_assert_eq(psd_round_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(out.n_members, PSD_MAX_WORKERS);
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        cr_assert(out.member[i].worker == i && out.member[i].incarnation == PSD_MAX_COUNT &&
-                  out.member[i].nonce == UINT64_MAX);
+        cr_assert(out.member[i].worker == i && out.member[i].incarnation == PSD_MAX_COUNT && out.member[i].nonce == UINT64_MAX);
     cr_assert(out.apply && out.lr == 0.1 && out.clip_scale == 1 && out.view_id == 5 && out.clock == 7);
     psd_round_clear(&out);
 }
@@ -526,14 +518,10 @@ Test(codec, a_dishonest_round_is_refused)
     assert_round_refused((psd_round_t){ .lr = NAN }, "Round.lr is nan");
     assert_round_refused((psd_round_t){ .lr = -1 }, "Round.lr is -1, at least 0");
     assert_round_refused((psd_round_t){ .clip_scale = INFINITY }, "Round.clip_scale is inf");
-    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 1 }) },
-                         "contributor 1.worker is 1 after 1");
-    assert_round_refused((psd_round_t){ BY({ .worker = 2 }, { .worker = 1 }) },
-                         "1 after 2, ascending wanted");
-    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 1024 }) },
-                         "worker is 1024, at most 1023");
-    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .samples = UINT64_MAX }) },
-                         "samples is too large");
+    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 1 }) }, "contributor 1.worker is 1 after 1");
+    assert_round_refused((psd_round_t){ BY({ .worker = 2 }, { .worker = 1 }) }, "1 after 2, ascending wanted");
+    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 1024 }) }, "worker is 1024, at most 1023");
+    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .samples = UINT64_MAX }) }, "samples is too large");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .incarnation = UINT64_MAX }) },
                          "incarnation is too large");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .norm2 = NAN }) }, "norm2 is nan");
@@ -547,9 +535,7 @@ Test(codec, a_dishonest_round_is_refused)
 
 Test(codec, a_list_cut_anywhere_is_never_read_past_its_end)
 {
-    psd_tensor_desc_t rows[] = {
-        { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 }
-    };
+    psd_tensor_desc_t rows[] = { { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 } };
     psd_tensor_list_t in = { 1, rows }, out;
     size_t n = psd_tensors_encode(&in, buf, sizeof buf);
     for (size_t cut = 0; cut < n; cut++) {

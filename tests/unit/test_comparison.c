@@ -26,9 +26,7 @@ static void begin(const char *rules, const char *more)
     psd_comparison_clear(&comparison);
     psd_options_destroy(&options);
     options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
-    cr_assert_eq(psd_options_load(options, 5,
-                                  (char *[]){ "psdctl", flag, "--workers-min=2", "--seed=7", last, NULL },
-                                  &err),
+    cr_assert_eq(psd_options_load(options, 5, (char *[]){ "psdctl", flag, "--workers-min=2", "--seed=7", last, NULL }, &err),
                  PSD_OK, "%s", err.text);
 }
 
@@ -86,23 +84,23 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
             "\"%s\"}\n",
             outcome ? outcome : "done", steps, 100 * steps, fake->infinite ? "null" : "0.5",
             fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->chance > 0 ? "" : "null, \"z\": ", fake->chance,
-            looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01,
-            initial && !*initial ? "null" : "\"", initial ? initial : "1111",
-            initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
+            looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01, initial && !*initial ? "null" : "\"",
+            initial ? initial : "1111", initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
     fclose(out);
     out = create(worker == 0 ? "run/metrics.jsonl" : "run/metrics-1.jsonl");
     for (unsigned step = 1; step <= steps; step++) {
         /* Worker 1 has three times the samples: the mean loss of step s is (s + 3 (s + 4)) / 4 = s + 3. */
         if (fake->infinite && step > steps / 2)
-            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": 10, \"train/loss\": null}\n",
-                    1000 + step, step);
+            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": 10, \"train/loss\": null}\n", 1000 + step, step);
         else
-            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": %u, \"train/loss\": %u}\n",
-                    1000 + step, step, worker == 0 ? 10 : 30,
-                    fake->falls ? 100 - step : worker == 0 ? step : step + 4);
+            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": %u, \"train/loss\": %u}\n", 1000 + step, step,
+                    worker == 0 ? 10 : 30,
+                    fake->falls   ? 100 - step
+                    : worker == 0 ? step
+                                  : step + 4);
         if (looks && step % 10 == 0)
-            fprintf(out, "{\"ts\": %u, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n",
-                    1000 + step, step, step == 10 ? fake->accuracy / 2 : fake->accuracy);
+            fprintf(out, "{\"ts\": %u, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n", 1000 + step, step,
+                    step == 10 ? fake->accuracy / 2 : fake->accuracy);
     }
     fclose(out);
 }
@@ -134,8 +132,7 @@ static void take_all(const double *accuracy)
 {
     for (size_t c = 0; c < comparison.n; c++)
         for (unsigned s = 0; s < comparison.n_seeds; s++)
-            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[c * comparison.n_seeds + s] }), PSD_OK,
-                         "%s", err.text);
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[c * comparison.n_seeds + s] }), PSD_OK, "%s", err.text);
 }
 
 static char *printed;
@@ -153,8 +150,7 @@ static const char *print(void)
 Test(comparison, an_outcome_is_what_all_workers_and_servers_left)
 {
     psd_outcome_t o;
-    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .accuracy = 0.9 }, "sgd(lr=1)"), 2, 1, &err),
-                 PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .accuracy = 0.9 }, "sgd(lr=1)"), 2, 1, &err), PSD_OK, "%s", err.text);
     cr_expect(o.read && !o.diverged && o.final == 0.9 && o.best == 0.91);
     cr_expect(o.steps == 20 && o.seconds == 4 && o.samples_per_s == 500 && o.moved_bytes == 1500);
     cr_expect_str_eq(o.order, "22220 22221");
@@ -172,8 +168,7 @@ Test(comparison, an_outcome_is_what_all_workers_and_servers_left)
 Test(comparison, without_a_test_set_the_training_loss_is_the_metric)
 {
     psd_outcome_t o;
-    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .metric = "" }, "sgd(lr=1)"), 2, 1, &err), PSD_OK,
-                 "%s", err.text);
+    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .metric = "" }, "sgd(lr=1)"), 2, 1, &err), PSD_OK, "%s", err.text);
     cr_expect_str_eq(o.metric, "loss");
     cr_expect(o.final == 22.5 && o.best == 4.5, "the tenths are of steps 19 and 20, and of 1 and 2");
     cr_expect_eq(psd_outcome_reached(&o, 4)->step, 1, "the loss of step 1 is 4");
@@ -186,9 +181,7 @@ Test(comparison, what_is_not_whole_is_no_outcome)
         fake_t fake;
         const char *without, *sentence;
     } broken[] = {
-        { { .other_outcome = "stopped before finishing" },
-          NULL,
-          "worker 1 ended with: stopped before finishing" },
+        { { .other_outcome = "stopped before finishing" }, NULL, "worker 1 ended with: stopped before finishing" },
         { { .other_initial = "3333" }, NULL, "worker 1 began with other weights than worker 0" },
         { { .initial = "" }, NULL, "worker 0 was not there from the first step on" },
         { { .accuracy = 0.5 }, "summary-1.json", "worker 1 left no summary" },
@@ -237,10 +230,8 @@ Test(comparison, rules_are_named_once_and_swept_by_factors)
     cr_expect_str_eq(comparison.contender[5].label, "adam(lr=0.01)");
     begin("sgd(lr=0.1); adam; sgd(lr=1e-1, momentum=0)", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
-    cr_expect_str_eq(
-        err.text,
-        "--compare-optimizers: rule 3 of compare.optimizers: sgd(lr=0.1) is there already, as rule 1; "
-        "leave one out");
+    cr_expect_str_eq(err.text, "--compare-optimizers: rule 3 of compare.optimizers: sgd(lr=0.1) is there already, as rule 1; "
+                               "leave one out");
     begin("sgd; adma(lr=1)", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, "rule 2 of compare.optimizers: adma(lr=1): "), "%s", err.text);
@@ -258,9 +249,8 @@ Test(comparison, the_best_mean_is_first_and_no_winner_is_named_where_seeds_overl
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
     take_all((double[]){ 0.90, 0.92, 0.95, 0.97, 0.91, 0.96, 0.5, 0.6 });
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
-    cr_expect_str_eq(comparison.verdict,
-                     "No winner: over 2 seeds, the accuracy of adam(lr=0.001) overlaps with that of "
-                     "lion(lr=0.0001).");
+    cr_expect_str_eq(comparison.verdict, "No winner: over 2 seeds, the accuracy of adam(lr=0.001) overlaps with that of "
+                                         "lion(lr=0.0001).");
     cr_expect_null(comparison.winner);
     const char *text = print();
     cr_expect_not_null(strstr(text, "\n    1  adam(lr=0.001)   0.9600 ±0.0141  "), "%s", text);
@@ -277,9 +267,8 @@ Test(comparison, a_winner_is_named_where_all_its_seeds_are_better_with_the_odds_
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
     take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.93 });
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
-    cr_expect_str_eq(comparison.verdict,
-                     "adam(lr=0.001) is ahead: its worst seed is better than the best one of sgd(lr=0.01). "
-                     "Of two alike, one would be so by chance in 1 of 10 comparisons.");
+    cr_expect_str_eq(comparison.verdict, "adam(lr=0.001) is ahead: its worst seed is better than the best one of sgd(lr=0.01). "
+                                         "Of two alike, one would be so by chance in 1 of 10 comparisons.");
     cr_assert_not_null(comparison.winner);
     cr_expect_str_eq(comparison.winner->label, "adam(lr=0.001)");
 }
@@ -298,13 +287,11 @@ Test(comparison, what_looks_the_same_in_the_table_is_not_told_apart)
 Test(comparison, the_target_is_told_or_where_the_worst_seed_of_the_first_rule_ends_with_its_best_rate)
 {
     const double accuracy[] = { 0.90, 0.92, 0.50, 0.60, 0.95, 0.97, 0.5, 0.6 };
-    begin("sgd; adam",
-          "--compare-lr-sweep=0.1,1"); /* three seeds are the default: the third is as the first */
+    begin("sgd; adam", "--compare-lr-sweep=0.1,1"); /* three seeds are the default: the third is as the first */
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
     for (size_t c = 0; c < 4; c++)
         for (unsigned s = 0; s < 3; s++)
-            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[2 * c + s % 2] }), PSD_OK, "%s",
-                         err.text);
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[2 * c + s % 2] }), PSD_OK, "%s", err.text);
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_eq(comparison.target, 0.90, "sgd(lr=0.001), for sgd(lr=0.01) is worse");
     cr_expect(comparison.target_is_ours);
@@ -327,8 +314,7 @@ Test(comparison, one_seed_names_no_winner)
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
     take_all((double[]){ 0.90, 0.99 });
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
-    cr_expect_not_null(strstr(comparison.verdict, "No winner: one seed says nothing of chance"), "%s",
-                       comparison.verdict);
+    cr_expect_not_null(strstr(comparison.verdict, "No winner: one seed says nothing of chance"), "%s", comparison.verdict);
     cr_expect_not_null(strstr(print(), "    -  adam(lr=0.001)  0.9900  "), "%s", printed);
 }
 
@@ -340,8 +326,7 @@ Test(comparison, small_losses_are_first)
     cr_assert_eq(take(1, 0, &(fake_t){ .metric = "", .steps = 40, .falls = true }), PSD_OK, "%s", err.text);
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_str_eq(comparison.metric, "loss");
-    cr_expect_str_eq(comparison.contender[0].label, "adam(lr=0.001)",
-                     "its last losses are 60 to 63, not 80 and 81");
+    cr_expect_str_eq(comparison.contender[0].label, "adam(lr=0.001)", "its last losses are 60 to 63, not 80 and 81");
 }
 
 Test(comparison, what_diverged_is_a_row_that_says_so_and_is_last)
@@ -373,17 +358,13 @@ Test(comparison, runs_of_a_seed_that_did_not_begin_alike_are_not_compared)
     cr_assert_eq(take(1, 1, &(fake_t){ .accuracy = 0.5, .initial = "3333", .order = "44" }), PSD_OK,
                  "another seed is another matter");
     cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5, .initial = "3333" }), PSD_EDIVERGED);
-    cr_expect_not_null(
-        strstr(err.text, "with seed 7, adam(lr=0.001) began with other weights than sgd(lr=0.01): "), "%s",
-        err.text);
+    cr_expect_not_null(strstr(err.text, "with seed 7, adam(lr=0.001) began with other weights than sgd(lr=0.01): "), "%s",
+                       err.text);
     cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5, .order = "44" }), PSD_EDIVERGED);
-    cr_expect_not_null(
-        strstr(err.text, "with seed 7, adam(lr=0.001) was given other rows, or in another order, than sgd"),
-        "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "with seed 7, adam(lr=0.001) was given other rows, or in another order, than sgd"), "%s",
+                       err.text);
     cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5 }), PSD_OK);
-    cr_assert_eq(
-        psd_comparison_take(&comparison, 0, 1, run_that(&(fake_t){ .accuracy = 0.5 }, "lion(lr=1)"), &err),
-        PSD_EDATA);
+    cr_assert_eq(psd_comparison_take(&comparison, 0, 1, run_that(&(fake_t){ .accuracy = 0.5 }, "lion(lr=1)"), &err), PSD_EDATA);
     cr_expect_str_eq(err.text, "it was trained with lion(lr=1)");
 }
 
@@ -415,8 +396,8 @@ Test(comparison, json_has_every_run_and_what_is_not_known_is_null)
     cr_expect_str_eq(json_string_value(json_object_get(json, "schema")), "psd.compare/1");
     cr_expect(json_is_null(json_object_get(json, "winner")));
     cr_assert_eq(json_array_size(rules), 2);
-    const json_t *sgd = json_array_get(rules, 0), *adam = json_array_get(rules, 1),
-                 *runs = json_object_get(sgd, "runs"), *first = json_array_get(runs, 0);
+    const json_t *sgd = json_array_get(rules, 0), *adam = json_array_get(rules, 1), *runs = json_object_get(sgd, "runs"),
+                 *first = json_array_get(runs, 0);
     cr_expect_str_eq(json_string_value(json_object_get(sgd, "optimizer")), "sgd(lr=0.01)");
     cr_assert_eq(json_array_size(runs), 2);
     cr_expect_eq(json_integer_value(json_object_get(first, "seed")), 7);
@@ -439,8 +420,7 @@ static double golden_lr(const char *name)
     FILE *file = fopen(PSD_SOURCE_DIR "/tests/golden/convergence.tsv", "r");
     cr_assert_not_null(file);
     while (fgets(line, sizeof line, file))
-        if (sscanf(line, "%15s %47s %lf", model, optimizer, &lr) == 3 && !strcmp(model, "mlp") &&
-            !strcmp(optimizer, name))
+        if (sscanf(line, "%15s %47s %lf", model, optimizer, &lr) == 3 && !strcmp(model, "mlp") && !strcmp(optimizer, name))
             found = lr;
     fclose(file);
     return found;
@@ -452,17 +432,15 @@ static void begin_file(const char *name)
     psd_comparison_clear(&comparison);
     psd_options_destroy(&options);
     options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
-    cr_assert_eq(psd_options_load(options, 2, (char *[]){ "psdctl", path, NULL }, &err), PSD_OK, "%s",
-                 err.text);
+    cr_assert_eq(psd_options_load(options, 2, (char *[]){ "psdctl", path, NULL }, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK, "%s", err.text);
 }
 
 Test(comparison, the_example_has_the_optimizers_of_the_articles_with_the_learning_rates_of_the_reference)
 {
-    static const char *const wanted[] = {
-        "sgd",   "momentum", "nesterov", "adagrad", "adadelta",      "rmsprop",        "adam",
-        "nadam", "adamw",    "radam",    "lion",    "lookahead-sgd", "lookahead-adam", "lookahead-radam"
-    };
+    static const char *const wanted[] = { "sgd",     "momentum",      "nesterov",       "adagrad",        "adadelta",
+                                          "rmsprop", "adam",          "nadam",          "adamw",          "radam",
+                                          "lion",    "lookahead-sgd", "lookahead-adam", "lookahead-radam" };
     char name[64];
     size_t known = 0, found = 0;
     begin_file("compare-mnist.yaml");
@@ -507,8 +485,7 @@ static void expect_balanced(const char *page)
             cr_assert_lt(depth, 32);
             strcpy(stack[depth++], name);
         } else {
-            cr_assert(depth && !strcmp(stack[depth - 1], name), "</%s> closes <%s>", name,
-                      depth ? stack[depth - 1] : "");
+            cr_assert(depth && !strcmp(stack[depth - 1], name), "</%s> closes <%s>", name, depth ? stack[depth - 1] : "");
             depth--;
         }
         if (!closes && (!strcmp(name, "script") || !strcmp(name, "style"))) {
@@ -562,9 +539,7 @@ Test(comparison, the_page_is_well_formed_needs_nothing_else_and_escapes_what_peo
     cr_expect_not_null(strstr(text, "idx:&lt;b&gt;&amp;&quot;x&quot;.gz"));
     cr_expect_eq(count(text, "d=\"M0 4H22\""), 4 + 4, "in the keys and the table");
     cr_expect_eq(count(text, "<tr"), 5);
-    static const char *const outside[] = {
-        "http:", "https:", "src=", "href=", "url(http", "@import", "fetch("
-    };
+    static const char *const outside[] = { "http:", "https:", "src=", "href=", "url(http", "@import", "fetch(" };
     for (size_t i = 0; i < sizeof outside / sizeof *outside; i++)
         cr_expect_null(strstr(text, outside[i]), "the page has %s", outside[i]);
     cr_expect_null(strstr(text, "nan"));
@@ -591,17 +566,14 @@ Test(comparison, the_page_stays_small_with_many_rules_and_shows_the_best_of_each
 {
     char rules[500] = "";
     for (int i = 0; i < 20; i++)
-        snprintf(rules + strlen(rules), sizeof rules - strlen(rules), "%sadam(lr=0.%03d)", i ? ";" : "",
-                 i + 1);
+        snprintf(rules + strlen(rules), sizeof rules - strlen(rules), "%sadam(lr=0.%03d)", i ? ";" : "", i + 1);
     begin(rules, "--compare-lr-sweep=0.12377,0.34113,1,3.17331,9.77717");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(comparison.n, 100);
     for (size_t c = 0; c < comparison.n; c++)
         for (unsigned s = 0; s < comparison.n_seeds; s++)
-            cr_assert_eq(
-                take(c, s,
-                     &(fake_t){ .accuracy = 0.5 + (double)(c * 7 % 100) / 300 + s / 1000.0, .steps = 1000 }),
-                PSD_OK);
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = 0.5 + (double)(c * 7 % 100) / 300 + s / 1000.0, .steps = 1000 }),
+                         PSD_OK);
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     char *text = page();
     cr_expect_leq(strlen(text), 300 * 1024);

@@ -46,8 +46,7 @@ Test(dataset, an_unknown_format_is_refused_with_the_list_of_formats)
     psd_dataset_options_t options = { .index_base = 1 };
     cr_assert_null(psd_dataset_load("parquet:x", &options, &err));
     cr_assert_eq(err.code, PSD_ECONFIG);
-    cr_assert_str_eq(err.text,
-                     "data set 'parquet:x': write FORMAT:FILE with a format of idx, libsvm, csv, glyphs");
+    cr_assert_str_eq(err.text, "data set 'parquet:x': write FORMAT:FILE with a format of idx, libsvm, csv, glyphs");
 }
 
 Test(dataset, a_file_that_is_not_there_is_missing_input)
@@ -161,12 +160,14 @@ Test(dataset, a_compressed_file_is_read_whole_or_named)
     psd_dataset_destroy(&set);
 
     memcpy(bytes + n, "1 1:1\n", 6);
-    load_refused(bytes, n + 6, ": bytes that are no gzip data follow the gzip data, which unpacks to 12 bytes; cut them off, or "
-                               "fetch it again");
+    load_refused(bytes, n + 6,
+                 ": bytes that are no gzip data follow the gzip data, which unpacks to 12 bytes; cut them off, or "
+                 "fetch it again");
     memset(bytes + n, 0, 8);
     bytes[n + 8] = 'x';
-    load_refused(bytes, n + 9, ": bytes that are no gzip data follow the gzip data, which unpacks to 12 bytes; cut them off, or "
-                               "fetch it again");
+    load_refused(bytes, n + 9,
+                 ": bytes that are no gzip data follow the gzip data, which unpacks to 12 bytes; cut them off, or "
+                 "fetch it again");
     load_refused(bytes, n - 1, ": damaged gzip data (it ends too early) after 12 bytes; fetch it again");
     load_refused(bytes, 10, ": damaged gzip data (it ends too early) after 0 bytes; fetch it again");
     const size_t once = gzip("1 1:2\n", 6, bytes);
@@ -178,13 +179,16 @@ Test(dataset, a_file_of_another_format_is_named_with_what_to_do)
 {
     char tar[512] = "name";
     memcpy(tar + 257, "ustar", 5);
-    load_refused("\xfd" "7zXZ\0....", 10, ": this is xz data; unpack it with xz -d; gzip is read as it is");
+    load_refused("\xfd"
+                 "7zXZ\0....",
+                 10, ": this is xz data; unpack it with xz -d; gzip is read as it is");
     load_refused("\x28\xb5\x2f\xfd....", 8, ": this is zstd data; unpack it with zstd -d; gzip is read as it is");
     load_refused("BZh91AY&SY....", 14, ": this is bzip2 data; unpack it with bzip2 -d; gzip is read as it is");
     load_refused("PK\3\4....", 8, ": this is a zip archive (or an .xlsx or .npz); unpack it with unzip; gzip is read as it is");
     load_refused("PAR1\x15\x04", 6, ": this is a parquet file; write it as csv, with DataFrame.to_csv");
     load_refused(tar, sizeof tar, ": this is a tar archive; unpack it with tar -xf, and name the file in it");
-    load_refused("version https://git-lfs.github.com/spec/v1\n", 43, ": this is a pointer of git lfs, and not the file itself; fetch it with git lfs pull");
+    load_refused("version https://git-lfs.github.com/spec/v1\n", 43,
+                 ": this is a pointer of git lfs, and not the file itself; fetch it with git lfs pull");
     load_refused("", 0, ": no rows; the data set is empty");
 }
 
@@ -205,26 +209,24 @@ Test(dataset, options_for_columns_are_refused_where_there_are_none)
 
 /* ---- idx ---- */
 
-static psd_dataset_t *parse_idx(const char *image, size_t n_image, const char *label, size_t n_label,
-                                psd_dataset_options_t options)
+static psd_dataset_t *parse_idx(const char *image, size_t n_image, const char *label, size_t n_label, psd_dataset_options_t options)
 {
-    psd_bytes_t images = { "i", (const unsigned char *)image, n_image },
-                labels = { "l", (const unsigned char *)label, n_label };
+    psd_bytes_t images = { "i", (const unsigned char *)image, n_image }, labels = { "l", (const unsigned char *)label, n_label };
     err.text[0] = '\0';
     return psd_dataset_parse(psd_dataset_reader("idx"), &images, &labels, &options, &err);
 }
 
-#define IMAGES                                                                                               \
-    "\0\0\x08\3"                                                                                             \
-    "\0\0\0\2"                                                                                               \
-    "\0\0\0\1"                                                                                               \
-    "\0\0\0\3"                                                                                               \
+#define IMAGES                                                                                                                     \
+    "\0\0\x08\3"                                                                                                                   \
+    "\0\0\0\2"                                                                                                                     \
+    "\0\0\0\1"                                                                                                                     \
+    "\0\0\0\3"                                                                                                                     \
     "\0\x01\x80\xff\x7f\x03"
-#define LABELS                                                                                               \
-    "\0\0\x08\1"                                                                                             \
-    "\0\0\0\2"                                                                                               \
+#define LABELS                                                                                                                     \
+    "\0\0\x08\1"                                                                                                                   \
+    "\0\0\0\2"                                                                                                                     \
     "\7\0"
-#define IDX(images, labels, ...)                                                                             \
+#define IDX(images, labels, ...)                                                                                                   \
     parse_idx(images, sizeof images - 1, labels, sizeof labels - 1, (psd_dataset_options_t){ __VA_ARGS__ })
 
 Test(idx, pixels_become_float32_quotients_by_255)
@@ -234,8 +236,7 @@ Test(idx, pixels_become_float32_quotients_by_255)
     cr_assert_eq(set->n_rows, 2);
     cr_assert_eq(set->n_features, 3);
     cr_assert_eq(set->n_classes, 8);
-    float x[6],
-        want[6] = { 255.0f / 255.0f, 127.0f / 255.0f, 3.0f / 255.0f, 0, 1.0f / 255.0f, 128.0f / 255.0f };
+    float x[6], want[6] = { 255.0f / 255.0f, 127.0f / 255.0f, 3.0f / 255.0f, 0, 1.0f / 255.0f, 128.0f / 255.0f };
     psd_dataset_gather(set, (uint32_t[]){ 1, 0 }, 2, x);
     cr_assert_arr_eq(x, want, sizeof x);
     psd_dataset_destroy(&set);
@@ -271,23 +272,19 @@ Test(idx, sizes_whose_product_overflows_are_refused)
 Test(idx, another_magic_type_or_an_early_end_is_refused_with_its_offset)
 {
     cr_assert_null(IDX("\x1f\x8b\x08\0", LABELS, 0));
-    cr_assert_str_eq(
-        err.text,
-        "i: offset 0: an idx file starts with bytes 00 00, this one with 1f 8b; is it another format?");
+    cr_assert_str_eq(err.text, "i: offset 0: an idx file starts with bytes 00 00, this one with 1f 8b; is it another format?");
     cr_assert_null(IDX("\0\0\x0d\1"
                        "\0\0\0\1"
                        "1234",
                        LABELS, 0));
-    cr_assert_str_eq(
-        err.text, "i: offset 2: values of type 0x0d; only unsigned bytes (0x08) are read, convert the file");
+    cr_assert_str_eq(err.text, "i: offset 2: values of type 0x0d; only unsigned bytes (0x08) are read, convert the file");
     cr_assert_null(IDX("\0\0\x08\3"
                        "\0\0\0\1"
                        "\0\0",
                        LABELS, 0));
     cr_assert_str_eq(err.text, "i: offset 10: the file ends inside its 3 sizes; fetch it again");
     cr_assert_null(IDX("\0\0", LABELS, 0));
-    cr_assert_str_eq(err.text,
-                     "i: offset 2: the file ends inside the 4 bytes of its magic; is it an idx file?");
+    cr_assert_str_eq(err.text, "i: offset 2: the file ends inside the 4 bytes of its magic; is it an idx file?");
 }
 
 Test(idx, labels_must_be_as_many_as_images_and_not_images_themselves)
@@ -299,8 +296,7 @@ Test(idx, labels_must_be_as_many_as_images_and_not_images_themselves)
                        0));
     cr_assert_str_eq(err.text, "l: 3 labels for 2 images; give files that belong together");
     cr_assert_null(IDX(IMAGES, IMAGES, 0));
-    cr_assert_str_eq(err.text,
-                     "l: offset 3: labels have 1 dimension, these have 3; are images and labels swapped?");
+    cr_assert_str_eq(err.text, "l: offset 3: labels have 1 dimension, these have 3; are images and labels swapped?");
 }
 
 Test(idx, a_test_label_that_training_never_saw_is_refused)
@@ -324,13 +320,11 @@ Test(idx, mnist_has_the_rows_and_sums_that_are_published)
     cr_assert_eq(set->n_rows, 60000);
     cr_assert_eq(set->n_features, 784);
     cr_assert_eq(set->n_classes, 10);
-    cr_assert_arr_eq(set->label, ((float[]){ 5, 0, 4, 1, 9, 2, 1, 3, 1, 4 }),
-                     40); /* as every MNIST tutorial prints them */
+    cr_assert_arr_eq(set->label, ((float[]){ 5, 0, 4, 1, 9, 2, 1, 3, 1, 4 }), 40); /* as every MNIST tutorial prints them */
     uint64_t sum = 0;
     for (size_t i = 0; i < 60000 * 784; i++)
         sum += set->pixels[i];
-    cr_assert_float_eq((double)sum / (60000.0 * 784 * 255), 0.1307,
-                       5e-5); /* the mean that everybody normalises with */
+    cr_assert_float_eq((double)sum / (60000.0 * 784 * 255), 0.1307, 5e-5); /* the mean that everybody normalises with */
     psd_dataset_destroy(&set);
 }
 
@@ -341,8 +335,7 @@ Test(idx, mnist_has_the_rows_and_sums_that_are_published)
 
 Test(libsvm, rows_comments_weights_and_queries_are_read_and_stay_sparse)
 {
-    psd_dataset_t *set =
-        parse_text("libsvm", "\xef\xbb\xbf# head\n2:1 qid:7 4:-1e1 1:0.5 # tail\r\n\n0:2.5 \t2:3\n1:1\n", BASE1);
+    psd_dataset_t *set = parse_text("libsvm", "\xef\xbb\xbf# head\n2:1 qid:7 4:-1e1 1:0.5 # tail\r\n\n0:2.5 \t2:3\n1:1\n", BASE1);
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_eq(set->n_rows, 3);
     cr_assert_eq(set->n_features, 4);
@@ -372,8 +365,7 @@ Test(libsvm, labels_minus_one_and_one_become_0_and_1)
     cr_assert_arr_eq(set->label, ((float[]){ 0, 1, 0 }), 12);
     cr_assert_eq(set->n_classes, 2);
     psd_dataset_destroy(&set);
-    refused("libsvm", "0 1:1\n-1 1:1\n", BASE1,
-            "f:2: label -1, but line 1 has 0; use -1 and 1 alone, or classes from 0");
+    refused("libsvm", "0 1:1\n-1 1:1\n", BASE1, "f:2: label -1, but line 1 has 0; use -1 and 1 alone, or classes from 0");
 }
 
 Test(libsvm, a_test_set_must_fit_the_training_set)
@@ -384,8 +376,7 @@ Test(libsvm, a_test_set_must_fit_the_training_set)
     cr_assert_not_null(test, "%s", err.text);
     cr_assert_eq(test->n_features, 5);
     psd_dataset_destroy(&test);
-    refused("libsvm", "1 2:1\n1 6:1\n", options,
-            "f:2:3: '6:1' has an index that the training set lacks; leave that feature out");
+    refused("libsvm", "1 2:1\n1 6:1\n", options, "f:2:3: '6:1' has an index that the training set lacks; leave that feature out");
     refused("libsvm", "1 2:1\n0 3:1\n", options, "f:2: label 0, but the training set's labels are -1 and 1");
     psd_dataset_destroy(&train);
 }
@@ -393,11 +384,9 @@ Test(libsvm, a_test_set_must_fit_the_training_set)
 Test(libsvm, each_mistake_is_named_with_line_column_cause_and_cure)
 {
     refused("libsvm", "x 1:1\n", BASE1, "f:1:1: 'x' is no label; a row starts with a number");
-    refused("libsvm", "1:-2 1:1\n", BASE1,
-            "f:1:1: '1:-2' has no weight after its colon; write LABEL:WEIGHT with a number from 0");
+    refused("libsvm", "1:-2 1:1\n", BASE1, "f:1:1: '1:-2' has no weight after its colon; write LABEL:WEIGHT with a number from 0");
     refused("libsvm", "1 1:1\n1 7\n", BASE1, "f:2:3: '7' is no feature; write INDEX:VALUE");
-    refused("libsvm", "1 1.5:1\n", BASE1,
-            "f:1:3: '1.5:1' has no index before its colon; indices are whole numbers");
+    refused("libsvm", "1 1.5:1\n", BASE1, "f:1:3: '1.5:1' has no index before its colon; indices are whole numbers");
     refused("libsvm", "1 1:nan\n", BASE1,
             "f:1:3: '1:nan' has no number after its colon: 'nan' is not finite; fill it in, or leave its row out");
     refused("libsvm", "1 1:\n", BASE1, "f:1:3: '1:' has no number after its colon");
@@ -437,8 +426,7 @@ Test(libsvm, a_row_without_its_label_is_not_taken_for_a_weighted_one)
             "and that of line 1 has none");
     refused("libsvm", "1:2 1:1\n# between\n0 7:1\n", BASE1,
             "f:3:1: '0' has no weight, but that of line 1 has one; all labels have a weight, or none");
-    refused("libsvm", "qid:3 1:1\n", BASE1,
-            "f:1:1: 'qid:3' stands where the label is missing; a row starts with its label");
+    refused("libsvm", "qid:3 1:1\n", BASE1, "f:1:1: 'qid:3' stands where the label is missing; a row starts with its label");
     psd_dataset_t *set = parse_text("libsvm", "  1 1:1\n", BASE1);
     cr_assert_not_null(set, "a blank before a label says nothing: %s", err.text);
     psd_dataset_destroy(&set);
@@ -449,8 +437,7 @@ Test(libsvm, an_index_comes_once_a_row_in_any_order)
     refused("libsvm", "1 3:1 3:2\n", BASE1, "f:1:7: '3:2' has an index that this row has had before; give each one value");
     refused("libsvm", "0 1:1\n1 9:1 3:1 7:2 qid:1 3:2\n", BASE1,
             "f:2:21: '3:2' has an index that this row has had before; give each one value");
-    refused("libsvm", "1 0:1 5:1 0:0\n", BASE0,
-            "f:1:11: '0:0' has an index that this row has had before; give each one value");
+    refused("libsvm", "1 0:1 5:1 0:0\n", BASE0, "f:1:11: '0:0' has an index that this row has had before; give each one value");
     psd_dataset_t *set = parse_text("libsvm", "1 9:1 3:2 7:3\n0 3:1 7:1 9:1\n", BASE1);
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_arr_eq(set->column, ((uint32_t[]){ 8, 2, 6, 2, 6, 8 }), 24);
@@ -468,7 +455,10 @@ Test(libsvm, what_a_file_holds_is_shown_without_its_control_characters)
 Test(libsvm, text_of_another_system_is_named)
 {
     refused("libsvm", "1 1:1\r0 1:1\r", BASE1, "f: lines end in CR; convert them to LF, as tr '\\r' '\\n' does");
-    refused("libsvm", "\xff\xfe" "1", BASE1, "f: UTF-16 text; save it as UTF-8");
+    refused("libsvm",
+            "\xff\xfe"
+            "1",
+            BASE1, "f: UTF-16 text; save it as UTF-8");
 }
 
 Test(libsvm, classes_that_count_from_1_are_noticed)
@@ -484,8 +474,8 @@ Test(libsvm, classes_that_count_from_1_are_noticed)
 
 Test(libsvm, numbers_to_predict_stay_as_they_are)
 {
-    psd_dataset_t *set = parse_text("libsvm", "-1 1:1\n2.5 1:2\n",
-                                    (psd_dataset_options_t){ .index_base = 1, .kind = PSD_LABEL_TARGET });
+    psd_dataset_t *set =
+        parse_text("libsvm", "-1 1:1\n2.5 1:2\n", (psd_dataset_options_t){ .index_base = 1, .kind = PSD_LABEL_TARGET });
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_arr_eq(set->label, ((float[]){ -1, 2.5f }), 8);
     cr_assert_eq(set->n_classes, 0);
@@ -536,9 +526,8 @@ Test(csv, the_label_column_is_found_by_name_or_number)
     psd_dataset_destroy(&set);
     refused("csv", "1,2\n", (psd_dataset_options_t){ .label_column = "2" },
             "f: data.label_column is 2, but the columns are 0 to 1");
-    refused(
-        "csv", "a,b\n1,2\n", NAMED,
-        "f: no column is named 'y'; set data.label_column to a name of the first line or a number from 0");
+    refused("csv", "a,b\n1,2\n", NAMED,
+            "f: no column is named 'y'; set data.label_column to a name of the first line or a number from 0");
     set = parse_text("csv", "7,2,1\n9,3,0\n", (psd_dataset_options_t){ 0 });
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_arr_eq(set->label, ((float[]){ 1, 0 }), 8, "unnamed, it is the last");
@@ -547,16 +536,13 @@ Test(csv, the_label_column_is_found_by_name_or_number)
 
 Test(csv, each_mistake_is_named_with_line_column_cause_and_cure)
 {
-    refused("csv", "1,2\n0,x y\n", FIRST,
-            "f:2:3: 'x y' is not a number; turn words into numbers first, or drop the column");
+    refused("csv", "1,2\n0,x y\n", FIRST, "f:2:3: 'x y' is not a number; turn words into numbers first, or drop the column");
     refused("csv", "1,2\n0,2,3\n", FIRST, "f:2: 3 fields, where the first line has 2");
     refused("csv", "1,\"2\n", FIRST, "f:1:3: '2\\n' starts with a quote that is never closed");
-    refused("csv", "1,\"2\"3\n", FIRST,
-            "f:1:3: '2' goes on after its closing quote; double the quotes inside a field");
+    refused("csv", "1,\"2\"3\n", FIRST, "f:1:3: '2' goes on after its closing quote; double the quotes inside a field");
     refused("csv", "1,2\"3\n", FIRST, "f:1:3: '2' is followed by a quote; put the whole field in quotes");
-    refused(
-        "csv", "1\n", FIRST,
-        "f:1: one column, where a label and at least one feature are needed; fields are separated by commas");
+    refused("csv", "1\n", FIRST,
+            "f:1: one column, where a label and at least one feature are needed; fields are separated by commas");
     refused("csv", "", FIRST, "f: no rows; no line has any text");
     refused("csv", "\n\n", FIRST, "f: no rows; no line has any text");
     refused("csv", "y,a\n", NAMED, "f: no rows; the data set is empty");
@@ -593,9 +579,9 @@ Test(csv, a_missing_value_is_an_error_or_0_or_leaves_the_row_out_as_declared)
 
 Test(csv, every_word_that_pandas_takes_for_missing_is_missing)
 {
-    static const char *const words[] = { "",     "#N/A", "#N/A N/A", "#NA",  "-1.#IND", "-1.#QNAN", "-NaN", "-nan",
-                                         "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None",
-                                         "n/a",  "nan",  "null", "?", "none", " NA " };
+    static const char *const words[] = { "",       "#N/A",    "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan",
+                                         "1.#IND", "1.#QNAN", "<NA>",     "N/A", "NA",      "NULL",     "NaN",  "None",
+                                         "n/a",    "nan",     "null",     "?",   "none",    " NA " };
     psd_dataset_options_t options = FIRST;
     options.na = PSD_NA_SKIP;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
@@ -660,8 +646,8 @@ static psd_dataset_options_t dropping(const char *const *names, size_t n)
 
 Test(csv, columns_are_dropped_by_name_or_number_whatever_they_hold)
 {
-    psd_dataset_t *set = parse_text("csv", "id,a,city,y\nx1,1,Rome,0\nx2,2,,1\n",
-                                    dropping((const char *const[]){ "city", "0" }, 2));
+    psd_dataset_t *set =
+        parse_text("csv", "id,a,city,y\nx1,1,Rome,0\nx2,2,,1\n", dropping((const char *const[]){ "city", "0" }, 2));
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_eq(set->n_features, 1);
     cr_assert_arr_eq(set->dense, ((float[]){ 1, 2 }), 8);
@@ -670,8 +656,7 @@ Test(csv, columns_are_dropped_by_name_or_number_whatever_they_hold)
             "f: data.drop leaves out column 'y', which is the label");
     refused("csv", "a,y\n1,0\n", dropping((const char *const[]){ "a" }, 1),
             "f: data.drop leaves 1 of 2 columns, where a label and at least one feature are needed");
-    refused("csv", "a,y\n1,0\n", dropping((const char *const[]){ "2" }, 1),
-            "f: data.drop is 2, but the columns are 0 to 1");
+    refused("csv", "a,y\n1,0\n", dropping((const char *const[]){ "2" }, 1), "f: data.drop is 2, but the columns are 0 to 1");
     refused("csv", "city,y\n1,0\n", dropping((const char *const[]){ "citi" }, 1),
             "f: no column is named 'citi' (did you mean 'city'?); set data.drop to a name of the first line or a number "
             "from 0");
@@ -714,10 +699,8 @@ Test(csv, a_test_set_with_its_columns_in_another_order_is_refused)
     psd_dataset_t *test = parse_text("csv", "a,y,b\n1,0,3\n", options);
     cr_assert_not_null(test, "the label may stand elsewhere: %s", err.text);
     psd_dataset_destroy(&test);
-    refused("csv", "y,b,a\n1,2,3\n", options,
-            "f:1: the columns have other names, or another order, than the training set's");
-    refused("csv", "y,a\n1,2\n", options,
-            "f:1: 1 features, the training set has 2; give both the same columns");
+    refused("csv", "y,b,a\n1,2,3\n", options, "f:1: the columns have other names, or another order, than the training set's");
+    refused("csv", "y,a\n1,2\n", options, "f:1: 1 features, the training set has 2; give both the same columns");
     psd_dataset_destroy(&train);
 }
 
@@ -758,8 +741,7 @@ Test(glyphs, every_machine_and_compiler_draws_the_same_bytes)
 Test(glyphs, a_smaller_set_is_the_head_of_a_larger_one)
 {
     psd_dataset_options_t options = { 0 };
-    psd_dataset_t *small = psd_dataset_load("glyphs:10", &options, &err),
-                  *large = psd_dataset_load("glyphs:50", &options, &err);
+    psd_dataset_t *small = psd_dataset_load("glyphs:10", &options, &err), *large = psd_dataset_load("glyphs:50", &options, &err);
     cr_assert_eq(small->n_classes, 10);
     cr_assert_arr_eq(small->pixels, large->pixels, 10 * 784);
     cr_assert_arr_eq(small->label, large->label, 10 * sizeof(float));
@@ -770,8 +752,7 @@ Test(glyphs, a_smaller_set_is_the_head_of_a_larger_one)
 Test(glyphs, another_seed_and_the_test_set_are_other_samples)
 {
     psd_dataset_options_t options = { 0 };
-    psd_dataset_t *one = psd_dataset_load("glyphs:10:1", &options, &err),
-                  *two = psd_dataset_load("glyphs:10:2", &options, &err);
+    psd_dataset_t *one = psd_dataset_load("glyphs:10:1", &options, &err), *two = psd_dataset_load("glyphs:10:2", &options, &err);
     options.train = one;
     psd_dataset_t *test = psd_dataset_load("glyphs:10:1", &options, &err);
     cr_assert_neq(memcmp(one->pixels, two->pixels, 10 * 784), 0);
@@ -783,8 +764,7 @@ Test(glyphs, another_seed_and_the_test_set_are_other_samples)
 
 Test(glyphs, a_wrong_argument_is_refused)
 {
-    const char *wrong[] = { "glyphs:0",      "glyphs:x",        "glyphs:-5",   "glyphs:10:",
-                            "glyphs:10:1:2", "glyphs:99999999", "glyphs:10:-1" };
+    const char *wrong[] = { "glyphs:0", "glyphs:x", "glyphs:-5", "glyphs:10:", "glyphs:10:1:2", "glyphs:99999999", "glyphs:10:-1" };
     psd_dataset_options_t options = { 0 };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         cr_assert_null(psd_dataset_load(wrong[i], &options, &err), "accepted %s", wrong[i]);

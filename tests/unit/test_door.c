@@ -67,9 +67,8 @@ Test(door, each_role_may_send_what_is_its_own_and_nothing_else)
     for (size_t u = 0; u < 4; u++) {
         const psd_peer_t peer = come(users[u].key);
         cr_assert(peer);
-#define X(name, number, sender, ...)                                                                         \
-    cr_expect_eq(judge(peer, PSD_MSG_##name, 0, 0),                                                          \
-                 (sender)&users[u].may ? PSD_REFUSAL_NONE : PSD_REFUSAL_SENDER, "%zu " #name, u);
+#define X(name, number, sender, ...)                                                                                               \
+    cr_expect_eq(judge(peer, PSD_MSG_##name, 0, 0), (sender)&users[u].may ? PSD_REFUSAL_NONE : PSD_REFUSAL_SENDER, "%zu " #name, u);
         PSD_MESSAGES(X)
 #undef X
     }

@@ -94,9 +94,8 @@ Test(durable, temporary_files_are_known_by_their_names)
     cr_assert(psd_durable_is_temporary("file.12-3.tmp", "file"));
     cr_assert(psd_durable_is_temporary("a.b.12-3.tmp", NULL));
     cr_assert(!psd_durable_is_temporary("file.12-3.tmp", "fil"));
-    for (const char *const *name =
-             (const char *const[]){ "file", "file.tmp", "12-3.tmp", ".12-3.tmp", "f.-3.tmp", "f.1-.tmp",
-                                    "f-1-1.tmp", ".tmp", "", NULL };
+    for (const char *const *name = (const char *const[]){ "file", "file.tmp", "12-3.tmp", ".12-3.tmp", "f.-3.tmp", "f.1-.tmp",
+                                                          "f-1-1.tmp", ".tmp", "", NULL };
          *name; name++)
         cr_assert(!psd_durable_is_temporary(*name, NULL), "%s", *name);
 }

@@ -26,7 +26,8 @@ static psd_peer_t worker_peer(uint32_t w) { return psd_peer_make(10 + w, 1); }
 
 static psd_msg_t by_worker(psd_kind_t kind, uint32_t w)
 {
-    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = w, .incarnation = 1, .seq = 70 + w, .clock = 5 };
+    return (
+        psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = w, .incarnation = 1, .seq = 70 + w, .clock = 5 };
 }
 
 static void ask_for_places(void)
@@ -62,9 +63,17 @@ static void leave(uint32_t w, bool finished)
 
 static void begin(const char *mode, uint32_t min, bool drops)
 {
-    const psd_coordinator_config_t config = { .job = "mnist", .job_id = JOB, .settings = "x", .n_servers = 2, .workers_min = min,
-                                              .workers_want = 2, .drops_lost = drops, .lease_ms = LEASE_MS,
-                                              .patience_ms = PATIENCE_MS, .mode = psd_mode_find(mode), .lr = 1 };
+    const psd_coordinator_config_t config = { .job = "mnist",
+                                              .job_id = JOB,
+                                              .settings = "x",
+                                              .n_servers = 2,
+                                              .workers_min = min,
+                                              .workers_want = 2,
+                                              .drops_lost = drops,
+                                              .lease_ms = LEASE_MS,
+                                              .patience_ms = PATIENCE_MS,
+                                              .mode = psd_mode_find(mode),
+                                              .lr = 1 };
     coordinator = psd_coordinator_new(&config, NULL);
     ask_for_places();
     join(0);
@@ -118,8 +127,8 @@ static unsigned told(psd_peer_t to, psd_kind_t kind, unsigned code, const char *
 {
     unsigned n = 0;
     for (size_t i = 0; i < out.n; i++)
-        n += out.at[i].act == PSD_ACT_SEND && out.at[i].to == to && out.at[i].msg.kind == kind && (out.at[i].msg.code & code) == code &&
-             strstr(out.at[i].msg.text, words);
+        n += out.at[i].act == PSD_ACT_SEND && out.at[i].to == to && out.at[i].msg.kind == kind &&
+             (out.at[i].msg.code & code) == code && strstr(out.at[i].msg.text, words);
     return n;
 }
 

@@ -12,7 +12,7 @@ static const struct end {
     const char *outcome, *situation, *disk, *next;
     bool scripted;
 } ends[] = {
-#define END(id, programs, code, outcome, situation, disk, next) { #id, programs, code, outcome, situation, disk, next, true },
+#define END(id, programs, code, outcome, situation, disk, next)   { #id, programs, code, outcome, situation, disk, next, true },
 #define OTHER(id, programs, code, outcome, situation, disk, next) { #id, programs, code, outcome, situation, disk, next, false },
 #include "common/ends.def"
 #undef END
@@ -37,11 +37,14 @@ static char *read_whole(const char *name)
 static void print_page(FILE *out)
 {
     fputs("# Exit codes\n\nEvery way a program of psd can end. This page is made from `common/ends.def`.\n\n"
-          "`psdctl run` starts again a worker, unless `workers.lost` is `drop`, and a server where `checkpoint.dir` is set. Where it\n"
-          "cannot, or where `restarts` are used, the end of a server stops the job with that code, and so does the end of a worker, unless\n"
+          "`psdctl run` starts again a worker, unless `workers.lost` is `drop`, and a server where `checkpoint.dir` is set. Where "
+          "it\n"
+          "cannot, or where `restarts` are used, the end of a server stops the job with that code, and so does the end of a "
+          "worker, unless\n"
           "the others go on without it.\n\n"
           "| code | programs | situation | outcome in `summary.json` | on disk | what `psdctl run` does next |\n"
-          "|---|---|---|---|---|---|\n", out);
+          "|---|---|---|---|---|---|\n",
+          out);
     for (int code = 0; code < 256; code++)
         for (size_t i = 0; i < N; i++)
             if (ends[i].code == code)

@@ -34,20 +34,17 @@ Test(golden, a_case_is_read_with_its_rule_its_gradients_and_what_is_expected)
     cr_expect(c->steps[0].has_lr && c->steps[0].lr == 0.25 && !c->steps[1].has_lr);
     cr_expect(c->steps[0].g[1] == 3.0f && c->steps[0].g[2] == 1e-40f && c->steps[0].w[1] == 0.5);
     cr_expect(!c->steps[1].g && c->steps[1].n_pushes == 2 && !c->steps[1].w && !c->steps[1].x);
-    cr_expect(c->steps[1].pushes[1].worker == 4 && c->steps[1].pushes[0].samples == 9 &&
-              c->steps[1].pushes[1].g[2] == 6.0f);
+    cr_expect(c->steps[1].pushes[1].worker == 4 && c->steps[1].pushes[0].samples == 9 && c->steps[1].pushes[1].g[2] == 6.0f);
     psd_golden_case_destroy(&c);
 }
 
 Test(golden, the_first_alpha_is_lookaheads_and_the_second_rmsprops)
 {
     psd_golden_case_t *c = NULL;
-    cr_assert_eq(
-        read_case(
-            "case a opt=lookahead n=1 steps=1 inner=rmsprop k=5 alpha=0.5 pullback=none lr=1 alpha=0.9\n"
-            "w0 1\ng 1 1\nend\n",
-            &c, NULL),
-        PSD_OK);
+    cr_assert_eq(read_case("case a opt=lookahead n=1 steps=1 inner=rmsprop k=5 alpha=0.5 pullback=none lr=1 alpha=0.9\n"
+                           "w0 1\ng 1 1\nend\n",
+                           &c, NULL),
+                 PSD_OK);
     cr_expect_str_eq(c->spec, "lookahead(rmsprop(lr=1, alpha=0.9), k=5, alpha=0.5, pullback=none)");
     psd_golden_case_destroy(&c);
 }
@@ -85,8 +82,7 @@ static const struct {
     { HEAD "g 2 1 2\n", "f.txt:2: the step must be a whole number of at most 1, not '2'" },
     { HEAD "g 0 1 2\n", "f.txt:2: step 0 follows step 0" },
     { HEAD "g 1 1 2\ng 1 1 2\n", "f.txt:3: a second gradient of this step" },
-    { HEAD "gw 1 1 1 1 2\ngw 1 0 1 1 2\n",
-      "f.txt:3: a step has either one g or gw lines of ascending workers" },
+    { HEAD "gw 1 1 1 1 2\ngw 1 0 1 1 2\n", "f.txt:3: a step has either one g or gw lines of ascending workers" },
     { HEAD "lr 1 -1\n", "f.txt:2: lr takes one number of at least 0" },
     { HEAD "w 1 1 2\nw 1 1 2\n", "f.txt:3: a second record of this kind and step" },
     { HEAD "w0 1 2\nend\n", "f.txt:3: case a has 0 of 1 steps" },

@@ -30,8 +30,7 @@ static double at(const json_t *rows, size_t row, size_t column)
 
 Test(history, points_come_back_in_order_and_what_is_not_known_is_null)
 {
-    psd_history_add(&history, &(psd_history_point_t){
-                                  .unix_s = 1.5, .step = 10, .samples = 640, .loss = 0.25, .report = NAN });
+    psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1.5, .step = 10, .samples = 640, .loss = 0.25, .report = NAN });
     psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1.75, .step = 12, .loss = INFINITY });
     json_t *rows = read_all("rows");
     cr_assert_eq(json_array_size(rows), 2);
@@ -66,9 +65,7 @@ Test(history, the_newest_lines_are_kept)
     json_t *events = read_all("events");
     cr_assert_eq(json_array_size(events), PSD_HISTORY_LINES);
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 0), "text")), "worker=5");
-    cr_assert_str_eq(
-        json_string_value(json_object_get(json_array_get(events, PSD_HISTORY_LINES - 1), "text")),
-        "worker=204");
+    cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, PSD_HISTORY_LINES - 1), "text")), "worker=204");
 }
 
 Test(history, a_line_that_is_no_utf8_or_was_cut_within_a_character_is_one_all_the_same)

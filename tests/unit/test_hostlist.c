@@ -26,27 +26,17 @@ Test(hostlist, brackets_stand_for_each_of_their_hosts_in_order)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char host[64];
         psd_err_t err = { 0 };
-        cr_expect_eq(psd_hostlist_at(cases[i].list, cases[i].index, host, sizeof host, &err), PSD_OK,
-                     "%s: %s", cases[i].list, err.text);
+        cr_expect_eq(psd_hostlist_at(cases[i].list, cases[i].index, host, sizeof host, &err), PSD_OK, "%s: %s", cases[i].list,
+                     err.text);
         cr_expect_str_eq(host, cases[i].host);
     }
 }
 
 Test(hostlist, a_malformed_list_is_an_error)
 {
-    static const char *const lists[] = { "",
-                                         ",n1",
-                                         "n[",
-                                         "n[]",
-                                         "n[1",
-                                         "n[1-]",
-                                         "n[3-1]",
-                                         "n[a]",
-                                         "n[1,]",
-                                         "n1]",
-                                         "n[1-99999999999]",
-                                         "n 1",
-                                         "n[0-99999999]" };
+    static const char *const lists[] = {
+        "", ",n1", "n[", "n[]", "n[1", "n[1-]", "n[3-1]", "n[a]", "n[1,]", "n1]", "n[1-99999999999]", "n 1", "n[0-99999999]"
+    };
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         char host[64];
         psd_err_t err = { 0 };

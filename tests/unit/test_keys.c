@@ -40,8 +40,7 @@ TestSuite(keys, .init = setup, .fini = teardown, .timeout = 600);
 static int load(const char *secret, const char *server, bool insecure)
 {
     err.text[0] = '\0';
-    return psd_keys_load(
-        &keys, &(psd_keys_source_t){ .secret = secret, .server = server, .insecure = insecure }, &err);
+    return psd_keys_load(&keys, &(psd_keys_source_t){ .secret = secret, .server = server, .insecure = insecure }, &err);
 }
 
 static void write_file(const char *end, mode_t mode, const char *text)
@@ -73,8 +72,7 @@ Test(keys, what_is_written_is_read_by_its_owner_alone)
     cr_assert_str_eq(keys.public, public);
     cr_assert_str_eq(keys.server, public);
     cr_assert_str_neq(keys.secret, public);
-    cr_assert_eq(load(file("w.key"), public, false), PSD_OK, "a public key may be given as it is: %s",
-                 err.text);
+    cr_assert_eq(load(file("w.key"), public, false), PSD_OK, "a public key may be given as it is: %s", err.text);
     cr_assert_str_eq(keys.server, public);
     psd_keys_wipe(&keys);
     for (size_t i = 0; i < sizeof keys; i++)
@@ -133,8 +131,7 @@ Test(keys, what_is_no_key_is_refused_without_being_shown)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         write_file("x.key", 0600, texts[i]);
         cr_expect_eq(load(file("x.key"), public, false), PSD_ECONFIG, "%s", texts[i]);
-        cr_expect(strstr(err.text, "is no file with a secret key") && !strstr(err.text, "7Ps"), "%s",
-                  err.text);
+        cr_expect(strstr(err.text, "is no file with a secret key") && !strstr(err.text, "7Ps"), "%s", err.text);
         unlink(file("x.key"));
     }
     cr_expect_eq(load(file("w.pub"), public, false), PSD_ECONFIG, "a public key is no secret");

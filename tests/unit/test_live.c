@@ -56,8 +56,9 @@ static void teardown(void)
 
 TestSuite(live, .fini = teardown, .timeout = 20);
 
-#define LINE(step) "ts=1 level=info comp=worker job=x id=train.progress step=" step " epoch=0.5 samples=640 samples_per_s=64 loss=0.25 " \
-                   "val_accuracy=0.9 eta_s=9 steps=200"
+#define LINE(step)                                                                                                                 \
+    "ts=1 level=info comp=worker job=x id=train.progress step=" step " epoch=0.5 samples=640 samples_per_s=64 loss=0.25 "          \
+    "val_accuracy=0.9 eta_s=9 steps=200"
 
 Test(live, a_terminal_has_one_line_with_the_log_above_it)
 {
@@ -66,8 +67,9 @@ Test(live, a_terminal_has_one_line_with_the_log_above_it)
     psd_live_gone(live, 900, 0);
     cr_assert(psd_live_progress(live, 1000, LINE("50")));
     cr_assert(psd_live_progress(live, 2000, LINE("100")));
-    cr_expect_not_null(strstr(shown(), "\r\033[K[############............]  50% step 100 epoch 0.50 0 samples/s loss 0.2500 accuracy "
-                                       "0.9000 ETA 0:02 3 of 3 workers"),
+    cr_expect_not_null(strstr(shown(),
+                              "\r\033[K[############............]  50% step 100 epoch 0.50 0 samples/s loss 0.2500 accuracy "
+                              "0.9000 ETA 0:02 3 of 3 workers"),
                        "%s", text);
     psd_live_say(live, "run.restart role=\"worker 1\"");
     cr_expect(!strncmp(shown(), "\r\033[Krun.restart role=\"worker 1\"\r\n[####", 37), "%s", text);

@@ -36,8 +36,8 @@ static void start(psd_log_format_t format, psd_log_level_t level)
     n_said = 0;
     said[0] = '\0';
     clock_us = UINT64_C(1767225600000123); /* 2026-01-01T00:00:00.000123Z */
-    psd_log_init(&(psd_log_config_t){
-        .level = level, .format = format, .comp = "server", .job = "mnist", .sink = take, .now_us = tick });
+    psd_log_init(
+        &(psd_log_config_t){ .level = level, .format = format, .comp = "server", .job = "mnist", .sink = take, .now_us = tick });
 }
 
 static unsigned lines(void)
@@ -62,10 +62,8 @@ Test(log, words_before_the_first_field_are_the_message_and_values_keep_their_spa
 {
     start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
     psd_log_info("job.start", "ready to go file=%s cause=%s \"now\" empty= n=1", "a.yaml", "it said");
-    cr_assert_not_null(
-        strstr(said,
-               "id=job.start msg=\"ready to go\" file=a.yaml cause=\"it said \\\"now\\\"\" empty=\"\" n=1\n"),
-        "%s", said);
+    cr_assert_not_null(strstr(said, "id=job.start msg=\"ready to go\" file=a.yaml cause=\"it said \\\"now\\\"\" empty=\"\" n=1\n"),
+                       "%s", said);
 }
 
 Test(log, a_quoted_value_may_hold_what_looks_like_fields)
@@ -110,19 +108,20 @@ Test(log, a_hostile_value_writes_no_field_of_its_own)
 Test(log, what_is_no_utf8_is_replaced_so_that_json_stays_json)
 {
     start(PSD_LOG_JSON, PSD_LOG_INFO);
-    psd_log_warn("worker.lost", "name=%s", "a\xff\xc3\xa9\xc2\x9b" "2J\xed\xa0\x80");
+    psd_log_warn("worker.lost", "name=%s",
+                 "a\xff\xc3\xa9\xc2\x9b"
+                 "2J\xed\xa0\x80");
     json_t *line = json_loads(said, JSON_REJECT_DUPLICATES, NULL);
     cr_assert_not_null(line, "%s", said);
-    cr_expect_str_eq(json_string_value(json_object_get(line, "name")),
-                     "a\xef\xbf\xbd\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd" "2J\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+    cr_expect_str_eq(json_string_value(json_object_get(line, "name")), "a\xef\xbf\xbd\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd"
+                                                                       "2J\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
     json_decref(line);
 }
 
 Test(log, json_is_one_object_per_line_with_numbers_as_numbers)
 {
     start(PSD_LOG_JSON, PSD_LOG_INFO);
-    psd_log_error("checkpoint.failed",
-                  "cannot write path=\"/a \\\\b\" n=-3 lr=1e-3 code=007 nan=nan dot=1. name=");
+    psd_log_error("checkpoint.failed", "cannot write path=\"/a \\\\b\" n=-3 lr=1e-3 code=007 nan=nan dot=1. name=");
     json_t *line = json_loads(said, JSON_REJECT_DUPLICATES, NULL);
     cr_assert_not_null(line, "%s", said);
     cr_assert_str_eq(json_string_value(json_object_get(line, "level")), "error");
@@ -245,8 +244,7 @@ Test(log, a_terminal_gets_a_short_line_without_the_bytes_that_move_its_cursor)
     ssize_t n = read(terminal, said, sizeof said - 1);
     cr_assert_gt(n, 0);
     said[n] = '\0';
-    cr_assert_not_null(strstr(said, " \033[33mwarn \033[0m server worker.lost gone?[2J worker=3"), "%s",
-                       said);
+    cr_assert_not_null(strstr(said, " \033[33mwarn \033[0m server worker.lost gone?[2J worker=3"), "%s", said);
     ssize_t more = strstr(said, "worker.left") ? 0 : read(terminal, said + n, sizeof said - 1 - (size_t)n);
     said[n + (more > 0 ? more : 0)] = '\0';
     cr_assert_not_null(strstr(said, " warn  server worker.left worker=3"), "%s", said);

@@ -57,7 +57,8 @@ static yaml_node_t *child(yaml_document_t *document, yaml_node_t *node, const ch
 {
     if (node->type == YAML_SEQUENCE_NODE && n_key == 1) /* a place, one digit */
         return yaml_document_get_node(document, node->data.sequence.items.start[*key - '0']);
-    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; node->type == YAML_MAPPING_NODE && p < node->data.mapping.pairs.top; p++) {
+    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; node->type == YAML_MAPPING_NODE && p < node->data.mapping.pairs.top;
+         p++) {
         yaml_node_t *name = yaml_document_get_node(document, p->key);
         if (name->data.scalar.length == n_key && memcmp(name->data.scalar.value, key, n_key) == 0)
             return yaml_document_get_node(document, p->value);

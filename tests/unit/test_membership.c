@@ -35,8 +35,7 @@ Test(membership, a_lost_workers_place_is_given_before_one_whose_work_is_done, .i
     cr_assert_eq(psd_membership_admit(members, 0, 7)->id, 2);
 }
 
-Test(membership, that_a_worker_has_finished_is_not_forgotten_while_there_is_a_new_id, .init = setup,
-     .fini = teardown)
+Test(membership, that_a_worker_has_finished_is_not_forgotten_while_there_is_a_new_id, .init = setup, .fini = teardown)
 {
     leave(1, PSD_WORKER_LEFT, true);
     cr_assert_eq(psd_membership_admit(members, 0, 7)->id, 3);

@@ -20,10 +20,7 @@ static psd_err_t err;
 TestSuite(model, .timeout = 600);
 TestSuite(convergence, .timeout = 600);
 
-static float between(uint64_t *rng, float low, float high)
-{
-    return low + (high - low) * (float)psd_uniform(rng);
-}
+static float between(uint64_t *rng, float low, float high) { return low + (high - low) * (float)psd_uniform(rng); }
 
 /* A small random set, half of whose features are 0; as CSR when `sparse`. */
 static psd_dataset_t *make_set(psd_label_kind_t kind, size_t classes, size_t rows, bool sparse)
@@ -72,11 +69,9 @@ enum { RELU = 3, N_SHAPES = sizeof shapes / sizeof *shapes };
 
 static psd_model_t *make_model(const shape_t *shape, const psd_dataset_t *set)
 {
-    psd_model_config_t config = { .kind = shape->kind,
-                                  .activation = shape->activation,
-                                  .layers = shape->layers,
-                                  .n_layers = shape->n_layers,
-                                  .seed = 3 };
+    psd_model_config_t config = {
+        .kind = shape->kind, .activation = shape->activation, .layers = shape->layers, .n_layers = shape->n_layers, .seed = 3
+    };
     psd_model_t *model = psd_model_new(&config, set, &err);
     cr_assert_not_null(model, "%s", err.text);
     return model;
@@ -111,19 +106,15 @@ Test(model, gradients_agree_with_finite_differences_for_every_kind_dense_and_spa
             for (size_t j = 0; j < param[i].n; j++) {
                 const float was = param[i].data[j], h = 4e-3f;
                 param[i].data[j] = was + h;
-                const double up = psd_model_gradient(model, set, every_row(ROWS), ROWS),
-                             high = param[i].data[j];
+                const double up = psd_model_gradient(model, set, every_row(ROWS), ROWS), high = param[i].data[j];
                 param[i].data[j] = was - h;
-                const double down = psd_model_gradient(model, set, every_row(ROWS), ROWS),
-                             low = param[i].data[j];
+                const double down = psd_model_gradient(model, set, every_row(ROWS), ROWS), low = param[i].data[j];
                 param[i].data[j] = was;
                 /* Rounding of the float32 forward pass over 2h: some 1e-7 / 8e-3; curvature: h^2; a relu's
                  * kink: h. */
                 const double numeric = (up - down) / (high - low);
-                cr_assert_float_eq(analytic[j], numeric, s / 2 == RELU ? 2e-3 : 1e-4,
-                                   "%s %s %s[%zu]: %g, not %g", shape->kind,
-                                   shape->activation ? shape->activation : "", param[i].name, j,
-                                   (double)analytic[j], numeric);
+                cr_assert_float_eq(analytic[j], numeric, s / 2 == RELU ? 2e-3 : 1e-4, "%s %s %s[%zu]: %g, not %g", shape->kind,
+                                   shape->activation ? shape->activation : "", param[i].name, j, (double)analytic[j], numeric);
             }
             /* The other way round for the whole tensor, so that a gradient of zeros cannot pass. */
             double norm = 0;
@@ -163,13 +154,11 @@ Test(model, the_gradient_of_the_same_rows_has_the_same_bits_every_time)
         void *shift = malloc(1000 + 40); /* so that the second model lies elsewhere */
         psd_model_t *b = make_model(&shapes[s / 2], set);
         for (size_t n = 1; n <= 4000; n = n * 3 + 1) {
-            double loss_a = psd_model_gradient(a, set, every_row(n), n),
-                   loss_b = psd_model_gradient(b, set, every_row(n), n);
+            double loss_a = psd_model_gradient(a, set, every_row(n), n), loss_b = psd_model_gradient(b, set, every_row(n), n);
             cr_assert_eq(loss_a, loss_b);
             for (size_t i = 0; i < psd_model_n_params(a); i++)
-                cr_assert_eq(memcmp(psd_model_params(a)[i].grad, psd_model_params(b)[i].grad,
-                                    psd_model_params(a)[i].n * sizeof(float)),
-                             0);
+                cr_assert_eq(
+                    memcmp(psd_model_params(a)[i].grad, psd_model_params(b)[i].grad, psd_model_params(a)[i].n * sizeof(float)), 0);
         }
         free(shift);
         psd_model_destroy(&a);
@@ -296,12 +285,9 @@ Test(model, a_model_that_does_not_fit_the_data_is_refused_with_both_numbers)
           "model.layers[1] is 0; a layer has 1 to 2147483647 outputs" },
         { { .kind = "softmax", .layers = (size_t[]){ 6, 8, 3 }, .n_layers = 3 },
           "model.layers has 3 sizes; softmax takes 2 to 2, as in [6, 3]" },
-        { { .kind = "softmax", .loss = "mse" },
-          "model.loss 'mse' does not go with model.kind softmax; its loss is softmax" },
-        { { .kind = "softmax", .activation = "swish" },
-          "model.activation 'swish' is none of relu, tanh, gelu" },
-        { { .kind = "logistic" },
-          "model.kind logistic is for 2 classes, the training set has 3; choose softmax" },
+        { { .kind = "softmax", .loss = "mse" }, "model.loss 'mse' does not go with model.kind softmax; its loss is softmax" },
+        { { .kind = "softmax", .activation = "swish" }, "model.activation 'swish' is none of relu, tanh, gelu" },
+        { { .kind = "logistic" }, "model.kind logistic is for 2 classes, the training set has 3; choose softmax" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cr_assert_null(psd_model_new(&cases[i].config, set, &err));
@@ -328,10 +314,9 @@ static psd_dataset_t *load_mnist(const char *images, const char *labels, const p
 
 static psd_model_t *reference_model(const char *kind, const psd_dataset_t *train, uint64_t seed)
 {
-    psd_model_config_t config = { .kind = kind,
-                                  .layers = (size_t[]){ 784, 128, 10 },
-                                  .n_layers = strcmp(kind, "mlp") ? 0 : 3,
-                                  .seed = seed };
+    psd_model_config_t config = {
+        .kind = kind, .layers = (size_t[]){ 784, 128, 10 }, .n_layers = strcmp(kind, "mlp") ? 0 : 3, .seed = seed
+    };
     psd_model_t *model = psd_model_new(&config, train, &err);
     cr_assert_not_null(model, "%s", err.text);
     return model;
@@ -389,15 +374,13 @@ static const struct {
 };
 
 /* Steps 1 to 20 of one optimizer on one model; the largest relative error of a loss. */
-static double replay(const char *kind, const char *name, double lr, const double *losses,
-                     const psd_dataset_t *train)
+static double replay(const char *kind, const char *name, double lr, const double *losses, const psd_dataset_t *train)
 {
     char rule[128] = "";
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         if (!strcmp(rules[i].name, name)) {
             const char *tail = strchr(rules[i].rule, '%');
-            snprintf(rule, sizeof rule, "%.*s%.9g%s", (int)(tail - rules[i].rule), rules[i].rule, lr,
-                     tail + 2);
+            snprintf(rule, sizeof rule, "%.*s%.9g%s", (int)(tail - rules[i].rule), rules[i].rule, lr, tail + 2);
         }
     cr_assert(*rule, "no rule for the trace's '%s'", name);
     psd_model_t *model = reference_model(kind, train, 1);
@@ -407,8 +390,7 @@ static double replay(const char *kind, const char *name, double lr, const double
     local_start(&local, rule, model);
     for (uint64_t step = 1; step <= 20; step++) {
         psd_slice_t slice = psd_sampler_at(sampler, step, 0, 1);
-        double loss = psd_model_gradient(model, train, slice.rows, slice.n),
-               off = fabs(loss - losses[step - 1]) / losses[step - 1];
+        double loss = psd_model_gradient(model, train, slice.rows, slice.n), off = fabs(loss - losses[step - 1]) / losses[step - 1];
         worst = off > worst ? off : worst;
         local_step(&local, model);
     }
@@ -464,8 +446,7 @@ Test(convergence, an_epoch_of_sgd_reaches_the_references_accuracy)
         }
         psd_score_t score = psd_model_evaluate(model, NULL, test);
         printf("%s: %.4f\n", cases[i].kind, score.metric);
-        cr_expect_float_eq(score.metric, cases[i].accuracy, cases[i].within, "%s: %.4f", cases[i].kind,
-                           score.metric);
+        cr_expect_float_eq(score.metric, cases[i].accuracy, cases[i].within, "%s: %.4f", cases[i].kind, score.metric);
         local_stop(&local, model);
         psd_sampler_destroy(&sampler);
         psd_model_destroy(&model);

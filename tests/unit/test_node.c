@@ -18,8 +18,7 @@ static uint64_t incarnation;
 
 static psd_msg_t message(psd_kind_t kind)
 {
-    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = 0, .incarnation = incarnation,
-                        .seq = NONCE };
+    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = 0, .incarnation = incarnation, .seq = NONCE };
 }
 
 static void run_work(void)
@@ -79,12 +78,25 @@ static uint32_t workers_min = 1, n_servers = 1;
 
 static void make_node(const char *mode, bool checkpoints)
 {
-    psd_engine_config_t engine = { .job = "mnist", .settings = "mode=x", .endpoint = "tcp://here:1", .wanted_index = -1, .nonce = 1,
-                                   .mode = psd_mode_find(mode), .lr_rule = psd_lr_rule_find("none"), .max_staleness = 1 };
+    psd_engine_config_t engine = { .job = "mnist",
+                                   .settings = "mode=x",
+                                   .endpoint = "tcp://here:1",
+                                   .wanted_index = -1,
+                                   .nonce = 1,
+                                   .mode = psd_mode_find(mode),
+                                   .lr_rule = psd_lr_rule_find("none"),
+                                   .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
-    psd_coordinator_config_t coordinator = { .job = "mnist", .job_id = JOB, .settings = "mode=x", .n_servers = n_servers, .workers_min = workers_min,
-                                             .workers_want = workers_min, .lease_ms = 1000, .patience_ms = patience_ms,
-                                             .mode = engine.mode, .lr = 1,
+    psd_coordinator_config_t coordinator = { .job = "mnist",
+                                             .job_id = JOB,
+                                             .settings = "mode=x",
+                                             .n_servers = n_servers,
+                                             .workers_min = workers_min,
+                                             .workers_want = workers_min,
+                                             .lease_ms = 1000,
+                                             .patience_ms = patience_ms,
+                                             .mode = engine.mode,
+                                             .lr = 1,
                                              .checkpoints = checkpoints };
     node = psd_node_new(&engine, &coordinator, NULL);
     psd_node_tick(node, now, &out);
@@ -108,8 +120,9 @@ static void join(void)
     hello("mnist a:1", NONCE);
     cr_assert_not_null(answer(PSD_MSG_WELCOME));
     incarnation = answer(PSD_MSG_WELCOME)->incarnation;
-    say(WORKER_PEER, &(psd_msg_t){ .kind = PSD_MSG_ATTACH, .protocol = PSD_PROTOCOL, .job = JOB, .incarnation = incarnation,
-                                   .seq = NONCE }, NULL, 0);
+    say(WORKER_PEER,
+        &(psd_msg_t){ .kind = PSD_MSG_ATTACH, .protocol = PSD_PROTOCOL, .job = JOB, .incarnation = incarnation, .seq = NONCE },
+        NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_ATTACHED));
     enrol(4);
     cr_assert_not_null(answer(PSD_MSG_REGISTERED));
@@ -151,10 +164,7 @@ static void push(uint64_t clock, const float *g)
     say(WORKER_PEER, &msg, g, 4 * sizeof *g);
 }
 
-static float weight(size_t i)
-{
-    return ((const float *)psd_shard_weights(psd_engine_shard(psd_node_engine(node)), 0)->data)[i];
-}
+static float weight(size_t i) { return ((const float *)psd_shard_weights(psd_engine_shard(psd_node_engine(node)), 0)->data)[i]; }
 
 static uint64_t refused(psd_refusal_t code) { return psd_engine_stats(psd_node_engine(node))->rejected[code]; }
 
@@ -223,8 +233,9 @@ Test(node, another_job_is_refused_naming_both, .init = setup, .fini = teardown)
 
 Test(node, a_name_that_would_write_into_the_log_is_refused, .init = setup, .fini = teardown)
 {
-    static const char *const names[] = { "job gpu1 worker=0 silent_ms=0", "job a=b", "job a\"b", "job a\\b", "job a\x1b[2J",
-                                         "job \xff", "job ", "job" };
+    static const char *const names[] = {
+        "job gpu1 worker=0 silent_ms=0", "job a=b", "job a\"b", "job a\\b", "job a\x1b[2J", "job \xff", "job ", "job"
+    };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char text[80];
         snprintf(text, sizeof text, "mnist%s", names[i] + 3);
@@ -252,8 +263,12 @@ Test(node, another_shape_is_refused_naming_both, .init = setup, .fini = teardown
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 5 }, .n_elements = 5 };
     psd_tensor_list_t list = { 1, &tensor };
-    psd_msg_t other = { .kind = PSD_MSG_REGISTER, .protocol = PSD_PROTOCOL, .job = JOB, .worker = welcome->worker,
-                        .incarnation = welcome->incarnation, .seq = 78 };
+    psd_msg_t other = { .kind = PSD_MSG_REGISTER,
+                        .protocol = PSD_PROTOCOL,
+                        .job = JOB,
+                        .worker = welcome->worker,
+                        .incarnation = welcome->incarnation,
+                        .seq = 78 };
     say(WORKER_PEER + 1, &other, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
     expect_refusal(PSD_REFUSAL_SHAPE, "[4]");
     expect_refusal(PSD_REFUSAL_SHAPE, "[5]");
@@ -271,8 +286,12 @@ static void enrol_another(unsigned k, const char *recipe)
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
     psd_tensor_list_t list = { 1, &tensor };
-    psd_msg_t registers = { .kind = PSD_MSG_REGISTER, .protocol = PSD_PROTOCOL, .job = JOB, .worker = welcome->worker,
-                            .incarnation = welcome->incarnation, .seq = 90 + k };
+    psd_msg_t registers = { .kind = PSD_MSG_REGISTER,
+                            .protocol = PSD_PROTOCOL,
+                            .job = JOB,
+                            .worker = welcome->worker,
+                            .incarnation = welcome->incarnation,
+                            .seq = 90 + k };
     snprintf(registers.text, sizeof registers.text, "%s", recipe);
     say(WORKER_PEER + k, &registers, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
@@ -440,10 +459,7 @@ static void pass(uint64_t ms)
     }
 }
 
-static bool is_given_up(void)
-{
-    return psd_coordinator_members(psd_node_coordinator(node))->row[0].state == PSD_WORKER_LOST;
-}
+static bool is_given_up(void) { return psd_coordinator_members(psd_node_coordinator(node))->row[0].state == PSD_WORKER_LOST; }
 
 Test(node, a_silent_worker_is_given_up_after_its_lease_and_then_fenced, .init = setup, .fini = teardown)
 {
@@ -682,8 +698,7 @@ Test(node, in_asp_pushes_wait_while_the_job_is_paused, .init = setup_asp, .fini 
     cr_assert_eq(weight(0), 0.0f);
 }
 
-Test(node, a_drained_worker_is_told_with_its_heartbeat_and_the_wish_is_granted_when_it_has_left, .init = setup,
-     .fini = teardown)
+Test(node, a_drained_worker_is_told_with_its_heartbeat_and_the_wish_is_granted_when_it_has_left, .init = setup, .fini = teardown)
 {
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT), leave = message(PSD_MSG_LEAVE);
     leave.code = 1;
@@ -795,8 +810,7 @@ static void save_file(void)
     psd_node_saved(node, now, NULL, &out);
 }
 
-Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_not_be, .init = setup_checkpoints,
-     .fini = teardown)
+Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_not_be, .init = setup_checkpoints, .fini = teardown)
 {
     tick(100);
     cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
@@ -839,7 +853,8 @@ static void no_first_checkpoint(const char *mode)
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     cr_expect_eq(facts.state, PSD_JOB_DEGRADED);
     cr_expect(facts.lacks_first_point);
-    cr_expect_str_eq(facts.waiting_for, "the first checkpoint, which cannot be made: server 0: cannot write /x: No space left on device");
+    cr_expect_str_eq(facts.waiting_for,
+                     "the first checkpoint, which cannot be made: server 0: cannot write /x: No space left on device");
     cr_assert_eq(without_room(5000, text), PSD_EIO, "%s", text);
     cr_expect(strstr(text, "no checkpoint could be made for 5 s (join_timeout)") && strstr(text, "/x: No space left"), "%s", text);
 }
@@ -896,8 +911,8 @@ static void setup_asp_checkpoints(void)
     join();
 }
 
-Test(node, in_asp_pushes_wait_for_the_first_checkpoint_and_the_next_has_the_next_number,
-     .init = setup_asp_checkpoints, .fini = teardown)
+Test(node, in_asp_pushes_wait_for_the_first_checkpoint_and_the_next_has_the_next_number, .init = setup_asp_checkpoints,
+     .fini = teardown)
 {
     const psd_engine_t *engine = psd_node_engine(node);
     tick(100);
@@ -1074,8 +1089,14 @@ static void server_1_says(uint64_t seq, uint64_t version, const psd_member_t *co
     psd_round_t round = { .clock = 1, .n_contributors = complete ? 1 : 0, .contributor = (psd_member_t *)(uintptr_t)complete };
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
-    psd_msg_t msg = { .kind = PSD_MSG_SHARD_STATE, .protocol = PSD_PROTOCOL, .job = JOB, .shard = 1, .seq = seq, .version = version,
-                      .view_id = facts.view_id, .code = PSD_SHARD_STARTED };
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_STATE,
+                      .protocol = PSD_PROTOCOL,
+                      .job = JOB,
+                      .shard = 1,
+                      .seq = seq,
+                      .version = version,
+                      .view_id = facts.view_id,
+                      .code = PSD_SHARD_STARTED };
     say(psd_peer_make(9, 3), &msg, bytes, psd_round_encode(&round, bytes, sizeof bytes));
 }
 

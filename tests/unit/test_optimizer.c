@@ -171,8 +171,7 @@ static uint64_t hash_in_pieces(const psd_rule_t *rule, size_t longest, size_t of
             float *part[PSD_MAX_SLOTS];
             for (int i = 0; i < PSD_MAX_SLOTS; i++)
                 part[i] = slot[i] + from;
-            psd_rule_apply(rule, &plan, w + from, part, g + from,
-                           PIECES_N - from < longest ? PIECES_N - from : longest);
+            psd_rule_apply(rule, &plan, w + from, part, g + from, PIECES_N - from < longest ? PIECES_N - from : longest);
         }
     }
     hash = hash_floats(hash, w, PIECES_N);
@@ -189,13 +188,12 @@ Test(optimizer, no_cut_and_no_alignment_changes_a_bit)
         for (size_t i = 0; psd_optimizer_at(i); i++)
             for (int wrapped = 0; wrapped < 2; wrapped++) {
                 char spec[PSD_RULE_TEXT];
-                snprintf(spec, sizeof spec, wrapped ? "lookahead(%s, k=5, pullback=pullback)" : "%s",
-                         psd_optimizer_at(i)->name);
+                snprintf(spec, sizeof spec, wrapped ? "lookahead(%s, k=5, pullback=pullback)" : "%s", psd_optimizer_at(i)->name);
                 const psd_rule_t rule = parse(spec);
                 const uint64_t whole = hash_in_pieces(&rule, PIECES_N, 0);
                 for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++)
-                    cr_expect_eq(hash_in_pieces(&rule, cuts[c], 1 + c * 3), whole,
-                                 "%s on %s in pieces of %zu", spec, psd_isa_name(), cuts[c]);
+                    cr_expect_eq(hash_in_pieces(&rule, cuts[c], 1 + c * 3), whole, "%s on %s in pieces of %zu", spec,
+                                 psd_isa_name(), cuts[c]);
             }
     }
 }
@@ -207,13 +205,11 @@ Test(optimizer, lookahead_of_alpha_1_is_the_inner_optimizer_to_the_last_bit)
         for (int p = 0; p < 2; p++) {
             char spec[PSD_RULE_TEXT];
             psd_rule_t inner = parse(psd_optimizer_at(i)->name);
-            snprintf(spec, sizeof spec, "lookahead(%s, k=3, alpha=1, pullback=%s)", inner.opt->name,
-                     pullbacks[p]);
+            snprintf(spec, sizeof spec, "lookahead(%s, k=3, alpha=1, pullback=%s)", inner.opt->name, pullbacks[p]);
             psd_rule_t outer = parse(spec);
             /* Only the arrays of the inner rule are compared: the slow ones have no counterpart. */
             outer.n_slots = inner.n_slots;
-            cr_expect_eq(hash_in_pieces(&outer, PIECES_N, 0), hash_in_pieces(&inner, PIECES_N, 0), "%s",
-                         spec);
+            cr_expect_eq(hash_in_pieces(&outer, PIECES_N, 0), hash_in_pieces(&inner, PIECES_N, 0), "%s", spec);
         }
 }
 
@@ -248,9 +244,7 @@ Test(optimizer, a_reset_velocity_is_dampened_like_any_later_one)
     float slot[PSD_MAX_SLOTS];
     /* After the sync at t = 1 the velocity is 0; the second is 0.5 * 0 + 0.25 * 1, and is then reset again.
      * w: -1, halfway back: -0.5; then -0.5 - 0.25 = -0.75, halfway back to -0.5: -0.625. */
-    cr_expect_eq(
-        step_one("lookahead(sgd(lr=1, momentum=0.5, dampening=0.75), k=1, pullback=reset)", 0, 1, 2, slot),
-        -0.625f);
+    cr_expect_eq(step_one("lookahead(sgd(lr=1, momentum=0.5, dampening=0.75), k=1, pullback=reset)", 0, 1, 2, slot), -0.625f);
     cr_expect_eq(slot[0], 0.0f);
     cr_expect_eq(slot[1], -0.625f);
 }
@@ -325,8 +319,7 @@ Test(optimizer, an_unknown_instruction_set_is_refused)
 Test(rule, keeps_torchs_state_names_and_lays_the_slow_ones_last)
 {
     const psd_rule_t rule = parse("lookahead(rmsprop(momentum=0.9, centered=1), pullback=pullback)");
-    static const char *const names[] = { "square_avg", "momentum_buffer", "grad_avg", "slow_param",
-                                         "slow_momentum" };
+    static const char *const names[] = { "square_avg", "momentum_buffer", "grad_avg", "slow_param", "slow_momentum" };
     cr_assert_eq(rule.n_slots, 5);
     for (int i = 0; i < 5; i++)
         cr_expect_str_eq(rule.slot[i].name, names[i]);
@@ -336,8 +329,7 @@ Test(rule, keeps_torchs_state_names_and_lays_the_slow_ones_last)
     cr_expect_eq(parse("momentum").n_slots, 1);
     cr_expect_eq(parse("adam").n_slots, 2);
     cr_expect_eq(parse("adam(amsgrad=1)").n_slots, 3);
-    cr_expect_eq(parse("lookahead(adagrad, pullback=pullback)").n_slots, 2,
-                 "adagrad has no first moment to pull");
+    cr_expect_eq(parse("lookahead(adagrad, pullback=pullback)").n_slots, 2, "adagrad has no first moment to pull");
 }
 
 static void expect_same_again(const psd_rule_t *rule)
@@ -350,8 +342,7 @@ static void expect_same_again(const psd_rule_t *rule)
     cr_expect_eq(again.opt, rule->opt);
     cr_expect_arr_eq(again.hyper, rule->hyper, sizeof rule->hyper);
     cr_expect(again.lookahead == rule->lookahead && again.k == rule->k && again.alpha == rule->alpha &&
-              again.pullback == rule->pullback && again.n_slots == rule->n_slots &&
-              again.slow_slot == rule->slow_slot);
+              again.pullback == rule->pullback && again.n_slots == rule->n_slots && again.slow_slot == rule->slow_slot);
 }
 
 Test(rule, prints_what_parses_back_to_itself)
@@ -374,12 +365,10 @@ Test(rule, prints_what_parses_back_to_itself)
 Test(rule, prints_every_value_in_its_shortest_form)
 {
     char text[PSD_RULE_TEXT];
-    psd_rule_t rule =
-        parse("lookahead ( radam ( lr = 1e-3 , decoupled = true ) , k = 6 , pullback = reset ) ");
-    cr_expect_str_eq(
-        psd_rule_print(&rule, text),
-        "lookahead(radam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-08, decoupled=1, weight_decay=0), k=6, "
-        "alpha=0.5, pullback=reset)");
+    psd_rule_t rule = parse("lookahead ( radam ( lr = 1e-3 , decoupled = true ) , k = 6 , pullback = reset ) ");
+    cr_expect_str_eq(psd_rule_print(&rule, text),
+                     "lookahead(radam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-08, decoupled=1, weight_decay=0), k=6, "
+                     "alpha=0.5, pullback=reset)");
 }
 
 Test(rule, prints_for_people_the_learning_rate_and_what_is_not_the_default)
@@ -388,8 +377,7 @@ Test(rule, prints_for_people_the_learning_rate_and_what_is_not_the_default)
         { "sgd", "sgd(lr=0.01)" },
         { "adam(beta2=0.99, lr=2e-3, eps=1e-8)", "adam(lr=0.002, beta2=0.99)" },
         { "lookahead(radam)", "lookahead(radam(lr=0.001))" },
-        { "lookahead(sgd(lr=1), k=7, alpha=0.8, pullback=reset)",
-          "lookahead(sgd(lr=1), k=7, alpha=0.8, pullback=reset)" },
+        { "lookahead(sgd(lr=1), k=7, alpha=0.8, pullback=reset)", "lookahead(sgd(lr=1), k=7, alpha=0.8, pullback=reset)" },
     };
     char text[PSD_RULE_TEXT];
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
@@ -430,19 +418,15 @@ static const struct {
     { "lookahead(adam, alfa=1)", "rule, column 17: unknown argument 'alfa' of lookahead; the nearest is "
                                  "'alpha' (it takes k, alpha, pullback)" },
     { "adam(lr=1, lr=1)", "rule, column 12: argument 'lr' of adam is given twice" },
-    { "adam(lr=-1)",
-      "rule, column 9: lr=-1 of adam is out of range: it must be at least 0 and at most 1000000000" },
-    { "adam(beta1=1)",
-      "rule, column 12: beta1=1 of adam is out of range: it must be at least 0 and below 1" },
-    { "adam(lr=1e999)",
-      "rule, column 9: lr=1e999 of adam is out of range: it must be at least 0 and at most 1000000000" },
+    { "adam(lr=-1)", "rule, column 9: lr=-1 of adam is out of range: it must be at least 0 and at most 1000000000" },
+    { "adam(beta1=1)", "rule, column 12: beta1=1 of adam is out of range: it must be at least 0 and below 1" },
+    { "adam(lr=1e999)", "rule, column 9: lr=1e999 of adam is out of range: it must be at least 0 and at most 1000000000" },
     { "adam(lr=nan)", "rule, column 9: expected a finite decimal number, found 'n'" },
     { "adam(lr=inf)", "rule, column 9: expected a finite decimal number, found 'i'" },
     { "adam(lr=-inf)", "rule, column 9: expected a finite decimal number, found '-'" },
     { "adam(lr=0x1p3)", "rule, column 10: expected ',' or ')', found 'x'" },
     { "adam(lr=)", "rule, column 9: expected a finite decimal number, found ')'" },
-    { "adam(amsgrad=2)",
-      "rule, column 14: amsgrad=2 of adam is out of range: it must be at least 0 and at most 1" },
+    { "adam(amsgrad=2)", "rule, column 14: amsgrad=2 of adam is out of range: it must be at least 0 and at most 1" },
     { "adam(amsgrad=0.5)", "rule, column 14: amsgrad of adam must be 0 or 1" },
     { "adam(amsgrad=yes)", "rule, column 14: expected 0, 1, false or true, found 'y'" },
     { "adam(lr)", "rule, column 8: expected '=', found ')'" },
@@ -454,22 +438,17 @@ static const struct {
     { "adam() x", "rule, column 8: expected nothing more, found 'x'" },
     { "adam(\x01", "rule, column 6: expected an argument, found byte 0x01" },
     { "lookahead(lookahead(sgd))", "rule, column 11: lookahead inside lookahead is not supported" },
-    { "lookahead(adam, sgd)",
-      "rule, column 17: the inner rule 'sgd' must be the first argument of lookahead, and the only one" },
-    { "lookahead(sgd, k=0)",
-      "rule, column 18: k=0 of lookahead is out of range: it must be at least 1 and at most 1000000000" },
+    { "lookahead(adam, sgd)", "rule, column 17: the inner rule 'sgd' must be the first argument of lookahead, and the only one" },
+    { "lookahead(sgd, k=0)", "rule, column 18: k=0 of lookahead is out of range: it must be at least 1 and at most 1000000000" },
     { "lookahead(sgd, k=1e30)",
       "rule, column 18: k=1e30 of lookahead is out of range: it must be at least 1 and at most 1000000000" },
     { "lookahead(sgd, k=2.5)", "rule, column 18: k of lookahead must be a whole number" },
-    { "lookahead(sgd, alpha=0)",
-      "rule, column 22: alpha=0 of lookahead is out of range: it must be above 0 and at most 1" },
+    { "lookahead(sgd, alpha=0)", "rule, column 22: alpha=0 of lookahead is out of range: it must be above 0 and at most 1" },
     { "lookahead(sgd, pullback=rest)",
       "rule, column 25: unknown pullback 'rest'; the nearest is 'reset' (none, reset or pullback)" },
     { "sgd(nesterov=1)", "rule, column 1: sgd: nesterov=1 needs momentum above 0 and dampening=0" },
-    { "nesterov(dampening=0.5)",
-      "rule, column 1: nesterov: nesterov=1 needs momentum above 0 and dampening=0" },
-    { "anoptimizerwhosenameistoolongtobeone",
-      "rule, column 1: expected the name of an optimizer, found a word of 36 letters" },
+    { "nesterov(dampening=0.5)", "rule, column 1: nesterov: nesterov=1 needs momentum above 0 and dampening=0" },
+    { "anoptimizerwhosenameistoolongtobeone", "rule, column 1: expected the name of an optimizer, found a word of 36 letters" },
 };
 
 Test(rule, refuses_with_the_column_the_reason_and_the_nearest_word)
@@ -547,12 +526,10 @@ Test(aggregate, no_cut_changes_a_bit)
             g[k][i] = hash_draw(&stream);
     psd_aggregate(whole, (const float *const[]){ g[0], g[1], g[2] }, weight, 3, N);
     for (size_t i = 0; i < N; i++)
-        cr_assert_eq(whole[i],
-                     (float)(0.3 * (double)g[0][i] + 0.5 * (double)g[1][i] + 0.2 * (double)g[2][i]));
+        cr_assert_eq(whole[i], (float)(0.3 * (double)g[0][i] + 0.5 * (double)g[1][i] + 0.2 * (double)g[2][i]));
     for (size_t from = 0, n; from < N; from += n) {
         n = 1 + from % 97 < N - from ? 1 + from % 97 : N - from;
-        psd_aggregate(pieces + from, (const float *const[]){ g[0] + from, g[1] + from, g[2] + from }, weight,
-                      3, n);
+        psd_aggregate(pieces + from, (const float *const[]){ g[0] + from, g[1] + from, g[2] + from }, weight, 3, n);
     }
     cr_expect_arr_eq(whole, pieces, sizeof whole);
 }

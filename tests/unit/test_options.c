@@ -15,10 +15,7 @@ static void setup(void) { cr_assert_not_null(options = psd_options_new(PSD_PROGR
 static void teardown(void) { psd_options_destroy(&options); }
 TestSuite(options, .init = setup, .fini = teardown, .timeout = 600);
 
-static int load_text(const char *text)
-{
-    return psd_options_load_text(options, "job.yaml", text, strlen(text), &err);
-}
+static int load_text(const char *text) { return psd_options_load_text(options, "job.yaml", text, strlen(text), &err); }
 
 #define LOAD(...) load_words((char *[]){ "psdctl", __VA_ARGS__, NULL })
 static int load_words(char *const *words)
@@ -95,8 +92,7 @@ Test(options, a_list_of_texts_keeps_their_commas_and_a_list_of_numbers_their_fra
     cr_assert(n == 3 && factor[0] == 0.3 && factor[1] == 1 && factor[2] == 10);
     psd_options_destroy(&options);
     options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
-    cr_assert_eq(LOAD("--compare-optimizers=sgd ;adam(lr=1, eps=2)", "--compare-seeds=2"), PSD_OK, "%s",
-                 err.text);
+    cr_assert_eq(LOAD("--compare-optimizers=sgd ;adam(lr=1, eps=2)", "--compare-seeds=2"), PSD_OK, "%s", err.text);
     rules = psd_options_texts(options, "compare.optimizers", &n);
     cr_assert_eq(n, 2);
     cr_expect_str_eq(rules[0], "sgd");
@@ -108,17 +104,14 @@ Test(options, a_long_list_of_texts_is_read_whole_or_refused)
     size_t n;
     char text[12000] = "compare:\n  optimizers:\n";
     for (int i = 0; i < 100; i++)
-        strcat(
-            text,
-            "    - lookahead(radam(lr=0.001, beta1=0.9), k=5, alpha=0.5)\n"); /* 53 bytes and two between */
+        strcat(text, "    - lookahead(radam(lr=0.001, beta1=0.9), k=5, alpha=0.5)\n"); /* 53 bytes and two between */
     cr_assert_eq(load_text(text), PSD_OK, "%s", err.text);
     psd_options_texts(options, "compare.optimizers", &n);
     cr_assert_eq(n, 100);
     for (int i = 0; i < 60; i++)
         strcat(text, "    - lookahead(radam(lr=0.001, beta1=0.9), k=5, alpha=0.5)\n");
     cr_assert_eq(load_text(text), PSD_ECONFIG);
-    cr_expect_not_null(strstr(err.text, "job.yaml:3:5: the list compare.optimizers is too long"), "%s",
-                       err.text);
+    cr_expect_not_null(strstr(err.text, "job.yaml:3:5: the list compare.optimizers is too long"), "%s", err.text);
 }
 
 Test(options, a_string_that_yaml_would_make_a_bool_stays_a_string)
@@ -163,8 +156,7 @@ Test(options, every_row_is_reached_by_flag_variable_and_key)
         snprintf(word, sizeof word, "%s=%s", flag, row->preset);
         setenv(variable, row->preset, 1);
         if (*row->preset || strcmp(row->key, "model.layers") == 0) {
-            cr_assert_eq(psd_options_load(one, 2, (char *[]){ "psd", word, NULL }, &err), PSD_OK, "%s",
-                         err.text);
+            cr_assert_eq(psd_options_load(one, 2, (char *[]){ "psd", word, NULL }, &err), PSD_OK, "%s", err.text);
             cr_assert_str_eq(psd_options_origin(one, row->key), flag);
         }
         unsetenv(variable);
@@ -250,15 +242,12 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         { "model: {layers: [784, 0]}", "it takes 1 to 1048576" },
         { "model: {layers: [784, [1]]}", "an item of model.layers is not a number" },
         { "model: {layers: ['784']}", "an item of model.layers is not a number" },
-        { "compare: {lr_sweep: [1, x]}",
-          "compare.lr_sweep is \"1,x\", no list of numbers; numbers, as [0.1, 1, 10]" },
+        { "compare: {lr_sweep: [1, x]}", "compare.lr_sweep is \"1,x\", no list of numbers; numbers, as [0.1, 1, 10]" },
         { "compare: {lr_sweep: [1, 0]}", "compare.lr_sweep is 1,0; it takes 1e-6 to 1e6" },
         { "compare: {lr_sweep: 3}", "compare.lr_sweep takes a list; write [0.1, 1, 10]" },
-        { "compare: {optimizers: sgd}",
-          "compare.optimizers takes a list; write each item on a line of its own" },
+        { "compare: {optimizers: sgd}", "compare.optimizers takes a list; write each item on a line of its own" },
         { "compare: {optimizers: [sgd, '']}", "1:29: an item of compare.optimizers is no text" },
-        { "compare: {optimizers: [sgd, 'a;b']}",
-          "an item of compare.optimizers is no text; leave the ; out" },
+        { "compare: {optimizers: [sgd, 'a;b']}", "an item of compare.optimizers is no text; leave the ; out" },
         { "compare: {optimizers: [sgd, [adam]]}", "an item of compare.optimizers is no text" },
         { "compare: {optimizers: [sgd, &x adam]}", "&x is an anchor" },
         { "compare: {seeds: 0}", "compare.seeds is 0; it takes 1 to 100" },
@@ -296,8 +285,8 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         int rc = load_text(broken[i].text);
         cr_expect_eq(psd_err_exit_code(rc), 78, "accepted: %s", broken[i].text);
         const char *all = psd_options_complaints(options);
-        cr_expect_not_null(strstr(all, broken[i].sentence), "%s\n  says \"%s\"\n  lacks \"%s\"",
-                           broken[i].text, all, broken[i].sentence);
+        cr_expect_not_null(strstr(all, broken[i].sentence), "%s\n  says \"%s\"\n  lacks \"%s\"", broken[i].text, all,
+                           broken[i].sentence);
         cr_expect_eq(strncmp(all, "job.yaml:", 9), 0, "no place: %s", all);
     }
 }
@@ -356,9 +345,7 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
         { { "psdctl", "--conf", "x" }, "unknown option --conf; did you mean --config?", 64 },
         { { "psdctl", "--batch=2" }, "unknown option --batch; did you mean --data-batch?", 64 },
         { { "psdctl", "--data_batch=2" }, "unknown option --data_batch; did you mean --data-batch?", 64 },
-        { { "psdctl", "--server-index=1" },
-          "--server-index is an option of psd; in the job file, server.index is fine",
-          64 },
+        { { "psdctl", "--server-index=1" }, "--server-index is an option of psd; in the job file, server.index is fine", 64 },
         { { "psdctl", "--worker-id=1" }, "is an option of psd-worker", 64 },
         { { "psdctl", "-x" }, "unknown option -x", 64 },
         { { "psdctl", "-vv" }, "unknown option -vv", 64 },
@@ -380,8 +367,7 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
         setup();
         int rc = load_words(broken[i].words);
         cr_expect_eq(psd_err_exit_code(rc), broken[i].exit_code, "%s: %d", broken[i].sentence, rc);
-        cr_expect_not_null(strstr(err.text, broken[i].sentence), "says \"%s\"\nlacks \"%s\"", err.text,
-                           broken[i].sentence);
+        cr_expect_not_null(strstr(err.text, broken[i].sentence), "says \"%s\"\nlacks \"%s\"", err.text, broken[i].sentence);
     }
 }
 
@@ -426,8 +412,7 @@ Test(options, help_and_version_go_to_stdout_and_end_well)
 
 Test(options, a_job_file_cut_anywhere_is_read_or_refused_but_never_misread)
 {
-    const char base[] =
-        "job: glyphs\nmodel: {kind: mlp, layers: [784, 128, 10]}\ndata:\n  batch: 64\nlease: 3s\n";
+    const char base[] = "job: glyphs\nmodel: {kind: mlp, layers: [784, 128, 10]}\ndata:\n  batch: 64\nlease: 3s\n";
     for (size_t n = 0; n < sizeof base; n++) {
         teardown();
         setup();
@@ -482,8 +467,14 @@ Test(options, paths_of_a_job_file_count_from_its_folder_and_those_of_flags_do_no
     cr_assert_eq(LOAD(file, flag), PSD_OK, "%s", err.text);
     const struct {
         const char *key, *tail;
-    } placed[] = { { "server.key", "keys/ps.key" }, { "allow", "../allow" }, { "checkpoint.dir", "ck" }, { "run.dir", "run" },
-                   { "save", "m.st" },              { "cluster.file", "c" }, { "status.token", "tok" },  { "hostfile", "hosts" },
+    } placed[] = { { "server.key", "keys/ps.key" },
+                   { "allow", "../allow" },
+                   { "checkpoint.dir", "ck" },
+                   { "run.dir", "run" },
+                   { "save", "m.st" },
+                   { "cluster.file", "c" },
+                   { "status.token", "tok" },
+                   { "hostfile", "hosts" },
                    { "data.labels", "l.gz" } };
     for (size_t i = 0; i < sizeof placed / sizeof *placed; i++) {
         snprintf(want, sizeof want, "%s/%s", folder, placed[i].tail);

@@ -70,10 +70,17 @@ Test(outputs, what_can_be_written_is_left_as_it_is)
     cr_assert_eq(symlink("later", "link"), 0);
     cr_assert_eq(mkfifo("pipe", 0666), 0);
     char *good[][2] = {
-        { "--save=file", "save" },      { "--save=new", "save" },        { "--save=link", "save" },
-        { "--save=pipe", "save" },      { "--save=/dev/null", "save" },  { "--save=/dev/stdout", "save" },
-        { "--trace=file", "trace" },    { "--trace=new", "trace" },      { "--trace=/dev/null", "trace" },
-        { "--run-dir=a/b", "run.dir" }, { "--checkpoint-dir=a/b", "checkpoint.dir" },
+        { "--save=file", "save" },
+        { "--save=new", "save" },
+        { "--save=link", "save" },
+        { "--save=pipe", "save" },
+        { "--save=/dev/null", "save" },
+        { "--save=/dev/stdout", "save" },
+        { "--trace=file", "trace" },
+        { "--trace=new", "trace" },
+        { "--trace=/dev/null", "trace" },
+        { "--run-dir=a/b", "run.dir" },
+        { "--checkpoint-dir=a/b", "checkpoint.dir" },
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
         cr_expect_eq(probe(good[i][0], good[i][1]), PSD_OK, "%s: %s", good[i][0], err.text);

@@ -114,8 +114,7 @@ Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
     pace = psd_pace_new(true);
     uint64_t t = 1000;
     psd_pace_answer(pace, 0, MS(t));
-    for (int i = 0; i < 1000;
-         i++, t += 20) { /* 14 ms of computing, 1 of sending, 5 in the queue and the step */
+    for (int i = 0; i < 1000; i++, t += 20) { /* 14 ms of computing, 1 of sending, 5 in the queue and the step */
         psd_pace_chunk(pace, 0, 0.014, MS(t + 14));
         psd_pace_complete(pace, 0, 4, 0.014, MS(t + 15));
         psd_pace_close(pace, MS(t + 15));

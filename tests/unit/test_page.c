@@ -17,9 +17,8 @@ static void assert_shows(const char *json, const char *html)
 
 Test(page, the_numbers_people_look_for_come_first)
 {
-    const char *json =
-        "{\"job\":\"mnist\",\"state\":\"training\",\"progress\":{\"step\":1200},\"loss\":{\"train\":0.25},"
-        "\"report\":{\"name\":\"val/accuracy\",\"value\":0.97}}";
+    const char *json = "{\"job\":\"mnist\",\"state\":\"training\",\"progress\":{\"step\":1200},\"loss\":{\"train\":0.25},"
+                       "\"report\":{\"name\":\"val/accuracy\",\"value\":0.97}}";
     assert_shows(json, "<h1>mnist</h1><span class='state good'>training</span>");
     assert_shows(json, "<b>1200</b>step");
     assert_shows(json, "<b>0.25</b>training loss");
@@ -78,10 +77,8 @@ Test(page, an_unknown_section_shows_as_it_comes)
 
 Test(page, what_people_typed_cannot_be_markup)
 {
-    assert_shows("{\"job\":\"<script>alert('1')</script>\"}",
-                 "<h1>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;</h1>");
-    assert_shows("{\"<b>\":{\"<i>\":\"\\\"&\"}}",
-                 "<h2>&lt;b&gt;</h2><table><tr><th>&lt;i&gt;<td>&quot;&amp;");
+    assert_shows("{\"job\":\"<script>alert('1')</script>\"}", "<h1>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;</h1>");
+    assert_shows("{\"<b>\":{\"<i>\":\"\\\"&\"}}", "<h2>&lt;b&gt;</h2><table><tr><th>&lt;i&gt;<td>&quot;&amp;");
 }
 
 Test(page, what_is_no_document_gives_a_page_that_says_so)

@@ -140,12 +140,18 @@ static void check_script(size_t argc, char **argv, const char *line)
 
 static void check_command(const char *line)
 {
-    static const char *const scripts[] = { "./deploy/quickstart", "deploy/packages",      "./tests/run", "tests/run",
-                                           "tests/chaos",         "tests/sim/planted.sh", "deploy/slurm/local-cluster", NULL };
+    static const char *const scripts[] = { "./deploy/quickstart",
+                                           "deploy/packages",
+                                           "./tests/run",
+                                           "tests/run",
+                                           "tests/chaos",
+                                           "tests/sim/planted.sh",
+                                           "deploy/slurm/local-cluster",
+                                           NULL };
     static const char *const cmakes[] = { "cmake", "ctest", NULL };
-    static const char *const elsewhere[] = { "cc", "./line", /* run by the example's own test, */
-                                             "mpirun",       /* by system/mpirun, */
-                                             "cpack", "apt", NULL }; /* and by system/packages */
+    static const char *const elsewhere[] = { "cc",     "./line",         /* run by the example's own test, */
+                                             "mpirun",                   /* by system/mpirun, */
+                                             "cpack",  "apt",    NULL }; /* and by system/packages */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
     wordexp_t words;
     copy[strstr(copy, " > ") ? strstr(copy, " > ") - copy : (ptrdiff_t)strlen(copy)] = '\0'; /* where it goes is no word */
@@ -190,17 +196,13 @@ static void check_commands_of(const char *page)
     cr_expect_geq(n, 5, "%s has commands", page);
 }
 
-Test(pages, each_command_of_the_readme_runs_or_names_programs_and_flags_that_there_are)
-{
-    check_commands_of("README.md");
-}
+Test(pages, each_command_of_the_readme_runs_or_names_programs_and_flags_that_there_are) { check_commands_of("README.md"); }
 
 Test(pages, each_command_of_the_contributors_page_does_too) { check_commands_of("CONTRIBUTING.md"); }
 
 Test(pages, files_that_pages_name_are_there)
 {
-    static const char *const pages[] = { "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md",
-                                         "proto/PROTOCOL.md" };
+    static const char *const pages[] = { "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "proto/PROTOCOL.md" };
     static const char *const roots[] = { "common/", "proto/", "server/", "worker/", "deploy/", "tests/" };
     for (size_t p = 0; p < sizeof pages / sizeof *pages; p++) {
         char *text = read_page(pages[p]), *rest = text, *word;
@@ -333,8 +335,8 @@ Test(pages, the_readme_has_every_exit_code)
 {
     const char *readme = read_page("README.md");
     char row[32];
-#define X(name, value, text, exit_code)                                                                     \
-    snprintf(row, sizeof row, "\n| %d | ", exit_code);                                                       \
+#define X(name, value, text, exit_code)                                                                                            \
+    snprintf(row, sizeof row, "\n| %d | ", exit_code);                                                                             \
     cr_expect(strstr(readme, row), "the README lacks %d", exit_code);
     PSD_ERRORS(X)
 #undef X
@@ -344,13 +346,13 @@ Test(pages, the_protocols_page_names_every_message_and_refusal)
 {
     const char *page = read_page("proto/PROTOCOL.md");
     char row[96];
-#define X(name, number, ...)                                                                                 \
-    snprintf(row, sizeof row, "\n| %s (%d) | ", #name, number);                                              \
+#define X(name, number, ...)                                                                                                       \
+    snprintf(row, sizeof row, "\n| %s (%d) | ", #name, number);                                                                    \
     cr_expect_not_null(strstr(page, row), "the page lacks %s", row);
     PSD_MESSAGES(X)
 #undef X
-#define X(name, number, text)                                                                                \
-    snprintf(row, sizeof row, "\n| %d | %s | ", number, text);                                               \
+#define X(name, number, text)                                                                                                      \
+    snprintf(row, sizeof row, "\n| %d | %s | ", number, text);                                                                     \
     cr_expect_not_null(strstr(page, row), "the page lacks %s", row);
     PSD_REFUSALS(X)
 #undef X
@@ -372,8 +374,16 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_codec_writes)
 {
     const char *page = read_page("proto/PROTOCOL.md");
     const float gradient[] = { 1, -2 }, weights[] = { 0.5f, 0.25f };
-    const psd_msg_t base = { .protocol = PSD_PROTOCOL, .job = 0x1122334455667788, .map_id = 1, .worker = 1, .incarnation = 1,
-                             .clock = 17, .parts = 1, .dtype = PSD_DTYPE_F32, .codec = PSD_CODEC_RAW, .n_elements = 2 };
+    const psd_msg_t base = { .protocol = PSD_PROTOCOL,
+                             .job = 0x1122334455667788,
+                             .map_id = 1,
+                             .worker = 1,
+                             .incarnation = 1,
+                             .clock = 17,
+                             .parts = 1,
+                             .dtype = PSD_DTYPE_F32,
+                             .codec = PSD_CODEC_RAW,
+                             .n_elements = 2 };
     uint8_t frame[PSD_MAX_FRAME_HEADER];
     psd_msg_t push = base, answer = base;
     push.kind = PSD_MSG_PUSH;

@@ -75,7 +75,9 @@ Test(partition, no_server_holds_over_five_per_cent_more_than_the_mean)
     const struct {
         const uint64_t *sizes;
         size_t n;
-    } models[] = { { (uint64_t[]){ 100352, 128, 1280, 10 }, 4 }, { (uint64_t[]){ 50000000, 3, 77, 1000 }, 4 }, { even, 300 }, { tail, 60 } };
+    } models[] = {
+        { (uint64_t[]){ 100352, 128, 1280, 10 }, 4 }, { (uint64_t[]){ 50000000, 3, 77, 1000 }, 4 }, { even, 300 }, { tail, 60 }
+    };
     for (size_t m = 0; m < 4; m++)
         for (uint32_t servers = 1; servers <= 5; servers++) {
             make(models[m].sizes, models[m].n, servers);

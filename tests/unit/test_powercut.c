@@ -34,9 +34,7 @@ static void save(uint64_t clock)
     psd_partition_t map;
     psd_rule_t rule;
     const psd_rule_state_t state = { .t = clock };
-    psd_ckpt_facts_t facts = {
-        .job = "job", .settings = "", .clock = clock, .version = clock, .n_shards = SERVERS
-    };
+    psd_ckpt_facts_t facts = { .job = "job", .settings = "", .clock = clock, .version = clock, .n_shards = SERVERS };
     for (int i = 0; i < 2048; i++)
         array[0][i] = array[1][i] = array[2][i] = (float)(clock * 2048 + (uint64_t)i + 1);
     cr_assert_eq(psd_rule_parse(&rule, "adam", NULL), PSD_OK);
@@ -46,8 +44,7 @@ static void save(uint64_t clock)
         cr_assert_not_null(writer, "%s", err.text);
         for (uint32_t p = 0; p < map.n_parts[facts.shard]; p++) {
             const uint64_t at = map.chunk[map.part[facts.shard][p]].offset;
-            cr_assert_eq(psd_ckpt_part(writer, p, array[0] + at, (float *[]){ array[1] + at, array[2] + at },
-                                       &state, &err),
+            cr_assert_eq(psd_ckpt_part(writer, p, array[0] + at, (float *[]){ array[1] + at, array[2] + at }, &state, &err),
                          PSD_OK);
         }
         cr_assert_eq(psd_ckpt_end(&writer, &err), PSD_OK, "%s", err.text);
@@ -77,18 +74,17 @@ static void unmake(const disk_entry_t *entries, int n)
         for (int i = 0; i < n; i++) {
             disk_moved(entries[i].path, dir, after, path);
             if ((entries[i].inode < 0) == dirs && disk_is_reachable(entries[i].path, dir))
-                cr_assert_eq(dirs ? rmdir(path) : unlink(path), 0, "cannot remove %s: %s", path,
-                             strerror(errno));
+                cr_assert_eq(dirs ? rmdir(path) : unlink(path), 0, "cannot remove %s: %s", path, strerror(errno));
         }
 }
 
-static void tell_loss(int k, uint64_t cut, uint64_t wanted, size_t n, const uint64_t *clocks,
-                      const disk_entry_t *entries, int n_entries)
+static void tell_loss(int k, uint64_t cut, uint64_t wanted, size_t n, const uint64_t *clocks, const disk_entry_t *entries,
+                      int n_entries)
 {
     char path[PATH_MAX];
     psd_err_t why;
-    fprintf(stderr, "cut %llu after %d of %d calls: clock %llu was committed, %zu are listed\n",
-            (unsigned long long)cut, k, disk_calls(), (unsigned long long)wanted, n);
+    fprintf(stderr, "cut %llu after %d of %d calls: clock %llu was committed, %zu are listed\n", (unsigned long long)cut, k,
+            disk_calls(), (unsigned long long)wanted, n);
     for (size_t i = 0; i < n; i++)
         if (psd_ckpt_verify(after, clocks[i], &why) != PSD_OK)
             fprintf(stderr, "  listed: %s\n", why.text);

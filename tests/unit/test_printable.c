@@ -35,6 +35,14 @@ Test(printable, what_does_not_fit_is_cut_between_characters)
     char out[8];
     cr_assert_str_eq(psd_printable(out, sizeof out, "1234567", 7), "1234567");
     cr_assert_str_eq(psd_printable(out, sizeof out, "12345678", 8), "1234...");
-    cr_assert_str_eq(psd_printable(out, sizeof out, "123\xc3\xa9" "45678", 10), "123...");
-    cr_assert_str_eq(psd_printable(out, sizeof out, "12\xff" "8888", 7), "12...");
+    cr_assert_str_eq(psd_printable(out, sizeof out,
+                                   "123\xc3\xa9"
+                                   "45678",
+                                   10),
+                     "123...");
+    cr_assert_str_eq(psd_printable(out, sizeof out,
+                                   "12\xff"
+                                   "8888",
+                                   7),
+                     "12...");
 }

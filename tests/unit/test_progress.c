@@ -24,8 +24,8 @@ static const char *written(void)
 static psd_progress_t *start(const char *mode, uint64_t interval_ms)
 {
     cr_assert_eq(pipe(ends), 0);
-    psd_progress_t *progress = psd_progress_new(
-        &(psd_progress_config_t){ .mode = mode, .interval_ms = interval_ms, .fd = ends[1] }, &err);
+    psd_progress_t *progress =
+        psd_progress_new(&(psd_progress_config_t){ .mode = mode, .interval_ms = interval_ms, .fd = ends[1] }, &err);
     cr_assert_not_null(progress, "%s", err.text);
     return progress;
 }
@@ -55,8 +55,7 @@ Test(progress, a_bar_is_redrawn_five_times_a_second_at_most)
 {
     psd_progress_t *progress = start("bar", 1);
     for (uint64_t ms = 0; ms < 1000; ms++)
-        psd_progress_update(
-            progress, ms, &(psd_progress_state_t){ .step = ms / 20, .steps = 100, .loss = 1, .metric = NAN });
+        psd_progress_update(progress, ms, &(psd_progress_state_t){ .step = ms / 20, .steps = 100, .loss = 1, .metric = NAN });
     cr_assert_eq(count(written(), '\r'), 4, "at 200, 400, 600 and 800 ms");
     psd_progress_destroy(&progress);
 }
@@ -113,9 +112,8 @@ Test(progress, off_a_terminal_it_is_a_log_line_per_interval_and_one_at_the_end)
     psd_progress_end(progress, 25000);
     cr_assert_eq(count(logged, '\n'), 3);
     cr_assert_not_null(
-        strstr(logged,
-               "id=train.progress step=10 epoch=0.200 samples=640 samples_per_s=64 loss=0.5 eta_s=90 steps=100"),
-        "%s", logged);
+        strstr(logged, "id=train.progress step=10 epoch=0.200 samples=640 samples_per_s=64 loss=0.5 eta_s=90 steps=100"), "%s",
+        logged);
     psd_progress_destroy(&progress);
 }
 
@@ -178,9 +176,9 @@ static const char *line_of(unsigned short columns, const char *note, bool is_urg
 Test(progress, a_narrow_terminal_gets_what_people_need_most_in_one_line)
 {
     cr_expect_str_eq(line_of(132, "3 of 3 workers", false), "[######..................]  25% step 25 epoch 0.50 800 samples/s "
-                                                           "loss 0.5000 accuracy 0.9712 ETA 0:06 3 of 3 workers");
+                                                            "loss 0.5000 accuracy 0.9712 ETA 0:06 3 of 3 workers");
     cr_expect_str_eq(line_of(100, "3 of 3 workers", false), "[###.........]  25% step 25 epoch 0.50 800 samples/s "
-                                                           "loss 0.5000 accuracy 0.9712 ETA 0:06");
+                                                            "loss 0.5000 accuracy 0.9712 ETA 0:06");
     cr_expect_str_eq(line_of(60, "3 of 3 workers", false), " 25% step 25 loss 0.5000 accuracy 0.9712 ETA 0:06");
     cr_expect_str_eq(line_of(40, "2 of 3 workers", true), " 25% step 25 loss 0.5000 2 of 3 workers");
     for (unsigned short columns = 2; columns < 140; columns++)

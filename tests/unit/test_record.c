@@ -53,7 +53,8 @@ Test(record, a_table_has_the_same_columns_in_each_line_and_one_head)
     write_two("csv", 0);
     write_two("csv", 0); /* a second start goes on */
     cr_assert_gt(read_file("metrics.csv"), 0);
-    cr_assert_str_eq((char *)bytes, "ts,step,epoch,samples,train/samples,train/skipped,train/loss,lr,val/loss,val/accuracy,val/mse,holdout/loss,holdout/accuracy,holdout/mse\n"
+    cr_assert_str_eq((char *)bytes, "ts,step,epoch,samples,train/samples,train/skipped,train/loss,lr,val/loss,val/accuracy,val/"
+                                    "mse,holdout/loss,holdout/accuracy,holdout/mse\n"
                                     "1.5,1,,,,,0.25,,,,,,,\n2.5,300,,,,,,,0.5,1,,,,\n"
                                     "1.5,1,,,,,0.25,,,,,,,\n2.5,300,,,,,,,0.5,1,,,,\n");
     cr_assert_eq(read_file("tb/*"), -1);

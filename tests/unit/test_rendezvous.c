@@ -44,14 +44,8 @@ static int find_with(psd_program_t program, const char *flags)
     return psd_rendezvous_find(&at, program, options, &(psd_surroundings_t){ variable, host, NULL }, &err);
 }
 
-static void server(const char *flags)
-{
-    cr_assert_eq(find_with(PSD_PROGRAM_SERVER, flags), PSD_OK, "%s", err.text);
-}
-static void worker(const char *flags)
-{
-    cr_assert_eq(find_with(PSD_PROGRAM_WORKER, flags), PSD_OK, "%s", err.text);
-}
+static void server(const char *flags) { cr_assert_eq(find_with(PSD_PROGRAM_SERVER, flags), PSD_OK, "%s", err.text); }
+static void worker(const char *flags) { cr_assert_eq(find_with(PSD_PROGRAM_WORKER, flags), PSD_OK, "%s", err.text); }
 
 /* That it must be refused as configuration, with these words. */
 static void expect_refusal(psd_program_t program, const char *flags, const char *words)
@@ -60,8 +54,7 @@ static void expect_refusal(psd_program_t program, const char *flags, const char 
     cr_expect(strstr(err.text, words), "\"%s\" is not in: %s", words, err.text);
 }
 
-#define SLURM                                                                                                \
-    "SLURM_JOB_NODELIST_HET_GROUP_0=n[3-4] SLURM_JOB_ID_HET_GROUP_0=10042 SLURM_NTASKS_HET_GROUP_0=2 "
+#define SLURM       "SLURM_JOB_NODELIST_HET_GROUP_0=n[3-4] SLURM_JOB_ID_HET_GROUP_0=10042 SLURM_NTASKS_HET_GROUP_0=2 "
 #define TASK(n, of) "SLURM_STEP_ID=0 SLURM_PROCID=" #n " SLURM_STEP_NUM_TASKS=" #of " "
 
 Test(rendezvous, a_server_that_is_told_nothing_is_server_0_where_listen_says)
@@ -207,8 +200,8 @@ Test(rendezvous, a_headless_service_names_its_pods_by_their_number)
     expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "ps-1x");
 }
 
-#define TF                                                                                                   \
-    "{\"cluster\":{\"ps\":[\"a:1\",\"b:2\"],\"chief\":[\"c:3\"],\"worker\":[\"d:4\",\"e:5\"]},\"task\":{"    \
+#define TF                                                                                                                         \
+    "{\"cluster\":{\"ps\":[\"a:1\",\"b:2\"],\"chief\":[\"c:3\"],\"worker\":[\"d:4\",\"e:5\"]},\"task\":{"                          \
     "\"type\":\""
 
 Test(rendezvous, tf_config_has_places_and_ranks)
@@ -235,16 +228,14 @@ Test(rendezvous, tf_config_has_places_and_ranks)
 
 Test(rendezvous, a_malformed_tf_config_is_named_and_nothing_else_is_tried)
 {
-    static const char *const bad[] = {
-        "{",
-        "[]",
-        "{}",
-        TF "ps\",\"index\":-1}}",
-        TF "ps\",\"index\":\"0\"}}",
-        TF "ps\",\"index\":2}}",
-        TF "ps\"}}",
-        "{\"cluster\":{\"ps\":[\"a\"]},\"task\":{\"type\":\"ps\",\"index\":0}}"
-    };
+    static const char *const bad[] = { "{",
+                                       "[]",
+                                       "{}",
+                                       TF "ps\",\"index\":-1}}",
+                                       TF "ps\",\"index\":\"0\"}}",
+                                       TF "ps\",\"index\":2}}",
+                                       TF "ps\"}}",
+                                       "{\"cluster\":{\"ps\":[\"a\"]},\"task\":{\"type\":\"ps\",\"index\":0}}" };
     set("DMLC_PS_ROOT_URI=a DMLC_PS_ROOT_PORT=1");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         setenv("TF_CONFIG", bad[i], 1);
@@ -295,8 +286,7 @@ Test(rendezvous, ranks_are_asked_of_the_innermost_launcher_and_without_its_size_
         set(cases[i].set);
         worker("");
         cr_expect_eq(at.worker, cases[i].worker, "%s gives %d", cases[i].set, at.worker);
-        cr_expect(cases[i].by ? at.rank_source && !strcmp(at.rank_source, cases[i].by) : !at.rank_source,
-                  "%s", cases[i].set);
+        cr_expect(cases[i].by ? at.rank_source && !strcmp(at.rank_source, cases[i].by) : !at.rank_source, "%s", cases[i].set);
     }
 }
 
@@ -317,8 +307,7 @@ Test(rendezvous, where_servers_and_workers_are_one_world_the_servers_come_first)
 Test(rendezvous, a_rank_that_fits_no_server_is_an_error)
 {
     set("OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=3 PSD_JOIN=tcp://ps0:1");
-    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2",
-                   "this is server 2 by OMPI_COMM_WORLD_RANK, and the job has servers 0 to 1");
+    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "this is server 2 by OMPI_COMM_WORLD_RANK, and the job has servers 0 to 1");
     unsetenv("PSD_JOIN");
     set("OMPI_COMM_WORLD_RANK=1");
     expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "nothing says where server 0 is");

@@ -70,18 +70,14 @@ Test(replay, prints_slow_weights_beside_the_fast_ones)
 
 Test(replay, a_learning_rate_of_the_file_replaces_the_rules_for_its_step_alone)
 {
-    cr_expect_eq(
-        run_small("--case|two|", "case two opt=sgd n=1 steps=2 lr=0.5\nw0 0\nlr 1 0.25\ng 1 1\ng 2 1\nend\n"),
-        0);
+    cr_expect_eq(run_small("--case|two|", "case two opt=sgd n=1 steps=2 lr=0.5\nw0 0\nlr 1 0.25\ng 1 1\ng 2 1\nend\n"), 0);
     cr_expect_stdout_eq_str("w 1 -0.25\nw 2 -0.75\n");
 }
 
 Test(replay, weighs_workers_by_their_samples)
 {
     /* (1 * 8 + 3 * 4) / 4 = 5. */
-    cr_expect_eq(
-        run_small("--case=two|", "case two opt=sgd n=1 steps=1 lr=1\nw0 0\ngw 1 0 1 8\ngw 1 1 3 4\nend\n"),
-        0);
+    cr_expect_eq(run_small("--case=two|", "case two opt=sgd n=1 steps=1 lr=1\nw0 0\ngw 1 0 1 8\ngw 1 1 3 4\nend\n"), 0);
     cr_expect_stdout_eq_str("w 1 -5\n");
 }
 
@@ -107,9 +103,8 @@ Test(replay, a_broken_file_is_bad_data_and_prints_nothing)
 Test(replay, a_rule_that_does_not_parse_is_wrong_usage)
 {
     cr_expect_eq(run(&psd_verb_replay, "replay|--optimizer|adma|" GOLDEN "sgd.txt"), 64);
-    cr_expect_stderr_eq_str(
-        "psdctl replay: --optimizer: rule, column 1: unknown optimizer 'adma'; the nearest is "
-        "'adam'\n");
+    cr_expect_stderr_eq_str("psdctl replay: --optimizer: rule, column 1: unknown optimizer 'adma'; the nearest is "
+                            "'adam'\n");
 }
 
 Test(replay, two_files_or_none_are_wrong_usage)
@@ -133,8 +128,7 @@ Test(replay, optimizers_describes_the_named_one)
 Test(replay, optimizers_suggests_the_nearest_name)
 {
     cr_expect_eq(run(&psd_verb_optimizers, "optimizers|radma"), 64);
-    cr_expect_stderr_eq_str(
-        "psdctl optimizers: rule, column 1: unknown optimizer 'radma'; the nearest is 'radam'\n");
+    cr_expect_stderr_eq_str("psdctl optimizers: rule, column 1: unknown optimizer 'radma'; the nearest is 'radam'\n");
 }
 
 /* ---- by a server ---- */
@@ -153,8 +147,8 @@ static pid_t start_server(const char *optimizer, uint32_t workers, char join[128
         dup2(ends[1], STDOUT_FILENO);
         close(ends[0]);
         close(ends[1]);
-        execl(PSD_BIN_DIR "/psd", "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none",
-              "--log-level=error", "--workers-min", min, "--optimizer", optimizer, (char *)NULL);
+        execl(PSD_BIN_DIR "/psd", "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--log-level=error",
+              "--workers-min", min, "--optimizer", optimizer, (char *)NULL);
         _exit(127);
     }
     close(ends[1]);
@@ -200,19 +194,16 @@ static int compare_file(const char *name)
     snprintf(path, sizeof path, GOLDEN "%s", name);
     FILE *file = fopen(path, "r");
     psd_golden_t *reader = psd_golden_new(file, name, &err);
-    for (psd_golden_case_t *c; psd_golden_next(reader, &c, &err) == PSD_OK && c;
-         psd_golden_case_destroy(&c)) {
+    for (psd_golden_case_t *c; psd_golden_next(reader, &c, &err) == PSD_OK && c; psd_golden_case_destroy(&c)) {
         psd_rule_t rule;
         cr_assert_eq(psd_rule_parse(&rule, c->spec, &err), PSD_OK);
         here.n = there.n = c->n;
         here.used = there.used = 0;
         const pid_t server = start_server(c->spec, psd_replay_workers(c), join);
-        cr_expect_eq(psd_replay_by_server(c, &rule, join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s",
-                     c->id, err.text);
+        cr_expect_eq(psd_replay_by_server(c, &rule, join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s", c->id, err.text);
         stop_server(server);
         cr_assert_eq(psd_trajectory_run(c, &rule, keep_rows, &here, &err), PSD_OK);
-        cr_expect(here.used == there.used &&
-                      memcmp(here.values, there.values, here.used * sizeof(float)) == 0,
+        cr_expect(here.used == there.used && memcmp(here.values, there.values, here.used * sizeof(float)) == 0,
                   "%s by a server is not %s here", c->id, c->id);
         compared++;
     }
@@ -223,10 +214,9 @@ static int compare_file(const char *name)
 
 Test(replay_by_server, gives_the_bits_that_a_replay_here_gives)
 {
-    static const char *const files[] = { "sgd.txt",      "momentum.txt", "nesterov.txt", "adagrad.txt", "adadelta.txt",
-                                         "rmsprop.txt",  "adam.txt",     "adamw.txt",   "nadam.txt",
-                                         "radam.txt",    "adamax.txt",   "lion.txt",    "signsgd.txt",
-                                         "lookahead.txt", "aggregate.txt" };
+    static const char *const files[] = { "sgd.txt",     "momentum.txt", "nesterov.txt", "adagrad.txt",   "adadelta.txt",
+                                         "rmsprop.txt", "adam.txt",     "adamw.txt",    "nadam.txt",     "radam.txt",
+                                         "adamax.txt",  "lion.txt",     "signsgd.txt",  "lookahead.txt", "aggregate.txt" };
     int compared = 0;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         compared += compare_file(files[i]);

@@ -31,8 +31,7 @@ TestSuite(run, .init = setup, .fini = teardown, .timeout = 600);
 static int psdctl(const char *words)
 {
     char command[1024];
-    snprintf(command, sizeof command, "cd %s && %s/psdctl %s 2>&1 </dev/null", PSD_SOURCE_DIR, PSD_BIN_DIR,
-             words);
+    snprintf(command, sizeof command, "cd %s && %s/psdctl %s 2>&1 </dev/null", PSD_SOURCE_DIR, PSD_BIN_DIR, words);
     FILE *pipe = popen(command, "r");
     size_t n = fread(output, 1, sizeof output - 1, pipe);
     output[n] = '\0';
@@ -43,8 +42,7 @@ static int psdctl(const char *words)
 static int run_linear(const char *name, const char *more)
 {
     char words[512];
-    snprintf(words, sizeof words, "run deploy/examples/linear.yaml --run-dir=%s/%s %s", directory, name,
-             more);
+    snprintf(words, sizeof words, "run deploy/examples/linear.yaml --run-dir=%s/%s %s", directory, name, more);
     return psdctl(words);
 }
 
@@ -119,8 +117,8 @@ Test(run, a_job_trains_to_its_end_and_leaves_its_files)
     cr_assert_not_null(strstr(output, "linear: done\n"));
     cr_assert_not_null(strstr(output, "  steps         200\n"));
     cr_assert_null(strstr(output, "level=warn"), "nothing went wrong: %s", output);
-    static const char *const files[] = { "summary.json", "metrics.jsonl", "logs/server-0.log",
-                                         "logs/worker-0.log", "logs/worker-1.log" };
+    static const char *const files[] = { "summary.json", "metrics.jsonl", "logs/server-0.log", "logs/worker-0.log",
+                                         "logs/worker-1.log" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         snprintf(path, sizeof path, "%s/a/%s", directory, files[i]);
         cr_expect_eq(access(path, R_OK), 0, "%s is missing", path);
@@ -140,8 +138,7 @@ Test(run, the_weights_do_not_depend_on_the_number_of_servers)
 
 Test(run, a_flag_reaches_the_children)
 {
-    cr_assert_eq(run_linear("flag", "--optimizer='adam(lr=0.05)' --stop-steps=20 --workers-min=3"), 0, "%s",
-                 output);
+    cr_assert_eq(run_linear("flag", "--optimizer='adam(lr=0.05)' --stop-steps=20 --workers-min=3"), 0, "%s", output);
     cr_assert_not_null(strstr(output, "  steps         20\n"), "%s", output);
     cr_assert_not_null(strstr(output, "  optimizer     adam(lr=0.05"));
     cr_assert_not_null(strstr(output, "  world         3\n"));
@@ -153,16 +150,15 @@ Test(run, without_rounds_the_learning_rate_is_divided_by_the_workers_and_that_is
     const char *line = strstr(output, "id=asp.lr_rule lr_rule=1/W ");
     cr_assert_not_null(line, "%s", output);
     cr_expect_null(strstr(line + 1, "id=asp.lr_rule"), "once per job: %s", output);
-    cr_assert_eq(run_linear("chosen", "--sync-mode=asp --sync-lr-rule=1/W --optimizer='sgd(lr=0.1)'"), 0,
-                 "%s", output);
+    cr_assert_eq(run_linear("chosen", "--sync-mode=asp --sync-lr-rule=1/W --optimizer='sgd(lr=0.1)'"), 0, "%s", output);
     cr_expect_null(strstr(output, "asp.lr_rule"), "%s", output);
 }
 
 Test(run, the_first_child_that_fails_is_named_and_stops_the_others)
 {
     cr_assert_eq(run_linear("nodata", "--data-train=csv:/no/such.csv"), 66, "%s", output);
-    cr_assert_not_null(strstr(output, "ended with 66: psd-worker: --data-train: /no/such.csv: No such file or directory"),
-                       "%s", output);
+    cr_assert_not_null(strstr(output, "ended with 66: psd-worker: --data-train: /no/such.csv: No such file or directory"), "%s",
+                       output);
     cr_assert_not_null(strstr(output, "linear: failed\n"));
     cr_assert(wait_for_processes(0));
 }
@@ -187,13 +183,10 @@ Test(run, what_keeps_dying_is_started_again_as_often_as_allowed_and_its_log_goes
 {
     char log[256] = "", path[128];
     cr_assert_eq(run_with_servers_that("echo dying >&2; exit 71", "--restarts=2"), 71, "%s", output);
-    cr_expect_not_null(
-        strstr(output, "run.restart role=\"server 0\" ended=\"ended with 71: dying\" left=1\n"), "%s",
-        output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 0\" ended=\"ended with 71: dying\" left=1\n"), "%s", output);
     cr_expect_not_null(strstr(output, "left=0\n"), "%s", output);
-    cr_expect_not_null(strstr(output,
-                              "psdctl: server 0 ended with 71: dying; its 2 restarts are used, and before the first it "
-                              "ended with 71: dying\n"),
+    cr_expect_not_null(strstr(output, "psdctl: server 0 ended with 71: dying; its 2 restarts are used, and before the first it "
+                                      "ended with 71: dying\n"),
                        "%s", output);
     snprintf(path, sizeof path, "%s/fake/logs/server-0.log", directory);
     FILE *file = fopen(path, "r");
@@ -226,23 +219,18 @@ Test(run, without_checkpoints_a_lost_server_ends_the_job)
 
 Test(run, a_server_that_dies_after_the_last_worker_has_finished_does_no_harm)
 {
-    cr_assert_eq(
-        run_with_servers_that("case $0 in *worker) exit 0;; *) " READY "sleep 0.5; kill -9 $$;; esac", ""), 0,
-        "%s", output);
+    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 0;; *) " READY "sleep 0.5; kill -9 $$;; esac", ""), 0, "%s",
+                 output);
     cr_expect_not_null(strstr(output, "run.late role=\"server 0\""), "%s", output);
     teardown(), setup();
-    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 0;; *) " READY
-                                       "sleep 0.5; kill -9 $$;; esac",
-                                       "--sync-mode=asp"),
+    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 0;; *) " READY "sleep 0.5; kill -9 $$;; esac", "--sync-mode=asp"),
                  1, "without rounds the last pushes are lost: %s", output);
 }
 
 Test(run, a_worker_that_comes_back_when_the_servers_are_finished_is_no_failure)
 {
-    cr_assert_eq(run_with_servers_that("case $0 in *worker) mkdir once && kill -9 $$; exit 76;; *) " READY
-                                       "sleep 1;; esac",
-                                       ""),
-                 0, "%s", output);
+    cr_assert_eq(run_with_servers_that("case $0 in *worker) mkdir once && kill -9 $$; exit 76;; *) " READY "sleep 1;; esac", ""), 0,
+                 "%s", output);
     cr_expect_not_null(strstr(output, "run.late role=\"worker 0\" ended=\"ended with 76"), "%s", output);
     teardown(), setup();
     cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 76;; *) " READY "sleep 60;; esac", ""), 76,
@@ -270,20 +258,18 @@ Test(run, who_ended_well_is_needed_again_when_a_server_is_lost)
                                        "--servers=2"),
                  0, "%s", output);
     cr_expect_not_null(strstr(output, "run.restart role=\"server 0\""), "%s", output);
-    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""),
-                       "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""), "%s", output);
 }
 
 Test(run, who_ended_well_by_the_word_of_a_server_that_died_meanwhile_is_needed_again)
 {
 #define RUN(n) "echo psd ready shard=0/1 data=tcp://127.0.0.1:1 status=none job=psd run=" #n "; "
-    cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) sleep 3;; *index=1*) mkdir two && { " RUN(a)
-                                       "sleep 1.2; exit 0; }; " RUN(b) "sleep 1.5;; *) mkdir once && { " RUN(a)
-                                       "sleep 0.6; kill -9 $$; }; " RUN(b) "sleep 3;; esac",
-                                       "--servers=2"),
-                 0, "%s", output);
-    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""),
-                       "%s", output);
+    cr_assert_eq(
+        run_with_servers_that("case $0/$* in *worker/*) sleep 3;; *index=1*) mkdir two && { " RUN(a) "sleep 1.2; exit 0; }; " RUN(
+                                  b) "sleep 1.5;; *) mkdir once && { " RUN(a) "sleep 0.6; kill -9 $$; }; " RUN(b) "sleep 3;; esac",
+                              "--servers=2"),
+        0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""), "%s", output);
 }
 
 Test(run, a_target_that_is_not_met_fails_the_job)
@@ -310,8 +296,7 @@ Test(run, the_children_die_with_psdctl)
 Test(run, config_says_what_each_option_is_and_where_from)
 {
     cr_assert_eq(psdctl("config show deploy/examples/linear.yaml --servers=3"), 0, "%s", output);
-    cr_assert_not_null(strstr(output, "servers = 3                                  # --servers\n"), "%s",
-                       output);
+    cr_assert_not_null(strstr(output, "servers = 3                                  # --servers\n"), "%s", output);
     cr_assert_not_null(strstr(output, "# deploy/examples/linear.yaml:7:12\n"), "%s", output);
     cr_assert_not_null(strstr(output, "lease = 3s                                   # default\n"));
     cr_assert_eq(psdctl("config --markdown"), 0);

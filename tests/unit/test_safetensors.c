@@ -39,13 +39,12 @@ Test(safetensors, the_file_is_what_the_format_says)
     cr_assert_not_null(root);
     const char *dtype, *note;
     int rows, columns, begin, end;
-    cr_assert_eq(json_unpack(root, "{s:{s:s,s:[i,i!],s:[i,i!]!}}", "fc1.weight", "dtype", &dtype, "shape",
-                             &rows, &columns, "data_offsets", &begin, &end),
+    cr_assert_eq(json_unpack(root, "{s:{s:s,s:[i,i!],s:[i,i!]!}}", "fc1.weight", "dtype", &dtype, "shape", &rows, &columns,
+                             "data_offsets", &begin, &end),
                  0);
     cr_assert_str_eq(dtype, "F32");
     cr_assert(rows == 2 && columns == 3 && begin == 0 && end == 24);
-    cr_assert_eq(json_unpack(root, "{s:{s:[!],s:[i,i!]}}", "scalar", "shape", "data_offsets", &begin, &end),
-                 0);
+    cr_assert_eq(json_unpack(root, "{s:{s:[!],s:[i,i!]}}", "scalar", "shape", "data_offsets", &begin, &end), 0);
     cr_assert(begin == 24 && end == 28);
     cr_assert_eq(json_unpack(root, "{s:{s:s}}", "__metadata__", "psd.optimizer", &note), 0);
     cr_assert_str_eq(note, notes[1].value);
@@ -80,11 +79,9 @@ Test(safetensors, the_hash_is_that_of_the_bytes_one_tensor_after_the_other)
     char text[PSD_SHA256_TEXT];
     const psd_saved_t zero = { "z", NULL, 0, (const float[]){ 0 }, 1 };
     /* sha256sum of four zero bytes */
-    cr_assert_str_eq(psd_weights_sha256(&zero, 1, text),
-                     "df3f619804a92fdb4057192dc43dd748ea778adc52bc498ce80524c014b81119");
+    cr_assert_str_eq(psd_weights_sha256(&zero, 1, text), "df3f619804a92fdb4057192dc43dd748ea778adc52bc498ce80524c014b81119");
     char whole[PSD_SHA256_TEXT], parts[PSD_SHA256_TEXT];
-    const psd_saved_t one = { "o", NULL, 1, a, 6 },
-                      two[] = { { "x", NULL, 1, a, 2 }, { "y", NULL, 1, a + 2, 4 } };
+    const psd_saved_t one = { "o", NULL, 1, a, 6 }, two[] = { { "x", NULL, 1, a, 2 }, { "y", NULL, 1, a + 2, 4 } };
     cr_assert_str_eq(psd_weights_sha256(&one, 1, whole), psd_weights_sha256(two, 2, parts));
 }
 
@@ -149,15 +146,12 @@ Test(safetensors, entries_are_given_in_the_order_of_their_data)
     psd_safetensors_close(&st);
 }
 
-#define ENTRY(name, shape, from, to)                                                                         \
-    "\"" name "\":{\"dtype\":\"F32\",\"shape\":[" shape "],\"data_offsets\":[" from "," to "]}"
+#define ENTRY(name, shape, from, to) "\"" name "\":{\"dtype\":\"F32\",\"shape\":[" shape "],\"data_offsets\":[" from "," to "]}"
 
 Test(safetensors, keys_that_repeat_are_refused)
 {
-    expect_refused("{" ENTRY("a", "1", "0", "4") "," ENTRY("a", "1", "4", "8") "}", 8,
-                   "duplicate object key");
-    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
-                   "duplicate object key");
+    expect_refused("{" ENTRY("a", "1", "0", "4") "," ENTRY("a", "1", "4", "8") "}", 8, "duplicate object key");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "duplicate object key");
     expect_refused("{\"__metadata__\":{\"k\":\"v\",\"k\":\"w\"}}", 0, "duplicate object key");
 }
 
@@ -190,11 +184,9 @@ Test(safetensors, an_entry_has_its_three_fields_of_the_known_types_and_no_more)
 {
     expect_refused("{\"a\":7}", 0, "an entry is");
     expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "an entry is");
-    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4,
-                   "an entry is");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, "an entry is");
     expect_refused("{\"a\":{\"dtype\":\"F33\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype is unknown");
-    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":1,\"data_offsets\":[0,4]}}", 4,
-                   "shape is not a list");
+    expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":1,\"data_offsets\":[0,4]}}", 4, "shape is not a list");
     expect_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,8]}}", 4, "data_offsets");
     expect_refused("{\"__metadata__\":{\"k\":1}}", 0, "not a string");
     expect_refused("{\"__metadata__\":[]}", 0, "not an object");

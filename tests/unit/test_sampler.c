@@ -28,8 +28,7 @@ Test(sampler, the_order_of_an_epoch_is_the_shuffle_of_the_convergence_references
 
 Test(sampler, workers_slices_together_are_the_batch_of_one_worker_for_any_number_of_workers)
 {
-    psd_sampler_t *one = psd_sampler_new(103, 10, true, 5, NULL),
-                  *many = psd_sampler_new(103, 10, true, 5, NULL);
+    psd_sampler_t *one = psd_sampler_new(103, 10, true, 5, NULL), *many = psd_sampler_new(103, 10, true, 5, NULL);
     for (uint64_t clock = 1; clock <= 25; clock++)
         for (uint32_t world = 1; world <= 13; world++) {
             psd_slice_t whole = psd_sampler_at(one, clock, 0, 1);
@@ -68,8 +67,7 @@ Test(sampler, an_epoch_visits_every_row_once_and_its_last_batch_may_be_smaller)
 
 Test(sampler, a_position_does_not_depend_on_what_was_asked_before)
 {
-    psd_sampler_t *walked = psd_sampler_new(50, 8, true, 3, NULL),
-                  *jumped = psd_sampler_new(50, 8, true, 3, NULL);
+    psd_sampler_t *walked = psd_sampler_new(50, 8, true, 3, NULL), *jumped = psd_sampler_new(50, 8, true, 3, NULL);
     for (uint64_t clock = 1; clock < 30; clock++)
         psd_sampler_at(walked, clock, 0, 2);
     psd_slice_t a = psd_sampler_at(walked, 30, 1, 2), b = psd_sampler_at(jumped, 30, 1, 2);

@@ -18,9 +18,16 @@ static psd_peer_t peer_of(unsigned k) { return k ? psd_peer_make(k, 1) : PSD_PEE
 
 static void setup(void)
 {
-    const psd_coordinator_config_t config = { .job = "mnist", .job_id = JOB, .settings = "x", .n_servers = N, .workers_min = 1,
-                                              .workers_want = 1, .lease_ms = LEASE_MS, .patience_ms = PATIENCE_MS,
-                                              .mode = psd_mode_find("bsp"), .lr = 1 };
+    const psd_coordinator_config_t config = { .job = "mnist",
+                                              .job_id = JOB,
+                                              .settings = "x",
+                                              .n_servers = N,
+                                              .workers_min = 1,
+                                              .workers_want = 1,
+                                              .lease_ms = LEASE_MS,
+                                              .patience_ms = PATIENCE_MS,
+                                              .mode = psd_mode_find("bsp"),
+                                              .lr = 1 };
     coordinator = psd_coordinator_new(&config, NULL);
 }
 
@@ -41,8 +48,9 @@ static const psd_msg_t *answer(psd_kind_t kind)
 /* Process `k`, at an address of its own, asks for the place `index`; -1: for any. */
 static void ask(unsigned k, int index)
 {
-    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = (uint64_t)(k + 1) << 16,
-                      .code = (uint32_t)(index + 1) };
+    psd_msg_t msg = {
+        .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = (uint64_t)(k + 1) << 16, .code = (uint32_t)(index + 1)
+    };
     snprintf(msg.text, sizeof msg.text, "mnist tcp://host:%u x", k);
     psd_actions_drop(&out, out.n);
     psd_coordinator_message(coordinator, now, peer_of(k), &msg, NULL, &out);

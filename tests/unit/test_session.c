@@ -48,9 +48,7 @@ static const psd_msg_t *sent(psd_kind_t kind)
 static void welcome(uint64_t run, uint64_t nonce)
 {
     uint8_t bytes[512];
-    psd_cluster_t cluster = {
-        .n_servers = 1, .endpoint = { "tcp://here:1" }, .settings = "mode=bsp", .lease_ms = 600
-    };
+    psd_cluster_t cluster = { .n_servers = 1, .endpoint = { "tcp://here:1" }, .settings = "mode=bsp", .lease_ms = 600 };
     psd_msg_t msg = message(PSD_MSG_WELCOME, run);
     msg.seq = nonce;
     say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
@@ -98,8 +96,7 @@ static void teardown(void)
     psd_session_destroy(&session);
 }
 
-Test(session, between_exchanges_another_run_of_the_servers_changes_nothing_under_the_callers_hands,
-     .init = setup, .fini = teardown)
+Test(session, between_exchanges_another_run_of_the_servers_changes_nothing_under_the_callers_hands, .init = setup, .fini = teardown)
 {
     refuse_run();
     pass(200);
@@ -183,8 +180,7 @@ Test(session, who_was_replaced_while_leaving_has_nobody_to_tell, .init = setup, 
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
 }
 
-Test(session, what_was_said_to_an_earlier_life_does_not_count_before_the_next_is_welcomed, .init = setup,
-     .fini = teardown)
+Test(session, what_was_said_to_an_earlier_life_does_not_count_before_the_next_is_welcomed, .init = setup, .fini = teardown)
 {
     psd_msg_t registered = message(PSD_MSG_REGISTERED, RUN);
     refuse_run();
@@ -321,7 +317,9 @@ Test(session, a_refusal_that_ends_the_job_ends_a_worker_that_asks_for_nothing, .
     static const struct {
         psd_refusal_t reason;
         int code;
-    } ends[] = { { PSD_REFUSAL_ABSENT, PSD_EUNAVAILABLE }, { PSD_REFUSAL_LOST, PSD_EREFUSED }, { PSD_REFUSAL_UNSAVED, PSD_EIO },
+    } ends[] = { { PSD_REFUSAL_ABSENT, PSD_EUNAVAILABLE },
+                 { PSD_REFUSAL_LOST, PSD_EREFUSED },
+                 { PSD_REFUSAL_UNSAVED, PSD_EIO },
                  { PSD_REFUSAL_DAMAGED, PSD_EDATA } };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         psd_msg_t msg = message(PSD_MSG_REFUSED, RUN);

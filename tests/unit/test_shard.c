@@ -68,8 +68,8 @@ static void reference(float *w, float *const *slot, uint64_t steps)
     psd_rule_init(&rule, &state, w, slot, N);
     for (uint64_t t = 1; t <= steps; t++) {
         gradients(g3, 3, t);
-        psd_step_reference(&rule, &state, w, slot, N, (const float *const[]){ g3[0], g3[1], g3[2] },
-                           (double[]){ 0.25, 0.5, 0.25 }, 3, psd_rule_lr(&rule));
+        psd_step_reference(&rule, &state, w, slot, N, (const float *const[]){ g3[0], g3[1], g3[2] }, (double[]){ 0.25, 0.5, 0.25 },
+                           3, psd_rule_lr(&rule));
     }
 }
 

@@ -10,8 +10,16 @@ TestSuite(sim, .timeout = 600);
 
 static sim_config_t cluster(uint32_t servers, uint32_t workers, const char *rule)
 {
-    return (sim_config_t){ .seed = 7, .data_seed = 11, .servers = servers, .workers = workers, .mode = "bsp", .rule = rule,
-                           .rounds = 8, .tensors = 4, .delay_ms = 20, .kill_worker = -1 };
+    return (sim_config_t){ .seed = 7,
+                           .data_seed = 11,
+                           .servers = servers,
+                           .workers = workers,
+                           .mode = "bsp",
+                           .rule = rule,
+                           .rounds = 8,
+                           .tensors = 4,
+                           .delay_ms = 20,
+                           .kill_worker = -1 };
 }
 
 static sim_result_t run(const sim_config_t *config)
@@ -51,8 +59,8 @@ Test(sim, weights_are_the_same_bits_for_any_number_of_servers_and_any_delays)
                 for (uint64_t seed = 1; seed <= 4; seed++) {
                     config.servers = servers;
                     config.seed = seed;
-                    cr_expect_eq(run(&config).weights_hash, expected, "%s, %u servers, %u workers, seed %" PRIu64,
-                                 rules[i], servers, workers, seed);
+                    cr_expect_eq(run(&config).weights_hash, expected, "%s, %u servers, %u workers, seed %" PRIu64, rules[i],
+                                 servers, workers, seed);
                 }
         }
 }

@@ -58,8 +58,7 @@ static bool one_is_in_another(const psd_groups_t *g, size_t n, unsigned n_groups
         for (unsigned b = 1; b <= n_groups; b++) {
             bool within = a != b;
             for (size_t i = 0; i < n; i++)
-                within =
-                    within && (!(g[i].first <= a && a <= g[i].last) || (g[i].first <= b && b <= g[i].last));
+                within = within && (!(g[i].first <= a && a <= g[i].last) || (g[i].first <= b && b <= g[i].last));
             if (within)
                 return true;
         }
@@ -74,16 +73,15 @@ Test(spread, two_ranges_share_a_group_exactly_when_they_overlap)
         psd_spread_t s[N];
         psd_groups_t g[N];
         for (size_t i = 0; i < N; i++) { /* coarse, so that some ends are equal */
-            const double at = floor(30 * psd_uniform(&stream)),
-                         width = floor((double)(draw % 8) * psd_uniform(&stream));
+            const double at = floor(30 * psd_uniform(&stream)), width = floor((double)(draw % 8) * psd_uniform(&stream));
             s[i] = range(at, at + width);
         }
         const bool down = draw & 1;
         const unsigned n = psd_spread_groups(s, N, down, g);
         for (size_t i = 0; i < N; i++)
             for (size_t k = 0; k < N; k++)
-                cr_assert_eq(share(g[i], g[k]), s[i].least <= s[k].most && s[k].least <= s[i].most,
-                             "draw %d: %zu, %zu", draw, i, k);
+                cr_assert_eq(share(g[i], g[k]), s[i].least <= s[k].most && s[k].least <= s[i].most, "draw %d: %zu, %zu", draw, i,
+                             k);
         cr_assert_not(one_is_in_another(g, N, n), "draw %d", draw);
         for (size_t i = 0; i < N; i++)
             for (size_t k = 0; k < N; k++)

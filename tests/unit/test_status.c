@@ -27,13 +27,12 @@ static uint64_t now_ms(void)
 static void publish(uint64_t tick_ms, bool ready)
 {
     psd_status_publish(
-        status, &(psd_status_snapshot_t){
-                    .tick_ms = tick_ms,
-                    .ready = ready,
-                    .ready_lines = "[+]restore ok\n[-]quorum 1/2\n",
-                    .status_json = "{\"schema\":\"psd.status/1\",\"job\":\"<mnist>\",\"state\":\"training\","
-                                   "\"progress\":{\"step\":42},\"workers\":[{\"id\":0,\"host\":\"a&b\"}]}",
-                    .metrics = "psd_steps_total{shard=\"0\"} 42\n" });
+        status, &(psd_status_snapshot_t){ .tick_ms = tick_ms,
+                                          .ready = ready,
+                                          .ready_lines = "[+]restore ok\n[-]quorum 1/2\n",
+                                          .status_json = "{\"schema\":\"psd.status/1\",\"job\":\"<mnist>\",\"state\":\"training\","
+                                                         "\"progress\":{\"step\":42},\"workers\":[{\"id\":0,\"host\":\"a&b\"}]}",
+                                          .metrics = "psd_steps_total{shard=\"0\"} 42\n" });
 }
 
 static void setup(void)
@@ -240,9 +239,7 @@ Test(status, only_get_and_head_are_served)
 {
     cr_assert_eq(ask("HEAD /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 200);
     cr_assert_null(strstr(reply, "step"));
-    cr_assert_eq(
-        ask("POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"),
-        405);
+    cr_assert_eq(ask("POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"), 405);
     cr_assert_not_null(strstr(reply, "Allow: GET, HEAD"));
     cr_assert_eq(ask("DELETE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 405);
 }
@@ -250,8 +247,7 @@ Test(status, only_get_and_head_are_served)
 Test(status, a_foreign_host_is_refused_and_an_address_is_not)
 {
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"), 403);
-    cr_assert_eq(
-        ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1.evil.example:7471\r\nConnection: close\r\n\r\n"), 403);
+    cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1.evil.example:7471\r\nConnection: close\r\n\r\n"), 403);
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: 127.0.0.1:7471\r\nConnection: close\r\n\r\n"), 200);
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: [::1]:7471\r\nConnection: close\r\n\r\n"), 200);
     cr_assert_eq(ask("GET /status HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n"), 403);
@@ -374,8 +370,11 @@ static void teardown_token(void)
 
 Test(status, with_a_token_only_health_is_told_to_who_does_not_bring_it, .init = setup_token, .fini = teardown_token)
 {
-    static const char *const wrong[] = { "", "Authorization: Bearer 0123456789abcdeF\r\n", "Authorization: Bearer \r\n",
-                                         "Authorization: Bearer 0123456789abcde\r\n", "Authorization: 0123456789abcdef\r\n",
+    static const char *const wrong[] = { "",
+                                         "Authorization: Bearer 0123456789abcdeF\r\n",
+                                         "Authorization: Bearer \r\n",
+                                         "Authorization: Bearer 0123456789abcde\r\n",
+                                         "Authorization: 0123456789abcdef\r\n",
                                          "Authorization: Basic 0123456789abcdef\r\n",
                                          "Authorization: Bearer 0123456789abcdef0\r\n" };
     static const char *const paths[] = { "/", "/status", "/metrics" };
@@ -407,7 +406,8 @@ Test(status, beyond_this_machine_a_token_is_wanted)
 
 Test(status, what_is_no_token_is_refused, .init = setup_token, .fini = teardown_token)
 {
-    static const char *const texts[] = { "", "short", "0123456789abcdef more", "0123456789\nabcdef0123456789", "0123456789abcde\x01" };
+    static const char *const texts[] = { "", "short", "0123456789abcdef more", "0123456789\nabcdef0123456789",
+                                         "0123456789abcde\x01" };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         write_token(texts[i], 0600);
         cr_expect_null(psd_status_new("127.0.0.1:0", token_file, &err), "%s", texts[i]);

@@ -25,7 +25,8 @@ static void write_file(const char *name, const char *text)
     fclose(file);
 }
 
-static void leave(const char *name, const char *outcome, unsigned id, unsigned rank, unsigned steps, double begun_ts, double ended_ts)
+static void leave(const char *name, const char *outcome, unsigned id, unsigned rank, unsigned steps, double begun_ts,
+                  double ended_ts)
 {
     char text[512];
     snprintf(text, sizeof text,

@@ -48,7 +48,10 @@ Test(text, a_delimiter_is_one_character_or_the_word_tab)
 {
     char c;
     psd_err_t err;
-    const struct { const char *text; char is; } good[] = { { ",", ',' }, { "tab", '\t' }, { "\\t", '\t' }, { "\t", '\t' }, { ";", ';' }, { "|", '|' }, { " ", ' ' } };
+    const struct {
+        const char *text;
+        char is;
+    } good[] = { { ",", ',' }, { "tab", '\t' }, { "\\t", '\t' }, { "\t", '\t' }, { ";", ';' }, { "|", '|' }, { " ", ' ' } };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         cr_assert_eq(psd_text_delimiter(good[i].text, &c, &err), PSD_OK, "%s", good[i].text);
         cr_assert_eq(c, good[i].is);

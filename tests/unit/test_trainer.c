@@ -25,17 +25,17 @@ static struct {
     float *slot[PSD_MAX_PARAMS][PSD_MAX_SLOTS];
     bool frozen; /* gradients are taken and the weights stay */
     psd_position_t position;
-    double round_loss; /* what it says of the last step */
+    double round_loss;    /* what it says of the last step */
     uint64_t job_samples; /* and of all */
     bool in_asp;
-    uint64_t hopeless_at;      /* clock whose exchange fails the job; 0: none */
-    uint64_t world_shrinks_at; /* clock after which one worker is left; 0: none */
+    uint64_t hopeless_at;                  /* clock whose exchange fails the job; 0: none */
+    uint64_t world_shrinks_at;             /* clock after which one worker is left; 0: none */
     int connect_rc, exchange_rc, leave_rc; /* what these calls return */
-    int waits_before_ready;      /* timeouts of each wait before it succeeds */
-    uint64_t stop_at, poison_at; /* clocks at which `stop` is set, and the weights become NaN */
+    int waits_before_ready;                /* timeouts of each wait before it succeeds */
+    uint64_t stop_at, poison_at;           /* clocks at which `stop` is set, and the weights become NaN */
     uint64_t samples, exchanges, null_gradients;
     uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
-    int left; /* -1: not yet; else the `finished` of leaving */
+    int left;          /* -1: not yet; else the `finished` of leaving */
     int waits;
 } server;
 
@@ -86,12 +86,12 @@ const char *psd_worker_settings(const psd_worker_t *self)
 {
     static char text[PSD_RULE_TEXT + 64], rule[PSD_RULE_TEXT];
     (void)self;
-    snprintf(text, sizeof text, "mode=%s optimizer=%s servers=1", server.in_asp ? "asp" : "bsp", psd_rule_print(&server.rule, rule));
+    snprintf(text, sizeof text, "mode=%s optimizer=%s servers=1", server.in_asp ? "asp" : "bsp",
+             psd_rule_print(&server.rule, rule));
     return text;
 }
 
-int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
-                        psd_ticket_t *ticket)
+int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
     (void)self, (void)loss;
     *ticket = ++server.exchanges;
@@ -143,7 +143,7 @@ int psd_worker_report(psd_worker_t *self, const char *name, double value)
     return 0;
 }
 
-int psd_worker_asked_to_leave(const psd_worker_t *self) 
+int psd_worker_asked_to_leave(const psd_worker_t *self)
 {
     (void)self;
     return server.drain_at && server.position.clock >= server.drain_at;
@@ -217,8 +217,7 @@ static const char *in_dir(const char *name)
 
 static void teardown(void)
 {
-    const char *names[] = { "metrics.jsonl", "summary.json", "metrics-1.jsonl", "summary-1.json",
-                            "w.safetensors" };
+    const char *names[] = { "metrics.jsonl", "summary.json", "metrics-1.jsonl", "summary-1.json", "w.safetensors" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(in_dir(names[i]));
     rmdir(dir);
@@ -301,8 +300,7 @@ Test(trainer, a_run_makes_the_bits_of_the_same_loop_without_servers)
 Test(trainer, every_step_and_every_evaluation_is_a_line_of_what_was_measured)
 {
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
-    json_t *steps = lines_with("metrics.jsonl", "train/loss"),
-           *evaluations = lines_with("metrics.jsonl", "val/accuracy");
+    json_t *steps = lines_with("metrics.jsonl", "train/loss"), *evaluations = lines_with("metrics.jsonl", "val/accuracy");
     cr_assert_eq(json_array_size(steps), 3 * STEPS);
     cr_assert_eq(json_array_size(evaluations), 3);
     const json_t *last = json_array_get(steps, 3 * STEPS - 1), *eighth = json_array_get(steps, STEPS - 1);
@@ -333,8 +331,7 @@ Test(trainer, fewer_lines_carry_the_mean_of_their_steps_by_sample)
     cr_assert_eq(json_array_size(coarse), 5, "steps 5, 10, 15, 20 and the last, 24");
     double loss = 0, samples = 0;
     for (size_t i = 5; i < 10; i++) {
-        loss +=
-            number(json_array_get(fine, i), "train/loss") * number(json_array_get(fine, i), "train/samples");
+        loss += number(json_array_get(fine, i), "train/loss") * number(json_array_get(fine, i), "train/samples");
         samples += number(json_array_get(fine, i), "train/samples");
     }
     cr_assert_eq(number(json_array_get(coarse, 1), "train/samples"), samples);
@@ -348,20 +345,17 @@ Test(trainer, two_workers_lines_combine_into_the_line_of_one)
     json_t *lines[3];
     server.frozen = true;
     for (uint32_t run = 0; run < 3; run++) {
-        server.position =
-            (psd_position_t){ .clock = 1, .world = run < 2 ? 2 : 1, .rank = run % 2, .worker = run % 2 };
+        server.position = (psd_position_t){ .clock = 1, .world = run < 2 ? 2 : 1, .rank = run % 2, .worker = run % 2 };
         cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
         lines[run] = lines_with(run == 1 ? "metrics-1.jsonl" : "metrics.jsonl", "train/loss");
         unlink(path);
     }
     for (size_t i = 0; i < 3 * STEPS; i++) {
-        const json_t *a = json_array_get(lines[0], i), *b = json_array_get(lines[1], i),
-                     *whole = json_array_get(lines[2], i);
+        const json_t *a = json_array_get(lines[0], i), *b = json_array_get(lines[1], i), *whole = json_array_get(lines[2], i);
         const double n = number(a, "train/samples") + number(b, "train/samples");
         cr_assert_eq(n, number(whole, "train/samples"));
-        const double mean = (number(a, "train/loss") * number(a, "train/samples") +
-                             number(b, "train/loss") * number(b, "train/samples")) /
-                            n;
+        const double mean =
+            (number(a, "train/loss") * number(a, "train/samples") + number(b, "train/loss") * number(b, "train/samples")) / n;
         cr_assert_float_eq(mean, number(whole, "train/loss"), 1e-7 * mean);
         cr_assert_eq(number(a, "samples"), number(whole, "samples"));
     }
@@ -384,8 +378,7 @@ Test(trainer, a_worker_without_rows_takes_part_with_nothing)
     cr_assert_not(result.evaluated, "only rank 0 evaluates");
     json_t *lines = lines_with("metrics-1.jsonl", "train/samples");
     cr_assert_eq(json_array_size(lines), 4);
-    cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"),
-                   "what was not measured is absent");
+    cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"), "what was not measured is absent");
     json_decref(lines);
 }
 
@@ -396,8 +389,7 @@ Test(trainer, slow_weights_are_judged_hashed_and_saved)
     cr_assert_eq(psd_rule_parse(&server.rule, "lookahead(sgd(lr=0.5), k=5, alpha=0.5)", &err), PSD_OK);
     server.position.has_slow = 1;
     config.save = save;
-    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s",
-                 err.text); /* 24 steps: 4 past the last sync */
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text); /* 24 steps: 4 past the last sync */
     const float *slow[2] = { server.slot[0][server.rule.slow_slot], server.slot[1][server.rule.slow_slot] };
     cr_assert_eq(result.last_score.metric, psd_model_evaluate(model, slow, test).metric);
     cr_assert_eq(result.last_score.loss, psd_model_evaluate(model, slow, test).loss);
@@ -487,8 +479,7 @@ Test(trainer, a_loss_that_stays_infinite_fails_the_run)
     config.stop_epochs = 100;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
     cr_assert_eq(result.steps, 3 + 20);
-    cr_assert_str_eq(err.text,
-                     "the loss was not finite for 20 steps in a row, up to step 23; lower the learning rate");
+    cr_assert_str_eq(err.text, "the loss was not finite for 20 steps in a row, up to step 23; lower the learning rate");
 }
 
 Test(trainer, servers_that_cannot_be_reached_are_named_and_unavailable)
@@ -543,8 +534,7 @@ Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
     cr_assert_not_null(summary);
     cr_assert_str_eq(json_string_value(json_object_get(summary, "schema")), "psd.summary/1");
     cr_assert_str_eq(json_string_value(json_object_get(summary, "outcome")), "done");
-    cr_assert_str_eq(json_string_value(json_object_get(summary, "optimizer")),
-                     psd_rule_print(&server.rule, rule));
+    cr_assert_str_eq(json_string_value(json_object_get(summary, "optimizer")), psd_rule_print(&server.rule, rule));
     cr_assert_str_eq(json_string_value(json_object_get(summary, "sha256")), result.sha256);
     cr_assert(json_is_null(json_object_get(summary, "sha256_slow")));
     cr_assert_eq(number(summary, "samples"), 3 * ROWS);
@@ -555,8 +545,7 @@ Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
 
 /* What the summary says of the start and of the rows, of a run from `seed` of the sampler, with the given
  * rule. */
-static void run_for_hashes(uint64_t seed, const char *rule, const psd_dataset_t *set, char initial[65],
-                           char order[65])
+static void run_for_hashes(uint64_t seed, const char *rule, const psd_dataset_t *set, char initial[65], char order[65])
 {
     psd_model_destroy(&model);
     config.model = model = new_model();
@@ -589,9 +578,7 @@ Test(trainer, the_summary_has_hashes_of_the_start_and_of_the_order_of_rows_that_
     psd_model_t *fresh = new_model();
     for (size_t i = 0; i < 2; i++) {
         const psd_param_t *p = &psd_model_params(fresh)[i];
-        tensors[i] = (psd_saved_t){
-            .name = p->name, .shape = p->shape, .n_dims = p->n_dims, .n = p->n, .data = p->data
-        };
+        tensors[i] = (psd_saved_t){ .name = p->name, .shape = p->shape, .n_dims = p->n_dims, .n = p->n, .data = p->data };
     }
     char hash[PSD_SHA256_TEXT];
     cr_expect_str_eq(initial[0], psd_weights_sha256(tensors, 2, hash), "those of the model before any step");

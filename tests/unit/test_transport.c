@@ -63,7 +63,8 @@ static void setup(void)
 {
     uv_loop_init(&loop);
     net = psd_net_new(&(psd_keys_t){ .insecure = true }, NULL);
-    router = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL }, endpoint, NULL);
+    router = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL },
+                             endpoint, NULL);
     cr_assert_not_null(router);
     dealer = psd_socket_connect(net, &loop, endpoint, 16, &(psd_socket_handler_t){ on_client_message, on_bad, NULL, NULL }, NULL);
     cr_assert_not_null(dealer);
@@ -176,7 +177,8 @@ Test(transport, an_address_in_use_is_an_error_that_names_it, .init = setup, .fin
 {
     psd_err_t err;
     char bound[PSD_ENDPOINT_TEXT];
-    cr_assert_null(psd_socket_bind(net, &loop, endpoint, &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL }, bound, &err));
+    cr_assert_null(
+        psd_socket_bind(net, &loop, endpoint, &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL }, bound, &err));
     cr_assert_eq(err.code, PSD_EIO);
     cr_assert_not_null(strstr(err.text, endpoint));
 }
@@ -225,8 +227,8 @@ static void setup_keys(void)
     cr_assert(psd_key_decode(known_key, client_keys.public));
     net = psd_net_new(&server_keys, NULL);
     cr_assert_not_null(guard = psd_socket_guard(net, &loop, admit, NULL, NULL));
-    router = psd_socket_bind(net, &loop, "tcp://0.0.0.0:0",
-                             &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL }, endpoint, NULL);
+    router = psd_socket_bind(net, &loop, "tcp://0.0.0.0:0", &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL },
+                             endpoint, NULL);
     cr_assert_not_null(router, "with keys, any address will do");
     snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%d", atoi(strrchr(endpoint, ':') + 1));
 }
@@ -244,8 +246,8 @@ static void teardown_keys(void)
 static psd_link_t link_with(psd_net_t **client, const psd_keys_t *keys)
 {
     *client = psd_net_new(keys, NULL);
-    dealer = psd_socket_connect(*client, &loop, endpoint, 16,
-                                &(psd_socket_handler_t){ on_client_message, on_bad, on_link, NULL }, NULL);
+    dealer =
+        psd_socket_connect(*client, &loop, endpoint, 16, &(psd_socket_handler_t){ on_client_message, on_bad, on_link, NULL }, NULL);
     cr_assert_not_null(dealer);
     uv_run(&loop, UV_RUN_DEFAULT);
     return last_link;
@@ -286,8 +288,8 @@ Test(transport, what_a_user_has_sent_is_counted_until_it_is_released, .init = se
 {
     psd_net_t *client;
     psd_socket_close(&router, 0);
-    router = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &(psd_socket_handler_t){ keep_message, on_bad, NULL, NULL },
-                             endpoint, NULL);
+    router = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &(psd_socket_handler_t){ keep_message, on_bad, NULL, NULL }, endpoint,
+                             NULL);
     cr_assert_eq(link_with(&client, &client_keys), PSD_LINK_UP);
     send_surely(1 << 20);
     send_surely(5); /* lies within ZeroMQ's own memory */
@@ -357,8 +359,8 @@ static void bind_anew(void)
 {
     psd_socket_close(&router, 0);
     for (int i = 0; i < 5000 && !router; i++, uv_sleep(1)) /* the address comes free in ZeroMQ's thread */
-        router = psd_socket_bind(net, &loop, endpoint, &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL },
-                                 endpoint, NULL);
+        router =
+            psd_socket_bind(net, &loop, endpoint, &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL }, endpoint, NULL);
     cr_assert_not_null(router);
 }
 
@@ -424,11 +426,21 @@ Test(transport, without_keys_only_addresses_of_this_machine_are_taken, .init = s
     static const struct {
         const char *endpoint;
         bool here;
-    } cases[] = { { "tcp://127.0.0.1:1", true },     { "tcp://127.9.9.9:1", true },  { "tcp://localhost:1", true },
-                  { "tcp://[::1]:1", true },         { "ipc:///tmp/psd-test", true }, { "tcp://0.0.0.0:1", false },
-                  { "tcp://10.0.0.1:1", false },     { "tcp://127.evil.org:1", false }, { "tcp://[::]:1", false },
-                  { "tcp://*:1", false },            { "tcp://lo:1", false },        { "ipc://@psd-test", false },
-                  { "tcp://localhost.evil.org:1", false }, { "tcp://128.0.0.1:1", false }, { "tcp://1", false } };
+    } cases[] = { { "tcp://127.0.0.1:1", true },
+                  { "tcp://127.9.9.9:1", true },
+                  { "tcp://localhost:1", true },
+                  { "tcp://[::1]:1", true },
+                  { "ipc:///tmp/psd-test", true },
+                  { "tcp://0.0.0.0:1", false },
+                  { "tcp://10.0.0.1:1", false },
+                  { "tcp://127.evil.org:1", false },
+                  { "tcp://[::]:1", false },
+                  { "tcp://*:1", false },
+                  { "tcp://lo:1", false },
+                  { "ipc://@psd-test", false },
+                  { "tcp://localhost.evil.org:1", false },
+                  { "tcp://128.0.0.1:1", false },
+                  { "tcp://1", false } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         psd_err_t err = { 0 };
         psd_socket_t *socket = psd_socket_connect(net, &loop, cases[i].endpoint, 16,
@@ -439,8 +451,8 @@ Test(transport, without_keys_only_addresses_of_this_machine_are_taken, .init = s
     }
     char bound[PSD_ENDPOINT_TEXT];
     psd_err_t err;
-    cr_expect_null(psd_socket_bind(net, &loop, "tcp://0.0.0.0:0",
-                                   &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL }, bound, &err));
+    cr_expect_null(psd_socket_bind(net, &loop, "tcp://0.0.0.0:0", &(psd_socket_handler_t){ on_server_message, on_bad, NULL, NULL },
+                                   bound, &err));
     cr_expect_eq(err.code, PSD_ECONFIG);
 }
 
@@ -522,9 +534,9 @@ Test(transport, zeromq_lets_strangers_in_unless_a_guard_with_a_domain_is_enforce
         int enforce;
         bool lets_in;
     } table[] = {
-        { NULL, false, 0, true },   { NULL, false, 1, true },   { NULL, true, 0, true },   { NULL, true, 1, false },
-        { "400", false, 0, false }, { "400", false, 1, true },  { "400", true, 0, false }, { "400", true, 1, false },
-        { "200", false, 0, true },  { "200", false, 1, true },  { "200", true, 0, true },  { "200", true, 1, true },
+        { NULL, false, 0, true },   { NULL, false, 1, true },  { NULL, true, 0, true },   { NULL, true, 1, false },
+        { "400", false, 0, false }, { "400", false, 1, true }, { "400", true, 0, false }, { "400", true, 1, false },
+        { "200", false, 0, true },  { "200", false, 1, true }, { "200", true, 0, true },  { "200", true, 1, true },
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         cr_expect_eq(lets_a_stranger_in(table[i].status, table[i].domain, table[i].enforce), table[i].lets_in,

@@ -90,16 +90,14 @@ static int read_field(parser_t *self, field_t *out, psd_err_t *err)
 static int read_record(parser_t *self, psd_err_t *err)
 {
     self->n_fields = 0;
-    while (self->at < self->end &&
-           (*self->at == '\n' || (*self->at == '\r' && self->at + 1 < self->end && self->at[1] == '\n'))) {
+    while (self->at < self->end && (*self->at == '\n' || (*self->at == '\r' && self->at + 1 < self->end && self->at[1] == '\n'))) {
         self->at += *self->at == '\r' ? 2 : 1;
         next_line(self);
     }
     if (self->at == self->end)
         return PSD_OK;
     for (;;) {
-        int rc =
-            psd_array_grow(&self->fields, &self->room_fields, self->n_fields + 1, sizeof *self->fields, err);
+        int rc = psd_array_grow(&self->fields, &self->room_fields, self->n_fields + 1, sizeof *self->fields, err);
         if (!rc)
             rc = read_field(self, &self->fields[self->n_fields++], err);
         if (rc)
@@ -113,8 +111,7 @@ static int read_record(parser_t *self, psd_err_t *err)
         if (self->at == self->end)
             return PSD_OK;
         if (*self->at != '\n')
-            return refuse(self, &self->fields[self->n_fields - 1], err,
-                          "is followed by a carriage return inside the line");
+            return refuse(self, &self->fields[self->n_fields - 1], err, "is followed by a carriage return inside the line");
         self->at++;
         next_line(self);
         return PSD_OK;
@@ -159,11 +156,10 @@ static int no_column(const parser_t *self, const char *key, const char *wanted, 
         psd_nearest_consider(&meant, wanted, psd_text_quote(name, field.at, field.end));
     }
     snprintf(nearest, sizeof nearest, "%s", meant.word);
-    return psd_err_set(err, PSD_ECONFIG,
-                       "%s: no column is named '%s'%s%s%s%s; set %s to a name of the first line or a number from 0",
-                       self->name, psd_text_quote(shown, wanted, wanted + strlen(wanted)),
-                       self->options->header ? "" : ", for data.header is off", *nearest ? " (did you mean '" : "", nearest,
-                       *nearest ? "'?)" : "", key);
+    return psd_err_set(
+        err, PSD_ECONFIG, "%s: no column is named '%s'%s%s%s%s; set %s to a name of the first line or a number from 0", self->name,
+        psd_text_quote(shown, wanted, wanted + strlen(wanted)), self->options->header ? "" : ", for data.header is off",
+        *nearest ? " (did you mean '" : "", nearest, *nearest ? "'?)" : "", key);
 }
 
 /* The column that an option names, by its name in the header or by its number. */
@@ -217,8 +213,7 @@ static int choose_label_column(parser_t *self, psd_err_t *err)
         if (rc)
             return rc;
         if (self->dropped[self->label_column])
-            return psd_err_set(err, PSD_ECONFIG, "%s: data.drop leaves out column '%s', which is the label", self->name,
-                               wanted);
+            return psd_err_set(err, PSD_ECONFIG, "%s: data.drop leaves out column '%s', which is the label", self->name, wanted);
         return PSD_OK;
     }
     for (size_t i = self->n_columns; i-- > 0;)
@@ -286,8 +281,8 @@ static int check_names(parser_t *self, psd_err_t *err)
     for (size_t i = 1; !rc && i < n; i++)
         if (!compare_fields(&names[i - 1], &names[i])) {
             const field_t *later = names[i].column > names[i - 1].column ? &names[i] : &names[i - 1];
-            rc = psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' names two columns; rename one, or drop it by its number",
-                             self->name, later->line, later->column, psd_text_quote(shown, later->at, later->end));
+            rc = psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' names two columns; rename one, or drop it by its number", self->name,
+                             later->line, later->column, psd_text_quote(shown, later->at, later->end));
         }
     free(names);
     return rc;
@@ -315,7 +310,11 @@ static int one_column(const parser_t *self, psd_err_t *err)
     static const struct {
         char is;
         const char *word;
-    } others[] = { { ',', "a comma, ','" }, { '\t', "a tab, 'tab'" }, { ';', "a semicolon, ';'" }, { '|', "a bar, '|'" }, { ' ', "a blank, ' '" } };
+    } others[] = { { ',', "a comma, ','" },
+                   { '\t', "a tab, 'tab'" },
+                   { ';', "a semicolon, ';'" },
+                   { '|', "a bar, '|'" },
+                   { ' ', "a blank, ' '" } };
     const field_t *line = &self->fields[0];
     size_t most = 0, best = 0;
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
@@ -326,9 +325,12 @@ static int one_column(const parser_t *self, psd_err_t *err)
             most = n, best = i;
     }
     const char delimiter[2] = { self->delimiter, '\0' };
-    return psd_err_set(err, PSD_EDATA, "%s:%zu: one column, where a label and at least one feature are needed; fields are separated by %s%s%s",
+    return psd_err_set(err, PSD_EDATA,
+                       "%s:%zu: one column, where a label and at least one feature are needed; fields are separated by %s%s%s",
                        self->name, line->line,
-                       self->delimiter == ',' ? "commas" : self->delimiter == '\t' ? "tabs" : delimiter,
+                       self->delimiter == ','    ? "commas"
+                       : self->delimiter == '\t' ? "tabs"
+                                                 : delimiter,
                        most ? "; set data.delimiter to " : "", most ? others[best].word : "");
 }
 
@@ -348,17 +350,15 @@ static int begin(parser_t *self, psd_err_t *err)
         return rc;
     if (self->n_kept < 2)
         return psd_err_set(err, PSD_ECONFIG,
-                           "%s: data.drop leaves %zu of %zu columns, where a label and at least one feature are needed",
-                           self->name, self->n_kept, self->n_columns);
+                           "%s: data.drop leaves %zu of %zu columns, where a label and at least one feature are needed", self->name,
+                           self->n_kept, self->n_columns);
     self->set->n_features = self->n_kept - 1;
     self->set->names_hash = self->options->header ? hash_names(self) : 0;
     if (train && train->n_features != self->set->n_features)
-        return psd_err_set(err, PSD_EDATA,
-                           "%s:%zu: %zu features, the training set has %zu; give both the same columns",
-                           self->name, self->fields[0].line, self->set->n_features, train->n_features);
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu features, the training set has %zu; give both the same columns", self->name,
+                           self->fields[0].line, self->set->n_features, train->n_features);
     if (train && train->names_hash != self->set->names_hash)
-        return psd_err_set(err, PSD_EDATA,
-                           "%s:%zu: the columns have other names, or another order, than the training set's",
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: the columns have other names, or another order, than the training set's",
                            self->name, self->fields[0].line);
     return PSD_OK;
 }
@@ -366,8 +366,8 @@ static int begin(parser_t *self, psd_err_t *err)
 /* The words that pandas takes for a missing value, in any case, and the question mark of older tables. */
 static bool is_missing(const field_t *field)
 {
-    static const char *const words[] = { "",     "NA",  "N/A",  "NaN",      "null",  "None",    "<NA>",    "#N/A", "#N/A N/A",
-                                         "#NA", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "?" };
+    static const char *const words[] = { "",         "NA",  "N/A",  "NaN",    "null",    "None",    "<NA>",     "#N/A",
+                                         "#N/A N/A", "#NA", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "?" };
     const size_t n = (size_t)(field->end - field->at);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strlen(words[i]) == n && !strncasecmp(field->at, words[i], n))
@@ -403,8 +403,8 @@ static int add_row(parser_t *self, psd_err_t *err)
 {
     psd_dataset_t *set = self->set;
     if (self->n_fields != self->n_columns)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu fields, where the first line has %zu", self->name,
-                           self->fields[0].line, self->n_fields, self->n_columns);
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu fields, where the first line has %zu", self->name, self->fields[0].line,
+                           self->n_fields, self->n_columns);
     size_t start = set->n_rows * set->n_features;
     int rc = psd_array_grow(&set->dense, &self->room_dense, start + set->n_features, sizeof *set->dense, err);
     float label = 0, *out = rc ? NULL : set->dense + start;
@@ -413,9 +413,7 @@ static int add_row(parser_t *self, psd_err_t *err)
         if (!self->dropped[i])
             rc = parse_field(self, i, i == self->label_column ? &label : out++, &skip, err);
     set->n_skipped += !rc && skip;
-    return rc || skip
-               ? rc
-               : psd_labels_add(&self->labels, label, self->name, self->fields[self->label_column].line, err);
+    return rc || skip ? rc : psd_labels_add(&self->labels, label, self->name, self->fields[self->label_column].line, err);
 }
 
 static int parse(parser_t *self, psd_err_t *err)
@@ -433,8 +431,8 @@ static int parse(parser_t *self, psd_err_t *err)
     return rc ? rc : psd_labels_end(&self->labels, self->name, err);
 }
 
-static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels,
-                const psd_dataset_options_t *options, psd_err_t *err)
+static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels, const psd_dataset_options_t *options,
+                psd_err_t *err)
 {
     (void)labels;
     const char *at, *end;

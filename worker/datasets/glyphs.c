@@ -82,10 +82,7 @@ static const float slant_max = 0.3f;    /* pixels to the side per pixel up */
 static const float stray_length = 9.0f; /* pixels along each axis */
 static const float noise_max = 48.0f;   /* of 255 */
 
-static float between(uint64_t *rng, float low, float high)
-{
-    return low + (high - low) * (float)psd_uniform(rng);
-}
+static float between(uint64_t *rng, float low, float high) { return low + (high - low) * (float)psd_uniform(rng); }
 
 /* ---- Skeletons and their fields of distances ---- */
 
@@ -107,8 +104,7 @@ static point_t on_curve(point_t a, point_t b, point_t c, point_t d, float t)
 {
     const float t2 = t * t, t3 = t2 * t;
     const float wa = -t3 + 2 * t2 - t, wb = 3 * t3 - 5 * t2 + 2, wc = -3 * t3 + 4 * t2 + t, wd = t3 - t2;
-    return (point_t){ 0.5f * (wa * a.x + wb * b.x + wc * c.x + wd * d.x),
-                      0.5f * (wa * a.y + wb * b.y + wc * c.y + wd * d.y) };
+    return (point_t){ 0.5f * (wa * a.x + wb * b.x + wc * c.x + wd * d.x), 0.5f * (wa * a.y + wb * b.y + wc * c.y + wd * d.y) };
 }
 
 static void add_stroke(skeleton_t *self, const stroke_t *stroke, uint64_t *rng)
@@ -198,8 +194,7 @@ static warp_t random_warp(uint64_t *rng)
 {
     warp_t self;
     /* Rotation without sine and cosine: from the tangent of half the angle. */
-    const float t = between(rng, -turn_max, turn_max), cosine = (1 - t * t) / (1 + t * t),
-                sine = 2 * t / (1 + t * t);
+    const float t = between(rng, -turn_max, turn_max), cosine = (1 - t * t) / (1 + t * t), sine = 2 * t / (1 + t * t);
     const float slant = between(rng, -slant_max, slant_max);
     const float wide = between(rng, 8.5f, 14), high = between(rng, 14.5f, 20);
     const float cells = (FIELD - 1) / (1 + 2 * margin), half = (FIELD - 1) * 0.5f;
@@ -236,8 +231,7 @@ static float look_up(const float (*field)[FIELD], float x, float y)
 static void ink_digit(float *ink, const float (*field)[FIELD], const warp_t *warp, float radius)
 {
     const float node = (NODES - 1) / (float)(SIDE - 1) * 0.9999f;
-    const float scale =
-        (FIELD - 1) / (1 + 2 * margin) * warp->pixels_per_cell; /* pixels in a box of the field's units */
+    const float scale = (FIELD - 1) / (1 + 2 * margin) * warp->pixels_per_cell; /* pixels in a box of the field's units */
     for (int y = 0; y < SIDE; y++) {
         const float v = (float)y * node;
         const int i = (int)v;
@@ -253,8 +247,7 @@ static void ink_digit(float *ink, const float (*field)[FIELD], const warp_t *war
             const float fu = u - (float)j;
             const float px = (float)x + row_dx[j] + fu * (row_dx[j + 1] - row_dx[j]);
             const float py = (float)y + row_dy[j] + fu * (row_dy[j + 1] - row_dy[j]);
-            const float d = look_up(field, warp->xx * px + warp->xy * py + warp->x0,
-                                    warp->yx * px + warp->yy * py + warp->y0);
+            const float d = look_up(field, warp->xx * px + warp->xy * py + warp->x0, warp->yx * px + warp->yy * py + warp->y0);
             ink[y * SIDE + x] = clamp(radius - d * scale + 0.5f, 0, 1);
         }
     }
@@ -264,13 +257,11 @@ static void ink_digit(float *ink, const float (*field)[FIELD], const warp_t *war
 static void ink_stray(float *ink, uint64_t *rng)
 {
     const float x0 = between(rng, 0, SIDE), y0 = between(rng, 0, SIDE);
-    const float dx = between(rng, -stray_length, stray_length),
-                dy = between(rng, -stray_length, stray_length);
+    const float dx = between(rng, -stray_length, stray_length), dy = between(rng, -stray_length, stray_length);
     const float radius = between(rng, 0.3f, 0.9f), per_length2 = 1 / (dx * dx + dy * dy + 1e-6f);
     for (int y = 0; y < SIDE; y++)
         for (int x = 0; x < SIDE; x++) {
-            const float ax = (float)x - x0, ay = (float)y - y0,
-                        t = clamp((ax * dx + ay * dy) * per_length2, 0, 1);
+            const float ax = (float)x - x0, ay = (float)y - y0, t = clamp((ax * dx + ay * dy) * per_length2, 0, 1);
             const float ex = ax - t * dx, ey = ay - t * dy;
             const float stray = clamp(radius - sqrtf(ex * ex + ey * ey) + 0.5f, 0, 1);
             ink[y * SIDE + x] = stray > ink[y * SIDE + x] ? stray : ink[y * SIDE + x];
@@ -315,17 +306,15 @@ static int parse_argument(const char *text, size_t *rows, uint64_t *seed, psd_er
     const char *second = *end == ':' ? end + 1 : NULL;
     if (second)
         *seed = strtoull(second, &end, 10);
-    if (*text < '0' || *text > '9' || (second && (*second < '0' || *second > '9')) || *end || !*rows ||
-        *rows > MAX_ROWS)
-        return psd_err_set(
-            err, PSD_ECONFIG,
-            "data set 'glyphs:%.100s': write glyphs, glyphs:ROWS or glyphs:ROWS:SEED with 1 to %d rows", text,
-            MAX_ROWS);
+    if (*text < '0' || *text > '9' || (second && (*second < '0' || *second > '9')) || *end || !*rows || *rows > MAX_ROWS)
+        return psd_err_set(err, PSD_ECONFIG,
+                           "data set 'glyphs:%.100s': write glyphs, glyphs:ROWS or glyphs:ROWS:SEED with 1 to %d rows", text,
+                           MAX_ROWS);
     return PSD_OK;
 }
 
-static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels_file,
-                const psd_dataset_options_t *options, psd_err_t *err)
+static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels_file, const psd_dataset_options_t *options,
+                psd_err_t *err)
 {
     (void)labels_file;
     size_t rows = options->train ? TEST_ROWS : TRAIN_ROWS;
@@ -334,8 +323,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
         return PSD_ECONFIG;
     self->n_features = SIDE * SIDE;
     if (options->train && options->train->n_features != self->n_features)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "glyphs have %zu features, the training set has %zu; test on data of its own kind",
+        return psd_err_set(err, PSD_ECONFIG, "glyphs have %zu features, the training set has %zu; test on data of its own kind",
                            self->n_features, options->train->n_features);
     shapes_t *shapes = malloc(sizeof *shapes);
     self->pixels = malloc(rows * self->n_features);

@@ -24,28 +24,24 @@ static uint32_t big_endian(const unsigned char *at)
 static int read_magic(const psd_bytes_t *file, header_t *out, psd_err_t *err)
 {
     if (file->n < 4)
-        return psd_err_set(
-            err, PSD_EDATA,
-            "%s: offset %zu: the file ends inside the 4 bytes of its magic; is it an idx file?", file->name,
-            file->n);
+        return psd_err_set(err, PSD_EDATA, "%s: offset %zu: the file ends inside the 4 bytes of its magic; is it an idx file?",
+                           file->name, file->n);
     if (file->at[0] || file->at[1])
         return psd_err_set(err, PSD_EDATA,
                            "%s: offset 0: an idx file starts with bytes 00 00, this one with %02x %02x; is "
                            "it another format?",
                            file->name, file->at[0], file->at[1]);
     if (file->at[2] != UNSIGNED_BYTE)
-        return psd_err_set(
-            err, PSD_EDATA,
-            "%s: offset 2: values of type 0x%02x; only unsigned bytes (0x08) are read, convert the file",
-            file->name, file->at[2]);
+        return psd_err_set(err, PSD_EDATA,
+                           "%s: offset 2: values of type 0x%02x; only unsigned bytes (0x08) are read, convert the file", file->name,
+                           file->at[2]);
     out->n_dims = file->at[3];
     if (out->n_dims < 1 || out->n_dims > MAX_DIMS)
-        return psd_err_set(err, PSD_EDATA, "%s: offset 3: %zu dimensions, where 1 to %d are read", file->name,
-                           out->n_dims, MAX_DIMS);
+        return psd_err_set(err, PSD_EDATA, "%s: offset 3: %zu dimensions, where 1 to %d are read", file->name, out->n_dims,
+                           MAX_DIMS);
     out->n_bytes = 4 + 4 * out->n_dims;
     if (file->n < out->n_bytes)
-        return psd_err_set(err, PSD_EDATA,
-                           "%s: offset %zu: the file ends inside its %zu sizes; fetch it again", file->name,
+        return psd_err_set(err, PSD_EDATA, "%s: offset %zu: the file ends inside its %zu sizes; fetch it again", file->name,
                            file->n, out->n_dims);
     return PSD_OK;
 }
@@ -59,36 +55,30 @@ static int read_header(const psd_bytes_t *file, header_t *out, psd_err_t *err)
     for (size_t i = 0; i < out->n_dims; i++) {
         size_t size = big_endian(file->at + 4 + 4 * i);
         if (!size)
-            return psd_err_set(err, PSD_EDATA,
-                               "%s: offset %zu: dimension %zu has size 0; the data set is empty", file->name,
+            return psd_err_set(err, PSD_EDATA, "%s: offset %zu: dimension %zu has size 0; the data set is empty", file->name,
                                4 + 4 * i, i);
-        if (i && (__builtin_mul_overflow(total, size, &total) ||
-                  __builtin_mul_overflow(out->row_bytes, size, &out->row_bytes)))
-            return psd_err_set(err, PSD_EDATA,
-                               "%s: offset %zu: the product of the sizes overflows; the header is damaged",
+        if (i && (__builtin_mul_overflow(total, size, &total) || __builtin_mul_overflow(out->row_bytes, size, &out->row_bytes)))
+            return psd_err_set(err, PSD_EDATA, "%s: offset %zu: the product of the sizes overflows; the header is damaged",
                                file->name, 4 + 4 * i);
     }
     if (file->n - out->n_bytes != total)
-        return psd_err_set(err, PSD_EDATA,
-                           "%s: offset %zu: the sizes promise %zu values, the file holds %zu; fetch it again",
+        return psd_err_set(err, PSD_EDATA, "%s: offset %zu: the sizes promise %zu values, the file holds %zu; fetch it again",
                            file->name, out->n_bytes, total, file->n - out->n_bytes);
     return PSD_OK;
 }
 
-static int read_labels(psd_dataset_t *self, const psd_bytes_t *file, size_t rows,
-                       const psd_dataset_options_t *options, psd_err_t *err)
+static int read_labels(psd_dataset_t *self, const psd_bytes_t *file, size_t rows, const psd_dataset_options_t *options,
+                       psd_err_t *err)
 {
     header_t head;
     if (read_header(file, &head, err))
         return PSD_EDATA;
     if (head.n_dims != 1)
-        return psd_err_set(
-            err, PSD_EDATA,
-            "%s: offset 3: labels have 1 dimension, these have %zu; are images and labels swapped?",
-            file->name, head.n_dims);
+        return psd_err_set(err, PSD_EDATA, "%s: offset 3: labels have 1 dimension, these have %zu; are images and labels swapped?",
+                           file->name, head.n_dims);
     if (head.rows != rows)
-        return psd_err_set(err, PSD_EDATA, "%s: %zu labels for %zu images; give files that belong together",
-                           file->name, head.rows, rows);
+        return psd_err_set(err, PSD_EDATA, "%s: %zu labels for %zu images; give files that belong together", file->name, head.rows,
+                           rows);
     psd_labels_t labels = { .set = self, .options = options };
     for (size_t i = 0; i < rows; i++) {
         psd_err_t why = { 0 };
@@ -98,18 +88,16 @@ static int read_labels(psd_dataset_t *self, const psd_bytes_t *file, size_t rows
     return psd_labels_end(&labels, file->name, err);
 }
 
-static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels,
-                const psd_dataset_options_t *options, psd_err_t *err)
+static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels, const psd_dataset_options_t *options,
+                psd_err_t *err)
 {
     header_t head;
     if (read_header(file, &head, err))
         return PSD_EDATA;
     if (head.row_bytes > PSD_MAX_FEATURES)
-        return psd_err_set(err, PSD_EDATA, "%s: %zu values a row, more than %d", file->name, head.row_bytes,
-                           PSD_MAX_FEATURES);
+        return psd_err_set(err, PSD_EDATA, "%s: %zu values a row, more than %d", file->name, head.row_bytes, PSD_MAX_FEATURES);
     if (options->train && head.row_bytes != options->train->n_features)
-        return psd_err_set(err, PSD_EDATA,
-                           "%s: %zu values a row, the training set has %zu; give both the same image size",
+        return psd_err_set(err, PSD_EDATA, "%s: %zu values a row, the training set has %zu; give both the same image size",
                            file->name, head.row_bytes, options->train->n_features);
     int rc = read_labels(self, labels, head.rows, options, err);
     if (rc)
@@ -117,8 +105,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     self->n_features = head.row_bytes;
     self->pixels = malloc(head.rows * head.row_bytes);
     if (!self->pixels)
-        return psd_err_set(err, PSD_ENOMEM, "%s: no memory for %zu values", file->name,
-                           head.rows * head.row_bytes);
+        return psd_err_set(err, PSD_ENOMEM, "%s: no memory for %zu values", file->name, head.rows * head.row_bytes);
     memcpy(self->pixels, file->at + head.n_bytes, head.rows * head.row_bytes);
     return PSD_OK;
 }

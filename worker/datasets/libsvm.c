@@ -24,7 +24,7 @@ typedef struct parser {
     size_t first_line;                                          /* of the first row; 0: none yet */
     bool weighted;                                              /* whether that has a weight */
     bool sorted;                                                /* whether the row's indices rise so far */
-    uint32_t *scratch; /* the indices of a row that is not sorted, sorted */
+    uint32_t *scratch;                                          /* the indices of a row that is not sorted, sorted */
     size_t room_scratch;
 } parser_t;
 
@@ -35,8 +35,8 @@ typedef struct span {
 static int refuse(const parser_t *self, span_t word, psd_err_t *err, const char *why)
 {
     char shown[PSD_TEXT_QUOTE];
-    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, self->line,
-                       (size_t)(word.at - self->line_at) + 1, psd_text_quote(shown, word.at, word.end), why);
+    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, self->line, (size_t)(word.at - self->line_at) + 1,
+                       psd_text_quote(shown, word.at, word.end), why);
 }
 
 static bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
@@ -73,8 +73,7 @@ static bool parse_index(const char *at, const char *end, uint64_t *out)
 
 static int add_weight(parser_t *self, float weight, psd_err_t *err)
 {
-    int rc = psd_array_grow(&self->set->weight, &self->room_weight, self->set->n_rows,
-                            sizeof *self->set->weight, err);
+    int rc = psd_array_grow(&self->set->weight, &self->room_weight, self->set->n_rows, sizeof *self->set->weight, err);
     if (!rc)
         self->set->weight[self->set->n_rows - 1] = weight;
     return rc;
@@ -110,8 +109,7 @@ static int add_label(parser_t *self, span_t word, psd_err_t *err)
     if (!psd_text_number(word.at, colon, &label))
         return refuse(self, word, err, "is no label; a row starts with a number");
     if (weighted && (!psd_text_number(colon + 1, word.end, &weight) || weight < 0))
-        return refuse(self, word, err,
-                      "has no weight after its colon; write LABEL:WEIGHT with a number from 0");
+        return refuse(self, word, err, "has no weight after its colon; write LABEL:WEIGHT with a number from 0");
     int rc = check_weights_agree(self, word, weighted, err);
     rc = rc ? rc : psd_labels_add(&self->labels, label, self->name, self->line, err);
     return rc || !weighted ? rc : add_weight(self, weight, err);
@@ -170,8 +168,7 @@ static int check_once(parser_t *self, const char *at, const char *end, psd_err_t
     bool seen = false;
     for (span_t word = next_word(&at, end); word.at < word.end; word = next_word(&at, end)) {
         uint64_t index;
-        if (!parse_index(word.at, colon_of(word), &index) ||
-            index - (uint64_t)self->options->index_base != self->scratch[i])
+        if (!parse_index(word.at, colon_of(word), &index) || index - (uint64_t)self->options->index_base != self->scratch[i])
             continue;
         if (seen)
             return refuse(self, word, err, "has an index that this row has had before; give each one value");
@@ -188,14 +185,11 @@ static int add_feature(parser_t *self, span_t word, psd_err_t *err)
     if (colon == word.end)
         return refuse(self, word, err, "is no feature; write INDEX:VALUE");
     if (colon - word.at == 3 && !memcmp(word.at, "qid", 3))
-        return parse_index(colon + 1, word.end, &index)
-                   ? PSD_OK
-                   : refuse(self, word, err, "has no query number after its colon");
+        return parse_index(colon + 1, word.end, &index) ? PSD_OK : refuse(self, word, err, "has no query number after its colon");
     if (!parse_index(word.at, colon, &index))
         return refuse(self, word, err, "has no index before its colon; indices are whole numbers");
     if (index < (uint64_t)self->options->index_base)
-        return refuse(self, word, err,
-                      "has index 0, but indices were declared to start at 1; set data.index_base to 0");
+        return refuse(self, word, err, "has index 0, but indices were declared to start at 1; set data.index_base to 0");
     index -= (uint64_t)self->options->index_base;
     if (index >= PSD_MAX_FEATURES)
         return refuse(self, word, err, "has an index beyond 2147483646; hash the features into fewer");
@@ -237,20 +231,17 @@ static int finish(parser_t *self, psd_err_t *err)
         return rc;
     self->set->n_features = self->options->train ? self->options->train->n_features : self->n_features;
     if (!self->set->n_features)
-        return psd_err_set(err, PSD_EDATA, "%s: no row has a feature; write INDEX:VALUE after the labels",
-                           self->name);
+        return psd_err_set(err, PSD_EDATA, "%s: no row has a feature; write INDEX:VALUE after the labels", self->name);
     return PSD_OK;
 }
 
-static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels,
-                const psd_dataset_options_t *options, psd_err_t *err)
+static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels, const psd_dataset_options_t *options,
+                psd_err_t *err)
 {
     (void)labels;
     if (options->index_base != 0 && options->index_base != 1)
         return psd_err_set(err, PSD_ECONFIG, "data.index_base is %d; it is 0 or 1", options->index_base);
-    parser_t parser = {
-        .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options }
-    };
+    parser_t parser = { .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options } };
     const char *at, *end;
     int rc = psd_text_open(file, &at, &end, err);
     while (!rc && at < end) {

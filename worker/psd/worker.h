@@ -28,37 +28,37 @@ typedef struct psd_worker psd_worker_t;
 /* Return codes beside 0 (their text: psd_strerror). */
 enum psd_worker_status {
     PSD_W_OK = 0,
-    PSD_W_EINVAL = -1,        /* an argument is wrong */
-    PSD_W_ENOMEM = -2,        /* out of memory */
-    PSD_W_EIO = -3,           /* a key or the cluster's file cannot be read */
-    PSD_W_EDATA = -6,         /* the cluster's file holds something else */
-    PSD_W_ENOINPUT = -7,      /* there is no such key */
-    PSD_W_EUNAVAILABLE = -8,  /* a server or workers that the job needs stayed away for join_timeout_ms */
-    PSD_W_ECONFIG = -9,       /* keys lack, or an address does not go with them */
-    PSD_W_EREFUSED = -10,     /* a server refused: other job, protocol, shapes; the sentence names both sides */
-    PSD_W_EFENCED = -11,      /* the servers gave this worker up, or another took its place: connect anew to go on */
-    PSD_W_ETIMEOUT = -12,     /* the deadline passed; the sentence says what was waited for */
-    PSD_W_EAGAIN = -13,       /* nothing yet (a timeout of 0) */
-    PSD_W_ESYSTEM = -14,      /* the operating system denies a thread, a socket, a descriptor */
-    PSD_W_EAUTH = -15,        /* the servers do not let this worker's key in, or one side has keys and the other none */
-    PSD_W_EFAILED = -17       /* the job has failed: too many rounds in a row made no step; the sentence says why */
+    PSD_W_EINVAL = -1,       /* an argument is wrong */
+    PSD_W_ENOMEM = -2,       /* out of memory */
+    PSD_W_EIO = -3,          /* a key or the cluster's file cannot be read */
+    PSD_W_EDATA = -6,        /* the cluster's file holds something else */
+    PSD_W_ENOINPUT = -7,     /* there is no such key */
+    PSD_W_EUNAVAILABLE = -8, /* a server or workers that the job needs stayed away for join_timeout_ms */
+    PSD_W_ECONFIG = -9,      /* keys lack, or an address does not go with them */
+    PSD_W_EREFUSED = -10,    /* a server refused: other job, protocol, shapes; the sentence names both sides */
+    PSD_W_EFENCED = -11,     /* the servers gave this worker up, or another took its place: connect anew to go on */
+    PSD_W_ETIMEOUT = -12,    /* the deadline passed; the sentence says what was waited for */
+    PSD_W_EAGAIN = -13,      /* nothing yet (a timeout of 0) */
+    PSD_W_ESYSTEM = -14,     /* the operating system denies a thread, a socket, a descriptor */
+    PSD_W_EAUTH = -15,       /* the servers do not let this worker's key in, or one side has keys and the other none */
+    PSD_W_EFAILED = -17      /* the job has failed: too many rounds in a row made no step; the sentence says why */
 };
 
 /* How to join; all zero but `join` or `cluster_file`, and the keys or `insecure`, is a good start. Strings are copied. */
 typedef struct psd_worker_config {
-    size_t size;              /* sizeof(psd_worker_config_t), so that the struct may grow */
-    const char *join;         /* "tcp://host:7470": the coordinator, that is, server 0 */
-    const char *job;          /* name of the job; must equal the servers'. NULL: "psd" */
-    const char *name;         /* name of this worker in logs and status. NULL: host:pid */
-    int worker;               /* the wanted id, plus 1 (ids count from 0); 0: the servers choose */
-    int join_timeout_ms;      /* longest wait for psd_worker_connect and _register, and, later, for a server that has
+    size_t size;         /* sizeof(psd_worker_config_t), so that the struct may grow */
+    const char *join;    /* "tcp://host:7470": the coordinator, that is, server 0 */
+    const char *job;     /* name of the job; must equal the servers'. NULL: "psd" */
+    const char *name;    /* name of this worker in logs and status. NULL: host:pid */
+    int worker;          /* the wanted id, plus 1 (ids count from 0); 0: the servers choose */
+    int join_timeout_ms; /* longest wait for psd_worker_connect and _register, and, later, for a server that has
                                * fallen silent; 0: 60000; negative: none ends */
     /* Called from the library's thread with one line per event; NULL: silent. level: 0 error 1 warn 2 info 3 debug */
     void (*log)(void *arg, int level, const char *id, const char *line);
-    void *log_arg;            /* passed to `log` */
-    const char *key;          /* file with this worker's secret key, made by psdctl keygen */
+    void *log_arg;             /* passed to `log` */
+    const char *key;           /* file with this worker's secret key, made by psdctl keygen */
     const char *server_public; /* the servers' public key, 40 characters, or a file with it */
-    int insecure;             /* no keys: all in the clear, with servers of this machine alone that run so */
+    int insecure;              /* no keys: all in the clear, with servers of this machine alone that run so */
     /* Where `join` is NULL: a file that server 0 writes (option cluster.file) with its address and its public key, which is
      * trusted where `server_public` is NULL. It is waited for, and read again when nobody is found where it leads. */
     const char *cluster_file;
@@ -75,10 +75,10 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config);
  * It is borrowed until the handle is closed; the library writes it only while an exchange (or registration) is
  * open. All workers must register the same list with the same values, all finite; the first one's become the job's. */
 typedef struct psd_tensor {
-    const char *name;         /* unique within the list; copied */
-    const uint64_t *shape;    /* n_dims sizes, row-major; copied */
-    size_t n_dims;            /* 0: a scalar */
-    float *data;              /* product(shape) elements */
+    const char *name;      /* unique within the list; copied */
+    const uint64_t *shape; /* n_dims sizes, row-major; copied */
+    size_t n_dims;         /* 0: a scalar */
+    float *data;           /* product(shape) elements */
 } psd_tensor_t;
 
 /* Register the model, once, and wait until this worker is a member and holds the job's current weights (which are
@@ -88,14 +88,14 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
 
 /* Where this worker stands for its next exchange; values do not change while no exchange is open. */
 typedef struct psd_position {
-    uint64_t clock;           /* number of the next exchange, from 1: in bsp the round, which may start late */
-    uint64_t version;         /* steps behind the weights now held (of shard 0) */
-    uint32_t rank;            /* 0 .. world-1, for cutting batches */
-    uint32_t world;           /* workers in the view */
-    uint32_t worker;          /* id, from 0: the number in logs, file names and status */
+    uint64_t clock;   /* number of the next exchange, from 1: in bsp the round, which may start late */
+    uint64_t version; /* steps behind the weights now held (of shard 0) */
+    uint32_t rank;    /* 0 .. world-1, for cutting batches */
+    uint32_t world;   /* workers in the view */
+    uint32_t worker;  /* id, from 0: the number in logs, file names and status */
     uint64_t incarnation;
-    uint64_t run;             /* of the job: another number each time the servers take it up again */
-    int has_slow;             /* the optimizer keeps slow weights: evaluate those (psd_worker_pull_slow) */
+    uint64_t run; /* of the job: another number each time the servers take it up again */
+    int has_slow; /* the optimizer keeps slow weights: evaluate those (psd_worker_pull_slow) */
 } psd_position_t;
 
 psd_position_t psd_worker_position(const psd_worker_t *self);
@@ -118,8 +118,7 @@ typedef uint64_t psd_ticket_t;
  * samples = 0 with NULL gradients: take part in the round with nothing; at most 2^40. `loss` is the mean loss, for status;
  * one that is NaN or Inf is shown as no number.
  * Arrays are borrowed until psd_worker_wait on the ticket returns. One exchange may be open at a time. */
-int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss,
-                        psd_ticket_t *ticket);
+int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket);
 
 /* Wait for a ticket. When servers were lost and started again from a checkpoint, the library joins them again by itself:
  * the wait returns PSD_W_OK, the tensors hold the checkpoint's weights, and psd_worker_position says which clock is next,

@@ -24,8 +24,7 @@ typedef struct compare {
 /* -- the end ----------------------------------------------------------------------------------------------- */
 
 /* A file of the directory, whole or as it was. */
-static int write_file(const compare_t *self, const char *name,
-                      bool (*write)(const compare_t *self, FILE *out), psd_err_t *err)
+static int write_file(const compare_t *self, const char *name, bool (*write)(const compare_t *self, FILE *out), psd_err_t *err)
 {
     char path[PATH_MAX], *text = NULL;
     size_t n = 0;
@@ -41,16 +40,12 @@ static int write_file(const compare_t *self, const char *name,
 static bool write_json(const compare_t *self, FILE *out)
 {
     json_t *json = psd_comparison_json(&self->comparison);
-    const bool good =
-        json && json_dumpf(json, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0 && fputc('\n', out) > 0;
+    const bool good = json && json_dumpf(json, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0 && fputc('\n', out) > 0;
     json_decref(json);
     return good;
 }
 
-static bool write_page(const compare_t *self, FILE *out)
-{
-    return psd_comparison_page(&self->comparison, out);
-}
+static bool write_page(const compare_t *self, FILE *out) { return psd_comparison_page(&self->comparison, out); }
 
 static int conclude(compare_t *self, psd_err_t *err)
 {
@@ -98,8 +93,7 @@ static bool is_number(const char *word) { return *word && strspn(word, "01234567
 
 /* The i-th word and what belongs to it as one flag of the option table; moves `*i` to the last word used. The
  * caller frees it; NULL with `err` set. */
-static char *spell_out(const struct alias *alias, const char *value, int argc, char **argv, int *i,
-                       psd_err_t *err)
+static char *spell_out(const struct alias *alias, const char *value, int argc, char **argv, int *i, psd_err_t *err)
 {
     char *text = NULL;
     size_t n;
@@ -120,8 +114,7 @@ static char *spell_out(const struct alias *alias, const char *value, int argc, c
     fclose(out);
     if (any || alias->preset)
         return text;
-    psd_err_set(err, PSD_EUSAGE, "%s needs %s", alias->word,
-                alias->takes_many ? "rules, such as 'sgd(lr=0.1)'" : "a value");
+    psd_err_set(err, PSD_EUSAGE, "%s needs %s", alias->word, alias->takes_many ? "rules, such as 'sgd(lr=0.1)'" : "a value");
     free(text);
     return NULL;
 }
@@ -191,8 +184,8 @@ static int run_all(compare_t *self, int *code, psd_err_t *err)
     *code = trials.code;
     if (!trials.stopped)
         return conclude(self, err);
-    fprintf(stderr, "psdctl compare: %zu of %zu runs are kept; go on with --run-dir=%s\n", trials.n_kept,
-            trials.n, self->directory);
+    fprintf(stderr, "psdctl compare: %zu of %zu runs are kept; go on with --run-dir=%s\n", trials.n_kept, trials.n,
+            self->directory);
     return PSD_OK;
 }
 

@@ -29,18 +29,16 @@ static size_t count_of(const char *text, char c)
     return n;
 }
 
-static int read_rule(const psd_comparison_t *self, size_t i, const char *text, psd_rule_t *rule,
-                     psd_err_t *err)
+static int read_rule(const psd_comparison_t *self, size_t i, const char *text, psd_rule_t *rule, psd_err_t *err)
 {
     psd_err_t why = { 0 };
     char sentence[sizeof why.text + 400];
     if (psd_rule_parse(rule, text, &why) == PSD_OK)
         return PSD_OK;
-    snprintf(
-        sentence, sizeof sentence, "%.100s: %s%s", text, why.text,
-        count_of(text, '(') != count_of(text, ')')
-            ? "; in [brackets] a rule with a comma needs quotes, or each rule a line of its own after \"- \""
-            : "");
+    snprintf(sentence, sizeof sentence, "%.100s: %s%s", text, why.text,
+             count_of(text, '(') != count_of(text, ')')
+                 ? "; in [brackets] a rule with a comma needs quotes, or each rule a line of its own after \"- \""
+                 : "");
     return refuse(self, i, sentence, err);
 }
 
@@ -77,8 +75,7 @@ static int add_contender(psd_comparison_t *self, const psd_contender_t *model, p
 
 int psd_comparison_begin(psd_comparison_t *self, const psd_options_t *options, psd_err_t *err)
 {
-    const int64_t least = psd_options_int(options, "workers.min"),
-                  want = psd_options_int(options, "workers.want");
+    const int64_t least = psd_options_int(options, "workers.min"), want = psd_options_int(options, "workers.want");
     static const double as_it_is = 1;
     size_t n_rules, n_factors;
     const char *const *rule = psd_options_texts(options, "compare.optimizers", &n_rules);
@@ -131,25 +128,23 @@ void psd_comparison_run_name(const psd_comparison_t *self, size_t c, unsigned s,
     int n = snprintf(what, sizeof what, "%s", one->name);
     if (self->is_swept && self->validation > 0) /* on other rows than without a sweep */
         n += snprintf(what + n, sizeof what - (size_t)n, " validation=%.9g", self->validation);
-    snprintf(out, PSD_CELL, "%s%s-%08x-seed%" PRIu64, one->rule.lookahead ? "lookahead-" : "",
-             one->rule.opt->name, psd_crc32c(what, (size_t)n), self->first_seed + s);
+    snprintf(out, PSD_CELL, "%s%s-%08x-seed%" PRIu64, one->rule.lookahead ? "lookahead-" : "", one->rule.opt->name,
+             psd_crc32c(what, (size_t)n), self->first_seed + s);
 }
 
 /* -- what was measured ------------------------------------------------------------------------------------- */
 
-static int differs(const psd_comparison_t *self, const psd_contender_t *one, const psd_contender_t *other,
-                   unsigned s, const char *what, const char *directory, psd_err_t *err)
+static int differs(const psd_comparison_t *self, const psd_contender_t *one, const psd_contender_t *other, unsigned s,
+                   const char *what, const char *directory, psd_err_t *err)
 {
     return psd_err_set(err, PSD_EDIVERGED,
-                       "with seed %" PRIu64
-                       ", %s %s than %s: they cannot be compared; look at %s, or remove it and start "
+                       "with seed %" PRIu64 ", %s %s than %s: they cannot be compared; look at %s, or remove it and start "
                        "again",
                        self->first_seed + s, one->label, what, other->label, directory);
 }
 
 /* A run that gave up early was given fewer rows. */
-static int check_hashes(const psd_comparison_t *self, const psd_contender_t *one, unsigned s,
-                        const char *directory, psd_err_t *err)
+static int check_hashes(const psd_comparison_t *self, const psd_contender_t *one, unsigned s, const char *directory, psd_err_t *err)
 {
     const psd_outcome_t *mine = &one->outcome[s];
     for (size_t i = 0; i < self->n; i++) {
@@ -247,20 +242,14 @@ static void find_metric(psd_comparison_t *self)
     self->smaller_is_better = psd_outcome_smaller_is_better(self->metric);
 }
 
-static bool is_whole(const psd_comparison_t *self, const psd_contender_t *c)
-{
-    return c->final.n == self->n_seeds;
-}
+static bool is_whole(const psd_comparison_t *self, const psd_contender_t *c) { return c->final.n == self->n_seeds; }
 
 /* 0: with all seeds; 1: with some; 2: with none. */
-static int rank_of(const psd_comparison_t *self, const psd_contender_t *c)
-{
-    return is_whole(self, c) ? 0 : c->final.n ? 1 : 2;
-}
+static int rank_of(const psd_comparison_t *self, const psd_contender_t *c) { return is_whole(self, c) ? 0 : c->final.n ? 1 : 2; }
 
 /* Below zero: `a` does better, by what `spread` says of both; those with more seeds do in any case. */
-static int compare_by(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b,
-                      const psd_spread_t *of_a, const psd_spread_t *of_b)
+static int compare_by(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b, const psd_spread_t *of_a,
+                      const psd_spread_t *of_b)
 {
     if (rank_of(self, a) != rank_of(self, b))
         return rank_of(self, a) - rank_of(self, b);
@@ -279,8 +268,7 @@ static int by_rank(const void *a_, const void *b_, void *arg)
     const int order = compare_by(self, a, b, &a->final, &b->final);
     if (order)
         return order;
-    return a->named != b->named ? (a->named < b->named ? -1 : 1)
-                                : (a->factor > b->factor) - (a->factor < b->factor);
+    return a->named != b->named ? (a->named < b->named ? -1 : 1) : (a->factor > b->factor) - (a->factor < b->factor);
 }
 
 int psd_comparison_number(double value, bool is_share, char *out, size_t capacity)
@@ -333,8 +321,8 @@ static void find_best_of_sweeps(psd_comparison_t *self)
             if (k == i || other->named != c->named)
                 continue;
             const bool by_held = c->held.n && other->held.n;
-            const int order = by_held ? compare_by(self, other, c, &other->held, &c->held)
-                                      : compare_by(self, other, c, &other->final, &c->final);
+            const int order =
+                by_held ? compare_by(self, other, c, &other->held, &c->held) : compare_by(self, other, c, &other->final, &c->final);
             best = best && (order > 0 || (order == 0 && k > i));
             lowest = lowest && other->factor > c->factor;
             highest = highest && other->factor < c->factor;
@@ -347,10 +335,7 @@ static void find_best_of_sweeps(psd_comparison_t *self)
 
 const char *psd_contender_failure(const psd_contender_t *self)
 {
-    return self->final.n      ? NULL
-           : self->n_untrained ? "failed to train"
-           : self->n_diverged  ? "diverged"
-                               : "failed";
+    return self->final.n ? NULL : self->n_untrained ? "failed to train" : self->n_diverged ? "diverged" : "failed";
 }
 
 const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_CELL])
@@ -385,11 +370,7 @@ static void find_target(psd_comparison_t *self)
         base = c->is_best_of_sweep && c->final.n && (!base || c->named < base->named) ? c : base;
     }
     self->target_is_ours = !(told > 0 || stop > 0);
-    self->target = told > 0                  ? told
-                   : stop > 0                ? stop
-                   : !base                   ? NAN
-                   : self->smaller_is_better ? base->final.most
-                                             : base->final.least;
+    self->target = told > 0 ? told : stop > 0 ? stop : !base ? NAN : self->smaller_is_better ? base->final.most : base->final.least;
 }
 
 static void append(psd_comparison_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -414,8 +395,8 @@ static bool name_equals(psd_comparison_t *self)
         if (!c->groups.first || c->groups.first > first->groups.last || c->groups.last < first->groups.first)
             continue;
         if (n == 0)
-            append(self, "No winner: over %u seeds, the %s of %s overlaps with that of ", self->n_seeds,
-                   self->metric, first->label);
+            append(self, "No winner: over %u seeds, the %s of %s overlaps with that of ", self->n_seeds, self->metric,
+                   first->label);
         if (n < NAMED)
             append(self, "%s%s", n ? ", " : "", c->label);
         more += n++ >= NAMED;
@@ -440,8 +421,7 @@ static void tell_of_one(psd_comparison_t *self)
         append(self, "One rule only: %s does best of %zu learning rates, with %s %s. Name another rule to compare it with.",
                one->label, self->n, self->metric, value);
     else
-        append(self, "One rule only: %s ends with %s %s. Name another rule to compare it with.", one->label, self->metric,
-               value);
+        append(self, "One rule only: %s ends with %s %s. Name another rule to compare it with.", one->label, self->metric, value);
 }
 
 static void find_verdict(psd_comparison_t *self)

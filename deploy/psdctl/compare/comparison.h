@@ -38,13 +38,13 @@ typedef struct psd_comparison {
     /* Filled by psd_comparison_judge. */
     char metric[32];
     bool smaller_is_better;
-    double target;      /* NaN: there is none */
+    double target;       /* NaN: there is none */
     bool target_is_ours; /* it is where the baseline's worst seed ends, not what was told */
     char verdict[1024];
-    char advice[1024];   /* whose learning rate wants a wider grid; "": nobody's */
-    double validation;   /* share of the training rows that is held out; 0: none */
-    bool is_swept;       /* each rule has several learning rates */
-    size_t n_chosen;     /* contenders that are the best of their sweeps: the first ones */
+    char advice[1024];             /* whose learning rate wants a wider grid; "": nobody's */
+    double validation;             /* share of the training rows that is held out; 0: none */
+    bool is_swept;                 /* each rule has several learning rates */
+    size_t n_chosen;               /* contenders that are the best of their sweeps: the first ones */
     const psd_contender_t *winner; /* NULL: none is named */
 } psd_comparison_t;
 
@@ -76,7 +76,7 @@ const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_
 typedef struct psd_column {
     const char *title;
     psd_title_t kind;
-    bool is_text; /* to be set left */
+    bool is_text;                                   /* to be set left */
     bool (*is_shown)(const psd_comparison_t *self); /* NULL: always */
     void (*text)(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL]);
     double (*value)(const psd_contender_t *c); /* to sort by; NaN: there is none */

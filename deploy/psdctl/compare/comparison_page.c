@@ -10,9 +10,9 @@ extern const char psd_report_css[], psd_report_js[];
 
 /* Points of all curves of a chart, so that the page stays small. */
 enum {
-    HUES = 8,  /* colours; then they come again, dashed */
-    FEW = 6,   /* so few curves may go up and down as they will; */
-    CALM = 34, /* of more, each has at most so many points, */
+    HUES = 8,   /* colours; then they come again, dashed */
+    FEW = 6,    /* so few curves may go up and down as they will; */
+    CALM = 34,  /* of more, each has at most so many points, */
     ROOM = 1000 /* and all on a chart so many */
 };
 
@@ -35,10 +35,7 @@ typedef struct dots {
 
 /* -- curves ------------------------------------------------------------------------------------------------ */
 
-static const psd_curve_t *curve_of(const chart_t *chart, const psd_outcome_t *o)
-{
-    return chart->is_loss ? &o->losses : &o->looks;
-}
+static const psd_curve_t *curve_of(const chart_t *chart, const psd_outcome_t *o) { return chart->is_loss ? &o->losses : &o->looks; }
 
 static size_t longest_of(const chart_t *chart)
 {
@@ -85,9 +82,8 @@ static void collect(const chart_t *chart, const psd_contender_t *c, dots_t *out)
             n++;
         }
         if (n)
-            out->at[out->n++] = (dot_t){ .step = longest->point[last].step,
-                                         .seconds = seconds / (double)n,
-                                         .spread = psd_spread_of(value, n) };
+            out->at[out->n++] =
+                (dot_t){ .step = longest->point[last].step, .seconds = seconds / (double)n, .spread = psd_spread_of(value, n) };
     }
 }
 
@@ -112,9 +108,7 @@ static json_t *json_curves(const psd_comparison_t *self, bool is_loss)
     chart_t chart = { .comparison = self, .is_loss = is_loss };
     dots_t *dots = calloc(1, sizeof *dots);
     json_t *list = json_array();
-    const size_t points = self->n <= FEW           ? PSD_CURVE_POINTS
-                          : self->n * CALM <= ROOM ? CALM
-                                                   : ROOM / self->n + 2;
+    const size_t points = self->n <= FEW ? PSD_CURVE_POINTS : self->n * CALM <= ROOM ? CALM : ROOM / self->n + 2;
     chart.stride = (longest_of(&chart) + points - 1) / points;
     for (size_t c = 0; dots && c < self->n; c++) {
         collect(&chart, &self->contender[c], dots);
@@ -148,9 +142,9 @@ static json_t *json_charts(const psd_comparison_t *self)
     char chosen[PSD_CELL];
     for (size_t c = 0; c < self->n; c++)
         json_array_append_new(rules, json_rule(self, c));
-    return json_pack("{s:s, s:b, s:o, s:b, s:I, s:o, s:o, s:o, s:o}", "metric", self->metric, "smaller",
-                     self->smaller_is_better, "target", isnan(self->target) ? json_null() : json_real(self->target), "swept",
-                     self->is_swept, "seed", (json_int_t)self->first_seed, "chosen_on",
+    return json_pack("{s:s, s:b, s:o, s:b, s:I, s:o, s:o, s:o, s:o}", "metric", self->metric, "smaller", self->smaller_is_better,
+                     "target", isnan(self->target) ? json_null() : json_real(self->target), "swept", self->is_swept, "seed",
+                     (json_int_t)self->first_seed, "chosen_on",
                      psd_comparison_chosen_on(self, chosen) ? json_string(chosen) : json_null(), "rules", rules, "looks",
                      json_curves(self, false), "losses", json_curves(self, true));
 }
@@ -178,8 +172,8 @@ static bool put_charts_data(FILE *out, const psd_comparison_t *self)
 
 static void put_swatch(FILE *out, size_t c)
 {
-    fprintf(out, "<svg class=\"s k h%zu d%zu\" viewBox=\"0 0 22 8\"><path class=\"l\" d=\"M0 4H22\"/></svg>",
-            c % HUES, c / HUES % 4);
+    fprintf(out, "<svg class=\"s k h%zu d%zu\" viewBox=\"0 0 22 8\"><path class=\"l\" d=\"M0 4H22\"/></svg>", c % HUES,
+            c / HUES % 4);
 }
 
 static void put_keys(FILE *out, const psd_comparison_t *self)
@@ -205,10 +199,7 @@ static void put_cell(FILE *out, const psd_comparison_t *self, const psd_column_t
     const double value = column->value(one);
     char text[PSD_CELL];
     column->text(self, one, text);
-    fprintf(out, "<td%s data-v=\"",
-            column == psd_comparison_column(1) ? " class=\"w r\""
-            : column->is_text                  ? " class=\"w\""
-                                               : "");
+    fprintf(out, "<td%s data-v=\"", column == psd_comparison_column(1) ? " class=\"w r\"" : column->is_text ? " class=\"w\"" : "");
     if (isfinite(value))
         fprintf(out, "%.9g", value);
     fputs("\">", out);
@@ -223,7 +214,8 @@ static void put_table(FILE *out, const psd_comparison_t *self)
     char title[PSD_CELL];
     const psd_column_t *column;
     fputs("<p class=\"more\" hidden>The table goes on to the right: scroll it →</p>"
-          "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>", out);
+          "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>",
+          out);
     for (size_t i = 0; (column = psd_comparison_column(i)); i++) {
         if (column->is_shown && !column->is_shown(self))
             continue;
@@ -276,8 +268,7 @@ static void put_notes(FILE *out, const psd_comparison_t *self)
             *self->metric ? self->metric : "the metric");
     if (!isnan(self->target))
         fprintf(out, "The target, %.4g, is %s. ", self->target,
-                self->target_is_ours ? "where the worst seed of the first rule that was named ends"
-                                     : "as it was told");
+                self->target_is_ours ? "where the worst seed of the first rule that was named ends" : "as it was told");
     if (psd_comparison_chosen_on(self, chosen))
         fprintf(out, "Of each rule, the learning rate is chosen on %s; the rules are compared with those. ", chosen);
     fputs("Failed to train: no better than giving one answer for everything. Train loss: mean over the last tenth of the "
@@ -303,8 +294,8 @@ bool psd_comparison_page(const psd_comparison_t *self, FILE *out)
     fprintf(out, "<style>%s", psd_report_css);
     for (int i = 0; i < HUES; i++)
         fprintf(out, ".h%d{--c:var(--%d)}", i, i);
-    fprintf(out, "</style></head><body>\n<h1>%s: %zu optimizer%s</h1>\n", psd_options_string(self->options, "job"),
-            self->n, self->n > 1 ? "s" : "");
+    fprintf(out, "</style></head><body>\n<h1>%s: %zu optimizer%s</h1>\n", psd_options_string(self->options, "job"), self->n,
+            self->n > 1 ? "s" : "");
     put_text(out, "p class=\"dim\"", line);
     put_text(out, "p class=\"verdict\"", self->verdict);
     if (*self->advice)

@@ -15,25 +15,20 @@ static void print_scaled(double value, const char *unit, char out[PSD_CELL])
     for (; fabs(value) >= 999.5 && i + 1 < sizeof prefix / sizeof *prefix; i++)
         value /= 1000;
     const char *space = *prefix[i] || *unit ? " " : "";
-    snprintf(out, PSD_CELL, "%.*f%s%s%s",
-             value >= 99.95 || i == 0 ? 0
-             : value >= 9.995         ? 1
-                                      : 2,
-             value, space, prefix[i], unit);
+    snprintf(out, PSD_CELL, "%.*f%s%s%s", value >= 99.95 || i == 0 ? 0 : value >= 9.995 ? 1 : 2, value, space, prefix[i], unit);
 }
 
 /* "0.9597 ±0.0012" */
 static void print_spread(const psd_spread_t *spread, bool is_share, char out[PSD_CELL])
 {
-    const int n =
-        spread->n ? psd_comparison_number(spread->mean, is_share, out, PSD_CELL) : snprintf(out, PSD_CELL, "-");
+    const int n = spread->n ? psd_comparison_number(spread->mean, is_share, out, PSD_CELL) : snprintf(out, PSD_CELL, "-");
     if (spread->n > 1)
         snprintf(out + n, PSD_CELL - (size_t)n, is_share ? " ±%.4f" : " ±%.2g", spread->sd);
 }
 
 /* How soon the target was reached, in the mean of the seeds that did. Returns how long the text is. */
-static int print_reached(const psd_comparison_t *self, const psd_contender_t *c, const psd_spread_t *to,
-                         int places, const char *unit, char out[PSD_CELL])
+static int print_reached(const psd_comparison_t *self, const psd_contender_t *c, const psd_spread_t *to, int places,
+                         const char *unit, char out[PSD_CELL])
 {
     return to->n ? snprintf(out, PSD_CELL, "%.*f%s", places, to->mean, unit)
                  : snprintf(out, PSD_CELL, c->final.n && !isnan(self->target) ? "not" : "-");
@@ -136,10 +131,7 @@ static void print_speed(const psd_comparison_t *self, const psd_contender_t *c, 
     print_mean(&c->samples_per_s, "", out);
 }
 
-static double groups_of(const psd_contender_t *c)
-{
-    return c->groups.first ? (double)c->groups.first : (double)NAN;
-}
+static double groups_of(const psd_contender_t *c) { return c->groups.first ? (double)c->groups.first : (double)NAN; }
 static double named_of(const psd_contender_t *c) { return (double)c->named; }
 static double final_of(const psd_contender_t *c) { return c->final.mean; }
 static double held_of(const psd_contender_t *c) { return c->held.mean; }
@@ -186,8 +178,7 @@ void psd_comparison_title(const psd_comparison_t *self, size_t i, char out[PSD_C
 void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t capacity)
 {
     const psd_options_t *o = self->options;
-    const psd_outcome_t *one =
-        NULL; /* of which steps and epochs are told: all that did not diverge have the same */
+    const psd_outcome_t *one = NULL; /* of which steps and epochs are told: all that did not diverge have the same */
     char seeds[64], length[64] = "";
     for (size_t c = 0; c < self->n; c++)
         for (unsigned s = 0; s < self->n_seeds; s++) {
@@ -197,18 +188,15 @@ void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t cap
     if (self->n_seeds == 1)
         snprintf(seeds, sizeof seeds, "seed %" PRIu64, self->first_seed);
     else
-        snprintf(seeds, sizeof seeds, "seeds %" PRIu64 " to %" PRIu64, self->first_seed,
-                 self->first_seed + self->n_seeds - 1);
+        snprintf(seeds, sizeof seeds, "seeds %" PRIu64 " to %" PRIu64, self->first_seed, self->first_seed + self->n_seeds - 1);
     if (one)
-        snprintf(length, sizeof length, ", %" PRIu64 " steps in %.4g epoch%s", one->steps, one->epochs,
-                 one->epochs > 1 ? "s" : "");
+        snprintf(length, sizeof length, ", %" PRIu64 " steps in %.4g epoch%s", one->steps, one->epochs, one->epochs > 1 ? "s" : "");
     char chosen[PSD_CELL], held[PSD_CELL + 40] = "";
     if (psd_comparison_chosen_on(self, chosen))
         snprintf(held, sizeof held, ", learning rate chosen on %s", chosen);
-    snprintf(out, capacity, "%s on %s, batch %s, %s, %u server%s, %u worker%s, %s%s%s",
-             psd_options_string(o, "model.kind"), psd_options_string(o, "data.train"),
-             psd_options_text(o, "data.batch"), psd_options_string(o, "sync.mode"), self->n_servers,
-             self->n_servers > 1 ? "s" : "", self->n_workers, self->n_workers > 1 ? "s" : "", seeds, length, held);
+    snprintf(out, capacity, "%s on %s, batch %s, %s, %u server%s, %u worker%s, %s%s%s", psd_options_string(o, "model.kind"),
+             psd_options_string(o, "data.train"), psd_options_text(o, "data.batch"), psd_options_string(o, "sync.mode"),
+             self->n_servers, self->n_servers > 1 ? "s" : "", self->n_workers, self->n_workers > 1 ? "s" : "", seeds, length, held);
 }
 
 /* Columns that the text takes on a terminal: bytes of UTF-8 that begin a character. */
@@ -273,8 +261,8 @@ static json_t *text_or_null(const char *text) { return *text ? json_string(text)
 
 static json_t *json_spread(const psd_spread_t *s)
 {
-    return json_pack("{s:I, s:o, s:o, s:o, s:o}", "n", (json_int_t)s->n, "mean", real_or_null(s->mean), "sd",
-                     real_or_null(s->sd), "min", real_or_null(s->least), "max", real_or_null(s->most));
+    return json_pack("{s:I, s:o, s:o, s:o, s:o}", "n", (json_int_t)s->n, "mean", real_or_null(s->mean), "sd", real_or_null(s->sd),
+                     "min", real_or_null(s->least), "max", real_or_null(s->most));
 }
 
 /* As arrays of steps, seconds and values: a third of the bytes. */
@@ -307,14 +295,16 @@ static json_t *json_run(const psd_comparison_t *self, const psd_contender_t *c, 
     if (!o->read)
         return json_pack("{s:I, s:s}", "seed", seed, "outcome", "failed");
     return json_pack(
-        "{s:I, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "seed", seed,
-        "outcome", o->diverged ? "diverged" : o->untrained ? "failed to train" : "done", "final", real_or_null(o->final), "held_out",
-        real_or_null(o->held), "best", real_or_null(o->best), "train_loss", real_or_null(o->loss), "steps", (json_int_t)o->steps, "epochs",
-        real_or_null(o->epochs), "seconds", real_or_null(o->seconds), "samples_per_s",
-        real_or_null(o->samples_per_s), "moved_bytes", (json_int_t)o->moved_bytes, "steps_to_target",
-        real_or_null(at ? at->step : NAN), "seconds_to_target", real_or_null(at ? at->seconds : NAN),
-        "sha256", text_or_null(o->sha256), "sha256_initial", text_or_null(o->sha256_initial), "sha256_order",
-        json_order(o->order), "losses", json_curve(&o->losses), "metrics", json_curve(&o->looks));
+        "{s:I, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "seed", seed, "outcome",
+        o->diverged    ? "diverged"
+        : o->untrained ? "failed to train"
+                       : "done",
+        "final", real_or_null(o->final), "held_out", real_or_null(o->held), "best", real_or_null(o->best), "train_loss",
+        real_or_null(o->loss), "steps", (json_int_t)o->steps, "epochs", real_or_null(o->epochs), "seconds",
+        real_or_null(o->seconds), "samples_per_s", real_or_null(o->samples_per_s), "moved_bytes", (json_int_t)o->moved_bytes,
+        "steps_to_target", real_or_null(at ? at->step : NAN), "seconds_to_target", real_or_null(at ? at->seconds : NAN), "sha256",
+        text_or_null(o->sha256), "sha256_initial", text_or_null(o->sha256_initial), "sha256_order", json_order(o->order), "losses",
+        json_curve(&o->losses), "metrics", json_curve(&o->looks));
 }
 
 static json_t *json_groups(const psd_groups_t *groups)
@@ -330,16 +320,15 @@ static json_t *json_contender(const psd_comparison_t *self, const psd_contender_
     json_t *runs = json_array();
     for (unsigned s = 0; s < self->n_seeds; s++)
         json_array_append_new(runs, json_run(self, c, s));
-    return json_pack(
-        "{s:s, s:s, s:I, s:o, s:o, s:b, s:b, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "optimizer",
-        c->label, "rule", c->name, "named", (json_int_t)c->named + 1, "lr", json_real(psd_rule_lr(&c->rule)),
-        "lr_factor", json_real(c->factor), "chosen",
-        c->is_best_of_sweep, "at_edge", c->is_at_edge, "groups", json_groups(&c->groups), "seeds_read",
-        (json_int_t)c->n_read, "seeds_diverged", (json_int_t)c->n_diverged, "seeds_untrained", (json_int_t)c->n_untrained, "held_out", json_spread(&c->held), "final", json_spread(&c->final),
-        "best", json_spread(&c->best), "train_loss", json_spread(&c->loss), "steps_to_target",
-        json_spread(&c->steps_to_target), "seconds_to_target", json_spread(&c->seconds_to_target),
-        "moved_bytes", json_spread(&c->moved_bytes), "state_bytes_per_parameter",
-        json_integer((json_int_t)state_of(c)), "samples_per_s", json_spread(&c->samples_per_s), "runs", runs);
+    return json_pack("{s:s, s:s, s:I, s:o, s:o, s:b, s:b, s:o, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                     "optimizer", c->label, "rule", c->name, "named", (json_int_t)c->named + 1, "lr",
+                     json_real(psd_rule_lr(&c->rule)), "lr_factor", json_real(c->factor), "chosen", c->is_best_of_sweep, "at_edge",
+                     c->is_at_edge, "groups", json_groups(&c->groups), "seeds_read", (json_int_t)c->n_read, "seeds_diverged",
+                     (json_int_t)c->n_diverged, "seeds_untrained", (json_int_t)c->n_untrained, "held_out", json_spread(&c->held),
+                     "final", json_spread(&c->final), "best", json_spread(&c->best), "train_loss", json_spread(&c->loss),
+                     "steps_to_target", json_spread(&c->steps_to_target), "seconds_to_target", json_spread(&c->seconds_to_target),
+                     "moved_bytes", json_spread(&c->moved_bytes), "state_bytes_per_parameter",
+                     json_integer((json_int_t)state_of(c)), "samples_per_s", json_spread(&c->samples_per_s), "runs", runs);
 }
 
 json_t *psd_comparison_json(const psd_comparison_t *self)
@@ -351,13 +340,12 @@ json_t *psd_comparison_json(const psd_comparison_t *self)
         json_array_append_new(seeds, json_integer((json_int_t)(self->first_seed + s)));
     for (size_t c = 0; c < self->n; c++)
         json_array_append_new(rules, json_contender(self, &self->contender[c]));
-    return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:s, s:o, s:I, s:I, s:f, s:o, s:s, s:s, s:o, s:o}", "schema", "psd.compare/1",
-        "version", PSD_VERSION, "job", psd_options_string(self->options, "job"), "about", line, "metric",
-        self->metric, "smaller_is_better", self->smaller_is_better, "target", real_or_null(self->target),
-        "target_from", self->target_is_ours ? "baseline" : "option", "seeds", seeds, "servers",
-        (json_int_t)self->n_servers, "workers", (json_int_t)self->n_workers, "validation", self->validation,
-        "rate_chosen_on", psd_comparison_chosen_on(self, chosen) ? json_string(chosen) : json_null(), "verdict",
-        self->verdict, "advice", self->advice,
-        "winner", self->winner ? json_string(self->winner->label) : json_null(), "optimizers", rules);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:s, s:o, s:I, s:I, s:f, s:o, s:s, s:s, s:o, s:o}", "schema",
+                     "psd.compare/1", "version", PSD_VERSION, "job", psd_options_string(self->options, "job"), "about", line,
+                     "metric", self->metric, "smaller_is_better", self->smaller_is_better, "target", real_or_null(self->target),
+                     "target_from", self->target_is_ours ? "baseline" : "option", "seeds", seeds, "servers",
+                     (json_int_t)self->n_servers, "workers", (json_int_t)self->n_workers, "validation", self->validation,
+                     "rate_chosen_on", psd_comparison_chosen_on(self, chosen) ? json_string(chosen) : json_null(), "verdict",
+                     self->verdict, "advice", self->advice, "winner", self->winner ? json_string(self->winner->label) : json_null(),
+                     "optimizers", rules);
 }

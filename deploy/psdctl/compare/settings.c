@@ -14,12 +14,11 @@
  * too. All others, future ones included, must be those of the runs that are here already. */
 static bool is_setting(const psd_option_t *row)
 {
-    static const char *const others[] = { "optimizer",    "seed",          "run.dir",    "save",
-                                          "trace",        "progress",      "log.level",  "progress_interval",
-                                          "log.format",   "listen",        "advertise",  "join",
-                                          "join_timeout", "status.listen", "restarts",   "worker.id",
-                                          "worker.name",  "server.index",  "stop.target",
-                                          "hostfile",     "remote.shell",  "remote.bin" };
+    static const char *const others[] = { "optimizer",    "seed",        "run.dir",           "save",          "trace",
+                                          "progress",     "log.level",   "progress_interval", "log.format",    "listen",
+                                          "advertise",    "join",        "join_timeout",      "status.listen", "restarts",
+                                          "worker.id",    "worker.name", "server.index",      "stop.target",   "hostfile",
+                                          "remote.shell", "remote.bin" };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(row->key, others[i]))
             return false;
@@ -56,17 +55,15 @@ static int compare(const char *directory, const json_t *before, const json_t *no
         const char *old = json_string_value(json_object_get(before, key));
         const size_t used = strlen(list);
         if (!old || strcmp(old, json_string_value(value)) != 0)
-            snprintf(list + used, sizeof list - used, "%s%s was \"%.60s\" and is \"%.60s\"", used ? ", " : "",
-                     key, old ? old : "", json_string_value(value));
+            snprintf(list + used, sizeof list - used, "%s%s was \"%.60s\" and is \"%.60s\"", used ? ", " : "", key, old ? old : "",
+                     json_string_value(value));
     }
-    return *list ? psd_err_set(err, PSD_ECONFIG, "%s holds runs of another job: %s; set run.dir to another",
-                               directory, list)
+    return *list ? psd_err_set(err, PSD_ECONFIG, "%s holds runs of another job: %s; set run.dir to another", directory, list)
                  : PSD_OK;
 }
 
 /* With the file open and locked: the first one writes it, all others compare. */
-static int read_or_write(const psd_options_t *options, const char *directory, const char *path, int fd,
-                         psd_err_t *err)
+static int read_or_write(const psd_options_t *options, const char *directory, const char *path, int fd, psd_err_t *err)
 {
     json_error_t why;
     const off_t n_bytes = lseek(fd, 0, SEEK_END);
@@ -76,8 +73,7 @@ static int read_or_write(const psd_options_t *options, const char *directory, co
     if (before)
         rc = compare(directory, before, now, err);
     else if (n_bytes > 0)
-        rc = psd_err_set(err, PSD_EDATA, "%s:%d: %s; remove the directory, or set run.dir", path, why.line,
-                         why.text);
+        rc = psd_err_set(err, PSD_EDATA, "%s:%d: %s; remove the directory, or set run.dir", path, why.line, why.text);
     else if (json_dumpfd(now, fd, JSON_INDENT(2) | JSON_SORT_KEYS))
         rc = psd_err_set(err, PSD_EIO, "cannot write %s: %s", path, strerror(errno));
     json_decref(before);
@@ -91,10 +87,8 @@ int psd_settings_hold(const psd_options_t *options, const char *directory, int *
     snprintf(path, sizeof path, "%s/settings.json", directory);
     const int fd = *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
-        return psd_err_set(err, PSD_EIO, "cannot write %s: %s; set run.dir to another", path,
-                           strerror(errno));
+        return psd_err_set(err, PSD_EIO, "cannot write %s: %s; set run.dir to another", path, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB))
-        return psd_err_set(err, PSD_EUNAVAILABLE,
-                           "another psdctl compare works in %s; wait for it, or set run.dir", directory);
+        return psd_err_set(err, PSD_EUNAVAILABLE, "another psdctl compare works in %s; wait for it, or set run.dir", directory);
     return read_or_write(options, directory, path, fd, err);
 }

@@ -34,10 +34,7 @@ static double next_bottom(const psd_spread_t *spread, size_t n, bool down, doubl
     return found;
 }
 
-static bool covers(const psd_spread_t *s, bool down, double at)
-{
-    return s->n && bottom(s, down) <= at && at <= top(s, down);
-}
+static bool covers(const psd_spread_t *s, bool down, double at) { return s->n && bottom(s, down) <= at && at <= top(s, down); }
 
 /* From the best down: where a range ends, those that are open there are a group, unless all of them were one
  * already at an end above. */

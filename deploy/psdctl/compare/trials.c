@@ -47,15 +47,9 @@ static const psd_contender_t *contender_of(const trials_t *self, size_t run)
     return &self->comparison->contender[run % self->comparison->n];
 }
 
-static unsigned seed_number_of(const trials_t *self, size_t run)
-{
-    return (unsigned)(run / self->comparison->n);
-}
+static unsigned seed_number_of(const trials_t *self, size_t run) { return (unsigned)(run / self->comparison->n); }
 
-static uint64_t seed_of(const trials_t *self, size_t run)
-{
-    return self->comparison->first_seed + seed_number_of(self, run);
-}
+static uint64_t seed_of(const trials_t *self, size_t run) { return self->comparison->first_seed + seed_number_of(self, run); }
 
 static void wipe(trials_t *self)
 {
@@ -74,8 +68,7 @@ static int width(void)
 static void draw_total(const trials_t *self)
 {
     char left[64] = "";
-    const uint64_t more = self->result->n - self->next + self->n_busy,
-                   spent_ms = uv_now(&self->loop) - self->begun_ms;
+    const uint64_t more = self->result->n - self->next + self->n_busy, spent_ms = uv_now(&self->loop) - self->begun_ms;
     const uint64_t seconds = self->n_made ? spent_ms * more / self->n_made / 1000 : 0;
     if (self->n_made)
         snprintf(left, sizeof left, ", %" PRIu64 ":%02" PRIu64 " left", seconds / 60, seconds % 60);
@@ -92,8 +85,8 @@ static void draw(trials_t *self)
         const slot_t *slot = &self->slot[i];
         if (!psd_child_is_here(&slot->child))
             continue;
-        snprintf(line, sizeof line, "%s seed %" PRIu64 "  %s", contender_of(self, slot->run)->label,
-                 seed_of(self, slot->run), slot->progress);
+        snprintf(line, sizeof line, "%s seed %" PRIu64 "  %s", contender_of(self, slot->run)->label, seed_of(self, slot->run),
+                 slot->progress);
         fprintf(stderr, "%.*s\n", width(), line);
         self->n_lines++;
     }
@@ -118,8 +111,8 @@ static void say(trials_t *self, const char *format, ...)
 /* "run=7 of=51 optimizer="adam(lr=0.001)" seed=1" */
 static void name_run(const trials_t *self, size_t run, char out[PSD_RULE_TEXT + 80])
 {
-    snprintf(out, PSD_RULE_TEXT + 80, "run=%zu of=%zu optimizer=\"%s\" seed=%" PRIu64, run + 1,
-             self->result->n, contender_of(self, run)->label, seed_of(self, run));
+    snprintf(out, PSD_RULE_TEXT + 80, "run=%zu of=%zu optimizer=\"%s\" seed=%" PRIu64, run + 1, self->result->n,
+             contender_of(self, run)->label, seed_of(self, run));
 }
 
 static void say_done(trials_t *self, size_t run)
@@ -130,8 +123,8 @@ static void say_done(trials_t *self, size_t run)
     if (o->diverged)
         say(self, "compare.done %s outcome=diverged steps=%" PRIu64, name, o->steps);
     else
-        say(self, "compare.done %s outcome=%s %s=%.6g seconds=%.2f", name, o->untrained ? "\"failed to train\"" : "done",
-            o->metric, o->final, o->seconds);
+        say(self, "compare.done %s outcome=%s %s=%.6g seconds=%.2f", name, o->untrained ? "\"failed to train\"" : "done", o->metric,
+            o->final, o->seconds);
 }
 
 /* Keep the first failure's code. */
@@ -153,8 +146,7 @@ static void name_directory(const trials_t *self, size_t run, const char *suffix,
 
 static int take(trials_t *self, size_t run, const char *directory, psd_err_t *err)
 {
-    return psd_comparison_take(self->comparison, run % self->comparison->n, seed_number_of(self, run),
-                               directory, err);
+    return psd_comparison_take(self->comparison, run % self->comparison->n, seed_number_of(self, run), directory, err);
 }
 
 static void stop_all(trials_t *self, int number)
@@ -247,8 +239,7 @@ static void on_said(psd_child_t *child, bool on_stderr, const char *line)
     trials_t *self = child->owner;
     char name[PSD_RULE_TEXT + 80];
     if (on_stderr && !strncmp(line, self_said, sizeof self_said - 1) && !*slot->words)
-        snprintf(slot->words, sizeof slot->words, "%.*s", (int)sizeof slot->words - 1,
-                 line + sizeof self_said - 1);
+        snprintf(slot->words, sizeof slot->words, "%.*s", (int)sizeof slot->words - 1, line + sizeof self_said - 1);
     if (!on_stderr || strncmp(line, "step=", 5) != 0)
         return;
     name_run(self, slot->run, name);
@@ -372,15 +363,16 @@ static void drive(trials_t *self)
     wipe(self);
 }
 
-int psd_trials_run(const psd_options_t *options, psd_comparison_t *comparison, const char *directory,
-                   psd_trials_t *result, psd_err_t *err)
+int psd_trials_run(const psd_options_t *options, psd_comparison_t *comparison, const char *directory, psd_trials_t *result,
+                   psd_err_t *err)
 {
     trials_t self = { .options = options,
                       .comparison = comparison,
                       .directory = directory,
                       .result = result,
                       .n_slots = (unsigned)psd_options_int(options, "compare.jobs"),
-                      .terminal = psd_progress_can_redraw(STDERR_FILENO) && strcmp(psd_options_string(options, "progress"), "log") };
+                      .terminal =
+                          psd_progress_can_redraw(STDERR_FILENO) && strcmp(psd_options_string(options, "progress"), "log") };
     *result = (psd_trials_t){ .n = comparison->n * comparison->n_seeds };
     const int rc = psd_place_find(&self.place, err);
     if (rc)

@@ -15,5 +15,5 @@ typedef struct psd_trials {
  * there, and take all. A run that fails is named on stderr, and the others go on, unless they would say the same. SIGINT
  * and SIGTERM end those that are on, a second one hard. PSD_OK; PSD_ENOINPUT, PSD_ESYSTEM, PSD_ENOMEM, and nothing was
  * tried. */
-int psd_trials_run(const psd_options_t *options, psd_comparison_t *comparison, const char *directory,
-                   psd_trials_t *result, psd_err_t *err);
+int psd_trials_run(const psd_options_t *options, psd_comparison_t *comparison, const char *directory, psd_trials_t *result,
+                   psd_err_t *err);

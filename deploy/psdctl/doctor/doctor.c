@@ -8,8 +8,9 @@
 #include "deploy/psdctl/verb.h"
 
 static psd_check_fn *const checks[] = {
-    psd_check_program, psd_check_processor, psd_check_libraries, psd_check_memory, psd_check_limits, psd_check_clock,
-    psd_check_loopback, psd_check_keys, psd_check_outputs, psd_check_disk, psd_check_ports, psd_check_join, psd_check_data,
+    psd_check_program, psd_check_processor, psd_check_libraries, psd_check_memory,  psd_check_limits,
+    psd_check_clock,   psd_check_loopback,  psd_check_keys,      psd_check_outputs, psd_check_disk,
+    psd_check_ports,   psd_check_join,      psd_check_data,
 };
 
 /* Load what the words say. Without any, the defaults: the machine is looked at all the same. */

@@ -9,8 +9,7 @@
 typedef void psd_check_fn(psd_findings_t *findings, const psd_options_t *options, bool has_job);
 
 /* This program and this machine. */
-psd_check_fn psd_check_program, psd_check_processor, psd_check_libraries, psd_check_memory, psd_check_limits,
-    psd_check_clock;
+psd_check_fn psd_check_program, psd_check_processor, psd_check_libraries, psd_check_memory, psd_check_limits, psd_check_clock;
 /* Messages through this machine's own network, as servers and workers exchange them. */
 psd_check_fn psd_check_loopback;
 /* What the job's options name: files of keys, directories, addresses, data. */

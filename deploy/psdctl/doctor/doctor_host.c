@@ -19,8 +19,8 @@
 #include "deploy/psdctl/doctor/doctor.h"
 
 #define TEXT_OF(x) #x
-#define TEXT(x) TEXT_OF(x)
-#define UV_BUILT TEXT(UV_VERSION_MAJOR) "." TEXT(UV_VERSION_MINOR) "." TEXT(UV_VERSION_PATCH)
+#define TEXT(x)    TEXT_OF(x)
+#define UV_BUILT   TEXT(UV_VERSION_MAJOR) "." TEXT(UV_VERSION_MINOR) "." TEXT(UV_VERSION_PATCH)
 
 /* The first line of a file that begins with `key`, without it and what parts them; "" when there is none. */
 static void read_line(const char *path, const char *key, char *out, size_t capacity)
@@ -90,7 +90,8 @@ void psd_check_libraries(psd_findings_t *findings, const psd_options_t *options,
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
         snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s %s", i ? ", " : "", libraries[i].name, libraries[i].runs);
         if (strtol(libraries[i].built, NULL, 10) != strtol(libraries[i].runs, NULL, 10))
-            psd_finding(findings, PSD_VERDICT_BAD, "libraries", "build psd on this machine, or install the library it was built with",
+            psd_finding(findings, PSD_VERDICT_BAD, "libraries",
+                        "build psd on this machine, or install the library it was built with",
                         "%s is %s, but psd was built with %s", libraries[i].name, libraries[i].runs, libraries[i].built);
     }
     psd_finding(findings, PSD_VERDICT_OK, "libraries", "", "%s", all);
@@ -112,8 +113,8 @@ void psd_check_memory(psd_findings_t *findings, const psd_options_t *options, bo
     const double most = (double)psd_options_uint(options, "memory.max") / gib;
     read_line("/sys/fs/cgroup/memory.max", "", limit, sizeof limit);
     const double allowed = *limit && strcmp(limit, "max") != 0 ? strtod(limit, NULL) / gib : total;
-    psd_finding(findings, free < 0.25 ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "memory",
-                free < 0.25 ? "end what else runs here" : "", "%.1f GiB, %.1f GiB of it available, %.1f GiB swap", total, free, swap);
+    psd_finding(findings, free < 0.25 ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "memory", free < 0.25 ? "end what else runs here" : "",
+                "%.1f GiB, %.1f GiB of it available, %.1f GiB swap", total, free, swap);
     if (allowed < total)
         psd_finding(findings, PSD_VERDICT_OK, "memory", "", "this control group may use %.1f GiB", allowed);
     if (most > allowed)
@@ -152,8 +153,7 @@ void psd_check_clock(psd_findings_t *findings, const psd_options_t *options, boo
     read_line("/sys/devices/system/clocksource/clocksource0/current_clocksource", "", source, sizeof source);
     const bool coarse = step.tv_sec || step.tv_nsec > 1000000;
     const bool is_set = adjtimex(&kernel) != TIME_ERROR;
-    psd_finding(findings, coarse ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "clock",
-                coarse ? "boot with another clock source" : "",
+    psd_finding(findings, coarse ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "clock", coarse ? "boot with another clock source" : "",
                 "steps of %ld ns, from %s; %s", (long)step.tv_nsec, *source ? source : "an unknown source",
                 is_set ? "kept by a time server" : "no time server keeps it, which blurs logs of several machines alone");
 }

@@ -51,8 +51,11 @@ static void look_at_key(psd_findings_t *findings, const psd_options_t *o, const 
     const bool is_server = !strcmp(key, "server.key");
     if (!*path)
         return;
-    if (psd_keys_load(&keys, &(psd_keys_source_t){ .secret = path, .is_server = is_server,
-                                                   .server = is_server ? NULL : psd_options_string(o, "server.public") }, &err))
+    if (psd_keys_load(&keys,
+                      &(psd_keys_source_t){ .secret = path,
+                                            .is_server = is_server,
+                                            .server = is_server ? NULL : psd_options_string(o, "server.public") },
+                      &err))
         psd_finding(findings, PSD_VERDICT_BAD, key, "psdctl keygen makes keys; chmod 600 keeps them", "%s", err.text);
     else
         psd_finding(findings, PSD_VERDICT_OK, key, "", "%s, mode %04o", path, mode_of(path));
@@ -161,7 +164,8 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
     }
     const double free_gib = (double)space.f_bavail * (double)space.f_frsize / (1 << 30);
     if (free_gib < 0.25) {
-        psd_finding(findings, PSD_VERDICT_BAD, subject, "free some, or name another directory", "%s has %.2f GiB free", place, free_gib);
+        psd_finding(findings, PSD_VERDICT_BAD, subject, "free some, or name another directory", "%s has %.2f GiB free", place,
+                    free_gib);
         return;
     }
     const int fd = mkstemp(path);
@@ -179,10 +183,10 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
                     strerror(why));
     else
         psd_finding(findings, small_s > 0.1 || free_gib < 1 || in_memory ? PSD_VERDICT_WARN : PSD_VERDICT_OK, subject,
-                    in_memory         ? "it is in memory, and gone when the machine is: name a directory on disk"
-                    : small_s > 0.1   ? "checkpoints take long: make them less often (checkpoint.every), or elsewhere"
-                    : free_gib < 1    ? "free some, or keep fewer checkpoints (checkpoint.keep)"
-                                      : "",
+                    in_memory       ? "it is in memory, and gone when the machine is: name a directory on disk"
+                    : small_s > 0.1 ? "checkpoints take long: make them less often (checkpoint.every), or elsewhere"
+                    : free_gib < 1  ? "free some, or keep fewer checkpoints (checkpoint.keep)"
+                                    : "",
                     "%s: %.1f GiB free, %.0f MB/s with a flush, %.2f ms for a flush of 4 KiB", place, free_gib,
                     WRITE_MIB * 1.048576 / large_s, 1e3 * small_s);
 }
@@ -227,8 +231,8 @@ static void look_at_port(psd_findings_t *findings, const psd_options_t *o, const
     if (!psd_address_split(&place, address))
         return;
     if (psd_address_resolve(&at, &place, &err) != PSD_OK) {
-        psd_finding(findings, PSD_VERDICT_BAD, key, "write an address of this machine, or 0.0.0.0 for all of them", "%s: %s", address,
-                    err.text);
+        psd_finding(findings, PSD_VERDICT_BAD, key, "write an address of this machine, or 0.0.0.0 for all of them", "%s: %s",
+                    address, err.text);
         return;
     }
     const int fd = socket(at.at.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
@@ -240,8 +244,8 @@ static void look_at_port(psd_findings_t *findings, const psd_options_t *o, const
     if (is_free)
         psd_finding(findings, PSD_VERDICT_OK, key, "", "%s is %s", address, strcmp(place.port, "0") ? "free" : "any free port");
     else if (*who)
-        psd_finding(findings, PSD_VERDICT_WARN, key, "another job here needs ports of its own; 0 is any free one", "%s is taken: %s",
-                    address, who);
+        psd_finding(findings, PSD_VERDICT_WARN, key, "another job here needs ports of its own; 0 is any free one",
+                    "%s is taken: %s", address, who);
     else
         psd_finding(findings, PSD_VERDICT_BAD, key,
                     why == EADDRINUSE ? "end what listens there (ss -ltnp), or take another port; 0 is any free one"
@@ -263,7 +267,8 @@ static void describe_greeting(const unsigned char *bytes, size_t n, psd_findings
 {
     char mechanism[21] = "";
     if (n == 0) {
-        psd_finding(findings, PSD_VERDICT_BAD, "join", "take the port that psd prints as data=, not that of its status page; a psd that is stopped is silent, too",
+        psd_finding(findings, PSD_VERDICT_BAD, "join",
+                    "take the port that psd prints as data=, not that of its status page; a psd that is stopped is silent, too",
                     "%s takes the connection, but says nothing within %d s", address, WAIT_MS / 1000);
         return;
     }
@@ -316,7 +321,8 @@ void psd_check_data(psd_findings_t *findings, const psd_options_t *o, bool has_j
     if (!has_job)
         return;
     if (psd_setup_load(&setup, o, &err) != PSD_OK)
-        psd_finding(findings, PSD_VERDICT_BAD, "data", "workers need it; where servers alone run, it does not matter", "%s", err.text);
+        psd_finding(findings, PSD_VERDICT_BAD, "data", "workers need it; where servers alone run, it does not matter", "%s",
+                    err.text);
     else if (setup.train->n_skipped)
         psd_finding(findings, PSD_VERDICT_WARN, "data", "fill the missing values in, or say data.na=zero",
                     "%s: %zu rows of %zu features; data.na=skip leaves out %zu more, for a value is missing there",
@@ -324,8 +330,7 @@ void psd_check_data(psd_findings_t *findings, const psd_options_t *o, bool has_j
     else if (setup.train->first_class == 1 && setup.train->n_classes > 2)
         psd_finding(findings, PSD_VERDICT_WARN, "data", "subtract 1 from each label",
                     "%s: %zu rows of %zu features; the labels are 1 to %zu, but classes count from 0: class 0 never occurs",
-                    psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features,
-                    setup.train->n_classes - 1);
+                    psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features, setup.train->n_classes - 1);
     else
         psd_finding(findings, PSD_VERDICT_OK, "data", "", "%s: %zu rows of %zu features; a model of %zu tensors",
                     psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features,

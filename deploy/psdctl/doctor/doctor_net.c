@@ -75,9 +75,9 @@ typedef struct probe {
     psd_socket_t *socket;
     psd_buf_t *chunk;
     size_t n_trips, n_chunks;
-    double sent_s, flow_s;   /* when the open trip, or the flow, began */
+    double sent_s, flow_s; /* when the open trip, or the flow, began */
     double trip_s[ROUNDS];
-    double bytes_per_s;      /* 0: it did not come to an end */
+    double bytes_per_s; /* 0: it did not come to an end */
     uint64_t begun_ms;
 } probe_t;
 

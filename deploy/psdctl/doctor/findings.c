@@ -11,8 +11,8 @@
 static const char *const words[] = { [PSD_VERDICT_OK] = "ok", [PSD_VERDICT_WARN] = "warn", [PSD_VERDICT_BAD] = "bad" };
 
 struct psd_findings {
-    json_t *list;  /* of what was found; NULL: it is printed as it comes */
-    size_t n[3];   /* by verdict */
+    json_t *list; /* of what was found; NULL: it is printed as it comes */
+    size_t n[3];  /* by verdict */
 };
 
 void psd_finding(psd_findings_t *self, psd_verdict_t verdict, const char *subject, const char *cure, const char *format, ...)
@@ -24,8 +24,8 @@ void psd_finding(psd_findings_t *self, psd_verdict_t verdict, const char *subjec
     va_end(list);
     self->n[verdict]++;
     if (self->list) {
-        json_array_append_new(self->list, json_pack("{s:s, s:s, s:s, s:s}", "subject", subject, "verdict", words[verdict],
-                                                    "found", text, "cure", cure));
+        json_array_append_new(self->list, json_pack("{s:s, s:s, s:s, s:s}", "subject", subject, "verdict", words[verdict], "found",
+                                                    text, "cure", cure));
         return;
     }
     printf("%-5s %-14s ", words[verdict], subject);
@@ -68,8 +68,8 @@ void psd_findings_conclude(const psd_findings_t *self)
         printf("%zu ok, %zu warn, %zu bad\n", self->n[PSD_VERDICT_OK], self->n[PSD_VERDICT_WARN], self->n[PSD_VERDICT_BAD]);
         return;
     }
-    json_t *root = json_pack("{s:s, s:s, s:s, s:O}", "schema", "psd.doctor/1", "version", PSD_VERSION, "verdict", verdict, "findings",
-                             self->list);
+    json_t *root = json_pack("{s:s, s:s, s:s, s:O}", "schema", "psd.doctor/1", "version", PSD_VERSION, "verdict", verdict,
+                             "findings", self->list);
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);

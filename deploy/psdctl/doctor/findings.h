@@ -12,8 +12,8 @@ psd_findings_t *psd_findings_new(bool as_json);
 void psd_findings_destroy(psd_findings_t **self_p);
 
 /* Note one finding about `subject`: what is, with `cure` what to do about it ("" when nothing is). */
-void psd_finding(psd_findings_t *self, psd_verdict_t verdict, const char *subject, const char *cure, const char *format,
-                 ...) __attribute__((format(printf, 5, 6)));
+void psd_finding(psd_findings_t *self, psd_verdict_t verdict, const char *subject, const char *cure, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
 /* The worst verdict so far; OK while there is none. */
 psd_verdict_t psd_findings_worst(const psd_findings_t *self);

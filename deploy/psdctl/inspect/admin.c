@@ -90,8 +90,7 @@ static void on_deadline(uv_timer_t *timer)
     if (self->outcome.text[0])
         snprintf(text, sizeof text, "not done after %g s: %.400s", self->timeout_s, self->outcome.text);
     else
-        snprintf(text, sizeof text,
-                 "nobody answers at %.200s; is server 0 running, and this its address (--join)?", self->join);
+        snprintf(text, sizeof text, "nobody answers at %.200s; is server 0 running, and this its address (--join)?", self->join);
     end(self, PSD_EUNAVAILABLE, text);
 }
 
@@ -138,10 +137,7 @@ static int ask(wish_t *self)
     return err->code;
 }
 
-static bool read_number(const char *text, double *value)
-{
-    return *text && psd_number_read(text, value) == strlen(text);
-}
+static bool read_number(const char *text, double *value) { return *text && psd_number_read(text, value) == strlen(text); }
 
 /* "optimizer.lr=1e-3" becomes the word and the value. */
 static bool split_setting(char *word, double *value)
@@ -173,8 +169,8 @@ static int read_wish(wish_t *self, const psd_args_t *args)
         return psd_verb_misuse(verb, "\"%s\" is no %s", word, verb->words);
     if (!strcmp(verb->name, "set") && !split_setting(word, &self->msg.value))
         return psd_verb_misuse(verb, "%s is no setting; write optimizer.lr=VALUE, as in optimizer.lr=1e-4", word);
-    snprintf(self->msg.text, sizeof self->msg.text, "%.127s %s%s%.255s", self->job, name ? name + 1 : verb->name,
-             *word ? " " : "", word);
+    snprintf(self->msg.text, sizeof self->msg.text, "%.127s %s%s%.255s", self->job, name ? name + 1 : verb->name, *word ? " " : "",
+             word);
     return 0;
 }
 
@@ -194,17 +190,26 @@ static int run(const psd_args_t *args)
     return psd_err_exit_code(rc);
 }
 
-#define FLAGS                                                                                                     \
-    { [JOIN] = { "join", "ENDPOINT", "where server 0 takes messages; default tcp://127.0.0.1:7470" },             \
-      [JOB] = { "job", "NAME", "the job's name; default psd" },                                                   \
-      [KEY] = { "key", "FILE", "your secret key, of the role admin; default: without keys, on this machine" },    \
-      [SERVER_PUBLIC] = { "server-public", "KEY", "the servers' public key, or a file with it" },                 \
-      [TIMEOUT] = { "timeout", "SECONDS", "how long to wait until it is done; default 30" } }
-#define WISH(id, title, takes, what, more, example)                                                               \
-    const psd_verb_t psd_verb_##id = { .name = title, .words = takes, .does = what, .about = more, .flag = FLAGS, \
-                                       .examples = example,                                                       \
-                                       .exits = "69 when nobody answers or it is not done in time; 76 when "      \
-                                                "server 0 refuses; 77 when it does not let this key in",          \
+#define FLAGS                                                                                                                      \
+    {                                                                                                                              \
+        [JOIN] = { "join", "ENDPOINT", "where server 0 takes messages; default tcp://127.0.0.1:7470" },                            \
+        [JOB] = { "job", "NAME", "the job's name; default psd" },                                                                  \
+        [KEY] = { "key", "FILE", "your secret key, of the role admin; default: without keys, on this machine" },                   \
+        [SERVER_PUBLIC] = { "server-public", "KEY", "the servers' public key, or a file with it" }, [TIMEOUT] = {                  \
+            "timeout",                                                                                                             \
+            "SECONDS",                                                                                                             \
+            "how long to wait until it is done; default 30"                                                                        \
+        }                                                                                                                          \
+    }
+#define WISH(id, title, takes, what, more, example)                                                                                \
+    const psd_verb_t psd_verb_##id = { .name = title,                                                                              \
+                                       .words = takes,                                                                             \
+                                       .does = what,                                                                               \
+                                       .about = more,                                                                              \
+                                       .flag = FLAGS,                                                                              \
+                                       .examples = example,                                                                        \
+                                       .exits = "69 when nobody answers or it is not done in time; 76 when "                       \
+                                                "server 0 refuses; 77 when it does not let this key in",                           \
                                        .run = run }
 
 WISH(pause, "pause", "", "close no more rounds of a running job",

@@ -20,8 +20,7 @@ typedef struct piece {
 /* What formats differ in. */
 typedef struct psd_arrays_kind {
     /* Say where each array goes (`at`), open the file for so many bytes, write what is known now. */
-    int (*begin)(psd_arrays_t *self, const char *path, const psd_note_t *notes, size_t n_notes,
-                 psd_err_t *err);
+    int (*begin)(psd_arrays_t *self, const char *path, const psd_note_t *notes, size_t n_notes, psd_err_t *err);
     /* Write what was not known before the arrays were; NULL: nothing. */
     int (*end)(psd_arrays_t *self, psd_err_t *err);
 } psd_arrays_kind_t;
@@ -52,8 +51,7 @@ static int open_file(psd_arrays_t *self, const char *path, uint64_t n_bytes, psd
 
 /* ---- safetensors ---- */
 
-static int begin_safetensors(psd_arrays_t *self, const char *path, const psd_note_t *notes, size_t n_notes,
-                             psd_err_t *err)
+static int begin_safetensors(psd_arrays_t *self, const char *path, const psd_note_t *notes, size_t n_notes, psd_err_t *err)
 {
     psd_header_t header;
     psd_header_begin(&header, notes, n_notes);
@@ -112,8 +110,7 @@ static void put_npy(head_t *self, const psd_array_t *array)
     char words[HEAD / 2] = "{'descr': '<f4', 'fortran_order': False, 'shape': (";
     size_t n = strlen(words);
     for (size_t i = 0; i < array->n_dims; i++)
-        n += (size_t)snprintf(words + n, sizeof words - n, i ? " %" PRIu64 "," : "%" PRIu64 ",",
-                              array->shape[i]);
+        n += (size_t)snprintf(words + n, sizeof words - n, i ? " %" PRIu64 "," : "%" PRIu64 ",", array->shape[i]);
     n += (size_t)snprintf(words + n, sizeof words - n, "), }");
     const size_t padding = (NPY_ALIGN - (NPY_FIXED + n + 1) % NPY_ALIGN) % NPY_ALIGN;
     put(self, "\x93NUMPY\x01", 8);
@@ -203,8 +200,7 @@ static void put_last(head_t *self, bool has_entries)
     put_number(self, 2, 0); /* comment */
 }
 
-static int begin_npz(psd_arrays_t *self, const char *path, const psd_note_t *notes, size_t n_notes,
-                     psd_err_t *err)
+static int begin_npz(psd_arrays_t *self, const char *path, const psd_note_t *notes, size_t n_notes, psd_err_t *err)
 {
     (void)notes, (void)n_notes;
     uint64_t at = 0;
@@ -268,13 +264,10 @@ static int end_npz(psd_arrays_t *self, psd_err_t *err)
 static const psd_arrays_kind_t safetensors = { begin_safetensors, NULL }, npz = { begin_npz, end_npz };
 static const psd_arrays_format_t formats[] = { { "safetensors", &safetensors }, { "npz", &npz } };
 
-const psd_arrays_format_t *psd_arrays_format_at(size_t i)
-{
-    return i < sizeof formats / sizeof *formats ? &formats[i] : NULL;
-}
+const psd_arrays_format_t *psd_arrays_format_at(size_t i) { return i < sizeof formats / sizeof *formats ? &formats[i] : NULL; }
 
-psd_arrays_t *psd_arrays_new(const psd_arrays_format_t *format, const char *path, const psd_array_t *list,
-                             size_t n, const psd_note_t *notes, size_t n_notes, psd_err_t *err)
+psd_arrays_t *psd_arrays_new(const psd_arrays_format_t *format, const char *path, const psd_array_t *list, size_t n,
+                             const psd_note_t *notes, size_t n_notes, psd_err_t *err)
 {
     psd_arrays_t *self = calloc(1, sizeof *self);
     uint64_t *at = calloc(n + 1, sizeof *at);
@@ -304,8 +297,7 @@ static int note_piece(psd_arrays_t *self, const piece_t *piece, psd_err_t *err)
     return PSD_OK;
 }
 
-int psd_arrays_write(psd_arrays_t *self, size_t array, uint64_t first, const float *values, size_t n,
-                     psd_err_t *err)
+int psd_arrays_write(psd_arrays_t *self, size_t array, uint64_t first, const float *values, size_t n, psd_err_t *err)
 {
     const size_t n_bytes = n * sizeof *values;
     const uint64_t offset = first * sizeof *values;

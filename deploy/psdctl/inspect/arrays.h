@@ -29,13 +29,12 @@ typedef struct psd_arrays psd_arrays_t;
 /* Begin the file `path` for `n` arrays, in that order, with room reserved for all; `list` is borrowed until
  * the end. Notes are kept where the format has a place for them. NULL with PSD_EIO, PSD_ENOMEM, or PSD_EINVAL
  * for a name or note that is not UTF-8. */
-psd_arrays_t *psd_arrays_new(const psd_arrays_format_t *format, const char *path, const psd_array_t *list,
-                             size_t n, const psd_note_t *notes, size_t n_notes, psd_err_t *err);
+psd_arrays_t *psd_arrays_new(const psd_arrays_format_t *format, const char *path, const psd_array_t *list, size_t n,
+                             const psd_note_t *notes, size_t n_notes, psd_err_t *err);
 
 /* Write `n` elements of an array from its element `first` on; all of it, each element once. PSD_EIO,
  * PSD_ENOMEM: abandon it then. */
-int psd_arrays_write(psd_arrays_t *self, size_t array, uint64_t first, const float *values, size_t n,
-                     psd_err_t *err);
+int psd_arrays_write(psd_arrays_t *self, size_t array, uint64_t first, const float *values, size_t n, psd_err_t *err);
 
 /* All is written: make the file durable under its name. Sets it to NULL in any case. PSD_EIO. */
 int psd_arrays_end(psd_arrays_t **self_p, psd_err_t *err);

@@ -55,8 +55,7 @@ static int list(const psd_args_t *args)
             rc = psd_ckpt_read(dir, clocks[i], &facts, &model, &err);
         printf("%12" PRIu64 " ", clocks[i]);
         if (rc == PSD_OK)
-            printf("%12" PRIu64 " %7" PRIu32 " %7" PRIu32 " %10.4g  ", facts.version, facts.n_shards, model.n,
-                   facts.lr);
+            printf("%12" PRIu64 " %7" PRIu32 " %7" PRIu32 " %10.4g  ", facts.version, facts.n_shards, model.n, facts.lr);
         else
             code = psd_err_exit_code(rc);
         psd_say_text(stdout, rc == PSD_OK ? facts.job : err.text, SIZE_MAX);
@@ -195,8 +194,8 @@ static json_t *entry_json(const psd_entry_t *entry)
     json_t *shape = json_array();
     for (size_t k = 0; k < entry->n_dims; k++)
         json_array_append_new(shape, json_integer((json_int_t)entry->shape[k]));
-    return json_pack("{s:s, s:s, s:o, s:[I, I]}", "name", entry->name, "dtype", entry->dtype, "shape", shape,
-                     "data_offsets", (json_int_t)entry->begin, (json_int_t)entry->end);
+    return json_pack("{s:s, s:s, s:o, s:[I, I]}", "name", entry->name, "dtype", entry->dtype, "shape", shape, "data_offsets",
+                     (json_int_t)entry->begin, (json_int_t)entry->end);
 }
 
 static void print_json(const psd_safetensors_t *st)
@@ -206,8 +205,8 @@ static void print_json(const psd_safetensors_t *st)
         json_array_append_new(arrays, entry_json(&st->entry[i]));
     for (size_t i = 0; i < st->n_notes; i++)
         json_object_set_new(notes, st->note[i].key, json_string(st->note[i].value));
-    json_t *root = json_pack("{s:I, s:I, s:o, s:o}", "data_begin", (json_int_t)st->n_bytes, "data_bytes",
-                             (json_int_t)st->n_data, "metadata", notes, "arrays", arrays);
+    json_t *root = json_pack("{s:I, s:I, s:o, s:o}", "data_begin", (json_int_t)st->n_bytes, "data_bytes", (json_int_t)st->n_data,
+                             "metadata", notes, "arrays", arrays);
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);

@@ -48,15 +48,13 @@ typedef struct exported {
 
 /* ---- where ---- */
 
-static int path_of(const request_t *request, const char *name, const char *ending, char path[PATH_MAX],
-                   psd_err_t *err)
+static int path_of(const request_t *request, const char *name, const char *ending, char path[PATH_MAX], psd_err_t *err)
 {
     const int n = snprintf(path, PATH_MAX, "%s/%s.%s", request->to, name, ending);
     if (n < 0 || n >= PATH_MAX)
         return psd_err_set(err, PSD_EIO, "%.200s...: the name is too long", request->to);
     if (!request->force && access(path, F_OK) == 0)
-        return psd_err_set(err, PSD_EIO,
-                           "%s is there already; --force replaces it, --to names another directory", path);
+        return psd_err_set(err, PSD_EIO, "%s is there already; --force replaces it, --to names another directory", path);
     return PSD_OK;
 }
 
@@ -78,10 +76,7 @@ static const char *scalar_of(const psd_rule_t *rule, size_t i)
 
 /* A tensor that was never updated has no state yet, as in torch; but where the arrays do not begin at zero,
  * torch makes them with the optimizer. */
-static bool has_state(const exported_t *self, uint32_t tensor)
-{
-    return self->state[tensor].t > 0 || self->rule.opt->slot_start;
-}
+static bool has_state(const exported_t *self, uint32_t tensor) { return self->state[tensor].t > 0 || self->rule.opt->slot_start; }
 
 static void list_field(exported_t *self, uint32_t tensor, const char *field, bool scalar)
 {
@@ -121,8 +116,7 @@ static int write_scalars(exported_t *self, uint32_t tensor, psd_err_t *err)
 /* Hyper-parameters that torch calls otherwise. */
 static const struct synonym {
     const char *ours, *torchs;
-} synonyms[] = { { "initial_accumulator", "initial_accumulator_value" },
-                 { "decoupled", "decoupled_weight_decay" } };
+} synonyms[] = { { "initial_accumulator", "initial_accumulator_value" }, { "decoupled", "decoupled_weight_decay" } };
 
 static const char *torchs_name(const char *ours)
 {
@@ -135,8 +129,7 @@ static const char *torchs_name(const char *ours)
 static void add_hyper(json_t *group, const psd_hyper_t *hyper, double value)
 {
     if (strncmp(hyper->name, "beta", 4) != 0) {
-        json_object_set_new(group, torchs_name(hyper->name),
-                            hyper->flag ? json_boolean(value > 0) : json_real(value));
+        json_object_set_new(group, torchs_name(hyper->name), hyper->flag ? json_boolean(value > 0) : json_real(value));
         return;
     }
     if (!json_object_get(group, "betas")) /* beta1, then beta2 */
@@ -198,9 +191,8 @@ static int choose_weights(exported_t *self, psd_err_t *err)
     char rule[PSD_RULE_TEXT];
     if (self->request->which == SLOW && !self->rule.lookahead)
         return psd_err_set(err, PSD_EUSAGE,
-                           "clock %" PRIu64
-                           " was saved by %.300s, which keeps no slow weights; try --weights=fast",
-                           self->clock, psd_rule_print(&self->rule, rule));
+                           "clock %" PRIu64 " was saved by %.300s, which keeps no slow weights; try --weights=fast", self->clock,
+                           psd_rule_print(&self->rule, rule));
     self->slow = self->rule.lookahead && self->request->which != FAST;
     return PSD_OK;
 }
@@ -247,8 +239,9 @@ static int look(const exported_t *self, const psd_chunk_t *chunk, const char *fi
     const size_t i = psd_first_nonfinite(values, chunk->n);
     if (i == chunk->n)
         return PSD_OK;
-    return psd_err_set(err, PSD_EDIVERGED, "clock %" PRIu64 ": %s of %.100s is not finite at element %" PRIu64 "; nothing is written",
-                       self->clock, field, self->model.tensor[chunk->tensor].name, chunk->offset + i);
+    return psd_err_set(err, PSD_EDIVERGED,
+                       "clock %" PRIu64 ": %s of %.100s is not finite at element %" PRIu64 "; nothing is written", self->clock,
+                       field, self->model.tensor[chunk->tensor].name, chunk->offset + i);
 }
 
 static int take_chunk(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err)
@@ -261,8 +254,9 @@ static int take_chunk(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target
         return rc;
     for (int s = 0; !rc && s < self->rule.n_slots; s++) {
         rc = look(self, chunk, self->rule.slot[s].name, data->slot[s], err);
-        rc = rc ? rc : psd_arrays_write(self->state_file, self->kept_from[chunk->tensor] + (size_t)s, chunk->offset,
-                                        data->slot[s], chunk->n, err);
+        rc = rc ? rc
+                : psd_arrays_write(self->state_file, self->kept_from[chunk->tensor] + (size_t)s, chunk->offset, data->slot[s],
+                                   chunk->n, err);
     }
     return rc;
 }
@@ -297,8 +291,8 @@ static int write_files(exported_t *self, psd_err_t *err)
     if (rc || (rc = psd_durable_mkdir(request->to, err)) || (rc = begin_files(self, model, state, err)) ||
         (rc = fill_files(self, err)) || (rc = end_files(self, groups, err)))
         return rc;
-    printf("%s: %s weights of clock %" PRIu64 ", step %" PRIu64 "\n", model, self->slow ? "slow" : "fast",
-           self->clock, self->facts.version);
+    printf("%s: %s weights of clock %" PRIu64 ", step %" PRIu64 "\n", model, self->slow ? "slow" : "fast", self->clock,
+           self->facts.version);
     if (request->optimizer)
         printf("%s\n%s\n", state, groups);
     if (request->optimizer && self->slow)
@@ -332,8 +326,7 @@ static int export_named(const request_t *request, psd_err_t *err)
 {
     const int rc = export_clock(request, request->clock, err);
     return rc == PSD_ENOINPUT
-               ? psd_err_wrap(err, "clock %" PRIu64 " is not among what psdctl checkpoint list shows",
-                              request->clock)
+               ? psd_err_wrap(err, "clock %" PRIu64 " is not among what psdctl checkpoint list shows", request->clock)
                : rc;
 }
 
@@ -343,8 +336,7 @@ static int export_newest(const request_t *request, psd_err_t *err)
     uint64_t *clocks = malloc(MOST_LOOKED_AT * sizeof *clocks);
     const size_t n = clocks ? psd_ckpt_manifests(request->dir, clocks, MOST_LOOKED_AT) : 0;
     int rc = n ? PSD_OK
-               : psd_err_set(err, PSD_ENOINPUT,
-                             "there is no checkpoint below %s; is it what the job has as checkpoint.dir?",
+               : psd_err_set(err, PSD_ENOINPUT, "there is no checkpoint below %s; is it what the job has as checkpoint.dir?",
                              request->dir);
     for (size_t i = 0; i < n; i++) {
         rc = export_clock(request, clocks[i], err);
@@ -352,8 +344,7 @@ static int export_newest(const request_t *request, psd_err_t *err)
             break;
         if (i + 1 < n) {
             psd_say_error("export", err);
-            fprintf(stderr, "psdctl export: taking an older checkpoint, of clock %" PRIu64 "\n",
-                    clocks[i + 1]);
+            fprintf(stderr, "psdctl export: taking an older checkpoint, of clock %" PRIu64 "\n", clocks[i + 1]);
         }
     }
     free(clocks);
@@ -404,8 +395,7 @@ static int take_clock(request_t *request, const char *text, psd_err_t *err)
     request->clock = strtoull(text, &end, 10);
     request->has_clock = true;
     if (*text < '0' || *text > '9' || *end || request->clock >= PSD_MAX_COUNT)
-        return psd_err_set(err, PSD_EUSAGE,
-                           "CLOCK is a whole number, as psdctl checkpoint list shows it; not %s", text);
+        return psd_err_set(err, PSD_EUSAGE, "CLOCK is a whole number, as psdctl checkpoint list shows it; not %s", text);
     return PSD_OK;
 }
 

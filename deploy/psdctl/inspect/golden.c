@@ -31,8 +31,7 @@ typedef struct header {
 
 /* ---- complaints ---- */
 
-static int bad(const psd_golden_t *self, psd_err_t *err, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+static int bad(const psd_golden_t *self, psd_err_t *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 static int bad(const psd_golden_t *self, psd_err_t *err, const char *format, ...)
 {
@@ -44,10 +43,7 @@ static int bad(const psd_golden_t *self, psd_err_t *err, const char *format, ...
     return psd_err_set(err, PSD_EDATA, "%s:%zu: %s", self->name, self->number, what);
 }
 
-static int no_memory(psd_err_t *err)
-{
-    return psd_err_set(err, PSD_ENOMEM, "no memory to read a golden file");
-}
+static int no_memory(psd_err_t *err) { return psd_err_set(err, PSD_ENOMEM, "no memory to read a golden file"); }
 
 /* ---- lines and tokens ---- */
 
@@ -125,8 +121,7 @@ static int take_whole(psd_golden_t *self, const char *what, uint64_t max, uint64
         return bad(self, err, "expected %s at byte %zu", what, (size_t)(self->at - self->line) + 1);
     for (const char *c = token; *c; c++) {
         if (*c < '0' || *c > '9' || value > max)
-            return bad(self, err, "%s must be a whole number of at most %" PRIu64 ", not '%s'", what, max,
-                       token);
+            return bad(self, err, "%s must be a whole number of at most %" PRIu64 ", not '%s'", what, max, token);
         value = 10 * value + (uint64_t)(*c - '0');
     }
     if (value > max)
@@ -152,8 +147,8 @@ static int take_doubles(psd_golden_t *self, size_t n, double **out, psd_err_t *e
     double *values = calloc(n, sizeof *values);
     int rc = values ? PSD_OK : no_memory(err);
     for (size_t i = 0; !rc && i < n; i++)
-        rc = *self->at ? take_double(self, "a value", &values[i], err)
-                       : bad(self, err, "%zu values where the case has n=%zu", i, n);
+        rc =
+            *self->at ? take_double(self, "a value", &values[i], err) : bad(self, err, "%zu values where the case has n=%zu", i, n);
     if (!rc && *self->at)
         rc = bad(self, err, "more than the %zu values of the case, or a space too many", n);
     if (rc)
@@ -187,8 +182,7 @@ static int take_floats(psd_golden_t *self, size_t n, float **out, psd_err_t *err
 
 /* ---- the header ---- */
 
-static int append(const psd_golden_t *self, char text[PSD_GOLDEN_SPEC], const char *separator,
-                  const char *more, psd_err_t *err)
+static int append(const psd_golden_t *self, char text[PSD_GOLDEN_SPEC], const char *separator, const char *more, psd_err_t *err)
 {
     const size_t used = strlen(text);
     const int n = snprintf(text + used, PSD_GOLDEN_SPEC - used, "%s%s", separator, more);
@@ -226,16 +220,13 @@ static bool is_outer(const header_t *h, const char *key)
     if (strcmp(h->optimizer, "lookahead") != 0)
         return false;
     /* The first alpha is Lookahead's; rmsprop inside has one of its own. */
-    return strcmp(key, "k") == 0 || strcmp(key, "pullback") == 0 ||
-           (strcmp(key, "alpha") == 0 && !strstr(h->outer, "alpha="));
+    return strcmp(key, "k") == 0 || strcmp(key, "pullback") == 0 || (strcmp(key, "alpha") == 0 && !strstr(h->outer, "alpha="));
 }
 
-static int whole_value(const psd_golden_t *self, const char *key, const char *value, uint64_t max,
-                       uint64_t *out, psd_err_t *err)
+static int whole_value(const psd_golden_t *self, const char *key, const char *value, uint64_t max, uint64_t *out, psd_err_t *err)
 {
     double number = 0;
-    if (psd_number_read(value, &number) != strlen(value) || !(number >= 1) || number > (double)max ||
-        floor(number) != number)
+    if (psd_number_read(value, &number) != strlen(value) || !(number >= 1) || number > (double)max || floor(number) != number)
         return bad(self, err, "%s must be a whole number from 1 to %" PRIu64 ", not '%s'", key, max, value);
     *out = (uint64_t)number;
     return PSD_OK;
@@ -285,8 +276,8 @@ static int write_spec(const psd_golden_t *self, psd_golden_case_t *c, const head
         return bad(self, err, "the case names no %s", wrapped ? "inner= optimizer" : "optimizer (opt=)");
     if (!wrapped && h->inner[0])
         return bad(self, err, "inner=%s belongs to opt=lookahead alone", h->inner);
-    const int n = snprintf(c->spec, sizeof c->spec, "%s%s(%s)%s%s", wrapped ? "lookahead(" : "", inner,
-                           h->arguments, h->outer, wrapped ? ")" : "");
+    const int n = snprintf(c->spec, sizeof c->spec, "%s%s(%s)%s%s", wrapped ? "lookahead(" : "", inner, h->arguments, h->outer,
+                           wrapped ? ")" : "");
     if (n < 0 || (size_t)n >= sizeof c->spec)
         return bad(self, err, "a rule of more than %d characters", PSD_GOLDEN_SPEC - 1);
     return PSD_OK;
@@ -325,8 +316,7 @@ static int read_header(psd_golden_t *self, psd_golden_case_t *c, size_t *n_steps
 /* ---- the records ---- */
 
 /* Take the number of a step: one that was begun, or the next. */
-static int take_step(psd_golden_t *self, psd_golden_case_t *c, size_t n_steps, psd_golden_step_t **step,
-                     psd_err_t *err)
+static int take_step(psd_golden_t *self, psd_golden_case_t *c, size_t n_steps, psd_golden_step_t **step, psd_err_t *err)
 {
     uint64_t t;
     const int rc = take_whole(self, "the step", n_steps, &t, err);
@@ -387,8 +377,7 @@ static int read_expected(psd_golden_t *self, double **into, size_t n, psd_err_t 
     return take_doubles(self, n, into, err);
 }
 
-static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_case_t *c, size_t n_steps,
-                            psd_err_t *err)
+static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
     psd_golden_step_t *step = NULL;
     if (!strstr(" lr g gw w x ", kind))
@@ -441,8 +430,7 @@ static int read_body(psd_golden_t *self, psd_golden_case_t *c, size_t n_steps, p
         if (!take_token(self, kind))
             return bad(self, err, "a line begins with the name of a record");
         if (strcmp(kind, "end") == 0)
-            return *self->at ? bad(self, err, "nothing may follow 'end'")
-                             : check_whole(self, c, n_steps, err);
+            return *self->at ? bad(self, err, "nothing may follow 'end'") : check_whole(self, c, n_steps, err);
         if (strcmp(kind, "w0") == 0)
             rc = c->w0 ? bad(self, err, "a second w0") : take_floats(self, c->n, &c->w0, err);
         else

@@ -55,10 +55,9 @@ int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_
     freeaddrinfo(found);
     char place[2 * MAX_NAME];
     psd_address_join(place, sizeof place, host, port);
-    return fd >= 0
-               ? fd
-               : psd_err_set(err, PSD_EUNAVAILABLE,
-                             "nobody answers at %s; is the server running, and this its status address?", place);
+    return fd >= 0 ? fd
+                   : psd_err_set(err, PSD_EUNAVAILABLE, "nobody answers at %s; is the server running, and this its status address?",
+                                 place);
 }
 
 /* Send the request: every header that psdctl sends is here. */

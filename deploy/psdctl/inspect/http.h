@@ -6,8 +6,7 @@
 
 #include "common/err.h"
 
-#define PSD_CTL_URL                                                                                          \
-    "127.0.0.1:7471" /* where a server on this machine answers unless it was told another place */
+#define PSD_CTL_URL "127.0.0.1:7471" /* where a server on this machine answers unless it was told another place */
 
 typedef struct psd_http psd_http_t;
 

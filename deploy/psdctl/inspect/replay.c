@@ -23,9 +23,9 @@ typedef struct member {
     const psd_golden_case_t *c;
     const psd_rule_t *rule;
     const char *join, *job;
-    uint32_t index;       /* its place among them: the order of sums */
-    float *w;             /* n weights */
-    uv_thread_t thread;   /* in which it joins: registration waits for the others */
+    uint32_t index;     /* its place among them: the order of sums */
+    float *w;           /* n weights */
+    uv_thread_t thread; /* in which it joins: registration waits for the others */
     int rc;
     psd_err_t err;
 } member_t;
@@ -57,8 +57,7 @@ static int check_optimizer(const psd_worker_t *worker, const psd_rule_t *rule, p
     size_t end = strcspn(found, "(");
     for (int depth = found[end] == '(' ? 1 : 0; depth > 0 && found[end]; end++)
         depth += (found[end + 1] == '(') - (found[end + 1] == ')');
-    return psd_err_set(err, PSD_EREFUSED, "the server runs %.*s, but this replay needs %s", (int)(end + 1),
-                       found, wanted);
+    return psd_err_set(err, PSD_EREFUSED, "the server runs %.*s, but this replay needs %s", (int)(end + 1), found, wanted);
 }
 
 /* Register the weights as the model, and make sure that they were taken as they are. */
@@ -80,8 +79,9 @@ static int register_weights(member_t *self)
 static void join_one(void *arg)
 {
     member_t *self = arg;
-    const psd_worker_config_t config = { .size = sizeof config, .join = self->join, .job = self->job,
-                                         .worker = (int)self->index + 1, .insecure = 1 };
+    const psd_worker_config_t config = {
+        .size = sizeof config, .join = self->join, .job = self->job, .worker = (int)self->index + 1, .insecure = 1
+    };
     self->rc = psd_worker_connect(&self->worker, &config);
     if (self->rc)
         self->rc = worker_error(self->worker, self->rc, self->join, &self->err);
@@ -136,8 +136,7 @@ static int exchange_step(member_t *member, uint32_t n, const psd_golden_step_t *
     return PSD_OK;
 }
 
-static int exchange_all(member_t *member, uint32_t n, float *slow, psd_trajectory_each_t *each, void *arg,
-                        psd_err_t *err)
+static int exchange_all(member_t *member, uint32_t n, float *slow, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
     const psd_golden_case_t *c = member[0].c;
     const psd_rule_t *rule = member[0].rule;
@@ -161,8 +160,8 @@ static int leave_all(member_t *member, uint32_t n, psd_err_t *err)
     return rc;
 }
 
-int psd_replay_by_server(const psd_golden_case_t *c, const psd_rule_t *rule, const char *join,
-                         const char *job, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
+int psd_replay_by_server(const psd_golden_case_t *c, const psd_rule_t *rule, const char *join, const char *job,
+                         psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
     uint32_t n = psd_replay_workers(c);
     member_t *member = calloc(n, sizeof *member);

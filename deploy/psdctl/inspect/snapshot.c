@@ -22,9 +22,7 @@ typedef struct moment {
 static char *unpack(char *bytes, size_t n, const char *path, psd_err_t *err)
 {
     char *text = malloc(MAX_ASSET);
-    z_stream stream = {
-        .next_in = (Bytef *)bytes, .avail_in = (uInt)n, .next_out = (Bytef *)text, .avail_out = MAX_ASSET - 1
-    };
+    z_stream stream = { .next_in = (Bytef *)bytes, .avail_in = (uInt)n, .next_out = (Bytef *)text, .avail_out = MAX_ASSET - 1 };
     bool whole = text && inflateInit2(&stream, 16 + MAX_WBITS) == Z_OK;
     if (whole) {
         whole = inflate(&stream, Z_FINISH) == Z_STREAM_END;
@@ -116,8 +114,7 @@ static int put_page(const moment_t *self, FILE *out, psd_err_t *err)
     for (size_t i = 0; i < N_PARTS; i++) {
         const char *from = strstr(at, parts[i].from), *to = from ? strstr(from + 1, parts[i].to) : NULL;
         if (!to)
-            return psd_err_set(err, PSD_EPROTO, "the page at %s lacks %s; is psd as old as this psdctl?",
-                               self->url, parts[i].from);
+            return psd_err_set(err, PSD_EPROTO, "the page at %s lacks %s; is psd as old as this psdctl?", self->url, parts[i].from);
         fwrite(at, 1, (size_t)(from - at), out);
         parts[i].put(self, out);
         at = *parts[i].to ? to + strlen(parts[i].to) : from + strlen(parts[i].from);

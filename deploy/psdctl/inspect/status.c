@@ -19,9 +19,8 @@ static void print_workers(const json_t *workers)
         printf("  %-7s %-24s %-8s %8s %6s %8s\n", "worker", "name", "state", "step", "lag", "loss");
     json_array_foreach(workers, i, row)
     {
-        printf("  %-7.0f %-24.24s %-8s %8.0f %6.0f %8.4g\n", psd_http_number_at(row, "", "id"),
-               psd_http_text_at(row, "name"), psd_http_text_at(row, "state"),
-               psd_http_number_at(row, "", "step"), psd_http_number_at(row, "", "lag_steps"),
+        printf("  %-7.0f %-24.24s %-8s %8.0f %6.0f %8.4g\n", psd_http_number_at(row, "", "id"), psd_http_text_at(row, "name"),
+               psd_http_text_at(row, "state"), psd_http_number_at(row, "", "step"), psd_http_number_at(row, "", "lag_steps"),
                psd_http_number_at(row, "", "loss"));
     }
 }
@@ -32,9 +31,8 @@ static void print_human(const json_t *status)
     json_t *alert;
     const json_t *optimizer = json_object_get(status, "optimizer"), *sync = json_object_get(status, "sync");
     const char *reason = psd_http_text_at(status, "reason"), *rule = psd_http_text_at(optimizer, "rule");
-    printf("%s: %s%s%s, shard %.0f of %.0f, up %.0f s\n", psd_http_text_at(status, "job"),
-           psd_http_text_at(status, "state"), *reason ? ", " : "", reason,
-           psd_http_number_at(status, "shard", "index"), psd_http_number_at(status, "shard", "count"),
+    printf("%s: %s%s%s, shard %.0f of %.0f, up %.0f s\n", psd_http_text_at(status, "job"), psd_http_text_at(status, "state"),
+           *reason ? ", " : "", reason, psd_http_number_at(status, "shard", "index"), psd_http_number_at(status, "shard", "count"),
            psd_http_number_at(status, "", "uptime_seconds"));
     const json_t *progress = json_object_get(status, "progress");
     printf("  step %.0f, samples %.0f", psd_http_number_at(status, "progress", "step"),
@@ -45,8 +43,8 @@ static void print_human(const json_t *status)
         printf(", %.0f s left", psd_http_number_at(progress, "", "left_seconds"));
     if (psd_http_number_at(status, "progress", "step") > 0)
         printf(", training loss %.5g", psd_http_number_at(status, "loss", "train"));
-    printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : psd_http_text_at(optimizer, "name"),
-           psd_http_text_at(sync, "mode"), psd_http_number_at(optimizer, "", "lr_now"));
+    printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : psd_http_text_at(optimizer, "name"), psd_http_text_at(sync, "mode"),
+           psd_http_number_at(optimizer, "", "lr_now"));
     print_workers(json_object_get(status, "workers"));
     json_array_foreach(json_object_get(status, "alerts"), i, alert)
     {
@@ -61,8 +59,7 @@ static int state_code(const json_t *status)
     const char *state = psd_http_text_at(status, "state");
     if (strcmp(state, "failed") == 0)
         return psd_err_exit_code(PSD_EDIVERGED);
-    return strcmp(state, "training") == 0 || strcmp(state, "finished") == 0 ? 0
-                                                                            : psd_err_exit_code(PSD_EAGAIN);
+    return strcmp(state, "training") == 0 || strcmp(state, "finished") == 0 ? 0 : psd_err_exit_code(PSD_EAGAIN);
 }
 
 enum { HUMAN, JSON, HTML };
@@ -97,7 +94,10 @@ static int run(const psd_args_t *args)
         return psd_verb_misuse(args->verb, "two addresses, %s and %s; one is wanted", url, args->word[0]);
     if (args->flag[AS_JSON] && args->flag[AS_HTML])
         return psd_verb_misuse(args->verb, "--json and --html are two forms; one is wanted");
-    return show(url ? url : args->word[0] ? args->word[0] : PSD_CTL_URL, args->flag[TOKEN],
+    return show(url             ? url
+                : args->word[0] ? args->word[0]
+                                : PSD_CTL_URL,
+                args->flag[TOKEN],
                 args->flag[AS_JSON]   ? JSON
                 : args->flag[AS_HTML] ? HTML
                                       : HUMAN);

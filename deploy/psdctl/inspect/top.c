@@ -19,20 +19,16 @@ static const struct order {
     const char *key, *title;
     bool rises;
 } orders[] = {
-    { "awaited_share", "waited for", false },
-    { "id", "worker", true },
-    { "compute_seconds", "computes", false },
-    { "samples_per_second", "samples/s", true },
-    { "lag_steps", "lag", false },
-    { "last_push_age_seconds", "last push", false },
+    { "awaited_share", "waited for", false },    { "id", "worker", true },      { "compute_seconds", "computes", false },
+    { "samples_per_second", "samples/s", true }, { "lag_steps", "lag", false }, { "last_push_age_seconds", "last push", false },
 };
 
 enum { N_ORDERS = sizeof orders / sizeof *orders };
 
 typedef struct top {
     const char *url, *token_file; /* no file: NULL */
-    json_t *now, *before; /* the newest document, and the one before it; NULL: none */
-    char trouble[TEXT];   /* why there is no newer one; "": there is */
+    json_t *now, *before;         /* the newest document, and the one before it; NULL: none */
+    char trouble[TEXT];           /* why there is no newer one; "": there is */
     size_t order;
     bool help;
 } top_t;
@@ -93,8 +89,7 @@ static void put(int y, attr_t how, const char *format, ...)
 static double rate(const top_t *self, const char *key)
 {
     double seconds = psd_http_number_at(self->now, "", "now") - psd_http_number_at(self->before, "", "now");
-    double n =
-        psd_http_number_at(self->now, "progress", key) - psd_http_number_at(self->before, "progress", key);
+    double n = psd_http_number_at(self->now, "progress", key) - psd_http_number_at(self->before, "progress", key);
     return self->before && seconds > 0 && n > 0 ? n / seconds : 0;
 }
 
@@ -108,27 +103,22 @@ static int put_head(const top_t *self)
         snprintf(epoch, sizeof epoch, "   epoch %.2f", psd_http_number_at(progress, "", "epoch"));
     if (json_is_number(json_object_get(progress, "left_seconds")))
         snprintf(left, sizeof left, "   %.200s left", duration(floor(psd_http_number_at(progress, "", "left_seconds")), a));
-    put(0, A_BOLD, "%s: %s   shard %.0f of %.0f   up %s%s%s   %s", psd_http_text_at(s, "job"),
-        psd_http_text_at(s, "state"), psd_http_number_at(s, "shard", "index"),
-        psd_http_number_at(s, "shard", "count"), duration(psd_http_number_at(s, "", "uptime_seconds"), a),
-        epoch, left, self->trouble);
+    put(0, A_BOLD, "%s: %s   shard %.0f of %.0f   up %s%s%s   %s", psd_http_text_at(s, "job"), psd_http_text_at(s, "state"),
+        psd_http_number_at(s, "shard", "index"), psd_http_number_at(s, "shard", "count"),
+        duration(psd_http_number_at(s, "", "uptime_seconds"), a), epoch, left, self->trouble);
     if (json_object_get(s, "report"))
-        snprintf(report, sizeof report, "   %.40s %.4g",
-                 psd_http_text_at(json_object_get(s, "report"), "name"),
+        snprintf(report, sizeof report, "   %.40s %.4g", psd_http_text_at(json_object_get(s, "report"), "name"),
                  psd_http_number_at(s, "report", "value"));
-    put(1, A_NORMAL, "step %.0f   %s steps/s   %s samples/s   loss %.4g%s",
-        psd_http_number_at(s, "progress", "step"), scaled(rate(self, "step"), a),
-        scaled(rate(self, "samples"), b), psd_http_number_at(s, "loss", "train"), report);
+    put(1, A_NORMAL, "step %.0f   %s steps/s   %s samples/s   loss %.4g%s", psd_http_number_at(s, "progress", "step"),
+        scaled(rate(self, "step"), a), scaled(rate(self, "samples"), b), psd_http_number_at(s, "loss", "train"), report);
     put(2, A_NORMAL, "%s", psd_http_text_at(o, "rule"));
     if (json_object_get(s, "checkpoint"))
-        snprintf(point, sizeof point, "   checkpoint %.0f, %s ago",
-                 psd_http_number_at(s, "checkpoint", "number"),
+        snprintf(point, sizeof point, "   checkpoint %.0f, %s ago", psd_http_number_at(s, "checkpoint", "number"),
                  duration(psd_http_number_at(s, "checkpoint", "age_seconds"), b));
     snprintf(a, sizeof a, "%.0f of %.0f", psd_http_number_at(json_object_get(o, "lookahead"), "", "phase"),
              psd_http_number_at(json_object_get(o, "lookahead"), "", "k"));
     put(3, A_NORMAL, "learning rate %.4g%s%s%s", psd_http_number_at(o, "", "lr_now"),
-        json_object_get(o, "lookahead") ? "   Lookahead phase " : "",
-        json_object_get(o, "lookahead") ? a : "", point);
+        json_object_get(o, "lookahead") ? "   Lookahead phase " : "", json_object_get(o, "lookahead") ? a : "", point);
     put(4, A_NORMAL, "%s%s%s", psd_http_text_at(sync, "mode"), *reason ? "   waits for " : "", reason);
     int y = 5;
     size_t i;
@@ -161,13 +151,10 @@ static void put_worker(int y, const json_t *w)
 {
     char compute[TEXT], send[TEXT], samples[TEXT], push[TEXT];
     const char *why = psd_http_text_at(w, "slow_reason");
-    put(y, *why ? A_BOLD : A_NORMAL, "%4.0f  %-14.14s %-7.7s %5.0f%% %8s %8s %6s %4.0f %6s %s",
-        psd_http_number_at(w, "", "id"), psd_http_text_at(w, "name"), psd_http_text_at(w, "state"),
-        psd_http_number_at(w, "", "awaited_share") * 100,
-        duration(psd_http_number_at(w, "", "compute_seconds"), compute),
-        duration(psd_http_number_at(w, "", "send_seconds"), send),
-        scaled(psd_http_number_at(w, "", "samples_per_second"), samples),
-        psd_http_number_at(w, "", "lag_steps"),
+    put(y, *why ? A_BOLD : A_NORMAL, "%4.0f  %-14.14s %-7.7s %5.0f%% %8s %8s %6s %4.0f %6s %s", psd_http_number_at(w, "", "id"),
+        psd_http_text_at(w, "name"), psd_http_text_at(w, "state"), psd_http_number_at(w, "", "awaited_share") * 100,
+        duration(psd_http_number_at(w, "", "compute_seconds"), compute), duration(psd_http_number_at(w, "", "send_seconds"), send),
+        scaled(psd_http_number_at(w, "", "samples_per_second"), samples), psd_http_number_at(w, "", "lag_steps"),
         duration(psd_http_number_at(w, "", "last_push_age_seconds"), push), why);
 }
 
@@ -180,8 +167,8 @@ static void put_workers(const top_t *self, int y)
         rows[i] = json_array_get(workers, i);
     sorted_by = &orders[self->order];
     qsort(rows, n, sizeof *rows, by_order);
-    put(y++, A_REVERSE, "%4s  %-14s %-7s %6s %8s %8s %6s %4s %6s %-7s%*s", "id", "worker", "state", "waited",
-        "computes", "sends", "smpl/s", "lag", "push", "why", COLS, "");
+    put(y++, A_REVERSE, "%4s  %-14s %-7s %6s %8s %8s %6s %4s %6s %-7s%*s", "id", "worker", "state", "waited", "computes", "sends",
+        "smpl/s", "lag", "push", "why", COLS, "");
     for (i = 0; i < n && y < LINES - 1; i++, y++)
         put_worker(y, rows[i]);
     if (i < n)

@@ -44,8 +44,7 @@ static const float *gradient_of(const psd_golden_step_t *step, size_t n, float *
     return room;
 }
 
-int psd_trajectory_run(const psd_golden_case_t *c, const psd_rule_t *rule, psd_trajectory_each_t *each,
-                       void *arg, psd_err_t *err)
+int psd_trajectory_run(const psd_golden_case_t *c, const psd_rule_t *rule, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
     stepper_t self;
     const int rc = stepper_init(&self, c, rule, err);

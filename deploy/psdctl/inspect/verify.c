@@ -39,17 +39,15 @@ static int survey(verify_t *self, FILE *trace, psd_err_t *err)
     psd_trace_line_t line;
     for (self->first = UINT64_MAX; psd_trace_read(trace, &line); self->lines++) {
         if (line.world != self->world)
-            return psd_err_set(
-                err, PSD_EDIVERGED,
-                "step %" PRIu64 " was made by %u workers, not %u, and one process cannot know whose rows "
-                "were left out; set checkpoint.dir and workers.lost=wait, so that lost workers are replaced",
-                line.step, line.world, self->world);
+            return psd_err_set(err, PSD_EDIVERGED,
+                               "step %" PRIu64 " was made by %u workers, not %u, and one process cannot know whose rows "
+                               "were left out; set checkpoint.dir and workers.lost=wait, so that lost workers are replaced",
+                               line.step, line.world, self->world);
         self->first = line.step < self->first ? line.step : self->first;
         self->last = line.step > self->last ? line.step : self->last;
     }
     if (!feof(trace))
-        return psd_err_set(err, PSD_EDATA, "line %" PRIu64 " of the trace %s is none", self->lines + 1,
-                           self->path);
+        return psd_err_set(err, PSD_EDATA, "line %" PRIu64 " of the trace %s is none", self->lines + 1, self->path);
     return self->lines ? PSD_OK : psd_err_set(err, PSD_EDIVERGED, "the job made no step");
 }
 
@@ -71,9 +69,8 @@ static int compute(verify_t *self, psd_err_t *err)
         self->n = psd_model_n_params(setup.model);
         self->hash = calloc((self->last - self->first + 1) * self->n, sizeof *self->hash);
         reference = psd_reference_new(&config, err);
-        rc = reference && self->hash && ranks
-                 ? PSD_OK
-                 : psd_err_set(err, PSD_ENOMEM, "no memory for %" PRIu64 " steps", self->last);
+        rc =
+            reference && self->hash && ranks ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %" PRIu64 " steps", self->last);
     }
     for (uint32_t r = 0; !rc && r < self->world; r++)
         ranks[r] = r;
@@ -126,14 +123,12 @@ static int check(verify_t *self, psd_err_t *err)
         psd_trace_line_t line;
         name_tensor(trace, d.tensor, &line);
         if (d.found)
-            rc = psd_err_set(err, PSD_EDIVERGED,
-                             "step %" PRIu64 ", tensor %s: the cluster has %.16s, one process %.16s", d.step,
+            rc = psd_err_set(err, PSD_EDIVERGED, "step %" PRIu64 ", tensor %s: the cluster has %.16s, one process %.16s", d.step,
                              line.tensor, d.sha256, self->hash[(d.step - self->first) * self->n + d.tensor]);
         else
             printf("steps %" PRIu64 " to %" PRIu64 ", %zu tensors, %u workers, %" PRId64 " servers: %" PRIu64
                    " hashes, all those of one process\n",
-                   self->first, self->last, self->n, self->world, psd_options_int(self->options, "servers"),
-                   self->lines);
+                   self->first, self->last, self->n, self->world, psd_options_int(self->options, "servers"), self->lines);
     }
     fclose(trace);
     free(self->hash);
@@ -157,12 +152,10 @@ static int run_job(const verify_t *self, int argc, char **argv)
 
 static int prepare(verify_t *self, psd_err_t *err)
 {
-    const int64_t least = psd_options_int(self->options, "workers.min"),
-                  want = psd_options_int(self->options, "workers.want");
+    const int64_t least = psd_options_int(self->options, "workers.min"), want = psd_options_int(self->options, "workers.want");
     self->world = (uint32_t)(want > least ? want : least);
     if (strcmp(psd_options_string(self->options, "sync.mode"), "bsp"))
-        return refuse(
-            err, "only bsp has one right result: in asp it depends on who comes first; set sync.mode to bsp");
+        return refuse(err, "only bsp has one right result: in asp it depends on who comes first; set sync.mode to bsp");
     if (psd_options_file_is_stream(self->options))
         return refuse(err, "a job file that verify gets by a pipe cannot be read twice; write it to a file");
     if (*psd_options_string(self->options, "trace"))

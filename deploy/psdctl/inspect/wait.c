@@ -17,12 +17,12 @@ enum { SILENCE_MS = 5000, AGAIN_MS = 200, GONE_MS = 10000 };
 
 typedef struct wait {
     const char *url, *token_file; /* no file: NULL */
-    const char *wanted; /* "ready", "finished", or "" for a step */
+    const char *wanted;           /* "ready", "finished", or "" for a step */
     double step;
     uint64_t deadline_ms; /* 0: none */
     uint64_t answered_ms; /* when there last was an answer, or the start */
-    bool degraded; /* it has been said that the job lacks somebody */
-    char last[300]; /* what the last answer said of the job */
+    bool degraded;        /* it has been said that the job lacks somebody */
+    char last[300];       /* what the last answer said of the job */
 } wait_t;
 
 static uint64_t now_ms(void)

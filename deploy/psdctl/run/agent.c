@@ -128,9 +128,9 @@ static int add_words(agent_t *self, const json_t *words, const json_t *secrets, 
     rc = rc ? rc : add_word(self, self->place.bin, "/", strcmp(program, "psd") == 0 ? PSD_PROGRAM_NAME : program, err);
     for (i = 1; rc == PSD_OK && i < json_array_size(words); i++)
         rc = add_word(self, json_string_value(json_array_get(words, i)), "", "", err);
-    json_object_foreach((json_t *)(uintptr_t)secrets, flag, value)
-        if (rc == PSD_OK && self->n_stdio < STDIO + PSD_SECRETS && takes(program, flag))
-            rc = add_secret(self, flag, json_string_value(value), err);
+    json_object_foreach((json_t *)(uintptr_t)secrets, flag,
+                        value) if (rc == PSD_OK && self->n_stdio < STDIO + PSD_SECRETS && takes(program, flag)) rc =
+        add_secret(self, flag, json_string_value(value), err);
     return rc;
 }
 
@@ -138,9 +138,7 @@ static int settle(const char *directory, const char *make, json_t *environment, 
 {
     const char *name;
     json_t *value;
-    json_object_foreach(environment, name, value)
-        if (json_is_string(value))
-            setenv(name, json_string_value(value), 1);
+    json_object_foreach(environment, name, value) if (json_is_string(value)) setenv(name, json_string_value(value), 1);
     if (chdir(directory))
         return psd_err_set(err, PSD_ENOINPUT, "%s: %s; the job's directory must be there on every host (a shared one, or a copy)",
                            directory, strerror(errno));
@@ -156,8 +154,9 @@ static void on_ended(uv_process_t *process, int64_t code, int number)
 
 static int start(agent_t *self, psd_err_t *err)
 {
-    uv_process_options_t options = { .exit_cb = on_ended, .file = self->place.self, .args = self->word,
-                                     .stdio = self->stdio, .stdio_count = self->n_stdio };
+    uv_process_options_t options = {
+        .exit_cb = on_ended, .file = self->place.self, .args = self->word, .stdio = self->stdio, .stdio_count = self->n_stdio
+    };
     self->program.data = self;
     int rc = uv_spawn(&self->loop, &self->program, &options);
     if (rc)
@@ -176,9 +175,8 @@ static int obey(agent_t *self, const char *line, psd_err_t *err)
     if (json_unpack(order, "{s:s, s:s, s:o, s:o, s:o}", "directory", &directory, "make", &make, "environment", &variables, "words",
                     &words, "secrets", &secrets))
         rc = psd_err_set(err, PSD_EUSAGE, "%s is what psdctl launch calls on a host, and nothing to call by hand", PSD_CTL_AGENT);
-    json_array_foreach(rc == PSD_OK ? words : NULL, i, word)
-        if (!json_is_string(word))
-            rc = psd_err_set(err, PSD_EUSAGE, "the order's words are no strings");
+    json_array_foreach(rc == PSD_OK ? words : NULL, i, word) if (!json_is_string(word)) rc =
+        psd_err_set(err, PSD_EUSAGE, "the order's words are no strings");
     rc = rc ? rc : psd_place_find(&self->place, err);
     rc = rc ? rc : settle(directory, make, variables, err);
     rc = rc ? rc : add_words(self, words, secrets, err);

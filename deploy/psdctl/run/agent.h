@@ -14,7 +14,7 @@
 #include "deploy/psdctl/run/keyring.h"
 
 /* The word of the command line that calls psd_ctl_agent. */
-#define PSD_CTL_AGENT "--as-agent"
+#define PSD_CTL_AGENT   "--as-agent"
 #define PSD_AGENT_HELLO "psd agent "
 
 enum { PSD_AGENT_ALIVE_MS = 2000, PSD_AGENT_SILENCE_MS = 30000, PSD_AGENT_GONE = 128, PSD_AGENT_UNREACHED = 255 };

@@ -11,8 +11,8 @@
 bool psd_child_is_loud(const char *line)
 {
     bool is_log = strncmp(line, "ts=", 3) == 0 || *line == '{';
-    return !is_log || strstr(line, "level=warn") || strstr(line, "level=error") ||
-           strstr(line, "\"level\":\"warn\"") || strstr(line, "\"level\":\"error\"");
+    return !is_log || strstr(line, "level=warn") || strstr(line, "level=error") || strstr(line, "\"level\":\"warn\"") ||
+           strstr(line, "\"level\":\"error\"");
 }
 
 bool psd_child_is_here(const psd_child_t *self) { return self->open > 0; }
@@ -33,8 +33,7 @@ void psd_child_describe_end(const psd_child_t *self, char *text, size_t n)
 {
     const char *colon = *self->last ? ": " : "";
     if (self->signal)
-        snprintf(text, n, "was killed by signal %d (%s)%s%s", self->signal, strsignal(self->signal), colon,
-                 self->last);
+        snprintf(text, n, "was killed by signal %d (%s)%s%s", self->signal, strsignal(self->signal), colon, self->last);
     else
         snprintf(text, n, "ended with %" PRId64 "%s%s", self->code, colon, self->last);
 }
@@ -171,12 +170,8 @@ static void open_handles(psd_child_t *self, uv_loop_t *loop)
 
 int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char **words, const char *order, const char *log)
 {
-    uv_stdio_container_t stdio[3] = { { .flags = UV_IGNORE },
-                                      to_be_read(&self->out),
-                                      to_be_read(&self->err) };
-    uv_process_options_t options = {
-        .exit_cb = on_ended, .file = psdctl, .args = words, .stdio = stdio, .stdio_count = 3
-    };
+    uv_stdio_container_t stdio[3] = { { .flags = UV_IGNORE }, to_be_read(&self->out), to_be_read(&self->err) };
+    uv_process_options_t options = { .exit_cb = on_ended, .file = psdctl, .args = words, .stdio = stdio, .stdio_count = 3 };
     self->is_far = order != NULL;
     open_handles(self, loop);
     if (self->is_far)

@@ -34,7 +34,7 @@ struct psd_child {
     char last[400];      /* its last warning or error */
     /* Its own. */
     uv_process_t process;
-    bool is_far; /* by way of an agent */
+    bool is_far;   /* by way of an agent */
     uv_pipe_t far; /* to it */
     psd_child_stream_t out, err;
     unsigned open; /* of process and streams; 0: gone, or not started */

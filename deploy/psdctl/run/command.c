@@ -31,8 +31,8 @@ void psd_command_clear(psd_command_t *self)
 }
 
 /* Options that are decided per child; all others are handed on as they were given. */
-static const char *const of_run[] = { "listen",      "advertise", "join",         "status.listen", "run.dir", "progress",
-                                      "workers.min", "workers.want", "servers",       "insecure", "server.public", NULL };
+static const char *const of_run[] = { "listen",      "advertise",    "join",    "status.listen", "run.dir",       "progress",
+                                      "workers.min", "workers.want", "servers", "insecure",      "server.public", NULL };
 
 static bool is_one_of(const char *key, const char *const *keys)
 {
@@ -43,8 +43,8 @@ static bool is_one_of(const char *key, const char *const *keys)
 
 /* What the flags of this command line say to a child of `program`, but for the options `decided`; file and
  * environment it reads itself, unless it is far away, or the file can be read only once. */
-static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program,
-                      const char *const *decided, bool is_far)
+static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program, const char *const *decided,
+                      bool is_far)
 {
     const psd_option_t *row;
     for (size_t i = 0; (row = psd_option_at(i)); i++) {
@@ -99,8 +99,7 @@ static void add_short_interval(psd_command_t *self, const psd_options_t *options
 
 /* What was told, for server 0, who is the one to be found; others take any port. One that has had a port
  * before comes back to it, where those who know it will look. */
-static void add_place(psd_command_t *self, const psd_command_facts_t *facts, const char *key, const char *any,
-                      const char *before)
+static void add_place(psd_command_t *self, const psd_command_facts_t *facts, const char *key, const char *any, const char *before)
 {
     char flag[64];
     bool given = strcmp(psd_options_origin(facts->options, key), "default") != 0;
@@ -164,10 +163,23 @@ void psd_command_shell(psd_command_t *self, const char *shell, const char *host,
  * again, for the rounds without him would be other rounds. And its logs are read. */
 void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
 {
-    static const char *const decided[] = { "listen",      "status.listen", "run.dir",       "optimizer",
-                                           "seed",        "progress",      "save",          "trace",
-                                           "stop.target", "restarts",      "checkpoint.dir", "log.level",
-                                           "log.format",  "workers.min",   "workers.want",  "round_timeout", "data.validation",
+    static const char *const decided[] = { "listen",
+                                           "status.listen",
+                                           "run.dir",
+                                           "optimizer",
+                                           "seed",
+                                           "progress",
+                                           "save",
+                                           "trace",
+                                           "stop.target",
+                                           "restarts",
+                                           "checkpoint.dir",
+                                           "log.level",
+                                           "log.format",
+                                           "workers.min",
+                                           "workers.want",
+                                           "round_timeout",
+                                           "data.validation",
                                            NULL };
     const psd_options_t *o = run->options;
     const bool has_status = strcmp(psd_options_string(o, "status.listen"), "none") != 0,

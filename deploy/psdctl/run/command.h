@@ -17,14 +17,14 @@ typedef struct psd_command {
 /* What the options do not say. Strings are borrowed. */
 typedef struct psd_command_facts {
     const psd_options_t *options;
-    const char *bin;     /* directory of the programs; NULL: of an agent, which knows where they are */
-    const char *address; /* under which others reach the host; NULL: everything is on this one */
-    const char *run_dir; /* of the run */
-    const char *join;    /* where server 0 takes messages */
+    const char *bin;           /* directory of the programs; NULL: of an agent, which knows where they are */
+    const char *address;       /* under which others reach the host; NULL: everything is on this one */
+    const char *run_dir;       /* of the run */
+    const char *join;          /* where server 0 takes messages */
     const char *server_public; /* the servers' public key; "": there are no keys, and nobody else is on this machine */
-    unsigned index;      /* server from 0, worker from 0 */
+    unsigned index;            /* server from 0, worker from 0 */
     unsigned n_servers, n_workers;
-    unsigned least; /* workers with which training goes on */
+    unsigned least;            /* workers with which training goes on */
     const char *data, *status; /* addresses that this server has announced before; "" or NULL: none yet */
     bool short_progress;       /* a line that is redrawn may be redrawn often */
 } psd_command_facts_t;
@@ -42,7 +42,7 @@ typedef struct psd_command_run {
     const char *run_dir, *rule;
     uint64_t seed;
     unsigned n_workers;
-    double validation; /* share of the training rows to hold out */
+    double validation;   /* share of the training rows to hold out */
     bool short_progress; /* as above */
 } psd_command_run_t;
 

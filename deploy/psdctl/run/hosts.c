@@ -13,8 +13,7 @@ enum { MAX_FILE = 1 << 18 };
 /* What ssh may be given as a host: never an option, nor anything that a shell reads. */
 static bool is_host(const char *word)
 {
-    static const char letters[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@";
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@";
     const char *at = strchr(word, '@');
     return *word && *word != '-' && strspn(word, letters) == strlen(word) && at != word &&
            (!at || (at[1] && at[1] != '-' && !strchr(at + 1, '@')));
@@ -36,8 +35,8 @@ static int read_count(psd_hosts_t *self, psd_host_t *host, const char *word, boo
         const char *digits = word + n + 1;
         const long value = strtol(digits, NULL, 10);
         if (!*digits || digits[strspn(digits, "0123456789")] || value > PSD_MAX_PER_HOST)
-            return psd_err_set(err, PSD_ECONFIG, "%s=\"%.40s\": a whole number from 0 to %d is wanted", counts[i].name,
-                               digits, PSD_MAX_PER_HOST);
+            return psd_err_set(err, PSD_ECONFIG, "%s=\"%.40s\": a whole number from 0 to %d is wanted", counts[i].name, digits,
+                               PSD_MAX_PER_HOST);
         *counts[i].told = true;
         *counts[i].count = (unsigned)value;
     }

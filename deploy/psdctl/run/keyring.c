@@ -6,9 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const options_of[PSD_SECRETS] = { [PSD_SECRET_SERVER] = "server.key",
-                                                     [PSD_SECRET_WORKER] = "worker.key",
-                                                     [PSD_SECRET_ALLOW] = "allow" };
+static const char *const options_of[PSD_SECRETS] = {
+    [PSD_SECRET_SERVER] = "server.key", [PSD_SECRET_WORKER] = "worker.key", [PSD_SECRET_ALLOW] = "allow"
+};
 
 int psd_keyring_load(psd_keyring_t *out, const psd_options_t *options, psd_err_t *err)
 {

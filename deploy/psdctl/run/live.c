@@ -30,9 +30,7 @@ psd_live_t *psd_live_new(const psd_options_t *options, unsigned n_workers, psd_e
     }
     const bool terminal = psd_progress_can_redraw(STDERR_FILENO);
     self->n_workers = n_workers;
-    self->show = !strcmp(mode, "none")                                ? SILENT
-                 : !strcmp(mode, "bar") || (!strcmp(mode, "auto") && terminal) ? BAR
-                                                                      : LINES;
+    self->show = !strcmp(mode, "none") ? SILENT : !strcmp(mode, "bar") || (!strcmp(mode, "auto") && terminal) ? BAR : LINES;
     self->progress = psd_progress_new(
         &(psd_progress_config_t){ .mode = self->show == BAR ? "bar" : "none", .fd = STDERR_FILENO, .terminal = terminal }, err);
     if (!self->progress) {
@@ -82,9 +80,8 @@ static void read_json(const char *line, char *out, size_t capacity)
     size_t n = 0;
     *out = '\0';
     if (id && !strcmp(id, "train.progress"))
-        json_object_foreach(all, key, value)
-            if (json_is_number(value) && n < capacity)
-                n += (size_t)snprintf(out + n, capacity - n, "%s%s=%.9g", n ? " " : "", key, json_number_value(value));
+        json_object_foreach(all, key, value) if (json_is_number(value) && n < capacity) n +=
+            (size_t)snprintf(out + n, capacity - n, "%s%s=%.9g", n ? " " : "", key, json_number_value(value));
     json_decref(all);
 }
 
@@ -138,7 +135,10 @@ static void note(psd_live_t *self, uint64_t now_ms)
 void psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line)
 {
     const char *lost = strstr(line, "id=worker.lost "), *here = strstr(line, "id=worker.joined "),
-               *left = strstr(line, "id=worker.left "), *at = lost ? lost : here ? here : left;
+               *left = strstr(line, "id=worker.left "),
+               *at = lost   ? lost
+                     : here ? here
+                            : left;
     const double worker = at ? field(at, "worker") : (double)NAN;
     if (worker >= 0 && worker < MOST_WORKERS) {
         self->lost[(size_t)worker] = lost != NULL;

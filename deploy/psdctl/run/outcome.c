@@ -23,10 +23,7 @@ typedef struct tally {
     char metric[40]; /* "val/accuracy" */
 } tally_t;
 
-bool psd_outcome_smaller_is_better(const char *metric)
-{
-    return !strcmp(metric, "mse") || !strcmp(metric, "loss");
-}
+bool psd_outcome_smaller_is_better(const char *metric) { return !strcmp(metric, "mse") || !strcmp(metric, "loss"); }
 
 const psd_point_t *psd_outcome_reached(const psd_outcome_t *self, double target)
 {
@@ -49,8 +46,7 @@ void psd_outcome_clear(psd_outcome_t *self)
 /* -- summaries --------------------------------------------------------------------------------------------- */
 
 /* "DIRECTORY/NAME.EXTENSION" of worker 0, "NAME-1.EXTENSION" of worker 1. */
-static void name_file(char path[PATH_MAX], const char *directory, const char *name, unsigned worker,
-                      const char *extension)
+static void name_file(char path[PATH_MAX], const char *directory, const char *name, unsigned worker, const char *extension)
 {
     if (worker)
         snprintf(path, PATH_MAX, "%s/%s-%u.%s", directory, name, worker, extension);
@@ -88,8 +84,7 @@ static int note_hashes(psd_outcome_t *self, const json_t *summary, unsigned work
         snprintf(self->sha256_initial, sizeof self->sha256_initial, "%s", initial);
     if (!*initial || strcmp(initial, self->sha256_initial) != 0)
         return psd_err_set(err, PSD_EDATA, "worker %u %s", worker,
-                           *initial ? "began with other weights than worker 0"
-                                    : "was not there from the first step on");
+                           *initial ? "began with other weights than worker 0" : "was not there from the first step on");
     return note_order(self, text_of(summary, "sha256_order"), err);
 }
 
@@ -114,8 +109,7 @@ static void note_job(psd_outcome_t *self, const json_t *summary, tally_t *tally)
 }
 
 /* One worker that gives up is enough: psdctl run then stops the others, who say that they were stopped. */
-static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n_workers, tally_t *tally,
-                          psd_err_t *err)
+static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n_workers, tally_t *tally, psd_err_t *err)
 {
     char path[PATH_MAX], unfinished[200] = "";
     int rc = PSD_OK;
@@ -131,8 +125,7 @@ static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n
         if (!strcmp(text_of(summary, "outcome"), psd_err_text(PSD_EDIVERGED)))
             self->diverged = true;
         else if (strcmp(text_of(summary, "outcome"), "done") != 0)
-            snprintf(unfinished, sizeof unfinished, "worker %u ended with: %.100s", worker,
-                     text_of(summary, "outcome"));
+            snprintf(unfinished, sizeof unfinished, "worker %u ended with: %.100s", worker, text_of(summary, "outcome"));
         rc = note_hashes(self, summary, worker, err);
         json_decref(summary);
     }
@@ -184,8 +177,7 @@ static int read_line(psd_outcome_t *self, const json_t *line, tally_t *tally, ps
     return PSD_OK;
 }
 
-static int read_metrics(psd_outcome_t *self, const char *directory, unsigned n_workers, tally_t *tally,
-                        psd_err_t *err)
+static int read_metrics(psd_outcome_t *self, const char *directory, unsigned n_workers, tally_t *tally, psd_err_t *err)
 {
     char path[PATH_MAX], text[1024];
     int rc = PSD_OK;
@@ -196,8 +188,7 @@ static int read_metrics(psd_outcome_t *self, const char *directory, unsigned n_w
             return psd_err_set(err, PSD_EDATA, "worker %u left no metrics", worker);
         while (!rc && fgets(text, sizeof text, file)) {
             json_t *line = json_loads(text, 0, NULL);
-            rc = line ? read_line(self, line, tally, err)
-                      : psd_err_set(err, PSD_EDATA, "%s has a line that is none", path);
+            rc = line ? read_line(self, line, tally, err) : psd_err_set(err, PSD_EDATA, "%s has a line that is none", path);
             json_decref(line);
         }
         fclose(file);
@@ -212,9 +203,7 @@ static int draw_losses(psd_outcome_t *self, const tally_t *tally, psd_err_t *err
     for (size_t i = 0; i < PSD_CURVE_POINTS; i++)
         if (tally->samples[i] > 0)
             self->losses.point[self->losses.n++] =
-                (psd_point_t){ .step = tally->step[i],
-                               .seconds = tally->seconds[i],
-                               .value = tally->sum[i] / tally->samples[i] };
+                (psd_point_t){ .step = tally->step[i], .seconds = tally->seconds[i], .value = tally->sum[i] / tally->samples[i] };
     return PSD_OK;
 }
 
@@ -242,8 +231,7 @@ static int read_traffic(psd_outcome_t *self, const char *directory, unsigned n_s
         FILE *file = fopen(path, "re");
         while (file && fgets(line, sizeof line, file)) {
             const char *at = strstr(line, " id=server.exit ") ? strstr(line, " received_bytes=") : NULL;
-            found |=
-                at && sscanf(at, " received_bytes=%" SCNu64 " sent_bytes=%" SCNu64, &received, &sent) == 2;
+            found |= at && sscanf(at, " received_bytes=%" SCNu64 " sent_bytes=%" SCNu64, &received, &sent) == 2;
         }
         if (file)
             fclose(file);
@@ -267,8 +255,7 @@ static bool learned_nothing(const psd_outcome_t *self, const tally_t *tally)
     return self->final <= chance + DEVIATIONS * sqrt(chance * (1 - chance) / fmax(tally->test_rows, 1));
 }
 
-int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers,
-                     psd_err_t *err)
+int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers, psd_err_t *err)
 {
     *self = (psd_outcome_t){ .final = NAN, .best = NAN, .loss = NAN, .held = NAN, .first_loss = NAN };
     tally_t tally = { .first_step = INFINITY, .chance = NAN };

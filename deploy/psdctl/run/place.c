@@ -55,8 +55,7 @@ int psd_place_make(const char *path, psd_err_t *err)
         failed = mkdir(copy, 0777) != 0 && errno != EEXIST;
     }
     failed = failed || (mkdir(copy, 0777) != 0 && errno != EEXIST);
-    return failed ? psd_err_set(err, PSD_EIO, "cannot make %s: %s; set run.dir", path, strerror(errno))
-                  : PSD_OK;
+    return failed ? psd_err_set(err, PSD_EIO, "cannot make %s: %s; set run.dir", path, strerror(errno)) : PSD_OK;
 }
 
 static int remove_one(const char *path, const struct stat *facts, int kind, struct FTW *where)

@@ -23,8 +23,8 @@ static void count_by_options(psd_plan_t *self, const psd_options_t *options)
 static int contradicts(const psd_options_t *options, unsigned by_hosts, const char *key, psd_err_t *err)
 {
     return psd_err_set(err, PSD_ECONFIG, "%s has %u %s in all, and %s (%s) is %s; change one of them",
-                       psd_options_string(options, "hostfile"), by_hosts, strncmp(key, "servers", 7) == 0 ? "servers" : "workers", key,
-                       psd_options_origin(options, key), psd_options_text(options, key));
+                       psd_options_string(options, "hostfile"), by_hosts, strncmp(key, "servers", 7) == 0 ? "servers" : "workers",
+                       key, psd_options_origin(options, key), psd_options_text(options, key));
 }
 
 /* What the hostfile tells goes before, as long as the job can be had with it. */

@@ -46,7 +46,7 @@ typedef struct post {
     psd_child_t child;
     const psd_host_t *host; /* where it runs; NULL: here */
     bool is_met;            /* the host's agent has spoken: host, shell and programs are there */
-    uv_timer_t again; /* runs while it waits to be started again */
+    uv_timer_t again;       /* runs while it waits to be started again */
     uint64_t pause_ms;
     char data[256], status[256]; /* of a server: the addresses it has announced */
     unsigned long long run;      /* of the job, by the servers' count, that it was in last; 0: it has not said */
@@ -68,17 +68,17 @@ struct run {
     uv_timer_t alive; /* a word to all agents */
     post_t *post;     /* servers, then workers */
     psd_plan_t plan;
-    psd_rundir_t rundir; /* plan.directory, ours until the end */
+    psd_rundir_t rundir;                 /* plan.directory, ours until the end */
     unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
-    int64_t restarts; /* that each child has */
+    int64_t restarts;                    /* that each child has */
     bool has_checkpoints;
-    bool drops;          /* workers.lost is drop */
-    bool in_rounds;      /* sync.mode is bsp */
-    char refused[640];   /* a worker that was started again and refused: it came too late, or the job fails */
+    bool drops;        /* workers.lost is drop */
+    bool in_rounds;    /* sync.mode is bsp */
+    char refused[640]; /* a worker that was started again and refused: it came too late, or the job fails */
     stage_t stage;
     bool interrupted;
-    int code; /* exit code so far */
-    bool ready;    /* server 0 has announced itself */
+    int code;         /* exit code so far */
+    bool ready;       /* server 0 has announced itself */
     psd_live_t *live; /* what people see */
 };
 
@@ -117,8 +117,7 @@ static void show(run_t *run, const psd_child_t *child, const char *line)
         psd_live_heard(run->live, uv_now(&run->loop), line);
     if (child == &run->post[run->plan.n_servers].child && psd_live_progress(run->live, uv_now(&run->loop), line))
         return;
-    if (psd_child_is_loud(line) &&
-             run->stage == RUNNING) /* later, everybody complains of being stopped */
+    if (psd_child_is_loud(line) && run->stage == RUNNING) /* later, everybody complains of being stopped */
         say(run, "[%s] %s", child->role, line);
 }
 
@@ -220,8 +219,7 @@ static void on_signal(uv_signal_t *handle, int number)
 static void on_unready(uv_timer_t *timer)
 {
     run_t *run = timer->data;
-    fail(run, psd_err_exit_code(PSD_EUNAVAILABLE),
-         "server 0 was not ready within %s; see %s/logs/server-0.log",
+    fail(run, psd_err_exit_code(PSD_EUNAVAILABLE), "server 0 was not ready within %s; see %s/logs/server-0.log",
          psd_options_text(run->options, "join_timeout"), run->plan.directory);
 }
 
@@ -231,7 +229,8 @@ static void on_unready(uv_timer_t *timer)
 static int start_far(run_t *run, post_t *post, const psd_command_t *program, const char *log)
 {
     psd_command_t shell;
-    char *order = psd_agent_order(run->plan.here, run->plan.directory, program->word, run->plan.keyring.is_drawn ? &run->plan.keyring : NULL);
+    char *order =
+        psd_agent_order(run->plan.here, run->plan.directory, program->word, run->plan.keyring.is_drawn ? &run->plan.keyring : NULL);
     if (!order)
         return UV_ENOMEM;
     psd_command_shell(&shell, psd_options_string(run->options, "remote.shell"), post->host->target, run->plan.far_bin);
@@ -262,8 +261,7 @@ static bool start(run_t *run, unsigned i)
                                         .status = post->status,
                                         .short_progress = psd_live_has_bar(run->live) };
     (child->is_server ? psd_command_server : psd_command_worker)(&command, &facts);
-    snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->plan.directory, child->is_server ? "server" : "worker",
-             child->index);
+    snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->plan.directory, child->is_server ? "server" : "worker", child->index);
     post->starts++;
     int rc = post->host ? start_far(run, post, &command, log)
                         : psd_child_start(child, &run->loop, run->plan.place.self, command.word, NULL, log);
@@ -329,8 +327,7 @@ static bool may_come_back(const run_t *run, const psd_child_t *child)
 /* A lost worker that the others go on without. */
 static bool is_dropped(const run_t *run, const psd_child_t *child)
 {
-    return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) &&
-           run->n_workers_up > run->plan.least;
+    return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) && run->n_workers_up > run->plan.least;
 }
 
 static void call_back(run_t *run, post_t *post)
@@ -346,8 +343,8 @@ static void call_back_finished(run_t *run)
 {
     for (unsigned i = 0; i < n_posts(run); i++) {
         post_t *post = &run->post[i];
-        bool finished = post->starts && !psd_child_is_here(&post->child) && !is_waiting(post) &&
-                        !post->child.code && !post->child.signal;
+        bool finished =
+            post->starts && !psd_child_is_here(&post->child) && !is_waiting(post) && !post->child.code && !post->child.signal;
         if (!finished || !(post->child.is_server || run->in_rounds))
             continue;
         *(post->child.is_server ? &run->n_servers_up : &run->n_workers_up) += 1;
@@ -361,8 +358,7 @@ static bool ended_too_early(run_t *run, const post_t *post)
 {
     const post_t *first = &run->post[0];
     return run->stage == RUNNING && run->in_rounds && run->has_checkpoints && post != first && !post->child.code &&
-           !post->child.signal && post->run && post->run != first->run &&
-           (psd_child_is_here(&first->child) || is_waiting(first));
+           !post->child.signal && post->run && post->run != first->run && (psd_child_is_here(&first->child) || is_waiting(first));
 }
 
 /* What it has left is about to be written anew. */
@@ -407,8 +403,8 @@ static bool is_late(const run_t *run, const psd_child_t *child)
  * is seen when they end; until then it is no failure. */
 static bool may_be_too_late(const run_t *run, const psd_child_t *child)
 {
-    return run->stage == RUNNING && run->n_servers_up && !child->is_server &&
-           ((const post_t *)child)->starts > 1 && child->code == psd_err_exit_code(PSD_EREFUSED);
+    return run->stage == RUNNING && run->n_servers_up && !child->is_server && ((const post_t *)child)->starts > 1 &&
+           child->code == psd_err_exit_code(PSD_EREFUSED);
 }
 
 /* A shell found no program there, and said so. */
@@ -429,13 +425,11 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     if (lacks_programs(child)) {
         fail(run, psd_err_exit_code(PSD_ENOINPUT), "%s %s; is psd installed there? See --remote-bin", child->role, end);
     } else if (is_late(run, child)) {
-        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role,
-            end);
+        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role, end);
     } else if (is_dropped(run, child)) {
         say(run, "run.dropped role=\"%s\" ended=\"%s\" left=%u", child->role, end, run->n_workers_up - 1);
     } else if (may_be_too_late(run, child)) {
-        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none, if the servers are finished\"",
-            child->role, end);
+        say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none, if the servers are finished\"", child->role, end);
         snprintf(run->refused, sizeof run->refused, "%s %s", child->role, end);
     } else if (code) {
         fail(run, code, "%s %s%s", child->role, end, spent);
@@ -488,8 +482,7 @@ static void on_ready(run_t *run, post_t *post, const char *line)
     sscanf(line, "psd ready %*s %*s %*s %*s run=%llx", &post->run);
     if (sscanf(line, "psd ready shard=%*u/%*u data=%255s status=%255s", post->data, post->status) != 2) {
         post->data[0] = '\0';
-        fail(run, psd_err_exit_code(PSD_EPROTO), "%s says \"%.100s\"; is it of another version?",
-             post->child.role, line);
+        fail(run, psd_err_exit_code(PSD_EPROTO), "%s says \"%.100s\"; is it of another version?", post->child.role, line);
         return;
     }
     if (run->ready || post->child.index != 0)
@@ -555,11 +548,13 @@ static void print_far_summary(const run_t *run)
     const post_t *post = &run->post[run->plan.n_servers];
     char file[PATH_MAX];
     for (unsigned i = run->plan.n_servers; i < n_posts(run); i++)
-        if (strncmp(run->post[i].line, "done ", 5) == 0 && (strncmp(post->line, "done ", 5) != 0 || strstr(run->post[i].line, " rank=0")))
+        if (strncmp(run->post[i].line, "done ", 5) == 0 &&
+            (strncmp(post->line, "done ", 5) != 0 || strstr(run->post[i].line, " rank=0")))
             post = &run->post[i];
     psd_summary_path(file, run->plan.directory, post->child.index);
     if (post->is_met)
-        printf("  %-13s %s:%s%s%s\n", "summary", post->host->target, *file == '/' ? "" : run->plan.here, *file == '/' ? "" : "/", file);
+        printf("  %-13s %s:%s%s%s\n", "summary", post->host->target, *file == '/' ? "" : run->plan.here, *file == '/' ? "" : "/",
+               file);
 }
 
 /* What people want to know first: how well it does, how long it took, where it is. */
@@ -581,17 +576,16 @@ static void print_first(const run_t *run, const json_t *summary)
 
 static const char *outcome_of(const run_t *run)
 {
-    return run->code == 0                                 ? "done"
-           : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early"
-                                                          : "failed";
+    return run->code == 0 ? "done" : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early" : "failed";
 }
 
 /* The run's summary; what stands above it, and what is for programs, is left out. */
 static void print_summary(const run_t *run, const json_t *summary, int worker)
 {
-    static const char *const hidden[] = { "schema",         "job",          "worker",   "rank",        "settings",  "ended_ts", "lives",
-                                          "sha256_initial", "sha256_order", "begun_ts", "wall_time_s", "metric",
-                                          "last_metric",    "best_metric",  "test_rows", "chance_metric" };
+    static const char *const hidden[] = { "schema",       "job",         "worker",      "rank",
+                                          "settings",     "ended_ts",    "lives",       "sha256_initial",
+                                          "sha256_order", "begun_ts",    "wall_time_s", "metric",
+                                          "last_metric",  "best_metric", "test_rows",   "chance_metric" };
     const char *key;
     json_t *value;
     printf("%s: %s\n", psd_options_string(run->options, "job"), outcome_of(run));
@@ -624,7 +618,8 @@ static json_t *settle(run_t *run, int *worker)
                                      .lives = post->starts,
                                      .begun_ts = post->begun_ts };
     }
-    json_t *summary = end ? psd_summary_settle(run->plan.directory, run->rundir.begun_ts, end, run->plan.n_workers, worker, &err) : NULL;
+    json_t *summary =
+        end ? psd_summary_settle(run->plan.directory, run->rundir.begun_ts, end, run->plan.n_workers, worker, &err) : NULL;
     free(end);
     if (err.code) {
         say(run, "psdctl: %s", err.text);
@@ -648,8 +643,8 @@ static void man_posts(run_t *run)
         if (run->plan.hosts.n)
             post->host = child->is_server ? psd_hosts_of_server(&run->plan.hosts, i)
                                           : psd_hosts_of_worker(&run->plan.hosts, i - run->plan.n_servers);
-        snprintf(child->role, sizeof child->role, "%s %u%s%s", child->is_server ? "server" : "worker",
-                 child->index, post->host ? " on " : "", post->host ? post->host->target : "");
+        snprintf(child->role, sizeof child->role, "%s %u%s%s", child->is_server ? "server" : "worker", child->index,
+                 post->host ? " on " : "", post->host ? post->host->target : "");
         uv_timer_init(&run->loop, &post->again);
         post->again.data = post;
     }

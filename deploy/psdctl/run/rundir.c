@@ -21,12 +21,14 @@ static int write_facts(const psd_rundir_t *self, const char *outcome, int code, 
     char path[PATH_MAX + 16], id[24];
     snprintf(path, sizeof path, "%s/run.json", self->path);
     snprintf(id, sizeof id, "%016" PRIx64, self->id);
-    json_t *facts = json_pack("{s:s, s:s, s:f, s:s}", "schema", "psd.run/1", "id", id, "begun_ts", self->begun_ts, "outcome", outcome);
+    json_t *facts =
+        json_pack("{s:s, s:s, s:f, s:s}", "schema", "psd.run/1", "id", id, "begun_ts", self->begun_ts, "outcome", outcome);
     if (code >= 0)
         json_object_set_new(facts, "exit_code", json_integer(code));
     char *text = json_dumps(facts, JSON_INDENT(2));
     json_decref(facts);
-    const int rc = text ? psd_durable_put(path, text, strlen(text), err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
+    const int rc =
+        text ? psd_durable_put(path, text, strlen(text), err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
     free(text);
     return rc;
 }
@@ -63,7 +65,8 @@ int psd_rundir_take(psd_rundir_t *out, const char *path, psd_err_t *err)
     if (flock(out->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) { /* a file system without locks has no such answer */
         close(out->lock);
         out->lock = -1;
-        return psd_err_set(err, PSD_ECONFIG, "another psdctl works in %.300s: wait for its end, or set run.dir to another directory", path);
+        return psd_err_set(err, PSD_ECONFIG,
+                           "another psdctl works in %.300s: wait for its end, or set run.dir to another directory", path);
     }
     while (!out->id && getrandom(&out->id, sizeof out->id, 0) != sizeof out->id)
         ;

@@ -13,9 +13,9 @@
 
 typedef struct psd_rundir {
     char path[PATH_MAX];
-    int lock;          /* the open file whose lock says that it is ours; -1: it is not */
-    uint64_t id;       /* of this run */
-    double begun_ts;   /* seconds since 1970 */
+    int lock;        /* the open file whose lock says that it is ours; -1: it is not */
+    uint64_t id;     /* of this run */
+    double begun_ts; /* seconds since 1970 */
 } psd_rundir_t;
 
 /* Take the directory, which is there, for a new run. PSD_ECONFIG while another psdctl works in it; PSD_EIO. */

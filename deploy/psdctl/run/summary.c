@@ -68,7 +68,7 @@ const char *psd_summary_outcome(int code, int signal)
         const char *outcome;
     } ends[] = {
 #define END(id, programs, code, outcome, situation, on_disk, run_does) { programs, code, outcome },
-#define OTHER END
+#define OTHER                                                          END
 #include "common/ends.def"
 #undef OTHER
 #undef END
@@ -111,7 +111,8 @@ static json_t *last_metrics(const char *directory, unsigned worker, double begun
 /* What it had counted, and not told. */
 static void forget_counts(json_t *summary)
 {
-    static const char *const counts[] = { "rounds", "skipped", "samples", "job_samples", "samples_per_s", "wall_time_s", "sha256_order" };
+    static const char *const counts[] = { "rounds",        "skipped",     "samples",     "job_samples",
+                                          "samples_per_s", "wall_time_s", "sha256_order" };
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(summary, counts[i], json_null());
 }
@@ -185,7 +186,8 @@ static void keep_first(psd_err_t *first, int rc, const psd_err_t *err)
 /* What is true of the whole job, whoever says it. */
 static void tell_of_job(json_t *chosen, json_t *const *summary, const psd_worker_end_t *end, unsigned n_workers, int worker)
 {
-    double samples = number_of(chosen, "job_samples"), epochs = number_of(chosen, "epochs"), begun_ts = number_of(chosen, "begun_ts");
+    double samples = number_of(chosen, "job_samples"), epochs = number_of(chosen, "epochs"),
+           begun_ts = number_of(chosen, "begun_ts");
     for (unsigned i = 0; i < n_workers; i++) {
         const double more = number_of(summary[i], "job_samples");
         if (more > samples) {
