@@ -48,7 +48,11 @@ train() { # HOST
         --model-layers=784,8,10 --stop-steps=100000000 --progress=none >"$dir/w.out" 2>"$dir/w.err" &
     local worker=$!
     timeout 300 "$bin/psdctl" wait --for=step=5 "$url" >"$dir/wait.err" 2>&1 || fail "psdctl wait at $url: $(cat "$dir/wait.err")"
-    "$bin/psdctl" status "$url" >"$dir/status.err" || fail "psdctl status at $url"
+    for ((i = 0; i < 1200; i++)); do # server 1 hears of the job's state a few times a second
+        ! "$bin/psdctl" status "$url" >"$dir/status.err" || break
+        sleep 0.1
+    done
+    grep -q '^addresses: training, shard 1 of 2' "$dir/status.err" || fail "psdctl status at $url"
     timeout 60 "$bin/psdctl" set optimizer.lr=0.001 --job=addresses --join="$join" >"$dir/set.err" 2>&1 || fail "psdctl set"
     timeout 60 "$bin/psdctl" drain 0 --job=addresses --join="$join" >"$dir/drain.err" 2>&1 || fail "psdctl drain"
     wait "$worker" || fail "the worker ended with $?"
