@@ -2,6 +2,8 @@
  *
  *     FAILPOINT=srv.send.WEIGHTS:kill@3  FAILPOINT_ONCE=/tmp/fired  psdctl run job.yaml
  *
+ * is meant for the servers and workers of the job, not for psdctl.
+ *
  * The third time that some process passes the place, it is killed as if by SIGKILL (`kill`), or sleeps for longer than a
  * lease (`stall`); @1 when no number is given. With FAILPOINT_ONCE, the first process to get there creates that file, and
  * all others, and those started later, pass unharmed. In other builds a failpoint is nothing at all. Places are in the
@@ -37,7 +39,12 @@ enum { PSD_FAILPOINT_STALL_MS = 1500 };
 #ifdef PSD_FAILPOINTS
 /* Pass the place; `what` may be NULL. */
 void psd_failpoint(const char *place, const char *what);
+
+/* This process passes all places unharmed: it starts those that the order is for. Before it passes any. */
+void psd_failpoint_spare(void);
 #define PSD_FAILPOINT(place, what) psd_failpoint(place, what)
+#define PSD_FAILPOINT_SPARE()      psd_failpoint_spare()
 #else
 #define PSD_FAILPOINT(place, what) ((void)(place), (void)(what))
+#define PSD_FAILPOINT_SPARE()      ((void)0)
 #endif

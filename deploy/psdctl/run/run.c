@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "common/failpoint.h"
 #include "common/hangup.h"
 #include "common/logtext.h"
 #include "common/options.h"
@@ -756,6 +757,7 @@ static int train(unsigned programs, int argc, char **argv)
     psd_err_t err = { 0 };
     psd_options_t *options = psd_options_new(programs);
     static run_t run;
+    PSD_FAILPOINT_SPARE();
     if (!options)
         return psd_err_exit_code(PSD_ENOMEM);
     int rc = psd_options_load(options, argc, argv, &err), code = 0;
