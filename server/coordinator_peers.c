@@ -154,7 +154,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
         return;
     }
     if (!row && (self->state == PSD_JOB_FINISHED || self->ending)) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "job %s is finished", self->job);
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, self->stopped ? "job %s was stopped" : "job %s is finished", self->job);
         return;
     }
     if (row && !psd_worker_is_here(row)) {

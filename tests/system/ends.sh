@@ -182,12 +182,18 @@ catches() {
     caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null) || return 1
     [ -n "$caught" ] && [ $((0x$caught >> ($(kill -l "$2") - 1) & 1)) -eq 1 ]
 }
+newest_checkpoint() { find children-ck -name "MANIFEST-*" 2>/dev/null | sort | tail -n 1; }
 stopped() {
-    local program signal pid n=0 i
+    local program signal pid saved n=0 i
     endless children --checkpoint-dir=children-ck --checkpoint-every=100ms
     for program in psd-worker psd; do
         for signal in TERM INT HUP; do
             [ $program-$signal != psd-HUP ] || continue
+            saved=$(newest_checkpoint)
+            for ((i = 0; i < 3000; i++)); do # until it trains, whatever was started again
+                [ "$(newest_checkpoint)" = "$saved" ] || break
+                sleep 0.1
+            done
             for ((i = 0; i < 3000; i++)); do
                 pid=$(pgrep -P "$psdctl" -x $program) || pid=
                 [ -z "$pid" ] || ! catches "$pid" $signal || break

@@ -393,11 +393,12 @@ static bool come_back(run_t *run, post_t *post)
     return true;
 }
 
-/* An end that harms nobody: a server's when all workers had theirs, with the weights saved. */
+/* An end that harms nobody: a server's when all workers had theirs, with the weights saved. Where one was refused that had to come
+ * back, nobody knows that they had. */
 static bool is_late(const run_t *run, const psd_child_t *child)
 {
     return run->stage == RUNNING && child->is_server && is_lost(child) && run->ready && !run->n_workers_up &&
-           run->has_checkpoints && run->in_rounds;
+           run->has_checkpoints && run->in_rounds && !*run->refused;
 }
 
 /* A worker that was started again is refused by servers that have finished in the meantime. Whether they have
