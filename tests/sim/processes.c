@@ -295,7 +295,7 @@ static void begin_exchange(sim_t *self, uint32_t w, uint64_t now_ms, psd_actions
 static void fail(sim_t *self, uint32_t w)
 {
     const psd_err_t *why = psd_session_error(self->worker[w].session);
-    if (why->code != PSD_EFENCED && !strstr(why->text, "is finished"))
+    if (why->code != PSD_EFENCED && !strstr(why->text, "is finished") && !strstr(why->text, "was stopped"))
         sim_broken(self, "worker %u failed: %s", w, why->text);
     sim_kill_worker(self, w, WORKER_AGAIN_MS);
 }
