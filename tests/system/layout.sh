@@ -17,4 +17,8 @@ said=$(find common deploy proto server tests worker -name '*.[ch]' -print0 | xar
     echo "layout: run $format -i on these files" >&2
     exit 1
 }
+! grep -rn --include='*.[ch]' '^ *\*/$' common deploy proto server tests worker >&2 || {
+    echo 'layout: the end of a comment stands on a line of its own' >&2
+    exit 1
+}
 echo 'layout: ok'

@@ -50,12 +50,11 @@ comm -23 "$dir/included" "$dir/headers.names" >"$dir/strange"
 
 # Arrows: "a b" where a file calls, or reads from, another. tsort names a circle if there is one. Coordinator and engine are each
 # one module of several files still.
-find "$build"/{common,proto,server,worker,deploy} -name '*.c.o' ! -path '*psdworker*' ! -name '*.pb-c.c.o' | sort |
-    while read -r object; do
-        case $object in "$build"/server/*worker/session*) file=worker/session.c.o ;; *) file=${object#"$build"/} file=${file%%/CMakeFiles*}/${object##*.dir/} ;; esac
-        case $file in server/coordinator_* | server/engine_*) file=${file%%_*}.c.o ;; esac
-        nm -g "$object" | awk -v file="${file%.c.o}" 'NF == 3 { print "D", $3, file } $1 == "U" { print "U", $2, file }'
-    done | awk '$1 == "D" { home[$2] = $3 } $1 == "U" { wants[++n] = $2 " " $3 }
+for archive in "$build"/{common,proto,server,worker,deploy}/lib*.a; do
+    folder=${archive#"$build"/}
+    nm -gA "$archive" 2>/dev/null | sed -E "s|^[^:]*:([^:]*)\.c\.o: *|${folder%/*}/\1 |; s|^([^ ]*/(coordinator\|engine))_[a-z]* |\1 |"
+done | grep -v '\.pb-c ' |
+    awk '$2 == "U" { wants[++n] = $3 " " $1 } NF == 4 { home[$4] = $1 }
         END { for (i = 1; i <= n; i++) { split(wants[i], w, " "); if (w[1] in home && home[w[1]] != w[2]) print w[2], home[w[1]] } }' |
     sort -u >"$dir/arrows"
 [ "$(wc -l <"$dir/arrows")" -gt 300 ] || fail "only $(wc -l <"$dir/arrows") arrows: are these the objects?"

@@ -80,8 +80,7 @@ const char *psd_summary_outcome(int code, int signal)
     return "killed";
 }
 
-/* -- who was not able to say how it ended ------------------------------------------------------------------
- */
+/* -- who was not able to say how it ended ------------------------------------------------------------------ */
 
 /* The last line of this run in the worker's metrics, with the loss of the last that has one; NULL: there is none. */
 static json_t *last_metrics(const char *directory, unsigned worker, double begun_ts)
@@ -142,8 +141,7 @@ static void complete(json_t *summary, const char *directory, unsigned worker, do
     json_decref(last);
 }
 
-/* -- whose is the run's -------------------------------------------------------------------------------------
- */
+/* -- whose is the run's ------------------------------------------------------------------------------------- */
 
 static int merit(const json_t *summary)
 {
