@@ -828,6 +828,8 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
 {
     if (!ticket || ticket > self->ticket)
         return psd_err_set(&self->error, PSD_EINVAL, "no such ticket: %" PRIu64, ticket);
+    if (!is_usable(self, "exchange"))
+        return self->error.code;
     return ticket < self->ticket ? PSD_OK : await(self, PSD_PHASE_READY, "exchange", timeout_ms);
 }
 
@@ -835,9 +837,11 @@ int psd_worker_fd(const psd_worker_t *self) { return self->done_fd; }
 
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 {
-    const uint64_t rejoins = count_rejoins(self);
     if (!out)
         return psd_err_set(&self->error, PSD_EINVAL, "a pull needs a place for each tensor");
+    if (!is_usable(self, "pull"))
+        return self->error.code;
+    const uint64_t rejoins = count_rejoins(self);
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_PULLING, "pull"))
         return self->error.code;
     memcpy(self->slow, out, self->list.n * sizeof *out);
@@ -849,6 +853,8 @@ int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms)
 {
     if (!(lr >= 0) || lr > 1e9)
         return psd_err_set(&self->error, PSD_EINVAL, "a learning rate is a number from 0 to 1e9, not %g", lr);
+    if (!is_usable(self, "set the learning rate"))
+        return self->error.code;
     const uint64_t rejoins = count_rejoins(self);
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_SETTING, "set the learning rate"))
         return self->error.code;

@@ -136,10 +136,14 @@ Test(client, a_fork_can_close_its_handle_and_the_parent_trains_on)
     cluster_start_servers(&cluster, 1, "--workers-min=1");
     psd_worker_t *worker = connect_to_job();
     cr_assert_eq(psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, w }, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_assert_eq(step(worker, 1), PSD_W_OK, "%s", psd_worker_error(worker)); /* there is a ticket to wait for */
     const pid_t child = fork();
     if (child == 0) {
+        float *out[] = { w };
         const bool told = step(worker, 1) == PSD_W_EINVAL && strstr(psd_worker_error(worker), "connect anew in this one") &&
-                          psd_worker_report(worker, "x", 1) == PSD_W_EINVAL && psd_worker_leave(worker, 1, 0) == PSD_W_EINVAL;
+                          psd_worker_wait(worker, 1, -1) == PSD_W_EINVAL && psd_worker_pull_slow(worker, out, -1) == PSD_W_EINVAL &&
+                          psd_worker_set_lr(worker, 0.1, -1) == PSD_W_EINVAL && psd_worker_report(worker, "x", 1) == PSD_W_EINVAL &&
+                          psd_worker_leave(worker, 1, 0) == PSD_W_EINVAL;
         psd_worker_close(&worker);
         _exit(told && !worker ? 0 : 1);
     }
