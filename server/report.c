@@ -71,10 +71,10 @@ void psd_report_sent(psd_report_t *self, const psd_msg_t *msg, size_t n_bytes, b
         self->sent_bytes += n_bytes;
     else
         self->sends_lost++;
-    if (msg->kind == PSD_MSG_WEIGHTS)
-        meet(self, msg, ns);
-    if (msg->kind == PSD_MSG_WEIGHTS)
-        observe(self, PSD_METRIC_PUSH_LATENCY, psd_pace_answer(self->pace, msg->worker, ns));
+    if (msg->kind != PSD_MSG_WEIGHTS)
+        return;
+    meet(self, msg, ns);
+    observe(self, PSD_METRIC_PUSH_LATENCY, psd_pace_answer(self->pace, msg->worker, ns));
 }
 
 void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint64_t *sent_bytes)

@@ -17,8 +17,6 @@ double psd_report_apply_p99(const psd_report_t *self)
     return n ? sorted[(n * 99) / 100 < n ? (n * 99) / 100 : n - 1] : 0;
 }
 
-/* JSON has no NaN: what was not measured is null. */
-
 double psd_report_unix_time(void)
 {
     struct timespec t;

@@ -7,6 +7,7 @@ enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ 
  * seconds longer: a millisecond more or less is nobody's fault. One that is silent has no such times. */
 static const double SLOW_SHARE = 0.2, SLOW_RATIO = 2, SLOW_FACTOR = 1.5, SLOW_SECONDS = 0.01;
 
+/* JSON has no NaN: what was not measured is null. */
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
