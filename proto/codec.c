@@ -72,7 +72,7 @@ unsigned psd_kind_sender(psd_kind_t kind) { return kind_row(kind)->sender; }
 const char *psd_refusal_name(unsigned code)
 {
     static const char *const names[] = {
-#define X(name, number, text) [number] = text,
+#define X(name, number, text, end) [number] = text,
         PSD_REFUSALS(X)
 #undef X
     };
@@ -81,18 +81,12 @@ const char *psd_refusal_name(unsigned code)
 
 int psd_refusal_end(unsigned code)
 {
-    switch (code) {
-    case PSD_REFUSAL_ABSENT:
-        return PSD_EUNAVAILABLE;
-    case PSD_REFUSAL_LOST:
-        return PSD_EREFUSED;
-    case PSD_REFUSAL_UNSAVED:
-        return PSD_EIO;
-    case PSD_REFUSAL_DAMAGED:
-        return PSD_EDATA;
-    default:
-        return PSD_OK;
-    }
+    static const int ends[] = {
+#define X(name, number, text, end) [number] = end,
+        PSD_REFUSALS(X)
+#undef X
+    };
+    return code < PSD_N_REFUSALS ? ends[code] : PSD_OK;
 }
 
 /* Memory for one unpacked message: taken in a row, given back all at once. protobuf-c asks for up to 68 times

@@ -64,8 +64,8 @@ enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4, PSD_FR
     X(INIT, 15, PSD_FROM_WORKER, CHUNK, 0, "initial values of one chunk")                                                          \
     X(PUSH, 16, PSD_FROM_WORKER, CHUNK, 1, "one chunk's gradient for a clock; empty: no gradient")                                 \
     X(WEIGHTS, 17, PSD_FROM_SHARD, CHUNK, 1, "one chunk's weights for the next clock; empty: unchanged")                           \
-    X(PROBE, 18, PSD_FROM_WORKER, BITMAP, 0, "which of my pushes lack, and these weights are wanted")                              \
-    X(PROGRESS, 19, PSD_FROM_SHARD, BITMAP, 0, "these pushes of the clock are wanted")                                             \
+    X(PROBE, 18, PSD_FROM_WORKER, BITMAP, 0, "which of my pushes are missing; send me these weights")                              \
+    X(PROGRESS, 19, PSD_FROM_SHARD, BITMAP, 0, "send me these pushes of the clock")                                                \
     X(PULL, 20, PSD_FROM_WORKER, BITMAP, 0, "send these chunks' slow weights")                                                     \
     X(SLOW, 21, PSD_FROM_SHARD, CHUNK, 0, "one chunk's slow weights")                                                              \
     X(SHARD_HELLO, 22, PSD_FROM_SHARD, NONE, 0, "a server asks to serve; text: its endpoint")                                      \
@@ -86,33 +86,33 @@ typedef enum psd_kind {
 
 /* Refusal codes, in REFUSED.code (names are printed by psd_refusal_name and are label values of a metric). */
 #define PSD_REFUSALS(X)                                                                                                            \
-    X(NONE, 0, "none")                                                                                                             \
-    X(PROTOCOL, 1, "protocol")                                                                                                     \
-    X(JOB, 2, "job")                                                                                                               \
-    X(SHAPE, 3, "shape")                                                                                                           \
-    X(VIEW, 4, "view")                                                                                                             \
-    X(INCARNATION, 5, "incarnation")                                                                                               \
-    X(WORKER, 6, "worker")                                                                                                         \
-    X(SHARD, 7, "shard")                                                                                                           \
-    X(CLOCK, 8, "clock")                                                                                                           \
-    X(CHECKSUM, 9, "checksum")                                                                                                     \
-    X(NONFINITE, 10, "nonfinite")                                                                                                  \
-    X(DUPLICATE, 11, "duplicate")                                                                                                  \
-    X(STALE, 12, "stale")                                                                                                          \
-    X(MALFORMED, 13, "malformed")                                                                                                  \
-    X(SENDER, 14, "sender")                                                                                                        \
-    X(FULL, 15, "full")                                                                                                            \
-    X(SESSION, 16, "session")                                                                                                      \
-    X(CONFIG, 17, "config")                                                                                                        \
-    X(RUN, 18, "run")                                                                                                              \
-    X(ABSENT, 19, "absent")                                                                                                        \
-    X(HOPELESS, 20, "hopeless")                                                                                                    \
-    X(LOST, 21, "lost")                                                                                                            \
-    X(UNSAVED, 22, "unsaved")                                                                                                      \
-    X(DAMAGED, 23, "damaged")
+    X(NONE, 0, "none", PSD_OK)                                                                                                     \
+    X(PROTOCOL, 1, "protocol", PSD_OK)                                                                                             \
+    X(JOB, 2, "job", PSD_OK)                                                                                                       \
+    X(SHAPE, 3, "shape", PSD_OK)                                                                                                   \
+    X(VIEW, 4, "view", PSD_OK)                                                                                                     \
+    X(INCARNATION, 5, "incarnation", PSD_OK)                                                                                       \
+    X(WORKER, 6, "worker", PSD_OK)                                                                                                 \
+    X(SHARD, 7, "shard", PSD_OK)                                                                                                   \
+    X(CLOCK, 8, "clock", PSD_OK)                                                                                                   \
+    X(CHECKSUM, 9, "checksum", PSD_OK)                                                                                             \
+    X(NONFINITE, 10, "nonfinite", PSD_OK)                                                                                          \
+    X(DUPLICATE, 11, "duplicate", PSD_OK)                                                                                          \
+    X(STALE, 12, "stale", PSD_OK)                                                                                                  \
+    X(MALFORMED, 13, "malformed", PSD_OK)                                                                                          \
+    X(SENDER, 14, "sender", PSD_OK)                                                                                                \
+    X(FULL, 15, "full", PSD_OK)                                                                                                    \
+    X(SESSION, 16, "session", PSD_OK)                                                                                              \
+    X(CONFIG, 17, "config", PSD_OK)                                                                                                \
+    X(RUN, 18, "run", PSD_OK)                                                                                                      \
+    X(ABSENT, 19, "absent", PSD_EUNAVAILABLE)                                                                                      \
+    X(HOPELESS, 20, "hopeless", PSD_EDIVERGED)                                                                                     \
+    X(LOST, 21, "lost", PSD_EREFUSED)                                                                                              \
+    X(UNSAVED, 22, "unsaved", PSD_EIO)                                                                                             \
+    X(DAMAGED, 23, "damaged", PSD_EDATA)
 
 typedef enum psd_refusal {
-#define X(name, number, text) PSD_REFUSAL_##name = number,
+#define X(name, number, text, end) PSD_REFUSAL_##name = number,
     PSD_REFUSALS(X)
 #undef X
         PSD_N_REFUSALS

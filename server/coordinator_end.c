@@ -87,8 +87,7 @@ void psd_coord_answer_failing(psd_coordinator_t *self, psd_peer_t from, const ps
         psd_coord_answer(self, from, PSD_MSG_LEFT, row, NULL, out);
         return;
     }
-    const bool is_shards = msg->kind == PSD_MSG_SHARD_HELLO || msg->kind == PSD_MSG_SHARD_STATE;
-    if (from == PSD_PEER_OWN_SHARD || (is_shards && msg->kind != PSD_MSG_SHARD_HELLO))
+    if (from == PSD_PEER_OWN_SHARD || msg->kind == PSD_MSG_SHARD_STATE)
         return; /* a state's number is not the one by which its sender knows what is meant for it */
     psd_msg_t *no = psd_coord_answer(self, from, PSD_MSG_REFUSED, NULL, NULL, out);
     no->seq = msg->seq;

@@ -112,8 +112,8 @@ static bool is_of_this_job(psd_coordinator_t *self, psd_peer_t from, const psd_m
 }
 
 /* Tell who speaks as this life of a worker that it is one no more. */
-static void tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t incarnation,
-                        psd_actions_t *out)
+static psd_msg_t *tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t incarnation,
+                              psd_actions_t *out)
 {
     psd_msg_t *fenced = psd_coord_answer(self, to, PSD_MSG_FENCED, row, NULL, out);
     const int n = snprintf(fenced->text, sizeof fenced->text, "worker %u incarnation %" PRIu64, fenced->worker, incarnation);
@@ -128,6 +128,7 @@ static void tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker
         snprintf(rest, left, " has left");
     else
         snprintf(rest, left, " is not you: the number that it drew at its start is another");
+    return fenced;
 }
 
 /* The text of a HELLO is "job name-of-worker". */
@@ -344,9 +345,9 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
     if (msg->incarnation != row->incarnation || msg->seq != row->nonce || row->user != psd_peer_user(from) ||
         !(psd_worker_is_here(row) || goes)) {
         self->report.rejected[PSD_REFUSAL_INCARNATION]++;
-        tell_fenced(self, from, row, msg->incarnation, out);
-        out->at[out->n - 1].msg.worker = msg->worker; /* also of a row that nobody has had */
-        out->at[out->n - 1].msg.seq = 0;              /* the nonce is its holder's alone */
+        psd_msg_t *fenced = tell_fenced(self, from, row, msg->incarnation, out);
+        fenced->worker = msg->worker; /* also of a row that nobody has had */
+        fenced->seq = 0;              /* the nonce is its holder's alone */
         return;
     }
     row->peer = from; /* a connection that was lost and made again has another name */

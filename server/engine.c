@@ -391,28 +391,45 @@ static void note_bad(psd_engine_t *self, const psd_eng_worker_t *w)
              *tensor ? ", first in tensor " : "", tensor);
 }
 
-/* Training that gets nowhere is a failure: everybody is told, and ends; this server a moment later, so that its words and the
- * log's are not lost with its connections. */
-static void give_up_hope(psd_engine_t *self, uint64_t n, const char *what, psd_actions_t *out)
+/* The members of this shard are told here that the job fails, whatever becomes of another server's word on the way to them. That
+ * training gets nowhere says who knows whose gradient it was. */
+static void tell_failure(psd_engine_t *self, psd_actions_t *out)
 {
-    char *why = self->hopeless;
-    if (*why)
+    if (self->failure.refusal == PSD_REFUSAL_HOPELESS && !*self->bad)
         return;
-    snprintf(why, sizeof self->hopeless,
-             "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data", n, what,
-             *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
-    for (uint32_t i = 0; *self->bad && i < PSD_MAX_WORKERS; i++)
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
         if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
-            psd_eng_refuse(self, self->worker[i]->peer, PSD_REFUSAL_HOPELESS, out, "%s", why);
+            psd_eng_refuse(self, self->worker[i]->peer, self->failure.refusal, out, "%s", self->failure.why);
 }
 
-static void end_hopeless(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+static void begin_failure(psd_engine_t *self, psd_refusal_t refusal, const char *why, psd_actions_t *out)
+{
+    if (*self->failure.why)
+        return;
+    snprintf(self->failure.why, sizeof self->failure.why, "%s", why);
+    self->failure.refusal = refusal;
+    tell_failure(self, out);
+}
+
+/* A moment later, so that the words, and the log's, are not lost with the connections. */
+static void end_failed(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     enum { WORDS_MS = 300 };
-    if (!self->hopeless_ms)
-        self->hopeless_ms = now_ms;
-    else if (now_ms >= self->hopeless_ms + WORDS_MS)
-        psd_actions_finish(out, PSD_EDIVERGED, self->hopeless);
+    if (!self->failure.since_ms)
+        self->failure.since_ms = now_ms;
+    if (now_ms >= self->failure.since_ms + WORDS_MS)
+        psd_actions_finish(out, psd_refusal_end(self->failure.refusal), self->failure.why);
+    else
+        tell_failure(self, out);
+}
+
+static void give_up_hope(psd_engine_t *self, uint64_t n, const char *what, psd_actions_t *out)
+{
+    char why[PSD_MAX_TEXT];
+    snprintf(why, sizeof why,
+             "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data", n, what,
+             *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
+    begin_failure(self, PSD_REFUSAL_HOPELESS, why, out);
 }
 
 /* Before the round's pushes are forgotten. */
@@ -730,34 +747,6 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
 
 /* ---- events ---- */
 
-/* Server 0's word that the job fails: its workers are told here too, whatever becomes of that word on the way to them. */
-static void pass_failure_on(psd_engine_t *self, psd_actions_t *out)
-{
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
-            psd_eng_refuse(self, self->worker[i]->peer, self->failure.refusal, out, "%s", self->failure.why);
-}
-
-static void on_failure(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_actions_t *out)
-{
-    if (*self->failure.why)
-        return;
-    snprintf(self->failure.why, sizeof self->failure.why, "%s", msg->text);
-    self->failure.refusal = (psd_refusal_t)msg->code;
-    self->failure.since_ms = now_ms;
-    pass_failure_on(self, out);
-}
-
-/* A moment later, so that the words are not lost with the connections. */
-static void end_failed(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
-{
-    enum { WORDS_MS = 300 };
-    if (now_ms >= self->failure.since_ms + WORDS_MS)
-        psd_actions_finish(out, psd_refusal_end(self->failure.refusal), self->failure.why);
-    else
-        pass_failure_on(self, out);
-}
-
 void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                         psd_actions_t *out)
 {
@@ -771,7 +760,7 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
         snprintf(self->first.told, sizeof self->first.told, "%.190s", msg->text);
     if (msg->kind == PSD_MSG_REFUSED && psd_refusal_end(msg->code)) {
         if (msg->seq == self->config.nonce)
-            on_failure(self, now_ms, msg, out);
+            begin_failure(self, (psd_refusal_t)msg->code, msg->text, out);
         return;
     }
     if (self->leaving_run)
@@ -832,8 +821,6 @@ static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 
 void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    if (*self->hopeless)
-        end_hopeless(self, now_ms, out);
     if (*self->failure.why) {
         end_failed(self, now_ms, out);
         return;
@@ -906,4 +893,7 @@ void psd_engine_set_ledger(psd_engine_t *self, psd_ledger_fn *fn, void *arg)
     self->ledger_arg = arg;
 }
 
-const char *psd_engine_hopeless(const psd_engine_t *self) { return *self->hopeless ? self->hopeless : NULL; }
+const char *psd_engine_hopeless(const psd_engine_t *self)
+{
+    return self->failure.refusal == PSD_REFUSAL_HOPELESS ? self->failure.why : NULL;
+}

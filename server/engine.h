@@ -63,14 +63,15 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 /* Work that a PSD_ACT_WORK handed out has run (psd_work_run). */
 void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out);
 
-/* A PSD_ACT_SAVE_BEGIN has made the file; a PSD_ACT_SAVE_PART has been written; a PSD_ACT_SAVE_END is durable, or saving has failed at any point (the file is
- * gone, the engine goes on). */
+/* A PSD_ACT_SAVE_BEGIN has made the file; a PSD_ACT_SAVE_PART has been written; a PSD_ACT_SAVE_END is durable (`failure` NULL), or
+ * saving has failed at any point, and `failure` says why (the file is gone, the engine goes on). */
 void psd_engine_save_begun(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
 void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out);
 
 /* Answer to PSD_ACT_RESTORE, in two halves. First the model, after which psd_engine_restoring gives the shard whose
- * chunks are to be filled (psd_shard_state, psd_shard_filled); then the outcome, with the facts of that checkpoint. */
+ * chunks are to be filled (psd_shard_state, psd_shard_filled); then the outcome: the facts of that checkpoint, or, in `failure`,
+ * why it cannot be loaded. */
 int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_err_t *err);
 psd_shard_t *psd_engine_restoring(psd_engine_t *self);
 typedef struct psd_engine_point {

@@ -57,18 +57,16 @@ struct psd_engine {
         bool lost;
         char told[192]; /* its last WAIT */
         psd_engine_word_t word;
-    } first;                     /* server 0 */
-    double lr;                   /* as the log last said */
-    char hopeless[PSD_MAX_TEXT]; /* why the job ends; "": it does not */
-    uint64_t hopeless_ms;        /* when the tick after that came */
+    } first;   /* server 0 */
+    double lr; /* as the log last said */
     struct {
         char why[PSD_MAX_TEXT];
         psd_refusal_t refusal;
-        uint64_t since_ms;
-    } failure;        /* server 0's last words; "": it has not said any */
-    uint64_t skipped; /* bsp: rounds in a row that made no step, of those that had gradients */
-    char bad[320];    /* whose gradient was not finite last, and where; "": not here */
-    uint32_t world;   /* members of the view */
+        uint64_t since_ms; /* the first tick after that; 0: none came */
+    } failure;             /* why the job fails, by server 0's word or by what is seen here; "": it does not */
+    uint64_t skipped;      /* bsp: rounds in a row that made no step, of those that had gradients */
+    char bad[320];         /* whose gradient was not finite last, and where; "": not here */
+    uint32_t world;        /* members of the view */
 
     psd_tensor_list_t model;
     psd_partition_t map;

@@ -498,7 +498,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     if (host && !is_our_host(self, host))
         return answer(connection, MHD_HTTP_FORBIDDEN, plain, "this server goes by another name\n");
     if (!paths[row].open && !has_token(self, connection))
-        return answer(connection, MHD_HTTP_UNAUTHORIZED, plain, "the token of status.token is wanted\n");
+        return answer(connection, MHD_HTTP_UNAUTHORIZED, plain, "this endpoint asks for the token of status.token\n");
     shot_t *shot = shot_take(self);
     enum MHD_Result result = paths[row].answer(self, connection, shot);
     shot_give(self, shot);

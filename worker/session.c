@@ -748,11 +748,6 @@ static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
             fail(self, end, msg->text);
         return;
     }
-    if (msg->code == PSD_REFUSAL_HOPELESS) {
-        if (msg->job == self->job)
-            fail(self, PSD_EDIVERGED, msg->text);
-        return;
-    }
     if (msg->code == PSD_REFUSAL_SESSION) {
         self->server[s].attached = false; /* the connection was lost and made again: attach anew, and soon */
         self->server[s].asked_ms = 0;

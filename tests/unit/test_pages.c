@@ -351,7 +351,7 @@ Test(pages, the_protocols_page_names_every_message_and_refusal)
     cr_expect_not_null(strstr(page, row), "the page lacks %s", row);
     PSD_MESSAGES(X)
 #undef X
-#define X(name, number, text)                                                                                                      \
+#define X(name, number, text, end)                                                                                                 \
     snprintf(row, sizeof row, "\n| %d | %s | ", number, text);                                                                     \
     cr_expect_not_null(strstr(page, row), "the page lacks %s", row);
     PSD_REFUSALS(X)
