@@ -59,7 +59,7 @@ static int read_role(const place_t *at, const char *word, psd_user_t *user)
             user->role = (psd_role_t)r;
             return PSD_OK;
         }
-    return wrong(at, "\"%.80s\" is no role; worker, monitor, admin or server is wanted", word);
+    return wrong(at, "\"%.80s\" is no role; write worker, monitor, admin or server", word);
 }
 
 static int read_key(const place_t *at, const char *word, psd_user_t *user)

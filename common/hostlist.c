@@ -113,5 +113,5 @@ int psd_hostlist_at(const char *list, size_t index, char *out, size_t capacity, 
         if (!*end)
             break;
     }
-    return psd_err_set(err, PSD_EINVAL, "host %zu is wanted of \"%.100s\", which has %zu", index, list, before);
+    return psd_err_set(err, PSD_EINVAL, "\"%.100s\" has no host %zu: it lists %zu, counted from 0", list, index, before);
 }

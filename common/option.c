@@ -493,7 +493,7 @@ bool psd_option_read(const psd_option_t *row, const char *text, psd_option_value
     *out = (psd_option_value_t){ 0 };
     psd_option_range(row, range, sizeof range);
     if (!is_printable(text))
-        return snprintf(why, PSD_OPTION_WHY, "%s holds a control character; one line of text is wanted", row->key), false;
+        return snprintf(why, PSD_OPTION_WHY, "%s holds a control character; write one line of text", row->key), false;
     if (strlen(text) > longest)
         return snprintf(why, PSD_OPTION_WHY, "%s is longer than %zu bytes", row->key, longest), false;
     if (!keep_text(text, out))

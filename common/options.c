@@ -330,7 +330,7 @@ static void unknown_flag(psd_options_t *self, const char *name)
 static void set_file(psd_options_t *self, const char *path)
 {
     if (self->file)
-        complain(self, "two job files, %s and %s; one is wanted", self->file, path);
+        complain(self, "two job files, %s and %s; give one", self->file, path);
     else if (!(self->file = strdup(path)))
         complain(self, "no memory");
 }

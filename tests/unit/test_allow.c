@@ -52,7 +52,7 @@ Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
     } cases[] = {
         { "ps server " K1 "\nps worker " K2 "\n", "allow:2: ps is there already; a name stands for one key" },
         { "ps server " K1 "\n\nw worker " K1 "\n", "allow:3: w has the key of ps; a key stands for one name" },
-        { "ps wroker " K1, "allow:1: \"wroker\" is no role; worker, monitor, admin or server is wanted" },
+        { "ps wroker " K1, "allow:1: \"wroker\" is no role; write worker, monitor, admin or server" },
         { "ps Worker " K1, "allow:1: \"Worker\" is no role" },
         { "ps worker", "allow:1: 2 words; a line has a name, a role and a public key at least" },
         { "ps", "allow:1: 1 word; a line has" },

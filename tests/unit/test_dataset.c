@@ -376,7 +376,8 @@ Test(libsvm, a_test_set_must_fit_the_training_set)
     cr_assert_not_null(test, "%s", err.text);
     cr_assert_eq(test->n_features, 5);
     psd_dataset_destroy(&test);
-    refused("libsvm", "1 2:1\n1 6:1\n", options, "f:2:3: '6:1' has an index that the training set lacks; leave that feature out");
+    refused("libsvm", "1 2:1\n1 6:1\n", options,
+            "f:2:3: '6:1' has an index that is not in the training set; leave that feature out");
     refused("libsvm", "1 2:1\n0 3:1\n", options, "f:2: label 0, but the training set's labels are -1 and 1");
     psd_dataset_destroy(&train);
 }

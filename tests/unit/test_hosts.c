@@ -53,7 +53,7 @@ Test(hosts, what_is_wrong_is_told_with_its_line)
     } cases[] = {
         { "", "hosts names no host" },
         { "# nobody\n", "hosts names no host" },
-        { "a\nb workers=three", "hosts:2: workers=\"three\": a whole number from 0 to 1024" },
+        { "a\nb workers=three", "hosts:2: workers=\"three\" must be a whole number from 0 to 1024" },
         { "a workers=", "hosts:1: workers=\"\"" },
         { "a servers=-1", "hosts:1: servers=\"-1\"" },
         { "a servers=1025", "hosts:1: servers=\"1025\"" },

@@ -357,7 +357,7 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
         { { "psdctl", "--model-layers=[784]" }, "no list of whole numbers", 64 },
         { { "psdctl", "--data-shuffle=no" }, "write true or false", 64 },
         { { "psdctl", "--version=2" }, "--version takes no value", 64 },
-        { { "psdctl", "a.yaml", "b.yaml" }, "two job files, a.yaml and b.yaml; one is wanted", 64 },
+        { { "psdctl", "a.yaml", "b.yaml" }, "two job files, a.yaml and b.yaml; give one", 64 },
         { { "psdctl", "-c", "a.yaml", "b.yaml" }, "two job files", 64 },
         { { "psdctl", "/no/such/job.yaml" }, "cannot read job file /no/such/job.yaml: No such file", 66 },
         { { "psdctl", "/" }, "cannot read job file /", 66 },

@@ -194,7 +194,7 @@ static int add_feature(parser_t *self, span_t word, psd_err_t *err)
     if (index >= PSD_MAX_FEATURES)
         return refuse(self, word, err, "has an index beyond 2147483646; hash the features into fewer");
     if (self->options->train && index >= self->options->train->n_features)
-        return refuse(self, word, err, "has an index that the training set lacks; leave that feature out");
+        return refuse(self, word, err, "has an index that is not in the training set; leave that feature out");
     if (!psd_text_number(colon + 1, word.end, &value))
         return fault(self, word, colon + 1, err);
     return add_value(self, index, value, err);

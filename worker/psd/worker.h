@@ -6,8 +6,8 @@
  * (bsp) it is the number of the round, the same for all workers.
  *
  * Threads. A handle belongs to one thread at a time; different handles are independent; one thread of the
- * library's own runs inside each handle. Processes. A handle is of the process that connected: after a fork the child's calls
- * return PSD_W_EINVAL, and its psd_worker_close leaves the parent's handle as it is. Memory. Arrays are borrowed: see each call. Errors. Calls return PSD_OK
+ * library's own runs inside each handle. Processes. A handle is of the process that connected: after a fork the child's
+ * calls that return a code return PSD_W_EINVAL, its psd_worker_close leaves the parent's handle as it is, and no other may be made. Memory. Arrays are borrowed: see each call. Errors. Calls return PSD_OK
  * (0) or a negative PSD_E... code; psd_worker_error() then has the sentence. Nothing is printed, no signal
  * is touched, nothing aborts. */
 #ifndef PSD_WORKER_H
@@ -34,7 +34,7 @@ enum psd_worker_status {
     PSD_W_EDATA = -6,        /* the cluster's file holds something else */
     PSD_W_ENOINPUT = -7,     /* there is no such key */
     PSD_W_EUNAVAILABLE = -8, /* a server or workers that the job needs stayed away for join_timeout_ms */
-    PSD_W_ECONFIG = -9,      /* keys lack, or an address does not go with them */
+    PSD_W_ECONFIG = -9,      /* keys are missing, or an address does not go with them */
     PSD_W_EREFUSED = -10,    /* a server refused: other job, protocol, shapes; the sentence names both sides */
     PSD_W_EFENCED = -11,     /* the servers gave this worker up, or another took its place: connect anew to go on */
     PSD_W_ETIMEOUT = -12,    /* the deadline passed; the sentence says what was waited for */

@@ -99,7 +99,7 @@ psd_http_t *psd_http_get(const char *url, const char *token_file, const char *pa
     if (token_file && psd_token_load(token, token_file, err) != PSD_OK)
         return NULL;
     if (!split(url, host, port)) {
-        psd_err_set(err, PSD_EUSAGE, "%s is no URL; http://HOST:PORT is wanted", url);
+        psd_err_set(err, PSD_EUSAGE, "%s is no URL; write http://HOST:PORT", url);
         return NULL;
     }
     int fd = psd_http_dial(host, port, wait_ms, err);

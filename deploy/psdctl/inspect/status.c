@@ -91,9 +91,9 @@ static int run(const psd_args_t *args)
 {
     const char *url = args->flag[STATUS];
     if (url && args->word[0])
-        return psd_verb_misuse(args->verb, "two addresses, %s and %s; one is wanted", url, args->word[0]);
+        return psd_verb_misuse(args->verb, "two addresses, %s and %s; give one", url, args->word[0]);
     if (args->flag[AS_JSON] && args->flag[AS_HTML])
-        return psd_verb_misuse(args->verb, "--json and --html are two forms; one is wanted");
+        return psd_verb_misuse(args->verb, "--json and --html are two forms; give one");
     return show(url             ? url
                 : args->word[0] ? args->word[0]
                                 : PSD_CTL_URL,

@@ -35,7 +35,7 @@ static int read_count(psd_hosts_t *self, psd_host_t *host, const char *word, boo
         const char *digits = word + n + 1;
         const long value = strtol(digits, NULL, 10);
         if (!*digits || digits[strspn(digits, "0123456789")] || value > PSD_MAX_PER_HOST)
-            return psd_err_set(err, PSD_ECONFIG, "%s=\"%.40s\": a whole number from 0 to %d is wanted", counts[i].name, digits,
+            return psd_err_set(err, PSD_ECONFIG, "%s=\"%.40s\" must be a whole number from 0 to %d", counts[i].name, digits,
                                PSD_MAX_PER_HOST);
         *counts[i].told = true;
         *counts[i].count = (unsigned)value;
@@ -63,7 +63,7 @@ static int read_host(psd_host_t *host, const char *word, psd_err_t *err)
 {
     const char *at = strchr(word, '@');
     if (!is_host(word) || strlen(word) >= sizeof host->target)
-        return psd_err_set(err, PSD_ECONFIG, "\"%.40s\" is no host; HOST or USER@HOST is wanted", word);
+        return psd_err_set(err, PSD_ECONFIG, "\"%.40s\" is no host; write HOST or USER@HOST", word);
     *host = (psd_host_t){ .servers = 0 };
     snprintf(host->target, sizeof host->target, "%s", word);
     snprintf(host->address, sizeof host->address, "%s", at ? at + 1 : word);
@@ -102,7 +102,7 @@ static int read_line(psd_hosts_t *self, char *line, psd_err_t *err)
 static int check_sums(const psd_hosts_t *self, const char *file, psd_err_t *err)
 {
     if (!self->n)
-        return psd_err_set(err, PSD_ECONFIG, "%s names no host; a line such as \"node1 servers=1 workers=2\" is wanted", file);
+        return psd_err_set(err, PSD_ECONFIG, "%s names no host; write a line such as \"node1 servers=1 workers=2\"", file);
     if ((self->tells_servers && !self->servers) || (self->tells_workers && !self->workers))
         return psd_err_set(err, PSD_ECONFIG, "%s: no host has a %s", file,
                            self->tells_servers && !self->servers ? "server" : "worker");

@@ -56,7 +56,7 @@ static int find_hosts(psd_plan_t *self, const psd_options_t *options, psd_err_t 
         return psd_err_set(err, PSD_EUSAGE,
                            "psdctl launch wants to know the machines: give --hostfile FILE; psdctl run trains on this one");
     if (strchr(self->far_bin, '\''))
-        return psd_err_set(err, PSD_ECONFIG, "remote.bin is %s; a directory without ' is wanted", self->far_bin);
+        return psd_err_set(err, PSD_ECONFIG, "remote.bin is %s; it takes a directory without '", self->far_bin);
     if (!getcwd(self->here, sizeof self->here))
         return psd_err_set(err, PSD_ESYSTEM, "the working directory is not there: %s", strerror(errno));
     int rc = psd_hosts_load(&self->hosts, hostfile, err);
