@@ -171,7 +171,7 @@ nobody_left killed
 refuses 64 'give --hostfile' job.yaml
 refuses 66 'nowhere: No such file' --hostfile=nowhere job.yaml
 echo 'node1 workers=three' >bad
-refuses 78 'bad:1: workers="three": a whole number' --hostfile=bad job.yaml
+refuses 78 'bad:1: workers="three" must be a whole number' --hostfile=bad job.yaml
 echo 'node1 workers=2' >bad
 refuses 78 'bad has 2 workers in all, and workers.min' --hostfile=bad job.yaml
 printf 'node1 servers=2\ngone workers=3\n' >bad
