@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/logtext.h"
+#include "common/base/logtext.h"
 
 static psd_action_t *append(psd_actions_t *self, psd_act_t act)
 {

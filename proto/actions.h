@@ -3,11 +3,11 @@
  * actions out in order. Nothing in the machines opens a socket, reads a clock or starts a thread. */
 #pragma once
 
-#include "common/buffer.h"
-#include "common/peer.h"
+#include "common/base/buffer.h"
+#include "common/base/peer.h"
 #include "proto/codec.h"
 
-/* Whom a message goes to or came from. A ROUTER's peers are as common/peer.h says; the names below are the fixed ones. */
+/* Whom a message goes to or came from. A ROUTER's peers are as common/base/peer.h says; the names below are the fixed ones. */
 typedef uint64_t psd_peer_t;
 enum {
     PSD_PEER_NONE = 0,
@@ -30,7 +30,7 @@ typedef enum psd_act {
 
 enum { PSD_LEVEL_ERROR, PSD_LEVEL_WARN, PSD_LEVEL_INFO, PSD_LEVEL_DEBUG };
 
-struct psd_work; /* server/shard.h */
+struct psd_work; /* server/core/shard.h */
 
 typedef struct psd_action {
     psd_act_t act;

@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/crc32c.h"
-#include "common/err.h"
+#include "common/base/crc32c.h"
+#include "common/base/err.h"
 
 enum {
     PSD_PROTOCOL = 2,        /* version spoken */

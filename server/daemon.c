@@ -12,23 +12,23 @@
 #include <unistd.h>
 #include <uv.h>
 
-#include "common/absence.h"
-#include "common/clusterfile.h"
-#include "common/failpoint.h"
-#include "common/isa.h"
-#include "common/log.h"
-#include "common/notify.h"
-#include "common/probe.h"
-#include "common/rendezvous.h"
-#include "common/route.h"
-#include "common/transport.h"
-#include "server/breaker.h"
-#include "server/door.h"
-#include "server/node.h"
-#include "server/places.h"
-#include "server/report.h"
-#include "server/status.h"
-#include "server/store.h"
+#include "common/base/absence.h"
+#include "common/net/clusterfile.h"
+#include "common/system/failpoint.h"
+#include "common/optim/isa.h"
+#include "common/system/log.h"
+#include "common/system/notify.h"
+#include "common/net/probe.h"
+#include "common/net/rendezvous.h"
+#include "common/net/route.h"
+#include "common/net/transport.h"
+#include "server/entrance/memory_guard.h"
+#include "server/entrance/door.h"
+#include "server/core/node.h"
+#include "server/entrance/descriptors.h"
+#include "server/status/report.h"
+#include "server/status/status.h"
+#include "server/checkpoint/store.h"
 
 enum {
     TICK_MS = 50,
@@ -66,8 +66,8 @@ typedef struct psd_daemon {
     bool refuses_strangers; /* it has been seen; before, nobody is heard */
     char trouble[400];      /* with the connection to server 0; "" when there is none */
     uint64_t closed_ms;     /* when all connections were ended, while there is no `router` */
-    psd_breaker_t breaker;
-    psd_places_t places;
+    psd_memory_guard_t breaker;
+    psd_descriptors_t places;
     uint64_t allow_ms;         /* when the allow-list was last looked at */
     psd_socket_t *router;      /* where workers and other servers speak to us */
     psd_socket_t *coordinator; /* where we speak to server 0; NULL in server 0 */
@@ -419,18 +419,18 @@ static void on_memory(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
     const uint64_t resident = resident_bytes();
-    switch (psd_breaker_look(&self->breaker, now_ms(), resident)) {
-    case PSD_BREAKER_CLOSE:
+    switch (psd_memory_guard_look(&self->breaker, now_ms(), resident)) {
+    case PSD_MEMORY_GUARD_CLOSE:
         psd_log_warn("memory.over",
                      "resident=%" PRIu64 " max=%" PRIu64 " held=%" PRIu64 " effect=\"all connections are closed, and "
                      "made again by their peers\"",
                      resident, self->breaker.max, psd_net_held(self->net, 0));
         close_door(self);
         break;
-    case PSD_BREAKER_TRIM:
+    case PSD_MEMORY_GUARD_TRIM:
         malloc_trim(0);
         break;
-    case PSD_BREAKER_REST:
+    case PSD_MEMORY_GUARD_REST:
         break;
     }
 }
@@ -438,14 +438,14 @@ static void on_memory(uv_timer_t *timer)
 /* Connections beyond what a process may have. */
 static void tend_places(daemon_t *self)
 {
-    const psd_places_do_t todo = psd_places_look(&self->places, now_ms());
-    if (todo == PSD_PLACES_REFUSE)
+    const psd_descriptors_do_t todo = psd_descriptors_look(&self->places, now_ms());
+    if (todo == PSD_DESCRIPTORS_REFUSE)
         psd_log_warn("connections.full",
                      "limit=%u effect=\"no new connections are taken for a while; those that are there "
                      "stay\"",
-                     psd_places_limit());
-    if (todo != PSD_PLACES_REST && self->router)
-        psd_socket_take(self->router, todo == PSD_PLACES_TAKE);
+                     psd_descriptors_limit());
+    if (todo != PSD_DESCRIPTORS_REST && self->router)
+        psd_socket_take(self->router, todo == PSD_DESCRIPTORS_TAKE);
 }
 
 /* Listen again where it was. ZeroMQ lets go of an address in its own thread, a little later. */
@@ -926,7 +926,7 @@ static void watch(daemon_t *self)
     uv_signal_init(&self->loop, &self->reload);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
     if (self->breaker.max)
-        uv_timer_start(&self->memory, on_memory, 0, PSD_BREAKER_LOOK_MS);
+        uv_timer_start(&self->memory, on_memory, 0, PSD_MEMORY_GUARD_LOOK_MS);
     uv_signal_start(&self->term, on_signal, SIGTERM);
     uv_signal_start(&self->interrupt, on_signal, SIGINT);
     uv_signal_start(&self->save, on_save_signal, SIGUSR1);
@@ -942,7 +942,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);
-    psd_places_open(&self.places);
+    psd_descriptors_open(&self.places);
     int rc = psd_rendezvous_find_own(&self.at, PSD_PROGRAM_SERVER, options, err);
     if (rc == PSD_OK)
         rc = open_all(&self, err);
@@ -961,6 +961,6 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     }
     remove_file(&self);
     close_all(&self);
-    psd_places_close(&self.places);
+    psd_descriptors_close(&self.places);
     return rc;
 }

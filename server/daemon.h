@@ -2,7 +2,7 @@
  * into events for the node, and the node's actions into sends, work and log lines. */
 #pragma once
 
-#include "common/options.h"
+#include "common/config/options.h"
 
 /* Serve one shard of a job as the options say, until the job is finished or a signal asks to stop.
  * PSD_OK: every worker has finished. PSD_ESTOPPED: SIGTERM or SIGINT came first. PSD_EUNAVAILABLE: the coordinator

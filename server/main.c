@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "common/log.h"
-#include "common/stdfds.h"
+#include "common/system/log.h"
+#include "common/system/stdfds.h"
 #include "server/daemon.h"
 
 static void start_log(const psd_options_t *options)

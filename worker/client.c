@@ -14,14 +14,14 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "common/absence.h"
-#include "common/clusterfile.h"
-#include "common/failpoint.h"
-#include "common/logtext.h"
-#include "common/printable.h"
-#include "common/probe.h"
-#include "common/safetensors.h"
-#include "common/transport.h"
+#include "common/base/absence.h"
+#include "common/net/clusterfile.h"
+#include "common/system/failpoint.h"
+#include "common/base/logtext.h"
+#include "common/base/printable.h"
+#include "common/net/probe.h"
+#include "common/system/safetensors.h"
+#include "common/net/transport.h"
 #include "worker/session.h"
 
 /* A server that is asked and silent for DEAF_MS gets a new connection: after a damaged frame ZeroMQ gives one up for good. */
@@ -38,7 +38,7 @@ _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int
                    (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EUNAVAILABLE == (int)PSD_EUNAVAILABLE &&
                    (int)PSD_W_EAGAIN == (int)PSD_EAGAIN && (int)PSD_W_EAUTH == (int)PSD_EAUTH &&
                    (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
-               "the public codes are those of common/err.h");
+               "the public codes are those of common/base/err.h");
 
 typedef enum request_kind { REGISTER, EXCHANGE, PULL_SLOW, SET_LR, REPORT, LEAVE, STOP } request_kind_t;
 

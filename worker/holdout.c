@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 
 static void *copy_room(size_t n, size_t bytes, bool *lost)
 {

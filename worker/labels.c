@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "common/array.h"
+#include "common/base/array.h"
 
 int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t line, psd_err_t *err)
 {

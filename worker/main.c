@@ -8,13 +8,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/hangup.h"
-#include "common/keys.h"
-#include "common/log.h"
-#include "common/options.h"
-#include "common/outputs.h"
-#include "common/rendezvous.h"
-#include "common/stdfds.h"
+#include "common/system/hangup.h"
+#include "common/net/keys.h"
+#include "common/system/log.h"
+#include "common/config/options.h"
+#include "common/system/outputs.h"
+#include "common/net/rendezvous.h"
+#include "common/system/stdfds.h"
 #include "worker/setup.h"
 #include "worker/trainer.h"
 

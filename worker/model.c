@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 
 #define X(name) extern const psd_model_kind_t psd_model_##name;
 #include "worker/models/all.h"

@@ -2,7 +2,7 @@
  * workers of one rank that were trained alike have the same. One thread at a time. */
 #pragma once
 
-#include "common/safetensors.h"
+#include "common/system/safetensors.h"
 #include "worker/dataset.h"
 
 typedef struct psd_order psd_order_t;

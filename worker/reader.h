@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 typedef struct psd_dataset psd_dataset_t;
 typedef struct psd_dataset_options psd_dataset_options_t;

@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "common/durable.h"
-#include "common/number.h"
+#include "common/system/durable.h"
+#include "common/config/number.h"
 #include "worker/tfevents.h"
 
 /* The columns of metrics.csv, whatever a line has of them: a file that is gone on with has the same. */

@@ -3,8 +3,8 @@
  * time. */
 #pragma once
 
-#include "common/optimizer.h"
-#include "common/safetensors.h"
+#include "common/optim/optimizer.h"
+#include "common/system/safetensors.h"
 #include "worker/setup.h"
 
 typedef struct psd_reference psd_reference_t;

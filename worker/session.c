@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/absence.h"
-#include "common/aggregate.h"
+#include "common/base/absence.h"
+#include "common/optim/aggregate.h"
 
 enum {
     RTO_MS = 200,

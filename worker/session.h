@@ -5,7 +5,7 @@
  * them, and touches nothing else. Peers are PSD_PEER_SERVER + index of the server. One thread at a time. */
 #pragma once
 
-#include "common/partition.h"
+#include "common/base/partition.h"
 #include "proto/actions.h"
 
 typedef struct psd_session psd_session_t;

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "common/log.h"
+#include "common/system/log.h"
 #include "worker/holdout.h"
 #include "worker/sampler.h"
 #include "worker/text.h"

@@ -1,7 +1,7 @@
 /* setup.h - what a worker trains, as the options say: data, model, batch. */
 #pragma once
 
-#include "common/options.h"
+#include "common/config/options.h"
 #include "worker/model.h"
 
 typedef struct psd_setup {

@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "common/array.h"
+#include "common/base/array.h"
 
 /* What a file is that no reader reads, and what its owner can do. */
 static const struct magic {

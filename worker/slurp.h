@@ -1,7 +1,7 @@
 /* slurp.h - a file of data, whole, in memory; unzipped when it is gzipped. */
 #pragma once
 
-#include "common/err.h"
+#include "common/base/err.h"
 #include "worker/reader.h"
 
 /* Read all of `path`, which the bytes' name is then, borrowed; release them with psd_slurp_free. PSD_ENOINPUT, PSD_EIO,

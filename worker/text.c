@@ -7,8 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
-#include "common/number.h"
-#include "common/printable.h"
+#include "common/config/number.h"
+#include "common/base/printable.h"
 
 /* Powers of ten that a double holds exactly. */
 static const double pow10_exact[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,

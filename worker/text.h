@@ -3,7 +3,7 @@
 
 #include <stdbool.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 #include "worker/reader.h"
 
 /* Read all of [at, end) as one decimal number that a float can hold. False for anything else: empty, blanks,

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/crc32c.h"
+#include "common/base/crc32c.h"
 #include "tfevents.pb-c.h"
 
 enum { MOST = 2048 /* bytes of an event; our own names bound it */, MOST_VALUES = 32 };

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/safetensors.h"
+#include "common/system/safetensors.h"
 
 enum { LINE = 256 };
 

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "common/log.h"
-#include "common/optimizer.h"
+#include "common/system/log.h"
+#include "common/optim/optimizer.h"
 #include "worker/holdout.h"
 #include "worker/order.h"
 #include "worker/record.h"

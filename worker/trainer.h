@@ -12,11 +12,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 #include "psd/worker.h"
 #include "worker/model.h"
-#include "common/progress.h"
-#include "common/safetensors.h"
+#include "common/system/progress.h"
+#include "common/system/safetensors.h"
 
 /* Borrowed for the run; strings may be NULL where it says so. */
 typedef struct psd_trainer_config {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/option_page.h"
+#include "common/config/option_page.h"
 #include "deploy/psdctl/verbs.h"
 
 static const char *source, *directory;

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/option_page.h"
-#include "common/options.h"
-#include "common/outputs.h"
+#include "common/config/option_page.h"
+#include "common/config/options.h"
+#include "common/system/outputs.h"
 #include "deploy/psdctl/verb.h"
 #include "worker/setup.h"
 

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/allow.h"
+#include "common/net/allow.h"
 
 static int run(const psd_args_t *args)
 {

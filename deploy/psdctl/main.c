@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/stdfds.h"
+#include "common/system/stdfds.h"
 #include "deploy/psdctl/run/agent.h"
 #include "deploy/psdctl/run/run.h"
 #include "deploy/psdctl/verbs.h"

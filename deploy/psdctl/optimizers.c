@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/optimizer.h"
+#include "common/optim/optimizer.h"
 
 /* What is printed of one rule. Lookahead is no row of the table, but it is described like one. */
 typedef struct entry {

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 /* Print the text, or its first `most` bytes, with a question mark for each control character. */
 void psd_say_text(FILE *out, const char *text, size_t most);

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/option_page.h"
-#include "common/words.h"
+#include "common/config/option_page.h"
+#include "common/base/words.h"
 
 int psd_verb_misuse(const psd_verb_t *verb, const char *format, ...)
 {

@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-#include "common/err.h"
-#include "common/option.h"
+#include "common/base/err.h"
+#include "common/config/option.h"
 
 enum { PSD_VERB_FLAGS = 8, PSD_VERB_WORDS = 3 };
 

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/words.h"
+#include "common/base/words.h"
 
 #define X(name) extern const psd_verb_t psd_verb_##name;
 #include "deploy/psdctl/all.h"

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "psd/worker.h"
-#include "server/checkpoint.h"
+#include "server/checkpoint/checkpoint.h"
 
 enum {
     ROUNDS = 7,

@@ -24,7 +24,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "common/keys.h"
+#include "common/net/keys.h"
 #include "psd/worker.h"
 
 enum { CHUNK = 1 << 20, HEADER = 100 };

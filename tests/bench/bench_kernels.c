@@ -10,9 +10,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "common/isa.h"
-#include "common/optimizer.h"
-#include "common/rng.h"
+#include "common/optim/isa.h"
+#include "common/optim/optimizer.h"
+#include "common/base/rng.h"
 
 enum { N = 1 << 24, CHUNK = 1 << 18, SMALL = 1024, MAX_ROUNDS = 101, ARRAYS = 2 + PSD_MAX_SLOTS };
 

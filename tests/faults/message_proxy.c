@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/rng.h"
-#include "common/transport.h"
+#include "common/base/rng.h"
+#include "common/net/transport.h"
 #include "proto/codec.h"
 #include "tests/faults/flags.h"
 

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "common/keys.h"
+#include "common/net/keys.h"
 #include "proto/codec.h"
 #include "tests/support/dial.h"
 #include "tests/support/zmtp.h"

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <uv.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 #include "tests/faults/flags.h"
 
 enum { READ = 65536, QUEUE = 1 << 20, DRIP_MS = 10, SILENT_MS = 5000 };

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <zmq.h>
 
-#include "common/allow.h"
+#include "common/net/allow.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/manifest.h"
-#include "server/seal.h"
-#include "server/shardfile.h"
+#include "server/checkpoint/manifest.h"
+#include "server/checkpoint/seal.h"
+#include "server/checkpoint/shardfile.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

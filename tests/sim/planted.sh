@@ -45,35 +45,35 @@ build
     exit 1
 }
 
-plant "commit: a push counts as soon as one shard holds it" server/coordinator.c \
+plant "commit: a push counts as soon as one shard holds it" server/core/coordinator.c \
     's/return row->complete == psd_coord_every_shard\(self\);/return (row->complete \& psd_coord_every_shard(self)) != 0;/'
-plant "commit: a shard leaves out whose push it sees last" server/engine.c \
+plant "commit: a shard leaves out whose push it sees last" server/core/engine.c \
     's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
-plant "dedup: a chunk that comes twice is counted twice" server/engine_push.c \
+plant "dedup: a chunk that comes twice is counted twice" server/core/engine_push.c \
     's/w->complete \|\| psd_bitmap_get\(w->have, msg->part\)/w->complete/'
-plant "dedup: a push of the clock that was closed last is taken again" server/engine_push.c \
+plant "dedup: a push of the clock that was closed last is taken again" server/core/engine_push.c \
     's/msg->clock <= w->applied\)/msg->clock < w->applied)/'
-plant "manifest: written when one shard's file is durable" server/coordinator_save.c \
+plant "manifest: written when one shard's file is durable" server/core/coordinator_save.c \
     's/if \(self->saved_by != psd_coord_every_shard\(self\)\)/if (!self->saved_by)/'
-plant "rename: the file is not flushed before" common/durable.c \
+plant "rename: the file is not flushed before" common/system/durable.c \
     's/why = fdatasync\(self->fd\) \? errno : 0;/why = 0;/'
-plant "rename: the directory is not flushed" common/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'
-plant "run: every other run has the number of the first" server/coordinator_save.c \
+plant "rename: the directory is not flushed" common/system/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'
+plant "run: every other run has the number of the first" server/core/coordinator_save.c \
     's/self->config.job_id = psd_splitmix64\(&seed\) \| 1;/self->config.job_id = seed ^ 4;/'
-plant "incarnation: each life is the first" server/coordinator_peers.c \
+plant "incarnation: each life is the first" server/core/coordinator_peers.c \
     's/uint64_t incarnation = row->incarnation \+ 1;/uint64_t incarnation = 1;/'
-plant "fence: a push is refused as a zombie's, and counts" server/engine_push.c \
+plant "fence: a push is refused as a zombie's, and counts" server/core/engine_push.c \
     's/^    double norm2 = 0;$/    if (msg->clock == 2)\n        psd_eng_fence(self, from, msg, out);\n&/'
-plant "rounds: a shard counts two for one" server/engine.c \
+plant "rounds: a shard counts two for one" server/core/engine.c \
     's/^    self->clock = round->clock;/    self->clock = round->clock + (round->clock == 2 \&\& self->index == 1);/'
-plant "memory: what was parked is not let go" server/engine.c \
+plant "memory: what was parked is not let go" server/core/engine.c \
     's/psd_buf_unref\(&w->parked\[p\]\);/w->parked[p] = NULL;/'
-plant "save: a chunk is stepped before it is written" server/engine_save.c \
+plant "save: a chunk is stepped before it is written" server/core/engine_save.c \
     's/work->preserve = work->part >= self->save_next/work->preserve = false/'
-plant "restore: updates that were made are not counted" server/shardfile.c \
+plant "restore: updates that were made are not counted" server/checkpoint/shardfile.c \
     's/state->t = /state->t = 1 + /'
-plant "waiting: for workers, and nobody says so" server/coordinator.c \
+plant "waiting: for workers, and nobody says so" server/core/coordinator.c \
     's/^( *)psd_coord_describe_absent\(self, text, n\);/\1text[0] = 0;/'
-plant "liveness: what was lost of the log is not repeated" server/coordinator.c \
+plant "liveness: what was lost of the log is not repeated" server/core/coordinator.c \
     's/now_ms < self->shard\[s\].sent_ms \+ RESEND_MS/now_ms >= self->shard[s].sent_ms/'
 exit $missed

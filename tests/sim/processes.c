@@ -1,7 +1,7 @@
 /* processes.c - servers and workers as processes: each has a clock of its own, sleeps while it is paused,
  * dies at any moment with all that it holds, and is started again by a supervisor. What their machines want
  * done is done here. */
-#include "server/store.h"
+#include "server/checkpoint/store.h"
 #include "tests/sim/sim_state.h"
 
 enum { LATE_MS = 15000, JOB_ID = 77, WORKER_AGAIN_MS = 100, SLOWEST = 750, FASTEST = 1333 };

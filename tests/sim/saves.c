@@ -1,12 +1,12 @@
-/* saves.c - checkpoints by the real code (server/checkpoint.c) in a directory of the run's own, on a disk
+/* saves.c - checkpoints by the real code (server/checkpoint/checkpoint.c) in a directory of the run's own, on a disk
  * that loses what was not flushed (tests/support/disk.h). A server's disk does one thing after the other,
  * some time after it was asked. */
 #include <errno.h>
 #include <unistd.h>
 
-#include "common/aggregate.h"
-#include "server/shardfile.h"
-#include "server/store.h"
+#include "common/optim/aggregate.h"
+#include "server/checkpoint/shardfile.h"
+#include "server/checkpoint/store.h"
 #include "tests/sim/sim_state.h"
 #include "tests/support/disk.h"
 

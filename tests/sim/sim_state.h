@@ -15,9 +15,9 @@
 
 #include <uv.h>
 
-#include "common/rng.h"
-#include "server/checkpoint.h"
-#include "server/node.h"
+#include "common/base/rng.h"
+#include "server/checkpoint/checkpoint.h"
+#include "server/core/node.h"
 #include "tests/sim/sim.h"
 #include "worker/session.h"
 

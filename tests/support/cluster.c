@@ -1,6 +1,6 @@
 #include "tests/support/cluster.h"
 
-#include "common/keys.h"
+#include "common/net/keys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/optimizer.h"
+#include "common/optim/optimizer.h"
 #include "tests/support/cluster.h"
 
 enum { WORKERS = 2, SERVERS = 2, DONE_MS = 600000, PATH = 200 };

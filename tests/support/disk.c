@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 
 typedef struct op {
     disk_call_t call;

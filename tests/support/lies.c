@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 
 enum { PARTS = 14, ELEMENTS = 64 };
 

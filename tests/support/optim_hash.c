@@ -1,5 +1,5 @@
 /* optim_hash.c - print the fingerprint of every optimizer, by the named instruction set or by the best. */
-#include "common/isa.h"
+#include "common/optim/isa.h"
 #include "tests/support/optim_hash.h"
 
 int main(int argc, char **argv)

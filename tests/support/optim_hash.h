@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/aggregate.h"
-#include "common/optimizer.h"
-#include "common/rng.h"
+#include "common/optim/aggregate.h"
+#include "common/optim/optimizer.h"
+#include "common/base/rng.h"
 
 enum { HASH_N = 1031, HASH_STEPS = 64, HASH_TEXT = 2 * PSD_RULE_TEXT };
 

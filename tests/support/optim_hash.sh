@@ -11,7 +11,7 @@ trap 'rm -rf "$out"' EXIT
 isas="generic"
 [ "$(uname -m)" = x86_64 ] && isas="sse2 avx2 avx512"
 flags="-std=c11 -D_GNU_SOURCE -I. -fno-math-errno -ffp-contract=off"
-sources="common/optimizer.c common/isa.c common/rule.c common/words.c common/number.c common/err.c common/aggregate.c tests/support/optim_hash.c"
+sources="common/optim/optimizer.c common/optim/isa.c common/optim/rule.c common/base/words.c common/config/number.c common/base/err.c common/optim/aggregate.c tests/support/optim_hash.c"
 
 # The flags of an instruction set, as in common/CMakeLists.txt.
 isa_flags() {
@@ -26,7 +26,7 @@ for compiler in gcc clang; do
         build=$out/$compiler$level
         mkdir "$build"
         for isa in $isas; do
-            for source in common/optim/*.c; do
+            for source in common/optim/kernels/*.c; do
                 # shellcheck disable=SC2046,SC2086
                 $compiler $flags $level $(isa_flags "$isa") -DPSD_ISA="$isa" -c "$source" \
                     -o "$build/$isa-$(basename "$source" .c).o"

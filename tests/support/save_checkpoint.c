@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "server/checkpoint.h"
+#include "server/checkpoint/checkpoint.h"
 
 enum { SERVERS = 2 };
 static float array[3][PSD_MAX_CHUNK];

@@ -11,7 +11,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "common/keys.h"
+#include "common/net/keys.h"
 #include "proto/codec.h"
 #include "psd/worker.h"
 #include "tests/support/dial.h"

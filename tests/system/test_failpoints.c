@@ -4,11 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/failpoint.h"
+#include "common/system/failpoint.h"
 #include "proto/codec.h"
 #include "tests/support/job.h"
 
-/* At each failpoint (common/failpoint.h) some process of a job is killed, or stalls for longer than its
+/* At each failpoint (common/system/failpoint.h) some process of a job is killed, or stalls for longer than its
  * lease, once. psdctl run starts again what died, and the weights at the end are those of one process.
  * `PSD_CAMPAIGN=1` takes every failpoint five times over; else each is taken in its turn, by seed. */
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 #include "tests/support/dial.h"
 #include "tests/support/lies.h"
 #include "tests/support/member.h"

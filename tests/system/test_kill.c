@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 #include "tests/support/cluster.h"
 #include "tests/support/ledger.h"
 #include "tests/support/reference.h"

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/optimizer.h"
+#include "common/optim/optimizer.h"
 #include "tests/support/job.h"
 
 /* Every optimizer, plain and under Lookahead: after 100 rounds on 4 servers all processes are killed, and 100

@@ -2,8 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/address.h"
-#include "common/route.h"
+#include "common/net/address.h"
+#include "common/net/route.h"
 
 static psd_address_t address;
 static psd_sockaddr_t at;

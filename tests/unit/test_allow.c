@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/allow.h"
+#include "common/net/allow.h"
 
 TestSuite(allow, .timeout = 600);
 

@@ -13,9 +13,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/rng.h"
-#include "common/safetensors.h"
-#include "server/checkpoint.h"
+#include "common/base/rng.h"
+#include "common/system/safetensors.h"
+#include "server/checkpoint/checkpoint.h"
 
 TestSuite(checkpoint, .timeout = 600);
 

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/clusterfile.h"
+#include "common/net/clusterfile.h"
 
 static char dir[] = "/tmp/psd-test-XXXXXX", path[64];
 static psd_err_t err;

@@ -5,8 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/log.h"
-#include "server/door.h"
+#include "common/system/log.h"
+#include "server/entrance/door.h"
 
 #define K1    "7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvdg"
 #define K2    "mS1%#fYoyTK3Hhfx^6huW>9YpZ^*5dd]HVbZN:pC"

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/durable.h"
+#include "common/system/durable.h"
 
 static char dir[] = "/tmp/psd-test-XXXXXX", path[64];
 static psd_err_t err;

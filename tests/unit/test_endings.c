@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "server/coordinator.h"
+#include "server/core/coordinator.h"
 
 TestSuite(endings, .timeout = 600);
 

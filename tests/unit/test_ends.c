@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 static const struct end {
     const char *id, *programs;
@@ -14,7 +14,7 @@ static const struct end {
 } ends[] = {
 #define END(id, programs, code, outcome, situation, disk, next)   { #id, programs, code, outcome, situation, disk, next, true },
 #define OTHER(id, programs, code, outcome, situation, disk, next) { #id, programs, code, outcome, situation, disk, next, false },
-#include "common/ends.def"
+#include "common/base/ends.def"
 #undef END
 #undef OTHER
 };
@@ -36,7 +36,7 @@ static char *read_whole(const char *name)
 
 static void print_page(FILE *out)
 {
-    fputs("# Exit codes\n\nEvery way a program of psd can end. This page is made from `common/ends.def`.\n\n"
+    fputs("# Exit codes\n\nEvery way a program of psd can end. This page is made from `common/base/ends.def`.\n\n"
           "`psdctl run` starts again a worker, unless `workers.lost` is `drop`, and a server where `checkpoint.dir` is set. Where "
           "it\n"
           "cannot, or where `restarts` are used, the end of a server stops the job with that code, and so does the end of a "

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/history.h"
+#include "server/status/history.h"
 
 static psd_history_t history;
 static json_t *all;

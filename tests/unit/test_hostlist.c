@@ -1,7 +1,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "common/hostlist.h"
+#include "common/net/hostlist.h"
 
 TestSuite(hostlist, .timeout = 600);
 

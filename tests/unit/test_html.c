@@ -1,7 +1,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
-#include "common/html.h"
+#include "common/base/html.h"
 
 TestSuite(html, .timeout = 600);
 

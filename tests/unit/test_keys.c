@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/keys.h"
+#include "common/net/keys.h"
 
 static char dir[] = "/tmp/psd-test-XXXXXX", name[64], public[PSD_KEY_TEXT];
 static psd_err_t err;

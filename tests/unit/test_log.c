@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/log.h"
+#include "common/system/log.h"
 
 static char said[1 << 16]; /* everything written */
 static size_t n_said;

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <yaml.h>
 
-#include "common/options.h"
+#include "common/config/options.h"
 
 /* What deploy/kubernetes and deploy/helm say fits together, and is a job that psd takes. No cluster is here to ask for more. */
 

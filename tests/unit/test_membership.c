@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "server/membership.h"
+#include "server/core/membership.h"
 
 TestSuite(membership, .timeout = 600);
 

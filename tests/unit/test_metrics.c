@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/metrics.h"
+#include "common/base/metrics.h"
 
 static psd_metrics_t *metrics;
 

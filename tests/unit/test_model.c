@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/optimizer.h"
-#include "common/rng.h"
+#include "common/optim/optimizer.h"
+#include "common/base/rng.h"
 #include "worker/model.h"
 #include "worker/sampler.h"
 

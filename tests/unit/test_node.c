@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "server/node.h"
+#include "server/core/node.h"
 
 TestSuite(node, .timeout = 600);
 

@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/notify.h"
+#include "common/system/notify.h"
 
 TestSuite(notify, .timeout = 600);
 

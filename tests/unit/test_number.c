@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/number.h"
-#include "common/rng.h"
+#include "common/config/number.h"
+#include "common/base/rng.h"
 
 Test(number, every_double_prints_so_that_it_reads_back)
 {

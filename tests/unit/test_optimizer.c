@@ -2,9 +2,9 @@
 #include <dirent.h>
 #include <math.h>
 
-#include "common/aggregate.h"
-#include "common/isa.h"
-#include "common/optimizer.h"
+#include "common/optim/aggregate.h"
+#include "common/optim/isa.h"
+#include "common/optim/optimizer.h"
 #include "deploy/psdctl/inspect/golden.h"
 #include "deploy/psdctl/inspect/trajectory.h"
 #include "tests/support/optim_hash.h"

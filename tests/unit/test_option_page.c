@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/option_page.h"
+#include "common/config/option_page.h"
 
 TestSuite(option_page, .timeout = 600);
 

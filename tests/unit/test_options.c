@@ -5,8 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/option_page.h"
-#include "common/options.h"
+#include "common/config/option_page.h"
+#include "common/config/options.h"
 
 static psd_options_t *options;
 static psd_err_t err;

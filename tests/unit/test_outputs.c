@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/outputs.h"
+#include "common/system/outputs.h"
 
 static char dir[] = "/tmp/test_outputs_XXXXXX";
 static psd_err_t err;

@@ -1,7 +1,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
-#include "server/pace.h"
+#include "server/core/pace.h"
 
 /* Times in milliseconds, as they read best. */
 #define MS(x) ((uint64_t)(x)*1000000)

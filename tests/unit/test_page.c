@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/page.h"
+#include "server/status/page.h"
 
 TestSuite(page, .timeout = 600);
 

@@ -12,9 +12,9 @@
 #include <unistd.h>
 #include <wordexp.h>
 
-#include "common/optimizer.h"
-#include "common/option_page.h"
-#include "common/options.h"
+#include "common/optim/optimizer.h"
+#include "common/config/option_page.h"
+#include "common/config/options.h"
 #include "proto/codec.h"
 
 /* The pages are true: the README's commands and example run, its tables are the program's, the protocol's page names what
@@ -440,7 +440,8 @@ static bool starts(const char *text, const char *with) { return strncmp(text, wi
 /* Libraries of their own: psdctl looks at the files that servers write, and trains in one process what a cluster did. */
 static bool may_all(const char *file, const char *included)
 {
-    static const char *const libraries[] = { "server/checkpoint.h", "worker/reference.h", "worker/setup.h", "worker/trace.h" };
+    static const char *const libraries[] = { "server/checkpoint/checkpoint.h", "worker/reference.h", "worker/setup.h",
+                                             "worker/trace.h" };
     bool may = false;
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
         may |= starts(file, "deploy/") && !strcmp(included, libraries[i]);
@@ -464,7 +465,7 @@ static void check_arrow(const char *file, const char *included)
             if (starts(included, ours[o]) && starts(file, arrows[a].from) && !may_all(file, included))
                 cr_expect(strstr(arrows[a].to, ours[o]), "%s includes %s", file, included);
     if (!strcmp(included, "zmq.h"))
-        cr_expect(!strcmp(file, "common/transport.c") || !strcmp(file, "common/keys.c"), "%s includes it", file);
+        cr_expect(!strcmp(file, "common/net/transport.c") || !strcmp(file, "common/net/keys.c"), "%s includes it", file);
     if (strstr(included, ".pb-c.h") || starts(included, "protobuf-c"))
         cr_expect_str_eq(file, strstr(included, "tfevents") ? "worker/tfevents.c" : "proto/codec.c");
     /* The trainer knows the servers through the public header alone. */

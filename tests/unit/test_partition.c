@@ -1,6 +1,6 @@
 #include <criterion/criterion.h>
 
-#include "common/partition.h"
+#include "common/base/partition.h"
 
 TestSuite(partition, .timeout = 600);
 

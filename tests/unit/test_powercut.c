@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/rng.h"
-#include "server/checkpoint.h"
+#include "common/base/rng.h"
+#include "server/checkpoint/checkpoint.h"
 #include "tests/support/disk.h"
 
 /* What a power cut may leave of a run that saves checkpoints: every system call that changes files is written

@@ -1,7 +1,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "common/printable.h"
+#include "common/base/printable.h"
 
 static void shows(const char *text, const char *want)
 {

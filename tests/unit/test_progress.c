@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/log.h"
-#include "common/progress.h"
+#include "common/system/log.h"
+#include "common/system/progress.h"
 
 static int ends[2];
 static char text[65536];

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/rendezvous.h"
+#include "common/net/rendezvous.h"
 
 static psd_rendezvous_t at;
 static psd_err_t err;

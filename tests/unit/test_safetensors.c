@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/safetensors.h"
+#include "common/system/safetensors.h"
 
 static psd_err_t err;
 static const float a[6] = { 1, 2, 3, 4, 5, 6 }, b[1] = { -0.5f };

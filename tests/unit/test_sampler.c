@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 #include "worker/sampler.h"
 
 TestSuite(sampler, .timeout = 600);

@@ -3,9 +3,9 @@
 #include <math.h>
 #include <uv.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 #include "proto/codec.h"
-#include "server/shard.h"
+#include "server/core/shard.h"
 
 TestSuite(shard, .timeout = 600);
 

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "common/rng.h"
+#include "common/base/rng.h"
 #include "deploy/psdctl/compare/spread.h"
 
 TestSuite(spread, .timeout = 600);

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "server/status.h"
+#include "server/status/status.h"
 
 static psd_status_t *status;
 static psd_err_t err;

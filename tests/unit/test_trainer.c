@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/optimizer.h"
+#include "common/optim/optimizer.h"
 #include "worker/sampler.h"
 #include "worker/trainer.h"
 

@@ -9,8 +9,8 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "common/rng.h"
-#include "common/transport.h"
+#include "common/base/rng.h"
+#include "common/net/transport.h"
 
 TestSuite(transport, .timeout = 600);
 

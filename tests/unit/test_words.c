@@ -1,6 +1,6 @@
 #include <criterion/criterion.h>
 
-#include "common/words.h"
+#include "common/base/words.h"
 
 TestSuite(words, .timeout = 600);
 

@@ -8,8 +8,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "common/array.h"
-#include "common/words.h"
+#include "common/base/array.h"
+#include "common/base/words.h"
 #include "worker/labels.h"
 #include "worker/text.h"
 

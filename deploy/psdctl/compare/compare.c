@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/durable.h"
+#include "common/system/durable.h"
 #include "deploy/psdctl/compare/comparison.h"
 #include "deploy/psdctl/run/place.h"
 #include "deploy/psdctl/compare/settings.h"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/number.h"
+#include "common/config/number.h"
 #include "proto/codec.h"
 
 /* -- what is compared -------------------------------------------------------------------------------------- */

@@ -5,7 +5,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
-#include "common/options.h"
+#include "common/config/options.h"
 #include "deploy/psdctl/run/outcome.h"
 #include "deploy/psdctl/compare/spread.h"
 

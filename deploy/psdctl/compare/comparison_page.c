@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/html.h"
+#include "common/base/html.h"
 #include "deploy/psdctl/compare/comparison.h"
 
 /* report/report.css and report/report.js, built in; texts. */

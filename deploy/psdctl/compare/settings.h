@@ -2,7 +2,7 @@
  * psdctl at a time. */
 #pragma once
 
-#include "common/options.h"
+#include "common/config/options.h"
 
 /* Note the settings of `options` in DIRECTORY/settings.json, or compare them with those that are there; and have the
  * directory until `*lock` is closed. PSD_ECONFIG when they differ, with what does; PSD_EUNAVAILABLE while another

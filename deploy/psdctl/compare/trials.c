@@ -10,8 +10,8 @@
 #include <unistd.h>
 #include <uv.h>
 
-#include "common/hangup.h"
-#include "common/progress.h"
+#include "common/system/hangup.h"
+#include "common/system/progress.h"
 #include "deploy/psdctl/run/child.h"
 #include "deploy/psdctl/run/command.h"
 #include "deploy/psdctl/run/place.h"

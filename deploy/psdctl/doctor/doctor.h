@@ -1,7 +1,7 @@
 /* doctor.h - the checks of `psdctl doctor`. None tells a secret. */
 #pragma once
 
-#include "common/options.h"
+#include "common/config/options.h"
 #include "deploy/psdctl/doctor/findings.h"
 
 /* A check: looks at one thing, and notes at least one finding. `has_job`: the options are somebody's, and not just the

@@ -13,9 +13,9 @@
 #include <uv.h>
 #include <zlib.h>
 
-#include "common/isa.h"
-#include "common/optimizer.h"
-#include "common/transport.h"
+#include "common/optim/isa.h"
+#include "common/optim/optimizer.h"
+#include "common/net/transport.h"
 #include "deploy/psdctl/doctor/doctor.h"
 
 #define TEXT_OF(x) #x

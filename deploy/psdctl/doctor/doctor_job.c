@@ -16,10 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "common/address.h"
-#include "common/allow.h"
-#include "common/keys.h"
-#include "common/outputs.h"
+#include "common/net/address.h"
+#include "common/net/allow.h"
+#include "common/net/keys.h"
+#include "common/system/outputs.h"
 #include "deploy/psdctl/doctor/doctor.h"
 #include "deploy/psdctl/inspect/http.h"
 #include "worker/setup.h"

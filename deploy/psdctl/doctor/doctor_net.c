@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "common/transport.h"
+#include "common/net/transport.h"
 #include "deploy/psdctl/doctor/doctor.h"
 
 enum { ROUNDS = 1000, WINDOW = 4, CHUNK = 1 << 20, FLOW_MS = 300, LOST_MS = 500, PATIENCE_MS = 5000, SILENCE_MS = 15000 };

@@ -11,8 +11,8 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "common/number.h"
-#include "common/transport.h"
+#include "common/config/number.h"
+#include "common/net/transport.h"
 #include "proto/codec.h"
 
 enum { ASK_MS = 200, WAIT_S = 30 };

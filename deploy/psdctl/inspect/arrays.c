@@ -7,7 +7,7 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "common/durable.h"
+#include "common/system/durable.h"
 
 /* A run of elements that was written, and its CRC-32. */
 typedef struct piece {

@@ -1,12 +1,12 @@
 /* arrays.h - named float32 arrays as one new file that other programs open, written piece by piece in any
  * order: safetensors, or numpy's npz. The file is whole under its name, on disk, or it is not there
- * (common/durable.h). One thread at a time each. */
+ * (common/system/durable.h). One thread at a time each. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/safetensors.h"
+#include "common/system/safetensors.h"
 
 enum { PSD_ARRAY_NAME = 160 /* bytes of a name, with its end */ };
 

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/safetensors.h"
+#include "common/system/safetensors.h"
 #include "deploy/psdctl/say.h"
-#include "server/checkpoint.h"
+#include "server/checkpoint/checkpoint.h"
 
 enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that people see */ };
 

@@ -10,10 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/durable.h"
+#include "common/system/durable.h"
 #include "deploy/psdctl/inspect/arrays.h"
 #include "deploy/psdctl/say.h"
-#include "server/checkpoint.h"
+#include "server/checkpoint/checkpoint.h"
 
 enum {
     MOST_LOOKED_AT = 10000,                     /* checkpoints of a directory */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/number.h"
+#include "common/config/number.h"
 
 enum { LINE_MAX_BYTES = 32 * PSD_GOLDEN_N, TOKEN = 64 };
 

@@ -17,7 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 enum {
     PSD_GOLDEN_ID = 64,          /* longest case id, with its end */

@@ -10,8 +10,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "common/address.h"
-#include "common/keys.h"
+#include "common/net/address.h"
+#include "common/net/keys.h"
 
 enum { MAX_ANSWER = 16 << 20, MAX_NAME = 256, WAIT_MS = 5000 };
 

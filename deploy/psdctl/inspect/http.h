@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 #define PSD_CTL_URL "127.0.0.1:7471" /* where a server on this machine answers unless it was told another place */
 

@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 /* Write the page of the server at `url` as of now; `*status` gets its status document, which the caller owns.
  * Nothing is written and `*status` is NULL when a negative code comes back: as of psd_http_get, or PSD_EPROTO

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/aggregate.h"
+#include "common/optim/aggregate.h"
 
 /* Weights and slots of a replay, `n` floats each, in one block. */
 typedef struct stepper {

@@ -1,7 +1,7 @@
 /* trajectory.h - where an optimizer leads the weights of a golden case, stepped in this process. */
 #pragma once
 
-#include "common/optimizer.h"
+#include "common/optim/optimizer.h"
 #include "deploy/psdctl/inspect/golden.h"
 
 /* Told after each step `t`, from 1: the weights, and Lookahead's slow ones (else NULL), borrowed for the

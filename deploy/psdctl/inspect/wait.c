@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "common/number.h"
+#include "common/config/number.h"
 #include "deploy/psdctl/inspect/http.h"
 #include "deploy/psdctl/say.h"
 

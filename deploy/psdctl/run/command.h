@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "common/options.h"
+#include "common/config/options.h"
 
 enum { PSD_COMMAND_WORDS = 160 };
 

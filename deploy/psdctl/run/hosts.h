@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 enum { PSD_HOST_TEXT = 128, PSD_MAX_HOSTS = 1024, PSD_MAX_PER_HOST = 1024 };
 

@@ -4,8 +4,8 @@
 
 #include <stdbool.h>
 
-#include "common/keys.h"
-#include "common/options.h"
+#include "common/net/keys.h"
+#include "common/config/options.h"
 
 enum { PSD_KEYRING_FILE = 512 };
 

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/progress.h"
+#include "common/system/progress.h"
 
 enum { MOST_WORKERS = 1024 };
 

@@ -1,12 +1,12 @@
 /* live.h - what psdctl run shows of a job while it lasts: on a terminal one line at the bottom, drawn anew, with the log's lines
  * above it; elsewhere those lines alone. It reads the progress lines of the first worker, and draws as psd-worker does
- * (common/progress.h). One thread. */
+ * (common/system/progress.h). One thread. */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/options.h"
+#include "common/config/options.h"
 
 typedef struct psd_live psd_live_t;
 

@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/err.h"
-#include "common/optimizer.h"
+#include "common/base/err.h"
+#include "common/optim/optimizer.h"
 
 enum { PSD_CURVE_POINTS = 100 /* at most, of the training loss */ };
 

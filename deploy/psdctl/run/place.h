@@ -4,7 +4,7 @@
 #include <limits.h>
 #include <stdbool.h>
 
-#include "common/options.h"
+#include "common/config/options.h"
 
 /* This program, and the directory that holds it and the others. */
 typedef struct psd_place {

@@ -5,7 +5,7 @@
 #include <limits.h>
 #include <stdbool.h>
 
-#include "common/options.h"
+#include "common/config/options.h"
 #include "deploy/psdctl/run/hosts.h"
 #include "deploy/psdctl/run/keyring.h"
 #include "deploy/psdctl/run/place.h"

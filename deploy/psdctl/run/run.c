@@ -14,11 +14,11 @@
 #include <unistd.h>
 #include <uv.h>
 
-#include "common/failpoint.h"
-#include "common/hangup.h"
-#include "common/logtext.h"
-#include "common/options.h"
-#include "common/outputs.h"
+#include "common/system/failpoint.h"
+#include "common/system/hangup.h"
+#include "common/base/logtext.h"
+#include "common/config/options.h"
+#include "common/system/outputs.h"
 #include "deploy/psdctl/run/agent.h"
 #include "deploy/psdctl/run/child.h"
 #include "deploy/psdctl/run/command.h"

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "common/durable.h"
+#include "common/system/durable.h"
 
 static int write_facts(const psd_rundir_t *self, const char *outcome, int code, psd_err_t *err)
 {

@@ -9,7 +9,7 @@
 #include <limits.h>
 #include <stdint.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 typedef struct psd_rundir {
     char path[PATH_MAX];

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/durable.h"
+#include "common/system/durable.h"
 
 static const char running[] = "running"; /* the outcome of who has not ended, or not said how */
 
@@ -69,7 +69,7 @@ const char *psd_summary_outcome(int code, int signal)
     } ends[] = {
 #define END(id, programs, code, outcome, situation, on_disk, run_does) { programs, code, outcome },
 #define OTHER                                                          END
-#include "common/ends.def"
+#include "common/base/ends.def"
 #undef OTHER
 #undef END
     };

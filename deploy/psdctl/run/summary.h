@@ -9,7 +9,7 @@
 #include <limits.h>
 #include <stdbool.h>
 
-#include "common/err.h"
+#include "common/base/err.h"
 
 /* How a worker of the run ended, as psdctl saw it. */
 typedef struct psd_worker_end {

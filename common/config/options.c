@@ -1,0 +1,548 @@
+#include "common/config/options.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/config/contradictions.h"
+#include "common/config/jobfile.h"
+#include "common/config/option_page.h"
+#include "common/base/words.h"
+
+/* Where a value came from; a later one wins. */
+typedef enum { FROM_TABLE, FROM_FILE, FROM_ENVIRONMENT, FROM_FLAG } rank_t;
+
+typedef struct value {
+    psd_option_value_t is;
+    char *origin;
+    rank_t rank;
+} value_t;
+
+struct psd_options {
+    unsigned program; /* a mask of psd_program_t */
+    const char *name; /* argv[0] without its directory */
+    value_t value[PSD_N_OPTIONS];
+    char *file;          /* job file that was named */
+    bool file_is_stream; /* which is gone once it is read: a pipe, or standard input */
+    char *folder;        /* that the job file's paths count from, with a slash at its end; NULL: where one is */
+    const char *reading; /* what complaints of the job file are prefixed with */
+    char *complaints;    /* one per line */
+    size_t n_complaints;
+};
+
+enum { MAX_COMPLAINTS = 100 };
+
+extern char **environ;
+
+/* -- complaints -------------------------------------------------------------------------------------------- */
+
+static void complain(psd_options_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void complain(psd_options_t *self, const char *format, ...)
+{
+    char sentence[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(sentence, sizeof sentence, format, args);
+    va_end(args);
+    for (char *p = sentence; *p; p++) /* what people typed comes back; control bytes do not */
+        if ((unsigned char)*p < ' ' || *p == 0x7f)
+            *p = '?';
+    if (self->n_complaints++ >= MAX_COMPLAINTS)
+        return;
+    size_t used = self->complaints ? strlen(self->complaints) : 0;
+    char *more = realloc(self->complaints, used + strlen(sentence) + 2);
+    if (!more)
+        return;
+    self->complaints = more;
+    snprintf(more + used, strlen(sentence) + 2, "%s%s", used ? "\n" : "", sentence);
+}
+
+const char *psd_options_complaints(const psd_options_t *self) { return self->complaints ? self->complaints : ""; }
+
+/* Hand the complaints to `err` as code: whole lines, as many as fit. */
+static int report(const psd_options_t *self, int code, psd_err_t *err)
+{
+    enum { ROOM = sizeof err->text - 24 };
+    const char *all = psd_options_complaints(self);
+    size_t n = strlen(all), lines = 0;
+    if (n <= ROOM)
+        return psd_err_set(err, code, "%s", all);
+    for (n = ROOM; n > 0 && all[n] != '\n'; n--)
+        ;
+    for (size_t i = 0; i <= n; i++)
+        lines += all[i] == '\n';
+    if (n == 0)
+        return psd_err_set(err, code, "%.*s", (int)ROOM, all);
+    return psd_err_set(err, code, "%.*s\nand %zu more", (int)n, all, self->n_complaints - lines);
+}
+
+/* -- values ------------------------------------------------------------------------------------------------ */
+
+/* -- values ------------------------------------------------------------------------------------------------ */
+
+static size_t index_of(const psd_option_t *row) { return (size_t)(row - psd_option_at(0)); }
+
+static void value_clear(value_t *value)
+{
+    psd_option_clear(&value->is);
+    free(value->origin);
+    *value = (value_t){ 0 };
+}
+
+/* Give an option a value, unless a better source has. False, with `why`, when it is none. */
+static bool set_value(psd_options_t *self, const psd_option_t *row, const char *text, rank_t rank, const char *origin,
+                      char why[PSD_OPTION_WHY])
+{
+    value_t value = { .rank = rank }, *old = &self->value[index_of(row)];
+    if (!psd_option_read(row, text, &value.is, why)) {
+        value_clear(&value);
+        return false;
+    }
+    value.origin = strdup(origin);
+    if (!value.origin || rank < old->rank) {
+        bool good = value.origin != NULL;
+        snprintf(why, PSD_OPTION_WHY, "no memory");
+        value_clear(&value);
+        return good;
+    }
+    value_clear(old);
+    *old = value;
+    return true;
+}
+
+/* -- job file ---------------------------------------------------------------------------------------------- */
+
+static psd_key_t on_key(void *arg, const char *path)
+{
+    (void)arg;
+    const size_t n = strlen(path);
+    const psd_option_t *row = psd_option_find(path);
+    if (row)
+        return row->type == PSD_OPTION_TEXTS ? PSD_KEY_TEXTS : PSD_KEY_VALUE;
+    for (size_t i = 0; (row = psd_option_at(i)); i++)
+        if (strncmp(row->key, path, n) == 0 && row->key[n] == '.')
+            return PSD_KEY_SECTION;
+    return PSD_KEY_UNKNOWN;
+}
+
+static void on_unknown(void *arg, const char *path, size_t line, size_t column)
+{
+    psd_options_t *self = arg;
+    char nearest[64];
+    psd_option_nearest(path, nearest, sizeof nearest);
+    complain(self, "%s:%zu:%zu: unknown key %s%s%s%s", self->reading, line, column, path,
+             *nearest ? "; did you mean " : "; --help lists them all", nearest, *nearest ? "?" : "");
+}
+
+static void on_complaint(void *arg, size_t line, size_t column, const char *sentence)
+{
+    psd_options_t *self = arg;
+    complain(self, "%s:%zu:%zu: %s", self->reading, line, column, sentence);
+}
+
+static bool wants_plain(psd_option_type_t type)
+{
+    return type == PSD_OPTION_INT || type == PSD_OPTION_UINT64 || type == PSD_OPTION_SIZE || type == PSD_OPTION_DOUBLE ||
+           type == PSD_OPTION_BOOL;
+}
+
+/* The text of a value that stands in the job file, its path counted from the file's folder; NULL without memory. */
+static char *place(const psd_options_t *self, const psd_option_t *row, const char *text)
+{
+    const char *path = psd_option_path(row, text);
+    const bool may_be_key = row->type == PSD_OPTION_KEY && *text && !path; /* or a file of such a name */
+    char *placed = NULL;
+    path = may_be_key ? text : path;
+    if (!self->folder || !path || *path == '/')
+        return strdup(text);
+    if (asprintf(&placed, "%.*s%s%s", (int)(path - text), text, self->folder, path) < 0)
+        return NULL;
+    if (may_be_key && access(placed, F_OK) != 0)
+        memcpy(placed, text, strlen(text) + 1);
+    return placed;
+}
+
+static void place_value(psd_options_t *self, const psd_option_t *row, const char *text, const char *origin)
+{
+    char why[PSD_OPTION_WHY] = "no memory", *placed = place(self, row, text);
+    if (!placed || !set_value(self, row, placed, FROM_FILE, origin, why))
+        complain(self, "%s: %s", origin, why);
+    free(placed);
+}
+
+static void on_value(void *arg, const char *path, const char *text, psd_form_t form, size_t line, size_t column)
+{
+    psd_options_t *self = arg;
+    const psd_option_t *row = psd_option_find(path);
+    const psd_option_words_t *words = psd_option_words(row->type);
+    const bool is_list = psd_option_is_list(row->type);
+    char origin[300];
+    snprintf(origin, sizeof origin, "%s:%zu:%zu", self->reading, line, column);
+    if (form == PSD_FORM_LIST && !is_list)
+        complain(self, "%s: %s takes one value, not a list", origin, path);
+    else if (form != PSD_FORM_LIST && is_list)
+        complain(self, "%s: %s takes a list; write %s", origin, path, words->example);
+    else if (form == PSD_FORM_QUOTED && wants_plain(row->type))
+        complain(self, "%s: %s is text in quotes; write the %s without", origin, path, words->what);
+    else
+        place_value(self, row, text, origin);
+}
+
+int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes, psd_err_t *err)
+{
+    const psd_jobfile_visitor_t visitor = { self, on_key, on_unknown, on_value, on_complaint };
+    size_t before = self->n_complaints;
+    self->reading = name;
+    psd_jobfile_read(text, n_bytes, &visitor);
+    return self->n_complaints > before ? report(self, PSD_ECONFIG, err) : PSD_OK;
+}
+
+/* Note the folder that the file's paths count from. One that comes by a pipe or on standard input has none. */
+static bool find_folder(psd_options_t *self, FILE *file)
+{
+    struct stat facts;
+    const char *slash = strrchr(self->file, '/');
+    const bool is_descriptor = !strcmp(self->file, "-") || !strcmp(self->file, "/dev/stdin") ||
+                               !strncmp(self->file, "/dev/fd/", 8) || !strncmp(self->file, "/proc/", 6);
+    self->file_is_stream = is_descriptor || fstat(fileno(file), &facts) || !S_ISREG(facts.st_mode);
+    if (!slash || is_descriptor || (slash == self->file + 1 && *self->file == '.'))
+        return true;
+    self->folder = strndup(self->file, (size_t)(slash - self->file) + 1);
+    return self->folder;
+}
+
+static int load_file(psd_options_t *self, psd_err_t *err)
+{
+    FILE *file = strcmp(self->file, "-") == 0 ? fdopen(dup(STDIN_FILENO), "rb") : fopen(self->file, "rb");
+    char *text = malloc(PSD_JOBFILE_MAX_BYTES + 1);
+    if (!file || !text || !find_folder(self, file)) {
+        int code = psd_err_set(err, file ? PSD_ENOMEM : PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno));
+        if (file)
+            fclose(file);
+        free(text);
+        return code;
+    }
+    size_t n = fread(text, 1, PSD_JOBFILE_MAX_BYTES + 1, file);
+    int rc = ferror(file) ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
+                          : psd_options_load_text(self, self->file, text, n, err);
+    fclose(file);
+    free(text);
+    return rc;
+}
+
+/* -- environment ------------------------------------------------------------------------------------------- */
+
+/* Kubernetes puts PSD_SERVICE_HOST, PSD_PORT_7470_TCP and the like beside every pod of a service called psd. */
+static bool is_service_link(const char *variable)
+{
+    size_t n = strlen(variable);
+    return strstr(variable, "_SERVICE_HOST") || strstr(variable, "_SERVICE_PORT") || strstr(variable, "_PORT_") ||
+           (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
+}
+
+static void take_variable(psd_options_t *self, const char *variable, const char *text)
+{
+    char name[PSD_OPTION_TEXT], why[PSD_OPTION_WHY];
+    psd_nearest_t nearest = { 0 };
+    const psd_option_t *row;
+    for (size_t i = 0; (row = psd_option_at(i)); i++) {
+        psd_option_variable(row->key, name, sizeof name);
+        if (strcmp(variable, name) == 0) {
+            if (!set_value(self, row, text, FROM_ENVIRONMENT, name, why))
+                complain(self, "environment %s: %s", name, why);
+            return;
+        }
+        psd_nearest_consider(&nearest, variable + strlen("PSD_"), name + strlen("PSD_"));
+    }
+    if (!is_service_link(variable))
+        complain(self, "environment: %.80s is no option%s%s%s", variable, *nearest.word ? "; did you mean PSD_" : "; unset it",
+                 nearest.word, *nearest.word ? "?" : "");
+}
+
+static void load_environment(psd_options_t *self)
+{
+    for (char **entry = environ; entry && *entry; entry++) {
+        size_t n = strcspn(*entry, "=");
+        char variable[256];
+        if (strncmp(*entry, "PSD_", 4) != 0 || (*entry)[n] != '=')
+            continue;
+        snprintf(variable, sizeof variable, "%.*s", (int)n, *entry);
+        take_variable(self, variable, *entry + n + 1);
+    }
+}
+
+/* -- command line ------------------------------------------------------------------------------------------ */
+
+/* Words that any of our programs takes beside the table's. */
+static const char *const own_flags[] = { "config", "help", "version" };
+
+static const psd_option_t *find_flag(const char *name)
+{
+    char flag[PSD_OPTION_TEXT];
+    const psd_option_t *row;
+    for (size_t i = 0; (row = psd_option_at(i)); i++) {
+        psd_option_flag(row->key, flag, sizeof flag);
+        if (strcmp(flag + 2, name) == 0)
+            break;
+    }
+    return row;
+}
+
+/* The flag that somebody who typed `name` had in mind: it begins so, or its key ends so, or it is spelled alike. */
+static void suggest_flag(const psd_options_t *self, const char *name, char out[PSD_OPTION_TEXT])
+{
+    char flag[PSD_OPTION_TEXT];
+    psd_nearest_t nearest = { 0 };
+    const psd_option_t *row;
+    *out = '\0';
+    for (size_t i = 0; (row = psd_option_at(i)); i++) {
+        if (!(row->programs & self->program))
+            continue;
+        const char *dot = strrchr(row->key, '.');
+        psd_option_flag(row->key, flag, sizeof flag);
+        psd_nearest_consider(&nearest, name, flag + 2);
+        if (!*out && (strncmp(name, flag + 2, strlen(name)) == 0 || strcmp(name, dot ? dot + 1 : row->key) == 0))
+            snprintf(out, PSD_OPTION_TEXT, "%s", flag + 2);
+    }
+    for (size_t i = 0; i < sizeof own_flags / sizeof *own_flags; i++) {
+        psd_nearest_consider(&nearest, name, own_flags[i]);
+        if (strncmp(name, own_flags[i], strlen(name)) == 0)
+            snprintf(out, PSD_OPTION_TEXT, "%s", own_flags[i]);
+    }
+    if (!*out)
+        snprintf(out, PSD_OPTION_TEXT, "%s", nearest.word);
+}
+
+static void unknown_flag(psd_options_t *self, const char *name)
+{
+    char meant[PSD_OPTION_TEXT];
+    suggest_flag(self, name, meant);
+    complain(self, "unknown option --%.60s; %s%s%s", name, *meant ? "did you mean --" : "--help lists them all", meant,
+             *meant ? "?" : "");
+}
+
+static void set_file(psd_options_t *self, const char *path)
+{
+    if (self->file)
+        complain(self, "two job files, %s and %s; give one", self->file, path);
+    else if (!(self->file = strdup(path)))
+        complain(self, "no memory");
+}
+
+/* A flag of the table. Without a value behind "=", the next word is it; a bool needs none. Returns how many words were
+ * taken. */
+static int take_flag(psd_options_t *self, const psd_option_t *row, const char *flag, const char *value, const char *next)
+{
+    char why[PSD_OPTION_WHY];
+    const bool takes_next = !value && row->type != PSD_OPTION_BOOL;
+    value = takes_next ? next : value;
+    if (takes_next && !next)
+        complain(self, "%s needs a value", flag);
+    else if (!set_value(self, row, value ? value : "true", FROM_FLAG, flag, why))
+        complain(self, "%s: %s", flag, why);
+    return takes_next && next ? 2 : 1;
+}
+
+/* One word that begins with --, and its value. A prefix is not taken for an option: a script that relies on one breaks
+ * when an option is added. Returns how many words were taken; 0 after help. */
+static int take_long(psd_options_t *self, const char *word, const char *next)
+{
+    char flag[80];
+    const char *equals = strchr(word, '='), *value = equals ? equals + 1 : NULL;
+    snprintf(flag, sizeof flag, "%.*s", (int)(equals && equals - word < 79 ? equals - word : 79), word);
+    const psd_option_t *row = find_flag(flag + 2);
+    if (strcmp(flag, "--help") == 0)
+        return psd_option_help(self->name, self->program, value), 0;
+    if (strcmp(flag, "--version") == 0 && !value)
+        return printf("%s %s\n", self->name, PSD_VERSION), 0;
+    if (strcmp(flag, "--version") == 0)
+        complain(self, "--version takes no value");
+    else if (strcmp(flag, "--config") == 0 && (value || next))
+        return set_file(self, value ? value : next), value ? 1 : 2;
+    else if (strcmp(flag, "--config") == 0)
+        complain(self, "--config needs a value");
+    else if (!row)
+        unknown_flag(self, flag + 2);
+    else if (!(row->programs & self->program))
+        complain(self, "%s is an option of %s; in the job file, %s is fine", flag, psd_option_program(row), row->key);
+    else
+        return take_flag(self, row, flag, value, next);
+    return 1;
+}
+
+/* The same for words that begin with one -. */
+static int take_short(psd_options_t *self, const char *word, const char *next)
+{
+    if (strcmp(word, "-h") == 0)
+        return psd_option_help(self->name, self->program, NULL), 0;
+    if (strcmp(word, "-V") == 0)
+        return printf("%s %s\n", self->name, PSD_VERSION), 0;
+    if (word[1] != 'c')
+        complain(self, "unknown option %.60s; --help lists them all", word);
+    else if (word[2])
+        set_file(self, word + 2);
+    else if (!next)
+        complain(self, "-c needs a value");
+    else
+        return set_file(self, next), 2;
+    return 1;
+}
+
+/* Flags win over all else and name the job file, so they are read first. The first mistake ends it: what follows it may
+ * belong to it. */
+static int load_argv(psd_options_t *self, int argc, char *const *argv, psd_err_t *err)
+{
+    bool flags_end = false;
+    for (int i = 1, n = 1; i < argc; i += n) {
+        const char *word = argv[i], *next = i + 1 < argc ? argv[i + 1] : NULL;
+        n = 1;
+        if (!flags_end && strcmp(word, "--") == 0)
+            flags_end = true;
+        else if (flags_end || *word != '-' || !word[1])
+            set_file(self, word);
+        else if (!(n = word[1] == '-' ? take_long(self, word, next) : take_short(self, word, next)))
+            return 1;
+        if (self->n_complaints)
+            return report(self, PSD_EUSAGE, err);
+    }
+    return PSD_OK;
+}
+
+static const psd_option_value_t *value_at(const void *arg, const char *key)
+{
+    const psd_options_t *self = arg;
+    return &self->value[index_of(psd_option_find(key))].is;
+}
+
+/* What contradicts itself, once each value is right. */
+static void compare_values(psd_options_t *self)
+{
+    const psd_values_t values = { self, value_at };
+    const char *key;
+    char why[PSD_OPTION_WHY];
+    int rc;
+    for (size_t i = 0; (rc = psd_contradiction(&values, i, &key, why)) >= 0; i++)
+        if (rc)
+            complain(self, "%s: %s", psd_options_origin(self, key), why);
+}
+
+/* Whether the environment has a word for us. */
+static bool is_told_by_environment(void)
+{
+    char **entry = environ;
+    while (entry && *entry && strncmp(*entry, "PSD_", 4) != 0)
+        entry++;
+    return entry && *entry;
+}
+
+int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t *err)
+{
+    const char *slash = strrchr(argv[0], '/');
+    self->name = slash ? slash + 1 : argv[0];
+    if (argc == 1 && !is_told_by_environment()) {
+        psd_option_brief(stderr, self->program);
+        return psd_err_set(err, PSD_EUSAGE, "%s: tell it a job file, or options", self->name);
+    }
+    int rc = load_argv(self, argc, argv, err);
+    if (rc)
+        return rc;
+    if (self->file && (rc = load_file(self, err)) && rc != PSD_ECONFIG)
+        return rc;
+    load_environment(self);
+    if (!self->n_complaints)
+        compare_values(self);
+    return self->n_complaints ? report(self, PSD_ECONFIG, err) : PSD_OK;
+}
+
+/* -- the object -------------------------------------------------------------------------------------------- */
+
+psd_options_t *psd_options_new(unsigned program)
+{
+    psd_options_t *self = calloc(1, sizeof *self);
+    const psd_option_t *row;
+    if (!self)
+        return NULL;
+    self->program = program;
+    for (size_t i = 0; (row = psd_option_at(i)); i++) {
+        char why[PSD_OPTION_WHY] = "";
+        if (!set_value(self, row, row->preset, FROM_TABLE, "default", why)) {
+            assert(strcmp(why, "no memory") == 0); /* else the table contradicts itself */
+            psd_options_destroy(&self);
+            return NULL;
+        }
+    }
+    return self;
+}
+
+void psd_options_destroy(psd_options_t **self_p)
+{
+    psd_options_t *self = *self_p;
+    if (!self)
+        return;
+    for (size_t i = 0; i < PSD_N_OPTIONS; i++)
+        value_clear(&self->value[i]);
+    free(self->file);
+    free(self->folder);
+    free(self->complaints);
+    free(self);
+    *self_p = NULL;
+}
+
+const char *psd_options_file(const psd_options_t *self) { return self->file ? self->file : ""; }
+bool psd_options_file_is_stream(const psd_options_t *self) { return self->file_is_stream; }
+
+/* The value of a key that the code names: it exists, or the code is wrong. */
+static const value_t *value_of(const psd_options_t *self, const char *key, unsigned type_mask)
+{
+    const psd_option_t *row = psd_option_find(key);
+    assert(row && (type_mask >> row->type & 1));
+    return &self->value[index_of(row)];
+}
+
+#define ONE(type) (1u << PSD_OPTION_##type)
+
+const char *psd_options_string(const psd_options_t *self, const char *key)
+{
+    return value_of(self, key,
+                    ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) | ONE(DATA) |
+                        ONE(KEY))
+        ->is.text;
+}
+
+int64_t psd_options_int(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(INT))->is.i; }
+
+uint64_t psd_options_uint(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(UINT64) | ONE(SIZE))->is.u; }
+
+double psd_options_double(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(DOUBLE))->is.d; }
+bool psd_options_bool(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(BOOL))->is.u; }
+uint64_t psd_options_ms(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(DURATION))->is.u; }
+
+const int64_t *psd_options_list(const psd_options_t *self, const char *key, size_t *n)
+{
+    const psd_option_value_t *value = &value_of(self, key, ONE(LIST))->is;
+    *n = value->n_list;
+    return value->list;
+}
+
+const double *psd_options_numbers(const psd_options_t *self, const char *key, size_t *n)
+{
+    const psd_option_value_t *value = &value_of(self, key, ONE(NUMBERS))->is;
+    *n = value->n_list;
+    return value->real;
+}
+
+const char *const *psd_options_texts(const psd_options_t *self, const char *key, size_t *n)
+{
+    const psd_option_value_t *value = &value_of(self, key, ONE(TEXTS))->is;
+    *n = value->n_list;
+    return (const char *const *)value->item;
+}
+
+const char *psd_options_text(const psd_options_t *self, const char *key) { return value_of(self, key, ~0u)->is.text; }
+const char *psd_options_origin(const psd_options_t *self, const char *key) { return value_of(self, key, ~0u)->origin; }

@@ -1,0 +1,95 @@
+#include "common/net/route.h"
+
+#include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/net/address.h"
+
+void psd_endpoint_host(const char *endpoint, char *host, size_t capacity)
+{
+    psd_address_t address;
+    const bool is_tcp = !strncmp(endpoint, "tcp://", 6) && psd_address_split(&address, endpoint);
+    snprintf(host, capacity, "%s", is_tcp ? address.host : "");
+}
+
+static bool is_loopback(const psd_sockaddr_t *at) { return psd_address_is_loopback((const struct sockaddr *)&at->at); }
+
+/* Where the way to `to` begins: to connect a UDP socket looks up the route, and no more. */
+static bool find_source(const psd_sockaddr_t *to, psd_sockaddr_t *out)
+{
+    *out = (psd_sockaddr_t){ .n = sizeof out->at };
+    int fd = socket(to->at.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool found =
+        fd >= 0 && !connect(fd, (const struct sockaddr *)&to->at, to->n) && !getsockname(fd, (struct sockaddr *)&out->at, &out->n);
+    int why = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = why;
+    return found;
+}
+
+/* An IPv6 address is of use to others unless it is bound to one link. */
+static bool is_for_others(const psd_sockaddr_t *at)
+{
+    return !is_loopback(at) && !(at->at.ss_family == AF_INET6 &&
+                                 IN6_IS_ADDR_LINKLOCAL(&((const struct sockaddr_in6 *)(const void *)&at->at)->sin6_addr));
+}
+
+/* That of the first interface that is up, of this family. */
+static bool find_interface(int family, psd_sockaddr_t *out)
+{
+    struct ifaddrs *all = NULL;
+    bool found = false;
+    if (getifaddrs(&all))
+        return false;
+    for (const struct ifaddrs *i = all; i && !found; i = i->ifa_next) {
+        if (!i->ifa_addr || i->ifa_addr->sa_family != family || !(i->ifa_flags & IFF_UP))
+            continue;
+        *out = (psd_sockaddr_t){ .n = family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6) };
+        memcpy(&out->at, i->ifa_addr, out->n);
+        found = is_for_others(out);
+    }
+    freeifaddrs(all);
+    return found;
+}
+
+static void write_out(const psd_sockaddr_t *at, char out[PSD_ADDRESS_TEXT])
+{
+    getnameinfo((const struct sockaddr *)&at->at, at->n, out, PSD_ADDRESS_TEXT, NULL, 0, NI_NUMERICHOST);
+}
+
+int psd_route_own(char out[PSD_ADDRESS_TEXT], psd_err_t *err)
+{
+    /* Addresses of the ranges that are kept for documents (RFC 5737, RFC 3849): wherever they are, it is elsewhere. */
+    static const psd_address_t elsewhere[] = { { "192.0.2.1", "9" }, { "2001:db8::1", "9" } };
+    static const int family[] = { AF_INET, AF_INET6 };
+    psd_sockaddr_t to, from;
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
+        if ((psd_address_parse(&to, &elsewhere[i]) && find_source(&to, &from) && is_for_others(&from)) ||
+            find_interface(family[i], &from)) {
+            write_out(&from, out);
+            return PSD_OK;
+        }
+    return psd_err_set(err, PSD_ECONFIG, "this machine has no address but loopback to give to others; add --advertise HOST");
+}
+
+int psd_route_to(const char *host, char out[PSD_ADDRESS_TEXT], psd_err_t *err)
+{
+    psd_address_t address = { .port = "9" };
+    psd_sockaddr_t to, from;
+    snprintf(address.host, sizeof address.host, "%s", host);
+    if (psd_address_resolve(&to, &address, err) != PSD_OK)
+        return PSD_ECONFIG;
+    if (!find_source(&to, &from))
+        return psd_err_set(err, PSD_ECONFIG, "there is no way from here to %.128s: %s", host, strerror(errno));
+    if (!is_loopback(&from) || psd_route_own(out, NULL) != PSD_OK)
+        write_out(&from, out);
+    return PSD_OK;
+}

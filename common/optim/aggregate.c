@@ -1,0 +1,43 @@
+#include "common/optim/aggregate.h"
+
+#include <string.h>
+
+#include "common/optim/kernels/kernel.h"
+
+void psd_aggregate(float *out, const float *const *g, const double *weight, size_t k, size_t n)
+{
+    /* The sums of a block stay in the first-level cache while the workers' gradients pass by. */
+    enum { BLOCK = 1024 };
+    double acc[BLOCK];
+    const psd_isa_t *isa = psd_isa_active();
+    size_t first = 0, last = k;
+    while (first < k && !g[first])
+        first++;
+    while (last > first && !g[last - 1])
+        last--;
+    if (first == last) {
+        memset(out, 0, n * sizeof *out);
+        return;
+    }
+    if (first + 1 == last && weight[first] == 1.0) {
+        memcpy(out, g[first], n * sizeof *out);
+        return;
+    }
+    for (size_t from = 0; from < n; from += BLOCK) {
+        const size_t count = n - from < BLOCK ? n - from : BLOCK;
+        for (size_t i = first; i + 1 < last; i++)
+            if (g[i])
+                isa->accumulate(acc, g[i] + from, weight[i], i == first, count);
+        isa->finish(out + from, acc, g[last - 1] + from, weight[last - 1], last - 1 == first, count);
+    }
+}
+
+double psd_sum_of_squares(const float *x, size_t n)
+{
+    double sum[16] = { 0 };
+    psd_isa_active()->squares(sum, x, n);
+    for (size_t half = 8; half; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            sum[j] += sum[j + half];
+    return sum[0];
+}

@@ -1,0 +1,10 @@
+/* around.h - the kernels that stand around an optimizer: see psd_isa_t for what each does. */
+#pragma once
+
+#include "common/optim/kernels/kernel.h"
+
+void PSD_PER_ISA(psd_lookahead_sync)(float *w, float *slow, float alpha, size_t n);
+void PSD_PER_ISA(psd_lookahead_pullback)(float *m, float *slow_m, float alpha, float rest, size_t n);
+void PSD_PER_ISA(psd_sum_accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
+void PSD_PER_ISA(psd_sum_finish)(float *out, const double *acc, const float *g, double weight, bool first, size_t n);
+void PSD_PER_ISA(psd_sum_squares)(double *restrict sum, const float *restrict x, size_t n);

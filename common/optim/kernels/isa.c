@@ -1,0 +1,25 @@
+/* isa.c - the table of one instruction set: its optimizers and the kernels around them. */
+#include "common/optim/kernels/around.h"
+#include "common/optim/kernels/kernel.h"
+
+#define X(name) extern const psd_optimizer_t PSD_OPTIMIZER(name);
+#include "common/optim/kernels/all.h"
+#undef X
+
+static const psd_optimizer_t *const optimizers[] = {
+#define X(name) &PSD_OPTIMIZER(name),
+#include "common/optim/kernels/all.h"
+#undef X
+    NULL
+};
+
+extern const psd_isa_t PSD_PER_ISA(psd_isa);
+const psd_isa_t PSD_PER_ISA(psd_isa) = {
+    .name = PSD_TEXT(PSD_ISA),
+    .optimizers = optimizers,
+    .sync = PSD_PER_ISA(psd_lookahead_sync),
+    .pullback = PSD_PER_ISA(psd_lookahead_pullback),
+    .accumulate = PSD_PER_ISA(psd_sum_accumulate),
+    .finish = PSD_PER_ISA(psd_sum_finish),
+    .squares = PSD_PER_ISA(psd_sum_squares),
+};

@@ -1,0 +1,92 @@
+/* kernel.h - what the files of optim/ share. Each of them is compiled once per instruction set, with PSD_ISA
+ * set to its name, and everything that it shows carries that name: psd_adam_sse2, psd_adam_avx2. Contraction
+ * is off, and division and root are IEEE's, so all of them compute the same bits. */
+#pragma once
+
+#include <math.h>
+
+#include "common/optim/optimizer.h"
+
+#define PSD_JOIN_EXPANDED(a, b) a##_##b
+#define PSD_JOIN(a, b)          PSD_JOIN_EXPANDED(a, b)
+#define PSD_TEXT_EXPANDED(a)    #a
+#define PSD_TEXT(a)             PSD_TEXT_EXPANDED(a)
+#ifdef PSD_ISA
+#define PSD_PER_ISA(name)   PSD_JOIN(name, PSD_ISA)
+#define PSD_OPTIMIZER(name) PSD_PER_ISA(psd_##name)
+#endif
+
+/* A loop body with flags as constant arguments: each call is a loop of its own, without a branch inside. */
+#define PSD_LOOP static inline __attribute__((always_inline)) void
+
+/* Before each loop over elements: its arrays do not overlap, so that no compiler need check (clang forgets `restrict`
+ * on local pointers, and gives up when there are many). */
+#ifdef __clang__
+#define PSD_VECTOR _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define PSD_VECTOR _Pragma("GCC ivdep")
+#endif
+
+/* One instruction set's worth of kernels. */
+typedef struct psd_isa {
+    const char *name;
+    const psd_optimizer_t *const *optimizers; /* in the order of all.h, ended by NULL */
+    /* Lookahead's sync: slow += alpha * (w - slow); w = slow. With alpha 1: slow = w, which keeps w's bits. */
+    void (*sync)(float *w, float *slow, float alpha, size_t n);
+    /* Its pullback of a first moment: m = alpha * m + rest * slow_m; slow_m = m. */
+    void (*pullback)(float *m, float *slow_m, float alpha, float rest, size_t n);
+    /* acc = weight * g, or acc += weight * g unless `first`. */
+    void (*accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
+    /* out = (float)(acc + weight * g), or (float)(weight * g) when `first`: the last of the terms. */
+    void (*finish)(float *out, const double *acc, const float *g, double weight, bool first, size_t n);
+    /* sum[i % 16] += x[i]^2, in double. */
+    void (*squares)(double sum[16], const float *x, size_t n);
+} psd_isa_t;
+
+/* The one in use; the one that runs on every processor. */
+const psd_isa_t *psd_isa_active(void);
+const psd_isa_t *psd_isa_plainest(void);
+
+/* b^t by squaring, for 0 <= b < 1. The C library's pow() rounds differently with and without FMA; this does
+ * not, and its error, t * 1e-16 of b^t, is far below what float32 can see wherever b^t counts. */
+static inline double psd_power(double b, uint64_t t)
+{
+    double power = 1.0;
+    for (; t > 0; t >>= 1, b *= b)
+        if (t & 1)
+            power *= b;
+    return power;
+}
+
+/* The moving averages of the adaptive rules, in torch's order of operations. */
+static inline float psd_mean(float m, float beta, float rest, float g) { return beta * m + rest * g; }
+static inline float psd_mean_sq(float v, float beta, float rest, float g) { return beta * v + rest * g * g; }
+
+/* sign(x), where the sign of both zeros (and of NaN) is 0: two selects of constants, which gcc vectorises anywhere. */
+static inline float psd_sign(float x) { return (x > 0.0f ? 1.0f : 0.0f) - (x < 0.0f ? 1.0f : 0.0f); }
+
+/* Hyper-parameters that many rules have. */
+#define PSD_HYPER_LR(value)                                                                                                        \
+    {                                                                                                                              \
+        .name = "lr", .def = value, .max = 1e9, .help = "learning rate"                                                            \
+    }
+#define PSD_HYPER_WEIGHT_DECAY(value)                                                                                              \
+    {                                                                                                                              \
+        .name = "weight_decay", .def = value, .max = 1e9, .help = "pull of the weights towards 0"                                  \
+    }
+/* FLT_MIN: what is less is 0 in float32, or has lost digits, and divides nothing by nothing. */
+#define PSD_LEAST_EPS 1.17549435082228750796873653722224568e-38
+#define PSD_HYPER_EPS(value)                                                                                                       \
+    {                                                                                                                              \
+        .name = "eps", .def = value, .min = PSD_LEAST_EPS, .max = 1e9, .help = "keeps the divisor from 0"                          \
+    }
+#define PSD_HYPER_BETA(key, value, text)                                                                                           \
+    {                                                                                                                              \
+        .name = key, .def = value, .max = 1, .open_max = true, .help = text                                                        \
+    }
+#define PSD_HYPER_BETA1(value) PSD_HYPER_BETA("beta1", value, "share of the mean kept per update")
+#define PSD_HYPER_BETA2(value) PSD_HYPER_BETA("beta2", value, "share of the mean square kept per update")
+#define PSD_HYPER_FLAG(key, value, text)                                                                                           \
+    {                                                                                                                              \
+        .name = key, .def = value, .max = 1, .flag = true, .help = text                                                            \
+    }

@@ -1,7 +1,0 @@
-/* momentum.c - sgd with a velocity by default (Polyak 1964). */
-#include "common/optim/sgd.h"
-
-const psd_optimizer_t
-    PSD_OPTIMIZER(momentum) = PSD_SGD_ROW("momentum", "SGD with heavy-ball momentum",
-                                          "g += wd*w; buf = momentum*buf + (1-dampening)*g (first: buf = g); w -= lr*buf",
-                                          "Polyak 1964", 0.9, 0);

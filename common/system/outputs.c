@@ -1,0 +1,88 @@
+#include "common/system/outputs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/system/durable.h"
+
+/* ---- one row per option ---- */
+
+static int probe_save(const char *path, psd_err_t *err) { return psd_durable_probe_file(path, false, err); }
+
+static int probe_trace(const char *path, psd_err_t *err) { return psd_durable_probe_file(path, true, err); }
+
+/* What lies in a run's directory already is gone on with, or replaced. */
+static int probe_entry(const char *dir, const char *name, psd_err_t *err)
+{
+    static const char *const subdirectories[] = { "tb", "logs" };
+    char path[PATH_MAX + NAME_MAX + 2];
+    struct stat facts;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    for (size_t i = 0; i < sizeof subdirectories / sizeof *subdirectories; i++)
+        if (!strcmp(name, subdirectories[i]))
+            return stat(path, &facts) == 0 && !S_ISDIR(facts.st_mode) && (errno = ENOTDIR)
+                       ? psd_err_set(err, PSD_EIO, "cannot write into %s: %s", path, strerror(ENOTDIR))
+                       : psd_durable_probe(path, err);
+    if (!strncmp(name, "metrics", 7))
+        return psd_durable_probe_file(path, true, err);
+    return !strncmp(name, "summary", 7) ? psd_durable_probe_file(path, false, err) : PSD_OK;
+}
+
+static int probe_run(const char *dir, psd_err_t *err)
+{
+    int rc = psd_durable_probe(dir, err);
+    DIR *all = rc ? NULL : opendir(dir);
+    for (const struct dirent *one; !rc && all && (one = readdir(all));)
+        rc = probe_entry(dir, one->d_name, err);
+    if (all)
+        closedir(all);
+    return rc;
+}
+
+static const struct {
+    const char *key;
+    int (*probe)(const char *path, psd_err_t *err);
+} rows[] = {
+    { "save", probe_save },
+    { "trace", probe_trace },
+    { "run.dir", probe_run },
+    { "checkpoint.dir", psd_durable_probe },
+};
+
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+/* ---- all of them ---- */
+
+const char *psd_outputs_key(size_t i) { return i < N_ROWS ? rows[i].key : NULL; }
+
+static bool is_of(const char *key, unsigned programs)
+{
+    const psd_option_t *row;
+    for (size_t i = 0; (row = psd_option_at(i)); i++)
+        if (!strcmp(row->key, key))
+            return row->programs & programs;
+    return false;
+}
+
+int psd_outputs_probe(const psd_options_t *options, const char *key, psd_err_t *err)
+{
+    const char *path = psd_options_string(options, key);
+    psd_err_t why = { 0 };
+    for (size_t i = 0; *path && i < N_ROWS; i++)
+        if (!strcmp(rows[i].key, key) && rows[i].probe(path, &why) && errno != ENOSPC && errno != EDQUOT)
+            return psd_err_set(err, PSD_EIO, "%s: %s", key, why.text);
+    return PSD_OK;
+}
+
+int psd_outputs_probe_all(const psd_options_t *options, unsigned programs, psd_err_t *err)
+{
+    int rc = PSD_OK;
+    for (size_t i = 0; !rc && i < N_ROWS; i++)
+        if (is_of(rows[i].key, programs))
+            rc = psd_outputs_probe(options, rows[i].key, err);
+    return rc;
+}

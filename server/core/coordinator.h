@@ -1,0 +1,135 @@
+/* coordinator.h - the state machine that decides once for the whole job: who is a member, which pushes make a round,
+ * when the job is finished. It lives in server 0 and speaks to every shard, its own included, through a numbered log
+ * of decisions; each shard carries the log out in order, so all shards close every round with the same contributors.
+ *
+ * Pure, like the engine: events in, actions out. One thread at a time. */
+#pragma once
+
+#include "server/core/consistency.h"
+#include "server/core/membership.h"
+
+typedef struct psd_coordinator psd_coordinator_t;
+
+/* Once workers_min have registered, the job starts when so much time has passed since the newest came, without waiting
+ * for workers_want any longer. */
+enum { PSD_WANT_MS = 5000 };
+
+/* Silence after which a server counts as lost: servers speak four times a second, so that a shorter lease would lose them by
+ * chance. */
+enum { PSD_SERVER_LEASE_MIN_MS = 1000 };
+static inline uint64_t psd_server_lease_ms(uint64_t lease_ms)
+{
+    return lease_ms > PSD_SERVER_LEASE_MIN_MS ? lease_ms : PSD_SERVER_LEASE_MIN_MS;
+}
+
+typedef struct psd_coordinator_config {
+    const char *job;           /* name; copied */
+    uint64_t job_id;           /* of this run, not 0; every message carries it */
+    const char *settings;      /* what all servers must agree on; copied */
+    uint32_t n_servers;        /* shards of the job, 1 .. PSD_MAX_SERVERS */
+    uint32_t workers_min;      /* below this many members no round closes; at least 1 */
+    uint32_t workers_want;     /* training starts when so many have registered */
+    bool drops_lost;           /* a lost worker is let be: the job is finished when those that are left have done their work */
+    uint64_t lease_ms;         /* silence after which a worker is given up */
+    uint64_t round_timeout_ms; /* a member whose push is the only kind missing for so long is given up; 0: never */
+    uint64_t start_timeout_ms; /* workers_want are waited for at most half as long, see PSD_WANT_MS; 0: no bound */
+    uint64_t patience_ms;      /* end the job when somebody whom it needs has been missing for so long; 0: never */
+    const psd_mode_t *mode;
+    double lr;                  /* learning rate, until a SETTING changes it */
+    bool has_slow;              /* the rule keeps slow weights */
+    bool checkpoints;           /* the servers can save: there is a directory */
+    uint64_t save_every_rounds; /* a checkpoint after every so many rounds; 0: not by rounds */
+    uint64_t save_every_ms;     /* and after so much time; 0: not by time */
+    const uint64_t *points;     /* clocks of the checkpoints that are there, newest first; copied */
+    size_t n_points;
+    const psd_tensor_list_t *model; /* of those checkpoints; copied; NULL without any */
+} psd_coordinator_config_t;
+
+psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
+void psd_coordinator_destroy(psd_coordinator_t **self_p);
+
+/* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from an operator: ADMIN; from workers: the rest. */
+void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                             psd_actions_t *out);
+
+/* A worker has said something to this server's shard: whatever it says is a sign of life. */
+void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg);
+
+/* The manifest that PSD_ACT_COMMIT asked for is durable, or could not be written. */
+void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out);
+
+/* Save soon (an operator's wish). */
+void psd_coordinator_request_save(psd_coordinator_t *self);
+
+/* End the job unfinished: save what there is, tell the shards, then PSD_ACT_FINISH with PSD_ESTOPPED. */
+void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* Time passes; call about every 100 ms. A gap of more than PSD_ABSENCE_MS between two events is taken for an absence of this
+ * process, by which every lease is extended. */
+void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* X(NAME, word for status) */
+#define PSD_JOB_STATES(X)                                                                                                          \
+    X(GATHERING, "waiting") /* for servers or for the first workers */                                                             \
+    X(TRAINING, "training")                                                                                                        \
+    X(DEGRADED, "degraded") /* a server is lost, or fewer than workers.min are here: rounds wait */                                \
+    X(PAUSED, "paused")     /* an operator has asked for it: rounds wait */                                                        \
+    X(FINISHED, "finished") /* every worker has left with its work done */
+
+typedef enum psd_job_state {
+#define X(name, word) PSD_JOB_##name,
+    PSD_JOB_STATES(X)
+#undef X
+} psd_job_state_t;
+
+enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */, PSD_MAX_ABSENT = 8, PSD_ABSENT_TEXT = 320 };
+
+/* What the status page says of the job; texts are written into the struct. */
+typedef struct psd_coordinator_facts {
+    psd_job_state_t state;
+    bool stopped;            /* FINISHED, but at somebody's wish, with work left */
+    uint64_t view_id, clock; /* closed rounds */
+    uint64_t skipped;        /* rounds that closed without a step */
+    double lr;               /* of the next step */
+    uint64_t runs;           /* how often the job was taken up: 1 plus the restarts of servers */
+    bool has_point, saving, save_failing;
+    uint64_t point_clock, point_ms;          /* the newest checkpoint: its round, and when it was committed (0: before) */
+    uint64_t save_ms;                        /* how long the newest took */
+    uint32_t n_members, n_shards;            /* shards that have joined */
+    uint32_t n_finished;                     /* workers whose work is done, here or not */
+    bool quorum;                             /* workers enough are here for rounds to close, or none are needed any more */
+    bool lacks_first_point;                  /* the job stands still because the first checkpoint cannot be made */
+    uint32_t n_lost_servers, n_lost_workers; /* not heard of for longer than the lease, and not replaced */
+    uint64_t workers_lost;                   /* how often a worker was given up; only rises */
+    uint32_t workers_min, workers_want;
+    uint32_t n_absent; /* whom the job waits for, one clause each; more are dropped */
+    char absent[PSD_MAX_ABSENT][PSD_ABSENT_TEXT];
+    char waiting_for[PSD_MAX_TEXT]; /* "workers 1, 3 (round 17)", "" when nothing is waited for */
+    struct {
+        char name[64];
+        double value;
+    } report[PSD_MAX_REPORTS]; /* the newest number of each name that workers reported; more names are dropped */
+    uint32_t n_reports;
+    uint64_t rejected[PSD_N_REFUSALS]; /* messages refused or ignored, by reason; only rise */
+} psd_coordinator_facts_t;
+
+/* A server of the job, as it last told; `endpoint` is borrowed. */
+typedef struct psd_server_facts {
+    bool joined;
+    bool lost; /* silent for longer than its lease */
+    const char *endpoint;
+    uint64_t clock, version; /* rounds closed, steps made there */
+    uint64_t heard_ms;       /* when it last said anything */
+} psd_server_facts_t;
+
+/* Whether this worker, of psd_coordinator_members, was given up for its silence and nobody has taken its place. */
+bool psd_coordinator_worker_is_lost(const psd_coordinator_t *self, uint32_t worker);
+
+/* False when the job has no server of that index. */
+bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_server_facts_t *out);
+
+void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out);
+const char *psd_job_state_name(psd_job_state_t state);
+
+/* The table of workers; borrowed, valid until the next event. */
+const psd_membership_t *psd_coordinator_members(const psd_coordinator_t *self);

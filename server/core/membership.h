@@ -1,0 +1,68 @@
+/* membership.h - which workers are here, how far each has come, and when silence means gone. A plain table: the
+ * coordinator asks and decides. Rows are kept for ever, so that an incarnation is never given twice. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/actions.h"
+
+/* X(NAME, word for status): a worker's life, in order. */
+#define PSD_WORKER_STATES(X)                                                                                                       \
+    X(ABSENT, "absent")   /* the id was never used */                                                                              \
+    X(JOINING, "joining") /* has said hello */                                                                                     \
+    X(WAITING, "waiting") /* has registered its tensors; enters the view at the next boundary */                                   \
+    X(LIVE, "live")       /* a member of the view */                                                                               \
+    X(DONE, "done")       /* has finished, and stays until the job's last weights are safe */                                      \
+    X(LOST, "lost")       /* silent for longer than its lease, and given up */                                                     \
+    X(LEFT, "left")       /* said good-bye */
+
+typedef enum psd_worker_state {
+#define X(name, word) PSD_WORKER_##name,
+    PSD_WORKER_STATES(X)
+#undef X
+} psd_worker_state_t;
+
+typedef struct psd_worker_row {
+    uint32_t id;
+    psd_worker_state_t state;
+    uint64_t incarnation;    /* of its newest life */
+    psd_peer_t peer;         /* its session with the coordinator */
+    uint32_t user;           /* whose the id is (common/base/peer.h): nobody else is given it, nor speaks for it */
+    uint64_t nonce;          /* drawn by this life; who knows it is that worker, on whatever connection */
+    uint64_t heard_ms;       /* when it last said anything */
+    uint64_t clock;          /* as it last told */
+    bool finished;           /* left because its work was done */
+    bool drains;             /* is asked to leave after its open round */
+    bool served;             /* has been a member of a view */
+    uint64_t complete;       /* bit s: shard s holds its push of the open round */
+    uint64_t samples;        /* of that push */
+    double loss;             /* of that push */
+    bool nonfinite;          /* some shard found Inf or NaN in it */
+    char name[PSD_MAX_NAME]; /* host:pid, or what it was started with */
+} psd_worker_row_t;
+
+typedef struct psd_membership {
+    psd_worker_row_t row[PSD_MAX_WORKERS];
+    uint32_t n_rows; /* ids below this have been used */
+} psd_membership_t;
+
+/* The word for a state. */
+const char *psd_worker_state_name(psd_worker_state_t state);
+
+/* The row that a hello with this nonce opened, while that life lasts; NULL when there is none. */
+psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce);
+
+/* A free row for `user`: the wanted id (`wanted` > 0 is id + 1) or the lowest that is not in use; one whose worker has
+ * finished only when there is no other, for that it has finished is forgotten then. NULL when the wanted one is in use or
+ * another user's, or all are. */
+psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted, uint32_t user);
+
+/* Whether an id was ever held by another user. */
+bool psd_worker_is_anothers(const psd_worker_row_t *row, uint32_t user);
+
+/* Rows in a state. */
+uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t state);
+
+/* Whether somebody holds the row now: joining, waiting, live or done. */
+bool psd_worker_is_here(const psd_worker_row_t *row);
