@@ -125,7 +125,13 @@ enum {
     PSD_WELCOME_READY = 4,
     PSD_WELCOME_STATE = 256 /* times the state + 1 */
 };
-enum { PSD_COMMAND_FINISH = 1, PSD_COMMAND_SAVE = 2, PSD_COMMAND_STOP = 4, PSD_COMMAND_PAUSED = 8 };
+enum {
+    PSD_COMMAND_FINISH = 1,
+    PSD_COMMAND_SAVE = 2,
+    PSD_COMMAND_STOP = 4,
+    PSD_COMMAND_HOLD = 8,  /* pushes that are steps of their own wait */
+    PSD_COMMAND_CLOSE = 16 /* the round is closed, with a step or without */
+};
 enum { PSD_HEARTBEAT_DRAIN = 1 };
 enum { PSD_PROBE_SEND = 1 };
 enum { PSD_SHARD_STARTED = 1, PSD_SHARD_SAVE_FAILED = 2, PSD_SHARD_RESTORE_FAILED = 4 };

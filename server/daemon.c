@@ -709,7 +709,7 @@ static int advertise(daemon_t *self, psd_err_t *err)
 static void warn_of_lr_rule(const daemon_t *self)
 {
     const psd_options_t *o = self->options;
-    if (self->coordinator || !psd_mode_find(psd_options_string(o, "sync.mode"))->per_push ||
+    if (self->coordinator || psd_mode_has_rounds(psd_mode_find(psd_options_string(o, "sync.mode"))) ||
         strcmp(psd_options_origin(o, "sync.lr_rule"), "default"))
         return;
     psd_log_warn("asp.lr_rule",
@@ -769,7 +769,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
     assert(engine.mode && engine.lr_rule && "the option table admits only names of these tables");
     int n = snprintf(self->settings, sizeof self->settings, "servers=%" PRId64 " mode=%s optimizer=%s",
                      psd_options_int(o, "servers"), engine.mode->name, psd_rule_print(&engine.rule, rule));
-    if (engine.mode->per_push)
+    if (!psd_mode_has_rounds(engine.mode))
         snprintf(self->settings + n, sizeof self->settings - (size_t)n, " lr_rule=%s max_staleness=%" PRIu64, engine.lr_rule->name,
                  engine.max_staleness);
     if (psd_options_string(o, "checkpoint.dir")[0])

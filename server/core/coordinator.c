@@ -72,7 +72,7 @@ void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t
         }
 }
 
-/* Where each push is a step, no decision closes it: the shards are told when pushes have to wait. */
+/* Where no decision closes a push, the shards are told when pushes have to wait. */
 static bool holds_pushes(const psd_coordinator_t *self)
 {
     return self->paused || self->ending || !psd_coord_is_safe(self) ||
@@ -82,8 +82,8 @@ static bool holds_pushes(const psd_coordinator_t *self)
 void psd_coord_tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
-    if (self->config.mode->per_push && begun && self->holds != holds_pushes(self))
-        psd_coord_change_view(self, now_ms, out);
+    if (begun && self->holds != holds_pushes(self))
+        psd_coord_view_changed(self, now_ms, out);
 }
 
 void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code, psd_actions_t *out)
@@ -92,7 +92,7 @@ void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const ps
     assert(bytes && "no memory for a decision");
     self->holds = holds_pushes(self);
     if (self->holds)
-        code |= PSD_COMMAND_PAUSED;
+        code |= PSD_COMMAND_HOLD;
     psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code,
                            psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
     free(bytes);
@@ -143,7 +143,7 @@ bool psd_coord_has_pushed(const psd_coordinator_t *self, const psd_worker_row_t 
 }
 
 /* Let waiting workers in, number the new view, and write the decision into the log. */
-static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round, psd_actions_t *out)
+static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round, uint32_t code, psd_actions_t *out)
 {
     psd_member_t *member = calloc(PSD_MAX_WORKERS, sizeof *member);
     assert(member && "no memory for a decision");
@@ -165,9 +165,10 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
         if (row->state == PSD_WORKER_LIVE)
             member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
-    bool save = psd_coord_save_is_due(self, now_ms, round->clock);
-    round->clock += save && self->config.mode->per_push; /* which has no rounds: checkpoints are numbered */
-    psd_coord_append_command(self, now_ms, round, save ? PSD_COMMAND_SAVE : 0, out);
+    const bool save = psd_coord_save_is_due(self, now_ms, round->clock);
+    if (save)
+        round->clock = psd_coord_save_clock(self, round->clock);
+    psd_coord_append_command(self, now_ms, round, code | (save ? PSD_COMMAND_SAVE : 0), out);
     if (save)
         psd_coord_begin_save(self, now_ms, round->clock);
     self->n_view = round->n_members;
@@ -180,7 +181,14 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
 /* Members change without a round being closed: at the start, and while too few are left to go on. */
 void psd_coord_change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    decide(self, now_ms, &(psd_round_t){ .clock = self->clock }, out);
+    decide(self, now_ms, &(psd_round_t){ .clock = self->clock }, 0, out);
+}
+
+void psd_coord_view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    const psd_progress_t p = psd_coord_look(self, self->clock);
+    if (self->config.mode->may_change_view(&p))
+        psd_coord_change_view(self, now_ms, out);
 }
 
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
@@ -207,7 +215,7 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     self->skipped += !round.apply;
     if (!round.apply)
         round.n_contributors = 0;
-    decide(self, now_ms, &round, out);
+    decide(self, now_ms, &round, PSD_COMMAND_CLOSE, out);
     free(contributor);
 }
 
@@ -215,7 +223,8 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
  * comes for a lost one takes its id: the others have cut their shares of the batch already. */
 bool psd_coord_is_fixed(const psd_coordinator_t *self)
 {
-    return self->config.checkpoints && !self->config.mode->per_push && self->config.workers_min == self->config.workers_want;
+    return self->config.checkpoints && psd_mode_has_rounds(self->config.mode) &&
+           self->config.workers_min == self->config.workers_want;
 }
 
 /* Workers whose work is done, whether or not they have left. */
@@ -293,21 +302,20 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     bool enough = psd_coord_has_quorum(self, live);
     /* A round that waits for replacements is only gone on with when all of them are here: who enters computes
      * its share of the batch from the size of the view. */
-    if (waiting && (self->config.mode->per_push || (!enough && psd_coord_has_quorum(self, live + waiting)))) {
+    const psd_mode_t *mode = self->config.mode;
+    psd_progress_t p = psd_coord_look(self, self->clock);
+    if (waiting && (mode->may_change_view(&p) || (!enough && psd_coord_has_quorum(self, live + waiting)))) {
         psd_coord_change_view(self, now_ms, out);
         live += waiting;
         enough = psd_coord_has_quorum(self, live);
     }
     enter(self, self->paused ? PSD_JOB_PAUSED : enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED, live, out);
     psd_coord_tend_pushes(self, now_ms, out);
-    if (self->config.mode->per_push || self->state != PSD_JOB_TRAINING)
+    if (!psd_mode_has_rounds(mode) || self->state != PSD_JOB_TRAINING || !psd_coord_is_safe(self))
         return;
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        if (self->members.row[i].state == PSD_WORKER_LIVE && !psd_coord_has_pushed(self, &self->members.row[i]))
-            return;
-    if (!psd_coord_is_safe(self))
-        return;
-    close_round(self, now_ms, out);
+    p = psd_coord_look(self, self->clock);
+    if (mode->closes(&p))
+        close_round(self, now_ms, out);
 }
 
 static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why, psd_actions_t *out)
@@ -323,8 +331,8 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
                     row->name, row->incarnation, now_ms - row->heard_ms, row->clock, why);
     row->state = PSD_WORKER_LOST;
     self->report.workers_lost++;
-    if (was_member && self->config.mode->per_push)
-        psd_coord_change_view(self, now_ms, out);
+    if (was_member)
+        psd_coord_view_changed(self, now_ms, out);
 }
 
 /* This process was away: the silence of others meanwhile does not count. After a long absence, in which connections may have
@@ -400,7 +408,7 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
         psd_coord_list_missing_shards(self, list, sizeof list);
         snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
     } else if (self->ending) {
-        snprintf(text, n, "the last checkpoint (%s %" PRIu64 ")", self->config.mode->per_push ? "number" : "round", self->clock);
+        snprintf(text, n, "the last checkpoint (number %" PRIu64 ")", self->clock);
     } else if (self->state == PSD_JOB_GATHERING) {
         const uint32_t joining = psd_membership_count(&self->members, PSD_WORKER_JOINING);
         const int at = snprintf(text, n, "more workers: %u of %u workers have registered",
@@ -410,16 +418,16 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
             snprintf(text + at, n - (size_t)at, ", %u are joining", joining);
     } else if (self->state == PSD_JOB_PAUSED) {
         snprintf(text, n, "an operator, who has paused the job: psdctl resume");
-    } else if (!self->config.mode->per_push && list_workers(self, list, sizeof list)) {
+    } else if (psd_mode_has_rounds(self->config.mode) && list_workers(self, list, sizeof list)) {
         snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
-    } else if (!self->config.mode->per_push && self->config.checkpoints && !self->n_points) {
+    } else if (!psd_coord_is_safe(self)) {
         snprintf(text, n, "the first checkpoint");
     }
 }
 
 static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    bool late_round = self->config.round_timeout_ms && !self->config.mode->per_push && self->state == PSD_JOB_TRAINING &&
+    bool late_round = self->config.round_timeout_ms && self->state == PSD_JOB_TRAINING &&
                       now_ms > self->round_since_ms + self->config.round_timeout_ms;
     bool somebody_pushed = false;
     for (uint32_t i = 0; i < self->members.n_rows; i++)

@@ -5,7 +5,7 @@
  * Pure, like the engine: events in, actions out. One thread at a time. */
 #pragma once
 
-#include "server/core/consistency.h"
+#include "server/core/mode.h"
 #include "server/core/membership.h"
 
 typedef struct psd_coordinator psd_coordinator_t;

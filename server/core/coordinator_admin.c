@@ -34,12 +34,10 @@ static void set_paused(psd_coordinator_t *self, uint64_t now_ms, bool paused, ps
     psd_coord_evaluate(self, now_ms, out);
 }
 
-/* How far the job is: in asp, which has no rounds, by the steps that the shards have told. */
+/* How far the job is, as far as the shards have told. */
 static const char *position(const psd_coordinator_t *self, char text[64])
 {
-    const bool per_push = self->config.mode->per_push;
-    snprintf(text, 64, per_push ? "about %" PRIu64 " steps" : "round %" PRIu64,
-             per_push ? psd_coord_progress(self) / self->config.n_servers : self->clock);
+    snprintf(text, 64, "%s %" PRIu64, self->config.mode->unit, psd_coord_progress(self) / self->config.n_servers);
     return text;
 }
 
@@ -107,9 +105,7 @@ static answer_t save(psd_coordinator_t *self, request_t *r, psd_actions_t *out)
     bool busy = self->saving || self->committing;
     if (self->n_points && (self->point_since_ms >= self->save_asked.ms || (!busy && psd_coord_is_saved(self)))) {
         self->save_wanted = self->save_wanted && !psd_coord_is_saved(self);
-        return say(r, DONE,
-                   self->config.mode->per_push ? "checkpoint %" PRIu64 " is safe" : "checkpoint of clock %" PRIu64 " is safe",
-                   self->point[0]);
+        return say(r, DONE, "checkpoint %" PRIu64 " is safe", self->point[0]);
     }
     if (self->save_failing && !busy && self->save_since_ms >= self->save_asked.ms)
         return say(r, NO,

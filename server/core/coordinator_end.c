@@ -127,6 +127,6 @@ void psd_coord_describe_end(const psd_coordinator_t *self, char *text, size_t n)
         const char *what = fate(self, row);
         if (what)
             at += snprintf(text + at, n - (size_t)at, "; worker %u (%.80s) %s at %s %" PRIu64, i, row->name, what,
-                           self->config.mode->per_push ? "its step" : "round", row->clock);
+                           self->config.mode->unit, row->clock);
     }
 }

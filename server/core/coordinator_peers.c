@@ -54,7 +54,7 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(cluster && bytes && "no memory for a welcome");
     cluster->n_servers = self->config.n_servers;
-    cluster->per_push = self->config.mode->per_push;
+    cluster->per_push = !psd_mode_has_rounds(self->config.mode);
     cluster->lease_ms = (uint32_t)self->config.lease_ms;
     cluster->has_slow = self->config.has_slow;
     snprintf(cluster->settings, sizeof cluster->settings, "%s", self->settings);
@@ -264,8 +264,8 @@ static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t 
     row->finished = finished;
     psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64, row->id, row->name,
                     finished ? "true" : "false", msg->clock);
-    if (was_member && self->config.mode->per_push)
-        psd_coord_change_view(self, now_ms, out);
+    if (was_member)
+        psd_coord_view_changed(self, now_ms, out);
     psd_coord_evaluate(self, now_ms, out);
 }
 
@@ -282,8 +282,8 @@ int psd_coord_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, do
         psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "by=\"%s\" lr=%g was=%g after_clock=%" PRIu64, who, value,
                         self->config.lr, self->clock);
     self->config.lr = value;
-    if (news && self->config.mode->per_push)
-        psd_coord_change_view(self, now_ms, out);
+    if (news)
+        psd_coord_view_changed(self, now_ms, out);
     return PSD_OK;
 }
 

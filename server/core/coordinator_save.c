@@ -6,41 +6,56 @@
 
 enum { END_MS = 30000, SAVE_AGAIN_MS = 1000 };
 
-uint64_t psd_coord_progress(const psd_coordinator_t *self)
+psd_progress_t psd_coord_look(const psd_coordinator_t *self, uint64_t clock)
 {
-    if (!self->config.mode->per_push)
-        return self->clock;
-    uint64_t steps = 0;
+    psd_progress_t p = { .clock = clock,
+                         .servers = self->config.n_servers,
+                         .point_clock = self->n_points ? self->point[0] : 0,
+                         .point_progress = self->point_progress,
+                         .point_is_final = !self->ending || self->point_since_ms >= self->end_since_ms };
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        steps += self->shard[s].version;
-    return steps;
+        p.steps += self->shard[s].version;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        if (self->members.row[i].state == PSD_WORKER_LIVE) {
+            p.members++;
+            p.complete += psd_coord_has_pushed(self, &self->members.row[i]);
+        }
+    return p;
 }
 
-/* By how much progress rises in what operators call a round: in asp, one push. */
-static uint64_t steps_per_round(const psd_coordinator_t *self) { return self->config.mode->per_push ? self->config.n_servers : 1; }
+static uint64_t progress_at(const psd_coordinator_t *self, uint64_t clock)
+{
+    const psd_progress_t p = psd_coord_look(self, clock);
+    return self->config.mode->progress(&p);
+}
+
+uint64_t psd_coord_progress(const psd_coordinator_t *self) { return progress_at(self, self->clock); }
+
+uint64_t psd_coord_save_clock(const psd_coordinator_t *self, uint64_t clock)
+{
+    const psd_progress_t p = psd_coord_look(self, clock);
+    return self->config.mode->save_clock(&p);
+}
 
 bool psd_coord_is_safe(const psd_coordinator_t *self) { return !self->config.checkpoints || self->n_points; }
 
-/* In asp a shard's word may be older than its last step: at the end, only what was begun after all pushes counts. */
 bool psd_coord_is_saved(const psd_coordinator_t *self)
 {
-    if (!self->config.mode->per_push)
-        return self->n_points && self->point[0] == self->clock;
-    return self->n_points && self->point_progress == psd_coord_progress(self) &&
-           !(self->ending && self->point_since_ms < self->end_since_ms);
+    const psd_progress_t p = psd_coord_look(self, self->clock);
+    return self->n_points && self->config.mode->is_saved(&p);
 }
 
 bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
 {
     if (!self->config.checkpoints || self->saving || self->committing || self->started != psd_coord_every_shard(self))
         return false;
-    const uint64_t progress = self->config.mode->per_push ? psd_coord_progress(self) : clock;
+    const uint64_t progress = progress_at(self, clock);
     if (self->n_points && self->point_progress == progress && !(self->ending && !psd_coord_is_saved(self)))
         return false; /* nothing has happened since */
     if (self->save_failing && now_ms < self->save_since_ms + SAVE_AGAIN_MS)
         return false;
     bool by_rounds =
-        self->config.save_every_rounds && progress - self->save_progress >= self->config.save_every_rounds * steps_per_round(self);
+        self->config.save_every_rounds && progress - self->save_progress >= self->config.save_every_rounds * self->config.n_servers;
     bool by_time = self->config.save_every_ms && now_ms >= self->save_since_ms + self->config.save_every_ms;
     return self->save_wanted || !self->n_points || by_rounds || by_time;
 }
@@ -53,7 +68,7 @@ void psd_coord_begin_save(psd_coordinator_t *self, uint64_t now_ms, uint64_t clo
     self->save_since_ms = now_ms;
     self->saved_by = 0;
     self->save_seq = self->next_seq - 1;
-    self->save_progress = self->config.mode->per_push ? psd_coord_progress(self) : clock;
+    self->save_progress = progress_at(self, clock);
 }
 
 /* What a checkpoint that could not be made means. */
@@ -158,11 +173,12 @@ void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *o
     psd_coord_append_command(self, now_ms, &nothing, PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
 }
 
-/* A run begins from the newest checkpoint. What steps asp had made by then, the shards will tell. */
+/* A run begins from the newest checkpoint. How many steps there are in that, the shards will tell. */
 void psd_coord_begin_progress(psd_coordinator_t *self)
 {
-    self->save_progress = self->config.mode->per_push ? 0 : self->clock;
-    self->point_progress = self->config.mode->per_push ? UINT64_MAX : self->clock;
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        self->shard[s].version = 0;
+    self->save_progress = self->point_progress = psd_coord_progress(self);
 }
 
 bool psd_coord_loses_weights(psd_coordinator_t *self, bool trained, uint64_t now_ms, const char *why, psd_actions_t *out)
@@ -198,7 +214,7 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
         psd_worker_row_t *row = &self->members.row[i];
         /* Its last rounds are undone, and somebody must do them again; but without rounds its work was its own, and one
          * that is gone is not asked for it twice. */
-        row->finished = row->finished && row->state == PSD_WORKER_LEFT && self->config.mode->per_push;
+        row->finished = row->finished && row->state == PSD_WORKER_LEFT && !psd_mode_has_rounds(self->config.mode);
         if (psd_worker_is_here(row))
             row->state = PSD_WORKER_LOST;
     }
@@ -216,15 +232,15 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
                     self->clock, self->n_points ? "yes" : "none", self->runs);
 }
 
-/* The first checkpoint, those that were asked for, and those of asynchronous jobs do not wait for a round to
- * close; the view stays as it is. */
+/* The first checkpoint, those that were asked for, and those of jobs without rounds do not wait for a round to close; the
+ * view stays as it is. */
 void psd_coord_save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
-    bool now = self->save_wanted || self->config.mode->per_push || !self->n_points;
+    bool now = self->save_wanted || !psd_mode_has_rounds(self->config.mode) || !self->n_points;
     if (!begun || !now || !psd_coord_save_is_due(self, now_ms, self->clock))
         return;
-    self->clock += self->config.mode->per_push; /* which has no rounds: checkpoints are numbered */
+    self->clock = psd_coord_save_clock(self, self->clock);
     psd_round_t same = { .clock = self->clock,
                          .lr = self->config.lr,
                          .clip_scale = 1,

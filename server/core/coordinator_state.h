@@ -57,7 +57,7 @@ struct psd_coordinator {
     size_t n_log, log_capacity;
     uint64_t next_seq;
     uint64_t view_id;
-    uint64_t clock; /* rounds decided; in asp, which has none, checkpoints ordered */
+    uint64_t clock; /* rounds decided; where there are none, checkpoints ordered */
     uint64_t skipped;
     uint64_t round_since_ms;     /* when the open round was opened */
     uint64_t first_ready_ms;     /* when the first worker registered */
@@ -85,7 +85,7 @@ struct psd_coordinator {
     } asker[PSD_MAX_ASKERS]; /* servers that asked for a place when it was not free: nonce without the count, and since when */
     uint32_t n_askers;       /* that there have been; the oldest are forgotten */
     bool paused;             /* by an operator: no round closes */
-    bool holds;              /* as the log last told the shards: pushes wait (asp) */
+    bool holds;              /* as the log last told the shards: pushes wait */
     struct {
         uint64_t asked; /* number of the request */
         uint32_t worker;
@@ -128,11 +128,18 @@ uint64_t psd_coord_every_shard(const psd_coordinator_t *self);
 /* Whether every server of the job is here. */
 bool psd_coord_all_shards_joined(const psd_coordinator_t *self);
 
+/* What the mode may know, when rounds up to `clock` are closed. */
+psd_progress_t psd_coord_look(const psd_coordinator_t *self, uint64_t clock);
+
 /* Whether every shard holds the worker's push of the open round. */
 bool psd_coord_has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row);
 
 /* Members change without a round being closed. */
 void psd_coord_change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
+
+/* Members have come or gone, or something else in a view is new: tell the shards, unless that has to wait for the round to be
+ * closed. */
+void psd_coord_view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* Workers whose work is done, whether or not they have left. */
 uint32_t psd_coord_count_finished(const psd_coordinator_t *self);
@@ -140,7 +147,7 @@ uint32_t psd_coord_count_finished(const psd_coordinator_t *self);
 /* Whether rounds wait for whoever is lost to be replaced. */
 bool psd_coord_is_fixed(const psd_coordinator_t *self);
 
-/* asp: tell the shards whether pushes have to wait, if that has changed: while an operator has paused the job, there is no
+/* Where each push is a step, tell the shards whether pushes have to wait, if that has changed: while an operator has paused the job, there is no
  * checkpoint yet, too few workers are here, or the job ends. */
 void psd_coord_tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out);
 
@@ -180,8 +187,11 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
 
 /* -- coordinator_save.c */
 
-/* Rounds decided; in asp, steps made by all shards, as far as they have told. */
+/* How far the job is, in steps of single shards. */
 uint64_t psd_coord_progress(const psd_coordinator_t *self);
+
+/* The clock by which a checkpoint is called that is ordered when rounds up to `clock` are closed. */
+uint64_t psd_coord_save_clock(const psd_coordinator_t *self, uint64_t clock);
 
 /* Whether steps may be made: not before the initial weights are safe, for no worker has them any more afterwards. */
 bool psd_coord_is_safe(const psd_coordinator_t *self);

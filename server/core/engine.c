@@ -53,6 +53,16 @@ void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w)
     leave_queue(self, w->id);
 }
 
+void psd_eng_drop_gradient(psd_engine_t *self, psd_eng_worker_t *w)
+{
+    for (uint32_t p = 0; p < self->n_parts; p++)
+        psd_buf_unref(&w->parked[p]);
+    w->samples = 0;
+    w->norm2 = 0;
+    w->nonfinite = false;
+    w->bad_part = 0;
+}
+
 void psd_eng_free_worker(psd_engine_t *self, psd_eng_worker_t *w)
 {
     psd_eng_drop_open_clock(self, w);
@@ -132,6 +142,25 @@ void psd_eng_send_unchanged(psd_engine_t *self, const psd_eng_worker_t *w, psd_a
     tell_job(self, psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out));
 }
 
+psd_progress_t psd_eng_progress(const psd_engine_t *self, const psd_eng_worker_t *w)
+{
+    return (psd_progress_t){ .clock = self->clock,
+                             .members = self->world,
+                             .push = w->applied + 1,
+                             .slowest = self->slowest,
+                             .resumes_at = w->resumes_at,
+                             .staleness = self->version - w->base_version,
+                             .max_staleness = self->config.max_staleness,
+                             .lr_rule = self->config.lr_rule,
+                             .held = self->held };
+}
+
+static bool may_pull(const psd_engine_t *self, const psd_eng_worker_t *w)
+{
+    const psd_progress_t p = psd_eng_progress(self, w);
+    return self->config.mode->may_pull(&p);
+}
+
 bool psd_eng_is_started(const psd_engine_t *self) { return self->shard && self->n_started == psd_shard_parts(self->shard); }
 
 void psd_eng_send_all_weights(psd_engine_t *self, psd_eng_worker_t *w, psd_actions_t *out)
@@ -150,7 +179,7 @@ void psd_eng_pay_debts(psd_engine_t *self, psd_actions_t *out)
         return;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         psd_eng_worker_t *w = self->worker[i];
-        if (w && w->standing == PSD_MEMBER && w->owed && w->peer)
+        if (w && w->standing == PSD_MEMBER && w->owed && w->peer && may_pull(self, w))
             psd_eng_send_all_weights(self, w, out);
     }
 }
@@ -242,7 +271,7 @@ void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_ac
     psd_round_t state = { .clock = self->clock + 1, .contributor = complete };
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         const psd_eng_worker_t *w = self->worker[i];
-        if (w && (!only || w == only) && w->standing == PSD_MEMBER && w->complete && !self->config.mode->per_push)
+        if (w && (!only || w == only) && w->standing == PSD_MEMBER && w->complete && psd_mode_has_rounds(self->config.mode))
             complete[state.n_contributors++] = (psd_member_t){ .worker = w->id,
                                                                .incarnation = w->incarnation,
                                                                .samples = w->samples,
@@ -295,13 +324,21 @@ void psd_eng_fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, ps
 
 /* ---- the step ---- */
 
-static void run_held_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
+static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* A member's clock is closed: it may push the next one. */
 static void close_clock(psd_engine_t *self, psd_eng_worker_t *w, uint64_t clock)
 {
     w->applied = clock;
     psd_eng_drop_open_clock(self, w);
+}
+
+static void find_slowest(psd_engine_t *self)
+{
+    self->slowest = UINT64_MAX;
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->applied < self->slowest)
+            self->slowest = self->worker[i]->applied;
 }
 
 static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
@@ -315,7 +352,7 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
     self->stats.syncs = psd_engine_sync_epoch(self);
     psd_eng_begin_save(self, out);
     psd_eng_pay_debts(self, out);
-    run_held_commands(self, now_ms, out);
+    run_early_commands(self, now_ms, out);
     psd_eng_start_queued_push(self, now_ms, out);
 }
 
@@ -369,9 +406,12 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
         psd_eng_worker_t *w = self->worker[i];
         if (!w || w->standing != PSD_MEMBER || !w->peer || w->owed)
             continue;
-        if (self->config.mode->per_push && w->id != self->stepping_for)
+        if (self->stepping_for && w != self->stepping_for)
             continue;
-        psd_eng_send_chunk(self, w, work->part, out);
+        if (may_pull(self, w))
+            psd_eng_send_chunk(self, w, work->part, out);
+        else
+            w->owed = true;
     }
     self->version--;
     self->samples -= self->step_samples;
@@ -451,7 +491,7 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
         give_up_hope(self, self->skipped, "rounds", out);
 }
 
-/* ---- asp: each complete push is a step ---- */
+/* ---- pushes that are steps of their own ---- */
 
 static void count_staleness(psd_engine_t *self, psd_eng_worker_t *w, uint64_t staleness)
 {
@@ -465,53 +505,69 @@ static void count_staleness(psd_engine_t *self, psd_eng_worker_t *w, uint64_t st
     w->facts.staleness = staleness;
 }
 
+/* A push that makes no step. One that is too old, or otherwise not wanted, is answered with the weights as they are now. */
 static void answer_without_step(psd_engine_t *self, psd_eng_worker_t *w, psd_refusal_t why, psd_actions_t *out)
 {
     if (why)
         self->stats.rejected[why]++;
     close_clock(self, w, w->applied + 1);
-    if (why == PSD_REFUSAL_STALE)
+    find_slowest(self);
+    if (!may_pull(self, w))
+        w->owed = true;
+    else if (why == PSD_REFUSAL_STALE)
         psd_eng_send_all_weights(self, w, out);
     else
         psd_eng_send_unchanged(self, w, out);
 }
 
+static void reject_nonfinite(psd_engine_t *self, psd_eng_worker_t *w, psd_actions_t *out)
+{
+    note_bad(self, w);
+    psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite",
+                    "worker=%u clock=%" PRIu64 " effect=\"the push is rejected\" reason=\"%s\"", w->id, w->applied + 1, self->bad);
+    if (++w->in_vain == self->config.max_skipped)
+        give_up_hope(self, w->in_vain, "pushes of a worker", out);
+    answer_without_step(self, w, PSD_REFUSAL_NONFINITE, out);
+}
+
+static void step_push(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w, const psd_progress_t *p, psd_actions_t *out)
+{
+    self->stepping_for = w;
+    start_step(self, &w, 1, w->samples, self->lr * self->config.mode->rate(p), 1, out);
+    close_clock(self, w, w->applied + 1);
+    find_slowest(self);
+    self->stats.rounds++;
+    if (!self->running) {
+        psd_eng_send_unchanged(self, w, out);
+        step_finished(self, now_ms, true, out);
+    }
+}
+
 void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    while (self->n_queued && !self->running && !self->paused) {
+    const psd_mode_t *mode = self->config.mode;
+    while (self->n_queued && !self->running) {
         psd_eng_worker_t *w = self->worker[self->queue[0]];
+        const bool here = w && w->standing == PSD_MEMBER && w->complete;
+        const psd_progress_t p = here ? psd_eng_progress(self, w) : (psd_progress_t){ 0 };
+        if (here && !mode->may_step(&p))
+            return;
         memmove(self->queue, self->queue + 1, --self->n_queued * sizeof *self->queue);
-        if (!w || w->standing != PSD_MEMBER || !w->complete)
+        if (!here)
             continue;
-        uint64_t staleness = self->version - w->base_version;
-        count_staleness(self, w, staleness);
+        count_staleness(self, w, p.staleness);
         if (w->nonfinite) {
-            note_bad(self, w);
-            psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite",
-                            "worker=%u clock=%" PRIu64 " effect=\"the push is rejected\" reason=\"%s\"", w->id, w->applied + 1,
-                            self->bad);
-            if (++w->in_vain == self->config.max_skipped)
-                give_up_hope(self, w->in_vain, "pushes of a worker", out);
-        } else if (w->samples) {
+            reject_nonfinite(self, w, out);
+            continue;
+        }
+        if (w->samples)
             w->in_vain = 0;
-        }
-        if (w->nonfinite || !w->samples) {
-            answer_without_step(self, w, w->nonfinite ? PSD_REFUSAL_NONFINITE : PSD_REFUSAL_NONE, out);
-            continue;
-        }
-        if (self->config.max_staleness && staleness > self->config.max_staleness) {
+        if (!w->samples)
+            answer_without_step(self, w, PSD_REFUSAL_NONE, out);
+        else if (mode->whole_push(&p) == PSD_PUSH_DROPS)
             answer_without_step(self, w, PSD_REFUSAL_STALE, out);
-            continue;
-        }
-        self->stepping_for = w->id;
-        double lr = self->lr * self->config.lr_rule->factor(self->world, staleness);
-        start_step(self, &w, 1, w->samples, lr, 1, out);
-        close_clock(self, w, w->applied + 1);
-        self->stats.rounds++;
-        if (!self->running) {
-            psd_eng_send_unchanged(self, w, out);
-            step_finished(self, now_ms, true, out);
-        }
+        else
+            step_push(self, now_ms, w, &p, out);
     }
 }
 
@@ -556,7 +612,8 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
             w->logged = m->incarnation;
             w->nonce = m->nonce;
             w->standing = PSD_MEMBER;
-            w->applied = self->config.mode->per_push ? w->resumes_at : self->clock;
+            const psd_progress_t p = psd_eng_progress(self, w);
+            w->applied = self->config.mode->joins_at(&p);
             w->owed = true;
         }
         size_row(self, w);
@@ -566,6 +623,13 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
             psd_eng_drop_open_clock(self, self->worker[i]);
             self->worker[i]->standing = PSD_GONE;
         }
+    find_slowest(self);
+}
+
+static double rate_of_round(const psd_engine_t *self)
+{
+    const psd_progress_t p = { .clock = self->clock, .members = self->world, .lr_rule = self->config.lr_rule };
+    return self->config.mode->rate(&p);
 }
 
 /* Close the round: a step from these contributors, or none; then every member may go on to the next. */
@@ -582,8 +646,9 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
         total += w->samples;
     }
     count_skipped(self, round, out);
+    self->stepping_for = NULL;
     if (round->apply)
-        start_step(self, contributor, n, total, round->lr, (float)round->clip_scale, out);
+        start_step(self, contributor, n, total, round->lr * rate_of_round(self), (float)round->clip_scale, out);
     self->clock = round->clock;
     self->stats.rounds++;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
@@ -612,7 +677,7 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     }
     self->log_done = msg->seq;
     self->lr = round.lr;
-    self->paused = (msg->code & PSD_COMMAND_PAUSED) != 0;
+    self->held = (msg->code & PSD_COMMAND_HOLD) != 0;
     if (msg->code & PSD_COMMAND_SAVE) {
         self->save_due = true;
         self->save_order = round.clock;
@@ -624,9 +689,10 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
             psd_actions_finish(out, PSD_ESTOPPED, msg->text);
         else if (self->index)
             psd_actions_finish(out, PSD_OK, msg->text);
-    } else if (!self->config.mode->per_push && round.clock == self->clock + 1) {
+    } else if (msg->code & PSD_COMMAND_CLOSE) {
         close_round(self, now_ms, &round, out);
     } else {
+        self->clock = round.clock;
         install_view(self, &round);
         psd_eng_begin_save(self, out);
         psd_eng_request_init(self, now_ms, out);
@@ -685,27 +751,27 @@ static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *m
     }
     if (self->running || msg->seq > self->log_done + 1) {
         /* Early or out of order: keep it, so that a reordered log costs nothing. */
-        for (uint32_t i = 0; i < self->n_held; i++)
-            if (self->held[i].msg.seq == msg->seq)
+        for (uint32_t i = 0; i < self->n_early; i++)
+            if (self->early[i].msg.seq == msg->seq)
                 return;
-        if (self->n_held < PSD_MAX_HELD_COMMANDS)
-            self->held[self->n_held++] = (psd_held_command_t){ *msg, psd_buf_ref(payload) };
+        if (self->n_early < PSD_MAX_HELD_COMMANDS)
+            self->early[self->n_early++] = (psd_held_command_t){ *msg, psd_buf_ref(payload) };
         return;
     }
     if (msg->kind == PSD_MSG_MODEL)
         on_model(self, msg, payload, out);
     else
         on_command(self, now_ms, msg, payload, out);
-    run_held_commands(self, now_ms, out);
+    run_early_commands(self, now_ms, out);
 }
 
-static void run_held_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    for (uint32_t i = 0; i < self->n_held && !self->running; i++) {
-        if (self->held[i].msg.seq > self->log_done + 1)
+    for (uint32_t i = 0; i < self->n_early && !self->running; i++) {
+        if (self->early[i].msg.seq > self->log_done + 1)
             continue;
-        psd_held_command_t next = self->held[i];
-        self->held[i] = self->held[--self->n_held];
+        psd_held_command_t next = self->early[i];
+        self->early[i] = self->early[--self->n_early];
         if (next.msg.seq == self->log_done + 1)
             on_log_entry(self, now_ms, &next.msg, next.payload, out);
         psd_buf_unref(&next.payload);

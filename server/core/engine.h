@@ -8,7 +8,7 @@
 
 #include "common/optim/optimizer.h"
 #include "proto/actions.h"
-#include "server/core/consistency.h"
+#include "server/core/mode.h"
 #include "server/core/shard.h"
 
 typedef struct psd_engine psd_engine_t;

@@ -122,7 +122,11 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w
     w->facts.samples += w->samples;
     w->facts.loss = w->loss;
     w->facts.last_push_ms = now_ms;
-    if (!self->config.mode->per_push) {
+    const psd_progress_t p = psd_eng_progress(self, w);
+    const psd_push_t verdict = self->config.mode->whole_push(&p);
+    if (psd_mode_has_rounds(self->config.mode)) {
+        if (verdict == PSD_PUSH_DROPS)
+            psd_eng_drop_gradient(self, w);
         psd_eng_send_state(self, w, out);
         return;
     }

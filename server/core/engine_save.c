@@ -46,8 +46,6 @@ void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out)
     self->save_due = false;
     if (self->saved == self->save_order + 1)
         return; /* an attempt that failed elsewhere has made this file: it stays, for it may be listed already */
-    if (self->config.mode->per_push)
-        self->clock = self->save_order; /* it is of the moment: this is its name, and what the coordinator counts */
     if (self->clock != self->save_order) {
         self->save_failed = self->save_order + 1; /* an older one took too long; the state of that clock is gone */
         note_trouble(self, "an older one took too long");
@@ -152,8 +150,8 @@ void psd_eng_forget_everything(psd_engine_t *self)
             psd_eng_free_worker(self, self->worker[i]);
             self->worker[i] = NULL;
         }
-    for (uint32_t i = 0; i < self->n_held; i++)
-        psd_buf_unref(&self->held[i].payload);
+    for (uint32_t i = 0; i < self->n_early; i++)
+        psd_buf_unref(&self->early[i].payload);
     psd_shard_destroy(&self->shard);
     psd_partition_clear(&self->map);
     psd_tensors_clear(&self->model);
@@ -164,9 +162,9 @@ void psd_eng_forget_everything(psd_engine_t *self)
     self->started = self->stepping = self->init.asked = self->init.newest = NULL;
     self->init.asking = false;
     self->init.flying = 0;
-    self->n_held = self->n_queued = self->n_started = 0;
+    self->n_early = self->n_queued = self->n_started = 0;
     self->clock = self->version = self->samples = self->log_done = self->saved = self->save_failed = 0;
-    self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = self->paused = false;
+    self->save_due = self->saving = self->save_blocked = self->restoring = self->restore_failed = self->held = false;
 }
 
 void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failure, const psd_engine_point_t *point,

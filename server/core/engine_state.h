@@ -77,14 +77,15 @@ struct psd_engine {
 
     psd_eng_worker_t *worker[PSD_MAX_WORKERS];
     uint64_t clock, version;
-    uint64_t samples;      /* behind the version */
-    bool paused;           /* asp: pushes wait */
-    uint32_t running;      /* chunks being stepped */
-    uint32_t stepping_for; /* asp: whose push is being stepped */
+    uint64_t slowest;                     /* the lowest clock that is closed for a member */
+    uint64_t samples;                     /* behind the version */
+    bool held;                            /* pushes wait, where each is a step */
+    uint32_t running;                     /* chunks being stepped */
+    const psd_eng_worker_t *stepping_for; /* whose push is being stepped; NULL: all members' */
     uint64_t step_samples;
     uint32_t queue[PSD_MAX_WORKERS], n_queued; /* asp: workers whose push is complete, in order of arrival */
-    psd_held_command_t held[PSD_MAX_HELD_COMMANDS];
-    uint32_t n_held;
+    psd_held_command_t early[PSD_MAX_HELD_COMMANDS];
+    uint32_t n_early;
     /* the checkpoint being written: chunks below save_next are done, the one before it may be with the writer */
     bool save_due, saving, save_in_flight;
     bool save_opening;               /* the writer makes the file; all chunks are still to be asked for */
@@ -126,6 +127,9 @@ struct psd_engine {
 /* Forget what has come of the worker's open clock. */
 void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w);
 
+/* Keep of a whole push that it has come, and nothing else: it becomes one without samples. */
+void psd_eng_drop_gradient(psd_engine_t *self, psd_eng_worker_t *w);
+
 /* Free a row. */
 void psd_eng_free_worker(psd_engine_t *self, psd_eng_worker_t *w);
 
@@ -135,7 +139,10 @@ psd_eng_worker_t *psd_eng_worker_row(psd_engine_t *self, uint32_t id);
 /* Cut the model for the servers and make room for this one's share. */
 int psd_eng_make_shard(psd_engine_t *self, psd_err_t *err);
 
-/* asp: step the next complete push, if nothing runs. */
+/* What the mode may know, of one member. */
+psd_progress_t psd_eng_progress(const psd_engine_t *self, const psd_eng_worker_t *w);
+
+/* Step the next push that is a step of its own, if nothing runs. */
 void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* Whether every chunk has a value. */

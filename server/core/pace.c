@@ -19,7 +19,7 @@ typedef struct row {
 } row_t;
 
 struct psd_pace {
-    bool per_push;
+    bool has_rounds;
     row_t row[PSD_MAX_WORKERS];
     uint32_t n_complete; /* pushes of the open round */
     uint32_t last;       /* whose push was complete last */
@@ -78,11 +78,11 @@ static row_t *row_of(psd_pace_t *self, uint32_t worker)
     return &self->row[worker];
 }
 
-psd_pace_t *psd_pace_new(bool per_push)
+psd_pace_t *psd_pace_new(bool has_rounds)
 {
     psd_pace_t *self = calloc(1, sizeof *self);
     if (self)
-        self->per_push = per_push;
+        self->has_rounds = has_rounds;
     return self;
 }
 
@@ -109,7 +109,7 @@ void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, doub
 {
     row_t *row = row_of(self, worker);
     psd_pace_chunk(self, worker, compute_s, ns);
-    enter(row, self->per_push ? PSD_PHASE_SERVING : PSD_PHASE_WAITING, ns);
+    enter(row, self->has_rounds ? PSD_PHASE_WAITING : PSD_PHASE_SERVING, ns);
     row->complete_ns = ns;
     row->pushes += 1;
     row->samples += (double)samples;
@@ -123,11 +123,11 @@ void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, doub
 psd_pace_round_t psd_pace_close(psd_pace_t *self, uint64_t ns)
 {
     psd_pace_round_t round = { .duration_s = self->closed_ns ? seconds(self->closed_ns, ns) : -1 };
-    if (!self->per_push && self->n_complete)
+    if (self->has_rounds && self->n_complete)
         round.barrier_s = seconds(self->first_ns, self->last_ns);
-    if (!self->per_push && self->n_complete > 1)
+    if (self->has_rounds && self->n_complete > 1)
         self->row[self->last].awaited += seconds(later(self->before_last_ns, self->row[self->last].born_ns), self->last_ns);
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS && self->n_complete && !self->per_push; i++)
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS && self->n_complete && self->has_rounds; i++)
         if (self->row[i].phase == PSD_PHASE_WAITING) {
             enter(&self->row[i], PSD_PHASE_SERVING, ns);
             self->n_complete--;
@@ -151,7 +151,7 @@ bool psd_pace_facts(const psd_pace_t *self, uint32_t worker, uint64_t ns, psd_pa
     *out = (psd_pace_facts_t){ .phase = row.phase };
     if (!row.known)
         return false;
-    bool lacks = row.phase < PSD_PHASE_WAITING && self->n_complete && !self->per_push;
+    bool lacks = row.phase < PSD_PHASE_WAITING && self->n_complete && self->has_rounds;
     if (row.phase == PSD_PHASE_COMPUTING)
         split(&row, seconds(row.since_ns, ns) - row.travel_s, ns);
     else

@@ -26,8 +26,8 @@ typedef enum psd_phase {
 
 typedef struct psd_pace psd_pace_t;
 
-/* `per_push`: there are no rounds, each push is a step. NULL when memory runs out. */
-psd_pace_t *psd_pace_new(bool per_push);
+/* `has_rounds`: whole pushes wait for their round; else each is a step. NULL when memory runs out. */
+psd_pace_t *psd_pace_new(bool has_rounds);
 void psd_pace_destroy(psd_pace_t **self_p);
 
 /* A chunk of a worker's push was accepted, for which it says to have computed so many seconds; with the last one the push is

@@ -14,7 +14,7 @@ static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, cons
 {
     const double own = pace->compute_s + pace->send_s + pace->serve_s, others = crowd->compute_s + crowd->send_s + crowd->serve_s;
     const bool takes_long = own > SLOW_FACTOR * others && own - others > SLOW_SECONDS;
-    if (psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push)
+    if (!psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, "sync.mode"))))
         return takes_long;
     return pace->awaited > SLOW_SHARE && pace->awaited > SLOW_RATIO * crowd->awaited && (takes_long || silent_ms > SILENT_MS);
 }
@@ -226,7 +226,8 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
     if (facts.has_point) {
         json_t *point = json_pack("{s:I, s:b, s:b}", "number", (json_int_t)facts.point_clock, "saving", facts.saving, "failing",
                                   facts.save_failing);
-        if (!psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push) /* where it is called by its round */
+        if (psd_mode_has_rounds(
+                psd_mode_find(psd_options_string(self->options, "sync.mode")))) /* where it is called by its round */
             json_object_set_new(point, "last_step", json_integer((json_int_t)facts.point_clock));
         if (facts.point_ms) { /* else it was there before this process */
             json_object_set_new(point, "age_seconds", json_real((double)(now_ms - facts.point_ms) * 1e-3));
@@ -299,8 +300,8 @@ json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, co
     add_job_alerts(self, alerts, node);
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
-    const bool per_push = psd_mode_find(psd_options_string(self->options, "sync.mode"))->per_push;
-    const uint64_t rounds = per_push ? psd_engine_version(engine) : psd_engine_clock(engine);
+    const bool has_rounds = psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, "sync.mode")));
+    const uint64_t rounds = has_rounds ? psd_engine_clock(engine) : psd_engine_version(engine);
     json_t *status = json_pack(
         "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}",
         "schema", "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",

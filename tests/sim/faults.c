@@ -83,7 +83,10 @@ void sim_note_fault(sim_t *self, uint64_t until_ms)
 }
 
 /* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it. */
-static bool has_point(const sim_t *self) { return self->config.save_every && (!self->mode->per_push || self->result->saves); }
+static bool has_point(const sim_t *self)
+{
+    return self->config.save_every && (psd_mode_has_rounds(self->mode) || self->result->saves);
+}
 
 /* Where servers are killed there are checkpoints, and it comes to an end. Servers that have ended are not
  * started again, so from then on none is killed: the last weights are safe by then. */

@@ -73,7 +73,7 @@ push_t *sim_begin_push(sim_t *self, uint32_t w)
         sim_make_gradient(self, me->w[t], me->g[t], self->list.tensor[t].n_elements, t, at.clock, at.rank, at.world);
     if (at.rank == 0 && self->config.nonfinite_clock == at.clock)
         me->g[0][0] = NAN;
-    if (self->mode->per_push)
+    if (!psd_mode_has_rounds(self->mode))
         keep_gradient(self, push, me->g);
     return push;
 }

@@ -69,7 +69,7 @@ void sim_note_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker
     if (incarnation <= server->fenced[worker])
         sim_broken(self, "shard %u applied clock %" PRIu64 " of worker %u.%" PRIu64 ", which it had fenced", shard, clock, worker,
                    incarnation);
-    (self->mode->per_push ? look_at_step : look_at_round)(self, shard, &a);
+    (!psd_mode_has_rounds(self->mode) ? look_at_step : look_at_round)(self, shard, &a);
     append(&server->ledger, a);
 }
 
@@ -205,7 +205,7 @@ void sim_look_at_server(sim_t *self, uint32_t s)
 {
     look_at_run(self, s);
     look_at_memory(self, s);
-    if (!self->mode->per_push)
+    if (psd_mode_has_rounds(self->mode))
         look_at_rounds(self, s);
     if (s == 0)
         look_at_members(self);
@@ -232,7 +232,7 @@ void sim_look_at_wait(sim_t *self, uint32_t s)
     psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
     const uint64_t now[4] = { facts.state, facts.clock, facts.view_id, facts.runs };
     const bool still = stands_still(self->server[0].stirred, now, 4, &self->server[0].idle_ticks);
-    const bool may = facts.state == PSD_JOB_FINISHED || (self->mode->per_push && facts.state == PSD_JOB_TRAINING);
+    const bool may = facts.state == PSD_JOB_FINISHED || (!psd_mode_has_rounds(self->mode) && facts.state == PSD_JOB_TRAINING);
     if (still && !may && !facts.waiting_for[0])
         sim_broken(self, "the coordinator has stood still for %u ticks at clock %" PRIu64 " and does not say for whom",
                    self->server[0].idle_ticks, facts.clock);

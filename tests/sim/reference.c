@@ -77,7 +77,7 @@ static void replay(sim_t *self, reference_t *r, const ledger_t *ledger)
 {
     self->result->steps = 0;
     for (size_t i = 0, n = 1; i < ledger->n; i += n, self->result->steps++) {
-        if (self->mode->per_push) {
+        if (!psd_mode_has_rounds(self->mode)) {
             reference_step(self, r, &ledger->at[i]);
             continue;
         }
@@ -178,18 +178,18 @@ void sim_check_weights(sim_t *self)
     for (uint32_t s = 0; s < self->config.servers; s++) {
         const ledger_t *its = &self->server[s].ledger;
         const bool holds = self->server[s].node && psd_engine_shard(psd_node_engine(self->server[s].node));
-        if (s == 0 || self->mode->per_push) {
+        if (s == 0 || !psd_mode_has_rounds(self->mode)) {
             reference_new(self, &r);
             replay(self, &r, its);
         }
-        if (holds && !self->mode->per_push &&
+        if (holds && psd_mode_has_rounds(self->mode) &&
             (its->n != first->n || (its->n && memcmp(its->at, first->at, its->n * sizeof *its->at))))
             sim_broken(self, "shards 0 and %u applied different contributors (%zu and %zu pushes)", s, first->n, its->n);
         if (holds)
             check_shard(self, &r, s);
-        else if (!self->mode->per_push && last_is_safe(self))
+        else if (psd_mode_has_rounds(self->mode) && last_is_safe(self))
             check_last_file(self, &r, s);
-        if (self->mode->per_push || s + 1 == self->config.servers) {
+        if (!psd_mode_has_rounds(self->mode) || s + 1 == self->config.servers) {
             hash_all(self, &r);
             reference_free(self, &r);
         }

@@ -74,7 +74,7 @@ static uint64_t take_snapshot(sim_t *self, uint32_t s, uint64_t clock)
     sim_copy_ledger(&snapshot->ledger, &self->server[s].ledger);
     /* Where each push is a step, the next one may have begun in the same event: it is not in the file. */
     const uint64_t version = psd_engine_point(psd_node_engine(self->server[s].node))->version;
-    if (self->mode->per_push)
+    if (!psd_mode_has_rounds(self->mode))
         snapshot->ledger.n = self->server[s].n_before_run + version - self->server[s].version_before_run;
     return self->n_snapshots;
 }

@@ -73,7 +73,7 @@ Test(admin, a_job_is_paused_saved_and_resumed)
     unsigned long long clock, saved = 0;
     cr_assert_eq(sscanf(said, "paused after round %llu;", &clock), 1, "%s", said);
     cr_assert_eq(ask(said, "checkpoint save"), 0, "%s", said);
-    cr_assert_eq(sscanf(said, "checkpoint of clock %llu is safe", &saved), 1, "%s", said);
+    cr_assert_eq(sscanf(said, "checkpoint %llu is safe", &saved), 1, "%s", said);
     cr_assert_eq(saved, clock, "what was paused is what was saved");
     cr_assert_eq(steps(), (double)clock, "and no step has been made since");
     cr_assert_eq(ask(said, "set optimizer.lr=0.25"), 0, "%s", said);
@@ -81,7 +81,7 @@ Test(admin, a_job_is_paused_saved_and_resumed)
     cluster_await_steps(&cluster, clock + 20);
     cr_assert_eq(cluster_metric(&cluster, 0, "psd_learning_rate"), 0.25);
     cr_assert_eq(ask(said, "checkpoint save"), 0, "%s", said);
-    cr_assert_eq(sscanf(said, "checkpoint of clock %llu is safe", &saved), 1, "%s", said);
+    cr_assert_eq(sscanf(said, "checkpoint %llu is safe", &saved), 1, "%s", said);
     cr_assert_gt(saved, clock, "beside training, too");
 }
 

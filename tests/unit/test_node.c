@@ -76,6 +76,8 @@ static void enrol(uint64_t elements)
 static uint64_t patience_ms; /* 0: as long as it takes */
 static uint32_t workers_min = 1, n_servers = 1;
 
+static const psd_mode_t *own_mode; /* NULL: the one of that name */
+
 static void make_node(const char *mode, bool checkpoints)
 {
     psd_engine_config_t engine = { .job = "mnist",
@@ -83,7 +85,7 @@ static void make_node(const char *mode, bool checkpoints)
                                    .endpoint = "tcp://here:1",
                                    .wanted_index = -1,
                                    .nonce = 1,
-                                   .mode = psd_mode_find(mode),
+                                   .mode = own_mode ? own_mode : psd_mode_find(mode),
                                    .lr_rule = psd_lr_rule_find("none"),
                                    .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
@@ -639,6 +641,36 @@ Test(node, a_stale_push_is_dropped_and_answered_with_fresh_weights, .init = setu
     cr_assert_eq(refused(PSD_REFUSAL_STALE), 1);
 }
 
+/* ---- modes of one's own: what a row answers is what the machines do ---- */
+
+static psd_push_t every_second(const psd_progress_t *p) { return p->push % 2 ? PSD_PUSH_STEPS : PSD_PUSH_DROPS; }
+
+static void drop_every_second(const char *mode)
+{
+    static psd_mode_t toy;
+    toy = *psd_mode_find(mode);
+    toy.whole_push = every_second;
+    own_mode = &toy;
+    make_node(mode, false);
+    join();
+    for (uint64_t clock = 1; clock <= 4; clock++) {
+        psd_msg_t msg = push_of(clock, ones);
+        msg.base_version = psd_engine_version(psd_node_engine(node));
+        say(WORKER_PEER, &msg, ones, sizeof ones);
+        cr_assert_not_null(answer(PSD_MSG_WEIGHTS), "the worker goes on after clock %u", (unsigned)clock);
+    }
+    cr_expect_eq(weight(0), -1.0f, "two of four pushes are steps");
+    cr_expect_eq(psd_engine_version(psd_node_engine(node)), 2);
+}
+
+Test(node, a_mode_that_drops_every_second_push_makes_half_of_the_steps, .fini = teardown) { drop_every_second("asp"); }
+
+Test(node, a_mode_with_rounds_that_drops_every_second_push_makes_half_of_the_steps, .fini = teardown)
+{
+    drop_every_second("bsp");
+    cr_expect_eq(psd_engine_clock(psd_node_engine(node)), 4, "but closes all of the rounds");
+}
+
 Test(node, a_second_server_with_other_settings_is_refused_naming_both, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 5 };
@@ -890,7 +922,7 @@ Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = s
     psd_msg_t leave = message(PSD_MSG_LEAVE);
     say(WORKER_PEER, &leave, NULL, 0);
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
-    cr_assert_str_eq(facts.waiting_for, "the last checkpoint (round 0)");
+    cr_assert_str_eq(facts.waiting_for, "the last checkpoint (number 0)");
 }
 
 Test(node, who_was_given_up_and_has_finished_stays_until_the_last_weights_are_safe, .init = setup_checkpoints, .fini = teardown)
@@ -990,6 +1022,38 @@ static void join_two(const char *mode, bool checkpoints)
     psd_msg_t init = chunk(PSD_MSG_INIT, initial);
     say(WORKER_PEER, &init, initial, sizeof initial);
     cr_assert_eq(state(), PSD_JOB_TRAINING);
+}
+
+static bool not_ahead(const psd_progress_t *p) { return p->slowest + 1 >= p->push - 1; }
+
+Test(node, a_worker_that_is_ahead_gets_its_weights_when_the_mode_lets_it, .fini = teardown)
+{
+    static psd_mode_t toy;
+    toy = *psd_mode_find("asp");
+    toy.may_pull = not_ahead;
+    own_mode = &toy;
+    join_two("asp", false);
+    push(1, ones);
+    cr_expect_not_null(answer(PSD_MSG_WEIGHTS), "one clock ahead of worker 1");
+    psd_msg_t msg = push_of(2, ones);
+    msg.base_version = 1;
+    say(WORKER_PEER, &msg, ones, sizeof ones);
+    cr_expect_eq(weight(0), -1.0f, "the push is a step");
+    cr_expect_null(answer(PSD_MSG_WEIGHTS), "two ahead");
+    msg = push_of(1, ones);
+    msg.worker = 1;
+    const psd_peer_t other = UINT64_C(1) << 63 | (PEER + 1);
+    psd_msg_t attaches = attach(NONCE + 100);
+    attaches.worker = 1;
+    say(other, &attaches, NULL, 0);
+    msg.base_version = 2;
+    say(other, &msg, ones, sizeof ones);
+    cr_expect_eq(weight(0), -2.0f);
+    unsigned to_both = 0;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_WEIGHTS)
+            to_both |= 1u << out.at[i].msg.worker;
+    cr_expect_eq(to_both, 3, "worker 1 has its own, and worker 0 what it was owed");
 }
 
 Test(node, in_asp_pushes_wait_while_too_few_workers_are_here, .fini = teardown)

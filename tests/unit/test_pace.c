@@ -8,7 +8,7 @@
 
 static psd_pace_t *pace;
 
-static void setup(void) { cr_assert_not_null(pace = psd_pace_new(false)); }
+static void setup(void) { cr_assert_not_null(pace = psd_pace_new(true)); }
 static void teardown(void) { psd_pace_destroy(&pace); }
 TestSuite(pace, .init = setup, .fini = teardown, .timeout = 600);
 
@@ -103,7 +103,7 @@ Test(pace, a_round_has_its_time_and_its_barriers)
     cr_expect_float_eq(round.barrier_s, 0.030, 1e-9);
     cr_expect_float_eq(psd_pace_answer(pace, 0, MS(1140)), 0.040, 1e-9);
     cr_expect_lt(psd_pace_answer(pace, 0, MS(1141)), 0, "sent again: that answers nothing");
-    psd_pace_t *fresh = psd_pace_new(false);
+    psd_pace_t *fresh = psd_pace_new(true);
     cr_expect_lt(psd_pace_close(fresh, MS(1)).duration_s, 0, "the first has none before it");
     psd_pace_destroy(&fresh);
 }
@@ -111,7 +111,7 @@ Test(pace, a_round_has_its_time_and_its_barriers)
 Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
 {
     psd_pace_t *bsp = pace;
-    pace = psd_pace_new(true);
+    pace = psd_pace_new(false);
     uint64_t t = 1000;
     psd_pace_answer(pace, 0, MS(t));
     for (int i = 0; i < 1000; i++, t += 20) { /* 14 ms of computing, 1 of sending, 5 in the queue and the step */
