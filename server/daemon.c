@@ -18,10 +18,10 @@
 #include "common/optim/isa.h"
 #include "common/system/log.h"
 #include "common/system/notify.h"
-#include "common/net/probe.h"
 #include "common/net/rendezvous.h"
 #include "common/net/route.h"
 #include "common/net/transport.h"
+#include "common/net/uplink.h"
 #include "server/entrance/memory_guard.h"
 #include "server/entrance/door.h"
 #include "server/core/node.h"
@@ -34,11 +34,7 @@ enum {
     TICK_MS = 50,
     PUBLISH_MS = 250,
     LINGER_MS = 500,
-    DEAF_MS = 5000,      /* server 0, silent for so long, gets a new connection: after a damaged frame ZeroMQ gives one up
-                            * for good, and hellos are answered more often */
-    REREAD_MS = 500,     /* between two looks whether server 0 is said to be elsewhere, while it is silent */
     WAIT_LINE_MS = 4000, /* between two lines that say what is waited for */
-    DOUBT_MS = 5000,     /* for cluster.file to say so, when whoever is there refuses us: the file may be an old one */
     ALLOW_MS = 250,      /* between two looks whether the allow-list has changed */
     KNOCK_MS = 5000,     /* for a stranger to be refused */
     REOPEN_MS = 5000,    /* for an address to come free that was closed */
@@ -51,11 +47,8 @@ enum {
 
 typedef struct psd_daemon {
     const psd_options_t *options;
-    psd_rendezvous_t at;     /* who this is, and where server 0 is; `join` follows cluster.file */
-    psd_clusterfile_t found; /* what that said last, or, in server 0, says */
-    uint64_t reread_ms;      /* when it was read last */
-    uint64_t doubt_ms;       /* since when what it said is in doubt, for we were refused there; 0: it is not */
-    psd_err_t doubt;         /* the refusal */
+    psd_rendezvous_t at;         /* who this is */
+    psd_clusterfile_t published; /* in server 0: what cluster.file says of it */
     uv_loop_t loop;
     uv_timer_t tick, memory;
     uv_signal_t term, interrupt, save, reload;
@@ -64,15 +57,13 @@ typedef struct psd_daemon {
     psd_socket_t *guard;    /* asks the door */
     psd_socket_t *stranger; /* knocks at the start, to see that it is refused; NULL: it has been */
     bool refuses_strangers; /* it has been seen; before, nobody is heard */
-    char trouble[400];      /* with the connection to server 0; "" when there is none */
     uint64_t closed_ms;     /* when all connections were ended, while there is no `router` */
     psd_memory_guard_t breaker;
     psd_descriptors_t places;
-    uint64_t allow_ms;         /* when the allow-list was last looked at */
-    psd_socket_t *router;      /* where workers and other servers speak to us */
-    psd_socket_t *coordinator; /* where we speak to server 0; NULL in server 0 */
-    psd_probe_t *probe;        /* why nobody answers there; NULL in server 0 */
-    uint64_t waited_ms;        /* when it was said last that server 0 is waited for */
+    uint64_t allow_ms;    /* when the allow-list was last looked at */
+    psd_socket_t *router; /* where workers and other servers speak to us */
+    psd_uplink_t *uplink; /* to server 0; NULL in server 0 */
+    uint64_t waited_ms;   /* when it was said last that server 0 is waited for */
     char bound[PSD_ENDPOINT_TEXT], advertised[PSD_ENDPOINT_TEXT];
     char settings[PSD_MAX_TEXT];
     psd_node_t *node;
@@ -81,7 +72,6 @@ typedef struct psd_daemon {
     psd_status_t *status; /* NULL: none wanted */
     psd_report_t *report;
     psd_store_t *store; /* NULL: no directory for checkpoints */
-    uint64_t heard_ms;  /* when server 0 last said something to us */
     uint64_t seen_ms;   /* when the last tick was, for our own absence */
     uint64_t started_ms, published_ms;
     uint64_t refused_said, refused_said_ms; /* connections: what the log was told last, and when */
@@ -106,7 +96,6 @@ static uint64_t random_number(void)
 
 static void stop(daemon_t *self, int code, const char *why);
 static void publish(daemon_t *self);
-static int open_coordinator(daemon_t *self, psd_err_t *err);
 
 /* ---- who may come in ---- */
 
@@ -186,11 +175,13 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     uint8_t header[PSD_MAX_FRAME_HEADER];
     const void *bytes = a->payload ? a->payload->data : NULL;
     const size_t n = a->payload ? a->payload->n_bytes : 0;
-    psd_socket_t *socket = a->to == PSD_PEER_COORDINATOR ? self->coordinator : self->router;
-    if (!socket)
+    const bool is_up = a->to == PSD_PEER_COORDINATOR;
+    if (is_up ? !self->uplink : !self->router)
         return;
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
-    int rc = psd_socket_send(socket, a->to, header, psd_msg_seal(&a->msg, bytes, n, header), a->payload);
+    const size_t n_header = psd_msg_seal(&a->msg, bytes, n, header);
+    int rc = is_up ? psd_uplink_send(self->uplink, header, n_header, a->payload)
+                   : psd_socket_send(self->router, a->to, header, n_header, a->payload);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, &a->msg, n, rc == PSD_OK, uv_hrtime());
 }
@@ -206,24 +197,12 @@ static void log_line(daemon_t *self, const psd_action_t *a)
         psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
 }
 
-/* Whether server 0 is looked for where cluster.file says. */
-static bool follows_file(const daemon_t *self) { return !self->at.is_first && *self->found.data; }
-
 /* End, unless it was a file that led us to who refuses us: the job's server 0 may be about to write it anew. */
 static void give_up_or_doubt(daemon_t *self, int code, const char *why)
 {
-    const bool refused = code == PSD_EREFUSED || code == PSD_EAUTH;
-    if (!refused || !follows_file(self) || psd_engine_is_ready(psd_node_engine(self->node))) {
+    const bool refused = (code == PSD_EREFUSED || code == PSD_EAUTH) && !psd_engine_is_ready(psd_node_engine(self->node));
+    if (!refused || !self->uplink || !psd_uplink_doubts(self->uplink, now_ms(), code, why))
         stop(self, code, why);
-        return;
-    }
-    if (self->doubt_ms)
-        return;
-    self->doubt_ms = now_ms();
-    psd_err_set(&self->doubt, code, "%s", why);
-    if (why != self->trouble)
-        snprintf(self->trouble, sizeof self->trouble, "%.300s", why);
-    psd_log_warn("join.refused", "at=%s file=%s text=\"%s\"", self->at.join, self->at.file, self->trouble);
 }
 
 /* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */
@@ -277,7 +256,7 @@ static void tell_ready(daemon_t *self)
 /* For those who look for server 0 by the file. */
 static int write_file(daemon_t *self, psd_err_t *err)
 {
-    psd_clusterfile_t *found = &self->found;
+    psd_clusterfile_t *found = &self->published;
     if (!self->at.is_first || !*self->at.file)
         return PSD_OK;
     snprintf(found->job, sizeof found->job, "%s", psd_options_string(self->options, "job"));
@@ -286,29 +265,6 @@ static int write_file(daemon_t *self, psd_err_t *err)
     snprintf(found->server_public, sizeof found->server_public, "%s", psd_net_public(self->net));
     found->run = random_number();
     return psd_clusterfile_write(found, self->at.file, err);
-}
-
-/* Nobody is to be led here once this server has ended; the file of one that has been started since stays. */
-static void remove_file(const daemon_t *self)
-{
-    psd_clusterfile_t now;
-    if (self->at.is_first && self->found.run && psd_clusterfile_read(&now, self->at.file, self->found.job, NULL) == PSD_OK &&
-        psd_clusterfile_is_same(&now, &self->found))
-        unlink(self->at.file);
-}
-
-static void say_waiting(void *arg, const char *what) { (void)arg, psd_log_info("join.waiting", "for=\"%s\"", what); }
-
-/* Where server 0 is, by the file. */
-static int await_file(daemon_t *self, psd_err_t *err)
-{
-    if (self->at.is_first || *self->at.join || !*self->at.file)
-        return PSD_OK;
-    const uint64_t limit = psd_options_ms(self->options, "join_timeout");
-    int rc = psd_clusterfile_await(&self->found, self->at.file, psd_options_string(self->options, "job"),
-                                   limit ? limit : UINT64_MAX / 2, say_waiting, NULL, err);
-    memcpy(self->at.join, self->found.data, sizeof self->found.data);
-    return rc;
 }
 
 /* The loop turns: a manager that does not hear so in time starts the process again. */
@@ -346,17 +302,13 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     if (!self->refuses_strangers)
         return;
     psd_report_received(self->report, n_header + n);
-    if (peer == PSD_PEER_COORDINATOR) {
-        self->heard_ms = now_ms();
-        psd_probe_forget(self->probe);
-    }
     int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
     if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
     } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
         char why[200];
-        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", self->at.join, msg.protocol,
-                 PSD_PROTOCOL);
+        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", psd_uplink_address(self->uplink),
+                 msg.protocol, PSD_PROTOCOL);
         give_up_or_doubt(self, PSD_EREFUSED, why);
     } else if (rc != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
@@ -377,19 +329,6 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
         return;
     psd_node_malformed(self->node, peer, 0, why, &self->out);
     carry_out(self);
-}
-
-/* Of the connection to server 0. */
-static void on_link(void *arg, uint64_t peer, psd_link_t link)
-{
-    daemon_t *self = arg;
-    (void)peer;
-    self->trouble[0] = '\0';
-    if (link == PSD_LINK_UP)
-        return;
-    psd_link_describe(self->net, link, self->at.join, self->trouble, sizeof self->trouble);
-    if (link != PSD_LINK_BROKEN)
-        give_up_or_doubt(self, PSD_EAUTH, self->trouble);
 }
 
 /* Of the stranger's, which is to be refused. */
@@ -483,25 +422,23 @@ static void tend_joining(daemon_t *self)
 {
     const uint64_t now = now_ms(), limit = psd_options_ms(self->options, "join_timeout");
     char why[PSD_MAX_TEXT];
-    if (psd_engine_is_ready(psd_node_engine(self->node)) || !self->coordinator)
+    if (psd_engine_is_ready(psd_node_engine(self->node)) || !self->uplink)
         return;
-    psd_probe_look(self->probe, self->at.join, now - self->heard_ms);
     const psd_engine_t *engine = psd_node_engine(self->node);
-    const char *text = self->trouble[0]               ? self->trouble
-                       : *psd_probe_text(self->probe) ? psd_probe_text(self->probe)
-                                                      : psd_engine_told(engine);
+    const char *trouble = psd_uplink_trouble(self->uplink, now), *at = psd_uplink_address(self->uplink);
+    const char *text = *trouble ? trouble : psd_engine_told(engine);
     if (psd_engine_was_ready(engine))
         return; /* it has been here: the engine says what it waits for, and how long */
     if (now > self->waited_ms + WAIT_LINE_MS && (!limit || now < self->started_ms + limit)) {
         self->waited_ms = now;
-        psd_log_info("join.waiting", "for=\"server 0 at %s\" trouble=\"%s\"", self->at.join, text);
+        psd_log_info("join.waiting", "for=\"server 0 at %s\" trouble=\"%s\"", at, text);
     }
     if (!limit || now < self->started_ms + limit)
         return;
-    snprintf(why, sizeof why, "server 0 at %s %s within %" PRIu64 " ms: %s", self->at.join,
+    snprintf(why, sizeof why, "server 0 at %s %s within %" PRIu64 " ms: %s", at,
              *psd_engine_told(engine) ? "had no place for this server" : "did not answer", limit,
              *text ? text : "is it running, with this address?");
-    stop(self, psd_probe_is_unknown(self->probe) ? PSD_ECONFIG : PSD_EUNAVAILABLE, why);
+    stop(self, psd_uplink_is_unresolved(self->uplink) ? PSD_ECONFIG : PSD_EUNAVAILABLE, why);
 }
 
 static void stop_when_nobody_says_so(daemon_t *self)
@@ -538,55 +475,24 @@ static void publish(daemon_t *self)
         psd_report_publish(self->report, self->node, self->published_ms, self->status);
 }
 
-static int open_coordinator(daemon_t *self, psd_err_t *err)
-{
-    psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
-    self->heard_ms = now_ms();
-    self->coordinator = psd_socket_connect(self->net, &self->loop, self->at.join, PSD_PEER_COORDINATOR, &handler, err);
-    return self->coordinator ? PSD_OK : err->code;
-}
-
-static void renew_deaf_coordinator(daemon_t *self)
+static void tend_uplink(daemon_t *self, uint64_t now)
 {
     psd_err_t err;
-    if (!self->coordinator || now_ms() < self->heard_ms + DEAF_MS)
+    if (!self->uplink || self->stopping)
         return;
-    psd_socket_close(&self->coordinator, 0);
-    if (open_coordinator(self, &err) != PSD_OK)
+    if (psd_uplink_tick(self->uplink, now, true, &err) != PSD_OK)
         stop(self, err.code, err.text);
+    const psd_err_t *refusal = psd_uplink_refusal(self->uplink, now);
+    if (refusal)
+        stop(self, refusal->code, refusal->text);
 }
 
-/* Who finds nobody, or strangers, reads the file again: it may be one of an earlier run. */
-static void reread_file(daemon_t *self)
-{
-    psd_clusterfile_t news;
-    psd_err_t err;
-    const uint64_t now = now_ms();
-    const bool silent = now >= self->heard_ms + REREAD_MS;
-    if (!follows_file(self) || self->stopping || (!silent && !self->doubt_ms) || now < self->reread_ms + REREAD_MS)
-        return;
-    self->reread_ms = now;
-    if (psd_clusterfile_read(&news, self->at.file, psd_options_string(self->options, "job"), &err) == PSD_OK &&
-        !psd_clusterfile_is_same(&news, &self->found)) {
-        self->found = news;
-        self->doubt_ms = 0;
-        memcpy(self->at.join, news.data, sizeof news.data);
-        psd_log_info("join.elsewhere", "join=%s file=%s", self->at.join, self->at.file);
-        psd_socket_close(&self->coordinator, 0);
-        if (open_coordinator(self, &err) != PSD_OK)
-            stop(self, err.code, err.text);
-    } else if (self->doubt_ms && now > self->doubt_ms + DOUBT_MS) {
-        stop(self, self->doubt.code, self->doubt.text);
-    }
-}
-
-/* This process was away: the silence of others meanwhile does not count. */
+/* This process was away: the time does not count. */
 static void excuse_absence(daemon_t *self, uint64_t now)
 {
     const uint64_t away_ms = psd_absence(&self->seen_ms, now);
     if (!away_ms)
         return;
-    self->heard_ms = psd_absence_excuse(self->heard_ms, away_ms, now);
     self->started_ms += psd_engine_is_ready(psd_node_engine(self->node)) ? 0 : away_ms;
     if (self->asked_to_stop_ms)
         self->asked_to_stop_ms += away_ms;
@@ -597,8 +503,7 @@ static void on_tick(uv_timer_t *timer)
     daemon_t *self = timer->data;
     uint64_t now = now_ms();
     excuse_absence(self, now);
-    reread_file(self);
-    renew_deaf_coordinator(self);
+    tend_uplink(self, now);
     open_door_again(self);
     tend_door(self);
     tend_places(self);
@@ -679,7 +584,7 @@ static bool has_port(const char *host)
 static int find_host(const daemon_t *self, char host[PSD_ADDRESS_TEXT], psd_err_t *err)
 {
     char first[PSD_ENDPOINT_TEXT];
-    psd_endpoint_host(self->at.join, first, sizeof first);
+    psd_endpoint_host(self->uplink ? psd_uplink_address(self->uplink) : self->at.join, first, sizeof first);
     return *first ? psd_route_to(first, host, err) : psd_route_own(host, err);
 }
 
@@ -709,7 +614,7 @@ static int advertise(daemon_t *self, psd_err_t *err)
 static void warn_of_lr_rule(const daemon_t *self)
 {
     const psd_options_t *o = self->options;
-    if (self->coordinator || psd_mode_has_rounds(psd_mode_find(psd_options_string(o, "sync.mode"))) ||
+    if (self->uplink || psd_mode_has_rounds(psd_mode_find(psd_options_string(o, "sync.mode"))) ||
         strcmp(psd_options_origin(o, "sync.lr_rule"), "default"))
         return;
     psd_log_warn("asp.lr_rule",
@@ -779,7 +684,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
         min = want = want > min ? want : min;
     const uint64_t lease_ms = psd_options_ms(o, "lease"), patience_ms = psd_options_ms(o, "join_timeout");
     if (!self->at.is_first) {
-        engine.first = self->at.join;
+        engine.first = psd_uplink_address(self->uplink);
         engine.lease_ms = psd_server_lease_ms(lease_ms);
         engine.patience_ms = patience_ms;
     }
@@ -850,23 +755,54 @@ static int open_door(daemon_t *self, psd_err_t *err)
     return rc;
 }
 
+static void on_denied(void *arg, const char *why) { give_up_or_doubt(arg, PSD_EAUTH, why); }
+
+/* To another server 0 this server is new, and says hello in any case. */
+static void on_moved(void *arg) { (void)arg; }
+
+static void on_waiting(void *arg, const char *reason) { (void)arg, psd_log_info("join.waiting", "for=\"%s\"", reason); }
+
+static void log_uplink(void *arg, psd_log_level_t level, const char *id, const char *line)
+{
+    (void)arg, psd_log_write(level, id, "%s", line);
+}
+
+/* Where server 0 is. */
+static int find_first(daemon_t *self, psd_err_t *err)
+{
+    self->uplink = psd_uplink_new(&(psd_uplink_config_t){ .net = self->net,
+                                                          .job = psd_options_string(self->options, "job"),
+                                                          .join = self->at.join,
+                                                          .file = self->at.file,
+                                                          .timeout_ms = psd_options_ms(self->options, "join_timeout"),
+                                                          .peer = PSD_PEER_COORDINATOR,
+                                                          .on_message = on_message,
+                                                          .on_bad = on_bad,
+                                                          .on_denied = on_denied,
+                                                          .on_moved = on_moved,
+                                                          .on_waiting = on_waiting,
+                                                          .log = log_uplink,
+                                                          .arg = self },
+                                  err);
+    return self->uplink ? PSD_OK : err->code;
+}
+
 static int open_all(daemon_t *self, psd_err_t *err)
 {
     const psd_options_t *o = self->options;
-    psd_socket_handler_t handler = { on_message, on_bad, on_link, self }, knock = { on_message, on_bad, on_knock, self };
+    psd_socket_handler_t handler = { on_message, on_bad, NULL, self }, knock = { on_message, on_bad, on_knock, self };
     const char *status = self->at.status;
     if (open_door(self, err) != PSD_OK ||
         !(self->router = psd_socket_bind(self->net, &self->loop, self->at.listen, &handler, self->bound, err)))
         return err->code;
-    int rc = await_file(self, err);
+    int rc = self->at.is_first ? PSD_OK : find_first(self, err);
     if (rc == PSD_OK)
         rc = advertise(self, err);
     if (rc == PSD_OK)
         rc = make_node(self, err);
     if (rc == PSD_OK && !self->at.is_first) {
-        self->probe = psd_probe_new(&self->loop);
         self->waited_ms = now_ms();
-        rc = open_coordinator(self, err);
+        rc = psd_uplink_connect(self->uplink, &self->loop, err);
     }
     if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
         rc = err->code;
@@ -898,10 +834,9 @@ static void await_last_scrape(const daemon_t *self)
 static void close_all(daemon_t *self)
 {
     psd_socket_close(&self->router, LINGER_MS);
-    psd_socket_close(&self->coordinator, LINGER_MS);
+    psd_uplink_close(&self->uplink, LINGER_MS);
     psd_socket_close(&self->stranger, 0);
     psd_socket_close(&self->guard, 0);
-    psd_probe_close(&self->probe);
     uv_run(&self->loop, UV_RUN_DEFAULT); /* handles close; work in the pool comes back */
     await_last_scrape(self);
     psd_status_destroy(&self->status);
@@ -959,7 +894,8 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
                       "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64, psd_err_exit_code(rc), self.why.text,
                       received_bytes, sent_bytes);
     }
-    remove_file(&self);
+    if (self.published.run)
+        psd_clusterfile_remove(&self.published, self.at.file);
     close_all(&self);
     psd_descriptors_close(&self.places);
     return rc;

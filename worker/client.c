@@ -15,21 +15,14 @@
 #include <unistd.h>
 
 #include "common/base/absence.h"
-#include "common/net/clusterfile.h"
 #include "common/system/failpoint.h"
 #include "common/base/logtext.h"
 #include "common/base/printable.h"
-#include "common/net/probe.h"
 #include "common/system/safetensors.h"
-#include "common/net/transport.h"
+#include "common/net/uplink.h"
 #include "worker/session.h"
 
-/* A server that is asked and silent for DEAF_MS gets a new connection: after a damaged frame ZeroMQ gives one up for good. */
-enum { TICK_MS = 50, DEAF_MS = 5000, WAIT_LINE_MS = 4000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
-
-/* While nobody answers where the cluster's file leads, it is read again so often; who is refused there waits so long for the
- * file to lead elsewhere: it may be one of an earlier run. */
-enum { REREAD_MS = 500, DOUBT_MS = 5000 };
+enum { TICK_MS = 50, WAIT_LINE_MS = 4000, JOIN_MS = 60000, MAX_REQUESTS = 32, LINGER_MS = 200 };
 
 _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM && (int)PSD_W_EIO == (int)PSD_EIO &&
                    (int)PSD_W_EDATA == (int)PSD_EDATA && (int)PSD_W_ENOINPUT == (int)PSD_ENOINPUT &&
@@ -39,6 +32,7 @@ _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int
                    (int)PSD_W_EAGAIN == (int)PSD_EAGAIN && (int)PSD_W_EAUTH == (int)PSD_EAUTH &&
                    (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
                "the public codes are those of common/base/err.h");
+_Static_assert((int)PSD_LEVEL_WARN == (int)PSD_LOG_WARN && (int)PSD_LEVEL_INFO == (int)PSD_LOG_INFO, "levels are the same numbers");
 
 typedef enum request_kind { REGISTER, EXCHANGE, PULL_SLOW, SET_LR, REPORT, LEAVE, STOP } request_kind_t;
 
@@ -59,21 +53,18 @@ struct psd_worker {
     uv_loop_t loop;
     uv_timer_t tick;
     psd_net_t *net;
-    psd_socket_t *socket[PSD_MAX_SERVERS];
-    char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket but the first */
-    uint32_t n_sockets;
-    uint64_t heard_ms[PSD_MAX_SERVERS]; /* when each server last said something, or was not asked */
-    uint64_t seen_ms;                   /* when the last tick was, for our own absence */
+    psd_uplink_t *uplink;                         /* to server 0 */
+    psd_socket_t *socket[PSD_MAX_SERVERS];        /* to each other one */
+    char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket */
+    uint32_t n_servers;                           /* connected to */
+    uint64_t heard_ms[PSD_MAX_SERVERS];           /* when each other server last said something, or was not asked */
+    uint64_t seen_ms;                             /* when the last tick was, for our own absence */
     psd_session_t *session;
     psd_actions_t out;
-    psd_phase_t published;   /* the session's phase as the caller was last told */
-    bool exchanging;         /* a ticket is open */
-    uint64_t wait_since_ms;  /* of the present phase, or of its last line */
-    char trouble[400];       /* with a connection that is not made; "" when there is none */
-    psd_probe_t *probe;      /* why server 0 does not answer */
-    psd_clusterfile_t found; /* what the cluster's file said last */
-    uint64_t reread_ms;      /* when it was read last */
-    uint64_t doubt_ms;       /* since when what it said is in doubt; 0: it is not */
+    psd_phase_t published;  /* the session's phase as the caller was last told */
+    bool exchanging;        /* a ticket is open */
+    uint64_t wait_since_ms; /* of the present phase, or of its last line */
+    char trouble[400];      /* with a connection to another server than the first; "" when there is none */
     bool stopping;
 
     /* both, under `lock` */
@@ -139,11 +130,15 @@ static void carry_out(psd_worker_t *self)
         const psd_action_t *a = &self->out.at[i];
         if (a->act == PSD_ACT_LOG)
             say(self, a->level, a->id, "%s", a->msg.text);
-        if (a->act != PSD_ACT_SEND || a->to < PSD_PEER_SERVER || a->to - PSD_PEER_SERVER >= self->n_sockets)
+        if (a->act != PSD_ACT_SEND || a->to < PSD_PEER_SERVER || a->to - PSD_PEER_SERVER >= self->n_servers)
             continue;
+        const uint32_t s = (uint32_t)(a->to - PSD_PEER_SERVER);
         PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
         size_t n = psd_msg_seal(&a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0, header);
-        psd_socket_send(self->socket[a->to - PSD_PEER_SERVER], 0, header, n, a->payload);
+        if (s)
+            psd_socket_send(self->socket[s], a->to, header, n, a->payload);
+        else
+            psd_uplink_send(self->uplink, header, n, a->payload);
         PSD_FAILPOINT("wrk.sent", psd_kind_name(a->msg.kind));
     }
     psd_actions_drop(&self->out, self->out.n);
@@ -157,21 +152,23 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     say(arg, PSD_LEVEL_WARN, "server.malformed", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
 }
 
-static const char *endpoint_of(const psd_worker_t *self, uint32_t s) { return s ? self->endpoint[s] : self->join; }
+static void on_denied(void *arg, const char *why)
+{
+    psd_worker_t *self = arg;
+    psd_session_shut_out(self->session, why);
+    publish(self);
+}
 
 /* Who is not let in will not be, however often it asks; what breaks off may be a server that only comes up. */
 static void on_link(void *arg, uint64_t peer, psd_link_t link)
 {
     psd_worker_t *self = arg;
-    const uint32_t s = (uint32_t)(peer - PSD_PEER_SERVER);
     self->trouble[0] = '\0';
     if (link == PSD_LINK_UP)
         return;
-    psd_link_describe(self->net, link, endpoint_of(self, s), self->trouble, sizeof self->trouble);
-    if (link == PSD_LINK_BROKEN)
-        return;
-    psd_session_shut_out(self->session, self->trouble);
-    publish(self);
+    psd_link_describe(self->net, link, self->endpoint[peer - PSD_PEER_SERVER], self->trouble, sizeof self->trouble);
+    if (link != PSD_LINK_BROKEN)
+        on_denied(self, self->trouble);
 }
 
 /* The socket of server `s`, in place of the one before if there is one. */
@@ -181,10 +178,10 @@ static int open_socket(psd_worker_t *self, uint32_t s, const char *endpoint, psd
     psd_socket_t *socket = psd_socket_connect(self->net, &self->loop, endpoint, PSD_PEER_SERVER + s, &handler, err);
     if (!socket)
         return err->code;
-    if (s < self->n_sockets)
+    if (s < self->n_servers)
         psd_socket_close(&self->socket[s], 0);
     else
-        self->n_sockets = s + 1;
+        self->n_servers = s + 1;
     self->socket[s] = socket;
     self->heard_ms[s] = now_ms();
     return PSD_OK;
@@ -207,13 +204,15 @@ static void connect_to_others(psd_worker_t *self)
     }
 }
 
-static void renew_deaf_sockets(psd_worker_t *self)
+static void tend_connections(psd_worker_t *self)
 {
     psd_err_t err;
-    for (uint32_t s = 0; s < self->n_sockets; s++) {
+    if (psd_uplink_tick(self->uplink, now_ms(), psd_session_asks(self->session, 0), &err) != PSD_OK)
+        say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
+    for (uint32_t s = 1; s < self->n_servers; s++) {
         if (!psd_session_asks(self->session, s))
             self->heard_ms[s] = now_ms();
-        if (now_ms() >= self->heard_ms[s] + DEAF_MS && open_socket(self, s, s ? self->endpoint[s] : self->join, &err) != PSD_OK)
+        if (now_ms() >= self->heard_ms[s] + PSD_UPLINK_DEAF_MS && open_socket(self, s, self->endpoint[s], &err) != PSD_OK)
             say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
     }
 }
@@ -221,14 +220,9 @@ static void renew_deaf_sockets(psd_worker_t *self)
 /* Whether a session that failed before it had joined may have been led astray by the file. */
 static bool doubts(psd_worker_t *self)
 {
-    if (!self->file || self->published != PSD_PHASE_JOINING)
-        return false;
-    if (!self->doubt_ms) {
-        self->doubt_ms = now_ms();
-        say(self, PSD_LEVEL_WARN, "join.refused", "at=%s file=%.120s text=\"%.400s\"", self->join, self->file,
-            psd_session_error(self->session)->text);
-    }
-    return now_ms() < self->doubt_ms + DOUBT_MS;
+    const psd_err_t *why = psd_session_error(self->session);
+    return self->published == PSD_PHASE_JOINING && psd_uplink_doubts(self->uplink, now_ms(), why->code, why->text) &&
+           !psd_uplink_refusal(self->uplink, now_ms());
 }
 
 /* Let the caller see a new phase, with all that belongs to it. */
@@ -272,8 +266,6 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_msg_t msg;
     psd_err_t err;
     self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
-    if (peer == PSD_PEER_SERVER)
-        psd_probe_forget(self->probe);
     if (psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
         on_bad(self, peer, err.text);
         if (msg.protocol && msg.protocol != PSD_PROTOCOL)
@@ -288,45 +280,25 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
 
 static psd_session_t *new_session(const psd_worker_t *self);
 
-/* Take up what the file says now: another server 0, to whom a session that has not joined yet is new. */
-static void join_elsewhere(psd_worker_t *self, const psd_clusterfile_t *news)
+/* A session that has not joined yet is new to another server 0. */
+static void on_moved(void *arg)
 {
-    psd_err_t err;
+    psd_worker_t *self = arg;
     psd_session_t *fresh = self->published == PSD_PHASE_JOINING ? new_session(self) : NULL;
-    self->found = *news;
-    self->doubt_ms = 0;
-    self->trouble[0] = '\0';
     uv_mutex_lock(&self->lock);
-    snprintf(self->join, sizeof self->join, "%s", news->data);
+    snprintf(self->join, sizeof self->join, "%s", psd_uplink_address(self->uplink));
     uv_mutex_unlock(&self->lock);
-    if (self->trusts_file && *news->server_public)
-        psd_net_trust(self->net, news->server_public);
     if (fresh) {
         psd_session_destroy(&self->session);
         self->session = fresh;
     }
-    say(self, PSD_LEVEL_INFO, "join.elsewhere", "join=%s file=%.400s", self->join, self->file);
-    if (open_socket(self, 0, self->join, &err) != PSD_OK)
-        say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
-}
-
-static void reread_file(psd_worker_t *self)
-{
-    psd_clusterfile_t news;
-    const uint64_t now = now_ms();
-    const bool silent = psd_session_asks(self->session, 0) && now >= self->heard_ms[0] + REREAD_MS;
-    if (!self->file || (!silent && !self->doubt_ms) || now < self->reread_ms + REREAD_MS)
-        return;
-    self->reread_ms = now;
-    if (psd_clusterfile_read(&news, self->file, self->job, NULL) == PSD_OK && !psd_clusterfile_is_same(&news, &self->found))
-        join_elsewhere(self, &news);
 }
 
 /* This process was away: the silence of the servers meanwhile does not count. */
 static void excuse_absence(psd_worker_t *self)
 {
     const uint64_t now = now_ms(), away_ms = psd_absence(&self->seen_ms, now);
-    for (uint32_t s = 0; away_ms && s < self->n_sockets; s++)
+    for (uint32_t s = 1; away_ms && s < self->n_servers; s++)
         self->heard_ms[s] = psd_absence_excuse(self->heard_ms[s], away_ms, now);
 }
 
@@ -335,14 +307,13 @@ static void on_tick(uv_timer_t *timer)
     psd_worker_t *self = timer->data;
     excuse_absence(self);
     char text[PSD_MAX_TEXT - 8];
-    reread_file(self);
-    renew_deaf_sockets(self);
+    tend_connections(self);
     psd_session_tick(self->session, now_ms(), &self->out);
     after_event(self);
     psd_session_describe_wait(self->session, text, sizeof text);
-    if (psd_session_asks(self->session, 0))
-        psd_probe_look(self->probe, self->join, now_ms() - self->heard_ms[0]);
-    const char *trouble = self->trouble[0] ? self->trouble : psd_probe_text(self->probe);
+    const char *trouble = psd_uplink_trouble(self->uplink, now_ms());
+    if (self->trouble[0])
+        trouble = self->trouble;
     const bool troubled = text[0] && *trouble, says_so = !strncmp(text, "waiting for ", 12);
     uint32_t lost;
     const bool is_lost = psd_session_lost_server(self->session, &lost);
@@ -353,7 +324,7 @@ static void on_tick(uv_timer_t *timer)
         snprintf(text, sizeof text, "%s", trouble);
     }
     uv_mutex_lock(&self->lock);
-    self->unresolved = psd_probe_is_unknown(self->probe);
+    self->unresolved = psd_uplink_is_unresolved(self->uplink);
     snprintf(self->waiting, sizeof self->waiting, "%s%.1000s", text[0] && (!troubled || is_lost) && !says_so ? "waiting for " : "",
              text);
     self->drains = psd_session_drains(self->session);
@@ -410,9 +381,9 @@ static void run_request(psd_worker_t *self, const request_t *r)
 
 static void close_all(psd_worker_t *self)
 {
-    for (uint32_t s = 0; s < self->n_sockets; s++)
+    psd_uplink_close(&self->uplink, LINGER_MS);
+    for (uint32_t s = 1; s < self->n_servers; s++)
         psd_socket_close(&self->socket[s], LINGER_MS);
-    psd_probe_close(&self->probe);
     uv_close((uv_handle_t *)&self->tick, NULL);
     uv_close((uv_handle_t *)&self->wake, NULL);
 }
@@ -611,19 +582,33 @@ static psd_session_t *new_session(const psd_worker_t *self)
     return psd_session_new(&(psd_session_config_t){ self->job, self->name, self->wanted, nonce, self->recipe, patience_ms });
 }
 
-static void say_waiting(void *arg, const char *what) { say(arg, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", what); }
+static void on_waiting(void *arg, const char *what) { say(arg, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", what); }
+
+static void log_uplink(void *arg, psd_log_level_t level, const char *id, const char *line) { say(arg, (int)level, id, "%s", line); }
 
 /* Where server 0 is, and what its key is, by the file. */
-static int await_file(psd_worker_t *self)
+static int find_first(psd_worker_t *self)
 {
-    if (!self->file)
-        return PSD_OK;
-    const uint64_t limit_ms = self->join_timeout_ms > 0 ? (uint64_t)self->join_timeout_ms : UINT64_MAX / 2;
-    int rc = psd_clusterfile_await(&self->found, self->file, self->job, limit_ms, say_waiting, self, &self->error);
-    memcpy(self->join, self->found.data, sizeof self->found.data);
-    if (rc == PSD_OK && self->trusts_file && *self->found.server_public)
-        psd_net_trust(self->net, self->found.server_public);
-    return rc;
+    self->uplink =
+        psd_uplink_new(&(psd_uplink_config_t){ .net = self->net,
+                                               .job = self->job,
+                                               .join = self->join,
+                                               .file = self->file,
+                                               .trusts_file = self->trusts_file,
+                                               .timeout_ms = self->join_timeout_ms > 0 ? (uint64_t)self->join_timeout_ms : 0,
+                                               .peer = PSD_PEER_SERVER,
+                                               .on_message = on_message,
+                                               .on_bad = on_bad,
+                                               .on_denied = on_denied,
+                                               .on_moved = on_moved,
+                                               .on_waiting = on_waiting,
+                                               .log = log_uplink,
+                                               .arg = self },
+                       &self->error);
+    if (!self->uplink)
+        return self->error.code;
+    snprintf(self->join, sizeof self->join, "%s", psd_uplink_address(self->uplink));
+    return PSD_OK;
 }
 
 static int start(psd_worker_t *self)
@@ -637,8 +622,8 @@ static int start(psd_worker_t *self)
     uv_async_init(&self->loop, &self->wake, on_request);
     uv_timer_init(&self->loop, &self->tick);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
-    self->probe = psd_probe_new(&self->loop);
-    int rc = open_socket(self, 0, self->join, &self->error);
+    self->n_servers = 1;
+    int rc = psd_uplink_connect(self->uplink, &self->loop, &self->error);
     if (rc == PSD_OK && uv_thread_create(&self->thread, thread_main, self))
         rc = psd_err_set(&self->error, PSD_ESYSTEM, "cannot start a thread");
     if (rc != PSD_OK) {
@@ -667,7 +652,7 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
     if (rc == PSD_OK)
         rc = open_net(self, &config);
     if (rc == PSD_OK)
-        rc = await_file(self);
+        rc = find_first(self);
     if (rc == PSD_OK)
         rc = start(self);
     if (rc != PSD_OK)
@@ -940,6 +925,7 @@ void psd_worker_close(psd_worker_t **self_p)
         uv_thread_join(&self->thread);
         uv_loop_close(&self->loop);
     }
+    psd_uplink_close(&self->uplink, 0);
     psd_net_destroy(&self->net);
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);

@@ -131,3 +131,10 @@ bool psd_clusterfile_is_same(const psd_clusterfile_t *a, const psd_clusterfile_t
 {
     return a->run == b->run && !strcmp(a->data, b->data) && !strcmp(a->server_public, b->server_public);
 }
+
+void psd_clusterfile_remove(const psd_clusterfile_t *self, const char *path)
+{
+    psd_clusterfile_t now;
+    if (psd_clusterfile_read(&now, path, self->job, NULL) == PSD_OK && psd_clusterfile_is_same(&now, self))
+        unlink(path);
+}

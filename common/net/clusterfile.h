@@ -20,6 +20,9 @@ typedef struct psd_clusterfile {
 /* Write it, in one stroke. PSD_EIO. */
 int psd_clusterfile_write(const psd_clusterfile_t *self, const char *path, psd_err_t *err);
 
+/* Remove it, unless another process has written it since. */
+void psd_clusterfile_remove(const psd_clusterfile_t *self, const char *path);
+
 /* Read the one of job `job`. PSD_EAGAIN when it is not there, or is another job's, `err` saying so: it may be
  * written yet. PSD_ECONFIG when others than its owner may write it, or its owner is neither this user nor
  * root; PSD_EDATA when what is there is no such file. */

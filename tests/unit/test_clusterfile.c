@@ -129,3 +129,14 @@ Test(clusterfile, it_is_waited_for_and_not_longer_than_told)
     pthread_join(thread, NULL);
     cr_expect(psd_clusterfile_is_same(&read, &ours));
 }
+
+Test(clusterfile, a_process_removes_its_own_file_and_no_later_one)
+{
+    psd_clusterfile_t later = ours;
+    later.run++;
+    cr_assert_eq(psd_clusterfile_write(&later, path, &err), PSD_OK);
+    psd_clusterfile_remove(&ours, path);
+    cr_expect_eq(access(path, F_OK), 0, "that of the process started since");
+    psd_clusterfile_remove(&later, path);
+    cr_expect_neq(access(path, F_OK), 0);
+}
