@@ -26,6 +26,7 @@
 #include "server/entrance/door.h"
 #include "server/core/node.h"
 #include "server/entrance/descriptors.h"
+#include "server/settings.h"
 #include "server/status/report.h"
 #include "server/status/status.h"
 #include "server/checkpoint/store.h"
@@ -65,7 +66,7 @@ typedef struct psd_daemon {
     psd_uplink_t *uplink; /* to server 0; NULL in server 0 */
     uint64_t waited_ms;   /* when it was said last that server 0 is waited for */
     char bound[PSD_ENDPOINT_TEXT], advertised[PSD_ENDPOINT_TEXT];
-    char settings[PSD_MAX_TEXT];
+    psd_settings_t settings;
     psd_node_t *node;
     psd_actions_t out;    /* actions not yet carried out */
     bool carrying_out;    /* they are being carried out further up the stack */
@@ -572,55 +573,15 @@ static void stop(daemon_t *self, int code, const char *why)
     uv_stop(&self->loop);
 }
 
-/* Whether HOST has a port of its own: a forwarder's, say. The colons of a bare IPv6 address are not its port's. */
-static bool has_port(const char *host)
-{
-    const char *colon = strrchr(host, ':');
-    return colon && colon[1] && !colon[1 + strspn(colon + 1, "0123456789")] && (strchr(host, ':') == colon || colon[-1] == ']');
-}
-
-/* The host that others reach this server at, where it listens at all addresses: the one by which server 0 is looked for, for
- * the others that of the way to it. */
-static int find_host(const daemon_t *self, char host[PSD_ADDRESS_TEXT], psd_err_t *err)
-{
-    char first[PSD_ENDPOINT_TEXT];
-    psd_endpoint_host(self->uplink ? psd_uplink_address(self->uplink) : self->at.join, first, sizeof first);
-    return *first ? psd_route_to(first, host, err) : psd_route_own(host, err);
-}
-
-/* The address to tell others: that of the socket, with the host, or host and port, that the operator or the launcher gave
- * for it. */
-static int advertise(daemon_t *self, psd_err_t *err)
-{
-    char found[PSD_ADDRESS_TEXT];
-    const char *host = self->at.advertise, *port = strrchr(self->bound, ':');
-    bool wildcard = strstr(self->bound, "//0.0.0.0:") || strstr(self->bound, "//[::]:");
-    if (wildcard && !host[0]) {
-        if (find_host(self, found, err) != PSD_OK)
-            return err->code;
-        host = found;
-    }
-    const bool is_bare_v6 = strchr(host, ':') && *host != '[' && !has_port(host);
-    if (host[0] && port)
-        snprintf(self->advertised, sizeof self->advertised, "tcp://%s%.90s%s%s", is_bare_v6 ? "[" : "", host, is_bare_v6 ? "]" : "",
-                 has_port(host) ? "" : port);
-    else
-        memcpy(self->advertised, self->bound, sizeof self->advertised);
-    return PSD_OK;
-}
-
 /* W workers that each make steps of their own move the weights W times as far: say what is done about it, where nobody
  * has chosen. Once per job, by server 0. */
 static void warn_of_lr_rule(const daemon_t *self)
 {
-    const psd_options_t *o = self->options;
-    if (self->uplink || psd_mode_has_rounds(psd_mode_find(psd_options_string(o, "sync.mode"))) ||
-        strcmp(psd_options_origin(o, "sync.lr_rule"), "default"))
-        return;
-    psd_log_warn("asp.lr_rule",
-                 "lr_rule=%s effect=\"each push is a step, and its learning rate is that of the optimizer "
-                 "divided by the number of workers; set sync.lr_rule to choose\"",
-                 psd_options_string(o, "sync.lr_rule"));
+    if (self->settings.is_first && self->settings.unasked_lr_rule)
+        psd_log_warn("asp.lr_rule",
+                     "lr_rule=%s effect=\"each push is a step, and its learning rate is that of the optimizer "
+                     "divided by the number of workers; set sync.lr_rule to choose\"",
+                     self->settings.engine.lr_rule->name);
 }
 
 /* Each applied contribution, for those who want to compare what shards have done. */
@@ -633,92 +594,48 @@ static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t work
 
 static void store_done(void *arg) { carry_out(arg); }
 
-/* Look what checkpoints there are (server 0) and make ready to write and read them. */
-static int open_store(daemon_t *self, const psd_rule_t *rule, psd_store_points_t *points, psd_err_t *err)
+/* Make ready to write and read checkpoints; server 0 looks what checkpoints there are. */
+static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err)
 {
-    const psd_options_t *o = self->options;
-    const char *dir = psd_options_string(o, "checkpoint.dir");
-    if (!dir[0])
+    const psd_settings_t *s = &self->settings;
+    if (!*s->checkpoint_dir)
         return PSD_OK;
     psd_store_config_t config = { .loop = &self->loop,
-                                  .dir = dir,
-                                  .job = psd_options_string(o, "job"),
-                                  .settings = self->settings,
-                                  .rule = *rule,
-                                  .keep = (uint32_t)psd_options_int(o, "checkpoint.keep"),
-                                  .sole = points,
+                                  .dir = s->checkpoint_dir,
+                                  .job = s->engine.job,
+                                  .settings = s->text,
+                                  .rule = s->engine.rule,
+                                  .keep = s->checkpoint_keep,
+                                  .sole = s->is_first,
                                   .done = store_done,
                                   .arg = self };
     self->store = psd_store_new(&config, err);
-    if (self->store && points)
-        return psd_store_find(dir, psd_options_string(o, "job"), self->settings, points, err);
+    if (self->store && s->is_first)
+        return psd_store_find(s->checkpoint_dir, s->engine.job, s->text, points, err);
     return self->store ? PSD_OK : err->code;
 }
 
-/* The options, as the two machines read them. */
 static int make_node(daemon_t *self, psd_err_t *err)
 {
-    const psd_options_t *o = self->options;
-    char rule[PSD_RULE_TEXT];
-    psd_engine_config_t engine = { .job = psd_options_string(o, "job"),
-                                   .settings = self->settings,
-                                   .endpoint = self->advertised,
-                                   .wanted_index = self->at.is_first ? 0 : self->at.index,
-                                   .nonce = random_number() & ~UINT64_C(0xffff),
-                                   .mode = psd_mode_find(psd_options_string(o, "sync.mode")),
-                                   .lr_rule = psd_lr_rule_find(psd_options_string(o, "sync.lr_rule")),
-                                   .max_staleness = psd_options_uint(o, "sync.max_staleness"),
-                                   .max_skipped = psd_options_uint(o, "sync.max_skipped") };
-    if (psd_rule_parse(&engine.rule, psd_options_string(o, "optimizer"), err) != PSD_OK)
-        return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(o, "optimizer"));
-    assert(engine.mode && engine.lr_rule && "the option table admits only names of these tables");
-    int n = snprintf(self->settings, sizeof self->settings, "servers=%" PRId64 " mode=%s optimizer=%s",
-                     psd_options_int(o, "servers"), engine.mode->name, psd_rule_print(&engine.rule, rule));
-    if (!psd_mode_has_rounds(engine.mode))
-        snprintf(self->settings + n, sizeof self->settings - (size_t)n, " lr_rule=%s max_staleness=%" PRIu64, engine.lr_rule->name,
-                 engine.max_staleness);
-    if (psd_options_string(o, "checkpoint.dir")[0])
-        strncat(self->settings, " checkpoints=yes", sizeof self->settings - strlen(self->settings) - 1);
-    uint32_t want = (uint32_t)psd_options_int(o, "workers.want"), min = (uint32_t)psd_options_int(o, "workers.min");
-    if (!strcmp(psd_options_string(o, "workers.lost"), "wait"))
-        min = want = want > min ? want : min;
-    const uint64_t lease_ms = psd_options_ms(o, "lease"), patience_ms = psd_options_ms(o, "join_timeout");
-    if (!self->at.is_first) {
-        engine.first = psd_uplink_address(self->uplink);
-        engine.lease_ms = psd_server_lease_ms(lease_ms);
-        engine.patience_ms = patience_ms;
-    }
-    psd_coordinator_config_t coordinator = { .job = psd_options_string(o, "job"),
-                                             .job_id = random_number(),
-                                             .settings = self->settings,
-                                             .n_servers = (uint32_t)psd_options_int(o, "servers"),
-                                             .workers_min = min,
-                                             .workers_want = want > min ? want : min,
-                                             .drops_lost = !strcmp(psd_options_string(o, "workers.lost"), "drop"),
-                                             .lease_ms = lease_ms,
-                                             .round_timeout_ms = psd_options_ms(o, "round_timeout"),
-                                             .start_timeout_ms = patience_ms,
-                                             .patience_ms = patience_ms,
-                                             .mode = engine.mode,
-                                             .lr = psd_rule_lr(&engine.rule),
-                                             .has_slow = engine.rule.lookahead };
-    const bool first = self->at.is_first;
+    psd_settings_t *s = &self->settings;
     psd_store_points_t points = { 0 };
-    if (open_store(self, &engine.rule, first ? &points : NULL, err) != PSD_OK)
+    if (psd_settings_read(s, self->options, &self->at, err) != PSD_OK || open_store(self, &points, err) != PSD_OK)
         return err->code;
-    coordinator.checkpoints = self->store != NULL;
-    coordinator.save_every_rounds = psd_options_uint(o, "checkpoint.every_steps");
-    coordinator.save_every_ms = psd_options_ms(o, "checkpoint.every");
-    coordinator.points = points.clock;
-    coordinator.n_points = points.n;
-    coordinator.model = points.n ? &points.model : NULL;
+    s->engine.endpoint = self->advertised;
+    s->engine.nonce = random_number() & ~UINT64_C(0xffff);
+    s->engine.first = self->uplink ? psd_uplink_address(self->uplink) : NULL;
+    s->coordinator.job_id = random_number();
+    s->coordinator.checkpoints = self->store != NULL;
+    s->coordinator.points = points.clock;
+    s->coordinator.n_points = points.n;
+    s->coordinator.model = points.n ? &points.model : NULL;
     if (points.n)
-        coordinator.lr = points.lr;
-    self->node = psd_node_new(&engine, first ? &coordinator : NULL, err);
+        s->coordinator.lr = points.lr;
+    self->node = psd_node_new(&s->engine, s->is_first ? &s->coordinator : NULL, err);
     psd_tensors_clear(&points.model);
-    if (self->node && !strcmp(psd_options_string(o, "log.level"), "debug"))
+    if (self->node && !strcmp(psd_options_string(self->options, "log.level"), "debug"))
         psd_engine_set_ledger(psd_node_engine(self->node), log_applied, self);
-    self->report = self->node ? psd_report_new(o, self->settings, err) : NULL;
+    self->report = self->node ? psd_report_new(self->options, s->text, err) : NULL;
     return self->report ? PSD_OK : err->code;
 }
 
@@ -797,7 +714,8 @@ static int open_all(daemon_t *self, psd_err_t *err)
         return err->code;
     int rc = self->at.is_first ? PSD_OK : find_first(self, err);
     if (rc == PSD_OK)
-        rc = advertise(self, err);
+        rc = psd_route_advertise(self->advertised, self->bound, self->at.advertise,
+                                 self->uplink ? psd_uplink_address(self->uplink) : "", err);
     if (rc == PSD_OK)
         rc = make_node(self, err);
     if (rc == PSD_OK && !self->at.is_first) {
@@ -883,7 +801,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
         rc = open_all(&self, err);
     if (rc == PSD_OK) {
         psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"", self.bound, psd_isa_name(),
-                     self.settings);
+                     self.settings.text);
         warn_of_lr_rule(&self);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);

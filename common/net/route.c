@@ -93,3 +93,30 @@ int psd_route_to(const char *host, char out[PSD_ADDRESS_TEXT], psd_err_t *err)
         write_out(&from, out);
     return PSD_OK;
 }
+
+/* Whether HOST has a port of its own: a forwarder's, say. The colons of a bare IPv6 address are not its port's. */
+static bool has_port(const char *host)
+{
+    const char *colon = strrchr(host, ':');
+    return colon && colon[1] && !colon[1 + strspn(colon + 1, "0123456789")] && (strchr(host, ':') == colon || colon[-1] == ']');
+}
+
+int psd_route_advertise(char out[PSD_ROUTE_ENDPOINT_TEXT], const char *bound, const char *given, const char *peer, psd_err_t *err)
+{
+    char found[PSD_ADDRESS_TEXT], to[PSD_ROUTE_ENDPOINT_TEXT];
+    const char *host = given, *port = strrchr(bound, ':');
+    const bool is_wildcard = strstr(bound, "//0.0.0.0:") || strstr(bound, "//[::]:");
+    if (is_wildcard && !*host) {
+        psd_endpoint_host(peer, to, sizeof to);
+        if ((*to ? psd_route_to(to, found, err) : psd_route_own(found, err)) != PSD_OK)
+            return err->code;
+        host = found;
+    }
+    const bool is_bare_v6 = strchr(host, ':') && *host != '[' && !has_port(host);
+    if (*host && port)
+        snprintf(out, PSD_ROUTE_ENDPOINT_TEXT, "tcp://%s%.90s%s%s", is_bare_v6 ? "[" : "", host, is_bare_v6 ? "]" : "",
+                 has_port(host) ? "" : port);
+    else
+        snprintf(out, PSD_ROUTE_ENDPOINT_TEXT, "%s", bound);
+    return PSD_OK;
+}

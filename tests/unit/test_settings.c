@@ -1,0 +1,114 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/settings.h"
+
+static psd_settings_t settings;
+static psd_options_t *options;
+static psd_err_t err;
+
+#define SGD "sgd(lr=0.5, momentum=0, dampening=0, nesterov=0, weight_decay=0)"
+
+static void setup(void) { clearenv(); }
+static void teardown(void) { psd_options_destroy(&options); }
+TestSuite(settings, .init = setup, .fini = teardown, .timeout = 600);
+
+/* Read flags, separated by blanks, as server 0 or as server 1 would. */
+static int read_as(int index, const char *flags)
+{
+    char copy[512], *argv[24] = { "psd", "--job=mnist" };
+    int argc = 2;
+    snprintf(copy, sizeof copy, "%s", flags);
+    for (char *rest = copy, *word; (word = strtok_r(rest, " ", &rest));)
+        argv[argc++] = word;
+    psd_options_destroy(&options);
+    cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_SERVER));
+    cr_assert_eq(psd_options_load(options, argc, argv, &err), PSD_OK, "%s", err.text);
+    const psd_rendezvous_t at = { .is_first = !index, .index = index };
+    return psd_settings_read(&settings, options, &at, &err);
+}
+
+static void read_first(const char *flags) { cr_assert_eq(read_as(0, flags), PSD_OK, "%s", err.text); }
+static void read_other(const char *flags) { cr_assert_eq(read_as(1, flags), PSD_OK, "%s", err.text); }
+
+Test(settings, servers_agree_on_number_mode_and_optimizer)
+{
+    read_first("--servers=2 --optimizer=sgd(lr=0.5)");
+    cr_expect_str_eq(settings.text, "servers=2 mode=bsp optimizer=" SGD);
+    cr_expect_eq(settings.engine.settings, settings.text);
+    cr_expect_eq(settings.coordinator.settings, settings.text);
+    char first[PSD_MAX_TEXT];
+    memcpy(first, settings.text, sizeof first);
+    read_other("--servers=2 --optimizer=sgd(lr=0.5)");
+    cr_expect_str_eq(settings.text, first, "or a server could not join");
+}
+
+Test(settings, what_only_asp_has_is_agreed_on_in_asp)
+{
+    read_first("--sync-mode=asp --sync-max-staleness=7 --optimizer=sgd(lr=0.5) --checkpoint-dir=/tmp");
+    cr_expect_str_eq(settings.text, "servers=1 mode=asp optimizer=" SGD " lr_rule=1/W max_staleness=7 checkpoints=yes");
+    cr_expect_eq(settings.engine.max_staleness, 7);
+    cr_expect(!psd_mode_has_rounds(settings.engine.mode) && settings.coordinator.mode == settings.engine.mode);
+}
+
+Test(settings, a_rule_for_the_learning_rate_that_nobody_chose_is_noted_in_asp_alone)
+{
+    read_first("--sync-mode=asp");
+    cr_expect(settings.unasked_lr_rule);
+    read_first("--sync-mode=asp --sync-lr-rule=1/W");
+    cr_expect_not(settings.unasked_lr_rule);
+    read_first("");
+    cr_expect_not(settings.unasked_lr_rule);
+}
+
+Test(settings, lost_workers_that_are_waited_for_leave_no_fewer_than_wanted)
+{
+    read_first("--workers-min=2 --workers-want=5 --workers-lost=wait");
+    cr_expect(settings.coordinator.workers_min == 5 && settings.coordinator.workers_want == 5);
+    cr_expect_not(settings.coordinator.drops_lost);
+    read_first("--workers-min=2 --workers-want=5 --workers-lost=drop");
+    cr_expect(settings.coordinator.workers_min == 2 && settings.coordinator.workers_want == 5);
+    cr_expect(settings.coordinator.drops_lost);
+    read_first("--workers-min=3");
+    cr_expect(settings.coordinator.workers_min == 3 && settings.coordinator.workers_want == 3, "0 wanted: as many as the least");
+}
+
+Test(settings, a_server_is_lost_later_than_a_worker_with_a_short_lease)
+{
+    read_other("--lease=200ms --join-timeout=9s");
+    cr_expect_eq(settings.engine.lease_ms, PSD_SERVER_LEASE_MIN_MS);
+    cr_expect_eq(settings.engine.patience_ms, 9000);
+    read_first("--lease=200ms --join-timeout=9s");
+    cr_expect_eq(settings.coordinator.lease_ms, 200);
+    cr_expect(settings.coordinator.patience_ms == 9000 && settings.coordinator.start_timeout_ms == 9000);
+    cr_expect_eq(settings.engine.lease_ms, 0, "server 0 does not wait for itself");
+}
+
+Test(settings, server_0_takes_its_index_and_others_the_one_they_are_given)
+{
+    read_first("");
+    cr_expect_eq(settings.engine.wanted_index, 0);
+    cr_expect_eq(settings.coordinator.n_servers, 1);
+    read_other("--servers=2");
+    cr_expect_eq(settings.engine.wanted_index, 1);
+    cr_expect_eq(settings.coordinator.n_servers, 0, "others have no coordinator");
+}
+
+Test(settings, checkpoints_are_where_and_as_often_as_the_options_say)
+{
+    read_first("");
+    cr_expect_str_eq(settings.checkpoint_dir, "");
+    read_first("--checkpoint-dir=/tmp --checkpoint-keep=4 --checkpoint-every=2s --checkpoint-every-steps=100");
+    cr_expect_str_eq(settings.checkpoint_dir, "/tmp");
+    cr_expect_eq(settings.checkpoint_keep, 4);
+    cr_expect(settings.coordinator.save_every_ms == 2000 && settings.coordinator.save_every_rounds == 100);
+}
+
+Test(settings, the_optimizer_gives_the_learning_rate_and_slow_weights)
+{
+    read_first("--optimizer=lookahead(sgd(lr=0.25),k=5)");
+    cr_expect_float_eq(settings.coordinator.lr, 0.25, 1e-9);
+    cr_expect(settings.coordinator.has_slow);
+}
