@@ -247,8 +247,8 @@ static void tell_ready(daemon_t *self)
     const bool first = !self->told_run;
     self->told_run = psd_engine_run(engine);
     printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
-           psd_options_int(self->options, "servers"), self->advertised, self->status ? psd_status_url(self->status) : "none",
-           psd_options_string(self->options, "job"), self->told_run);
+           psd_options_int(self->options, PSD_OPT_servers), self->advertised, self->status ? psd_status_url(self->status) : "none",
+           psd_options_string(self->options, PSD_OPT_job), self->told_run);
     if (fflush(stdout) && errno != EPIPE && first) /* who reads the first line alone has gone by the second */
         stop(self, PSD_EIO, "the line that says ready cannot be written to standard output");
     psd_notify("READY=1");
@@ -260,7 +260,7 @@ static int write_file(daemon_t *self, psd_err_t *err)
     psd_clusterfile_t *found = &self->published;
     if (!self->at.is_first || !*self->at.file)
         return PSD_OK;
-    snprintf(found->job, sizeof found->job, "%s", psd_options_string(self->options, "job"));
+    snprintf(found->job, sizeof found->job, "%s", psd_options_string(self->options, PSD_OPT_job));
     snprintf(found->data, sizeof found->data, "%s", self->advertised);
     snprintf(found->status, sizeof found->status, "%s", self->status ? psd_status_url(self->status) : "none");
     snprintf(found->server_public, sizeof found->server_public, "%s", psd_net_public(self->net));
@@ -421,7 +421,7 @@ static void tend_door(daemon_t *self)
 /* Who has not joined says every few seconds what keeps it from that, and after join_timeout ends. */
 static void tend_joining(daemon_t *self)
 {
-    const uint64_t now = now_ms(), limit = psd_options_ms(self->options, "join_timeout");
+    const uint64_t now = now_ms(), limit = psd_options_ms(self->options, PSD_OPT_join_timeout);
     char why[PSD_MAX_TEXT];
     if (psd_engine_is_ready(psd_node_engine(self->node)) || !self->uplink)
         return;
@@ -633,7 +633,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
         s->coordinator.lr = points.lr;
     self->node = psd_node_new(&s->engine, s->is_first ? &s->coordinator : NULL, err);
     psd_tensors_clear(&points.model);
-    if (self->node && !strcmp(psd_options_string(self->options, "log.level"), "debug"))
+    if (self->node && !strcmp(psd_options_string(self->options, PSD_OPT_log_level), "debug"))
         psd_engine_set_ledger(psd_node_engine(self->node), log_applied, self);
     self->report = self->node ? psd_report_new(self->options, s->text, err) : NULL;
     return self->report ? PSD_OK : err->code;
@@ -643,12 +643,12 @@ static int make_node(daemon_t *self, psd_err_t *err)
 static int open_door(daemon_t *self, psd_err_t *err)
 {
     const psd_options_t *o = self->options;
-    const char *allow = psd_options_string(o, "allow");
+    const char *allow = psd_options_string(o, PSD_OPT_allow);
     psd_keys_t keys;
     int rc = psd_keys_load(&keys,
-                           &(psd_keys_source_t){ .secret = psd_options_string(o, "server.key"),
+                           &(psd_keys_source_t){ .secret = psd_options_string(o, PSD_OPT_server_key),
                                                  .is_server = true,
-                                                 .insecure = psd_options_bool(o, "insecure") },
+                                                 .insecure = psd_options_bool(o, PSD_OPT_insecure) },
                            err);
     if (rc != PSD_OK)
         return rc;
@@ -656,7 +656,7 @@ static int open_door(daemon_t *self, psd_err_t *err)
         rc = psd_err_set(err, PSD_ECONFIG,
                          keys.insecure ? "--allow is given with --insecure, which lets everybody in"
                                        : "there is a key, but no list of those who may connect: add --allow FILE");
-    if (!keys.insecure || *psd_options_string(o, "status.token"))
+    if (!keys.insecure || *psd_options_string(o, PSD_OPT_status_token))
         psd_keys_guard_process();
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
         rc = err->code;
@@ -666,7 +666,7 @@ static int open_door(daemon_t *self, psd_err_t *err)
     psd_keys_wipe(&keys);
     if (rc == PSD_OK && !self->refuses_strangers &&
         (!(self->door = psd_door_new(allow, err)) ||
-         psd_door_own(self->door, own, psd_options_int(o, "servers") > 1, err) != PSD_OK ||
+         psd_door_own(self->door, own, psd_options_int(o, PSD_OPT_servers) > 1, err) != PSD_OK ||
          !(self->guard = psd_socket_guard(self->net, &self->loop, psd_door_admit, self->door, err))))
         rc = err->code;
     return rc;
@@ -688,10 +688,10 @@ static void log_uplink(void *arg, psd_log_level_t level, const char *id, const c
 static int find_first(daemon_t *self, psd_err_t *err)
 {
     self->uplink = psd_uplink_new(&(psd_uplink_config_t){ .net = self->net,
-                                                          .job = psd_options_string(self->options, "job"),
+                                                          .job = psd_options_string(self->options, PSD_OPT_job),
                                                           .join = self->at.join,
                                                           .file = self->at.file,
-                                                          .timeout_ms = psd_options_ms(self->options, "join_timeout"),
+                                                          .timeout_ms = psd_options_ms(self->options, PSD_OPT_join_timeout),
                                                           .peer = PSD_PEER_COORDINATOR,
                                                           .on_message = on_message,
                                                           .on_bad = on_bad,
@@ -725,7 +725,7 @@ static int open_all(daemon_t *self, psd_err_t *err)
     if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
         rc = err->code;
     if (rc == PSD_OK && strcmp(status, "none") &&
-        !(self->status = psd_status_new(status, psd_options_string(o, "status.token"), err)))
+        !(self->status = psd_status_new(status, psd_options_string(o, PSD_OPT_status_token), err)))
         rc = err->code;
     return rc ? rc : write_file(self, err);
 }
@@ -791,7 +791,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     daemon_t self = { .options = options,
                       .started_ms = now_ms(),
                       .watchdog_ms = psd_notify_watchdog_ms(),
-                      .breaker = { .max = psd_options_uint(options, "memory.max") } };
+                      .breaker = { .max = psd_options_uint(options, PSD_OPT_memory_max) } };
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);

@@ -10,9 +10,9 @@
 
 static void start_log(const psd_options_t *options)
 {
-    psd_log_config_t config = { .comp = "server", .job = psd_options_string(options, "job") };
-    psd_log_level_parse(psd_options_string(options, "log.level"), &config.level);
-    config.format = psd_options_string(options, "log.format")[0] == 'j' ? PSD_LOG_JSON : PSD_LOG_AUTO;
+    psd_log_config_t config = { .comp = "server", .job = psd_options_string(options, PSD_OPT_job) };
+    psd_log_level_parse(psd_options_string(options, PSD_OPT_log_level), &config.level);
+    config.format = psd_options_string(options, PSD_OPT_log_format)[0] == 'j' ? PSD_LOG_JSON : PSD_LOG_AUTO;
     psd_log_init(&config);
 }
 
@@ -20,7 +20,7 @@ static void start_log(const psd_options_t *options)
 static void size_pool(const psd_options_t *options)
 {
     char text[24];
-    int64_t n = psd_options_int(options, "threads");
+    int64_t n = psd_options_int(options, PSD_OPT_threads);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     snprintf(text, sizeof text, "%ld", n ? (long)n : cores > 0 ? cores : 1);
     setenv("UV_THREADPOOL_SIZE", text, 1);

@@ -5,51 +5,52 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool is_word(const psd_options_t *options, const char *key, const char *word)
+static bool is_word(const psd_options_t *options, psd_option_id_t id, const char *word)
 {
-    return !strcmp(psd_options_string(options, key), word);
+    return !strcmp(psd_options_string(options, id), word);
 }
 
 static void read_engine(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at)
 {
     psd_engine_config_t *engine = &out->engine;
-    engine->job = psd_options_string(options, "job");
+    engine->job = psd_options_string(options, PSD_OPT_job);
     engine->settings = out->text;
     engine->wanted_index = at->is_first ? 0 : at->index;
-    engine->mode = psd_mode_find(psd_options_string(options, "sync.mode"));
-    engine->lr_rule = psd_lr_rule_find(psd_options_string(options, "sync.lr_rule"));
-    engine->max_staleness = psd_options_uint(options, "sync.max_staleness");
-    engine->max_skipped = psd_options_uint(options, "sync.max_skipped");
+    engine->mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode));
+    engine->lr_rule = psd_lr_rule_find(psd_options_string(options, PSD_OPT_sync_lr_rule));
+    engine->max_staleness = psd_options_uint(options, PSD_OPT_sync_max_staleness);
+    engine->max_skipped = psd_options_uint(options, PSD_OPT_sync_max_skipped);
     assert(engine->mode && engine->lr_rule && "the option table admits only names of these tables");
     if (at->is_first)
         return;
-    engine->lease_ms = psd_server_lease_ms(psd_options_ms(options, "lease"));
-    engine->patience_ms = psd_options_ms(options, "join_timeout");
+    engine->lease_ms = psd_server_lease_ms(psd_options_ms(options, PSD_OPT_lease));
+    engine->patience_ms = psd_options_ms(options, PSD_OPT_join_timeout);
 }
 
 static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
 {
-    uint32_t want = (uint32_t)psd_options_int(options, "workers.want"), min = (uint32_t)psd_options_int(options, "workers.min");
+    uint32_t want = (uint32_t)psd_options_int(options, PSD_OPT_workers_want),
+             min = (uint32_t)psd_options_int(options, PSD_OPT_workers_min);
     if (want < min)
         want = min;
-    if (is_word(options, "workers.lost", "wait")) /* nobody can be spared */
+    if (is_word(options, PSD_OPT_workers_lost, "wait")) /* nobody can be spared */
         min = want;
-    const uint64_t patience_ms = psd_options_ms(options, "join_timeout");
+    const uint64_t patience_ms = psd_options_ms(options, PSD_OPT_join_timeout);
     out->coordinator = (psd_coordinator_config_t){ .job = out->engine.job,
                                                    .settings = out->text,
-                                                   .n_servers = (uint32_t)psd_options_int(options, "servers"),
+                                                   .n_servers = (uint32_t)psd_options_int(options, PSD_OPT_servers),
                                                    .workers_min = min,
                                                    .workers_want = want,
-                                                   .drops_lost = is_word(options, "workers.lost", "drop"),
-                                                   .lease_ms = psd_options_ms(options, "lease"),
-                                                   .round_timeout_ms = psd_options_ms(options, "round_timeout"),
+                                                   .drops_lost = is_word(options, PSD_OPT_workers_lost, "drop"),
+                                                   .lease_ms = psd_options_ms(options, PSD_OPT_lease),
+                                                   .round_timeout_ms = psd_options_ms(options, PSD_OPT_round_timeout),
                                                    .start_timeout_ms = patience_ms,
                                                    .patience_ms = patience_ms,
                                                    .mode = out->engine.mode,
                                                    .lr = psd_rule_lr(&out->engine.rule),
                                                    .has_slow = out->engine.rule.lookahead,
-                                                   .save_every_rounds = psd_options_uint(options, "checkpoint.every_steps"),
-                                                   .save_every_ms = psd_options_ms(options, "checkpoint.every") };
+                                                   .save_every_rounds = psd_options_uint(options, PSD_OPT_checkpoint_every_steps),
+                                                   .save_every_ms = psd_options_ms(options, PSD_OPT_checkpoint_every) };
 }
 
 static void write_text(psd_settings_t *out, const psd_options_t *options)
@@ -58,22 +59,22 @@ static void write_text(psd_settings_t *out, const psd_options_t *options)
     const psd_engine_config_t *engine = &out->engine;
     if (!psd_mode_has_rounds(engine->mode))
         snprintf(per_push, sizeof per_push, " lr_rule=%s max_staleness=%" PRIu64, engine->lr_rule->name, engine->max_staleness);
-    snprintf(out->text, sizeof out->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s", psd_options_int(options, "servers"),
+    snprintf(out->text, sizeof out->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s", psd_options_int(options, PSD_OPT_servers),
              engine->mode->name, psd_rule_print(&engine->rule, rule), per_push, *out->checkpoint_dir ? " checkpoints=yes" : "");
 }
 
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err)
 {
     *out = (psd_settings_t){ .is_first = at->is_first,
-                             .checkpoint_dir = psd_options_string(options, "checkpoint.dir"),
-                             .checkpoint_keep = (uint32_t)psd_options_int(options, "checkpoint.keep") };
-    if (psd_rule_parse(&out->engine.rule, psd_options_string(options, "optimizer"), err) != PSD_OK)
-        return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(options, "optimizer"));
+                             .checkpoint_dir = psd_options_string(options, PSD_OPT_checkpoint_dir),
+                             .checkpoint_keep = (uint32_t)psd_options_int(options, PSD_OPT_checkpoint_keep) };
+    if (psd_rule_parse(&out->engine.rule, psd_options_string(options, PSD_OPT_optimizer), err) != PSD_OK)
+        return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(options, PSD_OPT_optimizer));
     read_engine(out, options, at);
     write_text(out, options);
     if (at->is_first)
         read_coordinator(out, options);
     out->unasked_lr_rule =
-        !psd_mode_has_rounds(out->engine.mode) && !strcmp(psd_options_origin(options, "sync.lr_rule"), "default");
+        !psd_mode_has_rounds(out->engine.mode) && !strcmp(psd_options_origin(options, PSD_OPT_sync_lr_rule), "default");
     return PSD_OK;
 }

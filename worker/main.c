@@ -52,27 +52,28 @@ typedef struct job {
     psd_setup_t setup;
 } job_t;
 
-static const char *text_of(const job_t *job, const char *key) { return psd_options_string(job->options, key); }
+static const char *text_of(const job_t *job, psd_option_id_t id) { return psd_options_string(job->options, id); }
 
 static int start_showing(job_t *job, psd_err_t *err)
 {
-    const char *mode = text_of(job, "progress");
+    const char *mode = text_of(job, PSD_OPT_progress);
     const bool terminal = psd_progress_can_redraw(STDERR_FILENO);
-    job->progress = psd_progress_new(&(psd_progress_config_t){ .mode = mode,
-                                                               .interval_ms = psd_options_ms(job->options, "progress_interval"),
-                                                               .fd = STDERR_FILENO,
-                                                               .terminal = terminal },
-                                     err);
+    job->progress =
+        psd_progress_new(&(psd_progress_config_t){ .mode = mode,
+                                                   .interval_ms = psd_options_ms(job->options, PSD_OPT_progress_interval),
+                                                   .fd = STDERR_FILENO,
+                                                   .terminal = terminal },
+                         err);
     if (!job->progress)
         return err->code;
     const bool bar = !strcmp(mode, "bar") || (!strcmp(mode, "auto") && terminal);
     psd_log_config_t log = { .level = PSD_LOG_INFO,
                              .comp = "worker",
-                             .job = text_of(job, "job"),
-                             .format = strcmp(text_of(job, "log.format"), "json") ? PSD_LOG_AUTO : PSD_LOG_JSON,
+                             .job = text_of(job, PSD_OPT_job),
+                             .format = strcmp(text_of(job, PSD_OPT_log_format), "json") ? PSD_LOG_AUTO : PSD_LOG_JSON,
                              .sink = bar ? psd_progress_sink : NULL,
                              .sink_arg = job->progress };
-    psd_log_level_parse(text_of(job, "log.level"), &log.level);
+    psd_log_level_parse(text_of(job, PSD_OPT_log_level), &log.level);
     psd_log_init(&log);
     return PSD_OK;
 }
@@ -87,44 +88,44 @@ static void pass_on(void *arg, int level, const char *id, const char *line)
 /* As the library has it, where 0 is a default. */
 static int join_timeout(const psd_options_t *options)
 {
-    const uint64_t ms = psd_options_ms(options, "join_timeout");
+    const uint64_t ms = psd_options_ms(options, PSD_OPT_join_timeout);
     return ms == 0 ? -1 : ms < INT_MAX ? (int)ms : INT_MAX;
 }
 
 static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
 {
     const psd_options_t *o = job->options;
-    const char *name = text_of(job, "worker.name");
+    const char *name = text_of(job, PSD_OPT_worker_name);
     char recipe[PSD_TRAINER_RECIPE];
     const psd_trainer_config_t config = {
         .server = { .size = sizeof(psd_worker_config_t),
                     .join = job->at.join,
                     .cluster_file = job->at.file,
-                    .job = text_of(job, "job"),
+                    .job = text_of(job, PSD_OPT_job),
                     .name = *name ? name : NULL,
                     .worker = job->at.worker + 1,
                     .join_timeout_ms = join_timeout(o),
                     .log = pass_on,
-                    .key = text_of(job, "worker.key"),
-                    .server_public = text_of(job, "server.public"),
+                    .key = text_of(job, PSD_OPT_worker_key),
+                    .server_public = text_of(job, PSD_OPT_server_public),
                     .recipe = recipe,
-                    .insecure = psd_options_bool(o, "insecure") },
+                    .insecure = psd_options_bool(o, PSD_OPT_insecure) },
         .model = job->setup.model,
         .train = job->setup.train,
         .test = job->setup.test,
         .held = job->setup.held,
         .batch = job->setup.batch,
-        .shuffle = psd_options_bool(o, "data.shuffle"),
-        .seed = psd_options_uint(o, "seed"),
-        .stop_epochs = psd_options_double(o, "stop.epochs"),
-        .stop_steps = psd_options_uint(o, "stop.steps"),
-        .stop_target = psd_options_double(o, "stop.target"),
-        .eval_every = psd_options_double(o, "eval.every"),
-        .metrics_every = psd_options_uint(o, "metrics.every"),
-        .metrics_also = text_of(job, "metrics.also"),
-        .run_dir = text_of(job, "run.dir"),
-        .save = text_of(job, "save"),
-        .trace = text_of(job, "trace"),
+        .shuffle = psd_options_bool(o, PSD_OPT_data_shuffle),
+        .seed = psd_options_uint(o, PSD_OPT_seed),
+        .stop_epochs = psd_options_double(o, PSD_OPT_stop_epochs),
+        .stop_steps = psd_options_uint(o, PSD_OPT_stop_steps),
+        .stop_target = psd_options_double(o, PSD_OPT_stop_target),
+        .eval_every = psd_options_double(o, PSD_OPT_eval_every),
+        .metrics_every = psd_options_uint(o, PSD_OPT_metrics_every),
+        .metrics_also = text_of(job, PSD_OPT_metrics_also),
+        .run_dir = text_of(job, PSD_OPT_run_dir),
+        .save = text_of(job, PSD_OPT_save),
+        .trace = text_of(job, PSD_OPT_trace),
         .progress = job->progress,
         .stop = &stop,
         .joined = begin_training,
@@ -155,7 +156,7 @@ static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc
 static int run(job_t *job, psd_err_t *err)
 {
     psd_trainer_result_t result = { 0 };
-    if (*text_of(job, "worker.key"))
+    if (*text_of(job, PSD_OPT_worker_key))
         psd_keys_guard_process();
     int rc = start_showing(job, err);
     rc = rc ? rc : psd_outputs_probe_all(job->options, PSD_PROGRAM_WORKER, err);

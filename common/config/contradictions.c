@@ -20,7 +20,7 @@ static bool says(char *why, const char *format, ...)
 
 static bool wants_fewer_than_least(const psd_values_t *o, char *why)
 {
-    const int64_t least = o->at(o->arg, "workers.min")->i, want = o->at(o->arg, "workers.want")->i;
+    const int64_t least = o->at(o->arg, PSD_OPT_workers_min)->i, want = o->at(o->arg, PSD_OPT_workers_want)->i;
     return want && want < least &&
            says(why, "workers.want is %" PRId64 ", less than workers.min, %" PRId64 "; make it as many, or leave it out", want,
                 least);
@@ -28,7 +28,7 @@ static bool wants_fewer_than_least(const psd_values_t *o, char *why)
 
 static bool index_is_none_of_the_servers(const psd_values_t *o, char *why)
 {
-    const int64_t index = o->at(o->arg, "server.index")->i, n = o->at(o->arg, "servers")->i;
+    const int64_t index = o->at(o->arg, PSD_OPT_server_index)->i, n = o->at(o->arg, PSD_OPT_servers)->i;
     return index >= n &&
            says(why, "server.index is %" PRId64 " of %" PRId64 " servers, which count from 0; set servers, or 0 to %" PRId64, index,
                 n, n - 1);
@@ -36,32 +36,33 @@ static bool index_is_none_of_the_servers(const psd_values_t *o, char *why)
 
 static bool has_labels_of_no_test_set(const psd_values_t *o, char *why)
 {
-    return *o->at(o->arg, "data.test_labels")->text && !*o->at(o->arg, "data.test")->text &&
+    return *o->at(o->arg, PSD_OPT_data_test_labels)->text && !*o->at(o->arg, PSD_OPT_data_test)->text &&
            says(why, "data.test_labels is set, but data.test is not; set both, or neither");
 }
 
 static bool uses_a_port_twice(const psd_values_t *o, char *why)
 {
-    const char *listen = strrchr(o->at(o->arg, "listen")->text, ':'), *status = strrchr(o->at(o->arg, "status.listen")->text, ':');
-    return listen && status && !strncmp(o->at(o->arg, "listen")->text, "tcp://", 6) && strcmp(listen, ":0") &&
+    const char *listen = strrchr(o->at(o->arg, PSD_OPT_listen)->text, ':'),
+               *status = strrchr(o->at(o->arg, PSD_OPT_status_listen)->text, ':');
+    return listen && status && !strncmp(o->at(o->arg, PSD_OPT_listen)->text, "tcp://", 6) && strcmp(listen, ":0") &&
            !strcmp(listen, status) &&
            says(why, "status.listen has port %s, and so has listen; give one of them another, or 0 for any free one", status + 1);
 }
 
 static const struct contradiction {
-    const char *key; /* whose place is told */
+    psd_option_id_t id; /* whose place is told */
     bool (*is_there)(const psd_values_t *o, char *why);
 } contradictions[] = {
-    { "workers.want", wants_fewer_than_least },
-    { "server.index", index_is_none_of_the_servers },
-    { "data.test_labels", has_labels_of_no_test_set },
-    { "status.listen", uses_a_port_twice },
+    { PSD_OPT_workers_want, wants_fewer_than_least },
+    { PSD_OPT_server_index, index_is_none_of_the_servers },
+    { PSD_OPT_data_test_labels, has_labels_of_no_test_set },
+    { PSD_OPT_status_listen, uses_a_port_twice },
 };
 
-int psd_contradiction(const psd_values_t *values, size_t i, const char **key, char why[PSD_OPTION_WHY])
+int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY])
 {
     if (i >= sizeof contradictions / sizeof *contradictions)
         return -1;
-    *key = contradictions[i].key;
+    *id = contradictions[i].id;
     return contradictions[i].is_there(values, why);
 }

@@ -17,13 +17,14 @@
 
 enum { MAX_VALUE = 1023, MAX_TEXTS = PSD_JOBFILE_MAX_LIST - 1 };
 
-#define OPTION(key, type, programs, preset, range, help) { key, PSD_OPTION_##type, programs, preset, range, help },
+#define OPTION(id, key, type, programs, preset, range, help)                                                                       \
+    [PSD_OPT_##id] = { key, PSD_OPTION_##type, programs, preset, range, help },
 static const psd_option_t rows[PSD_N_OPTIONS] = {
 #include "common/config/options.def"
 };
 #undef OPTION
 
-const psd_option_t *psd_option_at(size_t index) { return index < PSD_N_OPTIONS ? &rows[index] : NULL; }
+const psd_option_t *psd_option_at(size_t id) { return id < PSD_N_OPTIONS ? &rows[id] : NULL; }
 
 const psd_option_t *psd_option_find(const char *key)
 {
@@ -31,6 +32,12 @@ const psd_option_t *psd_option_find(const char *key)
         if (strcmp(rows[i].key, key) == 0)
             return &rows[i];
     return NULL;
+}
+
+psd_option_id_t psd_option_id(const psd_option_t *row)
+{
+    assert(row >= rows && row < rows + PSD_N_OPTIONS);
+    return (psd_option_id_t)(row - rows);
 }
 
 /* -- names ------------------------------------------------------------------------------------------------- */

@@ -44,12 +44,13 @@ typedef struct psd_option {
     const char *help;   /* half a sentence */
 } psd_option_t;
 
-enum {
-    PSD_N_OPTIONS = 0
-#define OPTION(key, type, programs, preset, range, help) +1
+/* What code calls an option: PSD_OPT_workers_want for workers.want. A name that is no option's does not compile. */
+typedef enum psd_option_id {
+#define OPTION(id, key, type, programs, preset, range, help) PSD_OPT_##id,
 #include "common/config/options.def"
 #undef OPTION
-};
+    PSD_N_OPTIONS
+} psd_option_id_t;
 
 /* What people are told of a type. */
 typedef struct psd_option_words {
@@ -73,9 +74,11 @@ typedef struct psd_option_value {
 
 enum { PSD_OPTION_WHY = 320, PSD_OPTION_TEXT = 64 /* longest flag or variable, with its end */ };
 
-/* The table, row by row; NULL past its end. And the row of a key, NULL when there is none. */
-const psd_option_t *psd_option_at(size_t index);
+/* The table, row by row; NULL past its end. The row of a key that somebody typed, NULL when there is none. And which a row
+ * of the table is. */
+const psd_option_t *psd_option_at(size_t id);
 const psd_option_t *psd_option_find(const char *key);
+psd_option_id_t psd_option_id(const psd_option_t *row);
 
 /* "--data-batch" and "PSD_DATA__BATCH" of a key; room for PSD_OPTION_TEXT bytes is always enough. */
 void psd_option_flag(const char *key, char *out, size_t capacity);

@@ -84,10 +84,6 @@ static int report(const psd_options_t *self, int code, psd_err_t *err)
 
 /* -- values ------------------------------------------------------------------------------------------------ */
 
-/* -- values ------------------------------------------------------------------------------------------------ */
-
-static size_t index_of(const psd_option_t *row) { return (size_t)(row - psd_option_at(0)); }
-
 static void value_clear(value_t *value)
 {
     psd_option_clear(&value->is);
@@ -99,7 +95,7 @@ static void value_clear(value_t *value)
 static bool set_value(psd_options_t *self, const psd_option_t *row, const char *text, rank_t rank, const char *origin,
                       char why[PSD_OPTION_WHY])
 {
-    value_t value = { .rank = rank }, *old = &self->value[index_of(row)];
+    value_t value = { .rank = rank }, *old = &self->value[psd_option_id(row)];
     if (!psd_option_read(row, text, &value.is, why)) {
         value_clear(&value);
         return false;
@@ -414,22 +410,22 @@ static int load_argv(psd_options_t *self, int argc, char *const *argv, psd_err_t
     return PSD_OK;
 }
 
-static const psd_option_value_t *value_at(const void *arg, const char *key)
+static const psd_option_value_t *value_at(const void *arg, psd_option_id_t id)
 {
     const psd_options_t *self = arg;
-    return &self->value[index_of(psd_option_find(key))].is;
+    return &self->value[id].is;
 }
 
 /* What contradicts itself, once each value is right. */
 static void compare_values(psd_options_t *self)
 {
     const psd_values_t values = { self, value_at };
-    const char *key;
+    psd_option_id_t id;
     char why[PSD_OPTION_WHY];
     int rc;
-    for (size_t i = 0; (rc = psd_contradiction(&values, i, &key, why)) >= 0; i++)
+    for (size_t i = 0; (rc = psd_contradiction(&values, i, &id, why)) >= 0; i++)
         if (rc)
-            complain(self, "%s: %s", psd_options_origin(self, key), why);
+            complain(self, "%s: %s", psd_options_origin(self, id), why);
 }
 
 /* Whether the environment has a word for us. */
@@ -497,52 +493,54 @@ void psd_options_destroy(psd_options_t **self_p)
 const char *psd_options_file(const psd_options_t *self) { return self->file ? self->file : ""; }
 bool psd_options_file_is_stream(const psd_options_t *self) { return self->file_is_stream; }
 
-/* The value of a key that the code names: it exists, or the code is wrong. */
-static const value_t *value_of(const psd_options_t *self, const char *key, unsigned type_mask)
+/* The value of an option of one of these types, or the code is wrong. */
+static const value_t *value_of(const psd_options_t *self, psd_option_id_t id, unsigned type_mask)
 {
-    const psd_option_t *row = psd_option_find(key);
-    assert(row && (type_mask >> row->type & 1));
-    return &self->value[index_of(row)];
+    assert(type_mask >> psd_option_at(id)->type & 1);
+    return &self->value[id];
 }
 
 #define ONE(type) (1u << PSD_OPTION_##type)
 
-const char *psd_options_string(const psd_options_t *self, const char *key)
+const char *psd_options_string(const psd_options_t *self, psd_option_id_t id)
 {
-    return value_of(self, key,
+    return value_of(self, id,
                     ONE(STRING) | ONE(RULE) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) | ONE(DATA) |
                         ONE(KEY))
         ->is.text;
 }
 
-int64_t psd_options_int(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(INT))->is.i; }
+int64_t psd_options_int(const psd_options_t *self, psd_option_id_t id) { return value_of(self, id, ONE(INT))->is.i; }
 
-uint64_t psd_options_uint(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(UINT64) | ONE(SIZE))->is.u; }
-
-double psd_options_double(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(DOUBLE))->is.d; }
-bool psd_options_bool(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(BOOL))->is.u; }
-uint64_t psd_options_ms(const psd_options_t *self, const char *key) { return value_of(self, key, ONE(DURATION))->is.u; }
-
-const int64_t *psd_options_list(const psd_options_t *self, const char *key, size_t *n)
+uint64_t psd_options_uint(const psd_options_t *self, psd_option_id_t id)
 {
-    const psd_option_value_t *value = &value_of(self, key, ONE(LIST))->is;
+    return value_of(self, id, ONE(UINT64) | ONE(SIZE))->is.u;
+}
+
+double psd_options_double(const psd_options_t *self, psd_option_id_t id) { return value_of(self, id, ONE(DOUBLE))->is.d; }
+bool psd_options_bool(const psd_options_t *self, psd_option_id_t id) { return value_of(self, id, ONE(BOOL))->is.u; }
+uint64_t psd_options_ms(const psd_options_t *self, psd_option_id_t id) { return value_of(self, id, ONE(DURATION))->is.u; }
+
+const int64_t *psd_options_list(const psd_options_t *self, psd_option_id_t id, size_t *n)
+{
+    const psd_option_value_t *value = &value_of(self, id, ONE(LIST))->is;
     *n = value->n_list;
     return value->list;
 }
 
-const double *psd_options_numbers(const psd_options_t *self, const char *key, size_t *n)
+const double *psd_options_numbers(const psd_options_t *self, psd_option_id_t id, size_t *n)
 {
-    const psd_option_value_t *value = &value_of(self, key, ONE(NUMBERS))->is;
+    const psd_option_value_t *value = &value_of(self, id, ONE(NUMBERS))->is;
     *n = value->n_list;
     return value->real;
 }
 
-const char *const *psd_options_texts(const psd_options_t *self, const char *key, size_t *n)
+const char *const *psd_options_texts(const psd_options_t *self, psd_option_id_t id, size_t *n)
 {
-    const psd_option_value_t *value = &value_of(self, key, ONE(TEXTS))->is;
+    const psd_option_value_t *value = &value_of(self, id, ONE(TEXTS))->is;
     *n = value->n_list;
     return (const char *const *)value->item;
 }
 
-const char *psd_options_text(const psd_options_t *self, const char *key) { return value_of(self, key, ~0u)->is.text; }
-const char *psd_options_origin(const psd_options_t *self, const char *key) { return value_of(self, key, ~0u)->origin; }
+const char *psd_options_text(const psd_options_t *self, psd_option_id_t id) { return value_of(self, id, ~0u)->is.text; }
+const char *psd_options_origin(const psd_options_t *self, psd_option_id_t id) { return value_of(self, id, ~0u)->origin; }

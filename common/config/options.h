@@ -44,20 +44,20 @@ const char *psd_options_complaints(const psd_options_t *self);
 const char *psd_options_file(const psd_options_t *self);
 bool psd_options_file_is_stream(const psd_options_t *self);
 
-/* Values. The key must be in the table and of the type; text lives until destroy. `int` is for INT, `uint`
+/* Values, each read from its place. The option must be of the type; text lives until destroy. `int` is for INT, `uint`
  * for UINT64 and SIZE, `ms` for DURATION, `list`, `numbers`, `texts` for LIST, NUMBERS, TEXTS (`*n` items),
  * `string` for all the others. */
-const char *psd_options_string(const psd_options_t *self, const char *key);
-int64_t psd_options_int(const psd_options_t *self, const char *key);
-uint64_t psd_options_uint(const psd_options_t *self, const char *key);
-double psd_options_double(const psd_options_t *self, const char *key);
-bool psd_options_bool(const psd_options_t *self, const char *key);
-uint64_t psd_options_ms(const psd_options_t *self, const char *key);
-const int64_t *psd_options_list(const psd_options_t *self, const char *key, size_t *n);
-const double *psd_options_numbers(const psd_options_t *self, const char *key, size_t *n);
-const char *const *psd_options_texts(const psd_options_t *self, const char *key, size_t *n);
+const char *psd_options_string(const psd_options_t *self, psd_option_id_t id);
+int64_t psd_options_int(const psd_options_t *self, psd_option_id_t id);
+uint64_t psd_options_uint(const psd_options_t *self, psd_option_id_t id);
+double psd_options_double(const psd_options_t *self, psd_option_id_t id);
+bool psd_options_bool(const psd_options_t *self, psd_option_id_t id);
+uint64_t psd_options_ms(const psd_options_t *self, psd_option_id_t id);
+const int64_t *psd_options_list(const psd_options_t *self, psd_option_id_t id, size_t *n);
+const double *psd_options_numbers(const psd_options_t *self, psd_option_id_t id, size_t *n);
+const char *const *psd_options_texts(const psd_options_t *self, psd_option_id_t id, size_t *n);
 
 /* Any value as text, as one would write it, and where it came from: "--lease", "PSD_LEASE", "job.yaml:12:8"
  * or "default". */
-const char *psd_options_text(const psd_options_t *self, const char *key);
-const char *psd_options_origin(const psd_options_t *self, const char *key);
+const char *psd_options_text(const psd_options_t *self, psd_option_id_t id);
+const char *psd_options_origin(const psd_options_t *self, psd_option_id_t id);

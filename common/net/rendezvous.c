@@ -40,9 +40,12 @@ static const char *variable(const look_t *look, const char *name)
     return text && *text ? text : NULL;
 }
 
-static bool by_flag(const look_t *look, const char *key) { return !strncmp(psd_options_origin(look->options, key), "--", 2); }
+static bool by_flag(const look_t *look, psd_option_id_t id) { return !strncmp(psd_options_origin(look->options, id), "--", 2); }
 
-static bool is_given(const look_t *look, const char *key) { return strcmp(psd_options_origin(look->options, key), "default") != 0; }
+static bool is_given(const look_t *look, psd_option_id_t id)
+{
+    return strcmp(psd_options_origin(look->options, id), "default") != 0;
+}
 
 /* A whole number from `least` to `most`, of a variable. */
 static int read_number(const look_t *look, const char *name, long least, long most, long *out, psd_err_t *err)
@@ -81,17 +84,17 @@ static unsigned port_of(const char *address)
 
 static unsigned told_port(const look_t *look, unsigned otherwise)
 {
-    unsigned port = is_given(look, "listen") ? port_of(psd_options_string(look->options, "listen")) : 0;
+    unsigned port = is_given(look, PSD_OPT_listen) ? port_of(psd_options_string(look->options, PSD_OPT_listen)) : 0;
     return port ? port : otherwise;
 }
 
-static bool has_join(const look_t *look) { return *psd_options_string(look->options, "join"); }
+static bool has_join(const look_t *look) { return *psd_options_string(look->options, PSD_OPT_join); }
 
 static int take_join(look_t *look, psd_err_t *err)
 {
-    look->out->source = psd_options_origin(look->options, "join");
-    look->own_host = by_flag(look, "join");
-    return set_join(look, err, "%s", psd_options_string(look->options, "join"));
+    look->out->source = psd_options_origin(look->options, PSD_OPT_join);
+    look->own_host = by_flag(look, PSD_OPT_join);
+    return set_join(look, err, "%s", psd_options_string(look->options, PSD_OPT_join));
 }
 
 static bool has_file(const look_t *look) { return *look->out->file; }
@@ -118,13 +121,13 @@ static int take_slurm(look_t *look, psd_err_t *err)
     return set_join(look, err, "tcp://%s:%u", host, told_port(look, SLURM_PORT + (unsigned)(job % SLURM_PORTS)));
 }
 
-static bool has_service(const look_t *look) { return *psd_options_string(look->options, "service"); }
+static bool has_service(const look_t *look) { return *psd_options_string(look->options, PSD_OPT_service); }
 
 /* Pod N of the StatefulSet "ps" has the host name ps-N, and in the headless service of that name the DNS name
  * ps-N.ps. */
 static int take_service(look_t *look, psd_err_t *err)
 {
-    const char *service = psd_options_string(look->options, "service"), *host = look->around->host_name;
+    const char *service = psd_options_string(look->options, PSD_OPT_service), *host = look->around->host_name;
     const int n = (int)strcspn(service, ".");
     char *end = NULL;
     look->own_host = look->own_port = true;
@@ -251,14 +254,15 @@ static const struct {
 /* Where servers and workers are one world, as in mpirun -np 2 psd : -np 3 psd-worker, the servers come first. */
 static bool is_one_world(const look_t *look, long size)
 {
-    const int64_t least = psd_options_int(look->options, "workers.min"), want = psd_options_int(look->options, "workers.want");
-    return size == psd_options_int(look->options, "servers") + (want > least ? want : least);
+    const int64_t least = psd_options_int(look->options, PSD_OPT_workers_min),
+                  want = psd_options_int(look->options, PSD_OPT_workers_want);
+    return size == psd_options_int(look->options, PSD_OPT_servers) + (want > least ? want : least);
 }
 
 static int find_rank(const look_t *look, int *out, psd_err_t *err)
 {
-    *out = (int)psd_options_int(look->options, "rank");
-    look->out->rank_source = psd_options_origin(look->options, "rank");
+    *out = (int)psd_options_int(look->options, PSD_OPT_rank);
+    look->out->rank_source = psd_options_origin(look->options, PSD_OPT_rank);
     if (*out >= 0)
         return PSD_OK;
     *out = look->rank;
@@ -270,7 +274,7 @@ static int find_rank(const look_t *look, int *out, psd_err_t *err)
         if (read_number(look, ranks[i].rank, 0, MAX_RANK, &rank, err) != PSD_OK ||
             (ranks[i].size && read_number(look, ranks[i].size, 1, INT32_MAX, &size, err) != PSD_OK))
             return err->code;
-        const long n_servers = (long)psd_options_int(look->options, "servers");
+        const long n_servers = (long)psd_options_int(look->options, PSD_OPT_servers);
         *out = (int)(!is_server(look) && is_one_world(look, size) && rank >= n_servers ? rank - n_servers : rank);
         look->out->rank_source = ranks[i].rank;
     }
@@ -285,7 +289,7 @@ static int find_rank(const look_t *look, int *out, psd_err_t *err)
 static bool stays_here(const look_t *look)
 {
     const char *join = look->out->join;
-    return psd_options_bool(look->options, "insecure") || !strncmp(join, "tcp://127.", 10) ||
+    return psd_options_bool(look->options, PSD_OPT_insecure) || !strncmp(join, "tcp://127.", 10) ||
            !strncmp(join, "tcp://localhost:", 16) || !strncmp(join, "ipc://", 6);
 }
 
@@ -300,15 +304,15 @@ static void choose_addresses(look_t *look)
     const unsigned port = look->own_host && *out->advertise && port_of(out->advertise) ? port_of(out->advertise)
                           : fixed                                                      ? port_of(out->join)
                                                                                        : 0;
-    snprintf(out->listen, sizeof out->listen, "%s", psd_options_string(o, "listen"));
-    snprintf(out->status, sizeof out->status, "%s", psd_options_string(o, "status.listen"));
-    if (*psd_options_string(o, "advertise"))
-        snprintf(out->advertise, sizeof out->advertise, "%s", psd_options_string(o, "advertise"));
-    if (found && !is_given(look, "listen") && out->is_first && !strncmp(out->join, "ipc://", 6))
+    snprintf(out->listen, sizeof out->listen, "%s", psd_options_string(o, PSD_OPT_listen));
+    snprintf(out->status, sizeof out->status, "%s", psd_options_string(o, PSD_OPT_status_listen));
+    if (*psd_options_string(o, PSD_OPT_advertise))
+        snprintf(out->advertise, sizeof out->advertise, "%s", psd_options_string(o, PSD_OPT_advertise));
+    if (found && !is_given(look, PSD_OPT_listen) && out->is_first && !strncmp(out->join, "ipc://", 6))
         snprintf(out->listen, sizeof out->listen, "%s", out->join);
-    else if (found && !is_given(look, "listen"))
+    else if (found && !is_given(look, PSD_OPT_listen))
         snprintf(out->listen, sizeof out->listen, "tcp://%s:%u", stays_here(look) ? "127.0.0.1" : "0.0.0.0", port);
-    if (found && !is_given(look, "status.listen") && !look->own_host)
+    if (found && !is_given(look, PSD_OPT_status_listen) && !look->own_host)
         snprintf(out->status, sizeof out->status, "127.0.0.1:0");
     if (out->is_first)
         out->join[0] = '\0';
@@ -317,8 +321,8 @@ static void choose_addresses(look_t *look)
 static int settle_server(look_t *look, int rank, psd_err_t *err)
 {
     psd_rendezvous_t *out = look->out;
-    const int n_servers = (int)psd_options_int(look->options, "servers");
-    const int told = (int)psd_options_int(look->options, "server.index");
+    const int n_servers = (int)psd_options_int(look->options, PSD_OPT_servers);
+    const int told = (int)psd_options_int(look->options, PSD_OPT_server_index);
     const bool found = *out->join || *out->file;
     if (told >= 0)
         out->rank_source = "server.index";
@@ -339,7 +343,7 @@ static int settle_server(look_t *look, int rank, psd_err_t *err)
                            "which of the %d servers is this? cluster.file does not say: set server.index, or start "
                            "it by srun or mpirun",
                            n_servers);
-    out->is_first = by_flag(look, "join") ? false : found && *out->join ? out->index == 0 : out->index <= 0;
+    out->is_first = by_flag(look, PSD_OPT_join) ? false : found && *out->join ? out->index == 0 : out->index <= 0;
     choose_addresses(look);
     return PSD_OK;
 }
@@ -347,7 +351,7 @@ static int settle_server(look_t *look, int rank, psd_err_t *err)
 static int settle_worker(look_t *look, int rank, psd_err_t *err)
 {
     psd_rendezvous_t *out = look->out;
-    const int told = (int)psd_options_int(look->options, "worker.id");
+    const int told = (int)psd_options_int(look->options, PSD_OPT_worker_id);
     out->worker = told >= 0 ? told : rank < MAX_WORKER ? rank : -1;
     if (told >= 0)
         out->rank_source = "worker.id";
@@ -363,20 +367,20 @@ int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_
 {
     look_t look = { .out = out, .program = program, .options = options, .around = around, .rank = -1 };
     *out = (psd_rendezvous_t){ .source = "none", .index = -1, .worker = -1 };
-    snprintf(out->file, sizeof out->file, "%s", psd_options_string(options, "cluster.file"));
+    snprintf(out->file, sizeof out->file, "%s", psd_options_string(options, PSD_OPT_cluster_file));
     /* What stands on the command line is about this process alone: nobody else is asked who it is. */
-    const bool by_hand =
-        by_flag(&look, "join") || (is_server(&look) && by_flag(&look, "server.index") && !psd_options_int(options, "server.index"));
-    int rank = (int)psd_options_int(options, "rank");
+    const bool by_hand = by_flag(&look, PSD_OPT_join) || (is_server(&look) && by_flag(&look, PSD_OPT_server_index) &&
+                                                          !psd_options_int(options, PSD_OPT_server_index));
+    int rank = (int)psd_options_int(options, PSD_OPT_rank);
     int rc = PSD_OK;
     if (!by_hand)
         rc = find_place(&look, err);
-    else if (has_join(&look) && by_flag(&look, "join"))
+    else if (has_join(&look) && by_flag(&look, PSD_OPT_join))
         rc = take_join(&look, err);
     if (rc == PSD_OK && !by_hand)
         rc = find_rank(&look, &rank, err);
     else if (rank >= 0)
-        out->rank_source = psd_options_origin(options, "rank");
+        out->rank_source = psd_options_origin(options, PSD_OPT_rank);
     if (rc != PSD_OK)
         return rc;
     return (is_server(&look) ? settle_server : settle_worker)(&look, rank, err);

@@ -44,37 +44,28 @@ static int probe_run(const char *dir, psd_err_t *err)
 }
 
 static const struct {
-    const char *key;
+    psd_option_id_t option;
     int (*probe)(const char *path, psd_err_t *err);
 } rows[] = {
-    { "save", probe_save },
-    { "trace", probe_trace },
-    { "run.dir", probe_run },
-    { "checkpoint.dir", psd_durable_probe },
+    { PSD_OPT_save, probe_save },
+    { PSD_OPT_trace, probe_trace },
+    { PSD_OPT_run_dir, probe_run },
+    { PSD_OPT_checkpoint_dir, psd_durable_probe },
 };
 
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
 /* ---- all of them ---- */
 
-const char *psd_outputs_key(size_t i) { return i < N_ROWS ? rows[i].key : NULL; }
+psd_option_id_t psd_outputs_at(size_t i) { return i < N_ROWS ? rows[i].option : PSD_N_OPTIONS; }
 
-static bool is_of(const char *key, unsigned programs)
+int psd_outputs_probe(const psd_options_t *options, psd_option_id_t id, psd_err_t *err)
 {
-    const psd_option_t *row;
-    for (size_t i = 0; (row = psd_option_at(i)); i++)
-        if (!strcmp(row->key, key))
-            return row->programs & programs;
-    return false;
-}
-
-int psd_outputs_probe(const psd_options_t *options, const char *key, psd_err_t *err)
-{
-    const char *path = psd_options_string(options, key);
+    const char *path = psd_options_string(options, id);
     psd_err_t why = { 0 };
     for (size_t i = 0; *path && i < N_ROWS; i++)
-        if (!strcmp(rows[i].key, key) && rows[i].probe(path, &why) && errno != ENOSPC && errno != EDQUOT)
-            return psd_err_set(err, PSD_EIO, "%s: %s", key, why.text);
+        if (rows[i].option == id && rows[i].probe(path, &why) && errno != ENOSPC && errno != EDQUOT)
+            return psd_err_set(err, PSD_EIO, "%s: %s", psd_option_at(id)->key, why.text);
     return PSD_OK;
 }
 
@@ -82,7 +73,7 @@ int psd_outputs_probe_all(const psd_options_t *options, unsigned programs, psd_e
 {
     int rc = PSD_OK;
     for (size_t i = 0; !rc && i < N_ROWS; i++)
-        if (is_of(rows[i].key, programs))
-            rc = psd_outputs_probe(options, rows[i].key, err);
+        if (psd_option_at(rows[i].option)->programs & programs)
+            rc = psd_outputs_probe(options, rows[i].option, err);
     return rc;
 }

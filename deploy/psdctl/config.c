@@ -33,8 +33,8 @@ static void print_values(const psd_options_t *options)
     const psd_option_t *row;
     for (size_t i = 0; (row = psd_option_at(i)); i++) {
         char line[1200];
-        snprintf(line, sizeof line, "%s = %s", row->key, psd_options_text(options, row->key));
-        printf("%-44s # %s\n", line, psd_options_origin(options, row->key));
+        snprintf(line, sizeof line, "%s = %s", row->key, psd_options_text(options, psd_option_id(row)));
+        printf("%-44s # %s\n", line, psd_options_origin(options, psd_option_id(row)));
     }
 }
 
@@ -43,9 +43,9 @@ static void print_json(const psd_options_t *options)
     const psd_option_t *row;
     json_t *values = json_object();
     for (size_t i = 0; (row = psd_option_at(i)); i++)
-        json_object_set_new(
-            values, row->key,
-            json_pack("{s:s, s:s}", "value", psd_options_text(options, row->key), "from", psd_options_origin(options, row->key)));
+        json_object_set_new(values, row->key,
+                            json_pack("{s:s, s:s}", "value", psd_options_text(options, psd_option_id(row)), "from",
+                                      psd_options_origin(options, psd_option_id(row))));
     json_t *root = json_pack("{s:s, s:s, s:o}", "schema", "psd.config/1", "file", psd_options_file(options), "options", values);
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
@@ -65,9 +65,10 @@ static int show(const psd_args_t *args, const psd_options_t *options)
 static int look_at_outputs(const psd_options_t *options)
 {
     int rc = PSD_OK;
-    for (size_t i = 0; psd_outputs_key(i); i++) {
+    psd_option_id_t id;
+    for (size_t i = 0; (id = psd_outputs_at(i)) != PSD_N_OPTIONS; i++) {
         psd_err_t err = { 0 };
-        if (psd_outputs_probe(options, psd_outputs_key(i), &err) == PSD_OK)
+        if (psd_outputs_probe(options, id, &err) == PSD_OK)
             continue;
         fprintf(stderr, "%s\n", err.text);
         rc = err.code;

@@ -8,8 +8,8 @@ psd_report_t *psd_report_new(const psd_options_t *options, const char *settings,
     psd_report_t *self = calloc(1, sizeof *self);
     psd_rule_t rule;
     if (self)
-        self->pace = psd_pace_new(psd_mode_has_rounds(psd_mode_find(psd_options_string(options, "sync.mode"))));
-    if (!self || !self->pace || psd_rule_parse(&rule, psd_options_string(options, "optimizer"), err) != PSD_OK) {
+        self->pace = psd_pace_new(psd_mode_has_rounds(psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode))));
+    if (!self || !self->pace || psd_rule_parse(&rule, psd_options_string(options, PSD_OPT_optimizer), err) != PSD_OK) {
         if (!self || !self->pace)
             psd_err_set(err, PSD_ENOMEM, "no memory for a report");
         psd_report_destroy(&self);

@@ -30,7 +30,7 @@ static void set_workers(const psd_report_t *self, psd_metrics_t *m, const psd_no
 static double missing_workers(const psd_report_t *self, const psd_node_t *node, const psd_coordinator_facts_t *facts)
 {
     const psd_membership_t *members = psd_coordinator_members(psd_node_coordinator(node));
-    const bool drops = !strcmp(psd_options_string(self->options, "workers.lost"), "drop");
+    const bool drops = !strcmp(psd_options_string(self->options, PSD_OPT_workers_lost), "drop");
     const uint32_t due = drops ? facts->workers_min : facts->workers_want;
     uint32_t here = 0;
     for (uint32_t i = 0; i < members->n_rows; i++)
@@ -101,7 +101,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set(m, PSD_METRIC_UP_SINCE, NULL, self->since);
     psd_metrics_set(m, PSD_METRIC_STEPS, NULL, (double)stats->steps);
     psd_metrics_set(m, PSD_METRIC_SHARD_VERSION, NULL, (double)psd_engine_version(engine));
-    psd_metrics_set(m, PSD_METRIC_ROUNDS, psd_options_string(self->options, "sync.mode"), (double)stats->rounds);
+    psd_metrics_set(m, PSD_METRIC_ROUNDS, psd_options_string(self->options, PSD_OPT_sync_mode), (double)stats->rounds);
     psd_metrics_set(m, PSD_METRIC_SAMPLES, NULL, (double)stats->samples);
     psd_metrics_set(m, PSD_METRIC_PUSHES, NULL, (double)stats->chunks);
     psd_metrics_set(m, PSD_METRIC_PULLS, "fast", (double)stats->pulls_fast);

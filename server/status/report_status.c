@@ -14,7 +14,7 @@ static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, cons
 {
     const double own = pace->compute_s + pace->send_s + pace->serve_s, others = crowd->compute_s + crowd->send_s + crowd->serve_s;
     const bool takes_long = own > SLOW_FACTOR * others && own - others > SLOW_SECONDS;
-    if (!psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, "sync.mode"))))
+    if (!psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, PSD_OPT_sync_mode))))
         return takes_long;
     return pace->awaited > SLOW_SHARE && pace->awaited > SLOW_RATIO * crowd->awaited && (takes_long || silent_ms > SILENT_MS);
 }
@@ -141,10 +141,10 @@ static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
         n += stats->staleness[i];
         json_array_append_new(histogram, json_integer((json_int_t)stats->staleness[i]));
     }
-    return json_pack("{s:s, s:{s:f, s:I, s:I, s:o}, s:o}", "mode", psd_options_string(self->options, "sync.mode"), "staleness",
-                     "mean", n ? (double)stats->staleness_sum / (double)n : 0.0, "max", (json_int_t)stats->staleness_max, "bound",
-                     (json_int_t)psd_options_uint(self->options, "sync.max_staleness"), "histogram", histogram, "waiting_for",
-                     waiting);
+    return json_pack(
+        "{s:s, s:{s:f, s:I, s:I, s:o}, s:o}", "mode", psd_options_string(self->options, PSD_OPT_sync_mode), "staleness", "mean",
+        n ? (double)stats->staleness_sum / (double)n : 0.0, "max", (json_int_t)stats->staleness_max, "bound",
+        (json_int_t)psd_options_uint(self->options, PSD_OPT_sync_max_staleness), "histogram", histogram, "waiting_for", waiting);
 }
 
 static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engine)
@@ -227,7 +227,7 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
         json_t *point = json_pack("{s:I, s:b, s:b}", "number", (json_int_t)facts.point_clock, "saving", facts.saving, "failing",
                                   facts.save_failing);
         if (psd_mode_has_rounds(
-                psd_mode_find(psd_options_string(self->options, "sync.mode")))) /* where it is called by its round */
+                psd_mode_find(psd_options_string(self->options, PSD_OPT_sync_mode)))) /* where it is called by its round */
             json_object_set_new(point, "last_step", json_integer((json_int_t)facts.point_clock));
         if (facts.point_ms) { /* else it was there before this process */
             json_object_set_new(point, "age_seconds", json_real((double)(now_ms - facts.point_ms) * 1e-3));
@@ -235,7 +235,7 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
         }
         if (self->stored_bytes)
             json_object_set_new(point, "shard_bytes", json_integer((json_int_t)self->stored_bytes));
-        json_object_set_new(point, "dir", json_string(psd_options_string(self->options, "checkpoint.dir")));
+        json_object_set_new(point, "dir", json_string(psd_options_string(self->options, PSD_OPT_checkpoint_dir)));
         json_object_set_new(status, "checkpoint", point);
     }
     json_t *progress = json_object_get(status, "progress");
@@ -300,12 +300,12 @@ json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, co
     add_job_alerts(self, alerts, node);
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_engine_stats_t *stats = psd_engine_stats(engine);
-    const bool has_rounds = psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, "sync.mode")));
+    const bool has_rounds = psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, PSD_OPT_sync_mode)));
     const uint64_t rounds = has_rounds ? psd_engine_clock(engine) : psd_engine_version(engine);
     json_t *status = json_pack(
         "{s:s, s:s, s:s, s:{s:i, s:I}, s:s, s:f, s:f, s:s, s:b, s:s, s:{s:I, s:I, s:I}, s:{s:o}, s:o, s:o, s:o, s:[o], s:o, s:o}",
-        "schema", "psd.status/1", "job", psd_options_string(self->options, "job"), "role", "server", "shard", "index",
-        (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, "servers"), "version", PSD_VERSION,
+        "schema", "psd.status/1", "job", psd_options_string(self->options, PSD_OPT_job), "role", "server", "shard", "index",
+        (int)psd_engine_index(engine), "count", (json_int_t)psd_options_int(self->options, PSD_OPT_servers), "version", PSD_VERSION,
         "now", psd_report_unix_time(), "uptime_seconds", (double)(now->ms - self->start_ms) * 1e-3, "state",
         psd_report_state(self, node), "ready", ready, "settings", self->settings, "progress", "step",
         (json_int_t)psd_engine_version(engine), "rounds", (json_int_t)rounds, "samples", (json_int_t)psd_engine_samples(engine),

@@ -115,18 +115,18 @@ static void check_pod(yaml_document_t *document, const char *template, const cha
     const bool is_server = strcmp(program, "psd") == 0;
     char key[256];
     snprintf(key, sizeof key, "/run/psd/%s", strrchr(AT("initContainers/0/command/3"), '/') + 1);
-    cr_expect_str_eq(key, psd_options_string(job, is_server ? "server.key" : "worker.key"));
+    cr_expect_str_eq(key, psd_options_string(job, is_server ? PSD_OPT_server_key : PSD_OPT_worker_key));
     cr_expect_str_eq(AT("securityContext/runAsNonRoot"), "true");
     cr_expect_str_eq(AT("containers/0/securityContext/readOnlyRootFilesystem"), "true");
     if (!is_server)
         return;
     snprintf(key, sizeof key, "/run/psd/%s", strrchr(AT("initContainers/0/command/4"), '/') + 1);
-    cr_expect_str_eq(key, psd_options_string(job, "status.token"));
-    cr_expect(strstr(psd_options_string(job, "listen"), AT("containers/0/ports/0/containerPort")));
-    cr_expect(strstr(psd_options_string(job, "status.listen"), AT("containers/0/ports/1/containerPort")));
+    cr_expect_str_eq(key, psd_options_string(job, PSD_OPT_status_token));
+    cr_expect(strstr(psd_options_string(job, PSD_OPT_listen), AT("containers/0/ports/0/containerPort")));
+    cr_expect(strstr(psd_options_string(job, PSD_OPT_status_listen), AT("containers/0/ports/1/containerPort")));
     cr_expect_str_eq(AT("containers/0/readinessProbe/httpGet/path"), "/readyz");
     cr_expect_str_eq(AT("containers/0/livenessProbe/httpGet/path"), "/livez");
-    cr_expect_str_eq(AT("containers/0/volumeMounts/3/mountPath"), psd_options_string(job, "checkpoint.dir"));
+    cr_expect_str_eq(AT("containers/0/volumeMounts/3/mountPath"), psd_options_string(job, PSD_OPT_checkpoint_dir));
 #undef AT
 }
 
@@ -136,11 +136,11 @@ Test(manifests, the_stateful_set_has_the_pods_that_its_job_asks_for)
     load(&all, "statefulset.yaml", read_source("deploy/kubernetes/statefulset.yaml"));
     psd_options_t *job = job_of(&all);
     yaml_document_t *set = of_kind(&all, "StatefulSet"), *workers = of_kind(&all, "Job");
-    cr_expect_eq(atoi(text_at(set, "spec/replicas")), psd_options_int(job, "servers"));
-    cr_expect_eq(atoi(text_at(workers, "spec/completions")), psd_options_int(job, "workers.min"));
-    cr_expect_eq(atoi(text_at(workers, "spec/parallelism")), psd_options_int(job, "workers.min"));
+    cr_expect_eq(atoi(text_at(set, "spec/replicas")), psd_options_int(job, PSD_OPT_servers));
+    cr_expect_eq(atoi(text_at(workers, "spec/completions")), psd_options_int(job, PSD_OPT_workers_min));
+    cr_expect_eq(atoi(text_at(workers, "spec/parallelism")), psd_options_int(job, PSD_OPT_workers_min));
     cr_expect_str_eq(text_at(workers, "spec/completionMode"), "Indexed");
-    const char *service = psd_options_string(job, "service");
+    const char *service = psd_options_string(job, PSD_OPT_service);
     cr_expect_str_eq(text_at(set, "metadata/name"), service);
     cr_expect_str_eq(text_at(set, "spec/serviceName"), service);
     cr_expect_str_eq(text_at(of_kind(&all, "Service"), "metadata/name"), service);
@@ -157,12 +157,12 @@ Test(manifests, the_job_set_has_the_pods_that_its_job_asks_for)
     yaml_document_t *set = of_kind(&all, "JobSet");
     const char *servers = "spec/replicatedJobs/0/template/spec/template", *workers = "spec/replicatedJobs/1/template/spec/template";
     char name[256];
-    cr_expect_eq(atoi(text_at(set, "spec/replicatedJobs/0/template/spec/completions")), psd_options_int(job, "servers"));
-    cr_expect_eq(atoi(text_at(set, "spec/replicatedJobs/1/template/spec/completions")), psd_options_int(job, "workers.min"));
+    cr_expect_eq(atoi(text_at(set, "spec/replicatedJobs/0/template/spec/completions")), psd_options_int(job, PSD_OPT_servers));
+    cr_expect_eq(atoi(text_at(set, "spec/replicatedJobs/1/template/spec/completions")), psd_options_int(job, PSD_OPT_workers_min));
     cr_expect_str_eq(text_at(set, "spec/successPolicy/targetReplicatedJobs/0"), text_at(set, "spec/replicatedJobs/1/name"));
     snprintf(name, sizeof name, "%s-%s-0", text_at(set, "metadata/name"), text_at(set, "spec/replicatedJobs/0/name"));
-    cr_expect_str_eq(name, psd_options_string(job, "service"), "JobSet calls pod N %s-N", name);
-    cr_expect_str_eq(text_at(set, "spec/network/subdomain"), psd_options_string(job, "service"));
+    cr_expect_str_eq(name, psd_options_string(job, PSD_OPT_service), "JobSet calls pod N %s-N", name);
+    cr_expect_str_eq(text_at(set, "spec/network/subdomain"), psd_options_string(job, PSD_OPT_service));
     check_pod(set, servers, "psd", job);
     check_pod(set, workers, "psd-worker", job);
     psd_options_destroy(&job);
@@ -214,7 +214,7 @@ Test(manifests, the_charts_job_is_one_that_psd_takes)
         snprintf(lines + strlen(lines), sizeof lines - strlen(lines), "%s\n", line + 2);
     psd_options_t *options = psd_options_new(PSD_PROGRAM_CTL);
     cr_expect_eq(psd_options_load_text(options, "values.yaml", lines, strlen(lines), &err), PSD_OK, "%s", err.text);
-    cr_expect_str_neq(psd_options_string(options, "optimizer"), "sgd(lr=0.01)", "the default, so nothing was read");
+    cr_expect_str_neq(psd_options_string(options, PSD_OPT_optimizer), "sgd(lr=0.01)", "the default, so nothing was read");
     psd_options_destroy(&options);
     load(&values, "Chart.yaml", read_source("deploy/helm/psd/Chart.yaml"));
     cr_expect_str_eq(text_at(&values.document[0], "appVersion"), PSD_VERSION);

@@ -26,15 +26,37 @@ static int load_words(char *const *words)
     return psd_options_load(options, n, words, &err);
 }
 
+Test(options, code_calls_an_option_by_its_key)
+{
+    static const struct {
+        psd_option_id_t id;
+        const char *name, *key;
+    } rows[] = {
+#define OPTION(id, key, type, programs, preset, range, help) { PSD_OPT_##id, #id, key },
+#include "common/config/options.def"
+#undef OPTION
+    };
+    cr_assert_eq(sizeof rows / sizeof *rows, PSD_N_OPTIONS);
+    for (size_t i = 0; i < PSD_N_OPTIONS; i++) {
+        char name[PSD_OPTION_TEXT];
+        snprintf(name, sizeof name, "%s", rows[i].key);
+        for (char *dot = name; (dot = strchr(dot, '.'));)
+            *dot = '_';
+        cr_expect_str_eq(rows[i].name, name);
+        cr_expect_str_eq(psd_option_at(rows[i].id)->key, rows[i].key);
+        cr_expect_eq(psd_option_id(psd_option_find(rows[i].key)), rows[i].id);
+    }
+}
+
 Test(options, without_a_word_every_value_is_the_tables)
 {
     cr_assert_eq(LOAD("--"), PSD_OK, "%s", err.text);
-    cr_assert_eq(psd_options_int(options, "servers"), 1);
-    cr_assert_eq(psd_options_uint(options, "seed"), 1);
-    cr_assert_eq(psd_options_ms(options, "lease"), 3000);
-    cr_assert_str_eq(psd_options_string(options, "listen"), "tcp://127.0.0.1:7470");
-    cr_assert(psd_options_bool(options, "data.shuffle"));
-    cr_assert_str_eq(psd_options_origin(options, "lease"), "default");
+    cr_assert_eq(psd_options_int(options, PSD_OPT_servers), 1);
+    cr_assert_eq(psd_options_uint(options, PSD_OPT_seed), 1);
+    cr_assert_eq(psd_options_ms(options, PSD_OPT_lease), 3000);
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_listen), "tcp://127.0.0.1:7470");
+    cr_assert(psd_options_bool(options, PSD_OPT_data_shuffle));
+    cr_assert_str_eq(psd_options_origin(options, PSD_OPT_lease), "default");
     cr_assert_str_eq(psd_options_file(options), "");
 }
 
@@ -56,21 +78,21 @@ Test(options, a_job_file_binds_every_type)
                        "status: {listen: none}\n";
     size_t n;
     cr_assert_eq(load_text(text), PSD_OK, "%s", err.text);
-    cr_assert_str_eq(psd_options_string(options, "job"), "mnist-adam");
-    cr_assert_eq(psd_options_uint(options, "seed"), UINT64_MAX);
-    const int64_t *layers = psd_options_list(options, "model.layers", &n);
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_job), "mnist-adam");
+    cr_assert_eq(psd_options_uint(options, PSD_OPT_seed), UINT64_MAX);
+    const int64_t *layers = psd_options_list(options, PSD_OPT_model_layers, &n);
     cr_assert(n == 3 && layers[0] == 784 && layers[1] == 128 && layers[2] == 10);
-    cr_assert_str_eq(psd_options_string(options, "data.train"), "idx:a b.gz");
-    cr_assert_str_eq(psd_options_string(options, "data.batch"), "2048");
-    cr_assert_not(psd_options_bool(options, "data.shuffle"));
-    cr_assert_str_eq(psd_options_string(options, "optimizer"), "lookahead(radam(lr=1e-3), k=5, alpha=0.5)");
-    cr_assert_eq(psd_options_ms(options, "lease"), 1500);
-    cr_assert_eq(psd_options_ms(options, "round_timeout"), 120000);
-    cr_assert_eq(psd_options_double(options, "stop.target"), 0.97);
-    cr_assert_eq(psd_options_double(options, "stop.epochs"), 2.5);
-    cr_assert_eq(psd_options_uint(options, "stop.steps"), 3000);
-    cr_assert_str_eq(psd_options_string(options, "status.listen"), "none");
-    cr_assert_str_eq(psd_options_origin(options, "lease"), "job.yaml:10:8");
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_data_train), "idx:a b.gz");
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_data_batch), "2048");
+    cr_assert_not(psd_options_bool(options, PSD_OPT_data_shuffle));
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_optimizer), "lookahead(radam(lr=1e-3), k=5, alpha=0.5)");
+    cr_assert_eq(psd_options_ms(options, PSD_OPT_lease), 1500);
+    cr_assert_eq(psd_options_ms(options, PSD_OPT_round_timeout), 120000);
+    cr_assert_eq(psd_options_double(options, PSD_OPT_stop_target), 0.97);
+    cr_assert_eq(psd_options_double(options, PSD_OPT_stop_epochs), 2.5);
+    cr_assert_eq(psd_options_uint(options, PSD_OPT_stop_steps), 3000);
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_status_listen), "none");
+    cr_assert_str_eq(psd_options_origin(options, PSD_OPT_lease), "job.yaml:10:8");
 }
 
 Test(options, a_list_of_texts_keeps_their_commas_and_a_list_of_numbers_their_fractions)
@@ -83,17 +105,17 @@ Test(options, a_list_of_texts_keeps_their_commas_and_a_list_of_numbers_their_fra
                            "    - lookahead(radam(lr=1e-3), k=5)\n"
                            "  lr_sweep: [0.3, 1, 1e1]\n"),
                  PSD_OK, "%s", err.text);
-    const char *const *rules = psd_options_texts(options, "compare.optimizers", &n);
+    const char *const *rules = psd_options_texts(options, PSD_OPT_compare_optimizers, &n);
     cr_assert_eq(n, 3);
     cr_expect_str_eq(rules[0], "sgd(lr=0.1)");
     cr_expect_str_eq(rules[1], "adam(lr=1e-3, beta1=0.8)");
     cr_expect_str_eq(rules[2], "lookahead(radam(lr=1e-3), k=5)");
-    const double *factor = psd_options_numbers(options, "compare.lr_sweep", &n);
+    const double *factor = psd_options_numbers(options, PSD_OPT_compare_lr_sweep, &n);
     cr_assert(n == 3 && factor[0] == 0.3 && factor[1] == 1 && factor[2] == 10);
     psd_options_destroy(&options);
     options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
     cr_assert_eq(LOAD("--compare-optimizers=sgd ;adam(lr=1, eps=2)", "--compare-seeds=2"), PSD_OK, "%s", err.text);
-    rules = psd_options_texts(options, "compare.optimizers", &n);
+    rules = psd_options_texts(options, PSD_OPT_compare_optimizers, &n);
     cr_assert_eq(n, 2);
     cr_expect_str_eq(rules[0], "sgd");
     cr_expect_str_eq(rules[1], "adam(lr=1, eps=2)");
@@ -106,7 +128,7 @@ Test(options, a_long_list_of_texts_is_read_whole_or_refused)
     for (int i = 0; i < 100; i++)
         strcat(text, "    - lookahead(radam(lr=0.001, beta1=0.9), k=5, alpha=0.5)\n"); /* 53 bytes and two between */
     cr_assert_eq(load_text(text), PSD_OK, "%s", err.text);
-    psd_options_texts(options, "compare.optimizers", &n);
+    psd_options_texts(options, PSD_OPT_compare_optimizers, &n);
     cr_assert_eq(n, 100);
     for (int i = 0; i < 60; i++)
         strcat(text, "    - lookahead(radam(lr=0.001, beta1=0.9), k=5, alpha=0.5)\n");
@@ -117,7 +139,7 @@ Test(options, a_long_list_of_texts_is_read_whole_or_refused)
 Test(options, a_string_that_yaml_would_make_a_bool_stays_a_string)
 {
     cr_assert_eq(load_text("worker: {name: no}"), PSD_OK, "%s", err.text);
-    cr_assert_str_eq(psd_options_string(options, "worker.name"), "no");
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_worker_name), "no");
 }
 
 Test(options, a_flag_beats_the_environment_which_beats_the_file_which_beats_the_table)
@@ -133,14 +155,14 @@ Test(options, a_flag_beats_the_environment_which_beats_the_file_which_beats_the_
     int rc = LOAD(path, "--lease", "5s");
     unlink(path);
     cr_assert_eq(rc, PSD_OK, "%s", err.text);
-    cr_assert_eq(psd_options_uint(options, "seed"), 2);
-    cr_assert_eq(psd_options_int(options, "servers"), 3);
-    cr_assert_eq(psd_options_ms(options, "lease"), 5000);
-    cr_assert_str_eq(psd_options_string(options, "data.batch"), "full");
-    cr_assert_str_eq(psd_options_origin(options, "lease"), "--lease");
-    cr_assert_str_eq(psd_options_origin(options, "servers"), "PSD_SERVERS");
-    cr_assert_not_null(strstr(psd_options_origin(options, "seed"), ":1:7"));
-    cr_assert_str_eq(psd_options_origin(options, "job"), "default");
+    cr_assert_eq(psd_options_uint(options, PSD_OPT_seed), 2);
+    cr_assert_eq(psd_options_int(options, PSD_OPT_servers), 3);
+    cr_assert_eq(psd_options_ms(options, PSD_OPT_lease), 5000);
+    cr_assert_str_eq(psd_options_string(options, PSD_OPT_data_batch), "full");
+    cr_assert_str_eq(psd_options_origin(options, PSD_OPT_lease), "--lease");
+    cr_assert_str_eq(psd_options_origin(options, PSD_OPT_servers), "PSD_SERVERS");
+    cr_assert_not_null(strstr(psd_options_origin(options, PSD_OPT_seed), ":1:7"));
+    cr_assert_str_eq(psd_options_origin(options, PSD_OPT_job), "default");
     cr_assert_str_eq(psd_options_file(options), path);
 }
 
@@ -157,7 +179,7 @@ Test(options, every_row_is_reached_by_flag_variable_and_key)
         setenv(variable, row->preset, 1);
         if (*row->preset || strcmp(row->key, "model.layers") == 0) {
             cr_assert_eq(psd_options_load(one, 2, (char *[]){ "psd", word, NULL }, &err), PSD_OK, "%s", err.text);
-            cr_assert_str_eq(psd_options_origin(one, row->key), flag);
+            cr_assert_str_eq(psd_options_origin(one, psd_option_id(row)), flag);
         }
         unsetenv(variable);
         psd_options_destroy(&one);
@@ -294,8 +316,8 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
 Test(options, a_byte_order_mark_is_no_part_of_a_job_file)
 {
     cr_assert_eq(load_text("\xef\xbb\xbfseed: 3\nservers: 2\n"), PSD_OK, "%s", psd_options_complaints(options));
-    cr_expect_eq(psd_options_uint(options, "seed"), 3);
-    cr_expect_eq(psd_options_int(options, "servers"), 2);
+    cr_expect_eq(psd_options_uint(options, PSD_OPT_seed), 3);
+    cr_expect_eq(psd_options_int(options, PSD_OPT_servers), 2);
 }
 
 Test(options, a_key_nested_deeper_than_eight_is_refused)
@@ -391,8 +413,8 @@ Test(options, a_negative_number_may_follow_its_flag_and_a_bool_flag_stands_alone
     cr_assert_eq(psd_options_load(server, 3, words, &err), PSD_OK, "%s", err.text);
     psd_options_destroy(&server);
     cr_assert_eq(LOAD("--data-shuffle=false", "--data-header"), PSD_OK, "%s", err.text);
-    cr_assert_not(psd_options_bool(options, "data.shuffle"));
-    cr_assert(psd_options_bool(options, "data.header"));
+    cr_assert_not(psd_options_bool(options, PSD_OPT_data_shuffle));
+    cr_assert(psd_options_bool(options, PSD_OPT_data_header));
 }
 
 Test(options, help_and_version_go_to_stdout_and_end_well)
@@ -446,9 +468,10 @@ Test(options, the_markdown_table_has_every_key)
 
 /* ---- paths ---- */
 
-static void expect_text(const char *key, const char *want)
+static void expect_text(psd_option_id_t id, const char *want)
 {
-    cr_expect_str_eq(psd_options_text(options, key), want, "%s is %s, not %s", key, psd_options_text(options, key), want);
+    cr_expect_str_eq(psd_options_text(options, id), want, "%s is %s, not %s", psd_option_at(id)->key, psd_options_text(options, id),
+                     want);
 }
 
 Test(options, paths_of_a_job_file_count_from_its_folder_and_those_of_flags_do_not)
@@ -466,30 +489,31 @@ Test(options, paths_of_a_job_file_count_from_its_folder_and_those_of_flags_do_no
     char flag[] = "--trace=t";
     cr_assert_eq(LOAD(file, flag), PSD_OK, "%s", err.text);
     const struct {
-        const char *key, *tail;
-    } placed[] = { { "server.key", "keys/ps.key" },
-                   { "allow", "../allow" },
-                   { "checkpoint.dir", "ck" },
-                   { "run.dir", "run" },
-                   { "save", "m.st" },
-                   { "cluster.file", "c" },
-                   { "status.token", "tok" },
-                   { "hostfile", "hosts" },
-                   { "data.labels", "l.gz" } };
+        psd_option_id_t id;
+        const char *tail;
+    } placed[] = { { PSD_OPT_server_key, "keys/ps.key" },
+                   { PSD_OPT_allow, "../allow" },
+                   { PSD_OPT_checkpoint_dir, "ck" },
+                   { PSD_OPT_run_dir, "run" },
+                   { PSD_OPT_save, "m.st" },
+                   { PSD_OPT_cluster_file, "c" },
+                   { PSD_OPT_status_token, "tok" },
+                   { PSD_OPT_hostfile, "hosts" },
+                   { PSD_OPT_data_labels, "l.gz" } };
     for (size_t i = 0; i < sizeof placed / sizeof *placed; i++) {
         snprintf(want, sizeof want, "%s/%s", folder, placed[i].tail);
-        expect_text(placed[i].key, want);
+        expect_text(placed[i].id, want);
     }
     snprintf(want, sizeof want, "idx:%s/im.gz", folder);
-    expect_text("data.train", want);
+    expect_text(PSD_OPT_data_train, want);
     snprintf(want, sizeof want, "ipc://%s/sock", folder);
-    expect_text("listen", want);
-    expect_text("server.public", "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7");
-    expect_text("worker.key", "/abs/w.key");
-    expect_text("trace", "t");
-    expect_text("join", "tcp://h:1");
-    expect_text("data.test", "glyphs:10");
-    expect_text("data.test_labels", "");
+    expect_text(PSD_OPT_listen, want);
+    expect_text(PSD_OPT_server_public, "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7");
+    expect_text(PSD_OPT_worker_key, "/abs/w.key");
+    expect_text(PSD_OPT_trace, "t");
+    expect_text(PSD_OPT_join, "tcp://h:1");
+    expect_text(PSD_OPT_data_test, "glyphs:10");
+    expect_text(PSD_OPT_data_test_labels, "");
     unlink(file);
     rmdir(folder);
 }

@@ -165,7 +165,7 @@ static int prepare(compare_t *self, psd_err_t *err)
     const psd_options_t *o = self->options;
     char runs[PATH_MAX];
     int rc = psd_comparison_begin(&self->comparison, o, err);
-    if (!rc && !psd_options_uint(o, "stop.steps") && !(psd_options_double(o, "stop.epochs") > 0))
+    if (!rc && !psd_options_uint(o, PSD_OPT_stop_steps) && !(psd_options_double(o, PSD_OPT_stop_epochs) > 0))
         rc = psd_err_set(err, PSD_ECONFIG, "nothing ends the runs: set stop.epochs or stop.steps");
     psd_place_choose(o, "-compare", self->directory);
     snprintf(runs, sizeof runs, "%s/runs", self->directory);

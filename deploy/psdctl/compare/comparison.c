@@ -18,7 +18,7 @@ static const double SWEEP_VALIDATION = 0.1;
 static int refuse(const psd_comparison_t *self, size_t i, const char *sentence, psd_err_t *err)
 {
     return psd_err_set(err, PSD_ECONFIG, "%s: rule %zu of compare.optimizers: %s",
-                       psd_options_origin(self->options, "compare.optimizers"), i + 1, sentence);
+                       psd_options_origin(self->options, PSD_OPT_compare_optimizers), i + 1, sentence);
 }
 
 static size_t count_of(const char *text, char c)
@@ -75,23 +75,23 @@ static int add_contender(psd_comparison_t *self, const psd_contender_t *model, p
 
 int psd_comparison_begin(psd_comparison_t *self, const psd_options_t *options, psd_err_t *err)
 {
-    const int64_t least = psd_options_int(options, "workers.min"), want = psd_options_int(options, "workers.want");
+    const int64_t least = psd_options_int(options, PSD_OPT_workers_min), want = psd_options_int(options, PSD_OPT_workers_want);
     static const double as_it_is = 1;
     size_t n_rules, n_factors;
-    const char *const *rule = psd_options_texts(options, "compare.optimizers", &n_rules);
-    const double *factor = psd_options_numbers(options, "compare.lr_sweep", &n_factors);
+    const char *const *rule = psd_options_texts(options, PSD_OPT_compare_optimizers, &n_rules);
+    const double *factor = psd_options_numbers(options, PSD_OPT_compare_lr_sweep, &n_factors);
     *self = (psd_comparison_t){ .options = options,
-                                .n_seeds = (unsigned)psd_options_int(options, "compare.seeds"),
-                                .n_servers = (unsigned)psd_options_int(options, "servers"),
+                                .n_seeds = (unsigned)psd_options_int(options, PSD_OPT_compare_seeds),
+                                .n_servers = (unsigned)psd_options_int(options, PSD_OPT_servers),
                                 .n_workers = (unsigned)(want > least ? want : least),
-                                .first_seed = psd_options_uint(options, "seed"),
+                                .first_seed = psd_options_uint(options, PSD_OPT_seed),
                                 .target = NAN };
     factor = n_factors ? factor : &as_it_is;
     n_factors = n_factors ? n_factors : 1;
     self->is_swept = n_factors > 1;
-    self->validation = self->is_swept && !strcmp(psd_options_origin(options, "data.validation"), "default")
+    self->validation = self->is_swept && !strcmp(psd_options_origin(options, PSD_OPT_data_validation), "default")
                            ? SWEEP_VALIDATION
-                           : psd_options_double(options, "data.validation");
+                           : psd_options_double(options, PSD_OPT_data_validation);
     if (!n_rules)
         return psd_err_set(err, PSD_ECONFIG,
                            "nothing to compare: name rules after --optimizers, or in the job file's "
@@ -362,8 +362,8 @@ const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_
  * best, or the first after it that came to a good end. */
 static void find_target(psd_comparison_t *self)
 {
-    const double told = psd_options_double(self->options, "compare.target"),
-                 stop = psd_options_double(self->options, "stop.target");
+    const double told = psd_options_double(self->options, PSD_OPT_compare_target),
+                 stop = psd_options_double(self->options, PSD_OPT_stop_target);
     const psd_contender_t *base = NULL;
     for (size_t i = 0; i < self->n; i++) {
         const psd_contender_t *c = &self->contender[i];

@@ -290,11 +290,11 @@ bool psd_comparison_page(const psd_comparison_t *self, FILE *out)
     fputs("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
           "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">",
           out);
-    put_text(out, "title", psd_options_string(self->options, "job"));
+    put_text(out, "title", psd_options_string(self->options, PSD_OPT_job));
     fprintf(out, "<style>%s", psd_report_css);
     for (int i = 0; i < HUES; i++)
         fprintf(out, ".h%d{--c:var(--%d)}", i, i);
-    fprintf(out, "</style></head><body>\n<h1>%s: %zu optimizer%s</h1>\n", psd_options_string(self->options, "job"), self->n,
+    fprintf(out, "</style></head><body>\n<h1>%s: %zu optimizer%s</h1>\n", psd_options_string(self->options, PSD_OPT_job), self->n,
             self->n > 1 ? "s" : "");
     put_text(out, "p class=\"dim\"", line);
     put_text(out, "p class=\"verdict\"", self->verdict);

@@ -194,9 +194,10 @@ void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t cap
     char chosen[PSD_CELL], held[PSD_CELL + 40] = "";
     if (psd_comparison_chosen_on(self, chosen))
         snprintf(held, sizeof held, ", learning rate chosen on %s", chosen);
-    snprintf(out, capacity, "%s on %s, batch %s, %s, %u server%s, %u worker%s, %s%s%s", psd_options_string(o, "model.kind"),
-             psd_options_string(o, "data.train"), psd_options_text(o, "data.batch"), psd_options_string(o, "sync.mode"),
-             self->n_servers, self->n_servers > 1 ? "s" : "", self->n_workers, self->n_workers > 1 ? "s" : "", seeds, length, held);
+    snprintf(out, capacity, "%s on %s, batch %s, %s, %u server%s, %u worker%s, %s%s%s", psd_options_string(o, PSD_OPT_model_kind),
+             psd_options_string(o, PSD_OPT_data_train), psd_options_text(o, PSD_OPT_data_batch),
+             psd_options_string(o, PSD_OPT_sync_mode), self->n_servers, self->n_servers > 1 ? "s" : "", self->n_workers,
+             self->n_workers > 1 ? "s" : "", seeds, length, held);
 }
 
 /* Columns that the text takes on a terminal: bytes of UTF-8 that begin a character. */
@@ -236,7 +237,7 @@ void psd_comparison_print(const psd_comparison_t *self, FILE *out)
         }
     }
     psd_comparison_describe(self, line, sizeof line);
-    fprintf(out, "%s: %s\n\n", psd_options_string(self->options, "job"), line);
+    fprintf(out, "%s: %s\n\n", psd_options_string(self->options, PSD_OPT_job), line);
     for (size_t i = 0; i < N_COLUMNS; i++) {
         psd_comparison_title(self, i, cell);
         if (is_shown(self, &columns[i]))
@@ -341,7 +342,7 @@ json_t *psd_comparison_json(const psd_comparison_t *self)
     for (size_t c = 0; c < self->n; c++)
         json_array_append_new(rules, json_contender(self, &self->contender[c]));
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:s, s:o, s:I, s:I, s:f, s:o, s:s, s:s, s:o, s:o}", "schema",
-                     "psd.compare/1", "version", PSD_VERSION, "job", psd_options_string(self->options, "job"), "about", line,
+                     "psd.compare/1", "version", PSD_VERSION, "job", psd_options_string(self->options, PSD_OPT_job), "about", line,
                      "metric", self->metric, "smaller_is_better", self->smaller_is_better, "target", real_or_null(self->target),
                      "target_from", self->target_is_ours ? "baseline" : "option", "seeds", seeds, "servers",
                      (json_int_t)self->n_servers, "workers", (json_int_t)self->n_workers, "validation", self->validation,

@@ -14,13 +14,15 @@
  * too. All others, future ones included, must be those of the runs that are here already. */
 static bool is_setting(const psd_option_t *row)
 {
-    static const char *const others[] = { "optimizer",    "seed",        "run.dir",           "save",          "trace",
-                                          "progress",     "log.level",   "progress_interval", "log.format",    "listen",
-                                          "advertise",    "join",        "join_timeout",      "status.listen", "restarts",
-                                          "worker.id",    "worker.name", "server.index",      "stop.target",   "hostfile",
-                                          "remote.shell", "remote.bin" };
+    static const psd_option_id_t others[] = {
+        PSD_OPT_optimizer,    PSD_OPT_seed,        PSD_OPT_run_dir,           PSD_OPT_save,          PSD_OPT_trace,
+        PSD_OPT_progress,     PSD_OPT_log_level,   PSD_OPT_progress_interval, PSD_OPT_log_format,    PSD_OPT_listen,
+        PSD_OPT_advertise,    PSD_OPT_join,        PSD_OPT_join_timeout,      PSD_OPT_status_listen, PSD_OPT_restarts,
+        PSD_OPT_worker_id,    PSD_OPT_worker_name, PSD_OPT_server_index,      PSD_OPT_stop_target,   PSD_OPT_hostfile,
+        PSD_OPT_remote_shell, PSD_OPT_remote_bin
+    };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (!strcmp(row->key, others[i]))
+        if (psd_option_id(row) == others[i])
             return false;
     return strncmp(row->key, "compare.", 8) != 0 && strncmp(row->key, "checkpoint.", 11) != 0;
 }
@@ -39,7 +41,7 @@ static json_t *make_settings(const psd_options_t *options)
     const psd_option_t *row;
     for (size_t i = 0; (row = psd_option_at(i)); i++)
         if (is_setting(row))
-            json_object_set_new(settings, row->key, setting(row, psd_options_text(options, row->key)));
+            json_object_set_new(settings, row->key, setting(row, psd_options_text(options, psd_option_id(row))));
     json_object_set_new(settings, "version of psd", json_string(PSD_VERSION));
     return settings;
 }

@@ -370,9 +370,9 @@ int psd_trials_run(const psd_options_t *options, psd_comparison_t *comparison, c
                       .comparison = comparison,
                       .directory = directory,
                       .result = result,
-                      .n_slots = (unsigned)psd_options_int(options, "compare.jobs"),
+                      .n_slots = (unsigned)psd_options_int(options, PSD_OPT_compare_jobs),
                       .terminal =
-                          psd_progress_can_redraw(STDERR_FILENO) && strcmp(psd_options_string(options, "progress"), "log") };
+                          psd_progress_can_redraw(STDERR_FILENO) && strcmp(psd_options_string(options, PSD_OPT_progress), "log") };
     *result = (psd_trials_t){ .n = comparison->n * comparison->n_seeds };
     const int rc = psd_place_find(&self.place, err);
     if (rc)

@@ -110,7 +110,7 @@ void psd_check_memory(psd_findings_t *findings, const psd_options_t *options, bo
     (void)has_job;
     char limit[64];
     const double total = meminfo("MemTotal"), free = meminfo("MemAvailable"), swap = meminfo("SwapTotal"), gib = 1 << 30;
-    const double most = (double)psd_options_uint(options, "memory.max") / gib;
+    const double most = (double)psd_options_uint(options, PSD_OPT_memory_max) / gib;
     read_line("/sys/fs/cgroup/memory.max", "", limit, sizeof limit);
     const double allowed = *limit && strcmp(limit, "max") != 0 ? strtod(limit, NULL) / gib : total;
     psd_finding(findings, free < 0.25 ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "memory", free < 0.25 ? "end what else runs here" : "",
@@ -127,8 +127,8 @@ void psd_check_limits(psd_findings_t *findings, const psd_options_t *options, bo
     (void)has_job;
     struct rlimit files, locked, core;
     /* ZeroMQ takes two descriptors for each peer, and a few for itself. */
-    const int64_t least = psd_options_int(options, "workers.min"), want = psd_options_int(options, "workers.want");
-    const rlim_t needed = 64 + 2 * (rlim_t)((want > least ? want : least) + psd_options_int(options, "servers"));
+    const int64_t least = psd_options_int(options, PSD_OPT_workers_min), want = psd_options_int(options, PSD_OPT_workers_want);
+    const rlim_t needed = 64 + 2 * (rlim_t)((want > least ? want : least) + psd_options_int(options, PSD_OPT_servers));
     getrlimit(RLIMIT_NOFILE, &files);
     getrlimit(RLIMIT_MEMLOCK, &locked);
     getrlimit(RLIMIT_CORE, &core);

@@ -43,18 +43,18 @@ static unsigned mode_of(const char *path)
 }
 
 /* A pair of keys, and the servers' public one. */
-static void look_at_key(psd_findings_t *findings, const psd_options_t *o, const char *key)
+static void look_at_key(psd_findings_t *findings, const psd_options_t *o, psd_option_id_t id)
 {
     psd_err_t err = { 0 };
     psd_keys_t keys;
-    const char *path = psd_options_string(o, key);
-    const bool is_server = !strcmp(key, "server.key");
+    const char *path = psd_options_string(o, id), *key = psd_option_at(id)->key;
+    const bool is_server = id == PSD_OPT_server_key;
     if (!*path)
         return;
     if (psd_keys_load(&keys,
                       &(psd_keys_source_t){ .secret = path,
                                             .is_server = is_server,
-                                            .server = is_server ? NULL : psd_options_string(o, "server.public") },
+                                            .server = is_server ? NULL : psd_options_string(o, PSD_OPT_server_public) },
                       &err))
         psd_finding(findings, PSD_VERDICT_BAD, key, "psdctl keygen makes keys; chmod 600 keeps them", "%s", err.text);
     else
@@ -67,7 +67,7 @@ static void look_at_allow(psd_findings_t *findings, const psd_options_t *o)
     psd_err_t err = { 0 };
     psd_allow_t list;
     unsigned n[8] = { 0 };
-    const char *path = psd_options_string(o, "allow");
+    const char *path = psd_options_string(o, PSD_OPT_allow);
     if (!*path)
         return;
     if (psd_allow_load(&list, path, &err) != PSD_OK) {
@@ -87,10 +87,10 @@ void psd_check_keys(psd_findings_t *findings, const psd_options_t *o, bool has_j
 {
     char token[PSD_TOKEN_TEXT];
     psd_err_t err = { 0 };
-    const char *path = psd_options_string(o, "status.token");
-    const bool has_keys = *psd_options_string(o, "server.key") || *psd_options_string(o, "worker.key");
-    look_at_key(findings, o, "server.key");
-    look_at_key(findings, o, "worker.key");
+    const char *path = psd_options_string(o, PSD_OPT_status_token);
+    const bool has_keys = *psd_options_string(o, PSD_OPT_server_key) || *psd_options_string(o, PSD_OPT_worker_key);
+    look_at_key(findings, o, PSD_OPT_server_key);
+    look_at_key(findings, o, PSD_OPT_worker_key);
     look_at_allow(findings, o);
     if (*path && psd_token_load(token, path, &err) != PSD_OK)
         psd_finding(findings, PSD_VERDICT_BAD, "status.token", "a line of 16 characters or more, chmod 600", "%s", err.text);
@@ -148,13 +148,14 @@ static bool time_disk(int fd, double *large_s, double *small_s)
 void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_job)
 {
     char place[PATH_MAX], path[PATH_MAX + 32];
-    const char *told = psd_options_string(o, "checkpoint.dir"), *run = psd_options_string(o, "run.dir");
-    const char *subject = *told ? "checkpoint.dir" : *run ? "run.dir" : "disk";
+    const char *told = psd_options_string(o, PSD_OPT_checkpoint_dir), *run = psd_options_string(o, PSD_OPT_run_dir);
+    const psd_option_id_t id = *told ? PSD_OPT_checkpoint_dir : PSD_OPT_run_dir;
+    const char *subject = *told || *run ? psd_option_at(id)->key : "disk";
     struct statvfs space;
     struct statfs kind;
     double large_s, small_s;
     (void)has_job;
-    if ((*told || *run) && psd_outputs_probe(o, subject, NULL) != PSD_OK)
+    if ((*told || *run) && psd_outputs_probe(o, id, NULL) != PSD_OK)
         return; /* psd_check_outputs says so */
     find_existing(*told ? told : *run ? run : ".", place);
     snprintf(path, sizeof path, "%s/.psd-doctor-XXXXXX", place);
@@ -193,14 +194,15 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
 
 void psd_check_outputs(psd_findings_t *findings, const psd_options_t *o, bool has_job)
 {
-    const char *key;
+    psd_option_id_t id;
     (void)has_job;
-    for (size_t i = 0; (key = psd_outputs_key(i)); i++) {
+    for (size_t i = 0; (id = psd_outputs_at(i)) != PSD_N_OPTIONS; i++) {
+        const char *key = psd_option_at(id)->key;
         psd_err_t err = { 0 };
-        if (psd_outputs_probe(o, key, &err) != PSD_OK)
+        if (psd_outputs_probe(o, id, &err) != PSD_OK)
             psd_finding(findings, PSD_VERDICT_BAD, key, "name a place that the user who runs psd may write to", "%s", err.text);
-        else if (*psd_options_string(o, key))
-            psd_finding(findings, PSD_VERDICT_OK, key, "", "%s can be written", psd_options_string(o, key));
+        else if (*psd_options_string(o, id))
+            psd_finding(findings, PSD_VERDICT_OK, key, "", "%s can be written", psd_options_string(o, id));
     }
 }
 
@@ -210,7 +212,7 @@ void psd_check_outputs(psd_findings_t *findings, const psd_options_t *o, bool ha
 static void ask_status(const char *place, const psd_options_t *o, char out[256])
 {
     psd_err_t err;
-    const char *token = psd_options_string(o, "status.token");
+    const char *token = psd_options_string(o, PSD_OPT_status_token);
     json_t *status = psd_http_status(place, *token ? token : NULL, &err);
     *out = '\0';
     if (status)
@@ -221,10 +223,10 @@ static void ask_status(const char *place, const psd_options_t *o, char out[256])
 }
 
 /* Whether we could listen at an address. */
-static void look_at_port(psd_findings_t *findings, const psd_options_t *o, const char *key)
+static void look_at_port(psd_findings_t *findings, const psd_options_t *o, psd_option_id_t id)
 {
     char who[256] = "";
-    const char *address = psd_options_string(o, key);
+    const char *address = psd_options_string(o, id), *key = psd_option_at(id)->key;
     psd_address_t place;
     psd_sockaddr_t at;
     psd_err_t err = { 0 };
@@ -239,7 +241,7 @@ static void look_at_port(psd_findings_t *findings, const psd_options_t *o, const
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     const bool is_free = fd >= 0 && bind(fd, (struct sockaddr *)&at.at, at.n) == 0 && listen(fd, 1) == 0;
     const int why = errno;
-    if (!is_free && why == EADDRINUSE && !strcmp(key, "status.listen"))
+    if (!is_free && why == EADDRINUSE && id == PSD_OPT_status_listen)
         ask_status(address, o, who);
     if (is_free)
         psd_finding(findings, PSD_VERDICT_OK, key, "", "%s is %s", address, strcmp(place.port, "0") ? "free" : "any free port");
@@ -258,8 +260,8 @@ static void look_at_port(psd_findings_t *findings, const psd_options_t *o, const
 void psd_check_ports(psd_findings_t *findings, const psd_options_t *o, bool has_job)
 {
     (void)has_job;
-    look_at_port(findings, o, "listen");
-    look_at_port(findings, o, "status.listen");
+    look_at_port(findings, o, PSD_OPT_listen);
+    look_at_port(findings, o, PSD_OPT_status_listen);
 }
 
 /* What ZeroMQ greets with: ten bytes that are always alike, the version, how it knows its peers (ZMTP 3, greeting). */
@@ -290,7 +292,7 @@ void psd_check_join(psd_findings_t *findings, const psd_options_t *o, bool has_j
 {
     /* Ours, as far as the version: enough to be answered with a whole one, and it goes no further. */
     static const unsigned char greeting[12] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 1 };
-    const char *address = psd_options_string(o, "join");
+    const char *address = psd_options_string(o, PSD_OPT_join);
     psd_address_t place;
     unsigned char answer[64] = { 0 };
     psd_err_t err = { 0 };
@@ -309,7 +311,7 @@ void psd_check_join(psd_findings_t *findings, const psd_options_t *o, bool has_j
         for (ssize_t got; n < sizeof answer && (got = read(fd, answer + n, sizeof answer - n)) > 0;)
             n += (size_t)got;
     close(fd);
-    describe_greeting(answer, n, findings, address, *psd_options_string(o, "worker.key"));
+    describe_greeting(answer, n, findings, address, *psd_options_string(o, PSD_OPT_worker_key));
 }
 
 /* -- data -------------------------------------------------------------------------------------------------- */
@@ -326,14 +328,16 @@ void psd_check_data(psd_findings_t *findings, const psd_options_t *o, bool has_j
     else if (setup.train->n_skipped)
         psd_finding(findings, PSD_VERDICT_WARN, "data", "fill the missing values in, or say data.na=zero",
                     "%s: %zu rows of %zu features; data.na=skip leaves out %zu more, for a value is missing there",
-                    psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features, setup.train->n_skipped);
+                    psd_options_string(o, PSD_OPT_data_train), setup.train->n_rows, setup.train->n_features,
+                    setup.train->n_skipped);
     else if (setup.train->first_class == 1 && setup.train->n_classes > 2)
         psd_finding(findings, PSD_VERDICT_WARN, "data", "subtract 1 from each label",
                     "%s: %zu rows of %zu features; the labels are 1 to %zu, but classes count from 0: class 0 never occurs",
-                    psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features, setup.train->n_classes - 1);
+                    psd_options_string(o, PSD_OPT_data_train), setup.train->n_rows, setup.train->n_features,
+                    setup.train->n_classes - 1);
     else
         psd_finding(findings, PSD_VERDICT_OK, "data", "", "%s: %zu rows of %zu features; a model of %zu tensors",
-                    psd_options_string(o, "data.train"), setup.train->n_rows, setup.train->n_features,
+                    psd_options_string(o, PSD_OPT_data_train), setup.train->n_rows, setup.train->n_features,
                     psd_model_n_params(setup.model));
     psd_setup_clear(&setup);
 }

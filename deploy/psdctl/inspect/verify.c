@@ -62,9 +62,9 @@ static int compute(verify_t *self, psd_err_t *err)
         const psd_reference_config_t config = { .model = setup.model,
                                                 .train = setup.train,
                                                 .batch = setup.batch,
-                                                .shuffle = psd_options_bool(self->options, "data.shuffle"),
-                                                .seed = psd_options_uint(self->options, "seed"),
-                                                .rule = psd_options_string(self->options, "optimizer"),
+                                                .shuffle = psd_options_bool(self->options, PSD_OPT_data_shuffle),
+                                                .seed = psd_options_uint(self->options, PSD_OPT_seed),
+                                                .rule = psd_options_string(self->options, PSD_OPT_optimizer),
                                                 .world = self->world };
         self->n = psd_model_n_params(setup.model);
         self->hash = calloc((self->last - self->first + 1) * self->n, sizeof *self->hash);
@@ -128,7 +128,7 @@ static int check(verify_t *self, psd_err_t *err)
         else
             printf("steps %" PRIu64 " to %" PRIu64 ", %zu tensors, %u workers, %" PRId64 " servers: %" PRIu64
                    " hashes, all those of one process\n",
-                   self->first, self->last, self->n, self->world, psd_options_int(self->options, "servers"), self->lines);
+                   self->first, self->last, self->n, self->world, psd_options_int(self->options, PSD_OPT_servers), self->lines);
     }
     fclose(trace);
     free(self->hash);
@@ -152,13 +152,14 @@ static int run_job(const verify_t *self, int argc, char **argv)
 
 static int prepare(verify_t *self, psd_err_t *err)
 {
-    const int64_t least = psd_options_int(self->options, "workers.min"), want = psd_options_int(self->options, "workers.want");
+    const int64_t least = psd_options_int(self->options, PSD_OPT_workers_min),
+                  want = psd_options_int(self->options, PSD_OPT_workers_want);
     self->world = (uint32_t)(want > least ? want : least);
-    if (strcmp(psd_options_string(self->options, "sync.mode"), "bsp"))
+    if (strcmp(psd_options_string(self->options, PSD_OPT_sync_mode), "bsp"))
         return refuse(err, "only bsp has one right result: in asp it depends on who comes first; set sync.mode to bsp");
     if (psd_options_file_is_stream(self->options))
         return refuse(err, "a job file that verify gets by a pipe cannot be read twice; write it to a file");
-    if (*psd_options_string(self->options, "trace"))
+    if (*psd_options_string(self->options, PSD_OPT_trace))
         return refuse(err, "trace is what verify sets itself; leave it out");
     snprintf(self->path, sizeof self->path, "/tmp/psd-verify-XXXXXX");
     const int fd = mkstemp(self->path);

@@ -31,29 +31,30 @@ void psd_command_clear(psd_command_t *self)
 }
 
 /* Options that are decided per child; all others are handed on as they were given. */
-static const char *const of_run[] = { "listen",      "advertise",    "join",    "status.listen", "run.dir",       "progress",
-                                      "workers.min", "workers.want", "servers", "insecure",      "server.public", NULL };
+static const psd_option_id_t of_run[] = { PSD_OPT_listen,  PSD_OPT_advertise, PSD_OPT_join,          PSD_OPT_status_listen,
+                                          PSD_OPT_run_dir, PSD_OPT_progress,  PSD_OPT_workers_min,   PSD_OPT_workers_want,
+                                          PSD_OPT_servers, PSD_OPT_insecure,  PSD_OPT_server_public, PSD_N_OPTIONS };
 
-static bool is_one_of(const char *key, const char *const *keys)
+static bool is_one_of(psd_option_id_t id, const psd_option_id_t *all)
 {
-    while (*keys && strcmp(key, *keys) != 0)
-        keys++;
-    return *keys != NULL;
+    while (*all != PSD_N_OPTIONS && *all != id)
+        all++;
+    return *all != PSD_N_OPTIONS;
 }
 
 /* What the flags of this command line say to a child of `program`, but for the options `decided`; file and
  * environment it reads itself, unless it is far away, or the file can be read only once. */
-static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program, const char *const *decided,
+static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program, const psd_option_id_t *decided,
                       bool is_far)
 {
-    const psd_option_t *row;
-    for (size_t i = 0; (row = psd_option_at(i)); i++) {
-        char flag[64];
+    for (psd_option_id_t id = 0; id < PSD_N_OPTIONS; id++) {
+        const psd_option_t *row = psd_option_at(id);
+        const char *origin = psd_options_origin(options, id);
+        char flag[PSD_OPTION_TEXT];
         psd_option_flag(row->key, flag, sizeof flag);
-        const char *origin = psd_options_origin(options, row->key);
-        if ((row->programs & program) && !is_one_of(row->key, decided) &&
+        if ((row->programs & program) && !is_one_of(id, decided) &&
             (is_far || psd_options_file_is_stream(options) ? strcmp(origin, "default") != 0 : strcmp(origin, flag) == 0))
-            add(self, "%s=%s", flag, psd_options_text(options, row->key));
+            add(self, "%s=%s", flag, psd_options_text(options, id));
     }
 }
 
@@ -93,21 +94,22 @@ static void end(psd_command_t *self, const psd_options_t *options, const char *r
 
 static void add_short_interval(psd_command_t *self, const psd_options_t *options)
 {
-    if (strcmp(psd_options_origin(options, "progress_interval"), "default") == 0)
+    if (strcmp(psd_options_origin(options, PSD_OPT_progress_interval), "default") == 0)
         add(self, "--progress-interval=250ms");
 }
 
 /* What was told, for server 0, who is the one to be found; others take any port. One that has had a port
  * before comes back to it, where those who know it will look. */
-static void add_place(psd_command_t *self, const psd_command_facts_t *facts, const char *key, const char *any, const char *before)
+static void add_place(psd_command_t *self, const psd_command_facts_t *facts, psd_option_id_t id, const char *any,
+                      const char *before)
 {
     char flag[64];
-    bool given = strcmp(psd_options_origin(facts->options, key), "default") != 0;
-    const char *text = psd_options_string(facts->options, key);
+    bool given = strcmp(psd_options_origin(facts->options, id), "default") != 0;
+    const char *text = psd_options_string(facts->options, id);
     if (strcmp(text, "none") != 0 && !(given && facts->index == 0))
         text = any;
     const char *port = strrchr(text, ':'), *port_before = before ? strrchr(before, ':') : NULL;
-    psd_option_flag(key, flag, sizeof flag);
+    psd_option_flag(psd_option_at(id)->key, flag, sizeof flag);
     if (port && strcmp(port, ":0") == 0 && port_before)
         add(self, "%s=%.*s%s", flag, (int)(port - text), text, port_before);
     else
@@ -122,10 +124,10 @@ void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
     add(self, "--servers=%u", facts->n_servers);
     add(self, "--workers-min=%u", facts->least);
     add(self, "--workers-want=%u", facts->n_workers);
-    add_place(self, facts, "listen", facts->address ? "tcp://0.0.0.0:0" : "tcp://127.0.0.1:0", facts->data);
+    add_place(self, facts, PSD_OPT_listen, facts->address ? "tcp://0.0.0.0:0" : "tcp://127.0.0.1:0", facts->data);
     if (facts->address)
         add(self, "--advertise=%s", facts->address);
-    add_place(self, facts, "status.listen", "127.0.0.1:0", facts->status);
+    add_place(self, facts, PSD_OPT_status_listen, "127.0.0.1:0", facts->status);
     if (facts->index)
         add(self, "--join=%s", facts->join);
     add_security(self, facts, PSD_PROGRAM_SERVER);
@@ -163,27 +165,27 @@ void psd_command_shell(psd_command_t *self, const char *shell, const char *host,
  * again, for the rounds without him would be other rounds. And its logs are read. */
 void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
 {
-    static const char *const decided[] = { "listen",
-                                           "status.listen",
-                                           "run.dir",
-                                           "optimizer",
-                                           "seed",
-                                           "progress",
-                                           "save",
-                                           "trace",
-                                           "stop.target",
-                                           "restarts",
-                                           "checkpoint.dir",
-                                           "log.level",
-                                           "log.format",
-                                           "workers.min",
-                                           "workers.want",
-                                           "round_timeout",
-                                           "data.validation",
-                                           NULL };
+    static const psd_option_id_t decided[] = { PSD_OPT_listen,
+                                               PSD_OPT_status_listen,
+                                               PSD_OPT_run_dir,
+                                               PSD_OPT_optimizer,
+                                               PSD_OPT_seed,
+                                               PSD_OPT_progress,
+                                               PSD_OPT_save,
+                                               PSD_OPT_trace,
+                                               PSD_OPT_stop_target,
+                                               PSD_OPT_restarts,
+                                               PSD_OPT_checkpoint_dir,
+                                               PSD_OPT_log_level,
+                                               PSD_OPT_log_format,
+                                               PSD_OPT_workers_min,
+                                               PSD_OPT_workers_want,
+                                               PSD_OPT_round_timeout,
+                                               PSD_OPT_data_validation,
+                                               PSD_N_OPTIONS };
     const psd_options_t *o = run->options;
-    const bool has_status = strcmp(psd_options_string(o, "status.listen"), "none") != 0,
-               is_silent = strcmp(psd_options_string(o, "progress"), "none") == 0;
+    const bool has_status = strcmp(psd_options_string(o, PSD_OPT_status_listen), "none") != 0,
+               is_silent = strcmp(psd_options_string(o, PSD_OPT_progress), "none") == 0;
     *self = (psd_command_t){ .n = 0 };
     begin(self);
     add(self, "%s", run->psdctl);

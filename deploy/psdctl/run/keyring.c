@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const options_of[PSD_SECRETS] = {
-    [PSD_SECRET_SERVER] = "server.key", [PSD_SECRET_WORKER] = "worker.key", [PSD_SECRET_ALLOW] = "allow"
+static const psd_option_id_t options_of[PSD_SECRETS] = {
+    [PSD_SECRET_SERVER] = PSD_OPT_server_key, [PSD_SECRET_WORKER] = PSD_OPT_worker_key, [PSD_SECRET_ALLOW] = PSD_OPT_allow
 };
 
 int psd_keyring_load(psd_keyring_t *out, const psd_options_t *options, psd_err_t *err)
@@ -19,16 +19,16 @@ int psd_keyring_load(psd_keyring_t *out, const psd_options_t *options, psd_err_t
         if (*psd_options_string(options, options_of[i]))
             n++;
         else
-            lacks = options_of[i];
+            lacks = psd_option_at(options_of[i])->key;
     if (n == 0)
         return PSD_OK;
     if (n < PSD_SECRETS)
         return psd_err_set(err, PSD_ECONFIG, "a job with keys has server.key, worker.key and allow; %s lacks", lacks);
     psd_keys_t keys;
     int rc = psd_keys_load(&keys,
-                           &(psd_keys_source_t){ .secret = psd_options_string(options, "server.key"),
-                                                 .server = psd_options_string(options, "server.public"),
-                                                 .insecure = psd_options_bool(options, "insecure"),
+                           &(psd_keys_source_t){ .secret = psd_options_string(options, PSD_OPT_server_key),
+                                                 .server = psd_options_string(options, PSD_OPT_server_public),
+                                                 .insecure = psd_options_bool(options, PSD_OPT_insecure),
                                                  .is_server = true },
                            err);
     memcpy(out->server_public, keys.server, sizeof keys.server);
@@ -74,7 +74,7 @@ int psd_keyring_draw(psd_keyring_t *out, const char *directory, psd_err_t *err)
     char worker[PSD_KEY_TEXT], admin[PSD_KEY_TEXT], name[PATH_MAX];
     *out = (psd_keyring_t){ .is_drawn = true };
     for (unsigned i = 0; i < PSD_SECRETS; i++)
-        out->secret[i].key = options_of[i];
+        out->secret[i].key = psd_option_at(options_of[i])->key;
     draw(&out->secret[PSD_SECRET_SERVER], out->server_public);
     draw(&out->secret[PSD_SECRET_WORKER], worker);
     remove_old(directory);

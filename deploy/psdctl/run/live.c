@@ -22,7 +22,7 @@ struct psd_live {
 
 psd_live_t *psd_live_new(const psd_options_t *options, unsigned n_workers, psd_err_t *err)
 {
-    const char *mode = psd_options_string(options, "progress");
+    const char *mode = psd_options_string(options, PSD_OPT_progress);
     psd_live_t *self = calloc(1, sizeof *self);
     if (!self) {
         psd_err_set(err, PSD_ENOMEM, "no memory for the progress");

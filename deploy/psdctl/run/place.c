@@ -30,14 +30,14 @@ int psd_place_find(psd_place_t *self, psd_err_t *err)
 
 void psd_place_choose(const psd_options_t *options, const char *kind, char out[PSD_PLACE_DIRECTORY])
 {
-    const char *told = psd_options_string(options, "run.dir");
+    const char *told = psd_options_string(options, PSD_OPT_run_dir);
     char stamp[32];
     time_t now = time(NULL);
     struct tm tm;
     strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", localtime_r(&now, &tm));
     snprintf(out, PSD_PLACE_DIRECTORY, "%s", told);
     for (unsigned i = 0; !*told && i < 100; i++) {
-        snprintf(out, PSD_PLACE_DIRECTORY, "runs/%s%s-%s", psd_options_string(options, "job"), kind, stamp);
+        snprintf(out, PSD_PLACE_DIRECTORY, "runs/%s%s-%s", psd_options_string(options, PSD_OPT_job), kind, stamp);
         if (i)
             snprintf(out + strlen(out), 16, "-%u", i);
         if (access(out, F_OK) != 0)

@@ -5,43 +5,43 @@
 #include <string.h>
 #include <unistd.h>
 
-static bool is_given(const psd_options_t *options, const char *key)
+static bool is_given(const psd_options_t *options, psd_option_id_t id)
 {
-    return strcmp(psd_options_origin(options, key), "default") != 0;
+    return strcmp(psd_options_origin(options, id), "default") != 0;
 }
 
 /* ---- how many ---- */
 
 static void count_by_options(psd_plan_t *self, const psd_options_t *options)
 {
-    const int64_t least = psd_options_int(options, "workers.min"), want = psd_options_int(options, "workers.want");
-    self->n_servers = (unsigned)psd_options_int(options, "servers");
+    const int64_t least = psd_options_int(options, PSD_OPT_workers_min), want = psd_options_int(options, PSD_OPT_workers_want);
+    self->n_servers = (unsigned)psd_options_int(options, PSD_OPT_servers);
     self->n_workers = (unsigned)(want > least ? want : least);
     self->least = (unsigned)least;
 }
 
-static int contradicts(const psd_options_t *options, unsigned by_hosts, const char *key, psd_err_t *err)
+static int contradicts(const psd_options_t *options, unsigned by_hosts, psd_option_id_t id, psd_err_t *err)
 {
     return psd_err_set(err, PSD_ECONFIG, "%s has %u %s in all, and %s (%s) is %s; change one of them",
-                       psd_options_string(options, "hostfile"), by_hosts, strncmp(key, "servers", 7) == 0 ? "servers" : "workers",
-                       key, psd_options_origin(options, key), psd_options_text(options, key));
+                       psd_options_string(options, PSD_OPT_hostfile), by_hosts, id == PSD_OPT_servers ? "servers" : "workers",
+                       psd_option_at(id)->key, psd_options_origin(options, id), psd_options_text(options, id));
 }
 
 /* What the hostfile tells goes before, as long as the job can be had with it. */
 static int count_by_hosts(psd_plan_t *self, const psd_options_t *options, psd_err_t *err)
 {
     const psd_hosts_t *hosts = &self->hosts;
-    if (hosts->tells_servers && is_given(options, "servers") && hosts->servers != self->n_servers)
-        return contradicts(options, hosts->servers, "servers", err);
-    if (hosts->tells_workers && psd_options_int(options, "workers.want") && hosts->workers != self->n_workers)
-        return contradicts(options, hosts->workers, "workers.want", err);
+    if (hosts->tells_servers && is_given(options, PSD_OPT_servers) && hosts->servers != self->n_servers)
+        return contradicts(options, hosts->servers, PSD_OPT_servers, err);
+    if (hosts->tells_workers && psd_options_int(options, PSD_OPT_workers_want) && hosts->workers != self->n_workers)
+        return contradicts(options, hosts->workers, PSD_OPT_workers_want, err);
     if (hosts->tells_workers && hosts->workers < self->least)
-        return contradicts(options, hosts->workers, "workers.min", err);
+        return contradicts(options, hosts->workers, PSD_OPT_workers_min, err);
     if (hosts->tells_servers)
         self->n_servers = hosts->servers;
     if (hosts->tells_workers)
         self->n_workers = hosts->workers;
-    if (!is_given(options, "workers.min"))
+    if (!is_given(options, PSD_OPT_workers_min))
         self->least = self->n_workers;
     return PSD_OK;
 }
@@ -50,7 +50,7 @@ static int count_by_hosts(psd_plan_t *self, const psd_options_t *options, psd_er
 
 static int find_hosts(psd_plan_t *self, const psd_options_t *options, psd_err_t *err)
 {
-    const char *bin = psd_options_string(options, "remote.bin"), *hostfile = psd_options_string(options, "hostfile");
+    const char *bin = psd_options_string(options, PSD_OPT_remote_bin), *hostfile = psd_options_string(options, PSD_OPT_hostfile);
     self->far_bin = *bin ? bin : self->place.bin;
     if (!*hostfile)
         return psd_err_set(err, PSD_EUSAGE,

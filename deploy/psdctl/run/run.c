@@ -221,7 +221,7 @@ static void on_unready(uv_timer_t *timer)
 {
     run_t *run = timer->data;
     fail(run, psd_err_exit_code(PSD_EUNAVAILABLE), "server 0 was not ready within %s; see %s/logs/server-0.log",
-         psd_options_text(run->options, "join_timeout"), run->plan.directory);
+         psd_options_text(run->options, PSD_OPT_join_timeout), run->plan.directory);
 }
 
 /* -- starting, and starting again --------------------------------------------------------------------------- */
@@ -234,7 +234,7 @@ static int start_far(run_t *run, post_t *post, const psd_command_t *program, con
         psd_agent_order(run->plan.here, run->plan.directory, program->word, run->plan.keyring.is_drawn ? &run->plan.keyring : NULL);
     if (!order)
         return UV_ENOMEM;
-    psd_command_shell(&shell, psd_options_string(run->options, "remote.shell"), post->host->target, run->plan.far_bin);
+    psd_command_shell(&shell, psd_options_string(run->options, PSD_OPT_remote_shell), post->host->target, run->plan.far_bin);
     int rc = psd_child_start(&post->child, &run->loop, run->plan.place.self, shell.word, order, log);
     psd_command_clear(&shell);
     explicit_bzero(order, strlen(order));
@@ -469,7 +469,8 @@ static void on_gone(psd_child_t *child)
 /* How an operator pauses the job, as a line to paste; drain, set and the others take the same flags. */
 static void say_how_to_operate(run_t *run, const post_t *post)
 {
-    const char *server_key = psd_options_string(run->options, "server.key"), *job = psd_options_string(run->options, "job");
+    const char *server_key = psd_options_string(run->options, PSD_OPT_server_key),
+               *job = psd_options_string(run->options, PSD_OPT_job);
     char keys[PATH_MAX * 2 + 64] = "";
     if (run->plan.keyring.is_drawn)
         snprintf(keys, sizeof keys, " --key=%s/admin.key --server-public=%s/server.pub", run->plan.directory, run->plan.directory);
@@ -590,7 +591,7 @@ static void print_summary(const run_t *run, const json_t *summary, int worker)
                                           "last_metric",  "best_metric", "test_rows",   "chance_metric" };
     const char *key;
     json_t *value;
-    printf("%s: %s\n", psd_options_string(run->options, "job"), outcome_of(run));
+    printf("%s: %s\n", psd_options_string(run->options, PSD_OPT_job), outcome_of(run));
     print_first(run, summary);
     if (worker > 0)
         printf("  %-13s %d, whose summary this is\n", "worker", worker);
@@ -664,7 +665,7 @@ static void on_alive(uv_timer_t *timer)
 static struct stat look_at_model(const run_t *run)
 {
     struct stat facts = { 0 };
-    const char *save = psd_options_string(run->options, "save");
+    const char *save = psd_options_string(run->options, PSD_OPT_save);
     if (run->plan.hosts.n || !*save || stat(save, &facts) != 0)
         facts = (struct stat){ 0 };
     return facts;
@@ -673,7 +674,7 @@ static struct stat look_at_model(const run_t *run)
 /* A job that ends well has saved its model: not so when, under drop, nobody of those who were left was to do it. */
 static void miss_model(run_t *run, const struct stat *before)
 {
-    const char *save = psd_options_string(run->options, "save");
+    const char *save = psd_options_string(run->options, PSD_OPT_save);
     const struct stat now = look_at_model(run);
     const bool is_new = now.st_ino != before->st_ino || now.st_mtim.tv_sec != before->st_mtim.tv_sec ||
                         now.st_mtim.tv_nsec != before->st_mtim.tv_nsec;
@@ -706,7 +707,7 @@ static int drive(run_t *run)
     uv_signal_start(&run->interrupt, on_signal, SIGINT);
     if (!psd_hangup_is_ignored())
         uv_signal_start(&run->hangup, on_signal, SIGHUP);
-    const uint64_t limit_ms = psd_options_ms(run->options, "join_timeout");
+    const uint64_t limit_ms = psd_options_ms(run->options, PSD_OPT_join_timeout);
     if (limit_ms)
         uv_timer_start(&run->timer, on_unready, limit_ms, 0);
     if (run->plan.hosts.n) {
@@ -743,10 +744,10 @@ static int prepare(run_t *run, bool is_far, psd_err_t *err)
     rc = rc ? rc : psd_rundir_take(&run->rundir, run->plan.directory, err);
     if (rc)
         return rc;
-    run->restarts = psd_options_int(run->options, "restarts");
-    run->has_checkpoints = *psd_options_string(run->options, "checkpoint.dir");
-    run->drops = strcmp(psd_options_string(run->options, "workers.lost"), "drop") == 0;
-    run->in_rounds = strcmp(psd_options_string(run->options, "sync.mode"), "bsp") == 0;
+    run->restarts = psd_options_int(run->options, PSD_OPT_restarts);
+    run->has_checkpoints = *psd_options_string(run->options, PSD_OPT_checkpoint_dir);
+    run->drops = strcmp(psd_options_string(run->options, PSD_OPT_workers_lost), "drop") == 0;
+    run->in_rounds = strcmp(psd_options_string(run->options, PSD_OPT_sync_mode), "bsp") == 0;
     run->post = calloc(n_posts(run), sizeof *run->post);
     if (!(run->live = psd_live_new(run->options, run->plan.n_workers, err)))
         return PSD_ENOMEM;
