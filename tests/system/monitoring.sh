@@ -36,7 +36,7 @@ for ((i = 0; i < 3000; i++)); do
     sleep 0.1
 done
 
-declared=$(sed -n 's/.* X(\([A-Z_]*\), .*/&/p' "$source/common/metrics.h" | grep -o '"\(psd\|process\)_[a-z_]*"' | tr -d '"')
+declared=$(sed -n 's/.* X(\([A-Z_]*\), .*/&/p' "$source/common/base/metrics.h" | grep -o '"\(psd\|process\)_[a-z_]*"' | tr -d '"')
 [ "$(wc -w <<<"$declared")" -ge 40 ] || fail "only $(wc -w <<<"$declared") metrics are declared"
 for name in $declared; do
     grep -q "^$name\(_count\)\?[ {]" "$dir/metrics" || fail "$name is declared and has no value"

@@ -1,5 +1,6 @@
 /* doctor_host.c - this program and this machine. */
 #include <inttypes.h>
+#include <curl/curl.h>
 #include <jansson.h>
 #include <sched.h>
 #include <sodium.h>
@@ -85,6 +86,7 @@ void psd_check_libraries(psd_findings_t *findings, const psd_options_t *options,
         { "libsodium", SODIUM_VERSION_STRING, sodium_version_string() },
         { "jansson", JANSSON_VERSION, jansson_version_str() },
         { "zlib", ZLIB_VERSION, zlibVersion() },
+        { "libcurl", LIBCURL_VERSION, curl_version_info(CURLVERSION_NOW)->version },
     };
     char all[256] = "";
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {

@@ -5,7 +5,6 @@
 #include <libgen.h>
 #include <limits.h>
 #include <linux/magic.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -288,6 +288,22 @@ static void describe_greeting(const unsigned char *bytes, size_t n, psd_findings
                 "%s answers as ZeroMQ %u.%u, %s", address, bytes[10], bytes[11], wants_keys ? "with keys" : "without keys");
 }
 
+/* A connection, whose every read and write waits for WAIT_MS at most; negative when nobody answers. */
+static int dial(const psd_address_t *place)
+{
+    const struct timeval wait = { .tv_sec = WAIT_MS / 1000 };
+    psd_sockaddr_t at;
+    if (psd_address_resolve(&at, place, NULL) != PSD_OK)
+        return -1;
+    const int fd = socket(at.at.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&at.at, at.n) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
 void psd_check_join(psd_findings_t *findings, const psd_options_t *o, bool has_job)
 {
     /* Ours, as far as the version: enough to be answered with a whole one, and it goes no further. */
@@ -295,12 +311,11 @@ void psd_check_join(psd_findings_t *findings, const psd_options_t *o, bool has_j
     const char *address = psd_options_string(o, PSD_OPT_join);
     psd_address_t place;
     unsigned char answer[64] = { 0 };
-    psd_err_t err = { 0 };
     (void)has_job;
     if (!*address || !psd_address_split(&place, address))
         return;
     const double begun = now_s();
-    const int fd = psd_http_dial(place.host, place.port, WAIT_MS, &err);
+    const int fd = dial(&place);
     if (fd < 0) {
         psd_finding(findings, PSD_VERDICT_BAD, "join", "start server 0, see its data= address, and what firewalls lie between",
                     "nobody answers at %s within %.1f s", address, now_s() - begun);

@@ -1,135 +1,249 @@
 #include "deploy/psdctl/inspect/http.h"
 
+#include <curl/curl.h>
 #include <math.h>
-#include <netdb.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
+#include <time.h>
 
+#include "common/base/array.h"
 #include "common/net/address.h"
 #include "common/net/keys.h"
 
-enum { MAX_ANSWER = 16 << 20, MAX_NAME = 256, WAIT_MS = 5000 };
+enum { MAX_ANSWER = 16 << 20, MAX_PATH = 64, WAIT_MS = 5000 };
 
 struct psd_http {
-    FILE *in;
-    char place[2 * MAX_NAME]; /* "host:port", for sentences */
+    CURLM *transfers; /* has one, the next: this is how libcurl gives an answer piece by piece */
+    CURL *transfer;
+    char place[PSD_HOST_TEXT + PSD_PORT_TEXT + 4]; /* "host:port", for sentences */
+    unsigned wait_ms;
+    uint64_t heard_ms; /* when the peer last sent something, or took the connection; 0: not connected yet */
+    char first[256];   /* the answer's first line */
+    bool has_head;     /* the answer's head is there */
+    char *bytes;       /* of its body, those that nobody has taken yet */
+    size_t n, room;
+    CURLcode how; /* it ended, */
+    bool is_over; /* if it has */
 };
 
-/* Split "http://host:port/..." (the scheme and the path may lack). False when there is no port. */
-static bool split(const char *url, char *host, char *port)
+static uint64_t now_ms(void)
 {
-    const char *start = strncmp(url, "http://", 7) == 0 ? url + 7 : url;
-    char place[2 * MAX_NAME];
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* -- what libcurl tells of a transfer ---------------------------------------------------------------------- */
+
+static int on_connected(void *arg, char *peer, char *own, int peer_port, int own_port)
+{
+    (void)peer, (void)own, (void)peer_port, (void)own_port;
+    psd_http_t *self = arg;
+    self->heard_ms = now_ms();
+    return CURL_PREREQFUNC_OK;
+}
+
+/* A line of the head. A head of 1xx comes before the one that counts. */
+static size_t on_line(char *line, size_t size, size_t n, void *arg)
+{
+    psd_http_t *self = arg;
+    long code = 0;
+    self->heard_ms = now_ms();
+    if (n > 5 && !memcmp(line, "HTTP/", 5))
+        snprintf(self->first, sizeof self->first, "%.*s", (int)(n < sizeof self->first ? n : sizeof self->first), line);
+    self->first[strcspn(self->first, "\r\n")] = '\0';
+    curl_easy_getinfo(self->transfer, CURLINFO_RESPONSE_CODE, &code);
+    self->has_head = self->has_head || ((*line == '\r' || *line == '\n') && code >= 200);
+    return size * n;
+}
+
+static size_t on_bytes(char *bytes, size_t size, size_t n, void *arg)
+{
+    psd_http_t *self = arg;
+    self->heard_ms = now_ms();
+    if (self->n + n > MAX_ANSWER || psd_array_grow(&self->bytes, &self->room, self->n + n + 1, 1, NULL) != PSD_OK)
+        return 0;
+    memcpy(self->bytes + self->n, bytes, n);
+    self->n += n;
+    return size * n;
+}
+
+static void end(psd_http_t *self, CURLcode how)
+{
+    self->is_over = true;
+    self->how = how;
+}
+
+/* Wait for more of the answer, or for its end: see is_over. libcurl bounds how long a connection takes. */
+static void advance(psd_http_t *self)
+{
+    const uint64_t silent_ms = self->heard_ms ? now_ms() - self->heard_ms : 0;
+    int n = 0;
+    if (silent_ms >= self->wait_ms) {
+        end(self, CURLE_OPERATION_TIMEDOUT);
+        return;
+    }
+    curl_multi_poll(self->transfers, NULL, 0, (int)(self->wait_ms - silent_ms), NULL);
+    const CURLMcode rc = curl_multi_perform(self->transfers, &n);
+    const CURLMsg *message = curl_multi_info_read(self->transfers, &n);
+    if (message || rc)
+        end(self, message ? message->data.result : CURLE_OUT_OF_MEMORY);
+}
+
+/* -- what went wrong --------------------------------------------------------------------------------------- */
+
+#define STRANGE " answers, but not as a status address does; write the one that the server prints"
+
+/* What the end of a transfer means, with the place between the words. */
+static const struct ending {
+    CURLcode how;
+    int code;
+    const char *before, *after;
+} endings[] = {
+    { CURLE_OUT_OF_MEMORY, PSD_ENOMEM, "no memory for the answer of ", "" },
+    { CURLE_COULDNT_RESOLVE_HOST, PSD_EUNAVAILABLE, "", ": the host name cannot be resolved; is it spelt right?" },
+    { CURLE_UNSUPPORTED_PROTOCOL, PSD_EUNAVAILABLE, "", STRANGE },
+    { CURLE_WEIRD_SERVER_REPLY, PSD_EUNAVAILABLE, "", STRANGE },
+    { CURLE_WRITE_ERROR, PSD_EUNAVAILABLE, "the answer of ", " is longer than 16 MiB; is this a status address?" },
+    { CURLE_BAD_CONTENT_ENCODING, PSD_EPROTO, "the answer of ",
+      " is not compressed as it should be; is psd as old as this psdctl?" },
+};
+
+/* The same for any other end, by how far the transfer was. */
+static const struct ending unconnected = { .code = PSD_EUNAVAILABLE,
+                                           .before = "nobody answers at ",
+                                           .after = "; is the server running, and this its status address?" };
+static const struct ending unanswered = { .code = PSD_EUNAVAILABLE, .before = "no answer from ", .after = "" };
+static const struct ending partial = { .code = PSD_EUNAVAILABLE, .before = "the answer of ", .after = " is not whole" };
+
+static int explain(const psd_http_t *self, psd_err_t *err)
+{
+    const struct ending *found = !self->heard_ms ? &unconnected : !self->has_head ? &unanswered : &partial;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        found = endings[i].how == self->how ? &endings[i] : found;
+    return psd_err_set(err, found->code, "%s%s%s", found->before, self->place, found->after);
+}
+
+/* Whether the head is that of a good answer. */
+static bool is_good(psd_http_t *self, psd_err_t *err)
+{
+    long code = 0;
+    while (!self->has_head && !self->is_over)
+        advance(self);
+    curl_easy_getinfo(self->transfer, CURLINFO_RESPONSE_CODE, &code);
+    if (!self->has_head)
+        explain(self, err);
+    else if (code == 401)
+        psd_err_set(err, PSD_EAUTH, "%s asks for a token: give --token-file, the same as its status.token", self->place);
+    else if (code != 200)
+        psd_err_set(err, PSD_EUNAVAILABLE, "%s answers \"%s\"", self->place, self->first);
+    return self->has_head && code == 200;
+}
+
+/* -- asking ------------------------------------------------------------------------------------------------ */
+
+/* The address to ask at: the scheme and a path may be missing. False when it is none, or tells a user. */
+static bool read_url(CURLU *url, psd_http_t *self, const char *text, const char *path)
+{
+    static const char scheme[] = "http://";
+    const char *start = strncmp(text, scheme, sizeof scheme - 1) == 0 ? text + sizeof scheme - 1 : text;
+    const size_t n = strcspn(start, "/");
+    char place[sizeof self->place], whole[sizeof scheme + sizeof self->place + MAX_PATH];
     psd_address_t address;
-    snprintf(place, sizeof place, "%.*s", (int)strcspn(start, "/"), start);
+    if (n >= sizeof place)
+        return false;
+    snprintf(place, sizeof place, "%.*s", (int)n, start);
     if (!psd_address_split(&address, place) || !*address.port)
         return false;
-    snprintf(host, MAX_NAME, "%s", address.host);
-    snprintf(port, MAX_NAME, "%s", address.port);
-    return true;
+    psd_address_join(self->place, sizeof self->place, address.host, address.port);
+    snprintf(whole, sizeof whole, "%s%s%s", scheme, self->place, path);
+    return curl_url_set(url, CURLUPART_URL, whole, CURLU_DISALLOW_USER) == CURLUE_OK;
 }
 
-int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_t *err)
+/* All that psdctl says in a request, and does for one, is here. It talks to the cluster's own addresses: no proxy of the
+ * environment stands between, and no answer sends it elsewhere (libcurl's default). */
+static bool prepare(psd_http_t *self, CURLU *url, const char *token)
 {
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
-    struct timeval wait = { .tv_sec = wait_ms / 1000, .tv_usec = (suseconds_t)(wait_ms % 1000) * 1000 };
-    int rc = getaddrinfo(host, port, &hints, &found), fd = -1;
-    if (rc)
-        return psd_err_set(err, PSD_EUNAVAILABLE, "%s: %s", host, gai_strerror(rc));
-    for (const struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
-        fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
-            continue;
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
-        if (connect(fd, a->ai_addr, a->ai_addrlen) != 0) {
-            close(fd);
-            fd = -1;
-        }
+    CURL *t = self->transfer;
+    CURLcode rc = curl_easy_setopt(t, CURLOPT_CURLU, url);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_PROTOCOLS_STR, "http");
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_PROXY, "");
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_NOSIGNAL, 1L);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_ACCEPT_ENCODING, "gzip");
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_CONNECTTIMEOUT_MS, (long)self->wait_ms);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_PREREQFUNCTION, on_connected);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_PREREQDATA, self);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_HEADERFUNCTION, on_line);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_HEADERDATA, self);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_WRITEFUNCTION, on_bytes);
+    rc = rc ? rc : curl_easy_setopt(t, CURLOPT_WRITEDATA, self);
+    if (*token) {
+        rc = rc ? rc : curl_easy_setopt(t, CURLOPT_HTTPAUTH, (long)CURLAUTH_BEARER);
+        rc = rc ? rc : curl_easy_setopt(t, CURLOPT_XOAUTH2_BEARER, token);
     }
-    freeaddrinfo(found);
-    char place[2 * MAX_NAME];
-    psd_address_join(place, sizeof place, host, port);
-    return fd >= 0 ? fd
-                   : psd_err_set(err, PSD_EUNAVAILABLE, "nobody answers at %s; is the server running, and this its status address?",
-                                 place);
-}
-
-/* Send the request: every header that psdctl sends is here. */
-static bool ask(int fd, const char *place, const char *path, const char *token)
-{
-    char request[2 * MAX_NAME + PSD_TOKEN_TEXT + 256];
-    int n = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: %s\r\n%s%s%s\r\n", path, place,
-                     *token ? "Authorization: Bearer " : "", token, *token ? "\r\n" : "");
-    return send(fd, request, (size_t)n, MSG_NOSIGNAL) == n;
-}
-
-/* Read up to the empty line; whether the answer is a good one. */
-static bool read_head(psd_http_t *self, psd_err_t *err)
-{
-    char line[1024], first[256];
-    if (!fgets(first, sizeof first, self->in)) {
-        psd_err_set(err, PSD_EUNAVAILABLE, "no answer from %s", self->place);
-        return false;
-    }
-    first[strcspn(first, "\r\n")] = '\0';
-    if (strncmp(first, "HTTP/1.1 401", 12) == 0) {
-        psd_err_set(err, PSD_EAUTH, "%s asks for a token: give --token-file, the same as its status.token", self->place);
-        return false;
-    }
-    if (strncmp(first, "HTTP/1.", 7) != 0 || strncmp(first + 8, " 200", 4) != 0) {
-        psd_err_set(err, PSD_EUNAVAILABLE, "%s answers \"%s\"", self->place, first);
-        return false;
-    }
-    while (fgets(line, sizeof line, self->in))
-        if (!line[strspn(line, "\r\n")])
-            return true;
-    psd_err_set(err, PSD_EUNAVAILABLE, "the answer of %s is not whole", self->place);
-    return false;
+    return !rc && curl_multi_add_handle(self->transfers, t) == CURLM_OK;
 }
 
 psd_http_t *psd_http_get(const char *url, const char *token_file, const char *path, unsigned wait_ms, psd_err_t *err)
 {
-    char host[MAX_NAME], port[MAX_NAME], token[PSD_TOKEN_TEXT] = "";
+    char token[PSD_TOKEN_TEXT] = "";
     if (token_file && psd_token_load(token, token_file, err) != PSD_OK)
         return NULL;
-    if (!split(url, host, port)) {
-        psd_err_set(err, PSD_EUSAGE, "%s is no URL; write http://HOST:PORT", url);
-        return NULL;
-    }
-    int fd = psd_http_dial(host, port, wait_ms, err);
-    if (fd < 0)
-        return NULL;
     psd_http_t *self = calloc(1, sizeof *self);
-    FILE *in = self ? fdopen(fd, "r") : NULL;
-    if (!in) {
-        psd_err_set(err, PSD_ENOMEM, "no memory for an answer");
-        close(fd);
-        free(self);
-        return NULL;
+    CURLU *address = curl_url();
+    bool is_asked = false;
+    if (self && address) {
+        self->wait_ms = wait_ms;
+        self->transfers = curl_multi_init();
+        self->transfer = curl_easy_init();
     }
-    self->in = in;
-    psd_address_join(self->place, sizeof self->place, host, port);
-    bool asked = ask(fd, self->place, path, token);
+    if (!self || !self->transfers || !self->transfer)
+        psd_err_set(err, PSD_ENOMEM, "no memory to ask %.100s", url);
+    else if (!read_url(address, self, url, path))
+        psd_err_set(err, PSD_EUSAGE, "%s is no URL; write http://HOST:PORT", url);
+    else if (!prepare(self, address, token))
+        psd_err_set(err, PSD_ENOMEM, "no memory to ask %s", self->place);
+    else
+        is_asked = true;
     explicit_bzero(token, sizeof token);
-    if (!asked)
-        psd_err_set(err, PSD_EUNAVAILABLE, "cannot ask %s", self->place);
-    if (!asked || !read_head(self, err))
+    if (!is_asked || !is_good(self, err))
         psd_http_close(&self);
+    curl_url_cleanup(address);
     return self;
 }
 
 void psd_http_close(psd_http_t **self_p)
 {
-    if (*self_p)
-        fclose((*self_p)->in);
-    free(*self_p);
+    psd_http_t *self = *self_p;
     *self_p = NULL;
+    if (!self)
+        return;
+    if (self->transfers && self->transfer)
+        curl_multi_remove_handle(self->transfers, self->transfer);
+    curl_easy_cleanup(self->transfer);
+    curl_multi_cleanup(self->transfers);
+    free(self->bytes);
+    free(self);
+}
+
+/* -- the answer -------------------------------------------------------------------------------------------- */
+
+char *psd_http_bytes(psd_http_t *self, size_t *n, psd_err_t *err)
+{
+    while (!self->is_over)
+        advance(self);
+    if (self->how != CURLE_OK)
+        return explain(self, err), NULL;
+    if (psd_array_grow(&self->bytes, &self->room, self->n + 1, 1, err) != PSD_OK)
+        return NULL;
+    char *bytes = self->bytes;
+    bytes[ *n = self->n] = '\0';
+    self->bytes = NULL;
+    self->n = self->room = 0;
+    return bytes;
 }
 
 static json_t *parse(const psd_http_t *self, const char *text, size_t n, psd_err_t *err)
@@ -142,74 +256,54 @@ static json_t *parse(const psd_http_t *self, const char *text, size_t n, psd_err
     return NULL;
 }
 
-/* Text that grows line by line up to MAX_ANSWER. */
-typedef struct text {
-    char *bytes;
-    size_t n;
-    FILE *out;
-} text_t;
-
-/* The text, which the caller frees; NULL when it is not whole. */
-static char *finish(const psd_http_t *self, text_t *text, bool whole, psd_err_t *err)
+json_t *psd_http_object(psd_http_t *self, psd_err_t *err)
 {
-    if (text->out && fclose(text->out) == 0 && whole)
-        return text->bytes;
-    psd_err_set(err, PSD_EUNAVAILABLE, "the answer of %s is not whole", self->place);
-    free(text->bytes);
-    return NULL;
-}
-
-static json_t *finish_object(const psd_http_t *self, text_t *text, bool whole, psd_err_t *err)
-{
-    char *bytes = finish(self, text, whole, err);
-    json_t *object = bytes ? parse(self, bytes, text->n, err) : NULL;
+    size_t n = 0;
+    char *bytes = psd_http_bytes(self, &n, err);
+    json_t *object = bytes ? parse(self, bytes, n, err) : NULL;
     free(bytes);
     return object;
 }
 
-/* Read up to the answer's end; false when it does not come. */
-static bool read_all(psd_http_t *self, text_t *text)
+/* How long the next event is with the empty line behind it, once it is there whole; 0 before. */
+static size_t event_length(const psd_http_t *self)
 {
-    char block[1 << 14];
-    size_t n = 0, got = 1;
-    *text = (text_t){ .n = 0 };
-    text->out = open_memstream(&text->bytes, &text->n);
-    while (text->out && n < MAX_ANSWER && (got = fread(block, 1, sizeof block, self->in)) > 0)
-        n += fwrite(block, 1, got, text->out);
-    return feof(self->in) && !ferror(self->in);
+    const char *found = self->n ? memmem(self->bytes, self->n, "\n\n", 2) : NULL;
+    return found ? (size_t)(found - self->bytes) + 2 : 0;
 }
 
-char *psd_http_bytes(psd_http_t *self, size_t *n, psd_err_t *err)
+/* Leave of an event its data, a line for each "data: ". Returns how many bytes they are. */
+static size_t keep_data(char *event, size_t n)
 {
-    text_t text;
-    const bool whole = read_all(self, &text);
-    char *bytes = finish(self, &text, whole, err);
-    *n = text.n;
-    return bytes;
-}
-
-json_t *psd_http_object(psd_http_t *self, psd_err_t *err)
-{
-    text_t text;
-    const bool whole = read_all(self, &text);
-    return finish_object(self, &text, whole, err);
+    static const char data[] = "data: ";
+    size_t kept = 0;
+    for (size_t at = 0, next; at < n; at = next) {
+        next = (size_t)((char *)memchr(event + at, '\n', n - at) - event) + 1;
+        if (next - at < sizeof data - 1 || memcmp(event + at, data, sizeof data - 1) != 0)
+            continue;
+        memmove(event + kept, event + at + sizeof data - 1, next - at - (sizeof data - 1));
+        kept += next - at - (sizeof data - 1);
+    }
+    return kept;
 }
 
 json_t *psd_http_event(psd_http_t *self, psd_err_t *err)
 {
-    char line[1 << 14];
-    text_t text = { 0 };
-    text.out = open_memstream(&text.bytes, &text.n);
-    bool at_start = true, is_data = false, whole = false;
-    for (size_t n = 0; text.out && !whole && n < MAX_ANSWER && fgets(line, sizeof line, self->in);) {
-        if (at_start)
-            is_data = strncmp(line, "data: ", 6) == 0;
-        whole = at_start && n && *line == '\n';
-        if (is_data)
-            n += (size_t)(fputs(line + (at_start ? 6 : 0), text.out) >= 0) * strlen(line);
-        at_start = strchr(line, '\n') != NULL;
+    json_t *object = NULL;
+    for (size_t n_data = 0; !n_data;) {
+        const size_t n = event_length(self);
+        if (n) {
+            n_data = keep_data(self->bytes, n);
+            object = n_data ? parse(self, self->bytes, n_data, err) : NULL;
+            memmove(self->bytes, self->bytes + n, self->n -= n);
+        } else if (self->is_over) {
+            explain(self, err);
+            break;
+        } else {
+            advance(self);
+        }
     }
-    return finish_object(self, &text, whole, err);
+    return object;
 }
 
 char *psd_http_fetch(const char *url, const char *token_file, const char *path, size_t *n, psd_err_t *err)

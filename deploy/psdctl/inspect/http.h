@@ -1,5 +1,5 @@
-/* http.h - asking a server's status endpoint: one answer whole, or events as they come. HTTP/1.0, one
- * connection per question. */
+/* http.h - asking a server's status endpoint: one answer whole, or events as they come. One connection per question, by
+ * libcurl, which is met here only; without the environment's proxies, and without following an answer elsewhere. */
 #pragma once
 
 #include <jansson.h>
@@ -10,23 +10,20 @@
 
 typedef struct psd_http psd_http_t;
 
-/* A connection to a port, for `wait_ms` at most; each read and write on it then waits as long. PSD_EUNAVAILABLE, negative as
- * all codes, in its place. */
-int psd_http_dial(const char *host, const char *port, unsigned wait_ms, psd_err_t *err);
-
-/* Ask for `path` at `url` ("http://HOST:PORT"; the scheme may lack, a path is ignored), and read the answer's
+/* Ask for `path` at `url` ("http://HOST:PORT"; the scheme may be missing, a path is ignored), and read the answer's
  * head. Each wait for the peer lasts `wait_ms` at most. NULL, with PSD_EUSAGE when `url` is none,
- * PSD_EUNAVAILABLE when nobody answers, or not with 200, PSD_EAUTH when a token is wanted: that of `token_file`, NULL for
- * none. */
+ * PSD_EUNAVAILABLE when nobody answers, or not with 200, PSD_EAUTH when the server asks for a token: that of `token_file`,
+ * NULL for none. PSD_ENOMEM. */
 psd_http_t *psd_http_get(const char *url, const char *token_file, const char *path, unsigned wait_ms, psd_err_t *err);
 void psd_http_close(psd_http_t **self_p);
 
-/* All that is left of the answer, with a NUL behind it; the caller frees it. NULL as below. */
+/* All that is left of the answer, at most 16 MiB, unpacked where the server compressed it, with a NUL behind it; the caller
+ * frees it. NULL as below. */
 char *psd_http_bytes(psd_http_t *self, size_t *n, psd_err_t *err);
 
 /* All that is left of the answer, or the data of the next server-sent event, as a JSON object that the caller
- * owns. NULL, with PSD_EUNAVAILABLE when the peer closes or is silent before it is whole, PSD_EPROTO when it
- * is no object. */
+ * owns. NULL, with PSD_EUNAVAILABLE when the peer closes or is silent before it is whole or sends more than that,
+ * PSD_EPROTO when it is no object. */
 json_t *psd_http_object(psd_http_t *self, psd_err_t *err);
 json_t *psd_http_event(psd_http_t *self, psd_err_t *err);
 

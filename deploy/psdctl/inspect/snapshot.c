@@ -4,11 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <zlib.h>
 
 #include "deploy/psdctl/inspect/http.h"
-
-enum { MAX_ASSET = 4 << 20 };
 
 typedef struct moment {
     const char *url;
@@ -18,38 +15,11 @@ typedef struct moment {
 
 /* ---- what the server has ---- */
 
-/* An asset comes as a browser takes it, compressed. The caller frees it. */
-static char *unpack(char *bytes, size_t n, const char *path, psd_err_t *err)
-{
-    char *text = malloc(MAX_ASSET);
-    z_stream stream = { .next_in = (Bytef *)bytes, .avail_in = (uInt)n, .next_out = (Bytef *)text, .avail_out = MAX_ASSET - 1 };
-    bool whole = text && inflateInit2(&stream, 16 + MAX_WBITS) == Z_OK;
-    if (whole) {
-        whole = inflate(&stream, Z_FINISH) == Z_STREAM_END;
-        inflateEnd(&stream);
-    }
-    free(bytes);
-    if (whole) {
-        text[stream.total_out] = '\0';
-        return text;
-    }
-    free(text);
-    psd_err_set(err, PSD_EPROTO, "%s is not compressed as it should be; is psd as old as this psdctl?", path);
-    return NULL;
-}
-
-static char *fetch_asset(const char *url, const char *token_file, const char *path, psd_err_t *err)
-{
-    size_t n;
-    char *bytes = psd_http_fetch(url, token_file, path, &n, err);
-    return bytes ? unpack(bytes, n, path, err) : NULL;
-}
-
 static bool take(moment_t *self, const char *token_file, psd_err_t *err)
 {
     size_t n;
-    return (self->css = fetch_asset(self->url, token_file, "/dashboard.css", err)) &&
-           (self->js = fetch_asset(self->url, token_file, "/dashboard.js", err)) &&
+    return (self->css = psd_http_fetch(self->url, token_file, "/dashboard.css", &n, err)) &&
+           (self->js = psd_http_fetch(self->url, token_file, "/dashboard.js", &n, err)) &&
            (self->history = psd_http_fetch_object(self->url, token_file, "/history", err)) &&
            (self->status = psd_http_fetch_object(self->url, token_file, "/status", err)) &&
            (self->page = psd_http_fetch(self->url, token_file, "/", &n, err));
