@@ -57,7 +57,7 @@ for label in $(grep -oh '\(state\|reason\|level\)=\\\?"[a-z]*' "$source/deploy/p
     tr -d '\\"' | sort -u); do
     grep -q "[{,]${label%=*}=\"${label#*=}\"" "$dir/metrics" || [ "$label" = state=degraded ] || fail "no metric has $label"
 done
-grep -q '"degraded"' "$source/server/coordinator.h" || fail 'no job is degraded'
+grep -q '"degraded"' "$source/server/core/coordinator.h" || fail 'no job is degraded'
 
 if ! command -v promtool >/dev/null; then
     echo 'monitoring: promtool (Debian: prometheus) is not installed; its part is skipped'
