@@ -1,6 +1,6 @@
 #include "server/core/coordinator_state.h"
 
-enum { RESEND_MS = 200, WAITING_LINE_MS = 5000, FINISH_MS = 4000 };
+enum { WAITING_LINE_MS = 5000, FINISH_MS = 4000 };
 
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err)
 {
@@ -9,7 +9,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         self->config = *config;
         self->job = strdup(config->job);
         self->settings = strdup(config->settings);
-        self->next_seq = PSD_FIRST_SEQ;
+        psd_journal_init(&self->journal, config->n_servers);
         self->runs = 1;
         self->n_points = config->n_points < PSD_MAX_POINTS ? config->n_points : PSD_MAX_POINTS;
         if (self->n_points)
@@ -31,9 +31,7 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
     *self_p = NULL;
     if (!self)
         return;
-    for (size_t i = 0; i < self->n_log; i++)
-        psd_buf_unref(&self->log[i].payload);
-    free(self->log);
+    psd_journal_clear(&self->journal);
     psd_tensors_clear(&self->model);
     free(self->job);
     free(self->settings);
@@ -58,17 +56,11 @@ static void send_entry(psd_coordinator_t *self, uint32_t s, const psd_entry_t *e
 void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code, psd_buf_t *payload,
                             psd_actions_t *out)
 {
-    if (self->n_log == self->log_capacity) {
-        self->log_capacity = self->log_capacity ? 2 * self->log_capacity : 16;
-        self->log = realloc(self->log, self->log_capacity * sizeof *self->log);
-        assert(self->log && "no memory for the log");
-    }
-    psd_entry_t *e = &self->log[self->n_log++];
-    *e = (psd_entry_t){ .seq = self->next_seq++, .kind = kind, .code = code, .payload = payload };
+    const psd_entry_t *e = psd_journal_append(&self->journal, kind, code, payload);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         if (self->shard[s].joined) {
             send_entry(self, s, e, out);
-            self->shard[s].sent_ms = now_ms;
+            psd_journal_note_sent(&self->journal, s, now_ms);
         }
 }
 
@@ -98,27 +90,15 @@ void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const ps
     free(bytes);
 }
 
-/* Forget entries that every shard has done, and repeat the others to shards that have been silent about them. */
+/* Forget what every shard has done, and repeat the rest to shards that have been silent about it. */
 static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    uint64_t done = UINT64_MAX;
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].log_done < done)
-            done = self->shard[s].log_done;
-    size_t n = 0;
-    while (n < self->n_log && self->log[n].seq <= done)
-        psd_buf_unref(&self->log[n++].payload);
-    if (n) {
-        memmove(self->log, self->log + n, (self->n_log - n) * sizeof *self->log);
-        self->n_log -= n;
-    }
+    psd_journal_forget(&self->journal);
     for (uint32_t s = 0; s < self->config.n_servers; s++) {
-        if (!self->shard[s].joined || now_ms < self->shard[s].sent_ms + RESEND_MS)
-            continue;
-        self->shard[s].sent_ms = now_ms;
-        for (size_t i = 0; i < self->n_log; i++)
-            if (self->log[i].seq > self->shard[s].log_done)
-                send_entry(self, s, &self->log[i], out);
+        const psd_entry_t *entry;
+        const size_t n = self->shard[s].joined ? psd_journal_repeat(&self->journal, s, now_ms, &entry) : 0;
+        for (size_t i = 0; i < n; i++)
+            send_entry(self, s, &entry[i], out);
     }
 }
 
@@ -445,7 +425,7 @@ static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
 static bool every_shard_is_done(const psd_coordinator_t *self)
 {
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].log_done + 1 < self->next_seq && (self->shard[s].joined || !self->stopped))
+        if (!psd_journal_is_done(&self->journal, s) && (self->shard[s].joined || !self->stopped))
             return false;
     return true;
 }

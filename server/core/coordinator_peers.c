@@ -514,7 +514,7 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
     }
     if (!old->joined)
         return true;
-    if (self->next_seq == PSD_FIRST_SEQ && !has_workers(self)) {
+    if (!psd_journal_last(&self->journal) && !has_workers(self)) {
         old->joined = false; /* nothing has been built on it yet: the log is empty, and no worker has been told where it is */
         return true;
     }
@@ -582,7 +582,8 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     uint32_t s = (uint32_t)(row - self->shard);
     if (!row->joined) {
         psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, endpoint);
-        row->sent_ms = now_ms; /* hellos that repeat must not put off what of the log is to be repeated */
+        psd_journal_note_sent(&self->journal, s,
+                              now_ms); /* hellos that repeat must not put off what of the log is to be repeated */
     }
     row->joined = true;
     row->peer = from;
@@ -610,8 +611,7 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
         self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
     }
-    if (msg->seq > shard->log_done)
-        shard->log_done = msg->seq;
+    psd_journal_note_done(&self->journal, msg->shard, msg->seq);
     shard->clock = msg->clock;
     shard->version = msg->version;
     shard->heard_ms = now_ms;

@@ -67,7 +67,7 @@ void psd_coord_begin_save(psd_coordinator_t *self, uint64_t now_ms, uint64_t clo
     self->save_clock = clock;
     self->save_since_ms = now_ms;
     self->saved_by = 0;
-    self->save_seq = self->next_seq - 1;
+    self->save_seq = psd_journal_last(&self->journal);
     self->save_progress = progress_at(self, clock);
 }
 
@@ -202,14 +202,9 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
     self->runs++;
     uint64_t seed = self->config.job_id;
     self->config.job_id = psd_splitmix64(&seed) | 1;
-    for (size_t i = 0; i < self->n_log; i++)
-        psd_buf_unref(&self->log[i].payload);
-    self->n_log = 0;
-    self->next_seq = PSD_FIRST_SEQ;
-    for (uint32_t s = 0; s < self->config.n_servers; s++) {
+    psd_journal_clear(&self->journal);
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
         self->shard[s].joined = false;
-        self->shard[s].log_done = 0;
-    }
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
         /* Its last rounds are undone, and somebody must do them again; but without rounds its work was its own, and one

@@ -16,11 +16,11 @@
 
 #include "common/base/absence.h"
 #include "server/core/coordinator.h"
+#include "server/core/journal.h"
 
 enum {
     PSD_MAX_POINTS = 16, /* checkpoints that are remembered to go back to */
-    PSD_MAX_ASKERS = 8,
-    PSD_FIRST_SEQ = 1 /* number of a log's first entry */
+    PSD_MAX_ASKERS = 8
 };
 
 typedef struct psd_shard_row {
@@ -28,21 +28,11 @@ typedef struct psd_shard_row {
     bool lost; /* was here once, and has been silent for longer than its lease */
     psd_peer_t peer;
     uint64_t nonce, epoch;
-    uint64_t log_done; /* last entry that it says it has carried out */
     uint64_t clock;    /* rounds closed there */
     uint64_t version;  /* steps made there */
     uint64_t heard_ms; /* when it last said anything */
-    uint64_t sent_ms;  /* when log entries were last sent or repeated to it */
     char endpoint[PSD_MAX_NAME];
 } psd_shard_row_t;
-
-/* An entry of the log; kept until every shard has done it. */
-typedef struct psd_entry {
-    uint64_t seq;
-    psd_kind_t kind; /* MODEL or COMMAND */
-    uint32_t code;   /* COMMAND: 1 ends the job */
-    psd_buf_t *payload;
-} psd_entry_t;
 
 struct psd_coordinator {
     psd_coordinator_config_t config;
@@ -53,9 +43,7 @@ struct psd_coordinator {
     psd_member_t view[PSD_MAX_WORKERS]; /* the view that the log last gave */
     uint32_t n_view;
     psd_tensor_list_t model; /* n = 0 before the first registration */
-    psd_entry_t *log;
-    size_t n_log, log_capacity;
-    uint64_t next_seq;
+    psd_journal_t journal;
     uint64_t view_id;
     uint64_t clock; /* rounds decided; where there are none, checkpoints ordered */
     uint64_t skipped;

@@ -74,6 +74,6 @@ plant "restore: updates that were made are not counted" server/checkpoint/shardf
     's/state->t = /state->t = 1 + /'
 plant "waiting: for workers, and nobody says so" server/core/coordinator.c \
     's/^( *)psd_coord_describe_absent\(self, text, n\);/\1text[0] = 0;/'
-plant "liveness: what was lost of the log is not repeated" server/core/coordinator.c \
-    's/now_ms < self->shard\[s\].sent_ms \+ RESEND_MS/now_ms >= self->shard[s].sent_ms/'
+plant "liveness: what was lost of the log is not repeated" server/core/journal.c \
+    's/now_ms < self->shard\[shard\].sent_ms \+ PSD_JOURNAL_REPEAT_MS/now_ms >= self->shard[shard].sent_ms/'
 exit $missed
