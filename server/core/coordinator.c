@@ -9,6 +9,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         self->config = *config;
         self->job = strdup(config->job);
         self->settings = strdup(config->settings);
+        psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
         psd_journal_init(&self->journal, config->n_servers);
         self->runs = 1;
         self->n_points = config->n_points < PSD_MAX_POINTS ? config->n_points : PSD_MAX_POINTS;
@@ -42,10 +43,10 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
 
 static void send_entry(psd_coordinator_t *self, uint32_t s, const psd_entry_t *e, psd_actions_t *out)
 {
-    psd_msg_t *msg = psd_actions_send(out, self->shard[s].peer, e->kind, e->payload);
+    psd_msg_t *msg = psd_actions_send(out, self->servers.row[s].peer, e->kind, e->payload);
     msg->job = self->config.job_id;
     msg->shard = s;
-    msg->shard_epoch = self->shard[s].epoch;
+    msg->shard_epoch = self->servers.row[s].epoch;
     msg->seq = e->seq;
     msg->code = e->code;
     msg->view_id = self->view_id;
@@ -58,7 +59,7 @@ void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t
 {
     const psd_entry_t *e = psd_journal_append(&self->journal, kind, code, payload);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].joined) {
+        if (self->servers.row[s].joined) {
             send_entry(self, s, e, out);
             psd_journal_note_sent(&self->journal, s, now_ms);
         }
@@ -96,7 +97,7 @@ static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     psd_journal_forget(&self->journal);
     for (uint32_t s = 0; s < self->config.n_servers; s++) {
         const psd_entry_t *entry;
-        const size_t n = self->shard[s].joined ? psd_journal_repeat(&self->journal, s, now_ms, &entry) : 0;
+        const size_t n = self->servers.row[s].joined ? psd_journal_repeat(&self->journal, s, now_ms, &entry) : 0;
         for (size_t i = 0; i < n; i++)
             send_entry(self, s, &entry[i], out);
     }
@@ -104,22 +105,9 @@ static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
 
 /* ---- rounds and views ---- */
 
-bool psd_coord_all_shards_joined(const psd_coordinator_t *self)
-{
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (!self->shard[s].joined)
-            return false;
-    return true;
-}
-
-uint64_t psd_coord_every_shard(const psd_coordinator_t *self)
-{
-    return self->config.n_servers == 64 ? UINT64_MAX : (UINT64_C(1) << self->config.n_servers) - 1;
-}
-
 bool psd_coord_has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
 {
-    return row->complete == psd_coord_every_shard(self);
+    return row->complete == psd_servers_mask(&self->servers);
 }
 
 /* Let waiting workers in, number the new view, and write the decision into the log. */
@@ -267,7 +255,7 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     if (self->state == PSD_JOB_FINISHED || self->ending)
         return;
     if (self->state == PSD_JOB_GATHERING) {
-        if (!psd_coord_all_shards_joined(self) || !may_start(self, now_ms))
+        if (!psd_servers_all_joined(&self->servers) || !may_start(self, now_ms))
             return;
         self->state = PSD_JOB_TRAINING;
         psd_coord_change_view(self, now_ms, out);
@@ -326,10 +314,7 @@ static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions
         return;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         self->members.row[i].heard_ms = psd_absence_excuse(self->members.row[i].heard_ms, by_ms, now_ms);
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        self->shard[s].heard_ms = psd_absence_excuse(self->shard[s].heard_ms, by_ms, now_ms);
-    for (uint32_t i = 0; i < self->n_askers; i++) /* else who was heard of just now would count as alive for too long */
-        self->asker[i].since_ms = psd_absence_excuse(self->asker[i].since_ms, by_ms, now_ms);
+    psd_servers_excuse(&self->servers, by_ms, now_ms);
     uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->finish_since_ms, &self->end_since_ms,
                                 &self->absent.since_ms };
     for (size_t i = 0; i < sizeof since / sizeof *since; i++)
@@ -382,10 +367,10 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
     if (self->state == PSD_JOB_FINISHED)
         return;
     if (!self->ending &&
-        (self->state == PSD_JOB_DEGRADED || psd_coord_count_lost_servers(self) || psd_coord_lacks_first_point(self))) {
+        (self->state == PSD_JOB_DEGRADED || psd_servers_count_lost(&self->servers) || psd_coord_lacks_first_point(self))) {
         psd_coord_describe_absent(self, text, n);
-    } else if (!psd_coord_all_shards_joined(self)) {
-        psd_coord_list_missing_shards(self, list, sizeof list);
+    } else if (!psd_servers_all_joined(&self->servers)) {
+        psd_servers_list_missing(&self->servers, list, sizeof list);
         snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
     } else if (self->ending) {
         snprintf(text, n, "the last checkpoint (number %" PRIu64 ")", self->clock);
@@ -425,7 +410,7 @@ static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
 static bool every_shard_is_done(const psd_coordinator_t *self)
 {
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (!psd_journal_is_done(&self->journal, s) && (self->shard[s].joined || !self->stopped))
+        if (!psd_journal_is_done(&self->journal, s) && (self->servers.row[s].joined || !self->stopped))
             return false;
     return true;
 }
@@ -460,7 +445,7 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     bool old_round = now_ms > self->round_since_ms + WAITING_LINE_MS;
     char text[PSD_MAX_TEXT / 2];
     psd_coord_describe_wait(self, text, sizeof text);
-    const bool lost = psd_coord_count_lost_servers(self) || self->state == PSD_JOB_DEGRADED;
+    const bool lost = psd_servers_count_lost(&self->servers) || self->state == PSD_JOB_DEGRADED;
     if (text[0] && self->line_ms && (self->state != PSD_JOB_TRAINING || old_round || lost))
         psd_actions_log(out, lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "job.waiting", "for=\"%s\"", text);
     self->line_ms = now_ms;
@@ -486,10 +471,10 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->save_failing = self->save_failing;
     out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     out->n_finished = psd_coord_count_finished(self);
-    out->n_shards = 0;
+    out->n_shards = psd_servers_count_joined(&self->servers);
     out->workers_min = self->config.workers_min;
     out->workers_want = self->config.workers_want;
-    out->n_lost_servers = psd_coord_count_lost_servers(self);
+    out->n_lost_servers = psd_servers_count_lost(&self->servers);
     out->n_lost_workers = 0;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         out->n_lost_workers += psd_coord_is_worker_lost(self, &self->members.row[i]);
@@ -498,8 +483,6 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
         out->state = PSD_JOB_DEGRADED;
     out->quorum = self->state == PSD_JOB_FINISHED || self->ending || psd_coord_has_quorum(self, out->n_members);
     out->n_absent = psd_coord_list_absent(self, out->absent, PSD_MAX_ABSENT);
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        out->n_shards += self->shard[s].joined;
     psd_coord_describe_wait(self, out->waiting_for, sizeof out->waiting_for);
 }
 
@@ -507,7 +490,7 @@ bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_s
 {
     if (index >= self->config.n_servers)
         return false;
-    const psd_shard_row_t *shard = &self->shard[index];
+    const psd_server_row_t *shard = &self->servers.row[index];
     *out = (psd_server_facts_t){ .joined = shard->joined,
                                  .lost = shard->lost,
                                  .endpoint = shard->endpoint,

@@ -7,20 +7,13 @@
 
 #include "server/core/mode.h"
 #include "server/core/membership.h"
+#include "server/core/servers.h"
 
 typedef struct psd_coordinator psd_coordinator_t;
 
 /* Once workers_min have registered, the job starts when so much time has passed since the newest came, without waiting
  * for workers_want any longer. */
 enum { PSD_WANT_MS = 5000 };
-
-/* Silence after which a server counts as lost: servers speak four times a second, so that a shorter lease would lose them by
- * chance. */
-enum { PSD_SERVER_LEASE_MIN_MS = 1000 };
-static inline uint64_t psd_server_lease_ms(uint64_t lease_ms)
-{
-    return lease_ms > PSD_SERVER_LEASE_MIN_MS ? lease_ms : PSD_SERVER_LEASE_MIN_MS;
-}
 
 typedef struct psd_coordinator_config {
     const char *job;           /* name; copied */

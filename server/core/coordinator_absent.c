@@ -4,36 +4,10 @@
 
 enum { LAST_SAVE_MS = 30000 };
 
-uint64_t psd_coord_server_lease_ms(const psd_coordinator_t *self) { return psd_server_lease_ms(self->config.lease_ms); }
-
-/* In the order of the log's lines: a server that falls silent, and one that speaks again. */
-static void look_at_servers(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
-{
-    for (uint32_t s = 0; s < self->config.n_servers; s++) {
-        psd_shard_row_t *shard = &self->shard[s];
-        const bool known = shard->endpoint[0] && shard->peer != PSD_PEER_OWN_SHARD;
-        const bool lost = known && now_ms > shard->heard_ms + psd_coord_server_lease_ms(self);
-        if (lost && !shard->lost)
-            psd_actions_log(out, PSD_LEVEL_WARN, "server.lost", "shard=%u endpoint=%s silent_ms=%" PRIu64, s, shard->endpoint,
-                            now_ms - shard->heard_ms);
-        else if (!lost && shard->lost)
-            psd_actions_log(out, PSD_LEVEL_INFO, "server.back", "shard=%u endpoint=%s", s, shard->endpoint);
-        shard->lost = lost;
-    }
-}
-
 bool psd_coord_is_worker_lost(const psd_coordinator_t *self, const psd_worker_row_t *row)
 {
     /* Between two runs of the job every worker is out for a moment; only silence makes it a lost one. */
     return row->state == PSD_WORKER_LOST && !row->finished && self->absent.tick_ms > row->heard_ms + self->config.lease_ms;
-}
-
-uint32_t psd_coord_count_lost_servers(const psd_coordinator_t *self)
-{
-    uint32_t n = 0;
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        n += self->shard[s].lost;
-    return n;
 }
 
 /* How many more workers have to be here for a round to close. */
@@ -70,7 +44,7 @@ static void add(char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n, const
 static void list_servers(const psd_coordinator_t *self, char (*item)[PSD_ABSENT_TEXT], uint32_t most, uint32_t *n)
 {
     for (uint32_t s = 0; s < self->config.n_servers; s++) {
-        const psd_shard_row_t *shard = &self->shard[s];
+        const psd_server_row_t *shard = &self->servers.row[s];
         if (shard->lost)
             add(item, most, n, "server %u at %s, silent for %" PRIu64 " s", s, shard->endpoint, seconds(self, shard->heard_ms));
         else if (!shard->joined && shard->endpoint[0])
@@ -145,8 +119,8 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out
 static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 {
     const bool can = self->config.checkpoints && !psd_coord_lacks_first_point(self) && self->state != PSD_JOB_GATHERING &&
-                     psd_coord_all_shards_joined(self) && !psd_coord_count_lost_servers(self) &&
-                     self->started == psd_coord_every_shard(self);
+                     psd_servers_all_joined(&self->servers) && !psd_servers_count_lost(&self->servers) &&
+                     self->started == psd_servers_mask(&self->servers);
     if (!can || psd_coord_is_saved(self) || now_ms > self->absent.since_ms + self->config.patience_ms + LAST_SAVE_MS)
         return false;
     self->save_wanted = true;
@@ -155,14 +129,13 @@ static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 
 void psd_coord_tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    uint32_t n_missing = 0;
     self->absent.tick_ms = now_ms;
     if (self->state == PSD_JOB_FINISHED)
         return;
-    look_at_servers(self, now_ms, out);
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        n_missing += !self->shard[s].joined || self->shard[s].lost;
-    n_missing = self->paused || self->ending ? 0 : n_missing + lacking_workers(self) + psd_coord_lacks_first_point(self);
+    psd_servers_look(&self->servers, now_ms, out);
+    const bool waits = !self->paused && !self->ending;
+    const uint32_t n_missing =
+        waits ? psd_servers_count_missing(&self->servers) + lacking_workers(self) + psd_coord_lacks_first_point(self) : 0;
     if (!n_missing)
         self->absent.since_ms = 0;
     else if (!self->absent.since_ms || n_missing < self->absent.n)

@@ -8,7 +8,7 @@ enum { LAST_WORDS_MS = 1000, LAST_WORDS_TO_COMERS_MS = 5000 };
 
 /* ---- failing ---- */
 
-static void tell_shard(psd_coordinator_t *self, const psd_shard_row_t *shard, psd_actions_t *out)
+static void tell_shard(psd_coordinator_t *self, const psd_server_row_t *shard, psd_actions_t *out)
 {
     psd_msg_t *msg = psd_coord_answer(self, shard->peer, PSD_MSG_REFUSED, NULL, NULL, out);
     msg->seq = shard->nonce;
@@ -35,9 +35,9 @@ static bool tell_everybody(psd_coordinator_t *self, psd_actions_t *out)
     const bool safe = psd_coord_is_saved(self);
     bool any = false;
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].endpoint[0] && self->shard[s].peer != PSD_PEER_OWN_SHARD) {
-            tell_shard(self, &self->shard[s], out);
-            any |= !self->shard[s].lost;
+        if (self->servers.row[s].endpoint[0] && self->servers.row[s].peer != PSD_PEER_OWN_SHARD) {
+            tell_shard(self, &self->servers.row[s], out);
+            any |= !self->servers.row[s].lost;
         }
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (psd_worker_is_here(&self->members.row[i])) {

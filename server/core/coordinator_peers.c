@@ -2,8 +2,7 @@
 #include "common/base/logtext.h"
 #include "server/core/coordinator_state.h"
 
-/* SILENT: a server speaks three times as often. */
-enum { SERVER_SILENT_MS = 750, MAX_LR = 1000000000 };
+enum { MAX_LR = 1000000000 };
 
 /* ---- workers ---- */
 
@@ -40,12 +39,11 @@ static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_r
                     out->at[out->n - 1].msg.text);
 }
 
-void psd_coord_list_missing_shards(const psd_coordinator_t *self, char *text, size_t n)
+static void tell_to_wait(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, const char *why, psd_actions_t *out)
 {
-    size_t at = 0;
-    for (uint32_t s = 0; s < self->config.n_servers && at < n; s++)
-        if (!self->shard[s].joined)
-            at += (size_t)snprintf(text + at, n - at, "%s%u", at ? ", " : "", s);
+    psd_msg_t *wait = psd_coord_answer(self, to, PSD_MSG_WAIT, NULL, NULL, out);
+    wait->seq = nonce;
+    snprintf(wait->text, sizeof wait->text, "%s", why);
 }
 
 static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_actions_t *out)
@@ -59,7 +57,7 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     cluster->has_slow = self->config.has_slow;
     snprintf(cluster->settings, sizeof cluster->settings, "%s", self->settings);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        memcpy(cluster->endpoint[s], self->shard[s].endpoint, sizeof cluster->endpoint[s]);
+        memcpy(cluster->endpoint[s], self->servers.row[s].endpoint, sizeof cluster->endpoint[s]);
     psd_buf_t *payload = psd_payload_copy(bytes, psd_cluster_encode(cluster, bytes, PSD_MAX_LIST));
     psd_coord_answer(self, row->peer, PSD_MSG_WELCOME, row, payload, out);
     psd_buf_unref(&payload);
@@ -80,9 +78,9 @@ static bool is_full(const psd_coordinator_t *self)
 static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *hello, uint32_t user,
                                     const char *name, char *why, size_t n)
 {
-    if (!psd_coord_all_shards_joined(self)) {
+    if (!psd_servers_all_joined(&self->servers)) {
         char missing[256] = "";
-        psd_coord_list_missing_shards(self, missing, sizeof missing);
+        psd_servers_list_missing(&self->servers, missing, sizeof missing);
         snprintf(why, n, "waiting for servers: missing %s of %u", missing, self->config.n_servers);
         return NULL;
     }
@@ -171,9 +169,7 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
     char why[PSD_MAX_TEXT / 2];
     row = find_place(self, now_ms, msg, user, name, why, sizeof why);
     if (!row) {
-        psd_msg_t *wait = psd_coord_answer(self, from, PSD_MSG_WAIT, NULL, NULL, out);
-        wait->seq = msg->seq;
-        snprintf(wait->text, sizeof wait->text, "%s", why);
+        tell_to_wait(self, from, msg->seq, why, out);
         return;
     }
     uint64_t incarnation = row->incarnation + 1;
@@ -377,103 +373,6 @@ void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_p
 
 /* ---- shards ---- */
 
-/* The row of a server that has had this index, under another start of its process; NULL when nobody has. */
-static psd_shard_row_t *shard_started_again(psd_coordinator_t *self, const psd_msg_t *msg)
-{
-    psd_shard_row_t *row = msg->code && msg->code <= self->config.n_servers ? &self->shard[msg->code - 1] : NULL;
-    return row && row->endpoint[0] && row->nonce != msg->seq ? row : NULL;
-}
-
-/* Numbers of one process differ in their lower 16 bits and rise: a hello that was overtaken by a later one. */
-static bool is_older(uint64_t nonce, uint64_t than) { return nonce >> 16 == than >> 16 && nonce < than; }
-
-static psd_shard_row_t *shard_for_hello(psd_coordinator_t *self, const psd_msg_t *msg)
-{
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (self->shard[s].joined && self->shard[s].nonce == msg->seq)
-            return &self->shard[s];
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (!self->shard[s].joined && (!msg->code || msg->code == s + 1))
-            return &self->shard[s];
-    return NULL;
-}
-
-static bool is_endpoint(const psd_shard_row_t *row, const char *endpoint, size_t n)
-{
-    return strlen(row->endpoint) == n && !strncmp(row->endpoint, endpoint, n);
-}
-
-static void tell_to_wait(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_actions_t *out, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
-
-static void tell_to_wait(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_actions_t *out, const char *format, ...)
-{
-    psd_msg_t *wait = psd_coord_answer(self, to, PSD_MSG_WAIT, NULL, NULL, out);
-    wait->seq = nonce;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(wait->text, sizeof wait->text, format, args);
-    va_end(args);
-}
-
-/* The number of a process, in all of its hellos. */
-static uint64_t process_of(uint64_t nonce) { return nonce >> 16; }
-
-/* Whether a server has asked for so long that whoever was gone when it began would be known to be. */
-static bool has_asked_for_long(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *msg)
-{
-    for (uint32_t i = 0; i < PSD_MAX_ASKERS && i < self->n_askers; i++)
-        if (self->asker[i].process == process_of(msg->seq))
-            return now_ms > self->asker[i].since_ms + psd_coord_server_lease_ms(self) + SERVER_SILENT_MS;
-    uint32_t oldest = 0;
-    for (uint32_t i = 1; i < PSD_MAX_ASKERS; i++)
-        if (self->asker[i].since_ms < self->asker[oldest].since_ms)
-            oldest = i;
-    const uint32_t at = self->n_askers < PSD_MAX_ASKERS ? self->n_askers++ : oldest;
-    self->asker[at].process = process_of(msg->seq);
-    self->asker[at].since_ms = now_ms;
-    return false;
-}
-
-/* Whether a server that asks for any place may have this one: nobody has had it, or who had it is gone. A new process at
- * the same address is proof of that, once the old one is silent. */
-static bool is_free(const psd_coordinator_t *self, uint64_t now_ms, const psd_shard_row_t *row, const char *endpoint, size_t n)
-{
-    const uint64_t silent_ms = now_ms - row->heard_ms;
-    return (!row->joined && !row->endpoint[0]) || silent_ms > psd_coord_server_lease_ms(self) ||
-           (is_endpoint(row, endpoint, n) && silent_ms > SERVER_SILENT_MS);
-}
-
-/* Name the place of a server that asks for any: the one that its address had before, or one that is free. False: it has to
- * wait, for a server that is silent just now may prove to be lost. A place is refused when all others have been heard for as
- * long as that takes. */
-static bool choose_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, psd_msg_t *msg, const char *endpoint, size_t n,
-                         psd_actions_t *out)
-{
-    const psd_shard_row_t *chosen = NULL;
-    for (uint32_t s = 1; s < self->config.n_servers; s++) {
-        const psd_shard_row_t *row = &self->shard[s];
-        if (row->endpoint[0] && process_of(row->nonce) == process_of(msg->seq)) {
-            chosen = row;
-            break;
-        }
-        if (is_free(self, now_ms, row, endpoint, n) &&
-            (!chosen || (is_endpoint(row, endpoint, n) && !is_endpoint(chosen, endpoint, n))))
-            chosen = row;
-    }
-    if (chosen) {
-        msg->code = (uint32_t)(chosen - self->shard) + 1;
-        return true;
-    }
-    if (has_asked_for_long(self, now_ms, msg))
-        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s is one too many: the job has %u, all of them here",
-               (int)n, endpoint, self->config.n_servers);
-    else
-        tell_to_wait(self, from, msg->seq, out, "all %u servers of the job have been heard of within %" PRIu64 " ms",
-                     self->config.n_servers, psd_coord_server_lease_ms(self));
-    return false;
-}
-
 static bool has_workers(const psd_coordinator_t *self)
 {
     for (uint32_t i = 0; i < self->members.n_rows; i++)
@@ -482,43 +381,18 @@ static bool has_workers(const psd_coordinator_t *self)
     return false;
 }
 
-/* Whether the sender may have the place that it asks for, where another start of that server had it: not while that one is
- * alive. If it is part of this run, the job is taken up again without what it held. */
-static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                               const char *endpoint, size_t n_endpoint, psd_actions_t *out)
+/* A server was started again. If the start before is part of this run, the job is taken up again without what that held. Whether
+ * the new one may join. */
+static bool take_up_again(psd_coordinator_t *self, uint64_t now_ms, uint32_t s, psd_actions_t *out)
 {
-    psd_shard_row_t *old = shard_started_again(self, msg);
     char why[64];
-    if (!old)
-        return true;
-    if (is_older(msg->seq, old->nonce))
-        return false;
-    if (self->state == PSD_JOB_FINISHED) {
-        psd_msg_t *over = psd_actions_send(out, from, PSD_MSG_SHARD_WELCOME, NULL);
-        over->seq = msg->seq;
-        over->code = PSD_WELCOME_FINISHED;
-        return false;
-    }
-    const uint64_t silent_ms = now_ms - old->heard_ms;
-    const uint64_t enough_ms = is_endpoint(old, endpoint, n_endpoint) ? SERVER_SILENT_MS : PSD_SERVER_LEASE_MIN_MS;
-    if (process_of(msg->seq) != process_of(old->nonce) && silent_ms <= enough_ms) {
-        if (has_asked_for_long(self, now_ms, msg))
-            refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
-                   "server %.*s is one too many: server %u is the one at %s, which is alive; give each server an index of its own, "
-                   "or none",
-                   (int)n_endpoint, endpoint, msg->code - 1, old->endpoint);
-        else
-            tell_to_wait(self, from, msg->seq, out, "server %u at %s was here %" PRIu64 " ms ago", msg->code - 1, old->endpoint,
-                         silent_ms);
-        return false;
-    }
-    if (!old->joined)
+    if (!self->servers.row[s].joined)
         return true;
     if (!psd_journal_last(&self->journal) && !has_workers(self)) {
-        old->joined = false; /* nothing has been built on it yet: the log is empty, and no worker has been told where it is */
+        psd_servers_leave(&self->servers, s); /* nothing has been built on it yet: no worker has been told where it is */
         return true;
     }
-    snprintf(why, sizeof why, "server %u was started again", msg->code - 1);
+    snprintf(why, sizeof why, "server %u was started again", s);
     if (psd_coord_loses_weights(self, psd_coord_progress(self) > 0, now_ms, why, out))
         return false;
     psd_coord_new_run(self, why, out);
@@ -527,11 +401,11 @@ static bool may_take_its_place(psd_coordinator_t *self, uint64_t now_ms, psd_pee
 
 static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *out)
 {
-    psd_msg_t *yes = psd_actions_send(out, self->shard[s].peer, PSD_MSG_SHARD_WELCOME, NULL);
+    psd_msg_t *yes = psd_actions_send(out, self->servers.row[s].peer, PSD_MSG_SHARD_WELCOME, NULL);
     yes->job = self->config.job_id;
-    yes->seq = self->shard[s].nonce;
+    yes->seq = self->servers.row[s].nonce;
     yes->shard = s;
-    yes->shard_epoch = self->shard[s].epoch;
+    yes->shard_epoch = self->servers.row[s].epoch;
     yes->world = self->config.n_servers;
     yes->code = self->n_points > 0 ? PSD_WELCOME_RESTORE : 0;
     yes->clock = self->n_points ? self->point[0] : 0;
@@ -545,14 +419,40 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
     psd_coord_describe_absent(self, yes->text, sizeof yes->text);
 }
 
-/* The text of a SHARD_HELLO is "job endpoint settings". */
-void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *hello, psd_actions_t *out)
+/* The job is over: a server that was started again need not join. */
+static void tell_finished(psd_peer_t to, uint64_t nonce, psd_actions_t *out)
 {
-    psd_msg_t asked = *hello, *msg = &asked; /* its code becomes that of the place it is given */
+    psd_msg_t *over = psd_actions_send(out, to, PSD_MSG_SHARD_WELCOME, NULL);
+    over->seq = nonce;
+    over->code = PSD_WELCOME_FINISHED;
+}
+
+static void join_server(psd_coordinator_t *self, uint64_t now_ms, const psd_server_hello_t *hello, psd_actions_t *out)
+{
+    char why[PSD_MAX_TEXT];
+    bool is_new;
+    const int index = psd_servers_join(&self->servers, now_ms, hello, self->runs, &is_new, why, sizeof why);
+    if (index < 0) {
+        refuse(self, hello->from, hello->nonce, PSD_REFUSAL_SHARD, out, "%s", why);
+        return;
+    }
+    if (is_new) {
+        psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%d endpoint=%s", index, self->servers.row[index].endpoint);
+        psd_journal_note_sent(&self->journal, (uint32_t)index, now_ms); /* hellos that repeat must not put off what is repeated */
+    }
+    welcome_shard(self, (uint32_t)index, out);
+    psd_coord_evaluate(self, now_ms, out);
+}
+
+/* The text of a SHARD_HELLO is "job endpoint settings". */
+void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+{
     const size_t n_job = strcspn(msg->text, " ");
     const char *endpoint = msg->text + n_job + (msg->text[n_job] == ' ');
     const size_t n = strcspn(endpoint, " ");
     const char *theirs = endpoint + n + (endpoint[n] == ' ');
+    psd_server_hello_t hello = { .from = from, .nonce = msg->seq, .place = msg->code, .endpoint = endpoint, .n_endpoint = n };
+    char why[PSD_MAX_TEXT];
     if (!is_of_this_job(self, from, msg, n_job, out))
         return;
     if (strcmp(theirs, self->settings)) {
@@ -560,61 +460,44 @@ void psd_coord_on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer
                endpoint, self->settings, theirs);
         return;
     }
-    if (from == PSD_PEER_OWN_SHARD) {
-        msg->code = 1;
-    } else if (msg->code == 1) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out,
-               "server %.*s cannot be server 0: that is the one which it joins; "
-               "give it another server.index, or none",
-               (int)n, endpoint);
-        return;
+    const bool over = self->state == PSD_JOB_FINISHED;
+    switch (psd_servers_judge(&self->servers, now_ms, &hello, over, why, sizeof why)) {
+    case PSD_SERVER_ADMITTED:
+        join_server(self, now_ms, &hello, out);
+        break;
+    case PSD_SERVER_RESTARTED:
+        if (over)
+            tell_finished(from, msg->seq, out);
+        else if (take_up_again(self, now_ms, hello.place - 1, out))
+            join_server(self, now_ms, &hello, out);
+        break;
+    case PSD_SERVER_WAITS:
+        tell_to_wait(self, from, msg->seq, why, out);
+        break;
+    case PSD_SERVER_REFUSED:
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "%s", why);
+        break;
+    case PSD_SERVER_OVERTAKEN:
+        break;
     }
-    if (!msg->code && !choose_place(self, now_ms, from, msg, endpoint, n, out))
-        return;
-    if (!may_take_its_place(self, now_ms, from, msg, endpoint, n, out))
-        return;
-    psd_shard_row_t *row = shard_for_hello(self, msg);
-    if (!row || n >= sizeof row->endpoint) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "server %.*s is one too many: the job has %u, and that index is taken",
-               (int)n, endpoint, self->config.n_servers);
-        return;
-    }
-    uint32_t s = (uint32_t)(row - self->shard);
-    if (!row->joined) {
-        psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%u endpoint=%.*s", s, (int)n, endpoint);
-        psd_journal_note_sent(&self->journal, s,
-                              now_ms); /* hellos that repeat must not put off what of the log is to be repeated */
-    }
-    row->joined = true;
-    row->peer = from;
-    row->nonce = msg->seq;
-    row->epoch = self->runs;
-    row->heard_ms = now_ms;
-    memcpy(row->endpoint, endpoint, n);
-    row->endpoint[n] = '\0';
-    welcome_shard(self, s, out);
-    psd_coord_evaluate(self, now_ms, out);
 }
 
 void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                               psd_actions_t *out)
 {
-    psd_shard_row_t *shard = &self->shard[msg->shard];
     psd_round_t state;
     if (msg->job != self->config.job_id) {
         refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id,
                msg->job);
         return;
     }
-    if (msg->shard >= self->config.n_servers || !shard->joined || shard->peer != from ||
+    if (!psd_servers_is_from(&self->servers, from, msg->shard) ||
         psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK) {
         self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
     }
     psd_journal_note_done(&self->journal, msg->shard, msg->seq);
-    shard->clock = msg->clock;
-    shard->version = msg->version;
-    shard->heard_ms = now_ms;
+    psd_servers_note_state(&self->servers, now_ms, msg->shard, msg->clock, msg->version);
     if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
         psd_round_clear(&state);
         psd_coord_drop_point(self, now_ms, msg->shard, msg->text, out);

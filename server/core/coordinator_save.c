@@ -10,11 +10,10 @@ psd_progress_t psd_coord_look(const psd_coordinator_t *self, uint64_t clock)
 {
     psd_progress_t p = { .clock = clock,
                          .servers = self->config.n_servers,
+                         .steps = psd_servers_count_steps(&self->servers),
                          .point_clock = self->n_points ? self->point[0] : 0,
                          .point_progress = self->point_progress,
                          .point_is_final = !self->ending || self->point_since_ms >= self->end_since_ms };
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        p.steps += self->shard[s].version;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (self->members.row[i].state == PSD_WORKER_LIVE) {
             p.members++;
@@ -47,7 +46,7 @@ bool psd_coord_is_saved(const psd_coordinator_t *self)
 
 bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock)
 {
-    if (!self->config.checkpoints || self->saving || self->committing || self->started != psd_coord_every_shard(self))
+    if (!self->config.checkpoints || self->saving || self->committing || self->started != psd_servers_mask(&self->servers))
         return false;
     const uint64_t progress = progress_at(self, clock);
     if (self->n_points && self->point_progress == progress && !(self->ending && !psd_coord_is_saved(self)))
@@ -114,7 +113,7 @@ void psd_coord_note_saved(psd_coordinator_t *self, const psd_msg_t *msg, psd_act
     }
     if (msg->saved == self->save_clock + 1)
         self->saved_by |= bit;
-    if (self->saved_by != psd_coord_every_shard(self))
+    if (self->saved_by != psd_servers_mask(&self->servers))
         return;
     self->saving = false;
     self->committing = true;
@@ -174,12 +173,7 @@ void psd_coord_finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *o
 }
 
 /* A run begins from the newest checkpoint. How many steps there are in that, the shards will tell. */
-void psd_coord_begin_progress(psd_coordinator_t *self)
-{
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        self->shard[s].version = 0;
-    self->save_progress = self->point_progress = psd_coord_progress(self);
-}
+void psd_coord_begin_progress(psd_coordinator_t *self) { self->save_progress = self->point_progress = psd_coord_progress(self); }
 
 bool psd_coord_loses_weights(psd_coordinator_t *self, bool trained, uint64_t now_ms, const char *why, psd_actions_t *out)
 {
@@ -203,8 +197,7 @@ void psd_coord_new_run(psd_coordinator_t *self, const char *why, psd_actions_t *
     uint64_t seed = self->config.job_id;
     self->config.job_id = psd_splitmix64(&seed) | 1;
     psd_journal_clear(&self->journal);
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        self->shard[s].joined = false;
+    psd_servers_begin_run(&self->servers);
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
         /* Its last rounds are undone, and somebody must do them again; but without rounds its work was its own, and one
@@ -254,7 +247,7 @@ void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
 /* An end is reached when the last weights are safe, or when that takes too long. */
 void psd_coord_tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    bool can_save = self->config.checkpoints && self->started == psd_coord_every_shard(self);
+    bool can_save = self->config.checkpoints && self->started == psd_servers_mask(&self->servers);
     bool safe = psd_coord_is_saved(self);
     const bool in_vain = self->stopped && self->save_failing && !self->n_points; /* nothing was trained that could be lost */
     bool busy = !in_vain && (self->saving || self->committing || (can_save && !safe));

@@ -19,26 +19,14 @@
 #include "server/core/journal.h"
 
 enum {
-    PSD_MAX_POINTS = 16, /* checkpoints that are remembered to go back to */
-    PSD_MAX_ASKERS = 8
+    PSD_MAX_POINTS = 16 /* checkpoints that are remembered to go back to */
 };
-
-typedef struct psd_shard_row {
-    bool joined;
-    bool lost; /* was here once, and has been silent for longer than its lease */
-    psd_peer_t peer;
-    uint64_t nonce, epoch;
-    uint64_t clock;    /* rounds closed there */
-    uint64_t version;  /* steps made there */
-    uint64_t heard_ms; /* when it last said anything */
-    char endpoint[PSD_MAX_NAME];
-} psd_shard_row_t;
 
 struct psd_coordinator {
     psd_coordinator_config_t config;
     char *job, *settings;
     psd_job_state_t state;
-    psd_shard_row_t shard[PSD_MAX_SERVERS];
+    psd_servers_t servers;
     psd_membership_t members;
     psd_member_t view[PSD_MAX_WORKERS]; /* the view that the log last gave */
     uint32_t n_view;
@@ -68,12 +56,8 @@ struct psd_coordinator {
         bool finished;
         char why[PSD_MAX_TEXT];
     } last_words; /* the job fails: everybody is told so for a while, then this process ends */
-    struct {
-        uint64_t process, since_ms;
-    } asker[PSD_MAX_ASKERS]; /* servers that asked for a place when it was not free: nonce without the count, and since when */
-    uint32_t n_askers;       /* that there have been; the oldest are forgotten */
-    bool paused;             /* by an operator: no round closes */
-    bool holds;              /* as the log last told the shards: pushes wait */
+    bool paused;  /* by an operator: no round closes */
+    bool holds;   /* as the log last told the shards: pushes wait */
     struct {
         uint64_t asked; /* number of the request */
         uint32_t worker;
@@ -109,12 +93,6 @@ void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t
 /* The same for a round or view. */
 void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code,
                               psd_actions_t *out);
-
-/* One bit per server of the job. */
-uint64_t psd_coord_every_shard(const psd_coordinator_t *self);
-
-/* Whether every server of the job is here. */
-bool psd_coord_all_shards_joined(const psd_coordinator_t *self);
 
 /* What the mode may know, when rounds up to `clock` are closed. */
 psd_progress_t psd_coord_look(const psd_coordinator_t *self, uint64_t clock);
@@ -157,9 +135,6 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
 /* A message to a worker's or shard's peer, with the marks of this run; `row` NULL: to nobody in particular. */
 psd_msg_t *psd_coord_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row,
                             psd_buf_t *payload, psd_actions_t *out);
-
-/* Which servers are not here yet, as "1, 2". */
-void psd_coord_list_missing_shards(const psd_coordinator_t *self, char *text, size_t n);
 
 /* A worker speaks. */
 void psd_coord_on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
@@ -255,11 +230,6 @@ uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[PSD_A
 
 /* The same as one text; "" when nobody is. */
 void psd_coord_describe_absent(const psd_coordinator_t *self, char *text, size_t n);
-
-/* Silence after which a server counts as lost. */
-uint64_t psd_coord_server_lease_ms(const psd_coordinator_t *self);
-
-uint32_t psd_coord_count_lost_servers(const psd_coordinator_t *self);
 
 /* Whether a worker was given up and nobody has taken its place. */
 bool psd_coord_is_worker_lost(const psd_coordinator_t *self, const psd_worker_row_t *row);

@@ -46,7 +46,7 @@ build
 }
 
 plant "commit: a push counts as soon as one shard holds it" server/core/coordinator.c \
-    's/return row->complete == psd_coord_every_shard\(self\);/return (row->complete \& psd_coord_every_shard(self)) != 0;/'
+    's/return row->complete == psd_servers_mask\(\&self->servers\);/return (row->complete \& psd_servers_mask(\&self->servers)) != 0;/'
 plant "commit: a shard leaves out whose push it sees last" server/core/engine.c \
     's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
 plant "dedup: a chunk that comes twice is counted twice" server/core/engine_push.c \
@@ -54,7 +54,7 @@ plant "dedup: a chunk that comes twice is counted twice" server/core/engine_push
 plant "dedup: a push of the clock that was closed last is taken again" server/core/engine_push.c \
     's/msg->clock <= w->applied\)/msg->clock < w->applied)/'
 plant "manifest: written when one shard's file is durable" server/core/coordinator_save.c \
-    's/if \(self->saved_by != psd_coord_every_shard\(self\)\)/if (!self->saved_by)/'
+    's/if \(self->saved_by != psd_servers_mask\(\&self->servers\)\)/if (!self->saved_by)/'
 plant "rename: the file is not flushed before" common/system/durable.c \
     's/why = fdatasync\(self->fd\) \? errno : 0;/why = 0;/'
 plant "rename: the directory is not flushed" common/system/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'

@@ -160,3 +160,92 @@ Test(servers, a_place_between_two_runs_is_still_its_servers, .init = setup, .fin
     ask(1, 1);
     expect_place(1);
 }
+
+/* The table by itself: three servers, of which process k listens at host:k. */
+static psd_servers_t table;
+
+static psd_server_admission_t judge(unsigned k, unsigned hello, uint32_t place, bool over)
+{
+    static char endpoint[32], why[PSD_MAX_TEXT];
+    snprintf(endpoint, sizeof endpoint, "tcp://host:%u", k);
+    psd_server_hello_t h = { .from = peer_of(k),
+                             .nonce = ((uint64_t)(k + 1) << 16) + hello,
+                             .place = place,
+                             .endpoint = endpoint,
+                             .n_endpoint = strlen(endpoint) };
+    const psd_server_admission_t said = psd_servers_judge(&table, now, &h, over, why, sizeof why);
+    bool is_new;
+    if (said == PSD_SERVER_ADMITTED)
+        cr_assert_geq(psd_servers_join(&table, now, &h, 1, &is_new, why, sizeof why), 0, "%s", why);
+    return said;
+}
+
+static void setup_table(void)
+{
+    psd_servers_init(&table, N, LEASE_MS);
+    judge(0, 0, 0, false);
+    judge(1, 1, 2, false);
+}
+
+static void drop(void) { psd_actions_clear(&out); }
+
+Test(servers, a_hello_that_a_later_one_of_its_process_has_overtaken_gets_no_answer, .init = setup_table, .fini = drop)
+{
+    cr_expect_eq(judge(1, 0, 2, false), PSD_SERVER_OVERTAKEN);
+    cr_expect_eq(judge(1, 1, 2, false), PSD_SERVER_ADMITTED);
+    cr_expect_eq(judge(1, 2, 2, false), PSD_SERVER_RESTARTED);
+}
+
+Test(servers, when_the_job_is_over_a_new_start_is_told_so_without_waiting_for_the_old_one, .init = setup_table, .fini = drop)
+{
+    cr_expect_eq(judge(2, 0, 2, false), PSD_SERVER_WAITS);
+    cr_expect_eq(judge(2, 0, 2, true), PSD_SERVER_RESTARTED);
+}
+
+Test(servers, a_server_that_falls_silent_is_logged_once_and_again_when_it_speaks, .init = setup_table, .fini = drop)
+{
+    now += LEASE_MS;
+    psd_servers_look(&table, now, &out);
+    cr_expect_eq(psd_servers_count_lost(&table), 0); /* a lease is over after its last millisecond */
+    now++;
+    psd_servers_look(&table, now, &out);
+    psd_servers_look(&table, now, &out);
+    cr_expect_eq(psd_servers_count_lost(&table), 1); /* server 0 lives here and cannot be lost */
+    psd_servers_note_state(&table, now, 1, 0, 0);
+    psd_servers_look(&table, now, &out);
+    cr_assert_eq(out.n, 2);
+    cr_expect_str_eq(out.at[0].id, "server.lost");
+    cr_expect_str_eq(out.at[1].id, "server.back");
+}
+
+Test(servers, nobody_is_lost_for_a_silence_that_nobody_listened_to, .init = setup_table, .fini = drop)
+{
+    now += LEASE_MS + 500;
+    psd_servers_excuse(&table, 500, now);
+    psd_servers_look(&table, now, &out);
+    cr_expect_eq(psd_servers_count_lost(&table), 0);
+}
+
+Test(servers, only_the_connection_that_joined_speaks_for_a_server_of_this_run, .init = setup_table, .fini = drop)
+{
+    cr_expect(psd_servers_is_from(&table, peer_of(1), 1));
+    cr_expect_not(psd_servers_is_from(&table, peer_of(2), 1));
+    cr_expect_not(psd_servers_is_from(&table, peer_of(1), 2));
+    cr_expect_not(psd_servers_is_from(&table, peer_of(1), N));
+    psd_servers_begin_run(&table);
+    cr_expect_not(psd_servers_is_from(&table, peer_of(1), 1));
+}
+
+Test(servers, those_that_are_missing_are_named_and_steps_are_added_up, .init = setup_table, .fini = drop)
+{
+    char text[32];
+    psd_servers_note_state(&table, now, 0, 4, 4);
+    psd_servers_note_state(&table, now, 1, 3, 3);
+    cr_expect_eq(psd_servers_count_steps(&table), 7);
+    cr_expect_eq(psd_servers_mask(&table), 7); /* of three */
+    psd_servers_leave(&table, 1);
+    psd_servers_list_missing(&table, text, sizeof text);
+    cr_expect_str_eq(text, "1, 2");
+    psd_servers_begin_run(&table);
+    cr_expect_eq(psd_servers_count_steps(&table), 0);
+}
