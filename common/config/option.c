@@ -17,12 +17,12 @@
 
 enum { MAX_VALUE = 1023, MAX_TEXTS = PSD_JOBFILE_MAX_LIST - 1 };
 
-#define OPTION(id, key, type, programs, preset, range, help)                                                                       \
-    [PSD_OPT_##id] = { key, PSD_OPTION_##type, programs, preset, range, help },
 static const psd_option_t rows[PSD_N_OPTIONS] = {
+#define OPTION(id, name, kind, who, value, bounds, text)                                                                           \
+    [PSD_OPT_##id] = { .key = name, .type = PSD_OPTION_##kind, .programs = who, .preset = value, .range = bounds, .help = text },
 #include "common/config/options.def"
-};
 #undef OPTION
+};
 
 const psd_option_t *psd_option_at(size_t id) { return id < PSD_N_OPTIONS ? &rows[id] : NULL; }
 
@@ -275,6 +275,12 @@ static bool take_address(const char *text, psd_option_value_t *out)
     return is_address(text);
 }
 
+static bool take_given(const char *text, psd_option_value_t *out)
+{
+    out->u = true;
+    return !*text;
+}
+
 static bool take_list(const char *text, psd_option_value_t *out) { return parse_numbers(true, text, out); }
 static bool take_numbers(const char *text, psd_option_value_t *out) { return parse_numbers(false, text, out); }
 
@@ -309,9 +315,12 @@ static const struct type {
     [PSD_OPTION_PATH] = { { "path", "PATH", NULL }, take_text, "a path" },
     [PSD_OPTION_DATA] = { { "name or format:path", "DATA", NULL }, take_text, "a name, or format:path" },
     [PSD_OPTION_KEY] = { { "public key or path", "KEY|PATH", NULL }, take_text, "a public key, or a path" },
+    [PSD_OPTION_SWITCH] = { { "value", NULL, NULL }, take_given, "leave it out" },
 };
 
 const psd_option_words_t *psd_option_words(psd_option_type_t type) { return &types[type].words; }
+
+const char *psd_option_argument(const psd_option_t *row) { return row->argument ? row->argument : types[row->type].words.argument; }
 
 bool psd_option_is_list(psd_option_type_t type) { return types[type].words.example != NULL; }
 
@@ -322,6 +331,8 @@ static const char *cure(const psd_option_t *row, const char *text)
 }
 
 /* -- ranges ------------------------------------------------------------------------------------------------ */
+
+static const char *range_of(const psd_option_t *row) { return row->range ? row->range : ""; }
 
 size_t psd_option_alternative(const char **at)
 {
@@ -337,7 +348,7 @@ const char *psd_option_range(const psd_option_t *row, char *out, size_t capacity
 {
     size_t used = 0;
     *out = '\0';
-    for (const char *at = row->range, *one = at; *at && used < capacity; one = at) {
+    for (const char *at = range_of(row), *one = at; *at && used < capacity; one = at) {
         const size_t n = psd_option_alternative(&at);
         const char *dots = dots_of(one, n), * or = used ? " or " : "";
         if (dots) {
@@ -383,7 +394,7 @@ static double bound(psd_option_type_t type, const char *text, size_t n, double m
 bool psd_option_bounds(const psd_option_t *row, double *least, double *most)
 {
     bool found = false;
-    for (const char *at = row->range, *one = at; *at; one = at) {
+    for (const char *at = range_of(row), *one = at; *at; one = at) {
         const size_t n = psd_option_alternative(&at);
         const char *dots = dots_of(one, n);
         if (!dots)
@@ -420,7 +431,7 @@ static bool within(const psd_option_t *row, const char *text, psd_option_value_t
 /* Whether `text` is one of the range's words. */
 static bool is_word_of(const psd_option_t *row, const char *text)
 {
-    for (const char *at = row->range, *one = at; *at; one = at) {
+    for (const char *at = range_of(row), *one = at; *at; one = at) {
         const size_t n = psd_option_alternative(&at);
         if (strlen(text) == n && strncmp(one, text, n) == 0)
             return true;
@@ -432,7 +443,7 @@ static bool is_word_of(const psd_option_t *row, const char *text)
 static void suggest_word(const psd_option_t *row, const char *text, char *out, size_t capacity)
 {
     psd_nearest_t nearest = { 0 };
-    for (const char *at = row->range, *one = at; *at; one = at) {
+    for (const char *at = range_of(row), *one = at; *at; one = at) {
         char word[64];
         snprintf(word, sizeof word, "%.*s", (int)psd_option_alternative(&at), one);
         psd_nearest_consider(&nearest, text, word);
@@ -505,9 +516,9 @@ bool psd_option_read(const psd_option_t *row, const char *text, psd_option_value
         return snprintf(why, PSD_OPTION_WHY, "%s is longer than %zu bytes", row->key, longest), false;
     if (!keep_text(text, out))
         return snprintf(why, PSD_OPTION_WHY, "no memory"), false;
-    if (is_word_of(row, text) || (row->type == PSD_OPTION_STRING && strcmp(text, row->preset) == 0))
+    if (is_word_of(row, text) || (row->type == PSD_OPTION_STRING && row->preset && strcmp(text, row->preset) == 0))
         return true;
-    if (row->type == PSD_OPTION_STRING && *row->range && !within(row, text, out)) {
+    if (row->type == PSD_OPTION_STRING && *range_of(row) && !within(row, text, out)) {
         suggest_word(row, text, meant, sizeof meant);
         return snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\"; it takes %s%s", row->key, text, range, meant), false;
     }

@@ -1,4 +1,5 @@
-/* option.h - one option: a row of the table (options.def), its names, and a text read as its value.
+/* option.h - one option: a row of the table (options.def), or of a table of a program's own flags (flags.h); its names, and
+ * a text read as its value.
  * Where values come from, and which one counts, is options.h's. */
 #pragma once
 
@@ -32,16 +33,20 @@ typedef enum psd_option_type {
     PSD_OPTION_TEXTS,
     PSD_OPTION_PATH,
     PSD_OPTION_DATA,
-    PSD_OPTION_KEY
+    PSD_OPTION_KEY,
+    PSD_OPTION_SWITCH /* it takes no value: given or not */
 } psd_option_type_t;
 
 typedef struct psd_option {
     const char *key; /* "data.batch" */
     psd_option_type_t type;
     unsigned programs;  /* whose flag it is: a mask of psd_program_t; the file may hold it for all */
-    const char *preset; /* the default, as one would write it */
-    const char *range;  /* "full|1..1073741824" */
+    const char *preset; /* the default, as one would write it; NULL: none */
+    const char *range;  /* "full|1..1073741824"; NULL: any */
     const char *help;   /* half a sentence */
+    /* Of flags that are no options of a job file: */
+    const char *argument; /* what --help calls the value, "SECONDS"; NULL: what it calls values of the type */
+    char letter;          /* 'c' of -c; 0: none */
 } psd_option_t;
 
 /* What code calls an option: PSD_OPT_workers_want for workers.want. A name that is no option's does not compile. */
@@ -88,6 +93,10 @@ void psd_option_variable(const char *key, char *out, size_t capacity);
 void psd_option_nearest(const char *key, char *out, size_t capacity);
 
 const psd_option_words_t *psd_option_words(psd_option_type_t type);
+
+/* What --help calls the value of a row; NULL when it takes none. */
+const char *psd_option_argument(const psd_option_t *row);
+
 bool psd_option_is_list(psd_option_type_t type);
 
 /* The next alternative of a range ("full", "1..64"): its length at `*at`; moves on by it and the bar behind it. */

@@ -224,6 +224,7 @@ static const struct form {
     [PSD_OPTION_PATH] = { "string", NULL },
     [PSD_OPTION_DATA] = { "string", NULL },
     [PSD_OPTION_KEY] = { "string", NULL },
+    [PSD_OPTION_SWITCH] = { "boolean", NULL }, /* none of the table */
 };
 
 static void set_bound(json_t *schema, const char *key, double value, bool whole)

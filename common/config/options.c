@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/config/contradictions.h"
+#include "common/config/flags.h"
 #include "common/config/jobfile.h"
 #include "common/config/option_page.h"
 #include "common/base/words.h"
@@ -275,54 +276,6 @@ static void load_environment(psd_options_t *self)
 
 /* -- command line ------------------------------------------------------------------------------------------ */
 
-/* Words that any of our programs takes beside the table's. */
-static const char *const own_flags[] = { "config", "help", "version" };
-
-static const psd_option_t *find_flag(const char *name)
-{
-    char flag[PSD_OPTION_TEXT];
-    const psd_option_t *row;
-    for (size_t i = 0; (row = psd_option_at(i)); i++) {
-        psd_option_flag(row->key, flag, sizeof flag);
-        if (strcmp(flag + 2, name) == 0)
-            break;
-    }
-    return row;
-}
-
-/* The flag that somebody who typed `name` had in mind: it begins so, or its key ends so, or it is spelled alike. */
-static void suggest_flag(const psd_options_t *self, const char *name, char out[PSD_OPTION_TEXT])
-{
-    char flag[PSD_OPTION_TEXT];
-    psd_nearest_t nearest = { 0 };
-    const psd_option_t *row;
-    *out = '\0';
-    for (size_t i = 0; (row = psd_option_at(i)); i++) {
-        if (!(row->programs & self->program))
-            continue;
-        const char *dot = strrchr(row->key, '.');
-        psd_option_flag(row->key, flag, sizeof flag);
-        psd_nearest_consider(&nearest, name, flag + 2);
-        if (!*out && (strncmp(name, flag + 2, strlen(name)) == 0 || strcmp(name, dot ? dot + 1 : row->key) == 0))
-            snprintf(out, PSD_OPTION_TEXT, "%s", flag + 2);
-    }
-    for (size_t i = 0; i < sizeof own_flags / sizeof *own_flags; i++) {
-        psd_nearest_consider(&nearest, name, own_flags[i]);
-        if (strncmp(name, own_flags[i], strlen(name)) == 0)
-            snprintf(out, PSD_OPTION_TEXT, "%s", own_flags[i]);
-    }
-    if (!*out)
-        snprintf(out, PSD_OPTION_TEXT, "%s", nearest.word);
-}
-
-static void unknown_flag(psd_options_t *self, const char *name)
-{
-    char meant[PSD_OPTION_TEXT];
-    suggest_flag(self, name, meant);
-    complain(self, "unknown option --%.60s; %s%s%s", name, *meant ? "did you mean --" : "--help lists them all", meant,
-             *meant ? "?" : "");
-}
-
 static void set_file(psd_options_t *self, const char *path)
 {
     if (self->file)
@@ -331,83 +284,35 @@ static void set_file(psd_options_t *self, const char *path)
         complain(self, "no memory");
 }
 
-/* A flag of the table. Without a value behind "=", the next word is it; a bool needs none. Returns how many words were
- * taken. */
-static int take_flag(psd_options_t *self, const psd_option_t *row, const char *flag, const char *value, const char *next)
+/* A flag of the table. */
+static void take_flag(psd_options_t *self, const psd_flags_t *flags)
 {
     char why[PSD_OPTION_WHY];
-    const bool takes_next = !value && row->type != PSD_OPTION_BOOL;
-    value = takes_next ? next : value;
-    if (takes_next && !next)
-        complain(self, "%s needs a value", flag);
-    else if (!set_value(self, row, value ? value : "true", FROM_FLAG, flag, why))
-        complain(self, "%s: %s", flag, why);
-    return takes_next && next ? 2 : 1;
-}
-
-/* One word that begins with --, and its value. A prefix is not taken for an option: a script that relies on one breaks
- * when an option is added. Returns how many words were taken; 0 after help. */
-static int take_long(psd_options_t *self, const char *word, const char *next)
-{
-    char flag[80];
-    const char *equals = strchr(word, '='), *value = equals ? equals + 1 : NULL;
-    snprintf(flag, sizeof flag, "%.*s", (int)(equals && equals - word < 79 ? equals - word : 79), word);
-    const psd_option_t *row = find_flag(flag + 2);
-    if (strcmp(flag, "--help") == 0)
-        return psd_option_help(self->name, self->program, value), 0;
-    if (strcmp(flag, "--version") == 0 && !value)
-        return printf("%s %s\n", self->name, PSD_VERSION), 0;
-    if (strcmp(flag, "--version") == 0)
-        complain(self, "--version takes no value");
-    else if (strcmp(flag, "--config") == 0 && (value || next))
-        return set_file(self, value ? value : next), value ? 1 : 2;
-    else if (strcmp(flag, "--config") == 0)
-        complain(self, "--config needs a value");
-    else if (!row)
-        unknown_flag(self, flag + 2);
-    else if (!(row->programs & self->program))
-        complain(self, "%s is an option of %s; in the job file, %s is fine", flag, psd_option_program(row), row->key);
-    else
-        return take_flag(self, row, flag, value, next);
-    return 1;
-}
-
-/* The same for words that begin with one -. */
-static int take_short(psd_options_t *self, const char *word, const char *next)
-{
-    if (strcmp(word, "-h") == 0)
-        return psd_option_help(self->name, self->program, NULL), 0;
-    if (strcmp(word, "-V") == 0)
-        return printf("%s %s\n", self->name, PSD_VERSION), 0;
-    if (word[1] != 'c')
-        complain(self, "unknown option %.60s; --help lists them all", word);
-    else if (word[2])
-        set_file(self, word + 2);
-    else if (!next)
-        complain(self, "-c needs a value");
-    else
-        return set_file(self, next), 2;
-    return 1;
+    if (!set_value(self, flags->row, flags->value ? flags->value : "true", FROM_FLAG, flags->flag, why))
+        complain(self, "%s: %s", flags->flag, why);
 }
 
 /* Flags win over all else and name the job file, so they are read first. The first mistake ends it: what follows it may
  * belong to it. */
 static int load_argv(psd_options_t *self, int argc, char *const *argv, psd_err_t *err)
 {
-    bool flags_end = false;
-    for (int i = 1, n = 1; i < argc; i += n) {
-        const char *word = argv[i], *next = i + 1 < argc ? argv[i + 1] : NULL;
-        n = 1;
-        if (!flags_end && strcmp(word, "--") == 0)
-            flags_end = true;
-        else if (flags_end || *word != '-' || !word[1])
-            set_file(self, word);
-        else if (!(n = word[1] == '-' ? take_long(self, word, next) : take_short(self, word, next)))
-            return 1;
-        if (self->n_complaints)
-            return report(self, PSD_EUSAGE, err);
-    }
-    return PSD_OK;
+    psd_flags_t flags = { .name = self->name, .programs = self->program, .argc = argc, .argv = argv, .next = 1 };
+    for (psd_flags_kind_t kind; !self->n_complaints && (kind = psd_flags_next(&flags)) != PSD_FLAGS_END;)
+        switch (kind) {
+        case PSD_FLAGS_HELP:
+            return psd_option_help(self->name, self->program, flags.value), 1;
+        case PSD_FLAGS_VERSION:
+            return printf("%s %s\n", self->name, PSD_VERSION), 1;
+        case PSD_FLAGS_ROW:
+            take_flag(self, &flags);
+            break;
+        case PSD_FLAGS_WRONG:
+            complain(self, "%s", flags.why);
+            break;
+        default:
+            set_file(self, flags.value);
+        }
+    return self->n_complaints ? report(self, PSD_EUSAGE, err) : PSD_OK;
 }
 
 static const psd_option_value_t *value_at(const void *arg, psd_option_id_t id)

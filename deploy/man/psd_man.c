@@ -179,35 +179,37 @@ static void page_name(const psd_verb_t *verb, char *out, size_t capacity)
 
 static void verb_flags(FILE *out, const psd_verb_t *verb)
 {
-    for (size_t i = 0; verb->flag[i].name; i++) {
-        fputs(".TP\n\\fB\\-\\-", out);
-        psd_man_text(out, verb->flag[i].name);
+    for (const psd_option_t *row = verb->flag; row->key; row++) {
+        char flag[PSD_OPTION_TEXT];
+        const char *argument = psd_option_argument(row);
+        psd_option_flag(row->key, flag, sizeof flag);
+        fputs(".TP\n\\fB", out);
+        psd_man_text(out, flag);
         fputs("\\fR", out);
-        if (verb->flag[i].argument) {
+        if (argument) {
             fputs("=\\fI", out);
-            psd_man_text(out, verb->flag[i].argument);
+            psd_man_text(out, argument);
             fputs("\\fR", out);
         }
         fputs("\n", out);
-        paragraph(out, verb->flag[i].help);
+        paragraph(out, row->help);
     }
 }
 
 static void verb_page(const psd_verb_t *verb)
 {
-    char name[80], line[200];
+    char name[80], title[PSD_VERB_NAME], line[200];
     page_name(verb, name, sizeof name);
     FILE *out = begin(name, 1, verb->does);
-    snprintf(line, sizeof line, "psdctl %s%s%s%s", verb->name, verb->flag[0].name || verb->options ? " [options]" : "",
-             *verb->words ? " " : "", verb->words);
-    synopsis(out, line);
+    const psd_usage_t usage = psd_verb_usage(verb, title);
+    synopsis(out, psd_usage_line(&usage, line, sizeof line));
     section(out, "DESCRIPTION");
     fprintf(out, "%c", toupper((unsigned char)*verb->does));
     psd_man_text(out, verb->does + 1);
     fputs(".\n", out);
     if (*verb->about)
         paragraph(out, verb->about);
-    if (verb->flag[0].name || verb->options)
+    if (verb->flag[0].key || verb->options)
         section(out, "OPTIONS");
     verb_flags(out, verb);
     if (verb->options)

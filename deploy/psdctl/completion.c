@@ -33,9 +33,9 @@ static void print_flags(const line_t *line)
 {
     const psd_option_t *row;
     char flag[PSD_OPTION_TEXT];
-    for (size_t i = 0; line->verb && line->verb->flag[i].name; i++) {
-        snprintf(flag, sizeof flag, "--%s", line->verb->flag[i].name);
-        print_flag(flag, line->verb->flag[i].argument);
+    for (size_t i = 0; line->verb && line->verb->flag[i].key; i++) {
+        psd_option_flag(line->verb->flag[i].key, flag, sizeof flag);
+        print_flag(flag, psd_option_argument(&line->verb->flag[i]));
     }
     for (size_t i = 0; (row = psd_option_at(i)); i++)
         if (row->programs & line->options) {

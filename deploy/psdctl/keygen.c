@@ -32,7 +32,10 @@ const psd_verb_t psd_verb_keygen = {
     .does = "a key pair, for those who shall be let in",
     .about = "Writes a secret key to NAME.key, for you alone to read, and its public key to NAME.pub; prints the line that "
              "lets it in, for the servers' allow-list. What is there is not overwritten.",
-    .flag = { { "role", "ROLE", "in that line: worker (the default), monitor, admin or server" } },
+    .flag = { { .key = "role",
+                .type = PSD_OPTION_STRING,
+                .argument = "ROLE",
+                .help = "in that line: worker (the default), monitor, admin or server" } },
     .examples = "psdctl keygen ps --role=server\npsdctl keygen gpu1 >>allow\n",
     .exits = "74 when a file is there already",
     .run = run,

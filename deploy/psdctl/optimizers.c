@@ -117,7 +117,7 @@ const psd_verb_t psd_verb_optimizers = {
     .words = "[NAME]",
     .does = "the update rules: mathematics, defaults, memory",
     .about = "",
-    .flag = { { "json", NULL, "as JSON" } },
+    .flag = { { .key = "json", .type = PSD_OPTION_SWITCH, .help = "as JSON" } },
     .examples = "psdctl optimizers\npsdctl optimizers radam --json\n",
     .exits = "",
     .run = run,

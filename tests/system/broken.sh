@@ -168,12 +168,12 @@ refused 64 '--token-file needs a value: FILE' psdctl status --token-file
 refused 64 'one word too many: b|[URL]' psdctl status a b
 refused 64 '--servers is an option of psd, not of psdctl status|leave it out' psdctl status --servers=2
 refused 64 '--for is ready, finished or step=N' psdctl wait --for=done
-refused 64 '--timeout is a number of seconds, such as 600; not 10s' psdctl wait --timeout=10s
+refused 64 '--timeout: timeout is "10s", no number' psdctl wait --timeout=10s
 refused 64 'optimizer.lr=VALUE' psdctl set lr=0.1x
 refused 64 'WORKER' psdctl drain
 refused 64 '--keep=N, N at least 2' psdctl checkpoint prune .
-refused 64 '--keep is a whole number, not two' psdctl checkpoint prune . --keep=two
-refused 64 '--weights is one of auto, fast, slow; not best' psdctl export --weights=best .
+refused 64 '--keep: keep is "two", no whole number' psdctl checkpoint prune . --keep=two
+refused 64 '--weights: weights is "best"; it takes auto or fast or slow' psdctl export --weights=best .
 refused 64 'CLOCK is a whole number' psdctl export . new
 refused 66 'there is no checkpoint below' psdctl checkpoint list none
 refused 64 'it is for bash or zsh, not for fish' psdctl completion fish

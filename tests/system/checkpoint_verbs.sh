@@ -30,7 +30,7 @@ expect 0 "clock 20 is whole" checkpoint verify "$dir" 20
 expect 66 "No such file" checkpoint verify "$dir" 30
 expect 66 "there is no checkpoint below $dir/none" checkpoint list "$dir/none"
 expect 64 "at least 2" checkpoint prune "$dir" --keep 1
-expect 64 "--keep is a whole number, not 2x" checkpoint prune "$dir" --keep=2x
+expect 64 "--keep: keep is \"2x\", no whole number" checkpoint prune "$dir" --keep=2x
 expect 64 "there is no verb checkpoint burn; after checkpoint comes one of list, verify, save, prune" checkpoint burn "$dir"
 
 cp -a "$dir/000000000010" "$dir/000000000015" # an attempt that was not finished

@@ -49,8 +49,8 @@ grep -q '"rule": "adam(lr=0.001,' "$out/new/er/optimizer_param_groups.json" || f
 expect 0 "$out/model.npz: fast weights" export --to="$out" --format=npz "$saved"
 
 expect 64 "which keeps no slow weights; try --weights=fast" export --weights=slow --to="$dir/no" "$saved"
-expect 64 "--weights is one of auto, fast, slow; not best" export --weights=best "$saved"
-expect 64 "--format is one of safetensors, npz; not onnx" export --format=onnx "$saved"
+expect 64 "--weights: weights is \"best\"; it takes auto or fast or slow" export --weights=best "$saved"
+expect 64 "--format: format is \"onnx\"; it takes safetensors or npz" export --format=onnx "$saved"
 expect 64 "unknown option --quick" export --quick "$saved"
 expect 64 "--to needs a value: PATH" export "$saved" --to
 expect 64 "it takes DIR [CLOCK]" export

@@ -75,7 +75,7 @@ const psd_verb_t psd_verb_doctor = {
     .about = "Looks at this program and its libraries, processor, memory, limits and clock; sends messages through the loopback; "
              "and, with a job file or options, at keys, directories, ports, addresses and data. A line each: ok, warn or bad, "
              "with the cause and what to do. It shows no secret, and leaves nothing behind.",
-    .flag = { { "json", NULL, "as one object, \"schema\": \"psd.doctor/1\"" } },
+    .flag = { { .key = "json", .type = PSD_OPTION_SWITCH, .help = "as one object, \"schema\": \"psd.doctor/1\"" } },
     .options = PSD_PROGRAM_CTL | PSD_PROGRAM_SERVER | PSD_PROGRAM_WORKER,
     .examples = "psdctl doctor\npsdctl doctor job.yaml --json\n"
                 "psdctl doctor job.yaml --join=tcp://ps0:7470 --worker-key=gpu1.key --server-public=ps.pub\n",

@@ -137,13 +137,11 @@ static int ask(wish_t *self)
     return err->code;
 }
 
-static bool read_number(const char *text, double *value) { return *text && psd_number_read(text, value) == strlen(text); }
-
 /* "optimizer.lr=1e-3" becomes the word and the value. */
 static bool split_setting(char *word, double *value)
 {
     char *equals = strchr(word, '=');
-    if (!equals || !read_number(equals + 1, value) || !isfinite(*value))
+    if (!equals || !equals[1] || psd_number_read(equals + 1, value) != strlen(equals + 1) || !isfinite(*value))
         return false;
     *equals = '\0';
     return true;
@@ -161,8 +159,8 @@ static int read_wish(wish_t *self, const psd_args_t *args)
     self->join = flag[JOIN] ? flag[JOIN] : "tcp://127.0.0.1:7470";
     self->job = flag[JOB] ? flag[JOB] : "psd";
     self->keys = (psd_keys_source_t){ .secret = flag[KEY], .server = flag[SERVER_PUBLIC] };
-    if (flag[TIMEOUT] && !(read_number(flag[TIMEOUT], &self->timeout_s) && self->timeout_s > 0 && self->timeout_s < 1e6))
-        return psd_verb_misuse(verb, "--timeout is a number of seconds, such as 30; not %s", flag[TIMEOUT]);
+    if (flag[TIMEOUT])
+        self->timeout_s = args->value[TIMEOUT].d;
     if (strchr(self->job, ' ') || !*self->job)
         return psd_verb_misuse(verb, "--job is the job's name, without blanks; not \"%s\"", self->job);
     if (args->word[0] && (strchr(word, ' ') || !*word))
@@ -192,13 +190,25 @@ static int run(const psd_args_t *args)
 
 #define FLAGS                                                                                                                      \
     {                                                                                                                              \
-        [JOIN] = { "join", "ENDPOINT", "where server 0 takes messages; default tcp://127.0.0.1:7470" },                            \
-        [JOB] = { "job", "NAME", "the job's name; default psd" },                                                                  \
-        [KEY] = { "key", "FILE", "your secret key, of the role admin; default: without keys, on this machine" },                   \
-        [SERVER_PUBLIC] = { "server-public", "KEY", "the servers' public key, or a file with it" }, [TIMEOUT] = {                  \
-            "timeout",                                                                                                             \
-            "SECONDS",                                                                                                             \
-            "how long to wait until it is done; default 30"                                                                        \
+        [JOIN] = { .key = "join",                                                                                                  \
+                   .type = PSD_OPTION_STRING,                                                                                      \
+                   .argument = "ENDPOINT",                                                                                         \
+                   .help = "where server 0 takes messages; default tcp://127.0.0.1:7470" },                                        \
+        [JOB] = { .key = "job", .type = PSD_OPTION_STRING, .argument = "NAME", .help = "the job's name; default psd" },            \
+        [KEY] = { .key = "key",                                                                                                    \
+                  .type = PSD_OPTION_PATH,                                                                                         \
+                  .argument = "FILE",                                                                                              \
+                  .help = "your secret key, of the role admin; default: without keys, on this machine" },                          \
+        [SERVER_PUBLIC] = { .key = "server-public",                                                                                \
+                            .type = PSD_OPTION_STRING,                                                                             \
+                            .argument = "KEY",                                                                                     \
+                            .help = "the servers' public key, or a file with it" },                                                \
+        [TIMEOUT] = {                                                                                                              \
+            .key = "timeout",                                                                                                      \
+            .type = PSD_OPTION_DOUBLE,                                                                                             \
+            .argument = "SECONDS",                                                                                                 \
+            .range = "0.001..1000000",                                                                                             \
+            .help = "how long to wait until it is done; default 30"                                                                \
         }                                                                                                                          \
     }
 #define WISH(id, title, takes, what, more, example)                                                                                \

@@ -116,10 +116,8 @@ static int prune(const psd_args_t *args)
 {
     psd_err_t err = { 0 };
     const bool yes = args->flag[YES];
-    uint64_t keep = 0;
+    const uint64_t keep = args->value[KEEP].u;
     told_t told = { yes ? "removing" : "would remove", 0 };
-    if (args->flag[KEEP] && !number(args->flag[KEEP], &keep))
-        return psd_verb_misuse(args->verb, "--keep is a whole number, not %s", args->flag[KEEP]);
     if (keep < 2 || keep > UINT32_MAX)
         return psd_verb_misuse(args->verb, "it needs --keep=N, N at least 2: one may turn out to be damaged");
     if (psd_ckpt_prune(args->word[0], (uint32_t)keep, !yes, tell, &told, &err) != PSD_OK)
@@ -158,7 +156,8 @@ const psd_verb_t psd_verb_checkpoint_prune = {
     .words = "DIR",
     .does = "remove what is older than the newest N checkpoints",
     .about = "Without --yes it says what would go.",
-    .flag = { [KEEP] = { "keep", "N", "how many stay, 2 at least" }, [YES] = { "yes", NULL, "remove the others" } },
+    .flag = { [KEEP] = { .key = "keep", .type = PSD_OPTION_UINT64, .argument = "N", .help = "how many stay, 2 at least" },
+              [YES] = { .key = "yes", .type = PSD_OPTION_SWITCH, .help = "remove the others" } },
     .examples = "psdctl checkpoint prune runs/glyphs/checkpoints --keep=3 --yes\n",
     .exits = EXITS,
     .run = prune,
@@ -236,7 +235,7 @@ const psd_verb_t psd_verb_inspect = {
     .words = "FILE",
     .does = "arrays and notes of a safetensors file",
     .about = "",
-    .flag = { { "json", NULL, "as one object, notes in full" } },
+    .flag = { { .key = "json", .type = PSD_OPTION_SWITCH, .help = "as one object, notes in full" } },
     .examples = "psdctl inspect model.safetensors\n",
     .exits = "65 when it is damaged",
     .run = run_inspect,

@@ -21,7 +21,7 @@ enum {
 };
 
 typedef enum which { AUTO, FAST, SLOW } which_t;
-static const char *const which_words[] = { [AUTO] = "auto", [FAST] = "fast", [SLOW] = "slow", NULL };
+static const char *const which_words[] = { [AUTO] = "auto", [FAST] = "fast", [SLOW] = "slow" };
 
 typedef struct request {
     const char *dir, *to;
@@ -353,39 +353,20 @@ static int export_newest(const request_t *request, psd_err_t *err)
 
 /* ---- the verb ---- */
 
-/* The index of the word among the choices; -1, with `err` set, when it is none. */
-static int choose(const char *option, const char *word, const char *const *choices, psd_err_t *err)
+static const psd_arrays_format_t *format_called(const char *name)
 {
-    char all[64] = "";
-    for (int i = 0; choices[i]; i++) {
-        if (strcmp(choices[i], word) == 0)
-            return i;
-        const size_t n = strlen(all);
-        snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", choices[i]);
-    }
-    psd_err_set(err, PSD_EUSAGE, "%s is one of %s; not %s", option, all, word);
-    return -1;
+    const psd_arrays_format_t *format;
+    for (size_t i = 0; (format = psd_arrays_format_at(i)) && strcmp(format->name, name); i++)
+        ;
+    return format;
 }
 
-static int take_format(request_t *request, const char *word, psd_err_t *err)
+static which_t which_called(const char *word)
 {
-    const char *names[8] = { NULL };
-    for (size_t i = 0; i + 1 < sizeof names / sizeof *names && psd_arrays_format_at(i); i++)
-        names[i] = psd_arrays_format_at(i)->name;
-    const int i = choose("--format", word, names, err);
-    if (i < 0)
-        return PSD_EUSAGE;
-    request->format = psd_arrays_format_at((size_t)i);
-    return PSD_OK;
-}
-
-static int take_weights(request_t *request, const char *word, psd_err_t *err)
-{
-    const int i = choose("--weights", word, which_words, err);
-    if (i < 0)
-        return PSD_EUSAGE;
-    request->which = (which_t)i;
-    return PSD_OK;
+    which_t which = AUTO;
+    while (strcmp(which_words[which], word))
+        which++;
+    return which;
 }
 
 /* A whole number, all of the text. */
@@ -405,14 +386,13 @@ static int run(const psd_args_t *args)
 {
     request_t request = { .dir = args->word[0],
                           .to = args->flag[TO] ? args->flag[TO] : ".",
-                          .format = psd_arrays_format_at(0),
+                          .format = args->flag[FORMAT] ? format_called(args->flag[FORMAT]) : psd_arrays_format_at(0),
+                          .which = args->flag[WEIGHTS] ? which_called(args->flag[WEIGHTS]) : AUTO,
                           .optimizer = args->flag[OPTIMIZER],
                           .force = args->flag[FORCE] };
     psd_err_t err = { 0 };
-    int rc = args->flag[WEIGHTS] ? take_weights(&request, args->flag[WEIGHTS], &err) : PSD_OK;
-    if (!rc && args->flag[FORMAT])
-        rc = take_format(&request, args->flag[FORMAT], &err);
-    if (!rc && args->word[1])
+    int rc = PSD_OK;
+    if (args->word[1])
         rc = take_clock(&request, args->word[1], &err);
     if (!rc)
         rc = request.has_clock ? export_named(&request, &err) : export_newest(&request, &err);
@@ -425,15 +405,26 @@ const psd_verb_t psd_verb_export = {
     .does = "a checkpoint as files that torch and numpy open",
     .about = "Writes the newest whole checkpoint below DIR, or that of CLOCK, as model.safetensors: one array per tensor, "
              "under its name and in its shape.",
-    .flag = { [WEIGHTS] = { "weights", "auto|fast|slow",
-                            "which ones, with Lookahead: the fast ones are what training goes on from, the slow ones "
-                            "what one evaluates; auto (default): the slow ones where there are any" },
-              [OPTIMIZER] = { "optimizer", NULL,
-                              "also optimizer_state.safetensors, arrays called state/<tensor>/<field> with torch's "
-                              "field names, and optimizer_param_groups.json" },
-              [FORMAT] = { "format", "safetensors|npz", "of the arrays' files (npz: numpy.load)" },
-              [TO] = { "to", "PATH", "directory for the files, made when missing (default: the current one)" },
-              [FORCE] = { "force", NULL, "replace files that are there" } },
+    .flag = { [WEIGHTS] = { .key = "weights",
+                            .type = PSD_OPTION_STRING,
+                            .argument = "auto|fast|slow",
+                            .range = "auto|fast|slow",
+                            .help = "which ones, with Lookahead: the fast ones are what training goes on from, the slow ones "
+                                    "what one evaluates; auto (default): the slow ones where there are any" },
+              [OPTIMIZER] = { .key = "optimizer",
+                              .type = PSD_OPTION_SWITCH,
+                              .help = "also optimizer_state.safetensors, arrays called state/<tensor>/<field> with torch's "
+                                      "field names, and optimizer_param_groups.json" },
+              [FORMAT] = { .key = "format",
+                           .type = PSD_OPTION_STRING,
+                           .argument = "safetensors|npz",
+                           .range = "safetensors|npz",
+                           .help = "of the arrays' files (npz: numpy.load)" },
+              [TO] = { .key = "to",
+                       .type = PSD_OPTION_PATH,
+                       .argument = "PATH",
+                       .help = "directory for the files, made when missing (default: the current one)" },
+              [FORCE] = { .key = "force", .type = PSD_OPTION_SWITCH, .help = "replace files that are there" } },
     .examples = "psdctl export runs/glyphs/checkpoints\n"
                 "psdctl export --optimizer --weights=fast --to=for-torch runs/glyphs/checkpoints 2350\n",
     .exits = "65 when what was asked for is damaged; 66 when there is none; 74 when a file is there already or cannot be "

@@ -285,7 +285,10 @@ const psd_verb_t psd_verb_top = {
     .does = "the same on the whole terminal, renewed each second",
     .about = "URL is the status endpoint of a server; default " PSD_CTL_URL ". Keys: q ends, s sorts workers by another "
              "column, ? explains.",
-    .flag = { { "token-file", "FILE", "the token that the server asks for (its status.token)" } },
+    .flag = { { .key = "token-file",
+                .type = PSD_OPTION_PATH,
+                .argument = "FILE",
+                .help = "the token that the server asks for (its status.token)" } },
     .examples = "psdctl top http://127.0.0.1:7471\n",
     .exits = "64 where there is no terminal; 69 when nobody answers at the start",
     .run = run,

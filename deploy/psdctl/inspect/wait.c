@@ -111,15 +111,6 @@ static bool read_what(wait_t *self, const char *what)
            self->step == floor(self->step);
 }
 
-static bool read_timeout(wait_t *self, const char *text)
-{
-    double seconds;
-    if (!*text || psd_number_read(text, &seconds) != strlen(text) || !(seconds > 0 && seconds < 1e6))
-        return false;
-    self->deadline_ms = now_ms() + (uint64_t)(seconds * 1e3);
-    return true;
-}
-
 enum { FOR, TIMEOUT, TOKEN };
 
 static int run(const psd_args_t *args)
@@ -131,8 +122,8 @@ static int run(const psd_args_t *args)
     psd_err_t err = { 0 };
     if (args->flag[FOR] && !read_what(&self, args->flag[FOR]))
         return psd_verb_misuse(args->verb, "--for is ready, finished or step=N with N from 1; not %s", args->flag[FOR]);
-    if (args->flag[TIMEOUT] && !read_timeout(&self, args->flag[TIMEOUT]))
-        return psd_verb_misuse(args->verb, "--timeout is a number of seconds, such as 600; not %s", args->flag[TIMEOUT]);
+    if (args->flag[TIMEOUT])
+        self.deadline_ms = now_ms() + (uint64_t)(args->value[TIMEOUT].d * 1e3);
     int rc = wait_for(&self, &err);
     return rc == PSD_OK ? 0 : psd_say_error("wait", &err);
 }
@@ -142,11 +133,20 @@ const psd_verb_t psd_verb_wait = {
     .words = "[URL]",
     .does = "block until a job is ready, at a step, or finished",
     .about = "URL is the status endpoint of a server of the job; default " PSD_CTL_URL ".",
-    .flag = { [FOR] = { "for", "WHAT",
-                        "ready, the default: rounds are, or can be, made; step=N: N optimizer steps are made; "
-                        "finished: the job is done" },
-              [TIMEOUT] = { "timeout", "SECONDS", "give up after so long; default: when nobody answers for 10 s" },
-              [TOKEN] = { "token-file", "FILE", "the token that the server asks for (its status.token)" } },
+    .flag = { [FOR] = { .key = "for",
+                        .type = PSD_OPTION_STRING,
+                        .argument = "WHAT",
+                        .help = "ready, the default: rounds are, or can be, made; step=N: N optimizer steps are made; "
+                                "finished: the job is done" },
+              [TIMEOUT] = { .key = "timeout",
+                            .type = PSD_OPTION_DOUBLE,
+                            .argument = "SECONDS",
+                            .range = "0.001..1000000",
+                            .help = "give up after so long; default: when nobody answers for 10 s" },
+              [TOKEN] = { .key = "token-file",
+                          .type = PSD_OPTION_PATH,
+                          .argument = "FILE",
+                          .help = "the token that the server asks for (its status.token)" } },
     .examples = "psdctl wait http://127.0.0.1:7471\npsdctl wait --for=step=1000 --timeout=600\n",
     .exits = "0 when it has come so far; 1 when the job failed; 75 when it ended or was stopped before; 69 when nobody "
              "answered, or the timeout has passed",
