@@ -1,44 +1,37 @@
+/* daemon.c - open what a server needs, watch it, turn events into actions, end. */
 #include "server/daemon.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 #include <uv.h>
 
 #include "common/base/absence.h"
 #include "common/net/clusterfile.h"
-#include "common/system/failpoint.h"
-#include "common/optim/isa.h"
-#include "common/system/log.h"
-#include "common/system/notify.h"
 #include "common/net/rendezvous.h"
 #include "common/net/route.h"
-#include "common/net/transport.h"
 #include "common/net/uplink.h"
-#include "server/entrance/memory_guard.h"
-#include "server/entrance/door.h"
+#include "common/optim/isa.h"
+#include "common/system/failpoint.h"
+#include "common/system/log.h"
+#include "common/system/notify.h"
+#include "server/checkpoint/store.h"
 #include "server/core/node.h"
-#include "server/entrance/descriptors.h"
+#include "server/entrance/entrance.h"
 #include "server/settings.h"
 #include "server/status/report.h"
 #include "server/status/status.h"
-#include "server/checkpoint/store.h"
 
 enum {
     TICK_MS = 50,
     PUBLISH_MS = 250,
     LINGER_MS = 500,
     WAIT_LINE_MS = 4000, /* between two lines that say what is waited for */
-    ALLOW_MS = 250,      /* between two looks whether the allow-list has changed */
-    KNOCK_MS = 5000,     /* for a stranger to be refused */
-    REOPEN_MS = 5000,    /* for an address to come free that was closed */
     SCRAPE_MS = 15000,   /* for Prometheus to read how the job ended */
     STOP_MS = 4000,      /* how long a server that was told to stop waits for server 0's word */
     /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
@@ -48,39 +41,30 @@ enum {
 
 typedef struct psd_daemon {
     const psd_options_t *options;
-    psd_rendezvous_t at;         /* who this is */
+    psd_rendezvous_t at; /* who this is */
+    psd_settings_t settings;
     psd_clusterfile_t published; /* in server 0: what cluster.file says of it */
+    char advertised[PSD_ENDPOINT_TEXT];
     uv_loop_t loop;
-    uv_timer_t tick, memory;
+    uv_timer_t tick;
     uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
-    psd_door_t *door;       /* NULL: --insecure, anybody of this machine may come in */
-    psd_socket_t *guard;    /* asks the door */
-    psd_socket_t *stranger; /* knocks at the start, to see that it is refused; NULL: it has been */
-    bool refuses_strangers; /* it has been seen; before, nobody is heard */
-    uint64_t closed_ms;     /* when all connections were ended, while there is no `router` */
-    psd_memory_guard_t breaker;
-    psd_descriptors_t places;
-    uint64_t allow_ms;    /* when the allow-list was last looked at */
-    psd_socket_t *router; /* where workers and other servers speak to us */
-    psd_uplink_t *uplink; /* to server 0; NULL in server 0 */
-    uint64_t waited_ms;   /* when it was said last that server 0 is waited for */
-    char bound[PSD_ENDPOINT_TEXT], advertised[PSD_ENDPOINT_TEXT];
-    psd_settings_t settings;
+    psd_entrance_t *entrance; /* where workers and other servers speak to this one */
+    psd_uplink_t *uplink;     /* where this one speaks to server 0; NULL in server 0 */
     psd_node_t *node;
     psd_actions_t out;    /* actions not yet carried out */
     bool carrying_out;    /* they are being carried out further up the stack */
+    psd_store_t *store;   /* NULL: no directory for checkpoints */
     psd_status_t *status; /* NULL: none wanted */
     psd_report_t *report;
-    psd_store_t *store; /* NULL: no directory for checkpoints */
-    uint64_t seen_ms;   /* when the last tick was, for our own absence */
     uint64_t started_ms, published_ms;
-    uint64_t refused_said, refused_said_ms; /* connections: what the log was told last, and when */
-    uint64_t watchdog_ms, told_manager_ms;  /* how often the service manager wants a word; 0: there is none */
-    uint64_t told_run;                      /* of the job, whose ready line is printed; 0: none yet */
+    uint64_t seen_ms;                      /* when the last tick was, for our own absence */
+    uint64_t waited_ms;                    /* when it was said last that server 0 is waited for */
+    uint64_t watchdog_ms, told_manager_ms; /* how often the service manager wants a word; 0: there is none */
+    uint64_t told_run;                     /* of the job, whose ready line is printed; 0: none yet */
+    uint64_t asked_to_stop_ms;             /* by a signal; 0: not yet */
     bool stopping;
-    uint64_t asked_to_stop_ms; /* by a signal; 0: not yet */
-    int code;                  /* why it ends */
+    int code; /* why it ends */
     psd_err_t why;
 } daemon_t;
 
@@ -95,26 +79,308 @@ static uint64_t random_number(void)
     return n;
 }
 
+/* The events, which opening and watching refer to, and the end, which any event may bring. */
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
+static void on_bad(void *arg, uint64_t peer, const char *why);
+static void on_denied(void *arg, const char *why);
+static void on_tick(uv_timer_t *timer);
+static void on_stop_signal(uv_signal_t *handle, int number);
+static void on_save_signal(uv_signal_t *handle, int number);
+static void on_reload_signal(uv_signal_t *handle, int number);
+static void carry_out(daemon_t *self);
 static void stop(daemon_t *self, int code, const char *why);
-static void publish(daemon_t *self);
 
-/* ---- who may come in ---- */
+/* ---- open ---- */
 
-/* End all connections. Those who may connect again do so by themselves: for them it is a network that was away for a
- * moment. */
-static void close_door(daemon_t *self)
+static int open_net(daemon_t *self, psd_err_t *err)
 {
-    psd_socket_close(&self->router, 0);
-    self->closed_ms = now_ms();
+    const psd_options_t *o = self->options;
+    const bool has_list = *psd_options_string(o, PSD_OPT_allow);
+    psd_keys_t keys;
+    int rc = psd_keys_load(&keys,
+                           &(psd_keys_source_t){ .secret = psd_options_string(o, PSD_OPT_server_key),
+                                                 .is_server = true,
+                                                 .insecure = psd_options_bool(o, PSD_OPT_insecure) },
+                           err);
+    if (rc != PSD_OK)
+        return rc;
+    if (keys.insecure == has_list)
+        rc = psd_err_set(err, PSD_ECONFIG,
+                         keys.insecure ? "--allow is given with --insecure, which lets everybody in"
+                                       : "there is a key, but no list of those who may connect: add --allow FILE");
+    if (!keys.insecure || *psd_options_string(o, PSD_OPT_status_token))
+        psd_keys_guard_process();
+    if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
+        rc = err->code;
+    psd_keys_wipe(&keys);
+    return rc;
 }
 
-static void look_at_allow_list(daemon_t *self, bool asked)
+static int open_entrance(daemon_t *self, psd_err_t *err)
 {
-    if (psd_door_reload(self->door, asked))
-        close_door(self);
+    self->entrance = psd_entrance_new(&(psd_entrance_config_t){ .net = self->net,
+                                                                .loop = &self->loop,
+                                                                .listen = self->at.listen,
+                                                                .allow = psd_options_string(self->options, PSD_OPT_allow),
+                                                                .has_peers = psd_options_int(self->options, PSD_OPT_servers) > 1,
+                                                                .memory_max = psd_options_uint(self->options, PSD_OPT_memory_max),
+                                                                .on_message = on_message,
+                                                                .on_bad = on_bad,
+                                                                .arg = self },
+                                      err);
+    return self->entrance ? PSD_OK : err->code;
 }
 
-/* ---- actions ---- */
+/* To another server 0 this server is new, and says hello in any case. */
+static void on_moved(void *arg) { (void)arg; }
+
+static void on_waiting(void *arg, const char *reason) { (void)arg, psd_log_info("join.waiting", "for=\"%s\"", reason); }
+
+static void log_uplink(void *arg, psd_log_level_t level, const char *id, const char *line)
+{
+    (void)arg, psd_log_write(level, id, "%s", line);
+}
+
+/* Server 0 is who the others look for. */
+static int find_first(daemon_t *self, psd_err_t *err)
+{
+    if (self->at.is_first)
+        return PSD_OK;
+    self->uplink = psd_uplink_new(&(psd_uplink_config_t){ .net = self->net,
+                                                          .job = psd_options_string(self->options, PSD_OPT_job),
+                                                          .join = self->at.join,
+                                                          .file = self->at.file,
+                                                          .timeout_ms = psd_options_ms(self->options, PSD_OPT_join_timeout),
+                                                          .peer = PSD_PEER_COORDINATOR,
+                                                          .on_message = on_message,
+                                                          .on_bad = on_bad,
+                                                          .on_denied = on_denied,
+                                                          .on_moved = on_moved,
+                                                          .on_waiting = on_waiting,
+                                                          .log = log_uplink,
+                                                          .arg = self },
+                                  err);
+    return self->uplink ? PSD_OK : err->code;
+}
+
+static void store_done(void *arg) { carry_out(arg); }
+
+/* Make ready to write and read checkpoints; server 0 looks what checkpoints there are. */
+static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err)
+{
+    const psd_settings_t *s = &self->settings;
+    if (!*s->checkpoint_dir)
+        return PSD_OK;
+    psd_store_config_t config = { .loop = &self->loop,
+                                  .dir = s->checkpoint_dir,
+                                  .job = s->engine.job,
+                                  .settings = s->text,
+                                  .rule = s->engine.rule,
+                                  .keep = s->checkpoint_keep,
+                                  .sole = s->is_first,
+                                  .done = store_done,
+                                  .arg = self };
+    self->store = psd_store_new(&config, err);
+    if (self->store && s->is_first)
+        return psd_store_find(s->checkpoint_dir, s->engine.job, s->text, points, err);
+    return self->store ? PSD_OK : err->code;
+}
+
+/* Each applied contribution, for those who want to compare what shards have done. */
+static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation)
+{
+    const daemon_t *self = arg;
+    psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64 " run=%" PRIx64, shard, clock, worker,
+                  incarnation, psd_engine_run(psd_node_engine(self->node)));
+}
+
+static int make_node(daemon_t *self, psd_err_t *err)
+{
+    psd_settings_t *s = &self->settings;
+    psd_store_points_t points = { 0 };
+    if (psd_settings_read(s, self->options, &self->at, err) != PSD_OK || open_store(self, &points, err) != PSD_OK)
+        return err->code;
+    s->engine.endpoint = self->advertised;
+    s->engine.nonce = random_number() & ~UINT64_C(0xffff);
+    s->engine.first = self->uplink ? psd_uplink_address(self->uplink) : NULL;
+    s->coordinator.job_id = random_number();
+    s->coordinator.checkpoints = self->store != NULL;
+    s->coordinator.points = points.clock;
+    s->coordinator.n_points = points.n;
+    s->coordinator.model = points.n ? &points.model : NULL;
+    if (points.n)
+        s->coordinator.lr = points.lr;
+    self->node = psd_node_new(&s->engine, s->is_first ? &s->coordinator : NULL, err);
+    psd_tensors_clear(&points.model);
+    if (self->node && !strcmp(psd_options_string(self->options, PSD_OPT_log_level), "debug"))
+        psd_engine_set_ledger(psd_node_engine(self->node), log_applied, self);
+    self->report = self->node ? psd_report_new(self->options, s->text, err) : NULL;
+    return self->report ? PSD_OK : err->code;
+}
+
+static int connect_to_first(daemon_t *self, psd_err_t *err)
+{
+    self->waited_ms = now_ms();
+    return self->uplink ? psd_uplink_connect(self->uplink, &self->loop, err) : PSD_OK;
+}
+
+static int open_status(daemon_t *self, psd_err_t *err)
+{
+    if (!strcmp(self->at.status, "none"))
+        return PSD_OK;
+    self->status = psd_status_new(self->at.status, psd_options_string(self->options, PSD_OPT_status_token), err);
+    return self->status ? PSD_OK : err->code;
+}
+
+/* For those who look for server 0 by the file. */
+static int write_file(daemon_t *self, psd_err_t *err)
+{
+    psd_clusterfile_t *file = &self->published;
+    if (!self->at.is_first || !*self->at.file)
+        return PSD_OK;
+    snprintf(file->job, sizeof file->job, "%s", psd_options_string(self->options, PSD_OPT_job));
+    snprintf(file->data, sizeof file->data, "%s", self->advertised);
+    snprintf(file->status, sizeof file->status, "%s", self->status ? psd_status_url(self->status) : "none");
+    snprintf(file->server_public, sizeof file->server_public, "%s", psd_net_public(self->net));
+    file->run = random_number();
+    return psd_clusterfile_write(file, self->at.file, err);
+}
+
+static int advertise(daemon_t *self, psd_err_t *err)
+{
+    return psd_route_advertise(self->advertised, psd_entrance_endpoint(self->entrance), self->at.advertise,
+                               self->uplink ? psd_uplink_address(self->uplink) : "", err);
+}
+
+static int open_all(daemon_t *self, psd_err_t *err)
+{
+    static int (*const steps[])(daemon_t *, psd_err_t *) = { open_net,  open_entrance,    find_first,  advertise,
+                                                             make_node, connect_to_first, open_status, write_file };
+    int rc = psd_rendezvous_find_own(&self->at, PSD_PROGRAM_SERVER, self->options, err);
+    for (size_t i = 0; rc == PSD_OK && i < sizeof steps / sizeof *steps; i++)
+        rc = steps[i](self, err);
+    return rc;
+}
+
+/* W workers that each make steps of their own move the weights W times as far: say what is done about it, where nobody
+ * has chosen. Once per job, by server 0. */
+static void warn_of_lr_rule(const daemon_t *self)
+{
+    if (self->settings.is_first && self->settings.unasked_lr_rule)
+        psd_log_warn("asp.lr_rule",
+                     "lr_rule=%s effect=\"each push is a step, and its learning rate is that of the optimizer "
+                     "divided by the number of workers; set sync.lr_rule to choose\"",
+                     self->settings.engine.lr_rule->name);
+}
+
+/* ---- watch ---- */
+
+static void watch(daemon_t *self)
+{
+    self->tick.data = self->term.data = self->interrupt.data = self->save.data = self->reload.data = self;
+    uv_timer_init(&self->loop, &self->tick);
+    uv_signal_init(&self->loop, &self->term);
+    uv_signal_init(&self->loop, &self->interrupt);
+    uv_signal_init(&self->loop, &self->save);
+    uv_signal_init(&self->loop, &self->reload);
+    uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
+    uv_signal_start(&self->term, on_stop_signal, SIGTERM);
+    uv_signal_start(&self->interrupt, on_stop_signal, SIGINT);
+    uv_signal_start(&self->save, on_save_signal, SIGUSR1);
+    uv_signal_start(&self->reload, on_reload_signal, SIGHUP);
+}
+
+static void end_watch(daemon_t *self)
+{
+    uv_close((uv_handle_t *)&self->tick, NULL);
+    uv_close((uv_handle_t *)&self->term, NULL);
+    uv_close((uv_handle_t *)&self->interrupt, NULL);
+    uv_close((uv_handle_t *)&self->save, NULL);
+    uv_close((uv_handle_t *)&self->reload, NULL);
+    uv_stop(&self->loop);
+}
+
+/* ---- events: messages ---- */
+
+/* Whether this user may send this; else it is told why not. Server 0 is known by its own key. */
+static bool may_send(daemon_t *self, uint64_t peer, const psd_msg_t *msg)
+{
+    char why[256];
+    if (peer == PSD_PEER_COORDINATOR)
+        return true;
+    const uint32_t shard = psd_engine_index(psd_node_engine(self->node));
+    const psd_refusal_t reason = psd_entrance_judge(self->entrance, peer, msg->kind, shard, why, sizeof why);
+    if (reason != PSD_REFUSAL_NONE)
+        psd_node_refuse(self->node, peer, msg->seq, reason, why, &self->out);
+    return reason == PSD_REFUSAL_NONE;
+}
+
+/* End, unless it was a file that led us to the server that refuses us: the job's server 0 may be about to write it anew. */
+static void give_up_or_doubt(daemon_t *self, int code, const char *why)
+{
+    const bool refused = (code == PSD_EREFUSED || code == PSD_EAUTH) && !psd_engine_is_ready(psd_node_engine(self->node));
+    if (!refused || !self->uplink || !psd_uplink_doubts(self->uplink, now_ms(), code, why))
+        stop(self, code, why);
+}
+
+static void on_denied(void *arg, const char *why) { give_up_or_doubt(arg, PSD_EAUTH, why); }
+
+/* The line that launchers wait for; again for each run of the job that it takes part in. */
+static void tell_ready(daemon_t *self)
+{
+    const psd_engine_t *engine = psd_node_engine(self->node);
+    if (!psd_entrance_is_open(self->entrance) || !psd_engine_is_ready(engine) || self->told_run == psd_engine_run(engine))
+        return;
+    const bool first = !self->told_run;
+    self->told_run = psd_engine_run(engine);
+    printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
+           psd_options_int(self->options, PSD_OPT_servers), self->advertised, self->status ? psd_status_url(self->status) : "none",
+           psd_options_string(self->options, PSD_OPT_job), self->told_run);
+    if (fflush(stdout) && errno != EPIPE && first) /* who reads the first line alone has gone by the second */
+        stop(self, PSD_EIO, "the line that says ready cannot be written to standard output");
+    psd_notify("READY=1");
+}
+
+/* From the entrance, and from server 0, whose answers count no earlier than those who come in do. */
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    daemon_t *self = arg;
+    psd_msg_t msg;
+    psd_err_t err;
+    size_t n = payload ? payload->n_bytes : 0;
+    if (!psd_entrance_is_open(self->entrance))
+        return;
+    psd_report_received(self->report, n_header + n);
+    int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
+    if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
+        psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
+    } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
+        char why[200];
+        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", psd_uplink_address(self->uplink),
+                 msg.protocol, PSD_PROTOCOL);
+        give_up_or_doubt(self, PSD_EREFUSED, why);
+    } else if (rc != PSD_OK) {
+        psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
+    } else {
+        PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
+        if (may_send(self, peer, &msg))
+            psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+        psd_report_saw(self->report, self->node, &msg, uv_hrtime());
+    }
+    carry_out(self);
+    tell_ready(self);
+}
+
+static void on_bad(void *arg, uint64_t peer, const char *why)
+{
+    daemon_t *self = arg;
+    if (!psd_entrance_is_open(self->entrance))
+        return;
+    psd_node_malformed(self->node, peer, 0, why, &self->out);
+    carry_out(self);
+}
+
+/* ---- events: what the node wants done ---- */
 
 typedef struct pool_job {
     uv_work_t request;
@@ -122,8 +388,6 @@ typedef struct pool_job {
     psd_work_t *work;
     uint64_t ns;
 } pool_job_t;
-
-static void carry_out(daemon_t *self);
 
 /* The nanoseconds that it took. */
 static uint64_t run_work(psd_work_t *work)
@@ -177,12 +441,12 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     const void *bytes = a->payload ? a->payload->data : NULL;
     const size_t n = a->payload ? a->payload->n_bytes : 0;
     const bool is_up = a->to == PSD_PEER_COORDINATOR;
-    if (is_up ? !self->uplink : !self->router)
+    if (is_up && !self->uplink)
         return;
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
     const size_t n_header = psd_msg_seal(&a->msg, bytes, n, header);
-    int rc = is_up ? psd_uplink_send(self->uplink, header, n_header, a->payload)
-                   : psd_socket_send(self->router, a->to, header, n_header, a->payload);
+    const int rc = is_up ? psd_uplink_send(self->uplink, header, n_header, a->payload)
+                         : psd_entrance_send(self->entrance, a->to, header, n_header, a->payload);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, &a->msg, n, rc == PSD_OK, uv_hrtime());
 }
@@ -196,14 +460,6 @@ static void log_line(daemon_t *self, const psd_action_t *a)
     const bool said = psd_log_write(levels[a->level], a->id, "%s", a->msg.text);
     if (said && self->status && levels[a->level] < PSD_LOG_DEBUG)
         psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
-}
-
-/* End, unless it was a file that led us to who refuses us: the job's server 0 may be about to write it anew. */
-static void give_up_or_doubt(daemon_t *self, int code, const char *why)
-{
-    const bool refused = (code == PSD_EREFUSED || code == PSD_EAUTH) && !psd_engine_is_ready(psd_node_engine(self->node));
-    if (!refused || !self->uplink || !psd_uplink_doubts(self->uplink, now_ms(), code, why))
-        stop(self, code, why);
 }
 
 /* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */
@@ -236,36 +492,67 @@ static void carry_out(daemon_t *self)
     self->carrying_out = false;
 }
 
-/* ---- events ---- */
+/* ---- events: time passes ---- */
 
-/* The line that launchers wait for; again for each run of the job that it takes part in. */
-static void tell_ready(daemon_t *self)
+/* This process was away: the time does not count. */
+static void excuse_absence(daemon_t *self, uint64_t now)
 {
-    const psd_engine_t *engine = psd_node_engine(self->node);
-    if (!self->refuses_strangers || !psd_engine_is_ready(engine) || self->told_run == psd_engine_run(engine))
+    const uint64_t away_ms = psd_absence(&self->seen_ms, now);
+    if (!away_ms)
         return;
-    const bool first = !self->told_run;
-    self->told_run = psd_engine_run(engine);
-    printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
-           psd_options_int(self->options, PSD_OPT_servers), self->advertised, self->status ? psd_status_url(self->status) : "none",
-           psd_options_string(self->options, PSD_OPT_job), self->told_run);
-    if (fflush(stdout) && errno != EPIPE && first) /* who reads the first line alone has gone by the second */
-        stop(self, PSD_EIO, "the line that says ready cannot be written to standard output");
-    psd_notify("READY=1");
+    self->started_ms += psd_engine_is_ready(psd_node_engine(self->node)) ? 0 : away_ms;
+    if (self->asked_to_stop_ms)
+        self->asked_to_stop_ms += away_ms;
 }
 
-/* For those who look for server 0 by the file. */
-static int write_file(daemon_t *self, psd_err_t *err)
+static void tend_uplink(daemon_t *self, uint64_t now)
 {
-    psd_clusterfile_t *found = &self->published;
-    if (!self->at.is_first || !*self->at.file)
-        return PSD_OK;
-    snprintf(found->job, sizeof found->job, "%s", psd_options_string(self->options, PSD_OPT_job));
-    snprintf(found->data, sizeof found->data, "%s", self->advertised);
-    snprintf(found->status, sizeof found->status, "%s", self->status ? psd_status_url(self->status) : "none");
-    snprintf(found->server_public, sizeof found->server_public, "%s", psd_net_public(self->net));
-    found->run = random_number();
-    return psd_clusterfile_write(found, self->at.file, err);
+    psd_err_t err;
+    if (!self->uplink)
+        return;
+    if (psd_uplink_tick(self->uplink, now, true, &err) != PSD_OK)
+        stop(self, err.code, err.text);
+    const psd_err_t *refusal = psd_uplink_refusal(self->uplink, now);
+    if (refusal)
+        stop(self, refusal->code, refusal->text);
+}
+
+static void tend_entrance(daemon_t *self, uint64_t now)
+{
+    psd_err_t err;
+    if (psd_entrance_tick(self->entrance, now, &err) != PSD_OK)
+        stop(self, err.code, err.text);
+}
+
+/* Who has not joined says every few seconds what keeps it from that, and after join_timeout ends. */
+static void tend_joining(daemon_t *self, uint64_t now)
+{
+    const uint64_t limit = psd_options_ms(self->options, PSD_OPT_join_timeout);
+    const psd_engine_t *engine = psd_node_engine(self->node);
+    char why[PSD_MAX_TEXT];
+    if (psd_engine_is_ready(engine) || !self->uplink)
+        return;
+    const char *trouble = psd_uplink_trouble(self->uplink, now), *address = psd_uplink_address(self->uplink);
+    const char *text = *trouble ? trouble : psd_engine_told(engine);
+    if (psd_engine_was_ready(engine))
+        return; /* it has been here: the engine says what it waits for, and how long */
+    const bool is_late = limit && now >= self->started_ms + limit;
+    if (now > self->waited_ms + WAIT_LINE_MS && !is_late) {
+        self->waited_ms = now;
+        psd_log_info("join.waiting", "for=\"server 0 at %s\" trouble=\"%s\"", address, text);
+    }
+    if (!is_late)
+        return;
+    snprintf(why, sizeof why, "server 0 at %s %s within %" PRIu64 " ms: %s", address,
+             *psd_engine_told(engine) ? "had no place for this server" : "did not answer", limit,
+             *text ? text : "is it running, with this address?");
+    stop(self, psd_uplink_is_unresolved(self->uplink) ? PSD_ECONFIG : PSD_EUNAVAILABLE, why);
+}
+
+static void stop_when_nobody_says_so(daemon_t *self, uint64_t now)
+{
+    if (self->asked_to_stop_ms && now > self->asked_to_stop_ms + STOP_MS && !psd_node_coordinator(self->node))
+        stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
 }
 
 /* The loop turns: a manager that does not hear so in time starts the process again. */
@@ -280,248 +567,38 @@ static void tell_manager(daemon_t *self, uint64_t now)
     psd_notify(text);
 }
 
-/* Whether this user may send this; else it is told why not. Server 0 is known by its own key. */
-static bool is_let(daemon_t *self, uint64_t peer, const psd_msg_t *msg)
-{
-    char why[256];
-    if (!self->door || peer == PSD_PEER_COORDINATOR)
-        return true;
-    const psd_engine_t *engine = psd_node_engine(self->node);
-    psd_refusal_t reason = psd_door_judge(self->door, peer, msg->kind, psd_engine_index(engine),
-                                          psd_net_held(self->net, psd_peer_user(peer)), why, sizeof why);
-    if (reason != PSD_REFUSAL_NONE)
-        psd_node_refuse(self->node, peer, msg->seq, reason, why, &self->out);
-    return reason == PSD_REFUSAL_NONE;
-}
-
-static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
-{
-    daemon_t *self = arg;
-    psd_msg_t msg;
-    psd_err_t err;
-    size_t n = payload ? payload->n_bytes : 0;
-    if (!self->refuses_strangers)
-        return;
-    psd_report_received(self->report, n_header + n);
-    int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
-    if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
-        psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
-    } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
-        char why[200];
-        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", psd_uplink_address(self->uplink),
-                 msg.protocol, PSD_PROTOCOL);
-        give_up_or_doubt(self, PSD_EREFUSED, why);
-    } else if (rc != PSD_OK) {
-        psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
-    } else {
-        PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
-        if (is_let(self, peer, &msg))
-            psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
-        psd_report_saw(self->report, self->node, &msg, uv_hrtime());
-    }
-    carry_out(self);
-    tell_ready(self);
-}
-
-static void on_bad(void *arg, uint64_t peer, const char *why)
-{
-    daemon_t *self = arg;
-    if (!self->refuses_strangers)
-        return;
-    psd_node_malformed(self->node, peer, 0, why, &self->out);
-    carry_out(self);
-}
-
-/* Of the stranger's, which is to be refused. */
-static void on_knock(void *arg, uint64_t peer, psd_link_t link)
-{
-    daemon_t *self = arg;
-    (void)peer;
-    if (link == PSD_LINK_DENIED)
-        self->refuses_strangers = true;
-    else if (link != PSD_LINK_BROKEN)
-        stop(self, PSD_EAUTH, "a stranger's key was let in: this libzmq asks nobody who may connect");
-}
-
-static uint64_t resident_bytes(void)
-{
-    unsigned long long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (!file || fscanf(file, "%*u %llu", &pages) != 1)
-        pages = 0;
-    if (file)
-        fclose(file);
-    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-/* Memory that peers take without ever ending a message. */
-static void on_memory(uv_timer_t *timer)
-{
-    daemon_t *self = timer->data;
-    const uint64_t resident = resident_bytes();
-    switch (psd_memory_guard_look(&self->breaker, now_ms(), resident)) {
-    case PSD_MEMORY_GUARD_CLOSE:
-        psd_log_warn("memory.over",
-                     "resident=%" PRIu64 " max=%" PRIu64 " held=%" PRIu64 " effect=\"all connections are closed, and "
-                     "made again by their peers\"",
-                     resident, self->breaker.max, psd_net_held(self->net, 0));
-        close_door(self);
-        break;
-    case PSD_MEMORY_GUARD_TRIM:
-        malloc_trim(0);
-        break;
-    case PSD_MEMORY_GUARD_REST:
-        break;
-    }
-}
-
-/* Connections beyond what a process may have. */
-static void tend_places(daemon_t *self)
-{
-    const psd_descriptors_do_t todo = psd_descriptors_look(&self->places, now_ms());
-    if (todo == PSD_DESCRIPTORS_REFUSE)
-        psd_log_warn("connections.full",
-                     "limit=%u effect=\"no new connections are taken for a while; those that are there "
-                     "stay\"",
-                     psd_descriptors_limit());
-    if (todo != PSD_DESCRIPTORS_REST && self->router)
-        psd_socket_take(self->router, todo == PSD_DESCRIPTORS_TAKE);
-}
-
-/* Listen again where it was. ZeroMQ lets go of an address in its own thread, a little later. */
-static void open_door_again(daemon_t *self)
-{
-    psd_err_t err;
-    const psd_socket_handler_t handler = { on_message, on_bad, NULL, self };
-    if (self->router || self->breaker.opened_ms)
-        return;
-    self->router = psd_socket_bind(self->net, &self->loop, self->bound, &handler, self->bound, &err);
-    if (self->router && self->places.full_ms)
-        psd_socket_take(self->router, false);
-    if (!self->router && now_ms() > self->closed_ms + REOPEN_MS)
-        stop(self, PSD_EIO, err.text);
-}
-
-/* From the tick: a socket is not closed while it speaks. */
-static void tend_door(daemon_t *self)
-{
-    const uint64_t now = now_ms();
-    if (self->refuses_strangers)
-        psd_socket_close(&self->stranger, 0);
-    else if (now > self->started_ms + KNOCK_MS)
-        stop(self, PSD_EAUTH,
-             "it could not be seen that a stranger's key is refused; is the address at which psd listens one "
-             "that it can reach itself?");
-    if (!self->door || self->stopping || now < self->allow_ms + ALLOW_MS)
-        return;
-    self->allow_ms = now;
-    look_at_allow_list(self, false);
-}
-
-/* Who has not joined says every few seconds what keeps it from that, and after join_timeout ends. */
-static void tend_joining(daemon_t *self)
-{
-    const uint64_t now = now_ms(), limit = psd_options_ms(self->options, PSD_OPT_join_timeout);
-    char why[PSD_MAX_TEXT];
-    if (psd_engine_is_ready(psd_node_engine(self->node)) || !self->uplink)
-        return;
-    const psd_engine_t *engine = psd_node_engine(self->node);
-    const char *trouble = psd_uplink_trouble(self->uplink, now), *at = psd_uplink_address(self->uplink);
-    const char *text = *trouble ? trouble : psd_engine_told(engine);
-    if (psd_engine_was_ready(engine))
-        return; /* it has been here: the engine says what it waits for, and how long */
-    if (now > self->waited_ms + WAIT_LINE_MS && (!limit || now < self->started_ms + limit)) {
-        self->waited_ms = now;
-        psd_log_info("join.waiting", "for=\"server 0 at %s\" trouble=\"%s\"", at, text);
-    }
-    if (!limit || now < self->started_ms + limit)
-        return;
-    snprintf(why, sizeof why, "server 0 at %s %s within %" PRIu64 " ms: %s", at,
-             *psd_engine_told(engine) ? "had no place for this server" : "did not answer", limit,
-             *text ? text : "is it running, with this address?");
-    stop(self, psd_uplink_is_unresolved(self->uplink) ? PSD_ECONFIG : PSD_EUNAVAILABLE, why);
-}
-
-static void stop_when_nobody_says_so(daemon_t *self)
-{
-    if (self->asked_to_stop_ms && now_ms() > self->asked_to_stop_ms + STOP_MS && !psd_node_coordinator(self->node))
-        stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
-}
-
-/* Count and log connections that never completed a handshake. The door counts unknown keys at once; the rest follow seconds
- * later. */
-static void tell_of_refused(daemon_t *self)
-{
-    enum { BETWEEN_MS = 10000 };
-    const uint64_t never_met = psd_net_refused(self->net, self->published_ms),
-                   denied = self->door ? psd_door_denied(self->door) : 0, in_all = denied > never_met ? denied : never_met,
-                   own = self->door && in_all ? 1 : 0, refused = in_all - own; /* own: the stranger's of the test at the start */
-    psd_report_connections_refused(self->report, refused);
-    if (refused == self->refused_said || self->published_ms < self->refused_said_ms + BETWEEN_MS)
-        return;
-    psd_log_warn("connections.refused",
-                 "more=%" PRIu64 " in_all=%" PRIu64 " why=\"they never shook hands: an unknown key, another "
-                 "protocol, or silence\"",
-                 refused - self->refused_said, refused);
-    self->refused_said = refused;
-    self->refused_said_ms = self->published_ms;
-}
-
 static void publish(daemon_t *self)
 {
     self->published_ms = now_ms();
     psd_report_stored(self->report, psd_store_bytes(self->store));
-    tell_of_refused(self);
+    psd_report_connections_refused(self->report, psd_entrance_refused(self->entrance, self->published_ms));
     if (self->status)
         psd_report_publish(self->report, self->node, self->published_ms, self->status);
-}
-
-static void tend_uplink(daemon_t *self, uint64_t now)
-{
-    psd_err_t err;
-    if (!self->uplink || self->stopping)
-        return;
-    if (psd_uplink_tick(self->uplink, now, true, &err) != PSD_OK)
-        stop(self, err.code, err.text);
-    const psd_err_t *refusal = psd_uplink_refusal(self->uplink, now);
-    if (refusal)
-        stop(self, refusal->code, refusal->text);
-}
-
-/* This process was away: the time does not count. */
-static void excuse_absence(daemon_t *self, uint64_t now)
-{
-    const uint64_t away_ms = psd_absence(&self->seen_ms, now);
-    if (!away_ms)
-        return;
-    self->started_ms += psd_engine_is_ready(psd_node_engine(self->node)) ? 0 : away_ms;
-    if (self->asked_to_stop_ms)
-        self->asked_to_stop_ms += away_ms;
 }
 
 static void on_tick(uv_timer_t *timer)
 {
     daemon_t *self = timer->data;
-    uint64_t now = now_ms();
+    const uint64_t now = now_ms();
     excuse_absence(self, now);
     tend_uplink(self, now);
-    open_door_again(self);
-    tend_door(self);
-    tend_places(self);
+    tend_entrance(self, now);
     psd_node_tick(self->node, now, &self->out);
     psd_report_saw(self->report, self->node, NULL, uv_hrtime());
     carry_out(self);
     tell_ready(self);
-    tend_joining(self);
-    stop_when_nobody_says_so(self);
+    tend_joining(self, now);
+    stop_when_nobody_says_so(self, now);
     tell_manager(self, now);
     if (now >= self->published_ms + PUBLISH_MS)
         publish(self);
 }
 
+/* ---- events: signals ---- */
+
 /* The first signal ends the job in good order: server 0 has a last checkpoint made and tells the others; those wait for its
  * word a while. The second one, and one to servers without checkpoints, or outside of any run, ends this process now. */
-static void on_signal(uv_signal_t *handle, int number)
+static void on_stop_signal(uv_signal_t *handle, int number)
 {
     daemon_t *self = handle->data;
     char why[64];
@@ -535,14 +612,6 @@ static void on_signal(uv_signal_t *handle, int number)
     carry_out(self);
 }
 
-static void on_reload_signal(uv_signal_t *handle, int number)
-{
-    (void)number;
-    daemon_t *self = handle->data;
-    if (self->door)
-        look_at_allow_list(self, true);
-}
-
 static void on_save_signal(uv_signal_t *handle, int number)
 {
     (void)number;
@@ -551,183 +620,27 @@ static void on_save_signal(uv_signal_t *handle, int number)
         psd_log_warn("checkpoint.unasked", "SIGUSR1 is for server 0 of a job with checkpoint.dir");
 }
 
-/* ---- beginning and end ---- */
+static void on_reload_signal(uv_signal_t *handle, int number)
+{
+    (void)number;
+    daemon_t *self = handle->data;
+    psd_entrance_reload(self->entrance);
+}
+
+/* ---- end ---- */
 
 static void stop(daemon_t *self, int code, const char *why)
 {
     if (self->stopping)
         return;
     self->stopping = true;
-    const char *hopeless = self->node ? psd_engine_hopeless(psd_node_engine(self->node)) : NULL;
+    const char *hopeless = psd_engine_hopeless(psd_node_engine(self->node));
     code = hopeless ? PSD_EDIVERGED : code;
     self->code = psd_err_set(&self->why, code, "%s", hopeless ? hopeless : why);
     psd_notify("STOPPING=1");
     psd_report_end(self->report, code);
     publish(self); /* the outcome, for those who follow the events */
-    uv_close((uv_handle_t *)&self->tick, NULL);
-    uv_close((uv_handle_t *)&self->memory, NULL);
-    uv_close((uv_handle_t *)&self->term, NULL);
-    uv_close((uv_handle_t *)&self->interrupt, NULL);
-    uv_close((uv_handle_t *)&self->save, NULL);
-    uv_close((uv_handle_t *)&self->reload, NULL);
-    uv_stop(&self->loop);
-}
-
-/* W workers that each make steps of their own move the weights W times as far: say what is done about it, where nobody
- * has chosen. Once per job, by server 0. */
-static void warn_of_lr_rule(const daemon_t *self)
-{
-    if (self->settings.is_first && self->settings.unasked_lr_rule)
-        psd_log_warn("asp.lr_rule",
-                     "lr_rule=%s effect=\"each push is a step, and its learning rate is that of the optimizer "
-                     "divided by the number of workers; set sync.lr_rule to choose\"",
-                     self->settings.engine.lr_rule->name);
-}
-
-/* Each applied contribution, for those who want to compare what shards have done. */
-static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation)
-{
-    const daemon_t *self = arg;
-    psd_log_debug("push.applied", "shard=%u clock=%" PRIu64 " worker=%u incarnation=%" PRIu64 " run=%" PRIx64, shard, clock, worker,
-                  incarnation, psd_engine_run(psd_node_engine(self->node)));
-}
-
-static void store_done(void *arg) { carry_out(arg); }
-
-/* Make ready to write and read checkpoints; server 0 looks what checkpoints there are. */
-static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err)
-{
-    const psd_settings_t *s = &self->settings;
-    if (!*s->checkpoint_dir)
-        return PSD_OK;
-    psd_store_config_t config = { .loop = &self->loop,
-                                  .dir = s->checkpoint_dir,
-                                  .job = s->engine.job,
-                                  .settings = s->text,
-                                  .rule = s->engine.rule,
-                                  .keep = s->checkpoint_keep,
-                                  .sole = s->is_first,
-                                  .done = store_done,
-                                  .arg = self };
-    self->store = psd_store_new(&config, err);
-    if (self->store && s->is_first)
-        return psd_store_find(s->checkpoint_dir, s->engine.job, s->text, points, err);
-    return self->store ? PSD_OK : err->code;
-}
-
-static int make_node(daemon_t *self, psd_err_t *err)
-{
-    psd_settings_t *s = &self->settings;
-    psd_store_points_t points = { 0 };
-    if (psd_settings_read(s, self->options, &self->at, err) != PSD_OK || open_store(self, &points, err) != PSD_OK)
-        return err->code;
-    s->engine.endpoint = self->advertised;
-    s->engine.nonce = random_number() & ~UINT64_C(0xffff);
-    s->engine.first = self->uplink ? psd_uplink_address(self->uplink) : NULL;
-    s->coordinator.job_id = random_number();
-    s->coordinator.checkpoints = self->store != NULL;
-    s->coordinator.points = points.clock;
-    s->coordinator.n_points = points.n;
-    s->coordinator.model = points.n ? &points.model : NULL;
-    if (points.n)
-        s->coordinator.lr = points.lr;
-    self->node = psd_node_new(&s->engine, s->is_first ? &s->coordinator : NULL, err);
-    psd_tensors_clear(&points.model);
-    if (self->node && !strcmp(psd_options_string(self->options, PSD_OPT_log_level), "debug"))
-        psd_engine_set_ledger(psd_node_engine(self->node), log_applied, self);
-    self->report = self->node ? psd_report_new(self->options, s->text, err) : NULL;
-    return self->report ? PSD_OK : err->code;
-}
-
-/* The keys, the list of those who may connect, and the one that is asked. */
-static int open_door(daemon_t *self, psd_err_t *err)
-{
-    const psd_options_t *o = self->options;
-    const char *allow = psd_options_string(o, PSD_OPT_allow);
-    psd_keys_t keys;
-    int rc = psd_keys_load(&keys,
-                           &(psd_keys_source_t){ .secret = psd_options_string(o, PSD_OPT_server_key),
-                                                 .is_server = true,
-                                                 .insecure = psd_options_bool(o, PSD_OPT_insecure) },
-                           err);
-    if (rc != PSD_OK)
-        return rc;
-    if (keys.insecure == (*allow != '\0'))
-        rc = psd_err_set(err, PSD_ECONFIG,
-                         keys.insecure ? "--allow is given with --insecure, which lets everybody in"
-                                       : "there is a key, but no list of those who may connect: add --allow FILE");
-    if (!keys.insecure || *psd_options_string(o, PSD_OPT_status_token))
-        psd_keys_guard_process();
-    if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
-        rc = err->code;
-    self->refuses_strangers = keys.insecure;
-    char own[PSD_KEY_TEXT];
-    memcpy(own, keys.public, sizeof own);
-    psd_keys_wipe(&keys);
-    if (rc == PSD_OK && !self->refuses_strangers &&
-        (!(self->door = psd_door_new(allow, err)) ||
-         psd_door_own(self->door, own, psd_options_int(o, PSD_OPT_servers) > 1, err) != PSD_OK ||
-         !(self->guard = psd_socket_guard(self->net, &self->loop, psd_door_admit, self->door, err))))
-        rc = err->code;
-    return rc;
-}
-
-static void on_denied(void *arg, const char *why) { give_up_or_doubt(arg, PSD_EAUTH, why); }
-
-/* To another server 0 this server is new, and says hello in any case. */
-static void on_moved(void *arg) { (void)arg; }
-
-static void on_waiting(void *arg, const char *reason) { (void)arg, psd_log_info("join.waiting", "for=\"%s\"", reason); }
-
-static void log_uplink(void *arg, psd_log_level_t level, const char *id, const char *line)
-{
-    (void)arg, psd_log_write(level, id, "%s", line);
-}
-
-/* Where server 0 is. */
-static int find_first(daemon_t *self, psd_err_t *err)
-{
-    self->uplink = psd_uplink_new(&(psd_uplink_config_t){ .net = self->net,
-                                                          .job = psd_options_string(self->options, PSD_OPT_job),
-                                                          .join = self->at.join,
-                                                          .file = self->at.file,
-                                                          .timeout_ms = psd_options_ms(self->options, PSD_OPT_join_timeout),
-                                                          .peer = PSD_PEER_COORDINATOR,
-                                                          .on_message = on_message,
-                                                          .on_bad = on_bad,
-                                                          .on_denied = on_denied,
-                                                          .on_moved = on_moved,
-                                                          .on_waiting = on_waiting,
-                                                          .log = log_uplink,
-                                                          .arg = self },
-                                  err);
-    return self->uplink ? PSD_OK : err->code;
-}
-
-static int open_all(daemon_t *self, psd_err_t *err)
-{
-    const psd_options_t *o = self->options;
-    psd_socket_handler_t handler = { on_message, on_bad, NULL, self }, knock = { on_message, on_bad, on_knock, self };
-    const char *status = self->at.status;
-    if (open_door(self, err) != PSD_OK ||
-        !(self->router = psd_socket_bind(self->net, &self->loop, self->at.listen, &handler, self->bound, err)))
-        return err->code;
-    int rc = self->at.is_first ? PSD_OK : find_first(self, err);
-    if (rc == PSD_OK)
-        rc = psd_route_advertise(self->advertised, self->bound, self->at.advertise,
-                                 self->uplink ? psd_uplink_address(self->uplink) : "", err);
-    if (rc == PSD_OK)
-        rc = make_node(self, err);
-    if (rc == PSD_OK && !self->at.is_first) {
-        self->waited_ms = now_ms();
-        rc = psd_uplink_connect(self->uplink, &self->loop, err);
-    }
-    if (rc == PSD_OK && self->door && !(self->stranger = psd_socket_knock(self->net, &self->loop, self->bound, &knock, err)))
-        rc = err->code;
-    if (rc == PSD_OK && strcmp(status, "none") &&
-        !(self->status = psd_status_new(status, psd_options_string(o, PSD_OPT_status_token), err)))
-        rc = err->code;
-    return rc ? rc : write_file(self, err);
+    end_watch(self);
 }
 
 static volatile sig_atomic_t hurried;
@@ -751,15 +664,14 @@ static void await_last_scrape(const daemon_t *self)
 
 static void close_all(daemon_t *self)
 {
-    psd_socket_close(&self->router, LINGER_MS);
+    if (self->published.run) /* nobody is to be led here any more */
+        psd_clusterfile_remove(&self->published, self->at.file);
+    psd_entrance_close(&self->entrance, LINGER_MS);
     psd_uplink_close(&self->uplink, LINGER_MS);
-    psd_socket_close(&self->stranger, 0);
-    psd_socket_close(&self->guard, 0);
     uv_run(&self->loop, UV_RUN_DEFAULT); /* handles close; work in the pool comes back */
     await_last_scrape(self);
     psd_status_destroy(&self->status);
     psd_net_destroy(&self->net);
-    psd_door_destroy(&self->door);
     psd_store_destroy(&self->store);
     psd_actions_clear(&self->out);
     psd_node_destroy(&self->node);
@@ -768,53 +680,32 @@ static void close_all(daemon_t *self)
     assert(!rc && "every handle of the loop is closed");
 }
 
-static void watch(daemon_t *self)
+static int log_exit(const daemon_t *self, psd_err_t *err)
 {
-    self->tick.data = self->memory.data = self->term.data = self->interrupt.data = self->save.data = self->reload.data = self;
-    uv_timer_init(&self->loop, &self->tick);
-    uv_timer_init(&self->loop, &self->memory);
-    uv_signal_init(&self->loop, &self->term);
-    uv_signal_init(&self->loop, &self->interrupt);
-    uv_signal_init(&self->loop, &self->save);
-    uv_signal_init(&self->loop, &self->reload);
-    uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
-    if (self->breaker.max)
-        uv_timer_start(&self->memory, on_memory, 0, PSD_MEMORY_GUARD_LOOK_MS);
-    uv_signal_start(&self->term, on_signal, SIGTERM);
-    uv_signal_start(&self->interrupt, on_signal, SIGINT);
-    uv_signal_start(&self->save, on_save_signal, SIGUSR1);
-    uv_signal_start(&self->reload, on_reload_signal, SIGHUP);
+    uint64_t received_bytes, sent_bytes;
+    psd_report_traffic(self->report, &received_bytes, &sent_bytes);
+    const int rc = psd_err_set(err, self->code, "%s", self->why.text);
+    psd_log_write(rc == PSD_OK || rc == PSD_ESTOPPED ? PSD_LOG_INFO : PSD_LOG_ERROR, "server.exit",
+                  "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64, psd_err_exit_code(rc), self->why.text,
+                  received_bytes, sent_bytes);
+    return rc;
 }
 
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
 {
-    daemon_t self = { .options = options,
-                      .started_ms = now_ms(),
-                      .watchdog_ms = psd_notify_watchdog_ms(),
-                      .breaker = { .max = psd_options_uint(options, PSD_OPT_memory_max) } };
+    daemon_t self = { .options = options, .started_ms = now_ms(), .watchdog_ms = psd_notify_watchdog_ms() };
     if (uv_loop_init(&self.loop))
         return psd_err_set(err, PSD_ESYSTEM, "libuv cannot start a loop");
     signal(SIGPIPE, SIG_IGN);
-    psd_descriptors_open(&self.places);
-    int rc = psd_rendezvous_find_own(&self.at, PSD_PROGRAM_SERVER, options, err);
-    if (rc == PSD_OK)
-        rc = open_all(&self, err);
+    int rc = open_all(&self, err);
     if (rc == PSD_OK) {
-        psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"", self.bound, psd_isa_name(),
-                     self.settings.text);
+        psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"",
+                     psd_entrance_endpoint(self.entrance), psd_isa_name(), self.settings.text);
         warn_of_lr_rule(&self);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);
-        uint64_t received_bytes, sent_bytes;
-        psd_report_traffic(self.report, &received_bytes, &sent_bytes);
-        rc = psd_err_set(err, self.code, "%s", self.why.text);
-        psd_log_write(rc == PSD_OK || rc == PSD_ESTOPPED ? PSD_LOG_INFO : PSD_LOG_ERROR, "server.exit",
-                      "code=%d reason=\"%s\" received_bytes=%" PRIu64 " sent_bytes=%" PRIu64, psd_err_exit_code(rc), self.why.text,
-                      received_bytes, sent_bytes);
+        rc = log_exit(&self, err);
     }
-    if (self.published.run)
-        psd_clusterfile_remove(&self.published, self.at.file);
     close_all(&self);
-    psd_descriptors_close(&self.places);
     return rc;
 }

@@ -1,0 +1,257 @@
+#include "server/entrance/entrance.h"
+
+#include <inttypes.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/system/log.h"
+#include "server/entrance/descriptors.h"
+#include "server/entrance/door.h"
+#include "server/entrance/memory_guard.h"
+
+enum {
+    ALLOW_MS = 250,     /* between two looks whether the allow-list has changed */
+    KNOCK_MS = 5000,    /* for a stranger to be refused */
+    REBIND_MS = 5000,   /* for an address to come free that was closed */
+    REFUSED_MS = 10000, /* between two lines on refused connections */
+};
+
+struct psd_entrance {
+    psd_entrance_config_t config; /* without its texts */
+    psd_door_t *door;             /* NULL: anybody may come in */
+    psd_socket_t *guard;          /* asks the door; NULL without one */
+    psd_socket_t *router;         /* NULL while it is being bound again */
+    psd_socket_t *stranger;       /* the test at the start */
+    bool is_open;                 /* a stranger has been refused, or anybody may come in */
+    psd_err_t failure;            /* of the test */
+    char endpoint[PSD_ENDPOINT_TEXT];
+    uv_timer_t memory_timer;
+    psd_memory_guard_t memory;
+    psd_descriptors_t descriptors;
+    uint64_t first_tick_ms, allow_ms;
+    uint64_t closed_ms; /* the first tick without a router; 0: there is one */
+    uint64_t told, told_ms;
+};
+
+/* ---- the socket ---- */
+
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    psd_entrance_t *self = arg;
+    if (self->is_open)
+        self->config.on_message(self->config.arg, peer, header, n_header, payload);
+}
+
+static void on_bad(void *arg, uint64_t peer, const char *why)
+{
+    psd_entrance_t *self = arg;
+    if (self->is_open)
+        self->config.on_bad(self->config.arg, peer, why);
+}
+
+static int bind_router(psd_entrance_t *self, const char *endpoint, psd_err_t *err)
+{
+    const psd_socket_handler_t handler = { on_message, on_bad, NULL, self };
+    self->router = psd_socket_bind(self->config.net, self->config.loop, endpoint, &handler, self->endpoint, err);
+    return self->router ? PSD_OK : err->code;
+}
+
+static void close_connections(psd_entrance_t *self) { psd_socket_close(&self->router, 0); }
+
+/* ZeroMQ lets go of an address in its own thread, a little later. */
+static int bind_again(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
+{
+    if (self->router)
+        return PSD_OK;
+    if (!self->closed_ms)
+        self->closed_ms = now_ms;
+    if (self->memory.opened_ms)
+        return PSD_OK;
+    if (bind_router(self, self->endpoint, err) != PSD_OK)
+        return now_ms > self->closed_ms + REBIND_MS ? err->code : PSD_OK;
+    self->closed_ms = 0;
+    if (self->descriptors.full_ms)
+        psd_socket_take(self->router, false);
+    return PSD_OK;
+}
+
+/* ---- strangers ---- */
+
+/* Of the stranger's connection. */
+static void on_knock(void *arg, uint64_t peer, psd_link_t link)
+{
+    psd_entrance_t *self = arg;
+    (void)peer;
+    if (link == PSD_LINK_DENIED)
+        self->is_open = true;
+    else if (link != PSD_LINK_BROKEN)
+        psd_err_set(&self->failure, PSD_EAUTH, "a stranger's key was let in: this libzmq asks nobody who may connect");
+}
+
+/* The test begins with the loop, for only then are connections answered. */
+static int knock(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
+{
+    const psd_socket_handler_t handler = { on_message, on_bad, on_knock, self };
+    if (self->failure.code)
+        return psd_err_set(err, self->failure.code, "%s", self->failure.text);
+    if (self->is_open)
+        psd_socket_close(&self->stranger, 0);
+    else if (!self->stranger)
+        self->stranger = psd_socket_knock(self->config.net, self->config.loop, self->endpoint, &handler, err);
+    else if (now_ms > self->first_tick_ms + KNOCK_MS)
+        return psd_err_set(err, PSD_EAUTH,
+                           "it could not be seen that a stranger's key is refused; is the address at which psd listens one "
+                           "that it can reach itself?");
+    return self->is_open || self->stranger ? PSD_OK : err->code;
+}
+
+static void reload(psd_entrance_t *self, bool asked)
+{
+    if (self->door && psd_door_reload(self->door, asked))
+        close_connections(self);
+}
+
+void psd_entrance_reload(psd_entrance_t *self) { reload(self, true); }
+
+psd_refusal_t psd_entrance_judge(const psd_entrance_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, char *why, size_t n)
+{
+    const uint64_t held = psd_net_held(self->config.net, psd_peer_user(from));
+    return self->door ? psd_door_judge(self->door, from, kind, shard, held, why, n) : PSD_REFUSAL_NONE;
+}
+
+/* The door counts unknown keys at once; connections that never completed a handshake for another reason follow seconds
+ * later. */
+uint64_t psd_entrance_refused(psd_entrance_t *self, uint64_t now_ms)
+{
+    const uint64_t never_met = psd_net_refused(self->config.net, now_ms), denied = self->door ? psd_door_denied(self->door) : 0;
+    const uint64_t all = denied > never_met ? denied : never_met, own = self->door && all ? 1 : 0, refused = all - own;
+    if (refused != self->told && now_ms >= self->told_ms + REFUSED_MS) {
+        psd_log_warn("connections.refused",
+                     "more=%" PRIu64 " in_all=%" PRIu64 " why=\"they never shook hands: an unknown key, another "
+                     "protocol, or silence\"",
+                     refused - self->told, refused);
+        self->told = refused;
+        self->told_ms = now_ms;
+    }
+    return refused;
+}
+
+/* ---- memory and descriptors ---- */
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%*u %llu", &pages) != 1)
+        pages = 0;
+    if (file)
+        fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Memory that peers take without ever ending a message. */
+static void on_memory(uv_timer_t *timer)
+{
+    psd_entrance_t *self = timer->data;
+    const uint64_t resident = resident_bytes();
+    switch (psd_memory_guard_look(&self->memory, uv_hrtime() / 1000000 + 1, resident)) {
+    case PSD_MEMORY_GUARD_CLOSE:
+        psd_log_warn("memory.over",
+                     "resident=%" PRIu64 " max=%" PRIu64 " held=%" PRIu64 " effect=\"all connections are closed, and "
+                     "made again by their peers\"",
+                     resident, self->memory.max, psd_net_held(self->config.net, 0));
+        close_connections(self);
+        break;
+    case PSD_MEMORY_GUARD_TRIM:
+        malloc_trim(0);
+        break;
+    case PSD_MEMORY_GUARD_REST:
+        break;
+    }
+}
+
+static void bound_descriptors(psd_entrance_t *self, uint64_t now_ms)
+{
+    const psd_descriptors_do_t todo = psd_descriptors_look(&self->descriptors, now_ms);
+    if (todo == PSD_DESCRIPTORS_REFUSE)
+        psd_log_warn("connections.full",
+                     "limit=%u effect=\"no new connections are taken for a while; those that are there "
+                     "stay\"",
+                     psd_descriptors_limit());
+    if (todo != PSD_DESCRIPTORS_REST && self->router)
+        psd_socket_take(self->router, todo == PSD_DESCRIPTORS_TAKE);
+}
+
+/* ---- the whole ---- */
+
+static int open_door(psd_entrance_t *self, const psd_entrance_config_t *config, psd_err_t *err)
+{
+    self->is_open = !*config->allow;
+    if (self->is_open)
+        return PSD_OK;
+    if (!(self->door = psd_door_new(config->allow, err)) ||
+        psd_door_own(self->door, psd_net_public(config->net), config->has_peers, err) != PSD_OK)
+        return err->code;
+    self->guard = psd_socket_guard(config->net, config->loop, psd_door_admit, self->door, err);
+    return self->guard ? PSD_OK : err->code;
+}
+
+psd_entrance_t *psd_entrance_new(const psd_entrance_config_t *config, psd_err_t *err)
+{
+    psd_entrance_t *self = calloc(1, sizeof *self);
+    if (!self) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for the entrance");
+        return NULL;
+    }
+    self->config = *config;
+    self->memory.max = config->memory_max;
+    psd_descriptors_open(&self->descriptors);
+    uv_timer_init(config->loop, &self->memory_timer);
+    self->memory_timer.data = self;
+    if (self->memory.max)
+        uv_timer_start(&self->memory_timer, on_memory, 0, PSD_MEMORY_GUARD_LOOK_MS);
+    if (open_door(self, config, err) != PSD_OK || bind_router(self, config->listen, err) != PSD_OK)
+        psd_entrance_close(&self, 0);
+    return self;
+}
+
+static void free_closed(uv_handle_t *timer) { free(timer->data); }
+
+void psd_entrance_close(psd_entrance_t **self_p, int linger_ms)
+{
+    psd_entrance_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    psd_socket_close(&self->router, linger_ms);
+    psd_socket_close(&self->stranger, 0);
+    psd_socket_close(&self->guard, 0);
+    psd_door_destroy(&self->door);
+    psd_descriptors_close(&self->descriptors);
+    uv_close((uv_handle_t *)&self->memory_timer, free_closed);
+}
+
+int psd_entrance_tick(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
+{
+    if (!self->first_tick_ms)
+        self->first_tick_ms = now_ms;
+    if (bind_again(self, now_ms, err) != PSD_OK || knock(self, now_ms, err) != PSD_OK)
+        return err->code;
+    if (now_ms >= self->allow_ms + ALLOW_MS) {
+        self->allow_ms = now_ms;
+        reload(self, false);
+    }
+    bound_descriptors(self, now_ms);
+    return PSD_OK;
+}
+
+const char *psd_entrance_endpoint(const psd_entrance_t *self) { return self->endpoint; }
+bool psd_entrance_is_open(const psd_entrance_t *self) { return self->is_open; }
+
+int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    return self->router ? psd_socket_send(self->router, to, header, n_header, payload) : PSD_EAGAIN;
+}

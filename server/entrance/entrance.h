@@ -1,0 +1,55 @@
+/* entrance.h - where workers, operators and other servers come in: the socket, and all that bounds who and how many may
+ * use it. The allow-list says who may connect (door.h); a bound on memory (memory_guard.h) and one on descriptors
+ * (descriptors.h) keep peers from taking the machine. ZeroMQ cannot close one connection, so whenever somebody has to go,
+ * all connections are closed and the socket is bound again; the others reconnect, as after a network failure.
+ *
+ * With an allow-list nobody is heard before a connection with an unknown key has been seen to be refused. Loop's thread.
+ * The callbacks must not call tick, reload or close, which close sockets. */
+#pragma once
+
+#include "common/net/transport.h"
+#include "proto/actions.h"
+
+typedef struct psd_entrance psd_entrance_t;
+
+typedef struct psd_entrance_config {
+    psd_net_t *net;
+    uv_loop_t *loop;
+    const char *listen;  /* endpoint to bind; copied */
+    const char *allow;   /* path of the allow-list; copied; "": anybody on this machine may come in (--insecure) */
+    bool has_peers;      /* the job has other servers, which have to let this one in */
+    uint64_t memory_max; /* resident bytes, before all connections are closed; 0: no bound */
+    psd_on_message_fn *on_message;
+    psd_on_bad_fn *on_bad;
+    void *arg;
+} psd_entrance_config_t;
+
+/* Read the list and bind. NULL, with `err` set: as psd_door_new, psd_door_own and psd_socket_bind. */
+psd_entrance_t *psd_entrance_new(const psd_entrance_config_t *config, psd_err_t *err);
+
+/* Stop listening; what was just sent gets `linger_ms` to leave. The loop must run once more before the net goes. Sets
+ * `*self_p` to NULL; NULL is fine. */
+void psd_entrance_close(psd_entrance_t **self_p, int linger_ms);
+
+/* Time passes; call every 50 ms. An error ends the server: PSD_EAUTH when a stranger is let in, or cannot be seen to be
+ * refused; PSD_EIO when the address cannot be bound again. */
+int psd_entrance_tick(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err);
+
+/* Read the allow-list again, changed or not. */
+void psd_entrance_reload(psd_entrance_t *self);
+
+/* The true endpoint; lives as long as the entrance. */
+const char *psd_entrance_endpoint(const psd_entrance_t *self);
+
+/* Whether messages are let in yet. */
+bool psd_entrance_is_open(const psd_entrance_t *self);
+
+/* As psd_door_judge: whether the user of `from` may send `kind` to server `shard`. */
+psd_refusal_t psd_entrance_judge(const psd_entrance_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, char *why, size_t n);
+
+/* As psd_socket_send; PSD_EAGAIN too while the socket is being bound again. */
+int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, const void *header, size_t n_header, psd_buf_t *payload);
+
+/* Connections refused so far, a few seconds late. Logs how many more there are, at most every 10 s; call a few times a
+ * second. */
+uint64_t psd_entrance_refused(psd_entrance_t *self, uint64_t now_ms);
