@@ -1,0 +1,183 @@
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/net/clusterfile.h"
+#include "worker/driver.h"
+
+/* Two sockets that play server 0 on this thread, and a driver that has its own. */
+static uv_loop_t loop;
+static psd_net_t *net, *worker_net;
+static psd_socket_t *server[2];
+static char at[2][PSD_ENDPOINT_TEXT], dir[] = "/tmp/psd-test-XXXXXX", file[64];
+static uint64_t hellos[2];
+static bool refuses;
+static atomic_bool was_refused; /* so the driver says */
+static psd_handover_t *handover;
+static psd_driver_t *driver;
+static psd_err_t err;
+
+static void on_hello(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
+{
+    const size_t s = (size_t)(uintptr_t)arg;
+    psd_msg_t msg, answer = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL };
+    uint8_t bytes[PSD_MAX_FRAME_HEADER];
+    (void)payload;
+    cr_assert_eq(psd_msg_open(&msg, header, n, NULL, 0, &err), PSD_OK, "%s", err.text);
+    hellos[s] += msg.kind == PSD_MSG_HELLO;
+    if (!refuses)
+        return;
+    answer.code = PSD_REFUSAL_JOB;
+    snprintf(answer.text, sizeof answer.text, "another job");
+    psd_socket_send(server[s], peer, bytes, psd_msg_seal(&answer, NULL, 0, bytes), NULL);
+}
+
+static void on_bad(void *arg, uint64_t peer, const char *why)
+{
+    (void)arg, (void)peer;
+    cr_expect_fail("%s", why);
+}
+
+static void name_server(size_t s)
+{
+    psd_clusterfile_t found = { .job = "mnist", .status = "none", .run = s + 1 };
+    memcpy(found.data, at[s], sizeof found.data);
+    cr_assert_eq(psd_clusterfile_write(&found, file, &err), PSD_OK, "%s", err.text);
+}
+
+static void setup(void)
+{
+    const psd_keys_t none = { .insecure = true };
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(file, sizeof file, "%s/cluster.json", dir);
+    umask(022);
+    uv_loop_init(&loop);
+    cr_assert(net = psd_net_new(&none, NULL));
+    cr_assert(worker_net = psd_net_new(&none, NULL));
+    for (uintptr_t s = 0; s < 2; s++) {
+        const psd_socket_handler_t handler = { on_hello, on_bad, NULL, (void *)s };
+        cr_assert_not_null(server[s] = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &handler, at[s], NULL));
+    }
+    cr_assert_not_null(handover = psd_handover_new());
+    cr_assert_eq(psd_handover_open(handover, &err), PSD_OK);
+}
+
+static void teardown(void)
+{
+    psd_driver_stop(&driver);
+    psd_net_destroy(&worker_net);
+    psd_handover_destroy(&handover);
+    for (size_t s = 0; s < 2; s++)
+        psd_socket_close(&server[s], 0);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    psd_net_destroy(&net);
+    cr_expect_eq(uv_loop_close(&loop), 0);
+    unlink(file);
+    rmdir(dir);
+}
+TestSuite(driver, .init = setup, .fini = teardown, .timeout = 600);
+
+static void on_line(void *arg, int level, const char *id, const char *line)
+{
+    (void)arg, (void)level, (void)line;
+    if (!strcmp(id, "join.refused"))
+        was_refused = true;
+}
+
+static void start(const char *join)
+{
+    driver = psd_driver_start(&(psd_driver_config_t){ .handover = handover,
+                                                      .net = worker_net,
+                                                      .job = "mnist",
+                                                      .name = "w",
+                                                      .recipe = "",
+                                                      .patience_ms = 60000,
+                                                      .join = join,
+                                                      .file = file,
+                                                      .log = on_line },
+                              &err);
+}
+
+static void await_hello(size_t s)
+{
+    while (!hellos[s])
+        uv_run(&loop, UV_RUN_ONCE);
+}
+
+Test(driver, says_hello_where_server_0_is)
+{
+    psd_handover_state_t state;
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_hello(0);
+    psd_handover_look(handover, &state);
+    cr_expect_str_eq(state.join, at[0]);
+    cr_expect_eq(state.phase, PSD_PHASE_JOINING);
+}
+
+Test(driver, a_file_that_is_wrong_starts_nothing)
+{
+    FILE *wrong = fopen(file, "w");
+    fputs("{}", wrong);
+    fclose(wrong);
+    start("");
+    cr_expect_null(driver);
+    cr_expect_eq(err.code, PSD_EDATA);
+}
+
+Test(driver, a_refusal_by_the_wrong_server_is_not_the_end)
+{
+    psd_handover_state_t state;
+    refuses = true;
+    name_server(0);
+    start("");
+    cr_assert_not_null(driver, "%s", err.text);
+    while (!was_refused) /* nothing else wakes this loop then */
+        uv_run(&loop, UV_RUN_NOWAIT);
+    name_server(1);
+    refuses = false;
+    await_hello(1);
+    psd_handover_look(handover, &state);
+    cr_expect_str_eq(state.join, at[1]);
+    cr_expect_eq(state.phase, PSD_PHASE_JOINING, "%s", state.failure.text);
+}
+
+static void *await_joined(void *arg)
+{
+    static psd_err_t why;
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_JOINED, "join", -1, &why), PSD_EREFUSED, "%s", why.text);
+    psd_driver_stop(&driver);
+    uv_async_send(arg);
+    return NULL;
+}
+
+static void end_loop(uv_async_t *async) { uv_close((uv_handle_t *)async, NULL), uv_stop(&loop); }
+
+Test(driver, a_refusal_at_a_fixed_address_is_final)
+{
+    pthread_t caller;
+    uv_async_t done;
+    uv_async_init(&loop, &done, end_loop);
+    refuses = true;
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    pthread_create(&caller, NULL, await_joined, &done);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    pthread_join(caller, NULL);
+}
+
+Test(driver, a_request_that_comes_too_soon_is_refused)
+{
+    static float array[1], *data = array;
+    psd_err_t why;
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_PULL_SLOW, .data = &data });
+    psd_driver_wake(driver);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "pull", -1, &why), PSD_EINVAL, "%s", why.text);
+}

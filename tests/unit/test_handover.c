@@ -1,0 +1,152 @@
+#include <criterion/criterion.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "worker/handover.h"
+
+static psd_handover_t *handover;
+static psd_err_t err;
+static const psd_err_t fine, broken = { .code = PSD_EFENCED, .text = "another worker has taken its place" };
+
+static void setup(void)
+{
+    cr_assert_not_null(handover = psd_handover_new());
+    cr_assert_eq(psd_handover_open(handover, &err), PSD_OK);
+}
+static void teardown(void) { psd_handover_destroy(&handover); }
+TestSuite(handover, .init = setup, .fini = teardown, .timeout = 600);
+
+static void enter(psd_phase_t phase, uint64_t rejoins, bool done)
+{
+    const psd_session_position_t position = { .clock = 7 };
+    psd_handover_enter(handover, phase, phase == PSD_PHASE_FAILED ? &broken : &fine, &position, rejoins, NULL, done);
+}
+
+static psd_handover_state_t look(void)
+{
+    psd_handover_state_t state;
+    psd_handover_look(handover, &state);
+    return state;
+}
+
+Test(handover, requests_are_taken_once_and_in_their_order)
+{
+    psd_request_t taken[PSD_HANDOVER_MAX];
+    for (uint64_t i = 1; i <= 3; i++)
+        psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_EXCHANGE, .samples = i });
+    cr_assert_eq(psd_handover_take(handover, taken), 3);
+    for (uint64_t i = 0; i < 3; i++)
+        cr_expect_eq(taken[i].samples, i + 1);
+    cr_expect_eq(psd_handover_take(handover, taken), 0);
+}
+
+static void *post_many(void *arg)
+{
+    for (uint64_t i = 0; i < 1000; i++)
+        psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_REPORT, .samples = i });
+    return arg;
+}
+
+Test(handover, more_requests_than_fit_wait_and_none_is_lost)
+{
+    pthread_t caller;
+    psd_request_t taken[PSD_HANDOVER_MAX];
+    uint64_t n = 0;
+    pthread_create(&caller, NULL, post_many, NULL);
+    while (n < 1000)
+        for (uint32_t i = 0, k = psd_handover_take(handover, taken); i < k; i++)
+            cr_assert_eq(taken[i].samples, n++);
+    pthread_join(caller, NULL);
+}
+
+Test(handover, a_request_moves_the_phase_ahead_from_the_right_one_alone)
+{
+    cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_EINVAL);
+    enter(PSD_PHASE_READY, 0, false);
+    cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_OK);
+    cr_expect_eq(look().phase, PSD_PHASE_EXCHANGING);
+    cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_EINVAL,
+                 "one at a time");
+}
+
+Test(handover, what_failed_says_why_whatever_is_asked)
+{
+    enter(PSD_PHASE_FAILED, 0, true);
+    cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_EFENCED);
+    cr_expect_str_eq(err.text, broken.text);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", -1, &err), PSD_EFENCED);
+    cr_expect_str_eq(err.text, broken.text);
+    cr_expect_not(psd_handover_leave(handover, false, 0));
+}
+
+Test(handover, a_request_that_cannot_begin_fails_the_session)
+{
+    enter(PSD_PHASE_READY, 0, false);
+    psd_handover_fail(handover, &broken);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_LEFT, "leave", -1, &err), PSD_EFENCED);
+}
+
+static void *become_ready(void *arg)
+{
+    enter(PSD_PHASE_READY, 0, true);
+    return arg;
+}
+
+Test(handover, who_waits_wakes_when_the_phase_comes)
+{
+    pthread_t thread;
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 0, &err), PSD_EAGAIN, "a look does not wait");
+    pthread_create(&thread, NULL, become_ready, NULL);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", -1, &err), PSD_OK);
+    pthread_join(thread, NULL);
+}
+
+Test(handover, who_has_waited_enough_is_told_for_what)
+{
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    psd_handover_progress(handover, "waiting for workers 1, 3", false, false, 0);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 1, &err), PSD_ETIMEOUT);
+    cr_expect_str_eq(err.text, "exchange: nothing after 1 ms; waiting for workers 1, 3");
+}
+
+Test(handover, an_answer_of_another_run_is_none)
+{
+    enter(PSD_PHASE_READY, 1, false);
+    cr_expect_eq(psd_handover_await_answer(handover, 1, "pull", -1, &err), PSD_OK);
+    cr_expect_eq(psd_handover_await_answer(handover, 0, "pull", -1, &err), PSD_EAGAIN);
+    cr_expect_str_eq(err.text, "pull: the servers have gone back to clock 7");
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_LEFT, "leave", -1, &err), PSD_EAGAIN, "there is work again");
+}
+
+Test(handover, finished_work_is_not_left_after_the_servers_went_back)
+{
+    enter(PSD_PHASE_READY, 1, false);
+    cr_expect_not(psd_handover_leave(handover, true, 0));
+    cr_expect_eq(look().phase, PSD_PHASE_READY);
+    cr_expect(psd_handover_leave(handover, false, 0), "unfinished work may be left in any run");
+    cr_expect_eq(look().phase, PSD_PHASE_LEAVING);
+}
+
+Test(handover, the_descriptor_is_readable_from_the_end_of_an_exchange_to_the_next)
+{
+    struct pollfd fd = { .fd = psd_handover_fd(handover), .events = POLLIN };
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    cr_expect_eq(poll(&fd, 1, 0), 0);
+    enter(PSD_PHASE_READY, 0, true);
+    cr_expect_eq(poll(&fd, 1, 0), 1);
+    psd_handover_rearm(handover);
+    cr_expect_eq(poll(&fd, 1, 0), 0);
+}
+
+Test(handover, settings_are_those_of_the_first_welcome)
+{
+    static psd_cluster_t cluster = { .settings = "mode=bsp", .has_slow = true };
+    const psd_session_position_t position = { 0 };
+    cr_expect_str_eq(psd_handover_settings(handover), "");
+    psd_handover_enter(handover, PSD_PHASE_JOINED, &fine, &position, 0, &cluster, false);
+    cr_expect_str_eq(psd_handover_settings(handover), "mode=bsp");
+    cr_expect(look().has_slow);
+}

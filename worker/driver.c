@@ -1,0 +1,422 @@
+#include "worker/driver.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <uv.h>
+
+#include "common/base/absence.h"
+#include "common/base/logtext.h"
+#include "common/net/uplink.h"
+#include "common/system/failpoint.h"
+
+enum { TICK_MS = 50, WAIT_LINE_MS = 4000, LINGER_MS = 200 };
+
+_Static_assert((int)PSD_LEVEL_WARN == (int)PSD_LOG_WARN && (int)PSD_LEVEL_INFO == (int)PSD_LOG_INFO, "levels are the same numbers");
+
+struct psd_driver {
+    psd_driver_config_t config;
+    uv_thread_t thread;
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_timer_t tick;
+    psd_session_t *session;
+    psd_actions_t out;
+    psd_phase_t published; /* the session's phase as the handover was last told */
+    bool exchanging;       /* an exchange is open */
+    bool stopping;
+    psd_uplink_t *uplink;                         /* to server 0 */
+    psd_socket_t *socket[PSD_MAX_SERVERS];        /* to each other one */
+    char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket */
+    uint32_t n_servers;                           /* connected to, server 0 among them */
+    uint64_t heard_ms[PSD_MAX_SERVERS];           /* when each other server last said something, or was not asked */
+    uint64_t seen_ms;                             /* when the last tick was, for our own absence */
+    uint64_t wait_since_ms;                       /* of the present phase, or of its last line */
+    char trouble[400];                            /* with a connection to another server than the first; "": none */
+};
+
+static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
+
+static void say(psd_driver_t *self, int level, const char *id, const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+static void say(psd_driver_t *self, int level, const char *id, const char *format, ...)
+{
+    char line[1400];
+    va_list args;
+    va_start(args, format);
+    psd_logtext_compose(line, sizeof line, format, args);
+    va_end(args);
+    if (self->config.log)
+        self->config.log(self->config.log_arg, level, id, line);
+}
+
+/* ---- what the session wants done, and what it has come to ---- */
+
+/* A message that cannot be sent now is as good as lost, and the session asks again. */
+static void carry_out(psd_driver_t *self)
+{
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    for (size_t i = 0; i < self->out.n; i++) {
+        const psd_action_t *a = &self->out.at[i];
+        if (a->act == PSD_ACT_LOG)
+            say(self, a->level, a->id, "%s", a->msg.text);
+        if (a->act != PSD_ACT_SEND || a->to < PSD_PEER_SERVER || a->to - PSD_PEER_SERVER >= self->n_servers)
+            continue;
+        const uint32_t s = (uint32_t)(a->to - PSD_PEER_SERVER);
+        PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
+        size_t n = psd_msg_seal(&a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0, header);
+        if (s)
+            psd_socket_send(self->socket[s], a->to, header, n, a->payload);
+        else
+            psd_uplink_send(self->uplink, header, n, a->payload);
+        PSD_FAILPOINT("wrk.sent", psd_kind_name(a->msg.kind));
+    }
+    psd_actions_drop(&self->out, self->out.n);
+}
+
+/* Whether a session that failed before it had joined may have been led astray by the file. */
+static bool doubts(psd_driver_t *self)
+{
+    const psd_err_t *why = psd_session_error(self->session);
+    return self->published == PSD_PHASE_JOINING && psd_uplink_doubts(self->uplink, now_ms(), why->code, why->text) &&
+           !psd_uplink_refusal(self->uplink, now_ms());
+}
+
+/* Let callers see a new phase, with all that belongs to it. */
+static void publish(psd_driver_t *self)
+{
+    const psd_phase_t phase = psd_session_phase(self->session);
+    if (phase == self->published || (phase == PSD_PHASE_FAILED && doubts(self)))
+        return;
+    const psd_session_position_t position = psd_session_position(self->session);
+    const bool done = self->exchanging && (phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED);
+    self->exchanging = self->exchanging && !done;
+    self->published = phase;
+    self->wait_since_ms = now_ms();
+    psd_handover_enter(self->config.handover, phase, psd_session_error(self->session), &position,
+                       psd_session_rejoins(self->session), psd_session_cluster(self->session), done || phase == PSD_PHASE_FAILED);
+}
+
+/* ---- connections ---- */
+
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
+
+static void on_bad(void *arg, uint64_t peer, const char *why)
+{
+    say(arg, PSD_LEVEL_WARN, "server.malformed", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
+}
+
+/* A denied key stays denied, however often it is tried. */
+static void on_denied(void *arg, const char *why)
+{
+    psd_driver_t *self = arg;
+    psd_session_shut_out(self->session, why);
+    publish(self);
+}
+
+/* A broken handshake may be a server that is coming up. */
+static void on_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    psd_driver_t *self = arg;
+    self->trouble[0] = '\0';
+    if (link == PSD_LINK_UP)
+        return;
+    psd_link_describe(self->config.net, link, self->endpoint[peer - PSD_PEER_SERVER], self->trouble, sizeof self->trouble);
+    if (link != PSD_LINK_BROKEN)
+        on_denied(self, self->trouble);
+}
+
+/* The socket of server `s`, in place of the one before if there is one. */
+static bool open_socket(psd_driver_t *self, uint32_t s, const char *endpoint)
+{
+    const psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
+    psd_err_t err;
+    psd_socket_t *socket = psd_socket_connect(self->config.net, &self->loop, endpoint, PSD_PEER_SERVER + s, &handler, &err);
+    if (!socket) {
+        say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
+        return false;
+    }
+    if (s < self->n_servers)
+        psd_socket_close(&self->socket[s], 0);
+    else
+        self->n_servers = s + 1;
+    self->socket[s] = socket;
+    self->heard_ms[s] = now_ms();
+    return true;
+}
+
+/* The welcome names the other servers, each time anew: one that was started again may be at another address. */
+static void connect_to_others(psd_driver_t *self)
+{
+    const psd_cluster_t *cluster = psd_session_cluster(self->session);
+    for (uint32_t s = 1; cluster && s < cluster->n_servers; s++) {
+        if (!strcmp(self->endpoint[s], cluster->endpoint[s]))
+            continue;
+        if (!open_socket(self, s, cluster->endpoint[s]))
+            break;
+        memcpy(self->endpoint[s], cluster->endpoint[s], sizeof self->endpoint[s]);
+    }
+}
+
+static void after_event(psd_driver_t *self)
+{
+    connect_to_others(self);
+    carry_out(self);
+    publish(self);
+}
+
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    psd_driver_t *self = arg;
+    psd_msg_t msg;
+    psd_err_t err;
+    self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
+    if (psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
+        on_bad(self, peer, err.text);
+        if (msg.protocol && msg.protocol != PSD_PROTOCOL)
+            psd_session_other_protocol(self->session, peer, msg.protocol);
+        after_event(self);
+        return;
+    }
+    PSD_FAILPOINT("wrk.recv", psd_kind_name(msg.kind));
+    psd_session_message(self->session, now_ms(), peer, &msg, payload, &self->out);
+    after_event(self);
+}
+
+/* ---- server 0 ---- */
+
+static psd_session_t *new_session(const psd_driver_t *self)
+{
+    const psd_driver_config_t *c = &self->config;
+    uint64_t nonce = 0;
+    while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
+        ;
+    return psd_session_new(&(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms });
+}
+
+/* A session that has not joined yet is new to another server 0. */
+static void on_moved(void *arg)
+{
+    psd_driver_t *self = arg;
+    psd_session_t *fresh = self->published == PSD_PHASE_JOINING ? new_session(self) : NULL;
+    psd_handover_move(self->config.handover, psd_uplink_address(self->uplink));
+    if (!fresh)
+        return;
+    psd_session_destroy(&self->session);
+    self->session = fresh;
+}
+
+static void on_waiting(void *arg, const char *reason) { say(arg, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", reason); }
+
+static void log_uplink(void *arg, psd_log_level_t level, const char *id, const char *line) { say(arg, (int)level, id, "%s", line); }
+
+static int find_first(psd_driver_t *self, psd_err_t *err)
+{
+    const psd_driver_config_t *c = &self->config;
+    self->uplink = psd_uplink_new(&(psd_uplink_config_t){ .net = c->net,
+                                                          .job = c->job,
+                                                          .join = c->join,
+                                                          .file = c->file,
+                                                          .trusts_file = c->trusts_file,
+                                                          .timeout_ms = c->patience_ms,
+                                                          .peer = PSD_PEER_SERVER,
+                                                          .on_message = on_message,
+                                                          .on_bad = on_bad,
+                                                          .on_denied = on_denied,
+                                                          .on_moved = on_moved,
+                                                          .on_waiting = on_waiting,
+                                                          .log = log_uplink,
+                                                          .arg = self },
+                                  err);
+    if (!self->uplink)
+        return err->code;
+    self->n_servers = 1;
+    psd_handover_move(c->handover, psd_uplink_address(self->uplink));
+    return PSD_OK;
+}
+
+/* ---- time passes ---- */
+
+/* A connection that is silent while its server owes an answer is made anew: after a damaged frame ZeroMQ gives one up. The
+ * silence of servers during our own absence does not count. */
+static void tend_connections(psd_driver_t *self)
+{
+    psd_err_t err;
+    const uint64_t now = now_ms(), away_ms = psd_absence(&self->seen_ms, now);
+    if (psd_uplink_tick(self->uplink, now, psd_session_asks(self->session, 0), &err) != PSD_OK)
+        say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
+    for (uint32_t s = 1; s < self->n_servers; s++) {
+        if (away_ms)
+            self->heard_ms[s] = psd_absence_excuse(self->heard_ms[s], away_ms, now);
+        if (!psd_session_asks(self->session, s))
+            self->heard_ms[s] = now;
+        if (now >= self->heard_ms[s] + PSD_UPLINK_DEAF_MS)
+            open_socket(self, s, self->endpoint[s]);
+    }
+}
+
+static void tell_progress(psd_driver_t *self)
+{
+    char text[PSD_MAX_TEXT - 8], waiting[PSD_MAX_TEXT];
+    uint32_t lost;
+    psd_session_describe_wait(self->session, text, sizeof text);
+    const char *first = psd_uplink_trouble(self->uplink, now_ms()), *trouble = self->trouble[0] ? self->trouble : first;
+    const bool troubled = text[0] && *trouble, says_so = !strncmp(text, "waiting for ", 12);
+    const bool is_lost = psd_session_lost_server(self->session, &lost);
+    if (troubled && is_lost) {
+        const size_t n = strlen(text);
+        snprintf(text + n, sizeof text - n, " (%.400s)", trouble);
+    } else if (troubled) {
+        snprintf(text, sizeof text, "%s", trouble);
+    }
+    snprintf(waiting, sizeof waiting, "%s%.1000s", text[0] && (!troubled || is_lost) && !says_so ? "waiting for " : "", text);
+    psd_handover_progress(self->config.handover, waiting, psd_uplink_is_unresolved(self->uplink), psd_session_drains(self->session),
+                          psd_session_moved(self->session));
+    if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
+        self->wait_since_ms = now_ms();
+        say(self, is_lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "worker.waiting", "for=\"%s\"", text);
+    }
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    psd_driver_t *self = timer->data;
+    tend_connections(self);
+    psd_session_tick(self->session, now_ms(), &self->out);
+    after_event(self);
+    tell_progress(self);
+}
+
+/* ---- requests ---- */
+
+static void run_request(psd_driver_t *self, const psd_request_t *r)
+{
+    uint64_t now = now_ms();
+    psd_err_t err = { 0 };
+    int rc = PSD_OK;
+    switch (r->kind) {
+    case PSD_REQUEST_REGISTER:
+        rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err);
+        break;
+    case PSD_REQUEST_EXCHANGE:
+        self->exchanging = true;
+        rc = psd_session_exchange(self->session, now, r->gradient, r->samples, r->value, &err);
+        while (psd_session_pump(self->session, &self->out))
+            carry_out(self);
+        break;
+    case PSD_REQUEST_PULL_SLOW:
+        rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err);
+        break;
+    case PSD_REQUEST_SET_LR:
+        rc = psd_session_set_lr(self->session, now, r->value, &self->out, &err);
+        break;
+    case PSD_REQUEST_REPORT:
+        psd_session_report(self->session, r->name, r->value, &self->out);
+        break;
+    case PSD_REQUEST_LEAVE: /* the job may have gone back while this was on its way: then nobody has finished */
+        if (!r->finished || psd_session_rejoins(self->session) == r->rejoins)
+            psd_session_leave(self->session, now, r->finished, &self->out);
+        break;
+    case PSD_REQUEST_STOP:
+        self->stopping = true;
+        break;
+    }
+    /* A session that failed while the request was on its way knows why better than that it came too late. */
+    if (rc != PSD_OK)
+        psd_handover_fail(self->config.handover,
+                          psd_session_phase(self->session) == PSD_PHASE_FAILED ? psd_session_error(self->session) : &err);
+}
+
+static void close_all(psd_driver_t *self)
+{
+    psd_uplink_close(&self->uplink, LINGER_MS);
+    for (uint32_t s = 1; s < self->n_servers; s++)
+        psd_socket_close(&self->socket[s], LINGER_MS);
+    uv_close((uv_handle_t *)&self->tick, NULL);
+    uv_close((uv_handle_t *)&self->wake, NULL);
+}
+
+static void on_wake(uv_async_t *async)
+{
+    psd_driver_t *self = async->data;
+    psd_request_t request[PSD_HANDOVER_MAX];
+    const uint32_t n = psd_handover_take(self->config.handover, request);
+    for (uint32_t i = 0; i < n; i++)
+        run_request(self, &request[i]);
+    after_event(self);
+    if (self->stopping)
+        close_all(self);
+}
+
+/* ---- the thread ---- */
+
+static void thread_main(void *arg)
+{
+    psd_driver_t *self = arg;
+    uv_run(&self->loop, UV_RUN_DEFAULT);
+}
+
+static void destroy(psd_driver_t *self)
+{
+    psd_uplink_close(&self->uplink, 0);
+    psd_session_destroy(&self->session);
+    psd_actions_clear(&self->out);
+    free(self);
+}
+
+static int start(psd_driver_t *self, psd_err_t *err)
+{
+    int rc = find_first(self, err);
+    if (rc != PSD_OK)
+        return rc;
+    self->session = new_session(self);
+    if (!self->session || uv_loop_init(&self->loop))
+        return psd_err_set(err, PSD_ESYSTEM, "cannot start: %s", strerror(errno));
+    self->wake.data = self->tick.data = self;
+    self->wait_since_ms = now_ms();
+    uv_async_init(&self->loop, &self->wake, on_wake);
+    uv_timer_init(&self->loop, &self->tick);
+    uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
+    rc = psd_uplink_connect(self->uplink, &self->loop, err);
+    if (rc == PSD_OK && uv_thread_create(&self->thread, thread_main, self))
+        rc = psd_err_set(err, PSD_ESYSTEM, "cannot start a thread");
+    if (rc != PSD_OK) {
+        close_all(self);
+        uv_run(&self->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&self->loop);
+    }
+    return rc;
+}
+
+psd_driver_t *psd_driver_start(const psd_driver_config_t *config, psd_err_t *err)
+{
+    psd_driver_t *self = calloc(1, sizeof *self);
+    if (!self) {
+        psd_err_set(err, PSD_ENOMEM, "out of memory");
+        return NULL;
+    }
+    self->config = *config;
+    if (start(self, err) == PSD_OK)
+        return self;
+    destroy(self);
+    return NULL;
+}
+
+void psd_driver_wake(psd_driver_t *self) { uv_async_send(&self->wake); }
+
+void psd_driver_stop(psd_driver_t **self_p)
+{
+    psd_driver_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    psd_handover_post(self->config.handover, &(psd_request_t){ .kind = PSD_REQUEST_STOP });
+    psd_driver_wake(self);
+    uv_thread_join(&self->thread);
+    uv_loop_close(&self->loop);
+    destroy(self);
+}

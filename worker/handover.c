@@ -1,0 +1,211 @@
+#include "worker/handover.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include <uv.h>
+
+struct psd_handover {
+    int done_fd;
+    uv_mutex_t lock;
+    uv_cond_t changed;
+    psd_request_t request[PSD_HANDOVER_MAX];
+    uint32_t n_requests;
+    psd_handover_state_t state;
+    char settings[PSD_MAX_TEXT];
+};
+
+psd_handover_t *psd_handover_new(void)
+{
+    psd_handover_t *self = calloc(1, sizeof *self);
+    if (!self)
+        return NULL;
+    self->done_fd = -1;
+    uv_mutex_init(&self->lock);
+    uv_cond_init(&self->changed);
+    return self;
+}
+
+void psd_handover_destroy(psd_handover_t **self_p)
+{
+    psd_handover_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    if (self->done_fd >= 0)
+        close(self->done_fd);
+    uv_cond_destroy(&self->changed);
+    uv_mutex_destroy(&self->lock);
+    free(self);
+}
+
+/* ---- callers ---- */
+
+int psd_handover_open(psd_handover_t *self, psd_err_t *err)
+{
+    self->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return self->done_fd < 0 ? psd_err_set(err, PSD_ESYSTEM, "cannot start: %s", strerror(errno)) : PSD_OK;
+}
+
+int psd_handover_fd(const psd_handover_t *self) { return self->done_fd; }
+
+void psd_handover_rearm(psd_handover_t *self)
+{
+    uint64_t before;
+    (void)!read(self->done_fd, &before, sizeof before);
+}
+
+/* The library's thread takes all requests at once, and soon. */
+void psd_handover_post(psd_handover_t *self, const psd_request_t *request)
+{
+    uv_mutex_lock(&self->lock);
+    while (self->n_requests == PSD_HANDOVER_MAX)
+        uv_cond_wait(&self->changed, &self->lock);
+    self->request[self->n_requests++] = *request;
+    uv_mutex_unlock(&self->lock);
+}
+
+int psd_handover_begin(psd_handover_t *self, psd_phase_t from, psd_phase_t to, const char *what, psd_err_t *err)
+{
+    int rc = PSD_OK;
+    uv_mutex_lock(&self->lock);
+    if (self->state.phase == from)
+        self->state.phase = to;
+    else if (self->state.phase == PSD_PHASE_FAILED)
+        rc = psd_err_set(err, self->state.failure.code, "%s", self->state.failure.text);
+    else
+        rc = psd_err_set(err, PSD_EINVAL, "%s: connect, register, then one exchange or pull at a time", what);
+    uv_mutex_unlock(&self->lock);
+    return rc;
+}
+
+bool psd_handover_leave(psd_handover_t *self, bool finished, uint64_t rejoins)
+{
+    uv_mutex_lock(&self->lock);
+    const bool is_over = self->state.phase == PSD_PHASE_FAILED || self->state.phase == PSD_PHASE_LEFT;
+    const bool went_back = finished && self->state.rejoins != rejoins;
+    if (!is_over && !went_back)
+        self->state.phase = PSD_PHASE_LEAVING;
+    uv_mutex_unlock(&self->lock);
+    return !is_over && !went_back;
+}
+
+static int went_back(const psd_handover_t *self, const char *what, psd_err_t *err)
+{
+    return psd_err_set(err, PSD_EAGAIN, "%s: the servers have gone back to clock %" PRIu64, what, self->state.position.clock);
+}
+
+int psd_handover_await(psd_handover_t *self, psd_phase_t phase, const char *what, int timeout_ms, psd_err_t *err)
+{
+    const psd_handover_state_t *state = &self->state;
+    const uint64_t limit = (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000;
+    uint64_t deadline = uv_hrtime() + limit;
+    int rc = PSD_OK;
+    uv_mutex_lock(&self->lock);
+    uint64_t moved = state->moved;
+    while (state->phase != phase && state->phase != PSD_PHASE_FAILED && state->phase != PSD_PHASE_READY && rc == PSD_OK) {
+        uint64_t now = uv_hrtime();
+        if (state->phase == PSD_PHASE_REGISTERING && state->moved != moved) {
+            moved = state->moved;
+            deadline = now + limit; /* a model on its way, over however slow a link */
+        }
+        if (timeout_ms < 0)
+            uv_cond_wait(&self->changed, &self->lock);
+        else if (now >= deadline)
+            rc = timeout_ms ? PSD_ETIMEOUT : PSD_EAGAIN;
+        else
+            uv_cond_timedwait(&self->changed, &self->lock, deadline - now);
+    }
+    if (state->phase == PSD_PHASE_FAILED)
+        rc = psd_err_set(err, state->failure.code, "%s", state->failure.text);
+    else if (rc == PSD_OK && state->phase != phase)
+        rc = went_back(self, what, err);
+    else if (rc != PSD_OK)
+        psd_err_set(err, rc, "%s: nothing after %d ms; %.400s", what, timeout_ms,
+                    state->waiting[0] ? state->waiting : "waiting for the server");
+    uv_mutex_unlock(&self->lock);
+    return rc;
+}
+
+int psd_handover_await_answer(psd_handover_t *self, uint64_t rejoins, const char *what, int timeout_ms, psd_err_t *err)
+{
+    int rc = psd_handover_await(self, PSD_PHASE_READY, what, timeout_ms, err);
+    if (rc != PSD_OK)
+        return rc;
+    uv_mutex_lock(&self->lock);
+    if (self->state.rejoins != rejoins)
+        rc = went_back(self, what, err);
+    uv_mutex_unlock(&self->lock);
+    return rc;
+}
+
+void psd_handover_look(psd_handover_t *self, psd_handover_state_t *out)
+{
+    uv_mutex_lock(&self->lock);
+    *out = self->state;
+    uv_mutex_unlock(&self->lock);
+}
+
+const char *psd_handover_settings(const psd_handover_t *self) { return self->settings; }
+
+/* ---- the library's thread ---- */
+
+uint32_t psd_handover_take(psd_handover_t *self, psd_request_t out[PSD_HANDOVER_MAX])
+{
+    uv_mutex_lock(&self->lock);
+    const uint32_t n = self->n_requests;
+    memcpy(out, self->request, n * sizeof *out);
+    self->n_requests = 0;
+    uv_cond_broadcast(&self->changed);
+    uv_mutex_unlock(&self->lock);
+    return n;
+}
+
+void psd_handover_enter(psd_handover_t *self, psd_phase_t phase, const psd_err_t *failure, const psd_session_position_t *position,
+                        uint64_t rejoins, const psd_cluster_t *cluster, bool done)
+{
+    const uint64_t one = 1;
+    uv_mutex_lock(&self->lock);
+    self->state.phase = phase;
+    self->state.failure = *failure;
+    self->state.position = *position;
+    self->state.rejoins = rejoins;
+    if (cluster && !self->settings[0]) {
+        snprintf(self->settings, sizeof self->settings, "%s", cluster->settings);
+        self->state.has_slow = cluster->has_slow;
+    }
+    uv_cond_broadcast(&self->changed);
+    uv_mutex_unlock(&self->lock);
+    if (done)
+        (void)!write(self->done_fd, &one, sizeof one);
+}
+
+void psd_handover_fail(psd_handover_t *self, const psd_err_t *failure)
+{
+    uv_mutex_lock(&self->lock);
+    self->state.failure = *failure;
+    self->state.phase = PSD_PHASE_FAILED;
+    uv_cond_broadcast(&self->changed);
+    uv_mutex_unlock(&self->lock);
+}
+
+void psd_handover_progress(psd_handover_t *self, const char *waiting, bool unresolved, bool drains, uint64_t moved)
+{
+    uv_mutex_lock(&self->lock);
+    snprintf(self->state.waiting, sizeof self->state.waiting, "%s", waiting);
+    self->state.unresolved = unresolved;
+    self->state.drains = drains;
+    self->state.moved = moved;
+    uv_mutex_unlock(&self->lock);
+}
+
+void psd_handover_move(psd_handover_t *self, const char *join)
+{
+    uv_mutex_lock(&self->lock);
+    snprintf(self->state.join, sizeof self->state.join, "%s", join);
+    uv_mutex_unlock(&self->lock);
+}
