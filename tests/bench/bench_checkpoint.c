@@ -1,11 +1,11 @@
-/* bench_checkpoint.c - bench_checkpoint [DIR [MIB [STEPS]]]: what checkpoints cost, of a shard of that many
+/* bench_checkpoint.c - bench_checkpoint [--mib=N] [--steps=N] [DIR]: what checkpoints cost, of a shard of that many
  * MiB, weights and adam's state together (1024 below the current directory, unless said otherwise).
  *
  * First the files: saving and loading, turn by turn with writing and flushing, and reading, the same bytes as
  * one plain file in a room that is reserved for it as ours is; pages are dropped from the cache before each
  * reading. Then the steps: a psd process with one worker makes a checkpoint every 40th round; a round
  * counts as one beside a save when at its begin or end a checkpoint is being made or an old one
- * removed. STEPS rounds (400), 0: files alone. Medians; the 99th percentile of rounds. */
+ * removed. Without steps, files alone. Medians; the 99th percentile of rounds. */
 #include <assert.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/config/usage.h"
 #include "psd/worker.h"
 #include "server/checkpoint/checkpoint.h"
 
@@ -317,13 +318,29 @@ static void remove_directory(void)
     waitpid(pid, NULL, 0);
 }
 
+enum { MIB, STEPS };
+static const psd_option_t flags[] = {
+    [MIB] = { .key = "mib", .type = PSD_OPTION_UINT64, .preset = "1024", .range = "1..", .help = "size of the shard" },
+    [STEPS] = { .key = "steps",
+                .type = PSD_OPTION_UINT64,
+                .preset = "400",
+                .help = "rounds that are timed beside a save; 0: none" },
+    { .key = NULL },
+};
+static const psd_usage_t usage = { .name = "bench_checkpoint",
+                                   .words = "[DIR]",
+                                   .does = "time what checkpoints cost, with files below DIR",
+                                   .about = "",
+                                   .flag = flags,
+                                   .examples = "" };
+
 int main(int argc, char **argv)
 {
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
+    const uint64_t mib = given->value[MIB].u;
+    const size_t n_steps = given->value[STEPS].u;
     psd_err_t err;
-    const uint64_t mib = argc > 2 ? strtoull(argv[2], NULL, 10) : 1024;
-    const size_t n_steps = argc > 3 ? strtoull(argv[3], NULL, 10) : 400;
-    assert(mib > 0);
-    snprintf(dir, sizeof dir, "%s/bench-checkpoint", argc > 1 ? argv[1] : ".");
+    snprintf(dir, sizeof dir, "%s/bench-checkpoint", given->word[0] ? given->word[0] : ".");
     snprintf(plain, sizeof plain, "%s/plain", dir);
     snprintf(shard, sizeof shard, "%s/000000000001/shard-0.safetensors", dir);
     tensor.n_elements = tensor.dim[0] = (mib << 20) / sizeof(float) / ARRAYS / BLOCK * BLOCK + BLOCK;

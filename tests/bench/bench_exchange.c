@@ -24,6 +24,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "common/config/usage.h"
 #include "common/net/keys.h"
 #include "psd/worker.h"
 
@@ -376,25 +377,39 @@ static void measure_round_trip(size_t n, size_t rounds)
     free(t);
 }
 
+enum { PARAMETERS, ROUNDS, OPTIMIZER, KEYS, PROFILE };
+static const psd_option_t flags[] = {
+    [PARAMETERS] = { .key = "parameters", .type = PSD_OPTION_UINT64, .preset = "25165824", .range = "1..", .help = "of the model" },
+    [ROUNDS] = { .key = "rounds",
+                 .type = PSD_OPTION_UINT64,
+                 .preset = "30",
+                 .range = "1..",
+                 .help = "of which the median is told" },
+    [OPTIMIZER] = { .key = "optimizer", .type = PSD_OPTION_RULE, .preset = "sgd(lr=0.01)", .help = "of the server" },
+    [KEYS] = { .key = "keys", .type = PSD_OPTION_INT, .preset = "0", .range = "0..1", .help = "1: all is encrypted" },
+    [PROFILE] = { .key = "profile",
+                  .type = PSD_OPTION_INT,
+                  .preset = "0",
+                  .range = "0..1",
+                  .help = "1: rounds alone, for a profiler" },
+    { .key = NULL },
+};
+static const psd_usage_t usage = { .name = "bench_exchange",
+                                   .words = "",
+                                   .does = "time rounds of a server and a worker",
+                                   .about = "",
+                                   .flag = flags,
+                                   .examples = "" };
+
 int main(int argc, char **argv)
 {
-    size_t n = 24 << 20, rounds = 30;
-    const char *optimizer = "sgd(lr=0.01)";
-    int profile = 0;
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (!strcmp(argv[i], "--parameters"))
-            n = strtoull(argv[i + 1], NULL, 10);
-        else if (!strcmp(argv[i], "--rounds"))
-            rounds = strtoull(argv[i + 1], NULL, 10);
-        else if (!strcmp(argv[i], "--optimizer"))
-            optimizer = argv[i + 1];
-        else if (!strcmp(argv[i], "--profile"))
-            profile = argv[i + 1][0] == '1';
-        else if (!strcmp(argv[i], "--keys") && argv[i + 1][0] == '1')
-            make_keys();
-    }
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
+    const size_t n = given->value[PARAMETERS].u, rounds = given->value[ROUNDS].u;
+    const char *optimizer = given->value[OPTIMIZER].text;
+    if (given->value[KEYS].i)
+        make_keys();
     signal(SIGPIPE, SIG_IGN);
-    if (profile) {
+    if (given->value[PROFILE].i) {
         cluster_t c = cluster_start(n, optimizer);
         for (size_t i = 0; i < rounds; i++)
             cluster_round(&c);

@@ -3,13 +3,13 @@
  * in place, in turns; the table gives the median of the ratios. The rate on a block that lives in the
  * first-level cache shows what the arithmetic alone allows. Usage: bench_kernels [--isa NAME] [--rounds N]
  * [RULE...] */
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include "common/config/usage.h"
 #include "common/optim/isa.h"
 #include "common/optim/optimizer.h"
 #include "common/base/rng.h"
@@ -153,23 +153,28 @@ static void measure(const char *spec, int rounds)
     fflush(stdout);
 }
 
+enum { ISA, ROUNDS };
+static const psd_option_t flags[] = {
+    [ISA] = { .key = "isa", .type = PSD_OPTION_STRING, .argument = "NAME", .help = "the instruction set; default: the best" },
+    [ROUNDS] = { .key = "rounds", .type = PSD_OPTION_INT, .preset = "9", .range = "1..101", .help = "of which the median is told" },
+    { .key = NULL },
+};
+static const psd_usage_t usage = { .name = "bench_kernels",
+                                   .words = "[RULE...]",
+                                   .does = "time the optimizers, or these rules",
+                                   .about = "",
+                                   .flag = flags,
+                                   .examples = "" };
+
 int main(int argc, char **argv)
 {
-    static const struct option known[] = { { "isa", required_argument, NULL, 'i' },
-                                           { "rounds", required_argument, NULL, 'r' },
-                                           { 0 } };
     static const char *const wrapped[] = { "lookahead(adam, k=5)", "lookahead(radam, k=5)", "adam(amsgrad=1)",
                                            "rmsprop(centered=1, momentum=0.9)" };
-    int rounds = 9;
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
+    const int rounds = (int)given->value[ROUNDS].i;
     psd_err_t err;
-    for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
-        if (c == 'r')
-            rounds = atoi(optarg);
-        if (c == '?' || rounds < 1 || rounds > MAX_ROUNDS || (c == 'i' && psd_isa_select(optarg, &err))) {
-            fprintf(stderr, "usage: bench_kernels [--isa NAME] [--rounds 1..%d] [RULE...]\n", MAX_ROUNDS);
-            return 64;
-        }
-    }
+    if (given->flag[ISA] && psd_isa_select(given->flag[ISA], &err))
+        return fprintf(stderr, "bench_kernels: %s\n", err.text), 64;
     const size_t bytes = ARRAYS * (array_bytes + STAGGER);
     memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
@@ -179,11 +184,11 @@ int main(int argc, char **argv)
 
     printf("%d parameters, one thread, %s, median of %d rounds\n", N, psd_isa_name(), rounds);
     printf("%-34s %5s %9s %9s %8s %11s\n", "rule", "bytes", "Gparam/s", "GB/s", "of scale", "in L1 Gp/s");
-    for (int i = optind; i < argc; i++)
-        measure(argv[i], rounds);
-    for (size_t i = 0; optind == argc && psd_optimizer_at(i); i++)
+    for (size_t i = 0; i < given->n_words; i++)
+        measure(given->word[i], rounds);
+    for (size_t i = 0; !given->n_words && psd_optimizer_at(i); i++)
         measure(psd_optimizer_at(i)->name, rounds);
-    for (size_t i = 0; optind == argc && i < sizeof wrapped / sizeof *wrapped; i++)
+    for (size_t i = 0; !given->n_words && i < sizeof wrapped / sizeof *wrapped; i++)
         measure(wrapped[i], rounds);
     return 0;
 }

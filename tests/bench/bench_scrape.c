@@ -20,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/config/usage.h"
 #include "psd/worker.h"
 
 enum { PARAMETERS = 1024, SCRAPES_PER_S = 10, METRICS = 8192 };
@@ -154,10 +155,21 @@ static double rounds_per_s(psd_worker_t *worker, const float *gradient)
     return n / (now_s() - start);
 }
 
+static const psd_option_t flags[] = {
+    { .key = "windows", .type = PSD_OPTION_UINT64, .preset = "60", .range = "1..", .help = "of which ratios are told" },
+    { .key = NULL },
+};
+static const psd_usage_t usage = { .name = "bench_scrape",
+                                   .words = "",
+                                   .does = "time rounds with somebody who reads /metrics, and without",
+                                   .about = "",
+                                   .flag = flags,
+                                   .examples = "" };
+
 int main(int argc, char **argv)
 {
     static float weights[PARAMETERS], gradient[PARAMETERS];
-    size_t windows = argc > 2 && !strcmp(argv[1], "--windows") ? strtoull(argv[2], NULL, 10) : 60;
+    const size_t windows = psd_usage_read_or_exit(&usage, argc, argv)->value[0].u;
     double *ratio[KINDS], *rate = calloc(windows + 1, sizeof *rate);
     for (int k = 0; k < KINDS; k++)
         ratio[k] = calloc(windows + 1, sizeof **ratio);

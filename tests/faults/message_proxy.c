@@ -9,27 +9,64 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/config/usage.h"
 #include "common/base/rng.h"
 #include "common/net/transport.h"
 #include "proto/codec.h"
-#include "tests/faults/flags.h"
 
 enum { TICK_MS = 2, MOST_WINDOW = 1024 };
 
-static const char *to = "", *listen_at = "tcp://127.0.0.1:0";
-static uint64_t seed = 1, drop, duplicate, window = 1, hold_ms = 5, corrupt;
+static const char *to = "", *listen_at;
+static uint64_t seed, drop, duplicate, window, hold_ms, corrupt;
 
-static const flag_t flags[] = {
-    { "to", "ENDPOINT", "where messages are forwarded to: tcp://HOST:PORT", .text = &to },
-    { "listen", "ENDPOINT", "where they are taken; default: any free port of 127.0.0.1", .text = &listen_at },
-    { "seed", "N", "where chance begins", .number = &seed },
-    { "drop", "PERCENT", "of messages are lost", .number = &drop },
-    { "duplicate", "PERCENT", "of the others come twice", .number = &duplicate },
-    { "window", "N", "messages wait until there are N, and go in any order", .number = &window },
-    { "hold", "MS", "but no longer than this; default 5", .number = &hold_ms },
-    { "corrupt", "PERCENT", "of messages have a bit changed, in header or payload", .number = &corrupt },
-    { 0 },
+enum { TO, LISTEN, SEED, DROP, DUPLICATE, WINDOW, HOLD, CORRUPT };
+static const psd_option_t flags[] = {
+    [TO] = { .key = "to",
+             .type = PSD_OPTION_STRING,
+             .argument = "ENDPOINT",
+             .help = "where messages are forwarded to: tcp://HOST:PORT" },
+    [LISTEN] = { .key = "listen",
+                 .type = PSD_OPTION_STRING,
+                 .preset = "tcp://127.0.0.1:0",
+                 .argument = "ENDPOINT",
+                 .help = "where they are taken; port 0: any free one" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .argument = "N", .help = "where chance begins" },
+    [DROP] = { .key = "drop", .type = PSD_OPTION_UINT64, .argument = "PERCENT", .help = "of messages are lost" },
+    [DUPLICATE] = { .key = "duplicate", .type = PSD_OPTION_UINT64, .argument = "PERCENT", .help = "of the others come twice" },
+    [WINDOW] = { .key = "window",
+                 .type = PSD_OPTION_UINT64,
+                 .preset = "1",
+                 .argument = "N",
+                 .help = "messages wait until there are N, and go in any order" },
+    [HOLD] = { .key = "hold", .type = PSD_OPTION_UINT64, .preset = "5", .argument = "MS", .help = "but no longer than this" },
+    [CORRUPT] = { .key = "corrupt",
+                  .type = PSD_OPTION_UINT64,
+                  .argument = "PERCENT",
+                  .help = "of messages have a bit changed, in header or payload" },
+    { .key = NULL },
 };
+static const psd_usage_t usage = {
+    .name = "psd-message-proxy",
+    .words = "",
+    .does = "forward psd's messages to a server and back, and do to them what the flags say; on SIGTERM, say what was done",
+    .about = "",
+    .flag = flags,
+    .examples = ""
+};
+
+static void read_flags(int argc, char **argv)
+{
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
+    listen_at = given->value[LISTEN].text;
+    seed = given->value[SEED].u;
+    drop = given->value[DROP].u;
+    duplicate = given->value[DUPLICATE].u;
+    window = given->value[WINDOW].u;
+    hold_ms = given->value[HOLD].u;
+    corrupt = given->value[CORRUPT].u;
+    if (given->flag[TO])
+        to = given->flag[TO];
+}
 
 typedef struct message {
     uint64_t number, since_ms;
@@ -227,12 +264,7 @@ int main(int argc, char **argv)
     psd_err_t err;
     uv_timer_t tick;
     uv_signal_t signals[2];
-    flags_read(flags,
-               "Usage: psd-message-proxy --to=ENDPOINT [FLAG...]\n"
-               "Forward psd's messages to a server and back, and do to them what the flags say; on SIGTERM, "
-               "say what\n"
-               "was done.",
-               argc, argv);
+    read_flags(argc, argv);
     if (window < 1 || window > MOST_WINDOW || !*to) {
         fprintf(stderr, "psd-message-proxy: --to is wanted, and a window of 1 to %d\n", MOST_WINDOW);
         return 64;

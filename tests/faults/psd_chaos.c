@@ -1,5 +1,6 @@
 /* psd_chaos.c - psd-chaos [--full] [--count N] [--seed N] ID: one campaign of faults, and a line of figures
  * at its end. Exit code 77 when this machine does not permit it. */
+#include "common/config/usage.h"
 #include "tests/faults/chaos.h"
 
 #include <math.h>
@@ -78,38 +79,40 @@ void chaos_say_times(chaos_t *self, const char *what, chaos_times_t *times)
               chaos_quantile(times, 0.99), chaos_quantile(times, 1), times->n);
 }
 
-static int usage(void)
+enum { FULL, COUNT, SEED };
+static const psd_option_t flags[] = {
+    [FULL] = { .key = "full", .type = PSD_OPTION_SWITCH, .help = "as many faults as before a release; else a share of them" },
+    [COUNT] = { .key = "count", .type = PSD_OPTION_UINT64, .range = "1..1000000000", .help = "so many" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .help = "where chance begins; default: another each time" },
+    { .key = NULL },
+};
+static const psd_usage_t usage = { .name = "psd-chaos",
+                                   .words = "[ID]",
+                                   .does = "do faults to real processes and compare the weights at the end with those of an "
+                                           "undisturbed run",
+                                   .about = "Without ID it lists the campaigns.",
+                                   .flag = flags,
+                                   .examples = "psd-chaos --seed=7 T11\n" };
+
+static int list_campaigns(void)
 {
-    puts("Usage: psd-chaos [--full] [--count N] [--seed N] ID\n"
-         "Do faults to real processes and compare the weights at the end with those of an undisturbed run.\n"
-         "  --full     as many faults as before a release; else a share of them\n"
-         "  --count N  so many\n"
-         "  --seed N   where chance begins; default: another each time\n"
-         "Campaigns:");
     for (unsigned i = 0; i < N_CAMPAIGNS; i++)
-        printf("  %-10s %7u  %s\n", campaigns[i].id, campaigns[i].full, campaigns[i].title);
+        printf("%-10s %7u  %s\n", campaigns[i].id, campaigns[i].full, campaigns[i].title);
     return 64;
 }
 
 int main(int argc, char **argv)
 {
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
     const struct campaign *campaign = NULL;
-    chaos_t self = { .seed = (uint64_t)getpid() };
-    for (int i = 1; i < argc; i++) {
-        const bool more = i + 1 < argc;
-        if (!strcmp(argv[i], "--full"))
-            self.whole = true;
-        else if (!strcmp(argv[i], "--count") && more)
-            self.count = (unsigned)strtoul(argv[++i], NULL, 10);
-        else if (!strcmp(argv[i], "--seed") && more)
-            self.seed = strtoull(argv[++i], NULL, 10);
-        else
-            for (unsigned c = 0; c < N_CAMPAIGNS; c++)
-                if (!strcmp(argv[i], campaigns[c].id))
-                    campaign = &campaigns[c];
-    }
+    chaos_t self = { .seed = given->flag[SEED] ? given->value[SEED].u : (uint64_t)getpid(),
+                     .whole = given->flag[FULL],
+                     .count = (unsigned)given->value[COUNT].u };
+    for (unsigned i = 0; i < N_CAMPAIGNS && given->word[0]; i++)
+        if (!strcmp(given->word[0], campaigns[i].id))
+            campaign = &campaigns[i];
     if (!campaign)
-        return usage();
+        return list_campaigns();
     if (!self.count)
         self.count = self.whole ? campaign->full : campaign->share;
     self.chance = self.seed;

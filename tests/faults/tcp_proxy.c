@@ -10,30 +10,77 @@
 #include <string.h>
 #include <uv.h>
 
+#include "common/config/usage.h"
 #include "common/base/rng.h"
-#include "tests/faults/flags.h"
 
 enum { READ = 65536, QUEUE = 1 << 20, DRIP_MS = 10, SILENT_MS = 5000 };
 
-static const char *to = "", *listen_at = "127.0.0.1:0";
-static uint64_t seed = 1, delay_ms, cut_ms, half_open, truncated, stall_ms, stall_for_ms = 1000, drip, flip_bytes, rate;
+static const char *to = "", *listen_at;
+static uint64_t seed, delay_ms, cut_ms, half_open, truncated, stall_ms, stall_for_ms, drip, flip_bytes, rate;
 
-static const flag_t flags[] = {
-    { "to", "HOST:PORT", "where connections are forwarded to: an IPv4 address", .text = &to },
-    { "listen", "HOST:PORT", "where they are taken; default: any free port of 127.0.0.1", .text = &listen_at },
-    { "seed", "N", "where chance begins", .number = &seed },
-    { "delay", "MS", "hold what comes so long", .number = &delay_ms },
-    { "cut-every", "MS", "reset each connection after so long, on average", .number = &cut_ms },
-    { "half-open", "PERCENT", "of cuts: the far end is closed, the near one not told for 5 s", .number = &half_open },
-    { "truncate", "PERCENT", "of cuts: amid what comes next", .number = &truncated },
-    { "stall-every", "MS", "forward nothing in one direction, on average so often", .number = &stall_ms },
-    { "stall-for", "MS", "for so long", .number = &stall_for_ms },
-    { "drip", "BYTES", "forward at most so many each 10 ms", .number = &drip },
-    { "rate", "BYTES", "of the link: let through so many a second in each direction, of all connections together",
-      .number = &rate },
-    { "flip-every", "BYTES", "change a bit, on average among so many", .number = &flip_bytes },
-    { 0 },
+enum { TO, LISTEN, SEED, DELAY, CUT_EVERY, HALF_OPEN, TRUNCATE, STALL_EVERY, STALL_FOR, DRIP, RATE, FLIP_EVERY };
+static const psd_option_t flags[] = {
+    [TO] = { .key = "to",
+             .type = PSD_OPTION_STRING,
+             .argument = "HOST:PORT",
+             .help = "where connections are forwarded to: an IPv4 address" },
+    [LISTEN] = { .key = "listen",
+                 .type = PSD_OPTION_STRING,
+                 .preset = "127.0.0.1:0",
+                 .argument = "HOST:PORT",
+                 .help = "where they are taken; port 0: any free one" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .argument = "N", .help = "where chance begins" },
+    [DELAY] = { .key = "delay", .type = PSD_OPTION_UINT64, .argument = "MS", .help = "hold what comes so long" },
+    [CUT_EVERY] = { .key = "cut-every",
+                    .type = PSD_OPTION_UINT64,
+                    .argument = "MS",
+                    .help = "reset each connection after so long, on average" },
+    [HALF_OPEN] = { .key = "half-open",
+                    .type = PSD_OPTION_UINT64,
+                    .argument = "PERCENT",
+                    .help = "of cuts: the far end is closed, the near one not told for 5 s" },
+    [TRUNCATE] = { .key = "truncate", .type = PSD_OPTION_UINT64, .argument = "PERCENT", .help = "of cuts: amid what comes next" },
+    [STALL_EVERY] = { .key = "stall-every",
+                      .type = PSD_OPTION_UINT64,
+                      .argument = "MS",
+                      .help = "forward nothing in one direction, on average so often" },
+    [STALL_FOR] = { .key = "stall-for", .type = PSD_OPTION_UINT64, .preset = "1000", .argument = "MS", .help = "for so long" },
+    [DRIP] = { .key = "drip", .type = PSD_OPTION_UINT64, .argument = "BYTES", .help = "forward at most so many each 10 ms" },
+    [RATE] = { .key = "rate",
+               .type = PSD_OPTION_UINT64,
+               .argument = "BYTES",
+               .help = "of the link: let through so many a second in each direction, of all connections together" },
+    [FLIP_EVERY] = { .key = "flip-every",
+                     .type = PSD_OPTION_UINT64,
+                     .argument = "BYTES",
+                     .help = "change a bit, on average among so many" },
+    { .key = NULL },
 };
+static const psd_usage_t usage = { .name = "psd-tcp-proxy",
+                                   .words = "",
+                                   .does =
+                                       "forward TCP connections, and do to them what the flags say; on SIGTERM, say what was done",
+                                   .about = "",
+                                   .flag = flags,
+                                   .examples = "" };
+
+static void read_flags(int argc, char **argv)
+{
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
+    listen_at = given->value[LISTEN].text;
+    seed = given->value[SEED].u;
+    delay_ms = given->value[DELAY].u;
+    cut_ms = given->value[CUT_EVERY].u;
+    half_open = given->value[HALF_OPEN].u;
+    truncated = given->value[TRUNCATE].u;
+    stall_ms = given->value[STALL_EVERY].u;
+    stall_for_ms = given->value[STALL_FOR].u;
+    drip = given->value[DRIP].u;
+    rate = given->value[RATE].u;
+    flip_bytes = given->value[FLIP_EVERY].u;
+    if (given->flag[TO])
+        to = given->flag[TO];
+}
 
 typedef struct chunk {
     struct chunk *next;
@@ -353,10 +400,7 @@ int main(int argc, char **argv)
     struct sockaddr_in here;
     uv_signal_t signals[2];
     char name[64];
-    flags_read(flags,
-               "Usage: psd-tcp-proxy --to=HOST:PORT [FLAG...]\n"
-               "Forward TCP connections, and do to them what the flags say; on SIGTERM, say what was done.",
-               argc, argv);
+    read_flags(argc, argv);
     if (!parse(to, &target) || !parse(listen_at, &here)) {
         fprintf(stderr, "psd-tcp-proxy: --to and --listen take HOST:PORT, not \"%s\", \"%s\"\n", to, listen_at);
         return 64;

@@ -1,7 +1,6 @@
-/* psd_sim.c - run many simulated clusters: psd-sim [--seeds N] [--seed FIRST] [--faults few|all] [--without
- * FAULT]
- * [--threads 0|1]. Each seed picks its own servers, workers, optimizer, mode and faults. The first failure is
- * printed with its seed, and ends the run. --without, by its name in tests/sim/sim.h, narrows a failure down. */
+/* psd_sim.c - run many simulated clusters: psd-sim, see --help. Each seed picks its own servers, workers, optimizer, mode and
+ * faults. The first failure is printed with its seed, and ends the run. --without, by its name in tests/sim/sim.h, narrows a
+ * failure down. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/config/usage.h"
 #include "tests/sim/sim.h"
 
 typedef struct totals {
@@ -66,28 +66,55 @@ static int fault_named(const char *name)
     return -1;
 }
 
+enum { SEEDS, SEED, FAULTS, WITHOUT, THREADS };
+static const psd_option_t flags[] = {
+    [SEEDS] = { .key = "seeds", .type = PSD_OPTION_UINT64, .preset = "1000", .help = "so many clusters" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .help = "the first one's seed" },
+    [FAULTS] = { .key = "faults",
+                 .type = PSD_OPTION_STRING,
+                 .preset = "all",
+                 .range = "few|all",
+                 .argument = "few|all",
+                 .help = "which are done" },
+    [WITHOUT] = { .key = "without",
+                  .type = PSD_OPTION_TEXTS,
+                  .argument = "FAULT",
+                  .help = "leave this one out; may be given several times" },
+    [THREADS] = { .key = "threads",
+                  .type = PSD_OPTION_INT,
+                  .preset = "0",
+                  .range = "0..1",
+                  .help = "1: work on threads beside the rest" },
+    { .key = NULL },
+};
+static const psd_usage_t usage = { .name = "psd-sim",
+                                   .words = "",
+                                   .does = "run simulated clusters, and look whether each promise holds",
+                                   .about = "",
+                                   .flag = flags,
+                                   .examples = "psd-sim --seed=7 --seeds=1 --faults=few\n" };
+
+/* False, after it was said, when a name is no fault's. */
+static bool leave_out(const psd_option_value_t *names, bool without[SIM_N_FAULTS])
+{
+    for (size_t i = 0; i < names->n_list; i++) {
+        const int f = fault_named(names->item[i]);
+        if (f < 0)
+            return fprintf(stderr, "psd-sim: --without takes a fault of tests/sim/sim.h, not %s\n", names->item[i]), false;
+        without[f] = true;
+    }
+    return true;
+}
+
 int main(int argc, char **argv)
 {
-    uint64_t first = 1, seeds = 1000;
-    bool threads = false, without[SIM_N_FAULTS] = { false };
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
+    const uint64_t first = given->value[SEED].u, seeds = given->value[SEEDS].u;
+    bool without[SIM_N_FAULTS] = { false };
     totals_t totals = { 0 };
-    for (int i = 1; i < argc; i += 2) {
-        const char *value = i + 1 < argc ? argv[i + 1] : "";
-        if (!strcmp(argv[i], "--seeds"))
-            seeds = strtoull(value, NULL, 10);
-        else if (!strcmp(argv[i], "--seed"))
-            first = strtoull(value, NULL, 10);
-        else if (!strcmp(argv[i], "--threads"))
-            threads = value[0] == '1';
-        else if (!strcmp(argv[i], "--faults") && (!strcmp(value, "few") || !strcmp(value, "all")))
-            faults_now = value;
-        else if (!strcmp(argv[i], "--without") && fault_named(value) >= 0)
-            without[fault_named(value)] = true;
-        else
-            return fprintf(stderr, "usage: psd-sim [--seeds N] [--seed FIRST] [--faults few|all] [--without FAULT] "
-                                   "[--threads 0|1]\n"),
-                   64;
-    }
+    faults_now = given->value[FAULTS].text;
+    if (!leave_out(&given->value[WITHOUT], without))
+        return 64;
     signal(SIGABRT, on_abort);
     signal(SIGSEGV, on_abort);
     for (uint64_t seed = first; seed < first + seeds; seed++) {
@@ -97,7 +124,7 @@ int main(int argc, char **argv)
             sim_add_faults(&config);
         for (int f = 0; f < SIM_N_FAULTS; f++)
             config.chance[f] = without[f] ? 0 : config.chance[f];
-        config.threads = threads;
+        config.threads = given->value[THREADS].i;
         sim_run_and_compare(&config, &result);
         add(&totals, &result);
         if (!result.ok) {
