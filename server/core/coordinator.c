@@ -12,10 +12,14 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
         psd_journal_init(&self->journal, config->n_servers);
         self->runs = 1;
-        self->n_points = config->n_points < PSD_MAX_POINTS ? config->n_points : PSD_MAX_POINTS;
-        if (self->n_points)
-            memcpy(self->point, config->points, self->n_points * sizeof *self->point);
-        self->clock = self->n_points ? self->point[0] : 0;
+        psd_saves_init(&self->saves,
+                       &(psd_saves_config_t){ .possible = config->checkpoints,
+                                              .n_servers = config->n_servers,
+                                              .mode = config->mode,
+                                              .every_rounds = config->save_every_rounds,
+                                              .every_ms = config->save_every_ms },
+                       config->points, config->n_points);
+        self->clock = psd_saves_newest(&self->saves);
         psd_coord_begin_progress(self);
     }
     bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
@@ -68,7 +72,7 @@ void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t
 /* Where no decision closes a push, the shards are told when pushes have to wait. */
 static bool holds_pushes(const psd_coordinator_t *self)
 {
-    return self->paused || self->ending || !psd_coord_is_safe(self) ||
+    return self->paused || self->ending || !psd_saves_is_safe(&self->saves) ||
            !psd_coord_has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
 }
 
@@ -133,12 +137,13 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
         if (row->state == PSD_WORKER_LIVE)
             member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
-    const bool save = psd_coord_save_is_due(self, now_ms, round->clock);
+    psd_progress_t p = psd_coord_look(self, round->clock);
+    const bool save = psd_saves_is_due(&self->saves, now_ms, &p, self->ending);
     if (save)
-        round->clock = psd_coord_save_clock(self, round->clock);
+        p.clock = round->clock = self->config.mode->save_clock(&p);
     psd_coord_append_command(self, now_ms, round, code | (save ? PSD_COMMAND_SAVE : 0), out);
     if (save)
-        psd_coord_begin_save(self, now_ms, round->clock);
+        psd_saves_begin(&self->saves, now_ms, &p, psd_journal_last(&self->journal));
     self->n_view = round->n_members;
     memcpy(self->view, member, round->n_members * sizeof *member);
     self->clock = round->clock;
@@ -279,7 +284,7 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     }
     enter(self, self->paused ? PSD_JOB_PAUSED : enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED, live, out);
     psd_coord_tend_pushes(self, now_ms, out);
-    if (!psd_mode_has_rounds(mode) || self->state != PSD_JOB_TRAINING || !psd_coord_is_safe(self))
+    if (!psd_mode_has_rounds(mode) || self->state != PSD_JOB_TRAINING || !psd_saves_is_safe(&self->saves))
         return;
     p = psd_coord_look(self, self->clock);
     if (mode->closes(&p))
@@ -385,7 +390,7 @@ void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n
         snprintf(text, n, "an operator, who has paused the job: psdctl resume");
     } else if (psd_mode_has_rounds(self->config.mode) && list_workers(self, list, sizeof list)) {
         snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
-    } else if (!psd_coord_is_safe(self)) {
+    } else if (!psd_saves_is_safe(&self->saves)) {
         snprintf(text, n, "the first checkpoint");
     }
 }
@@ -430,8 +435,8 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
         if (!self->finished_told && (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
             self->finished_told = true;
             char unsaved[PSD_MAX_TEXT / 2];
-            psd_coord_describe_unsaved(self, unsaved, sizeof unsaved);
-            if (self->save_failing && !psd_coord_is_saved(self) && (self->n_points || !self->stopped))
+            psd_saves_describe_trouble(&self->saves, unsaved, sizeof unsaved);
+            if (psd_saves_is_failing(&self->saves) && !psd_coord_is_saved(self) && (self->saves.n_points || !self->stopped))
                 psd_actions_finish(out, PSD_EIO, unsaved);
             else if (self->stopped)
                 psd_actions_finish(out, PSD_ESTOPPED, self->end_text);
@@ -463,12 +468,12 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->skipped = self->skipped;
     out->lr = self->config.lr;
     out->runs = self->runs;
-    out->has_point = self->n_points > 0;
-    out->point_clock = self->n_points ? self->point[0] : 0;
-    out->point_ms = self->point_ms;
-    out->save_ms = self->save_ms;
-    out->saving = self->saving || self->committing;
-    out->save_failing = self->save_failing;
+    out->has_point = self->saves.n_points > 0;
+    out->point_clock = psd_saves_newest(&self->saves);
+    out->point_ms = self->saves.point_ms;
+    out->save_ms = self->saves.took_ms;
+    out->saving = psd_saves_is_busy(&self->saves);
+    out->save_failing = psd_saves_is_failing(&self->saves);
     out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     out->n_finished = psd_coord_count_finished(self);
     out->n_shards = psd_servers_count_joined(&self->servers);

@@ -83,7 +83,7 @@ uint32_t psd_coord_list_absent(const psd_coordinator_t *self, char (*item)[PSD_A
     list_servers(self, item, most, &n);
     list_workers(self, item, most, &n);
     if (psd_coord_lacks_first_point(self))
-        add(item, most, &n, "the first checkpoint, which cannot be made: %.270s", self->save_trouble);
+        add(item, most, &n, "the first checkpoint, which cannot be made: %.270s", psd_saves_trouble(&self->saves));
     return n;
 }
 
@@ -105,7 +105,7 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out
         snprintf(why, sizeof why,
                  "no checkpoint could be made for %" PRIu64 " s (join_timeout), and nothing is trained before there is one: %s; "
                  "make room there, or name another checkpoint.dir",
-                 (now_ms - self->absent.since_ms) / 1000, self->save_trouble);
+                 (now_ms - self->absent.since_ms) / 1000, psd_saves_trouble(&self->saves));
         psd_coord_fail(self, now_ms, PSD_EIO, PSD_REFUSAL_UNSAVED, why, out);
         return;
     }
@@ -118,12 +118,11 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out
 /* Before the end what has been trained is saved, if those who could are here. */
 static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 {
-    const bool can = self->config.checkpoints && !psd_coord_lacks_first_point(self) && self->state != PSD_JOB_GATHERING &&
-                     psd_servers_all_joined(&self->servers) && !psd_servers_count_lost(&self->servers) &&
-                     self->started == psd_servers_mask(&self->servers);
+    const bool can = psd_saves_can_save(&self->saves) && !psd_coord_lacks_first_point(self) && self->state != PSD_JOB_GATHERING &&
+                     psd_servers_all_joined(&self->servers) && !psd_servers_count_lost(&self->servers);
     if (!can || psd_coord_is_saved(self) || now_ms > self->absent.since_ms + self->config.patience_ms + LAST_SAVE_MS)
         return false;
-    self->save_wanted = true;
+    psd_saves_ask(&self->saves);
     return true;
 }
 

@@ -100,14 +100,15 @@ static answer_t save(psd_coordinator_t *self, request_t *r, psd_actions_t *out)
     if (r->msg->seq != self->save_asked.by) {
         self->save_asked.by = r->msg->seq;
         self->save_asked.ms = r->now_ms;
-        self->save_wanted = true;
+        psd_saves_ask(&self->saves);
     }
-    bool busy = self->saving || self->committing;
-    if (self->n_points && (self->point_since_ms >= self->save_asked.ms || (!busy && psd_coord_is_saved(self)))) {
-        self->save_wanted = self->save_wanted && !psd_coord_is_saved(self);
-        return say(r, DONE, "checkpoint %" PRIu64 " is safe", self->point[0]);
+    const bool saved = psd_coord_is_saved(self);
+    if (psd_saves_is_newer(&self->saves, self->save_asked.ms) || (!psd_saves_is_busy(&self->saves) && saved)) {
+        if (saved)
+            psd_saves_unask(&self->saves);
+        return say(r, DONE, "checkpoint %" PRIu64 " is safe", psd_saves_newest(&self->saves));
     }
-    if (self->save_failing && !busy && self->save_since_ms >= self->save_asked.ms)
+    if (psd_saves_has_failed_since(&self->saves, self->save_asked.ms))
         return say(r, NO,
                    "the checkpoint could not be written (the servers' logs say why); the one before stays "
                    "the newest");

@@ -407,8 +407,8 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
     yes->shard = s;
     yes->shard_epoch = self->servers.row[s].epoch;
     yes->world = self->config.n_servers;
-    yes->code = self->n_points > 0 ? PSD_WELCOME_RESTORE : 0;
-    yes->clock = self->n_points ? self->point[0] : 0;
+    yes->code = self->saves.n_points > 0 ? PSD_WELCOME_RESTORE : 0;
+    yes->clock = psd_saves_newest(&self->saves);
     /* How the job is, which a server is asked for too. */
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(self, &facts);
@@ -498,12 +498,12 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
     }
     psd_journal_note_done(&self->journal, msg->shard, msg->seq);
     psd_servers_note_state(&self->servers, now_ms, msg->shard, msg->clock, msg->version);
-    if (msg->code & PSD_SHARD_RESTORE_FAILED && self->n_points) {
+    if (msg->code & PSD_SHARD_RESTORE_FAILED && self->saves.n_points) {
         psd_round_clear(&state);
         psd_coord_drop_point(self, now_ms, msg->shard, msg->text, out);
         return;
     }
-    psd_coord_note_saved(self, msg, out);
+    psd_saves_note_shard(&self->saves, msg, out);
     /* A report from before the newest decision says nothing about now: its shard may have dropped those
      * pushes. */
     bool news = state.n_contributors && state.clock == self->clock + 1 && msg->view_id == self->view_id;

@@ -17,10 +17,7 @@
 #include "common/base/absence.h"
 #include "server/core/coordinator.h"
 #include "server/core/journal.h"
-
-enum {
-    PSD_MAX_POINTS = 16 /* checkpoints that are remembered to go back to */
-};
+#include "server/core/saves.h"
 
 struct psd_coordinator {
     psd_coordinator_config_t config;
@@ -69,18 +66,7 @@ struct psd_coordinator {
     bool ending, stopped; /* the job ends, after a last checkpoint; unfinished, because it was stopped */
     uint64_t end_since_ms;
     uint64_t runs;
-    /* checkpoints */
-    uint64_t point[PSD_MAX_POINTS]; /* clocks of those that can be gone back to, newest first */
-    size_t n_points;
-    bool save_wanted, saving, committing, save_failing;
-    char save_trouble[400];             /* why the newest one could not be made, while save_failing */
-    uint64_t save_clock, save_since_ms; /* of the one being made */
-    uint64_t save_seq;                  /* the log entry that ordered it */
-    uint64_t saved_by;                  /* bit s: shard s has made its file durable */
-    uint64_t started;                   /* bit s: shard s has all initial weights */
-    uint64_t point_ms, save_ms;
-    uint64_t save_progress, point_progress; /* when the one being made, and the newest, were ordered */
-    uint64_t point_since_ms;                /* when the newest checkpoint was begun; 0: before this start */
+    psd_saves_t saves;
     psd_coordinator_facts_t report;
 };
 
@@ -153,32 +139,14 @@ void psd_coord_on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer
 /* How far the job is, in steps of single shards. */
 uint64_t psd_coord_progress(const psd_coordinator_t *self);
 
-/* The clock by which a checkpoint is called that is ordered when rounds up to `clock` are closed. */
-uint64_t psd_coord_save_clock(const psd_coordinator_t *self, uint64_t clock);
-
-/* Whether steps may be made: not before the initial weights are safe, for no worker has them any more afterwards. */
-bool psd_coord_is_safe(const psd_coordinator_t *self);
-
 /* Whether the job stands still because the first checkpoint cannot be made. */
 bool psd_coord_lacks_first_point(const psd_coordinator_t *self);
-
-/* That the last checkpoint could not be made, and why. */
-void psd_coord_describe_unsaved(const psd_coordinator_t *self, char *text, size_t n);
 
 /* Whether the newest checkpoint holds all that has been trained. */
 bool psd_coord_is_saved(const psd_coordinator_t *self);
 
 /* A run begins: what is saved is what it begins from. */
 void psd_coord_begin_progress(psd_coordinator_t *self);
-
-/* Whether the state after `clock` is to be saved. */
-bool psd_coord_save_is_due(const psd_coordinator_t *self, uint64_t now_ms, uint64_t clock);
-
-/* A save of `clock` was ordered in the log's newest entry. */
-void psd_coord_begin_save(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock);
-
-/* What a shard says of its file. */
-void psd_coord_note_saved(psd_coordinator_t *self, const psd_msg_t *msg, psd_actions_t *out);
 
 /* The job is finished, or stopped: save, then end. */
 void psd_coord_begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped, psd_actions_t *out);

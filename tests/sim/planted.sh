@@ -53,8 +53,8 @@ plant "dedup: a chunk that comes twice is counted twice" server/core/engine_push
     's/w->complete \|\| psd_bitmap_get\(w->have, msg->part\)/w->complete/'
 plant "dedup: a push of the clock that was closed last is taken again" server/core/engine_push.c \
     's/msg->clock <= w->applied\)/msg->clock < w->applied)/'
-plant "manifest: written when one shard's file is durable" server/core/coordinator_save.c \
-    's/if \(self->saved_by != psd_servers_mask\(\&self->servers\)\)/if (!self->saved_by)/'
+plant "manifest: written when one shard's file is durable" server/core/saves.c \
+    's/if \(self->saved_by != every_shard\(self\)\)/if (!self->saved_by)/'
 plant "rename: the file is not flushed before" common/system/durable.c \
     's/why = fdatasync\(self->fd\) \? errno : 0;/why = 0;/'
 plant "rename: the directory is not flushed" common/system/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'
