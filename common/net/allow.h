@@ -15,7 +15,7 @@
 
 enum { PSD_USER_NAME = 64, PSD_MAX_ALLOWED = 4096, PSD_MAX_ALLOW_FILE = 1 << 20 };
 
-/* X(NAME, word): what a user may do is in server/entrance/door.c. */
+/* X(NAME, word): what a user may do is in server/entrance/acl.c. */
 #define PSD_ROLES(X) X(WORKER, "worker") X(MONITOR, "monitor") X(ADMIN, "admin") X(SERVER, "server")
 
 typedef enum psd_role {

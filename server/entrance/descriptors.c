@@ -67,3 +67,5 @@ psd_descriptors_do_t psd_descriptors_look(psd_descriptors_t *self, uint64_t now_
 }
 
 void psd_descriptors_close(psd_descriptors_t *self) { let_go(self); }
+
+bool psd_descriptors_are_full(const psd_descriptors_t *self) { return self->full_ms != 0; }

@@ -34,6 +34,9 @@ void psd_descriptors_open(psd_descriptors_t *self);
 /* What is to be done now. Ask often. */
 psd_descriptors_do_t psd_descriptors_look(psd_descriptors_t *self, uint64_t now_ms);
 
+/* Whether no new connections are to be taken at present. */
+bool psd_descriptors_are_full(const psd_descriptors_t *self);
+
 /* How many descriptors this process may have. */
 unsigned psd_descriptors_limit(void);
 

@@ -9,7 +9,7 @@
 
 #include "common/system/log.h"
 #include "server/entrance/descriptors.h"
-#include "server/entrance/door.h"
+#include "server/entrance/acl.h"
 #include "server/entrance/memory_guard.h"
 
 enum {
@@ -21,8 +21,8 @@ enum {
 
 struct psd_entrance {
     psd_entrance_config_t config; /* without its texts */
-    psd_door_t *door;             /* NULL: anybody may come in */
-    psd_socket_t *guard;          /* asks the door; NULL without one */
+    psd_acl_t *acl;               /* NULL: anybody may come in */
+    psd_socket_t *guard;          /* asks the list; NULL without one */
     psd_socket_t *router;         /* NULL while it is being bound again */
     psd_socket_t *stranger;       /* the test at the start */
     bool is_open;                 /* a stranger has been refused, or anybody may come in */
@@ -68,12 +68,12 @@ static int bind_again(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
         return PSD_OK;
     if (!self->closed_ms)
         self->closed_ms = now_ms;
-    if (self->memory.opened_ms)
+    if (psd_memory_guard_is_closing(&self->memory))
         return PSD_OK;
     if (bind_router(self, self->endpoint, err) != PSD_OK)
         return now_ms > self->closed_ms + REBIND_MS ? err->code : PSD_OK;
     self->closed_ms = 0;
-    if (self->descriptors.full_ms)
+    if (psd_descriptors_are_full(&self->descriptors))
         psd_socket_take(self->router, false);
     return PSD_OK;
 }
@@ -110,7 +110,7 @@ static int knock(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
 
 static void reload(psd_entrance_t *self, bool asked)
 {
-    if (self->door && psd_door_reload(self->door, asked))
+    if (self->acl && psd_acl_reload(self->acl, asked))
         close_connections(self);
 }
 
@@ -119,15 +119,15 @@ void psd_entrance_reload(psd_entrance_t *self) { reload(self, true); }
 psd_refusal_t psd_entrance_judge(const psd_entrance_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, char *why, size_t n)
 {
     const uint64_t held = psd_net_held(self->config.net, psd_peer_user(from));
-    return self->door ? psd_door_judge(self->door, from, kind, shard, held, why, n) : PSD_REFUSAL_NONE;
+    return self->acl ? psd_acl_judge(self->acl, from, kind, shard, held, why, n) : PSD_REFUSAL_NONE;
 }
 
-/* The door counts unknown keys at once; connections that never completed a handshake for another reason follow seconds
+/* The list counts unknown keys at once; connections that never completed a handshake for another reason follow seconds
  * later. */
 uint64_t psd_entrance_refused(psd_entrance_t *self, uint64_t now_ms)
 {
-    const uint64_t never_met = psd_net_refused(self->config.net, now_ms), denied = self->door ? psd_door_denied(self->door) : 0;
-    const uint64_t all = denied > never_met ? denied : never_met, own = self->door && all ? 1 : 0, refused = all - own;
+    const uint64_t never_met = psd_net_refused(self->config.net, now_ms), denied = self->acl ? psd_acl_denied(self->acl) : 0;
+    const uint64_t all = denied > never_met ? denied : never_met, own = self->acl && all ? 1 : 0, refused = all - own;
     if (refused != self->told && now_ms >= self->told_ms + REFUSED_MS) {
         psd_log_warn("connections.refused",
                      "more=%" PRIu64 " in_all=%" PRIu64 " why=\"they never shook hands: an unknown key, another "
@@ -187,15 +187,15 @@ static void bound_descriptors(psd_entrance_t *self, uint64_t now_ms)
 
 /* ---- the whole ---- */
 
-static int open_door(psd_entrance_t *self, const psd_entrance_config_t *config, psd_err_t *err)
+static int open_acl(psd_entrance_t *self, const psd_entrance_config_t *config, psd_err_t *err)
 {
     self->is_open = !*config->allow;
     if (self->is_open)
         return PSD_OK;
-    if (!(self->door = psd_door_new(config->allow, err)) ||
-        psd_door_own(self->door, psd_net_public(config->net), config->has_peers, err) != PSD_OK)
+    if (!(self->acl = psd_acl_new(config->allow, err)) ||
+        psd_acl_own(self->acl, psd_net_public(config->net), config->has_peers, err) != PSD_OK)
         return err->code;
-    self->guard = psd_socket_guard(config->net, config->loop, psd_door_admit, self->door, err);
+    self->guard = psd_socket_guard(config->net, config->loop, psd_acl_admit, self->acl, err);
     return self->guard ? PSD_OK : err->code;
 }
 
@@ -213,7 +213,7 @@ psd_entrance_t *psd_entrance_new(const psd_entrance_config_t *config, psd_err_t 
     self->memory_timer.data = self;
     if (self->memory.max)
         uv_timer_start(&self->memory_timer, on_memory, 0, PSD_MEMORY_GUARD_LOOK_MS);
-    if (open_door(self, config, err) != PSD_OK || bind_router(self, config->listen, err) != PSD_OK)
+    if (open_acl(self, config, err) != PSD_OK || bind_router(self, config->listen, err) != PSD_OK)
         psd_entrance_close(&self, 0);
     return self;
 }
@@ -229,7 +229,7 @@ void psd_entrance_close(psd_entrance_t **self_p, int linger_ms)
     psd_socket_close(&self->router, linger_ms);
     psd_socket_close(&self->stranger, 0);
     psd_socket_close(&self->guard, 0);
-    psd_door_destroy(&self->door);
+    psd_acl_destroy(&self->acl);
     psd_descriptors_close(&self->descriptors);
     uv_close((uv_handle_t *)&self->memory_timer, free_closed);
 }

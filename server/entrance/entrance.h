@@ -1,5 +1,5 @@
 /* entrance.h - where workers, operators and other servers come in: the socket, and all that bounds who and how many may
- * use it. The allow-list says who may connect (door.h); a bound on memory (memory_guard.h) and one on descriptors
+ * use it. The allow-list says who may connect (acl.h); a bound on memory (memory_guard.h) and one on descriptors
  * (descriptors.h) keep peers from taking the machine. ZeroMQ cannot close one connection, so whenever somebody has to go,
  * all connections are closed and the socket is bound again; the others reconnect, as after a network failure.
  *
@@ -24,7 +24,7 @@ typedef struct psd_entrance_config {
     void *arg;
 } psd_entrance_config_t;
 
-/* Read the list and bind. NULL, with `err` set: as psd_door_new, psd_door_own and psd_socket_bind. */
+/* Read the list and bind. NULL, with `err` set: as psd_acl_new, psd_acl_own and psd_socket_bind. */
 psd_entrance_t *psd_entrance_new(const psd_entrance_config_t *config, psd_err_t *err);
 
 /* Stop listening; what was just sent gets `linger_ms` to leave. The loop must run once more before the net goes. Sets
@@ -44,7 +44,7 @@ const char *psd_entrance_endpoint(const psd_entrance_t *self);
 /* Whether messages are let in yet. */
 bool psd_entrance_is_open(const psd_entrance_t *self);
 
-/* As psd_door_judge: whether the user of `from` may send `kind` to server `shard`. */
+/* As psd_acl_judge: whether the user of `from` may send `kind` to server `shard`. */
 psd_refusal_t psd_entrance_judge(const psd_entrance_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, char *why, size_t n);
 
 /* As psd_socket_send; PSD_EAGAIN too while the socket is being bound again. */

@@ -1,7 +1,5 @@
 #include "server/entrance/memory_guard.h"
 
-#include <stdbool.h>
-
 enum {
     CLOSE_MS = 200,        /* for ZeroMQ's thread to let go of what it held */
     AHEAD = 6,             /* looks, as long as it goes on taking in what comes, and a spare one */
@@ -27,21 +25,23 @@ psd_memory_guard_do_t psd_memory_guard_look(psd_memory_guard_t *self, uint64_t n
 {
     if (!self->max)
         return PSD_MEMORY_GUARD_REST;
-    if (self->opened_ms) {
-        if (now_ms < self->opened_ms + CLOSE_MS)
+    if (self->closed_ms) {
+        if (now_ms < self->closed_ms + CLOSE_MS)
             return PSD_MEMORY_GUARD_REST;
         if (!self->trimmed++)
             return PSD_MEMORY_GUARD_TRIM;
         self->floor = self->seen = resident;
-        self->opened_ms = 0;
+        self->closed_ms = 0;
         return PSD_MEMORY_GUARD_REST;
     }
     const bool over = is_over(self, resident);
     self->seen = resident;
     if (!over)
         return PSD_MEMORY_GUARD_REST;
-    self->opened_ms = now_ms;
+    self->closed_ms = now_ms;
     self->trimmed = 0;
-    self->trips++;
+    self->closings++;
     return PSD_MEMORY_GUARD_CLOSE;
 }
+
+bool psd_memory_guard_is_closing(const psd_memory_guard_t *self) { return self->closed_ms != 0; }

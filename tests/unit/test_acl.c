@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "common/system/log.h"
-#include "server/entrance/door.h"
+#include "server/entrance/acl.h"
 
 #define K1    "7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvdg"
 #define K2    "mS1%#fYoyTK3Hhfx^6huW>9YpZ^*5dd]HVbZN:pC"
@@ -15,7 +15,7 @@
 #define USERS "ps server " K1 "\ngpu worker " K2 " 0,2 1Ki\nop admin " K3 "\n"
 
 static char path[] = "/tmp/psd-test-XXXXXX", why[256];
-static psd_door_t *door;
+static psd_acl_t *acl;
 static psd_err_t err;
 
 /* As an editor does it: a new file in the old one's place. */
@@ -32,33 +32,33 @@ static void write_list(const char *text)
 
 static void setup(void)
 {
-    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_ERROR, .comp = "test", .job = "door" });
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_ERROR, .comp = "test", .job = "acl" });
     close(mkstemp(path));
     write_list(USERS "mon monitor " K4);
-    cr_assert_not_null(door = psd_door_new(path, &err), "%s", err.text);
+    cr_assert_not_null(acl = psd_acl_new(path, &err), "%s", err.text);
 }
 static void teardown(void)
 {
-    psd_door_destroy(&door);
+    psd_acl_destroy(&acl);
     unlink(path);
 }
-TestSuite(door, .init = setup, .fini = teardown, .timeout = 600);
+TestSuite(acl, .init = setup, .fini = teardown, .timeout = 600);
 
-/* Whom the door takes the holder of this key for, as a peer. */
+/* Whom the list takes the holder of this key for, as a peer. */
 static psd_peer_t come(const char *key)
 {
     uint8_t bytes[PSD_KEY_BYTES];
     cr_assert(psd_key_decode(bytes, key));
-    const uint32_t user = psd_door_admit(door, bytes);
+    const uint32_t user = psd_acl_admit(acl, bytes);
     return user ? psd_peer_make(99, user) : 0;
 }
 
 static psd_refusal_t judge(psd_peer_t from, psd_kind_t kind, uint32_t shard, uint64_t held)
 {
-    return psd_door_judge(door, from, kind, shard, held, why, sizeof why);
+    return psd_acl_judge(acl, from, kind, shard, held, why, sizeof why);
 }
 
-Test(door, each_role_may_send_what_is_its_own_and_nothing_else)
+Test(acl, each_role_may_send_what_is_its_own_and_nothing_else)
 {
     static const struct {
         const char *key;
@@ -76,15 +76,15 @@ Test(door, each_role_may_send_what_is_its_own_and_nothing_else)
     cr_expect_str_eq(why, "mon has the role monitor, and HELLO is not for it to send");
 }
 
-Test(door, who_is_not_on_the_list_is_nobody)
+Test(acl, who_is_not_on_the_list_is_nobody)
 {
     cr_expect_eq(come("Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"), 0);
-    cr_expect_eq(psd_door_denied(door), 1);
+    cr_expect_eq(psd_acl_denied(acl), 1);
     cr_expect_eq(judge(psd_peer_make(99, 0), PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_SENDER);
     cr_expect_eq(judge(psd_peer_make(99, 77), PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_SENDER);
 }
 
-Test(door, a_users_servers_and_bytes_are_bounded)
+Test(acl, a_users_servers_and_bytes_are_bounded)
 {
     const psd_peer_t gpu = come(K2);
     cr_expect_eq(judge(gpu, PSD_MSG_PUSH, 2, 1024), PSD_REFUSAL_NONE);
@@ -94,62 +94,62 @@ Test(door, a_users_servers_and_bytes_are_bounded)
     cr_expect_str_eq(why, "gpu has 1025 bytes of messages here, and may have 1024");
 }
 
-Test(door, who_leaves_the_list_is_nobody_from_then_on)
+Test(acl, who_leaves_the_list_is_nobody_from_then_on)
 {
     const psd_peer_t gpu = come(K2), op = come(K3);
-    cr_expect_not(psd_door_reload(door, false), "nothing has changed");
+    cr_expect_not(psd_acl_reload(acl, false), "nothing has changed");
     write_list("op admin " K3 "\n");
-    cr_expect(psd_door_reload(door, false), "gpu had come: connections are to be closed");
+    cr_expect(psd_acl_reload(acl, false), "gpu had come: connections are to be closed");
     cr_expect_eq(judge(gpu, PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_SENDER);
     cr_expect_eq(come(K2), 0);
     cr_expect_eq(come(K3), op, "the same number as before");
     cr_expect_eq(judge(op, PSD_MSG_ADMIN, 0, 0), PSD_REFUSAL_NONE);
     write_list(USERS);
-    cr_expect_not(psd_door_reload(door, false), "nobody is gone");
+    cr_expect_not(psd_acl_reload(acl, false), "nobody is gone");
     cr_expect_eq(come(K2), gpu, "a name has one number for ever");
 }
 
-Test(door, only_a_change_that_matters_to_somebody_who_came_closes_connections)
+Test(acl, only_a_change_that_matters_to_somebody_who_came_closes_connections)
 {
     come(K2);
     write_list(USERS "more worker " K4);
-    cr_expect_not(psd_door_reload(door, false), "mon, whose key it was, had not come");
+    cr_expect_not(psd_acl_reload(acl, false), "mon, whose key it was, had not come");
     write_list("ps server " K1 "\ngpu worker " K2 " 0,2 2Ki\n");
-    cr_expect_not(psd_door_reload(door, false), "a bound of bytes may change beside training");
+    cr_expect_not(psd_acl_reload(acl, false), "a bound of bytes may change beside training");
     static const char *const lists[] = { "gpu worker " K4, "gpu worker " K2 " 0", "gpu admin " K2 };
     for (size_t i = 0; i < 3; i++) {
         write_list(USERS);
-        psd_door_reload(door, false);
+        psd_acl_reload(acl, false);
         come(K2);
         write_list(lists[i]);
-        cr_expect(psd_door_reload(door, false), "%s", lists[i]);
-        cr_expect_not(psd_door_reload(door, true), "they are closed");
+        cr_expect(psd_acl_reload(acl, false), "%s", lists[i]);
+        cr_expect_not(psd_acl_reload(acl, true), "they are closed");
     }
 }
 
-Test(door, a_list_that_is_wrong_changes_nothing)
+Test(acl, a_list_that_is_wrong_changes_nothing)
 {
     const psd_peer_t gpu = come(K2);
     write_list(USERS "gpu worker " K4 "\n");
-    cr_expect_not(psd_door_reload(door, false));
+    cr_expect_not(psd_acl_reload(acl, false));
     cr_expect_eq(judge(gpu, PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_NONE);
     cr_expect_neq(come(K4), 0, "mon is still there");
     unlink(path);
-    cr_expect_not(psd_door_reload(door, true));
+    cr_expect_not(psd_acl_reload(acl, true));
     cr_expect_eq(judge(gpu, PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_NONE);
     write_list("op admin " K3 "\n");
-    cr_expect(psd_door_reload(door, false), "and it is read when it is there again");
+    cr_expect(psd_acl_reload(acl, false), "and it is read when it is there again");
 }
 
-Test(door, a_server_with_anothers_key_is_told_whose_it_is)
+Test(acl, a_server_with_anothers_key_is_told_whose_it_is)
 {
-    cr_expect_eq(psd_door_own(door, K1, true, &err), PSD_OK);
-    cr_expect_eq(psd_door_own(door, K2, false, &err), PSD_ECONFIG);
+    cr_expect_eq(psd_acl_own(acl, K1, true, &err), PSD_OK);
+    cr_expect_eq(psd_acl_own(acl, K2, false, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, "worker gpu"), "%s", err.text);
-    cr_expect_eq(psd_door_own(door, K3, true, &err), PSD_ECONFIG);
+    cr_expect_eq(psd_acl_own(acl, K3, true, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, "admin op"), "%s", err.text);
     static const char nobody[] = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7";
-    cr_expect_eq(psd_door_own(door, nobody, false, &err), PSD_OK, "a server alone lets in whom its list names");
-    cr_expect_eq(psd_door_own(door, nobody, true, &err), PSD_ECONFIG);
+    cr_expect_eq(psd_acl_own(acl, nobody, false, &err), PSD_OK, "a server alone lets in whom its list names");
+    cr_expect_eq(psd_acl_own(acl, nobody, true, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, nobody), "%s", err.text);
 }

@@ -1,4 +1,4 @@
-#include "server/entrance/door.h"
+#include "server/entrance/acl.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,7 +23,7 @@ typedef struct known {
     bool came;              /* was let in since connections were last closed */
 } known_t;
 
-struct psd_door {
+struct psd_acl {
     char *path;
     struct stat seen; /* the file, when it was last read */
     psd_allow_t list;
@@ -32,7 +32,7 @@ struct psd_door {
     uint64_t denied;
 };
 
-static known_t *find(const psd_door_t *self, const char *name)
+static known_t *find(const psd_acl_t *self, const char *name)
 {
     for (uint32_t i = 0; i < self->n_known; i++)
         if (!strcmp(self->known[i].name, name))
@@ -41,7 +41,7 @@ static known_t *find(const psd_door_t *self, const char *name)
 }
 
 /* Give a number to each name that has none yet. */
-static int learn(psd_door_t *self, const psd_allow_t *list, psd_err_t *err)
+static int learn(psd_acl_t *self, const psd_allow_t *list, psd_err_t *err)
 {
     uint32_t n = self->n_known;
     for (size_t i = 0; i < list->n; i++)
@@ -65,7 +65,7 @@ static bool is_other(const psd_user_t *before, const psd_user_t *now)
 }
 
 /* Whether somebody who came is no longer what he was. */
-static bool take(psd_door_t *self, psd_allow_t *list)
+static bool take(psd_acl_t *self, psd_allow_t *list)
 {
     bool gone = false;
     for (uint32_t i = 0; i < self->n_known; i++) {
@@ -85,7 +85,7 @@ static bool take(psd_door_t *self, psd_allow_t *list)
     return gone;
 }
 
-static int read_list(psd_door_t *self, bool *gone, psd_err_t *err)
+static int read_list(psd_acl_t *self, bool *gone, psd_err_t *err)
 {
     psd_allow_t list;
     int rc = psd_allow_load(&list, self->path, err);
@@ -98,7 +98,7 @@ static int read_list(psd_door_t *self, bool *gone, psd_err_t *err)
 
 /* Whether the file is another than was read last; it is taken note of before it is read, so that a change
  * while it is read is seen next time. */
-static bool has_changed(psd_door_t *self)
+static bool has_changed(psd_acl_t *self)
 {
     struct stat now = { .st_ino = 0 };
     if (stat(self->path, &now) != 0)
@@ -109,24 +109,24 @@ static bool has_changed(psd_door_t *self)
     return changed;
 }
 
-psd_door_t *psd_door_new(const char *path, psd_err_t *err)
+psd_acl_t *psd_acl_new(const char *path, psd_err_t *err)
 {
-    psd_door_t *self = calloc(1, sizeof *self);
+    psd_acl_t *self = calloc(1, sizeof *self);
     bool gone;
     if (!self || !(self->path = strdup(path))) {
         psd_err_set(err, PSD_ENOMEM, "no memory for the allow-list");
-        psd_door_destroy(&self);
+        psd_acl_destroy(&self);
         return NULL;
     }
     has_changed(self);
     if (read_list(self, &gone, err) != PSD_OK)
-        psd_door_destroy(&self);
+        psd_acl_destroy(&self);
     return self;
 }
 
-void psd_door_destroy(psd_door_t **self_p)
+void psd_acl_destroy(psd_acl_t **self_p)
 {
-    psd_door_t *self = *self_p;
+    psd_acl_t *self = *self_p;
     *self_p = NULL;
     if (!self)
         return;
@@ -136,7 +136,7 @@ void psd_door_destroy(psd_door_t **self_p)
     free(self);
 }
 
-int psd_door_own(const psd_door_t *self, const char public[PSD_KEY_TEXT], bool has_others, psd_err_t *err)
+int psd_acl_own(const psd_acl_t *self, const char public[PSD_KEY_TEXT], bool has_others, psd_err_t *err)
 {
     uint8_t key[PSD_KEY_BYTES];
     const psd_user_t *user = psd_key_decode(key, public) ? psd_allow_by_key(&self->list, key) : NULL;
@@ -153,7 +153,7 @@ int psd_door_own(const psd_door_t *self, const char public[PSD_KEY_TEXT], bool h
     return PSD_OK;
 }
 
-bool psd_door_reload(psd_door_t *self, bool asked)
+bool psd_acl_reload(psd_acl_t *self, bool asked)
 {
     psd_err_t err;
     bool gone = false;
@@ -164,9 +164,9 @@ bool psd_door_reload(psd_door_t *self, bool asked)
     return gone;
 }
 
-uint32_t psd_door_admit(void *arg, const uint8_t key[PSD_KEY_BYTES])
+uint32_t psd_acl_admit(void *arg, const uint8_t key[PSD_KEY_BYTES])
 {
-    psd_door_t *self = arg;
+    psd_acl_t *self = arg;
     const psd_user_t *user = psd_allow_by_key(&self->list, key);
     if (!user) {
         self->denied++;
@@ -177,8 +177,8 @@ uint32_t psd_door_admit(void *arg, const uint8_t key[PSD_KEY_BYTES])
     return (uint32_t)(known - self->known) + 1;
 }
 
-psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, uint64_t held, char *why,
-                             size_t n)
+psd_refusal_t psd_acl_judge(const psd_acl_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, uint64_t held, char *why,
+                            size_t n)
 {
     const uint32_t number = psd_peer_user(from);
     const psd_user_t *user = number && number <= self->n_known ? self->known[number - 1].user : NULL;
@@ -202,4 +202,4 @@ psd_refusal_t psd_door_judge(const psd_door_t *self, psd_peer_t from, psd_kind_t
     return PSD_REFUSAL_NONE;
 }
 
-uint64_t psd_door_denied(const psd_door_t *self) { return self->denied; }
+uint64_t psd_acl_denied(const psd_acl_t *self) { return self->denied; }
