@@ -8,7 +8,8 @@
  * `key=` at the start of a word begins a field, whose value runs to the next one; what stands before the
  * first is the message. Strings keep to their field (common/base/logtext.h), so that no name writes fields of its own;
  * values are quoted and escaped as the format of the log asks, so a line stays a line. A program that never calls psd_log_init
- * writes nothing: a library has no business on stderr. Any thread. */
+ * writes nothing: a library has no business on stderr. Any thread. JSON is written here and not by Jansson: a line must
+ * come out when memory has run out, so nothing is allocated. */
 #pragma once
 
 #include <stdbool.h>

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/asset.h"
 #include "deploy/psdctl/verb.h"
 
 /* A command, and what may follow it; for both shells, which differ in how they are told. */
@@ -132,13 +133,13 @@ static void print_tables(const psd_verb_t *const *all)
 }
 
 /* The functions of completion/completion.bash and .zsh, which read the tables. */
-extern const char psd_completion_bash[], psd_completion_zsh[];
+extern const psd_asset_t psd_asset_completion_bash, psd_asset_completion_zsh;
 
 static void print_bash(const psd_verb_t *const *all)
 {
     puts("# Completion of psd, psd-worker and psdctl for bash; made by `psdctl completion bash`.\n");
     print_tables(all);
-    fputs(psd_completion_bash, stdout);
+    fputs(psd_asset_completion_bash.bytes, stdout);
 }
 
 static void print_zsh(const psd_verb_t *const *all)
@@ -146,7 +147,7 @@ static void print_zsh(const psd_verb_t *const *all)
     puts("#compdef " PSD_PROGRAM_NAME " psd-worker psdctl\n"
          "# Completion of psd, psd-worker and psdctl for zsh; made by `psdctl completion zsh`.\n");
     print_tables(all);
-    fputs(psd_completion_zsh, stdout);
+    fputs(psd_asset_completion_zsh.bytes, stdout);
 }
 
 static int run(const psd_args_t *args)

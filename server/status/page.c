@@ -7,34 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/asset.h"
 #include "common/base/html.h"
 
-static const char head[] =
-    "<!doctype html><html lang=en><head><meta charset=utf-8>"
-    "<meta name=viewport content='width=device-width,initial-scale=1'>"
-    "<noscript><meta http-equiv=refresh content=2></noscript>"
-    "<link rel=stylesheet href=/dashboard.css><script src=/dashboard.js defer></script>"
-    "<style>"
-    ":root{color-scheme:light dark;--line:#8885;--soft:#8882;--good:#1a7f37;--bad:#cf222e;--busy:#0969da}"
-    "@media(prefers-color-scheme:dark){:root{--good:#3fb950;--bad:#f85149;--busy:#58a6ff}}"
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1.5rem}"
-    "h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}"
-    "header{display:flex;gap:1rem;align-items:baseline;flex-wrap:wrap}"
-    ".state{border:1px solid;border-radius:1rem;padding:0 .7rem;color:var(--busy)}"
-    ".state.good{color:var(--good)}.state.bad{color:var(--bad)}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.2rem .9rem .2rem 0;border-bottom:1px solid "
-    "var(--line);text-align:left;vertical-align:top}"
-    "th,.list td{white-space:nowrap}.pairs{display:flex;flex-wrap:wrap;gap:0 3rem}.pairs section{min-width:0}"
-    ".pairs table{max-width:min(36rem,100%)}.pairs td{overflow-wrap:anywhere}"
-    ".alerts{list-style:none;padding:0;margin:1rem 0 0}.alerts li{border-left:4px solid var(--bad);"
-    "padding:.4rem .8rem;margin:.3rem 0;background:var(--soft)}"
-    ".cards{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0}"
-    ".card{background:var(--soft);border-radius:.5rem;padding:.5rem .9rem;flex:1 1 7rem}"
-    ".card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums}"
-    ".curve{width:min(100%,37.5rem);color:var(--busy)}.curve+p{margin:0;opacity:.75}"
-    "footer{margin-top:2rem;opacity:.75}a{color:inherit}"
-    "</style>";
+/* dashboard/page.html and page.css. */
+extern const psd_asset_t psd_asset_page_html, psd_asset_page_css;
+
+/* What a page is made of. */
+typedef struct page {
+    json_t *status;               /* an object, or anything else that was told */
+    const psd_history_t *history; /* NULL: none */
+} page_t;
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -175,10 +158,11 @@ static void put_card(FILE *out, const char *key, json_t *value, const char *labe
 }
 
 /* What somebody should look at: sentences. */
-static void put_alerts(FILE *out, const json_t *status)
+static void put_alerts(FILE *out, const void *arg)
 {
+    const page_t *page = arg;
     size_t i;
-    json_t *alert, *alerts = json_object_get(status, "alerts");
+    json_t *alert, *alerts = json_object_get(page->status, "alerts");
     if (json_array_size(alerts) == 0)
         return;
     fputs("<ul class=alerts>", out);
@@ -190,8 +174,9 @@ static void put_alerts(FILE *out, const json_t *status)
     fputs("</ul>", out);
 }
 
-static void put_cards(FILE *out, const json_t *status)
+static void put_cards(FILE *out, const void *arg)
 {
+    const json_t *status = ((const page_t *)arg)->status;
     const char *name = json_string_value(at(status, "report", "name"));
     json_t *value = at(status, "report", "value");
     fputs("<div class=cards>", out);
@@ -206,11 +191,12 @@ static void put_cards(FILE *out, const json_t *status)
 /* A curve in its own units: people see it as wide as their window lets it be. */
 enum { CURVE_WIDTH = 600, CURVE_HEIGHT = 120, CURVE_MARGIN = 4, CURVE_POINTS = 200 };
 
-static void put_curve(FILE *out, const psd_history_t *history)
+static void put_curve(FILE *out, const void *arg)
 {
+    const psd_history_t *history = ((const page_t *)arg)->history;
     double least = INFINITY, most = -INFINITY;
     size_t n = 0, first = 0, last = 0;
-    for (size_t i = 0; i < history->n; i++)
+    for (size_t i = 0; history && i < history->n; i++)
         if (isfinite(history->point[i].loss)) {
             first = n ? first : i;
             least = fmin(least, history->point[i].loss);
@@ -310,10 +296,10 @@ static void put_pairs(FILE *out, json_t *object, const char *prefix)
     }
 }
 
-static void put_sections(FILE *out, json_t *status)
+static void put_sections(FILE *out, const void *arg)
 {
+    json_t *status = ((const page_t *)arg)->status, *value;
     const char *key;
-    json_t *value;
     json_object_foreach(status, key, value)
     {
         if (json_is_array(value) && json_is_object(json_array_get(value, 0)))
@@ -333,9 +319,22 @@ static void put_sections(FILE *out, json_t *status)
     fputs("</div>", out);
 }
 
-static void put_header(FILE *out, const json_t *status)
+static void put_css(FILE *out, const void *arg)
 {
-    const char *job = json_string_value(json_object_get(status, "job"));
+    (void)arg;
+    fputs(psd_asset_page_css.bytes, out);
+}
+
+static void put_job(FILE *out, const void *arg)
+{
+    const char *job = json_string_value(json_object_get(((const page_t *)arg)->status, "job"));
+    psd_html_put(out, job ? job : "psd");
+}
+
+/* The job's state, the shard, and what it waits for. */
+static void put_state(FILE *out, const void *arg)
+{
+    const json_t *status = ((const page_t *)arg)->status;
     const char *state = json_string_value(json_object_get(status, "state"));
     const char *reason = json_string_value(json_object_get(status, "reason"));
     const json_t *index = at(status, "shard", "index"), *count = at(status, "shard", "count");
@@ -344,11 +343,7 @@ static void put_header(FILE *out, const json_t *status)
                        : strcmp(state, "finished") == 0 ? " good"
                        : strcmp(state, "failed") == 0   ? " bad"
                                                         : "";
-    fputs("<title>", out);
-    psd_html_put(out, job ? job : "psd");
-    fputs(" – psd</title></head><body><header><h1>", out);
-    psd_html_put(out, job ? job : "psd");
-    fprintf(out, "</h1><span class='state%s'>", mood);
+    fprintf(out, "<span class='state%s'>", mood);
     psd_html_put(out, state ? state : "no status yet");
     fputs("</span>", out);
     if (index && count)
@@ -359,8 +354,12 @@ static void put_header(FILE *out, const json_t *status)
         psd_html_put(out, reason);
         fputs("</span>", out);
     }
-    fputs("</header>", out);
 }
+
+static const psd_html_place_t places[] = {
+    { "css", put_css },     { "job", put_job },     { "state", put_state },       { "alerts", put_alerts },
+    { "cards", put_cards }, { "curve", put_curve }, { "sections", put_sections },
+};
 
 char *psd_page_render(const char *status_json, const psd_history_t *history)
 {
@@ -369,18 +368,9 @@ char *psd_page_render(const char *status_json, const psd_history_t *history)
     FILE *out = open_memstream(&text, &n);
     if (!out)
         return NULL;
-    json_t *status = json_loads(status_json, JSON_REJECT_DUPLICATES, NULL);
-    fputs(head, out);
-    put_header(out, status);
-    put_alerts(out, status);
-    put_cards(out, status);
-    if (history)
-        put_curve(out, history);
-    put_sections(out, status);
-    fputs("<footer><a href=/status>status as JSON</a> · <a href=/metrics>metrics</a> · without scripts, "
-          "this page renews itself every 2 s</footer></body></html>\n",
-          out);
-    json_decref(status);
+    const page_t page = { .status = json_loads(status_json, JSON_REJECT_DUPLICATES, NULL), .history = history };
+    psd_html_fill(out, psd_asset_page_html.bytes, places, sizeof places / sizeof *places, &page);
+    json_decref(page.status);
     if (fclose(out) != 0) {
         free(text);
         return NULL;

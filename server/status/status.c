@@ -15,9 +15,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/base/asset.h"
 #include "common/net/address.h"
 #include "common/net/keys.h"
-#include "server/status/asset.h"
 #include "server/status/connections.h"
 #include "server/status/page.h"
 
@@ -257,6 +257,9 @@ static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection 
     return answer_and_free(connection, "application/json", text);
 }
 
+/* dashboard/dashboard.js behind Debian's dygraphs, and dashboard.css behind its style. */
+extern const psd_asset_t psd_asset_dashboard_js, psd_asset_dashboard_css;
+
 /* Compressed as it is: who asks for it is a browser. */
 static enum MHD_Result answer_asset(struct MHD_Connection *connection, const psd_asset_t *asset, const char *type)
 {
@@ -270,13 +273,13 @@ static enum MHD_Result answer_asset(struct MHD_Connection *connection, const psd
 static enum MHD_Result answer_js(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)self, (void)shot;
-    return answer_asset(connection, &psd_asset_js, "text/javascript; charset=utf-8");
+    return answer_asset(connection, &psd_asset_dashboard_js, "text/javascript; charset=utf-8");
 }
 
 static enum MHD_Result answer_css(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
 {
     (void)self, (void)shot;
-    return answer_asset(connection, &psd_asset_css, "text/css; charset=utf-8");
+    return answer_asset(connection, &psd_asset_dashboard_css, "text/css; charset=utf-8");
 }
 
 /* -- streams of events ------------------------------------------------------------------------------------- */

@@ -2,15 +2,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/asset.h"
 #include "common/base/html.h"
 #include "deploy/psdctl/compare/comparison.h"
 
-/* report/report.css and report/report.js, built in; texts. */
-extern const char psd_report_css[], psd_report_js[];
+/* report/report.html, .css and .js. */
+extern const psd_asset_t psd_asset_report_html, psd_asset_report_css, psd_asset_report_js;
 
 /* Points of all curves of a chart, so that the page stays small. */
 enum {
-    HUES = 8,   /* colours; then they come again, dashed */
+    HUES = 8,   /* colours, in report.css; then they come again, dashed */
     FEW = 6,    /* so few curves may go up and down as they will; */
     CALM = 34,  /* of more, each has at most so many points, */
     ROOM = 1000 /* and all on a chart so many */
@@ -149,25 +150,6 @@ static json_t *json_charts(const psd_comparison_t *self)
                      json_curves(self, false), "losses", json_curves(self, true));
 }
 
-/* As an element that a script reads; no text of it can end the element. */
-static bool put_charts_data(FILE *out, const psd_comparison_t *self)
-{
-    json_t *json = json_charts(self);
-    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
-    json_decref(json);
-    if (!text)
-        return false;
-    fputs("<script type=\"application/json\" id=\"data\">", out);
-    for (const char *c = text; *c; c++)
-        if (*c == '<')
-            fputs("\\u003c", out);
-        else
-            fputc(*c, out);
-    fputs("</script>\n", out);
-    free(text);
-    return true;
-}
-
 /* -- the rest of the page ---------------------------------------------------------------------------------- */
 
 static void put_swatch(FILE *out, size_t c)
@@ -176,9 +158,15 @@ static void put_swatch(FILE *out, size_t c)
             c / HUES % 4);
 }
 
-static void put_keys(FILE *out, const psd_comparison_t *self)
+/* What fills the places of report.html. */
+typedef struct page {
+    const psd_comparison_t *comparison;
+    const char *data; /* of the charts, JSON */
+} page_t;
+
+static void put_keys(FILE *out, const void *arg)
 {
-    fputs("<div class=\"keys\">\n", out);
+    const psd_comparison_t *self = ((const page_t *)arg)->comparison;
     for (size_t c = 0; c < self->n; c++) {
         const psd_contender_t *one = &self->contender[c];
         const char *failure = psd_contender_failure(one);
@@ -190,7 +178,6 @@ static void put_keys(FILE *out, const psd_comparison_t *self)
             fprintf(out, "<em>%s</em>", failure);
         fputs("</button>\n", out);
     }
-    fputs("</div>\n", out);
 }
 
 static void put_cell(FILE *out, const psd_comparison_t *self, const psd_column_t *column, size_t c)
@@ -209,13 +196,11 @@ static void put_cell(FILE *out, const psd_comparison_t *self, const psd_column_t
     fputs("</td>", out);
 }
 
-static void put_table(FILE *out, const psd_comparison_t *self)
+static void put_titles(FILE *out, const void *arg)
 {
+    const psd_comparison_t *self = ((const page_t *)arg)->comparison;
     char title[PSD_CELL];
     const psd_column_t *column;
-    fputs("<p class=\"more\" hidden>The table goes on to the right: scroll it →</p>"
-          "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>",
-          out);
     for (size_t i = 0; (column = psd_comparison_column(i)); i++) {
         if (column->is_shown && !column->is_shown(self))
             continue;
@@ -224,7 +209,12 @@ static void put_table(FILE *out, const psd_comparison_t *self)
         psd_html_put(out, title);
         fputs("</th>", out);
     }
-    fputs("</tr></thead><tbody>\n", out);
+}
+
+static void put_rows(FILE *out, const void *arg)
+{
+    const psd_comparison_t *self = ((const page_t *)arg)->comparison;
+    const psd_column_t *column;
     for (size_t c = 0; c < self->n; c++) {
         fprintf(out, "<tr data-k=\"%zu\">", c);
         for (size_t i = 0; (column = psd_comparison_column(i)); i++)
@@ -232,13 +222,12 @@ static void put_table(FILE *out, const psd_comparison_t *self)
                 put_cell(out, self, column, c);
         fputs("</tr>\n", out);
     }
-    fputs("</tbody></table></div>\n", out);
 }
 
 /* What makes it a comparison: all runs of a seed have these. */
-static void put_hashes(FILE *out, const psd_comparison_t *self)
+static void put_hashes(FILE *out, const void *arg)
 {
-    fputs("<details><summary>What all runs of a seed had in common</summary>\n", out);
+    const psd_comparison_t *self = ((const page_t *)arg)->comparison;
     for (unsigned s = 0; s < self->n_seeds; s++) {
         const psd_outcome_t *one = NULL;
         for (size_t c = 0; c < self->n; c++) {
@@ -248,67 +237,95 @@ static void put_hashes(FILE *out, const psd_comparison_t *self)
         if (!one)
             continue;
         fprintf(out,
-                "<p>seed %llu: weights before the first step <code>%s</code>; rows and labels in the order "
-                "of the steps, "
+                "<p>seed %llu: weights before the first step <code>%s</code>; rows and labels in the order of the steps, "
                 "by worker <code>",
                 (unsigned long long)(self->first_seed + s), one->sha256_initial);
         psd_html_put(out, one->order);
         fputs("</code></p>\n", out);
     }
-    fputs("</details>\n", out);
 }
 
-static void put_notes(FILE *out, const psd_comparison_t *self)
+static void put_metric(FILE *out, const void *arg)
 {
-    char chosen[PSD_CELL];
-    fprintf(out,
-            "<p class=\"dim\">Mean ± standard deviation over seeds; shaded: from the least to the most of "
-            "them. Two rows that "
-            "share a group cannot be told apart: their ranges of %s overlap. ",
-            *self->metric ? self->metric : "the metric");
+    const psd_comparison_t *self = ((const page_t *)arg)->comparison;
+    psd_html_put(out, *self->metric ? self->metric : "the metric");
+}
+
+static void put_target(FILE *out, const void *arg)
+{
+    const psd_comparison_t *self = ((const page_t *)arg)->comparison;
     if (!isnan(self->target))
         fprintf(out, "The target, %.4g, is %s. ", self->target,
                 self->target_is_ours ? "where the worst seed of the first rule that was named ends" : "as it was told");
-    if (psd_comparison_chosen_on(self, chosen))
-        fprintf(out, "Of each rule, the learning rate is chosen on %s; the rules are compared with those. ", chosen);
-    fputs("Failed to train: no better than giving one answer for everything. Train loss: mean over the last tenth of the "
-          "steps. Moved: bytes that all servers received and sent.</p>\n",
-          out);
 }
 
-static void put_text(FILE *out, const char *element, const char *text)
+static void put_chosen(FILE *out, const void *arg)
 {
-    fprintf(out, "<%s>", element);
-    psd_html_put(out, text);
-    fprintf(out, "</%.*s>\n", (int)strcspn(element, " "), element);
+    char chosen[PSD_CELL];
+    if (psd_comparison_chosen_on(((const page_t *)arg)->comparison, chosen))
+        fprintf(out, "Of each rule, the learning rate is chosen on %s; the rules are compared with those. ", chosen);
 }
+
+static void put_job(FILE *out, const void *arg)
+{
+    psd_html_put(out, psd_options_string(((const page_t *)arg)->comparison->options, PSD_OPT_job));
+}
+
+static void put_count(FILE *out, const void *arg)
+{
+    const size_t n = ((const page_t *)arg)->comparison->n;
+    fprintf(out, "%zu optimizer%s", n, n > 1 ? "s" : "");
+}
+
+static void put_setting(FILE *out, const void *arg)
+{
+    char line[1024];
+    psd_comparison_describe(((const page_t *)arg)->comparison, line, sizeof line);
+    psd_html_put(out, line);
+}
+
+static void put_verdict(FILE *out, const void *arg) { psd_html_put(out, ((const page_t *)arg)->comparison->verdict); }
+
+static void put_advice(FILE *out, const void *arg)
+{
+    const psd_comparison_t *self = ((const page_t *)arg)->comparison;
+    if (!*self->advice)
+        return;
+    fputs("<p class=\"verdict advice\">", out);
+    psd_html_put(out, self->advice);
+    fputs("</p>\n", out);
+}
+
+static void put_css(FILE *out, const void *arg) { (void)arg, fputs(psd_asset_report_css.bytes, out); }
+static void put_js(FILE *out, const void *arg) { (void)arg, fputs(psd_asset_report_js.bytes, out); }
+static void put_version(FILE *out, const void *arg) { (void)arg, fputs(PSD_VERSION, out); }
+
+/* In an element that a script reads; no text of it can end the element. */
+static void put_data(FILE *out, const void *arg)
+{
+    for (const char *c = ((const page_t *)arg)->data; *c; c++)
+        if (*c == '<')
+            fputs("\\u003c", out);
+        else
+            fputc(*c, out);
+}
+
+static const psd_html_place_t places[] = {
+    { "job", put_job },         { "css", put_css },         { "count", put_count },   { "setting", put_setting },
+    { "verdict", put_verdict }, { "advice", put_advice },   { "keys", put_keys },     { "titles", put_titles },
+    { "rows", put_rows },       { "metric", put_metric },   { "target", put_target }, { "chosen", put_chosen },
+    { "hashes", put_hashes },   { "version", put_version }, { "data", put_data },     { "js", put_js },
+};
 
 bool psd_comparison_page(const psd_comparison_t *self, FILE *out)
 {
-    char line[1024];
-    psd_comparison_describe(self, line, sizeof line);
-    fputs("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-          "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">",
-          out);
-    put_text(out, "title", psd_options_string(self->options, PSD_OPT_job));
-    fprintf(out, "<style>%s", psd_report_css);
-    for (int i = 0; i < HUES; i++)
-        fprintf(out, ".h%d{--c:var(--%d)}", i, i);
-    fprintf(out, "</style></head><body>\n<h1>%s: %zu optimizer%s</h1>\n", psd_options_string(self->options, PSD_OPT_job), self->n,
-            self->n > 1 ? "s" : "");
-    put_text(out, "p class=\"dim\"", line);
-    put_text(out, "p class=\"verdict\"", self->verdict);
-    if (*self->advice)
-        put_text(out, "p class=\"verdict advice\"", self->advice);
-    fputs("<div class=\"tools\"></div><div class=\"charts\"><noscript>The curves are drawn by a script, which this browser "
-          "does not run; the table below is whole without it.</noscript></div>\n",
-          out);
-    put_keys(out, self);
-    put_table(out, self);
-    put_notes(out, self);
-    put_hashes(out, self);
-    fprintf(out, "<p class=\"dim\">psdctl compare, psd %s</p>\n", PSD_VERSION);
-    const bool drawn = put_charts_data(out, self);
-    fprintf(out, "<script>\n%s</script></body></html>\n", psd_report_js);
-    return drawn && !ferror(out);
+    json_t *json = json_charts(self);
+    char *data = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
+    const page_t page = { .comparison = self, .data = data };
+    json_decref(json);
+    if (!data)
+        return false;
+    psd_html_fill(out, psd_asset_report_html.bytes, places, sizeof places / sizeof *places, &page);
+    free(data);
+    return !ferror(out);
 }
