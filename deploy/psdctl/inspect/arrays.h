@@ -1,6 +1,7 @@
 /* arrays.h - named float32 arrays as one new file that other programs open, written piece by piece in any
  * order: safetensors, or numpy's npz. The file is whole under its name, on disk, or it is not there
- * (common/system/durable.h). One thread at a time each. */
+ * (common/system/durable.h). One thread at a time each. Not by libzip, which writes members whole
+ * and in their order: here a piece goes to its place as it comes, and memory does not grow with the model. */
 #pragma once
 
 #include <stddef.h>
