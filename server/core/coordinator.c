@@ -1,46 +1,215 @@
-#include "server/core/coordinator_state.h"
+#include "server/core/coordinator.h"
 
-enum { WAITING_LINE_MS = 5000, FINISH_MS = 4000 };
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err)
+#include "common/base/absence.h"
+#include "common/base/logtext.h"
+#include "common/base/rng.h"
+#include "server/core/failure.h"
+#include "server/core/journal.h"
+#include "server/core/saves.h"
+
+enum {
+    WAITING_LINE_MS = 5000, /* between two log lines of what is waited for */
+    FINISH_MS = 4000,       /* for shards to read the log's end */
+    END_MS = 30000,         /* for the last checkpoint of a job that ends */
+    LAST_SAVE_MS = 30000,   /* for that of a job that gives up */
+    MAX_LR = 1000000000
+};
+
+struct psd_coordinator {
+    psd_coordinator_config_t config;
+    char *job, *settings;
+    psd_job_state_t state;
+    psd_servers_t servers;
+    psd_membership_t members;
+    psd_member_t view[PSD_MAX_WORKERS]; /* the view that the log last gave */
+    uint32_t n_view;
+    psd_tensor_list_t model; /* n = 0 before the first registration */
+    psd_journal_t journal;
+    uint64_t view_id;
+    uint64_t clock; /* rounds decided; where there are none, checkpoints ordered */
+    uint64_t skipped;
+    uint64_t round_since_ms;  /* when the open round was opened */
+    uint64_t first_ready_ms;  /* when the first worker registered */
+    uint64_t newest_ready_ms; /* and the newest */
+    uint64_t finish_since_ms;
+    uint64_t line_ms; /* when what is waited for was last said */
+    uint64_t seen_ms; /* when the last event came, for one's own absence */
+    bool finished_told;
+    char end_text[PSD_MAX_TEXT / 2]; /* how it has ended */
+    psd_absent_t absent;
+    psd_failure_t failure;
+    bool paused;          /* by an operator: no round closes */
+    bool holds;           /* as the log last told the shards: pushes wait */
+    bool ending, stopped; /* the job ends, after a last checkpoint; unfinished, because it was stopped */
+    uint64_t end_since_ms;
+    uint64_t runs;
+    psd_saves_t saves;
+    psd_coordinator_facts_t report;
+};
+
+/* ---- what the modules under it say together ---- */
+
+static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
 {
-    psd_coordinator_t *self = calloc(1, sizeof *self);
-    if (self) {
-        self->config = *config;
-        self->job = strdup(config->job);
-        self->settings = strdup(config->settings);
-        psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
-        psd_journal_init(&self->journal, config->n_servers);
-        self->runs = 1;
-        psd_saves_init(&self->saves,
-                       &(psd_saves_config_t){ .possible = config->checkpoints,
-                                              .n_servers = config->n_servers,
-                                              .mode = config->mode,
-                                              .every_rounds = config->save_every_rounds,
-                                              .every_ms = config->save_every_ms },
-                       config->points, config->n_points);
-        self->clock = psd_saves_newest(&self->saves);
-        psd_coord_begin_progress(self);
-    }
-    bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
-    if (!copied || !self->job || !self->settings) {
-        psd_err_set(err, PSD_ENOMEM, "no memory for a coordinator");
-        psd_coordinator_destroy(&self);
-    }
-    return self;
+    return row->complete == psd_servers_mask(&self->servers);
 }
 
-void psd_coordinator_destroy(psd_coordinator_t **self_p)
+static psd_progress_t look(const psd_coordinator_t *self, uint64_t clock)
 {
-    psd_coordinator_t *self = *self_p;
-    *self_p = NULL;
-    if (!self)
+    psd_progress_t p = { .clock = clock, .servers = self->config.n_servers, .steps = psd_servers_count_steps(&self->servers) };
+    psd_saves_look(&self->saves, self->ending ? self->end_since_ms : 0, &p);
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        if (self->members.row[i].state == PSD_WORKER_LIVE) {
+            p.members++;
+            p.complete += has_pushed(self, &self->members.row[i]);
+        }
+    return p;
+}
+
+static uint64_t progress(const psd_coordinator_t *self)
+{
+    const psd_progress_t p = look(self, self->clock);
+    return self->config.mode->progress(&p);
+}
+
+static bool is_saved(const psd_coordinator_t *self)
+{
+    const psd_progress_t p = look(self, self->clock);
+    return psd_saves_is_saved(&self->saves, &p);
+}
+
+static bool lacks_first_point(const psd_coordinator_t *self)
+{
+    return psd_saves_has_none(&self->saves) && !psd_saves_is_safe(&self->saves) && !self->ending &&
+           self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
+}
+
+static bool has_quorum(const psd_coordinator_t *self, uint32_t live)
+{
+    return psd_membership_has_quorum(&self->members, live, self->config.workers_min);
+}
+
+static psd_absent_look_t look_for_absent(const psd_coordinator_t *self)
+{
+    return (psd_absent_look_t){ .servers = &self->servers,
+                                .members = &self->members,
+                                .workers_min = self->config.workers_min,
+                                .workers_want = self->config.workers_want,
+                                .lease_ms = self->config.lease_ms,
+                                .gathering = self->state == PSD_JOB_GATHERING,
+                                .over = self->state == PSD_JOB_FINISHED || self->ending,
+                                .paused = self->paused,
+                                .no_first = lacks_first_point(self) ? psd_saves_trouble(&self->saves) : NULL };
+}
+
+static void describe_absent(const psd_coordinator_t *self, char *text, size_t n)
+{
+    const psd_absent_look_t look = look_for_absent(self);
+    psd_absent_describe(&self->absent, &look, text, n);
+}
+
+static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < self->members.n_rows && at + 8 < n; i++)
+        if (self->members.row[i].state == PSD_WORKER_LIVE && !has_pushed(self, &self->members.row[i]))
+            at += (size_t)snprintf(text + at, n - at, "%s%u", at ? ", " : "", i);
+    return at;
+}
+
+static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
+{
+    char list[512] = "";
+    text[0] = '\0';
+    if (self->state == PSD_JOB_FINISHED)
         return;
-    psd_journal_clear(&self->journal);
-    psd_tensors_clear(&self->model);
-    free(self->job);
-    free(self->settings);
-    free(self);
+    if (!self->ending && (self->state == PSD_JOB_DEGRADED || psd_servers_count_lost(&self->servers) || lacks_first_point(self))) {
+        describe_absent(self, text, n);
+    } else if (!psd_servers_all_joined(&self->servers)) {
+        psd_servers_list_missing(&self->servers, list, sizeof list);
+        snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
+    } else if (self->ending) {
+        snprintf(text, n, "the last checkpoint (number %" PRIu64 ")", self->clock);
+    } else if (self->state == PSD_JOB_GATHERING) {
+        const uint32_t joining = psd_membership_count(&self->members, PSD_WORKER_JOINING);
+        const int at =
+            snprintf(text, n, "more workers: %u of %u workers have registered",
+                     psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_membership_count_finished(&self->members),
+                     self->config.workers_want);
+        if (joining)
+            snprintf(text + at, n - (size_t)at, ", %u are joining", joining);
+    } else if (self->state == PSD_JOB_PAUSED) {
+        snprintf(text, n, "an operator, who has paused the job: psdctl resume");
+    } else if (psd_mode_has_rounds(self->config.mode) && list_workers(self, list, sizeof list)) {
+        snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
+    } else if (!psd_saves_is_safe(&self->saves)) {
+        snprintf(text, n, "the first checkpoint");
+    }
+}
+
+/* ---- answers ---- */
+
+static psd_msg_t *answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row, psd_buf_t *payload,
+                         psd_actions_t *out)
+{
+    psd_msg_t *msg = psd_actions_send(out, to, kind, payload);
+    msg->job = self->config.job_id;
+    msg->view_id = self->view_id;
+    msg->clock = self->clock;
+    if (row) {
+        msg->worker = row->id;
+        msg->incarnation = row->incarnation;
+        msg->seq = row->nonce;
+    }
+    return msg;
+}
+
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason, psd_actions_t *out,
+                   const char *format, ...) __attribute__((format(printf, 6, 7)));
+
+static void refuse(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, psd_refusal_t reason, psd_actions_t *out,
+                   const char *format, ...)
+{
+    psd_msg_t *msg = answer(self, to, PSD_MSG_REFUSED, NULL, NULL, out);
+    self->report.rejected[reason]++;
+    msg->seq = nonce;
+    msg->code = reason;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(msg->text, sizeof msg->text, format, args);
+    va_end(args);
+    psd_actions_log(out, PSD_LEVEL_WARN, "peer.refused", "reason=%s text=\"%.300s\"", psd_refusal_name(reason),
+                    out->at[out->n - 1].msg.text);
+}
+
+static void tell_to_wait(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce, const char *why, psd_actions_t *out)
+{
+    psd_msg_t *wait = answer(self, to, PSD_MSG_WAIT, NULL, NULL, out);
+    wait->seq = nonce;
+    snprintf(wait->text, sizeof wait->text, "%s", why);
+}
+
+/* Tell who speaks as this life of a worker that it is one no more. */
+static psd_msg_t *tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t incarnation,
+                              psd_actions_t *out)
+{
+    psd_msg_t *fenced = answer(self, to, PSD_MSG_FENCED, row, NULL, out);
+    psd_worker_describe_fenced(row, incarnation, fenced->text, sizeof fenced->text);
+    return fenced;
+}
+
+/* One whose work is done, and safe. */
+static void let_go(psd_coordinator_t *self, psd_worker_row_t *row, psd_actions_t *out)
+{
+    psd_worker_let_go(row);
+    answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
 }
 
 /* ---- the log ---- */
@@ -58,8 +227,8 @@ static void send_entry(psd_coordinator_t *self, uint32_t s, const psd_entry_t *e
         snprintf(msg->text, sizeof msg->text, "%s", self->end_text);
 }
 
-void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code, psd_buf_t *payload,
-                            psd_actions_t *out)
+static void append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code, psd_buf_t *payload,
+                         psd_actions_t *out)
 {
     const psd_entry_t *e = psd_journal_append(&self->journal, kind, code, payload);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
@@ -73,25 +242,17 @@ void psd_coord_append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t
 static bool holds_pushes(const psd_coordinator_t *self)
 {
     return self->paused || self->ending || !psd_saves_is_safe(&self->saves) ||
-           !psd_coord_has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
+           !has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
 }
 
-void psd_coord_tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
-{
-    const bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
-    if (begun && self->holds != holds_pushes(self))
-        psd_coord_view_changed(self, now_ms, out);
-}
-
-void psd_coord_append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code, psd_actions_t *out)
+static void append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code, psd_actions_t *out)
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
     assert(bytes && "no memory for a decision");
     self->holds = holds_pushes(self);
     if (self->holds)
         code |= PSD_COMMAND_HOLD;
-    psd_coord_append_entry(self, now_ms, PSD_MSG_COMMAND, code,
-                           psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
+    append_entry(self, now_ms, PSD_MSG_COMMAND, code, psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
     free(bytes);
 }
 
@@ -108,11 +269,6 @@ static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
 }
 
 /* ---- rounds and views ---- */
-
-bool psd_coord_has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
-{
-    return row->complete == psd_servers_mask(&self->servers);
-}
 
 /* Let waiting workers in, number the new view, and write the decision into the log. */
 static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round, uint32_t code, psd_actions_t *out)
@@ -137,11 +293,11 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
         if (row->state == PSD_WORKER_LIVE)
             member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
-    psd_progress_t p = psd_coord_look(self, round->clock);
+    psd_progress_t p = look(self, round->clock);
     const bool save = psd_saves_is_due(&self->saves, now_ms, &p, self->ending);
     if (save)
         p.clock = round->clock = self->config.mode->save_clock(&p);
-    psd_coord_append_command(self, now_ms, round, code | (save ? PSD_COMMAND_SAVE : 0), out);
+    append_command(self, now_ms, round, code | (save ? PSD_COMMAND_SAVE : 0), out);
     if (save)
         psd_saves_begin(&self->saves, now_ms, &p, psd_journal_last(&self->journal));
     self->n_view = round->n_members;
@@ -152,16 +308,23 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
 }
 
 /* Members change without a round being closed: at the start, and while too few are left to go on. */
-void psd_coord_change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+static void change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     decide(self, now_ms, &(psd_round_t){ .clock = self->clock }, 0, out);
 }
 
-void psd_coord_view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+static void view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    const psd_progress_t p = psd_coord_look(self, self->clock);
+    const psd_progress_t p = look(self, self->clock);
     if (self->config.mode->may_change_view(&p))
-        psd_coord_change_view(self, now_ms, out);
+        change_view(self, now_ms, out);
+}
+
+static void tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    const bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
+    if (begun && self->holds != holds_pushes(self))
+        view_changed(self, now_ms, out);
 }
 
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
@@ -174,7 +337,7 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
         bool was_member = row->state >= PSD_WORKER_LIVE;
-        if (!was_member || !psd_coord_has_pushed(self, row) || !row->samples)
+        if (!was_member || !has_pushed(self, row) || !row->samples)
             continue;
         contributor[round.n_contributors++] =
             (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .samples = row->samples, .loss = row->loss };
@@ -194,22 +357,153 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 
 /* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and who
  * comes for a lost one takes its id: the others have cut their shares of the batch already. */
-bool psd_coord_is_fixed(const psd_coordinator_t *self)
+static bool is_fixed(const psd_coordinator_t *self)
 {
     return self->config.checkpoints && psd_mode_has_rounds(self->config.mode) &&
            self->config.workers_min == self->config.workers_want;
 }
 
-/* Workers whose work is done, whether or not they have left. */
-uint32_t psd_coord_count_finished(const psd_coordinator_t *self)
+/* ---- failing ---- */
+
+/* `row`: a worker; NULL: a server, or who is not known. */
+static void tell_failure(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t nonce, psd_actions_t *out)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < self->members.n_rows; i++) {
-        const psd_worker_row_t *row = &self->members.row[i];
-        n += row->state == PSD_WORKER_DONE || (row->state == PSD_WORKER_LEFT && row->finished);
-    }
-    return n;
+    psd_msg_t *msg = answer(self, to, PSD_MSG_REFUSED, row, NULL, out);
+    msg->seq = nonce;
+    psd_failure_tell(&self->failure, msg);
 }
+
+/* Workers whose work is done, and safe, are let go. Returns whether there is anybody to tell. */
+static bool tell_everybody(psd_coordinator_t *self, psd_actions_t *out)
+{
+    const bool safe = is_saved(self);
+    bool any = false;
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (self->servers.row[s].endpoint[0] && self->servers.row[s].peer != PSD_PEER_OWN_SHARD) {
+            tell_failure(self, self->servers.row[s].peer, NULL, self->servers.row[s].nonce, out);
+            any |= !self->servers.row[s].lost;
+        }
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        any |= psd_worker_is_here(row);
+        if (row->state == PSD_WORKER_DONE && safe)
+            let_go(self, row, out);
+        else if (psd_worker_is_here(row))
+            tell_failure(self, row->peer, row, row->nonce, out);
+    }
+    return any;
+}
+
+/* The job fails: everybody is told until they have had the time to hear it, then this process ends. Nothing else happens from then
+ * on. */
+static void fail(psd_coordinator_t *self, uint64_t now_ms, int code, psd_refusal_t refusal, const char *why, psd_actions_t *out)
+{
+    if (psd_failure_begin(&self->failure, now_ms, code, refusal, why) && !tell_everybody(self, out) &&
+        !psd_failure_awaits_comers(&self->failure))
+        psd_failure_finish(&self->failure, out);
+}
+
+static void tend_failure(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (psd_failure_is_told(&self->failure))
+        tell_everybody(self, out);
+    if (psd_failure_is_over(&self->failure, now_ms))
+        psd_failure_finish(&self->failure, out);
+}
+
+/* Somebody speaks while the job fails. */
+static void answer_failing(psd_coordinator_t *self, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+{
+    psd_worker_row_t *row = &self->members.row[msg->worker];
+    if (msg->kind == PSD_MSG_LEAVE && msg->incarnation == row->incarnation && msg->seq == row->nonce &&
+        row->state == PSD_WORKER_LEFT) {
+        answer(self, from, PSD_MSG_LEFT, row, NULL, out);
+        return;
+    }
+    if (from == PSD_PEER_OWN_SHARD || msg->kind == PSD_MSG_SHARD_STATE)
+        return; /* a state's number is not the one by which its sender knows what is meant for it */
+    tell_failure(self, from, NULL, msg->seq, out);
+}
+
+/* A server was started again of a job that has `trained` or has not: where weights were lost, and there is no checkpoint, no
+ * other server's chunks and no worker's copy are worth going on with, and the job ends for everybody. Whether it does. */
+static bool loses_weights(psd_coordinator_t *self, bool trained, uint64_t now_ms, const char *why, psd_actions_t *out)
+{
+    char text[PSD_MAX_TEXT / 2];
+    if (!trained || self->saves.n_points)
+        return false;
+    snprintf(text, sizeof text,
+             "the servers have lost the weights and there is no checkpoint to go back to: %s (checkpoint.dir keeps "
+             "them)",
+             why);
+    psd_actions_log(out, PSD_LEVEL_ERROR, "job.lost", "why=\"%s\" clock=%" PRIu64 " checkpoint=none", why, self->clock);
+    fail(self, now_ms, PSD_EREFUSED, PSD_REFUSAL_LOST, text, out);
+    return true;
+}
+
+/* ---- the end ---- */
+
+/* The job ends: finished, or stopped by an operator. First its last weights are saved. */
+static void begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped, psd_actions_t *out)
+{
+    if (self->ending || self->state == PSD_JOB_FINISHED)
+        return;
+    self->ending = true;
+    self->stopped = stopped;
+    self->end_since_ms = now_ms;
+    psd_saves_ask(&self->saves);
+    psd_actions_log(out, PSD_LEVEL_DEBUG, "job.ending", "clock=%" PRIu64 " finished=%s", self->clock, stopped ? "false" : "true");
+    tend_pushes(self, now_ms, out); /* else each checkpoint would be an old one before it is made */
+}
+
+void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out) { begin_end(self, now_ms, true, out); }
+
+static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    self->state = PSD_JOB_FINISHED;
+    self->finish_since_ms = now_ms;
+    if (self->stopped && psd_saves_has_none(&self->saves))
+        snprintf(self->end_text, sizeof self->end_text, "stopped before the job was finished; no checkpoint could be made: %s",
+                 psd_saves_trouble(&self->saves));
+    else if (self->stopped)
+        snprintf(self->end_text, sizeof self->end_text, "stopped before the job was finished");
+    else
+        psd_membership_describe_end(&self->members, self->config.mode->unit, self->config.drops_lost, self->end_text,
+                                    sizeof self->end_text);
+    psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id, .clip_scale = 1 };
+    append_command(self, now_ms, &nothing, PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
+}
+
+/* An end is reached when the last weights are safe, or when that takes too long. */
+static void tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    bool can_save = psd_saves_can_save(&self->saves);
+    bool safe = is_saved(self);
+    const bool in_vain = self->stopped && psd_saves_has_none(&self->saves); /* nothing was trained that could be lost */
+    bool busy = !in_vain && (psd_saves_is_busy(&self->saves) || (can_save && !safe));
+    if (self->ending && can_save && !safe)
+        psd_saves_ask(&self->saves);
+    bool too_long = now_ms > self->end_since_ms + END_MS;
+    if (!self->ending || self->state == PSD_JOB_FINISHED || (busy && !too_long))
+        return;
+    finish(self, now_ms, out);
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        if (row->state == PSD_WORKER_DONE)
+            let_go(self, row, out);
+    }
+}
+
+/* One that has not joined has nothing that a stop could lose. */
+static bool every_shard_is_done(const psd_coordinator_t *self)
+{
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        if (!psd_journal_is_done(&self->journal, s) && (self->servers.row[s].joined || !self->stopped))
+            return false;
+    return true;
+}
+
+/* ---- what is due ---- */
 
 /* workers.want are waited for as long as they keep coming, for half of start_timeout_ms at most: a worker that waits so long
  * itself has to see the start. */
@@ -217,7 +511,7 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
 {
     const uint64_t half_ms = self->config.start_timeout_ms / 2;
     const uint64_t pause_ms = half_ms && half_ms < PSD_WANT_MS ? half_ms : PSD_WANT_MS;
-    uint32_t ready = psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_coord_count_finished(self);
+    uint32_t ready = psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_membership_count_finished(&self->members);
     if (ready >= self->config.workers_want && ready >= self->config.workers_min)
         return true;
     return ready >= self->config.workers_min &&
@@ -228,18 +522,11 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
  * lost is waited for as in any other round when it is one of these. It may have been the one to save the weights. */
 static bool is_finished(const psd_coordinator_t *self)
 {
-    const uint32_t done = psd_coord_count_finished(self);
+    const uint32_t done = psd_membership_count_finished(&self->members);
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         if (psd_worker_is_here(&self->members.row[i]) && self->members.row[i].state != PSD_WORKER_DONE)
             return false;
-    return done && done >= psd_coord_workers_due(self);
-}
-
-/* Whether rounds may go on with so many members. Those who have left with their work done count: towards the
- * end of a job there are fewer workers, and nothing is wrong. */
-bool psd_coord_has_quorum(const psd_coordinator_t *self, uint32_t live)
-{
-    return live > 0 && live + psd_coord_count_finished(self) >= self->config.workers_min;
+    return done && done >= (self->config.drops_lost ? 1 : self->config.workers_min);
 }
 
 static void enter(psd_coordinator_t *self, psd_job_state_t state, uint32_t live, psd_actions_t *out)
@@ -255,7 +542,7 @@ static void enter(psd_coordinator_t *self, psd_job_state_t state, uint32_t live,
 }
 
 /* Look at the whole and take the decision that is due, if one is. */
-void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (self->state == PSD_JOB_FINISHED || self->ending)
         return;
@@ -263,40 +550,195 @@ void psd_coord_evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         if (!psd_servers_all_joined(&self->servers) || !may_start(self, now_ms))
             return;
         self->state = PSD_JOB_TRAINING;
-        psd_coord_change_view(self, now_ms, out);
+        change_view(self, now_ms, out);
         return;
     }
     if (is_finished(self)) {
-        psd_coord_begin_end(self, now_ms, false, out);
+        begin_end(self, now_ms, false, out);
         return;
     }
     uint32_t live = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     uint32_t waiting = psd_membership_count(&self->members, PSD_WORKER_WAITING);
-    bool enough = psd_coord_has_quorum(self, live);
+    bool enough = has_quorum(self, live);
     /* A round that waits for replacements is only gone on with when all of them are here: who enters computes
      * its share of the batch from the size of the view. */
     const psd_mode_t *mode = self->config.mode;
-    psd_progress_t p = psd_coord_look(self, self->clock);
-    if (waiting && (mode->may_change_view(&p) || (!enough && psd_coord_has_quorum(self, live + waiting)))) {
-        psd_coord_change_view(self, now_ms, out);
+    psd_progress_t p = look(self, self->clock);
+    if (waiting && (mode->may_change_view(&p) || (!enough && has_quorum(self, live + waiting)))) {
+        change_view(self, now_ms, out);
         live += waiting;
-        enough = psd_coord_has_quorum(self, live);
+        enough = has_quorum(self, live);
     }
     enter(self, self->paused ? PSD_JOB_PAUSED : enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED, live, out);
-    psd_coord_tend_pushes(self, now_ms, out);
+    tend_pushes(self, now_ms, out);
     if (!psd_mode_has_rounds(mode) || self->state != PSD_JOB_TRAINING || !psd_saves_is_safe(&self->saves))
         return;
-    p = psd_coord_look(self, self->clock);
+    p = look(self, self->clock);
     if (mode->closes(&p))
         close_round(self, now_ms, out);
+}
+
+/* ---- runs and checkpoints ---- */
+
+/* A run begins from the newest checkpoint. How many steps there are in that, the shards will tell. */
+static void begin_progress(psd_coordinator_t *self)
+{
+    const psd_progress_t p = look(self, self->clock);
+    psd_saves_begin_run(&self->saves, &p);
+}
+
+/* Take the job up again from the newest checkpoint: every shard loads it, every worker joins anew. Weights
+ * that are half a round further on one shard than on another are never mixed. */
+static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out)
+{
+    self->runs++;
+    uint64_t seed = self->config.job_id;
+    self->config.job_id = psd_splitmix64(&seed) | 1;
+    psd_journal_clear(&self->journal);
+    psd_servers_begin_run(&self->servers);
+    /* The last rounds are undone, and somebody must do them again; but without rounds a worker's work was its own. */
+    psd_membership_begin_run(&self->members, psd_mode_has_rounds(self->config.mode));
+    self->state = PSD_JOB_GATHERING;
+    self->n_view = 0;
+    self->ending = self->ending && self->stopped; /* what was finished may have to be done again */
+    self->first_ready_ms = 0;
+    if (!self->saves.n_points)
+        psd_tensors_clear(&self->model); /* with a checkpoint the shards know the model from it */
+    self->clock = psd_saves_newest(&self->saves);
+    begin_progress(self);
+    psd_actions_log(out, PSD_LEVEL_WARN, "job.restart", "why=\"%s\" from_clock=%" PRIu64 " checkpoint=%s run=%" PRIu64, why,
+                    self->clock, self->saves.n_points ? "yes" : "none", self->runs);
+}
+
+/* A shard cannot load the newest checkpoint: all go back to the one before. */
+static void drop_point(psd_coordinator_t *self, uint64_t now_ms, uint32_t shard, const char *reason, psd_actions_t *out)
+{
+    char why[PSD_MAX_TEXT / 2];
+    snprintf(why, sizeof why, "server %u cannot load the checkpoint of clock %" PRIu64 ": %.400s", shard,
+             psd_saves_newest(&self->saves), reason);
+    psd_saves_drop_newest(&self->saves);
+    if (self->saves.n_points)
+        new_run(self, why, out);
+    else
+        fail(self, now_ms, PSD_EDATA, PSD_REFUSAL_DAMAGED, why, out);
+}
+
+/* The first checkpoint, those that were asked for, and those of jobs without rounds do not wait for a round to close; the
+ * view stays as it is. */
+static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
+    psd_progress_t p = look(self, self->clock);
+    if (!begun || !psd_saves_is_urgent(&self->saves) || !psd_saves_is_due(&self->saves, now_ms, &p, self->ending))
+        return;
+    p.clock = self->clock = self->config.mode->save_clock(&p);
+    psd_round_t same = { .clock = self->clock,
+                         .lr = self->config.lr,
+                         .clip_scale = 1,
+                         .view_id = self->view_id,
+                         .n_members = self->n_view,
+                         .member = self->view };
+    append_command(self, now_ms, &same, PSD_COMMAND_SAVE, out);
+    psd_saves_begin(&self->saves, now_ms, &p, psd_journal_last(&self->journal));
+}
+
+void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out)
+{
+    if (psd_saves_note_manifest(&self->saves, now_ms, clock, failure, out))
+        tend_pushes(self, now_ms, out); /* which may have waited for the first one */
+}
+
+void psd_coordinator_request_save(psd_coordinator_t *self) { psd_saves_ask(&self->saves); }
+
+psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err)
+{
+    psd_coordinator_t *self = calloc(1, sizeof *self);
+    if (self) {
+        self->config = *config;
+        self->job = strdup(config->job);
+        self->settings = strdup(config->settings);
+        psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
+        psd_journal_init(&self->journal, config->n_servers);
+        self->runs = 1;
+        psd_saves_init(&self->saves,
+                       &(psd_saves_config_t){ .possible = config->checkpoints,
+                                              .n_servers = config->n_servers,
+                                              .mode = config->mode,
+                                              .every_rounds = config->save_every_rounds,
+                                              .every_ms = config->save_every_ms },
+                       config->points, config->n_points);
+        self->clock = psd_saves_newest(&self->saves);
+        begin_progress(self);
+    }
+    bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
+    if (!copied || !self->job || !self->settings) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for a coordinator");
+        psd_coordinator_destroy(&self);
+    }
+    return self;
+}
+
+void psd_coordinator_destroy(psd_coordinator_t **self_p)
+{
+    psd_coordinator_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    psd_journal_clear(&self->journal);
+    psd_tensors_clear(&self->model);
+    free(self->job);
+    free(self->settings);
+    free(self);
+}
+
+/* ---- who is missing ---- */
+
+/* Nobody came: everybody who waits is told, so that all end alike. */
+static void end_in_vain(psd_coordinator_t *self, uint64_t now_ms, const psd_absent_look_t *look, psd_actions_t *out)
+{
+    char who[PSD_MAX_TEXT / 2], why[PSD_MAX_TEXT];
+    const uint64_t waited_s = psd_absent_waited_ms(&self->absent, now_ms) / 1000;
+    if (psd_absent_is_first_alone(&self->absent, look)) {
+        snprintf(why, sizeof why,
+                 "no checkpoint could be made for %" PRIu64 " s (join_timeout), and nothing is trained before there is one: %s; "
+                 "make room there, or name another checkpoint.dir",
+                 waited_s, look->no_first);
+        fail(self, now_ms, PSD_EIO, PSD_REFUSAL_UNSAVED, why, out);
+        return;
+    }
+    psd_absent_describe(&self->absent, look, who, sizeof who);
+    snprintf(why, sizeof why, "gave up after %" PRIu64 " s (join_timeout) of waiting for %s", waited_s, who);
+    fail(self, now_ms, PSD_EUNAVAILABLE, PSD_REFUSAL_ABSENT, why, out);
+}
+
+/* Before the end what has been trained is saved, if those who could are here. */
+static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
+{
+    const bool can = psd_saves_can_save(&self->saves) && !lacks_first_point(self) && self->state != PSD_JOB_GATHERING &&
+                     !psd_servers_count_missing(&self->servers);
+    if (!can || is_saved(self) || psd_absent_waited_ms(&self->absent, now_ms) > self->config.patience_ms + LAST_SAVE_MS)
+        return false;
+    psd_saves_ask(&self->saves);
+    return true;
+}
+
+/* Find what is missing, and end the job when it has been missing for too long. */
+static void tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (self->state != PSD_JOB_FINISHED)
+        psd_servers_look(&self->servers, now_ms, out);
+    const psd_absent_look_t look = look_for_absent(self);
+    psd_absent_note(&self->absent, now_ms, &look);
+    if (self->absent.n && self->config.patience_ms && psd_absent_waited_ms(&self->absent, now_ms) >= self->config.patience_ms &&
+        !saves_first(self, now_ms))
+        end_in_vain(self, now_ms, &look, out);
 }
 
 static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why, psd_actions_t *out)
 {
     bool was_member = row->state == PSD_WORKER_LIVE;
     if (row->state == PSD_WORKER_DONE) {
-        row->state = PSD_WORKER_LEFT;
-        row->finished = true;
+        psd_worker_let_go(row);
         return;
     }
     psd_actions_log(out, PSD_LEVEL_WARN, "worker.lost",
@@ -305,8 +747,526 @@ static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *
     row->state = PSD_WORKER_LOST;
     self->report.workers_lost++;
     if (was_member)
-        psd_coord_view_changed(self, now_ms, out);
+        view_changed(self, now_ms, out);
 }
+
+static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    bool late_round = self->config.round_timeout_ms && self->state == PSD_JOB_TRAINING &&
+                      now_ms > self->round_since_ms + self->config.round_timeout_ms;
+    bool somebody_pushed = false;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        somebody_pushed |= self->members.row[i].state == PSD_WORKER_LIVE && has_pushed(self, &self->members.row[i]);
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        if (psd_worker_is_here(row) && now_ms > row->heard_ms + self->config.lease_ms)
+            give_up(self, now_ms, row, "lease", out);
+        else if (late_round && somebody_pushed && row->state == PSD_WORKER_LIVE && !has_pushed(self, row))
+            give_up(self, now_ms, row, "round timeout", out);
+    }
+}
+
+/* ---- workers ---- */
+
+static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_actions_t *out)
+{
+    psd_cluster_t *cluster = calloc(1, sizeof *cluster);
+    uint8_t *bytes = malloc(PSD_MAX_LIST);
+    assert(cluster && bytes && "no memory for a welcome");
+    cluster->n_servers = self->config.n_servers;
+    cluster->per_push = !psd_mode_has_rounds(self->config.mode);
+    cluster->lease_ms = (uint32_t)self->config.lease_ms;
+    cluster->has_slow = self->config.has_slow;
+    snprintf(cluster->settings, sizeof cluster->settings, "%s", self->settings);
+    for (uint32_t s = 0; s < self->config.n_servers; s++)
+        memcpy(cluster->endpoint[s], self->servers.row[s].endpoint, sizeof cluster->endpoint[s]);
+    psd_buf_t *payload = psd_payload_copy(bytes, psd_cluster_encode(cluster, bytes, PSD_MAX_LIST));
+    answer(self, row->peer, PSD_MSG_WELCOME, row, payload, out);
+    psd_buf_unref(&payload);
+    free(cluster);
+    free(bytes);
+}
+
+/* Whether every place of a fixed number is taken, or was until its work was done. */
+static bool is_full(const psd_coordinator_t *self)
+{
+    uint32_t taken = 0;
+    for (uint32_t i = 0; i < self->members.n_rows; i++)
+        taken += psd_worker_is_here(&self->members.row[i]) || self->members.row[i].finished;
+    return is_fixed(self) && taken >= self->config.workers_want;
+}
+
+/* A row for a new worker called `name`; NULL, and in `why` what it has to wait for, when there is none yet. */
+static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *hello, uint32_t user,
+                                    const char *name, char *why, size_t n)
+{
+    if (!psd_servers_all_joined(&self->servers)) {
+        char missing[256] = "";
+        psd_servers_list_missing(&self->servers, missing, sizeof missing);
+        snprintf(why, n, "waiting for servers: missing %s of %u", missing, self->config.n_servers);
+        return NULL;
+    }
+    if (is_full(self)) {
+        snprintf(why, n, "all %u places are taken; a worker that is lost frees its own", self->config.workers_want);
+        return NULL;
+    }
+    psd_worker_row_t *row = psd_membership_admit(&self->members, hello->code, user);
+    if (row)
+        return row;
+    const psd_worker_row_t *held = hello->code && hello->code <= PSD_MAX_WORKERS ? &self->members.row[hello->code - 1] : NULL;
+    if (held)
+        snprintf(why, n, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %.120s", hello->code - 1, held->name,
+                 now_ms - held->heard_ms, name);
+    else
+        snprintf(why, n, "all %u worker ids are in use", PSD_MAX_WORKERS);
+    return NULL;
+}
+
+/* Whether a hello whose text begins with this name of a job is for this one; else it is refused. */
+static bool is_of_this_job(psd_coordinator_t *self, psd_peer_t from, const psd_msg_t *msg, size_t n, psd_actions_t *out)
+{
+    const bool is = n == strlen(self->job) && !strncmp(msg->text, self->job, n);
+    if (!is)
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job, (int)n, msg->text);
+    return is;
+}
+
+/* The text of a HELLO is "job name-of-worker". */
+static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+{
+    size_t n = strcspn(msg->text, " ");
+    if (!is_of_this_job(self, from, msg, n, out))
+        return;
+    const char *name = msg->text + n + (msg->text[n] == ' ');
+    if (!psd_logtext_is_plain(name, strlen(name)) || strlen(name) >= PSD_MAX_NAME) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out,
+               "\"%.80s\" cannot be a worker's name: it is one word of at most "
+               "%d bytes, without quotes, = or backslash",
+               name, PSD_MAX_NAME - 1);
+        return;
+    }
+    const uint32_t user = psd_peer_user(from);
+    psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
+    const psd_worker_row_t *wanted = row                                         ? row
+                                     : msg->code && msg->code <= PSD_MAX_WORKERS ? &self->members.row[msg->code - 1]
+                                                                                 : NULL;
+    if (wanted && psd_worker_is_anothers(wanted, user)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_WORKER, out, "worker %u is another user's", wanted->id);
+        return;
+    }
+    if (!row && (self->state == PSD_JOB_FINISHED || self->ending)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, self->stopped ? "job %s was stopped" : "job %s is finished", self->job);
+        return;
+    }
+    if (row && !psd_worker_is_here(row)) {
+        tell_fenced(self, from, row, row->incarnation, out);
+        return;
+    }
+    if (row) {
+        row->peer = from;
+        row->heard_ms = now_ms;
+        welcome(self, row, out);
+        return;
+    }
+    char why[PSD_MAX_TEXT / 2];
+    row = find_place(self, now_ms, msg, user, name, why, sizeof why);
+    if (!row) {
+        tell_to_wait(self, from, msg->seq, why, out);
+        return;
+    }
+    uint64_t incarnation = row->incarnation + 1;
+    uint32_t id = row->id;
+    *row = (psd_worker_row_t){ .id = id,
+                               .state = PSD_WORKER_JOINING,
+                               .incarnation = incarnation,
+                               .peer = from,
+                               .user = user,
+                               .nonce = msg->seq,
+                               .heard_ms = now_ms };
+    snprintf(row->name, sizeof row->name, "%s", name);
+    psd_actions_log(out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id, row->name, incarnation);
+    welcome(self, row, out);
+}
+
+static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_buf_t *payload,
+                        psd_actions_t *out)
+{
+    psd_tensor_list_t theirs;
+    psd_err_t err = { 0 };
+    int rc = psd_tensors_decode(&theirs, payload->data, payload->n_bytes, &err);
+    if (rc == PSD_OK && !self->model.n) {
+        rc = psd_tensors_copy(&self->model, &theirs);
+        assert(rc == PSD_OK && "no memory for the model's list of tensors");
+        append_entry(self, now_ms, PSD_MSG_MODEL, 0, psd_payload_copy(payload->data, payload->n_bytes), out);
+    } else if (rc == PSD_OK) {
+        rc = psd_tensors_compare(&self->model, &theirs, &err);
+    }
+    psd_tensors_clear(&theirs);
+    if (rc != PSD_OK) {
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, out, "worker %u registers another model: %s", row->id, err.text);
+        row->state = PSD_WORKER_LEFT;
+        return;
+    }
+    if (!psd_membership_agrees(&self->members, row, msg->text)) {
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, out,
+               "worker %u trains another model, on other data or in another order: it has %.255s; "
+               "the others have %s",
+               row->id, msg->text, self->members.recipe);
+        row->state = PSD_WORKER_LEFT;
+        return;
+    }
+    /* One that has trained before it came was here when another server 0 was, whose job it was. */
+    char why[128];
+    const bool has_trained = row->state == PSD_WORKER_JOINING && msg->clock > 1;
+    snprintf(why, sizeof why, "server 0 was started again after worker %u (%.60s) had trained", row->id, row->name);
+    if (loses_weights(self, has_trained, now_ms, why, out))
+        return;
+    answer(self, row->peer, PSD_MSG_REGISTERED, row, NULL, out);
+    if (row->state != PSD_WORKER_JOINING)
+        return;
+    row->state = PSD_WORKER_WAITING;
+    self->newest_ready_ms = now_ms;
+    if (!self->first_ready_ms)
+        self->first_ready_ms = now_ms;
+    evaluate(self, now_ms, out);
+}
+
+/* A worker whose work is done may be needed again, when a server is lost before the last weights are safe:
+ * where that can be made good, its good-bye is answered when they are, also one's that was given up meanwhile. */
+static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_actions_t *out)
+{
+    const bool registered = row->state != PSD_WORKER_JOINING; /* without a model there is no work that could be done */
+    bool finished = msg->code == 0 && registered;
+    bool stays = finished && self->config.checkpoints && self->state != PSD_JOB_FINISHED;
+    bool repeated = row->state == PSD_WORKER_LEFT && !(stays && row->finished);
+    if (row->state == PSD_WORKER_DONE)
+        return;
+    if (!stays || repeated)
+        answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+    if (repeated)
+        return;
+    bool was_member = row->state == PSD_WORKER_LIVE;
+    row->state = stays ? PSD_WORKER_DONE : PSD_WORKER_LEFT;
+    row->finished = finished;
+    psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64, row->id, row->name,
+                    finished ? "true" : "false", msg->clock);
+    if (was_member)
+        view_changed(self, now_ms, out);
+    evaluate(self, now_ms, out);
+}
+
+/* A live change of the learning rate: it goes into the log with the next decision, so that every shard makes
+ * the same step with it. */
+int psd_coordinator_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who,
+                        psd_actions_t *out, psd_err_t *err)
+{
+    if (strcmp(what, "optimizer.lr") || !(value >= 0) || value > MAX_LR)
+        return psd_err_set(err, PSD_ECONFIG, "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", what, value,
+                           (double)MAX_LR);
+    bool news = self->config.lr != value;
+    if (news)
+        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.lr", "by=\"%s\" lr=%g was=%g after_clock=%" PRIu64, who, value,
+                        self->config.lr, self->clock);
+    self->config.lr = value;
+    if (news)
+        view_changed(self, now_ms, out);
+    return PSD_OK;
+}
+
+static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_actions_t *out)
+{
+    psd_err_t err = { 0 };
+    char who[32];
+    snprintf(who, sizeof who, "worker %u", row->id);
+    if (psd_coordinator_set(self, now_ms, msg->text, msg->value, who, out, &err) != PSD_OK) {
+        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out, "%s", err.text);
+        return;
+    }
+    psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
+    done->code = msg->code;
+    done->value = msg->value;
+    snprintf(done->text, sizeof done->text, "%s", msg->text);
+}
+
+static void note_report(psd_coordinator_t *self, const psd_msg_t *msg)
+{
+    char name[sizeof self->report.report[0].name];
+    uint32_t i = 0;
+    snprintf(name, sizeof name, "%.63s", msg->text);
+    while (i < self->report.n_reports && strcmp(self->report.report[i].name, name))
+        i++;
+    if (i == PSD_MAX_REPORTS)
+        return;
+    self->report.n_reports = i < self->report.n_reports ? self->report.n_reports : i + 1;
+    memcpy(self->report.report[i].name, name, sizeof name);
+    self->report.report[i].value = msg->value;
+}
+
+/* With what the job waits for, which a worker cannot see by itself. */
+static void answer_heartbeat(psd_coordinator_t *self, psd_peer_t from, const psd_worker_row_t *row, psd_actions_t *out)
+{
+    char text[PSD_MAX_TEXT / 2];
+    describe_wait(self, text, sizeof text);
+    psd_msg_t *beat = answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out);
+    beat->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
+    snprintf(beat->text, sizeof beat->text, "%.190s", text);
+}
+
+static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                              psd_actions_t *out)
+{
+    if (msg->kind == PSD_MSG_HELLO) {
+        on_hello(self, now_ms, from, msg, out);
+        return;
+    }
+    if (msg->job != self->config.job_id) {
+        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id,
+               msg->job);
+        return;
+    }
+    psd_worker_row_t *row = &self->members.row[msg->worker];
+    /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the
+     * same. */
+    bool goes = (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
+    if (msg->incarnation != row->incarnation || msg->seq != row->nonce || row->user != psd_peer_user(from) ||
+        !(psd_worker_is_here(row) || goes)) {
+        self->report.rejected[PSD_REFUSAL_INCARNATION]++;
+        psd_msg_t *fenced = tell_fenced(self, from, row, msg->incarnation, out);
+        fenced->worker = msg->worker; /* also of a row that nobody has had */
+        fenced->seq = 0;              /* the nonce is its holder's alone */
+        return;
+    }
+    row->peer = from; /* a connection that was lost and made again has another name */
+    row->heard_ms = now_ms;
+    if (msg->clock > row->clock)
+        row->clock = msg->clock;
+    switch (msg->kind) {
+    case PSD_MSG_HEARTBEAT:
+        answer_heartbeat(self, from, row, out);
+        break;
+    case PSD_MSG_REGISTER:
+        on_register(self, now_ms, row, msg, payload, out);
+        break;
+    case PSD_MSG_LEAVE:
+        on_leave(self, now_ms, row, msg, out);
+        break;
+    case PSD_MSG_SETTING:
+        on_setting(self, now_ms, row, msg, out);
+        break;
+    case PSD_MSG_REPORT:
+        note_report(self, msg);
+        break;
+    default:
+        break; /* the codec's table lets no other kind through to here */
+    }
+}
+
+/* ---- servers ---- */
+
+/* A server was started again. If the start before is part of this run, the job is taken up again without what that held. Whether
+ * the new one may join. */
+static bool take_up_again(psd_coordinator_t *self, uint64_t now_ms, uint32_t s, psd_actions_t *out)
+{
+    char why[64];
+    if (!self->servers.row[s].joined)
+        return true;
+    if (!psd_journal_last(&self->journal) && !psd_membership_has_any(&self->members)) {
+        psd_servers_leave(&self->servers, s); /* nothing has been built on it yet: no worker has been told where it is */
+        return true;
+    }
+    snprintf(why, sizeof why, "server %u was started again", s);
+    if (loses_weights(self, progress(self) > 0, now_ms, why, out))
+        return false;
+    new_run(self, why, out);
+    return true;
+}
+
+static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *out)
+{
+    psd_msg_t *yes = psd_actions_send(out, self->servers.row[s].peer, PSD_MSG_SHARD_WELCOME, NULL);
+    yes->job = self->config.job_id;
+    yes->seq = self->servers.row[s].nonce;
+    yes->shard = s;
+    yes->shard_epoch = self->servers.row[s].epoch;
+    yes->world = self->config.n_servers;
+    yes->code = self->saves.n_points > 0 ? PSD_WELCOME_RESTORE : 0;
+    yes->clock = psd_saves_newest(&self->saves);
+    /* How the job is, which a server is asked for too. */
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(self, &facts);
+    if (facts.state != PSD_JOB_FINISHED) /* that it reads in the log, and then ends */
+        yes->code |= ((uint32_t)facts.state + 1) * PSD_WELCOME_STATE;
+    if (facts.quorum && !facts.n_lost_servers)
+        yes->code |= PSD_WELCOME_READY;
+    describe_absent(self, yes->text, sizeof yes->text);
+}
+
+/* The job is over: a server that was started again need not join. */
+static void tell_finished(psd_peer_t to, uint64_t nonce, psd_actions_t *out)
+{
+    psd_msg_t *over = psd_actions_send(out, to, PSD_MSG_SHARD_WELCOME, NULL);
+    over->seq = nonce;
+    over->code = PSD_WELCOME_FINISHED;
+}
+
+static void join_server(psd_coordinator_t *self, uint64_t now_ms, const psd_server_hello_t *hello, psd_actions_t *out)
+{
+    char why[PSD_MAX_TEXT];
+    bool is_new;
+    const int index = psd_servers_join(&self->servers, now_ms, hello, self->runs, &is_new, why, sizeof why);
+    if (index < 0) {
+        refuse(self, hello->from, hello->nonce, PSD_REFUSAL_SHARD, out, "%s", why);
+        return;
+    }
+    if (is_new) {
+        psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%d endpoint=%s", index, self->servers.row[index].endpoint);
+        psd_journal_note_sent(&self->journal, (uint32_t)index, now_ms); /* hellos that repeat must not put off what is repeated */
+    }
+    welcome_shard(self, (uint32_t)index, out);
+    evaluate(self, now_ms, out);
+}
+
+/* The text of a SHARD_HELLO is "job endpoint settings". */
+static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+{
+    const size_t n_job = strcspn(msg->text, " ");
+    const char *endpoint = msg->text + n_job + (msg->text[n_job] == ' ');
+    const size_t n = strcspn(endpoint, " ");
+    const char *theirs = endpoint + n + (endpoint[n] == ' ');
+    psd_server_hello_t hello = { .from = from, .nonce = msg->seq, .place = msg->code, .endpoint = endpoint, .n_endpoint = n };
+    char why[PSD_MAX_TEXT];
+    if (!is_of_this_job(self, from, msg, n_job, out))
+        return;
+    if (strcmp(theirs, self->settings)) {
+        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out, "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n,
+               endpoint, self->settings, theirs);
+        return;
+    }
+    const bool over = self->state == PSD_JOB_FINISHED;
+    switch (psd_servers_judge(&self->servers, now_ms, &hello, over, why, sizeof why)) {
+    case PSD_SERVER_ADMITTED:
+        join_server(self, now_ms, &hello, out);
+        break;
+    case PSD_SERVER_RESTARTED:
+        if (over)
+            tell_finished(from, msg->seq, out);
+        else if (take_up_again(self, now_ms, hello.place - 1, out))
+            join_server(self, now_ms, &hello, out);
+        break;
+    case PSD_SERVER_WAITS:
+        tell_to_wait(self, from, msg->seq, why, out);
+        break;
+    case PSD_SERVER_REFUSED:
+        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "%s", why);
+        break;
+    case PSD_SERVER_OVERTAKEN:
+        break;
+    }
+}
+
+static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                           psd_actions_t *out)
+{
+    psd_round_t state;
+    if (msg->job != self->config.job_id) {
+        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id,
+               msg->job);
+        return;
+    }
+    if (!psd_servers_is_from(&self->servers, from, msg->shard) ||
+        psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK) {
+        self->report.rejected[PSD_REFUSAL_SESSION]++;
+        return;
+    }
+    psd_journal_note_done(&self->journal, msg->shard, msg->seq);
+    psd_servers_note_state(&self->servers, now_ms, msg->shard, msg->clock, msg->version);
+    if (msg->code & PSD_SHARD_RESTORE_FAILED && self->saves.n_points) {
+        psd_round_clear(&state);
+        drop_point(self, now_ms, msg->shard, msg->text, out);
+        return;
+    }
+    psd_saves_note_shard(&self->saves, msg, out);
+    /* A report from before the newest decision says nothing about now: its shard may have dropped those
+     * pushes. */
+    bool news = state.n_contributors && state.clock == self->clock + 1 && msg->view_id == self->view_id;
+    for (uint32_t k = 0; news && k < state.n_contributors; k++) {
+        const psd_member_t *c = &state.contributor[k];
+        psd_worker_row_t *row = &self->members.row[c->worker];
+        if (row->incarnation != c->incarnation)
+            continue;
+        row->complete |= UINT64_C(1) << msg->shard;
+        row->samples = c->samples;
+        row->loss = c->loss;
+        row->nonfinite |= c->nonfinite;
+    }
+    psd_round_clear(&state);
+    if (news)
+        evaluate(self, now_ms, out);
+}
+
+/* ---- operators' wishes ---- */
+
+bool psd_coordinator_pause(psd_coordinator_t *self, uint64_t now_ms, bool paused, psd_actions_t *out)
+{
+    const bool was = self->paused;
+    if (was != paused) {
+        self->paused = paused;
+        self->round_since_ms = now_ms;
+        evaluate(self, now_ms, out);
+    }
+    return was;
+}
+
+const psd_worker_row_t *psd_coordinator_drain(psd_coordinator_t *self, const char *word, psd_actions_t *out)
+{
+    psd_worker_row_t *row = psd_membership_find(&self->members, word);
+    if (row) {
+        row->drains = true;
+        psd_actions_log(out, PSD_LEVEL_INFO, "worker.drain", "worker=%u name=%s", row->id, row->name);
+    }
+    return row;
+}
+
+psd_save_outcome_t psd_coordinator_save_outcome(psd_coordinator_t *self, uint64_t since_ms, uint64_t *clock)
+{
+    const bool saved = is_saved(self);
+    *clock = psd_saves_newest(&self->saves);
+    if (psd_saves_is_newer(&self->saves, since_ms) || (!psd_saves_is_busy(&self->saves) && saved)) {
+        if (saved)
+            psd_saves_unask(&self->saves);
+        return PSD_SAVE_SAFE;
+    }
+    return psd_saves_has_failed_since(&self->saves, since_ms) ? PSD_SAVE_FAILED : PSD_SAVE_PENDING;
+}
+
+void psd_coordinator_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, uint64_t seq, psd_refusal_t reason,
+                            const char *text, psd_actions_t *out)
+{
+    psd_msg_t *msg = answer(self, to, kind, NULL, NULL, out);
+    msg->seq = seq;
+    if (kind == PSD_MSG_REFUSED) {
+        msg->code = reason;
+        self->report.rejected[reason]++;
+    }
+    snprintf(msg->text, sizeof msg->text, "%s", text);
+}
+
+const char *psd_coordinator_job(const psd_coordinator_t *self) { return self->job; }
+psd_job_state_t psd_coordinator_state(const psd_coordinator_t *self) { return self->state; }
+bool psd_coordinator_is_ending(const psd_coordinator_t *self) { return self->state == PSD_JOB_FINISHED || self->ending; }
+bool psd_coordinator_can_save(const psd_coordinator_t *self) { return self->config.checkpoints; }
+
+bool psd_coordinator_has_quorum(const psd_coordinator_t *self)
+{
+    return has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
+}
+
+void psd_coordinator_describe_position(const psd_coordinator_t *self, char *text, size_t n)
+{
+    snprintf(text, n, "%s %" PRIu64, self->config.mode->unit, progress(self) / self->config.n_servers);
+}
+
+/* ---- events ---- */
 
 /* This process was away: the silence of others meanwhile does not count. After a long absence, in which connections may have
  * broken, every lease begins anew. */
@@ -317,11 +1277,10 @@ static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions
     const uint64_t by_ms = long_away ? now_ms : away_ms;
     if (!away_ms)
         return;
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        self->members.row[i].heard_ms = psd_absence_excuse(self->members.row[i].heard_ms, by_ms, now_ms);
+    psd_membership_excuse(&self->members, by_ms, now_ms);
     psd_servers_excuse(&self->servers, by_ms, now_ms);
-    uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->finish_since_ms, &self->end_since_ms,
-                                &self->absent.since_ms };
+    psd_absent_excuse(&self->absent, away_ms, now_ms);
+    uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->finish_since_ms, &self->end_since_ms };
     for (size_t i = 0; i < sizeof since / sizeof *since; i++)
         if (*since[i])
             *since[i] = psd_absence_excuse(*since[i], away_ms, now_ms);
@@ -342,101 +1301,35 @@ void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_
                              psd_actions_t *out)
 {
     excuse_absence(self, now_ms, out);
-    if (self->last_words.code && msg->kind != PSD_MSG_ADMIN)
-        psd_coord_answer_failing(self, from, msg, out);
-    else if (msg->kind == PSD_MSG_ADMIN)
-        psd_coord_on_admin(self, now_ms, from, msg, out);
+    if (psd_failure_is_on(&self->failure))
+        answer_failing(self, from, msg, out);
     else if (msg->kind == PSD_MSG_SHARD_HELLO)
-        psd_coord_on_shard_hello(self, now_ms, from, msg, out);
+        on_shard_hello(self, now_ms, from, msg, out);
     else if (msg->kind == PSD_MSG_SHARD_STATE)
-        psd_coord_on_shard_state(self, now_ms, from, msg, payload, out);
+        on_shard_state(self, now_ms, from, msg, payload, out);
     else
-        psd_coord_on_worker_message(self, now_ms, from, msg, payload, out);
-}
-
-/* ---- time ---- */
-
-static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
-{
-    size_t at = 0;
-    for (uint32_t i = 0; i < self->members.n_rows && at + 8 < n; i++)
-        if (self->members.row[i].state == PSD_WORKER_LIVE && !psd_coord_has_pushed(self, &self->members.row[i]))
-            at += (size_t)snprintf(text + at, n - at, "%s%u", at ? ", " : "", i);
-    return at;
-}
-
-void psd_coord_describe_wait(const psd_coordinator_t *self, char *text, size_t n)
-{
-    char list[512] = "";
-    text[0] = '\0';
-    if (self->state == PSD_JOB_FINISHED)
-        return;
-    if (!self->ending &&
-        (self->state == PSD_JOB_DEGRADED || psd_servers_count_lost(&self->servers) || psd_coord_lacks_first_point(self))) {
-        psd_coord_describe_absent(self, text, n);
-    } else if (!psd_servers_all_joined(&self->servers)) {
-        psd_servers_list_missing(&self->servers, list, sizeof list);
-        snprintf(text, n, "servers %s of %u", list, self->config.n_servers);
-    } else if (self->ending) {
-        snprintf(text, n, "the last checkpoint (number %" PRIu64 ")", self->clock);
-    } else if (self->state == PSD_JOB_GATHERING) {
-        const uint32_t joining = psd_membership_count(&self->members, PSD_WORKER_JOINING);
-        const int at = snprintf(text, n, "more workers: %u of %u workers have registered",
-                                psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_coord_count_finished(self),
-                                self->config.workers_want);
-        if (joining)
-            snprintf(text + at, n - (size_t)at, ", %u are joining", joining);
-    } else if (self->state == PSD_JOB_PAUSED) {
-        snprintf(text, n, "an operator, who has paused the job: psdctl resume");
-    } else if (psd_mode_has_rounds(self->config.mode) && list_workers(self, list, sizeof list)) {
-        snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
-    } else if (!psd_saves_is_safe(&self->saves)) {
-        snprintf(text, n, "the first checkpoint");
-    }
-}
-
-static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
-{
-    bool late_round = self->config.round_timeout_ms && self->state == PSD_JOB_TRAINING &&
-                      now_ms > self->round_since_ms + self->config.round_timeout_ms;
-    bool somebody_pushed = false;
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        somebody_pushed |= self->members.row[i].state == PSD_WORKER_LIVE && psd_coord_has_pushed(self, &self->members.row[i]);
-    for (uint32_t i = 0; i < self->members.n_rows; i++) {
-        psd_worker_row_t *row = &self->members.row[i];
-        if (psd_worker_is_here(row) && now_ms > row->heard_ms + self->config.lease_ms)
-            give_up(self, now_ms, row, "lease", out);
-        else if (late_round && somebody_pushed && row->state == PSD_WORKER_LIVE && !psd_coord_has_pushed(self, row))
-            give_up(self, now_ms, row, "round timeout", out);
-    }
-}
-
-/* One that has not joined has nothing that a stop could lose. */
-static bool every_shard_is_done(const psd_coordinator_t *self)
-{
-    for (uint32_t s = 0; s < self->config.n_servers; s++)
-        if (!psd_journal_is_done(&self->journal, s) && (self->servers.row[s].joined || !self->stopped))
-            return false;
-    return true;
+        on_worker_message(self, now_ms, from, msg, payload, out);
 }
 
 void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     excuse_absence(self, now_ms, out);
-    if (psd_coord_is_failing(self, now_ms, out))
+    if (psd_failure_is_on(&self->failure)) {
+        tend_failure(self, now_ms, out);
         return;
+    }
     tend_log(self, now_ms, out);
     check_leases(self, now_ms, out);
-    psd_coord_evaluate(self, now_ms, out);
-    psd_coord_save_between_rounds(self, now_ms, out);
-    psd_coord_tend_end(self, now_ms, out);
-    psd_coord_tend_absent(self, now_ms, out);
+    evaluate(self, now_ms, out);
+    save_between_rounds(self, now_ms, out);
+    tend_end(self, now_ms, out);
+    tend_absent(self, now_ms, out);
     if (self->state == PSD_JOB_FINISHED) {
         if (!self->finished_told && (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
             self->finished_told = true;
             char unsaved[PSD_MAX_TEXT / 2];
             psd_saves_describe_trouble(&self->saves, unsaved, sizeof unsaved);
-            if (psd_saves_is_failing(&self->saves) && !psd_coord_is_saved(self) && (self->saves.n_points || !self->stopped))
+            if (psd_saves_is_failing(&self->saves) && !is_saved(self) && (self->saves.n_points || !self->stopped))
                 psd_actions_finish(out, PSD_EIO, unsaved);
             else if (self->stopped)
                 psd_actions_finish(out, PSD_ESTOPPED, self->end_text);
@@ -449,7 +1342,7 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
         return;
     bool old_round = now_ms > self->round_since_ms + WAITING_LINE_MS;
     char text[PSD_MAX_TEXT / 2];
-    psd_coord_describe_wait(self, text, sizeof text);
+    describe_wait(self, text, sizeof text);
     const bool lost = psd_servers_count_lost(&self->servers) || self->state == PSD_JOB_DEGRADED;
     if (text[0] && self->line_ms && (self->state != PSD_JOB_TRAINING || old_round || lost))
         psd_actions_log(out, lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "job.waiting", "for=\"%s\"", text);
@@ -475,20 +1368,21 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->saving = psd_saves_is_busy(&self->saves);
     out->save_failing = psd_saves_is_failing(&self->saves);
     out->n_members = psd_membership_count(&self->members, PSD_WORKER_LIVE);
-    out->n_finished = psd_coord_count_finished(self);
+    out->n_finished = psd_membership_count_finished(&self->members);
     out->n_shards = psd_servers_count_joined(&self->servers);
     out->workers_min = self->config.workers_min;
     out->workers_want = self->config.workers_want;
     out->n_lost_servers = psd_servers_count_lost(&self->servers);
     out->n_lost_workers = 0;
     for (uint32_t i = 0; i < self->members.n_rows; i++)
-        out->n_lost_workers += psd_coord_is_worker_lost(self, &self->members.row[i]);
-    out->lacks_first_point = psd_coord_lacks_first_point(self);
+        out->n_lost_workers += psd_absent_is_worker_lost(&self->absent, &self->members.row[i], self->config.lease_ms);
+    out->lacks_first_point = lacks_first_point(self);
     if ((out->n_lost_servers && self->state != PSD_JOB_FINISHED) || out->lacks_first_point)
         out->state = PSD_JOB_DEGRADED;
-    out->quorum = self->state == PSD_JOB_FINISHED || self->ending || psd_coord_has_quorum(self, out->n_members);
-    out->n_absent = psd_coord_list_absent(self, out->absent, PSD_MAX_ABSENT);
-    psd_coord_describe_wait(self, out->waiting_for, sizeof out->waiting_for);
+    out->quorum = self->state == PSD_JOB_FINISHED || self->ending || has_quorum(self, out->n_members);
+    const psd_absent_look_t look = look_for_absent(self);
+    out->n_absent = psd_absent_list(&self->absent, &look, out->absent, PSD_MAX_ABSENT);
+    describe_wait(self, out->waiting_for, sizeof out->waiting_for);
 }
 
 bool psd_coordinator_server(const psd_coordinator_t *self, uint32_t index, psd_server_facts_t *out)
@@ -517,7 +1411,8 @@ const char *psd_job_state_name(psd_job_state_t state)
 
 bool psd_coordinator_worker_is_lost(const psd_coordinator_t *self, uint32_t worker)
 {
-    return worker < self->members.n_rows && psd_coord_is_worker_lost(self, &self->members.row[worker]);
+    return worker < self->members.n_rows &&
+           psd_absent_is_worker_lost(&self->absent, &self->members.row[worker], self->config.lease_ms);
 }
 
 const psd_membership_t *psd_coordinator_members(const psd_coordinator_t *self) { return &self->members; }

@@ -5,8 +5,9 @@
  * Pure, like the engine: events in, actions out. One thread at a time. */
 #pragma once
 
-#include "server/core/mode.h"
+#include "server/core/absent.h"
 #include "server/core/membership.h"
+#include "server/core/mode.h"
 #include "server/core/servers.h"
 
 typedef struct psd_coordinator psd_coordinator_t;
@@ -41,7 +42,8 @@ typedef struct psd_coordinator_config {
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
 void psd_coordinator_destroy(psd_coordinator_t **self_p);
 
-/* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from an operator: ADMIN; from workers: the rest. */
+/* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from workers: the rest. What operators say
+ * goes to psd_admin_message. */
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                              psd_actions_t *out);
 
@@ -75,7 +77,38 @@ typedef enum psd_job_state {
 #undef X
 } psd_job_state_t;
 
-enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */, PSD_MAX_ABSENT = 8, PSD_ABSENT_TEXT = 320 };
+/* -- what an operator may ask for (server/core/admin.h reads it from messages) */
+
+/* Let no round close, or let them go on. Whether the job was paused before. */
+bool psd_coordinator_pause(psd_coordinator_t *self, uint64_t now_ms, bool paused, psd_actions_t *out);
+
+/* Set `what` ("optimizer.lr") to `value` from the next decision on; `who` for the log. PSD_ECONFIG. */
+int psd_coordinator_set(psd_coordinator_t *self, uint64_t now_ms, const char *what, double value, const char *who,
+                        psd_actions_t *out, psd_err_t *err);
+
+/* Ask a worker, by its id or name, to leave after its open round; NULL when no such one is here. */
+const psd_worker_row_t *psd_coordinator_drain(psd_coordinator_t *self, const char *word, psd_actions_t *out);
+
+/* What became of a checkpoint that was asked for at `since_ms`; `*clock`: of the newest. */
+typedef enum psd_save_outcome { PSD_SAVE_PENDING, PSD_SAVE_SAFE, PSD_SAVE_FAILED } psd_save_outcome_t;
+psd_save_outcome_t psd_coordinator_save_outcome(psd_coordinator_t *self, uint64_t since_ms, uint64_t *clock);
+
+/* Answer a request, with the marks of this run; a REFUSED gets its reason, and is counted. */
+void psd_coordinator_answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, uint64_t seq, psd_refusal_t reason,
+                            const char *text, psd_actions_t *out);
+
+const char *psd_coordinator_job(const psd_coordinator_t *self);
+psd_job_state_t psd_coordinator_state(const psd_coordinator_t *self);
+bool psd_coordinator_is_ending(const psd_coordinator_t *self);
+bool psd_coordinator_can_save(const psd_coordinator_t *self);   /* there is a directory */
+bool psd_coordinator_has_quorum(const psd_coordinator_t *self); /* rounds may go on with those who are here */
+
+/* How far the job is, as far as the shards have told: "round 17". */
+void psd_coordinator_describe_position(const psd_coordinator_t *self, char *text, size_t n);
+
+/* -- facts */
+
+enum { PSD_MAX_REPORTS = 10 /* two are how far the trainer has come */ };
 
 /* What the status page says of the job; texts are written into the struct. */
 typedef struct psd_coordinator_facts {

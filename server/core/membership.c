@@ -1,6 +1,11 @@
 #include "server/core/membership.h"
 
+#include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/absence.h"
 
 const char *psd_worker_state_name(psd_worker_state_t state)
 {
@@ -60,4 +65,117 @@ uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t s
     for (uint32_t i = 0; i < self->n_rows; i++)
         n += self->row[i].state == state;
     return n;
+}
+
+uint32_t psd_membership_count_finished(const psd_membership_t *self)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        n += self->row[i].state == PSD_WORKER_DONE || (self->row[i].state == PSD_WORKER_LEFT && self->row[i].finished);
+    return n;
+}
+
+bool psd_membership_has_quorum(const psd_membership_t *self, uint32_t live, uint32_t workers_min)
+{
+    return live > 0 && live + psd_membership_count_finished(self) >= workers_min;
+}
+
+bool psd_membership_has_any(const psd_membership_t *self)
+{
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        if (psd_worker_is_here(&self->row[i]))
+            return true;
+    return false;
+}
+
+psd_worker_row_t *psd_membership_find(psd_membership_t *self, const char *word)
+{
+    char id[16];
+    for (uint32_t i = 0; i < self->n_rows; i++) {
+        psd_worker_row_t *row = &self->row[i];
+        snprintf(id, sizeof id, "%u", i);
+        if (psd_worker_is_here(row) && (!strcmp(word, id) || !strcmp(word, row->name)))
+            return row;
+    }
+    return NULL;
+}
+
+bool psd_membership_agrees(psd_membership_t *self, const psd_worker_row_t *row, const char *recipe)
+{
+    bool alone = true;
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        alone = alone && (i == row->id || !psd_worker_is_here(&self->row[i]) || self->row[i].state == PSD_WORKER_JOINING);
+    if (alone || !self->recipe[0])
+        snprintf(self->recipe, sizeof self->recipe, "%.*s", PSD_MAX_RECIPE - 1, recipe);
+    return !*recipe || !strcmp(self->recipe, recipe);
+}
+
+void psd_membership_begin_run(psd_membership_t *self, bool undone)
+{
+    for (uint32_t i = 0; i < self->n_rows; i++) {
+        psd_worker_row_t *row = &self->row[i];
+        row->finished = row->finished && row->state == PSD_WORKER_LEFT && !undone;
+        if (psd_worker_is_here(row))
+            row->state = PSD_WORKER_LOST;
+    }
+}
+
+void psd_membership_excuse(psd_membership_t *self, uint64_t by_ms, uint64_t now_ms)
+{
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        self->row[i].heard_ms = psd_absence_excuse(self->row[i].heard_ms, by_ms, now_ms);
+}
+
+/* What became of a worker that was a member and has not finished; NULL when there is nothing to say. */
+static const char *fate(const psd_worker_row_t *row, bool drops_lost)
+{
+    if (!row->served || row->finished)
+        return NULL;
+    if (row->state == PSD_WORKER_LOST)
+        return drops_lost ? "was lost, and let be," : "was lost";
+    if (row->state == PSD_WORKER_LEFT)
+        return row->drains ? "left at an operator's wish" : "left with work to do";
+    return NULL;
+}
+
+void psd_membership_describe_end(const psd_membership_t *self, const char *unit, bool drops_lost, char *text, size_t n)
+{
+    const uint32_t done = psd_membership_count_finished(self);
+    uint32_t all = done;
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        all += fate(&self->row[i], drops_lost) != NULL;
+    if (all == done) {
+        snprintf(text, n, "every worker has finished");
+        return;
+    }
+    int at = snprintf(text, n, "%u of %u workers %s finished", done, all, done == 1 ? "has" : "have");
+    for (uint32_t i = 0; i < self->n_rows && (size_t)at < n; i++) {
+        const psd_worker_row_t *row = &self->row[i];
+        const char *what = fate(row, drops_lost);
+        if (what)
+            at +=
+                snprintf(text + at, n - (size_t)at, "; worker %u (%.80s) %s at %s %" PRIu64, i, row->name, what, unit, row->clock);
+    }
+}
+
+void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnation, char *text, size_t n)
+{
+    const int at = snprintf(text, n, "worker %u incarnation %" PRIu64, row->id, incarnation);
+    char *rest = text + at;
+    const size_t left = n - (size_t)at;
+    if (row->incarnation > incarnation)
+        snprintf(rest, left, " was replaced by incarnation %" PRIu64, row->incarnation);
+    else if (row->state == PSD_WORKER_LOST)
+        snprintf(rest, left,
+                 " was given up: nothing was heard of it for longer than the lease, or its push came later than round_timeout");
+    else if (row->state == PSD_WORKER_LEFT)
+        snprintf(rest, left, " has left");
+    else
+        snprintf(rest, left, " is not you: the number that it drew at its start is another");
+}
+
+void psd_worker_let_go(psd_worker_row_t *row)
+{
+    row->state = PSD_WORKER_LEFT;
+    row->finished = true;
 }

@@ -44,7 +44,8 @@ typedef struct psd_worker_row {
 
 typedef struct psd_membership {
     psd_worker_row_t row[PSD_MAX_WORKERS];
-    uint32_t n_rows; /* ids below this have been used */
+    uint32_t n_rows;             /* ids below this have been used */
+    char recipe[PSD_MAX_RECIPE]; /* what those who are here train on; "": nobody has said */
 } psd_membership_t;
 
 /* The word for a state. */
@@ -63,6 +64,40 @@ bool psd_worker_is_anothers(const psd_worker_row_t *row, uint32_t user);
 
 /* Rows in a state. */
 uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t state);
+
+/* Workers whose work is done, whether or not they have left. */
+uint32_t psd_membership_count_finished(const psd_membership_t *self);
+
+/* Whether rounds may go on with so many members. Those who have left with their work done count: towards the end of a job there
+ * are fewer workers, and nothing is wrong. */
+bool psd_membership_has_quorum(const psd_membership_t *self, uint32_t live, uint32_t workers_min);
+
+/* Whether somebody is here. */
+bool psd_membership_has_any(const psd_membership_t *self);
+
+/* A worker that is here, by its id in digits or by its name; NULL when no such one is. */
+psd_worker_row_t *psd_membership_find(psd_membership_t *self, const char *word);
+
+/* Whether a worker trains on what the others do (`self->recipe`). The words are those of the first; when nobody else is here,
+ * they are its own; "" disagrees with nothing. */
+bool psd_membership_agrees(psd_membership_t *self, const psd_worker_row_t *row, const char *recipe);
+
+/* The job is taken up again: whoever is here is out until it registers again. `undone`: the last rounds are lost, so that nobody has
+ * finished; else one that has left with its own work done is not asked for it twice. */
+void psd_membership_begin_run(psd_membership_t *self, bool undone);
+
+/* Nobody was listened to for so long: move the times of all silences. */
+void psd_membership_excuse(psd_membership_t *self, uint64_t by_ms, uint64_t now_ms);
+
+/* How the work was done, as a sentence: who has finished, and who was lost or has left before. `unit`: what a clock counts;
+ * `drops_lost`: those that were lost were let be. */
+void psd_membership_describe_end(const psd_membership_t *self, const char *unit, bool drops_lost, char *text, size_t n);
+
+/* Why `incarnation`, as which somebody speaks, is not this worker any more. */
+void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnation, char *text, size_t n);
+
+/* A worker that stayed with its work done may go. */
+void psd_worker_let_go(psd_worker_row_t *row);
 
 /* Whether somebody holds the row now: joining, waiting, live or done. */
 bool psd_worker_is_here(const psd_worker_row_t *row);

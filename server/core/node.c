@@ -3,9 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "server/core/admin.h"
+
 struct psd_node {
     psd_engine_t *engine;
     psd_coordinator_t *coordinator;
+    psd_admin_t admin;
 };
 
 psd_node_t *psd_node_new(const psd_engine_config_t *engine, const psd_coordinator_config_t *coordinator, psd_err_t *err)
@@ -103,7 +106,9 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
     if (from == PSD_PEER_COORDINATOR) {
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);
     } else if (is_for_coordinator(msg->kind) && (may & (PSD_FROM_WORKER | PSD_FROM_SHARD | PSD_FROM_OPERATOR))) {
-        if (self->coordinator) {
+        if (self->coordinator && msg->kind == PSD_MSG_ADMIN) {
+            psd_admin_message(&self->admin, self->coordinator, now_ms, from, msg, out);
+        } else if (self->coordinator) {
             psd_coordinator_message(self->coordinator, now_ms, from, msg, payload, out);
         } else {
             snprintf(why, sizeof why, "this is server %u; %s is for server 0", psd_engine_index(self->engine),

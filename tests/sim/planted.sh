@@ -58,9 +58,9 @@ plant "manifest: written when one shard's file is durable" server/core/saves.c \
 plant "rename: the file is not flushed before" common/system/durable.c \
     's/why = fdatasync\(self->fd\) \? errno : 0;/why = 0;/'
 plant "rename: the directory is not flushed" common/system/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'
-plant "run: every other run has the number of the first" server/core/coordinator_save.c \
+plant "run: every other run has the number of the first" server/core/coordinator.c \
     's/self->config.job_id = psd_splitmix64\(&seed\) \| 1;/self->config.job_id = seed ^ 4;/'
-plant "incarnation: each life is the first" server/core/coordinator_peers.c \
+plant "incarnation: each life is the first" server/core/coordinator.c \
     's/uint64_t incarnation = row->incarnation \+ 1;/uint64_t incarnation = 1;/'
 plant "fence: a push is refused as a zombie's, and counts" server/core/engine_push.c \
     's/^    double norm2 = 0;$/    if (msg->clock == 2)\n        psd_eng_fence(self, from, msg, out);\n&/'
@@ -73,7 +73,7 @@ plant "save: a chunk is stepped before it is written" server/core/engine_save.c 
 plant "restore: updates that were made are not counted" server/checkpoint/shardfile.c \
     's/state->t = /state->t = 1 + /'
 plant "waiting: for workers, and nobody says so" server/core/coordinator.c \
-    's/^( *)psd_coord_describe_absent\(self, text, n\);/\1text[0] = 0;/'
+    's/^( *)describe_absent\(self, text, n\);/\1text[0] = 0;/'
 plant "liveness: what was lost of the log is not repeated" server/core/journal.c \
     's/now_ms < self->shard\[shard\].sent_ms \+ PSD_JOURNAL_REPEAT_MS/now_ms >= self->shard[shard].sent_ms/'
 exit $missed

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "server/core/membership.h"
@@ -55,4 +56,73 @@ Test(membership, an_id_is_not_given_to_another_user, .init = setup, .fini = tear
     cr_assert_null(psd_membership_admit(members, 1 + 1, 8));
     cr_assert_eq(psd_membership_admit(members, 0, 8)->id, 3);
     cr_assert_eq(psd_membership_admit(members, 0, 7)->id, 1);
+}
+
+Test(membership, one_that_left_with_its_work_done_counts_towards_the_quorum_but_cannot_go_on_itself, .init = setup,
+     .fini = teardown)
+{
+    leave(0, PSD_WORKER_LEFT, true);
+    leave(1, PSD_WORKER_DONE, true);
+    cr_expect_eq(psd_membership_count_finished(members), 2);
+    cr_expect(psd_membership_has_quorum(members, 1, 3));
+    cr_expect_not(psd_membership_has_quorum(members, 1, 4));
+    cr_expect_not(psd_membership_has_quorum(members, 0, 2));
+}
+
+Test(membership, a_worker_is_found_by_its_id_or_name_while_it_is_here, .init = setup, .fini = teardown)
+{
+    snprintf(members->row[1].name, sizeof members->row[1].name, "b");
+    cr_expect_eq(psd_membership_find(members, "1"), &members->row[1]);
+    cr_expect_eq(psd_membership_find(members, "b"), &members->row[1]);
+    leave(1, PSD_WORKER_LOST, false);
+    cr_expect_null(psd_membership_find(members, "b"));
+    cr_expect(psd_membership_has_any(members));
+}
+
+Test(membership, the_first_says_what_all_train_on_until_it_is_alone_again, .init = setup, .fini = teardown)
+{
+    cr_expect(psd_membership_agrees(members, &members->row[0], "mnist"));
+    cr_expect_not(psd_membership_agrees(members, &members->row[1], "cifar"));
+    cr_expect(psd_membership_agrees(members, &members->row[1], ""));
+    leave(0, PSD_WORKER_LEFT, false);
+    leave(2, PSD_WORKER_JOINING, false); /* one that has registered nothing has no say */
+    cr_expect(psd_membership_agrees(members, &members->row[1], "cifar"));
+}
+
+Test(membership, a_new_run_puts_all_out_and_forgets_who_has_finished_only_where_rounds_are_undone, .init = setup, .fini = teardown)
+{
+    leave(0, PSD_WORKER_LEFT, true);
+    leave(1, PSD_WORKER_DONE, true);
+    psd_membership_begin_run(members, false);
+    cr_expect_eq(psd_membership_count_finished(members), 1);
+    cr_expect_not(psd_membership_has_any(members));
+    psd_membership_begin_run(members, true);
+    cr_expect_eq(psd_membership_count_finished(members), 0);
+}
+
+Test(membership, the_end_names_those_that_have_not_finished, .init = setup, .fini = teardown)
+{
+    char text[256];
+    for (uint32_t id = 0; id < 3; id++) {
+        members->row[id].served = true;
+        members->row[id].clock = 5;
+        members->row[id].name[0] = 'w';
+        leave(id, PSD_WORKER_LEFT, true);
+    }
+    psd_membership_describe_end(members, "round", false, text, sizeof text);
+    cr_expect_str_eq(text, "every worker has finished");
+    leave(2, PSD_WORKER_LOST, false);
+    psd_membership_describe_end(members, "round", false, text, sizeof text);
+    cr_expect_str_eq(text, "2 of 3 workers have finished; worker 2 (w) was lost at round 5");
+}
+
+Test(membership, a_life_that_is_over_is_told_why, .init = setup, .fini = teardown)
+{
+    char text[256];
+    members->row[1].incarnation = 2;
+    psd_worker_describe_fenced(&members->row[1], 1, text, sizeof text);
+    cr_expect_str_eq(text, "worker 1 incarnation 1 was replaced by incarnation 2");
+    psd_worker_let_go(&members->row[1]);
+    psd_worker_describe_fenced(&members->row[1], 2, text, sizeof text);
+    cr_expect_str_eq(text, "worker 1 incarnation 2 has left");
 }

@@ -1,0 +1,21 @@
+/* admin.h - what an operator asks for: one row per verb, each carried out by a call of coordinator.h. Asking twice is asking once: a
+ * request is known by its number, and one that takes time is answered with WAIT until it is done. Pure. One thread. */
+#pragma once
+
+#include "server/core/coordinator.h"
+
+/* What has to be remembered between two requests. All zero at first; embedded by its owner. */
+typedef struct psd_admin {
+    struct {
+        uint64_t asked; /* number of the request */
+        uint32_t worker;
+        uint64_t incarnation;
+    } drain; /* the last one that was asked for */
+    struct {
+        uint64_t asked, ms;
+    } save; /* the last checkpoint that was asked for, and when */
+} psd_admin_t;
+
+/* A message ADMIN: the text is "job verb" or "job verb word"; `value` is a verb's number. Answered with ADMIN, WAIT or REFUSED. */
+void psd_admin_message(psd_admin_t *self, psd_coordinator_t *coordinator, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
+                       psd_actions_t *out);

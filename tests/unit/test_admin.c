@@ -1,0 +1,87 @@
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "server/core/admin.h"
+
+TestSuite(admin, .timeout = 600);
+
+/* A job of one server that nobody has joined yet. */
+enum { OPERATOR = 77 };
+
+static psd_coordinator_t *coordinator;
+static psd_admin_t admin;
+static psd_actions_t out;
+
+static void setup(void)
+{
+    const psd_coordinator_config_t config = { .job = "mnist",
+                                              .job_id = 9,
+                                              .settings = "x",
+                                              .n_servers = 1,
+                                              .workers_min = 1,
+                                              .workers_want = 1,
+                                              .lease_ms = 2000,
+                                              .mode = psd_mode_find("bsp"),
+                                              .lr = 1 };
+    cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
+    admin = (psd_admin_t){ 0 };
+}
+
+static void teardown(void)
+{
+    psd_coordinator_destroy(&coordinator);
+    psd_actions_clear(&out);
+}
+
+/* The answer, which is the last that is said. */
+static const psd_msg_t *ask(uint64_t seq, double value, const char *text)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = seq, .value = value };
+    snprintf(msg.text, sizeof msg.text, "%s", text);
+    psd_actions_drop(&out, out.n);
+    psd_admin_message(&admin, coordinator, 1000, OPERATOR, &msg, &out);
+    cr_assert_gt(out.n, 0);
+    cr_expect_eq(out.at[out.n - 1].to, OPERATOR);
+    cr_expect_eq(out.at[out.n - 1].msg.seq, seq);
+    return &out.at[out.n - 1].msg;
+}
+
+static void expect(const psd_msg_t *msg, psd_kind_t kind, uint32_t code, const char *text)
+{
+    cr_expect_eq(msg->kind, kind);
+    cr_expect_eq(msg->code, code);
+    cr_expect(strstr(msg->text, text), "%s", msg->text);
+}
+
+Test(admin, a_verb_is_carried_out_and_its_answer_says_where_the_job_is, .init = setup, .fini = teardown)
+{
+    expect(ask(1, 0, "mnist pause"), PSD_MSG_ADMIN, 0, "paused after round 0");
+    expect(ask(2, 0, "mnist resume"), PSD_MSG_ADMIN, 0, "going on after round 0");
+    expect(ask(3, 0, "mnist resume"), PSD_MSG_ADMIN, 0, "it was not paused");
+    expect(ask(4, 0.5, "mnist set optimizer.lr"), PSD_MSG_ADMIN, 0, "optimizer.lr is 0.5 from the next step on");
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(coordinator, &facts);
+    cr_expect_eq(facts.lr, 0.5);
+}
+
+Test(admin, a_request_that_makes_no_sense_is_refused_and_counted, .init = setup, .fini = teardown)
+{
+    expect(ask(1, 0, "cifar pause"), PSD_MSG_REFUSED, PSD_REFUSAL_JOB, "this is job mnist, you ask for job cifar");
+    expect(ask(2, 0, "mnist dance"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
+    expect(ask(3, 0, "mnist pause now"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
+    expect(ask(4, 0, "mnist drain"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
+    expect(ask(5, 0, "mnist drain b"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "no worker b is here");
+    expect(ask(6, 0, "mnist save"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nowhere to save to");
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(coordinator, &facts);
+    cr_expect_eq(facts.rejected[PSD_REFUSAL_JOB], 1);
+    cr_expect_eq(facts.rejected[PSD_REFUSAL_CONFIG], 5);
+}
+
+Test(admin, a_job_that_ends_takes_no_more_requests, .init = setup, .fini = teardown)
+{
+    psd_coordinator_stop(coordinator, 1000, &out);
+    expect(ask(1, 0, "mnist pause"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "job mnist is ending");
+}
