@@ -56,11 +56,13 @@ struct psd_coordinator {
 
 /* ---- what the modules under it say together ---- */
 
+/* Whether every shard holds the worker's push of the open round. */
 static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
 {
     return row->complete == psd_servers_mask(&self->servers);
 }
 
+/* What the mode may know, when rounds up to `clock` are closed. */
 static psd_progress_t look(const psd_coordinator_t *self, uint64_t clock)
 {
     psd_progress_t p = { .clock = clock, .servers = self->config.n_servers, .steps = psd_servers_count_steps(&self->servers) };
@@ -73,22 +75,24 @@ static psd_progress_t look(const psd_coordinator_t *self, uint64_t clock)
     return p;
 }
 
+/* How far the job is, in steps of single shards. */
 static uint64_t progress(const psd_coordinator_t *self)
 {
     const psd_progress_t p = look(self, self->clock);
     return self->config.mode->progress(&p);
 }
 
+/* Whether the newest checkpoint holds all that has been trained. */
 static bool is_saved(const psd_coordinator_t *self)
 {
     const psd_progress_t p = look(self, self->clock);
     return psd_saves_is_saved(&self->saves, &p);
 }
 
+/* Whether the job stands still because the first checkpoint cannot be made. */
 static bool lacks_first_point(const psd_coordinator_t *self)
 {
-    return psd_saves_has_none(&self->saves) && !psd_saves_is_safe(&self->saves) && !self->ending &&
-           self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
+    return psd_saves_has_none(&self->saves) && !self->ending && self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
 }
 
 static bool has_quorum(const psd_coordinator_t *self, uint32_t live)
@@ -115,6 +119,7 @@ static void describe_absent(const psd_coordinator_t *self, char *text, size_t n)
     psd_absent_describe(&self->absent, &look, text, n);
 }
 
+/* Members whose push the open round waits for, as "1, 3"; returns its length. */
 static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
 {
     size_t at = 0;
@@ -124,6 +129,7 @@ static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
     return at;
 }
 
+/* What the job waits for, as one clause; "" when it waits for nothing. */
 static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
 {
     char list[512] = "";
@@ -156,6 +162,7 @@ static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
 
 /* ---- answers ---- */
 
+/* A message with the marks of this run; `row` NULL: to nobody in particular. */
 static psd_msg_t *answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row, psd_buf_t *payload,
                          psd_actions_t *out)
 {
@@ -227,6 +234,7 @@ static void send_entry(psd_coordinator_t *self, uint32_t s, const psd_entry_t *e
         snprintf(msg->text, sizeof msg->text, "%s", self->end_text);
 }
 
+/* Write a decision into the log and send it to every shard; takes over the payload. */
 static void append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t kind, uint32_t code, psd_buf_t *payload,
                          psd_actions_t *out)
 {
@@ -245,6 +253,7 @@ static bool holds_pushes(const psd_coordinator_t *self)
            !has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
 }
 
+/* The same for a round or view. */
 static void append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code, psd_actions_t *out)
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
@@ -313,6 +322,8 @@ static void change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     decide(self, now_ms, &(psd_round_t){ .clock = self->clock }, 0, out);
 }
 
+/* Members have come or gone, or something else in a view is new: tell the shards, unless that has to wait for the round to be
+ * closed. */
 static void view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const psd_progress_t p = look(self, self->clock);
@@ -320,6 +331,7 @@ static void view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
         change_view(self, now_ms, out);
 }
 
+/* Where each push is a step, tell the shards whether pushes have to wait, if that has changed. */
 static void tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
@@ -458,6 +470,7 @@ static void begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped, ps
 
 void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out) { begin_end(self, now_ms, true, out); }
 
+/* The last entry of the log. */
 static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     self->state = PSD_JOB_FINISHED;
@@ -650,47 +663,6 @@ void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_
 
 void psd_coordinator_request_save(psd_coordinator_t *self) { psd_saves_ask(&self->saves); }
 
-psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err)
-{
-    psd_coordinator_t *self = calloc(1, sizeof *self);
-    if (self) {
-        self->config = *config;
-        self->job = strdup(config->job);
-        self->settings = strdup(config->settings);
-        psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
-        psd_journal_init(&self->journal, config->n_servers);
-        self->runs = 1;
-        psd_saves_init(&self->saves,
-                       &(psd_saves_config_t){ .possible = config->checkpoints,
-                                              .n_servers = config->n_servers,
-                                              .mode = config->mode,
-                                              .every_rounds = config->save_every_rounds,
-                                              .every_ms = config->save_every_ms },
-                       config->points, config->n_points);
-        self->clock = psd_saves_newest(&self->saves);
-        begin_progress(self);
-    }
-    bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
-    if (!copied || !self->job || !self->settings) {
-        psd_err_set(err, PSD_ENOMEM, "no memory for a coordinator");
-        psd_coordinator_destroy(&self);
-    }
-    return self;
-}
-
-void psd_coordinator_destroy(psd_coordinator_t **self_p)
-{
-    psd_coordinator_t *self = *self_p;
-    *self_p = NULL;
-    if (!self)
-        return;
-    psd_journal_clear(&self->journal);
-    psd_tensors_clear(&self->model);
-    free(self->job);
-    free(self->settings);
-    free(self);
-}
-
 /* ---- who is missing ---- */
 
 /* Nobody came: everybody who waits is told, so that all end alike. */
@@ -734,6 +706,7 @@ static void tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         end_in_vain(self, now_ms, &look, out);
 }
 
+/* A worker has been silent for too long. */
 static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why, psd_actions_t *out)
 {
     bool was_member = row->state == PSD_WORKER_LIVE;
@@ -1164,6 +1137,7 @@ static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
     }
 }
 
+/* A shard tells what it has done and what is complete there. */
 static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                            psd_actions_t *out)
 {
@@ -1347,6 +1321,49 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     if (text[0] && self->line_ms && (self->state != PSD_JOB_TRAINING || old_round || lost))
         psd_actions_log(out, lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "job.waiting", "for=\"%s\"", text);
     self->line_ms = now_ms;
+}
+
+/* ---- life ---- */
+
+psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err)
+{
+    psd_coordinator_t *self = calloc(1, sizeof *self);
+    if (self) {
+        self->config = *config;
+        self->job = strdup(config->job);
+        self->settings = strdup(config->settings);
+        psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
+        psd_journal_init(&self->journal, config->n_servers);
+        self->runs = 1;
+        psd_saves_init(&self->saves,
+                       &(psd_saves_config_t){ .possible = config->checkpoints,
+                                              .n_servers = config->n_servers,
+                                              .mode = config->mode,
+                                              .every_rounds = config->save_every_rounds,
+                                              .every_ms = config->save_every_ms },
+                       config->points, config->n_points);
+        self->clock = psd_saves_newest(&self->saves);
+        begin_progress(self);
+    }
+    bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
+    if (!copied || !self->job || !self->settings) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for a coordinator");
+        psd_coordinator_destroy(&self);
+    }
+    return self;
+}
+
+void psd_coordinator_destroy(psd_coordinator_t **self_p)
+{
+    psd_coordinator_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    psd_journal_clear(&self->journal);
+    psd_tensors_clear(&self->model);
+    free(self->job);
+    free(self->settings);
+    free(self);
 }
 
 /* ---- facts ---- */
