@@ -204,6 +204,9 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
             return psd_err_set(err, PSD_EPROTO, "%s.parts is 0 with a chunk, at least 1", kind->name);
         wanted = (size_t)header->n_elements * sizeof(float);
         break;
+    case PSD_PAYLOAD_SUMS:
+        wanted = (size_t)header->parts * header->n_elements * sizeof(double);
+        break;
     case PSD_PAYLOAD_TENSORS:
     case PSD_PAYLOAD_CLUSTER:
     case PSD_PAYLOAD_ROUND:
@@ -518,6 +521,8 @@ size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t cap
     message.endpoint = endpoints;
     message.settings = (char *)(uintptr_t)cluster->settings;
     message.per_push = cluster->per_push != 0;
+    message.clip_value = cluster->clip_value;
+    message.clip_norm = cluster->clip_norm;
     message.lease_ms = cluster->lease_ms;
     message.has_slow = cluster->has_slow != 0;
     return pack_list(&message.base, buf, capacity);
@@ -542,6 +547,8 @@ static int read_cluster(psd_cluster_t *out, const Psd__Cluster *message, psd_err
         memcpy(out->endpoint[i], message->endpoint[i], strlen(message->endpoint[i]));
     memcpy(out->settings, message->settings, strlen(message->settings));
     out->per_push = message->per_push ? 1 : 0;
+    out->clip_value = message->clip_value;
+    out->clip_norm = message->clip_norm;
     out->lease_ms = message->lease_ms;
     out->has_slow = message->has_slow ? 1 : 0;
     return PSD_OK;
@@ -586,7 +593,6 @@ size_t psd_round_encode(const psd_round_t *round, uint8_t *buf, size_t capacity)
     message.clock = round->clock;
     message.apply = round->apply;
     message.lr = round->lr;
-    message.clip_scale = round->clip_scale;
     message.view_id = round->view_id;
     message.n_contributor = round->n_contributors;
     message.contributor = rows[0];
@@ -642,7 +648,6 @@ static int read_round(psd_round_t *out, const Psd__Round *message, psd_err_t *er
     if (message->clock > PSD_MAX_COUNT || message->view_id > PSD_MAX_COUNT)
         return psd_err_set(err, PSD_EPROTO, "Round.%s is too large", message->clock > PSD_MAX_COUNT ? "clock" : "view_id");
     if ((rc = check_real("Round", "lr", message->lr, false, false, err)) ||
-        (rc = check_real("Round", "clip_scale", message->clip_scale, false, false, err)) ||
         (rc = read_members(&out->contributor, &out->n_contributors, message->contributor, message->n_contributor, "contributor",
                            err)) ||
         (rc = read_members(&out->member, &out->n_members, message->member, message->n_member, "member", err)))
@@ -650,7 +655,6 @@ static int read_round(psd_round_t *out, const Psd__Round *message, psd_err_t *er
     out->clock = message->clock;
     out->apply = message->apply;
     out->lr = message->lr;
-    out->clip_scale = message->clip_scale;
     out->view_id = message->view_id;
     return PSD_OK;
 }

@@ -13,7 +13,7 @@
 #include "common/base/err.h"
 
 enum {
-    PSD_PROTOCOL = 2,        /* version spoken */
+    PSD_PROTOCOL = 3,        /* version spoken */
     PSD_MAX_HEADER = 4096,   /* bytes of a header frame */
     PSD_MAX_LIST = 65536,    /* bytes of a payload that is a protobuf list */
     PSD_MAX_CHUNK = 1 << 18, /* elements of a chunk */
@@ -40,6 +40,7 @@ typedef enum psd_payload {
     PSD_PAYLOAD_TENSORS, /* psd_tensor_list */
     PSD_PAYLOAD_CLUSTER, /* psd_cluster */
     PSD_PAYLOAD_ROUND,   /* psd_round */
+    PSD_PAYLOAD_SUMS,    /* parts * n_elements float64, little-endian; may be none */
 } psd_payload_t;
 
 /* Who may send a kind: a bit mask, told by psd_kind_sender. */
@@ -74,6 +75,8 @@ enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4, PSD_FR
     X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                                      \
     X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0,                                                                \
       "set what text names to value from the next decision on; answered in kind")                                                  \
+    X(SUMS, 29, PSD_FROM_SHARD, SUMS, 1, "what a pass before the step has measured, chunk by chunk")                               \
+    X(TOTALS, 30, PSD_FROM_COORDINATOR, SUMS, 1, "an entry of that log: what all shards have measured together")                   \
     X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")                       \
     X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, NONE, 0,                                                                \
       "an operator's wish, in text: the job, a verb, its word; answered in kind, or with WAIT or REFUSED")
@@ -233,6 +236,7 @@ typedef struct psd_cluster {
     uint32_t per_push;                            /* 1 when each push is a step (asp) */
     uint32_t lease_ms;                            /* silence after which a worker is given up */
     uint32_t has_slow;                            /* 1 when the rule keeps slow weights */
+    double clip_value, clip_norm;                 /* bounds of the summed gradient; 0: none */
 } psd_cluster_t;
 
 typedef struct psd_member {
@@ -251,7 +255,6 @@ typedef struct psd_round {
     uint64_t clock;
     bool apply;                /* COMMAND: contributors make a step */
     double lr;                 /* COMMAND: learning rate of that step */
-    double clip_scale;         /* COMMAND: factor on the summed gradient, 1 for none */
     uint64_t view_id;          /* COMMAND: the view from here on */
     uint32_t n_contributors;   /* ascending by worker */
     psd_member_t *contributor; /* owned */

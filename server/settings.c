@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/config/number.h"
+
 static bool is_word(const psd_options_t *options, psd_option_id_t id, const char *word)
 {
     return !strcmp(psd_options_string(options, id), word);
@@ -19,6 +21,8 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode));
     engine->lr_rule = psd_lr_rule_find(psd_options_string(options, PSD_OPT_sync_lr_rule));
     engine->max_staleness = psd_options_uint(options, PSD_OPT_sync_max_staleness);
+    engine->clip = (psd_clip_t){ .value = psd_options_double(options, PSD_OPT_clip_value),
+                                 .norm = psd_options_double(options, PSD_OPT_clip_norm) };
     engine->max_skipped = psd_options_uint(options, PSD_OPT_sync_max_skipped);
     assert(engine->mode && engine->lr_rule && "the option table admits only names of these tables");
     if (at->is_first)
@@ -47,20 +51,35 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .start_timeout_ms = patience_ms,
                                                    .patience_ms = patience_ms,
                                                    .mode = out->engine.mode,
+                                                   .rule = out->engine.rule,
+                                                   .clip = out->engine.clip,
                                                    .lr = psd_rule_lr(&out->engine.rule),
                                                    .has_slow = out->engine.rule.lookahead,
                                                    .save_every_rounds = psd_options_uint(options, PSD_OPT_checkpoint_every_steps),
                                                    .save_every_ms = psd_options_ms(options, PSD_OPT_checkpoint_every) };
 }
 
+static const char *print_clip(const psd_clip_t *clip, char *text, size_t n)
+{
+    char number[PSD_NUMBER_TEXT];
+    size_t at = 0;
+    text[0] = '\0';
+    if (clip->value > 0)
+        at += (size_t)snprintf(text, n, " clip_value=%s", psd_number_print(clip->value, number));
+    if (clip->norm > 0)
+        snprintf(text + at, n - at, " clip_norm=%s", psd_number_print(clip->norm, number));
+    return text;
+}
+
 static void write_text(psd_settings_t *out, const psd_options_t *options)
 {
-    char rule[PSD_RULE_TEXT], per_push[128] = "";
+    char rule[PSD_RULE_TEXT], per_push[128] = "", clip[128];
     const psd_engine_config_t *engine = &out->engine;
     if (!psd_mode_has_rounds(engine->mode))
         snprintf(per_push, sizeof per_push, " lr_rule=%s max_staleness=%" PRIu64, engine->lr_rule->name, engine->max_staleness);
-    snprintf(out->text, sizeof out->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s", psd_options_int(options, PSD_OPT_servers),
-             engine->mode->name, psd_rule_print(&engine->rule, rule), per_push, *out->checkpoint_dir ? " checkpoints=yes" : "");
+    snprintf(out->text, sizeof out->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s",
+             psd_options_int(options, PSD_OPT_servers), engine->mode->name, psd_rule_print(&engine->rule, rule),
+             print_clip(&engine->clip, clip, sizeof clip), per_push, *out->checkpoint_dir ? " checkpoints=yes" : "");
 }
 
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err)
@@ -71,6 +90,12 @@ int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const p
     if (psd_rule_parse(&out->engine.rule, psd_options_string(options, PSD_OPT_optimizer), err) != PSD_OK)
         return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(options, PSD_OPT_optimizer));
     read_engine(out, options, at);
+    if (out->engine.rule.opt->n_sums && !psd_mode_has_rounds(out->engine.mode))
+        return psd_err_set(
+            err, PSD_ECONFIG,
+            "optimizer (%s): %s needs sums over whole tensors, which servers exchange when they close a round, and in "
+            "sync.mode %s there are none; set it to bsp, or choose another optimizer",
+            psd_options_origin(options, PSD_OPT_optimizer), out->engine.rule.opt->name, out->engine.mode->name);
     write_text(out, options);
     if (at->is_first)
         read_coordinator(out, options);

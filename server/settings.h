@@ -20,5 +20,5 @@ typedef struct psd_settings {
 } psd_settings_t;
 
 /* Read `options` for the server `at`. Texts in `out` are those of `options`, which must outlive it; `out` must not move.
- * PSD_ECONFIG when the optimizer is malformed, saying where it was set. */
+ * PSD_ECONFIG when the optimizer is malformed, or cannot be had in the mode, saying where it was set. */
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err);

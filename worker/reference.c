@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/optim/whole.h"
 #include "worker/sampler.h"
 
 typedef struct tensor {
@@ -78,6 +79,20 @@ void psd_reference_destroy(psd_reference_t **self_p)
     free(self);
 }
 
+static void step(psd_reference_t *self, uint32_t n_gradients)
+{
+    psd_whole_t whole[PSD_MAX_PARAMS];
+    for (size_t i = 0; i < self->n; i++) {
+        tensor_t *t = &self->tensor[i];
+        whole[i] = (psd_whole_t){ .n = self->params[i].n,
+                                  .w = self->params[i].data,
+                                  .slot = t->slot,
+                                  .state = &t->state,
+                                  .gradient = (const float *const *)t->gradient };
+    }
+    psd_whole_step(&self->rule, &self->config.clip, whole, self->n, self->weight, n_gradients, psd_rule_lr(&self->rule));
+}
+
 void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, const uint32_t *ranks, uint32_t n)
 {
     size_t total = 0;
@@ -94,11 +109,8 @@ void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, 
     }
     for (uint32_t r = 0; r < k; r++)
         self->weight[r] /= (double)total;
-    for (size_t i = 0; i < self->n && k; i++) {
-        tensor_t *t = &self->tensor[i];
-        psd_step_reference(&self->rule, &t->state, self->params[i].data, t->slot, self->params[i].n,
-                           (const float *const *)t->gradient, self->weight, k, psd_rule_lr(&self->rule));
-    }
+    if (k)
+        step(self, k);
 }
 
 static psd_saved_t saved(const psd_reference_t *self, size_t i, bool slow)

@@ -1,8 +1,9 @@
 /* reference.h - the single process that a cluster in bsp must equal, bit for bit: the same data, model and batches, each
- * worker's slice one after the other, their gradients summed in rank order by psd_step_reference. One thread at a
+ * worker's slice one after the other, their gradients summed in rank order by psd_whole_step. One thread at a
  * time. */
 #pragma once
 
+#include "common/optim/clip.h"
 #include "common/optim/optimizer.h"
 #include "common/system/safetensors.h"
 #include "worker/setup.h"
@@ -18,6 +19,7 @@ typedef struct psd_reference_config {
     bool shuffle;
     uint64_t seed;
     const char *rule; /* optimizer */
+    psd_clip_t clip;  /* bounds of the summed gradient */
     uint32_t world;   /* most workers that it shall stand for, at least 1 */
 } psd_reference_config_t;
 

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "common/base/absence.h"
-#include "common/optim/aggregate.h"
+#include "common/optim/clip.h"
 
 enum {
     RTO_MS = 200,
@@ -458,10 +458,11 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
 /* Where each push is a step, a shard cannot take back another shard's: the whole gradient is checked first. */
 static void check_whole_gradient(psd_session_t *self)
 {
+    const psd_clip_t clip = { .value = self->cluster->clip_value };
     self->norm2 = 0;
     for (uint32_t i = 0; self->cluster->per_push && i < self->list.n; i++)
         if (self->gradient[i])
-            self->norm2 += psd_sum_of_squares(self->gradient[i], self->list.tensor[i].n_elements);
+            self->norm2 += psd_clip_sum_of_squares(&clip, self->gradient[i], self->list.tensor[i].n_elements);
     self->nonfinite = !isfinite(self->norm2);
     if (self->nonfinite)
         self->norm2 = 0;

@@ -48,6 +48,7 @@
     X(TIME_LEFT, GAUGE, "psd_time_left_seconds", 0, "", "Time to the last step at the trainer's pace so far.")                     \
     X(LEARNING_RATE, GAUGE, "psd_learning_rate", 0, "", "Learning rate of the last step.")                                         \
     X(GRADIENT_NORM, GAUGE, "psd_gradient_norm", 0, "", "Norm of the last gradient.")                                              \
+    X(CLIP_SCALE, GAUGE, "psd_clip_scale", 0, "", "Factor by which clip.norm shortened the last gradient; 1: it did not.")         \
     X(LOOKAHEAD_SYNCS, COUNTER, "psd_lookahead_syncs_total", 0, "", "Lookahead syncs done.")                                       \
     X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "", "When the last checkpoint was whole.")       \
     X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long it took.")                                   \

@@ -61,7 +61,7 @@ void psd_rule_init(const psd_rule_t *rule, psd_rule_state_t *state, const float 
 
 psd_plan_t psd_rule_plan(const psd_rule_t *rule, psd_rule_state_t *state, double lr)
 {
-    psd_plan_t plan = { .alpha = (float)rule->alpha, .rest = (float)(1.0 - rule->alpha) };
+    psd_plan_t plan = { .alpha = (float)rule->alpha, .rest = (float)(1.0 - rule->alpha), .scale = 1.0f };
     state->t++;
     rule->opt->prepare(rule->hyper, lr, state->t, state->scalar, plan.coef);
     plan.sync = rule->lookahead && state->t % rule->k == 0;
@@ -84,38 +84,57 @@ static void look_back(const psd_isa_t *isa, const psd_rule_t *rule, const psd_pl
     }
 }
 
+/* The row of the rule's optimizer in every instruction set's table. */
+static size_t row_of(const psd_rule_t *rule)
+{
+    size_t row = 0;
+    while (table()[row] && table()[row] != rule->opt)
+        row++;
+    assert(table()[row]); /* rules come from psd_rule_parse() */
+    return row;
+}
+
+/* The optimizer's own slots among those that the rule keeps, from element `from` on. */
+static void find_slots(const psd_rule_t *rule, float *const *slot, size_t from, psd_step_t *s)
+{
+    int kept = 0;
+    for (int i = 0; i < PSD_MAX_SLOTS && rule->opt->slots[i].name; i++)
+        if (used(rule) >> i & 1)
+            s->slot[i] = slot[kept++] + from;
+}
+
 void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, const float *g, size_t n)
 {
     /* So many elements of eight arrays fit the smallest first-level cache: a sync finds there what the step
      * wrote. */
     enum { BLOCK = 1024 };
     const psd_isa_t *isa = psd_isa_active();
-    size_t row = 0;
-    while (table()[row] && table()[row] != rule->opt)
-        row++;
-    assert(table()[row]); /* rules come from psd_rule_parse() */
-
-    const size_t stride = plan->sync ? BLOCK : n;
+    const size_t row = row_of(rule), stride = plan->sync ? BLOCK : n;
     for (size_t from = 0; from < n; from += stride) {
         const size_t count = n - from < stride ? n - from : stride;
         psd_step_t s = { .n = count, .w = w + from, .g = g + from, .coef = plan->coef };
-        int kept = 0;
-        for (int i = 0; i < PSD_MAX_SLOTS && rule->opt->slots[i].name; i++)
-            if (used(rule) >> i & 1)
-                s.slot[i] = slot[kept++] + from;
+        find_slots(rule, slot, from, &s);
         isa->optimizers[row]->step(&s);
         if (plan->sync)
             look_back(isa, rule, plan, w, slot, from, count);
     }
 }
 
-void psd_step_reference(const psd_rule_t *rule, psd_rule_state_t *state, float *w, float *const *slot, size_t n,
-                        const float *const *gradient, const double *weight, size_t n_gradients, double lr)
+void psd_rule_measure(const psd_rule_t *rule, const psd_plan_t *plan, const float *w, float *const *slot, const float *g, size_t n,
+                      double *sum)
 {
-    psd_plan_t plan = psd_rule_plan(rule, state, lr);
-    float *sum = malloc(n * sizeof *sum);
-    assert(sum);
-    psd_aggregate(sum, gradient, weight, n_gradients, n);
-    psd_rule_apply(rule, &plan, w, slot, sum, n);
-    free(sum);
+    psd_lanes_t lanes[PSD_MAX_SUMS] = { { 0 } };
+    union {
+        const float *read;
+        float *write;
+    } weights = { .read = w }; /* psd_step_t is the step's, which writes; a measuring kernel does not */
+    psd_step_t s = { .n = n, .w = weights.write, .g = g, .coef = plan->coef };
+    find_slots(rule, slot, 0, &s);
+    psd_isa_active()->optimizers[row_of(rule)]->measure(&s, lanes);
+    for (int k = 0; k < rule->opt->n_sums; k++) {
+        for (size_t half = PSD_LANES / 2; half; half /= 2)
+            for (size_t j = 0; j < half; j++)
+                lanes[k][j] += lanes[k][j + half];
+        sum[k] += lanes[k][0];
+    }
 }

@@ -18,6 +18,8 @@ enum {
     PSD_MAX_COEF = 16,  /* float scalars that a kernel reads */
     PSD_MAX_SCALAR = 2, /* double scalars that a tensor carries from update to update (NAdam's product) */
     PSD_MAX_SLOTS = 5,  /* float arrays beside the weights, Lookahead's included */
+    PSD_MAX_SUMS = 4,   /* doubles that a rule asks for before its step */
+    PSD_LANES = 16,     /* running sums of each, so that the order of additions does not depend on a register's width */
     PSD_RULE_TEXT = 512 /* longest printed rule, with its end */
 };
 
@@ -29,6 +31,12 @@ typedef struct psd_step {
     float *slot[PSD_MAX_SLOTS]; /* state arrays in the order of the optimizer's `slots` (unused ones NULL) */
     const float *coef;          /* what `prepare` made */
 } psd_step_t;
+
+/* The running sums of one double: element i of a block is added to lane i % PSD_LANES. */
+typedef double psd_lanes_t[PSD_LANES];
+
+/* What sums are over. */
+typedef enum psd_scope { PSD_SCOPE_TENSOR, PSD_SCOPE_MODEL } psd_scope_t;
 
 /* Carried by each tensor (and kept equal by each of its chunks) from update to update. All zero at birth is wrong:
  * use psd_rule_init(). */
@@ -72,6 +80,14 @@ struct psd_optimizer {
     void (*prepare)(const double *hyper, double lr, uint64_t t, double *scalar, float *coef);
     /* The kernel: update s->n elements. */
     void (*step)(const psd_step_t *s);
+    /* Rules that have to know sums over the whole tensor, or model, before an element may move: how many, up to PSD_MAX_SUMS; 0
+     * for all others, which make no second pass. */
+    int n_sums;
+    psd_scope_t sums_over;
+    /* The kernel of the pass before: add the terms of s->n elements to sum[0..n_sums). Weights and slots stay as they are. */
+    void (*measure)(const psd_step_t *s, psd_lanes_t *sum);
+    /* Bring the sums over the whole, total[0..n_sums), into the scalars that `prepare` formed with `lr`. */
+    void (*settle)(const double *hyper, double lr, const double *total, float *coef);
 };
 
 typedef enum psd_pullback { PSD_PULLBACK_NONE, PSD_PULLBACK_RESET, PSD_PULLBACK_PULLBACK } psd_pullback_t;
@@ -91,6 +107,7 @@ typedef struct psd_rule {
 /* One planned update: everything that is the same for all elements of the tensor. Plain data, copy freely. */
 typedef struct psd_plan {
     float coef[PSD_MAX_COEF]; /* the optimizer's scalars */
+    float scale;              /* on the gradient, by whoever gives it; 1 unless it is clipped (common/optim/passes.h) */
     bool sync;                /* Lookahead syncs in this update */
     float alpha;              /* its step */
     float rest;               /* 1 - alpha, for the pullback of first moments */
@@ -118,11 +135,10 @@ psd_plan_t psd_rule_plan(const psd_rule_t *rule, psd_rule_state_t *state, double
 /* Make the planned update on `n` elements: `w` and `slot[0..n_slots)` in place, along gradient `g`. */
 void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, const float *g, size_t n);
 
-/* The single-process computation that a cluster must equal, bit for bit: one whole tensor's step along the sum of
- * `n_gradients` gradients with these weights. Slots and state as psd_rule_init made them. Aborts
- * without memory. */
-void psd_step_reference(const psd_rule_t *rule, psd_rule_state_t *state, float *w, float *const *slot, size_t n,
-                        const float *const *gradient, const double *weight, size_t n_gradients, double lr);
+/* Add the rule's terms of `n` elements, which stay as they are, to sum[0..n_sums) (see psd_optimizer_t). Each sum is formed in
+ * PSD_LANES running ones, which are then added pairwise. */
+void psd_rule_measure(const psd_rule_t *rule, const psd_plan_t *plan, const float *w, float *const *slot, const float *g, size_t n,
+                      double *sum);
 
 /* The i-th optimizer of the table in the order of documentation, NULL past its end. */
 const psd_optimizer_t *psd_optimizer_at(size_t i);

@@ -13,6 +13,7 @@
 #include "server/core/failure.h"
 #include "server/core/journal.h"
 #include "server/core/saves.h"
+#include "server/core/totals.h"
 
 enum {
     WAITING_LINE_MS = 5000, /* between two log lines of what is waited for */
@@ -32,6 +33,7 @@ struct psd_coordinator {
     uint32_t n_view;
     psd_tensor_list_t model; /* n = 0 before the first registration */
     psd_journal_t journal;
+    psd_totals_t totals; /* of the step that was decided last */
     uint64_t view_id;
     uint64_t clock; /* rounds decided; where there are none, checkpoints ordered */
     uint64_t skipped;
@@ -230,6 +232,10 @@ static void send_entry(psd_coordinator_t *self, uint32_t s, const psd_entry_t *e
     msg->seq = e->seq;
     msg->code = e->code;
     msg->view_id = self->view_id;
+    if (e->kind == PSD_MSG_TOTALS) {
+        msg->parts = 1;
+        msg->n_elements = (uint32_t)(e->payload->n_bytes / sizeof(double));
+    }
     if (e->kind == PSD_MSG_COMMAND && e->code & PSD_COMMAND_FINISH)
         snprintf(msg->text, sizeof msg->text, "%s", self->end_text);
 }
@@ -287,7 +293,6 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
     round->member = member;
     round->view_id = ++self->view_id;
     round->lr = self->config.lr;
-    round->clip_scale = 1;
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
         row->complete = 0;
@@ -339,6 +344,16 @@ static void tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         view_changed(self, now_ms, out);
 }
 
+/* The step that was decided begins with passes that measure the whole model. */
+static void await_totals(psd_coordinator_t *self)
+{
+    uint64_t sizes[PSD_MAX_TENSORS];
+    for (uint32_t i = 0; i < self->model.n; i++)
+        sizes[i] = self->model.tensor[i].n_elements;
+    const int rc = psd_totals_await(&self->totals, sizes, self->model.n, self->config.n_servers);
+    assert(rc == PSD_OK && "no memory for the sums of a model");
+}
+
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
 static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
@@ -364,6 +379,8 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     if (!round.apply)
         round.n_contributors = 0;
     decide(self, now_ms, &round, PSD_COMMAND_CLOSE, out);
+    if (round.apply)
+        await_totals(self);
     free(contributor);
 }
 
@@ -483,7 +500,7 @@ static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
     else
         psd_membership_describe_end(&self->members, self->config.mode->unit, self->config.drops_lost, self->end_text,
                                     sizeof self->end_text);
-    psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id, .clip_scale = 1 };
+    psd_round_t nothing = { .clock = self->clock, .view_id = self->view_id };
     append_command(self, now_ms, &nothing, PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
 }
 
@@ -584,7 +601,8 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     }
     enter(self, self->paused ? PSD_JOB_PAUSED : enough ? PSD_JOB_TRAINING : PSD_JOB_DEGRADED, live, out);
     tend_pushes(self, now_ms, out);
-    if (!psd_mode_has_rounds(mode) || self->state != PSD_JOB_TRAINING || !psd_saves_is_safe(&self->saves))
+    if (!psd_mode_has_rounds(mode) || self->state != PSD_JOB_TRAINING || !psd_saves_is_safe(&self->saves) ||
+        psd_totals_is_awaiting(&self->totals))
         return;
     p = look(self, self->clock);
     if (mode->closes(&p))
@@ -619,6 +637,7 @@ static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out
         psd_tensors_clear(&self->model); /* with a checkpoint the shards know the model from it */
     self->clock = psd_saves_newest(&self->saves);
     begin_progress(self);
+    psd_totals_clear(&self->totals);
     psd_actions_log(out, PSD_LEVEL_WARN, "job.restart", "why=\"%s\" from_clock=%" PRIu64 " checkpoint=%s run=%" PRIu64, why,
                     self->clock, self->saves.n_points ? "yes" : "none", self->runs);
 }
@@ -645,12 +664,9 @@ static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_ac
     if (!begun || !psd_saves_is_urgent(&self->saves) || !psd_saves_is_due(&self->saves, now_ms, &p, self->ending))
         return;
     p.clock = self->clock = self->config.mode->save_clock(&p);
-    psd_round_t same = { .clock = self->clock,
-                         .lr = self->config.lr,
-                         .clip_scale = 1,
-                         .view_id = self->view_id,
-                         .n_members = self->n_view,
-                         .member = self->view };
+    psd_round_t same = {
+        .clock = self->clock, .lr = self->config.lr, .view_id = self->view_id, .n_members = self->n_view, .member = self->view
+    };
     append_command(self, now_ms, &same, PSD_COMMAND_SAVE, out);
     psd_saves_begin(&self->saves, now_ms, &p, psd_journal_last(&self->journal));
 }
@@ -750,6 +766,8 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     cluster->per_push = !psd_mode_has_rounds(self->config.mode);
     cluster->lease_ms = (uint32_t)self->config.lease_ms;
     cluster->has_slow = self->config.has_slow;
+    cluster->clip_value = self->config.clip.value;
+    cluster->clip_norm = self->config.clip.norm;
     snprintf(cluster->settings, sizeof cluster->settings, "%s", self->settings);
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         memcpy(cluster->endpoint[s], self->servers.row[s].endpoint, sizeof cluster->endpoint[s]);
@@ -1178,6 +1196,23 @@ static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
         evaluate(self, now_ms, out);
 }
 
+/* What a pass before the step has measured at a shard. When all have told, the whole goes into the log. */
+static void on_sums(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                    psd_actions_t *out)
+{
+    const size_t n = payload ? payload->n_bytes / sizeof(double) : 0;
+    uint32_t n_total;
+    if (msg->job != self->config.job_id || !psd_servers_is_from(&self->servers, from, msg->shard)) {
+        self->report.rejected[PSD_REFUSAL_SESSION]++;
+        return;
+    }
+    if (msg->clock != self->clock ||
+        !psd_totals_take(&self->totals, msg->shard, (int)msg->code, n ? payload->data : NULL, n, &n_total))
+        return;
+    append_entry(self, now_ms, PSD_MSG_TOTALS, msg->code, psd_payload_copy(self->totals.total, n_total * sizeof(double)), out);
+    evaluate(self, now_ms, out);
+}
+
 /* ---- operators' wishes ---- */
 
 bool psd_coordinator_pause(psd_coordinator_t *self, uint64_t now_ms, bool paused, psd_actions_t *out)
@@ -1281,6 +1316,8 @@ void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_
         on_shard_hello(self, now_ms, from, msg, out);
     else if (msg->kind == PSD_MSG_SHARD_STATE)
         on_shard_state(self, now_ms, from, msg, payload, out);
+    else if (msg->kind == PSD_MSG_SUMS)
+        on_sums(self, now_ms, from, msg, payload, out);
     else
         on_worker_message(self, now_ms, from, msg, payload, out);
 }
@@ -1344,6 +1381,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
                        config->points, config->n_points);
         self->clock = psd_saves_newest(&self->saves);
         begin_progress(self);
+        psd_totals_init(&self->totals, &config->rule, &config->clip);
     }
     bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
     if (!copied || !self->job || !self->settings) {
@@ -1360,6 +1398,7 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
     if (!self)
         return;
     psd_journal_clear(&self->journal);
+    psd_totals_clear(&self->totals);
     psd_tensors_clear(&self->model);
     free(self->job);
     free(self->settings);

@@ -5,6 +5,8 @@
  * Pure, like the engine: events in, actions out. One thread at a time. */
 #pragma once
 
+#include "common/optim/clip.h"
+#include "common/optim/optimizer.h"
 #include "server/core/absent.h"
 #include "server/core/membership.h"
 #include "server/core/mode.h"
@@ -29,6 +31,8 @@ typedef struct psd_coordinator_config {
     uint64_t start_timeout_ms; /* workers_want are waited for at most half as long, see PSD_WANT_MS; 0: no bound */
     uint64_t patience_ms;      /* end the job when somebody whom it needs has been missing for so long; 0: never */
     const psd_mode_t *mode;
+    psd_rule_t rule;            /* the optimizer */
+    psd_clip_t clip;            /* the bounds of the summed gradient */
     double lr;                  /* learning rate, until a SETTING changes it */
     bool has_slow;              /* the rule keeps slow weights */
     bool checkpoints;           /* the servers can save: there is a directory */

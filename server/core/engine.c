@@ -175,7 +175,7 @@ void psd_eng_send_all_weights(psd_engine_t *self, psd_eng_worker_t *w, psd_actio
 /* New members get the weights as soon as there are some, the worker is attached, and no step is under way. */
 void psd_eng_pay_debts(psd_engine_t *self, psd_actions_t *out)
 {
-    if (!psd_eng_is_started(self) || self->running)
+    if (!psd_eng_is_started(self) || self->update.open)
         return;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         psd_eng_worker_t *w = self->worker[i];
@@ -345,9 +345,9 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
 {
     if (stepped) {
         self->version++;
-        self->samples += self->step_samples;
+        self->samples += self->update.samples;
         self->stats.steps++;
-        self->stats.samples += self->step_samples;
+        self->stats.samples += self->update.samples;
     }
     self->stats.syncs = psd_engine_sync_epoch(self);
     psd_eng_begin_save(self, out);
@@ -356,13 +356,47 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
     psd_eng_start_queued_push(self, now_ms, out);
 }
 
-/* Hand out one piece of work per chunk: the mean over `contributor[0..n)`, whose samples sum to `total`. */
-static void start_step(psd_engine_t *self, psd_eng_worker_t **contributor, uint32_t n, uint64_t total, double lr, float scale,
-                       psd_actions_t *out)
+/* Tell the coordinator what the pass has measured here. */
+static void send_sums(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    self->step_samples = total;
+    const uint32_t parts = psd_shard_parts(self->shard), n = psd_update_sums(&self->update);
+    psd_buf_t *payload = parts ? psd_payload_copy(self->update.sum, (size_t)parts * n * sizeof(double)) : NULL;
+    psd_msg_t *msg = psd_eng_send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SUMS, payload, out);
+    msg->clock = self->clock;
+    msg->code = (uint32_t)self->update.pass;
+    msg->parts = parts;
+    msg->n_elements = n;
+    self->sums_sent_ms = now_ms;
+    psd_buf_unref(&payload);
+}
+
+static uint32_t tensor_of(const psd_engine_t *self, uint32_t part)
+{
+    return self->map.chunk[self->map.part[self->index][part]].tensor;
+}
+
+/* Hand out the work of the update's pass, one piece per chunk. Whether that is all of it: this shard has no chunks. */
+static bool hand_out(psd_engine_t *self, psd_actions_t *out)
+{
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
+        psd_work_t *work = psd_shard_pending(self->shard, p);
+        psd_update_hand_out(&self->update, work, tensor_of(self, p));
+        if (psd_update_is_step(&self->update) && !psd_eng_may_step(self, work))
+            continue;
+        psd_bitmap_set(self->update.busy, p);
+        psd_actions_work(out, work);
+    }
+    return psd_update_pass_is_over(&self->update);
+}
+
+/* Begin an update: the mean over `contributor[0..n)`, whose samples sum to `total`. With `measures`, clipping and the rule look
+ * at the whole model before its step; else `scale` is known. */
+static void start_update(psd_engine_t *self, psd_eng_worker_t **contributor, uint32_t n, uint64_t total, double lr, bool measures,
+                         float scale, psd_actions_t *out)
+{
     self->stats.lr = lr;
     self->stats.loss = self->stats.grad_norm2 = 0;
+    self->stats.clip_scale = (double)scale;
     for (uint32_t k = 0; k < n; k++) {
         self->stats.loss += contributor[k]->loss * (double)contributor[k]->samples / (double)total;
         self->stats.grad_norm2 += contributor[k]->norm2;
@@ -381,27 +415,17 @@ static void start_step(psd_engine_t *self, psd_eng_worker_t **contributor, uint3
             work->weight[work->n_gradients] = (double)contributor[k]->samples / (double)total;
             work->gradient[work->n_gradients++] = psd_buf_ref(contributor[k]->parked[p]);
         }
-        self->running++;
-        if (!psd_eng_may_step(self, work))
-            continue;
-        psd_bitmap_set(self->stepping, p);
-        psd_actions_work(out, work);
     }
+    psd_update_begin(&self->update, total, measures);
+    hand_out(self, out);
 }
 
-void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out)
+/* A chunk's step has run: its weights go to whoever waits for them. */
+static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions_t *out)
 {
-    assert(self->running > 0);
-    self->running--;
-    psd_bitmap_unset(self->stepping, work->part);
-    psd_eng_chunk_stepped(self, work->part, out);
-    if (self->leaving_run) {
-        psd_eng_start_over_if_due(self, now_ms, out);
-        return;
-    }
     /* Weights carry the version that this step makes, and the samples behind it. */
     self->version++;
-    self->samples += self->step_samples;
+    self->samples += self->update.samples;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         psd_eng_worker_t *w = self->worker[i];
         if (!w || w->standing != PSD_MEMBER || !w->peer || w->owed)
@@ -414,9 +438,48 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
             w->owed = true;
     }
     self->version--;
-    self->samples -= self->step_samples;
-    if (!self->running)
+    self->samples -= self->update.samples;
+}
+
+void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out)
+{
+    const bool is_step = psd_update_is_step(&self->update), is_last = psd_update_returned(&self->update, work);
+    psd_eng_chunk_stepped(self, work->part, out);
+    if (self->leaving_run) {
+        psd_eng_start_over_if_due(self, now_ms, out);
+        return;
+    }
+    if (is_step) {
+        self->stats.clip_scale = (double)work->clipped;
+        send_stepped(self, work, out);
+    }
+    if (is_last && is_step)
         step_finished(self, now_ms, true, out);
+    else if (is_last)
+        send_sums(self, now_ms, out);
+}
+
+/* A step of a shard without chunks, or a round without a step: all members go on. */
+static void finish_at_once(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
+{
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer && !self->worker[i]->owed)
+            psd_eng_send_unchanged(self, self->worker[i], out);
+    step_finished(self, now_ms, stepped, out);
+}
+
+/* What all shards have measured together. */
+static void on_totals(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+{
+    const size_t n = payload ? payload->n_bytes / sizeof(double) : 0;
+    const bool wanted = psd_update_settle(&self->update, (int)msg->code, n ? payload->data : NULL, n);
+    assert(wanted && "the coordinator adds up what every shard has told it");
+    self->log_done = msg->seq;
+    if (hand_out(self, out) && self->update.measured)
+        send_sums(self, now_ms, out);
+    else if (!self->update.open)
+        finish_at_once(self, now_ms, true, out);
+    psd_eng_send_state(self, NULL, out);
 }
 
 /* ---- gradients that are not finite ---- */
@@ -533,11 +596,12 @@ static void reject_nonfinite(psd_engine_t *self, psd_eng_worker_t *w, psd_action
 static void step_push(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w, const psd_progress_t *p, psd_actions_t *out)
 {
     self->stepping_for = w;
-    start_step(self, &w, 1, w->samples, self->lr * self->config.mode->rate(p), 1, out);
+    start_update(self, &w, 1, w->samples, self->lr * self->config.mode->rate(p), false,
+                 psd_clip_scale(&self->config.clip, w->whole_norm2), out);
     close_clock(self, w, w->applied + 1);
     find_slowest(self);
     self->stats.rounds++;
-    if (!self->running) {
+    if (!self->update.open) {
         psd_eng_send_unchanged(self, w, out);
         step_finished(self, now_ms, true, out);
     }
@@ -546,7 +610,7 @@ static void step_push(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w, 
 void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const psd_mode_t *mode = self->config.mode;
-    while (self->n_queued && !self->running) {
+    while (self->n_queued && !self->update.open) {
         psd_eng_worker_t *w = self->worker[self->queue[0]];
         const bool here = w && w->standing == PSD_MEMBER && w->complete;
         const psd_progress_t p = here ? psd_eng_progress(self, w) : (psd_progress_t){ 0 };
@@ -648,7 +712,7 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
     count_skipped(self, round, out);
     self->stepping_for = NULL;
     if (round->apply)
-        start_step(self, contributor, n, total, round->lr * rate_of_round(self), (float)round->clip_scale, out);
+        start_update(self, contributor, n, total, round->lr * rate_of_round(self), true, 1, out);
     self->clock = round->clock;
     self->stats.rounds++;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
@@ -656,15 +720,13 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
             close_clock(self, self->worker[i], round->clock);
     install_view(self, round);
     /* New members are served chunk by chunk with the others, by this very step. */
-    for (uint32_t i = 0; self->running && i < PSD_MAX_WORKERS; i++)
+    for (uint32_t i = 0; self->update.open && i < PSD_MAX_WORKERS; i++)
         if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
             self->worker[i]->owed = false;
-    if (self->running)
-        return;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer && !self->worker[i]->owed)
-            psd_eng_send_unchanged(self, self->worker[i], out);
-    step_finished(self, now_ms, round->apply, out);
+    if (self->update.measured) /* without chunks a pass is over at once */
+        send_sums(self, now_ms, out);
+    else if (!self->update.open)
+        finish_at_once(self, now_ms, round->apply, out);
 }
 
 static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
@@ -710,17 +772,18 @@ int psd_eng_make_shard(psd_engine_t *self, psd_err_t *err)
     for (uint32_t i = 0; i < self->model.n; i++)
         sizes[i] = self->model.tensor[i].n_elements;
     int rc = psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, err);
-    if (rc == PSD_OK && !(self->shard = psd_shard_new(&self->config.rule, &self->map, self->index, err)))
+    if (rc == PSD_OK && !(self->shard = psd_shard_new(&self->config.rule, &self->config.clip, &self->map, self->index, err)))
         rc = PSD_ENOMEM;
+    if (rc == PSD_OK && !psd_update_init(&self->update, self->shard, self->model.n))
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for the sums of %u tensors", self->model.n);
     if (rc != PSD_OK)
         return rc;
     uint32_t parts = psd_shard_parts(self->shard);
     self->n_parts = parts ? parts : 1;
     self->started = calloc(1, psd_bitmap_bytes(self->n_parts));
-    self->stepping = calloc(1, psd_bitmap_bytes(self->n_parts));
     self->init.asked = calloc(1, psd_bitmap_bytes(self->n_parts));
     self->init.newest = calloc(1, psd_bitmap_bytes(self->n_parts));
-    assert(self->started && self->stepping && self->init.asked && self->init.newest && "no memory for a bitmap of chunks");
+    assert(self->started && self->init.asked && self->init.newest && "no memory for a bitmap of chunks");
     return PSD_OK;
 }
 
@@ -749,7 +812,7 @@ static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *m
         psd_eng_send_state(self, NULL, out);
         return;
     }
-    if (self->running || msg->seq > self->log_done + 1) {
+    if (self->update.running || msg->seq > self->log_done + 1) {
         /* Early or out of order: keep it, so that a reordered log costs nothing. */
         for (uint32_t i = 0; i < self->n_early; i++)
             if (self->early[i].msg.seq == msg->seq)
@@ -760,6 +823,8 @@ static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *m
     }
     if (msg->kind == PSD_MSG_MODEL)
         on_model(self, msg, payload, out);
+    else if (msg->kind == PSD_MSG_TOTALS)
+        on_totals(self, now_ms, msg, payload, out);
     else
         on_command(self, now_ms, msg, payload, out);
     run_early_commands(self, now_ms, out);
@@ -767,7 +832,7 @@ static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *m
 
 static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    for (uint32_t i = 0; i < self->n_early && !self->running; i++) {
+    for (uint32_t i = 0; i < self->n_early && !self->update.running; i++) {
         if (self->early[i].msg.seq > self->log_done + 1)
             continue;
         psd_held_command_t next = self->early[i];
@@ -838,8 +903,8 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
         psd_eng_start_over_if_due(self, now_ms, out);
     } else if (msg->kind == PSD_MSG_REFUSED && msg->seq == self->config.nonce)
         psd_actions_finish(out, PSD_EREFUSED, msg->text);
-    else if (self->welcomed && !self->restoring && (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL) &&
-             msg->job == self->job)
+    else if (self->welcomed && !self->restoring &&
+             (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL || msg->kind == PSD_MSG_TOTALS) && msg->job == self->job)
         on_log_entry(self, now_ms, msg, payload, out);
 }
 
@@ -899,6 +964,8 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
         return;
     if (self->welcomed) {
         psd_eng_send_state(self, NULL, out);
+        if (self->update.measured && now_ms >= self->sums_sent_ms + STATE_EVERY_MS)
+            send_sums(self, now_ms, out);
         psd_eng_request_init(self, now_ms, out);
     }
     /* Also when welcomed: over a connection that was lost and made again, the coordinator knows us by this
@@ -935,7 +1002,8 @@ const psd_partition_t *psd_engine_map(const psd_engine_t *self) { return &self->
 
 uint64_t psd_engine_sync_epoch(const psd_engine_t *self)
 {
-    return self->shard && psd_shard_parts(self->shard) && !self->running ? psd_shard_sync_epoch(self->shard, 0) : self->stats.syncs;
+    return self->shard && psd_shard_parts(self->shard) && !self->update.open ? psd_shard_sync_epoch(self->shard, 0)
+                                                                             : self->stats.syncs;
 }
 
 uint64_t psd_engine_elements(const psd_engine_t *self) { return self->shard ? self->map.n_elements[self->index] : 0; }

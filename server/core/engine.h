@@ -20,6 +20,7 @@ typedef struct psd_engine_config {
     int wanted_index;             /* index asked of the coordinator; -1: any */
     uint64_t nonce;               /* tells this start of the process from others; its lower 16 bits count its hellos */
     psd_rule_t rule;              /* the optimizer */
+    psd_clip_t clip;              /* the bounds of the summed gradient */
     const psd_mode_t *mode;       /* bsp, asp */
     const psd_lr_rule_t *lr_rule; /* asp */
     uint64_t max_staleness;       /* asp: older pushes are dropped; 0: none is too old */
@@ -47,6 +48,7 @@ typedef struct psd_engine_stats {
     double loss;       /* of the last step: weighted mean over its contributors; gauge */
     double lr;         /* of the last step; gauge */
     double grad_norm2; /* of the last step: sum over contributors' own squares; gauge */
+    double clip_scale; /* of the last step: the factor that the gradient was shortened by; 1: it was not; gauge */
 } psd_engine_stats_t;
 
 /* A shard that is to join a job. NULL, with `err` set, when memory runs out. */

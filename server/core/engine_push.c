@@ -206,6 +206,7 @@ static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const 
     if (!isfinite(norm2) && !w->bad_part)
         w->bad_part = msg->part + 1;
     w->norm2 += isfinite(norm2) ? norm2 : 0;
+    w->whole_norm2 = msg->norm2;
     self->stats.chunks++;
     if (w->held == self->n_parts || !msg->samples)
         on_complete(self, now_ms, w, out);
@@ -223,7 +224,7 @@ static void on_probe(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const
         psd_eng_init_answered(self, now_ms, w, msg->base_version, out);
         return;
     }
-    if (self->running) {
+    if (self->update.open) {
         psd_eng_send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, out); /* still here */
         return;
     }
@@ -245,7 +246,7 @@ static void on_probe(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const
 static void on_pull_slow(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     psd_eng_worker_t *w = member_for(self, from, msg, out);
-    if (!w || !psd_eng_is_started(self) || self->running || msg->parts != self->n_parts)
+    if (!w || !psd_eng_is_started(self) || self->update.open || msg->parts != self->n_parts)
         return;
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
         if (!psd_bitmap_get(payload->data, p))

@@ -13,7 +13,7 @@ static void note_trouble(psd_engine_t *self, const char *failure)
 static void save_next_part(psd_engine_t *self, psd_actions_t *out)
 {
     bool more = self->save_next < psd_shard_parts(self->shard);
-    self->save_blocked = more && psd_bitmap_get(self->stepping, self->save_next);
+    self->save_blocked = more && psd_bitmap_get(self->update.busy, self->save_next);
     self->save_in_flight = more && !self->save_blocked;
     if (self->save_blocked)
         return;
@@ -41,7 +41,7 @@ static void note_point(psd_engine_t *self)
 
 void psd_eng_begin_save(psd_engine_t *self, psd_actions_t *out)
 {
-    if (!self->save_due || self->saving || !psd_eng_is_started(self))
+    if (!self->save_due || self->saving || self->update.open || !psd_eng_is_started(self))
         return;
     self->save_due = false;
     if (self->saved == self->save_order + 1)
@@ -86,7 +86,7 @@ static void release_deferred(psd_engine_t *self, psd_actions_t *out)
 {
     if (!self->deferred)
         return;
-    psd_bitmap_set(self->stepping, self->deferred->part);
+    psd_bitmap_set(self->update.busy, self->deferred->part);
     psd_actions_work(out, self->deferred);
     self->deferred = NULL;
 }
@@ -116,7 +116,7 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, 
         return;
     self->saving = self->save_opening = self->save_in_flight = self->save_ending = false;
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++)
-        if (!psd_bitmap_get(self->stepping, p)) /* else when its step is done */
+        if (!psd_bitmap_get(self->update.busy, p)) /* else when its step is done */
             psd_shard_forget(self->shard, p);
     release_deferred(self, out);
     if (!failure)
@@ -124,7 +124,7 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, 
     else
         self->save_failed = self->save_clock + 1;
     note_trouble(self, failure);
-    if (!self->running)
+    if (!self->update.open)
         psd_eng_begin_save(self, out);
     if (!psd_eng_start_over_if_due(self, now_ms, out))
         psd_eng_send_state(self, NULL, out);
@@ -156,10 +156,10 @@ void psd_eng_forget_everything(psd_engine_t *self)
     psd_partition_clear(&self->map);
     psd_tensors_clear(&self->model);
     free(self->started);
-    free(self->stepping);
+    psd_update_clear(&self->update);
     free(self->init.asked);
     free(self->init.newest);
-    self->started = self->stepping = self->init.asked = self->init.newest = NULL;
+    self->started = self->init.asked = self->init.newest = NULL;
     self->init.asking = false;
     self->init.flying = 0;
     self->n_early = self->n_queued = self->n_started = 0;
@@ -197,11 +197,10 @@ bool psd_eng_start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_
 {
     if (!self->leaving_run)
         return false;
-    if (self->running - (self->deferred ? 1 : 0) || self->save_opening || self->save_in_flight || self->save_ending ||
+    if (self->update.running - (self->deferred ? 1 : 0) || self->save_opening || self->save_in_flight || self->save_ending ||
         self->restoring)
         return true;
     self->deferred = NULL;
-    self->running = 0;
     uint32_t index = self->index;
     psd_eng_forget_everything(self);
     self->leaving_run = self->welcomed = false;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "server/core/engine.h"
+#include "server/core/update.h"
 
 enum { PSD_MAX_HELD_COMMANDS = 16 }; /* log entries kept while a step runs; more are asked for again by their number */
 
@@ -33,6 +34,7 @@ typedef struct psd_eng_worker {
     uint32_t bad_part; /* the first chunk of it here that is not finite, from 1; 0: none here */
     uint64_t in_vain;  /* asp: its pushes in a row that were rejected for Inf or NaN */
     uint64_t base_version;
+    double whole_norm2; /* of the whole gradient, on all shards, by the worker's word */
     uint32_t held;
     uint8_t *have;      /* bitmap of chunks held */
     psd_buf_t **parked; /* their payloads; NULL: no gradient */
@@ -80,9 +82,9 @@ struct psd_engine {
     uint64_t slowest;                     /* the lowest clock that is closed for a member */
     uint64_t samples;                     /* behind the version */
     bool held;                            /* pushes wait, where each is a step */
-    uint32_t running;                     /* chunks being stepped */
+    psd_update_t update;                  /* the step that is being made */
     const psd_eng_worker_t *stepping_for; /* whose push is being stepped; NULL: all members' */
-    uint64_t step_samples;
+    uint64_t sums_sent_ms;
     uint32_t queue[PSD_MAX_WORKERS], n_queued; /* asp: workers whose push is complete, in order of arrival */
     psd_held_command_t early[PSD_MAX_HELD_COMMANDS];
     uint32_t n_early;
@@ -91,7 +93,6 @@ struct psd_engine {
     bool save_opening;               /* the writer makes the file; all chunks are still to be asked for */
     bool save_ending;                /* the writer makes the file durable */
     bool save_blocked;               /* the next chunk is being stepped: the writer gets it after that */
-    uint8_t *stepping;               /* bitmap of chunks that a thread steps now */
     uint64_t save_order, save_clock; /* the clock whose state the log wants; that of the one being written */
     psd_engine_point_t save_point;   /* what its file says beside the chunks */
     psd_member_t save_applied[PSD_MAX_WORKERS];

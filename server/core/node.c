@@ -76,6 +76,7 @@ static bool is_for_coordinator(psd_kind_t kind)
     case PSD_MSG_ADMIN:
     case PSD_MSG_SHARD_HELLO:
     case PSD_MSG_SHARD_STATE:
+    case PSD_MSG_SUMS:
         return true;
     default:
         return false;

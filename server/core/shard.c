@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "common/optim/aggregate.h"
+#include "common/optim/kernels/kernel.h"
 #include "proto/codec.h"
 
 /* Elements stepped at a time: the summed gradient and the state of a block stay in the cache, so that sum, optimizer,
@@ -26,6 +27,8 @@ typedef struct slice {
 
 struct psd_shard {
     psd_rule_t rule;
+    psd_clip_t clip;
+    psd_passes_t passes;
     uint32_t n_parts;
     slice_t *slice;              /* n_parts */
     size_t n_array;              /* bytes of each state array */
@@ -71,12 +74,15 @@ static int allocate(psd_shard_t *self, const psd_partition_t *map, uint32_t serv
     return PSD_OK;
 }
 
-psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_partition_t *map, uint32_t server, psd_err_t *err)
+psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const psd_partition_t *map, uint32_t server,
+                           psd_err_t *err)
 {
     assert(server < map->n_servers);
     psd_shard_t *self = calloc(1, sizeof *self);
     if (self) {
         self->rule = *rule;
+        self->clip = *clip;
+        self->passes = psd_passes_of(rule, clip);
         self->n_parts = map->n_parts[server];
         self->slice = calloc(self->n_parts + 1, sizeof *self->slice);
     }
@@ -114,6 +120,9 @@ void psd_shard_destroy(psd_shard_t **self_p)
     free(self->slice);
     free(self);
 }
+
+const psd_rule_t *psd_shard_rule(const psd_shard_t *self) { return &self->rule; }
+const psd_passes_t *psd_shard_passes(const psd_shard_t *self) { return &self->passes; }
 
 uint32_t psd_shard_parts(const psd_shard_t *self) { return self->n_parts; }
 
@@ -202,33 +211,34 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     }
     work->shard = self;
     work->part = part;
+    work->pass = 0;
+    work->is_bounded = false;
     work->lr = 0;
     work->scale = 1;
     work->preserve = false;
     work->checksum = 0;
+    work->clipped = 1;
     return work;
 }
 
-/* Step elements [at, at + n) of the arrays along the contributions' sum. */
-static void step_block(const psd_rule_t *rule, const psd_plan_t *plan, float *w, float *const *slot, size_t at, size_t n,
-                       const psd_work_t *work)
+psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part) { return &slice_of(self, part)->work; }
+
+/* The sum of the contributions' elements [at, at + n), bounded by value and scaled: in `room`, or as it came when it is that. */
+static const float *sum_block(const psd_work_t *work, const psd_clip_t *clip, float scale, size_t at, size_t n, float *room)
 {
     const float *gradient[PSD_MAX_WORKERS];
-    float *state[PSD_MAX_SLOTS] = { 0 };
-    float sum[BLOCK];
+    gradient[0] = NULL;
+    const bool is_one = work->n_gradients == 1 && work->weight[0] == 1.0, bounds = clip->value > 0 && !work->is_bounded;
     for (uint32_t k = 0; k < work->n_gradients; k++)
         gradient[k] = (const float *)work->gradient[k]->data + at;
-    for (int s = 0; s < rule->n_slots; s++)
-        state[s] = slot[s] + at;
-    const float *g = gradient[0];
-    bool as_it_came = work->n_gradients == 1 && work->weight[0] == 1.0 && work->scale == 1.0f;
-    if (!as_it_came) {
-        psd_aggregate(sum, gradient, work->weight, work->n_gradients, n);
-        for (size_t i = 0; work->scale != 1.0f && i < n; i++)
-            sum[i] *= work->scale;
-        g = sum;
-    }
-    psd_rule_apply(rule, plan, w + at, state, g, n);
+    if (is_one && !bounds && scale == 1.0f)
+        return gradient[0];
+    psd_aggregate(room, gradient, work->weight, work->n_gradients, n);
+    if (bounds)
+        psd_clip_by_value(clip, room, n);
+    if (scale != 1.0f)
+        psd_isa_active()->scale(room, room, scale, n);
+    return room;
 }
 
 static float *writable_weights(slice_t *c)
@@ -243,22 +253,74 @@ static float *writable_weights(slice_t *c)
     return c->w->data;
 }
 
-void psd_work_run(psd_work_t *work)
+static psd_plan_t plan(const psd_work_t *work, psd_rule_state_t *state)
+{
+    const psd_shard_t *self = work->shard;
+    psd_plan_t plan = psd_passes_plan(&self->passes, &self->rule, &self->clip, state, work->lr, work->total, work->pass);
+    plan.scale *= work->scale;
+    return plan;
+}
+
+/* Put the sum of the gradients in their place: other passes follow. */
+static void sum_up(psd_work_t *work, const slice_t *c)
+{
+    if (work->is_bounded)
+        return;
+    psd_buf_t *sum = psd_buf_new(c->n * sizeof(float));
+    assert(sum && "no memory for a summed gradient");
+    float *all = sum->data;
+    for (size_t at = 0, n; at < c->n; at += n) {
+        n = c->n - at < BLOCK ? c->n - at : BLOCK;
+        const float *block = sum_block(work, &work->shard->clip, 1.0f, at, n, all + at);
+        if (block != all + at)
+            memcpy(all + at, block, n * sizeof *block);
+    }
+    drop_gradients(work);
+    work->gradient[0] = sum;
+    work->weight[0] = 1;
+    work->n_gradients = 1;
+    work->is_bounded = true;
+}
+
+static void measure(psd_work_t *work, slice_t *c)
+{
+    const psd_shard_t *self = work->shard;
+    psd_rule_state_t ahead = c->state;
+    memset(work->sum, 0, sizeof work->sum);
+    if (!work->n_gradients)
+        return;
+    sum_up(work, c);
+    const psd_plan_t p = plan(work, &ahead);
+    psd_passes_measure(&self->passes, work->pass, &self->rule, &p, c->w->data, c->slot, work->gradient[0]->data, c->n, work->sum);
+}
+
+static void step(psd_work_t *work, slice_t *c)
 {
     const psd_rule_t *rule = &work->shard->rule;
-    slice_t *c = slice_of(work->shard, work->part);
     if (work->preserve)
         preserve(c, rule->n_slots);
     if (work->n_gradients) {
-        float *w = writable_weights(c);
-        psd_plan_t plan = psd_rule_plan(rule, &c->state, work->lr);
+        float room[BLOCK], *w = writable_weights(c), *slot[PSD_MAX_SLOTS] = { 0 };
+        const psd_plan_t p = plan(work, &c->state);
+        work->clipped = p.scale;
         c->checksum = 0;
         for (size_t at = 0, n; at < c->n; at += n) {
             n = c->n - at < BLOCK ? c->n - at : BLOCK;
-            step_block(rule, &plan, w, c->slot, at, n, work);
+            for (int s = 0; s < rule->n_slots; s++)
+                slot[s] = c->slot[s] + at;
+            psd_rule_apply(rule, &p, w + at, slot, sum_block(work, &work->shard->clip, p.scale, at, n, room), n);
             c->checksum = psd_crc32c_extend(c->checksum, w + at, n * sizeof *w);
         }
     }
     work->checksum = c->checksum;
     drop_gradients(work);
+}
+
+void psd_work_run(psd_work_t *work)
+{
+    slice_t *c = slice_of(work->shard, work->part);
+    if (work->pass < work->shard->passes.n)
+        measure(work, c);
+    else
+        step(work, c);
 }

@@ -8,26 +8,40 @@
 #include "common/base/buffer.h"
 #include "common/optim/optimizer.h"
 #include "common/base/partition.h"
+#include "common/optim/passes.h"
 
 typedef struct psd_shard psd_shard_t;
 
-/* One chunk's step, ready to run: all that a thread needs, so that nothing is shared while it runs. */
+/* One pass over one chunk, ready to run: all that a thread needs, so that nothing is shared while it runs. A step is one
+ * pass, unless its rule or clipping asks for others before it (common/optim/passes.h): these change neither weights nor state. */
 typedef struct psd_work {
     psd_shard_t *shard;
-    uint32_t part;        /* the chunk */
-    uint32_t n_gradients; /* contributions in rank order; 0: nobody had a gradient, the chunk is left alone */
-    psd_buf_t **gradient; /* n_gradients; the work holds references and drops them when it has run */
-    double *weight;       /* n_i / N of each, summed in double in this order, rounded once */
-    double lr;            /* learning rate of this step */
-    float scale;          /* on the summed gradient, 1 for none (clipping) */
-    uint32_t capacity;    /* room in `gradient` and `weight` */
-    bool preserve;        /* keep a copy of the chunk as it is before this step, for a checkpoint */
-    uint32_t checksum;    /* set by the run: CRC-32C of the new weights */
+    uint32_t part;                       /* the chunk */
+    int pass;                            /* which of the shard's passes; from their number on, the step */
+    uint32_t n_gradients;                /* contributions in rank order; 0: nobody had a gradient, the chunk is left alone */
+    psd_buf_t **gradient;                /* n_gradients; the work holds references, and drops them when the step has run */
+    double *weight;                      /* n_i / N of each, summed in double in this order, rounded once */
+    bool is_bounded;                     /* there is one gradient, which is the sum, bounded by value */
+    double lr;                           /* learning rate of this step */
+    float scale;                         /* on the summed gradient, where that is known from elsewhere than a pass; 1 for none */
+    const double *total[PSD_MAX_PASSES]; /* what the passes before have found, of the chunk's tensor or of the model; borrowed */
+    uint32_t capacity;                   /* room in `gradient` and `weight` */
+    bool preserve;                       /* keep a copy of the chunk as it is before this step, for a checkpoint */
+    double sum[PSD_MAX_SUMS];            /* set by the run of a pass before the step: this chunk's terms */
+    uint32_t checksum;                   /* set by the run of the step: CRC-32C of the new weights */
+    float clipped;                       /* likewise: the factor that the gradient was clipped by; 1: it was not */
 } psd_work_t;
 
 /* Chunks of server `server` in `map`, all weights 0 until psd_shard_set. `map` is borrowed for the shard's life.
  * NULL, with `err` set, when memory runs out. */
-psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_partition_t *map, uint32_t server, psd_err_t *err);
+psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const psd_partition_t *map, uint32_t server,
+                           psd_err_t *err);
+
+/* Its rule. */
+const psd_rule_t *psd_shard_rule(const psd_shard_t *self);
+
+/* The passes that a step of this shard makes before it moves an element. */
+const psd_passes_t *psd_shard_passes(const psd_shard_t *self);
 
 /* Free it and set `*self_p` to NULL; weights still in flight live on until they are released. NULL is fine. */
 void psd_shard_destroy(psd_shard_t **self_p);
@@ -66,6 +80,9 @@ void psd_shard_filled(psd_shard_t *self, uint32_t part);
 /* The chunk's work, with room for `capacity` contributions, all else zero. Not while it is running. NULL without memory. */
 psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity);
 
-/* Sum the contributions and step the optimizer, block by block, in one pass over memory; then drop the gradients.
- * Any thread. Weights that somebody still holds (a send in flight) are copied first, and only then. */
+/* The chunk's work as it was last made, for its next pass. */
+psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part);
+
+/* Make the pass. A step sums the contributions and steps the optimizer, block by block, in one pass over memory; then it
+ * drops the gradients. The first pass before a step puts their sum, bounded by value, in their place. Any thread. Weights that somebody still holds (a send in flight) are copied first, and only then. */
 void psd_work_run(psd_work_t *work);

@@ -117,6 +117,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     if (stats->steps) {
         psd_metrics_set(m, PSD_METRIC_TRAINING_LOSS, NULL, stats->loss);
         psd_metrics_set(m, PSD_METRIC_GRADIENT_NORM, NULL, sqrt(stats->grad_norm2));
+        psd_metrics_set(m, PSD_METRIC_CLIP_SCALE, NULL, stats->clip_scale);
     }
 }
 

@@ -31,7 +31,9 @@ sim_config_t sim_config_of_seed(uint64_t seed)
                                          "adagrad",
                                          "nadam",
                                          "lookahead(momentum(lr=0.1), k=2, pullback=pullback)",
-                                         "adadelta" };
+                                         "adadelta",
+                                         "lamb(lr=0.01)",
+                                         "lookahead(lamb(lr=0.01), k=2)" };
     uint64_t s = seed * 0x9E3779B97F4A7C15u;
     sim_config_t config = {
         .seed = seed,
@@ -56,6 +58,13 @@ sim_config_t sim_config_of_seed(uint64_t seed)
     } else if (config.workers > 1 && !(psd_splitmix64(&s) % 4)) {
         config.late_worker_ms = 1 + (uint32_t)(psd_splitmix64(&s) % 3000);
     }
+    /* What is known of the whole only when every shard has told its part takes rounds. */
+    if (config.mode[0] == 'b' && !(psd_splitmix64(&s) % 3)) {
+        config.clip_norm = psd_splitmix64(&s) % 2 ? 0.5 * psd_uniform(&s) : 0;
+        config.clip_value = psd_splitmix64(&s) % 2 ? 0.1 * psd_uniform(&s) : 0;
+    }
+    if (config.mode[0] == 'a' && strstr(config.rule, "lamb"))
+        config.rule = rules[0];
     return config;
 }
 

@@ -176,6 +176,7 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .wanted_index = (int)s,
                                    .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,
                                    .rule = self->rule,
+                                   .clip = self->clip,
                                    .mode = self->mode,
                                    .lr_rule = psd_lr_rule_find("none") };
     psd_coordinator_config_t coordinator = { .job = "sim",
@@ -187,6 +188,8 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .lease_ms = 1000,
                                              .start_timeout_ms = 3000,
                                              .mode = self->mode,
+                                             .rule = self->rule,
+                                             .clip = self->clip,
                                              .lr = points.n ? points.lr : psd_rule_lr(&self->rule),
                                              .has_slow = self->rule.lookahead,
                                              .checkpoints = self->config.save_every != 0,

@@ -1,5 +1,6 @@
 /* reference.c - the weights that a single process comes to along the pushes that count, and whether each
  * shard has them. */
+#include "common/optim/whole.h"
 #include "tests/sim/sim_state.h"
 
 /* The whole model. */
@@ -35,12 +36,21 @@ static void reference_free(const sim_t *self, reference_t *r)
     }
 }
 
+/* The tensors of the reference, without gradients. */
+static void tensors_of(const sim_t *self, reference_t *r, psd_whole_t whole[MAX_TENSORS])
+{
+    for (uint32_t t = 0; t < self->list.n; t++)
+        whole[t] = (psd_whole_t){ .n = self->list.tensor[t].n_elements, .w = r->w[t], .slot = r->slot[t], .state = &r->state[t] };
+}
+
 /* One bsp round: `a[0..n)` are its contributors in rank order. */
 static void reference_round(sim_t *self, reference_t *r, const applied_t *a, size_t n)
 {
     const push_t *push[SIM_MAX_WORKERS];
     double weight[SIM_MAX_WORKERS];
+    psd_whole_t whole[MAX_TENSORS];
     uint64_t total = 0;
+    tensors_of(self, r, whole);
     for (size_t k = 0; k < n; k++) {
         if (n > SIM_MAX_WORKERS || !(push[k] = sim_find_push(self, &a[k]))) {
             sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made", a[k].clock, a[k].worker);
@@ -48,15 +58,15 @@ static void reference_round(sim_t *self, reference_t *r, const applied_t *a, siz
         }
         total += push[k]->samples;
     }
-    for (uint32_t t = 0; t < self->list.n; t++) {
-        size_t size = self->list.tensor[t].n_elements;
-        for (size_t k = 0; k < n; k++) {
-            weight[k] = (double)push[k]->samples / (double)total;
-            sim_make_gradient(self, r->w[t], r->g[t][k], size, t, push[k]->clock, push[k]->rank, push[k]->world);
-        }
-        psd_step_reference(&self->rule, &r->state[t], r->w[t], r->slot[t], size, (const float *const *)r->g[t], weight, n,
-                           psd_rule_lr(&self->rule));
+    for (size_t k = 0; k < n; k++) {
+        weight[k] = (double)push[k]->samples / (double)total;
+        for (uint32_t t = 0; t < self->list.n; t++)
+            sim_make_gradient(self, r->w[t], r->g[t][k], self->list.tensor[t].n_elements, t, push[k]->clock, push[k]->rank,
+                              push[k]->world);
     }
+    for (uint32_t t = 0; t < self->list.n; t++)
+        whole[t].gradient = (const float *const *)r->g[t];
+    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, weight, n, psd_rule_lr(&self->rule));
 }
 
 /* One asp step. */
@@ -67,10 +77,14 @@ static void reference_step(sim_t *self, reference_t *r, const applied_t *a)
         sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made", a->clock, a->worker);
         return;
     }
-    const float *g = push->gradient;
-    for (uint32_t t = 0; t < self->list.n; g += self->list.tensor[t++].n_elements)
-        psd_step_reference(&self->rule, &r->state[t], r->w[t], r->slot[t], self->list.tensor[t].n_elements, &g, (double[]){ 1 }, 1,
-                           psd_rule_lr(&self->rule));
+    psd_whole_t whole[MAX_TENSORS];
+    const float *g[MAX_TENSORS], *at = push->gradient;
+    tensors_of(self, r, whole);
+    for (uint32_t t = 0; t < self->list.n; at += self->list.tensor[t++].n_elements) {
+        g[t] = at;
+        whole[t].gradient = &g[t];
+    }
+    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, (double[]){ 1 }, 1, psd_rule_lr(&self->rule));
 }
 
 static void replay(sim_t *self, reference_t *r, const ledger_t *ledger)

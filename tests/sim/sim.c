@@ -134,6 +134,7 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
     self->random = config->seed ^ 0xfa0175;
     self->now_ms = START_MS;
     self->mode = psd_mode_find(config->mode);
+    self->clip = (psd_clip_t){ .value = config->clip_value, .norm = config->clip_norm };
     if (!self->mode || psd_rule_parse(&self->rule, config->rule, NULL) != PSD_OK) {
         sim_broken(self, "no such mode or rule: %s, %s", config->mode, config->rule);
         free(self);

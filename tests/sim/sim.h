@@ -42,10 +42,11 @@ typedef struct sim_config {
     uint64_t seed;      /* of delays, faults and data */
     uint64_t data_seed; /* of model, weights and gradients; 0: same as seed */
     uint32_t servers, workers;
-    const char *mode; /* "bsp" or "asp" */
-    const char *rule; /* optimizer */
-    uint32_t rounds;  /* each worker leaves when its clock has passed this */
-    uint32_t tensors; /* of the model, sizes by the data seed; 0: 3 */
+    const char *mode;             /* "bsp" or "asp" */
+    const char *rule;             /* optimizer */
+    double clip_value, clip_norm; /* bounds of the summed gradient; 0: none */
+    uint32_t rounds;              /* each worker leaves when its clock has passed this */
+    uint32_t tensors;             /* of the model, sizes by the data seed; 0: 3 */
     double chance[SIM_N_FAULTS];
     uint32_t delay_ms;        /* longest delay of a message, uniform: also reorders */
     uint32_t nonfinite_clock; /* rank 0's gradient of this clock holds a NaN; 0: never */

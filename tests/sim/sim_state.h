@@ -140,6 +140,7 @@ typedef struct sim {
     event_t *heap;
     size_t n, capacity;
     psd_rule_t rule;
+    psd_clip_t clip;
     const psd_mode_t *mode;
     psd_tensor_list_t list;
     sim_server_t server[SIM_MAX_SERVERS];

@@ -9,6 +9,7 @@
 
 #include "common/optim/aggregate.h"
 #include "common/optim/optimizer.h"
+#include "common/optim/whole.h"
 #include "common/base/rng.h"
 
 enum { HASH_N = 1031, HASH_STEPS = 64, HASH_TEXT = 2 * PSD_RULE_TEXT };
@@ -33,6 +34,7 @@ static const char *const hash_variants[] = {
     "radam(weight_decay=0.1, beta2=0.9)",
     "radam(weight_decay=0.1, decoupled=1, beta2=0.6)",
     "adamax(weight_decay=0.1)",
+    "lamb(weight_decay=0, always_adapt=0, trust_clip=1)",
     "lion(weight_decay=0.1)",
     "signsgd(weight_decay=0.1)",
     "signum(weight_decay=0.1)",
@@ -67,6 +69,7 @@ static inline uint64_t hash_rule(const psd_rule_t *rule)
     float *const slot[PSD_MAX_SLOTS] = { slots[0], slots[1], slots[2], slots[3], slots[4] };
     uint64_t stream = 42, hash = 0xcbf29ce484222325u;
     psd_rule_state_t state;
+    const psd_whole_t whole = { .n = HASH_N, .w = w, .slot = slot, .state = &state, .gradient = (const float *const[]){ g } };
 
     for (size_t i = 0; i < HASH_N; i++)
         w[i] = hash_draw(&stream);
@@ -74,8 +77,7 @@ static inline uint64_t hash_rule(const psd_rule_t *rule)
     for (int t = 0; t < HASH_STEPS; t++) {
         for (size_t i = 0; i < HASH_N; i++)
             g[i] = hash_draw(&stream);
-        const psd_plan_t plan = psd_rule_plan(rule, &state, psd_rule_lr(rule));
-        psd_rule_apply(rule, &plan, w, slot, g, HASH_N);
+        psd_whole_step(rule, &(psd_clip_t){ .norm = 0 }, &whole, 1, (double[]){ 1 }, 1, psd_rule_lr(rule));
         hash = hash_floats(hash, w, HASH_N);
     }
     for (int i = 0; i < rule->n_slots; i++)

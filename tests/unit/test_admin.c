@@ -16,15 +16,16 @@ static psd_actions_t out;
 
 static void setup(void)
 {
-    const psd_coordinator_config_t config = { .job = "mnist",
-                                              .job_id = 9,
-                                              .settings = "x",
-                                              .n_servers = 1,
-                                              .workers_min = 1,
-                                              .workers_want = 1,
-                                              .lease_ms = 2000,
-                                              .mode = psd_mode_find("bsp"),
-                                              .lr = 1 };
+    psd_coordinator_config_t config = { .job = "mnist",
+                                        .job_id = 9,
+                                        .settings = "x",
+                                        .n_servers = 1,
+                                        .workers_min = 1,
+                                        .workers_want = 1,
+                                        .lease_ms = 2000,
+                                        .mode = psd_mode_find("bsp"),
+                                        .lr = 1 };
+    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
     cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
     admin = (psd_admin_t){ 0 };
 }

@@ -63,17 +63,18 @@ static void leave(uint32_t w, bool finished)
 
 static void begin(const char *mode, uint32_t min, bool drops)
 {
-    const psd_coordinator_config_t config = { .job = "mnist",
-                                              .job_id = JOB,
-                                              .settings = "x",
-                                              .n_servers = 2,
-                                              .workers_min = min,
-                                              .workers_want = 2,
-                                              .drops_lost = drops,
-                                              .lease_ms = LEASE_MS,
-                                              .patience_ms = PATIENCE_MS,
-                                              .mode = psd_mode_find(mode),
-                                              .lr = 1 };
+    psd_coordinator_config_t config = { .job = "mnist",
+                                        .job_id = JOB,
+                                        .settings = "x",
+                                        .n_servers = 2,
+                                        .workers_min = min,
+                                        .workers_want = 2,
+                                        .drops_lost = drops,
+                                        .lease_ms = LEASE_MS,
+                                        .patience_ms = PATIENCE_MS,
+                                        .mode = psd_mode_find(mode),
+                                        .lr = 1 };
+    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
     coordinator = psd_coordinator_new(&config, NULL);
     ask_for_places();
     join(0);

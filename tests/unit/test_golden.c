@@ -49,6 +49,19 @@ Test(golden, the_first_alpha_is_lookaheads_and_the_second_rmsprops)
     psd_golden_case_destroy(&c);
 }
 
+Test(golden, a_case_of_clipping_has_no_weights_and_begins_at_0)
+{
+    psd_golden_case_t *c = NULL;
+    psd_err_t err = { .text = "" };
+    cr_assert_eq(
+        read_case("case a opt=clip n=3 steps=1 shape=2,1 clip_value=0.5 max_norm=2\ng 1 1 2 3\nc 1 0.5 0.5 0.5\nend\n", &c, &err),
+        PSD_OK, "%s", err.text);
+    cr_expect(c->clips && c->clip.value == 0.5 && c->clip.norm == 2 && c->steps[0].c[2] == 0.5 && c->w0[0] == 0);
+    cr_expect(c->n_tensors == 2 && c->size[0] == 2 && c->size[1] == 1);
+    cr_expect_str_eq(c->spec, "sgd(lr=1)");
+    psd_golden_case_destroy(&c);
+}
+
 Test(golden, an_empty_file_has_no_case)
 {
     psd_golden_case_t *c = NULL;
@@ -78,7 +91,7 @@ static const struct {
     { HEAD "w0 1 nan\n", "f.txt:2: a value at byte 6 must be a finite number, not 'nan'" },
     { HEAD "w0 1 1e39\n", "f.txt:2: value 2 is beyond float32" },
     { HEAD "w0 1 2\nw0 1 2\n", "f.txt:3: a second w0" },
-    { HEAD "gs 1 0 1 2\n", "f.txt:2: unknown record 'gs'; it must be lr, g, gw, w, x or end" },
+    { HEAD "gs 1 0 1 2\n", "f.txt:2: unknown record 'gs'; it must be lr, g, gw, w, x, c or end" },
     { HEAD "g 2 1 2\n", "f.txt:2: the step must be a whole number of at most 1, not '2'" },
     { HEAD "g 0 1 2\n", "f.txt:2: step 0 follows step 0" },
     { HEAD "g 1 1 2\ng 1 1 2\n", "f.txt:3: a second gradient of this step" },
@@ -89,6 +102,8 @@ static const struct {
     { HEAD "g 1 1 2\nend\n", "f.txt:3: case a has no w0" },
     { HEAD "w0 1 2\nw 1 1 2\nend\n", "f.txt:4: step 1 of case a has no gradient" },
     { HEAD "w0 1 2\ng 1 1 2\nend x\n", "f.txt:4: nothing may follow 'end'" },
+    { "case a opt=sgd n=1 steps=1 max_norm=1\n", "f.txt:1: clip_value= and max_norm= belong to opt=clip alone" },
+    { "case a opt=clip n=1 steps=1 max_norm=0\n", "f.txt:1: max_norm must be a number above 0, not '0'" },
     { HEAD "w0 1\t2\n", "f.txt:2: byte 0x09 is no printable character" },
 };
 

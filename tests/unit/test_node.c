@@ -100,6 +100,7 @@ static void make_node(const char *mode, bool checkpoints)
                                              .mode = engine.mode,
                                              .lr = 1,
                                              .checkpoints = checkpoints };
+    coordinator.rule = engine.rule;
     node = psd_node_new(&engine, &coordinator, NULL);
     psd_node_tick(node, now, &out);
 }

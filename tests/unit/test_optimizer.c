@@ -28,8 +28,9 @@ static psd_rule_t parse(const char *spec)
 /* Compares the weights of a replay with those of the file. */
 typedef struct judge {
     const psd_golden_case_t *c;
-    double *largest[2]; /* of each weight and slow weight, so far */
+    double *largest[3]; /* of each weight, slow weight and clipped gradient, so far */
     double worst;       /* error, as a share of what is allowed */
+    size_t judged;      /* records */
 } judge_t;
 
 static void judge_row(judge_t *self, double *largest, const double *want, const float *got)
@@ -43,26 +44,30 @@ static void judge_row(judge_t *self, double *largest, const double *want, const 
     }
 }
 
-static void judge_step(void *arg, size_t t, const float *w, const float *slow)
+static void judge_step(void *arg, char record, size_t t, const float *values)
 {
     judge_t *self = arg;
-    judge_row(self, self->largest[0], self->c->steps[t - 1].w, w);
-    cr_assert(!self->c->steps[t - 1].x || slow, "%s expects slow weights", self->c->id);
-    judge_row(self, self->largest[1], self->c->steps[t - 1].x, slow);
+    const psd_golden_step_t *step = &self->c->steps[t - 1];
+    const double *const want[] = { step->w, step->x, step->c };
+    const size_t which = (size_t)(strchr("wxc", record) - "wxc");
+    cr_assert(want[which], "%s expects no record %c", self->c->id, record);
+    judge_row(self, self->largest[which], want[which], values);
+    self->judged++;
 }
 
 static double judge_case(const psd_golden_case_t *c)
 {
     const psd_rule_t rule = parse(c->spec);
     judge_t judge = { .c = c };
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; r < 3; r++) {
         judge.largest[r] = calloc(c->n, sizeof(double));
         for (size_t i = 0; i < c->n; i++)
             judge.largest[r][i] = fabs((double)c->w0[i]);
     }
     cr_assert_eq(psd_trajectory_run(c, &rule, judge_step, &judge, NULL), PSD_OK);
-    free(judge.largest[0]);
-    free(judge.largest[1]);
+    cr_expect_eq(judge.judged, c->n_steps * (rule.lookahead ? 2 : 1), "%s", c->id);
+    for (int r = 0; r < 3; r++)
+        free(judge.largest[r]);
     return judge.worst;
 }
 
@@ -406,8 +411,9 @@ static const struct {
     { "adma", "rule, column 1: unknown optimizer 'adma'; the nearest is 'adam'" },
     { "Adam", "rule, column 1: unknown optimizer 'Adam'; the nearest is 'adam'" },
     { "look_ahead", "rule, column 1: unknown optimizer 'look_ahead'; the nearest is 'lookahead'" },
-    { "lamb", "rule, column 1: unknown optimizer 'lamb'; there are sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, "
-              "adamw, nadam, radam, adamax, lion, signsgd, signum, and lookahead around each of them" },
+    { "fromage",
+      "rule, column 1: unknown optimizer 'fromage'; there are sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, "
+      "adamw, nadam, radam, adamax, lamb, lion, signsgd, signum, and lookahead around each of them" },
     { "adam(learning_rate=0.1)", "rule, column 6: unknown argument 'learning_rate' of adam; the nearest is 'lr' "
                                  "(it takes lr, beta1, beta2, eps, weight_decay, amsgrad)" },
     { "sgd(foo=1)", "rule, column 5: unknown argument 'foo' of sgd; it takes lr, momentum, dampening, nesterov, weight_decay" },

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/config/number.h"
 #include "deploy/psdctl/inspect/replay.h"
 #include "deploy/psdctl/verb.h"
 
@@ -135,35 +136,66 @@ Test(replay, optimizers_suggests_the_nearest_name)
 
 TestSuite(replay_by_server, .timeout = 600);
 
-/* A psd of its own port; `join` receives its address. Returns its process. */
-static pid_t start_server(const char *optimizer, uint32_t workers, char join[128])
+enum { MOST_SERVERS = 3 };
+
+/* The servers of a job, and where server 0 is. */
+typedef struct job {
+    pid_t pid[MOST_SERVERS];
+    unsigned n;
+    char join[128];
+} job_t;
+
+/* One psd with these flags, on a port of its own; its address goes to `address`. */
+static pid_t start_server(const char *const *flags, char address[128])
 {
     int ends[2];
-    char line[512] = "", min[16];
-    snprintf(min, sizeof min, "%u", workers);
+    char line[512] = "",
+         *argv[24] = { "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--log-level=error" };
+    for (size_t i = 0, n = 5; flags[i]; i++)
+        argv[n++] = (char *)(uintptr_t)flags[i];
     cr_assert_eq(pipe(ends), 0);
     const pid_t pid = fork();
     if (pid == 0) {
         dup2(ends[1], STDOUT_FILENO);
         close(ends[0]);
         close(ends[1]);
-        execl(PSD_BIN_DIR "/psd", "psd", "--insecure", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--log-level=error",
-              "--workers-min", min, "--optimizer", optimizer, (char *)NULL);
+        execv(PSD_BIN_DIR "/psd", argv);
         _exit(127);
     }
     close(ends[1]);
     FILE *out = fdopen(ends[0], "r");
-    const char *address = fgets(line, sizeof line, out) ? strstr(line, "data=") : NULL;
-    cr_assert_not_null(address, "psd did not start: '%s'", line);
-    snprintf(join, 128, "%.*s", (int)strcspn(address + 5, " \n"), address + 5);
+    const char *at = fgets(line, sizeof line, out) ? strstr(line, "data=") : NULL;
+    cr_assert_not_null(at, "psd did not start: '%s'", line);
+    snprintf(address, 128, "%.*s", (int)strcspn(at + 5, " \n"), at + 5);
     fclose(out);
     return pid;
 }
 
-static void stop_server(pid_t pid)
+static job_t start_job(const char *optimizer, uint32_t workers, const psd_clip_t *clip, unsigned servers)
 {
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
+    char min[16], n[16], value[PSD_NUMBER_TEXT], norm[PSD_NUMBER_TEXT], ignored[128];
+    job_t job = { .n = servers };
+    snprintf(min, sizeof min, "%u", workers);
+    snprintf(n, sizeof n, "%u", servers);
+    psd_number_print(clip->value, value);
+    psd_number_print(clip->norm, norm);
+    const char *flags[] = {
+        "--servers", n, "--workers-min", min, "--optimizer", optimizer, "--clip-value", value, "--clip-norm", norm, NULL, NULL, NULL
+    };
+    job.pid[0] = start_server(flags, job.join);
+    flags[10] = "--join";
+    flags[11] = job.join;
+    for (unsigned s = 1; s < servers; s++)
+        job.pid[s] = start_server(flags, ignored);
+    return job;
+}
+
+static void stop_job(const job_t *job)
+{
+    for (unsigned s = 0; s < job->n; s++) {
+        kill(job->pid[s], SIGKILL);
+        waitpid(job->pid[s], NULL, 0);
+    }
 }
 
 /* All rows of a replay, one after the other. */
@@ -172,23 +204,20 @@ typedef struct rows {
     float values[64 * 1024];
 } rows_t;
 
-static void keep_rows(void *arg, size_t t, const float *w, const float *slow)
+static void keep_rows(void *arg, char record, size_t t, const float *values)
 {
     rows_t *self = arg;
-    (void)t;
-    cr_assert_leq(self->used + 2 * self->n, sizeof self->values / sizeof *self->values);
-    memcpy(self->values + self->used, w, self->n * sizeof *w);
+    (void)record, (void)t;
+    cr_assert_leq(self->used + self->n, sizeof self->values / sizeof *self->values);
+    memcpy(self->values + self->used, values, self->n * sizeof *values);
     self->used += self->n;
-    if (slow)
-        memcpy(self->values + self->used, slow, self->n * sizeof *w);
-    self->used += slow ? self->n : 0;
 }
 
-/* Replay every case of the file, here and by a server. Returns how many there were. */
-static int compare_file(const char *name)
+/* Replay every case of the file, here and by so many servers. Returns how many there were. */
+static int compare_file(const char *name, unsigned servers)
 {
     static rows_t here, there;
-    char path[256], join[128];
+    char path[256];
     psd_err_t err = { .text = "" };
     int compared = 0;
     snprintf(path, sizeof path, GOLDEN "%s", name);
@@ -199,12 +228,12 @@ static int compare_file(const char *name)
         cr_assert_eq(psd_rule_parse(&rule, c->spec, &err), PSD_OK);
         here.n = there.n = c->n;
         here.used = there.used = 0;
-        const pid_t server = start_server(c->spec, psd_replay_workers(c), join);
-        cr_expect_eq(psd_replay_by_server(c, &rule, join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s", c->id, err.text);
-        stop_server(server);
+        const job_t job = start_job(c->spec, psd_replay_workers(c), &c->clip, servers);
+        cr_expect_eq(psd_replay_by_server(c, &rule, job.join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s", c->id, err.text);
+        stop_job(&job);
         cr_assert_eq(psd_trajectory_run(c, &rule, keep_rows, &here, &err), PSD_OK);
         cr_expect(here.used == there.used && memcmp(here.values, there.values, here.used * sizeof(float)) == 0,
-                  "%s by a server is not %s here", c->id, c->id);
+                  "%s by %u servers is not %s here", c->id, servers, c->id);
         compared++;
     }
     psd_golden_destroy(&reader);
@@ -219,17 +248,25 @@ Test(replay_by_server, gives_the_bits_that_a_replay_here_gives)
                                          "adamax.txt",  "lion.txt",     "signsgd.txt",  "lookahead.txt", "aggregate.txt" };
     int compared = 0;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        compared += compare_file(files[i]);
+        compared += compare_file(files[i], 1);
     cr_expect_eq(compared, 33);
+}
+
+Test(replay_by_server, what_is_summed_over_the_model_has_the_same_bits_on_one_two_and_three_servers)
+{
+    int compared = 0;
+    for (unsigned servers = 1; servers <= MOST_SERVERS; servers++)
+        compared += compare_file("clip.txt", servers) + compare_file("lamb.txt", servers);
+    cr_expect_eq(compared, 3 * (9 + 2));
 }
 
 Test(replay_by_server, refuses_a_server_of_another_rule_and_names_both, .init = redirect)
 {
-    char join[128], words[512];
-    const pid_t server = start_server("sgd(lr=0.2)", 1, join);
-    snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", join);
+    char words[512];
+    const job_t job = start_job("sgd(lr=0.2)", 1, &(psd_clip_t){ .norm = 0 }, 1);
+    snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", job.join);
     const int exit_code = run(&psd_verb_replay, words);
-    stop_server(server);
+    stop_job(&job);
     cr_expect_eq(exit_code, 76);
     cr_expect_stderr_eq_str("psdctl replay: the server runs sgd(lr=0.2, momentum=0, dampening=0, nesterov=0, "
                             "weight_decay=0), but this replay "

@@ -18,16 +18,17 @@ static psd_peer_t peer_of(unsigned k) { return k ? psd_peer_make(k, 1) : PSD_PEE
 
 static void setup(void)
 {
-    const psd_coordinator_config_t config = { .job = "mnist",
-                                              .job_id = JOB,
-                                              .settings = "x",
-                                              .n_servers = N,
-                                              .workers_min = 1,
-                                              .workers_want = 1,
-                                              .lease_ms = LEASE_MS,
-                                              .patience_ms = PATIENCE_MS,
-                                              .mode = psd_mode_find("bsp"),
-                                              .lr = 1 };
+    psd_coordinator_config_t config = { .job = "mnist",
+                                        .job_id = JOB,
+                                        .settings = "x",
+                                        .n_servers = N,
+                                        .workers_min = 1,
+                                        .workers_want = 1,
+                                        .lease_ms = LEASE_MS,
+                                        .patience_ms = PATIENCE_MS,
+                                        .mode = psd_mode_find("bsp"),
+                                        .lr = 1 };
+    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
     coordinator = psd_coordinator_new(&config, NULL);
 }
 

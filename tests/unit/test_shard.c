@@ -4,6 +4,7 @@
 #include <uv.h>
 
 #include "common/base/rng.h"
+#include "common/optim/whole.h"
 #include "proto/codec.h"
 #include "server/core/shard.h"
 
@@ -13,6 +14,7 @@ enum { N = 20000, SERVERS = 2 };
 
 static psd_partition_t map;
 static psd_rule_t rule;
+static psd_clip_t clip;
 static psd_shard_t *shard;
 static float weights[N];
 
@@ -21,7 +23,7 @@ static void setup_rule(const char *spec)
     uint64_t stream = 3;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ N }, 1, SERVERS, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &map, 0, NULL));
     for (size_t i = 0; i < N; i++)
         weights[i] = (float)psd_uniform(&stream) - 0.5f;
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
@@ -68,8 +70,10 @@ static void reference(float *w, float *const *slot, uint64_t steps)
     psd_rule_init(&rule, &state, w, slot, N);
     for (uint64_t t = 1; t <= steps; t++) {
         gradients(g3, 3, t);
-        psd_step_reference(&rule, &state, w, slot, N, (const float *const[]){ g3[0], g3[1], g3[2] }, (double[]){ 0.25, 0.5, 0.25 },
-                           3, psd_rule_lr(&rule));
+        const psd_whole_t whole = {
+            .n = N, .w = w, .slot = slot, .state = &state, .gradient = (const float *const[]){ g3[0], g3[1], g3[2] }
+        };
+        psd_whole_step(&rule, &clip, &whole, 1, (double[]){ 0.25, 0.5, 0.25 }, 3, psd_rule_lr(&rule));
     }
 }
 

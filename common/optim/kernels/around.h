@@ -7,4 +7,6 @@ void PSD_PER_ISA(psd_lookahead_sync)(float *w, float *slow, float alpha, size_t 
 void PSD_PER_ISA(psd_lookahead_pullback)(float *m, float *slow_m, float alpha, float rest, size_t n);
 void PSD_PER_ISA(psd_sum_accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
 void PSD_PER_ISA(psd_sum_finish)(float *out, const double *acc, const float *g, double weight, bool first, size_t n);
+void PSD_PER_ISA(psd_sum_clamp)(float *x, float c, size_t n);
+void PSD_PER_ISA(psd_sum_scale)(float *out, const float *x, float factor, size_t n);
 void PSD_PER_ISA(psd_sum_squares)(double *restrict sum, const float *restrict x, size_t n);

@@ -21,5 +21,7 @@ const psd_isa_t PSD_PER_ISA(psd_isa) = {
     .pullback = PSD_PER_ISA(psd_lookahead_pullback),
     .accumulate = PSD_PER_ISA(psd_sum_accumulate),
     .finish = PSD_PER_ISA(psd_sum_finish),
+    .clamp = PSD_PER_ISA(psd_sum_clamp),
+    .scale = PSD_PER_ISA(psd_sum_scale),
     .squares = PSD_PER_ISA(psd_sum_squares),
 };

@@ -39,6 +39,10 @@ typedef struct psd_isa {
     void (*accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
     /* out = (float)(acc + weight * g), or (float)(weight * g) when `first`: the last of the terms. */
     void (*finish)(float *out, const double *acc, const float *g, double weight, bool first, size_t n);
+    /* x = c where it is above, -c where it is below; NaN stays. */
+    void (*clamp)(float *x, float c, size_t n);
+    /* out = factor * x; `out` may be x. */
+    void (*scale)(float *out, const float *x, float factor, size_t n);
     /* sum[i % 16] += x[i]^2, in double. */
     void (*squares)(double sum[16], const float *x, size_t n);
 } psd_isa_t;

@@ -1,4 +1,5 @@
-/* sum.c - a weighted sum of gradients, in double, rounded once to float: see common/optim/aggregate.c. */
+/* sum.c - a weighted sum of gradients, in double, rounded once to float (common/optim/aggregate.c), and its bounds
+ * (common/optim/clip.c). */
 #include "common/optim/kernels/around.h"
 
 void PSD_PER_ISA(psd_sum_accumulate)(double *restrict acc, const float *restrict g, double weight, bool first, size_t n)
@@ -18,6 +19,22 @@ void PSD_PER_ISA(psd_sum_finish)(float *restrict out, const double *restrict acc
     for (size_t i = 0; i < n; i++)
         out[i] = (float)(weight * (double)g[i]);
     else PSD_VECTOR for (size_t i = 0; i < n; i++) out[i] = (float)(acc[i] + weight * (double)g[i]);
+}
+
+void PSD_PER_ISA(psd_sum_clamp)(float *restrict x, float c, size_t n)
+{
+    PSD_VECTOR
+    for (size_t i = 0; i < n; i++) {
+        const float low = x[i] < -c ? -c : x[i];
+        x[i] = low > c ? c : low;
+    }
+}
+
+void PSD_PER_ISA(psd_sum_scale)(float *out, const float *x, float factor, size_t n)
+{
+    PSD_VECTOR
+    for (size_t i = 0; i < n; i++)
+        out[i] = factor * x[i];
 }
 
 /* Sixteen running sums: the order of additions does not depend on the width of a register, and there are enough of them

@@ -191,26 +191,30 @@ static int append(const psd_golden_t *self, char text[PSD_GOLDEN_SPEC], const ch
     return PSD_OK;
 }
 
-/* The elements of a shape such as "4x3,5,1"; 0 when it is none. */
-static uint64_t count_shape(const char *shape)
+/* Read a shape such as "4x3,5,1" into the sizes of its tensors. Returns their sum; 0 when it is none. */
+static uint64_t read_shape(const char *shape, psd_golden_case_t *c)
 {
     uint64_t total = 0, product = 1, size = 0;
-    for (const char *c = shape;; c++) {
-        if (*c >= '0' && *c <= '9') {
-            size = 10 * size + (uint64_t)(*c - '0');
+    c->n_tensors = 0;
+    for (const char *at = shape;; at++) {
+        if (*at >= '0' && *at <= '9') {
+            size = 10 * size + (uint64_t)(*at - '0');
         } else {
             product *= size;
             size = 0;
-            if (*c == ',' || *c == '\0') {
+            if (*at == ',' || *at == '\0') {
+                if (c->n_tensors == PSD_GOLDEN_TENSORS || !product)
+                    return 0;
+                c->size[c->n_tensors++] = product;
                 total += product;
                 product = 1;
-            } else if (*c != 'x') {
+            } else if (*at != 'x') {
                 return 0;
             }
         }
         if (size > PSD_GOLDEN_N || product > PSD_GOLDEN_N || total > PSD_GOLDEN_N)
             return 0;
-        if (*c == '\0')
+        if (*at == '\0')
             return total;
     }
 }
@@ -229,6 +233,13 @@ static int whole_value(const psd_golden_t *self, const char *key, const char *va
     if (psd_number_read(value, &number) != strlen(value) || !(number >= 1) || number > (double)max || floor(number) != number)
         return bad(self, err, "%s must be a whole number from 1 to %" PRIu64 ", not '%s'", key, max, value);
     *out = (uint64_t)number;
+    return PSD_OK;
+}
+
+static int bound_value(const psd_golden_t *self, const char *key, const char *value, double *out, psd_err_t *err)
+{
+    if (psd_number_read(value, out) != strlen(value) || !(*out > 0) || !isfinite(*out))
+        return bad(self, err, "%s must be a number above 0, not '%s'", key, value);
     return PSD_OK;
 }
 
@@ -261,7 +272,11 @@ static int read_key(psd_golden_t *self, const char *token, psd_golden_case_t *c,
                    ? PSD_OK
                    : bad(self, err, "tol must be a number of at least 0, not '%s'", value);
     if (strcmp(key, "shape") == 0)
-        return (h->n_shape = count_shape(value)) ? PSD_OK : bad(self, err, "'%s' is no shape", value);
+        return (h->n_shape = read_shape(value, c)) ? PSD_OK : bad(self, err, "'%s' is no shape", value);
+    if (strcmp(key, "clip_value") == 0)
+        return bound_value(self, key, value, &c->clip.value, err);
+    if (strcmp(key, "max_norm") == 0)
+        return bound_value(self, key, value, &c->clip.norm, err);
     if (is_outer(h, key))
         return append(self, h->outer, ", ", token, err);
     return append(self, h->arguments, h->arguments[0] ? ", " : "", token, err);
@@ -270,6 +285,11 @@ static int read_key(psd_golden_t *self, const char *token, psd_golden_case_t *c,
 /* Write the rule of the header in psd's grammar. */
 static int write_spec(const psd_golden_t *self, psd_golden_case_t *c, const header_t *h, psd_err_t *err)
 {
+    c->clips = strcmp(h->optimizer, "clip") == 0;
+    if (c->clips)
+        return strcpy(c->spec, "sgd(lr=1)"), PSD_OK;
+    if (c->clip.value > 0 || c->clip.norm > 0)
+        return bad(self, err, "clip_value= and max_norm= belong to opt=clip alone");
     const bool wrapped = strcmp(h->optimizer, "lookahead") == 0;
     const char *inner = wrapped ? h->inner : h->optimizer;
     if (inner[0] == '\0')
@@ -288,7 +308,8 @@ static int read_header(psd_golden_t *self, psd_golden_case_t *c, size_t *n_steps
     char token[TOKEN];
     header_t h = { .n = 0 };
     c->header = strdup(self->line);
-    if (!c->header)
+    c->size = calloc(PSD_GOLDEN_TENSORS, sizeof *c->size);
+    if (!c->header || !c->size)
         return no_memory(err);
     if (!take_token(self, token) || strcmp(token, "case") != 0)
         return bad(self, err, "expected a case, found '%.20s'", self->line);
@@ -309,6 +330,10 @@ static int read_header(psd_golden_t *self, psd_golden_case_t *c, size_t *n_steps
     if (h.n_shape && h.n_shape != h.n)
         return bad(self, err, "the shape has %" PRIu64 " elements, but n=%" PRIu64, h.n_shape, h.n);
     c->n = h.n;
+    if (!h.n_shape) {
+        c->n_tensors = 1;
+        c->size[0] = h.n;
+    }
     *n_steps = h.steps;
     return write_spec(self, c, &h, err);
 }
@@ -380,8 +405,8 @@ static int read_expected(psd_golden_t *self, double **into, size_t n, psd_err_t 
 static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
     psd_golden_step_t *step = NULL;
-    if (!strstr(" lr g gw w x ", kind))
-        return bad(self, err, "unknown record '%s'; it must be lr, g, gw, w, x or end", kind);
+    if (!strstr(" lr g gw w x c ", kind))
+        return bad(self, err, "unknown record '%s'; it must be lr, g, gw, w, x, c or end", kind);
     const int rc = take_step(self, c, n_steps, &step, err);
     if (rc)
         return rc;
@@ -393,6 +418,8 @@ static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_cas
         return read_expected(self, &step->w, c->n, err);
     if (strcmp(kind, "x") == 0)
         return read_expected(self, &step->x, c->n, err);
+    if (strcmp(kind, "c") == 0)
+        return read_expected(self, &step->c, c->n, err);
     if (step->g || step->pushes)
         return bad(self, err, "a second gradient of this step");
     return take_floats(self, c->n, &step->g, err);
@@ -401,7 +428,7 @@ static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_cas
 /* Whether the case, at its end, has all that a replay needs. */
 static int check_whole(const psd_golden_t *self, const psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
-    if (!c->w0)
+    if (!c->w0 && !c->clips)
         return bad(self, err, "case %s has no w0", c->id);
     if (c->n_steps != n_steps)
         return bad(self, err, "case %s has %zu of %zu steps", c->id, c->n_steps, n_steps);
@@ -480,6 +507,8 @@ int psd_golden_next(psd_golden_t *self, psd_golden_case_t **out, psd_err_t *err)
     rc = read_header(self, c, &n_steps, err);
     if (!rc)
         rc = read_body(self, c, n_steps, err);
+    if (!rc && !c->w0 && !(c->w0 = calloc(c->n, sizeof *c->w0)))
+        rc = no_memory(err);
     if (rc)
         psd_golden_case_destroy(&c);
     *out = c;
@@ -499,9 +528,11 @@ void psd_golden_case_destroy(psd_golden_case_t **self_p)
         free(step->g);
         free(step->w);
         free(step->x);
+        free(step->c);
     }
     free(self->steps);
     free(self->w0);
+    free(self->size);
     free(self->header);
     free(self);
     *self_p = NULL;

@@ -6,11 +6,13 @@
  *   lr <t> <value>                               learning rate of step t, where it is not the rule's
  *   g  <t> <n values>                            gradient of step t, or instead, from several workers,
  *   gw <t> <worker> <samples> <n values>         one worker's mean gradient; workers ascending
+ *   c  <t> <n values>                            expected gradient of step t once it is clipped
  *   w  <t> <n values>                            expected weights after step t
  *   x  <t> <n values>                            expected slow weights after step t
  *   end
  *
- * Lookahead is opt=lookahead inner=<name> k= alpha= pullback=, then the inner rule's arguments. */
+ * Lookahead is opt=lookahead inner=<name> k= alpha= pullback=, then the inner rule's arguments. A case of clipping is
+ * opt=clip [clip_value=] [max_norm=]; it has no weights, and its rule is sgd(lr=1), whose step from 0 is the clipped gradient. */
 #pragma once
 
 #include <stdbool.h>
@@ -18,6 +20,7 @@
 #include <stdio.h>
 
 #include "common/base/err.h"
+#include "common/optim/clip.h"
 
 enum {
     PSD_GOLDEN_ID = 64,          /* longest case id, with its end */
@@ -25,7 +28,8 @@ enum {
     PSD_GOLDEN_N = 1 << 20,      /* most weights */
     PSD_GOLDEN_STEPS = 1000000,  /* most steps */
     PSD_GOLDEN_VALUES = 1 << 26, /* most values of a case: weights times steps */
-    PSD_GOLDEN_WORKERS = 1024    /* most workers of a step */
+    PSD_GOLDEN_WORKERS = 1024,   /* most workers of a step */
+    PSD_GOLDEN_TENSORS = 1024    /* most tensors */
 };
 
 /* One worker's part of a step. */
@@ -41,7 +45,7 @@ typedef struct psd_golden_step {
     float *g;                  /* gradient, NULL where there are pushes */
     psd_golden_push_t *pushes; /* the workers' parts, NULL where there is one gradient */
     size_t n_pushes;           /* how many */
-    double *w, *x;             /* expected weights and slow weights; NULL when the file does not say */
+    double *w, *x, *c;         /* expected weights, slow weights and clipped gradient; NULL when the file does not say */
 } psd_golden_step_t;
 
 typedef struct psd_golden_case {
@@ -50,6 +54,9 @@ typedef struct psd_golden_case {
     char spec[PSD_GOLDEN_SPEC]; /* its rule, in the grammar of psd_rule_parse() */
     double tol;                 /* tolerance, 0 when the file gives none */
     size_t n;                   /* weights */
+    size_t *size, n_tensors;    /* how many of them each tensor has; one tensor where the file gives no shape */
+    bool clips;                 /* it is one of clipping: from each step the clipped gradient is expected */
+    psd_clip_t clip;            /* how */
     float *w0;                  /* initial weights */
     psd_golden_step_t *steps;   /* the steps, from t = 1 */
     size_t n_steps;             /* how many */

@@ -60,13 +60,20 @@ static int check_optimizer(const psd_worker_t *worker, const psd_rule_t *rule, p
     return psd_err_set(err, PSD_EREFUSED, "the server runs %.*s, but this replay needs %s", (int)(end + 1), found, wanted);
 }
 
-/* Register the weights as the model, and make sure that they were taken as they are. */
+/* Register the weights as the model, tensor by tensor, and make sure that they were taken as they are. */
 static int register_weights(member_t *self)
 {
-    const uint64_t shape[] = { self->c->n };
-    const psd_tensor_t tensor = { .name = "w", .shape = shape, .n_dims = 1, .data = self->w };
-    memcpy(self->w, self->c->w0, self->c->n * sizeof *self->w);
-    const int rc = psd_worker_register(self->worker, &tensor, 1);
+    const psd_golden_case_t *c = self->c;
+    psd_tensor_t tensor[PSD_GOLDEN_TENSORS];
+    uint64_t shape[PSD_GOLDEN_TENSORS];
+    char name[PSD_GOLDEN_TENSORS][8];
+    memcpy(self->w, c->w0, c->n * sizeof *self->w);
+    for (size_t t = 0, at = 0; t < c->n_tensors; at += c->size[t++]) {
+        shape[t] = c->size[t];
+        snprintf(name[t], sizeof name[t], "w%zu", t);
+        tensor[t] = (psd_tensor_t){ .name = name[t], .shape = &shape[t], .n_dims = 1, .data = self->w + at };
+    }
+    const int rc = psd_worker_register(self->worker, tensor, c->n_tensors);
     if (rc)
         return worker_error(self->worker, rc, "register", &self->err);
     const uint64_t version = psd_worker_position(self->worker).version;
@@ -118,15 +125,16 @@ static int push_part(member_t *self, const psd_golden_step_t *step, psd_ticket_t
             g = step->pushes[k].g;
             samples = step->pushes[k].samples;
         }
-    return psd_worker_exchange(self->worker, g ? &g : NULL, samples, 0.0, ticket);
+    const float *part[PSD_GOLDEN_TENSORS];
+    for (size_t t = 0, at = 0; g && t < self->c->n_tensors; at += self->c->size[t++])
+        part[t] = g + at;
+    return psd_worker_exchange(self->worker, g ? part : NULL, samples, 0.0, ticket);
 }
 
-static int exchange_step(member_t *member, uint32_t n, const psd_golden_step_t *step, psd_err_t *err)
+static int exchange_gradients(member_t *member, uint32_t n, const psd_golden_step_t *step, psd_err_t *err)
 {
     psd_ticket_t ticket[PSD_GOLDEN_WORKERS];
-    int rc = psd_worker_set_lr(member[0].worker, step->has_lr ? step->lr : psd_rule_lr(member[0].rule), 60000);
-    if (rc)
-        return worker_error(member[0].worker, rc, "set the learning rate", err);
+    int rc;
     for (uint32_t k = 0; k < n; k++)
         if ((rc = push_part(&member[k], step, &ticket[k])) != 0)
             return worker_error(member[k].worker, rc, "exchange", err);
@@ -136,17 +144,53 @@ static int exchange_step(member_t *member, uint32_t n, const psd_golden_step_t *
     return PSD_OK;
 }
 
+static int exchange_step(member_t *member, uint32_t n, const psd_golden_step_t *step, psd_err_t *err)
+{
+    const int rc = psd_worker_set_lr(member[0].worker, step->has_lr ? step->lr : psd_rule_lr(member[0].rule), 60000);
+    return rc ? worker_error(member[0].worker, rc, "set the learning rate", err) : exchange_gradients(member, n, step, err);
+}
+
+/* The weights were 0, and are now less the clipped gradient: tell it, and step back to 0 in two halves. Half of what was just
+ * clipped is not clipped again, and w - w/2 - w/2 is 0 exactly. */
+static int tell_clipped(member_t *member, uint32_t n, size_t t, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
+{
+    const size_t n_weights = member[0].c->n;
+    float *values = calloc(n_weights, sizeof *values);
+    int rc = values ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory to replay %zu weights", n_weights);
+    for (size_t i = 0; !rc && i < n_weights; i++)
+        values[i] = -member[0].w[i];
+    if (!rc)
+        each(arg, 'c', t, values);
+    for (int half = 0; !rc && half < 2; half++) {
+        for (size_t i = 0; i < n_weights; i++)
+            values[i] = half ? member[0].w[i] : member[0].w[i] / 2;
+        rc = exchange_gradients(member, n, &(psd_golden_step_t){ .g = values }, err);
+    }
+    free(values);
+    return rc;
+}
+
 static int exchange_all(member_t *member, uint32_t n, float *slow, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
     const psd_golden_case_t *c = member[0].c;
     const psd_rule_t *rule = member[0].rule;
+    float *part[PSD_GOLDEN_TENSORS];
+    for (size_t t = 0, at = 0; t < c->n_tensors; at += c->size[t++])
+        part[t] = slow + at;
     for (size_t t = 1; t <= c->n_steps; t++) {
         int rc = exchange_step(member, n, &c->steps[t - 1], err);
+        if (!rc && c->clips)
+            rc = tell_clipped(member, n, t, each, arg, err);
         if (rc)
             return rc;
-        if (rule->lookahead && (rc = psd_worker_pull_slow(member[0].worker, &slow, 60000)) != 0)
+        if (c->clips)
+            continue;
+        each(arg, 'w', t, member[0].w);
+        if (!rule->lookahead)
+            continue;
+        if ((rc = psd_worker_pull_slow(member[0].worker, part, 60000)) != 0)
             return worker_error(member[0].worker, rc, "pull", err);
-        each(arg, t, member[0].w, rule->lookahead ? slow : NULL);
+        each(arg, 'x', t, slow);
     }
     return PSD_OK;
 }
@@ -195,12 +239,10 @@ typedef struct printer {
     size_t n; /* weights */
 } printer_t;
 
-static void print_step(void *arg, size_t t, const float *w, const float *slow)
+static void print_step(void *arg, char record, size_t t, const float *values)
 {
     const printer_t *self = arg;
-    psd_golden_print(stdout, 'w', t, w, self->n);
-    if (slow)
-        psd_golden_print(stdout, 'x', t, slow, self->n);
+    psd_golden_print(stdout, record, t, values, self->n);
 }
 
 static int replay_case(const psd_golden_case_t *c, const options_t *o, bool framed, psd_err_t *err)
@@ -287,8 +329,8 @@ const psd_verb_t psd_verb_replay = {
     .name = "replay",
     .words = "FILE",
     .does = "step an optimizer along the gradients of a golden file",
-    .about = "Prints the weights after each step, as w records; the slow weights of Lookahead as x records. FILE may be -, "
-             "for the standard input.",
+    .about = "Prints the weights after each step, as w records; the slow weights of Lookahead as x records; of a case of "
+             "clipping the clipped gradients, as c records. FILE may be -, for the standard input.",
     .flag = { [OPTIMIZER] = { .key = "optimizer",
                               .type = PSD_OPTION_STRING,
                               .argument = "RULE",

@@ -65,6 +65,8 @@ static int compute(verify_t *self, psd_err_t *err)
                                                 .shuffle = psd_options_bool(self->options, PSD_OPT_data_shuffle),
                                                 .seed = psd_options_uint(self->options, PSD_OPT_seed),
                                                 .rule = psd_options_string(self->options, PSD_OPT_optimizer),
+                                                .clip = { .value = psd_options_double(self->options, PSD_OPT_clip_value),
+                                                          .norm = psd_options_double(self->options, PSD_OPT_clip_norm) },
                                                 .world = self->world };
         self->n = psd_model_n_params(setup.model);
         self->hash = calloc((self->last - self->first + 1) * self->n, sizeof *self->hash);
