@@ -32,7 +32,7 @@ static const struct campaign {
     { "T12-flip", "bits changed on the way", 10000, 100, chaos_flips },
     { "T13", "networks parted, one way and both", 200, 3, chaos_partition },
     { "T15", "SIGSTOP, then SIGCONT", 200, 4, chaos_pause },
-    { "T16", "connections of strangers", 1000000, 20000, chaos_strangers },
+    { "T16", "connections of strangers", 1000000, 5000, chaos_strangers },
     { "T18", "frames of 8 GiB announced", 1000, 100, chaos_announce },
     { "T18-frames", "messages without end, in MiB", 10240, 600, chaos_endless },
     { "T18-crowd", "more connections than descriptors", 20, 2, chaos_crowd },
