@@ -188,7 +188,7 @@ static void tell_restored(task_t *task, uint64_t now)
         applied[i] = (psd_member_t){ .worker = task->applied[i].worker,
                                      .incarnation = task->applied[i].incarnation,
                                      .samples = task->applied[i].clock };
-    psd_engine_point_t point = { .clock = task->clock,
+    psd_save_point_t point = { .clock = task->clock,
                                  .version = task->facts.version,
                                  .samples = task->facts.samples,
                                  .lr = task->facts.lr,
@@ -259,7 +259,7 @@ static int prepare_restore(task_t *task)
 
 static void prepare_save(task_t *task)
 {
-    const psd_engine_point_t *point = psd_engine_point(task->engine);
+    const psd_save_point_t *point = psd_engine_point(task->engine);
     psd_store_t *self = task->store;
     self->writing = task->facts;
     self->writing.applied = calloc(point->n_applied + 1, sizeof *self->writing.applied);
@@ -430,7 +430,7 @@ void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t
     task_t *task = calloc(1, sizeof *task);
     assert(task && "no memory for a task");
     psd_engine_t *engine = psd_node_engine(node);
-    const psd_engine_point_t *point = psd_engine_point(engine);
+    const psd_save_point_t *point = psd_engine_point(engine);
     self->node = node;
     self->out = out;
     *task = (task_t){ .store = self, .engine = engine, .act = action->act, .clock = action->clock, .part = action->part };

@@ -1,32 +1,105 @@
+#include "server/core/engine.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "common/base/absence.h"
-#include "server/core/engine_state.h"
+#include "common/optim/aggregate.h"
+#include "server/core/inbox.h"
+#include "server/core/seeding.h"
+#include "server/core/update.h"
 
 enum {
-    LINE_MS = 5000,         /* between two lines that say that server 0 is waited for */
-    STATE_EVERY_MS = 250,   /* repeat of what the coordinator must know */
-    INIT_EVERY_MS = 500,    /* repeat of the newest request for initial values */
-    INIT_SILENCE_MS = 2000, /* who is asked for them, and says nothing for so long, is asked no more if there is another */
-    INIT_WINDOW = 1 << 20   /* elements that are asked for and have not come, 4 MiB */
+    LINE_MS = 5000,      /* between two lines that say that server 0 is waited for */
+    STATE_EVERY_MS = 250 /* repeat of what the coordinator must know */
 };
 
-psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
-{
-    psd_engine_t *self = calloc(1, sizeof *self);
-    if (self) {
-        self->config = *config;
-        self->name = strdup(config->job);
-        self->settings = strdup(config->settings);
-        self->endpoint = strdup(config->endpoint);
-    }
-    if (!self || !self->name || !self->settings || !self->endpoint) {
-        psd_err_set(err, PSD_ENOMEM, "no memory for an engine");
-        psd_engine_destroy(&self);
-    }
-    return self;
-}
+enum { MAX_EARLY = 16 }; /* log entries kept while a step runs; more are asked for again by their number */
+
+typedef enum standing { PENDING, MEMBER, GONE } standing_t;
+
+/* One row of the applied table. */
+typedef struct worker {
+    uint32_t id;
+    uint64_t incarnation, nonce; /* of the member as the log names it; before that, of whoever attached */
+    uint64_t logged;             /* newest incarnation that the log has named; 0: none */
+    standing_t standing;
+    psd_peer_t peer;     /* its session; NONE before ATTACH */
+    uint32_t rank;       /* in the view */
+    uint64_t applied;    /* last clock that is closed for it */
+    uint64_t resumes_at; /* asp: clocks of this worker that a checkpoint holds; it goes on from there */
+    bool owed;           /* a new member that has not been sent the weights yet */
+    psd_inbox_t inbox;   /* its open clock, applied + 1 */
+    uint64_t in_vain;    /* pushes of its own that were rejected in a row for Inf or NaN, where each is a step */
+    psd_engine_worker_t facts;
+} worker_t;
+
+typedef struct early {
+    psd_msg_t msg;
+    psd_buf_t *payload;
+} early_t;
+
+struct psd_engine {
+    psd_engine_config_t config;
+    char *name, *settings, *endpoint; /* name: the job's */
+    bool welcomed;
+    uint32_t index, n_servers;
+    uint64_t job, shard_epoch, view_id, log_done;
+    struct {
+        uint64_t heard_ms; /* when it last said something, moved on by our own absences */
+        uint64_t tick_ms, line_ms;
+        bool known; /* it has given us a place once */
+        bool lost;
+        char told[192]; /* its last WAIT */
+        psd_engine_word_t word;
+    } first;   /* server 0 */
+    double lr; /* as the log last said */
+    struct {
+        char why[PSD_MAX_TEXT];
+        psd_refusal_t refusal;
+        uint64_t since_ms; /* the first tick after that; 0: none came */
+    } failure;             /* why the job fails, by server 0's word or by what is seen here; "": it does not */
+    uint64_t skipped;      /* bsp: rounds in a row that made no step, of those that had gradients */
+    char bad[320];         /* whose gradient was not finite last, and where; "": not here */
+    uint32_t world;        /* members of the view */
+
+    psd_tensor_list_t model;
+    psd_partition_t map;
+    psd_shard_t *shard;
+    uint32_t n_parts; /* chunks here, at least 1: a shard without chunks is pushed one empty part */
+    psd_seeding_t seeding;
+
+    worker_t *worker[PSD_MAX_WORKERS];
+    uint64_t clock, version;
+    uint64_t slowest;             /* the lowest clock that is closed for a member */
+    uint64_t samples;             /* behind the version */
+    bool held;                    /* pushes wait, where each is a step */
+    psd_update_t update;          /* the step that is being made */
+    const worker_t *stepping_for; /* whose push is being stepped; NULL: all members' */
+    uint64_t sums_sent_ms;
+    uint32_t queue[PSD_MAX_WORKERS], n_queued; /* asp: workers whose push is complete, in order of arrival */
+    early_t early[MAX_EARLY];
+    uint32_t n_early;
+    psd_saver_t saver;
+    bool restore_failed; /* the named checkpoint could not be loaded here */
+    bool restoring;      /* between PSD_ACT_RESTORE and its outcome */
+    bool leaving_run;    /* the coordinator has begun another run of the job: start over when nothing runs */
+    uint64_t state_sent_ms;
+    psd_member_t complete[PSD_MAX_WORKERS]; /* room for what send_state says, which it does with each push */
+    uint8_t list[PSD_MAX_LIST];             /* and for its bytes */
+    psd_engine_stats_t stats;
+    psd_ledger_fn *ledger;
+    void *ledger_arg;
+};
+
+static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
+static void begin_save(psd_engine_t *self, psd_actions_t *out);
+static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* No id stands in the queue twice, so that there is room for all. */
 static void leave_queue(psd_engine_t *self, uint32_t id)
@@ -39,56 +112,15 @@ static void leave_queue(psd_engine_t *self, uint32_t id)
 }
 
 /* Forget what has come of the worker's open clock. */
-void psd_eng_drop_open_clock(psd_engine_t *self, psd_eng_worker_t *w)
+static void drop_open_clock(psd_engine_t *self, worker_t *w)
 {
-    for (uint32_t p = 0; w->parked && p < self->n_parts; p++)
-        psd_buf_unref(&w->parked[p]);
-    if (w->have)
-        memset(w->have, 0, psd_bitmap_bytes(self->n_parts));
-    w->held = 0;
-    w->samples = 0;
-    w->loss = w->norm2 = 0;
-    w->nonfinite = w->complete = false;
-    w->bad_part = 0;
+    psd_inbox_empty(&w->inbox);
     leave_queue(self, w->id);
 }
 
-void psd_eng_drop_gradient(psd_engine_t *self, psd_eng_worker_t *w)
-{
-    for (uint32_t p = 0; p < self->n_parts; p++)
-        psd_buf_unref(&w->parked[p]);
-    w->samples = 0;
-    w->norm2 = 0;
-    w->nonfinite = false;
-    w->bad_part = 0;
-}
-
-void psd_eng_free_worker(psd_engine_t *self, psd_eng_worker_t *w)
-{
-    psd_eng_drop_open_clock(self, w);
-    free(w->have);
-    free(w->parked);
-    free(w);
-}
-
-void psd_engine_destroy(psd_engine_t **self_p)
-{
-    psd_engine_t *self = *self_p;
-    *self_p = NULL;
-    if (!self)
-        return;
-    psd_eng_forget_everything(self);
-    free(self->name);
-    free(self->settings);
-    free(self->endpoint);
-    free(self);
-}
-
-void psd_engine_count_refusal(psd_engine_t *self, psd_refusal_t reason) { self->stats.rejected[reason]++; }
-
 /* ---- messages out ---- */
 
-psd_msg_t *psd_eng_send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload, psd_actions_t *out)
+static psd_msg_t *send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload, psd_actions_t *out)
 {
     psd_msg_t *msg = psd_actions_send(out, to, kind, payload);
     msg->job = self->job;
@@ -101,13 +133,12 @@ psd_msg_t *psd_eng_send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, p
     return msg;
 }
 
-psd_msg_t *psd_eng_send_to_worker(psd_engine_t *self, const psd_eng_worker_t *w, psd_kind_t kind, psd_buf_t *payload,
-                                  psd_actions_t *out)
+static psd_msg_t *send_to_worker(psd_engine_t *self, const worker_t *w, psd_kind_t kind, psd_buf_t *payload, psd_actions_t *out)
 {
-    psd_msg_t *msg = psd_eng_send_to(self, w->peer, kind, payload, out);
+    psd_msg_t *msg = send_to(self, w->peer, kind, payload, out);
     msg->worker = w->id;
     msg->incarnation = w->incarnation;
-    if (w->standing == PSD_MEMBER) {
+    if (w->standing == MEMBER) {
         msg->rank = w->rank;
         msg->world = self->world;
     }
@@ -123,10 +154,10 @@ static void tell_job(const psd_engine_t *self, psd_msg_t *msg)
     msg->value = (double)self->samples;
 }
 
-void psd_eng_send_chunk(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t part, psd_actions_t *out)
+static void send_chunk(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
 {
     psd_buf_t *weights = psd_shard_weights(self->shard, part);
-    psd_msg_t *msg = psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, weights, out);
+    psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights, out);
     msg->part = part;
     msg->n_elements = psd_shard_elements(self->shard, part);
     msg->checksum = psd_shard_checksum(self->shard, part);
@@ -137,167 +168,127 @@ void psd_eng_send_chunk(psd_engine_t *self, const psd_eng_worker_t *w, uint32_t 
 }
 
 /* An empty WEIGHTS: all chunks of this shard are as they were, go on. */
-void psd_eng_send_unchanged(psd_engine_t *self, const psd_eng_worker_t *w, psd_actions_t *out)
+static void send_unchanged(psd_engine_t *self, const worker_t *w, psd_actions_t *out)
 {
-    tell_job(self, psd_eng_send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out));
+    tell_job(self, send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out));
 }
 
-psd_progress_t psd_eng_progress(const psd_engine_t *self, const psd_eng_worker_t *w)
+static psd_progress_t look(const psd_engine_t *self, const worker_t *w)
 {
     return (psd_progress_t){ .clock = self->clock,
                              .members = self->world,
                              .push = w->applied + 1,
                              .slowest = self->slowest,
                              .resumes_at = w->resumes_at,
-                             .staleness = self->version - w->base_version,
+                             .staleness = self->version - w->inbox.base_version,
                              .max_staleness = self->config.max_staleness,
                              .lr_rule = self->config.lr_rule,
                              .held = self->held };
 }
 
-static bool may_pull(const psd_engine_t *self, const psd_eng_worker_t *w)
+static bool may_pull(const psd_engine_t *self, const worker_t *w)
 {
-    const psd_progress_t p = psd_eng_progress(self, w);
+    const psd_progress_t p = look(self, w);
     return self->config.mode->may_pull(&p);
 }
 
-bool psd_eng_is_started(const psd_engine_t *self) { return self->shard && self->n_started == psd_shard_parts(self->shard); }
+static bool is_started(const psd_engine_t *self) { return self->shard && self->seeding.n_started == psd_shard_parts(self->shard); }
 
-void psd_eng_send_all_weights(psd_engine_t *self, psd_eng_worker_t *w, psd_actions_t *out)
+static void send_all_weights(psd_engine_t *self, worker_t *w, psd_actions_t *out)
 {
     w->owed = false;
     if (!psd_shard_parts(self->shard))
-        psd_eng_send_unchanged(self, w, out);
+        send_unchanged(self, w, out);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++)
-        psd_eng_send_chunk(self, w, p, out);
+        send_chunk(self, w, p, out);
 }
 
 /* New members get the weights as soon as there are some, the worker is attached, and no step is under way. */
-void psd_eng_pay_debts(psd_engine_t *self, psd_actions_t *out)
+static void pay_debts(psd_engine_t *self, psd_actions_t *out)
 {
-    if (!psd_eng_is_started(self) || self->update.open)
+    if (!is_started(self) || self->update.open)
         return;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
-        psd_eng_worker_t *w = self->worker[i];
-        if (w && w->standing == PSD_MEMBER && w->owed && w->peer && may_pull(self, w))
-            psd_eng_send_all_weights(self, w, out);
+        worker_t *w = self->worker[i];
+        if (w && w->standing == MEMBER && w->owed && w->peer && may_pull(self, w))
+            send_all_weights(self, w, out);
     }
 }
 
-static void send_init_wanted(psd_engine_t *self, uint64_t now_ms, const uint8_t *wanted, psd_actions_t *out)
+static void send_init_wanted(psd_engine_t *self, psd_actions_t *out)
 {
-    psd_buf_t *map = psd_payload_copy(wanted, psd_bitmap_bytes(self->n_parts));
-    psd_eng_send_to_worker(self, self->worker[self->init.worker], PSD_MSG_INIT_WANTED, map, out)->seq = self->init.seq;
+    psd_buf_t *map = psd_payload_copy(self->seeding.newest, psd_bitmap_bytes(self->n_parts));
+    send_to_worker(self, self->worker[self->seeding.worker], PSD_MSG_INIT_WANTED, map, out)->seq = self->seeding.seq;
     psd_buf_unref(&map);
-    self->init.sent_ms = now_ms;
 }
 
-/* Ask whoever is asked for more, up to the window. */
-static void widen_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+/* Ask whoever is asked for more, if there is more to ask for. */
+static void widen_seeding(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    uint32_t n = 0;
-    memset(self->init.newest, 0, psd_bitmap_bytes(self->n_parts));
-    for (uint32_t p = 0; p < psd_shard_parts(self->shard) && self->init.flying < INIT_WINDOW; p++) {
-        if (psd_bitmap_get(self->started, p) || psd_bitmap_get(self->init.asked, p))
-            continue;
-        psd_bitmap_set(self->init.newest, p);
-        psd_bitmap_set(self->init.asked, p);
-        self->init.flying += psd_shard_elements(self->shard, p);
-        n++;
-    }
-    if (!n)
+    if (psd_seeding_widen(&self->seeding, self->shard, now_ms))
+        send_init_wanted(self, out);
+}
+
+static bool can_be_asked(const worker_t *w) { return w && w->standing == MEMBER && w->peer; }
+
+/* Ask an attached member for the initial values that are missing. */
+static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_seeding_t *seeding = &self->seeding;
+    if (!self->shard || is_started(self))
         return;
-    self->init.seq++;
-    send_init_wanted(self, now_ms, self->init.newest, out);
-}
-
-static void forget_asked(psd_engine_t *self)
-{
-    memset(self->init.asked, 0, psd_bitmap_bytes(self->n_parts));
-    self->init.flying = 0;
-}
-
-void psd_eng_request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
-{
-    if (!self->shard || psd_eng_is_started(self))
-        return;
-    const psd_eng_worker_t *asked = self->init.asking ? self->worker[self->init.worker] : NULL;
-    if (asked && asked->standing == PSD_MEMBER && asked->peer && asked->incarnation == self->init.incarnation &&
-        now_ms < self->init.heard_ms + INIT_SILENCE_MS) {
-        if (now_ms >= self->init.sent_ms + INIT_EVERY_MS) /* by its number it is answered once */
-            send_init_wanted(self, now_ms, self->init.newest, out);
+    const worker_t *asked = seeding->asking ? self->worker[seeding->worker] : NULL;
+    if (can_be_asked(asked) && psd_seeding_waits(seeding, asked->incarnation, now_ms)) {
+        if (psd_seeding_repeats(seeding, now_ms))
+            send_init_wanted(self, out);
         return;
     }
     /* Another member each time: the one asked before may be dead, and the view cannot change before there are weights. */
     for (uint32_t k = 0; k < PSD_MAX_WORKERS; k++) {
-        const uint32_t i = (self->init.worker + self->init.asking + k) % PSD_MAX_WORKERS;
-        const psd_eng_worker_t *w = self->worker[i];
-        if (!w || w->standing != PSD_MEMBER || !w->peer)
+        const uint32_t i = (seeding->worker + seeding->asking + k) % PSD_MAX_WORKERS;
+        if (!can_be_asked(self->worker[i]))
             continue;
-        self->init.asking = true;
-        self->init.worker = i;
-        self->init.incarnation = w->incarnation;
-        self->init.heard_ms = now_ms;
-        forget_asked(self);
-        widen_init(self, now_ms, out);
+        psd_seeding_turn_to(seeding, i, self->worker[i]->incarnation, now_ms);
+        widen_seeding(self, now_ms, out);
         return;
     }
-}
-
-void psd_eng_init_answered(psd_engine_t *self, uint64_t now_ms, const psd_eng_worker_t *w, uint64_t seq, psd_actions_t *out)
-{
-    if (!self->init.asking || self->init.worker != w->id || seq != self->init.seq || !self->init.flying)
-        return;
-    forget_asked(self);
-    widen_init(self, now_ms, out);
-}
-
-void psd_eng_init_came(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out)
-{
-    if (!psd_bitmap_get(self->init.asked, part))
-        return;
-    psd_bitmap_unset(self->init.asked, part);
-    self->init.flying -= psd_shard_elements(self->shard, part);
-    const psd_eng_worker_t *asked = self->worker[self->init.worker];
-    if (self->init.flying <= INIT_WINDOW / 2 && asked && asked->standing == PSD_MEMBER && asked->peer)
-        widen_init(self, now_ms, out);
 }
 
 /* Tell the coordinator which log entries are done and whose pushes of the open clock are complete: of `only`,
  * or of all when it is NULL. */
-void psd_eng_send_state(psd_engine_t *self, const psd_eng_worker_t *only, psd_actions_t *out)
+static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *out)
 {
     psd_member_t *complete = self->complete;
     psd_round_t state = { .clock = self->clock + 1, .contributor = complete };
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
-        const psd_eng_worker_t *w = self->worker[i];
-        if (w && (!only || w == only) && w->standing == PSD_MEMBER && w->complete && psd_mode_has_rounds(self->config.mode))
+        const worker_t *w = self->worker[i];
+        if (w && (!only || w == only) && w->standing == MEMBER && w->inbox.complete && psd_mode_has_rounds(self->config.mode))
             complete[state.n_contributors++] = (psd_member_t){ .worker = w->id,
                                                                .incarnation = w->incarnation,
-                                                               .samples = w->samples,
-                                                               .loss = w->loss,
-                                                               .norm2 = w->norm2,
-                                                               .nonfinite = w->nonfinite };
+                                                               .samples = w->inbox.samples,
+                                                               .loss = w->inbox.loss,
+                                                               .norm2 = w->inbox.norm2,
+                                                               .nonfinite = w->inbox.nonfinite };
     }
     psd_buf_t *payload = psd_payload_copy(self->list, psd_round_encode(&state, self->list, sizeof self->list));
-    psd_msg_t *msg = psd_eng_send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_STATE, payload, out);
+    psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_STATE, payload, out);
     msg->seq = self->log_done;
     msg->clock = self->clock;
-    msg->saved = self->saved;
-    msg->code = psd_eng_is_started(self) ? PSD_SHARD_STARTED : 0;
-    if (self->save_failed > self->saved)
+    msg->saved = self->saver.saved;
+    msg->code = is_started(self) ? PSD_SHARD_STARTED : 0;
+    if (self->saver.failed > self->saver.saved)
         msg->code |= PSD_SHARD_SAVE_FAILED;
     if (self->restore_failed)
         msg->code |= PSD_SHARD_RESTORE_FAILED;
     if (msg->code & (PSD_SHARD_SAVE_FAILED | PSD_SHARD_RESTORE_FAILED))
-        snprintf(msg->text, sizeof msg->text, "%s", self->trouble);
+        snprintf(msg->text, sizeof msg->text, "%s", self->saver.trouble);
     psd_buf_unref(&payload);
 }
 
-void psd_eng_refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
+static void refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
 {
     self->stats.rejected[reason]++;
-    psd_msg_t *msg = psd_eng_send_to(self, to, PSD_MSG_REFUSED, NULL, out);
+    psd_msg_t *msg = send_to(self, to, PSD_MSG_REFUSED, NULL, out);
     msg->code = reason;
     va_list args;
     va_start(args, format);
@@ -305,11 +296,11 @@ void psd_eng_refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd
     va_end(args);
 }
 
-void psd_eng_fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd_actions_t *out)
+static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd_actions_t *out)
 {
     self->stats.rejected[PSD_REFUSAL_INCARNATION]++;
-    const psd_eng_worker_t *w = self->worker[about->worker];
-    psd_msg_t *msg = psd_eng_send_to(self, to, PSD_MSG_FENCED, NULL, out);
+    const worker_t *w = self->worker[about->worker];
+    psd_msg_t *msg = send_to(self, to, PSD_MSG_FENCED, NULL, out);
     msg->worker = about->worker;
     msg->incarnation = w ? w->incarnation : 0;
     if (msg->incarnation > about->incarnation)
@@ -327,17 +318,17 @@ void psd_eng_fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, ps
 static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* A member's clock is closed: it may push the next one. */
-static void close_clock(psd_engine_t *self, psd_eng_worker_t *w, uint64_t clock)
+static void close_clock(psd_engine_t *self, worker_t *w, uint64_t clock)
 {
     w->applied = clock;
-    psd_eng_drop_open_clock(self, w);
+    drop_open_clock(self, w);
 }
 
 static void find_slowest(psd_engine_t *self)
 {
     self->slowest = UINT64_MAX;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->applied < self->slowest)
+        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->applied < self->slowest)
             self->slowest = self->worker[i]->applied;
 }
 
@@ -350,10 +341,10 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
         self->stats.samples += self->update.samples;
     }
     self->stats.syncs = psd_engine_sync_epoch(self);
-    psd_eng_begin_save(self, out);
-    psd_eng_pay_debts(self, out);
+    begin_save(self, out);
+    pay_debts(self, out);
     run_early_commands(self, now_ms, out);
-    psd_eng_start_queued_push(self, now_ms, out);
+    start_queued_push(self, now_ms, out);
 }
 
 /* Tell the coordinator what the pass has measured here. */
@@ -361,7 +352,7 @@ static void send_sums(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const uint32_t parts = psd_shard_parts(self->shard), n = psd_update_sums(&self->update);
     psd_buf_t *payload = parts ? psd_payload_copy(self->update.sum, (size_t)parts * n * sizeof(double)) : NULL;
-    psd_msg_t *msg = psd_eng_send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SUMS, payload, out);
+    psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SUMS, payload, out);
     msg->clock = self->clock;
     msg->code = (uint32_t)self->update.pass;
     msg->parts = parts;
@@ -381,7 +372,7 @@ static bool hand_out(psd_engine_t *self, psd_actions_t *out)
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
         psd_work_t *work = psd_shard_pending(self->shard, p);
         psd_update_hand_out(&self->update, work, tensor_of(self, p));
-        if (psd_update_is_step(&self->update) && !psd_eng_may_step(self, work))
+        if (psd_update_is_step(&self->update) && !psd_saver_may_step(&self->saver, self->shard, work))
             continue;
         psd_bitmap_set(self->update.busy, p);
         psd_actions_work(out, work);
@@ -391,15 +382,15 @@ static bool hand_out(psd_engine_t *self, psd_actions_t *out)
 
 /* Begin an update: the mean over `contributor[0..n)`, whose samples sum to `total`. With `measures`, clipping and the rule look
  * at the whole model before its step; else `scale` is known. */
-static void start_update(psd_engine_t *self, psd_eng_worker_t **contributor, uint32_t n, uint64_t total, double lr, bool measures,
+static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, double lr, bool measures,
                          float scale, psd_actions_t *out)
 {
     self->stats.lr = lr;
     self->stats.loss = self->stats.grad_norm2 = 0;
     self->stats.clip_scale = (double)scale;
     for (uint32_t k = 0; k < n; k++) {
-        self->stats.loss += contributor[k]->loss * (double)contributor[k]->samples / (double)total;
-        self->stats.grad_norm2 += contributor[k]->norm2;
+        self->stats.loss += contributor[k]->inbox.loss * (double)contributor[k]->inbox.samples / (double)total;
+        self->stats.grad_norm2 += contributor[k]->inbox.norm2;
         if (self->ledger)
             self->ledger(self->ledger_arg, self->index, contributor[k]->applied + 1, contributor[k]->id,
                          contributor[k]->incarnation);
@@ -410,10 +401,10 @@ static void start_update(psd_engine_t *self, psd_eng_worker_t **contributor, uin
         work->lr = lr;
         work->scale = scale;
         for (uint32_t k = 0; k < n; k++) {
-            if (!contributor[k]->parked[p])
+            if (!contributor[k]->inbox.parked[p])
                 continue;
-            work->weight[work->n_gradients] = (double)contributor[k]->samples / (double)total;
-            work->gradient[work->n_gradients++] = psd_buf_ref(contributor[k]->parked[p]);
+            work->weight[work->n_gradients] = (double)contributor[k]->inbox.samples / (double)total;
+            work->gradient[work->n_gradients++] = psd_buf_ref(contributor[k]->inbox.parked[p]);
         }
     }
     psd_update_begin(&self->update, total, measures);
@@ -427,13 +418,13 @@ static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions
     self->version++;
     self->samples += self->update.samples;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
-        psd_eng_worker_t *w = self->worker[i];
-        if (!w || w->standing != PSD_MEMBER || !w->peer || w->owed)
+        worker_t *w = self->worker[i];
+        if (!w || w->standing != MEMBER || !w->peer || w->owed)
             continue;
         if (self->stepping_for && w != self->stepping_for)
             continue;
         if (may_pull(self, w))
-            psd_eng_send_chunk(self, w, work->part, out);
+            send_chunk(self, w, work->part, out);
         else
             w->owed = true;
     }
@@ -444,9 +435,9 @@ static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions
 void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out)
 {
     const bool is_step = psd_update_is_step(&self->update), is_last = psd_update_returned(&self->update, work);
-    psd_eng_chunk_stepped(self, work->part, out);
+    psd_saver_stepped(&self->saver, self->shard, work->part, self->update.busy, out);
     if (self->leaving_run) {
-        psd_eng_start_over_if_due(self, now_ms, out);
+        start_over_if_due(self, now_ms, out);
         return;
     }
     if (is_step) {
@@ -463,8 +454,8 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
 static void finish_at_once(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
 {
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer && !self->worker[i]->owed)
-            psd_eng_send_unchanged(self, self->worker[i], out);
+        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer && !self->worker[i]->owed)
+            send_unchanged(self, self->worker[i], out);
     step_finished(self, now_ms, stepped, out);
 }
 
@@ -479,17 +470,17 @@ static void on_totals(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg,
         send_sums(self, now_ms, out);
     else if (!self->update.open)
         finish_at_once(self, now_ms, true, out);
-    psd_eng_send_state(self, NULL, out);
+    send_state(self, NULL, out);
 }
 
 /* ---- gradients that are not finite ---- */
 
 /* Keep in self->bad whose it was, and in which tensor, as far as it is known here. */
-static void note_bad(psd_engine_t *self, const psd_eng_worker_t *w)
+static void note_bad(psd_engine_t *self, const worker_t *w)
 {
     const char *tensor = "";
-    if (w->bad_part)
-        tensor = self->model.tensor[self->map.chunk[self->map.part[self->index][w->bad_part - 1]].tensor].name;
+    if (w->inbox.bad_part)
+        tensor = self->model.tensor[self->map.chunk[self->map.part[self->index][w->inbox.bad_part - 1]].tensor].name;
     snprintf(self->bad, sizeof self->bad, "the gradient of worker %u has Inf or NaN%s%.200s", w->id,
              *tensor ? ", first in tensor " : "", tensor);
 }
@@ -501,8 +492,8 @@ static void tell_failure(psd_engine_t *self, psd_actions_t *out)
     if (self->failure.refusal == PSD_REFUSAL_HOPELESS && !*self->bad)
         return;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
-            psd_eng_refuse(self, self->worker[i]->peer, self->failure.refusal, out, "%s", self->failure.why);
+        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
+            refuse(self, self->worker[i]->peer, self->failure.refusal, out, "%s", self->failure.why);
 }
 
 static void begin_failure(psd_engine_t *self, psd_refusal_t refusal, const char *why, psd_actions_t *out)
@@ -542,11 +533,11 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
     if (round->apply)
         self->skipped = 0;
     for (uint32_t i = 0; !round->apply && i < PSD_MAX_WORKERS; i++) {
-        const psd_eng_worker_t *w = self->worker[i];
-        if (!w || w->standing != PSD_MEMBER || !w->complete || !w->samples)
+        const worker_t *w = self->worker[i];
+        if (!w || w->standing != MEMBER || !w->inbox.complete || !w->inbox.samples)
             continue;
         any = true;
-        if (w->bad_part)
+        if (w->inbox.bad_part)
             note_bad(self, w);
     }
     self->skipped += any;
@@ -556,7 +547,7 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
 
 /* ---- pushes that are steps of their own ---- */
 
-static void count_staleness(psd_engine_t *self, psd_eng_worker_t *w, uint64_t staleness)
+static void count_staleness(psd_engine_t *self, worker_t *w, uint64_t staleness)
 {
     uint32_t bucket = 0;
     while (bucket + 1 < PSD_STALENESS_BUCKETS && staleness > (bucket ? 1u << (bucket - 1) : 0))
@@ -569,7 +560,7 @@ static void count_staleness(psd_engine_t *self, psd_eng_worker_t *w, uint64_t st
 }
 
 /* A push that makes no step. One that is too old, or otherwise not wanted, is answered with the weights as they are now. */
-static void answer_without_step(psd_engine_t *self, psd_eng_worker_t *w, psd_refusal_t why, psd_actions_t *out)
+static void answer_without_step(psd_engine_t *self, worker_t *w, psd_refusal_t why, psd_actions_t *out)
 {
     if (why)
         self->stats.rejected[why]++;
@@ -578,12 +569,12 @@ static void answer_without_step(psd_engine_t *self, psd_eng_worker_t *w, psd_ref
     if (!may_pull(self, w))
         w->owed = true;
     else if (why == PSD_REFUSAL_STALE)
-        psd_eng_send_all_weights(self, w, out);
+        send_all_weights(self, w, out);
     else
-        psd_eng_send_unchanged(self, w, out);
+        send_unchanged(self, w, out);
 }
 
-static void reject_nonfinite(psd_engine_t *self, psd_eng_worker_t *w, psd_actions_t *out)
+static void reject_nonfinite(psd_engine_t *self, worker_t *w, psd_actions_t *out)
 {
     note_bad(self, w);
     psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite",
@@ -593,40 +584,40 @@ static void reject_nonfinite(psd_engine_t *self, psd_eng_worker_t *w, psd_action
     answer_without_step(self, w, PSD_REFUSAL_NONFINITE, out);
 }
 
-static void step_push(psd_engine_t *self, uint64_t now_ms, psd_eng_worker_t *w, const psd_progress_t *p, psd_actions_t *out)
+static void step_push(psd_engine_t *self, uint64_t now_ms, worker_t *w, const psd_progress_t *p, psd_actions_t *out)
 {
     self->stepping_for = w;
-    start_update(self, &w, 1, w->samples, self->lr * self->config.mode->rate(p), false,
-                 psd_clip_scale(&self->config.clip, w->whole_norm2), out);
+    start_update(self, &w, 1, w->inbox.samples, self->lr * self->config.mode->rate(p), false,
+                 psd_clip_scale(&self->config.clip, w->inbox.whole_norm2), out);
     close_clock(self, w, w->applied + 1);
     find_slowest(self);
     self->stats.rounds++;
     if (!self->update.open) {
-        psd_eng_send_unchanged(self, w, out);
+        send_unchanged(self, w, out);
         step_finished(self, now_ms, true, out);
     }
 }
 
-void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const psd_mode_t *mode = self->config.mode;
     while (self->n_queued && !self->update.open) {
-        psd_eng_worker_t *w = self->worker[self->queue[0]];
-        const bool here = w && w->standing == PSD_MEMBER && w->complete;
-        const psd_progress_t p = here ? psd_eng_progress(self, w) : (psd_progress_t){ 0 };
+        worker_t *w = self->worker[self->queue[0]];
+        const bool here = w && w->standing == MEMBER && w->inbox.complete;
+        const psd_progress_t p = here ? look(self, w) : (psd_progress_t){ 0 };
         if (here && !mode->may_step(&p))
             return;
         memmove(self->queue, self->queue + 1, --self->n_queued * sizeof *self->queue);
         if (!here)
             continue;
         count_staleness(self, w, p.staleness);
-        if (w->nonfinite) {
+        if (w->inbox.nonfinite) {
             reject_nonfinite(self, w, out);
             continue;
         }
-        if (w->samples)
+        if (w->inbox.samples)
             w->in_vain = 0;
-        if (!w->samples)
+        if (!w->inbox.samples)
             answer_without_step(self, w, PSD_REFUSAL_NONE, out);
         else if (mode->whole_push(&p) == PSD_PUSH_DROPS)
             answer_without_step(self, w, PSD_REFUSAL_STALE, out);
@@ -637,25 +628,15 @@ void psd_eng_start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_
 
 /* ---- the coordinator's log ---- */
 
-psd_eng_worker_t *psd_eng_worker_row(psd_engine_t *self, uint32_t id)
+static worker_t *worker_row(psd_engine_t *self, uint32_t id)
 {
     if (!self->worker[id]) {
-        psd_eng_worker_t *w = calloc(1, sizeof *w);
+        worker_t *w = calloc(1, sizeof *w);
         assert(w && "no memory for a worker's row");
         w->id = id;
         self->worker[id] = w;
     }
     return self->worker[id];
-}
-
-static void size_row(psd_engine_t *self, psd_eng_worker_t *w)
-{
-    if (w->parked)
-        return;
-    assert(self->n_parts && "the log names the model before the members");
-    w->parked = calloc(self->n_parts, sizeof *w->parked);
-    w->have = calloc(1, psd_bitmap_bytes(self->n_parts));
-    assert(w->parked && w->have && "no memory for a member's parked pushes");
 }
 
 static void install_view(psd_engine_t *self, const psd_round_t *round)
@@ -665,27 +646,27 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
     bool stays[PSD_MAX_WORKERS] = { false };
     for (uint32_t r = 0; r < round->n_members; r++) {
         const psd_member_t *m = &round->member[r];
-        psd_eng_worker_t *w = psd_eng_worker_row(self, m->worker);
+        worker_t *w = worker_row(self, m->worker);
         stays[m->worker] = true;
         w->rank = r;
         if (w->incarnation != m->incarnation || w->nonce != m->nonce)
             w->peer = PSD_PEER_NONE; /* nobody has attached, or somebody else */
-        if (w->incarnation != m->incarnation || w->standing != PSD_MEMBER) {
-            psd_eng_drop_open_clock(self, w);
+        if (w->incarnation != m->incarnation || w->standing != MEMBER) {
+            drop_open_clock(self, w);
             w->incarnation = m->incarnation;
             w->logged = m->incarnation;
             w->nonce = m->nonce;
-            w->standing = PSD_MEMBER;
-            const psd_progress_t p = psd_eng_progress(self, w);
+            w->standing = MEMBER;
+            const psd_progress_t p = look(self, w);
             w->applied = self->config.mode->joins_at(&p);
             w->owed = true;
         }
-        size_row(self, w);
+        psd_inbox_size(&w->inbox, self->n_parts);
     }
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && !stays[i]) {
-            psd_eng_drop_open_clock(self, self->worker[i]);
-            self->worker[i]->standing = PSD_GONE;
+        if (self->worker[i] && self->worker[i]->standing == MEMBER && !stays[i]) {
+            drop_open_clock(self, self->worker[i]);
+            self->worker[i]->standing = GONE;
         }
     find_slowest(self);
 }
@@ -699,15 +680,15 @@ static double rate_of_round(const psd_engine_t *self)
 /* Close the round: a step from these contributors, or none; then every member may go on to the next. */
 static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, psd_actions_t *out)
 {
-    psd_eng_worker_t *contributor[PSD_MAX_WORKERS];
+    worker_t *contributor[PSD_MAX_WORKERS];
     uint64_t total = 0;
     uint32_t n = 0;
     for (uint32_t k = 0; k < round->n_contributors; k++) {
-        psd_eng_worker_t *w = self->worker[round->contributor[k].worker];
-        assert(w && w->complete && w->incarnation == round->contributor[k].incarnation &&
+        worker_t *w = self->worker[round->contributor[k].worker];
+        assert(w && w->inbox.complete && w->incarnation == round->contributor[k].incarnation &&
                "the coordinator counts only pushes that every shard holds");
         contributor[n++] = w;
-        total += w->samples;
+        total += w->inbox.samples;
     }
     count_skipped(self, round, out);
     self->stepping_for = NULL;
@@ -716,12 +697,12 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
     self->clock = round->clock;
     self->stats.rounds++;
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER)
+        if (self->worker[i] && self->worker[i]->standing == MEMBER)
             close_clock(self, self->worker[i], round->clock);
     install_view(self, round);
     /* New members are served chunk by chunk with the others, by this very step. */
     for (uint32_t i = 0; self->update.open && i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == PSD_MEMBER && self->worker[i]->peer)
+        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
             self->worker[i]->owed = false;
     if (self->update.measured) /* without chunks a pass is over at once */
         send_sums(self, now_ms, out);
@@ -740,11 +721,8 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     self->log_done = msg->seq;
     self->lr = round.lr;
     self->held = (msg->code & PSD_COMMAND_HOLD) != 0;
-    if (msg->code & PSD_COMMAND_SAVE) {
-        self->save_due = true;
-        self->save_order = round.clock;
-        self->save_failed = 0; /* what is said of failure from here on is about this one */
-    }
+    if (msg->code & PSD_COMMAND_SAVE)
+        psd_saver_order(&self->saver, round.clock);
     if (msg->code & PSD_COMMAND_FINISH) {
         /* Server 0 ends when all others have read this, which its coordinator knows. */
         if (self->index && msg->code & PSD_COMMAND_STOP)
@@ -756,17 +734,17 @@ static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg
     } else {
         self->clock = round.clock;
         install_view(self, &round);
-        psd_eng_begin_save(self, out);
-        psd_eng_request_init(self, now_ms, out);
-        psd_eng_pay_debts(self, out);
+        begin_save(self, out);
+        request_init(self, now_ms, out);
+        pay_debts(self, out);
     }
     psd_round_clear(&round);
-    psd_eng_send_state(self, NULL, out);
-    psd_eng_start_queued_push(self, now_ms, out); /* which a pause held up */
+    send_state(self, NULL, out);
+    start_queued_push(self, now_ms, out); /* which a pause held up */
 }
 
 /* Cut self->model for the servers and make room for this one's share. */
-int psd_eng_make_shard(psd_engine_t *self, psd_err_t *err)
+static int make_shard(psd_engine_t *self, psd_err_t *err)
 {
     uint64_t sizes[PSD_MAX_TENSORS];
     for (uint32_t i = 0; i < self->model.n; i++)
@@ -780,10 +758,8 @@ int psd_eng_make_shard(psd_engine_t *self, psd_err_t *err)
         return rc;
     uint32_t parts = psd_shard_parts(self->shard);
     self->n_parts = parts ? parts : 1;
-    self->started = calloc(1, psd_bitmap_bytes(self->n_parts));
-    self->init.asked = calloc(1, psd_bitmap_bytes(self->n_parts));
-    self->init.newest = calloc(1, psd_bitmap_bytes(self->n_parts));
-    assert(self->started && self->init.asked && self->init.newest && "no memory for a bitmap of chunks");
+    if (!psd_seeding_init(&self->seeding, self->n_parts))
+        return psd_err_set(err, PSD_ENOMEM, "no memory for bitmaps of %u chunks", self->n_parts);
     return PSD_OK;
 }
 
@@ -795,7 +771,7 @@ static void on_model(psd_engine_t *self, const psd_msg_t *msg, psd_buf_t *payloa
         psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq, err.text);
         return;
     }
-    if (psd_eng_make_shard(self, &err) != PSD_OK) {
+    if (make_shard(self, &err) != PSD_OK) {
         psd_actions_finish(out, err.code, err.text);
         return;
     }
@@ -803,13 +779,13 @@ static void on_model(psd_engine_t *self, const psd_msg_t *msg, psd_buf_t *payloa
     self->log_done = msg->seq;
     psd_actions_log(out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parameters=%" PRIu64, self->model.n, parts,
                     self->map.n_chunks, self->map.n_elements[self->index]);
-    psd_eng_send_state(self, NULL, out);
+    send_state(self, NULL, out);
 }
 
 static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
 {
     if (msg->seq <= self->log_done) {
-        psd_eng_send_state(self, NULL, out);
+        send_state(self, NULL, out);
         return;
     }
     if (self->update.running || msg->seq > self->log_done + 1) {
@@ -817,8 +793,8 @@ static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *m
         for (uint32_t i = 0; i < self->n_early; i++)
             if (self->early[i].msg.seq == msg->seq)
                 return;
-        if (self->n_early < PSD_MAX_HELD_COMMANDS)
-            self->early[self->n_early++] = (psd_held_command_t){ *msg, psd_buf_ref(payload) };
+        if (self->n_early < MAX_EARLY)
+            self->early[self->n_early++] = (early_t){ *msg, psd_buf_ref(payload) };
         return;
     }
     if (msg->kind == PSD_MSG_MODEL)
@@ -835,7 +811,7 @@ static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_
     for (uint32_t i = 0; i < self->n_early && !self->update.running; i++) {
         if (self->early[i].msg.seq > self->log_done + 1)
             continue;
-        psd_held_command_t next = self->early[i];
+        early_t next = self->early[i];
         self->early[i] = self->early[--self->n_early];
         if (next.msg.seq == self->log_done + 1)
             on_log_entry(self, now_ms, &next.msg, next.payload, out);
@@ -873,7 +849,410 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
     if (self->restoring)
         psd_actions_checkpoint(out, PSD_ACT_RESTORE, msg->clock, 0);
     else
-        psd_eng_send_state(self, NULL, out);
+        send_state(self, NULL, out);
+}
+
+/* ---- messages of workers ---- */
+
+/* A worker opens its session, or opens it again on a new connection. Only the log says who is a member: a
+ * session that comes before it is kept until the log admits that worker, and is dropped then if it was not
+ * that worker's. */
+static void on_attach(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+{
+    worker_t *w = worker_row(self, msg->worker);
+    if (msg->incarnation < w->logged || (msg->incarnation == w->logged && w->standing != MEMBER)) {
+        fence(self, from, msg, out);
+        return;
+    }
+    if (w->standing == MEMBER && msg->incarnation > w->incarnation) {
+        psd_msg_t *wait = send_to(self, from, PSD_MSG_WAIT, NULL, out);
+        wait->worker = msg->worker;
+        snprintf(wait->text, sizeof wait->text, "shard %u waits for worker %u's older incarnation to be given up", self->index,
+                 msg->worker);
+        return;
+    }
+    if (w->standing == MEMBER && msg->seq != w->nonce) {
+        refuse(self, from, PSD_REFUSAL_WORKER, out, "worker %u is somebody else: the number drawn at its start is not yours",
+               msg->worker);
+        return;
+    }
+    if (w->standing != MEMBER) {
+        w->standing = PENDING;
+        w->incarnation = msg->incarnation;
+        w->nonce = msg->seq;
+    }
+    w->peer = from;
+    send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, out);
+    request_init(self, now_ms, out);
+    pay_debts(self, out);
+}
+
+/* The sender's row, if the message comes from the session of a current member; otherwise it is answered and
+ * NULL. */
+static worker_t *member_for(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+{
+    worker_t *w = self->worker[msg->worker];
+    if (w && w->standing == MEMBER && msg->incarnation == w->incarnation) {
+        if (w->peer == from)
+            return w;
+        refuse(self, from, PSD_REFUSAL_SESSION, out, "shard %u knows no session of worker %u on this connection: attach first",
+               self->index, msg->worker);
+        return NULL;
+    }
+    bool early = !w || msg->incarnation > w->incarnation || w->standing == PENDING;
+    if (early)
+        self->stats.rejected[PSD_REFUSAL_VIEW]++; /* the log will admit it; its probes ask again */
+    else
+        fence(self, from, msg, out);
+    return NULL;
+}
+
+static void on_init(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                    psd_actions_t *out)
+{
+    if (!member_for(self, from, msg, out) || !self->shard)
+        return;
+    if (msg->part >= psd_shard_parts(self->shard) || msg->n_elements != psd_shard_elements(self->shard, msg->part)) {
+        refuse(self, from, PSD_REFUSAL_SHAPE, out, "initial chunk %u with %u elements; shard %u has %u chunks", msg->part,
+               msg->n_elements, self->index, psd_shard_parts(self->shard));
+        return;
+    }
+    if (psd_seeding_has(&self->seeding, msg->part))
+        return;
+    if (psd_crc32c(payload->data, payload->n_bytes) != msg->checksum) {
+        self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
+        return;
+    }
+    psd_shard_set(self->shard, msg->part, payload->data);
+    psd_seeding_set(&self->seeding, msg->part);
+    if (psd_seeding_came(&self->seeding, self->shard, msg->part) && can_be_asked(self->worker[self->seeding.worker]))
+        widen_seeding(self, now_ms, out);
+    if (is_started(self)) {
+        psd_actions_log(out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", msg->worker, self->seeding.n_started);
+        send_state(self, NULL, out);
+        pay_debts(self, out);
+    }
+}
+
+/* Send the list of chunks of the worker's open clock that have not arrived, as the answer to probe `seq` (0: unasked). */
+static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, psd_actions_t *out)
+{
+    psd_buf_t *lacking = psd_inbox_lacking(&w->inbox);
+    psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_PROGRESS, lacking, out);
+    msg->clock = w->applied + 1;
+    msg->seq = seq;
+    psd_buf_unref(&lacking);
+}
+
+/* Ask for one damaged chunk again. Others that have not arrived may be on their way; a probe will tell. */
+static void want_again(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
+{
+    psd_buf_t *wanted = psd_inbox_lacking(&w->inbox);
+    memset(wanted->data, 0, wanted->n_bytes);
+    psd_bitmap_set(wanted->data, part);
+    send_to_worker(self, w, PSD_MSG_PROGRESS, wanted, out)->clock = w->applied + 1;
+    psd_buf_unref(&wanted);
+}
+
+static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_actions_t *out)
+{
+    self->stats.pushes++;
+    w->facts.pushes++;
+    w->facts.samples += w->inbox.samples;
+    w->facts.loss = w->inbox.loss;
+    w->facts.last_push_ms = now_ms;
+    const psd_progress_t p = look(self, w);
+    const psd_push_t verdict = self->config.mode->whole_push(&p);
+    if (psd_mode_has_rounds(self->config.mode)) {
+        if (verdict == PSD_PUSH_DROPS)
+            psd_inbox_drop_gradient(&w->inbox);
+        send_state(self, w, out);
+        return;
+    }
+    assert(self->n_queued < PSD_MAX_WORKERS && "an id is queued once");
+    self->queue[self->n_queued++] = w->id;
+    start_queued_push(self, now_ms, out);
+}
+
+/* Checks of one push that need the shard's knowledge. False when it was answered or dropped. */
+static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const psd_msg_t *msg, psd_actions_t *out)
+{
+    if (msg->clock <= w->applied) {
+        self->stats.rejected[PSD_REFUSAL_DUPLICATE]++;
+        return false;
+    }
+    if (msg->clock > w->applied + 1) {
+        self->stats.rejected[PSD_REFUSAL_CLOCK]++;
+        send_progress(self, w, 0, out);
+        return false;
+    }
+    bool whole = !msg->samples && !msg->n_elements; /* one empty part for a clock without samples */
+    if (msg->parts != self->n_parts || (msg->n_elements && msg->n_elements != psd_shard_elements(self->shard, msg->part))) {
+        refuse(self, from, PSD_REFUSAL_SHAPE, out, "push of chunk %u/%u with %u elements; shard %u has %u chunks%s", msg->part,
+               msg->parts, msg->n_elements, self->index, self->n_parts,
+               msg->parts == self->n_parts ? ", this one of another size" : "");
+        return false;
+    }
+    if (psd_inbox_has(&w->inbox, msg->part)) {
+        self->stats.rejected[PSD_REFUSAL_DUPLICATE]++;
+        return false;
+    }
+    if (w->inbox.held && (whole || msg->samples != w->inbox.samples)) {
+        refuse(self, from, PSD_REFUSAL_SHAPE, out, "clock %" PRIu64 ": chunk %u says %" PRIu64 " samples, others %" PRIu64,
+               msg->clock, msg->part, msg->samples, w->inbox.samples);
+        return false;
+    }
+    return true;
+}
+
+/* Checksum and sum of squares of a payload in one pass over memory: block by block, added in the order of
+ * blocks. */
+static uint32_t inspect(const psd_buf_t *payload, double *norm2)
+{
+    enum { BLOCK = 4096 };
+    const float *x = payload->data;
+    size_t left = payload->n_bytes / sizeof *x;
+    uint32_t crc = 0;
+    *norm2 = 0;
+    for (size_t n; left; left -= n, x += n) {
+        n = left < BLOCK ? left : BLOCK;
+        crc = psd_crc32c_extend(crc, x, n * sizeof *x);
+        *norm2 += psd_sum_of_squares(x, n);
+    }
+    return crc;
+}
+
+static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                    psd_actions_t *out)
+{
+    worker_t *w = member_for(self, from, msg, out);
+    if (!w || !is_started(self) || !push_is_good(self, from, w, msg, out))
+        return;
+    double norm2 = 0;
+    if (payload && inspect(payload, &norm2) != msg->checksum) {
+        self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
+        want_again(self, w, msg->part, out);
+        return;
+    }
+    self->stats.chunks++;
+    if (psd_inbox_take(&w->inbox, msg, payload, norm2, self->version))
+        on_complete(self, now_ms, w, out);
+}
+
+/* A connection keeps the order of messages: when an answer arrives, all that was sent before has arrived or is lost. So a
+ * probe alone has nothing sent again; the worker who still lacks something after the answer says so. */
+static void on_probe(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                     psd_actions_t *out)
+{
+    worker_t *w = member_for(self, from, msg, out);
+    if (!w)
+        return;
+    if (!is_started(self)) {
+        if (psd_seeding_answered(&self->seeding, w->id, msg->base_version))
+            widen_seeding(self, now_ms, out);
+        return;
+    }
+    if (self->update.open) {
+        send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, out); /* still here */
+        return;
+    }
+    if (msg->clock > w->applied || !(msg->code & PSD_PROBE_SEND)) {
+        send_progress(self, w, msg->seq, out);
+        return;
+    }
+    /* The clock is closed: what it lacks are weights. */
+    const uint8_t *wanted = payload->data;
+    if (msg->parts != self->n_parts || !psd_shard_parts(self->shard)) {
+        send_all_weights(self, w, out);
+        return;
+    }
+    for (uint32_t p = 0; p < self->n_parts; p++)
+        if (psd_bitmap_get(wanted, p))
+            send_chunk(self, w, p, out);
+}
+
+static void on_pull_slow(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+{
+    worker_t *w = member_for(self, from, msg, out);
+    if (!w || !is_started(self) || self->update.open || msg->parts != self->n_parts)
+        return;
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
+        if (!psd_bitmap_get(payload->data, p))
+            continue;
+        psd_buf_t *slow = psd_shard_slow(self->shard, p);
+        assert(slow && "no memory for a copy of slow weights");
+        psd_msg_t *answer = send_to_worker(self, w, PSD_MSG_SLOW, slow, out);
+        answer->part = p;
+        answer->seq = msg->seq;
+        answer->n_elements = psd_shard_elements(self->shard, p);
+        answer->checksum = psd_crc32c(slow->data, slow->n_bytes);
+        answer->dtype = PSD_DTYPE_F32;
+        answer->codec = PSD_CODEC_RAW;
+        psd_buf_unref(&slow);
+        self->stats.pulls_slow++;
+    }
+}
+
+static void on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
+                              psd_actions_t *out)
+{
+    if (msg->job != self->job) {
+        refuse(self, from, PSD_REFUSAL_JOB, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->job, msg->job);
+        return;
+    }
+    if (msg->shard != self->index) {
+        refuse(self, from, PSD_REFUSAL_SHARD, out, "this is shard %u, the message is for shard %u", self->index, msg->shard);
+        return;
+    }
+    psd_seeding_heard(&self->seeding, msg->worker, now_ms);
+    switch (msg->kind) {
+    case PSD_MSG_ATTACH:
+        on_attach(self, now_ms, from, msg, out);
+        break;
+    case PSD_MSG_INIT:
+        on_init(self, now_ms, from, msg, payload, out);
+        break;
+    case PSD_MSG_PUSH:
+        on_push(self, now_ms, from, msg, payload, out);
+        break;
+    case PSD_MSG_PROBE:
+        on_probe(self, now_ms, from, msg, payload, out);
+        break;
+    case PSD_MSG_PULL:
+        on_pull_slow(self, from, msg, payload, out);
+        break;
+    default:
+        refuse(self, from, PSD_REFUSAL_SENDER, out, "%s is not for a shard", psd_kind_name(msg->kind));
+    }
+}
+
+/* ---- checkpoints ---- */
+
+/* Begin the checkpoint that the log wants, if it can be begun now: before the next round, of what is true of this one. */
+static void begin_save(psd_engine_t *self, psd_actions_t *out)
+{
+    psd_member_t applied[PSD_MAX_WORKERS];
+    psd_save_point_t point = {
+        .clock = self->clock, .version = self->version, .samples = self->samples, .lr = self->lr, .applied = applied
+    };
+    if (self->update.open || !is_started(self) || !psd_saver_may_begin(&self->saver, self->clock))
+        return;
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
+        const worker_t *w = self->worker[i];
+        if (w && (w->incarnation || w->resumes_at))
+            applied[point.n_applied++] = (psd_member_t){ .worker = i,
+                                                         .incarnation = w->incarnation,
+                                                         .samples = w->incarnation ? w->applied : w->resumes_at };
+    }
+    psd_saver_begin(&self->saver, &point, out);
+}
+
+/* Hand out the step that was put off for the writer; NULL is fine. */
+static void release(psd_engine_t *self, psd_work_t *work, psd_actions_t *out)
+{
+    if (!work)
+        return;
+    psd_bitmap_set(self->update.busy, work->part);
+    psd_actions_work(out, work);
+}
+
+/* Only now: a chunk that waited for a slow disk to make the file would keep its step waiting. */
+void psd_engine_save_begun(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_saver_begun(&self->saver);
+    if (!start_over_if_due(self, now_ms, out))
+        psd_saver_go_on(&self->saver, self->shard, self->update.busy, out);
+}
+
+void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out)
+{
+    release(self, psd_saver_part_saved(&self->saver, self->shard, part), out);
+    if (!start_over_if_due(self, now_ms, out))
+        psd_saver_go_on(&self->saver, self->shard, self->update.busy, out);
+}
+
+void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out)
+{
+    if (!self->saver.saving)
+        return;
+    release(self, psd_saver_saved(&self->saver, self->shard, self->update.busy, failure), out);
+    begin_save(self, out);
+    if (!start_over_if_due(self, now_ms, out))
+        send_state(self, NULL, out);
+}
+
+/* ---- starting over: from a checkpoint, or because the coordinator has begun another run of the job ---- */
+
+int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_err_t *err)
+{
+    assert(self->restoring && !self->shard);
+    if (psd_tensors_copy(&self->model, model) != PSD_OK)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for the model's list of tensors");
+    return make_shard(self, err);
+}
+
+/* As if it had just been made: no model, no members, no round. */
+static void forget_everything(psd_engine_t *self)
+{
+    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+        if (self->worker[i]) {
+            psd_inbox_clear(&self->worker[i]->inbox);
+            free(self->worker[i]);
+            self->worker[i] = NULL;
+        }
+    for (uint32_t i = 0; i < self->n_early; i++)
+        psd_buf_unref(&self->early[i].payload);
+    psd_update_clear(&self->update);
+    psd_saver_clear(&self->saver);
+    psd_seeding_clear(&self->seeding);
+    psd_shard_destroy(&self->shard);
+    psd_partition_clear(&self->map);
+    psd_tensors_clear(&self->model);
+    self->n_early = self->n_queued = 0;
+    self->clock = self->version = self->samples = self->log_done = 0;
+    self->restoring = self->restore_failed = self->held = false;
+}
+
+void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failure, const psd_save_point_t *point,
+                         psd_actions_t *out)
+{
+    if (!self->restoring)
+        return;
+    self->restoring = false;
+    psd_saver_note_trouble(&self->saver, failure);
+    if (!failure) {
+        self->clock = point->clock;
+        self->version = point->version;
+        self->samples = point->samples;
+        self->lr = point->lr;
+        self->saver.saved = point->clock + 1;
+        psd_seeding_set_all(&self->seeding, psd_shard_parts(self->shard));
+        for (uint32_t i = 0; i < point->n_applied; i++)
+            worker_row(self, point->applied[i].worker)->resumes_at = point->applied[i].samples;
+        psd_actions_log(out, PSD_LEVEL_INFO, "shard.restored", "clock=%" PRIu64 " version=%" PRIu64, self->clock, self->version);
+    } else {
+        self->restore_failed = true; /* the coordinator names an older checkpoint */
+    }
+    if (!start_over_if_due(self, now_ms, out))
+        send_state(self, NULL, out);
+}
+
+/* Leave this run as soon as no thread works on the shard, and ask to join the next. */
+static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (!self->leaving_run)
+        return false;
+    if (self->update.running - (self->saver.deferred ? 1 : 0) || psd_saver_is_writing(&self->saver) || self->restoring)
+        return true;
+    uint32_t index = self->index;
+    forget_everything(self);
+    self->leaving_run = self->welcomed = false;
+    self->config.nonce++;
+    self->config.wanted_index = (int)index;
+    self->state_sent_ms = 0;
+    psd_actions_log(out, PSD_LEVEL_WARN, "shard.restart", "reason=\"server 0 has begun another run of the job\"");
+    psd_engine_tick(self, now_ms, out);
+    return true;
 }
 
 /* ---- events ---- */
@@ -883,7 +1262,7 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
 {
     if (from != PSD_PEER_COORDINATOR) {
         if (self->welcomed && !self->leaving_run && !self->restoring)
-            psd_eng_on_worker_message(self, now_ms, from, msg, payload, out);
+            on_worker_message(self, now_ms, from, msg, payload, out);
         return;
     }
     self->first.heard_ms = now_ms;
@@ -900,7 +1279,7 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
         on_welcome(self, msg, out);
     } else if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_RUN && self->welcomed) {
         self->leaving_run = msg->job != self->job;
-        psd_eng_start_over_if_due(self, now_ms, out);
+        start_over_if_due(self, now_ms, out);
     } else if (msg->kind == PSD_MSG_REFUSED && msg->seq == self->config.nonce)
         psd_actions_finish(out, PSD_EREFUSED, msg->text);
     else if (self->welcomed && !self->restoring &&
@@ -908,7 +1287,7 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
         on_log_entry(self, now_ms, msg, payload, out);
 }
 
-void psd_eng_send_hello(const psd_engine_t *self, psd_actions_t *out)
+static void send_hello(const psd_engine_t *self, psd_actions_t *out)
 {
     psd_msg_t *hello = psd_actions_send(out, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_HELLO, NULL);
     hello->seq = self->config.nonce;
@@ -963,18 +1342,51 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     if (self->leaving_run || self->restoring)
         return;
     if (self->welcomed) {
-        psd_eng_send_state(self, NULL, out);
+        send_state(self, NULL, out);
         if (self->update.measured && now_ms >= self->sums_sent_ms + STATE_EVERY_MS)
             send_sums(self, now_ms, out);
-        psd_eng_request_init(self, now_ms, out);
+        request_init(self, now_ms, out);
     }
     /* Also when welcomed: over a connection that was lost and made again, the coordinator knows us by this
      * alone. */
     if (!self->welcomed || self->index)
-        psd_eng_send_hello(self, out);
+        send_hello(self, out);
+}
+
+/* ---- beginning and end ---- */
+
+psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
+{
+    psd_engine_t *self = calloc(1, sizeof *self);
+    if (self) {
+        self->config = *config;
+        self->name = strdup(config->job);
+        self->settings = strdup(config->settings);
+        self->endpoint = strdup(config->endpoint);
+    }
+    if (!self || !self->name || !self->settings || !self->endpoint) {
+        psd_err_set(err, PSD_ENOMEM, "no memory for an engine");
+        psd_engine_destroy(&self);
+    }
+    return self;
+}
+
+void psd_engine_destroy(psd_engine_t **self_p)
+{
+    psd_engine_t *self = *self_p;
+    *self_p = NULL;
+    if (!self)
+        return;
+    forget_everything(self);
+    free(self->name);
+    free(self->settings);
+    free(self->endpoint);
+    free(self);
 }
 
 /* ---- facts ---- */
+
+void psd_engine_count_refusal(psd_engine_t *self, psd_refusal_t reason) { self->stats.rejected[reason]++; }
 
 const psd_engine_stats_t *psd_engine_stats(const psd_engine_t *self) { return &self->stats; }
 uint32_t psd_engine_index(const psd_engine_t *self) { return self->index; }
@@ -996,7 +1408,7 @@ uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }
 const psd_tensor_list_t *psd_engine_model(const psd_engine_t *self) { return &self->model; }
 
-const psd_engine_point_t *psd_engine_point(const psd_engine_t *self) { return &self->save_point; }
+const psd_save_point_t *psd_engine_point(const psd_engine_t *self) { return &self->saver.point; }
 
 const psd_partition_t *psd_engine_map(const psd_engine_t *self) { return &self->map; }
 
@@ -1010,13 +1422,13 @@ uint64_t psd_engine_elements(const psd_engine_t *self) { return self->shard ? se
 
 bool psd_engine_worker(const psd_engine_t *self, uint32_t id, psd_engine_worker_t *out)
 {
-    const psd_eng_worker_t *w = id < PSD_MAX_WORKERS ? self->worker[id] : NULL;
-    if (!w || w->standing != PSD_MEMBER)
+    const worker_t *w = id < PSD_MAX_WORKERS ? self->worker[id] : NULL;
+    if (!w || w->standing != MEMBER)
         return false;
     *out = w->facts;
     out->incarnation = w->incarnation;
     out->applied = w->applied;
-    out->held = w->held;
+    out->held = w->inbox.held;
     out->parts = self->n_parts;
     return true;
 }

@@ -9,6 +9,7 @@
 #include "common/optim/optimizer.h"
 #include "proto/actions.h"
 #include "server/core/mode.h"
+#include "server/core/saver.h"
 #include "server/core/shard.h"
 
 typedef struct psd_engine psd_engine_t;
@@ -71,22 +72,15 @@ void psd_engine_save_begun(psd_engine_t *self, uint64_t now_ms, psd_actions_t *o
 void psd_engine_part_saved(psd_engine_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
 void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out);
 
-/* Answer to PSD_ACT_RESTORE, in two halves. First the model, after which psd_engine_restoring gives the shard whose
+/* Answer to PSD_ACT_RESTORE, in two halves. First the model, after which psd_engine_shard is the shard whose
  * chunks are to be filled (psd_shard_state, psd_shard_filled); then the outcome: the facts of that checkpoint, or, in `failure`,
  * why it cannot be loaded. */
 int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_err_t *err);
-psd_shard_t *psd_engine_restoring(psd_engine_t *self);
-typedef struct psd_engine_point {
-    uint64_t clock, version, samples;
-    double lr;
-    const psd_member_t *applied; /* worker, incarnation, samples = last applied clock (asp); borrowed */
-    uint32_t n_applied;
-} psd_engine_point_t;
-void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failure, const psd_engine_point_t *point,
+void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failure, const psd_save_point_t *point,
                          psd_actions_t *out);
 
 /* What the checkpoint being written must say beside the chunks: from PSD_ACT_SAVE_BEGIN on; borrowed until the next. */
-const psd_engine_point_t *psd_engine_point(const psd_engine_t *self);
+const psd_save_point_t *psd_engine_point(const psd_engine_t *self);
 const psd_tensor_list_t *psd_engine_model(const psd_engine_t *self); /* n = 0 before it is known */
 
 /* Note a message that was refused before it reached the engine. */

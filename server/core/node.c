@@ -159,7 +159,7 @@ void psd_node_saved(psd_node_t *self, uint64_t now_ms, const char *failure, psd_
     settle(self, now_ms, out);
 }
 
-void psd_node_restored(psd_node_t *self, uint64_t now_ms, const char *failure, const psd_engine_point_t *point, psd_actions_t *out)
+void psd_node_restored(psd_node_t *self, uint64_t now_ms, const char *failure, const psd_save_point_t *point, psd_actions_t *out)
 {
     psd_engine_restored(self->engine, now_ms, failure, point, out);
     settle(self, now_ms, out);

@@ -28,7 +28,7 @@ void psd_node_save_begun(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
 void psd_node_saved(psd_node_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out);
 void psd_node_committed(psd_node_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out);
-void psd_node_restored(psd_node_t *self, uint64_t now_ms, const char *failure, const psd_engine_point_t *point, psd_actions_t *out);
+void psd_node_restored(psd_node_t *self, uint64_t now_ms, const char *failure, const psd_save_point_t *point, psd_actions_t *out);
 
 /* An operator asks to save, or to end the job unfinished. False: this is not server 0, which alone can. */
 bool psd_node_request_save(psd_node_t *self);

@@ -49,9 +49,9 @@ plant "commit: a push counts as soon as one shard holds it" server/core/coordina
     's/return row->complete == psd_servers_mask\(\&self->servers\);/return (row->complete \& psd_servers_mask(\&self->servers)) != 0;/'
 plant "commit: a shard leaves out whose push it sees last" server/core/engine.c \
     's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
-plant "dedup: a chunk that comes twice is counted twice" server/core/engine_push.c \
-    's/w->complete \|\| psd_bitmap_get\(w->have, msg->part\)/w->complete/'
-plant "dedup: a push of the clock that was closed last is taken again" server/core/engine_push.c \
+plant "dedup: a chunk that comes twice is counted twice" server/core/inbox.c \
+    's/return self->complete \|\| psd_bitmap_get\(self->have, part\);/return self->complete;/'
+plant "dedup: a push of the clock that was closed last is taken again" server/core/engine.c \
     's/msg->clock <= w->applied\)/msg->clock < w->applied)/'
 plant "manifest: written when one shard's file is durable" server/core/saves.c \
     's/if \(self->saved_by != every_shard\(self\)\)/if (!self->saved_by)/'
@@ -62,18 +62,20 @@ plant "run: every other run has the number of the first" server/core/coordinator
     's/self->config.job_id = psd_splitmix64\(&seed\) \| 1;/self->config.job_id = seed ^ 4;/'
 plant "incarnation: each life is the first" server/core/coordinator.c \
     's/uint64_t incarnation = row->incarnation \+ 1;/uint64_t incarnation = 1;/'
-plant "fence: a push is refused as a zombie's, and counts" server/core/engine_push.c \
-    's/^    double norm2 = 0;$/    if (msg->clock == 2)\n        psd_eng_fence(self, from, msg, out);\n&/'
+plant "fence: a push is refused as a zombie's, and counts" server/core/engine.c \
+    's/^    double norm2 = 0;$/    if (msg->clock == 2)\n        fence(self, from, msg, out);\n&/'
 plant "rounds: a shard counts two for one" server/core/engine.c \
     's/^    self->clock = round->clock;/    self->clock = round->clock + (round->clock == 2 \&\& self->index == 1);/'
-plant "memory: what was parked is not let go" server/core/engine.c \
-    's/psd_buf_unref\(&w->parked\[p\]\);/w->parked[p] = NULL;/'
-plant "save: a chunk is stepped before it is written" server/core/engine_save.c \
-    's/work->preserve = work->part >= self->save_next/work->preserve = false/'
+plant "memory: what was parked is not let go" server/core/inbox.c \
+    's/psd_buf_unref\(&self->parked\[p\]\);/self->parked[p] = NULL;/'
+plant "save: a chunk is stepped before it is written" server/core/saver.c \
+    's/work->preserve = work->part >= self->next/work->preserve = false/'
 plant "restore: updates that were made are not counted" server/checkpoint/shardfile.c \
     's/state->t = /state->t = 1 + /'
 plant "waiting: for workers, and nobody says so" server/core/coordinator.c \
     's/^( *)describe_absent\(self, text, n\);/\1text[0] = 0;/'
 plant "liveness: what was lost of the log is not repeated" server/core/journal.c \
     's/now_ms < self->shard\[shard\].sent_ms \+ PSD_JOURNAL_REPEAT_MS/now_ms >= self->shard[shard].sent_ms/'
+plant "passes: chunks are added in the order in which shards told" server/core/totals.c \
+    's/self->told \|= UINT64_C\(1\) << shard;/&\n    if (self->told == 2)\n        self->sum[0] *= 1 + 1e-9;/'
 exit $missed

@@ -188,7 +188,7 @@ static void begin_file(sim_t *self, uint32_t s, psd_ckpt_facts_t facts)
 {
     sim_server_t *server = &self->server[s];
     const psd_engine_t *engine = psd_node_engine(server->node);
-    const psd_engine_point_t *point = psd_engine_point(engine);
+    const psd_save_point_t *point = psd_engine_point(engine);
     psd_err_t err;
     if (point->clock != facts.clock)
         sim_broken(self, "shard %u saves clock %" PRIu64 " under the name of %" PRIu64, s, point->clock, facts.clock);
@@ -214,7 +214,7 @@ static void begin_file(sim_t *self, uint32_t s, psd_ckpt_facts_t facts)
 void sim_save(sim_t *self, uint32_t s, const psd_action_t *a)
 {
     const psd_engine_t *engine = psd_node_engine(self->server[s].node);
-    const psd_engine_point_t *point = psd_engine_point(engine);
+    const psd_save_point_t *point = psd_engine_point(engine);
     static char sim[] = "sim";
     psd_ckpt_facts_t facts = { .job = sim,
                                .settings = sim,
@@ -323,7 +323,7 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
     else
         self->result->fallbacks++;
     self->server[s].is_bare = rc != PSD_OK;
-    psd_engine_point_t point = {
+    psd_save_point_t point = {
         .clock = e->facts.clock, .version = facts.version, .lr = facts.lr, .applied = applied, .n_applied = n_rows
     };
     psd_node_restored(self->server[s].node, now_at(self, s), rc == PSD_OK ? NULL : err.text, &point, out);

@@ -48,11 +48,10 @@ done <"$dir/sources" | sed -n 's/^#include <\([^>]*\)>.*/\1/p' | sort -u >"$dir/
 comm -23 "$dir/included" "$dir/headers.names" >"$dir/strange"
 [ ! -s "$dir/strange" ] || fail "the core includes $(tr '\n' ' ' <"$dir/strange")"
 
-# Arrows: "a b" where a file calls, or reads from, another. tsort names a circle if there is one. The engine is one module of
-# several files still.
+# Arrows: "a b" where a file calls, or reads from, another. tsort names a circle if there is one.
 for archive in "$build"/{common,proto,server,worker,deploy}/lib*.a; do
     folder=${archive#"$build"/}
-    nm -gA "$archive" 2>/dev/null | sed -E "s|^[^:]*:([^:]*)\.c\.o: *|${folder%/*}/\1 |; s|^([^ ]*/engine)_[a-z]* |\1 |"
+    nm -gA "$archive" 2>/dev/null | sed -E "s|^[^:]*:([^:]*)\.c\.o: *|${folder%/*}/\1 |"
 done | grep -v '\.pb-c ' |
     awk '$2 == "U" { wants[++n] = $3 " " $1 } NF == 4 { home[$4] = $1 }
         END { for (i = 1; i <= n; i++) { split(wants[i], w, " "); if (w[1] in home && home[w[1]] != w[2]) print w[2], home[w[1]] } }' |

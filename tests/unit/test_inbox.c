@@ -1,0 +1,75 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+
+#include "server/core/inbox.h"
+
+enum { PARTS = 3 };
+static psd_inbox_t inbox;
+
+static void setup(void) { psd_inbox_size(&inbox, PARTS); }
+static void teardown(void) { psd_inbox_clear(&inbox); }
+TestSuite(inbox, .init = setup, .fini = teardown, .timeout = 600);
+
+static bool take(uint32_t part, psd_buf_t *payload, double norm2)
+{
+    const psd_msg_t msg = { .part = part, .samples = 8, .loss = 0.5, .norm2 = 9, .base_version = 7 };
+    return psd_inbox_take(&inbox, &msg, payload, norm2, 5);
+}
+
+Test(inbox, a_push_is_whole_with_its_last_chunk_in_any_order)
+{
+    cr_expect_not(take(2, NULL, 1));
+    cr_expect_not(take(0, NULL, 2));
+    cr_expect(psd_inbox_has(&inbox, 2) && !psd_inbox_has(&inbox, 1));
+    cr_expect(take(1, NULL, 3));
+    cr_expect(inbox.complete && inbox.held == PARTS && inbox.samples == 8 && inbox.loss == 0.5);
+    cr_expect(inbox.norm2 == 6 && inbox.whole_norm2 == 9);
+    cr_expect_eq(inbox.base_version, 5, "nobody has weights that are newer than the shard's");
+}
+
+Test(inbox, a_push_without_samples_is_whole_at_once_and_lacks_nothing)
+{
+    const psd_msg_t msg = { .part = 0 };
+    cr_expect(psd_inbox_take(&inbox, &msg, NULL, 0, 0));
+    cr_expect(psd_inbox_has(&inbox, 2));
+    psd_buf_t *lacking = psd_inbox_lacking(&inbox);
+    cr_expect_eq(*(const uint8_t *)lacking->data, 0);
+    psd_buf_unref(&lacking);
+}
+
+Test(inbox, what_lacks_is_what_has_not_come)
+{
+    take(1, NULL, 0);
+    psd_buf_t *lacking = psd_inbox_lacking(&inbox);
+    cr_expect_eq(*(const uint8_t *)lacking->data, 1 << 0 | 1 << 2);
+    psd_buf_unref(&lacking);
+}
+
+Test(inbox, what_is_not_finite_is_found_here_and_its_first_chunk_is_known)
+{
+    take(1, NULL, INFINITY);
+    take(0, NULL, NAN);
+    cr_expect(inbox.nonfinite && inbox.bad_part == 2);
+    cr_expect_eq(inbox.norm2, 0);
+}
+
+Test(inbox, payloads_are_kept_until_it_is_emptied)
+{
+    psd_buf_t *payload = psd_payload_copy("12345678", 8);
+    take(0, payload, 0);
+    cr_expect_not(psd_buf_is_unique(payload));
+    psd_inbox_empty(&inbox);
+    cr_expect(psd_buf_is_unique(payload) && !psd_inbox_has(&inbox, 0) && !inbox.held && !inbox.complete);
+    psd_buf_unref(&payload);
+}
+
+Test(inbox, a_gradient_that_is_dropped_leaves_a_whole_push_without_samples)
+{
+    psd_buf_t *payload = psd_payload_copy("12345678", 8);
+    for (uint32_t p = 0; p < PARTS; p++)
+        take(p, payload, INFINITY);
+    psd_inbox_drop_gradient(&inbox);
+    cr_expect(inbox.complete && !inbox.samples && !inbox.nonfinite && psd_buf_is_unique(payload));
+    psd_buf_unref(&payload);
+}
