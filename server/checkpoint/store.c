@@ -189,11 +189,11 @@ static void tell_restored(task_t *task, uint64_t now)
                                      .incarnation = task->applied[i].incarnation,
                                      .samples = task->applied[i].clock };
     psd_save_point_t point = { .clock = task->clock,
-                                 .version = task->facts.version,
-                                 .samples = task->facts.samples,
-                                 .lr = task->facts.lr,
-                                 .applied = applied,
-                                 .n_applied = task->n_applied };
+                               .version = task->facts.version,
+                               .samples = task->facts.samples,
+                               .lr = task->facts.lr,
+                               .applied = applied,
+                               .n_applied = task->n_applied };
     psd_node_restored(task->store->node, now, task->rc == PSD_OK ? NULL : task->err.text, &point, task->store->out);
     free(applied);
 }
