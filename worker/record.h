@@ -1,7 +1,8 @@
 /* record.h - what a run leaves behind in its directory: metrics.jsonl, a flat JSON object per line with what
  * was measured at a step and nothing else, and summary.json; if wanted, the same numbers for spreadsheets,
  * metrics.csv, and for TensorBoard, in tb/. Worker 0's files have these names; worker N has
- * metrics-N.jsonl and summary-N.json alone, so that workers may share a directory. One thread at a time. */
+ * metrics-N.jsonl and summary-N.json alone, so that workers may share a directory. Lines are written by hand, not by Jansson,
+ * which would print 0.1 with 17 digits and allocate at every step. One thread at a time. */
 #pragma once
 
 #include <stddef.h>

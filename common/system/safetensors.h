@@ -1,6 +1,7 @@
 /* safetensors.h - arrays as one file that other tools open: 8 bytes of header length, a JSON header, the
  * arrays as they lie in memory. Written with data at a multiple of 4096; read as something that anybody may
- * have written. */
+ * have written. Jansson reads the header and quotes its strings; the rest is put together here, for parts of it have a fixed
+ * width and place, and are filled in when the data are known. */
 #pragma once
 
 #include <stddef.h>
