@@ -66,7 +66,7 @@ static int register_weights(member_t *self)
     const psd_golden_case_t *c = self->c;
     psd_tensor_t tensor[PSD_GOLDEN_TENSORS];
     uint64_t shape[PSD_GOLDEN_TENSORS];
-    char name[PSD_GOLDEN_TENSORS][8];
+    char name[PSD_GOLDEN_TENSORS][24];
     memcpy(self->w, c->w0, c->n * sizeof *self->w);
     for (size_t t = 0, at = 0; t < c->n_tensors; at += c->size[t++]) {
         shape[t] = c->size[t];
