@@ -50,7 +50,7 @@ plant "commit: a push counts as soon as one shard holds it" server/core/coordina
 plant "commit: a shard leaves out whose push it sees last" server/core/engine.c \
     's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
 plant "dedup: a chunk that comes twice is counted twice" server/core/inbox.c \
-    's/return self->complete \|\| psd_bitmap_get\(self->have, part\);/return self->complete;/'
+    's/return self->complete \|\| psd_bitmap_get\(self->have, part\);/return self->complete \&\& part < self->n_parts;/'
 plant "dedup: a push of the clock that was closed last is taken again" server/core/engine.c \
     's/msg->clock <= w->applied\)/msg->clock < w->applied)/'
 plant "manifest: written when one shard's file is durable" server/core/saves.c \

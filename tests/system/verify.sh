@@ -23,6 +23,10 @@ FAILPOINT=srv.send.WEIGHTS:kill@100 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" veri
     --checkpoint-dir=ck --checkpoint-every-steps=4 >out 2>&1 || fail "with a server killed: ended with $?"
 grep -q 'all those of one process$' out || fail 'with a server killed: says something else'
 
+"$bin/psdctl" verify "${job[@]}" --run-dir=clipped --clip-norm=0.3 --clip-value=0.01 "--optimizer=lookahead(lamb(lr=0.002),k=2)" \
+    >out 2>&1 || fail "clipped: ended with $?"
+grep -q 'all those of one process$' out || fail 'clipped: says something else'
+
 # Workers that start from other weights than they are told.
 mkdir other
 cp "$bin/psdctl" "$bin/psd" other
