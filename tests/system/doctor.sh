@@ -43,7 +43,8 @@ start() { # NAME ARG...: a server, whose addresses are in $data and $status then
     status=$(sed -n 's/.* status=http:..\([^ ]*\).*/\1/p' "$1")
 }
 
-any=(--listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0)
+addresses=(--listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0)
+any=("${addresses[@]}" --data-train=glyphs:600 --data-test=glyphs:100) # little to read, many times
 finds 0 "${any[@]}" <<'END'
 ^psdctl doctor [0-9.]+, 20
 ^ok +psd +[0-9.]+, built by (gcc|clang)
@@ -60,14 +61,14 @@ END
 finds 0 --json "${any[@]}" <<<'"schema": "psd.doctor/1"'
 [ "$(ls -A)" = report ] || fail "it left $(ls -A)"
 
-finds 0 "$source/deploy/examples/glyphs.yaml" "${any[@]}" <<'END'
+finds 0 "$source/deploy/examples/glyphs.yaml" "${addresses[@]}" <<'END'
 ^ok +job +.*glyphs.yaml: options are right
 ^ok +keys +none: all in the clear
 ^ok +data +glyphs: 60000 rows of 784 features
 END
 printf 'servers: 99\n' >bad.yaml
 finds 1 bad.yaml <<<'^bad +job +bad.yaml:1:10: servers is 99; it takes 1 to 64'
-finds 1 "${any[@]}" --data-train=csv:none.csv <<<'^bad +data +--data-train: none.csv: No such file'
+finds 1 "${addresses[@]}" --data-train=csv:none.csv <<<'^bad +data +--data-train: none.csv: No such file'
 finds 64 --frobnicate <<<'unknown option --frobnicate'
 
 # Limits, disks.

@@ -69,8 +69,8 @@ workers: {min: 3}
 threads: 1
 optimizer: "lookahead(adam(lr=2e-3), k=5, alpha=0.5)"
 model: {kind: mlp, layers: [784, 32, 10]}
-data: {train: glyphs, batch: 96}
-stop: {epochs: 4}
+data: {train: "glyphs:6000", test: "glyphs:1000", batch: 96}
+stop: {epochs: 20}
 lease: 5s
 END
 cat >hosts <<'END'

@@ -23,7 +23,8 @@ expect() {
 # Start a job with the options $@ in the background and find its status address.
 start() {
     : >"$dir/out"
-    "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 "$@" \
+    "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 \
+        --data-train=glyphs:6000 --data-test=glyphs:1000 "$@" \
         >"$dir/out" 2>&1 &
     job=$!
     for ((i = 0; i < 3000; i++)); do
