@@ -16,7 +16,9 @@ void psd_endpoint_host(const char *endpoint, char *host, size_t capacity)
 {
     psd_address_t address;
     const bool is_tcp = !strncmp(endpoint, "tcp://", 6) && psd_address_split(&address, endpoint);
-    snprintf(host, capacity, "%s", is_tcp ? address.host : "");
+    const size_t n = is_tcp ? strnlen(address.host, capacity - 1) : 0;
+    memcpy(host, address.host, n);
+    host[n] = '\0';
 }
 
 static bool is_loopback(const psd_sockaddr_t *at) { return psd_address_is_loopback((const struct sockaddr *)&at->at); }

@@ -286,6 +286,9 @@ static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *
 }
 
 static void refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+static void refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
 {
     self->stats.rejected[reason]++;
     psd_msg_t *msg = send_to(self, to, PSD_MSG_REFUSED, NULL, out);

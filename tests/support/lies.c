@@ -165,7 +165,8 @@ static bool unknown_fields(lies_t *self, lie_t *lie)
 
 static bool a_field_twice(lies_t *self, lie_t *lie)
 {
-    static const char *const fields[] = { "\x08\x10", "\x10\x02", "\x38\x01" }; /* kind, protocol, incarnation */
+    static const char protocol[] = { 0x10, PSD_PROTOCOL, '\0' };
+    static const char *const fields[] = { "\x08\x10", protocol, "\x38\x01" }; /* kind, protocol, incarnation */
     return append(lie, fields[draw(self, 3)], 2);
 }
 

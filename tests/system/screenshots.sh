@@ -21,11 +21,11 @@ fail() {
 }
 
 "$bin/psdctl" compare "$source/deploy/examples/glyphs.yaml" --optimizers 'adam(lr=0.002)' 'lion(lr=3e-4)' 'sgd(lr=50)' \
-    --lr-sweep=0.3,1 --seeds=2 --stop-steps=60 --eval-every=10 --data-train=glyphs:6000 --data-test=glyphs:1000 --run-dir="$dir/compared" >"$dir/compare.out" 2>&1 || fail "$(tail -n 3 "$dir/compare.out")"
+    --lr-sweep=0.3,1 --seeds=2 --stop-steps=60 --eval-every=10 --run-dir="$dir/compared" >"$dir/compare.out" 2>&1 || fail "$(tail -n 3 "$dir/compare.out")"
 
 : >"$dir/out"
 "$bin/psdctl" run "$source/deploy/examples/glyphs.yaml" --run-dir="$dir/run" --progress=none --threads=1 --workers-min=2 --workers-want=3 --workers-lost=drop --restarts=0 \
-    --data-train=glyphs:6000 --data-test=glyphs:1000 --stop-epochs=0 --stop-steps=1000000000 --checkpoint-dir="$dir/checkpoints" --checkpoint-every=3s \
+    --stop-epochs=0 --stop-steps=1000000000 --checkpoint-dir="$dir/checkpoints" --checkpoint-every=3s \
     --optimizer='lookahead(sgd(lr=0.01), k=5, alpha=0.5)' >"$dir/out" 2>&1 &
 job=$!
 for ((i = 0; i < 3000; i++)); do
