@@ -49,6 +49,15 @@ typedef struct psd_actions {
     psd_action_t *at; /* n of them; grows as needed */
 } psd_actions_t;
 
+/* A message as it comes to a machine, which hands it to the handler of its kind. All is borrowed. */
+typedef struct psd_heard {
+    uint64_t now_ms;
+    psd_peer_t from;
+    const psd_msg_t *msg;
+    psd_buf_t *payload; /* NULL: it is empty */
+    psd_actions_t *out; /* what is to be done about it is appended here */
+} psd_heard_t;
+
 /* Append a message; takes a reference of its own on `payload` (NULL: none). Returns its header, all zero but for
  * kind and protocol, to be filled before the next append. Aborts when memory runs out: actions are never lost. */
 psd_msg_t *psd_actions_send(psd_actions_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload);

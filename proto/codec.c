@@ -48,26 +48,28 @@
 
 typedef struct kind_row {
     const char *name;
-    unsigned sender;
+    unsigned sender, receiver;
     psd_payload_t payload;
     bool may_be_empty; /* a chunk without elements */
 } kind_row_t;
 
 static const kind_row_t kinds[] = {
-#define X(name, number, sender, payload, may_be_empty, meaning) [number] = { #name, sender, PSD_PAYLOAD_##payload, may_be_empty },
+#define X(name, number, sender, receiver, payload, may_be_empty, meaning)                                                          \
+    [number] = { #name, sender, receiver, PSD_PAYLOAD_##payload, may_be_empty },
     PSD_MESSAGES(X)
 #undef X
 };
 
 static const kind_row_t *kind_row(psd_kind_t kind)
 {
-    static const kind_row_t unknown = { "unknown", 0, PSD_PAYLOAD_NONE, false };
+    static const kind_row_t unknown = { "unknown", 0, 0, PSD_PAYLOAD_NONE, false };
     return (size_t)kind < sizeof kinds / sizeof *kinds && kinds[kind].name ? &kinds[kind] : &unknown;
 }
 
 const char *psd_kind_name(psd_kind_t kind) { return kind_row(kind)->name; }
 psd_payload_t psd_kind_payload(psd_kind_t kind) { return kind_row(kind)->payload; }
 unsigned psd_kind_sender(psd_kind_t kind) { return kind_row(kind)->sender; }
+unsigned psd_kind_receiver(psd_kind_t kind) { return kind_row(kind)->receiver; }
 
 const char *psd_refusal_name(unsigned code)
 {

@@ -46,43 +46,49 @@ typedef enum psd_payload {
 /* Who may send a kind: a bit mask, told by psd_kind_sender. */
 enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4, PSD_FROM_OPERATOR = 8 };
 
-/* X(NAME, number, sender, payload, may the payload be empty, meaning) - the table of message kinds. */
+/* Who takes a kind: a bit mask, told by psd_kind_receiver. Each of them but the operator has a table with a handler for it. */
+enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERATOR = 8 };
+
+/* X(NAME, number, sender, receiver, payload, may the payload be empty, meaning) - the table of message kinds. */
 #define PSD_MESSAGES(X)                                                                                                            \
-    X(HELLO, 1, PSD_FROM_WORKER, NONE, 0, "a worker asks the coordinator to join the job named in text")                           \
-    X(WELCOME, 2, PSD_FROM_COORDINATOR, CLUSTER, 0, "its id, incarnation, and where the servers are")                              \
-    X(REFUSED, 3, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "why not, naming both sides in text")                            \
-    X(WAIT, 4, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "not yet, and for whom, in text; ask again")                        \
-    X(FENCED, 5, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, NONE, 0, "you were replaced or given up: stop")                            \
-    X(REGISTER, 6, PSD_FROM_WORKER, TENSORS, 0, "a worker's tensors, to the coordinator")                                          \
-    X(REGISTERED, 7, PSD_FROM_COORDINATOR, NONE, 0, "they agree with the job's")                                                   \
-    X(HEARTBEAT, 8, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0, "still here; answered in kind")                               \
-    X(LEAVE, 9, PSD_FROM_WORKER, NONE, 0, "a worker goes; code 0: its work is done")                                               \
-    X(LEFT, 10, PSD_FROM_COORDINATOR, NONE, 0, "good-bye")                                                                         \
-    X(REPORT, 11, PSD_FROM_WORKER, NONE, 0, "a named number for the status page: text, value, clock")                              \
-    X(ATTACH, 12, PSD_FROM_WORKER, NONE, 0, "a worker opens its session with a shard")                                             \
-    X(ATTACHED, 13, PSD_FROM_SHARD, NONE, 0, "the shard's state")                                                                  \
-    X(INIT_WANTED, 14, PSD_FROM_SHARD, BITMAP, 0, "please send the initial values of these chunks")                                \
-    X(INIT, 15, PSD_FROM_WORKER, CHUNK, 0, "initial values of one chunk")                                                          \
-    X(PUSH, 16, PSD_FROM_WORKER, CHUNK, 1, "one chunk's gradient for a clock; empty: no gradient")                                 \
-    X(WEIGHTS, 17, PSD_FROM_SHARD, CHUNK, 1, "one chunk's weights for the next clock; empty: unchanged")                           \
-    X(PROBE, 18, PSD_FROM_WORKER, BITMAP, 0, "which of my pushes are missing; send me these weights")                              \
-    X(PROGRESS, 19, PSD_FROM_SHARD, BITMAP, 0, "send me these pushes of the clock")                                                \
-    X(PULL, 20, PSD_FROM_WORKER, BITMAP, 0, "send these chunks' slow weights")                                                     \
-    X(SLOW, 21, PSD_FROM_SHARD, CHUNK, 0, "one chunk's slow weights")                                                              \
-    X(SHARD_HELLO, 22, PSD_FROM_SHARD, NONE, 0, "a server asks to serve; text: its endpoint")                                      \
-    X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, NONE, 0, "its index, and how many servers there are")                               \
-    X(COMMAND, 24, PSD_FROM_COORDINATOR, ROUND, 0, "the next entry of the coordinator's log")                                      \
-    X(MODEL, 25, PSD_FROM_COORDINATOR, TENSORS, 0, "an entry of that log: the job's tensors")                                      \
-    X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, NONE, 0,                                                                \
+    X(HELLO, 1, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0, "a worker asks the coordinator to join the job named in text")       \
+    X(WELCOME, 2, PSD_FROM_COORDINATOR, PSD_TO_WORKER, CLUSTER, 0, "its id, incarnation, and where the servers are")               \
+    X(REFUSED, 3, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, PSD_TO_WORKER | PSD_TO_SHARD | PSD_TO_OPERATOR, NONE, 0,                  \
+      "why not, naming both sides in text")                                                                                        \
+    X(WAIT, 4, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, PSD_TO_WORKER | PSD_TO_SHARD | PSD_TO_OPERATOR, NONE, 0,                     \
+      "not yet, and for whom, in text; ask again")                                                                                 \
+    X(FENCED, 5, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, PSD_TO_WORKER, NONE, 0, "you were replaced or given up: stop")             \
+    X(REGISTER, 6, PSD_FROM_WORKER, PSD_TO_COORDINATOR, TENSORS, 0, "a worker's tensors, to the coordinator")                      \
+    X(REGISTERED, 7, PSD_FROM_COORDINATOR, PSD_TO_WORKER, NONE, 0, "they agree with the job's")                                    \
+    X(HEARTBEAT, 8, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, PSD_TO_COORDINATOR | PSD_TO_WORKER, NONE, 0,                           \
+      "still here; answered in kind")                                                                                              \
+    X(LEAVE, 9, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0, "a worker goes; code 0: its work is done")                           \
+    X(LEFT, 10, PSD_FROM_COORDINATOR, PSD_TO_WORKER, NONE, 0, "good-bye")                                                          \
+    X(REPORT, 11, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0, "a named number for the status page: text, value, clock")          \
+    X(ATTACH, 12, PSD_FROM_WORKER, PSD_TO_SHARD, NONE, 0, "a worker opens its session with a shard")                               \
+    X(ATTACHED, 13, PSD_FROM_SHARD, PSD_TO_WORKER, NONE, 0, "the shard's state")                                                   \
+    X(INIT_WANTED, 14, PSD_FROM_SHARD, PSD_TO_WORKER, BITMAP, 0, "please send the initial values of these chunks")                 \
+    X(INIT, 15, PSD_FROM_WORKER, PSD_TO_SHARD, CHUNK, 0, "initial values of one chunk")                                            \
+    X(PUSH, 16, PSD_FROM_WORKER, PSD_TO_SHARD, CHUNK, 1, "one chunk's gradient for a clock; empty: no gradient")                   \
+    X(WEIGHTS, 17, PSD_FROM_SHARD, PSD_TO_WORKER, CHUNK, 1, "one chunk's weights for the next clock; empty: unchanged")            \
+    X(PROBE, 18, PSD_FROM_WORKER, PSD_TO_SHARD, BITMAP, 0, "which of my pushes are missing; send me these weights")                \
+    X(PROGRESS, 19, PSD_FROM_SHARD, PSD_TO_WORKER, BITMAP, 0, "send me these pushes of the clock")                                 \
+    X(PULL, 20, PSD_FROM_WORKER, PSD_TO_SHARD, BITMAP, 0, "send these chunks' slow weights")                                       \
+    X(SLOW, 21, PSD_FROM_SHARD, PSD_TO_WORKER, CHUNK, 0, "one chunk's slow weights")                                               \
+    X(SHARD_HELLO, 22, PSD_FROM_SHARD, PSD_TO_COORDINATOR, NONE, 0, "a server asks to serve; text: its endpoint")                  \
+    X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, PSD_TO_SHARD, NONE, 0, "its index, and how many servers there are")                 \
+    X(COMMAND, 24, PSD_FROM_COORDINATOR, PSD_TO_SHARD, ROUND, 0, "the next entry of the coordinator's log")                        \
+    X(MODEL, 25, PSD_FROM_COORDINATOR, PSD_TO_SHARD, TENSORS, 0, "an entry of that log: the job's tensors")                        \
+    X(SETTING, 27, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, PSD_TO_COORDINATOR | PSD_TO_WORKER, NONE, 0,                            \
       "set what text names to value from the next decision on; answered in kind")                                                  \
-    X(SUMS, 29, PSD_FROM_SHARD, SUMS, 1, "what a pass before the step has measured, chunk by chunk")                               \
-    X(TOTALS, 30, PSD_FROM_COORDINATOR, SUMS, 1, "an entry of that log: what all shards have measured together")                   \
-    X(SHARD_STATE, 26, PSD_FROM_SHARD, ROUND, 0, "log entries done, and pushes complete for the open clock")                       \
-    X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, NONE, 0,                                                                \
+    X(SUMS, 29, PSD_FROM_SHARD, PSD_TO_COORDINATOR, SUMS, 1, "what a pass before the step has measured, chunk by chunk")           \
+    X(TOTALS, 30, PSD_FROM_COORDINATOR, PSD_TO_SHARD, SUMS, 1, "an entry of that log: what all shards have measured together")     \
+    X(SHARD_STATE, 26, PSD_FROM_SHARD, PSD_TO_COORDINATOR, ROUND, 0, "log entries done, and pushes complete for the open clock")   \
+    X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, PSD_TO_COORDINATOR | PSD_TO_OPERATOR, NONE, 0,                          \
       "an operator's wish, in text: the job, a verb, its word; answered in kind, or with WAIT or REFUSED")
 
 typedef enum psd_kind {
-#define X(name, number, sender, payload, may_be_empty, meaning) PSD_MSG_##name = number,
+#define X(name, number, sender, receiver, payload, may_be_empty, meaning) PSD_MSG_##name = number,
     PSD_MESSAGES(X)
 #undef X
 } psd_kind_t;
@@ -177,10 +183,11 @@ typedef struct psd_msg {
     char text[PSD_MAX_TEXT]; /* NUL-terminated printable UTF-8 */
 } psd_msg_t;
 
-/* Name of a kind ("PUSH") or "unknown"; what payload and sender its row gives. */
+/* Name of a kind ("PUSH") or "unknown"; what payload, sender and receiver its row gives. */
 const char *psd_kind_name(psd_kind_t kind);
 psd_payload_t psd_kind_payload(psd_kind_t kind);
 unsigned psd_kind_sender(psd_kind_t kind);
+unsigned psd_kind_receiver(psd_kind_t kind);
 const char *psd_refusal_name(unsigned code);
 
 /* The error with which everybody ends who is refused so, for the job ends; PSD_OK: it is the sender's own affair. */

@@ -579,44 +579,48 @@ void psd_session_report(psd_session_t *self, const char *name, double value, psd
 
 /* ---- what servers say ---- */
 
-static void on_welcome(psd_session_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static uint32_t server_of(const psd_heard_t *in) { return (uint32_t)(in->from - PSD_PEER_SERVER); }
+
+static void on_welcome(psd_session_t *self, const psd_heard_t *in)
 {
     psd_err_t err;
-    if (self->phase != PSD_PHASE_JOINING || msg->seq != self->config.nonce)
+    if (self->phase != PSD_PHASE_JOINING || in->msg->seq != self->config.nonce)
         return;
     self->cluster = calloc(1, sizeof *self->cluster);
     assert(self->cluster && "no memory for the cluster's description");
-    if (psd_cluster_decode(self->cluster, payload->data, payload->n_bytes, &err) != PSD_OK) {
+    if (psd_cluster_decode(self->cluster, in->payload->data, in->payload->n_bytes, &err) != PSD_OK) {
         fail(self, err.code, err.text);
         return;
     }
-    self->worker = msg->worker;
-    self->incarnation = msg->incarnation;
-    self->job = msg->job;
+    self->worker = in->msg->worker;
+    self->incarnation = in->msg->incarnation;
+    self->job = in->msg->job;
     self->phase = PSD_PHASE_JOINED;
     self->lease_ms = self->cluster->lease_ms > SERVER_LEASE_MIN_MS ? self->cluster->lease_ms : SERVER_LEASE_MIN_MS;
     self->n_presences = self->cluster->n_servers;
     for (uint32_t s = 0; s < self->n_presences; s++) {
-        self->presence[s].heard_ms = now_ms;
+        self->presence[s].heard_ms = in->now_ms;
         memcpy(self->presence[s].endpoint, self->cluster->endpoint[s], sizeof self->presence[s].endpoint);
     }
-    psd_actions_log(out, PSD_LEVEL_INFO, "worker.welcome", "worker=%u incarnation=%" PRIu64 " servers=%u settings=\"%s\"",
+    psd_actions_log(in->out, PSD_LEVEL_INFO, "worker.welcome", "worker=%u incarnation=%" PRIu64 " servers=%u settings=\"%s\"",
                     self->worker, self->incarnation, self->cluster->n_servers, self->cluster->settings);
-    if (self->list.n && enrol(self, now_ms, out, &err) != PSD_OK)
+    if (self->list.n && enrol(self, in->now_ms, in->out, &err) != PSD_OK)
         fail(self, err.code, err.text);
 }
 
-static void on_init_wanted(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
 {
-    if (self->phase != PSD_PHASE_REGISTERING || msg->parts != self->server[s].n_parts || msg->seq <= self->server[s].init_seq)
+    const uint32_t s = server_of(in);
+    if (self->phase != PSD_PHASE_REGISTERING || in->msg->parts != self->server[s].n_parts ||
+        in->msg->seq <= self->server[s].init_seq)
         return;
-    self->server[s].init_seq = msg->seq;
+    self->server[s].init_seq = in->msg->seq;
     for (uint32_t p = 0; p < real_parts(self, s); p++) {
-        if (!psd_bitmap_get(payload->data, p))
+        if (!psd_bitmap_get(in->payload->data, p))
             continue;
         const psd_chunk_t *c = chunk_at(self, s, p);
         psd_buf_t *values = psd_payload_copy(self->data[c->tensor] + c->offset, c->n * sizeof(float));
-        psd_msg_t *init = send_to(self, s, PSD_MSG_INIT, values, out);
+        psd_msg_t *init = send_to(self, s, PSD_MSG_INIT, values, in->out);
         init->part = p;
         init->parts = self->server[s].n_parts;
         init->n_elements = c->n;
@@ -658,31 +662,32 @@ static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     server->rto_ms = RTO_MS;
 }
 
-static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload)
+static void on_weights(psd_session_t *self, const psd_heard_t *in)
 {
+    const uint32_t s = server_of(in);
     if (self->phase == PSD_PHASE_REGISTERING) {
-        if (self->synced && msg->clock + 1 < self->clock)
+        if (self->synced && in->msg->clock + 1 < self->clock)
             return;
-        if (!self->synced || msg->clock + 1 > self->clock) {
+        if (!self->synced || in->msg->clock + 1 > self->clock) {
             self->synced = true;
-            self->clock = msg->clock + 1;
-            await_all(self, now_ms);
+            self->clock = in->msg->clock + 1;
+            await_all(self, in->now_ms);
         }
-    } else if (self->phase != PSD_PHASE_EXCHANGING || msg->clock != self->clock) {
+    } else if (self->phase != PSD_PHASE_EXCHANGING || in->msg->clock != self->clock) {
         return;
     }
-    if (msg->view_id >= self->view_id) {
-        self->view_id = msg->view_id;
-        self->rank = msg->rank;
-        self->world = msg->world;
+    if (in->msg->view_id >= self->view_id) {
+        self->view_id = in->msg->view_id;
+        self->rank = in->msg->rank;
+        self->world = in->msg->world;
     }
-    if (msg->version > self->server[s].version)
-        self->server[s].version = msg->version;
-    self->round_loss = msg->loss;
-    if (msg->value > self->server[s].samples)
-        self->server[s].samples = msg->value;
-    if (payload)
-        take_chunk(self, now_ms, s, msg, payload, self->data);
+    if (in->msg->version > self->server[s].version)
+        self->server[s].version = in->msg->version;
+    self->round_loss = in->msg->loss;
+    if (in->msg->value > self->server[s].samples)
+        self->server[s].samples = in->msg->value;
+    if (in->payload)
+        take_chunk(self, in->now_ms, s, in->msg, in->payload, self->data);
     else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))
         lacks_no_more(&self->server[s]); /* its weights are as they were */
     if (!lacks_nothing(self))
@@ -690,16 +695,17 @@ static void on_weights(psd_session_t *self, uint64_t now_ms, uint32_t s, const p
     if (self->phase == PSD_PHASE_EXCHANGING)
         self->clock++;
     self->phase = PSD_PHASE_READY;
-    self->weights_ms = now_ms;
+    self->weights_ms = in->now_ms;
 }
 
-static void on_slow(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_slow(psd_session_t *self, const psd_heard_t *in)
 {
-    if (self->phase != PSD_PHASE_PULLING || msg->seq != self->pull_seq)
+    const uint32_t s = server_of(in);
+    if (self->phase != PSD_PHASE_PULLING || in->msg->seq != self->pull_seq)
         return;
-    take_chunk(self, now_ms, s, msg, payload, self->slow);
+    take_chunk(self, in->now_ms, s, in->msg, in->payload, self->slow);
     if (self->server[s].flying <= PULL_WINDOW / 2)
-        send_pull(self, s, out);
+        send_pull(self, s, in->out);
     if (lacks_nothing(self))
         self->phase = PSD_PHASE_READY;
 }
@@ -720,138 +726,156 @@ static void want_again(psd_session_t *self, uint32_t s, psd_actions_t *out)
 }
 
 /* The number is that of a probe of ours; without one, chunks have come damaged. */
-static void on_progress(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_progress(psd_session_t *self, const psd_heard_t *in)
 {
+    const uint32_t s = server_of(in);
     server_t *server = &self->server[s];
     const bool exchanges = self->phase == PSD_PHASE_EXCHANGING;
     const bool waits = exchanges || self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_PULLING;
-    if (!waits || msg->parts != server->n_parts || (msg->seq && msg->seq < server->mark))
+    if (!waits || in->msg->parts != server->n_parts || (in->msg->seq && in->msg->seq < server->mark))
         return;
-    if (exchanges && msg->clock == self->clock) {
+    if (exchanges && in->msg->clock == self->clock) {
         for (uint32_t p = 0; p < pushed_parts(self, s); p++)
-            if (psd_bitmap_get(payload->data, p))
-                send_push(self, s, p, true, out);
-    } else if (msg->seq && (!exchanges || msg->clock > self->clock)) {
-        want_again(self, s, out);
+            if (psd_bitmap_get(in->payload->data, p))
+                send_push(self, s, p, true, in->out);
+    } else if (in->msg->seq && (!exchanges || in->msg->clock > self->clock)) {
+        want_again(self, s, in->out);
     }
-    if (msg->seq)
+    if (in->msg->seq)
         server->mark = server->probe_seq + 1; /* probes on their way were sent before what was just sent again */
 }
 
-static void on_refused(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_actions_t *out)
+static void on_refused(psd_session_t *self, const psd_heard_t *in)
 {
+    const uint32_t s = server_of(in);
     char text[PSD_MAX_TEXT + 64];
-    const int end = psd_refusal_end(msg->code);
+    const int end = psd_refusal_end(in->msg->code);
     if (end) {
         if (self->phase == PSD_PHASE_LEAVING && s)
             return; /* whether its work is safe, and it may go, is server 0's to say */
-        if (!msg->seq || msg->seq == self->config.nonce)
-            fail(self, end, msg->text);
+        if (!in->msg->seq || in->msg->seq == self->config.nonce)
+            fail(self, end, in->msg->text);
         return;
     }
-    if (msg->code == PSD_REFUSAL_SESSION) {
+    if (in->msg->code == PSD_REFUSAL_SESSION) {
         self->server[s].attached = false; /* the connection was lost and made again: attach anew, and soon */
         self->server[s].asked_ms = 0;
         return;
     }
-    if (self->phase == PSD_PHASE_JOINING && msg->seq && msg->seq != self->config.nonce)
+    if (self->phase == PSD_PHASE_JOINING && in->msg->seq && in->msg->seq != self->config.nonce)
         return;
-    if (msg->code == PSD_REFUSAL_RUN) {
+    if (in->msg->code == PSD_REFUSAL_RUN) {
         /* Between two exchanges the arrays are the caller's, who may be computing with them: the weights to go on from
          * come with its next wish. */
-        self->run_is_over = self->cluster && msg->job != self->job;
+        self->run_is_over = self->cluster && in->msg->job != self->job;
         if (self->run_is_over && self->phase != PSD_PHASE_READY)
-            rejoin(self, now_ms, out);
+            rejoin(self, in->now_ms, in->out);
         return;
     }
     /* A server that is behind, or ahead: the coordinator's word decides. */
-    if (msg->code == PSD_REFUSAL_JOB && self->list.n && !msg->seq)
+    if (in->msg->code == PSD_REFUSAL_JOB && self->list.n && !in->msg->seq)
         return;
-    snprintf(text, sizeof text, "server %u refused (%s): %s", s, psd_refusal_name(msg->code), msg->text);
+    snprintf(text, sizeof text, "server %u refused (%s): %s", s, psd_refusal_name(in->msg->code), in->msg->text);
     fail(self, PSD_EREFUSED, text);
 }
 
 /* The server's word that we are out; one about an older life of ours is not about us. Who is leaving has done its work, and
  * the coordinator counts it even for one that was given up: only when somebody else has the place is there nobody to tell. */
-static void on_fenced(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
+static void on_fenced(psd_session_t *self, const psd_heard_t *in)
 {
+    const uint32_t s = server_of(in);
     char text[PSD_MAX_TEXT + 64];
     if (self->phase == PSD_PHASE_LEAVING) {
-        if (msg->incarnation > self->incarnation)
+        if (in->msg->incarnation > self->incarnation)
             self->phase = PSD_PHASE_LEFT;
         return;
     }
-    snprintf(text, sizeof text, "server %u gave this worker up: %s", s, msg->text);
+    snprintf(text, sizeof text, "server %u gave this worker up: %s", s, in->msg->text);
     fail(self, PSD_EFENCED, text);
 }
+
+static void on_wait(psd_session_t *self, const psd_heard_t *in)
+{
+    server_t *server = &self->server[server_of(in)];
+    snprintf(server->waiting, sizeof server->waiting, "%.190s", in->msg->text);
+}
+
+static void on_registered(psd_session_t *self, const psd_heard_t *in)
+{
+    (void)in;
+    self->registered = true;
+}
+
+static void on_attached(psd_session_t *self, const psd_heard_t *in)
+{
+    server_t *server = &self->server[server_of(in)];
+    if (!server->attached) {
+        server->attached = true;
+        server->asked_ms = 0; /* what was awaited may have been lost with the old connection */
+    }
+    server->waiting[0] = '\0';
+}
+
+static void on_set(psd_session_t *self, const psd_heard_t *in)
+{
+    if (self->phase == PSD_PHASE_SETTING && in->msg->code == (uint32_t)self->pull_seq)
+        self->phase = PSD_PHASE_READY;
+}
+
+static void on_left(psd_session_t *self, const psd_heard_t *in)
+{
+    (void)in;
+    if (self->phase == PSD_PHASE_LEAVING)
+        self->phase = PSD_PHASE_LEFT;
+}
+
+static void on_heartbeat(psd_session_t *self, const psd_heard_t *in)
+{
+    const psd_msg_t *msg = in->msg;
+    self->drains = msg->worker == self->worker && msg->incarnation == self->incarnation && (msg->code & PSD_HEARTBEAT_DRAIN);
+    snprintf(self->told, sizeof self->told, "%.190s", msg->text);
+}
+
+/* What a worker takes, and with what. What is personal was said to one life of a worker, and is not for another, nor for one that
+ * has not been welcomed. */
+static const struct handler {
+    void (*take)(psd_session_t *self, const psd_heard_t *in);
+    bool personal;
+} handlers[] = {
+    [PSD_MSG_WELCOME] = { on_welcome, false },
+    [PSD_MSG_WAIT] = { on_wait, false },
+    [PSD_MSG_REFUSED] = { on_refused, false },
+    [PSD_MSG_FENCED] = { on_fenced, false },
+    [PSD_MSG_REGISTERED] = { on_registered, true },
+    [PSD_MSG_ATTACHED] = { on_attached, true },
+    [PSD_MSG_INIT_WANTED] = { on_init_wanted, true },
+    [PSD_MSG_WEIGHTS] = { on_weights, true },
+    [PSD_MSG_PROGRESS] = { on_progress, true },
+    [PSD_MSG_SLOW] = { on_slow, true },
+    [PSD_MSG_SETTING] = { on_set, false },
+    [PSD_MSG_LEFT] = { on_left, false },
+    [PSD_MSG_HEARTBEAT] = { on_heartbeat, false },
+};
+
+bool psd_session_takes(psd_kind_t kind) { return (size_t)kind < sizeof handlers / sizeof *handlers && handlers[kind].take; }
 
 void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                          psd_actions_t *out)
 {
+    const psd_heard_t in = { now_ms, from, msg, payload, out };
     if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
         return;
     if (from < PSD_PEER_SERVER || from >= PSD_PEER_SERVER + PSD_MAX_SERVERS)
         return;
-    uint32_t s = (uint32_t)(from - PSD_PEER_SERVER);
+    const uint32_t s = server_of(&in);
     self->presence[s].heard_ms = now_ms;
-    bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
-    if (!ours && msg->kind != PSD_MSG_REFUSED)
+    const bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
+    if (!psd_session_takes(msg->kind) || (!ours && msg->kind != PSD_MSG_REFUSED))
         return;
-    /* What was said to an earlier life of ours is not for this one, which has none before it is welcomed. */
-    bool personal = msg->kind == PSD_MSG_WEIGHTS || msg->kind == PSD_MSG_PROGRESS || msg->kind == PSD_MSG_SLOW ||
-                    msg->kind == PSD_MSG_INIT_WANTED || msg->kind == PSD_MSG_ATTACHED || msg->kind == PSD_MSG_REGISTERED;
-    if (personal && (!self->cluster || msg->worker != self->worker || msg->incarnation != self->incarnation))
+    const struct handler *handler = &handlers[msg->kind];
+    if (handler->personal && (!self->cluster || msg->worker != self->worker || msg->incarnation != self->incarnation))
         return;
-    switch (msg->kind) {
-    case PSD_MSG_WELCOME:
-        on_welcome(self, now_ms, msg, payload, out);
-        break;
-    case PSD_MSG_WAIT:
-        snprintf(self->server[s].waiting, sizeof self->server[s].waiting, "%.190s", msg->text);
-        break;
-    case PSD_MSG_REFUSED:
-        on_refused(self, now_ms, s, msg, out);
-        break;
-    case PSD_MSG_FENCED:
-        on_fenced(self, s, msg);
-        break;
-    case PSD_MSG_REGISTERED:
-        self->registered = true;
-        break;
-    case PSD_MSG_ATTACHED:
-        if (!self->server[s].attached && msg->incarnation == self->incarnation) {
-            self->server[s].attached = true;
-            self->server[s].asked_ms = 0; /* what was awaited may have been lost with the old connection */
-        }
-        self->server[s].waiting[0] = '\0';
-        break;
-    case PSD_MSG_INIT_WANTED:
-        on_init_wanted(self, s, msg, payload, out);
-        break;
-    case PSD_MSG_WEIGHTS:
-        on_weights(self, now_ms, s, msg, payload);
-        break;
-    case PSD_MSG_PROGRESS:
-        on_progress(self, s, msg, payload, out);
-        break;
-    case PSD_MSG_SLOW:
-        on_slow(self, now_ms, s, msg, payload, out);
-        break;
-    case PSD_MSG_SETTING:
-        if (self->phase == PSD_PHASE_SETTING && msg->code == (uint32_t)self->pull_seq)
-            self->phase = PSD_PHASE_READY;
-        break;
-    case PSD_MSG_LEFT:
-        if (self->phase == PSD_PHASE_LEAVING)
-            self->phase = PSD_PHASE_LEFT;
-        break;
-    case PSD_MSG_HEARTBEAT:
-        self->drains = msg->worker == self->worker && msg->incarnation == self->incarnation && (msg->code & PSD_HEARTBEAT_DRAIN);
-        snprintf(self->told, sizeof self->told, "%.190s", msg->text);
-        break;
-    default:
-        break; /* kinds that are not for a worker */
-    }
+    handler->take(self, &in);
 }
 
 void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t theirs)

@@ -36,6 +36,9 @@ typedef enum psd_phase {
 psd_session_t *psd_session_new(const psd_session_config_t *config);
 void psd_session_destroy(psd_session_t **self_p);
 
+/* Whether it has a handler for this kind: for those that proto/codec.h sends to a worker, and no others. */
+bool psd_session_takes(psd_kind_t kind);
+
 /* A well-formed message from server `from`; `payload` NULL when empty, borrowed. */
 void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                          psd_actions_t *out);

@@ -135,6 +135,8 @@ static answer_t carry_out(psd_admin_t *self, request_t *r, psd_refusal_t *why)
     return verb->run(self, r);
 }
 
+bool psd_admin_takes(psd_kind_t kind) { return kind == PSD_MSG_ADMIN; }
+
 void psd_admin_message(psd_admin_t *self, psd_coordinator_t *coordinator, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
                        psd_actions_t *out)
 {

@@ -823,46 +823,47 @@ static bool is_of_this_job(psd_coordinator_t *self, psd_peer_t from, const psd_m
 }
 
 /* The text of a HELLO is "job name-of-worker". */
-static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+static void on_hello(psd_coordinator_t *self, const psd_heard_t *in)
 {
-    size_t n = strcspn(msg->text, " ");
-    if (!is_of_this_job(self, from, msg, n, out))
+    size_t n = strcspn(in->msg->text, " ");
+    if (!is_of_this_job(self, in->from, in->msg, n, in->out))
         return;
-    const char *name = msg->text + n + (msg->text[n] == ' ');
+    const char *name = in->msg->text + n + (in->msg->text[n] == ' ');
     if (!psd_logtext_is_plain(name, strlen(name)) || strlen(name) >= PSD_MAX_NAME) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out,
+        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_CONFIG, in->out,
                "\"%.80s\" cannot be a worker's name: it is one word of at most "
                "%d bytes, without quotes, = or backslash",
                name, PSD_MAX_NAME - 1);
         return;
     }
-    const uint32_t user = psd_peer_user(from);
-    psd_worker_row_t *row = psd_membership_by_nonce(&self->members, msg->seq);
-    const psd_worker_row_t *wanted = row                                         ? row
-                                     : msg->code && msg->code <= PSD_MAX_WORKERS ? &self->members.row[msg->code - 1]
-                                                                                 : NULL;
+    const uint32_t user = psd_peer_user(in->from);
+    psd_worker_row_t *row = psd_membership_by_nonce(&self->members, in->msg->seq);
+    const psd_worker_row_t *wanted = row                                                 ? row
+                                     : in->msg->code && in->msg->code <= PSD_MAX_WORKERS ? &self->members.row[in->msg->code - 1]
+                                                                                         : NULL;
     if (wanted && psd_worker_is_anothers(wanted, user)) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_WORKER, out, "worker %u is another user's", wanted->id);
+        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_WORKER, in->out, "worker %u is another user's", wanted->id);
         return;
     }
     if (!row && (self->state == PSD_JOB_FINISHED || self->ending)) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, self->stopped ? "job %s was stopped" : "job %s is finished", self->job);
+        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_JOB, in->out, self->stopped ? "job %s was stopped" : "job %s is finished",
+               self->job);
         return;
     }
     if (row && !psd_worker_is_here(row)) {
-        tell_fenced(self, from, row, row->incarnation, out);
+        tell_fenced(self, in->from, row, row->incarnation, in->out);
         return;
     }
     if (row) {
-        row->peer = from;
-        row->heard_ms = now_ms;
-        welcome(self, row, out);
+        row->peer = in->from;
+        row->heard_ms = in->now_ms;
+        welcome(self, row, in->out);
         return;
     }
     char why[PSD_MAX_TEXT / 2];
-    row = find_place(self, now_ms, msg, user, name, why, sizeof why);
+    row = find_place(self, in->now_ms, in->msg, user, name, why, sizeof why);
     if (!row) {
-        tell_to_wait(self, from, msg->seq, why, out);
+        tell_to_wait(self, in->from, in->msg->seq, why, in->out);
         return;
     }
     uint64_t incarnation = row->incarnation + 1;
@@ -870,80 +871,79 @@ static void on_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, 
     *row = (psd_worker_row_t){ .id = id,
                                .state = PSD_WORKER_JOINING,
                                .incarnation = incarnation,
-                               .peer = from,
+                               .peer = in->from,
                                .user = user,
-                               .nonce = msg->seq,
-                               .heard_ms = now_ms };
+                               .nonce = in->msg->seq,
+                               .heard_ms = in->now_ms };
     snprintf(row->name, sizeof row->name, "%s", name);
-    psd_actions_log(out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id, row->name, incarnation);
-    welcome(self, row, out);
+    psd_actions_log(in->out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id, row->name, incarnation);
+    welcome(self, row, in->out);
 }
 
-static void on_register(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_buf_t *payload,
-                        psd_actions_t *out)
+static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     psd_tensor_list_t theirs;
     psd_err_t err = { 0 };
-    int rc = psd_tensors_decode(&theirs, payload->data, payload->n_bytes, &err);
+    int rc = psd_tensors_decode(&theirs, in->payload->data, in->payload->n_bytes, &err);
     if (rc == PSD_OK && !self->model.n) {
         rc = psd_tensors_copy(&self->model, &theirs);
         assert(rc == PSD_OK && "no memory for the model's list of tensors");
-        append_entry(self, now_ms, PSD_MSG_MODEL, 0, psd_payload_copy(payload->data, payload->n_bytes), out);
+        append_entry(self, in->now_ms, PSD_MSG_MODEL, 0, psd_payload_copy(in->payload->data, in->payload->n_bytes), in->out);
     } else if (rc == PSD_OK) {
         rc = psd_tensors_compare(&self->model, &theirs, &err);
     }
     psd_tensors_clear(&theirs);
     if (rc != PSD_OK) {
-        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, out, "worker %u registers another model: %s", row->id, err.text);
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, in->out, "worker %u registers another model: %s", row->id, err.text);
         row->state = PSD_WORKER_LEFT;
         return;
     }
-    if (!psd_membership_agrees(&self->members, row, msg->text)) {
-        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, out,
+    if (!psd_membership_agrees(&self->members, row, in->msg->text)) {
+        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
                "worker %u trains another model, on other data or in another order: it has %.255s; "
                "the others have %s",
-               row->id, msg->text, self->members.recipe);
+               row->id, in->msg->text, self->members.recipe);
         row->state = PSD_WORKER_LEFT;
         return;
     }
     /* One that has trained before it came was here when another server 0 was, whose job it was. */
     char why[128];
-    const bool has_trained = row->state == PSD_WORKER_JOINING && msg->clock > 1;
+    const bool has_trained = row->state == PSD_WORKER_JOINING && in->msg->clock > 1;
     snprintf(why, sizeof why, "server 0 was started again after worker %u (%.60s) had trained", row->id, row->name);
-    if (loses_weights(self, has_trained, now_ms, why, out))
+    if (loses_weights(self, has_trained, in->now_ms, why, in->out))
         return;
-    answer(self, row->peer, PSD_MSG_REGISTERED, row, NULL, out);
+    answer(self, row->peer, PSD_MSG_REGISTERED, row, NULL, in->out);
     if (row->state != PSD_WORKER_JOINING)
         return;
     row->state = PSD_WORKER_WAITING;
-    self->newest_ready_ms = now_ms;
+    self->newest_ready_ms = in->now_ms;
     if (!self->first_ready_ms)
-        self->first_ready_ms = now_ms;
-    evaluate(self, now_ms, out);
+        self->first_ready_ms = in->now_ms;
+    evaluate(self, in->now_ms, in->out);
 }
 
 /* A worker whose work is done may be needed again, when a server is lost before the last weights are safe:
  * where that can be made good, its good-bye is answered when they are, also one's that was given up meanwhile. */
-static void on_leave(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_actions_t *out)
+static void on_leave(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     const bool registered = row->state != PSD_WORKER_JOINING; /* without a model there is no work that could be done */
-    bool finished = msg->code == 0 && registered;
+    bool finished = in->msg->code == 0 && registered;
     bool stays = finished && self->config.checkpoints && self->state != PSD_JOB_FINISHED;
     bool repeated = row->state == PSD_WORKER_LEFT && !(stays && row->finished);
     if (row->state == PSD_WORKER_DONE)
         return;
     if (!stays || repeated)
-        answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+        answer(self, row->peer, PSD_MSG_LEFT, row, NULL, in->out);
     if (repeated)
         return;
     bool was_member = row->state == PSD_WORKER_LIVE;
     row->state = stays ? PSD_WORKER_DONE : PSD_WORKER_LEFT;
     row->finished = finished;
-    psd_actions_log(out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64, row->id, row->name,
-                    finished ? "true" : "false", msg->clock);
+    psd_actions_log(in->out, PSD_LEVEL_INFO, "worker.left", "worker=%u name=%s finished=%s clock=%" PRIu64, row->id, row->name,
+                    finished ? "true" : "false", in->msg->clock);
     if (was_member)
-        view_changed(self, now_ms, out);
-    evaluate(self, now_ms, out);
+        view_changed(self, in->now_ms, in->out);
+    evaluate(self, in->now_ms, in->out);
 }
 
 /* A live change of the learning rate: it goes into the log with the next decision, so that every shard makes
@@ -964,92 +964,44 @@ int psd_coordinator_set(psd_coordinator_t *self, uint64_t now_ms, const char *wh
     return PSD_OK;
 }
 
-static void on_setting(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const psd_msg_t *msg, psd_actions_t *out)
+static void on_setting(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     psd_err_t err = { 0 };
     char who[32];
     snprintf(who, sizeof who, "worker %u", row->id);
-    if (psd_coordinator_set(self, now_ms, msg->text, msg->value, who, out, &err) != PSD_OK) {
-        refuse(self, row->peer, msg->seq, PSD_REFUSAL_CONFIG, out, "%s", err.text);
+    if (psd_coordinator_set(self, in->now_ms, in->msg->text, in->msg->value, who, in->out, &err) != PSD_OK) {
+        refuse(self, row->peer, in->msg->seq, PSD_REFUSAL_CONFIG, in->out, "%s", err.text);
         return;
     }
-    psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
-    done->code = msg->code;
-    done->value = msg->value;
-    snprintf(done->text, sizeof done->text, "%s", msg->text);
+    psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, in->out);
+    done->code = in->msg->code;
+    done->value = in->msg->value;
+    snprintf(done->text, sizeof done->text, "%s", in->msg->text);
 }
 
-static void note_report(psd_coordinator_t *self, const psd_msg_t *msg)
+static void on_report(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
+    (void)row;
     char name[sizeof self->report.report[0].name];
     uint32_t i = 0;
-    snprintf(name, sizeof name, "%.63s", msg->text);
+    snprintf(name, sizeof name, "%.63s", in->msg->text);
     while (i < self->report.n_reports && strcmp(self->report.report[i].name, name))
         i++;
     if (i == PSD_MAX_REPORTS)
         return;
     self->report.n_reports = i < self->report.n_reports ? self->report.n_reports : i + 1;
     memcpy(self->report.report[i].name, name, sizeof name);
-    self->report.report[i].value = msg->value;
+    self->report.report[i].value = in->msg->value;
 }
 
 /* With what the job waits for, which a worker cannot see by itself. */
-static void answer_heartbeat(psd_coordinator_t *self, psd_peer_t from, const psd_worker_row_t *row, psd_actions_t *out)
+static void on_heartbeat(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     char text[PSD_MAX_TEXT / 2];
     describe_wait(self, text, sizeof text);
-    psd_msg_t *beat = answer(self, from, PSD_MSG_HEARTBEAT, row, NULL, out);
+    psd_msg_t *beat = answer(self, in->from, PSD_MSG_HEARTBEAT, row, NULL, in->out);
     beat->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
     snprintf(beat->text, sizeof beat->text, "%.190s", text);
-}
-
-static void on_worker_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                              psd_actions_t *out)
-{
-    if (msg->kind == PSD_MSG_HELLO) {
-        on_hello(self, now_ms, from, msg, out);
-        return;
-    }
-    if (msg->job != self->config.job_id) {
-        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id,
-               msg->job);
-        return;
-    }
-    psd_worker_row_t *row = &self->members.row[msg->worker];
-    /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the
-     * same. */
-    bool goes = (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && msg->kind == PSD_MSG_LEAVE;
-    if (msg->incarnation != row->incarnation || msg->seq != row->nonce || row->user != psd_peer_user(from) ||
-        !(psd_worker_is_here(row) || goes)) {
-        self->report.rejected[PSD_REFUSAL_INCARNATION]++;
-        psd_msg_t *fenced = tell_fenced(self, from, row, msg->incarnation, out);
-        fenced->worker = msg->worker; /* also of a row that nobody has had */
-        fenced->seq = 0;              /* the nonce is its holder's alone */
-        return;
-    }
-    row->peer = from; /* a connection that was lost and made again has another name */
-    row->heard_ms = now_ms;
-    if (msg->clock > row->clock)
-        row->clock = msg->clock;
-    switch (msg->kind) {
-    case PSD_MSG_HEARTBEAT:
-        answer_heartbeat(self, from, row, out);
-        break;
-    case PSD_MSG_REGISTER:
-        on_register(self, now_ms, row, msg, payload, out);
-        break;
-    case PSD_MSG_LEAVE:
-        on_leave(self, now_ms, row, msg, out);
-        break;
-    case PSD_MSG_SETTING:
-        on_setting(self, now_ms, row, msg, out);
-        break;
-    case PSD_MSG_REPORT:
-        note_report(self, msg);
-        break;
-    default:
-        break; /* the codec's table lets no other kind through to here */
-    }
 }
 
 /* ---- servers ---- */
@@ -1118,37 +1070,39 @@ static void join_server(psd_coordinator_t *self, uint64_t now_ms, const psd_serv
 }
 
 /* The text of a SHARD_HELLO is "job endpoint settings". */
-static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+static void on_shard_hello(psd_coordinator_t *self, const psd_heard_t *in)
 {
-    const size_t n_job = strcspn(msg->text, " ");
-    const char *endpoint = msg->text + n_job + (msg->text[n_job] == ' ');
+    const size_t n_job = strcspn(in->msg->text, " ");
+    const char *endpoint = in->msg->text + n_job + (in->msg->text[n_job] == ' ');
     const size_t n = strcspn(endpoint, " ");
     const char *theirs = endpoint + n + (endpoint[n] == ' ');
-    psd_server_hello_t hello = { .from = from, .nonce = msg->seq, .place = msg->code, .endpoint = endpoint, .n_endpoint = n };
+    psd_server_hello_t hello = {
+        .from = in->from, .nonce = in->msg->seq, .place = in->msg->code, .endpoint = endpoint, .n_endpoint = n
+    };
     char why[PSD_MAX_TEXT];
-    if (!is_of_this_job(self, from, msg, n_job, out))
+    if (!is_of_this_job(self, in->from, in->msg, n_job, in->out))
         return;
     if (strcmp(theirs, self->settings)) {
-        refuse(self, from, msg->seq, PSD_REFUSAL_CONFIG, out, "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n,
-               endpoint, self->settings, theirs);
+        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_CONFIG, in->out,
+               "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n, endpoint, self->settings, theirs);
         return;
     }
     const bool over = self->state == PSD_JOB_FINISHED;
-    switch (psd_servers_judge(&self->servers, now_ms, &hello, over, why, sizeof why)) {
+    switch (psd_servers_judge(&self->servers, in->now_ms, &hello, over, why, sizeof why)) {
     case PSD_SERVER_ADMITTED:
-        join_server(self, now_ms, &hello, out);
+        join_server(self, in->now_ms, &hello, in->out);
         break;
     case PSD_SERVER_RESTARTED:
         if (over)
-            tell_finished(from, msg->seq, out);
-        else if (take_up_again(self, now_ms, hello.place - 1, out))
-            join_server(self, now_ms, &hello, out);
+            tell_finished(in->from, in->msg->seq, in->out);
+        else if (take_up_again(self, in->now_ms, hello.place - 1, in->out))
+            join_server(self, in->now_ms, &hello, in->out);
         break;
     case PSD_SERVER_WAITS:
-        tell_to_wait(self, from, msg->seq, why, out);
+        tell_to_wait(self, in->from, in->msg->seq, why, in->out);
         break;
     case PSD_SERVER_REFUSED:
-        refuse(self, from, msg->seq, PSD_REFUSAL_SHARD, out, "%s", why);
+        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_SHARD, in->out, "%s", why);
         break;
     case PSD_SERVER_OVERTAKEN:
         break;
@@ -1156,61 +1110,60 @@ static void on_shard_hello(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
 }
 
 /* A shard tells what it has done and what is complete there. */
-static void on_shard_state(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                           psd_actions_t *out)
+static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
 {
     psd_round_t state;
-    if (msg->job != self->config.job_id) {
-        refuse(self, from, 0, PSD_REFUSAL_RUN, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->config.job_id,
-               msg->job);
+    if (in->msg->job != self->config.job_id) {
+        refuse(self, in->from, 0, PSD_REFUSAL_RUN, in->out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
+               self->config.job_id, in->msg->job);
         return;
     }
-    if (!psd_servers_is_from(&self->servers, from, msg->shard) ||
-        psd_round_decode(&state, payload->data, payload->n_bytes, NULL) != PSD_OK) {
+    if (!psd_servers_is_from(&self->servers, in->from, in->msg->shard) ||
+        psd_round_decode(&state, in->payload->data, in->payload->n_bytes, NULL) != PSD_OK) {
         self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
     }
-    psd_journal_note_done(&self->journal, msg->shard, msg->seq);
-    psd_servers_note_state(&self->servers, now_ms, msg->shard, msg->clock, msg->version);
-    if (msg->code & PSD_SHARD_RESTORE_FAILED && self->saves.n_points) {
+    psd_journal_note_done(&self->journal, in->msg->shard, in->msg->seq);
+    psd_servers_note_state(&self->servers, in->now_ms, in->msg->shard, in->msg->clock, in->msg->version);
+    if (in->msg->code & PSD_SHARD_RESTORE_FAILED && self->saves.n_points) {
         psd_round_clear(&state);
-        drop_point(self, now_ms, msg->shard, msg->text, out);
+        drop_point(self, in->now_ms, in->msg->shard, in->msg->text, in->out);
         return;
     }
-    psd_saves_note_shard(&self->saves, msg, out);
+    psd_saves_note_shard(&self->saves, in->msg, in->out);
     /* A report from before the newest decision says nothing about now: its shard may have dropped those
      * pushes. */
-    bool news = state.n_contributors && state.clock == self->clock + 1 && msg->view_id == self->view_id;
+    bool news = state.n_contributors && state.clock == self->clock + 1 && in->msg->view_id == self->view_id;
     for (uint32_t k = 0; news && k < state.n_contributors; k++) {
         const psd_member_t *c = &state.contributor[k];
         psd_worker_row_t *row = &self->members.row[c->worker];
         if (row->incarnation != c->incarnation)
             continue;
-        row->complete |= UINT64_C(1) << msg->shard;
+        row->complete |= UINT64_C(1) << in->msg->shard;
         row->samples = c->samples;
         row->loss = c->loss;
         row->nonfinite |= c->nonfinite;
     }
     psd_round_clear(&state);
     if (news)
-        evaluate(self, now_ms, out);
+        evaluate(self, in->now_ms, in->out);
 }
 
 /* What a pass before the step has measured at a shard. When all have told, the whole goes into the log. */
-static void on_sums(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                    psd_actions_t *out)
+static void on_sums(psd_coordinator_t *self, const psd_heard_t *in)
 {
-    const size_t n = payload ? payload->n_bytes / sizeof(double) : 0;
+    const size_t n = in->payload ? in->payload->n_bytes / sizeof(double) : 0;
     uint32_t n_total;
-    if (msg->job != self->config.job_id || !psd_servers_is_from(&self->servers, from, msg->shard)) {
+    if (in->msg->job != self->config.job_id || !psd_servers_is_from(&self->servers, in->from, in->msg->shard)) {
         self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
     }
-    if (msg->clock != self->clock ||
-        !psd_totals_take(&self->totals, msg->shard, (int)msg->code, n ? payload->data : NULL, n, &n_total))
+    if (in->msg->clock != self->clock ||
+        !psd_totals_take(&self->totals, in->msg->shard, (int)in->msg->code, n ? in->payload->data : NULL, n, &n_total))
         return;
-    append_entry(self, now_ms, PSD_MSG_TOTALS, msg->code, psd_payload_copy(self->totals.total, n_total * sizeof(double)), out);
-    evaluate(self, now_ms, out);
+    append_entry(self, in->now_ms, PSD_MSG_TOTALS, in->msg->code, psd_payload_copy(self->totals.total, n_total * sizeof(double)),
+                 in->out);
+    evaluate(self, in->now_ms, in->out);
 }
 
 /* ---- operators' wishes ---- */
@@ -1306,20 +1259,69 @@ void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
         row->heard_ms = now_ms;
 }
 
+/* What a coordinator takes, and with what: by itself, or with the row of the worker who says it. */
+typedef void handler_fn(psd_coordinator_t *self, const psd_heard_t *in);
+typedef void member_fn(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in);
+static const struct handler {
+    handler_fn *take;
+    member_fn *take_of_worker;
+} handlers[] = {
+    [PSD_MSG_HELLO] = { .take = on_hello },
+    [PSD_MSG_HEARTBEAT] = { .take_of_worker = on_heartbeat },
+    [PSD_MSG_REGISTER] = { .take_of_worker = on_register },
+    [PSD_MSG_LEAVE] = { .take_of_worker = on_leave },
+    [PSD_MSG_SETTING] = { .take_of_worker = on_setting },
+    [PSD_MSG_REPORT] = { .take_of_worker = on_report },
+    [PSD_MSG_SHARD_HELLO] = { .take = on_shard_hello },
+    [PSD_MSG_SHARD_STATE] = { .take = on_shard_state },
+    [PSD_MSG_SUMS] = { .take = on_sums },
+};
+
+bool psd_coordinator_takes(psd_kind_t kind)
+{
+    return (size_t)kind < sizeof handlers / sizeof *handlers && (handlers[kind].take || handlers[kind].take_of_worker);
+}
+
+/* A worker's message, by whoever holds its row: `take` is what its kind then does. */
+static void on_worker_message(psd_coordinator_t *self, member_fn *take, const psd_heard_t *in)
+{
+    if (in->msg->job != self->config.job_id) {
+        refuse(self, in->from, 0, PSD_REFUSAL_RUN, in->out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
+               self->config.job_id, in->msg->job);
+        return;
+    }
+    psd_worker_row_t *row = &self->members.row[in->msg->worker];
+    /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the
+     * same. */
+    bool goes = (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && in->msg->kind == PSD_MSG_LEAVE;
+    if (in->msg->incarnation != row->incarnation || in->msg->seq != row->nonce || row->user != psd_peer_user(in->from) ||
+        !(psd_worker_is_here(row) || goes)) {
+        self->report.rejected[PSD_REFUSAL_INCARNATION]++;
+        psd_msg_t *fenced = tell_fenced(self, in->from, row, in->msg->incarnation, in->out);
+        fenced->worker = in->msg->worker; /* also of a row that nobody has had */
+        fenced->seq = 0;                  /* the nonce is its holder's alone */
+        return;
+    }
+    row->peer = in->from; /* a connection that was lost and made again has another name */
+    row->heard_ms = in->now_ms;
+    if (in->msg->clock > row->clock)
+        row->clock = in->msg->clock;
+    take(self, row, in);
+}
+
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                              psd_actions_t *out)
 {
+    const psd_heard_t in = { now_ms, from, msg, payload, out };
     excuse_absence(self, now_ms, out);
     if (psd_failure_is_on(&self->failure))
         answer_failing(self, from, msg, out);
-    else if (msg->kind == PSD_MSG_SHARD_HELLO)
-        on_shard_hello(self, now_ms, from, msg, out);
-    else if (msg->kind == PSD_MSG_SHARD_STATE)
-        on_shard_state(self, now_ms, from, msg, payload, out);
-    else if (msg->kind == PSD_MSG_SUMS)
-        on_sums(self, now_ms, from, msg, payload, out);
+    else if (!psd_coordinator_takes(msg->kind))
+        return; /* the codec's table lets no other kind through to here */
+    else if (handlers[msg->kind].take)
+        handlers[msg->kind].take(self, &in);
     else
-        on_worker_message(self, now_ms, from, msg, payload, out);
+        on_worker_message(self, handlers[msg->kind].take_of_worker, &in);
 }
 
 void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)

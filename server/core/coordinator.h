@@ -46,8 +46,11 @@ typedef struct psd_coordinator_config {
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
 void psd_coordinator_destroy(psd_coordinator_t **self_p);
 
-/* A well-formed message. From a shard: SHARD_HELLO and SHARD_STATE; from workers: the rest. What operators say
+/* Whether it has a handler for this kind: for those that proto/codec.h sends to the coordinator, but for what operators say, which
  * goes to psd_admin_message. */
+bool psd_coordinator_takes(psd_kind_t kind);
+
+/* A well-formed message of a worker or a shard. */
 void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                              psd_actions_t *out);
 

@@ -99,6 +99,7 @@ struct psd_engine {
 
 static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void begin_save(psd_engine_t *self, psd_actions_t *out);
+static void carry_out(psd_engine_t *self, const psd_heard_t *in);
 static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* No id stands in the queue twice, so that there is room for all. */
@@ -463,17 +464,17 @@ static void finish_at_once(psd_engine_t *self, uint64_t now_ms, bool stepped, ps
 }
 
 /* What all shards have measured together. */
-static void on_totals(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_totals(psd_engine_t *self, const psd_heard_t *in)
 {
-    const size_t n = payload ? payload->n_bytes / sizeof(double) : 0;
-    const bool wanted = psd_update_settle(&self->update, (int)msg->code, n ? payload->data : NULL, n);
+    const size_t n = in->payload ? in->payload->n_bytes / sizeof(double) : 0;
+    const bool wanted = psd_update_settle(&self->update, (int)in->msg->code, n ? in->payload->data : NULL, n);
     assert(wanted && "the coordinator adds up what every shard has told it");
-    self->log_done = msg->seq;
-    if (hand_out(self, out) && self->update.measured)
-        send_sums(self, now_ms, out);
+    self->log_done = in->msg->seq;
+    if (hand_out(self, in->out) && self->update.measured)
+        send_sums(self, in->now_ms, in->out);
     else if (!self->update.open)
-        finish_at_once(self, now_ms, true, out);
-    send_state(self, NULL, out);
+        finish_at_once(self, in->now_ms, true, in->out);
+    send_state(self, NULL, in->out);
 }
 
 /* ---- gradients that are not finite ---- */
@@ -713,37 +714,37 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
         finish_at_once(self, now_ms, round->apply, out);
 }
 
-static void on_command(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_command(psd_engine_t *self, const psd_heard_t *in)
 {
     psd_round_t round;
     psd_err_t err;
-    if (psd_round_decode(&round, payload->data, payload->n_bytes, &err) != PSD_OK) {
-        psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq, err.text);
+    if (psd_round_decode(&round, in->payload->data, in->payload->n_bytes, &err) != PSD_OK) {
+        psd_actions_log(in->out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", in->msg->seq, err.text);
         return;
     }
-    self->log_done = msg->seq;
+    self->log_done = in->msg->seq;
     self->lr = round.lr;
-    self->held = (msg->code & PSD_COMMAND_HOLD) != 0;
-    if (msg->code & PSD_COMMAND_SAVE)
+    self->held = (in->msg->code & PSD_COMMAND_HOLD) != 0;
+    if (in->msg->code & PSD_COMMAND_SAVE)
         psd_saver_order(&self->saver, round.clock);
-    if (msg->code & PSD_COMMAND_FINISH) {
+    if (in->msg->code & PSD_COMMAND_FINISH) {
         /* Server 0 ends when all others have read this, which its coordinator knows. */
-        if (self->index && msg->code & PSD_COMMAND_STOP)
-            psd_actions_finish(out, PSD_ESTOPPED, msg->text);
+        if (self->index && in->msg->code & PSD_COMMAND_STOP)
+            psd_actions_finish(in->out, PSD_ESTOPPED, in->msg->text);
         else if (self->index)
-            psd_actions_finish(out, PSD_OK, msg->text);
-    } else if (msg->code & PSD_COMMAND_CLOSE) {
-        close_round(self, now_ms, &round, out);
+            psd_actions_finish(in->out, PSD_OK, in->msg->text);
+    } else if (in->msg->code & PSD_COMMAND_CLOSE) {
+        close_round(self, in->now_ms, &round, in->out);
     } else {
         self->clock = round.clock;
         install_view(self, &round);
-        begin_save(self, out);
-        request_init(self, now_ms, out);
-        pay_debts(self, out);
+        begin_save(self, in->out);
+        request_init(self, in->now_ms, in->out);
+        pay_debts(self, in->out);
     }
     psd_round_clear(&round);
-    send_state(self, NULL, out);
-    start_queued_push(self, now_ms, out); /* which a pause held up */
+    send_state(self, NULL, in->out);
+    start_queued_push(self, in->now_ms, in->out); /* which a pause held up */
 }
 
 /* Cut self->model for the servers and make room for this one's share. */
@@ -766,47 +767,44 @@ static int make_shard(psd_engine_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-static void on_model(psd_engine_t *self, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_model(psd_engine_t *self, const psd_heard_t *in)
 {
     psd_err_t err = { 0 };
     assert(!self->shard && "the log names the model once");
-    if (psd_tensors_decode(&self->model, payload->data, payload->n_bytes, &err) != PSD_OK) {
-        psd_actions_log(out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", msg->seq, err.text);
+    if (psd_tensors_decode(&self->model, in->payload->data, in->payload->n_bytes, &err) != PSD_OK) {
+        psd_actions_log(in->out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", in->msg->seq, err.text);
         return;
     }
     if (make_shard(self, &err) != PSD_OK) {
-        psd_actions_finish(out, err.code, err.text);
+        psd_actions_finish(in->out, err.code, err.text);
         return;
     }
     uint32_t parts = psd_shard_parts(self->shard);
-    self->log_done = msg->seq;
-    psd_actions_log(out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parameters=%" PRIu64, self->model.n, parts,
+    self->log_done = in->msg->seq;
+    psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parameters=%" PRIu64, self->model.n, parts,
                     self->map.n_chunks, self->map.n_elements[self->index]);
-    send_state(self, NULL, out);
+    send_state(self, NULL, in->out);
 }
 
-static void on_log_entry(psd_engine_t *self, uint64_t now_ms, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
 {
-    if (msg->seq <= self->log_done) {
-        send_state(self, NULL, out);
+    if (self->leaving_run || !self->welcomed || self->restoring || in->msg->job != self->job)
+        return;
+    if (in->msg->seq <= self->log_done) {
+        send_state(self, NULL, in->out);
         return;
     }
-    if (self->update.running || msg->seq > self->log_done + 1) {
+    if (self->update.running || in->msg->seq > self->log_done + 1) {
         /* Early or out of order: keep it, so that a reordered log costs nothing. */
         for (uint32_t i = 0; i < self->n_early; i++)
-            if (self->early[i].msg.seq == msg->seq)
+            if (self->early[i].msg.seq == in->msg->seq)
                 return;
         if (self->n_early < MAX_EARLY)
-            self->early[self->n_early++] = (early_t){ *msg, psd_buf_ref(payload) };
+            self->early[self->n_early++] = (early_t){ *in->msg, psd_buf_ref(in->payload) };
         return;
     }
-    if (msg->kind == PSD_MSG_MODEL)
-        on_model(self, msg, payload, out);
-    else if (msg->kind == PSD_MSG_TOTALS)
-        on_totals(self, now_ms, msg, payload, out);
-    else
-        on_command(self, now_ms, msg, payload, out);
-    run_early_commands(self, now_ms, out);
+    carry_out(self, in);
+    run_early_commands(self, in->now_ms, in->out);
 }
 
 static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
@@ -817,42 +815,44 @@ static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_
         early_t next = self->early[i];
         self->early[i] = self->early[--self->n_early];
         if (next.msg.seq == self->log_done + 1)
-            on_log_entry(self, now_ms, &next.msg, next.payload, out);
+            on_log_entry(self, &(psd_heard_t){ now_ms, PSD_PEER_COORDINATOR, &next.msg, next.payload, out });
         psd_buf_unref(&next.payload);
         i = UINT32_MAX; /* the list has changed: look again from its start */
     }
 }
 
-static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *out)
+static void on_welcome(psd_engine_t *self, const psd_heard_t *in)
 {
-    if (msg->seq != self->config.nonce)
+    if (self->leaving_run)
+        return;
+    if (in->msg->seq != self->config.nonce)
         return;
     psd_engine_word_t *word = &self->first.word;
-    if (msg->code >= PSD_WELCOME_STATE) {
+    if (in->msg->code >= PSD_WELCOME_STATE) {
         word->known = true;
-        word->state = msg->code / PSD_WELCOME_STATE - 1;
-        word->ready = (msg->code & PSD_WELCOME_READY) != 0;
-        snprintf(word->missing, sizeof word->missing, "%s", msg->text);
+        word->state = in->msg->code / PSD_WELCOME_STATE - 1;
+        word->ready = (in->msg->code & PSD_WELCOME_READY) != 0;
+        snprintf(word->missing, sizeof word->missing, "%s", in->msg->text);
     }
     if (self->welcomed)
         return;
-    if (msg->code & PSD_WELCOME_FINISHED) {
-        psd_actions_finish(out, PSD_OK, "the job was finished before this server was started again");
+    if (in->msg->code & PSD_WELCOME_FINISHED) {
+        psd_actions_finish(in->out, PSD_OK, "the job was finished before this server was started again");
         return;
     }
     self->welcomed = self->first.known = true;
     self->first.told[0] = '\0';
-    self->index = msg->shard;
-    self->n_servers = msg->world;
-    self->job = msg->job;
-    self->shard_epoch = msg->shard_epoch;
-    psd_actions_log(out, PSD_LEVEL_INFO, "shard.joined", "shard=%u of=%u epoch=%" PRIu64, self->index, self->n_servers,
+    self->index = in->msg->shard;
+    self->n_servers = in->msg->world;
+    self->job = in->msg->job;
+    self->shard_epoch = in->msg->shard_epoch;
+    psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.joined", "shard=%u of=%u epoch=%" PRIu64, self->index, self->n_servers,
                     self->shard_epoch);
-    self->restoring = (msg->code & PSD_WELCOME_RESTORE) != 0;
+    self->restoring = (in->msg->code & PSD_WELCOME_RESTORE) != 0;
     if (self->restoring)
-        psd_actions_checkpoint(out, PSD_ACT_RESTORE, msg->clock, 0);
+        psd_actions_checkpoint(in->out, PSD_ACT_RESTORE, in->msg->clock, 0);
     else
-        send_state(self, NULL, out);
+        send_state(self, NULL, in->out);
 }
 
 /* ---- messages of workers ---- */
@@ -860,34 +860,34 @@ static void on_welcome(psd_engine_t *self, const psd_msg_t *msg, psd_actions_t *
 /* A worker opens its session, or opens it again on a new connection. Only the log says who is a member: a
  * session that comes before it is kept until the log admits that worker, and is dropped then if it was not
  * that worker's. */
-static void on_attach(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+static void on_attach(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = worker_row(self, msg->worker);
-    if (msg->incarnation < w->logged || (msg->incarnation == w->logged && w->standing != MEMBER)) {
-        fence(self, from, msg, out);
+    worker_t *w = worker_row(self, in->msg->worker);
+    if (in->msg->incarnation < w->logged || (in->msg->incarnation == w->logged && w->standing != MEMBER)) {
+        fence(self, in->from, in->msg, in->out);
         return;
     }
-    if (w->standing == MEMBER && msg->incarnation > w->incarnation) {
-        psd_msg_t *wait = send_to(self, from, PSD_MSG_WAIT, NULL, out);
-        wait->worker = msg->worker;
+    if (w->standing == MEMBER && in->msg->incarnation > w->incarnation) {
+        psd_msg_t *wait = send_to(self, in->from, PSD_MSG_WAIT, NULL, in->out);
+        wait->worker = in->msg->worker;
         snprintf(wait->text, sizeof wait->text, "shard %u waits for worker %u's older incarnation to be given up", self->index,
-                 msg->worker);
+                 in->msg->worker);
         return;
     }
-    if (w->standing == MEMBER && msg->seq != w->nonce) {
-        refuse(self, from, PSD_REFUSAL_WORKER, out, "worker %u is somebody else: the number drawn at its start is not yours",
-               msg->worker);
+    if (w->standing == MEMBER && in->msg->seq != w->nonce) {
+        refuse(self, in->from, PSD_REFUSAL_WORKER, in->out,
+               "worker %u is somebody else: the number drawn at its start is not yours", in->msg->worker);
         return;
     }
     if (w->standing != MEMBER) {
         w->standing = PENDING;
-        w->incarnation = msg->incarnation;
-        w->nonce = msg->seq;
+        w->incarnation = in->msg->incarnation;
+        w->nonce = in->msg->seq;
     }
-    w->peer = from;
-    send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, out);
-    request_init(self, now_ms, out);
-    pay_debts(self, out);
+    w->peer = in->from;
+    send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, in->out);
+    request_init(self, in->now_ms, in->out);
+    pay_debts(self, in->out);
 }
 
 /* The sender's row, if the message comes from the session of a current member; otherwise it is answered and
@@ -910,30 +910,29 @@ static worker_t *member_for(psd_engine_t *self, psd_peer_t from, const psd_msg_t
     return NULL;
 }
 
-static void on_init(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                    psd_actions_t *out)
+static void on_init(psd_engine_t *self, const psd_heard_t *in)
 {
-    if (!member_for(self, from, msg, out) || !self->shard)
+    if (!member_for(self, in->from, in->msg, in->out) || !self->shard)
         return;
-    if (msg->part >= psd_shard_parts(self->shard) || msg->n_elements != psd_shard_elements(self->shard, msg->part)) {
-        refuse(self, from, PSD_REFUSAL_SHAPE, out, "initial chunk %u with %u elements; shard %u has %u chunks", msg->part,
-               msg->n_elements, self->index, psd_shard_parts(self->shard));
+    if (in->msg->part >= psd_shard_parts(self->shard) || in->msg->n_elements != psd_shard_elements(self->shard, in->msg->part)) {
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "initial chunk %u with %u elements; shard %u has %u chunks",
+               in->msg->part, in->msg->n_elements, self->index, psd_shard_parts(self->shard));
         return;
     }
-    if (psd_seeding_has(&self->seeding, msg->part))
+    if (psd_seeding_has(&self->seeding, in->msg->part))
         return;
-    if (psd_crc32c(payload->data, payload->n_bytes) != msg->checksum) {
+    if (psd_crc32c(in->payload->data, in->payload->n_bytes) != in->msg->checksum) {
         self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
         return;
     }
-    psd_shard_set(self->shard, msg->part, payload->data);
-    psd_seeding_set(&self->seeding, msg->part);
-    if (psd_seeding_came(&self->seeding, self->shard, msg->part) && can_be_asked(self->worker[self->seeding.worker]))
-        widen_seeding(self, now_ms, out);
+    psd_shard_set(self->shard, in->msg->part, in->payload->data);
+    psd_seeding_set(&self->seeding, in->msg->part);
+    if (psd_seeding_came(&self->seeding, self->shard, in->msg->part) && can_be_asked(self->worker[self->seeding.worker]))
+        widen_seeding(self, in->now_ms, in->out);
     if (is_started(self)) {
-        psd_actions_log(out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", msg->worker, self->seeding.n_started);
-        send_state(self, NULL, out);
-        pay_debts(self, out);
+        psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", in->msg->worker, self->seeding.n_started);
+        send_state(self, NULL, in->out);
+        pay_debts(self, in->out);
     }
 }
 
@@ -1025,68 +1024,66 @@ static uint32_t inspect(const psd_buf_t *payload, double *norm2)
     return crc;
 }
 
-static void on_push(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                    psd_actions_t *out)
+static void on_push(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = member_for(self, from, msg, out);
-    if (!w || !is_started(self) || !push_is_good(self, from, w, msg, out))
+    worker_t *w = member_for(self, in->from, in->msg, in->out);
+    if (!w || !is_started(self) || !push_is_good(self, in->from, w, in->msg, in->out))
         return;
     double norm2 = 0;
-    if (payload && inspect(payload, &norm2) != msg->checksum) {
+    if (in->payload && inspect(in->payload, &norm2) != in->msg->checksum) {
         self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
-        want_again(self, w, msg->part, out);
+        want_again(self, w, in->msg->part, in->out);
         return;
     }
     self->stats.chunks++;
-    if (psd_inbox_take(&w->inbox, msg, payload, norm2, self->version))
-        on_complete(self, now_ms, w, out);
+    if (psd_inbox_take(&w->inbox, in->msg, in->payload, norm2, self->version))
+        on_complete(self, in->now_ms, w, in->out);
 }
 
 /* A connection keeps the order of messages: when an answer arrives, all that was sent before has arrived or is lost. So a
  * probe alone has nothing sent again; the worker who still lacks something after the answer says so. */
-static void on_probe(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                     psd_actions_t *out)
+static void on_probe(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = member_for(self, from, msg, out);
+    worker_t *w = member_for(self, in->from, in->msg, in->out);
     if (!w)
         return;
     if (!is_started(self)) {
-        if (psd_seeding_answered(&self->seeding, w->id, msg->base_version))
-            widen_seeding(self, now_ms, out);
+        if (psd_seeding_answered(&self->seeding, w->id, in->msg->base_version))
+            widen_seeding(self, in->now_ms, in->out);
         return;
     }
     if (self->update.open) {
-        send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, out); /* still here */
+        send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, in->out); /* still here */
         return;
     }
-    if (msg->clock > w->applied || !(msg->code & PSD_PROBE_SEND)) {
-        send_progress(self, w, msg->seq, out);
+    if (in->msg->clock > w->applied || !(in->msg->code & PSD_PROBE_SEND)) {
+        send_progress(self, w, in->msg->seq, in->out);
         return;
     }
     /* The clock is closed: what it lacks are weights. */
-    const uint8_t *wanted = payload->data;
-    if (msg->parts != self->n_parts || !psd_shard_parts(self->shard)) {
-        send_all_weights(self, w, out);
+    const uint8_t *wanted = in->payload->data;
+    if (in->msg->parts != self->n_parts || !psd_shard_parts(self->shard)) {
+        send_all_weights(self, w, in->out);
         return;
     }
     for (uint32_t p = 0; p < self->n_parts; p++)
         if (psd_bitmap_get(wanted, p))
-            send_chunk(self, w, p, out);
+            send_chunk(self, w, p, in->out);
 }
 
-static void on_pull_slow(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload, psd_actions_t *out)
+static void on_pull_slow(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = member_for(self, from, msg, out);
-    if (!w || !is_started(self) || self->update.open || msg->parts != self->n_parts)
+    worker_t *w = member_for(self, in->from, in->msg, in->out);
+    if (!w || !is_started(self) || self->update.open || in->msg->parts != self->n_parts)
         return;
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
-        if (!psd_bitmap_get(payload->data, p))
+        if (!psd_bitmap_get(in->payload->data, p))
             continue;
         psd_buf_t *slow = psd_shard_slow(self->shard, p);
         assert(slow && "no memory for a copy of slow weights");
-        psd_msg_t *answer = send_to_worker(self, w, PSD_MSG_SLOW, slow, out);
+        psd_msg_t *answer = send_to_worker(self, w, PSD_MSG_SLOW, slow, in->out);
         answer->part = p;
-        answer->seq = msg->seq;
+        answer->seq = in->msg->seq;
         answer->n_elements = psd_shard_elements(self->shard, p);
         answer->checksum = psd_crc32c(slow->data, slow->n_bytes);
         answer->dtype = PSD_DTYPE_F32;
@@ -1096,37 +1093,68 @@ static void on_pull_slow(psd_engine_t *self, psd_peer_t from, const psd_msg_t *m
     }
 }
 
-static void on_worker_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
-                              psd_actions_t *out)
+/* What server 0 says while it cannot give us a place. */
+static void on_wait(psd_engine_t *self, const psd_heard_t *in)
 {
+    snprintf(self->first.told, sizeof self->first.told, "%.190s", in->msg->text);
+}
+
+static void on_refused(psd_engine_t *self, const psd_heard_t *in)
+{
+    const psd_msg_t *msg = in->msg;
+    if (psd_refusal_end(msg->code)) {
+        if (msg->seq == self->config.nonce)
+            begin_failure(self, (psd_refusal_t)msg->code, msg->text, in->out);
+    } else if (self->leaving_run) {
+        return;
+    } else if (msg->code == PSD_REFUSAL_RUN && self->welcomed) {
+        self->leaving_run = msg->job != self->job;
+        start_over_if_due(self, in->now_ms, in->out);
+    } else if (msg->seq == self->config.nonce) {
+        psd_actions_finish(in->out, PSD_EREFUSED, msg->text);
+    }
+}
+
+/* What a shard takes, and with what; an entry of the log is carried out when its turn comes. */
+typedef void handler_fn(psd_engine_t *self, const psd_heard_t *in);
+static const struct handler {
+    handler_fn *take, *carry_out;
+} handlers[] = {
+    [PSD_MSG_ATTACH] = { .take = on_attach },
+    [PSD_MSG_INIT] = { .take = on_init },
+    [PSD_MSG_PUSH] = { .take = on_push },
+    [PSD_MSG_PROBE] = { .take = on_probe },
+    [PSD_MSG_PULL] = { .take = on_pull_slow },
+    [PSD_MSG_WAIT] = { .take = on_wait },
+    [PSD_MSG_REFUSED] = { .take = on_refused },
+    [PSD_MSG_SHARD_WELCOME] = { .take = on_welcome },
+    [PSD_MSG_COMMAND] = { .take = on_log_entry, .carry_out = on_command },
+    [PSD_MSG_MODEL] = { .take = on_log_entry, .carry_out = on_model },
+    [PSD_MSG_TOTALS] = { .take = on_log_entry, .carry_out = on_totals },
+};
+
+bool psd_engine_takes(psd_kind_t kind) { return (size_t)kind < sizeof handlers / sizeof *handlers && handlers[kind].take; }
+
+static void carry_out(psd_engine_t *self, const psd_heard_t *in) { handlers[in->msg->kind].carry_out(self, in); }
+
+static void on_worker_message(psd_engine_t *self, const psd_heard_t *in)
+{
+    const psd_msg_t *msg = in->msg;
     if (msg->job != self->job) {
-        refuse(self, from, PSD_REFUSAL_JOB, out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->job, msg->job);
+        refuse(self, in->from, PSD_REFUSAL_JOB, in->out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->job,
+               msg->job);
         return;
     }
     if (msg->shard != self->index) {
-        refuse(self, from, PSD_REFUSAL_SHARD, out, "this is shard %u, the message is for shard %u", self->index, msg->shard);
+        refuse(self, in->from, PSD_REFUSAL_SHARD, in->out, "this is shard %u, the message is for shard %u", self->index,
+               msg->shard);
         return;
     }
-    psd_seeding_heard(&self->seeding, msg->worker, now_ms);
-    switch (msg->kind) {
-    case PSD_MSG_ATTACH:
-        on_attach(self, now_ms, from, msg, out);
-        break;
-    case PSD_MSG_INIT:
-        on_init(self, now_ms, from, msg, payload, out);
-        break;
-    case PSD_MSG_PUSH:
-        on_push(self, now_ms, from, msg, payload, out);
-        break;
-    case PSD_MSG_PROBE:
-        on_probe(self, now_ms, from, msg, payload, out);
-        break;
-    case PSD_MSG_PULL:
-        on_pull_slow(self, from, msg, payload, out);
-        break;
-    default:
-        refuse(self, from, PSD_REFUSAL_SENDER, out, "%s is not for a shard", psd_kind_name(msg->kind));
-    }
+    psd_seeding_heard(&self->seeding, msg->worker, in->now_ms);
+    if (psd_engine_takes(msg->kind) && psd_kind_sender(msg->kind) & PSD_FROM_WORKER)
+        handlers[msg->kind].take(self, in);
+    else
+        refuse(self, in->from, PSD_REFUSAL_SENDER, in->out, "%s is not for a shard", psd_kind_name(msg->kind));
 }
 
 /* ---- checkpoints ---- */
@@ -1263,31 +1291,15 @@ static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t
 void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                         psd_actions_t *out)
 {
+    const psd_heard_t in = { now_ms, from, msg, payload, out };
     if (from != PSD_PEER_COORDINATOR) {
         if (self->welcomed && !self->leaving_run && !self->restoring)
-            on_worker_message(self, now_ms, from, msg, payload, out);
+            on_worker_message(self, &in);
         return;
     }
     self->first.heard_ms = now_ms;
-    if (msg->kind == PSD_MSG_WAIT)
-        snprintf(self->first.told, sizeof self->first.told, "%.190s", msg->text);
-    if (msg->kind == PSD_MSG_REFUSED && psd_refusal_end(msg->code)) {
-        if (msg->seq == self->config.nonce)
-            begin_failure(self, (psd_refusal_t)msg->code, msg->text, out);
-        return;
-    }
-    if (self->leaving_run)
-        return;
-    if (msg->kind == PSD_MSG_SHARD_WELCOME) {
-        on_welcome(self, msg, out);
-    } else if (msg->kind == PSD_MSG_REFUSED && msg->code == PSD_REFUSAL_RUN && self->welcomed) {
-        self->leaving_run = msg->job != self->job;
-        start_over_if_due(self, now_ms, out);
-    } else if (msg->kind == PSD_MSG_REFUSED && msg->seq == self->config.nonce)
-        psd_actions_finish(out, PSD_EREFUSED, msg->text);
-    else if (self->welcomed && !self->restoring &&
-             (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL || msg->kind == PSD_MSG_TOTALS) && msg->job == self->job)
-        on_log_entry(self, now_ms, msg, payload, out);
+    if (psd_engine_takes(msg->kind) && psd_kind_sender(msg->kind) & PSD_FROM_COORDINATOR)
+        handlers[msg->kind].take(self, &in);
 }
 
 static void send_hello(const psd_engine_t *self, psd_actions_t *out)

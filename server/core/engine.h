@@ -60,6 +60,9 @@ void psd_engine_destroy(psd_engine_t **self_p);
 void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                         psd_actions_t *out);
 
+/* Whether it has a handler for this kind: for those that proto/codec.h sends to a shard, and no others. */
+bool psd_engine_takes(psd_kind_t kind);
+
 /* Time passes; call about every 100 ms. */
 void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 

@@ -64,25 +64,6 @@ static void settle(psd_node_t *self, uint64_t now_ms, psd_actions_t *out)
     out->n = kept;
 }
 
-static bool is_for_coordinator(psd_kind_t kind)
-{
-    switch (kind) {
-    case PSD_MSG_HELLO:
-    case PSD_MSG_REGISTER:
-    case PSD_MSG_HEARTBEAT:
-    case PSD_MSG_LEAVE:
-    case PSD_MSG_REPORT:
-    case PSD_MSG_SETTING:
-    case PSD_MSG_ADMIN:
-    case PSD_MSG_SHARD_HELLO:
-    case PSD_MSG_SHARD_STATE:
-    case PSD_MSG_SUMS:
-        return true;
-    default:
-        return false;
-    }
-}
-
 void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why, psd_actions_t *out)
 {
     psd_engine_count_refusal(self->engine, reason);
@@ -102,12 +83,11 @@ void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, co
 void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                       psd_actions_t *out)
 {
-    unsigned may = psd_kind_sender(msg->kind);
     char why[128];
     if (from == PSD_PEER_COORDINATOR) {
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);
-    } else if (is_for_coordinator(msg->kind) && (may & (PSD_FROM_WORKER | PSD_FROM_SHARD | PSD_FROM_OPERATOR))) {
-        if (self->coordinator && msg->kind == PSD_MSG_ADMIN) {
+    } else if (psd_kind_receiver(msg->kind) & PSD_TO_COORDINATOR) {
+        if (self->coordinator && psd_admin_takes(msg->kind)) {
             psd_admin_message(&self->admin, self->coordinator, now_ms, from, msg, out);
         } else if (self->coordinator) {
             psd_coordinator_message(self->coordinator, now_ms, from, msg, payload, out);
@@ -116,7 +96,7 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
                      psd_kind_name(msg->kind));
             psd_node_refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
         }
-    } else if (may & PSD_FROM_WORKER) {
+    } else if (psd_kind_sender(msg->kind) & PSD_FROM_WORKER) {
         if (self->coordinator)
             psd_coordinator_heard(self->coordinator, now_ms, from, msg);
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);

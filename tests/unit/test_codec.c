@@ -62,7 +62,7 @@ Test(codec, every_field_survives_the_trip)
 }
 
 Test(codec, every_kind_travels_with_the_payload_that_its_row_names){
-#define X(name, number, sender, payload, may_be_empty, meaning)                                                                    \
+#define X(name, number, sender, receiver, payload, may_be_empty, meaning)                                                          \
     {                                                                                                                              \
         bool chunk = PSD_PAYLOAD_##payload == PSD_PAYLOAD_CHUNK;                                                                   \
         bool sums = PSD_PAYLOAD_##payload == PSD_PAYLOAD_SUMS, list = PSD_PAYLOAD_##payload >= PSD_PAYLOAD_TENSORS && !sums;       \
@@ -80,6 +80,7 @@ Test(codec, every_kind_travels_with_the_payload_that_its_row_names){
             cr_assert_eq(trip(&in, list ? 0 : right - 1, &out), PSD_EPROTO);                                                       \
         cr_assert_str_eq(psd_kind_name(number), #name);                                                                            \
         cr_assert_eq(psd_kind_sender(number), (unsigned)(sender));                                                                 \
+        cr_assert_eq(psd_kind_receiver(number), (unsigned)(receiver));                                                             \
         cr_assert_eq(psd_kind_payload(number), PSD_PAYLOAD_##payload);                                                             \
         in.n_elements = 0;                                                                                                         \
         if (chunk)                                                                                                                 \
@@ -94,6 +95,7 @@ Test(codec, names_of_unknown_numbers_are_unknown)
     cr_assert_str_eq(psd_kind_name(0), "unknown");
     cr_assert_str_eq(psd_kind_name((psd_kind_t)4000000000u), "unknown");
     cr_assert_eq(psd_kind_sender((psd_kind_t)99), 0);
+    cr_assert_eq(psd_kind_receiver((psd_kind_t)99), 0);
     cr_assert_str_eq(psd_refusal_name(PSD_REFUSAL_NONFINITE), "nonfinite");
     cr_assert_str_eq(psd_refusal_name(PSD_N_REFUSALS), "unknown");
 }
