@@ -1,6 +1,6 @@
 #!/bin/sh
-# Compile the optimizers with every compiler at hand, unoptimised and optimised, and compare the bits that they compute,
-# on every instruction set of this processor, with the committed ones. Exit code 77: a compiler is missing.
+# Compile optimizers and codecs with every compiler at hand, unoptimised and optimised, and compare the bits that they
+# compute, on every instruction set of this processor, with the committed ones. Exit code 77: a compiler is missing.
 # Usage: optim_hash.sh SOURCE_DIR
 set -eu
 cd "$1"
@@ -11,7 +11,7 @@ trap 'rm -rf "$out"' EXIT
 isas="generic"
 [ "$(uname -m)" = x86_64 ] && isas="sse2 avx2 avx512"
 flags="-std=c11 -D_GNU_SOURCE -I. -fno-math-errno -ffp-contract=off"
-sources="common/optim/optimizer.c common/optim/isa.c common/optim/rule.c common/base/words.c common/config/number.c common/base/err.c common/optim/aggregate.c common/optim/clip.c common/optim/passes.c common/optim/whole.c common/base/partition.c tests/support/optim_hash.c"
+sources="common/optim/optimizer.c common/optim/isa.c common/optim/rule.c common/base/words.c common/config/number.c common/base/err.c common/optim/aggregate.c common/optim/clip.c common/optim/passes.c common/optim/whole.c common/base/partition.c common/codec/codec.c common/codec/spec.c"
 
 # The flags of an instruction set, as in common/CMakeLists.txt.
 isa_flags() {
@@ -26,18 +26,20 @@ for compiler in gcc clang; do
         build=$out/$compiler$level
         mkdir "$build"
         for isa in $isas; do
-            for source in common/optim/kernels/*.c; do
+            for source in common/optim/kernels/*.c common/codec/kernels/*.c; do
                 # shellcheck disable=SC2046,SC2086
                 $compiler $flags $level $(isa_flags "$isa") -DPSD_ISA="$isa" -c "$source" \
                     -o "$build/$isa-$(basename "$source" .c).o"
             done
         done
-        # shellcheck disable=SC2086
-        $compiler $flags $level $sources "$build"/*.o -o "$build/optim_hash" -lm -lpthread
-        for isa in $isas; do
-            "$build/optim_hash" "$isa" >"$build/$isa.txt" || { [ $? = 77 ] && continue; exit 1; }
-            diff -u tests/golden/optim_hash.expected "$build/$isa.txt"
-            echo "$compiler $level $isa: $(wc -l <"$build/$isa.txt") trajectories, the same bits"
+        for what in optim codec; do
+            # shellcheck disable=SC2086
+            $compiler $flags $level $sources tests/support/${what}_hash.c "$build"/*.o -o "$build/${what}_hash" -lm -lpthread
+            for isa in $isas; do
+                "$build/${what}_hash" "$isa" >"$build/$isa.txt" || { [ $? = 77 ] && continue; exit 1; }
+                diff -u "tests/golden/${what}_hash.expected" "$build/$isa.txt"
+                echo "$compiler $level $isa: $(wc -l <"$build/$isa.txt") fingerprints ($what), the same bits"
+            done
         done
     done
 done

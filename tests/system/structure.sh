@@ -39,7 +39,7 @@ for archive in "${core[@]:0:3}"; do
     ar t "$archive"
 done | sed 's/\.o$//' | sort -u >"$dir/sources"
 while read -r name; do
-    for path in "$source"/{server/core,proto,common/base,common/optim,common/optim/kernels,worker}/"$name"; do
+    for path in "$source"/{server/core,proto,common/base,common/codec,common/codec/kernels,common/optim,common/optim/kernels,worker}/"$name"; do
         [ -e "$path" ] || continue
         cat "$path"
         [ ! -e "${path%.c}.h" ] || cat "${path%.c}.h"

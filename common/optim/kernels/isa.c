@@ -1,4 +1,6 @@
-/* isa.c - the table of one instruction set: its optimizers and the kernels around them. */
+/* isa.c - the table of one instruction set: its optimizers, its codecs, and the kernels around them. */
+#include "common/codec/kernels/code.h"
+#include "common/codec/kernels/feedback.h"
 #include "common/optim/kernels/around.h"
 #include "common/optim/kernels/kernel.h"
 
@@ -9,6 +11,17 @@
 static const psd_optimizer_t *const optimizers[] = {
 #define X(name) &PSD_OPTIMIZER(name),
 #include "common/optim/kernels/all.h"
+#undef X
+    NULL
+};
+
+#define X(name) extern const psd_codec_t PSD_CODEC(name);
+#include "common/codec/kernels/all.h"
+#undef X
+
+static const psd_codec_t *const codecs[] = {
+#define X(name) &PSD_CODEC(name),
+#include "common/codec/kernels/all.h"
 #undef X
     NULL
 };
@@ -24,4 +37,8 @@ const psd_isa_t PSD_PER_ISA(psd_isa) = {
     .clamp = PSD_PER_ISA(psd_sum_clamp),
     .scale = PSD_PER_ISA(psd_sum_scale),
     .squares = PSD_PER_ISA(psd_sum_squares),
+    .codecs = codecs,
+    .feedback_is_finite = PSD_PER_ISA(psd_feedback_is_finite),
+    .feedback_add = PSD_PER_ISA(psd_feedback_add),
+    .feedback_take = PSD_PER_ISA(psd_feedback_take),
 };

@@ -1,10 +1,11 @@
-/* kernel.h - what the files of optim/ share. Each of them is compiled once per instruction set, with PSD_ISA
+/* kernel.h - what the files of optim/ and codec/ share. Each of them is compiled once per instruction set, with PSD_ISA
  * set to its name, and everything that it shows carries that name: psd_adam_sse2, psd_adam_avx2. Contraction
  * is off, and division and root are IEEE's, so all of them compute the same bits. */
 #pragma once
 
 #include <math.h>
 
+#include "common/codec/codec.h"
 #include "common/optim/optimizer.h"
 
 #define PSD_JOIN_EXPANDED(a, b) a##_##b
@@ -45,6 +46,13 @@ typedef struct psd_isa {
     void (*scale)(float *out, const float *x, float factor, size_t n);
     /* sum[i % 16] += x[i]^2, in double. */
     void (*squares)(double sum[16], const float *x, size_t n);
+    const psd_codec_t *const *codecs; /* in the order of codec/kernels/all.h, ended by NULL */
+    /* Whether each g + residual is finite; without a residual (NULL), each g. */
+    bool (*feedback_is_finite)(const float *g, const float *residual, size_t n);
+    /* y = g + residual; `y` may be `residual`. */
+    void (*feedback_add)(float *y, const float *g, const float *residual, size_t n);
+    /* residual = y - q; `residual` may be `y`. */
+    void (*feedback_take)(float *residual, const float *y, const float *q, size_t n);
 } psd_isa_t;
 
 /* The one in use; the one that runs on every processor. */
