@@ -10,3 +10,8 @@ void PSD_PER_ISA(psd_sum_finish)(float *out, const double *acc, const float *g, 
 void PSD_PER_ISA(psd_sum_clamp)(float *x, float c, size_t n);
 void PSD_PER_ISA(psd_sum_scale)(float *out, const float *x, float factor, size_t n);
 void PSD_PER_ISA(psd_sum_squares)(double *restrict sum, const float *restrict x, size_t n);
+void PSD_PER_ISA(psd_vote_cast)(float *restrict u, float *restrict m, const float *restrict g, const float coef[4], size_t n);
+void PSD_PER_ISA(psd_vote_count)(float *restrict d, const float *restrict u, size_t n);
+void PSD_PER_ISA(psd_vote_majority)(float *d, size_t n);
+void PSD_PER_ISA(psd_vote_divide)(float *d, float by, size_t n);
+void PSD_PER_ISA(psd_vote_step)(float *restrict w, const float *restrict d, float lr, float keep, size_t n);

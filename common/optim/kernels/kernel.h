@@ -46,6 +46,14 @@ typedef struct psd_isa {
     void (*scale)(float *out, const float *x, float factor, size_t n);
     /* sum[i % 16] += x[i]^2, in double. */
     void (*squares)(double sum[16], const float *x, size_t n);
+    /* Lion's sign and momentum, with coef b1, 1-b1, b2, 1-b2: u = sign(b1*m + (1-b1)*g); m = b2*m + (1-b2)*g. */
+    void (*vote)(float *u, float *m, const float *g, const float coef[4], size_t n);
+    /* d += u; d = sign(d); d = d / by. */
+    void (*count)(float *d, const float *u, size_t n);
+    void (*majority)(float *d, size_t n);
+    void (*divide)(float *d, float by, size_t n);
+    /* w = keep * w - lr * d. */
+    void (*vote_step)(float *w, const float *d, float lr, float keep, size_t n);
     const psd_codec_t *const *codecs; /* in the order of codec/kernels/all.h, ended by NULL */
     /* Whether each g + residual is finite; without a residual (NULL), each g. */
     bool (*feedback_is_finite)(const float *g, const float *residual, size_t n);
