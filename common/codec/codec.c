@@ -126,3 +126,18 @@ void psd_coding_decode(const psd_coding_t *coding, const void *bytes, size_t n, 
     assert(from % PSD_CODEC_BLOCK == 0 && from <= n && count <= n - from);
     active(coding)->decode(bytes, n, from, count, coding->argument, out);
 }
+
+double psd_coding_sum_of_squares(const psd_coding_t *coding, const void *bytes, size_t n)
+{
+    psd_lanes_t sum = { 0 };
+    float run[RUN];
+    for (size_t from = 0; from < n; from += RUN) {
+        const size_t count = run_at(n, from, RUN);
+        psd_coding_decode(coding, bytes, n, from, count, run);
+        psd_isa_active()->squares(sum, run, count);
+    }
+    for (size_t half = PSD_LANES / 2; half; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            sum[j] += sum[j + half];
+    return sum[0];
+}

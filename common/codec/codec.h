@@ -82,6 +82,10 @@ int psd_coding_check(const psd_coding_t *coding, const void *bytes, size_t n_byt
  * result does not depend on how the elements are cut into calls. */
 void psd_coding_decode(const psd_coding_t *coding, const void *bytes, size_t n, size_t from, size_t count, float *out);
 
+/* The sum of squares of a chunk that has been checked: the bits of psd_sum_of_squares() of what it decodes to. It is finite exactly
+ * when every value is. */
+double psd_coding_sum_of_squares(const psd_coding_t *coding, const void *bytes, size_t n);
+
 /* The i-th codec of the table in the order of documentation, NULL past its end. */
 const psd_codec_t *psd_codec_at(size_t i);
 

@@ -56,5 +56,8 @@ Test(bf16, inf_and_nan_are_kept_and_then_the_residual_is_as_it_was)
         cr_expect(out[0] == INFINITY && out[1] == -INFINITY && isnan(out[2]) && isnan(out[3]));
         cr_expect_eq(out[4], 1.25f);
         cr_expect_eq(residual[4], 0.25f);
+        cr_expect_not(psd_coding_encode(&coding, y, NULL, 5, code));
+        psd_coding_decode(&coding, code, 5, 0, 5, out);
+        cr_expect(isnan(out[3]), "no addition has made it another NaN before");
     }
 }

@@ -237,6 +237,18 @@ static void look_at_lengths(const psd_coding_t *coding, const char *spec)
 
 Test(codecs, a_code_of_another_length_is_refused) { each(look_at_lengths); }
 
+static void look_at_squares(const psd_coding_t *coding, const char *spec)
+{
+    cr_assert(psd_coding_encode(coding, g, NULL, N, bytes));
+    psd_coding_decode(coding, bytes, N, 0, N, out);
+    cr_expect_eq(psd_coding_sum_of_squares(coding, bytes, N), psd_sum_of_squares(out, N), "%s", spec);
+    g[N - 1] = NAN;
+    psd_coding_encode(coding, g, NULL, N, bytes);
+    cr_expect_eq(!isfinite(psd_coding_sum_of_squares(coding, bytes, N)), coding->codec->keeps_nonfinite, "%s", spec);
+}
+
+Test(codecs, the_sum_of_squares_has_the_bits_of_that_of_the_floats) { each(look_at_squares); }
+
 Test(codecs, sums_of_what_is_coded_without_loss_have_the_bits_of_sums_of_floats)
 {
     const psd_coding_t coding = coding_of("f32");

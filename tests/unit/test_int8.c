@@ -54,12 +54,12 @@ Test(int8, the_greatest_floats_come_back_finite_and_the_least_as_zeros_or_themse
     float out[3];
     there_and_back("int8", greatest, NULL, out, 3);
     cr_expect(isfinite(out[0]) && out[0] >= FLT_MAX * 0.999f && out[1] == -out[0] && out[2] == 0);
-    /* In units of 2^-149: 60 / 127 is rounded to 0; 190 / 127 to 1, so that 190 is bounded to 127. */
-    const float least[] = { 60 * 0x1p-149f, -1 * 0x1p-149f, 0 }, more[] = { 190 * 0x1p-149f, -2 * 0x1p-149f, 0 };
+    /* In units of 2^-149: 60 / 127 is rounded to 0; 190 / 127 to 1, so that +-190 is bounded to +-127. */
+    const float least[] = { 60 * 0x1p-149f, -1 * 0x1p-149f, 0 }, more[] = { 190 * 0x1p-149f, -2 * 0x1p-149f, -190 * 0x1p-149f };
     there_and_back("int8", least, NULL, out, 3);
     cr_expect(out[0] == 0 && out[1] == 0 && out[2] == 0);
     there_and_back("int8", more, NULL, out, 3);
-    cr_expect(out[0] == 127 * 0x1p-149f && out[1] == more[1] && out[2] == 0);
+    cr_expect(out[0] == 127 * 0x1p-149f && out[1] == more[1] && out[2] == -out[0]);
 }
 
 Test(int8, no_other_bytes_than_those_of_a_code_are_taken)

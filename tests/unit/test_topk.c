@@ -114,5 +114,11 @@ Test(topk, no_other_bytes_than_those_of_a_code_are_taken)
     expect_refused_with(11, 1, "topk: place 1 in block 0 of 8 values is outside, or out of order");
     expect_refused_with(10, 7, "topk: place 6 in block 0 of 8 values is outside, or out of order");
     expect_refused_with(3, 0x7f, "topk: value 0 is not finite");
+    expect_refused("topk(0.25)", (uint8_t[]){ 0, 0, 0x80, 0x3f, 0, 0, 0, 0, 1, 0, 1, 6 }, 12, 8,
+                   "topk: the blocks have 1 values together, and there is another");
+    expect_refused("topk(0.25)", (uint8_t[]){ 0, 0, 0x80, 0x3f, 0, 0, 0, 0x80, 1, 0, 1, 0 }, 12, 8,
+                   "topk: the blocks have 1 values together, and there is another");
+    expect_values("topk(0.25)", (uint8_t[]){ 0, 0, 0x80, 0x3f, 0, 0, 0, 0, 1, 0, 1, 0 }, 12, (float[]){ 0, 1, 0, 0, 0, 0, 0, 0 },
+                  8);
     expect_refused_with(8, 1, "topk: the blocks have 1 values together, and there is another");
 }
