@@ -5,7 +5,7 @@
 
 #include "common/base/buffer.h"
 #include "common/base/peer.h"
-#include "proto/codec.h"
+#include "proto/wire.h"
 
 /* Whom a message goes to or came from. A ROUTER's peers are as common/base/peer.h says; the names below are the fixed ones. */
 typedef uint64_t psd_peer_t;
@@ -35,7 +35,7 @@ struct psd_work; /* server/core/shard.h */
 typedef struct psd_action {
     psd_act_t act;
     psd_peer_t to;         /* SEND */
-    psd_buf_t *payload;    /* SEND: NULL when empty; the action holds a reference */
+    psd_buf_t *payload;    /* SEND: the body (proto/wire.h), NULL when empty; the action holds a reference */
     struct psd_work *work; /* WORK: run it on any thread, then hand it back */
     uint64_t clock;        /* SAVE, COMMIT, RESTORE: of which round */
     uint32_t part;         /* SAVE_PART */
@@ -54,7 +54,7 @@ typedef struct psd_heard {
     uint64_t now_ms;
     psd_peer_t from;
     const psd_msg_t *msg;
-    psd_buf_t *payload; /* NULL: it is empty */
+    psd_buf_t *payload; /* the body (proto/wire.h); NULL: it is empty */
     psd_actions_t *out; /* what is to be done about it is appended here */
 } psd_heard_t;
 

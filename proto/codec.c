@@ -1,6 +1,7 @@
 #include "proto/codec.h"
 
 #include <assert.h>
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -46,11 +47,28 @@
     X(lr, false, false)                                                                                                            \
     X(value, true, true)
 
+/* X(field, how its text is taken); X(field, largest value) - of Settings. */
+#define SETTINGS_TEXTS(X)                                                                                                          \
+    X(text, take_text)                                                                                                             \
+    X(mode, take_word)                                                                                                             \
+    X(optimizer, take_word)                                                                                                        \
+    X(lr_rule, take_text)
+#define SETTINGS_NUMBERS(X)                                                                                                        \
+    X(lr, DBL_MAX)                                                                                                                 \
+    X(max_staleness, UINT64_MAX)                                                                                                   \
+    X(clip_value, DBL_MAX)                                                                                                         \
+    X(clip_norm, DBL_MAX)                                                                                                          \
+    X(lease_ms, UINT32_MAX)                                                                                                        \
+    X(has_slow, 1)                                                                                                                 \
+    X(in_rounds, 1)                                                                                                                \
+    X(whole_norm, 1)                                                                                                               \
+    X(checkpoints, 1)
+
 typedef struct kind_row {
     const char *name;
     unsigned sender, receiver;
     psd_payload_t payload;
-    bool may_be_empty; /* a chunk without elements */
+    bool may_be_empty; /* a chunk without elements, an answer without a request */
 } kind_row_t;
 
 static const kind_row_t kinds[] = {
@@ -171,6 +189,24 @@ static int check_text(const char *text, size_t capacity, const char *where, psd_
     return PSD_OK;
 }
 
+/* The same, and copy it to `out`, which has been all zero. */
+static int take_text(char *out, size_t capacity, const char *text, const char *where, psd_err_t *err)
+{
+    const int rc = check_text(text, capacity, where, err);
+    if (rc == PSD_OK)
+        memcpy(out, text, strlen(text));
+    return rc;
+}
+
+/* The same of a text that says something. */
+static int take_word(char *out, size_t capacity, const char *text, const char *where, psd_err_t *err)
+{
+    return *text ? take_text(out, capacity, text, where, err) : psd_err_set(err, PSD_EPROTO, "%s is empty", where);
+}
+
+/* Protobuf-c knows no const: what is packed is not written. */
+static char *packed(const char *text) { return (char *)(uintptr_t)text; }
+
 size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
 {
     /* 29 numbers of at most 12 bytes and one bounded text: it always fits. */
@@ -181,7 +217,7 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
     WHOLE_FIELDS(X)
     REAL_FIELDS(X)
 #undef X
-    header.text = (char *)(uintptr_t)msg->text; /* packed, not written: protobuf-c knows no const */
+    header.text = packed(msg->text);
     return psd__header__pack(&header, frame);
 }
 
@@ -212,6 +248,11 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
     case PSD_PAYLOAD_TENSORS:
     case PSD_PAYLOAD_CLUSTER:
     case PSD_PAYLOAD_ROUND:
+    case PSD_PAYLOAD_HELLO:
+    case PSD_PAYLOAD_SHARD_HELLO:
+    case PSD_PAYLOAD_ADMIN_REQUEST:
+        if (n_bytes == 0 && kind->may_be_empty)
+            return PSD_OK;
         if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
             return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, 1 to %d wanted", kind->name, n_bytes, PSD_MAX_LIST);
         return PSD_OK;
@@ -354,7 +395,7 @@ int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *
     return rc;
 }
 
-/* -- lists ------------------------------------------------------------------------------------------------- */
+/* -- protobuf messages ------------------------------------------------------------------------------------------------- */
 
 static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t capacity)
 {
@@ -362,7 +403,7 @@ static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t ca
     return n_bytes <= capacity && n_bytes <= PSD_MAX_LIST ? protobuf_c_message_pack(message, buf) : 0;
 }
 
-/* Parse a list into an arena on the heap, which the caller frees by free(arena->bytes) whatever comes back. */
+/* Parse a message into an arena on the heap, which the caller frees by free(arena->bytes) whatever comes back. */
 static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes, arena_t *arena,
                        const ProtobufCMessage **out, psd_err_t *err)
 {
@@ -386,7 +427,7 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
         const psd_tensor_desc_t *tensor = &list->tensor[i];
         assert(tensor->n_dims <= PSD_MAX_DIMS);
         psd__tensor__init(rows[i] = &row[i]);
-        row[i].name = (char *)(uintptr_t)tensor->name;
+        row[i].name = packed(tensor->name);
         row[i].n_dim = tensor->n_dims;
         row[i].dim = (uint64_t *)(uintptr_t)tensor->dim;
     }
@@ -401,11 +442,9 @@ static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t
 {
     char where[48];
     snprintf(where, sizeof where, "tensor %zu's name", index);
-    int rc = check_text(tensor->name, PSD_MAX_NAME, where, err);
+    int rc = take_word(out->name, sizeof out->name, tensor->name, where, err);
     if (rc)
         return rc;
-    if (!*tensor->name)
-        return psd_err_set(err, PSD_EPROTO, "tensor %zu has no name", index);
     if (tensor->base.n_unknown_fields)
         return psd_err_set(err, PSD_EPROTO, "tensor %zu has an unknown field", index);
     if (tensor->n_dim > PSD_MAX_DIMS)
@@ -420,7 +459,6 @@ static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t
         out->n_elements *= dim;
     }
     out->n_dims = (uint32_t)tensor->n_dim;
-    memcpy(out->name, tensor->name, strlen(tensor->name));
     return PSD_OK;
 }
 
@@ -516,44 +554,56 @@ size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t cap
     assert(cluster->n_servers <= PSD_MAX_SERVERS);
     char *endpoints[PSD_MAX_SERVERS];
     for (uint32_t i = 0; i < cluster->n_servers; i++)
-        endpoints[i] = (char *)(uintptr_t)cluster->endpoint[i];
+        endpoints[i] = packed(cluster->endpoint[i]);
     Psd__Cluster message;
     psd__cluster__init(&message);
     message.n_endpoint = cluster->n_servers;
     message.endpoint = endpoints;
-    message.settings = (char *)(uintptr_t)cluster->settings;
-    message.per_push = cluster->per_push != 0;
-    message.clip_value = cluster->clip_value;
-    message.clip_norm = cluster->clip_norm;
-    message.lease_ms = cluster->lease_ms;
-    message.has_slow = cluster->has_slow != 0;
+    Psd__Settings settings;
+    psd__settings__init(&settings);
+#define X(field, ...) settings.field = packed(cluster->settings.field);
+    SETTINGS_TEXTS(X)
+#undef X
+#define X(field, ...) settings.field = cluster->settings.field;
+    SETTINGS_NUMBERS(X)
+#undef X
+    message.settings = &settings;
     return pack_list(&message.base, buf, capacity);
+}
+
+static int read_settings(psd_job_settings_t *out, const Psd__Settings *message, psd_err_t *err)
+{
+    int rc;
+    if (!message)
+        return psd_err_set(err, PSD_EPROTO, "Cluster has no settings");
+    if (message->base.n_unknown_fields)
+        return psd_err_set(err, PSD_EPROTO, "Cluster.settings has an unknown field");
+#define X(field, take)                                                                                                             \
+    if ((rc = take(out->field, sizeof out->field, message->field, "Settings." #field, err)))                                       \
+        return rc;
+    SETTINGS_TEXTS(X)
+#undef X
+#define X(field, most)                                                                                                             \
+    if (!((double)message->field >= 0 && (double)message->field <= (double)(most)))                                                \
+        return psd_err_set(err, PSD_EPROTO, "Settings." #field " is %g, 0 to %g wanted", (double)message->field, (double)(most));  \
+    out->field = message->field;
+    SETTINGS_NUMBERS(X)
+#undef X
+    return PSD_OK;
 }
 
 static int read_cluster(psd_cluster_t *out, const Psd__Cluster *message, psd_err_t *err)
 {
+    int rc = PSD_OK;
     if (message->n_endpoint == 0 || message->n_endpoint > PSD_MAX_SERVERS)
         return psd_err_set(err, PSD_EPROTO, "Cluster has %zu endpoints, 1 to %d wanted", message->n_endpoint, PSD_MAX_SERVERS);
-    int rc = check_text(message->settings, sizeof out->settings, "Cluster.settings", err);
+    out->n_servers = (uint32_t)message->n_endpoint;
     for (size_t i = 0; !rc && i < message->n_endpoint; i++) {
         char where[48];
         snprintf(where, sizeof where, "Cluster.endpoint %zu", i);
-        rc = check_text(message->endpoint[i], sizeof out->endpoint[i], where, err);
-        if (!rc && !*message->endpoint[i])
-            rc = psd_err_set(err, PSD_EPROTO, "%s is empty", where);
+        rc = take_word(out->endpoint[i], sizeof out->endpoint[i], message->endpoint[i], where, err);
     }
-    if (rc)
-        return rc;
-    out->n_servers = (uint32_t)message->n_endpoint;
-    for (size_t i = 0; i < message->n_endpoint; i++)
-        memcpy(out->endpoint[i], message->endpoint[i], strlen(message->endpoint[i]));
-    memcpy(out->settings, message->settings, strlen(message->settings));
-    out->per_push = message->per_push ? 1 : 0;
-    out->clip_value = message->clip_value;
-    out->clip_norm = message->clip_norm;
-    out->lease_ms = message->lease_ms;
-    out->has_slow = message->has_slow ? 1 : 0;
-    return PSD_OK;
+    return rc ? rc : read_settings(&out->settings, message->settings, err);
 }
 
 int psd_cluster_decode(psd_cluster_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
@@ -564,6 +614,85 @@ int psd_cluster_decode(psd_cluster_t *out, const void *buf, size_t n_bytes, psd_
     int rc = unpack_list(&psd__cluster__descriptor, buf, n_bytes, &arena, &message, err);
     if (!rc)
         rc = read_cluster(out, (const Psd__Cluster *)message, err);
+    if (rc)
+        *out = (psd_cluster_t){ 0 };
+    free(arena.bytes);
+    return rc;
+}
+
+size_t psd_hello_encode(const psd_hello_t *hello, uint8_t *buf, size_t capacity)
+{
+    Psd__Hello message;
+    psd__hello__init(&message);
+    message.job = packed(hello->job);
+    message.name = packed(hello->name);
+    return pack_list(&message.base, buf, capacity);
+}
+
+int psd_hello_decode(psd_hello_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
+{
+    arena_t arena;
+    const ProtobufCMessage *list = NULL;
+    *out = (psd_hello_t){ 0 };
+    int rc = unpack_list(&psd__hello__descriptor, buf, n_bytes, &arena, &list, err);
+    const Psd__Hello *message = (const Psd__Hello *)list;
+    if (rc || (rc = take_word(out->job, sizeof out->job, message->job, "Hello.job", err)) ||
+        (rc = take_text(out->name, sizeof out->name, message->name, "Hello.name", err)))
+        *out = (psd_hello_t){ 0 };
+    free(arena.bytes);
+    return rc;
+}
+
+size_t psd_shard_hello_encode(const psd_shard_hello_t *hello, uint8_t *buf, size_t capacity)
+{
+    Psd__ShardHello message;
+    psd__shard_hello__init(&message);
+    message.job = packed(hello->job);
+    message.endpoint = packed(hello->endpoint);
+    message.settings = packed(hello->settings);
+    return pack_list(&message.base, buf, capacity);
+}
+
+int psd_shard_hello_decode(psd_shard_hello_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
+{
+    arena_t arena;
+    const ProtobufCMessage *list = NULL;
+    *out = (psd_shard_hello_t){ 0 };
+    int rc = unpack_list(&psd__shard_hello__descriptor, buf, n_bytes, &arena, &list, err);
+    const Psd__ShardHello *message = (const Psd__ShardHello *)list;
+    if (rc || (rc = take_word(out->job, sizeof out->job, message->job, "ShardHello.job", err)) ||
+        (rc = take_text(out->endpoint, sizeof out->endpoint, message->endpoint, "ShardHello.endpoint", err)) ||
+        (rc = take_text(out->settings, sizeof out->settings, message->settings, "ShardHello.settings", err)))
+        *out = (psd_shard_hello_t){ 0 };
+    free(arena.bytes);
+    return rc;
+}
+
+size_t psd_admin_request_encode(const psd_admin_request_t *request, uint8_t *buf, size_t capacity)
+{
+    Psd__AdminRequest message;
+    psd__admin_request__init(&message);
+    message.job = packed(request->job);
+    message.verb = packed(request->verb);
+    message.word = packed(request->word);
+    message.value = request->value;
+    return pack_list(&message.base, buf, capacity);
+}
+
+int psd_admin_request_decode(psd_admin_request_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
+{
+    arena_t arena;
+    const ProtobufCMessage *list = NULL;
+    *out = (psd_admin_request_t){ 0 };
+    int rc = unpack_list(&psd__admin_request__descriptor, buf, n_bytes, &arena, &list, err);
+    const Psd__AdminRequest *message = (const Psd__AdminRequest *)list;
+    if (rc || (rc = take_word(out->job, sizeof out->job, message->job, "AdminRequest.job", err)) ||
+        (rc = take_word(out->verb, sizeof out->verb, message->verb, "AdminRequest.verb", err)) ||
+        (rc = take_text(out->word, sizeof out->word, message->word, "AdminRequest.word", err)) ||
+        (rc = check_real("AdminRequest", "value", message->value, false, true, err)))
+        *out = (psd_admin_request_t){ 0 };
+    else
+        out->value = message->value;
     free(arena.bytes);
     return rc;
 }

@@ -2,7 +2,7 @@
  *
  * A psd message is exactly two ZeroMQ frames (a ROUTER sees a routing id before them): a protobuf `Header` of at
  * most 4 KiB and a payload, which is empty, a tensor chunk (raw little-endian float32), a bitmap of chunks, or a
- * small protobuf list. Meaning of each kind and field: proto/PROTOCOL.md. Nothing here knows a socket. */
+ * small protobuf message of its own. Meaning of each kind and field: proto/PROTOCOL.md. Nothing here knows a socket. */
 #pragma once
 
 #include <stdbool.h>
@@ -13,13 +13,16 @@
 #include "common/base/err.h"
 
 enum {
-    PSD_PROTOCOL = 3,        /* version spoken */
+    PSD_PROTOCOL = 4,        /* version spoken */
     PSD_MAX_HEADER = 4096,   /* bytes of a header frame */
-    PSD_MAX_LIST = 65536,    /* bytes of a payload that is a protobuf list */
+    PSD_MAX_LIST = 65536,    /* bytes of a payload that is a protobuf message */
     PSD_MAX_CHUNK = 1 << 18, /* elements of a chunk */
     PSD_MAX_TEXT = 1024,     /* bytes of a header's text, with its end */
     PSD_MAX_RECIPE = 256,    /* bytes of what a worker trains on, with its end */
     PSD_MAX_NAME = 128,      /* bytes of a job, tensor or host name, with its end */
+    PSD_MAX_WORD = 256,      /* bytes of the word of an operator's wish, with its end */
+    PSD_MAX_VERB = 16,       /* bytes of its verb, or of a mode's name, with its end */
+    PSD_MAX_RULE = 512,      /* bytes of an optimizer's rule, with its end */
     PSD_MAX_WORKERS = 1024,  /* members of a view */
     PSD_MAX_SERVERS = 64,    /* servers of a job */
     PSD_MAX_TENSORS = 1024,  /* tensors of a model */
@@ -34,13 +37,17 @@ enum {
 #define PSD_MAX_ELEMENTS (UINT64_C(1) << 40) /* elements of a tensor */
 
 typedef enum psd_payload {
-    PSD_PAYLOAD_NONE,    /* empty */
-    PSD_PAYLOAD_CHUNK,   /* n_elements float32; empty when n_elements is 0 and the kind allows it */
-    PSD_PAYLOAD_BITMAP,  /* (parts + 7) / 8 bytes, bit i for the i-th chunk of the shard, unused bits 0 */
-    PSD_PAYLOAD_TENSORS, /* psd_tensor_list */
-    PSD_PAYLOAD_CLUSTER, /* psd_cluster */
-    PSD_PAYLOAD_ROUND,   /* psd_round */
-    PSD_PAYLOAD_SUMS,    /* parts * n_elements float64, little-endian; may be none */
+    PSD_PAYLOAD_NONE,   /* empty */
+    PSD_PAYLOAD_CHUNK,  /* n_elements float32; empty when n_elements is 0 and the kind allows it */
+    PSD_PAYLOAD_BITMAP, /* (parts + 7) / 8 bytes, bit i for the i-th chunk of the shard, unused bits 0 */
+    PSD_PAYLOAD_SUMS,   /* parts * n_elements float64, little-endian; may be none */
+    /* protobuf messages, each of them a struct of the same name below */
+    PSD_PAYLOAD_TENSORS,
+    PSD_PAYLOAD_CLUSTER,
+    PSD_PAYLOAD_ROUND,
+    PSD_PAYLOAD_HELLO,
+    PSD_PAYLOAD_SHARD_HELLO,
+    PSD_PAYLOAD_ADMIN_REQUEST, /* may be none: an answer */
 } psd_payload_t;
 
 /* Who may send a kind: a bit mask, told by psd_kind_sender. */
@@ -51,7 +58,7 @@ enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERA
 
 /* X(NAME, number, sender, receiver, payload, may the payload be empty, meaning) - the table of message kinds. */
 #define PSD_MESSAGES(X)                                                                                                            \
-    X(HELLO, 1, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0, "a worker asks the coordinator to join the job named in text")       \
+    X(HELLO, 1, PSD_FROM_WORKER, PSD_TO_COORDINATOR, HELLO, 0, "a worker asks the coordinator to join a job")                      \
     X(WELCOME, 2, PSD_FROM_COORDINATOR, PSD_TO_WORKER, CLUSTER, 0, "its id, incarnation, and where the servers are")               \
     X(REFUSED, 3, PSD_FROM_COORDINATOR | PSD_FROM_SHARD, PSD_TO_WORKER | PSD_TO_SHARD | PSD_TO_OPERATOR, NONE, 0,                  \
       "why not, naming both sides in text")                                                                                        \
@@ -75,7 +82,7 @@ enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERA
     X(PROGRESS, 19, PSD_FROM_SHARD, PSD_TO_WORKER, BITMAP, 0, "send me these pushes of the clock")                                 \
     X(PULL, 20, PSD_FROM_WORKER, PSD_TO_SHARD, BITMAP, 0, "send these chunks' slow weights")                                       \
     X(SLOW, 21, PSD_FROM_SHARD, PSD_TO_WORKER, CHUNK, 0, "one chunk's slow weights")                                               \
-    X(SHARD_HELLO, 22, PSD_FROM_SHARD, PSD_TO_COORDINATOR, NONE, 0, "a server asks to serve; text: its endpoint")                  \
+    X(SHARD_HELLO, 22, PSD_FROM_SHARD, PSD_TO_COORDINATOR, SHARD_HELLO, 0, "a server asks to serve")                               \
     X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, PSD_TO_SHARD, NONE, 0, "its index, and how many servers there are")                 \
     X(COMMAND, 24, PSD_FROM_COORDINATOR, PSD_TO_SHARD, ROUND, 0, "the next entry of the coordinator's log")                        \
     X(MODEL, 25, PSD_FROM_COORDINATOR, PSD_TO_SHARD, TENSORS, 0, "an entry of that log: the job's tensors")                        \
@@ -84,8 +91,8 @@ enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERA
     X(SUMS, 29, PSD_FROM_SHARD, PSD_TO_COORDINATOR, SUMS, 1, "what a pass before the step has measured, chunk by chunk")           \
     X(TOTALS, 30, PSD_FROM_COORDINATOR, PSD_TO_SHARD, SUMS, 1, "an entry of that log: what all shards have measured together")     \
     X(SHARD_STATE, 26, PSD_FROM_SHARD, PSD_TO_COORDINATOR, ROUND, 0, "log entries done, and pushes complete for the open clock")   \
-    X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, PSD_TO_COORDINATOR | PSD_TO_OPERATOR, NONE, 0,                          \
-      "an operator's wish, in text: the job, a verb, its word; answered in kind, or with WAIT or REFUSED")
+    X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, PSD_TO_COORDINATOR | PSD_TO_OPERATOR, ADMIN_REQUEST, 1,                 \
+      "an operator's wish; answered in kind with a sentence in text, or with WAIT or REFUSED")
 
 typedef enum psd_kind {
 #define X(name, number, sender, receiver, payload, may_be_empty, meaning) PSD_MSG_##name = number,
@@ -200,7 +207,7 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);
  * protobuf encoding, without unknown or repeated fields; protocol version; known kind; text printable UTF-8 without
  * NUL; every field within its limit; part < parts and rank < world (0 of 0 is fine); lr finite and not negative;
  * norm2 likewise unless `nonfinite`; the payload's length as the kind wants it (n_elements * 4, the bitmap of
- * `parts`, 1 .. PSD_MAX_LIST for a list, else 0); dtype and codec known when there are elements.
+ * `parts`, 1 .. PSD_MAX_LIST for a protobuf message, else 0); dtype and codec known when there are elements.
  * The checksum itself is compared by psd_checksum_ok, when the payload is worth reading.
  * PSD_EPROTO, with a sentence naming the kind and the field, when anything is wrong. `out` is all zero then, but
  * for kind and protocol where they could be read. Never allocates from the heap. Any thread. */
@@ -221,7 +228,7 @@ int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *
 /* Whether the payload is the one that the sender of `msg` checksummed. */
 bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes);
 
-/* -- payloads that are lists. Encoders return bytes written, at least 1; 0 when `capacity` or PSD_MAX_LIST is too
+/* -- payloads that are protobuf messages. Encoders return bytes written, at least 1; 0 when `capacity` or PSD_MAX_LIST is too
  *    small. Decoders check everything (counts, ranges, unique names, products without overflow) and return
  *    PSD_EPROTO with a reason, or PSD_ENOMEM; `out` holds nothing then. Any thread. */
 typedef struct psd_tensor_desc {
@@ -236,14 +243,43 @@ typedef struct psd_tensor_list {
     psd_tensor_desc_t *tensor; /* n of them; owned by the list */
 } psd_tensor_list_t;
 
+typedef struct psd_hello {
+    char job[PSD_MAX_NAME];  /* not empty */
+    char name[PSD_MAX_NAME]; /* the worker's */
+} psd_hello_t;
+
+typedef struct psd_shard_hello {
+    char job[PSD_MAX_NAME];      /* not empty */
+    char endpoint[PSD_MAX_NAME]; /* where it listens */
+    char settings[PSD_MAX_TEXT]; /* must equal the coordinator's */
+} psd_shard_hello_t;
+
+typedef struct psd_admin_request {
+    char job[PSD_MAX_NAME];  /* not empty */
+    char verb[PSD_MAX_VERB]; /* a row of server/core/admin.c */
+    char word[PSD_MAX_WORD]; /* "": none */
+    double value;            /* finite */
+} psd_admin_request_t;
+
+typedef struct psd_job_settings {
+    char text[PSD_MAX_TEXT];      /* "mode=bsp optimizer=adam(...)", for people, logs and comparing */
+    char mode[PSD_MAX_VERB];      /* "bsp", "asp" */
+    char optimizer[PSD_MAX_RULE]; /* the rule in its canonical spelling */
+    char lr_rule[PSD_MAX_VERB];   /* where each push is a step, how staleness scales the rate; else "" */
+    double lr;                    /* learning rate in force */
+    uint64_t max_staleness;       /* where each push is a step: steps by which it may be late */
+    double clip_value, clip_norm; /* bounds of the summed gradient; 0: none */
+    uint32_t lease_ms;            /* silence after which a worker is given up */
+    bool has_slow;                /* the rule keeps slow weights */
+    bool in_rounds;               /* steps are made by closing rounds */
+    bool whole_norm;              /* a push brings the norm of its whole gradient */
+    bool checkpoints;             /* the servers make checkpoints */
+} psd_job_settings_t;
+
 typedef struct psd_cluster {
     uint32_t n_servers;                           /* 1 .. PSD_MAX_SERVERS */
     char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* tcp://host:port of each shard */
-    char settings[PSD_MAX_TEXT];                  /* "mode=bsp optimizer=adam(...)", for people and logs */
-    uint32_t per_push;                            /* 1 when each push is a step (asp) */
-    uint32_t lease_ms;                            /* silence after which a worker is given up */
-    uint32_t has_slow;                            /* 1 when the rule keeps slow weights */
-    double clip_value, clip_norm;                 /* bounds of the summed gradient; 0: none */
+    psd_job_settings_t settings;
 } psd_cluster_t;
 
 typedef struct psd_member {
@@ -277,6 +313,15 @@ int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in); /* PS
 /* PSD_OK when both lists are the same; else PSD_EINVAL naming the first tensor (from 0) that differs, both sides:
  * "tensor 2: ours fc1.weight [128, 784], theirs fc1.weight [100, 784]". */
 int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err);
+
+size_t psd_hello_encode(const psd_hello_t *hello, uint8_t *buf, size_t capacity);
+int psd_hello_decode(psd_hello_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
+
+size_t psd_shard_hello_encode(const psd_shard_hello_t *hello, uint8_t *buf, size_t capacity);
+int psd_shard_hello_decode(psd_shard_hello_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
+
+size_t psd_admin_request_encode(const psd_admin_request_t *request, uint8_t *buf, size_t capacity);
+int psd_admin_request_decode(psd_admin_request_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
 
 size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t capacity);
 int psd_cluster_decode(psd_cluster_t *out, const void *buf, size_t n_bytes, psd_err_t *err);

@@ -174,7 +174,7 @@ static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err
     psd_store_config_t config = { .loop = &self->loop,
                                   .dir = s->checkpoint_dir,
                                   .job = s->engine.job,
-                                  .settings = s->text,
+                                  .settings = s->job.text,
                                   .rule = s->engine.rule,
                                   .keep = s->checkpoint_keep,
                                   .sole = s->is_first,
@@ -182,7 +182,7 @@ static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err
                                   .arg = self };
     self->store = psd_store_new(&config, err);
     if (self->store && s->is_first)
-        return psd_store_find(s->checkpoint_dir, s->engine.job, s->text, points, err);
+        return psd_store_find(s->checkpoint_dir, s->engine.job, s->job.text, points, err);
     return self->store ? PSD_OK : err->code;
 }
 
@@ -214,7 +214,7 @@ static int make_node(daemon_t *self, psd_err_t *err)
     psd_tensors_clear(&points.model);
     if (self->node && !strcmp(psd_options_string(self->options, PSD_OPT_log_level), "debug"))
         psd_engine_set_ledger(psd_node_engine(self->node), log_applied, self);
-    self->report = self->node ? psd_report_new(self->options, s->text, err) : NULL;
+    self->report = self->node ? psd_report_new(self->options, s->job.text, err) : NULL;
     return self->report ? PSD_OK : err->code;
 }
 
@@ -351,7 +351,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     if (!psd_entrance_is_open(self->entrance))
         return;
     psd_report_received(self->report, n_header + n);
-    int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, n, &err);
+    psd_buf_t *body;
+    const int rc = psd_wire_read(&msg, &body, header, n_header, payload, &err);
     if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
     } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
@@ -364,9 +365,10 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     } else {
         PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
         if (may_send(self, peer, &msg))
-            psd_node_message(self->node, now_ms(), peer, &msg, payload, &self->out);
+            psd_node_message(self->node, now_ms(), peer, &msg, body, &self->out);
         psd_report_saw(self->report, self->node, &msg, uv_hrtime());
     }
+    psd_buf_unref(&body);
     carry_out(self);
     tell_ready(self);
 }
@@ -438,17 +440,17 @@ static void start_work(daemon_t *self, psd_work_t *work)
 static void send_message(daemon_t *self, const psd_action_t *a)
 {
     uint8_t header[PSD_MAX_FRAME_HEADER];
-    const void *bytes = a->payload ? a->payload->data : NULL;
-    const size_t n = a->payload ? a->payload->n_bytes : 0;
+    psd_buf_t *bytes;
     const bool is_up = a->to == PSD_PEER_COORDINATOR;
     if (is_up && !self->uplink)
         return;
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
-    const size_t n_header = psd_msg_seal(&a->msg, bytes, n, header);
-    const int rc = is_up ? psd_uplink_send(self->uplink, header, n_header, a->payload)
-                         : psd_entrance_send(self->entrance, a->to, header, n_header, a->payload);
+    const size_t n_header = psd_wire_write(&a->msg, a->payload, header, &bytes);
+    const int rc = is_up ? psd_uplink_send(self->uplink, header, n_header, bytes)
+                         : psd_entrance_send(self->entrance, a->to, header, n_header, bytes);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
-    psd_report_sent(self->report, &a->msg, n, rc == PSD_OK, uv_hrtime());
+    psd_report_sent(self->report, &a->msg, bytes ? bytes->n_bytes : 0, rc == PSD_OK, uv_hrtime());
+    psd_buf_unref(&bytes);
 }
 
 static void log_line(daemon_t *self, const psd_action_t *a)
@@ -700,7 +702,7 @@ int psd_daemon_run(const psd_options_t *options, psd_err_t *err)
     int rc = open_all(&self, err);
     if (rc == PSD_OK) {
         psd_log_info("server.start", "version=" PSD_VERSION " listen=%s kernels=%s settings=\"%s\"",
-                     psd_entrance_endpoint(self.entrance), psd_isa_name(), self.settings.text);
+                     psd_entrance_endpoint(self.entrance), psd_isa_name(), self.settings.job.text);
         warn_of_lr_rule(&self);
         watch(&self);
         uv_run(&self.loop, UV_RUN_DEFAULT);

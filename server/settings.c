@@ -16,7 +16,7 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
 {
     psd_engine_config_t *engine = &out->engine;
     engine->job = psd_options_string(options, PSD_OPT_job);
-    engine->settings = out->text;
+    engine->settings = out->job.text;
     engine->wanted_index = at->is_first ? 0 : at->index;
     engine->mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode));
     engine->lr_rule = psd_lr_rule_find(psd_options_string(options, PSD_OPT_sync_lr_rule));
@@ -41,7 +41,7 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
         min = want;
     const uint64_t patience_ms = psd_options_ms(options, PSD_OPT_join_timeout);
     out->coordinator = (psd_coordinator_config_t){ .job = out->engine.job,
-                                                   .settings = out->text,
+                                                   .settings = &out->job,
                                                    .n_servers = (uint32_t)psd_options_int(options, PSD_OPT_servers),
                                                    .workers_min = min,
                                                    .workers_want = want,
@@ -54,7 +54,6 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .rule = out->engine.rule,
                                                    .clip = out->engine.clip,
                                                    .lr = psd_rule_lr(&out->engine.rule),
-                                                   .has_slow = out->engine.rule.lookahead,
                                                    .save_every_rounds = psd_options_uint(options, PSD_OPT_checkpoint_every_steps),
                                                    .save_every_ms = psd_options_ms(options, PSD_OPT_checkpoint_every) };
 }
@@ -71,15 +70,30 @@ static const char *print_clip(const psd_clip_t *clip, char *text, size_t n)
     return text;
 }
 
-static void write_text(psd_settings_t *out, const psd_options_t *options)
+/* The fields, and from them the text. */
+static void describe(psd_settings_t *out, const psd_options_t *options)
 {
-    char rule[PSD_RULE_TEXT], per_push[128] = "", clip[128];
+    psd_job_settings_t *job = &out->job;
+    char late[128] = "", clip[128];
     const psd_engine_config_t *engine = &out->engine;
-    if (!psd_mode_has_rounds(engine->mode))
-        snprintf(per_push, sizeof per_push, " lr_rule=%s max_staleness=%" PRIu64, engine->lr_rule->name, engine->max_staleness);
-    snprintf(out->text, sizeof out->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s",
-             psd_options_int(options, PSD_OPT_servers), engine->mode->name, psd_rule_print(&engine->rule, rule),
-             print_clip(&engine->clip, clip, sizeof clip), per_push, *out->checkpoint_dir ? " checkpoints=yes" : "");
+    *job = (psd_job_settings_t){ .lr = psd_rule_lr(&engine->rule),
+                                 .clip_value = engine->clip.value,
+                                 .clip_norm = engine->clip.norm,
+                                 .lease_ms = (uint32_t)psd_options_ms(options, PSD_OPT_lease),
+                                 .has_slow = engine->rule.lookahead,
+                                 .in_rounds = psd_mode_has_rounds(engine->mode),
+                                 .whole_norm = !psd_mode_has_rounds(engine->mode),
+                                 .checkpoints = *out->checkpoint_dir != '\0' };
+    snprintf(job->mode, sizeof job->mode, "%s", engine->mode->name);
+    psd_rule_print(&engine->rule, job->optimizer);
+    if (!job->in_rounds) {
+        snprintf(job->lr_rule, sizeof job->lr_rule, "%s", engine->lr_rule->name);
+        job->max_staleness = engine->max_staleness;
+        snprintf(late, sizeof late, " lr_rule=%s max_staleness=%" PRIu64, job->lr_rule, job->max_staleness);
+    }
+    snprintf(job->text, sizeof job->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s",
+             psd_options_int(options, PSD_OPT_servers), job->mode, job->optimizer, print_clip(&engine->clip, clip, sizeof clip),
+             late, job->checkpoints ? " checkpoints=yes" : "");
 }
 
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err)
@@ -96,7 +110,7 @@ int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const p
             "optimizer (%s): %s needs sums over whole tensors, which servers exchange when they close a round, and in "
             "sync.mode %s there are none; set it to bsp, or choose another optimizer",
             psd_options_origin(options, PSD_OPT_optimizer), out->engine.rule.opt->name, out->engine.mode->name);
-    write_text(out, options);
+    describe(out, options);
     if (at->is_first)
         read_coordinator(out, options);
     out->unasked_lr_rule =

@@ -16,7 +16,7 @@ typedef struct psd_settings {
     const char *checkpoint_dir; /* "": no checkpoints are made */
     uint32_t checkpoint_keep;   /* whole checkpoints that are kept */
     bool unasked_lr_rule;       /* each push is a step, and nobody has chosen how that scales the learning rate */
-    char text[PSD_MAX_TEXT];    /* what servers and checkpoints of one job share; the configurations point to it */
+    psd_job_settings_t job;     /* what workers are told; its text servers and checkpoints of one job share */
 } psd_settings_t;
 
 /* Read `options` for the server `at`. Texts in `out` are those of `options`, which must outlive it; `out` must not move.

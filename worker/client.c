@@ -289,21 +289,53 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
 
 /* ---- where training is ---- */
 
-psd_position_t psd_worker_position(const psd_worker_t *self)
+/* Copy what a caller's struct, which may be an earlier and shorter one, has room for. */
+static int give(psd_worker_t *self, const char *what, void *out, size_t size, const void *known, size_t n)
+{
+    if (size < sizeof size || size > n)
+        return psd_err_set(&self->error, PSD_EINVAL, "%s: size is %zu; set it to that of the struct, at most %zu", what, size, n);
+    memcpy(out, known, size);
+    return PSD_OK;
+}
+
+int psd_worker_position(psd_worker_t *self, psd_position_t *out)
 {
     const psd_handover_state_t state = look(self);
     const psd_session_position_t *p = &state.position;
-    return (psd_position_t){ .clock = p->clock,
-                             .version = p->version,
-                             .rank = p->rank,
-                             .world = p->world,
-                             .worker = p->worker,
-                             .incarnation = p->incarnation,
-                             .run = p->run,
-                             .has_slow = state.has_slow };
+    const psd_position_t at = { .size = out->size,
+                                .clock = p->clock,
+                                .version = p->version,
+                                .rank = p->rank,
+                                .world = p->world,
+                                .worker = p->worker,
+                                .incarnation = p->incarnation,
+                                .run = p->run,
+                                .has_slow = state.has_slow };
+    return give(self, "position", out, out->size, &at, sizeof at);
 }
 
-const char *psd_worker_settings(const psd_worker_t *self) { return psd_handover_settings(self->handover); }
+int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
+{
+    const psd_cluster_t *cluster = psd_handover_cluster(self->handover);
+    if (!cluster)
+        return psd_err_set(&self->error, PSD_EAGAIN, "settings: this worker has not joined yet");
+    const psd_job_settings_t *s = &cluster->settings;
+    const psd_worker_settings_t known = { .size = out->size,
+                                          .text = s->text,
+                                          .mode = s->mode,
+                                          .optimizer = s->optimizer,
+                                          .lr_rule = s->lr_rule,
+                                          .lr = s->lr,
+                                          .clip_value = s->clip_value,
+                                          .clip_norm = s->clip_norm,
+                                          .max_staleness = s->max_staleness,
+                                          .servers = cluster->n_servers,
+                                          .lease_ms = s->lease_ms,
+                                          .has_slow = s->has_slow,
+                                          .in_rounds = s->in_rounds,
+                                          .checkpoints = s->checkpoints };
+    return give(self, "settings", out, out->size, &known, sizeof known);
+}
 
 double psd_worker_round_loss(const psd_worker_t *self) { return look(self).position.round_loss; }
 

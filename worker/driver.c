@@ -68,11 +68,13 @@ static void carry_out(psd_driver_t *self)
             continue;
         const uint32_t s = (uint32_t)(a->to - PSD_PEER_SERVER);
         PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
-        size_t n = psd_msg_seal(&a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0, header);
+        psd_buf_t *bytes;
+        const size_t n = psd_wire_write(&a->msg, a->payload, header, &bytes);
         if (s)
-            psd_socket_send(self->socket[s], a->to, header, n, a->payload);
+            psd_socket_send(self->socket[s], a->to, header, n, bytes);
         else
-            psd_uplink_send(self->uplink, header, n, a->payload);
+            psd_uplink_send(self->uplink, header, n, bytes);
+        psd_buf_unref(&bytes);
         PSD_FAILPOINT("wrk.sent", psd_kind_name(a->msg.kind));
     }
     psd_actions_drop(&self->out, self->out.n);
@@ -175,7 +177,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_msg_t msg;
     psd_err_t err;
     self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
-    if (psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err) != PSD_OK) {
+    psd_buf_t *body;
+    if (psd_wire_read(&msg, &body, header, n_header, payload, &err) != PSD_OK) {
         on_bad(self, peer, err.text);
         if (msg.protocol && msg.protocol != PSD_PROTOCOL)
             psd_session_other_protocol(self->session, peer, msg.protocol);
@@ -183,7 +186,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         return;
     }
     PSD_FAILPOINT("wrk.recv", psd_kind_name(msg.kind));
-    psd_session_message(self->session, now_ms(), peer, &msg, payload, &self->out);
+    psd_session_message(self->session, now_ms(), peer, &msg, body, &self->out);
+    psd_buf_unref(&body);
     after_event(self);
 }
 

@@ -16,7 +16,7 @@ struct psd_handover {
     psd_request_t request[PSD_HANDOVER_MAX];
     uint32_t n_requests;
     psd_handover_state_t state;
-    char settings[PSD_MAX_TEXT];
+    psd_cluster_t cluster; /* of 0 servers: not joined yet */
 };
 
 psd_handover_t *psd_handover_new(void)
@@ -150,7 +150,13 @@ void psd_handover_look(psd_handover_t *self, psd_handover_state_t *out)
     uv_mutex_unlock(&self->lock);
 }
 
-const char *psd_handover_settings(const psd_handover_t *self) { return self->settings; }
+const psd_cluster_t *psd_handover_cluster(psd_handover_t *self)
+{
+    uv_mutex_lock(&self->lock);
+    const bool joined = self->cluster.n_servers > 0;
+    uv_mutex_unlock(&self->lock);
+    return joined ? &self->cluster : NULL;
+}
 
 /* ---- the library's thread ---- */
 
@@ -174,9 +180,9 @@ void psd_handover_enter(psd_handover_t *self, psd_phase_t phase, const psd_err_t
     self->state.failure = *failure;
     self->state.position = *position;
     self->state.rejoins = rejoins;
-    if (cluster && !self->settings[0]) {
-        snprintf(self->settings, sizeof self->settings, "%s", cluster->settings);
-        self->state.has_slow = cluster->has_slow;
+    if (cluster && !self->cluster.n_servers) {
+        self->cluster = *cluster;
+        self->state.has_slow = cluster->settings.has_slow;
     }
     uv_cond_broadcast(&self->changed);
     uv_mutex_unlock(&self->lock);

@@ -81,8 +81,8 @@ int psd_handover_await_answer(psd_handover_t *self, uint64_t rejoins, const char
 /* A copy of what there is to know. */
 void psd_handover_look(psd_handover_t *self, psd_handover_state_t *out);
 
-/* The cluster's settings, which do not change any more once they are there; "" before it is joined. */
-const char *psd_handover_settings(const psd_handover_t *self);
+/* The cluster as it was when it was joined first, which does not change any more; NULL before. */
+const psd_cluster_t *psd_handover_cluster(psd_handover_t *self);
 
 /* -- the library's thread */
 

@@ -233,14 +233,14 @@ static void send_attach(psd_session_t *self, uint32_t s, psd_actions_t *out)
 
 static void send_register(psd_session_t *self, psd_actions_t *out)
 {
-    uint8_t *bytes = malloc(PSD_MAX_LIST);
-    assert(bytes && "no memory for a registration");
-    psd_buf_t *payload = psd_payload_copy(bytes, psd_tensors_encode(&self->list, bytes, PSD_MAX_LIST));
+    psd_tensor_list_t list;
+    const int rc = psd_tensors_copy(&list, &self->list);
+    assert(rc == PSD_OK && "no memory for a registration");
+    psd_buf_t *payload = psd_body_of_tensors(&list);
     psd_msg_t *msg = send_to(self, 0, PSD_MSG_REGISTER, payload, out);
     msg->seq = self->config.nonce;
     snprintf(msg->text, sizeof msg->text, "%s", self->recipe);
     psd_buf_unref(&payload);
-    free(bytes);
 }
 
 /* Ask a server for what is awaited of it, if it is time; the interval doubles until something comes. */
@@ -266,10 +266,14 @@ static void send_hello(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
     if (self->hello_ms && now_ms < self->hello_ms + HELLO_MS)
         return;
     self->hello_ms = now_ms;
-    psd_msg_t *msg = psd_actions_send(out, PSD_PEER_SERVER, PSD_MSG_HELLO, NULL);
+    psd_hello_t us = { 0 };
+    snprintf(us.job, sizeof us.job, "%s", self->job_name);
+    snprintf(us.name, sizeof us.name, "%s", self->name);
+    psd_buf_t *body = psd_body_of_hello(&us);
+    psd_msg_t *msg = psd_actions_send(out, PSD_PEER_SERVER, PSD_MSG_HELLO, body);
     msg->seq = self->config.nonce;
     msg->code = self->config.wanted;
-    snprintf(msg->text, sizeof msg->text, "%s %.100s", self->job_name, self->name);
+    psd_buf_unref(&body);
 }
 
 static void send_leave(psd_session_t *self, psd_actions_t *out)
@@ -355,7 +359,7 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         rejoin(self, now_ms, out);
         return;
     }
-    uint64_t sixth_ms = self->cluster->lease_ms / 6; /* of a long lease too few could be lost */
+    uint64_t sixth_ms = self->cluster->settings.lease_ms / 6; /* of a long lease too few could be lost */
     if (now_ms >= self->heartbeat_ms + (sixth_ms < HEARTBEAT_MAX_MS ? sixth_ms : HEARTBEAT_MAX_MS)) {
         self->heartbeat_ms = now_ms;
         send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out)->seq = self->config.nonce;
@@ -455,12 +459,12 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
     psd_buf_unref(&payload);
 }
 
-/* Where each push is a step, a shard cannot take back another shard's: the whole gradient is checked first. */
+/* Where each push is a step, a shard cannot take back another shard's: the whole gradient is measured first. */
 static void check_whole_gradient(psd_session_t *self)
 {
-    const psd_clip_t clip = { .value = self->cluster->clip_value };
+    const psd_clip_t clip = { .value = self->cluster->settings.clip_value };
     self->norm2 = 0;
-    for (uint32_t i = 0; self->cluster->per_push && i < self->list.n; i++)
+    for (uint32_t i = 0; self->cluster->settings.whole_norm && i < self->list.n; i++)
         if (self->gradient[i])
             self->norm2 += psd_clip_sum_of_squares(&clip, self->gradient[i], self->list.tensor[i].n_elements);
     self->nonfinite = !isfinite(self->norm2);
@@ -588,22 +592,20 @@ static void on_welcome(psd_session_t *self, const psd_heard_t *in)
         return;
     self->cluster = calloc(1, sizeof *self->cluster);
     assert(self->cluster && "no memory for the cluster's description");
-    if (psd_cluster_decode(self->cluster, in->payload->data, in->payload->n_bytes, &err) != PSD_OK) {
-        fail(self, err.code, err.text);
-        return;
-    }
+    *self->cluster = *psd_body_cluster(in->payload);
     self->worker = in->msg->worker;
     self->incarnation = in->msg->incarnation;
     self->job = in->msg->job;
     self->phase = PSD_PHASE_JOINED;
-    self->lease_ms = self->cluster->lease_ms > SERVER_LEASE_MIN_MS ? self->cluster->lease_ms : SERVER_LEASE_MIN_MS;
+    self->lease_ms =
+        self->cluster->settings.lease_ms > SERVER_LEASE_MIN_MS ? self->cluster->settings.lease_ms : SERVER_LEASE_MIN_MS;
     self->n_presences = self->cluster->n_servers;
     for (uint32_t s = 0; s < self->n_presences; s++) {
         self->presence[s].heard_ms = in->now_ms;
         memcpy(self->presence[s].endpoint, self->cluster->endpoint[s], sizeof self->presence[s].endpoint);
     }
     psd_actions_log(in->out, PSD_LEVEL_INFO, "worker.welcome", "worker=%u incarnation=%" PRIu64 " servers=%u settings=\"%s\"",
-                    self->worker, self->incarnation, self->cluster->n_servers, self->cluster->settings);
+                    self->worker, self->incarnation, self->cluster->n_servers, self->cluster->settings.text);
     if (self->list.n && enrol(self, in->now_ms, in->out, &err) != PSD_OK)
         fail(self, err.code, err.text);
 }

@@ -1,5 +1,6 @@
 #include "worker/trainer.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -42,16 +43,14 @@ typedef struct trainer {
     psd_order_t *order; /* of the rows so far */
     size_t n;           /* tensors */
     const psd_param_t *params;
-    float *slow[PSD_MAX_PARAMS];   /* room for the slow weights; NULL until they are asked for */
-    uint64_t last_step;            /* the last to be made; UINT64_MAX: no limit */
-    uint64_t samples;              /* of the whole job so far */
-    double lr;                     /* NaN: not known */
-    char optimizer[PSD_RULE_TEXT]; /* the servers' rule; "" when their settings name none */
+    float *slow[PSD_MAX_PARAMS];    /* room for the slow weights; NULL until they are asked for */
+    uint64_t last_step;             /* the last to be made; UINT64_MAX: no limit */
+    uint64_t samples;               /* of the whole job so far */
+    psd_worker_settings_t settings; /* of the job; before it is joined, with empty texts */
     window_t window;
     unsigned hopeless; /* steps in a row without a finite loss */
     uint32_t world;    /* the most workers that it has seen in the view */
     bool target_met;
-    bool in_rounds;                       /* sync.mode is bsp */
     bool told_idle;                       /* that this worker has no rows */
     uint64_t reported_ms;                 /* when the servers were last told how far it has come */
     uint64_t begun_ms, stop_ms;           /* when the loop began; when `stop` was first seen, 0: not yet */
@@ -78,22 +77,12 @@ static bool told_to_stop(const trainer_t *self) { return self->config->stop && *
 
 /* ---- Joining ---- */
 
-/* From "mode=bsp optimizer=lookahead(sgd(lr=0.1), k=5) servers=2" the rule, which ends where its brackets do. */
-static void read_settings(trainer_t *self)
+static psd_position_t position(const trainer_t *self)
 {
-    const char *settings = psd_worker_settings(self->worker), *at = settings ? strstr(settings, "optimizer=") : NULL;
-    psd_rule_t rule;
-    self->lr = NAN;
-    self->in_rounds = settings && strstr(settings, "mode=bsp");
-    if (!at)
-        return;
-    at += strlen("optimizer=");
-    size_t n = 0;
-    for (int depth = 0; at[n] && (depth > 0 || at[n] != ' '); n++)
-        depth += (at[n] == '(') - (at[n] == ')');
-    snprintf(self->optimizer, sizeof self->optimizer, "%.*s", (int)n, at);
-    if (strstr(settings, "mode=bsp") && psd_rule_parse(&rule, self->optimizer, NULL) == PSD_OK)
-        self->lr = psd_rule_lr(&rule);
+    psd_position_t at = { .size = sizeof at };
+    const int rc = psd_worker_position(self->worker, &at);
+    assert(rc == PSD_W_OK && "a struct of this library's own size");
+    return at;
 }
 
 static int summarise(const trainer_t *self, const char *outcome, psd_err_t *err);
@@ -113,8 +102,10 @@ static int join(trainer_t *self, psd_err_t *err)
     rc = psd_worker_register(self->worker, tensors, self->n);
     if (rc)
         return failed(self, rc, "cannot register the model", err);
-    read_settings(self);
-    psd_position_t at = psd_worker_position(self->worker);
+    self->settings = (psd_worker_settings_t){ .size = sizeof self->settings };
+    if ((rc = psd_worker_settings(self->worker, &self->settings)))
+        return failed(self, rc, "cannot read the job's settings", err);
+    psd_position_t at = position(self);
     psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker, at.rank, at.world, at.clock);
     self->world = at.world;
     self->result->steps = at.clock - 1;
@@ -178,7 +169,7 @@ static void evaluate_held(trainer_t *self, const float *const *weights)
 
 static int evaluate(trainer_t *self, psd_err_t *err)
 {
-    const psd_position_t at = psd_worker_position(self->worker);
+    const psd_position_t at = position(self);
     const psd_trainer_config_t *config = self->config;
     if (!config->test || (at.rank != 0 && !(config->stop_target > 0)))
         return PSD_OK;
@@ -230,7 +221,7 @@ static int await(trainer_t *self, psd_ticket_t ticket, psd_err_t *err)
         self->stop_ms = self->stop_ms ? self->stop_ms : now;
         if (now - self->stop_ms > STOP_GRACE_MS)
             return psd_err_set(err, PSD_ESTOPPED, "stopped inside round %" PRIu64 ", which did not end within %d ms",
-                               psd_worker_position(self->worker).clock, STOP_GRACE_MS);
+                               position(self).clock, STOP_GRACE_MS);
     }
 }
 
@@ -247,8 +238,8 @@ static void write_metrics(trainer_t *self)
         line[n++] = (psd_measure_t){ "train/skipped", (double)w->skipped };
     if (w->samples)
         line[n++] = (psd_measure_t){ "train/loss", w->loss };
-    if (!isnan(self->lr))
-        line[n++] = (psd_measure_t){ "lr", self->lr };
+    if (self->settings.in_rounds)
+        line[n++] = (psd_measure_t){ "lr", self->settings.lr };
     psd_record_line(self->record, (double)now_ms(CLOCK_REALTIME) / 1e3, line, n);
     *w = (window_t){ 0 };
 }
@@ -258,7 +249,7 @@ static void note_loss(trainer_t *self, double loss, uint64_t samples)
 {
     window_t *w = &self->window;
     w->steps++;
-    if (!samples && self->in_rounds)
+    if (!samples && self->settings.in_rounds)
         self->result->last_loss = psd_worker_round_loss(self->worker); /* that of the others */
     if (!samples)
         return;
@@ -309,7 +300,7 @@ static bool gradient_is_finite(const trainer_t *self)
 static void note_round(trainer_t *self, psd_position_t at, const psd_slice_t *slice, double loss, bool skipped)
 {
     psd_trainer_result_t *r = self->result;
-    self->samples = self->in_rounds ? slice->samples_before + slice->n_round : psd_worker_job_samples(self->worker);
+    self->samples = self->settings.in_rounds ? slice->samples_before + slice->n_round : psd_worker_job_samples(self->worker);
     self->world = at.world > self->world ? at.world : self->world;
     r->steps = at.clock;
     r->epochs = (double)self->samples / (double)self->config->train->n_rows;
@@ -340,16 +331,16 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
                      "has none to compute\"",
                      at.worker, slice.n_round, at.world);
     }
-    const bool is_bad = !self->in_rounds && slice.n && !gradient_is_finite(self);
+    const bool is_bad = !self->settings.in_rounds && slice.n && !gradient_is_finite(self);
     int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
     rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
-    if (rc == PSD_EDIVERGED && (self->in_rounds || is_bad))
+    if (rc == PSD_EDIVERGED && (self->settings.in_rounds || is_bad))
         note_round(self, at, &slice, loss, true); /* it was the last that the job could bear */
-    if (rc || psd_worker_position(self->worker).clock != at.clock + 1)
+    if (rc || position(self).clock != at.clock + 1)
         return rc; /* or the job has gone back, and this round will be made again */
     if (self->trace && (rc = psd_trace_step(self->trace, at.clock, at.world, self->params, self->n, err)) != 0)
         return rc;
-    note_round(self, at, &slice, loss, self->in_rounds ? psd_worker_position(self->worker).version == at.version : is_bad);
+    note_round(self, at, &slice, loss, self->settings.in_rounds ? position(self).version == at.version : is_bad);
     if (at.clock == self->last_step || evaluation_is_due(self, slice.samples_before, slice.samples_before + slice.n_round))
         rc = evaluate(self, err);
     show(self);
@@ -395,9 +386,9 @@ static int loop(trainer_t *self, psd_err_t *err)
 {
     self->last_step = choose_last_step(self);
     int rc = PSD_OK;
-    psd_position_t at = psd_worker_position(self->worker);
+    psd_position_t at = position(self);
     self->result->steps = at.clock - 1;
-    for (; !rc && at.clock <= self->last_step && !self->target_met; at = psd_worker_position(self->worker)) {
+    for (; !rc && at.clock <= self->last_step && !self->target_met; at = position(self)) {
         if (told_to_stop(self))
             return psd_err_set(err, PSD_ESTOPPED, "stopped after step %" PRIu64, self->result->steps);
         if (psd_worker_asked_to_leave(self->worker))
@@ -420,7 +411,7 @@ static int loop(trainer_t *self, psd_err_t *err)
 /* Hash what was trained and, on rank 0, save it; weights that are not finite are no result. */
 static int keep_weights(trainer_t *self, psd_err_t *err)
 {
-    const psd_position_t at = psd_worker_position(self->worker);
+    const psd_position_t at = position(self);
     psd_saved_t tensors[PSD_MAX_PARAMS];
     collect(self, false, tensors);
     psd_weights_sha256(tensors, self->n, self->result->sha256);
@@ -446,7 +437,7 @@ static int keep_weights(trainer_t *self, psd_err_t *err)
     const psd_note_t notes[] = { { "format", "pt" },
                                  { "psd.job", self->config->server.job ? self->config->server.job : "psd" },
                                  { "psd.step", step_text },
-                                 { "psd.optimizer", self->optimizer },
+                                 { "psd.optimizer", self->settings.optimizer },
                                  { "psd.which", at.has_slow ? "slow" : "fast" },
                                  { "psd.version", PSD_VERSION } };
     return psd_safetensors_write(self->config->save, tensors, self->n, notes, sizeof notes / sizeof *notes, err);
@@ -462,8 +453,8 @@ static json_t *count(uint64_t value) { return json_integer((json_int_t)value); }
 static char *summary_text(const trainer_t *self, const char *outcome)
 {
     const psd_trainer_result_t *r = self->result;
-    const psd_position_t at = psd_worker_position(self->worker);
-    const char *settings = psd_worker_settings(self->worker), *job = self->config->server.job;
+    const psd_position_t at = position(self);
+    const char *job = self->config->server.job;
     char order[PSD_SHA256_TEXT];
     const double ended_ts = strcmp(outcome, PSD_TRAINER_RUNNING) ? (double)now_ms(CLOCK_REALTIME) / 1e3 : NAN;
     const struct {
@@ -499,8 +490,8 @@ static char *summary_text(const trainer_t *self, const char *outcome)
         { "sha256_order", text_or_null(psd_order_sha256(self->order, order)) },
         { "sha256", text_or_null(r->sha256) },
         { "sha256_slow", text_or_null(r->sha256_slow) },
-        { "optimizer", json_string(self->optimizer) },
-        { "settings", json_string(settings ? settings : "") },
+        { "optimizer", json_string(self->settings.optimizer) },
+        { "settings", json_string(self->settings.text) },
     };
     json_t *root = json_object();
     int lost = 0;
@@ -557,8 +548,8 @@ static int part(trainer_t *self, int rc, psd_err_t *err)
 static int finish(trainer_t *self, int rc, psd_err_t *err)
 {
     psd_err_t late = { 0 };
-    self->result->run = psd_worker_position(self->worker).run;
-    self->result->rank = psd_worker_position(self->worker).rank;
+    self->result->run = position(self).run;
+    self->result->rank = position(self).rank;
     self->result->seconds = (double)(now_ms(CLOCK_MONOTONIC) - self->begun_ms) / 1e3;
     if (self->window.steps)
         write_metrics(self);

@@ -5,17 +5,15 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WORD = 256 };
-
 typedef enum answer { DONE, NOT_YET, NO } answer_t;
 
 /* One request, and the sentence of its answer. */
 typedef struct request {
     uint64_t now_ms;
-    const psd_msg_t *msg;
+    uint64_t number; /* by which it is known when it is asked again */
+    const psd_admin_request_t *wish;
     psd_coordinator_t *job;
     psd_actions_t *out;
-    char word[WORD]; /* what follows the verb */
     char text[PSD_MAX_TEXT / 2];
 } request_t;
 
@@ -51,11 +49,11 @@ static answer_t resume(psd_admin_t *self, request_t *r)
 /* The worker is told with its next heartbeat, and leaves after its open round. */
 static answer_t drain(psd_admin_t *self, request_t *r)
 {
-    if (r->msg->seq != self->drain.asked) {
-        const psd_worker_row_t *row = psd_coordinator_drain(r->job, r->word, r->out);
+    if (r->number != self->drain.asked) {
+        const psd_worker_row_t *row = psd_coordinator_drain(r->job, r->wish->word, r->out);
         if (!row)
-            return say(r, NO, "no worker %.80s is here; psdctl status lists those that are", r->word);
-        self->drain.asked = r->msg->seq;
+            return say(r, NO, "no worker %.80s is here; psdctl status lists those that are", r->wish->word);
+        self->drain.asked = r->number;
         self->drain.worker = row->id;
         self->drain.incarnation = row->incarnation;
     }
@@ -75,8 +73,8 @@ static answer_t save(psd_admin_t *self, request_t *r)
         return say(r, NO, "the servers were started without checkpoint.dir, and have nowhere to save to");
     if (state == PSD_JOB_GATHERING || state == PSD_JOB_FINISHED)
         return say(r, NO, "nothing is being trained: the job is %s", psd_job_state_name(state));
-    if (r->msg->seq != self->save.asked) {
-        self->save.asked = r->msg->seq;
+    if (r->number != self->save.asked) {
+        self->save.asked = r->number;
         self->save.ms = r->now_ms;
         psd_coordinator_request_save(r->job);
     }
@@ -97,9 +95,9 @@ static answer_t set(psd_admin_t *self, request_t *r)
 {
     (void)self;
     psd_err_t err = { 0 };
-    if (psd_coordinator_set(r->job, r->now_ms, r->word, r->msg->value, "operator", r->out, &err) != PSD_OK)
+    if (psd_coordinator_set(r->job, r->now_ms, r->wish->word, r->wish->value, "operator", r->out, &err) != PSD_OK)
         return say(r, NO, "%.400s", err.text);
-    return say(r, DONE, "%.60s is %g from the next step on", r->word, r->msg->value);
+    return say(r, DONE, "%.60s is %g from the next step on", r->wish->word, r->wish->value);
 }
 
 static const struct verb {
@@ -120,16 +118,18 @@ static const struct verb *find_verb(const char *name)
 
 static answer_t carry_out(psd_admin_t *self, request_t *r, psd_refusal_t *why)
 {
-    char job[PSD_MAX_NAME] = "", name[16] = "", rest[2] = "";
-    const int n = sscanf(r->msg->text, "%127s %15s %255s %1s", job, name, r->word, rest);
-    const struct verb *verb = find_verb(name);
     const char *ours = psd_coordinator_job(r->job);
-    *why = PSD_REFUSAL_JOB;
-    if (strcmp(job, ours))
-        return say(r, NO, "this is job %s, you ask for job %.100s", ours, job);
     *why = PSD_REFUSAL_CONFIG;
-    if (!verb || n != 2 + verb->takes_word)
-        return say(r, NO, "\"%.100s\" is nothing that can be asked for", r->msg->text);
+    if (!r->wish)
+        return say(r, NO, "nothing is asked for");
+    const struct verb *verb = find_verb(r->wish->verb);
+    *why = PSD_REFUSAL_JOB;
+    if (strcmp(r->wish->job, ours))
+        return say(r, NO, "this is job %s, you ask for job %.100s", ours, r->wish->job);
+    *why = PSD_REFUSAL_CONFIG;
+    if (!verb || (*r->wish->word != '\0') != verb->takes_word)
+        return say(r, NO, "\"%s%s%.80s\" is nothing that can be asked for", r->wish->verb, *r->wish->word ? " " : "",
+                   r->wish->word);
     if (psd_coordinator_is_ending(r->job))
         return say(r, NO, "job %s is ending", ours);
     return verb->run(self, r);
@@ -138,10 +138,14 @@ static answer_t carry_out(psd_admin_t *self, request_t *r, psd_refusal_t *why)
 bool psd_admin_takes(psd_kind_t kind) { return kind == PSD_MSG_ADMIN; }
 
 void psd_admin_message(psd_admin_t *self, psd_coordinator_t *coordinator, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                       psd_actions_t *out)
+                       const psd_buf_t *payload, psd_actions_t *out)
 {
     static const psd_kind_t kinds[] = { [DONE] = PSD_MSG_ADMIN, [NOT_YET] = PSD_MSG_WAIT, [NO] = PSD_MSG_REFUSED };
-    request_t r = { .now_ms = now_ms, .msg = msg, .job = coordinator, .out = out };
+    request_t r = { .now_ms = now_ms,
+                    .number = msg->seq,
+                    .wish = payload ? psd_body_admin_request(payload) : NULL,
+                    .job = coordinator,
+                    .out = out };
     psd_refusal_t why;
     const answer_t answer = carry_out(self, &r, &why);
     psd_coordinator_answer(coordinator, from, kinds[answer], msg->seq, answer == NO ? why : PSD_REFUSAL_NONE, r.text, out);

@@ -19,6 +19,6 @@ typedef struct psd_admin {
 /* Whether a kind is for here, and not for psd_coordinator_message. */
 bool psd_admin_takes(psd_kind_t kind);
 
-/* A message ADMIN: the text is "job verb" or "job verb word"; `value` is a verb's number. Answered with ADMIN, WAIT or REFUSED. */
+/* A message ADMIN with its body, NULL without one. Answered with ADMIN, WAIT or REFUSED. */
 void psd_admin_message(psd_admin_t *self, psd_coordinator_t *coordinator, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg,
-                       psd_actions_t *out);
+                       const psd_buf_t *payload, psd_actions_t *out);

@@ -25,7 +25,8 @@ enum {
 
 struct psd_coordinator {
     psd_coordinator_config_t config;
-    char *job, *settings;
+    char *job;
+    psd_job_settings_t settings;
     psd_job_state_t state;
     psd_servers_t servers;
     psd_membership_t members;
@@ -259,16 +260,13 @@ static bool holds_pushes(const psd_coordinator_t *self)
            !has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
 }
 
-/* The same for a round or view. */
+/* The same for a round or view, which hands over its lists. */
 static void append_command(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *round, uint32_t code, psd_actions_t *out)
 {
-    uint8_t *bytes = malloc(PSD_MAX_LIST);
-    assert(bytes && "no memory for a decision");
     self->holds = holds_pushes(self);
     if (self->holds)
         code |= PSD_COMMAND_HOLD;
-    append_entry(self, now_ms, PSD_MSG_COMMAND, code, psd_payload_copy(bytes, psd_round_encode(round, bytes, PSD_MAX_LIST)), out);
-    free(bytes);
+    append_entry(self, now_ms, PSD_MSG_COMMAND, code, psd_body_of_round(round), out);
 }
 
 /* Forget what every shard has done, and repeat the rest to shards that have been silent about it. */
@@ -285,11 +283,18 @@ static void tend_log(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
 
 /* ---- rounds and views ---- */
 
-/* Let waiting workers in, number the new view, and write the decision into the log. */
+/* Room for every worker that there has been. */
+static psd_member_t *new_members(const psd_coordinator_t *self)
+{
+    psd_member_t *member = calloc(self->members.n_rows + 1, sizeof *member);
+    assert(member && "no memory for a decision");
+    return member;
+}
+
+/* Let waiting workers in, number the new view, and write the decision, with the round's lists, into the log. */
 static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round, uint32_t code, psd_actions_t *out)
 {
-    psd_member_t *member = calloc(PSD_MAX_WORKERS, sizeof *member);
-    assert(member && "no memory for a decision");
+    psd_member_t *member = new_members(self);
     round->member = member;
     round->view_id = ++self->view_id;
     round->lr = self->config.lr;
@@ -318,7 +323,6 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
     memcpy(self->view, member, round->n_members * sizeof *member);
     self->clock = round->clock;
     self->round_since_ms = now_ms;
-    free(member);
 }
 
 /* Members change without a round being closed: at the start, and while too few are left to go on. */
@@ -357,8 +361,7 @@ static void await_totals(psd_coordinator_t *self)
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
 static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    psd_member_t *contributor = calloc(PSD_MAX_WORKERS, sizeof *contributor);
-    assert(contributor && "no memory for a decision");
+    psd_member_t *contributor = new_members(self);
     psd_round_t round = { .clock = self->clock + 1, .contributor = contributor };
     bool finite = true;
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
@@ -381,7 +384,6 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     decide(self, now_ms, &round, PSD_COMMAND_CLOSE, out);
     if (round.apply)
         await_totals(self);
-    free(contributor);
 }
 
 /* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and who
@@ -664,9 +666,12 @@ static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_ac
     if (!begun || !psd_saves_is_urgent(&self->saves) || !psd_saves_is_due(&self->saves, now_ms, &p, self->ending))
         return;
     p.clock = self->clock = self->config.mode->save_clock(&p);
-    psd_round_t same = {
-        .clock = self->clock, .lr = self->config.lr, .view_id = self->view_id, .n_members = self->n_view, .member = self->view
-    };
+    psd_round_t same = { .clock = self->clock,
+                         .lr = self->config.lr,
+                         .view_id = self->view_id,
+                         .n_members = self->n_view,
+                         .member = new_members(self) };
+    memcpy(same.member, self->view, self->n_view * sizeof *same.member);
     append_command(self, now_ms, &same, PSD_COMMAND_SAVE, out);
     psd_saves_begin(&self->saves, now_ms, &p, psd_journal_last(&self->journal));
 }
@@ -759,23 +764,13 @@ static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
 
 static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_actions_t *out)
 {
-    psd_cluster_t *cluster = calloc(1, sizeof *cluster);
-    uint8_t *bytes = malloc(PSD_MAX_LIST);
-    assert(cluster && bytes && "no memory for a welcome");
-    cluster->n_servers = self->config.n_servers;
-    cluster->per_push = !psd_mode_has_rounds(self->config.mode);
-    cluster->lease_ms = (uint32_t)self->config.lease_ms;
-    cluster->has_slow = self->config.has_slow;
-    cluster->clip_value = self->config.clip.value;
-    cluster->clip_norm = self->config.clip.norm;
-    snprintf(cluster->settings, sizeof cluster->settings, "%s", self->settings);
+    psd_cluster_t cluster = { .n_servers = self->config.n_servers, .settings = self->settings };
+    cluster.settings.lr = self->config.lr;
     for (uint32_t s = 0; s < self->config.n_servers; s++)
-        memcpy(cluster->endpoint[s], self->servers.row[s].endpoint, sizeof cluster->endpoint[s]);
-    psd_buf_t *payload = psd_payload_copy(bytes, psd_cluster_encode(cluster, bytes, PSD_MAX_LIST));
-    answer(self, row->peer, PSD_MSG_WELCOME, row, payload, out);
-    psd_buf_unref(&payload);
-    free(cluster);
-    free(bytes);
+        memcpy(cluster.endpoint[s], self->servers.row[s].endpoint, sizeof cluster.endpoint[s]);
+    psd_buf_t *body = psd_body_of_cluster(&cluster);
+    answer(self, row->peer, PSD_MSG_WELCOME, row, body, out);
+    psd_buf_unref(&body);
 }
 
 /* Whether every place of a fixed number is taken, or was until its work was done. */
@@ -813,23 +808,22 @@ static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, co
     return NULL;
 }
 
-/* Whether a hello whose text begins with this name of a job is for this one; else it is refused. */
-static bool is_of_this_job(psd_coordinator_t *self, psd_peer_t from, const psd_msg_t *msg, size_t n, psd_actions_t *out)
+/* Whether a hello is for this job; else it is refused. */
+static bool is_of_this_job(psd_coordinator_t *self, const psd_heard_t *in, const char *job)
 {
-    const bool is = n == strlen(self->job) && !strncmp(msg->text, self->job, n);
+    const bool is = !strcmp(job, self->job);
     if (!is)
-        refuse(self, from, msg->seq, PSD_REFUSAL_JOB, out, "this is job %s, you are of job %.*s", self->job, (int)n, msg->text);
+        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_JOB, in->out, "this is job %s, you are of job %s", self->job, job);
     return is;
 }
 
-/* The text of a HELLO is "job name-of-worker". */
 static void on_hello(psd_coordinator_t *self, const psd_heard_t *in)
 {
-    size_t n = strcspn(in->msg->text, " ");
-    if (!is_of_this_job(self, in->from, in->msg, n, in->out))
+    const psd_hello_t *hello = psd_body_hello(in->payload);
+    const char *name = hello->name;
+    if (!is_of_this_job(self, in, hello->job))
         return;
-    const char *name = in->msg->text + n + (in->msg->text[n] == ' ');
-    if (!psd_logtext_is_plain(name, strlen(name)) || strlen(name) >= PSD_MAX_NAME) {
+    if (!psd_logtext_is_plain(name, strlen(name))) {
         refuse(self, in->from, in->msg->seq, PSD_REFUSAL_CONFIG, in->out,
                "\"%.80s\" cannot be a worker's name: it is one word of at most "
                "%d bytes, without quotes, = or backslash",
@@ -882,18 +876,13 @@ static void on_hello(psd_coordinator_t *self, const psd_heard_t *in)
 
 static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
-    psd_tensor_list_t theirs;
+    const psd_tensor_list_t *theirs = psd_body_tensors(in->payload);
     psd_err_t err = { 0 };
-    int rc = psd_tensors_decode(&theirs, in->payload->data, in->payload->n_bytes, &err);
-    if (rc == PSD_OK && !self->model.n) {
-        rc = psd_tensors_copy(&self->model, &theirs);
+    if (!self->model.n) {
+        const int rc = psd_tensors_copy(&self->model, theirs);
         assert(rc == PSD_OK && "no memory for the model's list of tensors");
-        append_entry(self, in->now_ms, PSD_MSG_MODEL, 0, psd_payload_copy(in->payload->data, in->payload->n_bytes), in->out);
-    } else if (rc == PSD_OK) {
-        rc = psd_tensors_compare(&self->model, &theirs, &err);
-    }
-    psd_tensors_clear(&theirs);
-    if (rc != PSD_OK) {
+        append_entry(self, in->now_ms, PSD_MSG_MODEL, 0, psd_buf_ref(in->payload), in->out);
+    } else if (psd_tensors_compare(&self->model, theirs, &err) != PSD_OK) {
         refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, in->out, "worker %u registers another model: %s", row->id, err.text);
         row->state = PSD_WORKER_LEFT;
         return;
@@ -1069,22 +1058,16 @@ static void join_server(psd_coordinator_t *self, uint64_t now_ms, const psd_serv
     evaluate(self, now_ms, out);
 }
 
-/* The text of a SHARD_HELLO is "job endpoint settings". */
 static void on_shard_hello(psd_coordinator_t *self, const psd_heard_t *in)
 {
-    const size_t n_job = strcspn(in->msg->text, " ");
-    const char *endpoint = in->msg->text + n_job + (in->msg->text[n_job] == ' ');
-    const size_t n = strcspn(endpoint, " ");
-    const char *theirs = endpoint + n + (endpoint[n] == ' ');
-    psd_server_hello_t hello = {
-        .from = in->from, .nonce = in->msg->seq, .place = in->msg->code, .endpoint = endpoint, .n_endpoint = n
-    };
+    const psd_shard_hello_t *theirs = psd_body_shard_hello(in->payload);
+    psd_server_hello_t hello = { .from = in->from, .nonce = in->msg->seq, .place = in->msg->code, .endpoint = theirs->endpoint };
     char why[PSD_MAX_TEXT];
-    if (!is_of_this_job(self, in->from, in->msg, n_job, in->out))
+    if (!is_of_this_job(self, in, theirs->job))
         return;
-    if (strcmp(theirs, self->settings)) {
+    if (strcmp(theirs->settings, self->settings.text)) {
         refuse(self, in->from, in->msg->seq, PSD_REFUSAL_CONFIG, in->out,
-               "server %.*s has other settings: ours %.400s, theirs %.400s", (int)n, endpoint, self->settings, theirs);
+               "server %s has other settings: ours %.400s, theirs %.400s", theirs->endpoint, self->settings.text, theirs->settings);
         return;
     }
     const bool over = self->state == PSD_JOB_FINISHED;
@@ -1112,30 +1095,28 @@ static void on_shard_hello(psd_coordinator_t *self, const psd_heard_t *in)
 /* A shard tells what it has done and what is complete there. */
 static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
 {
-    psd_round_t state;
+    const psd_round_t *state = psd_body_round(in->payload);
     if (in->msg->job != self->config.job_id) {
         refuse(self, in->from, 0, PSD_REFUSAL_RUN, in->out, "this is job run %016" PRIx64 ", you are of %016" PRIx64,
                self->config.job_id, in->msg->job);
         return;
     }
-    if (!psd_servers_is_from(&self->servers, in->from, in->msg->shard) ||
-        psd_round_decode(&state, in->payload->data, in->payload->n_bytes, NULL) != PSD_OK) {
+    if (!psd_servers_is_from(&self->servers, in->from, in->msg->shard)) {
         self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
     }
     psd_journal_note_done(&self->journal, in->msg->shard, in->msg->seq);
     psd_servers_note_state(&self->servers, in->now_ms, in->msg->shard, in->msg->clock, in->msg->version);
     if (in->msg->code & PSD_SHARD_RESTORE_FAILED && self->saves.n_points) {
-        psd_round_clear(&state);
         drop_point(self, in->now_ms, in->msg->shard, in->msg->text, in->out);
         return;
     }
     psd_saves_note_shard(&self->saves, in->msg, in->out);
     /* A report from before the newest decision says nothing about now: its shard may have dropped those
      * pushes. */
-    bool news = state.n_contributors && state.clock == self->clock + 1 && in->msg->view_id == self->view_id;
-    for (uint32_t k = 0; news && k < state.n_contributors; k++) {
-        const psd_member_t *c = &state.contributor[k];
+    bool news = state->n_contributors && state->clock == self->clock + 1 && in->msg->view_id == self->view_id;
+    for (uint32_t k = 0; news && k < state->n_contributors; k++) {
+        const psd_member_t *c = &state->contributor[k];
         psd_worker_row_t *row = &self->members.row[c->worker];
         if (row->incarnation != c->incarnation)
             continue;
@@ -1144,7 +1125,6 @@ static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
         row->loss = c->loss;
         row->nonfinite |= c->nonfinite;
     }
-    psd_round_clear(&state);
     if (news)
         evaluate(self, in->now_ms, in->out);
 }
@@ -1370,7 +1350,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
     if (self) {
         self->config = *config;
         self->job = strdup(config->job);
-        self->settings = strdup(config->settings);
+        self->settings = *config->settings;
         psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
         psd_journal_init(&self->journal, config->n_servers);
         self->runs = 1;
@@ -1386,7 +1366,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         psd_totals_init(&self->totals, &config->rule, &config->clip);
     }
     bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
-    if (!copied || !self->job || !self->settings) {
+    if (!copied || !self->job) {
         psd_err_set(err, PSD_ENOMEM, "no memory for a coordinator");
         psd_coordinator_destroy(&self);
     }
@@ -1403,7 +1383,6 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
     psd_totals_clear(&self->totals);
     psd_tensors_clear(&self->model);
     free(self->job);
-    free(self->settings);
     free(self);
 }
 

@@ -19,12 +19,12 @@ typedef struct psd_coordinator psd_coordinator_t;
 enum { PSD_WANT_MS = 5000 };
 
 typedef struct psd_coordinator_config {
-    const char *job;           /* name; copied */
-    uint64_t job_id;           /* of this run, not 0; every message carries it */
-    const char *settings;      /* what all servers must agree on; copied */
-    uint32_t n_servers;        /* shards of the job, 1 .. PSD_MAX_SERVERS */
-    uint32_t workers_min;      /* below this many members no round closes; at least 1 */
-    uint32_t workers_want;     /* training starts when so many have registered */
+    const char *job;                    /* name; copied */
+    uint64_t job_id;                    /* of this run, not 0; every message carries it */
+    const psd_job_settings_t *settings; /* what workers are told; its text is what all servers must agree on; copied */
+    uint32_t n_servers;                 /* shards of the job, 1 .. PSD_MAX_SERVERS */
+    uint32_t workers_min;               /* below this many members no round closes; at least 1 */
+    uint32_t workers_want;              /* training starts when so many have registered */
     bool drops_lost;           /* a lost worker is let be: the job is finished when those that are left have done their work */
     uint64_t lease_ms;         /* silence after which a worker is given up */
     uint64_t round_timeout_ms; /* a member whose push is the only kind missing for so long is given up; 0: never */
@@ -34,7 +34,6 @@ typedef struct psd_coordinator_config {
     psd_rule_t rule;            /* the optimizer */
     psd_clip_t clip;            /* the bounds of the summed gradient */
     double lr;                  /* learning rate, until a SETTING changes it */
-    bool has_slow;              /* the rule keeps slow weights */
     bool checkpoints;           /* the servers can save: there is a directory */
     uint64_t save_every_rounds; /* a checkpoint after every so many rounds; 0: not by rounds */
     uint64_t save_every_ms;     /* and after so much time; 0: not by time */

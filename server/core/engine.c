@@ -91,7 +91,6 @@ struct psd_engine {
     bool leaving_run;    /* the coordinator has begun another run of the job: start over when nothing runs */
     uint64_t state_sent_ms;
     psd_member_t complete[PSD_MAX_WORKERS]; /* room for what send_state says, which it does with each push */
-    uint8_t list[PSD_MAX_LIST];             /* and for its bytes */
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
     void *ledger_arg;
@@ -260,7 +259,7 @@ static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
 static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *out)
 {
     psd_member_t *complete = self->complete;
-    psd_round_t state = { .clock = self->clock + 1, .contributor = complete };
+    psd_round_t state = { .clock = self->clock + 1 };
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
         const worker_t *w = self->worker[i];
         if (w && (!only || w == only) && w->standing == MEMBER && w->inbox.complete && psd_mode_has_rounds(self->config.mode))
@@ -271,7 +270,10 @@ static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *
                                                                .norm2 = w->inbox.norm2,
                                                                .nonfinite = w->inbox.nonfinite };
     }
-    psd_buf_t *payload = psd_payload_copy(self->list, psd_round_encode(&state, self->list, sizeof self->list));
+    state.contributor = malloc((state.n_contributors + 1) * sizeof *complete);
+    assert(state.contributor && "no memory for a report");
+    memcpy(state.contributor, complete, state.n_contributors * sizeof *complete);
+    psd_buf_t *payload = psd_body_of_round(&state);
     psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_STATE, payload, out);
     msg->seq = self->log_done;
     msg->clock = self->clock;
@@ -716,17 +718,12 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
 
 static void on_command(psd_engine_t *self, const psd_heard_t *in)
 {
-    psd_round_t round;
-    psd_err_t err;
-    if (psd_round_decode(&round, in->payload->data, in->payload->n_bytes, &err) != PSD_OK) {
-        psd_actions_log(in->out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", in->msg->seq, err.text);
-        return;
-    }
+    const psd_round_t *round = psd_body_round(in->payload);
     self->log_done = in->msg->seq;
-    self->lr = round.lr;
+    self->lr = round->lr;
     self->held = (in->msg->code & PSD_COMMAND_HOLD) != 0;
     if (in->msg->code & PSD_COMMAND_SAVE)
-        psd_saver_order(&self->saver, round.clock);
+        psd_saver_order(&self->saver, round->clock);
     if (in->msg->code & PSD_COMMAND_FINISH) {
         /* Server 0 ends when all others have read this, which its coordinator knows. */
         if (self->index && in->msg->code & PSD_COMMAND_STOP)
@@ -734,15 +731,14 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
         else if (self->index)
             psd_actions_finish(in->out, PSD_OK, in->msg->text);
     } else if (in->msg->code & PSD_COMMAND_CLOSE) {
-        close_round(self, in->now_ms, &round, in->out);
+        close_round(self, in->now_ms, round, in->out);
     } else {
-        self->clock = round.clock;
-        install_view(self, &round);
+        self->clock = round->clock;
+        install_view(self, round);
         begin_save(self, in->out);
         request_init(self, in->now_ms, in->out);
         pay_debts(self, in->out);
     }
-    psd_round_clear(&round);
     send_state(self, NULL, in->out);
     start_queued_push(self, in->now_ms, in->out); /* which a pause held up */
 }
@@ -771,11 +767,9 @@ static void on_model(psd_engine_t *self, const psd_heard_t *in)
 {
     psd_err_t err = { 0 };
     assert(!self->shard && "the log names the model once");
-    if (psd_tensors_decode(&self->model, in->payload->data, in->payload->n_bytes, &err) != PSD_OK) {
-        psd_actions_log(in->out, PSD_LEVEL_ERROR, "log.unreadable", "seq=%" PRIu64 " reason=\"%s\"", in->msg->seq, err.text);
-        return;
-    }
-    if (make_shard(self, &err) != PSD_OK) {
+    if (psd_tensors_copy(&self->model, psd_body_tensors(in->payload)) != PSD_OK)
+        psd_err_set(&err, PSD_ENOMEM, "no memory for the list of tensors");
+    if (err.code || make_shard(self, &err) != PSD_OK) {
         psd_actions_finish(in->out, err.code, err.text);
         return;
     }
@@ -1304,10 +1298,15 @@ void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, co
 
 static void send_hello(const psd_engine_t *self, psd_actions_t *out)
 {
-    psd_msg_t *hello = psd_actions_send(out, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_HELLO, NULL);
+    psd_shard_hello_t us = { 0 };
+    snprintf(us.job, sizeof us.job, "%s", self->name);
+    snprintf(us.endpoint, sizeof us.endpoint, "%s", self->endpoint);
+    snprintf(us.settings, sizeof us.settings, "%s", self->settings);
+    psd_buf_t *body = psd_body_of_shard_hello(&us);
+    psd_msg_t *hello = psd_actions_send(out, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_HELLO, body);
     hello->seq = self->config.nonce;
     hello->code = (uint32_t)(self->config.wanted_index + 1);
-    snprintf(hello->text, sizeof hello->text, "%s %s %s", self->name, self->endpoint, self->settings);
+    psd_buf_unref(&body);
 }
 
 /* Whether server 0 is still there: without it nothing goes on here, and nobody else would say so. */

@@ -88,7 +88,7 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);
     } else if (psd_kind_receiver(msg->kind) & PSD_TO_COORDINATOR) {
         if (self->coordinator && psd_admin_takes(msg->kind)) {
-            psd_admin_message(&self->admin, self->coordinator, now_ms, from, msg, out);
+            psd_admin_message(&self->admin, self->coordinator, now_ms, from, msg, payload, out);
         } else if (self->coordinator) {
             psd_coordinator_message(self->coordinator, now_ms, from, msg, payload, out);
         } else {

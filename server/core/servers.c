@@ -22,10 +22,7 @@ static uint64_t process_of(uint64_t nonce) { return nonce >> 16; }
 /* Numbers of one process differ in their lower 16 bits and rise: a hello that was overtaken by a later one. */
 static bool is_older(uint64_t nonce, uint64_t than) { return process_of(nonce) == process_of(than) && nonce < than; }
 
-static bool is_at(const psd_server_row_t *row, const psd_server_hello_t *hello)
-{
-    return strlen(row->endpoint) == hello->n_endpoint && !strncmp(row->endpoint, hello->endpoint, hello->n_endpoint);
-}
+static bool is_at(const psd_server_row_t *row, const psd_server_hello_t *hello) { return !strcmp(row->endpoint, hello->endpoint); }
 
 /* The row of a server that has had this place, under another start of its process; NULL when nobody has. */
 static psd_server_row_t *started_again(psd_servers_t *self, const psd_server_hello_t *hello)
@@ -77,8 +74,7 @@ static psd_server_admission_t choose_place(psd_servers_t *self, uint64_t now_ms,
         return PSD_SERVER_ADMITTED;
     }
     if (has_asked_for_long(self, now_ms, hello)) {
-        snprintf(why, n, "server %.*s is one too many: the job has %u, all of them here", (int)hello->n_endpoint, hello->endpoint,
-                 self->n);
+        snprintf(why, n, "server %s is one too many: the job has %u, all of them here", hello->endpoint, self->n);
         return PSD_SERVER_REFUSED;
     }
     snprintf(why, n, "all %u servers of the job have been heard of within %" PRIu64 " ms", self->n, self->lease_ms);
@@ -101,9 +97,9 @@ static psd_server_admission_t replace(psd_servers_t *self, uint64_t now_ms, cons
         return PSD_SERVER_RESTARTED;
     if (has_asked_for_long(self, now_ms, hello)) {
         snprintf(why, n,
-                 "server %.*s is one too many: server %u is the one at %s, which is alive; give each server an index of its own, "
+                 "server %s is one too many: server %u is the one at %s, which is alive; give each server an index of its own, "
                  "or none",
-                 (int)hello->n_endpoint, hello->endpoint, hello->place - 1, old->endpoint);
+                 hello->endpoint, hello->place - 1, old->endpoint);
         return PSD_SERVER_REFUSED;
     }
     snprintf(why, n, "server %u at %s was here %" PRIu64 " ms ago", hello->place - 1, old->endpoint, silent_ms);
@@ -117,9 +113,9 @@ psd_server_admission_t psd_servers_judge(psd_servers_t *self, uint64_t now_ms, p
         hello->place = 1;
     } else if (hello->place == 1) {
         snprintf(why, n,
-                 "server %.*s cannot be server 0: that is the one which it joins; "
+                 "server %s cannot be server 0: that is the one which it joins; "
                  "give it another server.index, or none",
-                 (int)hello->n_endpoint, hello->endpoint);
+                 hello->endpoint);
         return PSD_SERVER_REFUSED;
     }
     const psd_server_admission_t chosen = hello->place ? PSD_SERVER_ADMITTED : choose_place(self, now_ms, hello, why, n);
@@ -143,9 +139,8 @@ int psd_servers_join(psd_servers_t *self, uint64_t now_ms, const psd_server_hell
                      size_t n)
 {
     psd_server_row_t *row = row_for(self, hello);
-    if (!row || hello->n_endpoint >= sizeof row->endpoint) {
-        snprintf(why, n, "server %.*s is one too many: the job has %u, and that index is taken", (int)hello->n_endpoint,
-                 hello->endpoint, self->n);
+    if (!row) {
+        snprintf(why, n, "server %s is one too many: the job has %u, and that index is taken", hello->endpoint, self->n);
         return -1;
     }
     *is_new = !row->joined;
@@ -154,8 +149,7 @@ int psd_servers_join(psd_servers_t *self, uint64_t now_ms, const psd_server_hell
     row->nonce = hello->nonce;
     row->epoch = epoch;
     row->heard_ms = now_ms;
-    memcpy(row->endpoint, hello->endpoint, hello->n_endpoint);
-    row->endpoint[hello->n_endpoint] = '\0';
+    snprintf(row->endpoint, sizeof row->endpoint, "%s", hello->endpoint);
     return (int)(row - self->row);
 }
 

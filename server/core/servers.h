@@ -45,9 +45,8 @@ typedef struct psd_servers {
 typedef struct psd_server_hello {
     psd_peer_t from;
     uint64_t nonce;
-    uint32_t place; /* index + 1; 0: any */
-    const char *endpoint;
-    size_t n_endpoint; /* bytes of it; it need not end there */
+    uint32_t place;       /* index + 1; 0: any */
+    const char *endpoint; /* below PSD_MAX_NAME bytes */
 } psd_server_hello_t;
 
 typedef enum psd_server_admission {

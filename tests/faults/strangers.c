@@ -13,6 +13,7 @@
 
 #include "common/net/keys.h"
 #include "proto/codec.h"
+#include "tests/support/said.h"
 #include "tests/support/dial.h"
 #include "tests/support/zmtp.h"
 
@@ -336,7 +337,9 @@ static void take_key(zmtp_t *zmtp, const char *name)
  * sent is kept. It shows as well that a message that does arrive is counted. */
 static void speak_as_listed(stranger_t *self)
 {
-    static const psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77, .text = "another w:1" };
+    static const psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77 };
+    uint8_t body[PSD_MAX_LIST];
+    const size_t n_body = said_bytes(hello.kind, "another w:1", 0, body);
     const uint64_t before = rejected();
     uint8_t header[PSD_MAX_FRAME_HEADER];
     take_key(&self->zmtp, "w1");
@@ -347,8 +350,8 @@ static void speak_as_listed(stranger_t *self)
         say(self, recorded.hello, GREETED);
         if (await_welcome(self)) {
             zmtp_initiate(&self->zmtp, recorded.initiate);
-            size_t n = zmtp_message(&self->zmtp, header, psd_msg_seal(&hello, NULL, 0, header), true, recorded.messages);
-            n += zmtp_message(&self->zmtp, "", 0, false, recorded.messages + n);
+            size_t n = zmtp_message(&self->zmtp, header, psd_msg_seal(&hello, body, n_body, header), true, recorded.messages);
+            n += zmtp_message(&self->zmtp, body, n_body, false, recorded.messages + n);
             recorded.n_messages = n;
             say(self, recorded.initiate, ZMTP_INITIATE);
             const char *word = hear(self);

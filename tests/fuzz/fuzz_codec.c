@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/codec.h"
+#include "proto/wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
@@ -40,17 +40,6 @@ static void check_tensors(const uint8_t *data, size_t n_bytes)
     psd_tensors_clear(&second);
 }
 
-static void check_cluster(const uint8_t *data, size_t n_bytes)
-{
-    static uint8_t buf[PSD_MAX_LIST];
-    static psd_cluster_t first, second;
-    if (psd_cluster_decode(&first, data, n_bytes, NULL) != PSD_OK)
-        return;
-    assert(psd_cluster_encode(&first, buf, sizeof buf) == n_bytes);
-    assert(psd_cluster_decode(&second, buf, n_bytes, NULL) == PSD_OK);
-    assert(memcmp(&first, &second, sizeof first) == 0);
-}
-
 static void check_round(const uint8_t *data, size_t n_bytes)
 {
     static uint8_t once[PSD_MAX_LIST], twice[PSD_MAX_LIST];
@@ -65,6 +54,19 @@ static void check_round(const uint8_t *data, size_t n_bytes)
     psd_round_clear(&second);
 }
 
+static void check_body(psd_payload_t payload, const uint8_t *data, size_t n_bytes)
+{
+    static uint8_t once[PSD_MAX_LIST];
+    psd_buf_t *first, *second;
+    if (psd_body_decode(payload, data, n_bytes, &first, NULL) != PSD_OK)
+        return;
+    assert(psd_body_encode(payload, first, once, sizeof once) == n_bytes);
+    assert(psd_body_decode(payload, once, n_bytes, &second, NULL) == PSD_OK);
+    assert(first->n_bytes == second->n_bytes && memcmp(first->data, second->data, first->n_bytes) == 0);
+    psd_buf_unref(&first);
+    psd_buf_unref(&second);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
     if (n_bytes == 0)
@@ -76,10 +78,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         check_tensors(data, n_bytes);
         break;
     case 1:
-        check_cluster(data, n_bytes);
+        check_body(PSD_PAYLOAD_CLUSTER, data, n_bytes);
         break;
     case 2:
         check_round(data, n_bytes);
+        break;
+    case 3:
+        check_body(PSD_PAYLOAD_HELLO, data, n_bytes);
+        break;
+    case 4:
+        check_body(PSD_PAYLOAD_SHARD_HELLO, data, n_bytes);
+        break;
+    case 5:
+        check_body(PSD_PAYLOAD_ADMIN_REQUEST, data, n_bytes);
         break;
     default:
         check_header(data, n_bytes, what / 8 * 4);

@@ -11,15 +11,19 @@ psd_peer_t sim_server_peer(const sim_t *self, uint32_t s) { return ROUTER_BIT | 
 static uint32_t index_in(psd_peer_t peer) { return (uint32_t)(peer >> 1 & 0x7fff); }
 static uint64_t life_in(psd_peer_t peer) { return peer >> 16 & 0xffffffff; }
 
-/* Every header travels as bytes, so that what the machines say is also what the codec lets through. */
-static psd_msg_t *over_the_wire(sim_t *self, const psd_msg_t *msg, const psd_buf_t *payload)
+/* Everything travels as bytes, so that what the machines say is also what the codec lets through. */
+static psd_msg_t *over_the_wire(sim_t *self, const psd_action_t *a, psd_buf_t **payload)
 {
-    uint8_t frame[PSD_MAX_HEADER];
+    uint8_t frame[PSD_MAX_FRAME_HEADER];
     psd_err_t err;
+    psd_buf_t *bytes, *own;
     psd_msg_t *copy = malloc(sizeof *copy);
-    size_t n = psd_msg_encode(msg, frame);
-    if (psd_msg_decode(copy, frame, n, payload ? payload->n_bytes : 0, &err) != PSD_OK)
+    const size_t n = psd_wire_write(&a->msg, a->payload, frame, &bytes);
+    own = bytes ? psd_payload_copy(bytes->data, bytes->n_bytes) : NULL; /* which the sender cannot write into any more */
+    if (psd_wire_read(copy, payload, frame, n, own, &err) != PSD_OK)
         sim_broken(self, "a machine sent what the codec refuses: %s", err.text);
+    psd_buf_unref(&bytes);
+    psd_buf_unref(&own);
     return copy;
 }
 
@@ -60,8 +64,7 @@ void sim_send(sim_t *self, uint32_t process, const psd_action_t *a)
         copies = 0;
     for (uint32_t i = 0; i < copies; i++) {
         e.at_ms = (cut ? link->cut_until_ms : self->now_ms) + sim_delay(self);
-        e.msg = over_the_wire(self, &a->msg, a->payload);
-        e.payload = a->payload ? psd_payload_copy(a->payload->data, a->payload->n_bytes) : NULL;
+        e.msg = over_the_wire(self, a, &e.payload);
         sim_schedule(self, e);
     }
 }

@@ -179,9 +179,18 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .clip = self->clip,
                                    .mode = self->mode,
                                    .lr_rule = psd_lr_rule_find("none") };
+    psd_job_settings_t settings = { .text = "sim",
+                                    .clip_value = self->clip.value,
+                                    .clip_norm = self->clip.norm,
+                                    .lease_ms = 1000,
+                                    .has_slow = self->rule.lookahead,
+                                    .in_rounds = psd_mode_has_rounds(self->mode),
+                                    .whole_norm = !psd_mode_has_rounds(self->mode) };
+    snprintf(settings.mode, sizeof settings.mode, "%s", self->mode->name);
+    psd_rule_print(&self->rule, settings.optimizer);
     psd_coordinator_config_t coordinator = { .job = "sim",
                                              .job_id = JOB_ID + server->life * 1000,
-                                             .settings = "sim",
+                                             .settings = &settings,
                                              .n_servers = self->config.servers,
                                              .workers_min = self->config.all_must_stay ? self->config.workers : 1,
                                              .workers_want = self->config.workers - (self->config.late_worker_ms != 0),
@@ -191,7 +200,6 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .rule = self->rule,
                                              .clip = self->clip,
                                              .lr = points.n ? points.lr : psd_rule_lr(&self->rule),
-                                             .has_slow = self->rule.lookahead,
                                              .checkpoints = self->config.save_every != 0,
                                              .save_every_rounds = self->config.save_every,
                                              .points = points.clock,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/rng.h"
+#include "tests/support/said.h"
 
 enum { PARTS = 14, ELEMENTS = 64 };
 
@@ -280,7 +281,7 @@ static const struct kind {
       .span = 1000 },
     { "another job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "another w:1" },
     { "a path for a job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "../../etc/passwd w:1" },
-    { "no job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO },
+    { "no job", NO(MALFORMED), .kind = PSD_MSG_HELLO, .text = "" },
     { "a version to come", NO(PROTOCOL), SET(protocol), .least = PSD_PROTOCOL + 1, .span = 97 },
     { "no version", NO(MALFORMED), SET(protocol), .least = 0, .span = 1 },
     /* to whom */
@@ -387,16 +388,19 @@ psd_msg_t lies_push(const lies_t *self, const void *payload, size_t n)
                         .checksum = psd_crc32c(payload, n) };
 }
 
-/* As a kind wants it: nothing, a chunk, a bitmap of the parts, or some bytes of a list. */
-static size_t payload_bytes(psd_kind_t kind)
+/* As a kind wants it: nothing, a chunk, a bitmap of the parts, or a message of its own, of these words where the row has any. */
+static size_t make_payload(psd_kind_t kind, const char *words, uint8_t *out)
 {
     switch (psd_kind_payload(kind)) {
     case PSD_PAYLOAD_NONE:
         return 0;
     case PSD_PAYLOAD_BITMAP:
         return (PARTS + 7) / 8;
-    default:
+    case PSD_PAYLOAD_CHUNK:
+    case PSD_PAYLOAD_SUMS:
         return ELEMENTS * sizeof(float);
+    default:
+        return words ? said_bytes(kind, words, 0, out) : said_anything(kind, out);
     }
 }
 
@@ -430,13 +434,14 @@ void lies_tell(lies_t *self, size_t kind, lie_t *out)
     out->n_frames = 2;
     memset(out->payload, 0, ELEMENTS * sizeof(float) + 1);
     psd_msg_t m = begin(self, row->kind, out->payload);
-    if (row->text)
+    if (row->text && psd_kind_payload(row->kind) == PSD_PAYLOAD_NONE)
         strcpy(m.text, row->text);
     if (row->size)
         set(self, row, &m);
     if (row->say)
         row->say(self, &m);
-    out->n_payload = payload_bytes(row->size && row->offset == offsetof(psd_msg_t, kind) ? PSD_MSG_PUSH : m.kind);
+    out->n_payload =
+        make_payload(row->size && row->offset == offsetof(psd_msg_t, kind) ? PSD_MSG_PUSH : m.kind, row->text, out->payload);
     out->n_header = psd_msg_seal(&m, out->payload, out->n_payload, sealed) - PSD_SEAL;
     memcpy(out->header, sealed, out->n_header);
     if (!row->spell || row->spell(self, out))

@@ -87,8 +87,8 @@ static int train(member_t *self, psd_worker_t *worker)
                                      .n_dims = self->params[i].n_dims,
                                      .data = self->params[i].data };
     int rc = psd_worker_register(worker, tensors, self->n);
-    psd_position_t at;
-    while (!rc && crew_goes_on(self->crew, (at = psd_worker_position(worker)).clock)) {
+    psd_position_t at = { .size = sizeof at };
+    while (!rc && !(rc = psd_worker_position(worker, &at)) && crew_goes_on(self->crew, at.clock)) {
         psd_ticket_t ticket;
         const size_t n = member_gradient(self, at.clock, at.rank, at.world);
         rc = psd_worker_exchange(worker, self->gradient, n, 1, &ticket);

@@ -14,6 +14,7 @@
 #include "common/net/keys.h"
 #include "proto/codec.h"
 #include "psd/worker.h"
+#include "tests/support/said.h"
 #include "tests/support/dial.h"
 
 /* A job with keys, and who comes to its door: those on the list, strangers, and some who were on it. */
@@ -49,8 +50,10 @@ static void *dial(const char *name, const char *server)
 static void send_message(void *socket, const psd_msg_t *msg)
 {
     uint8_t header[PSD_MAX_FRAME_HEADER];
-    zmq_send(socket, header, psd_msg_seal(msg, NULL, 0, header), ZMQ_SNDMORE | ZMQ_DONTWAIT);
-    zmq_send(socket, "", 0, ZMQ_DONTWAIT);
+    uint8_t bytes[PSD_MAX_LIST];
+    const size_t n = said_bytes(msg->kind, msg->text, 0, bytes);
+    zmq_send(socket, header, psd_msg_seal(msg, bytes, n, header), ZMQ_SNDMORE | ZMQ_DONTWAIT);
+    zmq_send(socket, bytes, n, ZMQ_DONTWAIT);
 }
 
 /* The next answer; false when none comes within `wait_ms`. */
@@ -183,11 +186,10 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
         void *socket = dial(names[n], "ps");
         for (size_t m = 0; m < sizeof messages / sizeof *messages; m++) {
             psd_msg_t msg = messages[m].msg, answer;
-            char header[PSD_MAX_FRAME_HEADER];
-            const uint8_t bitmap = 1;
-            const bool probes = msg.kind == PSD_MSG_PROBE;
-            zmq_send(socket, header, psd_msg_seal(&msg, probes ? &bitmap : NULL, probes, (uint8_t *)header), ZMQ_SNDMORE);
-            zmq_send(socket, &bitmap, probes, 0);
+            uint8_t header[PSD_MAX_FRAME_HEADER], payload[PSD_MAX_LIST] = { 1 /* the bitmap of a probe */ };
+            const size_t n = msg.kind == PSD_MSG_PROBE ? 1 : said_bytes(msg.kind, msg.text, 0, payload);
+            zmq_send(socket, header, psd_msg_seal(&msg, payload, n, header), ZMQ_SNDMORE);
+            zmq_send(socket, payload, n, 0);
             cr_assert(hear(socket, DONE_MS, &answer), "%s, %s", names[n], psd_kind_name(msg.kind));
             const bool may = !strcmp(names[n], messages[m].who);
             const bool no = answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_SENDER;

@@ -9,6 +9,7 @@
 #include <zmq.h>
 
 #include "common/base/rng.h"
+#include "tests/support/said.h"
 #include "tests/support/dial.h"
 #include "tests/support/lies.h"
 #include "tests/support/member.h"
@@ -277,10 +278,11 @@ static uint64_t draw(stranger_t *self, uint64_t n) { return psd_splitmix64(&self
 /* The job's number is told to whoever says hello. */
 static void ask_for_job(stranger_t *self)
 {
-    psd_msg_t msg = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 0xbad, .text = "psd stranger" };
+    psd_msg_t msg = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 0xbad };
+    uint8_t bytes[PSD_MAX_LIST];
     psd_buf_t *payload = NULL;
     void *socket = dial(self->context, 0, stranger());
-    cr_assert(send_message(socket, &msg, NULL, 0));
+    cr_assert(send_message(socket, &msg, bytes, said_bytes(msg.kind, "psd stranger", 0, bytes)));
     cr_assert(read_message(socket, DONE_MS, &msg, &payload));
     cr_assert_eq(msg.kind, PSD_MSG_WELCOME);
     self->lies.job = msg.job;

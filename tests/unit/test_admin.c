@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/core/admin.h"
+#include "tests/support/said.h"
 
 TestSuite(admin, .timeout = 600);
 
@@ -18,7 +19,7 @@ static void setup(void)
 {
     psd_coordinator_config_t config = { .job = "mnist",
                                         .job_id = 9,
-                                        .settings = "x",
+                                        .settings = &(psd_job_settings_t){ .text = "x", .mode = "bsp", .optimizer = "sgd" },
                                         .n_servers = 1,
                                         .workers_min = 1,
                                         .workers_want = 1,
@@ -39,10 +40,11 @@ static void teardown(void)
 /* The answer, which is the last that is said. */
 static const psd_msg_t *ask(uint64_t seq, double value, const char *text)
 {
-    psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = seq, .value = value };
-    snprintf(msg.text, sizeof msg.text, "%s", text);
+    psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = seq };
+    psd_buf_t *body = *text ? said_body(PSD_MSG_ADMIN, text, value) : NULL;
     psd_actions_drop(&out, out.n);
-    psd_admin_message(&admin, coordinator, 1000, OPERATOR, &msg, &out);
+    psd_admin_message(&admin, coordinator, 1000, OPERATOR, &msg, body, &out);
+    psd_buf_unref(&body);
     cr_assert_gt(out.n, 0);
     cr_expect_eq(out.at[out.n - 1].to, OPERATOR);
     cr_expect_eq(out.at[out.n - 1].msg.seq, seq);
@@ -72,13 +74,14 @@ Test(admin, a_request_that_makes_no_sense_is_refused_and_counted, .init = setup,
     expect(ask(1, 0, "cifar pause"), PSD_MSG_REFUSED, PSD_REFUSAL_JOB, "this is job mnist, you ask for job cifar");
     expect(ask(2, 0, "mnist dance"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
     expect(ask(3, 0, "mnist pause now"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
+    expect(ask(7, 0, ""), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing is asked for");
     expect(ask(4, 0, "mnist drain"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
     expect(ask(5, 0, "mnist drain b"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "no worker b is here");
     expect(ask(6, 0, "mnist save"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nowhere to save to");
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(coordinator, &facts);
     cr_expect_eq(facts.rejected[PSD_REFUSAL_JOB], 1);
-    cr_expect_eq(facts.rejected[PSD_REFUSAL_CONFIG], 5);
+    cr_expect_eq(facts.rejected[PSD_REFUSAL_CONFIG], 6);
 }
 
 Test(admin, a_job_that_ends_takes_no_more_requests, .init = setup, .fini = teardown)

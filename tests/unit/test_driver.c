@@ -25,10 +25,11 @@ static psd_err_t err;
 static void on_hello(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
 {
     const size_t s = (size_t)(uintptr_t)arg;
+    psd_buf_t *body;
     psd_msg_t msg, answer = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL };
     uint8_t bytes[PSD_MAX_FRAME_HEADER];
-    (void)payload;
-    cr_assert_eq(psd_msg_open(&msg, header, n, NULL, 0, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_wire_read(&msg, &body, header, n, payload, &err), PSD_OK, "%s", err.text);
+    psd_buf_unref(&body);
     hellos[s] += msg.kind == PSD_MSG_HELLO;
     if (!refuses)
         return;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/core/coordinator.h"
+#include "tests/support/said.h"
 
 TestSuite(endings, .timeout = 600);
 
@@ -17,7 +18,7 @@ static bool alive[WORKERS], shard_alive = true;
 
 static void say(psd_peer_t from, const psd_msg_t *msg, const void *payload, size_t n)
 {
-    psd_buf_t *buf = n ? psd_payload_copy(payload, n) : NULL;
+    psd_buf_t *buf = said_with(msg, payload, n);
     psd_coordinator_message(coordinator, now, from, msg, buf, &out);
     psd_buf_unref(&buf);
 }
@@ -65,7 +66,7 @@ static void begin(const char *mode, uint32_t min, bool drops)
 {
     psd_coordinator_config_t config = { .job = "mnist",
                                         .job_id = JOB,
-                                        .settings = "x",
+                                        .settings = &(psd_job_settings_t){ .text = "x", .mode = "bsp", .optimizer = "sgd" },
                                         .n_servers = 2,
                                         .workers_min = min,
                                         .workers_want = 2,

@@ -143,10 +143,13 @@ Test(handover, the_descriptor_is_readable_from_the_end_of_an_exchange_to_the_nex
 
 Test(handover, settings_are_those_of_the_first_welcome)
 {
-    static psd_cluster_t cluster = { .settings = "mode=bsp", .has_slow = true };
+    static psd_cluster_t cluster = { .n_servers = 1, .settings = { .mode = "bsp", .has_slow = true } };
     const psd_session_position_t position = { 0 };
-    cr_expect_str_eq(psd_handover_settings(handover), "");
+    cr_expect_null(psd_handover_cluster(handover));
     psd_handover_enter(handover, PSD_PHASE_JOINED, &fine, &position, 0, &cluster, false);
-    cr_expect_str_eq(psd_handover_settings(handover), "mode=bsp");
+    memcpy(cluster.settings.mode, "asp", 4);
+    psd_handover_enter(handover, PSD_PHASE_JOINED, &fine, &position, 1, &cluster, false);
+    cr_assert_not_null(psd_handover_cluster(handover));
+    cr_expect_str_eq(psd_handover_cluster(handover)->settings.mode, "bsp");
     cr_expect(look().has_slow);
 }

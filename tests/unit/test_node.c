@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "server/core/node.h"
+#include "tests/support/said.h"
 
 TestSuite(node, .timeout = 600);
 
@@ -32,7 +33,7 @@ static void run_work(void)
 
 static void say(psd_peer_t from, const psd_msg_t *msg, const void *payload, size_t n)
 {
-    psd_buf_t *buf = n ? psd_payload_copy(payload, n) : NULL;
+    psd_buf_t *buf = said_with(msg, payload, n);
     psd_actions_drop(&out, out.n);
     psd_node_message(node, now, from, msg, buf, &out);
     run_work();
@@ -91,7 +92,8 @@ static void make_node(const char *mode, bool checkpoints)
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
     psd_coordinator_config_t coordinator = { .job = "mnist",
                                              .job_id = JOB,
-                                             .settings = "mode=x",
+                                             .settings =
+                                                 &(psd_job_settings_t){ .text = "mode=x", .mode = "bsp", .optimizer = "sgd" },
                                              .n_servers = n_servers,
                                              .workers_min = workers_min,
                                              .workers_want = workers_min,

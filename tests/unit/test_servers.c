@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/core/coordinator.h"
+#include "tests/support/said.h"
 
 TestSuite(servers, .timeout = 600);
 
@@ -20,7 +21,7 @@ static void setup(void)
 {
     psd_coordinator_config_t config = { .job = "mnist",
                                         .job_id = JOB,
-                                        .settings = "x",
+                                        .settings = &(psd_job_settings_t){ .text = "x", .mode = "bsp", .optimizer = "sgd" },
                                         .n_servers = N,
                                         .workers_min = 1,
                                         .workers_want = 1,
@@ -53,8 +54,10 @@ static void ask(unsigned k, int index)
         .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = (uint64_t)(k + 1) << 16, .code = (uint32_t)(index + 1)
     };
     snprintf(msg.text, sizeof msg.text, "mnist tcp://host:%u x", k);
+    psd_buf_t *body = said_with(&msg, NULL, 0);
     psd_actions_drop(&out, out.n);
-    psd_coordinator_message(coordinator, now, peer_of(k), &msg, NULL, &out);
+    psd_coordinator_message(coordinator, now, peer_of(k), &msg, body, &out);
+    psd_buf_unref(&body);
 }
 
 /* For so long processes 0 to `n` - 1 say every 250 ms that they are there, as those of these places. */
@@ -148,8 +151,10 @@ Test(servers, a_place_between_two_runs_is_still_its_servers, .init = setup, .fin
     ask(1, 1);
     ask(2, 2);
     psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77, .text = "mnist a:1" };
+    psd_buf_t *body = said_with(&hello, NULL, 0);
     psd_actions_drop(&out, out.n);
-    psd_coordinator_message(coordinator, now, psd_peer_make(9, 1), &hello, NULL, &out);
+    psd_coordinator_message(coordinator, now, psd_peer_make(9, 1), &hello, body, &out);
+    psd_buf_unref(&body);
     cr_assert_not_null(answer(PSD_MSG_WELCOME)); /* a worker has been told where the servers are */
     const int index[] = { 0, 1 };
     live(1250, 2, index);
@@ -169,11 +174,7 @@ static psd_server_admission_t judge(unsigned k, unsigned hello, uint32_t place, 
 {
     static char endpoint[32], why[PSD_MAX_TEXT];
     snprintf(endpoint, sizeof endpoint, "tcp://host:%u", k);
-    psd_server_hello_t h = { .from = peer_of(k),
-                             .nonce = ((uint64_t)(k + 1) << 16) + hello,
-                             .place = place,
-                             .endpoint = endpoint,
-                             .n_endpoint = strlen(endpoint) };
+    psd_server_hello_t h = { .from = peer_of(k), .nonce = ((uint64_t)(k + 1) << 16) + hello, .place = place, .endpoint = endpoint };
     const psd_server_admission_t said = psd_servers_judge(&table, now, &h, over, why, sizeof why);
     bool is_new;
     if (said == PSD_SERVER_ADMITTED)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tests/support/said.h"
 #include "worker/session.h"
 
 TestSuite(session, .timeout = 600);
@@ -23,7 +24,7 @@ static psd_msg_t message(psd_kind_t kind, uint64_t run)
 
 static void say(const psd_msg_t *msg, const void *payload, size_t n)
 {
-    psd_buf_t *buf = n ? psd_payload_copy(payload, n) : NULL;
+    psd_buf_t *buf = said_with(msg, payload, n);
     psd_actions_drop(&out, out.n);
     psd_session_message(session, now, PSD_PEER_SERVER, msg, buf, &out);
     psd_buf_unref(&buf);
@@ -48,7 +49,9 @@ static const psd_msg_t *sent(psd_kind_t kind)
 static void welcome(uint64_t run, uint64_t nonce)
 {
     uint8_t bytes[512];
-    psd_cluster_t cluster = { .n_servers = 1, .endpoint = { "tcp://here:1" }, .settings = "mode=bsp", .lease_ms = 600 };
+    psd_cluster_t cluster = { .n_servers = 1,
+                              .endpoint = { "tcp://here:1" },
+                              .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600 } };
     psd_msg_t msg = message(PSD_MSG_WELCOME, run);
     msg.seq = nonce;
     say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));

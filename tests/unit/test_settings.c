@@ -36,19 +36,19 @@ static void read_other(const char *flags) { cr_assert_eq(read_as(1, flags), PSD_
 Test(settings, servers_agree_on_number_mode_and_optimizer)
 {
     read_first("--servers=2 --optimizer=sgd(lr=0.5)");
-    cr_expect_str_eq(settings.text, "servers=2 mode=bsp optimizer=" SGD);
-    cr_expect_eq(settings.engine.settings, settings.text);
-    cr_expect_eq(settings.coordinator.settings, settings.text);
+    cr_expect_str_eq(settings.job.text, "servers=2 mode=bsp optimizer=" SGD);
+    cr_expect_eq(settings.engine.settings, settings.job.text);
+    cr_expect_eq(settings.coordinator.settings, &settings.job);
     char first[PSD_MAX_TEXT];
-    memcpy(first, settings.text, sizeof first);
+    memcpy(first, settings.job.text, sizeof first);
     read_other("--servers=2 --optimizer=sgd(lr=0.5)");
-    cr_expect_str_eq(settings.text, first, "or a server could not join");
+    cr_expect_str_eq(settings.job.text, first, "or a server could not join");
 }
 
 Test(settings, what_only_asp_has_is_agreed_on_in_asp)
 {
     read_first("--sync-mode=asp --sync-max-staleness=7 --optimizer=sgd(lr=0.5) --checkpoint-dir=/tmp");
-    cr_expect_str_eq(settings.text, "servers=1 mode=asp optimizer=" SGD " lr_rule=1/W max_staleness=7 checkpoints=yes");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=asp optimizer=" SGD " lr_rule=1/W max_staleness=7 checkpoints=yes");
     cr_expect_eq(settings.engine.max_staleness, 7);
     cr_expect(!psd_mode_has_rounds(settings.engine.mode) && settings.coordinator.mode == settings.engine.mode);
 }
@@ -110,5 +110,7 @@ Test(settings, the_optimizer_gives_the_learning_rate_and_slow_weights)
 {
     read_first("--optimizer=lookahead(sgd(lr=0.25),k=5)");
     cr_expect_float_eq(settings.coordinator.lr, 0.25, 1e-9);
-    cr_expect(settings.coordinator.has_slow);
+    cr_expect(settings.job.has_slow);
+    cr_expect_str_eq(settings.job.optimizer,
+                     "lookahead(sgd(lr=0.25, momentum=0, dampening=0, nesterov=0, weight_decay=0), k=5, alpha=0.5, pullback=none)");
 }

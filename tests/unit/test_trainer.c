@@ -76,19 +76,24 @@ double psd_worker_round_loss(const psd_worker_t *self) { return (void)self, serv
 
 uint64_t psd_worker_job_samples(const psd_worker_t *self) { return (void)self, server.job_samples; }
 
-psd_position_t psd_worker_position(const psd_worker_t *self)
+int psd_worker_position(psd_worker_t *self, psd_position_t *out)
 {
     (void)self;
-    return server.position;
+    *out = server.position;
+    return 0;
 }
 
-const char *psd_worker_settings(const psd_worker_t *self)
+int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
 {
-    static char text[PSD_RULE_TEXT + 64], rule[PSD_RULE_TEXT];
+    static char rule[PSD_RULE_TEXT];
     (void)self;
-    snprintf(text, sizeof text, "mode=%s optimizer=%s servers=1", server.in_asp ? "asp" : "bsp",
-             psd_rule_print(&server.rule, rule));
-    return text;
+    *out = (psd_worker_settings_t){ .text = "as told",
+                                    .mode = server.in_asp ? "asp" : "bsp",
+                                    .optimizer = psd_rule_print(&server.rule, rule),
+                                    .lr_rule = "",
+                                    .lr = psd_rule_lr(&server.rule),
+                                    .in_rounds = !server.in_asp };
+    return 0;
 }
 
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)

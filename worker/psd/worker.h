@@ -88,6 +88,7 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
 
 /* Where this worker stands for its next exchange; values do not change while no exchange is open. */
 typedef struct psd_position {
+    size_t size;      /* sizeof(psd_position_t): set it before the call, so that the struct may grow */
     uint64_t clock;   /* number of the next exchange, from 1: in bsp the round, which may start late */
     uint64_t version; /* steps behind the weights now held (of shard 0) */
     uint32_t rank;    /* 0 .. world-1, for cutting batches */
@@ -98,7 +99,8 @@ typedef struct psd_position {
     int has_slow; /* the optimizer keeps slow weights: evaluate those (psd_worker_pull_slow) */
 } psd_position_t;
 
-psd_position_t psd_worker_position(const psd_worker_t *self);
+/* Fill in `out`, as much of it as its size says. PSD_W_EINVAL for a size of 0, or a larger one than this library's. */
+int psd_worker_position(psd_worker_t *self, psd_position_t *out);
 
 /* The mean loss of the last step's samples, those of all workers, as they have reported it: in bsp that of the round which the last
  * exchange has closed. 0 before the first. */
@@ -108,8 +110,27 @@ double psd_worker_round_loss(const psd_worker_t *self);
  * that made no step do not count. */
 uint64_t psd_worker_job_samples(const psd_worker_t *self);
 
-/* The servers' settings as text, "mode=bsp optimizer=adam(lr=0.001, ...) servers=2"; valid until close. */
-const char *psd_worker_settings(const psd_worker_t *self);
+/* How the job trains. The texts are valid until the handle is closed. */
+typedef struct psd_worker_settings {
+    size_t size;            /* sizeof(psd_worker_settings_t): set it before the call, so that the struct may grow */
+    const char *text;       /* all of it on one line, for people and logs: "servers=2 mode=bsp optimizer=adam(lr=0.001, ...)" */
+    const char *mode;       /* "bsp", "asp": option sync.mode */
+    const char *optimizer;  /* the rule with all its values, as option optimizer takes it */
+    const char *lr_rule;    /* where each push is a step: option sync.lr_rule; else "" */
+    double lr;              /* learning rate in force when this worker joined */
+    double clip_value;      /* bound of each element of the summed gradient; 0: none */
+    double clip_norm;       /* bound of its Euclidean norm; 0: none */
+    uint64_t max_staleness; /* where each push is a step: steps by which it may be late; 0: none is too late */
+    uint32_t servers;       /* how many shards the model is cut into */
+    uint32_t lease_ms;      /* silence after which the servers give a worker up */
+    int has_slow;           /* the optimizer keeps slow weights (psd_worker_pull_slow) */
+    int in_rounds;          /* a step is made of one push of each worker; 0: each push is a step */
+    int checkpoints;        /* the servers make checkpoints */
+} psd_worker_settings_t;
+
+/* Fill in `out`, as much of it as its size says. PSD_W_EINVAL for a size of 0, or a larger one than this library's;
+ * PSD_W_EAGAIN before psd_worker_connect has succeeded. */
+int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out);
 
 typedef uint64_t psd_ticket_t;
 

@@ -13,14 +13,15 @@
 
 #include "common/config/number.h"
 #include "common/net/transport.h"
-#include "proto/codec.h"
+#include "proto/wire.h"
 
 enum { ASK_MS = 200, WAIT_S = 30 };
 
 /* One wish, asked again and again until it is granted or refused: it is known by its number. */
 typedef struct wish {
     psd_msg_t msg;
-    const char *join, *job;
+    psd_admin_request_t request;
+    const char *join;
     psd_keys_source_t keys;
     psd_net_t *net;
     double timeout_s;
@@ -42,7 +43,9 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_msg_t msg;
     psd_err_t err;
     (void)peer;
-    int rc = psd_msg_open(&msg, header, n_header, payload ? payload->data : NULL, payload ? payload->n_bytes : 0, &err);
+    psd_buf_t *body;
+    const int rc = psd_wire_read(&msg, &body, header, n_header, payload, &err);
+    psd_buf_unref(&body);
     if (rc == PSD_EDATA) {
         return; /* damaged on the way: it is asked again */
     } else if (rc != PSD_OK) {
@@ -80,7 +83,11 @@ static void on_ask(uv_timer_t *timer)
 {
     wish_t *self = timer->data;
     uint8_t header[PSD_MAX_FRAME_HEADER];
-    psd_socket_send(self->socket, 0, header, psd_msg_seal(&self->msg, NULL, 0, header), NULL);
+    psd_buf_t *body = psd_body_of_admin_request(&self->request), *bytes;
+    const size_t n = psd_wire_write(&self->msg, body, header, &bytes);
+    psd_socket_send(self->socket, 0, header, n, bytes);
+    psd_buf_unref(&bytes);
+    psd_buf_unref(&body);
 }
 
 static void on_deadline(uv_timer_t *timer)
@@ -154,21 +161,21 @@ static int read_wish(wish_t *self, const psd_args_t *args)
 {
     const psd_verb_t *verb = args->verb;
     const char *const *flag = args->flag, *name = strrchr(verb->name, ' ');
-    char word[256] = "";
-    snprintf(word, sizeof word, "%s", args->word[0] ? args->word[0] : "");
+    const char *job = flag[JOB] ? flag[JOB] : "psd", *given = args->word[0] ? args->word[0] : "";
+    char *word = self->request.word;
     self->join = flag[JOIN] ? flag[JOIN] : "tcp://127.0.0.1:7470";
-    self->job = flag[JOB] ? flag[JOB] : "psd";
     self->keys = (psd_keys_source_t){ .secret = flag[KEY], .server = flag[SERVER_PUBLIC] };
     if (flag[TIMEOUT])
         self->timeout_s = args->value[TIMEOUT].d;
-    if (strchr(self->job, ' ') || !*self->job)
-        return psd_verb_misuse(verb, "--job is the job's name, without blanks; not \"%s\"", self->job);
-    if (args->word[0] && (strchr(word, ' ') || !*word))
-        return psd_verb_misuse(verb, "\"%s\" is no %s", word, verb->words);
-    if (!strcmp(verb->name, "set") && !split_setting(word, &self->msg.value))
+    if (strchr(job, ' ') || !*job || strlen(job) >= sizeof self->request.job)
+        return psd_verb_misuse(verb, "--job is the job's name, without blanks; not \"%s\"", job);
+    if (args->word[0] && (strchr(given, ' ') || !*given || strlen(given) >= sizeof self->request.word))
+        return psd_verb_misuse(verb, "\"%s\" is no %s", given, verb->words);
+    snprintf(word, sizeof self->request.word, "%s", given);
+    if (!strcmp(verb->name, "set") && !split_setting(word, &self->request.value))
         return psd_verb_misuse(verb, "%s is no setting; write optimizer.lr=VALUE, as in optimizer.lr=1e-4", word);
-    snprintf(self->msg.text, sizeof self->msg.text, "%.127s %s%s%.255s", self->job, name ? name + 1 : verb->name, *word ? " " : "",
-             word);
+    snprintf(self->request.job, sizeof self->request.job, "%s", job);
+    snprintf(self->request.verb, sizeof self->request.verb, "%s", name ? name + 1 : verb->name);
     return 0;
 }
 

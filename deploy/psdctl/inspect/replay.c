@@ -40,24 +40,22 @@ uint32_t psd_replay_workers(const psd_golden_case_t *c)
     return n;
 }
 
-/* The servers' settings must have "optimizer=" and exactly this rule. */
-static int check_optimizer(const psd_worker_t *worker, const psd_rule_t *rule, psd_err_t *err)
+/* The servers must run exactly this rule, within the case's bounds. */
+static int check_settings(psd_worker_t *worker, const psd_rule_t *rule, const psd_golden_case_t *c, psd_err_t *err)
 {
     char wanted[PSD_RULE_TEXT];
-    const char *settings = psd_worker_settings(worker);
-    const char *found = settings ? strstr(settings, "optimizer=") : NULL;
-    psd_rule_print(rule, wanted);
-    const size_t n = strlen(wanted);
-    if (!found)
-        return psd_err_set(err, PSD_EREFUSED, "the server does not say which optimizer it runs");
-    found += strlen("optimizer=");
-    if (strncmp(found, wanted, n) == 0 && (found[n] == ' ' || found[n] == '\0'))
-        return PSD_OK;
-    /* The rule ends where its brackets close. */
-    size_t end = strcspn(found, "(");
-    for (int depth = found[end] == '(' ? 1 : 0; depth > 0 && found[end]; end++)
-        depth += (found[end + 1] == '(') - (found[end + 1] == ')');
-    return psd_err_set(err, PSD_EREFUSED, "the server runs %.*s, but this replay needs %s", (int)(end + 1), found, wanted);
+    psd_worker_settings_t found = { .size = sizeof found };
+    const int rc = psd_worker_settings(worker, &found);
+    if (rc)
+        return worker_error(worker, rc, "settings", err);
+    if (strcmp(found.optimizer, psd_rule_print(rule, wanted)))
+        return psd_err_set(err, PSD_EREFUSED, "the server runs %s, but this replay needs %s", found.optimizer, wanted);
+    if (found.clip_value != c->clip.value || found.clip_norm != c->clip.norm)
+        return psd_err_set(err, PSD_EREFUSED,
+                           "the server has clip.value %g and clip.norm %g, but this replay needs %g and %g; start psd with "
+                           "--clip-value %.17g --clip-norm %.17g",
+                           found.clip_value, found.clip_norm, c->clip.value, c->clip.norm, c->clip.value, c->clip.norm);
+    return PSD_OK;
 }
 
 /* Register the weights as the model, tensor by tensor, and make sure that they were taken as they are. */
@@ -76,10 +74,11 @@ static int register_weights(member_t *self)
     const int rc = psd_worker_register(self->worker, tensor, c->n_tensors);
     if (rc)
         return worker_error(self->worker, rc, "register", &self->err);
-    const uint64_t version = psd_worker_position(self->worker).version;
-    if (version != 0 || memcmp(self->w, self->c->w0, self->c->n * sizeof *self->w) != 0)
+    psd_position_t at = { .size = sizeof at };
+    if (psd_worker_position(self->worker, &at) || at.version != 0 ||
+        memcmp(self->w, self->c->w0, self->c->n * sizeof *self->w) != 0)
         return psd_err_set(&self->err, PSD_EREFUSED,
-                           "the server's model is already trained (version %" PRIu64 "); a replay needs a fresh job", version);
+                           "the server's model is already trained (version %" PRIu64 "); a replay needs a fresh job", at.version);
     return PSD_OK;
 }
 
@@ -93,7 +92,7 @@ static void join_one(void *arg)
     if (self->rc)
         self->rc = worker_error(self->worker, self->rc, self->join, &self->err);
     else
-        self->rc = check_optimizer(self->worker, self->rule, &self->err);
+        self->rc = check_settings(self->worker, self->rule, self->c, &self->err);
     if (!self->rc)
         self->rc = register_weights(self);
 }
@@ -108,10 +107,11 @@ static int join_all(member_t *member, uint32_t n, psd_err_t *err)
     for (uint32_t k = 0; k < n; k++)
         if (member[k].rc)
             return *err = member[k].err, member[k].rc;
-    if (psd_worker_position(member[0].worker).world != n)
+    psd_position_t at = { .size = sizeof at };
+    if (psd_worker_position(member[0].worker, &at) || at.world != n)
         return psd_err_set(err, PSD_EREFUSED,
-                           "the case has %u workers, and the job was begun with %u; start psd with --workers-min %u", n,
-                           psd_worker_position(member[0].worker).world, n);
+                           "the case has %u workers, and the job was begun with %u; start psd with --workers-min %u", n, at.world,
+                           n);
     return PSD_OK;
 }
 

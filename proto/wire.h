@@ -1,0 +1,48 @@
+/* wire.h - the edge: what the machines say and hear becomes bytes here, and nowhere else.
+ *
+ * A body is what a payload says. Where the payload is numbers (chunk, bitmap, sums), the body is these bytes themselves, uncopied.
+ * Where it is a protobuf message, the body is its struct, in a reference-counted buffer: it is encoded when it leaves the process and
+ * decoded, with all checks, when it comes in, once each. What machines of one process say to each other is never encoded. */
+#pragma once
+
+#include "common/base/buffer.h"
+#include "proto/codec.h"
+
+/* X(PAYLOAD, word, type, what frees its lists) - payloads whose body is a struct. psd_<word>_encode and _decode are in codec.h. */
+#define PSD_BODIES(X)                                                                                                              \
+    X(TENSORS, tensors, psd_tensor_list_t, psd_tensors_clear)                                                                      \
+    X(CLUSTER, cluster, psd_cluster_t, psd_no_lists)                                                                               \
+    X(ROUND, round, psd_round_t, psd_round_clear)                                                                                  \
+    X(HELLO, hello, psd_hello_t, psd_no_lists)                                                                                     \
+    X(SHARD_HELLO, shard_hello, psd_shard_hello_t, psd_no_lists)                                                                   \
+    X(ADMIN_REQUEST, admin_request, psd_admin_request_t, psd_no_lists)
+
+static inline void psd_no_lists(void *value) { (void)value; }
+
+/* A body with this struct: takes over the lists in `*value`, and copies the rest. Aborts when memory runs out. */
+psd_buf_t *psd_body_make(psd_payload_t payload, const void *value);
+
+/* Its bytes for the wire; their number, 0 when `capacity` is too small. */
+size_t psd_body_encode(psd_payload_t payload, const psd_buf_t *body, uint8_t *buf, size_t capacity);
+
+/* A body from bytes, with all checks; `*body` is the caller's, NULL with PSD_EPROTO or PSD_ENOMEM. */
+int psd_body_decode(psd_payload_t payload, const void *buf, size_t n_bytes, psd_buf_t **body, psd_err_t *err);
+
+/* The struct of a body, valid as long as the body. Asserts that it is one of this payload. */
+const void *psd_body_look(const psd_buf_t *body, psd_payload_t payload);
+
+/* The same by type: psd_body_of_round(&round) makes one, psd_body_round(body) looks into it; and so on. */
+#define X(PAYLOAD, word, type, clear)                                                                                              \
+    static inline psd_buf_t *psd_body_of_##word(const type *value) { return psd_body_make(PSD_PAYLOAD_##PAYLOAD, value); }         \
+    static inline const type *psd_body_##word(const psd_buf_t *body) { return psd_body_look(body, PSD_PAYLOAD_##PAYLOAD); }
+PSD_BODIES(X)
+#undef X
+
+/* Turn a message into its two frames: writes the header, sealed, to `frame`, returns its length, and sets `*bytes` to the payload
+ * frame, a reference of the caller's; NULL when it is empty. `body` NULL: none. Aborts when memory runs out. Any thread. */
+size_t psd_wire_write(const psd_msg_t *msg, psd_buf_t *body, uint8_t frame[PSD_MAX_FRAME_HEADER], psd_buf_t **bytes);
+
+/* The other way, with every check that needs no knowledge of the job; `bytes` NULL: an empty payload. `*body` is the caller's
+ * reference then, NULL without one. PSD_EDATA: it was damaged on the way, and counts as lost; PSD_EPROTO: it is no message of
+ * ours; PSD_ENOMEM. `*body` is NULL then, and `*msg` holds at most kind and protocol. Any thread. */
+int psd_wire_read(psd_msg_t *msg, psd_buf_t **body, const void *frame, size_t n_frame, psd_buf_t *bytes, psd_err_t *err);
