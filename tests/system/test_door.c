@@ -187,9 +187,9 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
         for (size_t m = 0; m < sizeof messages / sizeof *messages; m++) {
             psd_msg_t msg = messages[m].msg, answer;
             uint8_t header[PSD_MAX_FRAME_HEADER], payload[PSD_MAX_LIST] = { 1 /* the bitmap of a probe */ };
-            const size_t n = msg.kind == PSD_MSG_PROBE ? 1 : said_bytes(msg.kind, msg.text, 0, payload);
-            zmq_send(socket, header, psd_msg_seal(&msg, payload, n, header), ZMQ_SNDMORE);
-            zmq_send(socket, payload, n, 0);
+            const size_t n_payload = msg.kind == PSD_MSG_PROBE ? 1 : said_bytes(msg.kind, msg.text, 0, payload);
+            zmq_send(socket, header, psd_msg_seal(&msg, payload, n_payload, header), ZMQ_SNDMORE);
+            zmq_send(socket, payload, n_payload, 0);
             cr_assert(hear(socket, DONE_MS, &answer), "%s, %s", names[n], psd_kind_name(msg.kind));
             const bool may = !strcmp(names[n], messages[m].who);
             const bool no = answer.kind == PSD_MSG_REFUSED && answer.code == PSD_REFUSAL_SENDER;

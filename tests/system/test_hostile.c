@@ -71,8 +71,9 @@ static bool read_message(void *socket, long wait_ms, psd_msg_t *msg, psd_buf_t *
     zmq_msg_init(&body);
     zmq_msg_recv(&body, socket, 0);
     const size_t n_body = zmq_msg_size(&body);
-    const bool good = n >= 0 && psd_msg_open(msg, header, (size_t)n, zmq_msg_data(&body), n_body, NULL) == PSD_OK;
-    *payload = good && n_body ? psd_payload_copy(zmq_msg_data(&body), n_body) : NULL;
+    psd_buf_t *bytes = n_body ? psd_payload_copy(zmq_msg_data(&body), n_body) : NULL;
+    const bool good = n >= 0 && psd_wire_read(msg, payload, header, (size_t)n, bytes, NULL) == PSD_OK;
+    psd_buf_unref(&bytes);
     zmq_msg_close(&body);
     return good;
 }
@@ -187,7 +188,11 @@ static void carry_out(liar_t *self)
             a->msg.kind == PSD_MSG_PUSH && a->payload && is_first(self, &a->msg) && psd_splitmix64(&self->chance) % 4 == 0;
         if (lies)
             lie_before(self, socket, &a->msg, a->payload);
-        send_message(socket, &a->msg, a->payload ? a->payload->data : NULL, a->payload ? a->payload->n_bytes : 0);
+        uint8_t header[PSD_MAX_FRAME_HEADER];
+        psd_buf_t *bytes;
+        const size_t n_header = psd_wire_write(&a->msg, a->payload, header, &bytes);
+        send_frames(socket, header, n_header, bytes ? bytes->data : NULL, bytes ? bytes->n_bytes : 0);
+        psd_buf_unref(&bytes);
         if (lies)
             lie_after(self, socket, &a->msg, a->payload);
     }
