@@ -1,0 +1,378 @@
+/* bench.c - how fast psd is for a program that uses its library, and for `psdctl run`, beside what the same machine allows without
+ * it. Each row of the table below has a program that is measured, and programs that set its limit: they are processes of their
+ * own, warm, and take turns (repeat.h), so that what else the machine does falls on all alike. Told are the medians of the times,
+ * and the median of the ratios of each turn.
+ *
+ *     bench [--turns N] [--json FILE] [--quick] [--list] [ROW...]
+ *
+ * A row is met when its ratio is not above its bar. Rows that need torch say so and are skipped without it. */
+#include <errno.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/config/usage.h"
+#include "tests/bench/repeat.h"
+
+enum { MAX_LIMITS = 2, MAX_SIDES = 1 + MAX_LIMITS, MAX_WORDS = 24, LINE = 256 };
+
+/* Words of the commands below that stand for a size, so that --quick can have small ones. */
+static const struct {
+    const char *word, *full, *quick;
+} sizes[] = {
+    { "BIG", "25165824", "65536" },   /* parameters: 96 MiB */
+    { "MIDDLE", "1048576", "20000" }, /* parameters: 4 MiB */
+    { "UNITS", "1000", "20" },        /* exchanges of a small model in one repetition */
+    { "STEPS", "600", "60" },         /* of training in one repetition */
+};
+
+/* One repetition of one program. */
+typedef struct sample {
+    double mean, median; /* seconds of a unit of its work */
+} sample_t;
+
+typedef struct row row_t;
+struct row {
+    const char *id, *title;
+    const char *measured;          /* a command: a program beside this one, or a script in peers/ */
+    const char *limit[MAX_LIMITS]; /* commands whose times add up to the limit */
+    double bound_ms;               /* the limit where it is a time, else 0 */
+    double bar;                    /* the highest ratio to the limit that is good; 0: it is only told */
+    bool loaded;                   /* each processor also runs a program that never waits */
+    double (*limit_s)(const row_t *self, const sample_t *sample); /* of one turn; sample[0] is of what is measured */
+};
+
+static double sum_of_limits(const row_t *self, const sample_t *sample)
+{
+    double sum = 0;
+    for (size_t i = 0; i < MAX_LIMITS && self->limit[i]; i++)
+        sum += sample[1 + i].mean;
+    return sum;
+}
+
+static double fixed_bound(const row_t *self, const sample_t *sample)
+{
+    (void)sample;
+    return self->bound_ms * 1e-3;
+}
+
+/* The ratio is then how uneven the exchanges are. */
+static double own_median(const row_t *self, const sample_t *sample)
+{
+    (void)self;
+    return sample[0].median;
+}
+
+#define AGAINST(...) .limit = { __VA_ARGS__ }, .limit_s = sum_of_limits
+#define PSD_BIG      "exchange_psd --parameters BIG"
+#define PSD_SMALL    "exchange_psd --parameters 1024 --units UNITS"
+#define ZMQ_BIG      "exchange_zmq --parameters BIG"
+#define STEP_BIG     "exchange_memory --parameters BIG"
+
+/* clang-format off */
+static const row_t rows[] = {
+    { .id = "tcp-barrier", .title = "24 Mi floats, sgd: bare libzmq with a barrier",
+      .measured = PSD_BIG, AGAINST(ZMQ_BIG), .bar = 1.2 },
+    { .id = "tcp-barrier-kept", .title = "24 Mi floats, sgd: the same that keeps its heap",
+      .measured = PSD_BIG, AGAINST(ZMQ_BIG " --keep-heap"), .bar = 1.2 },
+    { .id = "tcp-echo", .title = "24 Mi floats, sgd: bare libzmq's echo + the step",
+      .measured = PSD_BIG, AGAINST(ZMQ_BIG " --answer echo", STEP_BIG), .bar = 1.15 },
+    { .id = "tcp-echo-kept", .title = "24 Mi floats, sgd: the same that keeps its heap",
+      .measured = PSD_BIG, AGAINST(ZMQ_BIG " --answer echo --keep-heap", STEP_BIG), .bar = 1.15 },
+    { .id = "memory-copied", .title = "24 Mi floats, sgd: memcpy, step in place, memcpy",
+      .measured = PSD_BIG, AGAINST(STEP_BIG " --copies"), .bar = 1.6 },
+    { .id = "memory-sgd", .title = "24 Mi floats, sgd: step in place",
+      .measured = PSD_BIG, AGAINST(STEP_BIG), .bar = 2 },
+    { .id = "memory-adam", .title = "24 Mi floats, adam: step in place",
+      .measured = PSD_BIG " --optimizer adam", AGAINST(STEP_BIG " --optimizer adam"), .bar = 1.5 },
+    { .id = "gloo", .title = "24 Mi floats, 2 workers, 2 servers: Gloo, 2 ranks, local step",
+      .measured = PSD_BIG " --workers 2 --servers 2", AGAINST("exchange_gloo.py --parameters BIG"), .bar = 1 / 4. },
+    { .id = "small-tcp", .title = "1,024 floats, sgd: bare libzmq ping-pong",
+      .measured = PSD_SMALL, AGAINST("exchange_zmq --parameters 1024 --units UNITS"), .bar = 1.2 },
+    { .id = "small-local", .title = "1,024 floats, sgd: 40 us",
+      .measured = PSD_SMALL, .bound_ms = 0.04, .limit_s = fixed_bound, .bar = 1 },
+    { .id = "small-loaded", .title = "1,024 floats, all processors loaded, mean: its median",
+      .measured = PSD_SMALL, .loaded = true, .limit_s = own_median, .bar = 5 },
+    { .id = "tensors", .title = "1 Mi floats in 1,000 tensors: in 1 tensor",
+      .measured = "exchange_psd --parameters MIDDLE --tensors 1000 --units 5",
+      AGAINST("exchange_psd --parameters MIDDLE --units 5"), .bar = 1.25 },
+    { .id = "tensors-big", .title = "24 Mi floats in 1,000 tensors: in 1 tensor",
+      .measured = PSD_BIG " --tensors 1000", AGAINST(PSD_BIG), .bar = 1.25 },
+    { .id = "keys", .title = "24 Mi floats, encrypted: in the clear",
+      .measured = PSD_BIG " --keys", AGAINST(PSD_BIG) },
+    { .id = "keys-small", .title = "1,024 floats, encrypted: in the clear",
+      .measured = PSD_SMALL " --keys", AGAINST(PSD_SMALL) },
+    { .id = "heap", .title = "24 Mi floats, a program that keeps its heap: one that does not",
+      .measured = PSD_BIG " --keep-heap", AGAINST(PSD_BIG) },
+    { .id = "mlp-ddp", .title = "a step of an MLP, 2 workers: torch DDP (Gloo), 2 ranks",
+      .measured = "train_psd --workers 2 --steps STEPS", AGAINST("train_torch.py --ranks 2 --units STEPS"), .bar = 1 / 5. },
+    { .id = "mlp-torch", .title = "a step of an MLP, 1 worker: torch in one process",
+      .measured = "train_psd --workers 1 --steps STEPS", AGAINST("train_torch.py --ranks 1 --units STEPS"), .bar = 1 / 1.4 },
+};
+/* clang-format on */
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+/* ---- a program that takes turns with others ---- */
+
+typedef struct side {
+    pid_t pid;
+    FILE *ask, *answer;
+} side_t;
+
+static bool quick;
+
+static const char *size_of(const char *word)
+{
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (!strcmp(word, sizes[i].word))
+            return quick ? sizes[i].quick : sizes[i].full;
+    return word;
+}
+
+static _Noreturn void become(const char *command)
+{
+    char copy[LINE], path[512], here[512], *rest = copy, *words[MAX_WORDS] = { NULL };
+    snprintf(copy, sizeof copy, "%s", command);
+    for (size_t n = 0; n + 1 < MAX_WORDS && rest; n++)
+        words[n] = (char *)(uintptr_t)size_of(strsep(&rest, " "));
+    const bool is_peer = strstr(words[0], ".py");
+    ssize_t length = readlink("/proc/self/exe", here, sizeof here - 1);
+    here[length > 0 ? length : 0] = '\0';
+    snprintf(path, sizeof path, "%.256s/%s", is_peer ? PSD_SOURCE_DIR "/tests/bench/peers" : dirname(here), words[0]);
+    execv(path, words);
+    if (is_peer) {
+        printf("skip /usr/bin/python3 is needed: %s\n", strerror(errno));
+        exit(0);
+    }
+    repeat_die("bench: cannot start %s: %s", path, strerror(errno));
+}
+
+/* False: it cannot be measured here, for a reason that it gave in `line`. */
+static bool start(side_t *self, const char *command, char line[LINE])
+{
+    int ask[2], answer[2];
+    if (pipe(ask) || pipe(answer))
+        repeat_die("bench: no pipe");
+    self->pid = repeat_fork();
+    if (self->pid == 0) {
+        dup2(ask[0], STDIN_FILENO);
+        dup2(answer[1], STDOUT_FILENO);
+        for (int fd = 3; fd < 64; fd++) /* those of the other sides too: what they keep open would never end */
+            close(fd);
+        become(command);
+    }
+    close(ask[0]);
+    close(answer[1]);
+    self->ask = fdopen(ask[1], "w");
+    self->answer = fdopen(answer[0], "r");
+    if (!self->ask || !self->answer || !fgets(line, LINE, self->answer))
+        repeat_die("bench: %s ended before it was ready", command);
+    line[strcspn(line, "\n")] = '\0';
+    if (strncmp(line, "skip ", 5) && strcmp(line, "ready"))
+        repeat_die("bench: %s said: %s", command, line);
+    return strcmp(line, "ready") == 0;
+}
+
+static void stop(side_t *self)
+{
+    fclose(self->ask);
+    fclose(self->answer);
+    waitpid(self->pid, NULL, 0);
+}
+
+static sample_t repeat(side_t *self, const char *command)
+{
+    char line[LINE];
+    sample_t sample;
+    if (fputc('\n', self->ask) < 0 || fflush(self->ask) || !fgets(line, sizeof line, self->answer) ||
+        sscanf(line, "%lf %lf", &sample.mean, &sample.median) != 2)
+        repeat_die("bench: %s has ended", command);
+    return sample;
+}
+
+/* ---- programs that never wait ---- */
+
+enum { MAX_LOAD = 256 };
+
+static size_t start_load(pid_t load[MAX_LOAD])
+{
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    size_t n = 0;
+    for (; n < (size_t)cores && n < MAX_LOAD; n++)
+        if ((load[n] = repeat_fork()) == 0)
+            for (volatile unsigned i = 0;; i++)
+                continue;
+    return n;
+}
+
+static void stop_load(const pid_t *load, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        kill(load[i], SIGKILL);
+        waitpid(load[i], NULL, 0);
+    }
+}
+
+/* ---- rows ---- */
+
+typedef struct outcome {
+    double ms, limit_ms, ratio; /* medians over the turns */
+    char skipped[LINE];         /* why; "": it was measured */
+} outcome_t;
+
+static void take_turns(const row_t *row, side_t *sides, size_t n_sides, size_t turns, outcome_t *out)
+{
+    double *x = calloc(3 * turns, sizeof *x), *ms = x, *limit_ms = x + turns, *ratio = x + 2 * turns;
+    pid_t load[MAX_LOAD];
+    if (!x)
+        repeat_die("bench: no memory");
+    const size_t n_load = row->loaded ? start_load(load) : 0;
+    for (size_t t = 0; t < turns; t++) {
+        sample_t sample[MAX_SIDES] = { 0 };
+        for (size_t i = 0; i < n_sides; i++)
+            sample[i] = repeat(&sides[i], i ? row->limit[i - 1] : row->measured);
+        ms[t] = sample[0].mean * 1e3;
+        limit_ms[t] = row->limit_s(row, sample) * 1e3;
+        ratio[t] = ms[t] / limit_ms[t];
+    }
+    stop_load(load, n_load);
+    out->ms = repeat_median(ms, turns);
+    out->limit_ms = repeat_median(limit_ms, turns);
+    out->ratio = repeat_median(ratio, turns);
+    free(x);
+}
+
+static void measure(const row_t *row, size_t turns, outcome_t *out)
+{
+    side_t sides[MAX_SIDES];
+    char line[LINE];
+    size_t n = 0;
+    bool is_ready = true;
+    *out = (outcome_t){ 0 };
+    /* The limits first: a peer that is not here is known before psd was started for nothing. */
+    for (size_t i = 0; is_ready && i < MAX_LIMITS && row->limit[i]; i++, n++)
+        is_ready = start(&sides[1 + i], row->limit[i], line);
+    if (is_ready && start(&sides[0], row->measured, line))
+        take_turns(row, sides, 1 + n, turns, out);
+    else
+        snprintf(out->skipped, sizeof out->skipped, "%s", line + strlen("skip "));
+    for (size_t i = is_ready ? 0 : 1; i <= n; i++)
+        stop(&sides[i]);
+}
+
+static void print_row(const row_t *row, const outcome_t *is)
+{
+    if (*is->skipped)
+        printf("%-16s %-64s skipped: %s\n", row->id, row->title, is->skipped);
+    else if (row->bar > 0)
+        printf("%-16s %-64s %9.3f %9.3f %8.2f %8.2f\n", row->id, row->title, is->ms, is->limit_ms, is->ratio, row->bar);
+    else
+        printf("%-16s %-64s %9.3f %9.3f %8.2f\n", row->id, row->title, is->ms, is->limit_ms, is->ratio);
+    fflush(stdout);
+}
+
+/* No text of a row, nor a reason of ours, has a quote or a backslash in it. */
+static void write_row(FILE *json, const row_t *row, const outcome_t *is, size_t turns)
+{
+    fprintf(json, "{\"row\": \"%s\", \"title\": \"%s\", \"measured\": \"%s\", ", row->id, row->title, row->measured);
+    if (*is->skipped)
+        fprintf(json, "\"skipped\": \"%s\"}\n", is->skipped);
+    else {
+        fprintf(json, "\"ms\": %.6f, \"limit_ms\": %.6f, \"ratio\": %.4f, \"bar\": ", is->ms, is->limit_ms, is->ratio);
+        fprintf(json, row->bar > 0 ? "%.4f" : "null", row->bar);
+        fprintf(json, ", \"turns\": %zu, \"quick\": %s}\n", turns, quick ? "true" : "false");
+    }
+    fflush(json);
+}
+
+/* ---- the program ---- */
+
+enum { TURNS, JSON, QUICK, LIST };
+static const psd_option_t flags[] = {
+    [TURNS] = { .key = "turns", .type = PSD_OPTION_UINT64, .preset = "11", .range = "1..1001", .help = "of each program in a row" },
+    [JSON] = { .key = "json", .type = PSD_OPTION_PATH, .argument = "FILE", .help = "a line of JSON for each row" },
+    [QUICK] = { .key = "quick", .type = PSD_OPTION_SWITCH, .help = "only look whether it works: small sizes, three turns" },
+    [LIST] = { .key = "list", .type = PSD_OPTION_SWITCH, .help = "the rows and their commands; nothing is measured" },
+    { .key = NULL },
+};
+static const psd_usage_t usage = { .name = "bench",
+                                   .words = "[ROW...]",
+                                   .does = "time psd beside what the machine allows",
+                                   .about = "",
+                                   .flag = flags,
+                                   .examples = "" };
+
+static bool is_asked_for(const psd_given_t *given, const row_t *row)
+{
+    for (size_t i = 0; i < given->n_words; i++)
+        if (!strcmp(given->word[i], row->id))
+            return true;
+    return given->n_words == 0;
+}
+
+static void check_words(const psd_given_t *given)
+{
+    for (size_t i = 0; i < given->n_words; i++) {
+        size_t r = 0;
+        while (r < N_ROWS && strcmp(given->word[i], rows[r].id))
+            r++;
+        if (r == N_ROWS)
+            repeat_die("bench: there is no row %s; see bench --list", given->word[i]);
+    }
+}
+
+static void list_rows(const psd_given_t *given)
+{
+    for (size_t r = 0; r < N_ROWS; r++)
+        if (is_asked_for(given, &rows[r])) {
+            printf("%s\t%s", rows[r].id, rows[r].measured);
+            for (size_t i = 0; i < MAX_LIMITS && rows[r].limit[i]; i++)
+                printf("\t%s", rows[r].limit[i]);
+            putchar('\n');
+        }
+}
+
+/* psd's programs read options from PSD_..., which are not meant for these. */
+static void clear_options(void)
+{
+    for (size_t i = 0; environ[i];) {
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(environ[i], "="), environ[i]);
+        i = !strncmp(name, "PSD_", 4) && !unsetenv(name) ? 0 : i + 1;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
+    quick = given->flag[QUICK];
+    const size_t turns = quick ? 3 : given->value[TURNS].u;
+    check_words(given);
+    if (given->flag[LIST])
+        return list_rows(given), 0;
+    FILE *json = given->flag[JSON] ? fopen(given->flag[JSON], "w") : NULL;
+    if (given->flag[JSON] && !json)
+        repeat_die("bench: %s: %s", given->flag[JSON], strerror(errno));
+    clear_options();
+    signal(SIGPIPE, SIG_IGN);
+    double load = 0;
+    getloadavg(&load, 1);
+    printf("%ld processors, load %.1f before; medians of %zu turns%s\n", sysconf(_SC_NPROCESSORS_ONLN), load, turns,
+           quick ? "; small sizes, which say nothing of speed" : "");
+    printf("%-16s %-64s %9s %9s %8s %8s\n", "row", "what is measured: its limit", "ms", "limit ms", "ratio", "bar");
+    for (size_t r = 0; r < N_ROWS; r++) {
+        outcome_t outcome;
+        if (!is_asked_for(given, &rows[r]))
+            continue;
+        measure(&rows[r], turns, &outcome);
+        print_row(&rows[r], &outcome);
+        if (json)
+            write_row(json, &rows[r], &outcome, turns);
+    }
+    return json && fclose(json) ? 1 : 0;
+}
