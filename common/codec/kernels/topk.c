@@ -40,24 +40,46 @@ static const struct {
     unsigned shift, width;
 } digit[DIGITS] = { { 20, 11 }, { 10, 10 }, { 0, 10 } };
 
-/* How many of y[0..n) have `prefix` above the digit, by the value of the digit. Four tables, for the same counter is not counted
- * up twice in a row as fast. */
+/* Put into `found` the places of the block's values whose magnitude, without its lowest `shift` bits, is `wanted`, or at least that with
+ * `or_more`; returns how many. Comparing takes no branch, and words without any are passed over. */
+static inline __attribute__((always_inline)) size_t find(const float *restrict block, size_t m, unsigned shift, uint32_t wanted,
+                                                         bool or_more, uint8_t *restrict found)
+{
+    uint8_t is_found[PSD_CODEC_BLOCK];
+    size_t n_found = 0;
+    if (m < PSD_CODEC_BLOCK)
+        memset(is_found, 0, sizeof is_found);
+    PSD_VECTOR
+    for (size_t i = 0; i < m; i++) {
+        const int32_t size = (int32_t)(psd_f32_magnitude(block[i]) >> shift);
+        is_found[i] = or_more ? size >= (int32_t)wanted : size == (int32_t)wanted;
+    }
+    for (size_t i = 0; i < m; i += sizeof(uint64_t)) {
+        uint64_t eight;
+        memcpy(&eight, is_found + i, sizeof eight);
+        for (; eight; eight &= eight - 1)
+            found[n_found++] = (uint8_t)(i + (size_t)__builtin_ctzll(eight) / 8);
+    }
+    return n_found;
+}
+
+/* How many of y[0..n) have `prefix` above the digit, by the value of the digit. At the first digit, where all count, there are four
+ * tables: the same counter is not counted up twice in a row as fast. */
 static void count_digits(const float *y, size_t n, int level, uint32_t prefix, size_t table[RADIX])
 {
     enum { TABLES = 4 };
     uint32_t count[TABLES][RADIX];
     const unsigned shift = digit[level].shift, width = digit[level].width;
-    const uint32_t mask = (1u << width) - 1;
     memset(count, 0, sizeof count);
     if (level == 0)
         for (size_t i = 0; i < n; i++)
             count[i % TABLES][psd_f32_magnitude(y[i]) >> shift]++;
-    else
-        for (size_t i = 0; i < n; i++) {
-            const uint32_t size = psd_f32_magnitude(y[i]);
-            if (size >> shift >> width == prefix)
-                count[i % TABLES][size >> shift & mask]++;
-        }
+    for (size_t from = 0; level && from < n; from += PSD_CODEC_BLOCK) {
+        uint8_t found[PSD_CODEC_BLOCK];
+        const size_t n_found = find(y + from, psd_block_elements(n, from), shift + width, prefix, false, found);
+        for (size_t i = 0; i < n_found; i++)
+            count[0][psd_f32_magnitude(y[from + found[i]]) >> shift & ((1u << width) - 1)]++;
+    }
     for (size_t d = 0; d < RADIX; d++) {
         table[d] = 0;
         for (size_t t = 0; t < TABLES; t++)
@@ -93,23 +115,17 @@ static void encode(const float *restrict y, size_t n, size_t from, size_t count,
         const float *block = y + b * PSD_CODEC_BLOCK;
         const size_t m = psd_block_elements(n, b * PSD_CODEC_BLOCK);
         const uint8_t *first = place;
-        uint8_t is_large[PSD_CODEC_BLOCK];
-        if (m < PSD_CODEC_BLOCK)
-            memset(is_large, 0, sizeof is_large);
-        PSD_VECTOR
-        for (size_t i = 0; i < m; i++)
-            is_large[i] = psd_f32_magnitude(block[i]) >= least;
-        for (size_t i = 0; i < m; i += sizeof(uint64_t)) {
-            uint64_t any; /* few are */
-            memcpy(&any, is_large + i, sizeof any);
-            for (size_t j = i; any && j < i + sizeof any; j++) {
-                if (!is_large[j] || (psd_f32_magnitude(block[j]) == least && n_ties == 0))
-                    continue;
-                n_ties -= psd_f32_magnitude(block[j]) == least;
-                psd_f32_store(value, block[j]);
-                value += sizeof(float);
-                *place++ = (uint8_t)j;
-            }
+        uint8_t found[PSD_CODEC_BLOCK];
+        const size_t n_found = find(block, m, 0, least, true, found);
+        for (size_t i = 0; i < n_found; i++) {
+            const float kept = block[found[i]];
+            const bool ties = psd_f32_magnitude(kept) == least;
+            if (ties && n_ties == 0)
+                continue;
+            n_ties -= ties;
+            psd_f32_store(value, kept);
+            value += sizeof kept;
+            *place++ = found[i];
         }
         const uint16_t n_here = (uint16_t)(place - first);
         memcpy(counts + b * sizeof n_here, &n_here, sizeof n_here);
