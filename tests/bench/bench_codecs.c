@@ -1,5 +1,5 @@
-/* bench_codecs.c - how fast each codec codes and decodes, on one thread: GB/s of floats by the thread's own time, the median over rounds. A chunk of 256 Ki
- * floats at a time, of a gradient larger than the caches. Usage: bench_codecs [ISA] */
+/* bench_codecs.c - how fast each codec codes and decodes, on one thread: GB/s of floats by the thread's own time, the median over rounds.
+ * A chunk of 256 Ki floats at a time, of a gradient larger than the caches. Usage: bench_codecs [ISA] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
