@@ -37,6 +37,7 @@ struct psd_driver {
     uint64_t seen_ms;                             /* when the last tick was, for our own absence */
     uint64_t wait_since_ms;                       /* of the present phase, or of its last line */
     char trouble[400];                            /* with a connection to another server than the first; "": none */
+    psd_buf_t *highest;                           /* of the large blocks that came: it keeps those below it in the heap */
 };
 
 static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
@@ -171,9 +172,23 @@ static void after_event(psd_driver_t *self)
     publish(self);
 }
 
+/* Weights come in blocks that ZeroMQ takes from the C library's heap, one for each message. When the blocks at the top of a heap are
+ * free, their pages go back to the system, and the next exchange faults them in again, which is a fifth of all that this process
+ * does. psd's main() tells the C library to keep them; a library must not do so in its user's process. It can hold one block: the
+ * one at the highest address, so that those below it are no longer at the top, and serve the next messages as they are. */
+static void hold_highest(psd_driver_t *self, psd_buf_t *block)
+{
+    enum { LARGE = 1 << 16 }; /* bytes; ZeroMQ has smaller ones in blocks that they share */
+    if (!block || block->n_bytes < LARGE || (self->highest && (uintptr_t)block->data < (uintptr_t)self->highest->data))
+        return;
+    psd_buf_unref(&self->highest);
+    self->highest = psd_buf_ref(block);
+}
+
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     psd_driver_t *self = arg;
+    hold_highest(self, payload);
     psd_msg_t msg;
     psd_err_t err;
     self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
@@ -369,6 +384,7 @@ static void destroy(psd_driver_t *self)
     psd_uplink_close(&self->uplink, 0);
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);
+    psd_buf_unref(&self->highest);
     free(self);
 }
 
