@@ -1,7 +1,7 @@
 /* bench.c - how fast psd is for a program that uses its library, and for `psdctl run`, beside what the same machine allows without
  * it. Each row of the table below has a program that is measured, and programs that set its limit: they are processes of their
  * own, warm, and take turns (repeat.h), so that what else the machine does falls on all alike. Told are the medians of the times,
- * and the median of the ratios of each turn.
+ * the median of the turns' ratios, and the range that half of these are in, which says how far it can be trusted.
  *
  *     bench [--turns N] [--json FILE] [--quick] [--list] [ROW...]
  *
@@ -222,6 +222,7 @@ static void stop_load(const pid_t *load, size_t n)
 
 typedef struct outcome {
     double ms, limit_ms, ratio; /* medians over the turns */
+    double low, high;           /* half of the turns' ratios are between these */
     char skipped[LINE];         /* why; "": it was measured */
 } outcome_t;
 
@@ -243,7 +244,9 @@ static void take_turns(const row_t *row, side_t *sides, size_t n_sides, size_t t
     stop_load(load, n_load);
     out->ms = repeat_median(ms, turns);
     out->limit_ms = repeat_median(limit_ms, turns);
-    out->ratio = repeat_median(ratio, turns);
+    out->ratio = repeat_median(ratio, turns); /* and sorts them */
+    out->low = ratio[turns / 4];
+    out->high = ratio[turns - 1 - turns / 4];
     free(x);
 }
 
@@ -268,11 +271,13 @@ static void measure(const row_t *row, size_t turns, outcome_t *out)
 static void print_row(const row_t *row, const outcome_t *is)
 {
     if (*is->skipped)
-        printf("%-16s %-64s skipped: %s\n", row->id, row->title, is->skipped);
-    else if (row->bar > 0)
-        printf("%-16s %-64s %9.3f %9.3f %8.2f %8.2f\n", row->id, row->title, is->ms, is->limit_ms, is->ratio, row->bar);
+        printf("%-16s %-62s skipped: %s", row->id, row->title, is->skipped);
     else
-        printf("%-16s %-64s %9.3f %9.3f %8.2f\n", row->id, row->title, is->ms, is->limit_ms, is->ratio);
+        printf("%-16s %-62s %9.3f %9.3f %8.2f %7.2f..%-7.2f", row->id, row->title, is->ms, is->limit_ms, is->ratio, is->low,
+               is->high);
+    if (!*is->skipped && row->bar > 0)
+        printf("%6.2f", row->bar);
+    putchar('\n');
     fflush(stdout);
 }
 
@@ -283,7 +288,8 @@ static void write_row(FILE *json, const row_t *row, const outcome_t *is, size_t 
     if (*is->skipped)
         fprintf(json, "\"skipped\": \"%s\"}\n", is->skipped);
     else {
-        fprintf(json, "\"ms\": %.6f, \"limit_ms\": %.6f, \"ratio\": %.4f, \"bar\": ", is->ms, is->limit_ms, is->ratio);
+        fprintf(json, "\"ms\": %.6f, \"limit_ms\": %.6f, \"ratio\": %.4f, \"low\": %.4f, \"high\": %.4f, \"bar\": ", is->ms,
+                is->limit_ms, is->ratio, is->low, is->high);
         fprintf(json, row->bar > 0 ? "%.4f" : "null", row->bar);
         fprintf(json, ", \"turns\": %zu, \"quick\": %s}\n", turns, quick ? "true" : "false");
     }
@@ -364,7 +370,8 @@ int main(int argc, char **argv)
     getloadavg(&load, 1);
     printf("%ld processors, load %.1f before; medians of %zu turns%s\n", sysconf(_SC_NPROCESSORS_ONLN), load, turns,
            quick ? "; small sizes, which say nothing of speed" : "");
-    printf("%-16s %-64s %9s %9s %8s %8s\n", "row", "what is measured: its limit", "ms", "limit ms", "ratio", "bar");
+    printf("%-16s %-62s %9s %9s %8s %-16s%6s\n", "row", "what is measured: its limit", "ms", "limit ms", "ratio",
+           " half of them in", "bar");
     for (size_t r = 0; r < N_ROWS; r++) {
         outcome_t outcome;
         if (!is_asked_for(given, &rows[r]))

@@ -18,7 +18,7 @@ while IFS=$'\t' read -r row commands; do
     if [[ $line == *'"skipped": '* ]]; then
         [[ $commands == *.py* && $line =~ torch|python3 ]] || fail "a row was skipped that needs no torch: $line"
     else
-        [[ $line =~ \"ms\":\ $number,\ \"limit_ms\":\ $number,\ \"ratio\":\ $number,\ \"bar\":\ ($number|null), ]] ||
+        [[ $line =~ \"ms\":\ $number,\ \"limit_ms\":\ $number,\ \"ratio\":\ $number,\ \"low\":\ $number,\ \"high\":\ $number,\ \"bar\":\ ($number|null), ]] ||
             fail "a row without its numbers: $line"
         ! grep -qE '"(ms|limit_ms)": 0\.0+,' <<<"$line" || fail "a row that took no time: $line"
     fi
