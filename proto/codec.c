@@ -34,6 +34,7 @@
     X(codec, PSD_CODEC_RAW)                                                                                                        \
     X(checksum, UINT32_MAX)                                                                                                        \
     X(n_elements, PSD_MAX_CHUNK)                                                                                                   \
+    X(chunks, PSD_MAX_CHUNK)                                                                                                       \
     X(seq, UINT64_MAX)                                                                                                             \
     X(saved, PSD_MAX_COUNT)                                                                                                        \
     X(code, UINT32_MAX)                                                                                                            \
@@ -62,13 +63,14 @@
     X(has_slow, 1)                                                                                                                 \
     X(in_rounds, 1)                                                                                                                \
     X(whole_norm, 1)                                                                                                               \
-    X(checkpoints, 1)
+    X(checkpoints, 1)                                                                                                              \
+    X(part_elements, PSD_MAX_CHUNK)
 
 typedef struct kind_row {
     const char *name;
     unsigned sender, receiver;
     psd_payload_t payload;
-    bool may_be_empty; /* a chunk without elements, an answer without a request */
+    bool may_be_empty; /* a part without elements, an answer without a request */
 } kind_row_t;
 
 static const kind_row_t kinds[] = {
@@ -232,15 +234,18 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
     case PSD_PAYLOAD_BITMAP:
         wanted = (header->parts + 7) / 8;
         break;
-    case PSD_PAYLOAD_CHUNK:
+    case PSD_PAYLOAD_PART:
         if (header->n_elements == 0 && !kind->may_be_empty)
             return psd_err_set(err, PSD_EPROTO, "%s.n_elements is 0, at least 1", kind->name);
         if (header->n_elements && (header->dtype != PSD_DTYPE_F32 || header->codec != PSD_CODEC_RAW))
-            return psd_err_set(err, PSD_EPROTO, "%s.%s is 0 with a chunk; 1 is known", kind->name,
+            return psd_err_set(err, PSD_EPROTO, "%s.%s is 0 with a part; 1 is known", kind->name,
                                header->dtype != PSD_DTYPE_F32 ? "dtype" : "codec");
         if (header->n_elements && header->parts == 0)
-            return psd_err_set(err, PSD_EPROTO, "%s.parts is 0 with a chunk, at least 1", kind->name);
-        wanted = (size_t)header->n_elements * sizeof(float);
+            return psd_err_set(err, PSD_EPROTO, "%s.parts is 0 with a part, at least 1", kind->name);
+        if (header->chunks > header->n_elements)
+            return psd_err_set(err, PSD_EPROTO, "%s.chunks is %" PRIu32 " of %" PRIu32 " elements", kind->name, header->chunks,
+                               header->n_elements);
+        wanted = (size_t)header->n_elements * sizeof(float) + (header->chunks + 7) / 8;
         break;
     case PSD_PAYLOAD_SUMS:
         wanted = (size_t)header->parts * header->n_elements * sizeof(double);
@@ -350,7 +355,7 @@ bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes)
 
 /* -- frames ------------------------------------------------------------------------------------------------ */
 
-static bool seals_payload(psd_kind_t kind) { return psd_kind_payload(kind) != PSD_PAYLOAD_CHUNK; }
+static bool seals_payload(psd_kind_t kind) { return psd_kind_payload(kind) != PSD_PAYLOAD_PART; }
 
 static void put_seal(uint8_t *frame, size_t n)
 {
@@ -589,6 +594,8 @@ static int read_settings(psd_job_settings_t *out, const Psd__Settings *message, 
     out->field = message->field;
     SETTINGS_NUMBERS(X)
 #undef X
+    if (!message->part_elements)
+        return psd_err_set(err, PSD_EPROTO, "Settings.part_elements is 0, at least 1");
     return PSD_OK;
 }
 

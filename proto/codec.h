@@ -1,7 +1,7 @@
 /* codec.h - bytes <-> plain structs, with every check that can be made without knowing the job.
  *
  * A psd message is exactly two ZeroMQ frames (a ROUTER sees a routing id before them): a protobuf `Header` of at
- * most 4 KiB and a payload, which is empty, a tensor chunk (raw little-endian float32), a bitmap of chunks, or a
+ * most 4 KiB and a payload, which is empty, a part of the model (raw little-endian float32), a bitmap of parts, or a
  * small protobuf message of its own. Meaning of each kind and field: proto/PROTOCOL.md. Nothing here knows a socket. */
 #pragma once
 
@@ -16,7 +16,7 @@ enum {
     PSD_PROTOCOL = 4,        /* version spoken */
     PSD_MAX_HEADER = 4096,   /* bytes of a header frame */
     PSD_MAX_LIST = 65536,    /* bytes of a payload that is a protobuf message */
-    PSD_MAX_CHUNK = 1 << 18, /* elements of a chunk */
+    PSD_MAX_CHUNK = 1 << 18, /* elements of a chunk, and of a part */
     PSD_MAX_TEXT = 1024,     /* bytes of a header's text, with its end */
     PSD_MAX_RECIPE = 256,    /* bytes of what a worker trains on, with its end */
     PSD_MAX_NAME = 128,      /* bytes of a job, tensor or host name, with its end */
@@ -27,7 +27,7 @@ enum {
     PSD_MAX_SERVERS = 64,    /* servers of a job */
     PSD_MAX_TENSORS = 1024,  /* tensors of a model */
     PSD_MAX_DIMS = 8,        /* dimensions of a tensor */
-    PSD_MAX_PARTS = 1 << 20  /* chunks of a shard */
+    PSD_MAX_PARTS = 1 << 20  /* parts, and chunks, of a shard */
 };
 
 /* Counters (clocks, versions, epochs, incarnations, views) stop below this, so that one more never overflows; the
@@ -38,8 +38,8 @@ enum {
 
 typedef enum psd_payload {
     PSD_PAYLOAD_NONE,   /* empty */
-    PSD_PAYLOAD_CHUNK,  /* n_elements float32; empty when n_elements is 0 and the kind allows it */
-    PSD_PAYLOAD_BITMAP, /* (parts + 7) / 8 bytes, bit i for the i-th chunk of the shard, unused bits 0 */
+    PSD_PAYLOAD_PART,   /* n_elements float32, and a bitmap of `chunks` bits; empty when n_elements is 0 and the kind allows it */
+    PSD_PAYLOAD_BITMAP, /* (parts + 7) / 8 bytes, bit i for the i-th part of the shard, unused bits 0 */
     PSD_PAYLOAD_SUMS,   /* parts * n_elements float64, little-endian; may be none */
     /* protobuf messages, each of them a struct of the same name below */
     PSD_PAYLOAD_TENSORS,
@@ -74,14 +74,14 @@ enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERA
     X(REPORT, 11, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0, "a named number for the status page: text, value, clock")          \
     X(ATTACH, 12, PSD_FROM_WORKER, PSD_TO_SHARD, NONE, 0, "a worker opens its session with a shard")                               \
     X(ATTACHED, 13, PSD_FROM_SHARD, PSD_TO_WORKER, NONE, 0, "the shard's state")                                                   \
-    X(INIT_WANTED, 14, PSD_FROM_SHARD, PSD_TO_WORKER, BITMAP, 0, "please send the initial values of these chunks")                 \
-    X(INIT, 15, PSD_FROM_WORKER, PSD_TO_SHARD, CHUNK, 0, "initial values of one chunk")                                            \
-    X(PUSH, 16, PSD_FROM_WORKER, PSD_TO_SHARD, CHUNK, 1, "one chunk's gradient for a clock; empty: no gradient")                   \
-    X(WEIGHTS, 17, PSD_FROM_SHARD, PSD_TO_WORKER, CHUNK, 1, "one chunk's weights for the next clock; empty: unchanged")            \
+    X(INIT_WANTED, 14, PSD_FROM_SHARD, PSD_TO_WORKER, BITMAP, 0, "please send the initial values of these parts")                  \
+    X(INIT, 15, PSD_FROM_WORKER, PSD_TO_SHARD, PART, 0, "initial values of one part")                                              \
+    X(PUSH, 16, PSD_FROM_WORKER, PSD_TO_SHARD, PART, 1, "one part's gradient for a clock; empty: no gradient")                     \
+    X(WEIGHTS, 17, PSD_FROM_SHARD, PSD_TO_WORKER, PART, 1, "one part's weights for the next clock; empty: unchanged")              \
     X(PROBE, 18, PSD_FROM_WORKER, PSD_TO_SHARD, BITMAP, 0, "which of my pushes are missing; send me these weights")                \
     X(PROGRESS, 19, PSD_FROM_SHARD, PSD_TO_WORKER, BITMAP, 0, "send me these pushes of the clock")                                 \
-    X(PULL, 20, PSD_FROM_WORKER, PSD_TO_SHARD, BITMAP, 0, "send these chunks' slow weights")                                       \
-    X(SLOW, 21, PSD_FROM_SHARD, PSD_TO_WORKER, CHUNK, 0, "one chunk's slow weights")                                               \
+    X(PULL, 20, PSD_FROM_WORKER, PSD_TO_SHARD, BITMAP, 0, "send these parts' slow weights")                                        \
+    X(SLOW, 21, PSD_FROM_SHARD, PSD_TO_WORKER, PART, 0, "one part's slow weights")                                                 \
     X(SHARD_HELLO, 22, PSD_FROM_SHARD, PSD_TO_COORDINATOR, SHARD_HELLO, 0, "a server asks to serve")                               \
     X(SHARD_WELCOME, 23, PSD_FROM_COORDINATOR, PSD_TO_SHARD, NONE, 0, "its index, and how many servers there are")                 \
     X(COMMAND, 24, PSD_FROM_COORDINATOR, PSD_TO_SHARD, ROUND, 0, "the next entry of the coordinator's log")                        \
@@ -170,16 +170,17 @@ typedef struct psd_msg {
     uint64_t sync_epoch;     /* Lookahead syncs of the shard */
     uint32_t shard;          /* index of the server */
     uint64_t shard_epoch;    /* rises each time that server starts; from 1 */
-    uint32_t part;           /* index of the chunk within the shard */
-    uint32_t parts;          /* chunks of the shard */
+    uint32_t part;           /* which of the shard's parts, which are runs of its chunks (common/base/partition.h) */
+    uint32_t parts;          /* parts of the shard */
     uint64_t samples;        /* loss terms behind the gradient (n_i) */
     double loss;             /* mean loss of those samples; may be Inf or NaN: a diverged run must be seen */
     double norm2;            /* sum of squares of the worker's whole gradient, where it was taken (asp); else 0 */
     bool nonfinite;          /* a value behind norm2 is Inf or NaN; norm2 may be so only then */
-    uint32_t dtype;          /* PSD_DTYPE_F32 with a chunk */
-    uint32_t codec;          /* PSD_CODEC_RAW with a chunk */
+    uint32_t dtype;          /* PSD_DTYPE_F32 with a part */
+    uint32_t codec;          /* PSD_CODEC_RAW with a part */
     uint32_t checksum;       /* CRC-32C of the payload; 0 when empty */
-    uint32_t n_elements;     /* elements of the chunk */
+    uint32_t n_elements;     /* elements of the part; in SHARD_WELCOME the most of one */
+    uint32_t chunks;         /* of the part: a bitmap of so many follows the elements, of those that have a gradient; 0: all have */
     uint64_t seq;            /* log entry; or echoes the asker's number */
     uint64_t saved;          /* clock of the newest checkpoint that this shard has made durable, plus 1; 0: none */
     uint32_t code;           /* refusal, or state; by kind */
@@ -214,7 +215,7 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);
 int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t payload_bytes, psd_err_t *err);
 
 /* -- frames as they travel: a header, then the CRC-32C of its bytes, little-endian. A payload has its own in `checksum`;
- *    that of a chunk is set by whoever makes the chunk, and compared when it is read; that of any other is set and
+ *    that of a part is set by whoever makes it, and compared when it is read; that of any other is set and
  *    compared here. So nothing that was damaged on the way is taken for what was said. */
 enum { PSD_SEAL = 4, PSD_MAX_FRAME_HEADER = PSD_MAX_HEADER + PSD_SEAL };
 
@@ -274,6 +275,7 @@ typedef struct psd_job_settings {
     bool in_rounds;               /* steps are made by closing rounds */
     bool whole_norm;              /* a push brings the norm of its whole gradient */
     bool checkpoints;             /* the servers make checkpoints */
+    uint32_t part_elements;       /* most elements of a part, at least 1 */
 } psd_job_settings_t;
 
 typedef struct psd_cluster {

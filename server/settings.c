@@ -83,7 +83,8 @@ static void describe(psd_settings_t *out, const psd_options_t *options)
                                  .has_slow = engine->rule.lookahead,
                                  .in_rounds = psd_mode_has_rounds(engine->mode),
                                  .whole_norm = !psd_mode_has_rounds(engine->mode),
-                                 .checkpoints = *out->checkpoint_dir != '\0' };
+                                 .checkpoints = *out->checkpoint_dir != '\0',
+                                 .part_elements = (uint32_t)(psd_options_uint(options, PSD_OPT_message_size) / sizeof(float)) };
     snprintf(job->mode, sizeof job->mode, "%s", engine->mode->name);
     psd_rule_print(&engine->rule, job->optimizer);
     if (!job->in_rounds) {

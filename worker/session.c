@@ -23,8 +23,8 @@ enum {
 
 typedef struct server {
     bool attached;
-    uint32_t n_parts;   /* chunks there, at least 1 */
-    uint32_t n_lacking; /* chunks whose weights are awaited */
+    uint32_t n_parts;   /* parts there, at least 1 */
+    uint32_t n_lacking; /* parts whose weights are awaited */
     uint8_t *lacking;   /* bitmap of those */
     uint64_t version;   /* of the weights held */
     double samples;     /* of the whole job, behind that version */
@@ -33,7 +33,7 @@ typedef struct server {
     uint64_t probe_seq; /* number of the last probe */
     uint64_t mark;      /* answers to probes of lower numbers say nothing about what is awaited now */
     uint64_t init_seq;  /* number of the newest INIT_WANTED that was answered */
-    uint32_t next_pull; /* chunk from which on slow weights have not been asked for */
+    uint32_t next_pull; /* part from which on slow weights have not been asked for */
     uint64_t flying;    /* elements of those that have been and have not come */
     char waiting[192];  /* what its last WAIT said */
 } server_t;
@@ -64,7 +64,7 @@ struct psd_session {
     uint64_t clock;         /* of the next or the open exchange, from 1 */
     bool synced;            /* the clock is known */
     const float **gradient; /* of the open exchange */
-    uint32_t next_part;     /* of its chunks, the next to be pushed */
+    uint32_t next_part;     /* of its parts, the next to be pushed */
     uint64_t samples;
     uint64_t weights_ms; /* when the weights that it holds were all here */
     uint64_t away_ms;    /* for how long this process stood still while they were awaited */
@@ -78,7 +78,7 @@ struct psd_session {
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
     uint64_t rejoins; /* how often it has joined again by itself */
-    uint64_t moved;   /* chunks sent and taken */
+    uint64_t moved;   /* parts sent and taken */
     bool run_is_over; /* the servers have begun another run, and the caller has not asked for anything since */
     bool drains;      /* an operator wants it to leave */
     char told[192];   /* what server 0 says that the job waits for */
@@ -149,12 +149,46 @@ static psd_msg_t *send_to(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_
 
 static uint32_t n_servers(const psd_session_t *self) { return self->cluster ? self->cluster->n_servers : 0; }
 
-/* Chunks that the server really holds: a server without chunks still has one empty part. */
+/* Parts that the server really holds: a server without chunks still has one empty part. */
 static uint32_t real_parts(const psd_session_t *self, uint32_t s) { return self->map.n_parts[s]; }
 
-static const psd_chunk_t *chunk_at(const psd_session_t *self, uint32_t s, uint32_t part)
+static const psd_part_t *part_at(const psd_session_t *self, uint32_t s, uint32_t part) { return &self->map.part[s][part]; }
+
+/* -- a part of the model as it lies in the caller's arrays, one per tensor */
+
+/* Where a part that is one stretch of one tensor begins; NULL: it has to be gathered. */
+static const float *stretch_of(const psd_session_t *self, uint32_t s, uint32_t part, const float *const *array)
 {
-    return &self->map.chunk[self->map.part[s][part]];
+    const psd_chunk_t *c = psd_partition_at(&self->map, s, part, 0);
+    return psd_partition_is_stretch(&self->map, s, part) ? array[c->tensor] + c->offset : NULL;
+}
+
+/* Copy a part's chunks together into a new buffer of the part's elements, 0 where a tensor has no array, with `n_more` bytes
+ * behind them. */
+static psd_buf_t *gather(const psd_session_t *self, uint32_t s, uint32_t part, const float *const *array, size_t n_more)
+{
+    const psd_part_t *p = part_at(self, s, part);
+    psd_buf_t *out = psd_buf_new(p->n * sizeof(float) + n_more);
+    assert(out && "no memory for a message");
+    for (uint32_t i = 0; i < p->n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&self->map, s, part, i);
+        float *to = (float *)out->data + c->at;
+        if (array[c->tensor])
+            memcpy(to, array[c->tensor] + c->offset, c->n * sizeof *to);
+        else
+            memset(to, 0, c->n * sizeof *to);
+    }
+    return out;
+}
+
+static void describe_part(const psd_session_t *self, uint32_t s, uint32_t part, const psd_buf_t *payload, psd_msg_t *msg)
+{
+    msg->part = part;
+    msg->parts = self->server[s].n_parts;
+    msg->n_elements = part_at(self, s, part)->n;
+    msg->dtype = PSD_DTYPE_F32;
+    msg->codec = PSD_CODEC_RAW;
+    msg->checksum = psd_crc32c(payload->data, payload->n_bytes);
 }
 
 /* ---- asking, and asking again ---- */
@@ -214,7 +248,7 @@ static void send_pull(psd_session_t *self, uint32_t s, psd_actions_t *out)
     for (; server->next_pull < real_parts(self, s) && server->flying < PULL_WINDOW; server->next_pull++)
         if (psd_bitmap_get(server->lacking, server->next_pull)) {
             psd_bitmap_set(map->data, server->next_pull);
-            server->flying += chunk_at(self, s, server->next_pull)->n;
+            server->flying += part_at(self, s, server->next_pull)->n;
             n++;
         }
     if (n) {
@@ -387,12 +421,12 @@ static int make_map(psd_session_t *self, psd_err_t *err)
     uint64_t sizes[PSD_MAX_TENSORS];
     for (uint32_t i = 0; i < self->list.n; i++)
         sizes[i] = self->list.tensor[i].n_elements;
-    int rc = psd_partition_make(&self->map, sizes, self->list.n, n_servers(self), err);
+    int rc = psd_partition_make(&self->map, sizes, self->list.n, n_servers(self), self->cluster->settings.part_elements, err);
     for (uint32_t s = 0; rc == PSD_OK && s < n_servers(self); s++) {
         server_t *server = &self->server[s];
         server->n_parts = real_parts(self, s) ? real_parts(self, s) : 1;
         if (!(server->lacking = calloc(1, psd_bitmap_bytes(server->n_parts))))
-            rc = psd_err_set(err, PSD_ENOMEM, "no memory for the map of %u chunks", server->n_parts);
+            rc = psd_err_set(err, PSD_ENOMEM, "no memory for the map of %u parts", server->n_parts);
     }
     return rc;
 }
@@ -425,37 +459,64 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
     return enrol(self, now_ms, out, err);
 }
 
-static const float *gradient_of(const psd_session_t *self, const psd_chunk_t *c)
+/* How many of a part's chunks have a gradient; they are marked in `map`, which has room for all. */
+static uint32_t mark_gradients(const psd_session_t *self, uint32_t s, uint32_t part, uint8_t *map)
 {
-    const float *g = self->gradient[c->tensor];
-    return g ? g + c->offset : NULL;
+    const psd_part_t *p = part_at(self, s, part);
+    uint32_t n = 0;
+    memset(map, 0, psd_bitmap_bytes(p->n_chunks));
+    for (uint32_t i = 0; i < p->n_chunks; i++)
+        if (self->gradient[psd_partition_at(&self->map, s, part, i)->tensor]) {
+            psd_bitmap_set(map, i);
+            n++;
+        }
+    return n;
 }
 
-/* Push one chunk. The first time the caller's array itself travels; a repeat travels as a copy, because the exchange
- * may be over, and the array the caller's again, before the repeat has left. */
+/* The gradient of a part. Where it is one stretch of the caller's array, that itself travels the first time; a repeat travels as a
+ * copy, because the exchange may be over, and the array the caller's again, before the repeat has left. NULL: it has none.
+ * `*holes`: some of its chunks have none, and their bitmap follows the elements. */
+static psd_buf_t *gradient_of(const psd_session_t *self, uint32_t s, uint32_t part, bool repeat, bool *holes)
+{
+    const psd_part_t *p = part_at(self, s, part);
+    const float *stretch = stretch_of(self, s, part, self->gradient);
+    *holes = false;
+    if (p->n_chunks == 1 || stretch) {
+        if (!self->gradient[psd_partition_at(&self->map, s, part, 0)->tensor])
+            return NULL;
+        psd_buf_t *own = repeat ? gather(self, s, part, self->gradient, 0) : psd_buf_borrow(stretch, p->n * sizeof *stretch);
+        assert(own && "no memory for a message");
+        return own;
+    }
+    uint8_t map[PSD_MOST_OF_PART / 8];
+    const uint32_t n = mark_gradients(self, s, part, map);
+    const size_t n_map = psd_bitmap_bytes(p->n_chunks);
+    if (!n)
+        return NULL;
+    *holes = n < p->n_chunks;
+    psd_buf_t *own = gather(self, s, part, self->gradient, *holes ? n_map : 0);
+    if (*holes)
+        memcpy((float *)own->data + p->n, map, n_map);
+    return own;
+}
+
 static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repeat, psd_actions_t *out)
 {
-    const psd_chunk_t *c = real_parts(self, s) && self->samples ? chunk_at(self, s, part) : NULL;
-    const float *g = c ? gradient_of(self, c) : NULL;
-    psd_buf_t *payload = NULL;
-    if (g)
-        payload = repeat ? psd_payload_copy(g, c->n * sizeof *g) : psd_buf_borrow(g, c->n * sizeof *g);
-    assert((payload || !g) && "no memory for a message");
+    bool holes = false;
+    psd_buf_t *payload = real_parts(self, s) && self->samples ? gradient_of(self, s, part, repeat, &holes) : NULL;
     psd_msg_t *msg = send_to(self, s, PSD_MSG_PUSH, payload, out);
     msg->base_version = self->server[s].version;
-    msg->part = part;
-    msg->parts = self->server[s].n_parts;
     msg->samples = self->samples;
     msg->loss = self->loss;
     msg->norm2 = self->norm2;
     msg->nonfinite = self->nonfinite;
     msg->value = self->compute_s;
-    if (g) {
-        msg->n_elements = c->n;
-        msg->dtype = PSD_DTYPE_F32;
-        msg->codec = PSD_CODEC_RAW;
-        msg->checksum = psd_crc32c(g, payload->n_bytes);
-    }
+    msg->part = part;
+    msg->parts = self->server[s].n_parts;
+    if (payload)
+        describe_part(self, s, part, payload, msg);
+    if (holes)
+        msg->chunks = part_at(self, s, part)->n_chunks;
     psd_buf_unref(&payload);
 }
 
@@ -500,7 +561,7 @@ static void ask_for_life(psd_session_t *self, uint32_t s, uint32_t part, psd_act
     server_t *server = &self->server[s];
     if (!self->samples || part + 1 >= real_parts(self, s))
         return;
-    server->flying += chunk_at(self, s, part)->n;
+    server->flying += part_at(self, s, part)->n;
     if (server->flying < PROBE_EVERY)
         return;
     server->flying = 0;
@@ -620,25 +681,17 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
     for (uint32_t p = 0; p < real_parts(self, s); p++) {
         if (!psd_bitmap_get(in->payload->data, p))
             continue;
-        const psd_chunk_t *c = chunk_at(self, s, p);
-        psd_buf_t *values = psd_payload_copy(self->data[c->tensor] + c->offset, c->n * sizeof(float));
-        psd_msg_t *init = send_to(self, s, PSD_MSG_INIT, values, in->out);
-        init->part = p;
-        init->parts = self->server[s].n_parts;
-        init->n_elements = c->n;
-        init->dtype = PSD_DTYPE_F32;
-        init->codec = PSD_CODEC_RAW;
-        init->checksum = psd_crc32c(values->data, values->n_bytes);
+        psd_buf_t *values = gather(self, s, p, (const float *const *)self->data, 0);
+        describe_part(self, s, p, values, send_to(self, s, PSD_MSG_INIT, values, in->out));
         self->moved++;
         psd_buf_unref(&values);
     }
 }
 
-/* Copy, and return the checksum of what was copied, in one pass over memory. */
-static uint32_t copy_checked(float *to, const float *from, size_t left)
+/* Copy, and return the checksum of all before and what was copied, in one pass over memory. */
+static uint32_t copy_checked(float *to, const float *from, size_t left, uint32_t crc)
 {
     enum { BLOCK = 4096 };
-    uint32_t crc = 0;
     for (size_t n; left; left -= n, from += n, to += n) {
         n = left < BLOCK ? left : BLOCK;
         crc = psd_crc32c_extend(crc, from, n * sizeof *from);
@@ -647,19 +700,26 @@ static uint32_t copy_checked(float *to, const float *from, size_t left)
     return crc;
 }
 
-/* A chunk has come for array `to`; a damaged one is asked for again by the next probe. */
-static void take_chunk(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
+/* A part has come for arrays `to`; a damaged one is asked for again by the next probe. */
+static void take_part(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
 {
     server_t *server = &self->server[s];
     if (msg->part >= real_parts(self, s) || !psd_bitmap_get(server->lacking, msg->part))
         return;
-    const psd_chunk_t *c = chunk_at(self, s, msg->part);
-    if (msg->n_elements != c->n || copy_checked(to[c->tensor] + c->offset, payload->data, c->n) != msg->checksum)
+    const psd_part_t *p = part_at(self, s, msg->part);
+    uint32_t crc = 0;
+    if (msg->n_elements != p->n || msg->chunks)
+        return;
+    for (uint32_t i = 0; i < p->n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&self->map, s, msg->part, i);
+        crc = copy_checked(to[c->tensor] + c->offset, (const float *)payload->data + c->at, c->n, crc);
+    }
+    if (crc != msg->checksum)
         return;
     psd_bitmap_unset(server->lacking, msg->part);
     server->n_lacking--;
     self->moved++;
-    server->flying -= server->flying < c->n ? server->flying : c->n;
+    server->flying -= server->flying < p->n ? server->flying : p->n;
     server->asked_ms = now_ms;
     server->rto_ms = RTO_MS;
 }
@@ -689,7 +749,7 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
     if (in->msg->value > self->server[s].samples)
         self->server[s].samples = in->msg->value;
     if (in->payload)
-        take_chunk(self, in->now_ms, s, in->msg, in->payload, self->data);
+        take_part(self, in->now_ms, s, in->msg, in->payload, self->data);
     else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))
         lacks_no_more(&self->server[s]); /* its weights are as they were */
     if (!lacks_nothing(self))
@@ -705,7 +765,7 @@ static void on_slow(psd_session_t *self, const psd_heard_t *in)
     const uint32_t s = server_of(in);
     if (self->phase != PSD_PHASE_PULLING || in->msg->seq != self->pull_seq)
         return;
-    take_chunk(self, in->now_ms, s, in->msg, in->payload, self->slow);
+    take_part(self, in->now_ms, s, in->msg, in->payload, self->slow);
     if (self->server[s].flying <= PULL_WINDOW / 2)
         send_pull(self, s, in->out);
     if (lacks_nothing(self))

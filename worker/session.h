@@ -61,8 +61,8 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
 int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples, double loss,
                          psd_err_t *err);
 
-/* Push some more of the open exchange's chunks, part by part over the servers, so that all of them receive at once.
- * Call after psd_session_exchange, again and again while it returns true, and send in between: the first chunk travels
+/* Push some more of the open exchange's parts, one by one over the servers, so that all of them receive at once.
+ * Call after psd_session_exchange, again and again while it returns true, and send in between: the first travels
  * while the next is checked. */
 bool psd_session_pump(psd_session_t *self, psd_actions_t *out);
 
@@ -90,7 +90,7 @@ const psd_err_t *psd_session_error(const psd_session_t *self);
 /* How often the servers have taken the job up again under this session: it then joins anew by itself, what was open is
  * void, and the next exchange begins at the clock that psd_session_position says, which may be an earlier one. While
  * READY it waits with that for the next wish, because the caller may be computing with the arrays. */
-/* Chunks of initial values, weights and slow weights that were sent or taken; it only rises. */
+/* Parts of initial values, weights and slow weights that were sent or taken; it only rises. */
 uint64_t psd_session_moved(const psd_session_t *self);
 
 uint64_t psd_session_rejoins(const psd_session_t *self);

@@ -43,7 +43,7 @@ static void deal(psd_partition_t *self, psd_chunk_t **order)
                 least = s;
         order[i]->server = least;
         self->n_elements[least] += order[i]->n;
-        self->n_parts[least]++;
+        self->n_held[least]++;
     }
 }
 
@@ -51,18 +51,36 @@ static void deal(psd_partition_t *self, psd_chunk_t **order)
 static int number(psd_partition_t *self)
 {
     for (uint32_t s = 0; s < self->n_servers; s++)
-        if (!(self->part[s] = calloc(self->n_parts[s] + 1, sizeof *self->part[s])))
+        if (!(self->held[s] = calloc(self->n_held[s] + 1, sizeof *self->held[s])) ||
+            !(self->part[s] = calloc(self->n_held[s] + 1, sizeof *self->part[s])))
             return PSD_ENOMEM;
-    memset(self->n_parts, 0, self->n_servers * sizeof *self->n_parts);
+    memset(self->n_held, 0, self->n_servers * sizeof *self->n_held);
     for (uint32_t i = 0; i < self->n_chunks; i++) {
         psd_chunk_t *c = &self->chunk[i];
-        c->part = self->n_parts[c->server]++;
-        self->part[c->server][c->part] = i;
+        c->index = self->n_held[c->server]++;
+        self->held[c->server][c->index] = i;
     }
     return PSD_OK;
 }
 
-int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers, psd_err_t *err)
+/* Join each server's chunks to parts, as many as there is room for, from the first on. */
+static void join(psd_partition_t *self, uint32_t most)
+{
+    for (uint32_t s = 0; s < self->n_servers; s++)
+        for (uint32_t i = 0; i < self->n_held[s]; i++) {
+            psd_chunk_t *c = &self->chunk[self->held[s][i]];
+            if (!i || self->part[s][self->n_parts[s] - 1].n + c->n > most)
+                self->part[s][self->n_parts[s]++] = (psd_part_t){ .first = i };
+            psd_part_t *part = &self->part[s][self->n_parts[s] - 1];
+            c->part = self->n_parts[s] - 1;
+            c->at = part->n;
+            part->n += c->n;
+            part->n_chunks++;
+        }
+}
+
+int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers, uint32_t most,
+                       psd_err_t *err)
 {
     *out = (psd_partition_t){ .n_servers = n_servers };
     uint64_t total = 0, n_chunks = 0;
@@ -79,14 +97,18 @@ int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_ten
     out->chunk = calloc(n_chunks + 1, sizeof *out->chunk);
     out->n_parts = calloc(n_servers, sizeof *out->n_parts);
     out->n_elements = calloc(n_servers, sizeof *out->n_elements);
+    out->n_held = calloc(n_servers, sizeof *out->n_held);
+    out->held = calloc(n_servers, sizeof *out->held);
     out->part = calloc(n_servers, sizeof *out->part);
     psd_chunk_t **order = calloc(n_chunks + 1, sizeof *order);
     int rc = PSD_ENOMEM;
-    if (out->chunk && out->n_parts && out->n_elements && out->part && order) {
+    if (out->chunk && out->n_parts && out->n_elements && out->n_held && out->held && out->part && order) {
         cut(out, sizes, n_tensors, size);
         deal(out, order);
         rc = number(out);
     }
+    if (rc == PSD_OK)
+        join(out, most);
     free(order);
     if (rc != PSD_OK) {
         psd_partition_clear(out);
@@ -95,12 +117,27 @@ int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_ten
     return PSD_OK;
 }
 
+bool psd_partition_is_stretch(const psd_partition_t *self, uint32_t s, uint32_t p)
+{
+    const psd_chunk_t *first = psd_partition_at(self, s, p, 0);
+    for (uint32_t i = 1; i < self->part[s][p].n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(self, s, p, i);
+        if (c->tensor != first->tensor || c->offset != first->offset + c->at)
+            return false;
+    }
+    return true;
+}
+
 void psd_partition_clear(psd_partition_t *self)
 {
+    for (uint32_t s = 0; self->held && s < self->n_servers; s++)
+        free(self->held[s]);
     for (uint32_t s = 0; self->part && s < self->n_servers; s++)
         free(self->part[s]);
+    free(self->held);
     free(self->part);
     free(self->chunk);
+    free(self->n_held);
     free(self->n_parts);
     free(self->n_elements);
     *self = (psd_partition_t){ 0 };

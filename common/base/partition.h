@@ -1,11 +1,15 @@
-/* partition.h - which server holds which chunk of which tensor, computed alike on every side.
+/* partition.h - which server holds which chunk of which tensor, and which chunks travel together, computed alike on every side.
  *
  * A tensor is cut into chunks of one size, the last one shorter. The size depends on the model alone (a power of two
  * near 1/128 of all elements, from 1024 to 2^18), never on the number of servers, so that chunks are the same in
  * every layout. Chunks go, largest first, to the server that holds least: the fullest server holds at most 5 % more
- * than the mean as soon as the model has some twenty chunks per server. */
+ * than the mean as soon as the model has some twenty chunks per server.
+ *
+ * A part is a run of a server's chunks, in the model's order, of so many elements together: what a message carries, and one piece of
+ * work. Chunks decide what is computed, parts only what it costs: any size of parts gives the same bits. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,21 +20,44 @@ typedef struct psd_chunk {
     uint64_t offset; /* of its first element in the tensor */
     uint32_t n;      /* elements, 1 .. 2^18 */
     uint32_t server; /* who holds it */
-    uint32_t part;   /* its index among that server's chunks */
+    uint32_t index;  /* its index among that server's chunks */
+    uint32_t part;   /* which of that server's parts it is in */
+    uint32_t at;     /* where in that part it begins, in elements */
 } psd_chunk_t;
+
+typedef struct psd_part {
+    uint32_t first;    /* of its chunks: index among the server's */
+    uint32_t n_chunks; /* at least 1 */
+    uint32_t n;        /* elements */
+} psd_part_t;
 
 typedef struct psd_partition {
     uint32_t n_servers;
     uint32_t n_chunks;    /* of the whole model, in the order of tensors and offsets */
     psd_chunk_t *chunk;   /* n_chunks of them */
-    uint32_t *n_parts;    /* chunks of each server */
     uint64_t *n_elements; /* elements of each server */
-    uint32_t **part;      /* part[s][p]: index in `chunk` of server s's p-th chunk, ascending */
+    uint32_t *n_held;     /* chunks of each server */
+    uint32_t **held;      /* held[s][i]: index in `chunk` of server s's i-th chunk, ascending */
+    uint32_t *n_parts;    /* parts of each server */
+    psd_part_t **part;    /* part[s][p]: server s's p-th part; part after part they are its chunks in their order */
 } psd_partition_t;
 
-/* Cut tensors of `sizes[i]` (at least 1) elements for `n_servers` (at least 1) servers. PSD_ENOMEM, and
+enum { PSD_MOST_OF_PART = 1 << 18 }; /* elements */
+
+/* Cut tensors of `sizes[i]` (at least 1) elements for `n_servers` (at least 1) servers, and join chunks to parts of at most `most`
+ * elements; a chunk that is larger is a part by itself. PSD_ENOMEM, and
  * PSD_EINVAL when there would be more than 2^20 chunks. Free with psd_partition_clear in any case. */
-int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers, psd_err_t *err);
+int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers, uint32_t most,
+                       psd_err_t *err);
+
+/* Chunk `i` of part `p` of server `s`. */
+static inline const psd_chunk_t *psd_partition_at(const psd_partition_t *self, uint32_t s, uint32_t p, uint32_t i)
+{
+    return &self->chunk[self->held[s][self->part[s][p].first + i]];
+}
+
+/* Whether a part is one stretch of one tensor. */
+bool psd_partition_is_stretch(const psd_partition_t *self, uint32_t s, uint32_t p);
 
 /* Free what make allocated; all zero is fine. */
 void psd_partition_clear(psd_partition_t *self);

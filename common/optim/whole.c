@@ -79,7 +79,7 @@ static void begin(step_t *self, const double *weight, size_t n_gradients)
         if ((self->sum[t] = sum_up(&self->tensor[t], weight, n_gradients)))
             psd_clip_by_value(self->clip, self->sum[t], self->tensor[t].n);
     }
-    const int rc = psd_partition_make(&self->map, size, self->n_tensors, 1, NULL);
+    const int rc = psd_partition_make(&self->map, size, self->n_tensors, 1, PSD_MOST_OF_PART, NULL);
     assert(rc == PSD_OK && "a model that one process holds has few chunks");
     free(size);
 }

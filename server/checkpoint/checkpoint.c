@@ -65,13 +65,13 @@ static bool clock_in(const char *name, const char *before, const char *after, ui
 
 struct psd_ckpt_writer {
     psd_durable_t *file;
-    psd_header_t header;           /* its last numbers come with the parts */
+    psd_header_t header;           /* its last numbers come with the chunks */
     psd_shardfile_places_t places; /* where */
     const psd_partition_t *map;
     uint32_t shard;
     uint32_t n_arrays; /* of a chunk: weights and slots */
-    uint32_t n_left;   /* parts still to be written */
-    uint64_t *offset;  /* of each part in the file; 0 once it is written */
+    uint32_t n_left;   /* chunks still to be written */
+    uint64_t *offset;  /* of each chunk in the file; 0 once it is written */
     uint64_t n_bytes;  /* of the file */
 };
 
@@ -85,7 +85,7 @@ static int begin(psd_ckpt_writer_t *self, const char *dir, const psd_ckpt_facts_
     uint64_t at = self->header.n_bytes;
     for (uint32_t p = 0; p < self->n_left; p++) {
         self->offset[p] = at;
-        at += self->map->chunk[self->map->part[self->shard][p]].n * sizeof(float) * self->n_arrays;
+        at += self->map->chunk[self->map->held[self->shard][p]].n * sizeof(float) * self->n_arrays;
     }
     self->n_bytes = at;
     clock_path(path, dir, facts->clock);
@@ -101,7 +101,7 @@ psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts
 {
     assert(facts->n_shards == map->n_servers && facts->shard < map->n_servers);
     psd_ckpt_writer_t *self = calloc(1, sizeof *self);
-    uint64_t *offset = calloc(map->n_parts[facts->shard] + 1, sizeof *offset);
+    uint64_t *offset = calloc(map->n_held[facts->shard] + 1, sizeof *offset);
     if (!self || !offset) {
         psd_err_set(err, PSD_ENOMEM, "no memory to write a checkpoint");
         free(offset);
@@ -111,7 +111,7 @@ psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts
     *self = (psd_ckpt_writer_t){ .map = map,
                                  .shard = facts->shard,
                                  .n_arrays = 1 + (uint32_t)rule->n_slots,
-                                 .n_left = map->n_parts[facts->shard],
+                                 .n_left = map->n_held[facts->shard],
                                  .offset = offset };
     if (begin(self, dir, facts, model, rule, err) != PSD_OK)
         psd_ckpt_abandon(&self);
@@ -120,21 +120,21 @@ psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts
 
 uint64_t psd_ckpt_bytes(const psd_ckpt_writer_t *self) { return self->n_bytes; }
 
-int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot, const psd_rule_state_t *state,
-                  psd_err_t *err)
+int psd_ckpt_chunk(psd_ckpt_writer_t *self, uint32_t chunk, const float *w, float *const *slot, const psd_rule_state_t *state,
+                   psd_err_t *err)
 {
-    assert(part < self->map->n_parts[self->shard] && self->offset[part] && "each part once");
+    assert(chunk < self->map->n_held[self->shard] && self->offset[chunk] && "each chunk once");
     uint32_t crc[1 + PSD_MAX_SLOTS];
-    const size_t n_bytes = self->map->chunk[self->map->part[self->shard][part]].n * sizeof *w;
+    const size_t n_bytes = self->map->chunk[self->map->held[self->shard][chunk]].n * sizeof *w;
     for (uint32_t a = 0; a < self->n_arrays; a++) {
         const float *array = a ? slot[a - 1] : w;
         crc[a] = psd_crc32c(array, n_bytes);
-        int rc = psd_durable_write(self->file, array, n_bytes, self->offset[part] + a * n_bytes, err);
+        int rc = psd_durable_write(self->file, array, n_bytes, self->offset[chunk] + a * n_bytes, err);
         if (rc)
             return rc;
     }
-    psd_shardfile_set(&self->places, part, state, crc, self->n_arrays);
-    self->offset[part] = 0;
+    psd_shardfile_set(&self->places, chunk, state, crc, self->n_arrays);
+    self->offset[chunk] = 0;
     self->n_left--;
     return PSD_OK;
 }
@@ -336,7 +336,7 @@ typedef struct walk {
     const psd_partition_t *map;
     const psd_rule_t *rule; /* NULL: whatever the first file says */
     uint32_t server;        /* whose chunks are read; NOBODY, EVERYBODY */
-    psd_ckpt_target_t (*target)(void *arg, uint32_t part);
+    psd_ckpt_target_t (*target)(void *arg, uint32_t chunk);
     void *arg;
     int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err);
     void *each_arg;             /* told of each chunk that was read; NULL: nobody is */
@@ -434,7 +434,7 @@ static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uin
         return count_chunk(self, file, i, c, err);
     if (self->server != EVERYBODY && self->server != c->server)
         return PSD_OK;
-    const psd_ckpt_target_t to = self->target(self->arg, c->part);
+    const psd_ckpt_target_t to = self->target(self->arg, c->index);
     int rc = psd_shardfile_read(file, i, &to, err);
     return rc || !self->each ? rc : self->each(self->each_arg, c, &to, err);
 }
@@ -489,8 +489,8 @@ static int load(walk_t *walk, const psd_tensor_list_t *model, psd_err_t *err)
 }
 
 int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map, uint32_t server,
-                  const psd_rule_t *rule, psd_ckpt_target_t (*target)(void *arg, uint32_t part), void *arg, psd_applied_t **applied,
-                  uint32_t *n_applied, psd_err_t *err)
+                  const psd_rule_t *rule, psd_ckpt_target_t (*target)(void *arg, uint32_t chunk), void *arg,
+                  psd_applied_t **applied, uint32_t *n_applied, psd_err_t *err)
 {
     assert(server < map->n_servers);
     psd_manifest_t manifest;
@@ -514,7 +514,7 @@ static int make_map(psd_partition_t *map, const psd_tensor_list_t *model, uint32
     uint64_t sizes[PSD_MAX_TENSORS];
     for (uint32_t i = 0; i < model->n; i++)
         sizes[i] = model->tensor[i].n_elements;
-    return psd_partition_make(map, sizes, model->n, n_servers, err);
+    return psd_partition_make(map, sizes, model->n, n_servers, PSD_MOST_OF_PART, err);
 }
 
 /* Where chunks go that are only looked at. */
@@ -523,11 +523,11 @@ typedef struct scratch {
     psd_rule_state_t state;
 } scratch_t;
 
-static psd_ckpt_target_t to_scratch(void *arg, uint32_t part)
+static psd_ckpt_target_t to_scratch(void *arg, uint32_t chunk)
 {
     scratch_t *scratch = arg;
     psd_ckpt_target_t to = { .w = scratch->array[0], .state = &scratch->state };
-    (void)part;
+    (void)chunk;
     for (int s = 0; s < PSD_MAX_SLOTS; s++)
         to.slot[s] = scratch->array[1 + s];
     return to;

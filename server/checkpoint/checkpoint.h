@@ -55,10 +55,10 @@ psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts
 /* Size of the file. */
 uint64_t psd_ckpt_bytes(const psd_ckpt_writer_t *self);
 
-/* Write one chunk of the shard: its weights, its rule's slots (rule->n_slots arrays), its counters. Each part
- * once. */
-int psd_ckpt_part(psd_ckpt_writer_t *self, uint32_t part, const float *w, float *const *slot, const psd_rule_state_t *state,
-                  psd_err_t *err);
+/* Write one chunk of the shard: its weights, its rule's slots (rule->n_slots arrays), its counters; `chunk` counts from 0 among the shard's.
+ * Each once. */
+int psd_ckpt_chunk(psd_ckpt_writer_t *self, uint32_t chunk, const float *w, float *const *slot, const psd_rule_state_t *state,
+                   psd_err_t *err);
 
 /* All parts are written: make the file durable under its name. Frees the writer (sets it to NULL) in any
  * case. */
@@ -99,14 +99,14 @@ typedef struct psd_ckpt_target {
 } psd_ckpt_target_t;
 
 /* Load the chunks of server `server` in `map`, whatever the number of servers was when they were saved,
- * checking the CRC of every byte used. `target(arg, part)` says where part goes. `applied` (may be NULL) gets
+ * checking the CRC of every byte used. `target(arg, chunk)` says where the server's chunk of that number goes. `applied` (may be NULL) gets
  * the union of the applied tables of all files (owned, *n_applied of them); where they differ on a worker, as
  * in asp they may, the later row, so that no push is applied twice and all shards count a worker's pushes
  * alike. The rule may have other values of its hyper-parameters than when it was saved, but it is the same
  * optimizer with the same arrays. PSD_EDATA with file and reason; nothing may be used then. */
 int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map, uint32_t server,
-                  const psd_rule_t *rule, psd_ckpt_target_t (*target)(void *arg, uint32_t part), void *arg, psd_applied_t **applied,
-                  uint32_t *n_applied, psd_err_t *err);
+                  const psd_rule_t *rule, psd_ckpt_target_t (*target)(void *arg, uint32_t chunk), void *arg,
+                  psd_applied_t **applied, uint32_t *n_applied, psd_err_t *err);
 
 /* Check one checkpoint whole: every file, every CRC, coverage of the model. PSD_OK or PSD_EDATA naming the
  * first flaw. */

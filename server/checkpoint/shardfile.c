@@ -106,7 +106,7 @@ int psd_shardfile_header(psd_header_t *header, psd_shardfile_places_t *places, c
                          const psd_tensor_list_t *model, const psd_partition_t *map, const psd_rule_t *rule, psd_err_t *err)
 {
     char name[ENTRY_TEXT];
-    const size_t n_parts = map->n_parts[facts->shard], n_arrays = 1 + (size_t)rule->n_slots;
+    const size_t n_parts = map->n_held[facts->shard], n_arrays = 1 + (size_t)rule->n_slots;
     char *applied = applied_text(facts), *state = zeros(n_parts * STATE), *crcs = zeros(n_parts * n_arrays * CRC);
     *header = (psd_header_t){ .code = PSD_ENOMEM };
     if (applied && state && crcs)
@@ -116,7 +116,7 @@ int psd_shardfile_header(psd_header_t *header, psd_shardfile_places_t *places, c
     free(crcs);
     for (size_t p = 0; p < n_parts; p++)
         for (int a = 0; a < (int)n_arrays; a++) {
-            const psd_chunk_t *c = &map->chunk[map->part[facts->shard][p]];
+            const psd_chunk_t *c = &map->chunk[map->held[facts->shard][p]];
             name_array(name, model, c, rule, a);
             psd_header_add(header, name, &(const uint64_t){ c->n }, 1);
         }

@@ -107,16 +107,19 @@ int psd_store_find(const char *dir, const char *job, const char *settings, psd_s
 
 static psd_shard_t *shard_of(const task_t *task) { return (psd_shard_t *)(uintptr_t)psd_engine_shard(task->engine); }
 
-/* While a chunk is with the writer, the engine leaves it alone; while a shard is being restored, all of it. */
+/* While a part is with the writer, the engine leaves it alone; while a shard is being restored, all of it. */
 static void write_part(task_t *task)
 {
-    psd_shard_state_t s = psd_shard_state(shard_of(task), task->part);
-    task->rc = psd_ckpt_part(task->store->writer, task->part, s.w, s.slot, s.state, &task->err);
+    const uint32_t first = psd_shard_first(shard_of(task), task->part), n = psd_shard_chunks_of(shard_of(task), task->part);
+    for (uint32_t i = 0; task->rc == PSD_OK && i < n; i++) {
+        const psd_shard_state_t s = psd_shard_state(shard_of(task), first + i);
+        task->rc = psd_ckpt_chunk(task->store->writer, first + i, s.w, s.slot, s.state, &task->err);
+    }
 }
 
-static psd_ckpt_target_t where_part_goes(void *arg, uint32_t part)
+static psd_ckpt_target_t where_chunk_goes(void *arg, uint32_t chunk)
 {
-    psd_shard_state_t s = psd_shard_state(arg, part);
+    psd_shard_state_t s = psd_shard_state(arg, chunk);
     psd_ckpt_target_t target = { .w = s.w, .state = s.state };
     memcpy(target.slot, s.slot, sizeof target.slot);
     return target;
@@ -127,7 +130,7 @@ static void load(task_t *task)
     const psd_engine_t *engine = task->engine;
     PSD_FAILPOINT("srv.load", NULL);
     task->rc = psd_ckpt_load(task->store->config.dir, task->clock, psd_engine_model(engine), psd_engine_map(engine),
-                             psd_engine_index(engine), &task->store->config.rule, where_part_goes, shard_of(task), &task->applied,
+                             psd_engine_index(engine), &task->store->config.rule, where_chunk_goes, shard_of(task), &task->applied,
                              &task->n_applied, &task->err);
     for (uint32_t p = 0; task->rc == PSD_OK && p < psd_shard_parts(shard_of(task)); p++)
         psd_shard_filled(shard_of(task), p);

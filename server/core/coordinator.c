@@ -1021,6 +1021,7 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
     yes->shard = s;
     yes->shard_epoch = self->servers.row[s].epoch;
     yes->world = self->config.n_servers;
+    yes->n_elements = self->settings.part_elements;
     yes->code = self->saves.n_points > 0 ? PSD_WELCOME_RESTORE : 0;
     yes->clock = psd_saves_newest(&self->saves);
     /* How the job is, which a server is asked for too. */

@@ -71,7 +71,8 @@ struct psd_engine {
     psd_tensor_list_t model;
     psd_partition_t map;
     psd_shard_t *shard;
-    uint32_t n_parts; /* chunks here, at least 1: a shard without chunks is pushed one empty part */
+    uint32_t part_elements; /* most of a part, by server 0's word */
+    uint32_t n_parts;       /* here, at least 1: a shard without chunks is pushed one empty part */
     psd_seeding_t seeding;
 
     worker_t *worker[PSD_MAX_WORKERS];
@@ -154,7 +155,7 @@ static void tell_job(const psd_engine_t *self, psd_msg_t *msg)
     msg->value = (double)self->samples;
 }
 
-static void send_chunk(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
+static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
 {
     psd_buf_t *weights = psd_shard_weights(self->shard, part);
     psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights, out);
@@ -200,7 +201,7 @@ static void send_all_weights(psd_engine_t *self, worker_t *w, psd_actions_t *out
     if (!psd_shard_parts(self->shard))
         send_unchanged(self, w, out);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++)
-        send_chunk(self, w, p, out);
+        send_part(self, w, p, out);
 }
 
 /* New members get the weights as soon as there are some, the worker is attached, and no step is under way. */
@@ -356,28 +357,23 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
 /* Tell the coordinator what the pass has measured here. */
 static void send_sums(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    const uint32_t parts = psd_shard_parts(self->shard), n = psd_update_sums(&self->update);
-    psd_buf_t *payload = parts ? psd_payload_copy(self->update.sum, (size_t)parts * n * sizeof(double)) : NULL;
+    const uint32_t chunks = psd_shard_chunks(self->shard), n = psd_update_sums(&self->update);
+    psd_buf_t *payload = chunks ? psd_payload_copy(self->update.sum, (size_t)chunks * n * sizeof(double)) : NULL;
     psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SUMS, payload, out);
     msg->clock = self->clock;
     msg->code = (uint32_t)self->update.pass;
-    msg->parts = parts;
+    msg->parts = chunks;
     msg->n_elements = n;
     self->sums_sent_ms = now_ms;
     psd_buf_unref(&payload);
 }
 
-static uint32_t tensor_of(const psd_engine_t *self, uint32_t part)
-{
-    return self->map.chunk[self->map.part[self->index][part]].tensor;
-}
-
-/* Hand out the work of the update's pass, one piece per chunk. Whether that is all of it: this shard has no chunks. */
+/* Hand out the work of the update's pass, one piece per part. Whether that is all of it: this shard has no chunks. */
 static bool hand_out(psd_engine_t *self, psd_actions_t *out)
 {
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
         psd_work_t *work = psd_shard_pending(self->shard, p);
-        psd_update_hand_out(&self->update, work, tensor_of(self, p));
+        psd_update_hand_out(&self->update, work);
         if (psd_update_is_step(&self->update) && !psd_saver_may_step(&self->saver, self->shard, work))
             continue;
         psd_bitmap_set(self->update.busy, p);
@@ -417,7 +413,7 @@ static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n,
     hand_out(self, out);
 }
 
-/* A chunk's step has run: its weights go to whoever waits for them. */
+/* A part's step has run: its weights go to whoever waits for them. */
 static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions_t *out)
 {
     /* Weights carry the version that this step makes, and the samples behind it. */
@@ -430,7 +426,7 @@ static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions
         if (self->stepping_for && w != self->stepping_for)
             continue;
         if (may_pull(self, w))
-            send_chunk(self, w, work->part, out);
+            send_part(self, w, work->part, out);
         else
             w->owed = true;
     }
@@ -485,8 +481,8 @@ static void on_totals(psd_engine_t *self, const psd_heard_t *in)
 static void note_bad(psd_engine_t *self, const worker_t *w)
 {
     const char *tensor = "";
-    if (w->inbox.bad_part)
-        tensor = self->model.tensor[self->map.chunk[self->map.part[self->index][w->inbox.bad_part - 1]].tensor].name;
+    if (w->inbox.bad_chunk)
+        tensor = self->model.tensor[self->map.chunk[self->map.held[self->index][w->inbox.bad_chunk - 1]].tensor].name;
     snprintf(self->bad, sizeof self->bad, "the gradient of worker %u has Inf or NaN%s%.200s", w->id,
              *tensor ? ", first in tensor " : "", tensor);
 }
@@ -543,7 +539,7 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
         if (!w || w->standing != MEMBER || !w->inbox.complete || !w->inbox.samples)
             continue;
         any = true;
-        if (w->inbox.bad_part)
+        if (w->inbox.bad_chunk)
             note_bad(self, w);
     }
     self->skipped += any;
@@ -706,7 +702,7 @@ static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *
         if (self->worker[i] && self->worker[i]->standing == MEMBER)
             close_clock(self, self->worker[i], round->clock);
     install_view(self, round);
-    /* New members are served chunk by chunk with the others, by this very step. */
+    /* New members are served part by part with the others, by this very step. */
     for (uint32_t i = 0; self->update.open && i < PSD_MAX_WORKERS; i++)
         if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
             self->worker[i]->owed = false;
@@ -749,7 +745,7 @@ static int make_shard(psd_engine_t *self, psd_err_t *err)
     uint64_t sizes[PSD_MAX_TENSORS];
     for (uint32_t i = 0; i < self->model.n; i++)
         sizes[i] = self->model.tensor[i].n_elements;
-    int rc = psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, err);
+    int rc = psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, self->part_elements, err);
     if (rc == PSD_OK && !(self->shard = psd_shard_new(&self->config.rule, &self->config.clip, &self->map, self->index, err)))
         rc = PSD_ENOMEM;
     if (rc == PSD_OK && !psd_update_init(&self->update, self->shard, self->model.n))
@@ -775,8 +771,8 @@ static void on_model(psd_engine_t *self, const psd_heard_t *in)
     }
     uint32_t parts = psd_shard_parts(self->shard);
     self->log_done = in->msg->seq;
-    psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parameters=%" PRIu64, self->model.n, parts,
-                    self->map.n_chunks, self->map.n_elements[self->index]);
+    psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parts=%u parameters=%" PRIu64,
+                    self->model.n, psd_shard_chunks(self->shard), self->map.n_chunks, parts, self->map.n_elements[self->index]);
     send_state(self, NULL, in->out);
 }
 
@@ -838,6 +834,7 @@ static void on_welcome(psd_engine_t *self, const psd_heard_t *in)
     self->first.told[0] = '\0';
     self->index = in->msg->shard;
     self->n_servers = in->msg->world;
+    self->part_elements = in->msg->n_elements ? in->msg->n_elements : PSD_MOST_OF_PART;
     self->job = in->msg->job;
     self->shard_epoch = in->msg->shard_epoch;
     psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.joined", "shard=%u of=%u epoch=%" PRIu64, self->index, self->n_servers,
@@ -909,8 +906,8 @@ static void on_init(psd_engine_t *self, const psd_heard_t *in)
     if (!member_for(self, in->from, in->msg, in->out) || !self->shard)
         return;
     if (in->msg->part >= psd_shard_parts(self->shard) || in->msg->n_elements != psd_shard_elements(self->shard, in->msg->part)) {
-        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "initial chunk %u with %u elements; shard %u has %u chunks",
-               in->msg->part, in->msg->n_elements, self->index, psd_shard_parts(self->shard));
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "initial part %u with %u elements; shard %u has %u parts", in->msg->part,
+               in->msg->n_elements, self->index, psd_shard_parts(self->shard));
         return;
     }
     if (psd_seeding_has(&self->seeding, in->msg->part))
@@ -930,7 +927,7 @@ static void on_init(psd_engine_t *self, const psd_heard_t *in)
     }
 }
 
-/* Send the list of chunks of the worker's open clock that have not arrived, as the answer to probe `seq` (0: unasked). */
+/* Send the list of parts of the worker's open clock that have not arrived, as the answer to probe `seq` (0: unasked). */
 static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, psd_actions_t *out)
 {
     psd_buf_t *lacking = psd_inbox_lacking(&w->inbox);
@@ -940,7 +937,7 @@ static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, p
     psd_buf_unref(&lacking);
 }
 
-/* Ask for one damaged chunk again. Others that have not arrived may be on their way; a probe will tell. */
+/* Ask for one damaged part again. Others that have not arrived may be on their way; a probe will tell. */
 static void want_again(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
 {
     psd_buf_t *wanted = psd_inbox_lacking(&w->inbox);
@@ -983,8 +980,10 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const
         return false;
     }
     bool whole = !msg->samples && !msg->n_elements; /* one empty part for a clock without samples */
-    if (msg->parts != self->n_parts || (msg->n_elements && msg->n_elements != psd_shard_elements(self->shard, msg->part))) {
-        refuse(self, from, PSD_REFUSAL_SHAPE, out, "push of chunk %u/%u with %u elements; shard %u has %u chunks%s", msg->part,
+    if (msg->parts != self->n_parts ||
+        (msg->n_elements && (msg->n_elements != psd_shard_elements(self->shard, msg->part) ||
+                             (msg->chunks && msg->chunks != psd_shard_chunks_of(self->shard, msg->part))))) {
+        refuse(self, from, PSD_REFUSAL_SHAPE, out, "push of part %u/%u with %u elements; shard %u has %u parts%s", msg->part,
                msg->parts, msg->n_elements, self->index, self->n_parts,
                msg->parts == self->n_parts ? ", this one of another size" : "");
         return false;
@@ -994,28 +993,40 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const
         return false;
     }
     if (w->inbox.held && (whole || msg->samples != w->inbox.samples)) {
-        refuse(self, from, PSD_REFUSAL_SHAPE, out, "clock %" PRIu64 ": chunk %u says %" PRIu64 " samples, others %" PRIu64,
+        refuse(self, from, PSD_REFUSAL_SHAPE, out, "clock %" PRIu64 ": part %u says %" PRIu64 " samples, others %" PRIu64,
                msg->clock, msg->part, msg->samples, w->inbox.samples);
         return false;
     }
     return true;
 }
 
-/* Checksum and sum of squares of a payload in one pass over memory: block by block, added in the order of
- * blocks. */
-static uint32_t inspect(const psd_buf_t *payload, double *norm2)
+/* Checksum and sum of squares of a part's gradient in one pass over memory: block by block, added in the order of blocks. */
+static uint32_t inspect(const psd_buf_t *payload, size_t n_elements, double *norm2)
 {
     enum { BLOCK = 4096 };
     const float *x = payload->data;
-    size_t left = payload->n_bytes / sizeof *x;
     uint32_t crc = 0;
     *norm2 = 0;
-    for (size_t n; left; left -= n, x += n) {
+    for (size_t left = n_elements, n; left; left -= n, x += n) {
         n = left < BLOCK ? left : BLOCK;
         crc = psd_crc32c_extend(crc, x, n * sizeof *x);
         *norm2 += psd_sum_of_squares(x, n);
     }
-    return crc;
+    return psd_crc32c_extend(crc, x, payload->n_bytes - n_elements * sizeof *x);
+}
+
+/* The first chunk of a part that has Inf or NaN, or whose squares do: number among the shard's, plus 1. */
+static uint32_t find_bad(const psd_engine_t *self, uint32_t part, const float *x)
+{
+    const psd_part_t *p = &self->map.part[self->index][part];
+    uint32_t i = 0;
+    double norm2 = 0;
+    for (; i < p->n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&self->map, self->index, part, i);
+        if (!isfinite(norm2 += psd_sum_of_squares(x + c->at, c->n)))
+            break;
+    }
+    return p->first + (i < p->n_chunks ? i : p->n_chunks - 1) + 1;
 }
 
 static void on_push(psd_engine_t *self, const psd_heard_t *in)
@@ -1024,13 +1035,14 @@ static void on_push(psd_engine_t *self, const psd_heard_t *in)
     if (!w || !is_started(self) || !push_is_good(self, in->from, w, in->msg, in->out))
         return;
     double norm2 = 0;
-    if (in->payload && inspect(in->payload, &norm2) != in->msg->checksum) {
+    if (in->payload && inspect(in->payload, in->msg->n_elements, &norm2) != in->msg->checksum) {
         self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
         want_again(self, w, in->msg->part, in->out);
         return;
     }
-    self->stats.chunks++;
-    if (psd_inbox_take(&w->inbox, in->msg, in->payload, norm2, self->version))
+    const uint32_t bad = isfinite(norm2) ? 0 : find_bad(self, in->msg->part, in->payload->data);
+    self->stats.messages++;
+    if (psd_inbox_take(&w->inbox, in->msg, in->payload, norm2, bad, self->version))
         on_complete(self, in->now_ms, w, in->out);
 }
 
@@ -1062,7 +1074,7 @@ static void on_probe(psd_engine_t *self, const psd_heard_t *in)
     }
     for (uint32_t p = 0; p < self->n_parts; p++)
         if (psd_bitmap_get(wanted, p))
-            send_chunk(self, w, p, in->out);
+            send_part(self, w, p, in->out);
 }
 
 static void on_pull_slow(psd_engine_t *self, const psd_heard_t *in)

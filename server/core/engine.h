@@ -39,7 +39,7 @@ typedef struct psd_engine_stats {
     uint64_t steps;                    /* committed */
     uint64_t rounds;                   /* closed, with or without a step */
     uint64_t pushes;                   /* worker-clocks taken in whole */
-    uint64_t chunks;                   /* chunk messages accepted */
+    uint64_t messages;                 /* of pushes, accepted: one per part */
     uint64_t samples;                  /* behind the steps */
     uint64_t pulls_fast, pulls_slow;   /* chunks sent */
     uint64_t rejected[PSD_N_REFUSALS]; /* messages refused or ignored, by reason */

@@ -41,7 +41,7 @@ void psd_inbox_clear(psd_inbox_t *self)
 
 bool psd_inbox_has(const psd_inbox_t *self, uint32_t part) { return self->complete || psd_bitmap_get(self->have, part); }
 
-bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint64_t version)
+bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint32_t bad_chunk, uint64_t version)
 {
     psd_bitmap_set(self->have, msg->part);
     self->parked[msg->part] = psd_buf_ref(payload);
@@ -51,8 +51,8 @@ bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload,
     self->base_version = msg->base_version < version ? msg->base_version : version;
     /* The shard looks for itself: what a worker says of its gradient may be wrong. */
     self->nonfinite |= msg->nonfinite || !isfinite(norm2);
-    if (!isfinite(norm2) && !self->bad_part)
-        self->bad_part = msg->part + 1;
+    if (bad_chunk && (!self->bad_chunk || bad_chunk < self->bad_chunk))
+        self->bad_chunk = bad_chunk;
     self->norm2 += isfinite(norm2) ? norm2 : 0;
     self->whole_norm2 = msg->norm2;
     self->complete = self->held == self->n_parts || !msg->samples;
@@ -65,7 +65,7 @@ void psd_inbox_drop_gradient(psd_inbox_t *self)
     self->samples = 0;
     self->norm2 = self->whole_norm2 = 0;
     self->nonfinite = false;
-    self->bad_part = 0;
+    self->bad_chunk = 0;
 }
 
 psd_buf_t *psd_inbox_lacking(const psd_inbox_t *self)

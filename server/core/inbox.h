@@ -1,12 +1,12 @@
-/* inbox.h - what has come to a shard of one worker's open push: the payloads as they came, which chunks still lack, and what
+/* inbox.h - what has come to a shard of one worker's open push: the payloads as they came, which parts still lack, and what
  * the worker said of it. Emptied when the clock is closed. Owned by the engine; pure. */
 #pragma once
 
 #include "proto/actions.h"
 
 typedef struct psd_inbox {
-    uint32_t n_parts;   /* chunks of a whole push; 0: never sized */
-    uint32_t held;      /* chunks that have come */
+    uint32_t n_parts;   /* parts of a whole push; 0: never sized */
+    uint32_t held;      /* parts that have come */
     uint8_t *have;      /* bitmap of those */
     psd_buf_t **parked; /* their payloads; NULL: no gradient */
     bool complete;      /* all of it has come */
@@ -15,26 +15,27 @@ typedef struct psd_inbox {
     double norm2;       /* sum of squares of what came here */
     double whole_norm2; /* of the whole gradient, on all shards, by the worker's word */
     bool nonfinite;     /* a value is Inf or NaN, here or by the worker's word */
-    uint32_t bad_part;  /* the first chunk here that is not finite, from 1; 0: none here */
+    uint32_t bad_chunk; /* the first chunk here that is not finite, from 1; 0: none here */
     uint64_t base_version;
 } psd_inbox_t;
 
-/* Make room for pushes of so many chunks, once. Aborts without memory. */
+/* Make room for pushes of so many parts, once. Aborts without memory. */
 void psd_inbox_size(psd_inbox_t *self, uint32_t n_parts);
 
 /* Forget what has come; free everything. All zero is an empty one. */
 void psd_inbox_empty(psd_inbox_t *self);
 void psd_inbox_clear(psd_inbox_t *self);
 
-/* Whether this chunk has come, or all have. */
+/* Whether this part has come, or all have. */
 bool psd_inbox_has(const psd_inbox_t *self, uint32_t part);
 
-/* Keep a chunk that was checked: its payload, of which a reference is taken, and its sum of squares. The shard is at `version`: a worker cannot
- * have weights that are newer. Returns whether the push is whole now. */
-bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint64_t version);
+/* Keep a part that was checked: its payload, of which a reference is taken, its sum of squares and, when that is not finite,
+ * the number of the chunk that is to blame, from 1. The shard is at `version`: a worker cannot have weights that are newer. Returns whether the push is whole now. */
+bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint32_t bad_chunk,
+                    uint64_t version);
 
 /* Keep of a whole push that it has come, and nothing else: it becomes one without samples. */
 void psd_inbox_drop_gradient(psd_inbox_t *self);
 
-/* A new bitmap of the chunks that lack. */
+/* A new bitmap of the parts that lack. */
 psd_buf_t *psd_inbox_lacking(const psd_inbox_t *self);

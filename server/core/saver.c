@@ -70,9 +70,7 @@ bool psd_saver_may_step(psd_saver_t *self, psd_shard_t *shard, psd_work_t *work)
         self->deferred = work;
         return false;
     }
-    const psd_shard_state_t kept = psd_shard_state(shard, work->part);
-    const bool is_kept = kept.w != psd_shard_weights(shard, work->part)->data;
-    work->preserve = work->part >= self->next && !is_kept && work->n_gradients;
+    work->preserve = work->part >= self->next && !psd_shard_is_kept(shard, work->part) && work->n_gradients;
     return true;
 }
 

@@ -1,5 +1,5 @@
-/* saver.h - one shard's checkpoint, written chunk by chunk beside training. A step that would change a chunk that is not written
- * yet keeps a copy of it; the step of the chunk that the writer has just now is put off until it is written. Owned by the
+/* saver.h - one shard's checkpoint, written part by part beside training. A step that would change a part that is not written
+ * yet keeps a copy of it; the step of the part that the writer has just now is put off until it is written. Owned by the
  * engine, which hands out what is put off. Pure: what the writer is to do is an action; its outcomes come back as events. */
 #pragma once
 

@@ -7,32 +7,41 @@
 
 #include "common/optim/aggregate.h"
 #include "common/optim/kernels/kernel.h"
-#include "proto/codec.h"
+#include "proto/actions.h"
 
 /* Elements stepped at a time: the summed gradient and the state of a block stay in the cache, so that sum, optimizer,
  * Lookahead's pull and the checksum of the result read memory once. */
 enum { BLOCK = 4096 };
 
 typedef struct slice {
+    uint32_t n;      /* elements */
+    uint32_t at;     /* where in its part it begins */
+    uint32_t part;   /* which */
+    uint32_t tensor; /* of the model */
+    psd_rule_state_t state;
+    psd_rule_state_t kept_state;
+} slice_t;
+
+typedef struct part {
     uint32_t n;                 /* elements */
+    uint32_t first, n_chunks;   /* of its slices */
     uint32_t checksum;          /* of the weights */
     psd_buf_t *w;               /* weights, shared with sends in flight */
     float *slot[PSD_MAX_SLOTS]; /* state, inside the shard's arrays */
-    psd_rule_state_t state;
     psd_work_t work;
-    psd_buf_t *kept_w; /* the chunk before the step that a checkpoint must not see; NULL: none kept */
+    psd_buf_t *kept_w; /* the part before the step that a checkpoint must not see; NULL: none kept */
     float *kept_slots; /* its state arrays, n floats each, one after the other */
-    psd_rule_state_t kept_state;
-} slice_t;
+} part_t;
 
 struct psd_shard {
     psd_rule_t rule;
     psd_clip_t clip;
     psd_passes_t passes;
-    uint32_t n_parts;
-    slice_t *slice;              /* n_parts */
+    uint32_t n_chunks, n_parts;
+    slice_t *slice;              /* n_chunks */
+    part_t *part;                /* n_parts */
     size_t n_array;              /* bytes of each state array */
-    float *array[PSD_MAX_SLOTS]; /* rule.n_slots arrays over all chunks */
+    float *array[PSD_MAX_SLOTS]; /* rule.n_slots arrays over all parts */
 };
 
 /* State arrays are mapped whole, in huge pages where the system has them: stepping is bound by memory, and by
@@ -46,7 +55,7 @@ static float *map_array(size_t n_bytes)
     return at;
 }
 
-/* Chunks start on cache lines, and each array is shifted against the others so that the same element of several
+/* Parts start on cache lines, and each array is shifted against the others so that the same element of several
  * arrays does not fall into the same set of the cache. */
 static size_t padded(uint32_t n) { return ((size_t)n + 15) / 16 * 16; }
 enum { SHIFT = 16 * 9 };
@@ -55,21 +64,28 @@ static int allocate(psd_shard_t *self, const psd_partition_t *map, uint32_t serv
 {
     size_t total = SHIFT * PSD_MAX_SLOTS;
     for (uint32_t p = 0; p < self->n_parts; p++)
-        total += padded(map->chunk[map->part[server][p]].n);
+        total += padded(map->part[server][p].n);
     self->n_array = total * sizeof(float);
     for (int s = 0; s < self->rule.n_slots; s++)
         if (!(self->array[s] = map_array(self->n_array)))
             return PSD_ENOMEM;
+    for (uint32_t i = 0; i < self->n_chunks; i++) {
+        const psd_chunk_t *c = &map->chunk[map->held[server][i]];
+        self->slice[i] = (slice_t){ .n = c->n, .at = c->at, .part = c->part, .tensor = c->tensor };
+    }
     size_t at = 0;
     for (uint32_t p = 0; p < self->n_parts; p++) {
-        slice_t *c = &self->slice[p];
-        c->n = map->chunk[map->part[server][p]].n;
-        if (!(c->w = psd_buf_new(c->n * sizeof(float))))
+        part_t *part = &self->part[p];
+        const psd_part_t *cut = &map->part[server][p];
+        part->n = cut->n;
+        part->first = cut->first;
+        part->n_chunks = cut->n_chunks;
+        if (!(part->w = psd_buf_new(part->n * sizeof(float))))
             return PSD_ENOMEM;
-        memset(c->w->data, 0, c->w->n_bytes);
+        memset(part->w->data, 0, part->w->n_bytes);
         for (int s = 0; s < self->rule.n_slots; s++)
-            c->slot[s] = self->array[s] + SHIFT * s + at;
-        at += padded(c->n);
+            part->slot[s] = self->array[s] + SHIFT * s + at;
+        at += padded(part->n);
     }
     return PSD_OK;
 }
@@ -83,10 +99,12 @@ psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const
         self->rule = *rule;
         self->clip = *clip;
         self->passes = psd_passes_of(rule, clip);
-        self->n_parts = map->n_parts[server];
-        self->slice = calloc(self->n_parts + 1, sizeof *self->slice);
+        self->n_chunks = map->n_held[server];
+        self->slice = calloc(self->n_chunks + 1, sizeof *self->slice);
+        self->part = calloc(map->n_parts[server] + 1, sizeof *self->part);
+        self->n_parts = self->part ? map->n_parts[server] : 0;
     }
-    if (!self || !self->slice || allocate(self, map, server) != PSD_OK) {
+    if (!self || !self->slice || !self->part || allocate(self, map, server) != PSD_OK) {
         psd_err_set(err, PSD_ENOMEM, "no memory for a shard of %llu elements and %d state arrays",
                     (unsigned long long)map->n_elements[server], rule->n_slots);
         psd_shard_destroy(&self);
@@ -107,97 +125,117 @@ void psd_shard_destroy(psd_shard_t **self_p)
     *self_p = NULL;
     if (!self)
         return;
-    for (uint32_t p = 0; self->slice && p < self->n_parts; p++) {
-        drop_gradients(&self->slice[p].work);
+    for (uint32_t p = 0; p < self->n_parts; p++) {
+        part_t *part = &self->part[p];
+        drop_gradients(&part->work);
         psd_shard_forget(self, p);
-        free(self->slice[p].work.gradient);
-        free(self->slice[p].work.weight);
-        psd_buf_unref(&self->slice[p].w);
+        free(part->work.gradient);
+        free(part->work.weight);
+        psd_buf_unref(&part->w);
     }
     for (int s = 0; s < PSD_MAX_SLOTS; s++)
         if (self->array[s])
             munmap(self->array[s], self->n_array);
     free(self->slice);
+    free(self->part);
     free(self);
 }
 
 const psd_rule_t *psd_shard_rule(const psd_shard_t *self) { return &self->rule; }
 const psd_passes_t *psd_shard_passes(const psd_shard_t *self) { return &self->passes; }
 
+uint32_t psd_shard_chunks(const psd_shard_t *self) { return self->n_chunks; }
 uint32_t psd_shard_parts(const psd_shard_t *self) { return self->n_parts; }
 
-static slice_t *slice_of(const psd_shard_t *self, uint32_t part)
+static slice_t *slice_of(const psd_shard_t *self, uint32_t chunk)
 {
-    assert(part < self->n_parts);
-    return &self->slice[part];
+    assert(chunk < self->n_chunks);
+    return &self->slice[chunk];
 }
 
-uint32_t psd_shard_elements(const psd_shard_t *self, uint32_t part) { return slice_of(self, part)->n; }
-psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part) { return slice_of(self, part)->w; }
-uint32_t psd_shard_checksum(const psd_shard_t *self, uint32_t part) { return slice_of(self, part)->checksum; }
+static part_t *part_of(const psd_shard_t *self, uint32_t part)
+{
+    assert(part < self->n_parts);
+    return &self->part[part];
+}
 
-uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t part) { return slice_of(self, part)->state.sync_epoch; }
+uint32_t psd_shard_elements(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->n; }
+uint32_t psd_shard_first(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->first; }
+uint32_t psd_shard_chunks_of(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->n_chunks; }
+psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->w; }
+uint32_t psd_shard_checksum(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->checksum; }
+
+uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t chunk) { return slice_of(self, chunk)->state.sync_epoch; }
+
+static float *array_of(const psd_buf_t *buf, size_t at) { return (float *)buf->data + at; }
 
 void psd_shard_set(psd_shard_t *self, uint32_t part, const float *values)
 {
-    slice_t *c = slice_of(self, part);
-    assert(psd_buf_is_unique(c->w) && "initial values come before anything is sent");
-    memcpy(c->w->data, values, c->w->n_bytes);
-    c->checksum = psd_crc32c(c->w->data, c->w->n_bytes);
-    psd_rule_init(&self->rule, &c->state, c->w->data, c->slot, c->n);
+    part_t *p = part_of(self, part);
+    assert(psd_buf_is_unique(p->w) && "initial values come before anything is sent");
+    memcpy(p->w->data, values, p->w->n_bytes);
+    p->checksum = psd_crc32c(p->w->data, p->w->n_bytes);
+    for (uint32_t i = 0; i < p->n_chunks; i++) {
+        slice_t *c = &self->slice[p->first + i];
+        float *slot[PSD_MAX_SLOTS] = { 0 };
+        for (int s = 0; s < self->rule.n_slots; s++)
+            slot[s] = p->slot[s] + c->at;
+        psd_rule_init(&self->rule, &c->state, array_of(p->w, c->at), slot, c->n);
+    }
 }
 
 psd_buf_t *psd_shard_slow(const psd_shard_t *self, uint32_t part)
 {
-    const slice_t *c = slice_of(self, part);
-    psd_buf_t *copy = psd_buf_new(c->w->n_bytes);
+    const part_t *p = part_of(self, part);
+    psd_buf_t *copy = psd_buf_new(p->w->n_bytes);
     if (copy)
-        memcpy(copy->data, self->rule.slow_slot < 0 ? c->w->data : c->slot[self->rule.slow_slot], c->w->n_bytes);
+        memcpy(copy->data, self->rule.slow_slot < 0 ? p->w->data : p->slot[self->rule.slow_slot], p->w->n_bytes);
     return copy;
 }
 
-psd_shard_state_t psd_shard_state(psd_shard_t *self, uint32_t part)
+psd_shard_state_t psd_shard_state(psd_shard_t *self, uint32_t chunk)
 {
-    slice_t *c = slice_of(self, part);
-    psd_shard_state_t view = { .w = c->w->data, .state = &c->state };
+    slice_t *c = slice_of(self, chunk);
+    const part_t *p = &self->part[c->part];
+    psd_shard_state_t view = { .w = array_of(p->kept_w ? p->kept_w : p->w, c->at),
+                               .state = p->kept_w ? &c->kept_state : &c->state };
     for (int s = 0; s < self->rule.n_slots; s++)
-        view.slot[s] = c->slot[s];
-    if (!c->kept_w)
-        return view;
-    view = (psd_shard_state_t){ .w = c->kept_w->data, .state = &c->kept_state };
-    for (int s = 0; s < self->rule.n_slots; s++)
-        view.slot[s] = c->kept_slots + (size_t)s * c->n;
+        view.slot[s] = (p->kept_w ? p->kept_slots + (size_t)s * p->n : p->slot[s]) + c->at;
     return view;
 }
 
+bool psd_shard_is_kept(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->kept_w != NULL; }
+
 void psd_shard_forget(psd_shard_t *self, uint32_t part)
 {
-    slice_t *c = slice_of(self, part);
-    psd_buf_unref(&c->kept_w);
-    free(c->kept_slots);
-    c->kept_slots = NULL;
+    part_t *p = part_of(self, part);
+    psd_buf_unref(&p->kept_w);
+    free(p->kept_slots);
+    p->kept_slots = NULL;
 }
 
 void psd_shard_filled(psd_shard_t *self, uint32_t part)
 {
-    slice_t *c = slice_of(self, part);
-    c->checksum = psd_crc32c(c->w->data, c->w->n_bytes);
+    part_t *p = part_of(self, part);
+    p->checksum = psd_crc32c(p->w->data, p->w->n_bytes);
 }
 
 /* Weights are kept by a reference, which makes the step copy them before it writes; state arrays are copied here. */
-static void preserve(slice_t *c, int n_slots)
+static void preserve(psd_shard_t *self, part_t *p)
 {
-    c->kept_w = psd_buf_ref(c->w);
-    c->kept_state = c->state;
-    c->kept_slots = malloc((size_t)n_slots * c->n * sizeof(float) + 1);
-    assert(c->kept_slots && "no memory to keep a chunk for a checkpoint");
+    const int n_slots = self->rule.n_slots;
+    p->kept_w = psd_buf_ref(p->w);
+    p->kept_slots = malloc((size_t)n_slots * p->n * sizeof(float) + 1);
+    assert(p->kept_slots && "no memory to keep a part for a checkpoint");
     for (int s = 0; s < n_slots; s++)
-        memcpy(c->kept_slots + (size_t)s * c->n, c->slot[s], c->n * sizeof(float));
+        memcpy(p->kept_slots + (size_t)s * p->n, p->slot[s], p->n * sizeof(float));
+    for (uint32_t i = 0; i < p->n_chunks; i++)
+        self->slice[p->first + i].kept_state = self->slice[p->first + i].state;
 }
 
 psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
 {
-    psd_work_t *work = &slice_of(self, part)->work;
+    psd_work_t *work = &part_of(self, part)->work;
     drop_gradients(work);
     if (capacity > work->capacity) {
         free(work->gradient);
@@ -221,59 +259,100 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     return work;
 }
 
-psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part) { return &slice_of(self, part)->work; }
+psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part) { return &part_of(self, part)->work; }
 
-/* The sum of the contributions' elements [at, at + n), bounded by value and scaled: in `room`, or as it came when it is that. */
-static const float *sum_block(const psd_work_t *work, const psd_clip_t *clip, float scale, size_t at, size_t n, float *room)
+bool psd_gradient_has(const psd_buf_t *payload, uint32_t n, uint32_t i)
 {
+    const size_t n_bytes = n * sizeof(float);
+    return payload->n_bytes == n_bytes || psd_bitmap_get((const uint8_t *)payload->data + n_bytes, i);
+}
+
+/* Those who have a gradient of one chunk, in rank order. */
+typedef struct addends {
+    uint32_t n;
     const float *gradient[PSD_MAX_WORKERS];
-    gradient[0] = NULL;
-    const bool is_one = work->n_gradients == 1 && work->weight[0] == 1.0, bounds = clip->value > 0 && !work->is_bounded;
-    for (uint32_t k = 0; k < work->n_gradients; k++)
-        gradient[k] = (const float *)work->gradient[k]->data + at;
-    if (is_one && !bounds && scale == 1.0f)
-        return gradient[0];
-    psd_aggregate(room, gradient, work->weight, work->n_gradients, n);
-    if (bounds)
-        psd_clip_by_value(clip, room, n);
-    if (scale != 1.0f)
-        psd_isa_active()->scale(room, room, scale, n);
-    return room;
-}
+    double weight[PSD_MAX_WORKERS];
+} addends_t;
 
-static float *writable_weights(slice_t *c)
+static void find_addends(addends_t *out, const psd_work_t *work, const part_t *p, uint32_t i)
 {
-    if (!psd_buf_is_unique(c->w)) {
-        psd_buf_t *copy = psd_buf_new(c->w->n_bytes);
-        assert(copy && "no memory for a second copy of a chunk whose send is in flight");
-        memcpy(copy->data, c->w->data, copy->n_bytes);
-        psd_buf_unref(&c->w);
-        c->w = copy;
+    const size_t at = work->shard->slice[p->first + i].at;
+    out->n = 0;
+    for (uint32_t k = 0; k < work->n_gradients; k++) {
+        if (!psd_gradient_has(work->gradient[k], p->n, i))
+            continue;
+        out->gradient[out->n] = array_of(work->gradient[k], at);
+        out->weight[out->n++] = work->weight[k];
     }
-    return c->w->data;
 }
 
-static psd_plan_t plan(const psd_work_t *work, psd_rule_state_t *state)
+/* The sum of the addends' next n elements, bounded by value and scaled: in `room`, or as it came when it is that. */
+static const float *sum_block(addends_t *from, const psd_clip_t *clip, float scale, size_t n, float *room)
+{
+    const bool is_one = from->n == 1 && from->weight[0] == 1.0, bounds = clip->value > 0;
+    const float *sum = room;
+    if (is_one && !bounds && scale == 1.0f) {
+        sum = from->gradient[0];
+    } else {
+        psd_aggregate(room, from->gradient, from->weight, from->n, n);
+        if (bounds)
+            psd_clip_by_value(clip, room, n);
+        if (scale != 1.0f)
+            psd_isa_active()->scale(room, room, scale, n);
+    }
+    for (uint32_t k = 0; k < from->n; k++)
+        from->gradient[k] += n;
+    return sum;
+}
+
+static float *writable_weights(part_t *p)
+{
+    if (!psd_buf_is_unique(p->w)) {
+        psd_buf_t *copy = psd_buf_new(p->w->n_bytes);
+        assert(copy && "no memory for a second copy of a part whose send is in flight");
+        memcpy(copy->data, p->w->data, copy->n_bytes);
+        psd_buf_unref(&p->w);
+        p->w = copy;
+    }
+    return p->w->data;
+}
+
+static psd_plan_t plan(const psd_work_t *work, const slice_t *c, psd_rule_state_t *state)
 {
     const psd_shard_t *self = work->shard;
-    psd_plan_t plan = psd_passes_plan(&self->passes, &self->rule, &self->clip, state, work->lr, work->total, work->pass);
+    const double *total[PSD_MAX_PASSES];
+    for (int i = 0; i < PSD_MAX_PASSES; i++)
+        total[i] = work->total[i] ? work->total[i] + work->stride[i] * c->tensor : NULL;
+    psd_plan_t plan = psd_passes_plan(&self->passes, &self->rule, &self->clip, state, work->lr, total, work->pass);
     plan.scale *= work->scale;
     return plan;
 }
 
+static size_t block_of(size_t left) { return left < BLOCK ? left : BLOCK; }
+
 /* Put the sum of the gradients in their place: other passes follow. */
-static void sum_up(psd_work_t *work, const slice_t *c)
+static void sum_up(psd_work_t *work, const part_t *p)
 {
+    const size_t n_map = psd_bitmap_bytes(p->n_chunks);
     if (work->is_bounded)
         return;
-    psd_buf_t *sum = psd_buf_new(c->n * sizeof(float));
+    psd_buf_t *sum = psd_buf_new(p->n * sizeof(float) + n_map);
     assert(sum && "no memory for a summed gradient");
-    float *all = sum->data;
-    for (size_t at = 0, n; at < c->n; at += n) {
-        n = c->n - at < BLOCK ? c->n - at : BLOCK;
-        const float *block = sum_block(work, &work->shard->clip, 1.0f, at, n, all + at);
-        if (block != all + at)
-            memcpy(all + at, block, n * sizeof *block);
+    uint8_t *map = (uint8_t *)array_of(sum, p->n);
+    memset(map, 0, n_map);
+    for (uint32_t i = 0; i < p->n_chunks; i++) {
+        const slice_t *c = &work->shard->slice[p->first + i];
+        addends_t from;
+        find_addends(&from, work, p, i);
+        if (from.n)
+            psd_bitmap_set(map, i);
+        float *to = array_of(sum, c->at);
+        for (size_t at = 0, n; from.n && at < c->n; at += n, to += n) {
+            n = block_of(c->n - at);
+            const float *block = sum_block(&from, &work->shard->clip, 1.0f, n, to);
+            if (block != to)
+                memcpy(to, block, n * sizeof *block);
+        }
     }
     drop_gradients(work);
     work->gradient[0] = sum;
@@ -282,45 +361,72 @@ static void sum_up(psd_work_t *work, const slice_t *c)
     work->is_bounded = true;
 }
 
-static void measure(psd_work_t *work, slice_t *c)
+static void measure(psd_work_t *work, const part_t *p)
 {
     const psd_shard_t *self = work->shard;
-    psd_rule_state_t ahead = c->state;
-    memset(work->sum, 0, sizeof work->sum);
+    const int n_sums = self->passes.at[work->pass]->n_sums(&self->rule);
+    memset(work->sum, 0, (size_t)p->n_chunks * (size_t)n_sums * sizeof *work->sum);
     if (!work->n_gradients)
         return;
-    sum_up(work, c);
-    const psd_plan_t p = plan(work, &ahead);
-    psd_passes_measure(&self->passes, work->pass, &self->rule, &p, c->w->data, c->slot, work->gradient[0]->data, c->n, work->sum);
+    sum_up(work, p);
+    for (uint32_t i = 0; i < p->n_chunks; i++) {
+        slice_t *c = &self->slice[p->first + i];
+        psd_rule_state_t ahead = c->state;
+        float *slot[PSD_MAX_SLOTS] = { 0 };
+        if (!psd_gradient_has(work->gradient[0], p->n, i))
+            continue;
+        for (int s = 0; s < self->rule.n_slots; s++)
+            slot[s] = p->slot[s] + c->at;
+        const psd_plan_t pass = plan(work, c, &ahead);
+        psd_passes_measure(&self->passes, work->pass, &self->rule, &pass, array_of(p->w, c->at), slot,
+                           array_of(work->gradient[0], c->at), c->n, work->sum + i * (size_t)n_sums);
+    }
 }
 
-static void step(psd_work_t *work, slice_t *c)
+/* One chunk's step. Returns the checksum of the part up to here, `crc` being that of what lies before the chunk. */
+static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *w, uint32_t crc)
 {
-    const psd_rule_t *rule = &work->shard->rule;
-    if (work->preserve)
-        preserve(c, rule->n_slots);
-    if (work->n_gradients) {
-        float room[BLOCK], *w = writable_weights(c), *slot[PSD_MAX_SLOTS] = { 0 };
-        const psd_plan_t p = plan(work, &c->state);
-        work->clipped = p.scale;
-        c->checksum = 0;
-        for (size_t at = 0, n; at < c->n; at += n) {
-            n = c->n - at < BLOCK ? c->n - at : BLOCK;
-            for (int s = 0; s < rule->n_slots; s++)
-                slot[s] = c->slot[s] + at;
-            psd_rule_apply(rule, &p, w + at, slot, sum_block(work, &work->shard->clip, p.scale, at, n, room), n);
-            c->checksum = psd_crc32c_extend(c->checksum, w + at, n * sizeof *w);
-        }
+    static const psd_clip_t none = { .value = 0 };
+    const psd_shard_t *self = work->shard;
+    slice_t *c = &self->slice[p->first + i];
+    addends_t from;
+    find_addends(&from, work, p, i);
+    w += c->at;
+    if (!from.n)
+        return psd_crc32c_extend(crc, w, c->n * sizeof *w);
+    const psd_plan_t plan_of = plan(work, c, &c->state);
+    work->clipped = plan_of.scale;
+    for (size_t at = 0, n; at < c->n; at += n) {
+        float room[BLOCK], *slot[PSD_MAX_SLOTS] = { 0 };
+        n = block_of(c->n - at);
+        for (int s = 0; s < self->rule.n_slots; s++)
+            slot[s] = p->slot[s] + c->at + at;
+        const float *g = sum_block(&from, work->is_bounded ? &none : &self->clip, plan_of.scale, n, room);
+        psd_rule_apply(&self->rule, &plan_of, w + at, slot, g, n);
+        crc = psd_crc32c_extend(crc, w + at, n * sizeof *w);
     }
-    work->checksum = c->checksum;
+    return crc;
+}
+
+static void step(psd_work_t *work, part_t *p)
+{
+    if (work->preserve)
+        preserve(work->shard, p);
+    if (work->n_gradients) {
+        float *w = writable_weights(p);
+        p->checksum = 0;
+        for (uint32_t i = 0; i < p->n_chunks; i++)
+            p->checksum = step_chunk(work, p, i, w, p->checksum);
+    }
+    work->checksum = p->checksum;
     drop_gradients(work);
 }
 
 void psd_work_run(psd_work_t *work)
 {
-    slice_t *c = slice_of(work->shard, work->part);
+    part_t *p = part_of(work->shard, work->part);
     if (work->pass < work->shard->passes.n)
-        measure(work, c);
+        measure(work, p);
     else
-        step(work, c);
+        step(work, p);
 }

@@ -1,6 +1,6 @@
-/* shard.h - one server's chunks: their weights, the optimizer state that trains them, and one step of one chunk.
- * It knows nothing of sockets, clocks or rounds. Chunks are independent: any number may be stepped side by side,
- * each by one thread at a time. */
+/* shard.h - one server's chunks: their weights, the optimizer state that trains them, and one step of one part, which is a run of
+ * chunks (common/base/partition.h). It knows nothing of sockets, clocks or rounds. Parts are independent: any number may be
+ * stepped side by side, each by one thread at a time. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,25 +12,31 @@
 
 typedef struct psd_shard psd_shard_t;
 
-/* One pass over one chunk, ready to run: all that a thread needs, so that nothing is shared while it runs. A step is one
+/* One pass over one part, ready to run: all that a thread needs, so that nothing is shared while it runs. A step is one
  * pass, unless its rule or clipping asks for others before it (common/optim/passes.h): these change neither weights nor state. */
 typedef struct psd_work {
     psd_shard_t *shard;
-    uint32_t part;                       /* the chunk */
-    int pass;                            /* which of the shard's passes; from their number on, the step */
-    uint32_t n_gradients;                /* contributions in rank order; 0: nobody had a gradient, the chunk is left alone */
-    psd_buf_t **gradient;                /* n_gradients; the work holds references, and drops them when the step has run */
+    uint32_t part;
+    int pass;             /* which of the shard's passes; from their number on, the step */
+    uint32_t n_gradients; /* contributions in rank order; a chunk of which nobody had a gradient is left alone */
+    psd_buf_t *
+        *gradient; /* n_gradients payloads, see psd_gradient_has; the work holds references, and drops them when the step has run */
     double *weight;                      /* n_i / N of each, summed in double in this order, rounded once */
     bool is_bounded;                     /* there is one gradient, which is the sum, bounded by value */
     double lr;                           /* learning rate of this step */
     float scale;                         /* on the summed gradient, where that is known from elsewhere than a pass; 1 for none */
-    const double *total[PSD_MAX_PASSES]; /* what the passes before have found, of the chunk's tensor or of the model; borrowed */
+    const double *total[PSD_MAX_PASSES]; /* what the passes before have found, of the model or of its first tensor; borrowed */
+    size_t stride[PSD_MAX_PASSES];       /* doubles from one tensor's to the next; 0: they are of the model */
     uint32_t capacity;                   /* room in `gradient` and `weight` */
-    bool preserve;                       /* keep a copy of the chunk as it is before this step, for a checkpoint */
-    double sum[PSD_MAX_SUMS];            /* set by the run of a pass before the step: this chunk's terms */
+    bool preserve;                       /* keep a copy of the part as it is before this step, for a checkpoint */
+    double *sum;                         /* where a pass before the step puts its terms, chunk after chunk; borrowed */
     uint32_t checksum;                   /* set by the run of the step: CRC-32C of the new weights */
     float clipped;                       /* likewise: the factor that the gradient was clipped by; 1: it was not */
 } psd_work_t;
+
+/* Whether a payload of a part of `n` elements has a gradient of its chunk `i`. It may end in a bitmap of the part's chunks, one bit
+ * for each that it has; without one it has all. Elements of those that it lacks mean nothing. */
+bool psd_gradient_has(const psd_buf_t *payload, uint32_t n, uint32_t i);
 
 /* Chunks of server `server` in `map`, all weights 0 until psd_shard_set. `map` is borrowed for the shard's life.
  * NULL, with `err` set, when memory runs out. */
@@ -46,22 +52,25 @@ const psd_passes_t *psd_shard_passes(const psd_shard_t *self);
 /* Free it and set `*self_p` to NULL; weights still in flight live on until they are released. NULL is fine. */
 void psd_shard_destroy(psd_shard_t **self_p);
 
-/* Number of chunks, and elements of one. */
+/* Number of chunks; of parts; elements of a part, and its chunks: which is the first, and how many. */
+uint32_t psd_shard_chunks(const psd_shard_t *self);
 uint32_t psd_shard_parts(const psd_shard_t *self);
 uint32_t psd_shard_elements(const psd_shard_t *self, uint32_t part);
+uint32_t psd_shard_first(const psd_shard_t *self, uint32_t part);
+uint32_t psd_shard_chunks_of(const psd_shard_t *self, uint32_t part);
 
-/* Begin a chunk with these initial values (its number of elements of them). Lookahead's slow weights start equal. */
+/* Begin a part with these initial values (its number of elements of them). Lookahead's slow weights start equal. */
 void psd_shard_set(psd_shard_t *self, uint32_t part, const float *values);
 
-/* The chunk's weights: a buffer to send, borrowed; take a reference to keep it. Its CRC-32C. */
+/* The part's weights: a buffer to send, borrowed; take a reference to keep it. Its CRC-32C. */
 psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part);
 uint32_t psd_shard_checksum(const psd_shard_t *self, uint32_t part);
 
-/* A new buffer with the chunk's slow weights (the weights themselves without Lookahead). NULL without memory. */
+/* A new buffer with the part's slow weights (the weights themselves without Lookahead). NULL without memory. */
 psd_buf_t *psd_shard_slow(const psd_shard_t *self, uint32_t part);
 
-/* Syncs of Lookahead so far, of the chunk's tensor. */
-uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t part);
+/* Syncs of Lookahead so far, of the tensor of chunk `chunk`. */
+uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t chunk);
 
 /* A chunk's whole state, for a checkpoint: as it was when a work preserved it, else as it is. Borrowed. */
 typedef struct psd_shard_state {
@@ -69,18 +78,19 @@ typedef struct psd_shard_state {
     float *slot[PSD_MAX_SLOTS];
     psd_rule_state_t *state;
 } psd_shard_state_t;
-psd_shard_state_t psd_shard_state(psd_shard_t *self, uint32_t part);
+psd_shard_state_t psd_shard_state(psd_shard_t *self, uint32_t chunk);
 
-/* Drop what a work preserved of the chunk; nothing preserved is fine. */
+/* Whether a work has preserved the part; drop what it has, and nothing preserved is fine. */
+bool psd_shard_is_kept(const psd_shard_t *self, uint32_t part);
 void psd_shard_forget(psd_shard_t *self, uint32_t part);
 
-/* After the arrays and counters of psd_shard_state were filled from a checkpoint. */
+/* After the arrays and counters of all its chunks were filled from a checkpoint. */
 void psd_shard_filled(psd_shard_t *self, uint32_t part);
 
-/* The chunk's work, with room for `capacity` contributions, all else zero. Not while it is running. NULL without memory. */
+/* The part's work, with room for `capacity` contributions, all else zero. Not while it is running. NULL without memory. */
 psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity);
 
-/* The chunk's work as it was last made, for its next pass. */
+/* The part's work as it was last made, for its next pass. */
 psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part);
 
 /* Make the pass. A step sums the contributions and steps the optimizer, block by block, in one pass over memory; then it

@@ -27,7 +27,7 @@ int psd_totals_await(psd_totals_t *self, const uint64_t *sizes, uint32_t n_tenso
         return PSD_OK;
     if (!self->map.n_chunks) {
         self->n_tensors = n_tensors;
-        if (psd_partition_make(&self->map, sizes, n_tensors, n_servers, NULL) != PSD_OK ||
+        if (psd_partition_make(&self->map, sizes, n_tensors, n_servers, PSD_MOST_OF_PART, NULL) != PSD_OK ||
             !(self->sum = calloc((size_t)self->map.n_chunks * PSD_MAX_SUMS, sizeof *self->sum)) ||
             !(self->total = calloc((size_t)n_tensors * PSD_MAX_SUMS, sizeof *self->total)))
             return PSD_ENOMEM;
@@ -50,10 +50,10 @@ bool psd_totals_take(psd_totals_t *self, uint32_t shard, int pass, const double 
     if (pass != self->pass || !psd_totals_is_awaiting(self) || shard >= self->map.n_servers)
         return false;
     const uint32_t n_sums = (uint32_t)self->passes.at[pass]->n_sums(&self->rule);
-    if (n != (size_t)self->map.n_parts[shard] * n_sums)
+    if (n != (size_t)self->map.n_held[shard] * n_sums)
         return false;
-    for (uint32_t p = 0; p < self->map.n_parts[shard]; p++)
-        memcpy(self->sum + (size_t)self->map.part[shard][p] * n_sums, sums + (size_t)p * n_sums, n_sums * sizeof *sums);
+    for (uint32_t p = 0; p < self->map.n_held[shard]; p++)
+        memcpy(self->sum + (size_t)self->map.held[shard][p] * n_sums, sums + (size_t)p * n_sums, n_sums * sizeof *sums);
     self->told |= UINT64_C(1) << shard;
     for (uint32_t s = 0; s < self->map.n_servers; s++)
         if (!(self->told >> s & 1))

@@ -14,7 +14,7 @@ bool psd_update_init(psd_update_t *self, psd_shard_t *shard, uint32_t n_tensors)
     const size_t n_passes = (size_t)psd_shard_passes(shard)->n;
     *self = (psd_update_t){ .shard = shard, .n_tensors = n_tensors, .busy = calloc(1, psd_bitmap_bytes(parts) + 1) };
     if (n_passes) {
-        self->sum = calloc((size_t)parts * PSD_MAX_SUMS + 1, sizeof *self->sum);
+        self->sum = calloc((size_t)psd_shard_chunks(shard) * PSD_MAX_SUMS + 1, sizeof *self->sum);
         self->total = calloc(n_passes * n_tensors * PSD_MAX_SUMS, sizeof *self->total);
     }
     const bool ok = self->busy && (!n_passes || (self->sum && self->total));
@@ -53,11 +53,16 @@ static double *total_of(const psd_update_t *self, int pass, uint32_t tensor)
     return self->total + ((size_t)pass * self->n_tensors + (is_over_model(self, pass) ? 0 : tensor)) * PSD_MAX_SUMS;
 }
 
-void psd_update_hand_out(psd_update_t *self, psd_work_t *work, uint32_t tensor)
+void psd_update_hand_out(psd_update_t *self, psd_work_t *work)
 {
     work->pass = self->pass;
-    for (int i = 0; i < PSD_MAX_PASSES; i++)
-        work->total[i] = self->measures && i < self->pass ? total_of(self, i, tensor) : NULL;
+    if (!psd_update_is_step(self))
+        work->sum = self->sum + (size_t)psd_shard_first(self->shard, work->part) * psd_update_sums(self);
+    for (int i = 0; i < PSD_MAX_PASSES; i++) {
+        const bool is_known = self->measures && i < self->pass;
+        work->total[i] = is_known ? total_of(self, i, 0) : NULL;
+        work->stride[i] = is_known && !is_over_model(self, i) ? PSD_MAX_SUMS : 0;
+    }
     self->running++;
 }
 
@@ -65,9 +70,6 @@ bool psd_update_returned(psd_update_t *self, const psd_work_t *work)
 {
     assert(self->running > 0);
     psd_bitmap_unset(self->busy, work->part);
-    if (!psd_update_is_step(self))
-        for (uint32_t k = 0; k < psd_update_sums(self); k++)
-            self->sum[(size_t)work->part * psd_update_sums(self) + k] = work->sum[k];
     return !--self->running && psd_update_pass_is_over(self);
 }
 

@@ -1,4 +1,4 @@
-/* update.h - the update that a shard is making: one piece of work per chunk and pass, handed out together; when all have come back
+/* update.h - the update that a shard is making: one piece of work per part and pass, handed out together; when all have come back
  * the pass is over. Before a step with several passes moves anything, what a pass has measured here is told to the coordinator,
  * and what all shards have measured together comes back in the log. Owned by the engine; pure; one thread at a time. */
 #pragma once
@@ -15,7 +15,7 @@ typedef struct psd_update {
     int pass;         /* which is being made; the number of passes: the step */
     uint32_t running; /* pieces of work that have not come back */
     uint64_t samples; /* behind the step */
-    uint8_t *busy;    /* bitmap of chunks that a thread has now */
+    uint8_t *busy;    /* bitmap of parts that a thread has now */
     double *sum;      /* what the pass has measured: n_sums of each chunk of this shard */
     double *total;    /* what passes have found, [pass][tensor][PSD_MAX_SUMS] */
 } psd_update_t;
@@ -27,8 +27,8 @@ void psd_update_clear(psd_update_t *self);
 /* Begin one with `samples` behind it; with `measures`, its passes come first, else there is the step alone. */
 void psd_update_begin(psd_update_t *self, uint64_t samples, bool measures);
 
-/* Give the work of a chunk what the pass needs, and count it as running. */
-void psd_update_hand_out(psd_update_t *self, psd_work_t *work, uint32_t tensor);
+/* Give the work of a part what the pass needs, and count it as running. */
+void psd_update_hand_out(psd_update_t *self, psd_work_t *work);
 
 /* Whether the pass that is being made is the step. */
 bool psd_update_is_step(const psd_update_t *self);

@@ -90,14 +90,14 @@ void psd_report_saw(psd_report_t *self, const psd_node_t *node, const psd_msg_t 
     const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
     if (msg && stats->pushes > self->seen.pushes)
         psd_pace_complete(self->pace, msg->worker, msg->samples, msg->value, ns);
-    else if (msg && stats->chunks > self->seen.chunks)
+    else if (msg && stats->messages > self->seen.messages)
         psd_pace_chunk(self->pace, msg->worker, msg->value, ns);
     if (stats->rounds > self->seen.rounds) {
         psd_pace_round_t round = psd_pace_close(self->pace, ns);
         observe(self, PSD_METRIC_ROUND_DURATION, round.duration_s);
         observe(self, PSD_METRIC_BARRIER_WAIT, round.barrier_s);
     }
-    self->seen.chunks = stats->chunks;
+    self->seen.messages = stats->messages;
     self->seen.pushes = stats->pushes;
     self->seen.rounds = stats->rounds;
 }

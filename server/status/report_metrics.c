@@ -103,7 +103,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set(m, PSD_METRIC_SHARD_VERSION, NULL, (double)psd_engine_version(engine));
     psd_metrics_set(m, PSD_METRIC_ROUNDS, psd_options_string(self->options, PSD_OPT_sync_mode), (double)stats->rounds);
     psd_metrics_set(m, PSD_METRIC_SAMPLES, NULL, (double)stats->samples);
-    psd_metrics_set(m, PSD_METRIC_PUSHES, NULL, (double)stats->chunks);
+    psd_metrics_set(m, PSD_METRIC_PUSHES, NULL, (double)stats->messages);
     psd_metrics_set(m, PSD_METRIC_PULLS, "fast", (double)stats->pulls_fast);
     psd_metrics_set(m, PSD_METRIC_PULLS, "slow", (double)stats->pulls_slow);
     psd_metrics_set(m, PSD_METRIC_CONNECTIONS_REFUSED, NULL, (double)self->connections_refused);

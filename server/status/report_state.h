@@ -40,7 +40,7 @@ struct psd_report {
     unsigned n_apply;
     psd_pace_t *pace;
     struct {
-        uint64_t chunks, pushes, rounds;       /* of the engine's counters */
+        uint64_t messages, pushes, rounds;     /* of the engine's counters */
         uint64_t incarnation[PSD_MAX_WORKERS]; /* newest life of each worker */
     } seen;
     uint64_t stored_bytes;

@@ -90,9 +90,9 @@ static void save(void)
     const psd_ckpt_facts_t facts = { .job = (char[]){ "bench" }, .settings = (char[]){ "" }, .clock = 1, .n_shards = 1 };
     psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &map, &rule, &err);
     must(writer ? PSD_OK : err.code, &err);
-    for (uint32_t p = 0; p < map.n_parts[0]; p++) {
+    for (uint32_t p = 0; p < map.n_held[0]; p++) {
         const psd_ckpt_target_t chunk = chunk_of(NULL, p);
-        must(psd_ckpt_part(writer, p, chunk.w, chunk.slot, chunk.state, &err), &err);
+        must(psd_ckpt_chunk(writer, p, chunk.w, chunk.slot, chunk.state, &err), &err);
     }
     must(psd_ckpt_end(&writer, &err), &err);
     must(psd_ckpt_commit(dir, &facts, &model, 2, &err), &err);
@@ -345,7 +345,7 @@ int main(int argc, char **argv)
     snprintf(shard, sizeof shard, "%s/000000000001/shard-0.safetensors", dir);
     tensor.n_elements = tensor.dim[0] = (mib << 20) / sizeof(float) / ARRAYS / BLOCK * BLOCK + BLOCK;
     must(psd_rule_parse(&rule, "adam", &err), &err);
-    must(psd_partition_make(&map, &tensor.n_elements, 1, 1, &err), &err);
+    must(psd_partition_make(&map, &tensor.n_elements, 1, 1, 1, &err), &err);
     printf("%" PRIu64 " MiB in %" PRIu32 " chunks of 3 arrays\n", (uint64_t)(n_array() * ARRAYS >> 20), map.n_chunks);
     measure_files();
     if (n_steps)

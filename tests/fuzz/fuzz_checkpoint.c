@@ -61,7 +61,7 @@ static void check_chunks(const psd_shardfile_t *file)
     psd_partition_t map;
     psd_err_t err = { 0 };
     uint32_t hint = 0;
-    assert(psd_partition_make(&map, (const uint64_t[]){ 1100, 3 }, 2, 1, NULL) == PSD_OK);
+    assert(psd_partition_make(&map, (const uint64_t[]){ 1100, 3 }, 2, 1, 1, NULL) == PSD_OK);
     for (uint32_t i = 0; i < file->n_parts; i++) {
         const psd_chunk_t *c = psd_shardfile_chunk(file, i, &model, &map, &hint, &err);
         assert(c ? c >= map.chunk && c < map.chunk + map.n_chunks : err.code == PSD_EDATA);

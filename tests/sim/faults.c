@@ -65,6 +65,9 @@ sim_config_t sim_config_of_seed(uint64_t seed)
     }
     if (config.mode[0] == 'a' && strstr(config.rule, "lamb"))
         config.rule = rules[0];
+    static const uint32_t sizes[] = { 1, 1500, 0 }; /* a message per chunk, some chunks in one, all in one */
+    uint64_t other = seed ^ 0x9A275;
+    config.part_elements = sizes[psd_splitmix64(&other) % 3];
     return config;
 }
 

@@ -185,6 +185,7 @@ void sim_build_server(sim_t *self, uint32_t s)
                                     .lease_ms = 1000,
                                     .has_slow = self->rule.lookahead,
                                     .in_rounds = psd_mode_has_rounds(self->mode),
+                                    .part_elements = self->config.part_elements ? self->config.part_elements : PSD_MOST_OF_PART,
                                     .whole_norm = !psd_mode_has_rounds(self->mode) };
     snprintf(settings.mode, sizeof settings.mode, "%s", self->mode->name);
     psd_rule_print(&self->rule, settings.optimizer);

@@ -108,14 +108,15 @@ static void check_shard(sim_t *self, const reference_t *r, uint32_t s)
 {
     const psd_engine_t *engine = psd_node_engine(self->server[s].node);
     const psd_partition_t *map = psd_engine_map(engine);
-    for (uint32_t p = 0; p < map->n_parts[s]; p++) {
-        const psd_chunk_t *c = &map->chunk[map->part[s][p]];
-        psd_buf_t *slow = psd_shard_slow(psd_engine_shard(engine), p);
+    for (uint32_t i = 0; i < map->n_held[s]; i++) {
+        const psd_chunk_t *c = &map->chunk[map->held[s][i]];
+        psd_buf_t *slow = psd_shard_slow(psd_engine_shard(engine), c->part);
         const float *expected_slow = self->rule.lookahead ? r->slot[c->tensor][self->rule.slow_slot] : r->w[c->tensor];
-        if (!same_bits(psd_shard_weights(psd_engine_shard(engine), p)->data, r->w[c->tensor] + c->offset, c->n))
-            sim_broken(self, "shard %u chunk %u differs from the single-process weights of tensor %u", s, p, c->tensor);
-        if (!same_bits(slow->data, expected_slow + c->offset, c->n))
-            sim_broken(self, "shard %u chunk %u differs from the single-process slow weights of tensor %u", s, p, c->tensor);
+        if (!same_bits((const float *)psd_shard_weights(psd_engine_shard(engine), c->part)->data + c->at,
+                       r->w[c->tensor] + c->offset, c->n))
+            sim_broken(self, "shard %u chunk %u differs from the single-process weights of tensor %u", s, i, c->tensor);
+        if (!same_bits((const float *)slow->data + c->at, expected_slow + c->offset, c->n))
+            sim_broken(self, "shard %u chunk %u differs from the single-process slow weights of tensor %u", s, i, c->tensor);
         psd_buf_unref(&slow);
     }
 }
@@ -149,7 +150,7 @@ typedef struct place {
 static psd_ckpt_target_t chunk_of_reference(void *arg, uint32_t part)
 {
     const place_t *at = arg;
-    const psd_chunk_t *c = &at->map->chunk[at->map->part[at->s][part]];
+    const psd_chunk_t *c = &at->map->chunk[at->map->held[at->s][part]];
     psd_ckpt_target_t to = { .w = at->r->w[c->tensor] + c->offset, .state = &at->r->state[c->tensor] };
     for (int i = 0; i < PSD_MAX_SLOTS; i++)
         to.slot[i] = at->r->slot[c->tensor][i] ? at->r->slot[c->tensor][i] + c->offset : NULL;
@@ -168,10 +169,10 @@ static void check_last_file(sim_t *self, const reference_t *r, uint32_t s)
     if (!psd_ckpt_list(self->dir, &newest, 1) ||
         psd_ckpt_load(self->dir, newest, &self->list, map, s, &self->rule, chunk_of_reference, &place, NULL, NULL, &err) != PSD_OK)
         sim_broken(self, "shard %u is not there at the end, nor is its file", s);
-    for (uint32_t p = 0; p < map->n_parts[s]; p++) {
-        const psd_chunk_t *c = &map->chunk[map->part[s][p]];
+    for (uint32_t i = 0; i < map->n_held[s]; i++) {
+        const psd_chunk_t *c = &map->chunk[map->held[s][i]];
         if (!same_bits(saved.w[c->tensor] + c->offset, r->w[c->tensor] + c->offset, c->n))
-            sim_broken(self, "shard %u chunk %u differs in its last file from the single-process weights", s, p);
+            sim_broken(self, "shard %u chunk %u differs in its last file from the single-process weights", s, i);
     }
     reference_free(self, &saved);
 }

@@ -49,10 +49,11 @@ psd_shard_t *sim_shard_of(const sim_t *self, uint32_t s)
 
 /* ---- what is in a file ---- */
 
-static uint32_t crc_of_chunk(const sim_t *self, uint32_t s, uint32_t part)
+static uint32_t crc_of_chunk(const sim_t *self, uint32_t s, uint32_t chunk)
 {
-    psd_shard_state_t state = psd_shard_state(sim_shard_of(self, s), part);
-    const size_t n = psd_shard_elements(sim_shard_of(self, s), part) * sizeof *state.w;
+    const psd_partition_t *map = psd_engine_map(psd_node_engine(self->server[s].node));
+    const psd_shard_state_t state = psd_shard_state(sim_shard_of(self, s), chunk);
+    const size_t n = map->chunk[map->held[s][chunk]].n * sizeof *state.w;
     uint32_t crc = psd_crc32c(state.w, n);
     for (int i = 0; i < self->rule.n_slots; i++)
         crc = psd_crc32c_extend(crc, state.slot[i], n);
@@ -67,9 +68,9 @@ static uint64_t take_snapshot(sim_t *self, uint32_t s, uint64_t clock)
     self->snapshot[self->n_snapshots++] = snapshot;
     snapshot->shard = s;
     snapshot->clock = clock;
-    snapshot->n_parts = psd_shard_parts(sim_shard_of(self, s));
-    snapshot->crc = calloc(snapshot->n_parts + 1, sizeof *snapshot->crc);
-    for (uint32_t p = 0; p < snapshot->n_parts; p++)
+    snapshot->n_chunks = psd_shard_chunks(sim_shard_of(self, s));
+    snapshot->crc = calloc(snapshot->n_chunks + 1, sizeof *snapshot->crc);
+    for (uint32_t p = 0; p < snapshot->n_chunks; p++)
         snapshot->crc[p] = crc_of_chunk(self, s, p);
     sim_copy_ledger(&snapshot->ledger, &self->server[s].ledger);
     /* Where each push is a step, the next one may have begun in the same event: it is not in the file. */
@@ -97,7 +98,7 @@ static void take_up(sim_t *self, uint32_t s, uint64_t clock)
     if (snapshot->shard != s || snapshot->clock != clock)
         sim_broken(self, "shard %u restored clock %" PRIu64 " from a file of shard %u, clock %" PRIu64, s, clock, snapshot->shard,
                    snapshot->clock);
-    for (uint32_t p = 0; p < snapshot->n_parts; p++)
+    for (uint32_t p = 0; p < snapshot->n_chunks; p++)
         if (snapshot->crc[p] != crc_of_chunk(self, s, p))
             sim_broken(self, "shard %u chunk %u of clock %" PRIu64 " was restored as it had not been", s, p, clock);
     sim_copy_ledger(&self->server[s].ledger, &snapshot->ledger);
@@ -246,18 +247,23 @@ void sim_on_file_begun(sim_t *self, event_t *e, psd_actions_t *out)
     psd_node_save_begun(self->server[e->target].node, now_at(self, e->target), out);
 }
 
-/* The writer is done with a chunk. */
+/* The writer is done with a part. */
 void sim_on_part_saved(sim_t *self, event_t *e, psd_actions_t *out)
 {
     sim_server_t *server = &self->server[e->target];
-    psd_shard_state_t state = psd_shard_state(sim_shard_of(self, e->target), e->part);
+    psd_shard_t *shard = sim_shard_of(self, e->target);
+    const uint32_t first = psd_shard_first(shard, e->part), end = first + psd_shard_chunks_of(shard, e->part);
     const snapshot_t *snapshot = self->snapshot[server->writing.view_id - 1];
     psd_err_t err;
-    if (crc_of_chunk(self, e->target, e->part) != snapshot->crc[e->part])
-        sim_broken(self, "shard %u chunk %u changed before the checkpoint of clock %" PRIu64 " had read it", e->target, e->part,
-                   snapshot->clock);
+    bool ok = true;
     break_disk(self, false);
-    const bool ok = psd_ckpt_part(server->writer, e->part, state.w, state.slot, state.state, &err) == PSD_OK;
+    for (uint32_t c = first; ok && c < end; c++) {
+        const psd_shard_state_t state = psd_shard_state(shard, c);
+        if (crc_of_chunk(self, e->target, c) != snapshot->crc[c])
+            sim_broken(self, "shard %u chunk %u changed before the checkpoint of clock %" PRIu64 " had read it", e->target, c,
+                       snapshot->clock);
+        ok = psd_ckpt_chunk(server->writer, c, state.w, state.slot, state.state, &err) == PSD_OK;
+    }
     if (!ok)
         psd_ckpt_abandon(&server->writer);
     mend_disk();
@@ -289,9 +295,9 @@ void sim_on_committed(sim_t *self, event_t *e, psd_actions_t *out)
     psd_node_committed(self->server[e->target].node, now_at(self, e->target), e->facts.clock, ok ? NULL : err.text, out);
 }
 
-static psd_ckpt_target_t where_part_goes(void *arg, uint32_t part)
+static psd_ckpt_target_t where_chunk_goes(void *arg, uint32_t chunk)
 {
-    psd_shard_state_t s = psd_shard_state(arg, part);
+    psd_shard_state_t s = psd_shard_state(arg, chunk);
     psd_ckpt_target_t target = { .w = s.w, .state = s.state };
     memcpy(target.slot, s.slot, sizeof target.slot);
     return target;
@@ -310,7 +316,7 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
     if (rc == PSD_OK)
         rc = psd_engine_restore(engine, &model, &err);
     if (rc == PSD_OK)
-        rc = psd_ckpt_load(self->dir, e->facts.clock, &self->list, psd_engine_map(engine), s, &self->rule, where_part_goes,
+        rc = psd_ckpt_load(self->dir, e->facts.clock, &self->list, psd_engine_map(engine), s, &self->rule, where_chunk_goes,
                            sim_shard_of(self, s), &rows, &n_rows, &err);
     psd_member_t *applied = calloc(n_rows + 1, sizeof *applied);
     for (uint32_t i = 0; i < n_rows; i++)

@@ -45,6 +45,7 @@ typedef struct sim_config {
     const char *mode;             /* "bsp" or "asp" */
     const char *rule;             /* optimizer */
     double clip_value, clip_norm; /* bounds of the summed gradient; 0: none */
+    uint32_t part_elements;       /* most of a part; 0: as many as a message carries */
     uint32_t rounds;              /* each worker leaves when its clock has passed this */
     uint32_t tensors;             /* of the model, sizes by the data seed; 0: 3 */
     double chance[SIM_N_FAULTS];

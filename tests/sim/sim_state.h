@@ -83,7 +83,7 @@ typedef struct ledger {
 
 /* What a checkpoint's file of one shard stands for: noted when its writing begins. */
 typedef struct snapshot {
-    uint32_t shard, n_parts;
+    uint32_t shard, n_chunks;
     uint64_t clock;
     uint32_t *crc;   /* of each chunk's arrays */
     ledger_t ledger; /* the pushes that are in it */

@@ -396,7 +396,7 @@ static size_t make_payload(psd_kind_t kind, const char *words, uint8_t *out)
         return 0;
     case PSD_PAYLOAD_BITMAP:
         return (PARTS + 7) / 8;
-    case PSD_PAYLOAD_CHUNK:
+    case PSD_PAYLOAD_PART:
     case PSD_PAYLOAD_SUMS:
         return ELEMENTS * sizeof(float);
     default:

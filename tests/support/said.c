@@ -65,7 +65,7 @@ size_t said_anything(psd_kind_t kind, uint8_t out[PSD_MAX_LIST])
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
     const psd_cluster_t cluster = { .n_servers = 1,
                                     .endpoint = { "tcp://here:1" },
-                                    .settings = { .mode = "bsp", .optimizer = "sgd" } };
+                                    .settings = { .mode = "bsp", .optimizer = "sgd", .part_elements = 1 } };
     switch (psd_kind_payload(kind)) {
     case PSD_PAYLOAD_TENSORS:
         return psd_tensors_encode(&(psd_tensor_list_t){ 1, &tensor }, out, PSD_MAX_LIST);

@@ -15,8 +15,8 @@ static int save_shard(const char *dir, psd_ckpt_facts_t facts, const psd_tensor_
     psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, model, map, rule, err);
     if (!writer)
         return err->code;
-    for (uint32_t p = 0; p < map->n_parts[facts.shard]; p++) {
-        const int rc = psd_ckpt_part(writer, p, array[0], (float *[]){ array[1], array[2] }, &state, err);
+    for (uint32_t p = 0; p < map->n_held[facts.shard]; p++) {
+        const int rc = psd_ckpt_chunk(writer, p, array[0], (float *[]){ array[1], array[2] }, &state, err);
         if (rc) {
             psd_ckpt_abandon(&writer);
             return rc;
@@ -42,7 +42,7 @@ static int save(const char *dir, uint64_t clock, psd_err_t *err)
     psd_partition_t map;
     psd_rule_t rule;
     int rc = psd_rule_parse(&rule, "adam", err);
-    if (rc || (rc = psd_partition_make(&map, (const uint64_t[]){ 1100, 3 }, 2, SERVERS, err)))
+    if (rc || (rc = psd_partition_make(&map, (const uint64_t[]){ 1100, 3 }, 2, SERVERS, 1, err)))
         return rc;
     for (facts.shard = 0; !rc && facts.shard < SERVERS; facts.shard++)
         rc = save_shard(dir, facts, &model, &map, &rule, err);

@@ -53,12 +53,13 @@ static void check(unsigned workers, const char *fast, const char *slow, const ch
  * here. */
 static void compare_layouts(const char *rule)
 {
+    static const char *const size[] = { " --message-size=4Ki", " --message-size=20000", "" };
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT], what[256];
     for (unsigned workers = 2; workers <= 3; workers++) {
         expect(rule, 30, workers, fast, slow);
         for (unsigned servers = 1; servers <= 3; servers++) {
-            snprintf(what, sizeof what, "%s on %u servers with %u workers", rule, servers, workers);
-            start(rule, servers, workers, 30, "");
+            snprintf(what, sizeof what, "%s on %u servers with %u workers%s", rule, servers, workers, size[servers - 1]);
+            start(rule, servers, workers, 30, size[servers - 1]);
             cluster_finish(&cluster, DONE_MS);
             check(workers, fast, slow, what);
             cluster_close(&cluster);

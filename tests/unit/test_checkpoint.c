@@ -50,7 +50,7 @@ static void cut(psd_partition_t *map, uint32_t n_servers)
     uint64_t sizes[16];
     for (uint32_t i = 0; i < model.n; i++)
         sizes[i] = model.tensor[i].n_elements;
-    cr_assert_eq(psd_partition_make(map, sizes, model.n, n_servers, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(map, sizes, model.n, n_servers, 1, NULL), PSD_OK);
 }
 
 static data_t *allocate(void)
@@ -152,9 +152,9 @@ static int save_shard(uint64_t clock, uint32_t shard, const psd_partition_t *map
     psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, map, &rule, &err);
     if (!writer)
         return err.code;
-    for (uint32_t p = map->n_parts[shard]; p-- > 0;) { /* in any order */
-        const data_t *d = &truth[map->part[shard][p]];
-        int rc = psd_ckpt_part(writer, p, d->w, d->slot, &d->state, &err);
+    for (uint32_t p = map->n_held[shard]; p-- > 0;) { /* in any order */
+        const data_t *d = &truth[map->held[shard][p]];
+        int rc = psd_ckpt_chunk(writer, p, d->w, d->slot, &d->state, &err);
         if (rc) {
             psd_ckpt_abandon(&writer);
             return rc;
@@ -194,7 +194,7 @@ static int load_with(uint64_t clock, uint32_t n_servers, const psd_tensor_list_t
     cut(&map, n_servers);
     int rc = PSD_OK;
     for (uint32_t s = 0; !rc && s < n_servers; s++) {
-        parts = map.part[s];
+        parts = map.held[s];
         psd_applied_t *rows = NULL;
         uint32_t n = 0;
         rc = psd_ckpt_load(dir, clock, list, &map, s, with, to_loaded, loaded, &rows, &n, &err);
@@ -414,13 +414,13 @@ Test(checkpoint, a_push_that_one_old_shard_applied_is_not_applied_again_by_a_new
     uint32_t n;
     /* The same layout: the later of both for each, so that they count a worker's pushes alike. */
     for (uint32_t s = 0; s < 2; s++) {
-        parts = map.part[s];
+        parts = map.held[s];
         cr_assert_eq(psd_ckpt_load(dir, 9, &model, &map, s, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
         cr_assert(n == 2 && rows[0].clock == 50);
         free(rows);
     }
     /* Another layout likewise. */
-    parts = one.part[0];
+    parts = one.held[0];
     cr_assert_eq(psd_ckpt_load(dir, 9, &model, &one, 0, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
     cr_assert(n == 2 && rows[0].clock == 50);
     free(rows);
@@ -617,7 +617,7 @@ Test(checkpoint, a_file_that_cannot_be_written_leaves_the_previous_checkpoint_an
     limit_files_to(20000);
     int rc = PSD_OK;
     for (uint32_t p = 0; !rc && p < one.n_chunks; p++)
-        rc = psd_ckpt_part(writer, p, truth[p].w, truth[p].slot, &truth[p].state, &err);
+        rc = psd_ckpt_chunk(writer, p, truth[p].w, truth[p].slot, &truth[p].state, &err);
     cr_assert_eq(rc, PSD_EIO);
     psd_ckpt_abandon(&writer);
     cr_assert_eq(count_temporary(42), 0);
@@ -650,7 +650,7 @@ Test(checkpoint, chunks_that_were_not_written_are_not_passed_over)
     begin_model("adam");
     psd_ckpt_facts_t facts = facts_of(42, 0, 1);
     psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &one, &rule, &err);
-    cr_assert_eq(psd_ckpt_part(writer, 0, truth[0].w, truth[0].slot, &truth[0].state, &err), PSD_OK);
+    cr_assert_eq(psd_ckpt_chunk(writer, 0, truth[0].w, truth[0].slot, &truth[0].state, &err), PSD_OK);
     cr_assert_eq(psd_ckpt_end(&writer, &err), PSD_EINVAL);
     cr_assert_null(writer);
     cr_assert_eq(count_temporary(42), 0);

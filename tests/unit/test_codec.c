@@ -64,7 +64,7 @@ Test(codec, every_field_survives_the_trip)
 Test(codec, every_kind_travels_with_the_payload_that_its_row_names){
 #define X(name, number, sender, receiver, payload, may_be_empty, meaning)                                                          \
     {                                                                                                                              \
-        bool chunk = PSD_PAYLOAD_##payload == PSD_PAYLOAD_CHUNK;                                                                   \
+        bool chunk = PSD_PAYLOAD_##payload == PSD_PAYLOAD_PART;                                                                    \
         bool sums = PSD_PAYLOAD_##payload == PSD_PAYLOAD_SUMS, list = PSD_PAYLOAD_##payload >= PSD_PAYLOAD_TENSORS;                \
         psd_msg_t in = { .kind = number,                                                                                           \
                          .protocol = PSD_PROTOCOL,                                                                                 \
@@ -124,7 +124,7 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.shard_epoch is", 12, PUSH(.shard_epoch = UINT64_MAX) },
         { "PUSH.part is 6 of 6", 12, PUSH(.part = 6) },
         { "PUSH.part is 5 of 0", 12, PUSH(.parts = 0) },
-        { "PUSH.parts is 0 with a chunk", 12, PUSH(.part = 0, .parts = 0) },
+        { "PUSH.parts is 0 with a part", 12, PUSH(.part = 0, .parts = 0) },
         { "PUSH.parts is 1048577", 12, PUSH(.parts = (1 << 20) + 1) },
         { "PUSH.samples is", 12, PUSH(.samples = PSD_MAX_SAMPLES + 1) },
         { "PUSH.norm2 is inf, finite wanted", 12, PUSH(.norm2 = INFINITY) },
@@ -133,9 +133,9 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.lr is inf", 12, PUSH(.lr = INFINITY) },
         { "PUSH.lr is -0.1", 12, PUSH(.lr = -0.1) },
         { "PUSH.dtype is 2, at most 1", 12, PUSH(.dtype = 2) },
-        { "PUSH.dtype is 0 with a chunk", 12, PUSH(.dtype = 0) },
+        { "PUSH.dtype is 0 with a part", 12, PUSH(.dtype = 0) },
         { "PUSH.codec is 7, at most 1", 12, PUSH(.codec = 7) },
-        { "PUSH.codec is 0 with a chunk", 12, PUSH(.codec = 0) },
+        { "PUSH.codec is 0 with a part", 12, PUSH(.codec = 0) },
         { "PUSH.n_elements is 262145", (PSD_MAX_CHUNK + 1) * 4, PUSH(.n_elements = PSD_MAX_CHUNK + 1) },
         /* 2^30 elements of 4 bytes are 0 in 32 bits. */
         { "PUSH.n_elements is 1073741824", 0, PUSH(.n_elements = 1u << 30) },
@@ -223,7 +223,7 @@ Test(codec, ten_thousand_unknown_fields_are_refused_each)
     uint8_t frame[PSD_MAX_HEADER];
     psd_msg_t push = PUSH(.code = 0);
     size_t n = psd_msg_encode(&push, frame);
-    for (unsigned number = 32; number < 10031; number++) {
+    for (unsigned number = 33; number < 10032; number++) {
         size_t end = n + put_varint(frame + n, (uint64_t)number << 3);
         frame[end++] = 1;
         char why[64];
@@ -238,7 +238,7 @@ Test(codec, a_header_full_of_unknown_fields_is_refused_without_taking_memory)
     psd_msg_t push = PUSH(.code = 0);
     size_t n = psd_msg_encode(&push, frame);
     for (; n + 3 <= sizeof frame; n += 3)
-        memcpy(frame + n, (uint8_t[]){ 0x80, 0x02, 1 }, 3); /* field 32, varint 1 */
+        memcpy(frame + n, (uint8_t[]){ 0x88, 0x02, 1 }, 3); /* field 33, varint 1 */
     assert_refused(frame, n, 12, "malformed");
 }
 
@@ -457,7 +457,8 @@ Test(codec, a_cluster_survives_the_trip)
                                        .has_slow = true,
                                        .in_rounds = true,
                                        .whole_norm = true,
-                                       .checkpoints = true } },
+                                       .checkpoints = true,
+                                       .part_elements = 4096 } },
                   out;
     size_t n = psd_cluster_encode(&in, buf, sizeof buf);
     cr_assert_eq(psd_cluster_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);

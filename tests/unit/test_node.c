@@ -75,7 +75,7 @@ static void enrol(uint64_t elements)
 }
 
 static uint64_t patience_ms; /* 0: as long as it takes */
-static uint32_t workers_min = 1, n_servers = 1;
+static uint32_t workers_min = 1, n_servers = 1, part_elements = PSD_MAX_CHUNK;
 
 static const psd_mode_t *own_mode; /* NULL: the one of that name */
 
@@ -90,18 +90,19 @@ static void make_node(const char *mode, bool checkpoints)
                                    .lr_rule = psd_lr_rule_find("none"),
                                    .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
-    psd_coordinator_config_t coordinator = { .job = "mnist",
-                                             .job_id = JOB,
-                                             .settings =
-                                                 &(psd_job_settings_t){ .text = "mode=x", .mode = "bsp", .optimizer = "sgd" },
-                                             .n_servers = n_servers,
-                                             .workers_min = workers_min,
-                                             .workers_want = workers_min,
-                                             .lease_ms = 1000,
-                                             .patience_ms = patience_ms,
-                                             .mode = engine.mode,
-                                             .lr = 1,
-                                             .checkpoints = checkpoints };
+    psd_coordinator_config_t coordinator = {
+        .job = "mnist",
+        .job_id = JOB,
+        .settings = &(psd_job_settings_t){ .text = "mode=x", .mode = "bsp", .optimizer = "sgd", .part_elements = part_elements },
+        .n_servers = n_servers,
+        .workers_min = workers_min,
+        .workers_want = workers_min,
+        .lease_ms = 1000,
+        .patience_ms = patience_ms,
+        .mode = engine.mode,
+        .lr = 1,
+        .checkpoints = checkpoints
+    };
     coordinator.rule = engine.rule;
     node = psd_node_new(&engine, &coordinator, NULL);
     psd_node_tick(node, now, &out);
@@ -564,6 +565,7 @@ static void send_probe(uint64_t seq, uint64_t answered, uint32_t code)
 
 static void setup_large(void)
 {
+    part_elements = CHUNK;
     make_node("bsp", false);
     hello("mnist a:1", NONCE);
     incarnation = answer(PSD_MSG_WELCOME)->incarnation;

@@ -8,7 +8,7 @@ static psd_partition_t map;
 
 static void make(const uint64_t *sizes, size_t n, uint32_t servers)
 {
-    cr_assert_eq(psd_partition_make(&map, sizes, n, servers, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, sizes, n, servers, 1, NULL), PSD_OK);
 }
 
 static double imbalance(void)
@@ -43,8 +43,8 @@ Test(partition, servers_know_their_chunks_by_part_number, .fini = teardown)
     make(sizes, 2, 4);
     for (uint32_t s = 0; s < 4; s++)
         for (uint32_t p = 0; p < map.n_parts[s]; p++) {
-            const psd_chunk_t *c = &map.chunk[map.part[s][p]];
-            cr_assert(c->server == s && c->part == p);
+            const psd_chunk_t *c = &map.chunk[map.held[s][p]];
+            cr_assert(c->server == s && c->index == p && c->part == p);
         }
 }
 
@@ -52,7 +52,7 @@ Test(partition, chunks_do_not_depend_on_the_number_of_servers, .fini = teardown)
 {
     uint64_t sizes[] = { 784 * 512, 512, 512 * 10, 10 };
     psd_partition_t one;
-    cr_assert_eq(psd_partition_make(&one, sizes, 4, 1, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&one, sizes, 4, 1, 1, NULL), PSD_OK);
     for (uint32_t servers = 2; servers <= 7; servers++) {
         make(sizes, 4, servers);
         cr_assert_eq(map.n_chunks, one.n_chunks);
@@ -96,6 +96,53 @@ Test(partition, a_chunk_never_holds_more_than_a_megabyte, .fini = teardown)
 Test(partition, a_model_of_too_many_chunks_is_refused)
 {
     psd_err_t err;
-    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ UINT64_C(1) << 40 }, 1, 1, &err), PSD_EINVAL);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ UINT64_C(1) << 40 }, 1, 1, 1, &err), PSD_EINVAL);
     cr_assert_not_null(strstr(err.text, "chunks"));
+}
+
+/* Sizes such that most tensors are smaller than a chunk. */
+static void make_parts(uint32_t servers, uint32_t most)
+{
+    static const uint64_t sizes[] = { 3000, 5, 700, 1, 900, 20000, 64 };
+    cr_assert_eq(psd_partition_make(&map, sizes, 7, servers, most, NULL), PSD_OK);
+}
+
+Test(partition, a_servers_chunks_are_cut_into_parts_in_their_order_and_none_is_left_out)
+{
+    static const uint32_t most[] = { 1, 1024, 2500, PSD_MOST_OF_PART };
+    for (uint32_t servers = 1; servers <= 3; servers++)
+        for (size_t m = 0; m < 4; m++) {
+            make_parts(servers, most[m]);
+            for (uint32_t s = 0; s < servers; s++) {
+                uint32_t next = 0;
+                for (uint32_t p = 0; p < map.n_parts[s]; p++) {
+                    const psd_part_t *part = &map.part[s][p];
+                    uint32_t n = 0;
+                    cr_expect_eq(part->first, next);
+                    for (uint32_t i = 0; i < part->n_chunks; i++) {
+                        const psd_chunk_t *c = psd_partition_at(&map, s, p, i);
+                        cr_expect(c->server == s && c->index == next + i && c->part == p && c->at == n);
+                        n += c->n;
+                    }
+                    cr_expect_eq(part->n, n);
+                    cr_expect(n <= most[m] || part->n_chunks == 1);
+                    next += part->n_chunks;
+                }
+                cr_expect_eq(next, map.n_held[s]);
+            }
+            psd_partition_clear(&map);
+        }
+}
+
+Test(partition, a_small_model_is_one_part_of_each_server_whatever_the_number_of_its_tensors, .fini = teardown)
+{
+    make_parts(2, PSD_MOST_OF_PART);
+    cr_expect(map.n_parts[0] == 1 && map.n_parts[1] == 1);
+    cr_expect_not(psd_partition_is_stretch(&map, 0, 0));
+}
+
+Test(partition, a_part_is_a_stretch_when_its_chunks_follow_each_other_in_one_tensor, .fini = teardown)
+{
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 5000 }, 1, 1, PSD_MOST_OF_PART, NULL), PSD_OK);
+    cr_expect(map.n_chunks == 5 && map.n_parts[0] == 1 && psd_partition_is_stretch(&map, 0, 0));
 }

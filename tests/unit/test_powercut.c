@@ -38,13 +38,13 @@ static void save(uint64_t clock)
     for (int i = 0; i < 2048; i++)
         array[0][i] = array[1][i] = array[2][i] = (float)(clock * 2048 + (uint64_t)i + 1);
     cr_assert_eq(psd_rule_parse(&rule, "adam", NULL), PSD_OK);
-    cr_assert_eq(psd_partition_make(&map, (const uint64_t[]){ 2048 }, 1, SERVERS, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (const uint64_t[]){ 2048 }, 1, SERVERS, 1, NULL), PSD_OK);
     for (facts.shard = 0; facts.shard < SERVERS; facts.shard++) {
         psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &map, &rule, &err);
         cr_assert_not_null(writer, "%s", err.text);
-        for (uint32_t p = 0; p < map.n_parts[facts.shard]; p++) {
-            const uint64_t at = map.chunk[map.part[facts.shard][p]].offset;
-            cr_assert_eq(psd_ckpt_part(writer, p, array[0] + at, (float *[]){ array[1] + at, array[2] + at }, &state, &err),
+        for (uint32_t p = 0; p < map.n_held[facts.shard]; p++) {
+            const uint64_t at = map.chunk[map.held[facts.shard][p]].offset;
+            cr_assert_eq(psd_ckpt_chunk(writer, p, array[0] + at, (float *[]){ array[1] + at, array[2] + at }, &state, &err),
                          PSD_OK);
         }
         cr_assert_eq(psd_ckpt_end(&writer, &err), PSD_OK, "%s", err.text);

@@ -49,9 +49,11 @@ static const psd_msg_t *sent(psd_kind_t kind)
 static void welcome(uint64_t run, uint64_t nonce)
 {
     uint8_t bytes[512];
-    psd_cluster_t cluster = { .n_servers = 1,
-                              .endpoint = { "tcp://here:1" },
-                              .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600 } };
+    psd_cluster_t cluster = {
+        .n_servers = 1,
+        .endpoint = { "tcp://here:1" },
+        .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
+    };
     psd_msg_t msg = message(PSD_MSG_WELCOME, run);
     msg.seq = nonce;
     say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));

@@ -7,6 +7,7 @@
 #include "common/optim/whole.h"
 #include "proto/codec.h"
 #include "server/core/shard.h"
+#include "proto/actions.h"
 
 TestSuite(shard, .timeout = 600);
 
@@ -22,12 +23,12 @@ static void setup_rule(const char *spec)
 {
     uint64_t stream = 3;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
-    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ N }, 1, SERVERS, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ N }, 1, SERVERS, 1, NULL), PSD_OK);
     cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &map, 0, NULL));
     for (size_t i = 0; i < N; i++)
         weights[i] = (float)psd_uniform(&stream) - 0.5f;
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
-        psd_shard_set(shard, p, weights + map.chunk[map.part[0][p]].offset);
+        psd_shard_set(shard, p, weights + map.chunk[map.held[0][p]].offset);
 }
 
 static void setup(void) { setup_rule("lookahead(adam(lr=0.01), k=2)"); }
@@ -50,7 +51,7 @@ static void gradients(float g[][N], size_t k, uint64_t t)
 static psd_work_t *make_work(uint32_t part, float g[][N], uint32_t k)
 {
     static const double share[] = { 0.25, 0.5, 0.25 };
-    const psd_chunk_t *c = &map.chunk[map.part[0][part]];
+    const psd_chunk_t *c = &map.chunk[map.held[0][part]];
     psd_work_t *work = psd_shard_work(shard, part, k);
     work->lr = psd_rule_lr(&rule);
     work->n_gradients = k;
@@ -86,7 +87,7 @@ static void expect_reference(uint64_t steps)
         slot[i] = slots[i];
     reference(w_ref, slot, steps);
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
-        const psd_chunk_t *c = &map.chunk[map.part[0][p]];
+        const psd_chunk_t *c = &map.chunk[map.held[0][p]];
         cr_assert_arr_eq(psd_shard_weights(shard, p)->data, w_ref + c->offset, c->n * sizeof(float), "chunk %u", p);
         psd_buf_t *slow = psd_shard_slow(shard, p);
         cr_assert_arr_eq(slow->data, slot[rule.slow_slot] + c->offset, c->n * sizeof(float), "slow chunk %u", p);
@@ -136,7 +137,7 @@ Test(shard, a_chunk_without_gradients_is_left_alone_with_its_counters, .init = s
 {
     psd_work_run(make_work(0, g3, 0));
     cr_assert_eq(psd_shard_sync_epoch(shard, 0), 0);
-    cr_assert_arr_eq(psd_shard_weights(shard, 0)->data, weights + map.chunk[map.part[0][0]].offset, 4 * sizeof(float));
+    cr_assert_arr_eq(psd_shard_weights(shard, 0)->data, weights + map.chunk[map.held[0][0]].offset, 4 * sizeof(float));
     /* Two steps sync a lookahead of k = 2: the empty work has not counted. */
     gradients(g3, 1, 1);
     psd_work_run(make_work(0, g3, 1));
@@ -164,5 +165,75 @@ Test(shard, a_clipped_step_scales_the_summed_gradient, .init = setup_sgd, .fini 
     work->scale = 0.25f;
     psd_work_run(work);
     /* w - 1 * (0.25 * 1) */
-    cr_assert_eq(((float *)psd_shard_weights(shard, 0)->data)[0], weights[map.chunk[map.part[0][0]].offset] - 0.25f);
+    cr_assert_eq(((float *)psd_shard_weights(shard, 0)->data)[0], weights[map.chunk[map.held[0][0]].offset] - 0.25f);
+}
+
+/* ---- parts of several chunks ---- */
+
+/* Steps of two workers on a model of three tensors, cut into parts of at most `most` elements; the second lacks a gradient of tensor 1, and
+ * nobody has one of tensor 2. Returns the checksum of all weights, chunk after chunk. */
+static uint32_t train_in_parts(const char *spec, uint32_t most)
+{
+    enum { A = 3000, B = 40, C = 500, ALL = A + B + C };
+    static float w[ALL], g[2][ALL];
+    const size_t from[] = { 0, A, A + B };
+    uint64_t stream = 3;
+    cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ A, B, C }, 3, 1, most, NULL), PSD_OK);
+    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &map, 0, NULL));
+    for (size_t i = 0; i < ALL; i++) {
+        w[i] = (float)psd_uniform(&stream);
+        g[0][i] = (float)psd_uniform(&stream) - 0.5f;
+        g[1][i] = (float)psd_uniform(&stream) - 0.5f;
+    }
+    for (uint32_t p = 0; p < map.n_parts[0]; p++) {
+        psd_buf_t *values = psd_buf_new(map.part[0][p].n * sizeof(float));
+        for (uint32_t i = 0; i < map.part[0][p].n_chunks; i++) {
+            const psd_chunk_t *c = psd_partition_at(&map, 0, p, i);
+            memcpy((float *)values->data + c->at, w + from[c->tensor] + c->offset, c->n * sizeof(float));
+        }
+        psd_shard_set(shard, p, values->data);
+        psd_buf_unref(&values);
+    }
+    for (int t = 0; t < 3; t++)
+        for (uint32_t p = 0; p < map.n_parts[0]; p++) {
+            const psd_part_t *part = &map.part[0][p];
+            psd_work_t *work = psd_shard_work(shard, p, 2);
+            work->lr = psd_rule_lr(&rule);
+            for (uint32_t k = 0; k < 2; k++) {
+                psd_buf_t *payload = psd_buf_new(part->n * sizeof(float) + psd_bitmap_bytes(part->n_chunks));
+                uint8_t *map_of = (uint8_t *)payload->data + part->n * sizeof(float);
+                memset(map_of, 0, psd_bitmap_bytes(part->n_chunks));
+                for (uint32_t i = 0; i < part->n_chunks; i++) {
+                    const psd_chunk_t *c = psd_partition_at(&map, 0, p, i);
+                    memcpy((float *)payload->data + c->at, g[k] + from[c->tensor] + c->offset, c->n * sizeof(float));
+                    if (c->tensor < 2 - k)
+                        psd_bitmap_set(map_of, i);
+                }
+                work->weight[work->n_gradients] = 0.5;
+                work->gradient[work->n_gradients++] = payload;
+            }
+            work->pass = psd_shard_passes(shard)->n;
+            psd_work_run(work);
+            cr_expect_eq(psd_shard_checksum(shard, p), psd_crc32c(psd_shard_weights(shard, p)->data, part->n * sizeof(float)));
+        }
+    uint32_t crc = 0;
+    for (uint32_t i = 0; i < map.n_held[0]; i++) {
+        const psd_shard_state_t state = psd_shard_state(shard, i);
+        crc = psd_crc32c_extend(crc, state.w, map.chunk[i].n * sizeof(float));
+        if (map.chunk[i].tensor == 2)
+            cr_expect(!memcmp(state.w, w + from[2] + map.chunk[i].offset, map.chunk[i].n * sizeof(float)), "nobody has a gradient");
+    }
+    teardown();
+    return crc;
+}
+
+Test(shard, parts_of_any_size_make_the_same_weights)
+{
+    static const char *const specs[] = { "sgd(lr=0.1)", "lookahead(adam(lr=0.01), k=2)" };
+    for (size_t i = 0; i < 2; i++) {
+        const uint32_t crc = train_in_parts(specs[i], 1);
+        cr_expect_eq(train_in_parts(specs[i], 2100), crc);
+        cr_expect_eq(train_in_parts(specs[i], PSD_MOST_OF_PART), crc);
+    }
 }

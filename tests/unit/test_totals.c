@@ -25,10 +25,10 @@ static double term(uint32_t chunk, uint32_t k) { return 1.0 / (3.0 + chunk + 7.0
 static bool tell(uint32_t shard, int pass, uint32_t n_sums, uint32_t *n)
 {
     double sums[MOST * SUMS];
-    for (uint32_t p = 0; p < totals.map.n_parts[shard]; p++)
+    for (uint32_t p = 0; p < totals.map.n_held[shard]; p++)
         for (uint32_t k = 0; k < n_sums; k++)
-            sums[p * n_sums + k] = term(totals.map.part[shard][p], k);
-    return psd_totals_take(&totals, shard, pass, sums, (size_t)totals.map.n_parts[shard] * n_sums, n);
+            sums[p * n_sums + k] = term(totals.map.held[shard][p], k);
+    return psd_totals_take(&totals, shard, pass, sums, (size_t)totals.map.n_held[shard] * n_sums, n);
 }
 
 Test(totals, a_rule_without_sums_awaits_none)

@@ -22,7 +22,7 @@ static void begin(const char *spec, double norm)
 {
     bounds.norm = norm;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
-    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ FIRST, SECOND }, 2, 1, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ FIRST, SECOND }, 2, 1, 1, NULL), PSD_OK);
     cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &map, 0, NULL));
     cr_assert(psd_update_init(&update, shard, 2));
     for (size_t i = 0; i < N; i++)
@@ -54,7 +54,7 @@ static void run_pass(void)
 {
     const uint32_t parts = psd_shard_parts(shard);
     for (uint32_t p = 0; p < parts; p++) {
-        psd_update_hand_out(&update, psd_shard_pending(shard, p), map.chunk[p].tensor);
+        psd_update_hand_out(&update, psd_shard_pending(shard, p));
         psd_bitmap_set(update.busy, p);
     }
     cr_expect_eq(update.running, parts);
@@ -144,7 +144,7 @@ Test(update, where_the_whole_is_known_from_elsewhere_the_step_comes_at_once, .fi
 Test(update, a_shard_without_chunks_is_over_at_once, .fini = teardown)
 {
     cr_assert_eq(psd_rule_parse(&rule, "lamb", NULL), PSD_OK);
-    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 5 }, 1, 2, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 5 }, 1, 2, 1, NULL), PSD_OK);
     cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &map, 1, NULL));
     cr_assert(psd_update_init(&update, shard, 1));
     psd_update_begin(&update, 8, true);
