@@ -1020,10 +1020,10 @@ static uint32_t find_bad(const psd_engine_t *self, uint32_t part, const float *x
 {
     const psd_part_t *p = &self->map.part[self->index][part];
     uint32_t i = 0;
-    double norm2 = 0;
+    double squares = 0;
     for (; i < p->n_chunks; i++) {
         const psd_chunk_t *c = psd_partition_at(&self->map, self->index, part, i);
-        if (!isfinite(norm2 += psd_sum_of_squares(x + c->at, c->n)))
+        if (!isfinite(squares += psd_sum_of_squares(x + c->at, c->n)))
             break;
     }
     return p->first + (i < p->n_chunks ? i : p->n_chunks - 1) + 1;

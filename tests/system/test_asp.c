@@ -62,7 +62,8 @@ Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
     const double sum = number_after(metrics, "\npsd_staleness_steps_sum ");
     const double steps = number_after(metrics, "\npsd_steps_total{shard=\"0\"} ");
     cr_expect_gt(count, 0);
-    cr_expect_eq(count, steps, "%.0f staleness values of %.0f steps", count, steps);
+    /* One may be under way. */
+    cr_expect(count == steps || count == steps + 1, "%.0f staleness values of %.0f steps", count, steps);
     cr_expect_eq(number_after(metrics, "psd_staleness_steps_bucket{le=\"+Inf\"} "), count);
     /* A worker's intervals from pull to push do not overlap, so that each step of the other makes at most one
      * push older: the mean is a step or so however they are scheduled, and 0 when they took turns. That it is
@@ -107,11 +108,11 @@ static unsigned long long saved_steps(void)
 
 Test(asp, the_job_goes_on_from_its_newest_checkpoint_when_a_server_dies_and_its_last_weights_are_saved)
 {
-    enum { WORKERS = 2, STEPS = 1500 };
+    enum { WORKERS = 2, STEPS = 5000 };
     cluster_process_t job = { 0 };
     char once[128];
     snprintf(once, sizeof once, "%s/fired", cluster.directory);
-    setenv("FAILPOINT", "srv.stepped:kill@9000", 1); /* of some 9 chunks and 3000 steps per server */
+    setenv("FAILPOINT", "srv.stepped:kill@6000", 1); /* of some 10000 steps, each of one part, per server */
     setenv("FAILPOINT_ONCE", once, 1);
     cluster_spawn(&cluster, &job, "job", "psdctl",
                   "run --sync-mode=asp --servers=2 --workers-min=%d --lease=500ms --status-listen=none --job=asp-%d "
