@@ -108,11 +108,11 @@ static unsigned long long saved_steps(void)
 
 Test(asp, the_job_goes_on_from_its_newest_checkpoint_when_a_server_dies_and_its_last_weights_are_saved)
 {
-    enum { WORKERS = 2, STEPS = 5000 };
+    enum { WORKERS = 2, STEPS = 6000 };
     cluster_process_t job = { 0 };
     char once[128];
     snprintf(once, sizeof once, "%s/fired", cluster.directory);
-    setenv("FAILPOINT", "srv.stepped:kill@6000", 1); /* of some 10000 steps, each of one part, per server */
+    setenv("FAILPOINT", "srv.sent.SHARD_STATE:kill@30", 1); /* server 1: server 0 tells itself without a socket */
     setenv("FAILPOINT_ONCE", once, 1);
     cluster_spawn(&cluster, &job, "job", "psdctl",
                   "run --sync-mode=asp --servers=2 --workers-min=%d --lease=500ms --status-listen=none --job=asp-%d "
