@@ -1,0 +1,116 @@
+#include "common/memory/segment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+/* Younger than the headers of the systems that this builds on. */
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+enum { TMPFS = 0x01021994, SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW };
+
+/* Linux 6.3 and later want to hear that nothing in it is to be run, and may be set up to refuse the rest. */
+static int make_file(void)
+{
+    const int fd = memfd_create("psd", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    return fd >= 0 || errno != EINVAL ? fd : memfd_create("psd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+
+/* After the owner has mapped it. Before Linux 5.1 there is no seal against others' writing: they get a descriptor for reading. */
+static int seal(int *fd)
+{
+    if (!fcntl(*fd, F_ADD_SEALS, SIZE_SEALS | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL))
+        return 0;
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", *fd);
+    const int readable = errno == EINVAL ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (readable < 0 || fcntl(*fd, F_ADD_SEALS, SIZE_SEALS | F_SEAL_SEAL)) {
+        if (readable >= 0)
+            close(readable);
+        return -1;
+    }
+    close(*fd);
+    *fd = readable;
+    return 0;
+}
+
+int psd_segment_make(psd_segment_t *self, size_t n_bytes, psd_err_t *err)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *at = MAP_FAILED;
+    *self = PSD_NO_SEGMENT;
+    if (n_bytes > SIZE_MAX / 2)
+        return psd_err_set(err, PSD_ESYSTEM, "%zu bytes are more than any memory", n_bytes);
+    n_bytes = (n_bytes + page - 1) / page * page;
+    int fd = make_file();
+    if (fd >= 0 && !ftruncate(fd, (off_t)n_bytes))
+        at = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED || seal(&fd)) {
+        psd_err_set(err, PSD_ESYSTEM, "no memory that others may read, %zu bytes: %s", n_bytes, strerror(errno));
+        if (at != MAP_FAILED)
+            munmap(at, n_bytes);
+        if (fd >= 0)
+            close(fd);
+        return PSD_ESYSTEM;
+    }
+    madvise(at, n_bytes, MADV_HUGEPAGE);
+    *self = (psd_segment_t){ .at = at, .n_bytes = n_bytes, .fd = fd };
+    return PSD_OK;
+}
+
+/* Why a peer's descriptor is not taken; NULL: it is. The seals are asked first: a file of a file system that its owner has written
+ * would have us wait for its answers. In the pages of hugetlbfs a read fails when there are none left, sealed or not. */
+static const char *find_fault(int fd, size_t most_bytes, size_t *n_bytes)
+{
+    const int seals = fcntl(fd, F_GET_SEALS);
+    struct statfs system;
+    struct stat file;
+    if (seals < 0)
+        return "is not memory";
+    if ((seals & SIZE_SEALS) != SIZE_SEALS)
+        return "can be made smaller or larger";
+    if (fstatfs(fd, &system) || system.f_type != TMPFS)
+        return "is memory of another kind";
+    if (fstat(fd, &file) || file.st_size <= 0 || file.st_size % sysconf(_SC_PAGESIZE))
+        return "is not of whole pages";
+    if ((uint64_t)file.st_size > most_bytes)
+        return "is larger than a peer may have";
+    *n_bytes = (size_t)file.st_size;
+    return NULL;
+}
+
+int psd_segment_map(psd_segment_t *self, int fd, size_t most_bytes, psd_err_t *err)
+{
+    size_t n_bytes = 0;
+    *self = PSD_NO_SEGMENT;
+    const char *fault = find_fault(fd, most_bytes, &n_bytes);
+    void *at = fault ? MAP_FAILED : mmap(NULL, n_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    const int reason = errno;
+    close(fd);
+    if (fault)
+        return psd_err_set(err, PSD_EPROTO, "what it hands over as memory %s", fault);
+    if (at == MAP_FAILED)
+        return psd_err_set(err, PSD_ESYSTEM, "%zu bytes of a peer's memory cannot be mapped: %s", n_bytes, strerror(reason));
+    madvise(at, n_bytes, MADV_HUGEPAGE);
+    *self = (psd_segment_t){ .at = at, .n_bytes = n_bytes, .fd = -1 };
+    return PSD_OK;
+}
+
+void psd_segment_close(psd_segment_t *self)
+{
+    if (self->at)
+        munmap(self->at, self->n_bytes);
+    if (self->fd >= 0)
+        close(self->fd);
+    *self = PSD_NO_SEGMENT;
+}
