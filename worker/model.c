@@ -1,14 +1,13 @@
 #include "worker/model.h"
 
 #include <assert.h>
-#include <cblas.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/rng.h"
+#include "worker/blas.h"
 
 #define X(name) extern const psd_model_kind_t psd_model_##name;
 #include "worker/models/all.h"
@@ -30,6 +29,7 @@ typedef struct activation {
 struct psd_model {
     const psd_model_kind_t *kind;
     const activation_t *activation;
+    const psd_blas_t *blas;
     size_t n_layers;                   /* affine ones */
     size_t width[PSD_MAX_LAYERS + 1];  /* features, hidden ..., outputs */
     psd_param_t param[PSD_MAX_PARAMS]; /* weight and bias of each layer */
@@ -221,18 +221,16 @@ static void initialise(psd_model_t *self, uint64_t seed)
     }
 }
 
-/* More threads would cut the sums by how many there are; and a worker is one of many on its machine anyway. */
-static void one_thread(void) { openblas_set_num_threads(1); }
-
 psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, one_thread);
-    psd_model_t *self = calloc(1, sizeof *self);
+    const psd_blas_t *blas = psd_blas(err);
+    psd_model_t *self = blas ? calloc(1, sizeof *self) : NULL;
     if (!self) {
-        psd_err_set(err, PSD_ENOMEM, "no memory for a model");
+        if (blas)
+            psd_err_set(err, PSD_ENOMEM, "no memory for a model");
         return NULL;
     }
+    self->blas = blas;
     if (choose(self, config, train, err)) {
         psd_model_destroy(&self);
     } else if (!allocate(self, train)) {
@@ -289,8 +287,8 @@ static void forward(psd_model_t *self, const float *const *weights, const psd_da
         const float *bias = weights[2 * i + 1];
         float *z = self->before[i], *y = self->after[i];
         if (i || self->input)
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)out, (int)in, 1, i ? self->after[i - 1] : self->input,
-                        (int)in, weights[2 * i], (int)in, 0, z, (int)out);
+            self->blas->sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)out, (int)in, 1,
+                              i ? self->after[i - 1] : self->input, (int)in, weights[2 * i], (int)in, 0, z, (int)out);
         else
             sparse_product(set, rows, n, weights[0], in, out, z);
         for (size_t r = 0; r < n; r++)
@@ -330,15 +328,15 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
         const size_t in = self->width[i], out = self->width[i + 1];
         const float *x = i ? self->after[i - 1] : self->input;
         if (x)
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)n, 1, delta, (int)out, x, (int)in, 1,
-                        self->param[2 * i].grad, (int)in);
+            self->blas->sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)n, 1, delta, (int)out, x, (int)in, 1,
+                              self->param[2 * i].grad, (int)in);
         else
             sparse_gradient(set, rows, n, delta, in, out, self->param[0].grad);
         bias_gradient(delta, n, out, self->param[2 * i + 1].grad);
         if (!i)
             return;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)in, (int)out, 1, delta, (int)out,
-                    self->param[2 * i].data, (int)in, 0, below, (int)in);
+        self->blas->sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)in, (int)out, 1, delta, (int)out,
+                          self->param[2 * i].data, (int)in, 0, below, (int)in);
         for (size_t k = 0; k < n * in; k++)
             below[k] *= self->activation->slope(self->before[i - 1][k], x[k]);
         float *swap = delta;
