@@ -31,7 +31,7 @@
     X(samples, PSD_MAX_SAMPLES)                                                                                                    \
     X(nonfinite, 1)                                                                                                                \
     X(dtype, PSD_DTYPE_F32)                                                                                                        \
-    X(codec, PSD_CODEC_RAW)                                                                                                        \
+    X(codec, PSD_MAX_CODEC)                                                                                                        \
     X(checksum, UINT32_MAX)                                                                                                        \
     X(n_elements, PSD_MAX_CHUNK)                                                                                                   \
     X(chunks, PSD_MAX_CHUNK)                                                                                                       \
@@ -223,6 +223,16 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
     return psd__header__pack(&header, frame);
 }
 
+/* How long a code is depends on how the model is cut, which is not known here. */
+static int check_coded(const Psd__Header *header, const kind_row_t *kind, size_t n_bytes, psd_err_t *err)
+{
+    const size_t most = (size_t)header->n_elements * PSD_MAX_CODED + (header->chunks + 7) / 8;
+    if (n_bytes == 0 || n_bytes > most)
+        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes of codec %" PRIu32 ", 1 to %zu wanted", kind->name, n_bytes,
+                           header->codec, most);
+    return PSD_OK;
+}
+
 /* The payload's length is the one that kind and counts ask for; products cannot overflow, the counts are
  * small. */
 static int check_payload(const Psd__Header *header, const kind_row_t *kind, size_t n_bytes, psd_err_t *err)
@@ -237,15 +247,17 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
     case PSD_PAYLOAD_PART:
         if (header->n_elements == 0 && !kind->may_be_empty)
             return psd_err_set(err, PSD_EPROTO, "%s.n_elements is 0, at least 1", kind->name);
-        if (header->n_elements && (header->dtype != PSD_DTYPE_F32 || header->codec != PSD_CODEC_RAW))
-            return psd_err_set(err, PSD_EPROTO, "%s.%s is 0 with a part; 1 is known", kind->name,
-                               header->dtype != PSD_DTYPE_F32 ? "dtype" : "codec");
+        if (header->n_elements && (!header->dtype || !header->codec))
+            return psd_err_set(err, PSD_EPROTO, "%s.%s is 0 with a part, at least 1", kind->name,
+                               header->dtype ? "codec" : "dtype");
         if (header->n_elements && header->parts == 0)
             return psd_err_set(err, PSD_EPROTO, "%s.parts is 0 with a part, at least 1", kind->name);
         if (header->chunks > header->n_elements)
             return psd_err_set(err, PSD_EPROTO, "%s.chunks is %" PRIu32 " of %" PRIu32 " elements", kind->name, header->chunks,
                                header->n_elements);
         wanted = (size_t)header->n_elements * sizeof(float) + (header->chunks + 7) / 8;
+        if (header->n_elements && header->codec != PSD_CODEC_F32)
+            return check_coded(header, kind, n_bytes, err);
         break;
     case PSD_PAYLOAD_SUMS:
         wanted = (size_t)header->parts * header->n_elements * sizeof(double);
@@ -572,6 +584,10 @@ size_t psd_cluster_encode(const psd_cluster_t *cluster, uint8_t *buf, size_t cap
 #define X(field, ...) settings.field = cluster->settings.field;
     SETTINGS_NUMBERS(X)
 #undef X
+    settings.push_codec = psd_coding_number(&cluster->settings.codings.push);
+    settings.push_argument = cluster->settings.codings.push.argument;
+    settings.pull_codec = psd_coding_number(&cluster->settings.codings.pull);
+    settings.pull_argument = cluster->settings.codings.pull.argument;
     message.settings = &settings;
     return pack_list(&message.base, buf, capacity);
 }
@@ -596,7 +612,10 @@ static int read_settings(psd_job_settings_t *out, const Psd__Settings *message, 
 #undef X
     if (!message->part_elements)
         return psd_err_set(err, PSD_EPROTO, "Settings.part_elements is 0, at least 1");
-    return PSD_OK;
+    if ((rc = psd_coding_of(&out->codings.push, message->push_codec, message->push_argument, err)) ||
+        (rc = psd_coding_of(&out->codings.pull, message->pull_codec, message->pull_argument, err)))
+        psd_err_wrap(err, "Settings");
+    return rc;
 }
 
 static int read_cluster(psd_cluster_t *out, const Psd__Cluster *message, psd_err_t *err)

@@ -11,6 +11,7 @@
 
 #include "common/base/crc32c.h"
 #include "common/base/err.h"
+#include "common/codec/codec.h"
 
 enum {
     PSD_PROTOCOL = 4,        /* version spoken */
@@ -153,7 +154,6 @@ enum { PSD_PROBE_SEND = 1 };
 enum { PSD_SHARD_STARTED = 1, PSD_SHARD_SAVE_FAILED = 2, PSD_SHARD_RESTORE_FAILED = 4 };
 
 enum { PSD_DTYPE_F32 = 1 }; /* dtype of a chunk */
-enum { PSD_CODEC_RAW = 1 }; /* how a chunk is packed */
 
 /* A decoded header; fields that a kind does not use are 0. Units and senders: proto/psd.proto. */
 typedef struct psd_msg {
@@ -177,7 +177,7 @@ typedef struct psd_msg {
     double norm2;            /* sum of squares of the worker's whole gradient, where it was taken (asp); else 0 */
     bool nonfinite;          /* a value behind norm2 is Inf or NaN; norm2 may be so only then */
     uint32_t dtype;          /* PSD_DTYPE_F32 with a part */
-    uint32_t codec;          /* PSD_CODEC_RAW with a part */
+    uint32_t codec;          /* number of the codec of a part (common/codec/codec.h); PSD_CODEC_F32: the elements themselves */
     uint32_t checksum;       /* CRC-32C of the payload; 0 when empty */
     uint32_t n_elements;     /* elements of the part; in SHARD_WELCOME the most of one */
     uint32_t chunks;         /* of the part: a bitmap of so many follows the elements, of those that have a gradient; 0: all have */
@@ -207,8 +207,9 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);
 /* Read a header frame that came with a payload of `payload_bytes`. Checks: length before parsing; the canonical
  * protobuf encoding, without unknown or repeated fields; protocol version; known kind; text printable UTF-8 without
  * NUL; every field within its limit; part < parts and rank < world (0 of 0 is fine); lr finite and not negative;
- * norm2 likewise unless `nonfinite`; the payload's length as the kind wants it (n_elements * 4, the bitmap of
- * `parts`, 1 .. PSD_MAX_LIST for a protobuf message, else 0); dtype and codec known when there are elements.
+ * norm2 likewise unless `nonfinite`; the payload's length as the kind wants it (of a part in f32 n_elements * 4
+ * and its bitmap, in another codec anything below PSD_MAX_CODED bytes per element: who knows the chunks asks for more; the bitmap of
+ * `parts`; 1 .. PSD_MAX_LIST for a protobuf message, else 0); dtype and codec known when there are elements.
  * The checksum itself is compared by psd_checksum_ok, when the payload is worth reading.
  * PSD_EPROTO, with a sentence naming the kind and the field, when anything is wrong. `out` is all zero then, but
  * for kind and protocol where they could be read. Never allocates from the heap. Any thread. */
@@ -276,6 +277,7 @@ typedef struct psd_job_settings {
     bool whole_norm;              /* a push brings the norm of its whole gradient */
     bool checkpoints;             /* the servers make checkpoints */
     uint32_t part_elements;       /* most elements of a part, at least 1 */
+    psd_codings_t codings;        /* how gradients and weights are coded */
 } psd_job_settings_t;
 
 typedef struct psd_cluster {

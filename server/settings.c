@@ -23,6 +23,8 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->max_staleness = psd_options_uint(options, PSD_OPT_sync_max_staleness);
     engine->clip = (psd_clip_t){ .value = psd_options_double(options, PSD_OPT_clip_value),
                                  .norm = psd_options_double(options, PSD_OPT_clip_norm) };
+    psd_coding_parse(&engine->codings.push, psd_options_string(options, PSD_OPT_codec_push), NULL); /* the table admits no other */
+    psd_coding_parse(&engine->codings.pull, psd_options_string(options, PSD_OPT_codec_pull), NULL);
     engine->max_skipped = psd_options_uint(options, PSD_OPT_sync_max_skipped);
     assert(engine->mode && engine->lr_rule && "the option table admits only names of these tables");
     if (at->is_first)
@@ -70,11 +72,24 @@ static const char *print_clip(const psd_clip_t *clip, char *text, size_t n)
     return text;
 }
 
+/* f32 goes without saying. */
+static const char *print_codings(const psd_codings_t *codings, char *text, size_t n)
+{
+    char name[PSD_CODEC_TEXT];
+    size_t at = 0;
+    text[0] = '\0';
+    if (!psd_coding_is_lossless(&codings->push))
+        at += (size_t)snprintf(text, n, " codec_push=%s", psd_coding_print(&codings->push, name));
+    if (!psd_coding_is_lossless(&codings->pull))
+        snprintf(text + at, n - at, " codec_pull=%s", psd_coding_print(&codings->pull, name));
+    return text;
+}
+
 /* The fields, and from them the text. */
 static void describe(psd_settings_t *out, const psd_options_t *options)
 {
     psd_job_settings_t *job = &out->job;
-    char late[128] = "", clip[128];
+    char late[128] = "", clip[128], codings[2 * PSD_CODEC_TEXT + 32];
     const psd_engine_config_t *engine = &out->engine;
     *job = (psd_job_settings_t){ .lr = psd_rule_lr(&engine->rule),
                                  .clip_value = engine->clip.value,
@@ -83,6 +98,7 @@ static void describe(psd_settings_t *out, const psd_options_t *options)
                                  .has_slow = engine->rule.lookahead,
                                  .in_rounds = psd_mode_has_rounds(engine->mode),
                                  .whole_norm = !psd_mode_has_rounds(engine->mode),
+                                 .codings = engine->codings,
                                  .checkpoints = *out->checkpoint_dir != '\0',
                                  .part_elements = (uint32_t)(psd_options_uint(options, PSD_OPT_message_size) / sizeof(float)) };
     snprintf(job->mode, sizeof job->mode, "%s", engine->mode->name);
@@ -92,9 +108,9 @@ static void describe(psd_settings_t *out, const psd_options_t *options)
         job->max_staleness = engine->max_staleness;
         snprintf(late, sizeof late, " lr_rule=%s max_staleness=%" PRIu64, job->lr_rule, job->max_staleness);
     }
-    snprintf(job->text, sizeof job->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s",
+    snprintf(job->text, sizeof job->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s%s",
              psd_options_int(options, PSD_OPT_servers), job->mode, job->optimizer, print_clip(&engine->clip, clip, sizeof clip),
-             late, job->checkpoints ? " checkpoints=yes" : "");
+             print_codings(&engine->codings, codings, sizeof codings), late, job->checkpoints ? " checkpoints=yes" : "");
 }
 
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err)

@@ -8,7 +8,9 @@
 
 typedef struct tensor {
     float *slot[PSD_MAX_SLOTS];
-    float **gradient; /* of each rank */
+    float **gradient; /* of each contributor */
+    float **residual; /* of each rank: what the coding of its gradients has lost */
+    float *w;         /* the weights that are stepped; the model's own, unless workers get them in a code */
     psd_rule_state_t state;
 } tensor_t;
 
@@ -28,11 +30,43 @@ static bool begin_tensor(psd_reference_t *self, size_t i)
     bool ok = (t->gradient = calloc(self->config.world, sizeof *t->gradient)) != NULL;
     for (int s = 0; ok && s < self->rule.n_slots; s++)
         ok = (t->slot[s] = calloc(self->params[i].n, sizeof(float))) != NULL;
+    ok = ok && (t->residual = calloc(self->config.world, sizeof *t->residual)) != NULL;
     for (uint32_t k = 0; ok && k < self->config.world; k++)
-        ok = (t->gradient[k] = calloc(self->params[i].n, sizeof(float))) != NULL;
-    if (ok)
-        psd_rule_init(&self->rule, &t->state, self->params[i].data, t->slot, self->params[i].n);
+        ok = (t->gradient[k] = calloc(self->params[i].n, sizeof(float))) != NULL &&
+             (t->residual[k] = calloc(self->params[i].n, sizeof(float))) != NULL;
+    ok = ok && (t->w = malloc(self->params[i].n * sizeof(float))) != NULL;
+    if (ok) {
+        memcpy(t->w, self->params[i].data, self->params[i].n * sizeof(float));
+        psd_rule_init(&self->rule, &t->state, t->w, t->slot, self->params[i].n);
+    }
     return ok;
+}
+
+/* Workers get the weights. */
+static void pull(psd_reference_t *self)
+{
+    uint64_t size[PSD_MAX_PARAMS];
+    float *value[PSD_MAX_PARAMS];
+    for (size_t i = 0; i < self->n; i++) {
+        size[i] = self->params[i].n;
+        value[i] = self->params[i].data;
+        memcpy(value[i], self->tensor[i].w, size[i] * sizeof(float));
+    }
+    psd_whole_code(&self->config.codings.pull, size, self->n, value, NULL);
+}
+
+/* Worker `rank` pushes what the model has as its gradient; it is the k-th that does. */
+static void push(psd_reference_t *self, uint32_t rank, uint32_t k)
+{
+    uint64_t size[PSD_MAX_PARAMS];
+    float *value[PSD_MAX_PARAMS], *residual[PSD_MAX_PARAMS];
+    for (size_t i = 0; i < self->n; i++) {
+        size[i] = self->params[i].n;
+        value[i] = self->tensor[i].gradient[k];
+        residual[i] = self->tensor[i].residual[rank];
+        memcpy(value[i], self->params[i].grad, size[i] * sizeof(float));
+    }
+    psd_whole_code(&self->config.codings.push, size, self->n, value, residual);
 }
 
 psd_reference_t *psd_reference_new(const psd_reference_config_t *config, psd_err_t *err)
@@ -51,7 +85,9 @@ psd_reference_t *psd_reference_new(const psd_reference_config_t *config, psd_err
     for (size_t i = 0; ok && i < self->n; i++)
         if (!begin_tensor(self, i))
             ok = psd_err_set(err, PSD_ENOMEM, "no memory for the gradients of %u workers", config->world) == PSD_OK;
-    if (!ok)
+    if (ok)
+        pull(self);
+    else
         psd_reference_destroy(&self);
     return self;
 }
@@ -63,7 +99,11 @@ static void free_tensor(const psd_reference_t *self, size_t i)
         free(t->slot[s]);
     for (uint32_t k = 0; t->gradient && k < self->config.world; k++)
         free(t->gradient[k]);
+    for (uint32_t k = 0; t->residual && k < self->config.world; k++)
+        free(t->residual[k]);
     free(t->gradient);
+    free(t->residual);
+    free(t->w);
 }
 
 void psd_reference_destroy(psd_reference_t **self_p)
@@ -84,13 +124,12 @@ static void step(psd_reference_t *self, uint32_t n_gradients)
     psd_whole_t whole[PSD_MAX_PARAMS];
     for (size_t i = 0; i < self->n; i++) {
         tensor_t *t = &self->tensor[i];
-        whole[i] = (psd_whole_t){ .n = self->params[i].n,
-                                  .w = self->params[i].data,
-                                  .slot = t->slot,
-                                  .state = &t->state,
-                                  .gradient = (const float *const *)t->gradient };
+        whole[i] = (psd_whole_t){
+            .n = self->params[i].n, .w = t->w, .slot = t->slot, .state = &t->state, .gradient = (const float *const *)t->gradient
+        };
     }
     psd_whole_step(&self->rule, &self->config.clip, whole, self->n, self->weight, n_gradients, psd_rule_lr(&self->rule));
+    pull(self);
 }
 
 void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, const uint32_t *ranks, uint32_t n)
@@ -102,8 +141,7 @@ void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, 
         if (!slice.n)
             continue;
         psd_model_gradient(self->config.model, self->config.train, slice.rows, slice.n);
-        for (size_t i = 0; i < self->n; i++)
-            memcpy(self->tensor[i].gradient[k], self->params[i].grad, self->params[i].n * sizeof(float));
+        push(self, ranks[r], k);
         self->weight[k++] = (double)slice.n;
         total += slice.n;
     }

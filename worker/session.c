@@ -9,6 +9,7 @@
 
 #include "common/base/absence.h"
 #include "common/optim/clip.h"
+#include "worker/feedback.h"
 
 enum {
     RTO_MS = 200,
@@ -58,8 +59,9 @@ struct psd_session {
 
     psd_tensor_list_t list;
     psd_partition_t map;
-    float **data;    /* tensors' weights, the caller's */
-    bool registered; /* the coordinator has our list */
+    psd_feedback_t *feedback; /* NULL: gradients are pushed as they are */
+    float **data;             /* tensors' weights, the caller's */
+    bool registered;          /* the coordinator has our list */
 
     uint64_t clock;         /* of the next or the open exchange, from 1 */
     bool synced;            /* the clock is known */
@@ -103,6 +105,7 @@ psd_session_t *psd_session_new(const psd_session_config_t *config)
 
 static void forget_map(psd_session_t *self)
 {
+    psd_feedback_destroy(&self->feedback);
     psd_partition_clear(&self->map);
     for (uint32_t s = 0; s < PSD_MAX_SERVERS; s++) {
         free(self->server[s].lacking);
@@ -181,14 +184,14 @@ static psd_buf_t *gather(const psd_session_t *self, uint32_t s, uint32_t part, c
     return out;
 }
 
-static void describe_part(const psd_session_t *self, uint32_t s, uint32_t part, const psd_buf_t *payload, psd_msg_t *msg)
+static void describe_part(const psd_session_t *self, uint32_t s, uint32_t part, uint32_t codec, uint32_t checksum, psd_msg_t *msg)
 {
     msg->part = part;
     msg->parts = self->server[s].n_parts;
     msg->n_elements = part_at(self, s, part)->n;
     msg->dtype = PSD_DTYPE_F32;
-    msg->codec = PSD_CODEC_RAW;
-    msg->checksum = psd_crc32c(payload->data, payload->n_bytes);
+    msg->codec = codec;
+    msg->checksum = checksum;
 }
 
 /* ---- asking, and asking again ---- */
@@ -428,6 +431,9 @@ static int make_map(psd_session_t *self, psd_err_t *err)
         if (!(server->lacking = calloc(1, psd_bitmap_bytes(server->n_parts))))
             rc = psd_err_set(err, PSD_ENOMEM, "no memory for the map of %u parts", server->n_parts);
     }
+    const psd_coding_t *coding = &self->cluster->settings.codings.push;
+    if (rc == PSD_OK && !psd_coding_is_lossless(coding) && !(self->feedback = psd_feedback_new(coding, &self->map, err)))
+        rc = PSD_ENOMEM;
     return rc;
 }
 
@@ -476,7 +482,7 @@ static uint32_t mark_gradients(const psd_session_t *self, uint32_t s, uint32_t p
 /* The gradient of a part. Where it is one stretch of the caller's array, that itself travels the first time; a repeat travels as a
  * copy, because the exchange may be over, and the array the caller's again, before the repeat has left. NULL: it has none.
  * `*holes`: some of its chunks have none, and their bitmap follows the elements. */
-static psd_buf_t *gradient_of(const psd_session_t *self, uint32_t s, uint32_t part, bool repeat, bool *holes)
+static psd_buf_t *raw_gradient(const psd_session_t *self, uint32_t s, uint32_t part, bool repeat, bool *holes)
 {
     const psd_part_t *p = part_at(self, s, part);
     const float *stretch = stretch_of(self, s, part, self->gradient);
@@ -500,10 +506,25 @@ static psd_buf_t *gradient_of(const psd_session_t *self, uint32_t s, uint32_t pa
     return own;
 }
 
+/* The gradient of a part as it is pushed; the payload is the caller's reference. In a code it is the same bytes each time. */
+static psd_feedback_part_t gradient_of(psd_session_t *self, uint32_t s, uint32_t part, bool repeat)
+{
+    psd_feedback_part_t out = { 0 };
+    if (!real_parts(self, s) || !self->samples)
+        return out;
+    if (self->feedback) {
+        out = psd_feedback_part(self->feedback, s, part);
+        psd_buf_ref(out.payload);
+    } else if ((out.payload = raw_gradient(self, s, part, repeat, &out.has_bitmap))) {
+        out.checksum = psd_crc32c(out.payload->data, out.payload->n_bytes);
+    }
+    return out;
+}
+
 static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repeat, psd_actions_t *out)
 {
-    bool holes = false;
-    psd_buf_t *payload = real_parts(self, s) && self->samples ? gradient_of(self, s, part, repeat, &holes) : NULL;
+    psd_feedback_part_t gradient = gradient_of(self, s, part, repeat);
+    psd_buf_t *payload = gradient.payload;
     psd_msg_t *msg = send_to(self, s, PSD_MSG_PUSH, payload, out);
     msg->base_version = self->server[s].version;
     msg->samples = self->samples;
@@ -514,21 +535,32 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
     msg->part = part;
     msg->parts = self->server[s].n_parts;
     if (payload)
-        describe_part(self, s, part, payload, msg);
-    if (holes)
+        describe_part(self, s, part, psd_coding_number(&self->cluster->settings.codings.push), gradient.checksum, msg);
+    if (gradient.has_bitmap)
         msg->chunks = part_at(self, s, part)->n_chunks;
     psd_buf_unref(&payload);
 }
 
-/* Where each push is a step, a shard cannot take back another shard's: the whole gradient is measured first. */
-static void check_whole_gradient(psd_session_t *self)
+/* The sum of squares of the whole gradient as it is pushed. */
+static double squares(psd_session_t *self)
 {
     const psd_clip_t clip = { .value = self->cluster->settings.clip_value };
-    self->norm2 = 0;
-    for (uint32_t i = 0; self->cluster->settings.whole_norm && i < self->list.n; i++)
+    double sum = 0;
+    if (self->feedback)
+        return psd_feedback_squares(self->feedback, &clip);
+    for (uint32_t i = 0; i < self->list.n; i++)
         if (self->gradient[i])
-            self->norm2 += psd_clip_sum_of_squares(&clip, self->gradient[i], self->list.tensor[i].n_elements);
-    self->nonfinite = !isfinite(self->norm2);
+            sum += psd_clip_sum_of_squares(&clip, self->gradient[i], self->list.tensor[i].n_elements);
+    return sum;
+}
+
+/* Where each push is a step, a shard cannot take back another shard's: the whole gradient is measured first. What a code loses is
+ * kept, or not, of all parts alike: of a code too it is known first whether all is finite. */
+static void check_whole_gradient(psd_session_t *self)
+{
+    self->nonfinite = self->feedback && !psd_feedback_open(self->feedback, self->gradient);
+    self->norm2 = self->cluster->settings.whole_norm && !self->nonfinite ? squares(self) : 0;
+    self->nonfinite |= !isfinite(self->norm2);
     if (self->nonfinite)
         self->norm2 = 0;
 }
@@ -682,7 +714,8 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
         if (!psd_bitmap_get(in->payload->data, p))
             continue;
         psd_buf_t *values = gather(self, s, p, (const float *const *)self->data, 0);
-        describe_part(self, s, p, values, send_to(self, s, PSD_MSG_INIT, values, in->out));
+        describe_part(self, s, p, PSD_CODEC_F32, psd_crc32c(values->data, values->n_bytes),
+                      send_to(self, s, PSD_MSG_INIT, values, in->out));
         self->moved++;
         psd_buf_unref(&values);
     }
@@ -700,21 +733,55 @@ static uint32_t copy_checked(float *to, const float *from, size_t left, uint32_t
     return crc;
 }
 
-/* A part has come for arrays `to`; a damaged one is asked for again by the next probe. */
+/* Copy a part into arrays `to`. False: it was damaged on the way. */
+static bool copy_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, const psd_buf_t *payload, float *const *to)
+{
+    uint32_t crc = 0;
+    for (uint32_t i = 0; i < part_at(self, s, msg->part)->n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&self->map, s, msg->part, i);
+        crc = copy_checked(to[c->tensor] + c->offset, (const float *)payload->data + c->at, c->n, crc);
+    }
+    return crc == msg->checksum;
+}
+
+/* Decode a part into arrays `to`. False: it was damaged on the way, or is no code, with which the session fails. */
+static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, const psd_buf_t *payload, float *const *to)
+{
+    const psd_coding_t *coding = &self->cluster->settings.codings.pull;
+    const uint8_t *code = payload->data;
+    char text[PSD_MAX_TEXT];
+    psd_err_t err = { 0 };
+    if (psd_crc32c(payload->data, payload->n_bytes) != msg->checksum)
+        return false;
+    if (msg->codec != psd_coding_number(coding))
+        psd_err_set(&err, PSD_EPROTO, "codec %u", msg->codec);
+    else
+        psd_coded_check(coding, &self->map, s, msg->part, payload, false, &err);
+    if (err.code) {
+        snprintf(text, sizeof text, "server %u sent part %u of its weights in no code of this job, %s: %.300s", s, msg->part,
+                 psd_coding_name(coding), err.text);
+        fail(self, PSD_EPROTO, text);
+        return false;
+    }
+    for (uint32_t i = 0; i < part_at(self, s, msg->part)->n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&self->map, s, msg->part, i);
+        psd_coding_decode(coding, code, c->n, 0, c->n, to[c->tensor] + c->offset);
+        code += psd_coding_bytes(coding, c->n);
+    }
+    return true;
+}
+
+/* A part has come for arrays `to`; a damaged one is asked for again by the next probe. Weights that a code cannot say, Inf and NaN
+ * among them, come as they are, as slow weights always do. */
 static void take_part(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
 {
     server_t *server = &self->server[s];
     if (msg->part >= real_parts(self, s) || !psd_bitmap_get(server->lacking, msg->part))
         return;
     const psd_part_t *p = part_at(self, s, msg->part);
-    uint32_t crc = 0;
     if (msg->n_elements != p->n || msg->chunks)
         return;
-    for (uint32_t i = 0; i < p->n_chunks; i++) {
-        const psd_chunk_t *c = psd_partition_at(&self->map, s, msg->part, i);
-        crc = copy_checked(to[c->tensor] + c->offset, (const float *)payload->data + c->at, c->n, crc);
-    }
-    if (crc != msg->checksum)
+    if (!(msg->codec == PSD_CODEC_F32 ? copy_part : decode_part)(self, s, msg, payload, to))
         return;
     psd_bitmap_unset(server->lacking, msg->part);
     server->n_lacking--;
@@ -754,8 +821,16 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
         lacks_no_more(&self->server[s]); /* its weights are as they were */
     if (!lacks_nothing(self))
         return;
-    if (self->phase == PSD_PHASE_EXCHANGING)
+    if (self->phase == PSD_PHASE_EXCHANGING) {
         self->clock++;
+        if (self->feedback)
+            psd_feedback_close(self->feedback);
+    } else if (self->feedback && self->clock > 1) {
+        psd_actions_log(in->out, PSD_LEVEL_WARN, "residual.reset",
+                        "worker=%u clock=%" PRIu64
+                        " reason=\"codec.push keeps what it loses with the worker, and this one begins anew\"",
+                        self->worker, self->clock);
+    }
     self->phase = PSD_PHASE_READY;
     self->weights_ms = in->now_ms;
 }

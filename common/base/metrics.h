@@ -49,6 +49,8 @@
     X(LEARNING_RATE, GAUGE, "psd_learning_rate", 0, "", "Learning rate of the last step.")                                         \
     X(GRADIENT_NORM, GAUGE, "psd_gradient_norm", 0, "", "Norm of the last gradient.")                                              \
     X(CLIP_SCALE, GAUGE, "psd_clip_scale", 0, "", "Factor by which clip.norm shortened the last gradient; 1: it did not.")         \
+    X(RESIDUAL_RESETS, COUNTER, "psd_residual_resets_total", 0, "",                                                                \
+      "Workers that joined a job under way, and with them began what codec.push loses at 0.")                                      \
     X(LOOKAHEAD_SYNCS, COUNTER, "psd_lookahead_syncs_total", 0, "", "Lookahead syncs done.")                                       \
     X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "", "When the last checkpoint was whole.")       \
     X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long it took.")                                   \

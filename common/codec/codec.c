@@ -43,11 +43,11 @@ int psd_coding_of(psd_coding_t *coding, uint32_t number, double argument, psd_er
     return psd_err_set(err, PSD_EPROTO, "there is no codec %u", number);
 }
 
-/* The codec's row in the table of the instruction set in use. */
+/* The codec's row in the table of the instruction set in use; that of f32 is the first. */
 static const psd_codec_t *active(const psd_coding_t *coding)
 {
     size_t row = 0;
-    while (table()[row] && table()[row] != coding->codec)
+    while (coding->codec && table()[row] && table()[row] != coding->codec)
         row++;
     assert(table()[row]); /* codings come from psd_coding_parse() and psd_coding_of() */
     return psd_isa_active()->codecs[row];
@@ -55,7 +55,11 @@ static const psd_codec_t *active(const psd_coding_t *coding)
 
 /* ---- a coding at work ---- */
 
-size_t psd_coding_bytes(const psd_coding_t *coding, size_t n) { return coding->codec->n_bytes(n, coding->argument); }
+const char *psd_coding_name(const psd_coding_t *coding) { return active(coding)->name; }
+uint32_t psd_coding_number(const psd_coding_t *coding) { return active(coding)->number; }
+bool psd_coding_is_lossless(const psd_coding_t *coding) { return active(coding)->lossless; }
+
+size_t psd_coding_bytes(const psd_coding_t *coding, size_t n) { return active(coding)->n_bytes(n, coding->argument); }
 
 static size_t run_at(size_t n, size_t from, size_t longest) { return n - from < longest ? n - from : longest; }
 
@@ -83,6 +87,11 @@ static void encode_whole(const psd_coding_t *coding, const float *g, float *resi
     active(coding)->encode(add(residual, g, residual, n), n, 0, n, coding->argument, bytes);
     for (size_t from = 0; residual && from < n; from += RUN)
         keep_rest(coding, bytes, n, from, run_at(n, from, RUN), residual + from, residual + from);
+}
+
+bool psd_coding_can_say(const psd_coding_t *coding, const float *g, const float *residual, size_t n)
+{
+    return active(coding)->lossless || psd_isa_active()->feedback_is_finite(g, residual, n);
 }
 
 bool psd_coding_encode(const psd_coding_t *coding, const float *g, float *residual, size_t n, void *bytes)

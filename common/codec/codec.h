@@ -21,6 +21,9 @@
 #include "common/base/err.h"
 
 enum {
+    PSD_CODEC_F32 = 1,     /* number of f32 */
+    PSD_MAX_CODEC = 5,     /* highest number of a codec */
+    PSD_MAX_CODED = 8,     /* no codec takes as many bytes for an element, however small the chunk */
     PSD_CODEC_BLOCK = 256, /* elements that share a scale; a run to decode begins at a multiple */
     PSD_CODEC_TEXT = 64    /* longest printed codec, with its end */
 };
@@ -29,7 +32,7 @@ typedef struct psd_codec psd_codec_t;
 struct psd_codec {
     const char *name;     /* "topk" */
     const char *summary;  /* one line for people */
-    uint32_t number;      /* on the wire and in files; never given to another codec */
+    uint32_t number;      /* on the wire and in files, from 1; never given to another codec */
     const char *argument; /* what its one argument is, in a few words; NULL: it takes none */
     double min, max;      /* accepted range of the argument: above `min`, up to `max` */
     bool lossless;        /* what comes back has the same bits; all others leave a residual */
@@ -46,11 +49,16 @@ struct psd_codec {
     void (*decode)(const uint8_t *bytes, size_t n, size_t from, size_t count, double argument, float *out);
 };
 
-/* A codec and the value of its argument, as an option or a message names them. Plain data, copy freely. */
+/* A codec and the value of its argument, as an option or a message names them. All zero: f32. Plain data, copy freely. */
 typedef struct psd_coding {
     const psd_codec_t *codec;
     double argument; /* 0 where it takes none */
 } psd_coding_t;
+
+/* What a job sends gradients in, and weights. All zero: f32. */
+typedef struct psd_codings {
+    psd_coding_t push, pull;
+} psd_codings_t;
 
 /* Read "bf16" or "topk(0.01)"; spaces are free. PSD_ECONFIG with the column, the reason and the nearest valid word when it
  * is none. (common/codec/spec.c) */
@@ -63,6 +71,11 @@ char *psd_coding_print(const psd_coding_t *coding, char buf[PSD_CODEC_TEXT]);
  * such argument. */
 int psd_coding_of(psd_coding_t *coding, uint32_t number, double argument, psd_err_t *err);
 
+/* The name and the number of its codec; whether what comes back has the same bits, so that there is no residual. */
+const char *psd_coding_name(const psd_coding_t *coding);
+uint32_t psd_coding_number(const psd_coding_t *coding);
+bool psd_coding_is_lossless(const psd_coding_t *coding);
+
 /* Bytes of a coded chunk of `n` elements. */
 size_t psd_coding_bytes(const psd_coding_t *coding, size_t n);
 
@@ -73,6 +86,9 @@ size_t psd_coding_bytes(const psd_coding_t *coding, size_t n);
  * that of a gradient that is not finite: of the y themselves if the codec keeps such values, else of zeros. A lossless codec
  * does not look, and returns true. */
 bool psd_coding_encode(const psd_coding_t *coding, const float *g, float *residual, size_t n, void *bytes);
+
+/* Whether psd_coding_encode() would return true: it can then be asked of several chunks before any is encoded. */
+bool psd_coding_can_say(const psd_coding_t *coding, const float *g, const float *residual, size_t n);
 
 /* Whether `n_bytes` bytes from a peer are a coded chunk of `n` elements, to the last bit; PSD_EPROTO with a sentence why not.
  * What they decode to is finite, unless the codec keeps other values. */

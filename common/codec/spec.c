@@ -121,9 +121,10 @@ int psd_coding_parse(psd_coding_t *coding, const char *spec, psd_err_t *err)
 char *psd_coding_print(const psd_coding_t *coding, char buf[PSD_CODEC_TEXT])
 {
     char number[PSD_NUMBER_TEXT];
-    if (coding->codec->argument)
-        snprintf(buf, PSD_CODEC_TEXT, "%s(%s)", coding->codec->name, psd_number_print(coding->argument, number));
+    const psd_codec_t *codec = coding->codec ? coding->codec : psd_codec_at(0);
+    if (codec->argument)
+        snprintf(buf, PSD_CODEC_TEXT, "%s(%s)", codec->name, psd_number_print(coding->argument, number));
     else
-        snprintf(buf, PSD_CODEC_TEXT, "%s", coding->codec->name);
+        snprintf(buf, PSD_CODEC_TEXT, "%s", codec->name);
     return buf;
 }

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/codec/codec.h"
+
 /* True, with the sentence. */
 static bool says(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -49,6 +51,32 @@ static bool uses_a_port_twice(const psd_values_t *o, char *why)
            says(why, "status.listen has port %s, and so has listen; give one of them another, or 0 for any free one", status + 1);
 }
 
+/* The coding that an option names; its reader has taken it. */
+static psd_coding_t coding_of(const psd_values_t *o, psd_option_id_t id)
+{
+    psd_coding_t coding = { 0 };
+    psd_coding_parse(&coding, o->at(o->arg, id)->text, NULL);
+    return coding;
+}
+
+/* A gradient that is mostly 0, or a sign, is a gradient, and what it lacks comes with the next. Weights like that are no weights. */
+static bool pulls_no_weights(const psd_values_t *o, char *why)
+{
+    const psd_coding_t coding = coding_of(o, PSD_OPT_codec_pull);
+    const char *name = psd_coding_name(&coding);
+    return (!strcmp(name, "topk") || !strcmp(name, "sign")) &&
+           says(why, "codec.pull is %s, which is for gradients: of weights it would leave %s; use f32, bf16 or int8", name,
+                *name == 's' ? "a sign each" : "most as 0");
+}
+
+static bool keeps_too_many(const psd_values_t *o, char *why)
+{
+    const psd_coding_t coding = coding_of(o, PSD_OPT_codec_push);
+    return !strcmp(psd_coding_name(&coding), "topk") && coding.argument > 0.5 &&
+           says(why, "codec.push is %s, and a value that it keeps takes 5 bytes; keep at most 0.5 of them, or use bf16",
+                o->at(o->arg, PSD_OPT_codec_push)->text);
+}
+
 static const struct contradiction {
     psd_option_id_t id; /* whose place is told */
     bool (*is_there)(const psd_values_t *o, char *why);
@@ -57,6 +85,8 @@ static const struct contradiction {
     { PSD_OPT_server_index, index_is_none_of_the_servers },
     { PSD_OPT_data_test_labels, has_labels_of_no_test_set },
     { PSD_OPT_status_listen, uses_a_port_twice },
+    { PSD_OPT_codec_pull, pulls_no_weights },
+    { PSD_OPT_codec_push, keeps_too_many },
 };
 
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY])

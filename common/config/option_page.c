@@ -210,6 +210,7 @@ static const struct form {
     [PSD_OPTION_NAME] = { "string", "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$" },
     [PSD_OPTION_WORD] = { "string", "^[^ \"=\\\\]{0,127}$" },
     [PSD_OPTION_RULE] = { "string", NULL },
+    [PSD_OPTION_CODEC] = { "string", NULL },
     [PSD_OPTION_INT] = { "integer", "^-?[0-9]+(k|m|g|Ki|Mi|Gi)$" },
     [PSD_OPTION_UINT64] = { "integer", "^[0-9]+(k|m|g|Ki|Mi|Gi)$" },
     [PSD_OPTION_DOUBLE] = { "number", NULL },

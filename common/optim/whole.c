@@ -106,3 +106,33 @@ void psd_whole_step(const psd_rule_t *rule, const psd_clip_t *clip, const psd_wh
     free(self.sum);
     free(self.total);
 }
+
+static bool can_say(const psd_coding_t *coding, const psd_chunk_t *c, float *const *value, float *const *residual)
+{
+    const float *kept = residual ? residual[c->tensor] + c->offset : NULL;
+    return !value[c->tensor] || psd_coding_can_say(coding, value[c->tensor] + c->offset, kept, c->n);
+}
+
+bool psd_whole_code(const psd_coding_t *coding, const uint64_t *size, size_t n_tensors, float *const *value, float *const *residual)
+{
+    psd_partition_t map;
+    if (psd_coding_is_lossless(coding))
+        return true;
+    const int rc = psd_partition_make(&map, size, n_tensors, 1, PSD_MOST_OF_PART, NULL);
+    uint8_t *code = malloc((size_t)PSD_MOST_OF_PART * PSD_MAX_CODED);
+    bool all = true;
+    assert(rc == PSD_OK && code && "no memory to code a model");
+    for (uint32_t k = 0; k < map.n_chunks; k++)
+        all &= can_say(coding, &map.chunk[k], value, residual);
+    for (uint32_t k = 0; (all || !residual) && k < map.n_chunks; k++) {
+        const psd_chunk_t *c = &map.chunk[k];
+        if (!value[c->tensor] || !can_say(coding, c, value, residual))
+            continue;
+        float *at = value[c->tensor] + c->offset;
+        psd_coding_encode(coding, at, residual ? residual[c->tensor] + c->offset : NULL, c->n, code);
+        psd_coding_decode(coding, code, c->n, 0, c->n, at);
+    }
+    free(code);
+    psd_partition_clear(&map);
+    return all;
+}

@@ -10,6 +10,7 @@
 
 #include "common/base/absence.h"
 #include "common/optim/aggregate.h"
+#include "proto/coded.h"
 #include "server/core/inbox.h"
 #include "server/core/seeding.h"
 #include "server/core/update.h"
@@ -157,13 +158,13 @@ static void tell_job(const psd_engine_t *self, psd_msg_t *msg)
 
 static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
 {
-    psd_buf_t *weights = psd_shard_weights(self->shard, part);
-    psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights, out);
+    const psd_shard_sent_t weights = psd_shard_sent(self->shard, part);
+    psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights.payload, out);
     msg->part = part;
     msg->n_elements = psd_shard_elements(self->shard, part);
-    msg->checksum = psd_shard_checksum(self->shard, part);
+    msg->checksum = weights.checksum;
     msg->dtype = PSD_DTYPE_F32;
-    msg->codec = PSD_CODEC_RAW;
+    msg->codec = weights.codec;
     tell_job(self, msg);
     self->stats.pulls_fast++;
 }
@@ -539,7 +540,8 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
         if (!w || w->standing != MEMBER || !w->inbox.complete || !w->inbox.samples)
             continue;
         any = true;
-        if (w->inbox.bad_chunk)
+        /* What is in no code is pushed as 0, and the worker's word is all that there is of it. */
+        if (w->inbox.bad_chunk || (w->inbox.nonfinite && !psd_coding_is_lossless(&self->config.codings.push)))
             note_bad(self, w);
     }
     self->skipped += any;
@@ -662,6 +664,9 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
             const psd_progress_t p = look(self, w);
             w->applied = self->config.mode->joins_at(&p);
             w->owed = true;
+            /* What older lives had kept of their gradients is lost, and so is that of everybody before another run. */
+            if (self->clock && !psd_coding_is_lossless(&self->config.codings.push))
+                self->stats.residual_resets++;
         }
         psd_inbox_size(&w->inbox, self->n_parts);
     }
@@ -746,7 +751,8 @@ static int make_shard(psd_engine_t *self, psd_err_t *err)
     for (uint32_t i = 0; i < self->model.n; i++)
         sizes[i] = self->model.tensor[i].n_elements;
     int rc = psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, self->part_elements, err);
-    if (rc == PSD_OK && !(self->shard = psd_shard_new(&self->config.rule, &self->config.clip, &self->map, self->index, err)))
+    if (rc == PSD_OK &&
+        !(self->shard = psd_shard_new(&self->config.rule, &self->config.clip, &self->config.codings, &self->map, self->index, err)))
         rc = PSD_ENOMEM;
     if (rc == PSD_OK && !psd_update_init(&self->update, self->shard, self->model.n))
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the sums of %u tensors", self->model.n);
@@ -988,6 +994,11 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const
                msg->parts == self->n_parts ? ", this one of another size" : "");
         return false;
     }
+    if (msg->n_elements && msg->codec != psd_coding_number(&self->config.codings.push)) {
+        refuse(self, from, PSD_REFUSAL_SHAPE, out, "push of part %u in codec %u; this job's gradients are %s", msg->part,
+               msg->codec, psd_coding_name(&self->config.codings.push));
+        return false;
+    }
     if (psd_inbox_has(&w->inbox, msg->part)) {
         self->stats.rejected[PSD_REFUSAL_DUPLICATE]++;
         return false;
@@ -1015,18 +1026,34 @@ static uint32_t inspect(const psd_buf_t *payload, size_t n_elements, double *nor
     return psd_crc32c_extend(crc, x, payload->n_bytes - n_elements * sizeof *x);
 }
 
-/* The first chunk of a part that has Inf or NaN, or whose squares do: number among the shard's, plus 1. */
-static uint32_t find_bad(const psd_engine_t *self, uint32_t part, const float *x)
+/* Look at a payload whose size is right: its sum of squares and, where that is not finite, the number of the first chunk to blame,
+ * among the shard's, from 1. False when it was damaged on the way, or is no code; it is answered then. */
+static bool look_into(psd_engine_t *self, const psd_heard_t *in, worker_t *w, double *norm2, uint32_t *bad)
 {
-    const psd_part_t *p = &self->map.part[self->index][part];
-    uint32_t i = 0;
-    double squares = 0;
-    for (; i < p->n_chunks; i++) {
-        const psd_chunk_t *c = psd_partition_at(&self->map, self->index, part, i);
-        if (!isfinite(squares += psd_sum_of_squares(x + c->at, c->n)))
-            break;
+    const psd_coding_t *coding = &self->config.codings.push;
+    const uint32_t part = in->msg->part;
+    const bool is_plain = psd_coding_is_lossless(coding);
+    psd_err_t err = { 0 };
+    uint32_t crc, of_part = 0;
+    *norm2 = 0;
+    *bad = 0;
+    if (!in->payload)
+        return true;
+    crc = is_plain ? inspect(in->payload, in->msg->n_elements, norm2) : psd_crc32c(in->payload->data, in->payload->n_bytes);
+    if (crc != in->msg->checksum) {
+        self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
+        want_again(self, w, part, in->out);
+        return false;
     }
-    return p->first + (i < p->n_chunks ? i : p->n_chunks - 1) + 1;
+    if (psd_coded_check(coding, &self->map, self->index, part, in->payload, in->msg->chunks != 0, &err) != PSD_OK) {
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "push of part %u: %s", part, err.text);
+        return false;
+    }
+    if (!is_plain || !isfinite(*norm2))
+        *norm2 = psd_coded_squares(coding, &self->map, self->index, part, in->payload, &of_part);
+    if (of_part)
+        *bad = psd_shard_first(self->shard, part) + of_part;
+    return true;
 }
 
 static void on_push(psd_engine_t *self, const psd_heard_t *in)
@@ -1034,13 +1061,10 @@ static void on_push(psd_engine_t *self, const psd_heard_t *in)
     worker_t *w = member_for(self, in->from, in->msg, in->out);
     if (!w || !is_started(self) || !push_is_good(self, in->from, w, in->msg, in->out))
         return;
-    double norm2 = 0;
-    if (in->payload && inspect(in->payload, in->msg->n_elements, &norm2) != in->msg->checksum) {
-        self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
-        want_again(self, w, in->msg->part, in->out);
+    double norm2;
+    uint32_t bad;
+    if (!look_into(self, in, w, &norm2, &bad))
         return;
-    }
-    const uint32_t bad = isfinite(norm2) ? 0 : find_bad(self, in->msg->part, in->payload->data);
     self->stats.messages++;
     if (psd_inbox_take(&w->inbox, in->msg, in->payload, norm2, bad, self->version))
         on_complete(self, in->now_ms, w, in->out);
@@ -1093,7 +1117,7 @@ static void on_pull_slow(psd_engine_t *self, const psd_heard_t *in)
         answer->n_elements = psd_shard_elements(self->shard, p);
         answer->checksum = psd_crc32c(slow->data, slow->n_bytes);
         answer->dtype = PSD_DTYPE_F32;
-        answer->codec = PSD_CODEC_RAW;
+        answer->codec = PSD_CODEC_F32;
         psd_buf_unref(&slow);
         self->stats.pulls_slow++;
     }

@@ -22,6 +22,7 @@ typedef struct psd_engine_config {
     uint64_t nonce;               /* tells this start of the process from others; its lower 16 bits count its hellos */
     psd_rule_t rule;              /* the optimizer */
     psd_clip_t clip;              /* the bounds of the summed gradient */
+    psd_codings_t codings;        /* what gradients come in, and weights leave in */
     const psd_mode_t *mode;       /* bsp, asp */
     const psd_lr_rule_t *lr_rule; /* asp */
     uint64_t max_staleness;       /* asp: older pushes are dropped; 0: none is too old */
@@ -45,11 +46,12 @@ typedef struct psd_engine_stats {
     uint64_t rejected[PSD_N_REFUSALS]; /* messages refused or ignored, by reason */
     uint64_t staleness[PSD_STALENESS_BUCKETS];
     uint64_t staleness_sum, staleness_max;
-    uint64_t syncs;    /* Lookahead syncs */
-    double loss;       /* of the last step: weighted mean over its contributors; gauge */
-    double lr;         /* of the last step; gauge */
-    double grad_norm2; /* of the last step: sum over contributors' own squares; gauge */
-    double clip_scale; /* of the last step: the factor that the gradient was shortened by; 1: it was not; gauge */
+    uint64_t syncs;           /* Lookahead syncs */
+    uint64_t residual_resets; /* members that came while the job was under way, whose residuals began at 0 */
+    double loss;              /* of the last step: weighted mean over its contributors; gauge */
+    double lr;                /* of the last step; gauge */
+    double grad_norm2;        /* of the last step: sum over contributors' own squares; gauge */
+    double clip_scale;        /* of the last step: the factor that the gradient was shortened by; 1: it was not; gauge */
 } psd_engine_stats_t;
 
 /* A shard that is to join a job. NULL, with `err` set, when memory runs out. */

@@ -8,6 +8,7 @@
 #include "common/optim/aggregate.h"
 #include "common/optim/kernels/kernel.h"
 #include "proto/actions.h"
+#include "proto/coded.h"
 
 /* Elements stepped at a time: the summed gradient and the state of a block stay in the cache, so that sum, optimizer,
  * Lookahead's pull and the checksum of the result read memory once. */
@@ -18,6 +19,7 @@ typedef struct slice {
     uint32_t at;     /* where in its part it begins */
     uint32_t part;   /* which */
     uint32_t tensor; /* of the model */
+    size_t code_at;  /* where in a pushed part its code begins, in bytes */
     psd_rule_state_t state;
     psd_rule_state_t kept_state;
 } slice_t;
@@ -25,8 +27,10 @@ typedef struct slice {
 typedef struct part {
     uint32_t n;                 /* elements */
     uint32_t first, n_chunks;   /* of its slices */
-    uint32_t checksum;          /* of the weights */
+    size_t n_codes;             /* bytes of a pushed part, without a bitmap */
     psd_buf_t *w;               /* weights, shared with sends in flight */
+    psd_buf_t *coded;           /* the same in the coding of pulls; NULL: they leave as they are */
+    uint32_t checksum;          /* of what leaves */
     float *slot[PSD_MAX_SLOTS]; /* state, inside the shard's arrays */
     psd_work_t work;
     psd_buf_t *kept_w; /* the part before the step that a checkpoint must not see; NULL: none kept */
@@ -36,6 +40,7 @@ typedef struct part {
 struct psd_shard {
     psd_rule_t rule;
     psd_clip_t clip;
+    psd_codings_t codings;
     psd_passes_t passes;
     uint32_t n_chunks, n_parts;
     slice_t *slice;              /* n_chunks */
@@ -80,6 +85,10 @@ static int allocate(psd_shard_t *self, const psd_partition_t *map, uint32_t serv
         part->n = cut->n;
         part->first = cut->first;
         part->n_chunks = cut->n_chunks;
+        for (uint32_t i = 0; i < part->n_chunks; i++) {
+            self->slice[part->first + i].code_at = part->n_codes;
+            part->n_codes += psd_coding_bytes(&self->codings.push, self->slice[part->first + i].n);
+        }
         if (!(part->w = psd_buf_new(part->n * sizeof(float))))
             return PSD_ENOMEM;
         memset(part->w->data, 0, part->w->n_bytes);
@@ -90,14 +99,15 @@ static int allocate(psd_shard_t *self, const psd_partition_t *map, uint32_t serv
     return PSD_OK;
 }
 
-psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const psd_partition_t *map, uint32_t server,
-                           psd_err_t *err)
+psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const psd_codings_t *codings, const psd_partition_t *map,
+                           uint32_t server, psd_err_t *err)
 {
     assert(server < map->n_servers);
     psd_shard_t *self = calloc(1, sizeof *self);
     if (self) {
         self->rule = *rule;
         self->clip = *clip;
+        self->codings = *codings;
         self->passes = psd_passes_of(rule, clip);
         self->n_chunks = map->n_held[server];
         self->slice = calloc(self->n_chunks + 1, sizeof *self->slice);
@@ -132,6 +142,7 @@ void psd_shard_destroy(psd_shard_t **self_p)
         free(part->work.gradient);
         free(part->work.weight);
         psd_buf_unref(&part->w);
+        psd_buf_unref(&part->coded);
     }
     for (int s = 0; s < PSD_MAX_SLOTS; s++)
         if (self->array[s])
@@ -163,18 +174,56 @@ uint32_t psd_shard_elements(const psd_shard_t *self, uint32_t part) { return par
 uint32_t psd_shard_first(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->first; }
 uint32_t psd_shard_chunks_of(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->n_chunks; }
 psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->w; }
-uint32_t psd_shard_checksum(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->checksum; }
+
+psd_shard_sent_t psd_shard_sent(const psd_shard_t *self, uint32_t part)
+{
+    const part_t *p = part_of(self, part);
+    if (p->coded)
+        return (psd_shard_sent_t){ p->coded, psd_coding_number(&self->codings.pull), p->checksum };
+    return (psd_shard_sent_t){ p->w, PSD_CODEC_F32, p->checksum };
+}
 
 uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t chunk) { return slice_of(self, chunk)->state.sync_epoch; }
 
 static float *array_of(const psd_buf_t *buf, size_t at) { return (float *)buf->data + at; }
+
+static bool codes_weights(const psd_shard_t *self) { return !psd_coding_is_lossless(&self->codings.pull); }
+
+/* The weights of a part in the coding of pulls; NULL: it cannot say them. Without error feedback: what a worker holds is a rounding of
+ * the weights that are trained, and no sum of roundings. */
+static psd_buf_t *code_of_weights(const psd_shard_t *self, const part_t *p)
+{
+    const psd_coding_t *coding = &self->codings.pull;
+    size_t n_bytes = 0, at = 0;
+    for (uint32_t i = 0; i < p->n_chunks; i++)
+        n_bytes += psd_coding_bytes(coding, self->slice[p->first + i].n);
+    psd_buf_t *code = psd_buf_new(n_bytes);
+    assert(code && "no memory for coded weights");
+    for (uint32_t i = 0; code && i < p->n_chunks; i++) {
+        const slice_t *c = &self->slice[p->first + i];
+        if (!psd_coding_encode(coding, array_of(p->w, c->at), NULL, c->n, (uint8_t *)code->data + at))
+            psd_buf_unref(&code);
+        at += psd_coding_bytes(coding, c->n);
+    }
+    return code;
+}
+
+/* The part has new weights: make what leaves of them. */
+static void publish(const psd_shard_t *self, part_t *p)
+{
+    psd_buf_unref(&p->coded);
+    if (codes_weights(self))
+        p->coded = code_of_weights(self, p);
+    const psd_buf_t *sent = p->coded ? p->coded : p->w;
+    p->checksum = psd_crc32c(sent->data, sent->n_bytes);
+}
 
 void psd_shard_set(psd_shard_t *self, uint32_t part, const float *values)
 {
     part_t *p = part_of(self, part);
     assert(psd_buf_is_unique(p->w) && "initial values come before anything is sent");
     memcpy(p->w->data, values, p->w->n_bytes);
-    p->checksum = psd_crc32c(p->w->data, p->w->n_bytes);
+    publish(self, p);
     for (uint32_t i = 0; i < p->n_chunks; i++) {
         slice_t *c = &self->slice[p->first + i];
         float *slot[PSD_MAX_SLOTS] = { 0 };
@@ -214,11 +263,7 @@ void psd_shard_forget(psd_shard_t *self, uint32_t part)
     p->kept_slots = NULL;
 }
 
-void psd_shard_filled(psd_shard_t *self, uint32_t part)
-{
-    part_t *p = part_of(self, part);
-    p->checksum = psd_crc32c(p->w->data, p->w->n_bytes);
-}
+void psd_shard_filled(psd_shard_t *self, uint32_t part) { publish(self, part_of(self, part)); }
 
 /* Weights are kept by a reference, which makes the step copy them before it writes; state arrays are copied here. */
 static void preserve(psd_shard_t *self, part_t *p)
@@ -254,36 +299,63 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     work->lr = 0;
     work->scale = 1;
     work->preserve = false;
-    work->checksum = 0;
     work->clipped = 1;
     return work;
 }
 
 psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part) { return &part_of(self, part)->work; }
 
-bool psd_gradient_has(const psd_buf_t *payload, uint32_t n, uint32_t i)
-{
-    const size_t n_bytes = n * sizeof(float);
-    return payload->n_bytes == n_bytes || psd_bitmap_get((const uint8_t *)payload->data + n_bytes, i);
-}
-
-/* Those who have a gradient of one chunk, in rank order. */
+/* Those who have a gradient of one chunk, in rank order, and how far its sum has come. */
 typedef struct addends {
     uint32_t n;
+    size_t n_elements, done;           /* of the chunk */
+    const psd_coding_t *coding;        /* NULL: all are floats */
+    float *room;                       /* where codes are decoded, BLOCK floats for each; NULL: all are floats */
+    const void *code[PSD_MAX_WORKERS]; /* the chunk */
     const float *gradient[PSD_MAX_WORKERS];
     double weight[PSD_MAX_WORKERS];
 } addends_t;
 
-static void find_addends(addends_t *out, const psd_work_t *work, const part_t *p, uint32_t i)
+/* Whether the gradients of a work have to be decoded. */
+static bool is_coded(const psd_work_t *work)
 {
-    const size_t at = work->shard->slice[p->first + i].at;
+    return work->n_gradients && !work->is_bounded && !psd_coding_is_lossless(&work->shard->codings.push);
+}
+
+/* Where a work decodes to, for all its chunks; NULL: nowhere. */
+static float *new_room(const psd_work_t *work)
+{
+    float *room = is_coded(work) ? malloc(work->n_gradients * (BLOCK * sizeof *room)) : NULL;
+    assert((room || !is_coded(work)) && "no memory to decode gradients");
+    return room;
+}
+
+static void find_addends(addends_t *out, const psd_work_t *work, const part_t *p, uint32_t i, float *room)
+{
+    const slice_t *c = &work->shard->slice[p->first + i];
+    const size_t n_codes = room ? p->n_codes : p->n * sizeof(float), at = room ? c->code_at : c->at * sizeof(float);
     out->n = 0;
+    out->n_elements = c->n;
+    out->done = 0;
+    out->coding = &work->shard->codings.push;
+    out->room = room;
     for (uint32_t k = 0; k < work->n_gradients; k++) {
-        if (!psd_gradient_has(work->gradient[k], p->n, i))
+        if (!psd_coded_has(work->gradient[k], n_codes, i))
             continue;
-        out->gradient[out->n] = array_of(work->gradient[k], at);
+        out->code[out->n] = (const uint8_t *)work->gradient[k]->data + at;
         out->weight[out->n++] = work->weight[k];
     }
+}
+
+/* The next n elements of each addend, as floats. */
+static void look_at_block(addends_t *self, size_t n)
+{
+    for (uint32_t k = 0; k < self->n; k++) {
+        self->gradient[k] = self->room ? self->room + (size_t)k * BLOCK : (const float *)self->code[k] + self->done;
+        if (self->room)
+            psd_coding_decode(self->coding, self->code[k], self->n_elements, self->done, n, self->room + (size_t)k * BLOCK);
+    }
+    self->done += n;
 }
 
 /* The sum of the addends' next n elements, bounded by value and scaled: in `room`, or as it came when it is that. */
@@ -291,6 +363,7 @@ static const float *sum_block(addends_t *from, const psd_clip_t *clip, float sca
 {
     const bool is_one = from->n == 1 && from->weight[0] == 1.0, bounds = clip->value > 0;
     const float *sum = room;
+    look_at_block(from, n);
     if (is_one && !bounds && scale == 1.0f) {
         sum = from->gradient[0];
     } else {
@@ -300,8 +373,6 @@ static const float *sum_block(addends_t *from, const psd_clip_t *clip, float sca
         if (scale != 1.0f)
             psd_isa_active()->scale(room, room, scale, n);
     }
-    for (uint32_t k = 0; k < from->n; k++)
-        from->gradient[k] += n;
     return sum;
 }
 
@@ -338,12 +409,13 @@ static void sum_up(psd_work_t *work, const part_t *p)
         return;
     psd_buf_t *sum = psd_buf_new(p->n * sizeof(float) + n_map);
     assert(sum && "no memory for a summed gradient");
+    float *room = new_room(work);
     uint8_t *map = (uint8_t *)array_of(sum, p->n);
     memset(map, 0, n_map);
     for (uint32_t i = 0; i < p->n_chunks; i++) {
         const slice_t *c = &work->shard->slice[p->first + i];
         addends_t from;
-        find_addends(&from, work, p, i);
+        find_addends(&from, work, p, i, room);
         if (from.n)
             psd_bitmap_set(map, i);
         float *to = array_of(sum, c->at);
@@ -354,6 +426,7 @@ static void sum_up(psd_work_t *work, const part_t *p)
                 memcpy(to, block, n * sizeof *block);
         }
     }
+    free(room);
     drop_gradients(work);
     work->gradient[0] = sum;
     work->weight[0] = 1;
@@ -373,7 +446,7 @@ static void measure(psd_work_t *work, const part_t *p)
         slice_t *c = &self->slice[p->first + i];
         psd_rule_state_t ahead = c->state;
         float *slot[PSD_MAX_SLOTS] = { 0 };
-        if (!psd_gradient_has(work->gradient[0], p->n, i))
+        if (!psd_coded_has(work->gradient[0], p->n * sizeof(float), i))
             continue;
         for (int s = 0; s < self->rule.n_slots; s++)
             slot[s] = p->slot[s] + c->at;
@@ -383,17 +456,19 @@ static void measure(psd_work_t *work, const part_t *p)
     }
 }
 
-/* One chunk's step. Returns the checksum of the part up to here, `crc` being that of what lies before the chunk. */
-static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *w, uint32_t crc)
+/* One chunk's step. Returns the checksum of the part up to here, `crc` being that of what lies before the chunk; 0 where weights are
+ * coded before they leave. */
+static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_of_codes, float *w, uint32_t crc)
 {
     static const psd_clip_t none = { .value = 0 };
     const psd_shard_t *self = work->shard;
     slice_t *c = &self->slice[p->first + i];
     addends_t from;
-    find_addends(&from, work, p, i);
+    const bool sums = !codes_weights(self);
+    find_addends(&from, work, p, i, room_of_codes);
     w += c->at;
     if (!from.n)
-        return psd_crc32c_extend(crc, w, c->n * sizeof *w);
+        return sums ? psd_crc32c_extend(crc, w, c->n * sizeof *w) : 0;
     const psd_plan_t plan_of = plan(work, c, &c->state);
     work->clipped = plan_of.scale;
     for (size_t at = 0, n; at < c->n; at += n) {
@@ -403,7 +478,7 @@ static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *w, ui
             slot[s] = p->slot[s] + c->at + at;
         const float *g = sum_block(&from, work->is_bounded ? &none : &self->clip, plan_of.scale, n, room);
         psd_rule_apply(&self->rule, &plan_of, w + at, slot, g, n);
-        crc = psd_crc32c_extend(crc, w + at, n * sizeof *w);
+        crc = sums ? psd_crc32c_extend(crc, w + at, n * sizeof *w) : 0;
     }
     return crc;
 }
@@ -413,12 +488,14 @@ static void step(psd_work_t *work, part_t *p)
     if (work->preserve)
         preserve(work->shard, p);
     if (work->n_gradients) {
-        float *w = writable_weights(p);
+        float *w = writable_weights(p), *room = new_room(work);
         p->checksum = 0;
         for (uint32_t i = 0; i < p->n_chunks; i++)
-            p->checksum = step_chunk(work, p, i, w, p->checksum);
+            p->checksum = step_chunk(work, p, i, room, w, p->checksum);
+        free(room);
+        if (codes_weights(work->shard))
+            publish(work->shard, p);
     }
-    work->checksum = p->checksum;
     drop_gradients(work);
 }
 

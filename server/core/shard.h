@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "common/base/buffer.h"
+#include "common/codec/codec.h"
 #include "common/optim/optimizer.h"
 #include "common/base/partition.h"
 #include "common/optim/passes.h"
@@ -19,29 +20,24 @@ typedef struct psd_work {
     uint32_t part;
     int pass;             /* which of the shard's passes; from their number on, the step */
     uint32_t n_gradients; /* contributions in rank order; a chunk of which nobody had a gradient is left alone */
-    psd_buf_t *
-        *gradient; /* n_gradients payloads, see psd_gradient_has; the work holds references, and drops them when the step has run */
-    double *weight;                      /* n_i / N of each, summed in double in this order, rounded once */
-    bool is_bounded;                     /* there is one gradient, which is the sum, bounded by value */
-    double lr;                           /* learning rate of this step */
-    float scale;                         /* on the summed gradient, where that is known from elsewhere than a pass; 1 for none */
+    psd_buf_t **gradient; /* n_gradients payloads in the coding of pushes (proto/coded.h), checked; the work holds references, and
+                             drops them when the step has run */
+    double *weight;       /* n_i / N of each, summed in double in this order, rounded once */
+    bool is_bounded;      /* there is one gradient, which is the sum, in f32, bounded by value */
+    double lr;            /* learning rate of this step */
+    float scale;          /* on the summed gradient, where that is known from elsewhere than a pass; 1 for none */
     const double *total[PSD_MAX_PASSES]; /* what the passes before have found, of the model or of its first tensor; borrowed */
     size_t stride[PSD_MAX_PASSES];       /* doubles from one tensor's to the next; 0: they are of the model */
     uint32_t capacity;                   /* room in `gradient` and `weight` */
     bool preserve;                       /* keep a copy of the part as it is before this step, for a checkpoint */
     double *sum;                         /* where a pass before the step puts its terms, chunk after chunk; borrowed */
-    uint32_t checksum;                   /* set by the run of the step: CRC-32C of the new weights */
-    float clipped;                       /* likewise: the factor that the gradient was clipped by; 1: it was not */
+    float clipped; /* set by the run of the step: the factor that the gradient was clipped by; 1: it was not */
 } psd_work_t;
 
-/* Whether a payload of a part of `n` elements has a gradient of its chunk `i`. It may end in a bitmap of the part's chunks, one bit
- * for each that it has; without one it has all. Elements of those that it lacks mean nothing. */
-bool psd_gradient_has(const psd_buf_t *payload, uint32_t n, uint32_t i);
-
-/* Chunks of server `server` in `map`, all weights 0 until psd_shard_set. `map` is borrowed for the shard's life.
- * NULL, with `err` set, when memory runs out. */
-psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const psd_partition_t *map, uint32_t server,
-                           psd_err_t *err);
+/* Chunks of server `server` in `map`, all weights 0 until psd_shard_set; gradients come, and weights leave, in these codings. `map`
+ * is borrowed for the shard's life. NULL, with `err` set, when memory runs out. */
+psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const psd_codings_t *codings, const psd_partition_t *map,
+                           uint32_t server, psd_err_t *err);
 
 /* Its rule. */
 const psd_rule_t *psd_shard_rule(const psd_shard_t *self);
@@ -62,9 +58,17 @@ uint32_t psd_shard_chunks_of(const psd_shard_t *self, uint32_t part);
 /* Begin a part with these initial values (its number of elements of them). Lookahead's slow weights start equal. */
 void psd_shard_set(psd_shard_t *self, uint32_t part, const float *values);
 
-/* The part's weights: a buffer to send, borrowed; take a reference to keep it. Its CRC-32C. */
+/* The part's weights; borrowed, take a reference to keep them. */
 psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part);
-uint32_t psd_shard_checksum(const psd_shard_t *self, uint32_t part);
+
+/* The same as they are sent: coded once after each step, so that whoever gets them gets the same bytes. Weights that the code
+ * cannot say, because some are Inf or NaN, leave in f32. */
+typedef struct psd_shard_sent {
+    psd_buf_t *payload; /* borrowed, likewise */
+    uint32_t codec;     /* its number */
+    uint32_t checksum;  /* CRC-32C of the payload */
+} psd_shard_sent_t;
+psd_shard_sent_t psd_shard_sent(const psd_shard_t *self, uint32_t part);
 
 /* A new buffer with the part's slow weights (the weights themselves without Lookahead). NULL without memory. */
 psd_buf_t *psd_shard_slow(const psd_shard_t *self, uint32_t part);

@@ -114,6 +114,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
         psd_metrics_set(m, PSD_METRIC_MESSAGES_REJECTED, psd_refusal_name(i), (double)psd_report_rejected(node, i));
     psd_metrics_set(m, PSD_METRIC_LEARNING_RATE, NULL, stats->steps ? stats->lr : self->lr);
     psd_metrics_set(m, PSD_METRIC_LOOKAHEAD_SYNCS, NULL, (double)stats->syncs);
+    psd_metrics_set(m, PSD_METRIC_RESIDUAL_RESETS, NULL, (double)stats->residual_resets);
     if (stats->steps) {
         psd_metrics_set(m, PSD_METRIC_TRAINING_LOSS, NULL, stats->loss);
         psd_metrics_set(m, PSD_METRIC_GRADIENT_NORM, NULL, sqrt(stats->grad_norm2));

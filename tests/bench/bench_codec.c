@@ -33,7 +33,7 @@ int main(void)
                              .loss = 0.25,
                              .norm2 = 1.5,
                              .dtype = PSD_DTYPE_F32,
-                             .codec = PSD_CODEC_RAW,
+                             .codec = PSD_CODEC_F32,
                              .checksum = 0xdeadbeef,
                              .n_elements = PSD_MAX_CHUNK };
     uint8_t frame[PSD_MAX_HEADER];

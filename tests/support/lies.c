@@ -383,7 +383,7 @@ psd_msg_t lies_push(const lies_t *self, const void *payload, size_t n)
                         .norm2 = 1,
                         .loss = 1,
                         .dtype = PSD_DTYPE_F32,
-                        .codec = PSD_CODEC_RAW,
+                        .codec = PSD_CODEC_F32,
                         .n_elements = (uint32_t)(n / sizeof(float)),
                         .checksum = psd_crc32c(payload, n) };
 }

@@ -27,7 +27,7 @@ TestSuite(codec, .timeout = 600);
                   .loss = 0.5,                                                                                                     \
                   .norm2 = 1.5,                                                                                                    \
                   .dtype = PSD_DTYPE_F32,                                                                                          \
-                  .codec = PSD_CODEC_RAW,                                                                                          \
+                  .codec = PSD_CODEC_F32,                                                                                          \
                   .checksum = 0xfeed,                                                                                              \
                   .n_elements = 3,                                                                                                 \
                   __VA_ARGS__ })
@@ -133,9 +133,11 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.lr is inf", 12, PUSH(.lr = INFINITY) },
         { "PUSH.lr is -0.1", 12, PUSH(.lr = -0.1) },
         { "PUSH.dtype is 2, at most 1", 12, PUSH(.dtype = 2) },
-        { "PUSH.dtype is 0 with a part", 12, PUSH(.dtype = 0) },
-        { "PUSH.codec is 7, at most 1", 12, PUSH(.codec = 7) },
-        { "PUSH.codec is 0 with a part", 12, PUSH(.codec = 0) },
+        { "PUSH.dtype is 0 with a part, at least 1", 12, PUSH(.dtype = 0) },
+        { "PUSH.codec is 6, at most 5", 12, PUSH(.codec = 6) },
+        { "PUSH.codec is 0 with a part, at least 1", 12, PUSH(.codec = 0) },
+        { "PUSH payload has 0 bytes of codec 3, 1 to 24 wanted", 0, PUSH(.codec = 3) },
+        { "PUSH payload has 25 bytes of codec 3, 1 to 24 wanted", 25, PUSH(.codec = 3) },
         { "PUSH.n_elements is 262145", (PSD_MAX_CHUNK + 1) * 4, PUSH(.n_elements = PSD_MAX_CHUNK + 1) },
         /* 2^30 elements of 4 bytes are 0 in 32 bits. */
         { "PUSH.n_elements is 1073741824", 0, PUSH(.n_elements = 1u << 30) },
@@ -458,7 +460,9 @@ Test(codec, a_cluster_survives_the_trip)
                                        .in_rounds = true,
                                        .whole_norm = true,
                                        .checkpoints = true,
-                                       .part_elements = 4096 } },
+                                       .part_elements = 4096,
+                                       .codings = { .push = { psd_codec_find("topk"), 0.25 },
+                                                    .pull = { psd_codec_find("int8"), 0 } } } },
                   out;
     size_t n = psd_cluster_encode(&in, buf, sizeof buf);
     cr_assert_eq(psd_cluster_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);

@@ -45,8 +45,9 @@ Test(codecs, their_numbers_never_change)
     for (; psd_codec_at(n); n++)
         cr_expect_eq(psd_codec_find(psd_codec_at(n)->name), psd_codec_at(n));
     cr_expect_eq(n, sizeof by_number / sizeof *by_number);
+    cr_expect_eq(n, PSD_MAX_CODEC);
     for (uint32_t i = 0; i < n; i++) {
-        cr_assert_eq(psd_coding_of(&coding, i, i == 3 ? 0.5 : 0, &err), PSD_OK, "%s", err.text);
+        cr_assert_eq(psd_coding_of(&coding, i + 1, i == 3 ? 0.5 : 0, &err), PSD_OK, "%s", err.text);
         cr_expect_str_eq(coding.codec->name, by_number[i]);
     }
     cr_expect_null(psd_codec_find("topk(0.1)"));
@@ -58,12 +59,13 @@ Test(codecs, a_message_can_name_no_other_codec_and_no_other_argument)
         uint32_t number;
         double argument;
         const char *sentence;
-    } row[] = { { 5, 0, "there is no codec 5" },
-                { 2, 0.5, "codec int8 has an argument of 0.5" },
-                { 3, 0, "codec topk has an argument of 0" },
-                { 3, 1.5, "codec topk has an argument of 1.5" },
-                { 3, (double)NAN, "codec topk has an argument of nan" },
-                { 0, (double)NAN, "codec f32 has an argument of nan" } };
+    } row[] = { { 6, 0, "there is no codec 6" },
+                { 0, 0, "there is no codec 0" },
+                { 3, 0.5, "codec int8 has an argument of 0.5" },
+                { 4, 0, "codec topk has an argument of 0" },
+                { 4, 1.5, "codec topk has an argument of 1.5" },
+                { 4, (double)NAN, "codec topk has an argument of nan" },
+                { 1, (double)NAN, "codec f32 has an argument of nan" } };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         psd_coding_t coding;
         psd_err_t err;

@@ -116,7 +116,7 @@ static psd_msg_t chunk(psd_kind_t kind, const float *values)
     msg.parts = 1;
     msg.n_elements = 4;
     msg.dtype = PSD_DTYPE_F32;
-    msg.codec = PSD_CODEC_RAW;
+    msg.codec = PSD_CODEC_F32;
     msg.checksum = psd_crc32c(values, sizeof initial);
     return msg;
 }
@@ -547,7 +547,7 @@ static void send_init(uint32_t part)
     msg.parts = CHUNKS;
     msg.n_elements = CHUNK;
     msg.dtype = PSD_DTYPE_F32;
-    msg.codec = PSD_CODEC_RAW;
+    msg.codec = PSD_CODEC_F32;
     msg.checksum = psd_crc32c(values, sizeof values);
     say(WORKER_PEER, &msg, values, sizeof values);
 }

@@ -382,7 +382,7 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_codec_writes)
                              .clock = 17,
                              .parts = 1,
                              .dtype = PSD_DTYPE_F32,
-                             .codec = PSD_CODEC_RAW,
+                             .codec = PSD_CODEC_F32,
                              .n_elements = 2 };
     uint8_t frame[PSD_MAX_FRAME_HEADER];
     psd_msg_t push = base, answer = base;
@@ -451,8 +451,8 @@ static bool may_all(const char *file, const char *included)
 /* The library that programs link, but for its public header. */
 static bool is_of_library(const char *file)
 {
-    return starts(file, "worker/session.") || starts(file, "worker/handover.") || starts(file, "worker/driver.") ||
-           starts(file, "worker/client.");
+    return starts(file, "worker/session.") || starts(file, "worker/feedback.") || starts(file, "worker/handover.") ||
+           starts(file, "worker/driver.") || starts(file, "worker/client.");
 }
 
 static void check_arrow(const char *file, const char *included)

@@ -18,7 +18,7 @@ static void setup(void)
     psd_rule_t rule;
     cr_assert_eq(psd_rule_parse(&rule, "momentum(lr=1)", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ CHUNK * PARTS }, 1, 1, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &(psd_clip_t){ .norm = 0 }, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(&rule, &(psd_clip_t){ .norm = 0 }, &(psd_codings_t){ 0 }, &map, 0, NULL));
     for (uint32_t p = 0; p < PARTS; p++)
         psd_shard_set(shard, p, g);
     for (size_t i = 0; i < CHUNK; i++)

@@ -14,7 +14,7 @@ static void setup(void)
     cr_assert_eq(psd_rule_parse(&rule, "sgd", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ (uint64_t)CHUNK * PARTS }, 1, 1, 1, NULL), PSD_OK);
     cr_assert_eq(map.n_chunks, PARTS);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &(psd_clip_t){ .norm = 0 }, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(&rule, &(psd_clip_t){ .norm = 0 }, &(psd_codings_t){ 0 }, &map, 0, NULL));
     cr_assert(psd_seeding_init(&seeding, PARTS));
     psd_seeding_turn_to(&seeding, 3, 1, 1000);
 }

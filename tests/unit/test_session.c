@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ static uint64_t now = 1000;
 static float weights[2] = { 1, 2 };
 static const float *const gradient[] = { (const float[]){ 5, 6 } };
 static psd_err_t err;
+static psd_codings_t codings; /* of the job */
 
 static psd_msg_t message(psd_kind_t kind, uint64_t run)
 {
@@ -49,11 +51,14 @@ static const psd_msg_t *sent(psd_kind_t kind)
 static void welcome(uint64_t run, uint64_t nonce)
 {
     uint8_t bytes[512];
-    psd_cluster_t cluster = {
-        .n_servers = 1,
-        .endpoint = { "tcp://here:1" },
-        .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
-    };
+    psd_cluster_t cluster = { .n_servers = 1,
+                              .endpoint = { "tcp://here:1" },
+                              .settings = { .text = "mode=bsp",
+                                            .mode = "bsp",
+                                            .optimizer = "sgd",
+                                            .lease_ms = 600,
+                                            .part_elements = PSD_MAX_CHUNK,
+                                            .codings = codings } };
     psd_msg_t msg = message(PSD_MSG_WELCOME, run);
     msg.seq = nonce;
     say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
@@ -68,7 +73,7 @@ static void send_weights(uint64_t run, uint64_t clock, float a, float b)
     msg.clock = clock;
     msg.n_elements = 2;
     msg.dtype = PSD_DTYPE_F32;
-    msg.codec = PSD_CODEC_RAW;
+    msg.codec = PSD_CODEC_F32;
     msg.checksum = psd_crc32c(w, sizeof w);
     say(&msg, w, sizeof w);
 }
@@ -355,4 +360,109 @@ Test(session, a_server_that_is_back_was_silent_for_as_long_as_it_was, .init = se
             return;
         }
     cr_assert_fail("it has not been said that the server is back");
+}
+
+/* ---- codes ---- */
+
+static psd_buf_t *pushed(void)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_PUSH)
+            return out.at[i].payload;
+    return NULL;
+}
+
+static void setup_codes(void)
+{
+    codings = (psd_codings_t){ { psd_codec_find("sign"), 0 }, { psd_codec_find("bf16"), 0 } };
+    setup();
+}
+
+static void ask_for_push(void)
+{
+    psd_msg_t progress = message(PSD_MSG_PROGRESS, RUN);
+    progress.clock = 5;
+    progress.parts = 1;
+    say(&progress, &(uint8_t[]){ 1 }, 1);
+}
+
+Test(session, a_push_in_a_code_that_is_asked_for_again_is_the_same_bytes_and_the_next_one_has_what_it_lost, .init = setup_codes,
+     .fini = teardown)
+{
+    float residual[2] = { 0 };
+    uint8_t code[16];
+    const size_t n = psd_coding_bytes(&codings.push, 2);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_assert(sent(PSD_MSG_PUSH) && sent(PSD_MSG_PUSH)->codec == psd_coding_number(&codings.push));
+    cr_assert_eq(pushed()->n_bytes, n);
+    psd_coding_encode(&codings.push, gradient[0], residual, 2, code);
+    cr_expect_arr_eq(pushed()->data, code, n);
+    for (int i = 0; i < 2; i++) {
+        ask_for_push();
+        cr_assert_not_null(pushed());
+        cr_expect_arr_eq(pushed()->data, code, n);
+        cr_expect_eq(sent(PSD_MSG_PUSH)->checksum, psd_crc32c(code, n));
+    }
+    send_weights(RUN, 5, 1, 2);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    psd_coding_encode(&codings.push, gradient[0], residual, 2, code);
+    cr_expect_arr_eq(pushed()->data, code, n);
+}
+
+Test(session, what_was_lost_in_another_run_is_not_pushed_into_this_one, .init = setup_codes, .fini = teardown)
+{
+    float residual[2] = { 0 };
+    uint8_t code[16];
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    refuse_run();
+    welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
+    send_weights(NEXT_RUN, 2, 7, 8);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    psd_coding_encode(&codings.push, gradient[0], residual, 2, code);
+    cr_expect_arr_eq(pushed()->data, code, psd_coding_bytes(&codings.push, 2));
+}
+
+Test(session, weights_come_in_the_code_of_the_job_or_as_they_are_and_in_no_other, .init = setup_codes, .fini = teardown)
+{
+    uint8_t code[16];
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    msg.parts = msg.world = 1;
+    msg.clock = 5;
+    msg.n_elements = 2;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = psd_coding_number(&codings.pull);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_coding_encode(&codings.pull, (float[]){ 3, 0.5f }, NULL, 2, code);
+    msg.checksum = psd_crc32c(code, 4) + 1;
+    say(&msg, code, 4);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_EXCHANGING, "it was damaged on the way");
+    msg.checksum = psd_crc32c(code, 4);
+    say(&msg, code, 4);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect(weights[0] == 3 && weights[1] == 0.5f);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    msg.clock = 6;
+    msg.codec = psd_coding_number(&codings.push);
+    say(&msg, code, 4);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
+    cr_expect_str_eq(psd_session_error(session)->text, "server 0 sent part 0 of its weights in no code of this job, bf16: codec 5");
+}
+
+Test(session, a_gradient_that_no_code_can_say_is_pushed_as_0_and_said_to_be_so, .init = setup_codes, .fini = teardown)
+{
+    const float *const bad[] = { (const float[]){ 5, NAN } };
+    cr_assert_eq(psd_session_exchange(session, now, bad, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_assert(sent(PSD_MSG_PUSH)->nonfinite);
+    for (size_t i = 0; i < pushed()->n_bytes; i++)
+        cr_expect_eq(((const uint8_t *)pushed()->data)[i], 0);
 }

@@ -114,3 +114,36 @@ Test(settings, the_optimizer_gives_the_learning_rate_and_slow_weights)
     cr_expect_str_eq(settings.job.optimizer,
                      "lookahead(sgd(lr=0.25, momentum=0, dampening=0, nesterov=0, weight_decay=0), k=5, alpha=0.5, pullback=none)");
 }
+
+Test(settings, servers_agree_on_codecs_that_lose_something)
+{
+    read_first("--codec-push=topk(0.01) --codec-pull=int8 --optimizer=sgd(lr=0.5)");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD " codec_push=topk(0.01) codec_pull=int8");
+    cr_expect_str_eq(psd_coding_name(&settings.job.codings.push), "topk");
+    cr_expect_eq(settings.job.codings.push.argument, 0.01);
+    cr_expect_str_eq(psd_coding_name(&settings.engine.codings.pull), "int8");
+    read_first("--codec-push=f32 --optimizer=sgd(lr=0.5)");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD, "as it was before there were codecs");
+}
+
+Test(settings, weights_are_not_sent_in_codecs_for_gradients)
+{
+    static struct {
+        char flag[32];
+        const char *why;
+    } row[] = {
+        { "--codec-pull=sign",
+          "codec.pull is sign, which is for gradients: of weights it would leave a sign each; use f32, bf16 or int8" },
+        { "--codec-pull=topk(0.1)", "codec.pull is topk, which is for gradients: of weights it would leave most as 0" },
+        { "--codec-push=topk(0.6)", "codec.push is topk(0.6), and a value that it keeps takes 5 bytes" },
+        { "--codec-push=int4", "unknown codec 'int4'" },
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char *argv[] = { "psd", row[i].flag };
+        psd_options_destroy(&options);
+        cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_SERVER));
+        cr_expect_lt(psd_options_load(options, 2, argv, &err), 0);
+        cr_expect(strstr(psd_options_complaints(options), row[i].why) || strstr(err.text, row[i].why), "%s: %s", err.text,
+                  psd_options_complaints(options));
+    }
+}

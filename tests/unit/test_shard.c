@@ -8,6 +8,7 @@
 #include "proto/codec.h"
 #include "server/core/shard.h"
 #include "proto/actions.h"
+#include "proto/coded.h"
 
 TestSuite(shard, .timeout = 600);
 
@@ -24,7 +25,7 @@ static void setup_rule(const char *spec)
     uint64_t stream = 3;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ N }, 1, SERVERS, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &(psd_codings_t){ 0 }, &map, 0, NULL));
     for (size_t i = 0; i < N; i++)
         weights[i] = (float)psd_uniform(&stream) - 0.5f;
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
@@ -152,7 +153,7 @@ Test(shard, the_checksum_is_that_of_the_new_weights, .init = setup, .fini = tear
     psd_work_t *work = make_work(0, g3, 1);
     psd_work_run(work);
     psd_buf_t *w = psd_shard_weights(shard, 0);
-    cr_assert_eq(work->checksum, psd_crc32c(w->data, w->n_bytes));
+    cr_assert_eq(psd_shard_sent(shard, 0).checksum, psd_crc32c(w->data, w->n_bytes));
 }
 
 static void setup_sgd(void) { setup_rule("sgd(lr=1)"); }
@@ -170,6 +171,9 @@ Test(shard, a_clipped_step_scales_the_summed_gradient, .init = setup_sgd, .fini 
 
 /* ---- parts of several chunks ---- */
 
+static psd_codings_t codings;     /* of the shard */
+static psd_coding_t been_through; /* what gradients have been through before */
+
 /* Steps of two workers on a model of three tensors, cut into parts of at most `most` elements; the second lacks a gradient of tensor 1, and
  * nobody has one of tensor 2. Returns the checksum of all weights, chunk after chunk. */
 static uint32_t train_in_parts(const char *spec, uint32_t most)
@@ -180,12 +184,14 @@ static uint32_t train_in_parts(const char *spec, uint32_t most)
     uint64_t stream = 3;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ A, B, C }, 3, 1, most, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &codings, &map, 0, NULL));
     for (size_t i = 0; i < ALL; i++) {
         w[i] = (float)psd_uniform(&stream);
         g[0][i] = (float)psd_uniform(&stream) - 0.5f;
         g[1][i] = (float)psd_uniform(&stream) - 0.5f;
     }
+    for (uint32_t k = 0; k < 2; k++)
+        psd_whole_code(&been_through, (uint64_t[]){ A, B, C }, 3, (float *[]){ g[k], g[k] + A, g[k] + A + B }, NULL);
     for (uint32_t p = 0; p < map.n_parts[0]; p++) {
         psd_buf_t *values = psd_buf_new(map.part[0][p].n * sizeof(float));
         for (uint32_t i = 0; i < map.part[0][p].n_chunks; i++) {
@@ -201,12 +207,14 @@ static uint32_t train_in_parts(const char *spec, uint32_t most)
             psd_work_t *work = psd_shard_work(shard, p, 2);
             work->lr = psd_rule_lr(&rule);
             for (uint32_t k = 0; k < 2; k++) {
-                psd_buf_t *payload = psd_buf_new(part->n * sizeof(float) + psd_bitmap_bytes(part->n_chunks));
-                uint8_t *map_of = (uint8_t *)payload->data + part->n * sizeof(float);
+                const size_t n_codes = psd_coded_bytes(&codings.push, &map, 0, p);
+                psd_buf_t *payload = psd_buf_new(n_codes + psd_bitmap_bytes(part->n_chunks));
+                uint8_t *map_of = (uint8_t *)payload->data + n_codes, *code = payload->data;
                 memset(map_of, 0, psd_bitmap_bytes(part->n_chunks));
                 for (uint32_t i = 0; i < part->n_chunks; i++) {
                     const psd_chunk_t *c = psd_partition_at(&map, 0, p, i);
-                    memcpy((float *)payload->data + c->at, g[k] + from[c->tensor] + c->offset, c->n * sizeof(float));
+                    psd_coding_encode(&codings.push, g[k] + from[c->tensor] + c->offset, NULL, c->n, code);
+                    code += psd_coding_bytes(&codings.push, c->n);
                     if (c->tensor < 2 - k)
                         psd_bitmap_set(map_of, i);
                 }
@@ -215,7 +223,10 @@ static uint32_t train_in_parts(const char *spec, uint32_t most)
             }
             work->pass = psd_shard_passes(shard)->n;
             psd_work_run(work);
-            cr_expect_eq(psd_shard_checksum(shard, p), psd_crc32c(psd_shard_weights(shard, p)->data, part->n * sizeof(float)));
+            const psd_shard_sent_t sent = psd_shard_sent(shard, p);
+            cr_expect_eq(sent.checksum, psd_crc32c(sent.payload->data, sent.payload->n_bytes));
+            cr_expect_eq(sent.codec, psd_coding_number(&codings.pull));
+            cr_expect(sent.codec != PSD_CODEC_F32 || sent.payload == psd_shard_weights(shard, p));
         }
     uint32_t crc = 0;
     for (uint32_t i = 0; i < map.n_held[0]; i++) {
@@ -236,4 +247,45 @@ Test(shard, parts_of_any_size_make_the_same_weights)
         cr_expect_eq(train_in_parts(specs[i], 2100), crc);
         cr_expect_eq(train_in_parts(specs[i], PSD_MOST_OF_PART), crc);
     }
+}
+
+Test(shard, gradients_in_a_code_step_like_the_floats_that_come_out_of_it)
+{
+    static const char *const codecs[] = { "bf16", "int8", "topk(0.05)", "sign" };
+    static const char *const specs[] = { "lookahead(adam(lr=0.01), k=2)", "lamb(lr=0.01)" }; /* in one pass, and in several */
+    for (size_t i = 0; i < 8; i++) {
+        psd_coding_t coding;
+        cr_assert_eq(psd_coding_parse(&coding, codecs[i % 4], NULL), PSD_OK);
+        codings = (psd_codings_t){ 0 };
+        been_through = coding;
+        const uint32_t crc = train_in_parts(specs[i / 4], PSD_MOST_OF_PART);
+        codings.push = coding;
+        been_through = (psd_coding_t){ 0 };
+        cr_expect_eq(train_in_parts(specs[i / 4], PSD_MOST_OF_PART), crc, "%s", codecs[i % 4]);
+        cr_expect_eq(train_in_parts(specs[i / 4], 1), crc, "%s", codecs[i % 4]);
+        codings.pull = (psd_coding_t){ psd_codec_find("int8"), 0 };
+        cr_expect_eq(train_in_parts(specs[i / 4], 2100), crc, "how weights leave does not change them");
+        codings = (psd_codings_t){ 0 };
+    }
+}
+
+Test(shard, weights_leave_in_their_code_as_soon_as_there_are_some)
+{
+    float back[4];
+    codings.pull = (psd_coding_t){ psd_codec_find("bf16"), 0 };
+    cr_assert_eq(psd_rule_parse(&rule, "sgd(lr=1)", NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 4 }, 1, 1, 1, NULL), PSD_OK);
+    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &codings, &map, 0, NULL));
+    psd_shard_set(shard, 0, (float[]){ 1, 1.00390625f, -2, 0 }); /* 1 + 2^-8 is half way from 1 to 1 + 2^-7, and goes to the even */
+    psd_shard_sent_t sent = psd_shard_sent(shard, 0);
+    cr_assert_eq(sent.codec, psd_coding_number(&codings.pull));
+    cr_assert_eq(sent.payload->n_bytes, 8);
+    psd_coding_decode(&codings.pull, sent.payload->data, 4, 0, 4, back);
+    cr_expect_arr_eq(back, ((float[]){ 1, 1, -2, 0 }), sizeof back);
+    cr_expect_eq(((float *)psd_shard_weights(shard, 0)->data)[1], 1.00390625f, "what is trained keeps all of it");
+    psd_shard_set(shard, 0, (float[]){ 1, INFINITY, -2, 0 });
+    sent = psd_shard_sent(shard, 0);
+    cr_expect_eq(sent.codec, PSD_CODEC_F32, "what has diverged is seen as it is");
+    cr_expect_eq(sent.payload, psd_shard_weights(shard, 0));
+    teardown();
 }

@@ -23,7 +23,7 @@ static void begin(const char *spec, double norm)
     bounds.norm = norm;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ FIRST, SECOND }, 2, 1, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &(psd_codings_t){ 0 }, &map, 0, NULL));
     cr_assert(psd_update_init(&update, shard, 2));
     for (size_t i = 0; i < N; i++)
         g[i] = (float)sin((double)i);
@@ -145,7 +145,7 @@ Test(update, a_shard_without_chunks_is_over_at_once, .fini = teardown)
 {
     cr_assert_eq(psd_rule_parse(&rule, "lamb", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 5 }, 1, 2, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &map, 1, NULL));
+    cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &(psd_codings_t){ 0 }, &map, 1, NULL));
     cr_assert(psd_update_init(&update, shard, 1));
     psd_update_begin(&update, 8, true);
     cr_expect(psd_update_pass_is_over(&update) && update.measured);

@@ -49,7 +49,7 @@ static void decode(const uint8_t *restrict bytes, size_t n, size_t from, size_t 
 const psd_codec_t PSD_CODEC(bf16) = {
     .name = "bf16",
     .summary = "8 bits of precision, 16 bits a value",
-    .number = 1,
+    .number = 2,
     .keeps_nonfinite = true,
     .n_bytes = n_bytes,
     .encode = encode,

@@ -22,7 +22,7 @@ static void decode(const uint8_t *bytes, size_t n, size_t from, size_t count, do
 const psd_codec_t PSD_CODEC(f32) = {
     .name = "f32",
     .summary = "as they are, 32 bits a value",
-    .number = 0,
+    .number = 1,
     .lossless = true,
     .keeps_nonfinite = true,
     .n_bytes = n_bytes,

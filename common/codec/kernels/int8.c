@@ -92,7 +92,7 @@ static void decode(const uint8_t *restrict bytes, size_t n, size_t from, size_t 
 const psd_codec_t PSD_CODEC(int8) = {
     .name = "int8",
     .summary = "whole numbers up to 127 and a scale per 256 values, 8.13 bits a value",
-    .number = 2,
+    .number = 3,
     .n_bytes = n_bytes,
     .encode = encode,
     .check = check,

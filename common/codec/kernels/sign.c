@@ -127,7 +127,7 @@ static void decode(const uint8_t *restrict bytes, size_t n, size_t from, size_t 
 const psd_codec_t PSD_CODEC(sign) = {
     .name = "sign",
     .summary = "-1, 0 or 1 and a scale per 256 values, 2.13 bits a value",
-    .number = 4,
+    .number = 5,
     .n_bytes = n_bytes,
     .encode = encode,
     .check = check,

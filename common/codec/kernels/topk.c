@@ -180,7 +180,7 @@ static void decode(const uint8_t *restrict bytes, size_t n, size_t from, size_t 
 const psd_codec_t PSD_CODEC(topk) = {
     .name = "topk",
     .summary = "the largest values, exact: a share p of them, 40 bits each",
-    .number = 3,
+    .number = 4,
     .argument = "share of the values",
     .max = 1,
     .needs_whole = true,

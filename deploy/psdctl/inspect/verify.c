@@ -59,6 +59,9 @@ static int compute(verify_t *self, psd_err_t *err)
     psd_reference_t *reference = NULL;
     uint32_t *ranks = calloc(self->world, sizeof *ranks);
     if (!rc) {
+        psd_codings_t codings; /* the option table admits no others */
+        psd_coding_parse(&codings.push, psd_options_string(self->options, PSD_OPT_codec_push), NULL);
+        psd_coding_parse(&codings.pull, psd_options_string(self->options, PSD_OPT_codec_pull), NULL);
         const psd_reference_config_t config = { .model = setup.model,
                                                 .train = setup.train,
                                                 .batch = setup.batch,
@@ -67,6 +70,7 @@ static int compute(verify_t *self, psd_err_t *err)
                                                 .rule = psd_options_string(self->options, PSD_OPT_optimizer),
                                                 .clip = { .value = psd_options_double(self->options, PSD_OPT_clip_value),
                                                           .norm = psd_options_double(self->options, PSD_OPT_clip_norm) },
+                                                .codings = codings,
                                                 .world = self->world };
         self->n = psd_model_n_params(setup.model);
         self->hash = calloc((self->last - self->first + 1) * self->n, sizeof *self->hash);

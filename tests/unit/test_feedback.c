@@ -1,0 +1,135 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <string.h>
+
+#include "common/base/rng.h"
+#include "proto/actions.h"
+#include "worker/feedback.h"
+
+TestSuite(feedback, .timeout = 600);
+
+/* A model of three tensors on one server, in one part. */
+enum { A = 700, B = 40, C = 3, ALL = A + B + C };
+
+static psd_partition_t map;
+static psd_coding_t coding;
+static psd_feedback_t *feedback;
+static float g[ALL], residual[ALL];
+static const float *const whole[] = { g, g + A, g + A + B }, *const without_b[] = { g, NULL, g + A + B };
+
+static void setup_with(const char *codec)
+{
+    uint64_t stream = 3;
+    cr_assert_eq(psd_coding_parse(&coding, codec, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ A, B, C }, 3, 1, PSD_MOST_OF_PART, NULL), PSD_OK);
+    cr_assert(map.n_parts[0] == 1 && map.n_chunks == 3);
+    cr_assert_not_null(feedback = psd_feedback_new(&coding, &map, NULL));
+    memset(residual, 0, sizeof residual);
+    for (size_t i = 0; i < ALL; i++)
+        g[i] = (float)psd_uniform(&stream) - 0.5f;
+}
+
+static void setup(void) { setup_with("int8"); }
+
+static void teardown(void)
+{
+    psd_feedback_destroy(&feedback);
+    psd_partition_clear(&map);
+}
+
+/* What is to be pushed: the chunks of `with`, one after the other, by the codec itself. */
+static void expect_codes(const psd_feedback_part_t *part, const float *const *with)
+{
+    uint8_t code[4 * ALL];
+    size_t at = 0;
+    for (uint32_t t = 0; t < 3; t++) {
+        const psd_chunk_t *c = &map.chunk[t];
+        const size_t n = psd_coding_bytes(&coding, c->n);
+        memset(code, 0, n);
+        if (with[t])
+            psd_coding_encode(&coding, with[t], residual + c->at, c->n, code);
+        cr_expect_arr_eq((uint8_t *)part->payload->data + at, code, n, "chunk %u", t);
+        at += n;
+    }
+    cr_expect_eq(part->payload->n_bytes, at + part->has_bitmap);
+    cr_expect_eq(part->checksum, psd_crc32c(part->payload->data, part->payload->n_bytes));
+}
+
+Test(feedback, what_a_code_loses_goes_with_the_next_gradient, .init = setup, .fini = teardown)
+{
+    for (int round = 0; round < 3; round++) {
+        cr_assert(psd_feedback_open(feedback, whole));
+        const psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+        expect_codes(&part, whole);
+        psd_feedback_close(feedback);
+    }
+}
+
+Test(feedback, a_part_that_is_asked_for_again_is_the_same_bytes, .init = setup, .fini = teardown)
+{
+    cr_assert(psd_feedback_open(feedback, whole));
+    const psd_feedback_part_t first = psd_feedback_part(feedback, 0, 0), second = psd_feedback_part(feedback, 0, 0);
+    cr_expect_eq(first.payload, second.payload);
+    expect_codes(&second, whole);
+    cr_assert(psd_feedback_open(feedback, whole));
+    const psd_feedback_part_t next = psd_feedback_part(feedback, 0, 0);
+    expect_codes(&next, whole); /* the residual has moved once, not twice */
+}
+
+Test(feedback, a_tensor_without_a_gradient_keeps_its_residual, .init = setup, .fini = teardown)
+{
+    static const float *const nobody[3] = { NULL };
+    cr_assert(psd_feedback_open(feedback, whole));
+    psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+    cr_expect_not(part.has_bitmap);
+    expect_codes(&part, whole);
+    cr_assert(psd_feedback_open(feedback, without_b));
+    part = psd_feedback_part(feedback, 0, 0);
+    cr_assert(part.has_bitmap);
+    cr_expect_eq(((uint8_t *)part.payload->data)[part.payload->n_bytes - 1], 5, "the first and the third of three");
+    expect_codes(&part, without_b);
+    cr_assert(psd_feedback_open(feedback, nobody));
+    cr_expect_null(psd_feedback_part(feedback, 0, 0).payload);
+    cr_assert(psd_feedback_open(feedback, whole));
+    part = psd_feedback_part(feedback, 0, 0);
+    expect_codes(&part, whole);
+}
+
+Test(feedback, a_gradient_that_is_not_finite_is_pushed_as_0_and_changes_no_residual, .init = setup, .fini = teardown)
+{
+    cr_assert(psd_feedback_open(feedback, whole));
+    psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+    expect_codes(&part, whole);
+    const float was = g[ALL - 1];
+    g[ALL - 1] = NAN; /* in the last chunk: those before it are 0 all the same */
+    cr_assert_not(psd_feedback_open(feedback, whole));
+    part = psd_feedback_part(feedback, 0, 0);
+    cr_assert_not_null(part.payload);
+    for (size_t i = 0; i < part.payload->n_bytes; i++)
+        cr_assert_eq(((uint8_t *)part.payload->data)[i], 0);
+    g[ALL - 1] = was;
+    cr_assert(psd_feedback_open(feedback, whole));
+    part = psd_feedback_part(feedback, 0, 0);
+    expect_codes(&part, whole);
+}
+
+Test(feedback, the_sum_of_squares_is_of_what_comes_out_of_the_code, .fini = teardown)
+{
+    setup_with("sign");
+    cr_assert(psd_feedback_open(feedback, whole));
+    const psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+    const uint8_t *code = part.payload->data;
+    double sum = 0, bounded = 0;
+    for (uint32_t t = 0; t < 3; t++) {
+        float back[A];
+        psd_coding_decode(&coding, code, map.chunk[t].n, 0, map.chunk[t].n, back);
+        code += psd_coding_bytes(&coding, map.chunk[t].n);
+        for (size_t i = 0; i < map.chunk[t].n; i++) {
+            sum += (double)back[i] * (double)back[i];
+            bounded += fmin((double)back[i] * (double)back[i], 0.0625 * 0.0625);
+        }
+    }
+    cr_expect_float_eq(psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0 }), sum, 1e-9 * sum);
+    cr_expect_float_eq(psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0.0625 }), bounded, 1e-9 * sum);
+}
