@@ -52,12 +52,12 @@ int psd_channel_send(psd_channel_t *self, const void *header, size_t n_header, p
 /* Release what has come back, send what waits. PSD_OK or PSD_EPROTO. Call it once a turn of the loop. */
 int psd_channel_tend(psd_channel_t *self, psd_err_t *err);
 
-/* The next message: 1, 0 (none), PSD_EPROTO, or PSD_ESYSTEM when the peer's memory cannot be mapped. `post` has its header; the payload
- * is the caller's reference, NULL when empty. */
+/* The next message: 1; 0: there is none, or one of a sender that has left; PSD_EPROTO; PSD_ESYSTEM when the peer's memory cannot be
+ * mapped. `post` has its header; the payload is the caller's reference, NULL when empty. */
 int psd_channel_receive(psd_channel_t *self, psd_post_t *post, psd_buf_t **payload, psd_err_t *err);
 
 /* Read the socket: segments, wakes. PSD_OK; PSD_EUNAVAILABLE: the peer has left or is dead, and what it sent before can still be
- * received; PSD_EPROTO or PSD_ESYSTEM as above. */
+ * received; PSD_EPROTO; PSD_ESYSTEM as above, and when this process may have no more descriptors. */
 int psd_channel_listen(psd_channel_t *self, psd_err_t *err);
 
 /* Whether there is something to receive or to tend: between psd_channel_sleep and the sleep, and while spinning. */

@@ -147,6 +147,7 @@ int psd_handoff_receive(int fd, uint8_t packet[PSD_HANDOFF_PACKET], int *passed,
         return PSD_EUNAVAILABLE;
     if (message.msg_flags & MSG_TRUNC)
         return psd_err_set(err, PSD_EPROTO, "a packet of more than %d bytes", PSD_HANDOFF_PACKET);
-    return psd_err_set(err, PSD_EPROTO,
-                       n_passed > 1 ? "more than one descriptor at once" : "a descriptor for which there is no room");
+    if (n_passed > 1)
+        return psd_err_set(err, PSD_EPROTO, "more than one descriptor at once");
+    return psd_err_set(err, PSD_ESYSTEM, "no descriptor is free for one that a peer hands over");
 }

@@ -44,5 +44,5 @@ int psd_handoff_send(int fd, const void *packet, size_t n_bytes, int pass);
 
 /* Read a packet: how many bytes it has, 1 to PSD_HANDOFF_PACKET. `*passed` is the descriptor that came with it and is the caller's;
  * -1: none. PSD_EAGAIN: none is there; PSD_EUNAVAILABLE: the other end is gone. PSD_EPROTO: it was too long, or more than one
- * descriptor came with it or none of those could be had; all that came are closed. */
+ * descriptor came with it; PSD_ESYSTEM: this process may not have the one that came. What came is closed then. */
 int psd_handoff_receive(int fd, uint8_t packet[PSD_HANDOFF_PACKET], int *passed, psd_err_t *err);

@@ -112,8 +112,8 @@ static link_t *find(const psd_local_t *self, uint64_t peer)
     return NULL;
 }
 
-/* The end of a link of which the owner hears. `why`: the peer lied, or a stranger was refused. */
-static void end(link_t *link, const char *why)
+/* The end of a link of which the owner hears. `why`: NULL when the peer is gone; PSD_EPROTO when it lied, else the fault is here. */
+static void end(link_t *link, const psd_err_t *why)
 {
     psd_local_t *self = link->hub;
     const stage_t stage = link->stage;
@@ -121,9 +121,10 @@ static void end(link_t *link, const char *why)
     self->counts.refused += stage == STRANGER;
     if (stage == STRANGER)
         return;
-    self->counts.lies += why != NULL;
-    if (why)
-        self->handler.on_bad(self->handler.arg, link->peer, why);
+    if (why && why->code == PSD_EPROTO) {
+        self->counts.lies++;
+        self->handler.on_bad(self->handler.arg, link->peer, why->text);
+    }
     if (self->handler.on_link)
         self->handler.on_link(self->handler.arg, link->peer, PSD_LINK_BROKEN);
 }
@@ -135,7 +136,7 @@ static void bring_up(link_t *link, psd_segment_t *mine, psd_segment_t *theirs)
     link->channel = psd_channel_new(link->fd, mine, theirs, self->arena, self->most_bytes, &err);
     if (!link->channel) {
         link->fd = -1;
-        end(link, err.text);
+        end(link, &err);
         return;
     }
     self->n_strangers -= link->stage == STRANGER;
@@ -175,18 +176,17 @@ static void admit(link_t *link, const hello_t *hello, int board)
     expected_t *expected = find_expected(self, hello->token);
     if (!expected) {
         close(board);
-        end(link, "no token that is expected");
+        end(link, NULL);
         return;
     }
     const uint64_t peer = expected->peer;
     *expected = self->expected[--self->n_expected];
-    psd_err_t err;
-    if (psd_segment_map(&theirs, board, psd_board_bytes(), &err) != PSD_OK ||
-        psd_segment_make(&mine, psd_board_bytes(), &err) != PSD_OK ||
+    if (psd_segment_map(&theirs, board, psd_board_bytes(), NULL) != PSD_OK ||
+        psd_segment_make(&mine, psd_board_bytes(), NULL) != PSD_OK ||
         psd_handoff_send(link->fd, &welcome, sizeof welcome, mine.fd) != PSD_OK) {
         psd_segment_close(&theirs);
         psd_segment_close(&mine);
-        end(link, "a board that cannot be had");
+        end(link, NULL);
         return;
     }
     close(mine.fd);
@@ -204,7 +204,7 @@ static void enter(link_t *link, int board)
     psd_segment_t theirs;
     psd_err_t err;
     if (psd_segment_map(&theirs, board, psd_board_bytes(), &err) != PSD_OK) {
-        end(link, err.text);
+        end(link, &err);
         return;
     }
     close(link->board.fd);
@@ -222,7 +222,7 @@ static void read_handshake(link_t *link)
     if (n == PSD_EAGAIN)
         return;
     if (n < 0) {
-        end(link, n == PSD_EPROTO ? err.text : NULL);
+        end(link, n == PSD_EUNAVAILABLE ? NULL : &err);
         return;
     }
     if (n == (int)sizeof hello)
@@ -231,7 +231,8 @@ static void read_handshake(link_t *link)
         board < 0) {
         if (board >= 0)
             close(board);
-        end(link, "a handshake that is not psd's, or not of this version");
+        psd_err_set(&err, PSD_EPROTO, "a handshake in memory that is not psd's, or not of this version");
+        end(link, &err);
         return;
     }
     if (link->stage == STRANGER)
@@ -267,9 +268,9 @@ static void on_packets(uv_poll_t *poll, int status, int events)
         const int rc = psd_channel_listen(link->channel, &err);
         if (rc == PSD_OK)
             return;
-        const bool lied = rc != PSD_EUNAVAILABLE || deliver(link, PSD_BOARD_SLOTS, &err) != PSD_OK;
+        const bool failed = rc != PSD_EUNAVAILABLE || deliver(link, PSD_BOARD_SLOTS, &err) != PSD_OK;
         if (link->stage == UP)
-            end(link, lied ? err.text : NULL);
+            end(link, failed ? &err : NULL);
     }
 }
 
@@ -278,7 +279,7 @@ static void tend(link_t *link)
     psd_err_t err;
     if (link->stage == UP && (psd_channel_tend(link->channel, &err) != PSD_OK || deliver(link, DRAIN, &err) != PSD_OK) &&
         link->stage == UP)
-        end(link, err.text);
+        end(link, &err);
 }
 
 /* ---- the door ---- */

@@ -241,6 +241,19 @@ Test(channel, a_payload_outlives_its_channel_and_tells_when_it_may_have_changed)
     psd_buf_unref(&buf);
 }
 
+Test(channel, a_small_payload_of_a_sender_that_has_left_is_none)
+{
+    psd_buf_t *buf = filled(far_arena, 100, 1);
+    for (int i = 0; i < 3; i++)
+        psd_channel_send(far, "h", 1, buf);
+    cr_expect_eq(psd_channel_receive(near, &post, &payload, &err), 1);
+    psd_buf_unref(&payload);
+    psd_channel_close(&far);
+    cr_expect_eq(psd_channel_receive(near, &post, &payload, &err), 0);
+    cr_expect_null(payload);
+    psd_buf_unref(&buf);
+}
+
 static void *release(void *arg)
 {
     psd_buf_t **held = arg;
