@@ -6,9 +6,9 @@
 #pragma once
 
 #include "common/base/buffer.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 
-/* X(PAYLOAD, word, type, what frees its lists) - payloads whose body is a struct. psd_<word>_encode and _decode are in codec.h. */
+/* X(PAYLOAD, word, type, what frees its lists) - payloads whose body is a struct. psd_<word>_encode and _decode are in message.h. */
 #define PSD_BODIES(X)                                                                                                              \
     X(TENSORS, tensors, psd_tensor_list_t, psd_tensors_clear)                                                                      \
     X(CLUSTER, cluster, psd_cluster_t, psd_no_lists)                                                                               \

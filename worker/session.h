@@ -36,7 +36,7 @@ typedef enum psd_phase {
 psd_session_t *psd_session_new(const psd_session_config_t *config);
 void psd_session_destroy(psd_session_t **self_p);
 
-/* Whether it has a handler for this kind: for those that proto/codec.h sends to a worker, and no others. */
+/* Whether it has a handler for this kind: for those that proto/message.h sends to a worker, and no others. */
 bool psd_session_takes(psd_kind_t kind);
 
 /* A well-formed message from server `from`; `payload` NULL when empty, borrowed. */

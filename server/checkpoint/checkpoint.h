@@ -21,7 +21,7 @@
 
 #include "common/optim/optimizer.h"
 #include "common/base/partition.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 
 /* A worker's row of the applied table. */
 typedef struct psd_applied {

@@ -136,7 +136,7 @@ static bool read_tensor(psd_tensor_desc_t *tensor, const json_t *value)
     return true;
 }
 
-/* What a model may be is the codec's to say: the list goes through it once. */
+/* What a model may be is said in proto/message.h: the list goes through its checks once. */
 static bool read_tensors(psd_tensor_list_t *model, const json_t *tensors, psd_err_t *err)
 {
     const size_t n = json_array_size(tensors);

@@ -1298,7 +1298,7 @@ void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_
     if (psd_failure_is_on(&self->failure))
         answer_failing(self, from, msg, out);
     else if (!psd_coordinator_takes(msg->kind))
-        return; /* the codec's table lets no other kind through to here */
+        return; /* the table of messages lets no other kind through to here */
     else if (handlers[msg->kind].take)
         handlers[msg->kind].take(self, &in);
     else

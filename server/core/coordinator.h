@@ -45,7 +45,7 @@ typedef struct psd_coordinator_config {
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
 void psd_coordinator_destroy(psd_coordinator_t **self_p);
 
-/* Whether it has a handler for this kind: for those that proto/codec.h sends to the coordinator, but for what operators say, which
+/* Whether it has a handler for this kind: for those that proto/message.h sends to the coordinator, but for what operators say, which
  * goes to psd_admin_message. */
 bool psd_coordinator_takes(psd_kind_t kind);
 

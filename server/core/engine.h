@@ -58,11 +58,11 @@ typedef struct psd_engine_stats {
 psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err);
 void psd_engine_destroy(psd_engine_t **self_p);
 
-/* A well-formed message from `from` (proto/codec.h checked it); `payload` is NULL when empty, borrowed. */
+/* A well-formed message from `from` (proto/message.h checked it); `payload` is NULL when empty, borrowed. */
 void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                         psd_actions_t *out);
 
-/* Whether it has a handler for this kind: for those that proto/codec.h sends to a shard, and no others. */
+/* Whether it has a handler for this kind: for those that proto/message.h sends to a shard, and no others. */
 bool psd_engine_takes(psd_kind_t kind);
 
 /* Time passes; call about every 100 ms. */

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "proto/codec.h"
+#include "proto/message.h"
 
 typedef struct row {
     bool known;
@@ -74,7 +74,7 @@ static void enter(row_t *row, psd_phase_t phase, uint64_t ns)
 
 static row_t *row_of(psd_pace_t *self, uint32_t worker)
 {
-    assert(worker < PSD_MAX_WORKERS && "the codec admits no other");
+    assert(worker < PSD_MAX_WORKERS && "proto/message.c admits no other");
     return &self->row[worker];
 }
 

@@ -8,7 +8,7 @@
 
 #include "common/system/log.h"
 
-/* What a role may send; the kinds say who sends them (proto/codec.h). */
+/* What a role may send; the kinds say who sends them (proto/message.h). */
 static const unsigned may_send[] = {
     [PSD_ROLE_WORKER] = PSD_FROM_WORKER,
     [PSD_ROLE_MONITOR] = 0,

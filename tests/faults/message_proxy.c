@@ -12,7 +12,7 @@
 #include "common/config/usage.h"
 #include "common/base/rng.h"
 #include "common/net/transport.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 
 enum { TICK_MS = 2, MOST_WINDOW = 1024 };
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "common/net/keys.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 #include "tests/support/said.h"
 #include "tests/support/dial.h"
 #include "tests/support/zmtp.h"

@@ -11,7 +11,7 @@ psd_peer_t sim_server_peer(const sim_t *self, uint32_t s) { return ROUTER_BIT | 
 static uint32_t index_in(psd_peer_t peer) { return (uint32_t)(peer >> 1 & 0x7fff); }
 static uint64_t life_in(psd_peer_t peer) { return peer >> 16 & 0xffffffff; }
 
-/* Everything travels as bytes, so that what the machines say is also what the codec lets through. */
+/* Everything travels as bytes, so that the checks of messages see all that the machines say. */
 static psd_msg_t *over_the_wire(sim_t *self, const psd_action_t *a, psd_buf_t **payload)
 {
     uint8_t frame[PSD_MAX_FRAME_HEADER];
@@ -21,7 +21,7 @@ static psd_msg_t *over_the_wire(sim_t *self, const psd_action_t *a, psd_buf_t **
     const size_t n = psd_wire_write(&a->msg, a->payload, frame, &bytes);
     own = bytes ? psd_payload_copy(bytes->data, bytes->n_bytes) : NULL; /* which the sender cannot write into any more */
     if (psd_wire_read(copy, payload, frame, n, own, &err) != PSD_OK)
-        sim_broken(self, "a machine sent what the codec refuses: %s", err.text);
+        sim_broken(self, "a machine sent a message that is refused: %s", err.text);
     psd_buf_unref(&bytes);
     psd_buf_unref(&own);
     return copy;

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "proto/codec.h"
+#include "proto/message.h"
 
 enum { LIES_HEADER = PSD_MAX_FRAME_HEADER + 64 };
 

@@ -56,7 +56,7 @@ psd_buf_t *said_with(const psd_msg_t *msg, const void *bytes, size_t n)
     if (psd_kind_payload(msg->kind) < PSD_PAYLOAD_TENSORS)
         return psd_payload_copy(bytes, n);
     const int rc = psd_body_decode(psd_kind_payload(msg->kind), bytes, n, &body, &err);
-    assert(rc == PSD_OK && "a test sends what the codec takes");
+    assert(rc == PSD_OK && "a test sends well-formed messages");
     return body;
 }
 

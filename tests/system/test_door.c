@@ -12,7 +12,7 @@
 #include <zmq.h>
 
 #include "common/net/keys.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 #include "psd/worker.h"
 #include "tests/support/said.h"
 #include "tests/support/dial.h"

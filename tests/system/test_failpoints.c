@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "common/system/failpoint.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 #include "tests/support/job.h"
 
 /* At each failpoint (common/system/failpoint.h) some process of a job is killed, or stalls for longer than its

@@ -6,7 +6,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "proto/codec.h"
+#include "proto/message.h"
 #include "tests/support/cluster.h"
 
 /* What keeps servers and workers from meeting is named within seconds, and whoever waits for it in vain ends

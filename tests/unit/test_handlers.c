@@ -1,4 +1,4 @@
-/* Each machine has a handler for the kinds that the table of messages (proto/codec.h) sends to it, and for no others. */
+/* Each machine has a handler for the kinds that the table of messages (proto/message.h) sends to it, and for no others. */
 #include <criterion/criterion.h>
 
 #include "server/core/admin.h"

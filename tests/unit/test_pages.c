@@ -15,10 +15,10 @@
 #include "common/optim/optimizer.h"
 #include "common/config/option_page.h"
 #include "common/config/options.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 
 /* The pages are true: the README's commands and example run, its tables are the program's, the protocol's page names what
- * the codec knows, and the includes point where ARCHITECTURE.md says. */
+ * proto/message.h has, and the includes point where ARCHITECTURE.md says. */
 
 TestSuite(pages, .timeout = 600);
 
@@ -370,7 +370,7 @@ static void expect_bytes(const char *page, const void *bytes, size_t n)
     cr_expect_not_null(strstr(page, strcat(block, "```")), "the page lacks\n%s", block);
 }
 
-Test(pages, the_protocols_exchange_in_bytes_is_what_the_codec_writes)
+Test(pages, the_protocols_exchange_in_bytes_is_what_the_program_writes)
 {
     const char *page = read_page("proto/PROTOCOL.md");
     const float gradient[] = { 1, -2 }, weights[] = { 0.5f, 0.25f };
@@ -474,7 +474,7 @@ static void check_arrow(const char *file, const char *included)
     if (!strcmp(included, "zmq.h"))
         cr_expect(!strcmp(file, "common/net/transport.c") || !strcmp(file, "common/net/keys.c"), "%s includes it", file);
     if (strstr(included, ".pb-c.h") || starts(included, "protobuf-c"))
-        cr_expect_str_eq(file, strstr(included, "tfevents") ? "worker/tfevents.c" : "proto/codec.c");
+        cr_expect_str_eq(file, strstr(included, "tfevents") ? "worker/tfevents.c" : "proto/message.c");
     /* The trainer knows the servers through the public header alone. */
     if (starts(file, "worker/") && !is_of_library(file))
         cr_expect(!starts(included, "proto/") && !is_of_library(included), "%s includes %s", file, included);

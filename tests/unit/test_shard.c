@@ -5,7 +5,7 @@
 
 #include "common/base/rng.h"
 #include "common/optim/whole.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 #include "server/core/shard.h"
 #include "proto/actions.h"
 #include "proto/coded.h"

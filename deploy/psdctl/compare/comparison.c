@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/config/number.h"
-#include "proto/codec.h"
+#include "proto/message.h"
 
 /* -- what is compared -------------------------------------------------------------------------------------- */
 

@@ -1,9 +1,9 @@
-/* bench_codec.c - what a header costs: the PUSH of a 1 MiB chunk, encoded and decoded. */
+/* bench_message.c - what a header costs: the PUSH of a 1 MiB chunk, encoded and decoded. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
 
-#include "proto/codec.h"
+#include "proto/message.h"
 
 static double now_ns(void)
 {

@@ -1,4 +1,4 @@
-#include "proto/codec.h"
+#include "proto/message.h"
 
 #include <assert.h>
 #include <float.h>

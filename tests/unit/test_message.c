@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/codec.h"
+#include "proto/message.h"
 
-TestSuite(codec, .timeout = 600);
+TestSuite(message, .timeout = 600);
 
 /* An honest PUSH of three elements, with whatever fields follow put over it. */
 #define PUSH(...)                                                                                                                  \
@@ -51,7 +51,7 @@ static void assert_refused(const uint8_t *frame, size_t n, size_t payload_bytes,
     cr_assert_not_null(strstr(err.text, why), "\"%s\" lacks \"%s\"", err.text, why);
 }
 
-Test(codec, every_field_survives_the_trip)
+Test(message, every_field_survives_the_trip)
 {
     psd_msg_t in = PUSH(.version = 10, .sync_epoch = 11, .nonfinite = true, .seq = UINT64_MAX, .code = 12, .rank = 13, .world = 14,
                         .lr = 0.001, .value = -2.5, .text = "größer → 日本 🙂");
@@ -61,7 +61,7 @@ Test(codec, every_field_survives_the_trip)
     cr_assert_eq(memcmp(&in, &out, sizeof in), 0);
 }
 
-Test(codec, every_kind_travels_with_the_payload_that_its_row_names){
+Test(message, every_kind_travels_with_the_payload_that_its_row_names){
 #define X(name, number, sender, receiver, payload, may_be_empty, meaning)                                                          \
     {                                                                                                                              \
         bool chunk = PSD_PAYLOAD_##payload == PSD_PAYLOAD_PART;                                                                    \
@@ -90,7 +90,7 @@ Test(codec, every_kind_travels_with_the_payload_that_its_row_names){
 #undef X
 }
 
-Test(codec, names_of_unknown_numbers_are_unknown)
+Test(message, names_of_unknown_numbers_are_unknown)
 {
     cr_assert_str_eq(psd_kind_name(0), "unknown");
     cr_assert_str_eq(psd_kind_name((psd_kind_t)4000000000u), "unknown");
@@ -100,7 +100,7 @@ Test(codec, names_of_unknown_numbers_are_unknown)
     cr_assert_str_eq(psd_refusal_name(PSD_N_REFUSALS), "unknown");
 }
 
-Test(codec, a_field_out_of_its_range_is_refused_by_name)
+Test(message, a_field_out_of_its_range_is_refused_by_name)
 {
     const struct {
         const char *sentence;
@@ -172,7 +172,7 @@ Test(codec, a_field_out_of_its_range_is_refused_by_name)
     }
 }
 
-Test(codec, a_refused_header_leaves_nothing_but_kind_and_protocol)
+Test(message, a_refused_header_leaves_nothing_but_kind_and_protocol)
 {
     psd_msg_t in = PUSH(.worker = 5000), out, want = { .kind = PSD_MSG_PUSH, .protocol = PSD_PROTOCOL };
     memset(&out, 0xaa, sizeof out);
@@ -180,14 +180,14 @@ Test(codec, a_refused_header_leaves_nothing_but_kind_and_protocol)
     cr_assert_eq(memcmp(&out, &want, sizeof out), 0);
 }
 
-Test(codec, a_diverged_worker_can_say_so)
+Test(message, a_diverged_worker_can_say_so)
 {
     psd_msg_t in = PUSH(.loss = NAN, .norm2 = INFINITY, .nonfinite = true, .value = -INFINITY), out;
     cr_assert_eq(trip(&in, 12, &out), PSD_OK, "%s", err.text);
     cr_assert(isnan(out.loss) && isinf(out.norm2) && out.nonfinite && out.value < 0);
 }
 
-Test(codec, a_header_cut_anywhere_is_refused)
+Test(message, a_header_cut_anywhere_is_refused)
 {
     uint8_t frame[PSD_MAX_HEADER];
     psd_msg_t push = PUSH(.code = 0);
@@ -200,7 +200,7 @@ Test(codec, a_header_cut_anywhere_is_refused)
     }
 }
 
-Test(codec, any_byte_after_the_end_is_refused)
+Test(message, any_byte_after_the_end_is_refused)
 {
     uint8_t frame[PSD_MAX_HEADER];
     psd_msg_t push = PUSH(.code = 0);
@@ -220,7 +220,7 @@ static size_t put_varint(uint8_t *p, uint64_t value)
     return n;
 }
 
-Test(codec, ten_thousand_unknown_fields_are_refused_each)
+Test(message, ten_thousand_unknown_fields_are_refused_each)
 {
     uint8_t frame[PSD_MAX_HEADER];
     psd_msg_t push = PUSH(.code = 0);
@@ -234,7 +234,7 @@ Test(codec, ten_thousand_unknown_fields_are_refused_each)
     }
 }
 
-Test(codec, a_header_full_of_unknown_fields_is_refused_without_taking_memory)
+Test(message, a_header_full_of_unknown_fields_is_refused_without_taking_memory)
 {
     uint8_t frame[PSD_MAX_HEADER];
     psd_msg_t push = PUSH(.code = 0);
@@ -244,7 +244,7 @@ Test(codec, a_header_full_of_unknown_fields_is_refused_without_taking_memory)
     assert_refused(frame, n, 12, "malformed");
 }
 
-Test(codec, one_message_has_one_encoding)
+Test(message, one_message_has_one_encoding)
 {
     const struct {
         const char *what;
@@ -268,13 +268,13 @@ Test(codec, one_message_has_one_encoding)
     }
 }
 
-Test(codec, a_varint_of_eleven_bytes_is_malformed)
+Test(message, a_varint_of_eleven_bytes_is_malformed)
 {
     uint8_t frame[16] = { 0x08, 0x90, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00 };
     assert_refused(frame, 12, 0, "malformed");
 }
 
-Test(codec, a_field_of_the_wrong_wire_type_is_refused)
+Test(message, a_field_of_the_wrong_wire_type_is_refused)
 {
     for (unsigned field = 1; field <= 30; field++)
         for (unsigned type = 0; type < 8; type++) {
@@ -290,14 +290,14 @@ Test(codec, a_field_of_the_wrong_wire_type_is_refused)
         }
 }
 
-Test(codec, a_header_of_4097_bytes_is_refused_unread)
+Test(message, a_header_of_4097_bytes_is_refused_unread)
 {
     static uint8_t frame[PSD_MAX_HEADER + 1];
     assert_refused(frame, sizeof frame, 0, "header has 4097 bytes, 1 to 4096 wanted");
     assert_refused(frame, 0, 0, "header has 0 bytes");
 }
 
-Test(codec, a_text_of_1023_bytes_travels_and_one_of_1024_is_refused)
+Test(message, a_text_of_1023_bytes_travels_and_one_of_1024_is_refused)
 {
     psd_msg_t left = LEFT(.code = 0), out;
     memset(left.text, 'x', PSD_MAX_TEXT - 1);
@@ -312,7 +312,7 @@ Test(codec, a_text_of_1023_bytes_travels_and_one_of_1024_is_refused)
     assert_refused(frame, n + 4 + 1024, 0, "LEFT.text has 1024 bytes, at most 1023");
 }
 
-Test(codec, the_checksum_is_crc32c)
+Test(message, the_checksum_is_crc32c)
 {
     cr_assert_eq(psd_crc32c("123456789", 9), 0xe3069283u); /* the check value of the Castagnoli polynomial */
     cr_assert_eq(psd_crc32c("", 0), 0);
@@ -324,7 +324,7 @@ Test(codec, the_checksum_is_crc32c)
 /* -- frames */
 
 /* PROTOCOL.md, section 2: a header that was damaged counts as lost, whatever it says. */
-Test(codec, any_bit_changed_in_a_sealed_header_is_found)
+Test(message, any_bit_changed_in_a_sealed_header_is_found)
 {
     uint8_t frame[PSD_MAX_FRAME_HEADER];
     psd_msg_t push = PUSH(.checksum = 0), out;
@@ -344,7 +344,7 @@ Test(codec, any_bit_changed_in_a_sealed_header_is_found)
 }
 
 /* A chunk's is compared by whoever reads the chunk: see psd_checksum_ok. */
-Test(codec, any_bit_changed_in_a_payload_that_is_no_chunk_is_found)
+Test(message, any_bit_changed_in_a_payload_that_is_no_chunk_is_found)
 {
     uint8_t frame[PSD_MAX_FRAME_HEADER], map[2] = { 0x81, 1 };
     psd_msg_t probe = PUSH(.kind = PSD_MSG_PROBE, .parts = 9, .n_elements = 0), out;
@@ -361,7 +361,7 @@ Test(codec, any_bit_changed_in_a_payload_that_is_no_chunk_is_found)
 
 static uint8_t buf[PSD_MAX_LIST];
 
-Test(codec, tensors_survive_the_trip_and_compare_equal)
+Test(message, tensors_survive_the_trip_and_compare_equal)
 {
     psd_tensor_desc_t rows[] = { { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 },
                                  { .name = "scale", .n_dims = 0, .n_elements = 1 } };
@@ -379,7 +379,7 @@ Test(codec, tensors_survive_the_trip_and_compare_equal)
     psd_tensors_clear(&copy);
 }
 
-Test(codec, the_first_tensor_that_differs_is_named_with_both_sides)
+Test(message, the_first_tensor_that_differs_is_named_with_both_sides)
 {
     psd_tensor_desc_t a[] = { { .name = "w", .n_dims = 2, .dim = { 128, 784 } }, { .name = "b", .n_dims = 1, .dim = { 3 } } };
     psd_tensor_desc_t b[] = { { .name = "w", .n_dims = 2, .dim = { 100, 784 } }, { .name = "b", .n_dims = 1, .dim = { 3 } } };
@@ -399,7 +399,7 @@ static void assert_tensors_refused(psd_tensor_desc_t *rows, uint32_t n_rows, con
     cr_assert_null(out.tensor);
 }
 
-Test(codec, a_dishonest_tensor_is_refused)
+Test(message, a_dishonest_tensor_is_refused)
 {
     const uint64_t big = UINT64_C(1) << 32;
     assert_tensors_refused((psd_tensor_desc_t[]){ { .name = "" } }, 1, "tensor 0's name is empty");
@@ -417,7 +417,7 @@ Test(codec, a_dishonest_tensor_is_refused)
     cr_assert_str_eq(err.text, "tensor 0 has 9 dimensions, at most 8");
 }
 
-Test(codec, a_list_of_empty_messages_is_refused_without_taking_memory)
+Test(message, a_list_of_empty_messages_is_refused_without_taking_memory)
 {
     for (size_t i = 0; i + 2 <= sizeof buf; i += 2)
         memcpy(buf + i, (uint8_t[]){ 0x0a, 0 }, 2); /* 32,768 tensors of no bytes */
@@ -428,7 +428,7 @@ Test(codec, a_list_of_empty_messages_is_refused_without_taking_memory)
     cr_assert_str_eq(err.text, "TensorList has 1025 tensors, 1 to 1024 wanted");
 }
 
-Test(codec, the_largest_model_fits_its_list)
+Test(message, the_largest_model_fits_its_list)
 {
     static psd_tensor_desc_t rows[PSD_MAX_TENSORS];
     for (unsigned i = 0; i < PSD_MAX_TENSORS; i++) {
@@ -443,7 +443,7 @@ Test(codec, the_largest_model_fits_its_list)
     psd_tensors_clear(&out);
 }
 
-Test(codec, a_cluster_survives_the_trip)
+Test(message, a_cluster_survives_the_trip)
 {
     psd_cluster_t in = { .n_servers = 2,
                          .endpoint = { "tcp://10.0.0.1:7470", "tcp://10.0.0.2:7470" },
@@ -469,7 +469,7 @@ Test(codec, a_cluster_survives_the_trip)
     cr_assert_eq(memcmp(&in, &out, sizeof in), 0);
 }
 
-Test(codec, a_cluster_without_an_endpoint_is_refused)
+Test(message, a_cluster_without_an_endpoint_is_refused)
 {
     psd_cluster_t in = { .n_servers = 2,
                          .endpoint = { "tcp://10.0.0.1:7470", "" },
@@ -484,7 +484,7 @@ Test(codec, a_cluster_without_an_endpoint_is_refused)
     cr_assert_str_eq(err.text, "Cluster has 0 endpoints, 1 to 64 wanted");
 }
 
-Test(codec, the_largest_round_fits_its_list)
+Test(message, the_largest_round_fits_its_list)
 {
     static psd_member_t rows[PSD_MAX_WORKERS];
     for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
@@ -508,7 +508,7 @@ Test(codec, the_largest_round_fits_its_list)
     psd_round_clear(&out);
 }
 
-Test(codec, a_round_of_zeros_is_a_payload)
+Test(message, a_round_of_zeros_is_a_payload)
 {
     psd_round_t in = { 0 }, out;
     size_t n = psd_round_encode(&in, buf, sizeof buf);
@@ -527,7 +527,7 @@ static void assert_round_refused(psd_round_t in, const char *why)
     cr_assert(!out.contributor && !out.member);
 }
 
-Test(codec, a_dishonest_round_is_refused)
+Test(message, a_dishonest_round_is_refused)
 {
 #define BY(...) .n_contributors = 2, .contributor = (psd_member_t[]){ __VA_ARGS__ }
     assert_round_refused((psd_round_t){ .clock = UINT64_MAX }, "Round.clock is too large");
@@ -549,7 +549,7 @@ Test(codec, a_dishonest_round_is_refused)
     cr_assert_str_eq(err.text, "Round.contributor 0 has an unknown field");
 }
 
-Test(codec, a_list_cut_anywhere_is_never_read_past_its_end)
+Test(message, a_list_cut_anywhere_is_never_read_past_its_end)
 {
     psd_tensor_desc_t rows[] = { { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 } };
     psd_tensor_list_t in = { 1, rows }, out;

@@ -1,4 +1,4 @@
-/* codec.h - bytes <-> plain structs, with every check that can be made without knowing the job.
+/* message.h - bytes <-> plain structs, with every check that can be made without knowing the job.
  *
  * A psd message is exactly two ZeroMQ frames (a ROUTER sees a routing id before them): a protobuf `Header` of at
  * most 4 KiB and a payload, which is empty, a part of the model (raw little-endian float32), a bitmap of parts, or a

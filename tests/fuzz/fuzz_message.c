@@ -1,4 +1,4 @@
-/* fuzz_codec.c - whatever is decoded, encodes and decodes to the same again; the rest is refused.
+/* fuzz_message.c - whatever is decoded, encodes and decodes to the same again; the rest is refused.
  * First byte: what the rest is. A header's payload length is taken from its own fields, to get past that
  * check. */
 #include <assert.h>
