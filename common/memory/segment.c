@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -44,6 +46,13 @@ static int seal(int *fd)
     return 0;
 }
 
+/* Whether ulimit -f allows it: the system counts it as a file, and would kill with SIGXFSZ. */
+static bool may_be_so_large(size_t n_bytes)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur == RLIM_INFINITY || n_bytes <= limit.rlim_cur;
+}
+
 int psd_segment_make(psd_segment_t *self, size_t n_bytes, psd_err_t *err)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -52,6 +61,9 @@ int psd_segment_make(psd_segment_t *self, size_t n_bytes, psd_err_t *err)
     if (n_bytes > SIZE_MAX / 2)
         return psd_err_set(err, PSD_ESYSTEM, "%zu bytes are more than any memory", n_bytes);
     n_bytes = (n_bytes + page - 1) / page * page;
+    if (!may_be_so_large(n_bytes))
+        return psd_err_set(err, PSD_ESYSTEM,
+                           "no memory that others may read, %zu bytes: the limit of a file's size (ulimit -f) is less", n_bytes);
     int fd = make_file();
     if (fd >= 0 && !ftruncate(fd, (off_t)n_bytes))
         at = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -102,6 +114,7 @@ int psd_segment_map(psd_segment_t *self, int fd, size_t most_bytes, psd_err_t *e
     if (at == MAP_FAILED)
         return psd_err_set(err, PSD_ESYSTEM, "%zu bytes of a peer's memory cannot be mapped: %s", n_bytes, strerror(reason));
     madvise(at, n_bytes, MADV_HUGEPAGE);
+    madvise(at, n_bytes, MADV_DONTDUMP); /* a core is of this process */
     *self = (psd_segment_t){ .at = at, .n_bytes = n_bytes, .fd = -1 };
     return PSD_OK;
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -142,6 +143,17 @@ Test(segment, memory_of_huge_pages_that_may_run_out_is_refused)
     psd_err_t err = { 0 };
     cr_expect_eq(psd_segment_map(&segment, fd, 1 << 30, &err), PSD_EPROTO);
     cr_expect(strstr(err.text, "another kind"), "%s", err.text);
+}
+
+Test(segment, a_limit_of_file_sizes_is_an_error_and_not_the_end_of_the_process)
+{
+    psd_segment_t segment;
+    psd_err_t err = { 0 };
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 8192, 8192 });
+    cr_expect_eq(psd_segment_make(&segment, 8193, &err), PSD_ESYSTEM);
+    cr_expect(strstr(err.text, "ulimit -f"), "%s", err.text);
+    cr_expect_eq(psd_segment_make(&segment, 8192, &err), PSD_OK);
+    psd_segment_close(&segment);
 }
 
 Test(segment, more_than_any_memory_is_an_error)
