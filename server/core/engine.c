@@ -684,8 +684,8 @@ static double rate_of_round(const psd_engine_t *self)
     return self->config.mode->rate(&p);
 }
 
-/* Close the round: a step from these contributors, or none; then every member may go on to the next. */
-static void close_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, psd_actions_t *out)
+/* The coordinator has closed the round: a step from these contributors, or none; then every member may go on to the next. */
+static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, psd_actions_t *out)
 {
     worker_t *contributor[PSD_MAX_WORKERS];
     uint64_t total = 0;
@@ -732,7 +732,7 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
         else if (self->index)
             psd_actions_finish(in->out, PSD_OK, in->msg->text);
     } else if (in->msg->code & PSD_COMMAND_CLOSE) {
-        close_round(self, in->now_ms, round, in->out);
+        carry_out_round(self, in->now_ms, round, in->out);
     } else {
         self->clock = round->clock;
         install_view(self, round);

@@ -18,7 +18,7 @@
 #include "proto/message.h"
 
 /* The pages are true: the README's commands and example run, its tables are the program's, the protocol's page names what
- * proto/message.h has, and the includes point where ARCHITECTURE.md says. */
+ * proto/message.h has, and includes, libraries and functions are where ARCHITECTURE.md says. */
 
 TestSuite(pages, .timeout = 600);
 
@@ -53,6 +53,10 @@ static char *next_block(const char **at, const char *language)
     *at = end + 3;
     return strndup(start, (size_t)(end - start));
 }
+
+static bool starts(const char *text, const char *with) { return strncmp(text, with, strlen(with)) == 0; }
+
+static bool is_name(char c) { return isalnum((unsigned char)c) || c == '_'; }
 
 /* Run a command of a shell in the source directory with the built programs first in its path; what it wrote is in
  * `output`. */
@@ -234,6 +238,51 @@ Test(pages, names_in_the_architecture_are_in_the_code)
     cr_expect_geq(n, 30);
 }
 
+/* Whether a source defines the name: a function with its body, a type, a macro. A header has it: that is enough. */
+static bool defines(const char *text, const char *name, bool is_header)
+{
+    const size_t n = strlen(name);
+    for (const char *at = text; (at = strstr(at, name)); at += n) {
+        const char *line = at, *after = at + n;
+        if ((at > text && is_name(at[-1])) || is_name(*after))
+            continue;
+        while (line > text && line[-1] != '\n')
+            line--;
+        if (is_header || starts(line, "#define ") || starts(line, "} "))
+            return true;
+        if (*after == '(' && isalpha((unsigned char)*line) && after[strcspn(after, ";{")] == '{')
+            return true;
+        if (at > text + 6 && (starts(at - 7, "struct ") || starts(at - 5, "enum ")) && starts(after, " {"))
+            return true;
+    }
+    return false;
+}
+
+Test(pages, a_function_that_the_architecture_names_with_a_file_is_defined_there)
+{
+    static const char *const between[] = { " (", ", ", " in " };
+    char *piece[4096], *rest = read_page("ARCHITECTURE.md");
+    size_t n = 0;
+    unsigned checked = 0;
+    while ((piece[n] = strsep(&rest, "`")) && n + 1 < sizeof piece / sizeof *piece)
+        n++;
+    for (size_t i = 1; i + 2 < n; i += 2) { /* every other piece is code */
+        const char *name = piece[i], *file = piece[i + 2];
+        const size_t length = strlen(file);
+        bool names = length > 2 && strchr(file, '/') && (!strcmp(file + length - 2, ".c") || !strcmp(file + length - 2, ".h"));
+        names &= strspn(name, "abcdefghijklmnopqrstuvwxyz_0123456789") == strlen(name);
+        bool joined = false;
+        for (size_t b = 0; b < sizeof between / sizeof *between; b++)
+            joined |= !strcmp(piece[i + 1], between[b]) || (*piece[i + 1] == *between[b] && !strcmp(piece[i + 1] + 1, "\n"));
+        if (!names || !joined)
+            continue;
+        cr_expect(defines(read_page(file), name, file[length - 1] == 'h'), "%s does not define %s, as ARCHITECTURE.md says", file,
+                  name);
+        checked++;
+    }
+    cr_expect_geq(checked, 60, "%u", checked);
+}
+
 /* ---- the example in C ---- */
 
 static char directory[] = "/tmp/test_pages_XXXXXX";
@@ -407,18 +456,18 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_program_writes)
 
 /* ---- arrows ---- */
 
-typedef void on_include_fn(const char *file, const char *included);
+typedef void on_file_fn(const char *file);
 
-static void read_includes(const char *name, on_include_fn *check)
+/* The text without what stands between comment marks; changes it. */
+static char *strip_comments(char *text)
 {
-    char *text = read_page(name), *rest = text, *line, included[256];
-    while ((line = strsep(&rest, "\n")))
-        if (sscanf(line, " # include %*1[<\"]%255[^>\"]", included) == 1)
-            check(name, included);
+    for (char *at = text, *end; (at = strstr(at, "/*")) && (end = strstr(at, "*/"));)
+        memmove(at, end + 2, strlen(end + 2) + 1);
+    return text;
 }
 
 /* Every source and header below `folder`. */
-static void walk(const char *folder, on_include_fn *check)
+static void walk(const char *folder, on_file_fn *check)
 {
     char path[600];
     snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, folder);
@@ -430,18 +479,17 @@ static void walk(const char *folder, on_include_fn *check)
         if (entry->d_type == DT_DIR && *entry->d_name != '.')
             walk(path, check);
         else if (dot && (!strcmp(dot, ".c") || !strcmp(dot, ".h")))
-            read_includes(path, check);
+            check(path);
     }
     closedir(dir);
 }
 
-static bool starts(const char *text, const char *with) { return strncmp(text, with, strlen(with)) == 0; }
-
-/* Libraries of their own: psdctl looks at the files that servers write, and trains in one process what a cluster did. */
+/* Libraries of their own: psdctl looks at the files that servers write, asks what a mode means, and trains in one process what a
+ * cluster did. */
 static bool may_all(const char *file, const char *included)
 {
-    static const char *const libraries[] = { "server/checkpoint/checkpoint.h", "worker/reference.h", "worker/setup.h",
-                                             "worker/trace.h" };
+    static const char *const libraries[] = { "server/checkpoint/checkpoint.h", "server/core/mode.h", "worker/reference.h",
+                                             "worker/setup.h", "worker/trace.h" };
     bool may = false;
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
         may |= starts(file, "deploy/") && !strcmp(included, libraries[i]);
@@ -471,18 +519,121 @@ static void check_arrow(const char *file, const char *included)
         for (size_t a = 0; a < sizeof arrows / sizeof *arrows; a++)
             if (starts(included, ours[o]) && starts(file, arrows[a].from) && !may_all(file, included))
                 cr_expect(strstr(arrows[a].to, ours[o]), "%s includes %s", file, included);
-    if (!strcmp(included, "zmq.h"))
-        cr_expect(!strcmp(file, "common/net/transport.c") || !strcmp(file, "common/net/keys.c"), "%s includes it", file);
-    if (strstr(included, ".pb-c.h") || starts(included, "protobuf-c"))
-        cr_expect_str_eq(file, strstr(included, "tfevents") ? "worker/tfevents.c" : "proto/message.c");
     /* The trainer knows the servers through the public header alone. */
     if (starts(file, "worker/") && !is_of_library(file))
         cr_expect(!starts(included, "proto/") && !is_of_library(included), "%s includes %s", file, included);
 }
 
-Test(pages, includes_point_where_the_layers_say)
+static void check_arrows_of(const char *file)
+{
+    char *text = read_page(file), *rest = text, *line, included[256];
+    while ((line = strsep(&rest, "\n")))
+        if (sscanf(line, " # include %*1[<\"]%255[^>\"]", included) == 1)
+            check_arrow(file, included);
+}
+
+static void walk_all(on_file_fn *check)
 {
     static const char *const folders[] = { "common", "proto", "server", "worker", "deploy" };
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
-        walk(folders[i], check_arrow);
+        walk(folders[i], check);
 }
+
+Test(pages, includes_point_where_the_layers_say) { walk_all(check_arrows_of); }
+
+/* A row of ARCHITECTURE.md's table: by what a library is known, and the files and folders where it may be met. */
+typedef struct meeting {
+    char *mark[8], *where[16];
+    bool met[16];
+    size_t n_marks, n_where;
+} meeting_t;
+static meeting_t meeting[32];
+static size_t n_meetings;
+
+/* Words between backticks of one cell. */
+static size_t take_codes(char *cell, char **word, size_t most)
+{
+    size_t n = 0;
+    char *piece;
+    for (bool code = false; (piece = strsep(&cell, "`")); code = !code)
+        if (code) {
+            cr_assert_lt(n, most, "%s", piece);
+            word[n++] = piece;
+        }
+    return n;
+}
+
+static void read_meetings(void)
+{
+    char *rest = strstr(read_page("ARCHITECTURE.md"), "\n| what | known by | where |\n"), *line;
+    cr_assert_not_null(rest, "ARCHITECTURE.md has the table of libraries");
+    for (int heads = 0; heads < 3; heads++) /* with the line end before them */
+        strsep(&rest, "\n");
+    while ((line = strsep(&rest, "\n")) && *line == '|') {
+        meeting_t *m = &meeting[n_meetings++];
+        cr_assert_leq(n_meetings, sizeof meeting / sizeof *meeting);
+        strsep(&line, "|");
+        strsep(&line, "|");
+        m->n_marks = take_codes(strsep(&line, "|"), m->mark, 8);
+        m->n_where = take_codes(strsep(&line, "|"), m->where, 16);
+        cr_assert(m->n_marks && m->n_where);
+    }
+    cr_assert_geq(n_meetings, 10);
+}
+
+/* "uv_*" is the beginning of a name, "open(" a call, "zmq.h" the end of what is included, "curl/" its beginning. */
+static bool has_mark(const char *text, const char *mark)
+{
+    const size_t n = strcspn(mark, "*");
+    const bool is_name_mark = mark[n] == '*' || mark[n - 1] == '(';
+    for (const char *at = text; (at = strstr(at, "#include")) && !is_name_mark; at++) {
+        const size_t length = strcspn(at, "\n");
+        const char *found = memmem(at, length, mark, n);
+        if (found && !is_name(found[-1]))
+            return true;
+    }
+    for (const char *at = text; is_name_mark && (at = memmem(at, strlen(at), mark, n)); at++)
+        if (at == text || !is_name(at[-1]))
+            return true;
+    return false;
+}
+
+/* Whether `file` is the place, lies in it, or is its header. */
+static bool is_at(const char *file, const char *place)
+{
+    const size_t n = strlen(place);
+    return place[n - 1] == '/' ? starts(file, place) : strlen(file) == n && strncmp(file, place, n - 1) == 0;
+}
+
+static void check_meetings_of(const char *file)
+{
+    const char *text = read_page(file);
+    for (meeting_t *m = meeting; m < meeting + n_meetings; m++)
+        for (size_t i = 0; i < m->n_marks; i++) {
+            bool may = !has_mark(text, m->mark[i]);
+            const bool is_free = may;
+            for (size_t k = 0; k < m->n_where && !is_free; k++)
+                if (is_at(file, m->where[k]))
+                    may = m->met[k] = true;
+            cr_expect(may, "%s has %s; ARCHITECTURE.md says where that may be", file, m->mark[i]);
+        }
+}
+
+Test(pages, libraries_and_files_are_met_where_the_architecture_says)
+{
+    read_meetings();
+    walk_all(check_meetings_of);
+    for (const meeting_t *m = meeting; m < meeting + n_meetings; m++)
+        for (size_t k = 0; k < m->n_where; k++)
+            cr_expect(m->met[k], "ARCHITECTURE.md: %s is not met in %s", m->mark[0], m->where[k]);
+}
+
+/* The modes are named in their own folder and among the options: whoever wants to know asks a mode's row. */
+static void check_that_no_mode_is_named(const char *file)
+{
+    const char *text = strip_comments(read_page(file));
+    if (!starts(file, "server/core/modes/"))
+        cr_expect(!strstr(text, "\"bsp\"") && !strstr(text, "\"asp\""), "%s names a mode: ask its row (server/core/mode.h)", file);
+}
+
+Test(pages, no_source_but_the_modes_own_knows_a_mode_by_its_name) { walk_all(check_that_no_mode_is_named); }

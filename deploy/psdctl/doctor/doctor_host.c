@@ -1,6 +1,5 @@
 /* doctor_host.c - this program and this machine. */
 #include <inttypes.h>
-#include <curl/curl.h>
 #include <jansson.h>
 #include <sched.h>
 #include <sodium.h>
@@ -18,6 +17,7 @@
 #include "common/optim/optimizer.h"
 #include "common/net/transport.h"
 #include "deploy/psdctl/doctor/doctor.h"
+#include "deploy/psdctl/inspect/http.h"
 
 #define TEXT_OF(x) #x
 #define TEXT(x)    TEXT_OF(x)
@@ -77,7 +77,9 @@ void psd_check_libraries(psd_findings_t *findings, const psd_options_t *options,
 {
     (void)options, (void)has_job;
     char zmq_built[24], zmq_runs[24];
+    const char *curl_built, *curl_runs;
     psd_net_versions(zmq_built, zmq_runs);
+    psd_http_versions(&curl_built, &curl_runs);
     const struct {
         const char *name, *built, *runs;
     } libraries[] = {
@@ -86,7 +88,7 @@ void psd_check_libraries(psd_findings_t *findings, const psd_options_t *options,
         { "libsodium", SODIUM_VERSION_STRING, sodium_version_string() },
         { "jansson", JANSSON_VERSION, jansson_version_str() },
         { "zlib", ZLIB_VERSION, zlibVersion() },
-        { "libcurl", LIBCURL_VERSION, curl_version_info(CURLVERSION_NOW)->version },
+        { "libcurl", curl_built, curl_runs },
     };
     char all[256] = "";
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {

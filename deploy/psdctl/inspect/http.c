@@ -28,6 +28,12 @@ struct psd_http {
     bool is_over; /* if it has */
 };
 
+void psd_http_versions(const char **built, const char **runs)
+{
+    *built = LIBCURL_VERSION;
+    *runs = curl_version_info(CURLVERSION_NOW)->version;
+}
+
 static uint64_t now_ms(void)
 {
     struct timespec t;

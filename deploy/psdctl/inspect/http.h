@@ -6,6 +6,9 @@
 
 #include "common/base/err.h"
 
+/* libcurl's version, as it was when this was built and as it is now; both live as long as the process. */
+void psd_http_versions(const char **built, const char **runs);
+
 #define PSD_CTL_URL "127.0.0.1:7471" /* where a server on this machine answers unless it was told another place */
 
 typedef struct psd_http psd_http_t;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "deploy/psdctl/run/run.h"
+#include "server/core/mode.h"
 #include "worker/reference.h"
 #include "worker/trace.h"
 
@@ -161,7 +162,7 @@ static int prepare(verify_t *self, psd_err_t *err)
     const int64_t least = psd_options_int(self->options, PSD_OPT_workers_min),
                   want = psd_options_int(self->options, PSD_OPT_workers_want);
     self->world = (uint32_t)(want > least ? want : least);
-    if (strcmp(psd_options_string(self->options, PSD_OPT_sync_mode), "bsp"))
+    if (!psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, PSD_OPT_sync_mode))))
         return refuse(err, "only bsp has one right result: in asp it depends on who comes first; set sync.mode to bsp");
     if (psd_options_file_is_stream(self->options))
         return refuse(err, "a job file that verify gets by a pipe cannot be read twice; write it to a file");

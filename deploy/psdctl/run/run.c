@@ -29,6 +29,7 @@
 #include "deploy/psdctl/run/restarts.h"
 #include "deploy/psdctl/run/summary.h"
 #include "deploy/psdctl/verb.h"
+#include "server/core/mode.h"
 
 enum {
     GRACE_MS = 8000,    /* for workers to stop; then the servers; */
@@ -747,7 +748,7 @@ static int prepare(run_t *run, bool is_far, psd_err_t *err)
     run->restarts = psd_options_int(run->options, PSD_OPT_restarts);
     run->has_checkpoints = *psd_options_string(run->options, PSD_OPT_checkpoint_dir);
     run->drops = strcmp(psd_options_string(run->options, PSD_OPT_workers_lost), "drop") == 0;
-    run->in_rounds = strcmp(psd_options_string(run->options, PSD_OPT_sync_mode), "bsp") == 0;
+    run->in_rounds = psd_mode_has_rounds(psd_mode_find(psd_options_string(run->options, PSD_OPT_sync_mode)));
     run->post = calloc(n_posts(run), sizeof *run->post);
     if (!(run->live = psd_live_new(run->options, run->plan.n_workers, err)))
         return PSD_ENOMEM;
