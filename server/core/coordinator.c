@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "common/base/absence.h"
-#include "common/base/logtext.h"
 #include "common/base/rng.h"
+#include "server/core/admission.h"
 #include "server/core/failure.h"
 #include "server/core/journal.h"
 #include "server/core/saves.h"
@@ -384,14 +384,6 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     decide(self, now_ms, &round, PSD_COMMAND_CLOSE, out);
     if (round.apply)
         await_totals(self);
-}
-
-/* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and who
- * comes for a lost one takes its id: the others have cut their shares of the batch already. */
-static bool is_fixed(const psd_coordinator_t *self)
-{
-    return self->config.checkpoints && psd_mode_has_rounds(self->config.mode) &&
-           self->config.workers_min == self->config.workers_want;
 }
 
 /* ---- failing ---- */
@@ -773,39 +765,12 @@ static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_ac
     psd_buf_unref(&body);
 }
 
-/* Whether every place of a fixed number is taken, or was until its work was done. */
-static bool is_full(const psd_coordinator_t *self)
+/* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and a replacement of a lost one
+ * takes its id: the others have cut their shares of the batch already. */
+static bool is_fixed(const psd_coordinator_t *self)
 {
-    uint32_t taken = 0;
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        taken += psd_worker_is_here(&self->members.row[i]) || self->members.row[i].finished;
-    return is_fixed(self) && taken >= self->config.workers_want;
-}
-
-/* A row for a new worker called `name`; NULL, and in `why` what it has to wait for, when there is none yet. */
-static psd_worker_row_t *find_place(psd_coordinator_t *self, uint64_t now_ms, const psd_msg_t *hello, uint32_t user,
-                                    const char *name, char *why, size_t n)
-{
-    if (!psd_servers_all_joined(&self->servers)) {
-        char missing[256] = "";
-        psd_servers_list_missing(&self->servers, missing, sizeof missing);
-        snprintf(why, n, "waiting for servers: missing %s of %u", missing, self->config.n_servers);
-        return NULL;
-    }
-    if (is_full(self)) {
-        snprintf(why, n, "all %u places are taken; a worker that is lost frees its own", self->config.workers_want);
-        return NULL;
-    }
-    psd_worker_row_t *row = psd_membership_admit(&self->members, hello->code, user);
-    if (row)
-        return row;
-    const psd_worker_row_t *held = hello->code && hello->code <= PSD_MAX_WORKERS ? &self->members.row[hello->code - 1] : NULL;
-    if (held)
-        snprintf(why, n, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %.120s", hello->code - 1, held->name,
-                 now_ms - held->heard_ms, name);
-    else
-        snprintf(why, n, "all %u worker ids are in use", PSD_MAX_WORKERS);
-    return NULL;
+    return self->config.checkpoints && psd_mode_has_rounds(self->config.mode) &&
+           self->config.workers_min == self->config.workers_want;
 }
 
 /* Whether a hello is for this job; else it is refused. */
@@ -819,59 +784,38 @@ static bool is_of_this_job(psd_coordinator_t *self, const psd_heard_t *in, const
 
 static void on_hello(psd_coordinator_t *self, const psd_heard_t *in)
 {
-    const psd_hello_t *hello = psd_body_hello(in->payload);
-    const char *name = hello->name;
-    if (!is_of_this_job(self, in, hello->job))
+    const psd_hello_t *body = psd_body_hello(in->payload);
+    const psd_worker_hello_t hello = { .from = in->from, .nonce = in->msg->seq, .wanted = in->msg->code, .name = body->name };
+    const bool over = self->state == PSD_JOB_FINISHED || self->ending;
+    const char *how = self->stopped ? "was stopped" : "is finished";
+    const psd_admission_look_t look = { .job = self->job,
+                                        .over = over ? how : NULL,
+                                        .servers = &self->servers,
+                                        .places = is_fixed(self) ? self->config.workers_want : 0 };
+    psd_admission_t admission;
+    if (!is_of_this_job(self, in, body->job))
         return;
-    if (!psd_logtext_is_plain(name, strlen(name))) {
-        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_CONFIG, in->out,
-               "\"%.80s\" cannot be a worker's name: it is one word of at most "
-               "%d bytes, without quotes, = or backslash",
-               name, PSD_MAX_NAME - 1);
-        return;
-    }
-    const uint32_t user = psd_peer_user(in->from);
-    psd_worker_row_t *row = psd_membership_by_nonce(&self->members, in->msg->seq);
-    const psd_worker_row_t *wanted = row                                                 ? row
-                                     : in->msg->code && in->msg->code <= PSD_MAX_WORKERS ? &self->members.row[in->msg->code - 1]
-                                                                                         : NULL;
-    if (wanted && psd_worker_is_anothers(wanted, user)) {
-        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_WORKER, in->out, "worker %u is another user's", wanted->id);
-        return;
-    }
-    if (!row && (self->state == PSD_JOB_FINISHED || self->ending)) {
-        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_JOB, in->out, self->stopped ? "job %s was stopped" : "job %s is finished",
-               self->job);
-        return;
-    }
-    if (row && !psd_worker_is_here(row)) {
-        tell_fenced(self, in->from, row, row->incarnation, in->out);
-        return;
-    }
-    if (row) {
-        row->peer = in->from;
-        row->heard_ms = in->now_ms;
+    psd_admission_judge(&admission, &look, &self->members, in->now_ms, &hello);
+    const psd_worker_row_t *row = admission.row;
+    switch (admission.verdict) {
+    case PSD_ADMISSION_NEW:
+        psd_actions_log(in->out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, row->id, row->name,
+                        row->incarnation);
         welcome(self, row, in->out);
-        return;
+        break;
+    case PSD_ADMISSION_KNOWN:
+        welcome(self, row, in->out);
+        break;
+    case PSD_ADMISSION_WAITS:
+        tell_to_wait(self, in->from, in->msg->seq, admission.why, in->out);
+        break;
+    case PSD_ADMISSION_FENCED:
+        tell_fenced(self, in->from, row, row->incarnation, in->out);
+        break;
+    case PSD_ADMISSION_REFUSED:
+        refuse(self, in->from, in->msg->seq, admission.refusal, in->out, "%s", admission.why);
+        break;
     }
-    char why[PSD_MAX_TEXT / 2];
-    row = find_place(self, in->now_ms, in->msg, user, name, why, sizeof why);
-    if (!row) {
-        tell_to_wait(self, in->from, in->msg->seq, why, in->out);
-        return;
-    }
-    uint64_t incarnation = row->incarnation + 1;
-    uint32_t id = row->id;
-    *row = (psd_worker_row_t){ .id = id,
-                               .state = PSD_WORKER_JOINING,
-                               .incarnation = incarnation,
-                               .peer = in->from,
-                               .user = user,
-                               .nonce = in->msg->seq,
-                               .heard_ms = in->now_ms };
-    snprintf(row->name, sizeof row->name, "%s", name);
-    psd_actions_log(in->out, PSD_LEVEL_DEBUG, "worker.hello", "worker=%u name=%s incarnation=%" PRIu64, id, row->name, incarnation);
-    welcome(self, row, in->out);
 }
 
 static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
@@ -1283,8 +1227,7 @@ static void on_worker_message(psd_coordinator_t *self, member_fn *take, const ps
         fenced->seq = 0;                  /* the nonce is its holder's alone */
         return;
     }
-    row->peer = in->from; /* a connection that was lost and made again has another name */
-    row->heard_ms = in->now_ms;
+    psd_worker_hears_from(row, in->from, in->now_ms);
     if (in->msg->clock > row->clock)
         row->clock = in->msg->clock;
     take(self, row, in);

@@ -59,6 +59,24 @@ psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted, 
     return row ? row : free_row(self, 0, PSD_MAX_WORKERS, user, true);
 }
 
+void psd_worker_begin_life(psd_worker_row_t *row, psd_peer_t peer, uint64_t nonce, const char *name, uint64_t now_ms)
+{
+    *row = (psd_worker_row_t){ .id = row->id,
+                               .state = PSD_WORKER_JOINING,
+                               .incarnation = row->incarnation + 1,
+                               .peer = peer,
+                               .user = psd_peer_user(peer),
+                               .nonce = nonce,
+                               .heard_ms = now_ms };
+    snprintf(row->name, sizeof row->name, "%s", name);
+}
+
+void psd_worker_hears_from(psd_worker_row_t *row, psd_peer_t peer, uint64_t now_ms)
+{
+    row->peer = peer;
+    row->heard_ms = now_ms;
+}
+
 uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t state)
 {
     uint32_t n = 0;

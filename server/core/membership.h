@@ -1,5 +1,7 @@
-/* membership.h - which workers are here, how far each has come, and when silence means gone. A plain table: the
- * coordinator asks and decides. Rows are kept for ever, so that an incarnation is never given twice. */
+/* membership.h - the table of workers: which are here, how far each has come, and who may have an id. The coordinator asks and
+ * decides. Rows are kept for ever, so that psd_worker_begin_life never gives an incarnation twice.
+ *
+ * Pure; times are in milliseconds of the caller's clock. One thread. */
 #pragma once
 
 #include <stdbool.h>
@@ -58,6 +60,13 @@ psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce
  * finished only when there is no other, for that it has finished is forgotten then. NULL when the wanted one is in use or
  * another user's, or all are. */
 psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted, uint32_t user);
+
+/* A worker begins a life in a row that psd_membership_admit gave: its incarnation is one more than the last that the row had. `name`
+ * is below PSD_MAX_NAME bytes. */
+void psd_worker_begin_life(psd_worker_row_t *row, psd_peer_t peer, uint64_t nonce, const char *name, uint64_t now_ms);
+
+/* The worker has said something over connection `peer`: one that was lost and made again has another number. */
+void psd_worker_hears_from(psd_worker_row_t *row, psd_peer_t peer, uint64_t now_ms);
 
 /* Whether an id was ever held by another user. */
 bool psd_worker_is_anothers(const psd_worker_row_t *row, uint32_t user);

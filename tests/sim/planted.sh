@@ -60,8 +60,8 @@ plant "rename: the file is not flushed before" common/system/durable.c \
 plant "rename: the directory is not flushed" common/system/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'
 plant "run: every other run has the number of the first" server/core/coordinator.c \
     's/self->config.job_id = psd_splitmix64\(&seed\) \| 1;/self->config.job_id = seed ^ 4;/'
-plant "incarnation: each life is the first" server/core/coordinator.c \
-    's/uint64_t incarnation = row->incarnation \+ 1;/uint64_t incarnation = 1;/'
+plant "incarnation: each life is the first" server/core/membership.c \
+    's/\.incarnation = row->incarnation \+ 1,/.incarnation = 1,/'
 plant "fence: a push is refused as a zombie's, and counts" server/core/engine.c \
     's/^    double norm2 = 0;$/    if (in->msg->clock == 2)\n        fence(self, in->from, in->msg, in->out);\n&/'
 plant "rounds: a shard counts two for one" server/core/engine.c \
