@@ -61,6 +61,7 @@ struct psd_session {
     psd_partition_t map;
     psd_feedback_t *feedback; /* NULL: gradients are pushed as they are */
     float **data;             /* tensors' weights, the caller's */
+    float **initial;          /* their initial values, until a step is made; NULL: they are in `data` */
     bool registered;          /* the coordinator has our list */
 
     uint64_t clock;         /* of the next or the open exchange, from 1 */
@@ -113,6 +114,29 @@ static void forget_map(psd_session_t *self)
     }
 }
 
+/* Weights that come in a code take the place of the initial values and are no longer these: they are kept for servers that begin another
+ * run before the first step. */
+static bool keep_initial(psd_session_t *self)
+{
+    if (psd_coding_is_lossless(&self->cluster->settings.codings.pull))
+        return true;
+    bool ok = (self->initial = calloc(self->list.n, sizeof *self->initial)) != NULL;
+    for (uint32_t i = 0; ok && i < self->list.n; i++) {
+        const size_t n_bytes = self->list.tensor[i].n_elements * sizeof(float);
+        if ((ok = (self->initial[i] = malloc(n_bytes)) != NULL))
+            memcpy(self->initial[i], self->data[i], n_bytes);
+    }
+    return ok;
+}
+
+static void forget_initial(psd_session_t *self)
+{
+    for (uint32_t i = 0; self->initial && i < self->list.n; i++)
+        free(self->initial[i]);
+    free(self->initial);
+    self->initial = NULL;
+}
+
 void psd_session_destroy(psd_session_t **self_p)
 {
     psd_session_t *self = *self_p;
@@ -120,6 +144,7 @@ void psd_session_destroy(psd_session_t **self_p)
     if (!self)
         return;
     forget_map(self);
+    forget_initial(self);
     psd_tensors_clear(&self->list);
     free(self->data);
     free(self->gradient);
@@ -462,6 +487,8 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
     if (!self->data || !self->slow || !self->gradient || psd_tensors_copy(&self->list, list) != PSD_OK)
         return psd_err_set(err, PSD_ENOMEM, "no memory for a list of %u tensors", list->n);
     memcpy(self->data, data, list->n * sizeof *data);
+    if (!keep_initial(self))
+        return psd_err_set(err, PSD_ENOMEM, "no memory for the initial values of %u tensors", list->n);
     return enrol(self, now_ms, out, err);
 }
 
@@ -713,7 +740,7 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
     for (uint32_t p = 0; p < real_parts(self, s); p++) {
         if (!psd_bitmap_get(in->payload->data, p))
             continue;
-        psd_buf_t *values = gather(self, s, p, (const float *const *)self->data, 0);
+        psd_buf_t *values = gather(self, s, p, (const float *const *)(self->initial ? self->initial : self->data), 0);
         describe_part(self, s, p, PSD_CODEC_F32, psd_crc32c(values->data, values->n_bytes),
                       send_to(self, s, PSD_MSG_INIT, values, in->out));
         self->moved++;
@@ -831,6 +858,8 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
                         " reason=\"codec.push keeps what it loses with the worker, and this one begins anew\"",
                         self->worker, self->clock);
     }
+    if (self->clock > 1)
+        forget_initial(self);
     self->phase = PSD_PHASE_READY;
     self->weights_ms = in->now_ms;
 }

@@ -68,6 +68,12 @@ sim_config_t sim_config_of_seed(uint64_t seed)
     static const uint32_t sizes[] = { 1, 1500, 0 }; /* a message per chunk, some chunks in one, all in one */
     uint64_t other = seed ^ 0x9A275;
     config.part_elements = sizes[psd_splitmix64(&other) % 3];
+    static const char *const codecs[] = { "bf16", "int8", "topk(0.1)", "sign" };
+    const uint64_t push = psd_splitmix64(&other) % 8, pull = psd_splitmix64(&other) % 6;
+    if (config.mode[0] == 'b' && push < 4)
+        config.push = codecs[push];
+    if (config.mode[0] == 'b' && pull < 2)
+        config.pull = codecs[pull];
     return config;
 }
 

@@ -54,6 +54,11 @@ static void keep_gradient(const sim_t *self, push_t *push, float *const *g)
         memcpy(to, g[t], self->list.tensor[t].n_elements * sizeof *to);
 }
 
+bool sim_is_nonfinite(const sim_t *self, const push_t *push)
+{
+    return push->rank == 0 && self->config.nonfinite_clock == push->clock;
+}
+
 push_t *sim_begin_push(sim_t *self, uint32_t w)
 {
     sim_worker_t *me = &self->worker[w];
@@ -71,7 +76,7 @@ push_t *sim_begin_push(sim_t *self, uint32_t w)
                       .samples = sim_slice(at.rank, at.world) };
     for (uint32_t t = 0; t < self->list.n; t++)
         sim_make_gradient(self, me->w[t], me->g[t], self->list.tensor[t].n_elements, t, at.clock, at.rank, at.world);
-    if (at.rank == 0 && self->config.nonfinite_clock == at.clock)
+    if (sim_is_nonfinite(self, push))
         me->g[0][0] = NAN;
     if (!psd_mode_has_rounds(self->mode))
         keep_gradient(self, push, me->g);

@@ -63,7 +63,7 @@ plant "run: every other run has the number of the first" server/core/coordinator
 plant "incarnation: each life is the first" server/core/membership.c \
     's/\.incarnation = row->incarnation \+ 1,/.incarnation = 1,/'
 plant "fence: a push is refused as a zombie's, and counts" server/core/engine.c \
-    's/^    double norm2 = 0;$/    if (in->msg->clock == 2)\n        fence(self, in->from, in->msg, in->out);\n&/'
+    's/^    double norm2;$/    if (in->msg->clock == 2)\n        fence(self, in->from, in->msg, in->out);\n&/'
 plant "rounds: a shard counts two for one" server/core/engine.c \
     's/^    self->clock = round->clock;/    self->clock = round->clock + (round->clock == 2 \&\& self->index == 1);/'
 plant "memory: what was parked is not let go" server/core/inbox.c \
@@ -78,4 +78,8 @@ plant "liveness: what was lost of the log is not repeated" server/core/journal.c
     's/now_ms < self->shard\[shard\].sent_ms \+ PSD_JOURNAL_REPEAT_MS/now_ms >= self->shard[shard].sent_ms/'
 plant "passes: a chunk counts twice when another shard has told first" server/core/totals.c \
     's/self->told \|= UINT64_C\(1\) << shard;/&\n    if (self->told == 2)\n        self->sum[0] *= 2;/'
+plant "codec: a part that is asked for again is encoded again" worker/feedback.c \
+    's/^    if \(!part->is_coded\)$/    psd_buf_unref(\&part->code.payload);/'
+plant "codec: what is not finite takes the residual with it" worker/feedback.c \
+    's/^    return self->is_finite;$/    return self->is_finite || !memset(self->part[0][0].residual, 0, sizeof(float) * self->map->part[0][0].n);/'
 exit $missed

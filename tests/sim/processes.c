@@ -177,11 +177,13 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,
                                    .rule = self->rule,
                                    .clip = self->clip,
+                                   .codings = self->codings,
                                    .mode = self->mode,
                                    .lr_rule = psd_lr_rule_find("none") };
     psd_job_settings_t settings = { .text = "sim",
                                     .clip_value = self->clip.value,
                                     .clip_norm = self->clip.norm,
+                                    .codings = self->codings,
                                     .lease_ms = 1000,
                                     .has_slow = self->rule.lookahead,
                                     .in_rounds = psd_mode_has_rounds(self->mode),

@@ -50,8 +50,10 @@ static void on_abort(int number)
 
 static void tell_failure(uint64_t seed, const sim_config_t *config, const sim_result_t *result)
 {
-    printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, delay %u ms, %" PRIu64 " simulated ms\n ", seed, result->why,
-           config->mode, config->servers, config->workers, config->rule, config->delay_ms, result->ended_ms);
+    printf("seed %" PRIu64 ": %s\n  %s, %u servers, %u workers, %s, gradients in %s, weights in %s, delay %u ms, %" PRIu64
+           " simulated ms\n ",
+           seed, result->why, config->mode, config->servers, config->workers, config->rule, config->push ? config->push : "f32",
+           config->pull ? config->pull : "f32", config->delay_ms, result->ended_ms);
     for (int f = 0; f < SIM_N_FAULTS; f++)
         if (config->chance[f] > 0)
             printf(" %s=%" PRIu64, sim_fault_name((sim_fault_t)f), result->done[f]);

@@ -1,5 +1,8 @@
 /* reference.c - the weights that a single process comes to along the pushes that count, and whether each
  * shard has them. */
+#include <assert.h>
+#include <math.h>
+
 #include "common/optim/whole.h"
 #include "tests/sim/sim_state.h"
 
@@ -7,6 +10,12 @@
 typedef struct reference {
     float *w[MAX_TENSORS], *slot[MAX_TENSORS][PSD_MAX_SLOTS], *g[MAX_TENSORS][SIM_MAX_WORKERS];
     psd_rule_state_t state[MAX_TENSORS];
+    float *held[MAX_TENSORS]; /* the weights as workers get them */
+    uint64_t clock;           /* of the round that was made last */
+    struct kept {             /* what coding its gradients has cost a worker, in this life of it */
+        uint64_t run, incarnation;
+        float *residual[MAX_TENSORS];
+    } kept[SIM_MAX_WORKERS];
 } reference_t;
 
 static void reference_new(const sim_t *self, reference_t *r)
@@ -19,6 +28,9 @@ static void reference_new(const sim_t *self, reference_t *r)
             r->slot[t][i] = calloc(n, sizeof(float));
         for (uint32_t k = 0; k < SIM_MAX_WORKERS; k++)
             r->g[t][k] = calloc(n, sizeof(float));
+        for (size_t k = 0; k < sizeof r->kept / sizeof *r->kept; k++)
+            r->kept[k].residual[t] = calloc(n, sizeof(float));
+        r->held[t] = calloc(n, sizeof(float));
     }
     sim_initial_weights(self, r->w);
     for (uint32_t t = 0; t < self->list.n; t++)
@@ -33,6 +45,9 @@ static void reference_free(const sim_t *self, reference_t *r)
             free(r->slot[t][i]);
         for (uint32_t k = 0; k < SIM_MAX_WORKERS; k++)
             free(r->g[t][k]);
+        for (size_t k = 0; k < sizeof r->kept / sizeof *r->kept; k++)
+            free(r->kept[k].residual[t]);
+        free(r->held[t]);
     }
 }
 
@@ -41,6 +56,56 @@ static void tensors_of(const sim_t *self, reference_t *r, psd_whole_t whole[MAX_
 {
     for (uint32_t t = 0; t < self->list.n; t++)
         whole[t] = (psd_whole_t){ .n = self->list.tensor[t].n_elements, .w = r->w[t], .slot = r->slot[t], .state = &r->state[t] };
+}
+
+static void sizes_of(const sim_t *self, uint64_t size[MAX_TENSORS])
+{
+    for (uint32_t t = 0; t < self->list.n; t++)
+        size[t] = self->list.tensor[t].n_elements;
+}
+
+/* Every worker gets the weights. */
+static void pull(const sim_t *self, reference_t *r)
+{
+    uint64_t size[MAX_TENSORS];
+    sizes_of(self, size);
+    for (uint32_t t = 0; t < self->list.n; t++)
+        memcpy(r->held[t], r->w[t], size[t] * sizeof(float));
+    psd_whole_code(&self->codings.pull, size, self->list.n, r->held, NULL);
+}
+
+/* The gradient of a push, from the weights that are held, as it arrives: in r->g[..][k]. */
+static void make_push(const sim_t *self, reference_t *r, const push_t *push, size_t k)
+{
+    uint64_t size[MAX_TENSORS];
+    float *g[MAX_TENSORS];
+    sizes_of(self, size);
+    for (uint32_t t = 0; t < self->list.n; t++)
+        sim_make_gradient(self, r->held[t], g[t] = r->g[t][k], size[t], t, push->clock, push->rank, push->world);
+    if (sim_is_nonfinite(self, push))
+        g[0][0] = NAN;
+    psd_whole_code(&self->codings.push, size, self->list.n, g, r->kept[push->worker].residual);
+}
+
+/* What the worker has kept from the rounds since the last step: it pushed in those that made none, too. Another life of it, or another
+ * run of the servers, has kept nothing. */
+static void catch_up(sim_t *self, reference_t *r, const applied_t *a, size_t k)
+{
+    assert(a->worker < SIM_MAX_WORKERS && "ids are those of the workers");
+    struct kept *kept = &r->kept[a->worker];
+    if (kept->run != a->run || kept->incarnation != a->incarnation) {
+        self->result->resets += !psd_coding_is_lossless(&self->codings.push) && a->clock > 1;
+        for (uint32_t t = 0; t < self->list.n; t++)
+            memset(kept->residual[t], 0, self->list.tensor[t].n_elements * sizeof(float));
+    }
+    kept->run = a->run;
+    kept->incarnation = a->incarnation;
+    for (uint64_t clock = r->clock + 1; clock < a->clock; clock++) {
+        const push_t *push =
+            sim_find_push(self, &(applied_t){ .run = a->run, .clock = clock, .incarnation = a->incarnation, .worker = a->worker });
+        if (push)
+            make_push(self, r, push, k);
+    }
 }
 
 /* One bsp round: `a[0..n)` are its contributors in rank order. */
@@ -58,12 +123,13 @@ static void reference_round(sim_t *self, reference_t *r, const applied_t *a, siz
         }
         total += push[k]->samples;
     }
+    pull(self, r);
     for (size_t k = 0; k < n; k++) {
         weight[k] = (double)push[k]->samples / (double)total;
-        for (uint32_t t = 0; t < self->list.n; t++)
-            sim_make_gradient(self, r->w[t], r->g[t][k], self->list.tensor[t].n_elements, t, push[k]->clock, push[k]->rank,
-                              push[k]->world);
+        catch_up(self, r, &a[k], k);
+        make_push(self, r, push[k], k);
     }
+    r->clock = a[0].clock;
     for (uint32_t t = 0; t < self->list.n; t++)
         whole[t].gradient = (const float *const *)r->g[t];
     psd_whole_step(&self->rule, &self->clip, whole, self->list.n, weight, n, psd_rule_lr(&self->rule));

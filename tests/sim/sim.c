@@ -135,8 +135,10 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
     self->now_ms = START_MS;
     self->mode = psd_mode_find(config->mode);
     self->clip = (psd_clip_t){ .value = config->clip_value, .norm = config->clip_norm };
-    if (!self->mode || psd_rule_parse(&self->rule, config->rule, NULL) != PSD_OK) {
-        sim_broken(self, "no such mode or rule: %s, %s", config->mode, config->rule);
+    const bool coded = (!config->push || psd_coding_parse(&self->codings.push, config->push, NULL) == PSD_OK) &&
+                       (!config->pull || psd_coding_parse(&self->codings.pull, config->pull, NULL) == PSD_OK);
+    if (!coded || !self->mode || psd_rule_parse(&self->rule, config->rule, NULL) != PSD_OK) {
+        sim_broken(self, "no such mode, rule or codec: %s, %s", config->mode, config->rule);
         free(self);
         return;
     }
@@ -157,7 +159,7 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
 void sim_run_and_compare(const sim_config_t *config, sim_result_t *result)
 {
     sim_run(config, result);
-    if (!result->ok || !config->all_must_stay)
+    if (!result->ok || !config->all_must_stay || result->resets)
         return;
     sim_config_t calm = *config;
     sim_result_t expected;

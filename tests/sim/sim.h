@@ -44,6 +44,7 @@ typedef struct sim_config {
     uint32_t servers, workers;
     const char *mode;             /* "bsp" or "asp" */
     const char *rule;             /* optimizer */
+    const char *push, *pull;      /* codecs of gradients (bsp) and of weights; NULL: f32 */
     double clip_value, clip_norm; /* bounds of the summed gradient; 0: none */
     uint32_t part_elements;       /* most of a part; 0: as many as a message carries */
     uint32_t rounds;              /* each worker leaves when its clock has passed this */
@@ -69,6 +70,7 @@ typedef struct sim_result {
     uint64_t messages[SIM_MAX_WORKERS]; /* sent by each worker */
     uint64_t done[SIM_N_FAULTS];        /* how often each fault has struck */
     uint64_t total_messages, saves, restores, fallbacks, steps, skipped;
+    uint64_t resets;            /* workers whose residual began at 0 while the job was under way, and was pushed from */
     uint64_t ended_ms;          /* simulated time */
     uint64_t longest_gap_ms;    /* between two closed rounds, after the first */
     uint32_t with_last_weights; /* workers that have held the weights of the last round, one bit each */
@@ -83,7 +85,7 @@ typedef struct sim_result {
 void sim_run(const sim_config_t *config, sim_result_t *result);
 
 /* The same, and where rounds wait for every worker: the final weights must be those of the run without any
- * fault. */
+ * fault. Of gradients in a code that loses something they are so only where no worker has lost its residual. */
 void sim_run_and_compare(const sim_config_t *config, sim_result_t *result);
 
 /* The cluster that a seed stands for, with loss, repetition, kills and failing flushes. */

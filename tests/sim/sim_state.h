@@ -141,6 +141,7 @@ typedef struct sim {
     size_t n, capacity;
     psd_rule_t rule;
     psd_clip_t clip;
+    psd_codings_t codings;
     const psd_mode_t *mode;
     psd_tensor_list_t list;
     sim_server_t server[SIM_MAX_SERVERS];
@@ -243,6 +244,9 @@ size_t sim_model_size(const sim_t *self);
 
 /* Compute the gradient that the worker pushes next, and remember it; `run` is for the caller to fill in. */
 push_t *sim_begin_push(sim_t *self, uint32_t w);
+
+/* Whether that gradient holds a NaN. */
+bool sim_is_nonfinite(const sim_t *self, const push_t *push);
 const push_t *sim_find_push(const sim_t *self, const applied_t *a);
 
 /* -- promises.c */

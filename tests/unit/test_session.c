@@ -466,3 +466,26 @@ Test(session, a_gradient_that_no_code_can_say_is_pushed_as_0_and_said_to_be_so, 
     for (size_t i = 0; i < pushed()->n_bytes; i++)
         cr_expect_eq(((const uint8_t *)pushed()->data)[i], 0);
 }
+
+Test(session, initial_values_are_told_as_they_were_after_weights_in_a_code_have_come, .fini = teardown)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    float *const data[] = { weights };
+    const float initial[] = { 1.001f, 2 };
+    codings = (psd_codings_t){ .pull = { psd_codec_find("bf16"), 0 } };
+    memcpy(weights, initial, sizeof weights);
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0 });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ 1, &tensor }, data, &out, &err), PSD_OK);
+    send_weights(RUN, 0, 1, 2); /* rounded */
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    refuse_run();
+    welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
+    psd_msg_t wanted = message(PSD_MSG_INIT_WANTED, NEXT_RUN);
+    wanted.parts = wanted.seq = 1;
+    say(&wanted, &(uint8_t[]){ 1 }, 1);
+    cr_assert_not_null(sent(PSD_MSG_INIT));
+    cr_expect_eq(sent(PSD_MSG_INIT)->checksum, psd_crc32c(initial, sizeof initial));
+}

@@ -117,6 +117,52 @@ Test(sim, a_gradient_with_a_nan_skips_the_round_on_every_shard)
     cr_assert_eq(result.steps, config.rounds - 1);
 }
 
+Test(sim, weights_in_codes_are_the_same_bits_for_any_servers_delays_losses_and_parts)
+{
+    static const char *const codecs[] = { "bf16", "int8", "topk(0.05)", "sign" };
+    const sim_config_t without = cluster(1, 3, "adam(lr=0.01)");
+    const uint64_t plain = run(&without).weights_hash;
+    for (size_t i = 0; i < 8; i++) {
+        sim_config_t config = cluster(1, 3, "adam(lr=0.01)");
+        config.push = codecs[i % 4];
+        config.pull = i < 4 ? NULL : codecs[i % 2];
+        const uint64_t expected = run(&config).weights_hash;
+        cr_expect_neq(expected, plain, "%s", config.push);
+        config.chance[SIM_LOSE] = 0.05;
+        config.chance[SIM_REPEAT] = 0.2;
+        for (uint32_t servers = 1; servers <= 3; servers++)
+            for (uint32_t parts = 0; parts < 2; parts++) {
+                config.servers = servers;
+                config.part_elements = parts;
+                config.seed++;
+                const sim_result_t result = run(&config);
+                cr_expect_eq(result.weights_hash, expected, "%s, %u servers", config.push, servers);
+                cr_expect_eq(result.resets, 0);
+            }
+    }
+}
+
+Test(sim, a_nan_skips_a_round_of_codes_and_what_the_others_lose_in_it_comes_later)
+{
+    sim_config_t config = cluster(3, 3, "adam(lr=0.01)");
+    config.push = "sign";
+    config.nonfinite_clock = 3;
+    sim_result_t result = run(&config);
+    cr_assert_eq(result.skipped, 1);
+    cr_assert_eq(result.steps, config.rounds - 1);
+}
+
+Test(sim, a_worker_that_is_replaced_begins_its_residual_anew)
+{
+    sim_config_t config = cluster(2, 3, "adam(lr=0.01)");
+    config.push = "int8";
+    config.rounds = 12;
+    config.kill_worker = 2;
+    config.kill_at = 30;
+    config.revive = config.all_must_stay = true;
+    cr_expect_gt(run(&config).resets, 0);
+}
+
 Test(sim, messages_that_come_twice_count_once)
 {
     sim_config_t config = cluster(2, 3, "sgd(lr=0.1)");
