@@ -146,6 +146,10 @@ static void lie_before(liar_t *self, void *socket, const psd_msg_t *push, const 
         lie.incarnation--;
         tell(self, socket, PSD_REFUSAL_INCARNATION, &lie, payload);
         break;
+    case 7:
+        lie.codec = PSD_CODEC_F32 + 1 + psd_splitmix64(&self->chance) % (PSD_MAX_CODEC - PSD_CODEC_F32);
+        tell(self, socket, PSD_REFUSAL_SHAPE, &lie, payload);
+        break;
     default:
         lie.clock = psd_splitmix64(&self->chance) % push->clock;
         tell(self, socket, PSD_REFUSAL_DUPLICATE, &lie, payload);

@@ -77,6 +77,8 @@ static void enrol(uint64_t elements)
 static uint64_t patience_ms; /* 0: as long as it takes */
 static uint32_t workers_min = 1, n_servers = 1, part_elements = PSD_MAX_CHUNK;
 
+static psd_codings_t codings;
+
 static const psd_mode_t *own_mode; /* NULL: the one of that name */
 
 static void make_node(const char *mode, bool checkpoints)
@@ -88,6 +90,7 @@ static void make_node(const char *mode, bool checkpoints)
                                    .nonce = 1,
                                    .mode = own_mode ? own_mode : psd_mode_find(mode),
                                    .lr_rule = psd_lr_rule_find("none"),
+                                   .codings = codings,
                                    .max_staleness = 1 };
     psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
     psd_coordinator_config_t coordinator = {
@@ -1257,4 +1260,75 @@ Test(node, a_paused_job_waits_without_limit, .init = setup_impatient, .fini = te
     cr_assert_not(ends_within(20000, &code, text), "%s", text);
     wish(2, "mnist resume", 0);
     cr_assert(ends_within(3500, &code, text));
+}
+
+/* ---- gradients and weights in a code ---- */
+
+static void setup_codes(void)
+{
+    codings = (psd_codings_t){ { psd_codec_find("sign"), 0 }, { psd_codec_find("bf16"), 0 } };
+    setup();
+}
+
+static void teardown_codes(void)
+{
+    codings = (psd_codings_t){ 0 };
+    teardown();
+}
+
+/* A push of clock 1 whose payload is `n` bytes of `code`. */
+static psd_msg_t coded_push(const uint8_t *code, size_t n)
+{
+    psd_msg_t msg = push_of(1, initial);
+    msg.codec = psd_coding_number(&codings.push);
+    msg.checksum = psd_crc32c(code, n);
+    return msg;
+}
+
+Test(node, a_push_in_a_code_steps_along_what_comes_out_and_weights_leave_in_theirs, .init = setup_codes, .fini = teardown_codes)
+{
+    uint8_t code[16];
+    float back[4];
+    const size_t n = psd_coding_bytes(&codings.push, 4);
+    psd_coding_encode(&codings.push, (float[]){ 0.01f, -0.01f, 0.03f, 0 }, NULL, 4, code);
+    psd_coding_decode(&codings.push, code, 4, 0, 4, back);
+    psd_msg_t msg = coded_push(code, n);
+    say(WORKER_PEER, &msg, code, n);
+    cr_assert_null(answer(PSD_MSG_REFUSED));
+    for (size_t i = 0; i < 4; i++)
+        cr_expect_eq(weight(i), initial[i] - back[i]);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+    cr_expect_eq(answer(PSD_MSG_WEIGHTS)->codec, psd_coding_number(&codings.pull));
+}
+
+Test(node, a_push_that_is_no_code_of_its_part_is_refused_with_the_reason, .init = setup_codes, .fini = teardown_codes)
+{
+    uint8_t code[32] = { 0 };
+    const size_t n = psd_coding_bytes(&codings.push, 4);
+    for (size_t bytes = 1; bytes <= 32; bytes++) {
+        psd_msg_t msg = coded_push(code, bytes);
+        if (bytes == n)
+            continue;
+        say(WORKER_PEER, &msg, code, bytes);
+        cr_assert_not_null(answer(PSD_MSG_REFUSED), "%zu bytes", bytes);
+        cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_SHAPE);
+    }
+    psd_msg_t msg = coded_push(code, n);
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(initial, sizeof initial);
+    say(WORKER_PEER, &msg, initial, sizeof initial);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "push of part 0 in codec 1; this job's gradients are sign");
+    const float nan = NAN;
+    memcpy(code, &nan, sizeof nan); /* the scale */
+    code[4] = 1;
+    msg = coded_push(code, n);
+    say(WORKER_PEER, &msg, code, n);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_SHAPE);
+    msg.checksum++;
+    say(WORKER_PEER, &msg, code, n);
+    cr_assert_null(answer(PSD_MSG_REFUSED), "what was damaged on the way is asked for again");
+    cr_assert_not_null(answer(PSD_MSG_PROGRESS));
+    cr_expect_eq(psd_engine_stats(psd_node_engine(node))->messages, 0);
 }
