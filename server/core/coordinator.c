@@ -12,6 +12,7 @@
 #include "server/core/admission.h"
 #include "server/core/failure.h"
 #include "server/core/journal.h"
+#include "server/core/leases.h"
 #include "server/core/saves.h"
 #include "server/core/totals.h"
 
@@ -62,7 +63,7 @@ struct psd_coordinator {
 /* Whether every shard holds the worker's push of the open round. */
 static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
 {
-    return row->complete == psd_servers_mask(&self->servers);
+    return psd_worker_has_pushed(row, psd_servers_mask(&self->servers));
 }
 
 /* What the mode may know, when rounds up to `clock` are closed. */
@@ -719,36 +720,26 @@ static void tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         end_in_vain(self, now_ms, &look, out);
 }
 
-/* A worker has been silent for too long. */
-static void give_up(psd_coordinator_t *self, uint64_t now_ms, psd_worker_row_t *row, const char *why, psd_actions_t *out)
-{
-    bool was_member = row->state == PSD_WORKER_LIVE;
-    if (row->state == PSD_WORKER_DONE) {
-        psd_worker_let_go(row);
-        return;
-    }
-    psd_actions_log(out, PSD_LEVEL_WARN, "worker.lost",
-                    "worker=%u name=%s incarnation=%" PRIu64 " silent_ms=%" PRIu64 " clock=%" PRIu64 " why=\"%s\"", row->id,
-                    row->name, row->incarnation, now_ms - row->heard_ms, row->clock, why);
-    row->state = PSD_WORKER_LOST;
-    self->report.workers_lost++;
-    if (was_member)
-        view_changed(self, now_ms, out);
-}
-
+/* Workers that are silent, or late, for too long are given up. */
 static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    bool late_round = self->config.round_timeout_ms && self->state == PSD_JOB_TRAINING &&
-                      now_ms > self->round_since_ms + self->config.round_timeout_ms;
-    bool somebody_pushed = false;
-    for (uint32_t i = 0; i < self->members.n_rows; i++)
-        somebody_pushed |= self->members.row[i].state == PSD_WORKER_LIVE && has_pushed(self, &self->members.row[i]);
+    const psd_leases_t leases = { .members = &self->members,
+                                  .now_ms = now_ms,
+                                  .lease_ms = self->config.lease_ms,
+                                  .round_timeout_ms = self->config.round_timeout_ms,
+                                  .round_since_ms = self->round_since_ms,
+                                  .in_round = self->state == PSD_JOB_TRAINING,
+                                  .shards = psd_servers_mask(&self->servers) };
+    const bool late = psd_leases_round_is_late(&leases);
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
-        if (psd_worker_is_here(row) && now_ms > row->heard_ms + self->config.lease_ms)
-            give_up(self, now_ms, row, "lease", out);
-        else if (late_round && somebody_pushed && row->state == PSD_WORKER_LIVE && !has_pushed(self, row))
-            give_up(self, now_ms, row, "round timeout", out);
+        const bool was_member = row->state == PSD_WORKER_LIVE;
+        const char *why = psd_leases_judge(&leases, row, late);
+        if (!why || !psd_leases_give_up(row, now_ms, why, out))
+            continue;
+        self->report.workers_lost++;
+        if (was_member)
+            view_changed(self, now_ms, out);
     }
 }
 

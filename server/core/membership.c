@@ -23,6 +23,8 @@ bool psd_worker_is_here(const psd_worker_row_t *row)
            row->state == PSD_WORKER_DONE;
 }
 
+bool psd_worker_has_pushed(const psd_worker_row_t *row, uint64_t shards) { return row->complete == shards; }
+
 psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce)
 {
     for (uint32_t i = 0; i < self->n_rows; i++)

@@ -1,5 +1,6 @@
 /* membership.h - the table of workers: which are here, how far each has come, and who may have an id. The coordinator asks and
- * decides. Rows are kept for ever, so that psd_worker_begin_life never gives an incarnation twice.
+ * decides; when silence means gone, leases.h says. Rows are kept for ever, so that psd_worker_begin_life never gives an incarnation
+ * twice.
  *
  * Pure; times are in milliseconds of the caller's clock. One thread. */
 #pragma once
@@ -107,6 +108,9 @@ void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnatio
 
 /* A worker that stayed with its work done may go. */
 void psd_worker_let_go(psd_worker_row_t *row);
+
+/* Whether all of `shards`, a bit for each of the job, hold its push of the open round. */
+bool psd_worker_has_pushed(const psd_worker_row_t *row, uint64_t shards);
 
 /* Whether somebody holds the row now: joining, waiting, live or done. */
 bool psd_worker_is_here(const psd_worker_row_t *row);

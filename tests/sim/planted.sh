@@ -45,8 +45,8 @@ build
     exit 1
 }
 
-plant "commit: a push counts as soon as one shard holds it" server/core/coordinator.c \
-    's/return row->complete == psd_servers_mask\(\&self->servers\);/return (row->complete \& psd_servers_mask(\&self->servers)) != 0;/'
+plant "commit: a push counts as soon as one shard holds it" server/core/membership.c \
+    's/return row->complete == shards;/return (row->complete \& shards) != 0;/'
 plant "commit: a shard leaves out whose push it sees last" server/core/engine.c \
     's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
 plant "dedup: a chunk that comes twice is counted twice" server/core/inbox.c \
