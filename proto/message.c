@@ -91,6 +91,12 @@ psd_payload_t psd_kind_payload(psd_kind_t kind) { return kind_row(kind)->payload
 unsigned psd_kind_sender(psd_kind_t kind) { return kind_row(kind)->sender; }
 unsigned psd_kind_receiver(psd_kind_t kind) { return kind_row(kind)->receiver; }
 
+bool psd_kind_is_data(psd_kind_t kind)
+{
+    const psd_payload_t payload = psd_kind_payload(kind);
+    return payload == PSD_PAYLOAD_PART || payload == PSD_PAYLOAD_BITMAP;
+}
+
 const char *psd_refusal_name(unsigned code)
 {
     static const char *const names[] = {
@@ -268,6 +274,7 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
     case PSD_PAYLOAD_HELLO:
     case PSD_PAYLOAD_SHARD_HELLO:
     case PSD_PAYLOAD_ADMIN_REQUEST:
+    case PSD_PAYLOAD_OFFER:
         if (n_bytes == 0 && kind->may_be_empty)
             return PSD_OK;
         if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
@@ -690,6 +697,34 @@ int psd_shard_hello_decode(psd_shard_hello_t *out, const void *buf, size_t n_byt
         (rc = take_text(out->endpoint, sizeof out->endpoint, message->endpoint, "ShardHello.endpoint", err)) ||
         (rc = take_text(out->settings, sizeof out->settings, message->settings, "ShardHello.settings", err)))
         *out = (psd_shard_hello_t){ 0 };
+    free(arena.bytes);
+    return rc;
+}
+
+size_t psd_offer_encode(const psd_offer_t *offer, uint8_t *buf, size_t capacity)
+{
+    Psd__Offer message;
+    psd__offer__init(&message);
+    message.name = packed(offer->name);
+    message.token = (ProtobufCBinaryData){ sizeof offer->token, (uint8_t *)(uintptr_t)offer->token };
+    return pack_list(&message.base, buf, capacity);
+}
+
+int psd_offer_decode(psd_offer_t *out, const void *buf, size_t n_bytes, psd_err_t *err)
+{
+    arena_t arena;
+    const ProtobufCMessage *list = NULL;
+    *out = (psd_offer_t){ 0 };
+    int rc = unpack_list(&psd__offer__descriptor, buf, n_bytes, &arena, &list, err);
+    const Psd__Offer *message = (const Psd__Offer *)list;
+    if (!rc)
+        rc = take_word(out->name, sizeof out->name, message->name, "Offer.name", err);
+    if (!rc && message->token.len != sizeof out->token)
+        rc = psd_err_set(err, PSD_EPROTO, "Offer.token has %zu bytes, %zu wanted", message->token.len, sizeof out->token);
+    if (rc)
+        *out = (psd_offer_t){ 0 };
+    else
+        memcpy(out->token, message->token.data, sizeof out->token);
     free(arena.bytes);
     return rc;
 }

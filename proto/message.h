@@ -24,6 +24,8 @@ enum {
     PSD_MAX_WORD = 256,      /* bytes of the word of an operator's wish, with its end */
     PSD_MAX_VERB = 16,       /* bytes of its verb, or of a mode's name, with its end */
     PSD_MAX_RULE = 512,      /* bytes of an optimizer's rule, with its end */
+    PSD_MAX_OFFER = 48,      /* bytes of the name in an OFFER, with its end */
+    PSD_OFFER_TOKEN = 32,    /* bytes of its token */
     PSD_MAX_WORKERS = 1024,  /* members of a view */
     PSD_MAX_SERVERS = 64,    /* servers of a job */
     PSD_MAX_TENSORS = 1024,  /* tensors of a model */
@@ -49,13 +51,15 @@ typedef enum psd_payload {
     PSD_PAYLOAD_HELLO,
     PSD_PAYLOAD_SHARD_HELLO,
     PSD_PAYLOAD_ADMIN_REQUEST, /* may be none: an answer */
+    PSD_PAYLOAD_OFFER,
 } psd_payload_t;
 
 /* Who may send a kind: a bit mask, told by psd_kind_sender. */
 enum { PSD_FROM_WORKER = 1, PSD_FROM_SHARD = 2, PSD_FROM_COORDINATOR = 4, PSD_FROM_OPERATOR = 8 };
 
-/* Who takes a kind: a bit mask, told by psd_kind_receiver. Each of them but the operator has a table with a handler for it. */
-enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERATOR = 8 };
+/* Who takes a kind: a bit mask, told by psd_kind_receiver. Worker, shard and coordinator have tables with a handler for it; the driver
+ * is what drives a worker's session. */
+enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERATOR = 8, PSD_TO_DRIVER = 16 };
 
 /* X(NAME, number, sender, receiver, payload, may the payload be empty, meaning) - the table of message kinds. */
 #define PSD_MESSAGES(X)                                                                                                            \
@@ -92,6 +96,7 @@ enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERA
     X(SUMS, 29, PSD_FROM_SHARD, PSD_TO_COORDINATOR, SUMS, 1, "what a pass before the step has measured, chunk by chunk")           \
     X(TOTALS, 30, PSD_FROM_COORDINATOR, PSD_TO_SHARD, SUMS, 1, "an entry of that log: what all shards have measured together")     \
     X(SHARD_STATE, 26, PSD_FROM_SHARD, PSD_TO_COORDINATOR, ROUND, 0, "log entries done, and pushes complete for the open clock")   \
+    X(OFFER, 31, PSD_FROM_SHARD, PSD_TO_DRIVER, OFFER, 0, "a way through memory, for a worker of the same machine")                \
     X(ADMIN, 28, PSD_FROM_OPERATOR | PSD_FROM_COORDINATOR, PSD_TO_COORDINATOR | PSD_TO_OPERATOR, ADMIN_REQUEST, 1,                 \
       "an operator's wish; answered in kind with a sentence in text, or with WAIT or REFUSED")
 
@@ -196,6 +201,10 @@ const char *psd_kind_name(psd_kind_t kind);
 psd_payload_t psd_kind_payload(psd_kind_t kind);
 unsigned psd_kind_sender(psd_kind_t kind);
 unsigned psd_kind_receiver(psd_kind_t kind);
+
+/* Whether it belongs to the exchange between a worker and a shard: parts, and bitmaps of parts. These may take another way than the
+ * rest, on which they keep their order. */
+bool psd_kind_is_data(psd_kind_t kind);
 const char *psd_refusal_name(unsigned code);
 
 /* The error with which everybody ends who is refused so, for the job ends; PSD_OK: it is the sender's own affair. */
@@ -263,6 +272,11 @@ typedef struct psd_admin_request {
     double value;            /* finite */
 } psd_admin_request_t;
 
+typedef struct psd_offer {
+    char name[PSD_MAX_OFFER]; /* not empty */
+    uint8_t token[PSD_OFFER_TOKEN];
+} psd_offer_t;
+
 typedef struct psd_job_settings {
     char text[PSD_MAX_TEXT];      /* "mode=bsp optimizer=adam(...)", for people, logs and comparing */
     char mode[PSD_MAX_VERB];      /* "bsp", "asp" */
@@ -323,6 +337,9 @@ int psd_hello_decode(psd_hello_t *out, const void *buf, size_t n_bytes, psd_err_
 
 size_t psd_shard_hello_encode(const psd_shard_hello_t *hello, uint8_t *buf, size_t capacity);
 int psd_shard_hello_decode(psd_shard_hello_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
+
+size_t psd_offer_encode(const psd_offer_t *offer, uint8_t *buf, size_t capacity);
+int psd_offer_decode(psd_offer_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
 
 size_t psd_admin_request_encode(const psd_admin_request_t *request, uint8_t *buf, size_t capacity);
 int psd_admin_request_decode(psd_admin_request_t *out, const void *buf, size_t n_bytes, psd_err_t *err);

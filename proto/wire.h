@@ -15,7 +15,8 @@
     X(ROUND, round, psd_round_t, psd_round_clear)                                                                                  \
     X(HELLO, hello, psd_hello_t, psd_no_lists)                                                                                     \
     X(SHARD_HELLO, shard_hello, psd_shard_hello_t, psd_no_lists)                                                                   \
-    X(ADMIN_REQUEST, admin_request, psd_admin_request_t, psd_no_lists)
+    X(ADMIN_REQUEST, admin_request, psd_admin_request_t, psd_no_lists)                                                             \
+    X(OFFER, offer, psd_offer_t, psd_no_lists)
 
 static inline void psd_no_lists(void *value) { (void)value; }
 

@@ -49,6 +49,8 @@ typedef struct psd_daemon {
     uv_timer_t tick;
     uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
+    psd_arena_t *arena;       /* memory that workers of this machine read; NULL: net.local is off */
+    uint64_t attaching;       /* who is being answered that he has attached */
     psd_entrance_t *entrance; /* where workers and other servers speak to this one */
     psd_uplink_t *uplink;     /* where this one speaks to server 0; NULL in server 0 */
     psd_node_t *node;
@@ -118,7 +120,11 @@ static int open_net(daemon_t *self, psd_err_t *err)
 
 static int open_entrance(daemon_t *self, psd_err_t *err)
 {
+    const bool is_local = !strcmp(psd_options_string(self->options, PSD_OPT_net_local), "auto");
+    if (is_local && !(self->arena = psd_arena_new(SIZE_MAX / 2, err)))
+        return err->code;
     self->entrance = psd_entrance_new(&(psd_entrance_config_t){ .net = self->net,
+                                                                .arena = self->arena,
                                                                 .loop = &self->loop,
                                                                 .listen = self->at.listen,
                                                                 .allow = psd_options_string(self->options, PSD_OPT_allow),
@@ -194,6 +200,8 @@ static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t work
                   incarnation, psd_engine_run(psd_node_engine(self->node)));
 }
 
+static psd_buf_t *new_shared(void *arena, size_t n_bytes) { return psd_arena_new_buf(arena, n_bytes); }
+
 static int make_node(daemon_t *self, psd_err_t *err)
 {
     psd_settings_t *s = &self->settings;
@@ -201,6 +209,8 @@ static int make_node(daemon_t *self, psd_err_t *err)
     if (psd_settings_read(s, self->options, &self->at, err) != PSD_OK || open_store(self, &points, err) != PSD_OK)
         return err->code;
     s->engine.endpoint = self->advertised;
+    s->engine.new_weights = self->arena ? new_shared : NULL;
+    s->engine.new_weights_arg = self->arena;
     s->engine.nonce = random_number() & ~UINT64_C(0xffff);
     s->engine.first = self->uplink ? psd_uplink_address(self->uplink) : NULL;
     s->coordinator.job_id = random_number();
@@ -364,6 +374,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     } else {
         PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
+        if (msg.kind == PSD_MSG_ATTACH)
+            self->attaching = peer;
         if (may_send(self, peer, &msg))
             psd_node_message(self->node, now_ms(), peer, &msg, body, &self->out);
         psd_report_saw(self->report, self->node, &msg, uv_hrtime());
@@ -436,6 +448,22 @@ static void start_work(daemon_t *self, psd_work_t *work)
     uv_queue_work(&self->loop, &job->request, run_in_pool, pool_done);
 }
 
+/* A worker that has attached is offered the way through memory, which it takes if it is of this machine. */
+static void offer_memory(daemon_t *self, const psd_action_t *attached)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_OFFER, .protocol = PSD_PROTOCOL, .job = attached->msg.job, .shard = attached->msg.shard };
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    psd_offer_t offer;
+    psd_buf_t *bytes;
+    if (!psd_entrance_offer(self->entrance, attached->to, &offer))
+        return;
+    psd_buf_t *body = psd_body_of_offer(&offer);
+    const size_t n_header = psd_wire_write(&msg, body, header, &bytes);
+    psd_entrance_send(self->entrance, attached->to, false, header, n_header, bytes);
+    psd_buf_unref(&bytes);
+    psd_buf_unref(&body);
+}
+
 /* What cannot be sent now counts as lost: peers probe for it. */
 static void send_message(daemon_t *self, const psd_action_t *a)
 {
@@ -447,10 +475,14 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
     const size_t n_header = psd_wire_write(&a->msg, a->payload, header, &bytes);
     const int rc = is_up ? psd_uplink_send(self->uplink, header, n_header, bytes)
-                         : psd_entrance_send(self->entrance, a->to, header, n_header, bytes);
+                         : psd_entrance_send(self->entrance, a->to, psd_kind_is_data(a->msg.kind), header, n_header, bytes);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, &a->msg, bytes ? bytes->n_bytes : 0, rc == PSD_OK, uv_hrtime());
     psd_buf_unref(&bytes);
+    if (a->msg.kind == PSD_MSG_ATTACHED && a->to == self->attaching) {
+        self->attaching = PSD_PEER_NONE;
+        offer_memory(self, a);
+    }
 }
 
 static void log_line(daemon_t *self, const psd_action_t *a)
@@ -574,6 +606,7 @@ static void publish(daemon_t *self)
     self->published_ms = now_ms();
     psd_report_stored(self->report, psd_store_bytes(self->store));
     psd_report_connections_refused(self->report, psd_entrance_refused(self->entrance, self->published_ms));
+    psd_report_memory_links(self->report, psd_entrance_links(self->entrance));
     if (self->status)
         psd_report_publish(self->report, self->node, self->published_ms, self->status);
 }
@@ -678,6 +711,7 @@ static void close_all(daemon_t *self)
     psd_actions_clear(&self->out);
     psd_node_destroy(&self->node);
     psd_report_destroy(&self->report);
+    psd_arena_destroy(&self->arena);
     int rc = uv_loop_close(&self->loop);
     assert(!rc && "every handle of the loop is closed");
 }

@@ -11,6 +11,7 @@
 
 #include "common/base/absence.h"
 #include "common/base/logtext.h"
+#include "common/memory/local.h"
 #include "common/net/uplink.h"
 #include "common/system/failpoint.h"
 
@@ -37,6 +38,8 @@ struct psd_driver {
     uint64_t seen_ms;                             /* when the last tick was, for our own absence */
     uint64_t wait_since_ms;                       /* of the present phase, or of its last line */
     char trouble[400];                            /* with a connection to another server than the first; "": none */
+    psd_arena_t *arena;                           /* memory that servers of this machine read; NULL: none was offered yet */
+    psd_local_t *local;                           /* links through it */
     psd_buf_t *highest;                           /* of the large blocks that came: it keeps those below it in the heap */
 };
 
@@ -71,7 +74,9 @@ static void carry_out(psd_driver_t *self)
         PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
         psd_buf_t *bytes;
         const size_t n = psd_wire_write(&a->msg, a->payload, header, &bytes);
-        if (s)
+        if (psd_kind_is_data(a->msg.kind) && self->local && psd_local_has(self->local, a->to))
+            psd_local_send(self->local, a->to, header, n, bytes);
+        else if (s)
             psd_socket_send(self->socket[s], a->to, header, n, bytes);
         else
             psd_uplink_send(self->uplink, header, n, bytes);
@@ -185,10 +190,56 @@ static void hold_highest(psd_driver_t *self, psd_buf_t *block)
     self->highest = psd_buf_ref(block);
 }
 
+/* ---- memory ---- */
+
+/* Of the links. Where they fail, all goes by sockets again. */
+static void on_local_bad(void *arg, uint64_t peer, const char *why)
+{
+    say(arg, PSD_LEVEL_WARN, "memory.malformed", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
+}
+
+static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    say(arg, PSD_LEVEL_DEBUG, "memory.link", "server=%" PRIu64 " state=%s", peer - PSD_PEER_SERVER,
+        link == PSD_LINK_UP ? "up" : "closed");
+}
+
+static void take_message(psd_driver_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
+
+/* The server's own memory is read where it lies: parts are copied before they are checked (worker/session.c). What is decoded is
+ * taken first. */
+static void on_local_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    take_message(arg, peer, header, n_header, payload);
+}
+
+static bool open_local(psd_driver_t *self, psd_err_t *err)
+{
+    const psd_socket_handler_t handler = { on_local_message, on_local_bad, on_local_link, self };
+    if (!self->arena && !(self->arena = psd_arena_new(SIZE_MAX / 2, err)))
+        return false;
+    if (!self->local)
+        self->local = psd_local_new(&self->loop, self->arena, SIZE_MAX / 2, &handler, err);
+    return self->local;
+}
+
+/* A server that this worker has attached to would rather speak through memory. Where nobody listens under that name, it is of another
+ * machine. */
+static void take_offer(psd_driver_t *self, uint64_t peer, const psd_offer_t *offer)
+{
+    psd_err_t err = { 0 };
+    if (!open_local(self, &err) || psd_local_connect(self->local, offer->name, offer->token, peer, &err) != PSD_OK)
+        say(self, PSD_LEVEL_DEBUG, "memory.unavailable", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, err.text);
+}
+
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
-    psd_driver_t *self = arg;
-    hold_highest(self, payload);
+    hold_highest(arg, payload);
+    take_message(arg, peer, header, n_header, payload);
+}
+
+static void take_message(psd_driver_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
     psd_msg_t msg;
     psd_err_t err;
     self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
@@ -201,7 +252,17 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         return;
     }
     PSD_FAILPOINT("wrk.recv", psd_kind_name(msg.kind));
-    psd_session_message(self->session, now_ms(), peer, &msg, body, &self->out);
+    if (body && msg.codec > PSD_CODEC_F32) { /* a code is checked, and then decoded */
+        psd_buf_t *own = psd_channel_take(body);
+        psd_buf_unref(&body);
+        if (!own)
+            return; /* the server has left: it is as good as lost */
+        body = own;
+    }
+    if (msg.kind == PSD_MSG_OFFER)
+        take_offer(self, peer, psd_body_offer(body));
+    else
+        psd_session_message(self->session, now_ms(), peer, &msg, body, &self->out);
     psd_buf_unref(&body);
     after_event(self);
 }
@@ -355,6 +416,7 @@ static void close_all(psd_driver_t *self)
     psd_uplink_close(&self->uplink, LINGER_MS);
     for (uint32_t s = 1; s < self->n_servers; s++)
         psd_socket_close(&self->socket[s], LINGER_MS);
+    psd_local_close(&self->local);
     uv_close((uv_handle_t *)&self->tick, NULL);
     uv_close((uv_handle_t *)&self->wake, NULL);
 }
@@ -385,6 +447,7 @@ static void destroy(psd_driver_t *self)
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);
     psd_buf_unref(&self->highest);
+    psd_arena_destroy(&self->arena);
     free(self);
 }
 

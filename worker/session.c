@@ -754,8 +754,8 @@ static uint32_t copy_checked(float *to, const float *from, size_t left, uint32_t
     enum { BLOCK = 4096 };
     for (size_t n; left; left -= n, from += n, to += n) {
         n = left < BLOCK ? left : BLOCK;
-        crc = psd_crc32c_extend(crc, from, n * sizeof *from);
         memcpy(to, from, n * sizeof *from);
+        crc = psd_crc32c_extend(crc, to, n * sizeof *to); /* of what was copied: where it came from may change meanwhile */
     }
     return crc;
 }

@@ -19,6 +19,7 @@
     X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")                                 \
     X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                                        \
       "Connections with a key that is not on the allow-list.")                                                                     \
+    X(MEMORY_LINKS, GAUGE, "psd_memory_links", 1, "", "Workers whose gradients and weights travel through memory.")                \
     X(PULLS, COUNTER, "psd_pulls_total", 1, "which", "Weight chunks sent.")                                                        \
     X(RECEIVED_BYTES, COUNTER, "psd_received_bytes_total", 1, "", "Bytes of messages received.")                                   \
     X(SENT_BYTES, COUNTER, "psd_sent_bytes_total", 1, "", "Bytes of messages sent.")                                               \

@@ -754,6 +754,9 @@ static int make_shard(psd_engine_t *self, psd_err_t *err)
     if (rc == PSD_OK &&
         !(self->shard = psd_shard_new(&self->config.rule, &self->config.clip, &self->config.codings, &self->map, self->index, err)))
         rc = PSD_ENOMEM;
+    if (rc == PSD_OK && self->config.new_weights &&
+        !psd_shard_use(self->shard, self->config.new_weights, self->config.new_weights_arg))
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for the weights of %u tensors", self->model.n);
     if (rc == PSD_OK && !psd_update_init(&self->update, self->shard, self->model.n))
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the sums of %u tensors", self->model.n);
     if (rc != PSD_OK)

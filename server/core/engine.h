@@ -30,7 +30,9 @@ typedef struct psd_engine_config {
         max_skipped;   /* rounds in a row, in asp pushes of a worker, not applied for Inf or NaN, that end the job; 0: no bound */
     const char *first; /* where server 0 is, for the log; borrowed, may change; NULL in server 0 */
     uint64_t lease_ms; /* silence after which server 0 counts as lost; 0: never */
-    uint64_t patience_ms; /* end when it has been silent for so long; 0: never */
+    uint64_t patience_ms;                                 /* end when it has been silent for so long; 0: never */
+    psd_buf_t *(*new_weights)(void *arg, size_t n_bytes); /* where weights lie, see psd_shard_use; NULL: anywhere */
+    void *new_weights_arg;
 } psd_engine_config_t;
 
 enum { PSD_STALENESS_BUCKETS = 13 }; /* <= 0, 1, 2, 4, ... 1024, more: those of the metric */

@@ -43,8 +43,10 @@ struct psd_shard {
     psd_codings_t codings;
     psd_passes_t passes;
     uint32_t n_chunks, n_parts;
-    slice_t *slice;              /* n_chunks */
-    part_t *part;                /* n_parts */
+    slice_t *slice;                                   /* n_chunks */
+    part_t *part;                                     /* n_parts */
+    psd_buf_t *(*new_buf)(void *arg, size_t n_bytes); /* of weights; NULL: psd_buf_new */
+    void *new_buf_arg;
     size_t n_array;              /* bytes of each state array */
     float *array[PSD_MAX_SLOTS]; /* rule.n_slots arrays over all parts */
 };
@@ -150,6 +152,28 @@ void psd_shard_destroy(psd_shard_t **self_p)
     free(self->slice);
     free(self->part);
     free(self);
+}
+
+static psd_buf_t *new_weights(const psd_shard_t *self, size_t n_bytes)
+{
+    psd_buf_t *made = self->new_buf ? self->new_buf(self->new_buf_arg, n_bytes) : NULL;
+    return made ? made : psd_buf_new(n_bytes);
+}
+
+bool psd_shard_use(psd_shard_t *self, psd_buf_t *(*new_buf)(void *arg, size_t n_bytes), void *arg)
+{
+    self->new_buf = new_buf;
+    self->new_buf_arg = arg;
+    for (uint32_t p = 0; p < self->n_parts; p++) {
+        part_t *part = &self->part[p];
+        psd_buf_t *moved = new_weights(self, part->w->n_bytes);
+        if (!moved)
+            return false;
+        memcpy(moved->data, part->w->data, moved->n_bytes);
+        psd_buf_unref(&part->w);
+        part->w = moved;
+    }
+    return true;
 }
 
 const psd_rule_t *psd_shard_rule(const psd_shard_t *self) { return &self->rule; }
@@ -376,10 +400,10 @@ static const float *sum_block(addends_t *from, const psd_clip_t *clip, float sca
     return sum;
 }
 
-static float *writable_weights(part_t *p)
+static float *writable_weights(const psd_shard_t *self, part_t *p)
 {
     if (!psd_buf_is_unique(p->w)) {
-        psd_buf_t *copy = psd_buf_new(p->w->n_bytes);
+        psd_buf_t *copy = new_weights(self, p->w->n_bytes);
         assert(copy && "no memory for a second copy of a part whose send is in flight");
         memcpy(copy->data, p->w->data, copy->n_bytes);
         psd_buf_unref(&p->w);
@@ -488,7 +512,7 @@ static void step(psd_work_t *work, part_t *p)
     if (work->preserve)
         preserve(work->shard, p);
     if (work->n_gradients) {
-        float *w = writable_weights(p), *room = new_room(work);
+        float *w = writable_weights(work->shard, p), *room = new_room(work);
         p->checksum = 0;
         for (uint32_t i = 0; i < p->n_chunks; i++)
             p->checksum = step_chunk(work, p, i, room, w, p->checksum);

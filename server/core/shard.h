@@ -39,6 +39,10 @@ typedef struct psd_work {
 psd_shard_t *psd_shard_new(const psd_rule_t *rule, const psd_clip_t *clip, const psd_codings_t *codings, const psd_partition_t *map,
                            uint32_t server, psd_err_t *err);
 
+/* Where weights lie from now on: `new_buf(arg, n_bytes)` makes their buffers, NULL where it cannot, which then come from
+ * psd_buf_new. Before anything is sent. False when memory runs out. */
+bool psd_shard_use(psd_shard_t *self, psd_buf_t *(*new_buf)(void *arg, size_t n_bytes), void *arg);
+
 /* Its rule. */
 const psd_rule_t *psd_shard_rule(const psd_shard_t *self);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/memory/local.h"
 #include "common/system/log.h"
 #include "server/entrance/descriptors.h"
 #include "server/entrance/acl.h"
@@ -25,8 +26,10 @@ struct psd_entrance {
     psd_socket_t *guard;          /* asks the list; NULL without one */
     psd_socket_t *router;         /* NULL while it is being bound again */
     psd_socket_t *stranger;       /* the test at the start */
-    bool is_open;                 /* a stranger has been refused, or anybody may come in */
-    psd_err_t failure;            /* of the test */
+    psd_local_t *local;           /* links through memory with peers that the router knows; NULL: none */
+    char local_name[PSD_HANDOFF_NAME];
+    bool is_open;      /* a stranger has been refused, or anybody may come in */
+    psd_err_t failure; /* of the test */
     char endpoint[PSD_ENDPOINT_TEXT];
     uv_timer_t memory_timer;
     psd_memory_guard_t memory;
@@ -59,7 +62,55 @@ static int bind_router(psd_entrance_t *self, const char *endpoint, psd_err_t *er
     return self->router ? PSD_OK : err->code;
 }
 
-static void close_connections(psd_entrance_t *self) { psd_socket_close(&self->router, 0); }
+/* ---- memory ---- */
+
+/* Its sender may write on: what is checked here, and used, is a copy of our own. */
+static void on_local_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+{
+    psd_buf_t *own = payload ? psd_channel_take(payload) : NULL;
+    if (own || !payload)
+        on_message(arg, peer, header, n_header, own);
+    psd_buf_unref(&own);
+}
+
+static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    (void)arg;
+    psd_log_debug("memory.link", "user=%u state=%s", psd_peer_user(peer), link == PSD_LINK_UP ? "up" : "closed");
+}
+
+/* Whoever comes was vouched for by the router, and goes with it. Without memory all goes by sockets. */
+static void open_local(psd_entrance_t *self)
+{
+    const psd_socket_handler_t handler = { on_local_message, on_bad, on_local_link, self };
+    psd_err_t err;
+    if (!self->config.arena || self->local)
+        return;
+    self->local = psd_local_new(self->config.loop, self->config.arena, SIZE_MAX / 2, &handler, &err);
+    if (self->local && psd_local_listen(self->local, self->local_name, &err) != PSD_OK)
+        psd_local_close(&self->local);
+    if (!self->local)
+        psd_log_warn("memory.unavailable", "reason=\"%s\" effect=\"workers of this machine are served by sockets\"", err.text);
+}
+
+bool psd_entrance_offer(psd_entrance_t *self, psd_peer_t to, psd_offer_t *out)
+{
+    *out = (psd_offer_t){ 0 };
+    if (!self->local || psd_local_has(self->local, to) || psd_local_expect(self->local, to, out->token, NULL) != PSD_OK)
+        return false;
+    memcpy(out->name, self->local_name, sizeof self->local_name);
+    return true;
+}
+
+uint64_t psd_entrance_links(const psd_entrance_t *self) { return self->local ? psd_local_counts(self->local)->up : 0; }
+
+_Static_assert((int)PSD_MAX_OFFER >= (int)PSD_HANDOFF_NAME && (int)PSD_OFFER_TOKEN == (int)PSD_TOKEN_BYTES, "an offer has room");
+
+static void close_connections(psd_entrance_t *self)
+{
+    psd_socket_close(&self->router, 0);
+    psd_local_close(&self->local);
+}
 
 /* ZeroMQ lets go of an address in its own thread, a little later. */
 static int bind_again(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
@@ -73,6 +124,7 @@ static int bind_again(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
     if (bind_router(self, self->endpoint, err) != PSD_OK)
         return now_ms > self->closed_ms + REBIND_MS ? err->code : PSD_OK;
     self->closed_ms = 0;
+    open_local(self);
     if (psd_descriptors_are_full(&self->descriptors))
         psd_socket_take(self->router, false);
     return PSD_OK;
@@ -215,6 +267,8 @@ psd_entrance_t *psd_entrance_new(const psd_entrance_config_t *config, psd_err_t 
         uv_timer_start(&self->memory_timer, on_memory, 0, PSD_MEMORY_GUARD_LOOK_MS);
     if (open_acl(self, config, err) != PSD_OK || bind_router(self, config->listen, err) != PSD_OK)
         psd_entrance_close(&self, 0);
+    else
+        open_local(self);
     return self;
 }
 
@@ -227,6 +281,7 @@ void psd_entrance_close(psd_entrance_t **self_p, int linger_ms)
     if (!self)
         return;
     psd_socket_close(&self->router, linger_ms);
+    psd_local_close(&self->local);
     psd_socket_close(&self->stranger, 0);
     psd_socket_close(&self->guard, 0);
     psd_acl_destroy(&self->acl);
@@ -251,7 +306,9 @@ int psd_entrance_tick(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
 const char *psd_entrance_endpoint(const psd_entrance_t *self) { return self->endpoint; }
 bool psd_entrance_is_open(const psd_entrance_t *self) { return self->is_open; }
 
-int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, const void *header, size_t n_header, psd_buf_t *payload)
+int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, bool is_data, const void *header, size_t n_header, psd_buf_t *payload)
 {
+    if (is_data && self->local && psd_local_has(self->local, to))
+        return psd_local_send(self->local, to, header, n_header, payload);
     return self->router ? psd_socket_send(self->router, to, header, n_header, payload) : PSD_EAGAIN;
 }

@@ -7,6 +7,7 @@
  * The callbacks must not call tick, reload or close, which close sockets. */
 #pragma once
 
+#include "common/memory/arena.h"
 #include "common/net/transport.h"
 #include "proto/actions.h"
 
@@ -19,6 +20,7 @@ typedef struct psd_entrance_config {
     const char *allow;   /* path of the allow-list; copied; "": anybody on this machine may come in (--insecure) */
     bool has_peers;      /* the job has other servers, which have to let this one in */
     uint64_t memory_max; /* resident bytes, before all connections are closed; 0: no bound */
+    psd_arena_t *arena;  /* whose buffers workers of this machine may read; borrowed; NULL: all goes by sockets */
     psd_on_message_fn *on_message;
     psd_on_bad_fn *on_bad;
     void *arg;
@@ -47,8 +49,16 @@ bool psd_entrance_is_open(const psd_entrance_t *self);
 /* As psd_acl_judge: whether the user of `from` may send `kind` to server `shard`. */
 psd_refusal_t psd_entrance_judge(const psd_entrance_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, char *why, size_t n);
 
-/* As psd_socket_send; PSD_EAGAIN too while the socket is being bound again. */
-int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, const void *header, size_t n_header, psd_buf_t *payload);
+/* What a worker who has just attached has to know to be served through memory, if it is of this machine; false when it already is, or
+ * nobody is. */
+bool psd_entrance_offer(psd_entrance_t *self, psd_peer_t to, psd_offer_t *out);
+
+/* Links through memory that are up. */
+uint64_t psd_entrance_links(const psd_entrance_t *self);
+
+/* As psd_socket_send, and through memory where the peer has a link and `is_data`; PSD_EAGAIN too while the socket is being bound
+ * again. */
+int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, bool is_data, const void *header, size_t n_header, psd_buf_t *payload);
 
 /* Connections refused so far, a few seconds late. Logs how many more there are, at most every 10 s; call a few times a
  * second. */

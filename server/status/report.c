@@ -84,6 +84,7 @@ void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint
 }
 
 void psd_report_connections_refused(psd_report_t *self, uint64_t n) { self->connections_refused = n; }
+void psd_report_memory_links(psd_report_t *self, uint64_t n) { self->memory_links = n; }
 
 void psd_report_saw(psd_report_t *self, const psd_node_t *node, const psd_msg_t *msg, uint64_t ns)
 {

@@ -32,5 +32,8 @@ void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint
 /* So many connections were refused in all. */
 void psd_report_connections_refused(psd_report_t *self, uint64_t n);
 
+/* So many workers are served through memory. */
+void psd_report_memory_links(psd_report_t *self, uint64_t n);
+
 /* Gather the facts of `node` and hand the snapshot to `status`. */
 void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now_ms, psd_status_t *status);

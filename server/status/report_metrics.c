@@ -106,6 +106,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set(m, PSD_METRIC_PUSHES, NULL, (double)stats->messages);
     psd_metrics_set(m, PSD_METRIC_PULLS, "fast", (double)stats->pulls_fast);
     psd_metrics_set(m, PSD_METRIC_PULLS, "slow", (double)stats->pulls_slow);
+    psd_metrics_set(m, PSD_METRIC_MEMORY_LINKS, NULL, (double)self->memory_links);
     psd_metrics_set(m, PSD_METRIC_CONNECTIONS_REFUSED, NULL, (double)self->connections_refused);
     psd_metrics_set(m, PSD_METRIC_RECEIVED_BYTES, NULL, (double)self->received_bytes);
     psd_metrics_set(m, PSD_METRIC_SENT_BYTES, NULL, (double)self->sent_bytes);

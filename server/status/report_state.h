@@ -35,7 +35,7 @@ struct psd_report {
     double since;        /* Unix time of the start */
     const char *outcome; /* state of a server that ends; NULL: it goes on */
     uint64_t start_ms;
-    uint64_t received_bytes, sent_bytes, sends_lost, apply_ns, connections_refused;
+    uint64_t received_bytes, sent_bytes, sends_lost, apply_ns, connections_refused, memory_links;
     double apply_s[256]; /* the newest chunk steps, for quantiles */
     unsigned n_apply;
     psd_pace_t *pace;

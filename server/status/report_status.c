@@ -171,12 +171,12 @@ static json_t *shard_json(const psd_report_t *self, const psd_node_t *node)
 {
     const psd_engine_t *engine = psd_node_engine(node);
     const psd_shard_t *shard = psd_engine_shard(engine);
-    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:o}", "index", (int)psd_engine_index(engine), "epoch",
-                     (json_int_t)psd_engine_epoch(engine), "version", (json_int_t)psd_engine_version(engine), "parameters",
+    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:o}", "index", (int)psd_engine_index(engine),
+                     "epoch", (json_int_t)psd_engine_epoch(engine), "version", (json_int_t)psd_engine_version(engine), "parameters",
                      (json_int_t)psd_engine_elements(engine), "bytes", (json_int_t)(psd_engine_elements(engine) * sizeof(float)),
                      "chunks", shard ? (int)psd_shard_chunks(shard) : 0, "apply_seconds_p99", psd_report_apply_p99(self),
                      "received_bytes", (json_int_t)self->received_bytes, "sent_bytes", (json_int_t)self->sent_bytes, "sends_lost",
-                     (json_int_t)self->sends_lost, "rejected", rejected_json(node));
+                     (json_int_t)self->sends_lost, "memory_links", (json_int_t)self->memory_links, "rejected", rejected_json(node));
 }
 
 /* List servers and workers that are lost, and what the job waits for. */

@@ -14,7 +14,7 @@
 
 enum { MAX_SERVERS = 16, MAX_WORKERS = 16, ENDPOINT = 128 };
 
-enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, KEEP_HEAP, UNITS };
+enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, KEEP_HEAP, UNITS };
 static const psd_option_t flags[] = {
     [PARAMETERS] = REPEAT_PARAMETERS,
     [TENSORS] = { .key = "tensors",
@@ -26,6 +26,7 @@ static const psd_option_t flags[] = {
     [SERVERS] = { .key = "servers", .type = PSD_OPTION_UINT64, .preset = "1", .range = "1..16", .help = "processes" },
     [OPTIMIZER] = { .key = "optimizer", .type = PSD_OPTION_RULE, .preset = "sgd(lr=0.01)", .help = "of the servers" },
     [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "all is encrypted" },
+    [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "nothing travels through memory" },
     [KEEP_HEAP] = REPEAT_KEEP_HEAP,
     [UNITS] = REPEAT_UNITS,
     { .key = NULL },
@@ -96,6 +97,8 @@ static _Noreturn void become_server(size_t index, const char *first, int ready_f
     words[n++] = given->flag[KEYS] ? key : "--insecure";
     if (given->flag[KEYS])
         words[n++] = allow;
+    if (given->flag[SOCKETS])
+        words[n++] = "--net-local=off";
     dup2(ready_fd, STDOUT_FILENO);
     execv(program, words);
     repeat_die("exchange_psd: cannot start %s", program);

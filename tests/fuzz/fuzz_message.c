@@ -92,6 +92,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     case 5:
         check_body(PSD_PAYLOAD_ADMIN_REQUEST, data, n_bytes);
         break;
+    case 6:
+        check_body(PSD_PAYLOAD_OFFER, data, n_bytes);
+        break;
     default:
         check_header(data, n_bytes, what / 8 * 4);
     }

@@ -73,6 +73,8 @@ size_t said_anything(psd_kind_t kind, uint8_t out[PSD_MAX_LIST])
         return psd_cluster_encode(&cluster, out, PSD_MAX_LIST);
     case PSD_PAYLOAD_ROUND:
         return psd_round_encode(&(psd_round_t){ .clock = 1 }, out, PSD_MAX_LIST);
+    case PSD_PAYLOAD_OFFER:
+        return psd_offer_encode(&(psd_offer_t){ .name = "psd" }, out, PSD_MAX_LIST);
     default:
         return said_bytes(kind, "another w:1", 0, out);
     }

@@ -24,7 +24,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n, p
     (void)arg;
     heard++;
     last_peer = peer;
-    psd_entrance_send(entrance, peer, header, n, payload);
+    psd_entrance_send(entrance, peer, false, header, n, payload);
 }
 
 static void on_answer(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
@@ -198,7 +198,7 @@ Test(entrance, a_user_who_is_taken_off_the_list_goes_and_the_others_come_back)
     write_list(true, false);
     now_ms += 250;
     turn();
-    cr_expect_eq(psd_entrance_send(entrance, second, "head", 4, NULL), PSD_EAGAIN, "all connections are closed");
+    cr_expect_eq(psd_entrance_send(entrance, second, false, "head", 4, NULL), PSD_EAGAIN, "all connections are closed");
     const uint64_t before = answers[1];
     talk(0);
     cr_expect_eq(answers[1], before);
@@ -211,7 +211,7 @@ Test(entrance, memory_over_its_bound_closes_all_connections_once)
     const psd_keys_t none = { .insecure = true };
     open_with(&none, "", 1);
     connect_worker(0, &none);
-    while (psd_entrance_send(entrance, 17, "head", 4, NULL) != PSD_EAGAIN) /* else nobody is known by that number */
+    while (psd_entrance_send(entrance, 17, false, "head", 4, NULL) != PSD_EAGAIN) /* else nobody is known by that number */
         uv_run(&loop, UV_RUN_ONCE);
     talk(0);
     cr_expect_geq(answers[0], 1, "what the process itself needs is no reason to close again");
