@@ -216,7 +216,8 @@ static void skip_rest(psd_socket_t *self, bool more)
     }
 }
 
-/* Read one message and hand it on; false when there is none. The frames of a message come all or none. */
+/* Read one message and hand it on; false when there is none. The frames of a message come all or none, unless its connection ends
+ * while they are read: then it is lost, and the next frame begins another. */
 static bool read_message(psd_socket_t *self)
 {
     zmq_msg_t id, header, payload;
@@ -238,12 +239,13 @@ static bool read_message(psd_socket_t *self)
         zmq_msg_close(&id);
     }
     if (!self->is_router || more) {
-        if (!receive(self, &header, &more) && !self->is_router)
-            return false;
-        const bool has_payload = more;
-        if (has_payload)
-            receive(self, &payload, &more);
-        else if (!bad)
+        const bool came = receive(self, &header, &more), has_payload = came && more;
+        if (!came || (has_payload && !receive(self, &payload, &more))) {
+            zmq_msg_close(&header);
+            zmq_msg_close(&payload);
+            return self->is_router || came;
+        }
+        if (!has_payload && !bad)
             bad = "one frame instead of two";
         if (more && !bad)
             bad = "more than two frames";
