@@ -120,7 +120,7 @@ static void start_servers(const setting_t *setting, const char *flags)
         const unsigned short port = reserve_port();
         start_proxy(s, setting->program, port, flags, address);
         cluster_start_server(&cluster, SERVERS,
-                             "--listen=tcp://127.0.0.1:%u --advertise=%s --workers-min=%d --lease=20s --threads=1 "
+                             "--listen=tcp://127.0.0.1:%u --advertise=%s --workers-min=%d --lease=20s --threads=1 --net-local=off "
                              "--log-level=debug --optimizer=" RULE,
                              port, address, WORKERS);
     }

@@ -23,7 +23,7 @@ said() {
     echo "$found"
 }
 
-"$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --workers-min=2 --workers-want=2 --lease=5s >server 2>server.log &
+"$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --workers-min=2 --workers-want=2 --lease=5s --net-local=off >server 2>server.log &
 join=$(said server 'data=tcp:..\([^ ]*\)')
 url=$(said server 'status=\([^ ]*\)')
 "$bin/psd-tcp-proxy" --to="$join" --rate=500000 >proxy &

@@ -49,7 +49,7 @@ said() { # FILE PATTERN: the first match of the group, once the program has said
     echo "$found"
 }
 start() { # NAME PUSH PULL: a server for two workers, in $join and $url
-    "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --workers-min=2 --workers-want=2 --lease=20s --codec-push="$2" \
+    "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --workers-min=2 --workers-want=2 --lease=20s --net-local=off --codec-push="$2" \
         --codec-pull="$3" >"$1.server" 2>"$1.log" &
     children+=($!)
     join=$(said "$1.server" 'data=tcp:..\([^ ]*\)')
