@@ -96,7 +96,7 @@ measure() { # NAME PUSH PULL: in $pushed and $pulled, bytes of a step
     "$bin/psdctl" wait --for=step=5 --timeout=200 "$url"
     curl -fsS "$url/metrics" >metrics
     steps=$(metric psd_steps_total) received=$(metric psd_received_bytes_total) sent=$(metric psd_sent_bytes_total)
-    "$bin/psdctl" wait --for=step=$((${steps%.*} + 40)) --timeout=200 "$url"
+    "$bin/psdctl" wait --for=step=$((${steps%.*} + 200)) --timeout=200 "$url"
     curl -fsS "$url/metrics" >metrics
     pushed=$(awk "BEGIN { print ($(metric psd_received_bytes_total) - $received) / ($(metric psd_steps_total) - $steps) }")
     pulled=$(awk "BEGIN { print ($(metric psd_sent_bytes_total) - $sent) / ($(metric psd_steps_total) - $steps) }")
