@@ -121,6 +121,7 @@ static void start_servers(const setting_t *setting, const char *flags)
         start_proxy(s, setting->program, port, flags, address);
         cluster_start_server(&cluster, SERVERS,
                              "--listen=tcp://127.0.0.1:%u --advertise=%s --workers-min=%d --lease=20s --threads=1 --net-local=off "
+                             "--message-size=4Ki "
                              "--log-level=debug --optimizer=" RULE,
                              port, address, WORKERS);
     }

@@ -62,7 +62,7 @@ work() { # NAME WHERE ID FLAG...
 }
 sha_of() { grep -o '"sha256": *"[0-9a-f]*"' "$1/summary.json" || fail "$1 names no weights"; }
 
-small=(--model-layers=784,100,10 --stop-steps=300)
+small=("--model-layers=784,100,10" --stop-steps=300)
 for push in int8 sign; do
     for name in calm cut; do
         start $push.$name "$push" bf16
@@ -70,16 +70,16 @@ for push in int8 sign; do
         [ $name = calm ] || {
             "$bin/psd-tcp-proxy" --to="$join" --cut-every=500 --truncate=50 --seed=3 >$push.proxy &
             proxy=$!
-            children+=($proxy)
+            children+=("$proxy")
             via=$(said $push.proxy 'listen=\([^ ]*\)')
         }
         work $push.$name "$via" 0 "${small[@]}" && first=$!
         work $push.$name "$via" 1 "${small[@]}" && second=$!
-        wait $first || fail "$push, $name: worker 0 ended with $?: $(tail -n 3 $push.$name.0.said)"
-        wait $second || fail "$push, $name: worker 1 ended with $?: $(tail -n 3 $push.$name.1.said)"
+        wait "$first" || fail "$push, $name: worker 0 ended with $?: $(tail -n 3 $push.$name.0.said)"
+        wait "$second" || fail "$push, $name: worker 1 ended with $?: $(tail -n 3 $push.$name.1.said)"
     done
-    kill -TERM $proxy
-    wait $proxy || true
+    kill -TERM "$proxy"
+    wait "$proxy" || true
     ! grep -q 'cuts=0 ' $push.proxy || fail "no connection was reset: $(cat $push.proxy)"
     [ "$(sha_of $push.calm.0)" = "$(sha_of $push.cut.0)" ] || fail "$push: resets have changed the weights"
     ! grep -q residual.reset $push.cut.*.said || fail "$push: a residual was lost with a connection"
@@ -100,7 +100,7 @@ measure() { # NAME PUSH PULL: in $pushed and $pulled, bytes of a step
     curl -fsS "$url/metrics" >metrics
     pushed=$(awk "BEGIN { print ($(metric psd_received_bytes_total) - $received) / ($(metric psd_steps_total) - $steps) }")
     pulled=$(awk "BEGIN { print ($(metric psd_sent_bytes_total) - $sent) / ($(metric psd_steps_total) - $steps) }")
-    kill -TERM $first $second
+    kill -TERM "$first" "$second"
 }
 measure f32 f32 f32
 plain_pushed=$pushed plain_pulled=$pulled
