@@ -79,7 +79,8 @@ static void train_over_a_slow_link(const char *mode)
     enum { RATE = 10000000, STEPS = 2, PULLS = 2 /* of slow weights, at the end */ };
     const double model = 4.0 * (784 * 10000 + 10000 + 10000 * 10 + 10);
     cluster_process_t proxy = { 0 };
-    cluster_start_servers(&cluster, 1, "--net-local=off --sync-mode=%s --lease=%dms --optimizer=lookahead(sgd(lr=0.01),k=5)", mode, LEASE_MS);
+    cluster_start_servers(&cluster, 1, "--net-local=off --sync-mode=%s --lease=%dms --optimizer=lookahead(sgd(lr=0.01),k=5)", mode,
+                          LEASE_MS);
     slow_down(&proxy, RATE);
     cluster_start_worker(&cluster,
                          "--model-kind=mlp --model-layers=784,10000,10 --data-train=glyphs:20 --data-test=glyphs:20 "
