@@ -3,7 +3,6 @@
  *   rule  := plain | "lookahead" [ "(" [ plain | argument ] { "," argument } ")" ]
  * Lookahead without an inner rule is around radam. The depth is two, so nothing here recurses. */
 #include <assert.h>
-#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,15 +10,10 @@
 
 #include "common/config/number.h"
 #include "common/optim/optimizer.h"
+#include "common/base/scanner.h"
 #include "common/base/words.h"
 
-enum { WORD_TEXT = 32, SPEC_MAX = 1024 };
-
-typedef struct parser {
-    const char *spec; /* the whole text */
-    const char *at;   /* where the reader is */
-    psd_err_t *err;   /* of the caller */
-} parser_t;
+enum { WORD_TEXT = PSD_SCANNER_WORD, SPEC_MAX = 1024 };
 
 static const char *const pullbacks[] = {
     [PSD_PULLBACK_NONE] = "none", [PSD_PULLBACK_RESET] = "reset", [PSD_PULLBACK_PULLBACK] = "pullback"
@@ -37,29 +31,7 @@ static const psd_hyper_t lookahead_hyper[] = {
 
 /* ---- complaints ---- */
 
-static int fail(const parser_t *p, const char *at, const char *format, ...) __attribute__((format(printf, 3, 4)));
-
-static int fail(const parser_t *p, const char *at, const char *format, ...)
-{
-    char what[sizeof p->err->text];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(what, sizeof what, format, args);
-    va_end(args);
-    return psd_err_set(p->err, PSD_ECONFIG, "rule, column %zu: %s", (size_t)(at - p->spec) + 1, what);
-}
-
-static int fail_expected(const parser_t *p, const char *expected)
-{
-    const unsigned char found = (unsigned char)*p->at;
-    if (found == '\0')
-        return fail(p, p->at, "expected %s, found the end", expected);
-    if (isprint(found))
-        return fail(p, p->at, "expected %s, found '%c'", expected, found);
-    return fail(p, p->at, "expected %s, found byte 0x%02x", expected, found);
-}
-
-static int fail_optimizer(const parser_t *p, const char *at, const char *word)
+static int fail_optimizer(const psd_scanner_t *p, const char *at, const char *word)
 {
     psd_nearest_t nearest = { 0 };
     char known[256] = "";
@@ -70,11 +42,11 @@ static int fail_optimizer(const parser_t *p, const char *at, const char *word)
     }
     psd_nearest_consider(&nearest, word, "lookahead");
     if (*nearest.word)
-        return fail(p, at, "unknown optimizer '%s'; the nearest is '%s'", word, nearest.word);
-    return fail(p, at, "unknown optimizer '%s'; there are %sand lookahead around each of them", word, known);
+        return psd_scanner_fail(p, at, "unknown optimizer '%s'; the nearest is '%s'", word, nearest.word);
+    return psd_scanner_fail(p, at, "unknown optimizer '%s'; there are %sand lookahead around each of them", word, known);
 }
 
-static int fail_argument(const parser_t *p, const char *at, const char *word, const char *owner, const psd_hyper_t *hyper)
+static int fail_argument(const psd_scanner_t *p, const char *at, const char *word, const char *owner, const psd_hyper_t *hyper)
 {
     psd_nearest_t nearest = { 0 };
     char known[256] = "";
@@ -84,47 +56,21 @@ static int fail_argument(const parser_t *p, const char *at, const char *word, co
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", hyper[i].name);
     }
     if (*nearest.word)
-        return fail(p, at, "unknown argument '%s' of %s; the nearest is '%s' (it takes %s)", word, owner, nearest.word, known);
-    return fail(p, at, "unknown argument '%s' of %s; it takes %s", word, owner, known);
+        return psd_scanner_fail(p, at, "unknown argument '%s' of %s; the nearest is '%s' (it takes %s)", word, owner, nearest.word,
+                                known);
+    return psd_scanner_fail(p, at, "unknown argument '%s' of %s; it takes %s", word, owner, known);
 }
 
-static int fail_range(const parser_t *p, const char *at, const char *owner, const psd_hyper_t *h)
+static int fail_range(const psd_scanner_t *p, const char *at, const char *owner, const psd_hyper_t *h)
 {
     char min[PSD_NUMBER_TEXT], max[PSD_NUMBER_TEXT];
     const int n = (int)(p->at - at);
-    return fail(p, at, "%s=%.*s of %s is out of range: it must be %s %s and %s %s", h->name, n < 40 ? n : 40, at, owner,
-                h->open_min ? "above" : "at least", psd_number_print(h->min, min), h->open_max ? "below" : "at most",
-                psd_number_print(h->max, max));
+    return psd_scanner_fail(p, at, "%s=%.*s of %s is out of range: it must be %s %s and %s %s", h->name, n < 40 ? n : 40, at, owner,
+                            h->open_min ? "above" : "at least", psd_number_print(h->min, min), h->open_max ? "below" : "at most",
+                            psd_number_print(h->max, max));
 }
 
 /* ---- words and values ---- */
-
-static void skip_spaces(parser_t *p) { p->at += strspn(p->at, " \t\r\n"); }
-
-/* Skip spaces, then take `c` if it is next. */
-static bool take(parser_t *p, char c)
-{
-    skip_spaces(p);
-    if (*p->at != c)
-        return false;
-    p->at++;
-    return true;
-}
-
-/* Read a word of letters, digits and '_', or complain that `expected` was. */
-static int read_word(parser_t *p, char word[WORD_TEXT], const char *expected)
-{
-    skip_spaces(p);
-    const size_t n = strspn(p->at, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
-    if (n == 0)
-        return fail_expected(p, expected);
-    if (n >= WORD_TEXT)
-        return fail(p, p->at, "expected %s, found a word of %zu letters", expected, n);
-    memcpy(word, p->at, n);
-    word[n] = '\0';
-    p->at += n;
-    return PSD_OK;
-}
 
 /* The index of the row named `word`, -1 without one. */
 static int find(const psd_hyper_t *hyper, const char *word)
@@ -135,11 +81,11 @@ static int find(const psd_hyper_t *hyper, const char *word)
     return -1;
 }
 
-static int read_pullback(parser_t *p, double *value)
+static int read_pullback(psd_scanner_t *p, double *value)
 {
     char word[WORD_TEXT];
     psd_nearest_t nearest = { 0 };
-    const int rc = read_word(p, word, "none, reset or pullback");
+    const int rc = psd_scanner_word(p, word, "none, reset or pullback");
     if (rc)
         return rc;
     for (int i = 0; i < N_PULLBACKS; i++) {
@@ -151,25 +97,25 @@ static int read_pullback(parser_t *p, double *value)
     }
     const char *at = p->at - strlen(word);
     if (*nearest.word)
-        return fail(p, at, "unknown pullback '%s'; the nearest is '%s' (none, reset or pullback)", word, nearest.word);
-    return fail(p, at, "unknown pullback '%s'; it is none, reset or pullback", word);
+        return psd_scanner_fail(p, at, "unknown pullback '%s'; the nearest is '%s' (none, reset or pullback)", word, nearest.word);
+    return psd_scanner_fail(p, at, "unknown pullback '%s'; it is none, reset or pullback", word);
 }
 
 /* Take "true" or "false" if it is next. */
-static bool take_truth(parser_t *p, double *value)
+static bool take_truth(psd_scanner_t *p, double *value)
 {
     char word[WORD_TEXT];
-    parser_t ahead = { .spec = p->spec, .at = p->at, .err = NULL };
-    if (read_word(&ahead, word, "") || (strcmp(word, "true") != 0 && strcmp(word, "false") != 0))
+    psd_scanner_t ahead = { .what = p->what, .text = p->text, .at = p->at };
+    if (psd_scanner_word(&ahead, word, "") || (strcmp(word, "true") != 0 && strcmp(word, "false") != 0))
         return false;
     *value = word[0] == 't';
     p->at = ahead.at;
     return true;
 }
 
-static int read_value(parser_t *p, const char *owner, const psd_hyper_t *h, double *value)
+static int read_value(psd_scanner_t *p, const char *owner, const psd_hyper_t *h, double *value)
 {
-    skip_spaces(p);
+    psd_scanner_skip_spaces(p);
     if (h == &lookahead_hyper[PULLBACK])
         return read_pullback(p, value);
     if (h->flag && take_truth(p, value))
@@ -177,13 +123,13 @@ static int read_value(parser_t *p, const char *owner, const psd_hyper_t *h, doub
     const char *start = p->at;
     const size_t n = psd_number_read(start, value);
     if (n == 0)
-        return fail_expected(p, h->flag ? "0, 1, false or true" : "a finite decimal number");
+        return psd_scanner_expected(p, h->flag ? "0, 1, false or true" : "a finite decimal number");
     p->at += n;
     const double v = *value;
     if (!isfinite(v) || v < h->min || v > h->max || (h->open_min && v <= h->min) || (h->open_max && v >= h->max))
         return fail_range(p, start, owner, h);
     if ((h->flag || h == &lookahead_hyper[K]) && floor(v) != v)
-        return fail(p, start, "%s of %s must be %s", h->name, owner, h->flag ? "0 or 1" : "a whole number");
+        return psd_scanner_fail(p, start, "%s of %s must be %s", h->name, owner, h->flag ? "0 or 1" : "a whole number");
     *value = v + 0.0; /* -0 becomes 0, so that equal rules print alike */
     return PSD_OK;
 }
@@ -191,35 +137,35 @@ static int read_value(parser_t *p, const char *owner, const psd_hyper_t *h, doub
 /* ---- rules ---- */
 
 /* Read one "key=value" into `values`; `seen` has a bit for each key that was already given. */
-static int read_argument(parser_t *p, const char *owner, const psd_hyper_t *hyper, double *values, unsigned *seen)
+static int read_argument(psd_scanner_t *p, const char *owner, const psd_hyper_t *hyper, double *values, unsigned *seen)
 {
     char key[WORD_TEXT];
-    const int rc = read_word(p, key, "an argument");
+    const int rc = psd_scanner_word(p, key, "an argument");
     if (rc)
         return rc;
     const char *at = p->at - strlen(key);
     const int i = find(hyper, key);
     if (i < 0 && hyper == lookahead_hyper && psd_optimizer_find(key))
-        return fail(p, at, "the inner rule '%s' must be the first argument of lookahead, and the only one", key);
+        return psd_scanner_fail(p, at, "the inner rule '%s' must be the first argument of lookahead, and the only one", key);
     if (i < 0)
         return fail_argument(p, at, key, owner, hyper);
     if (*seen >> i & 1)
-        return fail(p, at, "argument '%s' of %s is given twice", key, owner);
+        return psd_scanner_fail(p, at, "argument '%s' of %s is given twice", key, owner);
     *seen |= 1u << i;
-    if (!take(p, '='))
-        return fail_expected(p, "'='");
+    if (!psd_scanner_take(p, '='))
+        return psd_scanner_expected(p, "'='");
     return read_value(p, owner, &hyper[i], &values[i]);
 }
 
 /* Read arguments up to the closing bracket; the opening one, or an argument if not `first`, is behind. */
-static int read_arguments(parser_t *p, const char *owner, const psd_hyper_t *hyper, double *values, bool first)
+static int read_arguments(psd_scanner_t *p, const char *owner, const psd_hyper_t *hyper, double *values, bool first)
 {
     unsigned seen = 0;
     for (;; first = false) {
-        if (take(p, ')'))
+        if (psd_scanner_take(p, ')'))
             return PSD_OK;
-        if (!first && !take(p, ','))
-            return fail_expected(p, "',' or ')'");
+        if (!first && !psd_scanner_take(p, ','))
+            return psd_scanner_expected(p, "',' or ')'");
         const int rc = read_argument(p, owner, hyper, values, &seen);
         if (rc)
             return rc;
@@ -233,46 +179,46 @@ static void set_defaults(const psd_hyper_t *hyper, double *values)
 }
 
 /* Read the rest of a plain rule whose name, `word` at `at`, is behind. */
-static int read_plain(parser_t *p, const char *word, const char *at, psd_rule_t *rule)
+static int read_plain(psd_scanner_t *p, const char *word, const char *at, psd_rule_t *rule)
 {
     rule->opt = psd_optimizer_find(word);
     if (!rule->opt)
         return fail_optimizer(p, at, word);
     set_defaults(rule->opt->hyper, rule->hyper);
-    if (take(p, '(')) {
+    if (psd_scanner_take(p, '(')) {
         const int rc = read_arguments(p, word, rule->opt->hyper, rule->hyper, true);
         if (rc)
             return rc;
     }
     psd_err_t why;
     if (rule->opt->check && rule->opt->check(rule->hyper, &why))
-        return fail(p, at, "%s: %s", word, why.text);
+        return psd_scanner_fail(p, at, "%s: %s", word, why.text);
     return PSD_OK;
 }
 
 /* Whether a rule, and not "key=", comes next. */
-static bool inner_is_next(const parser_t *p)
+static bool inner_is_next(const psd_scanner_t *p)
 {
     char word[WORD_TEXT];
-    parser_t ahead = { .spec = p->spec, .at = p->at, .err = NULL };
-    return read_word(&ahead, word, "") == PSD_OK && find(lookahead_hyper, word) < 0 && !take(&ahead, '=');
+    psd_scanner_t ahead = { .what = p->what, .text = p->text, .at = p->at };
+    return psd_scanner_word(&ahead, word, "") == PSD_OK && find(lookahead_hyper, word) < 0 && !psd_scanner_take(&ahead, '=');
 }
 
 /* Read the rule inside a Lookahead. */
-static int read_inner(parser_t *p, psd_rule_t *rule)
+static int read_inner(psd_scanner_t *p, psd_rule_t *rule)
 {
     char word[WORD_TEXT];
-    const int rc = read_word(p, word, "an optimizer");
+    const int rc = psd_scanner_word(p, word, "an optimizer");
     if (rc)
         return rc;
     const char *at = p->at - strlen(word);
     if (strcmp(word, "lookahead") == 0)
-        return fail(p, at, "lookahead inside lookahead is not supported");
+        return psd_scanner_fail(p, at, "lookahead inside lookahead is not supported");
     return read_plain(p, word, at, rule);
 }
 
 /* Read the rest of a Lookahead whose name is behind. */
-static int read_lookahead(parser_t *p, psd_rule_t *rule)
+static int read_lookahead(psd_scanner_t *p, psd_rule_t *rule)
 {
     double values[sizeof lookahead_hyper / sizeof *lookahead_hyper];
     int rc = PSD_OK;
@@ -281,7 +227,7 @@ static int read_lookahead(parser_t *p, psd_rule_t *rule)
     rule->opt = psd_optimizer_find("radam");
     set_defaults(rule->opt->hyper, rule->hyper);
 
-    if (take(p, '(')) {
+    if (psd_scanner_take(p, '(')) {
         const bool inner = inner_is_next(p);
         if (inner)
             rc = read_inner(p, rule);
@@ -319,13 +265,13 @@ static void lay_out_slots(psd_rule_t *rule)
 
 int psd_rule_parse(psd_rule_t *rule, const char *spec, psd_err_t *err)
 {
-    parser_t p = { .spec = spec, .at = spec, .err = err };
+    psd_scanner_t p = { .what = "rule", .text = spec, .at = spec, .err = err };
     psd_rule_t read = { 0 };
     char word[WORD_TEXT];
 
     if (strnlen(spec, SPEC_MAX + 1) > SPEC_MAX)
-        return fail(&p, spec + SPEC_MAX, "a rule has at most %d characters", SPEC_MAX);
-    int rc = read_word(&p, word, "the name of an optimizer");
+        return psd_scanner_fail(&p, spec + SPEC_MAX, "a rule has at most %d characters", SPEC_MAX);
+    int rc = psd_scanner_word(&p, word, "the name of an optimizer");
     if (rc)
         return rc;
     if (strcmp(word, "lookahead") == 0)
@@ -334,9 +280,9 @@ int psd_rule_parse(psd_rule_t *rule, const char *spec, psd_err_t *err)
         rc = read_plain(&p, word, p.at - strlen(word), &read);
     if (rc)
         return rc;
-    skip_spaces(&p);
+    psd_scanner_skip_spaces(&p);
     if (*p.at)
-        return fail_expected(&p, "nothing more");
+        return psd_scanner_expected(&p, "nothing more");
     lay_out_slots(&read);
     *rule = read;
     return PSD_OK;
