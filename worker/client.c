@@ -37,7 +37,8 @@ struct psd_worker {
     void *log_arg;
     pid_t process; /* that connected; a fork of it has no thread of the library's */
     psd_tensor_list_t list;
-    float **data, **slow; /* arrays of the registered tensors; the last pull's */
+    char codec[2][PSD_CODEC_TEXT]; /* names of the job's codecs: of pushes, of pulls */
+    float **data, **slow;          /* arrays of the registered tensors; the last pull's */
     const float **gradient;
     psd_ticket_t ticket;    /* the newest */
     bool leaves;            /* psd_worker_leave was called, and has not been answered; since then: */
@@ -331,6 +332,8 @@ int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
                                           .max_staleness = s->max_staleness,
                                           .servers = cluster->n_servers,
                                           .lease_ms = s->lease_ms,
+                                          .codec_push = psd_coding_print(&s->codings.push, self->codec[0]),
+                                          .codec_pull = psd_coding_print(&s->codings.pull, self->codec[1]),
                                           .has_slow = s->has_slow,
                                           .in_rounds = s->in_rounds,
                                           .checkpoints = s->checkpoints };

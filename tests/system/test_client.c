@@ -109,9 +109,35 @@ Test(client, a_handle_that_did_not_connect_says_so_whatever_is_asked_of_it)
     expect_error(worker, psd_worker_register(worker, &tensor, 1), "the configuration needs its size");
     expect_error(worker, psd_worker_exchange(worker, NULL, 0, 0, &ticket), "the configuration needs its size");
     expect_error(worker, psd_worker_report(worker, "x", 1), "the configuration needs its size");
+    cr_expect_eq(psd_worker_settings(worker, &(psd_worker_settings_t){ .size = sizeof(psd_worker_settings_t) }), PSD_W_EAGAIN);
     psd_worker_close(&worker);
     const psd_worker_config_t larger = { .size = sizeof larger + 8, .join = "tcp://127.0.0.1:1", .insecure = true };
     cr_expect_eq(psd_worker_connect(&worker, &larger), PSD_W_EINVAL);
+    psd_worker_close(&worker);
+}
+
+/* Where it stands and how the job trains, for programs of this release and of earlier ones. */
+Test(client, position_and_settings_fill_as_much_of_a_struct_as_its_size_says)
+{
+    cluster_start_servers(&cluster, 1,
+                          "--workers-min=1 --optimizer=lookahead(sgd(lr=0.25),k=5) --clip-norm=3 --codec-push=topk(0.1)");
+    psd_worker_t *worker = connect_to_job();
+    psd_worker_settings_t s = { .size = sizeof s }, earlier = { .size = offsetof(psd_worker_settings_t, optimizer) },
+                          later = { .size = sizeof s + 8 };
+    cr_assert_eq(psd_worker_settings(worker, &s), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect(!strcmp(s.mode, "bsp") && !strcmp(s.lr_rule, "") && s.in_rounds && s.has_slow && !s.checkpoints && s.servers == 1);
+    cr_expect(!strncmp(s.optimizer, "lookahead(sgd(lr=0.25,", 22) && s.lr == 0.25, "%s", s.optimizer);
+    cr_expect(s.clip_value == 0 && s.clip_norm == 3 && s.lease_ms > 0);
+    cr_expect(!strcmp(s.codec_push, "topk(0.1)") && !strcmp(s.codec_pull, "f32"), "%s, %s", s.codec_push, s.codec_pull);
+    cr_expect(strstr(s.text, "mode=bsp") && strstr(s.text, s.optimizer), "%s", s.text);
+    cr_expect_eq(psd_worker_settings(worker, &earlier), PSD_W_OK);
+    cr_expect(!strcmp(earlier.mode, "bsp") && !earlier.optimizer, "what it does not know is left alone");
+    expect_error(worker, psd_worker_settings(worker, &later), "settings: size is");
+    expect_error(worker, psd_worker_settings(worker, &(psd_worker_settings_t){ 0 }), "settings: size is 0");
+    psd_position_t at = { .size = sizeof at };
+    cr_assert_eq(psd_worker_position(worker, &at), PSD_W_OK);
+    cr_expect_eq(at.worker, 0);
+    expect_error(worker, psd_worker_position(worker, &(psd_position_t){ 0 }), "position: size is 0");
     psd_worker_close(&worker);
 }
 

@@ -272,3 +272,28 @@ Test(replay_by_server, refuses_a_server_of_another_rule_and_names_both, .init = 
                             "weight_decay=0), but this replay "
                             "needs sgd(lr=0.1, momentum=0, dampening=0, nesterov=0, weight_decay=0)\n");
 }
+
+Test(replay_by_server, refuses_a_server_whose_gradients_are_clipped_otherwise_and_names_both, .init = redirect)
+{
+    char words[512];
+    const job_t job = start_job("sgd(lr=0.1)", 1, &(psd_clip_t){ .norm = 2 }, 1);
+    snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", job.join);
+    const int exit_code = run(&psd_verb_replay, words);
+    stop_job(&job);
+    cr_expect_eq(exit_code, 76);
+    cr_expect_stderr_eq_str("psdctl replay: the server has clip.value 0 and clip.norm 2, but this replay needs 0 and 0; start psd "
+                            "with --clip-value 0 --clip-norm 0\n");
+}
+
+Test(replay_by_server, refuses_a_server_that_codes_gradients, .init = redirect)
+{
+    char words[512];
+    job_t job = { .n = 1 };
+    job.pid[0] = start_server((const char *[]){ "--optimizer=sgd(lr=0.1)", "--codec-push=topk(0.5)", NULL }, job.join);
+    snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", job.join);
+    const int exit_code = run(&psd_verb_replay, words);
+    stop_job(&job);
+    cr_expect_eq(exit_code, 76);
+    cr_expect_stderr_eq_str("psdctl replay: the server has codec.push topk(0.5) and codec.pull f32, but a replay needs f32 for "
+                            "both\n");
+}

@@ -123,6 +123,8 @@ typedef struct psd_worker_settings {
     uint64_t max_staleness; /* where each push is a step: steps by which it may be late; 0: none is too late */
     uint32_t servers;       /* how many shards the model is cut into */
     uint32_t lease_ms;      /* silence after which the servers give a worker up */
+    const char *codec_push; /* how gradients travel: "f32", "topk(0.01)": option codec.push */
+    const char *codec_pull; /* how weights travel: option codec.pull */
     int has_slow;           /* the optimizer keeps slow weights (psd_worker_pull_slow) */
     int in_rounds;          /* a step is made of one push of each worker; 0: each push is a step */
     int checkpoints;        /* the servers make checkpoints */

@@ -50,6 +50,9 @@ static int check_settings(psd_worker_t *worker, const psd_rule_t *rule, const ps
         return worker_error(worker, rc, "settings", err);
     if (strcmp(found.optimizer, psd_rule_print(rule, wanted)))
         return psd_err_set(err, PSD_EREFUSED, "the server runs %s, but this replay needs %s", found.optimizer, wanted);
+    if (strcmp(found.codec_push, "f32") || strcmp(found.codec_pull, "f32"))
+        return psd_err_set(err, PSD_EREFUSED, "the server has codec.push %s and codec.pull %s, but a replay needs f32 for both",
+                           found.codec_push, found.codec_pull);
     if (found.clip_value != c->clip.value || found.clip_norm != c->clip.norm)
         return psd_err_set(err, PSD_EREFUSED,
                            "the server has clip.value %g and clip.norm %g, but this replay needs %g and %g; start psd with "
