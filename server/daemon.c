@@ -34,8 +34,7 @@ enum {
     WAIT_LINE_MS = 4000, /* between two lines that say what is waited for */
     SCRAPE_MS = 15000,   /* for Prometheus to read how the job ended */
     STOP_MS = 4000,      /* how long a server that was told to stop waits for server 0's word */
-    /* Chunks up to this many elements are stepped by the loop itself: chunks are cut to 1/128 of the model, so a whole
-     * step of such a model takes less than a millisecond, and a hand-over to the pool would take longer. */
+    /* Parts of up to this many elements are stepped by the loop itself: a hand-over to the pool would take longer. */
     STEP_HERE = 4096
 };
 
@@ -50,7 +49,6 @@ typedef struct psd_daemon {
     uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
     psd_arena_t *arena;       /* memory that workers of this machine read; NULL: net.local is off */
-    uint64_t attaching;       /* who is being answered that he has attached */
     psd_entrance_t *entrance; /* where workers and other servers speak to this one */
     psd_uplink_t *uplink;     /* where this one speaks to server 0; NULL in server 0 */
     psd_node_t *node;
@@ -374,8 +372,6 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
     } else {
         PSD_FAILPOINT("srv.recv", psd_kind_name(msg.kind));
-        if (msg.kind == PSD_MSG_ATTACH)
-            self->attaching = peer;
         if (may_send(self, peer, &msg))
             psd_node_message(self->node, now_ms(), peer, &msg, body, &self->out);
         psd_report_saw(self->report, self->node, &msg, uv_hrtime());
@@ -479,10 +475,8 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, &a->msg, bytes ? bytes->n_bytes : 0, rc == PSD_OK, uv_hrtime());
     psd_buf_unref(&bytes);
-    if (a->msg.kind == PSD_MSG_ATTACHED && a->to == self->attaching) {
-        self->attaching = PSD_PEER_NONE;
+    if (a->msg.kind == PSD_MSG_ATTACHED && a->msg.seq) /* an answer, and not a sign of life */
         offer_memory(self, a);
-    }
 }
 
 static void log_line(daemon_t *self, const psd_action_t *a)

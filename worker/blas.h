@@ -1,8 +1,7 @@
-/* blas.h - matrix products, by OpenBLAS. Which of its kernels it takes decides the last bits of a gradient, and which it takes by
- * itself depends on the processor: one that is newer than the library gets the slowest. So it is loaded here, when a product is first
- * wanted, and told to take those for AVX2 wherever there is AVX2: the same bits on all of these processors. Who has set
- * OPENBLAS_CORETYPE has chosen otherwise. One thread each: more would cut the sums by how many there are, and a worker is one of many
- * on its machine anyway. */
+/* blas.h - matrix products, by OpenBLAS. Its kernels decide the last bits of a gradient. Left alone, it chooses them by the processor,
+ * and takes the slowest for one that is newer than itself. So the library is loaded here, when the first product is wanted, with
+ * its AVX2 kernels on every processor that has AVX2: these all compute the same bits. OPENBLAS_CORETYPE, if set, overrides that.
+ * Products run on one thread: with more, the sums would depend on how many there are, and a machine runs several workers anyway. */
 #pragma once
 
 #include <cblas.h>

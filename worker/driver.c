@@ -204,18 +204,11 @@ static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
         link == PSD_LINK_UP ? "up" : "closed");
 }
 
-static void take_message(psd_driver_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
-
-/* The server's own memory is read where it lies: parts are copied before they are checked (worker/session.c). What is decoded is
- * taken first. */
-static void on_local_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
-{
-    take_message(arg, peer, header, n_header, payload);
-}
+static void take_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
 
 static bool open_local(psd_driver_t *self, psd_err_t *err)
 {
-    const psd_socket_handler_t handler = { on_local_message, on_local_bad, on_local_link, self };
+    const psd_socket_handler_t handler = { take_message, on_local_bad, on_local_link, self };
     if (!self->arena && !(self->arena = psd_arena_new(SIZE_MAX / 2, err)))
         return false;
     if (!self->local)
@@ -238,8 +231,11 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     take_message(arg, peer, header, n_header, payload);
 }
 
-static void take_message(psd_driver_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
+/* By whatever way. A payload that came through memory is read where it lies, and may change meanwhile: the session copies parts
+ * before it checks them; codes are taken first. */
+static void take_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
+    psd_driver_t *self = arg;
     psd_msg_t msg;
     psd_err_t err;
     self->heard_ms[peer - PSD_PEER_SERVER] = now_ms();
@@ -252,7 +248,7 @@ static void take_message(psd_driver_t *self, uint64_t peer, const void *header, 
         return;
     }
     PSD_FAILPOINT("wrk.recv", psd_kind_name(msg.kind));
-    if (body && msg.codec > PSD_CODEC_F32) { /* a code is checked, and then decoded */
+    if (body && msg.codec > PSD_CODEC_F32) {
         psd_buf_t *own = psd_channel_take(body);
         psd_buf_unref(&body);
         if (!own)

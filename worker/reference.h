@@ -22,7 +22,7 @@ typedef struct psd_reference_config {
     const char *rule;      /* optimizer */
     psd_clip_t clip;       /* bounds of the summed gradient */
     psd_codings_t codings; /* of gradients, and of weights */
-    uint32_t world;        /* most workers that it shall stand for, at least 1 */
+    uint32_t world;        /* most workers it can stand for, at least 1 */
 } psd_reference_config_t;
 
 /* NULL with `err` set: PSD_ECONFIG for the rule, PSD_ENOMEM. */

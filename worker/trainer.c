@@ -46,7 +46,7 @@ typedef struct trainer {
     float *slow[PSD_MAX_PARAMS];    /* room for the slow weights; NULL until they are asked for */
     uint64_t last_step;             /* the last to be made; UINT64_MAX: no limit */
     uint64_t samples;               /* of the whole job so far */
-    psd_worker_settings_t settings; /* of the job; before it is joined, with empty texts */
+    psd_worker_settings_t settings; /* of the job, from when it is joined */
     window_t window;
     unsigned hopeless; /* steps in a row without a finite loss */
     uint32_t world;    /* the most workers that it has seen in the view */

@@ -92,7 +92,6 @@ struct psd_engine {
     bool restoring;      /* between PSD_ACT_RESTORE and its outcome */
     bool leaving_run;    /* the coordinator has begun another run of the job: start over when nothing runs */
     uint64_t state_sent_ms;
-    psd_member_t complete[PSD_MAX_WORKERS]; /* room for what send_state says, which it does with each push */
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
     void *ledger_arg;
@@ -256,25 +255,28 @@ static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
     }
 }
 
+static void add_complete(const psd_engine_t *self, const worker_t *w, psd_round_t *state)
+{
+    if (w->standing == MEMBER && w->inbox.complete && psd_mode_has_rounds(self->config.mode))
+        state->contributor[state->n_contributors++] = (psd_member_t){ .worker = w->id,
+                                                                      .incarnation = w->incarnation,
+                                                                      .samples = w->inbox.samples,
+                                                                      .loss = w->inbox.loss,
+                                                                      .norm2 = w->inbox.norm2,
+                                                                      .nonfinite = w->inbox.nonfinite };
+}
+
 /* Tell the coordinator which log entries are done and whose pushes of the open clock are complete: of `only`,
  * or of all when it is NULL. */
 static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *out)
 {
-    psd_member_t *complete = self->complete;
-    psd_round_t state = { .clock = self->clock + 1 };
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
-        const worker_t *w = self->worker[i];
-        if (w && (!only || w == only) && w->standing == MEMBER && w->inbox.complete && psd_mode_has_rounds(self->config.mode))
-            complete[state.n_contributors++] = (psd_member_t){ .worker = w->id,
-                                                               .incarnation = w->incarnation,
-                                                               .samples = w->inbox.samples,
-                                                               .loss = w->inbox.loss,
-                                                               .norm2 = w->inbox.norm2,
-                                                               .nonfinite = w->inbox.nonfinite };
-    }
-    state.contributor = malloc((state.n_contributors + 1) * sizeof *complete);
+    psd_round_t state = { .clock = self->clock + 1, .contributor = calloc(only ? 1 : self->world + 1, sizeof(psd_member_t)) };
     assert(state.contributor && "no memory for a report");
-    memcpy(state.contributor, complete, state.n_contributors * sizeof *complete);
+    if (only)
+        add_complete(self, only, &state);
+    for (uint32_t i = 0; !only && i < PSD_MAX_WORKERS; i++)
+        if (self->worker[i])
+            add_complete(self, self->worker[i], &state);
     psd_buf_t *payload = psd_body_of_round(&state);
     psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_STATE, payload, out);
     msg->seq = self->log_done;
@@ -843,7 +845,7 @@ static void on_welcome(psd_engine_t *self, const psd_heard_t *in)
     self->first.told[0] = '\0';
     self->index = in->msg->shard;
     self->n_servers = in->msg->world;
-    self->part_elements = in->msg->n_elements ? in->msg->n_elements : PSD_MOST_OF_PART;
+    self->part_elements = in->msg->n_elements;
     self->job = in->msg->job;
     self->shard_epoch = in->msg->shard_epoch;
     psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.joined", "shard=%u of=%u epoch=%" PRIu64, self->index, self->n_servers,
@@ -885,7 +887,7 @@ static void on_attach(psd_engine_t *self, const psd_heard_t *in)
         w->nonce = in->msg->seq;
     }
     w->peer = in->from;
-    send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, in->out);
+    send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, in->out)->seq = in->msg->seq;
     request_init(self, in->now_ms, in->out);
     pay_debts(self, in->out);
 }

@@ -1,4 +1,4 @@
-/* inbox.h - what has come to a shard of one worker's open push: the payloads as they came, which parts still lack, and what
+/* inbox.h - what has come to a shard of one worker's open push: the payloads as they came, which parts are missing, and what
  * the worker said of it. Emptied when the clock is closed. Owned by the engine; pure. */
 #pragma once
 
@@ -30,12 +30,13 @@ void psd_inbox_clear(psd_inbox_t *self);
 bool psd_inbox_has(const psd_inbox_t *self, uint32_t part);
 
 /* Keep a part that was checked: its payload, of which a reference is taken, its sum of squares and, when that is not finite,
- * the number of the chunk that is to blame, from 1. The shard is at `version`: a worker cannot have weights that are newer. Returns whether the push is whole now. */
+ * the number of the chunk that is to blame, from 1. The shard is at `version`: a worker cannot have weights that are newer.
+ * Returns whether the push is whole now. */
 bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint32_t bad_chunk,
                     uint64_t version);
 
 /* Keep of a whole push that it has come, and nothing else: it becomes one without samples. */
 void psd_inbox_drop_gradient(psd_inbox_t *self);
 
-/* A new bitmap of the parts that lack. */
+/* A new bitmap of the parts that are missing. */
 psd_buf_t *psd_inbox_lacking(const psd_inbox_t *self);
