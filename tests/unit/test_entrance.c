@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "common/system/log.h"
+#include "common/memory/local.h"
 #include "server/entrance/entrance.h"
 
 /* An entrance, and two workers of which a list may name none, one or both. Time is what the test says it is. */
@@ -18,6 +19,9 @@ static uint64_t heard, answers[2], last_peer, now_ms = 1000;
 static bool was_denied;
 static char list[] = "/tmp/psd-test-XXXXXX";
 static psd_err_t err;
+static psd_arena_t *arena; /* NULL: nothing goes through memory */
+static psd_local_t *local;
+static bool local_is_up;
 
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
 {
@@ -78,7 +82,9 @@ static void teardown(void)
     for (size_t i = 0; i < 2; i++)
         psd_socket_close(&worker[i], 0);
     psd_entrance_close(&entrance, 0);
+    psd_local_close(&local);
     uv_run(&loop, UV_RUN_DEFAULT);
+    psd_arena_destroy(&arena);
     psd_net_destroy(&net);
     for (size_t i = 0; i < 2; i++)
         psd_net_destroy(&worker_net[i]);
@@ -94,6 +100,7 @@ static void open_with(const psd_keys_t *own, const char *allow, uint64_t memory_
                                            .listen = "tcp://127.0.0.1:0",
                                            .allow = allow,
                                            .memory_max = memory_max,
+                                           .arena = arena,
                                            .on_message = on_message,
                                            .on_bad = on_bad };
     cr_assert_not_null(entrance = psd_entrance_new(&config, &err), "%s", err.text);
@@ -205,6 +212,43 @@ Test(entrance, a_user_who_is_taken_off_the_list_goes_and_the_others_come_back)
     cr_expect_eq(answers[1], before);
     cr_expect_str_eq(psd_entrance_endpoint(entrance), endpoint, "it is bound where it was");
     cr_expect_eq(psd_entrance_judge(entrance, second, PSD_MSG_PUSH, 0, why, sizeof why), PSD_REFUSAL_SENDER);
+}
+
+/* Whether the worker's side of a link through memory is up. */
+static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    (void)arg, (void)peer;
+    local_is_up = link == PSD_LINK_UP;
+}
+
+Test(entrance, a_link_through_memory_is_the_peers_that_was_offered_it_and_ends_with_its_connection)
+{
+    psd_offer_t offer;
+    cr_assert_not_null(arena = psd_arena_new(SIZE_MAX / 2, &err), "%s", err.text);
+    write_list(true, true);
+    open_with(&server_keys, list, 0);
+    open_up();
+    connect_worker(1, &keys[1]);
+    talk(1);
+    const psd_peer_t second = last_peer;
+    cr_assert(psd_entrance_offer(entrance, second, &offer));
+    const psd_socket_handler_t handler = { on_answer, on_bad, on_local_link, NULL };
+    cr_assert_not_null(local = psd_local_new(&loop, arena, SIZE_MAX / 2, &handler, &err), "%s", err.text);
+    cr_assert_eq(psd_local_connect(local, offer.name, offer.token, 17, &err), PSD_OK, "%s", err.text);
+    while (!local_is_up || !psd_entrance_links(entrance))
+        turn();
+    cr_expect_not(psd_entrance_offer(entrance, second, &offer), "it has one");
+    const size_t before = heard;
+    cr_assert_eq(psd_local_send(local, 17, "head", 4, NULL), PSD_OK);
+    while (heard == before)
+        turn();
+    cr_expect_eq(last_peer, second, "with the user that its key has");
+    write_list(true, false);
+    now_ms += 250;
+    turn();
+    cr_expect_eq(psd_entrance_links(entrance), 0);
+    while (local_is_up)
+        turn();
 }
 
 Test(entrance, memory_over_its_bound_closes_all_connections_once)
