@@ -87,7 +87,8 @@ struct psd_session {
     char told[192];   /* what server 0 says that the job waits for */
     presence_t presence[PSD_MAX_SERVERS];
     uint32_t n_presences; /* servers that a welcome has named */
-    uint64_t lease_ms, tick_ms;
+    uint64_t lease_ms;
+    uint64_t seen_ms; /* when the last event was, for our own absence */
 };
 
 psd_session_t *psd_session_new(const psd_session_config_t *config)
@@ -372,14 +373,24 @@ static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
     send_hello(self, now_ms, out);
 }
 
+/* This process was stopped, or got no time. Asked with each event, before it changes the phase: what stood still is the exchange, or
+ * the caller's computing. What we did not listen to is nobody's silence. */
+static void note_absence(psd_session_t *self, uint64_t now_ms)
+{
+    const uint64_t away_ms = psd_absence(&self->seen_ms, now_ms);
+    if (!away_ms)
+        return;
+    if (self->phase == PSD_PHASE_EXCHANGING)
+        self->away_ms += away_ms;
+    for (uint32_t s = 0; s < self->n_presences; s++)
+        self->presence[s].heard_ms = psd_absence_excuse(self->presence[s].heard_ms, away_ms, now_ms);
+}
+
 /* Server 0 answers heartbeats, the others what they are asked; one that should have answered and is silent for longer than
  * the lease is lost, and after our patience so is the job. */
 static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    const uint64_t away_ms = psd_absence(&self->tick_ms, now_ms);
     char text[320];
-    if (self->phase == PSD_PHASE_EXCHANGING)
-        self->away_ms += away_ms;
     for (uint32_t s = 0; s < self->n_presences; s++) {
         presence_t *p = &self->presence[s];
         /* Those that are not members yet have no answer from the other servers; server 0 watches these. */
@@ -387,8 +398,6 @@ static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *
         const bool answers = s ? psd_session_asks(self, s) && !waits : self->cluster || psd_session_asks(self, 0);
         if (!answers)
             p->heard_ms = now_ms;
-        else /* what we did not listen to is no silence */
-            p->heard_ms = psd_absence_excuse(p->heard_ms, away_ms, now_ms);
         const uint64_t silent_ms = now_ms - p->heard_ms;
         const bool lost = silent_ms > self->lease_ms;
         if (lost != p->lost)
@@ -410,6 +419,7 @@ static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *
 
 void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
+    note_absence(self, now_ms);
     if (self->phase != PSD_PHASE_LEFT && self->phase != PSD_PHASE_FAILED)
         tend_presences(self, now_ms, out);
     bool over = self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED;
@@ -597,6 +607,7 @@ int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *cons
 {
     if (self->phase != PSD_PHASE_READY)
         return wrong_phase(err, "exchange");
+    note_absence(self, now_ms);
     for (uint32_t i = 0; i < self->list.n; i++)
         self->gradient[i] = gradient && samples ? gradient[i] : NULL;
     self->samples = samples;
@@ -1034,6 +1045,7 @@ void psd_session_message(psd_session_t *self, uint64_t now_ms, psd_peer_t from, 
     if (from < PSD_PEER_SERVER || from >= PSD_PEER_SERVER + PSD_MAX_SERVERS)
         return;
     const uint32_t s = server_of(&in);
+    note_absence(self, now_ms);
     self->presence[s].heard_ms = now_ms;
     const bool ours = !self->cluster || (msg->job == self->job && s < n_servers(self));
     if (!psd_session_takes(msg->kind) || (!ours && msg->kind != PSD_MSG_REFUSED))
@@ -1129,7 +1141,7 @@ void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n)
     text[0] = '\0';
     if (psd_session_lost_server(self, &lost)) {
         snprintf(text, n, "server %u at %s, silent for %" PRIu64 " s", lost, self->presence[lost].endpoint,
-                 (self->tick_ms - self->presence[lost].heard_ms) / 1000);
+                 (self->seen_ms - self->presence[lost].heard_ms) / 1000);
         return;
     }
     if (self->phase == PSD_PHASE_JOINING) {

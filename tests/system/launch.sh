@@ -127,7 +127,7 @@ nobody_left whole
 
 # A worker, a server and a connection die; no secret is to be seen in any command line meanwhile.
 "$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/hurt --checkpoint-dir=hurt/checkpoints --checkpoint-every-steps=50 \
-    --stop-epochs=0 --stop-steps=6000 --eval-every=0 job.yaml >out.hurt 2>&1 &
+    --stop-epochs=0 --stop-steps=20000 --eval-every=0 job.yaml >out.hurt 2>&1 &
 launch=$!
 await out.hurt '^status http'
 await hurt/logs/worker-2.log 'id=train.progress'
@@ -141,7 +141,7 @@ await out.hurt 'run.restart role="server 1 on root@node2" ended="was killed by s
 pkill -KILL -P "${sshd[2]}" # the server of each connection to node3
 await out.hurt 'run.restart role="worker 2 on node3"'
 wait $launch || fail 'the hurt launch failed'
-"$bin/psdctl" run job.yaml --run-dir="$dir"/plain6000 --stop-epochs=0 --stop-steps=6000 --eval-every=0 >out.plain 2>&1 || fail 'the plain run failed'
+"$bin/psdctl" run job.yaml --run-dir="$dir"/plain20000 --stop-epochs=0 --stop-steps=20000 --eval-every=0 >out.plain 2>&1 || fail 'the plain run failed'
 [ "$(sha out.hurt)" = "$(sha out.plain)" ] || fail 'other weights after deaths'
 nobody_left hurt
 

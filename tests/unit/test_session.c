@@ -263,6 +263,22 @@ Test(session, a_push_says_how_long_its_gradient_has_taken_since_the_weights_were
     psd_actions_drop(&out, out.n);
     psd_session_pump(session, &out);
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.700, 1e-9);
+    now += 600; /* stopped again, and the weights are seen before the clock */
+    send_weights(RUN, 7, 1, 2);
+    pass(2);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.602, 1e-9);
+    send_weights(RUN, 8, 1, 2);
+    now += 500; /* and once while the gradient is computed */
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    pass(50);
+    send_weights(RUN, 9, 1, 2);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0, 1e-9, "it was counted with the gradient, once");
 }
 
 Test(session, the_jobs_samples_come_with_the_weights_and_go_with_the_run, .init = setup, .fini = teardown)
