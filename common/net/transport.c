@@ -180,6 +180,39 @@ static psd_buf_t *take_frame(meter_t *meter, uint32_t user, zmq_msg_t *msg)
     return &self->buf;
 }
 
+typedef struct charge {
+    psd_buf_t buf;
+    psd_buf_t *payload;
+    meter_t *meter;
+    uint32_t user;
+} charge_t;
+
+static void release_charge(psd_buf_t *buf)
+{
+    charge_t *self = (charge_t *)buf;
+    meter_subtract(self->meter, self->user, buf->n_bytes);
+    psd_buf_unref(&self->payload);
+    free(self);
+}
+
+psd_buf_t *psd_net_charge(psd_net_t *self, uint32_t user, psd_buf_t *payload)
+{
+    if (!self->meter)
+        return payload;
+    charge_t *charge = malloc(sizeof *charge);
+    if (!charge) {
+        psd_buf_unref(&payload);
+        return NULL;
+    }
+    charge->buf = (psd_buf_t){ .data = payload->data, .n_bytes = payload->n_bytes, .release = release_charge };
+    atomic_init(&charge->buf.refs, 1);
+    charge->payload = payload;
+    charge->meter = self->meter;
+    charge->user = user;
+    meter_add(charge->meter, user, payload->n_bytes);
+    return &charge->buf;
+}
+
 /* ---- reading ---- */
 
 static bool receive(psd_socket_t *self, zmq_msg_t *msg, bool *more)

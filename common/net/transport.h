@@ -92,9 +92,13 @@ psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpo
  * that are there stay. Without effect on ipc. */
 void psd_socket_take(psd_socket_t *self, bool new_ones);
 
-/* Bytes of payloads that a user has sent to a ROUTER of this net and that are not yet released; user 0: of
- * all. */
+/* Bytes of payloads that a user has sent to a ROUTER of this net, or was charged with, and that are not yet released;
+ * user 0: of all. */
 uint64_t psd_net_held(const psd_net_t *self, uint32_t user);
+
+/* Count a payload that came some other way as if `user` had sent it to a ROUTER of this net, until it is released. Takes
+ * the caller's reference over and gives one back, to the same bytes. NULL when memory runs out, `payload` let go. */
+psd_buf_t *psd_net_charge(psd_net_t *self, uint32_t user, psd_buf_t *payload);
 
 /* Connections to what was bound that never shook hands, by whatever was wrong: no key that is let in, another protocol, noise,
  * silence. Each is counted some seconds after it came. Call it now and then; the clock is any that runs forward. */

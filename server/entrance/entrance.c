@@ -64,10 +64,13 @@ static int bind_router(psd_entrance_t *self, const char *endpoint, psd_err_t *er
 
 /* ---- memory ---- */
 
-/* Its sender may write on: what is checked here, and used, is a copy of our own. */
+/* Its sender may write on: what is checked here, and used, is a copy of our own, which counts as what came by a socket does. */
 static void on_local_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
+    const psd_entrance_t *self = arg;
     psd_buf_t *own = payload ? psd_channel_take(payload) : NULL;
+    if (own)
+        own = psd_net_charge(self->config.net, psd_peer_user(peer), own);
     if (own || !payload)
         on_message(arg, peer, header, n_header, own);
     psd_buf_unref(&own);

@@ -33,7 +33,7 @@ TestSuite(door, .init = setup, .fini = teardown, .timeout = 600);
 #define WORKER                                                                                                                     \
     "--model-kind=softmax --model-layers=784,10 --data-train=glyphs:3000 --data-test=glyphs:100 "                                  \
     "--data-batch=60 --eval-every=0 "
-#define FOREVER WORKER "--stop-steps=1000000"
+#define FOREVER WORKER "--stop-steps=100000000"
 
 /* ---- whoever comes by hand ---- */
 
@@ -282,7 +282,7 @@ Test(door, who_leaves_the_list_is_out_within_a_second_and_the_others_go_on)
     cr_expect_eq(cluster_wait(&cluster.worker[0], 0), -1, "the other trains on");
     cluster_allow(&cluster, NULL);
     usleep(600000);
-    cluster_start_worker_at(&cluster, 1, WORKER "--stop-steps=1000000");
+    cluster_start_worker_at(&cluster, 1, WORKER "--stop-steps=100000000");
     for (const uint64_t end = cluster_now_ms() + DONE_MS; cluster_metric(&cluster, 0, "psd_workers{state=\"live\"}") < 2;
          cluster_nap())
         if (cluster_now_ms() > end)

@@ -22,13 +22,18 @@ static psd_err_t err;
 static psd_arena_t *arena; /* NULL: nothing goes through memory */
 static psd_local_t *local;
 static bool local_is_up;
+static bool keeps; /* what comes with a payload is kept, not answered */
+static psd_buf_t *kept;
 
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
 {
     (void)arg;
     heard++;
     last_peer = peer;
-    psd_entrance_send(entrance, peer, false, header, n, payload);
+    if (keeps && payload)
+        kept = psd_buf_ref(payload);
+    else
+        psd_entrance_send(entrance, peer, false, header, n, payload);
 }
 
 static void on_answer(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
@@ -221,11 +226,11 @@ static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
     local_is_up = link == PSD_LINK_UP;
 }
 
-Test(entrance, a_link_through_memory_is_the_peers_that_was_offered_it_and_ends_with_its_connection)
+/* The second worker, linked through memory to an entrance, as its peer there. */
+static psd_peer_t link_through_memory(void)
 {
     psd_offer_t offer;
     cr_assert_not_null(arena = psd_arena_new(SIZE_MAX / 2, &err), "%s", err.text);
-    write_list(true, true);
     open_with(&server_keys, list, 0);
     open_up();
     connect_worker(1, &keys[1]);
@@ -237,6 +242,14 @@ Test(entrance, a_link_through_memory_is_the_peers_that_was_offered_it_and_ends_w
     cr_assert_eq(psd_local_connect(local, offer.name, offer.token, 17, &err), PSD_OK, "%s", err.text);
     while (!local_is_up || !psd_entrance_links(entrance))
         turn();
+    return second;
+}
+
+Test(entrance, a_link_through_memory_is_the_peers_that_was_offered_it_and_ends_with_its_connection)
+{
+    psd_offer_t offer;
+    write_list(true, true);
+    const psd_peer_t second = link_through_memory();
     cr_expect_not(psd_entrance_offer(entrance, second, &offer), "it has one");
     const size_t before = heard;
     cr_assert_eq(psd_local_send(local, 17, "head", 4, NULL), PSD_OK);
@@ -249,6 +262,27 @@ Test(entrance, a_link_through_memory_is_the_peers_that_was_offered_it_and_ends_w
     cr_expect_eq(psd_entrance_links(entrance), 0);
     while (local_is_up)
         turn();
+}
+
+Test(entrance, what_comes_through_memory_counts_among_the_bytes_of_its_sender_until_it_is_let_go)
+{
+    write_list(true, true);
+    const psd_peer_t second = link_through_memory();
+    psd_buf_t *payload = psd_arena_new_buf(arena, 2048);
+    cr_assert_not_null(payload);
+    memset(payload->data, 7, payload->n_bytes);
+    keeps = true;
+    cr_assert_eq(psd_local_send(local, 17, "head", 4, payload), PSD_OK);
+    psd_buf_unref(&payload);
+    while (!kept)
+        turn();
+    cr_expect_eq(kept->n_bytes, 2048);
+    cr_expect_eq(((const uint8_t *)kept->data)[2047], 7);
+    cr_expect_eq(psd_net_held(net, psd_peer_user(second)), 2048);
+    cr_expect_eq(psd_net_held(net, 0), 2048);
+    psd_buf_unref(&kept);
+    cr_expect_eq(psd_net_held(net, psd_peer_user(second)), 0);
+    cr_expect_eq(psd_net_held(net, 0), 0);
 }
 
 Test(entrance, memory_over_its_bound_closes_all_connections_once)
