@@ -22,7 +22,7 @@ typedef enum psd_act {
     PSD_ACT_LOG,
     PSD_ACT_FINISH,
     PSD_ACT_SAVE_BEGIN, /* begin a file for the shard's state after round `clock`, then psd_engine_save_begun */
-    PSD_ACT_SAVE_PART,  /* write chunk `part` into it (psd_shard_state), then psd_engine_part_saved */
+    PSD_ACT_SAVE_PART,  /* write the chunks of part `part` into it (psd_shard_state), then psd_engine_part_saved */
     PSD_ACT_SAVE_END,   /* make it durable, then psd_engine_saved */
     PSD_ACT_COMMIT,     /* every shard's file of `clock` is durable: write the manifest, then psd_coordinator_committed */
     PSD_ACT_RESTORE     /* load the shard's state of round `clock`: psd_engine_restore, then psd_engine_restored */
@@ -83,7 +83,7 @@ void psd_actions_clear(psd_actions_t *self);
 /* A payload with a copy of these bytes. Aborts when memory runs out. */
 psd_buf_t *psd_payload_copy(const void *data, size_t n_bytes);
 
-/* -- bitmaps of chunks, as they travel: bit i is bit i % 8 of byte i / 8 */
+/* -- bitmaps of parts, or of the chunks of one, as they travel: bit i is bit i % 8 of byte i / 8 */
 static inline size_t psd_bitmap_bytes(uint32_t n) { return ((size_t)n + 7) / 8; }
 static inline int psd_bitmap_get(const uint8_t *map, uint32_t i) { return map[i / 8] >> (i % 8) & 1; }
 static inline void psd_bitmap_set(uint8_t *map, uint32_t i) { map[i / 8] |= (uint8_t)(1u << (i % 8)); }

@@ -265,13 +265,21 @@ static void take_message(void *arg, uint64_t peer, const void *header, size_t n_
 
 /* ---- server 0 ---- */
 
-static psd_session_t *new_session(const psd_driver_t *self)
+/* In memory that servers of this machine read, once there is some: what is put together there is not copied again. */
+static psd_buf_t *new_payload(void *arg, size_t n_bytes)
+{
+    psd_driver_t *self = arg;
+    return self->arena ? psd_arena_new_buf(self->arena, n_bytes) : NULL;
+}
+
+static psd_session_t *new_session(psd_driver_t *self)
 {
     const psd_driver_config_t *c = &self->config;
     uint64_t nonce = 0;
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
-    return psd_session_new(&(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms });
+    return psd_session_new(
+        &(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms, new_payload, self });
 }
 
 /* A session that has not joined yet is new to another server 0. */

@@ -37,7 +37,7 @@ typedef struct psd_handover_state {
     psd_err_t failure; /* of FAILED */
     psd_session_position_t position;
     uint64_t rejoins;             /* how often the servers have begun another run */
-    uint64_t moved;               /* chunks, as psd_session_moved counts them */
+    uint64_t moved;               /* parts, as psd_session_moved counts them */
     bool has_slow, drains;        /* as the cluster says, and the session */
     bool unresolved;              /* the name of server 0's host means nothing here */
     char waiting[PSD_MAX_TEXT];   /* what is waited for */
@@ -71,7 +71,7 @@ bool psd_handover_leave(psd_handover_t *self, bool finished, uint64_t rejoins);
 
 /* Wait for `phase`, or for READY, which a session that joins again by itself reaches at last: then PSD_EAGAIN, unless
  * that is the phase. `timeout_ms` < 0: without end; 0: only look, and PSD_EAGAIN. PSD_ETIMEOUT; in FAILED, why. A model
- * that is being registered has the time anew with each chunk. */
+ * that is being registered has the time anew with each part. */
 int psd_handover_await(psd_handover_t *self, psd_phase_t phase, const char *what, int timeout_ms, psd_err_t *err);
 
 /* Wait for READY after a request between two exchanges. PSD_EAGAIN too when the servers have begun another run since

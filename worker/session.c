@@ -197,7 +197,10 @@ static const float *stretch_of(const psd_session_t *self, uint32_t s, uint32_t p
 static psd_buf_t *gather(const psd_session_t *self, uint32_t s, uint32_t part, const float *const *array, size_t n_more)
 {
     const psd_part_t *p = part_at(self, s, part);
-    psd_buf_t *out = psd_buf_new(p->n * sizeof(float) + n_more);
+    const size_t n_bytes = p->n * sizeof(float) + n_more;
+    psd_buf_t *out = self->config.new_buf ? self->config.new_buf(self->config.new_buf_arg, n_bytes) : NULL;
+    if (!out)
+        out = psd_buf_new(n_bytes);
     assert(out && "no memory for a message");
     for (uint32_t i = 0; i < p->n_chunks; i++) {
         const psd_chunk_t *c = psd_partition_at(&self->map, s, part, i);
@@ -1158,7 +1161,7 @@ void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n)
         else if (server->n_lacking && self->told[0])
             at = (size_t)snprintf(text, n, "%s", self->told);
         else if (server->n_lacking)
-            at += (size_t)snprintf(text + at, n - at, "%s%u of %u chunks of server %u (clock %" PRIu64 ")", at ? ", " : "",
+            at += (size_t)snprintf(text + at, n - at, "%s%u of %u parts of server %u (clock %" PRIu64 ")", at ? ", " : "",
                                    server->n_lacking, server->n_parts, s, self->clock);
     }
     if (self->phase == PSD_PHASE_LEAVING || self->phase == PSD_PHASE_SETTING)

@@ -1,5 +1,5 @@
 /* session.h - the worker's half of the protocol as a state machine: joining, registering, exchanging, leaving, and
- * everything that makes it certain: probes instead of blind repeats, checks of every chunk, fencing.
+ * everything that makes it certain: probes instead of blind repeats, checks of every part, fencing.
  *
  * Pure: events in, actions out (proto/actions.h); it copies weights into the caller's arrays and reads gradients from
  * them, and touches nothing else. Peers are PSD_PEER_SERVER + index of the server. One thread at a time. */
@@ -17,6 +17,9 @@ typedef struct psd_session_config {
     uint64_t nonce;       /* tells this session from all others; not 0 */
     const char *recipe;   /* copied; what the worker trains on, for comparing; NULL or "": it is not compared */
     uint64_t patience_ms; /* fail when a server that is needed has been silent for so long; 0: never */
+    /* Where parts are put together that lie in several arrays; NULL, or where it returns NULL: in a buffer of psd_buf_new. */
+    psd_buf_t *(*new_buf)(void *arg, size_t n_bytes);
+    void *new_buf_arg;
 } psd_session_config_t;
 
 typedef enum psd_phase {

@@ -1,5 +1,5 @@
 /* buffer.h - bytes that travel without being copied: a reference-counted, immutable-while-shared block.
- * A received frame is one, a chunk of weights is one, a slice of a user's gradient is one.
+ * A received frame is one, a part of the weights is one, a slice of a user's gradient is one.
  * References may be taken and dropped by any thread. */
 #pragma once
 

@@ -15,12 +15,12 @@
     X(SHARD_VERSION, GAUGE, "psd_shard_version", 1, "", "Version of the shard's weights.")                                         \
     X(ROUNDS, COUNTER, "psd_rounds_total", 0, "mode", "Rounds closed.")                                                            \
     X(SAMPLES, COUNTER, "psd_samples_total", 0, "", "Samples behind the committed steps.")                                         \
-    X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Gradient chunks accepted.")                                                     \
+    X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Parts of gradients accepted.")                                                  \
     X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")                                 \
     X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                                        \
       "Connections with a key that is not on the allow-list.")                                                                     \
     X(MEMORY_LINKS, GAUGE, "psd_memory_links", 1, "", "Workers whose gradients and weights travel through memory.")                \
-    X(PULLS, COUNTER, "psd_pulls_total", 1, "which", "Weight chunks sent.")                                                        \
+    X(PULLS, COUNTER, "psd_pulls_total", 1, "which", "Parts of weights sent.")                                                     \
     X(RECEIVED_BYTES, COUNTER, "psd_received_bytes_total", 1, "", "Bytes of messages received.")                                   \
     X(SENT_BYTES, COUNTER, "psd_sent_bytes_total", 1, "", "Bytes of messages sent.")                                               \
     X(STALENESS, STEPS_HISTOGRAM, "psd_staleness_steps", 0, "", "Steps between a gradient's weights and its use.")                 \

@@ -19,7 +19,7 @@ enum { PSD_FAILPOINT_STALL_MS = 1500 };
     X("srv.recv", BY_KIND) /* a message has come and is well-formed; nothing was done with it */                                   \
     X("srv.send", BY_KIND) /* it is about to be sent */                                                                            \
     X("srv.sent", BY_KIND) /* it was handed to the socket */                                                                       \
-    X("srv.step", ALONE)   /* a chunk is about to be stepped on the pool */                                                        \
+    X("srv.step", ALONE)   /* a part is about to be stepped on the pool */                                                         \
     X("srv.stepped", ALONE)                                                                                                        \
     X("srv.load", ALONE) /* a checkpoint is about to be read */                                                                    \
     X("srv.loaded", ALONE)                                                                                                         \

@@ -44,7 +44,7 @@ typedef struct psd_engine_stats {
     uint64_t pushes;                   /* worker-clocks taken in whole */
     uint64_t messages;                 /* of pushes, accepted: one per part */
     uint64_t samples;                  /* behind the steps */
-    uint64_t pulls_fast, pulls_slow;   /* chunks sent */
+    uint64_t pulls_fast, pulls_slow;   /* parts sent */
     uint64_t rejected[PSD_N_REFUSALS]; /* messages refused or ignored, by reason */
     uint64_t staleness[PSD_STALENESS_BUCKETS];
     uint64_t staleness_sum, staleness_max;
@@ -125,7 +125,7 @@ const psd_partition_t *psd_engine_map(const psd_engine_t *self); /* all zero bef
 typedef struct psd_engine_worker {
     uint64_t incarnation, applied, pushes, samples;
     double loss;           /* of its last complete push */
-    uint32_t held, parts;  /* chunks of its open clock that have come, of how many */
+    uint32_t held, parts;  /* parts of its open clock that have come, of how many */
     uint64_t staleness;    /* asp: of its last push */
     uint64_t last_push_ms; /* when its last complete push came */
 } psd_engine_worker_t;

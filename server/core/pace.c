@@ -94,7 +94,7 @@ void psd_pace_destroy(psd_pace_t **self_p)
 
 void psd_pace_forget(psd_pace_t *self, uint32_t worker, uint64_t ns) { *row_of(self, worker) = (row_t){ .born_ns = ns }; }
 
-void psd_pace_chunk(psd_pace_t *self, uint32_t worker, double compute_s, uint64_t ns)
+void psd_pace_part(psd_pace_t *self, uint32_t worker, double compute_s, uint64_t ns)
 {
     row_t *row = row_of(self, worker);
     if (row->known && row->phase == PSD_PHASE_COMPUTING) {
@@ -108,7 +108,7 @@ void psd_pace_chunk(psd_pace_t *self, uint32_t worker, double compute_s, uint64_
 void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, double compute_s, uint64_t ns)
 {
     row_t *row = row_of(self, worker);
-    psd_pace_chunk(self, worker, compute_s, ns);
+    psd_pace_part(self, worker, compute_s, ns);
     enter(row, self->has_rounds ? PSD_PHASE_WAITING : PSD_PHASE_SERVING, ns);
     row->complete_ns = ns;
     row->pushes += 1;

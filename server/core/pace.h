@@ -30,9 +30,9 @@ typedef struct psd_pace psd_pace_t;
 psd_pace_t *psd_pace_new(bool has_rounds);
 void psd_pace_destroy(psd_pace_t **self_p);
 
-/* A chunk of a worker's push was accepted, for which it says to have computed so many seconds; with the last one the push is
+/* A part of a worker's push was accepted, for which it says to have computed so many seconds; with the last one the push is
  * complete. */
-void psd_pace_chunk(psd_pace_t *self, uint32_t worker, double compute_s, uint64_t ns);
+void psd_pace_part(psd_pace_t *self, uint32_t worker, double compute_s, uint64_t ns);
 void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, double compute_s, uint64_t ns);
 
 /* Another life of the worker begins: what was said of the one before says nothing about it, and nobody has waited for it yet. */

@@ -19,12 +19,12 @@ typedef struct psd_saver {
     uint64_t order;
     bool saving;
     uint64_t clock;       /* of the one being written */
-    uint32_t next;        /* chunks below this are done; the one before it may be with the writer */
-    bool opening;         /* the writer makes the file; all chunks are still to be asked for */
-    bool in_flight;       /* the writer has the chunk before `next` */
-    bool blocked;         /* the next chunk is being stepped: the writer gets it after that */
+    uint32_t next;        /* parts below this are done; the one before it may be with the writer */
+    bool opening;         /* the writer makes the file; all parts are still to be asked for */
+    bool in_flight;       /* the writer has the part before `next` */
+    bool blocked;         /* the next part is being stepped: the writer gets it after that */
     bool ending;          /* the writer makes the file durable */
-    psd_work_t *deferred; /* the step of the chunk that the writer has just now */
+    psd_work_t *deferred; /* the step of the part that the writer has just now */
     uint64_t saved;       /* newest durable clock + 1 */
     uint64_t failed;      /* clock + 1 of the newest failure */
     char trouble[400];    /* why a file could not be written or read last; "": it could */
@@ -45,15 +45,15 @@ bool psd_saver_may_begin(psd_saver_t *self, uint64_t clock);
 /* Begin it: this is what it says, `applied` being copied. */
 void psd_saver_begin(psd_saver_t *self, const psd_save_point_t *point, psd_actions_t *out);
 
-/* How a chunk's step must respect what is being written: whether it may run now, and in work->preserve, whether it keeps a copy. One
+/* How a part's step must respect what is being written: whether it may run now, and in work->preserve, whether it keeps a copy. One
  * that may not is put off, and given back by the event that ends the wait. */
 bool psd_saver_may_step(psd_saver_t *self, psd_shard_t *shard, psd_work_t *work);
 
-/* A chunk's step has run. `busy` is the bitmap of chunks that threads have, here and below. */
+/* A part's step has run. `busy` is the bitmap of parts that threads have, here and below. */
 void psd_saver_stepped(psd_saver_t *self, psd_shard_t *shard, uint32_t part, const uint8_t *busy, psd_actions_t *out);
 
-/* The writer has made the file; written a chunk; or is done, `failure` saying why it could not. The last two return the
- * step that was put off, to be handed out, or NULL. After the first two, psd_saver_go_on asks for the next chunk. */
+/* The writer has made the file; written a part; or is done, `failure` saying why it could not. The last two return the
+ * step that was put off, to be handed out, or NULL. After the first two, psd_saver_go_on asks for the next part. */
 void psd_saver_begun(psd_saver_t *self);
 psd_work_t *psd_saver_part_saved(psd_saver_t *self, psd_shard_t *shard, uint32_t part);
 psd_work_t *psd_saver_saved(psd_saver_t *self, psd_shard_t *shard, const uint8_t *busy, const char *failure);

@@ -1,12 +1,12 @@
-/* seeding.h - how a shard gets the model's initial values: one member at a time is asked for a window of chunks, and for more as they
- * come, so that a slow link is never full of them. It counts which chunks have values. Owned by the engine; pure. */
+/* seeding.h - how a shard gets the model's initial values: one member at a time is asked for a window of parts, and for more as they
+ * come, so that a slow link is never full of them. It counts which parts have values. Owned by the engine; pure. */
 #pragma once
 
 #include "proto/actions.h"
 #include "server/core/shard.h"
 
 typedef struct psd_seeding {
-    uint32_t n_parts;        /* chunks of the shard, at least 1 */
+    uint32_t n_parts;        /* parts of the shard, at least 1 */
     uint32_t n_started;      /* that have values */
     uint8_t *started;        /* bitmap of those */
     uint8_t *asked, *newest; /* those asked for that have not come; those of the newest request */
@@ -19,11 +19,11 @@ typedef struct psd_seeding {
     uint64_t heard_ms;       /* when who is asked last said anything here */
 } psd_seeding_t;
 
-/* For a shard of so many chunks, at least 1; false without memory. All zero before, and after psd_seeding_clear. */
+/* For a shard of so many parts, at least 1; false without memory. All zero before, and after psd_seeding_clear. */
 bool psd_seeding_init(psd_seeding_t *self, uint32_t n_parts);
 void psd_seeding_clear(psd_seeding_t *self);
 
-/* Whether this chunk has values; it has now. All of them have, from a checkpoint. */
+/* Whether this part has values; it has now. All of them have, from a checkpoint. */
 bool psd_seeding_has(const psd_seeding_t *self, uint32_t part);
 void psd_seeding_set(psd_seeding_t *self, uint32_t part);
 void psd_seeding_set_all(psd_seeding_t *self, uint32_t n);
@@ -47,5 +47,5 @@ bool psd_seeding_widen(psd_seeding_t *self, const psd_shard_t *shard, uint64_t n
  * order. Whether more is to be asked for. */
 bool psd_seeding_answered(psd_seeding_t *self, uint32_t worker, uint64_t seq);
 
-/* A chunk's values have come. Whether so much of the window has that more is to be asked for. */
+/* A part's values have come. Whether so much of the window has that more is to be asked for. */
 bool psd_seeding_came(psd_seeding_t *self, const psd_shard_t *shard, uint32_t part);

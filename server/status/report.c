@@ -92,7 +92,7 @@ void psd_report_saw(psd_report_t *self, const psd_node_t *node, const psd_msg_t 
     if (msg && stats->pushes > self->seen.pushes)
         psd_pace_complete(self->pace, msg->worker, msg->samples, msg->value, ns);
     else if (msg && stats->messages > self->seen.messages)
-        psd_pace_chunk(self->pace, msg->worker, msg->value, ns);
+        psd_pace_part(self->pace, msg->worker, msg->value, ns);
     if (stats->rounds > self->seen.rounds) {
         psd_pace_round_t round = psd_pace_close(self->pace, ns);
         observe(self, PSD_METRIC_ROUND_DURATION, round.duration_s);

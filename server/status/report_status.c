@@ -86,7 +86,7 @@ static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, con
     json_object_set_new(w, "samples", json_integer((json_int_t)here.samples));
     json_object_set_new(w, "loss", number(here.last_push_ms ? here.loss : NAN));
     json_object_set_new(w, "staleness", json_integer((json_int_t)here.staleness));
-    json_object_set_new(w, "chunks_held", json_integer((json_int_t)here.held));
+    json_object_set_new(w, "parts_held", json_integer((json_int_t)here.held));
     json_object_set_new(w, "last_push_age_seconds",
                         here.last_push_ms ? json_real((double)(now->ms - here.last_push_ms) * 1e-3) : json_null());
     if (!psd_pace_facts(self->pace, row->id, now->ns, &pace))

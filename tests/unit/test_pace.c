@@ -27,7 +27,7 @@ static uint64_t play_round(uint64_t start, const uint64_t *compute_ms, uint32_t 
     for (uint64_t t = start; t < start + 1000; t++)
         for (uint32_t w = 0; w < n; w++) {
             if (t == start + compute_ms[w])
-                psd_pace_chunk(pace, w, (double)compute_ms[w] * 1e-3, MS(t));
+                psd_pace_part(pace, w, (double)compute_ms[w] * 1e-3, MS(t));
             if (t == start + compute_ms[w] + 2)
                 psd_pace_complete(pace, w, 10, (double)compute_ms[w] * 1e-3, MS(last = t));
         }
@@ -78,7 +78,7 @@ Test(pace, who_has_become_fast_is_forgotten_and_who_stalls_now_is_seen_at_once)
     cr_expect_lt(facts(1, end).awaited, 0.01);
 
     /* Worker 1 pushes, worker 0 does not. */
-    psd_pace_chunk(pace, 1, 0.010, MS(end + 10));
+    psd_pace_part(pace, 1, 0.010, MS(end + 10));
     psd_pace_complete(pace, 1, 10, 0.010, MS(end + 12));
     cr_expect_float_eq(facts(0, end + 512).awaiting_s, 0.5, 1e-9);
     cr_expect_eq(facts(1, end + 512).awaiting_s, 0);
@@ -115,7 +115,7 @@ Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
     uint64_t t = 1000;
     psd_pace_answer(pace, 0, MS(t));
     for (int i = 0; i < 1000; i++, t += 20) { /* 14 ms of computing, 1 of sending, 5 in the queue and the step */
-        psd_pace_chunk(pace, 0, 0.014, MS(t + 14));
+        psd_pace_part(pace, 0, 0.014, MS(t + 14));
         psd_pace_complete(pace, 0, 4, 0.014, MS(t + 15));
         psd_pace_close(pace, MS(t + 15));
         psd_pace_answer(pace, 0, MS(t + 20));
@@ -138,7 +138,7 @@ Test(pace, weights_on_their_way_are_no_computing)
     for (int i = 0; i < 200; i++, t += 432) {
         psd_pace_answer(pace, 1, MS(t + 1)); /* chunk by chunk */
         psd_pace_complete(pace, 0, 10, 0.001, MS(t + 2));
-        psd_pace_chunk(pace, 1, 0.001, MS(t + 401));
+        psd_pace_part(pace, 1, 0.001, MS(t + 401));
         psd_pace_complete(pace, 1, 10, 0.001, MS(t + 431));
         psd_pace_close(pace, MS(t + 431));
         psd_pace_answer(pace, 0, MS(t + 432));

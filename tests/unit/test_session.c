@@ -90,7 +90,7 @@ static void setup(void)
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
     psd_tensor_list_t list = { 1, &tensor };
     float *const data[] = { weights };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0 });
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL });
     pass(0);
     cr_assert_not_null(sent(PSD_MSG_HELLO));
     welcome(RUN, NONCE);
@@ -490,7 +490,7 @@ Test(session, initial_values_are_told_as_they_were_after_weights_in_a_code_have_
     const float initial[] = { 1.001f, 2 };
     codings = (psd_codings_t){ .pull = { psd_codec_find("bf16"), 0 } };
     memcpy(weights, initial, sizeof weights);
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0 });
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL });
     pass(0);
     welcome(RUN, NONCE);
     cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ 1, &tensor }, data, &out, &err), PSD_OK);

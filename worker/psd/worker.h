@@ -82,7 +82,7 @@ typedef struct psd_tensor {
 } psd_tensor_t;
 
 /* Register the model, once, and wait until this worker is a member and holds the job's current weights (which are
- * the initial ones at the start, newer ones for a worker that joins later). While chunks of the model travel, however slowly,
+ * the initial ones at the start, newer ones for a worker that joins later). While parts of the model travel, however slowly,
  * join_timeout_ms begins anew. */
 int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors);
 
