@@ -1,4 +1,4 @@
-/* option_page.h - the option table for readers: --help, the README's table, manual pages, a JSON Schema. */
+/* option_page.h - the option table for readers: --help, the table of docs/options.md, manual pages, a JSON Schema. */
 #pragma once
 
 #include <stdio.h>
@@ -25,7 +25,7 @@ void psd_option_help(const char *name, unsigned programs, const char *word);
 /* What a program says that was started without a word: a line of usage, examples, where more is. */
 void psd_option_brief(FILE *out, unsigned programs);
 
-/* The README's table in Markdown. */
+/* The table of docs/options.md. */
 void psd_option_markdown(FILE *out);
 
 /* Text for a manual page (man(7)): nothing in it is taken for a command. */

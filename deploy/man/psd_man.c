@@ -1,5 +1,5 @@
 /* psd_man.c - write the manual pages into a directory, at build: from the table of options, that of psdctl's verbs, the
- * README's table of exit codes, and the public header, so that nothing is written twice. Usage: psd-man SOURCE DIR */
+ * table of exit codes in docs/operate.md, the program in docs/library.md and the public header, so that nothing is written twice. Usage: psd-man SOURCE DIR */
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -102,10 +102,10 @@ static void inline_markdown(FILE *out, const char *text, size_t n)
     free(copy);
 }
 
-/* The README's table of exit codes, whose rows are "| 64 | wrong usage |". */
+/* The table of exit codes in docs/operate.md, whose rows are "| 64 | wrong usage |". */
 static void exit_status(FILE *out, const char *more)
 {
-    char *readme = read_whole("README.md"), *row = strstr(readme, "\n| code | of all programs |");
+    char *page = read_whole("docs/operate.md"), *row = strstr(page, "\n| code | of all programs |");
     section(out, "EXIT STATUS");
     if (*more) {
         fputs("Of this program: ", out);
@@ -122,7 +122,7 @@ static void exit_status(FILE *out, const char *more)
         inline_markdown(out, text, strcspn(text, "\n") - 2);
         putc('\n', out);
     }
-    free(readme);
+    free(page);
 }
 
 static void see_also(FILE *out, const char *references)
@@ -302,11 +302,11 @@ static void library_page(void)
         at = code - 1;
     }
     section(out, "EXAMPLES");
-    char *readme = read_whole("README.md"), *c = strstr(readme, "```c\n") + 5;
+    char *page = read_whole("docs/library.md"), *c = strstr(page, "```c\n") + 5;
     verbatim(out, c, (size_t)(strstr(c, "```") - c));
     see_also(out, "psd-worker(1) " PSD_PROGRAM_NAME "(8)");
     end(out);
-    free(readme);
+    free(page);
     free(text);
 }
 

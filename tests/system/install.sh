@@ -29,8 +29,8 @@ sed -n 's/^ \([a-z_]*@PSD_0\) .*/\1/p' "$source/deploy/debian/libpsdworker0.symb
 diff -u "$dir/listed" "$dir/exported" >&2 || fail 'the exported symbols are not those of deploy/debian/libpsdworker0.symbols'
 readelf -d "$library" | grep -q 'SONAME.*\[libpsdworker.so.0\]' || fail 'no SONAME'
 
-# The README's program, by pkg-config, which has to look where this was installed, and by CMake.
-sed -n '/^```c$/,/^```$/p' "$source/README.md" | sed '1d;$d' >"$dir/line.c"
+# The library page's program, by pkg-config, which has to look where this was installed, and by CMake.
+sed -n '/^```c$/,/^```$/p' "$source/docs/library.md" | sed '1d;$d' >"$dir/line.c"
 export PKG_CONFIG_PATH=$libdir/pkgconfig
 pkg-config --validate psd-worker
 [ "$(pkg-config --modversion psd-worker)" = "$("$root/bin/psdctl" --version | cut -d' ' -f2)" ] || fail 'another version'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mpirun.sh BIN SOURCE - the README's line for mpirun: servers and workers of one world find each other by a file that is left
+# mpirun.sh BIN SOURCE - the line for mpirun of docs/cluster.md: servers and workers of one world find each other by a file that is left
 # from an earlier run as well, and by PSD_JOIN.
 set -euo pipefail
 bin=$1 source=$2
@@ -42,7 +42,7 @@ cat >cluster.json <<'END'
 {"schema": "psd.cluster/1", "job": "glyphs", "data": "tcp://127.0.0.1:1", "status": "none", "server_public": "",
  "run": "0000000000000001"}
 END
-line=$(grep '^mpirun ' "$source/README.md")
+line=$(grep '^mpirun ' "$source/docs/cluster.md")
 PSD_CLUSTER__FILE=cluster.json timeout 600 bash -c "$line" >log 2>&1 || fail "\"$line\" ended with $?"
 expect_weights
 [ ! -e cluster.json ] || fail "server 0 has left its file behind"

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """torch_export.py BIN SOURCE - what psdctl export writes is torch's: a job is trained by psd on two servers, the
-checkpoint before its last step is exported and loaded into torch by what README.md says, torch makes the last step, and
+checkpoint before its last step is exported and loaded into torch by what docs/checkpoints.md says, torch makes the last step, and
 comes to psd's weights and state. numpy finds the same arrays in the npz. With Lookahead the slow weights are exported
 unless the fast ones are asked for. Skipped (77) where Debian's python3-torch is not installed."""
 import re
@@ -21,7 +21,7 @@ STEPS = 12  # radam is past its first rectified step, lookahead past a sync
 MODEL = {"fc1.weight": (50, 100), "frozen": (7,), "fc1.bias": (50,), "conv": (2, 3, 4, 5), "scale": ()}
 FROZEN = {"frozen"}  # never has a gradient: torch leaves it without state
 SIZES = {name: int(np.prod(shape)) for name, shape in MODEL.items()}
-TOLERANCE = 1e-6  # the smallest of tests/golden/README.md: both sides begin this one step as equals
+TOLERANCE = 1e-6  # the smallest of tests/golden/docs/checkpoints.md: both sides begin this one step as equals
 
 # psd's rule, with a learning rate that moves weights by about their own size, so that a wrong state shows; torch's class;
 # what torch is told beside the exported param_groups: its nadam of one tensor at a time multiplies mu in twice (mended in
@@ -44,17 +44,17 @@ RULES = [
 ]
 
 
-def readme(word):
-    """The README's block of Python that has this word, as a name space."""
-    with open(f"{SOURCE}/README.md") as file:
+def page(word):
+    """The page's block of Python that has this word, as a name space."""
+    with open(f"{SOURCE}/docs/checkpoints.md") as file:
         blocks = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
     names = {}
     exec(next(block for block in blocks if word in block), names)
     return names
 
 
-README = readme("def read_safetensors")
-read_safetensors, read_model, read_optimizer = (README[f"read_{what}"] for what in ("safetensors", "model", "optimizer"))
+PAGE = page("def read_safetensors")
+read_safetensors, read_model, read_optimizer = (PAGE[f"read_{what}"] for what in ("safetensors", "model", "optimizer"))
 
 
 def cut(values):
@@ -95,7 +95,7 @@ def export(checkpoints, clock, out, *more):
 
 
 def load_into_torch(out, kind, more):
-    """The exported model and optimizer as torch has them, by what README.md says."""
+    """The exported model and optimizer as torch has them, by what docs/checkpoints.md says."""
     weights = {name: torch.nn.Parameter(array) for name, array in read_model(out).items()}
     kept = read_optimizer(out)
     assert kept["param_groups"][0]["names"] == list(weights) == list(MODEL)
@@ -106,7 +106,7 @@ def load_into_torch(out, kind, more):
 
 
 def check_close(what, got, wanted, scale):
-    """Within the tolerance of tests/golden/README.md."""
+    """Within the tolerance of tests/golden/docs/checkpoints.md."""
     error = np.abs(got.astype(np.float64) - wanted)
     worst = float(np.max(error / (TOLERANCE * scale + 1e-30), initial=0))
     assert worst <= 1, f"{what}: off by {worst:.2f} tolerances"

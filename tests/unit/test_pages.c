@@ -17,7 +17,7 @@
 #include "common/config/options.h"
 #include "proto/message.h"
 
-/* The pages are true: the README's commands and example run, its tables are the program's, the protocol's page names what
+/* The pages are true: their commands and the example in C run, their tables are the program's, the protocol's page names what
  * proto/message.h has, and includes, libraries and functions are where ARCHITECTURE.md says. */
 
 TestSuite(pages, .timeout = 600);
@@ -158,6 +158,7 @@ static void check_command(const char *line)
                                              "cpack",  "apt",    NULL }; /* and by system/packages */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
     wordexp_t words;
+    copy[strstr(copy, " # ") ? strstr(copy, " # ") - copy : (ptrdiff_t)strlen(copy)] = '\0';
     copy[strstr(copy, " > ") ? strstr(copy, " > ") - copy : (ptrdiff_t)strlen(copy)] = '\0'; /* where it goes is no word */
     cr_assert_eq(wordexp(built == copy ? strstr(copy, "bin/") + 4 : copy, &words, 0), 0, "%s", line);
     size_t n = words.we_wordc;
@@ -187,7 +188,7 @@ static void check_command(const char *line)
     free(copy);
 }
 
-static void check_commands_of(const char *page)
+static unsigned check_commands_of(const char *page)
 {
     const char *at = read_page(page);
     unsigned n = 0;
@@ -197,32 +198,114 @@ static void check_commands_of(const char *page)
                 check_command(line);
                 n++;
             }
-    cr_expect_geq(n, 5, "%s has commands", page);
+    return n;
 }
 
-Test(pages, each_command_of_the_readme_runs_or_names_programs_and_flags_that_there_are) { check_commands_of("README.md"); }
+/* Pages for people: those at the top, and all of docs/. */
+typedef void on_page_fn(const char *page);
 
-Test(pages, each_command_of_the_contributors_page_does_too) { check_commands_of("CONTRIBUTING.md"); }
-
-Test(pages, files_that_pages_name_are_there)
+static void each_page(on_page_fn *check)
 {
-    static const char *const pages[] = { "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "proto/PROTOCOL.md" };
-    static const char *const roots[] = { "common/", "proto/", "server/", "worker/", "deploy/", "tests/" };
-    for (size_t p = 0; p < sizeof pages / sizeof *pages; p++) {
-        char *text = read_page(pages[p]), *rest = text, *word;
-        /* Every other piece between backticks is code. */
-        for (bool code = false; (word = strsep(&rest, "`")); code = !code) {
-            bool named = code && !strpbrk(word, " \n=*<");
-            for (size_t r = 0; named && r < sizeof roots / sizeof *roots; r++) {
-                char path[512];
-                struct stat facts;
-                snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, word);
-                if (strncmp(word, roots[r], strlen(roots[r])) == 0)
-                    cr_expect_eq(stat(path, &facts), 0, "%s names %s", pages[p], word);
-            }
+    static const char *const at_top[] = { "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "proto/PROTOCOL.md" };
+    for (size_t i = 0; i < sizeof at_top / sizeof *at_top; i++)
+        check(at_top[i]);
+    DIR *docs = opendir(PSD_SOURCE_DIR "/docs");
+    cr_assert_not_null(docs);
+    size_t n = 0;
+    for (struct dirent *entry; (entry = readdir(docs));) {
+        char page[300];
+        const char *dot = strrchr(entry->d_name, '.');
+        snprintf(page, sizeof page, "docs/%s", entry->d_name);
+        if (!dot || strcmp(dot, ".md") != 0)
+            continue;
+        check(page);
+        n++;
+    }
+    closedir(docs);
+    cr_expect_geq(n, 12, "docs/ has %zu pages", n);
+}
+
+static unsigned n_commands;
+
+static void add_commands_of(const char *page) { n_commands += check_commands_of(page); }
+
+Test(pages, each_command_of_each_page_runs_or_names_programs_and_flags_that_there_are)
+{
+    n_commands = 0;
+    each_page(add_commands_of);
+    cr_expect_geq(n_commands, 60, "%u", n_commands);
+}
+
+Test(pages, the_readme_has_at_most_200_lines)
+{
+    unsigned n = 0;
+    for (const char *at = read_page("README.md"); (at = strchr(at, '\n')); at++)
+        n++;
+    cr_expect_leq(n, 200, "%u", n);
+}
+
+/* [text](target): a file, from the page's folder, and a heading there. */
+static void check_links_of(const char *page)
+{
+    char folder[300], path[700];
+    snprintf(folder, sizeof folder, "%s", page);
+    char *slash = strrchr(folder, '/');
+    *(slash ? slash : folder) = '\0';
+    for (const char *at = read_page(page); (at = strstr(at, "]("));) {
+        const size_t n = strcspn(at += 2, ")#");
+        if (starts(at, "http") || n == 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s/%.*s", PSD_SOURCE_DIR, folder, (int)n, at);
+        cr_expect_eq(access(path, R_OK), 0, "%s links to %.*s", page, (int)n, at);
+    }
+}
+
+Test(pages, links_lead_to_files_that_are_there) { each_page(check_links_of); }
+
+static void check_no_link_within(const char *page)
+{
+    char *text = read_page(page);
+    for (const char *at = text; (at = strstr(at, "](#")); at++) {
+        char words[200] = "\n";
+        size_t n = 1;
+        for (const char *c = at + 3; *c != ')' && n + 1 < sizeof words; c++)
+            words[n++] = *c == '-' ? '?' : *c; /* of a heading: letters in lower case, '-' for blanks */
+        bool found = false;
+        for (const char *line = text; !found && (line = strstr(line, "\n#")); line++) {
+            const char *heading = line + 1 + strspn(line + 1, "#") + 1;
+            size_t w = 1;
+            for (; w < n && *heading != '\n'; heading++)
+                if (isalnum((unsigned char)*heading) || *heading == ' ' || *heading == '-') {
+                    if (tolower((unsigned char)*heading) != words[w] && words[w] != '?')
+                        break;
+                    w++;
+                }
+            found = w == n && *heading == '\n';
+        }
+        cr_expect(found, "%s links to no heading: %.*s", page, (int)strcspn(at, ")"), at);
+    }
+}
+
+Test(pages, links_within_a_page_lead_to_its_headings) { each_page(check_no_link_within); }
+
+static void check_files_of(const char *page)
+{
+    static const char *const roots[] = { "common/", "proto/", "server/", "worker/", "deploy/", "tests/", "docs/" };
+    char *rest = read_page(page), *word;
+    /* Every other piece between backticks is code. */
+    for (bool code = false; (word = strsep(&rest, "`")); code = !code) {
+        bool named = code && !strpbrk(word, " \n=*<");
+        for (size_t r = 0; named && r < sizeof roots / sizeof *roots; r++) {
+            char path[512];
+            struct stat facts;
+            snprintf(path, sizeof path, "%s/%s", PSD_SOURCE_DIR, word);
+            if (starts(word, roots[r]))
+                cr_expect_eq(stat(path, &facts), 0, "%s names %s", page, word);
         }
     }
 }
+
+Test(pages, files_that_pages_name_are_there) { each_page(check_files_of); }
 
 Test(pages, names_in_the_architecture_are_in_the_code)
 {
@@ -307,9 +390,9 @@ static pid_t start_server(char address[128])
     return pid;
 }
 
-Test(pages, the_readmes_example_in_c_compiles_and_trains)
+Test(pages, the_library_pages_example_in_c_compiles_and_trains)
 {
-    const char *at = read_page("README.md");
+    const char *at = read_page("docs/library.md");
     char path[128], command[1024], address[128];
     char *source = next_block(&at, "c");
     cr_assert_not_null(source);
@@ -347,10 +430,10 @@ static char *markdown(void)
     return text;
 }
 
-Test(pages, the_readmes_options_are_the_option_table)
+Test(pages, the_page_of_options_is_the_option_table)
 {
     char *table = markdown();
-    cr_expect_not_null(strstr(read_page("README.md"), table), "put this into the README:\n%s", table);
+    cr_expect_not_null(strstr(read_page("docs/options.md"), table), "put this into docs/options.md:\n%s", table);
     free(table);
 }
 
@@ -361,32 +444,32 @@ Test(pages, the_readmes_job_file_is_the_quickstarts)
     cr_expect_not_null(strstr(read_page("README.md"), block));
 }
 
-Test(pages, the_readme_has_every_optimizer_with_its_defaults_and_paper)
+Test(pages, the_page_of_optimizers_has_each_with_its_defaults_and_paper)
 {
-    const char *readme = read_page("README.md");
+    const char *page = read_page("docs/optimizers.md");
     char text[PSD_RULE_TEXT], row[PSD_RULE_TEXT + 8];
     size_t n = 0;
     for (const psd_optimizer_t *o; (o = psd_optimizer_at(n)); n++) {
         psd_rule_t rule;
         cr_assert_eq(psd_rule_parse(&rule, o->name, NULL), PSD_OK);
         snprintf(row, sizeof row, "\n| `%s` | %d", psd_rule_print(&rule, text), 4 * rule.n_slots);
-        const char *found = strstr(readme, row);
-        cr_expect_not_null(found, "the README lacks %s", row);
+        const char *found = strstr(page, row);
+        cr_expect_not_null(found, "the page lacks %s", row);
         char *line = found ? strndup(found + 1, strcspn(found + 1, "\n")) : strdup("");
         cr_expect_not_null(strstr(line, o->paper), "%s: %s", line, o->paper);
         free(line);
     }
     snprintf(row, sizeof row, "| %zu optimizers, and Lookahead", n);
-    cr_expect_not_null(strstr(readme, row), "%s", row);
+    cr_expect_not_null(strstr(read_page("README.md"), row), "%s", row);
 }
 
-Test(pages, the_readme_has_every_exit_code)
+Test(pages, the_page_of_operating_has_every_exit_code)
 {
-    const char *readme = read_page("README.md");
+    const char *page = read_page("docs/operate.md");
     char row[32];
 #define X(name, value, text, exit_code)                                                                                            \
     snprintf(row, sizeof row, "\n| %d | ", exit_code);                                                                             \
-    cr_expect(strstr(readme, row), "the README lacks %d", exit_code);
+    cr_expect(strstr(page, row), "the page lacks %d", exit_code);
     PSD_ERRORS(X)
 #undef X
 }
