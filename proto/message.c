@@ -126,8 +126,9 @@ typedef struct arena {
 } arena_t;
 
 enum {
-    HEADER_ARENA = 16 << 10, /* header, text and 64 parsed fields: over twice what the 30 fields take */
-    LIST_ARENA = 384 << 10   /* a round of 1024 contributors and 1024 members takes 277 KiB */
+    HEADER_ARENA = 16 << 10,   /* header, text and 64 parsed fields: over twice what the 30 fields take */
+    LIST_ARENA_PER_BYTE = 64,  /* a parsed member takes 8 bytes of memory for each of its own, a tensor 10 */
+    LIST_ARENA_MOST = 24 << 20 /* 65536 tensors with names of 32 bytes and 4 dimensions take 11 MiB */
 };
 
 static void *arena_alloc(void *data, size_t size)
@@ -431,10 +432,11 @@ static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t ca
 static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes, arena_t *arena,
                        const ProtobufCMessage **out, psd_err_t *err)
 {
-    *arena = (arena_t){ .capacity = LIST_ARENA };
+    const size_t wanted = 4096 + n_bytes * LIST_ARENA_PER_BYTE;
+    *arena = (arena_t){ .capacity = wanted < LIST_ARENA_MOST ? wanted : LIST_ARENA_MOST };
     if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
         return psd_err_set(err, PSD_EPROTO, "%s has %zu bytes, 1 to %d wanted", type->short_name, n_bytes, PSD_MAX_LIST);
-    if (!(arena->bytes = malloc(LIST_ARENA)))
+    if (!(arena->bytes = malloc(arena->capacity)))
         return psd_err_set(err, PSD_ENOMEM, "no memory to read a %s", type->short_name);
     if (!(*out = unpack(type, buf, n_bytes, arena)))
         return psd_err_set(err, PSD_EPROTO, "%s of %zu bytes is malformed", type->short_name, n_bytes);
@@ -446,7 +448,8 @@ static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, 
 size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t capacity)
 {
     assert(list->n <= PSD_MAX_TENSORS);
-    Psd__Tensor row[PSD_MAX_TENSORS], *rows[PSD_MAX_TENSORS];
+    Psd__Tensor *row = calloc(list->n + 1, sizeof *row), **rows = calloc(list->n + 1, sizeof *rows);
+    assert(row && rows && "no memory for a list of tensors");
     for (uint32_t i = 0; i < list->n; i++) {
         const psd_tensor_desc_t *tensor = &list->tensor[i];
         assert(tensor->n_dims <= PSD_MAX_DIMS);
@@ -459,7 +462,10 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
     psd__tensor_list__init(&message);
     message.n_tensor = list->n;
     message.tensor = rows;
-    return pack_list(&message.base, buf, capacity);
+    const size_t n_bytes = pack_list(&message.base, buf, capacity);
+    free(row);
+    free(rows);
+    return n_bytes;
 }
 
 static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t index, psd_err_t *err)
@@ -488,17 +494,21 @@ static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-/* No two tensors share a name. Sorts pointers: a thousand names, compared each with each, would take a while. */
+/* No two tensors share a name. Sorts pointers: thousands of names, compared each with each, would take a while. */
 static int check_names_differ(const psd_tensor_list_t *list, psd_err_t *err)
 {
-    const char *names[PSD_MAX_TENSORS];
+    int rc = PSD_OK;
+    const char **names = calloc(list->n, sizeof *names);
+    if (!names)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for %" PRIu32 " names", list->n);
     for (uint32_t i = 0; i < list->n; i++)
         names[i] = list->tensor[i].name;
     qsort(names, list->n, sizeof *names, by_name);
-    for (uint32_t i = 1; i < list->n; i++)
+    for (uint32_t i = 1; rc == PSD_OK && i < list->n; i++)
         if (strcmp(names[i - 1], names[i]) == 0)
-            return psd_err_set(err, PSD_EPROTO, "two tensors are called %s", names[i]);
-    return PSD_OK;
+            rc = psd_err_set(err, PSD_EPROTO, "two tensors are called %s", names[i]);
+    free(names);
+    return rc;
 }
 
 static int read_tensors(psd_tensor_list_t *out, const Psd__TensorList *message, psd_err_t *err)
@@ -545,6 +555,14 @@ int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in)
     memcpy(out->tensor, in->tensor, in->n * sizeof *out->tensor);
     out->n = in->n;
     return PSD_OK;
+}
+
+uint64_t *psd_tensors_sizes(const psd_tensor_list_t *list)
+{
+    uint64_t *sizes = calloc(list->n + 1, sizeof *sizes);
+    for (uint32_t i = 0; sizes && i < list->n; i++)
+        sizes[i] = list->tensor[i].n_elements;
+    return sizes;
 }
 
 /* "fc1.weight [128, 784]", or "nothing" past the end of the list. */
@@ -758,10 +776,13 @@ int psd_admin_request_decode(psd_admin_request_t *out, const void *buf, size_t n
     return rc;
 }
 
-/* Fill `rows` with `n` members, by way of `row` which holds them. */
-static void write_members(Psd__Member **rows, Psd__Member *row, const psd_member_t *member, uint32_t n)
+/* `n` members as protobuf-c wants them: pointers, in one block with the rows behind them, for the caller to free. */
+static Psd__Member **write_members(const psd_member_t *member, uint32_t n)
 {
     assert(n <= PSD_MAX_WORKERS);
+    Psd__Member **rows = malloc(n * (sizeof *rows + sizeof **rows) + 1);
+    assert(rows && "no memory for a round");
+    Psd__Member *row = (Psd__Member *)(void *)(rows + n);
     for (uint32_t i = 0; i < n; i++) {
         psd__member__init(rows[i] = &row[i]);
         row[i].worker = member[i].worker;
@@ -772,13 +793,13 @@ static void write_members(Psd__Member **rows, Psd__Member *row, const psd_member
         row[i].nonfinite = member[i].nonfinite;
         row[i].nonce = member[i].nonce;
     }
+    return rows;
 }
 
 size_t psd_round_encode(const psd_round_t *round, uint8_t *buf, size_t capacity)
 {
-    Psd__Member row[2][PSD_MAX_WORKERS], *rows[2][PSD_MAX_WORKERS];
-    write_members(rows[0], row[0], round->contributor, round->n_contributors);
-    write_members(rows[1], row[1], round->member, round->n_members);
+    Psd__Member **contributor = write_members(round->contributor, round->n_contributors);
+    Psd__Member **member = write_members(round->member, round->n_members);
     Psd__Round message;
     psd__round__init(&message);
     message.layout = 1;
@@ -787,10 +808,13 @@ size_t psd_round_encode(const psd_round_t *round, uint8_t *buf, size_t capacity)
     message.lr = round->lr;
     message.view_id = round->view_id;
     message.n_contributor = round->n_contributors;
-    message.contributor = rows[0];
+    message.contributor = contributor;
     message.n_member = round->n_members;
-    message.member = rows[1];
-    return pack_list(&message.base, buf, capacity);
+    message.member = member;
+    const size_t n_bytes = pack_list(&message.base, buf, capacity);
+    free(contributor);
+    free(member);
+    return n_bytes;
 }
 
 static int check_member(const Psd__Member *member, const Psd__Member *before, const char *where, psd_err_t *err)

@@ -11,12 +11,13 @@
 
 #include "common/base/crc32c.h"
 #include "common/base/err.h"
+#include "common/base/server_set.h"
 #include "common/codec/codec.h"
 
 enum {
     PSD_PROTOCOL = 4,        /* version spoken */
     PSD_MAX_HEADER = 4096,   /* bytes of a header frame */
-    PSD_MAX_LIST = 65536,    /* bytes of a payload that is a protobuf message */
+    PSD_MAX_LIST = 4 << 20,  /* bytes of a payload that is a protobuf message */
     PSD_MAX_CHUNK = 1 << 18, /* elements of a chunk, and of a part */
     PSD_MAX_TEXT = 1024,     /* bytes of a header's text, with its end */
     PSD_MAX_RECIPE = 256,    /* bytes of what a worker trains on, with its end */
@@ -26,9 +27,8 @@ enum {
     PSD_MAX_RULE = 512,      /* bytes of an optimizer's rule, with its end */
     PSD_MAX_OFFER = 48,      /* bytes of the name in an OFFER, with its end */
     PSD_OFFER_TOKEN = 32,    /* bytes of its token */
-    PSD_MAX_WORKERS = 1024,  /* members of a view */
-    PSD_MAX_SERVERS = 64,    /* servers of a job */
-    PSD_MAX_TENSORS = 1024,  /* tensors of a model */
+    PSD_MAX_WORKERS = 4096,  /* members of a view */
+    PSD_MAX_TENSORS = 65536, /* tensors of a model */
     PSD_MAX_DIMS = 8,        /* dimensions of a tensor */
     PSD_MAX_PARTS = 1 << 20  /* parts, and chunks, of a shard */
 };
@@ -327,6 +327,9 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
 int psd_tensors_decode(psd_tensor_list_t *out, const void *buf, size_t n_bytes, psd_err_t *err);
 void psd_tensors_clear(psd_tensor_list_t *list);
 int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in); /* PSD_ENOMEM */
+
+/* The elements of each tensor, list->n numbers, for the caller to free; NULL without memory. */
+uint64_t *psd_tensors_sizes(const psd_tensor_list_t *list);
 
 /* PSD_OK when both lists are the same; else PSD_EINVAL naming the first tensor (from 0) that differs, both sides:
  * "tensor 2: ours fc1.weight [128, 784], theirs fc1.weight [100, 784]". */

@@ -88,16 +88,24 @@ int psd_body_decode(psd_payload_t payload, const void *buf, size_t n_bytes, psd_
     return rc;
 }
 
+/* Most bodies are short: there is more room only for one that needs it. */
 static psd_buf_t *encode(psd_payload_t payload, const psd_buf_t *body)
 {
-    uint8_t *bytes = malloc(PSD_MAX_LIST);
-    assert(bytes && "no memory for a message");
-    const size_t n = psd_body_encode(payload, body, bytes, PSD_MAX_LIST);
+    enum { ROOM = 4096, MORE = 32 };
+    uint8_t room[ROOM], *bytes = room;
+    size_t capacity = ROOM, n = psd_body_encode(payload, body, bytes, ROOM);
+    while (!n && capacity < PSD_MAX_LIST) {
+        capacity *= MORE;
+        bytes = realloc(bytes == room ? NULL : bytes, capacity);
+        assert(bytes && "no memory for a message");
+        n = psd_body_encode(payload, body, bytes, capacity);
+    }
     assert(n && "what the machines say fits a message");
     psd_buf_t *buf = psd_buf_new(n);
     assert(buf && "no memory for a message");
     memcpy(buf->data, bytes, n);
-    free(bytes);
+    if (bytes != room)
+        free(bytes);
     return buf;
 }
 

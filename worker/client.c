@@ -245,6 +245,24 @@ static void forget_tensors(psd_worker_t *self)
 }
 
 /* What the servers would refuse is told here: names twice, lists too long. */
+static int check_list(psd_worker_t *self)
+{
+    uint8_t *bytes = malloc(PSD_MAX_LIST);
+    psd_tensor_list_t checked = { 0 };
+    if (!bytes)
+        return psd_err_set(&self->error, PSD_ENOMEM, "no memory for a list of %" PRIu32 " tensors", self->list.n);
+    const size_t n = psd_tensors_encode(&self->list, bytes, PSD_MAX_LIST);
+    int rc = PSD_OK;
+    if (!n)
+        rc = psd_err_set(&self->error, PSD_EINVAL, "the list of %" PRIu32 " tensors is longer than %d bytes: shorter names help",
+                         self->list.n, PSD_MAX_LIST);
+    else if (psd_tensors_decode(&checked, bytes, n, &self->error) != PSD_OK)
+        rc = self->error.code = PSD_EINVAL;
+    psd_tensors_clear(&checked);
+    free(bytes);
+    return rc;
+}
+
 static int take_tensors(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
 {
     self->list.tensor = calloc(n_tensors, sizeof *self->list.tensor);
@@ -259,15 +277,7 @@ static int take_tensors(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
             return self->error.code;
         self->data[i] = tensors[i].data;
     }
-    uint8_t bytes[PSD_MAX_LIST];
-    psd_tensor_list_t checked;
-    size_t n = psd_tensors_encode(&self->list, bytes, sizeof bytes);
-    if (!n)
-        return psd_err_set(&self->error, PSD_EINVAL, "the list of %zu tensors is longer than %d bytes", n_tensors, PSD_MAX_LIST);
-    if (psd_tensors_decode(&checked, bytes, n, &self->error) != PSD_OK)
-        return self->error.code = PSD_EINVAL;
-    psd_tensors_clear(&checked);
-    return check_finite(self);
+    return check_list(self) == PSD_OK ? check_finite(self) : self->error.code;
 }
 
 int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)

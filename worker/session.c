@@ -459,10 +459,11 @@ static int wrong_phase(psd_err_t *err, const char *what)
 
 static int make_map(psd_session_t *self, psd_err_t *err)
 {
-    uint64_t sizes[PSD_MAX_TENSORS];
-    for (uint32_t i = 0; i < self->list.n; i++)
-        sizes[i] = self->list.tensor[i].n_elements;
-    int rc = psd_partition_make(&self->map, sizes, self->list.n, n_servers(self), self->cluster->settings.part_elements, err);
+    uint64_t *sizes = psd_tensors_sizes(&self->list);
+    int rc = sizes
+                 ? psd_partition_make(&self->map, sizes, self->list.n, n_servers(self), self->cluster->settings.part_elements, err)
+                 : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", self->list.n);
+    free(sizes);
     for (uint32_t s = 0; rc == PSD_OK && s < n_servers(self); s++) {
         server_t *server = &self->server[s];
         server->n_parts = real_parts(self, s) ? real_parts(self, s) : 1;

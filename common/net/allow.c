@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_WORDS = 5, MAX_LINE = 512, MAX_SHARDS = 64 };
+enum { MAX_WORDS = 5, MAX_LINE = 512 };
 
 static const char *const roles[] = {
 #define X(name, word) [PSD_ROLE_##name] = word,
@@ -79,22 +79,28 @@ static bool read_number(const char *text, const char **end, uint64_t *value)
     return *end > text;
 }
 
+static void allow_every_shard(psd_user_t *user)
+{
+    for (uint32_t s = 0; s < PSD_MAX_SERVERS; s++)
+        psd_server_set_add(&user->shards, s);
+}
+
 static int read_shards(const place_t *at, const char *word, psd_user_t *user)
 {
     uint64_t first, last;
     const char *rest = word;
     if (!strcmp(word, "*"))
         return PSD_OK;
-    user->shards = 0;
+    user->shards = (psd_server_set_t){ 0 };
     do {
         bool good = read_number(rest, &rest, &first);
         last = first;
         if (good && *rest == '-')
             good = read_number(rest + 1, &rest, &last);
-        if (!good || (*rest && *rest != ',') || first > last || last >= MAX_SHARDS)
-            return wrong(at, "\"%.80s\" is no list of servers: *, or such as 0,2-3, up to %d", word, MAX_SHARDS - 1);
+        if (!good || (*rest && *rest != ',') || first > last || last >= PSD_MAX_SERVERS)
+            return wrong(at, "\"%.80s\" is no list of servers: *, or such as 0,2-3, up to %d", word, PSD_MAX_SERVERS - 1);
         for (uint64_t s = first; s <= last; s++)
-            user->shards |= UINT64_C(1) << s;
+            psd_server_set_add(&user->shards, (uint32_t)s);
     } while (*rest++ == ',');
     return PSD_OK;
 }
@@ -124,7 +130,8 @@ enum { REQUIRED = 3 };
 /* `line` is changed. */
 static int read_line(const place_t *at, char *line, psd_allow_t *out)
 {
-    psd_user_t user = { .shards = UINT64_MAX, .max_bytes = UINT64_MAX };
+    psd_user_t user = { .max_bytes = UINT64_MAX };
+    allow_every_shard(&user);
     int n = 0, rc = PSD_OK;
     for (char *word, *rest = line; (word = strsep(&rest, " \t\r"));) {
         if (!*word)

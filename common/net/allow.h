@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/server_set.h"
 #include "common/net/keys.h"
 
 enum { PSD_USER_NAME = 64, PSD_MAX_ALLOWED = 4096, PSD_MAX_ALLOW_FILE = 1 << 20 };
@@ -28,8 +29,8 @@ typedef struct psd_user {
     char name[PSD_USER_NAME]; /* letters, digits, . _ - */
     psd_role_t role;
     uint8_t key[PSD_KEY_BYTES];
-    uint64_t shards;    /* bit s: may speak with server s; default: all */
-    uint64_t max_bytes; /* of its messages that a server may hold at once; default: no limit */
+    psd_server_set_t shards; /* servers that it may speak with; default: all */
+    uint64_t max_bytes;      /* of its messages that a server may hold at once; default: no limit */
 } psd_user_t;
 
 typedef struct psd_allow {

@@ -24,7 +24,7 @@
 #include "common/base/peer.h"
 
 enum {
-    PSD_MAX_FRAME = (1 << 20) + 4096, /* bytes of a frame that is let in: a chunk, and some room */
+    PSD_MAX_FRAME = (4 << 20) + 4096, /* bytes of a frame that is let in: a list of a model's tensors, and some room */
     PSD_ENDPOINT_TEXT = 128           /* bytes of an endpoint, with its end */
 };
 

@@ -511,10 +511,11 @@ int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
 /* The chunks of a model, dealt to `n_servers`. */
 static int make_map(psd_partition_t *map, const psd_tensor_list_t *model, uint32_t n_servers, psd_err_t *err)
 {
-    uint64_t sizes[PSD_MAX_TENSORS];
-    for (uint32_t i = 0; i < model->n; i++)
-        sizes[i] = model->tensor[i].n_elements;
-    return psd_partition_make(map, sizes, model->n, n_servers, PSD_MOST_OF_PART, err);
+    uint64_t *sizes = psd_tensors_sizes(model);
+    const int rc = sizes ? psd_partition_make(map, sizes, model->n, n_servers, PSD_MOST_OF_PART, err)
+                         : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", model->n);
+    free(sizes);
+    return rc;
 }
 
 /* Where chunks go that are only looked at. */

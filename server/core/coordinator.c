@@ -18,6 +18,7 @@
 
 enum {
     WAITING_LINE_MS = 5000, /* between two log lines of what is waited for */
+    WAIT_TEXT_MS = 50,      /* what workers are told of it is as old as that: each asks, and the answer looks at all */
     FINISH_MS = 4000,       /* for shards to read the log's end */
     END_MS = 30000,         /* for the last checkpoint of a job that ends */
     LAST_SAVE_MS = 30000,   /* for that of a job that gives up */
@@ -44,6 +45,10 @@ struct psd_coordinator {
     uint64_t newest_ready_ms; /* and the newest */
     uint64_t finish_since_ms;
     uint64_t line_ms; /* when what is waited for was last said */
+    struct {
+        uint64_t at_ms;
+        char text[PSD_MAX_TEXT / 2];
+    } waits;          /* what is waited for, as workers are told */
     uint64_t seen_ms; /* when the last event came, for one's own absence */
     bool finished_told;
     char end_text[PSD_MAX_TEXT / 2]; /* how it has ended */
@@ -63,7 +68,7 @@ struct psd_coordinator {
 /* Whether every shard holds the worker's push of the open round. */
 static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
 {
-    return psd_worker_has_pushed(row, psd_servers_mask(&self->servers));
+    return psd_worker_has_pushed(row, self->config.n_servers);
 }
 
 /* What the mode may know, when rounds up to `clock` are closed. */
@@ -301,7 +306,7 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
     round->lr = self->config.lr;
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
-        row->complete = 0;
+        row->complete = (psd_server_set_t){ 0 };
         row->nonfinite = false;
         if (row->state == PSD_WORKER_WAITING) {
             row->state = PSD_WORKER_LIVE;
@@ -352,11 +357,12 @@ static void tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
 /* The step that was decided begins with passes that measure the whole model. */
 static void await_totals(psd_coordinator_t *self)
 {
-    uint64_t sizes[PSD_MAX_TENSORS];
-    for (uint32_t i = 0; i < self->model.n; i++)
-        sizes[i] = self->model.tensor[i].n_elements;
-    const int rc = psd_totals_await(&self->totals, sizes, self->model.n, self->config.n_servers);
+    if (!self->totals.passes.n)
+        return;
+    uint64_t *sizes = psd_tensors_sizes(&self->model);
+    const int rc = sizes ? psd_totals_await(&self->totals, sizes, self->model.n, self->config.n_servers) : PSD_ENOMEM;
     assert(rc == PSD_OK && "no memory for the sums of a model");
+    free(sizes);
 }
 
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
@@ -729,7 +735,7 @@ static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
                                   .round_timeout_ms = self->config.round_timeout_ms,
                                   .round_since_ms = self->round_since_ms,
                                   .in_round = self->state == PSD_JOB_TRAINING,
-                                  .shards = psd_servers_mask(&self->servers) };
+                                  .n_shards = self->config.n_servers };
     const bool late = psd_leases_round_is_late(&leases);
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
@@ -921,11 +927,13 @@ static void on_report(psd_coordinator_t *self, psd_worker_row_t *row, const psd_
 /* With what the job waits for, which a worker cannot see by itself. */
 static void on_heartbeat(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
-    char text[PSD_MAX_TEXT / 2];
-    describe_wait(self, text, sizeof text);
+    if (!self->waits.at_ms || in->now_ms >= self->waits.at_ms + WAIT_TEXT_MS) {
+        describe_wait(self, self->waits.text, sizeof self->waits.text);
+        self->waits.at_ms = in->now_ms;
+    }
     psd_msg_t *beat = answer(self, in->from, PSD_MSG_HEARTBEAT, row, NULL, in->out);
     beat->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
-    snprintf(beat->text, sizeof beat->text, "%.190s", text);
+    snprintf(beat->text, sizeof beat->text, "%.190s", self->waits.text);
 }
 
 /* ---- servers ---- */
@@ -948,6 +956,20 @@ static bool take_up_again(psd_coordinator_t *self, uint64_t now_ms, uint32_t s, 
     return true;
 }
 
+/* The job's state as others are told. */
+static psd_job_state_t shown_state(const psd_coordinator_t *self)
+{
+    const bool lacks = (psd_servers_count_lost(&self->servers) && self->state != PSD_JOB_FINISHED) || lacks_first_point(self);
+    return lacks ? PSD_JOB_DEGRADED : self->state;
+}
+
+/* Whether no worker is missing. */
+static bool goes_on(const psd_coordinator_t *self)
+{
+    return self->state == PSD_JOB_FINISHED || self->ending ||
+           has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
+}
+
 static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *out)
 {
     psd_msg_t *yes = psd_actions_send(out, self->servers.row[s].peer, PSD_MSG_SHARD_WELCOME, NULL);
@@ -960,11 +982,9 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
     yes->code = self->saves.n_points > 0 ? PSD_WELCOME_RESTORE : 0;
     yes->clock = psd_saves_newest(&self->saves);
     /* How the job is, which a server is asked for too. */
-    psd_coordinator_facts_t facts;
-    psd_coordinator_facts(self, &facts);
-    if (facts.state != PSD_JOB_FINISHED) /* that it reads in the log, and then ends */
-        yes->code |= ((uint32_t)facts.state + 1) * PSD_WELCOME_STATE;
-    if (facts.quorum && !facts.n_lost_servers)
+    if (self->state != PSD_JOB_FINISHED) /* that it reads in the log, and then ends */
+        yes->code |= ((uint32_t)shown_state(self) + 1) * PSD_WELCOME_STATE;
+    if (goes_on(self) && !psd_servers_count_lost(&self->servers))
         yes->code |= PSD_WELCOME_READY;
     describe_absent(self, yes->text, sizeof yes->text);
 }
@@ -1056,7 +1076,7 @@ static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
         psd_worker_row_t *row = &self->members.row[c->worker];
         if (row->incarnation != c->incarnation)
             continue;
-        row->complete |= UINT64_C(1) << in->msg->shard;
+        psd_server_set_add(&row->complete, in->msg->shard);
         row->samples = c->samples;
         row->loss = c->loss;
         row->nonfinite |= c->nonfinite;
@@ -1326,7 +1346,7 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
 void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_t *out)
 {
     *out = self->report;
-    out->state = self->state;
+    out->state = shown_state(self);
     out->stopped = self->stopped;
     out->view_id = self->view_id;
     out->clock = self->clock;
@@ -1349,9 +1369,7 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     for (uint32_t i = 0; i < self->members.n_rows; i++)
         out->n_lost_workers += psd_absent_is_worker_lost(&self->absent, &self->members.row[i], self->config.lease_ms);
     out->lacks_first_point = lacks_first_point(self);
-    if ((out->n_lost_servers && self->state != PSD_JOB_FINISHED) || out->lacks_first_point)
-        out->state = PSD_JOB_DEGRADED;
-    out->quorum = self->state == PSD_JOB_FINISHED || self->ending || has_quorum(self, out->n_members);
+    out->quorum = goes_on(self);
     const psd_absent_look_t look = look_for_absent(self);
     out->n_absent = psd_absent_list(&self->absent, &look, out->absent, PSD_MAX_ABSENT);
     describe_wait(self, out->waiting_for, sizeof out->waiting_for);

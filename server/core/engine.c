@@ -16,8 +16,10 @@
 #include "server/core/update.h"
 
 enum {
-    LINE_MS = 5000,      /* between two lines that say that server 0 is waited for */
-    STATE_EVERY_MS = 250 /* repeat of what the coordinator must know */
+    LINE_MS = 5000,           /* between two lines that say that server 0 is waited for */
+    STATE_EVERY_MS = 250,     /* a sign of life to the coordinator */
+    COMPLETE_SOON_MS = 20,    /* from one word of some whole pushes to the next; doubles with each, up to STATE_EVERY_MS */
+    COMPLETE_AGAIN_MS = 2000, /* what it has been told of whole pushes is repeated at least so often */
 };
 
 enum { MAX_EARLY = 16 }; /* log entries kept while a step runs; more are asked for again by their number */
@@ -35,6 +37,8 @@ typedef struct worker {
     uint64_t applied;    /* last clock that is closed for it */
     uint64_t resumes_at; /* asp: clocks of this worker that a checkpoint holds; it goes on from there */
     bool owed;           /* a new member that has not been sent the weights yet */
+    bool is_queued;      /* asp: its push is complete, and waits for its step */
+    bool stays;          /* while a view is made: it is in that one too */
     psd_inbox_t inbox;   /* its open clock, applied + 1 */
     uint64_t in_vain;    /* pushes of its own that were rejected in a row for Inf or NaN, where each is a step */
     psd_engine_worker_t facts;
@@ -77,14 +81,18 @@ struct psd_engine {
     psd_seeding_t seeding;
 
     worker_t *worker[PSD_MAX_WORKERS];
+    uint32_t n_rows; /* ids from here on have no row */
+    uint32_t n_owed; /* members that are owed weights */
     uint64_t clock, version;
-    uint64_t slowest;             /* the lowest clock that is closed for a member */
-    uint64_t samples;             /* behind the version */
-    bool held;                    /* pushes wait, where each is a step */
-    psd_update_t update;          /* the step that is being made */
-    const worker_t *stepping_for; /* whose push is being stepped; NULL: all members' */
+    uint64_t slowest;       /* the lowest clock that is closed for a member */
+    uint32_t n_slowest;     /* members of which it is */
+    uint64_t samples;       /* behind the version */
+    bool held;              /* pushes wait, where each is a step */
+    psd_update_t update;    /* the step that is being made */
+    worker_t *stepping_for; /* whose push is being stepped; NULL: all members' */
     uint64_t sums_sent_ms;
-    uint32_t queue[PSD_MAX_WORKERS], n_queued; /* asp: workers whose push is complete, in order of arrival */
+    uint32_t queue[PSD_MAX_WORKERS]; /* a ring; asp: workers whose push is complete, in order of arrival */
+    uint32_t n_queued, queue_first;
     early_t early[MAX_EARLY];
     uint32_t n_early;
     psd_saver_t saver;
@@ -92,6 +100,12 @@ struct psd_engine {
     bool restoring;      /* between PSD_ACT_RESTORE and its outcome */
     bool leaving_run;    /* the coordinator has begun another run of the job: start over when nothing runs */
     uint64_t state_sent_ms;
+    uint32_t n_complete; /* members whose push of the open clock is whole */
+    struct {
+        uint32_t n;                  /* of these, as the coordinator was told */
+        uint64_t soon_ms, soon_in;   /* when it may be told of more that are not all, and by how much that is put off */
+        uint64_t again_ms, again_in; /* when it is told the same again */
+    } told;
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
     void *ledger_arg;
@@ -102,21 +116,40 @@ static void begin_save(psd_engine_t *self, psd_actions_t *out);
 static void carry_out(psd_engine_t *self, const psd_heard_t *in);
 static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
+/* The i-th in the queue. */
+static uint32_t *queued(psd_engine_t *self, uint32_t i) { return &self->queue[(self->queue_first + i) % PSD_MAX_WORKERS]; }
+
 /* No id stands in the queue twice, so that there is room for all. */
-static void leave_queue(psd_engine_t *self, uint32_t id)
+static void enter_queue(psd_engine_t *self, worker_t *w)
+{
+    assert(self->n_queued < PSD_MAX_WORKERS && "an id is queued once");
+    *queued(self, self->n_queued++) = w->id;
+    w->is_queued = true;
+}
+
+static void leave_front(psd_engine_t *self)
+{
+    self->worker[*queued(self, 0)]->is_queued = false;
+    self->queue_first = (self->queue_first + 1) % PSD_MAX_WORKERS;
+    self->n_queued--;
+}
+
+static void leave_queue(psd_engine_t *self, worker_t *w)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < self->n_queued; i++)
-        if (self->queue[i] != id)
-            self->queue[n++] = self->queue[i];
-    self->n_queued = n;
+    for (uint32_t i = 0; w->is_queued && i < self->n_queued; i++)
+        if (*queued(self, i) != w->id)
+            *queued(self, n++) = *queued(self, i);
+    self->n_queued -= w->is_queued;
+    w->is_queued = false;
 }
 
 /* Forget what has come of the worker's open clock. */
 static void drop_open_clock(psd_engine_t *self, worker_t *w)
 {
+    self->n_complete -= w->inbox.complete;
     psd_inbox_empty(&w->inbox);
-    leave_queue(self, w->id);
+    leave_queue(self, w);
 }
 
 /* ---- messages out ---- */
@@ -193,11 +226,18 @@ static bool may_pull(const psd_engine_t *self, const worker_t *w)
     return self->config.mode->may_pull(&p);
 }
 
+/* A member waits for weights that it could not be sent yet, or does not any more. */
+static void owe(psd_engine_t *self, worker_t *w, bool owed)
+{
+    self->n_owed += owed - w->owed;
+    w->owed = owed;
+}
+
 static bool is_started(const psd_engine_t *self) { return self->shard && self->seeding.n_started == psd_shard_parts(self->shard); }
 
 static void send_all_weights(psd_engine_t *self, worker_t *w, psd_actions_t *out)
 {
-    w->owed = false;
+    owe(self, w, false);
     if (!psd_shard_parts(self->shard))
         send_unchanged(self, w, out);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++)
@@ -207,9 +247,9 @@ static void send_all_weights(psd_engine_t *self, worker_t *w, psd_actions_t *out
 /* New members get the weights as soon as there are some, the worker is attached, and no step is under way. */
 static void pay_debts(psd_engine_t *self, psd_actions_t *out)
 {
-    if (!is_started(self) || self->update.open)
+    if (!self->n_owed || !is_started(self) || self->update.open)
         return;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
+    for (uint32_t i = 0; i < self->n_rows; i++) {
         worker_t *w = self->worker[i];
         if (w && w->standing == MEMBER && w->owed && w->peer && may_pull(self, w))
             send_all_weights(self, w, out);
@@ -245,8 +285,8 @@ static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
         return;
     }
     /* Another member each time: the one asked before may be dead, and the view cannot change before there are weights. */
-    for (uint32_t k = 0; k < PSD_MAX_WORKERS; k++) {
-        const uint32_t i = (seeding->worker + seeding->asking + k) % PSD_MAX_WORKERS;
+    for (uint32_t k = 0; k < self->n_rows; k++) {
+        const uint32_t i = (seeding->worker + seeding->asking + k) % self->n_rows;
         if (!can_be_asked(self->worker[i]))
             continue;
         psd_seeding_turn_to(seeding, i, self->worker[i]->incarnation, now_ms);
@@ -266,15 +306,13 @@ static void add_complete(const psd_engine_t *self, const worker_t *w, psd_round_
                                                                       .nonfinite = w->inbox.nonfinite };
 }
 
-/* Tell the coordinator which log entries are done and whose pushes of the open clock are complete: of `only`,
- * or of all when it is NULL. */
-static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *out)
+/* A sign of life: which log entries are done; with `lists`, also whose pushes of the open clock are complete. */
+static void send_sign(psd_engine_t *self, bool lists, psd_actions_t *out)
 {
-    psd_round_t state = { .clock = self->clock + 1, .contributor = calloc(only ? 1 : self->world + 1, sizeof(psd_member_t)) };
-    assert(state.contributor && "no memory for a report");
-    if (only)
-        add_complete(self, only, &state);
-    for (uint32_t i = 0; !only && i < PSD_MAX_WORKERS; i++)
+    psd_round_t state = { .clock = self->clock + 1 };
+    state.contributor = lists && self->n_complete ? calloc(self->n_complete, sizeof(psd_member_t)) : NULL;
+    assert((state.contributor || !lists || !self->n_complete) && "no memory for a report");
+    for (uint32_t i = 0; state.contributor && i < self->n_rows; i++)
         if (self->worker[i])
             add_complete(self, self->worker[i], &state);
     psd_buf_t *payload = psd_body_of_round(&state);
@@ -290,6 +328,45 @@ static void send_state(psd_engine_t *self, const worker_t *only, psd_actions_t *
     if (msg->code & (PSD_SHARD_SAVE_FAILED | PSD_SHARD_RESTORE_FAILED))
         snprintf(msg->text, sizeof msg->text, "%s", self->saver.trouble);
     psd_buf_unref(&payload);
+}
+
+/* Tell the coordinator all that it must know of this shard now. What is lost of that is told again, after a while that grows: a list of
+ * whole pushes is long where workers are many. */
+static void send_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    self->told.n = self->n_complete;
+    self->told.soon_in = COMPLETE_SOON_MS;
+    self->told.soon_ms = now_ms + COMPLETE_SOON_MS;
+    self->told.again_in = STATE_EVERY_MS;
+    self->told.again_ms = now_ms + STATE_EVERY_MS;
+    send_sign(self, true, out);
+}
+
+/* More pushes are whole. When all are, the round can be closed, and the coordinator hears it at once. Of some it is told together, a few
+ * times in a round however many workers there are: it wants to know of them when others do not come any more. */
+static void tell_complete(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (self->told.n == self->n_complete || !psd_mode_has_rounds(self->config.mode))
+        return;
+    if (self->n_complete < self->world && now_ms < self->told.soon_ms)
+        return;
+    self->told.n = self->n_complete;
+    self->told.soon_in = 2 * self->told.soon_in < STATE_EVERY_MS ? 2 * self->told.soon_in : STATE_EVERY_MS;
+    self->told.soon_ms = now_ms + self->told.soon_in;
+    self->told.again_ms = now_ms + self->told.again_in;
+    send_sign(self, true, out);
+}
+
+/* A sign of life is due. */
+static void repeat_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    const bool lists = now_ms >= self->told.again_ms;
+    if (lists) {
+        self->told.n = self->n_complete;
+        self->told.again_in = 2 * self->told.again_in < COMPLETE_AGAIN_MS ? 2 * self->told.again_in : COMPLETE_AGAIN_MS;
+        self->told.again_ms = now_ms + self->told.again_in;
+    }
+    send_sign(self, lists, out);
 }
 
 static void refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
@@ -337,9 +414,23 @@ static void close_clock(psd_engine_t *self, worker_t *w, uint64_t clock)
 static void find_slowest(psd_engine_t *self)
 {
     self->slowest = UINT64_MAX;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->applied < self->slowest)
-            self->slowest = self->worker[i]->applied;
+    self->n_slowest = 0;
+    for (uint32_t i = 0; i < self->n_rows; i++) {
+        const worker_t *w = self->worker[i];
+        if (!w || w->standing != MEMBER || w->applied > self->slowest)
+            continue;
+        self->n_slowest = w->applied < self->slowest ? 1 : self->n_slowest + 1;
+        self->slowest = w->applied;
+    }
+}
+
+/* One member's next clock is closed. Others are looked at only when it was the last of the slowest. */
+static void close_next_clock(psd_engine_t *self, worker_t *w)
+{
+    const bool was_slowest = w->applied == self->slowest;
+    close_clock(self, w, w->applied + 1);
+    if (was_slowest && !--self->n_slowest)
+        find_slowest(self);
 }
 
 static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
@@ -416,23 +507,26 @@ static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n,
     hand_out(self, out);
 }
 
+static void send_stepped_to(psd_engine_t *self, worker_t *w, uint32_t part, psd_actions_t *out)
+{
+    if (!w || w->standing != MEMBER || !w->peer || w->owed)
+        return;
+    if (may_pull(self, w))
+        send_part(self, w, part, out);
+    else
+        owe(self, w, true);
+}
+
 /* A part's step has run: its weights go to whoever waits for them. */
 static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions_t *out)
 {
     /* Weights carry the version that this step makes, and the samples behind it. */
     self->version++;
     self->samples += self->update.samples;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
-        worker_t *w = self->worker[i];
-        if (!w || w->standing != MEMBER || !w->peer || w->owed)
-            continue;
-        if (self->stepping_for && w != self->stepping_for)
-            continue;
-        if (may_pull(self, w))
-            send_part(self, w, work->part, out);
-        else
-            w->owed = true;
-    }
+    if (self->stepping_for)
+        send_stepped_to(self, self->stepping_for, work->part, out);
+    for (uint32_t i = 0; !self->stepping_for && i < self->n_rows; i++)
+        send_stepped_to(self, self->worker[i], work->part, out);
     self->version--;
     self->samples -= self->update.samples;
 }
@@ -458,7 +552,7 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
 /* A step of a shard without chunks, or a round without a step: all members go on. */
 static void finish_at_once(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
 {
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+    for (uint32_t i = 0; i < self->n_rows; i++)
         if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer && !self->worker[i]->owed)
             send_unchanged(self, self->worker[i], out);
     step_finished(self, now_ms, stepped, out);
@@ -475,7 +569,7 @@ static void on_totals(psd_engine_t *self, const psd_heard_t *in)
         send_sums(self, in->now_ms, in->out);
     else if (!self->update.open)
         finish_at_once(self, in->now_ms, true, in->out);
-    send_state(self, NULL, in->out);
+    send_state(self, in->now_ms, in->out);
 }
 
 /* ---- gradients that are not finite ---- */
@@ -496,7 +590,7 @@ static void tell_failure(psd_engine_t *self, psd_actions_t *out)
 {
     if (self->failure.refusal == PSD_REFUSAL_HOPELESS && !*self->bad)
         return;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+    for (uint32_t i = 0; i < self->n_rows; i++)
         if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
             refuse(self, self->worker[i]->peer, self->failure.refusal, out, "%s", self->failure.why);
 }
@@ -537,7 +631,7 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
     bool any = false;
     if (round->apply)
         self->skipped = 0;
-    for (uint32_t i = 0; !round->apply && i < PSD_MAX_WORKERS; i++) {
+    for (uint32_t i = 0; !round->apply && i < self->n_rows; i++) {
         const worker_t *w = self->worker[i];
         if (!w || w->standing != MEMBER || !w->inbox.complete || !w->inbox.samples)
             continue;
@@ -570,10 +664,9 @@ static void answer_without_step(psd_engine_t *self, worker_t *w, psd_refusal_t w
 {
     if (why)
         self->stats.rejected[why]++;
-    close_clock(self, w, w->applied + 1);
-    find_slowest(self);
+    close_next_clock(self, w);
     if (!may_pull(self, w))
-        w->owed = true;
+        owe(self, w, true);
     else if (why == PSD_REFUSAL_STALE)
         send_all_weights(self, w, out);
     else
@@ -595,8 +688,7 @@ static void step_push(psd_engine_t *self, uint64_t now_ms, worker_t *w, const ps
     self->stepping_for = w;
     start_update(self, &w, 1, w->inbox.samples, self->lr * self->config.mode->rate(p), false,
                  psd_clip_scale(&self->config.clip, w->inbox.whole_norm2), out);
-    close_clock(self, w, w->applied + 1);
-    find_slowest(self);
+    close_next_clock(self, w);
     self->stats.rounds++;
     if (!self->update.open) {
         send_unchanged(self, w, out);
@@ -608,12 +700,12 @@ static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t
 {
     const psd_mode_t *mode = self->config.mode;
     while (self->n_queued && !self->update.open) {
-        worker_t *w = self->worker[self->queue[0]];
-        const bool here = w && w->standing == MEMBER && w->inbox.complete;
+        worker_t *w = self->worker[*queued(self, 0)];
+        const bool here = w->standing == MEMBER && w->inbox.complete;
         const psd_progress_t p = here ? look(self, w) : (psd_progress_t){ 0 };
         if (here && !mode->may_step(&p))
             return;
-        memmove(self->queue, self->queue + 1, --self->n_queued * sizeof *self->queue);
+        leave_front(self);
         if (!here)
             continue;
         count_staleness(self, w, p.staleness);
@@ -641,6 +733,7 @@ static worker_t *worker_row(psd_engine_t *self, uint32_t id)
         assert(w && "no memory for a worker's row");
         w->id = id;
         self->worker[id] = w;
+        self->n_rows = id < self->n_rows ? self->n_rows : id + 1;
     }
     return self->worker[id];
 }
@@ -649,11 +742,13 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
 {
     self->view_id = round->view_id;
     self->world = round->n_members;
-    bool stays[PSD_MAX_WORKERS] = { false };
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        if (self->worker[i])
+            self->worker[i]->stays = false;
     for (uint32_t r = 0; r < round->n_members; r++) {
         const psd_member_t *m = &round->member[r];
         worker_t *w = worker_row(self, m->worker);
-        stays[m->worker] = true;
+        w->stays = true;
         w->rank = r;
         if (w->incarnation != m->incarnation || w->nonce != m->nonce)
             w->peer = PSD_PEER_NONE; /* nobody has attached, or somebody else */
@@ -665,16 +760,17 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
             w->standing = MEMBER;
             const psd_progress_t p = look(self, w);
             w->applied = self->config.mode->joins_at(&p);
-            w->owed = true;
+            owe(self, w, true);
             /* What older lives had kept of their gradients is lost, and so is that of everybody before another run. */
             if (self->clock && !psd_coding_is_lossless(&self->config.codings.push))
                 self->stats.residual_resets++;
         }
         psd_inbox_size(&w->inbox, self->n_parts);
     }
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
-        if (self->worker[i] && self->worker[i]->standing == MEMBER && !stays[i]) {
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        if (self->worker[i] && self->worker[i]->standing == MEMBER && !self->worker[i]->stays) {
             drop_open_clock(self, self->worker[i]);
+            owe(self, self->worker[i], false);
             self->worker[i]->standing = GONE;
         }
     find_slowest(self);
@@ -689,7 +785,8 @@ static double rate_of_round(const psd_engine_t *self)
 /* The coordinator has closed the round: a step from these contributors, or none; then every member may go on to the next. */
 static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, psd_actions_t *out)
 {
-    worker_t *contributor[PSD_MAX_WORKERS];
+    worker_t **contributor = calloc(round->n_contributors + 1, sizeof *contributor);
+    assert(contributor && "no memory for a round's contributors");
     uint64_t total = 0;
     uint32_t n = 0;
     for (uint32_t k = 0; k < round->n_contributors; k++) {
@@ -703,16 +800,17 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     self->stepping_for = NULL;
     if (round->apply)
         start_update(self, contributor, n, total, round->lr * rate_of_round(self), true, 1, out);
+    free(contributor);
     self->clock = round->clock;
     self->stats.rounds++;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+    for (uint32_t i = 0; i < self->n_rows; i++)
         if (self->worker[i] && self->worker[i]->standing == MEMBER)
             close_clock(self, self->worker[i], round->clock);
     install_view(self, round);
     /* New members are served part by part with the others, by this very step. */
-    for (uint32_t i = 0; self->update.open && i < PSD_MAX_WORKERS; i++)
+    for (uint32_t i = 0; self->update.open && i < self->n_rows; i++)
         if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
-            self->worker[i]->owed = false;
+            owe(self, self->worker[i], false);
     if (self->update.measured) /* without chunks a pass is over at once */
         send_sums(self, now_ms, out);
     else if (!self->update.open)
@@ -742,17 +840,17 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
         request_init(self, in->now_ms, in->out);
         pay_debts(self, in->out);
     }
-    send_state(self, NULL, in->out);
+    send_state(self, in->now_ms, in->out);
     start_queued_push(self, in->now_ms, in->out); /* which a pause held up */
 }
 
 /* Cut self->model for the servers and make room for this one's share. */
 static int make_shard(psd_engine_t *self, psd_err_t *err)
 {
-    uint64_t sizes[PSD_MAX_TENSORS];
-    for (uint32_t i = 0; i < self->model.n; i++)
-        sizes[i] = self->model.tensor[i].n_elements;
-    int rc = psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, self->part_elements, err);
+    uint64_t *sizes = psd_tensors_sizes(&self->model);
+    int rc = sizes ? psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, self->part_elements, err)
+                   : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", self->model.n);
+    free(sizes);
     if (rc == PSD_OK &&
         !(self->shard = psd_shard_new(&self->config.rule, &self->config.clip, &self->config.codings, &self->map, self->index, err)))
         rc = PSD_ENOMEM;
@@ -784,7 +882,7 @@ static void on_model(psd_engine_t *self, const psd_heard_t *in)
     self->log_done = in->msg->seq;
     psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parts=%u parameters=%" PRIu64,
                     self->model.n, psd_shard_chunks(self->shard), self->map.n_chunks, parts, self->map.n_elements[self->index]);
-    send_state(self, NULL, in->out);
+    send_state(self, in->now_ms, in->out);
 }
 
 static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
@@ -792,7 +890,7 @@ static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
     if (self->leaving_run || !self->welcomed || self->restoring || in->msg->job != self->job)
         return;
     if (in->msg->seq <= self->log_done) {
-        send_state(self, NULL, in->out);
+        send_state(self, in->now_ms, in->out);
         return;
     }
     if (self->update.running || in->msg->seq > self->log_done + 1) {
@@ -854,7 +952,7 @@ static void on_welcome(psd_engine_t *self, const psd_heard_t *in)
     if (self->restoring)
         psd_actions_checkpoint(in->out, PSD_ACT_RESTORE, in->msg->clock, 0);
     else
-        send_state(self, NULL, in->out);
+        send_state(self, in->now_ms, in->out);
 }
 
 /* ---- messages of workers ---- */
@@ -933,7 +1031,7 @@ static void on_init(psd_engine_t *self, const psd_heard_t *in)
         widen_seeding(self, in->now_ms, in->out);
     if (is_started(self)) {
         psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", in->msg->worker, self->seeding.n_started);
-        send_state(self, NULL, in->out);
+        send_state(self, in->now_ms, in->out);
         pay_debts(self, in->out);
     }
 }
@@ -965,16 +1063,16 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_ac
     w->facts.samples += w->inbox.samples;
     w->facts.loss = w->inbox.loss;
     w->facts.last_push_ms = now_ms;
+    self->n_complete++;
     const psd_progress_t p = look(self, w);
     const psd_push_t verdict = self->config.mode->whole_push(&p);
     if (psd_mode_has_rounds(self->config.mode)) {
         if (verdict == PSD_PUSH_DROPS)
             psd_inbox_drop_gradient(&w->inbox);
-        send_state(self, w, out);
+        tell_complete(self, now_ms, out);
         return;
     }
-    assert(self->n_queued < PSD_MAX_WORKERS && "an id is queued once");
-    self->queue[self->n_queued++] = w->id;
+    enter_queue(self, w);
     start_queued_push(self, now_ms, out);
 }
 
@@ -1203,7 +1301,7 @@ static void begin_save(psd_engine_t *self, psd_actions_t *out)
     };
     if (self->update.open || !is_started(self) || !psd_saver_may_begin(&self->saver, self->clock))
         return;
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++) {
+    for (uint32_t i = 0; i < self->n_rows; i++) {
         const worker_t *w = self->worker[i];
         if (w && (w->incarnation || w->resumes_at))
             applied[point.n_applied++] = (psd_member_t){ .worker = i,
@@ -1244,7 +1342,7 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, 
     release(self, psd_saver_saved(&self->saver, self->shard, self->update.busy, failure), out);
     begin_save(self, out);
     if (!start_over_if_due(self, now_ms, out))
-        send_state(self, NULL, out);
+        send_state(self, now_ms, out);
 }
 
 /* ---- starting over: from a checkpoint, or because the coordinator has begun another run of the job ---- */
@@ -1260,7 +1358,7 @@ int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_e
 /* As if it had just been made: no model, no members, no round. */
 static void forget_everything(psd_engine_t *self)
 {
-    for (uint32_t i = 0; i < PSD_MAX_WORKERS; i++)
+    for (uint32_t i = 0; i < self->n_rows; i++)
         if (self->worker[i]) {
             psd_inbox_clear(&self->worker[i]->inbox);
             free(self->worker[i]);
@@ -1274,7 +1372,7 @@ static void forget_everything(psd_engine_t *self)
     psd_shard_destroy(&self->shard);
     psd_partition_clear(&self->map);
     psd_tensors_clear(&self->model);
-    self->n_early = self->n_queued = 0;
+    self->n_early = self->n_queued = self->n_rows = self->n_owed = self->n_complete = self->told.n = 0;
     self->clock = self->version = self->samples = self->log_done = 0;
     self->restoring = self->restore_failed = self->held = false;
 }
@@ -1300,7 +1398,7 @@ void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failur
         self->restore_failed = true; /* the coordinator names an older checkpoint */
     }
     if (!start_over_if_due(self, now_ms, out))
-        send_state(self, NULL, out);
+        send_state(self, now_ms, out);
 }
 
 /* Leave this run as soon as no thread works on the shard, and ask to join the next. */
@@ -1391,13 +1489,15 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
         return;
     }
     tend_first(self, now_ms, out);
+    if (self->welcomed && !self->leaving_run && !self->restoring)
+        tell_complete(self, now_ms, out);
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
         return;
     self->state_sent_ms = now_ms;
     if (self->leaving_run || self->restoring)
         return;
     if (self->welcomed) {
-        send_state(self, NULL, out);
+        repeat_state(self, now_ms, out);
         if (self->update.measured && now_ms >= self->sums_sent_ms + STATE_EVERY_MS)
             send_sums(self, now_ms, out);
         request_init(self, now_ms, out);

@@ -9,7 +9,7 @@ bool psd_leases_round_is_late(const psd_leases_t *self)
     if (!self->in_round || !self->round_timeout_ms || self->now_ms <= self->round_since_ms + self->round_timeout_ms)
         return false;
     for (uint32_t i = 0; i < self->members->n_rows; i++)
-        if (is_live(&self->members->row[i]) && psd_worker_has_pushed(&self->members->row[i], self->shards))
+        if (is_live(&self->members->row[i]) && psd_worker_has_pushed(&self->members->row[i], self->n_shards))
             return true;
     return false;
 }
@@ -18,7 +18,7 @@ const char *psd_leases_judge(const psd_leases_t *self, const psd_worker_row_t *r
 {
     if (psd_worker_is_here(row) && self->now_ms > row->heard_ms + self->lease_ms)
         return "lease";
-    return late && is_live(row) && !psd_worker_has_pushed(row, self->shards) ? "round timeout" : NULL;
+    return late && is_live(row) && !psd_worker_has_pushed(row, self->n_shards) ? "round timeout" : NULL;
 }
 
 bool psd_leases_give_up(psd_worker_row_t *row, uint64_t now_ms, const char *why, psd_actions_t *out)

@@ -14,7 +14,7 @@ typedef struct psd_leases {
     uint64_t round_timeout_ms; /* how long a round waits once somebody has pushed; 0: without end */
     uint64_t round_since_ms;   /* when the open round was opened */
     bool in_round;             /* a round is open, and nothing else holds it up */
-    uint64_t shards;           /* a bit for each shard of the job */
+    uint32_t n_shards;         /* of the job */
 } psd_leases_t;
 
 /* Whether the open round is over time: somebody has pushed, and others have not. Ask before anybody is given up. */

@@ -23,7 +23,7 @@ bool psd_worker_is_here(const psd_worker_row_t *row)
            row->state == PSD_WORKER_DONE;
 }
 
-bool psd_worker_has_pushed(const psd_worker_row_t *row, uint64_t shards) { return row->complete == shards; }
+bool psd_worker_has_pushed(const psd_worker_row_t *row, uint32_t n_shards) { return row->complete.n == n_shards; }
 
 psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce)
 {

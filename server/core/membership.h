@@ -29,20 +29,20 @@ typedef enum psd_worker_state {
 typedef struct psd_worker_row {
     uint32_t id;
     psd_worker_state_t state;
-    uint64_t incarnation;    /* of its newest life */
-    psd_peer_t peer;         /* its session with the coordinator */
-    uint32_t user;           /* whose the id is (common/base/peer.h): nobody else is given it, nor speaks for it */
-    uint64_t nonce;          /* drawn by this life; who knows it is that worker, on whatever connection */
-    uint64_t heard_ms;       /* when it last said anything */
-    uint64_t clock;          /* as it last told */
-    bool finished;           /* left because its work was done */
-    bool drains;             /* is asked to leave after its open round */
-    bool served;             /* has been a member of a view */
-    uint64_t complete;       /* bit s: shard s holds its push of the open round */
-    uint64_t samples;        /* of that push */
-    double loss;             /* of that push */
-    bool nonfinite;          /* some shard found Inf or NaN in it */
-    char name[PSD_MAX_NAME]; /* host:pid, or what it was started with */
+    uint64_t incarnation;      /* of its newest life */
+    psd_peer_t peer;           /* its session with the coordinator */
+    uint32_t user;             /* whose the id is (common/base/peer.h): nobody else is given it, nor speaks for it */
+    uint64_t nonce;            /* drawn by this life; who knows it is that worker, on whatever connection */
+    uint64_t heard_ms;         /* when it last said anything */
+    uint64_t clock;            /* as it last told */
+    bool finished;             /* left because its work was done */
+    bool drains;               /* is asked to leave after its open round */
+    bool served;               /* has been a member of a view */
+    psd_server_set_t complete; /* shards that hold its push of the open round */
+    uint64_t samples;          /* of that push */
+    double loss;               /* of that push */
+    bool nonfinite;            /* some shard found Inf or NaN in it */
+    char name[PSD_MAX_NAME];   /* host:pid, or what it was started with */
 } psd_worker_row_t;
 
 typedef struct psd_membership {
@@ -109,8 +109,8 @@ void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnatio
 /* A worker that stayed with its work done may go. */
 void psd_worker_let_go(psd_worker_row_t *row);
 
-/* Whether all of `shards`, a bit for each of the job, hold its push of the open round. */
-bool psd_worker_has_pushed(const psd_worker_row_t *row, uint64_t shards);
+/* Whether all of the job's shards hold its push of the open round. */
+bool psd_worker_has_pushed(const psd_worker_row_t *row, uint32_t n_shards);
 
 /* Whether somebody holds the row now: joining, waiting, live or done. */
 bool psd_worker_is_here(const psd_worker_row_t *row);

@@ -15,7 +15,7 @@ void psd_saves_init(psd_saves_t *self, const psd_saves_config_t *config, const u
 void psd_saves_begin_run(psd_saves_t *self, const psd_progress_t *p)
 {
     self->saving = self->committing = self->wanted = false;
-    self->started = 0;
+    self->started = (psd_server_set_t){ 0 };
     self->progress = self->point_progress = self->config.mode->progress(p);
 }
 
@@ -34,12 +34,9 @@ void psd_saves_ask(psd_saves_t *self) { self->wanted = self->config.possible; }
 
 void psd_saves_unask(psd_saves_t *self) { self->wanted = false; }
 
-static uint64_t every_shard(const psd_saves_t *self)
-{
-    return self->config.n_servers == 64 ? UINT64_MAX : (UINT64_C(1) << self->config.n_servers) - 1;
-}
+static bool are_all(const psd_saves_t *self, const psd_server_set_t *shards) { return shards->n == self->config.n_servers; }
 
-bool psd_saves_can_save(const psd_saves_t *self) { return self->config.possible && self->started == every_shard(self); }
+bool psd_saves_can_save(const psd_saves_t *self) { return self->config.possible && are_all(self, &self->started); }
 
 bool psd_saves_is_due(const psd_saves_t *self, uint64_t now_ms, const psd_progress_t *p, bool ending)
 {
@@ -67,7 +64,7 @@ void psd_saves_begin(psd_saves_t *self, uint64_t now_ms, const psd_progress_t *p
     self->wanted = false;
     self->clock = p->clock;
     self->since_ms = now_ms;
-    self->saved_by = 0;
+    self->saved_by = (psd_server_set_t){ 0 };
     self->seq = seq;
     self->progress = self->config.mode->progress(p);
 }
@@ -93,9 +90,8 @@ static void fail(psd_saves_t *self, const char *where, const char *why, psd_acti
 void psd_saves_note_shard(psd_saves_t *self, const psd_msg_t *msg, psd_actions_t *out)
 {
     char where[32];
-    const uint64_t bit = UINT64_C(1) << msg->shard;
     if (msg->code & PSD_SHARD_STARTED)
-        self->started |= bit;
+        psd_server_set_add(&self->started, msg->shard);
     if (!self->saving)
         return;
     if (msg->code & PSD_SHARD_SAVE_FAILED && msg->seq >= self->seq) {
@@ -104,8 +100,8 @@ void psd_saves_note_shard(psd_saves_t *self, const psd_msg_t *msg, psd_actions_t
         return;
     }
     if (msg->saved == self->clock + 1)
-        self->saved_by |= bit;
-    if (self->saved_by != every_shard(self))
+        psd_server_set_add(&self->saved_by, msg->shard);
+    if (!are_all(self, &self->saved_by))
         return;
     self->saving = false;
     self->committing = true;

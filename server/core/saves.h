@@ -35,10 +35,10 @@ typedef struct psd_saves {
     /* the one being made, or that could not be made */
     bool wanted, saving, committing, failing;
     uint64_t clock, since_ms, progress;
-    uint64_t seq;      /* the log entry that ordered it */
-    uint64_t saved_by; /* bit s: shard s has made its file durable */
-    uint64_t started;  /* bit s: shard s has all initial weights */
-    char trouble[400]; /* why it could not be made, while `failing` */
+    uint64_t seq;              /* the log entry that ordered it */
+    psd_server_set_t saved_by; /* shards that have made their file durable */
+    psd_server_set_t started;  /* shards that have all initial weights */
+    char trouble[400];         /* why it could not be made, while `failing` */
 } psd_saves_t;
 
 /* `point`: the clocks of the `n` checkpoints that are there, newest first; those beyond PSD_MAX_POINTS are left alone. */

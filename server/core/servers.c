@@ -199,8 +199,6 @@ void psd_servers_excuse(psd_servers_t *self, uint64_t by_ms, uint64_t now_ms)
         self->asker[i].since_ms = psd_absence_excuse(self->asker[i].since_ms, by_ms, now_ms);
 }
 
-uint64_t psd_servers_mask(const psd_servers_t *self) { return self->n == 64 ? UINT64_MAX : (UINT64_C(1) << self->n) - 1; }
-
 bool psd_servers_all_joined(const psd_servers_t *self) { return psd_servers_count_joined(self) == self->n; }
 
 uint32_t psd_servers_count_joined(const psd_servers_t *self)

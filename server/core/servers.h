@@ -88,9 +88,6 @@ void psd_servers_look(psd_servers_t *self, uint64_t now_ms, psd_actions_t *out);
 /* Nobody was listened to for so long: move the times of all silences. */
 void psd_servers_excuse(psd_servers_t *self, uint64_t by_ms, uint64_t now_ms);
 
-/* One bit per server of the job. */
-uint64_t psd_servers_mask(const psd_servers_t *self);
-
 bool psd_servers_all_joined(const psd_servers_t *self);
 uint32_t psd_servers_count_joined(const psd_servers_t *self);
 uint32_t psd_servers_count_lost(const psd_servers_t *self);

@@ -33,7 +33,7 @@ int psd_totals_await(psd_totals_t *self, const uint64_t *sizes, uint32_t n_tenso
             return PSD_ENOMEM;
     }
     self->pass = 0;
-    self->told = 0;
+    self->told = (psd_server_set_t){ 0 };
     return PSD_OK;
 }
 
@@ -54,14 +54,13 @@ bool psd_totals_take(psd_totals_t *self, uint32_t shard, int pass, const double 
         return false;
     for (uint32_t p = 0; p < self->map.n_held[shard]; p++)
         memcpy(self->sum + (size_t)self->map.held[shard][p] * n_sums, sums + (size_t)p * n_sums, n_sums * sizeof *sums);
-    self->told |= UINT64_C(1) << shard;
-    for (uint32_t s = 0; s < self->map.n_servers; s++)
-        if (!(self->told >> s & 1))
-            return false;
+    psd_server_set_add(&self->told, shard);
+    if (self->told.n < self->map.n_servers)
+        return false;
     const uint32_t rows = self->passes.at[pass]->scope(&self->rule) == PSD_SCOPE_MODEL ? 1 : self->n_tensors;
     add_up(self, rows, n_sums);
     *n_total = rows * n_sums;
     self->pass++;
-    self->told = 0;
+    self->told = (psd_server_set_t){ 0 };
     return true;
 }

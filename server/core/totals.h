@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common/base/partition.h"
+#include "common/base/server_set.h"
 #include "common/optim/passes.h"
 
 typedef struct psd_totals {
@@ -11,10 +12,10 @@ typedef struct psd_totals {
     psd_passes_t passes;
     psd_partition_t map; /* of the model; no chunks before it is known */
     uint32_t n_tensors;
-    int pass;      /* that is awaited; the number of passes: none */
-    uint64_t told; /* bit s: shard s has told its sums of that pass */
-    double *sum;   /* [chunk][sum] */
-    double *total; /* [tensor][sum], or of the model alone [sum] */
+    int pass;              /* that is awaited; the number of passes: none */
+    psd_server_set_t told; /* shards that have told their sums of that pass */
+    double *sum;           /* [chunk][sum] */
+    double *total;         /* [tensor][sum], or of the model alone [sum] */
 } psd_totals_t;
 
 /* For a job with this rule and these bounds. */

@@ -61,7 +61,8 @@ static int learn(psd_acl_t *self, const psd_allow_t *list, psd_err_t *err)
 /* Whether a session as the one user would be another as the other. */
 static bool is_other(const psd_user_t *before, const psd_user_t *now)
 {
-    return !now || before->role != now->role || before->shards != now->shards || memcmp(before->key, now->key, PSD_KEY_BYTES) != 0;
+    return !now || before->role != now->role || memcmp(&before->shards, &now->shards, sizeof now->shards) != 0 ||
+           memcmp(before->key, now->key, PSD_KEY_BYTES) != 0;
 }
 
 /* Whether somebody who came is no longer what he was. */
@@ -191,7 +192,7 @@ psd_refusal_t psd_acl_judge(const psd_acl_t *self, psd_peer_t from, psd_kind_t k
                  psd_kind_name(kind));
         return PSD_REFUSAL_SENDER;
     }
-    if (shard < 64 && !(user->shards >> shard & 1)) {
+    if (shard < PSD_MAX_SERVERS && !psd_server_set_has(&user->shards, shard)) {
         snprintf(why, n, "%s may not speak with server %u", user->name, shard);
         return PSD_REFUSAL_SENDER;
     }

@@ -338,7 +338,7 @@ static void take_key(zmtp_t *zmtp, const char *name)
 static void speak_as_listed(stranger_t *self)
 {
     static const psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77 };
-    uint8_t body[PSD_MAX_LIST];
+    uint8_t body[SAID_BYTES];
     const size_t n_body = said_bytes(hello.kind, "another w:1", 0, body);
     const uint64_t before = rejected();
     uint8_t header[PSD_MAX_FRAME_HEADER];

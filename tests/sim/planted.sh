@@ -53,7 +53,7 @@ if [ ! "$dry" ]; then
 fi
 
 plant "commit: a push counts as soon as one shard holds it" server/core/membership.c \
-    's/return row->complete == shards;/return (row->complete \& shards) != 0;/'
+    's/return row->complete.n == n_shards;/return row->complete.n \&\& n_shards;/'
 plant "commit: a shard leaves out whose push it sees last" server/core/engine.c \
     's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
 plant "dedup: a chunk that comes twice is counted twice" server/core/inbox.c \
@@ -61,7 +61,7 @@ plant "dedup: a chunk that comes twice is counted twice" server/core/inbox.c \
 plant "dedup: a push of the clock that was closed last is taken again" server/core/engine.c \
     's/msg->clock <= w->applied\)/msg->clock < w->applied)/'
 plant "manifest: written when one shard's file is durable" server/core/saves.c \
-    's/if \(self->saved_by != every_shard\(self\)\)/if (!self->saved_by)/'
+    's/if \(!are_all\(self, &self->saved_by\)\)/if (!self->saved_by.n)/'
 plant "rename: the file is not flushed before" common/system/durable.c \
     's/why = fdatasync\(self->fd\) \? errno : 0;/why = 0;/'
 plant "rename: the directory is not flushed" common/system/durable.c 's/if \(fsync\(self->dir\)\)/if (self->dir < 0)/'
@@ -84,7 +84,7 @@ plant "waiting: for workers, and nobody says so" server/core/coordinator.c \
 plant "liveness: what was lost of the log is not repeated" server/core/journal.c \
     's/now_ms < self->shard\[shard\].sent_ms \+ PSD_JOURNAL_REPEAT_MS/now_ms >= self->shard[shard].sent_ms/'
 plant "passes: a chunk counts twice when another shard has told first" server/core/totals.c \
-    's/self->told \|= UINT64_C\(1\) << shard;/&\n    if (self->told == 2)\n        self->sum[0] *= 2;/'
+    's/psd_server_set_add\(&self->told, shard\);/&\n    if (self->told.n == 1 \&\& shard == 1)\n        self->sum[0] *= 2;/'
 plant "codec: a part that is asked for again is encoded again" worker/feedback.c \
     's/^    if \(!part->is_coded\)$/    psd_buf_unref(\&part->code.payload);/'
 plant "codec: what is not finite takes the residual with it" worker/feedback.c \

@@ -37,12 +37,12 @@ psd_buf_t *said_body(psd_kind_t kind, const char *line, double value)
     }
 }
 
-size_t said_bytes(psd_kind_t kind, const char *line, double value, uint8_t out[PSD_MAX_LIST])
+size_t said_bytes(psd_kind_t kind, const char *line, double value, uint8_t out[SAID_BYTES])
 {
     psd_buf_t *body = said_body(kind, line, value);
     if (!body)
         return 0;
-    const size_t n = psd_body_encode(psd_kind_payload(kind), body, out, PSD_MAX_LIST);
+    const size_t n = psd_body_encode(psd_kind_payload(kind), body, out, SAID_BYTES);
     psd_buf_unref(&body);
     return n;
 }
@@ -60,7 +60,7 @@ psd_buf_t *said_with(const psd_msg_t *msg, const void *bytes, size_t n)
     return body;
 }
 
-size_t said_anything(psd_kind_t kind, uint8_t out[PSD_MAX_LIST])
+size_t said_anything(psd_kind_t kind, uint8_t out[SAID_BYTES])
 {
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
     const psd_cluster_t cluster = { .n_servers = 1,
@@ -68,13 +68,13 @@ size_t said_anything(psd_kind_t kind, uint8_t out[PSD_MAX_LIST])
                                     .settings = { .mode = "bsp", .optimizer = "sgd", .part_elements = 1 } };
     switch (psd_kind_payload(kind)) {
     case PSD_PAYLOAD_TENSORS:
-        return psd_tensors_encode(&(psd_tensor_list_t){ 1, &tensor }, out, PSD_MAX_LIST);
+        return psd_tensors_encode(&(psd_tensor_list_t){ 1, &tensor }, out, SAID_BYTES);
     case PSD_PAYLOAD_CLUSTER:
-        return psd_cluster_encode(&cluster, out, PSD_MAX_LIST);
+        return psd_cluster_encode(&cluster, out, SAID_BYTES);
     case PSD_PAYLOAD_ROUND:
-        return psd_round_encode(&(psd_round_t){ .clock = 1 }, out, PSD_MAX_LIST);
+        return psd_round_encode(&(psd_round_t){ .clock = 1 }, out, SAID_BYTES);
     case PSD_PAYLOAD_OFFER:
-        return psd_offer_encode(&(psd_offer_t){ .name = "psd" }, out, PSD_MAX_LIST);
+        return psd_offer_encode(&(psd_offer_t){ .name = "psd" }, out, SAID_BYTES);
     default:
         return said_bytes(kind, "another w:1", 0, out);
     }

@@ -41,10 +41,41 @@ static int step(psd_worker_t *worker, double loss)
     return rc ? rc : psd_worker_wait(worker, ticket, DONE_MS);
 }
 
+/* The most tensors that a model may have, each in a chunk of its own. */
+Test(client, a_model_of_sixty_five_thousand_tensors_is_trained_and_saved)
+{
+    enum { MANY = 65536 };
+    static psd_tensor_t tensors[MANY];
+    static char names[MANY][8];
+    static float value[MANY], gradient[MANY];
+    static const float *gradients[MANY];
+    static const uint64_t one = 1;
+    cluster_start_servers(&cluster, 2, "--workers-min=1 --optimizer=sgd(lr=0.5) --checkpoint-dir=%s/checkpoints",
+                          cluster.directory);
+    psd_worker_t *worker = NULL;
+    const psd_worker_config_t config = { .size = sizeof config, .join = cluster.data[0], .insecure = true };
+    cr_assert_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "%s", worker ? psd_worker_error(worker) : "");
+    for (size_t i = 0; i < MANY; i++) {
+        snprintf(names[i], sizeof names[i], "t%zu", i);
+        tensors[i] = (psd_tensor_t){ .name = names[i], .shape = &one, .n_dims = 1, .data = &value[i] };
+        gradient[i] = (float)(i % 7);
+        gradients[i] = &gradient[i];
+    }
+    cr_assert_eq(psd_worker_register(worker, tensors, MANY), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_ticket_t ticket = 0;
+    cr_assert_eq(psd_worker_exchange(worker, gradients, 1, 0.5, &ticket), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_assert_eq(psd_worker_wait(worker, ticket, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    for (size_t i = 0; i < MANY; i++)
+        cr_assert_eq(value[i], -0.5f * gradient[i], "tensor %zu is %g", i, (double)value[i]);
+    cr_expect_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+    cluster_finish(&cluster, 60000);
+}
+
 /* A model of too many tensors is told how many it has, one of none so too, and a second one that there is a first. */
 Test(client, the_library_says_how_many_tensors_were_too_many)
 {
-    enum { MANY = 1100 };
+    enum { MANY = 65537 };
     static psd_tensor_t tensors[MANY];
     static char names[MANY][8];
     static float value[MANY];
@@ -57,7 +88,7 @@ Test(client, the_library_says_how_many_tensors_were_too_many)
         tensors[i] = (psd_tensor_t){ .name = names[i], .data = &value[i] };
     }
     cr_expect(psd_worker_register(worker, tensors, MANY) < 0);
-    cr_expect_not_null(strstr(psd_worker_error(worker), "1100 tensors were given to register; 1 to 1024 are allowed"), "%s",
+    cr_expect_not_null(strstr(psd_worker_error(worker), "65537 tensors were given to register; 1 to 65536 are allowed"), "%s",
                        psd_worker_error(worker));
     cr_expect(psd_worker_register(worker, tensors, 0) < 0);
     cr_expect_not_null(strstr(psd_worker_error(worker), "0 tensors were given"), "%s", psd_worker_error(worker));

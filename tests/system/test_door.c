@@ -50,7 +50,7 @@ static void *dial(const char *name, const char *server)
 static void send_message(void *socket, const psd_msg_t *msg)
 {
     uint8_t header[PSD_MAX_FRAME_HEADER];
-    uint8_t bytes[PSD_MAX_LIST];
+    uint8_t bytes[SAID_BYTES];
     const size_t n = said_bytes(msg->kind, msg->text, 0, bytes);
     zmq_send(socket, header, psd_msg_seal(msg, bytes, n, header), ZMQ_SNDMORE | ZMQ_DONTWAIT);
     zmq_send(socket, bytes, n, ZMQ_DONTWAIT);
@@ -186,7 +186,7 @@ Test(door, a_key_opens_what_its_role_may_and_no_more)
         void *socket = dial(names[n], "ps");
         for (size_t m = 0; m < sizeof messages / sizeof *messages; m++) {
             psd_msg_t msg = messages[m].msg, answer;
-            uint8_t header[PSD_MAX_FRAME_HEADER], payload[PSD_MAX_LIST] = { 1 /* the bitmap of a probe */ };
+            uint8_t header[PSD_MAX_FRAME_HEADER], payload[SAID_BYTES] = { 1 /* the bitmap of a probe */ };
             const size_t n_payload = msg.kind == PSD_MSG_PROBE ? 1 : said_bytes(msg.kind, msg.text, 0, payload);
             zmq_send(socket, header, psd_msg_seal(&msg, payload, n_payload, header), ZMQ_SNDMORE);
             zmq_send(socket, payload, n_payload, 0);

@@ -288,7 +288,7 @@ static uint64_t draw(stranger_t *self, uint64_t n) { return psd_splitmix64(&self
 static void ask_for_job(stranger_t *self)
 {
     psd_msg_t msg = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 0xbad };
-    uint8_t bytes[PSD_MAX_LIST];
+    uint8_t bytes[SAID_BYTES];
     psd_buf_t *payload = NULL;
     void *socket = dial(self->context, 0, stranger());
     cr_assert(send_message(socket, &msg, bytes, said_bytes(msg.kind, "psd stranger", 0, bytes)));
@@ -375,7 +375,7 @@ static void raw_garbage(stranger_t *self, unsigned server)
 static void odd_connections(stranger_t *self)
 {
     static const char *const ids[] = { "intruder", "abcde" };
-    static uint8_t huge[2 << 20];
+    static uint8_t huge[8 << 20];
     for (size_t i = 0; i < 2; i++) {
         void *socket = zmq_socket(self->context, ZMQ_DEALER);
         const int linger_ms = 2000;

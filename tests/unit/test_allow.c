@@ -28,8 +28,8 @@ Test(allow, each_line_is_a_user_with_its_role_key_and_bounds)
                  PSD_OK, "%s", err.text);
     cr_assert_eq(list.n, 3);
     const psd_user_t *ps = psd_allow_by_name(&list, "ps"), *gpu = psd_allow_by_name(&list, "gpu-7");
-    cr_assert(ps->role == PSD_ROLE_SERVER && ps->shards == UINT64_MAX && ps->max_bytes == UINT64_MAX);
-    cr_assert(gpu->role == PSD_ROLE_WORKER && gpu->shards == 0xd && gpu->max_bytes == 512u << 20);
+    cr_assert(ps->role == PSD_ROLE_SERVER && ps->shards.n == PSD_MAX_SERVERS && ps->max_bytes == UINT64_MAX);
+    cr_assert(gpu->role == PSD_ROLE_WORKER && gpu->shards.n == 3 && gpu->shards.bits[0] == 0xd && gpu->max_bytes == 512u << 20);
     cr_assert(list.user[2].role == PSD_ROLE_ADMIN && list.user[2].max_bytes == 7);
     cr_assert_eq(psd_allow_by_key(&list, gpu->key), gpu);
     cr_assert_null(psd_allow_by_name(&list, "gpu"));
@@ -63,10 +63,10 @@ Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
         { "ps worker 7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvd\"", "is no public key" },
         { "ps worker #####################################;##", "is no public key" },
         { "ps worker ########################################", "is no public key" },
-        { "ps worker " K1 " 0,", "\"0,\" is no list of servers: *, or such as 0,2-3, up to 63" },
+        { "ps worker " K1 " 0,", "\"0,\" is no list of servers: *, or such as 0,2-3, up to 255" },
         { "ps worker " K1 " ,1", "is no list of servers" },
         { "ps worker " K1 " 3-2", "is no list of servers" },
-        { "ps worker " K1 " 64", "is no list of servers" },
+        { "ps worker " K1 " 256", "is no list of servers" },
         { "ps worker " K1 " 0-18446744073709551616", "is no list of servers" },
         { "ps worker " K1 " 1-2-3", "is no list of servers" },
         { "ps worker " K1 " * 0", "\"0\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1" },

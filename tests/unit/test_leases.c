@@ -25,7 +25,7 @@ static void setup(void)
                              .round_timeout_ms = ROUND_MS,
                              .round_since_ms = 5000,
                              .in_round = true,
-                             .shards = ALL_SHARDS };
+                             .n_shards = ALL_SHARDS };
 }
 
 static void teardown(void) { free(members); }
@@ -60,7 +60,7 @@ Test(leases, each_who_is_here_has_a_lease_and_nobody_else, .init = setup, .fini 
 
 Test(leases, a_round_that_somebody_has_pushed_for_waits_for_round_timeout, .init = setup, .fini = teardown)
 {
-    members->row[1].complete = ALL_SHARDS;
+    members->row[1].complete.n = ALL_SHARDS;
     leases.now_ms = 5000 + ROUND_MS;
     cr_expect_str_eq(verdict(0), "");
     leases.now_ms++;
@@ -72,11 +72,11 @@ Test(leases, a_round_that_somebody_has_pushed_for_waits_for_round_timeout, .init
 
 Test(leases, a_push_counts_when_every_shard_has_it, .init = setup, .fini = teardown)
 {
-    members->row[0].complete = 1;
-    members->row[1].complete = ALL_SHARDS;
+    members->row[0].complete.n = 1;
+    members->row[1].complete.n = ALL_SHARDS;
     leases.now_ms = 5001 + ROUND_MS;
     cr_expect_str_eq(verdict(0), "round timeout");
-    members->row[0].complete = ALL_SHARDS;
+    members->row[0].complete.n = ALL_SHARDS;
     cr_expect_str_eq(verdict(0), "");
 }
 
@@ -84,7 +84,7 @@ Test(leases, nobody_is_late_before_a_member_has_pushed, .init = setup, .fini = t
 {
     leases.now_ms = 5000 + LEASE_MS;
     cr_expect_not(psd_leases_round_is_late(&leases));
-    members->row[1].complete = ALL_SHARDS;
+    members->row[1].complete.n = ALL_SHARDS;
     cr_expect(psd_leases_round_is_late(&leases));
     members->row[1].state = PSD_WORKER_LOST;
     cr_expect_not(psd_leases_round_is_late(&leases));
@@ -93,7 +93,7 @@ Test(leases, nobody_is_late_before_a_member_has_pushed, .init = setup, .fini = t
 Test(leases, nobody_is_late_where_no_round_is_open_or_no_timeout_set, .init = setup, .fini = teardown)
 {
     leases.now_ms = 5000 + LEASE_MS;
-    members->row[1].complete = ALL_SHARDS;
+    members->row[1].complete.n = ALL_SHARDS;
     leases.in_round = false;
     cr_expect_str_eq(verdict(0), "");
     leases.in_round = true;

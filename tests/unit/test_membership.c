@@ -131,14 +131,14 @@ Test(membership, no_two_lives_of_a_row_have_the_same_incarnation, .init = setup,
 {
     psd_worker_row_t *row = &members->row[1];
     row->finished = row->drains = true;
-    row->complete = 3;
+    psd_server_set_add(&row->complete, 3);
     psd_worker_begin_life(row, psd_peer_make(1, 7), 42, "b", 9);
     cr_expect_eq(row->incarnation, 1);
     psd_worker_begin_life(row, psd_peer_make(2, 7), 43, "c", 10);
     cr_expect_eq(row->incarnation, 2);
     cr_expect_eq(row->id, 1);
     cr_expect_eq(row->state, PSD_WORKER_JOINING);
-    cr_expect_not(row->finished || row->drains || row->complete, "nothing of the life before is left");
+    cr_expect_not(row->finished || row->drains || row->complete.n, "nothing of the life before is left");
     cr_expect_eq(psd_membership_by_nonce(members, 43), row);
     cr_expect_null(psd_membership_by_nonce(members, 42));
 }

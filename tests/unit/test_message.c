@@ -112,7 +112,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.protocol is 99", 12, PUSH(.protocol = 99) },
         { "kind 100 is unknown", 12, PUSH(.kind = 100) },
         { "kind 0 is unknown", 12, PUSH(.kind = 0) },
-        { "PUSH.worker is 1024, at most 1023", 12, PUSH(.worker = 1024) },
+        { "PUSH.worker is 4096, at most 4095", 12, PUSH(.worker = 4096) },
         { "PUSH.worker is 4294967295", 12, PUSH(.worker = UINT32_MAX) },
         { "PUSH.view_id is", 12, PUSH(.view_id = UINT64_MAX) },
         { "PUSH.incarnation is 4611686018427387905", 12, PUSH(.incarnation = PSD_MAX_COUNT + 1) },
@@ -120,7 +120,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.base_version is", 12, PUSH(.base_version = UINT64_MAX) },
         { "PUSH.version is", 12, PUSH(.version = UINT64_MAX) },
         { "PUSH.sync_epoch is", 12, PUSH(.sync_epoch = UINT64_MAX) },
-        { "PUSH.shard is 64, at most 63", 12, PUSH(.shard = 64) },
+        { "PUSH.shard is 256, at most 255", 12, PUSH(.shard = 256) },
         { "PUSH.shard_epoch is", 12, PUSH(.shard_epoch = UINT64_MAX) },
         { "PUSH.part is 6 of 6", 12, PUSH(.part = 6) },
         { "PUSH.part is 5 of 0", 12, PUSH(.parts = 0) },
@@ -147,7 +147,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH payload has 1048577 bytes", (1 << 20) + 1, PUSH(.n_elements = PSD_MAX_CHUNK) },
         { "PUSH.rank is 2 of 2", 12, PUSH(.rank = 2, .world = 2) },
         { "PUSH.rank is 1 of 0", 12, PUSH(.rank = 1) },
-        { "PUSH.world is 1025", 12, PUSH(.world = 1025) },
+        { "PUSH.world is 4097", 12, PUSH(.world = 4097) },
         { "INIT.n_elements is 0", 0, PUSH(.kind = PSD_MSG_INIT, .n_elements = 0) },
         { "REFUSED.code is 24, at most 23", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 24) },
         { "LEFT payload has 1 bytes, 0 wanted", 1, LEFT(.code = 0) },
@@ -162,7 +162,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "unprintable byte 0xe2", 0, LEFT(.text = "\xe2\x82") },         /* cut */
         { "unprintable byte 0x80", 0, LEFT(.text = "\x80") },             /* no start */
         { "PROBE payload has 1 bytes, 2 wanted", 1, PUSH(.kind = PSD_MSG_PROBE, .parts = 9) },
-        { "REGISTER payload has 65537 bytes", 65537, PUSH(.kind = PSD_MSG_REGISTER) },
+        { "REGISTER payload has 4194305 bytes", PSD_MAX_LIST + 1, PUSH(.kind = PSD_MSG_REGISTER) },
         { "REGISTER payload has 0 bytes", 0, PUSH(.kind = PSD_MSG_REGISTER) },
     };
     for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
@@ -420,12 +420,12 @@ Test(message, a_dishonest_tensor_is_refused)
 Test(message, a_list_of_empty_messages_is_refused_without_taking_memory)
 {
     for (size_t i = 0; i + 2 <= sizeof buf; i += 2)
-        memcpy(buf + i, (uint8_t[]){ 0x0a, 0 }, 2); /* 32,768 tensors of no bytes */
+        memcpy(buf + i, (uint8_t[]){ 0x0a, 0 }, 2); /* two million tensors of no bytes */
     psd_tensor_list_t out;
     cr_assert_eq(psd_tensors_decode(&out, buf, sizeof buf, &err), PSD_EPROTO);
-    cr_assert_str_eq(err.text, "TensorList of 65536 bytes is malformed");
-    cr_assert_eq(psd_tensors_decode(&out, buf, 2 * 1025, &err), PSD_EPROTO);
-    cr_assert_str_eq(err.text, "TensorList has 1025 tensors, 1 to 1024 wanted");
+    cr_assert_str_eq(err.text, "TensorList of 4194304 bytes is malformed");
+    cr_assert_eq(psd_tensors_decode(&out, buf, 2 * 65537, &err), PSD_EPROTO);
+    cr_assert_str_eq(err.text, "TensorList has 65537 tensors, 1 to 65536 wanted");
 }
 
 Test(message, the_largest_model_fits_its_list)
@@ -433,7 +433,7 @@ Test(message, the_largest_model_fits_its_list)
     static psd_tensor_desc_t rows[PSD_MAX_TENSORS];
     for (unsigned i = 0; i < PSD_MAX_TENSORS; i++) {
         rows[i] = (psd_tensor_desc_t){ .n_dims = 4, .dim = { 512, 512, 3, 3 }, .n_elements = 512 * 512 * 9 };
-        snprintf(rows[i].name, sizeof rows[i].name, "backbone.stage%04u.block.conv.weight", i);
+        snprintf(rows[i].name, sizeof rows[i].name, "backbone.stage%05u.block.conv.weight", i);
     }
     psd_tensor_list_t in = { PSD_MAX_TENSORS, rows }, out;
     size_t n = psd_tensors_encode(&in, buf, sizeof buf);
@@ -469,6 +469,27 @@ Test(message, a_cluster_survives_the_trip)
     cr_assert_eq(memcmp(&in, &out, sizeof in), 0);
 }
 
+Test(message, the_largest_cluster_fits_its_list)
+{
+    static psd_cluster_t in = { .n_servers = PSD_MAX_SERVERS,
+                                .settings = { .mode = "bsp", .optimizer = "sgd", .lease_ms = 1, .part_elements = 1 } },
+                         out;
+    in.settings.codings = (psd_codings_t){ 0 };
+    for (uint32_t s = 0; s < PSD_MAX_SERVERS; s++)
+        memset(in.endpoint[s], 'h', PSD_MAX_NAME - 1);
+    size_t n = psd_cluster_encode(&in, buf, sizeof buf);
+    cr_assert_gt(n, 0);
+    cr_assert_eq(psd_cluster_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(out.n_servers, PSD_MAX_SERVERS);
+    cr_assert_eq(memcmp(in.endpoint, out.endpoint, sizeof in.endpoint), 0);
+    in.n_servers = PSD_MAX_SERVERS;
+    n = psd_cluster_encode(&in, buf, sizeof buf);
+    const size_t first = 2 + PSD_MAX_NAME - 1; /* one endpoint more, in front */
+    memmove(buf + first, buf, n);
+    cr_assert_eq(psd_cluster_decode(&out, buf, n + first, &err), PSD_EPROTO);
+    cr_assert_str_eq(err.text, "Cluster has 257 endpoints, 1 to 256 wanted");
+}
+
 Test(message, a_cluster_without_an_endpoint_is_refused)
 {
     psd_cluster_t in = { .n_servers = 2,
@@ -481,7 +502,7 @@ Test(message, a_cluster_without_an_endpoint_is_refused)
     in.n_servers = 0;
     n = psd_cluster_encode(&in, buf, sizeof buf);
     cr_assert_eq(psd_cluster_decode(&out, buf, n, &err), PSD_EPROTO);
-    cr_assert_str_eq(err.text, "Cluster has 0 endpoints, 1 to 64 wanted");
+    cr_assert_str_eq(err.text, "Cluster has 0 endpoints, 1 to 256 wanted");
 }
 
 Test(message, the_largest_round_fits_its_list)
@@ -506,6 +527,17 @@ Test(message, the_largest_round_fits_its_list)
         cr_assert(out.member[i].worker == i && out.member[i].incarnation == PSD_MAX_COUNT && out.member[i].nonce == UINT64_MAX);
     cr_assert(out.apply && out.lr == 0.1 && out.view_id == 5 && out.clock == 7);
     psd_round_clear(&out);
+}
+
+Test(message, a_round_of_more_members_than_there_can_be_is_refused)
+{
+    psd_member_t row = { .worker = 1 };
+    psd_round_t in = { .n_contributors = 1, .contributor = &row }, out;
+    const size_t n = psd_round_encode(&in, buf, sizeof buf), one = 4; /* key, length, key, id */
+    for (size_t i = 1; i <= PSD_MAX_WORKERS; i++)
+        memcpy(buf + n + (i - 1) * one, buf + n - one, one);
+    cr_assert_eq(psd_round_decode(&out, buf, n + PSD_MAX_WORKERS * one, &err), PSD_EPROTO);
+    cr_assert_str_eq(err.text, "Round has 4097 contributors, at most 4096");
 }
 
 Test(message, a_round_of_zeros_is_a_payload)
@@ -536,7 +568,7 @@ Test(message, a_dishonest_round_is_refused)
     assert_round_refused((psd_round_t){ .lr = -1 }, "Round.lr is -1, at least 0");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 1 }) }, "contributor 1.worker is 1 after 1");
     assert_round_refused((psd_round_t){ BY({ .worker = 2 }, { .worker = 1 }) }, "1 after 2, ascending wanted");
-    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 1024 }) }, "worker is 1024, at most 1023");
+    assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 4096 }) }, "worker is 4096, at most 4095");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .samples = UINT64_MAX }) }, "samples is too large");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .incarnation = UINT64_MAX }) },
                          "incarnation is too large");

@@ -51,7 +51,7 @@ Test(option_page, the_schema_has_ranges_words_patterns_and_lists)
     json_t *root = schema();
     json_t *servers = json_array_get(json_object_get(at(root, "servers"), "anyOf"), 0);
     cr_expect_eq(json_integer_value(json_object_get(servers, "minimum")), 1);
-    cr_expect_eq(json_integer_value(json_object_get(servers, "maximum")), 64);
+    cr_expect_eq(json_integer_value(json_object_get(servers, "maximum")), 256);
     json_t *mode = json_object_get(at(root, "sync.mode"), "enum");
     cr_expect_eq(json_array_size(mode), 2);
     cr_expect_str_eq(json_string_value(json_array_get(mode, 0)), "bsp");

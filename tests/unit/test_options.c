@@ -190,7 +190,7 @@ Test(options, all_errors_of_a_file_come_in_one_run)
 {
     cr_assert_eq(load_text("servers: 0\ndata: {batch: 0, shufle: true}\nlease: 3\nseed: x\n"), PSD_ECONFIG);
     const char *all = psd_options_complaints(options);
-    const char *sentences[] = { "job.yaml:1:10: servers is 0; it takes 1 to 64",
+    const char *sentences[] = { "job.yaml:1:10: servers is 0; it takes 1 to 256",
                                 "job.yaml:2:15: data.batch is \"0\"; it takes full or 1 to 1073741824",
                                 "job.yaml:2:18: unknown key data.shufle; did you mean data.shuffle?",
                                 "job.yaml:3:8: lease is \"3\", no duration; a number and a unit",
@@ -205,8 +205,8 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
     static const struct {
         const char *text, *sentence;
     } broken[] = {
-        { "servers: 65", "1:10: servers is 65; it takes 1 to 64" },
-        { "servers: -1", "servers is -1; it takes 1 to 64" },
+        { "servers: 257", "1:10: servers is 257; it takes 1 to 256" },
+        { "servers: -1", "servers is -1; it takes 1 to 256" },
         { "servers: 2x", "servers is \"2x\", no whole number" },
         { "servers: 2.0", "servers is \"2.0\", no whole number" },
         { "servers: 010", "without a leading 0" },
@@ -374,7 +374,7 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
         { { "psdctl", "--lease" }, "--lease needs a value", 64 },
         { { "psdctl", "-c" }, "-c needs a value", 64 },
         { { "psdctl", "--lease=3" }, "--lease: lease is \"3\", no duration", 64 },
-        { { "psdctl", "--servers", "0" }, "--servers: servers is 0; it takes 1 to 64", 64 },
+        { { "psdctl", "--servers", "0" }, "--servers: servers is 0; it takes 1 to 256", 64 },
         { { "psdctl", "--model-layers=784,,10" }, "no list of whole numbers", 64 },
         { { "psdctl", "--model-layers=[784]" }, "no list of whole numbers", 64 },
         { { "psdctl", "--data-shuffle=no" }, "write true or false", 64 },

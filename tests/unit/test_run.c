@@ -302,7 +302,7 @@ Test(run, config_says_what_each_option_is_and_where_from)
     cr_assert_eq(psdctl("config --markdown"), 0);
     cr_assert_not_null(strstr(output, "| `data.batch` | full or 1 to "));
     cr_assert_eq(psdctl("config show tests/fuzz/corpus/fuzz_options/broken"), 78);
-    cr_assert_not_null(strstr(output, "broken:1:10: servers is 65; it takes 1 to 64"));
+    cr_assert_not_null(strstr(output, "broken:1:10: servers is 257; it takes 1 to 256"));
 }
 
 Test(run, wrong_words_are_wrong_usage)

@@ -14,7 +14,7 @@
 
 #include "common/base/err.h"
 
-enum { PSD_HOST_TEXT = 128, PSD_MAX_HOSTS = 1024, PSD_MAX_PER_HOST = 1024 };
+enum { PSD_HOST_TEXT = 128, PSD_MAX_HOSTS = 4096, PSD_MAX_PER_HOST = 1024 };
 
 typedef struct psd_host {
     char target[PSD_HOST_TEXT];  /* "ann@node2" */

@@ -10,7 +10,7 @@
 
 #include "common/system/progress.h"
 
-enum { MOST_WORKERS = 1024 };
+enum { MOST_WORKERS = 4096 };
 
 struct psd_live {
     enum { SILENT, LINES, BAR } show;
