@@ -77,6 +77,23 @@ sim_config_t sim_config_of_seed(uint64_t seed)
     return config;
 }
 
+sim_config_t sim_config_of_scale(uint32_t workers, uint32_t servers, uint32_t rounds)
+{
+    sim_config_t config = { .seed = 1,
+                            .servers = servers,
+                            .workers = workers,
+                            .mode = "bsp",
+                            .rule = "adam(lr=0.01)",
+                            .rounds = rounds,
+                            .tensors = servers,
+                            .most_elements = 64,
+                            .batch = 4 * workers,
+                            .delay_ms = 20,
+                            .kill_worker = -1 };
+    config.chance[SIM_STRAGGLE] = config.chance[SIM_DIE_COMPUTING] = 0.01;
+    return config;
+}
+
 void sim_add_faults(sim_config_t *config)
 {
     uint64_t s = config->seed ^ 0xFA017;
@@ -150,11 +167,18 @@ static uint64_t some_time(sim_t *self, uint32_t decades)
     return ms + sim_draw(self, 9 * ms);
 }
 
+/* Servers, workers and spare workers. */
+static uint32_t n_processes(const sim_t *self) { return self->config.servers + sim_most_workers(self); }
+
+static uint32_t process_at(const sim_t *self, uint32_t i)
+{
+    return i < self->config.servers ? i : SIM_MAX_SERVERS + i - self->config.servers;
+}
+
 /* A process that takes part in the job, dead or alive. */
 static uint32_t some_process(sim_t *self)
 {
-    uint32_t i = (uint32_t)sim_draw(self, self->config.servers + self->config.workers);
-    return i < self->config.servers ? i : SIM_MAX_SERVERS + i - self->config.servers;
+    return process_at(self, (uint32_t)sim_draw(self, self->config.servers + self->config.workers));
 }
 
 static uint32_t some_worker(sim_t *self) { return (uint32_t)sim_draw(self, self->config.workers); }
@@ -164,7 +188,7 @@ static void cut_power(sim_t *self)
     for (uint32_t s = 0; s < self->config.servers; s++)
         if (self->server[s].node)
             sim_crash_server(self, s, 100 + sim_draw(self, 900));
-    for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)
+    for (uint32_t w = 0; w < sim_most_workers(self); w++)
         if (self->worker[w].session)
             sim_kill_worker(self, w, 100 + sim_draw(self, 900));
     sim_lose_unflushed(self);
@@ -173,12 +197,15 @@ static void cut_power(sim_t *self)
 /* Some processes are cut off from the others, which may be one of them or half of them. */
 static void partition(sim_t *self)
 {
-    const uint64_t side = psd_splitmix64(&self->random), until = self->now_ms + some_time(self, 3);
+    bool side[SIM_PROCESSES];
+    const uint64_t until = self->now_ms + some_time(self, 3);
     const bool holds = sim_draw(self, 2);
-    for (uint32_t a = 0; a < SIM_PROCESSES; a++)
-        for (uint32_t b = 0; b < SIM_PROCESSES; b++)
-            if ((side >> a & 1) != (side >> b & 1))
-                sim_cut_link(self, a, b, until, holds);
+    for (uint32_t i = 0; i < n_processes(self); i++)
+        side[i] = sim_draw(self, 2);
+    for (uint32_t a = 0; a < n_processes(self); a++)
+        for (uint32_t b = 0; b < n_processes(self); b++)
+            if (side[a] != side[b])
+                sim_cut_link(self, process_at(self, a), process_at(self, b), until, holds);
 }
 
 static void cut_one_way(sim_t *self)
@@ -201,7 +228,7 @@ static void swizzle(sim_t *self)
     }
 }
 
-static void pause_process(sim_t *self, uint32_t process, uint64_t until_ms)
+void sim_pause(sim_t *self, uint32_t process, uint64_t until_ms)
 {
     if (!sim_is_alive(self, process))
         return;
@@ -214,15 +241,15 @@ static void pause_one(sim_t *self)
 {
     const uint64_t ms = some_time(self, 4);
     const uint32_t process = some_process(self);
-    pause_process(self, process, self->now_ms + (process < SIM_MAX_SERVERS && ms > SERVER_SLEEPS_MS ? SERVER_SLEEPS_MS : ms));
+    sim_pause(self, process, self->now_ms + (process < SIM_MAX_SERVERS && ms > SERVER_SLEEPS_MS ? SERVER_SLEEPS_MS : ms));
 }
 
 /* Somebody else takes the place of a worker that sleeps, and then it wakes up. */
 static void replace_sleeper(sim_t *self)
 {
     const uint64_t ms = 1000 + some_time(self, 3);
-    pause_process(self, SIM_MAX_SERVERS + some_worker(self), self->now_ms + ms);
-    for (uint32_t w = self->config.workers; w < self->config.workers + SIM_SPARE_WORKERS && w < SIM_MAX_WORKERS; w++)
+    sim_pause(self, SIM_MAX_SERVERS + some_worker(self), self->now_ms + ms);
+    for (uint32_t w = self->config.workers; w < sim_most_workers(self); w++)
         if (!self->worker[w].session) {
             sim_schedule(self, (event_t){ .at_ms = self->now_ms + sim_draw(self, ms), .kind = START_WORKER, .target = w });
             return;

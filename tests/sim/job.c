@@ -15,7 +15,7 @@ void sim_make_model(sim_t *self)
         psd_tensor_desc_t *d = &self->list.tensor[t];
         snprintf(d->name, sizeof d->name, "t%u", t);
         d->n_dims = 1;
-        d->dim[0] = d->n_elements = 1 + psd_splitmix64(&stream) % 3000;
+        d->dim[0] = d->n_elements = 1 + psd_splitmix64(&stream) % (self->config.most_elements ? self->config.most_elements : 3000);
     }
 }
 
@@ -43,7 +43,11 @@ void sim_make_gradient(const sim_t *self, const float *w, float *g, size_t n, ui
         g[i] = 0.05f * w[i] + (float)(psd_uniform(&key) - 0.5);
 }
 
-uint64_t sim_slice(uint32_t rank, uint32_t world) { return BATCH * (rank + 1) / world - BATCH * rank / world; }
+static uint64_t slice(const sim_t *self, uint32_t rank, uint32_t world)
+{
+    const uint64_t batch = self->config.batch ? self->config.batch : BATCH;
+    return batch * (rank + 1) / world - batch * rank / world;
+}
 
 /* ---- what was pushed ---- */
 
@@ -73,7 +77,7 @@ push_t *sim_begin_push(sim_t *self, uint32_t w)
                       .world = at.world,
                       .incarnation = at.incarnation,
                       .clock = at.clock,
-                      .samples = sim_slice(at.rank, at.world) };
+                      .samples = slice(self, at.rank, at.world) };
     for (uint32_t t = 0; t < self->list.n; t++)
         sim_make_gradient(self, me->w[t], me->g[t], self->list.tensor[t].n_elements, t, at.clock, at.rank, at.world);
     if (sim_is_nonfinite(self, push))

@@ -4,7 +4,13 @@
 #include "server/checkpoint/store.h"
 #include "tests/sim/sim_state.h"
 
-enum { LATE_MS = 15000, JOB_ID = 77, WORKER_AGAIN_MS = 100, SLOWEST = 750, FASTEST = 1333 };
+enum { LATE_MS = 15000, LATE_BY_MS = 1000, JOB_ID = 77, WORKER_AGAIN_MS = 100, SLOWEST = 750, FASTEST = 1333 };
+
+uint32_t sim_most_workers(const sim_t *self)
+{
+    const uint32_t n = self->config.workers + SIM_SPARE_WORKERS;
+    return n < SIM_MAX_WORKERS ? n : SIM_MAX_WORKERS;
+}
 
 /* ---- clocks ---- */
 
@@ -125,7 +131,7 @@ static void stop_servers(sim_t *self)
 /* The rounds that a server takes with it may be the last ones: the supervisor calls back who had ended well. */
 static void call_back_finished(sim_t *self)
 {
-    for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)
+    for (uint32_t w = 0; w < sim_most_workers(self); w++)
         if (self->worker[w].done) {
             self->worker[w].done = false;
             sim_schedule(self, (event_t){ .at_ms = self->now_ms + WORKER_AGAIN_MS, .kind = START_WORKER, .target = w });
@@ -231,12 +237,16 @@ static void on_server_message(sim_t *self, event_t *e, psd_actions_t *out)
 {
     sim_server_t *server = &self->server[e->target];
     self->result->total_messages++;
+    self->result->leader_messages += !e->target && sim_is_leaders(e->msg->kind);
     if (sim_strikes(self, SIM_KILL_SERVER)) {
         sim_crash_server(self, e->target, 100 + sim_draw(self, 900));
         return;
     }
     sim_watch_payload(self, e);
+    const uint64_t began_ns = uv_hrtime();
     psd_node_message(server->node, sim_local_ms(self, &server->clock), e->from, e->msg, e->payload, out);
+    if (!e->target && sim_is_leaders(e->msg->kind))
+        self->result->leader_ns += uv_hrtime() - began_ns;
     psd_buf_unref(&e->payload);
     sim_look_at_answers(self, e, out);
 }
@@ -305,6 +315,19 @@ static void begin_exchange(sim_t *self, uint32_t w, uint64_t now_ms, psd_actions
     push->run = out->n ? out->at[out->n - 1].msg.job : 0;
 }
 
+/* Before a push: whether the worker makes it now. It may die, or be late with it. */
+static bool computes(sim_t *self, uint32_t w)
+{
+    if (sim_strikes(self, SIM_DIE_COMPUTING)) {
+        sim_kill_worker(self, w, 200 + sim_draw(self, 4000));
+        return false;
+    }
+    if (!sim_strikes(self, SIM_STRAGGLE))
+        return true;
+    sim_pause(self, SIM_MAX_SERVERS + w, self->now_ms + LATE_BY_MS);
+    return false;
+}
+
 /* Given up by a false alarm: a supervisor starts it again. */
 static void fail(sim_t *self, uint32_t w)
 {
@@ -322,13 +345,13 @@ static void advance_worker(sim_t *self, uint32_t w)
     const uint64_t now_ms = sim_local_ms(self, &me->clock);
     const psd_phase_t phase = me->session ? psd_session_phase(me->session) : PSD_PHASE_LEFT;
     const bool has_all = phase == PSD_PHASE_READY && psd_session_position(me->session).clock > self->config.rounds;
-    if (has_all)
-        self->result->with_last_weights |= UINT32_C(1) << w;
+    if (has_all && w < 64)
+        self->result->with_last_weights |= UINT64_C(1) << w;
     if (phase == PSD_PHASE_JOINED && !me->registered) {
         me->registered = true;
         sim_initial_weights(self, me->w);
         psd_session_register(me->session, now_ms, &self->list, me->w, &out, NULL);
-    } else if (phase == PSD_PHASE_READY && !has_all) {
+    } else if (phase == PSD_PHASE_READY && !has_all && computes(self, w)) {
         begin_exchange(self, w, now_ms, &out);
     } else if (has_all && self->rule.lookahead && !me->pulled) {
         me->pulled = true;

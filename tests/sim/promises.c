@@ -255,7 +255,7 @@ void sim_say_who_waits(sim_t *self, uint64_t limit_ms)
     char text[256] = "";
     if (self->server[0].node)
         psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
-    for (uint32_t w = 0; w < SIM_MAX_WORKERS && !text[0]; w++)
+    for (uint32_t w = 0; w < sim_most_workers(self) && !text[0]; w++)
         if (self->worker[w].session)
             psd_session_describe_wait(self->worker[w].session, text, sizeof text);
     sim_broken(self,

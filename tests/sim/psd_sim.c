@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <uv.h>
+
 #include "common/config/usage.h"
 #include "tests/sim/sim.h"
 
@@ -68,7 +70,7 @@ static int fault_named(const char *name)
     return -1;
 }
 
-enum { SEEDS, SEED, FAULTS, WITHOUT, THREADS };
+enum { SEEDS, SEED, FAULTS, WITHOUT, THREADS, WORKERS, SERVERS, ROUNDS };
 static const psd_option_t flags[] = {
     [SEEDS] = { .key = "seeds", .type = PSD_OPTION_UINT64, .preset = "1000", .help = "so many clusters" },
     [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .help = "the first one's seed" },
@@ -87,6 +89,21 @@ static const psd_option_t flags[] = {
                   .preset = "0",
                   .range = "0..1",
                   .help = "1: work on threads beside the rest" },
+    [WORKERS] = { .key = "workers",
+                  .type = PSD_OPTION_INT,
+                  .preset = "0",
+                  .range = "0..1024",
+                  .help = "one cluster of so many, in each round of which 1 % are late and 1 % are killed; 0: as each seed says" },
+    [SERVERS] = { .key = "servers",
+                  .type = PSD_OPTION_INT,
+                  .preset = "64",
+                  .range = "1..64",
+                  .help = "with --workers: its servers" },
+    [ROUNDS] = { .key = "rounds",
+                 .type = PSD_OPTION_INT,
+                 .preset = "10",
+                 .range = "1..1000",
+                 .help = "with --workers: its rounds" },
     { .key = NULL },
 };
 static const psd_usage_t usage = { .name = "psd-sim",
@@ -108,6 +125,26 @@ static bool leave_out(const psd_option_value_t *names, bool without[SIM_N_FAULTS
     return true;
 }
 
+static int run_scale(uint32_t workers, uint32_t servers, uint32_t rounds)
+{
+    const sim_config_t config = sim_config_of_scale(workers, servers, rounds);
+    sim_result_t result;
+    const uint64_t began_ns = uv_hrtime();
+    sim_run(&config, &result);
+    const double took_s = (double)(uv_hrtime() - began_ns) / 1e9;
+    if (!result.ok) {
+        printf("%s\n", result.why);
+        return 1;
+    }
+    printf("%" PRIu32 " workers, %" PRIu32 " servers: %" PRIu64 " steps, %" PRIu64 " workers late, %" PRIu64 " killed, %" PRIu64
+           " messages, %" PRIu64
+           " of them the leader's (%.1f per round and process, %.1f ms of its time a round), %.1f simulated s in %.1f s\n",
+           workers, servers, result.steps, result.done[SIM_STRAGGLE], result.done[SIM_DIE_COMPUTING], result.total_messages,
+           result.leader_messages, (double)result.leader_messages / (double)result.steps / (workers + servers),
+           (double)result.leader_ns / 1e6 / (double)result.steps, (double)result.ended_ms / 1e3, took_s);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
@@ -117,6 +154,8 @@ int main(int argc, char **argv)
     faults_now = given->value[FAULTS].text;
     if (!leave_out(&given->value[WITHOUT], without))
         return 64;
+    if (given->value[WORKERS].i)
+        return run_scale((uint32_t)given->value[WORKERS].i, (uint32_t)given->value[SERVERS].i, (uint32_t)given->value[ROUNDS].i);
     signal(SIGABRT, on_abort);
     signal(SIGSEGV, on_abort);
     for (uint64_t seed = first; seed < first + seeds; seed++) {

@@ -26,10 +26,6 @@ static void reference_new(const sim_t *self, reference_t *r)
         r->w[t] = calloc(n, sizeof(float));
         for (int i = 0; i < self->rule.n_slots; i++)
             r->slot[t][i] = calloc(n, sizeof(float));
-        for (uint32_t k = 0; k < SIM_MAX_WORKERS; k++)
-            r->g[t][k] = calloc(n, sizeof(float));
-        for (size_t k = 0; k < sizeof r->kept / sizeof *r->kept; k++)
-            r->kept[k].residual[t] = calloc(n, sizeof(float));
         r->held[t] = calloc(n, sizeof(float));
     }
     sim_initial_weights(self, r->w);
@@ -45,7 +41,7 @@ static void reference_free(const sim_t *self, reference_t *r)
             free(r->slot[t][i]);
         for (uint32_t k = 0; k < SIM_MAX_WORKERS; k++)
             free(r->g[t][k]);
-        for (size_t k = 0; k < sizeof r->kept / sizeof *r->kept; k++)
+        for (uint32_t k = 0; k < SIM_MAX_WORKERS; k++)
             free(r->kept[k].residual[t]);
         free(r->held[t]);
     }
@@ -80,6 +76,12 @@ static void make_push(const sim_t *self, reference_t *r, const push_t *push, siz
     uint64_t size[MAX_TENSORS];
     float *g[MAX_TENSORS];
     sizes_of(self, size);
+    for (uint32_t t = 0; t < self->list.n; t++) {
+        if (!r->g[t][k])
+            r->g[t][k] = calloc(size[t], sizeof(float));
+        if (!r->kept[push->worker].residual[t])
+            r->kept[push->worker].residual[t] = calloc(size[t], sizeof(float));
+    }
     for (uint32_t t = 0; t < self->list.n; t++)
         sim_make_gradient(self, r->held[t], g[t] = r->g[t][k], size[t], t, push->clock, push->rank, push->world);
     if (sim_is_nonfinite(self, push))
@@ -95,7 +97,7 @@ static void catch_up(sim_t *self, reference_t *r, const applied_t *a, size_t k)
     struct kept *kept = &r->kept[a->worker];
     if (kept->run != a->run || kept->incarnation != a->incarnation) {
         self->result->resets += !psd_coding_is_lossless(&self->codings.push) && a->clock > 1;
-        for (uint32_t t = 0; t < self->list.n; t++)
+        for (uint32_t t = 0; kept->residual[0] && t < self->list.n; t++)
             memset(kept->residual[t], 0, self->list.tensor[t].n_elements * sizeof(float));
     }
     kept->run = a->run;

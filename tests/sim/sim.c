@@ -52,7 +52,7 @@ static event_t next_event(sim_t *self)
 
 static void make_workers(sim_t *self)
 {
-    for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++)
+    for (uint32_t w = 0; w < sim_most_workers(self); w++)
         for (uint32_t t = 0; t < self->list.n; t++) {
             self->worker[w].w[t] = calloc(self->list.tensor[t].n_elements, sizeof(float));
             self->worker[w].g[t] = calloc(self->list.tensor[t].n_elements, sizeof(float));
@@ -99,7 +99,7 @@ static void release(sim_t *self)
         sim_lose_writer(self, s);
     }
     sim_end_disk(self);
-    for (uint32_t w = 0; w < SIM_MAX_WORKERS; w++) {
+    for (uint32_t w = 0; w < sim_most_workers(self); w++) {
         psd_session_destroy(&self->worker[w].session);
         for (uint32_t t = 0; t < self->list.n; t++) {
             free(self->worker[w].w[t]);
@@ -112,6 +112,7 @@ static void release(sim_t *self)
     free(self->push);
     free(self->history.at);
     free(self->heap);
+    free(self->link);
     psd_tensors_clear(&self->list);
     free(self);
 }
@@ -130,6 +131,7 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
     sim_t *self = calloc(1, sizeof *self);
     *result = (sim_result_t){ .ok = true };
     self->config = *config;
+    self->link = calloc(SIM_PROCESSES, sizeof *self->link);
     self->result = result;
     self->random = config->seed ^ 0xfa0175;
     self->now_ms = START_MS;
@@ -139,6 +141,7 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
                        (!config->pull || psd_coding_parse(&self->codings.pull, config->pull, NULL) == PSD_OK);
     if (!coded || !self->mode || psd_rule_parse(&self->rule, config->rule, NULL) != PSD_OK) {
         sim_broken(self, "no such mode, rule or codec: %s, %s", config->mode, config->rule);
+        free(self->link);
         free(self);
         return;
     }

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SIM_MAX_WORKERS = 8, SIM_MAX_SERVERS = 8, SIM_SPARE_WORKERS = 2 };
+enum { SIM_MAX_WORKERS = 1100, SIM_MAX_SERVERS = 64, SIM_SPARE_WORKERS = 2 };
 
 /* X(NAME, what has been done, share of the seeds that sim_add_faults gives it to, its highest chance there).
  * What a chance is of stands beside each. Those without a share are drawn by sim_config_of_seed. */
@@ -29,7 +29,9 @@ enum { SIM_MAX_WORKERS = 8, SIM_MAX_SERVERS = 8, SIM_SPARE_WORKERS = 2 };
     X(PAUSE, "processes paused", 0.25, 0.03)                       /* per tick */                                                  \
     X(ZOMBIE, "workers paused and replaced", 0.15, 0.01)           /* per tick */                                                  \
     X(JUMP, "clocks that jumped", 0.15, 0.03)                      /* per tick: one process's, forward */                          \
-    X(DRIFT, "clocks of another rate", 0.15, 1)                    /* per start of a process */
+    X(DRIFT, "clocks of another rate", 0.15, 1)                    /* per start of a process */                                    \
+    X(STRAGGLE, "workers late by a second", 0, 0)                  /* per exchange */                                              \
+    X(DIE_COMPUTING, "workers killed while they computed", 0, 0)   /* per exchange */
 
 typedef enum sim_fault {
 #define X(name, done, share, most) SIM_##name,
@@ -49,6 +51,8 @@ typedef struct sim_config {
     uint32_t part_elements;       /* most of a part; 0: as many as a message carries */
     uint32_t rounds;              /* each worker leaves when its clock has passed this */
     uint32_t tensors;             /* of the model, sizes by the data seed; 0: 3 */
+    uint32_t batch;               /* samples of a round, over all workers; 0: 50 */
+    uint32_t most_elements;       /* of a tensor; 0: 3000 */
     double chance[SIM_N_FAULTS];
     uint32_t delay_ms;        /* longest delay of a message, uniform: also reorders */
     uint32_t nonfinite_clock; /* rank 0's gradient of this clock holds a NaN; 0: never */
@@ -69,11 +73,13 @@ typedef struct sim_result {
     uint64_t slow_hash;                 /* of the slow weights (0 without) */
     uint64_t messages[SIM_MAX_WORKERS]; /* sent by each worker */
     uint64_t done[SIM_N_FAULTS];        /* how often each fault has struck */
+    uint64_t leader_ns;                 /* of real time that the coordinator took for these, encoding and decoding included */
+    uint64_t leader_messages; /* that the coordinator got or sent, but for signs of life and those that stay in its process */
     uint64_t total_messages, saves, restores, fallbacks, steps, skipped;
     uint64_t resets;            /* workers whose residual began at 0 while the job was under way, and was pushed from */
     uint64_t ended_ms;          /* simulated time */
     uint64_t longest_gap_ms;    /* between two closed rounds, after the first */
-    uint32_t with_last_weights; /* workers that have held the weights of the last round, one bit each */
+    uint64_t with_last_weights; /* of the first 64 workers those that have held the weights of the last round, one bit each */
 } sim_result_t;
 
 /* Run until the job is finished. What must hold at every event, and is looked at there
@@ -90,6 +96,9 @@ void sim_run_and_compare(const sim_config_t *config, sim_result_t *result);
 
 /* The cluster that a seed stands for, with loss, repetition, kills and failing flushes. */
 sim_config_t sim_config_of_seed(uint64_t seed);
+
+/* A cluster of so many, a tensor per server, and in each round 1 % of the workers late, and 1 % killed. */
+sim_config_t sim_config_of_scale(uint32_t workers, uint32_t servers, uint32_t rounds);
 
 /* Add to it the other faults of the table, each with its share and chance. */
 void sim_add_faults(sim_config_t *config);

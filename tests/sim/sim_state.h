@@ -23,7 +23,7 @@
 
 enum {
     TICK_MS = 50,
-    MAX_TENSORS = 8,
+    MAX_TENSORS = SIM_MAX_SERVERS,
     BATCH = 50,
     MAX_RUNS = 256,
     SIM_PROCESSES = SIM_MAX_SERVERS + SIM_MAX_WORKERS /* servers first */
@@ -146,7 +146,7 @@ typedef struct sim {
     psd_tensor_list_t list;
     sim_server_t server[SIM_MAX_SERVERS];
     sim_worker_t worker[SIM_MAX_WORKERS];
-    sim_link_t link[SIM_PROCESSES][SIM_PROCESSES];
+    sim_link_t (*link)[SIM_PROCESSES]; /* [SIM_PROCESSES], from and to */
     push_t *push;
     size_t n_push, push_capacity;
     uint64_t run[MAX_RUNS + 1]; /* job ids in the order in which runs were begun, from 1 */
@@ -194,6 +194,9 @@ psd_peer_t sim_server_peer(const sim_t *self, uint32_t s);
 /* Send an action's message from a process: over the wire, as the faults let it. */
 void sim_send(sim_t *self, uint32_t process, const psd_action_t *a);
 
+/* Whether the coordinator gets or sends it, and not as a mere sign of life. */
+bool sim_is_leaders(psd_kind_t kind);
+
 void sim_cut_link(sim_t *self, uint32_t from, uint32_t to, uint64_t until_ms, bool holds);
 
 /* -- processes.c */
@@ -208,6 +211,12 @@ sim_clock_t *sim_clock_of(sim_t *self, uint32_t process);
 bool sim_is_alive(const sim_t *self, uint32_t process);
 uint64_t sim_local_ms(const sim_t *self, const sim_clock_t *clock);
 void sim_on_event(sim_t *self, event_t *e);
+
+/* Workers that there may be at a time: the configured ones, and spares. */
+uint32_t sim_most_workers(const sim_t *self);
+
+/* Stop a process until then. */
+void sim_pause(sim_t *self, uint32_t process, uint64_t until_ms);
 
 /* -- saves.c */
 
@@ -239,7 +248,6 @@ void sim_make_model(sim_t *self);
 void sim_initial_weights(const sim_t *self, float **w);
 void sim_make_gradient(const sim_t *self, const float *w, float *g, size_t n, uint32_t tensor, uint64_t clock, uint32_t rank,
                        uint32_t world);
-uint64_t sim_slice(uint32_t rank, uint32_t world);
 size_t sim_model_size(const sim_t *self);
 
 /* Compute the gradient that the worker pushes next, and remember it; `run` is for the caller to fill in. */

@@ -286,3 +286,27 @@ Test(sim, a_checkpoint_whose_flush_lied_is_never_loaded_and_the_one_before_is)
     }
     cr_expect_gt(fallbacks, 0, "none of them was found damaged while it was loaded");
 }
+
+static uint64_t leader_messages(uint32_t servers, uint32_t workers, uint32_t rounds)
+{
+    sim_config_t config = cluster(servers, workers, "sgd(lr=0.1)");
+    config.rounds = rounds;
+    config.batch = 4 * workers;
+    return run(&config).leader_messages;
+}
+
+Test(sim, the_coordinator_hears_and_says_as_much_in_a_round_as_there_are_processes_and_not_as_much_as_there_are_pushes)
+{
+    enum { WORKERS = 60, SERVERS = 12, ROUNDS = 20 };
+    const uint64_t n = leader_messages(SERVERS, WORKERS, 5 + ROUNDS) - leader_messages(SERVERS, WORKERS, 5);
+    cr_expect_leq(n, 2 * ROUNDS * (WORKERS + SERVERS), "%" PRIu64 " messages in %d rounds", n, ROUNDS);
+}
+
+/* The full size: psd-sim --workers=1000 --servers=64. */
+Test(sim, two_hundred_workers_some_of_them_late_or_dead_train_on_thirty_two_servers)
+{
+    const sim_config_t config = sim_config_of_scale(200, 32, 5);
+    const sim_result_t result = run(&config);
+    cr_expect_eq(result.steps, config.rounds);
+    cr_expect(result.done[SIM_STRAGGLE] && result.done[SIM_DIE_COMPUTING]);
+}
