@@ -12,45 +12,11 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "deploy/psdctl/run/order.h"
 #include "deploy/psdctl/run/place.h"
 #include "deploy/psdctl/run/run.h"
 
-enum { MAX_LINE = 1 << 20, MAX_WORDS = 256, STDIO = 3, SILENT_TURNS = 10 };
-
-/* -- the order, at the near end -------------------------------------------------------------------------- */
-
-/* Which kernels OpenBLAS takes decides the last bits of a gradient: the same ones there as here. */
-static json_t *environment(void)
-{
-    static const char *const handed_on[] = { "OPENBLAS_CORETYPE" };
-    json_t *list = json_object();
-    for (size_t i = 0; i < sizeof handed_on / sizeof *handed_on; i++)
-        if (getenv(handed_on[i]))
-            json_object_set_new(list, handed_on[i], json_string(getenv(handed_on[i])));
-    return list;
-}
-
-char *psd_agent_order(const char *directory, const char *make, char *const *words, const psd_keyring_t *secrets)
-{
-    json_t *list = json_array(), *hidden = json_object();
-    for (; *words; words++)
-        json_array_append_new(list, json_string(*words));
-    for (unsigned i = 0; secrets && i < PSD_SECRETS; i++) {
-        char flag[64];
-        psd_option_flag(secrets->secret[i].key, flag, sizeof flag);
-        json_object_set_new(hidden, flag, json_string(secrets->secret[i].text));
-    }
-    json_t *order = json_pack("{s:s, s:s, s:o, s:o, s:o}", "directory", directory, "make", make, "environment", environment(),
-                              "words", list, "secrets", hidden);
-    char *text = order ? json_dumps(order, JSON_COMPACT) : NULL, *line = NULL;
-    if (text && asprintf(&line, "%s\n", text) < 0)
-        line = NULL;
-    if (text)
-        explicit_bzero(text, strlen(text));
-    free(text);
-    json_decref(order);
-    return line;
-}
+enum { MAX_LINE = 1 << 20, MAX_WORDS = PSD_ORDER_WORDS + 4 + PSD_SECRETS, STDIO = 3, SILENT_TURNS = 10 };
 
 /* -- the order, at the far end --------------------------------------------------------------------------- */
 
@@ -109,40 +75,39 @@ static bool takes(const char *program, const char *flag)
 }
 
 /* "psdctl --as-child PID BIN/PROGRAM words": so that it dies with this process. */
-static int add_words(agent_t *self, const json_t *words, const json_t *secrets, psd_err_t *err)
+static int add_words(agent_t *self, const psd_order_t *order, psd_err_t *err)
 {
     static const char *const programs[] = { "psd", "psd-worker" };
-    const char *program = json_string_value(json_array_get(words, 0)), *flag;
+    const char *program = order->word[0], *flag;
     char pid[32];
-    size_t i;
     json_t *value;
     bool known = false;
-    for (i = 0; program && i < sizeof programs / sizeof *programs; i++)
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
         known = known || strcmp(program, programs[i]) == 0;
     if (!known)
-        return psd_err_set(err, PSD_EUSAGE, "\"%.40s\" is no program of psd", program ? program : "");
+        return psd_err_set(err, PSD_EUSAGE, "\"%.40s\" is not a program of psd", program);
     snprintf(pid, sizeof pid, "%ld", (long)getpid());
     int rc = add_word(self, "psdctl", "", "", err);
     rc = rc ? rc : add_word(self, PSD_CTL_CHILD, "", "", err);
     rc = rc ? rc : add_word(self, pid, "", "", err);
     rc = rc ? rc : add_word(self, self->place.bin, "/", strcmp(program, "psd") == 0 ? PSD_PROGRAM_NAME : program, err);
-    for (i = 1; rc == PSD_OK && i < json_array_size(words); i++)
-        rc = add_word(self, json_string_value(json_array_get(words, i)), "", "", err);
-    json_object_foreach((json_t *)(uintptr_t)secrets, flag,
+    for (size_t i = 1; rc == PSD_OK && i < order->n_words; i++)
+        rc = add_word(self, order->word[i], "", "", err);
+    json_object_foreach((json_t *)(uintptr_t)order->secrets, flag,
                         value) if (rc == PSD_OK && self->n_stdio < STDIO + PSD_SECRETS && takes(program, flag)) rc =
         add_secret(self, flag, json_string_value(value), err);
     return rc;
 }
 
-static int settle(const char *directory, const char *make, json_t *environment, psd_err_t *err)
+static int settle(const psd_order_t *order, psd_err_t *err)
 {
     const char *name;
     json_t *value;
-    json_object_foreach(environment, name, value) if (json_is_string(value)) setenv(name, json_string_value(value), 1);
-    if (chdir(directory))
+    json_object_foreach((json_t *)(uintptr_t)order->environment, name, value) setenv(name, json_string_value(value), 1);
+    if (chdir(order->directory))
         return psd_err_set(err, PSD_ENOINPUT, "%s: %s; the job's directory must be there on every host (a shared one, or a copy)",
-                           directory, strerror(errno));
-    return psd_place_make(make, err);
+                           order->directory, strerror(errno));
+    return psd_place_make(order->make, err);
 }
 
 static void on_ended(uv_process_t *process, int64_t code, int number)
@@ -165,23 +130,17 @@ static int start(agent_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-static int obey(agent_t *self, const char *line, psd_err_t *err)
+static int obey(agent_t *self, const char *line, size_t n, psd_err_t *err)
 {
-    const char *directory, *make;
-    json_t *words, *secrets, *variables, *order = json_loads(line, 0, NULL);
-    size_t i;
-    json_t *word;
-    int rc = PSD_OK;
-    if (json_unpack(order, "{s:s, s:s, s:o, s:o, s:o}", "directory", &directory, "make", &make, "environment", &variables, "words",
-                    &words, "secrets", &secrets))
-        rc = psd_err_set(err, PSD_EUSAGE, "%s is what psdctl launch calls on a host, and nothing to call by hand", PSD_CTL_AGENT);
-    json_array_foreach(rc == PSD_OK ? words : NULL, i, word) if (!json_is_string(word)) rc =
-        psd_err_set(err, PSD_EUSAGE, "the order's words are no strings");
-    rc = rc ? rc : psd_place_find(&self->place, err);
-    rc = rc ? rc : settle(directory, make, variables, err);
-    rc = rc ? rc : add_words(self, words, secrets, err);
+    psd_order_t order;
+    int rc = psd_order_parse(&order, line, n, err);
+    if (rc)
+        return rc;
+    rc = psd_place_find(&self->place, err);
+    rc = rc ? rc : settle(&order, err);
+    rc = rc ? rc : add_words(self, &order, err);
     rc = rc ? rc : start(self, err);
-    json_decref(order);
+    psd_order_clear(&order);
     return rc;
 }
 
@@ -207,11 +166,12 @@ static void take_line(agent_t *self)
 {
     psd_err_t err;
     int number, rc;
-    self->line[self->n] = '\0';
+    const size_t n = self->n;
+    self->line[n] = '\0';
     self->n = 0;
     if (self->refused)
         return;
-    if (!self->started && (rc = obey(self, self->line, &err)) != PSD_OK)
+    if (!self->started && (rc = obey(self, self->line, n, &err)) != PSD_OK)
         refuse(self, rc, &err);
     else if (sscanf(self->line, "signal %d", &number) == 1)
         uv_process_kill(&self->program, number);

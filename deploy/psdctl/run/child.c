@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/err.h"
 #include "deploy/psdctl/run/agent.h"
 
 bool psd_child_is_loud(const char *line)

@@ -23,6 +23,7 @@
 #include "deploy/psdctl/run/child.h"
 #include "deploy/psdctl/run/command.h"
 #include "deploy/psdctl/run/live.h"
+#include "deploy/psdctl/run/order.h"
 #include "deploy/psdctl/run/place.h"
 #include "deploy/psdctl/run/plan.h"
 #include "deploy/psdctl/run/rundir.h"
@@ -232,7 +233,7 @@ static int start_far(run_t *run, post_t *post, const psd_command_t *program, con
 {
     psd_command_t shell;
     char *order =
-        psd_agent_order(run->plan.here, run->plan.directory, program->word, run->plan.keyring.is_drawn ? &run->plan.keyring : NULL);
+        psd_order_print(run->plan.here, run->plan.directory, program->word, run->plan.keyring.is_drawn ? &run->plan.keyring : NULL);
     if (!order)
         return UV_ENOMEM;
     psd_command_shell(&shell, psd_options_string(run->options, PSD_OPT_remote_shell), post->host->target, run->plan.far_bin);

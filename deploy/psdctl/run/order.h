@@ -1,0 +1,31 @@
+/* order.h - what psdctl launch tells the agent on a host to run (agent.h): one line of JSON,
+ *
+ *     {"directory": "/home/ann/job", "make": "runs/mnist-1", "environment": {}, "words": ["psd", "--servers=2", ...],
+ *      "secrets": {"--server-key": "secret ..."}}
+ *
+ * Secrets come this way, and not as words, which everybody on the host can read. */
+#pragma once
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "deploy/psdctl/run/keyring.h"
+
+enum { PSD_ORDER_WORDS = 256 }; /* at most; the program's name is the first */
+
+typedef struct psd_order {
+    const char *directory, *make;      /* where the program runs; a directory to be made there, "": none */
+    const char *word[PSD_ORDER_WORDS]; /* the name of a program, then its arguments */
+    size_t n_words;                    /* at least 1 */
+    const json_t *environment;         /* an object of texts: variables for the program */
+    const json_t *secrets;             /* an object of texts: by option, what would be in the file that it names */
+    json_t *all;                       /* owns all of the above */
+} psd_order_t;
+
+/* The line, with its end; the caller frees it, after a wipe. words[0] is the name of a program beside psdctl; secrets may be NULL.
+ * NULL when memory runs out. */
+char *psd_order_print(const char *directory, const char *make, char *const *words, const psd_keyring_t *secrets);
+
+/* Read the `n` bytes of a line. PSD_EUSAGE when it is no order. */
+int psd_order_parse(psd_order_t *out, const char *line, size_t n, psd_err_t *err);
+void psd_order_clear(psd_order_t *self);
