@@ -42,7 +42,7 @@ endforeach()
 # What one reads and copies.
 set(doc ${CMAKE_INSTALL_DATADIR}/doc/psd-server)
 install(FILES README.md CHANGELOG.md SECURITY.md proto/PROTOCOL.md DESTINATION ${doc} COMPONENT server)
-install(DIRECTORY docs DESTINATION ${doc} COMPONENT server)
+install(DIRECTORY docs DESTINATION ${doc} COMPONENT server PATTERN draw EXCLUDE)
 install(FILES deploy/examples/agaricus.yaml deploy/examples/compare-glyphs.yaml deploy/examples/compare-mnist.yaml
   deploy/examples/glyphs.yaml deploy/examples/linear.csv deploy/examples/linear.yaml deploy/examples/mnist.yaml
   DESTINATION ${doc}/examples COMPONENT server)

@@ -66,6 +66,7 @@ struct psd_optimizer {
     const char *summary;              /* one line for people */
     const char *formula;              /* one line of mathematics */
     const char *paper;                /* author, year, arXiv number or source */
+    const char *advice;               /* when to try it, in a sentence or two for people */
     psd_hyper_t hyper[PSD_MAX_HYPER]; /* ended by a NULL name; "lr" is always the first */
     psd_slot_t slots[PSD_MAX_SLOTS];  /* every slot it may use; ended by a NULL name */
     /* Which of `slots` these values need, as a bit mask; NULL: all. */

@@ -1,6 +1,7 @@
 /* optimizers.c - `psdctl optimizers`: what each update rule is. */
 #include "deploy/psdctl/verb.h"
 
+#include <ctype.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 /* What is printed of one rule. Lookahead is no row of the table, but it is described like one. */
 typedef struct entry {
-    const char *name, *summary, *formula, *paper;
+    const char *name, *summary, *formula, *paper, *advice;
     psd_rule_t rule;   /* with every default */
     int n_inner_slots; /* the first of the rule's slots, which belong to the rule inside */
     unsigned optional; /* slots that only other values need, as a bit mask of opt->slots */
@@ -23,12 +24,23 @@ static bool entry_at(size_t i, entry_t *out)
     const bool lookahead = !opt && i > 0 && psd_optimizer_at(i - 1);
     if (!opt && !lookahead)
         return false;
-    *out = opt ? (entry_t){ .name = opt->name, .summary = opt->summary, .formula = opt->formula, .paper = opt->paper }
-               : (entry_t){ .name = "lookahead",
-                            .summary = "slow weights that follow any rule at every k-th update",
-                            .formula = "every k updates: slow += alpha*(w-slow); w = slow (pullback reset: m = 0; "
-                                       "pullback pullback: m = alpha*m + (1-alpha)*slow_m; slow_m = m)",
-                            .paper = "Zhang et al. 2019, arXiv 1907.08610" };
+    *out =
+        opt ? (entry_t){ .name = opt->name,
+                         .summary = opt->summary,
+                         .formula = opt->formula,
+                         .paper = opt->paper,
+                         .advice = opt->advice }
+            : (entry_t){
+                  .name = "lookahead",
+                  .summary = "slow weights that follow any rule at every k-th update",
+                  .formula =
+                      "every k updates: slow += alpha*(w-slow), w = slow; with pullback=reset, m = 0; with pullback=pullback, m = "
+                      "alpha*m + (1-alpha)*slow_m, slow_m = m",
+                  .paper = "Zhang et al. 2019, arXiv 1907.08610",
+                  .advice =
+                      "Around any rule that wavers or depends on its learning rate: it damps the fast weights, at the cost of one "
+                      "more copy of the weights. Evaluate the slow weights."
+              };
     if (psd_rule_parse(&out->rule, out->name, NULL) != PSD_OK)
         abort(); /* a row whose own name and defaults are no rule */
     out->n_inner_slots = lookahead ? out->rule.slow_slot : 0;
@@ -51,7 +63,53 @@ static void print_text(const entry_t *e)
     for (int s = 0; s < PSD_MAX_SLOTS; s++)
         if (e->optional >> s & 1)
             printf("; 4 more for %s", e->rule.opt->slots[s].name);
-    printf("\n  paper     %s\n", e->paper);
+    printf("\n  use       %s\n  paper     %s\n", e->advice, e->paper);
+}
+
+/* The formula as a block with an equation a line. */
+static void print_equations(const char *formula)
+{
+    int depth = 0;
+    printf("```\n");
+    for (const char *c = formula; *c; c++) {
+        depth += (*c == '(') - (*c == ')');
+        if (*c == ';' && c[1] == ' ' && depth == 0) {
+            putchar('\n');
+            c++;
+        } else
+            putchar(*c);
+    }
+    printf("\n```\n");
+}
+
+/* A section of docs/optimizers.md. */
+static void print_markdown(const entry_t *e)
+{
+    char rule[PSD_RULE_TEXT];
+    printf("### %s\n\n", e->name);
+    printf("%c%s.\n\n", toupper((unsigned char)*e->summary), e->summary + 1);
+    print_equations(e->formula);
+    printf("\n%s\n", e->advice);
+    printf("\n- with its defaults: `%s`\n- state: %d bytes per parameter", psd_rule_print(&e->rule, rule), bytes_per_parameter(e));
+    for (int i = e->n_inner_slots; i < e->rule.n_slots; i++)
+        printf("%s`%s`", i == e->n_inner_slots ? ": " : ", ", e->rule.slot[i].name);
+    if (e->n_inner_slots)
+        printf(", beside the inner rule's; 4 more, `slow_momentum`, with `pullback=pullback`");
+    for (int s = 0; s < PSD_MAX_SLOTS; s++)
+        if (e->optional >> s & 1)
+            printf("; 4 more for `%s`", e->rule.opt->slots[s].name);
+    printf("\n- source: %s\n\n![%s on MNIST](pictures/%s.svg)\n\n", e->paper, e->name, e->name);
+}
+
+/* The table before the sections. */
+static void print_overview(void)
+{
+    entry_t e;
+    printf("| rule | state, bytes per parameter | |\n|---|---|---|\n");
+    for (size_t i = 0; entry_at(i, &e); i++)
+        printf("| [%s](#%s) | %d%s | %s |\n", e.name, e.name, bytes_per_parameter(&e),
+               e.n_inner_slots ? ", beside the inner rule's" : "", e.summary);
+    putchar('\n');
 }
 
 static json_t *hyper_json(const psd_rule_t *rule)
@@ -74,22 +132,26 @@ static json_t *entry_json(const entry_t *e)
     json_t *defaults = e->n_inner_slots
                            ? json_pack("{s:i, s:f, s:s}", "k", (int)e->rule.k, "alpha", e->rule.alpha, "pullback", "none")
                            : hyper_json(&e->rule);
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:s}", "name", e->name, "summary", e->summary, "formula", e->formula,
-                     "rule", psd_rule_print(&e->rule, text), "defaults", defaults, "state_bytes_per_parameter",
-                     bytes_per_parameter(e), "state", slots, "optional_state", optional, "paper", e->paper);
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:s, s:s}", "name", e->name, "summary", e->summary, "formula",
+                     e->formula, "rule", psd_rule_print(&e->rule, text), "defaults", defaults, "state_bytes_per_parameter",
+                     bytes_per_parameter(e), "state", slots, "optional_state", optional, "use", e->advice, "paper", e->paper);
 }
 
 /* Print the rules, or the one called `name`. False when there is none. */
-static bool print_entries(const char *name, bool as_json)
+static bool print_entries(const char *name, bool as_json, bool as_markdown)
 {
     entry_t e;
     size_t found = 0;
     json_t *all = as_json ? json_array() : NULL;
+    if (as_markdown && !name)
+        print_overview();
     for (size_t i = 0; entry_at(i, &e); i++) {
         if (name && strcmp(name, e.name) != 0)
             continue;
         if (as_json)
             json_array_append_new(all, entry_json(&e));
+        else if (as_markdown)
+            print_markdown(&e);
         else
             print_text(&e);
         found++;
@@ -106,7 +168,7 @@ static int run(const psd_args_t *args)
 {
     psd_rule_t rule;
     psd_err_t err;
-    if (print_entries(args->word[0], args->flag[0]))
+    if (print_entries(args->word[0], args->flag[0], args->flag[1]))
         return 0;
     psd_rule_parse(&rule, args->word[0], &err);
     return psd_verb_misuse(args->verb, "%s", err.text);
@@ -115,9 +177,10 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_optimizers = {
     .name = "optimizers",
     .words = "[NAME]",
-    .does = "the update rules: mathematics, defaults, memory",
+    .does = "the update rules: mathematics, defaults, memory, when to use them",
     .about = "",
-    .flag = { { .key = "json", .type = PSD_OPTION_SWITCH, .help = "as JSON" } },
+    .flag = { { .key = "json", .type = PSD_OPTION_SWITCH, .help = "as JSON" },
+              { .key = "markdown", .type = PSD_OPTION_SWITCH, .help = "as sections of a page" } },
     .examples = "psdctl optimizers\npsdctl optimizers radam --json\n",
     .exits = "",
     .run = run,

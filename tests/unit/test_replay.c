@@ -119,11 +119,14 @@ Test(replay, two_files_or_none_are_wrong_usage)
 Test(replay, optimizers_describes_the_named_one)
 {
     cr_expect_eq(run(&psd_verb_optimizers, "optimizers|signsgd"), 0);
-    cr_expect_stdout_eq_str("signsgd: a step of fixed length per weight\n"
-                            "  rule      w *= 1-lr*wd; w -= lr*sign(g)\n"
-                            "  defaults  signsgd(lr=0.0001, weight_decay=0)\n"
-                            "  state     0 bytes per parameter\n"
-                            "  paper     Bernstein et al. 2018, arXiv 1802.04434\n");
+    cr_expect_stdout_eq_str(
+        "signsgd: a step of fixed length per weight\n"
+        "  rule      w *= 1-lr*wd; w -= lr*sign(g)\n"
+        "  defaults  signsgd(lr=0.0001, weight_decay=0)\n"
+        "  state     0 bytes per parameter\n"
+        "  use       When nothing but the sign of a gradient can be trusted: heavy-tailed noise, or as a baseline "
+        "for lion.\n"
+        "  paper     Bernstein et al. 2018, arXiv 1802.04434\n");
 }
 
 Test(replay, optimizers_suggests_the_nearest_name)

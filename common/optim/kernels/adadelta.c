@@ -49,6 +49,7 @@ const psd_optimizer_t PSD_OPTIMIZER(adadelta) = {
     .formula = "g += wd*w; v = rho*v + (1-rho)*g^2; d = sqrt(u+eps)/sqrt(v+eps)*g; u = rho*u + (1-rho)*d^2; "
                "w -= lr*d",
     .paper = "Zeiler 2012, arXiv 1212.5701",
+    .advice = "When you do not want to choose a learning rate at all: 1 is usually fine. Seldom the fastest.",
     .hyper = { PSD_HYPER_LR(1.0),
                { .name = "rho", .def = 0.9, .max = 1, .help = "share of both mean squares kept per update" },
                PSD_HYPER_EPS(1e-6),

@@ -48,6 +48,8 @@ const psd_optimizer_t PSD_OPTIMIZER(adagrad) = {
     .summary = "a learning rate per weight, shrinking with its gradients",
     .formula = "g += wd*w; G += g^2; w -= lr/(1+(t-1)*lr_decay) * g/(sqrt(G)+eps)",
     .paper = "Duchi, Hazan, Singer 2011",
+    .advice =
+        "For sparse or very unequal features (text, clicks, linear models). Its steps shrink for good, so long runs may stall.",
     .hyper = { PSD_HYPER_LR(0.01),
                { .name = "lr_decay", .max = 1e9, .help = "how fast the learning rate shrinks with t" },
                { .name = "initial_accumulator", .max = 1e9, .help = "what the sum of squares starts at" },

@@ -83,6 +83,7 @@ const psd_optimizer_t PSD_OPTIMIZER(lamb) = {
     .summary = "adam whose step has the length of the weights, tensor by tensor",
     .formula = "m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2; u = m/(1-b1^t)/(sqrt(v)/sqrt(1-b2^t)+eps) + wd*w; w -= lr*|w|/|u|*u",
     .paper = "You et al. 2020, arXiv 1904.00962",
+    .advice = "For large batches (thousands of rows a step): it keeps each layer's step in proportion to its weights.",
     .hyper = { PSD_HYPER_LR(0.001), PSD_HYPER_BETA1(0.9), PSD_HYPER_BETA2(0.999), PSD_HYPER_EPS(1e-6), PSD_HYPER_WEIGHT_DECAY(0.01),
                PSD_HYPER_FLAG("always_adapt", 1, "scale by the norms without weight decay, too"),
                PSD_HYPER_FLAG("trust_clip", 0, "never make the step longer") },

@@ -40,6 +40,8 @@ const psd_optimizer_t PSD_OPTIMIZER(lion) = {
     .summary = "the sign of an interpolated momentum",
     .formula = "w *= 1-lr*wd; w -= lr*sign(b1*m + (1-b1)*g); m = b2*m + (1-b2)*g",
     .paper = "Chen et al. 2023, arXiv 2302.06675",
+    .advice =
+        "When memory is short: half of adam's state. Use a third to a tenth of adam's learning rate, and a larger weight decay.",
     .hyper = { PSD_HYPER_LR(1e-4), PSD_HYPER_BETA("beta1", 0.9, "share of momentum in the direction"),
                PSD_HYPER_BETA("beta2", 0.99, "share of momentum kept per update"), PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { { "exp_avg", true } },

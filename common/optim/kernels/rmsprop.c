@@ -83,6 +83,7 @@ const psd_optimizer_t PSD_OPTIMIZER(rmsprop) = {
     .formula = "g += wd*w; v = alpha*v + (1-alpha)*g^2; q = v (centered: ga = alpha*ga + (1-alpha)*g; "
                "q = max(v-ga^2, 0)); d = g/(sqrt(q)+eps) (momentum: buf = momentum*buf + d; d = buf); w -= lr*d",
     .paper = "Tieleman, Hinton 2012; centered: Graves 2013, arXiv 1308.0850",
+    .advice = "For noisy or non-stationary losses: recurrent networks, reinforcement learning.",
     .hyper = { PSD_HYPER_LR(0.01),
                { .name = "alpha", .def = 0.99, .max = 1, .help = "share of the mean square kept per update" },
                PSD_HYPER_EPS(1e-8),

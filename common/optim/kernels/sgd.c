@@ -84,4 +84,7 @@ void PSD_PER_ISA(psd_sgd_step)(const psd_step_t *s)
 }
 
 const psd_optimizer_t PSD_OPTIMIZER(sgd) = PSD_SGD_ROW("sgd", "stochastic gradient descent", "g += wd*w; w -= lr*g",
-                                                       "Robbins, Monro 1951", 0, 0);
+                                                       "Robbins, Monro 1951",
+                                                       "The baseline: start here, and keep it where memory is short or the loss is "
+                                                       "convex. Needs a tuned learning rate and usually a schedule.",
+                                                       0, 0);

@@ -9,9 +9,9 @@ void PSD_PER_ISA(psd_sgd_prepare)(const double *hyper, double lr, uint64_t t, do
 void PSD_PER_ISA(psd_sgd_step)(const psd_step_t *s);
 
 /* The row of one of them: its words, and its default momentum and nesterov. */
-#define PSD_SGD_ROW(key, text, mathematics, source, mu, look_ahead)                                                                \
+#define PSD_SGD_ROW(key, text, mathematics, source, when, mu, look_ahead)                                                          \
     {                                                                                                                              \
-        .name = key, .summary = text, .formula = mathematics, .paper = source,                                                     \
+        .name = key, .summary = text, .formula = mathematics, .paper = source, .advice = when,                                     \
         .hyper = { PSD_HYPER_LR(0.01),                                                                                             \
                    { .name = "momentum", .def = mu, .max = 1, .help = "share of the velocity kept per update" },                   \
                    { .name = "dampening", .max = 1, .help = "share of the gradient kept out of the velocity" },                    \

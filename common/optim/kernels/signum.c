@@ -32,6 +32,7 @@ const psd_optimizer_t PSD_OPTIMIZER(signum) = {
     .summary = "the sign of the momentum",
     .formula = "m = momentum*m + (1-momentum)*g; w *= 1-lr*wd; w -= lr*sign(m)",
     .paper = "Bernstein et al. 2018, arXiv 1802.04434",
+    .advice = "As signsgd, with less noise: its momentum votes on the sign.",
     .hyper = { PSD_HYPER_LR(1e-4), PSD_HYPER_BETA("momentum", 0.9, "share of momentum kept per update"),
                PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { { "momentum_buffer", true } },
