@@ -11,6 +11,7 @@
 #include "common/base/logtext.h"
 #include "common/base/printable.h"
 #include "common/system/safetensors.h"
+#include "worker/floats.h"
 #include "worker/driver.h"
 
 enum { JOIN_MS = 60000 };
@@ -28,6 +29,7 @@ struct psd_worker {
     psd_handover_t *handover; /* to the library's thread, and back */
     psd_driver_t *driver;     /* that thread; NULL: it has not started */
     psd_net_t *net;
+    psd_floats_t *floats;
     char *join, *file; /* where server 0 is; the cluster's file, NULL: `join` says */
     bool trusts_file;  /* with the servers' public key */
     char *job, *name, *recipe;
@@ -155,6 +157,7 @@ static int start(psd_worker_t *self)
     self->driver =
         psd_driver_start(&(psd_driver_config_t){ .handover = self->handover,
                                                  .net = self->net,
+                                                 .arena = psd_floats_arena(self->floats),
                                                  .job = self->job,
                                                  .name = self->name,
                                                  .recipe = self->recipe,
@@ -176,13 +179,16 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
         return PSD_EINVAL;
     psd_worker_t *self = *out = calloc(1, sizeof *self);
     psd_handover_t *handover = psd_handover_new();
-    if (!self || !handover) {
+    psd_floats_t *floats = psd_floats_new();
+    if (!self || !handover || !floats) {
         psd_handover_destroy(&handover);
+        psd_floats_destroy(&floats);
         free(self);
         *out = NULL;
         return PSD_ENOMEM;
     }
     self->handover = handover;
+    self->floats = floats;
     self->process = getpid();
     int rc = copy_config(self, &config);
     if (rc == PSD_OK)
@@ -200,6 +206,51 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
                          self->job, state.join, self->join_timeout_ms,
                          state.waiting[0] ? state.waiting : "waiting for an answer from server 0");
     }
+    return rc;
+}
+
+/* ---- arrays ---- */
+
+/* Whether this process made the handle; whether it has connected does not matter. */
+static bool is_of_this_process(psd_worker_t *self, const char *what) { return self->process == getpid() || is_usable(self, what); }
+
+float *psd_worker_alloc(psd_worker_t *self, size_t n)
+{
+    if (!is_of_this_process(self, "alloc"))
+        return NULL;
+    float *array = psd_floats_take(self->floats, n);
+    if (!array)
+        psd_err_set(&self->error, PSD_ENOMEM, "no memory for an array of %zu floats", n);
+    return array;
+}
+
+/* Whether the array is in the library's hands, or will be. */
+static int is_lent(psd_worker_t *self, const float *array)
+{
+    const uintptr_t n_bytes = psd_floats_size(self->floats, array) * sizeof *array;
+    const psd_phase_t phase = look(self).phase;
+    const bool is_idle = phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED || phase == PSD_PHASE_LEFT;
+    if (self->list.n && !is_idle)
+        return psd_err_set(&self->error, PSD_EINVAL, "free: an exchange or a pull is open, and may use the array; wait first");
+    for (uint32_t i = 0; i < self->list.n; i++)
+        if ((uintptr_t)self->data[i] - (uintptr_t)array < n_bytes)
+            return psd_err_set(&self->error, PSD_EINVAL,
+                               "free: tensor %s lies in this array, which is borrowed until the handle is closed",
+                               self->list.tensor[i].name);
+    return PSD_OK;
+}
+
+int psd_worker_free(psd_worker_t *self, float *array)
+{
+    if (!array)
+        return PSD_OK;
+    if (!is_of_this_process(self, "free"))
+        return self->error.code;
+    if (!psd_floats_size(self->floats, array))
+        return psd_err_set(&self->error, PSD_EINVAL, "free: this array is none that psd_worker_alloc gave on this handle");
+    const int rc = is_lent(self, array);
+    if (rc == PSD_OK)
+        psd_floats_give_back(self->floats, array);
     return rc;
 }
 
@@ -481,6 +532,7 @@ void psd_worker_close(psd_worker_t **self_p)
     psd_driver_stop(&self->driver);
     psd_net_destroy(&self->net);
     psd_handover_destroy(&self->handover);
+    psd_floats_destroy(&self->floats);
     forget_tensors(self);
     free(self->join);
     free(self->file);

@@ -38,8 +38,7 @@ struct psd_driver {
     uint64_t seen_ms;                             /* when the last tick was, for our own absence */
     uint64_t wait_since_ms;                       /* of the present phase, or of its last line */
     char trouble[400];                            /* with a connection to another server than the first; "": none */
-    psd_arena_t *arena;                           /* memory that servers of this machine read; NULL: none was offered yet */
-    psd_local_t *local;                           /* links through it */
+    psd_local_t *local;                           /* links through memory; NULL: none was offered yet */
     psd_buf_t *highest;                           /* of the large blocks that came: it keeps those below it in the heap */
 };
 
@@ -94,6 +93,13 @@ static bool doubts(psd_driver_t *self)
            !psd_uplink_refusal(self->uplink, now_ms());
 }
 
+/* What servers have not read yet of the caller's arrays they shall not read any more: the caller may write there again. */
+static void end_links(psd_driver_t *self)
+{
+    for (uint32_t s = 0; self->local && s < self->n_servers; s++)
+        psd_local_drop(self->local, PSD_PEER_SERVER + s);
+}
+
 /* Let callers see a new phase, with all that belongs to it. */
 static void publish(psd_driver_t *self)
 {
@@ -102,6 +108,8 @@ static void publish(psd_driver_t *self)
         return;
     const psd_session_position_t position = psd_session_position(self->session);
     const bool done = self->exchanging && (phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED);
+    if (phase == PSD_PHASE_FAILED || phase == PSD_PHASE_LEFT)
+        end_links(self);
     self->exchanging = self->exchanging && !done;
     self->published = phase;
     self->wait_since_ms = now_ms();
@@ -209,10 +217,8 @@ static void take_message(void *arg, uint64_t peer, const void *header, size_t n_
 static bool open_local(psd_driver_t *self, psd_err_t *err)
 {
     const psd_socket_handler_t handler = { take_message, on_local_bad, on_local_link, self };
-    if (!self->arena && !(self->arena = psd_arena_new(SIZE_MAX / 2, err)))
-        return false;
     if (!self->local)
-        self->local = psd_local_new(&self->loop, self->arena, SIZE_MAX / 2, &handler, err);
+        self->local = psd_local_new(&self->loop, self->config.arena, SIZE_MAX / 2, &handler, err);
     return self->local;
 }
 
@@ -265,11 +271,11 @@ static void take_message(void *arg, uint64_t peer, const void *header, size_t n_
 
 /* ---- server 0 ---- */
 
-/* In memory that servers of this machine read, once there is some: what is put together there is not copied again. */
+/* In memory that servers of this machine read, once one wants to: what is put together there is not copied again. */
 static psd_buf_t *new_payload(void *arg, size_t n_bytes)
 {
     psd_driver_t *self = arg;
-    return self->arena ? psd_arena_new_buf(self->arena, n_bytes) : NULL;
+    return self->local ? psd_arena_new_buf(self->config.arena, n_bytes) : NULL;
 }
 
 static psd_session_t *new_session(psd_driver_t *self)
@@ -451,7 +457,6 @@ static void destroy(psd_driver_t *self)
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);
     psd_buf_unref(&self->highest);
-    psd_arena_destroy(&self->arena);
     free(self);
 }
 

@@ -3,6 +3,7 @@
  * nothing of the callers. */
 #pragma once
 
+#include "common/memory/arena.h"
 #include "worker/handover.h"
 
 typedef struct psd_driver psd_driver_t;
@@ -11,6 +12,7 @@ typedef struct psd_driver psd_driver_t;
 typedef struct psd_driver_config {
     psd_handover_t *handover; /* open */
     psd_net_t *net;
+    psd_arena_t *arena;              /* memory that servers of this machine may read */
     const char *job, *name, *recipe; /* as in psd_session_config_t */
     uint32_t wanted;
     uint64_t patience_ms; /* how long to wait for server 0, and for a server that is lost; 0: without end */

@@ -185,11 +185,18 @@ static const psd_part_t *part_at(const psd_session_t *self, uint32_t s, uint32_t
 
 /* -- a part of the model as it lies in the caller's arrays, one per tensor */
 
-/* Where a part that is one stretch of one tensor begins; NULL: it has to be gathered. */
+/* Where a part begins that lies in one piece, be it of one tensor or of several that follow each other in memory; NULL: it has to be
+ * gathered. */
 static const float *stretch_of(const psd_session_t *self, uint32_t s, uint32_t part, const float *const *array)
 {
     const psd_chunk_t *c = psd_partition_at(&self->map, s, part, 0);
-    return psd_partition_is_stretch(&self->map, s, part) ? array[c->tensor] + c->offset : NULL;
+    const float *const first = array[c->tensor] ? array[c->tensor] + c->offset : NULL;
+    for (uint32_t i = 1; first && i < part_at(self, s, part)->n_chunks; i++) {
+        c = psd_partition_at(&self->map, s, part, i);
+        if (!array[c->tensor] || array[c->tensor] + c->offset != first + c->at)
+            return NULL;
+    }
+    return first;
 }
 
 /* Copy a part's chunks together into a new buffer of the part's elements, 0 where a tensor has no array, with `n_more` bytes

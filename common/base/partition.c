@@ -117,17 +117,6 @@ int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_ten
     return PSD_OK;
 }
 
-bool psd_partition_is_stretch(const psd_partition_t *self, uint32_t s, uint32_t p)
-{
-    const psd_chunk_t *first = psd_partition_at(self, s, p, 0);
-    for (uint32_t i = 1; i < self->part[s][p].n_chunks; i++) {
-        const psd_chunk_t *c = psd_partition_at(self, s, p, i);
-        if (c->tensor != first->tensor || c->offset != first->offset + c->at)
-            return false;
-    }
-    return true;
-}
-
 void psd_partition_clear(psd_partition_t *self)
 {
     for (uint32_t s = 0; self->held && s < self->n_servers; s++)

@@ -56,8 +56,5 @@ static inline const psd_chunk_t *psd_partition_at(const psd_partition_t *self, u
     return &self->chunk[self->held[s][self->part[s][p].first + i]];
 }
 
-/* Whether a part is one stretch of one tensor. */
-bool psd_partition_is_stretch(const psd_partition_t *self, uint32_t s, uint32_t p);
-
 /* Free what make allocated; all zero is fine. */
 void psd_partition_clear(psd_partition_t *self);

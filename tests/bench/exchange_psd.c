@@ -14,7 +14,7 @@
 
 enum { MAX_SERVERS = 16, MAX_WORKERS = 16, ENDPOINT = 128 };
 
-enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, KEEP_HEAP, UNITS };
+enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, ARRAYS, KEEP_HEAP, UNITS };
 static const psd_option_t flags[] = {
     [PARAMETERS] = REPEAT_PARAMETERS,
     [TENSORS] = { .key = "tensors",
@@ -27,6 +27,7 @@ static const psd_option_t flags[] = {
     [OPTIMIZER] = { .key = "optimizer", .type = PSD_OPTION_RULE, .preset = "sgd(lr=0.01)", .help = "of the servers" },
     [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "all is encrypted" },
     [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "nothing travels through memory" },
+    [ARRAYS] = { .key = "arrays", .type = PSD_OPTION_SWITCH, .help = "weights and gradients lie in arrays of the library" },
     [KEEP_HEAP] = REPEAT_KEEP_HEAP,
     [UNITS] = REPEAT_UNITS,
     { .key = NULL },
@@ -128,10 +129,36 @@ typedef struct member {
 
 static member_t members[MAX_WORKERS]; /* 0: this process */
 
+static void connect_to(member_t *self, const char *server)
+{
+    const bool keys = given->flag[KEYS];
+    const psd_worker_config_t config = { .size = sizeof config,
+                                         .join = server,
+                                         .job = "bench",
+                                         .insecure = !keys,
+                                         .key = keys ? key_path("w.key") : NULL,
+                                         .server_public = keys ? key_path("ps.pub") : NULL };
+    if (psd_worker_connect(&self->worker, &config))
+        repeat_die("exchange_psd: %s", psd_worker_error(self->worker));
+}
+
+static float *floats(member_t *self, size_t n, float value)
+{
+    if (!given->flag[ARRAYS])
+        return repeat_floats(n, value);
+    float *array = psd_worker_alloc(self->worker, n);
+    if (!array)
+        repeat_die("exchange_psd: %s", psd_worker_error(self->worker));
+    for (size_t i = 0; i < n; i++)
+        array[i] = value;
+    return array;
+}
+
 static void join(member_t *self, const char *server)
 {
     const size_t n = given->value[PARAMETERS].u, n_tensors = given->value[TENSORS].u;
-    float *gradients = repeat_floats(n, 1e-3f), *weights = repeat_floats(n, 0.5f);
+    connect_to(self, server);
+    float *gradients = floats(self, n, 1e-3f), *weights = floats(self, n, 0.5f);
     psd_tensor_t *tensors = calloc(n_tensors, sizeof *tensors);
     uint64_t *sizes = calloc(n_tensors, sizeof *sizes);
     char(*names)[24] = calloc(n_tensors, sizeof *names);
@@ -144,14 +171,7 @@ static void join(member_t *self, const char *server)
         tensors[i] = (psd_tensor_t){ names[i], &sizes[i], 1, weights + at };
         self->gradient[i] = gradients + at;
     }
-    const bool keys = given->flag[KEYS];
-    const psd_worker_config_t config = { .size = sizeof config,
-                                         .join = server,
-                                         .job = "bench",
-                                         .insecure = !keys,
-                                         .key = keys ? key_path("w.key") : NULL,
-                                         .server_public = keys ? key_path("ps.pub") : NULL };
-    if (psd_worker_connect(&self->worker, &config) || psd_worker_register(self->worker, tensors, n_tensors))
+    if (psd_worker_register(self->worker, tensors, n_tensors))
         repeat_die("exchange_psd: %s", psd_worker_error(self->worker));
     free(tensors);
     free(sizes);

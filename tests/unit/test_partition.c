@@ -138,11 +138,4 @@ Test(partition, a_small_model_is_one_part_of_each_server_whatever_the_number_of_
 {
     make_parts(2, PSD_MOST_OF_PART);
     cr_expect(map.n_parts[0] == 1 && map.n_parts[1] == 1);
-    cr_expect_not(psd_partition_is_stretch(&map, 0, 0));
-}
-
-Test(partition, a_part_is_a_stretch_when_its_chunks_follow_each_other_in_one_tensor, .fini = teardown)
-{
-    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 5000 }, 1, 1, PSD_MOST_OF_PART, NULL), PSD_OK);
-    cr_expect(map.n_chunks == 5 && map.n_parts[0] == 1 && psd_partition_is_stretch(&map, 0, 0));
 }

@@ -505,3 +505,41 @@ Test(session, initial_values_are_told_as_they_were_after_weights_in_a_code_have_
     cr_assert_not_null(sent(PSD_MSG_INIT));
     cr_expect_eq(sent(PSD_MSG_INIT)->checksum, psd_crc32c(initial, sizeof initial));
 }
+
+/* Part 0 of a model of three tensors whose gradients are these: where its push lies, in the caller's array or in one of its own. */
+static bool is_pushed_uncopied(const float *a, const float *b, const float *c)
+{
+    psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
+                                   { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
+                                   { .name = "c", .n_dims = 0, .n_elements = 1 } };
+    float w[6] = { 0 };
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(
+        psd_session_register(session, now, &(psd_tensor_list_t){ 3, tensor }, (float *const[]){ w, w + 2, w + 5 }, &out, &err),
+        PSD_OK);
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN), msg = message(PSD_MSG_WEIGHTS, RUN);
+    attached.parts = msg.parts = msg.world = 1;
+    say(&attached, NULL, 0);
+    msg.n_elements = 6;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(w, sizeof w);
+    say(&msg, w, sizeof w);
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ a, b, c }, 1, 0, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    const bool uncopied = pushed()->data == a;
+    cr_expect(uncopied || !memcmp((const float *)pushed()->data + 2, b, 3 * sizeof *b));
+    teardown();
+    return uncopied;
+}
+
+Test(session, tensors_that_follow_each_other_in_memory_are_pushed_from_where_they_lie)
+{
+    const float g[7] = { 1, 2, 3, 4, 5, 6, 7 };
+    cr_expect(is_pushed_uncopied(g, g + 2, g + 5));
+    cr_expect_not(is_pushed_uncopied(g, g + 2, g + 6), "the third lies elsewhere");
+    cr_expect_not(is_pushed_uncopied(g + 4, g, g + 3), "in another order");
+    cr_expect_not(is_pushed_uncopied(g, g + 2, NULL), "one has none");
+}

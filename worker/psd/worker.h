@@ -71,6 +71,18 @@ typedef struct psd_worker_config {
  * close it in any case. A configuration larger than this library's is refused. PSD_W_ETIMEOUT, PSD_W_EREFUSED, PSD_W_EAUTH, PSD_W_ECONFIG, PSD_W_EINVAL. */
 int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config);
 
+/* An array of `n` floats, all 0, at a multiple of 64 bytes, in memory that servers of this machine may read: gradients that lie in it go
+ * there without being copied; a tensor's `data` may lie in it too. Where servers are elsewhere, or net.local is off, it is memory like
+ * any other. It may be taken as soon as there is a handle, whether or not that has connected, holds whatever becomes of connections and
+ * servers, and is good for this handle alone: another takes it for an array of the program's. One array may hold many tensors: those
+ * that follow each other there, in the order of registration, travel together. Servers see what was in it in earlier calls, so it is no
+ * place for secrets. A child by fork() shares it with its parent: it must not write there. NULL when memory runs out, with the sentence. */
+float *psd_worker_alloc(psd_worker_t *self, size_t n);
+
+/* Give an array back; whatever is not, psd_worker_close does: no pointer into it is good after that. NULL is fine. PSD_W_EINVAL, and
+ * the array stays: while an exchange or a pull is open; when a registered tensor's data lies in it; when it is none of this handle's. */
+int psd_worker_free(psd_worker_t *self, float *array);
+
 /* A tensor: `data` holds `n` initial values at registration, and the newest pulled weights after each exchange.
  * It is borrowed until the handle is closed; the library writes it only while an exchange (or registration) is
  * open. All workers must register the same list with the same values, all finite; the first one's become the job's. */
@@ -179,7 +191,7 @@ int psd_worker_asked_to_leave(const psd_worker_t *self);
  * PSD_W_EINVAL: finished, and nothing is registered. */
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms);
 
-/* Close the handle (without psd_worker_leave the servers notice after the lease) and set *self_p to NULL. */
+/* Close the handle and free its arrays (without psd_worker_leave the servers notice after the lease) and set *self_p to NULL. */
 void psd_worker_close(psd_worker_t **self_p);
 
 /* The sentence of the last failure on this handle; "" if none. Valid until the next call. */
