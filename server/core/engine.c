@@ -201,9 +201,12 @@ static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_
     self->stats.pulls_fast++;
 }
 
-/* An empty WEIGHTS: all chunks of this shard are as they were, go on. */
+/* An empty WEIGHTS: all chunks of this shard are as they were, go on. Nobody goes on in a job that has failed: weights may travel
+ * another way than the refusal that says so, and arrive before it. */
 static void send_unchanged(psd_engine_t *self, const worker_t *w, psd_actions_t *out)
 {
+    if (*self->failure.why)
+        return;
     tell_job(self, send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out));
 }
 

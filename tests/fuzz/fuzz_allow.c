@@ -19,10 +19,11 @@ static char *write_down(const psd_allow_t *list, size_t *n)
         const psd_user_t *u = &list->user[i];
         assert(zmq_z85_encode(key, u->key, PSD_KEY_BYTES));
         fprintf(out, "%s %s %s ", u->name, psd_role_name(u->role), key);
-        if (u->shards == UINT64_MAX)
+        const bool all = u->shards.n == PSD_MAX_SERVERS;
+        if (all)
             fputc('*', out);
-        for (unsigned s = 0, n_shards = 0; u->shards != UINT64_MAX && s < 64; s++)
-            if (u->shards >> s & 1)
+        for (unsigned s = 0, n_shards = 0; !all && s < PSD_MAX_SERVERS; s++)
+            if (psd_server_set_has(&u->shards, s))
                 fprintf(out, "%s%u", n_shards++ ? "," : "", s);
         if (u->max_bytes != UINT64_MAX)
             fprintf(out, " %llu", (unsigned long long)u->max_bytes);
@@ -42,7 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     if (rc != PSD_OK)
         return 0;
     for (size_t i = 0; i < list.n; i++) {
-        assert(*list.user[i].name && list.user[i].shards && list.user[i].max_bytes);
+        assert(*list.user[i].name && list.user[i].shards.n && list.user[i].max_bytes);
         assert(psd_allow_by_name(&list, list.user[i].name) == &list.user[i]);
         assert(psd_allow_by_key(&list, list.user[i].key) == &list.user[i]);
     }

@@ -65,7 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const struct {
         uint32_t number;
         double argument;
-    } codings[] = { { 0, 0 }, { 1, 0 }, { 2, 0 }, { 3, 0.01 }, { 3, 0.3 }, { 3, 1 }, { 4, 0 } };
+    } codings[] = { { 1, 0 }, { 2, 0 }, { 3, 0 }, { 4, 0.01 }, { 4, 0.3 }, { 4, 1 }, { 5, 0 } };
     psd_coding_t coding;
     psd_err_t err = { .text = "" };
     if (size < 3)

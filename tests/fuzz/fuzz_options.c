@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "common/base/server_set.h"
 #include "common/config/options.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
@@ -19,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     assert((rc == PSD_OK) == (*psd_options_complaints(options) == '\0'));
     assert(rc == PSD_OK || strncmp(err.text, "job:", 4) == 0);
     int64_t servers = psd_options_int(options, PSD_OPT_servers);
-    assert(servers >= 1 && servers <= 64 && psd_options_ms(options, PSD_OPT_lease) >= 100);
+    assert(servers >= 1 && servers <= PSD_MAX_SERVERS && psd_options_ms(options, PSD_OPT_lease) >= 100);
     psd_options_destroy(&options);
     return 0;
 }

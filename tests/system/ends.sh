@@ -328,5 +328,7 @@ killed() {
 }
 
 # A function for each END of the table (unit/test_ends).
-for now in $(sed -n 's/^END(\([a-z_]*\),.*/\1/p' "$2/common/ends.def") eps_lost idle_workers; do "$now"; done
+mapfile -t every < <(sed -n 's/^END(\([a-z_]*\),.*/\1/p' "$2/common/base/ends.def")
+[ ${#every[@]} -ge 15 ] || fail "the table has ${#every[@]} ways to end"
+for now in "${every[@]}" eps_lost idle_workers; do "$now"; done
 echo 'ends: as they should be'
