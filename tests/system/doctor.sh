@@ -66,8 +66,8 @@ finds 0 "$source/deploy/examples/glyphs.yaml" "${addresses[@]}" <<'END'
 ^ok +keys +none: all in the clear
 ^ok +data +glyphs: 60000 rows of 784 features
 END
-printf 'servers: 99\n' >bad.yaml
-finds 1 bad.yaml <<<'^bad +job +bad.yaml:1:10: servers is 99; it takes 1 to 64'
+printf 'servers: 999\n' >bad.yaml
+finds 1 bad.yaml <<<'^bad +job +bad.yaml:1:10: servers is 999; it takes 1 to 256'
 finds 1 "${addresses[@]}" --data-train=csv:none.csv <<<'^bad +data +--data-train: none.csv: No such file'
 finds 64 --frobnicate <<<'unknown option --frobnicate'
 
