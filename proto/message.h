@@ -15,7 +15,7 @@
 #include "common/codec/codec.h"
 
 enum {
-    PSD_PROTOCOL = 4,        /* version spoken */
+    PSD_PROTOCOL = 5,        /* version spoken */
     PSD_MAX_HEADER = 4096,   /* bytes of a header frame */
     PSD_MAX_LIST = 4 << 20,  /* bytes of a payload that is a protobuf message */
     PSD_MAX_CHUNK = 1 << 18, /* elements of a chunk, and of a part */
@@ -183,7 +183,8 @@ typedef struct psd_msg {
     bool nonfinite;          /* a value behind norm2 is Inf or NaN; norm2 may be so only then */
     uint32_t dtype;          /* PSD_DTYPE_F32 with a part */
     uint32_t codec;          /* number of the codec of a part (common/codec/codec.h); PSD_CODEC_F32: the elements themselves */
-    uint32_t checksum;       /* CRC-32C of the payload; 0 when empty */
+    uint32_t checksum;       /* CRC-32C of the payload; 0 when empty, or `proven`; set where it leaves (proto/wire.h) */
+    bool proven;             /* the way by which it came proves the payload, which has no checksum */
     uint32_t n_elements;     /* elements of the part; in SHARD_WELCOME the most of one */
     uint32_t chunks;         /* of the part: a bitmap of so many follows the elements, of those that have a gradient; 0: all have */
     uint64_t seq;            /* log entry; or echoes the asker's number */
@@ -224,9 +225,9 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER]);
  * for kind and protocol where they could be read. Never allocates from the heap. Any thread. */
 int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t payload_bytes, psd_err_t *err);
 
-/* -- frames as they travel: a header, then the CRC-32C of its bytes, little-endian. A payload has its own in `checksum`;
- *    that of a part is set by whoever makes it, and compared when it is read; that of any other is set and
- *    compared here. So nothing that was damaged on the way is taken for what was said. */
+/* -- frames as they travel: a header, then the CRC-32C of its bytes, little-endian. A payload has its own in `checksum`, unless it is
+ *    `proven`; that of a part is set by psd_wire_write and compared when it is read, that of any other is set and compared here. So nothing that was damaged on the way is taken
+ *    for what was said. */
 enum { PSD_SEAL = 4, PSD_MAX_FRAME_HEADER = PSD_MAX_HEADER + PSD_SEAL };
 
 /* Encode `msg`, which goes with this payload (NULL when `n_bytes` is 0), and seal it. Returns the frame's length. */
@@ -236,7 +237,7 @@ size_t psd_msg_seal(const psd_msg_t *msg, const void *payload, size_t n_bytes, u
  * psd_msg_decode. */
 int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *payload, size_t n_bytes, psd_err_t *err);
 
-/* Whether the payload is the one that the sender of `msg` checksummed. */
+/* Whether the payload is the one that was sent: proven, or of the checksum that its sender says. */
 bool psd_checksum_ok(const psd_msg_t *msg, const void *payload, size_t n_bytes);
 
 /* -- payloads that are protobuf messages. Encoders return bytes written, at least 1; 0 when `capacity` or PSD_MAX_LIST is too

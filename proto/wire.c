@@ -51,11 +51,8 @@ static psd_buf_t *new_body(const row_t *row)
     const size_t head = (sizeof(psd_buf_t) + _Alignof(max_align_t) - 1) / _Alignof(max_align_t) * _Alignof(max_align_t);
     psd_buf_t *self = calloc(1, head + row->size);
     assert(self && "no memory for a message");
-    self->data = (unsigned char *)self + head;
-    self->n_bytes = row->size;
-    self->release = release;
+    psd_buf_init(self, (unsigned char *)self + head, row->size, release);
     self->owner = (void *)(uintptr_t)row;
-    atomic_init(&self->refs, 1);
     return self;
 }
 
@@ -109,11 +106,14 @@ static psd_buf_t *encode(psd_payload_t payload, const psd_buf_t *body)
     return buf;
 }
 
-size_t psd_wire_write(const psd_msg_t *msg, psd_buf_t *body, uint8_t frame[PSD_MAX_FRAME_HEADER], psd_buf_t **bytes)
+size_t psd_wire_write(const psd_msg_t *msg, psd_buf_t *body, bool proven, uint8_t frame[PSD_MAX_FRAME_HEADER], psd_buf_t **bytes)
 {
     const psd_payload_t payload = psd_kind_payload(msg->kind);
     *bytes = body && row_of(payload) ? encode(payload, body) : psd_buf_ref(body);
-    return psd_msg_seal(msg, *bytes ? (*bytes)->data : NULL, *bytes ? (*bytes)->n_bytes : 0, frame);
+    psd_msg_t sent = *msg;
+    sent.proven = proven;
+    sent.checksum = payload == PSD_PAYLOAD_PART && *bytes && !proven ? psd_buf_checksum(*bytes) : 0;
+    return psd_msg_seal(&sent, *bytes ? (*bytes)->data : NULL, *bytes ? (*bytes)->n_bytes : 0, frame);
 }
 
 int psd_wire_read(psd_msg_t *msg, psd_buf_t **body, const void *frame, size_t n_frame, psd_buf_t *bytes, psd_err_t *err)

@@ -40,8 +40,9 @@ PSD_BODIES(X)
 #undef X
 
 /* Turn a message into its two frames: writes the header, sealed, to `frame`, returns its length, and sets `*bytes` to the payload
- * frame, a reference of the caller's; NULL when it is empty. `body` NULL: none. Aborts when memory runs out. Any thread. */
-size_t psd_wire_write(const psd_msg_t *msg, psd_buf_t *body, uint8_t frame[PSD_MAX_FRAME_HEADER], psd_buf_t **bytes);
+ * frame, a reference of the caller's; NULL when it is empty. `body` NULL: none. `proven`: the way by which it goes proves that the
+ * payload comes as it was sent (encryption, one host's memory), and nobody sums it; else its checksum goes with it. Aborts when memory runs out. Any thread. */
+size_t psd_wire_write(const psd_msg_t *msg, psd_buf_t *body, bool proven, uint8_t frame[PSD_MAX_FRAME_HEADER], psd_buf_t **bytes);
 
 /* The other way, with every check that needs no knowledge of the job; `bytes` NULL: an empty payload. `*body` is the caller's
  * reference then, NULL without one. PSD_EDATA: it was damaged on the way, and counts as lost; PSD_EPROTO: it is no message of

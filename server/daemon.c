@@ -35,7 +35,8 @@ enum {
     SCRAPE_MS = 15000,   /* for Prometheus to read how the job ended */
     STOP_MS = 4000,      /* how long a server that was told to stop waits for server 0's word */
     /* Parts of up to this many elements are stepped by the loop itself: a hand-over to the pool would take longer. */
-    STEP_HERE = 4096
+    STEP_HERE = 4096,
+    LATELY = 8 /* steps since weights were sent where a checksum goes with them: the next ones will go there too */
 };
 
 typedef struct psd_daemon {
@@ -48,9 +49,10 @@ typedef struct psd_daemon {
     uv_timer_t tick;
     uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
-    psd_arena_t *arena;       /* memory that workers of this machine read; NULL: net.local is off */
-    psd_entrance_t *entrance; /* where workers and other servers speak to this one */
-    psd_uplink_t *uplink;     /* where this one speaks to server 0; NULL in server 0 */
+    uint64_t unproven_version; /* of the newest weights that left by a way that does not prove them */
+    psd_arena_t *arena;        /* memory that workers of this machine read; NULL: net.local is off */
+    psd_entrance_t *entrance;  /* where workers and other servers speak to this one */
+    psd_uplink_t *uplink;      /* where this one speaks to server 0; NULL in server 0 */
     psd_node_t *node;
     psd_actions_t out;    /* actions not yet carried out */
     bool carrying_out;    /* they are being carried out further up the stack */
@@ -432,8 +434,16 @@ static void pool_done(uv_work_t *request, int status)
     free(job);
 }
 
+/* Whether weights have left of late by a way that proves nothing, in the clear and not through memory: then the step sums them. What it
+ * has not summed is summed when it leaves. */
+static bool sums_weights(const daemon_t *self)
+{
+    return self->unproven_version + LATELY >= psd_engine_version(psd_node_engine(self->node));
+}
+
 static void start_work(daemon_t *self, psd_work_t *work)
 {
+    work->sums = sums_weights(self);
     if (psd_shard_elements(work->shard, work->part) <= STEP_HERE) {
         work_done(self, work, run_work(work));
         return;
@@ -454,7 +464,7 @@ static void offer_memory(daemon_t *self, const psd_action_t *attached)
     if (!psd_entrance_offer(self->entrance, attached->to, &offer))
         return;
     psd_buf_t *body = psd_body_of_offer(&offer);
-    const size_t n_header = psd_wire_write(&msg, body, header, &bytes);
+    const size_t n_header = psd_wire_write(&msg, body, psd_net_is_keyed(self->net), header, &bytes);
     psd_entrance_send(self->entrance, attached->to, false, header, n_header, bytes);
     psd_buf_unref(&bytes);
     psd_buf_unref(&body);
@@ -469,9 +479,13 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     if (is_up && !self->uplink)
         return;
     PSD_FAILPOINT("srv.send", psd_kind_name(a->msg.kind));
-    const size_t n_header = psd_wire_write(&a->msg, a->payload, header, &bytes);
+    const bool is_data = psd_kind_is_data(a->msg.kind);
+    const bool proven = psd_net_is_keyed(self->net) || (!is_up && psd_entrance_has_link(self->entrance, a->to, is_data));
+    const size_t n_header = psd_wire_write(&a->msg, a->payload, proven, header, &bytes);
+    if (a->msg.kind == PSD_MSG_WEIGHTS && !proven)
+        self->unproven_version = a->msg.version;
     const int rc = is_up ? psd_uplink_send(self->uplink, header, n_header, bytes)
-                         : psd_entrance_send(self->entrance, a->to, psd_kind_is_data(a->msg.kind), header, n_header, bytes);
+                         : psd_entrance_send(self->entrance, a->to, is_data, header, n_header, bytes);
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, &a->msg, bytes ? bytes->n_bytes : 0, rc == PSD_OK, uv_hrtime());
     psd_buf_unref(&bytes);

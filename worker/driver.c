@@ -72,8 +72,9 @@ static void carry_out(psd_driver_t *self)
         const uint32_t s = (uint32_t)(a->to - PSD_PEER_SERVER);
         PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
         psd_buf_t *bytes;
-        const size_t n = psd_wire_write(&a->msg, a->payload, header, &bytes);
-        if (psd_kind_is_data(a->msg.kind) && self->local && psd_local_has(self->local, a->to))
+        const bool by_memory = psd_kind_is_data(a->msg.kind) && self->local && psd_local_has(self->local, a->to);
+        const size_t n = psd_wire_write(&a->msg, a->payload, by_memory || psd_net_is_keyed(self->config.net), header, &bytes);
+        if (by_memory)
             psd_local_send(self->local, a->to, header, n, bytes);
         else if (s)
             psd_socket_send(self->socket[s], a->to, header, n, bytes);
@@ -278,6 +279,13 @@ static psd_buf_t *new_payload(void *arg, size_t n_bytes)
     return self->local ? psd_arena_new_buf(self->config.arena, n_bytes) : NULL;
 }
 
+/* Checksums and the end of a link through memory show when an array was changed on its way; encryption does not. */
+static bool copies(void *arg, uint32_t s)
+{
+    const psd_driver_t *self = arg;
+    return psd_net_is_keyed(self->config.net) && !(self->local && psd_local_has(self->local, PSD_PEER_SERVER + s));
+}
+
 static psd_session_t *new_session(psd_driver_t *self)
 {
     const psd_driver_config_t *c = &self->config;
@@ -285,7 +293,7 @@ static psd_session_t *new_session(psd_driver_t *self)
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
     return psd_session_new(
-        &(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms, new_payload, self });
+        &(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms, new_payload, copies, self });
 }
 
 /* A session that has not joined yet is new to another server 0. */

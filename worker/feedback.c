@@ -138,7 +138,7 @@ static void encode(psd_feedback_t *self, uint32_t s, uint32_t p)
     }
     if (has_bitmap)
         memcpy(code, map, n_map);
-    part->code = (psd_feedback_part_t){ payload, has_bitmap, psd_crc32c(payload->data, payload->n_bytes) };
+    part->code = (psd_feedback_part_t){ payload, has_bitmap };
 }
 
 psd_feedback_part_t psd_feedback_part(psd_feedback_t *self, uint32_t s, uint32_t p)

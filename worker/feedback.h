@@ -12,7 +12,6 @@ typedef struct psd_feedback psd_feedback_t;
 typedef struct psd_feedback_part {
     psd_buf_t *payload; /* borrowed; NULL: no chunk of it has a gradient */
     bool has_bitmap;    /* some have none, and it ends in the bitmap of those that have (proto/coded.h) */
-    uint32_t checksum;  /* CRC-32C of the payload */
 } psd_feedback_part_t;
 
 /* For the parts of `map`, which is borrowed, in a coding that loses something; residuals are 0. NULL, with `err` set, when memory

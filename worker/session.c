@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/absence.h"
+#include "common/base/copy.h"
 #include "common/optim/clip.h"
 #include "worker/feedback.h"
 
@@ -62,6 +63,7 @@ struct psd_session {
     psd_feedback_t *feedback; /* NULL: gradients are pushed as they are */
     float **data;             /* tensors' weights, the caller's */
     float **initial;          /* their initial values, until a step is made; NULL: they are in `data` */
+    bool is_large;            /* all of it together: what is copied need not stay in the cache */
     bool registered;          /* the coordinator has our list */
 
     uint64_t clock;         /* of the next or the open exchange, from 1 */
@@ -205,7 +207,7 @@ static psd_buf_t *gather(const psd_session_t *self, uint32_t s, uint32_t part, c
 {
     const psd_part_t *p = part_at(self, s, part);
     const size_t n_bytes = p->n * sizeof(float) + n_more;
-    psd_buf_t *out = self->config.new_buf ? self->config.new_buf(self->config.new_buf_arg, n_bytes) : NULL;
+    psd_buf_t *out = self->config.new_buf ? self->config.new_buf(self->config.arg, n_bytes) : NULL;
     if (!out)
         out = psd_buf_new(n_bytes);
     assert(out && "no memory for a message");
@@ -220,14 +222,13 @@ static psd_buf_t *gather(const psd_session_t *self, uint32_t s, uint32_t part, c
     return out;
 }
 
-static void describe_part(const psd_session_t *self, uint32_t s, uint32_t part, uint32_t codec, uint32_t checksum, psd_msg_t *msg)
+static void describe_part(const psd_session_t *self, uint32_t s, uint32_t part, uint32_t codec, psd_msg_t *msg)
 {
     msg->part = part;
     msg->parts = self->server[s].n_parts;
     msg->n_elements = part_at(self, s, part)->n;
     msg->dtype = PSD_DTYPE_F32;
     msg->codec = codec;
-    msg->checksum = checksum;
 }
 
 /* ---- asking, and asking again ---- */
@@ -464,6 +465,14 @@ static int wrong_phase(psd_err_t *err, const char *what)
     return psd_err_set(err, PSD_EINVAL, "%s: not in this phase; exchanges follow registration, one at a time", what);
 }
 
+static uint64_t n_bytes_of(const psd_session_t *self)
+{
+    uint64_t n = 0;
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        n += self->map.n_elements[s] * sizeof(float);
+    return n;
+}
+
 static int make_map(psd_session_t *self, psd_err_t *err)
 {
     uint64_t *sizes = psd_tensors_sizes(&self->list);
@@ -477,6 +486,7 @@ static int make_map(psd_session_t *self, psd_err_t *err)
         if (!(server->lacking = calloc(1, psd_bitmap_bytes(server->n_parts))))
             rc = psd_err_set(err, PSD_ENOMEM, "no memory for the map of %u parts", server->n_parts);
     }
+    self->is_large = rc == PSD_OK && psd_copy_is_large(n_bytes_of(self));
     const psd_coding_t *coding = &self->cluster->settings.codings.push;
     if (rc == PSD_OK && !psd_coding_is_lossless(coding) && !(self->feedback = psd_feedback_new(coding, &self->map, err)))
         rc = PSD_ENOMEM;
@@ -538,7 +548,8 @@ static psd_buf_t *raw_gradient(const psd_session_t *self, uint32_t s, uint32_t p
     if (p->n_chunks == 1 || stretch) {
         if (!self->gradient[psd_partition_at(&self->map, s, part, 0)->tensor])
             return NULL;
-        psd_buf_t *own = repeat ? gather(self, s, part, self->gradient, 0) : psd_buf_borrow(stretch, p->n * sizeof *stretch);
+        const bool copies = repeat || (self->config.copies && self->config.copies(self->config.arg, s));
+        psd_buf_t *own = copies ? gather(self, s, part, self->gradient, 0) : psd_buf_borrow(stretch, p->n * sizeof *stretch);
         assert(own && "no memory for a message");
         return own;
     }
@@ -563,8 +574,8 @@ static psd_feedback_part_t gradient_of(psd_session_t *self, uint32_t s, uint32_t
     if (self->feedback) {
         out = psd_feedback_part(self->feedback, s, part);
         psd_buf_ref(out.payload);
-    } else if ((out.payload = raw_gradient(self, s, part, repeat, &out.has_bitmap))) {
-        out.checksum = psd_crc32c(out.payload->data, out.payload->n_bytes);
+    } else {
+        out.payload = raw_gradient(self, s, part, repeat, &out.has_bitmap);
     }
     return out;
 }
@@ -583,7 +594,7 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
     msg->part = part;
     msg->parts = self->server[s].n_parts;
     if (payload)
-        describe_part(self, s, part, psd_coding_number(&self->cluster->settings.codings.push), gradient.checksum, msg);
+        describe_part(self, s, part, psd_coding_number(&self->cluster->settings.codings.push), msg);
     if (gradient.has_bitmap)
         msg->chunks = part_at(self, s, part)->n_chunks;
     psd_buf_unref(&payload);
@@ -763,8 +774,7 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
         if (!psd_bitmap_get(in->payload->data, p))
             continue;
         psd_buf_t *values = gather(self, s, p, (const float *const *)(self->initial ? self->initial : self->data), 0);
-        describe_part(self, s, p, PSD_CODEC_F32, psd_crc32c(values->data, values->n_bytes),
-                      send_to(self, s, PSD_MSG_INIT, values, in->out));
+        describe_part(self, s, p, PSD_CODEC_F32, send_to(self, s, PSD_MSG_INIT, values, in->out));
         self->moved++;
         psd_buf_unref(&values);
     }
@@ -788,7 +798,11 @@ static bool copy_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, con
     uint32_t crc = 0;
     for (uint32_t i = 0; i < part_at(self, s, msg->part)->n_chunks; i++) {
         const psd_chunk_t *c = psd_partition_at(&self->map, s, msg->part, i);
-        crc = copy_checked(to[c->tensor] + c->offset, (const float *)payload->data + c->at, c->n, crc);
+        const float *from = (const float *)payload->data + c->at;
+        if (msg->proven)
+            psd_copy_large(to[c->tensor] + c->offset, from, c->n * sizeof *from, self->is_large);
+        else
+            crc = copy_checked(to[c->tensor] + c->offset, from, c->n, crc);
     }
     return crc == msg->checksum;
 }
@@ -800,7 +814,7 @@ static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, c
     const uint8_t *code = payload->data;
     char text[PSD_MAX_TEXT];
     psd_err_t err = { 0 };
-    if (psd_crc32c(payload->data, payload->n_bytes) != msg->checksum)
+    if (!psd_checksum_ok(msg, payload->data, payload->n_bytes))
         return false;
     if (msg->codec != psd_coding_number(coding))
         psd_err_set(&err, PSD_EPROTO, "codec %u", msg->codec);

@@ -19,7 +19,10 @@ typedef struct psd_session_config {
     uint64_t patience_ms; /* fail when a server that is needed has been silent for so long; 0: never */
     /* Where parts are put together that lie in several arrays; NULL, or where it returns NULL: in a buffer of psd_buf_new. */
     psd_buf_t *(*new_buf)(void *arg, size_t n_bytes);
-    void *new_buf_arg;
+    /* Whether what travels to server `s` is to be a copy, and not the caller's array: what carries it reads it when it sends, and nothing
+     * would show if it were the caller's again by then. NULL: never. */
+    bool (*copies)(void *arg, uint32_t s);
+    void *arg; /* of both */
 } psd_session_config_t;
 
 typedef enum psd_phase {

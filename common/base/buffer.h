@@ -14,7 +14,19 @@ struct psd_buf {
     void (*release)(psd_buf_t *); /* called once, by whoever drops the last reference */
     void *owner;                  /* for `release` alone */
     atomic_uint refs;             /* 1 at birth */
+    atomic_uint_fast64_t sum;     /* CRC-32C of the bytes, plus 1; 0: nobody has asked for it */
 };
+
+/* Make one over these bytes, of one reference; `release` frees it and whatever belongs to it. */
+static inline void psd_buf_init(psd_buf_t *self, void *data, size_t n_bytes, void (*release)(psd_buf_t *))
+{
+    self->data = data;
+    self->n_bytes = n_bytes;
+    self->release = release;
+    self->owner = NULL;
+    atomic_init(&self->refs, 1);
+    atomic_init(&self->sum, 0);
+}
 
 /* A buffer of `n_bytes` uninitialised bytes of its own, aligned to 64. NULL when memory runs out. */
 psd_buf_t *psd_buf_new(size_t n_bytes);
@@ -27,6 +39,12 @@ psd_buf_t *psd_buf_ref(psd_buf_t *self);
 
 /* Drop a reference and set `*self_p` to NULL; NULL inside is fine. The last one releases the bytes. */
 void psd_buf_unref(psd_buf_t **self_p);
+
+/* CRC-32C of the bytes: summed when it is asked for first, and then known, however often they travel. Whoever has summed them already,
+ * in a pass that reads them anyway, says so; whoever changes them afterwards says that. */
+uint32_t psd_buf_checksum(psd_buf_t *self);
+void psd_buf_set_checksum(psd_buf_t *self, uint32_t crc);
+void psd_buf_changed(psd_buf_t *self);
 
 /* Whether nobody but the caller holds it, so that its bytes may be written. */
 static inline int psd_buf_is_unique(const psd_buf_t *self) { return atomic_load_explicit(&self->refs, memory_order_acquire) == 1; }

@@ -226,11 +226,7 @@ psd_buf_t *psd_arena_new_buf(psd_arena_t *self, size_t n_bytes)
         return NULL;
     }
     atomic_fetch_add_explicit(&self->refs, 1, memory_order_relaxed);
-    block->buf.data = block->zone->memory.at + (size_t)block->first * UNIT;
-    block->buf.n_bytes = n_bytes;
-    block->buf.release = release;
-    block->buf.owner = NULL;
-    atomic_init(&block->buf.refs, 1);
+    psd_buf_init(&block->buf, block->zone->memory.at + (size_t)block->first * UNIT, n_bytes, release);
     return &block->buf;
 }
 

@@ -199,11 +199,7 @@ static int make_view(psd_channel_t *self, const psd_post_t *post, psd_buf_t **pa
     atomic_fetch_add_explicit(&lender->held_bytes, post->n_bytes, memory_order_relaxed);
     view->lender = lender;
     view->ticket = post->ticket;
-    view->buf.data = (void *)(uintptr_t)at;
-    view->buf.n_bytes = (size_t)post->n_bytes;
-    view->buf.release = release_view;
-    view->buf.owner = NULL;
-    atomic_init(&view->buf.refs, 1);
+    psd_buf_init(&view->buf, (void *)(uintptr_t)at, (size_t)post->n_bytes, release_view);
     *payload = &view->buf;
     return PSD_OK;
 }

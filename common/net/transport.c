@@ -84,6 +84,7 @@ psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
     return NULL;
 }
 
+bool psd_net_is_keyed(const psd_net_t *self) { return !self->keys->insecure; }
 const char *psd_net_public(const psd_net_t *self) { return self->keys->insecure ? "" : self->keys->public; }
 
 void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT]) { memcpy(self->keys->server, server, PSD_KEY_TEXT); }
@@ -168,11 +169,7 @@ static psd_buf_t *take_frame(meter_t *meter, uint32_t user, zmq_msg_t *msg)
         zmq_msg_init(&self->msg);
         zmq_msg_move(&self->msg, msg);
     }
-    self->buf.data = zmq_msg_data(&self->msg);
-    self->buf.n_bytes = n;
-    self->buf.release = release_frame;
-    self->buf.owner = NULL;
-    atomic_init(&self->buf.refs, 1);
+    psd_buf_init(&self->buf, zmq_msg_data(&self->msg), n, release_frame);
     self->meter = meter;
     self->user = user;
     if (meter)
@@ -204,8 +201,7 @@ psd_buf_t *psd_net_charge(psd_net_t *self, uint32_t user, psd_buf_t *payload)
         psd_buf_unref(&payload);
         return NULL;
     }
-    charge->buf = (psd_buf_t){ .data = payload->data, .n_bytes = payload->n_bytes, .release = release_charge };
-    atomic_init(&charge->buf.refs, 1);
+    psd_buf_init(&charge->buf, payload->data, payload->n_bytes, release_charge);
     charge->payload = payload;
     charge->meter = self->meter;
     charge->user = user;

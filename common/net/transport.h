@@ -38,6 +38,9 @@ psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err);
 /* Its own public key; "" without keys. */
 const char *psd_net_public(const psd_net_t *self);
 
+/* Whether its connections are encrypted, which proves that messages come as they were sent. */
+bool psd_net_is_keyed(const psd_net_t *self);
+
 /* Take this for the servers' public key in connections that are made from now on. */
 void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT]);
 

@@ -11,6 +11,7 @@
 #include "common/base/absence.h"
 #include "common/optim/aggregate.h"
 #include "proto/coded.h"
+#include "proto/measured.h"
 #include "server/core/inbox.h"
 #include "server/core/seeding.h"
 #include "server/core/update.h"
@@ -194,7 +195,6 @@ static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_
     psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights.payload, out);
     msg->part = part;
     msg->n_elements = psd_shard_elements(self->shard, part);
-    msg->checksum = weights.checksum;
     msg->dtype = PSD_DTYPE_F32;
     msg->codec = weights.codec;
     tell_job(self, msg);
@@ -1024,7 +1024,7 @@ static void on_init(psd_engine_t *self, const psd_heard_t *in)
     }
     if (psd_seeding_has(&self->seeding, in->msg->part))
         return;
-    if (psd_crc32c(in->payload->data, in->payload->n_bytes) != in->msg->checksum) {
+    if (!psd_checksum_ok(in->msg, in->payload->data, in->payload->n_bytes)) {
         self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
         return;
     }
@@ -1117,13 +1117,16 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const
     return true;
 }
 
-/* Checksum and sum of squares of a part's gradient in one pass over memory: block by block, added in the order of blocks. */
-static uint32_t inspect(const psd_buf_t *payload, size_t n_elements, double *norm2)
+/* Checksum and sum of squares of a part's gradient in one pass over memory: block by block, added in the order of blocks. One that was
+ * proven on its way may have been measured there. */
+static uint32_t inspect(const psd_buf_t *payload, size_t n_elements, bool proven, double *norm2)
 {
     enum { BLOCK = 4096 };
     const float *x = payload->data;
     uint32_t crc = 0;
-    *norm2 = 0;
+    *norm2 = proven ? psd_measured_squares(payload, n_elements) : 0;
+    if (proven)
+        return 0;
     for (size_t left = n_elements, n; left; left -= n, x += n) {
         n = left < BLOCK ? left : BLOCK;
         crc = psd_crc32c_extend(crc, x, n * sizeof *x);
@@ -1140,13 +1143,17 @@ static bool look_into(psd_engine_t *self, const psd_heard_t *in, worker_t *w, do
     const uint32_t part = in->msg->part;
     const bool is_plain = psd_coding_is_lossless(coding);
     psd_err_t err = { 0 };
-    uint32_t crc, of_part = 0;
+    uint32_t of_part = 0;
+    bool is_whole;
     *norm2 = 0;
     *bad = 0;
     if (!in->payload)
         return true;
-    crc = is_plain ? inspect(in->payload, in->msg->n_elements, norm2) : psd_crc32c(in->payload->data, in->payload->n_bytes);
-    if (crc != in->msg->checksum) {
+    if (is_plain)
+        is_whole = inspect(in->payload, in->msg->n_elements, in->msg->proven, norm2) == in->msg->checksum;
+    else
+        is_whole = psd_checksum_ok(in->msg, in->payload->data, in->payload->n_bytes);
+    if (!is_whole) {
         self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
         want_again(self, w, part, in->out);
         return false;
@@ -1221,7 +1228,6 @@ static void on_pull_slow(psd_engine_t *self, const psd_heard_t *in)
         answer->part = p;
         answer->seq = in->msg->seq;
         answer->n_elements = psd_shard_elements(self->shard, p);
-        answer->checksum = psd_crc32c(slow->data, slow->n_bytes);
         answer->dtype = PSD_DTYPE_F32;
         answer->codec = PSD_CODEC_F32;
         psd_buf_unref(&slow);

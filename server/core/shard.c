@@ -30,7 +30,6 @@ typedef struct part {
     size_t n_codes;             /* bytes of a pushed part, without a bitmap */
     psd_buf_t *w;               /* weights, shared with sends in flight */
     psd_buf_t *coded;           /* the same in the coding of pulls; NULL: they leave as they are */
-    uint32_t checksum;          /* of what leaves */
     float *slot[PSD_MAX_SLOTS]; /* state, inside the shard's arrays */
     psd_work_t work;
     psd_buf_t *kept_w; /* the part before the step that a checkpoint must not see; NULL: none kept */
@@ -203,8 +202,8 @@ psd_shard_sent_t psd_shard_sent(const psd_shard_t *self, uint32_t part)
 {
     const part_t *p = part_of(self, part);
     if (p->coded)
-        return (psd_shard_sent_t){ p->coded, psd_coding_number(&self->codings.pull), p->checksum };
-    return (psd_shard_sent_t){ p->w, PSD_CODEC_F32, p->checksum };
+        return (psd_shard_sent_t){ p->coded, psd_coding_number(&self->codings.pull) };
+    return (psd_shard_sent_t){ p->w, PSD_CODEC_F32 };
 }
 
 uint64_t psd_shard_sync_epoch(const psd_shard_t *self, uint32_t chunk) { return slice_of(self, chunk)->state.sync_epoch; }
@@ -238,8 +237,7 @@ static void publish(const psd_shard_t *self, part_t *p)
     psd_buf_unref(&p->coded);
     if (codes_weights(self))
         p->coded = code_of_weights(self, p);
-    const psd_buf_t *sent = p->coded ? p->coded : p->w;
-    p->checksum = psd_crc32c(sent->data, sent->n_bytes);
+    psd_buf_changed(p->w);
 }
 
 void psd_shard_set(psd_shard_t *self, uint32_t part, const float *values)
@@ -322,6 +320,7 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     work->is_bounded = false;
     work->lr = 0;
     work->scale = 1;
+    work->sums = false;
     work->preserve = false;
     work->clipped = 1;
     return work;
@@ -480,19 +479,21 @@ static void measure(psd_work_t *work, const part_t *p)
     }
 }
 
-/* One chunk's step. Returns the checksum of the part up to here, `crc` being that of what lies before the chunk; 0 where weights are
- * coded before they leave. */
+/* Whether a step sums the weights that it makes; those in a code are summed when they leave. */
+static bool sums(const psd_work_t *work) { return work->sums && !codes_weights(work->shard); }
+
+/* One chunk's step. Returns the checksum of the part up to here, `crc` being that of what lies before the chunk; 0 where it does not
+ * sum. */
 static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_of_codes, float *w, uint32_t crc)
 {
     static const psd_clip_t none = { .value = 0 };
     const psd_shard_t *self = work->shard;
     slice_t *c = &self->slice[p->first + i];
     addends_t from;
-    const bool sums = !codes_weights(self);
     find_addends(&from, work, p, i, room_of_codes);
     w += c->at;
     if (!from.n)
-        return sums ? psd_crc32c_extend(crc, w, c->n * sizeof *w) : 0;
+        return sums(work) ? psd_crc32c_extend(crc, w, c->n * sizeof *w) : 0;
     const psd_plan_t plan_of = plan(work, c, &c->state);
     work->clipped = plan_of.scale;
     for (size_t at = 0, n; at < c->n; at += n) {
@@ -502,7 +503,7 @@ static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_
             slot[s] = p->slot[s] + c->at + at;
         const float *g = sum_block(&from, work->is_bounded ? &none : &self->clip, plan_of.scale, n, room);
         psd_rule_apply(&self->rule, &plan_of, w + at, slot, g, n);
-        crc = sums ? psd_crc32c_extend(crc, w + at, n * sizeof *w) : 0;
+        crc = sums(work) ? psd_crc32c_extend(crc, w + at, n * sizeof *w) : 0;
     }
     return crc;
 }
@@ -513,12 +514,13 @@ static void step(psd_work_t *work, part_t *p)
         preserve(work->shard, p);
     if (work->n_gradients) {
         float *w = writable_weights(work->shard, p), *room = new_room(work);
-        p->checksum = 0;
+        uint32_t crc = 0;
         for (uint32_t i = 0; i < p->n_chunks; i++)
-            p->checksum = step_chunk(work, p, i, room, w, p->checksum);
+            crc = step_chunk(work, p, i, room, w, crc);
         free(room);
-        if (codes_weights(work->shard))
-            publish(work->shard, p);
+        publish(work->shard, p);
+        if (sums(work))
+            psd_buf_set_checksum(p->w, crc);
     }
     drop_gradients(work);
 }

@@ -29,6 +29,7 @@ typedef struct psd_work {
     const double *total[PSD_MAX_PASSES]; /* what the passes before have found, of the model or of its first tensor; borrowed */
     size_t stride[PSD_MAX_PASSES];       /* doubles from one tensor's to the next; 0: they are of the model */
     uint32_t capacity;                   /* room in `gradient` and `weight` */
+    bool sums;                           /* have the step sum the weights for the wire, where it has them at hand */
     bool preserve;                       /* keep a copy of the part as it is before this step, for a checkpoint */
     double *sum;                         /* where a pass before the step puts its terms, chunk after chunk; borrowed */
     float clipped; /* set by the run of the step: the factor that the gradient was clipped by; 1: it was not */
@@ -70,7 +71,6 @@ psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part);
 typedef struct psd_shard_sent {
     psd_buf_t *payload; /* borrowed, likewise */
     uint32_t codec;     /* its number */
-    uint32_t checksum;  /* CRC-32C of the payload */
 } psd_shard_sent_t;
 psd_shard_sent_t psd_shard_sent(const psd_shard_t *self, uint32_t part);
 

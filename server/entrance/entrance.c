@@ -11,6 +11,7 @@
 #include "common/system/log.h"
 #include "server/entrance/descriptors.h"
 #include "server/entrance/acl.h"
+#include "server/entrance/intake.h"
 #include "server/entrance/memory_guard.h"
 
 enum {
@@ -27,6 +28,7 @@ struct psd_entrance {
     psd_socket_t *router;         /* NULL while it is being bound again */
     psd_socket_t *stranger;       /* the test at the start */
     psd_local_t *local;           /* links through memory with peers that the router knows; NULL: none */
+    psd_intake_t *intake;         /* of what comes by them; NULL: nothing has */
     char local_name[PSD_HANDOFF_NAME];
     bool is_open;      /* a stranger has been refused, or anybody may come in */
     psd_err_t failure; /* of the test */
@@ -68,12 +70,7 @@ static int bind_router(psd_entrance_t *self, const char *endpoint, psd_err_t *er
 static void on_local_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     const psd_entrance_t *self = arg;
-    psd_buf_t *own = payload ? psd_channel_take(payload) : NULL;
-    if (own)
-        own = psd_net_charge(self->config.net, psd_peer_user(peer), own);
-    if (own || !payload)
-        on_message(arg, peer, header, n_header, own);
-    psd_buf_unref(&own);
+    psd_intake_put(self->intake, peer, header, n_header, payload);
 }
 
 static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
@@ -89,7 +86,10 @@ static void open_local(psd_entrance_t *self)
     psd_err_t err;
     if (!self->config.arena || self->local)
         return;
-    self->local = psd_local_new(self->config.loop, self->config.arena, SIZE_MAX / 2, &handler, &err);
+    if (!self->intake && !(self->intake = psd_intake_new(self->config.loop, self->config.net, on_message, self)))
+        psd_err_set(&err, PSD_ENOMEM, "no memory");
+    else
+        self->local = psd_local_new(self->config.loop, self->config.arena, SIZE_MAX / 2, &handler, &err);
     if (self->local && psd_local_listen(self->local, self->local_name, &err) != PSD_OK)
         psd_local_close(&self->local);
     if (!self->local)
@@ -285,6 +285,7 @@ void psd_entrance_close(psd_entrance_t **self_p, int linger_ms)
         return;
     psd_socket_close(&self->router, linger_ms);
     psd_local_close(&self->local);
+    psd_intake_close(&self->intake);
     psd_socket_close(&self->stranger, 0);
     psd_socket_close(&self->guard, 0);
     psd_acl_destroy(&self->acl);
@@ -309,9 +310,14 @@ int psd_entrance_tick(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
 const char *psd_entrance_endpoint(const psd_entrance_t *self) { return self->endpoint; }
 bool psd_entrance_is_open(const psd_entrance_t *self) { return self->is_open; }
 
+bool psd_entrance_has_link(const psd_entrance_t *self, psd_peer_t to, bool is_data)
+{
+    return is_data && self->local && psd_local_has(self->local, to);
+}
+
 int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, bool is_data, const void *header, size_t n_header, psd_buf_t *payload)
 {
-    if (is_data && self->local && psd_local_has(self->local, to))
+    if (psd_entrance_has_link(self, to, is_data))
         return psd_local_send(self->local, to, header, n_header, payload);
     return self->router ? psd_socket_send(self->router, to, header, n_header, payload) : PSD_EAGAIN;
 }

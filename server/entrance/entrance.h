@@ -56,6 +56,9 @@ bool psd_entrance_offer(psd_entrance_t *self, psd_peer_t to, psd_offer_t *out);
 /* Links through memory that are up. */
 uint64_t psd_entrance_links(const psd_entrance_t *self);
 
+/* Whether what is sent to a peer, if it `is_data`, goes through memory. */
+bool psd_entrance_has_link(const psd_entrance_t *self, psd_peer_t to, bool is_data);
+
 /* As psd_socket_send, and through memory where the peer has a link and `is_data`; PSD_EAGAIN too while the socket is being bound
  * again. */
 int psd_entrance_send(psd_entrance_t *self, psd_peer_t to, bool is_data, const void *header, size_t n_header, psd_buf_t *payload);

@@ -19,7 +19,7 @@ static psd_msg_t *over_the_wire(sim_t *self, const psd_action_t *a, uint32_t fro
     psd_buf_t *bytes, *own;
     psd_msg_t *copy = malloc(sizeof *copy);
     const uint64_t began_ns = uv_hrtime();
-    const size_t n = psd_wire_write(&a->msg, a->payload, frame, &bytes);
+    const size_t n = psd_wire_write(&a->msg, a->payload, false, frame, &bytes);
     const uint64_t written_ns = uv_hrtime();
     own = bytes ? psd_payload_copy(bytes->data, bytes->n_bytes) : NULL; /* which the sender cannot write into any more */
     if (psd_wire_read(copy, payload, frame, n, own, &err) != PSD_OK)

@@ -147,8 +147,8 @@ void sim_watch_payload(sim_t *self, event_t *e)
         return;
     watched_t *w = malloc(sizeof *w);
     *w = (watched_t){ .inside = e->payload, .bytes = &self->server[e->target].parked_bytes };
-    w->buf = (psd_buf_t){ .data = e->payload->data, .n_bytes = e->payload->n_bytes, .release = release_watched, .owner = w };
-    atomic_init(&w->buf.refs, 1);
+    psd_buf_init(&w->buf, e->payload->data, e->payload->n_bytes, release_watched);
+    w->buf.owner = w;
     atomic_fetch_add(w->bytes, w->inside->n_bytes);
     e->payload = &w->buf;
 }

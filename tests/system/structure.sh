@@ -21,7 +21,7 @@ protobuf_c_message_free_unpacked protobuf_c_message_pack_to_buffer protobuf_c_em
 END
 tr ' ' '\n' <"$dir/allowed" | sort >"$dir/allowed.names"
 cat >"$dir/headers" <<'END'
-assert.h ctype.h float.h inttypes.h isa-l/crc.h math.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h sys/mman.h
+assert.h ctype.h emmintrin.h float.h inttypes.h isa-l/crc.h math.h stdarg.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h sys/mman.h
 END
 tr ' ' '\n' <"$dir/headers" | sort >"$dir/headers.names"
 

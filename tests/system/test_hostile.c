@@ -190,11 +190,13 @@ static void carry_out(liar_t *self)
         void *socket = self->socket[a->to - PSD_PEER_SERVER];
         const bool lies =
             a->msg.kind == PSD_MSG_PUSH && a->payload && is_first(self, &a->msg) && psd_splitmix64(&self->chance) % 4 == 0;
+        psd_msg_t push = a->msg;
+        push.checksum = a->payload && lies ? psd_buf_checksum(a->payload) : 0;
         if (lies)
-            lie_before(self, socket, &a->msg, a->payload);
+            lie_before(self, socket, &push, a->payload);
         uint8_t header[PSD_MAX_FRAME_HEADER];
         psd_buf_t *bytes;
-        const size_t n_header = psd_wire_write(&a->msg, a->payload, header, &bytes);
+        const size_t n_header = psd_wire_write(&a->msg, a->payload, false, header, &bytes);
         send_frames(socket, header, n_header, bytes ? bytes->data : NULL, bytes ? bytes->n_bytes : 0);
         psd_buf_unref(&bytes);
         if (lies)

@@ -107,7 +107,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         size_t payload_bytes;
         psd_msg_t msg;
     } lies[] = {
-        { "PUSH.protocol is 1, ours is 4", 12, PUSH(.protocol = 1) },
+        { "PUSH.protocol is 1, ours is 5", 12, PUSH(.protocol = 1) },
         { "PUSH.protocol is 0", 12, PUSH(.protocol = 0) },
         { "PUSH.protocol is 99", 12, PUSH(.protocol = 99) },
         { "kind 100 is unknown", 12, PUSH(.kind = 100) },
@@ -225,7 +225,7 @@ Test(message, ten_thousand_unknown_fields_are_refused_each)
     uint8_t frame[PSD_MAX_HEADER];
     psd_msg_t push = PUSH(.code = 0);
     size_t n = psd_msg_encode(&push, frame);
-    for (unsigned number = 33; number < 10032; number++) {
+    for (unsigned number = 34; number < 10034; number++) {
         size_t end = n + put_varint(frame + n, (uint64_t)number << 3);
         frame[end++] = 1;
         char why[64];
@@ -240,7 +240,7 @@ Test(message, a_header_full_of_unknown_fields_is_refused_without_taking_memory)
     psd_msg_t push = PUSH(.code = 0);
     size_t n = psd_msg_encode(&push, frame);
     for (; n + 3 <= sizeof frame; n += 3)
-        memcpy(frame + n, (uint8_t[]){ 0x88, 0x02, 1 }, 3); /* field 33, varint 1 */
+        memcpy(frame + n, (uint8_t[]){ 0x90, 0x02, 1 }, 3); /* field 34, varint 1 */
     assert_refused(frame, n, 12, "malformed");
 }
 
@@ -319,6 +319,15 @@ Test(message, the_checksum_is_crc32c)
     psd_msg_t msg = { .checksum = 0xe3069283u };
     cr_assert(psd_checksum_ok(&msg, "123456789", 9));
     cr_assert_not(psd_checksum_ok(&msg, "123456788", 9));
+}
+
+Test(message, a_payload_that_is_proven_has_no_checksum)
+{
+    psd_msg_t out, both = PUSH(.proven = true), one = PUSH(.proven = true, .checksum = 0);
+    cr_expect_eq(trip(&one, 12, &out), PSD_OK, "%s", err.text);
+    cr_expect(out.proven);
+    cr_expect_eq(trip(&both, 12, &out), PSD_EPROTO);
+    cr_expect_not_null(strstr(err.text, "checksum is 65261, at most 0"), "%s", err.text);
 }
 
 /* -- frames */

@@ -147,13 +147,20 @@ Test(shard, a_chunk_without_gradients_is_left_alone_with_its_counters, .init = s
     cr_assert_eq(psd_shard_sync_epoch(shard, 0), 1);
 }
 
-Test(shard, the_checksum_is_that_of_the_new_weights, .init = setup, .fini = teardown)
+Test(shard, the_checksum_that_a_step_makes_is_that_of_the_new_weights, .init = setup, .fini = teardown)
 {
     gradients(g3, 1, 1);
     psd_work_t *work = make_work(0, g3, 1);
+    work->sums = true;
     psd_work_run(work);
     psd_buf_t *w = psd_shard_weights(shard, 0);
-    cr_assert_eq(psd_shard_sent(shard, 0).checksum, psd_crc32c(w->data, w->n_bytes));
+    cr_expect_neq(atomic_load(&w->sum), 0, "it is known before it is asked for");
+    cr_expect_eq(psd_buf_checksum(psd_shard_sent(shard, 0).payload), psd_crc32c(w->data, w->n_bytes));
+    gradients(g3, 1, 1);
+    psd_work_run(make_work(0, g3, 1));
+    w = psd_shard_weights(shard, 0);
+    cr_expect_eq(atomic_load(&w->sum), 0, "nobody has summed the weights of a step that was not to");
+    cr_expect_eq(psd_buf_checksum(w), psd_crc32c(w->data, w->n_bytes));
 }
 
 static void setup_sgd(void) { setup_rule("sgd(lr=1)"); }
@@ -224,7 +231,7 @@ static uint32_t train_in_parts(const char *spec, uint32_t most)
             work->pass = psd_shard_passes(shard)->n;
             psd_work_run(work);
             const psd_shard_sent_t sent = psd_shard_sent(shard, p);
-            cr_expect_eq(sent.checksum, psd_crc32c(sent.payload->data, sent.payload->n_bytes));
+            cr_expect_eq(psd_buf_checksum(sent.payload), psd_crc32c(sent.payload->data, sent.payload->n_bytes));
             cr_expect_eq(sent.codec, psd_coding_number(&codings.pull));
             cr_expect(sent.codec != PSD_CODEC_F32 || sent.payload == psd_shard_weights(shard, p));
         }

@@ -18,7 +18,7 @@ static psd_buf_t *travel(psd_kind_t kind, psd_buf_t *body)
 {
     psd_msg_t in = of(kind), out;
     psd_buf_t *bytes, *came;
-    const size_t n = psd_wire_write(&in, body, frame, &bytes);
+    const size_t n = psd_wire_write(&in, body, false, frame, &bytes);
     cr_assert_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(out.kind, kind);
     psd_buf_unref(&bytes);
@@ -73,7 +73,7 @@ Test(wire, numbers_travel_uncopied)
     psd_msg_t in = of(PSD_MSG_PROBE), out;
     psd_buf_t *body = psd_payload_copy(map, sizeof map), *bytes, *came;
     in.parts = 3;
-    const size_t n = psd_wire_write(&in, body, frame, &bytes);
+    const size_t n = psd_wire_write(&in, body, false, frame, &bytes);
     cr_expect_eq(bytes, body);
     cr_assert_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_OK, "%s", err.text);
     cr_expect_eq(came, body);
@@ -96,7 +96,7 @@ Test(wire, bytes_that_are_no_body_are_refused_by_name)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         psd_msg_t in = of(bad[i].kind), out;
         psd_buf_t *body = said_body(bad[i].kind, bad[i].line, 0), *bytes, *came;
-        const size_t n = psd_wire_write(&in, body, frame, &bytes);
+        const size_t n = psd_wire_write(&in, body, false, frame, &bytes);
         cr_expect_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_EPROTO);
         cr_expect_str_eq(err.text, bad[i].sentence);
         cr_expect_null(came);
@@ -106,7 +106,7 @@ Test(wire, bytes_that_are_no_body_are_refused_by_name)
     }
     psd_buf_t *body = said_body(PSD_MSG_ADMIN, "mnist set optimizer.lr", INFINITY), *bytes, *came;
     psd_msg_t in = of(PSD_MSG_ADMIN), out;
-    const size_t n = psd_wire_write(&in, body, frame, &bytes);
+    const size_t n = psd_wire_write(&in, body, false, frame, &bytes);
     cr_expect_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_EPROTO);
     cr_expect_str_eq(err.text, "AdminRequest.value is inf, finite wanted");
     psd_buf_unref(&bytes);
@@ -117,10 +117,52 @@ Test(wire, a_payload_that_was_damaged_counts_as_lost)
 {
     psd_msg_t in = of(PSD_MSG_HELLO), out;
     psd_buf_t *body = said_body(PSD_MSG_HELLO, "mnist a:1", 0), *bytes, *came;
-    const size_t n = psd_wire_write(&in, body, frame, &bytes);
+    const size_t n = psd_wire_write(&in, body, false, frame, &bytes);
     ((uint8_t *)bytes->data)[3] ^= 1;
     cr_expect_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_EDATA);
     cr_expect_null(came);
+    psd_buf_unref(&bytes);
+    psd_buf_unref(&body);
+}
+
+static psd_msg_t push_of(uint32_t n)
+{
+    psd_msg_t msg = of(PSD_MSG_PUSH);
+    msg.parts = 1;
+    msg.n_elements = n;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    return msg;
+}
+
+Test(wire, what_its_way_proves_is_never_summed_and_says_so)
+{
+    float gradient[] = { 1, 2 };
+    psd_msg_t in = push_of(2), out;
+    psd_buf_t *body = psd_buf_borrow(gradient, sizeof gradient), *bytes, *came;
+    size_t n = psd_wire_write(&in, body, true, frame, &bytes);
+    cr_expect_eq(atomic_load(&body->sum), 0, "nobody has asked for the checksum");
+    cr_assert_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_OK, "%s", err.text);
+    cr_expect(out.proven && out.checksum == 0);
+    cr_expect(psd_checksum_ok(&out, "other bytes", 8));
+    psd_buf_unref(&came);
+    psd_buf_unref(&bytes);
+    n = psd_wire_write(&in, body, false, frame, &bytes);
+    cr_assert_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_OK, "%s", err.text);
+    cr_expect(!out.proven && out.checksum == psd_crc32c(gradient, sizeof gradient));
+    psd_buf_unref(&came);
+    psd_buf_unref(&bytes);
+    psd_buf_unref(&body);
+}
+
+Test(wire, a_small_payload_too_is_summed_only_where_its_way_proves_nothing)
+{
+    psd_msg_t in = of(PSD_MSG_HELLO), out;
+    psd_buf_t *body = said_body(PSD_MSG_HELLO, "mnist a:1", 0), *bytes, *came;
+    const size_t n = psd_wire_write(&in, body, true, frame, &bytes);
+    cr_assert_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_OK, "%s", err.text);
+    cr_expect(out.proven && out.checksum == 0);
+    psd_buf_unref(&came);
     psd_buf_unref(&bytes);
     psd_buf_unref(&body);
 }

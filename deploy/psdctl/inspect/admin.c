@@ -84,7 +84,7 @@ static void on_ask(uv_timer_t *timer)
     wish_t *self = timer->data;
     uint8_t header[PSD_MAX_FRAME_HEADER];
     psd_buf_t *body = psd_body_of_admin_request(&self->request), *bytes;
-    const size_t n = psd_wire_write(&self->msg, body, header, &bytes);
+    const size_t n = psd_wire_write(&self->msg, body, psd_net_is_keyed(self->net), header, &bytes);
     psd_socket_send(self->socket, 0, header, n, bytes);
     psd_buf_unref(&bytes);
     psd_buf_unref(&body);
