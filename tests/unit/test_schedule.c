@@ -1,0 +1,203 @@
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/optim/schedule.h"
+
+TestSuite(schedule, .timeout = 60);
+
+static psd_schedule_t parsed(const char *spec)
+{
+    psd_schedule_t schedule;
+    psd_err_t err;
+    cr_assert_eq(psd_schedule_parse(&schedule, spec, &err), PSD_OK, "%s: %s", spec, err.text);
+    return schedule;
+}
+
+/* ---- golden rates ---- */
+
+/* A header "case ID opt=schedule steps=26 kind=K lr=0.1 NAME=VALUE ..." as psd writes the schedule; returns the base rate. */
+static double spec_of(char *header, char *spec, size_t room)
+{
+    static const char *const theirs[][2] = { { "t_max", "steps" },        { "lr_min", "min" },  { "warmup_steps", "warmup" },
+                                             { "total_steps", "steps" },  { "decay", "shape" }, { "decay_steps", "decay" },
+                                             { "stable_steps", "stable" } };
+    char arguments[512] = "", kind[32] = "";
+    double lr = 0;
+    for (char *word, *rest = header; (word = strsep(&rest, " \n"));) {
+        char *value = strchr(word, '=');
+        if (!value)
+            continue;
+        *value++ = '\0';
+        const char *name = word;
+        for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
+            if (!strcmp(word, theirs[i][0]))
+                name = theirs[i][1];
+        if (!strcmp(word, "lr"))
+            lr = strtod(value, NULL);
+        else if (!strcmp(word, "kind"))
+            snprintf(kind, sizeof kind, "%s", value);
+        else if (strcmp(word, "opt") && strcmp(word, "steps"))
+            snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), "%s%s=%s", *arguments ? ", " : "", name,
+                     strcmp(value, "1-sqrt") ? value : "sqrt");
+    }
+    snprintf(spec, room, "%s(%s)", kind, arguments);
+    return lr;
+}
+
+Test(schedule, every_golden_rate_is_met)
+{
+    char line[1024], spec[1024] = "";
+    psd_schedule_t schedule = { 0 };
+    double base = 0, lr, momentum, ours;
+    unsigned cases = 0, rates = 0, momenta = 0, t;
+    FILE *file = fopen(PSD_SOURCE_DIR "/tests/golden/schedule.txt", "r");
+    cr_assert_not_null(file);
+    while (fgets(line, sizeof line, file)) {
+        if (!strncmp(line, "case ", 5)) {
+            base = spec_of(line, spec, sizeof spec);
+            schedule = parsed(spec);
+            cases++;
+        }
+        const int n = sscanf(line, "lr %u %lf %lf", &t, &lr, &momentum);
+        if (n < 2)
+            continue;
+        rates++;
+        ours = psd_schedule_rate(&schedule, base, t);
+        cr_expect(fabs(ours - lr) <= 1e-12 * base, "%s at %u: %.17g, not %.17g", spec, t, ours, lr);
+        cr_expect_eq(psd_schedule_momentum(&schedule, t, &ours), n == 3, "%s", spec);
+        if (n == 3) {
+            cr_expect(fabs(ours - momentum) <= 1e-12, "%s at %u: %.17g, not %.17g", spec, t, ours, momentum);
+            momenta++;
+        }
+    }
+    fclose(file);
+    cr_expect_eq(cases, 14);
+    cr_expect_eq(rates, 14 * 26);
+    cr_expect_eq(momenta, 2 * 26);
+}
+
+/* ---- between whole steps, and past the end ---- */
+
+Test(schedule, a_rate_between_two_steps_lies_between_theirs)
+{
+    static const char *const specs[] = { "exponential(gamma=0.9)", "linear(steps=10)", "polynomial(steps=10, power=1.7)",
+                                         "cosine(steps=10)", "wsd(stable=1, decay=9)" };
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        const psd_schedule_t schedule = parsed(specs[i]);
+        for (double s = 1; s < 9; s++) {
+            const double a = psd_schedule_rate(&schedule, 1, s), b = psd_schedule_rate(&schedule, 1, s + 0.37),
+                         c = psd_schedule_rate(&schedule, 1, s + 1);
+            cr_expect(a > b && b > c, "%s at %g: %g %g %g", specs[i], s, a, b, c);
+        }
+    }
+}
+
+Test(schedule, powers_of_real_exponents_are_those_of_the_c_library)
+{
+    for (double gamma = 0.05; gamma <= 1; gamma += 0.07)
+        for (double s = 0; s < 300; s = s * 1.7 + 0.31) {
+            char spec[64];
+            snprintf(spec, sizeof spec, "exponential(gamma=%.17g)", gamma);
+            const psd_schedule_t schedule = parsed(spec);
+            const double ours = psd_schedule_rate(&schedule, 1, s), theirs = pow(gamma, s);
+            cr_expect(fabs(ours - theirs) <= 1e-12 * theirs, "%g^%g: %.17g, not %.17g", gamma, s, ours, theirs);
+        }
+}
+
+Test(schedule, cosines_are_those_of_the_c_library)
+{
+    const psd_schedule_t schedule = parsed("cosine(steps=1000)");
+    for (double s = 0; s <= 1000; s += 0.5) {
+        const double theirs = (1 + cos(3.14159265358979323846 * s / 1000)) / 2;
+        cr_expect(fabs(psd_schedule_rate(&schedule, 1, s) - theirs) <= 1e-15, "%g", s);
+    }
+}
+
+Test(schedule, past_its_end_the_rate_stays)
+{
+    static const struct {
+        const char *spec;
+        double at, rate;
+    } rows[] = { { "linear(steps=10, end_factor=0.25)", 10, 0.25 },
+                 { "polynomial(steps=10)", 10, 0 },
+                 { "cosine(steps=10, min=0.125)", 10, 0.125 },
+                 { "onecycle(steps=10, div_factor=4, final_div_factor=2)", 9, 0.125 },
+                 { "wsd(stable=4, decay=6, min_ratio=0.5)", 10, 0.5 } };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const psd_schedule_t schedule = parsed(rows[i].spec);
+        cr_expect_eq(psd_schedule_rate(&schedule, 1, rows[i].at), rows[i].rate, "%s", rows[i].spec);
+        cr_expect_eq(psd_schedule_rate(&schedule, 1, 1e12), rows[i].rate, "%s", rows[i].spec);
+    }
+}
+
+Test(schedule, a_warm_up_comes_before_the_schedule_and_shifts_it)
+{
+    const psd_schedule_t schedule = parsed("step(step_size=3, gamma=0.5, warmup=4, warmup_start=0.5)");
+    static const double rates[] = { 0.5, 0.625, 0.75, 0.875, 1, 1, 1, 0.5, 0.5, 0.5, 0.25 };
+    for (size_t s = 0; s < sizeof rates / sizeof *rates; s++)
+        cr_expect_eq(psd_schedule_rate(&schedule, 1, (double)s), rates[s], "%zu", s);
+}
+
+/* ---- the grammar ---- */
+
+Test(schedule, what_is_printed_reads_back_as_the_same)
+{
+    static const char *const specs[] = { "constant",
+                                         "step(step_size=6)",
+                                         "multistep(milestones=5/9.5/20)",
+                                         "exponential(gamma=0.95)",
+                                         "linear(steps=20)",
+                                         "polynomial(steps=20,power=2)",
+                                         " cosine ( steps = 20 , warmup=5 ) ",
+                                         "onecycle(steps=26, anneal=linear, cycle_momentum=0)",
+                                         "wsd(stable=10, decay=8, shape=cosine)" };
+    cr_expect_eq(sizeof specs / sizeof *specs, 9);
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        char text[PSD_SCHEDULE_TEXT], again[PSD_SCHEDULE_TEXT];
+        const psd_schedule_t schedule = parsed(specs[i]), read = parsed(psd_schedule_print(&schedule, text));
+        cr_expect_eq(schedule.kind, psd_schedule_kind_at(i), "every kind is among them");
+        cr_expect_str_eq(psd_schedule_print(&read, again), text);
+        for (double s = 0; s < 40; s += 0.5)
+            cr_expect_eq(psd_schedule_rate(&schedule, 0.1, s), psd_schedule_rate(&read, 0.1, s), "%s", text);
+    }
+    cr_expect_null(psd_schedule_kind_at(9));
+    char text[PSD_SCHEDULE_TEXT];
+    const psd_schedule_t schedule = parsed("multistep(milestones=5/9.5/20, warmup=2)");
+    cr_expect_str_eq(psd_schedule_print(&schedule, text), "multistep(milestones=5/9.5/20, gamma=0.1, warmup=2, warmup_start=0)");
+}
+
+Test(schedule, what_is_no_schedule_is_refused_with_the_column_and_the_reason)
+{
+    static const struct {
+        const char *spec, *sentence;
+    } rows[] = {
+        { "", "schedule, column 1: expected the name of a schedule, found the end" },
+        { "cosin(steps=5)", "schedule, column 1: unknown schedule 'cosin'; the nearest is 'cosine'" },
+        { "zigzagging",
+          "schedule, column 1: unknown schedule 'zigzagging'; there are constant, step, multistep, exponential, linear, "
+          "polynomial, cosine, onecycle, wsd" },
+        { "cosine", "schedule, column 7: cosine needs steps, until the rate is min" },
+        { "cosine(", "schedule, column 8: expected the name of an argument, found the end" },
+        { "cosine(step=5)", "schedule, column 8: cosine has no 'step'; the nearest is 'steps'" },
+        { "cosine(steps 5)", "schedule, column 14: expected '=', found '5'" },
+        { "cosine(steps=five)", "schedule, column 14: expected a finite decimal number, found 'f'" },
+        { "cosine(steps=0)", "schedule, column 14: 0 is out of range for steps: it must be above 0 and at most 1e+15" },
+        { "cosine(steps=5, min=-1)", "schedule, column 21: -1 is out of range for min: it must be at least 0 and at most 1000000" },
+        { "cosine(steps=5, steps=6)", "schedule, column 17: steps is given twice" },
+        { "cosine(steps=5", "schedule, column 15: expected ',' or ')', found the end" },
+        { "cosine(steps=5) x", "schedule, column 17: expected nothing more, found 'x'" },
+        { "multistep(milestones=5/5)", "schedule, column 24: milestones must rise" },
+        { "multistep(milestones=1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17)", "schedule, column 61: more than 16 milestones" },
+        { "wsd(stable=1, decay=1, shape=round)", "schedule, column 30: shape is sqrt|linear|cosine, not 'round'" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        psd_schedule_t schedule = { .warmup = 7 };
+        psd_err_t err = { .text = "" };
+        cr_expect_eq(psd_schedule_parse(&schedule, rows[i].spec, &err), PSD_ECONFIG, "%s", rows[i].spec);
+        cr_expect_str_eq(err.text, rows[i].sentence);
+        cr_expect(!schedule.kind && schedule.warmup == 7, "nothing is changed");
+    }
+}
