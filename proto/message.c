@@ -54,7 +54,9 @@
     X(text, take_text)                                                                                                             \
     X(mode, take_word)                                                                                                             \
     X(optimizer, take_word)                                                                                                        \
-    X(lr_rule, take_text)
+    X(lr_rule, take_text)                                                                                                          \
+    X(schedule, take_text)                                                                                                         \
+    X(schedule_unit, take_text)
 #define SETTINGS_NUMBERS(X)                                                                                                        \
     X(lr, DBL_MAX)                                                                                                                 \
     X(max_staleness, UINT64_MAX)                                                                                                   \
@@ -463,6 +465,7 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
     psd__tensor_list__init(&message);
     message.n_tensor = list->n;
     message.tensor = rows;
+    message.rows = list->rows;
     const size_t n_bytes = pack_list(&message.base, buf, capacity);
     free(row);
     free(rows);
@@ -517,12 +520,15 @@ static int read_tensors(psd_tensor_list_t *out, const Psd__TensorList *message, 
     int rc;
     if (message->n_tensor == 0 || message->n_tensor > PSD_MAX_TENSORS)
         return psd_err_set(err, PSD_EPROTO, "TensorList has %zu tensors, 1 to %d wanted", message->n_tensor, PSD_MAX_TENSORS);
+    if (message->rows > PSD_MAX_COUNT)
+        return psd_err_set(err, PSD_EPROTO, "rows is %" PRIu64 ", at most %" PRIu64 " wanted", message->rows, PSD_MAX_COUNT);
     if (!(out->tensor = calloc(message->n_tensor, sizeof *out->tensor)))
         return psd_err_set(err, PSD_ENOMEM, "no memory for %zu tensors", message->n_tensor);
     for (size_t i = 0; i < message->n_tensor; i++)
         if ((rc = read_tensor(&out->tensor[i], message->tensor[i], i, err)))
             return rc;
     out->n = (uint32_t)message->n_tensor;
+    out->rows = message->rows;
     return check_names_differ(out, err);
 }
 
@@ -555,6 +561,7 @@ int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in)
         return PSD_ENOMEM;
     memcpy(out->tensor, in->tensor, in->n * sizeof *out->tensor);
     out->n = in->n;
+    out->rows = in->rows;
     return PSD_OK;
 }
 

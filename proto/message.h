@@ -25,6 +25,7 @@ enum {
     PSD_MAX_WORD = 256,      /* bytes of the word of an operator's wish, with its end */
     PSD_MAX_VERB = 16,       /* bytes of its verb, or of a mode's name, with its end */
     PSD_MAX_RULE = 512,      /* bytes of an optimizer's rule, with its end */
+    PSD_MAX_SCHEDULE = 640,  /* of a schedule */
     PSD_MAX_OFFER = 48,      /* bytes of the name in an OFFER, with its end */
     PSD_OFFER_TOKEN = 32,    /* bytes of its token */
     PSD_MAX_WORKERS = 4096,  /* members of a view */
@@ -253,6 +254,7 @@ typedef struct psd_tensor_desc {
 typedef struct psd_tensor_list {
     uint32_t n;                /* 1 .. PSD_MAX_TENSORS */
     psd_tensor_desc_t *tensor; /* n of them; owned by the list */
+    uint64_t rows;             /* samples of an epoch; 0: not known */
 } psd_tensor_list_t;
 
 typedef struct psd_hello {
@@ -279,20 +281,22 @@ typedef struct psd_offer {
 } psd_offer_t;
 
 typedef struct psd_job_settings {
-    char text[PSD_MAX_TEXT];      /* "mode=bsp optimizer=adam(...)", for people, logs and comparing */
-    char mode[PSD_MAX_VERB];      /* "bsp", "asp" */
-    char optimizer[PSD_MAX_RULE]; /* the rule in its canonical spelling */
-    char lr_rule[PSD_MAX_VERB];   /* where each push is a step, how staleness scales the rate; else "" */
-    double lr;                    /* learning rate in force */
-    uint64_t max_staleness;       /* where each push is a step: steps by which it may be late */
-    double clip_value, clip_norm; /* bounds of the summed gradient; 0: none */
-    uint32_t lease_ms;            /* silence after which a worker is given up */
-    bool has_slow;                /* the rule keeps slow weights */
-    bool in_rounds;               /* steps are made by closing rounds */
-    bool whole_norm;              /* a push brings the norm of its whole gradient */
-    bool checkpoints;             /* the servers make checkpoints */
-    uint32_t part_elements;       /* most elements of a part, at least 1 */
-    psd_codings_t codings;        /* how gradients and weights are coded */
+    char text[PSD_MAX_TEXT];          /* "mode=bsp optimizer=adam(...)", for people, logs and comparing */
+    char mode[PSD_MAX_VERB];          /* "bsp", "asp" */
+    char optimizer[PSD_MAX_RULE];     /* the rule in its canonical spelling */
+    char lr_rule[PSD_MAX_VERB];       /* where each push is a step, how staleness scales the rate; else "" */
+    char schedule[PSD_MAX_SCHEDULE];  /* of the learning rate, in its canonical spelling */
+    char schedule_unit[PSD_MAX_VERB]; /* what it counts */
+    double lr;                        /* base learning rate in force */
+    uint64_t max_staleness;           /* where each push is a step: steps by which it may be late */
+    double clip_value, clip_norm;     /* bounds of the summed gradient; 0: none */
+    uint32_t lease_ms;                /* silence after which a worker is given up */
+    bool has_slow;                    /* the rule keeps slow weights */
+    bool in_rounds;                   /* steps are made by closing rounds */
+    bool whole_norm;                  /* a push brings the norm of its whole gradient */
+    bool checkpoints;                 /* the servers make checkpoints */
+    uint32_t part_elements;           /* most elements of a part, at least 1 */
+    psd_codings_t codings;            /* how gradients and weights are coded */
 } psd_job_settings_t;
 
 typedef struct psd_cluster {

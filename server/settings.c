@@ -21,6 +21,8 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode));
     engine->lr_rule = psd_lr_rule_find(psd_options_string(options, PSD_OPT_sync_lr_rule));
     engine->max_staleness = psd_options_uint(options, PSD_OPT_sync_max_staleness);
+    psd_schedule_parse(&engine->schedule, psd_options_string(options, PSD_OPT_schedule), NULL); /* the table admits no other */
+    psd_schedule_unit_find(psd_options_string(options, PSD_OPT_schedule_unit), &engine->unit);
     engine->clip = (psd_clip_t){ .value = psd_options_double(options, PSD_OPT_clip_value),
                                  .norm = psd_options_double(options, PSD_OPT_clip_norm) };
     psd_coding_parse(&engine->codings.push, psd_options_string(options, PSD_OPT_codec_push), NULL); /* the table admits no other */
@@ -55,6 +57,7 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .mode = out->engine.mode,
                                                    .rule = out->engine.rule,
                                                    .clip = out->engine.clip,
+                                                   .needs_rows = out->engine.unit == PSD_UNIT_EPOCH,
                                                    .lr = psd_rule_lr(&out->engine.rule),
                                                    .save_every_rounds = psd_options_uint(options, PSD_OPT_checkpoint_every_steps),
                                                    .save_every_ms = psd_options_ms(options, PSD_OPT_checkpoint_every) };
@@ -69,6 +72,17 @@ static const char *print_clip(const psd_clip_t *clip, char *text, size_t n)
         at += (size_t)snprintf(text, n, " clip_value=%s", psd_number_print(clip->value, number));
     if (clip->norm > 0)
         snprintf(text + at, n - at, " clip_norm=%s", psd_number_print(clip->norm, number));
+    return text;
+}
+
+/* A constant rate goes without saying. */
+static const char *print_schedule(const psd_engine_config_t *engine, char *text, size_t n)
+{
+    char schedule[PSD_SCHEDULE_TEXT];
+    text[0] = '\0';
+    if (!psd_schedule_is_constant(&engine->schedule))
+        snprintf(text, n, " schedule=%s schedule_unit=%s", psd_schedule_print(&engine->schedule, schedule),
+                 psd_schedule_unit_name(engine->unit));
     return text;
 }
 
@@ -89,7 +103,7 @@ static const char *print_codings(const psd_codings_t *codings, char *text, size_
 static void describe(psd_settings_t *out, const psd_options_t *options)
 {
     psd_job_settings_t *job = &out->job;
-    char late[128] = "", clip[128], codings[2 * PSD_CODEC_TEXT + 32];
+    char late[128] = "", clip[128], codings[2 * PSD_CODEC_TEXT + 32], schedule[PSD_SCHEDULE_TEXT + 40];
     const psd_engine_config_t *engine = &out->engine;
     *job = (psd_job_settings_t){ .lr = psd_rule_lr(&engine->rule),
                                  .clip_value = engine->clip.value,
@@ -103,13 +117,16 @@ static void describe(psd_settings_t *out, const psd_options_t *options)
                                  .part_elements = (uint32_t)(psd_options_uint(options, PSD_OPT_message_size) / sizeof(float)) };
     snprintf(job->mode, sizeof job->mode, "%s", engine->mode->name);
     psd_rule_print(&engine->rule, job->optimizer);
+    psd_schedule_print(&engine->schedule, job->schedule);
+    snprintf(job->schedule_unit, sizeof job->schedule_unit, "%s", psd_schedule_unit_name(engine->unit));
     if (!job->in_rounds) {
         snprintf(job->lr_rule, sizeof job->lr_rule, "%s", engine->lr_rule->name);
         job->max_staleness = engine->max_staleness;
         snprintf(late, sizeof late, " lr_rule=%s max_staleness=%" PRIu64, job->lr_rule, job->max_staleness);
     }
-    snprintf(job->text, sizeof job->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s%s",
-             psd_options_int(options, PSD_OPT_servers), job->mode, job->optimizer, print_clip(&engine->clip, clip, sizeof clip),
+    snprintf(job->text, sizeof job->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s%s%s",
+             psd_options_int(options, PSD_OPT_servers), job->mode, job->optimizer,
+             print_schedule(engine, schedule, sizeof schedule), print_clip(&engine->clip, clip, sizeof clip),
              print_codings(&engine->codings, codings, sizeof codings), late, job->checkpoints ? " checkpoints=yes" : "");
 }
 

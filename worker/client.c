@@ -33,6 +33,7 @@ struct psd_worker {
     char *join, *file; /* where server 0 is; the cluster's file, NULL: `join` says */
     bool trusts_file;  /* with the servers' public key */
     char *job, *name, *recipe;
+    uint64_t rows;
     uint32_t wanted;
     int join_timeout_ms; /* -1: none */
     void (*log)(void *, int, const char *, const char *);
@@ -132,6 +133,7 @@ static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
     self->job = strdup(config->job ? config->job : "psd");
     self->name = strdup(config->name ? config->name : name);
     self->recipe = strdup(config->recipe ? config->recipe : "");
+    self->rows = config->rows;
     self->wanted = config->worker > 0 ? (uint32_t)config->worker : 0;
     self->join_timeout_ms = config->join_timeout_ms > 0 ? config->join_timeout_ms : config->join_timeout_ms < 0 ? -1 : JOIN_MS;
     self->log = config->log;
@@ -323,6 +325,7 @@ static int take_tensors(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
     if (!self->list.tensor || !self->data || !self->slow || !self->gradient)
         return psd_err_set(&self->error, PSD_ENOMEM, "no memory for %zu tensors", n_tensors);
     self->list.n = (uint32_t)n_tensors;
+    self->list.rows = self->rows;
     for (size_t i = 0; i < n_tensors; i++) {
         if (describe_tensor(&self->list.tensor[i], &tensors[i], i, &self->error) != PSD_OK)
             return self->error.code;
@@ -394,6 +397,8 @@ int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
                                           .servers = cluster->n_servers,
                                           .lease_ms = s->lease_ms,
                                           .codec_push = psd_coding_print(&s->codings.push, self->codec[0]),
+                                          .schedule = s->schedule,
+                                          .schedule_unit = s->schedule_unit,
                                           .codec_pull = psd_coding_print(&s->codings.pull, self->codec[1]),
                                           .has_slow = s->has_slow,
                                           .in_rounds = s->in_rounds,

@@ -109,6 +109,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .key = text_of(job, PSD_OPT_worker_key),
                     .server_public = text_of(job, PSD_OPT_server_public),
                     .recipe = recipe,
+                    .rows = job->setup.train->n_rows,
                     .insecure = psd_options_bool(o, PSD_OPT_insecure) },
         .model = job->setup.model,
         .train = job->setup.train,

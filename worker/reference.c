@@ -18,7 +18,8 @@ struct psd_reference {
     psd_reference_config_t config;
     psd_sampler_t *sampler;
     psd_rule_t rule;
-    double *weight; /* of each rank */
+    double *weight;          /* of each rank */
+    uint64_t steps, samples; /* that have been made */
     size_t n;
     const psd_param_t *params;
     tensor_t tensor[PSD_MAX_PARAMS];
@@ -119,8 +120,21 @@ void psd_reference_destroy(psd_reference_t **self_p)
     free(self);
 }
 
-static void step(psd_reference_t *self, uint32_t n_gradients)
+/* The rate of the next step, and, where the schedule sets it, the momentum of `rule`. */
+static double rate_now(const psd_reference_t *self, psd_rule_t *rule)
 {
+    const psd_reference_config_t *c = &self->config;
+    const double progress = psd_schedule_progress(c->unit, self->steps, self->samples, c->train->n_rows);
+    double momentum;
+    if (psd_schedule_momentum(&c->schedule, progress, &momentum))
+        psd_rule_set_momentum(rule, momentum);
+    return psd_schedule_rate(&c->schedule, psd_rule_lr(&self->rule), progress);
+}
+
+static void step(psd_reference_t *self, uint32_t n_gradients, uint64_t n_samples)
+{
+    psd_rule_t rule = self->rule;
+    const double lr = rate_now(self, &rule);
     psd_whole_t whole[PSD_MAX_PARAMS];
     for (size_t i = 0; i < self->n; i++) {
         tensor_t *t = &self->tensor[i];
@@ -128,7 +142,9 @@ static void step(psd_reference_t *self, uint32_t n_gradients)
             .n = self->params[i].n, .w = t->w, .slot = t->slot, .state = &t->state, .gradient = (const float *const *)t->gradient
         };
     }
-    psd_whole_step(&self->rule, &self->config.clip, whole, self->n, self->weight, n_gradients, psd_rule_lr(&self->rule));
+    psd_whole_step(&rule, &self->config.clip, whole, self->n, self->weight, n_gradients, lr);
+    self->steps++;
+    self->samples += n_samples;
     pull(self);
 }
 
@@ -148,7 +164,7 @@ void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, 
     for (uint32_t r = 0; r < k; r++)
         self->weight[r] /= (double)total;
     if (k)
-        step(self, k);
+        step(self, k, total);
 }
 
 static psd_saved_t saved(const psd_reference_t *self, size_t i, bool slow)

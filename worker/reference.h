@@ -6,6 +6,7 @@
 #include "common/codec/codec.h"
 #include "common/optim/clip.h"
 #include "common/optim/optimizer.h"
+#include "common/optim/schedule.h"
 #include "common/system/safetensors.h"
 #include "worker/setup.h"
 
@@ -19,7 +20,9 @@ typedef struct psd_reference_config {
     size_t batch;
     bool shuffle;
     uint64_t seed;
-    const char *rule;      /* optimizer */
+    const char *rule;        /* optimizer */
+    psd_schedule_t schedule; /* of the learning rate */
+    psd_schedule_unit_t unit;
     psd_clip_t clip;       /* bounds of the summed gradient */
     psd_codings_t codings; /* of gradients, and of weights */
     uint32_t world;        /* most workers it can stand for, at least 1 */

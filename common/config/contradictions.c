@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "common/codec/codec.h"
+#include "common/optim/optimizer.h"
+#include "common/optim/schedule.h"
 
 /* True, with the sentence. */
 static bool says(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -77,6 +79,21 @@ static bool keeps_too_many(const psd_values_t *o, char *why)
                 o->at(o->arg, PSD_OPT_codec_push)->text);
 }
 
+/* onecycle moves the momentum unless it is told not to. */
+static bool cycles_no_momentum(const psd_values_t *o, char *why)
+{
+    psd_schedule_t schedule;
+    psd_rule_t rule;
+    double momentum;
+    return psd_schedule_parse(&schedule, o->at(o->arg, PSD_OPT_schedule)->text, NULL) == PSD_OK &&
+           psd_rule_parse(&rule, o->at(o->arg, PSD_OPT_optimizer)->text, NULL) == PSD_OK &&
+           psd_schedule_momentum(&schedule, 0, &momentum) && !psd_rule_has_momentum(&rule) &&
+           says(
+               why,
+               "schedule %s moves the momentum, and %s has none; add cycle_momentum=0 to the schedule, or choose another optimizer",
+               schedule.kind->name, rule.opt->name);
+}
+
 static const struct contradiction {
     psd_option_id_t id; /* whose place is told */
     bool (*is_there)(const psd_values_t *o, char *why);
@@ -87,6 +104,7 @@ static const struct contradiction {
     { PSD_OPT_status_listen, uses_a_port_twice },
     { PSD_OPT_codec_pull, pulls_no_weights },
     { PSD_OPT_codec_push, keeps_too_many },
+    { PSD_OPT_schedule, cycles_no_momentum },
 };
 
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY])

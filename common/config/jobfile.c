@@ -238,8 +238,8 @@ static bool push_key(reader_t *self, const yaml_event_t *event)
         complain(self, event->start_mark, "<< merges keys; write each key out");
         return false;
     }
-    if (!*key || strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(key)) {
-        complain(self, event->start_mark, "a key is made of letters, digits and _");
+    if (!*key || strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") != strlen(key)) {
+        complain(self, event->start_mark, "a key is made of letters, digits, _ and dots");
         return false;
     }
     if (used + strlen(key) + 2 > sizeof self->path) {

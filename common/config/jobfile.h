@@ -3,6 +3,7 @@
  *     data: {train: glyphs, batch: 64}        data.train = "glyphs", data.batch = "64"
  *     model:
  *       layers: [784, 128, 10]                model.layers = "784,128,10"
+ *     schedule.unit: epoch                    schedule.unit = "epoch"
  *
  * Refused, because each has surprised people: anchors, aliases, tags, merge keys, several documents,
  * directives, tabs, duplicate keys, keys without a value, nesting deeper than 8, files over 1 MiB. What a

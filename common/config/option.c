@@ -14,6 +14,7 @@
 #include "common/base/logtext.h"
 #include "common/codec/codec.h"
 #include "common/optim/optimizer.h"
+#include "common/optim/schedule.h"
 #include "common/base/words.h"
 
 enum { MAX_VALUE = 1023, MAX_TEXTS = PSD_JOBFILE_MAX_LIST - 1 };
@@ -263,6 +264,13 @@ static bool take_codec(const char *text, psd_option_value_t *out)
     return psd_coding_parse(&coding, text, NULL) == PSD_OK;
 }
 
+static bool take_schedule(const char *text, psd_option_value_t *out)
+{
+    psd_schedule_t schedule;
+    (void)out;
+    return psd_schedule_parse(&schedule, text, NULL) == PSD_OK;
+}
+
 static bool take_count(const char *text, psd_option_value_t *out) { return *text != '-' && parse_whole(text, out); }
 
 static bool take_bool(const char *text, psd_option_value_t *out)
@@ -304,6 +312,7 @@ static const struct type {
     [PSD_OPTION_WORD] = { { "word", "WORD", NULL }, take_word, "one word of at most 127 bytes, without quotes, = or backslash" },
     [PSD_OPTION_RULE] = { { "rule", "RULE", NULL }, take_rule, "such as adam(lr=1e-3)" },
     [PSD_OPTION_CODEC] = { { "codec", "CODEC", NULL }, take_codec, "such as bf16 or topk(0.01)" },
+    [PSD_OPTION_SCHEDULE] = { { "schedule", "SCHEDULE", NULL }, take_schedule, "such as cosine(steps=10000, warmup=500)" },
     [PSD_OPTION_INT] = { { "whole number", "N", NULL }, parse_whole, WHOLE },
     [PSD_OPTION_UINT64] = { { "whole number", "N", NULL }, take_count, WHOLE },
     [PSD_OPTION_DOUBLE] = { { "number", "X", NULL }, parse_real, "decimal, such as 0.5 or 1e-3" },
@@ -479,14 +488,16 @@ static bool keep_text(const char *text, psd_option_value_t *out)
     return out->text;
 }
 
-/* Why the text is none of the row's type. A rule or a codec has many parts, and its reader says which. */
+/* Why the text is none of the row's type. A rule, a codec or a schedule has many parts, and its reader says which. */
 static void explain(const psd_option_t *row, const char *text, char why[PSD_OPTION_WHY])
 {
     psd_rule_t rule;
     psd_coding_t coding;
+    psd_schedule_t schedule;
     psd_err_t err;
     if ((row->type == PSD_OPTION_RULE && psd_rule_parse(&rule, text, &err) != PSD_OK) ||
-        (row->type == PSD_OPTION_CODEC && psd_coding_parse(&coding, text, &err) != PSD_OK))
+        (row->type == PSD_OPTION_CODEC && psd_coding_parse(&coding, text, &err) != PSD_OK) ||
+        (row->type == PSD_OPTION_SCHEDULE && psd_schedule_parse(&schedule, text, &err) != PSD_OK))
         snprintf(why, PSD_OPTION_WHY, "%s: %.*s", row->key, PSD_OPTION_WHY - 80, err.text);
     else
         snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\", no %s; %s", row->key, text, types[row->type].words.what, cure(row, text));

@@ -21,6 +21,7 @@ typedef enum psd_option_type {
     PSD_OPTION_WORD,
     PSD_OPTION_RULE,
     PSD_OPTION_CODEC,
+    PSD_OPTION_SCHEDULE,
     PSD_OPTION_INT,
     PSD_OPTION_UINT64,
     PSD_OPTION_DOUBLE,

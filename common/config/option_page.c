@@ -211,6 +211,7 @@ static const struct form {
     [PSD_OPTION_WORD] = { "string", "^[^ \"=\\\\]{0,127}$" },
     [PSD_OPTION_RULE] = { "string", NULL },
     [PSD_OPTION_CODEC] = { "string", NULL },
+    [PSD_OPTION_SCHEDULE] = { "string", NULL },
     [PSD_OPTION_INT] = { "integer", "^-?[0-9]+(k|m|g|Ki|Mi|Gi)$" },
     [PSD_OPTION_UINT64] = { "integer", "^[0-9]+(k|m|g|Ki|Mi|Gi)$" },
     [PSD_OPTION_DOUBLE] = { "number", NULL },
@@ -294,7 +295,8 @@ static json_t *schema_of(const psd_option_t *row)
     return schema;
 }
 
-/* Properties of the section that a key lies in, made when it is not there yet; `*leaf` is its last part. */
+/* Properties of the section that a key lies in, made when it is not there yet; `*leaf` is its last part. Where a part is a key with a
+ * value itself (schedule, schedule.unit), the rest stays in one, with its dots. */
 static json_t *section_for(json_t *root, const char *key, const char **leaf)
 {
     json_t *properties = json_object_get(root, "properties");
@@ -306,6 +308,8 @@ static json_t *section_for(json_t *root, const char *key, const char **leaf)
             section = json_pack("{s:s, s:b, s:{}}", "type", "object", "additionalProperties", 0, "properties");
             json_object_set_new(properties, name, section);
         }
+        if (!json_object_get(section, "properties"))
+            break;
         properties = json_object_get(section, "properties");
     }
     *leaf = key;

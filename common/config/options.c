@@ -410,8 +410,8 @@ static const value_t *value_of(const psd_options_t *self, psd_option_id_t id, un
 const char *psd_options_string(const psd_options_t *self, psd_option_id_t id)
 {
     return value_of(self, id,
-                    ONE(STRING) | ONE(RULE) | ONE(CODEC) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) | ONE(PATH) |
-                        ONE(DATA) | ONE(KEY))
+                    ONE(STRING) | ONE(RULE) | ONE(CODEC) | ONE(SCHEDULE) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) |
+                        ONE(PATH) | ONE(DATA) | ONE(KEY))
         ->is.text;
 }
 

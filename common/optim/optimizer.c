@@ -32,6 +32,24 @@ const psd_optimizer_t *psd_optimizer_find(const char *name)
 
 double psd_rule_lr(const psd_rule_t *rule) { return rule->hyper[0]; }
 
+/* Where it is among the values; -1: nowhere. A momentum of 0 has no array. */
+static int momentum_at(const psd_rule_t *rule)
+{
+    for (int i = 0; i < PSD_MAX_HYPER && rule->opt->hyper[i].name; i++)
+        if (!strcmp(rule->opt->hyper[i].name, "beta1") || (!strcmp(rule->opt->hyper[i].name, "momentum") && rule->hyper[i] > 0))
+            return i;
+    return -1;
+}
+
+bool psd_rule_has_momentum(const psd_rule_t *rule) { return momentum_at(rule) >= 0; }
+
+void psd_rule_set_momentum(psd_rule_t *rule, double momentum)
+{
+    const int at = momentum_at(rule);
+    assert(at >= 0 && "the rule has a momentum");
+    rule->hyper[at] = momentum;
+}
+
 /* Which of the optimizer's slots the rule keeps, as a bit mask. */
 static unsigned used(const psd_rule_t *rule) { return rule->opt->slots_used ? rule->opt->slots_used(rule->hyper) : ~0u; }
 

@@ -127,6 +127,10 @@ char *psd_rule_print_brief(const psd_rule_t *rule, char buf[PSD_RULE_TEXT]);
 /* The configured learning rate: the value of "lr". */
 double psd_rule_lr(const psd_rule_t *rule);
 
+/* Whether the rule keeps a momentum, as "momentum" or, as adam and its kin do, "beta1"; and give it another. */
+bool psd_rule_has_momentum(const psd_rule_t *rule);
+void psd_rule_set_momentum(psd_rule_t *rule, double momentum);
+
 /* Begin a tensor (or a part of one): `state` for update 0 and the `n` elements of each slot, from weights `w`. */
 void psd_rule_init(const psd_rule_t *rule, psd_rule_state_t *state, const float *w, float *const *slot, size_t n);
 

@@ -1,14 +1,8 @@
 #include "common/optim/schedule.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-
-#include "common/base/scanner.h"
-#include "common/base/words.h"
-#include "common/config/number.h"
 
 /* ---- arithmetic that is the same everywhere ---- */
 
@@ -231,225 +225,62 @@ static const psd_schedule_kind_t kinds[] = {
 };
 
 /* Every kind has these. */
-enum { WARMUP, WARMUP_START };
 static const psd_schedule_arg_t common_args[] = {
-    [WARMUP] = { .name = "warmup", .def = 0, .min = 0, .max = 1e15, .help = "before the schedule begins, while the rate rises" },
-    [WARMUP_START] = { .name = "warmup_start", .def = 0, .min = 0, .max = 1, .help = "first rate of the warm-up over base" },
+    { .name = "warmup", .def = 0, .min = 0, .max = 1e15, .help = "before the schedule begins, while the rate rises" },
+    { .name = "warmup_start", .def = 0, .min = 0, .max = 1, .help = "first rate of the warm-up over base" },
 };
 
+const psd_schedule_arg_t *psd_schedule_arg(const psd_schedule_kind_t *kind, size_t i)
+{
+    assert(i < PSD_SCHEDULE_VALUES);
+    if (i >= PSD_SCHEDULE_ARGS)
+        return &common_args[i - PSD_SCHEDULE_ARGS];
+    return kind->arg[i].name ? &kind->arg[i] : NULL;
+}
+
 const psd_schedule_kind_t *psd_schedule_kind_at(size_t i) { return i < sizeof kinds / sizeof *kinds ? &kinds[i] : NULL; }
+
+bool psd_schedule_is_constant(const psd_schedule_t *self)
+{
+    return (!self->kind || self->kind == kinds) && !(self->value[PSD_SCHEDULE_WARMUP] > 0);
+}
+
+static const char *const units[] = { [PSD_UNIT_STEP] = "step", [PSD_UNIT_SAMPLE] = "sample", [PSD_UNIT_EPOCH] = "epoch" };
+
+bool psd_schedule_unit_find(const char *name, psd_schedule_unit_t *out)
+{
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (!strcmp(units[i], name)) {
+            *out = (psd_schedule_unit_t)i;
+            return true;
+        }
+    return false;
+}
+
+const char *psd_schedule_unit_name(psd_schedule_unit_t unit) { return units[unit]; }
+
+double psd_schedule_progress(psd_schedule_unit_t unit, uint64_t steps, uint64_t samples, uint64_t rows)
+{
+    if (unit == PSD_UNIT_STEP)
+        return (double)steps;
+    if (unit == PSD_UNIT_SAMPLE)
+        return (double)samples;
+    return rows ? (double)samples / (double)rows : 0;
+}
 
 double psd_schedule_rate(const psd_schedule_t *self, double base, double s)
 {
     assert(s >= 0);
-    if (s < self->warmup)
-        return base * (self->warmup_start + (1 - self->warmup_start) * s / self->warmup);
-    return self->kind->rate(self, base, s - self->warmup);
+    if (s < self->value[PSD_SCHEDULE_WARMUP])
+        return base * (self->value[PSD_SCHEDULE_WARMUP_START] +
+                       (1 - self->value[PSD_SCHEDULE_WARMUP_START]) * s / self->value[PSD_SCHEDULE_WARMUP]);
+    return self->kind ? self->kind->rate(self, base, s - self->value[PSD_SCHEDULE_WARMUP]) : base;
 }
 
 bool psd_schedule_momentum(const psd_schedule_t *self, double s, double *momentum)
 {
-    if (!self->kind->momentum)
+    if (!self->kind || !self->kind->momentum)
         return false;
-    *momentum = self->kind->momentum(self, s < self->warmup ? 0 : s - self->warmup);
+    *momentum = self->kind->momentum(self, s < self->value[PSD_SCHEDULE_WARMUP] ? 0 : s - self->value[PSD_SCHEDULE_WARMUP]);
     return !isnan(*momentum);
-}
-
-/* ---- the grammar: kind [ "(" name "=" value { "," name "=" value } ")" ] ---- */
-
-enum { N_COMMON = sizeof common_args / sizeof *common_args };
-
-/* Where the values of one schedule are kept while it is read: the kind's own, then the common ones. */
-typedef struct values {
-    double value[PSD_SCHEDULE_ARGS + N_COMMON];
-    bool given[PSD_SCHEDULE_ARGS + N_COMMON];
-} values_t;
-
-static const psd_schedule_arg_t *arg_at(const psd_schedule_kind_t *kind, size_t i)
-{
-    if (i < PSD_SCHEDULE_ARGS)
-        return kind->arg[i].name ? &kind->arg[i] : NULL;
-    return &common_args[i - PSD_SCHEDULE_ARGS];
-}
-
-static int read_kind(psd_scanner_t *p, const psd_schedule_kind_t **out)
-{
-    char word[PSD_SCANNER_WORD], known[160] = "";
-    psd_nearest_t nearest = { 0 };
-    const int rc = psd_scanner_word(p, word, "the name of a schedule");
-    if (rc)
-        return rc;
-    for (size_t i = 0; (*out = psd_schedule_kind_at(i)); i++) {
-        const size_t used = strlen(known);
-        if (!strcmp((*out)->name, word))
-            return PSD_OK;
-        psd_nearest_consider(&nearest, word, (*out)->name);
-        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", (*out)->name);
-    }
-    const char *at = p->at - strlen(word);
-    if (*nearest.word)
-        return psd_scanner_fail(p, at, "unknown schedule '%s'; the nearest is '%s'", word, nearest.word);
-    return psd_scanner_fail(p, at, "unknown schedule '%s'; there are %s", word, known);
-}
-
-static int read_name(psd_scanner_t *p, const psd_schedule_kind_t *kind, size_t *out)
-{
-    char word[PSD_SCANNER_WORD];
-    psd_nearest_t nearest = { 0 };
-    const int rc = psd_scanner_word(p, word, "the name of an argument");
-    if (rc)
-        return rc;
-    for (*out = 0; *out < PSD_SCHEDULE_ARGS + N_COMMON; ++*out) {
-        const psd_schedule_arg_t *arg = arg_at(kind, *out);
-        if (arg && !strcmp(arg->name, word))
-            return PSD_OK;
-        if (arg)
-            psd_nearest_consider(&nearest, word, arg->name);
-    }
-    const char *at = p->at - strlen(word);
-    if (*nearest.word)
-        return psd_scanner_fail(p, at, "%s has no '%s'; the nearest is '%s'", kind->name, word, nearest.word);
-    return psd_scanner_fail(p, at, "%s has no '%s'", kind->name, word);
-}
-
-static int read_number(psd_scanner_t *p, const psd_schedule_arg_t *arg, double *value)
-{
-    char min[PSD_NUMBER_TEXT], max[PSD_NUMBER_TEXT];
-    psd_scanner_skip_spaces(p);
-    const char *at = p->at;
-    const size_t n = psd_number_read(at, value);
-    if (n == 0)
-        return psd_scanner_expected(p, "a finite decimal number");
-    p->at += n;
-    if (!(*value >= arg->min && *value <= arg->max) || (arg->open_min && *value == arg->min))
-        return psd_scanner_fail(p, at, "%.*s is out of range for %s: it must be %s %s and at most %s", n < 40 ? (int)n : 40, at,
-                                arg->name, arg->open_min ? "above" : "at least", psd_number_print(arg->min, min),
-                                psd_number_print(arg->max, max));
-    return PSD_OK;
-}
-
-static int read_word(psd_scanner_t *p, const psd_schedule_arg_t *arg, double *value)
-{
-    char word[PSD_SCANNER_WORD], *rest, words[64], *name;
-    const int rc = psd_scanner_word(p, word, arg->words);
-    if (rc)
-        return rc;
-    snprintf(words, sizeof words, "%s", arg->words);
-    rest = words;
-    for (*value = 0; (name = strsep(&rest, "|")); ++*value)
-        if (!strcmp(name, word))
-            return PSD_OK;
-    return psd_scanner_fail(p, p->at - strlen(word), "%s is %s, not '%s'", arg->name, arg->words, word);
-}
-
-static int read_list(psd_scanner_t *p, const psd_schedule_arg_t *arg, double milestone[PSD_MILESTONES], double *n)
-{
-    *n = 0;
-    do {
-        const size_t i = (size_t)*n;
-        psd_scanner_skip_spaces(p);
-        const char *at = p->at;
-        if (i == PSD_MILESTONES)
-            return psd_scanner_fail(p, at, "more than %d %s", PSD_MILESTONES, arg->name);
-        const int rc = read_number(p, arg, &milestone[i]);
-        if (rc)
-            return rc;
-        if (i && !(milestone[i] > milestone[i - 1]))
-            return psd_scanner_fail(p, at, "%s must rise", arg->name);
-        ++*n;
-    } while (psd_scanner_take(p, '/'));
-    return PSD_OK;
-}
-
-static int read_argument(psd_scanner_t *p, psd_schedule_t *out, values_t *values)
-{
-    size_t i = 0;
-    psd_scanner_skip_spaces(p);
-    const char *at = p->at;
-    int rc = read_name(p, out->kind, &i);
-    if (rc)
-        return rc;
-    const psd_schedule_arg_t *arg = arg_at(out->kind, i);
-    if (values->given[i])
-        return psd_scanner_fail(p, at, "%s is given twice", arg->name);
-    if (!psd_scanner_take(p, '='))
-        return psd_scanner_expected(p, "'='");
-    values->given[i] = true;
-    return arg->list    ? read_list(p, arg, out->milestone, &values->value[i])
-           : arg->words ? read_word(p, arg, &values->value[i])
-                        : read_number(p, arg, &values->value[i]);
-}
-
-static int read_arguments(psd_scanner_t *p, psd_schedule_t *out, values_t *values)
-{
-    if (!psd_scanner_take(p, '(') || psd_scanner_take(p, ')'))
-        return PSD_OK;
-    do {
-        const int rc = read_argument(p, out, values);
-        if (rc)
-            return rc;
-    } while (psd_scanner_take(p, ','));
-    return psd_scanner_take(p, ')') ? PSD_OK : psd_scanner_expected(p, "',' or ')'");
-}
-
-int psd_schedule_parse(psd_schedule_t *out, const char *spec, psd_err_t *err)
-{
-    psd_scanner_t p = { .what = "schedule", .text = spec, .at = spec, .err = err };
-    psd_schedule_t read = { 0 };
-    values_t values = { 0 };
-    int rc = read_kind(&p, &read.kind);
-    rc = rc ? rc : read_arguments(&p, &read, &values);
-    if (rc)
-        return rc;
-    psd_scanner_skip_spaces(&p);
-    if (*p.at)
-        return psd_scanner_expected(&p, "nothing more");
-    for (size_t i = 0; i < PSD_SCHEDULE_ARGS + N_COMMON; i++) {
-        const psd_schedule_arg_t *arg = arg_at(read.kind, i);
-        if (arg && !values.given[i] && isnan(arg->def))
-            return psd_scanner_fail(&p, p.at, "%s needs %s, %s", read.kind->name, arg->name, arg->help);
-        const double value = !arg ? 0 : values.given[i] ? values.value[i] : arg->def;
-        if (i < PSD_SCHEDULE_ARGS)
-            read.value[i] = value;
-        else if (i == PSD_SCHEDULE_ARGS + WARMUP)
-            read.warmup = value;
-        else
-            read.warmup_start = value;
-    }
-    *out = read;
-    return PSD_OK;
-}
-
-static size_t print_value(const psd_schedule_t *self, const psd_schedule_arg_t *arg, double value, char *out, size_t room)
-{
-    char text[PSD_NUMBER_TEXT];
-    size_t n = 0;
-    if (arg->words) {
-        const char *word = arg->words;
-        for (size_t i = 0; i < (size_t)value; i++)
-            word = strchr(word, '|') + 1;
-        return (size_t)snprintf(out, room, "%.*s", (int)strcspn(word, "|"), word);
-    }
-    if (!arg->list)
-        return (size_t)snprintf(out, room, "%s", psd_number_print(value, text));
-    for (size_t i = 0; i < (size_t)value && n < room; i++)
-        n += (size_t)snprintf(out + n, room - n, "%s%s", i ? "/" : "", psd_number_print(self->milestone[i], text));
-    return n;
-}
-
-char *psd_schedule_print(const psd_schedule_t *self, char buf[PSD_SCHEDULE_TEXT])
-{
-    size_t n = (size_t)snprintf(buf, PSD_SCHEDULE_TEXT, "%s(", self->kind->name);
-    for (size_t i = 0; i < PSD_SCHEDULE_ARGS + N_COMMON; i++) {
-        const psd_schedule_arg_t *arg = arg_at(self->kind, i);
-        if (!arg)
-            continue;
-        const double value = i < PSD_SCHEDULE_ARGS             ? self->value[i]
-                             : i == PSD_SCHEDULE_ARGS + WARMUP ? self->warmup
-                                                               : self->warmup_start;
-        n += (size_t)snprintf(buf + n, PSD_SCHEDULE_TEXT - n, "%s%s=", buf[n - 1] == '(' ? "" : ", ", arg->name);
-        n += print_value(self, arg, value, buf + n, PSD_SCHEDULE_TEXT - n);
-    }
-    snprintf(buf + n, PSD_SCHEDULE_TEXT - n, ")");
-    return buf;
 }

@@ -16,7 +16,10 @@
 #include "common/base/err.h"
 
 enum {
-    PSD_SCHEDULE_ARGS = 8,  /* arguments of one kind */
+    PSD_SCHEDULE_ARGS = 8,                             /* arguments of one kind */
+    PSD_SCHEDULE_WARMUP = PSD_SCHEDULE_ARGS,           /* where every kind has its warm-up among the values, */
+    PSD_SCHEDULE_WARMUP_START = PSD_SCHEDULE_ARGS + 1, /* and what it starts from */
+    PSD_SCHEDULE_VALUES = PSD_SCHEDULE_ARGS + 2,
     PSD_MILESTONES = 16,    /* of multistep */
     PSD_SCHEDULE_TEXT = 640 /* longest printed schedule, with its end */
 };
@@ -42,21 +45,38 @@ typedef struct psd_schedule_kind {
     double (*momentum)(const psd_schedule_t *self, double s); /* NULL: the rule's own */
 } psd_schedule_kind_t;
 
+/* What `s` counts. */
+typedef enum psd_schedule_unit { PSD_UNIT_STEP, PSD_UNIT_SAMPLE, PSD_UNIT_EPOCH } psd_schedule_unit_t;
+
+/* All zero is a constant rate. */
 struct psd_schedule {
-    const psd_schedule_kind_t *kind;  /* never NULL once parsed */
-    double value[PSD_SCHEDULE_ARGS];  /* in the order of kind->arg */
-    double milestone[PSD_MILESTONES]; /* of the argument that is a list */
-    double warmup, warmup_start;
+    const psd_schedule_kind_t *kind;   /* NULL: constant */
+    double value[PSD_SCHEDULE_VALUES]; /* in the order of psd_schedule_arg */
+    double milestone[PSD_MILESTONES];  /* of the argument that is a list */
 };
 
 /* The kinds, by index; NULL past the last. */
 const psd_schedule_kind_t *psd_schedule_kind_at(size_t i);
+
+/* Its i-th argument: the kind's own, then those that every kind has; NULL where there is none, below PSD_SCHEDULE_VALUES. */
+const psd_schedule_arg_t *psd_schedule_arg(const psd_schedule_kind_t *kind, size_t i);
 
 /* Read a schedule; spaces are free. PSD_ECONFIG with the column, the reason and the nearest valid word when it is not one. */
 int psd_schedule_parse(psd_schedule_t *out, const char *spec, psd_err_t *err);
 
 /* Print it with every value, so that it parses back to the same schedule. Returns `buf`. */
 char *psd_schedule_print(const psd_schedule_t *self, char buf[PSD_SCHEDULE_TEXT]);
+
+/* Whether it leaves every rate as it is: constant, without a warm-up. */
+bool psd_schedule_is_constant(const psd_schedule_t *self);
+
+/* Find a unit by its name, "step", "sample" or "epoch"; false when there is none. The name of a unit. */
+bool psd_schedule_unit_find(const char *name, psd_schedule_unit_t *out);
+const char *psd_schedule_unit_name(psd_schedule_unit_t unit);
+
+/* How far a job has come that has made `steps` with `samples` in them, of a training set of `rows`: the `s` of the step that comes next.
+ * 0 where an epoch counts and its rows are not known (0). */
+double psd_schedule_progress(psd_schedule_unit_t unit, uint64_t steps, uint64_t samples, uint64_t rows);
 
 /* The learning rate at `s` (at least 0) where the base rate is `base`. */
 double psd_schedule_rate(const psd_schedule_t *self, double base, double s);

@@ -40,10 +40,11 @@ static json_t *files_json(const psd_manifest_t *self)
 char *psd_manifest_print(const psd_manifest_t *self, size_t *n_bytes, psd_err_t *err)
 {
     const psd_ckpt_facts_t *facts = &self->facts;
-    json_t *root = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "crc", no_crc, "format", FORMAT, "job",
-                             facts->job, "settings", facts->settings, "clock", (json_int_t)facts->clock, "version",
-                             (json_int_t)facts->version, "samples", (json_int_t)facts->samples, "view", (json_int_t)facts->view_id,
-                             "lr", facts->lr, "files", files_json(self), "tensors", tensors_json(&self->model));
+    json_t *root =
+        json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:I, s:o, s:o}", "crc", no_crc, "format", FORMAT, "job",
+                  facts->job, "settings", facts->settings, "clock", (json_int_t)facts->clock, "version", (json_int_t)facts->version,
+                  "samples", (json_int_t)facts->samples, "view", (json_int_t)facts->view_id, "lr", facts->lr, "rows",
+                  (json_int_t)self->model.rows, "files", files_json(self), "tensors", tensors_json(&self->model));
     if (!root || json_array_size(json_object_get(root, "tensors")) != self->model.n) {
         json_decref(root);
         psd_err_set(err, PSD_EINVAL, "job, settings or a tensor's name is not UTF-8, or lr is not finite");
@@ -167,6 +168,8 @@ static int read_root(psd_manifest_t *out, const json_t *root, uint64_t clock, co
         return psd_err_set(err, PSD_EDATA, "%s: files are wrong", path);
     if (!read_tensors(&out->model, json_object_get(root, "tensors"), err))
         return psd_err_set(err, PSD_EDATA, "%s: tensors are wrong", path);
+    if (!get_count(root, "rows", PSD_MAX_COUNT, &out->model.rows))
+        out->model.rows = 0; /* one that was written before schedules counted epochs */
     return PSD_OK;
 }
 

@@ -815,10 +815,27 @@ static void on_hello(psd_coordinator_t *self, const psd_heard_t *in)
     }
 }
 
+/* Whether the worker says how many rows an epoch has, and the same as the others, where that is needed; else it is refused. */
+static bool rows_are_told(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in, const psd_tensor_list_t *theirs)
+{
+    const uint64_t ours = self->model.n ? self->model.rows : theirs->rows;
+    if (!self->config.needs_rows || (ours && theirs->rows == ours))
+        return true;
+    refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
+           "worker %u says that an epoch has %" PRIu64 " rows, the others say %" PRIu64
+           "; schedule.unit is epoch, so all workers have to "
+           "say the same, and more than 0",
+           row->id, theirs->rows, ours);
+    row->state = PSD_WORKER_LEFT;
+    return false;
+}
+
 static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     const psd_tensor_list_t *theirs = psd_body_tensors(in->payload);
     psd_err_t err = { 0 };
+    if (!rows_are_told(self, row, in, theirs))
+        return;
     if (!self->model.n) {
         const int rc = psd_tensors_copy(&self->model, theirs);
         assert(rc == PSD_OK && "no memory for the model's list of tensors");

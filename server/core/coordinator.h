@@ -33,6 +33,7 @@ typedef struct psd_coordinator_config {
     const psd_mode_t *mode;
     psd_rule_t rule;            /* the optimizer */
     psd_clip_t clip;            /* the bounds of the summed gradient */
+    bool needs_rows;            /* the schedule counts epochs: workers have to say how many rows one has */
     double lr;                  /* learning rate, until a SETTING changes it */
     bool checkpoints;           /* the servers can save: there is a directory */
     uint64_t save_every_rounds; /* a checkpoint after every so many rounds; 0: not by rounds */

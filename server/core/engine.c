@@ -480,10 +480,17 @@ static bool hand_out(psd_engine_t *self, psd_actions_t *out)
 }
 
 /* Begin an update: the mean over `contributor[0..n)`, whose samples sum to `total`. With `measures`, clipping and the rule look
- * at the whole model before its step; else `scale` is known. */
-static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, double lr, bool measures,
+ * at the whole model before its step; else `scale` is known. The schedule makes the rate of the base; of steps and samples it knows those
+ * that have been made, so that one that is skipped, or paused, shifts nothing. */
+static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, double base, bool measures,
                          float scale, psd_actions_t *out)
 {
+    const psd_schedule_t *schedule = &self->config.schedule;
+    const double progress = psd_schedule_progress(self->config.unit, self->version, self->samples, self->model.rows);
+    const double lr = psd_schedule_rate(schedule, base, progress);
+    double momentum;
+    if (!psd_schedule_momentum(schedule, progress, &momentum))
+        momentum = NAN;
     self->stats.lr = lr;
     self->stats.loss = self->stats.grad_norm2 = 0;
     self->stats.clip_scale = (double)scale;
@@ -498,6 +505,7 @@ static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n,
         psd_work_t *work = psd_shard_work(self->shard, p, n);
         assert(work && "no memory for a step's list of contributions");
         work->lr = lr;
+        work->momentum = momentum;
         work->scale = scale;
         for (uint32_t k = 0; k < n; k++) {
             if (!contributor[k]->inbox.parked[p])

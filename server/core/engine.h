@@ -7,6 +7,7 @@
 #pragma once
 
 #include "common/optim/optimizer.h"
+#include "common/optim/schedule.h"
 #include "proto/actions.h"
 #include "server/core/mode.h"
 #include "server/core/saver.h"
@@ -21,6 +22,8 @@ typedef struct psd_engine_config {
     int wanted_index;             /* index asked of the coordinator; -1: any */
     uint64_t nonce;               /* tells this start of the process from others; its lower 16 bits count its hellos */
     psd_rule_t rule;              /* the optimizer */
+    psd_schedule_t schedule;      /* of the learning rate; no kind: constant */
+    psd_schedule_unit_t unit;     /* what it counts */
     psd_clip_t clip;              /* the bounds of the summed gradient */
     psd_codings_t codings;        /* what gradients come in, and weights leave in */
     const psd_mode_t *mode;       /* bsp, asp */

@@ -1,6 +1,7 @@
 #include "server/core/shard.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -319,6 +320,7 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     work->pass = 0;
     work->is_bounded = false;
     work->lr = 0;
+    work->momentum = NAN;
     work->scale = 1;
     work->sums = false;
     work->preserve = false;
@@ -417,7 +419,13 @@ static psd_plan_t plan(const psd_work_t *work, const slice_t *c, psd_rule_state_
     const double *total[PSD_MAX_PASSES];
     for (int i = 0; i < PSD_MAX_PASSES; i++)
         total[i] = work->total[i] ? work->total[i] + work->stride[i] * c->tensor : NULL;
-    psd_plan_t plan = psd_passes_plan(&self->passes, &self->rule, &self->clip, state, work->lr, total, work->pass);
+    psd_rule_t rule;
+    if (!isnan(work->momentum)) {
+        rule = self->rule;
+        psd_rule_set_momentum(&rule, work->momentum);
+    }
+    psd_plan_t plan = psd_passes_plan(&self->passes, isnan(work->momentum) ? &self->rule : &rule, &self->clip, state, work->lr,
+                                      total, work->pass);
     plan.scale *= work->scale;
     return plan;
 }

@@ -25,6 +25,7 @@ typedef struct psd_work {
     double *weight;       /* n_i / N of each, summed in double in this order, rounded once */
     bool is_bounded;      /* there is one gradient, which is the sum, in f32, bounded by value */
     double lr;            /* learning rate of this step */
+    double momentum;      /* its momentum; NaN: the rule's own */
     float scale;          /* on the summed gradient, where that is known from elsewhere than a pass; 1 for none */
     const double *total[PSD_MAX_PASSES]; /* what the passes before have found, of the model or of its first tensor; borrowed */
     size_t stride[PSD_MAX_PASSES];       /* doubles from one tensor's to the next; 0: they are of the model */

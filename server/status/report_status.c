@@ -150,7 +150,9 @@ static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
 static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engine)
 {
     double lr = psd_engine_stats(engine)->steps ? psd_engine_stats(engine)->lr : self->lr;
-    json_t *o = json_pack("{s:s, s:f}", "rule", self->rule, "lr_now", lr);
+    json_t *o = json_pack("{s:s, s:f, s:s, s:s}", "rule", self->rule, "lr_now", lr, "schedule",
+                          psd_options_string(self->options, PSD_OPT_schedule), "schedule_unit",
+                          psd_options_string(self->options, PSD_OPT_schedule_unit));
     if (self->lookahead)
         json_object_set_new(o, "lookahead",
                             json_pack("{s:i, s:f, s:I, s:i}", "k", (int)self->k, "alpha", self->alpha, "sync_epoch",

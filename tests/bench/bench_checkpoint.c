@@ -36,7 +36,7 @@ enum {
 static char dir[4000], plain[4096], shard[4096];
 static float *array[ARRAYS];
 static psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1 };
-static const psd_tensor_list_t model = { 1, &tensor };
+static const psd_tensor_list_t model = { .n = 1, .tensor = &tensor };
 static psd_partition_t map;
 static psd_rule_t rule;
 static psd_rule_state_t state;

@@ -68,7 +68,7 @@ size_t said_anything(psd_kind_t kind, uint8_t out[SAID_BYTES])
                                     .settings = { .mode = "bsp", .optimizer = "sgd", .part_elements = 1 } };
     switch (psd_kind_payload(kind)) {
     case PSD_PAYLOAD_TENSORS:
-        return psd_tensors_encode(&(psd_tensor_list_t){ 1, &tensor }, out, SAID_BYTES);
+        return psd_tensors_encode(&(psd_tensor_list_t){ .n = 1, .tensor = &tensor }, out, SAID_BYTES);
     case PSD_PAYLOAD_CLUSTER:
         return psd_cluster_encode(&cluster, out, SAID_BYTES);
     case PSD_PAYLOAD_ROUND:

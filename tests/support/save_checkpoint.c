@@ -29,7 +29,7 @@ static int save(const char *dir, uint64_t clock, psd_err_t *err)
 {
     psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { 1100 }, .n_elements = 1100 },
                                    { .name = "b[0]", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
-    const psd_tensor_list_t model = { 2, tensor };
+    const psd_tensor_list_t model = { .n = 2, .tensor = tensor };
     psd_ckpt_facts_t facts = { .job = (char[]){ "job" },
                                .settings = (char[]){ "mode=bsp" },
                                .clock = clock,

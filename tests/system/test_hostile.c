@@ -242,7 +242,7 @@ static void *run_liar(void *arg)
     liar_t *self = arg;
     float *weights[PSD_MAX_PARAMS];
     psd_tensor_desc_t desc[PSD_MAX_PARAMS] = { 0 };
-    const psd_tensor_list_t list = { (uint32_t)self->member.n, desc };
+    const psd_tensor_list_t list = { .n = (uint32_t)self->member.n, .tensor = desc };
     for (size_t i = 0; i < self->member.n; i++) {
         const psd_param_t *p = &self->member.params[i];
         weights[i] = p->data;

@@ -19,13 +19,29 @@ job=(--data-train=glyphs:1200 --data-test=glyphs:100 --data-batch=240 "--model-l
 "$bin/psdctl" verify "${job[@]}" --run-dir=plain >out 2>&1 || fail "ended with $?"
 grep -q '^steps 1 to 24, 4 tensors, 2 workers, 2 servers: 192 hashes, all those of one process$' out || fail 'says something else'
 
-FAILPOINT=srv.send.WEIGHTS:kill@100 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" verify "${job[@]}" --run-dir=killed \
+FAILPOINT=srv.send.WEIGHTS:kill@20 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" verify "${job[@]}" --run-dir=killed \
     --checkpoint-dir=ck --checkpoint-every-steps=4 >out 2>&1 || fail "with a server killed: ended with $?"
 grep -q 'all those of one process$' out || fail 'with a server killed: says something else'
+[ -e fired ] || fail 'no server was killed'
 
 "$bin/psdctl" verify "${job[@]}" --run-dir=clipped --clip-norm=0.3 --clip-value=0.01 "--optimizer=lookahead(lamb(lr=0.002),k=2)" \
     >out 2>&1 || fail "clipped: ended with $?"
 grep -q 'all those of one process$' out || fail 'clipped: says something else'
+
+# A schedule goes on where it was after a death, in whatever it counts; onecycle moves the momentum too.
+for schedule in 'cosine(steps=24, warmup=4, min=1e-4) step' 'wsd(stable=1, decay=3.5, shape=cosine) epoch' \
+    'onecycle(steps=5760) sample' 'multistep(milestones=3/7/20) step'; do
+    rm -rf ck "$dir/fired"
+    FAILPOINT=srv.send.WEIGHTS:kill@20 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" verify "${job[@]}" --run-dir=scheduled \
+        --checkpoint-dir=ck --checkpoint-every-steps=4 "--schedule=${schedule% *}" "--schedule-unit=${schedule##* }" >out 2>&1 ||
+        fail "$schedule: ended with $?"
+    grep -q 'all those of one process$' out || fail "$schedule: says something else"
+    [ -e "$dir/fired" ] || fail "$schedule: nobody died"
+    sha=$(sed -n 's/.*"sha256": "\([0-9a-f]*\)".*/\1/p' scheduled/summary.json)
+    [ "$sha" != "${before-}" ] || fail "$schedule: it changes nothing"
+    before=$sha
+    rm -r scheduled
+done
 
 # Workers that start from other weights than they are told.
 mkdir other

@@ -48,7 +48,7 @@ static void join(uint32_t w)
     snprintf(hello.text, sizeof hello.text, "mnist host:%u", 100 + w);
     say(worker_peer(w), &hello, NULL, 0);
     list.clock = 0; /* it has not trained elsewhere */
-    say(worker_peer(w), &list, bytes, psd_tensors_encode(&(psd_tensor_list_t){ 1, &tensor }, bytes, sizeof bytes));
+    say(worker_peer(w), &list, bytes, psd_tensors_encode(&(psd_tensor_list_t){ .n = 1, .tensor = &tensor }, bytes, sizeof bytes));
     psd_msg_t beat = by_worker(PSD_MSG_HEARTBEAT, w);
     say(worker_peer(w), &beat, NULL, 0);
     alive[w] = true;
@@ -184,7 +184,7 @@ Test(endings, the_job_goes_on_when_the_lost_one_is_back, .fini = teardown)
     psd_msg_t list = leaves;
     list.kind = PSD_MSG_REGISTER;
     list.clock = 0;
-    say(worker_peer(2), &list, bytes, psd_tensors_encode(&(psd_tensor_list_t){ 1, &tensor }, bytes, sizeof bytes));
+    say(worker_peer(2), &list, bytes, psd_tensors_encode(&(psd_tensor_list_t){ .n = 1, .tensor = &tensor }, bytes, sizeof bytes));
     say(worker_peer(2), &leaves, NULL, 0);
     expect_end(5000, PSD_OK, "every worker has finished");
 }

@@ -374,7 +374,7 @@ Test(message, tensors_survive_the_trip_and_compare_equal)
 {
     psd_tensor_desc_t rows[] = { { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 },
                                  { .name = "scale", .n_dims = 0, .n_elements = 1 } };
-    psd_tensor_list_t in = { 2, rows }, out, copy;
+    psd_tensor_list_t in = { .n = 2, .tensor = rows }, out, copy;
     size_t n = psd_tensors_encode(&in, buf, sizeof buf);
     cr_assert_gt(n, 0);
     cr_assert_eq(psd_tensors_encode(&in, buf, n - 1), 0);
@@ -392,7 +392,7 @@ Test(message, the_first_tensor_that_differs_is_named_with_both_sides)
 {
     psd_tensor_desc_t a[] = { { .name = "w", .n_dims = 2, .dim = { 128, 784 } }, { .name = "b", .n_dims = 1, .dim = { 3 } } };
     psd_tensor_desc_t b[] = { { .name = "w", .n_dims = 2, .dim = { 100, 784 } }, { .name = "b", .n_dims = 1, .dim = { 3 } } };
-    psd_tensor_list_t ours = { 2, a }, theirs = { 2, b }, shorter = { 1, a };
+    psd_tensor_list_t ours = { .n = 2, .tensor = a }, theirs = { .n = 2, .tensor = b }, shorter = { .n = 1, .tensor = a };
     cr_assert_eq(psd_tensors_compare(&ours, &theirs, &err), PSD_EINVAL);
     cr_assert_str_eq(err.text, "tensor 0: ours w [128, 784], theirs w [100, 784]");
     cr_assert_eq(psd_tensors_compare(&ours, &shorter, &err), PSD_EINVAL);
@@ -401,7 +401,7 @@ Test(message, the_first_tensor_that_differs_is_named_with_both_sides)
 
 static void assert_tensors_refused(psd_tensor_desc_t *rows, uint32_t n_rows, const char *why)
 {
-    psd_tensor_list_t in = { n_rows, rows }, out;
+    psd_tensor_list_t in = { .n = n_rows, .tensor = rows }, out;
     size_t n = psd_tensors_encode(&in, buf, sizeof buf);
     cr_assert_eq(psd_tensors_decode(&out, buf, n, &err), PSD_EPROTO, "accepted: %s", why);
     cr_assert_not_null(strstr(err.text, why), "\"%s\" lacks \"%s\"", err.text, why);
@@ -444,7 +444,7 @@ Test(message, the_largest_model_fits_its_list)
         rows[i] = (psd_tensor_desc_t){ .n_dims = 4, .dim = { 512, 512, 3, 3 }, .n_elements = 512 * 512 * 9 };
         snprintf(rows[i].name, sizeof rows[i].name, "backbone.stage%05u.block.conv.weight", i);
     }
-    psd_tensor_list_t in = { PSD_MAX_TENSORS, rows }, out;
+    psd_tensor_list_t in = { .n = PSD_MAX_TENSORS, .tensor = rows }, out;
     size_t n = psd_tensors_encode(&in, buf, sizeof buf);
     cr_assert_gt(n, 0);
     cr_assert_eq(psd_tensors_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);
@@ -593,7 +593,7 @@ Test(message, a_dishonest_round_is_refused)
 Test(message, a_list_cut_anywhere_is_never_read_past_its_end)
 {
     psd_tensor_desc_t rows[] = { { .name = "fc1.weight", .n_dims = 2, .dim = { 128, 784 }, .n_elements = 128 * 784 } };
-    psd_tensor_list_t in = { 1, rows }, out;
+    psd_tensor_list_t in = { .n = 1, .tensor = rows }, out;
     size_t n = psd_tensors_encode(&in, buf, sizeof buf);
     for (size_t cut = 0; cut < n; cut++) {
         uint8_t *exact = malloc(cut + 1);

@@ -69,7 +69,7 @@ static void enrol(uint64_t elements)
 {
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { elements }, .n_elements = elements };
-    psd_tensor_list_t list = { 1, &tensor };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     psd_msg_t msg = message(PSD_MSG_REGISTER);
     say(WORKER_PEER, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
@@ -271,7 +271,7 @@ Test(node, another_shape_is_refused_naming_both, .init = setup, .fini = teardown
     cr_assert_not_null(welcome);
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 5 }, .n_elements = 5 };
-    psd_tensor_list_t list = { 1, &tensor };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     psd_msg_t other = { .kind = PSD_MSG_REGISTER,
                         .protocol = PSD_PROTOCOL,
                         .job = JOB,
@@ -294,7 +294,7 @@ static void enrol_another(unsigned k, const char *recipe)
     cr_assert_not_null(welcome);
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
-    psd_tensor_list_t list = { 1, &tensor };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     psd_msg_t registers = { .kind = PSD_MSG_REGISTER,
                             .protocol = PSD_PROTOCOL,
                             .job = JOB,
@@ -1009,7 +1009,7 @@ static void join_two(const char *mode, bool checkpoints)
     const psd_peer_t other = UINT64_C(1) << 63 | (PEER + 1);
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
-    psd_tensor_list_t list = { 1, &tensor };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     workers_min = 2;
     make_node(mode, checkpoints);
     hello("mnist a:1", NONCE);
@@ -1132,7 +1132,7 @@ Test(node, who_has_trained_and_comes_to_a_server_0_that_knows_nothing_of_it_ends
 {
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
-    psd_tensor_list_t list = { 1, &tensor };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     make_node("bsp", false);
     hello("mnist a:1", NONCE);
     incarnation = answer(PSD_MSG_WELCOME)->incarnation;
@@ -1246,7 +1246,7 @@ Test(node, patience_begins_anew_when_the_lost_worker_is_back, .init = setup_impa
     beat.seq = NONCE + 1;
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
-    psd_tensor_list_t list = { 1, &tensor };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     say(WORKER_PEER, &beat, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
     cr_assert_not(ends_within(3900, &code, text), "%s", text);
     cr_assert(ends_within(500, &code, text));

@@ -10,11 +10,13 @@
 
 TestSuite(option_page, .timeout = 600);
 
-/* The schema of a key, followed through its sections. */
+/* The schema of a key, followed through its sections; one below a key that has a value itself is written with its dots. */
 static json_t *at(json_t *root, const char *key)
 {
     char copy[128], *rest = copy, *part;
-    json_t *node = root;
+    json_t *node = root, *whole = json_object_get(json_object_get(root, "properties"), key);
+    if (whole)
+        return whole;
     snprintf(copy, sizeof copy, "%s", key);
     while ((part = strsep(&rest, ".")))
         node = json_object_get(json_object_get(node, "properties"), part);

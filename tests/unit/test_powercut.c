@@ -30,7 +30,7 @@ static void save(uint64_t clock)
 {
     psd_err_t err;
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2048 }, .n_elements = 2048 };
-    const psd_tensor_list_t model = { 1, &tensor };
+    const psd_tensor_list_t model = { .n = 1, .tensor = &tensor };
     psd_partition_t map;
     psd_rule_t rule;
     const psd_rule_state_t state = { .t = clock };

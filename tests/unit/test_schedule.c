@@ -194,10 +194,10 @@ Test(schedule, what_is_no_schedule_is_refused_with_the_column_and_the_reason)
         { "wsd(stable=1, decay=1, shape=round)", "schedule, column 30: shape is sqrt|linear|cosine, not 'round'" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        psd_schedule_t schedule = { .warmup = 7 };
+        psd_schedule_t schedule = { .value = { 7 } };
         psd_err_t err = { .text = "" };
         cr_expect_eq(psd_schedule_parse(&schedule, rows[i].spec, &err), PSD_ECONFIG, "%s", rows[i].spec);
         cr_expect_str_eq(err.text, rows[i].sentence);
-        cr_expect(!schedule.kind && schedule.warmup == 7, "nothing is changed");
+        cr_expect(!schedule.kind && schedule.value[0] == 7, "nothing is changed");
     }
 }

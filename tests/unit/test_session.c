@@ -88,7 +88,7 @@ static void refuse_run(void)
 static void setup(void)
 {
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
-    psd_tensor_list_t list = { 1, &tensor };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     float *const data[] = { weights };
     session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL });
     pass(0);
@@ -494,7 +494,7 @@ Test(session, initial_values_are_told_as_they_were_after_weights_in_a_code_have_
     session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL });
     pass(0);
     welcome(RUN, NONCE);
-    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ 1, &tensor }, data, &out, &err), PSD_OK);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 1, .tensor = &tensor }, data, &out, &err), PSD_OK);
     send_weights(RUN, 0, 1, 2); /* rounded */
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
@@ -519,9 +519,9 @@ static bool is_pushed_uncopied(const float *a, const float *b, const float *c, b
     session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, copies, &session });
     pass(0);
     welcome(RUN, NONCE);
-    cr_assert_eq(
-        psd_session_register(session, now, &(psd_tensor_list_t){ 3, tensor }, (float *const[]){ w, w + 2, w + 5 }, &out, &err),
-        PSD_OK);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 3, .tensor = tensor },
+                                      (float *const[]){ w, w + 2, w + 5 }, &out, &err),
+                 PSD_OK);
     psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN), msg = message(PSD_MSG_WEIGHTS, RUN);
     attached.parts = msg.parts = msg.world = 1;
     say(&attached, NULL, 0);

@@ -126,10 +126,25 @@ Test(settings, servers_agree_on_codecs_that_lose_something)
     cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD, "as it was before there were codecs");
 }
 
-Test(settings, weights_are_not_sent_in_codecs_for_gradients)
+Test(settings, servers_agree_on_the_schedule_and_on_what_it_counts)
+{
+    read_first("--optimizer=sgd(lr=0.5) --schedule=cosine(steps=5,warmup=2) --schedule-unit=epoch");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD
+                                        " schedule=cosine(steps=5, min=0, warmup=2, warmup_start=0) schedule_unit=epoch");
+    cr_expect_str_eq(settings.job.schedule, "cosine(steps=5, min=0, warmup=2, warmup_start=0)");
+    cr_expect_str_eq(settings.job.schedule_unit, "epoch");
+    cr_expect_eq(settings.engine.unit, PSD_UNIT_EPOCH);
+    cr_expect_eq(psd_schedule_rate(&settings.engine.schedule, 0.5, 1), 0.25);
+    cr_expect(settings.coordinator.needs_rows);
+    read_first("--optimizer=sgd(lr=0.5)");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD);
+    cr_expect_not(settings.coordinator.needs_rows);
+}
+
+Test(settings, codecs_and_schedules_that_make_no_sense_are_refused)
 {
     static struct {
-        char flag[32];
+        char flag[40];
         const char *why;
     } row[] = {
         { "--codec-pull=sign",
@@ -137,6 +152,9 @@ Test(settings, weights_are_not_sent_in_codecs_for_gradients)
         { "--codec-pull=topk(0.1)", "codec.pull is topk, which is for gradients: of weights it would leave most as 0" },
         { "--codec-push=topk(0.6)", "codec.push is topk(0.6), and a value that it keeps takes 5 bytes" },
         { "--codec-push=int4", "unknown codec 'int4'" },
+        { "--schedule=cosin(steps=5)", "unknown schedule 'cosin'; the nearest is 'cosine'" },
+        { "--schedule=onecycle(steps=9)", "schedule onecycle moves the momentum, and sgd has none; add cycle_momentum=0 to the "
+                                          "schedule, or choose another optimizer" },
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         char *argv[] = { "psd", row[i].flag };

@@ -65,6 +65,9 @@ typedef struct psd_worker_config {
     /* What this worker trains on, in some words of at most 255 bytes, such as its rows, batch and seed. While workers are
      * here, one that says other words is refused (PSD_W_EREFUSED), with both. NULL: it is not compared. */
     const char *recipe;
+    /* Rows of the training set, for a schedule of the learning rate that counts epochs (schedule.unit); all workers say the same. 0: not
+     * known, and such a job refuses this worker. */
+    uint64_t rows;
 } psd_worker_config_t;
 
 /* Start a handle and join the job. `*out` is set even on failure (for psd_worker_error), NULL only without memory;
@@ -124,22 +127,24 @@ uint64_t psd_worker_job_samples(const psd_worker_t *self);
 
 /* How the job trains. The texts are valid until the handle is closed. */
 typedef struct psd_worker_settings {
-    size_t size;            /* sizeof(psd_worker_settings_t): set it before the call, so that the struct may grow */
-    const char *text;       /* all of it on one line, for people and logs: "servers=2 mode=bsp optimizer=adam(lr=0.001, ...)" */
-    const char *mode;       /* "bsp", "asp": option sync.mode */
-    const char *optimizer;  /* the rule with all its values, as option optimizer takes it */
-    const char *lr_rule;    /* where each push is a step: option sync.lr_rule; else "" */
-    double lr;              /* learning rate in force when this worker joined */
-    double clip_value;      /* bound of each element of the summed gradient; 0: none */
-    double clip_norm;       /* bound of its Euclidean norm; 0: none */
-    uint64_t max_staleness; /* where each push is a step: steps by which it may be late; 0: none is too late */
-    uint32_t servers;       /* how many shards the model is cut into */
-    uint32_t lease_ms;      /* silence after which the servers give a worker up */
-    const char *codec_push; /* how gradients travel: "f32", "topk(0.01)": option codec.push */
-    const char *codec_pull; /* how weights travel: option codec.pull */
-    int has_slow;           /* the optimizer keeps slow weights (psd_worker_pull_slow) */
-    int in_rounds;          /* a step is made of one push of each worker; 0: each push is a step */
-    int checkpoints;        /* the servers make checkpoints */
+    size_t size;               /* sizeof(psd_worker_settings_t): set it before the call, so that the struct may grow */
+    const char *text;          /* all of it on one line, for people and logs: "servers=2 mode=bsp optimizer=adam(lr=0.001, ...)" */
+    const char *mode;          /* "bsp", "asp": option sync.mode */
+    const char *optimizer;     /* the rule with all its values, as option optimizer takes it */
+    const char *lr_rule;       /* where each push is a step: option sync.lr_rule; else "" */
+    double lr;                 /* base learning rate in force when this worker joined */
+    double clip_value;         /* bound of each element of the summed gradient; 0: none */
+    double clip_norm;          /* bound of its Euclidean norm; 0: none */
+    uint64_t max_staleness;    /* where each push is a step: steps by which it may be late; 0: none is too late */
+    uint32_t servers;          /* how many shards the model is cut into */
+    uint32_t lease_ms;         /* silence after which the servers give a worker up */
+    const char *codec_push;    /* how gradients travel: "f32", "topk(0.01)": option codec.push */
+    const char *codec_pull;    /* how weights travel: option codec.pull */
+    int has_slow;              /* the optimizer keeps slow weights (psd_worker_pull_slow) */
+    int in_rounds;             /* a step is made of one push of each worker; 0: each push is a step */
+    int checkpoints;           /* the servers make checkpoints */
+    const char *schedule;      /* of the learning rate, with all its values: option schedule; `lr` is its base */
+    const char *schedule_unit; /* what it counts: option schedule.unit */
 } psd_worker_settings_t;
 
 /* Fill in `out`, as much of it as its size says. PSD_W_EINVAL for a size of 0, or a larger one than this library's;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <uv.h>
 
+#include "common/optim/schedule.h"
 #include "deploy/psdctl/verb.h"
 #include "psd/worker.h"
 
@@ -50,6 +51,10 @@ static int check_settings(psd_worker_t *worker, const psd_rule_t *rule, const ps
         return worker_error(worker, rc, "settings", err);
     if (strcmp(found.optimizer, psd_rule_print(rule, wanted)))
         return psd_err_set(err, PSD_EREFUSED, "the server runs %s, but this replay needs %s", found.optimizer, wanted);
+    psd_schedule_t schedule;
+    if (psd_schedule_parse(&schedule, found.schedule, NULL) != PSD_OK || !psd_schedule_is_constant(&schedule))
+        return psd_err_set(err, PSD_EREFUSED, "the server has the schedule %.300s, but a replay needs a constant one",
+                           found.schedule);
     if (strcmp(found.codec_push, "f32") || strcmp(found.codec_pull, "f32"))
         return psd_err_set(err, PSD_EREFUSED, "the server has codec.push %s and codec.pull %s, but a replay needs f32 for both",
                            found.codec_push, found.codec_pull);

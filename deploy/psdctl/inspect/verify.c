@@ -63,12 +63,18 @@ static int compute(verify_t *self, psd_err_t *err)
         psd_codings_t codings; /* the option table admits no others */
         psd_coding_parse(&codings.push, psd_options_string(self->options, PSD_OPT_codec_push), NULL);
         psd_coding_parse(&codings.pull, psd_options_string(self->options, PSD_OPT_codec_pull), NULL);
+        psd_schedule_t schedule;
+        psd_schedule_unit_t unit = PSD_UNIT_STEP;
+        psd_schedule_parse(&schedule, psd_options_string(self->options, PSD_OPT_schedule), NULL);
+        psd_schedule_unit_find(psd_options_string(self->options, PSD_OPT_schedule_unit), &unit);
         const psd_reference_config_t config = { .model = setup.model,
                                                 .train = setup.train,
                                                 .batch = setup.batch,
                                                 .shuffle = psd_options_bool(self->options, PSD_OPT_data_shuffle),
                                                 .seed = psd_options_uint(self->options, PSD_OPT_seed),
                                                 .rule = psd_options_string(self->options, PSD_OPT_optimizer),
+                                                .schedule = schedule,
+                                                .unit = unit,
                                                 .clip = { .value = psd_options_double(self->options, PSD_OPT_clip_value),
                                                           .norm = psd_options_double(self->options, PSD_OPT_clip_norm) },
                                                 .codings = codings,
