@@ -43,7 +43,10 @@ struct psd_worker {
     char codec[2][PSD_CODEC_TEXT]; /* names of the job's codecs: of pushes, of pulls */
     float **data, **slow;          /* arrays of the registered tensors; the last pull's */
     const float **gradient;
-    psd_ticket_t ticket;    /* the newest */
+    psd_ticket_t ticket; /* the newest */
+    bool *pushed;        /* tensors of the exchange that is open tensor by tensor; n_pushed of them, 0: none is */
+    uint32_t n_pushed;
+    uint64_t samples;       /* of that exchange */
     bool leaves;            /* psd_worker_leave was called, and has not been answered; since then: */
     uint64_t leave_rejoins; /* how often the servers had begun another run at its first call */
     psd_err_t error;
@@ -293,6 +296,8 @@ static void forget_tensors(psd_worker_t *self)
     free(self->data);
     free(self->slow);
     free(self->gradient);
+    free(self->pushed);
+    self->pushed = NULL;
     self->data = self->slow = NULL;
     self->gradient = NULL;
 }
@@ -322,7 +327,8 @@ static int take_tensors(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
     self->data = calloc(n_tensors, sizeof *self->data);
     self->slow = calloc(n_tensors, sizeof *self->slow);
     self->gradient = calloc(n_tensors, sizeof *self->gradient);
-    if (!self->list.tensor || !self->data || !self->slow || !self->gradient)
+    self->pushed = calloc(n_tensors, sizeof *self->pushed);
+    if (!self->list.tensor || !self->data || !self->slow || !self->gradient || !self->pushed)
         return psd_err_set(&self->error, PSD_ENOMEM, "no memory for %zu tensors", n_tensors);
     self->list.n = (uint32_t)n_tensors;
     self->list.rows = self->rows;
@@ -418,24 +424,95 @@ int psd_worker_asked_to_leave(const psd_worker_t *self) { return look(self).drai
 
 /* ---- training ---- */
 
+static int check_samples(psd_worker_t *self, uint64_t samples)
+{
+    if (samples > PSD_MAX_SAMPLES)
+        return psd_err_set(&self->error, PSD_EINVAL, "a gradient of %" PRIu64 " samples; at most %" PRIu64 " are counted", samples,
+                           (uint64_t)PSD_MAX_SAMPLES);
+    return PSD_OK;
+}
+
+/* Open an exchange; its ticket is the next. */
+static int open_exchange(psd_worker_t *self, const char *what)
+{
+    if (!begin(self, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, what))
+        return self->error.code;
+    self->leaves = false;
+    psd_handover_rearm(self->handover);
+    self->ticket++;
+    return PSD_OK;
+}
+
+/* Whether a tensor may be the next of the exchange that is open tensor by tensor, if one is. */
+static int check_push(psd_worker_t *self, size_t tensor, uint64_t samples)
+{
+    if (tensor >= self->list.n)
+        return psd_err_set(&self->error, PSD_EINVAL, "push: there is no tensor %zu; %" PRIu32 " are registered", tensor,
+                           self->list.n);
+    if (!samples)
+        return psd_err_set(&self->error, PSD_EINVAL, "push: a gradient of no samples; take part with nothing by an exchange");
+    if (self->n_pushed && self->pushed[tensor])
+        return psd_err_set(&self->error, PSD_EINVAL, "push: tensor %s was pushed already in this exchange",
+                           self->list.tensor[tensor].name);
+    if (self->n_pushed && samples != self->samples)
+        return psd_err_set(&self->error, PSD_EINVAL, "push: tensor %s over %" PRIu64 " samples; this exchange is over %" PRIu64,
+                           self->list.tensor[tensor].name, samples, self->samples);
+    return check_samples(self, samples);
+}
+
+int psd_worker_push(psd_worker_t *self, size_t tensor, const float *gradient, uint64_t samples, double loss, psd_ticket_t *ticket)
+{
+    if (!ticket)
+        return psd_err_set(&self->error, PSD_EINVAL, "push: an exchange needs a place for its ticket");
+    if (!is_usable(self, "push") || check_push(self, tensor, samples) != PSD_OK)
+        return self->error.code;
+    if (!self->n_pushed) {
+        if (open_exchange(self, "push") != PSD_OK)
+            return self->error.code;
+        memset(self->pushed, 0, self->list.n * sizeof *self->pushed);
+        self->samples = samples;
+    }
+    const psd_handover_state_t state = look(self);
+    if (state.phase == PSD_PHASE_FAILED) {
+        self->n_pushed = 0;
+        return psd_err_set(&self->error, state.failure.code, "%s", state.failure.text);
+    }
+    self->pushed[tensor] = true;
+    self->n_pushed = self->n_pushed + 1 < self->list.n ? self->n_pushed + 1 : 0;
+    post(self, &(psd_request_t){
+                   .kind = PSD_REQUEST_PUSH, .tensor = (uint32_t)tensor, .one = gradient, .samples = samples, .value = loss });
+    *ticket = self->ticket;
+    return PSD_OK;
+}
+
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
     if (samples && !gradients)
         return psd_err_set(&self->error, PSD_EINVAL, "an exchange with samples needs gradients");
-    if (samples > PSD_MAX_SAMPLES)
-        return psd_err_set(&self->error, PSD_EINVAL, "a gradient of %" PRIu64 " samples; at most %" PRIu64 " are counted", samples,
-                           (uint64_t)PSD_MAX_SAMPLES);
+    if (check_samples(self, samples) != PSD_OK)
+        return self->error.code;
     if (!ticket)
         return psd_err_set(&self->error, PSD_EINVAL, "an exchange needs a place for its ticket");
-    if (!begin(self, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange"))
+    if (open_exchange(self, "exchange") != PSD_OK)
         return self->error.code;
-    self->leaves = false;
-    psd_handover_rearm(self->handover);
     for (uint32_t i = 0; i < self->list.n; i++)
         self->gradient[i] = samples ? gradients[i] : NULL;
     post(self, &(psd_request_t){ .kind = PSD_REQUEST_EXCHANGE, .gradient = self->gradient, .samples = samples, .value = loss });
-    *ticket = ++self->ticket;
+    *ticket = self->ticket;
     return PSD_OK;
+}
+
+/* An exchange that lacks tensors ends by itself only when the session does. */
+static int check_whole(psd_worker_t *self)
+{
+    uint32_t missing = 0;
+    if (!self->n_pushed || look(self).phase == PSD_PHASE_FAILED)
+        return PSD_OK;
+    while (self->pushed[missing])
+        missing++;
+    return psd_err_set(&self->error, PSD_EINVAL,
+                       "wait: %" PRIu32 " of %" PRIu32 " tensors of this exchange have been pushed; tensor %s has not",
+                       self->n_pushed, self->list.n, self->list.tensor[missing].name);
 }
 
 int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
@@ -444,7 +521,12 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
         return psd_err_set(&self->error, PSD_EINVAL, "no such ticket: %" PRIu64, ticket);
     if (!is_usable(self, "exchange"))
         return self->error.code;
-    return ticket < self->ticket ? PSD_OK : await(self, PSD_PHASE_READY, "exchange", timeout_ms);
+    if (ticket < self->ticket)
+        return PSD_OK;
+    if (check_whole(self) != PSD_OK)
+        return self->error.code;
+    self->n_pushed = 0;
+    return await(self, PSD_PHASE_READY, "exchange", timeout_ms);
 }
 
 int psd_worker_fd(const psd_worker_t *self) { return psd_handover_fd(self->handover); }
@@ -511,6 +593,7 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
         return psd_err_set(&self->error, PSD_EINVAL,
                            "leave: no tensors are registered, so no work can be done; register first, or "
                            "leave unfinished");
+    self->n_pushed = 0;
     if (!self->leaves)
         self->leave_rejoins = state.rejoins;
     self->leaves = true;

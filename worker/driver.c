@@ -105,8 +105,8 @@ static void end_links(psd_driver_t *self)
 static void publish(psd_driver_t *self)
 {
     const psd_phase_t phase = psd_session_phase(self->session);
-    if (phase == self->published || (phase == PSD_PHASE_FAILED && doubts(self)))
-        return;
+    if (phase == self->published || phase == PSD_PHASE_COLLECTING || (phase == PSD_PHASE_FAILED && doubts(self)))
+        return; /* callers know themselves what they have pushed */
     const psd_session_position_t position = psd_session_position(self->session);
     const bool done = self->exchanging && (phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED);
     if (phase == PSD_PHASE_FAILED || phase == PSD_PHASE_LEFT)
@@ -391,6 +391,13 @@ static void on_tick(uv_timer_t *timer)
 
 /* ---- requests ---- */
 
+static void pump(psd_driver_t *self)
+{
+    self->exchanging = true;
+    while (psd_session_pump(self->session, &self->out))
+        carry_out(self);
+}
+
 static void run_request(psd_driver_t *self, const psd_request_t *r)
 {
     uint64_t now = now_ms();
@@ -400,11 +407,13 @@ static void run_request(psd_driver_t *self, const psd_request_t *r)
     case PSD_REQUEST_REGISTER:
         rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err);
         break;
+    case PSD_REQUEST_PUSH:
+        rc = psd_session_push(self->session, now, r->tensor, r->one, r->samples, r->value, &err);
+        pump(self);
+        break;
     case PSD_REQUEST_EXCHANGE:
-        self->exchanging = true;
         rc = psd_session_exchange(self->session, now, r->gradient, r->samples, r->value, &err);
-        while (psd_session_pump(self->session, &self->out))
-            carry_out(self);
+        pump(self);
         break;
     case PSD_REQUEST_PULL_SLOW:
         rc = psd_session_pull_slow(self->session, now, r->data, &self->out, &err);

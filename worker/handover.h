@@ -10,6 +10,7 @@ enum { PSD_HANDOVER_MAX = 32 /* requests that wait to be taken */ };
 
 typedef enum psd_request_kind {
     PSD_REQUEST_REGISTER,
+    PSD_REQUEST_PUSH,
     PSD_REQUEST_EXCHANGE,
     PSD_REQUEST_PULL_SLOW,
     PSD_REQUEST_SET_LR,
@@ -24,11 +25,13 @@ typedef struct psd_request {
     const psd_tensor_list_t *list; /* REGISTER */
     float *const *data;            /* REGISTER, PULL_SLOW */
     const float *const *gradient;  /* EXCHANGE */
-    uint64_t samples;              /* EXCHANGE */
-    double value;                  /* EXCHANGE: loss; SET_LR, REPORT */
-    bool finished;                 /* LEAVE */
-    uint64_t rejoins;              /* LEAVE: of the run that is left; in a later one there is work again */
-    char name[64];                 /* REPORT */
+    uint32_t tensor;               /* PUSH: which; and its gradient */
+    const float *one;
+    uint64_t samples; /* PUSH, EXCHANGE */
+    double value;     /* PUSH, EXCHANGE: loss; SET_LR, REPORT */
+    bool finished;    /* LEAVE */
+    uint64_t rejoins; /* LEAVE: of the run that is left; in a later one there is work again */
+    char name[64];    /* REPORT */
 } psd_request_t;
 
 /* What callers may know of the session. */

@@ -320,8 +320,21 @@ static void bias_gradient(const float *delta, size_t n, size_t out, float *grad)
             grad[o] += delta[r * out + o];
 }
 
+/* Whom to tell of gradients that are known, and with which loss. */
+typedef struct listener {
+    psd_model_known_fn *known; /* NULL: nobody, or not yet */
+    void *arg;
+    double loss;
+} listener_t;
+
+static void tell(const listener_t *self, size_t param)
+{
+    if (self->known)
+        self->known(self->arg, param, self->loss);
+}
+
 /* From the derivatives by the outputs in delta[0]: add to all gradients. */
-static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
+static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n, const listener_t *listener)
 {
     float *delta = self->delta[0], *below = self->delta[1];
     for (size_t i = self->n_layers; i-- > 0;) {
@@ -333,6 +346,8 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
         else
             sparse_gradient(set, rows, n, delta, in, out, self->param[0].grad);
         bias_gradient(delta, n, out, self->param[2 * i + 1].grad);
+        tell(listener, 2 * i + 1);
+        tell(listener, 2 * i);
         if (!i)
             return;
         self->blas->sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)in, (int)out, 1, delta, (int)out,
@@ -348,6 +363,12 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
 static double row_weight(const psd_dataset_t *set, uint32_t row) { return set->weight ? (double)set->weight[row] : 1; }
 
 double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
+{
+    return psd_model_gradient_each(self, set, rows, n, NULL, NULL);
+}
+
+double psd_model_gradient_each(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n,
+                               psd_model_known_fn *known, void *arg)
 {
     assert(n > 0 && set->n_features == self->width[0] && psd_dataset_is_sparse(set) == !self->input);
     const float *weights[PSD_MAX_PARAMS];
@@ -369,7 +390,8 @@ double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uin
             for (size_t o = 0; o < out; o++)
                 dz[o] *= share;
         }
-        backward(self, set, rows + at, m);
+        const bool is_last = at + m == n;
+        backward(self, set, rows + at, m, &(listener_t){ is_last ? known : NULL, arg, total / (double)n });
     }
     return total / (double)n;
 }

@@ -88,6 +88,12 @@ const psd_param_t *psd_model_params(const psd_model_t *self);
  * multiplies its loss; the mean divides by the number of rows all the same, so that slices of a batch add up. */
 double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n);
 
+/* The same. Calls `known` with the loss for each tensor as soon as its gradient is what it will be, those of the last layer first, and
+ * computes on; the tensors' values must stay as they are until all is done. */
+typedef void psd_model_known_fn(void *arg, size_t param, double loss);
+double psd_model_gradient_each(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n,
+                               psd_model_known_fn *known, void *arg);
+
 /* How well `weights` (one array per tensor; NULL: the model's own) do on all rows of `set`, each counted
  * once. */
 psd_score_t psd_model_evaluate(psd_model_t *self, const float *const *weights, const psd_dataset_t *set);

@@ -48,6 +48,11 @@ typedef struct presence {
     char endpoint[PSD_MAX_NAME];
 } presence_t;
 
+/* A part of a server that can be pushed. */
+typedef struct ready {
+    uint32_t server, part;
+} ready_t;
+
 struct psd_session {
     psd_session_config_t config;
     char *job_name, *name, *recipe;
@@ -69,7 +74,12 @@ struct psd_session {
     uint64_t clock;         /* of the next or the open exchange, from 1 */
     bool synced;            /* the clock is known */
     const float **gradient; /* of the open exchange */
-    uint32_t next_part;     /* of its parts, the next to be pushed */
+    bool *pushed;           /* its tensors that have come; n_pushed of them */
+    uint32_t n_pushed;
+    uint32_t *first_chunk;              /* of each tensor, and behind them all: index in the map */
+    uint32_t *missing[PSD_MAX_SERVERS]; /* chunks of each part of a server whose gradient has not come */
+    ready_t *ready;                     /* parts in the order in which they became whole: n_ready, of which n_sent are pushed */
+    uint32_t n_ready, n_sent;
     uint64_t samples;
     uint64_t weights_ms; /* when the weights that it holds were all here */
     uint64_t away_ms;    /* for how long this process stood still while they were awaited */
@@ -111,7 +121,13 @@ static void forget_map(psd_session_t *self)
 {
     psd_feedback_destroy(&self->feedback);
     psd_partition_clear(&self->map);
+    free(self->first_chunk);
+    free(self->ready);
+    self->first_chunk = NULL;
+    self->ready = NULL;
     for (uint32_t s = 0; s < PSD_MAX_SERVERS; s++) {
+        free(self->missing[s]);
+        self->missing[s] = NULL;
         free(self->server[s].lacking);
         self->server[s] = (server_t){ 0 };
     }
@@ -151,6 +167,7 @@ void psd_session_destroy(psd_session_t **self_p)
     psd_tensors_clear(&self->list);
     free(self->data);
     free(self->gradient);
+    free(self->pushed);
     free(self->slow);
     free(self->cluster);
     free(self->job_name);
@@ -177,6 +194,9 @@ static psd_msg_t *send_to(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_
     msg->clock = self->clock;
     return msg;
 }
+
+/* Whether the arrays are the caller's, who may be computing with them. */
+static bool is_callers(const psd_session_t *self) { return self->phase == PSD_PHASE_READY || self->phase == PSD_PHASE_COLLECTING; }
 
 static uint32_t n_servers(const psd_session_t *self) { return self->cluster ? self->cluster->n_servers : 0; }
 
@@ -438,7 +458,7 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         send_hello(self, now_ms, out);
     if (!self->cluster || over)
         return;
-    if (self->run_is_over && self->phase != PSD_PHASE_READY) {
+    if (self->run_is_over && !is_callers(self)) {
         rejoin(self, now_ms, out);
         return;
     }
@@ -465,6 +485,22 @@ static int wrong_phase(psd_err_t *err, const char *what)
     return psd_err_set(err, PSD_EINVAL, "%s: not in this phase; exchanges follow registration, one at a time", what);
 }
 
+/* Room to note which parts can be pushed. */
+static int make_ready(psd_session_t *self, psd_err_t *err)
+{
+    uint32_t n_parts = 0;
+    bool ok = (self->first_chunk = calloc(self->list.n + 1, sizeof *self->first_chunk)) != NULL;
+    for (uint32_t s = 0; ok && s < n_servers(self); s++) {
+        n_parts += self->server[s].n_parts;
+        ok = (self->missing[s] = calloc(self->server[s].n_parts, sizeof **self->missing)) != NULL;
+    }
+    if (!ok || !(self->ready = calloc(n_parts, sizeof *self->ready)))
+        return psd_err_set(err, PSD_ENOMEM, "no memory for the map of %u parts", n_parts);
+    for (uint32_t k = 0; k < self->map.n_chunks; k++)
+        self->first_chunk[self->map.chunk[k].tensor + 1] = k + 1;
+    return PSD_OK;
+}
+
 static uint64_t n_bytes_of(const psd_session_t *self)
 {
     uint64_t n = 0;
@@ -488,6 +524,8 @@ static int make_map(psd_session_t *self, psd_err_t *err)
     }
     self->is_large = rc == PSD_OK && psd_copy_is_large(n_bytes_of(self));
     const psd_coding_t *coding = &self->cluster->settings.codings.push;
+    if (rc == PSD_OK)
+        rc = make_ready(self, err);
     if (rc == PSD_OK && !psd_coding_is_lossless(coding) && !(self->feedback = psd_feedback_new(coding, &self->map, err)))
         rc = PSD_ENOMEM;
     return rc;
@@ -515,7 +553,8 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
     self->data = calloc(list->n, sizeof *self->data);
     self->slow = calloc(list->n, sizeof *self->slow);
     self->gradient = calloc(list->n, sizeof *self->gradient);
-    if (!self->data || !self->slow || !self->gradient || psd_tensors_copy(&self->list, list) != PSD_OK)
+    self->pushed = calloc(list->n, sizeof *self->pushed);
+    if (!self->data || !self->slow || !self->gradient || !self->pushed || psd_tensors_copy(&self->list, list) != PSD_OK)
         return psd_err_set(err, PSD_ENOMEM, "no memory for a list of %u tensors", list->n);
     memcpy(self->data, data, list->n * sizeof *data);
     if (!keep_initial(self))
@@ -624,22 +663,86 @@ static void check_whole_gradient(psd_session_t *self)
         self->norm2 = 0;
 }
 
+/* For how long the caller, and its machine, have been at the gradient. */
+static void note_compute(psd_session_t *self, uint64_t now_ms)
+{
+    self->compute_s = (double)((now_ms > self->weights_ms ? now_ms - self->weights_ms : 0) + self->away_ms) * 1e-3;
+}
+
+static void open_exchange(psd_session_t *self, uint64_t samples, double loss)
+{
+    self->samples = samples;
+    self->loss = loss;
+    self->norm2 = 0;
+    self->nonfinite = false;
+    self->n_pushed = self->n_ready = self->n_sent = 0;
+    memset(self->pushed, 0, self->list.n * sizeof *self->pushed);
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        for (uint32_t p = 0; p < real_parts(self, s); p++)
+            self->missing[s][p] = part_at(self, s, p)->n_chunks;
+    self->phase = PSD_PHASE_COLLECTING;
+}
+
+static void make_part_ready(psd_session_t *self, uint32_t s, uint32_t part) { self->ready[self->n_ready++] = (ready_t){ s, part }; }
+
+/* A tensor's gradient, or its word that it has none, is here: so are the parts of which it was the last. */
+static void collect(psd_session_t *self, uint32_t tensor, const float *gradient)
+{
+    self->gradient[tensor] = gradient;
+    self->pushed[tensor] = true;
+    self->n_pushed++;
+    for (uint32_t k = self->first_chunk[tensor]; self->samples && k < self->first_chunk[tensor + 1]; k++) {
+        const psd_chunk_t *c = &self->map.chunk[k];
+        if (--self->missing[c->server][c->part] == 0)
+            make_part_ready(self, c->server, c->part);
+    }
+}
+
+/* All tensors are here. Servers that hold nothing, and all where there is no gradient, get one empty part. */
+static void close_exchange(psd_session_t *self, uint64_t now_ms)
+{
+    note_compute(self, now_ms);
+    self->away_ms = 0;
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        if (!self->samples || !real_parts(self, s))
+            make_part_ready(self, s, 0);
+    self->phase = PSD_PHASE_EXCHANGING;
+    check_whole_gradient(self);
+    await_all(self, now_ms);
+}
+
+int psd_session_push(psd_session_t *self, uint64_t now_ms, uint32_t tensor, const float *gradient, uint64_t samples, double loss,
+                     psd_err_t *err)
+{
+    assert(tensor < self->list.n && samples);
+    if (self->phase != PSD_PHASE_READY && self->phase != PSD_PHASE_COLLECTING)
+        return wrong_phase(err, "push");
+    note_absence(self, now_ms);
+    if (self->phase == PSD_PHASE_READY)
+        open_exchange(self, samples, loss);
+    if (self->pushed[tensor])
+        return psd_err_set(err, PSD_EINVAL, "push: tensor %s was pushed already in this exchange", self->list.tensor[tensor].name);
+    if (samples != self->samples)
+        return psd_err_set(err, PSD_EINVAL,
+                           "push: tensor %s over %" PRIu64 " samples, those before it in this exchange over %" PRIu64,
+                           self->list.tensor[tensor].name, samples, self->samples);
+    note_compute(self, now_ms);
+    collect(self, tensor, gradient);
+    if (self->n_pushed == self->list.n)
+        close_exchange(self, now_ms);
+    return PSD_OK;
+}
+
 int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples, double loss,
                          psd_err_t *err)
 {
     if (self->phase != PSD_PHASE_READY)
         return wrong_phase(err, "exchange");
     note_absence(self, now_ms);
+    open_exchange(self, samples, loss);
     for (uint32_t i = 0; i < self->list.n; i++)
-        self->gradient[i] = gradient && samples ? gradient[i] : NULL;
-    self->samples = samples;
-    self->loss = loss;
-    self->compute_s = (double)((now_ms > self->weights_ms ? now_ms - self->weights_ms : 0) + self->away_ms) * 1e-3;
-    self->away_ms = 0;
-    self->phase = PSD_PHASE_EXCHANGING;
-    self->next_part = 0;
-    check_whole_gradient(self);
-    await_all(self, now_ms);
+        collect(self, i, gradient && samples ? gradient[i] : NULL);
+    close_exchange(self, now_ms);
     return PSD_OK;
 }
 
@@ -661,20 +764,20 @@ static void ask_for_life(psd_session_t *self, uint32_t s, uint32_t part, psd_act
     server->mark = server->probe_seq + 1;
 }
 
+/* Whether nothing can be pushed before all tensors are here: their sum of squares, or whether they are finite, goes with each part. */
+static bool wants_all(const psd_session_t *self) { return self->feedback || self->cluster->settings.whole_norm; }
+
 bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
 {
-    uint32_t most = 0;
-    for (uint32_t s = 0; s < n_servers(self); s++)
-        most = pushed_parts(self, s) > most ? pushed_parts(self, s) : most;
-    if (self->phase != PSD_PHASE_EXCHANGING || self->run_is_over)
+    const bool collects = self->phase == PSD_PHASE_COLLECTING && !wants_all(self);
+    if ((self->phase != PSD_PHASE_EXCHANGING && !collects) || self->run_is_over)
         return false;
-    for (uint32_t i = 0; i < PUMP && self->next_part < most; i++, self->next_part++)
-        for (uint32_t s = 0; s < n_servers(self); s++)
-            if (self->next_part < pushed_parts(self, s)) {
-                send_push(self, s, self->next_part, false, out);
-                ask_for_life(self, s, self->next_part, out);
-            }
-    return self->next_part < most;
+    for (uint32_t i = 0; i < PUMP * n_servers(self) && self->n_sent < self->n_ready; i++, self->n_sent++) {
+        const ready_t *next = &self->ready[self->n_sent];
+        send_push(self, next->server, next->part, false, out);
+        ask_for_life(self, next->server, next->part, out);
+    }
+    return self->n_sent < self->n_ready;
 }
 
 int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out, psd_err_t *err)
@@ -967,10 +1070,10 @@ static void on_refused(psd_session_t *self, const psd_heard_t *in)
     if (self->phase == PSD_PHASE_JOINING && in->msg->seq && in->msg->seq != self->config.nonce)
         return;
     if (in->msg->code == PSD_REFUSAL_RUN) {
-        /* Between two exchanges the arrays are the caller's, who may be computing with them: the weights to go on from
+        /* Before an exchange has all its gradients the arrays are the caller's, who may be computing with them: the weights to go on from
          * come with its next wish. */
         self->run_is_over = self->cluster && in->msg->job != self->job;
-        if (self->run_is_over && self->phase != PSD_PHASE_READY)
+        if (self->run_is_over && !is_callers(self))
             rejoin(self, in->now_ms, in->out);
         return;
     }

@@ -30,6 +30,8 @@ typedef enum psd_phase {
     PSD_PHASE_JOINED,      /* welcomed: knows the cluster; nothing registered yet */
     PSD_PHASE_REGISTERING, /* attaching, registering, waiting for membership and weights */
     PSD_PHASE_READY,       /* holds the weights; an exchange may begin */
+    PSD_PHASE_COLLECTING,  /* an exchange is open whose gradients come tensor by tensor, and not all have; as READY, it leaves the
+                            * caller's arrays as they are, for he computes with them */
     PSD_PHASE_EXCHANGING,  /* pushed, or pushing; waits for the next weights */
     PSD_PHASE_PULLING,     /* waits for slow weights */
     PSD_PHASE_SETTING,     /* waits until the coordinator has taken a setting */
@@ -63,12 +65,19 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out);
 int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_list_t *list, float *const *data,
                          psd_actions_t *out, psd_err_t *err);
 
-/* READY -> EXCHANGING; pushes nothing yet, see psd_session_pump. gradient[i] NULL: tensor i has none. Borrowed until READY again. PSD_EINVAL in another phase. */
+/* READY or COLLECTING -> COLLECTING, and with the last tensor -> EXCHANGING: the gradient of one tensor, NULL: it has none, over the
+ * mean of `samples` (at least 1). Borrowed until READY again. Pushes nothing yet, see psd_session_pump: a part goes when all of its
+ * tensors are here, or, where the whole gradient has to be known first, with the last. PSD_EINVAL in another phase; for a tensor that
+ * was pushed; for other samples than those of the first. */
+int psd_session_push(psd_session_t *self, uint64_t now_ms, uint32_t tensor, const float *gradient, uint64_t samples, double loss,
+                     psd_err_t *err);
+
+/* READY -> EXCHANGING: the same of all tensors. With `samples` 0 there is no gradient. PSD_EINVAL in another phase. */
 int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *const *gradient, uint64_t samples, double loss,
                          psd_err_t *err);
 
-/* Push some more of the open exchange's parts, one by one over the servers, so that all of them receive at once.
- * Call after psd_session_exchange, again and again while it returns true, and send in between: the first travels
+/* Push some more of the open exchange's parts.
+ * Call after psd_session_exchange and psd_session_push, again and again while it returns true, and send in between: the first travels
  * while the next is checked. */
 bool psd_session_pump(psd_session_t *self, psd_actions_t *out);
 

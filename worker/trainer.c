@@ -313,18 +313,33 @@ static void note_round(trainer_t *self, psd_position_t at, const psd_slice_t *sl
         write_metrics(self);
 }
 
-/* One round: gradient, exchange, and what it leaves to note. */
+/* An exchange that is begun tensor by tensor. */
+typedef struct pushing {
+    trainer_t *trainer;
+    uint64_t samples;
+    psd_ticket_t ticket;
+    int rc; /* of the first push that failed */
+} pushing_t;
+
+static void push(void *arg, size_t param, double loss)
+{
+    pushing_t *self = arg;
+    trainer_t *trainer = self->trainer;
+    if (self->rc == PSD_W_OK)
+        self->rc = psd_worker_push(trainer->worker, param, trainer->params[param].grad, self->samples, loss, &self->ticket);
+}
+
+/* One round: gradient, exchange, and what it leaves to note. The servers get the last layers while the first are computed. */
 static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
 {
     const psd_slice_t slice = psd_sampler_at(self->sampler, at.clock, at.rank, at.world);
-    const float *gradient[PSD_MAX_PARAMS] = { NULL };
+    pushing_t out = { .trainer = self, .samples = slice.n };
     double loss = 0;
-    psd_ticket_t ticket;
-    if (slice.n) {
-        loss = psd_model_gradient(self->config->model, self->config->train, slice.rows, slice.n);
-        for (size_t i = 0; i < self->n; i++)
-            gradient[i] = self->params[i].grad;
-    } else if (!self->told_idle) {
+    if (slice.n)
+        loss = psd_model_gradient_each(self->config->model, self->config->train, slice.rows, slice.n, push, &out);
+    else
+        out.rc = psd_worker_exchange(self->worker, NULL, 0, 0, &out.ticket);
+    if (!slice.n && !self->told_idle) {
         self->told_idle = true;
         psd_log_warn("worker.idle",
                      "worker=%u rows=%" PRIu64 " workers=%u reason=\"a step has fewer rows than there are workers: this one "
@@ -332,8 +347,7 @@ static int step(trainer_t *self, psd_position_t at, psd_err_t *err)
                      at.worker, slice.n_round, at.world);
     }
     const bool is_bad = !self->settings.in_rounds && slice.n && !gradient_is_finite(self);
-    int rc = psd_worker_exchange(self->worker, gradient, slice.n, loss, &ticket);
-    rc = rc ? failed(self, rc, "cannot exchange", err) : await(self, ticket, err);
+    int rc = out.rc ? failed(self, out.rc, "cannot exchange", err) : await(self, out.ticket, err);
     if (rc == PSD_EDIVERGED && (self->settings.in_rounds || is_bad))
         note_round(self, at, &slice, loss, true); /* it was the last that the job could bear */
     if (rc || position(self).clock != at.clock + 1)

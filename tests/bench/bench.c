@@ -106,6 +106,8 @@ static const row_t rows[] = {
       AGAINST("exchange_psd --parameters MIDDLE --units 5"), .bar = 1.25 },
     { .id = "tensors-big", .title = "24 Mi floats in 1,000 tensors: in 1 tensor",
       .measured = PSD_BIG " --tensors 1000", AGAINST(PSD_BIG), .bar = 1.25 },
+    { .id = "tensors-pushed", .title = "24 Mi floats in 1,000 tensors, pushed one by one: at once",
+      .measured = PSD_BIG " --tensors 1000 --each", AGAINST(PSD_BIG " --tensors 1000"), .bar = 1.1 },
     { .id = "keys", .title = "24 Mi floats, encrypted: in the clear",
       .measured = TCP_BIG " --keys", AGAINST(TCP_BIG) },
     { .id = "keys-small", .title = "1,024 floats, encrypted: in the clear",

@@ -14,7 +14,7 @@
 
 enum { MAX_SERVERS = 16, MAX_WORKERS = 16, ENDPOINT = 128 };
 
-enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, ARRAYS, KEEP_HEAP, UNITS };
+enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, ARRAYS, EACH, KEEP_HEAP, UNITS };
 static const psd_option_t flags[] = {
     [PARAMETERS] = REPEAT_PARAMETERS,
     [TENSORS] = { .key = "tensors",
@@ -28,6 +28,7 @@ static const psd_option_t flags[] = {
     [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "all is encrypted" },
     [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "nothing travels through memory" },
     [ARRAYS] = { .key = "arrays", .type = PSD_OPTION_SWITCH, .help = "weights and gradients lie in arrays of the library" },
+    [EACH] = { .key = "each", .type = PSD_OPTION_SWITCH, .help = "tensors are pushed one by one, the last first" },
     [KEEP_HEAP] = REPEAT_KEEP_HEAP,
     [UNITS] = REPEAT_UNITS,
     { .key = NULL },
@@ -181,7 +182,10 @@ static void join(member_t *self, const char *server)
 static void exchange_one(member_t *self)
 {
     psd_ticket_t ticket;
-    if (psd_worker_exchange(self->worker, self->gradient, 64, 1.0, &ticket) || psd_worker_wait(self->worker, ticket, -1))
+    int rc = given->flag[EACH] ? 0 : psd_worker_exchange(self->worker, self->gradient, 64, 1.0, &ticket);
+    for (size_t i = given->value[TENSORS].u; given->flag[EACH] && !rc && i-- > 0;)
+        rc = psd_worker_push(self->worker, i, self->gradient[i], 64, 1.0, &ticket);
+    if (rc || psd_worker_wait(self->worker, ticket, -1))
         repeat_die("exchange_psd: %s", psd_worker_error(self->worker));
 }
 

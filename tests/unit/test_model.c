@@ -454,3 +454,37 @@ Test(convergence, an_epoch_of_sgd_reaches_the_references_accuracy)
     psd_dataset_destroy(&test);
     psd_dataset_destroy(&train);
 }
+
+/* ---- tensor by tensor ---- */
+
+enum { PARAMS = 6 };
+static size_t told[PARAMS], n_told;
+static float when_told[PARAMS];
+static double loss_told;
+static const psd_param_t *params_told;
+
+static void note(void *arg, size_t param, double loss)
+{
+    (void)arg;
+    told[n_told] = param;
+    when_told[n_told++] = params_told[param].grad[0];
+    loss_told = loss;
+}
+
+Test(model, gradients_are_known_from_the_last_layer_back_and_change_no_more)
+{
+    const shape_t *shape = &shapes[N_SHAPES - 1];
+    psd_dataset_t *set = set_for(shape, 3000, false); /* more than a block of rows */
+    psd_model_t *model = make_model(shape, set);
+    params_told = psd_model_params(model);
+    const double loss = psd_model_gradient_each(model, set, every_row(3000), 3000, note, NULL);
+    cr_assert_eq(n_told, PARAMS, "each once, however many blocks of rows there are");
+    for (size_t i = 0; i < PARAMS; i++) {
+        cr_expect_eq(told[i], PARAMS - 1 - i);
+        cr_expect_eq(when_told[i], params_told[told[i]].grad[0]);
+    }
+    cr_expect_eq(loss_told, loss);
+    cr_expect_eq(psd_model_gradient(model, set, every_row(3000), 3000), loss);
+    psd_model_destroy(&model);
+    psd_dataset_destroy(&set);
+}

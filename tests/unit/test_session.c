@@ -547,3 +547,91 @@ Test(session, tensors_that_follow_each_other_in_memory_are_pushed_from_where_the
     cr_expect_not(is_pushed_uncopied(g, g + 2, NULL, NULL), "one has none");
     cr_expect_not(is_pushed_uncopied(g, g + 2, g + 5, always), "the way wants copies");
 }
+
+/* ---- tensor by tensor ---- */
+
+enum { HALF = PSD_MOST_OF_PART }; /* elements of each of two tensors, which are a part each */
+static float big[2 * HALF];
+
+/* A job's worker with the weights of clock 0, which are 0. */
+static void setup_two(void)
+{
+    psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { HALF }, .n_elements = HALF },
+                                   { .name = "b", .n_dims = 1, .dim = { HALF }, .n_elements = HALF } };
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(
+        psd_session_register(session, now, &(psd_tensor_list_t){ 2, tensor, 0 }, (float *const[]){ big, big + HALF }, &out, &err),
+        PSD_OK);
+}
+
+static void send_part(uint64_t run, uint64_t clock, uint32_t part, float value)
+{
+    static float w[HALF];
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, run), msg = message(PSD_MSG_WEIGHTS, run);
+    for (size_t i = 0; i < HALF; i++)
+        w[i] = value;
+    attached.parts = msg.parts = 2;
+    msg.world = 1;
+    say(&attached, NULL, 0);
+    msg.clock = clock;
+    msg.part = part;
+    msg.n_elements = HALF;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.proven = true;
+    say(&msg, w, sizeof w);
+}
+
+static void push(uint32_t tensor, const float *g)
+{
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_push(session, now, tensor, g, 10, 1, &err), PSD_OK, "%s", err.text);
+    while (psd_session_pump(session, &out))
+        ;
+}
+
+Test(session, a_part_leaves_with_its_last_tensor_and_no_weights_are_taken_before_that_of_all, .init = setup_two, .fini = teardown)
+{
+    static float g[2 * HALF];
+    send_part(RUN, 4, 0, 1);
+    send_part(RUN, 4, 1, 1);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    push(1, g + HALF);
+    cr_assert(sent(PSD_MSG_PUSH) && sent(PSD_MSG_PUSH)->part == 1 && pushed()->data == g + HALF);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_COLLECTING);
+    cr_expect_eq(psd_session_push(session, now, 1, g, 10, 1, &err), PSD_EINVAL);
+    cr_expect_eq(psd_session_push(session, now, 0, g, 11, 1, &err), PSD_EINVAL);
+    send_part(RUN, 5, 1, 2);
+    cr_expect_eq(big[HALF], 1, "the caller computes with it");
+    push(0, g);
+    cr_assert(sent(PSD_MSG_PUSH) && sent(PSD_MSG_PUSH)->part == 0 && pushed()->data == g);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_EXCHANGING);
+    send_part(RUN, 5, 1, 2);
+    send_part(RUN, 5, 0, 2);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect(big[0] == 2 && big[HALF] == 2);
+}
+
+Test(session, while_tensors_lack_another_run_of_the_servers_changes_nothing, .init = setup_two, .fini = teardown)
+{
+    static float g[2 * HALF];
+    send_part(RUN, 4, 0, 1);
+    send_part(RUN, 4, 1, 1);
+    push(1, g + HALF);
+    refuse_run();
+    pass(200);
+    cr_expect_null(sent(PSD_MSG_HELLO));
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_COLLECTING);
+    push(0, g);
+    cr_expect_null(sent(PSD_MSG_PUSH), "it is no gradient of the new run");
+    pass(50);
+    cr_assert_not_null(sent(PSD_MSG_HELLO));
+    welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
+    send_part(NEXT_RUN, 2, 0, 3);
+    send_part(NEXT_RUN, 2, 1, 3);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(psd_session_position(session).clock, 3);
+    cr_expect(big[0] == 3 && big[HALF] == 3);
+}

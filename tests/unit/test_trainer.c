@@ -104,8 +104,8 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
     server.waits = 0;
     for (size_t i = 0; i < server.n; i++) {
         const psd_tensor_t *t = &server.tensor[i];
-        server.null_gradients += !gradients[i];
-        if (server.frozen || !gradients[i])
+        server.null_gradients += !gradients || !gradients[i];
+        if (server.frozen || !gradients || !gradients[i])
             continue;
         psd_plan_t plan = psd_rule_plan(&server.rule, &server.state[i], psd_rule_lr(&server.rule));
         psd_rule_apply(&server.rule, &plan, t->data, server.slot[i], gradients[i], elements(t));
@@ -114,6 +114,17 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
         server.tensor[0].data[0] = server.tensor[1].data[0] = NAN;
     stop = stop || server.position.clock == server.stop_at;
     return server.exchange_rc;
+}
+
+/* Gradients are given from the last layer back. */
+int psd_worker_push(psd_worker_t *self, size_t tensor, const float *gradient, uint64_t samples, double loss, psd_ticket_t *ticket)
+{
+    static const float *gradients[PSD_MAX_PARAMS];
+    static size_t n;
+    cr_assert_eq(tensor, server.n - 1 - n);
+    gradients[tensor] = gradient;
+    n = (n + 1) % server.n;
+    return n ? 0 : psd_worker_exchange(self, gradients, samples, loss, ticket);
 }
 
 int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)

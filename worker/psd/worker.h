@@ -160,6 +160,16 @@ typedef uint64_t psd_ticket_t;
  * Arrays are borrowed until psd_worker_wait on the ticket returns. One exchange may be open at a time. */
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket);
 
+/* The same, tensor by tensor: the gradient of tensor number `tensor` (as registered, from 0), as soon as it is known, while those of the
+ * others are still computed: parts of the model leave when all of their tensors are here. The first call opens the exchange, with its
+ * samples (at least 1) and loss; with the last tensor it is whole, as if psd_worker_exchange had been called with all of them, and gives
+ * the same weights. Every tensor is pushed once, NULL where it has no gradient, in any order. All calls give the one ticket. Weights
+ * stay as they are until the last call. Where the whole gradient has to be measured first (codec.push loses something; each push is a
+ * step, and clip.norm is set), all leaves with the last.
+ * PSD_W_EINVAL, and the exchange stays open as it was: there is no such tensor; it was pushed already; its samples are others than the
+ * first's. psd_worker_wait is PSD_W_EINVAL before the last. Of the loss, the first counts. Arrays are borrowed as above. */
+int psd_worker_push(psd_worker_t *self, size_t tensor, const float *gradient, uint64_t samples, double loss, psd_ticket_t *ticket);
+
 /* Wait for a ticket. When servers were lost and started again from a checkpoint, the library joins them again by itself:
  * the wait returns PSD_W_OK, the tensors hold the checkpoint's weights, and psd_worker_position says which clock is next,
  * which may be an earlier one: derive each batch from the position, and the run goes on as if nothing had happened. The
