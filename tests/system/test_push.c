@@ -31,7 +31,6 @@ static void make(model_t *self)
 {
     for (size_t t = 0; t < TENSORS; t++) {
         self->w[t] = malloc(sizes[t] * sizeof(float));
-        self->g[t] = malloc(sizes[t] * sizeof(float));
         for (size_t i = 0; i < sizes[t]; i++)
             self->w[t][i] = (float)((i + t) % 17) - 8;
     }
@@ -39,10 +38,8 @@ static void make(model_t *self)
 
 static void drop(model_t *self)
 {
-    for (size_t t = 0; t < TENSORS; t++) {
+    for (size_t t = 0; t < TENSORS; t++)
         free(self->w[t]);
-        free(self->g[t]);
-    }
 }
 
 /* Of the clock alone, so that a step that is made again is the same; tensor b has none at times. */
@@ -62,6 +59,8 @@ static psd_worker_t *join(model_t *self)
         tensors[t] = (psd_tensor_t){ names[t], &sizes[t], 1, self->w[t] };
     cr_assert_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "%s", worker ? psd_worker_error(worker) : "");
     cr_assert_eq(psd_worker_register(worker, tensors, TENSORS), PSD_W_OK, "%s", psd_worker_error(worker));
+    for (size_t t = 0; t < TENSORS; t++) /* servers read them where they lie, over all that becomes of connections */
+        self->g[t] = psd_worker_alloc(worker, sizes[t]);
     return worker;
 }
 
