@@ -11,6 +11,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_whole(const psd_golden_case_t *c)
 {
+    if (c->schedules) {
+        assert(!c->n && !c->w0 && c->n_steps > 0 && c->lr > 0 && c->schedule.kind);
+        for (size_t t = 0; t < c->n_steps; t++)
+            assert(psd_schedule_rate(&c->schedule, c->lr, (double)t) >= 0);
+        return;
+    }
     assert(c->n > 0 && c->n_steps > 0 && c->w0 && c->id[0] && c->spec[0]);
     for (size_t t = 0; t < c->n_steps; t++) {
         const psd_golden_step_t *step = &c->steps[t];

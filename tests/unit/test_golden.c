@@ -17,6 +17,7 @@ static int read_case(const char *text, psd_golden_case_t **c, psd_err_t *err)
     return rc;
 }
 
+#define RATES "case s opt=schedule steps=2 kind=constant lr=0.1\n"
 #define HEAD  "case a opt=sgd n=2 steps=1 lr=0.5\n"
 #define WHOLE HEAD "w0 1 2\ng 1 -0 3\nw 1 1 0.5\nend\n"
 
@@ -104,8 +105,29 @@ static const struct {
     { HEAD "w0 1 2\ng 1 1 2\nend x\n", "f.txt:4: nothing may follow 'end'" },
     { "case a opt=sgd n=1 steps=1 max_norm=1\n", "f.txt:1: clip_value= and max_norm= belong to opt=clip alone" },
     { "case a opt=clip n=1 steps=1 max_norm=0\n", "f.txt:1: max_norm must be a number above 0, not '0'" },
+    { RATES "lr 0 0.1\nend\n", "f.txt:3: case s has 1 of 2 steps" },
+    { RATES "lr 1 0.1\n", "f.txt:2: step 1 follows 0 steps, which count from 0" },
+    { RATES "lr 0 0.1 0.9 0.9\n", "f.txt:2: lr takes a rate and, at most, a momentum" },
+    { RATES "w0 1\n", "f.txt:2: unknown record 'w0'; of a schedule it must be lr or end" },
+    { "case s opt=schedule steps=2 kind=cosin lr=1\n",
+      "f.txt:1: case s: schedule, column 1: unknown schedule 'cosin'; the nearest is 'cosine'" },
+    { "case s opt=schedule steps=2 kind=constant\n", "f.txt:1: case s has no lr=" },
     { HEAD "w0 1\t2\n", "f.txt:2: byte 0x09 is no printable character" },
 };
+
+Test(golden, a_case_of_a_schedule_is_read_with_its_base_rate)
+{
+    psd_golden_case_t *c = NULL;
+    psd_err_t err = { .text = "" };
+    cr_assert_eq(read_case("case s opt=schedule steps=2 kind=wsd lr=0.5 stable_steps=1 decay_steps=1 decay=linear warmup_steps=4\n"
+                           "lr 0 0\nlr 1 0.125 0.9\nend\n",
+                           &c, &err),
+                 PSD_OK, "%s", err.text);
+    cr_expect(c->schedules && c->n == 0 && c->n_steps == 2 && c->lr == 0.5);
+    cr_expect_eq(psd_schedule_rate(&c->schedule, c->lr, 1), 0.125);
+    cr_expect_eq(psd_schedule_rate(&c->schedule, c->lr, 5.5), 0.25, "half of a linear decay");
+    psd_golden_case_destroy(&c);
+}
 
 Test(golden, what_breaks_the_format_is_refused_with_file_and_line)
 {

@@ -108,6 +108,24 @@ Test(replay, a_rule_that_does_not_parse_is_wrong_usage)
                             "'adam'\n");
 }
 
+Test(replay, a_schedules_case_prints_its_rates)
+{
+    cr_expect_eq(run(&psd_verb_replay, "replay|--case|schedule-multistep|" GOLDEN "schedule.txt"), 0);
+    char expected[1024] = "";
+    for (int t = 0; t < 26; t++)
+        snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "lr %d %s\n", t,
+                 t < 5    ? "0.1"
+                 : t < 9  ? "0.05"
+                 : t < 20 ? "0.025"
+                          : "0.0125");
+    cr_expect_stdout_eq_str(expected);
+}
+
+Test(replay, a_schedule_takes_no_optimizer_and_no_server)
+{
+    cr_expect_eq(run(&psd_verb_replay, "replay|--optimizer|sgd|--case|schedule-cosine|" GOLDEN "schedule.txt"), 64);
+}
+
 Test(replay, two_files_or_none_are_wrong_usage)
 {
     cr_expect_eq(run(&psd_verb_replay, "replay"), 64);

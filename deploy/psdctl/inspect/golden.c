@@ -23,7 +23,7 @@ struct psd_golden {
 
 /* What a header says beside the rule. */
 typedef struct header {
-    char optimizer[TOKEN], inner[TOKEN];
+    char optimizer[TOKEN], inner[TOKEN], kind[TOKEN];
     char arguments[PSD_GOLDEN_SPEC]; /* of the (inner) rule, comma-separated */
     char outer[PSD_GOLDEN_SPEC];     /* of Lookahead, each after a comma */
     uint64_t n, steps, n_shape;
@@ -243,6 +243,29 @@ static int bound_value(const psd_golden_t *self, const char *key, const char *va
     return PSD_OK;
 }
 
+static bool is_schedule(const header_t *h) { return strcmp(h->optimizer, "schedule") == 0; }
+
+/* The file's names of a schedule's arguments, where psd's are others. */
+static int read_schedule_key(const psd_golden_t *self, const char *key, const char *value, psd_golden_case_t *c, header_t *h,
+                             psd_err_t *err)
+{
+    static const char *const names[][2] = { { "t_max", "steps" },      { "total_steps", "steps" },   { "lr_min", "min" },
+                                            { "decay", "shape" },      { "warmup_steps", "warmup" }, { "stable_steps", "stable" },
+                                            { "decay_steps", "decay" } };
+    char token[2 * TOKEN + 2];
+    if (strcmp(key, "kind") == 0)
+        return strcpy(h->kind, value), PSD_OK;
+    if (strcmp(key, "lr") == 0)
+        return bound_value(self, key, value, &c->lr, err);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(key, names[i][0]) == 0) {
+            key = names[i][1];
+            break;
+        }
+    snprintf(token, sizeof token, "%s=%s", key, strcmp(value, "1-sqrt") == 0 ? "sqrt" : value);
+    return append(self, h->arguments, h->arguments[0] ? ", " : "", token, err);
+}
+
 /* Take one key=value of the header; what is not the file's own is the rule's. */
 static int read_key(psd_golden_t *self, const char *token, psd_golden_case_t *c, header_t *h, psd_err_t *err)
 {
@@ -257,6 +280,8 @@ static int read_key(psd_golden_t *self, const char *token, psd_golden_case_t *c,
 
     if (strcmp(key, "opt") == 0)
         return strcpy(h->optimizer, value), PSD_OK;
+    if (is_schedule(h) && strcmp(key, "steps") != 0)
+        return read_schedule_key(self, key, value, c, h, err);
     if (strcmp(key, "inner") == 0)
         return strcpy(h->inner, value), PSD_OK;
     if (strcmp(key, "n") == 0)
@@ -285,6 +310,14 @@ static int read_key(psd_golden_t *self, const char *token, psd_golden_case_t *c,
 /* Write the rule of the header in psd's grammar. */
 static int write_spec(const psd_golden_t *self, psd_golden_case_t *c, const header_t *h, psd_err_t *err)
 {
+    if (is_schedule(h)) {
+        psd_err_t why = { .code = PSD_OK };
+        c->schedules = true;
+        const int n = snprintf(c->spec, sizeof c->spec, "%s(%s)", h->kind, h->arguments);
+        if (n < 0 || (size_t)n >= sizeof c->spec || psd_schedule_parse(&c->schedule, c->spec, &why) != PSD_OK)
+            return bad(self, err, "case %s: %s", c->id, *why.text ? why.text : "a schedule that is too long");
+        return c->lr > 0 ? PSD_OK : bad(self, err, "case %s has no lr=", c->id);
+    }
     c->clips = strcmp(h->optimizer, "clip") == 0;
     if (c->clips)
         return strcpy(c->spec, "sgd(lr=1)"), PSD_OK;
@@ -322,6 +355,10 @@ static int read_header(psd_golden_t *self, psd_golden_case_t *c, size_t *n_steps
         const int rc = read_key(self, token, c, &h, err);
         if (rc)
             return rc;
+    }
+    if (is_schedule(&h) && h.steps) {
+        *n_steps = h.steps;
+        return write_spec(self, c, &h, err);
     }
     if (!h.n || !h.steps)
         return bad(self, err, "case %s needs n= and steps=", c->id);
@@ -425,9 +462,30 @@ static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_cas
     return take_floats(self, c->n, &step->g, err);
 }
 
+/* What is expected of a schedule is for the reader of what a replay prints. */
+static int read_rate(psd_golden_t *self, const char *kind, psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
+{
+    uint64_t t = 0;
+    double ignored;
+    if (strcmp(kind, "lr") != 0)
+        return bad(self, err, "unknown record '%s'; of a schedule it must be lr or end", kind);
+    int rc = take_whole(self, "the step", n_steps - 1, &t, err);
+    if (!rc && t != c->n_steps)
+        return bad(self, err, "step %" PRIu64 " follows %zu steps, which count from 0", t, c->n_steps);
+    rc = rc ? rc : take_double(self, "the learning rate", &ignored, err);
+    if (!rc && *self->at)
+        rc = take_double(self, "the momentum", &ignored, err);
+    if (!rc && *self->at)
+        return bad(self, err, "lr takes a rate and, at most, a momentum");
+    c->n_steps += rc == PSD_OK;
+    return rc;
+}
+
 /* Whether the case, at its end, has all that a replay needs. */
 static int check_whole(const psd_golden_t *self, const psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
+    if (c->schedules)
+        return c->n_steps == n_steps ? PSD_OK : bad(self, err, "case %s has %zu of %zu steps", c->id, c->n_steps, n_steps);
     if (!c->w0 && !c->clips)
         return bad(self, err, "case %s has no w0", c->id);
     if (c->n_steps != n_steps)
@@ -458,7 +516,9 @@ static int read_body(psd_golden_t *self, psd_golden_case_t *c, size_t n_steps, p
             return bad(self, err, "a line begins with the name of a record");
         if (strcmp(kind, "end") == 0)
             return *self->at ? bad(self, err, "nothing may follow 'end'") : check_whole(self, c, n_steps, err);
-        if (strcmp(kind, "w0") == 0)
+        if (c->schedules)
+            rc = read_rate(self, kind, c, n_steps, err);
+        else if (strcmp(kind, "w0") == 0)
             rc = c->w0 ? bad(self, err, "a second w0") : take_floats(self, c->n, &c->w0, err);
         else
             rc = read_step_record(self, kind, c, n_steps, err);
@@ -507,7 +567,7 @@ int psd_golden_next(psd_golden_t *self, psd_golden_case_t **out, psd_err_t *err)
     rc = read_header(self, c, &n_steps, err);
     if (!rc)
         rc = read_body(self, c, n_steps, err);
-    if (!rc && !c->w0 && !(c->w0 = calloc(c->n, sizeof *c->w0)))
+    if (!rc && !c->w0 && !c->schedules && !(c->w0 = calloc(c->n, sizeof *c->w0)))
         rc = no_memory(err);
     if (rc)
         psd_golden_case_destroy(&c);
@@ -520,7 +580,7 @@ void psd_golden_case_destroy(psd_golden_case_t **self_p)
     psd_golden_case_t *self = *self_p;
     if (!self)
         return;
-    for (size_t i = 0; i < self->n_steps; i++) {
+    for (size_t i = 0; self->steps && i < self->n_steps; i++) {
         psd_golden_step_t *step = &self->steps[i];
         for (size_t k = 0; k < step->n_pushes; k++)
             free(step->pushes[k].g);

@@ -12,7 +12,10 @@
  *   end
  *
  * Lookahead is opt=lookahead inner=<name> k= alpha= pullback=, then the inner rule's arguments. A case of clipping is
- * opt=clip [clip_value=] [max_norm=]; it has no weights, and its rule is sgd(lr=1), whose step from 0 is the clipped gradient. */
+ * opt=clip [clip_value=] [max_norm=]; it has no weights, and its rule is sgd(lr=1), whose step from 0 is the clipped gradient. A case
+ * of a schedule is opt=schedule kind=<name> lr=<base> steps=<T>, with the schedule's arguments; all its records are
+ *
+ *   lr <t> <value> [<momentum>]                  expected learning rate, and momentum, of step t, from 0 */
 #pragma once
 
 #include <stdbool.h>
@@ -21,6 +24,7 @@
 
 #include "common/base/err.h"
 #include "common/optim/clip.h"
+#include "common/optim/schedule.h"
 
 enum {
     PSD_GOLDEN_ID = 64,          /* longest case id, with its end */
@@ -57,9 +61,12 @@ typedef struct psd_golden_case {
     size_t *size, n_tensors;    /* how many of them each tensor has; one tensor where the file gives no shape */
     bool clips;                 /* it is one of clipping: from each step the clipped gradient is expected */
     psd_clip_t clip;            /* how */
-    float *w0;                  /* initial weights */
-    psd_golden_step_t *steps;   /* the steps, from t = 1 */
-    size_t n_steps;             /* how many */
+    bool schedules;             /* it is one of a schedule, without weights: rates are expected, n_steps of them from 0 */
+    psd_schedule_t schedule;
+    double lr;                /* its base rate */
+    float *w0;                /* initial weights */
+    psd_golden_step_t *steps; /* the steps, from t = 1 */
+    size_t n_steps;           /* how many */
 } psd_golden_case_t;
 
 typedef struct psd_golden psd_golden_t;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <uv.h>
 
+#include "common/config/number.h"
 #include "common/optim/schedule.h"
 #include "deploy/psdctl/verb.h"
 #include "psd/worker.h"
@@ -253,8 +254,29 @@ static void print_step(void *arg, char record, size_t t, const float *values)
     psd_golden_print(stdout, record, t, values, self->n);
 }
 
+/* The rates of a schedule; they are the same wherever they are computed. */
+static int replay_schedule(const psd_golden_case_t *c, const options_t *o, bool framed, psd_err_t *err)
+{
+    char lr[PSD_NUMBER_TEXT], second[PSD_NUMBER_TEXT];
+    double momentum;
+    if (o->optimizer || o->server)
+        return psd_err_set(err, PSD_EUSAGE, "case %s is one of a schedule, which takes neither --optimizer nor --server", c->id);
+    if (framed)
+        printf("%s\n", c->header);
+    for (size_t t = 0; t < c->n_steps; t++) {
+        const bool moves = psd_schedule_momentum(&c->schedule, (double)t, &momentum);
+        printf("lr %zu %s%s%s\n", t, psd_number_print(psd_schedule_rate(&c->schedule, c->lr, (double)t), lr), moves ? " " : "",
+               moves ? psd_number_print(momentum, second) : "");
+    }
+    if (framed)
+        puts("end");
+    return PSD_OK;
+}
+
 static int replay_case(const psd_golden_case_t *c, const options_t *o, bool framed, psd_err_t *err)
 {
+    if (c->schedules)
+        return replay_schedule(c, o, framed, err);
     psd_rule_t rule;
     printer_t printer = { .n = c->n };
     int rc = psd_rule_parse(&rule, o->optimizer ? o->optimizer : c->spec, err);
@@ -338,7 +360,8 @@ const psd_verb_t psd_verb_replay = {
     .words = "FILE",
     .does = "step an optimizer along the gradients of a golden file",
     .about = "Prints the weights after each step, as w records; the slow weights of Lookahead as x records; of a case of "
-             "clipping the clipped gradients, as c records. FILE may be -, for the standard input.",
+             "clipping the clipped gradients, as c records; of a schedule the learning rates, as lr records. FILE may be -, for "
+             "the standard input.",
     .flag = { [OPTIMIZER] = { .key = "optimizer",
                               .type = PSD_OPTION_STRING,
                               .argument = "RULE",
