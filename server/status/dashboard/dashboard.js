@@ -133,12 +133,21 @@ function derived(key, scale) {
 
 function stored(key) { return function (i) { return points[i][key]; }; }
 
-/* Names, what they are at a point, how they are written, whether they may stand against steps. */
+/* Before the first step none has been used. */
+function rateOfStep(i) { return points[i].step ? points[i].lr : null; }
+
+function rateMoves() {
+  var rates = points.map(function (p, i) { return rateOfStep(i); }).filter(isNumber);
+  return rates.some(function (rate) { return rate !== rates[0]; });
+}
+
+/* Names, what they are at a point, how they are written, whether they may stand against steps; `moving`: only once that has moved. */
 var CURVES = [
   { title: 'Loss', series: [['training loss', stored('loss')], ['test loss', stored('val_loss')]], format: plain, curve: true },
   { title: 'Samples/s', series: [['samples/s', derived('samples', 1)]], format: rate },
   { title: 'Bytes/s', series: [['received', derived('received_bytes', 1)], ['sent', derived('sent_bytes', 1)]], format: decimalBytes },
-  { title: 'Report', series: [['', stored('report')]], format: plain, curve: true, report: true }
+  { title: 'Report', series: [['', stored('report')]], format: plain, curve: true, report: true },
+  { title: 'Learning rate', series: [['learning rate', rateOfStep]], format: plain, curve: true, moving: true }
 ];
 
 /* Colour, dashed, what it is; what is said often is thinned. */
@@ -196,7 +205,7 @@ function optionsOf(curve) {
 
 function putCharts(rebuild) {
   CURVES.forEach(function (curve) {
-    var any = points.some(function (p) { return !curve.report || isNumber(p.report); });
+    var any = curve.moving ? rateMoves() : points.some(function (p) { return !curve.report || isNumber(p.report); });
     curve.section.hidden = !any || points.length < 2;
     if (curve.report && status_ && status_.report) curve.series[0][0] = status_.report.name;
     if (curve.section.hidden) return;
@@ -324,6 +333,7 @@ function putServers(s) {
 function putOptimizer(s) {
   var o = s.optimizer, l = o.lookahead;
   fill(parts.optimizer, pairs([['rule', o.rule], ['learning rate now', plain(o.lr_now)],
+    o.schedule && o.schedule.indexOf('constant') !== 0 ? ['schedule', o.schedule + ', by ' + o.schedule_unit] : null,
     l ? ['Lookahead', 'every ' + l.k + ' steps the slow weights go ' + plain(l.alpha) + ' of the way'] : null,
     l ? ['its phase', h('span', {}, l.k <= 20 ? h('span', { 'class': 'phase', 'aria-hidden': 'true' },
       '●'.repeat(l.phase) + '○'.repeat(l.k - l.phase)) : '', ' ' + l.phase + ' of ' + l.k)] : null,
