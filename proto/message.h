@@ -152,8 +152,10 @@ enum {
     PSD_COMMAND_FINISH = 1,
     PSD_COMMAND_SAVE = 2,
     PSD_COMMAND_STOP = 4,
-    PSD_COMMAND_HOLD = 8,  /* pushes that are steps of their own wait */
-    PSD_COMMAND_CLOSE = 16 /* the round is closed, with a step or without */
+    PSD_COMMAND_HOLD = 8,   /* pushes that are steps of their own wait */
+    PSD_COMMAND_CLOSE = 16, /* the round is closed, with a step or without */
+    PSD_COMMAND_SAME = 32,  /* the next is expected to have the same contributors, with as many samples */
+    PSD_COMMAND_EVEN = 64   /* it is expected to have all members of the view, each with as many samples as the first */
 };
 enum { PSD_HEARTBEAT_DRAIN = 1 };
 enum { PSD_PROBE_SEND = 1 };

@@ -7,6 +7,10 @@
 
 #include "common/config/number.h"
 
+/* A pass over sums in double costs as much memory traffic as some four gradients: with fewer workers than that pays for, gradients wait
+ * for their step as they came. */
+enum { FOLD_AT = 3, FOLD_FROM = 16 };
+
 static bool is_word(const psd_options_t *options, psd_option_id_t id, const char *word)
 {
     return !strcmp(psd_options_string(options, id), word);
@@ -28,6 +32,7 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     psd_coding_parse(&engine->codings.push, psd_options_string(options, PSD_OPT_codec_push), NULL); /* the table admits no other */
     psd_coding_parse(&engine->codings.pull, psd_options_string(options, PSD_OPT_codec_pull), NULL);
     engine->max_skipped = psd_options_uint(options, PSD_OPT_sync_max_skipped);
+    engine->fold_at = FOLD_AT;
     assert(engine->mode && engine->lr_rule && "the option table admits only names of these tables");
     if (at->is_first)
         return;
@@ -55,6 +60,7 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .start_timeout_ms = patience_ms,
                                                    .patience_ms = patience_ms,
                                                    .mode = out->engine.mode,
+                                                   .fold_from = FOLD_FROM,
                                                    .rule = out->engine.rule,
                                                    .clip = out->engine.clip,
                                                    .needs_rows = out->engine.unit == PSD_UNIT_EPOCH,

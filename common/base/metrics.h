@@ -15,6 +15,9 @@
     X(SHARD_VERSION, GAUGE, "psd_shard_version", 1, "", "Version of the shard's weights.")                                         \
     X(ROUNDS, COUNTER, "psd_rounds_total", 0, "mode", "Rounds closed.")                                                            \
     X(SAMPLES, COUNTER, "psd_samples_total", 0, "", "Samples behind the committed steps.")                                         \
+    X(FOLDED, COUNTER, "psd_pushes_folded_total", 1, "", "Gradients added up before their round was decided.")                     \
+    X(ASKED_AGAIN, COUNTER, "psd_pushes_asked_again_total", 1, "",                                                                 \
+      "Of these, asked for again, for the round was decided otherwise than expected.")                                             \
     X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Parts of gradients accepted.")                                                  \
     X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")                                 \
     X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                                        \

@@ -32,6 +32,26 @@ void psd_aggregate(float *out, const float *const *g, const double *weight, size
     }
 }
 
+void psd_aggregate_add(double *acc, const float *g, double weight, bool first, size_t n)
+{
+    psd_isa_active()->accumulate(acc, g, weight, first, n);
+}
+
+void psd_aggregate_onto(float *out, double *acc, const float *const *g, const double *weight, size_t k, size_t n)
+{
+    enum { BLOCK = 1024 };
+    const psd_isa_t *isa = psd_isa_active();
+    for (size_t from = 0; from < n; from += BLOCK) {
+        const size_t count = n - from < BLOCK ? n - from : BLOCK;
+        for (size_t i = 0; i + 1 < k; i++)
+            isa->accumulate(acc + from, g[i] + from, weight[i], false, count);
+        if (k)
+            isa->finish(out + from, acc + from, g[k - 1] + from, weight[k - 1], false, count);
+        for (size_t j = 0; !k && j < count; j++)
+            out[from + j] = (float)acc[from + j];
+    }
+}
+
 double psd_sum_of_squares(const float *x, size_t n)
 {
     double sum[16] = { 0 };

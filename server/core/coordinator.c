@@ -11,6 +11,7 @@
 #include "common/base/rng.h"
 #include "server/core/admission.h"
 #include "server/core/failure.h"
+#include "server/core/forecast.h"
 #include "server/core/journal.h"
 #include "server/core/leases.h"
 #include "server/core/saves.h"
@@ -36,7 +37,10 @@ struct psd_coordinator {
     uint32_t n_view;
     psd_tensor_list_t model; /* n = 0 before the first registration */
     psd_journal_t journal;
-    psd_totals_t totals; /* of the step that was decided last */
+    psd_totals_t totals;     /* of the step that was decided last */
+    psd_forecast_t before;   /* the last step's contributors */
+    bool was_even;           /* they were all members, each with as many samples; or there was no step yet */
+    psd_forecast_t forecast; /* the round that was decided last, and whether the shards count on another one like it */
     uint64_t view_id;
     uint64_t clock; /* rounds decided; where there are none, checkpoints ordered */
     uint64_t skipped;
@@ -297,6 +301,37 @@ static psd_member_t *new_members(const psd_coordinator_t *self)
     return member;
 }
 
+/* Nothing that a shard has said of the open round is true any more. */
+static void forget_pushes(psd_coordinator_t *self)
+{
+    for (uint32_t i = 0; i < self->members.n_rows; i++) {
+        self->members.row[i].complete = (psd_server_set_t){ 0 };
+        self->members.row[i].nonfinite = false;
+    }
+}
+
+/* What the shards may expect of the round after this one, whose lists are whole. A guess that fails costs its pushes a second way: so it
+ * is made again only after a round in which it would have been right. */
+static psd_forecast_kind_t foretell(psd_coordinator_t *self, const psd_round_t *round)
+{
+    const psd_member_t *c = round->contributor;
+    const uint32_t n = round->n_contributors;
+    if (!self->config.fold_from || round->n_members < self->config.fold_from)
+        return PSD_FORECAST_NONE;
+    const bool again = psd_members_are_same(c, n, round->member, round->n_members) && psd_forecast_comes_true(&self->before, round);
+    if (round->apply) {
+        self->was_even = psd_members_are_same(c, n, self->view, self->n_view) && psd_members_are_even(c, n);
+        psd_forecast_take(&self->before, round, PSD_FORECAST_SAME);
+    }
+    return self->was_even ? PSD_FORECAST_EVEN : again ? PSD_FORECAST_SAME : PSD_FORECAST_NONE;
+}
+
+static uint32_t code_of_forecast(psd_forecast_kind_t kind)
+{
+    static const uint32_t codes[] = { [PSD_FORECAST_SAME] = PSD_COMMAND_SAME, [PSD_FORECAST_EVEN] = PSD_COMMAND_EVEN };
+    return codes[kind];
+}
+
 /* Let waiting workers in, number the new view, and write the decision, with the round's lists, into the log. */
 static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round, uint32_t code, psd_actions_t *out)
 {
@@ -304,10 +339,9 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
     round->member = member;
     round->view_id = ++self->view_id;
     round->lr = self->config.lr;
+    forget_pushes(self);
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
-        row->complete = (psd_server_set_t){ 0 };
-        row->nonfinite = false;
         if (row->state == PSD_WORKER_WAITING) {
             row->state = PSD_WORKER_LIVE;
             row->served = true;
@@ -322,7 +356,9 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
     const bool save = psd_saves_is_due(&self->saves, now_ms, &p, self->ending);
     if (save)
         p.clock = round->clock = self->config.mode->save_clock(&p);
-    append_command(self, now_ms, round, code | (save ? PSD_COMMAND_SAVE : 0), out);
+    const psd_forecast_kind_t kind = foretell(self, round);
+    psd_forecast_take(&self->forecast, round, kind);
+    append_command(self, now_ms, round, code | (save ? PSD_COMMAND_SAVE : 0) | code_of_forecast(kind), out);
     if (save)
         psd_saves_begin(&self->saves, now_ms, &p, psd_journal_last(&self->journal));
     self->n_view = round->n_members;
@@ -365,6 +401,22 @@ static void await_totals(psd_coordinator_t *self)
     free(sizes);
 }
 
+/* The open round will not be the one that the shards count on: they take out what they have added up, and ask for it again. Whose
+ * workers are gone is left out then. */
+static void announce_another(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_round_t same = { .clock = self->clock,
+                         .lr = self->config.lr,
+                         .view_id = ++self->view_id,
+                         .n_members = self->n_view,
+                         .member = new_members(self) };
+    memcpy(same.member, self->view, self->n_view * sizeof *same.member);
+    forget_pushes(self);
+    psd_forecast_clear(&self->forecast);
+    self->round_since_ms = now_ms;
+    append_command(self, now_ms, &same, 0, out);
+}
+
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
 static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
@@ -385,6 +437,11 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         }
     }
     round.apply = finite && round.n_contributors > 0;
+    if (round.apply && self->forecast.kind && !psd_forecast_comes_true(&self->forecast, &round)) {
+        free(contributor);
+        announce_another(self, now_ms, out);
+        return;
+    }
     self->skipped += !round.apply;
     if (!round.apply)
         round.n_contributors = 0;
@@ -639,6 +696,9 @@ static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out
     self->clock = psd_saves_newest(&self->saves);
     begin_progress(self);
     psd_totals_clear(&self->totals);
+    psd_forecast_clear(&self->forecast);
+    psd_forecast_clear(&self->before);
+    self->was_even = true;
     psd_actions_log(out, PSD_LEVEL_WARN, "job.restart", "why=\"%s\" from_clock=%" PRIu64 " checkpoint=%s run=%" PRIu64, why,
                     self->clock, self->saves.n_points ? "yes" : "none", self->runs);
 }
@@ -1326,6 +1386,7 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
         psd_servers_init(&self->servers, config->n_servers, config->lease_ms);
         psd_journal_init(&self->journal, config->n_servers);
         self->runs = 1;
+        self->was_even = true;
         psd_saves_init(&self->saves,
                        &(psd_saves_config_t){ .possible = config->checkpoints,
                                               .n_servers = config->n_servers,
@@ -1353,6 +1414,8 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
         return;
     psd_journal_clear(&self->journal);
     psd_totals_clear(&self->totals);
+    psd_forecast_clear(&self->forecast);
+    psd_forecast_clear(&self->before);
     psd_tensors_clear(&self->model);
     free(self->job);
     free(self);

@@ -40,6 +40,7 @@ typedef struct psd_coordinator_config {
     uint64_t save_every_ms;     /* and after so much time; 0: not by time */
     const uint64_t *points;     /* clocks of the checkpoints that are there, newest first; copied */
     size_t n_points;
+    uint32_t fold_from; /* contributors from which on shards may add pushes up before a round is decided (forecast.h); 0: never */
     const psd_tensor_list_t *model; /* of those checkpoints; copied; NULL without any */
 } psd_coordinator_config_t;
 

@@ -12,6 +12,7 @@
 #include "common/optim/aggregate.h"
 #include "proto/coded.h"
 #include "proto/measured.h"
+#include "server/core/forecast.h"
 #include "server/core/inbox.h"
 #include "server/core/seeding.h"
 #include "server/core/update.h"
@@ -41,6 +42,7 @@ typedef struct worker {
     bool is_queued;      /* asp: its push is complete, and waits for its step */
     bool stays;          /* while a view is made: it is in that one too */
     psd_inbox_t inbox;   /* its open clock, applied + 1 */
+    bool is_again;       /* its push of the open clock was counted when it came the first time */
     uint64_t in_vain;    /* pushes of its own that were rejected in a row for Inf or NaN, where each is a step */
     psd_engine_worker_t facts;
 } worker_t;
@@ -85,12 +87,15 @@ struct psd_engine {
     uint32_t n_rows; /* ids from here on have no row */
     uint32_t n_owed; /* members that are owed weights */
     uint64_t clock, version;
-    uint64_t slowest;       /* the lowest clock that is closed for a member */
-    uint32_t n_slowest;     /* members of which it is */
-    uint64_t samples;       /* behind the version */
-    bool held;              /* pushes wait, where each is a step */
-    psd_update_t update;    /* the step that is being made */
-    worker_t *stepping_for; /* whose push is being stepped; NULL: all members' */
+    uint64_t slowest;        /* the lowest clock that is closed for a member */
+    uint32_t n_slowest;      /* members of which it is */
+    uint64_t samples;        /* behind the version */
+    bool held;               /* pushes wait, where each is a step */
+    psd_update_t update;     /* the step that is being made */
+    psd_forecast_t forecast; /* of the open round */
+    uint32_t n_folded;       /* its first contributors, whose pushes are in the shard's sums */
+    uint32_t n_folding;      /* parts that a thread adds up now */
+    worker_t *stepping_for;  /* whose push is being stepped; NULL: all members' */
     uint64_t sums_sent_ms;
     uint32_t queue[PSD_MAX_WORKERS]; /* a ring; asp: workers whose push is complete, in order of arrival */
     uint32_t n_queued, queue_first;
@@ -115,6 +120,7 @@ struct psd_engine {
 static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void begin_save(psd_engine_t *self, psd_actions_t *out);
 static void carry_out(psd_engine_t *self, const psd_heard_t *in);
+static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, psd_actions_t *out);
 static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* The i-th in the queue. */
@@ -411,6 +417,7 @@ static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_
 static void close_clock(psd_engine_t *self, worker_t *w, uint64_t clock)
 {
     w->applied = clock;
+    w->is_again = false;
     drop_open_clock(self, w);
 }
 
@@ -507,6 +514,7 @@ static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n,
         work->lr = lr;
         work->momentum = momentum;
         work->scale = scale;
+        work->onto = self->n_folded != 0;
         for (uint32_t k = 0; k < n; k++) {
             if (!contributor[k]->inbox.parked[p])
                 continue;
@@ -542,8 +550,92 @@ static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions
     self->samples -= self->update.samples;
 }
 
+/* ---- pushes that are added up before their round is decided ---- */
+
+/* Whether the push of a contributor that is expected, the i-th by rank, is here, and as expected. */
+static bool can_fold(const psd_engine_t *self, uint32_t i)
+{
+    const psd_member_t *expected = &self->forecast.member[i];
+    const worker_t *w = self->worker[expected->worker];
+    return w && w->standing == MEMBER && w->incarnation == expected->incarnation && w->inbox.complete && w->inbox.samples &&
+           w->inbox.samples == expected->samples && !w->inbox.nonfinite;
+}
+
+/* Add up the pushes whose turn has come, if they are enough to be worth a pass over the sums, and let go of their payloads. When all have
+ * come, the round is about to be decided, and its step takes the rest. */
+static void fold_ready(psd_engine_t *self, psd_actions_t *out)
+{
+    const uint32_t first = self->n_folded;
+    uint32_t n = 0;
+    if (!self->forecast.n || !self->config.fold_at || !psd_shard_parts(self->shard) || self->n_folding || self->update.open)
+        return;
+    const worker_t *lowest = self->worker[self->forecast.member[0].worker];
+    if (lowest && lowest->inbox.complete)
+        psd_forecast_settle(&self->forecast, lowest->inbox.samples);
+    while (first + n < self->forecast.n && can_fold(self, first + n))
+        n++;
+    if (n < self->config.fold_at || first + n == self->forecast.n || !psd_shard_make_sums(self->shard))
+        return;
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
+        psd_work_t *work = psd_shard_work(self->shard, p, n);
+        assert(work && "no memory for a list of contributions");
+        work->folds = true;
+        for (uint32_t k = 0; k < n; k++) {
+            const psd_member_t *expected = &self->forecast.member[first + k];
+            psd_buf_t **payload = &self->worker[expected->worker]->inbox.parked[p];
+            if (!*payload)
+                continue;
+            work->weight[work->n_gradients] = (double)expected->samples / (double)self->forecast.samples;
+            work->gradient[work->n_gradients++] = *payload; /* the work's from here on */
+            *payload = NULL;
+        }
+        self->n_folding++;
+        psd_actions_work(out, work);
+    }
+    for (uint32_t k = 0; k < n; k++)
+        self->worker[self->forecast.member[first + k].worker]->inbox.folded = true;
+    self->n_folded += n;
+    self->stats.folded += n;
+}
+
+/* The open round will be another than was expected: what was added up cannot be taken apart, and is asked for again. */
+static void unfold(psd_engine_t *self, psd_actions_t *out)
+{
+    assert(!self->n_folding && "the log waits for threads");
+    for (uint32_t i = 0; i < self->n_folded; i++) {
+        worker_t *w = self->worker[self->forecast.member[i].worker];
+        if (!w || !w->inbox.folded)
+            continue;
+        self->stats.asked_again++;
+        drop_open_clock(self, w);
+        w->is_again = true;
+        if (w->standing == MEMBER && w->peer)
+            send_progress(self, w, 0, out);
+    }
+    if (self->n_folded)
+        psd_shard_forget_sums(self->shard);
+    self->n_folded = 0;
+    psd_forecast_clear(&self->forecast);
+}
+
+static void folded(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (--self->n_folding)
+        return;
+    if (self->leaving_run) {
+        start_over_if_due(self, now_ms, out);
+        return;
+    }
+    run_early_commands(self, now_ms, out);
+    fold_ready(self, out);
+}
+
 void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out)
 {
+    if (work->folds) {
+        folded(self, now_ms, out);
+        return;
+    }
     const bool is_step = psd_update_is_step(&self->update), is_last = psd_update_returned(&self->update, work);
     psd_saver_stepped(&self->saver, self->shard, work->part, self->update.busy, out);
     if (self->leaving_run) {
@@ -809,8 +901,13 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     }
     count_skipped(self, round, out);
     self->stepping_for = NULL;
+    assert((!round->apply || !self->n_folded || psd_forecast_comes_true(&self->forecast, round)) &&
+           "the coordinator announces a round that is another than expected");
     if (round->apply)
         start_update(self, contributor, n, total, round->lr * rate_of_round(self), true, 1, out);
+    else if (self->n_folded)
+        psd_shard_forget_sums(self->shard);
+    self->n_folded = 0;
     free(contributor);
     self->clock = round->clock;
     self->stats.rounds++;
@@ -826,6 +923,15 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
         send_sums(self, now_ms, out);
     else if (!self->update.open)
         finish_at_once(self, now_ms, round->apply, out);
+}
+
+/* What the coordinator expects of the next round. */
+static void take_forecast(psd_engine_t *self, const psd_heard_t *in)
+{
+    const psd_forecast_kind_t kind = in->msg->code & PSD_COMMAND_EVEN   ? PSD_FORECAST_EVEN
+                                     : in->msg->code & PSD_COMMAND_SAME ? PSD_FORECAST_SAME
+                                                                        : PSD_FORECAST_NONE;
+    psd_forecast_take(&self->forecast, psd_body_round(in->payload), kind);
 }
 
 static void on_command(psd_engine_t *self, const psd_heard_t *in)
@@ -844,9 +950,15 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
             psd_actions_finish(in->out, PSD_OK, in->msg->text);
     } else if (in->msg->code & PSD_COMMAND_CLOSE) {
         carry_out_round(self, in->now_ms, round, in->out);
+        take_forecast(self, in);
     } else {
+        const bool is_new = round->view_id != self->view_id;
+        if (is_new)
+            unfold(self, in->out);
         self->clock = round->clock;
         install_view(self, round);
+        if (is_new)
+            take_forecast(self, in);
         begin_save(self, in->out);
         request_init(self, in->now_ms, in->out);
         pay_debts(self, in->out);
@@ -904,7 +1016,7 @@ static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
         send_state(self, in->now_ms, in->out);
         return;
     }
-    if (self->update.running || in->msg->seq > self->log_done + 1) {
+    if (self->update.running || self->n_folding || in->msg->seq > self->log_done + 1) {
         /* Early or out of order: keep it, so that a reordered log costs nothing. */
         for (uint32_t i = 0; i < self->n_early; i++)
             if (self->early[i].msg.seq == in->msg->seq)
@@ -919,7 +1031,7 @@ static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
 
 static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    for (uint32_t i = 0; i < self->n_early && !self->update.running; i++) {
+    for (uint32_t i = 0; i < self->n_early && !self->update.running && !self->n_folding; i++) {
         if (self->early[i].msg.seq > self->log_done + 1)
             continue;
         early_t next = self->early[i];
@@ -1070,8 +1182,8 @@ static void want_again(psd_engine_t *self, const worker_t *w, uint32_t part, psd
 static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_actions_t *out)
 {
     self->stats.pushes++;
-    w->facts.pushes++;
-    w->facts.samples += w->inbox.samples;
+    w->facts.pushes += !w->is_again;
+    w->facts.samples += w->is_again ? 0 : w->inbox.samples;
     w->facts.loss = w->inbox.loss;
     w->facts.last_push_ms = now_ms;
     self->n_complete++;
@@ -1080,6 +1192,7 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_ac
     if (psd_mode_has_rounds(self->config.mode)) {
         if (verdict == PSD_PUSH_DROPS)
             psd_inbox_drop_gradient(&w->inbox);
+        fold_ready(self, out);
         tell_complete(self, now_ms, out);
         return;
     }
@@ -1384,6 +1497,8 @@ static void forget_everything(psd_engine_t *self)
     for (uint32_t i = 0; i < self->n_early; i++)
         psd_buf_unref(&self->early[i].payload);
     psd_update_clear(&self->update);
+    psd_forecast_clear(&self->forecast);
+    self->n_folded = 0;
     psd_saver_clear(&self->saver);
     psd_seeding_clear(&self->seeding);
     psd_shard_destroy(&self->shard);
@@ -1423,7 +1538,8 @@ static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t
 {
     if (!self->leaving_run)
         return false;
-    if (self->update.running - (self->saver.deferred ? 1 : 0) || psd_saver_is_writing(&self->saver) || self->restoring)
+    if (self->update.running - (self->saver.deferred ? 1 : 0) || self->n_folding || psd_saver_is_writing(&self->saver) ||
+        self->restoring)
         return true;
     uint32_t index = self->index;
     forget_everything(self);

@@ -36,6 +36,8 @@ typedef struct psd_engine_config {
     uint64_t patience_ms;                                 /* end when it has been silent for so long; 0: never */
     psd_buf_t *(*new_weights)(void *arg, size_t n_bytes); /* where weights lie, see psd_shard_use; NULL: anywhere */
     void *new_weights_arg;
+    uint32_t
+        fold_at; /* pushes whose turn has come that are added up together before a round is decided, see forecast.h; 0: none are */
 } psd_engine_config_t;
 
 enum { PSD_STALENESS_BUCKETS = 13 }; /* <= 0, 1, 2, 4, ... 1024, more: those of the metric */
@@ -45,6 +47,8 @@ typedef struct psd_engine_stats {
     uint64_t steps;                    /* committed */
     uint64_t rounds;                   /* closed, with or without a step */
     uint64_t pushes;                   /* worker-clocks taken in whole */
+    uint64_t folded;                   /* of these, added up before their round was decided */
+    uint64_t asked_again;              /* of those, asked for again, because the round was to be another than expected */
     uint64_t messages;                 /* of pushes, accepted: one per part */
     uint64_t samples;                  /* behind the steps */
     uint64_t pulls_fast, pulls_slow;   /* parts sent */

@@ -10,6 +10,7 @@ typedef struct psd_inbox {
     uint8_t *have;      /* bitmap of those */
     psd_buf_t **parked; /* their payloads; NULL: no gradient */
     bool complete;      /* all of it has come */
+    bool folded;        /* it is in the shard's sums, and its payloads are gone */
     uint64_t samples;   /* n_i */
     double loss;
     double norm2;       /* sum of squares of what came here */

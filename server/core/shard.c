@@ -32,6 +32,8 @@ typedef struct part {
     psd_buf_t *w;               /* weights, shared with sends in flight */
     psd_buf_t *coded;           /* the same in the coding of pulls; NULL: they leave as they are */
     float *slot[PSD_MAX_SLOTS]; /* state, inside the shard's arrays */
+    double *sum;                /* of contributions, inside the shard's array; NULL: there was none yet */
+    uint8_t *has_sum;           /* bitmap of the chunks of which there is one now */
     psd_work_t work;
     psd_buf_t *kept_w; /* the part before the step that a checkpoint must not see; NULL: none kept */
     float *kept_slots; /* its state arrays, n floats each, one after the other */
@@ -49,6 +51,7 @@ struct psd_shard {
     void *new_buf_arg;
     size_t n_array;              /* bytes of each state array */
     float *array[PSD_MAX_SLOTS]; /* rule.n_slots arrays over all parts */
+    double *sums;                /* over all parts; NULL: nothing was ever added up early */
 };
 
 /* State arrays are mapped whole, in huge pages where the system has them: stepping is bound by memory, and by
@@ -143,9 +146,12 @@ void psd_shard_destroy(psd_shard_t **self_p)
         psd_shard_forget(self, p);
         free(part->work.gradient);
         free(part->work.weight);
+        free(part->has_sum);
         psd_buf_unref(&part->w);
         psd_buf_unref(&part->coded);
     }
+    if (self->sums)
+        munmap(self->sums, 2 * self->n_array);
     for (int s = 0; s < PSD_MAX_SLOTS; s++)
         if (self->array[s])
             munmap(self->array[s], self->n_array);
@@ -318,6 +324,7 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     work->shard = self;
     work->part = part;
     work->pass = 0;
+    work->folds = work->onto = false;
     work->is_bounded = false;
     work->lr = 0;
     work->momentum = NAN;
@@ -328,6 +335,34 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     return work;
 }
 
+bool psd_shard_make_sums(psd_shard_t *self)
+{
+    if (self->sums)
+        return true;
+    bool ok = true;
+    for (uint32_t p = 0; p < self->n_parts; p++)
+        if (!self->part[p].has_sum)
+            ok &= (self->part[p].has_sum = calloc(1, psd_bitmap_bytes(self->part[p].n_chunks))) != NULL;
+    if (!ok || !(self->sums = (double *)(void *)map_array(2 * self->n_array)))
+        return false;
+    size_t at = 0;
+    for (uint32_t p = 0; p < self->n_parts; at += padded(self->part[p++].n))
+        self->part[p].sum = self->sums + at;
+    return true;
+}
+
+static void forget_sum(part_t *p)
+{
+    if (p->has_sum)
+        memset(p->has_sum, 0, psd_bitmap_bytes(p->n_chunks));
+}
+
+void psd_shard_forget_sums(psd_shard_t *self)
+{
+    for (uint32_t p = 0; p < self->n_parts; p++)
+        forget_sum(&self->part[p]);
+}
+
 psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part) { return &part_of(self, part)->work; }
 
 /* Those who have a gradient of one chunk, in rank order, and how far its sum has come. */
@@ -336,6 +371,7 @@ typedef struct addends {
     size_t n_elements, done;           /* of the chunk */
     const psd_coding_t *coding;        /* NULL: all are floats */
     float *room;                       /* where codes are decoded, BLOCK floats for each; NULL: all are floats */
+    double *sum;                       /* of those before them; NULL: there are none */
     const void *code[PSD_MAX_WORKERS]; /* the chunk */
     const float *gradient[PSD_MAX_WORKERS];
     double weight[PSD_MAX_WORKERS];
@@ -364,6 +400,7 @@ static void find_addends(addends_t *out, const psd_work_t *work, const part_t *p
     out->done = 0;
     out->coding = &work->shard->codings.push;
     out->room = room;
+    out->sum = work->onto && !work->is_bounded && p->sum && psd_bitmap_get(p->has_sum, i) ? p->sum + c->at : NULL;
     for (uint32_t k = 0; k < work->n_gradients; k++) {
         if (!psd_coded_has(work->gradient[k], n_codes, i))
             continue;
@@ -386,13 +423,17 @@ static void look_at_block(addends_t *self, size_t n)
 /* The sum of the addends' next n elements, bounded by value and scaled: in `room`, or as it came when it is that. */
 static const float *sum_block(addends_t *from, const psd_clip_t *clip, float scale, size_t n, float *room)
 {
-    const bool is_one = from->n == 1 && from->weight[0] == 1.0, bounds = clip->value > 0;
+    const bool is_one = from->n == 1 && !from->sum && from->weight[0] == 1.0, bounds = clip->value > 0;
     const float *sum = room;
+    double *before = from->sum ? from->sum + from->done : NULL;
     look_at_block(from, n);
     if (is_one && !bounds && scale == 1.0f) {
         sum = from->gradient[0];
     } else {
-        psd_aggregate(room, from->gradient, from->weight, from->n, n);
+        if (before)
+            psd_aggregate_onto(room, before, from->gradient, from->weight, from->n, n);
+        else
+            psd_aggregate(room, from->gradient, from->weight, from->n, n);
         if (bounds)
             psd_clip_by_value(clip, room, n);
         if (scale != 1.0f)
@@ -433,7 +474,7 @@ static psd_plan_t plan(const psd_work_t *work, const slice_t *c, psd_rule_state_
 static size_t block_of(size_t left) { return left < BLOCK ? left : BLOCK; }
 
 /* Put the sum of the gradients in their place: other passes follow. */
-static void sum_up(psd_work_t *work, const part_t *p)
+static void sum_up(psd_work_t *work, part_t *p)
 {
     const size_t n_map = psd_bitmap_bytes(p->n_chunks);
     if (work->is_bounded)
@@ -447,10 +488,11 @@ static void sum_up(psd_work_t *work, const part_t *p)
         const slice_t *c = &work->shard->slice[p->first + i];
         addends_t from;
         find_addends(&from, work, p, i, room);
-        if (from.n)
+        const bool any = from.n || from.sum;
+        if (any)
             psd_bitmap_set(map, i);
         float *to = array_of(sum, c->at);
-        for (size_t at = 0, n; from.n && at < c->n; at += n, to += n) {
+        for (size_t at = 0, n; any && at < c->n; at += n, to += n) {
             n = block_of(c->n - at);
             const float *block = sum_block(&from, &work->shard->clip, 1.0f, n, to);
             if (block != to)
@@ -459,18 +501,19 @@ static void sum_up(psd_work_t *work, const part_t *p)
     }
     free(room);
     drop_gradients(work);
+    forget_sum(p);
     work->gradient[0] = sum;
     work->weight[0] = 1;
     work->n_gradients = 1;
     work->is_bounded = true;
 }
 
-static void measure(psd_work_t *work, const part_t *p)
+static void measure(psd_work_t *work, part_t *p)
 {
     const psd_shard_t *self = work->shard;
     const int n_sums = self->passes.at[work->pass]->n_sums(&self->rule);
     memset(work->sum, 0, (size_t)p->n_chunks * (size_t)n_sums * sizeof *work->sum);
-    if (!work->n_gradients)
+    if (!work->n_gradients && !work->onto)
         return;
     sum_up(work, p);
     for (uint32_t i = 0; i < p->n_chunks; i++) {
@@ -500,7 +543,7 @@ static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_
     addends_t from;
     find_addends(&from, work, p, i, room_of_codes);
     w += c->at;
-    if (!from.n)
+    if (!from.n && !from.sum)
         return sums(work) ? psd_crc32c_extend(crc, w, c->n * sizeof *w) : 0;
     const psd_plan_t plan_of = plan(work, c, &c->state);
     work->clipped = plan_of.scale;
@@ -520,7 +563,7 @@ static void step(psd_work_t *work, part_t *p)
 {
     if (work->preserve)
         preserve(work->shard, p);
-    if (work->n_gradients) {
+    if (work->n_gradients || work->onto) {
         float *w = writable_weights(work->shard, p), *room = new_room(work);
         uint32_t crc = 0;
         for (uint32_t i = 0; i < p->n_chunks; i++)
@@ -531,12 +574,37 @@ static void step(psd_work_t *work, part_t *p)
             psd_buf_set_checksum(p->w, crc);
     }
     drop_gradients(work);
+    if (work->onto)
+        forget_sum(p);
+}
+
+/* Add the contributions to the sums, in their order. */
+static void fold(psd_work_t *work, part_t *p)
+{
+    float *room = new_room(work);
+    for (uint32_t i = 0; i < p->n_chunks; i++) {
+        const slice_t *c = &work->shard->slice[p->first + i];
+        addends_t from;
+        find_addends(&from, work, p, i, room);
+        for (size_t at = 0, n; from.n && at < c->n; at += n) {
+            n = block_of(c->n - at);
+            look_at_block(&from, n);
+            for (uint32_t k = 0; k < from.n; k++)
+                psd_aggregate_add(p->sum + c->at + at, from.gradient[k], from.weight[k], !k && !psd_bitmap_get(p->has_sum, i), n);
+        }
+        if (from.n)
+            psd_bitmap_set(p->has_sum, i);
+    }
+    free(room);
+    drop_gradients(work);
 }
 
 void psd_work_run(psd_work_t *work)
 {
     part_t *p = part_of(work->shard, work->part);
-    if (work->pass < work->shard->passes.n)
+    if (work->folds)
+        fold(work, p);
+    else if (work->pass < work->shard->passes.n)
         measure(work, p);
     else
         step(work, p);

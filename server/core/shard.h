@@ -23,6 +23,8 @@ typedef struct psd_work {
     psd_buf_t **gradient; /* n_gradients payloads in the coding of pushes (proto/coded.h), checked; the work holds references, and
                              drops them when the step has run */
     double *weight;       /* n_i / N of each, summed in double in this order, rounded once */
+    bool folds;           /* no pass: the contributions are added to the part's sums, before those that come later, and dropped */
+    bool onto;            /* the part's sums, if it has any, are the beginning of the mean: the contributions come after them */
     bool is_bounded;      /* there is one gradient, which is the sum, in f32, bounded by value */
     double lr;            /* learning rate of this step */
     double momentum;      /* its momentum; NaN: the rule's own */
@@ -98,6 +100,12 @@ void psd_shard_filled(psd_shard_t *self, uint32_t part);
 
 /* The part's work, with room for `capacity` contributions, all else zero. Not while it is running. NULL without memory. */
 psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity);
+
+/* Sums of contributions that were added up before their round was decided: the beginning of the mean of a round, in double. Make room for
+ * them, once; false without memory. Forget all that is in them, while no work runs; one that was made `onto` them has forgotten those of
+ * its part. */
+bool psd_shard_make_sums(psd_shard_t *self);
+void psd_shard_forget_sums(psd_shard_t *self);
 
 /* The part's work as it was last made, for its next pass. */
 psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part);

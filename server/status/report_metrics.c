@@ -104,6 +104,8 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set(m, PSD_METRIC_ROUNDS, psd_options_string(self->options, PSD_OPT_sync_mode), (double)stats->rounds);
     psd_metrics_set(m, PSD_METRIC_SAMPLES, NULL, (double)stats->samples);
     psd_metrics_set(m, PSD_METRIC_PUSHES, NULL, (double)stats->messages);
+    psd_metrics_set(m, PSD_METRIC_FOLDED, NULL, (double)stats->folded);
+    psd_metrics_set(m, PSD_METRIC_ASKED_AGAIN, NULL, (double)stats->asked_again);
     psd_metrics_set(m, PSD_METRIC_PULLS, "fast", (double)stats->pulls_fast);
     psd_metrics_set(m, PSD_METRIC_PULLS, "slow", (double)stats->pulls_slow);
     psd_metrics_set(m, PSD_METRIC_MEMORY_LINKS, NULL, (double)self->memory_links);

@@ -74,6 +74,13 @@ sim_config_t sim_config_of_seed(uint64_t seed)
         config.push = codecs[push];
     if (config.mode[0] == 'b' && pull < 2)
         config.pull = codecs[pull];
+    if (config.mode[0] == 'b') {
+        config.fold_at = (uint32_t)(psd_splitmix64(&other) % 3);
+        config.odd_every = (uint32_t)(psd_splitmix64(&other) % 3) ? 0 : 4 + (uint32_t)(psd_splitmix64(&other) % 3);
+        config.rounds += 2; /* the first two tell what is expected of the others */
+        if (config.nonfinite_clock)
+            config.nonfinite_clock = 2 + (uint32_t)(psd_splitmix64(&other) % 5);
+    }
     return config;
 }
 

@@ -43,10 +43,12 @@ void sim_make_gradient(const sim_t *self, const float *w, float *g, size_t n, ui
         g[i] = 0.05f * w[i] + (float)(psd_uniform(&key) - 0.5);
 }
 
-static uint64_t slice(const sim_t *self, uint32_t rank, uint32_t world)
+static uint64_t slice(const sim_t *self, uint64_t clock, uint32_t rank, uint32_t world)
 {
     const uint64_t batch = self->config.batch ? self->config.batch : BATCH;
-    return batch * (rank + 1) / world - batch * rank / world;
+    const bool is_odd = self->config.odd_every && clock % self->config.odd_every == 0 && rank + 1 == world;
+    const uint64_t n = batch * (rank + 1) / world - batch * rank / world;
+    return is_odd ? n / 2 : n;
 }
 
 /* ---- what was pushed ---- */
@@ -77,7 +79,7 @@ push_t *sim_begin_push(sim_t *self, uint32_t w)
                       .world = at.world,
                       .incarnation = at.incarnation,
                       .clock = at.clock,
-                      .samples = slice(self, at.rank, at.world) };
+                      .samples = slice(self, at.clock, at.rank, at.world) };
     for (uint32_t t = 0; t < self->list.n; t++)
         sim_make_gradient(self, me->w[t], me->g[t], self->list.tensor[t].n_elements, t, at.clock, at.rank, at.world);
     if (sim_is_nonfinite(self, push))

@@ -85,6 +85,12 @@ plant "liveness: what was lost of the log is not repeated" server/core/journal.c
     's/now_ms < self->shard\[shard\].sent_ms \+ PSD_JOURNAL_REPEAT_MS/now_ms >= self->shard[shard].sent_ms/'
 plant "passes: a chunk counts twice when another shard has told first" server/core/totals.c \
     's/psd_server_set_add\(&self->told, shard\);/&\n    if (self->told.n == 1 \&\& shard == 1)\n        self->sum[0] *= 2;/'
+plant "fold: a round is decided otherwise than expected, and is not announced" server/core/coordinator.c \
+    's/if \(round.apply \&\& self->forecast.kind/if (false/'
+plant "fold: sums of a round that is announced to be another are kept" server/core/engine.c \
+    's/^    if \(self->n_folded\)$/    if (self->n_folded > 99)/'
+plant "fold: what cannot be taken apart is not asked for again" server/core/engine.c \
+    's/^        drop_open_clock\(self, w\);$/        w->inbox.folded = false;/'
 plant "codec: a part that is asked for again is encoded again" worker/feedback.c \
     's/^    if \(!part->is_coded\)$/    psd_buf_unref(\&part->code.payload);/'
 plant "codec: what is not finite takes the residual with it" worker/feedback.c \

@@ -185,7 +185,8 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .clip = self->clip,
                                    .codings = self->codings,
                                    .mode = self->mode,
-                                   .lr_rule = psd_lr_rule_find("none") };
+                                   .lr_rule = psd_lr_rule_find("none"),
+                                   .fold_at = self->config.fold_at };
     psd_job_settings_t settings = { .text = "sim",
                                     .clip_value = self->clip.value,
                                     .clip_norm = self->clip.norm,
@@ -213,6 +214,7 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .save_every_rounds = self->config.save_every,
                                              .points = points.clock,
                                              .n_points = points.n,
+                                             .fold_from = self->config.fold_at ? 2 : 0,
                                              .model = points.n ? &points.model : NULL };
     server->node = psd_node_new(&engine, s ? NULL : &coordinator, NULL);
     psd_tensors_clear(&points.model);
@@ -322,10 +324,14 @@ static bool computes(sim_t *self, uint32_t w)
         sim_kill_worker(self, w, 200 + sim_draw(self, 4000));
         return false;
     }
-    if (!sim_strikes(self, SIM_STRAGGLE))
-        return true;
-    sim_pause(self, SIM_MAX_SERVERS + w, self->now_ms + LATE_BY_MS);
-    return false;
+    const psd_session_position_t at = psd_session_position(self->worker[w].session);
+    const uint64_t late_ms = sim_strikes(self, SIM_STRAGGLE)             ? LATE_BY_MS
+                             : self->worker[w].computed_clock < at.clock ? (uint64_t)self->config.stagger_ms * at.rank
+                                                                         : 0;
+    self->worker[w].computed_clock = at.clock;
+    if (late_ms)
+        sim_pause(self, SIM_MAX_SERVERS + w, self->now_ms + late_ms);
+    return !late_ms;
 }
 
 /* Given up by a false alarm: a supervisor starts it again. */
@@ -375,6 +381,7 @@ void sim_start_worker(sim_t *self, uint32_t w)
     me->life++;
     me->clock = new_clock(self);
     me->registered = me->pulled = false;
+    me->computed_clock = 0;
     me->idle_ticks = 0;
     psd_session_config_t config = { .job = "sim", .name = "worker", .nonce = me->life << 32 | (uint64_t)(w + 1) << 16 };
     me->session = psd_session_new(&config);

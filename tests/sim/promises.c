@@ -163,6 +163,9 @@ static void look_at_memory(sim_t *self, uint32_t s)
     const uint32_t usual = self->config.workers + SIM_SPARE_WORKERS;
     const uint64_t shard = psd_engine_elements(psd_node_engine(self->server[s].node)) * sizeof(float);
     const uint64_t most = 2 * (rows > usual ? rows : usual) * shard;
+    const double parked = shard ? (double)self->server[s].parked_bytes / (double)shard : 0;
+    if (psd_engine_clock(psd_node_engine(self->server[s].node)) >= 3 && parked > self->result->most_parked)
+        self->result->most_parked = parked;
     if (self->server[s].parked_bytes > most)
         sim_broken(self, "shard %u of %" PRIu64 " bytes holds %zu bytes of gradients", s, shard,
                    (size_t)self->server[s].parked_bytes);

@@ -14,7 +14,7 @@
 #include "tests/sim/sim.h"
 
 typedef struct totals {
-    uint64_t messages, steps, saves, restores, fallbacks, done[SIM_N_FAULTS];
+    uint64_t messages, steps, saves, restores, fallbacks, folded, asked_again, done[SIM_N_FAULTS];
 } totals_t;
 
 static void add(totals_t *self, const sim_result_t *result)
@@ -24,6 +24,8 @@ static void add(totals_t *self, const sim_result_t *result)
     self->saves += result->saves;
     self->restores += result->restores;
     self->fallbacks += result->fallbacks;
+    self->folded += result->folded;
+    self->asked_again += result->asked_again;
     for (int f = 0; f < SIM_N_FAULTS; f++)
         self->done[f] += result->done[f];
 }
@@ -31,8 +33,9 @@ static void add(totals_t *self, const sim_result_t *result)
 static void tell(const totals_t *self, uint64_t seeds)
 {
     printf("%" PRIu64 " seeds: %" PRIu64 " messages, %" PRIu64 " steps, %" PRIu64 " checkpoints, %" PRIu64
-           " shards restored, %" PRIu64 " checkpoints found damaged, no promise broken\n",
-           seeds, self->messages, self->steps, self->saves, self->restores, self->fallbacks);
+           " shards restored, %" PRIu64 " checkpoints found damaged, %" PRIu64 " pushes folded, %" PRIu64
+           " of them asked for again, no promise broken\n",
+           seeds, self->messages, self->steps, self->saves, self->restores, self->fallbacks, self->folded, self->asked_again);
     for (int f = 0; f < SIM_N_FAULTS; f++)
         printf("%10" PRIu64 " %s\n", self->done[f], sim_fault_words((sim_fault_t)f));
 }

@@ -121,6 +121,12 @@ static void note_end(sim_t *self)
 {
     psd_coordinator_facts_t facts = { 0 };
     self->result->ended_ms = self->now_ms;
+    for (uint32_t s = 0; s < self->config.servers; s++)
+        if (self->server[s].node) {
+            const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(self->server[s].node));
+            self->result->folded += stats->folded;
+            self->result->asked_again += stats->asked_again;
+        }
     if (self->server[0].node)
         psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
     self->result->skipped = facts.skipped;

@@ -51,6 +51,9 @@ typedef struct sim_config {
     uint32_t part_elements;       /* most of a part; 0: as many as a message carries */
     uint32_t rounds;              /* each worker leaves when its clock has passed this */
     uint32_t tensors;             /* of the model, sizes by the data seed; 0: 3 */
+    uint32_t fold_at;             /* pushes that shards add up together before their round is decided; 0: none are */
+    uint32_t odd_every;           /* each so many rounds the last rank has fewer samples, as at the end of an epoch; 0: never */
+    uint32_t stagger_ms;          /* a worker computes for its rank times so long */
     uint32_t batch;               /* samples of a round, over all workers; 0: 50 */
     uint32_t most_elements;       /* of a tensor; 0: 3000 */
     double chance[SIM_N_FAULTS];
@@ -76,9 +79,13 @@ typedef struct sim_result {
     uint64_t leader_ns;                 /* of real time that the coordinator took for these, encoding and decoding included */
     uint64_t leader_messages; /* that the coordinator got or sent, but for signs of life and those that stay in its process */
     uint64_t total_messages, saves, restores, fallbacks, steps, skipped;
-    uint64_t resets;            /* workers whose residual began at 0 while the job was under way, and was pushed from */
-    uint64_t ended_ms;          /* simulated time */
-    uint64_t longest_gap_ms;    /* between two closed rounds, after the first */
+    uint64_t folded,
+        asked_again;         /* pushes added up before their round was decided; and asked for again, because it was another; at the
+                                     servers that are there at the end */
+    double most_parked;      /* gradients that a server held at a time, of the size of its shard, after the first two rounds */
+    uint64_t resets;         /* workers whose residual began at 0 while the job was under way, and was pushed from */
+    uint64_t ended_ms;       /* simulated time */
+    uint64_t longest_gap_ms; /* between two closed rounds, after the first */
     uint64_t with_last_weights; /* of the first 64 workers those that have held the weights of the last round, one bit each */
 } sim_result_t;
 

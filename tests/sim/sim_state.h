@@ -124,8 +124,9 @@ typedef struct sim_worker {
     bool registered, done;
     bool pulled; /* slow weights were read before leaving */
     float *slow[MAX_TENSORS];
-    uint64_t stirred[2]; /* where it was when it last got on */
-    uint32_t idle_ticks; /* since then */
+    uint64_t computed_clock; /* the newest for which it has taken its time */
+    uint64_t stirred[2];     /* where it was when it last got on */
+    uint32_t idle_ticks;     /* since then */
 } sim_worker_t;
 
 typedef struct link {

@@ -296,3 +296,71 @@ Test(shard, weights_leave_in_their_code_as_soon_as_there_are_some)
     cr_expect_eq(sent.payload, psd_shard_weights(shard, 0));
     teardown();
 }
+
+/* Steps of three gradients, of which the first `n_early` are added up before, one by one. */
+static void step_folding(uint64_t steps, uint32_t n_early)
+{
+    for (uint64_t t = 1; t <= steps; t++) {
+        gradients(g3, 3, t);
+        for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
+            cr_assert(psd_shard_make_sums(shard));
+            for (uint32_t k = 0; k < n_early; k++) {
+                psd_work_t *fold = make_work(p, g3 + k, 1);
+                fold->weight[0] = k == 1 ? 0.5 : 0.25;
+                fold->folds = true;
+                psd_work_run(fold);
+                cr_expect_eq(fold->n_gradients, 0, "its payload is let go");
+            }
+            psd_work_t *work = make_work(p, g3, 3);
+            work->onto = true;
+            for (uint32_t k = 0; k < n_early; k++)
+                psd_buf_unref(&work->gradient[k]);
+            for (uint32_t k = n_early; k < 3; k++) {
+                work->gradient[k - n_early] = work->gradient[k];
+                work->weight[k - n_early] = work->weight[k];
+            }
+            work->n_gradients = 3 - n_early;
+            psd_work_run(work);
+        }
+    }
+}
+
+Test(shard, contributions_that_are_added_up_early_give_the_same_bits, .init = setup, .fini = teardown)
+{
+    static float w[N], slots[PSD_MAX_SLOTS][N];
+    float *slot[PSD_MAX_SLOTS];
+    for (int i = 0; i < PSD_MAX_SLOTS; i++)
+        slot[i] = slots[i];
+    reference(w, slot, 4);
+    for (uint32_t n_early = 0; n_early <= 3; n_early++) {
+        teardown();
+        setup();
+        step_folding(4, n_early);
+        for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
+            const psd_chunk_t *c = &map.chunk[map.held[0][p]];
+            cr_expect_arr_eq(psd_shard_weights(shard, p)->data, w + c->offset, c->n * sizeof *w, "%u early", n_early);
+        }
+    }
+}
+
+Test(shard, sums_that_are_forgotten_are_in_no_step, .init = setup, .fini = teardown)
+{
+    static float w[N], slots[PSD_MAX_SLOTS][N];
+    float *slot[PSD_MAX_SLOTS];
+    for (int i = 0; i < PSD_MAX_SLOTS; i++)
+        slot[i] = slots[i];
+    reference(w, slot, 2);
+    cr_assert(psd_shard_make_sums(shard));
+    gradients(g3, 3, 9);
+    for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
+        psd_work_t *fold = make_work(p, g3, 1);
+        fold->folds = true;
+        psd_work_run(fold);
+    }
+    psd_shard_forget_sums(shard);
+    step_folding(2, 1);
+    for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
+        const psd_chunk_t *c = &map.chunk[map.held[0][p]];
+        cr_expect_arr_eq(psd_shard_weights(shard, p)->data, w + c->offset, c->n * sizeof *w);
+    }
+}

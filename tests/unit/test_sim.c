@@ -310,3 +310,62 @@ Test(sim, two_hundred_workers_some_of_them_late_or_dead_train_on_thirty_two_serv
     cr_expect_eq(result.steps, config.rounds);
     cr_expect(result.done[SIM_STRAGGLE] && result.done[SIM_DIE_COMPUTING]);
 }
+
+/* Workers push in the order of their ranks. */
+static sim_config_t in_order(uint32_t workers, uint32_t fold_at)
+{
+    sim_config_t config = cluster(2, workers, "adam(lr=0.01)");
+    config.batch = 4 * workers;
+    config.delay_ms = 2;
+    config.stagger_ms = 10;
+    config.fold_at = fold_at;
+    return config;
+}
+
+Test(sim, of_sixty_four_workers_that_push_in_turn_a_server_holds_few_gradients_at_a_time)
+{
+    sim_config_t config = in_order(64, 0);
+    const sim_result_t whole = run(&config);
+    cr_expect_geq(whole.most_parked, 62.0, "%g gradients", whole.most_parked);
+    config.fold_at = 4;
+    const sim_result_t folded = run(&config);
+    cr_expect_leq(folded.most_parked, 6.0, "%g gradients, beside sums of the size of two", folded.most_parked);
+    cr_expect_gt(folded.folded, (config.rounds - 2) * 2 * 55);
+    cr_expect_eq(folded.asked_again, 0);
+    cr_expect_eq(folded.weights_hash, whole.weights_hash, "the bits are the same");
+}
+
+Test(sim, what_was_folded_is_asked_for_again_when_the_round_becomes_another)
+{
+    const char *const rules[] = { "sgd(lr=0.1)", "lookahead(radam(lr=0.01), k=3)", "lamb(lr=0.01)" };
+    const char *const codecs[] = { NULL, "int8", "topk(0.1)" };
+    for (size_t i = 0; i < 9; i++) {
+        sim_config_t config = in_order(5, 1);
+        config.rule = rules[i % 3];
+        config.push = codecs[i / 3];
+        config.clip_norm = i % 2 ? 0.3 : 0;
+        config.rounds = 12;
+        config.odd_every = 5;
+        const sim_result_t folded = run(&config);
+        config.fold_at = 0;
+        cr_expect_eq(run(&config).weights_hash, folded.weights_hash, "%s, %s", config.rule, config.push ? config.push : "f32");
+        cr_expect(folded.folded && folded.asked_again, "%s: %" PRIu64 " folded, %" PRIu64 " asked for again", config.rule,
+                  folded.folded, folded.asked_again);
+    }
+}
+
+Test(sim, a_worker_that_dies_after_its_push_was_folded_counts_or_is_left_out_on_every_shard)
+{
+    for (uint32_t revive = 0; revive <= 1; revive++) {
+        sim_config_t config = in_order(4, 1);
+        config.rounds = 7;
+        config.kill_worker = 2;
+        config.kill_at = UINT64_MAX;
+        config.revive = revive;
+        const uint64_t n = run(&config).messages[2];
+        uint64_t asked_again = 0;
+        for (config.kill_at = 0; config.kill_at < n; config.kill_at++)
+            asked_again += run(&config).asked_again;
+        cr_expect_gt(asked_again, 0);
+    }
+}
