@@ -95,6 +95,7 @@ sim_config_t sim_config_of_scale(uint32_t workers, uint32_t servers, uint32_t ro
                             .tensors = servers,
                             .most_elements = 64,
                             .batch = 4 * workers,
+                            .fold_at = 3,
                             .delay_ms = 20,
                             .kill_worker = -1 };
     config.chance[SIM_STRAGGLE] = config.chance[SIM_DIE_COMPUTING] = 0.01;
