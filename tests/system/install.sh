@@ -30,7 +30,7 @@ diff -u "$dir/listed" "$dir/exported" >&2 || fail 'the exported symbols are not 
 readelf -d "$library" | grep -q 'SONAME.*\[libpsdworker.so.0\]' || fail 'no SONAME'
 
 # The library page's program, by pkg-config, which has to look where this was installed, and by CMake.
-sed -n '/^```c$/,/^```$/p' "$source/docs/library.md" | sed '1d;$d' >"$dir/line.c"
+sed -n '/^```c$/,/^```$/{p;/^```$/q}' "$source/docs/library.md" | sed '1d;$d' >"$dir/line.c"
 export PKG_CONFIG_PATH=$libdir/pkgconfig
 pkg-config --validate psd-worker
 [ "$(pkg-config --modversion psd-worker)" = "$("$root/bin/psdctl" --version | cut -d' ' -f2)" ] || fail 'another version'
