@@ -1,4 +1,4 @@
-/* report_state.h - the inside of the report, shared by its four files and nobody else:
+/* report_state.h - the inside of the report, shared by its four files and their test alone:
  *   report.c          what is told as it happens; publishing
  *   report_facts.c    what both documents say of a job
  *   report_status.c   the document of /status: who does what, whom the others wait for

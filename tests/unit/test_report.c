@@ -1,0 +1,833 @@
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <math.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/status/report_state.h"
+#include "tests/support/said.h"
+
+/* One server with its coordinator and three workers, spoken to by hand; each event is told to the report, as the daemon does. The model
+ * is two tensors of 4 weights, a part each. Times are milliseconds of one clock. */
+enum { JOB = 9, N = 3, PARTS = 2 };
+
+static psd_node_t *node;
+static psd_actions_t out;
+static psd_report_t *report;
+static psd_options_t *options;
+static psd_status_t *status;
+static psd_err_t err;
+static uint64_t now = 1000, incarnation[N], clock_of[N], life[N];
+static json_t *page;   /* /status */
+static char *measured; /* /metrics */
+
+static psd_engine_config_t engine;
+static psd_coordinator_config_t coordinator;
+static const psd_job_settings_t job = { .text = "mode=x", .mode = "bsp", .optimizer = "sgd", .part_elements = 4 };
+
+static uint64_t ns(void) { return now * 1000000; }
+
+static psd_peer_t peer_of(uint32_t worker) { return UINT64_C(1) << 63 | (5 + worker); }
+
+static psd_msg_t message(psd_kind_t kind, uint32_t worker)
+{
+    return (psd_msg_t){ .kind = kind,
+                        .protocol = PSD_PROTOCOL,
+                        .job = JOB,
+                        .worker = worker,
+                        .incarnation = incarnation[worker],
+                        .seq = 77 + worker + 100 * life[worker] };
+}
+
+static void carry_out(void)
+{
+    for (size_t i = 0; i < out.n; i++) {
+        const psd_action_t a = out.at[i];
+        if (a.act == PSD_ACT_SEND && a.msg.kind == PSD_MSG_WELCOME)
+            incarnation[a.msg.worker] = a.msg.incarnation;
+        if (a.act == PSD_ACT_SEND)
+            psd_report_sent(report, &a.msg, a.payload ? a.payload->n_bytes : 0, true, ns());
+        if (a.act != PSD_ACT_WORK)
+            continue;
+        psd_work_run(a.work);
+        psd_report_apply(report, 2000000);
+        psd_node_worked(node, now, a.work, &out);
+        psd_report_saw(report, node, NULL, ns());
+    }
+    psd_actions_drop(&out, out.n);
+}
+
+static void say(uint32_t worker, const psd_msg_t *msg, const void *payload, size_t n)
+{
+    psd_buf_t *buf = said_with(msg, payload, n);
+    psd_report_received(report, n);
+    psd_node_message(node, now, peer_of(worker), msg, buf, &out);
+    psd_report_saw(report, node, msg, ns());
+    carry_out();
+    psd_buf_unref(&buf);
+}
+
+/* Time passes, and the server does what is due. */
+static void pass(uint64_t ms)
+{
+    for (const uint64_t end = now + ms; now < end;) {
+        now += end - now < 50 ? end - now : 50;
+        psd_node_tick(node, now, &out);
+        carry_out();
+    }
+}
+
+static void start(const char *flags)
+{
+    char copy[256], *argv[16] = { "psd", "--job=mnist" };
+    int argc = 2;
+    snprintf(copy, sizeof copy, "%s", flags);
+    for (char *rest = copy, *word; (word = strtok_r(rest, " ", &rest));)
+        argv[argc++] = word;
+    clearenv();
+    cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_SERVER));
+    cr_assert_eq(psd_options_load(options, argc, argv, &err), PSD_OK, "%s", err.text);
+    engine = (psd_engine_config_t){ .job = "mnist",
+                                    .settings = "mode=x",
+                                    .endpoint = "tcp://here:1",
+                                    .wanted_index = -1,
+                                    .nonce = 1,
+                                    .mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode)),
+                                    .lr_rule = psd_lr_rule_find("none"),
+                                    .first = "tcp://first:7470",
+                                    .lease_ms = 2000 };
+    psd_rule_parse(&engine.rule, "sgd(lr=0.125)", NULL);
+    if (!coordinator.job) {
+        coordinator =
+            (psd_coordinator_config_t){ .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125 };
+    }
+    coordinator.job_id = JOB;
+    coordinator.settings = &job;
+    coordinator.n_servers = 1;
+    coordinator.mode = engine.mode;
+    coordinator.rule = engine.rule;
+    cr_assert_not_null(report = psd_report_new(options, "mode=x", &err));
+    cr_assert_not_null(status = psd_status_new("127.0.0.1:0", "", &err), "%s", err.text);
+}
+
+static void make_node(const char *flags)
+{
+    start(flags);
+    cr_assert_not_null(node = psd_node_new(&engine, &coordinator, &err));
+    psd_report_publish(report, node, now, status);
+    psd_node_tick(node, now, &out);
+    carry_out();
+}
+
+static void part_of(psd_msg_t *msg, uint32_t part, const float *values)
+{
+    msg->part = part;
+    msg->parts = PARTS;
+    msg->n_elements = 4;
+    msg->dtype = PSD_DTYPE_F32;
+    msg->codec = PSD_CODEC_F32;
+    msg->checksum = psd_crc32c(values, 4 * sizeof *values);
+}
+
+static void join(uint32_t worker)
+{
+    static const float initial[4] = { 1, 2, 3, 4 };
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor[] = { { .name = "v", .n_dims = 1, .dim = { 4 }, .n_elements = 4 },
+                                   { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 } };
+    psd_tensor_list_t list = { .n = 2, .tensor = tensor };
+    psd_msg_t msg = message(PSD_MSG_HELLO, worker);
+    snprintf(msg.text, sizeof msg.text, "mnist host%u", worker);
+    say(worker, &msg, NULL, 0);
+    cr_assert(incarnation[worker]);
+    msg = message(PSD_MSG_ATTACH, worker);
+    say(worker, &msg, NULL, 0);
+    msg = message(PSD_MSG_REGISTER, worker);
+    say(worker, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+    for (uint32_t p = 0; p < PARTS; p++) {
+        msg = message(PSD_MSG_INIT, worker);
+        part_of(&msg, p, initial);
+        say(worker, &msg, initial, sizeof initial);
+    }
+    clock_of[worker] = 0;
+}
+
+static void join_all(const char *flags)
+{
+    make_node(flags);
+    for (uint32_t w = 0; w < N; w++)
+        join(w);
+    static const float initial[4] = { 1, 2, 3, 4 };
+    for (uint32_t p = 0; p < PARTS; p++) { /* the view came with the last of them */
+        psd_msg_t msg = message(PSD_MSG_INIT, 0);
+        part_of(&msg, p, initial);
+        say(0, &msg, initial, sizeof initial);
+    }
+    cr_assert_str_eq(psd_report_state(report, node), "training");
+}
+
+static void setup(void) { join_all("--workers-min=3"); }
+
+static void teardown(void)
+{
+    json_decref(page);
+    free(measured);
+    psd_node_destroy(&node);
+    psd_actions_clear(&out);
+    psd_report_destroy(&report);
+    psd_status_destroy(&status);
+    psd_options_destroy(&options);
+}
+
+TestSuite(report, .timeout = 600);
+
+/* What a worker has pushed: how many samples, of which mean loss, with 8 equal gradients, of which weights, computed for so long. */
+typedef struct push {
+    uint64_t samples;
+    double loss;
+    float gradient;
+    uint64_t version;
+    double compute_s;
+} push_t;
+
+static void push_part(uint32_t worker, uint32_t part, const push_t *push)
+{
+    const float gradient[4] = { push->gradient, push->gradient, push->gradient, push->gradient };
+    psd_msg_t msg = message(PSD_MSG_PUSH, worker);
+    clock_of[worker] += part == 0;
+    msg.clock = clock_of[worker];
+    msg.samples = push->samples;
+    msg.loss = push->loss;
+    msg.base_version = push->version;
+    msg.value = push->compute_s;
+    part_of(&msg, part, gradient);
+    say(worker, &msg, gradient, sizeof gradient);
+}
+
+static void push_all(uint32_t worker, push_t push)
+{
+    for (uint32_t p = 0; p < PARTS; p++)
+        push_part(worker, p, &push);
+}
+
+/* Rounds, the first at once: worker w has its weights after `serve`, computes, and its two parts come `send` apart. A round is over
+ * with the last part. */
+typedef struct times {
+    uint64_t serve, compute, send; /* ms */
+} times_t;
+
+static void play(const times_t times[N], uint32_t rounds)
+{
+    while (rounds--) {
+        const uint64_t begun = now, clock = psd_engine_clock(psd_node_engine(node));
+        for (; psd_engine_clock(psd_node_engine(node)) == clock; now++)
+            for (uint32_t w = 0; w < N; w++) {
+                const times_t *t = &times[w];
+                const push_t push = { .samples = 10, .loss = 1, .compute_s = (double)t->compute * 1e-3 };
+                if (now == begun + t->serve + t->compute)
+                    push_part(w, 0, &push);
+                if (now == begun + t->serve + t->compute + t->send)
+                    push_part(w, 1, &push);
+            }
+        now--; /* when the last part came */
+    }
+}
+
+static void look(void)
+{
+    const psd_instant_t instant = { .ms = now, .ns = ns() };
+    json_decref(page);
+    free(measured);
+    cr_assert_not_null(page = psd_report_document(report, node, &instant, true));
+    cr_assert_not_null(measured = psd_report_metrics(report, node, status, &instant));
+}
+
+static const json_t *worker_at(size_t i) { return json_array_get(json_object_get(page, "workers"), i); }
+
+static double number_of(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    cr_assert(json_is_number(value), "%s is no number", key);
+    return json_number_value(value);
+}
+
+static double of_worker(size_t i, const char *key) { return number_of(worker_at(i), key); }
+
+/* A line of /metrics, by its name and labels. */
+static double metric(const char *series)
+{
+    char wanted[128];
+    snprintf(wanted, sizeof wanted, "\n%s ", series);
+    const char *line = strstr(measured, wanted);
+    cr_assert_not_null(line, "/metrics has no %s", series);
+    return strtod(line + strlen(wanted), NULL);
+}
+
+static bool has_metric(const char *series)
+{
+    char wanted[128];
+    snprintf(wanted, sizeof wanted, "\n%s ", series);
+    return strstr(measured, wanted);
+}
+
+static const char *alert(size_t i) { return json_string_value(json_array_get(json_object_get(page, "alerts"), i)); }
+
+static size_t n_alerts(void) { return json_array_size(json_object_get(page, "alerts")); }
+
+/* ---- ages ---- */
+
+Test(report, ages_are_the_seconds_since_each_was_heard_and_had_pushed, .init = setup, .fini = teardown)
+{
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 1 });
+    pass(400);
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT, 1);
+    say(1, &beat, NULL, 0);
+    pass(1100);
+    look();
+    cr_expect_float_eq(of_worker(0, "last_heard_age_seconds"), 1.5, 1e-9);
+    cr_expect_float_eq(of_worker(1, "last_heard_age_seconds"), 1.1, 1e-9);
+    cr_expect_float_eq(of_worker(0, "last_push_age_seconds"), 1.5, 1e-9);
+    cr_expect_float_eq(of_worker(1, "last_push_age_seconds"), 1.5, 1e-9, "a heartbeat is no push");
+    cr_expect_float_eq(number_of(page, "uptime_seconds"), 1.5, 1e-9);
+    psd_server_facts_t server;
+    psd_coordinator_server(psd_node_coordinator(node), 0, &server);
+    pass(100);
+    look();
+    const json_t *row = json_array_get(json_object_get(page, "servers"), 0);
+    psd_coordinator_server(psd_node_coordinator(node), 0, &server);
+    cr_expect_float_eq(number_of(row, "last_heard_age_seconds"), (double)(now - server.heard_ms) * 1e-3, 1e-9);
+}
+
+Test(report, who_has_not_pushed_has_no_age_of_a_push_and_no_loss, .init = setup, .fini = teardown)
+{
+    push_all(1, (push_t){ .samples = 4, .loss = 2.5 });
+    look();
+    cr_expect(json_is_null(json_object_get(worker_at(0), "last_push_age_seconds")));
+    cr_expect(json_is_null(json_object_get(worker_at(0), "loss")));
+    cr_expect_eq(of_worker(1, "last_push_age_seconds"), 0);
+    cr_expect_eq(of_worker(1, "loss"), 2.5);
+    cr_expect_eq(of_worker(1, "samples"), 4);
+    cr_expect_eq(of_worker(1, "pushes"), 1);
+    cr_expect_eq(of_worker(1, "parts_held"), 2);
+    cr_expect(json_is_null(json_object_get(json_object_get(page, "loss"), "train")), "no step was made");
+    cr_expect(!has_metric("psd_worker_last_push_timestamp_seconds{worker=\"0\"}"));
+    cr_expect(has_metric("psd_worker_last_push_timestamp_seconds{worker=\"1\"}"));
+    cr_expect(!has_metric("psd_training_loss"));
+}
+
+Test(report, a_worker_that_misses_a_heartbeat_is_late, .init = setup, .fini = teardown)
+{
+    pass(1000);
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(worker_at(0), "state")), "live");
+    pass(1);
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(worker_at(0), "state")), "late");
+}
+
+Test(report, metrics_say_when_each_worker_pushed_last, .init = setup, .fini = teardown)
+{
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 2 + w });
+    pass(7000);
+    const double before = psd_report_unix_time() - 7;
+    look();
+    const double then = metric("psd_worker_last_push_timestamp_seconds{worker=\"2\"}");
+    cr_expect(then >= before - 1e-3 && then <= psd_report_unix_time() - 7 + 1e-3, "%f, not %f", then, before);
+    cr_expect_eq(metric("psd_worker_samples_total{worker=\"2\"}"), 4);
+    cr_expect_eq(metric("psd_samples_total"), 9);
+}
+
+/* ---- where time goes ---- */
+
+Test(report, push_times_are_those_of_each_phase, .init = setup, .fini = teardown)
+{
+    /* A round takes 2 + 20 + 18 = 40 ms: of these worker 0 has its weights at once, computes 10, sends 5, and waits 25. */
+    play((const times_t[]){ { 0, 10, 5 }, { 1, 30, 4 }, { 2, 20, 18 } }, 1000);
+    look();
+    cr_expect_float_eq(of_worker(0, "compute_seconds"), 0.010, 1e-4);
+    cr_expect_float_eq(of_worker(0, "send_seconds"), 0.005, 1e-4);
+    cr_expect_float_eq(of_worker(0, "serve_seconds"), 0, 1e-4);
+    cr_expect_float_eq(of_worker(2, "compute_seconds"), 0.020, 1e-4);
+    cr_expect_float_eq(of_worker(2, "send_seconds"), 0.018, 1e-4);
+    cr_expect_float_eq(of_worker(2, "serve_seconds"), 0.002, 1e-4);
+    const json_t *shares = json_object_get(worker_at(1), "time_shares");
+    cr_expect_float_eq(number_of(shares, "served"), 1 / 40.0, 2e-3);
+    cr_expect_float_eq(number_of(shares, "computing"), 30 / 40.0, 2e-3);
+    cr_expect_float_eq(number_of(shares, "sending"), 4 / 40.0, 2e-3);
+    cr_expect_float_eq(number_of(shares, "waiting"), 5 / 40.0, 2e-3);
+    cr_expect_float_eq(of_worker(1, "samples_per_second"), 250, 1, "10 in 40 ms");
+    cr_expect_float_eq(of_worker(2, "awaited_share"), 5 / 40.0, 2e-3);
+    cr_expect_eq(of_worker(0, "awaited_share"), 0);
+    cr_expect_float_eq(metric("psd_worker_awaited_ratio{worker=\"2\"}"), 5 / 40.0, 2e-3);
+    cr_expect_eq(metric("psd_worker_awaited_ratio{worker=\"1\"}"), 0);
+}
+
+/* The times that this process has seen: its histograms. */
+Test(report, metrics_have_the_times_of_rounds_barriers_answers_and_steps, .init = setup, .fini = teardown)
+{
+    look(); /* times are counted from the first time that somebody asks for them */
+    play((const times_t[]){ { 0, 10, 5 }, { 0, 30, 4 }, { 0, 20, 20 } }, 11);
+    look();
+    /* Each round takes 40 ms; the first push is whole after 15, and answered 25 ms later, the others after 34 and 40. */
+    cr_expect_eq(metric("psd_round_duration_seconds_count"), 10, "the first has none before it");
+    cr_expect_float_eq(metric("psd_round_duration_seconds_sum"), 10 * 0.040, 1e-9);
+    cr_expect_eq(metric("psd_barrier_wait_seconds_count"), 11);
+    cr_expect_float_eq(metric("psd_barrier_wait_seconds_sum"), 11 * 0.025, 1e-9);
+    cr_expect_eq(metric("psd_push_latency_seconds_count"), 33);
+    cr_expect_float_eq(metric("psd_push_latency_seconds_sum"), 11 * (0.025 + 0.006 + 0), 1e-9);
+    cr_expect_eq(metric("psd_apply_duration_seconds_count"), 22, "two parts a round");
+    cr_expect_float_eq(metric("psd_apply_duration_seconds_sum"), 22 * 0.002, 1e-9);
+    cr_expect_float_eq(number_of(json_array_get(json_object_get(page, "shards"), 0), "apply_seconds_p99"), 0.002, 1e-12);
+}
+
+/* ---- blame ---- */
+
+/* After so many rounds of these times: the one that is blamed, for `reason`, in a sentence with `words`. Its times are a little less than
+ * what it takes: they are forgotten from when they pass, and a push only counts when it is whole. */
+static void expect_blame(const times_t times[N], size_t who, const char *reason, const char *words)
+{
+    play(times, 600);
+    look();
+    for (size_t w = 0; w < N; w++) {
+        const char *said = json_string_value(json_object_get(worker_at(w), "slow_reason"));
+        if (w == who)
+            cr_expect(said && !strcmp(said, reason), "worker %zu: %s, not %s", w, said ? said : "nothing", reason);
+        else
+            cr_expect_null(said, "worker %zu: %s", w, said);
+    }
+    cr_assert_eq(n_alerts(), 1);
+    cr_expect_not_null(strstr(alert(0), words), "%s", alert(0));
+}
+
+Test(report, a_slow_machine_is_blamed_for_its_computing, .init = setup, .fini = teardown)
+{
+    expect_blame((const times_t[]){ { 0, 20, 2 }, { 0, 120, 2 }, { 0, 20, 2 } }, 1, "compute",
+                 "rounds wait for worker 1 (host1) 82 % of the time: it computes for 119 ms a push, others for 20 ms");
+}
+
+Test(report, a_slow_way_there_is_blamed_as_network, .init = setup, .fini = teardown)
+{
+    expect_blame((const times_t[]){ { 0, 20, 2 }, { 0, 20, 2 }, { 0, 20, 102 } }, 2, "network",
+                 "rounds wait for worker 2 (host2) 82 % of the time: its pushes take 101 ms to arrive, others' 2 ms");
+}
+
+Test(report, a_slow_way_back_is_blamed_as_network, .init = setup, .fini = teardown)
+{
+    expect_blame((const times_t[]){ { 101, 25, 2 }, { 1, 20, 2 }, { 1, 20, 2 } }, 0, "network",
+                 "rounds wait for worker 0 (host0) 83 % of the time: weights take 100 ms to reach it, others 0.998 ms");
+}
+
+Test(report, one_that_says_nothing_is_blamed_for_its_silence, .init = setup, .fini = teardown)
+{
+    const times_t alike[] = { { 0, 20, 2 }, { 0, 20, 2 }, { 0, 20, 2 } };
+    play(alike, 100);
+    push_all(0, (push_t){ .samples = 1, .compute_s = 0.02 });
+    pass(200); /* in which two were awaited, not one */
+    push_all(2, (push_t){ .samples = 1, .compute_s = 0.02 });
+    for (uint32_t i = 0; i < 10; i++) {
+        pass(500);
+        for (uint32_t w = 0; w < N; w += 2) {
+            psd_msg_t beat = message(PSD_MSG_HEARTBEAT, w);
+            say(w, &beat, NULL, 0);
+        }
+    }
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(worker_at(1), "slow_reason")), "silent");
+    cr_expect(json_is_null(json_object_get(worker_at(0), "slow_reason")));
+    cr_expect_float_eq(of_worker(1, "awaiting_seconds"), 5, 1e-9);
+    cr_assert_eq(n_alerts(), 1);
+    cr_expect(strstr(alert(0), "worker 1 (host1)") && strstr(alert(0), "nothing was heard of it for 5.2 s"), "%s", alert(0));
+    cr_expect_eq(metric("psd_queue_length{shard=\"0\"}"), 2);
+}
+
+Test(report, nobody_is_blamed_for_a_millisecond_or_for_what_all_take, .init = setup, .fini = teardown)
+{
+    play((const times_t[]){ { 0, 3, 1 }, { 0, 9, 1 }, { 0, 3, 1 } }, 1500);
+    look();
+    cr_expect_eq(n_alerts(), 0, "%s", alert(0));
+    play((const times_t[]){ { 0, 200, 2 }, { 0, 220, 2 }, { 0, 200, 2 } }, 300);
+    look();
+    cr_expect_eq(n_alerts(), 0, "%s", alert(0));
+    play((const times_t[]){ { 0, 100, 2 }, { 0, 140, 2 }, { 0, 100, 2 } }, 400);
+    look();
+    cr_expect_gt(of_worker(1, "awaited_share"), 0.2);
+    cr_expect_eq(n_alerts(), 0, "somebody is always the last: %s", alert(0));
+}
+
+Test(report, nobody_is_blamed_where_each_is_slow_now_and_then, .init = setup, .fini = teardown)
+{
+    static const uint32_t slow[] = { 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0 }; /* 5 of 11 rounds, and the others 3 each */
+    for (uint32_t i = 0; i < 50 * 11; i++) {
+        times_t times[N] = { { 0, 5, 1 }, { 0, 5, 1 }, { 0, 5, 1 } };
+        times[slow[i % 11]].compute = 205;
+        play(times, 1);
+    }
+    look();
+    cr_expect_gt(of_worker(0, "awaited_share"), 0.4);
+    cr_expect_gt(of_worker(0, "compute_seconds"), 1.5 * of_worker(1, "compute_seconds"));
+    cr_expect_eq(n_alerts(), 0, "%s", alert(0));
+}
+
+/* ---- what was trained ---- */
+
+Test(report, the_loss_is_weighted_by_samples, .init = setup, .fini = teardown)
+{
+    push_all(0, (push_t){ .samples = 8, .loss = 1, .gradient = 1 });
+    push_all(1, (push_t){ .samples = 24, .loss = 2, .gradient = 2 });
+    push_all(2, (push_t){ .samples = 0 + 32, .loss = 4, .gradient = 0 });
+    look();
+    /* (8 * 1 + 24 * 2 + 32 * 4) / 64 = 184 / 64; squares of 8 elements each: 8 * 1 + 8 * 4 = 40 */
+    cr_expect_eq(number_of(json_object_get(page, "loss"), "train"), 2.875);
+    cr_expect_eq(metric("psd_training_loss"), 2.875);
+    cr_expect_float_eq(metric("psd_gradient_norm"), sqrt(40), 1e-12);
+    cr_expect_eq(metric("psd_learning_rate"), 0.125);
+    cr_expect_eq(metric("psd_clip_scale"), 1);
+    cr_expect_eq(metric("psd_steps_total{shard=\"0\"}"), 1);
+    cr_expect_eq(metric("psd_rounds_total{mode=\"bsp\"}"), 1);
+    cr_expect_eq(metric("psd_pushes_total{shard=\"0\"}"), 6);
+    cr_expect_eq(metric("psd_samples_total"), 64);
+    const json_t *progress = json_object_get(page, "progress");
+    cr_expect_eq(number_of(progress, "step"), 1);
+    cr_expect_eq(number_of(progress, "rounds"), 1);
+    cr_expect_eq(number_of(progress, "samples"), 64);
+}
+
+Test(report, a_round_without_a_step_counts_as_skipped_and_is_an_alert, .init = setup, .fini = teardown)
+{
+    push_all(0, (push_t){ .samples = 8, .gradient = NAN });
+    push_all(1, (push_t){ .samples = 8, .gradient = 1 });
+    push_all(2, (push_t){ .samples = 8, .gradient = 1 });
+    look();
+    cr_expect_eq(metric("psd_rounds_skipped_total"), 1);
+    cr_expect_eq(metric("psd_steps_total{shard=\"0\"}"), 0);
+    cr_expect_eq(number_of(page, "skipped_rounds"), 1);
+    cr_assert_eq(n_alerts(), 1);
+    cr_expect_str_eq(alert(0), "1 rounds were skipped, for gradients with Inf or NaN");
+}
+
+Test(report, bytes_in_and_out_are_those_of_messages_that_found_a_way, .init = setup, .fini = teardown)
+{
+    const psd_msg_t msg = { .kind = PSD_MSG_HEARTBEAT };
+    look();
+    const double received = metric("psd_received_bytes_total{shard=\"0\"}"), sent = metric("psd_sent_bytes_total{shard=\"0\"}");
+    psd_report_received(report, 100);
+    psd_report_sent(report, &msg, 30, true, ns());
+    psd_report_sent(report, &msg, 5000, false, ns());
+    look();
+    const json_t *shard = json_array_get(json_object_get(page, "shards"), 0);
+    cr_expect_eq(metric("psd_received_bytes_total{shard=\"0\"}") - received, 100);
+    cr_expect_eq(metric("psd_sent_bytes_total{shard=\"0\"}") - sent, 30);
+    cr_expect_eq(number_of(shard, "received_bytes") - received, 100);
+    cr_expect_eq(number_of(shard, "sent_bytes") - sent, 30);
+    cr_expect_eq(number_of(shard, "sends_lost"), 1);
+}
+
+Test(report, what_workers_report_is_shown_where_it_belongs, .init = setup, .fini = teardown)
+{
+    static const struct {
+        const char *name;
+        double value;
+    } said[] = { { "val/loss", 0.5 }, { "val/accuracy", 0.875 }, { "progress/rows", 40 }, { "progress/left_seconds", 12 } };
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        psd_msg_t msg = message(PSD_MSG_REPORT, 0);
+        snprintf(msg.text, sizeof msg.text, "%s", said[i].name);
+        msg.value = said[i].value;
+        say(0, &msg, NULL, 0);
+    }
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 20 });
+    look();
+    cr_expect_eq(number_of(json_object_get(page, "loss"), "val"), 0.5);
+    cr_expect_eq(number_of(json_object_get(page, "progress"), "epoch"), 1.5, "60 samples of 40 rows");
+    cr_expect_eq(number_of(json_object_get(page, "progress"), "left_seconds"), 12);
+    cr_expect_str_eq(json_string_value(json_object_get(json_object_get(page, "report"), "name")), "val/accuracy");
+    cr_expect_eq(number_of(json_object_get(page, "report"), "value"), 0.875);
+    cr_expect_eq(metric("psd_epoch"), 1.5);
+    cr_expect_eq(metric("psd_time_left_seconds"), 12);
+    cr_expect_eq(metric("psd_validation_metric{name=\"val/loss\"}"), 0.5);
+    cr_expect_eq(metric("psd_validation_metric{name=\"val/accuracy\"}"), 0.875);
+    cr_expect(!has_metric("psd_validation_metric{name=\"progress/rows\"}"));
+}
+
+/* ---- pushes that are steps of their own ---- */
+
+static void setup_asp(void) { join_all("--workers-min=3 --sync-mode=asp --sync-max-staleness=0"); }
+
+Test(report, a_staleness_counts_at_most_its_own_bound, .init = setup_asp, .fini = teardown)
+{
+    /* Steps that each push has missed: its weights have so much lower a version. */
+    static const uint64_t staleness[] = { 0, 1, 2, 3, 4, 5 };
+    for (uint64_t step = 0; step < 6; step++)
+        push_all(0, (push_t){ .samples = 1, .version = step - staleness[step] });
+    look();
+    cr_expect_eq(metric("psd_staleness_steps_bucket{le=\"0\"}"), 1);
+    cr_expect_eq(metric("psd_staleness_steps_bucket{le=\"1\"}"), 2);
+    cr_expect_eq(metric("psd_staleness_steps_bucket{le=\"2\"}"), 3);
+    cr_expect_eq(metric("psd_staleness_steps_bucket{le=\"4\"}"), 5, "3 and 4");
+    cr_expect_eq(metric("psd_staleness_steps_bucket{le=\"8\"}"), 6);
+    cr_expect_eq(metric("psd_staleness_steps_count"), 6);
+    cr_expect_eq(metric("psd_staleness_steps_sum"), 15);
+    const json_t *said = json_object_get(json_object_get(page, "sync"), "staleness");
+    cr_expect_eq(number_of(said, "mean"), 2.5);
+    cr_expect_eq(number_of(said, "max"), 5);
+    static const double buckets[] = { 1, 1, 1, 2, 1, 0 }; /* each for itself */
+    for (size_t i = 0; i < sizeof buckets / sizeof *buckets; i++)
+        cr_expect_eq(json_number_value(json_array_get(json_object_get(said, "histogram"), i)), buckets[i], "%zu", i);
+    cr_expect_eq(of_worker(0, "staleness"), 5);
+    cr_expect_eq(of_worker(0, "lag_steps"), 0);
+    cr_expect_eq(of_worker(1, "lag_steps"), 6, "behind the first");
+    cr_expect_eq(metric("psd_worker_lag_steps{worker=\"1\"}"), 6);
+    cr_expect_eq(metric("psd_worker_lag_steps{worker=\"0\"}"), 0);
+}
+
+Test(report, where_nobody_waits_a_worker_that_takes_long_is_slow, .init = setup_asp, .fini = teardown)
+{
+    for (uint32_t i = 0; i < 500; i++) {
+        now += 20;
+        for (uint32_t w = 0; w < N; w++)
+            if (w != 1 || i % 5 == 4)
+                push_all(w, (push_t){ .samples = 1,
+                                      .version = psd_engine_version(psd_node_engine(node)),
+                                      .compute_s = w == 1 ? 0.1 : 0.02 });
+    }
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(worker_at(1), "slow_reason")), "compute");
+    cr_expect(json_is_null(json_object_get(worker_at(0), "slow_reason")));
+    cr_assert_eq(n_alerts(), 1);
+    cr_expect_str_eq(alert(0), "worker 1 (host1) is slow: it computes for 99.5 ms a push, others for 20 ms");
+    cr_expect_eq(of_worker(1, "awaited_share"), 0);
+}
+
+/* ---- checkpoints ---- */
+
+static bool asked(psd_act_t act)
+{
+    bool was = false;
+    for (size_t i = 0; i < out.n; i++)
+        was |= out.at[i].act == act;
+    psd_actions_drop(&out, out.n);
+    return was;
+}
+
+static void tick(uint64_t ms)
+{
+    now += ms;
+    psd_node_tick(node, now, &out);
+}
+
+static void setup_checkpoints(void)
+{
+    coordinator = (psd_coordinator_config_t){
+        .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125, .checkpoints = true
+    };
+    join_all("--workers-min=3 --checkpoint-dir=/somewhere");
+}
+
+Test(report, a_checkpoint_has_its_age_its_duration_and_its_size, .init = setup_checkpoints, .fini = teardown)
+{
+    look();
+    cr_expect_null(json_object_get(page, "checkpoint"));
+    cr_expect(!has_metric("psd_checkpoint_last_success_timestamp_seconds"));
+    tick(100);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    tick(150);
+    psd_actions_drop(&out, out.n);
+    psd_node_save_begun(node, now, &out);
+    for (uint32_t p = 0; p < PARTS; p++)
+        psd_node_part_saved(node, now, p, &out);
+    cr_assert(asked(PSD_ACT_SAVE_END));
+    psd_node_saved(node, now, NULL, &out);
+    cr_assert(asked(PSD_ACT_COMMIT));
+    tick(100);
+    psd_actions_drop(&out, out.n);
+    psd_node_committed(node, now, 0, NULL, &out);
+    psd_report_stored(report, 12345);
+    pass(3000);
+    const double before = psd_report_unix_time() - 3;
+    look();
+    const json_t *point = json_object_get(page, "checkpoint");
+    cr_expect_float_eq(number_of(point, "age_seconds"), 3, 1e-9);
+    cr_expect_float_eq(number_of(point, "duration_seconds"), 0.25, 1e-9);
+    cr_expect_eq(number_of(point, "number"), 0);
+    cr_expect_eq(number_of(point, "shard_bytes"), 12345);
+    cr_expect(json_is_false(json_object_get(point, "saving")) && json_is_false(json_object_get(point, "failing")));
+    const double when = metric("psd_checkpoint_last_success_timestamp_seconds");
+    cr_expect(when >= before - 1e-3 && when <= psd_report_unix_time() - 3 + 1e-3, "%f, not %f", when, before);
+    cr_expect_eq(metric("psd_checkpoint_duration_seconds"), 0.25);
+    cr_expect_eq(metric("psd_checkpoint_bytes{shard=\"0\"}"), 12345);
+}
+
+/* ---- who is here ---- */
+
+static void setup_drop(void)
+{
+    coordinator = (psd_coordinator_config_t){
+        .job = "mnist", .workers_min = 2, .workers_want = N, .lease_ms = 2000, .lr = 0.125, .drops_lost = true
+    };
+    join_all("--workers-want=3 --workers-min=2 --workers-lost=drop");
+}
+
+/* Worker 2 is silent until its lease is over. */
+static void lose_worker_2(void)
+{
+    for (uint32_t i = 0; i < 5; i++) {
+        pass(500);
+        for (uint32_t w = 0; w < 2; w++) {
+            psd_msg_t beat = message(PSD_MSG_HEARTBEAT, w);
+            say(w, &beat, NULL, 0);
+        }
+    }
+}
+
+Test(report, a_lost_worker_is_listed_counted_and_no_longer_behind, .init = setup_drop, .fini = teardown)
+{
+    push_all(0, (push_t){ .samples = 1 });
+    push_all(1, (push_t){ .samples = 1 });
+    look();
+    cr_expect(has_metric("psd_worker_lag_steps{worker=\"2\"}"));
+    cr_expect_eq(metric("psd_workers{state=\"live\"}"), 3);
+    lose_worker_2();
+    look();
+    cr_expect_eq(metric("psd_workers{state=\"live\"}"), 2);
+    cr_expect_eq(metric("psd_workers{state=\"lost\"}"), 1);
+    cr_expect_eq(metric("psd_workers_lost_total"), 1);
+    cr_expect_eq(metric("psd_workers_missing"), 0, "where lost ones are dropped, workers.min are due");
+    cr_expect(!has_metric("psd_worker_lag_steps{worker=\"2\"}"));
+    cr_expect(!has_metric("psd_worker_awaited_ratio{worker=\"2\"}"));
+    cr_expect_eq(number_of(page, "workers_live"), 2);
+    const json_t *lost = json_object_get(page, "workers_lost");
+    cr_assert_eq(json_array_size(lost), 1);
+    cr_expect_eq(number_of(json_array_get(lost, 0), "id"), 2);
+    cr_expect_float_eq(number_of(json_array_get(lost, 0), "last_heard_age_seconds"), 2.5, 1e-9);
+    cr_assert_eq(n_alerts(), 1);
+    cr_expect_str_eq(alert(0), "worker 2 (host2) is lost; the others go on without it");
+    cr_expect_eq(metric("psd_job_state{state=\"training\"}"), 1);
+    cr_expect_eq(metric("psd_job_state{state=\"degraded\"}"), 0);
+}
+
+static void setup_leases(void)
+{
+    coordinator = (psd_coordinator_config_t){ .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 2000, .lr = 0.125 };
+    join_all("--workers-min=3");
+}
+
+Test(report, a_job_that_lacks_a_worker_says_so_everywhere, .init = setup_leases, .fini = teardown)
+{
+    lose_worker_2();
+    push_all(0, (push_t){ .samples = 1 });
+    push_all(1, (push_t){ .samples = 1 }); /* the round waits, and is closed with those who are left when another has come */
+    pass(100);
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(page, "state")), "degraded");
+    cr_expect_eq(metric("psd_job_state{state=\"degraded\"}"), 1);
+    cr_expect_eq(metric("psd_job_state{state=\"training\"}"), 0);
+    cr_expect_eq(metric("psd_workers_missing"), 1);
+    cr_assert_geq(n_alerts(), 1);
+    cr_expect_not_null(strstr(alert(0), "the job waits for more workers: 2 of 3 workers are here"), "%s", alert(0));
+    cr_expect_eq(json_array_size(json_object_get(page, "missing")), 2);
+}
+
+/* ---- readiness ---- */
+
+static char reply[1 << 16];
+
+static int get(const char *path)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_port = htons((uint16_t)atoi(strrchr(psd_status_url(status), ':') + 1)),
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    int fd = socket(AF_INET, SOCK_STREAM, 0), code = 0;
+    size_t n = 0;
+    ssize_t got;
+    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    dprintf(fd, "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n", path);
+    while (n < sizeof reply - 1 && (got = recv(fd, reply + n, sizeof reply - 1 - n, 0)) > 0)
+        n += (size_t)got;
+    reply[n] = '\0';
+    close(fd);
+    sscanf(reply, "HTTP/1.%*d %d", &code);
+    return code;
+}
+
+static void expect_ready(int code, const char *words)
+{
+    psd_report_publish(report, node, now, status);
+    cr_expect_eq(get("/readyz?verbose"), code, "%s", reply);
+    cr_expect_not_null(strstr(reply, words), "\"%s\" is not in %s", words, reply);
+}
+
+Test(report, a_job_is_ready_when_its_workers_are_here, .fini = teardown)
+{
+    coordinator = (psd_coordinator_config_t){ .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 2000, .lr = 0.125 };
+    make_node("--workers-min=3");
+    expect_ready(503, "[+]joined ok\n[+]listening ok\n[-]quorum 0/3\n");
+    cr_expect_not_null(strstr(reply, "[-]missing more workers: 0 of 3 workers have registered\n"), "%s", reply);
+    for (uint32_t w = 0; w < N; w++)
+        join(w);
+    expect_ready(200, "[+]quorum 3/3\n");
+    cr_expect_null(strstr(reply, "[-]"), "%s", reply);
+    lose_worker_2();
+    expect_ready(503, "[-]quorum 2/3\n");
+    cr_expect_not_null(strstr(reply, "[-]missing worker 2 (host2), silent for 2 s\n"), "%s", reply);
+    psd_msg_t leave = message(PSD_MSG_LEAVE, 0);
+    life[2]++;
+    join(2);
+    say(0, &leave, NULL, 0);
+    expect_ready(200, "[+]quorum 3/3\n");
+    look();
+    cr_expect_eq(metric("psd_workers_missing"), 0, "one that has finished is not missing");
+}
+
+Test(report, a_job_that_can_make_no_checkpoint_is_not_ready, .init = setup_checkpoints, .fini = teardown)
+{
+    expect_ready(200, "[+]quorum 3/3\n");
+    tick(100);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    psd_node_saved(node, now, "No space left on device", &out);
+    tick(100);
+    expect_ready(503, "[-]missing the first checkpoint, which cannot be made: server 0: No space left on device\n");
+}
+
+static void welcome(uint64_t code, const char *missing)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_WELCOME, .protocol = PSD_PROTOCOL, .seq = 1, .job = JOB, .shard = 1, .world = 2 };
+    msg.n_elements = 4;
+    msg.code = (uint32_t)code;
+    snprintf(msg.text, sizeof msg.text, "%s", missing);
+    psd_node_message(node, now, PSD_PEER_COORDINATOR, &msg, NULL, &out);
+    psd_actions_drop(&out, out.n);
+}
+
+Test(report, a_server_that_has_joined_another_is_as_ready_as_that_says, .fini = teardown)
+{
+    start("--servers=2 --server-index=1");
+    cr_assert_not_null(node = psd_node_new(&engine, NULL, &err));
+    psd_node_tick(node, now, &out);
+    expect_ready(503, "[-]joined waiting for server 0\n");
+    cr_expect_str_eq(psd_report_state(report, node), "waiting");
+    welcome((PSD_JOB_DEGRADED + 1) * PSD_WELCOME_STATE, "worker 0 (a), silent for 9 s; server 2 of 3, which has not joined yet");
+    expect_ready(503, "[+]joined ok\n[+]listening ok\n[-]job degraded\n"
+                      "[-]missing worker 0 (a), silent for 9 s\n[-]missing server 2 of 3, which has not joined yet\n");
+    welcome((PSD_JOB_TRAINING + 1) * PSD_WELCOME_STATE | PSD_WELCOME_READY, "");
+    expect_ready(200, "[+]job training\n");
+    pass(2001);
+    expect_ready(503, "[-]missing server 0 at tcp://first:7470, silent for 2 s\n");
+    cr_expect_str_eq(psd_report_state(report, node), "degraded");
+    look();
+    cr_expect_eq(metric("psd_servers_lost"), 1);
+    const json_t *lost = json_object_get(page, "servers_lost");
+    cr_assert_eq(json_array_size(lost), 1);
+    cr_expect_float_eq(number_of(json_array_get(lost, 0), "last_heard_age_seconds"), 2.001, 1e-9);
+    psd_report_end(report, PSD_ESTOPPED);
+    cr_expect_str_eq(psd_report_state(report, node), "stopped");
+    psd_report_end(report, PSD_OK);
+    cr_expect_str_eq(psd_report_state(report, node), "finished");
+    psd_report_end(report, PSD_EIO);
+    cr_expect_str_eq(psd_report_state(report, node), "failed");
+}
