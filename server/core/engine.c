@@ -1433,10 +1433,9 @@ static void begin_save(psd_engine_t *self, psd_actions_t *out)
         return;
     for (uint32_t i = 0; i < self->n_rows; i++) {
         const worker_t *w = self->worker[i];
-        if (w && (w->incarnation || w->resumes_at))
-            applied[point.n_applied++] = (psd_member_t){ .worker = i,
-                                                         .incarnation = w->incarnation,
-                                                         .samples = w->incarnation ? w->applied : w->resumes_at };
+        if (w && (w->logged || w->resumes_at)) /* who has attached and is no member yet has pushed nothing */
+            applied[point.n_applied++] =
+                (psd_member_t){ .worker = i, .incarnation = w->logged, .samples = w->logged ? w->applied : w->resumes_at };
     }
     psd_saver_begin(&self->saver, &point, out);
 }

@@ -1,0 +1,397 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "server/core/engine.h"
+#include "tests/support/said.h"
+
+TestSuite(engine, .timeout = 600);
+
+/* The engine of a job's only shard, to which the coordinator and the workers are spoken for by hand. The model is two tensors of 4
+ * weights, a part each. */
+enum { JOB = 9, PARTS = 2, MOST = 4 };
+
+static psd_engine_t *engine;
+static psd_engine_config_t config;
+static psd_actions_t out; /* what the last event has brought */
+static uint64_t now = 1000, seq, view;
+static const float initial[4] = { 1, 2, 3, 4 };
+
+static psd_peer_t peer_of(uint32_t connection) { return psd_peer_make(5 + connection, 1); }
+
+static psd_tensor_list_t model(psd_tensor_desc_t tensor[2])
+{
+    tensor[0] = (psd_tensor_desc_t){ .name = "v", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    tensor[1] = (psd_tensor_desc_t){ .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    return (psd_tensor_list_t){ .n = 2, .tensor = tensor };
+}
+
+static void hear(psd_peer_t from, const psd_msg_t *msg, const void *payload, size_t n)
+{
+    psd_buf_t *body = said_with(msg, payload, n);
+    psd_actions_drop(&out, out.n);
+    psd_engine_message(engine, now, from, msg, body, &out);
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_WORK) {
+            psd_work_run(out.at[i].work);
+            psd_engine_worked(engine, now, out.at[i].work, &out);
+        }
+    psd_buf_unref(&body);
+}
+
+static const psd_msg_t *answer(psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
+            return &out.at[i].msg;
+    return NULL;
+}
+
+static bool asked(psd_act_t act)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == act)
+            return true;
+    return false;
+}
+
+static unsigned sent_to(psd_peer_t peer, psd_kind_t kind)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        n += out.at[i].act == PSD_ACT_SEND && out.at[i].to == peer && out.at[i].msg.kind == kind;
+    return n;
+}
+
+/* ---- the coordinator ---- */
+
+static void make(const char *mode, uint32_t welcome)
+{
+    config.job = "mnist";
+    config.settings = "mode=x";
+    config.endpoint = "tcp://here:1";
+    config.wanted_index = -1;
+    config.nonce = 1;
+    config.mode = psd_mode_find(mode);
+    config.lr_rule = psd_lr_rule_find("none");
+    cr_assert_eq(psd_rule_parse(&config.rule, "sgd(lr=1)", NULL), PSD_OK);
+    cr_assert_not_null(engine = psd_engine_new(&config, NULL));
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_WELCOME, .protocol = PSD_PROTOCOL, .job = JOB, .seq = 1, .world = 1, .n_elements = 4 };
+    msg.shard_epoch = 1;
+    msg.code = welcome;
+    msg.clock = welcome & PSD_WELCOME_RESTORE ? 6 : 0;
+    hear(PSD_PEER_COORDINATOR, &msg, NULL, 0);
+}
+
+static void teardown(void)
+{
+    psd_engine_destroy(&engine);
+    psd_actions_clear(&out);
+}
+
+static void log_model(void)
+{
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor[2];
+    const psd_tensor_list_t list = model(tensor);
+    psd_msg_t msg = { .kind = PSD_MSG_MODEL, .protocol = PSD_PROTOCOL, .job = JOB, .seq = ++seq };
+    hear(PSD_PEER_COORDINATOR, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+}
+
+/* An entry of the log: workers, as bits, are members from then on, each of its first life. */
+static void log_entry(uint64_t number, uint32_t code, psd_round_t round, unsigned members)
+{
+    uint8_t bytes[1024];
+    psd_member_t member[MOST];
+    for (uint32_t w = 0; w < MOST; w++)
+        if (members >> w & 1)
+            member[round.n_members++] = (psd_member_t){ .worker = w, .incarnation = 1, .nonce = 70 + w };
+    round.member = member;
+    round.view_id = ++view;
+    round.lr = round.lr > 0 ? round.lr : 1;
+    psd_msg_t msg = { .kind = PSD_MSG_COMMAND, .protocol = PSD_PROTOCOL, .job = JOB, .seq = number, .code = code };
+    hear(PSD_PEER_COORDINATOR, &msg, bytes, psd_round_encode(&round, bytes, sizeof bytes));
+}
+
+static void log_view(unsigned members) { log_entry(++seq, 0, (psd_round_t){ .clock = psd_engine_clock(engine) }, members); }
+
+/* The round is closed with the pushes of these workers. */
+static void close_round(unsigned contributors, unsigned members, bool apply)
+{
+    psd_member_t contributor[MOST];
+    psd_round_t round = { .clock = psd_engine_clock(engine) + 1, .apply = apply, .contributor = contributor };
+    for (uint32_t w = 0; apply && w < MOST; w++)
+        if (contributors >> w & 1)
+            contributor[round.n_contributors++] = (psd_member_t){ .worker = w, .incarnation = 1, .samples = 8 };
+    log_entry(++seq, PSD_COMMAND_CLOSE, round, members);
+}
+
+/* ---- workers ---- */
+
+static psd_msg_t of_worker(psd_kind_t kind, uint32_t w)
+{
+    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = w, .incarnation = 1, .seq = 70 + w };
+}
+
+static void attach_as(uint32_t connection, uint32_t w, uint64_t nonce)
+{
+    psd_msg_t msg = of_worker(PSD_MSG_ATTACH, w);
+    msg.seq = nonce;
+    hear(peer_of(connection), &msg, NULL, 0);
+}
+
+static void attach(uint32_t w) { attach_as(w, w, 70 + w); }
+
+static psd_msg_t part_of(psd_kind_t kind, uint32_t w, uint32_t part, const float *values)
+{
+    psd_msg_t msg = of_worker(kind, w);
+    msg.part = part;
+    msg.parts = PARTS;
+    msg.n_elements = 4;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(values, 4 * sizeof *values);
+    return msg;
+}
+
+static void initialise(uint32_t w)
+{
+    for (uint32_t p = 0; p < PARTS; p++) {
+        const psd_msg_t msg = part_of(PSD_MSG_INIT, w, p, initial);
+        hear(peer_of(w), &msg, initial, sizeof initial);
+    }
+}
+
+static void push_part(uint32_t w, uint32_t part, uint64_t clock, uint64_t samples, float gradient, bool confesses)
+{
+    const float values[4] = { gradient, gradient, gradient, gradient };
+    psd_msg_t msg = part_of(PSD_MSG_PUSH, w, part, values);
+    msg.clock = clock;
+    msg.samples = samples;
+    msg.nonfinite = confesses;
+    hear(peer_of(w), &msg, values, sizeof values);
+}
+
+static void push(uint32_t w, uint64_t clock, float gradient)
+{
+    for (uint32_t p = 0; p < PARTS; p++)
+        push_part(w, p, clock, 8, gradient, !isfinite(gradient));
+}
+
+static float weight(uint32_t part, size_t i) { return ((const float *)psd_shard_weights(psd_engine_shard(engine), part)->data)[i]; }
+
+/* A shard with weights and so many members. */
+static void begin(const char *mode, uint32_t workers)
+{
+    make(mode, 0);
+    log_model();
+    for (uint32_t w = 0; w < workers; w++)
+        attach(w);
+    log_view((1u << workers) - 1);
+    initialise(0);
+    cr_assert_eq(weight(1, 3), 4.0f);
+}
+
+/* ---- whose session it is ---- */
+
+Test(engine, whoever_attaches_last_before_a_view_is_not_let_speak_for_the_member, .fini = teardown)
+{
+    make("bsp", 0);
+    log_model();
+    attach(0);
+    attach_as(3, 0, 99); /* the same life by its number, and not by what that has drawn */
+    cr_assert_not_null(answer(PSD_MSG_ATTACHED), "nobody knows yet who it is");
+    log_view(1);
+    cr_expect_null(answer(PSD_MSG_INIT_WANTED), "nobody who could be asked is there");
+    const psd_msg_t msg = part_of(PSD_MSG_INIT, 0, 0, initial);
+    hear(peer_of(3), &msg, initial, sizeof initial);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_SESSION);
+    attach_as(3, 0, 99);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_WORKER);
+    attach(0);
+    cr_assert_not_null(answer(PSD_MSG_INIT_WANTED));
+    initialise(0);
+    cr_expect_eq(sent_to(peer_of(0), PSD_MSG_WEIGHTS), PARTS);
+    cr_expect_eq(sent_to(peer_of(3), PSD_MSG_WEIGHTS), 0);
+}
+
+Test(engine, who_leaves_the_view_is_fenced_and_its_push_is_no_more, .fini = teardown)
+{
+    begin("bsp", 2);
+    push(1, 1, 1);
+    push(0, 1, 2);
+    close_round(1, 1, true);
+    cr_expect_eq(weight(0, 0), 1 - 2.0f, "of worker 0 alone");
+    push(1, 2, 1);
+    cr_expect_not_null(answer(PSD_MSG_FENCED));
+    psd_engine_worker_t facts;
+    cr_expect_not(psd_engine_worker(engine, 1, &facts));
+}
+
+/* ---- the log ---- */
+
+Test(engine, entries_of_the_log_are_carried_out_in_their_order_and_once, .fini = teardown)
+{
+    psd_member_t contributor = { .worker = 0, .incarnation = 1, .samples = 8 };
+    begin("bsp", 1);
+    push(0, 1, 1);
+    const uint64_t next = seq + 1;
+    log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1 | 2); /* has overtaken the one before */
+    cr_expect_eq(psd_engine_clock(engine), 0);
+    log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1 | 2);
+    log_entry(next, PSD_COMMAND_CLOSE, (psd_round_t){ .clock = 1, .apply = true, .n_contributors = 1, .contributor = &contributor },
+              1);
+    cr_expect_eq(psd_engine_clock(engine), 1);
+    cr_expect_eq(weight(0, 0), 0.0f);
+    psd_engine_worker_t facts;
+    cr_expect(psd_engine_worker(engine, 1, &facts), "and then the one that was early");
+    log_entry(next, PSD_COMMAND_CLOSE, (psd_round_t){ .clock = 1 }, 1);
+    cr_expect_eq(psd_engine_version(engine), 1);
+    cr_assert_not_null(answer(PSD_MSG_SHARD_STATE), "the coordinator does not know that it is done");
+    cr_expect_eq(answer(PSD_MSG_SHARD_STATE)->seq, next + 1);
+}
+
+Test(engine, the_mean_of_a_round_is_weighted_by_samples, .fini = teardown)
+{
+    begin("bsp", 2);
+    for (uint32_t p = 0; p < PARTS; p++) {
+        push_part(0, p, 1, 8, 1, false);
+        push_part(1, p, 1, 24, 3, false);
+    }
+    close_round(3, 3, true);
+    cr_expect_eq(weight(0, 0), 1 - 2.5f, "(8 * 1 + 24 * 3) / 32");
+    cr_expect_eq(psd_engine_samples(engine), 32);
+}
+
+/* ---- gradients that are not finite ---- */
+
+Test(engine, parts_of_a_push_that_differ_in_their_samples_are_refused, .fini = teardown)
+{
+    begin("bsp", 1);
+    push_part(0, 0, 1, 8, 1, false);
+    push_part(0, 1, 1, 9, 1, false);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_SHAPE);
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "clock 1: part 1 says 9 samples, others 8");
+    push_part(0, 1, 1, 8, 1, false);
+    psd_engine_worker_t facts;
+    cr_assert(psd_engine_worker(engine, 0, &facts));
+    cr_expect_eq(facts.held, 2);
+}
+
+Test(engine, so_many_rounds_in_a_row_without_a_step_end_the_job_and_one_with_a_step_begins_the_row_anew, .fini = teardown)
+{
+    config.max_skipped = 3;
+    begin("bsp", 1);
+    uint64_t clock = 0;
+    for (unsigned turn = 0; turn < 2; turn++) {
+        for (unsigned i = 0; i < 2; i++) {
+            push(0, ++clock, NAN);
+            close_round(1, 1, false);
+            cr_assert_null(psd_engine_hopeless(engine));
+        }
+        push(0, ++clock, 1);
+        close_round(1, 1, true);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        cr_assert_null(psd_engine_hopeless(engine), "%u", i);
+        push(0, ++clock, NAN);
+        close_round(1, 1, false);
+    }
+    cr_assert_not_null(psd_engine_hopeless(engine));
+    cr_expect_not_null(
+        strstr(psd_engine_hopeless(engine),
+               "3 rounds in a row made no step (sync.max_skipped): the gradient of worker 0 has Inf or NaN, first in tensor v"),
+        "%s", psd_engine_hopeless(engine));
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_HOPELESS);
+}
+
+Test(engine, in_asp_a_worker_whose_pushes_in_a_row_are_all_bad_ends_the_job_and_another_workers_do_not_count, .fini = teardown)
+{
+    config.max_skipped = 3;
+    begin("asp", 2);
+    uint64_t clock[2] = { 0 };
+    for (unsigned i = 0; i < 2; i++) { /* 4 in all, of which no 3 are in a row of one's own */
+        push(0, ++clock[0], NAN);
+        push(1, ++clock[1], NAN);
+    }
+    push(0, ++clock[0], 1);
+    push(0, ++clock[0], NAN);
+    push(0, ++clock[0], NAN);
+    cr_assert_null(psd_engine_hopeless(engine), "%s", psd_engine_hopeless(engine));
+    cr_expect_eq(psd_engine_stats(engine)->rejected[PSD_REFUSAL_NONFINITE], 6);
+    cr_expect_eq(psd_engine_version(engine), 1);
+    push(1, ++clock[1], NAN);
+    cr_assert_not_null(psd_engine_hopeless(engine));
+    cr_expect_not_null(strstr(psd_engine_hopeless(engine), "3 pushes of a worker in a row made no step"), "%s",
+                       psd_engine_hopeless(engine));
+    cr_expect_not_null(strstr(psd_engine_hopeless(engine), "the gradient of worker 1"), "%s", psd_engine_hopeless(engine));
+}
+
+Test(engine, a_nan_that_is_confessed_is_skipped_where_all_that_is_here_is_finite, .fini = teardown)
+{
+    begin("asp", 1);
+    for (uint32_t p = 0; p < PARTS; p++)
+        push_part(0, p, 1, 8, 1, true);
+    cr_expect_eq(psd_engine_version(engine), 0, "it is in another shard's part");
+    cr_expect_eq(weight(0, 0), 1.0f);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS), "and the worker goes on");
+    cr_expect_eq(answer(PSD_MSG_WEIGHTS)->clock, 1);
+}
+
+/* ---- checkpoints ---- */
+
+/* The shard begins from a checkpoint that holds so many clocks of workers 0, 1 and 2. */
+static void begin_from_checkpoint(void)
+{
+    psd_tensor_desc_t tensor[2];
+    psd_err_t err;
+    const psd_tensor_list_t list = model(tensor);
+    const psd_member_t applied[] = { { .worker = 0, .incarnation = 4, .samples = 20 },
+                                     { .worker = 1, .incarnation = 5, .samples = 30 },
+                                     { .worker = 2, .incarnation = 6, .samples = 40 } };
+    make("asp", PSD_WELCOME_RESTORE);
+    cr_assert(asked(PSD_ACT_RESTORE));
+    cr_assert_eq(psd_engine_restore(engine, &list, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_engine_restored(
+        engine, now, NULL,
+        &(psd_save_point_t){ .clock = 6, .version = 90, .samples = 720, .lr = 0.5, .applied = applied, .n_applied = 3 }, &out);
+}
+
+/* What the next checkpoint says of that worker. */
+static uint64_t saved_clock(uint32_t worker)
+{
+    const psd_save_point_t *point = psd_engine_point(engine);
+    for (uint32_t i = 0; i < point->n_applied; i++)
+        if (point->applied[i].worker == worker)
+            return point->applied[i].samples;
+    return 0;
+}
+
+Test(engine, a_worker_not_yet_back_keeps_its_clock_in_the_next_checkpoint, .fini = teardown)
+{
+    begin_from_checkpoint();
+    attach(0);
+    attach(1); /* has said so here, and the log does not name it yet */
+    log_view(1);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+    cr_expect_eq(answer(PSD_MSG_WEIGHTS)->clock, 20, "it goes on behind what the checkpoint holds");
+    push(0, 21, 1);
+    cr_assert_eq(psd_engine_version(engine), 91);
+    log_entry(++seq, PSD_COMMAND_SAVE, (psd_round_t){ .clock = 7, .lr = 0.25 }, 1);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    cr_expect_eq(saved_clock(0), 21);
+    cr_expect_eq(saved_clock(1), 30);
+    cr_expect_eq(saved_clock(2), 40);
+    const psd_save_point_t *point = psd_engine_point(engine);
+    cr_expect_eq(point->clock, 7);
+    cr_expect_eq(point->version, 91);
+    cr_expect_eq(point->samples, 728);
+    cr_expect_eq(point->lr, 0.25, "in force");
+}
