@@ -114,6 +114,24 @@ Test(servers, a_second_one_of_an_index_waits_for_the_first_to_prove_lost_and_is_
     expect_place(1);
 }
 
+Test(servers, a_server_elsewhere_waits_while_the_old_one_may_be_there_and_one_at_its_address_does_not, .init = setup,
+     .fini = teardown)
+{
+    const int index[] = { 0 };
+    ask(0, 0);
+    ask(1, 1);
+    live(1000, 1, index);
+    ask(2, 1);
+    cr_expect_not_null(answer(PSD_MSG_WAIT), "a second of silence proves nothing");
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 50 << 16, .code = 2 };
+    snprintf(msg.text, sizeof msg.text, "mnist tcp://host:1 x");
+    psd_buf_t *body = said_with(&msg, NULL, 0);
+    psd_actions_drop(&out, out.n);
+    psd_coordinator_message(coordinator, now, peer_of(3), &msg, body, &out);
+    psd_buf_unref(&body);
+    expect_place(1); /* two processes cannot be bound there */
+}
+
 Test(servers, a_second_one_of_an_index_takes_the_place_of_a_silent_one_who_is_refused_when_it_speaks_again, .init = setup,
      .fini = teardown)
 {

@@ -1,0 +1,481 @@
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "server/core/coordinator.h"
+#include "tests/support/said.h"
+
+TestSuite(coordinator, .timeout = 600);
+
+/* A coordinator of two servers, all of which, the one it lives in as well, are spoken for by hand, as are the workers. */
+enum { JOB = 9, SERVERS = 2, MOST = 4, LEASE_MS = 60000, WANT_MS = PSD_WANT_MS };
+
+static psd_coordinator_t *coordinator;
+static psd_coordinator_config_t config;
+static psd_actions_t out; /* what the last event has brought, and the ticks since */
+static uint64_t now = 1000, run = JOB, seq, start[SERVERS], incarnation[MOST], life[MOST];
+
+static psd_peer_t peer_of_server(uint32_t s) { return s ? psd_peer_make(100 + s, 3) : PSD_PEER_OWN_SHARD; }
+static psd_peer_t peer_of(uint32_t worker) { return UINT64_C(1) << 63 | (5 + worker); }
+
+static void make(const char *mode)
+{
+    static const psd_job_settings_t settings = { .text = "x", .mode = "x", .optimizer = "sgd" };
+    config.job = "mnist";
+    config.job_id = JOB;
+    config.settings = &settings;
+    config.n_servers = SERVERS;
+    config.lease_ms = config.lease_ms ? config.lease_ms : LEASE_MS;
+    config.workers_want = config.workers_want ? config.workers_want : config.workers_min;
+    config.mode = psd_mode_find(mode);
+    config.lr = 1;
+    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
+    cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
+}
+
+static void teardown(void)
+{
+    psd_coordinator_destroy(&coordinator);
+    psd_actions_clear(&out);
+}
+
+static const psd_msg_t *answer(psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
+            return &out.at[i].msg;
+    return NULL;
+}
+
+static bool asked(psd_act_t act)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == act)
+            return true;
+    return false;
+}
+
+/* The newest COMMAND to that server, and its round; NULL when there is none. */
+static const psd_msg_t *command_to(uint32_t server, const psd_round_t **round)
+{
+    const psd_msg_t *found = NULL;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_COMMAND && out.at[i].to == peer_of_server(server)) {
+            found = &out.at[i].msg;
+            if (round)
+                *round = psd_body_round(out.at[i].payload);
+        }
+    return found;
+}
+
+static void hear(psd_peer_t from, psd_msg_t *msg, const void *payload, size_t n)
+{
+    psd_buf_t *body = said_with(msg, payload, n);
+    psd_actions_drop(&out, out.n);
+    psd_coordinator_message(coordinator, now, from, msg, body, &out);
+    const psd_msg_t *welcome = answer(PSD_MSG_SHARD_WELCOME);
+    if (welcome && welcome->job)
+        run = welcome->job;
+    psd_buf_unref(&body);
+}
+
+static void tick(void)
+{
+    now += 50;
+    psd_coordinator_tick(coordinator, now, &out);
+}
+
+/* What comes of so much time stays in `out`. */
+static void pass(uint64_t ms)
+{
+    psd_actions_drop(&out, out.n);
+    for (const uint64_t end = now + ms; now < end;)
+        tick();
+}
+
+/* ---- servers ---- */
+
+static void server_joins(uint32_t s)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = (10 * s + start[s] + 1) << 16, .code = s + 1 };
+    snprintf(msg.text, sizeof msg.text, "mnist tcp://host:%u x", s);
+    hear(peer_of_server(s), &msg, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_SHARD_WELCOME), "%s", answer(PSD_MSG_REFUSED) ? answer(PSD_MSG_REFUSED)->text : "");
+}
+
+static psd_coordinator_facts_t facts(void)
+{
+    psd_coordinator_facts_t f;
+    psd_coordinator_facts(coordinator, &f);
+    return f;
+}
+
+/* Server `s` has carried out all that it was told, has made `version` steps, and holds whole pushes of the open round of these
+ * workers, as bits. */
+static void server_says(uint32_t s, uint64_t version, unsigned workers, uint32_t code, uint64_t saved)
+{
+    uint8_t bytes[1024];
+    psd_member_t complete[MOST];
+    const psd_coordinator_facts_t f = facts();
+    psd_round_t state = { .clock = f.clock + 1, .contributor = complete };
+    for (uint32_t w = 0; w < MOST; w++)
+        if (workers >> w & 1)
+            complete[state.n_contributors++] =
+                (psd_member_t){ .worker = w, .incarnation = incarnation[w], .samples = 8, .loss = 1 };
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_STATE,
+                      .protocol = PSD_PROTOCOL,
+                      .job = run,
+                      .shard = s,
+                      .seq = seq,
+                      .clock = f.clock,
+                      .version = version,
+                      .view_id = f.view_id,
+                      .saved = saved,
+                      .code = PSD_SHARD_STARTED | code };
+    hear(peer_of_server(s), &msg, bytes, psd_round_encode(&state, bytes, sizeof bytes));
+}
+
+/* ---- workers ---- */
+
+static psd_msg_t of_worker(psd_kind_t kind, uint32_t w)
+{
+    return (psd_msg_t){
+        .kind = kind, .protocol = PSD_PROTOCOL, .job = run, .worker = w, .incarnation = incarnation[w], .seq = 70 + w + 10 * life[w]
+    };
+}
+
+static void worker_says(psd_kind_t kind, uint32_t w)
+{
+    psd_msg_t msg = of_worker(kind, w);
+    hear(peer_of(w), &msg, NULL, 0);
+}
+
+static const psd_msg_t *worker_greets(uint32_t w)
+{
+    psd_msg_t msg = of_worker(PSD_MSG_HELLO, w);
+    snprintf(msg.text, sizeof msg.text, "mnist host%u", w);
+    hear(peer_of(w), &msg, NULL, 0);
+    return answer(PSD_MSG_WELCOME);
+}
+
+static void worker_joins(uint32_t w)
+{
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
+    const psd_msg_t *welcome = worker_greets(w);
+    cr_assert_not_null(welcome);
+    cr_assert_eq(welcome->worker, w);
+    incarnation[w] = welcome->incarnation;
+    psd_msg_t msg = of_worker(PSD_MSG_REGISTER, w);
+    hear(peer_of(w), &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+    cr_assert_not_null(answer(PSD_MSG_REGISTERED));
+}
+
+static psd_worker_state_t state_of(uint32_t w) { return psd_coordinator_members(coordinator)->row[w].state; }
+
+/* A job in training with so many workers. */
+static void begin(const char *mode, uint32_t workers)
+{
+    config.workers_min = config.workers_min ? config.workers_min : workers;
+    make(mode);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    for (uint32_t w = 0; w < workers; w++)
+        worker_joins(w);
+    cr_assert_eq(facts().state, PSD_JOB_TRAINING);
+    seq = command_to(0, NULL) ? command_to(0, NULL)->seq : seq;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 0, 0, 0);
+}
+
+static bool ends_within(uint64_t ms, int *code, char text[PSD_MAX_TEXT])
+{
+    for (const uint64_t end = now + ms; now < end;) {
+        psd_actions_drop(&out, out.n);
+        tick();
+        for (size_t i = 0; i < out.n; i++)
+            if (out.at[i].act == PSD_ACT_FINISH) {
+                *code = out.at[i].level;
+                snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
+                return true;
+            }
+    }
+    return false;
+}
+
+/* ---- round_timeout ---- */
+
+static void setup_timeout(void)
+{
+    config.round_timeout_ms = 2000;
+    config.workers_min = 1;
+    config.workers_want = 3;
+    begin("bsp", 3);
+}
+
+Test(coordinator, round_timeout_gives_up_exactly_those_that_are_late, .init = setup_timeout, .fini = teardown)
+{
+    server_says(0, 0, 1 | 2, 0, 0); /* worker 1's push is at one server, and worker 2's at none */
+    server_says(1, 0, 1, 0, 0);
+    pass(1900);
+    cr_expect_eq(facts().n_members, 3, "there is time yet");
+    pass(200);
+    cr_expect_eq(state_of(0), PSD_WORKER_LIVE);
+    cr_expect_eq(state_of(1), PSD_WORKER_LOST);
+    cr_expect_eq(state_of(2), PSD_WORKER_LOST);
+    cr_expect_eq(facts().clock, 1, "and the round is closed without them");
+}
+
+Test(coordinator, round_timeout_gives_nobody_up_when_nobody_has_pushed, .init = setup_timeout, .fini = teardown)
+{
+    server_says(0, 0, 1, 0, 0); /* one server is not all of them */
+    pass(10000);
+    cr_expect_eq(facts().n_members, 3);
+}
+
+Test(coordinator, round_timeout_begins_anew_with_each_round_and_after_a_pause, .init = setup_timeout, .fini = teardown)
+{
+    pass(1500);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 7, 0, 0);
+    cr_assert_eq(facts().clock, 1);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 1, 1, 0, 0);
+    pass(1900);
+    cr_expect_eq(facts().n_members, 3, "the round before took its own time");
+    psd_coordinator_pause(coordinator, now, true, &out);
+    pass(5000);
+    psd_coordinator_pause(coordinator, now, false, &out);
+    pass(1900);
+    cr_expect_eq(facts().n_members, 3, "nobody is late in a pause");
+    pass(200);
+    cr_expect_eq(facts().n_members, 1);
+}
+
+/* ---- the end ---- */
+
+Test(coordinator, a_lost_worker_is_waited_for_only_so_long_at_the_end, .fini = teardown)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    config.lease_ms = 1000;
+    config.patience_ms = 5000;
+    begin("bsp", 2);
+    worker_says(PSD_MSG_LEAVE, 0);
+    cr_assert_eq(state_of(0), PSD_WORKER_LEFT);
+    pass(1000);
+    cr_assert_not(ends_within(4900, &code, text), "worker 1 may come back: %s", text);
+    cr_expect_eq(facts().state, PSD_JOB_DEGRADED);
+    cr_assert(ends_within(10000, &code, text));
+    cr_expect_eq(code, PSD_EUNAVAILABLE);
+    cr_expect(strstr(text, "of 2 workers 1 has finished, and 0 are here"), "%s", text);
+}
+
+Test(coordinator, where_lost_workers_are_dropped_the_others_work_is_all, .fini = teardown)
+{
+    int code = -1;
+    char text[PSD_MAX_TEXT] = "";
+    config.lease_ms = 1000;
+    config.drops_lost = true;
+    begin("bsp", 2);
+    worker_says(PSD_MSG_LEAVE, 0);
+    cr_assert(ends_within(7000, &code, text), "1 s of lease, and 4 s for the servers to read the end");
+    cr_expect_eq(code, PSD_OK);
+    cr_expect_str_eq(text, "1 of 2 workers has finished; worker 1 (host1) was lost, and let be, at round 0");
+}
+
+Test(coordinator, the_last_checkpoint_is_waited_for_only_so_long, .fini = teardown)
+{
+    int code = -1;
+    char text[PSD_MAX_TEXT] = "";
+    config.checkpoints = true;
+    begin("bsp", 1);
+    worker_says(PSD_MSG_LEAVE, 0);
+    cr_expect_null(answer(PSD_MSG_LEFT), "its work may have to be done again");
+    cr_expect_not(ends_within(29900, &code, text));
+    cr_expect_eq(state_of(0), PSD_WORKER_DONE);
+    cr_expect(ends_within(5000, &code, text));
+    cr_expect_eq(state_of(0), PSD_WORKER_LEFT);
+}
+
+/* ---- where each push is a step ---- */
+
+Test(coordinator, in_asp_a_learning_rate_reaches_every_shard_at_once, .fini = teardown)
+{
+    psd_err_t err;
+    begin("asp", 2);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "me", &out, &err), PSD_OK);
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        const psd_round_t *round = NULL;
+        cr_assert_not_null(command_to(s, &round), "server %u", s);
+        cr_expect_eq(round->lr, 0.25, "server %u", s);
+        cr_expect_eq(round->n_members, 2, "server %u", s);
+    }
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "me", &out, &err), PSD_OK);
+    cr_expect_null(command_to(0, NULL), "it is what it was");
+}
+
+Test(coordinator, in_bsp_a_learning_rate_waits_for_the_round_to_close, .fini = teardown)
+{
+    psd_err_t err;
+    const psd_round_t *round = NULL;
+    begin("bsp", 1);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "me", &out, &err), PSD_OK);
+    cr_expect_null(command_to(0, NULL));
+    server_says(0, 0, 1, 0, 0);
+    server_says(1, 0, 1, 0, 0);
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        cr_assert_not_null(command_to(s, &round), "server %u", s);
+        cr_expect_eq(round->lr, 0.25, "server %u", s);
+    }
+}
+
+/* Both files of the checkpoint that was ordered last are durable, and so is its manifest. */
+static void save(uint64_t version)
+{
+    const psd_msg_t *command = command_to(0, NULL);
+    cr_assert(command && command->code & PSD_COMMAND_SAVE);
+    seq = command->seq;
+    const uint64_t clock = facts().clock;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, version, 0, 0, clock + 1);
+    cr_assert(asked(PSD_ACT_COMMIT));
+    psd_coordinator_committed(coordinator, now, clock, NULL, &out);
+}
+
+Test(coordinator, in_asp_every_steps_counts_pushes_however_many_servers_there_are, .fini = teardown)
+{
+    config.checkpoints = true;
+    config.save_every_rounds = 10;
+    begin("asp", 1);
+    pass(100);
+    save(0); /* the first, of the initial weights */
+    for (uint64_t push = 1; push < 10; push++) {
+        server_says(0, push, 0, 0, 0);
+        server_says(1, push, 0, 0, 0);
+        pass(100);
+        cr_assert(!command_to(0, NULL) || !(command_to(0, NULL)->code & PSD_COMMAND_SAVE), "%u of 10 pushes", (unsigned)push);
+    }
+    server_says(0, 10, 0, 0, 0);
+    server_says(1, 10, 0, 0, 0);
+    pass(100);
+    save(10);
+    server_says(0, 19, 0, 0, 0);
+    server_says(1, 19, 0, 0, 0);
+    pass(100);
+    cr_expect(!command_to(0, NULL) || !(command_to(0, NULL)->code & PSD_COMMAND_SAVE), "they are counted from the one before");
+}
+
+/* ---- the start, and another one ---- */
+
+static void setup_want(void)
+{
+    config.workers_min = 1;
+    config.workers_want = 2;
+    config.start_timeout_ms = 60000;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+}
+
+Test(coordinator, workers_want_are_waited_for_as_long_as_they_keep_coming, .init = setup_want, .fini = teardown)
+{
+    worker_joins(0);
+    pass(WANT_MS - 100);
+    cr_expect_eq(facts().state, PSD_JOB_GATHERING);
+    pass(200);
+    cr_expect_eq(facts().state, PSD_JOB_TRAINING, "nobody has come since");
+}
+
+Test(coordinator, the_pause_for_workers_want_begins_with_the_newest, .fini = teardown)
+{
+    config.workers_min = 1;
+    config.workers_want = 3;
+    config.start_timeout_ms = 60000;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    worker_joins(0);
+    pass(WANT_MS - 100);
+    worker_joins(1);
+    pass(WANT_MS - 100);
+    cr_expect_eq(facts().state, PSD_JOB_GATHERING, "a third may be on its way");
+    pass(200);
+    cr_expect_eq(facts().state, PSD_JOB_TRAINING);
+}
+
+Test(coordinator, who_waits_for_workers_want_sees_the_start_within_half_of_start_timeout, .fini = teardown)
+{
+    config.workers_min = 1;
+    config.workers_want = MOST;
+    config.start_timeout_ms = 3 * WANT_MS;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    worker_joins(0);
+    pass(WANT_MS - 200);
+    worker_joins(1);
+    pass(WANT_MS / 2);
+    cr_expect_eq(facts().state, PSD_JOB_GATHERING);
+    pass(300);
+    cr_expect_eq(facts().state, PSD_JOB_TRAINING, "however newly the second has come");
+}
+
+/* Server 1 is started again, which nobody else is; all begin anew. */
+static void restart_server_1(void)
+{
+    for (uint64_t end = now + 3000; now < end;) { /* the start before is silent, and server 0 is not */
+        pass(200);
+        server_says(0, 0, 0, 0, 0);
+    }
+    start[1]++;
+    server_joins(1);
+    server_joins(0);
+    seq = 0;
+    for (uint32_t w = 0; w < MOST; w++)
+        life[w]++;
+}
+
+Test(coordinator, after_a_restart_workers_want_is_waited_for_anew, .init = setup_want, .fini = teardown)
+{
+    worker_joins(0);
+    worker_joins(1);
+    cr_assert_eq(facts().state, PSD_JOB_TRAINING);
+    pass(40000); /* longer than half of start_timeout */
+    restart_server_1();
+    cr_assert_eq(facts().runs, 2);
+    worker_joins(0);
+    pass(100);
+    cr_expect_eq(facts().n_members, 0, "worker 1 is on its way back, as worker 0 was");
+    worker_joins(1);
+    cr_expect_eq(facts().n_members, 2);
+}
+
+/* ---- a fixed number of workers ---- */
+
+Test(coordinator, a_finished_worker_keeps_its_place_in_a_fixed_job, .fini = teardown)
+{
+    config.checkpoints = true;
+    begin("bsp", 2);
+    worker_says(PSD_MSG_LEAVE, 1);
+    cr_assert_eq(state_of(1), PSD_WORKER_DONE);
+    cr_expect_null(worker_greets(2), "of two workers both have their work, or have done it");
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+}
+
+Test(coordinator, where_the_number_is_not_fixed_a_newcomer_gets_a_place_of_its_own, .fini = teardown)
+{
+    config.checkpoints = true;
+    config.workers_min = 1;
+    config.workers_want = 2;
+    begin("bsp", 2);
+    worker_says(PSD_MSG_LEAVE, 1);
+    const psd_msg_t *welcome = worker_greets(2);
+    cr_assert_not_null(welcome);
+    cr_expect_eq(welcome->worker, 2);
+}
