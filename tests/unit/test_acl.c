@@ -116,7 +116,8 @@ Test(acl, only_a_change_that_matters_to_somebody_who_came_closes_connections)
     cr_expect_not(psd_acl_reload(acl, false), "mon, whose key it was, had not come");
     write_list("ps server " K1 "\ngpu worker " K2 " 0,2 2Ki\n");
     cr_expect_not(psd_acl_reload(acl, false), "a bound of bytes may change beside training");
-    static const char *const lists[] = { "gpu worker " K4, "gpu worker " K2 " 0", "gpu admin " K2 };
+    static const char *const lists[] = { "gpu worker " K4 " 0,2 1Ki", "gpu worker " K2 " 0 1Ki",
+                                         "gpu admin " K2 " 0,2 1Ki" }; /* its key, its servers or its role alone */
     for (size_t i = 0; i < 3; i++) {
         write_list(USERS);
         psd_acl_reload(acl, false);

@@ -428,6 +428,31 @@ Test(checkpoint, a_push_that_one_old_shard_applied_is_not_applied_again_by_a_new
     remove_dir();
 }
 
+Test(checkpoint, of_a_workers_two_lives_the_newer_one_is_gone_on_with_however_little_it_has_pushed)
+{
+    begin_model("sgd");
+    psd_partition_t map;
+    cut(&map, 2);
+    for (uint32_t newer = 0; newer < 2; newer++) { /* whichever server has seen it */
+        for (uint32_t s = 0; s < 2; s++) {
+            applied[0].incarnation = s == newer ? 8 : 7;
+            applied[0].clock = s == newer ? 3 : 50;
+            cr_assert_eq(save_shard(9 + newer, s, &map), PSD_OK);
+        }
+        psd_ckpt_facts_t facts = facts_of(9 + newer, 0, 2);
+        cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_OK, "%s", err.text);
+        psd_applied_t *rows;
+        uint32_t n;
+        parts = one.held[0];
+        cr_assert_eq(psd_ckpt_load(dir, 9 + newer, &model, &one, 0, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
+        cr_expect(n == 2 && rows[0].incarnation == 8 && rows[0].clock == 3, "incarnation %d, clock %d", (int)rows[0].incarnation,
+                  (int)rows[0].clock);
+        free(rows);
+    }
+    psd_partition_clear(&map);
+    remove_dir();
+}
+
 /* ---- damage
  * --------------------------------------------------------------------------------------------------------- */
 

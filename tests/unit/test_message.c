@@ -397,6 +397,8 @@ Test(message, the_first_tensor_that_differs_is_named_with_both_sides)
     cr_assert_str_eq(err.text, "tensor 0: ours w [128, 784], theirs w [100, 784]");
     cr_assert_eq(psd_tensors_compare(&ours, &shorter, &err), PSD_EINVAL);
     cr_assert_str_eq(err.text, "tensor 1: ours b [3], theirs nothing");
+    cr_assert_eq(psd_tensors_compare(&shorter, &ours, &err), PSD_EINVAL);
+    cr_assert_str_eq(err.text, "tensor 1: ours nothing, theirs b [3]");
 }
 
 static void assert_tensors_refused(psd_tensor_desc_t *rows, uint32_t n_rows, const char *why)

@@ -95,6 +95,20 @@ Test(options, a_job_file_binds_every_type)
     cr_assert_str_eq(psd_options_origin(options, PSD_OPT_lease), "job.yaml:10:8");
 }
 
+Test(options, durations_are_whole_milliseconds_of_their_unit)
+{
+    static const struct {
+        const char *text;
+        uint64_t ms;
+    } written[] = { { "250ms", 250 }, { "1s", 1000 }, { "1.5s", 1500 }, { "1m", 60000 }, { "1h", 3600000 }, { "0.5h", 1800000 } };
+    for (size_t i = 0; i < sizeof written / sizeof *written; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "round_timeout: %s\n", written[i].text);
+        cr_assert_eq(load_text(text), PSD_OK, "%s", err.text);
+        cr_expect_eq(psd_options_ms(options, PSD_OPT_round_timeout), written[i].ms, "%s", written[i].text);
+    }
+}
+
 Test(options, a_list_of_texts_keeps_their_commas_and_a_list_of_numbers_their_fractions)
 {
     size_t n;

@@ -23,12 +23,15 @@
 
 enum { CLOCKS = 5, SERVERS = 2 };
 static char dir[] = "/tmp/psd-test-XXXXXX", after[32];
+static const char *below = "";   /* where the checkpoints are from there, behind directories that are made for them */
 static int returned[CLOCKS + 1]; /* how many calls there were when the commit of that clock had returned */
 static float array[3][2048];
 
 static void save(uint64_t clock)
 {
     psd_err_t err;
+    char into[64];
+    snprintf(into, sizeof into, "%s%s", dir, below);
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2048 }, .n_elements = 2048 };
     const psd_tensor_list_t model = { .n = 1, .tensor = &tensor };
     psd_partition_t map;
@@ -40,7 +43,7 @@ static void save(uint64_t clock)
     cr_assert_eq(psd_rule_parse(&rule, "adam", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (const uint64_t[]){ 2048 }, 1, SERVERS, 1, NULL), PSD_OK);
     for (facts.shard = 0; facts.shard < SERVERS; facts.shard++) {
-        psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &map, &rule, &err);
+        psd_ckpt_writer_t *writer = psd_ckpt_begin(into, &facts, &model, &map, &rule, &err);
         cr_assert_not_null(writer, "%s", err.text);
         for (uint32_t p = 0; p < map.n_held[facts.shard]; p++) {
             const uint64_t at = map.chunk[map.held[facts.shard][p]].offset;
@@ -49,7 +52,7 @@ static void save(uint64_t clock)
         }
         cr_assert_eq(psd_ckpt_end(&writer, &err), PSD_OK, "%s", err.text);
     }
-    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_ckpt_commit(into, &facts, &model, 2, &err), PSD_OK, "%s", err.text);
     psd_partition_clear(&map);
 }
 
@@ -71,7 +74,7 @@ static void unmake(const disk_entry_t *entries, int n)
 {
     char path[PATH_MAX];
     for (int dirs = 0; dirs < 2; dirs++)
-        for (int i = 0; i < n; i++) {
+        for (int i = n - 1; i >= 0; i--) { /* what is in a directory came after it */
             disk_moved(entries[i].path, dir, after, path);
             if ((entries[i].inode < 0) == dirs && disk_is_reachable(entries[i].path, dir))
                 cr_assert_eq(dirs ? rmdir(path) : unlink(path), 0, "cannot remove %s: %s", path, strerror(errno));
@@ -106,10 +109,12 @@ static bool survives(int k, uint64_t cut, int lie)
     const disk_entry_t *entries = disk_cut(k, cut, lie, dir, after, &n_entries);
     for (uint64_t clock = 1; clock <= CLOCKS; clock++)
         wanted = returned[clock] <= k ? clock : wanted;
-    const size_t n = psd_ckpt_list(after, clocks, CLOCKS + 1);
+    char from[64];
+    snprintf(from, sizeof from, "%s%s", after, below);
+    const size_t n = psd_ckpt_list(from, clocks, CLOCKS + 1);
     ok = wanted == 0 || (n > 0 && clocks[0] >= wanted);
     for (size_t i = 0; ok && i < n; i++)
-        ok = psd_ckpt_verify(after, clocks[i], NULL) == PSD_OK;
+        ok = psd_ckpt_verify(from, clocks[i], NULL) == PSD_OK;
     if (!ok && lie == DISK_HONEST)
         tell_loss(k, cut, wanted, n, clocks, entries, n_entries);
     unmake(entries, n_entries);
@@ -141,6 +146,13 @@ Test(powercut, whatever_was_not_flushed_the_last_committed_checkpoint_is_whole)
     run();
     cr_assert_gt(disk_calls(), 100);
     cr_assert_eq(lost(200, DISK_HONEST), 0);
+}
+
+Test(powercut, a_directory_that_is_new_is_there_with_its_first_checkpoint)
+{
+    below = "/new/deep";
+    run();
+    cr_assert_eq(lost(50, DISK_HONEST), 0);
 }
 
 Test(powercut, files_that_were_not_flushed_would_be_missed)

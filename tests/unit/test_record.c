@@ -1,9 +1,11 @@
 #include <criterion/criterion.h>
 #include <glob.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "worker/record.h"
 
@@ -153,4 +155,26 @@ Test(record, only_the_first_worker_writes_them_and_none_writes_none)
     write_two("both", 0);
     cr_assert_gt(read_file("metrics.csv"), 0);
     cr_assert_gt(read_file("tb/*"), 0);
+}
+
+static void limit_files(rlim_t most)
+{
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){ most, RLIM_INFINITY }), 0);
+}
+
+static int summarise_after_a_full_disk(void)
+{
+    limit_files(10);
+    psd_record_line(record, 1.5, (const psd_measure_t[]){ { "step", 1 }, { "train/loss", 0.25 } }, 2);
+    limit_files(RLIM_INFINITY); /* somebody has made room */
+    psd_record_line(record, 2.5, (const psd_measure_t[]){ { "step", 2 }, { "val/loss", 0.25 } }, 2);
+    return psd_record_summarise(record, "{}", &err);
+}
+
+Test(record, a_line_that_found_no_room_is_told_at_the_end_even_if_later_ones_did)
+{
+    cr_assert_not_null(record = psd_record_new(dir, 0, "none", &err), "%s", err.text);
+    cr_assert_eq(summarise_after_a_full_disk(), PSD_EIO);
+    cr_expect_not_null(strstr(err.text, "/summary.json are not whole: File too large"), "%s", err.text);
 }

@@ -635,3 +635,135 @@ Test(session, while_tensors_lack_another_run_of_the_servers_changes_nothing, .in
     cr_expect_eq(psd_session_position(session).clock, 3);
     cr_expect(big[0] == 3 && big[HALF] == 3);
 }
+
+/* ---- what servers say of the view ---- */
+
+static void send_view(uint64_t clock, uint64_t view, uint32_t rank, uint32_t world)
+{
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    msg.clock = clock;
+    msg.parts = 1;
+    msg.view_id = view;
+    msg.rank = rank;
+    msg.world = world;
+    say(&msg, NULL, 0);
+}
+
+Test(session, weights_of_an_older_view_change_no_rank, .init = setup, .fini = teardown)
+{
+    static const struct {
+        uint64_t view;
+        uint32_t rank, world, rank_then, world_then;
+    } said[] = { { 7, 2, 5, 2, 5 }, { 6, 1, 9, 2, 5 }, { 7, 3, 6, 3, 6 }, { 8, 0, 1, 0, 1 }, { 7, 3, 6, 0, 1 } };
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+        send_view(5 + i, said[i].view, said[i].rank, said[i].world);
+        cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY, "but are weights all the same");
+        cr_expect_eq(psd_session_position(session).rank, said[i].rank_then, "%zu", i);
+        cr_expect_eq(psd_session_position(session).world, said[i].world_then, "%zu", i);
+    }
+}
+
+/* ---- a model of two tensors, of which each of two servers holds one; each push is a step ---- */
+
+static float pair[2][2] = { { 1, 2 }, { 3, 4 } };
+
+static void say_as(uint32_t server, const psd_msg_t *msg, const void *payload, size_t n)
+{
+    psd_buf_t *buf = said_with(msg, payload, n);
+    psd_session_message(session, now, PSD_PEER_SERVER + server, msg, buf, &out);
+    psd_buf_unref(&buf);
+}
+
+static void weights_of(uint32_t server, uint64_t clock)
+{
+    psd_msg_t msg = message(PSD_MSG_ATTACHED, RUN);
+    msg.shard = server;
+    msg.parts = msg.world = 1;
+    say_as(server, &msg, NULL, 0);
+    msg.kind = PSD_MSG_WEIGHTS;
+    msg.clock = clock;
+    msg.n_elements = 2;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(pair[server], sizeof pair[server]);
+    say_as(server, &msg, pair[server], sizeof pair[server]);
+}
+
+static void setup_pair(void)
+{
+    uint8_t bytes[512];
+    psd_tensor_desc_t tensor[] = { { .name = "v", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
+                                   { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 } };
+    psd_tensor_list_t list = { .n = 2, .tensor = tensor };
+    float *const data[] = { pair[0], pair[1] };
+    psd_cluster_t cluster = { .n_servers = 2,
+                              .endpoint = { "tcp://here:1", "tcp://there:1" },
+                              .settings = { .text = "mode=asp",
+                                            .mode = "asp",
+                                            .optimizer = "sgd",
+                                            .lease_ms = 600,
+                                            .part_elements = PSD_MAX_CHUNK,
+                                            .whole_norm = true } };
+    session = psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE });
+    pass(0);
+    psd_msg_t msg = message(PSD_MSG_WELCOME, RUN);
+    msg.seq = NONCE;
+    say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+    cr_assert_eq(psd_session_register(session, now, &list, data, &out, &err), PSD_OK);
+    for (uint32_t s = 0; s < 2; s++)
+        weights_of(s, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+}
+
+/* Push this gradient; its words go to both servers alike. */
+static void expect_pushes(const float *const *of, bool nonfinite, double norm2)
+{
+    unsigned n = 0;
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_PUSH) {
+            n++;
+            cr_expect_eq(out.at[i].msg.nonfinite, nonfinite, "server %u", out.at[i].msg.shard);
+            cr_expect_eq(out.at[i].msg.norm2, norm2, "server %u", out.at[i].msg.shard);
+        }
+    cr_expect_eq(n, 2, "one to each");
+    psd_actions_drop(&out, out.n);
+    const uint64_t clock = psd_session_position(session).clock;
+    for (uint32_t s = 0; s < 2; s++)
+        weights_of(s, clock);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+}
+
+Test(session, a_nan_in_any_tensor_of_a_push_that_is_a_step_is_confessed_to_every_server, .init = setup_pair, .fini = teardown)
+{
+    expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, NAN } }, true, 0);
+    expect_pushes((const float *const[]){ (float[]){ NAN, 2 }, (float[]){ 3, 4 } }, true, 0);
+    expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ -INFINITY, 4 } }, true, 0);
+    expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, 4 } }, false, 30);
+    expect_pushes((const float *const[]){ NULL, (float[]){ 3, 4 } }, false, 25);
+}
+
+Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .init = setup, .fini = teardown)
+{
+    cr_expect_eq(psd_session_set_lr(session, now, -1, &out, &err), PSD_EINVAL);
+    cr_expect_eq(psd_session_set_lr(session, now, NAN, &out, &err), PSD_EINVAL);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_set_lr(session, now, 0.25, &out, &err), PSD_OK);
+    cr_assert_not_null(sent(PSD_MSG_SETTING));
+    cr_expect_eq(sent(PSD_MSG_SETTING)->value, 0.25);
+    cr_expect_str_eq(sent(PSD_MSG_SETTING)->text, "optimizer.lr");
+    psd_msg_t set = message(PSD_MSG_SETTING, RUN);
+    set.code = sent(PSD_MSG_SETTING)->code;
+    psd_msg_t late = set;
+    late.code--;
+    for (int i = 0; i < 6 && !sent(PSD_MSG_SETTING); i++)
+        pass(100);
+    cr_expect_not_null(sent(PSD_MSG_SETTING), "what may have been lost is said again");
+    say(&late, NULL, 0);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING, "that was the answer to one before");
+    say(&set, NULL, 0);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+}

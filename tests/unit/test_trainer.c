@@ -1,9 +1,11 @@
 #include <criterion/criterion.h>
 #include <jansson.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -33,6 +35,9 @@ static struct {
     int connect_rc, exchange_rc, leave_rc; /* what these calls return */
     int waits_before_ready;                /* timeouts of each wait before it succeeds */
     uint64_t stop_at, poison_at;           /* clocks at which `stop` is set, and the weights become NaN */
+    uint64_t well_every;   /* the weights are NaN but for each clock that is a multiple of it, up to the second; 0: never */
+    uint64_t goes_back_at; /* clock of whose exchange the job goes back to that of `goes_back_to`; 0: none */
+    uint64_t goes_back_to;
     uint64_t samples, exchanges, null_gradients;
     uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
     int left;          /* -1: not yet; else the `finished` of leaving */
@@ -96,6 +101,17 @@ int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
     return 0;
 }
 
+/* The weights as they are at `clock`. */
+static void ail(uint64_t clock)
+{
+    static float well;
+    float *weight = server.tensor[0].data;
+    const bool is_well = clock % server.well_every == 0 || clock > 2 * server.well_every;
+    if (isfinite(*weight))
+        well = *weight;
+    *weight = is_well ? well : NAN;
+}
+
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
     (void)self, (void)loss;
@@ -112,6 +128,8 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
     }
     if (server.position.clock == server.poison_at)
         server.tensor[0].data[0] = server.tensor[1].data[0] = NAN;
+    if (server.well_every)
+        ail(server.position.clock + 1);
     stop = stop || server.position.clock == server.stop_at;
     return server.exchange_rc;
 }
@@ -137,6 +155,11 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
         return PSD_EDIVERGED;
     if (server.position.clock == server.world_shrinks_at)
         server.position.world = 1;
+    if (server.position.clock == server.goes_back_at) {
+        server.goes_back_at = 0;
+        server.position.clock = server.goes_back_to;
+        return 0;
+    }
     server.position.clock++;
     server.position.version++;
     return 0;
@@ -496,6 +519,138 @@ Test(trainer, a_loss_that_stays_infinite_fails_the_run)
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
     cr_assert_eq(result.steps, 3 + 20);
     cr_assert_str_eq(err.text, "the loss was not finite for 20 steps in a row, up to step 23; lower the learning rate");
+}
+
+Test(trainer, a_loss_that_is_finite_now_and_then_does_not_fail_the_run)
+{
+    server.frozen = true;
+    server.well_every = 20; /* steps 2 to 19 and 21 to 39: 37 in all, and no 20 of them in a row */
+    config.stop_epochs = 0;
+    config.stop_steps = 41;
+    config.eval_every = 0;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    json_t *losses = lines_with("metrics.jsonl", "train/loss");
+    size_t bad = 0;
+    for (size_t i = 0; i < json_array_size(losses); i++)
+        bad += json_is_null(json_object_get(json_array_get(losses, i), "train/loss"));
+    cr_expect_eq(bad, 37);
+    json_decref(losses);
+}
+
+Test(trainer, a_round_that_the_job_goes_back_behind_is_made_again_and_counted_once)
+{
+    server.goes_back_at = 6;
+    server.goes_back_to = 4;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(server.exchanges, 3 * STEPS + 3, "4, 5 and 6 are made twice");
+    cr_expect_eq(result.rounds, 3 * STEPS + 2, "and the first 6 is no round that was closed");
+    cr_expect_eq(result.steps, 3 * STEPS);
+    json_t *lines = lines_with("metrics.jsonl", "train/loss");
+    cr_expect_eq(json_array_size(lines), result.rounds);
+    json_decref(lines);
+}
+
+Test(trainer, the_smaller_of_steps_and_epochs_ends_the_run)
+{
+    config.stop_steps = 5;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_expect_eq(result.steps, 5, "of 3 epochs it would be 24");
+    server.position.clock = 1;
+    config.stop_steps = 100;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_expect_eq(result.steps, 3 * STEPS);
+}
+
+/* The file may grow to so many bytes: a line that has no room fails, as on a disk that is full. */
+static void limit_files(rlim_t bytes)
+{
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){ bytes, RLIM_INFINITY }), 0);
+}
+
+Test(trainer, metrics_that_found_no_room_fail_a_run_that_trained_well)
+{
+    limit_files(3000); /* some 20 of 24 lines, and a whole summary */
+    const int rc = psd_trainer_run(&config, &result, &err);
+    limit_files(RLIM_INFINITY);
+    cr_assert_eq(rc, PSD_EIO);
+    cr_expect(strstr(err.text, "summary.json are not whole: File too large"), "%s", err.text);
+    cr_expect_eq(result.steps, 3 * STEPS, "it trains to its end");
+    cr_expect_eq(server.left, 1, "and takes leave");
+}
+
+/* ---- Numbers to be predicted: y = x, and a model that learns it ---- */
+
+static void setup_numbers(void)
+{
+    psd_model_destroy(&model);
+    psd_dataset_destroy(&test);
+    psd_dataset_destroy(&train);
+    FILE *file = fopen(in_dir("numbers.csv"), "w");
+    for (int i = 0; i < 64; i++)
+        fprintf(file, "%g,%g\n", i / 32.0 - 1, i / 32.0 - 1);
+    fclose(file);
+    char spec[300];
+    snprintf(spec, sizeof spec, "csv:%s", path);
+    psd_dataset_options_t options = { .kind = PSD_LABEL_TARGET };
+    cr_assert_not_null(train = psd_dataset_load(spec, &options, &err), "%s", err.text);
+    options.train = train;
+    cr_assert_not_null(test = psd_dataset_load(spec, &options, &err), "%s", err.text);
+    cr_assert_not_null(model = psd_model_new(&(psd_model_config_t){ .kind = "linear", .seed = 4 }, train, &err), "%s", err.text);
+    config.model = model;
+    config.train = train;
+    config.test = test;
+    config.batch = 16;
+}
+
+static void teardown_numbers(void) { unlink(in_dir("numbers.csv")); }
+
+/* The least and the greatest value of the evaluations' metric. */
+static void take_range(const char *key, double *least, double *most)
+{
+    json_t *lines = lines_with("metrics.jsonl", key);
+    *least = INFINITY, *most = -INFINITY;
+    for (size_t i = 0; i < json_array_size(lines); i++) {
+        *least = fmin(*least, number(json_array_get(lines, i), key));
+        *most = fmax(*most, number(json_array_get(lines, i), key));
+    }
+    json_decref(lines);
+}
+
+Test(trainer, the_best_mse_is_the_smallest, .init = setup_numbers, .fini = teardown_numbers)
+{
+    double least, most;
+    psd_rule_parse(&server.rule, "sgd(lr=0.3, momentum=0.95)", NULL); /* which overshoots after epoch 9 */
+    config.stop_epochs = 12;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    take_range("val/mse", &least, &most);
+    cr_assert(least > 0 && least < result.last_score.metric && result.last_score.metric < most, "%g < %g < %g", least,
+              result.last_score.metric, most);
+    cr_expect_eq(result.best_metric, least);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_expect_eq(number(summary, "best_metric"), least);
+    cr_expect_eq(number(summary, "last_metric"), result.last_score.metric);
+    json_decref(summary);
+}
+
+Test(trainer, a_target_of_mse_is_met_from_above, .init = setup_numbers, .fini = teardown_numbers)
+{
+    psd_rule_parse(&server.rule, "sgd(lr=0.1)", NULL);
+    config.stop_epochs = 200;
+    config.stop_target = 0.001;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_leq(result.last_score.metric, 0.001);
+    cr_expect(result.steps > 4 && result.steps < 200 * 4, "after some of the epochs: %d", (int)result.steps);
+}
+
+Test(trainer, the_best_accuracy_is_the_greatest)
+{
+    double least, most;
+    psd_rule_parse(&server.rule, "sgd(lr=20)", NULL);
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    take_range("val/accuracy", &least, &most);
+    cr_expect_eq(result.best_metric, most);
+    cr_expect_lt(least, most);
 }
 
 Test(trainer, servers_that_cannot_be_reached_are_named_and_unavailable)
