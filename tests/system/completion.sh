@@ -64,9 +64,12 @@ while IFS='|' read -r _ key _ _ programs _; do
 done < <(psdctl config --markdown | tail -n +3)
 [ "$n" -ge 100 ] || fail "only $n flags"
 # Every verb.
+verbs=0
 for name in $(psdctl help | sed -n 's/^  \([a-z]*\) .*/\1/p' | sort -u); do
     [ "$name" = psdctl ] || [[ $(offered psdctl "$name") == *" $name "* ]] || fail "no verb $name"
+    verbs=$((verbs + 1))
 done
+[ "$verbs" -ge 15 ] || fail "only $verbs verbs"
 if command -v zsh >/dev/null; then
     psdctl completion zsh | zsh -n
 fi

@@ -26,9 +26,12 @@ finds() { # CODE ARG... <<< REGEXES
     shift
     "$bin/psdctl" doctor "$@" >report 2>&1 || rc=$?
     [ "$rc" -eq "$code" ] || fail "doctor $* ended with $rc instead of $code: $(cat report)"
+    local n=0
     while read -r regex; do
         grep -qE "$regex" report || fail "doctor $* lacks \"$regex\": $(cat report)"
+        n=$((n + 1))
     done
+    [ $n -gt 0 ] || fail "nothing is looked for in doctor $*"
 }
 
 start() { # NAME ARG...: a server, whose addresses are in $data and $status then
@@ -90,6 +93,7 @@ finds 0 "${any[@]}" --server-key=ps.key --allow=allow --worker-key=gpu.key --ser
 ^ok +allow +allow, mode 0600: 1 of role server, 1 worker, 0 monitor, 0 admin
 END
 for key in ps.key gpu.key; do
+    [ "$(grep -v '^#' $key | wc -c)" -gt 20 ] || fail "$key holds no secret"
     ! grep -qF "$(grep -v '^#' $key)" report || fail "it shows the secret of $key"
 done
 chmod 644 gpu.key

@@ -12,6 +12,11 @@ done
     exit 77
 }
 cd "$source"
+n=$(find common deploy proto server tests worker -name '*.[ch]' | wc -l)
+[ "$n" -ge 400 ] || {
+    echo "layout: only $n files" >&2
+    exit 1
+}
 said=$(find common deploy proto server tests worker -name '*.[ch]' -print0 | xargs -0 "$format" --dry-run -Werror 2>&1) || {
     grep -m 5 'error:' <<<"$said" >&2
     echo "layout: run $format -i on these files" >&2
@@ -21,4 +26,4 @@ said=$(find common deploy proto server tests worker -name '*.[ch]' -print0 | xar
     echo 'layout: the end of a comment stands on a line of its own' >&2
     exit 1
 }
-echo 'layout: ok'
+echo "layout: $n files"

@@ -1,5 +1,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -291,4 +293,96 @@ Test(client, an_exchange_finds_the_memory_of_the_one_before)
     psd_worker_close(&worker);
     free(weights);
     free(gradient);
+}
+
+/* ---- what a program may do beside training ---- */
+
+static const uint64_t two = 2;
+
+static void register_pair(psd_worker_t *worker, float tensor[2][2])
+{
+    const psd_tensor_t tensors[] = { { "v", &two, 1, tensor[0] }, { "w", &two, 1, tensor[1] } };
+    cr_assert_eq(psd_worker_register(worker, tensors, 2), PSD_W_OK, "%s", psd_worker_error(worker));
+}
+
+static psd_ticket_t begin_step(psd_worker_t *worker)
+{
+    static const float gradient[2] = { 1, 1 };
+    psd_ticket_t ticket = 0;
+    cr_assert_eq(psd_worker_exchange(worker, (const float *const[]){ gradient, gradient }, 1, 1, &ticket), PSD_W_OK, "%s",
+                 psd_worker_error(worker));
+    return ticket;
+}
+
+static void set_rates(const char *mode)
+{
+    static float w[2][2];
+    memset(w, 0, sizeof w);
+    cluster_start_servers(&cluster, 2, "--workers-min=1 --sync-mode=%s --sync-lr-rule=none --optimizer=sgd(lr=0.5)", mode);
+    psd_worker_t *worker = connect_to_job();
+    register_pair(worker, w);
+    cr_assert_eq(psd_worker_wait(worker, begin_step(worker), DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect(w[0][0] == -0.5f && w[1][1] == -0.5f, "%g, %g", (double)w[0][0], (double)w[1][1]);
+    expect_error(worker, psd_worker_set_lr(worker, -1, DONE_MS), "a learning rate is a number from 0 to 1e9, not -1");
+    expect_error(worker, psd_worker_set_lr(worker, NAN, DONE_MS), "a learning rate is a number");
+    expect_error(worker, psd_worker_set_lr(worker, 2e9, DONE_MS), "a learning rate is a number");
+    cr_assert_eq(psd_worker_set_lr(worker, 0.25, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_assert_eq(psd_worker_wait(worker, begin_step(worker), DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect(w[0][0] == -0.75f && w[1][1] == -0.75f, "%g at one server, %g at the other", (double)w[0][0], (double)w[1][1]);
+    const psd_ticket_t open = begin_step(worker);
+    cr_expect_lt(psd_worker_set_lr(worker, 1, DONE_MS), 0, "not while an exchange is open");
+    cr_assert_eq(psd_worker_wait(worker, open, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(w[0][0], -1.0f);
+    cr_expect_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+    cluster_finish(&cluster, DONE_MS);
+}
+
+Test(client, a_learning_rate_that_the_program_sets_is_that_of_the_next_step_at_every_server) { set_rates("bsp"); }
+Test(client, a_learning_rate_that_the_program_sets_is_that_of_the_next_step_at_every_server_in_asp) { set_rates("asp"); }
+
+static psd_worker_t *second;
+static float seconds[2][2];
+
+static void *register_second(void *arg)
+{
+    (void)arg;
+    register_pair(second, seconds);
+    return NULL;
+}
+
+static int is_readable(const psd_worker_t *worker, int timeout_ms)
+{
+    struct pollfd fd = { .fd = psd_worker_fd(worker), .events = POLLIN };
+    return poll(&fd, 1, timeout_ms);
+}
+
+Test(client, the_descriptor_is_readable_when_the_open_ticket_is_done_and_not_before)
+{
+    static float w[2][2];
+    pthread_t thread;
+    cluster_start_servers(&cluster, 1, "--workers-min=2 --optimizer=sgd(lr=0.5)");
+    psd_worker_t *first = connect_to_job();
+    second = connect_to_job();
+    cr_assert_eq(pthread_create(&thread, NULL, register_second, NULL), 0); /* it waits for the other */
+    register_pair(first, w);
+    pthread_join(thread, NULL);
+    for (int round = 1; round <= 3; round++) {
+        const psd_ticket_t ticket = begin_step(first);
+        cr_expect_eq(is_readable(first, 0), 0, "the second has not pushed in round %d", round);
+        cr_expect_eq(psd_worker_wait(first, ticket, 0), PSD_W_EAGAIN);
+        const psd_ticket_t other = begin_step(second);
+        cr_assert_eq(is_readable(first, DONE_MS), 1);
+        cr_assert_eq(psd_worker_wait(first, ticket, 0), PSD_W_OK, "and then there is nothing to wait for: %s",
+                     psd_worker_error(first));
+        cr_expect_eq(w[1][1], -0.5f * (float)round);
+        cr_assert_eq(psd_worker_wait(second, other, DONE_MS), PSD_W_OK, "%s", psd_worker_error(second));
+    }
+    psd_worker_t *const both[] = { first, second };
+    for (int i = 0; i < 2; i++) {
+        psd_worker_t *worker = both[i];
+        cr_expect_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+        psd_worker_close(&worker);
+    }
+    cluster_finish(&cluster, DONE_MS);
 }

@@ -251,6 +251,8 @@ Test(engine, entries_of_the_log_are_carried_out_in_their_order_and_once, .fini =
     cr_expect(psd_engine_worker(engine, 1, &facts), "and then the one that was early");
     log_entry(next, PSD_COMMAND_CLOSE, (psd_round_t){ .clock = 1 }, 1);
     cr_expect_eq(psd_engine_version(engine), 1);
+    log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1); /* the newest once more, and it would say otherwise */
+    cr_expect(psd_engine_worker(engine, 1, &facts), "it was carried out");
     cr_assert_not_null(answer(PSD_MSG_SHARD_STATE), "the coordinator does not know that it is done");
     cr_expect_eq(answer(PSD_MSG_SHARD_STATE)->seq, next + 1);
 }
