@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "tests/support/cluster.h"
 
@@ -133,4 +135,44 @@ Test(admin, what_cannot_be_granted_is_refused_in_a_sentence)
     cr_assert_eq(ask(said, "resume --timeout=0.3"), 69);
     cr_assert_str_eq(said, "psdctl resume: nobody answers at tcp://127.0.0.1:1; is server 0 running, and "
                            "this its address (--join)?\n");
+}
+
+/* Wait until /status has these words. */
+static void await_words(const char *words)
+{
+    for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
+        char *status = cluster_get(&cluster, 0, "/status");
+        const bool has = status && strstr(status, words);
+        free(status);
+        if (has)
+            return;
+        if (cluster_now_ms() > end)
+            cluster_give_up(&cluster, "/status does not say %s", words);
+    }
+}
+
+Test(admin, a_manifest_that_cannot_be_written_is_told_and_mended_when_it_can)
+{
+    char said[512], path[200];
+    unsigned long long clock = 0;
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --checkpoint-dir=%s/ckpt --checkpoint-every=0s", cluster.directory);
+    cluster_start_worker(&cluster, WORKER);
+    cluster_await_steps(&cluster, 20);
+    cr_assert_eq(ask(said, "pause"), 0, "%s", said);
+    await_state("paused");
+    cr_assert_eq(sscanf(said, "paused after round %llu;", &clock), 1, "%s", said);
+    snprintf(path, sizeof path, "%s/ckpt/MANIFEST-%012llu.json", cluster.directory, clock);
+    cr_assert_eq(mkdir(path, 0700), 0); /* where it would be */
+    cr_assert_eq(ask(said, "checkpoint save"), 76);
+    cr_expect_not_null(strstr(said, "the checkpoint could not be written"), "%s", said);
+    char *log = cluster_printed(&cluster, &cluster.server[0], "err");
+    const char *line = strstr(log, "id=checkpoint.failed");
+    cr_expect(line && strstr(line, "where=manifest") && strstr(line, "the one before stays the newest"), "%s", log);
+    free(log);
+    await_words("\"failing\": true");
+    await_words("checkpoints cannot be written; see the log");
+    cr_assert_eq(rmdir(path), 0);
+    cr_assert_eq(ask(said, "checkpoint save"), 0, "%s", said);
+    unsigned long long saved = 0;
+    cr_expect(sscanf(said, "checkpoint %llu is safe", &saved) == 1 && saved == clock, "%s", said);
 }
