@@ -62,6 +62,7 @@ typedef struct fake {
     const char *initial, *other_initial, *order;
     const char *metric; /* "": no test set */
     bool infinite;      /* the losses of the second half are */
+    bool lost;          /* the summary's last loss alone is no number */
     bool falls;         /* the losses do, by 1 a step */
     double held;        /* the metric on held-out rows */
     double chance;      /* what one answer for all scores, on 10000 rows */
@@ -82,7 +83,7 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
             "\"holdout_metric\": %s%.6g, \"chance_metric\": %s%.6g, \"test_rows\": 10000, \"last_metric\": %s%.6g, "
             "\"best_metric\": %.6g, \"sha256_initial\": %s%s%s, \"sha256_order\": \"%s%u\", \"optimizer\": "
             "\"%s\"}\n",
-            outcome ? outcome : "done", steps, 100 * steps, fake->infinite ? "null" : "0.5",
+            outcome ? outcome : "done", steps, 100 * steps, fake->infinite || fake->lost ? "null" : "0.5",
             fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->chance > 0 ? "" : "null, \"z\": ", fake->chance,
             looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01, initial && !*initial ? "null" : "\"",
             initial ? initial : "1111", initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
@@ -348,6 +349,16 @@ Test(comparison, what_diverged_is_a_row_that_says_so_and_is_last)
     cr_expect_not_null(strstr(text, "-  adam(lr=0.001)   0.5000, 1 of 2 diverged  "), "%s", text);
     cr_expect_not_null(strstr(text, "-  sgd(lr=0.01)     diverged                 "), "%s", text);
     cr_expect_not_null(strstr(text, "No winner: 1 of 3 came to a good end with every seed."), "%s", text);
+}
+
+Test(comparison, a_last_loss_that_is_no_number_is_divergence)
+{
+    begin("sgd; adam", "--compare-seeds=1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    cr_assert_eq(take(0, 0, &(fake_t){ .accuracy = 0.9, .lost = true }), PSD_OK, "%s", err.text);
+    cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5 }), PSD_OK, "%s", err.text);
+    cr_expect(comparison.contender[0].outcome[0].diverged);
+    cr_expect(!comparison.contender[1].outcome[0].diverged);
 }
 
 Test(comparison, runs_of_a_seed_that_did_not_begin_alike_are_not_compared)
