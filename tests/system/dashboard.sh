@@ -88,6 +88,7 @@ while read -r asset; do
 done < <(grep -o '\(src\|href\)=[^ >]*' "$dir/page" | cut -d= -f2)
 [ "$size" -le $((80 * 1024)) ] || fail "the page takes $size bytes"
 grep -q 'Permission is hereby granted' "$dir/dashboard.js" || fail 'the licence of dygraphs is not there'
+[ -s "$dir/dashboard.css" ] || fail 'the page asks for no style'
 ! grep -q '@import\|url(' "$dir/dashboard.css" || fail 'the style loads something'
 # What may run and load is what the policy says: only this server's own.
 ! sed '1,/^.use strict/d' "$dir/dashboard.js" | grep -q 'https*://\|innerHTML\|eval(' || fail 'the script goes elsewhere'

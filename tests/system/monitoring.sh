@@ -53,8 +53,10 @@ used=$(grep -oh '\bpsd_[a-z_]*\|\bprocess_[a-z_]*' "$source/deploy/prometheus/ps
 for name in $used; do
     grep -q "^${name}[ {]" "$dir/metrics" || fail "$name is used and there is no such metric"
 done
-for label in $(grep -oh '\(state\|reason\|level\)=\\\?"[a-z]*' "$source/deploy/prometheus/psd.rules.yml" "$source/deploy/grafana/psd.json" |
-    tr -d '\\"' | sort -u); do
+labels=$(grep -oh '\(state\|reason\|level\)=\\\?"[a-z]*' "$source/deploy/prometheus/psd.rules.yml" "$source/deploy/grafana/psd.json" |
+    tr -d '\\"' | sort -u)
+[ "$(wc -w <<<"$labels")" -ge 4 ] || fail "only $(wc -w <<<"$labels") labels are chosen by"
+for label in $labels; do
     grep -q "[{,]${label%=*}=\"${label#*=}\"" "$dir/metrics" || [ "$label" = state=degraded ] || fail "no metric has $label"
 done
 grep -q '"degraded"' "$source/server/core/coordinator.h" || fail 'no job is degraded'
