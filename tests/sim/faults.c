@@ -74,6 +74,14 @@ sim_config_t sim_config_of_seed(uint64_t seed)
         config.push = codecs[push];
     if (config.mode[0] == 'b' && pull < 2)
         config.pull = codecs[pull];
+    /* In asp a restart takes up the count of server 0, on all shards. */
+    static const char *const schedules[] = { "cosine(steps=7, warmup=2)", "exponential(gamma=0.7)", "wsd(stable=2, decay=3.5)",
+                                             "step(step_size=2)" };
+    uint64_t third = seed ^ 0x5C4ED;
+    if (config.mode[0] == 'b' && psd_splitmix64(&third) % 3 == 0) {
+        config.schedule = schedules[psd_splitmix64(&third) % 4];
+        config.unit = psd_splitmix64(&third) % 2 ? PSD_UNIT_EPOCH : PSD_UNIT_STEP;
+    }
     if (config.mode[0] == 'b') {
         config.fold_at = (uint32_t)(psd_splitmix64(&other) % 3);
         config.odd_every = (uint32_t)(psd_splitmix64(&other) % 3) ? 0 : 4 + (uint32_t)(psd_splitmix64(&other) % 3);

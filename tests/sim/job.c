@@ -10,6 +10,7 @@ void sim_make_model(sim_t *self)
 {
     uint64_t stream = data_seed(self) ^ 0x5eed;
     self->list.n = self->config.tensors ? self->config.tensors : 3;
+    self->list.rows = 100;
     self->list.tensor = calloc(self->list.n, sizeof *self->list.tensor);
     for (uint32_t t = 0; t < self->list.n; t++) {
         psd_tensor_desc_t *d = &self->list.tensor[t];

@@ -182,6 +182,8 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .wanted_index = (int)s,
                                    .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,
                                    .rule = self->rule,
+                                   .schedule = self->schedule,
+                                   .unit = self->config.unit,
                                    .clip = self->clip,
                                    .codings = self->codings,
                                    .mode = self->mode,

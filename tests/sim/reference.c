@@ -12,6 +12,7 @@ typedef struct reference {
     psd_rule_state_t state[MAX_TENSORS];
     float *held[MAX_TENSORS]; /* the weights as workers get them */
     uint64_t clock;           /* of the round that was made last */
+    uint64_t samples;         /* behind the steps that were made */
     struct kept {             /* what coding its gradients has cost a worker, in this life of it */
         uint64_t run, incarnation;
         float *residual[MAX_TENSORS];
@@ -110,6 +111,13 @@ static void catch_up(sim_t *self, reference_t *r, const applied_t *a, size_t k)
     }
 }
 
+/* The rate of the next step. */
+static double rate_now(const sim_t *self, const reference_t *r)
+{
+    const double progress = psd_schedule_progress(self->config.unit, self->result->steps, r->samples, self->list.rows);
+    return psd_schedule_rate(&self->schedule, psd_rule_lr(&self->rule), progress);
+}
+
 /* One bsp round: `a[0..n)` are its contributors in rank order. */
 static void reference_round(sim_t *self, reference_t *r, const applied_t *a, size_t n)
 {
@@ -134,7 +142,8 @@ static void reference_round(sim_t *self, reference_t *r, const applied_t *a, siz
     r->clock = a[0].clock;
     for (uint32_t t = 0; t < self->list.n; t++)
         whole[t].gradient = (const float *const *)r->g[t];
-    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, weight, n, psd_rule_lr(&self->rule));
+    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, weight, n, rate_now(self, r));
+    r->samples += total;
 }
 
 /* One asp step. */
@@ -152,7 +161,8 @@ static void reference_step(sim_t *self, reference_t *r, const applied_t *a)
         g[t] = at;
         whole[t].gradient = &g[t];
     }
-    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, (double[]){ 1 }, 1, psd_rule_lr(&self->rule));
+    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, (double[]){ 1 }, 1, rate_now(self, r));
+    r->samples += push->samples;
 }
 
 static void replay(sim_t *self, reference_t *r, const ledger_t *ledger)

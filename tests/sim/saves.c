@@ -221,6 +221,7 @@ void sim_save(sim_t *self, uint32_t s, const psd_action_t *a)
                                .settings = sim,
                                .clock = a->clock,
                                .version = point->version,
+                               .samples = point->samples,
                                .lr = point->lr,
                                .shard = s,
                                .n_shards = self->config.servers };
@@ -329,9 +330,12 @@ void sim_on_restored(sim_t *self, event_t *e, psd_actions_t *out)
     else
         self->result->fallbacks++;
     self->server[s].is_bare = rc != PSD_OK;
-    psd_save_point_t point = {
-        .clock = e->facts.clock, .version = facts.version, .lr = facts.lr, .applied = applied, .n_applied = n_rows
-    };
+    psd_save_point_t point = { .clock = e->facts.clock,
+                               .version = facts.version,
+                               .samples = facts.samples,
+                               .lr = facts.lr,
+                               .applied = applied,
+                               .n_applied = n_rows };
     psd_node_restored(self->server[s].node, now_at(self, s), rc == PSD_OK ? NULL : err.text, &point, out);
     psd_tensors_clear(&model);
     psd_ckpt_facts_clear(&facts);

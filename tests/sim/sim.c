@@ -145,7 +145,8 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
     self->clip = (psd_clip_t){ .value = config->clip_value, .norm = config->clip_norm };
     const bool coded = (!config->push || psd_coding_parse(&self->codings.push, config->push, NULL) == PSD_OK) &&
                        (!config->pull || psd_coding_parse(&self->codings.pull, config->pull, NULL) == PSD_OK);
-    if (!coded || !self->mode || psd_rule_parse(&self->rule, config->rule, NULL) != PSD_OK) {
+    const bool scheduled = !config->schedule || psd_schedule_parse(&self->schedule, config->schedule, NULL) == PSD_OK;
+    if (!coded || !scheduled || !self->mode || psd_rule_parse(&self->rule, config->rule, NULL) != PSD_OK) {
         sim_broken(self, "no such mode, rule or codec: %s, %s", config->mode, config->rule);
         free(self->link);
         free(self);

@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/optim/schedule.h"
+
 enum { SIM_MAX_WORKERS = 1100, SIM_MAX_SERVERS = 64, SIM_SPARE_WORKERS = 2 };
 
 /* X(NAME, what has been done, share of the seeds that sim_add_faults gives it to, its highest chance there).
@@ -47,6 +49,8 @@ typedef struct sim_config {
     const char *mode;             /* "bsp" or "asp" */
     const char *rule;             /* optimizer */
     const char *push, *pull;      /* codecs of gradients (bsp) and of weights; NULL: f32 */
+    const char *schedule;         /* of the learning rate; NULL: constant */
+    psd_schedule_unit_t unit;     /* what it counts; an epoch has 100 samples */
     double clip_value, clip_norm; /* bounds of the summed gradient; 0: none */
     uint32_t part_elements;       /* most of a part; 0: as many as a message carries */
     uint32_t rounds;              /* each worker leaves when its clock has passed this */

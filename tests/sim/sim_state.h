@@ -141,6 +141,7 @@ typedef struct sim {
     event_t *heap;
     size_t n, capacity;
     psd_rule_t rule;
+    psd_schedule_t schedule;
     psd_clip_t clip;
     psd_codings_t codings;
     const psd_mode_t *mode;
