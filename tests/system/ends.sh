@@ -137,6 +137,7 @@ job_done() {
 idle_workers() { # more of them than rows
     ends 0 'done' "${run[@]}" --workers-min=6 --run-dir=idle
     [ "$(grep -c 'id=worker.idle' said)" = 2 ] || fail "two of six are to say that they have no rows: $(cat said)"
+    [ "$(cat idle/summary*.json | grep -c '"last_loss": ')" = 6 ] || fail 'not every worker has left a summary'
     ! grep -q '"last_loss": null' idle/summary*.json || fail "$(grep last_loss idle/summary*.json)"
     grep -q '^  loss  *[0-9]' said || fail "no loss: $(cat said)"
 }

@@ -80,7 +80,9 @@ for file in share/man/man8/psd.8.gz share/man/man5/psd.yaml.5.gz share/man/man1/
 done
 grep -q "^ExecStart=/.*/bin/psd -c" "$root/lib/systemd/system/psd@.service" || fail 'the unit names no program'
 if command -v man >/dev/null; then
-    for page in "$root"/share/man/man*/*.gz; do
+    pages=("$root"/share/man/man*/*.gz)
+    [ "${#pages[@]}" -ge 15 ] || fail "only ${#pages[@]} manual pages"
+    for page in "${pages[@]}"; do
         said=$(LC_ALL=C.UTF-8 MANWIDTH=80 man --warnings -l "$page" 2>&1 >"$dir/shown")
         [ -z "$said" ] || fail "$page: $said"
         grep -q '^NAME$' "$dir/shown" || fail "$page shows no name"
@@ -91,14 +93,20 @@ if command -v mandoc >/dev/null; then
     mandoc -T lint -W warning "$root"/share/man/man*/*.[1-9] >&2 || fail 'mandoc complains'
 fi
 # Every verb and every option has its place.
+verbs=0
 for verb in $("$root/bin/psdctl" help | sed -n 's/^  \([a-z]*\( [a-z]*\)\{0,1\}\)  *.*/\1/p' | tr ' ' - | sort -u); do
     case $verb in
     help* | psdctl*) ;;
     *) compgen -G "$root/share/man/man1/psdctl-${verb%-}*.gz" >/dev/null || fail "no page for $verb" ;;
     esac
+    verbs=$((verbs + 1))
 done
+[ "$verbs" -ge 15 ] || fail "only $verbs verbs"
 gunzip -c "$root/share/man/man5/psd.yaml.5.gz" >"$dir/keys"
+keys=0
 for key in $("$root/bin/psdctl" config --markdown | sed -n 's/^| `\([^`]*\)`.*/\1/p'); do
     grep -q "^.fB$key" "$dir/keys" || fail "psd.yaml(5) lacks $key"
+    keys=$((keys + 1))
 done
+[ "$keys" -ge 60 ] || fail "only $keys keys"
 echo 'install: ok'
