@@ -18,10 +18,10 @@
 #include "server/core/update.h"
 
 enum {
-    LINE_MS = 5000,           /* between two lines that say that server 0 is waited for */
-    STATE_EVERY_MS = 250,     /* a sign of life to the coordinator */
-    COMPLETE_SOON_MS = 20,    /* from one word of some whole pushes to the next; doubles with each, up to STATE_EVERY_MS */
-    COMPLETE_AGAIN_MS = 2000, /* what it has been told of whole pushes is repeated at least so often */
+    LINE_MS = 5000,          /* between two lines that say that server 0 is waited for */
+    STATE_EVERY_MS = 250,    /* a sign of life to the coordinator */
+    COMPLETE_SOON_MS = 20,   /* from one word of some whole pushes to the next; doubles with each, up to STATE_EVERY_MS */
+    COMPLETE_AGAIN_MS = 500, /* what it has been told of whole pushes is repeated at least so often */
 };
 
 enum { MAX_EARLY = 16 }; /* log entries kept while a step runs; more are asked for again by their number */
