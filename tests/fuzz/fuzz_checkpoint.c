@@ -57,7 +57,7 @@ static void check_chunks(const psd_shardfile_t *file)
 {
     static psd_tensor_desc_t tensor[2] = { { .name = "a", .n_dims = 1, .dim = { 1100 }, .n_elements = 1100 },
                                            { .name = "b[0]", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
-    const psd_tensor_list_t model = { 2, tensor };
+    const psd_tensor_list_t model = { .n = 2, .tensor = tensor };
     psd_partition_t map;
     psd_err_t err = { 0 };
     uint32_t hint = 0;
