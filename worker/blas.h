@@ -1,6 +1,6 @@
 /* blas.h - matrix products, by OpenBLAS. Its kernels decide the last bits of a gradient. Left alone, it chooses them by the processor,
- * and takes the slowest for one that is newer than itself. So the library is loaded here, when the first product is wanted, with
- * its AVX2 kernels on every processor that has AVX2: these all compute the same bits. OPENBLAS_CORETYPE, if set, overrides that.
+ * and on one newer than itself falls back to the slowest. So the library is loaded here, at the first product, with its AVX2
+ * kernels on every processor that has AVX2: these all compute the same bits. OPENBLAS_CORETYPE, if set, overrides that.
  * Products run on one thread: with more, the sums would depend on how many there are, and a machine runs several workers anyway. */
 #pragma once
 

@@ -94,7 +94,7 @@ static bool doubts(psd_driver_t *self)
            !psd_uplink_refusal(self->uplink, now_ms());
 }
 
-/* What servers have not read yet of the caller's arrays they shall not read any more: the caller may write there again. */
+/* Servers must not read the caller's arrays from here on, whatever they have not read yet: the caller may write to them again. */
 static void end_links(psd_driver_t *self)
 {
     for (uint32_t s = 0; self->local && s < self->n_servers; s++)
