@@ -18,10 +18,10 @@
 #include "server/core/update.h"
 
 enum {
-    LINE_MS = 5000,          /* between two lines that say that server 0 is waited for */
-    STATE_EVERY_MS = 250,    /* a sign of life to the coordinator */
-    COMPLETE_SOON_MS = 20,   /* from one word of some whole pushes to the next; doubles with each, up to STATE_EVERY_MS */
-    COMPLETE_AGAIN_MS = 500, /* what it has been told of whole pushes is repeated at least so often */
+    LINE_MS = 5000,         /* between two lines that say that server 0 is waited for */
+    STATE_EVERY_MS = 250,   /* a sign of life to the coordinator */
+    COMPLETE_SOON_MS = 20,  /* from one word of some whole pushes to the next; doubles with each, up to STATE_EVERY_MS */
+    COMPLETE_AGAIN_MS = 500 /* what it has been told of whole pushes is repeated so often */
 };
 
 enum { MAX_EARLY = 16 }; /* log entries kept while a step runs; more are asked for again by their number */
@@ -108,9 +108,9 @@ struct psd_engine {
     uint64_t state_sent_ms;
     uint32_t n_complete; /* members whose push of the open clock is whole */
     struct {
-        uint32_t n;                  /* of these, as the coordinator was told */
-        uint64_t soon_ms, soon_in;   /* when it may be told of more that are not all, and by how much that is put off */
-        uint64_t again_ms, again_in; /* when it is told the same again */
+        uint32_t n;                /* of these, as the coordinator was told */
+        uint64_t soon_ms, soon_in; /* when it may be told of more that are not all, and by how much that is put off */
+        uint64_t again_ms;         /* when it is told the same again */
     } told;
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
@@ -339,14 +339,13 @@ static void send_sign(psd_engine_t *self, bool lists, psd_actions_t *out)
     psd_buf_unref(&payload);
 }
 
-/* Tell the coordinator all that it must know of this shard now. What is lost of that is told again, after a while that grows: a list of
- * whole pushes is long where workers are many. */
+/* Tell the coordinator all that it must know of this shard now. What is lost of that is told again, but not with each sign of life: a
+ * list of whole pushes is long where workers are many. */
 static void send_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     self->told.n = self->n_complete;
     self->told.soon_in = COMPLETE_SOON_MS;
     self->told.soon_ms = now_ms + COMPLETE_SOON_MS;
-    self->told.again_in = STATE_EVERY_MS;
     self->told.again_ms = now_ms + STATE_EVERY_MS;
     send_sign(self, true, out);
 }
@@ -362,7 +361,7 @@ static void tell_complete(psd_engine_t *self, uint64_t now_ms, psd_actions_t *ou
     self->told.n = self->n_complete;
     self->told.soon_in = 2 * self->told.soon_in < STATE_EVERY_MS ? 2 * self->told.soon_in : STATE_EVERY_MS;
     self->told.soon_ms = now_ms + self->told.soon_in;
-    self->told.again_ms = now_ms + self->told.again_in;
+    self->told.again_ms = now_ms + STATE_EVERY_MS;
     send_sign(self, true, out);
 }
 
@@ -372,8 +371,7 @@ static void repeat_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
     const bool lists = now_ms >= self->told.again_ms;
     if (lists) {
         self->told.n = self->n_complete;
-        self->told.again_in = 2 * self->told.again_in < COMPLETE_AGAIN_MS ? 2 * self->told.again_in : COMPLETE_AGAIN_MS;
-        self->told.again_ms = now_ms + self->told.again_in;
+        self->told.again_ms = now_ms + COMPLETE_AGAIN_MS;
     }
     send_sign(self, lists, out);
 }
