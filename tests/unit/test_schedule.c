@@ -1,10 +1,10 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/optim/schedule.h"
+#include "deploy/psdctl/inspect/golden.h"
 
 TestSuite(schedule, .timeout = 60);
 
@@ -18,62 +18,28 @@ static psd_schedule_t parsed(const char *spec)
 
 /* ---- golden rates ---- */
 
-/* A header "case ID opt=schedule steps=26 kind=K lr=0.1 NAME=VALUE ..." as psd writes the schedule; returns the base rate. */
-static double spec_of(char *header, char *spec, size_t room)
-{
-    static const char *const theirs[][2] = { { "t_max", "steps" },        { "lr_min", "min" },  { "warmup_steps", "warmup" },
-                                             { "total_steps", "steps" },  { "decay", "shape" }, { "decay_steps", "decay" },
-                                             { "stable_steps", "stable" } };
-    char arguments[512] = "", kind[32] = "";
-    double lr = 0;
-    for (char *word, *rest = header; (word = strsep(&rest, " \n"));) {
-        char *value = strchr(word, '=');
-        if (!value)
-            continue;
-        *value++ = '\0';
-        const char *name = word;
-        for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
-            if (!strcmp(word, theirs[i][0]))
-                name = theirs[i][1];
-        if (!strcmp(word, "lr"))
-            lr = strtod(value, NULL);
-        else if (!strcmp(word, "kind"))
-            snprintf(kind, sizeof kind, "%s", value);
-        else if (strcmp(word, "opt") && strcmp(word, "steps"))
-            snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), "%s%s=%s", *arguments ? ", " : "", name,
-                     strcmp(value, "1-sqrt") ? value : "sqrt");
-    }
-    snprintf(spec, room, "%s(%s)", kind, arguments);
-    return lr;
-}
-
 Test(schedule, every_golden_rate_is_met)
 {
-    char line[1024], spec[1024] = "";
-    psd_schedule_t schedule = { 0 };
-    double base = 0, lr, momentum, ours;
-    unsigned cases = 0, rates = 0, momenta = 0, t;
+    unsigned cases = 0, rates = 0, momenta = 0;
+    psd_err_t err = { .text = "" };
     FILE *file = fopen(PSD_SOURCE_DIR "/tests/golden/schedule.txt", "r");
     cr_assert_not_null(file);
-    while (fgets(line, sizeof line, file)) {
-        if (!strncmp(line, "case ", 5)) {
-            base = spec_of(line, spec, sizeof spec);
-            schedule = parsed(spec);
-            cases++;
-        }
-        const int n = sscanf(line, "lr %u %lf %lf", &t, &lr, &momentum);
-        if (n < 2)
-            continue;
-        rates++;
-        ours = psd_schedule_rate(&schedule, base, t);
-        cr_expect(fabs(ours - lr) <= 1e-12 * base, "%s at %u: %.17g, not %.17g", spec, t, ours, lr);
-        cr_expect_eq(psd_schedule_momentum(&schedule, t, &ours), n == 3, "%s", spec);
-        if (n == 3) {
-            cr_expect(fabs(ours - momentum) <= 1e-12, "%s at %u: %.17g, not %.17g", spec, t, ours, momentum);
+    psd_golden_t *reader = psd_golden_new(file, "schedule.txt", &err);
+    for (psd_golden_case_t *c; psd_golden_next(reader, &c, &err) == PSD_OK && c; psd_golden_case_destroy(&c), cases++)
+        for (size_t t = 0; t < c->n_steps; t++, rates++) {
+            const psd_golden_step_t *step = &c->steps[t];
+            const double ours = psd_schedule_rate(&c->schedule, c->lr, (double)t);
+            double momentum = NAN;
+            cr_expect(fabs(ours - step->lr) <= 1e-12 * c->lr, "%s at %zu: %.17g, not %.17g", c->id, t, ours, step->lr);
+            cr_expect_eq(psd_schedule_momentum(&c->schedule, (double)t, &momentum), !isnan(step->momentum), "%s", c->id);
+            if (isnan(step->momentum))
+                continue;
+            cr_expect(fabs(momentum - step->momentum) <= 1e-12, "%s at %zu: %.17g, not %.17g", c->id, t, momentum, step->momentum);
             momenta++;
         }
-    }
+    psd_golden_destroy(&reader);
     fclose(file);
+    cr_expect_str_eq(err.text, "");
     cr_expect_eq(cases, 14);
     cr_expect_eq(rates, 14 * 26);
     cr_expect_eq(momenta, 2 * 26);

@@ -377,6 +377,19 @@ static int read_header(psd_golden_t *self, psd_golden_case_t *c, size_t *n_steps
 
 /* ---- the records ---- */
 
+/* Begin the next step. NULL without memory. */
+static psd_golden_step_t *begin_step(psd_golden_case_t *c)
+{
+    if ((c->n_steps & (c->n_steps + 1)) == 0) { /* grows whenever n_steps + 1 is a power of two */
+        psd_golden_step_t *steps = realloc(c->steps, 2 * (c->n_steps + 1) * sizeof *steps);
+        if (!steps)
+            return NULL;
+        c->steps = steps;
+    }
+    c->steps[c->n_steps] = (psd_golden_step_t){ .has_lr = false };
+    return &c->steps[c->n_steps++];
+}
+
 /* Take the number of a step: one that was begun, or the next. */
 static int take_step(psd_golden_t *self, psd_golden_case_t *c, size_t n_steps, psd_golden_step_t **step, psd_err_t *err)
 {
@@ -386,15 +399,8 @@ static int take_step(psd_golden_t *self, psd_golden_case_t *c, size_t n_steps, p
         return rc;
     if (t == 0 || t > c->n_steps + 1)
         return bad(self, err, "step %" PRIu64 " follows step %zu", t, c->n_steps);
-    if (t == c->n_steps + 1) {
-        if ((c->n_steps & (c->n_steps + 1)) == 0) { /* grows whenever n_steps + 1 is a power of two */
-            psd_golden_step_t *steps = realloc(c->steps, 2 * (c->n_steps + 1) * sizeof *steps);
-            if (!steps)
-                return no_memory(err);
-            c->steps = steps;
-        }
-        c->steps[c->n_steps++] = (psd_golden_step_t){ .has_lr = false };
-    }
+    if (t == c->n_steps + 1 && !begin_step(c))
+        return no_memory(err);
     *step = &c->steps[t - 1];
     return PSD_OK;
 }
@@ -462,23 +468,24 @@ static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_cas
     return take_floats(self, c->n, &step->g, err);
 }
 
-/* What is expected of a schedule is for the reader of what a replay prints. */
+/* What is expected of a schedule at its next step. */
 static int read_rate(psd_golden_t *self, const char *kind, psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
     uint64_t t = 0;
-    double ignored;
     if (strcmp(kind, "lr") != 0)
         return bad(self, err, "unknown record '%s'; of a schedule it must be lr or end", kind);
     int rc = take_whole(self, "the step", n_steps - 1, &t, err);
     if (!rc && t != c->n_steps)
         return bad(self, err, "step %" PRIu64 " follows %zu steps, which count from 0", t, c->n_steps);
-    rc = rc ? rc : take_double(self, "the learning rate", &ignored, err);
+    psd_golden_step_t *step = rc ? NULL : begin_step(c);
+    if (!step)
+        return rc ? rc : no_memory(err);
+    step->momentum = NAN;
+    rc = take_double(self, "the learning rate", &step->lr, err);
     if (!rc && *self->at)
-        rc = take_double(self, "the momentum", &ignored, err);
-    if (!rc && *self->at)
-        return bad(self, err, "lr takes a rate and, at most, a momentum");
-    c->n_steps += rc == PSD_OK;
-    return rc;
+        rc = take_double(self, "the momentum", &step->momentum, err);
+    step->has_lr = true;
+    return rc || !*self->at ? rc : bad(self, err, "lr takes a rate and, at most, a momentum");
 }
 
 /* Whether the case, at its end, has all that a replay needs. */
@@ -580,7 +587,7 @@ void psd_golden_case_destroy(psd_golden_case_t **self_p)
     psd_golden_case_t *self = *self_p;
     if (!self)
         return;
-    for (size_t i = 0; self->steps && i < self->n_steps; i++) {
+    for (size_t i = 0; i < self->n_steps; i++) {
         psd_golden_step_t *step = &self->steps[i];
         for (size_t k = 0; k < step->n_pushes; k++)
             free(step->pushes[k].g);

@@ -45,7 +45,8 @@ typedef struct psd_golden_push {
 
 typedef struct psd_golden_step {
     bool has_lr;               /* whether the file gives this step a learning rate */
-    double lr;                 /* that rate */
+    double lr;                 /* that rate; of a schedule, the one that is expected */
+    double momentum;           /* of a schedule: the one that is expected; NaN when the file does not say */
     float *g;                  /* gradient, NULL where there are pushes */
     psd_golden_push_t *pushes; /* the workers' parts, NULL where there is one gradient */
     size_t n_pushes;           /* how many */
