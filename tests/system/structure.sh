@@ -29,6 +29,9 @@ tr ' ' '\n' <"$dir/headers" | sort >"$dir/headers.names"
 plain() { sed -E 's/^__(.*)_chk$/\1/; s/^__isoc[0-9]+_//; /^__(asan|ubsan|lsan|tsan|sanitizer|gcov|odr)/d; /^(__llvm|__start|__stop)/d'; }
 
 core=("$build/server/libpsd_core.a" "$build/proto/libpsd_proto.a" "$build/common/libpsd_base.a" "$build/proto/libpsd_wire.a")
+for archive in "${core[@]}"; do
+    [ -e "$archive" ] || fail "there is no $archive; the first argument is the build's bin"
+done
 nm -g "${core[@]}" 2>/dev/null | awk 'NF == 3 { print $3 }' | sort -u >"$dir/defined"
 nm -u "${core[@]}" 2>/dev/null | awk 'NF == 2 { print $2 }' | sort -u | comm -23 - "$dir/defined" | plain | sort -u >"$dir/wanted"
 [ -s "$dir/wanted" ] || fail "there is no core in $build"

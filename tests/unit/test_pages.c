@@ -597,6 +597,9 @@ static void check_arrow(const char *file, const char *included)
         for (size_t a = 0; a < sizeof arrows / sizeof *arrows; a++)
             if (starts(included, ours[o]) && starts(file, arrows[a].from) && !may_all(file, included))
                 cr_expect(strstr(arrows[a].to, ours[o]), "%s includes %s", file, included);
+    /* The core knows nothing of the shell around it, not even its types. */
+    if (starts(file, "server/core/") && starts(included, "server/"))
+        cr_expect(starts(included, "server/core/"), "%s includes %s", file, included);
     /* The trainer knows the servers through the public header alone. */
     if (starts(file, "worker/") && !is_of_library(file))
         cr_expect(!starts(included, "proto/") && !is_of_library(included), "%s includes %s", file, included);
