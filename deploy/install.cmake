@@ -1,4 +1,4 @@
-# What `cmake --install` puts where, in three components, which are the packages too: server, library, development.
+# The files of `cmake --install`, in four components, which are also the packages: server, library, development, python.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -7,9 +7,17 @@ install(TARGETS psdworker EXPORT psd
   LIBRARY COMPONENT library NAMELINK_COMPONENT development
   FILE_SET HEADERS COMPONENT development)
 
-# For pkg-config. Nothing is private to be listed: there is no static library, and the header includes none of ours' headers.
+# For pkg-config. There are no private requirements: there is no static library, and the header includes no other library's headers.
 configure_file(${CMAKE_CURRENT_LIST_DIR}/psd-worker.pc.in ${CMAKE_BINARY_DIR}/psd-worker.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/psd-worker.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT development)
+
+# The Python package, where Debian's interpreter looks when the prefix is /usr.
+set(PSD_PYTHON_DIR lib/python3/dist-packages CACHE STRING "Where the Python package goes, below the prefix")
+install(DIRECTORY worker/python/psd DESTINATION ${PSD_PYTHON_DIR} COMPONENT python
+  FILES_MATCHING PATTERN "*.py" PATTERN "py.typed" PATTERN "__pycache__" EXCLUDE)
+configure_file(${CMAKE_CURRENT_LIST_DIR}/debian/PKG-INFO.in ${CMAKE_BINARY_DIR}/psd.egg-info @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/psd.egg-info RENAME psd-${PROJECT_VERSION}.egg-info DESTINATION ${PSD_PYTHON_DIR} COMPONENT python)
+install(DIRECTORY deploy/examples/python/ DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/python3-psd/examples COMPONENT python)
 
 # For find_package(psd), which gives psd::worker.
 set(config ${CMAKE_INSTALL_LIBDIR}/cmake/psd)
@@ -39,7 +47,7 @@ foreach(unit IN ITEMS psd psd-worker)
   install(FILES ${CMAKE_BINARY_DIR}/${name}@.service DESTINATION lib/systemd/system COMPONENT server)
 endforeach()
 
-# What one reads and copies.
+# Documentation and examples.
 set(doc ${CMAKE_INSTALL_DATADIR}/doc/psd-server)
 install(FILES README.md CHANGELOG.md SECURITY.md proto/PROTOCOL.md DESTINATION ${doc} COMPONENT server)
 install(DIRECTORY docs DESTINATION ${doc} COMPONENT server PATTERN draw EXCLUDE)
@@ -55,7 +63,7 @@ set(CPACK_PACKAGE_NAME psd)
 set(CPACK_PACKAGE_CONTACT "psd maintainers <psd@psd.invalid>")
 set(CPACK_PACKAGING_INSTALL_PREFIX ${CMAKE_INSTALL_PREFIX})
 set(CPACK_STRIP_FILES ON)
-set(CPACK_COMPONENTS_ALL server library development)
+set(CPACK_COMPONENTS_ALL server library development python)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_PRIORITY optional)
@@ -64,9 +72,9 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${CMAKE_BINARY_DIR}/worker)
 set(CPACK_DEBIAN_SERVER_PACKAGE_NAME psd-server)
 set(CPACK_DEBIAN_SERVER_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_SERVER_PACKAGE_SHLIBDEPS ON)
-set(CPACK_DEBIAN_SERVER_PACKAGE_DEPENDS libopenblas0) # which worker/blas.c loads by its name
+set(CPACK_DEBIAN_SERVER_PACKAGE_DEPENDS libopenblas0) # which worker/blas.c loads by name
 if(PSD_PROGRAM_NAME STREQUAL "psd")
-  set(CPACK_DEBIAN_SERVER_PACKAGE_CONFLICTS profile-sync-daemon) # it has a psd of its own
+  set(CPACK_DEBIAN_SERVER_PACKAGE_CONFLICTS profile-sync-daemon) # it also installs a program psd
 endif()
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME libpsdworker0)
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
@@ -78,6 +86,13 @@ set(CPACK_DEBIAN_LIBRARY_PACKAGE_MULTIARCH same)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libpsdworker-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS "libpsdworker0 (= ${PROJECT_VERSION})")
+set(CPACK_DEBIAN_PYTHON_PACKAGE_NAME python3-psd)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_SECTION python)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_ARCHITECTURE all)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_DEPENDS "python3, python3-numpy, libpsdworker0 (>= ${PROJECT_VERSION})")
+set(CPACK_DEBIAN_PYTHON_PACKAGE_RECOMMENDS psd-server)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_SUGGESTS python3-torch)
+set(CPACK_DEBIAN_PYTHON_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/deploy/debian/postinst ${CMAKE_SOURCE_DIR}/deploy/debian/prerm)
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "trains models in parallel with a parameter server")
 set(about "Workers compute gradients, servers share the weights, run the optimizer
 and send the new weights back.")
@@ -87,8 +102,10 @@ set(CPACK_COMPONENT_LIBRARY_DESCRIPTION "${about} This package has the library
 that a training loop of your own links.")
 set(CPACK_COMPONENT_DEVELOPMENT_DESCRIPTION "${about} This package has what
 compiling a training loop of your own takes.")
+set(CPACK_COMPONENT_PYTHON_DESCRIPTION "${about} This package is for
+programs in Python: PyTorch's models, and arrays of numpy and others.")
 
-# Debian's own files in each package: copyright and changelog.
+# Debian's files in each package: copyright and changelog.
 string(TIMESTAMP date "%a, %d %b %Y %H:%M:%S +0000" UTC)
 configure_file(${CMAKE_CURRENT_LIST_DIR}/debian/changelog.in ${CMAKE_BINARY_DIR}/debian/changelog @ONLY)
 find_program(GZIP gzip REQUIRED)

@@ -18,7 +18,7 @@ static psd_action_t *append(psd_actions_t *self, psd_act_t act)
         self->capacity = capacity;
     }
     psd_action_t *a = &self->at[self->n++];
-    /* Everything but the text's tail is cleared: an action is over a kilobyte, and there are many per round. */
+    /* Clear everything except the text's tail: an action has over a kilobyte, and there are many per round. */
     memset(a, 0, offsetof(psd_action_t, msg) + offsetof(psd_msg_t, text) + 1);
     a->act = act;
     return a;
@@ -41,6 +41,15 @@ void psd_actions_checkpoint(psd_actions_t *self, psd_act_t act, uint64_t clock, 
     psd_action_t *a = append(self, act);
     a->clock = clock;
     a->part = part;
+}
+
+void psd_actions_residual(psd_actions_t *self, psd_act_t act, uint64_t clock, uint32_t worker, uint32_t part, psd_buf_t *payload)
+{
+    psd_action_t *a = append(self, act);
+    a->clock = clock;
+    a->worker = worker;
+    a->part = part;
+    a->payload = psd_buf_ref(payload);
 }
 
 void psd_actions_log(psd_actions_t *self, int level, const char *id, const char *format, ...)

@@ -1,13 +1,13 @@
-/* actions.h - what a pure state machine wants done. The engine, the coordinator and a worker's session take one
- * event and append actions to such a list; whoever drives them (a daemon, a client thread, a simulator) carries the
- * actions out in order. Nothing in the machines opens a socket, reads a clock or starts a thread. */
+/* actions.h - the actions that a pure state machine returns. The engine, the coordinator and a worker's session take one event and
+ * append actions to such a list; their driver (a daemon, a client thread, a simulator) carries the actions out in order. Nothing in
+ * the machines opens a socket, reads a clock or starts a thread. */
 #pragma once
 
 #include "common/base/buffer.h"
 #include "common/base/peer.h"
 #include "proto/wire.h"
 
-/* Whom a message goes to or came from. A ROUTER's peers are as common/base/peer.h says; the names below are the fixed ones. */
+/* The receiver or the sender of a message. common/base/peer.h defines those of a ROUTER; the names below are the fixed ones. */
 typedef uint64_t psd_peer_t;
 enum {
     PSD_PEER_NONE = 0,
@@ -21,11 +21,13 @@ typedef enum psd_act {
     PSD_ACT_WORK,
     PSD_ACT_LOG,
     PSD_ACT_FINISH,
-    PSD_ACT_SAVE_BEGIN, /* begin a file for the shard's state after round `clock`, then psd_engine_save_begun */
-    PSD_ACT_SAVE_PART,  /* write the chunks of part `part` into it (psd_shard_state), then psd_engine_part_saved */
-    PSD_ACT_SAVE_END,   /* make it durable, then psd_engine_saved */
-    PSD_ACT_COMMIT,     /* every shard's file of `clock` is durable: write the manifest, then psd_coordinator_committed */
-    PSD_ACT_RESTORE     /* load the shard's state of round `clock`: psd_engine_restore, then psd_engine_restored */
+    PSD_ACT_SAVE_BEGIN,    /* begin a file for the shard's state after round `clock`, then psd_engine_save_begun */
+    PSD_ACT_SAVE_PART,     /* write the chunks of part `part` into it (psd_shard_state), then psd_engine_part_saved */
+    PSD_ACT_SAVE_RESIDUAL, /* write part `part` of worker `worker`'s residual, `payload`, into it, then psd_engine_residual_saved */
+    PSD_ACT_SAVE_END,      /* make it durable, then psd_engine_saved */
+    PSD_ACT_COMMIT,        /* every shard's file of `clock` is durable: write the manifest, then psd_coordinator_committed */
+    PSD_ACT_RESTORE,       /* load the shard's state of round `clock`: psd_engine_restore, then psd_engine_restored */
+    PSD_ACT_LOAD_RESIDUAL  /* load worker `worker`'s residual from the checkpoint of `clock`, then psd_engine_residual_loaded */
 } psd_act_t;
 
 enum { PSD_LEVEL_ERROR, PSD_LEVEL_WARN, PSD_LEVEL_INFO, PSD_LEVEL_DEBUG };
@@ -35,10 +37,11 @@ struct psd_work; /* server/core/shard.h */
 typedef struct psd_action {
     psd_act_t act;
     psd_peer_t to;         /* SEND */
-    psd_buf_t *payload;    /* SEND: the body (proto/wire.h), NULL when empty; the action holds a reference */
+    psd_buf_t *payload;    /* SEND: the body (proto/wire.h), NULL when empty; SAVE_RESIDUAL; the action holds a reference */
     struct psd_work *work; /* WORK: run it on any thread, then hand it back */
-    uint64_t clock;        /* SAVE, COMMIT, RESTORE: of which round */
-    uint32_t part;         /* SAVE_PART */
+    uint64_t clock;        /* SAVE, COMMIT, RESTORE: the round */
+    uint32_t part;         /* SAVE_PART, SAVE_RESIDUAL */
+    uint32_t worker;       /* SAVE_RESIDUAL, LOAD_RESIDUAL */
     int level;             /* LOG: PSD_LEVEL_... ; FINISH: PSD_OK or why it ended */
     const char *id;        /* LOG: stable name of the event, static */
     psd_msg_t msg;         /* SEND: the header; LOG, FINISH: msg.text is the line */
@@ -49,17 +52,17 @@ typedef struct psd_actions {
     psd_action_t *at; /* n of them; grows as needed */
 } psd_actions_t;
 
-/* A message as it comes to a machine, which hands it to the handler of its kind. All is borrowed. */
+/* A received message, which a state machine passes to the handler of its kind. All is borrowed. */
 typedef struct psd_heard {
     uint64_t now_ms;
     psd_peer_t from;
     const psd_msg_t *msg;
     psd_buf_t *payload; /* the body (proto/wire.h); NULL: it is empty */
-    psd_actions_t *out; /* what is to be done about it is appended here */
+    psd_actions_t *out; /* the handler appends its actions here */
 } psd_heard_t;
 
-/* Append a message; takes a reference of its own on `payload` (NULL: none). Returns its header, all zero but for
- * kind and protocol, to be filled before the next append. Aborts when memory runs out: actions are never lost. */
+/* Append a message; takes another reference to `payload` (NULL: none). Returns its header, all zero except kind and protocol, which
+ * the caller must fill before the next append. Aborts when memory runs out: actions are never lost. */
 psd_msg_t *psd_actions_send(psd_actions_t *self, psd_peer_t to, psd_kind_t kind, psd_buf_t *payload);
 
 /* Append work. */
@@ -67,6 +70,9 @@ void psd_actions_work(psd_actions_t *self, struct psd_work *work);
 
 /* Append one of the actions on checkpoints. */
 void psd_actions_checkpoint(psd_actions_t *self, psd_act_t act, uint64_t clock, uint32_t part);
+
+/* Append one of those on a worker's residual; takes another reference to `payload` (NULL: none). */
+void psd_actions_residual(psd_actions_t *self, psd_act_t act, uint64_t clock, uint32_t worker, uint32_t part, psd_buf_t *payload);
 
 /* Append a line for the log. */
 void psd_actions_log(psd_actions_t *self, int level, const char *id, const char *format, ...) __attribute__((format(printf, 4, 5)));
@@ -83,7 +89,7 @@ void psd_actions_clear(psd_actions_t *self);
 /* A payload with a copy of these bytes. Aborts when memory runs out. */
 psd_buf_t *psd_payload_copy(const void *data, size_t n_bytes);
 
-/* -- bitmaps of parts, or of the chunks of one, as they travel: bit i is bit i % 8 of byte i / 8 */
+/* -- bitmaps of parts, or of the chunks of a part, as sent: bit i is bit i % 8 of byte i / 8 */
 static inline size_t psd_bitmap_bytes(uint32_t n) { return ((size_t)n + 7) / 8; }
 static inline int psd_bitmap_get(const uint8_t *map, uint32_t i) { return map[i / 8] >> (i % 8) & 1; }
 static inline void psd_bitmap_set(uint8_t *map, uint32_t i) { map[i / 8] |= (uint8_t)(1u << (i % 8)); }

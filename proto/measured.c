@@ -7,7 +7,7 @@
 #include "common/base/copy.h"
 #include "common/optim/aggregate.h"
 
-/* Floats that are copied and summed at a time: they stay in the innermost cache. */
+/* Number of floats that are copied and summed at a time, few enough to stay in the innermost cache. */
 enum { BLOCK = 4096 };
 
 typedef struct measured {
@@ -33,7 +33,7 @@ double psd_measured_copy(void *to, const psd_buf_t *from, bool large)
     double sum = 0;
     for (size_t left = from->n_bytes / sizeof *x, n; left; left -= n, x += n, out += n) {
         n = block_of(left);
-        float *own = large ? room : out; /* what is summed is what nobody else can write to */
+        float *own = large ? room : out; /* sum only bytes that no other process can write */
         memcpy(own, x, n * sizeof *x);
         sum += psd_sum_of_squares(own, n);
         if (large)

@@ -10,8 +10,8 @@
 
 #include "psd.pb-c.h"
 
-/* Every field but the text: X(field, largest value that can mean anything). One table writes, reads and
- * checks them, so that a field cannot be sent and forgotten. */
+/* Every field except the text: X(field, largest valid value). One table writes, reads and checks them, so that no field can be sent
+ * but not checked. */
 #define WHOLE_FIELDS(X)                                                                                                            \
     X(kind, UINT32_MAX)                                                                                                            \
     X(protocol, PSD_PROTOCOL)                                                                                                      \
@@ -49,24 +49,27 @@
     X(lr, false, false)                                                                                                            \
     X(value, true, true)
 
-/* X(field, how its text is taken); X(field, largest value) - of Settings. */
+/* X(field, how its text is copied); X(field, largest value) - of Settings. */
 #define SETTINGS_TEXTS(X)                                                                                                          \
     X(text, take_text)                                                                                                             \
     X(mode, take_word)                                                                                                             \
     X(optimizer, take_word)                                                                                                        \
     X(lr_rule, take_text)                                                                                                          \
     X(schedule, take_text)                                                                                                         \
-    X(schedule_unit, take_text)
+    X(schedule_unit, take_text)                                                                                                    \
+    X(groups, take_text)
 #define SETTINGS_NUMBERS(X)                                                                                                        \
     X(lr, DBL_MAX)                                                                                                                 \
     X(max_staleness, UINT64_MAX)                                                                                                   \
     X(clip_value, DBL_MAX)                                                                                                         \
     X(clip_norm, DBL_MAX)                                                                                                          \
+    X(accumulate, UINT32_MAX)                                                                                                      \
     X(lease_ms, UINT32_MAX)                                                                                                        \
     X(has_slow, 1)                                                                                                                 \
     X(in_rounds, 1)                                                                                                                \
     X(whole_norm, 1)                                                                                                               \
     X(checkpoints, 1)                                                                                                              \
+    X(saves_residuals, 1)                                                                                                          \
     X(part_elements, PSD_MAX_CHUNK)
 
 typedef struct kind_row {
@@ -120,8 +123,8 @@ int psd_refusal_end(unsigned code)
     return code < PSD_N_REFUSALS ? ends[code] : PSD_OK;
 }
 
-/* Memory for one unpacked message: taken in a row, given back all at once. protobuf-c asks for up to 68 times
- * the bytes it parses; here it gets what an honest message needs, and NULL beyond. */
+/* Memory for one unpacked message: allocated sequentially, freed all at once. protobuf-c may request up to 68 times the bytes that
+ * it parses; this arena grants as much as an honest message needs, and returns NULL beyond that. */
 typedef struct arena {
     uint8_t *bytes; /* aligned for any object */
     size_t used;
@@ -130,7 +133,7 @@ typedef struct arena {
 
 enum {
     HEADER_ARENA = 16 << 10,   /* header, text and 64 parsed fields: over twice what the 30 fields take */
-    LIST_ARENA_PER_BYTE = 64,  /* a parsed member takes 8 bytes of memory for each of its own, a tensor 10 */
+    LIST_ARENA_PER_BYTE = 80,  /* an empty tensor takes 72 bytes of memory for each of its own, others fewer */
     LIST_ARENA_MOST = 24 << 20 /* 65536 tensors with names of 32 bytes and 4 dimensions take 11 MiB */
 };
 
@@ -152,15 +155,15 @@ static void arena_free(void *data, void *pointer)
     (void)pointer;
 }
 
-/* Parse `frame` into `arena`; NULL when it is no such message, or no honest one. */
+/* Parse `frame` into `arena`; NULL when it is not such a message, or not an honest one. */
 static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *type, const void *frame, size_t n_bytes, arena_t *arena)
 {
     ProtobufCAllocator allocator = { arena_alloc, arena_free, arena };
     return protobuf_c_message_unpack(type, &allocator, n_bytes, frame);
 }
 
-/* One message has one encoding: what was parsed would be written in as many bytes. Refuses what parsers
- * disagree about (repeated singular fields, over-long varints, explicit zeros, strings with NUL inside). */
+/* One message has one encoding: the parsed message would be written in as many bytes. Refuses encodings about which parsers
+ * disagree (repeated singular fields, over-long varints, explicit zeros, strings with NUL inside). */
 static bool is_canonical(const ProtobufCMessage *message, size_t n_bytes)
 {
     return message->n_unknown_fields == 0 && protobuf_c_message_get_packed_size(message) == n_bytes;
@@ -201,7 +204,7 @@ static int check_text(const char *text, size_t capacity, const char *where, psd_
     return PSD_OK;
 }
 
-/* The same, and copy it to `out`, which has been all zero. */
+/* The same, and copy it to `out`, which must be all zero. */
 static int take_text(char *out, size_t capacity, const char *text, const char *where, psd_err_t *err)
 {
     const int rc = check_text(text, capacity, where, err);
@@ -210,13 +213,13 @@ static int take_text(char *out, size_t capacity, const char *text, const char *w
     return rc;
 }
 
-/* The same of a text that says something. */
+/* The same for a text that must not be empty. */
 static int take_word(char *out, size_t capacity, const char *text, const char *where, psd_err_t *err)
 {
     return *text ? take_text(out, capacity, text, where, err) : psd_err_set(err, PSD_EPROTO, "%s is empty", where);
 }
 
-/* Protobuf-c knows no const: what is packed is not written. */
+/* Protobuf-c lacks const; it does not write to the message that it packs. */
 static char *packed(const char *text) { return (char *)(uintptr_t)text; }
 
 size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
@@ -233,18 +236,17 @@ size_t psd_msg_encode(const psd_msg_t *msg, uint8_t frame[PSD_MAX_HEADER])
     return psd__header__pack(&header, frame);
 }
 
-/* How long a code is depends on how the model is cut, which is not known here. */
+/* The length of a code depends on how the model is cut, which is not known here. */
 static int check_coded(const Psd__Header *header, const kind_row_t *kind, size_t n_bytes, psd_err_t *err)
 {
     const size_t most = (size_t)header->n_elements * PSD_MAX_CODED + (header->chunks + 7) / 8;
     if (n_bytes == 0 || n_bytes > most)
-        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes of codec %" PRIu32 ", 1 to %zu wanted", kind->name, n_bytes,
+        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes of codec %" PRIu32 "; expected 1 to %zu", kind->name, n_bytes,
                            header->codec, most);
     return PSD_OK;
 }
 
-/* The payload's length is the one that kind and counts ask for; products cannot overflow, the counts are
- * small. */
+/* Check that the payload has the length required by kind and counts; products cannot overflow, because counts are small. */
 static int check_payload(const Psd__Header *header, const kind_row_t *kind, size_t n_bytes, psd_err_t *err)
 {
     size_t wanted = 0;
@@ -282,18 +284,18 @@ static int check_payload(const Psd__Header *header, const kind_row_t *kind, size
         if (n_bytes == 0 && kind->may_be_empty)
             return PSD_OK;
         if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
-            return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, 1 to %d wanted", kind->name, n_bytes, PSD_MAX_LIST);
+            return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes; expected 1 to %d", kind->name, n_bytes, PSD_MAX_LIST);
         return PSD_OK;
     }
     if (n_bytes != wanted)
-        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes, %zu wanted", kind->name, n_bytes, wanted);
+        return psd_err_set(err, PSD_EPROTO, "%s payload has %zu bytes; expected %zu", kind->name, n_bytes, wanted);
     return PSD_OK;
 }
 
 static int check_real(const char *kind, const char *field, double x, bool nonfinite, bool negative, psd_err_t *err)
 {
     if (!nonfinite && !isfinite(x))
-        return psd_err_set(err, PSD_EPROTO, "%s.%s is %f, finite wanted", kind, field, x);
+        return psd_err_set(err, PSD_EPROTO, "%s.%s is %f; expected finite", kind, field, x);
     if (!negative && x < 0)
         return psd_err_set(err, PSD_EPROTO, "%s.%s is %g, at least 0", kind, field, x);
     return PSD_OK;
@@ -326,7 +328,7 @@ static int check_header(const Psd__Header *header, size_t n_bytes, size_t payloa
 {
     const kind_row_t *kind = kind_row(header->kind);
     int rc;
-    /* First: a later version may have other kinds and fields, and the answer should say so. */
+    /* First, because a later version may have other kinds and fields, and the answer should name the version. */
     if (header->protocol != PSD_PROTOCOL)
         return psd_err_set(err, PSD_EPROTO, "%s.protocol is %" PRIu32 ", ours is %d", kind->name, header->protocol, PSD_PROTOCOL);
     if (!kind->sender)
@@ -350,7 +352,7 @@ int psd_msg_decode(psd_msg_t *out, const void *frame, size_t n_bytes, size_t pay
 {
     *out = (psd_msg_t){ 0 };
     if (n_bytes == 0 || n_bytes > PSD_MAX_HEADER)
-        return psd_err_set(err, PSD_EPROTO, "header has %zu bytes, 1 to %d wanted", n_bytes, PSD_MAX_HEADER);
+        return psd_err_set(err, PSD_EPROTO, "header has %zu bytes; expected 1 to %d", n_bytes, PSD_MAX_HEADER);
 
     _Alignas(max_align_t) uint8_t bytes[HEADER_ARENA];
     arena_t arena = { bytes, 0, sizeof bytes };
@@ -406,7 +408,7 @@ int psd_msg_open(psd_msg_t *out, const void *frame, size_t n_frame, const void *
     uint8_t seal[PSD_SEAL];
     *out = (psd_msg_t){ 0 };
     if (n_frame <= PSD_SEAL || n_frame > PSD_MAX_FRAME_HEADER)
-        return psd_err_set(err, PSD_EPROTO, "header frame has %zu bytes, %d to %d wanted", n_frame, PSD_SEAL + 1,
+        return psd_err_set(err, PSD_EPROTO, "header frame has %zu bytes; expected %d to %d", n_frame, PSD_SEAL + 1,
                            PSD_MAX_FRAME_HEADER);
     const size_t n = n_frame - PSD_SEAL;
     const uint32_t crc = psd_crc32c(frame, n);
@@ -431,14 +433,14 @@ static size_t pack_list(const ProtobufCMessage *message, uint8_t *buf, size_t ca
     return n_bytes <= capacity && n_bytes <= PSD_MAX_LIST ? protobuf_c_message_pack(message, buf) : 0;
 }
 
-/* Parse a message into an arena on the heap, which the caller frees by free(arena->bytes) whatever comes back. */
+/* Parse a message into an arena on the heap, which the caller frees by free(arena->bytes) in any case. */
 static int unpack_list(const ProtobufCMessageDescriptor *type, const void *buf, size_t n_bytes, arena_t *arena,
                        const ProtobufCMessage **out, psd_err_t *err)
 {
     const size_t wanted = 4096 + n_bytes * LIST_ARENA_PER_BYTE;
     *arena = (arena_t){ .capacity = wanted < LIST_ARENA_MOST ? wanted : LIST_ARENA_MOST };
     if (n_bytes == 0 || n_bytes > PSD_MAX_LIST)
-        return psd_err_set(err, PSD_EPROTO, "%s has %zu bytes, 1 to %d wanted", type->short_name, n_bytes, PSD_MAX_LIST);
+        return psd_err_set(err, PSD_EPROTO, "%s has %zu bytes; expected 1 to %d", type->short_name, n_bytes, PSD_MAX_LIST);
     if (!(arena->bytes = malloc(arena->capacity)))
         return psd_err_set(err, PSD_ENOMEM, "no memory to read a %s", type->short_name);
     if (!(*out = unpack(type, buf, n_bytes, arena)))
@@ -452,7 +454,8 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
 {
     assert(list->n <= PSD_MAX_TENSORS);
     Psd__Tensor *row = calloc(list->n + 1, sizeof *row), **rows = calloc(list->n + 1, sizeof *rows);
-    assert(row && rows && "no memory for a list of tensors");
+    Psd__Inherited *inherited = list->inherited ? calloc(list->n + 1, sizeof *inherited) : NULL;
+    assert(row && rows && (inherited || !list->inherited) && "no memory for a list of tensors");
     for (uint32_t i = 0; i < list->n; i++) {
         const psd_tensor_desc_t *tensor = &list->tensor[i];
         assert(tensor->n_dims <= PSD_MAX_DIMS);
@@ -460,6 +463,13 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
         row[i].name = packed(tensor->name);
         row[i].n_dim = tensor->n_dims;
         row[i].dim = (uint64_t *)(uintptr_t)tensor->dim;
+        if (!inherited || !list->inherited[i].t)
+            continue;
+        psd__inherited__init(row[i].inherited = &inherited[i]);
+        inherited[i].updates = list->inherited[i].t;
+        inherited[i].arrays = list->inherited[i].arrays;
+        inherited[i].n_scalar = list->inherited[i].n_scalars;
+        inherited[i].scalar = list->inherited[i].scalar;
     }
     Psd__TensorList message;
     psd__tensor_list__init(&message);
@@ -467,9 +477,28 @@ size_t psd_tensors_encode(const psd_tensor_list_t *list, uint8_t *buf, size_t ca
     message.tensor = rows;
     message.rows = list->rows;
     const size_t n_bytes = pack_list(&message.base, buf, capacity);
+    free(inherited);
     free(row);
     free(rows);
     return n_bytes;
+}
+
+static int read_inherited(psd_inherited_t *out, const Psd__Inherited *in, size_t index, psd_err_t *err)
+{
+    if (in->base.n_unknown_fields || !in->updates || in->updates > PSD_MAX_COUNT || in->arrays >> PSD_MAX_SLOTS ||
+        in->n_scalar > PSD_MAX_SCALAR)
+        return psd_err_set(err, PSD_EPROTO,
+                           "tensor %zu inherits %" PRIu64 " updates, arrays %#" PRIx32
+                           " and %zu scalars; expected 1 to 2^62, below "
+                           "%#x, at most %d, and nothing else",
+                           index, in->updates, in->arrays, in->n_scalar, 1u << PSD_MAX_SLOTS, PSD_MAX_SCALAR);
+    *out = (psd_inherited_t){ .t = in->updates, .arrays = in->arrays, .n_scalars = (uint32_t)in->n_scalar };
+    for (size_t i = 0; i < in->n_scalar; i++) {
+        if (!isfinite(in->scalar[i]))
+            return psd_err_set(err, PSD_EPROTO, "tensor %zu inherits a scalar that is Inf or NaN", index);
+        out->scalar[i] = in->scalar[i];
+    }
+    return PSD_OK;
 }
 
 static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t index, psd_err_t *err)
@@ -498,7 +527,7 @@ static int read_tensor(psd_tensor_desc_t *out, const Psd__Tensor *tensor, size_t
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-/* No two tensors share a name. Sorts pointers: thousands of names, compared each with each, would take a while. */
+/* Check that no two tensors share a name, by sorting pointers: comparing thousands of names in pairs would be slow. */
 static int check_names_differ(const psd_tensor_list_t *list, psd_err_t *err)
 {
     int rc = PSD_OK;
@@ -519,14 +548,21 @@ static int read_tensors(psd_tensor_list_t *out, const Psd__TensorList *message, 
 {
     int rc;
     if (message->n_tensor == 0 || message->n_tensor > PSD_MAX_TENSORS)
-        return psd_err_set(err, PSD_EPROTO, "TensorList has %zu tensors, 1 to %d wanted", message->n_tensor, PSD_MAX_TENSORS);
+        return psd_err_set(err, PSD_EPROTO, "TensorList has %zu tensors; expected 1 to %d", message->n_tensor, PSD_MAX_TENSORS);
     if (message->rows > PSD_MAX_COUNT)
-        return psd_err_set(err, PSD_EPROTO, "rows is %" PRIu64 ", at most %" PRIu64 " wanted", message->rows, PSD_MAX_COUNT);
+        return psd_err_set(err, PSD_EPROTO, "rows is %" PRIu64 "; expected at most %" PRIu64, message->rows, PSD_MAX_COUNT);
     if (!(out->tensor = calloc(message->n_tensor, sizeof *out->tensor)))
         return psd_err_set(err, PSD_ENOMEM, "no memory for %zu tensors", message->n_tensor);
-    for (size_t i = 0; i < message->n_tensor; i++)
+    for (size_t i = 0; i < message->n_tensor; i++) {
         if ((rc = read_tensor(&out->tensor[i], message->tensor[i], i, err)))
             return rc;
+        if (!message->tensor[i]->inherited)
+            continue;
+        if (!out->inherited && !(out->inherited = calloc(message->n_tensor, sizeof *out->inherited)))
+            return psd_err_set(err, PSD_ENOMEM, "no memory for what %zu tensors inherit", message->n_tensor);
+        if ((rc = read_inherited(&out->inherited[i], message->tensor[i]->inherited, i, err)))
+            return rc;
+    }
     out->n = (uint32_t)message->n_tensor;
     out->rows = message->rows;
     return check_names_differ(out, err);
@@ -549,6 +585,7 @@ int psd_tensors_decode(psd_tensor_list_t *out, const void *buf, size_t n_bytes, 
 void psd_tensors_clear(psd_tensor_list_t *list)
 {
     free(list->tensor);
+    free(list->inherited);
     *list = (psd_tensor_list_t){ 0 };
 }
 
@@ -557,20 +594,37 @@ int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in)
     *out = (psd_tensor_list_t){ 0 };
     if (in->n == 0)
         return PSD_OK;
-    if (!(out->tensor = calloc(in->n, sizeof *out->tensor)))
+    out->tensor = calloc(in->n, sizeof *out->tensor);
+    out->inherited = in->inherited ? calloc(in->n, sizeof *out->inherited) : NULL;
+    if (!out->tensor || (in->inherited && !out->inherited)) {
+        psd_tensors_clear(out);
         return PSD_ENOMEM;
+    }
     memcpy(out->tensor, in->tensor, in->n * sizeof *out->tensor);
+    if (in->inherited)
+        memcpy(out->inherited, in->inherited, in->n * sizeof *out->inherited);
     out->n = in->n;
     out->rows = in->rows;
     return PSD_OK;
 }
 
-uint64_t *psd_tensors_sizes(const psd_tensor_list_t *list)
+static psd_shape_t shape_of(const psd_tensor_desc_t *tensor)
 {
-    uint64_t *sizes = calloc(list->n + 1, sizeof *sizes);
-    for (uint32_t i = 0; sizes && i < list->n; i++)
-        sizes[i] = list->tensor[i].n_elements;
-    return sizes;
+    const uint32_t n = tensor->n_dims;
+    if (n < 2)
+        return (psd_shape_t){ .n_dims = n };
+    psd_shape_t shape = { .n_dims = n, .n_matrices = 1, .rows = tensor->dim[n - 2], .cols = tensor->dim[n - 1] };
+    for (uint32_t i = 0; i + 2 < n; i++)
+        shape.n_matrices *= tensor->dim[i];
+    return shape;
+}
+
+psd_extent_t *psd_tensors_extents(const psd_tensor_list_t *list)
+{
+    psd_extent_t *extents = calloc(list->n + 1, sizeof *extents);
+    for (uint32_t i = 0; extents && i < list->n; i++)
+        extents[i] = (psd_extent_t){ .n = list->tensor[i].n_elements, .shape = shape_of(&list->tensor[i]) };
+    return extents;
 }
 
 /* "fc1.weight [128, 784]", or "nothing" past the end of the list. */
@@ -595,6 +649,37 @@ int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *
         const char *our = describe(ours, i, a, sizeof a), *their = describe(theirs, i, b, sizeof b);
         if (strcmp(our, their) != 0)
             return psd_err_set(err, PSD_EINVAL, "tensor %" PRIu32 ": ours %s, theirs %s", i, our, their);
+    }
+    return PSD_OK;
+}
+
+/* "after 100 updates, with arrays 0x3" */
+static const char *describe_inherited(const psd_inherited_t *inherited, char text[96])
+{
+    if (inherited->t)
+        snprintf(text, 96, "after %" PRIu64 " updates, with arrays %#" PRIx32, inherited->t, inherited->arrays);
+    return inherited->t ? text : "anew";
+}
+
+static bool same_inherited(const psd_inherited_t *a, const psd_inherited_t *b)
+{
+    bool same = a->t == b->t && a->arrays == b->arrays && a->n_scalars == b->n_scalars;
+    for (uint32_t i = 0; same && i < a->n_scalars; i++)
+        same = !memcmp(&a->scalar[i], &b->scalar[i], sizeof *a->scalar);
+    return same;
+}
+
+int psd_tensors_compare_inherited(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err)
+{
+    static const psd_inherited_t anew;
+    for (uint32_t i = 0; i < ours->n; i++) {
+        const psd_inherited_t *a = ours->inherited ? &ours->inherited[i] : &anew;
+        const psd_inherited_t *b = theirs->inherited ? &theirs->inherited[i] : &anew;
+        char our[96], their[96];
+        if (!same_inherited(a, b))
+            return psd_err_set(err, PSD_EINVAL, "tensor %s: ours begins %s, theirs %s%s", ours->tensor[i].name,
+                               describe_inherited(a, our), describe_inherited(b, their),
+                               a->t == b->t && a->arrays == b->arrays ? ", and with other scalars" : "");
     }
     return PSD_OK;
 }
@@ -639,7 +724,8 @@ static int read_settings(psd_job_settings_t *out, const Psd__Settings *message, 
 #undef X
 #define X(field, most)                                                                                                             \
     if (!((double)message->field >= 0 && (double)message->field <= (double)(most)))                                                \
-        return psd_err_set(err, PSD_EPROTO, "Settings." #field " is %g, 0 to %g wanted", (double)message->field, (double)(most));  \
+        return psd_err_set(err, PSD_EPROTO, "Settings." #field " is %g; expected 0 to %g", (double)message->field,                 \
+                           (double)(most));                                                                                        \
     out->field = message->field;
     SETTINGS_NUMBERS(X)
 #undef X
@@ -655,7 +741,7 @@ static int read_cluster(psd_cluster_t *out, const Psd__Cluster *message, psd_err
 {
     int rc = PSD_OK;
     if (message->n_endpoint == 0 || message->n_endpoint > PSD_MAX_SERVERS)
-        return psd_err_set(err, PSD_EPROTO, "Cluster has %zu endpoints, 1 to %d wanted", message->n_endpoint, PSD_MAX_SERVERS);
+        return psd_err_set(err, PSD_EPROTO, "Cluster has %zu endpoints; expected 1 to %d", message->n_endpoint, PSD_MAX_SERVERS);
     out->n_servers = (uint32_t)message->n_endpoint;
     for (size_t i = 0; !rc && i < message->n_endpoint; i++) {
         char where[48];
@@ -746,7 +832,7 @@ int psd_offer_decode(psd_offer_t *out, const void *buf, size_t n_bytes, psd_err_
     if (!rc)
         rc = take_word(out->name, sizeof out->name, message->name, "Offer.name", err);
     if (!rc && message->token.len != sizeof out->token)
-        rc = psd_err_set(err, PSD_EPROTO, "Offer.token has %zu bytes, %zu wanted", message->token.len, sizeof out->token);
+        rc = psd_err_set(err, PSD_EPROTO, "Offer.token has %zu bytes; expected %zu", message->token.len, sizeof out->token);
     if (rc)
         *out = (psd_offer_t){ 0 };
     else
@@ -784,7 +870,7 @@ int psd_admin_request_decode(psd_admin_request_t *out, const void *buf, size_t n
     return rc;
 }
 
-/* `n` members as protobuf-c wants them: pointers, in one block with the rows behind them, for the caller to free. */
+/* `n` members as protobuf-c expects them: pointers, in one block with the rows after them, for the caller to free. */
 static Psd__Member **write_members(const psd_member_t *member, uint32_t n)
 {
     assert(n <= PSD_MAX_WORKERS);
@@ -830,7 +916,7 @@ static int check_member(const Psd__Member *member, const Psd__Member *before, co
     if (member->worker >= PSD_MAX_WORKERS)
         return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 ", at most %d", where, member->worker, PSD_MAX_WORKERS - 1);
     if (before && before->worker >= member->worker)
-        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 " after %" PRIu32 ", ascending wanted", where, member->worker,
+        return psd_err_set(err, PSD_EPROTO, "%s.worker is %" PRIu32 " after %" PRIu32 "; expected ascending", where, member->worker,
                            before->worker);
     if (member->incarnation > PSD_MAX_COUNT || member->samples > PSD_MAX_SAMPLES)
         return psd_err_set(err, PSD_EPROTO, "%s.%s is too large", where,

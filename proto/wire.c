@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How the struct of a payload is written, read and freed. */
+/* The functions that write, read and free the struct of a payload. */
 typedef struct row {
     size_t size;
     size_t (*encode)(const void *value, uint8_t *buf, size_t capacity);
@@ -85,7 +85,7 @@ int psd_body_decode(psd_payload_t payload, const void *buf, size_t n_bytes, psd_
     return rc;
 }
 
-/* Most bodies are short: there is more room only for one that needs it. */
+/* Most bodies are short, so allocate more room only for one that needs it. */
 static psd_buf_t *encode(psd_payload_t payload, const psd_buf_t *body)
 {
     enum { ROOM = 4096, MORE = 32 };
@@ -97,7 +97,7 @@ static psd_buf_t *encode(psd_payload_t payload, const psd_buf_t *body)
         assert(bytes && "no memory for a message");
         n = psd_body_encode(payload, body, bytes, capacity);
     }
-    assert(n && "what the machines say fits a message");
+    assert(n && "messages of the machines fit the limits");
     psd_buf_t *buf = psd_buf_new(n);
     assert(buf && "no memory for a message");
     memcpy(buf->data, bytes, n);

@@ -31,39 +31,41 @@ enum {
     TICK_MS = 50,
     PUBLISH_MS = 250,
     LINGER_MS = 500,
-    WAIT_LINE_MS = 4000, /* between two lines that say what is waited for */
+    WAIT_LINE_MS = 4000, /* between two log lines about what this server waits for */
     SCRAPE_MS = 15000,   /* for Prometheus to read how the job ended */
-    STOP_MS = 4000,      /* how long a server that was told to stop waits for server 0's word */
-    /* Parts of up to this many elements are stepped by the loop itself: a hand-over to the pool would take longer. */
+    STOP_MS = 4000,      /* how long a server that was told to stop waits for server 0's message */
+    /* Parts of up to STEP_HERE elements, and those of shards of up to SHARD_HERE, are stepped by the loop itself: a hand-over to
+     * the pool and back would take longer, because an idle processor takes tens of microseconds to wake. */
     STEP_HERE = 4096,
+    SHARD_HERE = 128 << 10,
     LATELY = 8 /* steps since weights were sent where a checksum goes with them: the next ones will go there too */
 };
 
 typedef struct psd_daemon {
     const psd_options_t *options;
-    psd_rendezvous_t at; /* who this is */
+    psd_rendezvous_t at; /* this server's place in the job */
     psd_settings_t settings;
-    psd_clusterfile_t published; /* in server 0: what cluster.file says of it */
+    psd_clusterfile_t published; /* in server 0: what cluster.file says about it */
     char advertised[PSD_ENDPOINT_TEXT];
     uv_loop_t loop;
     uv_timer_t tick;
     uv_signal_t term, interrupt, save, reload;
     psd_net_t *net;
-    uint64_t unproven_version; /* of the newest weights that left by a way that does not prove them */
+    uint64_t unproven_version; /* version of the newest weights sent over a way without a checksum of its own */
     psd_arena_t *arena;        /* memory that workers of this machine read; NULL: net.local is off */
-    psd_entrance_t *entrance;  /* where workers and other servers speak to this one */
-    psd_uplink_t *uplink;      /* where this one speaks to server 0; NULL in server 0 */
+    psd_entrance_t *entrance;  /* where workers and other servers connect */
+    psd_uplink_t *uplink;      /* the connection to server 0; NULL in server 0 */
     psd_node_t *node;
     psd_actions_t out;    /* actions not yet carried out */
     bool carrying_out;    /* they are being carried out further up the stack */
     psd_store_t *store;   /* NULL: no directory for checkpoints */
-    psd_status_t *status; /* NULL: none wanted */
+    psd_status_t *status; /* NULL: not requested */
     psd_report_t *report;
     uint64_t started_ms, published_ms;
     uint64_t seen_ms;                      /* when the last tick was, for our own absence */
-    uint64_t waited_ms;                    /* when it was said last that server 0 is waited for */
-    uint64_t watchdog_ms, told_manager_ms; /* how often the service manager wants a word; 0: there is none */
-    uint64_t told_run;                     /* of the job, whose ready line is printed; 0: none yet */
+    uint64_t waited_ms;                    /* when it last logged that it waits for server 0 */
+    uint64_t watchdog_ms, told_manager_ms; /* how often to notify the service manager; 0: there is none */
+    uint64_t told_run;                     /* the run whose ready line was printed last; 0: none yet */
     uint64_t asked_to_stop_ms;             /* by a signal; 0: not yet */
     bool stopping;
     int code; /* why it ends */
@@ -108,13 +110,16 @@ static int open_net(daemon_t *self, psd_err_t *err)
         return rc;
     if (keys.insecure == has_list)
         rc = psd_err_set(err, PSD_ECONFIG,
-                         keys.insecure ? "--allow is given with --insecure, which lets everybody in"
-                                       : "there is a key, but no list of those who may connect: add --allow FILE");
+                         keys.insecure
+                             ? "--allow is given with --insecure, which accepts any process on this machine; leave one of them out"
+                             : "there is a key, but no list of allowed peers: add --allow FILE");
     if (!keys.insecure || *psd_options_string(o, PSD_OPT_status_token))
         psd_keys_guard_process();
     if (rc == PSD_OK && !(self->net = psd_net_new(&keys, err)))
         rc = err->code;
     psd_keys_wipe(&keys);
+    if (rc == PSD_OK)
+        psd_net_use_threads(self->net, (int)psd_options_int(o, PSD_OPT_net_threads));
     return rc;
 }
 
@@ -137,17 +142,23 @@ static int open_entrance(daemon_t *self, psd_err_t *err)
     return self->entrance ? PSD_OK : err->code;
 }
 
-/* To another server 0 this server is new, and says hello in any case. */
+/* If server 0 was replaced, this server joins as a new one, with a HELLO. */
 static void on_moved(void *arg) { (void)arg; }
 
-static void on_waiting(void *arg, const char *reason) { (void)arg, psd_log_info("join.waiting", "for=\"%s\"", reason); }
+static bool on_waiting(void *arg, const char *reason)
+{
+    (void)arg;
+    if (reason)
+        psd_log_info("join.waiting", "for=\"%s\"", reason);
+    return true;
+}
 
 static void log_uplink(void *arg, psd_log_level_t level, const char *id, const char *line)
 {
     (void)arg, psd_log_write(level, id, "%s", line);
 }
 
-/* Server 0 is who the others look for. */
+/* The other servers look for server 0. */
 static int find_first(daemon_t *self, psd_err_t *err)
 {
     if (self->at.is_first)
@@ -171,7 +182,7 @@ static int find_first(daemon_t *self, psd_err_t *err)
 
 static void store_done(void *arg) { carry_out(arg); }
 
-/* Make ready to write and read checkpoints; server 0 looks what checkpoints there are. */
+/* Prepare to write and read checkpoints; server 0 also looks for existing ones. */
 static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err)
 {
     const psd_settings_t *s = &self->settings;
@@ -181,7 +192,7 @@ static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err
                                   .dir = s->checkpoint_dir,
                                   .job = s->engine.job,
                                   .settings = s->job.text,
-                                  .rule = s->engine.rule,
+                                  .groups = s->engine.groups,
                                   .keep = s->checkpoint_keep,
                                   .sole = s->is_first,
                                   .done = store_done,
@@ -192,7 +203,7 @@ static int open_store(daemon_t *self, psd_store_points_t *points, psd_err_t *err
     return self->store ? PSD_OK : err->code;
 }
 
-/* Each applied contribution, for those who want to compare what shards have done. */
+/* Log each applied contribution, so that a reader can compare the shards. */
 static void log_applied(void *arg, uint32_t shard, uint64_t clock, uint32_t worker, uint64_t incarnation)
 {
     const daemon_t *self = arg;
@@ -242,7 +253,7 @@ static int open_status(daemon_t *self, psd_err_t *err)
     return self->status ? PSD_OK : err->code;
 }
 
-/* For those who look for server 0 by the file. */
+/* For processes that find server 0 by the file. */
 static int write_file(daemon_t *self, psd_err_t *err)
 {
     psd_clusterfile_t *file = &self->published;
@@ -272,8 +283,8 @@ static int open_all(daemon_t *self, psd_err_t *err)
     return rc;
 }
 
-/* W workers that each make steps of their own move the weights W times as far: say what is done about it, where nobody
- * has chosen. Once per job, by server 0. */
+/* In asp, W workers push W steps in the time of one, which moves the weights W times as far. Log how psd scales the learning rate
+ * for that, unless the user has chosen a rule. Once per job, by server 0. */
 static void warn_of_lr_rule(const daemon_t *self)
 {
     if (self->settings.is_first && self->settings.unasked_lr_rule)
@@ -312,7 +323,8 @@ static void end_watch(daemon_t *self)
 
 /* ---- events: messages ---- */
 
-/* Whether this user may send this; else it is told why not. Server 0 is known by its own key. */
+/* Whether this user may send this message; if not, the sender gets a REFUSED with the reason. Server 0 needs no check here: its
+ * connection has proved its key. */
 static bool may_send(daemon_t *self, uint64_t peer, const psd_msg_t *msg)
 {
     char why[256];
@@ -325,7 +337,8 @@ static bool may_send(daemon_t *self, uint64_t peer, const psd_msg_t *msg)
     return reason == PSD_REFUSAL_NONE;
 }
 
-/* End, unless it was a file that led us to the server that refuses us: the job's server 0 may be about to write it anew. */
+/* End, unless this server found the address of server 0 in a file: the file may be stale, and the job's server 0 may be about to
+ * rewrite it. */
 static void give_up_or_doubt(daemon_t *self, int code, const char *why)
 {
     const bool refused = (code == PSD_EREFUSED || code == PSD_EAUTH) && !psd_engine_is_ready(psd_node_engine(self->node));
@@ -335,7 +348,7 @@ static void give_up_or_doubt(daemon_t *self, int code, const char *why)
 
 static void on_denied(void *arg, const char *why) { give_up_or_doubt(arg, PSD_EAUTH, why); }
 
-/* The line that launchers wait for; again for each run of the job that it takes part in. */
+/* Print the line that launchers wait for, once for each run of the job that this server takes part in. */
 static void tell_ready(daemon_t *self)
 {
     const psd_engine_t *engine = psd_node_engine(self->node);
@@ -346,12 +359,12 @@ static void tell_ready(daemon_t *self)
     printf("psd ready shard=%u/%" PRId64 " data=%s status=%s job=%s run=%016" PRIx64 "\n", psd_engine_index(engine),
            psd_options_int(self->options, PSD_OPT_servers), self->advertised, self->status ? psd_status_url(self->status) : "none",
            psd_options_string(self->options, PSD_OPT_job), self->told_run);
-    if (fflush(stdout) && errno != EPIPE && first) /* who reads the first line alone has gone by the second */
-        stop(self, PSD_EIO, "the line that says ready cannot be written to standard output");
+    if (fflush(stdout) && errno != EPIPE && first) /* a reader of only the first line has closed the pipe by now */
+        stop(self, PSD_EIO, "the ready line cannot be written to standard output");
     psd_notify("READY=1");
 }
 
-/* From the entrance, and from server 0, whose answers count no earlier than those who come in do. */
+/* From the entrance and from server 0; answers of server 0, too, are accepted only once the entrance accepts messages. */
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     daemon_t *self = arg;
@@ -363,12 +376,12 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_report_received(self->report, n_header + n);
     psd_buf_t *body;
     const int rc = psd_wire_read(&msg, &body, header, n_header, payload, &err);
-    if (rc == PSD_EDATA) { /* as good as lost: whoever waits asks again */
+    if (rc == PSD_EDATA) { /* as good as lost: the waiting peer asks again */
         psd_engine_count_refusal(psd_node_engine(self->node), PSD_REFUSAL_CHECKSUM);
     } else if (rc != PSD_OK && peer == PSD_PEER_COORDINATOR && msg.protocol && msg.protocol != PSD_PROTOCOL) {
         char why[200];
-        snprintf(why, sizeof why, "server 0 at %.100s speaks protocol %u, this server %d", psd_uplink_address(self->uplink),
-                 msg.protocol, PSD_PROTOCOL);
+        snprintf(why, sizeof why, "server 0 at %.100s uses protocol %u, this server %d; install the same version on both",
+                 psd_uplink_address(self->uplink), msg.protocol, PSD_PROTOCOL);
         give_up_or_doubt(self, PSD_EREFUSED, why);
     } else if (rc != PSD_OK) {
         psd_node_malformed(self->node, peer, msg.protocol, err.text, &self->out);
@@ -434,8 +447,8 @@ static void pool_done(uv_work_t *request, int status)
     free(job);
 }
 
-/* Whether weights have left of late by a way that proves nothing, in the clear and not through memory: then the step sums them. What it
- * has not summed is summed when it leaves. */
+/* Whether weights were lately sent unprotected, that is, unencrypted and not through memory: then the step sums them. Weights
+ * that it has not summed are summed when they are sent. */
 static bool sums_weights(const daemon_t *self)
 {
     return self->unproven_version + LATELY >= psd_engine_version(psd_node_engine(self->node));
@@ -443,8 +456,9 @@ static bool sums_weights(const daemon_t *self)
 
 static void start_work(daemon_t *self, psd_work_t *work)
 {
+    const uint64_t elements = psd_shard_elements(work->shard, work->part);
     work->sums = sums_weights(self);
-    if (psd_shard_elements(work->shard, work->part) <= STEP_HERE) {
+    if (elements <= STEP_HERE || elements * psd_shard_parts(work->shard) <= SHARD_HERE) {
         work_done(self, work, run_work(work));
         return;
     }
@@ -454,7 +468,7 @@ static void start_work(daemon_t *self, psd_work_t *work)
     uv_queue_work(&self->loop, &job->request, run_in_pool, pool_done);
 }
 
-/* A worker that has attached is offered the way through memory, which it takes if it is of this machine. */
+/* Offer shared memory to a worker that has attached; it accepts if it runs on this machine. */
 static void offer_memory(daemon_t *self, const psd_action_t *attached)
 {
     psd_msg_t msg = { .kind = PSD_MSG_OFFER, .protocol = PSD_PROTOCOL, .job = attached->msg.job, .shard = attached->msg.shard };
@@ -489,7 +503,7 @@ static void send_message(daemon_t *self, const psd_action_t *a)
     PSD_FAILPOINT("srv.sent", psd_kind_name(a->msg.kind));
     psd_report_sent(self->report, &a->msg, bytes ? bytes->n_bytes : 0, rc == PSD_OK, uv_hrtime());
     psd_buf_unref(&bytes);
-    if (a->msg.kind == PSD_MSG_ATTACHED && a->msg.seq) /* an answer, and not a sign of life */
+    if (a->msg.kind == PSD_MSG_ATTACHED && a->msg.seq) /* an answer, not a heartbeat */
         offer_memory(self, a);
 }
 
@@ -504,7 +518,7 @@ static void log_line(daemon_t *self, const psd_action_t *a)
         psd_status_note(self->status, psd_log_level_name(levels[a->level]), a->id, a->msg.text);
 }
 
-/* Carry actions out in order. Work that is done at once adds to the list, which is then taken up further along. */
+/* Carry out the actions in order. Work that is done at once may append to the list, and this loop then carries that out too. */
 static void carry_out(daemon_t *self)
 {
     if (self->carrying_out)
@@ -536,7 +550,7 @@ static void carry_out(daemon_t *self)
 
 /* ---- events: time passes ---- */
 
-/* This process was away: the time does not count. */
+/* If this process was suspended, that time does not count. */
 static void excuse_absence(daemon_t *self, uint64_t now)
 {
     const uint64_t away_ms = psd_absence(&self->seen_ms, now);
@@ -566,7 +580,7 @@ static void tend_entrance(daemon_t *self, uint64_t now)
         stop(self, err.code, err.text);
 }
 
-/* Who has not joined says every few seconds what keeps it from that, and after join_timeout ends. */
+/* Until this server has joined, it logs every few seconds what it waits for; after join_timeout it ends. */
 static void tend_joining(daemon_t *self, uint64_t now)
 {
     const uint64_t limit = psd_options_ms(self->options, PSD_OPT_join_timeout);
@@ -577,7 +591,7 @@ static void tend_joining(daemon_t *self, uint64_t now)
     const char *trouble = psd_uplink_trouble(self->uplink, now), *address = psd_uplink_address(self->uplink);
     const char *text = *trouble ? trouble : psd_engine_told(engine);
     if (psd_engine_was_ready(engine))
-        return; /* it has been here: the engine says what it waits for, and how long */
+        return; /* it had joined before: the engine logs what it waits for, and how long */
     const bool is_late = limit && now >= self->started_ms + limit;
     if (now > self->waited_ms + WAIT_LINE_MS && !is_late) {
         self->waited_ms = now;
@@ -586,7 +600,7 @@ static void tend_joining(daemon_t *self, uint64_t now)
     if (!is_late)
         return;
     snprintf(why, sizeof why, "server 0 at %s %s within %" PRIu64 " ms: %s", address,
-             *psd_engine_told(engine) ? "had no place for this server" : "did not answer", limit,
+             *psd_engine_told(engine) ? "has no place for this server" : "did not answer", limit,
              *text ? text : "is it running, with this address?");
     stop(self, psd_uplink_is_unresolved(self->uplink) ? PSD_ECONFIG : PSD_EUNAVAILABLE, why);
 }
@@ -594,10 +608,10 @@ static void tend_joining(daemon_t *self, uint64_t now)
 static void stop_when_nobody_says_so(daemon_t *self, uint64_t now)
 {
     if (self->asked_to_stop_ms && now > self->asked_to_stop_ms + STOP_MS && !psd_node_coordinator(self->node))
-        stop(self, PSD_ESTOPPED, "asked to stop, and server 0 has not said that the last checkpoint is made");
+        stop(self, PSD_ESTOPPED, "asked to stop, but server 0 has not confirmed the last checkpoint");
 }
 
-/* The loop turns: a manager that does not hear so in time starts the process again. */
+/* Tell the service manager that the loop is running; a manager that gets no message in time restarts the process. */
 static void tell_manager(daemon_t *self, uint64_t now)
 {
     const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(self->node));
@@ -639,8 +653,9 @@ static void on_tick(uv_timer_t *timer)
 
 /* ---- events: signals ---- */
 
-/* The first signal ends the job in good order: server 0 has a last checkpoint made and tells the others; those wait for its
- * word a while. The second one, and one to servers without checkpoints, or outside of any run, ends this process now. */
+/* The first signal ends the job in good order: server 0 makes a last checkpoint and tells the other servers, which wait for that
+ * message for up to STOP_MS. A second signal ends this process at once, as does the first one if there are no checkpoints or the
+ * server is in no run. */
 static void on_stop_signal(uv_signal_t *handle, int number)
 {
     daemon_t *self = handle->data;
@@ -682,7 +697,7 @@ static void stop(daemon_t *self, int code, const char *why)
     self->code = psd_err_set(&self->why, code, "%s", hopeless ? hopeless : why);
     psd_notify("STOPPING=1");
     psd_report_end(self->report, code);
-    publish(self); /* the outcome, for those who follow the events */
+    publish(self); /* the outcome, for clients that follow the events */
     end_watch(self);
 }
 
@@ -690,8 +705,8 @@ static volatile sig_atomic_t hurried;
 
 static void hurry(int number) { (void)number, hurried = 1; }
 
-/* A target that goes away after a good end looks like one that has crashed: Prometheus, where it has been here, is given the
- * time to read how the job ended. A signal ends that. */
+/* To Prometheus, a target that disappears after success looks like one that has crashed. If it has scraped this server before, give
+ * it time to read how the job ended. A signal ends the wait. */
 static void await_last_scrape(const daemon_t *self)
 {
     const uint64_t begun_ms = now_ms(), before = self->status ? psd_status_scrapes(self->status) : 0;
@@ -702,12 +717,12 @@ static void await_last_scrape(const daemon_t *self)
     signal(SIGINT, hurry);
     while (!hurried && psd_status_scrapes(self->status) == before && now_ms() < begun_ms + SCRAPE_MS)
         uv_sleep(TICK_MS);
-    uv_sleep(hurried ? 0 : TICK_MS); /* for the answer to leave */
+    uv_sleep(hurried ? 0 : TICK_MS); /* so that the answer is sent */
 }
 
 static void close_all(daemon_t *self)
 {
-    if (self->published.run) /* nobody is to be led here any more */
+    if (self->published.run) /* no process should connect here any more */
         psd_clusterfile_remove(&self->published, self->at.file);
     psd_entrance_close(&self->entrance, LINGER_MS);
     psd_uplink_close(&self->uplink, LINGER_MS);

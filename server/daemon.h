@@ -4,7 +4,7 @@
 
 #include "common/config/options.h"
 
-/* Serve one shard of a job as the options say, until the job is finished or a signal asks to stop.
- * PSD_OK: every worker has finished. PSD_ESTOPPED: SIGTERM or SIGINT came first. PSD_EUNAVAILABLE: the coordinator
- * was not reached in time. PSD_ECONFIG, PSD_EIO, PSD_EREFUSED, PSD_ENOMEM: see `err`. */
+/* Serve one shard of a job, as the options specify, until the job has finished or a signal asks it to stop. PSD_OK: every worker
+ * has finished. PSD_ESTOPPED: SIGTERM or SIGINT came first. PSD_EUNAVAILABLE: the coordinator was not reached in time. PSD_ECONFIG,
+ * PSD_EIO, PSD_EREFUSED, PSD_ENOMEM: see `err`. */
 int psd_daemon_run(const psd_options_t *options, psd_err_t *err);

@@ -26,8 +26,8 @@ static void size_pool(const psd_options_t *options)
     setenv("UV_THREADPOOL_SIZE", text, 1);
 }
 
-/* A gradient arrives as a megabyte in a block of its own. By default each such block is mapped, faulted in page by page
- * and unmapped again, which costs as much as receiving it; kept in one heap, the blocks of a round serve the next. */
+/* Each gradient arrives in a separate block of about a megabyte. By default malloc maps each such block, faults it in page by page
+ * and unmaps it again, which costs as much as receiving it. From one heap, the blocks of a round serve the next. */
 static void keep_memory(void)
 {
     mallopt(M_ARENA_MAX, 1);
@@ -49,7 +49,7 @@ int main(int argc, char **argv)
         size_pool(options);
         rc = psd_daemon_run(options, &err);
         psd_log_flush();
-        if (rc != PSD_OK) /* the last word, which psdctl run quotes */
+        if (rc != PSD_OK) /* the last log line, which psdctl run quotes */
             fprintf(stderr, "psd: %s\n", err.text);
     } else if (rc < 0) {
         fprintf(stderr, "%s\n", psd_options_complaints(options)[0] ? psd_options_complaints(options) : err.text);

@@ -7,8 +7,8 @@
 
 #include "common/config/number.h"
 
-/* A pass over sums in double costs as much memory traffic as some four gradients: with fewer workers than that pays for, gradients wait
- * for their step as they came. */
+/* A pass over sums in double precision costs as much memory traffic as about four gradients, so early summing only pays with many
+ * workers; with fewer, gradients are kept as they arrived until their step. */
 enum { FOLD_AT = 3, FOLD_FROM = 16 };
 
 static bool is_word(const psd_options_t *options, psd_option_id_t id, const char *word)
@@ -25,13 +25,19 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode));
     engine->lr_rule = psd_lr_rule_find(psd_options_string(options, PSD_OPT_sync_lr_rule));
     engine->max_staleness = psd_options_uint(options, PSD_OPT_sync_max_staleness);
-    psd_schedule_parse(&engine->schedule, psd_options_string(options, PSD_OPT_schedule), NULL); /* the table admits no other */
+    psd_schedule_parse(&engine->schedule, psd_options_string(options, PSD_OPT_schedule),
+                       NULL); /* the option table has checked it */
     psd_schedule_unit_find(psd_options_string(options, PSD_OPT_schedule_unit), &engine->unit);
+    psd_reduce_find(psd_options_string(options, PSD_OPT_sync_reduce), &engine->reduce);
+    engine->accumulate = (uint32_t)psd_options_int(options, PSD_OPT_sync_accumulate);
     engine->clip = (psd_clip_t){ .value = psd_options_double(options, PSD_OPT_clip_value),
                                  .norm = psd_options_double(options, PSD_OPT_clip_norm) };
-    psd_coding_parse(&engine->codings.push, psd_options_string(options, PSD_OPT_codec_push), NULL); /* the table admits no other */
+    psd_coding_parse(&engine->codings.push, psd_options_string(options, PSD_OPT_codec_push),
+                     NULL); /* the option table has checked it */
     psd_coding_parse(&engine->codings.pull, psd_options_string(options, PSD_OPT_codec_pull), NULL);
+    engine->saves_residuals = *out->checkpoint_dir && is_word(options, PSD_OPT_codec_residual, "save");
     engine->max_skipped = psd_options_uint(options, PSD_OPT_sync_max_skipped);
+    engine->look_every = psd_options_uint(options, PSD_OPT_health_every);
     engine->fold_at = FOLD_AT;
     assert(engine->mode && engine->lr_rule && "the option table admits only names of these tables");
     if (at->is_first)
@@ -40,13 +46,16 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->patience_ms = psd_options_ms(options, PSD_OPT_join_timeout);
 }
 
+/* The job's rule. */
+static const psd_rule_t *rule_of(const psd_engine_config_t *engine) { return &psd_groups_rest(&engine->groups)->rule; }
+
 static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
 {
     uint32_t want = (uint32_t)psd_options_int(options, PSD_OPT_workers_want),
              min = (uint32_t)psd_options_int(options, PSD_OPT_workers_min);
     if (want < min)
         want = min;
-    if (is_word(options, PSD_OPT_workers_lost, "wait")) /* nobody can be spared */
+    if (is_word(options, PSD_OPT_workers_lost, "wait")) /* the job needs every worker */
         min = want;
     const uint64_t patience_ms = psd_options_ms(options, PSD_OPT_join_timeout);
     out->coordinator = (psd_coordinator_config_t){ .job = out->engine.job,
@@ -61,11 +70,14 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .patience_ms = patience_ms,
                                                    .mode = out->engine.mode,
                                                    .fold_from = FOLD_FROM,
-                                                   .rule = out->engine.rule,
+                                                   .accumulate = out->engine.accumulate,
+                                                   .quarantine_after = psd_options_uint(options, PSD_OPT_sync_quarantine_after),
+                                                   .groups = out->engine.groups,
                                                    .clip = out->engine.clip,
                                                    .needs_rows = out->engine.unit == PSD_UNIT_EPOCH,
-                                                   .lr = psd_rule_lr(&out->engine.rule),
-                                                   .save_every_rounds = psd_options_uint(options, PSD_OPT_checkpoint_every_steps),
+                                                   .lr = psd_rule_lr(rule_of(&out->engine)),
+                                                   .save_every_rounds = psd_options_uint(options, PSD_OPT_checkpoint_every_steps) *
+                                                                        out->engine.accumulate,
                                                    .save_every_ms = psd_options_ms(options, PSD_OPT_checkpoint_every) };
 }
 
@@ -81,7 +93,7 @@ static const char *print_clip(const psd_clip_t *clip, char *text, size_t n)
     return text;
 }
 
-/* A constant rate goes without saying. */
+/* Empty for a constant rate. */
 static const char *print_schedule(const psd_engine_config_t *engine, char *text, size_t n)
 {
     char schedule[PSD_SCHEDULE_TEXT];
@@ -92,7 +104,7 @@ static const char *print_schedule(const psd_engine_config_t *engine, char *text,
     return text;
 }
 
-/* f32 goes without saying. */
+/* Empty where both are f32. */
 static const char *print_codings(const psd_codings_t *codings, char *text, size_t n)
 {
     char name[PSD_CODEC_TEXT];
@@ -105,24 +117,30 @@ static const char *print_codings(const psd_codings_t *codings, char *text, size_
     return text;
 }
 
-/* The fields, and from them the text. */
+/* Fill in the fields, and print them as the text. */
 static void describe(psd_settings_t *out, const psd_options_t *options)
 {
     psd_job_settings_t *job = &out->job;
-    char late[128] = "", clip[128], codings[2 * PSD_CODEC_TEXT + 32], schedule[PSD_SCHEDULE_TEXT + 40];
+    char groups[PSD_GROUPS_TEXT + 16] = "", late[128] = "", accumulate[32] = "", clip[128], codings[2 * PSD_CODEC_TEXT + 32],
+                                  schedule[PSD_SCHEDULE_TEXT + 40];
     const psd_engine_config_t *engine = &out->engine;
-    *job = (psd_job_settings_t){ .lr = psd_rule_lr(&engine->rule),
+    *job = (psd_job_settings_t){ .lr = psd_rule_lr(rule_of(engine)),
                                  .clip_value = engine->clip.value,
                                  .clip_norm = engine->clip.norm,
+                                 .accumulate = engine->accumulate,
                                  .lease_ms = (uint32_t)psd_options_ms(options, PSD_OPT_lease),
-                                 .has_slow = engine->rule.lookahead,
+                                 .has_slow = psd_groups_have_slow(&engine->groups),
                                  .in_rounds = psd_mode_has_rounds(engine->mode),
                                  .whole_norm = !psd_mode_has_rounds(engine->mode),
                                  .codings = engine->codings,
                                  .checkpoints = *out->checkpoint_dir != '\0',
+                                 .saves_residuals = engine->saves_residuals,
                                  .part_elements = (uint32_t)(psd_options_uint(options, PSD_OPT_message_size) / sizeof(float)) };
     snprintf(job->mode, sizeof job->mode, "%s", engine->mode->name);
-    psd_rule_print(&engine->rule, job->optimizer);
+    psd_rule_print(rule_of(engine), job->optimizer);
+    psd_groups_print(&engine->groups, job->groups);
+    if (*job->groups)
+        snprintf(groups, sizeof groups, " groups=\"%s\"", job->groups);
     psd_schedule_print(&engine->schedule, job->schedule);
     snprintf(job->schedule_unit, sizeof job->schedule_unit, "%s", psd_schedule_unit_name(engine->unit));
     if (!job->in_rounds) {
@@ -130,10 +148,54 @@ static void describe(psd_settings_t *out, const psd_options_t *options)
         job->max_staleness = engine->max_staleness;
         snprintf(late, sizeof late, " lr_rule=%s max_staleness=%" PRIu64, job->lr_rule, job->max_staleness);
     }
-    snprintf(job->text, sizeof job->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s%s%s",
-             psd_options_int(options, PSD_OPT_servers), job->mode, job->optimizer,
+    if (engine->accumulate > 1)
+        snprintf(accumulate, sizeof accumulate, " accumulate=%u", engine->accumulate);
+    snprintf(job->text, sizeof job->text, "servers=%" PRId64 " mode=%s optimizer=%s%s%s%s%s%s%s%s%s%s",
+             psd_options_int(options, PSD_OPT_servers), job->mode, job->optimizer, groups,
              print_schedule(engine, schedule, sizeof schedule), print_clip(&engine->clip, clip, sizeof clip),
+             engine->reduce == PSD_REDUCE_MEAN_SAMPLES ? "" : " reduce=",
+             engine->reduce == PSD_REDUCE_MEAN_SAMPLES ? "" : psd_reduce_name(engine->reduce), accumulate,
              print_codings(&engine->codings, codings, sizeof codings), late, job->checkpoints ? " checkpoints=yes" : "");
+}
+
+/* Check that the mode supports the rule of a group. */
+static int check_mode(const psd_settings_t *out, const psd_options_t *options, const psd_group_t *group, psd_err_t *err)
+{
+    const psd_option_id_t option = *group->match ? PSD_OPT_groups : PSD_OPT_optimizer;
+    const char *why = psd_rule_n_sums(&group->rule) > 0
+                          ? "needs sums over whole tensors, which servers exchange when they close a round"
+                      : psd_rule_is_whole(&group->rule) ? "steps whole tensors, after a round has summed all their gradients"
+                      : psd_rule_votes(&group->rule)    ? "counts the votes of a round"
+                                                        : NULL;
+    if (!why || psd_mode_has_rounds(out->engine.mode))
+        return PSD_OK;
+    return psd_err_set(err, PSD_ECONFIG,
+                       "%s: optimizer %s%s %s, but sync.mode %s has no rounds; set sync.mode to bsp, or choose another optimizer",
+                       psd_options_origin(options, option), group->rule.cautious ? "cautious " : "", group->rule.opt->name, why,
+                       out->engine.mode->name);
+}
+
+/* Check that the mode has rounds, whose gradients can be added up. */
+static int check_accumulate(const psd_settings_t *out, const psd_options_t *options, psd_err_t *err)
+{
+    if (out->engine.accumulate == 1 || psd_mode_has_rounds(out->engine.mode))
+        return PSD_OK;
+    return psd_err_set(err, PSD_ECONFIG,
+                       "%s: sync.accumulate is %u, but sync.mode %s has no rounds to add up: each push is a step by itself; "
+                       "set sync.mode to bsp, or make data.batch larger",
+                       psd_options_origin(options, PSD_OPT_sync_accumulate), out->engine.accumulate, out->engine.mode->name);
+}
+
+/* Only where rounds are closed does one server see all of a worker's gradients. */
+static int check_quarantine(const psd_settings_t *out, const psd_options_t *options, psd_err_t *err)
+{
+    if (!psd_options_uint(options, PSD_OPT_sync_quarantine_after) || psd_mode_has_rounds(out->engine.mode))
+        return PSD_OK;
+    return psd_err_set(
+        err, PSD_ECONFIG,
+        "%s: sync.quarantine_after is set, but in sync.mode %s each server rejects a worker's bad gradients by itself, so "
+        "they harm no other worker; leave it out (sync.max_skipped ends such a job), or set sync.mode to bsp",
+        psd_options_origin(options, PSD_OPT_sync_quarantine_after), out->engine.mode->name);
 }
 
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err)
@@ -141,15 +203,15 @@ int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const p
     *out = (psd_settings_t){ .is_first = at->is_first,
                              .checkpoint_dir = psd_options_string(options, PSD_OPT_checkpoint_dir),
                              .checkpoint_keep = (uint32_t)psd_options_int(options, PSD_OPT_checkpoint_keep) };
-    if (psd_rule_parse(&out->engine.rule, psd_options_string(options, PSD_OPT_optimizer), err) != PSD_OK)
+    if (psd_groups_parse(&out->engine.groups, psd_options_string(options, PSD_OPT_optimizer),
+                         psd_options_string(options, PSD_OPT_groups), err) != PSD_OK)
         return psd_err_wrap(err, "optimizer (%s)", psd_options_origin(options, PSD_OPT_optimizer));
     read_engine(out, options, at);
-    if (out->engine.rule.opt->n_sums && !psd_mode_has_rounds(out->engine.mode))
-        return psd_err_set(
-            err, PSD_ECONFIG,
-            "optimizer (%s): %s needs sums over whole tensors, which servers exchange when they close a round, and in "
-            "sync.mode %s there are none; set it to bsp, or choose another optimizer",
-            psd_options_origin(options, PSD_OPT_optimizer), out->engine.rule.opt->name, out->engine.mode->name);
+    for (uint32_t g = 0; g < out->engine.groups.n; g++)
+        if (check_mode(out, options, &out->engine.groups.at[g], err) != PSD_OK)
+            return err ? err->code : PSD_ECONFIG;
+    if (check_accumulate(out, options, err) != PSD_OK || check_quarantine(out, options, err) != PSD_OK)
+        return PSD_ECONFIG;
     describe(out, options);
     if (at->is_first)
         read_coordinator(out, options);

@@ -15,10 +15,10 @@ typedef struct psd_settings {
     bool is_first;              /* this is server 0 */
     const char *checkpoint_dir; /* "": no checkpoints are made */
     uint32_t checkpoint_keep;   /* whole checkpoints that are kept */
-    bool unasked_lr_rule;       /* each push is a step, and nobody has chosen how that scales the learning rate */
-    psd_job_settings_t job;     /* what workers are told; its text servers and checkpoints of one job share */
+    bool unasked_lr_rule;       /* each push is a step, and the user has not chosen how that scales the learning rate */
+    psd_job_settings_t job;     /* sent to workers; all servers and checkpoints of one job have the same text */
 } psd_settings_t;
 
 /* Read `options` for the server `at`. Texts in `out` are those of `options`, which must outlive it; `out` must not move.
- * PSD_ECONFIG when the optimizer is malformed, or cannot be had in the mode, saying where it was set. */
+ * PSD_ECONFIG when the optimizer is malformed or the mode does not support it; the message names the place where it was set. */
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err);

@@ -20,7 +20,7 @@ static bool has_avx2(void)
 
 static void load(void)
 {
-    /* OpenBLAS reads these when it is loaded, and never again. */
+    /* OpenBLAS reads these only when it is loaded. */
     const char *chosen = getenv("OPENBLAS_CORETYPE");
     if ((!chosen || !*chosen) && has_avx2())
         setenv("OPENBLAS_CORETYPE", "Haswell", 1);
@@ -28,7 +28,7 @@ static void load(void)
     void *library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
     void *sgemm = library ? dlsym(library, "cblas_sgemm") : NULL;
     if (sgemm)
-        memcpy(&blas.sgemm, &sgemm, sizeof sgemm); /* C knows no cast from an object to a function */
+        memcpy(&blas.sgemm, &sgemm, sizeof sgemm); /* C has no cast from an object pointer to a function pointer */
     else
         psd_err_set(&failure, PSD_ESYSTEM, "cannot load OpenBLAS: %s; install libopenblas0", dlerror());
 }

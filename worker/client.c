@@ -1,8 +1,9 @@
-/* client.c - the library behind psd/worker.h: checks what callers ask for, hands it over to the library's own thread
- * (worker/driver.h), and waits for what becomes of it. */
+/* client.c - the library behind psd/worker.h: checks each call, hands it over to the library's thread (worker/driver.h), and waits
+ * for the outcome. */
 #include "psd/worker.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,45 +11,43 @@
 
 #include "common/base/logtext.h"
 #include "common/base/printable.h"
+#include "common/optim/groups.h"
 #include "common/system/safetensors.h"
-#include "worker/floats.h"
+#include "worker/caller.h"
 #include "worker/driver.h"
+#include "worker/floats.h"
 
-enum { JOIN_MS = 60000 };
+/* Exchanging up to this many bytes takes less time than waking a thread twice. */
+enum { SMALL = 1 << 20 };
 
 _Static_assert((int)PSD_W_EINVAL == (int)PSD_EINVAL && (int)PSD_W_ENOMEM == (int)PSD_ENOMEM && (int)PSD_W_EIO == (int)PSD_EIO &&
                    (int)PSD_W_EDATA == (int)PSD_EDATA && (int)PSD_W_ENOINPUT == (int)PSD_ENOINPUT &&
-                   (int)PSD_W_ESYSTEM == (int)PSD_ESYSTEM && (int)PSD_W_EFAILED == (int)PSD_EDIVERGED &&
-                   (int)PSD_W_EREFUSED == (int)PSD_EREFUSED && (int)PSD_W_EFENCED == (int)PSD_EFENCED &&
-                   (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT && (int)PSD_W_EUNAVAILABLE == (int)PSD_EUNAVAILABLE &&
-                   (int)PSD_W_EAGAIN == (int)PSD_EAGAIN && (int)PSD_W_EAUTH == (int)PSD_EAUTH &&
-                   (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
+                   (int)PSD_W_ESYSTEM == (int)PSD_ESYSTEM && (int)PSD_W_ESTOPPED == (int)PSD_ESTOPPED &&
+                   (int)PSD_W_EFAILED == (int)PSD_EDIVERGED && (int)PSD_W_EREFUSED == (int)PSD_EREFUSED &&
+                   (int)PSD_W_EFENCED == (int)PSD_EFENCED && (int)PSD_W_ETIMEOUT == (int)PSD_ETIMEOUT &&
+                   (int)PSD_W_EUNAVAILABLE == (int)PSD_EUNAVAILABLE && (int)PSD_W_EAGAIN == (int)PSD_EAGAIN &&
+                   (int)PSD_W_EAUTH == (int)PSD_EAUTH && (int)PSD_W_ECONFIG == (int)PSD_ECONFIG,
                "the public codes are those of common/base/err.h");
 
 struct psd_worker {
-    psd_handover_t *handover; /* to the library's thread, and back */
+    psd_caller_t caller;
+    psd_handover_t *handover; /* requests to the library's thread, and outcomes back */
     psd_driver_t *driver;     /* that thread; NULL: it has not started */
-    psd_net_t *net;
     psd_floats_t *floats;
-    char *join, *file; /* where server 0 is; the cluster's file, NULL: `join` says */
-    bool trusts_file;  /* with the servers' public key */
-    char *job, *name, *recipe;
-    uint64_t rows;
-    uint32_t wanted;
-    int join_timeout_ms; /* -1: none */
-    void (*log)(void *, int, const char *, const char *);
-    void *log_arg;
-    pid_t process; /* that connected; a fork of it has no thread of the library's */
+    pid_t process; /* the process that connected; a fork of it lacks the library's thread */
     psd_tensor_list_t list;
-    char codec[2][PSD_CODEC_TEXT]; /* names of the job's codecs: of pushes, of pulls */
+    char codec[2][PSD_CODEC_TEXT]; /* names of the job's codecs: for pushes, for pulls */
     float **data, **slow;          /* arrays of the registered tensors; the last pull's */
     const float **gradient;
     psd_ticket_t ticket; /* the newest */
     bool *pushed;        /* tensors of the exchange that is open tensor by tensor; n_pushed of them, 0: none is */
     uint32_t n_pushed;
     uint64_t samples;       /* of that exchange */
-    bool leaves;            /* psd_worker_leave was called, and has not been answered; since then: */
-    uint64_t leave_rejoins; /* how often the servers had begun another run at its first call */
+    bool leaves;            /* psd_worker_leave was called and is not yet answered; then also: */
+    uint64_t leave_rejoins; /* the number of rejoins at its first call */
+    struct {                /* the answer to the last psd_worker_group */
+        char match[PSD_GROUP_PATTERN], optimizer[PSD_RULE_TEXT];
+    } group;
     psd_err_t error;
 };
 
@@ -63,14 +62,15 @@ static psd_handover_state_t look(const psd_worker_t *self)
 static void post(psd_worker_t *self, const psd_request_t *request)
 {
     psd_handover_post(self->handover, request);
-    psd_driver_wake(self->driver);
+    psd_driver_take_up(self->driver);
 }
 
-/* Whether this handle can be used here: it has connected, and in this process. */
+/* Check that this handle has connected, and in this process. */
 static bool is_usable(psd_worker_t *self, const char *what)
 {
     if (self->process != getpid())
-        psd_err_set(&self->error, PSD_EINVAL, "%s: this handle is of process %d, which was forked: connect anew in this one", what,
+        psd_err_set(&self->error, PSD_EINVAL,
+                    "%s: this handle belongs to process %d, which forked this one: connect again in this process", what,
                     (int)self->process);
     else if (!self->driver && !self->error.code)
         psd_err_set(&self->error, PSD_EINVAL, "%s: this handle has not connected", what);
@@ -82,7 +82,10 @@ static int await(psd_worker_t *self, psd_phase_t phase, const char *what, int ti
     return psd_handover_await(self->handover, phase, what, timeout_ms, &self->error);
 }
 
-/* Move the phase ahead to what a request will make of it, if it is in `from`. */
+/* The configured patience, as a timeout for the library's internal waits. */
+static int patience(const psd_worker_t *self) { return self->caller.patience_ms ? (int)self->caller.patience_ms : -1; }
+
+/* If the phase is `from`, move it to the one that the request leads to. */
 static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const char *what)
 {
     return is_usable(self, what) && psd_handover_begin(self->handover, from, to, what, &self->error) == PSD_OK;
@@ -90,96 +93,36 @@ static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const ch
 
 /* ---- connecting ---- */
 
-/* Programs that were built against an earlier header hand in a shorter configuration, and those from before there were keys
- * speak as they did. A longer one asks for what is not known here. */
-static psd_worker_config_t read_config(const psd_worker_config_t *given)
-{
-    psd_worker_config_t config = { .insecure = 1 };
-    if (given && given->size >= offsetof(psd_worker_config_t, key) && given->size <= sizeof config)
-        memcpy(&config, given, given->size);
-    return config;
-}
-
-static int open_net(psd_worker_t *self, const psd_worker_config_t *config)
-{
-    psd_keys_t keys;
-    const psd_keys_source_t source = {
-        .secret = config->key, .server = config->server_public, .insecure = config->insecure, .server_later = self->trusts_file
-    };
-    int rc = psd_keys_load(&keys, &source, &self->error);
-    if (rc == PSD_OK && !keys.insecure && !self->trusts_file && !strcmp(keys.public, keys.server))
-        rc = psd_err_set(&self->error, PSD_ECONFIG,
-                         "the worker's key is that of the servers: give it one of its own, made by "
-                         "psdctl keygen NAME");
-    if (rc == PSD_OK && !(self->net = psd_net_new(&keys, &self->error)))
-        rc = self->error.code;
-    psd_keys_wipe(&keys);
-    return rc;
-}
-
-static int copy_config(psd_worker_t *self, const psd_worker_config_t *config)
-{
-    char host[64] = "host", name[96];
-    gethostname(host, sizeof host - 1);
-    snprintf(name, sizeof name, "%s:%d", host, (int)getpid());
-    const bool by_file = !config->join || !*config->join;
-    if (!config->size || (by_file && (!config->cluster_file || !*config->cluster_file)))
-        return psd_err_set(&self->error, PSD_EINVAL,
-                           "the configuration needs its size, of at most %zu bytes here, and `join` or "
-                           "`cluster_file`",
-                           sizeof *config);
-    if (!by_file && strlen(config->join) >= PSD_ENDPOINT_TEXT)
-        return psd_err_set(&self->error, PSD_EINVAL, "`join` is longer than %d bytes", PSD_ENDPOINT_TEXT - 1);
-    self->join = strdup(by_file ? "" : config->join);
-    self->file = by_file ? strdup(config->cluster_file) : NULL;
-    self->trusts_file = by_file && (!config->server_public || !*config->server_public);
-    self->job = strdup(config->job ? config->job : "psd");
-    self->name = strdup(config->name ? config->name : name);
-    self->recipe = strdup(config->recipe ? config->recipe : "");
-    self->rows = config->rows;
-    self->wanted = config->worker > 0 ? (uint32_t)config->worker : 0;
-    self->join_timeout_ms = config->join_timeout_ms > 0 ? config->join_timeout_ms : config->join_timeout_ms < 0 ? -1 : JOIN_MS;
-    self->log = config->log;
-    self->log_arg = config->log_arg;
-    if (!self->join || (by_file && !self->file) || !self->job || !self->name || !self->recipe)
-        return psd_err_set(&self->error, PSD_ENOMEM, "out of memory");
-    if (!self->job[0] || strchr(self->job, ' ') || strlen(self->job) >= PSD_MAX_NAME || self->wanted > PSD_MAX_WORKERS)
-        return psd_err_set(&self->error, PSD_EINVAL, "job \"%.60s\" must be one word, and worker at most %d", self->job,
-                           PSD_MAX_WORKERS);
-    if (!psd_logtext_is_plain(self->name, strlen(self->name)) || strlen(self->name) >= PSD_MAX_NAME)
-        return psd_err_set(&self->error, PSD_EINVAL,
-                           "\"%.60s\" cannot be a worker's name: it is one word of at most %d bytes, "
-                           "without quotes, = or backslash",
-                           self->name, PSD_MAX_NAME - 1);
-    if (strlen(self->recipe) >= PSD_MAX_RECIPE)
-        return psd_err_set(&self->error, PSD_EINVAL, "`recipe` has %zu bytes, at most %d fit", strlen(self->recipe),
-                           PSD_MAX_RECIPE - 1);
-    return PSD_OK;
-}
-
 static int start(psd_worker_t *self)
 {
-    self->driver =
-        psd_driver_start(&(psd_driver_config_t){ .handover = self->handover,
-                                                 .net = self->net,
-                                                 .arena = psd_floats_arena(self->floats),
-                                                 .job = self->job,
-                                                 .name = self->name,
-                                                 .recipe = self->recipe,
-                                                 .wanted = self->wanted,
-                                                 .patience_ms = self->join_timeout_ms > 0 ? (uint64_t)self->join_timeout_ms : 0,
-                                                 .join = self->join,
-                                                 .file = self->file,
-                                                 .trusts_file = self->trusts_file,
-                                                 .log = self->log,
-                                                 .log_arg = self->log_arg },
-                         &self->error);
+    self->driver = psd_driver_start(&(psd_driver_config_t){ .handover = self->handover,
+                                                            .net = self->caller.net,
+                                                            .arena = psd_floats_arena(self->floats),
+                                                            .job = self->caller.job,
+                                                            .name = self->caller.name,
+                                                            .recipe = self->caller.recipe,
+                                                            .wanted = self->caller.wanted,
+                                                            .patience_ms = self->caller.patience_ms,
+                                                            .join = self->caller.join,
+                                                            .file = self->caller.file,
+                                                            .trusts_file = self->caller.trusts_file,
+                                                            .log = self->caller.log,
+                                                            .log_arg = self->caller.log_arg },
+                                    &self->error);
     return self->driver ? PSD_OK : self->error.code;
+}
+
+static int prepare(psd_worker_t *self, const psd_worker_config_t *given)
+{
+    int rc = psd_caller_read(&self->caller, given, &self->error);
+    if (rc == PSD_OK)
+        rc = psd_handover_open(self->handover, &self->error);
+    psd_handover_set_interrupt(self->handover, self->caller.interrupted, self->caller.interrupted_arg);
+    return rc == PSD_OK ? start(self) : rc;
 }
 
 int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
 {
-    const psd_worker_config_t config = read_config(given);
     if (!out)
         return PSD_EINVAL;
     psd_worker_t *self = *out = calloc(1, sizeof *self);
@@ -195,20 +138,14 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
     self->handover = handover;
     self->floats = floats;
     self->process = getpid();
-    int rc = copy_config(self, &config);
-    if (rc == PSD_OK)
-        rc = open_net(self, &config);
-    if (rc == PSD_OK)
-        rc = psd_handover_open(self->handover, &self->error);
-    if (rc == PSD_OK)
-        rc = start(self);
+    int rc = prepare(self, given);
     if (rc != PSD_OK)
         return rc;
-    rc = await(self, PSD_PHASE_JOINED, "join", self->join_timeout_ms);
+    rc = await(self, PSD_PHASE_JOINED, "join", patience(self));
     if (rc == PSD_ETIMEOUT) {
         const psd_handover_state_t state = look(self);
-        rc = psd_err_set(&self->error, state.unresolved ? PSD_ECONFIG : rc, "job %s at %s: not joined after %d ms; %.300s",
-                         self->job, state.join, self->join_timeout_ms,
+        rc = psd_err_set(&self->error, state.unresolved ? PSD_ECONFIG : rc, "job %s at %s: not joined after %" PRIu64 " ms; %.300s",
+                         self->caller.job, state.join, self->caller.patience_ms,
                          state.waiting[0] ? state.waiting : "waiting for an answer from server 0");
     }
     return rc;
@@ -216,7 +153,7 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
 
 /* ---- arrays ---- */
 
-/* Whether this process made the handle; whether it has connected does not matter. */
+/* Check that this process made the handle, connected or not. */
 static bool is_of_this_process(psd_worker_t *self, const char *what) { return self->process == getpid() || is_usable(self, what); }
 
 float *psd_worker_alloc(psd_worker_t *self, size_t n)
@@ -229,7 +166,7 @@ float *psd_worker_alloc(psd_worker_t *self, size_t n)
     return array;
 }
 
-/* Whether the array is in the library's hands, or will be. */
+/* Check that the library does not use the array, now or later. */
 static int is_lent(psd_worker_t *self, const float *array)
 {
     const uintptr_t n_bytes = psd_floats_size(self->floats, array) * sizeof *array;
@@ -252,7 +189,7 @@ int psd_worker_free(psd_worker_t *self, float *array)
     if (!is_of_this_process(self, "free"))
         return self->error.code;
     if (!psd_floats_size(self->floats, array))
-        return psd_err_set(&self->error, PSD_EINVAL, "free: this array is none that psd_worker_alloc gave on this handle");
+        return psd_err_set(&self->error, PSD_EINVAL, "free: this array was not allocated by psd_worker_alloc on this handle");
     const int rc = is_lent(self, array);
     if (rc == PSD_OK)
         psd_floats_give_back(self->floats, array);
@@ -278,7 +215,7 @@ static int describe_tensor(psd_tensor_desc_t *out, const psd_tensor_t *in, size_
     return PSD_OK;
 }
 
-/* No training leads out of weights that are no numbers. */
+/* Training cannot recover from weights that are not finite. */
 static int check_finite(psd_worker_t *self)
 {
     for (uint32_t t = 0; t < self->list.n; t++) {
@@ -302,7 +239,7 @@ static void forget_tensors(psd_worker_t *self)
     self->gradient = NULL;
 }
 
-/* What the servers would refuse is told here: names twice, lists too long. */
+/* Report here what the servers would refuse: repeated names, lists that are too long. */
 static int check_list(psd_worker_t *self)
 {
     uint8_t *bytes = malloc(PSD_MAX_LIST);
@@ -312,7 +249,7 @@ static int check_list(psd_worker_t *self)
     const size_t n = psd_tensors_encode(&self->list, bytes, PSD_MAX_LIST);
     int rc = PSD_OK;
     if (!n)
-        rc = psd_err_set(&self->error, PSD_EINVAL, "the list of %" PRIu32 " tensors is longer than %d bytes: shorter names help",
+        rc = psd_err_set(&self->error, PSD_EINVAL, "the list of %" PRIu32 " tensors is longer than %d bytes: use shorter names",
                          self->list.n, PSD_MAX_LIST);
     else if (psd_tensors_decode(&checked, bytes, n, &self->error) != PSD_OK)
         rc = self->error.code = PSD_EINVAL;
@@ -331,7 +268,7 @@ static int take_tensors(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
     if (!self->list.tensor || !self->data || !self->slow || !self->gradient || !self->pushed)
         return psd_err_set(&self->error, PSD_ENOMEM, "no memory for %zu tensors", n_tensors);
     self->list.n = (uint32_t)n_tensors;
-    self->list.rows = self->rows;
+    self->list.rows = self->caller.rows;
     for (size_t i = 0; i < n_tensors; i++) {
         if (describe_tensor(&self->list.tensor[i], &tensors[i], i, &self->error) != PSD_OK)
             return self->error.code;
@@ -340,27 +277,117 @@ static int take_tensors(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
     return check_list(self) == PSD_OK ? check_finite(self) : self->error.code;
 }
 
+static uint64_t n_bytes(const psd_worker_t *self)
+{
+    uint64_t n = 0;
+    for (uint32_t t = 0; t < self->list.n; t++)
+        n += self->list.tensor[t].n_elements * sizeof(float);
+    return n;
+}
+
+static void warn(const psd_worker_t *self, const char *id, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+static void warn(const psd_worker_t *self, const char *id, const char *format, ...)
+{
+    char line[640];
+    va_list args;
+    va_start(args, format);
+    psd_logtext_compose(line, sizeof line, format, args);
+    va_end(args);
+    if (self->caller.log)
+        self->caller.log(self->caller.log_arg, PSD_LEVEL_WARN, id, line);
+}
+
+/* The optimizer state that the job starts with, for the tensors as the job's rules train them. The log names the tensors that start
+ * afresh. */
+static int inherit(psd_worker_t *self, const psd_worker_state_t *state, psd_inheritance_t **out)
+{
+    const psd_cluster_t *cluster = psd_handover_cluster(self->handover);
+    psd_groups_t groups, from;
+    psd_state_field_t *field = calloc(state->n + 1, sizeof *field);
+    psd_extent_t *extents = psd_tensors_extents(&self->list);
+    uint8_t *group_of = malloc(self->list.n);
+    int rc = field && extents && group_of ? PSD_OK : psd_err_set(&self->error, PSD_ENOMEM, "no memory for optimizer state");
+    for (size_t i = 0; !rc && i < state->n; i++) {
+        const psd_worker_field_t *f = &state->field[i];
+        if (!f->tensor || !f->field)
+            rc = psd_err_set(&self->error, PSD_EINVAL, "field %zu of the optimizer state needs the names of its tensor and itself",
+                             i);
+        field[i] = (psd_state_field_t){ f->tensor, f->field, f->data, f->n, f->number };
+    }
+    rc = rc ? rc : psd_groups_parse(&groups, cluster->settings.optimizer, cluster->settings.groups, &self->error);
+    if (!rc && state->optimizer && psd_groups_parse(&from, state->optimizer, state->groups ? state->groups : "", &self->error))
+        rc = self->error.code = PSD_EDATA;
+    if (!rc)
+        psd_groups_assign(&groups, self->list.tensor->name, sizeof *self->list.tensor, extents, self->list.n, group_of, NULL);
+    if (!rc && !(*out = psd_inherit(self->list.tensor->name, sizeof *self->list.tensor, extents, self->list.n, &groups, group_of,
+                                    field, state->n, state->optimizer ? &from : NULL, state->partial != 0, &self->error)))
+        rc = psd_err_wrap(&self->error, "optimizer state");
+    free(group_of);
+    free(extents);
+    free(field);
+    if (!rc && (*out)->n_missing)
+        warn(self, "state.missing",
+             "tensors=%" PRIu32 " fields=\"%s\" reason=\"they are not given: a tensor without them starts afresh\"",
+             (*out)->n_missing, (*out)->missing);
+    return rc;
+}
+
+/* Add to the list what its tensors inherit. */
+static int tell_inherited(psd_worker_t *self, const psd_inheritance_t *inheritance)
+{
+    if (!(self->list.inherited = malloc(self->list.n * sizeof *self->list.inherited)))
+        return psd_err_set(&self->error, PSD_ENOMEM, "no memory for optimizer state");
+    memcpy(self->list.inherited, inheritance->of, self->list.n * sizeof *self->list.inherited);
+    return check_list(self);
+}
+
 int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
 {
+    return psd_worker_register_with(self, tensors, n_tensors, NULL);
+}
+
+int psd_worker_register_with(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors, const psd_worker_state_t *given)
+{
+    psd_worker_state_t state = { .size = 0 };
+    psd_inheritance_t *inheritance = NULL;
+    if (given && (given->size < sizeof state || given->size > sizeof state))
+        return psd_err_set(&self->error, PSD_EINVAL, "register: size of the state is %zu; set it to that of the struct, %zu",
+                           given->size, sizeof state);
+    if (given)
+        state = *given;
+    if (state.n && !state.field)
+        return psd_err_set(&self->error, PSD_EINVAL, "register: %zu fields of optimizer state at NULL", state.n);
     if (self->list.n)
         return psd_err_set(&self->error, PSD_EINVAL, "%" PRIu32 " tensors are registered already; register once", self->list.n);
     if (!tensors || !n_tensors || n_tensors > PSD_MAX_TENSORS)
-        return psd_err_set(&self->error, PSD_EINVAL, "%zu tensors%s were given to register; 1 to %d are allowed: join small ones",
+        return psd_err_set(&self->error, PSD_EINVAL, "%zu tensors%s were given to register; 1 to %d are allowed: merge small ones",
                            n_tensors, tensors ? "" : " at NULL", PSD_MAX_TENSORS);
+    if (given && !psd_handover_cluster(self->handover))
+        return psd_err_set(&self->error, PSD_EAGAIN, "register: this worker has not joined yet");
     int rc = take_tensors(self, tensors, n_tensors);
+    if (rc == PSD_OK && given)
+        rc = inherit(self, &state, &inheritance);
+    if (rc == PSD_OK && inheritance)
+        rc = tell_inherited(self, inheritance);
     if (rc == PSD_OK && !begin(self, PSD_PHASE_JOINED, PSD_PHASE_REGISTERING, "register"))
         rc = self->error.code;
     if (rc != PSD_OK) {
+        psd_inheritance_destroy(&inheritance);
         forget_tensors(self);
         return rc;
     }
-    post(self, &(psd_request_t){ .kind = PSD_REQUEST_REGISTER, .list = &self->list, .data = self->data });
-    return await(self, PSD_PHASE_READY, "register", self->join_timeout_ms);
+    post(self,
+         &(psd_request_t){ .kind = PSD_REQUEST_REGISTER, .list = &self->list, .data = self->data, .inheritance = inheritance });
+    rc = await(self, PSD_PHASE_READY, "register", patience(self));
+    if (rc == PSD_OK && n_bytes(self) <= SMALL)
+        psd_driver_share(self->driver);
+    return rc;
 }
 
 /* ---- where training is ---- */
 
-/* Copy what a caller's struct, which may be an earlier and shorter one, has room for. */
+/* Copy as much as the caller's struct has room for; it may be an earlier, shorter one. */
 static int give(psd_worker_t *self, const char *what, void *out, size_t size, const void *known, size_t n)
 {
     if (size < sizeof size || size > n)
@@ -381,7 +408,8 @@ int psd_worker_position(psd_worker_t *self, psd_position_t *out)
                                 .worker = p->worker,
                                 .incarnation = p->incarnation,
                                 .run = p->run,
-                                .has_slow = state.has_slow };
+                                .has_slow = state.has_slow,
+                                .gathered = p->gathered };
     return give(self, "position", out, out->size, &at, sizeof at);
 }
 
@@ -405,11 +433,81 @@ int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
                                           .codec_push = psd_coding_print(&s->codings.push, self->codec[0]),
                                           .schedule = s->schedule,
                                           .schedule_unit = s->schedule_unit,
+                                          .groups = s->groups,
                                           .codec_pull = psd_coding_print(&s->codings.pull, self->codec[1]),
                                           .has_slow = s->has_slow,
                                           .in_rounds = s->in_rounds,
-                                          .checkpoints = s->checkpoints };
+                                          .checkpoints = s->checkpoints,
+                                          .accumulate = s->accumulate > 1 ? s->accumulate : 1 };
     return give(self, "settings", out, out->size, &known, sizeof known);
+}
+
+int psd_worker_check_rule(psd_worker_t *self, const char *rule)
+{
+    const psd_cluster_t *cluster = psd_handover_cluster(self->handover);
+    psd_rule_t wanted;
+    char text[PSD_RULE_TEXT];
+    if (!cluster)
+        return psd_err_set(&self->error, PSD_EAGAIN, "rule: this worker has not joined yet");
+    if (!rule || psd_rule_parse(&wanted, rule, &self->error) != PSD_OK)
+        return self->error.code = PSD_EINVAL;
+    if (strcmp(psd_rule_print(&wanted, text), cluster->settings.optimizer))
+        return psd_err_set(&self->error, PSD_EREFUSED, "this program asks for %s, but the job trains with %s; make them equal",
+                           text, cluster->settings.optimizer);
+    return PSD_OK;
+}
+
+/* The shape of a tensor; one that is not registered counts as a matrix. */
+static psd_shape_t shape_of(const psd_worker_t *self, const char *tensor)
+{
+    psd_shape_t shape = { .n_dims = 2 };
+    psd_extent_t *extents = psd_tensors_extents(&self->list);
+    for (uint32_t i = 0; extents && i < self->list.n; i++)
+        if (!strcmp(self->list.tensor[i].name, tensor))
+            shape = extents[i].shape;
+    free(extents);
+    return shape;
+}
+
+int psd_worker_group(psd_worker_t *self, const char *tensor, psd_worker_group_t *out)
+{
+    const psd_cluster_t *cluster = psd_handover_cluster(self->handover);
+    psd_groups_t groups;
+    if (!cluster)
+        return psd_err_set(&self->error, PSD_EAGAIN, "group: this worker has not joined yet");
+    if (!tensor || psd_groups_parse(&groups, cluster->settings.optimizer, cluster->settings.groups, &self->error) != PSD_OK)
+        return self->error.code = PSD_EINVAL;
+    const psd_shape_t shape = shape_of(self, tensor);
+    const uint8_t index = psd_groups_of(&groups, tensor, &shape);
+    const psd_group_t *group = &groups.at[index];
+    psd_rule_print(&group->rule, self->group.optimizer);
+    snprintf(self->group.match, sizeof self->group.match, "%s", group->match);
+    const psd_worker_group_t known = { .size = out->size,
+                                       .match = self->group.match,
+                                       .optimizer = self->group.optimizer,
+                                       .lr_mult = psd_groups_factor(&groups, index),
+                                       .clips = group->clips,
+                                       .freezes = group->freezes };
+    return give(self, "group", out, out->size, &known, sizeof known);
+}
+
+int psd_worker_health(psd_worker_t *self, size_t tensor, psd_worker_health_t *out)
+{
+    double figure[PSD_SESSION_FIGURES];
+    uint64_t step;
+    if (tensor >= self->list.n)
+        return psd_err_set(&self->error, PSD_EINVAL, "health: there is no tensor %zu; %u are registered, counted from 0", tensor,
+                           self->list.n);
+    if (!psd_handover_health(self->handover, tensor, figure, &step))
+        return psd_err_set(&self->error, PSD_EAGAIN, "health: this worker has no figures of tensor %zu", tensor);
+    const psd_worker_health_t known = { .size = out->size,
+                                        .step = step,
+                                        .gradient_norm = figure[0],
+                                        .weight_norm = figure[1],
+                                        .update_ratio = figure[2],
+                                        .zero_share = figure[3],
+                                        .cut_share = figure[4] };
+    return give(self, "health", out, out->size, &known, sizeof known);
 }
 
 double psd_worker_round_loss(const psd_worker_t *self) { return look(self).position.round_loss; }
@@ -443,14 +541,15 @@ static int open_exchange(psd_worker_t *self, const char *what)
     return PSD_OK;
 }
 
-/* Whether a tensor may be the next of the exchange that is open tensor by tensor, if one is. */
+/* Check that the tensor may be pushed next, in an exchange that is open tensor by tensor or a new one. */
 static int check_push(psd_worker_t *self, size_t tensor, uint64_t samples)
 {
     if (tensor >= self->list.n)
         return psd_err_set(&self->error, PSD_EINVAL, "push: there is no tensor %zu; %" PRIu32 " are registered", tensor,
                            self->list.n);
     if (!samples)
-        return psd_err_set(&self->error, PSD_EINVAL, "push: a gradient of no samples; take part with nothing by an exchange");
+        return psd_err_set(&self->error, PSD_EINVAL,
+                           "push: a gradient needs at least 1 sample; to take part without a gradient, exchange 0 samples");
     if (self->n_pushed && self->pushed[tensor])
         return psd_err_set(&self->error, PSD_EINVAL, "push: tensor %s was pushed already in this exchange",
                            self->list.tensor[tensor].name);
@@ -502,7 +601,7 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
     return PSD_OK;
 }
 
-/* An exchange that lacks tensors ends by itself only when the session does. */
+/* An exchange with missing tensors ends only with the session. */
 static int check_whole(psd_worker_t *self)
 {
     uint32_t missing = 0;
@@ -529,7 +628,12 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
     return await(self, PSD_PHASE_READY, "exchange", timeout_ms);
 }
 
-int psd_worker_fd(const psd_worker_t *self) { return psd_handover_fd(self->handover); }
+int psd_worker_fd(const psd_worker_t *self)
+{
+    if (self->driver)
+        psd_driver_keep(self->driver);
+    return psd_handover_fd(self->handover);
+}
 
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 {
@@ -548,7 +652,7 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms)
 {
     if (!(lr >= 0) || lr > 1e9)
-        return psd_err_set(&self->error, PSD_EINVAL, "a learning rate is a number from 0 to 1e9, not %g", lr);
+        return psd_err_set(&self->error, PSD_EINVAL, "a learning rate must be between 0 and 1e9; this is %g", lr);
     if (!is_usable(self, "set the learning rate"))
         return self->error.code;
     const uint64_t rejoins = look(self).rejoins;
@@ -614,22 +718,17 @@ void psd_worker_close(psd_worker_t **self_p)
         return;
     *self_p = NULL;
     if (self->process != getpid()) {
-        close(psd_handover_fd(self->handover)); /* the rest is the other process's, whose thread is not here to end it */
+        close(psd_handover_fd(self->handover)); /* the rest belongs to the parent, whose thread does not run here */
         return;
     }
     psd_driver_stop(&self->driver);
-    psd_net_destroy(&self->net);
+    psd_caller_clear(&self->caller); /* first: messages in its network refer to the arrays */
     psd_handover_destroy(&self->handover);
     psd_floats_destroy(&self->floats);
     forget_tensors(self);
-    free(self->join);
-    free(self->file);
-    free(self->job);
-    free(self->name);
-    free(self->recipe);
     free(self);
 }
 
 const char *psd_worker_error(const psd_worker_t *self) { return self ? self->error.text : ""; }
 const char *psd_strerror(int code) { return psd_err_text(code); }
-const char *psd_version(void) { return PSD_VERSION; }
+const char *psd_version(void) { return PSD_VERSION; } /* defined by both header and build: a compiler refuses two that differ */

@@ -50,8 +50,10 @@ static psd_dataset_t *load_files(const psd_reader_t *reader, const char *path, c
 {
     psd_bytes_t file = { 0 }, labels = { 0 };
     psd_dataset_t *self = NULL;
-    if (psd_slurp(&file, path, err) == PSD_OK && (!reader->needs_labels || psd_slurp(&labels, options->labels, err) == PSD_OK))
-        self = psd_dataset_parse(reader, &file, reader->needs_labels ? &labels : NULL, options, err);
+    const bool labelled = reader->needs_labels && options->labels && *options->labels;
+    if (psd_slurp(&file, path, reader->magic, err) == PSD_OK &&
+        (!labelled || psd_slurp(&labels, options->labels, reader->magic, err) == PSD_OK))
+        self = psd_dataset_parse(reader, &file, labelled ? &labels : NULL, options, err);
     psd_slurp_free(&file);
     psd_slurp_free(&labels);
     return self;
@@ -63,6 +65,27 @@ static void refuse_format(const char *spec, psd_err_t *err)
     for (size_t i = 0, n = 0; i < sizeof readers / sizeof *readers && n < sizeof names; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", readers[i]->name);
     psd_err_set(err, PSD_ECONFIG, "data set '%.200s': write FORMAT:FILE with a format of %s", spec, names);
+}
+
+/* An option of tables that this reader has no use for; NULL: there is none. */
+static const char *misplaced_option(const psd_reader_t *reader, const psd_dataset_options_t *options)
+{
+    const struct {
+        const char *key;
+        bool given, may;
+    } rows[] = {
+        { "drop", options->n_drop, reader->has_columns },
+        { "delimiter", options->delimiter && options->delimiter != ',', reader->has_columns },
+        { "label_column", options->label_column && *options->label_column, reader->has_columns },
+        { "weight_column", options->weight_column && *options->weight_column, reader->has_columns },
+        { "categorical", options->n_categorical, reader->has_columns },
+        { "log1p", options->n_log1p, reader->is_table },
+        { "scale", options->standardise, reader->is_table },
+    };
+    for (size_t i = 0; !options->train && i < sizeof rows / sizeof *rows; i++)
+        if (rows[i].given && !rows[i].may)
+            return rows[i].key;
+    return NULL;
 }
 
 psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *options, psd_err_t *err)
@@ -79,13 +102,10 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
                     options->train ? "test_labels" : "labels");
         return NULL;
     }
-    const char *misplaced = reader->has_columns || options->train             ? NULL
-                            : options->n_drop                                 ? "drop"
-                            : options->delimiter && options->delimiter != ',' ? "delimiter"
-                            : options->label_column && *options->label_column ? "label_column"
-                                                                              : NULL;
+    const char *misplaced = misplaced_option(reader, options);
     if (misplaced) {
-        psd_err_set(err, PSD_ECONFIG, "data set '%s' has no columns with names; leave data.%s out", spec, misplaced);
+        psd_err_set(err, PSD_ECONFIG, "data set '%s' has no columns %s; leave data.%s out", spec,
+                    reader->is_table ? "to choose" : "with names", misplaced);
         return NULL;
     }
     if (reader->no_file)
@@ -94,7 +114,7 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
         psd_err_set(err, PSD_ECONFIG, "data set '%s' names no file; write %s:FILE", spec, reader->name);
         return NULL;
     }
-    if (reader->needs_labels && (!options->labels || !*options->labels)) {
+    if (reader->needs_labels && !options->predicts && (!options->labels || !*options->labels)) {
         psd_err_set(err, PSD_ECONFIG, "data set '%s' needs the file of its labels too; set data.%s", spec,
                     options->train ? "test_labels" : "labels");
         return NULL;
@@ -102,10 +122,17 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
     return load_files(reader, where, options, err);
 }
 
+bool psd_dataset_needs_encoding(const char *spec)
+{
+    const psd_reader_t *reader = find(spec, strcspn(spec, ":"));
+    return reader && reader->is_table;
+}
+
 void psd_dataset_destroy(psd_dataset_t **self_p)
 {
     psd_dataset_t *self = *self_p;
     if (self) {
+        psd_encoding_destroy(&self->encoding);
         free(self->label);
         free(self->weight);
         free(self->pixels);
@@ -122,9 +149,6 @@ void psd_dataset_gather(const psd_dataset_t *self, const uint32_t *rows, size_t 
 {
     assert(!psd_dataset_is_sparse(self));
     const size_t width = self->n_features;
-    float shade[256];
-    for (int p = 0; self->pixels && p < 256; p++)
-        shade[p] = (float)p / 255.0f; /* a division, not a product with 1/255: the same bits as numpy's */
     for (size_t i = 0; i < n; i++, out += width) {
         assert(rows[i] < self->n_rows);
         if (self->dense) {
@@ -133,7 +157,7 @@ void psd_dataset_gather(const psd_dataset_t *self, const uint32_t *rows, size_t 
         }
         const uint8_t *pixel = self->pixels + rows[i] * width;
         for (size_t j = 0; j < width; j++)
-            out[j] = shade[pixel[j]];
+            out[j] = (float)pixel[j] / 255.0f; /* a division, not a product with 1/255: the same bits as numpy's */
     }
 }
 

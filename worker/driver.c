@@ -14,6 +14,7 @@
 #include "common/memory/local.h"
 #include "common/net/uplink.h"
 #include "common/system/failpoint.h"
+#include "worker/turn.h"
 
 enum { TICK_MS = 50, WAIT_LINE_MS = 4000, LINGER_MS = 200 };
 
@@ -23,23 +24,23 @@ struct psd_driver {
     psd_driver_config_t config;
     uv_thread_t thread;
     uv_loop_t loop;
+    psd_turn_t *turn; /* decides which thread runs the loop */
     uv_async_t wake;
-    uv_timer_t tick;
+    uv_timer_t tick, limit; /* `limit`: of a caller's turn */
     psd_session_t *session;
     psd_actions_t out;
-    psd_phase_t published; /* the session's phase as the handover was last told */
-    bool exchanging;       /* an exchange is open */
-    bool stopping;
+    psd_phase_t published;                        /* the session's phase that the handover has */
+    bool exchanging;                              /* an exchange is open */
     psd_uplink_t *uplink;                         /* to server 0 */
-    psd_socket_t *socket[PSD_MAX_SERVERS];        /* to each other one */
+    psd_socket_t *socket[PSD_MAX_SERVERS];        /* to each other server */
     char endpoint[PSD_MAX_SERVERS][PSD_MAX_NAME]; /* of each socket */
     uint32_t n_servers;                           /* connected to, server 0 among them */
-    uint64_t heard_ms[PSD_MAX_SERVERS];           /* when each other server last said something, or was not asked */
+    uint64_t heard_ms[PSD_MAX_SERVERS];           /* when each other server last sent something, or owed no answer */
     uint64_t seen_ms;                             /* when the last tick was, for our own absence */
     uint64_t wait_since_ms;                       /* of the present phase, or of its last line */
-    char trouble[400];                            /* with a connection to another server than the first; "": none */
+    char trouble[400];                            /* with a connection to a server other than server 0; "": none */
     psd_local_t *local;                           /* links through memory; NULL: none was offered yet */
-    psd_buf_t *highest;                           /* of the large blocks that came: it keeps those below it in the heap */
+    psd_buf_t *highest;                           /* of the large blocks received: it keeps those below it in the heap */
 };
 
 static uint64_t now_ms(void) { return uv_hrtime() / 1000000 + 1000; }
@@ -57,9 +58,9 @@ static void say(psd_driver_t *self, int level, const char *id, const char *forma
         self->config.log(self->config.log_arg, level, id, line);
 }
 
-/* ---- what the session wants done, and what it has come to ---- */
+/* ---- the session's actions and state ---- */
 
-/* A message that cannot be sent now is as good as lost, and the session asks again. */
+/* A message that cannot be sent now counts as lost; the session requests again. */
 static void carry_out(psd_driver_t *self)
 {
     uint8_t header[PSD_MAX_FRAME_HEADER];
@@ -86,7 +87,7 @@ static void carry_out(psd_driver_t *self)
     psd_actions_drop(&self->out, self->out.n);
 }
 
-/* Whether a session that failed before it had joined may have been led astray by the file. */
+/* Whether a session failed before it had joined, perhaps because the address in the file is stale. */
 static bool doubts(psd_driver_t *self)
 {
     const psd_err_t *why = psd_session_error(self->session);
@@ -94,7 +95,7 @@ static bool doubts(psd_driver_t *self)
            !psd_uplink_refusal(self->uplink, now_ms());
 }
 
-/* Servers must not read the caller's arrays from here on, whatever they have not read yet: the caller may write to them again. */
+/* From here on, servers must not read the caller's arrays any more, because the caller may write to them again. */
 static void end_links(psd_driver_t *self)
 {
     for (uint32_t s = 0; self->local && s < self->n_servers; s++)
@@ -106,7 +107,7 @@ static void publish(psd_driver_t *self)
 {
     const psd_phase_t phase = psd_session_phase(self->session);
     if (phase == self->published || phase == PSD_PHASE_COLLECTING || (phase == PSD_PHASE_FAILED && doubts(self)))
-        return; /* callers know themselves what they have pushed */
+        return; /* in COLLECTING, the caller itself knows what it has pushed */
     const psd_session_position_t position = psd_session_position(self->session);
     const bool done = self->exchanging && (phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED);
     if (phase == PSD_PHASE_FAILED || phase == PSD_PHASE_LEFT)
@@ -127,7 +128,7 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     say(arg, PSD_LEVEL_WARN, "server.malformed", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
 }
 
-/* A denied key stays denied, however often it is tried. */
+/* A denied key stays denied, so there is no point in trying again. */
 static void on_denied(void *arg, const char *why)
 {
     psd_driver_t *self = arg;
@@ -135,7 +136,7 @@ static void on_denied(void *arg, const char *why)
     publish(self);
 }
 
-/* A broken handshake may be a server that is coming up. */
+/* A broken handshake may mean a server that is starting, so keep trying. */
 static void on_link(void *arg, uint64_t peer, psd_link_t link)
 {
     psd_driver_t *self = arg;
@@ -147,7 +148,7 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
         on_denied(self, self->trouble);
 }
 
-/* The socket of server `s`, in place of the one before if there is one. */
+/* Open the socket of server `s`, replacing an earlier one. */
 static bool open_socket(psd_driver_t *self, uint32_t s, const char *endpoint)
 {
     const psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
@@ -166,7 +167,7 @@ static bool open_socket(psd_driver_t *self, uint32_t s, const char *endpoint)
     return true;
 }
 
-/* The welcome names the other servers, each time anew: one that was started again may be at another address. */
+/* Each welcome names the other servers, because a restarted one may have another address. */
 static void connect_to_others(psd_driver_t *self)
 {
     const psd_cluster_t *cluster = psd_session_cluster(self->session);
@@ -186,13 +187,13 @@ static void after_event(psd_driver_t *self)
     publish(self);
 }
 
-/* Weights come in blocks that ZeroMQ takes from the C library's heap, one for each message. When the blocks at the top of a heap are
- * free, their pages go back to the system, and the next exchange faults them in again, which is a fifth of all that this process
- * does. psd's main() tells the C library to keep them; a library must not do so in its user's process. It can hold one block: the
- * one at the highest address, so that those below it are no longer at the top, and serve the next messages as they are. */
+/* ZeroMQ takes a block from the C library's heap for each message with weights. When the blocks at the top of a heap are free,
+ * their pages go back to the system, and the next exchange faults them in again, which is a fifth of all that this process does.
+ * psd's main() tells the C library to keep them; a library must not do so in its user's process. But it can hold one block, the one
+ * at the highest address: then those below it are not at the top, stay mapped, and serve the next messages. */
 static void hold_highest(psd_driver_t *self, psd_buf_t *block)
 {
-    enum { LARGE = 1 << 16 }; /* bytes; ZeroMQ has smaller ones in blocks that they share */
+    enum { LARGE = 1 << 16 }; /* bytes; ZeroMQ puts several smaller messages into one block */
     if (!block || block->n_bytes < LARGE || (self->highest && (uintptr_t)block->data < (uintptr_t)self->highest->data))
         return;
     psd_buf_unref(&self->highest);
@@ -201,7 +202,7 @@ static void hold_highest(psd_driver_t *self, psd_buf_t *block)
 
 /* ---- memory ---- */
 
-/* Of the links. Where they fail, all goes by sockets again. */
+/* For the links. When they fail, messages go through sockets again. */
 static void on_local_bad(void *arg, uint64_t peer, const char *why)
 {
     say(arg, PSD_LEVEL_WARN, "memory.malformed", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
@@ -223,8 +224,8 @@ static bool open_local(psd_driver_t *self, psd_err_t *err)
     return self->local;
 }
 
-/* A server that this worker has attached to would rather speak through memory. Where nobody listens under that name, it is of another
- * machine. */
+/* A server to which this worker has attached offers shared memory. If no process listens under that name, the server runs on
+ * another machine. */
 static void take_offer(psd_driver_t *self, uint64_t peer, const psd_offer_t *offer)
 {
     psd_err_t err = { 0 };
@@ -238,8 +239,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     take_message(arg, peer, header, n_header, payload);
 }
 
-/* By whatever way. A payload that came through memory is read where it lies, and may change meanwhile: the session copies parts
- * before it checks them; codes are taken first. */
+/* Take a message from a socket or a link. A payload that came through memory is read in place, and may change meanwhile: the
+ * session copies parts before it checks them; encoded parts are copied here first. */
 static void take_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     psd_driver_t *self = arg;
@@ -259,7 +260,7 @@ static void take_message(void *arg, uint64_t peer, const void *header, size_t n_
         psd_buf_t *own = psd_channel_take(body);
         psd_buf_unref(&body);
         if (!own)
-            return; /* the server has left: it is as good as lost */
+            return; /* the server has left: the message counts as lost */
         body = own;
     }
     if (msg.kind == PSD_MSG_OFFER)
@@ -272,14 +273,14 @@ static void take_message(void *arg, uint64_t peer, const void *header, size_t n_
 
 /* ---- server 0 ---- */
 
-/* In memory that servers of this machine read, once one wants to: what is put together there is not copied again. */
+/* Once a server on this machine has a link, gather payloads in memory that it can read, so that they are not copied again. */
 static psd_buf_t *new_payload(void *arg, size_t n_bytes)
 {
     psd_driver_t *self = arg;
     return self->local ? psd_arena_new_buf(self->config.arena, n_bytes) : NULL;
 }
 
-/* Checksums and the end of a link through memory show when an array was changed on its way; encryption does not. */
+/* A checksum shows that an array changed on its way, and so does the end of a memory link; encryption does not. */
 static bool copies(void *arg, uint32_t s)
 {
     const psd_driver_t *self = arg;
@@ -292,11 +293,11 @@ static psd_session_t *new_session(psd_driver_t *self)
     uint64_t nonce = 0;
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
-    return psd_session_new(
-        &(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms, new_payload, copies, self });
+    return psd_session_new(&(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms, new_payload,
+                                                    copies, self, psd_groups_parse });
 }
 
-/* A session that has not joined yet is new to another server 0. */
+/* For another server 0, start a new session if this one has not joined yet. */
 static void on_moved(void *arg)
 {
     psd_driver_t *self = arg;
@@ -308,7 +309,13 @@ static void on_moved(void *arg)
     self->session = fresh;
 }
 
-static void on_waiting(void *arg, const char *reason) { say(arg, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", reason); }
+static bool on_waiting(void *arg, const char *reason)
+{
+    psd_driver_t *self = arg;
+    if (reason)
+        say(self, PSD_LEVEL_INFO, "worker.waiting", "for=\"%.500s\"", reason);
+    return !psd_handover_is_interrupted(self->config.handover);
+}
 
 static void log_uplink(void *arg, psd_log_level_t level, const char *id, const char *line) { say(arg, (int)level, id, "%s", line); }
 
@@ -339,8 +346,8 @@ static int find_first(psd_driver_t *self, psd_err_t *err)
 
 /* ---- time passes ---- */
 
-/* A connection that is silent while its server owes an answer is made anew: after a damaged frame ZeroMQ gives one up. The
- * silence of servers during our own absence does not count. */
+/* Reconnect to a server that owes an answer but is silent, because ZeroMQ gives a connection up after a damaged frame. Silence
+ * while this process was suspended does not count. */
 static void tend_connections(psd_driver_t *self)
 {
     psd_err_t err;
@@ -374,6 +381,10 @@ static void tell_progress(psd_driver_t *self)
     snprintf(waiting, sizeof waiting, "%s%.1000s", text[0] && (!troubled || is_lost) && !says_so ? "waiting for " : "", text);
     psd_handover_progress(self->config.handover, waiting, psd_uplink_is_unresolved(self->uplink), psd_session_drains(self->session),
                           psd_session_moved(self->session));
+    uint64_t step;
+    psd_buf_t *health = psd_session_health(self->session, &step);
+    if (health)
+        psd_handover_tell_health(self->config.handover, health, step);
     if (text[0] && now_ms() > self->wait_since_ms + WAIT_LINE_MS) {
         self->wait_since_ms = now_ms();
         say(self, is_lost ? PSD_LEVEL_WARN : PSD_LEVEL_INFO, "worker.waiting", "for=\"%s\"", text);
@@ -398,13 +409,14 @@ static void pump(psd_driver_t *self)
         carry_out(self);
 }
 
-static void run_request(psd_driver_t *self, const psd_request_t *r)
+static void run_request(psd_driver_t *self, psd_request_t *r)
 {
     uint64_t now = now_ms();
     psd_err_t err = { 0 };
     int rc = PSD_OK;
     switch (r->kind) {
     case PSD_REQUEST_REGISTER:
+        psd_session_inherit(self->session, &r->inheritance);
         rc = psd_session_register(self->session, now, r->list, r->data, &self->out, &err);
         break;
     case PSD_REQUEST_PUSH:
@@ -424,15 +436,12 @@ static void run_request(psd_driver_t *self, const psd_request_t *r)
     case PSD_REQUEST_REPORT:
         psd_session_report(self->session, r->name, r->value, &self->out);
         break;
-    case PSD_REQUEST_LEAVE: /* the job may have gone back while this was on its way: then nobody has finished */
+    case PSD_REQUEST_LEAVE: /* if the job has gone back meanwhile, no worker has finished */
         if (!r->finished || psd_session_rejoins(self->session) == r->rejoins)
             psd_session_leave(self->session, now, r->finished, &self->out);
         break;
-    case PSD_REQUEST_STOP:
-        self->stopping = true;
-        break;
     }
-    /* A session that failed while the request was on its way knows why better than that it came too late. */
+    /* If the session failed while the request was on its way, report its reason rather than the wrong phase. */
     if (rc != PSD_OK)
         psd_handover_fail(self->config.handover,
                           psd_session_phase(self->session) == PSD_PHASE_FAILED ? psd_session_error(self->session) : &err);
@@ -445,28 +454,65 @@ static void close_all(psd_driver_t *self)
         psd_socket_close(&self->socket[s], LINGER_MS);
     psd_local_close(&self->local);
     uv_close((uv_handle_t *)&self->tick, NULL);
+    uv_close((uv_handle_t *)&self->limit, NULL);
     uv_close((uv_handle_t *)&self->wake, NULL);
 }
 
-static void on_wake(uv_async_t *async)
+static void run_requests(psd_driver_t *self)
 {
-    psd_driver_t *self = async->data;
     psd_request_t request[PSD_HANDOVER_MAX];
     const uint32_t n = psd_handover_take(self->config.handover, request);
     for (uint32_t i = 0; i < n; i++)
         run_request(self, &request[i]);
     after_event(self);
-    if (self->stopping)
-        close_all(self);
 }
+
+static void on_wake(uv_async_t *async) { run_requests(async->data); }
 
 /* ---- the thread ---- */
 
 static void thread_main(void *arg)
 {
     psd_driver_t *self = arg;
-    uv_run(&self->loop, UV_RUN_DEFAULT);
+    while (psd_turn_await(self->turn))
+        do
+            uv_run(&self->loop, UV_RUN_ONCE);
+        while (psd_turn_keep(self->turn));
 }
+
+static void interrupt(void *arg) { uv_async_send(&((psd_driver_t *)arg)->wake); }
+
+/* ---- the caller's thread ---- */
+
+static void on_limit(uv_timer_t *timer) { (void)timer; }
+
+/* For psd_handover_run_by. */
+static bool run(void *arg, uint64_t limit_ns)
+{
+    psd_driver_t *self = arg;
+    const uint64_t limit_ms = limit_ns / 1000000 + (limit_ns % 1000000 > 0);
+    if (!psd_turn_take(self->turn))
+        return false;
+    if (limit_ms && limit_ms < TICK_MS)
+        uv_timer_start(&self->limit, on_limit, limit_ms, 0);
+    uv_run(&self->loop, limit_ms ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+    uv_timer_stop(&self->limit);
+    psd_turn_give(self->turn);
+    return true;
+}
+
+void psd_driver_take_up(psd_driver_t *self)
+{
+    if (!psd_turn_try(self->turn)) {
+        uv_async_send(&self->wake);
+        return;
+    }
+    run_requests(self);
+    psd_turn_give(self->turn);
+}
+
+void psd_driver_share(psd_driver_t *self) { psd_turn_allow(self->turn); }
+void psd_driver_keep(psd_driver_t *self) { psd_turn_forbid(self->turn); }
 
 static void destroy(psd_driver_t *self)
 {
@@ -474,6 +520,7 @@ static void destroy(psd_driver_t *self)
     psd_session_destroy(&self->session);
     psd_actions_clear(&self->out);
     psd_buf_unref(&self->highest);
+    psd_turn_destroy(&self->turn);
     free(self);
 }
 
@@ -483,12 +530,14 @@ static int start(psd_driver_t *self, psd_err_t *err)
     if (rc != PSD_OK)
         return rc;
     self->session = new_session(self);
-    if (!self->session || uv_loop_init(&self->loop))
+    self->turn = psd_turn_new(interrupt, self);
+    if (!self->session || !self->turn || uv_loop_init(&self->loop))
         return psd_err_set(err, PSD_ESYSTEM, "cannot start: %s", strerror(errno));
     self->wake.data = self->tick.data = self;
     self->wait_since_ms = now_ms();
     uv_async_init(&self->loop, &self->wake, on_wake);
     uv_timer_init(&self->loop, &self->tick);
+    uv_timer_init(&self->loop, &self->limit);
     uv_timer_start(&self->tick, on_tick, 0, TICK_MS);
     rc = psd_uplink_connect(self->uplink, &self->loop, err);
     if (rc == PSD_OK && uv_thread_create(&self->thread, thread_main, self))
@@ -497,8 +546,10 @@ static int start(psd_driver_t *self, psd_err_t *err)
         close_all(self);
         uv_run(&self->loop, UV_RUN_DEFAULT);
         uv_loop_close(&self->loop);
+        return rc;
     }
-    return rc;
+    psd_handover_run_by(self->config.handover, run, self);
+    return PSD_OK;
 }
 
 psd_driver_t *psd_driver_start(const psd_driver_config_t *config, psd_err_t *err)
@@ -515,17 +566,18 @@ psd_driver_t *psd_driver_start(const psd_driver_config_t *config, psd_err_t *err
     return NULL;
 }
 
-void psd_driver_wake(psd_driver_t *self) { uv_async_send(&self->wake); }
-
 void psd_driver_stop(psd_driver_t **self_p)
 {
     psd_driver_t *self = *self_p;
     *self_p = NULL;
     if (!self)
         return;
-    psd_handover_post(self->config.handover, &(psd_request_t){ .kind = PSD_REQUEST_STOP });
-    psd_driver_wake(self);
+    psd_handover_run_by(self->config.handover, NULL, NULL);
+    psd_turn_end(self->turn);
     uv_thread_join(&self->thread);
+    run_requests(self);
+    close_all(self);
+    uv_run(&self->loop, UV_RUN_DEFAULT);
     uv_loop_close(&self->loop);
     destroy(self);
 }

@@ -9,14 +9,22 @@
 #include <unistd.h>
 #include <uv.h>
 
+enum { INTERRUPT_NS = 100000000 };
+
 struct psd_handover {
     int done_fd;
     uv_mutex_t lock;
     uv_cond_t changed;
+    psd_handover_run_fn *run; /* NULL: callers only wait, and never run the loop */
+    void *run_arg;
     psd_request_t request[PSD_HANDOVER_MAX];
     uint32_t n_requests;
     psd_handover_state_t state;
-    psd_cluster_t cluster; /* of 0 servers: not joined yet */
+    int (*interrupted)(void *arg); /* NULL: waits are not interrupted */
+    void *interrupted_arg;
+    psd_cluster_t cluster; /* 0 servers: not joined yet */
+    psd_buf_t *health;     /* figures of tensors, and their step; NULL: none */
+    uint64_t health_step;
 };
 
 psd_handover_t *psd_handover_new(void)
@@ -38,12 +46,19 @@ void psd_handover_destroy(psd_handover_t **self_p)
         return;
     if (self->done_fd >= 0)
         close(self->done_fd);
+    psd_buf_unref(&self->health);
     uv_cond_destroy(&self->changed);
     uv_mutex_destroy(&self->lock);
     free(self);
 }
 
 /* ---- callers ---- */
+
+void psd_handover_run_by(psd_handover_t *self, psd_handover_run_fn *run, void *arg)
+{
+    self->run = run;
+    self->run_arg = arg;
+}
 
 int psd_handover_open(psd_handover_t *self, psd_err_t *err)
 {
@@ -59,7 +74,13 @@ void psd_handover_rearm(psd_handover_t *self)
     (void)!read(self->done_fd, &before, sizeof before);
 }
 
-/* The library's thread takes all requests at once, and soon. */
+void psd_handover_set_interrupt(psd_handover_t *self, int (*interrupted)(void *arg), void *arg)
+{
+    self->interrupted = interrupted;
+    self->interrupted_arg = arg;
+}
+
+/* Wait for room: the library's thread soon takes all requests at once. */
 void psd_handover_post(psd_handover_t *self, const psd_request_t *request)
 {
     uv_mutex_lock(&self->lock);
@@ -78,7 +99,8 @@ int psd_handover_begin(psd_handover_t *self, psd_phase_t from, psd_phase_t to, c
     else if (self->state.phase == PSD_PHASE_FAILED)
         rc = psd_err_set(err, self->state.failure.code, "%s", self->state.failure.text);
     else
-        rc = psd_err_set(err, PSD_EINVAL, "%s: connect, register, then one exchange or pull at a time", what);
+        rc = psd_err_set(err, PSD_EINVAL,
+                         "%s: called in the wrong order; connect, register, then make one exchange or pull at a time", what);
     uv_mutex_unlock(&self->lock);
     return rc;
 }
@@ -99,31 +121,70 @@ static int went_back(const psd_handover_t *self, const char *what, psd_err_t *er
     return psd_err_set(err, PSD_EAGAIN, "%s: the servers have gone back to clock %" PRIu64, what, self->state.position.clock);
 }
 
+static bool is_reached(const psd_handover_t *self, psd_phase_t phase)
+{
+    return self->state.phase == phase || self->state.phase == PSD_PHASE_FAILED || self->state.phase == PSD_PHASE_READY;
+}
+
+/* Run the loop, or sleep until the thread that runs it has news. The lock is held. */
+static void await_change(psd_handover_t *self, psd_phase_t phase, uint64_t limit_ns)
+{
+    if (self->interrupted && limit_ns > INTERRUPT_NS)
+        limit_ns = INTERRUPT_NS;
+    uv_mutex_unlock(&self->lock);
+    const bool has_run = self->run && self->run(self->run_arg, limit_ns);
+    uv_mutex_lock(&self->lock);
+    if (has_run || is_reached(self, phase) || !limit_ns)
+        return;
+    if (limit_ns == UINT64_MAX)
+        uv_cond_wait(&self->changed, &self->lock);
+    else
+        uv_cond_timedwait(&self->changed, &self->lock, limit_ns);
+}
+
+bool psd_handover_is_interrupted(psd_handover_t *self) { return self->interrupted && self->interrupted(self->interrupted_arg); }
+
+/* Whether `interrupted`, called about every INTERRUPT_NS, ends the wait. The lock is held. */
+static bool is_interrupted(psd_handover_t *self, uint64_t *asked_ns)
+{
+    if (!self->interrupted || uv_hrtime() - *asked_ns < INTERRUPT_NS)
+        return false;
+    uv_mutex_unlock(&self->lock);
+    const bool enough = psd_handover_is_interrupted(self);
+    uv_mutex_lock(&self->lock);
+    *asked_ns = uv_hrtime();
+    return enough;
+}
+
 int psd_handover_await(psd_handover_t *self, psd_phase_t phase, const char *what, int timeout_ms, psd_err_t *err)
 {
     const psd_handover_state_t *state = &self->state;
     const uint64_t limit = (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000;
-    uint64_t deadline = uv_hrtime() + limit;
+    uint64_t asked = uv_hrtime(), deadline = asked + limit;
     int rc = PSD_OK;
     uv_mutex_lock(&self->lock);
     uint64_t moved = state->moved;
-    while (state->phase != phase && state->phase != PSD_PHASE_FAILED && state->phase != PSD_PHASE_READY && rc == PSD_OK) {
+    if (!timeout_ms && !is_reached(self, phase))
+        await_change(self, phase, 0);
+    while (!is_reached(self, phase) && rc == PSD_OK) {
         uint64_t now = uv_hrtime();
-        if (state->phase == PSD_PHASE_REGISTERING && state->moved != moved) {
+        if ((state->phase == PSD_PHASE_REGISTERING || state->phase == PSD_PHASE_RESTORING) && state->moved != moved) {
             moved = state->moved;
-            deadline = now + limit; /* a model on its way, over however slow a link */
+            deadline = now + limit; /* a model is on its way, perhaps over a slow link */
         }
-        if (timeout_ms < 0)
-            uv_cond_wait(&self->changed, &self->lock);
-        else if (now >= deadline)
+        if (timeout_ms >= 0 && now >= deadline)
             rc = timeout_ms ? PSD_ETIMEOUT : PSD_EAGAIN;
+        else if (is_interrupted(self, &asked))
+            rc = PSD_ESTOPPED;
         else
-            uv_cond_timedwait(&self->changed, &self->lock, deadline - now);
+            await_change(self, phase, timeout_ms < 0 ? UINT64_MAX : deadline - now);
     }
     if (state->phase == PSD_PHASE_FAILED)
         rc = psd_err_set(err, state->failure.code, "%s", state->failure.text);
     else if (rc == PSD_OK && state->phase != phase)
         rc = went_back(self, what, err);
+    else if (rc == PSD_ESTOPPED)
+        psd_err_set(err, rc, "%s: interrupted; %.400s", what, state->waiting);
     else if (rc != PSD_OK)
         psd_err_set(err, rc, "%s: nothing after %d ms; %.400s", what, timeout_ms,
                     state->waiting[0] ? state->waiting : "waiting for the server");
@@ -207,6 +268,29 @@ void psd_handover_progress(psd_handover_t *self, const char *waiting, bool unres
     self->state.drains = drains;
     self->state.moved = moved;
     uv_mutex_unlock(&self->lock);
+}
+
+void psd_handover_tell_health(psd_handover_t *self, psd_buf_t *figures, uint64_t step)
+{
+    uv_mutex_lock(&self->lock);
+    if (figures != self->health) {
+        psd_buf_unref(&self->health);
+        self->health = psd_buf_ref(figures);
+        self->health_step = step;
+    }
+    uv_mutex_unlock(&self->lock);
+}
+
+bool psd_handover_health(psd_handover_t *self, size_t tensor, double out[PSD_SESSION_FIGURES], uint64_t *step)
+{
+    enum { BYTES = PSD_SESSION_FIGURES * sizeof(double) };
+    uv_mutex_lock(&self->lock);
+    const bool has = self->health && tensor < self->health->n_bytes / BYTES;
+    if (has)
+        memcpy(out, (const uint8_t *)self->health->data + tensor * BYTES, BYTES);
+    *step = self->health_step;
+    uv_mutex_unlock(&self->lock);
+    return has;
 }
 
 void psd_handover_move(psd_handover_t *self, const char *join)

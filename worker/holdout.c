@@ -1,10 +1,9 @@
 #include "worker/holdout.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/base/rng.h"
+#include "worker/draw.h"
 
 static void *copy_room(size_t n, size_t bytes, bool *lost)
 {
@@ -31,6 +30,7 @@ static psd_dataset_t *make_like(const psd_dataset_t *set, size_t n_rows, size_t 
     self->pixels = NULL;
     self->row_start = NULL;
     self->column = NULL;
+    self->encoding = NULL;
     self->label = copy_room(n_rows, sizeof *self->label, &lost);
     if (set->weight)
         self->weight = copy_room(n_rows, sizeof *self->weight, &lost);
@@ -68,39 +68,18 @@ static void append_row(psd_dataset_t *self, const psd_dataset_t *set, size_t row
     self->n_rows++;
 }
 
-/* Which rows are held out: the first `n` of a shuffled order of all. NULL: no memory. */
-static bool *draw(size_t n_rows, size_t n, uint64_t seed)
-{
-    uint32_t *order = malloc(n_rows * sizeof *order);
-    bool *held = calloc(n_rows, sizeof *held);
-    uint64_t rng = seed ^ 0x686f6c646f757421; /* not the order of any epoch */
-    for (size_t i = 0; order && i < n_rows; i++)
-        order[i] = (uint32_t)i;
-    for (size_t i = 0; order && held && i < n; i++) {
-        const size_t j = i + psd_splitmix64(&rng) % (n_rows - i);
-        held[order[j]] = true;
-        order[j] = order[i];
-    }
-    if (!order) {
-        free(held);
-        held = NULL;
-    }
-    free(order);
-    return held;
-}
-
 psd_dataset_t *psd_holdout_take(psd_dataset_t **train_p, double share, uint64_t seed, psd_err_t *err)
 {
     const psd_dataset_t *set = *train_p;
-    const double wanted = share * (double)set->n_rows;
-    const size_t n = wanted < 1 ? 1 : (size_t)(wanted + 0.5);
+    const size_t n = psd_draw_count(share, set->n_rows);
     size_t n_values = 0;
     psd_dataset_t *out = NULL, *rest = NULL;
     if (!(share > 0 && share < 1) || n >= set->n_rows) {
-        psd_err_set(err, PSD_ECONFIG, "data.validation %.3g of %zu rows leaves none to train on", share, set->n_rows);
+        psd_err_set(err, PSD_ECONFIG, "data.validation=%.3g leaves none of the %zu rows to train on; make it smaller", share,
+                    set->n_rows);
         return NULL;
     }
-    bool *held = draw(set->n_rows, n, seed);
+    bool *held = psd_draw_rows(set->n_rows, n, seed);
     for (size_t i = 0; held && i < set->n_rows; i++)
         n_values += held[i] ? values_of(set, i) : 0;
     if (held) {
@@ -112,6 +91,8 @@ psd_dataset_t *psd_holdout_take(psd_dataset_t **train_p, double share, uint64_t 
         append_row(held[i] ? out : rest, set, i);
     free(held);
     if (out && rest) {
+        rest->encoding = (*train_p)->encoding;
+        (*train_p)->encoding = NULL;
         psd_dataset_destroy(train_p);
         *train_p = rest;
         return out;
@@ -120,30 +101,4 @@ psd_dataset_t *psd_holdout_take(psd_dataset_t **train_p, double share, uint64_t 
     psd_dataset_destroy(&rest);
     psd_err_set(err, PSD_ENOMEM, "no memory to hold out %zu rows", n);
     return NULL;
-}
-
-static double most_frequent(const psd_dataset_t *set)
-{
-    size_t *count = calloc(set->n_classes ? set->n_classes : 1, sizeof *count), most = 0;
-    for (size_t i = 0; count && i < set->n_rows; i++) {
-        const size_t label = (size_t)set->label[i];
-        if (label < set->n_classes && ++count[label] > most)
-            most = count[label];
-    }
-    const bool known = count != NULL;
-    free(count);
-    return known ? (double)most / (double)set->n_rows : (double)NAN;
-}
-
-double psd_holdout_chance(const psd_dataset_t *set)
-{
-    double sum = 0, squares = 0;
-    if (set->kind == PSD_LABEL_CLASS)
-        return most_frequent(set);
-    for (size_t i = 0; i < set->n_rows; i++)
-        sum += set->label[i];
-    sum /= (double)set->n_rows;
-    for (size_t i = 0; i < set->n_rows; i++)
-        squares += (set->label[i] - sum) * (set->label[i] - sum);
-    return squares / (double)set->n_rows;
 }

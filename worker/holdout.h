@@ -1,4 +1,4 @@
-/* holdout.h - rows of the training set that nobody trains on, to choose by; and how well one does who learns nothing. */
+/* holdout.h - rows of the training set that no worker trains on, for validation. */
 #pragma once
 
 #include "worker/dataset.h"
@@ -7,6 +7,3 @@
  * number of rows say which ones; the others keep their order. `*train_p` is replaced. NULL with `err` set, and nothing
  * changed: PSD_ECONFIG when no row would be left to train on or the share is not between 0 and 1; PSD_ENOMEM. */
 psd_dataset_t *psd_holdout_take(psd_dataset_t **train_p, double share, uint64_t seed, psd_err_t *err);
-
-/* The metric on `set` of the best constant answer: the share of its most frequent class; the variance of its targets. */
-double psd_holdout_chance(const psd_dataset_t *set);

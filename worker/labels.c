@@ -17,7 +17,7 @@ int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t lin
                                name, line, (double)label, PSD_MAX_CLASSES);
         if (!minus && !(label >= 0 && truncf(label) == label))
             return psd_err_set(err, PSD_EDATA,
-                               "%s:%zu: label %.9g is no class; classes are whole numbers from 0, or -1 and 1 throughout "
+                               "%s:%zu: label %.9g is not a class; classes are whole numbers from 0, or -1 and 1 throughout "
                                "(to predict numbers choose model.kind linear)",
                                name, line, (double)label);
         if (minus && !self->minus_line)
@@ -55,11 +55,11 @@ int psd_labels_end(psd_labels_t *self, const char *name, psd_err_t *err)
         return PSD_OK;
     set->minus_one = self->minus_line > 0;
     if (set->minus_one && self->other_line)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: label -1, but line %zu has %g; use -1 and 1 alone, or classes from 0", name,
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: label -1, but line %zu has %g; use only -1 and 1, or classes from 0", name,
                            self->minus_line, self->other_line, (double)self->other);
-    if (train && set->minus_one && !train->minus_one)
+    if (train && set->minus_one && !train->minus_one && !self->options->predicts)
         return psd_err_set(err, PSD_EDATA, "%s:%zu: label -1, but the training set's classes start at 0", name, self->minus_line);
-    if (train && train->minus_one && self->other_line)
+    if (train && train->minus_one && self->other_line && !self->options->predicts)
         return psd_err_set(err, PSD_EDATA, "%s:%zu: label %g, but the training set's labels are -1 and 1", name, self->other_line,
                            (double)self->other);
     set->first_class = self->smallest > 0 ? (size_t)self->smallest : 0;

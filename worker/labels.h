@@ -14,7 +14,7 @@ typedef struct psd_labels {
     float largest, smallest;
 } psd_labels_t;
 
-/* Append the label of the next row, found at `name`:`line`. PSD_EDATA when it is no class of the training
+/* Append the label of the next row, found at `name`:`line`. PSD_EDATA when it is not a class of the training
  * set. */
 int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t line, psd_err_t *err);
 

@@ -1,5 +1,5 @@
-/* main.c - psd-worker: the built-in trainer. Options in, exit code out; stdout carries the result's line
- * alone. */
+/* main.c - psd-worker: the built-in trainer. Options in, exit code out; stdout carries only the line of the
+ * result. */
 #include <limits.h>
 #include <math.h>
 #include <signal.h>
@@ -20,8 +20,7 @@
 
 static volatile sig_atomic_t training, stop;
 
-/* The first signal in training ends the round; before training, and at the second, there is nothing to wait
- * for. */
+/* During training, the first signal lets the round end; before training, and at a second signal, the process ends at once. */
 static void on_signal(int number)
 {
     if (number == SIGHUP && training && stop)
@@ -44,10 +43,10 @@ static void watch_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* What the job needs, in the order of making it. */
+/* The parts of the job, in the order in which they are made. */
 typedef struct job {
     const psd_options_t *options;
-    psd_rendezvous_t at; /* whom to join, and as which worker */
+    psd_rendezvous_t at; /* the server to join, and the worker id */
     psd_progress_t *progress;
     psd_setup_t setup;
 } job_t;
@@ -78,14 +77,14 @@ static int start_showing(job_t *job, psd_err_t *err)
     return PSD_OK;
 }
 
-/* The library's own lines: its levels are those of log.h. */
+/* Log a line of the library: its levels are those of log.h. */
 static void pass_on(void *arg, int level, const char *id, const char *line)
 {
     (void)arg;
     psd_log_write((psd_log_level_t)level, id, "%s", line);
 }
 
-/* As the library has it, where 0 is a default. */
+/* The timeout in the library's terms, where 0 means the default. */
 static int join_timeout(const psd_options_t *options)
 {
     const uint64_t ms = psd_options_ms(options, PSD_OPT_join_timeout);
@@ -97,6 +96,20 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
     const psd_options_t *o = job->options;
     const char *name = text_of(job, PSD_OPT_worker_name);
     char recipe[PSD_TRAINER_RECIPE];
+    /* The library's words for what the file has. */
+    psd_worker_field_t *field = calloc(job->setup.state.n + 1, sizeof *field);
+    if (!field)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for optimizer state");
+    for (size_t i = 0; i < job->setup.state.n; i++) {
+        const psd_state_field_t *from = &job->setup.state.field[i];
+        field[i] = (psd_worker_field_t){ from->tensor, from->field, from->data, from->n, from->number };
+    }
+    const psd_worker_state_t state = { .size = sizeof state,
+                                       .field = field,
+                                       .n = job->setup.state.n,
+                                       .partial = psd_options_bool(o, PSD_OPT_init_partial),
+                                       .optimizer = job->setup.state.optimizer,
+                                       .groups = job->setup.state.groups };
     const psd_trainer_config_t config = {
         .server = { .size = sizeof(psd_worker_config_t),
                     .join = job->at.join,
@@ -110,17 +123,23 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .server_public = text_of(job, PSD_OPT_server_public),
                     .recipe = recipe,
                     .rows = job->setup.train->n_rows,
-                    .insecure = psd_options_bool(o, PSD_OPT_insecure) },
+                    .insecure = psd_options_bool(o, PSD_OPT_insecure),
+                    .net_threads = (int)psd_options_int(o, PSD_OPT_net_threads) },
         .model = job->setup.model,
         .train = job->setup.train,
         .test = job->setup.test,
         .held = job->setup.held,
+        .metric = job->setup.metric,
         .batch = job->setup.batch,
         .shuffle = psd_options_bool(o, PSD_OPT_data_shuffle),
         .seed = psd_options_uint(o, PSD_OPT_seed),
         .stop_epochs = psd_options_double(o, PSD_OPT_stop_epochs),
         .stop_steps = psd_options_uint(o, PSD_OPT_stop_steps),
         .stop_target = psd_options_double(o, PSD_OPT_stop_target),
+        .stop_patience = psd_options_uint(o, PSD_OPT_stop_patience),
+        .eval_train = psd_options_bool(o, PSD_OPT_eval_train),
+        .warm = *text_of(job, PSD_OPT_init),
+        .state = state.n ? &state : NULL,
         .eval_every = psd_options_double(o, PSD_OPT_eval_every),
         .metrics_every = psd_options_uint(o, PSD_OPT_metrics_every),
         .metrics_also = text_of(job, PSD_OPT_metrics_also),
@@ -132,7 +151,9 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
         .joined = begin_training,
     };
     psd_trainer_recipe(&config, recipe);
-    return psd_trainer_run(&config, result, err);
+    const int rc = psd_trainer_run(&config, result, err);
+    free(field);
+    return rc;
 }
 
 static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc)
@@ -146,7 +167,7 @@ static void print_result(const job_t *job, const psd_trainer_result_t *r, int rc
     if (!isnan(r->last_loss))
         printf(" train_loss=%.6g", r->last_loss);
     if (r->evaluated)
-        printf(" val_%s=%.6g", psd_model_kind(job->setup.model)->metric, r->last_score.metric);
+        printf(" val_%s=%.6g", job->setup.metric->name, r->last_score.metric);
     if (*r->sha256)
         printf(" sha256=%s", r->sha256);
     if (*r->sha256_slow)

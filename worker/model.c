@@ -19,11 +19,12 @@ static const psd_model_kind_t *const kinds[] = {
 #undef X
 };
 
-/* An activation and its derivative, given both its input `x` and its output `y`. */
+/* An activation: `n` outputs `y` of as many inputs `x`; and derivatives by `y` multiplied by those of y by x, so that they are
+ * by x. */
 typedef struct activation {
     const char *name;
-    float (*of)(float x);
-    float (*slope)(float x, float y);
+    void (*of)(size_t n, const float *x, float *y);
+    void (*descend)(size_t n, const float *x, const float *y, float *delta);
 } activation_t;
 
 struct psd_model {
@@ -34,12 +35,16 @@ struct psd_model {
     size_t width[PSD_MAX_LAYERS + 1];  /* features, hidden ..., outputs */
     psd_param_t param[PSD_MAX_PARAMS]; /* weight and bias of each layer */
     size_t block;                      /* rows that go through the layers at a time */
-    float *values;                     /* all data, then all gradients */
+    size_t total;                      /* elements of all params */
+    float *values, *gradients;         /* all data; all gradients, unless the caller provides their array */
     float *input;                      /* block x features; NULL for sparse data */
-    float *before[PSD_MAX_LAYERS];     /* block x width: each layer's result before the activation */
-    float *after[PSD_MAX_LAYERS];      /* and after it; the last one holds derivatives only */
-    float *delta[2];                   /* block x widest: derivatives of the loss on their way down */
-    uint32_t *every;                   /* block row numbers, for evaluation */
+    const psd_dataset_t *ready_of;     /* the set whose rows were read into it ahead, if not NULL: */
+    uint32_t *ready;
+    size_t n_ready;
+    float *before[PSD_MAX_LAYERS]; /* block x width: each layer's result before the activation */
+    float *after[PSD_MAX_LAYERS];  /* and after it; the last one holds derivatives only */
+    float *delta[2];               /* block x widest: derivatives of the loss on their way down */
+    uint32_t *every;               /* block row numbers, for evaluation */
 };
 
 const psd_model_kind_t *psd_model_kind_at(size_t i) { return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL; }
@@ -55,36 +60,72 @@ const psd_model_kind_t *psd_model_kind_find(const char *name)
 const psd_model_kind_t *psd_model_kind(const psd_model_t *self) { return self->kind; }
 const char *psd_model_activation(const psd_model_t *self) { return self->n_layers > 1 ? self->activation->name : ""; }
 size_t psd_model_n_params(const psd_model_t *self) { return 2 * self->n_layers; }
+psd_extent_t psd_model_extent(const psd_param_t *param)
+{
+    psd_extent_t extent = { .n = param->n, .shape = { .n_dims = (uint32_t)param->n_dims } };
+    if (param->n_dims == 2)
+        extent.shape = (psd_shape_t){ .n_dims = 2, .n_matrices = 1, .rows = param->shape[0], .cols = param->shape[1] };
+    return extent;
+}
+
 const psd_param_t *psd_model_params(const psd_model_t *self) { return self->param; }
+size_t psd_model_n_elements(const psd_model_t *self) { return self->total; }
+
+void psd_model_lend_gradients(psd_model_t *self, float *array)
+{
+    free(self->gradients);
+    self->gradients = NULL;
+    for (size_t i = 0; i < psd_model_n_params(self); array += array ? self->param[i].n : 0, i++)
+        self->param[i].grad = array;
+}
 
 /* ---- Activations ---- */
 
-static float relu(float x) { return x > 0 ? x : 0; }
-static float relu_slope(float x, float y)
+static void relu(size_t n, const float *x, float *y)
 {
-    (void)y;
-    return x > 0 ? 1 : 0;
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] > 0 ? x[i] : 0;
 }
 
-static float tanh_slope(float x, float y)
+static void relu_descend(size_t n, const float *x, const float *y, float *delta)
+{
+    (void)y;
+    for (size_t i = 0; i < n; i++)
+        delta[i] *= (float)(x[i] > 0);
+}
+
+static void hyperbolic(size_t n, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = tanhf(x[i]);
+}
+
+static void hyperbolic_descend(size_t n, const float *x, const float *y, float *delta)
 {
     (void)x;
-    return 1 - y * y;
+    for (size_t i = 0; i < n; i++)
+        delta[i] *= 1 - y[i] * y[i];
 }
 
 /* x times the normal distribution's share below x (Hendrycks and Gimpel 2016), exact, not the tanh
  * approximation. */
-static float gelu(float x) { return 0.5f * x * (1 + erff(x * 0.70710678f)); }
-static float gelu_slope(float x, float y)
+static void gelu(size_t n, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678f));
+}
+
+static void gelu_descend(size_t n, const float *x, const float *y, float *delta)
 {
     (void)y;
-    return 0.5f * (1 + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
+    for (size_t i = 0; i < n; i++)
+        delta[i] *= 0.5f * (1 + erff(x[i] * 0.70710678f)) + x[i] * 0.39894228f * expf(-0.5f * x[i] * x[i]);
 }
 
 static const activation_t activations[] = {
-    { "relu", relu, relu_slope },
-    { "tanh", tanhf, tanh_slope },
-    { "gelu", gelu, gelu_slope },
+    { "relu", relu, relu_descend },
+    { "tanh", hyperbolic, hyperbolic_descend },
+    { "gelu", gelu, gelu_descend },
 };
 
 static const activation_t *find_activation(const char *name)
@@ -139,13 +180,13 @@ static int choose(psd_model_t *self, const psd_model_config_t *config, const psd
 {
     self->kind = psd_model_kind_find(config->kind);
     if (!self->kind)
-        return psd_err_set(err, PSD_ECONFIG, "model.kind '%.40s' is none of linear, logistic, softmax, mlp", config->kind);
+        return psd_err_set(err, PSD_ECONFIG, "model.kind is '%.40s'; it takes linear, logistic, softmax or mlp", config->kind);
     if (config->loss && *config->loss && strcmp(config->loss, self->kind->loss_name) != 0)
         return psd_err_set(err, PSD_ECONFIG, "model.loss '%.40s' does not go with model.kind %s; its loss is %s", config->loss,
                            self->kind->name, self->kind->loss_name);
     self->activation = find_activation(config->activation && *config->activation ? config->activation : "relu");
     if (!self->activation)
-        return psd_err_set(err, PSD_ECONFIG, "model.activation '%.40s' is none of relu, tanh, gelu", config->activation);
+        return psd_err_set(err, PSD_ECONFIG, "model.activation is '%.40s'; it takes relu, tanh or gelu", config->activation);
     assert(train->kind == self->kind->labels);
     return choose_widths(self, config, train, err);
 }
@@ -176,8 +217,8 @@ static size_t lay_out(psd_model_t *self)
     return total;
 }
 
-/* So many rows at a time that their features stay in the cache and a full batch needs no copy of the data. It
- * depends on the shape alone, for the order of additions follows it. */
+/* The number of rows per block: as many as keep their features in the cache, so that a full batch needs no copy of the data. It
+ * depends only on the shape, because it determines the order of additions. */
 static size_t choose_block(size_t widest)
 {
     const size_t rows = ((size_t)1 << 20) / widest;
@@ -192,10 +233,13 @@ static int allocate(psd_model_t *self, const psd_dataset_t *train)
         widest = self->width[i] > widest ? self->width[i] : widest;
     const bool sparse = psd_dataset_is_sparse(train);
     self->block = choose_block(!sparse && self->width[0] > widest ? self->width[0] : widest);
-    self->values = total ? array(total, 2) : NULL;
+    self->total = total;
+    self->values = total ? array(total, 1) : NULL;
+    self->gradients = total ? array(total, 1) : NULL;
     self->input = sparse ? NULL : array(self->block, self->width[0]);
     self->every = array(self->block, 1);
-    bool ok = self->values && (sparse || self->input) && self->every;
+    self->ready = array(self->block, 1);
+    bool ok = self->values && self->gradients && (sparse || self->input) && self->every && self->ready;
     for (size_t i = 0; i < 2; i++)
         ok &= (self->delta[i] = array(self->block, widest)) != NULL;
     for (size_t i = 0; i < self->n_layers; i++) {
@@ -205,7 +249,7 @@ static int allocate(psd_model_t *self, const psd_dataset_t *train)
     size_t at = 0;
     for (size_t i = 0; ok && i < psd_model_n_params(self); at += self->param[i++].n) {
         self->param[i].data = self->values + at;
-        self->param[i].grad = self->values + total + at;
+        self->param[i].grad = self->gradients + at;
     }
     return ok;
 }
@@ -248,8 +292,10 @@ void psd_model_destroy(psd_model_t **self_p)
     psd_model_t *self = *self_p;
     if (self) {
         free(self->values);
+        free(self->gradients);
         free(self->input);
         free(self->every);
+        free(self->ready);
         free(self->delta[0]);
         free(self->delta[1]);
         for (size_t i = 0; i < PSD_MAX_LAYERS; i++) {
@@ -277,11 +323,12 @@ static void sparse_product(const psd_dataset_t *set, const uint32_t *rows, size_
     }
 }
 
-/* The outputs of `n` (at most a block of) rows end in before[n_layers - 1]. */
+/* Compute the outputs of `n` rows (at most a block) into before[n_layers - 1]. */
 static void forward(psd_model_t *self, const float *const *weights, const psd_dataset_t *set, const uint32_t *rows, size_t n)
 {
-    if (self->input)
+    if (self->input && (self->ready_of != set || n != self->n_ready || memcmp(rows, self->ready, n * sizeof *rows)))
         psd_dataset_gather(set, rows, n, self->input);
+    self->ready_of = NULL;
     for (size_t i = 0; i < self->n_layers; i++) {
         const size_t in = self->width[i], out = self->width[i + 1];
         const float *bias = weights[2 * i + 1];
@@ -295,8 +342,7 @@ static void forward(psd_model_t *self, const float *const *weights, const psd_da
             for (size_t o = 0; o < out; o++)
                 z[r * out + o] += bias[o];
         if (i + 1 < self->n_layers)
-            for (size_t k = 0; k < n * out; k++)
-                y[k] = self->activation->of(z[k]);
+            self->activation->of(n * out, z, y);
     }
 }
 
@@ -320,9 +366,9 @@ static void bias_gradient(const float *delta, size_t n, size_t out, float *grad)
             grad[o] += delta[r * out + o];
 }
 
-/* Whom to tell of gradients that are known, and with which loss. */
+/* The callback for gradients that are known, and the loss for it. */
 typedef struct listener {
-    psd_model_known_fn *known; /* NULL: nobody, or not yet */
+    psd_model_known_fn *known; /* NULL: none, or not yet */
     void *arg;
     double loss;
 } listener_t;
@@ -333,7 +379,7 @@ static void tell(const listener_t *self, size_t param)
         self->known(self->arg, param, self->loss);
 }
 
-/* From the derivatives by the outputs in delta[0]: add to all gradients. */
+/* Add to all gradients, from the derivatives with respect to the outputs in delta[0]. */
 static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n, const listener_t *listener)
 {
     float *delta = self->delta[0], *below = self->delta[1];
@@ -352,8 +398,7 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
             return;
         self->blas->sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)in, (int)out, 1, delta, (int)out,
                           self->param[2 * i].data, (int)in, 0, below, (int)in);
-        for (size_t k = 0; k < n * in; k++)
-            below[k] *= self->activation->slope(self->before[i - 1][k], x[k]);
+        self->activation->descend(n * in, self->before[i - 1], x, below);
         float *swap = delta;
         delta = below;
         below = swap;
@@ -361,6 +406,16 @@ static void backward(psd_model_t *self, const psd_dataset_t *set, const uint32_t
 }
 
 static double row_weight(const psd_dataset_t *set, uint32_t row) { return set->weight ? (double)set->weight[row] : 1; }
+
+void psd_model_expect(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
+{
+    if (!self->input)
+        return;
+    self->ready_of = set;
+    self->n_ready = n < self->block ? n : self->block;
+    memcpy(self->ready, rows, self->n_ready * sizeof *rows);
+    psd_dataset_gather(set, rows, self->n_ready, self->input);
+}
 
 double psd_model_gradient(psd_model_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
 {
@@ -396,26 +451,57 @@ double psd_model_gradient_each(psd_model_t *self, const psd_dataset_t *set, cons
     return total / (double)n;
 }
 
-psd_score_t psd_model_evaluate(psd_model_t *self, const float *const *weights, const psd_dataset_t *set)
+/* The outputs of all rows of `set`, a block at a time. */
+static int each_output(psd_model_t *self, const float *const *weights, const psd_dataset_t *set, psd_model_take_fn *take, void *arg)
 {
     assert(set->n_features == self->width[0] && psd_dataset_is_sparse(set) == !self->input);
     const float *own[PSD_MAX_PARAMS];
     const size_t out = self->width[self->n_layers];
+    int rc = PSD_OK;
     for (size_t i = 0; i < psd_model_n_params(self); i++)
         own[i] = weights ? weights[i] : self->param[i].data;
-    psd_score_t score = { 0 };
-    for (size_t at = 0; at < set->n_rows; at += self->block) {
+    for (size_t at = 0; !rc && at < set->n_rows; at += self->block) {
         const size_t m = set->n_rows - at < self->block ? set->n_rows - at : self->block;
         for (size_t r = 0; r < m; r++)
             self->every[r] = (uint32_t)(at + r);
         forward(self, own, set, self->every, m);
         const float *z = self->before[self->n_layers - 1];
-        for (size_t r = 0; r < m; r++, z += out) {
-            score.loss += self->kind->loss(z, out, set->label[at + r], NULL);
-            score.metric += self->kind->score(z, out, set->label[at + r]);
-        }
+        for (size_t r = 0; !rc && r < m; r++, z += out)
+            rc = take(arg, at + r, z, out);
     }
-    score.loss /= (double)set->n_rows;
-    score.metric /= (double)set->n_rows;
+    return rc;
+}
+
+int psd_model_predict(psd_model_t *self, const psd_dataset_t *set, psd_model_take_fn *take, void *arg)
+{
+    return each_output(self, NULL, set, take, arg);
+}
+
+/* The argument of score_row. */
+typedef struct scoring {
+    const psd_model_kind_t *kind;
+    const psd_dataset_t *set;
+    psd_scorer_t *scorer;
+} scoring_t;
+
+static int score_row(void *arg, size_t row, const float *z, size_t n)
+{
+    const scoring_t *self = arg;
+    const float label = self->set->label[row];
+    psd_scorer_add(self->scorer, self->kind->loss(z, n, label, NULL), self->kind->score(z, n, label), z, n);
+    return PSD_OK;
+}
+
+psd_score_t psd_model_evaluate(psd_model_t *self, const float *const *weights, const psd_dataset_t *set, const psd_metric_t *metric)
+{
+    scoring_t scoring = { self->kind, set, psd_scorer_new(set) };
+    psd_score_t score = { .loss = (double)NAN, .metric = (double)NAN };
+    for (size_t i = 0; i < PSD_MAX_METRICS; i++)
+        score.value[i] = (double)NAN;
+    if (scoring.scorer) {
+        each_output(self, weights, set, score_row, &scoring);
+        score = psd_scorer_end(scoring.scorer, metric ? metric : psd_metric_find(self->kind->metric));
+    }
+    psd_scorer_destroy(&scoring.scorer);
     return score;
 }

@@ -25,7 +25,7 @@ void psd_order_destroy(psd_order_t **self_p)
 
 static void add(psd_order_t *self, const void *bytes, size_t n) { crypto_hash_sha256_update(&self->state, bytes, n); }
 
-/* The number of rows goes first, so that where a step ends makes a difference too. */
+/* The number of rows comes first, so that the hash also depends on where a step ends. */
 void psd_order_add(psd_order_t *self, const psd_dataset_t *set, const uint32_t *rows, size_t n)
 {
     const uint32_t count = (uint32_t)n;

@@ -19,9 +19,11 @@ typedef struct psd_bytes {
 typedef struct psd_reader {
     const char *name;    /* the FORMAT */
     const char *summary; /* one line for people */
+    const char *magic;   /* what a file of it begins with, where that would be taken for another one's; else NULL */
     bool no_file;        /* WHERE is an argument of the reader, not a file */
     bool needs_labels;   /* labels lie in a file of their own */
     bool has_columns;    /* label_column, drop and delimiter mean something */
+    bool is_table;       /* log1p and standardise do */
     /* Fill the zeroed `self`; what it holds when this fails is freed by the caller. `labels`: NULL unless
      * needed. */
     int (*read)(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels, const psd_dataset_options_t *options,

@@ -16,18 +16,20 @@
 #include "common/config/number.h"
 #include "worker/tfevents.h"
 
-/* The columns of metrics.csv, whatever a line has of them: a file that is gone on with has the same. */
-static const char *const columns[] = { "step",          "epoch",      "samples",      "train/samples",
-                                       "train/skipped", "train/loss", "lr",           "val/loss",
-                                       "val/accuracy",  "val/mse",    "holdout/loss", "holdout/accuracy",
-                                       "holdout/mse" };
+/* The columns of metrics.csv. Every line has all of them, so that a resumed run can append to its file. */
+static const char *const columns[] = {
+    "step",           "epoch",        "samples",       "train/samples", "train/skipped",    "train/loss",  "lr",
+    "val/loss",       "val/accuracy", "val/mse",       "holdout/loss",  "holdout/accuracy", "holdout/mse", "val/auc",
+    "val/logloss",    "val/mae",      "val/r2",        "holdout/auc",   "holdout/logloss",  "holdout/mae", "holdout/r2",
+    "train/accuracy", "train/auc",    "train/logloss", "train/mse",     "train/mae",        "train/r2"
+};
 
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
 
 struct psd_record {
-    FILE *metrics;          /* NULL: nothing is kept */
-    FILE *csv;              /* NULL: not wanted */
-    psd_tfevents_t *events; /* NULL: not wanted */
+    FILE *metrics;          /* NULL: no record is kept */
+    FILE *csv;              /* NULL: not requested */
+    psd_tfevents_t *events; /* NULL: not requested */
     int failed;             /* errno of the first line that could not be written; 0: none */
     char summary[PATH_MAX]; /* its path */
 };
@@ -50,7 +52,7 @@ static int open_csv(psd_record_t *self, const char *dir, psd_err_t *err)
     int n = snprintf(path, sizeof path, "%s/metrics.csv", dir);
     errno = ENAMETOOLONG;
     if (n >= (int)sizeof path || !(self->csv = fopen(path, "ae")))
-        return psd_err_set(err, PSD_EIO, "cannot write %.300s: %s", path, strerror(errno));
+        return psd_err_set(err, psd_durable_code(errno), "cannot write %.300s: %s", path, strerror(errno));
     fseek(self->csv, 0, SEEK_END);
     bool is_new = ftell(self->csv) == 0;
     for (size_t i = 0; is_new && i < N_COLUMNS; i++)
@@ -64,7 +66,7 @@ static int open_events(psd_record_t *self, const char *dir, psd_err_t *err)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     if (snprintf(path, sizeof path, "%s/tb", dir) >= (int)sizeof path || make_directories(path))
-        return psd_err_set(err, PSD_EIO, "cannot make %.300s/tb: %s", dir, strerror(errno));
+        return psd_err_set(err, psd_durable_code(errno), "cannot make %.300s/tb: %s", dir, strerror(errno));
     self->events = psd_tfevents_new(path, (double)now.tv_sec, err);
     return self->events ? PSD_OK : PSD_EIO;
 }
@@ -86,11 +88,12 @@ psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also,
         snprintf(self->summary, sizeof self->summary - 4, "%s/summary%s.json", dir, suffix) >= (int)sizeof self->summary - 4;
     errno = ENAMETOOLONG;
     if (long_name || make_directories(dir) || !(self->metrics = fopen(path, "ae"))) {
-        psd_err_set(err, PSD_EIO, "cannot write to the run's directory %s: %s; set run.dir to another", dir, strerror(errno));
+        psd_err_set(err, psd_durable_code(errno), "cannot write to the run's directory %s: %s; set run.dir to another", dir,
+                    strerror(errno));
         psd_record_destroy(&self);
         return NULL;
     }
-    setvbuf(self->metrics, NULL, _IOLBF, 1 << 12); /* whoever follows the file sees whole lines */
+    setvbuf(self->metrics, NULL, _IOLBF, 1 << 12); /* readers of the file see whole lines */
     bool both = !worker && also && strcmp(also, "both") == 0;
     bool csv = both || (!worker && also && strcmp(also, "csv") == 0);
     bool events = both || (!worker && also && strcmp(also, "tensorboard") == 0);
@@ -111,7 +114,7 @@ void psd_record_destroy(psd_record_t **self_p)
     *self_p = NULL;
 }
 
-/* An empty cell for what this line lacks, or what is no number. */
+/* A cell is empty if this line does not have the value, or if it is not finite. */
 static void write_row(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n)
 {
     char number[PSD_NUMBER_TEXT];
@@ -131,7 +134,7 @@ static void write_row(psd_record_t *self, double ts, const psd_measure_t *measur
         self->failed = errno;
 }
 
-/* Beside metrics.jsonl nobody needs each line at once, which would be a call to the system per step. */
+/* metrics.jsonl is up to date, so this file may lag: writing each line at once would cost a system call per step. */
 static void flush_copies(psd_record_t *self)
 {
     int of_csv = self->csv && fflush(self->csv) ? errno : 0;
@@ -154,8 +157,15 @@ void psd_record_line(psd_record_t *self, double ts, const psd_measure_t *measure
         write_row(self, ts, measures, n);
     if (self->events)
         psd_tfevents_add(self->events, ts, (uint64_t)measures[0].value, measures + 1, n - 1);
-    if (strncmp(measures[n - 1].name, "val/", 4) == 0) /* seldom: what there is so far is to be seen */
+    if (n > 3 && strncmp(measures[3].name, "val/", 4) == 0) /* rare: flush, so that readers see it */
         flush_copies(self);
+}
+
+bool psd_record_has_events(const psd_record_t *self) { return self->events != NULL; }
+
+void psd_record_event(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n)
+{
+    psd_tfevents_add(self->events, ts, (uint64_t)measures[0].value, measures + 1, n - 1);
 }
 
 int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err)
@@ -173,7 +183,34 @@ int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err)
     flush_copies(self);
     if (!self->failed && (fflush(self->metrics) || fsync(fileno(self->metrics))))
         self->failed = errno;
-    return self->failed
-               ? psd_err_set(err, PSD_EIO, "the metrics beside %s are not whole: %s", self->summary, strerror(self->failed))
-               : PSD_OK;
+    return self->failed ? psd_err_set(err, psd_durable_code(self->failed), "the metrics beside %s are incomplete: %s",
+                                      self->summary, strerror(self->failed))
+                        : PSD_OK;
+}
+
+/* The number behind `"name": ` in a line; false when there is none, or it is null. */
+static bool find_number(const char *line, const char *name, double *out)
+{
+    char key[64];
+    const int n = snprintf(key, sizeof key, "\"%s\": ", name);
+    const char *at = n < (int)sizeof key ? strstr(line, key) : NULL;
+    return at && psd_number_read(at + n, out) > 0;
+}
+
+void psd_record_history(const char *dir, uint32_t worker, const char *name, void (*each)(void *arg, uint64_t step, double value),
+                        void *arg)
+{
+    char path[PATH_MAX], suffix[16] = "", line[4096];
+    if (worker)
+        snprintf(suffix, sizeof suffix, "-%u", worker);
+    if (!dir || !*dir || snprintf(path, sizeof path, "%s/metrics%s.jsonl", dir, suffix) >= (int)sizeof path)
+        return;
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file)) {
+        double step, value;
+        if (find_number(line, "step", &step) && step >= 0 && step < 0x1p63 && find_number(line, name, &value))
+            each(arg, (uint64_t)step, value);
+    }
+    if (file)
+        fclose(file);
 }

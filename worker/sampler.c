@@ -10,7 +10,7 @@ struct psd_sampler {
     size_t n_rows, batch;
     bool shuffle;
     uint64_t seed;
-    uint64_t epoch;  /* whose order `order` holds; UINT64_MAX at birth */
+    uint64_t epoch;  /* the epoch whose order `order` holds; UINT64_MAX at first */
     uint32_t *order; /* n_rows row numbers */
 };
 

@@ -1,9 +1,8 @@
 /* sampler.h - which rows a worker trains on in a round: a pure function of (seed, clock, rank, world).
  *
- * Each epoch has its own order of all rows: Fisher and Yates's shuffle by splitmix64 with state seed + 1000
- * (epoch + 1). A round takes the next `batch` rows of it (the last round of an epoch what is left) and cuts
- * them among the workers, so that the union of all slices is the same batch for any number of workers. One
- * thread at a time. */
+ * Each epoch has its own order of all rows: Fisher and Yates's shuffle by splitmix64 with state seed + 1000 (epoch + 1). A round
+ * takes the next `batch` rows of it (the last round of an epoch takes the remaining ones) and cuts them among the workers, so that
+ * the union of all slices is the same batch for any number of workers. One thread at a time. */
 #pragma once
 
 #include <stdbool.h>
@@ -17,7 +16,7 @@ typedef struct psd_sampler psd_sampler_t;
 /* One worker's part of one round. */
 typedef struct psd_slice {
     const uint32_t *rows;    /* row numbers; live until the next psd_sampler_at */
-    size_t n;                /* how many; may be 0 when the round has fewer rows than workers */
+    size_t n;                /* number of them; may be 0 when the round has fewer rows than workers */
     size_t n_round;          /* rows of the whole round */
     uint64_t epoch;          /* from 0 */
     uint64_t samples_before; /* rows of all rounds before this one */

@@ -18,33 +18,35 @@ enum {
     HELLO_MS = 200,
     HEARTBEAT_MAX_MS = 1000,
     PUMP = 4,
-    PULL_WINDOW = 1 << 20,     /* elements of slow weights that are asked for and have not come, 4 MiB */
-    PROBE_EVERY = 1 << 18,     /* elements of pushes between two signs of life that are asked of a server, 1 MiB */
+    PULL_WINDOW = 1 << 20,     /* elements of slow weights that may be requested and not yet received, 4 MiB */
+    PROBE_EVERY = 1 << 18,     /* elements pushed between two probes that check that a server is there, 1 MiB */
     SERVER_LEASE_MIN_MS = 2000 /* server 0 answers a heartbeat per second */
 };
 
 typedef struct server {
     bool attached;
-    uint32_t n_parts;   /* parts there, at least 1 */
+    uint32_t n_parts;   /* parts of that server, at least 1 */
     uint32_t n_lacking; /* parts whose weights are awaited */
     uint8_t *lacking;   /* bitmap of those */
     uint64_t version;   /* of the weights held */
     double samples;     /* of the whole job, behind that version */
-    uint64_t asked_ms;  /* when it was last probed or asked */
-    uint64_t rto_ms;    /* how long to wait before asking again */
+    uint64_t asked_ms;  /* when it was last sent a probe or request */
+    uint64_t rto_ms;    /* how long to wait before the next request */
     uint64_t probe_seq; /* number of the last probe */
-    uint64_t mark;      /* answers to probes of lower numbers say nothing about what is awaited now */
+    uint64_t mark;      /* answers to probes with lower numbers do not concern the present requests */
     uint64_t init_seq;  /* number of the newest INIT_WANTED that was answered */
-    uint32_t next_pull; /* part from which on slow weights have not been asked for */
-    uint64_t flying;    /* elements of those that have been and have not come */
-    char waiting[192];  /* what its last WAIT said */
+    uint32_t next_pull; /* first part whose slow weights have not been requested */
+    uint64_t flying;    /* elements requested and not yet received */
+    uint64_t aside;     /* the clock whose residual is set aside for it, plus 1; 0: none is */
+    bool has_residual;  /* it holds this worker's residual, from a checkpoint */
+    char waiting[192];  /* the text of its last WAIT */
 } server_t;
 
-/* A server as somebody who is there or not; unlike server_t it outlives a run of the job. */
+/* Whether a server is present; unlike server_t this outlives a run of the job. */
 typedef struct presence {
-    uint64_t heard_ms; /* when it last said something, or was not asked for anything */
+    uint64_t heard_ms; /* when it last sent something, or owed no answer */
     bool lost;
-    uint64_t silent_ms; /* as of the last look */
+    uint64_t silent_ms; /* at the last tick */
     char endpoint[PSD_MAX_NAME];
 } presence_t;
 
@@ -65,42 +67,48 @@ struct psd_session {
 
     psd_tensor_list_t list;
     psd_partition_t map;
-    psd_feedback_t *feedback; /* NULL: gradients are pushed as they are */
-    float **data;             /* tensors' weights, the caller's */
-    float **initial;          /* their initial values, until a step is made; NULL: they are in `data` */
-    bool is_large;            /* all of it together: what is copied need not stay in the cache */
-    bool registered;          /* the coordinator has our list */
+    psd_groups_t groups;
+    uint8_t *group_of;              /* of each tensor */
+    psd_feedback_t *feedback;       /* NULL: gradients are pushed as they are */
+    float **data;                   /* tensors' weights, the caller's */
+    float **initial;                /* their initial values, until a step is made; NULL: they are in `data` */
+    psd_inheritance_t *inheritance; /* optimizer state to start from, until a step is made; NULL: none */
+    bool is_large;                  /* the model: copies need not stay in the cache */
+    bool registered;                /* the coordinator has the tensor list */
 
     uint64_t clock;         /* of the next or the open exchange, from 1 */
     bool synced;            /* the clock is known */
     const float **gradient; /* of the open exchange */
-    bool *pushed;           /* its tensors that have come; n_pushed of them */
+    bool *pushed;           /* tensors already pushed in it; n_pushed of them */
     uint32_t n_pushed;
     uint32_t *first_chunk;              /* of each tensor, and behind them all: index in the map */
-    uint32_t *missing[PSD_MAX_SERVERS]; /* chunks of each part of a server whose gradient has not come */
-    ready_t *ready;                     /* parts in the order in which they became whole: n_ready, of which n_sent are pushed */
+    uint32_t *missing[PSD_MAX_SERVERS]; /* per part of a server: chunks still without gradient */
+    ready_t *ready;                     /* parts in the order in which they became complete: n_ready, of which n_sent are pushed */
     uint32_t n_ready, n_sent;
     uint64_t samples;
-    uint64_t weights_ms; /* when the weights that it holds were all here */
-    uint64_t away_ms;    /* for how long this process stood still while they were awaited */
-    double compute_s;    /* that the caller has taken for its gradient, and its machine for something else */
-    double round_loss;   /* of all samples of the last step, by the servers */
+    uint64_t weights_ms; /* when the last of the present weights arrived */
+    uint64_t away_ms;    /* how long this process was suspended while it waited for them */
+    double compute_s;    /* the time that the caller took for its gradient, suspensions included */
+    double round_loss;   /* over all samples of the last step, from the servers */
+    bool gathered;       /* the last closed round waits for later ones to make a step */
     double loss, norm2;  /* norm2, nonfinite: of the whole gradient, when each push is a step */
     bool nonfinite;
     float **slow;      /* where slow weights go */
-    uint64_t pull_seq; /* numbers pulls of slow weights and settings: an answer to an older one is not taken */
-    double lr;         /* that is to be set */
+    uint64_t pull_seq; /* numbers pulls of slow weights and settings; answers to older ones are ignored */
+    double lr;         /* the rate to set */
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
-    uint64_t rejoins; /* how often it has joined again by itself */
-    uint64_t moved;   /* parts sent and taken */
-    bool run_is_over; /* the servers have begun another run, and the caller has not asked for anything since */
-    bool drains;      /* an operator wants it to leave */
-    char told[192];   /* what server 0 says that the job waits for */
+    uint64_t rejoins;  /* how often it has rejoined by itself */
+    uint64_t moved;    /* parts sent and received */
+    bool run_is_over;  /* the servers have begun another run; rejoin at the caller's next request */
+    bool drains;       /* an operator has asked it to leave */
+    char told[192];    /* what the job waits for, as server 0 reports */
+    psd_buf_t *health; /* figures of tensors, as server 0 reports; NULL: none */
+    uint64_t health_step;
     presence_t presence[PSD_MAX_SERVERS];
     uint32_t n_presences; /* servers that a welcome has named */
     uint64_t lease_ms;
-    uint64_t seen_ms; /* when the last event was, for our own absence */
+    uint64_t seen_ms; /* when the last event was, to notice suspensions */
 };
 
 psd_session_t *psd_session_new(const psd_session_config_t *config)
@@ -121,6 +129,8 @@ static void forget_map(psd_session_t *self)
 {
     psd_feedback_destroy(&self->feedback);
     psd_partition_clear(&self->map);
+    free(self->group_of);
+    self->group_of = NULL;
     free(self->first_chunk);
     free(self->ready);
     self->first_chunk = NULL;
@@ -133,8 +143,8 @@ static void forget_map(psd_session_t *self)
     }
 }
 
-/* Weights that come in a code take the place of the initial values and are no longer these: they are kept for servers that begin another
- * run before the first step. */
+/* Coded weights differ from the initial values that they replace, so keep the initial values for servers that begin another run
+ * before the first step. */
 static bool keep_initial(psd_session_t *self)
 {
     if (psd_coding_is_lossless(&self->cluster->settings.codings.pull))
@@ -154,6 +164,7 @@ static void forget_initial(psd_session_t *self)
         free(self->initial[i]);
     free(self->initial);
     self->initial = NULL;
+    psd_inheritance_destroy(&self->inheritance);
 }
 
 void psd_session_destroy(psd_session_t **self_p)
@@ -164,6 +175,7 @@ void psd_session_destroy(psd_session_t **self_p)
         return;
     forget_map(self);
     forget_initial(self);
+    psd_buf_unref(&self->health);
     psd_tensors_clear(&self->list);
     free(self->data);
     free(self->gradient);
@@ -195,7 +207,7 @@ static psd_msg_t *send_to(psd_session_t *self, uint32_t s, psd_kind_t kind, psd_
     return msg;
 }
 
-/* Whether the arrays are the caller's, who may be computing with them. */
+/* Whether the arrays belong to the caller, who may be computing with them. */
 static bool is_callers(const psd_session_t *self) { return self->phase == PSD_PHASE_READY || self->phase == PSD_PHASE_COLLECTING; }
 
 static uint32_t n_servers(const psd_session_t *self) { return self->cluster ? self->cluster->n_servers : 0; }
@@ -207,7 +219,7 @@ static const psd_part_t *part_at(const psd_session_t *self, uint32_t s, uint32_t
 
 /* -- a part of the model as it lies in the caller's arrays, one per tensor */
 
-/* Where a part begins that lies in one piece, be it of one tensor or of several that follow each other in memory; NULL: it has to be
+/* The start of a part that lies in one piece: in one tensor, or in several that follow each other in memory. NULL: it must be
  * gathered. */
 static const float *stretch_of(const psd_session_t *self, uint32_t s, uint32_t part, const float *const *array)
 {
@@ -251,7 +263,7 @@ static void describe_part(const psd_session_t *self, uint32_t s, uint32_t part, 
     msg->codec = codec;
 }
 
-/* ---- asking, and asking again ---- */
+/* ---- requests, and their repetition ---- */
 
 static void await_all(psd_session_t *self, uint64_t now_ms)
 {
@@ -283,7 +295,7 @@ static bool lacks_nothing(const psd_session_t *self)
     return true;
 }
 
-/* Ask a server where we are, or, with `code` PSD_PROBE_SEND, to send the weights that lack. */
+/* Ask a server what it has received from this worker, or, with `code` PSD_PROBE_SEND, to send the missing weights. */
 static void send_probe(psd_session_t *self, uint32_t s, uint32_t code, psd_actions_t *out)
 {
     server_t *server = &self->server[s];
@@ -294,11 +306,11 @@ static void send_probe(psd_session_t *self, uint32_t s, uint32_t code, psd_actio
     msg->seq = ++server->probe_seq;
     msg->base_version = server->init_seq;
     if (self->phase != PSD_PHASE_EXCHANGING)
-        msg->clock = 0; /* nothing is pushed: whatever weights there are */
+        msg->clock = 0; /* nothing is pushed: any weights will do */
     psd_buf_unref(&map);
 }
 
-/* Ask for slow weights, as many as the window allows. */
+/* Ask for slow weights, or for this worker's residual, as much as the window allows. */
 static void send_pull(psd_session_t *self, uint32_t s, psd_actions_t *out)
 {
     server_t *server = &self->server[s];
@@ -312,7 +324,8 @@ static void send_pull(psd_session_t *self, uint32_t s, psd_actions_t *out)
             n++;
         }
     if (n) {
-        psd_msg_t *msg = send_to(self, s, PSD_MSG_PULL, map, out);
+        const psd_kind_t kind = self->phase == PSD_PHASE_RESTORING ? PSD_MSG_RESIDUAL_WANTED : PSD_MSG_PULL;
+        psd_msg_t *msg = send_to(self, s, kind, map, out);
         msg->parts = server->n_parts;
         msg->seq = self->pull_seq;
         server->mark = server->probe_seq + 1;
@@ -337,7 +350,7 @@ static void send_register(psd_session_t *self, psd_actions_t *out)
     psd_buf_unref(&payload);
 }
 
-/* Ask a server for what is awaited of it, if it is time; the interval doubles until something comes. */
+/* Repeat the request to a server if it is time; the interval doubles until something comes. */
 static void ask_again(psd_session_t *self, uint64_t now_ms, uint32_t s, psd_actions_t *out)
 {
     server_t *server = &self->server[s];
@@ -381,12 +394,12 @@ static void send_setting(psd_session_t *self, psd_actions_t *out)
 {
     psd_msg_t *msg = send_to(self, 0, PSD_MSG_SETTING, NULL, out);
     msg->seq = self->config.nonce;
-    msg->code = (uint32_t)self->pull_seq; /* which asking: a late answer to an older one is not about this */
+    msg->code = (uint32_t)self->pull_seq; /* numbers the request, so that a late answer to an older one does not count */
     msg->value = self->lr;
     snprintf(msg->text, sizeof msg->text, "optimizer.lr");
 }
 
-/* The servers have begun another run of the job (one of them was started again): join it. The id may be another one. */
+/* The servers have begun another run of the job, because one of them was restarted: join it. The worker's id may change. */
 static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     psd_actions_log(out, PSD_LEVEL_WARN, "worker.rejoin",
@@ -404,8 +417,9 @@ static void rejoin(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
     send_hello(self, now_ms, out);
 }
 
-/* This process was stopped, or got no time. Asked with each event, before it changes the phase: what stood still is the exchange, or
- * the caller's computing. What we did not listen to is nobody's silence. */
+/* Excuse a time in which this process was suspended or got no processor. Call it at each event, before the phase changes, because
+ * the phase decides whether the exchange or the caller's computing was suspended. Servers count as silent only while this process
+ * could receive. */
 static void note_absence(psd_session_t *self, uint64_t now_ms)
 {
     const uint64_t away_ms = psd_absence(&self->seen_ms, now_ms);
@@ -417,14 +431,14 @@ static void note_absence(psd_session_t *self, uint64_t now_ms)
         self->presence[s].heard_ms = psd_absence_excuse(self->presence[s].heard_ms, away_ms, now_ms);
 }
 
-/* Server 0 answers heartbeats, the others what they are asked; one that should have answered and is silent for longer than
- * the lease is lost, and after our patience so is the job. */
+/* Server 0 answers heartbeats; the others answer requests. A server that owes an answer and is silent for longer than the lease is
+ * lost; after patience_ms the session fails. */
 static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     char text[320];
     for (uint32_t s = 0; s < self->n_presences; s++) {
         presence_t *p = &self->presence[s];
-        /* Those that are not members yet have no answer from the other servers; server 0 watches these. */
+        /* A worker that is not a member yet gets no answer from the other servers; server 0 watches them. */
         const bool waits = self->phase == PSD_PHASE_REGISTERING && self->server[s].attached;
         const bool answers = s ? psd_session_asks(self, s) && !waits : self->cluster || psd_session_asks(self, 0);
         if (!answers)
@@ -442,10 +456,17 @@ static void tend_presences(psd_session_t *self, uint64_t now_ms, psd_actions_t *
                  silent_ms / 1000);
         self->finished = false;
         if (s && self->cluster)
-            send_leave(self, out); /* else server 0 would take this worker for lost */
+            send_leave(self, out); /* otherwise server 0 would count this worker as lost */
         fail(self, PSD_EUNAVAILABLE, text);
         return;
     }
+}
+
+/* Whether the session waits for all servers. */
+static bool waits_for_servers(const psd_session_t *self)
+{
+    return self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_RESTORING || self->phase == PSD_PHASE_EXCHANGING ||
+           self->phase == PSD_PHASE_PULLING;
 }
 
 void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
@@ -462,7 +483,7 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         rejoin(self, now_ms, out);
         return;
     }
-    uint64_t sixth_ms = self->cluster->settings.lease_ms / 6; /* of a long lease too few could be lost */
+    uint64_t sixth_ms = self->cluster->settings.lease_ms / 6; /* with a long lease, too few losses would be survived */
     if (now_ms >= self->heartbeat_ms + (sixth_ms < HEARTBEAT_MAX_MS ? sixth_ms : HEARTBEAT_MAX_MS)) {
         self->heartbeat_ms = now_ms;
         send_to(self, 0, PSD_MSG_HEARTBEAT, NULL, out)->seq = self->config.nonce;
@@ -473,16 +494,16 @@ void psd_session_tick(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
         if (self->phase == PSD_PHASE_LEAVING)
             send_leave(self, out);
     }
-    if (self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_EXCHANGING || self->phase == PSD_PHASE_PULLING)
+    if (waits_for_servers(self))
         for (uint32_t s = 0; s < n_servers(self); s++)
             ask_again(self, now_ms, s, out);
 }
 
-/* ---- what the caller wants ---- */
+/* ---- the caller's requests ---- */
 
 static int wrong_phase(psd_err_t *err, const char *what)
 {
-    return psd_err_set(err, PSD_EINVAL, "%s: not in this phase; exchanges follow registration, one at a time", what);
+    return psd_err_set(err, PSD_EINVAL, "%s: called in the wrong order; register first, then make one exchange at a time", what);
 }
 
 /* Room to note which parts can be pushed. */
@@ -509,13 +530,30 @@ static uint64_t n_bytes_of(const psd_session_t *self)
     return n;
 }
 
+/* Read the groups of the tensors. A group without tensors is an error that the servers report. */
+static int find_groups(psd_session_t *self, psd_extent_t *extents, psd_err_t *err)
+{
+    const psd_job_settings_t *job = &self->cluster->settings;
+    int rc = PSD_OK;
+    self->groups = psd_groups_alone(&(const psd_rule_t){ 0 });
+    if (self->config.read_groups)
+        rc = self->config.read_groups(&self->groups, job->optimizer, job->groups, err);
+    if (rc == PSD_OK && !(self->group_of = malloc(self->list.n)))
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for the groups of %u tensors", self->list.n);
+    if (rc == PSD_OK)
+        psd_groups_assign(&self->groups, self->list.tensor->name, sizeof *self->list.tensor, extents, self->list.n, self->group_of,
+                          NULL);
+    return rc;
+}
+
 static int make_map(psd_session_t *self, psd_err_t *err)
 {
-    uint64_t *sizes = psd_tensors_sizes(&self->list);
-    int rc = sizes
-                 ? psd_partition_make(&self->map, sizes, self->list.n, n_servers(self), self->cluster->settings.part_elements, err)
-                 : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", self->list.n);
-    free(sizes);
+    psd_extent_t *extents = psd_tensors_extents(&self->list);
+    int rc = extents ? find_groups(self, extents, err)
+                     : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", self->list.n);
+    if (rc == PSD_OK)
+        rc = psd_partition_cut(&self->map, extents, self->list.n, n_servers(self), self->cluster->settings.part_elements, err);
+    free(extents);
     for (uint32_t s = 0; rc == PSD_OK && s < n_servers(self); s++) {
         server_t *server = &self->server[s];
         server->n_parts = real_parts(self, s) ? real_parts(self, s) : 1;
@@ -526,12 +564,14 @@ static int make_map(psd_session_t *self, psd_err_t *err)
     const psd_coding_t *coding = &self->cluster->settings.codings.push;
     if (rc == PSD_OK)
         rc = make_ready(self, err);
-    if (rc == PSD_OK && !psd_coding_is_lossless(coding) && !(self->feedback = psd_feedback_new(coding, &self->map, err)))
+    const psd_rule_t *rule = rc == PSD_OK ? &psd_groups_rest(&self->groups)->rule : NULL;
+    if (rc == PSD_OK && psd_feedback_is_needed(rule, coding) &&
+        !(self->feedback = psd_feedback_new(rule, coding, &self->map, self->cluster->settings.saves_residuals, err)))
         rc = PSD_ENOMEM;
     return rc;
 }
 
-/* JOINED -> REGISTERING, the tensors being known. */
+/* JOINED -> REGISTERING, once the tensors are known. */
 static int enrol(psd_session_t *self, uint64_t now_ms, psd_actions_t *out, psd_err_t *err)
 {
     int rc = make_map(self, err);
@@ -543,6 +583,13 @@ static int enrol(psd_session_t *self, uint64_t now_ms, psd_actions_t *out, psd_e
         send_attach(self, s, out);
     send_register(self, out);
     return PSD_OK;
+}
+
+void psd_session_inherit(psd_session_t *self, psd_inheritance_t **inheritance)
+{
+    psd_inheritance_destroy(&self->inheritance);
+    self->inheritance = *inheritance;
+    *inheritance = NULL;
 }
 
 int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_list_t *list, float *const *data,
@@ -562,7 +609,7 @@ int psd_session_register(psd_session_t *self, uint64_t now_ms, const psd_tensor_
     return enrol(self, now_ms, out, err);
 }
 
-/* How many of a part's chunks have a gradient; they are marked in `map`, which has room for all. */
+/* The number of a part's chunks that have a gradient; it marks them in `map`, which has room for all. */
 static uint32_t mark_gradients(const psd_session_t *self, uint32_t s, uint32_t part, uint8_t *map)
 {
     const psd_part_t *p = part_at(self, s, part);
@@ -576,9 +623,9 @@ static uint32_t mark_gradients(const psd_session_t *self, uint32_t s, uint32_t p
     return n;
 }
 
-/* The gradient of a part. Where it is one stretch of the caller's array, that itself travels the first time; a repeat travels as a
- * copy, because the exchange may be over, and the array the caller's again, before the repeat has left. NULL: it has none.
- * `*holes`: some of its chunks have none, and their bitmap follows the elements. */
+/* The gradient of a part. If it is one stretch of the caller's array, the first push sends that stretch uncopied; a repeat sends a
+ * copy, because the exchange may be over, and the array the caller's again, before the repeat has left. NULL: the part has no
+ * gradient. `*holes`: some of its chunks have none, and their bitmap follows the elements. */
 static psd_buf_t *raw_gradient(const psd_session_t *self, uint32_t s, uint32_t part, bool repeat, bool *holes)
 {
     const psd_part_t *p = part_at(self, s, part);
@@ -604,7 +651,7 @@ static psd_buf_t *raw_gradient(const psd_session_t *self, uint32_t s, uint32_t p
     return own;
 }
 
-/* The gradient of a part as it is pushed; the payload is the caller's reference. In a code it is the same bytes each time. */
+/* The payload of a part's push; the caller gets a reference. A coded one has the same bytes each time. */
 static psd_feedback_part_t gradient_of(psd_session_t *self, uint32_t s, uint32_t part, bool repeat)
 {
     psd_feedback_part_t out = { 0 };
@@ -639,21 +686,22 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
     psd_buf_unref(&payload);
 }
 
-/* The sum of squares of the whole gradient as it is pushed. */
+/* The sum of squares of the whole gradient as pushed, of the elements that count for clipping; it is finite if all elements are. */
 static double squares(psd_session_t *self)
 {
-    const psd_clip_t clip = { .value = self->cluster->settings.clip_value };
+    const psd_clip_t clip = { .value = self->cluster->settings.clip_value, .norm = 1 };
     double sum = 0;
     if (self->feedback)
-        return psd_feedback_squares(self->feedback, &clip);
+        return psd_feedback_squares(self->feedback, &clip, &self->groups, self->group_of);
     for (uint32_t i = 0; i < self->list.n; i++)
         if (self->gradient[i])
-            sum += psd_clip_sum_of_squares(&clip, self->gradient[i], self->list.tensor[i].n_elements);
+            sum +=
+                psd_group_squares(&self->groups.at[self->group_of[i]], &clip, self->gradient[i], self->list.tensor[i].n_elements);
     return sum;
 }
 
-/* Where each push is a step, a shard cannot take back another shard's: the whole gradient is measured first. What a code loses is
- * kept, or not, of all parts alike: of a code too it is known first whether all is finite. */
+/* If each push is a step, one shard cannot undo another shard's, so the whole gradient is measured first. With a lossy codec, the
+ * residuals of either all parts or none change, so there too it must be known first whether everything is finite. */
 static void check_whole_gradient(psd_session_t *self)
 {
     self->nonfinite = self->feedback && !psd_feedback_open(self->feedback, self->gradient);
@@ -663,7 +711,7 @@ static void check_whole_gradient(psd_session_t *self)
         self->norm2 = 0;
 }
 
-/* For how long the caller, and its machine, have been at the gradient. */
+/* How long the caller took for the gradient, suspensions included. */
 static void note_compute(psd_session_t *self, uint64_t now_ms)
 {
     self->compute_s = (double)((now_ms > self->weights_ms ? now_ms - self->weights_ms : 0) + self->away_ms) * 1e-3;
@@ -685,7 +733,7 @@ static void open_exchange(psd_session_t *self, uint64_t samples, double loss)
 
 static void make_part_ready(psd_session_t *self, uint32_t s, uint32_t part) { self->ready[self->n_ready++] = (ready_t){ s, part }; }
 
-/* A tensor's gradient, or its word that it has none, is here: so are the parts of which it was the last. */
+/* Take a tensor's gradient, or NULL for none; this completes the parts of which it was the last tensor. */
 static void collect(psd_session_t *self, uint32_t tensor, const float *gradient)
 {
     self->gradient[tensor] = gradient;
@@ -698,7 +746,7 @@ static void collect(psd_session_t *self, uint32_t tensor, const float *gradient)
     }
 }
 
-/* All tensors are here. Servers that hold nothing, and all where there is no gradient, get one empty part. */
+/* All tensors have come. Servers without chunks get one empty part; without samples, all servers do. */
 static void close_exchange(psd_session_t *self, uint64_t now_ms)
 {
     note_compute(self, now_ms);
@@ -724,7 +772,7 @@ int psd_session_push(psd_session_t *self, uint64_t now_ms, uint32_t tensor, cons
         return psd_err_set(err, PSD_EINVAL, "push: tensor %s was pushed already in this exchange", self->list.tensor[tensor].name);
     if (samples != self->samples)
         return psd_err_set(err, PSD_EINVAL,
-                           "push: tensor %s over %" PRIu64 " samples, those before it in this exchange over %" PRIu64,
+                           "push: tensor %s is over %" PRIu64 " samples, but the earlier ones of this exchange are over %" PRIu64,
                            self->list.tensor[tensor].name, samples, self->samples);
     note_compute(self, now_ms);
     collect(self, tensor, gradient);
@@ -746,11 +794,11 @@ int psd_session_exchange(psd_session_t *self, uint64_t now_ms, const float *cons
     return PSD_OK;
 }
 
-/* Parts that a push of the open exchange has at server `s`: without samples, one empty one. */
+/* The number of parts that the open exchange pushes to server `s`: without samples, one empty part. */
 static uint32_t pushed_parts(const psd_session_t *self, uint32_t s) { return self->samples ? self->server[s].n_parts : 1; }
 
-/* Pushes fill a slow link for longer than a server may be silent. Its answers to probes between them show that it is there;
- * what they say of chunks behind the probe means nothing. */
+/* Pushes may fill a slow link for longer than a server may be silent. Probes between them make the server answer, which shows that
+ * it is there; an answer's bits for parts pushed after the probe mean nothing. */
 static void ask_for_life(psd_session_t *self, uint32_t s, uint32_t part, psd_actions_t *out)
 {
     server_t *server = &self->server[s];
@@ -764,7 +812,8 @@ static void ask_for_life(psd_session_t *self, uint32_t s, uint32_t part, psd_act
     server->mark = server->probe_seq + 1;
 }
 
-/* Whether nothing can be pushed before all tensors are here: their sum of squares, or whether they are finite, goes with each part. */
+/* Whether all tensors must have come before the first push, because each part carries their sum of squares, or whether they are
+ * finite. */
 static bool wants_all(const psd_session_t *self) { return self->feedback || self->cluster->settings.whole_norm; }
 
 bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
@@ -780,12 +829,10 @@ bool psd_session_pump(psd_session_t *self, psd_actions_t *out)
     return self->n_sent < self->n_ready;
 }
 
-int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out, psd_err_t *err)
+/* Request everything from all servers that have chunks. */
+static void pull_all(psd_session_t *self, uint64_t now_ms, psd_phase_t phase, psd_actions_t *out)
 {
-    if (self->phase != PSD_PHASE_READY)
-        return wrong_phase(err, "pull");
-    memcpy(self->slow, out_data, self->list.n * sizeof *self->slow);
-    self->phase = PSD_PHASE_PULLING;
+    self->phase = phase;
     self->pull_seq++;
     await_all(self, now_ms);
     for (uint32_t s = 0; s < n_servers(self); s++) {
@@ -794,6 +841,14 @@ int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *ou
         else
             lacks_no_more(&self->server[s]);
     }
+}
+
+int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *out_data, psd_actions_t *out, psd_err_t *err)
+{
+    if (self->phase != PSD_PHASE_READY)
+        return wrong_phase(err, "pull");
+    memcpy(self->slow, out_data, self->list.n * sizeof *self->slow);
+    pull_all(self, now_ms, PSD_PHASE_PULLING, out);
     return PSD_OK;
 }
 
@@ -802,7 +857,7 @@ int psd_session_set_lr(psd_session_t *self, uint64_t now_ms, double lr, psd_acti
     if (self->phase != PSD_PHASE_READY)
         return wrong_phase(err, "set the learning rate");
     if (!(lr >= 0) || !isfinite(lr))
-        return psd_err_set(err, PSD_EINVAL, "a learning rate is a number from 0 up, not %g", lr);
+        return psd_err_set(err, PSD_EINVAL, "a learning rate must be a finite number of at least 0; this is %g", lr);
     self->phase = PSD_PHASE_SETTING;
     self->lr = lr;
     self->pull_seq++;
@@ -816,7 +871,7 @@ void psd_session_leave(psd_session_t *self, uint64_t now_ms, bool finished, psd_
     if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
         return;
     if (self->phase == PSD_PHASE_LEAVING && self->finished == finished)
-        return; /* a caller who asks again and again must not put off heartbeats, with which it is repeated */
+        return; /* frequent calls must not delay heartbeats, with which the setting is repeated */
     self->finished = finished;
     if (!self->cluster) {
         self->phase = PSD_PHASE_LEFT;
@@ -837,7 +892,7 @@ void psd_session_report(psd_session_t *self, const char *name, double value, psd
     snprintf(msg->text, sizeof msg->text, "%.63s", name);
 }
 
-/* ---- what servers say ---- */
+/* ---- messages from servers ---- */
 
 static uint32_t server_of(const psd_heard_t *in) { return (uint32_t)(in->from - PSD_PEER_SERVER); }
 
@@ -866,6 +921,41 @@ static void on_welcome(psd_session_t *self, const psd_heard_t *in)
         fail(self, err.code, err.text);
 }
 
+/* Elements of a chunk in slot `slot` of what is inherited. */
+static size_t n_inherited(const psd_session_t *self, const psd_chunk_t *c, uint32_t slot)
+{
+    const psd_rule_t *rule = &self->groups.at[self->group_of[c->tensor]].rule;
+    if (!(self->inheritance->of[c->tensor].arrays >> slot & 1))
+        return 0;
+    return psd_rule_slot_elements(rule, (int)slot, &self->map.tensor[c->tensor], c->offset, c->n);
+}
+
+/* The part's elements of a slot, chunk after chunk. NULL: it has none. */
+static psd_buf_t *gather_inherited(const psd_session_t *self, uint32_t s, uint32_t part, uint32_t slot)
+{
+    size_t n = 0, at = 0;
+    for (uint32_t i = 0; i < part_at(self, s, part)->n_chunks; i++)
+        n += n_inherited(self, psd_partition_at(&self->map, s, part, i), slot);
+    psd_buf_t *out = n ? psd_buf_new(n * sizeof(float)) : NULL;
+    assert((out || !n) && "no memory for a message");
+    for (uint32_t i = 0; n && i < part_at(self, s, part)->n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&self->map, s, part, i);
+        const size_t count = n_inherited(self, c, slot);
+        if (count)
+            memcpy((float *)out->data + at, self->inheritance->slot[c->tensor][slot] + c->offset, count * sizeof(float));
+        at += count;
+    }
+    return out;
+}
+
+/* A part of an array of initial values: 0 are the weights. NULL: there is none. */
+static psd_buf_t *initial_part(const psd_session_t *self, uint32_t s, uint32_t part, uint32_t array)
+{
+    if (!array)
+        return gather(self, s, part, (const float *const *)(self->initial ? self->initial : self->data), 0);
+    return self->inheritance && array <= PSD_MAX_SLOTS ? gather_inherited(self, s, part, array - 1) : NULL;
+}
+
 static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
 {
     const uint32_t s = server_of(in);
@@ -874,28 +964,31 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
         return;
     self->server[s].init_seq = in->msg->seq;
     for (uint32_t p = 0; p < real_parts(self, s); p++) {
-        if (!psd_bitmap_get(in->payload->data, p))
+        psd_buf_t *values = psd_bitmap_get(in->payload->data, p) ? initial_part(self, s, p, in->msg->code) : NULL;
+        if (!values)
             continue;
-        psd_buf_t *values = gather(self, s, p, (const float *const *)(self->initial ? self->initial : self->data), 0);
-        describe_part(self, s, p, PSD_CODEC_F32, send_to(self, s, PSD_MSG_INIT, values, in->out));
+        psd_msg_t *msg = send_to(self, s, PSD_MSG_INIT, values, in->out);
+        describe_part(self, s, p, PSD_CODEC_F32, msg);
+        msg->code = in->msg->code;
+        msg->n_elements = (uint32_t)(values->n_bytes / sizeof(float));
         self->moved++;
         psd_buf_unref(&values);
     }
 }
 
-/* Copy, and return the checksum of all before and what was copied, in one pass over memory. */
+/* Copy, and return the checksum extended over the copied data, in one pass over memory. */
 static uint32_t copy_checked(float *to, const float *from, size_t left, uint32_t crc)
 {
     enum { BLOCK = 4096 };
     for (size_t n; left; left -= n, from += n, to += n) {
         n = left < BLOCK ? left : BLOCK;
         memcpy(to, from, n * sizeof *from);
-        crc = psd_crc32c_extend(crc, to, n * sizeof *to); /* of what was copied: where it came from may change meanwhile */
+        crc = psd_crc32c_extend(crc, to, n * sizeof *to); /* over the copy: the source may change meanwhile */
     }
     return crc;
 }
 
-/* Copy a part into arrays `to`. False: it was damaged on the way. */
+/* Copy a part into the arrays `to`. False: it was damaged on the way. */
 static bool copy_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, const psd_buf_t *payload, float *const *to)
 {
     uint32_t crc = 0;
@@ -910,7 +1003,7 @@ static bool copy_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, con
     return crc == msg->checksum;
 }
 
-/* Decode a part into arrays `to`. False: it was damaged on the way, or is no code, with which the session fails. */
+/* Decode a part into the arrays `to`. False: it was damaged on the way, or it is not a valid code, and the session has failed. */
 static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, const psd_buf_t *payload, float *const *to)
 {
     const psd_coding_t *coding = &self->cluster->settings.codings.pull;
@@ -924,8 +1017,8 @@ static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, c
     else
         psd_coded_check(coding, &self->map, s, msg->part, payload, false, &err);
     if (err.code) {
-        snprintf(text, sizeof text, "server %u sent part %u of its weights in no code of this job, %s: %.300s", s, msg->part,
-                 psd_coding_name(coding), err.text);
+        snprintf(text, sizeof text, "server %u sent part %u of its weights in a code that is not this job's, %s: %.300s", s,
+                 msg->part, psd_coding_name(coding), err.text);
         fail(self, PSD_EPROTO, text);
         return false;
     }
@@ -937,8 +1030,21 @@ static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, c
     return true;
 }
 
-/* A part has come for arrays `to`; a damaged one is asked for again by the next probe. Weights that a code cannot say, Inf and NaN
- * among them, come as they are, as slow weights always do. */
+/* A missing part has arrived from a server. */
+static void came(psd_session_t *self, uint64_t now_ms, uint32_t s, uint32_t part)
+{
+    server_t *server = &self->server[s];
+    const uint32_t n = part_at(self, s, part)->n;
+    psd_bitmap_unset(server->lacking, part);
+    server->n_lacking--;
+    self->moved++;
+    server->flying -= server->flying < n ? server->flying : n;
+    server->asked_ms = now_ms;
+    server->rto_ms = RTO_MS;
+}
+
+/* Take a part into the arrays `to`; the next probe requests a damaged one again. Weights that a codec cannot represent, such as Inf
+ * and NaN, come uncoded, as slow weights always do. */
 static void take_part(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
 {
     server_t *server = &self->server[s];
@@ -949,12 +1055,125 @@ static void take_part(psd_session_t *self, uint64_t now_ms, uint32_t s, const ps
         return;
     if (!(msg->codec == PSD_CODEC_F32 ? copy_part : decode_part)(self, s, msg, payload, to))
         return;
-    psd_bitmap_unset(server->lacking, msg->part);
-    server->n_lacking--;
-    self->moved++;
-    server->flying -= server->flying < p->n ? server->flying : p->n;
-    server->asked_ms = now_ms;
-    server->rto_ms = RTO_MS;
+    came(self, now_ms, s, msg->part);
+}
+
+/* ---- residuals and checkpoints ---- */
+
+/* A server makes a checkpoint and needs this worker's residual after `clock`: set it aside, so that exchanges can continue. That
+ * clock is of the last closed exchange or, if one server is ahead of another, of the open one. */
+static bool set_aside(psd_session_t *self, uint32_t s, uint64_t clock)
+{
+    server_t *server = &self->server[s];
+    if (server->aside == clock + 1)
+        return true;
+    const bool is_open = clock == self->clock && self->phase == PSD_PHASE_EXCHANGING;
+    if (!is_open && clock + 1 != self->clock)
+        return false;
+    psd_feedback_set_aside(self->feedback, s, is_open);
+    server->aside = clock + 1;
+    return true;
+}
+
+/* Every WEIGHTS of a clock says whether a checkpoint needs the residual of the clock before, so a worker always learns it in
+ * time. */
+static void heed_wish(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
+{
+    if (!self->feedback || !self->cluster->settings.saves_residuals || self->phase != PSD_PHASE_EXCHANGING)
+        return;
+    if (msg->saved) {
+        set_aside(self, s, msg->saved - 1);
+    } else if (self->server[s].aside) {
+        psd_feedback_drop_aside(self->feedback, s);
+        self->server[s].aside = 0;
+    }
+}
+
+static void send_residual(psd_session_t *self, uint32_t s, uint32_t part, uint64_t clock, psd_buf_t *kept, psd_actions_t *out)
+{
+    psd_msg_t *msg = send_to(self, s, PSD_MSG_RESIDUAL, kept, out);
+    msg->clock = clock;
+    msg->part = part;
+    msg->parts = self->server[s].n_parts;
+    if (kept)
+        describe_part(self, s, part, PSD_CODEC_F32, msg);
+}
+
+/* Before it has weights, the worker does not answer, and the server asks again. A residual that it no longer has is reported as
+ * none. */
+static void on_residual_wanted(psd_session_t *self, const psd_heard_t *in)
+{
+    const uint32_t s = server_of(in);
+    const uint64_t clock = in->msg->clock;
+    if (!self->cluster->settings.saves_residuals || self->phase < PSD_PHASE_READY || in->msg->parts != self->server[s].n_parts)
+        return;
+    const bool has = self->feedback && set_aside(self, s, clock);
+    if (!has && clock >= self->clock)
+        return;
+    for (uint32_t p = 0; p < real_parts(self, s); p++)
+        if (psd_bitmap_get(in->payload->data, p))
+            send_residual(self, s, p, clock, has ? psd_feedback_aside(self->feedback, s, p) : NULL, in->out);
+}
+
+static void begin_anew(psd_session_t *self, psd_actions_t *out)
+{
+    psd_actions_log(out, PSD_LEVEL_WARN, "residual.reset",
+                    "worker=%u clock=%" PRIu64
+                    " reason=\"the worker keeps the residual of codec.push, or dlion's momentum, and %s\"",
+                    self->worker, self->clock,
+                    self->cluster->settings.saves_residuals ? "the checkpoint that it continues from does not hold it"
+                                                            : "this worker starts without it");
+}
+
+static void become_ready(psd_session_t *self, uint64_t now_ms)
+{
+    self->phase = PSD_PHASE_READY;
+    self->weights_ms = now_ms;
+}
+
+/* All weights have come for the first time. If they are from a checkpoint, fetch this worker's residual of that time, provided that
+ * every server has its part of it. */
+static void begin_residuals(psd_session_t *self, const psd_heard_t *in)
+{
+    bool all_have = true;
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        all_have = all_have && (self->server[s].has_residual || !real_parts(self, s));
+    if (all_have && self->clock > 1) {
+        pull_all(self, in->now_ms, PSD_PHASE_RESTORING, in->out);
+        return;
+    }
+    if (self->clock > 1)
+        begin_anew(self, in->out);
+    become_ready(self, in->now_ms);
+}
+
+/* A part of this worker's residual from a server, or its answer that it no longer has it. */
+static void on_residual(psd_session_t *self, const psd_heard_t *in)
+{
+    const psd_msg_t *msg = in->msg;
+    const uint32_t s = server_of(in), part = msg->part;
+    server_t *server = &self->server[s];
+    if (self->phase != PSD_PHASE_RESTORING || msg->seq != self->pull_seq || part >= real_parts(self, s) ||
+        !psd_bitmap_get(server->lacking, part))
+        return;
+    if (!in->payload) {
+        psd_feedback_reset(self->feedback);
+        begin_anew(self, in->out);
+        become_ready(self, in->now_ms);
+        return;
+    }
+    const psd_part_t *p = part_at(self, s, part);
+    if (msg->n_elements != p->n || msg->chunks || msg->codec != PSD_CODEC_F32 ||
+        !psd_checksum_ok(msg, in->payload->data, in->payload->n_bytes))
+        return;
+    psd_feedback_take(self->feedback, s, part, in->payload->data);
+    came(self, in->now_ms, s, part);
+    if (server->flying <= PULL_WINDOW / 2)
+        send_pull(self, s, in->out);
+    if (!lacks_nothing(self))
+        return;
+    psd_actions_log(in->out, PSD_LEVEL_INFO, "residual.restored", "worker=%u clock=%" PRIu64, self->worker, self->clock);
+    become_ready(self, in->now_ms);
 }
 
 static void on_weights(psd_session_t *self, const psd_heard_t *in)
@@ -981,26 +1200,27 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
     self->round_loss = in->msg->loss;
     if (in->msg->value > self->server[s].samples)
         self->server[s].samples = in->msg->value;
+    self->server[s].has_residual = (in->msg->code & PSD_WEIGHTS_RESIDUAL) != 0;
+    self->gathered = (in->msg->code & PSD_WEIGHTS_GATHERED) != 0;
+    heed_wish(self, s, in->msg);
     if (in->payload)
         take_part(self, in->now_ms, s, in->msg, in->payload, self->data);
     else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))
-        lacks_no_more(&self->server[s]); /* its weights are as they were */
+        lacks_no_more(&self->server[s]); /* its weights have not changed */
     if (!lacks_nothing(self))
         return;
-    if (self->phase == PSD_PHASE_EXCHANGING) {
+    const bool is_first = self->phase == PSD_PHASE_REGISTERING;
+    if (!is_first)
         self->clock++;
-        if (self->feedback)
-            psd_feedback_close(self->feedback);
-    } else if (self->feedback && self->clock > 1) {
-        psd_actions_log(in->out, PSD_LEVEL_WARN, "residual.reset",
-                        "worker=%u clock=%" PRIu64
-                        " reason=\"codec.push keeps what it loses with the worker, and this one begins anew\"",
-                        self->worker, self->clock);
-    }
     if (self->clock > 1)
         forget_initial(self);
-    self->phase = PSD_PHASE_READY;
-    self->weights_ms = in->now_ms;
+    if (self->feedback && is_first) {
+        begin_residuals(self, in);
+        return;
+    }
+    if (self->feedback)
+        psd_feedback_close(self->feedback);
+    become_ready(self, in->now_ms);
 }
 
 static void on_slow(psd_session_t *self, const psd_heard_t *in)
@@ -1015,13 +1235,14 @@ static void on_slow(psd_session_t *self, const psd_heard_t *in)
         self->phase = PSD_PHASE_READY;
 }
 
-/* All that this server had sent before has come or is lost, for a connection keeps the order: what lacks is wanted again. */
+/* Everything that this server sent earlier has come or is lost, because a connection keeps the order: request the missing parts
+ * again. */
 static void want_again(psd_session_t *self, uint32_t s, psd_actions_t *out)
 {
     server_t *server = &self->server[s];
     if (!server->n_lacking)
         return;
-    if (self->phase == PSD_PHASE_PULLING) {
+    if (self->phase == PSD_PHASE_PULLING || self->phase == PSD_PHASE_RESTORING) {
         server->next_pull = 0;
         server->flying = 0;
         send_pull(self, s, out);
@@ -1030,14 +1251,13 @@ static void want_again(psd_session_t *self, uint32_t s, psd_actions_t *out)
     }
 }
 
-/* The number is that of a probe of ours; without one, chunks have come damaged. */
+/* seq is the number of this worker's probe; 0 means that parts arrived damaged at the server. */
 static void on_progress(psd_session_t *self, const psd_heard_t *in)
 {
     const uint32_t s = server_of(in);
     server_t *server = &self->server[s];
     const bool exchanges = self->phase == PSD_PHASE_EXCHANGING;
-    const bool waits = exchanges || self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_PULLING;
-    if (!waits || in->msg->parts != server->n_parts || (in->msg->seq && in->msg->seq < server->mark))
+    if (!waits_for_servers(self) || in->msg->parts != server->n_parts || (in->msg->seq && in->msg->seq < server->mark))
         return;
     if (exchanges && in->msg->clock == self->clock) {
         for (uint32_t p = 0; p < pushed_parts(self, s); p++)
@@ -1047,7 +1267,7 @@ static void on_progress(psd_session_t *self, const psd_heard_t *in)
         want_again(self, s, in->out);
     }
     if (in->msg->seq)
-        server->mark = server->probe_seq + 1; /* probes on their way were sent before what was just sent again */
+        server->mark = server->probe_seq + 1; /* answers to probes already on their way do not cover the repeated parts */
 }
 
 static void on_refused(psd_session_t *self, const psd_heard_t *in)
@@ -1057,35 +1277,35 @@ static void on_refused(psd_session_t *self, const psd_heard_t *in)
     const int end = psd_refusal_end(in->msg->code);
     if (end) {
         if (self->phase == PSD_PHASE_LEAVING && s)
-            return; /* whether its work is safe, and it may go, is server 0's to say */
+            return; /* only server 0 decides whether the work is safe and the worker may go */
         if (!in->msg->seq || in->msg->seq == self->config.nonce)
             fail(self, end, in->msg->text);
         return;
     }
     if (in->msg->code == PSD_REFUSAL_SESSION) {
-        self->server[s].attached = false; /* the connection was lost and made again: attach anew, and soon */
+        self->server[s].attached = false; /* the connection was lost and made again: attach again soon */
         self->server[s].asked_ms = 0;
         return;
     }
     if (self->phase == PSD_PHASE_JOINING && in->msg->seq && in->msg->seq != self->config.nonce)
         return;
     if (in->msg->code == PSD_REFUSAL_RUN) {
-        /* Before an exchange has all its gradients the arrays are the caller's, who may be computing with them: the weights to go on from
-         * come with its next wish. */
+        /* Until an exchange has all its gradients, the arrays belong to the caller, who may be computing with them: rejoin, and get
+         * the new run's weights, at its next request. */
         self->run_is_over = self->cluster && in->msg->job != self->job;
         if (self->run_is_over && !is_callers(self))
             rejoin(self, in->now_ms, in->out);
         return;
     }
-    /* A server that is behind, or ahead: the coordinator's word decides. */
+    /* This server is behind or ahead of the coordinator, which decides. */
     if (in->msg->code == PSD_REFUSAL_JOB && self->list.n && !in->msg->seq)
         return;
     snprintf(text, sizeof text, "server %u refused (%s): %s", s, psd_refusal_name(in->msg->code), in->msg->text);
     fail(self, PSD_EREFUSED, text);
 }
 
-/* The server's word that we are out; one about an older life of ours is not about us. Who is leaving has done its work, and
- * the coordinator counts it even for one that was given up: only when somebody else has the place is there nobody to tell. */
+/* The server reports that this worker is no longer a member. A worker that is leaving has done its work, and the coordinator counts
+ * it even if it gave the worker up; only if another process has taken its place does leaving end here. */
 static void on_fenced(psd_session_t *self, const psd_heard_t *in)
 {
     const uint32_t s = server_of(in);
@@ -1116,7 +1336,7 @@ static void on_attached(psd_session_t *self, const psd_heard_t *in)
     server_t *server = &self->server[server_of(in)];
     if (!server->attached) {
         server->attached = true;
-        server->asked_ms = 0; /* what was awaited may have been lost with the old connection */
+        server->asked_ms = 0; /* answers may have been lost with the old connection */
     }
     server->waiting[0] = '\0';
 }
@@ -1141,8 +1361,23 @@ static void on_heartbeat(psd_session_t *self, const psd_heard_t *in)
     snprintf(self->told, sizeof self->told, "%.190s", msg->text);
 }
 
-/* What a worker takes, and with what. What is personal was said to one life of a worker, and is not for another, nor for one that
- * has not been welcomed. */
+static void on_health(psd_session_t *self, const psd_heard_t *in)
+{
+    if (!in->payload || in->msg->n_elements != PSD_SESSION_FIGURES)
+        return;
+    psd_buf_unref(&self->health);
+    self->health = psd_buf_ref(in->payload);
+    self->health_step = in->msg->version;
+}
+
+psd_buf_t *psd_session_health(const psd_session_t *self, uint64_t *step)
+{
+    *step = self->health_step;
+    return self->health;
+}
+
+/* The messages that a worker takes, and their handlers. A personal message is for one incarnation of a worker; another one, or one
+ * that has not been welcomed, ignores it. */
 static const struct handler {
     void (*take)(psd_session_t *self, const psd_heard_t *in);
     bool personal;
@@ -1155,11 +1390,14 @@ static const struct handler {
     [PSD_MSG_ATTACHED] = { on_attached, true },
     [PSD_MSG_INIT_WANTED] = { on_init_wanted, true },
     [PSD_MSG_WEIGHTS] = { on_weights, true },
+    [PSD_MSG_RESIDUAL_WANTED] = { on_residual_wanted, true },
+    [PSD_MSG_RESIDUAL] = { on_residual, true },
     [PSD_MSG_PROGRESS] = { on_progress, true },
     [PSD_MSG_SLOW] = { on_slow, true },
     [PSD_MSG_SETTING] = { on_set, false },
     [PSD_MSG_LEFT] = { on_left, false },
     [PSD_MSG_HEARTBEAT] = { on_heartbeat, false },
+    [PSD_MSG_HEALTH] = { on_health, true },
 };
 
 bool psd_session_takes(psd_kind_t kind) { return (size_t)kind < sizeof handlers / sizeof *handlers && handlers[kind].take; }
@@ -1189,8 +1427,8 @@ void psd_session_other_protocol(psd_session_t *self, psd_peer_t from, uint32_t t
     char text[128];
     if (self->phase == PSD_PHASE_LEFT || self->phase == PSD_PHASE_FAILED)
         return;
-    snprintf(text, sizeof text, "server %" PRIu64 " speaks protocol %u, this worker %d", from - PSD_PEER_SERVER, theirs,
-             PSD_PROTOCOL);
+    snprintf(text, sizeof text, "server %" PRIu64 " uses protocol %u, this worker %d; install the same version on both",
+             from - PSD_PEER_SERVER, theirs, PSD_PROTOCOL);
     fail(self, PSD_EREFUSED, text);
 }
 
@@ -1216,6 +1454,7 @@ bool psd_session_asks(const psd_session_t *self, uint32_t s)
     case PSD_PHASE_LEAVING:
         return s == 0;
     case PSD_PHASE_REGISTERING:
+    case PSD_PHASE_RESTORING:
     case PSD_PHASE_EXCHANGING:
     case PSD_PHASE_PULLING:
         return s < n_servers(self) && (!server->attached || server->n_lacking);
@@ -1230,7 +1469,7 @@ uint64_t psd_session_rejoins(const psd_session_t *self) { return self->rejoins; 
 
 bool psd_session_drains(const psd_session_t *self) { return self->drains; }
 
-/* Servers are a step apart where each push is one. */
+/* If each push is a step, servers may be a step apart. */
 static double job_samples(const psd_session_t *self)
 {
     double most = 0;
@@ -1248,6 +1487,7 @@ psd_session_position_t psd_session_position(const psd_session_t *self)
                                      .incarnation = self->incarnation,
                                      .worker = self->worker,
                                      .round_loss = self->round_loss,
+                                     .gathered = self->gathered,
                                      .samples = job_samples(self),
                                      .rank = self->rank,
                                      .world = self->world };
@@ -1277,8 +1517,7 @@ void psd_session_describe_wait(const psd_session_t *self, char *text, size_t n)
         return;
     }
     size_t at = 0;
-    bool waits = self->phase == PSD_PHASE_REGISTERING || self->phase == PSD_PHASE_EXCHANGING || self->phase == PSD_PHASE_PULLING;
-    for (uint32_t s = 0; waits && s < n_servers(self) && at + 1 < n; s++) {
+    for (uint32_t s = 0; waits_for_servers(self) && s < n_servers(self) && at + 1 < n; s++) {
         const server_t *server = &self->server[s];
         if (!server->attached)
             at += (size_t)snprintf(text + at, n - at, "%sa session with server %u (%s)", at ? ", " : "", s,

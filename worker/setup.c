@@ -1,27 +1,29 @@
 #include "worker/setup.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/system/log.h"
 #include "worker/holdout.h"
 #include "worker/sampler.h"
 #include "worker/text.h"
+#include "worker/weights.h"
 
-/* The test set, where there is one: the glyphs bring their own. */
+/* The spec of the test set, if there is one: glyphs have a built-in one. */
 static const char *test_spec(const psd_options_t *o)
 {
     const char *test = psd_options_string(o, PSD_OPT_data_test), *train = psd_options_string(o, PSD_OPT_data_train);
     return *test ? test : !strncmp(train, "glyphs", 6) ? "glyphs" : "";
 }
 
-/* Say where the option was given that is to blame. */
+/* Add to the error the place where the option was set. */
 static int blame(const psd_options_t *o, psd_option_id_t id, psd_err_t *err)
 {
     const char *origin = psd_options_origin(o, id);
     return strcmp(origin, "default") ? psd_err_wrap(err, "%s", origin) : err->code;
 }
 
-/* What was read, and what of it perhaps otherwise than its owner thinks. */
+/* Log what was read, and warn of readings that may surprise the user. */
 static void tell(const psd_setup_t *self, const psd_options_t *o)
 {
     const psd_dataset_t *train = self->train, *test = self->test;
@@ -31,12 +33,17 @@ static void tell(const psd_setup_t *self, const psd_options_t *o)
     if (train->n_skipped || (test && test->n_skipped))
         psd_log_warn("data.skipped", "rows=%zu test_rows=%zu reason=\"data.na=skip leaves out rows with a missing value\"",
                      train->n_skipped, test ? test->n_skipped : 0);
+    if (test && test->n_unknown)
+        psd_log_warn("data.unknown",
+                     "words=%zu reason=\"the test set has words that the training set does not have; they have no "
+                     "feature\"",
+                     test->n_unknown);
     if (train->first_class == 1 && train->n_classes > 2)
         psd_log_warn("data.classes", "labels=1..%zu classes=%zu reason=\"classes count from 0: class 0 never occurs\"",
                      train->n_classes - 1, train->n_classes);
 }
 
-/* Rows held out beside a test set are to choose by; without one they are it. */
+/* With a test set, held-out rows are for choosing hyper-parameters; without one, they are the test set. */
 static int hold_out(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 {
     const double share = psd_options_double(o, PSD_OPT_data_validation);
@@ -49,39 +56,131 @@ static int hold_out(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
     return PSD_OK;
 }
 
-static int load_data(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+/* The encoding learned from the training set goes into the model's file at the end; check at the start that it fits. */
+static int look_at_encoding(const psd_dataset_t *train, psd_err_t *err)
+{
+    enum { MOST_BYTES = 16 << 20 };
+    char *text = train->encoding ? psd_encoding_print(train->encoding, err) : NULL;
+    if (!train->encoding)
+        return PSD_OK;
+    const size_t n = text ? strlen(text) : 0;
+    free(text);
+    return !text ? err->code
+           : n <= MOST_BYTES
+               ? PSD_OK
+               : psd_err_set(
+                     err, PSD_EDATA,
+                     "the dictionaries of its columns have %zu bytes, but a model's file has room for %d; lower data.one_hot", n,
+                     MOST_BYTES);
+}
+
+/* The data options. */
+static int read_options(psd_dataset_options_t *out, const psd_options_t *o, psd_err_t *err)
 {
     const psd_model_kind_t *kind = psd_model_kind_find(psd_options_string(o, PSD_OPT_model_kind));
-    static const psd_na_t na[] = { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP };
-    static const char *const na_name[] = { "error", "zero", "skip" };
-    psd_dataset_options_t options = { .kind = kind->labels,
-                                      .labels = psd_options_string(o, PSD_OPT_data_labels),
-                                      .label_column = psd_options_string(o, PSD_OPT_data_label_column),
-                                      .header = psd_options_bool(o, PSD_OPT_data_header),
-                                      .index_base = (int)psd_options_int(o, PSD_OPT_data_index_base) };
-    options.drop = psd_options_texts(o, PSD_OPT_data_drop, &options.n_drop);
-    if (psd_text_delimiter(psd_options_string(o, PSD_OPT_data_delimiter), &options.delimiter, err))
-        return blame(o, PSD_OPT_data_delimiter, err);
+    static const psd_na_t na[] = { PSD_NA_ERROR, PSD_NA_ZERO, PSD_NA_SKIP, PSD_NA_MEAN };
+    static const char *const na_name[] = { "error", "zero", "skip", "mean" };
+    *out = (psd_dataset_options_t){ .kind = kind->labels,
+                                    .labels = psd_options_string(o, PSD_OPT_data_labels),
+                                    .label_column = psd_options_string(o, PSD_OPT_data_label_column),
+                                    .weight_column = psd_options_string(o, PSD_OPT_data_weight_column),
+                                    .header = psd_options_bool(o, PSD_OPT_data_header),
+                                    .standardise = !strcmp(psd_options_string(o, PSD_OPT_data_scale), "standard"),
+                                    .one_hot = psd_options_uint(o, PSD_OPT_data_one_hot),
+                                    .hash_bits = (unsigned)psd_options_int(o, PSD_OPT_data_hash_bits),
+                                    .held_share = psd_options_double(o, PSD_OPT_data_validation),
+                                    .seed = psd_options_uint(o, PSD_OPT_seed),
+                                    .index_base = (int)psd_options_int(o, PSD_OPT_data_index_base) };
+    out->drop = psd_options_texts(o, PSD_OPT_data_drop, &out->n_drop);
+    out->categorical = psd_options_texts(o, PSD_OPT_data_categorical, &out->n_categorical);
+    out->log1p = psd_options_texts(o, PSD_OPT_data_log1p, &out->n_log1p);
     for (size_t i = 0; i < sizeof na / sizeof *na; i++)
         if (!strcmp(psd_options_string(o, PSD_OPT_data_na), na_name[i]))
-            options.na = na[i];
-    if (!(self->train = psd_dataset_load(psd_options_string(o, PSD_OPT_data_train), &options, err)))
+            out->na = na[i];
+    return psd_text_delimiter(psd_options_string(o, PSD_OPT_data_delimiter), &out->delimiter, err)
+               ? blame(o, PSD_OPT_data_delimiter, err)
+               : PSD_OK;
+}
+
+/* The training set. If training starts from a model with an encoding, it uses that encoding, and finds its columns by name. */
+static int load_train(psd_setup_t *self, psd_dataset_t *frame, psd_dataset_options_t *options, const psd_options_t *o,
+                      psd_err_t *err)
+{
+    const char *spec = psd_options_string(o, PSD_OPT_data_train);
+    options->train = frame;
+    options->predicts = frame != NULL;
+    self->train = psd_dataset_load(spec, options, err);
+    options->predicts = false;
+    if (!self->train)
         return blame(o, PSD_OPT_data_train, err);
+    if (frame && self->train->unlabelled)
+        return psd_err_set(err, PSD_EDATA, "%s: no column is named '%.60s', as the label is in the model's training set", spec,
+                           frame->encoding->label),
+               blame(o, PSD_OPT_data_train, err);
+    if (frame) {
+        self->train->encoding = frame->encoding;
+        frame->encoding = NULL;
+    }
+    return look_at_encoding(self->train, err) ? blame(o, PSD_OPT_data_train, err) : PSD_OK;
+}
+
+static int load_data(psd_setup_t *self, psd_dataset_t *frame, const psd_options_t *o, psd_err_t *err)
+{
+    psd_dataset_options_t options;
+    int rc = read_options(&options, o, err);
+    rc = rc ? rc : load_train(self, frame, &options, o, err);
+    if (rc)
+        return rc;
     options.train = self->train;
+    options.predicts = frame != NULL && psd_dataset_needs_encoding(test_spec(o));
     options.labels = psd_options_string(o, PSD_OPT_data_test_labels);
     if (*test_spec(o) && !(self->test = psd_dataset_load(test_spec(o), &options, err)))
         return blame(o, PSD_OPT_data_test, err);
-    const int rc = hold_out(self, o, err);
-    if (rc)
+    if (self->test && self->test->unlabelled)
+        return psd_err_set(err, PSD_EDATA, "%s: it has no labels", test_spec(o)), blame(o, PSD_OPT_data_test, err);
+    if ((rc = hold_out(self, o, err)))
         return rc;
+    if (!self->test && psd_options_uint(o, PSD_OPT_stop_patience))
+        return psd_err_set(err, PSD_ECONFIG,
+                           "stop.patience is set, but there are no rows to evaluate; set data.validation or data.test"),
+               blame(o, PSD_OPT_stop_patience, err);
     if (!self->test && psd_options_double(o, PSD_OPT_stop_target) > 0)
-        return psd_err_set(err, PSD_ECONFIG, "stop.target is set, but there is no test set to meet it on; set data.test"),
+        return psd_err_set(err, PSD_ECONFIG, "stop.target is set, but there is no test set to measure it on; set data.test"),
                blame(o, PSD_OPT_stop_target, err);
     tell(self, o);
     return PSD_OK;
 }
 
-static int build_model(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+int psd_setup_rows(psd_dataset_t **out, const psd_options_t *o, const char *spec, const psd_dataset_t *frame, psd_err_t *err)
+{
+    psd_dataset_options_t options;
+    const int rc = read_options(&options, o, err);
+    if (rc)
+        return rc;
+    options.train = frame;
+    options.predicts = true;
+    options.labels = strcmp(spec, psd_options_string(o, PSD_OPT_data_test)) ? "" : psd_options_string(o, PSD_OPT_data_test_labels);
+    *out = psd_dataset_load(spec, &options, err);
+    return *out ? PSD_OK : err->code;
+}
+
+static int choose_metric(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    const char *name = psd_options_string(o, PSD_OPT_eval_metric);
+    const psd_model_kind_t *kind = psd_model_kind_find(psd_options_string(o, PSD_OPT_model_kind));
+    self->metric = psd_metric_find(strcmp(name, "auto") ? name : kind->metric);
+    if (psd_metric_suits(self->metric, self->train))
+        return PSD_OK;
+    if (self->metric->labels == self->train->kind)
+        psd_err_set(err, PSD_ECONFIG, "eval.metric %s is for 2 classes, the training set has %zu; choose accuracy or logloss", name,
+                    self->train->n_classes);
+    else
+        psd_err_set(err, PSD_ECONFIG, "eval.metric %s does not go with model.kind %s; choose %s", name, kind->name,
+                    kind->labels == PSD_LABEL_CLASS ? "accuracy, logloss or auc" : "mse, mae or r2");
+    return blame(o, PSD_OPT_eval_metric, err);
+}
+
+int psd_setup_model(psd_model_t **out, const psd_options_t *o, const psd_dataset_t *set, psd_err_t *err)
 {
     size_t n = 0, layers[PSD_MAX_LAYERS + 2];
     const int64_t *list = psd_options_list(o, PSD_OPT_model_layers, &n);
@@ -93,22 +192,86 @@ static int build_model(psd_setup_t *self, const psd_options_t *o, psd_err_t *err
                                   .activation = psd_options_string(o, PSD_OPT_model_activation),
                                   .loss = psd_options_string(o, PSD_OPT_model_loss),
                                   .seed = psd_options_uint(o, PSD_OPT_seed) };
-    self->model = psd_model_new(&config, self->train, err);
-    return self->model ? PSD_OK : blame(o, n ? PSD_OPT_model_layers : PSD_OPT_model_kind, err);
+    *out = psd_model_new(&config, set, err);
+    return *out ? PSD_OK : blame(o, n ? PSD_OPT_model_layers : PSD_OPT_model_kind, err);
+}
+
+/* ---- What training starts from ---- */
+
+/* The encoding of the training rows in the file of `init`, if it has one. */
+static int read_frame(psd_dataset_t **out, const psd_safetensors_t *file, const psd_options_t *o, psd_err_t *err)
+{
+    const psd_model_kind_t *kind = psd_model_kind_find(psd_options_string(o, PSD_OPT_model_kind));
+    if (!psd_safetensors_note(file, PSD_ENCODING_NOTE) || !psd_dataset_needs_encoding(psd_options_string(o, PSD_OPT_data_train)))
+        return PSD_OK;
+    *out = psd_weights_frame(file, kind, err);
+    return *out ? PSD_OK : blame(o, PSD_OPT_init, err);
+}
+
+static int take_weights(const psd_setup_t *self, const psd_safetensors_t *file, const psd_options_t *o, psd_err_t *err)
+{
+    psd_weights_taken_t taken;
+    if (psd_weights_take(self->model, file, psd_options_bool(o, PSD_OPT_init_partial), &taken, err))
+        return blame(o, PSD_OPT_init, err);
+    psd_log_info("init.loaded", "file=%s tensors=%zu missing=%zu unused=%zu", file->path, taken.n_taken, taken.n_missing,
+                 taken.n_unused);
+    if (taken.n_missing)
+        psd_log_warn(
+            "init.missing",
+            "tensors=%zu names=\"%s\" reason=\"the file has no tensor of that name and shape: these start as without init\"",
+            taken.n_missing, taken.missing);
+    if (taken.n_unused)
+        psd_log_warn("init.unused", "tensors=%zu names=\"%s\" reason=\"the model has no tensor of that name\"", taken.n_unused,
+                     taken.unused);
+    return PSD_OK;
+}
+
+/* The rules of the job are the servers' to know: whether the state fits them is found out when the model is registered. */
+static int take_state(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    const char *path = psd_options_string(o, PSD_OPT_init_state);
+    if (psd_statefile_read(&self->state, path, self->model, err))
+        return blame(o, PSD_OPT_init_state, err);
+    psd_log_info("init.state", "file=%s fields=%zu optimizer=\"%s\"", path, self->state.n,
+                 self->state.optimizer ? self->state.optimizer : "");
+    return PSD_OK;
+}
+
+static int load(psd_setup_t *self, const psd_options_t *o, const char *init, psd_err_t *err)
+{
+    psd_safetensors_t file = { .fd = -1 };
+    psd_dataset_t *frame = NULL;
+    int rc = PSD_OK;
+    *self = (psd_setup_t){ 0 };
+    if (*init) {
+        rc = psd_safetensors_open(&file, init, err);
+        rc = rc ? rc : psd_safetensors_parse(&file, err);
+        rc = rc ? blame(o, PSD_OPT_init, err) : read_frame(&frame, &file, o, err);
+    }
+    rc = rc ? rc : load_data(self, frame, o, err);
+    rc = rc ? rc : choose_metric(self, o, err);
+    rc = rc ? rc : psd_setup_model(&self->model, o, self->train, err);
+    if (!rc && *init)
+        rc = take_weights(self, &file, o, err);
+    if (!rc && *init && *psd_options_string(o, PSD_OPT_init_state))
+        rc = take_state(self, o, err);
+    if (!rc && psd_batch_parse(psd_options_string(o, PSD_OPT_data_batch), self->train->n_rows, &self->batch, err))
+        rc = blame(o, PSD_OPT_data_batch, err);
+    psd_dataset_destroy(&frame);
+    psd_safetensors_close(&file);
+    return rc;
 }
 
 int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 {
-    *self = (psd_setup_t){ 0 };
-    int rc = load_data(self, o, err);
-    rc = rc ? rc : build_model(self, o, err);
-    if (!rc && psd_batch_parse(psd_options_string(o, PSD_OPT_data_batch), self->train->n_rows, &self->batch, err))
-        rc = blame(o, PSD_OPT_data_batch, err);
-    return rc;
+    return load(self, o, psd_options_string(o, PSD_OPT_init), err);
 }
+
+int psd_setup_load_anew(psd_setup_t *self, const psd_options_t *o, psd_err_t *err) { return load(self, o, "", err); }
 
 void psd_setup_clear(psd_setup_t *self)
 {
+    psd_statefile_clear(&self->state);
     psd_model_destroy(&self->model);
     psd_dataset_destroy(&self->held);
     psd_dataset_destroy(&self->test);

@@ -1,20 +1,32 @@
-/* setup.h - what a worker trains, as the options say: data, model, batch. */
+/* setup.h - data, model and batch of a worker, as its options specify. */
 #pragma once
 
 #include "common/config/options.h"
 #include "worker/model.h"
+#include "worker/statefile.h"
 
 typedef struct psd_setup {
     psd_dataset_t *train;
-    psd_dataset_t *test; /* NULL: none */
-    psd_dataset_t *held; /* rows held out of `train`, beside a test set; NULL: none */
-    psd_model_t *model;  /* with its initial values */
-    size_t batch;        /* rows of a round, of all workers together */
+    psd_dataset_t *test;        /* NULL: none */
+    psd_dataset_t *held;        /* rows held out of `train`, beside a test set; NULL: none */
+    const psd_metric_t *metric; /* the main metric */
+    psd_model_t *model;         /* with its initial values */
+    psd_statefile_t state;      /* of the optimizer, that it begins with; without fields: none */
+    size_t batch;               /* rows of a round, of all workers together */
 } psd_setup_t;
 
-/* Load and build it. `o` are options of any program, loaded. A negative code, with `err` saying what is wrong with data
- * or options; what was made by then is for psd_setup_clear all the same. */
+/* Load and build it. `o` are the loaded options of any program. A negative code, with `err` set, when data or options are wrong;
+ * call psd_setup_clear in any case. */
 int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err);
 
-/* Free what is there. */
+/* The same without reading the files `init` and `init.state`. */
+int psd_setup_load_anew(psd_setup_t *self, const psd_options_t *o, psd_err_t *err);
+
+/* Free all that was loaded. */
 void psd_setup_clear(psd_setup_t *self);
+
+/* Read the rows `spec` for a model that was trained on sets like `frame`; the rows may lack labels. */
+int psd_setup_rows(psd_dataset_t **out, const psd_options_t *o, const char *spec, const psd_dataset_t *frame, psd_err_t *err);
+
+/* Build the model that the options describe for sets like `set`, with its random initial values, not those of the file `init`. */
+int psd_setup_model(psd_model_t **out, const psd_options_t *o, const psd_dataset_t *set, psd_err_t *err);

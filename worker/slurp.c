@@ -32,7 +32,7 @@ static const struct magic {
     MAGIC("\x1f\x9d", "compress (.Z) data", "unpack it with gzip -d"),
     MAGIC("PAR1\x15", "a parquet file", "write it as csv, with DataFrame.to_csv"),
     MAGIC("ARROW1\0", "an Arrow file", "write it as csv, with DataFrame.to_csv"),
-    MAGIC("\x93NUMPY", "a NumPy array", "write it as csv, with numpy.savetxt"),
+    MAGIC("\x93NUMPY", "a NumPy array", "name it npy:FILE"),
     MAGIC("\x89HDF\r\n\x1a\n", "an HDF5 file", "write it as csv"),
     MAGIC("SQLite format 3\0", "an SQLite database", "write it as csv, with sqlite3 -csv -header"),
     MAGIC("version https://git-lfs", "a pointer of git lfs, and not the file itself", "fetch it with git lfs pull"),
@@ -42,14 +42,14 @@ static const struct magic {
 #undef MAGIC
 };
 
-static int refuse_magic(const char *path, const psd_bytes_t *bytes, psd_err_t *err)
+static int refuse_magic(const char *path, const psd_bytes_t *bytes, const char *own, psd_err_t *err)
 {
     if (bytes->n >= 10 && !memcmp(bytes->at, "BZh", 3) && !memcmp(bytes->at + 4, "1AY&SY", 6))
         return psd_err_set(err, PSD_EDATA, "%s: this is bzip2 data; unpack it with bzip2 -d; gzip is read as it is", path);
     if (bytes->n >= 262 && !memcmp(bytes->at + 257, "ustar", 5))
         return psd_err_set(err, PSD_EDATA, "%s: this is a tar archive; unpack it with tar -xf, and name the file in it", path);
     for (size_t i = 0; i < sizeof magics / sizeof *magics; i++)
-        if (bytes->n >= magics[i].n && !memcmp(bytes->at, magics[i].bytes, magics[i].n))
+        if (bytes->n >= magics[i].n && !(own && !strcmp(own, magics[i].bytes)) && !memcmp(bytes->at, magics[i].bytes, magics[i].n))
             return psd_err_set(err, PSD_EDATA, "%s: this is %s; %s", path, magics[i].what, magics[i].cure);
     return PSD_OK;
 }
@@ -57,6 +57,7 @@ static int refuse_magic(const char *path, const psd_bytes_t *bytes, psd_err_t *e
 /* A file on its way into memory. */
 typedef struct slurp {
     const char *path;
+    const char *own; /* magic that is read; NULL: none */
     int fd;
     unsigned char in[1 << 17]; /* as it lies on disk */
     size_t n_in;
@@ -122,7 +123,7 @@ static int unpack_some(slurp_t *self, bool *inside, psd_err_t *err)
                : damaged(self, self->unzip.msg ? self->unzip.msg : "a preset dictionary", err);
 }
 
-/* Between two members: the next begins like one; zeros, as tapes pad with, are passed over; all else is an error. */
+/* Between two members: the next begins like one; zeros, as tapes pad with, are skipped; anything else is an error. */
 static int look_behind_member(slurp_t *self, bool *padded, psd_err_t *err)
 {
     while (self->unzip.avail_in && !*self->unzip.next_in) {
@@ -134,7 +135,7 @@ static int look_behind_member(slurp_t *self, bool *padded, psd_err_t *err)
         return PSD_OK;
     if (*padded || *self->unzip.next_in != 0x1f)
         return psd_err_set(err, PSD_EDATA,
-                           "%s: bytes that are no gzip data follow the gzip data, which unpacks to %zu bytes; cut them "
+                           "%s: bytes that are not gzip data follow the gzip data, which unpacks to %zu bytes; cut them "
                            "off, or fetch it again",
                            self->path, self->n);
     inflateReset(&self->unzip);
@@ -171,15 +172,16 @@ static int take(slurp_t *self, psd_err_t *err)
     int rc = fill(self, err);
     const bool is_gzip = self->n_in >= 2 && self->in[0] == 0x1f && self->in[1] == 0x8b;
     rc = rc ? rc : is_gzip ? unpack(self, err) : copy(self, err);
-    return rc ? rc : refuse_magic(self->path, &(psd_bytes_t){ .at = self->bytes, .n = self->n }, err);
+    return rc ? rc : refuse_magic(self->path, &(psd_bytes_t){ .at = self->bytes, .n = self->n }, self->own, err);
 }
 
-int psd_slurp(psd_bytes_t *out, const char *path, psd_err_t *err)
+int psd_slurp(psd_bytes_t *out, const char *path, const char *own, psd_err_t *err)
 {
     slurp_t *self = calloc(1, sizeof *self);
     if (!self)
         return psd_err_set(err, PSD_ENOMEM, "%s: no memory to read it", path);
     self->path = path;
+    self->own = own;
     self->fd = open(path, O_RDONLY | O_CLOEXEC);
     int rc = self->fd < 0
                  ? psd_err_set(err, errno == ENOENT || errno == ENOTDIR ? PSD_ENOINPUT : PSD_EIO, "%s: %s", path, strerror(errno))
@@ -199,4 +201,15 @@ void psd_slurp_free(psd_bytes_t *bytes)
     void *at;
     memcpy(&at, &bytes->at, sizeof at);
     free(at);
+}
+
+bool psd_slurp_begins(const char *path, const char *magic)
+{
+    char bytes[16];
+    const size_t n = strlen(magic);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const bool begins = fd >= 0 && n <= sizeof bytes && read(fd, bytes, n) == (ssize_t)n && !memcmp(bytes, magic, n);
+    if (fd >= 0)
+        close(fd);
+    return begins;
 }

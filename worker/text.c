@@ -111,14 +111,14 @@ const char *psd_text_fault(const char *at, const char *end)
     if (end - start > 2 && *start == '0' && (start[1] == 'x' || start[1] == 'X'))
         return "is hexadecimal; write it in decimal digits";
     if (behind && exponent(behind, end, &power) == end)
-        return "is beyond what a float32 holds (3.4e38); scale it down";
+        return "exceeds the range of float32 (3.4e38); scale it down";
     if (comma && psd_text_number(at, comma, &part) && psd_text_number(comma + 1, end, &part))
         return "has a comma in it; write a decimal point, and nothing between thousands";
     if (memchr(at, ';', (size_t)(end - at)))
         return "is not a number; is data.delimiter a semicolon?";
     if (memchr(at, '\t', (size_t)(end - at)))
         return "is not a number; is data.delimiter a tab?";
-    return "is not a number; turn words into numbers first, or drop the column";
+    return NULL;
 }
 
 /* ---- Text ---- */
@@ -126,6 +126,32 @@ const char *psd_text_fault(const char *at, const char *end)
 const char *psd_text_quote(char out[PSD_TEXT_QUOTE], const char *at, const char *end)
 {
     return psd_printable(out, PSD_TEXT_QUOTE, at, (size_t)(end - at));
+}
+
+bool psd_text_is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
+
+psd_text_word_t psd_text_next_word(const char **at, const char *end)
+{
+    while (*at < end && psd_text_is_blank(**at))
+        ++*at;
+    psd_text_word_t word = { *at, *at };
+    while (word.end < end && !psd_text_is_blank(*word.end))
+        word.end++;
+    *at = word.end;
+    return word;
+}
+
+const char *psd_text_colon(psd_text_word_t word)
+{
+    const char *colon = memchr(word.at, ':', (size_t)(word.end - word.at));
+    return colon ? colon : word.end;
+}
+
+int psd_text_refuse(const char *file, size_t line, const char *line_at, psd_text_word_t word, const char *why, psd_err_t *err)
+{
+    char shown[PSD_TEXT_QUOTE];
+    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", file, line, (size_t)(word.at - line_at) + 1,
+                       psd_text_quote(shown, word.at, word.end), why);
 }
 
 int psd_text_open(const psd_bytes_t *file, const char **at, const char **end, psd_err_t *err)
@@ -149,6 +175,6 @@ int psd_text_delimiter(const char *text, char *out, psd_err_t *err)
     if (is_tab || (text[0] && !text[1] && ispunct((unsigned char)text[0]) && !strchr("\"'.+-_", text[0])) || !strcmp(text, " "))
         return PSD_OK;
     char shown[PSD_TEXT_QUOTE];
-    return psd_err_set(err, PSD_ECONFIG, "data.delimiter is '%s'; it is one character, such as , ; | or the word tab",
+    return psd_err_set(err, PSD_ECONFIG, "data.delimiter is '%s'; give one character, such as , ; | or the word tab",
                        psd_text_quote(shown, text, text + strlen(text)));
 }

@@ -17,10 +17,10 @@ enum { MOST = 2048 /* bytes of an event; our own names bound it */, MOST_VALUES 
 
 struct psd_tfevents {
     FILE *file;
-    int failed; /* errno of the first write that did */
+    int failed; /* errno of the first write that failed */
 };
 
-/* A CRC of data that hold CRCs would be weak: TensorFlow turns and shifts it. */
+/* A CRC over data that contain CRCs would be weak, so TensorFlow masks it: it rotates it and adds a constant. */
 static uint32_t masked(const void *data, size_t n)
 {
     uint32_t crc = psd_crc32c(data, n);
@@ -33,7 +33,7 @@ static void write_record(psd_tfevents_t *self, const Tensorboard__Event *event)
     assert(tensorboard__event__get_packed_size(event) <= sizeof bytes);
     const uint64_t length = tensorboard__event__pack(event, bytes);
     const uint32_t of_length = masked(&length, sizeof length), of_event = masked(bytes, length);
-    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "as the file wants it");
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a file has little-endian numbers");
     if ((fwrite(&length, sizeof length, 1, self->file) != 1 || fwrite(&of_length, sizeof of_length, 1, self->file) != 1 ||
          fwrite(bytes, length, 1, self->file) != 1 || fwrite(&of_event, sizeof of_event, 1, self->file) != 1) &&
         !self->failed)
@@ -78,7 +78,7 @@ void psd_tfevents_add(psd_tfevents_t *self, double unix_s, uint64_t step, const 
     for (size_t i = 0; i < n; i++) {
         list[i] = &value[i];
         tensorboard__value__init(&value[i]);
-        value[i].tag = (char *)(uintptr_t)measures[i].name; /* which is only read */
+        value[i].tag = (char *)(uintptr_t)measures[i].name; /* setvbuf only reads it */
         value[i].value_case = TENSORBOARD__VALUE__VALUE_SIMPLE_VALUE;
         value[i].simple_value = (float)measures[i].value;
     }

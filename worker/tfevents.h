@@ -9,8 +9,8 @@ typedef struct psd_tfevents psd_tfevents_t;
 psd_tfevents_t *psd_tfevents_new(const char *dir, double unix_s, psd_err_t *err);
 void psd_tfevents_destroy(psd_tfevents_t **self_p);
 
-/* Append what was measured at `step`, each measure under its name. */
+/* Append the measures of `step`, each under its name. */
 void psd_tfevents_add(psd_tfevents_t *self, double unix_s, uint64_t step, const psd_measure_t *measures, size_t n);
 
-/* Hand what was added to the system. 0, or the errno of the first write that failed. */
+/* Flush the added records to the system. 0, or the errno of the first write that failed. */
 int psd_tfevents_flush(psd_tfevents_t *self);

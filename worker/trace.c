@@ -42,7 +42,7 @@ void psd_trace_destroy(psd_trace_t **self_p)
     *self_p = NULL;
 }
 
-/* A step is added by one write, so that those of several workers do not mix. */
+/* One write adds a step, so that the lines of several workers do not mix. */
 int psd_trace_step(psd_trace_t *self, uint64_t step, uint32_t world, const psd_param_t *params, size_t n, psd_err_t *err)
 {
     char text[PSD_MAX_PARAMS * LINE], hash[PSD_SHA256_TEXT];

@@ -1,5 +1,5 @@
-/* trace.h - the weights of every step as hashes, a line per tensor: "STEP WORLD SHA256 TENSOR". Two runs that should be
- * the same are compared line by line (psdctl verify). Several workers may add to one file. One thread at a time. */
+/* trace.h - the weights of every step as hashes, a line per tensor: "STEP WORLD SHA256 TENSOR". psdctl verify compares two runs
+ * that should be the same line by line. Several workers may add to one file. One thread at a time. */
 #pragma once
 
 #include <stdint.h>
@@ -15,7 +15,7 @@ psd_trace_t *psd_trace_new(const char *path, psd_err_t *err);
 /* Close it; NULL inside is fine. */
 void psd_trace_destroy(psd_trace_t **self_p);
 
-/* Add the `n` tensors as they are after `step`, of a view of `world` workers. PSD_EIO. */
+/* Add the hashes of the `n` tensors after `step`, in a view of `world` workers. PSD_EIO. */
 int psd_trace_step(psd_trace_t *self, uint64_t step, uint32_t world, const psd_param_t *params, size_t n, psd_err_t *err);
 
 /* A line of such a file. */
@@ -25,5 +25,5 @@ typedef struct psd_trace_line {
     char sha256[65], tensor[64];
 } psd_trace_line_t;
 
-/* The next line of `file`; false at its end, and at a line that is none. */
+/* Read the next line of `file`; false at its end, and at a malformed line. */
 bool psd_trace_read(FILE *file, psd_trace_line_t *out);

@@ -4,6 +4,6 @@
 #include <stddef.h>
 
 typedef struct psd_asset {
-    const char *bytes; /* a NUL stands behind them */
+    const char *bytes; /* followed by a NUL */
     size_t n_bytes;
 } psd_asset_t;

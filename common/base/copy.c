@@ -19,7 +19,8 @@ static void stream_line(unsigned char *to, const unsigned char *from)
         _mm_stream_si128((__m128i *)(void *)(to + i), _mm_loadu_si128((const __m128i *)(const void *)(from + i)));
 }
 
-/* Some pages side by side, so that as many of the memory's rows are open. `to` lies on a line. Returns the bytes copied. */
+/* Copy several pages in parallel, so that several rows of the memory are open. `to` is aligned to a cache line. Returns the bytes
+ * copied. */
 static size_t stream(unsigned char *to, const unsigned char *from, size_t n_bytes, const unsigned char *next)
 {
     size_t at = 0;

@@ -1,15 +1,15 @@
-/* copy.h - copies of what is too large to stay in the cache. */
+/* copy.h - copies of data too large to stay in the cache. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Whether so many bytes, copied one after the other before anybody reads them, are more than a cache keeps. */
+/* Whether this many bytes, copied one after the other before any of them is read, exceed the cache. */
 bool psd_copy_is_large(size_t n_bytes);
 
-/* As memcpy. One of something `large` is written past the cache, which spares memory a third of the traffic: that of reading what is
- * overwritten. */
+/* As memcpy. A `large` copy bypasses the cache, which saves a third of the memory traffic: it does not read the bytes that it
+ * overwrites. */
 void psd_copy_large(void *to, const void *from, size_t n_bytes, bool large);
 
-/* The same of something large, while as many bytes at `next` are fetched, which are read next; NULL: none are. */
+/* The same for large data, while it prefetches as many bytes at `next`, which the caller reads next; NULL: nothing. */
 void psd_copy_and_fetch(void *to, const void *from, size_t n_bytes, const void *next);

@@ -4,7 +4,7 @@
 
 uint32_t psd_crc32c_extend(uint32_t crc, const void *data, size_t n_bytes)
 {
-    /* ISA-L leaves both inversions of the standard to its caller, and counts in int. */
+    /* ISA-L leaves both inversions of the standard to its caller, and takes lengths as int. */
     const size_t most = 1 << 30;
     const uint8_t *p = data;
     crc = ~crc;

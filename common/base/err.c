@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Sentences quote what people and files say; nothing in that steers a terminal. Lines may be several. */
+/* Sentences quote input from people and files, so replace control characters, which could steer a terminal. Newlines are
+ * allowed. */
 static void tame(char *text)
 {
     for (; *text; text++)

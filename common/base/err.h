@@ -1,4 +1,4 @@
-/* err.h - what went wrong: a code for the program, a sentence for the person.
+/* err.h - an error: a code for the program, a sentence for the user.
  * Functions that can fail take a `psd_err_t *` last (NULL: the caller does not care) and return its code. */
 #pragma once
 
@@ -37,11 +37,11 @@ enum psd_error {
 
 typedef struct psd_err {
     int code;       /* PSD_OK or one of the table */
-    char text[512]; /* one sentence: what, where, how to mend it; cut at the end when too long */
+    char text[512]; /* one sentence: the error, its place, its cure; cut at the end when too long */
 } psd_err_t;
 
 /* Fill `err` (unless NULL) and return `code`, so that `return psd_err_set(...)` reads as one thought. Control
- * characters but '\n' become '?', whoever's words they stand in. */
+ * characters but '\n' become '?', whatever their origin. */
 int psd_err_set(psd_err_t *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Put "context: " before the sentence already in `err`, keep its code, and return that code. */
@@ -50,5 +50,5 @@ int psd_err_wrap(psd_err_t *err, const char *format, ...) __attribute__((format(
 /* The table's text for `code`; "unknown error" for any other number. Never NULL. */
 const char *psd_err_text(int code);
 
-/* The exit code of a program that ends with `code`: 0 for PSD_OK, 70 for a number the table lacks. */
+/* The exit code of a program that ends with `code`: 0 for PSD_OK, 70 for a number that is not in the table. */
 int psd_err_exit_code(int code);

@@ -40,7 +40,7 @@ void psd_html_fill(FILE *out, const char *page, const psd_html_place_t *places, 
     for (const char *open; (open = strstr(page, "{{"));) {
         const char *name = open + 2, *end = strstr(name, "}}");
         const psd_html_place_t *place = end ? find(places, n, name, (size_t)(end - name)) : NULL;
-        assert(place && "a page has no place that nothing fills");
+        assert(place && "each place of a page has a row that fills it");
         fwrite(page, 1, (size_t)(open - page), out);
         place->put(out, arg);
         page = end + 2;

@@ -27,7 +27,7 @@ int psd_logtext_is_plain(const char *s, size_t n)
     return n > 0;
 }
 
-/* ---- strings, by where they stand ---- */
+/* ---- strings, by their position ---- */
 
 static void put_escaped(out_t *self, const char *s, size_t n)
 {
@@ -54,11 +54,11 @@ static void put_string(out_t *self, const char *s, size_t n, bool in_quotes, boo
 
 /* ---- conversions ---- */
 
-/* One conversion of the format: its text, and what its argument is. */
+/* One conversion of the format: its text, and the type of its argument. */
 typedef struct conversion {
     char text[24];
-    const char *end; /* behind it */
-    char kind, size; /* 's'; the letter of the length, 'L' for ll, 'H' for hh, 0 without */
+    const char *end; /* its end */
+    char kind, size; /* 's'; the letter of the length modifier, 'L' for ll, 'H' for hh, 0 for none */
     int precision;   /* of a string; -1: all of it */
 } conversion_t;
 
@@ -112,7 +112,7 @@ static void put_number(out_t *self, const conversion_t *c, va_list *args)
 }
 #pragma GCC diagnostic pop
 
-/* Whether the %s before `end` is all of a field's value: "key=%s", then the next field or the end. */
+/* Whether the %s before `end` is the whole value of a field: "key=%s", then the next field or the end. */
 static bool is_all_of_a_value(const char *format, const char *at, const char *end)
 {
     const size_t word = *end == ' ' ? strcspn(end + 1, "= ") : 0;

@@ -17,7 +17,7 @@
 
 typedef enum { COUNTER, GAUGE, STEPS_HISTOGRAM, SECONDS_HISTOGRAM } type_t;
 
-enum { MAX_LABEL = 64, N_BOUNDS = 12 };
+enum { MAX_LABEL = 128, N_BOUNDS = 12 };
 
 static const struct row {
     const char *name;
@@ -30,7 +30,7 @@ static const struct row {
 #undef X
 };
 
-/* Upper bounds of the buckets; one more bucket takes the rest. */
+/* Upper bounds of the buckets; another bucket takes all larger values. */
 static const double bounds[][N_BOUNDS] = {
     [STEPS_HISTOGRAM] = { 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024 },
     [SECONDS_HISTOGRAM] = { 1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1, 2.5, 10, 60 },
@@ -40,10 +40,10 @@ typedef struct series {
     struct {
         psd_metric_t metric;
         char label[MAX_LABEL];
-    } key;        /* hashed as bytes: no padding unset */
+    } key;        /* hashed as bytes, so padding must be set */
     double value; /* of a histogram: the sum */
     uint64_t bucket[N_BOUNDS + 1];
-    struct series *next; /* of the same metric, in the order they appeared */
+    struct series *next; /* next series of the same metric, in order of appearance */
     UT_hash_handle hh;
 } series_t;
 
@@ -61,7 +61,7 @@ static series_t *find(const psd_metrics_t *self, psd_metric_t metric, const char
     series_t *found;
     assert(metric < PSD_N_METRICS && (label != NULL) == (*rows[metric].label != '\0'));
     if (!label && self->first[metric])
-        return self->first[metric]; /* the only one, without a hash: some are observed with each round */
+        return self->first[metric]; /* of a metric with one series: found without a hash, because some are observed in each round */
     memset(&like->key, 0, sizeof like->key);
     like->key.metric = metric;
     snprintf(like->key.label, sizeof like->key.label, "%s", label ? label : "");
@@ -69,7 +69,7 @@ static series_t *find(const psd_metrics_t *self, psd_metric_t metric, const char
     return found;
 }
 
-/* The series, made when it is new; NULL when there is no room. */
+/* Find or make the series; NULL when there is no room. */
 static series_t *find_or_add(psd_metrics_t *self, psd_metric_t metric, const char *label)
 {
     series_t like, *found = find(self, metric, label, &like);

@@ -9,7 +9,7 @@
 
 /* X(NAME, type, name, is it per shard, label or "", help) */
 #define PSD_METRICS(X)                                                                                                             \
-    X(BUILD_INFO, GAUGE, "psd_build_info", 0, "version", "Always 1; the label says what runs.")                                    \
+    X(BUILD_INFO, GAUGE, "psd_build_info", 0, "version", "Always 1; the labels give the version.")                                 \
     X(UP_SINCE, GAUGE, "psd_up_since_timestamp_seconds", 0, "", "When the process began to serve.")                                \
     X(STEPS, COUNTER, "psd_steps_total", 1, "", "Optimizer steps committed.")                                                      \
     X(SHARD_VERSION, GAUGE, "psd_shard_version", 1, "", "Version of the shard's weights.")                                         \
@@ -17,7 +17,7 @@
     X(SAMPLES, COUNTER, "psd_samples_total", 0, "", "Samples behind the committed steps.")                                         \
     X(FOLDED, COUNTER, "psd_pushes_folded_total", 1, "", "Gradients added up before their round was decided.")                     \
     X(ASKED_AGAIN, COUNTER, "psd_pushes_asked_again_total", 1, "",                                                                 \
-      "Of these, asked for again, for the round was decided otherwise than expected.")                                             \
+      "Of these, requested again because the round was decided otherwise than expected.")                                          \
     X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Parts of gradients accepted.")                                                  \
     X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")                                 \
     X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                                        \
@@ -33,34 +33,45 @@
     X(BARRIER_WAIT, SECONDS_HISTOGRAM, "psd_barrier_wait_seconds", 0, "", "From a round's first gradient to its last.")            \
     X(QUEUE_LENGTH, GAUGE, "psd_queue_length", 1, "", "Complete pushes that wait for their step.")                                 \
     X(ROUNDS_SKIPPED, COUNTER, "psd_rounds_skipped_total", 0, "", "Rounds closed without a step.")                                 \
-    X(JOB_STATE, GAUGE, "psd_job_state", 0, "state", "1 for the state that the job is in.")                                        \
+    X(ROUNDS_GATHERED, GAUGE, "psd_rounds_gathered", 0, "",                                                                        \
+      "Rounds whose gradients wait for others to make a step (sync.accumulate).")                                                  \
+    X(JOB_STATE, GAUGE, "psd_job_state", 0, "state", "1 for the present state of the job.")                                        \
     X(WORKERS, GAUGE, "psd_workers", 0, "state", "Workers by state.")                                                              \
-    X(WORKERS_LOST, COUNTER, "psd_workers_lost_total", 0, "", "How often a worker was given up.")                                  \
+    X(WORKERS_LOST, COUNTER, "psd_workers_lost_total", 0, "", "Number of times that a worker was given up.")                       \
+    X(WORKERS_QUARANTINED, COUNTER, "psd_workers_quarantined_total", 0, "", "Of these, because of Inf or NaN in its gradients.")   \
     X(WORKERS_MISSING, GAUGE, "psd_workers_missing", 0, "",                                                                        \
-      "Workers expected and not here: of workers.want, or of workers.min where lost ones are dropped.")                            \
+      "Workers that are missing, of workers.want, or of workers.min if lost workers are dropped.")                                 \
     X(SERVERS_LOST, GAUGE, "psd_servers_lost", 0, "",                                                                              \
       "Servers silent for longer than the lease: at server 0 any, elsewhere server 0.")                                            \
     X(WORKER_LAST_PUSH, GAUGE, "psd_worker_last_push_timestamp_seconds", 0, "worker", "When a worker pushed last.")                \
-    X(WORKER_LAG, GAUGE, "psd_worker_lag_steps", 0, "worker", "How far a worker is behind the front.")                             \
+    X(WORKER_LAG, GAUGE, "psd_worker_lag_steps", 0, "worker",                                                                      \
+      "Number of clocks by which a worker is behind the most advanced one.")                                                       \
     X(WORKER_AWAITED, GAUGE, "psd_worker_awaited_ratio", 0, "worker",                                                              \
-      "Share of the last seconds in which the round lacked this worker's push alone.")                                             \
+      "Share of the last seconds in which only this worker's push was missing for the round.")                                     \
     X(WORKER_SAMPLES, COUNTER, "psd_worker_samples_total", 0, "worker", "Samples behind a worker's pushes.")                       \
     X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the membership.")                                         \
     X(TRAINING_LOSS, GAUGE, "psd_training_loss", 0, "", "Mean loss of the last step.")                                             \
     X(VALIDATION, GAUGE, "psd_validation_metric", 0, "name", "Last value that a worker reported.")                                 \
-    X(EPOCH, GAUGE, "psd_epoch", 0, "", "Passes over the data so far, where the workers are psd-worker.")                          \
+    X(EPOCH, GAUGE, "psd_epoch", 0, "", "Passes over the data so far, if the workers report the number of rows.")                  \
     X(TIME_LEFT, GAUGE, "psd_time_left_seconds", 0, "", "Time to the last step at the trainer's pace so far.")                     \
     X(LEARNING_RATE, GAUGE, "psd_learning_rate", 0, "", "Learning rate of the last step.")                                         \
     X(GRADIENT_NORM, GAUGE, "psd_gradient_norm", 0, "", "Norm of the last gradient.")                                              \
     X(CLIP_SCALE, GAUGE, "psd_clip_scale", 0, "", "Factor by which clip.norm shortened the last gradient; 1: it did not.")         \
+    X(TENSORS, GAUGE, "psd_tensors", 0, "state", "Tensors by their health in the newest look.")                                    \
+    X(TENSOR_GRADIENT, GAUGE, "psd_tensor_gradient_norm", 0, "tensor", "Norm of a tensor's gradient, for the 32 largest tensors.") \
+    X(TENSOR_WEIGHT, GAUGE, "psd_tensor_weight_norm", 0, "tensor", "Norm of its weights.")                                         \
+    X(TENSOR_UPDATE, GAUGE, "psd_tensor_update_ratio", 0, "tensor", "Norm of what a step adds to its weights, over theirs.")       \
+    X(TENSOR_ZEROS, GAUGE, "psd_tensor_zero_gradients_ratio", 0, "tensor", "Share of its gradients that are 0.")                   \
+    X(TENSOR_REACHED, GAUGE, "psd_tensor_cut_gradients_ratio", 0, "tensor",                                                        \
+      "Share of its gradients cut by clip.value, or, without it, too large to be squared.")                                        \
     X(RESIDUAL_RESETS, COUNTER, "psd_residual_resets_total", 0, "",                                                                \
-      "Workers that joined a job under way, and with them began what codec.push loses at 0.")                                      \
+      "Workers that joined a running job, and so started with a residual of codec.push of 0.")                                     \
     X(LOOKAHEAD_SYNCS, COUNTER, "psd_lookahead_syncs_total", 0, "", "Lookahead syncs done.")                                       \
-    X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "", "When the last checkpoint was whole.")       \
-    X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long it took.")                                   \
+    X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "", "When the last checkpoint was completed.")   \
+    X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long the last checkpoint took.")                  \
     X(CHECKPOINT_BYTES, GAUGE, "psd_checkpoint_bytes", 1, "", "Size of this shard's file in it.")                                  \
     X(HTTP_REQUESTS, COUNTER, "psd_http_requests_total", 0, "path", "Requests to the status endpoint.")                            \
-    X(LOG_MESSAGES, COUNTER, "psd_log_messages_total", 0, "level", "Log events, said or not.")                                     \
+    X(LOG_MESSAGES, COUNTER, "psd_log_messages_total", 0, "level", "Log events, written or suppressed.")                           \
     X(CPU_SECONDS, COUNTER, "process_cpu_seconds_total", 0, "", "Processor time used.")                                            \
     X(OPEN_FDS, GAUGE, "process_open_fds", 0, "", "Open file descriptors.")                                                        \
     X(MAX_FDS, GAUGE, "process_max_fds", 0, "", "Most file descriptors allowed.")                                                  \
@@ -77,7 +88,7 @@ typedef enum psd_metric {
 } psd_metric_t;
 
 enum { PSD_METRIC_BUCKETS = 13 };      /* of steps: <= 0, 1, 2, 4, ... 1024, more */
-enum { PSD_METRIC_MAX_SERIES = 1100 }; /* of one metric; what would be more is dropped */
+enum { PSD_METRIC_MAX_SERIES = 1100 }; /* of one metric; further series are dropped */
 
 typedef struct psd_metrics psd_metrics_t;
 
@@ -92,12 +103,12 @@ void psd_metrics_set(psd_metrics_t *self, psd_metric_t metric, const char *label
 void psd_metrics_observe(psd_metrics_t *self, psd_metric_t metric, const char *label, double x);
 void psd_metrics_remove(psd_metrics_t *self, psd_metric_t metric, const char *label);
 
-/* A histogram that somebody else counts: values in each of its buckets, the last of which has no bound, and
+/* A histogram that the caller counts: values in each of its buckets, the last of which has no bound, and
  * their sum. `n` is PSD_METRIC_BUCKETS. */
 void psd_metrics_set_buckets(psd_metrics_t *self, psd_metric_t metric, const char *label, const uint64_t *counts, size_t n,
                              double sum);
 
-/* Set what the operating system knows of this process (process_*), and psd_log_messages_total. */
+/* Set the operating system's figures of this process (process_*), and psd_log_messages_total. */
 void psd_metrics_collect(psd_metrics_t *self);
 
 /* All of it as Prometheus text 0.0.4. The caller frees it; NULL when memory runs out. */

@@ -13,37 +13,58 @@ static uint32_t chunk_size(uint64_t total)
     return size;
 }
 
-static void cut(psd_partition_t *self, const uint64_t *sizes, size_t n_tensors, uint32_t size)
+static uint64_t chunks_of(const psd_extent_t *tensor, uint32_t size) { return (tensor->n + size - 1) / size; }
+
+static void cut(psd_partition_t *self, uint32_t size)
 {
     psd_chunk_t *c = self->chunk;
-    for (size_t t = 0; t < n_tensors; t++)
-        for (uint64_t at = 0; at < sizes[t]; at += size)
-            *c++ =
-                (psd_chunk_t){ .tensor = (uint32_t)t, .offset = at, .n = (uint32_t)(sizes[t] - at < size ? sizes[t] - at : size) };
+    for (uint32_t t = 0; t < self->n_tensors; t++) {
+        const uint64_t n = self->tensor[t].n;
+        for (uint64_t at = 0; at < n; at += size)
+            *c++ = (psd_chunk_t){ .tensor = t, .offset = at, .n = (uint32_t)(n - at < size ? n - at : size) };
+    }
 }
 
-/* qsort is not stable, so the index of the chunk (its address) breaks ties: the same map on every libc. */
+/* A unit of distribution: a chunk, or all chunks of a whole tensor. */
+typedef struct piece {
+    uint32_t first, n_chunks;
+    uint64_t n; /* elements */
+} piece_t;
+
+/* qsort is not stable, so the place in the model breaks ties: the same map on every libc. */
 static int larger_first(const void *a, const void *b)
 {
-    const psd_chunk_t *x = *(psd_chunk_t *const *)a, *y = *(psd_chunk_t *const *)b;
+    const piece_t *x = a, *y = b;
     if (x->n != y->n)
         return x->n > y->n ? -1 : 1;
-    return x < y ? -1 : x > y;
+    return x->first < y->first ? -1 : x->first > y->first;
 }
 
-static void deal(psd_partition_t *self, psd_chunk_t **order)
+static uint32_t find_pieces(const psd_partition_t *self, uint32_t size, piece_t *piece)
 {
-    for (uint32_t i = 0; i < self->n_chunks; i++)
-        order[i] = &self->chunk[i];
-    qsort(order, self->n_chunks, sizeof *order, larger_first);
-    for (uint32_t i = 0; i < self->n_chunks; i++) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < self->n_chunks; n++) {
+        const psd_extent_t *tensor = &self->tensor[self->chunk[i].tensor];
+        piece[n] =
+            tensor->whole ? (piece_t){ i, (uint32_t)chunks_of(tensor, size), tensor->n } : (piece_t){ i, 1, self->chunk[i].n };
+        i += piece[n].n_chunks;
+    }
+    return n;
+}
+
+static void deal(psd_partition_t *self, uint32_t size, piece_t *piece)
+{
+    const uint32_t n = find_pieces(self, size, piece);
+    qsort(piece, n, sizeof *piece, larger_first);
+    for (uint32_t i = 0; i < n; i++) {
         uint32_t least = 0;
         for (uint32_t s = 1; s < self->n_servers; s++)
             if (self->n_elements[s] < self->n_elements[least])
                 least = s;
-        order[i]->server = least;
-        self->n_elements[least] += order[i]->n;
-        self->n_held[least]++;
+        for (uint32_t c = 0; c < piece[i].n_chunks; c++)
+            self->chunk[piece[i].first + c].server = least;
+        self->n_elements[least] += piece[i].n;
+        self->n_held[least] += piece[i].n_chunks;
     }
 }
 
@@ -63,7 +84,7 @@ static int number(psd_partition_t *self)
     return PSD_OK;
 }
 
-/* Join each server's chunks to parts, as many as there is room for, from the first on. */
+/* Join each server's chunks to parts, in order, as many as fit into each. */
 static void join(psd_partition_t *self, uint32_t most)
 {
     for (uint32_t s = 0; s < self->n_servers; s++)
@@ -79,42 +100,66 @@ static void join(psd_partition_t *self, uint32_t most)
         }
 }
 
-int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers, uint32_t most,
-                       psd_err_t *err)
+static int allocate(psd_partition_t *self, const psd_extent_t *tensors)
 {
-    *out = (psd_partition_t){ .n_servers = n_servers };
+    self->tensor = calloc(self->n_tensors + 1, sizeof *self->tensor);
+    self->chunk = calloc((size_t)self->n_chunks + 1, sizeof *self->chunk);
+    self->n_parts = calloc(self->n_servers, sizeof *self->n_parts);
+    self->n_elements = calloc(self->n_servers, sizeof *self->n_elements);
+    self->n_held = calloc(self->n_servers, sizeof *self->n_held);
+    self->held = calloc(self->n_servers, sizeof *self->held);
+    self->part = calloc(self->n_servers, sizeof *self->part);
+    if (!self->tensor || !self->chunk || !self->n_parts || !self->n_elements || !self->n_held || !self->held || !self->part)
+        return PSD_ENOMEM;
+    if (self->n_tensors)
+        memcpy(self->tensor, tensors, self->n_tensors * sizeof *tensors);
+    return PSD_OK;
+}
+
+int psd_partition_cut(psd_partition_t *out, const psd_extent_t *tensors, size_t n_tensors, uint32_t n_servers, uint32_t most,
+                      psd_err_t *err)
+{
+    *out = (psd_partition_t){ .n_servers = n_servers, .n_tensors = (uint32_t)n_tensors };
     uint64_t total = 0, n_chunks = 0;
     for (size_t t = 0; t < n_tensors; t++)
-        total += sizes[t];
-    uint32_t size = chunk_size(total);
+        total += tensors[t].n;
+    const uint32_t size = chunk_size(total);
     for (size_t t = 0; t < n_tensors; t++)
-        n_chunks += (sizes[t] + size - 1) / size;
+        n_chunks += chunks_of(&tensors[t], size);
     if (n_chunks > MOST_CHUNKS)
         return psd_err_set(err, PSD_EINVAL, "the model has %llu chunks; at most %d can be served", (unsigned long long)n_chunks,
                            MOST_CHUNKS);
 
     out->n_chunks = (uint32_t)n_chunks;
-    out->chunk = calloc(n_chunks + 1, sizeof *out->chunk);
-    out->n_parts = calloc(n_servers, sizeof *out->n_parts);
-    out->n_elements = calloc(n_servers, sizeof *out->n_elements);
-    out->n_held = calloc(n_servers, sizeof *out->n_held);
-    out->held = calloc(n_servers, sizeof *out->held);
-    out->part = calloc(n_servers, sizeof *out->part);
-    psd_chunk_t **order = calloc(n_chunks + 1, sizeof *order);
-    int rc = PSD_ENOMEM;
-    if (out->chunk && out->n_parts && out->n_elements && out->n_held && out->held && out->part && order) {
-        cut(out, sizes, n_tensors, size);
-        deal(out, order);
+    piece_t *piece = calloc(n_chunks + 1, sizeof *piece);
+    int rc = piece ? allocate(out, tensors) : PSD_ENOMEM;
+    if (rc == PSD_OK) {
+        cut(out, size);
+        deal(out, size, piece);
         rc = number(out);
     }
     if (rc == PSD_OK)
         join(out, most);
-    free(order);
+    free(piece);
     if (rc != PSD_OK) {
         psd_partition_clear(out);
         return psd_err_set(err, rc, "no memory for a map of %llu chunks", (unsigned long long)n_chunks);
     }
     return PSD_OK;
+}
+
+int psd_partition_make(psd_partition_t *out, const uint64_t *sizes, size_t n_tensors, uint32_t n_servers, uint32_t most,
+                       psd_err_t *err)
+{
+    psd_extent_t *tensors = calloc(n_tensors + 1, sizeof *tensors);
+    *out = (psd_partition_t){ .n_servers = n_servers };
+    if (!tensors)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for a map of %zu tensors", n_tensors);
+    for (size_t t = 0; t < n_tensors; t++)
+        tensors[t] = (psd_extent_t){ .n = sizes[t], .shape = { .n_dims = 1 } };
+    const int rc = psd_partition_cut(out, tensors, n_tensors, n_servers, most, err);
+    free(tensors);
+    return rc;
 }
 
 void psd_partition_clear(psd_partition_t *self)
@@ -124,6 +169,7 @@ void psd_partition_clear(psd_partition_t *self)
     for (uint32_t s = 0; self->part && s < self->n_servers; s++)
         free(self->part[s]);
     free(self->held);
+    free(self->tensor);
     free(self->part);
     free(self->chunk);
     free(self->n_held);

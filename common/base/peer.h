@@ -1,7 +1,7 @@
-/* peer.h - the number of a peer of a ROUTER: which connection it is, and whose.
+/* peer.h - the number of a peer of a ROUTER: its connection and its user.
  *
  *   bit 63        set, so that it is none of the fixed numbers that a DEALER's owner gives
- *   bits 40 - 55  the user (who the key says it is), from 1; 0: nobody is known, for there are no keys
+ *   bits 40 - 55  the user (by its key), from 1; 0: unknown, because there are no keys
  *   bits 0 - 39   the routing id that ZeroMQ chose for the connection */
 #pragma once
 

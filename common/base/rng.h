@@ -1,5 +1,5 @@
-/* rng.h - counter-like random numbers that are the same on every machine: splitmix64 (Steele, Lea, Flood 2014).
- * Whatever psd draws, it draws from a stream keyed by (seed, what for), never from the clock. */
+/* rng.h - counter-like random numbers that are the same on every machine: splitmix64 (Steele, Lea, Flood 2014). psd draws every
+ * random number of a job from a stream keyed by the seed and a purpose, never from the clock. */
 #pragma once
 
 #include <stdint.h>

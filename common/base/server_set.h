@@ -8,7 +8,7 @@ enum { PSD_MAX_SERVERS = 256 }; /* servers of a job */
 
 typedef struct psd_server_set {
     uint64_t bits[PSD_MAX_SERVERS / 64];
-    uint32_t n; /* how many are in it */
+    uint32_t n; /* number of servers in it */
 } psd_server_set_t;
 
 /* Whether server `s`, below PSD_MAX_SERVERS, is in it. */

@@ -7,7 +7,7 @@
 
 enum { LONGEST = 100 };
 
-/* Words that other programs use for ours; in small letters, without the characters between words. */
+/* Words of other programs, and psd's words for them; in lower case, without the characters between words. */
 static const struct {
     const char *theirs, *ours;
 } synonyms[] = {
@@ -59,7 +59,7 @@ static const struct {
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-/* The distance, with letters of either case alike when `any_case`. */
+/* The distance, ignoring case if `any_case`. */
 static size_t measure(const char *a, const char *b, bool any_case)
 {
     size_t row[3][LONGEST + 1], n = strlen(b), m = strlen(a);
@@ -85,7 +85,7 @@ size_t psd_words_distance(const char *a, const char *b) { return measure(a, b, f
 
 static bool is_between(char c) { return c == '.' || c == '-' || c == '_' || c == ' '; }
 
-/* How much of both words is the same, up to a dot, -, _ or blank. */
+/* The length of the common prefix, up to a dot, -, _ or blank. */
 static size_t common_beginning(const char *a, const char *b)
 {
     size_t n = 0;
@@ -94,7 +94,7 @@ static size_t common_beginning(const char *a, const char *b)
     return n;
 }
 
-/* Whether `word`, in small letters and without what stands between words, is `plain`. */
+/* Whether `word`, in lower case and without the characters between words, is `plain`. */
 static bool is_plainly(const char *word, const char *plain)
 {
     for (; *word; word++) {

@@ -5,12 +5,12 @@
 
 #include "common/optim/kernels/kernel.h"
 
-/* Elements coded at a time: they, their residual and what comes back of them stay in the first-level cache. */
+/* Elements coded at a time: few enough that they, their residual and their decoded values stay in the first-level cache. */
 enum { RUN = 8 * PSD_CODEC_BLOCK };
 
 /* ---- the table ---- */
 
-/* The rows that the program knows codecs by; those of other instruction sets differ in their functions alone. */
+/* The rows by which the program identifies codecs; those of other instruction sets differ only in their functions. */
 static const psd_codec_t *const *table(void) { return psd_isa_plainest()->codecs; }
 
 const psd_codec_t *psd_codec_at(size_t i)
@@ -53,7 +53,7 @@ static const psd_codec_t *active(const psd_coding_t *coding)
     return psd_isa_active()->codecs[row];
 }
 
-/* ---- a coding at work ---- */
+/* ---- encoding and decoding ---- */
 
 const char *psd_coding_name(const psd_coding_t *coding) { return active(coding)->name; }
 uint32_t psd_coding_number(const psd_coding_t *coding) { return active(coding)->number; }
@@ -63,7 +63,7 @@ size_t psd_coding_bytes(const psd_coding_t *coding, size_t n) { return active(co
 
 static size_t run_at(size_t n, size_t from, size_t longest) { return n - from < longest ? n - from : longest; }
 
-/* y = g + residual; without a residual, g as it is. */
+/* y = g + residual; without a residual, y = g. */
 static const float *add(float *y, const float *g, const float *residual, size_t n)
 {
     if (!residual)
@@ -72,7 +72,7 @@ static const float *add(float *y, const float *g, const float *residual, size_t 
     return y;
 }
 
-/* residual = y - what comes back of the run [from, from + n), whose code is there. */
+/* residual = y - decoded value, for the run [from, from + n), which has been encoded. */
 static void keep_rest(const psd_coding_t *coding, const uint8_t *bytes, size_t n_chunk, size_t from, size_t n, const float *y,
                       float *residual)
 {
@@ -81,7 +81,7 @@ static void keep_rest(const psd_coding_t *coding, const uint8_t *bytes, size_t n
     psd_isa_active()->feedback_take(residual, y, back, n);
 }
 
-/* The largest of a chunk are chosen among all its y, which are formed where the residual is. */
+/* The largest values of a chunk are chosen among all its y, so these are formed in place of the residual. */
 static void encode_whole(const psd_coding_t *coding, const float *g, float *residual, size_t n, uint8_t *bytes)
 {
     active(coding)->encode(add(residual, g, residual, n), n, 0, n, coding->argument, bytes);

@@ -1,6 +1,6 @@
 /* spec.c - the grammar of a codec, declared in codec.h:
  *   codec := name [ "(" number ")" ]
- * The number is there exactly when the codec takes an argument. */
+ * The number is required if the codec takes an argument, and an error otherwise. */
 #include <stdio.h>
 #include <string.h>
 

@@ -7,10 +7,10 @@
 #include <string.h>
 
 #include "common/codec/codec.h"
-#include "common/optim/optimizer.h"
+#include "common/optim/groups.h"
 #include "common/optim/schedule.h"
 
-/* True, with the sentence. */
+/* Write the sentence; true. */
 static bool says(char *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 static bool says(char *why, const char *format, ...)
@@ -26,7 +26,7 @@ static bool wants_fewer_than_least(const psd_values_t *o, char *why)
 {
     const int64_t least = o->at(o->arg, PSD_OPT_workers_min)->i, want = o->at(o->arg, PSD_OPT_workers_want)->i;
     return want && want < least &&
-           says(why, "workers.want is %" PRId64 ", less than workers.min, %" PRId64 "; make it as many, or leave it out", want,
+           says(why, "workers.want is %" PRId64 ", less than workers.min, %" PRId64 "; raise it to that, or leave it out", want,
                 least);
 }
 
@@ -44,16 +44,23 @@ static bool has_labels_of_no_test_set(const psd_values_t *o, char *why)
            says(why, "data.test_labels is set, but data.test is not; set both, or neither");
 }
 
+static bool has_state_of_no_weights(const psd_values_t *o, char *why)
+{
+    return *o->at(o->arg, PSD_OPT_init_state)->text && !*o->at(o->arg, PSD_OPT_init)->text &&
+           says(why, "init.state is set, but init is not: optimizer state goes with the weights that it was kept of; set both, or "
+                     "leave init.state out");
+}
+
 static bool uses_a_port_twice(const psd_values_t *o, char *why)
 {
     const char *listen = strrchr(o->at(o->arg, PSD_OPT_listen)->text, ':'),
                *status = strrchr(o->at(o->arg, PSD_OPT_status_listen)->text, ':');
     return listen && status && !strncmp(o->at(o->arg, PSD_OPT_listen)->text, "tcp://", 6) && strcmp(listen, ":0") &&
            !strcmp(listen, status) &&
-           says(why, "status.listen has port %s, and so has listen; give one of them another, or 0 for any free one", status + 1);
+           says(why, "status.listen and listen both have port %s; give one of them another, or 0 for any free one", status + 1);
 }
 
-/* The coding that an option names; its reader has taken it. */
+/* The coding that an option names, which has been checked already. */
 static psd_coding_t coding_of(const psd_values_t *o, psd_option_id_t id)
 {
     psd_coding_t coding = { 0 };
@@ -61,14 +68,15 @@ static psd_coding_t coding_of(const psd_values_t *o, psd_option_id_t id)
     return coding;
 }
 
-/* A gradient that is mostly 0, or a sign, is a gradient, and what it lacks comes with the next. Weights like that are no weights. */
+/* A gradient of mostly zeros or of signs still works, because its residual comes with the next one. Weights like that are
+ * useless. */
 static bool pulls_no_weights(const psd_values_t *o, char *why)
 {
     const psd_coding_t coding = coding_of(o, PSD_OPT_codec_pull);
     const char *name = psd_coding_name(&coding);
     return (!strcmp(name, "topk") || !strcmp(name, "sign")) &&
-           says(why, "codec.pull is %s, which is for gradients: of weights it would leave %s; use f32, bf16 or int8", name,
-                *name == 's' ? "a sign each" : "most as 0");
+           says(why, "codec.pull is %s, which is for gradients: weights would %s; use f32, bf16 or int8", name,
+                *name == 's' ? "lose all but their signs" : "mostly become 0");
 }
 
 static bool keeps_too_many(const psd_values_t *o, char *why)
@@ -79,7 +87,7 @@ static bool keeps_too_many(const psd_values_t *o, char *why)
                 o->at(o->arg, PSD_OPT_codec_push)->text);
 }
 
-/* onecycle moves the momentum unless it is told not to. */
+/* onecycle changes the momentum unless cycle_momentum=0. */
 static bool cycles_no_momentum(const psd_values_t *o, char *why)
 {
     psd_schedule_t schedule;
@@ -88,23 +96,74 @@ static bool cycles_no_momentum(const psd_values_t *o, char *why)
     return psd_schedule_parse(&schedule, o->at(o->arg, PSD_OPT_schedule)->text, NULL) == PSD_OK &&
            psd_rule_parse(&rule, o->at(o->arg, PSD_OPT_optimizer)->text, NULL) == PSD_OK &&
            psd_schedule_momentum(&schedule, 0, &momentum) && !psd_rule_has_momentum(&rule) &&
-           says(
-               why,
-               "schedule %s moves the momentum, and %s has none; add cycle_momentum=0 to the schedule, or choose another optimizer",
-               schedule.kind->name, rule.opt->name);
+           says(why,
+                "schedule %s changes the momentum, but %s has none; add cycle_momentum=0 to the schedule, or choose another "
+                "optimizer",
+                schedule.kind->name, rule.opt->name);
+}
+
+/* Check the groups together with the rule that they change. */
+static bool has_groups(const psd_values_t *o, psd_groups_t *groups, psd_err_t *err)
+{
+    return psd_groups_parse(groups, o->at(o->arg, PSD_OPT_optimizer)->text, o->at(o->arg, PSD_OPT_groups)->text, err) == PSD_OK;
+}
+
+static bool has_no_such_groups(const psd_values_t *o, char *why)
+{
+    psd_groups_t groups;
+    psd_err_t err = { 0 };
+    return !has_groups(o, &groups, &err) && says(why, "%s", err.text);
+}
+
+/* Whether workers vote, by the rule in the option, which has been checked already; and the rule's name. */
+static bool has_votes(const psd_values_t *o, const char **name)
+{
+    psd_rule_t rule = { 0 };
+    const bool votes = psd_rule_parse(&rule, o->at(o->arg, PSD_OPT_optimizer)->text, NULL) == PSD_OK && psd_rule_votes(&rule);
+    *name = votes ? rule.opt->name : "";
+    return votes;
+}
+
+static bool clips_votes(const psd_values_t *o, char *why)
+{
+    const char *name;
+    return (o->at(o->arg, PSD_OPT_clip_value)->d > 0 || o->at(o->arg, PSD_OPT_clip_norm)->d > 0) && has_votes(o, &name) &&
+           says(why, "clipping shortens gradients, but with optimizer %s workers send votes; leave out clip.value and clip.norm",
+                name);
+}
+
+static bool drops_votes(const psd_values_t *o, char *why)
+{
+    const psd_coding_t coding = coding_of(o, PSD_OPT_codec_push);
+    const char *name;
+    return !strcmp(psd_coding_name(&coding), "topk") && has_votes(o, &name) &&
+           says(why, "codec.push is %s, which would drop most votes of optimizer %s; use sign, which keeps all of them",
+                o->at(o->arg, PSD_OPT_codec_push)->text, name);
+}
+
+static bool gathers_votes(const psd_values_t *o, char *why)
+{
+    const char *name;
+    return o->at(o->arg, PSD_OPT_sync_accumulate)->i > 1 && has_votes(o, &name) &&
+           says(why, "sync.accumulate adds up gradients, but with optimizer %s workers send votes; leave it out", name);
 }
 
 static const struct contradiction {
-    psd_option_id_t id; /* whose place is told */
+    psd_option_id_t id; /* the option to point at */
     bool (*is_there)(const psd_values_t *o, char *why);
 } contradictions[] = {
     { PSD_OPT_workers_want, wants_fewer_than_least },
     { PSD_OPT_server_index, index_is_none_of_the_servers },
     { PSD_OPT_data_test_labels, has_labels_of_no_test_set },
+    { PSD_OPT_init_state, has_state_of_no_weights },
     { PSD_OPT_status_listen, uses_a_port_twice },
     { PSD_OPT_codec_pull, pulls_no_weights },
     { PSD_OPT_codec_push, keeps_too_many },
+    { PSD_OPT_groups, has_no_such_groups },
     { PSD_OPT_schedule, cycles_no_momentum },
+    { PSD_OPT_codec_push, drops_votes },
+    { PSD_OPT_optimizer, clips_votes },
+    { PSD_OPT_sync_accumulate, gathers_votes },
 };
 
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY])

@@ -1,4 +1,4 @@
-/* contradictions.h - options that are each right, and together are not: a row each. */
+/* contradictions.h - contradictions between options that are valid by themselves, a row each. */
 #pragma once
 
 #include "common/config/option.h"
@@ -9,6 +9,6 @@ typedef struct psd_values {
     const psd_option_value_t *(*at)(const void *arg, psd_option_id_t id);
 } psd_values_t;
 
-/* The i-th contradiction of the table: 1 when it is there, with `id` the option to look at and `why` the sentence; 0
- * when it is not; -1 past the table's end. */
+/* Check the i-th contradiction of the table: 1 when it applies, with `id` the option to point at and `why` the sentence; 0 when it
+ * does not; -1 past the table's end. */
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY]);

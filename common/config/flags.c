@@ -7,7 +7,7 @@
 #include "common/base/words.h"
 #include "common/config/option_page.h"
 
-/* What programs take beside their tables; the last two where there is a job file. In the order of psd_flags_kind_t. */
+/* Flags that programs take besides their tables; the last two only with a job file. In the order of psd_flags_kind_t. */
 static const psd_option_t always[] = {
     { .key = "help", .type = PSD_OPTION_STRING, .letter = 'h' },
     { .key = "config", .type = PSD_OPTION_PATH, .letter = 'c', .argument = "FILE" },
@@ -26,7 +26,7 @@ static psd_flags_kind_t wrong(psd_flags_t *self, const char *format, ...)
     va_start(list, format);
     vsnprintf(self->why, sizeof self->why, format, list);
     va_end(list);
-    for (char *p = self->why; *p; p++) /* what people typed comes back; control bytes do not */
+    for (char *p = self->why; *p; p++) /* messages quote what users typed, without control bytes */
         if ((unsigned char)*p < ' ' || *p == 0x7f)
             *p = '?';
     return PSD_FLAGS_WRONG;
@@ -34,8 +34,8 @@ static psd_flags_kind_t wrong(psd_flags_t *self, const char *format, ...)
 
 /* -- the tables -------------------------------------------------------------------------------------------- */
 
-/* The i-th flag that this command line takes; NULL past the last. Those of the option table that are other programs'
- * are left out. `*i` moves on. */
+/* The i-th flag that this command line takes; NULL past the last. It skips those of the option table that belong to other programs.
+ * Advances `*i`. */
 static const psd_option_t *each(const psd_flags_t *self, size_t *i)
 {
     size_t n_own = 0, at = *i;
@@ -76,7 +76,7 @@ static const psd_option_t *find_letter(const psd_flags_t *self, char letter)
     return row;
 }
 
-/* The flag that somebody who typed `name` had in mind: it begins so, or its key ends so, or it is spelled alike. */
+/* The flag that `name` probably meant: one that begins with it, whose key ends with it, or that is spelled alike. */
 static void suggest(const psd_flags_t *self, const char *name, char out[PSD_OPTION_TEXT])
 {
     psd_nearest_t nearest = { 0 };
@@ -112,7 +112,7 @@ static psd_flags_kind_t unknown(psd_flags_t *self, const char *name)
 
 /* -- one word ---------------------------------------------------------------------------------------------- */
 
-/* Whether the value of a flag is in the word behind it, when it is in none. */
+/* Whether the value of a flag is the next word, if the flag's word has none. */
 static bool takes_next(const psd_option_t *row)
 {
     return row->type != PSD_OPTION_BOOL && row->type != PSD_OPTION_SWITCH && row != always;

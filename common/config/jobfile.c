@@ -7,6 +7,8 @@
 #include <string.h>
 #include <yaml.h>
 
+#include "common/base/err.h"
+
 typedef struct reader {
     yaml_parser_t parser;
     const psd_jobfile_visitor_t *visitor;
@@ -14,8 +16,8 @@ typedef struct reader {
     size_t depth;                   /* collections open */
     char **seen;                    /* paths met so far, to find duplicates */
     size_t n_seen;
-    bool ok;   /* no complaint yet */
-    bool stop; /* the rest cannot be read */
+    int rc;    /* PSD_OK, PSD_ECONFIG after a complaint, PSD_ENOMEM */
+    bool stop; /* reading ends here */
 } reader_t;
 
 static void complain(reader_t *self, yaml_mark_t at, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -27,11 +29,11 @@ static void complain(reader_t *self, yaml_mark_t at, const char *format, ...)
     va_start(args, format);
     vsnprintf(sentence, sizeof sentence, format, args);
     va_end(args);
-    self->ok = false;
+    self->rc = self->rc ? self->rc : PSD_ECONFIG;
     self->visitor->complain(self->visitor->arg, at.line + 1, at.column + 1, sentence);
 }
 
-/* What people did who get such a complaint of libyaml's, as an addition to it. */
+/* The usual cause of an error of libyaml, added to its message. */
 static const char *cure(const char *problem)
 {
     static const struct {
@@ -49,7 +51,14 @@ static const char *cure(const char *problem)
     return "";
 }
 
-/* The next event; false at what libyaml cannot parse, which ends the reading. */
+static bool starve(reader_t *self)
+{
+    self->rc = PSD_ENOMEM;
+    self->stop = true;
+    return false;
+}
+
+/* Get the next event; false when libyaml cannot parse it, which ends the reading. */
 static bool next(reader_t *self, yaml_event_t *event)
 {
     if (self->stop)
@@ -57,8 +66,9 @@ static bool next(reader_t *self, yaml_event_t *event)
     if (yaml_parser_parse(&self->parser, event))
         return true;
     const yaml_parser_t *p = &self->parser;
-    yaml_mark_t at = p->problem_mark;
-    complain(self, at, "%s; this is not YAML%s", p->problem ? p->problem : "no memory", cure(p->problem));
+    if (p->error == YAML_MEMORY_ERROR)
+        return starve(self);
+    complain(self, p->problem_mark, "%s; this is not YAML%s", p->problem, cure(p->problem));
     self->stop = true;
     return false;
 }
@@ -87,7 +97,7 @@ static void check_plainness(reader_t *self, const yaml_event_t *event)
     if (anchor_of(event))
         complain(self, event->start_mark, "&%.40s is an anchor; write each value out", anchor_of(event));
     if (tag_of(event))
-        complain(self, event->start_mark, "tag %.40s; types are known here, leave it out", tag_of(event));
+        complain(self, event->start_mark, "tag %.40s; psd knows the types, leave it out", tag_of(event));
 }
 
 static bool opens(const yaml_event_t *event)
@@ -100,7 +110,7 @@ static bool closes(const yaml_event_t *event)
     return event->type == YAML_MAPPING_END_EVENT || event->type == YAML_SEQUENCE_END_EVENT;
 }
 
-/* Pass over a value whose first event is `first`, however deep: by counting, not by recursion. */
+/* Skip a value whose first event is `first`, at any depth, by counting instead of recursion. */
 static void skip(reader_t *self, const yaml_event_t *first)
 {
     yaml_event_t event;
@@ -133,26 +143,74 @@ static bool is_new(reader_t *self)
         self->seen = more;
     if (!more || !copy) {
         free(copy);
-        self->stop = true;
-        return true;
+        return !starve(self);
     }
     self->seen[self->n_seen++] = copy;
     return true;
 }
 
-/* What keeps an item out of a list; NULL: nothing. */
+/* The reason why an item cannot be in a list; NULL: it can. */
 static const char *fault_of_item(const yaml_event_t *event, bool texts)
 {
     const char *item = event->type == YAML_SCALAR_EVENT ? (const char *)event->data.scalar.value : "";
     if (texts)
-        return !*item                                                           ? "no text"
-               : strchr(item, ';') || strlen(item) != event->data.scalar.length ? "no text; leave the ; out"
+        return !*item                                                           ? "not a text"
+               : strchr(item, ';') || strlen(item) != event->data.scalar.length ? "not a text; leave the ; out"
                                                                                 : NULL;
     return !*item || event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE || strchr(item, ',') ? "not a number" : NULL;
 }
 
-/* A list of plain scalars, as "784,128,10"; of texts, as "sgd(lr=0.1); adam". */
-static void read_list(reader_t *self, const yaml_event_t *start, bool texts)
+/* The text of a scalar; NULL, with an error, if it is empty or contains NUL or ;. */
+static const char *text_of(reader_t *self, const yaml_event_t *event, const char *what)
+{
+    const char *text = event->type == YAML_SCALAR_EVENT ? (const char *)event->data.scalar.value : "";
+    check_plainness(self, event);
+    if (*text && !strchr(text, ';') && strlen(text) == event->data.scalar.length)
+        return text;
+    complain(self, event->start_mark, "%s of a section in %s is not a text; write \"key: value\", without ;", what, self->path);
+    return NULL;
+}
+
+/* Read a section of a list as text: the value of its key `match`, then the other keys in brackets. False when it is not such a
+ * section. */
+static bool read_item(reader_t *self, const yaml_event_t *start, char text[PSD_JOBFILE_MAX_LIST])
+{
+    char match[PSD_JOBFILE_MAX_KEY] = "", others[PSD_JOBFILE_MAX_LIST - PSD_JOBFILE_MAX_KEY] = "";
+    size_t used = 0;
+    bool good = true;
+    yaml_event_t key, value;
+    if (!enter(self, start))
+        return false;
+    while (next(self, &key) && key.type != YAML_MAPPING_END_EVENT) {
+        const char *name = text_of(self, &key, "a key");
+        skip(self, &key);
+        if (next(self, &value)) {
+            const char *is = text_of(self, &value, "a value");
+            skip(self, &value);
+            good &= name && is;
+            if (name && is && !strcmp(name, "match"))
+                good &= snprintf(match, sizeof match, "%s", is) < (int)sizeof match;
+            else if (name && is)
+                used += (size_t)snprintf(others + used, sizeof others - used, "%s%s=%s", used ? ", " : "", name, is);
+            good &= used < sizeof others;
+            used = used < sizeof others ? used : sizeof others - 1;
+            yaml_event_delete(&value);
+        }
+        yaml_event_delete(&key);
+    }
+    if (self->stop)
+        return false;
+    yaml_event_delete(&key);
+    self->depth--;
+    if (good && (!*match || !*others))
+        complain(self, start->start_mark,
+                 "a section in %s needs a key match, a pattern of names, and other keys, the values to change", self->path);
+    snprintf(text, PSD_JOBFILE_MAX_LIST, "%s(%s)", match, others);
+    return good && *match && *others;
+}
+
+/* Read a list: of plain scalars as "784,128,10"; of texts as "sgd(lr=0.1); adam", some of which may be sections. */
+static void read_list(reader_t *self, const yaml_event_t *start, bool texts, bool sections)
 {
     yaml_mark_t at = start->start_mark;
     char text[PSD_JOBFILE_MAX_LIST] = "";
@@ -162,9 +220,13 @@ static void read_list(reader_t *self, const yaml_event_t *start, bool texts)
     if (!enter(self, start))
         return;
     while (next(self, &event) && event.type != YAML_SEQUENCE_END_EVENT) {
-        const char *fault = fault_of_item(&event, texts);
+        const bool is_section = sections && event.type == YAML_MAPPING_START_EVENT;
+        const char *fault = is_section ? NULL : fault_of_item(&event, texts);
+        char section[PSD_JOBFILE_MAX_LIST];
         check_plainness(self, &event);
-        if (fault) {
+        if (is_section && !read_item(self, &event, section)) {
+            good = false;
+        } else if (fault) {
             complain(self, event.start_mark, "an item of %s is %s", self->path, fault);
             good = false;
             skip(self, &event);
@@ -173,7 +235,7 @@ static void read_list(reader_t *self, const yaml_event_t *start, bool texts)
                              !used   ? ""
                              : texts ? "; "
                                      : ",",
-                             (const char *)event.data.scalar.value);
+                             is_section ? section : (const char *)event.data.scalar.value);
             used = n < 0 || used + (size_t)n >= sizeof text ? sizeof text - 1 : used + (size_t)n;
         }
         yaml_event_delete(&event);
@@ -204,7 +266,7 @@ static void read_scalar(reader_t *self, const yaml_event_t *event)
 
 static void read_section(reader_t *self, const yaml_event_t *start);
 
-/* The value of self->path, which `event` begins. */
+/* Read the value of self->path, which begins with `event`. */
 static void read_value(reader_t *self, const yaml_event_t *event)
 {
     psd_key_t key = self->visitor->key(self->visitor->arg, self->path);
@@ -220,7 +282,7 @@ static void read_value(reader_t *self, const yaml_event_t *event)
         complain(self, event->start_mark, "%s takes a value, not a section", self->path);
         skip(self, event);
     } else if (key >= PSD_KEY_VALUE && event->type == YAML_SEQUENCE_START_EVENT) {
-        read_list(self, event, key == PSD_KEY_TEXTS);
+        read_list(self, event, key >= PSD_KEY_TEXTS, key == PSD_KEY_GROUPS);
     } else if (key >= PSD_KEY_VALUE) {
         read_scalar(self, event);
     } else {
@@ -228,7 +290,7 @@ static void read_value(reader_t *self, const yaml_event_t *event)
     }
 }
 
-/* Append `key` to the path; false, with a complaint, when it cannot be a key. */
+/* Append `key` to the path; false, with an error, when it is not a valid key. */
 static bool push_key(reader_t *self, const yaml_event_t *event)
 {
     const char *key = event->type == YAML_SCALAR_EVENT ? (const char *)event->data.scalar.value : "";
@@ -256,13 +318,13 @@ static void read_pair(reader_t *self, const yaml_event_t *key)
     size_t used = strlen(self->path);
     bool good = push_key(self, key);
     if (self->n_seen == PSD_JOBFILE_MAX_KEYS) {
-        complain(self, key->start_mark, "over %d keys; this is no job file", PSD_JOBFILE_MAX_KEYS);
+        complain(self, key->start_mark, "over %d keys; this is not a job file", PSD_JOBFILE_MAX_KEYS);
         self->stop = true;
     } else if (good && !is_new(self)) {
         complain(self, key->start_mark, "duplicate key %s; keep one", self->path);
         good = false;
     } else if (good && self->visitor->key(self->visitor->arg, self->path) == PSD_KEY_UNKNOWN) {
-        self->ok = false;
+        self->rc = self->rc ? self->rc : PSD_ECONFIG;
         self->visitor->unknown(self->visitor->arg, self->path, key->start_mark.line + 1, key->start_mark.column + 1);
     }
     skip(self, key); /* a key may itself be a collection: [a, b]: 1 */
@@ -276,7 +338,7 @@ static void read_pair(reader_t *self, const yaml_event_t *key)
     self->path[used] = '\0';
 }
 
-/* The pairs of a mapping; recursion is bounded by PSD_JOBFILE_MAX_DEPTH. */
+/* Read the pairs of a mapping; PSD_JOBFILE_MAX_DEPTH bounds the recursion. */
 static void read_section(reader_t *self, const yaml_event_t *start)
 {
     yaml_event_t event;
@@ -301,7 +363,7 @@ static void read_document(reader_t *self)
         if (event.type == YAML_DOCUMENT_START_EVENT) {
             if (event.data.document_start.version_directive ||
                 event.data.document_start.tag_directives.start != event.data.document_start.tag_directives.end)
-                complain(self, event.start_mark, "directives (%%) have no use here; leave them out");
+                complain(self, event.start_mark, "directives (%%) are not used here; leave them out");
             if (++documents > 1) {
                 complain(self, event.start_mark, "a second document; a file describes one job");
                 self->stop = true;
@@ -318,7 +380,7 @@ static void read_document(reader_t *self)
     }
 }
 
-/* Tabs look like spaces and are not: refused wherever they stand. */
+/* Refuse tabs everywhere, because they look like spaces. */
 static void check_tabs(reader_t *self, const char *text, size_t n_bytes)
 {
     yaml_mark_t at = { 0, 0, 0 };
@@ -333,27 +395,25 @@ static void check_tabs(reader_t *self, const char *text, size_t n_bytes)
     }
 }
 
-bool psd_jobfile_read(const void *text, size_t n_bytes, const psd_jobfile_visitor_t *visitor)
+int psd_jobfile_read(const void *text, size_t n_bytes, const psd_jobfile_visitor_t *visitor)
 {
-    reader_t self = { .visitor = visitor, .ok = true };
+    reader_t self = { .visitor = visitor };
     if (n_bytes > PSD_JOBFILE_MAX_BYTES) {
-        complain(&self, (yaml_mark_t){ 0, 0, 0 }, "over 1 MiB; this is no job file");
-        return false;
+        complain(&self, (yaml_mark_t){ 0, 0, 0 }, "over 1 MiB; this is not a job file");
+        return self.rc;
     }
     check_tabs(&self, text, n_bytes);
-    if (!self.ok)
-        return false;
-    if (!yaml_parser_initialize(&self.parser)) {
-        complain(&self, (yaml_mark_t){ 0, 0, 0 }, "no memory to read it");
-        return false;
-    }
+    if (self.rc)
+        return self.rc;
+    if (!yaml_parser_initialize(&self.parser))
+        return PSD_ENOMEM;
     yaml_parser_set_encoding(&self.parser, YAML_UTF8_ENCODING);
-    const size_t mark = n_bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0; /* libyaml takes it for a column */
+    const size_t mark = n_bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0; /* libyaml counts it as a column */
     yaml_parser_set_input_string(&self.parser, (const yaml_char_t *)text + mark, n_bytes - mark);
     read_document(&self);
     yaml_parser_delete(&self.parser);
     for (size_t i = 0; i < self.n_seen; i++)
         free(self.seen[i]);
     free(self.seen);
-    return self.ok;
+    return self.rc;
 }

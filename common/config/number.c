@@ -10,8 +10,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void make_locale(void) { c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0); }
 
-/* Become the C locale in this thread. A program of somebody else's may have set another one: the worker
- * library lives in such programs. Returns what to hand to leave_c(). */
+/* Switch this thread to the C locale. The program that uses the worker library may have set another one. Returns the locale for
+ * leave_c(). */
 static locale_t enter_c(void)
 {
     pthread_once(&once, make_locale);
@@ -32,7 +32,7 @@ static size_t digits_at(const char *text)
     return n;
 }
 
-/* The length of the number at `text`. strtod alone would also take spaces, hex, "inf" and "nan". */
+/* The length of the number at `text`. strtod would also take spaces, hex, "inf" and "nan". */
 static size_t span(const char *text)
 {
     size_t i = text[0] == '+' || text[0] == '-';

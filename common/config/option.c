@@ -84,8 +84,8 @@ void psd_option_nearest(const char *key, char *out, size_t capacity)
 
 /* -- texts of each type ------------------------------------------------------------------------------------ */
 
-/* A decimal number without surprises: no octal, hexadecimal, underscores, signs of plus, inf or nan. Digits,
- * and with `real` also a point and an exponent. Returns where it ends, NULL when it is none. */
+/* A plain decimal number: no octal, hexadecimal, underscores, plus sign, inf or nan. Digits, and with `real` also a point and an
+ * exponent. Returns its end, NULL when it is not such a number. */
 static const char *number_end(const char *s, bool real)
 {
     s += *s == '-';
@@ -158,14 +158,14 @@ static bool parse_duration(const char *text, psd_option_value_t *out)
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (strcmp(end, units[i].text) == 0)
             ms = strtod(text, NULL) * units[i].ms;
-    if (!(ms <= 1e12) || ms != floor(ms)) /* 31 years; and no unit below the millisecond */
+    if (!(ms <= 1e12) || ms != floor(ms)) /* 31 years; the smallest unit is the millisecond */
         return false;
     out->u = (uint64_t)ms;
     out->d = ms;
     return true;
 }
 
-/* host:port, the host in brackets when it holds a colon itself. */
+/* host:port, with brackets around a host that contains a colon. */
 static bool is_address(const char *s)
 {
     const char *colon = *s == '[' ? strstr(s, "]:") : strchr(s, ':');
@@ -188,7 +188,7 @@ static bool is_name(const char *s)
            strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == strlen(s);
 }
 
-/* Cut `text` at each separator; "" has no items. False without memory. */
+/* Cut `text` at each separator; "" has no items. False when memory runs out. */
 static bool split(const char *text, char separator, psd_option_value_t *out)
 {
     size_t capacity = 1;
@@ -206,9 +206,9 @@ static bool split(const char *text, char separator, psd_option_value_t *out)
     return true;
 }
 
-static bool parse_numbers(bool whole, const char *text, psd_option_value_t *out)
+static bool parse_numbers(bool whole, psd_option_value_t *out)
 {
-    bool good = split(text, ',', out);
+    bool good = true;
     for (size_t i = 0; good && i < out->n_list; i++) {
         psd_option_value_t one = { 0 };
         good = whole ? parse_whole(out->item[i], &one) : parse_real(out->item[i], &one);
@@ -218,10 +218,11 @@ static bool parse_numbers(bool whole, const char *text, psd_option_value_t *out)
     return good;
 }
 
-/* Texts stand between semicolons, with or without blanks. */
-static bool parse_texts(const char *text, psd_option_value_t *out)
+/* Texts are separated by semicolons, with optional blanks. */
+static bool take_texts(const char *text, psd_option_value_t *out)
 {
-    bool good = split(text, ';', out);
+    bool good = true;
+    (void)text;
     for (size_t i = 0; good && i < out->n_list; i++) {
         char *end = out->item[i] + strlen(out->item[i]);
         while (end > out->item[i] && end[-1] == ' ')
@@ -297,15 +298,24 @@ static bool take_given(const char *text, psd_option_value_t *out)
     return !*text;
 }
 
-static bool take_list(const char *text, psd_option_value_t *out) { return parse_numbers(true, text, out); }
-static bool take_numbers(const char *text, psd_option_value_t *out) { return parse_numbers(false, text, out); }
+static bool take_list(const char *text, psd_option_value_t *out)
+{
+    (void)text;
+    return parse_numbers(true, out);
+}
+
+static bool take_numbers(const char *text, psd_option_value_t *out)
+{
+    (void)text;
+    return parse_numbers(false, out);
+}
 
 #define WHOLE "decimal digits, with k, m, g, Ki, Mi or Gi if large"
 
 static const struct type {
     psd_option_words_t words;
-    bool (*take)(const char *text, psd_option_value_t *out); /* whether it is one; fills its numbers and list */
-    const char *cure;                                        /* what to write instead */
+    bool (*take)(const char *text, psd_option_value_t *out); /* checks the text, and fills in its numbers and list */
+    const char *cure;                                        /* the cure, for messages */
 } types[] = {
     [PSD_OPTION_STRING] = { { "text", "TEXT", NULL }, take_text, "text" },
     [PSD_OPTION_NAME] = { { "name", "NAME", NULL }, take_name, "at most 63 letters, digits, dots, _ and -" },
@@ -313,6 +323,9 @@ static const struct type {
     [PSD_OPTION_RULE] = { { "rule", "RULE", NULL }, take_rule, "such as adam(lr=1e-3)" },
     [PSD_OPTION_CODEC] = { { "codec", "CODEC", NULL }, take_codec, "such as bf16 or topk(0.01)" },
     [PSD_OPTION_SCHEDULE] = { { "schedule", "SCHEDULE", NULL }, take_schedule, "such as cosine(steps=10000, warmup=500)" },
+    [PSD_OPTION_GROUPS] = { { "list of parameter groups", "GROUP;GROUP;...", "[{match: \"*.bias\", weight_decay: 0}]" },
+                            take_text, /* which depends on the rule: common/config/contradictions.c */
+                            "such as *.bias(weight_decay=0)" },
     [PSD_OPTION_INT] = { { "whole number", "N", NULL }, parse_whole, WHOLE },
     [PSD_OPTION_UINT64] = { { "whole number", "N", NULL }, take_count, WHOLE },
     [PSD_OPTION_DOUBLE] = { { "number", "X", NULL }, parse_real, "decimal, such as 0.5 or 1e-3" },
@@ -328,7 +341,7 @@ static const struct type {
                              take_numbers,
                              "numbers, as [0.1, 1, 10] in a job file, 0.1,1,10 elsewhere" },
     [PSD_OPTION_TEXTS] = { { "list of texts", "TEXT;TEXT;...", "each item on a line of its own, after \"- \"" },
-                           parse_texts,
+                           take_texts,
                            "texts, each a line after \"- \" in a job file, with ; between them elsewhere" },
     [PSD_OPTION_PATH] = { { "path", "PATH", NULL }, take_text, "a path" },
     [PSD_OPTION_DATA] = { { "name or format:path", "DATA", NULL }, take_text, "a name, or format:path" },
@@ -341,6 +354,12 @@ const psd_option_words_t *psd_option_words(psd_option_type_t type) { return &typ
 const char *psd_option_argument(const psd_option_t *row) { return row->argument ? row->argument : types[row->type].words.argument; }
 
 bool psd_option_is_list(psd_option_type_t type) { return types[type].words.example != NULL; }
+
+/* What stands between the items of a list, which `take` finds already cut; 0: the type has none. */
+static char separator_of(psd_option_type_t type)
+{
+    return type == PSD_OPTION_LIST || type == PSD_OPTION_NUMBERS ? ',' : type == PSD_OPTION_TEXTS ? ';' : '\0';
+}
 
 static const char *cure(const psd_option_t *row, const char *text)
 {
@@ -457,7 +476,7 @@ static bool is_word_of(const psd_option_t *row, const char *text)
     return false;
 }
 
-/* The word of the range that was probably meant, as "; did you mean bsp?". */
+/* The word of the range that the user probably meant, as "; did you mean bsp?". */
 static void suggest_word(const psd_option_t *row, const char *text, char *out, size_t capacity)
 {
     psd_nearest_t nearest = { 0 };
@@ -479,7 +498,7 @@ static bool is_printable(const char *s)
     return true;
 }
 
-/* The value's text, with room for `within` to spell out 64k. */
+/* Copy the value's text, with room for `within` to spell out 64k. */
 static bool keep_text(const char *text, psd_option_value_t *out)
 {
     const size_t n = strlen(text) + 1;
@@ -488,7 +507,7 @@ static bool keep_text(const char *text, psd_option_value_t *out)
     return out->text;
 }
 
-/* Why the text is none of the row's type. A rule, a codec or a schedule has many parts, and its reader says which. */
+/* Write why the text is not of the row's type. Rules, codecs and schedules have many parts, so their parsers name the wrong one. */
 static void explain(const psd_option_t *row, const char *text, char why[PSD_OPTION_WHY])
 {
     psd_rule_t rule;
@@ -500,12 +519,13 @@ static void explain(const psd_option_t *row, const char *text, char why[PSD_OPTI
         (row->type == PSD_OPTION_SCHEDULE && psd_schedule_parse(&schedule, text, &err) != PSD_OK))
         snprintf(why, PSD_OPTION_WHY, "%s: %.*s", row->key, PSD_OPTION_WHY - 80, err.text);
     else
-        snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\", no %s; %s", row->key, text, types[row->type].words.what, cure(row, text));
+        snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\", %s %s; %s", row->key, text,
+                 row->type == PSD_OPTION_BOOL ? "not" : "not a valid", types[row->type].words.what, cure(row, text));
 }
 
 const char *psd_option_path(const psd_option_t *row, const char *text)
 {
-    static const char drawn[] = "glyphs"; /* what follows the colon there is a number */
+    static const char drawn[] = "glyphs"; /* after the colon in these there is a number */
     const char *colon = strchr(text, ':');
     uint8_t key[PSD_KEY_BYTES];
     switch (row->type) {
@@ -526,30 +546,34 @@ const char *psd_option_path(const psd_option_t *row, const char *text)
     return *text ? text : NULL;
 }
 
-bool psd_option_read(const psd_option_t *row, const char *text, psd_option_value_t *out, char why[PSD_OPTION_WHY])
+int psd_option_read(const psd_option_t *row, const char *text, psd_option_value_t *out, char why[PSD_OPTION_WHY])
 {
-    const size_t longest = row->type == PSD_OPTION_TEXTS ? MAX_TEXTS : MAX_VALUE;
+    const struct type *type = &types[row->type];
+    const size_t longest = row->type == PSD_OPTION_TEXTS || row->type == PSD_OPTION_GROUPS ? MAX_TEXTS : MAX_VALUE;
     char range[120], meant[80] = "";
+    double least, most;
     *out = (psd_option_value_t){ 0 };
     psd_option_range(row, range, sizeof range);
     if (!is_printable(text))
-        return snprintf(why, PSD_OPTION_WHY, "%s holds a control character; write one line of text", row->key), false;
+        return snprintf(why, PSD_OPTION_WHY, "%s holds a control character; write one line of text", row->key), PSD_ECONFIG;
     if (strlen(text) > longest)
-        return snprintf(why, PSD_OPTION_WHY, "%s is longer than %zu bytes", row->key, longest), false;
+        return snprintf(why, PSD_OPTION_WHY, "%s is longer than %zu bytes", row->key, longest), PSD_ECONFIG;
     if (!keep_text(text, out))
-        return snprintf(why, PSD_OPTION_WHY, "no memory"), false;
+        return snprintf(why, PSD_OPTION_WHY, "no memory"), PSD_ENOMEM;
     if (is_word_of(row, text) || (row->type == PSD_OPTION_STRING && row->preset && strcmp(text, row->preset) == 0))
-        return true;
+        return PSD_OK;
     if (row->type == PSD_OPTION_STRING && *range_of(row) && !within(row, text, out)) {
         suggest_word(row, text, meant, sizeof meant);
-        return snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\"; it takes %s%s", row->key, text, range, meant), false;
+        return snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\"; it takes %s%s", row->key, text, range, meant), PSD_ECONFIG;
     }
-    if (!types[row->type].take(text, out))
-        return explain(row, text, why), false;
-    double least, most;
+    const char separator = separator_of(row->type);
+    if (separator && !split(text, separator, out))
+        return snprintf(why, PSD_OPTION_WHY, "no memory"), PSD_ENOMEM;
+    if (!type->take(text, out))
+        return explain(row, text, why), PSD_ECONFIG;
     if (row->type != PSD_OPTION_STRING && psd_option_bounds(row, &least, &most) && !within(row, text, out))
-        return snprintf(why, PSD_OPTION_WHY, "%s is %.60s; it takes %s", row->key, text, range), false;
-    return true;
+        return snprintf(why, PSD_OPTION_WHY, "%s is %.60s; it takes %s", row->key, text, range), PSD_ECONFIG;
+    return PSD_OK;
 }
 
 void psd_option_clear(psd_option_value_t *value)

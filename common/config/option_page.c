@@ -58,7 +58,7 @@ const char *psd_option_program(const psd_option_t *row)
 
 /* -- help -------------------------------------------------------------------------------------------------- */
 
-/* What argp is told: one entry per flag, and its text. */
+/* The rows for --help: one entry per flag, and its text. */
 typedef struct table {
     struct argp_option entry[PSD_N_OPTIONS + 4];
     char flag[PSD_N_OPTIONS][PSD_OPTION_TEXT];
@@ -92,8 +92,8 @@ void psd_option_help(const char *name, unsigned mask, const char *word)
 {
     static const struct argp_option always[] = {
         { "config", 'c', "FILE", 0, "the job file, instead of JOB", 2 },
-        { "help", 'h', "WORD", OPTION_ARG_OPTIONAL, "this text, or the options that hold WORD", 2 },
-        { "version", 'V', NULL, 0, "the version", 2 },
+        { "help", 'h', "WORD", OPTION_ARG_OPTIONAL, "this text, or the options that contain WORD", 2 },
+        { "version", 'V', NULL, 0, "print the version", 2 },
     };
     const psd_option_program_t *program = psd_option_program_of(mask);
     table_t *table = calloc(1, sizeof *table);
@@ -102,12 +102,12 @@ void psd_option_help(const char *name, unsigned mask, const char *word)
         return;
     size_t n = fill(table, mask, word);
     if (!n && word)
-        printf("no option of %s holds \"%.60s\"; %s --help lists them all\n", name, word, name);
+        printf("no option of %s contains \"%.60s\"; %s --help lists them all\n", name, word, name);
     if (!word)
         memcpy(table->entry + n, always, sizeof always);
     snprintf(doc, sizeof doc,
-             "%s\vA flag goes before the environment (PSD_DATA__BATCH for --data-batch), that before the job "
-             "file (data: {batch: 64}).",
+             "%s\vA flag overrides the environment (PSD_DATA__BATCH for --data-batch), which overrides the job file (data: {batch: "
+             "64}).",
              program->about);
     snprintf(own, sizeof own, "%s", name);
     struct argp argp = { table->entry, NULL, "[JOB]", doc, NULL, NULL, NULL };
@@ -123,7 +123,7 @@ void psd_option_brief(FILE *out, unsigned mask)
     fprintf(out, "Usage: %s\n%s\n\n", program->usage, program->about);
     for (const char *at = program->examples; *at; at += strcspn(at, "\n") + 1)
         fprintf(out, "  %.*s\n", (int)strcspn(at, "\n"), at);
-    fprintf(out, "\n%.*s --help lists all options, --help=WORD those that hold a word.\n", (int)strcspn(program->usage, "["),
+    fprintf(out, "\n%.*s --help lists all options, --help=WORD those that contain a word.\n", (int)strcspn(program->usage, "["),
             program->usage);
 }
 
@@ -202,7 +202,7 @@ void psd_option_man(FILE *out, unsigned mask)
 
 /* -- JSON Schema ------------------------------------------------------------------------------------------- */
 
-/* How a value of each type stands in a job file: type, and a pattern where it is text. Numbers may be text too: 64Ki. */
+/* How a job file writes a value of each type: the JSON type, and a pattern if it is text. Numbers may be text too: 64Ki. */
 static const struct form {
     const char *type, *pattern;
 } forms[] = {
@@ -212,6 +212,7 @@ static const struct form {
     [PSD_OPTION_RULE] = { "string", NULL },
     [PSD_OPTION_CODEC] = { "string", NULL },
     [PSD_OPTION_SCHEDULE] = { "string", NULL },
+    [PSD_OPTION_GROUPS] = { "string", NULL },
     [PSD_OPTION_INT] = { "integer", "^-?[0-9]+(k|m|g|Ki|Mi|Gi)$" },
     [PSD_OPTION_UINT64] = { "integer", "^[0-9]+(k|m|g|Ki|Mi|Gi)$" },
     [PSD_OPTION_DOUBLE] = { "number", NULL },
@@ -295,8 +296,8 @@ static json_t *schema_of(const psd_option_t *row)
     return schema;
 }
 
-/* Properties of the section that a key lies in, made when it is not there yet; `*leaf` is its last part. Where a part is a key with a
- * value itself (schedule, schedule.unit), the rest stays in one, with its dots. */
+/* Find or make the properties of a key's section; `*leaf` is the key's last part. If a part is itself a key with a value (schedule,
+ * schedule.unit), the rest stays one name, with its dots. */
 static json_t *section_for(json_t *root, const char *key, const char **leaf)
 {
     json_t *properties = json_object_get(root, "properties");

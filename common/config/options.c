@@ -15,7 +15,7 @@
 #include "common/config/option_page.h"
 #include "common/base/words.h"
 
-/* Where a value came from; a later one wins. */
+/* The source of a value; a later one wins. */
 typedef enum { FROM_TABLE, FROM_FILE, FROM_ENVIRONMENT, FROM_FLAG } rank_t;
 
 typedef struct value {
@@ -28,12 +28,13 @@ struct psd_options {
     unsigned program; /* a mask of psd_program_t */
     const char *name; /* argv[0] without its directory */
     value_t value[PSD_N_OPTIONS];
-    char *file;          /* job file that was named */
-    bool file_is_stream; /* which is gone once it is read: a pipe, or standard input */
-    char *folder;        /* that the job file's paths count from, with a slash at its end; NULL: where one is */
-    const char *reading; /* what complaints of the job file are prefixed with */
+    char *file;          /* the job file given on the command line */
+    bool file_is_stream; /* it can be read only once: a pipe, or standard input */
+    char *folder;        /* base of the job file's relative paths, with a slash at its end; NULL: the working directory */
+    const char *reading; /* prefix of errors in the job file */
     char *complaints;    /* one per line */
     size_t n_complaints;
+    bool is_starved; /* memory ran out: values may be missing, and complaints do not report errors of users */
 };
 
 enum { MAX_COMPLAINTS = 100 };
@@ -51,13 +52,14 @@ static void complain(psd_options_t *self, const char *format, ...)
     va_start(args, format);
     vsnprintf(sentence, sizeof sentence, format, args);
     va_end(args);
-    for (char *p = sentence; *p; p++) /* what people typed comes back; control bytes do not */
+    for (char *p = sentence; *p; p++) /* messages quote what users typed, without control bytes */
         if ((unsigned char)*p < ' ' || *p == 0x7f)
             *p = '?';
     if (self->n_complaints++ >= MAX_COMPLAINTS)
         return;
     size_t used = self->complaints ? strlen(self->complaints) : 0;
     char *more = realloc(self->complaints, used + strlen(sentence) + 2);
+    self->is_starved = self->is_starved || !more;
     if (!more)
         return;
     self->complaints = more;
@@ -66,9 +68,14 @@ static void complain(psd_options_t *self, const char *format, ...)
 
 const char *psd_options_complaints(const psd_options_t *self) { return self->complaints ? self->complaints : ""; }
 
-/* Hand the complaints to `err` as code: whole lines, as many as fit. */
+/* Copy the complaints, if any, to `err`, with `code`: whole lines, as many as fit. If memory ran out, which may not happen at
+ * the next start, nothing that was read counts. */
 static int report(const psd_options_t *self, int code, psd_err_t *err)
 {
+    if (self->is_starved)
+        return psd_err_set(err, PSD_ENOMEM, "no memory to read the options");
+    if (!self->n_complaints)
+        return PSD_OK;
     enum { ROOM = sizeof err->text - 24 };
     const char *all = psd_options_complaints(self);
     size_t n = strlen(all), lines = 0;
@@ -92,25 +99,33 @@ static void value_clear(value_t *value)
     *value = (value_t){ 0 };
 }
 
-/* Give an option a value, unless a better source has. False, with `why`, when it is none. */
-static bool set_value(psd_options_t *self, const psd_option_t *row, const char *text, rank_t rank, const char *origin,
-                      char why[PSD_OPTION_WHY])
+/* Set an option, unless a stronger source has set it. PSD_ECONFIG, with `why`, when the value is invalid; PSD_ENOMEM. */
+static int set_value(psd_options_t *self, const psd_option_t *row, const char *text, rank_t rank, const char *origin,
+                     char why[PSD_OPTION_WHY])
 {
     value_t value = { .rank = rank }, *old = &self->value[psd_option_id(row)];
-    if (!psd_option_read(row, text, &value.is, why)) {
+    int rc = psd_option_read(row, text, &value.is, why);
+    if (!rc && !(value.origin = strdup(origin)))
+        rc = PSD_ENOMEM;
+    if (rc || rank < old->rank) {
         value_clear(&value);
-        return false;
-    }
-    value.origin = strdup(origin);
-    if (!value.origin || rank < old->rank) {
-        bool good = value.origin != NULL;
-        snprintf(why, PSD_OPTION_WHY, "no memory");
-        value_clear(&value);
-        return good;
+        return rc;
     }
     value_clear(old);
     *old = value;
-    return true;
+    return PSD_OK;
+}
+
+/* The same, and complain of what is none, from `source`. */
+static void take_value(psd_options_t *self, const psd_option_t *row, const char *text, rank_t rank, const char *origin,
+                       const char *source)
+{
+    char why[PSD_OPTION_WHY];
+    const int rc = set_value(self, row, text, rank, origin, why);
+    if (rc == PSD_ENOMEM)
+        self->is_starved = true;
+    else if (rc)
+        complain(self, "%s: %s", source, why);
 }
 
 /* -- job file ---------------------------------------------------------------------------------------------- */
@@ -121,7 +136,7 @@ static psd_key_t on_key(void *arg, const char *path)
     const size_t n = strlen(path);
     const psd_option_t *row = psd_option_find(path);
     if (row)
-        return row->type == PSD_OPTION_TEXTS ? PSD_KEY_TEXTS : PSD_KEY_VALUE;
+        return row->type == PSD_OPTION_GROUPS ? PSD_KEY_GROUPS : row->type == PSD_OPTION_TEXTS ? PSD_KEY_TEXTS : PSD_KEY_VALUE;
     for (size_t i = 0; (row = psd_option_at(i)); i++)
         if (strncmp(row->key, path, n) == 0 && row->key[n] == '.')
             return PSD_KEY_SECTION;
@@ -149,11 +164,11 @@ static bool wants_plain(psd_option_type_t type)
            type == PSD_OPTION_BOOL;
 }
 
-/* The text of a value that stands in the job file, its path counted from the file's folder; NULL without memory. */
+/* The text of a value from the job file, with a relative path made relative to the file's folder; NULL without memory. */
 static char *place(const psd_options_t *self, const psd_option_t *row, const char *text)
 {
     const char *path = psd_option_path(row, text);
-    const bool may_be_key = row->type == PSD_OPTION_KEY && *text && !path; /* or a file of such a name */
+    const bool may_be_key = row->type == PSD_OPTION_KEY && *text && !path; /* or a file of that name */
     char *placed = NULL;
     path = may_be_key ? text : path;
     if (!self->folder || !path || *path == '/')
@@ -167,9 +182,11 @@ static char *place(const psd_options_t *self, const psd_option_t *row, const cha
 
 static void place_value(psd_options_t *self, const psd_option_t *row, const char *text, const char *origin)
 {
-    char why[PSD_OPTION_WHY] = "no memory", *placed = place(self, row, text);
-    if (!placed || !set_value(self, row, placed, FROM_FILE, origin, why))
-        complain(self, "%s: %s", origin, why);
+    char *placed = place(self, row, text);
+    if (placed)
+        take_value(self, row, placed, FROM_FILE, origin, origin);
+    else
+        self->is_starved = true;
     free(placed);
 }
 
@@ -196,11 +213,12 @@ int psd_options_load_text(psd_options_t *self, const char *name, const void *tex
     const psd_jobfile_visitor_t visitor = { self, on_key, on_unknown, on_value, on_complaint };
     size_t before = self->n_complaints;
     self->reading = name;
-    psd_jobfile_read(text, n_bytes, &visitor);
-    return self->n_complaints > before ? report(self, PSD_ECONFIG, err) : PSD_OK;
+    if (psd_jobfile_read(text, n_bytes, &visitor) == PSD_ENOMEM)
+        self->is_starved = true;
+    return self->is_starved || self->n_complaints > before ? report(self, PSD_ECONFIG, err) : PSD_OK;
 }
 
-/* Note the folder that the file's paths count from. One that comes by a pipe or on standard input has none. */
+/* Note the file's folder, the base of relative paths. A job file from a pipe or standard input has none. */
 static bool find_folder(psd_options_t *self, FILE *file)
 {
     struct stat facts;
@@ -216,26 +234,23 @@ static bool find_folder(psd_options_t *self, FILE *file)
 
 static int load_file(psd_options_t *self, psd_err_t *err)
 {
-    FILE *file = strcmp(self->file, "-") == 0 ? fdopen(dup(STDIN_FILENO), "rb") : fopen(self->file, "rb");
     char *text = malloc(PSD_JOBFILE_MAX_BYTES + 1);
-    if (!file || !text || !find_folder(self, file)) {
-        int code = psd_err_set(err, file ? PSD_ENOMEM : PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno));
-        if (file)
-            fclose(file);
-        free(text);
-        return code;
-    }
-    size_t n = fread(text, 1, PSD_JOBFILE_MAX_BYTES + 1, file);
-    int rc = ferror(file) ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
-                          : psd_options_load_text(self, self->file, text, n, err);
-    fclose(file);
+    errno = 0;
+    FILE *file = strcmp(self->file, "-") == 0 ? fdopen(dup(STDIN_FILENO), "rb") : fopen(self->file, "rb");
+    self->is_starved |= !text || (!file && errno == ENOMEM) || (file && !find_folder(self, file));
+    size_t n = file && !self->is_starved ? fread(text, 1, PSD_JOBFILE_MAX_BYTES + 1, file) : 0;
+    int rc = self->is_starved        ? report(self, PSD_ECONFIG, err)
+             : !file || ferror(file) ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
+                                     : psd_options_load_text(self, self->file, text, n, err);
+    if (file)
+        fclose(file);
     free(text);
     return rc;
 }
 
 /* -- environment ------------------------------------------------------------------------------------------- */
 
-/* Kubernetes puts PSD_SERVICE_HOST, PSD_PORT_7470_TCP and the like beside every pod of a service called psd. */
+/* Kubernetes puts PSD_SERVICE_HOST, PSD_PORT_7470_TCP and similar variables into every pod of a service called psd. */
 static bool is_service_link(const char *variable)
 {
     size_t n = strlen(variable);
@@ -245,20 +260,20 @@ static bool is_service_link(const char *variable)
 
 static void take_variable(psd_options_t *self, const char *variable, const char *text)
 {
-    char name[PSD_OPTION_TEXT], why[PSD_OPTION_WHY];
+    char name[PSD_OPTION_TEXT], source[PSD_OPTION_TEXT + 16];
     psd_nearest_t nearest = { 0 };
     const psd_option_t *row;
     for (size_t i = 0; (row = psd_option_at(i)); i++) {
         psd_option_variable(row->key, name, sizeof name);
         if (strcmp(variable, name) == 0) {
-            if (!set_value(self, row, text, FROM_ENVIRONMENT, name, why))
-                complain(self, "environment %s: %s", name, why);
+            snprintf(source, sizeof source, "environment %s", name);
+            take_value(self, row, text, FROM_ENVIRONMENT, name, source);
             return;
         }
         psd_nearest_consider(&nearest, variable + strlen("PSD_"), name + strlen("PSD_"));
     }
-    if (!is_service_link(variable))
-        complain(self, "environment: %.80s is no option%s%s%s", variable, *nearest.word ? "; did you mean PSD_" : "; unset it",
+    if (!is_service_link(variable) && strcmp(variable, "PSD_LIBRARY")) /* which tells the Python package where the library is */
+        complain(self, "environment: %.80s is not an option%s%s%s", variable, *nearest.word ? "; did you mean PSD_" : "; unset it",
                  nearest.word, *nearest.word ? "?" : "");
 }
 
@@ -280,31 +295,23 @@ static void set_file(psd_options_t *self, const char *path)
 {
     if (self->file)
         complain(self, "two job files, %s and %s; give one", self->file, path);
-    else if (!(self->file = strdup(path)))
-        complain(self, "no memory");
+    else
+        self->is_starved |= !(self->file = strdup(path));
 }
 
-/* A flag of the table. */
-static void take_flag(psd_options_t *self, const psd_flags_t *flags)
-{
-    char why[PSD_OPTION_WHY];
-    if (!set_value(self, flags->row, flags->value ? flags->value : "true", FROM_FLAG, flags->flag, why))
-        complain(self, "%s: %s", flags->flag, why);
-}
-
-/* Flags win over all else and name the job file, so they are read first. The first mistake ends it: what follows it may
- * belong to it. */
+/* Flags override all other sources and name the job file, so they are read first. Reading stops at the first error, because
+ * the next words may belong to it. */
 static int load_argv(psd_options_t *self, int argc, char *const *argv, psd_err_t *err)
 {
     psd_flags_t flags = { .name = self->name, .programs = self->program, .argc = argc, .argv = argv, .next = 1 };
-    for (psd_flags_kind_t kind; !self->n_complaints && (kind = psd_flags_next(&flags)) != PSD_FLAGS_END;)
+    for (psd_flags_kind_t kind; !self->n_complaints && !self->is_starved && (kind = psd_flags_next(&flags)) != PSD_FLAGS_END;)
         switch (kind) {
         case PSD_FLAGS_HELP:
             return psd_option_help(self->name, self->program, flags.value), 1;
         case PSD_FLAGS_VERSION:
             return printf("%s %s\n", self->name, PSD_VERSION), 1;
         case PSD_FLAGS_ROW:
-            take_flag(self, &flags);
+            take_value(self, flags.row, flags.value ? flags.value : "true", FROM_FLAG, flags.flag, flags.flag);
             break;
         case PSD_FLAGS_WRONG:
             complain(self, "%s", flags.why);
@@ -312,7 +319,7 @@ static int load_argv(psd_options_t *self, int argc, char *const *argv, psd_err_t
         default:
             set_file(self, flags.value);
         }
-    return self->n_complaints ? report(self, PSD_EUSAGE, err) : PSD_OK;
+    return report(self, PSD_EUSAGE, err);
 }
 
 static const psd_option_value_t *value_at(const void *arg, psd_option_id_t id)
@@ -321,7 +328,7 @@ static const psd_option_value_t *value_at(const void *arg, psd_option_id_t id)
     return &self->value[id].is;
 }
 
-/* What contradicts itself, once each value is right. */
+/* Check for contradictions, once each value is valid. */
 static void compare_values(psd_options_t *self)
 {
     const psd_values_t values = { self, value_at };
@@ -333,7 +340,19 @@ static void compare_values(psd_options_t *self)
             complain(self, "%s: %s", psd_options_origin(self, id), why);
 }
 
-/* Whether the environment has a word for us. */
+/* Set from the environment what no flag has set. */
+static int load_rest(psd_options_t *self, psd_err_t *err)
+{
+    const int rc = self->file ? load_file(self, err) : PSD_OK;
+    if (rc && rc != PSD_ECONFIG)
+        return rc;
+    load_environment(self);
+    if (!self->n_complaints)
+        compare_values(self);
+    return report(self, PSD_ECONFIG, err);
+}
+
+/* Whether the environment has a variable of psd. */
 static bool is_told_by_environment(void)
 {
     char **entry = environ;
@@ -348,17 +367,18 @@ int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t
     self->name = slash ? slash + 1 : argv[0];
     if (argc == 1 && !is_told_by_environment()) {
         psd_option_brief(stderr, self->program);
-        return psd_err_set(err, PSD_EUSAGE, "%s: tell it a job file, or options", self->name);
+        return psd_err_set(err, PSD_EUSAGE, "%s: give it a job file, or options", self->name);
     }
     int rc = load_argv(self, argc, argv, err);
-    if (rc)
-        return rc;
-    if (self->file && (rc = load_file(self, err)) && rc != PSD_ECONFIG)
-        return rc;
-    load_environment(self);
-    if (!self->n_complaints)
-        compare_values(self);
-    return self->n_complaints ? report(self, PSD_ECONFIG, err) : PSD_OK;
+    return rc ? rc : load_rest(self, err);
+}
+
+int psd_options_load_job(psd_options_t *self, const char *file, psd_err_t *err)
+{
+    self->name = "psd";
+    if (file)
+        set_file(self, file);
+    return load_rest(self, err);
 }
 
 /* -- the object -------------------------------------------------------------------------------------------- */
@@ -372,8 +392,9 @@ psd_options_t *psd_options_new(unsigned program)
     self->program = program;
     for (size_t i = 0; (row = psd_option_at(i)); i++) {
         char why[PSD_OPTION_WHY] = "";
-        if (!set_value(self, row, row->preset, FROM_TABLE, "default", why)) {
-            assert(strcmp(why, "no memory") == 0); /* else the table contradicts itself */
+        const int rc = set_value(self, row, row->preset, FROM_TABLE, "default", why);
+        if (rc) {
+            assert(rc == PSD_ENOMEM); /* otherwise the table is wrong */
             psd_options_destroy(&self);
             return NULL;
         }
@@ -410,8 +431,8 @@ static const value_t *value_of(const psd_options_t *self, psd_option_id_t id, un
 const char *psd_options_string(const psd_options_t *self, psd_option_id_t id)
 {
     return value_of(self, id,
-                    ONE(STRING) | ONE(RULE) | ONE(CODEC) | ONE(SCHEDULE) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) | ONE(LISTEN) |
-                        ONE(PATH) | ONE(DATA) | ONE(KEY))
+                    ONE(STRING) | ONE(RULE) | ONE(CODEC) | ONE(SCHEDULE) | ONE(GROUPS) | ONE(NAME) | ONE(WORD) | ONE(ENDPOINT) |
+                        ONE(LISTEN) | ONE(PATH) | ONE(DATA) | ONE(KEY))
         ->is.text;
 }
 

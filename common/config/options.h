@@ -1,11 +1,10 @@
-/* options.h - what a program was told, from one table (options.def).
+/* options.h - the settings of a program, by one table (options.def).
  *
- * A value comes from the flag, else from the environment, else from the job file, else from the table.
- * Whatever is unknown, misspelt, out of range or of the wrong type is an error that says where, why and what
- * would do.
+ * A value comes from the flag, then the environment, then the job file, and last from the table. An unknown or misspelt option, a
+ * value out of range or of the wrong type is an error, with its place, cause and cure.
  *
- * Paths that a job file has count from the folder of that file, as it was named; those of flags and environment, and of
- * a job file on standard input, from the working directory. The values here are such that the system finds them. */
+ * Relative paths in a job file are relative to its folder; those in flags, in the environment, and in a job file on standard input,
+ * to the working directory. The values returned here are relative to the working directory. */
 #pragma once
 
 #include <stdbool.h>
@@ -27,20 +26,21 @@ void psd_options_destroy(psd_options_t **self_p);
  * the command line names (JOB, or -c FILE). Returns
  *   PSD_OK;
  *   1 after -h, --help, --help=WORD or --version wrote to stdout: end with 0;
- *   PSD_EUSAGE for a wrong command line, and, after a brief help on stderr, when there is neither a word
- * nor a variable of the environment, PSD_ENOINPUT for a job file that cannot be read, PSD_ECONFIG for
- * what is wrong in the file or the environment. `err` holds the sentences that fit, one per line; all of them
- * are in psd_options_complaints. */
+ *   PSD_EUSAGE for a wrong command line or, after a brief help on stderr, for no arguments and no variables of psd in the
+ * environment; PSD_ENOINPUT for a job file that cannot be read; PSD_ECONFIG for an error in the file or the environment;
+ * PSD_ENOMEM. `err` holds the sentences that fit, one per line; all of them are in psd_options_complaints. */
 int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t *err);
 
-/* The same for the text of a job file alone; `name` is what its complaints call it. PSD_OK or PSD_ECONFIG. */
+/* The same for a library, which has no command line and prints nothing: the environment, and the job file `file`; NULL: none. */
+int psd_options_load_job(psd_options_t *self, const char *file, psd_err_t *err);
+
+/* The same for only the text of a job file, which errors call `name`. PSD_OK, PSD_ECONFIG or PSD_ENOMEM. */
 int psd_options_load_text(psd_options_t *self, const char *name, const void *text, size_t n_bytes, psd_err_t *err);
 
-/* Everything that was wrong, one sentence per line; "" when nothing was. */
+/* All errors, one sentence per line; "" when there are none. */
 const char *psd_options_complaints(const psd_options_t *self);
 
-/* The job file that was named, "" for none; and whether it is a pipe or standard input ("-"), which nobody can read
- * again. */
+/* The job file that was given, "" for none; and whether it is a pipe or standard input ("-"), which cannot be read again. */
 const char *psd_options_file(const psd_options_t *self);
 bool psd_options_file_is_stream(const psd_options_t *self);
 
@@ -57,7 +57,6 @@ const int64_t *psd_options_list(const psd_options_t *self, psd_option_id_t id, s
 const double *psd_options_numbers(const psd_options_t *self, psd_option_id_t id, size_t *n);
 const char *const *psd_options_texts(const psd_options_t *self, psd_option_id_t id, size_t *n);
 
-/* Any value as text, as one would write it, and where it came from: "--lease", "PSD_LEASE", "job.yaml:12:8"
- * or "default". */
+/* Any value as text, as a user would write it, and its source: "--lease", "PSD_LEASE", "job.yaml:12:8" or "default". */
 const char *psd_options_text(const psd_options_t *self, psd_option_id_t id);
 const char *psd_options_origin(const psd_options_t *self, psd_option_id_t id);

@@ -15,7 +15,7 @@ const char *psd_usage_line(const psd_usage_t *usage, char *out, size_t capacity)
     return out;
 }
 
-/* `text`, broken at blanks, with `indent` blanks before each line. */
+/* Print `text`, broken at blanks, with `indent` blanks before each line. */
 static void print_wrapped(FILE *out, const char *text, int indent)
 {
     enum { WIDTH = 100 };
@@ -54,14 +54,14 @@ void psd_usage_help(FILE *out, const psd_usage_t *usage)
         print_flag(out, row);
     }
     if (usage->programs)
-        fputs("\nThe options of psdctl run, too: see psdctl help run.\n", out);
+        fputs("\nAlso takes the options of psdctl run: see psdctl help run.\n", out);
     for (const char *at = usage->examples; *at; at += strcspn(at, "\n") + 1)
         fprintf(out, "%s  %.*s\n", at == usage->examples ? "\n" : "", (int)strcspn(at, "\n"), at);
 }
 
 /* -- words ------------------------------------------------------------------------------------------------- */
 
-/* How many words it takes: all of `words`, and those that are not in brackets. */
+/* The number of words that it takes: of all in `words`, and of those not in brackets. */
 static size_t count_words(const char *words, size_t *n_wanted)
 {
     size_t n = 0;
@@ -92,11 +92,11 @@ static int take_flag(const psd_usage_t *usage, psd_given_t *out, const psd_flags
     out->flag[i] = flags->value ? flags->value : flags->row->type == PSD_OPTION_BOOL ? "true" : "";
     if (adds && asprintf(&text, "%s;%s", out->value[i].text, out->flag[i]) < 0)
         return psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
-    const bool good = psd_option_read(flags->row, text ? text : out->flag[i], &value, why);
+    const int rc = psd_option_read(flags->row, text ? text : out->flag[i], &value, why);
     psd_option_clear(&out->value[i]);
     out->value[i] = value;
     free(text);
-    return good ? PSD_OK : psd_err_set(err, PSD_EUSAGE, "%s: %s", flags->flag, why);
+    return rc ? psd_err_set(err, rc == PSD_ENOMEM ? rc : PSD_EUSAGE, "%s: %s", flags->flag, why) : PSD_OK;
 }
 
 static int begin(const psd_usage_t *usage, int argc, psd_given_t *out, psd_err_t *err)
@@ -111,19 +111,31 @@ static int begin(const psd_usage_t *usage, int argc, psd_given_t *out, psd_err_t
     bool good = out->flag && out->value && out->word && out->argv && (out->argv[out->argc++] = strdup(usage->name));
     for (size_t i = 0; good && i < out->n_flags; i++) {
         char why[PSD_OPTION_WHY];
-        good = !usage->flag[i].preset || psd_option_read(&usage->flag[i], usage->flag[i].preset, &out->value[i], why);
+        good = !usage->flag[i].preset || !psd_option_read(&usage->flag[i], usage->flag[i].preset, &out->value[i], why);
     }
     return good ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
 }
 
-/* Flags of the option table, right or wrong, and words are read by those who get them. */
-static int take(const psd_usage_t *usage, psd_given_t *out, const psd_flags_t *flags, psd_flags_kind_t kind, psd_err_t *err)
+/* The value of a list of texts may continue in further words: `--rules a b` is `--rules='a;b'`. */
+static int take_list(const psd_usage_t *usage, psd_given_t *out, psd_flags_t *flags, psd_err_t *err)
+{
+    const bool may_continue = flags->row->type == PSD_OPTION_TEXTS && !strchr(flags->argv[flags->first], '=');
+    int rc = take_flag(usage, out, flags, err);
+    while (!rc && may_continue && flags->next < flags->argc && flags->argv[flags->next][0] != '-') {
+        flags->value = flags->argv[flags->next++];
+        rc = take_flag(usage, out, flags, err);
+    }
+    return rc;
+}
+
+/* The program that gets the words and the flags of the option table checks them. */
+static int take(const psd_usage_t *usage, psd_given_t *out, psd_flags_t *flags, psd_flags_kind_t kind, psd_err_t *err)
 {
     const bool is_own = flags->row >= usage->flag && flags->row < usage->flag + out->n_flags;
     if (kind == PSD_FLAGS_HELP)
         return psd_usage_help(stdout, usage), 1;
     if (kind == PSD_FLAGS_ROW && is_own)
-        return take_flag(usage, out, flags, err);
+        return take_list(usage, out, flags, err);
     if (kind == PSD_FLAGS_WRONG && (is_own || !usage->programs))
         return psd_err_set(err, PSD_EUSAGE, "%s", flags->why);
     if (kind == PSD_FLAGS_WORD && !usage->programs)
@@ -144,7 +156,7 @@ int psd_usage_read(const psd_usage_t *usage, int argc, char *const *argv, psd_gi
         rc = take(usage, out, &flags, kind, err);
     count_words(usage->words, &n_wanted);
     if (!rc && !usage->programs && out->n_words < n_wanted)
-        rc = psd_err_set(err, PSD_EUSAGE, "%s lacks; it takes %s", out->n_words ? "a word" : usage->words, usage->words);
+        rc = psd_err_set(err, PSD_EUSAGE, "%s is missing; it takes %s", out->n_words ? "a word" : usage->words, usage->words);
     return rc;
 }
 

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Blocks are runs of units. Free ones are powers of two that lie at multiples of themselves (Knowlton 1965), so that neighbours
- * find each other when they come back; what a buffer does not need of its power of two stays free. */
+/* Blocks are runs of units. Free ones are powers of two at multiples of their size (a buddy system, Knowlton 1965), so that freed
+ * neighbours can be merged; the part of a power of two that a buffer does not need stays free. */
 enum { UNIT = 512, ORDERS = 32, NONE = UINT8_MAX };
 #define NOWHERE UINT32_MAX
 static const size_t FIRST_BYTES = (size_t)64 << 20, MOST_GROWTH = (size_t)1 << 30;
@@ -24,7 +24,7 @@ struct psd_arena {
     pthread_mutex_t lock;
     size_t most_units, used_units, all_units;
     atomic_uint n_zones;
-    zone_t *zone[PSD_ARENA_SEGMENTS]; /* those below n_zones never change; what is in them is under the lock */
+    zone_t *zone[PSD_ARENA_SEGMENTS]; /* pointers below n_zones never change; the lock guards the zones */
 };
 
 typedef struct block {
@@ -112,7 +112,7 @@ static void zone_destroy(zone_t *self)
     free(self);
 }
 
-/* A power of two of units. What tells of them is touched as they are, and no sooner. */
+/* A zone of `n_units`, a power of two. The arrays about units take memory only as units are used. */
 static zone_t *zone_new(uint32_t n_units)
 {
     zone_t *self = calloc(1, sizeof *self);
@@ -133,7 +133,7 @@ static zone_t *zone_new(uint32_t n_units)
     return self;
 }
 
-/* As large as all before it together, so that a few segments are enough for any memory. */
+/* Add a zone as large as all before it together, so that a few segments suffice for any memory. */
 static zone_t *grow(psd_arena_t *self, uint32_t n_units)
 {
     const unsigned n = atomic_load_explicit(&self->n_zones, memory_order_relaxed);
@@ -240,7 +240,7 @@ bool psd_arena_find(psd_arena_t *self, const void *data, size_t n_bytes, uint32_
     const psd_segment_t *memory;
     for (uint32_t i = 0; (memory = psd_arena_segment(self, i)); i++) {
         const uintptr_t from = (uintptr_t)data - (uintptr_t)memory->at;
-        if (from < memory->n_bytes) { /* one below begins beyond any size */
+        if (from < memory->n_bytes) { /* an address below wraps to a huge offset */
             *segment = i;
             *offset = from;
             return n_bytes <= memory->n_bytes - from;

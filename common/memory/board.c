@@ -6,8 +6,8 @@
 
 enum { PAGE = 1 << 16 };
 
-/* What a peer may change while we read it is read by atomic loads: once, and whole. */
-_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "processes share no locks");
+/* Values that a peer may change meanwhile are read by atomic loads: once, and whole. */
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "atomics shared between processes must be lock-free");
 _Static_assert(sizeof(psd_slot_t) % PSD_BOARD_LINE == 0 && sizeof(((psd_slot_t *)0)->header) >= PSD_BOARD_HEADER, "a header fits");
 
 size_t psd_board_bytes(void) { return (sizeof(psd_board_t) + PAGE - 1) / PAGE * PAGE; }
@@ -23,7 +23,7 @@ void psd_boards_init(psd_boards_t *self, psd_board_t *mine, const psd_board_t *t
 static uint64_t look(const _Atomic uint64_t *at) { return atomic_load_explicit(at, memory_order_acquire); }
 static uint32_t look_half(const _Atomic uint32_t *at) { return atomic_load_explicit(at, memory_order_relaxed); }
 
-/* ---- ours ---- */
+/* ---- this side ---- */
 
 int psd_board_has_room(psd_boards_t *self, psd_err_t *err)
 {
@@ -45,7 +45,8 @@ void psd_board_post(psd_boards_t *self, const psd_post_t *place, const void *hea
     atomic_store_explicit(&slot->n_bytes, place->n_bytes, memory_order_relaxed);
     atomic_store_explicit(&slot->offset, place->offset, memory_order_relaxed);
     memcpy(slot->header, header, n_header);
-    /* Before their sleep is looked at, and they look at this after they said that they sleep: one of both sees the other. */
+    /* Publish this before reading whether the peer sleeps; the peer reads this after announcing its sleep: so at least one side
+     * sees the other's write. */
     atomic_store(&self->mine->sent, ++self->sent);
 }
 
@@ -68,10 +69,10 @@ void psd_board_want_room(psd_boards_t *self, bool wants) { atomic_store(&self->m
 void psd_board_leave(psd_boards_t *self)
 {
     atomic_store(&self->mine->left, 1);
-    atomic_thread_fence(memory_order_seq_cst); /* before any byte of a payload is written anew */
+    atomic_thread_fence(memory_order_seq_cst); /* before any byte of a payload is overwritten */
 }
 
-/* ---- theirs ---- */
+/* ---- the peer's side ---- */
 
 int psd_board_next(psd_boards_t *self, psd_post_t *post, psd_err_t *err)
 {
@@ -106,7 +107,7 @@ bool psd_board_wants_room(const psd_boards_t *self) { return atomic_load(&self->
 
 bool psd_board_has_left(const psd_boards_t *self)
 {
-    atomic_thread_fence(memory_order_acquire); /* what was read, was read before */
+    atomic_thread_fence(memory_order_acquire); /* earlier reads complete before this */
     return look_half(&self->theirs->left);
 }
 

@@ -10,21 +10,22 @@
 
 #include "common/memory/handoff.h"
 
-/* Packets after the handshake: one byte to wake, or the next segment, with its descriptor. Read in one turn at most PACKETS. */
+/* Packets after the handshake: one byte to wake, or the next segment, with its descriptor. One turn of the loop reads at most
+ * PACKETS. */
 enum { WAKE = '!', SEGMENT = 'S', PACKETS = 64, ALIGN = 4 };
 
-/* The peer's memory and our debts; payloads hold it, and outlive the channel. */
+/* The peer's memory, and the payloads to release to the peer. Payloads hold a reference, and may outlive the channel. */
 typedef struct lender {
     atomic_uint refs;
-    pthread_mutex_t lock; /* of giving back: what follows */
-    int fd;               /* -1: the channel is closed, nobody is to be told */
-    psd_boards_t boards;  /* `given` alone is under the lock, and all of the rest the channel's */
+    pthread_mutex_t lock; /* guards the release of payloads: the next fields */
+    int fd;               /* -1: the channel is closed, so there is no peer to wake */
+    psd_boards_t boards;  /* the lock guards only `given`; the rest belongs to the channel */
     size_t n_held;        /* payloads */
     atomic_uint_fast64_t held_bytes;
     psd_segment_t mine, theirs; /* boards */
     psd_segment_t segment[PSD_ARENA_SEGMENTS];
     uint32_t n_segments;
-    size_t room_bytes; /* that may still be mapped */
+    size_t room_bytes; /* bytes that may still be mapped */
 } lender_t;
 
 typedef struct view {
@@ -44,14 +45,14 @@ typedef struct waiting {
 struct psd_channel {
     lender_t *lender;
     psd_arena_t *arena;
-    uint32_t n_told;                    /* segments of ours that the peer has */
-    psd_buf_t *out[PSD_BOARD_TICKETS];  /* payloads of ours by ticket; NULL: the ticket is free */
-    uint32_t ticket[PSD_BOARD_TICKETS]; /* those that are free, n_free of them */
+    uint32_t n_told;                    /* own segments that the peer has */
+    psd_buf_t *out[PSD_BOARD_TICKETS];  /* own payloads by ticket; NULL: the ticket is free */
+    uint32_t ticket[PSD_BOARD_TICKETS]; /* the free tickets, n_free of them */
     size_t n_free;
     waiting_t *first, **last;
     size_t n_waiting;
     bool is_starved;
-    bool lied; /* and `lie` says how */
+    bool lied; /* the peer lied, and `lie` says how */
     psd_err_t lie;
 };
 
@@ -69,15 +70,15 @@ static void lender_unref(lender_t *self)
     free(self);
 }
 
-/* By the socket, whose two ends have flags of their own: an eventfd is shared with the peer, who could let our write to it wait. A
- * wake that finds no room finds the peer with wakes to read. */
+/* Wake the peer by the socket, because each end of a socket has its own flags: an eventfd is shared with the peer, which could make
+ * a write to it block. If there is no room for a wake, the peer still has wakes to read. */
 static void wake(lender_t *self)
 {
     if (psd_board_must_wake(&self->boards))
         psd_handoff_send(self->fd, &(char){ WAKE }, 1, -1);
 }
 
-/* In any thread: nobody here reads it any more. */
+/* Any thread may release a payload: no code here reads it any more. */
 static void release_view(psd_buf_t *buf)
 {
     view_t *self = (view_t *)buf;
@@ -162,7 +163,7 @@ int psd_channel_listen(psd_channel_t *self, psd_err_t *err)
 static int find_payload(psd_channel_t *self, const psd_post_t *post, const unsigned char **at, psd_err_t *err)
 {
     lender_t *lender = self->lender;
-    if (post->segment >= lender->n_segments) { /* told before the message was sent, and not yet heard */
+    if (post->segment >= lender->n_segments) { /* the peer sent the segment before the message, but it has not been read yet */
         const int rc = psd_channel_listen(self, err);
         if (rc != PSD_OK && rc != PSD_EUNAVAILABLE)
             return rc;
@@ -222,7 +223,7 @@ int psd_channel_receive(psd_channel_t *self, psd_post_t *post, psd_buf_t **paylo
     }
     *payload = psd_channel_take(view);
     psd_buf_unref(&view);
-    return *payload != NULL; /* one that may have changed is none, and there will be no other */
+    return *payload != NULL; /* drop a message that may have changed; no more will come */
 }
 
 uint64_t psd_channel_held(const psd_channel_t *self)
@@ -253,7 +254,7 @@ static int collect(psd_channel_t *self)
     return rc == 0 ? PSD_OK : lies(self);
 }
 
-/* Let the peer have our segments up to this one. */
+/* Hand own segments up to this one to the peer. */
 static int tell_segments(psd_channel_t *self, uint32_t segment)
 {
     for (; self->n_told <= segment; self->n_told++) {
@@ -266,7 +267,7 @@ static int tell_segments(psd_channel_t *self, uint32_t segment)
     return PSD_OK;
 }
 
-/* The payload where the peer can read it: itself, or a copy. NULL: there is no room for one. */
+/* A payload in memory that the peer can read: itself, or a copy. NULL: there is no room for a copy. */
 static psd_buf_t *place(psd_channel_t *self, psd_buf_t *payload, psd_post_t *post)
 {
     if (psd_arena_find(self->arena, payload->data, payload->n_bytes, &post->segment, &post->offset) && post->offset % ALIGN == 0)
@@ -280,7 +281,7 @@ static psd_buf_t *place(psd_channel_t *self, psd_buf_t *payload, psd_post_t *pos
     return copy;
 }
 
-/* PSD_OK: it is out; PSD_EAGAIN: not now; PSD_EPROTO. */
+/* Send now: PSD_OK; PSD_EAGAIN: no room now; PSD_EPROTO. */
 static int post_one(psd_channel_t *self, const void *header, size_t n_header, psd_buf_t *payload)
 {
     psd_boards_t *boards = &self->lender->boards;
@@ -305,7 +306,7 @@ static int post_one(psd_channel_t *self, const void *header, size_t n_header, ps
     return PSD_OK;
 }
 
-/* Wait behind all others. */
+/* Append a message to those that wait. */
 static int queue(psd_channel_t *self, const void *header, size_t n_header, psd_buf_t *payload)
 {
     if (self->n_waiting == PSD_CHANNEL_BACKLOG)
@@ -394,7 +395,7 @@ psd_channel_t *psd_channel_new(int fd, psd_segment_t *mine, psd_segment_t *their
     self->lender = lender;
     self->arena = arena;
     self->last = &self->first;
-    while (self->n_free < PSD_BOARD_TICKETS) { /* the lowest is the first to be taken */
+    while (self->n_free < PSD_BOARD_TICKETS) { /* so that the lowest is taken first */
         self->ticket[self->n_free] = (uint32_t)(PSD_BOARD_TICKETS - 1 - self->n_free);
         self->n_free++;
     }

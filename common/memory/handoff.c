@@ -19,7 +19,7 @@ bool psd_token_is(const uint8_t a[PSD_TOKEN_BYTES], const uint8_t b[PSD_TOKEN_BY
 
 bool psd_handoff_is_own(uid_t theirs, uid_t ours) { return theirs == ours && theirs != (uid_t)-1; }
 
-/* The first byte of an abstract name is 0, and its length its end. */
+/* The first byte of an abstract name is 0; its length, not a NUL, ends it. */
 static socklen_t address(struct sockaddr_un *at, const char *name)
 {
     *at = (struct sockaddr_un){ .sun_family = AF_UNIX };
@@ -60,11 +60,11 @@ int psd_handoff_accept(int listener, psd_err_t *err)
     if (fd < 0)
         return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED
                    ? PSD_EAGAIN
-                   : psd_err_set(err, PSD_ESYSTEM, "a process of this machine cannot be let in: %s", strerror(errno));
+                   : psd_err_set(err, PSD_ESYSTEM, "cannot accept a connection from this machine: %s", strerror(errno));
     if (is_of_own_user(fd))
         return fd;
     close(fd);
-    return psd_err_set(err, PSD_EAUTH, "a process of another user knocked");
+    return psd_err_set(err, PSD_EAUTH, "a process of another user tried to connect");
 }
 
 int psd_handoff_connect(const char *name, psd_err_t *err)
@@ -74,9 +74,9 @@ int psd_handoff_connect(const char *name, psd_err_t *err)
     const int fd = socket(AF_UNIX, FLAGS, 0);
     int rc = PSD_OK;
     if (fd < 0 || connect(fd, (struct sockaddr *)&at, n_at))
-        rc = psd_err_set(err, PSD_EUNAVAILABLE, "the peer is not reached in this machine's memory: %s", strerror(errno));
+        rc = psd_err_set(err, PSD_EUNAVAILABLE, "cannot reach the peer through memory: %s", strerror(errno));
     else if (!is_of_own_user(fd))
-        rc = psd_err_set(err, PSD_EAUTH, "another user listens where the peer should");
+        rc = psd_err_set(err, PSD_EAUTH, "another user's process listens under the peer's name");
     if (rc != PSD_OK && fd >= 0)
         close(fd);
     return rc == PSD_OK ? fd : rc;
@@ -102,14 +102,15 @@ int psd_handoff_send(int fd, const void *packet, size_t n_bytes, int pass)
         head->cmsg_len = CMSG_LEN(sizeof pass);
         memcpy(CMSG_DATA(head), &pass, sizeof pass);
     }
-    /* By the call, for the flags of a descriptor are its peers' as well. ETOOMANYREFS: too many are on their way. */
+    /* Not blocking, by a flag of the call, because flags of the descriptor are shared with other holders. ETOOMANYREFS: too many
+     * descriptors are in flight. */
     if (sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
         return PSD_OK;
     return errno == EAGAIN || errno == EINTR || errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM ? PSD_EAGAIN
                                                                                                              : PSD_EUNAVAILABLE;
 }
 
-/* All that came with a message, of which the first is kept in `*passed`; how many there were. */
+/* Take the descriptors that came with a message: keep the first in `*passed`, close the rest, and return their number. */
 static int take_descriptors(struct msghdr *message, int *passed)
 {
     int n = 0;
@@ -149,5 +150,5 @@ int psd_handoff_receive(int fd, uint8_t packet[PSD_HANDOFF_PACKET], int *passed,
         return psd_err_set(err, PSD_EPROTO, "a packet of more than %d bytes", PSD_HANDOFF_PACKET);
     if (n_passed > 1)
         return psd_err_set(err, PSD_EPROTO, "more than one descriptor at once");
-    return psd_err_set(err, PSD_ESYSTEM, "no descriptor is free for one that a peer hands over");
+    return psd_err_set(err, PSD_ESYSTEM, "no descriptor is free for the one that a peer hands over");
 }

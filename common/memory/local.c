@@ -9,14 +9,15 @@
 
 #include "common/base/array.h"
 
-/* Messages read of one link per turn of the loop. Strangers that have not said a word in HELLO_MS go; more than STRANGERS at a time
- * are not listened to. */
+/* At most DRAIN messages of a link are read per turn of the loop. A stranger that has sent nothing within HELLO_MS is disconnected;
+ * while there are STRANGERS of them, no more are accepted. */
 enum { DRAIN = 64, HELLO_MS = 3000, STRANGERS = 32, MOST_EXPECTED = 65536, TICK_MS = 100, STARVED_MS = 5 };
 
-/* How long to look out before a sleep. Being woken costs some ten microseconds, so what takes longer is worth no looking out. */
+/* How long to poll before a sleep. A wake-up costs about ten microseconds, so polling for much longer does not pay. */
 static const uint64_t MOST_SPIN_NS = 50000, LEAST_SPIN_NS = 4000;
-/* A yield that takes so long has let others run: leave the processor to them for a while. */
-static const uint64_t BUSY_NS = 20000, LEAVE_NS = 50000000;
+/* A yield that takes this long has let other threads run: leave the processor to them for a while, and for twice as long each time,
+ * until polling has paid off again. A single slow yield may be chance. */
+static const uint64_t BUSY_NS = 20000, LEAST_LEAVE_NS = 500000, MOST_LEAVE_NS = 64000000;
 
 /* The handshake: a hello with the token and a board; a welcome with a board. */
 enum { HELLO = 'H', WELCOME = 'W', VERSION = 1 };
@@ -28,15 +29,15 @@ typedef struct hello {
 typedef enum stage { STRANGER, KNOCKING, UP, GONE } stage_t;
 
 typedef struct link {
-    psd_local_t *hub; /* NULL: that is closed */
+    psd_local_t *hub; /* NULL: the hub is closed */
     uv_poll_t poll;
     stage_t stage;
     uint64_t peer;
-    int fd;                 /* until UP; then the channel's */
-    psd_segment_t board;    /* ours, while KNOCKING */
+    int fd;                 /* until UP; then the channel owns it */
+    psd_segment_t board;    /* of this side, while KNOCKING */
     psd_channel_t *channel; /* while UP */
-    uint64_t until_ms;      /* a STRANGER or KNOCKING */
-    bool is_closed;         /* its handle, when GONE */
+    uint64_t until_ms;      /* deadline while STRANGER or KNOCKING */
+    bool is_closed;         /* its handle is closed, when GONE */
 } link_t;
 
 typedef struct expected {
@@ -55,7 +56,7 @@ struct psd_local {
     expected_t *expected;
     size_t n_expected, expected_room;
     int listener; /* -1: none */
-    bool listens; /* it is polled */
+    bool listens; /* the loop polls it */
     uv_poll_t door;
     uv_prepare_t prepare;
     uv_check_t check;
@@ -63,7 +64,7 @@ struct psd_local {
     uv_timer_t timer;
     uint64_t timer_ms; /* its period; 0: stopped */
     size_t open_handles;
-    uint64_t spin_ns, slept_at_ns, leave_until_ns;
+    uint64_t spin_ns, slept_at_ns, leave_ns, leave_until_ns;
     bool is_asleep;
 };
 
@@ -77,8 +78,8 @@ static void on_link_closed(uv_handle_t *handle)
         free(link);
 }
 
-/* The loop forgets the descriptor before it is closed, for its number may be another's at once. The link stays among the others,
- * which may be being walked over, until a sweep. */
+/* The loop forgets the descriptor before it is closed, because its number may be reused at once. The link stays in the array until
+ * a sweep, because a caller may be iterating over the array. */
 static void let_go(link_t *link)
 {
     uv_close((uv_handle_t *)&link->poll, on_link_closed);
@@ -112,7 +113,8 @@ static link_t *find(const psd_local_t *self, uint64_t peer)
     return NULL;
 }
 
-/* The end of a link of which the owner hears. `why`: NULL when the peer is gone; PSD_EPROTO when it lied, else the fault is here. */
+/* End a link and report it to the owner. `why`: NULL when the peer is gone; PSD_EPROTO when it lied; otherwise the fault is on this
+ * side. */
 static void end(link_t *link, const psd_err_t *why)
 {
     psd_local_t *self = link->hub;
@@ -148,7 +150,7 @@ static void bring_up(link_t *link, psd_segment_t *mine, psd_segment_t *theirs)
 
 /* ---- the handshake ---- */
 
-/* All are compared, whichever it is. */
+/* Compares all tokens, so that the time does not reveal which one matched. */
 static expected_t *find_expected(psd_local_t *self, const uint8_t token[PSD_TOKEN_BYTES])
 {
     expected_t *found = NULL;
@@ -167,7 +169,7 @@ static void forget(psd_local_t *self, uint64_t peer)
         }
 }
 
-/* A stranger's hello: it becomes the peer that its token was drawn for. */
+/* A stranger's hello: it becomes the peer for which its token was drawn. */
 static void admit(link_t *link, const hello_t *hello, int board)
 {
     psd_local_t *self = link->hub;
@@ -198,7 +200,7 @@ static void admit(link_t *link, const hello_t *hello, int board)
     bring_up(link, &mine, &theirs);
 }
 
-/* The answer to our hello. */
+/* The answer to this side's hello. */
 static void enter(link_t *link, int board)
 {
     psd_segment_t theirs;
@@ -231,7 +233,7 @@ static void read_handshake(link_t *link)
         board < 0) {
         if (board >= 0)
             close(board);
-        psd_err_set(&err, PSD_EPROTO, "a handshake in memory that is not psd's, or not of this version");
+        psd_err_set(&err, PSD_EPROTO, "a handshake that is not psd's, or of another version");
         end(link, &err);
         return;
     }
@@ -256,7 +258,7 @@ static int deliver(link_t *link, int most, psd_err_t *err)
     return rc < 0 ? rc : PSD_OK;
 }
 
-/* What the peer had sent before it went is delivered; there is no more than a ring holds. */
+/* Deliver the messages that the peer sent before it left; there are at most as many as a ring holds. */
 static void on_packets(uv_poll_t *poll, int status, int events)
 {
     (void)status, (void)events;
@@ -311,7 +313,8 @@ static void stop_listening(psd_local_t *self)
     self->listens = false;
 }
 
-/* When there is no descriptor left, the next knocks go on and on: it is looked again with the timer. */
+/* Without a free descriptor, the listener would stay readable and keep the loop busy, so stop polling it, and try again by the
+ * timer. */
 static void on_knock(uv_poll_t *poll, int status, int events)
 {
     (void)status, (void)events;
@@ -360,7 +363,7 @@ static bool has_news(const psd_local_t *self)
     return false;
 }
 
-/* Look out for messages, and for whatever else the loop waits for. */
+/* Poll for messages, and for the other events of the loop. */
 static void spin(psd_local_t *self)
 {
     const uint64_t from_ns = uv_hrtime();
@@ -368,13 +371,16 @@ static void spin(psd_local_t *self)
         return;
     struct pollfd others = { .fd = uv_backend_fd(self->loop), .events = POLLIN };
     for (uint64_t now_ns = from_ns, i = 1; now_ns - from_ns < self->spin_ns; i++) {
-        if (has_news(self) || (i % 4 == 0 && poll(&others, 1, 0) > 0))
+        if (has_news(self) || (i % 4 == 0 && poll(&others, 1, 0) > 0)) {
+            self->leave_ns = self->leave_ns / 2 > LEAST_LEAVE_NS ? self->leave_ns / 2 : LEAST_LEAVE_NS;
             return;
+        }
         sched_yield();
         const uint64_t then_ns = now_ns;
         now_ns = uv_hrtime();
         if (now_ns - then_ns > BUSY_NS) {
-            self->leave_until_ns = now_ns + LEAVE_NS;
+            self->leave_until_ns = now_ns + self->leave_ns;
+            self->leave_ns = 2 * self->leave_ns < MOST_LEAVE_NS ? 2 * self->leave_ns : MOST_LEAVE_NS;
             break;
         }
     }
@@ -390,7 +396,7 @@ static void sleep_now(psd_local_t *self)
     self->slept_at_ns = uv_hrtime();
 }
 
-/* A sleep that a message has ended so soon would have been shorter without it. */
+/* If a message ended the sleep this soon, polling would have been faster, so poll for longer next time. */
 static void rise(psd_local_t *self)
 {
     for (size_t i = 0; i < self->n_links; i++)
@@ -429,7 +435,7 @@ static void before_sleep(uv_prepare_t *prepare)
     uv_idle_stop(&self->idle);
     if (self->counts.up && !has_news(self) && uv_backend_timeout(self->loop))
         spin(self);
-    /* Even when the loop will not sleep as it stands: what else runs before may change that. */
+    /* Announce the sleep even if the loop does not seem about to sleep, because handlers that run before may change that. */
     if (!has_news(self))
         sleep_now(self);
     if (has_news(self))
@@ -456,7 +462,13 @@ psd_local_t *psd_local_new(uv_loop_t *loop, psd_arena_t *arena, size_t most_byte
         return NULL;
     }
     *self = (psd_local_t){
-        .loop = loop, .arena = arena, .most_bytes = most_bytes, .handler = *handler, .listener = -1, .spin_ns = MOST_SPIN_NS
+        .loop = loop,
+        .arena = arena,
+        .most_bytes = most_bytes,
+        .handler = *handler,
+        .listener = -1,
+        .spin_ns = MOST_SPIN_NS,
+        .leave_ns = LEAST_LEAVE_NS,
     };
     uv_prepare_init(loop, &self->prepare);
     uv_check_init(loop, &self->check);
@@ -510,7 +522,7 @@ int psd_local_connect(psd_local_t *self, const char *name, const uint8_t token[P
         return fd;
     int rc = psd_segment_make(&board, psd_board_bytes(), err);
     if (rc == PSD_OK && psd_handoff_send(fd, &hello, sizeof hello, board.fd) != PSD_OK)
-        rc = psd_err_set(err, PSD_EUNAVAILABLE, "the peer went before it was greeted");
+        rc = psd_err_set(err, PSD_EUNAVAILABLE, "the peer left before the handshake");
     link_t *older = rc == PSD_OK ? find(self, peer) : NULL;
     if (older)
         end(older, NULL);
@@ -532,7 +544,7 @@ bool psd_local_has(const psd_local_t *self, uint64_t peer)
     return link && link->stage == UP;
 }
 
-/* A lie is told of by the loop's next turn. */
+/* The loop's next turn reports a peer that broke the rules. */
 int psd_local_send(psd_local_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     link_t *link = find(self, peer);

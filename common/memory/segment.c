@@ -12,7 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* Younger than the headers of the systems that this builds on. */
+/* Newer than the headers of the systems on which psd is built. */
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -21,14 +21,15 @@
 #endif
 enum { TMPFS = 0x01021994, SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW };
 
-/* Linux 6.3 and later want to hear that nothing in it is to be run, and may be set up to refuse the rest. */
+/* Declare that it is not executable: Linux 6.3 and later expect that, and may be configured to refuse other memory. */
 static int make_file(void)
 {
     const int fd = memfd_create("psd", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     return fd >= 0 || errno != EINVAL ? fd : memfd_create("psd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 }
 
-/* After the owner has mapped it. Before Linux 5.1 there is no seal against others' writing: they get a descriptor for reading. */
+/* Seal it after the owner has mapped it. Linux before 5.1 has no seal against writing by others: they get a read-only
+ * descriptor. */
 static int seal(int *fd)
 {
     if (!fcntl(*fd, F_ADD_SEALS, SIZE_SEALS | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL))
@@ -46,7 +47,7 @@ static int seal(int *fd)
     return 0;
 }
 
-/* Whether ulimit -f allows it: the system counts it as a file, and would kill with SIGXFSZ. */
+/* Whether ulimit -f allows it: the system counts it as a file, and would kill the process with SIGXFSZ. */
 static bool may_be_so_large(size_t n_bytes)
 {
     struct rlimit limit;
@@ -59,16 +60,16 @@ int psd_segment_make(psd_segment_t *self, size_t n_bytes, psd_err_t *err)
     void *at = MAP_FAILED;
     *self = PSD_NO_SEGMENT;
     if (n_bytes > SIZE_MAX / 2)
-        return psd_err_set(err, PSD_ESYSTEM, "%zu bytes are more than any memory", n_bytes);
+        return psd_err_set(err, PSD_ESYSTEM, "%zu bytes are more than any machine has", n_bytes);
     n_bytes = (n_bytes + page - 1) / page * page;
     if (!may_be_so_large(n_bytes))
         return psd_err_set(err, PSD_ESYSTEM,
-                           "no memory that others may read, %zu bytes: the limit of a file's size (ulimit -f) is less", n_bytes);
+                           "cannot make %zu bytes of shared memory: the limit of a file's size (ulimit -f) is less", n_bytes);
     int fd = make_file();
     if (fd >= 0 && !ftruncate(fd, (off_t)n_bytes))
         at = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED || seal(&fd)) {
-        psd_err_set(err, PSD_ESYSTEM, "no memory that others may read, %zu bytes: %s", n_bytes, strerror(errno));
+        psd_err_set(err, PSD_ESYSTEM, "cannot make %zu bytes of shared memory: %s", n_bytes, strerror(errno));
         if (at != MAP_FAILED)
             munmap(at, n_bytes);
         if (fd >= 0)
@@ -80,8 +81,9 @@ int psd_segment_make(psd_segment_t *self, size_t n_bytes, psd_err_t *err)
     return PSD_OK;
 }
 
-/* Why a peer's descriptor is not taken; NULL: it is. The seals are asked first: a file of a file system that its owner has written
- * would have us wait for its answers. In the pages of hugetlbfs a read fails when there are none left, sealed or not. */
+/* Why a peer's descriptor is refused; NULL: it is not. Check the seals first, because any other query of a file on a user-space
+ * file system could block until its owner answers. Refuse hugetlbfs, where a read fails when no huge page is left, even of a sealed
+ * file. */
 static const char *find_fault(int fd, size_t most_bytes, size_t *n_bytes)
 {
     const int seals = fcntl(fd, F_GET_SEALS);
@@ -110,11 +112,11 @@ int psd_segment_map(psd_segment_t *self, int fd, size_t most_bytes, psd_err_t *e
     const int reason = errno;
     close(fd);
     if (fault)
-        return psd_err_set(err, PSD_EPROTO, "what it hands over as memory %s", fault);
+        return psd_err_set(err, PSD_EPROTO, "the memory that it hands over %s", fault);
     if (at == MAP_FAILED)
         return psd_err_set(err, PSD_ESYSTEM, "%zu bytes of a peer's memory cannot be mapped: %s", n_bytes, strerror(reason));
     madvise(at, n_bytes, MADV_HUGEPAGE);
-    madvise(at, n_bytes, MADV_DONTDUMP); /* a core is of this process */
+    madvise(at, n_bytes, MADV_DONTDUMP); /* a core dump covers only this process's memory */
     *self = (psd_segment_t){ .at = at, .n_bytes = n_bytes, .fd = -1 };
     return PSD_OK;
 }

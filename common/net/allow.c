@@ -47,7 +47,7 @@ static int read_name(const place_t *at, const char *word, psd_user_t *user)
     static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     size_t n = strlen(word);
     if (n >= sizeof user->name || strspn(word, good) != n)
-        return wrong(at, "\"%.80s\" is no name: 1 to %d letters, digits, . _ -", word, PSD_USER_NAME - 1);
+        return wrong(at, "\"%.80s\" is not a name: 1 to %d letters, digits, . _ -", word, PSD_USER_NAME - 1);
     memcpy(user->name, word, n + 1);
     return PSD_OK;
 }
@@ -59,17 +59,18 @@ static int read_role(const place_t *at, const char *word, psd_user_t *user)
             user->role = (psd_role_t)r;
             return PSD_OK;
         }
-    return wrong(at, "\"%.80s\" is no role; write worker, monitor, admin or server", word);
+    return wrong(at, "\"%.80s\" is not a role; write worker, reader, monitor, admin or server", word);
 }
 
 static int read_key(const place_t *at, const char *word, psd_user_t *user)
 {
     if (strlen(word) == PSD_KEY_TEXT - 1 && psd_key_decode(user->key, word))
         return PSD_OK;
-    return wrong(at, "\"%.80s\" is no public key: %d characters of Z85, as in NAME.pub of psdctl keygen", word, PSD_KEY_TEXT - 1);
+    return wrong(at, "\"%.80s\" is not a public key: %d characters of Z85, as in NAME.pub of psdctl keygen", word,
+                 PSD_KEY_TEXT - 1);
 }
 
-/* A number and nothing but digits before `*end`. */
+/* Read a number of digits only, up to `*end`. */
 static bool read_number(const char *text, const char **end, uint64_t *value)
 {
     *value = 0;
@@ -98,7 +99,7 @@ static int read_shards(const place_t *at, const char *word, psd_user_t *user)
         if (good && *rest == '-')
             good = read_number(rest + 1, &rest, &last);
         if (!good || (*rest && *rest != ',') || first > last || last >= PSD_MAX_SERVERS)
-            return wrong(at, "\"%.80s\" is no list of servers: *, or such as 0,2-3, up to %d", word, PSD_MAX_SERVERS - 1);
+            return wrong(at, "\"%.80s\" is not a list of servers: *, or such as 0,2-3, up to %d", word, PSD_MAX_SERVERS - 1);
         for (uint64_t s = first; s <= last; s++)
             psd_server_set_add(&user->shards, (uint32_t)s);
     } while (*rest++ == ',');
@@ -118,7 +119,7 @@ static int read_max_bytes(const place_t *at, const char *word, psd_user_t *user)
         for (size_t i = 0; i < sizeof units / sizeof *units; i++)
             if (!strcmp(end, units[i].unit) && !__builtin_mul_overflow(user->max_bytes, units[i].bytes, &user->max_bytes))
                 return PSD_OK;
-    return wrong(at, "\"%.80s\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1", word);
+    return wrong(at, "\"%.80s\" is not a size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1", word);
 }
 
 static int (*const columns[MAX_WORDS])(const place_t *, const char *, psd_user_t *) = { read_name, read_role, read_key, read_shards,
@@ -127,7 +128,7 @@ enum { REQUIRED = 3 };
 
 /* ---- lines ---- */
 
-/* `line` is changed. */
+/* Parse a line; changes `line`. */
 static int read_line(const place_t *at, char *line, psd_allow_t *out)
 {
     psd_user_t user = { .max_bytes = UINT64_MAX };
@@ -144,12 +145,12 @@ static int read_line(const place_t *at, char *line, psd_allow_t *out)
     if (!n)
         return PSD_OK;
     if (n < REQUIRED)
-        return wrong(at, "%d word%s; a line has a name, a role and a public key at least", n, n == 1 ? "" : "s");
+        return wrong(at, "%d word%s; a line needs at least a name, a role and a public key", n, n == 1 ? "" : "s");
     const psd_user_t *same = psd_allow_by_name(out, user.name);
     if (same)
-        return wrong(at, "%s is there already; a name stands for one key", user.name);
+        return wrong(at, "%s is listed already; each name has one key", user.name);
     if ((same = psd_allow_by_key(out, user.key)))
-        return wrong(at, "%s has the key of %s; a key stands for one name", user.name, same->name);
+        return wrong(at, "%s has the key of %s; each key belongs to one name", user.name, same->name);
     if (out->n == PSD_MAX_ALLOWED)
         return wrong(at, "more than %d users", PSD_MAX_ALLOWED);
     out->user[out->n++] = user;
@@ -167,7 +168,7 @@ static int read_lines(place_t *at, const char *text, size_t n_bytes, psd_allow_t
             if (n >= sizeof line)
                 return wrong(at, "a line of %zu bytes; at most %d are read", n, MAX_LINE - 1);
             if (memchr(text, '\0', n))
-                return wrong(at, "a byte that is no character");
+                return wrong(at, "a byte that is not printable ASCII");
             memcpy(line, text, n);
             line[n] = '\0';
             rc = read_line(at, line, out);
@@ -204,7 +205,8 @@ int psd_allow_load(psd_allow_t *out, const char *path, psd_err_t *err)
     ssize_t got = 0;
     int rc = PSD_OK;
     if (fstat(fd, &facts) || !S_ISREG(facts.st_mode) || facts.st_mode & 022)
-        rc = psd_err_set(err, PSD_ECONFIG, "allow-list %s: its owner alone may write it, and its mode is %03o: chmod 644 %s", path,
+        rc = psd_err_set(err, PSD_ECONFIG,
+                         "allow-list %s: only its owner may be able to write it, but its mode is %03o: chmod 644 %s", path,
                          (unsigned)facts.st_mode & 0777, path);
     else if (!text)
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the allow-list");

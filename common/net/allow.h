@@ -1,11 +1,11 @@
-/* allow.h - the allow-list: who may connect to a server, and as what. A text file, a user per line:
+/* allow.h - the allow-list: the users that may connect to a server, and their roles. A text file, a user per line:
  *
  *   # name  role  public key  [shards  [max_bytes_in_flight]]
  *   ps      server  rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7
  *   gpu-7   worker  Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID   0-1  512Mi
  *
- * Words are parted by blanks; a line whose first character is # is a remark (a key may begin with one, a name
- * may not). Strict: whatever is wrong anywhere refuses the whole file, and names the line and the cause. */
+ * Words are separated by blanks; a line whose first character is # is a comment (a key may begin with #, a name may not). Strict:
+ * any error refuses the whole file, and the message names the line and the cause. */
 #pragma once
 
 #include <stddef.h>
@@ -16,8 +16,8 @@
 
 enum { PSD_USER_NAME = 64, PSD_MAX_ALLOWED = 4096, PSD_MAX_ALLOW_FILE = 1 << 20 };
 
-/* X(NAME, word): what a user may do is in server/entrance/acl.c. */
-#define PSD_ROLES(X) X(WORKER, "worker") X(MONITOR, "monitor") X(ADMIN, "admin") X(SERVER, "server")
+/* X(NAME, word): server/entrance/acl.c defines what each role may do. */
+#define PSD_ROLES(X) X(WORKER, "worker") X(MONITOR, "monitor") X(ADMIN, "admin") X(SERVER, "server") X(READER, "reader")
 
 typedef enum psd_role {
 #define X(name, word) PSD_ROLE_##name,
@@ -29,7 +29,7 @@ typedef struct psd_user {
     char name[PSD_USER_NAME]; /* letters, digits, . _ - */
     psd_role_t role;
     uint8_t key[PSD_KEY_BYTES];
-    psd_server_set_t shards; /* servers that it may speak with; default: all */
+    psd_server_set_t shards; /* servers to which it may send messages; default: all */
     uint64_t max_bytes;      /* of its messages that a server may hold at once; default: no limit */
 } psd_user_t;
 
@@ -38,16 +38,15 @@ typedef struct psd_allow {
     psd_user_t *user;
 } psd_allow_t;
 
-/* Read a list; `file` is what complaints call it. PSD_ECONFIG with "FILE:LINE: cause", PSD_ENOMEM; `out` is
- * empty then. A list of nobody is a list. */
+/* Read a list, which errors call `file`. PSD_ECONFIG with "FILE:LINE: cause", PSD_ENOMEM; `out` is empty then. An empty list is
+ * valid. */
 int psd_allow_parse(psd_allow_t *out, const char *file, const char *text, size_t n_bytes, psd_err_t *err);
 
-/* The same from a file. PSD_ENOINPUT when it is not there, PSD_ECONFIG also when others than its owner may
- * write it. */
+/* The same from a file. PSD_ENOINPUT when it does not exist; PSD_ECONFIG also when anyone but its owner may write it. */
 int psd_allow_load(psd_allow_t *out, const char *path, psd_err_t *err);
 void psd_allow_clear(psd_allow_t *self);
 
-/* NULL: nobody. */
+/* NULL when no user has it. */
 const psd_user_t *psd_allow_by_key(const psd_allow_t *self, const uint8_t key[PSD_KEY_BYTES]);
 const psd_user_t *psd_allow_by_name(const psd_allow_t *self, const char *name);
 

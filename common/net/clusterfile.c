@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/system/durable.h"
+#include "common/system/json.h"
 
 enum { MAX_BYTES = 64 << 10, NAP_MS = 100, LINE_MS = 4000 };
 static const char schema[] = "psd.cluster/1";
@@ -22,11 +23,11 @@ int psd_clusterfile_write(const psd_clusterfile_t *self, const char *path, psd_e
     snprintf(run, sizeof run, "%016" PRIx64, self->run);
     json_t *all = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "schema", schema, "job", self->job, "data", self->data, "status",
                             self->status, "server_public", self->server_public, "run", run);
-    char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
+    char *text = psd_json_text(all, JSON_INDENT(2));
     json_decref(all);
     if (!text)
         return psd_err_set(err, PSD_ENOMEM, "no memory for %s", path);
-    const mode_t before = umask(S_IWGRP | S_IWOTH); /* nobody else is to write it, whatever this user lets others do elsewhere */
+    const mode_t before = umask(S_IWGRP | S_IWOTH); /* no other user may write it, whatever the umask */
     psd_durable_t *file = psd_durable_new(path, 0, err);
     umask(before);
     int rc = file ? psd_durable_write(file, text, strlen(text), 0, err) : err->code;
@@ -67,8 +68,9 @@ static int check_owner(int fd, const char *path, psd_err_t *err)
     if (fstat(fd, &facts))
         return psd_err_set(err, PSD_EIO, "cluster.file %s: %s", path, strerror(errno));
     if ((facts.st_uid != geteuid() && facts.st_uid != 0) || (facts.st_mode & (S_IWGRP | S_IWOTH)))
-        return psd_err_set(err, PSD_ECONFIG,
-                           "cluster.file %s is another user's, or others may write it (chmod go-w): it says whom to trust", path);
+        return psd_err_set(
+            err, PSD_ECONFIG,
+            "cluster.file %s belongs to another user, or others may write it (chmod go-w): psd trusts the keys in it", path);
     return PSD_OK;
 }
 
@@ -89,7 +91,7 @@ int psd_clusterfile_read(psd_clusterfile_t *out, const char *path, const char *j
     const size_t n = text ? fread(text, 1, MAX_BYTES, file) : 0;
     json_t *all = text ? json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL) : NULL;
     if (!unpack(out, all))
-        rc = psd_err_set(err, PSD_EDATA, "cluster.file %s holds no %s of server 0's: remove it, or name another", path, schema);
+        rc = psd_err_set(err, PSD_EDATA, "cluster.file %s has no valid %s of server 0: remove it, or name another", path, schema);
     else if (strcmp(out->job, job))
         rc = psd_err_set(err, PSD_EAGAIN, "cluster.file %s is of job %s, this is job %s", path, out->job, job);
     json_decref(all);
@@ -106,7 +108,7 @@ static uint64_t now_ms(void)
 }
 
 int psd_clusterfile_await(psd_clusterfile_t *out, const char *path, const char *job, uint64_t timeout_ms,
-                          void (*say)(void *arg, const char *what), void *arg, psd_err_t *err)
+                          bool (*waits)(void *arg, const char *what), void *arg, psd_err_t *err)
 {
     psd_err_t why = { 0 };
     const uint64_t begin = now_ms();
@@ -117,12 +119,12 @@ int psd_clusterfile_await(psd_clusterfile_t *out, const char *path, const char *
             return psd_err_set(err, rc, "%s", why.text);
         const uint64_t now = now_ms();
         if (now >= begin + timeout_ms)
-            return psd_err_set(err, PSD_ETIMEOUT, "server 0 has not written where it listens within %" PRIu64 " ms: %.400s",
-                               timeout_ms, why.text);
-        if (now >= told + LINE_MS) {
-            told = now;
-            say(arg, why.text);
-        }
+            return psd_err_set(err, PSD_ETIMEOUT, "server 0 has not written its address within %" PRIu64 " ms: %.400s", timeout_ms,
+                               why.text);
+        const bool tells = now >= told + LINE_MS;
+        told = tells ? now : told;
+        if (!waits(arg, tells ? why.text : NULL))
+            return psd_err_set(err, PSD_ESTOPPED, "interrupted while waiting for server 0: %.400s", why.text);
         nanosleep(&(struct timespec){ .tv_nsec = NAP_MS * 1000000L }, NULL);
     }
 }

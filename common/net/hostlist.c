@@ -15,7 +15,7 @@ typedef struct range {
     int width; /* digits, with zeros in front */
 } range_t;
 
-/* Read a number of at most MOST_DIGITS digits and go behind it; false when there is none. */
+/* Read a number of at most MOST_DIGITS digits and advance past it; false when there is none. */
 static bool read_number(const char **p, size_t *number, int *width)
 {
     const char *start = *p;
@@ -26,7 +26,7 @@ static bool read_number(const char **p, size_t *number, int *width)
     return *width > 0 && !isdigit((unsigned char)**p);
 }
 
-/* Read a range and what ends it, a comma or the bracket, which `*p` is left at. */
+/* Read a range up to the comma or bracket that ends it, where `*p` then points. */
 static bool read_range(const char **p, range_t *out)
 {
     int width;
@@ -38,8 +38,7 @@ static bool read_range(const char **p, range_t *out)
     return out->last >= out->first && (**p == ',' || **p == ']');
 }
 
-/* How many numbers the bracket at `p` holds, 0 when it is malformed; number `index` of them is printed to
- * `digits`. */
+/* The count of numbers in the bracket at `p`, 0 when it is malformed; prints number `index` of them to `digits`. */
 static size_t look_into_bracket(const char *p, size_t index, char *digits, size_t capacity)
 {
     size_t n = 0;
@@ -64,7 +63,7 @@ static const char *name_end(const char *p)
     return p;
 }
 
-/* How many hosts the name from `name` to `end` stands for, 0 when it is malformed. */
+/* The number of hosts in the name from `name` to `end`, 0 when it is malformed. */
 static size_t count_hosts(const char *name, const char *end)
 {
     size_t n = end > name;
@@ -79,7 +78,7 @@ static size_t count_hosts(const char *name, const char *end)
     return n <= MOST_HOSTS ? n : 0;
 }
 
-/* Write host `index` of the name from `name` to `end`; false when it is longer than the room. */
+/* Write host `index` of the name from `name` to `end`; false when it does not fit. */
 static bool print_host(const char *name, const char *end, size_t index, char *out, size_t capacity)
 {
     size_t at = 0, left = count_hosts(name, end);
@@ -103,7 +102,7 @@ int psd_hostlist_at(const char *list, size_t index, char *out, size_t capacity, 
         end = name_end(name);
         const size_t n = end ? count_hosts(name, end) : 0;
         if (!n)
-            return psd_err_set(err, PSD_EINVAL, "\"%.100s\" is no list of hosts such as n[1-3,7]", list);
+            return psd_err_set(err, PSD_EINVAL, "\"%.100s\" is not a list of hosts such as n[1-3,7]", list);
         if (index - before < n) {
             if (print_host(name, end, index - before, out, capacity))
                 return PSD_OK;

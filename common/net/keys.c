@@ -26,21 +26,24 @@ bool psd_key_decode(uint8_t out[PSD_KEY_BYTES], const char *text)
 
 /* ---- files ---- */
 
-/* What others could read, or could have put there, is no secret. */
+/* A file that others can read, or could have written, is not a secret. */
 static int check_secrecy(int fd, const char *path, psd_err_t *err)
 {
     struct stat facts;
     if (fstat(fd, &facts) || !S_ISREG(facts.st_mode))
         return psd_err_set(err, PSD_ECONFIG, "%s is not a file", path);
     if (facts.st_uid != geteuid() && facts.st_uid != 0)
-        return psd_err_set(err, PSD_ECONFIG, "%s holds a secret, and belongs to another user (%u)", path, (unsigned)facts.st_uid);
+        return psd_err_set(
+            err, PSD_ECONFIG,
+            "%s holds a secret but belongs to another user (%u): chown it, or make a key of your own with psdctl keygen", path,
+            (unsigned)facts.st_uid);
     if (facts.st_mode & 077)
-        return psd_err_set(err, PSD_ECONFIG, "%s holds a secret, and its mode %03o lets others read it: chmod 600 %s", path,
+        return psd_err_set(err, PSD_ECONFIG, "%s holds a secret, but its mode %03o lets others read it: chmod 600 %s", path,
                            (unsigned)facts.st_mode & 0777, path);
     return PSD_OK;
 }
 
-/* The text after `word` on the first line that is no remark: one key. */
+/* The text after `word` on the first line that is not a comment: one key. */
 static bool find_key(const char *text, const char *word, char key[PSD_KEY_TEXT])
 {
     uint8_t bytes[PSD_KEY_BYTES];
@@ -59,7 +62,7 @@ static bool find_key(const char *text, const char *word, char key[PSD_KEY_TEXT])
     return good;
 }
 
-/* The key in a file that says "secret KEY" or "public KEY". */
+/* Read the key in a file with the line "secret KEY" or "public KEY". */
 static int read_key(const char *path, const char *word, char key[PSD_KEY_TEXT], psd_err_t *err)
 {
     char text[MAX_FILE] = "";
@@ -68,7 +71,7 @@ static int read_key(const char *path, const char *word, char key[PSD_KEY_TEXT], 
         return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path, strerror(errno));
     int rc = PSD_OK;
     if (read(fd, text, sizeof text - 1) < 0 || !find_key(text, word, key))
-        rc = psd_err_set(err, PSD_ECONFIG, "%s is no file with a %s key; psdctl keygen writes such", path, word);
+        rc = psd_err_set(err, PSD_ECONFIG, "%s is not a file with a %s key; psdctl keygen makes one", path, word);
     else if (!strcmp(word, "secret"))
         rc = check_secrecy(fd, path, err);
     explicit_bzero(text, sizeof text);
@@ -90,7 +93,7 @@ int psd_token_load(char token[PSD_TOKEN_TEXT], const char *path, psd_err_t *err)
     int rc = check_secrecy(fd, path, err);
     if (rc == PSD_OK && (n < LEAST || n >= PSD_TOKEN_TEXT || visible != n || strspn(text + n, "\r\n") != strlen(text + n)))
         rc = psd_err_set(err, PSD_ECONFIG,
-                         "%s is no token: one line of %d to %d visible characters, such as openssl rand -hex 32 "
+                         "%s is not a token: one line of %d to %d visible characters, such as openssl rand -hex 32 "
                          "writes",
                          path, LEAST, PSD_TOKEN_TEXT - 1);
     if (rc == PSD_OK) {
@@ -109,7 +112,7 @@ static int write_key(const char *path, mode_t mode, const char *text, psd_err_t 
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return psd_err_set(err, PSD_EIO, "%s: %s", path,
-                           errno == EEXIST ? "there is one already; keys are not overwritten" : strerror(errno));
+                           errno == EEXIST ? "it exists already; keys are not overwritten" : strerror(errno));
     bool written = write(fd, text, n) == (ssize_t)n && !fsync(fd);
     int why = errno;
     if (close(fd) || !written) {
@@ -124,12 +127,13 @@ int psd_keys_write(const char *name, char public[PSD_KEY_TEXT], psd_err_t *err)
     char secret_path[MAX_PATH + 8], public_path[MAX_PATH + 8], text[MAX_FILE];
     const char *base = strrchr(name, '/') ? strrchr(name, '/') + 1 : name;
     if (!*base || strlen(name) >= MAX_PATH)
-        return psd_err_set(err, PSD_EUSAGE, "\"%.60s\" is no name for a key", name);
+        return psd_err_set(err, PSD_EUSAGE, "\"%.60s\" is not a name for a key", name);
     snprintf(secret_path, sizeof secret_path, "%s.key", name);
     snprintf(public_path, sizeof public_path, "%s.pub", name);
     psd_keys_t keys;
     psd_keys_draw(&keys);
-    snprintf(text, sizeof text, "# psd: secret key of %.200s. Whoever reads it is %.200s.\nsecret %s\n", base, base, keys.secret);
+    snprintf(text, sizeof text, "# psd: secret key of %.200s. Anyone who can read it can act as %.200s.\nsecret %s\n", base, base,
+             keys.secret);
     int rc = write_key(secret_path, 0600, text, err);
     explicit_bzero(text, sizeof text);
     if (rc == PSD_OK) {
@@ -143,19 +147,19 @@ int psd_keys_write(const char *name, char public[PSD_KEY_TEXT], psd_err_t *err)
     return rc;
 }
 
-/* ---- what a program has ---- */
+/* ---- a program's keys ---- */
 
 static int missing(const psd_keys_source_t *from, psd_err_t *err)
 {
     if (from->insecure)
         return psd_err_set(err, PSD_ECONFIG, "both keys and --insecure are given: leave one of them out");
     return psd_err_set(err, PSD_ECONFIG,
-                       from->is_server ? "without keys, whoever reaches the port could join: give --server-key FILE and "
+                       from->is_server ? "without keys, anyone who reaches the port could join: give --server-key FILE and "
                                          "--allow FILE (psdctl keygen makes "
-                                         "keys), or --insecure to take anybody of this machine"
-                                       : "without keys, nobody knows who is at the other end: give the key files "
+                                         "keys), or --insecure to accept anyone on this machine"
+                                       : "without keys, the other end cannot be verified: give the key files "
                                          "(--worker-key FILE --server-public FILE; "
-                                         "psdctl keygen makes them), or --insecure to speak in the clear on this machine");
+                                         "psdctl keygen makes them), or --insecure to run unencrypted on this machine");
 }
 
 int psd_keys_load(psd_keys_t *out, const psd_keys_source_t *from, psd_err_t *err)
@@ -176,7 +180,7 @@ int psd_keys_load(psd_keys_t *out, const psd_keys_source_t *from, psd_err_t *err
     if (rc == PSD_OK && !has_server)
         memcpy(out->server, out->public, PSD_KEY_TEXT);
     else if (rc == PSD_OK && strlen(from->server) == CHARACTERS && access(from->server, F_OK) != 0 &&
-             psd_key_decode(bytes, from->server)) /* a path may be as long, and of the same characters */
+             psd_key_decode(bytes, from->server)) /* a path may have the same length and characters as a key */
         memcpy(out->server, from->server, PSD_KEY_TEXT);
     else if (rc == PSD_OK)
         rc = read_key(from->server, "public", out->server, err);

@@ -8,7 +8,7 @@
 #include "common/net/route.h"
 
 enum {
-    SILENT_MS = 2000, /* before anything is asked */
+    SILENT_MS = 2000, /* before the first probe */
     AGAIN_MS = 5000,
     ANSWER_MS = 2000 /* for a connection to be made or refused */
 };
@@ -19,9 +19,9 @@ struct psd_probe {
     uv_tcp_t tcp;
     uv_connect_t connect;
     enum { REST, RESOLVING, CONNECTING, CLOSING } state;
-    bool dropped; /* to be freed as soon as it rests */
+    bool dropped; /* free it when no request is in progress */
     bool unknown;
-    uint64_t begun_ms; /* when it was asked last, by the loop's clock; 0: never */
+    uint64_t begun_ms; /* when it probed last, by the loop's clock; 0: never */
     char host[256], port[8];
     char text[400];
 };
@@ -58,7 +58,7 @@ static void on_connected(uv_connect_t *request, int status)
     psd_address_join(at, sizeof at, self->host, self->port);
     self->text[0] = '\0';
     if (status)
-        snprintf(self->text, sizeof self->text, "nobody listens at %s: %s", at, uv_strerror(status));
+        snprintf(self->text, sizeof self->text, "no process listens at %s: %s", at, uv_strerror(status));
     close_connection(self);
 }
 
@@ -87,7 +87,7 @@ static void ask(psd_probe_t *self, const char *endpoint)
 {
     const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
     psd_endpoint_host(endpoint, self->host, sizeof self->host);
-    if (!*self->host) /* no name: a path */
+    if (!*self->host) /* a path, not a host */
         return;
     snprintf(self->port, sizeof self->port, "%s", strrchr(endpoint, ':') + 1);
     self->begun_ms = uv_now(self->loop);
@@ -104,7 +104,8 @@ void psd_probe_look(psd_probe_t *self, const char *endpoint, uint64_t silent_ms)
     if (self->state == REST && silent_ms >= SILENT_MS && (!self->begun_ms || asked_ms >= AGAIN_MS)) {
         ask(self, endpoint);
     } else if (self->state == CONNECTING && asked_ms >= ANSWER_MS) {
-        snprintf(self->text, sizeof self->text, "no answer from %s:%s, not even a refusal: is the host up, is the way free?",
+        snprintf(self->text, sizeof self->text,
+                 "no answer from %s:%s, not even a refusal: check that the host is up and that no firewall blocks the port",
                  self->host, self->port);
         close_connection(self);
     }

@@ -16,8 +16,7 @@ enum {
     PORT = 7470,
     MAX_RANK = 65535,
     MAX_WORKER = 1024,
-    SLURM_PORT = 20000, /* server 0 of Slurm's job N listens at this, plus N modulo SLURM_PORTS: jobs that
-                           share a node */
+    SLURM_PORT = 20000, /* server 0 of Slurm's job N listens at this, plus N modulo SLURM_PORTS: jobs that share a node */
     SLURM_PORTS = 10000 /* take different ports */
 };
 
@@ -26,10 +25,10 @@ typedef struct look {
     psd_program_t program;
     const psd_options_t *options;
     const psd_surroundings_t *around;
-    int rank;      /* that the source of the place also gave; -1: none */
-    int n_servers; /* that it knows of; 0: it does not */
-    bool own_host; /* each process has a host, and so its ports, to itself */
-    bool own_port; /* and one port is every server's */
+    int rank;      /* from the source of the place; -1: none */
+    int n_servers; /* from the same source; 0: unknown */
+    bool own_host; /* each process has its own host, so all ports are free */
+    bool own_port; /* all servers use the same port */
 } look_t;
 
 static bool is_server(const look_t *look) { return look->program == PSD_PROGRAM_SERVER; }
@@ -55,12 +54,12 @@ static int read_number(const look_t *look, const char *name, long least, long mo
     errno = 0;
     *out = text && isdigit((unsigned char)*text) ? strtol(text, &end, 10) : -1;
     if (!end || *end || errno || *out < least || *out > most)
-        return psd_err_set(err, PSD_ECONFIG, "environment %s is \"%.60s\", no whole number from %ld to %ld", name, text ? text : "",
-                           least, most);
+        return psd_err_set(err, PSD_ECONFIG, "environment %s is \"%.60s\", not a whole number from %ld to %ld", name,
+                           text ? text : "", least, most);
     return PSD_OK;
 }
 
-/* ---- where to join ---- */
+/* ---- the address to join ---- */
 
 static int set_join(look_t *look, psd_err_t *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -75,7 +74,7 @@ static int set_join(look_t *look, psd_err_t *err, const char *format, ...)
                : psd_err_set(err, PSD_ECONFIG, "the address of server 0 is too long: %.60s...", look->out->join);
 }
 
-/* The port of an address, 0 when it names none. */
+/* The port of an address, 0 when it has none. */
 static unsigned port_of(const char *address)
 {
     const char *colon = strrchr(address, ':');
@@ -102,8 +101,7 @@ static int take_file(look_t *look, psd_err_t *err) { return (void)look, (void)er
 
 static bool has_slurm(const look_t *look) { return variable(look, "SLURM_JOB_NODELIST_HET_GROUP_0"); }
 
-/* Group 0 of a heterogeneous job has the servers, in their order. Its first node's name is that of its first
- * task. */
+/* Group 0 of a heterogeneous job has the servers, in order. Its first node runs its first task, server 0. */
 static int take_slurm(look_t *look, psd_err_t *err)
 {
     char host[PSD_RENDEZVOUS_TEXT / 2];
@@ -114,9 +112,9 @@ static int take_slurm(look_t *look, psd_err_t *err)
         read_number(look, "SLURM_NTASKS_HET_GROUP_0", 1, MAX_RANK, &n_servers, err) != PSD_OK)
         return err->code;
     if (is_server(look) && !variable(look, "SLURM_STEP_ID"))
-        return psd_err_set(err, PSD_ECONFIG,
-                           "this is Slurm's batch script: start psd with srun --het-group=0, or say "
-                           "--server-index=0 where it is alone");
+        return psd_err_set(
+            err, PSD_ECONFIG,
+            "this is Slurm's batch script: start psd with srun --het-group=0, or give --server-index=0 if it is the only server");
     look->n_servers = (int)n_servers;
     return set_join(look, err, "tcp://%s:%u", host, told_port(look, SLURM_PORT + (unsigned)(job % SLURM_PORTS)));
 }
@@ -137,8 +135,8 @@ static int take_service(look_t *look, psd_err_t *err)
         look->rank = (int)strtol(host + n + 1, &end, 10);
     if (!end || (*end && *end != '.') || look->rank < 0 || look->rank > MAX_RANK)
         return psd_err_set(err, PSD_ECONFIG,
-                           "the host name %.60s is none of a pod %.*s-0, %.*s-1, ... as service %.60s has them: "
-                           "give the StatefulSet the name of its service, or set join",
+                           "the host name %.60s is not that of a pod %.*s-0, %.*s-1, ... of service %.60s: give the StatefulSet "
+                           "the name of its service, or set join",
                            host, n, service, n, service, service);
     snprintf(look->out->advertise, sizeof look->out->advertise, "%.*s-%d.%.60s", n, service, look->rank, service);
     return set_join(look, err, "tcp://%.*s-0.%s:%u", n, service, service, told_port(look, PORT));
@@ -165,7 +163,7 @@ static int unpack_tf_config(look_t *look, const json_t *all, psd_err_t *err)
     if (!type || !json_is_integer(index) || json_integer_value(index) < 0 || json_integer_value(index) > MAX_RANK)
         return is_no_tf_config(err, "does not say which task this is");
     if (is_server(look) ? !is_ps : !is_chief && strcmp(type, "worker"))
-        return psd_err_set(err, PSD_ECONFIG, "environment TF_CONFIG has a task of type %.30s, and this is %s", type,
+        return psd_err_set(err, PSD_ECONFIG, "environment TF_CONFIG has a task of type %.30s, but this is %s", type,
                            is_server(look) ? "psd, which is of type ps" : "psd-worker, which is of type worker or chief");
     look->rank = (int)json_integer_value(index);
     look->own_host = true;
@@ -186,14 +184,14 @@ static int unpack_tf_config(look_t *look, const json_t *all, psd_err_t *err)
 static int take_tf_config(look_t *look, psd_err_t *err)
 {
     json_t *all = json_loads(variable(look, "TF_CONFIG"), JSON_REJECT_DUPLICATES, NULL);
-    int rc = all ? unpack_tf_config(look, all, err) : is_no_tf_config(err, "is no JSON");
+    int rc = all ? unpack_tf_config(look, all, err) : is_no_tf_config(err, "is not JSON");
     json_decref(all);
     return rc;
 }
 
 static bool has_dmlc(const look_t *look) { return variable(look, "DMLC_PS_ROOT_URI") || variable(look, "DMLC_TRACKER_URI"); }
 
-/* The root is where everybody meets: server 0, in psd. Its own process may be called scheduler. */
+/* The root is the meeting point of all processes: server 0, in psd. Its process may have the role scheduler. */
 static int take_dmlc(look_t *look, psd_err_t *err)
 {
     const bool root = variable(look, "DMLC_PS_ROOT_URI");
@@ -204,7 +202,7 @@ static int take_dmlc(look_t *look, psd_err_t *err)
     if (role && strcmp(role, "worker") && strcmp(role, "server") && strcmp(role, "scheduler"))
         return psd_err_set(err, PSD_ECONFIG, "environment DMLC_ROLE is \"%.30s\"; it is worker, server or scheduler", role);
     if (role && is_server(look) == !strcmp(role, "worker"))
-        return psd_err_set(err, PSD_ECONFIG, "environment DMLC_ROLE is %.30s, and this is %s", role,
+        return psd_err_set(err, PSD_ECONFIG, "environment DMLC_ROLE is %.30s, but this is %s", role,
                            is_server(look) ? "psd" : "psd-worker");
     if (variable(look, "DMLC_TASK_ID") && read_number(look, "DMLC_TASK_ID", 0, MAX_RANK, &task, err) != PSD_OK)
         return err->code;
@@ -212,9 +210,9 @@ static int take_dmlc(look_t *look, psd_err_t *err)
     return set_join(look, err, "tcp://%s:%ld", variable(look, root ? "DMLC_PS_ROOT_URI" : "DMLC_TRACKER_URI"), port);
 }
 
-/* The first row that has something to say is taken. */
+/* The first row that has a value counts. */
 static const struct {
-    const char *name; /* NULL: where the option comes from */
+    const char *name; /* NULL: the origin of the option */
     bool (*has)(const look_t *look);
     int (*take)(look_t *look, psd_err_t *err);
 } places[] = {
@@ -236,11 +234,10 @@ static int find_place(look_t *look, psd_err_t *err)
     return PSD_OK;
 }
 
-/* ---- which one this is ---- */
+/* ---- this process's number ---- */
 
-/* The innermost launcher is asked first: mpirun works inside of a Slurm job, whose own numbers are then those
- * of other processes. A rank without the size that goes with it is another program's word, or a batch
- * script's. */
+/* The innermost launcher comes first: mpirun may run inside a Slurm job, whose own numbers are then those of other processes. A
+ * rank without its size does not count: it is from another program, or from a batch script. */
 static const struct {
     const char *rank, *size;
 } ranks[] = {
@@ -251,7 +248,7 @@ static const struct {
     { "RANK", "WORLD_SIZE" },
 };
 
-/* Where servers and workers are one world, as in mpirun -np 2 psd : -np 3 psd-worker, the servers come first. */
+/* Whether servers and workers share one world, as in mpirun -np 2 psd : -np 3 psd-worker, with the servers first. */
 static bool is_one_world(const look_t *look, long size)
 {
     const int64_t least = psd_options_int(look->options, PSD_OPT_workers_min),
@@ -283,9 +280,9 @@ static int find_rank(const look_t *look, int *out, psd_err_t *err)
     return PSD_OK;
 }
 
-/* ---- what follows ---- */
+/* ---- addresses ---- */
 
-/* Whether what is told there is for this machine alone, so that others need not be let in. */
+/* Whether only processes of this machine use the address, so that it need not be reachable from others. */
 static bool stays_here(const look_t *look)
 {
     const char *join = look->out->join;
@@ -293,14 +290,13 @@ static bool stays_here(const look_t *look)
            !strncmp(join, "tcp://localhost:", 16) || !strncmp(join, "ipc://", 6);
 }
 
-/* Who is looked for listens where it is looked for, all others where there is room. What the options say goes
- * before. */
+/* Server 0 listens at the address that others join; the other servers take any free port. Options override this. */
 static void choose_addresses(look_t *look)
 {
     psd_rendezvous_t *out = look->out;
     const psd_options_t *o = look->options;
     const bool found = *out->join || *out->file;
-    const bool fixed = out->is_first ? *out->join : look->own_port; /* the port is one that others know */
+    const bool fixed = out->is_first ? *out->join : look->own_port; /* others know the port */
     const unsigned port = look->own_host && *out->advertise && port_of(out->advertise) ? port_of(out->advertise)
                           : fixed                                                      ? port_of(out->join)
                                                                                        : 0;
@@ -328,21 +324,21 @@ static int settle_server(look_t *look, int rank, psd_err_t *err)
         out->rank_source = "server.index";
     out->index = told >= 0 ? told : rank;
     if (look->n_servers && look->n_servers != n_servers)
-        return psd_err_set(err, PSD_ECONFIG, "%s has %d server%s, and the job %d: set servers, or start as many", out->source,
+        return psd_err_set(err, PSD_ECONFIG, "%s has %d server%s, but the job has %d: set servers, or start that many", out->source,
                            look->n_servers, look->n_servers == 1 ? "" : "s", n_servers);
     if (out->index >= n_servers)
-        return psd_err_set(err, PSD_ECONFIG, "this is server %d by %s, and the job has servers 0 to %d: set servers", out->index,
+        return psd_err_set(err, PSD_ECONFIG, "this is server %d by %s, but the job has servers 0 to %d: set servers", out->index,
                            out->rank_source, n_servers - 1);
     if (out->index > 0 && !found)
         return psd_err_set(err, PSD_ECONFIG,
-                           "this is server %d by %s, and nothing says where server 0 is: set join (PSD_JOIN), or "
-                           "cluster.file in a directory that all see",
+                           "this is server %d by %s, but the address of server 0 is missing: set join (PSD_JOIN), or cluster.file "
+                           "in a directory that all processes share",
                            out->index, out->rank_source);
     if (out->index < 0 && *out->file && !*out->join && n_servers > 1)
-        return psd_err_set(err, PSD_ECONFIG,
-                           "which of the %d servers is this? cluster.file does not say: set server.index, or start "
-                           "it by srun or mpirun",
-                           n_servers);
+        return psd_err_set(
+            err, PSD_ECONFIG,
+            "with cluster.file, each of the %d servers needs its number: set server.index, or start it by srun or mpirun",
+            n_servers);
     out->is_first = by_flag(look, PSD_OPT_join) ? false : found && *out->join ? out->index == 0 : out->index <= 0;
     choose_addresses(look);
     return PSD_OK;
@@ -358,8 +354,8 @@ static int settle_worker(look_t *look, int rank, psd_err_t *err)
     if (*out->join || *out->file)
         return PSD_OK;
     return psd_err_set(err, PSD_EUSAGE,
-                       "whom to join? Set --join to the address of server 0, as in --join tcp://127.0.0.1:7470; or "
-                       "cluster.file, where all see one directory");
+                       "no server to join: set --join to the address of server 0, such as --join tcp://127.0.0.1:7470, or "
+                       "cluster.file in a directory that all processes share");
 }
 
 int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_options_t *options,
@@ -368,7 +364,7 @@ int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_
     look_t look = { .out = out, .program = program, .options = options, .around = around, .rank = -1 };
     *out = (psd_rendezvous_t){ .source = "none", .index = -1, .worker = -1 };
     snprintf(out->file, sizeof out->file, "%s", psd_options_string(options, PSD_OPT_cluster_file));
-    /* What stands on the command line is about this process alone: nobody else is asked who it is. */
+    /* The command line gives this process's number, so no launcher is consulted. */
     const bool by_hand = by_flag(&look, PSD_OPT_join) || (is_server(&look) && by_flag(&look, PSD_OPT_server_index) &&
                                                           !psd_options_int(options, PSD_OPT_server_index));
     int rank = (int)psd_options_int(options, PSD_OPT_rank);

@@ -23,7 +23,7 @@ void psd_endpoint_host(const char *endpoint, char *host, size_t capacity)
 
 static bool is_loopback(const psd_sockaddr_t *at) { return psd_address_is_loopback((const struct sockaddr *)&at->at); }
 
-/* Where the way to `to` begins: to connect a UDP socket looks up the route, and no more. */
+/* The source address of the route to `to`: connecting a UDP socket looks up the route, and sends nothing. */
 static bool find_source(const psd_sockaddr_t *to, psd_sockaddr_t *out)
 {
     *out = (psd_sockaddr_t){ .n = sizeof out->at };
@@ -37,14 +37,14 @@ static bool find_source(const psd_sockaddr_t *to, psd_sockaddr_t *out)
     return found;
 }
 
-/* An IPv6 address is of use to others unless it is bound to one link. */
+/* Others can use an IPv6 address unless it is link-local. */
 static bool is_for_others(const psd_sockaddr_t *at)
 {
     return !is_loopback(at) && !(at->at.ss_family == AF_INET6 &&
                                  IN6_IS_ADDR_LINKLOCAL(&((const struct sockaddr_in6 *)(const void *)&at->at)->sin6_addr));
 }
 
-/* That of the first interface that is up, of this family. */
+/* The address, of this family, of the first interface that is up. */
 static bool find_interface(int family, psd_sockaddr_t *out)
 {
     struct ifaddrs *all = NULL;
@@ -69,7 +69,8 @@ static void write_out(const psd_sockaddr_t *at, char out[PSD_ADDRESS_TEXT])
 
 int psd_route_own(char out[PSD_ADDRESS_TEXT], psd_err_t *err)
 {
-    /* Addresses of the ranges that are kept for documents (RFC 5737, RFC 3849): wherever they are, it is elsewhere. */
+    /* Addresses reserved for documentation (RFC 5737, RFC 3849), which never belong to this machine: the route to them is the
+     * default route. */
     static const psd_address_t elsewhere[] = { { "192.0.2.1", "9" }, { "2001:db8::1", "9" } };
     static const int family[] = { AF_INET, AF_INET6 };
     psd_sockaddr_t to, from;
@@ -79,7 +80,7 @@ int psd_route_own(char out[PSD_ADDRESS_TEXT], psd_err_t *err)
             write_out(&from, out);
             return PSD_OK;
         }
-    return psd_err_set(err, PSD_ECONFIG, "this machine has no address but loopback to give to others; add --advertise HOST");
+    return psd_err_set(err, PSD_ECONFIG, "this machine has no address that others can reach; add --advertise HOST");
 }
 
 int psd_route_to(const char *host, char out[PSD_ADDRESS_TEXT], psd_err_t *err)
@@ -90,13 +91,13 @@ int psd_route_to(const char *host, char out[PSD_ADDRESS_TEXT], psd_err_t *err)
     if (psd_address_resolve(&to, &address, err) != PSD_OK)
         return PSD_ECONFIG;
     if (!find_source(&to, &from))
-        return psd_err_set(err, PSD_ECONFIG, "there is no way from here to %.128s: %s", host, strerror(errno));
+        return psd_err_set(err, PSD_ECONFIG, "there is no route from here to %.128s: %s", host, strerror(errno));
     if (!is_loopback(&from) || psd_route_own(out, NULL) != PSD_OK)
         write_out(&from, out);
     return PSD_OK;
 }
 
-/* Whether HOST has a port of its own: a forwarder's, say. The colons of a bare IPv6 address are not its port's. */
+/* Whether HOST includes a port, of a forwarder for example. The colons of a bare IPv6 address do not count. */
 static bool has_port(const char *host)
 {
     const char *colon = strrchr(host, ':');

@@ -17,19 +17,19 @@
 /* Messages read per turn of the loop, so that a busy socket does not starve timers and others. */
 enum { DRAIN = 64, COPY_BELOW = 512 };
 
-/* The option has a number in every libzmq of 4.3, but a name only in those that were built with drafts. */
+/* Every libzmq of 4.3 has this option, but only those built with drafts declare its name. */
 #ifndef ZMQ_ZAP_ENFORCE_DOMAIN
 #define ZMQ_ZAP_ENFORCE_DOMAIN 93
 #endif
 
-/* Not empty, for with an empty one ZeroMQ asks nobody and lets everybody in. */
+/* Not empty: with an empty domain ZeroMQ skips the check and admits every peer. */
 static const char domain[] = "psd";
 
-/* Connections that came, and those that shook hands. One that has not done so in HANDSHAKE_MS never will. */
+/* Counts connections that came, and those that completed the handshake. One that has not within HANDSHAKE_MS never will. */
 enum { HANDSHAKE_MS = 3000, SURELY_MS = HANDSHAKE_MS + 1000 };
 typedef struct gate {
     uint64_t came, met;
-    uint64_t look_ms, came_then; /* how many had come at the last look */
+    uint64_t look_ms, came_then; /* number that had come at the last look */
     uint64_t refused;
 } gate_t;
 
@@ -37,22 +37,23 @@ struct psd_net {
     void *context;
     psd_keys_t *keys; /* in locked memory */
     bool guarded;
-    struct meter *meter; /* NULL: nothing was bound */
-    gate_t gate;         /* connections to what was bound */
+    struct meter *meter; /* NULL: no socket is bound */
+    gate_t gate;         /* connections to bound sockets */
 };
 
 struct psd_socket {
     psd_net_t *net;
     void *zmq;
-    bool (*read)(psd_socket_t *); /* one message, and deal with it; false when there is none */
+    bool (*read)(psd_socket_t *); /* reads one message and handles it; false when there is none */
     bool is_router;
     int listener;  /* descriptor of a ROUTER's; -1: none, or unknown */
     uint64_t peer; /* of a DEALER */
     psd_socket_handler_t handler;
     psd_admit_fn *admit; /* of a guard */
     void *admit_arg;
-    psd_socket_t *monitor; /* of a DEALER: tells how its connection goes; NULL: nobody asks */
-    uv_poll_t poll;        /* wakes the loop when ZeroMQ's mailbox has something */
+    psd_socket_t *monitor; /* of a DEALER: tells the state of its connection; NULL: not needed */
+    uv_poll_t poll;        /* wakes the loop when ZeroMQ's mailbox has a command */
+    bool is_stirred;       /* something has happened since it was last found empty */
     uv_prepare_t prepare;
     uv_check_t check;
     uv_idle_t idle; /* keeps the loop from sleeping while there is more to read */
@@ -84,6 +85,8 @@ psd_net_t *psd_net_new(const psd_keys_t *keys, psd_err_t *err)
     return NULL;
 }
 
+void psd_net_use_threads(psd_net_t *self, int n) { zmq_ctx_set(self->context, ZMQ_IO_THREADS, n); }
+
 bool psd_net_is_keyed(const psd_net_t *self) { return !self->keys->insecure; }
 const char *psd_net_public(const psd_net_t *self) { return self->keys->insecure ? "" : self->keys->public; }
 
@@ -97,15 +100,15 @@ void psd_net_destroy(psd_net_t **self_p)
         return;
     while (zmq_ctx_term(self->context) && errno == EINTR)
         ;
-    sodium_free(self->keys); /* wipes it */
+    sodium_free(self->keys); /* this also wipes it */
     meter_unref(self->meter);
     free(self);
 }
 
 /* ---- received frames as buffers ---- */
 
-/* Bytes of payloads that came and are not yet released: of all in [0], and of each user. Frames may outlive
- * the net, so that whoever lets go last frees it. */
+/* Bytes of received payloads that are not yet released: the total in [0], then per user. Frames may outlive the net, so the last
+ * holder frees it. */
 typedef struct meter {
     atomic_uint refs;
     atomic_uint_fast64_t held[PSD_MAX_USERS];
@@ -141,7 +144,7 @@ uint64_t psd_net_held(const psd_net_t *self, uint32_t user)
 typedef struct frame {
     psd_buf_t buf;
     zmq_msg_t msg;
-    meter_t *meter; /* NULL: nobody counts */
+    meter_t *meter; /* NULL: not counted */
     uint32_t user;
 } frame_t;
 
@@ -154,8 +157,8 @@ static void release_frame(psd_buf_t *buf)
     free(self);
 }
 
-/* Take the bytes over from `msg`, which is left empty. Small frames lie unaligned in ZeroMQ's read buffer:
- * those are copied, so that whoever reads floats may. */
+/* Take the bytes over from `msg`, which is then empty. Small frames lie unaligned in ZeroMQ's read buffer, so they are copied to be
+ * readable as floats. */
 static psd_buf_t *take_frame(meter_t *meter, uint32_t user, zmq_msg_t *msg)
 {
     const size_t n = zmq_msg_size(msg);
@@ -226,8 +229,8 @@ static uint64_t peer_of(const void *id)
     return psd_peer_make(routing, 0);
 }
 
-/* The same, with whom the guard took the connection's key for. ZeroMQ 4.3.4 loses that on the first frame of
- * a message when ZMQ_EVENTS was asked before; the last one has it. */
+/* The same, with the user that the guard found for the connection's key. ZeroMQ 4.3.4 loses it on the first frame of a message
+ * after a query of ZMQ_EVENTS; the last frame has it. */
 static uint64_t with_user(uint64_t peer, zmq_msg_t *last)
 {
     const char *user = peer ? zmq_msg_gets(last, "User-Id") : NULL;
@@ -245,8 +248,8 @@ static void skip_rest(psd_socket_t *self, bool more)
     }
 }
 
-/* Read one message and hand it on; false when there is none. The frames of a message come all or none, unless its connection ends
- * while they are read: then it is lost, and the next frame begins another. */
+/* Read one message and deliver it; false when there is none. All frames of a message come together, unless its connection ends
+ * while they are being read: then it is lost, and the next frame begins another. */
 static bool read_message(psd_socket_t *self)
 {
     zmq_msg_t id, header, payload;
@@ -264,7 +267,7 @@ static bool read_message(psd_socket_t *self)
         if (zmq_msg_size(&id) == PSD_ROUTING_BYTES)
             peer = peer_of(zmq_msg_data(&id));
         else
-            peer = 0, bad = "a routing id of its own choice";
+            peer = 0, bad = "a routing id that the peer has chosen itself";
         zmq_msg_close(&id);
     }
     if (!self->is_router || more) {
@@ -294,9 +297,9 @@ static bool read_message(psd_socket_t *self)
     return true;
 }
 
-/* ---- how connections go ---- */
+/* ---- the state of connections ---- */
 
-/* Of a monitor: two frames, the event with its value, and an address. False when there is none. */
+/* Read an event of a monitor: two frames, the event with its value, and an address. False when there is none. */
 static bool take_event(psd_socket_t *self, uint16_t *event, uint32_t *value)
 {
     zmq_msg_t msg;
@@ -313,7 +316,7 @@ static bool take_event(psd_socket_t *self, uint16_t *event, uint32_t *value)
     return any;
 }
 
-/* Of what was bound. */
+/* Events of a bound socket. */
 static bool read_gate(psd_socket_t *self)
 {
     uint16_t event;
@@ -364,14 +367,15 @@ void psd_link_describe(const psd_net_t *net, psd_link_t link, const char *endpoi
 {
     const bool insecure = net->keys->insecure;
     if (link == PSD_LINK_DENIED)
-        snprintf(text, n, "%.128s does not let this key in: put a line with it, %s, into the servers' allow-list", endpoint,
+        snprintf(text, n, "%.128s refuses this key: add a line with it, %s, to the servers' allow-list", endpoint,
                  net->keys->public);
     else if (link == PSD_LINK_MISMATCH)
         snprintf(text, n, "%.128s %s", endpoint,
-                 insecure ? "wants keys, and here is --insecure" : "speaks in the clear (--insecure), and here are keys");
+                 insecure ? "expects keys, but this program runs with --insecure"
+                          : "runs with --insecure, but this program has keys");
     else
-        snprintf(text, n, "%.128s takes the connection, but does not go on as psd does: is it a server of psd%s", endpoint,
-                 insecure ? ", and one without keys?" : ", and is this its public key (server.public)?");
+        snprintf(text, n, "%.128s accepts the connection, but not the handshake: check that it is a server of psd%s", endpoint,
+                 insecure ? " without keys" : " and that server.public is its public key");
 }
 
 /* ---- the guard (ZAP, ZeroMQ RFC 27) ---- */
@@ -384,7 +388,7 @@ static bool frame_is(zmq_msg_t *msg, const char *text)
     return zmq_msg_size(msg) == strlen(text) && !memcmp(zmq_msg_data(msg), text, strlen(text));
 }
 
-/* Whom a request is about; 0 for all but a CURVE client with a key that is known. */
+/* The user of a request; 0 unless it is from a CURVE client with a known key. */
 static uint32_t judge(psd_socket_t *self, zmq_msg_t frame[FRAMES], int n_frames)
 {
     if (n_frames != FRAMES || !frame_is(&frame[VERSION], "1.0") || !frame_is(&frame[DOMAIN], domain) ||
@@ -425,8 +429,8 @@ static bool read_request(psd_socket_t *self)
 
 /* ---- the loop ---- */
 
-/* ZeroMQ's descriptor is edge-triggered and any call may consume the edge, so its true state is asked before
- * every sleep, and the descriptor only ends the sleep. */
+/* ZeroMQ's descriptor is edge-triggered and any call may consume the edge. So before each sleep, the true state of a socket is
+ * queried if its descriptor or a call may have changed it; once it was found empty, the descriptor reports the next event. */
 
 static bool is_readable(const psd_socket_t *self)
 {
@@ -435,13 +439,20 @@ static bool is_readable(const psd_socket_t *self)
     return !zmq_getsockopt(self->zmq, ZMQ_EVENTS, &events, &n) && (events & ZMQ_POLLIN);
 }
 
-static void on_wake(uv_poll_t *poll, int status, int events) { (void)poll, (void)status, (void)events; }
+static void on_wake(uv_poll_t *poll, int status, int events)
+{
+    psd_socket_t *self = poll->data;
+    (void)status, (void)events;
+    self->is_stirred = true;
+}
+
 static void on_idle(uv_idle_t *idle) { (void)idle; }
 
 static void before_sleep(uv_prepare_t *prepare)
 {
     psd_socket_t *self = prepare->data;
-    if (is_readable(self))
+    self->is_stirred = self->is_stirred && is_readable(self);
+    if (self->is_stirred)
         uv_idle_start(&self->idle, on_idle);
     else
         uv_idle_stop(&self->idle);
@@ -450,7 +461,7 @@ static void before_sleep(uv_prepare_t *prepare)
 static void after_sleep(uv_check_t *check)
 {
     psd_socket_t *self = check->data;
-    for (int i = 0; i < DRAIN && self->read(self); i++)
+    for (int i = 0; self->is_stirred && i < DRAIN && self->read(self); i++)
         ;
 }
 
@@ -469,8 +480,8 @@ static void set_limits(void *zmq)
     set_int(zmq, ZMQ_HEARTBEAT_TIMEOUT, 1500);
     set_int(zmq, ZMQ_HEARTBEAT_TTL, 2000);
     set_int(zmq, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
-    /* However long a network was away, it is tried again soon: the system itself would wait up to a minute
-     * for an answer to its first packet, and ZeroMQ doubles its pauses. */
+    /* Retry soon even after a long network failure: by default the system would wait up to a minute for an answer to its first
+     * packet, and ZeroMQ would double its pauses. */
     set_int(zmq, ZMQ_CONNECT_TIMEOUT, 1000);
     set_int(zmq, ZMQ_RECONNECT_IVL, 200);
     set_int(zmq, ZMQ_RECONNECT_IVL_MAX, 500);
@@ -487,6 +498,7 @@ static void attach_to_loop(psd_socket_t *self, uv_loop_t *loop)
     uv_idle_init(loop, &self->idle);
     self->poll.data = self->prepare.data = self->check.data = self->idle.data = self;
     self->open_handles = 4;
+    self->is_stirred = true;
     uv_poll_start(&self->poll, UV_READABLE, on_wake);
     uv_prepare_start(&self->prepare, before_sleep);
     uv_check_start(&self->check, after_sleep);
@@ -508,8 +520,8 @@ static psd_socket_t *new_socket(psd_net_t *net, int type, bool (*read)(psd_socke
     return self;
 }
 
-/* Whether what is said there stays on this machine. A name other than localhost is whatever a name server
- * makes of it; an abstract ipc address has no permissions. */
+/* Whether messages there stay on this machine. A name other than localhost depends on a name server; an abstract ipc address has no
+ * permissions. */
 static bool is_of_this_machine(const char *endpoint)
 {
     static const char ipc[] = "ipc://";
@@ -527,14 +539,14 @@ static bool may_use(const psd_net_t *net, const char *endpoint, psd_err_t *err)
     if (!net->keys->insecure || is_of_this_machine(endpoint))
         return true;
     psd_err_set(err, PSD_ECONFIG,
-                "%.128s is beyond this machine, and --insecure is for loopback: give keys (psdctl keygen "
+                "%.128s is not on this machine, and --insecure is only for loopback: give keys (psdctl keygen "
                 "makes them), or an "
                 "address of this machine such as tcp://127.0.0.1:7470",
                 endpoint);
     return false;
 }
 
-/* A socket without its monitor works all the same; only nobody is told why when it does not. */
+/* A socket works without its monitor, but then no one can tell why a connection fails. */
 static void watch_link(psd_socket_t *self, uv_loop_t *loop)
 {
     char endpoint[64];
@@ -565,7 +577,7 @@ static psd_socket_t *give_up(psd_socket_t *self, const char *what, const char *e
     return NULL;
 }
 
-/* Have the guard asked for each connection, and none let in when it cannot be. False with errno. */
+/* Make ZeroMQ ask the guard about each connection, and refuse it if there is no guard. False with errno. */
 static bool lock_door(psd_socket_t *self)
 {
     return set_int(self->zmq, ZMQ_CURVE_SERVER, 1) &&
@@ -573,13 +585,13 @@ static bool lock_door(psd_socket_t *self)
            !zmq_setsockopt(self->zmq, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) && set_int(self->zmq, ZMQ_ZAP_ENFORCE_DOMAIN, 1);
 }
 
-/* ZeroMQ takes IPv6 only when told to, and then takes a name's IPv6 address even where it has both. */
+/* ZeroMQ uses IPv6 only if the option is set, and then prefers a name's IPv6 address even if it has both. */
 static void choose_family(psd_socket_t *self, const psd_sockaddr_t *at)
 {
     set_int(self->zmq, ZMQ_IPV6, at->at.ss_family == AF_INET6);
 }
 
-/* The endpoint to bind to: ZeroMQ takes a name for that of an interface, so it gets the address of a host's. */
+/* The endpoint to bind to: ZeroMQ treats a name as that of an interface, so replace a host's name by its address. */
 static void place_to_bind(psd_socket_t *self, const char *endpoint, char place[PSD_ENDPOINT_TEXT])
 {
     char numeric[INET6_ADDRSTRLEN + 24], at_port[PSD_HOST_TEXT];
@@ -595,7 +607,7 @@ static void place_to_bind(psd_socket_t *self, const char *endpoint, char place[P
     snprintf(place, PSD_ENDPOINT_TEXT, "tcp://%.120s", at_port);
 }
 
-/* A name is looked up again by ZeroMQ whenever it connects; here only to see of which family it is. */
+/* ZeroMQ looks a name up whenever it connects; this look-up only finds the address family. */
 static void prepare_to_connect(psd_socket_t *self, const char *endpoint)
 {
     psd_address_t address;
@@ -604,8 +616,8 @@ static void prepare_to_connect(psd_socket_t *self, const char *endpoint)
         choose_family(self, &at);
 }
 
-/* Bind, and have a monitor watch: it tells the listener's descriptor, and then who comes. One that cannot be had leaves
- * connections uncounted, and no more. */
+/* Bind, with a monitor that reports the listener's descriptor and then each connection. Without a monitor, connections are just not
+ * counted. */
 static bool bind_to(psd_socket_t *self, uv_loop_t *loop, const char *endpoint)
 {
     char name[64];
@@ -633,7 +645,7 @@ static bool bind_to(psd_socket_t *self, uv_loop_t *loop, const char *endpoint)
 
 void psd_socket_take(psd_socket_t *self, bool new_ones)
 {
-    /* The kernel lets no packet of a connection to be made through to the listener. */
+    /* A filter in the kernel drops every packet for the listener, so that no new connections are made. */
     struct sock_filter drop = { .code = BPF_RET | BPF_K };
     struct sock_fprog program = { .len = 1, .filter = &drop };
     if (self->listener >= 0)
@@ -643,7 +655,7 @@ void psd_socket_take(psd_socket_t *self, bool new_ones)
 psd_socket_t *psd_socket_bind(psd_net_t *net, uv_loop_t *loop, const char *endpoint, const psd_socket_handler_t *handler,
                               char bound[PSD_ENDPOINT_TEXT], psd_err_t *err)
 {
-    assert((net->guarded || net->keys->insecure) && "nobody is let in unasked");
+    assert((net->guarded || net->keys->insecure) && "a net with keys has a guard before it binds");
     psd_socket_t *self = may_use(net, endpoint, err) ? new_socket(net, ZMQ_ROUTER, read_message, err) : NULL;
     if (!self)
         return NULL;
@@ -742,7 +754,7 @@ void psd_socket_close(psd_socket_t **self_p, int linger_ms)
 
 /* ---- sending ---- */
 
-/* In ZeroMQ's thread: the bytes have left. */
+/* Called in ZeroMQ's thread when the bytes have been sent. */
 static void payload_sent(void *data, void *hint)
 {
     (void)data;
@@ -767,6 +779,7 @@ static void fill_payload(zmq_msg_t *msg, psd_buf_t *payload)
 
 int psd_socket_send(psd_socket_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
+    self->is_stirred = true;
     if (self->is_router &&
         (!(peer & PSD_PEER_ROUTER) || zmq_send(self->zmq, &peer, PSD_ROUTING_BYTES, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0))
         return errno == EAGAIN ? PSD_EAGAIN : PSD_EUNAVAILABLE;

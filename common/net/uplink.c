@@ -14,15 +14,15 @@ struct psd_uplink {
     psd_uplink_config_t config; /* its texts are below */
     uv_loop_t *loop;
     psd_socket_t *socket;
-    psd_probe_t *probe; /* why nobody answers */
+    psd_probe_t *probe; /* why no server answers */
     char address[PSD_ENDPOINT_TEXT];
     char *job, *file;        /* file "": the address is fixed */
-    psd_clusterfile_t found; /* what the file said last */
-    bool heard;              /* since the last tick */
-    uint64_t heard_ms;       /* when server 0 was last heard, or owed no answer */
-    uint64_t seen_ms;        /* when the last tick was, for our own absence */
+    psd_clusterfile_t found; /* the file's contents at the last read */
+    bool heard;              /* the file has moved the link since the last tick */
+    uint64_t heard_ms;       /* when server 0 last sent something, or owed no answer */
+    uint64_t seen_ms;        /* when the last tick was, to notice suspensions */
     uint64_t read_ms;        /* when the file was last read */
-    uint64_t refused_ms;     /* when the first refusal came that may be another server's; 0: none has */
+    uint64_t refused_ms;     /* when the first refusal came that may be from a wrong server; 0: none */
     psd_err_t refusal;
     char trouble[400]; /* with the connection; "" when there is none */
 };
@@ -56,7 +56,7 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
     self->config.on_bad(self->config.arg, peer, why);
 }
 
-/* A broken handshake may be a server that is coming up; a denied key stays denied, however often it is tried. */
+/* A broken handshake may mean a server that is starting, so keep trying; a denied key stays denied. */
 static void on_link(void *arg, uint64_t peer, psd_link_t link)
 {
     psd_uplink_t *self = arg;
@@ -69,7 +69,7 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
         self->config.on_denied(self->config.arg, self->trouble);
 }
 
-/* In place of the connection before, if there is one. */
+/* Open a connection, replacing the present one. */
 static int reconnect(psd_uplink_t *self, psd_err_t *err)
 {
     const psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
@@ -78,7 +78,7 @@ static int reconnect(psd_uplink_t *self, psd_err_t *err)
         return err->code;
     psd_socket_close(&self->socket, 0);
     self->socket = socket;
-    self->heard = true; /* a new connection gets its time to answer */
+    self->heard = true; /* a new connection gets the full time to answer */
     return PSD_OK;
 }
 
@@ -94,7 +94,7 @@ int psd_uplink_send(psd_uplink_t *self, const void *header, size_t n_header, psd
     return psd_socket_send(self->socket, self->config.peer, header, n_header, payload);
 }
 
-/* ---- where server 0 is ---- */
+/* ---- the address of server 0 ---- */
 
 static void take(psd_uplink_t *self, const psd_clusterfile_t *found)
 {

@@ -52,12 +52,50 @@ void psd_aggregate_onto(float *out, double *acc, const float *const *g, const do
     }
 }
 
+void psd_aggregate_divide(float *out, const double *acc, double divisor, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)(acc[i] / divisor);
+}
+
 double psd_sum_of_squares(const float *x, size_t n)
 {
-    double sum[16] = { 0 };
+    psd_lanes_t sum = { 0 };
     psd_isa_active()->squares(sum, x, n);
-    for (size_t half = 8; half; half /= 2)
-        for (size_t j = 0; j < half; j++)
-            sum[j] += sum[j + half];
-    return sum[0];
+    return psd_lanes_total(sum);
+}
+
+static const char *const names[] = {
+    [PSD_REDUCE_MEAN_SAMPLES] = "mean_samples", [PSD_REDUCE_MEAN_WORKERS] = "mean_workers", [PSD_REDUCE_SUM] = "sum"
+};
+
+bool psd_reduce_find(const char *name, psd_reduce_t *out)
+{
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], name) == 0) {
+            *out = (psd_reduce_t)i;
+            return true;
+        }
+    return false;
+}
+
+const char *psd_reduce_name(psd_reduce_t how) { return names[how]; }
+
+double psd_reduce_weight(psd_reduce_t how, uint64_t samples, uint64_t total, uint32_t n)
+{
+    if (how == PSD_REDUCE_MEAN_SAMPLES)
+        return (double)samples / (double)total;
+    if (!samples)
+        return 0;
+    return how == PSD_REDUCE_SUM ? 1.0 : 1.0 / n;
+}
+
+double psd_reduce_term(psd_reduce_t how, uint64_t samples)
+{
+    return how == PSD_REDUCE_MEAN_SAMPLES ? (double)samples : samples ? 1 : 0;
+}
+
+double psd_reduce_divisor(psd_reduce_t how, uint64_t total, uint32_t n)
+{
+    return how == PSD_REDUCE_MEAN_SAMPLES ? (double)total : how == PSD_REDUCE_MEAN_WORKERS ? n : 1;
 }

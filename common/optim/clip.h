@@ -6,8 +6,8 @@
 #include <stddef.h>
 
 typedef struct psd_clip {
-    double value; /* elements beyond -value and value become that; 0: none does */
-    double norm;  /* a gradient that is longer is shortened to this; 0: none is */
+    double value; /* elements beyond -value and value become that bound; 0: no bound */
+    double norm;  /* a longer gradient is shortened to this; 0: no bound */
 } psd_clip_t;
 
 /* Bound g[0..n) by value, in place. NaN stays NaN. The same bits on every instruction set. */
@@ -17,6 +17,6 @@ void psd_clip_by_value(const psd_clip_t *self, float *g, size_t n);
  * min(1, norm / (sqrt(sum) + 1e-6)), in double, rounded once. 1 without a bound. */
 float psd_clip_scale(const psd_clip_t *self, double sum_of_squares);
 
-/* The sum of squares of g[0..n) as it is once it is bounded by value; finite exactly when every element is. In double, added in
- * a fixed order. */
+/* The sum of squares of g[0..n) after it is bounded by value; finite exactly when every element is. In double, added in a fixed
+ * order. */
 double psd_clip_sum_of_squares(const psd_clip_t *self, const float *g, size_t n);

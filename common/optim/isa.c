@@ -19,7 +19,7 @@ static bool has_avx512(void)
 extern const psd_isa_t psd_isa_generic;
 #endif
 
-/* From the plainest to the widest; who can run one can run those before it. */
+/* From the plainest to the widest; a processor that can run one can run those before it. */
 static const struct {
     const psd_isa_t *isa;
     bool (*runs_here)(void);

@@ -6,8 +6,8 @@
 
 /* ---- arithmetic that is the same everywhere ---- */
 
-/* x^y for x >= 0 and y >= 0: the whole part of y by squaring, the rest by the binary digits of its fraction, each of which is one more
- * square root. */
+/* x^y for x >= 0 and y >= 0: the whole part of y by squaring, the rest by the binary digits of its fraction, each of which is
+ * one more square root. */
 static double power(double x, double y)
 {
     double out = 1, square = x, root = x;

@@ -2,11 +2,12 @@
  * schedule.c.
  *
  * A schedule is a pure function of the base rate and of how far the job has come, s, which counts from 0 in the job's unit (steps,
- * samples or epochs) and may lie between two whole numbers. It is computed from s alone, never from the step before, so that a job that
- * resumes, or that has lost rounds, is where it would have been; and with additions, multiplications, divisions and square roots alone,
- * which give the same bits on every machine, where a C library's cos() and pow() do not.
+ * samples or epochs) and may lie between two whole numbers. It is computed from s alone, never from the step before, so that a job
+ * that resumes, or that has lost rounds, is where it would have been; and with additions, multiplications, divisions and square
+ * roots alone, which give the same bits on every machine, where a C library's cos() and pow() do not.
  *
- * While s < warmup the rate is base*(warmup_start + (1 - warmup_start)*s/warmup); after that the kind's formula holds for s - warmup. */
+ * While s < warmup the rate is base*(warmup_start + (1 - warmup_start)*s/warmup); after that the kind's formula holds for s -
+ * warmup. */
 #pragma once
 
 #include <stdbool.h>
@@ -74,8 +75,8 @@ bool psd_schedule_is_constant(const psd_schedule_t *self);
 bool psd_schedule_unit_find(const char *name, psd_schedule_unit_t *out);
 const char *psd_schedule_unit_name(psd_schedule_unit_t unit);
 
-/* How far a job has come that has made `steps` with `samples` in them, of a training set of `rows`: the `s` of the step that comes next.
- * 0 where an epoch counts and its rows are not known (0). */
+/* How far a job has come that has made `steps` with `samples` in them, of a training set of `rows`: the `s` of the step that
+ * comes next. 0 where an epoch counts and its rows are not known (0). */
 double psd_schedule_progress(psd_schedule_unit_t unit, uint64_t steps, uint64_t samples, uint64_t rows);
 
 /* The learning rate at `s` (at least 0) where the base rate is `base`. */

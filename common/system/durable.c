@@ -16,34 +16,35 @@
 
 #include "common/system/failpoint.h"
 
-/* How many names are tried: leftovers of a process that had our number (always 1 in a container) may hold
- * some. */
+/* How many names to try: leftovers of a process with the same id (always 1 in a container) may have some of them. */
 enum { MOST_NAMES = 10000 };
 static const char suffix[] = ".tmp";
 
 struct psd_durable {
-    int dir;          /* the directory, open before anything is written: to flush it cannot fail to open */
+    int dir;          /* the directory, opened before anything is written, so that flushing it cannot fail at open */
     int fd;           /* the temporary file */
-    char *path;       /* as the caller says it */
-    char *file;       /* what that leads to */
-    int stays;        /* a device or the like, open, to which the bytes go in the end; -1: none */
-    const char *name; /* its last component */
+    char *path;       /* the path that the caller gave */
+    char *file;       /* the file to which it leads */
+    int stays;        /* an open device, FIFO or descriptor, to which the bytes are copied at the end; -1: none */
+    const char *name; /* the last component of `file` */
     char temporary[NAME_MAX + 1];
 };
 
-/* What kind of file it is, for failpoints: "json". */
+/* The kind of file, for failpoints: "json". */
 static const char *extension(const psd_durable_t *self)
 {
     const char *dot = strrchr(self->name, '.');
     return dot ? dot + 1 : self->name;
 }
 
+int psd_durable_code(int number) { return number == ENOMEM ? PSD_ENOMEM : PSD_EIO; }
+
 static int fail(psd_err_t *err, const char *verb, const char *path)
 {
-    return psd_err_set(err, PSD_EIO, "cannot %s %s: %s", verb, path, strerror(errno));
+    return psd_err_set(err, psd_durable_code(errno), "cannot %s %s: %s", verb, path, strerror(errno));
 }
 
-/* The directory that holds `path`, open. */
+/* Open the directory that contains `path`. */
 static int open_parent(const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -70,8 +71,8 @@ static bool is_directory(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-/* Another process may make the same directory: whoever found it missing flushes its name, so that it is on
- * disk for each of them before they go on. */
+/* Another process may make the same directory: each process that found it missing flushes its name, so that it is
+ * on disk before any of them continues. */
 static int make_one(const char *path)
 {
     if (is_directory(path))
@@ -101,7 +102,7 @@ int psd_durable_mkdir(const char *dir, psd_err_t *err)
     return failed ? fail(err, "make the directory", dir) : PSD_OK;
 }
 
-/* The nearest directory above that is there, in `path`; false when what is there is none. */
+/* Shorten `path` to the nearest existing directory above it; false when that is not a directory. */
 static bool find_ground(char *path)
 {
     struct stat info;
@@ -113,7 +114,7 @@ static bool find_ground(char *path)
         if (errno != ENOENT)
             return false;
         if (lstat(path, &info) == 0)
-            return false; /* a link that leads nowhere */
+            return false; /* a dangling link */
         char *slash = strrchr(path, '/');
         while (slash && slash > path && slash[-1] == '/')
             slash--;
@@ -126,7 +127,7 @@ static bool find_ground(char *path)
     }
 }
 
-/* Make a file for a moment; `path` ends in XXXXXX. False with errno. */
+/* Make a file and remove it again; `path` ends in XXXXXX. False with errno. */
 static bool try_file(char *path)
 {
     const int fd = mkostemp(path, O_CLOEXEC);
@@ -178,7 +179,7 @@ static int open_temporary(psd_durable_t *self)
         if (errno != EEXIST)
             break;
     }
-    self->temporary[0] = '\0'; /* not ours to remove */
+    self->temporary[0] = '\0'; /* another process's file: do not remove it */
     return -1;
 }
 
@@ -194,7 +195,7 @@ static int reserve(int fd, uint64_t n_bytes)
     return rc == 0 || rc == EOPNOTSUPP || rc == EINVAL ? 0 : -1;
 }
 
-/* The object for `path`, which leads to `file`, nothing open yet. */
+/* Make the object for `path`, which leads to `file`; opens nothing. */
 static psd_durable_t *make(const char *path, const char *file, psd_err_t *err)
 {
     psd_durable_t *self = calloc(1, sizeof *self);
@@ -227,7 +228,7 @@ static psd_durable_t *begin(const char *path, const char *file, uint64_t n_bytes
 
 psd_durable_t *psd_durable_new(const char *path, uint64_t n_bytes, psd_err_t *err) { return begin(path, path, n_bytes, err); }
 
-/* The descriptor of this process that `path` stands for, as /dev/stdout does by way of /proc/self/fd/1; -1: none. */
+/* The descriptor of this process to which `path` leads, as /dev/stdout does through /proc/self/fd/1; -1: none. */
 static int descriptor_of(const char *path)
 {
     char directory[PATH_MAX], real[PATH_MAX], own[64], *end;
@@ -244,11 +245,11 @@ static int descriptor_of(const char *path)
     return *end || number > INT_MAX ? -1 : (int)number;
 }
 
-/* Put in `file` what `path` leads to over symbolic links, whether or not that is there; `*descriptor` is the one it is,
- * else -1. */
+/* Follow the symbolic links of `path` and put the target, existing or not, in `file`; `*descriptor` is the descriptor that it is,
+ * otherwise -1. */
 static int follow_links(const char *path, char file[PATH_MAX], int *descriptor)
 {
-    enum { MOST_LINKS = 40 }; /* as the kernel */
+    enum { MOST_LINKS = 40 }; /* the kernel's limit */
     char link[PATH_MAX], next[2 * PATH_MAX];
     if (snprintf(file, PATH_MAX, "%s", path) >= PATH_MAX)
         return errno = ENAMETOOLONG, -1;
@@ -269,7 +270,7 @@ static int follow_links(const char *path, char file[PATH_MAX], int *descriptor)
     return -1;
 }
 
-/* A file without a name, for what goes to something that is written front to back. */
+/* Make a file without a name, for output that must be written front to back. */
 static int open_nameless(void)
 {
     const char *directory = getenv("TMPDIR");
@@ -304,7 +305,7 @@ psd_durable_t *psd_durable_follow(const char *path, uint64_t n_bytes, psd_err_t 
     return self;
 }
 
-/* Whether a new file can get the name `file`: one is made beside it for a moment. */
+/* Check that a new file can get the name `file`, by making one beside it and removing it again. */
 static bool can_make_beside(const char *file)
 {
     char beside[PATH_MAX + sizeof "/.psd-probe-XXXXXX"];
@@ -380,7 +381,7 @@ static int write_all(int fd, const char *at, size_t n_bytes)
     return 0;
 }
 
-/* All that was written, front to back, to what stays. */
+/* Copy all that was written, front to back, to the device, FIFO or descriptor. */
 static int hand_over(const psd_durable_t *self, psd_err_t *err)
 {
     char bytes[1 << 16];
@@ -415,7 +416,7 @@ int psd_durable_end(psd_durable_t **self_p, psd_err_t *err)
     if (why)
         rc = fail(err, "write", self->path);
     else {
-        self->temporary[0] = '\0'; /* it has its name: not ours to remove any more */
+        self->temporary[0] = '\0'; /* it has its final name: do not remove it any more */
         PSD_FAILPOINT("disk.renamed", extension(self));
         if (fsync(self->dir))
             rc = fail(err, "flush the directory of", self->path);

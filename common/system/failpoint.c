@@ -36,12 +36,12 @@ static void read_order(void)
     int n = sscanf(text, "%79[^:]:%7[a-z]@%d", order.name, action, &order.at);
     order.kills = !strcmp(action, "kill");
     if (n < 2 || order.at < 1 || !(order.kills || !strcmp(action, "stall"))) {
-        fprintf(stderr, "FAILPOINT=%s is none: NAME:kill[@N] or NAME:stall[@N]\n", text);
+        fprintf(stderr, "FAILPOINT=%s is malformed; write NAME:kill[@N] or NAME:stall[@N]\n", text);
         _exit(64);
     }
 }
 
-/* Whether this process is the one. */
+/* Whether this process is the one that fires. */
 static bool is_first(void)
 {
     const char *path = getenv("FAILPOINT_ONCE");

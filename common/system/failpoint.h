@@ -1,22 +1,22 @@
-/* failpoint.h - named places at which a program of a test build dies or stalls when it is told to:
+/* failpoint.h - named places at which a program of a test build crashes or stalls on request:
  *
  *     FAILPOINT=srv.send.WEIGHTS:kill@3  FAILPOINT_ONCE=/tmp/fired  psdctl run job.yaml
  *
  * is meant for the servers and workers of the job, not for psdctl.
  *
- * The third time that some process passes the place, it is killed as if by SIGKILL (`kill`), or sleeps for longer than a
- * lease (`stall`); @1 when no number is given. With FAILPOINT_ONCE, the first process to get there creates that file, and
- * all others, and those started later, pass unharmed. In other builds a failpoint is nothing at all. Places are in the
- * shells, before and after all that others can see: the pure core has none, for its events happen whole or not at all.
+ * When a process passes the place for the third time, it is killed as if by SIGKILL (`kill`), or sleeps for longer than a lease
+ * (`stall`); without a number, at the first time. With FAILPOINT_ONCE, the first process to get there creates that file, and all
+ * other and later processes pass. Other builds compile failpoints to nothing. Places are in the shells, before and after every
+ * action that is visible outside: the pure core has none, because its events happen whole or not at all.
  *
  * Any thread. */
 #pragma once
 
 enum { PSD_FAILPOINT_STALL_MS = 1500 };
 
-/* X(place, what of it is named after the second dot): the table of places. */
+/* X(place, meaning of the word after the second dot): the table of places. */
 #define PSD_FAILPOINT_PLACES(X)                                                                                                    \
-    X("srv.recv", BY_KIND) /* a message has come and is well-formed; nothing was done with it */                                   \
+    X("srv.recv", BY_KIND) /* a well-formed message has come, and is not handled yet */                                            \
     X("srv.send", BY_KIND) /* it is about to be sent */                                                                            \
     X("srv.sent", BY_KIND) /* it was handed to the socket */                                                                       \
     X("srv.step", ALONE)   /* a part is about to be stepped on the pool */                                                         \
@@ -40,7 +40,7 @@ enum { PSD_FAILPOINT_STALL_MS = 1500 };
 /* Pass the place; `what` may be NULL. */
 void psd_failpoint(const char *place, const char *what);
 
-/* This process passes all places unharmed: it starts those that the order is for. Before it passes any. */
+/* Let this process pass all places, because it only starts the processes that are to fail. Call it before it passes any. */
 void psd_failpoint_spare(void);
 #define PSD_FAILPOINT(place, what) psd_failpoint(place, what)
 #define PSD_FAILPOINT_SPARE()      psd_failpoint_spare()

@@ -18,11 +18,11 @@ typedef enum { LOGFMT, JOURNAL, HUMAN, JSON } style_t;
 
 /* A line being built; what does not fit is dropped, and the '\n' always fits. */
 typedef struct line {
-    size_t n, begin; /* where the first field stands */
+    size_t n, begin; /* where the first field begins */
     char text[PSD_LOG_MAX_LINE];
 } line_t;
 
-/* What one id said lately, to tell news from repetition. */
+/* The recent lines of an id, to tell news from repetition. */
 typedef struct recent {
     char id[48];
     uint64_t since_us;  /* when its window began */
@@ -103,8 +103,8 @@ static void put(line_t *line, const char *text, size_t n)
 
 static void put_str(line_t *line, const char *text) { put(line, text, strlen(text)); }
 
-/* A string as JSON and logfmt readers both take it: in quotes, with control characters escaped, and what may not be shown
- * otherwise replaced. */
+/* A string that both JSON and logfmt readers accept: in quotes, with control characters escaped, and other unprintable bytes
+ * replaced. */
 static void put_quoted(line_t *line, const char *text, size_t n)
 {
     put(line, "\"", 1);
@@ -178,7 +178,7 @@ static size_t key_length(const char *s)
     return s[n] == '=' ? n : 0;
 }
 
-/* Where the next field starts at or after `s`: behind a space; the end of the text when there is none. */
+/* Where the next field starts at or after `s`: after a space; the end of the text when there is none. */
 static const char *next_field(const char *s)
 {
     for (; *s; s++)
@@ -213,7 +213,7 @@ static size_t bare(char out[PSD_LOG_MAX_LINE], const char *value, size_t n)
     return n_out;
 }
 
-/* The message on a terminal: as it is, but for bytes that would move the cursor. */
+/* The message on a terminal: unchanged, except for bytes that would move the cursor. */
 static void put_words(line_t *line, const char *text, size_t n)
 {
     put(line, " ", 1);
@@ -282,9 +282,9 @@ static void emit(psd_log_level_t level, const char *id, const char *text, uint64
     put_text(&line, text);
     snprintf(count, sizeof count, "%ju", (uintmax_t)unsaid);
     if (unsaid)
-        put_pair(&line, "unsaid", count); /* lines like it since the last that was written */
+        put_pair(&line, "unsaid", count); /* number of equal lines since the last written one */
     if (style == JSON) {
-        if (line.n == sizeof line.text - 1) /* cut: no longer an object, so say just who spoke */
+        if (line.n == sizeof line.text - 1) /* cut: no longer a valid object, so write only its source */
             line.n = 1, put_head(&line, level, id, us);
         put(&line, "}", 1);
     }
@@ -292,7 +292,7 @@ static void emit(psd_log_level_t level, const char *id, const char *text, uint64
     if (config.sink)
         config.sink(config.sink_arg, line.text, line.n);
     else if (write(STDERR_FILENO, line.text, line.n) < 0)
-        return; /* nowhere left to complain */
+        return; /* there is no place to report this */
 }
 
 static recent_t *recent_of(const char *id)
@@ -315,7 +315,7 @@ static uint64_t hash(const char *s)
     return h;
 }
 
-/* Say it, or count it when it is a repetition or one line too many: false. */
+/* Write the line, or, if it is a repetition or one line too many, only count it and return false. */
 static bool say(psd_log_level_t level, const char *id, const char *text)
 {
     uint64_t us = now_us(), text_hash = hash(text);
@@ -358,7 +358,7 @@ void psd_log_flush(void)
     pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < RECENT; i++)
         if (recents[i].unsaid) {
-            emit(recents[i].level, recents[i].id, "said again", recents[i].unsaid, now_us());
+            emit(recents[i].level, recents[i].id, "repeated", recents[i].unsaid, now_us());
             recents[i].unsaid = 0;
         }
     pthread_mutex_unlock(&lock);

@@ -16,11 +16,11 @@ void psd_notify(const char *state)
         return;
     memcpy(to.sun_path, path, n);
     if (*path == '@')
-        to.sun_path[0] = '\0'; /* an abstract name, which no file has */
+        to.sun_path[0] = '\0'; /* an abstract name, which is not a file */
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return;
-    /* A full queue loses a word, not time: the next one comes. */
+    /* If the queue is full, drop the message rather than wait: the next one will follow. */
     (void)!sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&to,
                   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
     close(fd);

@@ -15,7 +15,7 @@ static int probe_save(const char *path, psd_err_t *err) { return psd_durable_pro
 
 static int probe_trace(const char *path, psd_err_t *err) { return psd_durable_probe_file(path, true, err); }
 
-/* What lies in a run's directory already is gone on with, or replaced. */
+/* Files that a run's directory already has are appended to or replaced. */
 static int probe_entry(const char *dir, const char *name, psd_err_t *err)
 {
     static const char *const subdirectories[] = { "tb", "logs" };

@@ -1,5 +1,5 @@
-/* outputs.h - where the options have results written. Each place is tried before there is anything to write: a model that
- * has nowhere to go is known before it is trained, not after. */
+/* outputs.h - the output paths in the options. Each is checked before training, so that an unwritable path does not cost a trained
+ * model. */
 #pragma once
 
 #include "common/config/options.h"
@@ -7,8 +7,8 @@
 /* The i-th option that names an output; PSD_N_OPTIONS past the end. */
 psd_option_id_t psd_outputs_at(size_t i);
 
-/* Whether what the option names can be written; an option that is not set is fine. Nothing stays that was not there.
- * PSD_EIO with the option, the path and the cause. A disk that is full now is no failure: it may have room by then. */
+/* Check that the option's path can be written; an unset option is fine. Leaves no new files behind. PSD_EIO with the option, the
+ * path and the cause. A full disk is not an error, because it may have room later. */
 int psd_outputs_probe(const psd_options_t *options, psd_option_id_t id, psd_err_t *err);
 
 /* All of them that the programs have (mask of psd_program_t): the first failure. */

@@ -17,14 +17,14 @@ struct psd_progress {
     enum { SILENT, BAR, LOG } show;
     int fd;
     uint64_t interval_ms;
-    uint64_t begun_ms, shown_ms; /* first update, and the last one that was shown */
+    uint64_t begun_ms, shown_ms; /* times of the first update, and of the last one shown */
     bool begun;
     uint64_t first_samples, first_step; /* at the first update, for the rates of this process */
     psd_progress_state_t state;         /* the last */
     pthread_mutex_t lock;               /* of the line below and of fd */
     char line[LINE];                    /* the bar on the terminal; "" when there is none */
-    char note[60];                      /* stands behind all else */
-    bool is_urgent;                     /* the note is what people need most */
+    char note[60];                      /* at the end of the line */
+    bool is_urgent;                     /* the note is more important than the rest */
 };
 
 bool psd_progress_can_redraw(int fd)
@@ -60,7 +60,7 @@ void psd_progress_destroy(psd_progress_t **self_p)
     *self_p = NULL;
 }
 
-/* A terminal that went away is no reason to stop training. */
+/* Ignore errors: training continues when the terminal is gone. */
 static void put(int fd, const char *text, size_t n)
 {
     while (n > 0) {
@@ -80,7 +80,7 @@ static double samples_per_s(const psd_progress_t *self, uint64_t now_ms)
     return s > 0 ? (double)(self->state.samples - self->first_samples) / s : 0;
 }
 
-/* Seconds to the last step at the pace so far; -1 when it cannot be told. */
+/* Seconds to the last step at the pace so far; -1 when unknown. */
 static double time_left(const psd_progress_t *self, uint64_t now_ms)
 {
     const uint64_t made = self->state.step > self->first_step ? self->state.step - self->first_step : 0;
@@ -89,7 +89,7 @@ static double time_left(const psd_progress_t *self, uint64_t now_ms)
     return seconds(self, now_ms) / (double)made * (double)(self->state.steps - self->state.step);
 }
 
-/* Columns for the line: those of the terminal but for the last, where it would wrap. */
+/* Columns for the line: those of the terminal except the last, where it would wrap. */
 static size_t width(const psd_progress_t *self)
 {
     struct winsize size;
@@ -97,11 +97,11 @@ static size_t width(const psd_progress_t *self)
     return known && size.ws_col < LINE ? size.ws_col - 1u : LINE - 1;
 }
 
-/* Parts of the line, as they stand; on a narrow terminal the one with the highest rank goes first. */
+/* Parts of the line, in order; on a narrow terminal the one with the highest rank is left out first. */
 enum { N_PARTS = 9 };
 typedef struct part {
     unsigned rank;
-    char text[64]; /* with a blank behind it */
+    char text[64]; /* followed by a blank */
 } part_t;
 
 static void put_bar(part_t *part, uint64_t step, uint64_t steps, int cells)
@@ -120,7 +120,7 @@ static size_t length(const part_t *parts)
     return n ? n - 1 : 0; /* without the last blank */
 }
 
-/* Shorten the bar, then leave out what people need least, until it fits. */
+/* Shorten the bar, then leave out the least important parts, until the line fits. */
 static void narrow(const psd_progress_t *self, part_t *parts, size_t room)
 {
     if (*parts[0].text && length(parts) > room)
@@ -196,7 +196,7 @@ void psd_progress_update(psd_progress_t *self, uint64_t now_ms, const psd_progre
 {
     const bool goes_back = self->begun && (state->step < self->state.step || state->samples < self->state.samples);
     self->state = *state;
-    if (!self->begun || goes_back) { /* paces are of what was made since */
+    if (!self->begun || goes_back) { /* rates count from here */
         self->shown_ms = self->begun ? self->shown_ms : now_ms;
         self->begun = true;
         self->begun_ms = now_ms;

@@ -1,6 +1,5 @@
-/* progress.h - how training is shown to whoever watches: on a terminal one line redrawn in place, with a bar,
- * the time left, samples a second and the loss; elsewhere a log line now and then. Update and end belong to
- * one thread; log lines may come from any. */
+/* progress.h - shows the progress of training: on a terminal one line redrawn in place, with a bar, the time left, samples per
+ * second and the loss; otherwise a log line from time to time. Call update and end on one thread; log lines may come from any. */
 #pragma once
 
 #include <stdbool.h>
@@ -18,9 +17,9 @@ typedef struct psd_progress_config {
     bool terminal;        /* fd is a terminal that can redraw a line; decides what auto means */
 } psd_progress_config_t;
 
-/* What is known after a step. */
+/* The facts after a step. */
 typedef struct psd_progress_state {
-    uint64_t step, steps;    /* made, and wanted in all; 0: no limit is known */
+    uint64_t step, steps;    /* steps made, and planned in all; 0: no known limit */
     double epoch;            /* passes over the data so far */
     uint64_t samples;        /* of the whole job so far */
     double loss;             /* of the last step; NaN: none */
@@ -34,17 +33,18 @@ psd_progress_t *psd_progress_new(const psd_progress_config_t *config, psd_err_t 
 /* Free it and set `*self_p` to NULL; NULL inside is fine. */
 void psd_progress_destroy(psd_progress_t **self_p);
 
-/* Show `state` when it is time to: `now_ms` is any clock that does not go back. */
+/* Show `state` if it is time to: `now_ms` is any clock that does not go back. */
 void psd_progress_update(psd_progress_t *self, uint64_t now_ms, const psd_progress_state_t *state);
 
-/* Let the bar end in a note, "2 of 3 workers", and show it at once. An urgent one is left out last where the line is narrow. */
+/* Set the note at the end of the bar, "2 of 3 workers", and show it at once. On a narrow terminal, an urgent note is left out
+ * last. */
 void psd_progress_note(psd_progress_t *self, uint64_t now_ms, const char *note, bool is_urgent);
 
-/* Show the last state whatever the time, and leave the line. */
+/* Show the last state at once, and end the line. */
 void psd_progress_end(psd_progress_t *self, uint64_t now_ms);
 
 /* Write a line of the log above the bar; a sink of log.h with the progress as its argument. */
 void psd_progress_sink(void *self, const char *line, size_t n_bytes);
 
-/* Whether a bar can be drawn on `fd`: a terminal, and TERM is not dumb. */
+/* Whether a bar can be drawn on `fd`: it is a terminal, and TERM is not dumb. */
 bool psd_progress_can_redraw(int fd);

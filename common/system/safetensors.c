@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/system/durable.h"
+#include "common/system/json.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "tensors are written as they lie in memory, which must be little-endian"
@@ -23,7 +24,7 @@ enum { ALIGN = 4096, LENGTH = 8 /* bytes of the header's length */ };
 
 /* ---- writing ---- */
 
-/* Room for `n` more bytes, at their place; NULL when something is wrong already, or now. */
+/* Make room for `n` more bytes, and return it; NULL after an earlier failure, or when this fails. */
 static char *extend(psd_header_t *self, size_t n)
 {
     if (self->code != PSD_OK)
@@ -58,7 +59,7 @@ static void put(psd_header_t *self, const char *text)
 static void put_string(psd_header_t *self, const char *text)
 {
     json_t *string = json_string(text);
-    char *quoted = string ? json_dumps(string, JSON_ENCODE_ANY) : NULL;
+    char *quoted = psd_json_text(string, JSON_ENCODE_ANY);
     if (quoted)
         put(self, quoted);
     else if (self->code == PSD_OK)
@@ -90,19 +91,28 @@ void psd_header_begin(psd_header_t *self, const psd_note_t *notes, size_t n_note
     put(self, "}");
 }
 
-void psd_header_add(psd_header_t *self, const char *name, const uint64_t *shape, size_t n_dims)
+static void add(psd_header_t *self, const char *name, const char *dtype, size_t size, const uint64_t *shape, size_t n_dims)
 {
     uint64_t n = 1;
     put(self, ",");
     put_string(self, name);
-    put(self, ":{\"dtype\":\"F32\",\"shape\":[");
+    put(self, ":{\"dtype\":\"");
+    put(self, dtype);
+    put(self, "\",\"shape\":[");
     for (size_t i = 0; i < n_dims; n *= shape[i++])
         put_number(self, i ? "," : "", shape[i]);
     put_number(self, "],\"data_offsets\":[", self->n_data);
-    self->n_data += n * sizeof(float);
+    self->n_data += n * size;
     put_number(self, ",", self->n_data);
     put(self, "]}");
 }
+
+void psd_header_add(psd_header_t *self, const char *name, const uint64_t *shape, size_t n_dims)
+{
+    add(self, name, "F32", sizeof(float), shape, n_dims);
+}
+
+void psd_header_add_number(psd_header_t *self, const char *name) { add(self, name, "F64", sizeof(double), NULL, 0); }
 
 int psd_header_end(psd_header_t *self, psd_err_t *err)
 {
@@ -177,7 +187,7 @@ static int read_at(const psd_safetensors_t *self, void *to, size_t n_bytes, uint
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
-            return psd_err_set(err, PSD_EIO, "cannot read %s: %s", self->path, strerror(errno));
+            return psd_err_set(err, psd_durable_code(errno), "cannot read %s: %s", self->path, strerror(errno));
         if (done == 0)
             return psd_err_set(err, PSD_EDATA, "%s ends at byte %" PRIu64, self->path, offset);
         at += done;
@@ -210,10 +220,11 @@ int psd_safetensors_open(psd_safetensors_t *out, const char *path, psd_err_t *er
     *out = (psd_safetensors_t){ .fd = -1, .path = strdup(path) };
     if (!out->path)
         return psd_err_set(err, PSD_ENOMEM, "no memory to read %s", path);
-    /* Not blocking: a FIFO of that name must not hold us up. */
+    /* Not blocking, because opening a FIFO of that name would wait. */
     out->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (out->fd < 0 || fstat(out->fd, &info))
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_EIO, "cannot read %s: %s", path, strerror(errno));
+        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : psd_durable_code(errno), "cannot read %s: %s", path,
+                           strerror(errno));
     if (!S_ISREG(info.st_mode))
         return psd_err_set(err, PSD_EDATA, "%s is not a file", path);
     return read_header(out, (uint64_t)info.st_size, err);
@@ -233,7 +244,7 @@ static bool count(const json_t *value, uint64_t *out)
     return true;
 }
 
-/* The bytes of an array of that type and shape; false when they are too many to count or no whole bytes. */
+/* The bytes of an array of that type and shape; false when the number overflows or is not whole. */
 static bool length_of(const psd_entry_t *entry, const struct dtype *dtype, uint64_t *out)
 {
     uint64_t n = dtype->bits;
@@ -251,7 +262,7 @@ static int read_shape(const psd_safetensors_t *self, psd_entry_t *entry, const j
     entry->n_dims = json_array_size(shape);
     for (size_t i = 0; i < entry->n_dims; i++)
         if (!count(json_array_get(shape, i), &entry->shape[i]))
-            return flaw(self, entry->name, "a size of its shape is no count", err);
+            return flaw(self, entry->name, "a size of its shape is not a count", err);
     return PSD_OK;
 }
 
@@ -276,7 +287,7 @@ static int read_entry(const psd_safetensors_t *self, psd_entry_t *entry, const j
         !count(json_array_get(offsets, 1), &entry->end) || entry->begin > entry->end || entry->end > self->n_data)
         return flaw(self, entry->name, "its data_offsets are not within the file", err);
     if (!length_of(entry, dtype, &length) || length != entry->end - entry->begin)
-        return flaw(self, entry->name, "its data_offsets are not as far apart as its shape says", err);
+        return flaw(self, entry->name, "its data_offsets do not match its shape", err);
     return PSD_OK;
 }
 
@@ -305,7 +316,7 @@ static int by_place(const void *a, const void *b)
     return x->end < y->end ? -1 : x->end > y->end;
 }
 
-/* Every byte of data belongs to exactly one array: no room for a second file in one, or for surprise. */
+/* Check that every byte of data belongs to exactly one array, so that the file cannot hide other contents. */
 static int check_cover(psd_safetensors_t *self, psd_err_t *err)
 {
     uint64_t at = 0;

@@ -1,7 +1,6 @@
-/* safetensors.h - arrays as one file that other tools open: 8 bytes of header length, a JSON header, the
- * arrays as they lie in memory. Written with data at a multiple of 4096; read as something that anybody may
- * have written. Jansson reads the header and quotes its strings; the rest is put together here, for parts of it have a fixed
- * width and place, and are filled in when the data are known. */
+/* safetensors.h - arrays as one file that other tools open: 8 bytes of header length, a JSON header, the arrays as they lie in
+ * memory. Written with data at a multiple of 4096; read as untrusted input. Jansson reads the header and quotes its strings; this
+ * module composes the rest, because parts of it have a fixed width and place, and are filled in when the data are known. */
 #pragma once
 
 #include <stddef.h>
@@ -19,15 +18,17 @@ typedef struct psd_note {
 /* -- a header that is being written: begin with the notes, add float32 arrays in the order of their data,
  * end. */
 typedef struct psd_header {
-    char *bytes;     /* what the file begins with; free() it in any case */
+    char *bytes;     /* the beginning of the file; free() it in any case */
     size_t n_bytes;  /* of them; a multiple of 4096 after the end */
     uint64_t n_data; /* bytes of the arrays so far */
     size_t room;     /* bytes allocated */
-    int code;        /* PSD_OK, or what went wrong first */
+    int code;        /* PSD_OK, or the first failure */
 } psd_header_t;
 
 void psd_header_begin(psd_header_t *self, const psd_note_t *notes, size_t n_notes);
 void psd_header_add(psd_header_t *self, const char *name, const uint64_t *shape, size_t n_dims);
+/* The same of a single float64. */
+void psd_header_add_number(psd_header_t *self, const char *name);
 
 /* PSD_ENOMEM; PSD_EINVAL for a name or note that is not UTF-8 and for a header above the limit. */
 int psd_header_end(psd_header_t *self, psd_err_t *err);
@@ -41,17 +42,17 @@ typedef struct psd_saved {
     size_t n;          /* that product */
 } psd_saved_t;
 
-/* Write the tensors to `path`: a temporary file beside it, flushed to disk, then renamed over it. PSD_EIO,
- * and what was at `path` is as before; PSD_ENOMEM. */
+/* Write the tensors to `path`: a temporary file beside it, flushed to disk, then renamed over it. PSD_EIO, and `path` is unchanged;
+ * PSD_ENOMEM. */
 int psd_safetensors_write(const char *path, const psd_saved_t *tensors, size_t n_tensors, const psd_note_t *notes, size_t n_notes,
                           psd_err_t *err);
 
-/* -- a file that is read. Nothing of it is believed before it is checked. */
+/* -- a file that is read. Every part of it is checked before it is used. */
 typedef struct psd_entry {
     const char *name, *dtype;
     size_t n_dims;
     uint64_t shape[PSD_ENTRY_DIMS];
-    uint64_t begin, end; /* its bytes, counted from where data begin */
+    uint64_t begin, end; /* offsets of its bytes, from the beginning of the data */
 } psd_entry_t;
 
 typedef struct psd_safetensors {
@@ -85,7 +86,7 @@ const char *psd_safetensors_note(const psd_safetensors_t *self, const char *key)
 /* Free everything; all zero but for fd -1 is fine. */
 void psd_safetensors_close(psd_safetensors_t *self);
 
-/* The first of the values that is Inf or NaN; `n` when all are finite. */
+/* The index of the first value that is Inf or NaN; `n` when all are finite. */
 size_t psd_first_nonfinite(const float *values, size_t n);
 
 /* Whether every element is finite. PSD_EDIVERGED naming the first tensor, and the element, that is not. */
@@ -93,5 +94,5 @@ int psd_weights_look(const psd_saved_t *tensors, size_t n_tensors, psd_err_t *er
 
 enum { PSD_SHA256_TEXT = 65 /* 64 hexadecimal digits and the end */ };
 
-/* SHA-256 of the elements alone, one tensor after the other, as little-endian float32. Returns `text`. */
+/* SHA-256 of only the elements, one tensor after the other, as little-endian float32. Returns `text`. */
 char *psd_weights_sha256(const psd_saved_t *tensors, size_t n_tensors, char text[PSD_SHA256_TEXT]);

@@ -10,7 +10,7 @@
 
 static void fill(int mode_of_stdout)
 {
-    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) /* the lowest that is closed is what open gives */
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) /* open returns the lowest closed descriptor */
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDOUT_FILENO ? mode_of_stdout : O_RDWR) != fd)
             return;
 }

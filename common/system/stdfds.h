@@ -1,13 +1,13 @@
-/* stdfds.h - the three descriptors that every program counts on. */
+/* stdfds.h - the three descriptors that every program relies on. */
 #pragma once
 
-/* First thing in main: open /dev/null on those of 0, 1 and 2 that are closed, as after `psd <&- >&-`. Else the next file
- * or socket would get such a number, and what is printed would go to it. */
+/* First thing in main: open /dev/null on those of 0, 1 and 2 that are closed, as after `psd <&- >&-`. Otherwise the next
+ * file or socket would get such a number, and output would go to it. */
 void psd_stdfds_open(void);
 
-/* The same for a program whose output is its result: what is printed to a closed 1 does not vanish, but fails. */
+/* The same for a program whose output is its result: printing to a closed 1 fails instead of vanishing. */
 void psd_stdfds_open_strict(void);
 
-/* Last thing in main: write what stdout still holds. Returns `code`, but 74 for a 0 when something that was printed is lost;
- * the program `name` then says so on stderr. */
+/* Last thing in main: flush stdout. Returns `code`, but 74 instead of 0 when printed output was lost; the program `name` then
+ * reports that on stderr. */
 int psd_stdfds_end(const char *name, int code);

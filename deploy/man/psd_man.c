@@ -1,5 +1,6 @@
-/* psd_man.c - write the manual pages into a directory, at build: from the table of options, that of psdctl's verbs, the
- * table of exit codes in docs/operate.md, the program in docs/library.md and the public header, so that nothing is written twice. Usage: psd-man SOURCE DIR */
+/* psd_man.c - write the manual pages into a directory, at build: from the table of options, that of psdctl's verbs, the table of
+ * exit codes in docs/operate.md, the program in docs/library.md and the public header, so that nothing is written twice. Usage:
+ * psd-man SOURCE DIR */
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -143,7 +144,7 @@ static void environment(FILE *out)
 {
     section(out, "ENVIRONMENT");
     paragraph(out, "Each option has a variable: that of data.batch is PSD_DATA__BATCH. A flag goes before it, and it goes before "
-                   "the job file. A variable that begins with PSD_ and is no option's is refused.");
+                   "the job file. A variable that begins with PSD_ and is not an option's is refused.");
 }
 
 /* -- the pages --------------------------------------------------------------------------------------------- */

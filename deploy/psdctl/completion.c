@@ -1,12 +1,11 @@
-/* completion.c - `psdctl completion`: what a shell needs to complete our command lines, from the table of verbs and that of
- * options. */
+/* completion.c - `psdctl completion`: the completion script for a shell, made from the tables of verbs and options. */
 #include <stdio.h>
 #include <string.h>
 
 #include "common/base/asset.h"
 #include "deploy/psdctl/verb.h"
 
-/* A command, and what may follow it; for both shells, which differ in how they are told. */
+/* A command and the words that may follow it, for both shells, whose scripts differ. */
 typedef struct line {
     const char *name;       /* "psd", "psdctl config show" */
     const psd_verb_t *verb; /* NULL: a program */
@@ -29,7 +28,7 @@ static void each_line(const psd_verb_t *const *all, on_line_fn *then)
 
 static void print_flag(const char *flag, bool takes) { printf(" %s%s", flag, takes ? "=" : ""); }
 
-/* Every flag of a line, those that take a value with "=" behind. */
+/* Every flag of a line; those that take a value end in "=". */
 static void print_flags(const line_t *line)
 {
     const psd_option_t *row;
@@ -47,7 +46,7 @@ static void print_flags(const line_t *line)
     fputs(line->verb ? "" : " --version", stdout);
 }
 
-/* The words that a value may be: of a range, or true and false. */
+/* The words that a value may have: those of its range, or true and false. */
 static void print_words(const psd_option_t *row)
 {
     if (row->type == PSD_OPTION_BOOL)
@@ -80,7 +79,7 @@ static void print_values(void)
     }
 }
 
-/* Verbs as one types them: their first words, or the second ones of a first. */
+/* Verbs as users type them: the first words, or the second words that follow a given first one. */
 static void print_verbs(const psd_verb_t *const *all, const char *first)
 {
     const psd_verb_t *verb;
@@ -117,7 +116,7 @@ static void bash_groups(const psd_verb_t *const *all)
     }
 }
 
-/* Both shells are asked for words in the same way: flags and verbs by what stands before, values by their flag. */
+/* Both shells look words up in the same way: flags and verbs by the words before, values by their flag. */
 static void print_tables(const psd_verb_t *const *all)
 {
     puts("_psd_values() {\n    case $1 in");
@@ -159,13 +158,13 @@ static int run(const psd_args_t *args)
     for (size_t i = 0; i < sizeof shells / sizeof *shells; i++)
         if (!strcmp(args->word[0], shells[i].shell))
             return shells[i].print(args->all), 0;
-    return psd_verb_misuse(args->verb, "it is for bash or zsh, not for %.60s", args->word[0]);
+    return psd_verb_misuse(args->verb, "there are completions for bash and zsh, not for %.60s", args->word[0]);
 }
 
 const psd_verb_t psd_verb_completion = {
     .name = "completion",
     .words = "bash|zsh",
-    .does = "what a shell needs to complete our command lines",
+    .does = "print the completion script for a shell",
     .about = "",
     .examples = "source <(psdctl completion bash)\n",
     .exits = "",

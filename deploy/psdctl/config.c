@@ -1,4 +1,4 @@
-/* config.c - `psdctl config`: what a job file, the environment and flags come to. */
+/* config.c - `psdctl config`: checks and shows the options from a job file, the environment and flags. */
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,26 +7,8 @@
 #include "common/config/options.h"
 #include "common/system/outputs.h"
 #include "deploy/psdctl/verb.h"
+#include "server/settings.h"
 #include "worker/setup.h"
-
-/* Load what the words say, and hand it on. Every complaint is said, a line each. */
-static int with_options(const psd_args_t *args, int (*then)(const psd_args_t *, const psd_options_t *))
-{
-    psd_err_t err = { 0 };
-    char none[] = "--", *words[] = { args->argv[0], none, NULL };
-    const bool has_words = args->argc > 1;
-    psd_options_t *options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE | PSD_PROGRAM_SERVER | PSD_PROGRAM_WORKER);
-    if (!options)
-        return psd_err_exit_code(PSD_ENOMEM);
-    int rc = psd_options_load(options, has_words ? args->argc : 2, has_words ? args->argv : words, &err);
-    int code = rc < 0 ? psd_err_exit_code(rc) : 0;
-    if (rc == PSD_OK)
-        code = then(args, options);
-    else if (rc < 0)
-        fprintf(stderr, "%s\n", *psd_options_complaints(options) ? psd_options_complaints(options) : err.text);
-    psd_options_destroy(&options);
-    return code;
-}
 
 static void print_values(const psd_options_t *options)
 {
@@ -61,7 +43,7 @@ static int show(const psd_args_t *args, const psd_options_t *options)
     return 0;
 }
 
-/* Where the job is to write: a line for each place where it cannot. */
+/* Check the job's output paths: a line for each that cannot be written. */
 static int look_at_outputs(const psd_options_t *options)
 {
     int rc = PSD_OK;
@@ -76,24 +58,47 @@ static int look_at_outputs(const psd_options_t *options)
     return rc;
 }
 
-/* What only the data can show: files that lack, a model that does not fit them. */
-static int look_at_data(const psd_args_t *args, const psd_options_t *options)
+/* What only servers refuse: a rule that the mode cannot train, for instance. */
+static int look_at_settings(const psd_options_t *options)
+{
+    static psd_settings_t settings;
+    const psd_rendezvous_t first = { .is_first = true };
+    psd_err_t err = { 0 };
+    if (psd_settings_read(&settings, options, &first, &err) != PSD_OK)
+        fprintf(stderr, "%s\n", err.text);
+    return err.code;
+}
+
+/* Errors that only the data can show: missing files, a model that does not fit them. */
+static int look_at_data(const psd_options_t *options)
 {
     psd_err_t err = { 0 };
     psd_setup_t setup;
-    (void)args;
-    int rc = psd_setup_load(&setup, options, &err);
-    if (rc)
+    psd_inheritance_t *fits = NULL;
+    if (psd_setup_load(&setup, options, &err) == PSD_OK && setup.state.n)
+        fits =
+            psd_statefile_fit(&setup.state, setup.model, psd_options_string(options, PSD_OPT_optimizer),
+                              psd_options_string(options, PSD_OPT_groups), psd_options_bool(options, PSD_OPT_init_partial), &err);
+    if (err.code)
         fprintf(stderr, "%s\n", err.text);
+    psd_inheritance_destroy(&fits);
     psd_setup_clear(&setup);
-    const int outputs = look_at_outputs(options);
-    rc = rc ? rc : outputs;
-    return psd_err_exit_code(rc);
+    return err.code;
 }
 
-static int run_show(const psd_args_t *args) { return with_options(args, show); }
+static int check(const psd_args_t *args, const psd_options_t *options)
+{
+    const int code[] = { look_at_settings(options), look_at_data(options), look_at_outputs(options) };
+    (void)args;
+    for (size_t i = 0; i < sizeof code / sizeof *code; i++)
+        if (code[i])
+            return psd_err_exit_code(code[i]);
+    return 0;
+}
 
-static int run_check(const psd_args_t *args) { return with_options(args, look_at_data); }
+static int run_show(const psd_args_t *args) { return psd_verb_with_options(args, show); }
+
+static int run_check(const psd_args_t *args) { return psd_verb_with_options(args, check); }
 
 static int run_schema(const psd_args_t *args)
 {
@@ -109,7 +114,7 @@ static int run_schema(const psd_args_t *args)
 static int run_table(const psd_args_t *args)
 {
     if (!args->flag[0])
-        return psd_verb_misuse(args->verb, "which: check JOB, show JOB, or schema?");
+        return psd_verb_misuse(args->verb, "a verb is missing: write config check JOB, config show JOB or config schema");
     psd_option_markdown(stdout);
     return 0;
 }
@@ -121,7 +126,7 @@ const psd_verb_t psd_verb_config = {
     .words = "",
     .does = "the options: see config check, config show, config schema",
     .about = "",
-    .flag = { { .key = "markdown", .type = PSD_OPTION_SWITCH, .help = "the table of options, for a page" } },
+    .flag = { { .key = "markdown", .type = PSD_OPTION_SWITCH, .help = "the table of options, as Markdown" } },
     .examples = "psdctl config check job.yaml\npsdctl config show job.yaml --servers=2\n",
     .exits = "",
     .run = run_table,
@@ -130,25 +135,25 @@ const psd_verb_t psd_verb_config = {
 const psd_verb_t psd_verb_config_check = {
     .name = "config check",
     .words = "[JOB]",
-    .does = "whether a job file, the environment and flags are right",
-    .about = "Says nothing when they are; else every complaint with its place, a line each. Reads the data and builds the "
-             "model, to see that they go together; trains nothing.",
+    .does = "check a job file, the environment and flags",
+    .about = "Prints nothing when they are right; otherwise one line per error, with its place. Reads the data and builds the "
+             "model, to check that they fit together, but does not train.",
     .options = ALL,
     .examples = "psdctl config check job.yaml\n",
-    .exits = "78 for what is wrong in the file or the environment; 64 for a wrong flag; 74 when an output cannot be written; 66 "
-             "when it, or the data, cannot be read; 65 for bad data",
+    .exits = "78 for an error in the file or the environment; 64 for a wrong flag; 74 when an output cannot be written; 66 when "
+             "the job file or the data cannot be read; 65 for bad data",
     .run = run_check,
 };
 
 const psd_verb_t psd_verb_config_show = {
     .name = "config show",
     .words = "[JOB]",
-    .does = "what each option is, and where from",
-    .about = "A value comes from its flag, else from the environment, else from the job file, else it is the default.",
+    .does = "show the value of each option and its source",
+    .about = "A value comes from its flag, then the environment, then the job file, and last from the default.",
     .flag = { { .key = "json", .type = PSD_OPTION_SWITCH, .help = "as one object, \"schema\": \"psd.config/1\"" } },
     .options = ALL,
     .examples = "psdctl config show job.yaml\nPSD_LEASE=5s psdctl config show job.yaml --servers=2 --json\n",
-    .exits = "those of config check",
+    .exits = "as config check",
     .run = run_show,
 };
 

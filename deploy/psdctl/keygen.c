@@ -13,7 +13,7 @@ static int run(const psd_args_t *args)
     const char *name = args->word[0], *slash = strrchr(name, '/');
     psd_err_t err = { 0 };
     psd_allow_t list;
-    /* What would not be a line of the list is refused before anything is written. */
+    /* Refuse a name that could not be in the allow-list before writing anything. */
     snprintf(line, sizeof line, "%.200s %.60s rq:rM>}U?@Lns47E1%%kR.o@n%%FcmmsL/@{H8]yf7\n", slash ? slash + 1 : name, role);
     int rc = psd_allow_parse(&list, "psdctl keygen", line, strlen(line), &err);
     psd_allow_clear(&list);
@@ -29,14 +29,14 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_keygen = {
     .name = "keygen",
     .words = "NAME",
-    .does = "a key pair, for those who shall be let in",
-    .about = "Writes a secret key to NAME.key, for you alone to read, and its public key to NAME.pub; prints the line that "
-             "lets it in, for the servers' allow-list. What is there is not overwritten.",
+    .does = "make a key pair for a user",
+    .about = "Writes a secret key to NAME.key, which only you can read, and its public key to NAME.pub; prints its line for the "
+             "servers' allow-list. It does not overwrite existing files.",
     .flag = { { .key = "role",
                 .type = PSD_OPTION_STRING,
                 .argument = "ROLE",
-                .help = "in that line: worker (the default), monitor, admin or server" } },
+                .help = "in that line: worker (the default), reader, monitor, admin or server" } },
     .examples = "psdctl keygen ps --role=server\npsdctl keygen gpu1 >>allow\n",
-    .exits = "74 when a file is there already",
+    .exits = "74 when a file exists already",
     .run = run,
 };

@@ -1,4 +1,4 @@
-/* main.c - psdctl, what an operator types: a verb of the table (all.h). */
+/* main.c - psdctl, the operator's program: runs a verb of the table (all.h). */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,9 +14,9 @@ static void print_help(FILE *out)
         fprintf(out, "  %-17s %s\n", (*verb)->name, (*verb)->does);
     fputs("  help [VERB]       this text, or the verb's\n"
           "\n"
-          "  psdctl run job.yaml                      train what the job file describes\n"
-          "  psdctl run job.yaml --workers-min=4      the same with four workers\n"
-          "  psdctl status http://127.0.0.1:7471      how it goes\n",
+          "  psdctl run job.yaml                      train the job in the file\n"
+          "  psdctl run job.yaml --workers-min=4      train it with four workers\n"
+          "  psdctl status http://127.0.0.1:7471      show its progress\n",
           out);
 }
 

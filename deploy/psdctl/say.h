@@ -1,4 +1,4 @@
-/* say.h - what psdctl says of files that a stranger may have written: no byte of them steers the terminal. */
+/* say.h - psdctl's output about untrusted files, without control characters, which could steer the terminal. */
 #pragma once
 
 #include <stddef.h>
@@ -6,7 +6,7 @@
 
 #include "common/base/err.h"
 
-/* Print the text, or its first `most` bytes, with a question mark for each control character. */
+/* Print the text, or its first `most` bytes, replacing each control character by a question mark. */
 void psd_say_text(FILE *out, const char *text, size_t most);
 
 /* "psdctl VERB: sentence" on standard error. Returns the error's exit code. */

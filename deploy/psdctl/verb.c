@@ -13,6 +13,24 @@ int psd_verb_misuse(const psd_verb_t *verb, const char *format, ...)
     return psd_err_exit_code(PSD_EUSAGE);
 }
 
+int psd_verb_with_options(const psd_args_t *args, int (*then)(const psd_args_t *, const psd_options_t *))
+{
+    psd_err_t err = { 0 };
+    char none[] = "--", *words[] = { args->argv[0], none, NULL };
+    const bool has_words = args->argc > 1;
+    psd_options_t *options = psd_options_new(args->verb->options);
+    if (!options)
+        return psd_err_exit_code(PSD_ENOMEM);
+    int rc = psd_options_load(options, has_words ? args->argc : 2, has_words ? args->argv : words, &err);
+    int code = rc < 0 ? psd_err_exit_code(rc) : 0;
+    if (rc == PSD_OK)
+        code = then(args, options);
+    else if (rc < 0)
+        fprintf(stderr, "%s\n", *psd_options_complaints(options) ? psd_options_complaints(options) : err.text);
+    psd_options_destroy(&options);
+    return code;
+}
+
 psd_usage_t psd_verb_usage(const psd_verb_t *verb, char name[PSD_VERB_NAME])
 {
     snprintf(name, PSD_VERB_NAME, "psdctl %s", verb->name);

@@ -55,11 +55,11 @@ static void complain(const char *first, const char *name, psd_err_t *err)
     if (*nearest.word)
         psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; did you mean psdctl %s?", name, nearest.word);
     else if (*group)
-        psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; after %s comes one of %s", name, first, group);
+        psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; after %s write one of %s", name, first, group);
     else if (*first == '-')
-        psd_err_set(err, PSD_EUSAGE, "%.60s comes before a verb; say which first, as in psdctl run %.60s", first, first);
+        psd_err_set(err, PSD_EUSAGE, "%.60s comes before the verb; name the verb first, as in psdctl run %.60s", first, first);
     else if (access(first, R_OK) == 0 || strstr(first, ".yaml") || strstr(first, ".yml"))
-        psd_err_set(err, PSD_EUSAGE, "%.100s is no verb; did you mean psdctl run %.100s?", first, first);
+        psd_err_set(err, PSD_EUSAGE, "%.100s is not a verb; did you mean psdctl run %.100s?", first, first);
     else
         psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; psdctl help lists them all", name);
 }

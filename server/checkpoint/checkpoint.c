@@ -20,7 +20,7 @@
 #include "server/checkpoint/shardfile.h"
 
 enum {
-    ROOM_FOR_NAMES = 128,    /* bytes that our names add to a directory's */
+    ROOM_FOR_NAMES = 128,    /* bytes that psd's file names add to a directory's path */
     MAX_MANIFEST = 16 << 20, /* bytes of a manifest that are read */
     FEWEST_KEPT = 2
 };
@@ -69,74 +69,122 @@ struct psd_ckpt_writer {
     psd_shardfile_places_t places; /* where */
     const psd_partition_t *map;
     uint32_t shard;
-    uint32_t n_arrays; /* of a chunk: weights and slots */
-    uint32_t n_left;   /* chunks still to be written */
-    uint64_t *offset;  /* of each chunk in the file; 0 once it is written */
-    uint64_t n_bytes;  /* of the file */
+    uint32_t n_residuals;
+    uint32_t *first;         /* the first array of each chunk, weights, slots and residuals, and one more */
+    uint32_t n_left;         /* chunks still to be written */
+    uint32_t *residual_left; /* likewise of each residual */
+    uint32_t *n_array;       /* elements of each array */
+    uint64_t *offset;        /* of each chunk in the file */
+    bool *is_written;        /* each chunk */
+    uint64_t n_bytes;        /* of the file */
 };
 
 static int begin(psd_ckpt_writer_t *self, const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model,
-                 const psd_rule_t *rule, psd_err_t *err)
+                 const psd_groups_t *groups, psd_err_t *err)
 {
     char path[PATH_MAX];
     int rc = check_dir(dir, err);
-    if (rc || (rc = psd_shardfile_header(&self->header, &self->places, facts, model, self->map, rule, err)))
+    psd_shardfile_count(self->first, facts, model, self->map, groups);
+    if (rc || (rc = psd_shardfile_header(&self->header, &self->places, facts, model, self->map, groups, self->first, err)))
         return rc;
     uint64_t at = self->header.n_bytes;
+    if (!(self->n_array = calloc((size_t)self->first[self->n_left] + 1, sizeof *self->n_array)))
+        return psd_err_set(err, PSD_ENOMEM, "no memory to write a checkpoint");
+    psd_shardfile_place(self->n_array, facts, model, self->map, groups, self->first);
     for (uint32_t p = 0; p < self->n_left; p++) {
         self->offset[p] = at;
-        at += self->map->chunk[self->map->held[self->shard][p]].n * sizeof(float) * self->n_arrays;
+        for (uint32_t a = self->first[p]; a < self->first[p + 1]; a++)
+            at += self->n_array[a] * sizeof(float);
     }
     self->n_bytes = at;
     clock_path(path, dir, facts->clock);
     if ((rc = psd_durable_mkdir(path, err)))
         return rc;
     shard_path(path, dir, facts->clock, facts->shard);
-    self->file = psd_durable_new(path, at, err);
-    return self->file ? PSD_OK : PSD_EIO;
+    if (!(self->file = psd_durable_new(path, at, err)))
+        return PSD_EIO;
+    /* Some residuals may never come, not even the last one. Set the file's length anyway, also where the file system cannot reserve
+     * room. */
+    const float nothing = 0;
+    return facts->n_residuals && self->n_left ? psd_durable_write(self->file, &nothing, sizeof nothing, at - sizeof nothing, err)
+                                              : PSD_OK;
 }
 
 psd_ckpt_writer_t *psd_ckpt_begin(const char *dir, const psd_ckpt_facts_t *facts, const psd_tensor_list_t *model,
-                                  const psd_partition_t *map, const psd_rule_t *rule, psd_err_t *err)
+                                  const psd_partition_t *map, const psd_groups_t *groups, psd_err_t *err)
 {
     assert(facts->n_shards == map->n_servers && facts->shard < map->n_servers);
     psd_ckpt_writer_t *self = calloc(1, sizeof *self);
-    uint64_t *offset = calloc(map->n_held[facts->shard] + 1, sizeof *offset);
-    if (!self || !offset) {
+    const uint32_t n = map->n_held[facts->shard];
+    uint64_t *offset = calloc(n + 1, sizeof *offset);
+    uint32_t *first = calloc(n + 1, sizeof *first);
+    bool *is_written = calloc(n + 1, sizeof *is_written);
+    uint32_t *residual_left = calloc(facts->n_residuals + 1, sizeof *residual_left);
+    if (!self || !offset || !first || !is_written || !residual_left) {
         psd_err_set(err, PSD_ENOMEM, "no memory to write a checkpoint");
+        free(residual_left);
+        free(is_written);
+        free(first);
         free(offset);
         free(self);
         return NULL;
     }
+    for (uint32_t i = 0; i < facts->n_residuals; i++)
+        residual_left[i] = n;
     *self = (psd_ckpt_writer_t){ .map = map,
                                  .shard = facts->shard,
-                                 .n_arrays = 1 + (uint32_t)rule->n_slots,
-                                 .n_left = map->n_held[facts->shard],
-                                 .offset = offset };
-    if (begin(self, dir, facts, model, rule, err) != PSD_OK)
+                                 .n_residuals = facts->n_residuals,
+                                 .first = first,
+                                 .n_left = n,
+                                 .residual_left = residual_left,
+                                 .offset = offset,
+                                 .is_written = is_written };
+    if (begin(self, dir, facts, model, groups, err) != PSD_OK)
         psd_ckpt_abandon(&self);
     return self;
 }
 
 uint64_t psd_ckpt_bytes(const psd_ckpt_writer_t *self) { return self->n_bytes; }
 
+/* Arrays of a chunk before its residuals. */
+static uint32_t n_state(const psd_ckpt_writer_t *self, uint32_t chunk)
+{
+    return self->first[chunk + 1] - self->first[chunk] - self->n_residuals;
+}
+
+/* Write the a-th array of a chunk. */
+static int write_array(psd_ckpt_writer_t *self, uint32_t chunk, uint32_t a, const float *array, psd_err_t *err)
+{
+    const size_t index = self->first[chunk] + a, n_bytes = self->n_array[index] * sizeof *array;
+    uint64_t at = self->offset[chunk];
+    for (size_t before = self->first[chunk]; before < index; before++)
+        at += self->n_array[before] * sizeof *array;
+    psd_shardfile_set_crc(&self->places, index, psd_crc32c(array, n_bytes));
+    return n_bytes ? psd_durable_write(self->file, array, n_bytes, at, err) : PSD_OK;
+}
+
 int psd_ckpt_chunk(psd_ckpt_writer_t *self, uint32_t chunk, const float *w, float *const *slot, const psd_rule_state_t *state,
                    psd_err_t *err)
 {
-    assert(chunk < self->map->n_held[self->shard] && self->offset[chunk] && "each chunk once");
-    uint32_t crc[1 + PSD_MAX_SLOTS];
-    const size_t n_bytes = self->map->chunk[self->map->held[self->shard][chunk]].n * sizeof *w;
-    for (uint32_t a = 0; a < self->n_arrays; a++) {
-        const float *array = a ? slot[a - 1] : w;
-        crc[a] = psd_crc32c(array, n_bytes);
-        int rc = psd_durable_write(self->file, array, n_bytes, self->offset[chunk] + a * n_bytes, err);
+    assert(chunk < self->map->n_held[self->shard] && !self->is_written[chunk] && "each chunk once");
+    for (uint32_t a = 0; a < n_state(self, chunk); a++) {
+        int rc = write_array(self, chunk, a, a ? slot[a - 1] : w, err);
         if (rc)
             return rc;
     }
-    psd_shardfile_set(&self->places, chunk, state, crc, self->n_arrays);
-    self->offset[chunk] = 0;
+    psd_shardfile_set_state(&self->places, chunk, state);
+    self->is_written[chunk] = true;
     self->n_left--;
     return PSD_OK;
+}
+
+int psd_ckpt_residual(psd_ckpt_writer_t *self, uint32_t i, uint32_t chunk, const float *kept, psd_err_t *err)
+{
+    assert(self->residual_left[i] && "each chunk once");
+    int rc = write_array(self, chunk, n_state(self, chunk) + i, kept, err);
+    if (!rc && !--self->residual_left[i])
+        psd_shardfile_set_whole(&self->places, i);
+    return rc;
 }
 
 int psd_ckpt_end(psd_ckpt_writer_t **self_p, psd_err_t *err)
@@ -163,7 +211,11 @@ void psd_ckpt_abandon(psd_ckpt_writer_t **self_p)
         return;
     psd_durable_abandon(&self->file);
     free(self->header.bytes);
+    free(self->residual_left);
+    free(self->is_written);
     free(self->offset);
+    free(self->n_array);
+    free(self->first);
     free(self);
 }
 
@@ -286,7 +338,7 @@ static int newest_first(const void *a, const void *b)
     return *x > *y ? -1 : *x < *y;
 }
 
-/* The clocks of whatever in `dir` has a name of this kind, newest first. */
+/* The clocks of all entries of `dir` that have a name of this kind, newest first. */
 static clocks_t find_clocks(const char *dir, const char *before, const char *after)
 {
     clocks_t found = { 0 };
@@ -329,27 +381,31 @@ size_t psd_ckpt_list(const char *dir, uint64_t *clocks, size_t capacity)
 
 enum { NOBODY = UINT32_MAX - 1, EVERYBODY = UINT32_MAX };
 
-/* Going through all files of a checkpoint: every chunk must be found once; some are read. */
+/* A walk through all files of a checkpoint: each chunk must occur exactly once; only some are read. */
 typedef struct walk {
     const char *dir;
     const psd_manifest_t *manifest;
     const psd_partition_t *map;
-    const psd_rule_t *rule; /* NULL: whatever the first file says */
-    uint32_t server;        /* whose chunks are read; NOBODY, EVERYBODY */
+    const psd_groups_t *groups; /* NULL: those of the first file */
+    uint32_t server;            /* whose chunks are read; NOBODY, EVERYBODY */
     psd_ckpt_target_t (*target)(void *arg, uint32_t chunk);
     void *arg;
     int (*each)(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err);
-    void *each_arg;             /* told of each chunk that was read; NULL: nobody is */
-    psd_rule_state_t *counters; /* per tensor of the model; NULL: not asked for */
+    void *each_arg; /* called for each chunk that was read; NULL: none */
+    float *scratch; /* room for a chunk of a residual; all residuals are read. NULL: none is */
+    float *(*residual_target)(void *arg,
+                              uint32_t chunk); /* if set: where the residual of `worker` goes; then nothing else is read */
+    uint32_t worker;
+    psd_rule_state_t *counters; /* per tensor of the model; NULL: not requested */
     uint8_t *counted;           /* per tensor: whether its counters are known */
-    psd_rule_t first;           /* the first file's rule */
+    psd_groups_t first;         /* the first file's */
     uint8_t *seen;              /* per chunk of the map */
     uint32_t n_seen;
     psd_applied_t *applied; /* union of the tables of all files */
     uint32_t n_applied;
 } walk_t;
 
-/* Whose row is the later one. */
+/* Whether the row is the later of two. */
 static bool is_later(const psd_applied_t *a, const psd_applied_t *b)
 {
     return a->incarnation != b->incarnation ? a->incarnation > b->incarnation : a->clock > b->clock;
@@ -379,16 +435,18 @@ static int merge_applied(psd_applied_t **table, uint32_t *n_table, const psd_ckp
     return PSD_OK;
 }
 
-static int check_rule(const psd_rule_t *ours, const psd_shardfile_t *file, psd_err_t *err)
+static int check_rule(const psd_groups_t *groups, const psd_shardfile_t *file, const char *tensor, const psd_shape_t *shape,
+                      psd_err_t *err)
 {
     char our[PSD_RULE_TEXT], their[PSD_RULE_TEXT];
-    const psd_rule_t *theirs = &file->rule;
+    const psd_rule_t *ours = &groups->at[psd_groups_of(groups, tensor, shape)].rule;
+    const psd_rule_t *theirs = &file->groups.at[psd_groups_of(&file->groups, tensor, shape)].rule;
     bool same = ours->opt == theirs->opt && ours->lookahead == theirs->lookahead && ours->n_slots == theirs->n_slots;
     for (int s = 0; same && s < ours->n_slots; s++)
         same = strcmp(ours->slot[s].name, theirs->slot[s].name) == 0;
     if (!same)
-        return psd_err_set(err, PSD_EDATA, "%s: saved by %.180s, whose state is not that of %.180s", file->st.path,
-                           psd_rule_print(theirs, their), psd_rule_print(ours, our));
+        return psd_err_set(err, PSD_EDATA, "%s: %.100s was saved by %.180s, whose state is not that of %.180s", file->st.path,
+                           tensor, psd_rule_print(theirs, their), psd_rule_print(ours, our));
     return PSD_OK;
 }
 
@@ -419,7 +477,16 @@ static int count_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, co
     return PSD_OK;
 }
 
-/* Take the file's i-th group: note that its chunk was found, read it when it is wanted. */
+/* The index of the worker's residual; facts->n_residuals if it has none that is complete. */
+static uint32_t find_residual(const psd_ckpt_facts_t *facts, uint32_t worker)
+{
+    uint32_t k = 0;
+    while (k < facts->n_residuals && (facts->residual[k].worker != worker || !facts->residual[k].is_whole))
+        k++;
+    return k;
+}
+
+/* Take the file's i-th group: note that its chunk was found, and read it when it is needed. */
 static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uint32_t *hint, psd_err_t *err)
 {
     const psd_chunk_t *c = psd_shardfile_chunk(file, i, &self->manifest->model, self->map, hint, err);
@@ -434,8 +501,14 @@ static int take_chunk(walk_t *self, const psd_shardfile_t *file, uint32_t i, uin
         return count_chunk(self, file, i, c, err);
     if (self->server != EVERYBODY && self->server != c->server)
         return PSD_OK;
+    if (self->residual_target)
+        return psd_shardfile_residual(file, i, find_residual(&file->facts, self->worker),
+                                      self->residual_target(self->arg, c->index), err);
     const psd_ckpt_target_t to = self->target(self->arg, c->index);
     int rc = psd_shardfile_read(file, i, &to, err);
+    for (uint32_t k = 0; !rc && self->scratch && k < file->facts.n_residuals; k++)
+        if (file->facts.residual[k].is_whole)
+            rc = psd_shardfile_residual(file, i, k, self->scratch, err);
     return rc || !self->each ? rc : self->each(self->each_arg, c, &to, err);
 }
 
@@ -443,10 +516,13 @@ static int walk_file(walk_t *self, const psd_shardfile_t *file, uint32_t shard, 
 {
     uint32_t hint = 0;
     if (shard == 0)
-        self->first = file->rule;
+        self->first = file->groups;
     int rc = check_facts(&self->manifest->facts, shard, file, err);
-    if (!rc)
-        rc = check_rule(self->rule ? self->rule : &self->first, file, err);
+    for (uint32_t t = 0; !rc && t < self->manifest->model.n; t++)
+        rc = check_rule(self->groups ? self->groups : &self->first, file, self->manifest->model.tensor[t].name,
+                        &self->map->tensor[t].shape, err);
+    if (!rc && self->residual_target && file->n_parts && find_residual(&file->facts, self->worker) == file->facts.n_residuals)
+        rc = psd_err_set(err, PSD_EDATA, "%s does not hold the residual of worker %" PRIu32 " whole", file->st.path, self->worker);
     for (uint32_t i = 0; !rc && i < file->n_parts; i++)
         rc = take_chunk(self, file, i, &hint, err);
     return rc ? rc : merge_applied(&self->applied, &self->n_applied, &file->facts, err);
@@ -489,12 +565,14 @@ static int load(walk_t *walk, const psd_tensor_list_t *model, psd_err_t *err)
 }
 
 int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map, uint32_t server,
-                  const psd_rule_t *rule, psd_ckpt_target_t (*target)(void *arg, uint32_t chunk), void *arg,
+                  const psd_groups_t *groups, psd_ckpt_target_t (*target)(void *arg, uint32_t chunk), void *arg,
                   psd_applied_t **applied, uint32_t *n_applied, psd_err_t *err)
 {
     assert(server < map->n_servers);
     psd_manifest_t manifest;
-    walk_t walk = { .dir = dir, .manifest = &manifest, .map = map, .rule = rule, .server = server, .target = target, .arg = arg };
+    walk_t walk = {
+        .dir = dir, .manifest = &manifest, .map = map, .groups = groups, .server = server, .target = target, .arg = arg
+    };
     int rc = read_manifest(&manifest, dir, clock, err);
     if (!rc)
         rc = load(&walk, model, err);
@@ -508,19 +586,68 @@ int psd_ckpt_load(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
     return rc;
 }
 
-/* The chunks of a model, dealt to `n_servers`. */
-static int make_map(psd_partition_t *map, const psd_tensor_list_t *model, uint32_t n_servers, psd_err_t *err)
+int psd_ckpt_load_residual(const char *dir, uint64_t clock, const psd_tensor_list_t *model, const psd_partition_t *map,
+                           uint32_t server, uint32_t worker, float *(*target)(void *arg, uint32_t chunk), void *arg, psd_err_t *err)
 {
-    uint64_t *sizes = psd_tensors_sizes(model);
-    const int rc = sizes ? psd_partition_make(map, sizes, model->n, n_servers, PSD_MOST_OF_PART, err)
-                         : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", model->n);
-    free(sizes);
+    assert(server < map->n_servers);
+    psd_manifest_t manifest;
+    walk_t walk = {
+        .dir = dir, .manifest = &manifest, .map = map, .server = server, .residual_target = target, .worker = worker, .arg = arg
+    };
+    int rc = read_manifest(&manifest, dir, clock, err);
+    if (!rc)
+        rc = load(&walk, model, err);
+    walk_clear(&walk);
+    psd_manifest_clear(&manifest);
     return rc;
 }
 
-/* Where chunks go that are only looked at. */
+/* Keep those of the `*n` workers whose residual is complete in this file. */
+static void keep_whole(uint32_t *workers, uint32_t *n, const psd_ckpt_facts_t *facts)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < *n; i++)
+        if (find_residual(facts, workers[i]) < facts->n_residuals)
+            workers[kept++] = workers[i];
+    *n = kept;
+}
+
+int psd_ckpt_residuals(const char *dir, uint64_t clock, uint32_t **workers, uint32_t *n, psd_err_t *err)
+{
+    psd_manifest_t manifest;
+    *n = 0;
+    *workers = NULL;
+    int rc = read_manifest(&manifest, dir, clock, err);
+    for (uint32_t i = 0; !rc && i < manifest.facts.n_shards; i++) {
+        psd_shardfile_t file;
+        rc = open_listed(&file, dir, &manifest, i, false, err);
+        if (!rc && file.n_parts && !*workers) { /* the first one that holds something */
+            if (!(*workers = calloc(file.facts.n_residuals + 1, sizeof **workers)))
+                rc = psd_err_set(err, PSD_ENOMEM, "no memory for %" PRIu32 " workers", file.facts.n_residuals);
+            for (uint32_t k = 0; !rc && k < file.facts.n_residuals; k++)
+                (*workers)[(*n)++] = file.facts.residual[k].worker;
+        }
+        if (!rc && file.n_parts)
+            keep_whole(*workers, n, &file.facts);
+        psd_shardfile_close(&file);
+    }
+    psd_manifest_clear(&manifest);
+    return rc;
+}
+
+/* The chunks of a model, as a map with one server: a reader does not need to know which server holds a chunk. */
+static int make_map(psd_partition_t *map, const psd_tensor_list_t *model, uint32_t n_servers, psd_err_t *err)
+{
+    psd_extent_t *extents = psd_tensors_extents(model);
+    const int rc = extents ? psd_partition_cut(map, extents, model->n, n_servers, PSD_MOST_OF_PART, err)
+                           : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", model->n);
+    free(extents);
+    return rc;
+}
+
+/* A buffer for chunks that are only checked. */
 typedef struct scratch {
-    float array[1 + PSD_MAX_SLOTS][PSD_MAX_CHUNK];
+    float array[1 + PSD_MAX_SLOTS][PSD_MAX_CHUNK], residual[PSD_MAX_CHUNK];
     psd_rule_state_t state;
 } scratch_t;
 
@@ -552,7 +679,8 @@ int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
                         .target = to_scratch,
                         .arg = scratch,
                         .each = each,
-                        .each_arg = arg };
+                        .each_arg = arg,
+                        .scratch = scratch->residual };
         rc = model ? load(&walk, model, err) : walk_files(&walk, err);
         walk_clear(&walk);
     }
@@ -564,8 +692,8 @@ int psd_ckpt_each(const char *dir, uint64_t clock, const psd_tensor_list_t *mode
 
 int psd_ckpt_verify(const char *dir, uint64_t clock, psd_err_t *err) { return psd_ckpt_each(dir, clock, NULL, NULL, NULL, err); }
 
-int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_rule_t *rule, psd_rule_state_t *state,
-                      psd_err_t *err)
+int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *model, psd_groups_t *groups,
+                      psd_rule_state_t *state, psd_err_t *err)
 {
     psd_manifest_t manifest;
     psd_partition_t map = { 0 };
@@ -578,7 +706,7 @@ int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *
                         .counters = state,
                         .counted = calloc(manifest.model.n, 1) };
         rc = walk.counted ? load(&walk, model, err) : psd_err_set(err, PSD_ENOMEM, "no memory to read counters");
-        *rule = walk.first;
+        *groups = walk.first;
         walk_clear(&walk);
     }
     psd_partition_clear(&map);
@@ -588,13 +716,13 @@ int psd_ckpt_counters(const char *dir, uint64_t clock, const psd_tensor_list_t *
 
 /* ---- pruning ---- */
 
-/* What goes, decided before anything does. */
+/* What to remove, decided before anything is removed. */
 typedef struct pruning {
     const char *dir;
     bool dry;
     void (*tell)(void *arg, const char *path);
     void *arg;
-    uint64_t newest; /* whole checkpoint: later ones may be being written */
+    uint64_t newest; /* whole checkpoint: a server may still be writing later ones */
     uint64_t oldest; /* whole one that is kept */
     uint64_t spared; /* kept whatever its place */
     int code;        /* PSD_OK, or the first failure */
@@ -608,12 +736,12 @@ static void drop(pruning_t *self, const char *path, bool is_dir)
     if (self->dry)
         return;
     PSD_FAILPOINT("disk.prune", NULL);
-    /* A directory in which somebody put something of his own stays. */
+    /* A directory that contains other files stays. */
     if ((is_dir ? rmdir(path) : unlink(path)) && errno != ENOENT && errno != ENOTEMPTY && errno != EEXIST && self->code == PSD_OK)
         self->code = psd_err_set(self->err, PSD_EIO, "cannot remove %s: %s", path, strerror(errno));
 }
 
-/* Whether it is a file of ours in a clock's directory; `*whole` when it is no temporary one. */
+/* Whether psd wrote this file in a clock's directory; `*whole` when it is not a temporary one. */
 static bool is_ours(const char *name, bool *whole)
 {
     char ours[48];
@@ -624,7 +752,7 @@ static bool is_ours(const char *name, bool *whole)
     return *whole || psd_durable_is_temporary(name, ours);
 }
 
-/* Remove our files of `clock`: all of them and the directory, or what is temporary. */
+/* Remove psd's files of `clock`: all of them and the directory, or only the temporary ones. */
 static void drop_files(pruning_t *self, uint64_t clock, bool all)
 {
     char path[PATH_MAX], file[PATH_MAX + 300];
@@ -682,7 +810,7 @@ static void sync_dir(pruning_t *self)
         close(fd);
 }
 
-/* Whether a manifest of that clock is there, or that cannot be said. */
+/* Whether a manifest of that clock exists, or may exist because the check failed. */
 static bool is_committed(const char *dir, uint64_t clock)
 {
     char path[PATH_MAX];
@@ -691,8 +819,8 @@ static bool is_committed(const char *dir, uint64_t clock)
     return stat(path, &info) == 0 || errno != ENOENT;
 }
 
-/* Manifests first, and they are gone from disk before any file of theirs: what is listed is whole at any
- * moment. */
+/* Remove manifests first, and flush that to disk before removing any file that they list: at any moment, every listed checkpoint is
+ * whole. */
 static void drop_all(pruning_t *self)
 {
     drop_manifests(self);
@@ -749,7 +877,7 @@ static int list_files(psd_manifest_t *manifest, const char *dir, psd_err_t *err)
     return rc;
 }
 
-/* Whether the files make the model, before we say so. */
+/* Check that the files make up the whole model, before a manifest confirms it. */
 static int check_files(const psd_manifest_t *manifest, const char *dir, psd_err_t *err)
 {
     psd_partition_t map = { 0 };
@@ -786,13 +914,12 @@ int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_te
     psd_manifest_t manifest = { .facts = *facts, .model = *model }; /* borrowed: not cleared */
     int rc = check_dir(dir, err);
     if (rc == PSD_OK && (rc = list_files(&manifest, dir, err)) == PSD_ENOINPUT)
-        psd_err_wrap(
-            err, "a server's file is not here, though it has been written (all servers need one checkpoint.dir, on a file system "
-                 "that they share)");
+        psd_err_wrap(err, "a server's file is missing here, although that server has written it (all servers need one "
+                          "checkpoint.dir, on a file system that they share)");
     if (rc || (rc = check_files(&manifest, dir, err)) || (rc = write_manifest(&manifest, dir, err)))
         return rc;
-    /* The checkpoint counts. That older ones cannot be removed is no reason to say otherwise, but somebody
-     * must know. */
+    /* The checkpoint counts, even if older ones cannot be removed; that failure is logged, so that the operator
+     * knows. */
     psd_err_t why = { 0 };
     pruning_t pruning = { .dir = dir, .spared = facts->clock, .err = &why };
     if (prune(&pruning, keep) != PSD_OK)

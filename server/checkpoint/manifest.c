@@ -7,19 +7,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/printable.h"
+#include "common/system/json.h"
 #include "server/checkpoint/seal.h"
 
 enum { FORMAT = 1 };
 static const char opening[] = "{\n  \"crc\": \"", no_crc[] = "00000000";
 
+/* Add `item`, which is taken, to `*list`. What lacks an item is dropped whole: a manifest says everything, or is none. */
+static void append(json_t **list, json_t *item)
+{
+    if (*list && json_array_append_new(*list, item) == 0)
+        return;
+    json_decref(*list);
+    *list = NULL;
+}
+
 static json_t *tensors_json(const psd_tensor_list_t *model)
 {
     json_t *all = json_array();
-    for (uint32_t i = 0; i < model->n; i++) {
+    for (uint32_t i = 0; i < model->n && all; i++) {
         json_t *shape = json_array();
         for (uint32_t k = 0; k < model->tensor[i].n_dims; k++)
-            json_array_append_new(shape, json_integer((json_int_t)model->tensor[i].dim[k]));
-        json_array_append_new(all, json_pack("{s:s, s:o}", "name", model->tensor[i].name, "shape", shape));
+            append(&shape, json_integer((json_int_t)model->tensor[i].dim[k]));
+        append(&all, json_pack("{s:s, s:o}", "name", model->tensor[i].name, "shape", shape));
     }
     return all;
 }
@@ -27,30 +38,37 @@ static json_t *tensors_json(const psd_tensor_list_t *model)
 static json_t *files_json(const psd_manifest_t *self)
 {
     json_t *all = json_array();
-    for (uint32_t i = 0; i < self->facts.n_shards; i++) {
+    for (uint32_t i = 0; i < self->facts.n_shards && all; i++) {
         char name[48], crc[9];
         snprintf(name, sizeof name, "shard-%" PRIu32 ".safetensors", i);
         snprintf(crc, sizeof crc, "%08" PRIx32, self->file[i].crc);
-        json_array_append_new(
-            all, json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)self->file[i].n_bytes, "header_crc", crc));
+        append(&all, json_pack("{s:s, s:I, s:s}", "name", name, "bytes", (json_int_t)self->file[i].n_bytes, "header_crc", crc));
     }
     return all;
+}
+
+/* Whether JSON can say it. */
+static bool is_sayable(const psd_manifest_t *self)
+{
+    bool good = isfinite(self->facts.lr) && psd_is_utf8(self->facts.job) && psd_is_utf8(self->facts.settings);
+    for (uint32_t i = 0; good && i < self->model.n; i++)
+        good = psd_is_utf8(self->model.tensor[i].name);
+    return good;
 }
 
 char *psd_manifest_print(const psd_manifest_t *self, size_t *n_bytes, psd_err_t *err)
 {
     const psd_ckpt_facts_t *facts = &self->facts;
+    if (!is_sayable(self)) {
+        psd_err_set(err, PSD_EINVAL, "job, settings or a tensor's name is not UTF-8, or lr is not finite");
+        return NULL;
+    }
     json_t *root =
         json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:I, s:o, s:o}", "crc", no_crc, "format", FORMAT, "job",
                   facts->job, "settings", facts->settings, "clock", (json_int_t)facts->clock, "version", (json_int_t)facts->version,
                   "samples", (json_int_t)facts->samples, "view", (json_int_t)facts->view_id, "lr", facts->lr, "rows",
                   (json_int_t)self->model.rows, "files", files_json(self), "tensors", tensors_json(&self->model));
-    if (!root || json_array_size(json_object_get(root, "tensors")) != self->model.n) {
-        json_decref(root);
-        psd_err_set(err, PSD_EINVAL, "job, settings or a tensor's name is not UTF-8, or lr is not finite");
-        return NULL;
-    }
-    char *text = json_dumps(root, JSON_INDENT(2));
+    char *text = psd_json_text(root, JSON_INDENT(2));
     json_decref(root);
     if (!text) {
         psd_err_set(err, PSD_ENOMEM, "no memory for a manifest");
@@ -61,7 +79,7 @@ char *psd_manifest_print(const psd_manifest_t *self, size_t *n_bytes, psd_err_t 
     return text;
 }
 
-/* Where the CRC's digits are; NULL when the text does not begin as it must. */
+/* Where the CRC's digits are; NULL when the text does not begin like a manifest. */
 static const char *crc_in(const char *text, size_t n_bytes)
 {
     const size_t n_opening = sizeof opening - 1;
@@ -95,7 +113,7 @@ static bool read_facts(psd_ckpt_facts_t *facts, const json_t *root)
     const json_t *lr = json_object_get(root, "lr");
     facts->lr = json_real_value(lr);
     if (!get_count(root, "samples", PSD_MAX_COUNT, &facts->samples))
-        facts->samples = 0; /* one that was written before they were counted */
+        facts->samples = 0; /* a manifest from before samples were counted */
     return json_is_real(lr) && isfinite(facts->lr) && get_text(root, "job", &facts->job) &&
            get_text(root, "settings", &facts->settings) && get_count(root, "clock", PSD_MAX_COUNT, &facts->clock) &&
            get_count(root, "version", PSD_MAX_COUNT, &facts->version) && get_count(root, "view", PSD_MAX_COUNT, &facts->view_id);
@@ -137,7 +155,7 @@ static bool read_tensor(psd_tensor_desc_t *tensor, const json_t *value)
     return true;
 }
 
-/* What a model may be is said in proto/message.h: the list goes through its checks once. */
+/* proto/message.h defines a valid model: pass the list through its checks once. */
 static bool read_tensors(psd_tensor_list_t *model, const json_t *tensors, psd_err_t *err)
 {
     const size_t n = json_array_size(tensors);
@@ -169,7 +187,7 @@ static int read_root(psd_manifest_t *out, const json_t *root, uint64_t clock, co
     if (!read_tensors(&out->model, json_object_get(root, "tensors"), err))
         return psd_err_set(err, PSD_EDATA, "%s: tensors are wrong", path);
     if (!get_count(root, "rows", PSD_MAX_COUNT, &out->model.rows))
-        out->model.rows = 0; /* one that was written before schedules counted epochs */
+        out->model.rows = 0; /* a manifest from before schedules counted epochs */
     return PSD_OK;
 }
 

@@ -1,6 +1,5 @@
-/* manifest.h - the file that makes the shards' files of one clock a checkpoint, as text: JSON that says what
- * they have in common, the model, and of each file its length and its header's CRC. It begins with a CRC-32C
- * of itself. */
+/* manifest.h - the file that makes the shards' files of one clock a checkpoint, as text: JSON with the facts that they share, the
+ * model, and each file's length and header CRC. It begins with its own CRC-32C. */
 #pragma once
 
 #include <stdbool.h>

@@ -16,22 +16,26 @@
 #include "common/system/durable.h"
 #include "common/system/log.h"
 
-/* How much nicer than the rest of the process our thread is, as of nice(1): training is what the machine is for, and a save
- * takes what is left of it. Not much nicer: a save is to end while others train beside it, and a step waits for the chunk
- * that is being written. */
+/* How much nicer this thread is than the rest of the process, as in nice(1), so that a save uses processor time that training
+ * leaves. Only a little nicer: a save must also finish on a machine that trains other jobs, and a step waits for the chunk that is
+ * being written. */
 enum { NICER = 5 };
 
 /* One thing to do; they are done in the order in which they were asked for. */
 typedef struct task {
     struct psd_store *store;
-    psd_engine_t *engine; /* whose shard it is about */
+    psd_engine_t *engine; /* the engine of the shard */
     psd_act_t act;
     uint64_t clock;
-    uint32_t part;
+    uint32_t part, worker;
+    psd_buf_t *payload;    /* SAVE_RESIDUAL: the bytes to write */
+    psd_buf_t **residual;  /* LOAD_RESIDUAL: the bytes read, part by part */
+    uint32_t *residual_of; /* RESTORE: the workers whose residuals the checkpoint holds */
+    uint32_t n_residuals;
     psd_applied_t *applied; /* SAVE_BEGIN: rows for the file; RESTORE: rows from it */
     uint32_t n_applied;
-    psd_tensor_list_t model; /* COMMIT: a copy, for the engine may start over meanwhile */
-    psd_ckpt_facts_t facts;  /* SAVE_BEGIN, COMMIT: what is written; RESTORE: what was read */
+    psd_tensor_list_t model; /* COMMIT: a copy, because the engine may start over meanwhile */
+    psd_ckpt_facts_t facts;  /* SAVE_BEGIN, COMMIT: the facts to write; RESTORE: those read */
     uint64_t n_bytes;        /* SAVE_END: of the file */
     int rc;
     psd_err_t err;
@@ -46,26 +50,26 @@ struct psd_store {
     psd_ckpt_facts_t writing;  /* its facts, which the writer borrows */
     uint64_t n_bytes;          /* of the newest durable file */
     task_t *first, *last;      /* the first is under way */
-    uv_thread_t thread;        /* our own: on the pool each chunk would wait for all steps of a round, and a file that
-                                      * is removed would keep a step from running */
-    uv_mutex_t lock;           /* of what follows */
-    uv_cond_t wake;            /* there is something to do, or `ending` */
-    task_t *handed;            /* to be run by the thread; NULL: none, or it has run */
+    /* Not a thread of the pool: there each chunk would wait for all steps of a round, and removing a file would delay a step. */
+    uv_thread_t thread;
+    uv_mutex_t lock; /* of what follows */
+    uv_cond_t wake;  /* there is a task, or `ending` is set */
+    task_t *handed;  /* to be run by the thread; NULL: none, or it has run */
     bool ending;
-    int claim;       /* the open file whose lock says that the directory is ours; -1: none */
+    int claim;       /* the open file whose lock reserves the directory for this process; -1: none */
     uv_async_t done; /* it has run; keeps the loop alive while it has not */
 };
 
 /* ---- finding ---- */
 
-/* Settings without their first word, servers=N: a job goes on with another number of servers. */
+/* Settings without their first word, servers=N, because a job may continue on another number of servers. */
 static const char *but_for_servers(const char *settings)
 {
     const char *rest = strchr(settings, ' ');
     return rest ? rest : settings;
 }
 
-/* Going on from an older checkpoint undoes steps: somebody has to hear why it is not the newest. */
+/* Continuing from an older checkpoint undoes steps, so the log gives the reason why the newest one was not used. */
 static void warn_of_damaged(const char *dir, const psd_store_points_t *whole)
 {
     uint64_t clock[sizeof whole->clock / sizeof *whole->clock];
@@ -74,8 +78,9 @@ static void warn_of_damaged(const char *dir, const psd_store_points_t *whole)
         psd_err_t why = { 0 };
         if (psd_ckpt_check(dir, clock[i], &why) != PSD_OK)
             psd_log_warn("checkpoint.damaged",
-                         "clock=%" PRIu64 " reason=\"%s\" effect=\"passed over; the one of clock %" PRIu64 " is older\"", clock[i],
-                         why.text, whole->clock[0]);
+                         "clock=%" PRIu64 " reason=\"%s\" effect=\"not used; the job continues from the older one of clock %" PRIu64
+                         "\"",
+                         clock[i], why.text, whole->clock[0]);
     }
 }
 
@@ -89,7 +94,7 @@ int psd_store_find(const char *dir, const char *job, const char *settings, psd_s
     if (!out->n) {
         if (!psd_ckpt_manifests(dir, &newest, 1) || psd_ckpt_check(dir, newest, err) == PSD_OK)
             return PSD_OK;
-        psd_err_wrap(err, "%s has checkpoints, but none that is whole; mend it or name another directory", dir);
+        psd_err_wrap(err, "%s has checkpoints, but none is complete; repair it or name another directory", dir);
         return err ? err->code = PSD_EDATA : PSD_EDATA;
     }
     int rc = psd_ckpt_read(dir, out->clock[0], &facts, &out->model, err);
@@ -107,7 +112,7 @@ int psd_store_find(const char *dir, const char *job, const char *settings, psd_s
 
 static psd_shard_t *shard_of(const task_t *task) { return (psd_shard_t *)(uintptr_t)psd_engine_shard(task->engine); }
 
-/* While a part is with the writer, the engine leaves it alone; while a shard is being restored, all of it. */
+/* The engine does not touch a part while the writer has it, or a shard while it is being restored. */
 static void write_part(task_t *task)
 {
     const uint32_t first = psd_shard_first(shard_of(task), task->part), n = psd_shard_chunks_of(shard_of(task), task->part);
@@ -115,6 +120,51 @@ static void write_part(task_t *task)
         const psd_shard_state_t s = psd_shard_state(shard_of(task), first + i);
         task->rc = psd_ckpt_chunk(task->store->writer, first + i, s.w, s.slot, s.state, &task->err);
     }
+}
+
+static void write_residual(task_t *task)
+{
+    const psd_partition_t *map = psd_engine_map(task->engine);
+    const psd_ckpt_facts_t *facts = &task->store->writing;
+    const uint32_t s = psd_engine_index(task->engine);
+    uint32_t k = 0;
+    while (k < facts->n_residuals && facts->residual[k].worker != task->worker)
+        k++;
+    assert(k < facts->n_residuals && "the file has room for the residuals that were requested");
+    for (uint32_t i = 0; task->rc == PSD_OK && i < map->part[s][task->part].n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(map, s, task->part, i);
+        task->rc = psd_ckpt_residual(task->store->writer, k, c->index, (const float *)task->payload->data + c->at, &task->err);
+    }
+}
+
+static float *where_residual_goes(void *arg, uint32_t chunk)
+{
+    const task_t *task = arg;
+    const psd_partition_t *map = psd_engine_map(task->engine);
+    const psd_chunk_t *c = &map->chunk[map->held[psd_engine_index(task->engine)][chunk]];
+    return (float *)task->residual[c->part]->data + c->at;
+}
+
+static void drop_residual(task_t *task, uint32_t n_parts)
+{
+    for (uint32_t p = 0; task->residual && p < n_parts; p++)
+        psd_buf_unref(&task->residual[p]);
+    free(task->residual);
+    task->residual = NULL;
+}
+
+static void load_residual(task_t *task)
+{
+    const uint32_t n_parts = psd_shard_parts(shard_of(task));
+    bool ok = (task->residual = calloc((size_t)n_parts + 1, sizeof *task->residual)) != NULL;
+    for (uint32_t p = 0; ok && p < n_parts; p++)
+        ok = (task->residual[p] = psd_buf_new(psd_shard_elements(shard_of(task), p) * sizeof(float))) != NULL;
+    task->rc = ok ? psd_ckpt_load_residual(task->store->config.dir, task->clock, psd_engine_model(task->engine),
+                                           psd_engine_map(task->engine), psd_engine_index(task->engine), task->worker,
+                                           where_residual_goes, task, &task->err)
+                  : psd_err_set(&task->err, PSD_ENOMEM, "no memory for the residual of worker %u", task->worker);
+    if (task->rc != PSD_OK)
+        drop_residual(task, n_parts);
 }
 
 static psd_ckpt_target_t where_chunk_goes(void *arg, uint32_t chunk)
@@ -130,10 +180,12 @@ static void load(task_t *task)
     const psd_engine_t *engine = task->engine;
     PSD_FAILPOINT("srv.load", NULL);
     task->rc = psd_ckpt_load(task->store->config.dir, task->clock, psd_engine_model(engine), psd_engine_map(engine),
-                             psd_engine_index(engine), &task->store->config.rule, where_chunk_goes, shard_of(task), &task->applied,
-                             &task->n_applied, &task->err);
+                             psd_engine_index(engine), &task->store->config.groups, where_chunk_goes, shard_of(task),
+                             &task->applied, &task->n_applied, &task->err);
     for (uint32_t p = 0; task->rc == PSD_OK && p < psd_shard_parts(shard_of(task)); p++)
         psd_shard_filled(shard_of(task), p);
+    if (task->rc == PSD_OK)
+        task->rc = psd_ckpt_residuals(task->store->config.dir, task->clock, &task->residual_of, &task->n_residuals, &task->err);
     PSD_FAILPOINT("srv.loaded", NULL);
 }
 
@@ -143,13 +195,19 @@ static void run(task_t *task)
     const psd_engine_t *engine = task->engine;
     switch (task->act) {
     case PSD_ACT_SAVE_BEGIN:
-        psd_ckpt_abandon(&self->writer); /* of a run that was left in the middle of its file */
+        psd_ckpt_abandon(&self->writer); /* of a run that ended in the middle of its file */
         self->writer = psd_ckpt_begin(self->config.dir, &self->writing, psd_engine_model(engine), psd_engine_map(engine),
-                                      &self->config.rule, &task->err);
+                                      &self->config.groups, &task->err);
         task->rc = self->writer ? PSD_OK : task->err.code;
         break;
     case PSD_ACT_SAVE_PART:
         write_part(task);
+        break;
+    case PSD_ACT_SAVE_RESIDUAL:
+        write_residual(task);
+        break;
+    case PSD_ACT_LOAD_RESIDUAL:
+        load_residual(task);
         break;
     case PSD_ACT_SAVE_END:
         task->n_bytes = psd_ckpt_bytes(self->writer);
@@ -166,14 +224,15 @@ static void run(task_t *task)
 
 static void start_first(psd_store_t *self);
 
-/* What was asked for on behalf of a file that could not be written is not done any more. */
+/* Skip requests for a file that could not be written. */
 static void drop_rest_of_save(psd_store_t *self)
 {
     psd_ckpt_abandon(&self->writer);
     for (task_t **at = &self->first->next; *at;) {
         task_t *task = *at;
-        if (task->act == PSD_ACT_SAVE_PART || task->act == PSD_ACT_SAVE_END) {
+        if (task->act == PSD_ACT_SAVE_PART || task->act == PSD_ACT_SAVE_RESIDUAL || task->act == PSD_ACT_SAVE_END) {
             *at = task->next;
+            psd_buf_unref(&task->payload);
             free(task);
         } else {
             at = &task->next;
@@ -196,16 +255,26 @@ static void tell_restored(task_t *task, uint64_t now)
                                .samples = task->facts.samples,
                                .lr = task->facts.lr,
                                .applied = applied,
-                               .n_applied = task->n_applied };
+                               .n_applied = task->n_applied,
+                               .residual_of = task->residual_of,
+                               .n_residuals = task->n_residuals };
     psd_node_restored(task->store->node, now, task->rc == PSD_OK ? NULL : task->err.text, &point, task->store->out);
     free(applied);
+}
+
+static void tell_loaded(task_t *task, uint64_t now)
+{
+    psd_buf_t **residual = task->residual;
+    task->residual = NULL;
+    psd_node_residual_loaded(task->store->node, now, task->worker, residual, residual ? NULL : task->err.text, task->store->out);
 }
 
 static void tell_node(task_t *task)
 {
     psd_store_t *self = task->store;
     uint64_t now = uv_hrtime() / 1000000 + 1000;
-    bool ok = task->rc == PSD_OK, saving = task->act == PSD_ACT_SAVE_BEGIN || task->act == PSD_ACT_SAVE_PART;
+    const bool ok = task->rc == PSD_OK,
+               saving = task->act == PSD_ACT_SAVE_BEGIN || task->act == PSD_ACT_SAVE_PART || task->act == PSD_ACT_SAVE_RESIDUAL;
     if (!ok)
         psd_log_error("checkpoint.io", "clock=%" PRIu64 " reason=\"%s\"", task->clock, task->err.text);
     if (!ok && saving)
@@ -218,6 +287,10 @@ static void tell_node(task_t *task)
         psd_node_save_begun(self->node, now, self->out);
     else if (task->act == PSD_ACT_SAVE_PART)
         psd_node_part_saved(self->node, now, task->part, self->out);
+    else if (task->act == PSD_ACT_SAVE_RESIDUAL)
+        psd_node_residual_saved(self->node, now, self->out);
+    else if (task->act == PSD_ACT_LOAD_RESIDUAL)
+        tell_loaded(task, now);
     else if (task->act == PSD_ACT_COMMIT)
         psd_node_committed(self->node, now, task->clock, ok ? NULL : task->err.text, self->out);
     else if (task->act == PSD_ACT_RESTORE)
@@ -229,6 +302,8 @@ static void free_task(task_t *task)
     if (task->act == PSD_ACT_RESTORE)
         psd_ckpt_facts_clear(&task->facts);
     psd_tensors_clear(&task->model);
+    psd_buf_unref(&task->payload);
+    free(task->residual_of);
     free(task->applied);
     free(task);
 }
@@ -240,16 +315,16 @@ static void finish(task_t *task)
     self->first = task->next;
     if (!self->first)
         self->last = NULL;
-    if (task->act == PSD_ACT_SAVE_BEGIN) { /* the writer goes on borrowing what the file says */
+    if (task->act == PSD_ACT_SAVE_BEGIN) { /* the writer still borrows the facts */
         free(self->writing.applied);
-        self->writing.applied = NULL;
+        self->writing.applied = NULL; /* the header has them; the list of residuals is needed while the file is being written */
     }
     free_task(task);
     start_first(self);
     self->config.done(self->config.arg);
 }
 
-/* The engine makes room on the loop's thread; the chunks are read on ours. */
+/* The engine makes room on the loop's thread; this module's thread reads the chunks. */
 static int prepare_restore(task_t *task)
 {
     psd_tensor_list_t model = { 0 };
@@ -264,6 +339,7 @@ static void prepare_save(task_t *task)
 {
     const psd_save_point_t *point = psd_engine_point(task->engine);
     psd_store_t *self = task->store;
+    free(self->writing.residual);
     self->writing = task->facts;
     self->writing.applied = calloc(point->n_applied + 1, sizeof *self->writing.applied);
     assert(self->writing.applied && "no memory for the applied table");
@@ -272,6 +348,11 @@ static void prepare_save(task_t *task)
         self->writing.applied[i] = (psd_applied_t){ .worker = point->applied[i].worker,
                                                     .incarnation = point->applied[i].incarnation,
                                                     .clock = point->applied[i].samples };
+    self->writing.residual = calloc(point->n_residuals + 1, sizeof *self->writing.residual);
+    assert(self->writing.residual && "no memory for a list of residuals");
+    self->writing.n_residuals = point->n_residuals;
+    for (uint32_t i = 0; i < point->n_residuals; i++)
+        self->writing.residual[i].worker = point->residual_of[i];
 }
 
 static void start_first(psd_store_t *self)
@@ -345,10 +426,11 @@ static void free_store(psd_store_t **self_p)
     if (self->claim >= 0)
         close(self->claim);
     free(self->writing.applied);
+    free(self->writing.residual);
     free(self);
 }
 
-/* Open and lock; true when it is ours. */
+/* Open and lock the file; true when this process holds the lock. */
 static bool lock_file(psd_store_t *self, const char *path, int flags)
 {
     if (self->claim >= 0)
@@ -357,9 +439,9 @@ static bool lock_file(psd_store_t *self, const char *path, int flags)
     return self->claim >= 0 && flock(self->claim, LOCK_EX | LOCK_NB) == 0;
 }
 
-/* A lock that ends with the process, however it ends. Not open for writing, which would keep the file system from becoming
- * read-only, but where locks need that (NFS). Where the file system has no locks, or cannot be written to just
- * now, the job goes on without: that is an alarm, not an end. */
+/* Take a lock that ends with the process, however it ends. The file is opened for reading, because an open writer would keep the
+ * file system from being remounted read-only; only where locks need it (NFS) is it opened for writing. If the file system has no
+ * locks, or cannot be written to now, the job continues without a lock and logs a warning. */
 static int claim(psd_store_t *self, psd_err_t *err)
 {
     char path[PATH_MAX];
@@ -370,14 +452,14 @@ static int claim(psd_store_t *self, psd_err_t *err)
         return PSD_OK;
     if (rc == PSD_OK && self->claim >= 0 && errno == EWOULDBLOCK)
         return psd_err_set(err, PSD_ECONFIG,
-                           "another server 0 makes checkpoints in %s: wait for its end, or name another directory",
+                           "another server 0 makes checkpoints in %s: wait until it has ended, or name another directory",
                            self->config.dir);
     psd_log_warn("checkpoint.unclaimed", "dir=\"%s\" reason=\"%s\" effect=\"nothing keeps another job out of it\"",
                  self->config.dir, rc == PSD_OK ? strerror(errno) : why.text);
     return PSD_OK;
 }
 
-/* A directory that can never be written to is a mistake of whoever named it; one that is full, say, may have room later. */
+/* A directory that can never be written to is an error in the job; one that is only full may have room later. */
 static int look_at_directory(const psd_store_config_t *config, psd_err_t *err)
 {
     psd_err_t why = { 0 };
@@ -411,7 +493,7 @@ psd_store_t *psd_store_new(const psd_store_config_t *config, psd_err_t *err)
         }
         end_thread(self);
     }
-    psd_err_set(err, PSD_ESYSTEM, "the system refuses a thread for checkpoints, or a way to hear of it");
+    psd_err_set(err, PSD_ESYSTEM, "the system refuses a thread for checkpoints, or a handle to wake the loop");
     free_store(&self);
     return NULL;
 }
@@ -436,8 +518,14 @@ void psd_store_carry_out(psd_store_t *self, psd_node_t *node, const psd_action_t
     const psd_save_point_t *point = psd_engine_point(engine);
     self->node = node;
     self->out = out;
-    *task = (task_t){ .store = self, .engine = engine, .act = action->act, .clock = action->clock, .part = action->part };
-    if (action->act != PSD_ACT_RESTORE)
+    *task = (task_t){ .store = self,
+                      .engine = engine,
+                      .act = action->act,
+                      .clock = action->clock,
+                      .part = action->part,
+                      .worker = action->worker,
+                      .payload = psd_buf_ref(action->payload) };
+    if (action->act != PSD_ACT_RESTORE && action->act != PSD_ACT_LOAD_RESIDUAL)
         task->facts = (psd_ckpt_facts_t){ .job = (char *)(uintptr_t)self->config.job,
                                           .settings = (char *)(uintptr_t)self->config.settings,
                                           .clock = action->clock,

@@ -8,7 +8,7 @@
 
 bool psd_absent_is_worker_lost(const psd_absent_t *self, const psd_worker_row_t *row, uint64_t lease_ms)
 {
-    /* Between two runs of the job every worker is out for a moment; only silence makes it a lost one. */
+    /* Between two runs of the job no worker is a member for a moment; only silence makes one lost. */
     return row->state == PSD_WORKER_LOST && !row->finished && self->tick_ms > row->heard_ms + lease_ms;
 }
 
@@ -33,7 +33,7 @@ void psd_absent_note(psd_absent_t *self, uint64_t now_ms, const psd_absent_look_
     if (!n)
         self->since_ms = 0;
     else if (!self->since_ms || n < self->n)
-        self->since_ms = now_ms; /* somebody has come */
+        self->since_ms = now_ms; /* a peer has come */
     self->n = n;
 }
 
@@ -104,7 +104,10 @@ static void list_workers(const psd_absent_t *self, const psd_absent_look_t *look
     for (uint32_t i = 0; i < members->n_rows; i++) {
         const psd_worker_row_t *row = &members->row[i];
         if (psd_absent_is_worker_lost(self, row, look->lease_ms))
-            add(to, "worker %u (%.80s), silent for %" PRIu64 " s", i, row->name, seconds(self, row->heard_ms));
+            add(to,
+                row->quarantined ? "worker %u (%.80s), given up %" PRIu64 " s ago for Inf or NaN in its gradients"
+                                 : "worker %u (%.80s), silent for %" PRIu64 " s",
+                i, row->name, seconds(self, row->heard_ms));
     }
 }
 

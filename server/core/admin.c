@@ -34,7 +34,7 @@ static answer_t pause(psd_admin_t *self, request_t *r)
     char where[64];
     psd_coordinator_pause(r->job, r->now_ms, true, r->out);
     psd_coordinator_describe_position(r->job, where, sizeof where);
-    return say(r, DONE, "paused after %s; psdctl resume goes on", where);
+    return say(r, DONE, "paused after %s; psdctl resume continues", where);
 }
 
 static answer_t resume(psd_admin_t *self, request_t *r)
@@ -128,8 +128,7 @@ static answer_t carry_out(psd_admin_t *self, request_t *r, psd_refusal_t *why)
         return say(r, NO, "this is job %s, you ask for job %.100s", ours, r->wish->job);
     *why = PSD_REFUSAL_CONFIG;
     if (!verb || (*r->wish->word != '\0') != verb->takes_word)
-        return say(r, NO, "\"%s%s%.80s\" is nothing that can be asked for", r->wish->verb, *r->wish->word ? " " : "",
-                   r->wish->word);
+        return say(r, NO, "\"%s%s%.80s\" is not a request that psd knows", r->wish->verb, *r->wish->word ? " " : "", r->wish->word);
     if (psd_coordinator_is_ending(r->job))
         return say(r, NO, "job %s is ending", ours);
     return verb->run(self, r);

@@ -1,22 +1,22 @@
-/* admin.h - what an operator asks for: one row per verb, each carried out by a call of coordinator.h. Asking twice is asking once: a
- * request is known by its number, and one that takes time is answered with WAIT until it is done. Pure. One thread. */
+/* admin.h - an operator's requests: one row per verb, each carried out by a call of coordinator.h. A repeated request has no
+ * further effect: its number identifies it, and the answer is WAIT until it is done. Pure. One thread. */
 #pragma once
 
 #include "server/core/coordinator.h"
 
-/* What has to be remembered between two requests. All zero at first; embedded by its owner. */
+/* What must be remembered between two requests. All zero at first; embedded by its owner. */
 typedef struct psd_admin {
     struct {
         uint64_t asked; /* number of the request */
         uint32_t worker;
         uint64_t incarnation;
-    } drain; /* the last one that was asked for */
+    } drain; /* the last one requested */
     struct {
         uint64_t asked, ms;
-    } save; /* the last checkpoint that was asked for, and when */
+    } save; /* the last checkpoint requested, and when */
 } psd_admin_t;
 
-/* Whether a kind is for here, and not for psd_coordinator_message. */
+/* Whether this module, and not psd_coordinator_message, takes the kind. */
 bool psd_admin_takes(psd_kind_t kind);
 
 /* A message ADMIN with its body, NULL without one. Answered with ADMIN, WAIT or REFUSED. */

@@ -22,7 +22,7 @@ static psd_worker_row_t *wanted_row(psd_membership_t *members, const psd_worker_
     return hello->wanted && hello->wanted <= PSD_MAX_WORKERS ? &members->row[hello->wanted - 1] : NULL;
 }
 
-/* A row for a new worker; NULL, and in `why` what it has to wait for, when there is none yet. */
+/* A row for a new worker; NULL, with the reason in `why`, if it must wait for one. */
 static psd_worker_row_t *find_place(const psd_admission_look_t *look, psd_membership_t *members, uint64_t now_ms,
                                     const psd_worker_hello_t *hello, char *why, size_t n)
 {

@@ -1,5 +1,5 @@
-/* admission.h - whether a process that says HELLO may be a worker of the job, which of the workers it is, and what it is told if
- * it may not be one.
+/* admission.h - whether a process that sends HELLO may be a worker of the job, which worker it is, and the answer if it may not be
+ * one.
  *
  * The coordinator asks, and sends the answer. A worker that is admitted has its row in the table of workers (membership.h) when
  * psd_admission_judge returns. Pure; times are in milliseconds of the caller's clock. One thread. */
@@ -16,12 +16,12 @@ typedef struct psd_worker_hello {
     const char *name;
 } psd_worker_hello_t;
 
-/* How the job is. */
+/* The state of the job. */
 typedef struct psd_admission_look {
     const char *job;              /* its name, for sentences */
-    const char *over;             /* "is finished" or "was stopped": nobody new is admitted; NULL while the job goes on */
-    const psd_servers_t *servers; /* nobody new is admitted before all have joined */
-    uint32_t places;              /* so many workers are here or have finished, and no more; 0: no bound but PSD_MAX_WORKERS */
+    const char *over;             /* "is finished" or "was stopped": no new worker is admitted; NULL while the job continues */
+    const psd_servers_t *servers; /* no new worker is admitted before all have joined */
+    uint32_t places;              /* most workers that may be present or finished; 0: no bound other than PSD_MAX_WORKERS */
 } psd_admission_look_t;
 
 typedef enum psd_admission_verdict {
@@ -39,6 +39,6 @@ typedef struct psd_admission {
     char why[PSD_MAX_TEXT / 2];
 } psd_admission_t;
 
-/* Judge a hello. Of NEW and KNOWN, the row holds what the hello says. */
+/* Judge a hello. For NEW and KNOWN, the row holds the hello's values. */
 void psd_admission_judge(psd_admission_t *out, const psd_admission_look_t *look, psd_membership_t *members, uint64_t now_ms,
                          const psd_worker_hello_t *hello);

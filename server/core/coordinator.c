@@ -11,18 +11,20 @@
 #include "common/base/rng.h"
 #include "server/core/admission.h"
 #include "server/core/failure.h"
+#include "server/core/follow.h"
 #include "server/core/forecast.h"
+#include "server/core/health.h"
 #include "server/core/journal.h"
 #include "server/core/leases.h"
 #include "server/core/saves.h"
 #include "server/core/totals.h"
 
 enum {
-    WAITING_LINE_MS = 5000, /* between two log lines of what is waited for */
-    WAIT_TEXT_MS = 50,      /* what workers are told of it is as old as that: each asks, and the answer looks at all */
+    WAITING_LINE_MS = 5000, /* between two log lines on what the job waits for */
+    WAIT_TEXT_MS = 50,      /* the text for workers may be this old: each worker asks for it, and composing it scans all workers */
     FINISH_MS = 4000,       /* for shards to read the log's end */
     END_MS = 30000,         /* for the last checkpoint of a job that ends */
-    LAST_SAVE_MS = 30000,   /* for that of a job that gives up */
+    LAST_SAVE_MS = 30000,   /* for the last checkpoint of a job that gives up */
     MAX_LR = 1000000000
 };
 
@@ -35,31 +37,38 @@ struct psd_coordinator {
     psd_membership_t members;
     psd_member_t view[PSD_MAX_WORKERS]; /* the view that the log last gave */
     uint32_t n_view;
+    psd_follow_t follow;     /* snapshots for followers */
     psd_tensor_list_t model; /* n = 0 before the first registration */
     psd_journal_t journal;
-    psd_totals_t totals;     /* of the step that was decided last */
+    psd_totals_t totals; /* of the last step that was decided */
+    psd_health_t health; /* of the tensors */
+    struct {
+        uint64_t step, incarnation;
+    } told_health;           /* the look that was last sent to worker 0, and to which of its lives */
     psd_forecast_t before;   /* the last step's contributors */
-    bool was_even;           /* they were all members, each with as many samples; or there was no step yet */
-    psd_forecast_t forecast; /* the round that was decided last, and whether the shards count on another one like it */
+    bool was_even;           /* they were all members, with equal numbers of samples; or there was no step yet */
+    psd_forecast_t forecast; /* the round that was decided last, and whether the shards expect another one like it */
     uint64_t view_id;
-    uint64_t clock; /* rounds decided; where there are none, checkpoints ordered */
+    uint64_t clock;         /* rounds decided; in a mode without rounds, checkpoints ordered */
+    uint32_t gathered;      /* of these, how many at the end wait for their step */
+    uint64_t weights_clock; /* rounds that are in the weights: all, but for those */
     uint64_t skipped;
     uint64_t round_since_ms;  /* when the open round was opened */
     uint64_t first_ready_ms;  /* when the first worker registered */
     uint64_t newest_ready_ms; /* and the newest */
     uint64_t finish_since_ms;
-    uint64_t line_ms; /* when what is waited for was last said */
+    uint64_t line_ms; /* when the last such log line was written */
     struct {
         uint64_t at_ms;
         char text[PSD_MAX_TEXT / 2];
-    } waits;          /* what is waited for, as workers are told */
-    uint64_t seen_ms; /* when the last event came, for one's own absence */
+    } waits;          /* the reason for waiting, in words for workers */
+    uint64_t seen_ms; /* when the last event came, to notice our own absence */
     bool finished_told;
     char end_text[PSD_MAX_TEXT / 2]; /* how it has ended */
     psd_absent_t absent;
     psd_failure_t failure;
     bool paused;          /* by an operator: no round closes */
-    bool holds;           /* as the log last told the shards: pushes wait */
+    bool holds;           /* pushes wait, as the log last told the shards */
     bool ending, stopped; /* the job ends, after a last checkpoint; unfinished, because it was stopped */
     uint64_t end_since_ms;
     uint64_t runs;
@@ -67,7 +76,7 @@ struct psd_coordinator {
     psd_coordinator_facts_t report;
 };
 
-/* ---- what the modules under it say together ---- */
+/* ---- facts from several modules ---- */
 
 /* Whether every shard holds the worker's push of the open round. */
 static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *row)
@@ -75,7 +84,7 @@ static bool has_pushed(const psd_coordinator_t *self, const psd_worker_row_t *ro
     return psd_worker_has_pushed(row, self->config.n_servers);
 }
 
-/* What the mode may know, when rounds up to `clock` are closed. */
+/* The facts for the mode, when rounds up to `clock` are closed. */
 static psd_progress_t look(const psd_coordinator_t *self, uint64_t clock)
 {
     psd_progress_t p = { .clock = clock, .servers = self->config.n_servers, .steps = psd_servers_count_steps(&self->servers) };
@@ -95,10 +104,13 @@ static uint64_t progress(const psd_coordinator_t *self)
     return self->config.mode->progress(&p);
 }
 
-/* Whether the newest checkpoint holds all that has been trained. */
+/* The clock of a checkpoint between rounds. Rounds that wait for their step are made again when a job continues from it. */
+static uint64_t clock_of_weights(const psd_coordinator_t *self) { return self->gathered ? self->weights_clock : self->clock; }
+
+/* Whether the newest checkpoint holds all training so far. */
 static bool is_saved(const psd_coordinator_t *self)
 {
-    const psd_progress_t p = look(self, self->clock);
+    const psd_progress_t p = look(self, clock_of_weights(self));
     return psd_saves_is_saved(&self->saves, &p);
 }
 
@@ -142,7 +154,7 @@ static size_t list_workers(const psd_coordinator_t *self, char *text, size_t n)
     return at;
 }
 
-/* What the job waits for, as one clause; "" when it waits for nothing. */
+/* The reason why the job waits, as one clause; "" if it does not wait. */
 static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
 {
     char list[512] = "";
@@ -165,7 +177,7 @@ static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
         if (joining)
             snprintf(text + at, n - (size_t)at, ", %u are joining", joining);
     } else if (self->state == PSD_JOB_PAUSED) {
-        snprintf(text, n, "an operator, who has paused the job: psdctl resume");
+        snprintf(text, n, "an operator to resume it (psdctl resume)");
     } else if (psd_mode_has_rounds(self->config.mode) && list_workers(self, list, sizeof list)) {
         snprintf(text, n, "pushes of workers %s (round %" PRIu64 ")", list, self->clock + 1);
     } else if (!psd_saves_is_safe(&self->saves)) {
@@ -175,7 +187,7 @@ static void describe_wait(const psd_coordinator_t *self, char *text, size_t n)
 
 /* ---- answers ---- */
 
-/* A message with the marks of this run; `row` NULL: to nobody in particular. */
+/* A message with the marks of this run; `row` NULL: not to a worker. */
 static psd_msg_t *answer(psd_coordinator_t *self, psd_peer_t to, psd_kind_t kind, const psd_worker_row_t *row, psd_buf_t *payload,
                          psd_actions_t *out)
 {
@@ -216,7 +228,7 @@ static void tell_to_wait(psd_coordinator_t *self, psd_peer_t to, uint64_t nonce,
     snprintf(wait->text, sizeof wait->text, "%s", why);
 }
 
-/* Tell who speaks as this life of a worker that it is one no more. */
+/* Tell a peer that speaks as this life of a worker that this life is over. */
 static psd_msg_t *tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t incarnation,
                               psd_actions_t *out)
 {
@@ -225,7 +237,7 @@ static psd_msg_t *tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_
     return fenced;
 }
 
-/* One whose work is done, and safe. */
+/* A worker whose work is done, and safe. */
 static void let_go(psd_coordinator_t *self, psd_worker_row_t *row, psd_actions_t *out)
 {
     psd_worker_let_go(row);
@@ -263,7 +275,7 @@ static void append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t ki
         }
 }
 
-/* Where no decision closes a push, the shards are told when pushes have to wait. */
+/* In a mode without rounds, tell the shards when pushes must wait. */
 static bool holds_pushes(const psd_coordinator_t *self)
 {
     return self->paused || self->ending || !psd_saves_is_safe(&self->saves) ||
@@ -301,7 +313,7 @@ static psd_member_t *new_members(const psd_coordinator_t *self)
     return member;
 }
 
-/* Nothing that a shard has said of the open round is true any more. */
+/* Forget all reports of shards on the open round. */
 static void forget_pushes(psd_coordinator_t *self)
 {
     for (uint32_t i = 0; i < self->members.n_rows; i++) {
@@ -310,13 +322,13 @@ static void forget_pushes(psd_coordinator_t *self)
     }
 }
 
-/* What the shards may expect of the round after this one, whose lists are whole. A guess that fails costs its pushes a second way: so it
- * is made again only after a round in which it would have been right. */
+/* The forecast of the round after this one, whose lists are whole. After a wrong forecast pushes travel twice, so the next one is
+ * made only after a round for which it would have been right. */
 static psd_forecast_kind_t foretell(psd_coordinator_t *self, const psd_round_t *round)
 {
     const psd_member_t *c = round->contributor;
     const uint32_t n = round->n_contributors;
-    if (!self->config.fold_from || round->n_members < self->config.fold_from)
+    if (!self->config.fold_from || round->n_members < self->config.fold_from || self->config.accumulate > 1)
         return PSD_FORECAST_NONE;
     const bool again = psd_members_are_same(c, n, round->member, round->n_members) && psd_forecast_comes_true(&self->before, round);
     if (round->apply) {
@@ -353,7 +365,7 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
             member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
     psd_progress_t p = look(self, round->clock);
-    const bool save = psd_saves_is_due(&self->saves, now_ms, &p, self->ending);
+    const bool save = !self->gathered && psd_saves_is_due(&self->saves, now_ms, &p, self->ending);
     if (save)
         p.clock = round->clock = self->config.mode->save_clock(&p);
     const psd_forecast_kind_t kind = foretell(self, round);
@@ -367,14 +379,13 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
     self->round_since_ms = now_ms;
 }
 
-/* Members change without a round being closed: at the start, and while too few are left to go on. */
+/* Members change without a round being closed: at the start, and while too few are left to continue. */
 static void change_view(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     decide(self, now_ms, &(psd_round_t){ .clock = self->clock }, 0, out);
 }
 
-/* Members have come or gone, or something else in a view is new: tell the shards, unless that has to wait for the round to be
- * closed. */
+/* Members have come or gone, or the view has changed otherwise: tell the shards, unless that must wait until the round closes. */
 static void view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const psd_progress_t p = look(self, self->clock);
@@ -382,7 +393,7 @@ static void view_changed(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
         change_view(self, now_ms, out);
 }
 
-/* Where each push is a step, tell the shards whether pushes have to wait, if that has changed. */
+/* In a mode without rounds, tell the shards whether pushes must wait, if that has changed. */
 static void tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
@@ -390,19 +401,37 @@ static void tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         view_changed(self, now_ms, out);
 }
 
+static int assign_groups(const psd_coordinator_t *self, const psd_tensor_list_t *model, psd_extent_t *extents, uint8_t *group_of,
+                         psd_err_t *err)
+{
+    return psd_groups_assign(&self->config.groups, model->tensor->name, sizeof *model->tensor, extents, model->n, group_of, err);
+}
+
+/* The sizes of the model's tensors, for the partition, and each one's group; the caller frees both. */
+static psd_extent_t *extents_of_model(const psd_coordinator_t *self, uint8_t **group_of)
+{
+    psd_extent_t *extents = psd_tensors_extents(&self->model);
+    *group_of = malloc(self->model.n);
+    const int rc = extents && *group_of ? assign_groups(self, &self->model, extents, *group_of, NULL) : PSD_ENOMEM;
+    assert(rc == PSD_OK && "no memory for the sizes of a model's tensors");
+    return extents;
+}
+
 /* The step that was decided begins with passes that measure the whole model. */
 static void await_totals(psd_coordinator_t *self)
 {
     if (!self->totals.passes.n)
         return;
-    uint64_t *sizes = psd_tensors_sizes(&self->model);
-    const int rc = sizes ? psd_totals_await(&self->totals, sizes, self->model.n, self->config.n_servers) : PSD_ENOMEM;
+    uint8_t *group_of;
+    psd_extent_t *extents = extents_of_model(self, &group_of);
+    const int rc = psd_totals_await(&self->totals, extents, group_of, self->model.n, self->config.n_servers);
     assert(rc == PSD_OK && "no memory for the sums of a model");
-    free(sizes);
+    free(group_of);
+    free(extents);
 }
 
-/* The open round will not be the one that the shards count on: they take out what they have added up, and ask for it again. Whose
- * workers are gone is left out then. */
+/* The open round will differ from the forecast: shards drop the pushes that they have added up, and request them again, except
+ * those of workers that are gone. */
 static void announce_another(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     psd_round_t same = { .clock = self->clock,
@@ -415,6 +444,21 @@ static void announce_another(psd_coordinator_t *self, uint64_t now_ms, psd_actio
     psd_forecast_clear(&self->forecast);
     self->round_since_ms = now_ms;
     append_command(self, now_ms, &same, 0, out);
+}
+
+/* Give up the workers whose gradients had Inf or NaN too often in a row, as if they were lost, and tell them. Their round is
+ * skipped, so the next view is without them. */
+static void quarantine(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    for (uint32_t i = 0; self->config.quarantine_after && i < self->members.n_rows; i++) {
+        psd_worker_row_t *row = &self->members.row[i];
+        if (row->state != PSD_WORKER_LIVE || row->in_vain < self->config.quarantine_after)
+            continue;
+        row->quarantined = psd_leases_give_up(row, now_ms, "quarantine: Inf or NaN in its gradients", out);
+        self->report.workers_lost++;
+        self->report.workers_quarantined++;
+        tell_fenced(self, row->peer, row, row->incarnation, out);
+    }
 }
 
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
@@ -430,6 +474,7 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
             continue;
         contributor[round.n_contributors++] =
             (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .samples = row->samples, .loss = row->loss };
+        row->in_vain = row->nonfinite ? row->in_vain + 1 : 0;
         if (row->nonfinite) {
             finite = false;
             psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite",
@@ -445,14 +490,20 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
     self->skipped += !round.apply;
     if (!round.apply)
         round.n_contributors = 0;
-    decide(self, now_ms, &round, PSD_COMMAND_CLOSE, out);
-    if (round.apply)
+    const bool waits = round.apply && self->gathered + 1 < self->config.accumulate;
+    if (waits && !self->gathered++)
+        self->weights_clock = self->clock;
+    else if (round.apply && !waits)
+        self->gathered = 0;
+    quarantine(self, now_ms, out);
+    decide(self, now_ms, &round, PSD_COMMAND_CLOSE | (waits ? PSD_COMMAND_GATHER : 0), out);
+    if (round.apply && !waits)
         await_totals(self);
 }
 
 /* ---- failing ---- */
 
-/* `row`: a worker; NULL: a server, or who is not known. */
+/* `row`: a worker; NULL: a server, or an unknown peer. */
 static void tell_failure(psd_coordinator_t *self, psd_peer_t to, const psd_worker_row_t *row, uint64_t nonce, psd_actions_t *out)
 {
     psd_msg_t *msg = answer(self, to, PSD_MSG_REFUSED, row, NULL, out);
@@ -460,7 +511,7 @@ static void tell_failure(psd_coordinator_t *self, psd_peer_t to, const psd_worke
     psd_failure_tell(&self->failure, msg);
 }
 
-/* Workers whose work is done, and safe, are let go. Returns whether there is anybody to tell. */
+/* Dismiss workers whose work is done and safe. Returns whether there is anybody left to tell. */
 static bool tell_everybody(psd_coordinator_t *self, psd_actions_t *out)
 {
     const bool safe = is_saved(self);
@@ -481,8 +532,7 @@ static bool tell_everybody(psd_coordinator_t *self, psd_actions_t *out)
     return any;
 }
 
-/* The job fails: everybody is told until they have had the time to hear it, then this process ends. Nothing else happens from then
- * on. */
+/* The job fails: tell everybody for long enough that they hear it, then end this process. Nothing else happens from then on. */
 static void fail(psd_coordinator_t *self, uint64_t now_ms, int code, psd_refusal_t refusal, const char *why, psd_actions_t *out)
 {
     if (psd_failure_begin(&self->failure, now_ms, code, refusal, why) && !tell_everybody(self, out) &&
@@ -508,12 +558,12 @@ static void answer_failing(psd_coordinator_t *self, psd_peer_t from, const psd_m
         return;
     }
     if (from == PSD_PEER_OWN_SHARD || msg->kind == PSD_MSG_SHARD_STATE)
-        return; /* a state's number is not the one by which its sender knows what is meant for it */
+        return; /* the number in a SHARD_STATE does not identify its sender's hello */
     tell_failure(self, from, NULL, msg->seq, out);
 }
 
-/* A server was started again of a job that has `trained` or has not: where weights were lost, and there is no checkpoint, no
- * other server's chunks and no worker's copy are worth going on with, and the job ends for everybody. Whether it does. */
+/* A server was restarted, in a job that has `trained` or not. If weights were lost and there is no checkpoint, neither other
+ * servers' chunks nor workers' copies are of use, and the job ends for everybody. Returns whether it ends. */
 static bool loses_weights(psd_coordinator_t *self, bool trained, uint64_t now_ms, const char *why, psd_actions_t *out)
 {
     char text[PSD_MAX_TEXT / 2];
@@ -538,9 +588,14 @@ static void begin_end(psd_coordinator_t *self, uint64_t now_ms, bool stopped, ps
     self->ending = true;
     self->stopped = stopped;
     self->end_since_ms = now_ms;
+    if (self->gathered && !stopped)
+        psd_actions_log(
+            out, PSD_LEVEL_WARN, "accumulate.incomplete",
+            "rounds=%u of=%u effect=\"the job ends between the rounds of a step: their gradients are not in the weights\"",
+            self->gathered, self->config.accumulate);
     psd_saves_ask(&self->saves);
     psd_actions_log(out, PSD_LEVEL_DEBUG, "job.ending", "clock=%" PRIu64 " finished=%s", self->clock, stopped ? "false" : "true");
-    tend_pushes(self, now_ms, out); /* else each checkpoint would be an old one before it is made */
+    tend_pushes(self, now_ms, out); /* otherwise each checkpoint would be out of date before it is made */
 }
 
 void psd_coordinator_stop(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out) { begin_end(self, now_ms, true, out); }
@@ -562,12 +617,12 @@ static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
     append_command(self, now_ms, &nothing, PSD_COMMAND_FINISH | (self->stopped ? PSD_COMMAND_STOP : 0), out);
 }
 
-/* An end is reached when the last weights are safe, or when that takes too long. */
+/* The job ends when the last weights are safe, or when that takes too long. */
 static void tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool can_save = psd_saves_can_save(&self->saves);
     bool safe = is_saved(self);
-    const bool in_vain = self->stopped && psd_saves_has_none(&self->saves); /* nothing was trained that could be lost */
+    const bool in_vain = self->stopped && psd_saves_has_none(&self->saves); /* there is no training to lose */
     bool busy = !in_vain && (psd_saves_is_busy(&self->saves) || (can_save && !safe));
     if (self->ending && can_save && !safe)
         psd_saves_ask(&self->saves);
@@ -582,7 +637,7 @@ static void tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     }
 }
 
-/* One that has not joined has nothing that a stop could lose. */
+/* A server that has not joined has nothing to lose by a stop. */
 static bool every_shard_is_done(const psd_coordinator_t *self)
 {
     for (uint32_t s = 0; s < self->config.n_servers; s++)
@@ -593,8 +648,8 @@ static bool every_shard_is_done(const psd_coordinator_t *self)
 
 /* ---- what is due ---- */
 
-/* workers.want are waited for as long as they keep coming, for half of start_timeout_ms at most: a worker that waits so long
- * itself has to see the start. */
+/* The job waits for workers.want as long as workers keep coming, but at most for half of start_timeout_ms, so that a worker with
+ * that patience sees the start. */
 static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
 {
     const uint64_t half_ms = self->config.start_timeout_ms / 2;
@@ -606,8 +661,8 @@ static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
            (now_ms >= self->newest_ready_ms + pause_ms || (half_ms && now_ms >= self->first_ready_ms + half_ms));
 }
 
-/* The job is finished when nobody who is here has anything more to do, and as many have finished as are due: a worker that was
- * lost is waited for as in any other round when it is one of these. It may have been the one to save the weights. */
+/* The job is finished when all present workers have finished, and enough workers have. If a lost worker is needed for that number,
+ * the job waits for it as in any round. It may have been the one to save the weights. */
 static bool is_finished(const psd_coordinator_t *self)
 {
     const uint32_t done = psd_membership_count_finished(&self->members);
@@ -629,7 +684,7 @@ static void enter(psd_coordinator_t *self, psd_job_state_t state, uint32_t live,
     self->state = state;
 }
 
-/* Look at the whole and take the decision that is due, if one is. */
+/* Examine the whole state and make the decision that is due, if any. */
 static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (self->state == PSD_JOB_FINISHED || self->ending)
@@ -648,8 +703,8 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
     uint32_t live = psd_membership_count(&self->members, PSD_WORKER_LIVE);
     uint32_t waiting = psd_membership_count(&self->members, PSD_WORKER_WAITING);
     bool enough = has_quorum(self, live);
-    /* A round that waits for replacements is only gone on with when all of them are here: who enters computes
-     * its share of the batch from the size of the view. */
+    /* A round that waits for replacements continues only when all of them are here: a new member computes its share of the batch
+     * from the size of the view. */
     const psd_mode_t *mode = self->config.mode;
     psd_progress_t p = look(self, self->clock);
     if (waiting && (mode->may_change_view(&p) || (!enough && has_quorum(self, live + waiting)))) {
@@ -669,33 +724,37 @@ static void evaluate(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *ou
 
 /* ---- runs and checkpoints ---- */
 
-/* A run begins from the newest checkpoint. How many steps there are in that, the shards will tell. */
+/* A run begins from the newest checkpoint. The shards will report the number of steps in it. */
 static void begin_progress(psd_coordinator_t *self)
 {
     const psd_progress_t p = look(self, self->clock);
     psd_saves_begin_run(&self->saves, &p);
 }
 
-/* Take the job up again from the newest checkpoint: every shard loads it, every worker joins anew. Weights
- * that are half a round further on one shard than on another are never mixed. */
+/* Resume the job from the newest checkpoint: every shard loads it, every worker joins anew. Weights of shards that are at different
+ * rounds are never mixed. */
 static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out)
 {
     self->runs++;
     uint64_t seed = self->config.job_id;
     self->config.job_id = psd_splitmix64(&seed) | 1;
     psd_journal_clear(&self->journal);
+    psd_follow_clear(&self->follow);
     psd_servers_begin_run(&self->servers);
-    /* The last rounds are undone, and somebody must do them again; but without rounds a worker's work was its own. */
+    /* The last rounds are undone and must be repeated, also by workers that had finished; in a mode without rounds, finished work
+     * stays finished. */
     psd_membership_begin_run(&self->members, psd_mode_has_rounds(self->config.mode));
     self->state = PSD_JOB_GATHERING;
     self->n_view = 0;
-    self->ending = self->ending && self->stopped; /* what was finished may have to be done again */
+    self->ending = self->ending && self->stopped; /* finished work may have to be repeated */
     self->first_ready_ms = 0;
     if (!self->saves.n_points)
         psd_tensors_clear(&self->model); /* with a checkpoint the shards know the model from it */
     self->clock = psd_saves_newest(&self->saves);
+    self->gathered = 0;
     begin_progress(self);
     psd_totals_clear(&self->totals);
+    psd_health_clear(&self->health);
     psd_forecast_clear(&self->forecast);
     psd_forecast_clear(&self->before);
     self->was_even = true;
@@ -703,7 +762,7 @@ static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out
                     self->clock, self->saves.n_points ? "yes" : "none", self->runs);
 }
 
-/* A shard cannot load the newest checkpoint: all go back to the one before. */
+/* A shard cannot load the newest checkpoint: all shards go back to the one before. */
 static void drop_point(psd_coordinator_t *self, uint64_t now_ms, uint32_t shard, const char *reason, psd_actions_t *out)
 {
     char why[PSD_MAX_TEXT / 2];
@@ -716,15 +775,17 @@ static void drop_point(psd_coordinator_t *self, uint64_t now_ms, uint32_t shard,
         fail(self, now_ms, PSD_EDATA, PSD_REFUSAL_DAMAGED, why, out);
 }
 
-/* The first checkpoint, those that were asked for, and those of jobs without rounds do not wait for a round to close; the
- * view stays as it is. */
+/* The first checkpoint, requested ones, and those of jobs without rounds do not wait for a round to close; the view stays as it
+ * is. */
 static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
-    psd_progress_t p = look(self, self->clock);
+    psd_progress_t p = look(self, clock_of_weights(self));
     if (!begun || !psd_saves_is_urgent(&self->saves) || !psd_saves_is_due(&self->saves, now_ms, &p, self->ending))
         return;
-    p.clock = self->clock = self->config.mode->save_clock(&p);
+    p.clock = self->config.mode->save_clock(&p);
+    if (!self->gathered)
+        self->clock = p.clock;
     psd_round_t same = { .clock = self->clock,
                          .lr = self->config.lr,
                          .view_id = self->view_id,
@@ -745,7 +806,7 @@ void psd_coordinator_request_save(psd_coordinator_t *self) { psd_saves_ask(&self
 
 /* ---- who is missing ---- */
 
-/* Nobody came: everybody who waits is told, so that all end alike. */
+/* The missing peers did not come: tell all waiting ones, so that all end in the same way. */
 static void end_in_vain(psd_coordinator_t *self, uint64_t now_ms, const psd_absent_look_t *look, psd_actions_t *out)
 {
     char who[PSD_MAX_TEXT / 2], why[PSD_MAX_TEXT];
@@ -763,7 +824,7 @@ static void end_in_vain(psd_coordinator_t *self, uint64_t now_ms, const psd_abse
     fail(self, now_ms, PSD_EUNAVAILABLE, PSD_REFUSAL_ABSENT, why, out);
 }
 
-/* Before the end what has been trained is saved, if those who could are here. */
+/* Save the training before the end, if all shards are here to do it. */
 static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
 {
     const bool can = psd_saves_can_save(&self->saves) && !lacks_first_point(self) && self->state != PSD_JOB_GATHERING &&
@@ -774,7 +835,7 @@ static bool saves_first(psd_coordinator_t *self, uint64_t now_ms)
     return true;
 }
 
-/* Find what is missing, and end the job when it has been missing for too long. */
+/* Find missing peers, and end the job if they have been missing for too long. */
 static void tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (self->state != PSD_JOB_FINISHED)
@@ -786,7 +847,7 @@ static void tend_absent(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         end_in_vain(self, now_ms, &look, out);
 }
 
-/* Workers that are silent, or late, for too long are given up. */
+/* Give up workers that have been silent, or late, for too long. */
 static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const psd_leases_t leases = { .members = &self->members,
@@ -811,26 +872,32 @@ static void check_leases(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t
 
 /* ---- workers ---- */
 
-static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_actions_t *out)
+/* Tell a worker how the job trains, and where its servers are. */
+static psd_buf_t *describe_cluster(const psd_coordinator_t *self)
 {
     psd_cluster_t cluster = { .n_servers = self->config.n_servers, .settings = self->settings };
     cluster.settings.lr = self->config.lr;
     for (uint32_t s = 0; s < self->config.n_servers; s++)
         memcpy(cluster.endpoint[s], self->servers.row[s].endpoint, sizeof cluster.endpoint[s]);
-    psd_buf_t *body = psd_body_of_cluster(&cluster);
+    return psd_body_of_cluster(&cluster);
+}
+
+static void welcome(psd_coordinator_t *self, const psd_worker_row_t *row, psd_actions_t *out)
+{
+    psd_buf_t *body = describe_cluster(self);
     answer(self, row->peer, PSD_MSG_WELCOME, row, body, out);
     psd_buf_unref(&body);
 }
 
-/* Where a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and a replacement of a lost one
- * takes its id: the others have cut their shares of the batch already. */
+/* If a disturbed run must end with the bits of an undisturbed one, the number of workers is fixed, and a replacement takes the id
+ * of the lost worker, because the others have already cut their shares of the batch. */
 static bool is_fixed(const psd_coordinator_t *self)
 {
     return self->config.checkpoints && psd_mode_has_rounds(self->config.mode) &&
            self->config.workers_min == self->config.workers_want;
 }
 
-/* Whether a hello is for this job; else it is refused. */
+/* Whether a hello is for this job; otherwise refuses it. */
 static bool is_of_this_job(psd_coordinator_t *self, const psd_heard_t *in, const char *job)
 {
     const bool is = !strcmp(job, self->job);
@@ -875,7 +942,7 @@ static void on_hello(psd_coordinator_t *self, const psd_heard_t *in)
     }
 }
 
-/* Whether the worker says how many rows an epoch has, and the same as the others, where that is needed; else it is refused. */
+/* Whether the worker gives the number of rows of an epoch, equal to the others', if it is needed; otherwise refuses it. */
 static bool rows_are_told(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in, const psd_tensor_list_t *theirs)
 {
     const uint64_t ours = self->model.n ? self->model.rows : theirs->rows;
@@ -890,11 +957,71 @@ static bool rows_are_told(psd_coordinator_t *self, psd_worker_row_t *row, const 
     return false;
 }
 
+/* Whether every group has tensors; otherwise the job fails, because it names tensors that do not exist. */
+static bool groups_match(psd_coordinator_t *self, const psd_tensor_list_t *model, const psd_heard_t *in)
+{
+    psd_err_t err = { 0 };
+    psd_extent_t *extents = psd_tensors_extents(model);
+    uint8_t *group_of = malloc(model->n);
+    assert(extents && group_of && "no memory for the groups of a model");
+    const int rc = assign_groups(self, model, extents, group_of, &err);
+    free(group_of);
+    free(extents);
+    if (rc)
+        fail(self, in->now_ms, PSD_ECONFIG, PSD_REFUSAL_UNFIT, err.text, in->out);
+    return !rc;
+}
+
+/* Whether the rules of a model's tensors keep the state that these inherit. */
+static int check_inherited(const psd_coordinator_t *self, const psd_tensor_list_t *model, psd_err_t *err)
+{
+    psd_extent_t *extents = psd_tensors_extents(model);
+    assert(extents && "no memory for the sizes of a model");
+    int rc = PSD_OK;
+    for (uint32_t i = 0; model->inherited && !rc && i < model->n; i++) {
+        const psd_inherited_t *it = &model->inherited[i];
+        const psd_group_t *group =
+            &self->config.groups.at[psd_groups_of(&self->config.groups, model->tensor[i].name, &extents[i].shape)];
+        const int n_scalars = group->freezes ? 0 : psd_rule_n_scalars(&group->rule);
+        if (!it->t || (it->n_scalars == (uint32_t)n_scalars && !(it->arrays >> group->rule.n_slots)))
+            continue;
+        rc =
+            psd_err_set(err, PSD_ECONFIG, "tensor %s with arrays %#" PRIx32 " and %" PRIu32 " scalars, of which %s keeps %d and %d",
+                        model->tensor[i].name, it->arrays, it->n_scalars,
+                        group->freezes ? "a frozen tensor" : group->rule.opt->name, group->rule.n_slots, n_scalars);
+    }
+    free(extents);
+    return rc;
+}
+
+/* Whether the worker brings the optimizer state that the job starts with; otherwise it is refused. After the first step, or if the
+ * job continues from a checkpoint, this no longer matters. */
+static bool inherits_the_same(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in,
+                              const psd_tensor_list_t *theirs)
+{
+    psd_err_t err = { 0 };
+    if (progress(self) > 0 || self->saves.n_points)
+        return true;
+    const int rc = self->model.n ? psd_tensors_compare_inherited(&self->model, theirs, &err) : check_inherited(self, theirs, &err);
+    if (!rc)
+        return true;
+    refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
+           self->model.n ? "worker %u starts with other optimizer state than the others: %s; give all workers the same state"
+                         : "worker %u starts with optimizer state that this job does not keep: %s; give all the same optimizer",
+           row->id, err.text);
+    row->state = PSD_WORKER_LEFT;
+    return false;
+}
+
 static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     const psd_tensor_list_t *theirs = psd_body_tensors(in->payload);
     psd_err_t err = { 0 };
     if (!rows_are_told(self, row, in, theirs))
+        return;
+    if (!self->model.n && !groups_match(self, theirs, in))
+        return;
+    if (!self->model.n && !inherits_the_same(self, row, in, theirs))
         return;
     if (!self->model.n) {
         const int rc = psd_tensors_copy(&self->model, theirs);
@@ -905,6 +1032,8 @@ static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const ps
         row->state = PSD_WORKER_LEFT;
         return;
     }
+    if (!inherits_the_same(self, row, in, theirs))
+        return;
     if (!psd_membership_agrees(&self->members, row, in->msg->text)) {
         refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
                "worker %u trains another model, on other data or in another order: it has %.255s; "
@@ -913,7 +1042,7 @@ static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const ps
         row->state = PSD_WORKER_LEFT;
         return;
     }
-    /* One that has trained before it came was here when another server 0 was, whose job it was. */
+    /* A worker that has trained before belongs to the job of an earlier server 0. */
     char why[128];
     const bool has_trained = row->state == PSD_WORKER_JOINING && in->msg->clock > 1;
     snprintf(why, sizeof why, "server 0 was started again after worker %u (%.60s) had trained", row->id, row->name);
@@ -929,11 +1058,11 @@ static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const ps
     evaluate(self, in->now_ms, in->out);
 }
 
-/* A worker whose work is done may be needed again, when a server is lost before the last weights are safe:
- * where that can be made good, its good-bye is answered when they are, also one's that was given up meanwhile. */
+/* A finished worker may be needed again if a server is lost before the last weights are safe. If there are checkpoints, its LEAVE
+ * is therefore answered only when they are safe, even if it was given up meanwhile. */
 static void on_leave(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
-    const bool registered = row->state != PSD_WORKER_JOINING; /* without a model there is no work that could be done */
+    const bool registered = row->state != PSD_WORKER_JOINING; /* without a model there is no finished work */
     bool finished = in->msg->code == 0 && registered;
     bool stays = finished && self->config.checkpoints && self->state != PSD_JOB_FINISHED;
     bool repeated = row->state == PSD_WORKER_LEFT && !(stays && row->finished);
@@ -971,6 +1100,24 @@ int psd_coordinator_set(psd_coordinator_t *self, uint64_t now_ms, const char *wh
     return PSD_OK;
 }
 
+/* Confirm the rates that workers have set, once their next push makes its step with them at every shard. In rounds it always does;
+ * otherwise a push may overtake the log on its way to a shard. */
+static void answer_settings(psd_coordinator_t *self, psd_actions_t *out)
+{
+    if (!psd_mode_has_rounds(self->config.mode) && !psd_journal_is_done_by_all(&self->journal))
+        return;
+    for (uint32_t w = 0; w < self->members.n_rows; w++) {
+        psd_worker_row_t *row = &self->members.row[w];
+        if (!row->setting.is_open)
+            continue;
+        psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, out);
+        done->code = row->setting.code;
+        done->value = row->setting.value;
+        snprintf(done->text, sizeof done->text, "optimizer.lr");
+        row->setting.is_open = false;
+    }
+}
+
 static void on_setting(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     psd_err_t err = { 0 };
@@ -980,10 +1127,10 @@ static void on_setting(psd_coordinator_t *self, psd_worker_row_t *row, const psd
         refuse(self, row->peer, in->msg->seq, PSD_REFUSAL_CONFIG, in->out, "%s", err.text);
         return;
     }
-    psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, in->out);
-    done->code = in->msg->code;
-    done->value = in->msg->value;
-    snprintf(done->text, sizeof done->text, "%s", in->msg->text);
+    row->setting.is_open = true;
+    row->setting.code = in->msg->code;
+    row->setting.value = in->msg->value;
+    answer_settings(self, in->out);
 }
 
 static void on_report(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
@@ -1001,7 +1148,25 @@ static void on_report(psd_coordinator_t *self, psd_worker_row_t *row, const psd_
     self->report.report[i].value = in->msg->value;
 }
 
-/* With what the job waits for, which a worker cannot see by itself. */
+/* With the reason for waiting, which a worker cannot see by itself. */
+/* Send worker 0, which records the run, the figures of the tensors, if there was a look since they were last sent. */
+static void tell_health(psd_coordinator_t *self, const psd_worker_row_t *row, const psd_heard_t *in)
+{
+    double figures[PSD_HEALTH_TOLD * PSD_HEALTH_FIGURES];
+    if (row->id || (self->told_health.step == self->health.step && self->told_health.incarnation == row->incarnation) ||
+        !self->health.looks)
+        return;
+    self->told_health.step = self->health.step;
+    self->told_health.incarnation = row->incarnation;
+    const uint32_t n = psd_health_figures(&self->health, figures);
+    psd_buf_t *payload = psd_payload_copy(figures, n * PSD_HEALTH_FIGURES * sizeof *figures);
+    psd_msg_t *msg = answer(self, in->from, PSD_MSG_HEALTH, row, payload, in->out);
+    msg->version = self->health.step;
+    msg->parts = n;
+    msg->n_elements = PSD_HEALTH_FIGURES;
+    psd_buf_unref(&payload);
+}
+
 static void on_heartbeat(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     if (!self->waits.at_ms || in->now_ms >= self->waits.at_ms + WAIT_TEXT_MS) {
@@ -1011,11 +1176,12 @@ static void on_heartbeat(psd_coordinator_t *self, psd_worker_row_t *row, const p
     psd_msg_t *beat = answer(self, in->from, PSD_MSG_HEARTBEAT, row, NULL, in->out);
     beat->code = row->drains ? PSD_HEARTBEAT_DRAIN : 0;
     snprintf(beat->text, sizeof beat->text, "%.190s", self->waits.text);
+    tell_health(self, row, in); /* not after each look: with a small model, a message takes as long as several steps */
 }
 
 /* ---- servers ---- */
 
-/* A server was started again. If the start before is part of this run, the job is taken up again without what that held. Whether
+/* A server was restarted. If its predecessor is part of this run, the job resumes without the predecessor's state. Returns whether
  * the new one may join. */
 static bool take_up_again(psd_coordinator_t *self, uint64_t now_ms, uint32_t s, psd_actions_t *out)
 {
@@ -1023,7 +1189,7 @@ static bool take_up_again(psd_coordinator_t *self, uint64_t now_ms, uint32_t s, 
     if (!self->servers.row[s].joined)
         return true;
     if (!psd_journal_last(&self->journal) && !psd_membership_has_any(&self->members)) {
-        psd_servers_leave(&self->servers, s); /* nothing has been built on it yet: no worker has been told where it is */
+        psd_servers_leave(&self->servers, s); /* nothing depends on it yet: no worker knows its address */
         return true;
     }
     snprintf(why, sizeof why, "server %u was started again", s);
@@ -1033,7 +1199,7 @@ static bool take_up_again(psd_coordinator_t *self, uint64_t now_ms, uint32_t s, 
     return true;
 }
 
-/* The job's state as others are told. */
+/* The job's state as others see it. */
 static psd_job_state_t shown_state(const psd_coordinator_t *self)
 {
     const bool lacks = (psd_servers_count_lost(&self->servers) && self->state != PSD_JOB_FINISHED) || lacks_first_point(self);
@@ -1058,15 +1224,15 @@ static void welcome_shard(psd_coordinator_t *self, uint32_t s, psd_actions_t *ou
     yes->n_elements = self->settings.part_elements;
     yes->code = self->saves.n_points > 0 ? PSD_WELCOME_RESTORE : 0;
     yes->clock = psd_saves_newest(&self->saves);
-    /* How the job is, which a server is asked for too. */
-    if (self->state != PSD_JOB_FINISHED) /* that it reads in the log, and then ends */
+    /* The state of the job, because servers report it too. */
+    if (self->state != PSD_JOB_FINISHED) /* it reads that in the log, and then ends */
         yes->code |= ((uint32_t)shown_state(self) + 1) * PSD_WELCOME_STATE;
     if (goes_on(self) && !psd_servers_count_lost(&self->servers))
         yes->code |= PSD_WELCOME_READY;
     describe_absent(self, yes->text, sizeof yes->text);
 }
 
-/* The job is over: a server that was started again need not join. */
+/* The job is over: a restarted server need not join. */
 static void tell_finished(psd_peer_t to, uint64_t nonce, psd_actions_t *out)
 {
     psd_msg_t *over = psd_actions_send(out, to, PSD_MSG_SHARD_WELCOME, NULL);
@@ -1085,7 +1251,7 @@ static void join_server(psd_coordinator_t *self, uint64_t now_ms, const psd_serv
     }
     if (is_new) {
         psd_actions_log(out, PSD_LEVEL_INFO, "server.joined", "shard=%d endpoint=%s", index, self->servers.row[index].endpoint);
-        psd_journal_note_sent(&self->journal, (uint32_t)index, now_ms); /* hellos that repeat must not put off what is repeated */
+        psd_journal_note_sent(&self->journal, (uint32_t)index, now_ms); /* repeated hellos must not delay repeated entries */
     }
     welcome_shard(self, (uint32_t)index, out);
     evaluate(self, now_ms, out);
@@ -1125,7 +1291,7 @@ static void on_shard_hello(psd_coordinator_t *self, const psd_heard_t *in)
     }
 }
 
-/* A shard tells what it has done and what is complete there. */
+/* A shard reports the entries that it has carried out and the pushes that are complete there. */
 static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
 {
     const psd_round_t *state = psd_body_round(in->payload);
@@ -1139,14 +1305,14 @@ static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
         return;
     }
     psd_journal_note_done(&self->journal, in->msg->shard, in->msg->seq);
+    answer_settings(self, in->out);
     psd_servers_note_state(&self->servers, in->now_ms, in->msg->shard, in->msg->clock, in->msg->version);
     if (in->msg->code & PSD_SHARD_RESTORE_FAILED && self->saves.n_points) {
         drop_point(self, in->now_ms, in->msg->shard, in->msg->text, in->out);
         return;
     }
     psd_saves_note_shard(&self->saves, in->msg, in->out);
-    /* A report from before the newest decision says nothing about now: its shard may have dropped those
-     * pushes. */
+    /* A report from before the newest decision is out of date: its shard may have dropped those pushes. */
     bool news = state->n_contributors && state->clock == self->clock + 1 && in->msg->view_id == self->view_id;
     for (uint32_t k = 0; news && k < state->n_contributors; k++) {
         const psd_member_t *c = &state->contributor[k];
@@ -1162,7 +1328,7 @@ static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
         evaluate(self, in->now_ms, in->out);
 }
 
-/* What a pass before the step has measured at a shard. When all have told, the whole goes into the log. */
+/* The sums that a pass has measured at a shard. When all shards have reported, the totals go into the log. */
 static void on_sums(psd_coordinator_t *self, const psd_heard_t *in)
 {
     const size_t n = in->payload ? in->payload->n_bytes / sizeof(double) : 0;
@@ -1179,7 +1345,106 @@ static void on_sums(psd_coordinator_t *self, const psd_heard_t *in)
     evaluate(self, in->now_ms, in->out);
 }
 
-/* ---- operators' wishes ---- */
+/* Log the tensors whose state the newest look has changed, from or to one that needs attention. */
+static void log_health(const psd_coordinator_t *self, psd_actions_t *out)
+{
+    enum { MOST = 8 }; /* lines per look */
+    char why[PSD_HEALTH_TEXT];
+    uint32_t n = 0;
+    for (uint32_t t = 0; t < self->health.n_tensors; t++) {
+        const psd_health_tensor_t *x = &self->health.tensor[t];
+        if (x->state == x->told || !(psd_health_is_ill(x->state) || psd_health_is_ill(x->told)) || n++ >= MOST)
+            continue;
+        psd_health_describe(&self->health, t, why);
+        if (*why)
+            psd_actions_log(out, PSD_LEVEL_WARN, psd_health_event(x->state), "tensor=\"%s\" step=%" PRIu64 " reason=\"%s\"",
+                            self->model.tensor[t].name, self->health.step, why);
+        else
+            psd_actions_log(out, PSD_LEVEL_INFO, psd_health_event(x->state), "tensor=\"%s\" step=%" PRIu64,
+                            self->model.tensor[t].name, self->health.step);
+    }
+    if (n > MOST)
+        psd_actions_log(out, PSD_LEVEL_WARN, "tensor.more", "tensors=%u step=%" PRIu64, n - MOST, self->health.step);
+}
+
+/* A shard's report of what a step did to its tensors. */
+static void on_look(psd_coordinator_t *self, const psd_heard_t *in)
+{
+    if (in->msg->job != self->config.job_id || !psd_servers_is_from(&self->servers, in->from, in->msg->shard)) {
+        self->report.rejected[PSD_REFUSAL_SESSION]++;
+        return;
+    }
+    if (!psd_health_has_begun(&self->health)) {
+        uint8_t *group_of;
+        psd_extent_t *extents = extents_of_model(self, &group_of);
+        const int rc = psd_health_begin(&self->health, extents, group_of, self->model.n, self->config.n_servers);
+        assert(rc == PSD_OK && "no memory for the health of a model");
+        free(group_of);
+        free(extents);
+    }
+    const size_t n = in->payload ? in->payload->n_bytes / sizeof(double) : 0;
+    if (psd_health_take(&self->health, in->msg->shard, in->msg->version, n ? in->payload->data : NULL, n))
+        log_health(self, in->out);
+}
+
+/* ---- followers ---- */
+
+/* Make all shards keep the weights as they are between the same two entries of the log. */
+static void take_snapshot(psd_coordinator_t *self, const psd_heard_t *in)
+{
+    psd_round_t same = { .clock = self->clock,
+                         .lr = self->config.lr,
+                         .view_id = self->view_id,
+                         .n_members = self->n_view,
+                         .member = new_members(self) };
+    memcpy(same.member, self->view, self->n_view * sizeof *same.member);
+    append_command(self, in->now_ms, &same, PSD_COMMAND_SNAPSHOT, in->out);
+    psd_follow_made(&self->follow, in->now_ms, in->from, psd_journal_last(&self->journal), progress(self));
+}
+
+static void tell_model(psd_coordinator_t *self, const psd_heard_t *in)
+{
+    psd_tensor_list_t list;
+    const int rc = psd_tensors_copy(&list, &self->model);
+    assert(rc == PSD_OK && "no memory for the model's list of tensors");
+    psd_buf_t *body = psd_body_of_tensors(&list);
+    answer(self, in->from, PSD_MSG_MODEL, NULL, body, in->out)->seq = in->msg->seq;
+    psd_buf_unref(&body);
+}
+
+/* A follower reads weights and takes no part: it has no id and no lease, and nothing waits for it. */
+static void on_follow(psd_coordinator_t *self, const psd_heard_t *in)
+{
+    const psd_msg_t *msg = in->msg;
+    if (!is_of_this_job(self, in, psd_body_hello(in->payload)->job))
+        return;
+    if (self->state == PSD_JOB_FINISHED || self->ending) {
+        refuse(self, in->from, msg->seq, PSD_REFUSAL_JOB, in->out, "job %s %s; its weights are in its checkpoints", self->job,
+               self->stopped ? "was stopped" : "is finished");
+        return;
+    }
+    const bool begun = self->model.n && self->n_view;
+    const uint64_t number = msg->job == self->config.job_id ? msg->clock : 0;
+    psd_follow_answer_t may = PSD_FOLLOW_WAIT;
+    if (begun)
+        may = psd_follow_ask(&self->follow, in->now_ms, in->from, number, msg->code & PSD_FOLLOW_GONE, progress(self));
+    if (may == PSD_FOLLOW_WAIT) {
+        tell_to_wait(self, in->from, msg->seq,
+                     begun ? "other followers to finish reading" : "the job to begin: it has no weights yet", in->out);
+        return;
+    }
+    if (may == PSD_FOLLOW_MAKE)
+        take_snapshot(self, in);
+    if (msg->code & PSD_FOLLOW_MODEL)
+        tell_model(self, in);
+    psd_buf_t *body = describe_cluster(self);
+    psd_msg_t *yes = answer(self, in->from, PSD_MSG_FOLLOWED, NULL, body, in->out);
+    yes->seq = msg->seq;
+    yes->clock = self->follow.number;
+    psd_buf_unref(&body);
+}
+
+/* ---- operators' requests ---- */
 
 bool psd_coordinator_pause(psd_coordinator_t *self, uint64_t now_ms, bool paused, psd_actions_t *out)
 {
@@ -1244,7 +1509,7 @@ void psd_coordinator_describe_position(const psd_coordinator_t *self, char *text
 /* ---- events ---- */
 
 /* This process was away: the silence of others meanwhile does not count. After a long absence, in which connections may have
- * broken, every lease begins anew. */
+ * broken, every lease starts again. */
 static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const uint64_t away_ms = psd_absence(&self->seen_ms, now_ms);
@@ -1261,7 +1526,7 @@ static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions
             *since[i] = psd_absence_excuse(*since[i], away_ms, now_ms);
     if (long_away)
         psd_actions_log(out, PSD_LEVEL_WARN, "server.away",
-                        "ms=%" PRIu64 " effect=\"this process got no time; all leases begin anew\"", away_ms);
+                        "ms=%" PRIu64 " effect=\"this process got no time; all leases start again\"", away_ms);
 }
 
 void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg)
@@ -1272,7 +1537,7 @@ void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
         row->heard_ms = now_ms;
 }
 
-/* What a coordinator takes, and with what: by itself, or with the row of the worker who says it. */
+/* The messages that a coordinator takes, with their handlers: some get the row of the worker that sent them. */
 typedef void handler_fn(psd_coordinator_t *self, const psd_heard_t *in);
 typedef void member_fn(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in);
 static const struct handler {
@@ -1288,6 +1553,8 @@ static const struct handler {
     [PSD_MSG_SHARD_HELLO] = { .take = on_shard_hello },
     [PSD_MSG_SHARD_STATE] = { .take = on_shard_state },
     [PSD_MSG_SUMS] = { .take = on_sums },
+    [PSD_MSG_LOOK] = { .take = on_look },
+    [PSD_MSG_FOLLOW] = { .take = on_follow },
 };
 
 bool psd_coordinator_takes(psd_kind_t kind)
@@ -1295,7 +1562,7 @@ bool psd_coordinator_takes(psd_kind_t kind)
     return (size_t)kind < sizeof handlers / sizeof *handlers && (handlers[kind].take || handlers[kind].take_of_worker);
 }
 
-/* A worker's message, by whoever holds its row: `take` is what its kind then does. */
+/* A worker's message, from the holder of its row: `take` handles its kind. */
 static void on_worker_message(psd_coordinator_t *self, member_fn *take, const psd_heard_t *in)
 {
     if (in->msg->job != self->config.job_id) {
@@ -1304,15 +1571,14 @@ static void on_worker_message(psd_coordinator_t *self, member_fn *take, const ps
         return;
     }
     psd_worker_row_t *row = &self->members.row[in->msg->worker];
-    /* A good-bye is heard twice, and even from a worker that was given up wrongly: its work is done all the
-     * same. */
+    /* A LEAVE counts even if it comes twice, or from a worker that was wrongly given up: its work is done all the same. */
     bool goes = (row->state == PSD_WORKER_LEFT || row->state == PSD_WORKER_LOST) && in->msg->kind == PSD_MSG_LEAVE;
     if (in->msg->incarnation != row->incarnation || in->msg->seq != row->nonce || row->user != psd_peer_user(in->from) ||
         !(psd_worker_is_here(row) || goes)) {
         self->report.rejected[PSD_REFUSAL_INCARNATION]++;
         psd_msg_t *fenced = tell_fenced(self, in->from, row, in->msg->incarnation, in->out);
-        fenced->worker = in->msg->worker; /* also of a row that nobody has had */
-        fenced->seq = 0;                  /* the nonce is its holder's alone */
+        fenced->worker = in->msg->worker; /* even for a row that was never used */
+        fenced->seq = 0;                  /* the nonce is only for its holder */
         return;
     }
     psd_worker_hears_from(row, in->from, in->now_ms);
@@ -1329,7 +1595,7 @@ void psd_coordinator_message(psd_coordinator_t *self, uint64_t now_ms, psd_peer_
     if (psd_failure_is_on(&self->failure))
         answer_failing(self, from, msg, out);
     else if (!psd_coordinator_takes(msg->kind))
-        return; /* the table of messages lets no other kind through to here */
+        return; /* the table of messages lets no other kind through */
     else if (handlers[msg->kind].take)
         handlers[msg->kind].take(self, &in);
     else
@@ -1396,7 +1662,8 @@ psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, p
                        config->points, config->n_points);
         self->clock = psd_saves_newest(&self->saves);
         begin_progress(self);
-        psd_totals_init(&self->totals, &config->rule, &config->clip);
+        psd_totals_init(&self->totals, &config->groups, &config->clip);
+        psd_health_init(&self->health, &config->groups, &config->clip);
     }
     bool copied = self && (!config->model || psd_tensors_copy(&self->model, config->model) == PSD_OK);
     if (!copied || !self->job) {
@@ -1414,6 +1681,7 @@ void psd_coordinator_destroy(psd_coordinator_t **self_p)
         return;
     psd_journal_clear(&self->journal);
     psd_totals_clear(&self->totals);
+    psd_health_clear(&self->health);
     psd_forecast_clear(&self->forecast);
     psd_forecast_clear(&self->before);
     psd_tensors_clear(&self->model);
@@ -1431,6 +1699,7 @@ void psd_coordinator_facts(const psd_coordinator_t *self, psd_coordinator_facts_
     out->view_id = self->view_id;
     out->clock = self->clock;
     out->skipped = self->skipped;
+    out->gathered = self->gathered;
     out->lr = self->config.lr;
     out->runs = self->runs;
     out->has_point = self->saves.n_points > 0;
@@ -1484,5 +1753,7 @@ bool psd_coordinator_worker_is_lost(const psd_coordinator_t *self, uint32_t work
     return worker < self->members.n_rows &&
            psd_absent_is_worker_lost(&self->absent, &self->members.row[worker], self->config.lease_ms);
 }
+
+const psd_health_t *psd_coordinator_health(const psd_coordinator_t *self) { return &self->health; }
 
 const psd_membership_t *psd_coordinator_members(const psd_coordinator_t *self) { return &self->members; }

@@ -13,37 +13,43 @@
 #include "proto/coded.h"
 #include "proto/measured.h"
 #include "server/core/forecast.h"
+#include "server/core/health.h"
 #include "server/core/inbox.h"
+#include "server/core/residuals.h"
 #include "server/core/seeding.h"
 #include "server/core/update.h"
 
 enum {
-    LINE_MS = 5000,         /* between two lines that say that server 0 is waited for */
+    LINE_MS = 5000,         /* between two log lines on waiting for server 0 */
     STATE_EVERY_MS = 250,   /* a sign of life to the coordinator */
-    COMPLETE_SOON_MS = 20,  /* from one word of some whole pushes to the next; doubles with each, up to STATE_EVERY_MS */
-    COMPLETE_AGAIN_MS = 500 /* what it has been told of whole pushes is repeated so often */
+    COMPLETE_SOON_MS = 20,  /* between two reports of some whole pushes; doubles with each, up to STATE_EVERY_MS */
+    SNAPSHOT_MS = 5000,     /* for which a follower's snapshot is kept without being read */
+    COMPLETE_AGAIN_MS = 500 /* how often the report of whole pushes is repeated */
 };
 
-enum { MAX_EARLY = 16 }; /* log entries kept while a step runs; more are asked for again by their number */
+enum { MAX_EARLY = 16 }; /* log entries kept while a step runs; later ones are requested again by their numbers */
 
 typedef enum standing { PENDING, MEMBER, GONE } standing_t;
 
 /* One row of the applied table. */
 typedef struct worker {
     uint32_t id;
-    uint64_t incarnation, nonce; /* of the member as the log names it; before that, of whoever attached */
+    uint64_t incarnation, nonce; /* of the member as the log names it; before that, of the worker that attached */
     uint64_t logged;             /* newest incarnation that the log has named; 0: none */
     standing_t standing;
     psd_peer_t peer;     /* its session; NONE before ATTACH */
     uint32_t rank;       /* in the view */
-    uint64_t applied;    /* last clock that is closed for it */
-    uint64_t resumes_at; /* asp: clocks of this worker that a checkpoint holds; it goes on from there */
-    bool owed;           /* a new member that has not been sent the weights yet */
+    uint64_t applied;    /* its last closed clock */
+    uint64_t resumes_at; /* asp: clocks of this worker in the checkpoint; it continues from there */
+    bool owed;           /* a new member that has not got the weights yet */
     bool is_queued;      /* asp: its push is complete, and waits for its step */
-    bool stays;          /* while a view is made: it is in that one too */
+    bool stays;          /* while a view is made: it is in the new one too */
     psd_inbox_t inbox;   /* its open clock, applied + 1 */
-    bool is_again;       /* its push of the open clock was counted when it came the first time */
-    uint64_t in_vain;    /* pushes of its own that were rejected in a row for Inf or NaN, where each is a step */
+    bool is_again;       /* its push of the open clock was counted when it first came */
+    uint64_t in_vain;    /* asp: pushes of its own that were rejected in a row because of Inf or NaN */
+    bool has_saved;      /* the checkpoint that this run began from holds its residual, and it has pushed nothing since */
+    bool is_loading;     /* the residual is being read; the worker gets no weights before */
+    psd_buf_t **kept;    /* the residual, one buffer for each part; NULL: not read */
     psd_engine_worker_t facts;
 } worker_t;
 
@@ -59,66 +65,85 @@ struct psd_engine {
     uint32_t index, n_servers;
     uint64_t job, shard_epoch, view_id, log_done;
     struct {
-        uint64_t heard_ms; /* when it last said something, moved on by our own absences */
+        uint64_t heard_ms; /* when its last message came, moved on by our own absences */
         uint64_t tick_ms, line_ms;
         bool known; /* it has given us a place once */
         bool lost;
         char told[192]; /* its last WAIT */
         psd_engine_word_t word;
     } first;   /* server 0 */
-    double lr; /* as the log last said */
+    double lr; /* as in the log's last entry */
     struct {
         char why[PSD_MAX_TEXT];
         psd_refusal_t refusal;
         uint64_t since_ms; /* the first tick after that; 0: none came */
-    } failure;             /* why the job fails, by server 0's word or by what is seen here; "": it does not */
-    uint64_t skipped;      /* bsp: rounds in a row that made no step, of those that had gradients */
-    char bad[320];         /* whose gradient was not finite last, and where; "": not here */
+    } failure;             /* why the job fails, as server 0 said or as seen here; "": it does not */
+    uint64_t skipped;      /* bsp: rounds with gradients that made no step, in a row */
+    char bad[320];         /* the worker whose gradient was last not finite, and where; "": none here */
     uint32_t world;        /* members of the view */
 
     psd_tensor_list_t model;
+    uint8_t *group_of;            /* of each tensor */
+    double rates[PSD_MAX_GROUPS]; /* of the last step */
     psd_partition_t map;
     psd_shard_t *shard;
-    uint32_t part_elements; /* most of a part, by server 0's word */
-    uint32_t n_parts;       /* here, at least 1: a shard without chunks is pushed one empty part */
+    uint32_t part_elements; /* most of a part, as server 0 said */
+    uint32_t n_parts;       /* here, at least 1: a shard without chunks gets one empty part */
     psd_seeding_t seeding;
 
     worker_t *worker[PSD_MAX_WORKERS];
     uint32_t n_rows; /* ids from here on have no row */
     uint32_t n_owed; /* members that are owed weights */
     uint64_t clock, version;
-    uint64_t slowest;        /* the lowest clock that is closed for a member */
-    uint32_t n_slowest;      /* members of which it is */
+    uint64_t slowest;        /* the lowest closed clock of a member */
+    uint32_t n_slowest;      /* members that have it */
     uint64_t samples;        /* behind the version */
-    bool held;               /* pushes wait, where each is a step */
+    bool held;               /* asp: pushes wait */
     psd_update_t update;     /* the step that is being made */
     psd_forecast_t forecast; /* of the open round */
     uint32_t n_folded;       /* its first contributors, whose pushes are in the shard's sums */
-    uint32_t n_folding;      /* parts that a thread adds up now */
-    worker_t *stepping_for;  /* whose push is being stepped; NULL: all members' */
+    uint32_t n_folding;      /* parts that threads are adding up */
+    struct {
+        uint32_t rounds;    /* closed; 0: the shard is between two steps */
+        uint32_t n;         /* gradients in their sum */
+        uint64_t samples;   /* of these */
+        uint64_t begun;     /* the clock before the first of the rounds: that of the weights as they are */
+        bool is_last;       /* the round that was closed last is one of them */
+    } gathered;             /* of a step that takes several rounds */
+    worker_t *stepping_for; /* the worker whose push is being stepped; NULL: all members */
     uint64_t sums_sent_ms;
     uint32_t queue[PSD_MAX_WORKERS]; /* a ring; asp: workers whose push is complete, in order of arrival */
     uint32_t n_queued, queue_first;
     early_t early[MAX_EARLY];
     uint32_t n_early;
     psd_saver_t saver;
-    bool restore_failed; /* the named checkpoint could not be loaded here */
-    bool restoring;      /* between PSD_ACT_RESTORE and its outcome */
-    bool leaving_run;    /* the coordinator has begun another run of the job: start over when nothing runs */
+    psd_residuals_t residuals; /* for what it makes */
+    uint64_t restored_clock;   /* of the checkpoint that this run began from */
+    uint32_t n_loading;        /* residuals being read from it */
+    bool restore_failed;       /* the named checkpoint could not be loaded here */
+    bool restoring;            /* between PSD_ACT_RESTORE and its outcome */
+    bool leaving_run;          /* the coordinator has begun another run: start over when nothing runs */
     uint64_t state_sent_ms;
     uint32_t n_complete; /* members whose push of the open clock is whole */
     struct {
-        uint32_t n;                /* of these, as the coordinator was told */
-        uint64_t soon_ms, soon_in; /* when it may be told of more that are not all, and by how much that is put off */
-        uint64_t again_ms;         /* when it is told the same again */
+        uint32_t n;                /* of these, those reported to the coordinator */
+        uint64_t soon_ms, soon_in; /* when to report more (but not all) of them, and how long to wait between reports */
+        uint64_t again_ms;         /* when to repeat the report */
     } told;
+    struct {
+        uint64_t number;             /* the log entry that ordered it; 0: there has been none in this run */
+        uint64_t version;            /* of these weights */
+        uint64_t used_ms;            /* when a part was last read */
+        psd_buf_t **weights, **slow; /* of each part; weights NULL: dropped; slow NULL: the same as the weights */
+    } snapshot;                      /* for followers */
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
     void *ledger_arg;
 };
 
 static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
-static void begin_save(psd_engine_t *self, psd_actions_t *out);
+static void begin_save(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
+static void tend_residuals(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void carry_out(psd_engine_t *self, const psd_heard_t *in);
 static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, psd_actions_t *out);
 static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
@@ -188,11 +213,19 @@ static psd_msg_t *send_to_worker(psd_engine_t *self, const worker_t *w, psd_kind
     return msg;
 }
 
-/* How the whole job does, beside the weights. */
+/* The state of the whole job, in a message of weights. */
 static void tell_job(const psd_engine_t *self, psd_msg_t *msg)
 {
     msg->loss = self->stats.loss;
     msg->value = (double)self->samples;
+}
+
+/* Whether a worker's residual from the checkpoint is here; whether a checkpoint needs its residual; and whether its last gradient
+ * waits for those of later rounds. */
+static void tell_worker(const psd_engine_t *self, const worker_t *w, psd_msg_t *msg)
+{
+    msg->code = (w->kept ? PSD_WEIGHTS_RESIDUAL : 0) | (self->gathered.is_last ? PSD_WEIGHTS_GATHERED : 0);
+    msg->saved = psd_residuals_wish(&self->residuals, w->id, w->incarnation);
 }
 
 static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
@@ -204,16 +237,19 @@ static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_
     msg->dtype = PSD_DTYPE_F32;
     msg->codec = weights.codec;
     tell_job(self, msg);
+    tell_worker(self, w, msg);
     self->stats.pulls_fast++;
 }
 
-/* An empty WEIGHTS: all chunks of this shard are as they were, go on. Nobody goes on in a job that has failed: weights may travel
- * another way than the refusal that says so, and arrive before it. */
+/* An empty WEIGHTS: this shard's chunks have not changed, continue. Not sent in a job that has failed: weights may travel another
+ * way than the refusal that says so, and arrive before it. */
 static void send_unchanged(psd_engine_t *self, const worker_t *w, psd_actions_t *out)
 {
     if (*self->failure.why)
         return;
-    tell_job(self, send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out));
+    psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out);
+    tell_job(self, msg);
+    tell_worker(self, w, msg);
 }
 
 static psd_progress_t look(const psd_engine_t *self, const worker_t *w)
@@ -235,14 +271,14 @@ static bool may_pull(const psd_engine_t *self, const worker_t *w)
     return self->config.mode->may_pull(&p);
 }
 
-/* A member waits for weights that it could not be sent yet, or does not any more. */
+/* A member waits for weights that could not be sent yet, or no longer waits. */
 static void owe(psd_engine_t *self, worker_t *w, bool owed)
 {
     self->n_owed += owed - w->owed;
     w->owed = owed;
 }
 
-static bool is_started(const psd_engine_t *self) { return self->shard && self->seeding.n_started == psd_shard_parts(self->shard); }
+static bool is_started(const psd_engine_t *self) { return self->shard && self->seeding.is_over; }
 
 static void send_all_weights(psd_engine_t *self, worker_t *w, psd_actions_t *out)
 {
@@ -260,7 +296,7 @@ static void pay_debts(psd_engine_t *self, psd_actions_t *out)
         return;
     for (uint32_t i = 0; i < self->n_rows; i++) {
         worker_t *w = self->worker[i];
-        if (w && w->standing == MEMBER && w->owed && w->peer && may_pull(self, w))
+        if (w && w->standing == MEMBER && w->owed && w->peer && !w->is_loading && may_pull(self, w))
             send_all_weights(self, w, out);
     }
 }
@@ -268,11 +304,13 @@ static void pay_debts(psd_engine_t *self, psd_actions_t *out)
 static void send_init_wanted(psd_engine_t *self, psd_actions_t *out)
 {
     psd_buf_t *map = psd_payload_copy(self->seeding.newest, psd_bitmap_bytes(self->n_parts));
-    send_to_worker(self, self->worker[self->seeding.worker], PSD_MSG_INIT_WANTED, map, out)->seq = self->seeding.seq;
+    psd_msg_t *msg = send_to_worker(self, self->worker[self->seeding.worker], PSD_MSG_INIT_WANTED, map, out);
+    msg->seq = self->seeding.seq;
+    msg->code = self->seeding.array;
     psd_buf_unref(&map);
 }
 
-/* Ask whoever is asked for more, if there is more to ask for. */
+/* Request more from the same worker, if more is needed. */
 static void widen_seeding(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (psd_seeding_widen(&self->seeding, self->shard, now_ms))
@@ -289,7 +327,9 @@ static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
         return;
     const worker_t *asked = seeding->asking ? self->worker[seeding->worker] : NULL;
     if (can_be_asked(asked) && psd_seeding_waits(seeding, asked->incarnation, now_ms)) {
-        if (psd_seeding_repeats(seeding, now_ms))
+        if (!seeding->flying) /* the turn of another array came while the worker could not be asked */
+            widen_seeding(self, now_ms, out);
+        else if (psd_seeding_repeats(seeding, now_ms))
             send_init_wanted(self, out);
         return;
     }
@@ -339,8 +379,8 @@ static void send_sign(psd_engine_t *self, bool lists, psd_actions_t *out)
     psd_buf_unref(&payload);
 }
 
-/* Tell the coordinator all that it must know of this shard now. What is lost of that is told again, but not with each sign of life: a
- * list of whole pushes is long where workers are many. */
+/* Report everything that the coordinator must know of this shard now. Lost reports are repeated, but not with each sign of life:
+ * the list of whole pushes is long if there are many workers. */
 static void send_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     self->told.n = self->n_complete;
@@ -350,8 +390,8 @@ static void send_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     send_sign(self, true, out);
 }
 
-/* More pushes are whole. When all are, the round can be closed, and the coordinator hears it at once. Of some it is told together, a few
- * times in a round however many workers there are: it wants to know of them when others do not come any more. */
+/* More pushes are whole. When all are, the round can close, and the coordinator hears of it at once. Before that it gets a few
+ * collected reports per round, however many workers there are; it needs these if the other pushes never come. */
 static void tell_complete(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (self->told.n == self->n_complete || !psd_mode_has_rounds(self->config.mode))
@@ -376,10 +416,10 @@ static void repeat_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
     send_sign(self, lists, out);
 }
 
-static void refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
+static psd_msg_t *refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 
-static void refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
+static psd_msg_t *refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_actions_t *out, const char *format, ...)
 {
     self->stats.rejected[reason]++;
     psd_msg_t *msg = send_to(self, to, PSD_MSG_REFUSED, NULL, out);
@@ -388,6 +428,7 @@ static void refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason, psd_
     va_start(args, format);
     vsnprintf(msg->text, sizeof msg->text, format, args);
     va_end(args);
+    return msg;
 }
 
 static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd_actions_t *out)
@@ -402,8 +443,9 @@ static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd
                  about->worker, about->incarnation, msg->incarnation);
     else
         snprintf(msg->text, sizeof msg->text,
-                 "worker %u incarnation %" PRIu64 " is no longer a member: nothing was heard of it for "
-                 "longer than the lease, or its push came later than round_timeout",
+                 "worker %u incarnation %" PRIu64 " is no longer a member: it has sent nothing for "
+                 "longer than the lease, its push came later than round_timeout, or its gradients had Inf or NaN "
+                 "(sync.quarantine_after)",
                  about->worker, about->incarnation);
 }
 
@@ -411,9 +453,20 @@ static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd
 
 static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
+/* The worker's residual from the checkpoint is out of date. */
+static void forget_saved(psd_engine_t *self, worker_t *w)
+{
+    for (uint32_t p = 0; w->kept && p < psd_shard_parts(self->shard); p++)
+        psd_buf_unref(&w->kept[p]);
+    free(w->kept);
+    w->kept = NULL;
+    w->has_saved = false;
+}
+
 /* A member's clock is closed: it may push the next one. */
 static void close_clock(psd_engine_t *self, worker_t *w, uint64_t clock)
 {
+    forget_saved(self, w);
     w->applied = clock;
     w->is_again = false;
     drop_open_clock(self, w);
@@ -432,13 +485,27 @@ static void find_slowest(psd_engine_t *self)
     }
 }
 
-/* One member's next clock is closed. Others are looked at only when it was the last of the slowest. */
+/* One member's next clock is closed. Look at the others only if it was the last of the slowest. */
 static void close_next_clock(psd_engine_t *self, worker_t *w)
 {
     const bool was_slowest = w->applied == self->slowest;
     close_clock(self, w, w->applied + 1);
     if (was_slowest && !--self->n_slowest)
         find_slowest(self);
+}
+
+/* Report to the coordinator what the step did to the tensors here. Nothing waits for the message: if it is lost, there is one look
+ * less. */
+static void send_look(psd_engine_t *self, psd_actions_t *out)
+{
+    const uint32_t chunks = psd_shard_chunks(self->shard);
+    if (!self->update.looks || !chunks)
+        return;
+    psd_buf_t *payload = psd_payload_copy(self->update.look, (size_t)chunks * PSD_LOOK_TERMS * sizeof(double));
+    psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_LOOK, payload, out);
+    msg->parts = chunks;
+    msg->n_elements = PSD_LOOK_TERMS;
+    psd_buf_unref(&payload);
 }
 
 static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
@@ -448,15 +515,16 @@ static void step_finished(psd_engine_t *self, uint64_t now_ms, bool stepped, psd
         self->samples += self->update.samples;
         self->stats.steps++;
         self->stats.samples += self->update.samples;
+        send_look(self, out);
     }
     self->stats.syncs = psd_engine_sync_epoch(self);
-    begin_save(self, out);
+    begin_save(self, now_ms, out);
     pay_debts(self, out);
     run_early_commands(self, now_ms, out);
     start_queued_push(self, now_ms, out);
 }
 
-/* Tell the coordinator what the pass has measured here. */
+/* Send the coordinator the sums that the pass has measured here. */
 static void send_sums(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const uint32_t chunks = psd_shard_chunks(self->shard), n = psd_update_sums(&self->update);
@@ -470,8 +538,8 @@ static void send_sums(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     psd_buf_unref(&payload);
 }
 
-/* Hand out the work of the update's pass, one piece per part. Whether that is all of it: this shard has no chunks. */
-static bool hand_out(psd_engine_t *self, psd_actions_t *out)
+/* Hand out the work of the update's pass, one piece per part. A shard without chunks is done with that at once. */
+static void hand_out(psd_engine_t *self, psd_actions_t *out)
 {
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
         psd_work_t *work = psd_shard_pending(self->shard, p);
@@ -481,46 +549,120 @@ static bool hand_out(psd_engine_t *self, psd_actions_t *out)
         psd_bitmap_set(self->update.busy, p);
         psd_actions_work(out, work);
     }
-    return psd_update_pass_is_over(&self->update);
+    psd_update_pass_is_over(&self->update);
 }
 
-/* Begin an update: the mean over `contributor[0..n)`, whose samples sum to `total`. With `measures`, clipping and the rule look
- * at the whole model before its step; else `scale` is known. The schedule makes the rate of the base; of steps and samples it knows those
- * that have been made, so that one that is skipped, or paused, shifts nothing. */
-static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, double base, bool measures,
-                         float scale, psd_actions_t *out)
+/* If a pass is over, tell what it has measured here, or continue if the other shards have nothing to add. */
+static void end_pass(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    const psd_schedule_t *schedule = &self->config.schedule;
-    const double progress = psd_schedule_progress(self->config.unit, self->version, self->samples, self->model.rows);
-    const double lr = psd_schedule_rate(schedule, base, progress);
-    double momentum;
-    if (!psd_schedule_momentum(schedule, progress, &momentum))
-        momentum = NAN;
-    self->stats.lr = lr;
+    while (self->update.measured && !psd_update_sums(&self->update)) {
+        psd_update_settle(&self->update, self->update.pass, NULL, 0);
+        hand_out(self, out);
+    }
+    if (self->update.measured)
+        send_sums(self, now_ms, out);
+}
+
+/* The position of the next step, in the schedule's unit. Only steps that were made count, and their samples, so that a skipped
+ * round or a pause shifts nothing. */
+static double progress_of(const psd_engine_t *self)
+{
+    return psd_schedule_progress(self->config.unit, self->version, self->samples, self->model.rows);
+}
+
+/* Each group's rate in the next step. */
+static void settle_rates(psd_engine_t *self, double base)
+{
+    for (uint32_t g = 0; g < self->config.groups.n; g++)
+        self->rates[g] = psd_groups_rate(&self->config.groups, g, &self->config.schedule, base, progress_of(self));
+    self->stats.lr = self->rates[self->config.groups.n_said - 1];
+}
+
+/* The pushes of `contributor[0..n)`, whose samples sum to `total`, count: note what they say of the job. How many have samples. */
+static uint32_t note_contributors(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total)
+{
+    uint32_t n_all = 0;
     self->stats.loss = self->stats.grad_norm2 = 0;
-    self->stats.clip_scale = (double)scale;
     for (uint32_t k = 0; k < n; k++) {
-        self->stats.loss += contributor[k]->inbox.loss * (double)contributor[k]->inbox.samples / (double)total;
-        self->stats.grad_norm2 += contributor[k]->inbox.norm2;
+        const psd_inbox_t *push = &contributor[k]->inbox;
+        self->stats.loss += push->loss * (double)push->samples / (double)total;
+        self->stats.grad_norm2 += push->norm2;
+        n_all += push->samples > 0;
         if (self->ledger)
             self->ledger(self->ledger_arg, self->index, contributor[k]->applied + 1, contributor[k]->id,
                          contributor[k]->incarnation);
     }
+    return n_all;
+}
+
+static bool gathers(const psd_engine_t *self) { return self->config.accumulate > 1; }
+
+/* The pushes' gradients of a part, for its work. Where a step takes several rounds, their weights are terms. */
+static void add_gradients(const psd_engine_t *self, psd_work_t *work, worker_t **contributor, uint32_t n, uint64_t total,
+                          uint32_t n_all)
+{
+    const psd_reduce_t how = self->config.reduce;
+    for (uint32_t k = 0; k < n; k++) {
+        const psd_inbox_t *push = &contributor[k]->inbox;
+        if (!push->parked[work->part])
+            continue;
+        work->weight[work->n_gradients] =
+            gathers(self) ? psd_reduce_term(how, push->samples) : psd_reduce_weight(how, push->samples, total, n_all);
+        work->gradient[work->n_gradients++] = psd_buf_ref(push->parked[work->part]);
+    }
+}
+
+static psd_work_t *new_work(const psd_engine_t *self, uint32_t part, uint32_t n)
+{
+    psd_work_t *work = psd_shard_work(self->shard, part, n);
+    assert(work && "no memory for a step's list of contributions");
+    return work;
+}
+
+/* A round whose gradients wait for those of others: add them to the sums, and let go of them. Meanwhile workers continue with the
+ * weights that they have; the log waits. */
+static void gather(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, psd_actions_t *out)
+{
+    const uint32_t n_all = note_contributors(self, contributor, n, total);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
-        psd_work_t *work = psd_shard_work(self->shard, p, n);
-        assert(work && "no memory for a step's list of contributions");
-        work->lr = lr;
+        psd_work_t *work = new_work(self, p, n);
+        work->folds = true;
+        add_gradients(self, work, contributor, n, total, n_all);
+        self->n_folding++;
+        psd_actions_work(out, work);
+    }
+    if (!self->gathered.rounds++)
+        self->gathered.begun = self->clock;
+    self->gathered.n += n_all;
+    self->gathered.samples += total;
+}
+
+/* Begin an update: the mean over `contributor[0..n)`, whose samples sum to `total`, and over what was gathered before. With
+ * `measures`, clipping and the rule measure the whole model before the step; otherwise `scale` is known. The schedule computes the
+ * rates from `base`. */
+static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, double base, bool measures,
+                         float scale, psd_actions_t *out)
+{
+    const psd_schedule_t *schedule = &self->config.schedule;
+    const double progress = progress_of(self);
+    double momentum;
+    settle_rates(self, base);
+    if (!psd_schedule_momentum(schedule, progress, &momentum))
+        momentum = NAN;
+    self->stats.clip_scale = (double)scale;
+    const uint32_t n_all = note_contributors(self, contributor, n, total);
+    const uint64_t samples = self->gathered.samples + total;
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
+        psd_work_t *work = new_work(self, p, n);
+        memcpy(work->lr, self->rates, sizeof work->lr);
         work->momentum = momentum;
         work->scale = scale;
-        work->onto = self->n_folded != 0;
-        for (uint32_t k = 0; k < n; k++) {
-            if (!contributor[k]->inbox.parked[p])
-                continue;
-            work->weight[work->n_gradients] = (double)contributor[k]->inbox.samples / (double)total;
-            work->gradient[work->n_gradients++] = psd_buf_ref(contributor[k]->inbox.parked[p]);
-        }
+        work->onto = self->n_folded || self->gathered.rounds;
+        work->divisor = gathers(self) ? psd_reduce_divisor(self->config.reduce, samples, self->gathered.n + n_all) : 0;
+        add_gradients(self, work, contributor, n, total, n_all);
     }
-    psd_update_begin(&self->update, total, measures);
+    memset(&self->gathered, 0, sizeof self->gathered);
+    psd_update_begin(&self->update, samples, measures, psd_health_is_due(self->config.look_every, self->version + 1));
     hand_out(self, out);
 }
 
@@ -534,7 +676,7 @@ static void send_stepped_to(psd_engine_t *self, worker_t *w, uint32_t part, psd_
         owe(self, w, true);
 }
 
-/* A part's step has run: its weights go to whoever waits for them. */
+/* A part's step has run: send its weights to the workers that wait for them. */
 static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions_t *out)
 {
     /* Weights carry the version that this step makes, and the samples behind it. */
@@ -550,7 +692,7 @@ static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions
 
 /* ---- pushes that are added up before their round is decided ---- */
 
-/* Whether the push of a contributor that is expected, the i-th by rank, is here, and as expected. */
+/* Whether the push of the i-th expected contributor, by rank, is here, and as expected. */
 static bool can_fold(const psd_engine_t *self, uint32_t i)
 {
     const psd_member_t *expected = &self->forecast.member[i];
@@ -559,13 +701,14 @@ static bool can_fold(const psd_engine_t *self, uint32_t i)
            w->inbox.samples == expected->samples && !w->inbox.nonfinite;
 }
 
-/* Add up the pushes whose turn has come, if they are enough to be worth a pass over the sums, and let go of their payloads. When all have
- * come, the round is about to be decided, and its step takes the rest. */
+/* Add up the pushes whose turn has come, if there are enough to be worth a pass over the sums, and free their payloads. When all
+ * have come, the round will soon be decided, and its step takes the rest. Only the step counts votes. */
 static void fold_ready(psd_engine_t *self, psd_actions_t *out)
 {
     const uint32_t first = self->n_folded;
     uint32_t n = 0;
-    if (!self->forecast.n || !self->config.fold_at || !psd_shard_parts(self->shard) || self->n_folding || self->update.open)
+    if (!self->forecast.n || !self->config.fold_at || psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule) ||
+        !psd_shard_parts(self->shard) || self->n_folding || self->update.open)
         return;
     const worker_t *lowest = self->worker[self->forecast.member[0].worker];
     if (lowest && lowest->inbox.complete)
@@ -575,15 +718,15 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
     if (n < self->config.fold_at || first + n == self->forecast.n || !psd_shard_make_sums(self->shard))
         return;
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
-        psd_work_t *work = psd_shard_work(self->shard, p, n);
-        assert(work && "no memory for a list of contributions");
+        psd_work_t *work = new_work(self, p, n);
         work->folds = true;
         for (uint32_t k = 0; k < n; k++) {
             const psd_member_t *expected = &self->forecast.member[first + k];
             psd_buf_t **payload = &self->worker[expected->worker]->inbox.parked[p];
             if (!*payload)
                 continue;
-            work->weight[work->n_gradients] = (double)expected->samples / (double)self->forecast.samples;
+            work->weight[work->n_gradients] =
+                psd_reduce_weight(self->config.reduce, expected->samples, self->forecast.samples, self->forecast.n);
             work->gradient[work->n_gradients++] = *payload; /* the work's from here on */
             *payload = NULL;
         }
@@ -596,7 +739,7 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
     self->stats.folded += n;
 }
 
-/* The open round will be another than was expected: what was added up cannot be taken apart, and is asked for again. */
+/* The open round will differ from the forecast. Sums cannot be taken apart, so request the added pushes again. */
 static void unfold(psd_engine_t *self, psd_actions_t *out)
 {
     assert(!self->n_folding && "the log waits for threads");
@@ -647,10 +790,10 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
     if (is_last && is_step)
         step_finished(self, now_ms, true, out);
     else if (is_last)
-        send_sums(self, now_ms, out);
+        end_pass(self, now_ms, out);
 }
 
-/* A step of a shard without chunks, or a round without a step: all members go on. */
+/* A step of a shard without chunks, or a round without a step: all members continue. */
 static void finish_at_once(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
 {
     for (uint32_t i = 0; i < self->n_rows; i++)
@@ -659,23 +802,23 @@ static void finish_at_once(psd_engine_t *self, uint64_t now_ms, bool stepped, ps
     step_finished(self, now_ms, stepped, out);
 }
 
-/* What all shards have measured together. */
+/* The totals of all shards. */
 static void on_totals(psd_engine_t *self, const psd_heard_t *in)
 {
     const size_t n = in->payload ? in->payload->n_bytes / sizeof(double) : 0;
     const bool wanted = psd_update_settle(&self->update, (int)in->msg->code, n ? in->payload->data : NULL, n);
     assert(wanted && "the coordinator adds up what every shard has told it");
     self->log_done = in->msg->seq;
-    if (hand_out(self, in->out) && self->update.measured)
-        send_sums(self, in->now_ms, in->out);
-    else if (!self->update.open)
+    hand_out(self, in->out);
+    end_pass(self, in->now_ms, in->out);
+    if (!self->update.open)
         finish_at_once(self, in->now_ms, true, in->out);
     send_state(self, in->now_ms, in->out);
 }
 
 /* ---- gradients that are not finite ---- */
 
-/* Keep in self->bad whose it was, and in which tensor, as far as it is known here. */
+/* Note in self->bad the worker and the tensor, as far as they are known here. */
 static void note_bad(psd_engine_t *self, const worker_t *w)
 {
     const char *tensor = "";
@@ -685,8 +828,8 @@ static void note_bad(psd_engine_t *self, const worker_t *w)
              *tensor ? ", first in tensor " : "", tensor);
 }
 
-/* The members of this shard are told here that the job fails, whatever becomes of another server's word on the way to them. That
- * training gets nowhere says who knows whose gradient it was. */
+/* Each shard tells its own members that the job fails, because another server's message may be lost on the way. The shard that
+ * knows whose gradient it was says so. */
 static void tell_failure(psd_engine_t *self, psd_actions_t *out)
 {
     if (self->failure.refusal == PSD_REFUSAL_HOPELESS && !*self->bad)
@@ -705,7 +848,7 @@ static void begin_failure(psd_engine_t *self, psd_refusal_t refusal, const char 
     tell_failure(self, out);
 }
 
-/* A moment later, so that the words, and the log's, are not lost with the connections. */
+/* End a moment later, so that these messages, and the log's, are not lost with the connections. */
 static void end_failed(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     enum { WORDS_MS = 300 };
@@ -726,6 +869,12 @@ static void give_up_hope(psd_engine_t *self, uint64_t n, const char *what, psd_a
     begin_failure(self, PSD_REFUSAL_HOPELESS, why, out);
 }
 
+/* Whether workers keep state of their own, which is lost with them: a codec's residual, or the momentum by which they vote. */
+static bool keeps_of_gradients(const psd_engine_t *self)
+{
+    return psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule) || !psd_coding_is_lossless(&self->config.codings.push);
+}
+
 /* Before the round's pushes are forgotten. */
 static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_actions_t *out)
 {
@@ -737,8 +886,8 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
         if (!w || w->standing != MEMBER || !w->inbox.complete || !w->inbox.samples)
             continue;
         any = true;
-        /* What is in no code is pushed as 0, and the worker's word is all that there is of it. */
-        if (w->inbox.bad_chunk || (w->inbox.nonfinite && !psd_coding_is_lossless(&self->config.codings.push)))
+        /* A gradient that no codec can encode, or that gives no vote, is pushed as 0; only the worker's report tells of it. */
+        if (w->inbox.bad_chunk || (w->inbox.nonfinite && keeps_of_gradients(self)))
             note_bad(self, w);
     }
     self->skipped += any;
@@ -760,7 +909,7 @@ static void count_staleness(psd_engine_t *self, worker_t *w, uint64_t staleness)
     w->facts.staleness = staleness;
 }
 
-/* A push that makes no step. One that is too old, or otherwise not wanted, is answered with the weights as they are now. */
+/* A push that makes no step, because it is too old or rejected: answer it with the present weights. */
 static void answer_without_step(psd_engine_t *self, worker_t *w, psd_refusal_t why, psd_actions_t *out)
 {
     if (why)
@@ -852,7 +1001,7 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
         w->stays = true;
         w->rank = r;
         if (w->incarnation != m->incarnation || w->nonce != m->nonce)
-            w->peer = PSD_PEER_NONE; /* nobody has attached, or somebody else */
+            w->peer = PSD_PEER_NONE; /* no process has attached, or a different one */
         if (w->incarnation != m->incarnation || w->standing != MEMBER) {
             drop_open_clock(self, w);
             w->incarnation = m->incarnation;
@@ -862,8 +1011,8 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
             const psd_progress_t p = look(self, w);
             w->applied = self->config.mode->joins_at(&p);
             owe(self, w, true);
-            /* What older lives had kept of their gradients is lost, and so is that of everybody before another run. */
-            if (self->clock && !psd_coding_is_lossless(&self->config.codings.push))
+            /* The residuals of older lives are lost, unless this run has just begun from a checkpoint that holds them. */
+            if (self->clock && keeps_of_gradients(self) && psd_shard_parts(self->shard) && !w->has_saved)
                 self->stats.residual_resets++;
         }
         psd_inbox_size(&w->inbox, self->n_parts);
@@ -883,8 +1032,9 @@ static double rate_of_round(const psd_engine_t *self)
     return self->config.mode->rate(&p);
 }
 
-/* The coordinator has closed the round: a step from these contributors, or none; then every member may go on to the next. */
-static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, psd_actions_t *out)
+/* The coordinator has closed the round: make a step from these contributors, or a part of one (`waits`), or none; then every member
+ * may continue with the next. */
+static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, bool waits, psd_actions_t *out)
 {
     worker_t **contributor = calloc(round->n_contributors + 1, sizeof *contributor);
     assert(contributor && "no memory for a round's contributors");
@@ -901,35 +1051,118 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     self->stepping_for = NULL;
     assert((!round->apply || !self->n_folded || psd_forecast_comes_true(&self->forecast, round)) &&
            "the coordinator announces a round that is another than expected");
-    if (round->apply)
+    if (waits)
+        gather(self, contributor, n, total, out);
+    else if (round->apply)
         start_update(self, contributor, n, total, round->lr * rate_of_round(self), true, 1, out);
     else if (self->n_folded)
         psd_shard_forget_sums(self->shard);
     self->n_folded = 0;
     free(contributor);
+    self->gathered.is_last = waits;
     self->clock = round->clock;
     self->stats.rounds++;
-    for (uint32_t i = 0; i < self->n_rows; i++)
+    for (uint32_t i = 0; i < self->n_rows; i++) {
         if (self->worker[i] && self->worker[i]->standing == MEMBER)
             close_clock(self, self->worker[i], round->clock);
+        else if (self->worker[i])
+            forget_saved(self, self->worker[i]);
+    }
     install_view(self, round);
-    /* New members are served part by part with the others, by this very step. */
+    /* This step also serves new members, part by part with the others. */
     for (uint32_t i = 0; self->update.open && i < self->n_rows; i++)
         if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
             owe(self, self->worker[i], false);
-    if (self->update.measured) /* without chunks a pass is over at once */
-        send_sums(self, now_ms, out);
-    else if (!self->update.open)
-        finish_at_once(self, now_ms, round->apply, out);
+    end_pass(self, now_ms, out); /* without chunks a pass is over at once */
+    if (!self->update.open)
+        finish_at_once(self, now_ms, round->apply && !waits, out);
 }
 
-/* What the coordinator expects of the next round. */
+/* The clock that the weights are of when rounds up to `clock` are closed: those that wait for their step are not in them. */
+static uint64_t clock_of_weights(const psd_engine_t *self, uint64_t clock)
+{
+    return self->gathered.rounds ? self->gathered.begun : clock;
+}
+
+/* The coordinator's forecast of the next round. */
 static void take_forecast(psd_engine_t *self, const psd_heard_t *in)
 {
     const psd_forecast_kind_t kind = in->msg->code & PSD_COMMAND_EVEN   ? PSD_FORECAST_EVEN
                                      : in->msg->code & PSD_COMMAND_SAME ? PSD_FORECAST_SAME
                                                                         : PSD_FORECAST_NONE;
     psd_forecast_take(&self->forecast, psd_body_round(in->payload), kind);
+}
+
+/* ---- snapshots for followers ---- */
+
+static void drop_parts(psd_buf_t ***parts, uint32_t n)
+{
+    for (uint32_t p = 0; *parts && p < n; p++)
+        psd_buf_unref(&(*parts)[p]);
+    free(*parts);
+    *parts = NULL;
+}
+
+static void drop_snapshot(psd_engine_t *self)
+{
+    const uint32_t n = self->shard ? psd_shard_parts(self->shard) : 0;
+    drop_parts(&self->snapshot.weights, n);
+    drop_parts(&self->snapshot.slow, n);
+}
+
+/* Keep the weights as they are now: by reference, which makes the next step copy them before it writes. Slow weights are copied. No
+ * step runs while an entry of the log is carried out. If there are no values yet, or no memory, the snapshot has a number but
+ * nothing to read. */
+static void take_snapshot(psd_engine_t *self, uint64_t now_ms, uint64_t number)
+{
+    drop_snapshot(self);
+    self->snapshot.number = number;
+    self->snapshot.version = self->version;
+    self->snapshot.used_ms = now_ms;
+    if (!is_started(self))
+        return;
+    const uint32_t n = psd_shard_parts(self->shard);
+    const bool has_slow = psd_groups_have_slow(&self->config.groups);
+    bool ok = (self->snapshot.weights = calloc(n + 1, sizeof *self->snapshot.weights)) != NULL;
+    ok = ok && (!has_slow || (self->snapshot.slow = calloc(n + 1, sizeof *self->snapshot.slow)));
+    for (uint32_t p = 0; ok && p < n; p++) {
+        self->snapshot.weights[p] = psd_buf_ref(psd_shard_weights(self->shard, p));
+        ok = !has_slow || (self->snapshot.slow[p] = psd_shard_slow(self->shard, p));
+    }
+    if (!ok)
+        drop_snapshot(self);
+}
+
+/* A follower asks for parts of a snapshot. If the snapshot is still to come, there is no answer: the follower asks again. */
+static void on_read(psd_engine_t *self, const psd_heard_t *in)
+{
+    const psd_msg_t *msg = in->msg;
+    psd_buf_t *const *parts = msg->code & PSD_READ_SLOW && self->snapshot.slow ? self->snapshot.slow : self->snapshot.weights;
+    if (msg->clock > self->snapshot.number)
+        return;
+    if (msg->parts != self->n_parts) {
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "reading of %u parts; shard %u has %u", msg->parts, self->index,
+               self->n_parts)
+            ->seq = msg->seq;
+        return;
+    }
+    const bool has = msg->clock == self->snapshot.number && parts;
+    self->snapshot.used_ms = has ? in->now_ms : self->snapshot.used_ms;
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
+        if (!psd_bitmap_get(in->payload->data, p))
+            continue;
+        psd_msg_t *values = send_to(self, in->from, PSD_MSG_VALUES, has ? parts[p] : NULL, in->out);
+        values->seq = msg->seq;
+        values->clock = msg->clock;
+        values->part = p;
+        values->parts = self->n_parts;
+        values->version = self->snapshot.version;
+        if (!has)
+            return;
+        values->n_elements = psd_shard_elements(self->shard, p);
+        values->dtype = PSD_DTYPE_F32;
+        values->codec = PSD_CODEC_F32;
+    }
 }
 
 static void on_command(psd_engine_t *self, const psd_heard_t *in)
@@ -939,15 +1172,15 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
     self->lr = round->lr;
     self->held = (in->msg->code & PSD_COMMAND_HOLD) != 0;
     if (in->msg->code & PSD_COMMAND_SAVE)
-        psd_saver_order(&self->saver, round->clock);
+        psd_saver_order(&self->saver, in->msg->code & PSD_COMMAND_CLOSE ? round->clock : clock_of_weights(self, round->clock));
     if (in->msg->code & PSD_COMMAND_FINISH) {
-        /* Server 0 ends when all others have read this, which its coordinator knows. */
+        /* Server 0 ends when its coordinator knows that all others have read this. */
         if (self->index && in->msg->code & PSD_COMMAND_STOP)
             psd_actions_finish(in->out, PSD_ESTOPPED, in->msg->text);
         else if (self->index)
             psd_actions_finish(in->out, PSD_OK, in->msg->text);
     } else if (in->msg->code & PSD_COMMAND_CLOSE) {
-        carry_out_round(self, in->now_ms, round, in->out);
+        carry_out_round(self, in->now_ms, round, (in->msg->code & PSD_COMMAND_GATHER) != 0, in->out);
         take_forecast(self, in);
     } else {
         const bool is_new = round->view_id != self->view_id;
@@ -957,36 +1190,65 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
         install_view(self, round);
         if (is_new)
             take_forecast(self, in);
-        begin_save(self, in->out);
+        begin_save(self, in->now_ms, in->out);
         request_init(self, in->now_ms, in->out);
         pay_debts(self, in->out);
     }
+    if (in->msg->code & PSD_COMMAND_SNAPSHOT)
+        take_snapshot(self, in->now_ms, in->msg->seq);
     send_state(self, in->now_ms, in->out);
+    tend_residuals(self, in->now_ms, in->out);
     start_queued_push(self, in->now_ms, in->out); /* which a pause held up */
+}
+
+static int cut_shard(psd_engine_t *self, psd_extent_t *extents, psd_err_t *err)
+{
+    const psd_engine_config_t *c = &self->config;
+    int rc = psd_groups_assign(&c->groups, self->model.tensor->name, sizeof *self->model.tensor, extents, self->model.n,
+                               self->group_of, err);
+    if (!rc)
+        rc = psd_partition_cut(&self->map, extents, self->model.n, self->n_servers, self->part_elements, err);
+    if (!rc && !(self->shard = psd_shard_new(&c->groups, self->group_of, &c->clip, &c->codings, &self->map, self->index, err)))
+        rc = PSD_ENOMEM;
+    return rc;
 }
 
 /* Cut self->model for the servers and make room for this one's share. */
 static int make_shard(psd_engine_t *self, psd_err_t *err)
 {
-    uint64_t *sizes = psd_tensors_sizes(&self->model);
-    int rc = sizes ? psd_partition_make(&self->map, sizes, self->model.n, self->n_servers, self->part_elements, err)
-                   : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", self->model.n);
-    free(sizes);
-    if (rc == PSD_OK &&
-        !(self->shard = psd_shard_new(&self->config.rule, &self->config.clip, &self->config.codings, &self->map, self->index, err)))
-        rc = PSD_ENOMEM;
+    psd_extent_t *extents = psd_tensors_extents(&self->model);
+    self->group_of = malloc(self->model.n);
+    int rc = extents && self->group_of ? cut_shard(self, extents, err)
+                                       : psd_err_set(err, PSD_ENOMEM, "no memory for the sizes of %u tensors", self->model.n);
+    free(extents);
     if (rc == PSD_OK && self->config.new_weights &&
         !psd_shard_use(self->shard, self->config.new_weights, self->config.new_weights_arg))
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the weights of %u tensors", self->model.n);
+    if (rc == PSD_OK && gathers(self) && !psd_shard_make_sums(self->shard))
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for the sums of gradients of several rounds (sync.accumulate)");
     if (rc == PSD_OK && !psd_update_init(&self->update, self->shard, self->model.n))
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the sums of %u tensors", self->model.n);
     if (rc != PSD_OK)
         return rc;
     uint32_t parts = psd_shard_parts(self->shard);
     self->n_parts = parts ? parts : 1;
+    psd_shard_inherit(self->shard, self->model.inherited);
     if (!psd_seeding_init(&self->seeding, self->n_parts))
         return psd_err_set(err, PSD_ENOMEM, "no memory for bitmaps of %u chunks", self->n_parts);
+    if (!parts)
+        psd_seeding_set_all(&self->seeding);
     return PSD_OK;
+}
+
+/* Server 0 logs which tensors are in which group. */
+static void log_groups(const psd_engine_t *self, psd_actions_t *out)
+{
+    psd_engine_group_t group;
+    for (uint32_t g = 0; !self->index && self->config.groups.n > 1 && psd_engine_group(self, g, &group); g++)
+        psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.group",
+                        "match=\"%s\" optimizer=%s lr_mult=%g clip=%s frozen=%s tensors=%u parameters=%" PRIu64, group.is->match,
+                        group.is->rule.opt->name, group.is->lr_mult, group.is->clips ? "on" : "off",
+                        group.is->freezes ? "yes" : "no", group.n_tensors, group.n_elements);
 }
 
 static void on_model(psd_engine_t *self, const psd_heard_t *in)
@@ -1003,6 +1265,7 @@ static void on_model(psd_engine_t *self, const psd_heard_t *in)
     self->log_done = in->msg->seq;
     psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.model", "tensors=%u chunks=%u of=%u parts=%u parameters=%" PRIu64,
                     self->model.n, psd_shard_chunks(self->shard), self->map.n_chunks, parts, self->map.n_elements[self->index]);
+    log_groups(self, in->out);
     send_state(self, in->now_ms, in->out);
 }
 
@@ -1078,9 +1341,8 @@ static void on_welcome(psd_engine_t *self, const psd_heard_t *in)
 
 /* ---- messages of workers ---- */
 
-/* A worker opens its session, or opens it again on a new connection. Only the log says who is a member: a
- * session that comes before it is kept until the log admits that worker, and is dropped then if it was not
- * that worker's. */
+/* A worker opens its session, or reopens it on a new connection. Only the log decides membership: a session that comes before its
+ * entry is kept until the log admits a worker, and dropped then if it is not that worker's. */
 static void on_attach(psd_engine_t *self, const psd_heard_t *in)
 {
     worker_t *w = worker_row(self, in->msg->worker);
@@ -1097,7 +1359,7 @@ static void on_attach(psd_engine_t *self, const psd_heard_t *in)
     }
     if (w->standing == MEMBER && in->msg->seq != w->nonce) {
         refuse(self, in->from, PSD_REFUSAL_WORKER, in->out,
-               "worker %u is somebody else: the number drawn at its start is not yours", in->msg->worker);
+               "worker %u is another process: the number drawn at its start is not yours", in->msg->worker);
         return;
     }
     if (w->standing != MEMBER) {
@@ -1107,6 +1369,11 @@ static void on_attach(psd_engine_t *self, const psd_heard_t *in)
     }
     w->peer = in->from;
     send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, in->out)->seq = in->msg->seq;
+    if (w->has_saved && !w->kept && !w->is_loading) {
+        w->is_loading = true;
+        self->n_loading++;
+        psd_actions_residual(in->out, PSD_ACT_LOAD_RESIDUAL, self->restored_clock, w->id, 0, NULL);
+    }
     request_init(self, in->now_ms, in->out);
     pay_debts(self, in->out);
 }
@@ -1135,23 +1402,26 @@ static void on_init(psd_engine_t *self, const psd_heard_t *in)
 {
     if (!member_for(self, in->from, in->msg, in->out) || !self->shard)
         return;
-    if (in->msg->part >= psd_shard_parts(self->shard) || in->msg->n_elements != psd_shard_elements(self->shard, in->msg->part)) {
-        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "initial part %u with %u elements; shard %u has %u parts", in->msg->part,
-               in->msg->n_elements, self->index, psd_shard_parts(self->shard));
+    const uint32_t array = in->msg->code, part = in->msg->part;
+    if (part >= psd_shard_parts(self->shard) || array >= psd_shard_initial_arrays(self->shard) ||
+        in->msg->n_elements != psd_shard_initial_elements(self->shard, array, part)) {
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out,
+               "initial part %u of array %u with %u elements; shard %u has %u parts, each of %u arrays", part, array,
+               in->msg->n_elements, self->index, psd_shard_parts(self->shard), psd_shard_initial_arrays(self->shard));
         return;
     }
-    if (psd_seeding_has(&self->seeding, in->msg->part))
+    if (!psd_seeding_lacks(&self->seeding, array, part))
         return;
     if (!psd_checksum_ok(in->msg, in->payload->data, in->payload->n_bytes)) {
         self->stats.rejected[PSD_REFUSAL_CHECKSUM]++;
         return;
     }
-    psd_shard_set(self->shard, in->msg->part, in->payload->data);
-    psd_seeding_set(&self->seeding, in->msg->part);
-    if (psd_seeding_came(&self->seeding, self->shard, in->msg->part) && can_be_asked(self->worker[self->seeding.worker]))
+    psd_shard_set_array(self->shard, array, part, in->payload->data);
+    if (psd_seeding_came(&self->seeding, self->shard, part) && can_be_asked(self->worker[self->seeding.worker]))
         widen_seeding(self, in->now_ms, in->out);
     if (is_started(self)) {
-        psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", in->msg->worker, self->seeding.n_started);
+        psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", in->msg->worker,
+                        psd_shard_parts(self->shard));
         send_state(self, in->now_ms, in->out);
         pay_debts(self, in->out);
     }
@@ -1167,7 +1437,7 @@ static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, p
     psd_buf_unref(&lacking);
 }
 
-/* Ask for one damaged part again. Others that have not arrived may be on their way; a probe will tell. */
+/* Request one damaged part again. Others that have not arrived may be on their way; a probe will tell. */
 static void want_again(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
 {
     psd_buf_t *wanted = psd_inbox_lacking(&w->inbox);
@@ -1229,15 +1499,15 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const
         return false;
     }
     if (w->inbox.held && (whole || msg->samples != w->inbox.samples)) {
-        refuse(self, from, PSD_REFUSAL_SHAPE, out, "clock %" PRIu64 ": part %u says %" PRIu64 " samples, others %" PRIu64,
+        refuse(self, from, PSD_REFUSAL_SHAPE, out, "clock %" PRIu64 ": part %u has %" PRIu64 " samples, others %" PRIu64,
                msg->clock, msg->part, msg->samples, w->inbox.samples);
         return false;
     }
     return true;
 }
 
-/* Checksum and sum of squares of a part's gradient in one pass over memory: block by block, added in the order of blocks. One that was
- * proven on its way may have been measured there. */
+/* Checksum and sum of squares of a part's gradient in one pass over memory: block by block, added in the order of blocks. One that
+ * was proven on its way may have been measured there. */
 static uint32_t inspect(const psd_buf_t *payload, size_t n_elements, bool proven, double *norm2)
 {
     enum { BLOCK = 4096 };
@@ -1254,8 +1524,8 @@ static uint32_t inspect(const psd_buf_t *payload, size_t n_elements, bool proven
     return psd_crc32c_extend(crc, x, payload->n_bytes - n_elements * sizeof *x);
 }
 
-/* Look at a payload whose size is right: its sum of squares and, where that is not finite, the number of the first chunk to blame,
- * among the shard's, from 1. False when it was damaged on the way, or is no code; it is answered then. */
+/* Check a payload of the right size: compute its sum of squares and, if that is not finite, the number of the first bad chunk,
+ * among the shard's, from 1. False, after an answer, if it was damaged on the way or cannot be decoded. */
 static bool look_into(psd_engine_t *self, const psd_heard_t *in, worker_t *w, double *norm2, uint32_t *bad)
 {
     const psd_coding_t *coding = &self->config.codings.push;
@@ -1302,8 +1572,8 @@ static void on_push(psd_engine_t *self, const psd_heard_t *in)
         on_complete(self, in->now_ms, w, in->out);
 }
 
-/* A connection keeps the order of messages: when an answer arrives, all that was sent before has arrived or is lost. So a
- * probe alone has nothing sent again; the worker who still lacks something after the answer says so. */
+/* A connection keeps the order of messages: when an answer arrives, everything sent before it has arrived or is lost. So a probe
+ * alone does not cause anything to be sent again; a worker that still misses something after the answer reports that. */
 static void on_probe(psd_engine_t *self, const psd_heard_t *in)
 {
     worker_t *w = member_for(self, in->from, in->msg, in->out);
@@ -1314,7 +1584,7 @@ static void on_probe(psd_engine_t *self, const psd_heard_t *in)
             widen_seeding(self, in->now_ms, in->out);
         return;
     }
-    if (self->update.open) {
+    if (self->update.open || w->is_loading) {
         send_to_worker(self, w, PSD_MSG_ATTACHED, NULL, in->out); /* still here */
         return;
     }
@@ -1322,7 +1592,7 @@ static void on_probe(psd_engine_t *self, const psd_heard_t *in)
         send_progress(self, w, in->msg->seq, in->out);
         return;
     }
-    /* The clock is closed: what it lacks are weights. */
+    /* The clock is closed, so the worker misses weights. */
     const uint8_t *wanted = in->payload->data;
     if (in->msg->parts != self->n_parts || !psd_shard_parts(self->shard)) {
         send_all_weights(self, w, in->out);
@@ -1354,7 +1624,59 @@ static void on_pull_slow(psd_engine_t *self, const psd_heard_t *in)
     }
 }
 
-/* What server 0 says while it cannot give us a place. */
+/* A worker that resumes from a checkpoint requests its residual from there. */
+static void on_residual_wanted(psd_engine_t *self, const psd_heard_t *in)
+{
+    worker_t *w = member_for(self, in->from, in->msg, in->out);
+    if (!w || !is_started(self) || in->msg->parts != self->n_parts)
+        return;
+    for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
+        if (!psd_bitmap_get(in->payload->data, p))
+            continue;
+        psd_msg_t *answer = send_to_worker(self, w, PSD_MSG_RESIDUAL, w->kept ? w->kept[p] : NULL, in->out);
+        answer->part = p;
+        answer->seq = in->msg->seq;
+        if (!w->kept)
+            continue;
+        answer->n_elements = psd_shard_elements(self->shard, p);
+        answer->dtype = PSD_DTYPE_F32;
+        answer->codec = PSD_CODEC_F32;
+    }
+}
+
+/* A part of a worker's residual, for the checkpoint, or its message that it no longer has it. */
+static void on_residual(psd_engine_t *self, const psd_heard_t *in)
+{
+    const psd_msg_t *msg = in->msg;
+    const worker_t *w = member_for(self, in->from, msg, in->out);
+    if (!w || !self->saver.awaits_residuals)
+        return;
+    if (!in->payload) {
+        if (psd_residuals_wish(&self->residuals, w->id, w->incarnation) == msg->clock + 1)
+            psd_residuals_leave_out(&self->residuals, w->id, w->incarnation);
+        tend_residuals(self, in->now_ms, in->out);
+        return;
+    }
+    if (msg->parts != self->n_parts || msg->n_elements != psd_shard_elements(self->shard, msg->part) || msg->chunks ||
+        msg->codec != PSD_CODEC_F32) {
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "residual of part %u/%u with %u elements; shard %u has %u parts",
+               msg->part, msg->parts, msg->n_elements, self->index, self->n_parts);
+        return;
+    }
+    if (!psd_checksum_ok(msg, in->payload->data, in->payload->n_bytes)) {
+        self->stats.rejected[PSD_REFUSAL_CHECKSUM]++; /* it will be requested again */
+        return;
+    }
+    if (!isfinite(psd_sum_of_squares(in->payload->data, msg->n_elements))) {
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "residual of part %u has Inf or NaN, which no code leaves", msg->part);
+        return;
+    }
+    if (!psd_residuals_take(&self->residuals, w->id, w->incarnation, msg->clock, msg->part, in->now_ms))
+        return;
+    psd_actions_residual(in->out, PSD_ACT_SAVE_RESIDUAL, self->saver.clock, w->id, msg->part, in->payload);
+}
+
+/* Server 0's message while it has no place for us. */
 static void on_wait(psd_engine_t *self, const psd_heard_t *in)
 {
     snprintf(self->first.told, sizeof self->first.told, "%.190s", in->msg->text);
@@ -1376,7 +1698,7 @@ static void on_refused(psd_engine_t *self, const psd_heard_t *in)
     }
 }
 
-/* What a shard takes, and with what; an entry of the log is carried out when its turn comes. */
+/* The messages that a shard takes, with their handlers; an entry of the log is carried out when its turn comes. */
 typedef void handler_fn(psd_engine_t *self, const psd_heard_t *in);
 static const struct handler {
     handler_fn *take, *carry_out;
@@ -1386,6 +1708,9 @@ static const struct handler {
     [PSD_MSG_PUSH] = { .take = on_push },
     [PSD_MSG_PROBE] = { .take = on_probe },
     [PSD_MSG_PULL] = { .take = on_pull_slow },
+    [PSD_MSG_RESIDUAL_WANTED] = { .take = on_residual_wanted },
+    [PSD_MSG_RESIDUAL] = { .take = on_residual },
+    [PSD_MSG_READ] = { .take = on_read },
     [PSD_MSG_WAIT] = { .take = on_wait },
     [PSD_MSG_REFUSED] = { .take = on_refused },
     [PSD_MSG_SHARD_WELCOME] = { .take = on_welcome },
@@ -1401,17 +1726,24 @@ static void carry_out(psd_engine_t *self, const psd_heard_t *in) { handlers[in->
 static void on_worker_message(psd_engine_t *self, const psd_heard_t *in)
 {
     const psd_msg_t *msg = in->msg;
+    const bool is_followers = psd_kind_sender(msg->kind) & PSD_FROM_FOLLOWER; /* which match answers by these numbers */
     if (msg->job != self->job) {
         refuse(self, in->from, PSD_REFUSAL_JOB, in->out, "this is job run %016" PRIx64 ", you are of %016" PRIx64, self->job,
-               msg->job);
+               msg->job)
+            ->seq = is_followers ? msg->seq : 0;
         return;
     }
     if (msg->shard != self->index) {
-        refuse(self, in->from, PSD_REFUSAL_SHARD, in->out, "this is shard %u, the message is for shard %u", self->index,
-               msg->shard);
+        refuse(self, in->from, PSD_REFUSAL_SHARD, in->out, "this is shard %u, the message is for shard %u", self->index, msg->shard)
+            ->seq = is_followers ? msg->seq : 0;
         return;
     }
-    psd_seeding_heard(&self->seeding, msg->worker, in->now_ms);
+    if (is_followers) {
+        if (self->shard)
+            handlers[msg->kind].take(self, in);
+        return;
+    }
+    psd_seeding_heard(&self->seeding, msg->worker, msg->incarnation, in->now_ms);
     if (psd_engine_takes(msg->kind) && psd_kind_sender(msg->kind) & PSD_FROM_WORKER)
         handlers[msg->kind].take(self, in);
     else
@@ -1420,25 +1752,108 @@ static void on_worker_message(psd_engine_t *self, const psd_heard_t *in)
 
 /* ---- checkpoints ---- */
 
-/* Begin the checkpoint that the log wants, if it can be begun now: before the next round, of what is true of this one. */
-static void begin_save(psd_engine_t *self, psd_actions_t *out)
+/* The checkpoint must hold the residual of each member after its last closed clock here. A member without a closed clock has no
+ * residual yet. */
+static void want_residuals(psd_engine_t *self, psd_save_point_t *point, uint32_t *residual_of)
+{
+    if (!self->config.saves_residuals || !keeps_of_gradients(self) || !psd_shard_parts(self->shard))
+        return;
+    psd_residuals_begin(&self->residuals, self->shard);
+    for (uint32_t i = 0; i < self->n_rows; i++) {
+        const worker_t *w = self->worker[i];
+        if (!w || w->standing != MEMBER || !w->applied)
+            continue;
+        psd_residuals_add(&self->residuals, w->id, w->incarnation, w->applied);
+        residual_of[point->n_residuals++] = w->id;
+    }
+}
+
+/* Request the residuals, one worker after the other, leaving out workers that are given up; when all are in the file, it may
+ * end. */
+static void tend_residuals(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_residuals_t *residuals = &self->residuals;
+    if (!self->saver.awaits_residuals || self->leaving_run)
+        return;
+    for (uint32_t i = 0; i < residuals->n; i++) {
+        const psd_residual_row_t *row = &residuals->row[i];
+        const worker_t *w = self->worker[row->worker];
+        if (!row->is_over && (w->standing != MEMBER || w->incarnation != row->incarnation))
+            psd_residuals_leave_out(residuals, row->worker, row->incarnation);
+    }
+    for (const psd_residual_row_t *row; (row = psd_residuals_silent(residuals, now_ms));) {
+        psd_actions_log(out, PSD_LEVEL_WARN, "residual.unsaved",
+                        "worker=%u clock=%" PRIu64 " reason=\"it does not answer\" effect=\"a worker that continues from this "
+                        "checkpoint under this id starts without one\"",
+                        row->worker, row->clock);
+        psd_residuals_leave_out(residuals, row->worker, row->incarnation);
+    }
+    const psd_residual_row_t *ask = psd_residuals_ask(residuals, now_ms);
+    if (ask && self->worker[ask->worker]->peer) {
+        psd_buf_t *map = psd_payload_copy(residuals->wanted, psd_bitmap_bytes(self->n_parts));
+        send_to_worker(self, self->worker[ask->worker], PSD_MSG_RESIDUAL_WANTED, map, out)->clock = ask->clock;
+        psd_buf_unref(&map);
+    }
+    if (psd_residuals_is_over(residuals))
+        psd_saver_has_residuals(&self->saver, self->shard, self->update.busy, out);
+}
+
+void psd_engine_residual_saved(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_residuals_written(&self->residuals);
+    if (!start_over_if_due(self, now_ms, out))
+        tend_residuals(self, now_ms, out);
+}
+
+void psd_engine_residual_loaded(psd_engine_t *self, uint64_t now_ms, uint32_t worker, psd_buf_t **part, const char *failure,
+                                psd_actions_t *out)
+{
+    worker_t *w = self->worker[worker];
+    self->n_loading--;
+    w->is_loading = false;
+    w->kept = part;
+    if (failure) {
+        psd_actions_log(out, PSD_LEVEL_WARN, "residual.damaged", "worker=%u reason=\"%s\" effect=\"it starts without one\"", worker,
+                        failure);
+        self->stats.residual_resets++;
+    }
+    if (failure || !w->has_saved) /* too late: it has continued as another life */
+        forget_saved(self, w);
+    if (!start_over_if_due(self, now_ms, out))
+        pay_debts(self, out);
+}
+
+/* Begin the checkpoint that the log orders, if that is possible now: before the next round, with the state after this one. Between
+ * the rounds of one step it holds the state before the first of them: the weights have not changed since, and whoever continues
+ * makes these rounds again. No worker has its residual of that clock any more. */
+static void begin_save(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     psd_member_t applied[PSD_MAX_WORKERS];
-    psd_save_point_t point = {
-        .clock = self->clock, .version = self->version, .samples = self->samples, .lr = self->lr, .applied = applied
-    };
-    if (self->update.open || !is_started(self) || !psd_saver_may_begin(&self->saver, self->clock))
+    uint32_t residual_of[PSD_MAX_WORKERS];
+    const uint64_t clock = clock_of_weights(self, self->clock);
+    psd_save_point_t point = { .clock = clock,
+                               .version = self->version,
+                               .samples = self->samples,
+                               .lr = self->lr,
+                               .applied = applied,
+                               .residual_of = residual_of };
+    if (self->update.open || !is_started(self) || !psd_saver_may_begin(&self->saver, clock))
         return;
     for (uint32_t i = 0; i < self->n_rows; i++) {
         const worker_t *w = self->worker[i];
-        if (w && (w->logged || w->resumes_at)) /* who has attached and is no member yet has pushed nothing */
+        if (w && (w->logged || w->resumes_at)) /* a worker that has attached but is not a member has pushed nothing */
             applied[point.n_applied++] =
                 (psd_member_t){ .worker = i, .incarnation = w->logged, .samples = w->logged ? w->applied : w->resumes_at };
+        if (w && self->gathered.rounds && point.n_applied && applied[point.n_applied - 1].samples > clock)
+            applied[point.n_applied - 1].samples = clock;
     }
+    if (!self->gathered.rounds)
+        want_residuals(self, &point, residual_of);
     psd_saver_begin(&self->saver, &point, out);
+    tend_residuals(self, now_ms, out);
 }
 
-/* Hand out the step that was put off for the writer; NULL is fine. */
+/* Hand out the step that was deferred for the writer; NULL is fine. */
 static void release(psd_engine_t *self, psd_work_t *work, psd_actions_t *out)
 {
     if (!work)
@@ -1447,7 +1862,7 @@ static void release(psd_engine_t *self, psd_work_t *work, psd_actions_t *out)
     psd_actions_work(out, work);
 }
 
-/* Only now: a chunk that waited for a slow disk to make the file would keep its step waiting. */
+/* Only now, so that no step waits while a slow disk makes the file. */
 void psd_engine_save_begun(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     psd_saver_begun(&self->saver);
@@ -1466,8 +1881,9 @@ void psd_engine_saved(psd_engine_t *self, uint64_t now_ms, const char *failure, 
 {
     if (!self->saver.saving)
         return;
+    psd_residuals_clear(&self->residuals);
     release(self, psd_saver_saved(&self->saver, self->shard, self->update.busy, failure), out);
-    begin_save(self, out);
+    begin_save(self, now_ms, out);
     if (!start_over_if_due(self, now_ms, out))
         send_state(self, now_ms, out);
 }
@@ -1487,6 +1903,7 @@ static void forget_everything(psd_engine_t *self)
 {
     for (uint32_t i = 0; i < self->n_rows; i++)
         if (self->worker[i]) {
+            forget_saved(self, self->worker[i]);
             psd_inbox_clear(&self->worker[i]->inbox);
             free(self->worker[i]);
             self->worker[i] = NULL;
@@ -1496,11 +1913,17 @@ static void forget_everything(psd_engine_t *self)
     psd_update_clear(&self->update);
     psd_forecast_clear(&self->forecast);
     self->n_folded = 0;
+    memset(&self->gathered, 0, sizeof self->gathered);
     psd_saver_clear(&self->saver);
+    psd_residuals_clear(&self->residuals);
     psd_seeding_clear(&self->seeding);
+    drop_snapshot(self);
+    memset(&self->snapshot, 0, sizeof self->snapshot);
     psd_shard_destroy(&self->shard);
     psd_partition_clear(&self->map);
     psd_tensors_clear(&self->model);
+    free(self->group_of);
+    self->group_of = NULL;
     self->n_early = self->n_queued = self->n_rows = self->n_owed = self->n_complete = self->told.n = 0;
     self->clock = self->version = self->samples = self->log_done = 0;
     self->restoring = self->restore_failed = self->held = false;
@@ -1518,10 +1941,14 @@ void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failur
         self->version = point->version;
         self->samples = point->samples;
         self->lr = point->lr;
+        settle_rates(self, self->lr);
         self->saver.saved = point->clock + 1;
-        psd_seeding_set_all(&self->seeding, psd_shard_parts(self->shard));
+        psd_seeding_set_all(&self->seeding);
         for (uint32_t i = 0; i < point->n_applied; i++)
             worker_row(self, point->applied[i].worker)->resumes_at = point->applied[i].samples;
+        self->restored_clock = point->clock;
+        for (uint32_t i = 0; self->config.saves_residuals && keeps_of_gradients(self) && i < point->n_residuals; i++)
+            worker_row(self, point->residual_of[i])->has_saved = psd_shard_parts(self->shard) != 0;
         psd_actions_log(out, PSD_LEVEL_INFO, "shard.restored", "clock=%" PRIu64 " version=%" PRIu64, self->clock, self->version);
     } else {
         self->restore_failed = true; /* the coordinator names an older checkpoint */
@@ -1536,7 +1963,7 @@ static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t
     if (!self->leaving_run)
         return false;
     if (self->update.running - (self->saver.deferred ? 1 : 0) || self->n_folding || psd_saver_is_writing(&self->saver) ||
-        self->restoring)
+        self->restoring || self->residuals.n_writing || self->n_loading)
         return true;
     uint32_t index = self->index;
     forget_everything(self);
@@ -1578,10 +2005,10 @@ static void send_hello(const psd_engine_t *self, psd_actions_t *out)
     psd_buf_unref(&body);
 }
 
-/* Whether server 0 is still there: without it nothing goes on here, and nobody else would say so. */
+/* Watch server 0: without it nothing continues here, and no other process would report its loss. */
 static void tend_first(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    const uint64_t away_ms = psd_absence(&self->first.tick_ms, now_ms); /* what nobody listened to is no silence */
+    const uint64_t away_ms = psd_absence(&self->first.tick_ms, now_ms); /* time in which we did not listen is not silence */
     self->first.heard_ms = psd_absence_excuse(self->first.heard_ms, away_ms, now_ms);
     if (!self->config.lease_ms || !self->first.known)
         return;
@@ -1619,11 +2046,15 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
         return;
     }
     tend_first(self, now_ms, out);
-    if (self->welcomed && !self->leaving_run && !self->restoring)
+    if (self->welcomed && !self->leaving_run && !self->restoring) {
         tell_complete(self, now_ms, out);
+        tend_residuals(self, now_ms, out);
+    }
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
         return;
     self->state_sent_ms = now_ms;
+    if (self->snapshot.weights && now_ms >= self->snapshot.used_ms + SNAPSHOT_MS)
+        drop_snapshot(self);
     if (self->leaving_run || self->restoring)
         return;
     if (self->welcomed) {
@@ -1632,8 +2063,7 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
             send_sums(self, now_ms, out);
         request_init(self, now_ms, out);
     }
-    /* Also when welcomed: over a connection that was lost and made again, the coordinator knows us by this
-     * alone. */
+    /* Also when welcomed: on a connection that was lost and made again, the coordinator knows us only by this. */
     if (!self->welcomed || self->index)
         send_hello(self, out);
 }
@@ -1648,6 +2078,7 @@ psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
         self->name = strdup(config->job);
         self->settings = strdup(config->settings);
         self->endpoint = strdup(config->endpoint);
+        settle_rates(self, psd_rule_lr(&psd_groups_rest(&config->groups)->rule));
     }
     if (!self || !self->name || !self->settings || !self->endpoint) {
         psd_err_set(err, PSD_ENOMEM, "no memory for an engine");
@@ -1691,6 +2122,20 @@ uint64_t psd_engine_version(const psd_engine_t *self) { return self->version; }
 uint64_t psd_engine_samples(const psd_engine_t *self) { return self->samples; }
 uint64_t psd_engine_clock(const psd_engine_t *self) { return self->clock; }
 const psd_shard_t *psd_engine_shard(const psd_engine_t *self) { return self->shard; }
+
+bool psd_engine_group(const psd_engine_t *self, uint32_t g, psd_engine_group_t *out)
+{
+    if (g >= self->config.groups.n)
+        return false;
+    *out = (psd_engine_group_t){ .is = &self->config.groups.at[g], .lr = self->rates[g] };
+    for (uint32_t t = 0; self->shard && t < self->model.n; t++)
+        if (self->group_of[t] == g) {
+            out->n_tensors++;
+            out->n_elements += self->model.tensor[t].n_elements;
+        }
+    return true;
+}
+
 const psd_tensor_list_t *psd_engine_model(const psd_engine_t *self) { return &self->model; }
 
 const psd_save_point_t *psd_engine_point(const psd_engine_t *self) { return &self->saver.point; }
@@ -1699,7 +2144,7 @@ const psd_partition_t *psd_engine_map(const psd_engine_t *self) { return &self->
 
 uint64_t psd_engine_sync_epoch(const psd_engine_t *self)
 {
-    return self->shard && psd_shard_parts(self->shard) && !self->update.open ? psd_shard_sync_epoch(self->shard, 0)
+    return self->shard && psd_shard_parts(self->shard) && !self->update.open ? psd_shard_sync_epoch(self->shard)
                                                                              : self->stats.syncs;
 }
 

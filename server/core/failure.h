@@ -1,12 +1,12 @@
-/* failure.h - a job that fails: with which code and why, for how long everybody is told so, and when its process may end. The
- * first reason stands. The coordinator asks here what to tell, and tells it. Pure; times are in milliseconds of the caller's
- * clock. One thread. */
+/* failure.h - a job that fails: its code and reason, for how long server 0 tells everybody, and when its process may end. Only the
+ * first reason counts. The coordinator asks here what to say, and says it. Pure; times are in milliseconds of the caller's clock.
+ * One thread. */
 #pragma once
 
 #include "proto/actions.h"
 
-/* Servers and workers are asked and answer several times in the first. When a server has lost what it knew of the job, its
- * workers have to come before they can be told. */
+/* In the first of these times, servers and workers send several messages and get answers. The second is for workers that server 0
+ * does not know yet: they must contact it before it can tell them. */
 enum { PSD_FAILURE_TOLD_MS = 1000, PSD_FAILURE_COMERS_MS = 5000 };
 
 /* All zero: the job does not fail. Embedded by its owner; others call the functions below. */
@@ -14,7 +14,7 @@ typedef struct psd_failure {
     int code; /* of the process, PSD_E...; PSD_OK: the job does not fail */
     psd_refusal_t refusal;
     uint64_t since_ms;
-    bool finished; /* PSD_ACT_FINISH was asked for */
+    bool finished; /* PSD_ACT_FINISH was issued */
     char why[PSD_MAX_TEXT];
 } psd_failure_t;
 
@@ -24,13 +24,13 @@ bool psd_failure_begin(psd_failure_t *self, uint64_t now_ms, int code, psd_refus
 
 bool psd_failure_is_on(const psd_failure_t *self);
 
-/* Whether the process is still to be ended, so that whoever is here is to be told again. */
+/* Whether the process has not ended yet, so that everybody present must be told again. */
 bool psd_failure_is_told(const psd_failure_t *self);
 
-/* Whether those who have still to come must be told too: server 0 does not know them. */
+/* Whether peers that server 0 does not know yet must be told too. */
 bool psd_failure_awaits_comers(const psd_failure_t *self);
 
-/* Whether everybody has had the time to hear it. */
+/* Whether everybody has had enough time to hear it. */
 bool psd_failure_is_over(const psd_failure_t *self, uint64_t now_ms);
 
 /* Fill in reason and text of a REFUSED. */

@@ -1,8 +1,9 @@
-/* forecast.h - what the next round is expected to be: who contributes, and how many samples each. Where it comes true, a shard may add
- * up pushes before the round is decided, for each one's weight, its samples over all samples, is known.
+/* forecast.h - the expected next round: its contributors, and the samples of each. A shard may then add up pushes before the round
+ * is decided, because the weight of each push, its samples over all samples, is known.
  *
- * Both sides keep one: the coordinator, who says in a COMMAND whether shards may count on one, and on which, and each shard, who reads
- * it there. A round that is to be decided otherwise is announced first: what was added up is asked for again. Pure. One thread. */
+ * Both sides keep one: the coordinator, which says in a COMMAND whether shards may rely on a forecast, and on which; and each
+ * shard, which reads it there. If a round will be decided otherwise, the coordinator announces that first, and the shards request
+ * the pushes again that they have added up. Pure. One thread. */
 #pragma once
 
 #include "proto/message.h"
@@ -21,13 +22,14 @@ typedef struct psd_forecast {
     uint64_t samples;     /* of all, likewise */
 } psd_forecast_t;
 
-/* Expect a round after this one, or with its members. Of a round that made no step nothing is the same. Aborts when memory runs out. */
+/* Expect a round like this one, or with its members. After a round that made no step, nothing is expected. Aborts when memory runs
+ * out. */
 void psd_forecast_take(psd_forecast_t *self, const psd_round_t *round, psd_forecast_kind_t kind);
 
 /* Expect nothing any more. Also frees what it holds. */
 void psd_forecast_clear(psd_forecast_t *self);
 
-/* The first of an even round has pushed so many samples: so will the others. */
+/* The first contributor of an even round has pushed so many samples: the others will push as many. */
 void psd_forecast_settle(psd_forecast_t *self, uint64_t samples);
 
 /* Whether a round makes a step of exactly the pushes that are expected. */

@@ -49,7 +49,7 @@ bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload,
     self->samples = msg->samples;
     self->loss = msg->loss;
     self->base_version = msg->base_version < version ? msg->base_version : version;
-    /* The shard looks for itself: what a worker says of its gradient may be wrong. */
+    /* The shard checks the values itself: the worker's report may be wrong. */
     self->nonfinite |= msg->nonfinite || !isfinite(norm2);
     if (bad_chunk && (!self->bad_chunk || bad_chunk < self->bad_chunk))
         self->bad_chunk = bad_chunk;

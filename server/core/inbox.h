@@ -1,5 +1,5 @@
-/* inbox.h - what has come to a shard of one worker's open push: the payloads as they came, which parts are missing, and what
- * the worker said of it. Emptied when the clock is closed. Owned by the engine; pure. */
+/* inbox.h - the part of one worker's open push that has reached a shard: the payloads as they came, which parts are missing, and
+ * the worker's figures for it. Emptied when the clock is closed. Owned by the engine; pure. */
 #pragma once
 
 #include "proto/actions.h"
@@ -14,8 +14,8 @@ typedef struct psd_inbox {
     uint64_t samples;   /* n_i */
     double loss;
     double norm2;       /* sum of squares of what came here */
-    double whole_norm2; /* of the whole gradient, on all shards, by the worker's word */
-    bool nonfinite;     /* a value is Inf or NaN, here or by the worker's word */
+    double whole_norm2; /* of the whole gradient, on all shards, as the worker reports it */
+    bool nonfinite;     /* a value is Inf or NaN, as seen here or reported by the worker */
     uint32_t bad_chunk; /* the first chunk here that is not finite, from 1; 0: none here */
     uint64_t base_version;
 } psd_inbox_t;
@@ -23,7 +23,7 @@ typedef struct psd_inbox {
 /* Make room for pushes of so many parts, once. Aborts without memory. */
 void psd_inbox_size(psd_inbox_t *self, uint32_t n_parts);
 
-/* Forget what has come; free everything. All zero is an empty one. */
+/* Forget everything that has come, and free it. All zero is an empty inbox. */
 void psd_inbox_empty(psd_inbox_t *self);
 void psd_inbox_clear(psd_inbox_t *self);
 
@@ -36,7 +36,7 @@ bool psd_inbox_has(const psd_inbox_t *self, uint32_t part);
 bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint32_t bad_chunk,
                     uint64_t version);
 
-/* Keep of a whole push that it has come, and nothing else: it becomes one without samples. */
+/* Keep only the fact that the whole push has come: it becomes one without samples. */
 void psd_inbox_drop_gradient(psd_inbox_t *self);
 
 /* A new bitmap of the parts that are missing. */

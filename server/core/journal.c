@@ -68,3 +68,11 @@ size_t psd_journal_repeat(psd_journal_t *self, uint32_t shard, uint64_t now_ms, 
 uint64_t psd_journal_last(const psd_journal_t *self) { return self->last; }
 
 bool psd_journal_is_done(const psd_journal_t *self, uint32_t shard) { return self->shard[shard].done >= self->last; }
+
+bool psd_journal_is_done_by_all(const psd_journal_t *self)
+{
+    uint32_t shard = 0;
+    while (shard < self->n_shards && psd_journal_is_done(self, shard))
+        shard++;
+    return shard == self->n_shards;
+}

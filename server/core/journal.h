@@ -1,8 +1,8 @@
-/* journal.h - the numbered log of decisions as server 0 keeps it: which entries there are, which of them each shard has carried
- * out, and which have to be sent again. An entry is kept until every shard has done it.
+/* journal.h - the numbered log of decisions in server 0: its entries, which of them each shard has carried out, and which must be
+ * sent again. An entry is kept until every shard has carried it out.
  *
- * The coordinator appends, sends what it appended, and asks with each tick what to repeat. The journal knows nothing of what
- * an entry means, nor who has joined. Pure; times are in milliseconds of the caller's clock. One thread. */
+ * The coordinator appends, sends what it appended, and asks with each tick what to repeat. The journal knows neither what an entry
+ * means nor which shards have joined. Pure; times are in milliseconds of the caller's clock. One thread. */
 #pragma once
 
 #include "proto/actions.h"
@@ -18,7 +18,7 @@ typedef struct psd_entry {
 
 /* Embedded by its owner; others call the functions below. */
 typedef struct psd_journal {
-    psd_entry_t *entry; /* those that some shard has not done, oldest first */
+    psd_entry_t *entry; /* entries that some shard has not carried out, oldest first */
     size_t n, capacity;
     uint64_t last; /* number of the newest entry; 0: there has been none */
     uint32_t n_shards;
@@ -41,18 +41,19 @@ const psd_entry_t *psd_journal_append(psd_journal_t *self, psd_kind_t kind, uint
 /* The newest entry was sent to a shard, or the shard has joined and reads from now on. */
 void psd_journal_note_sent(psd_journal_t *self, uint32_t shard, uint64_t now_ms);
 
-/* A shard says that it has carried out the entries up to `seq`; a number that was overtaken changes nothing. */
+/* A shard says that it has carried out the entries up to `seq`; a lower number than before changes nothing. */
 void psd_journal_note_done(psd_journal_t *self, uint32_t shard, uint64_t seq);
 
 /* Drop the entries that every shard has done. */
 void psd_journal_forget(psd_journal_t *self);
 
-/* What is to be sent to a shard again: returns how many entries, 0 while it is not yet time, and the first of them in
- * `*entry`. Counts them as sent now. */
+/* The entries to send to a shard again: returns their number, 0 while it is not yet time, and the first of them in `*entry`. Counts
+ * them as sent now. */
 size_t psd_journal_repeat(psd_journal_t *self, uint32_t shard, uint64_t now_ms, const psd_entry_t **entry);
 
 /* Number of the newest entry; 0: there has been none. */
 uint64_t psd_journal_last(const psd_journal_t *self);
 
-/* Whether a shard has carried out all there is. */
+/* Whether a shard has carried out every entry; whether all shards have. */
 bool psd_journal_is_done(const psd_journal_t *self, uint32_t shard);
+bool psd_journal_is_done_by_all(const psd_journal_t *self);

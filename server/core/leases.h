@@ -1,6 +1,6 @@
-/* leases.h - when a worker is given up: it was silent for longer than its lease, or the open round waits for its push alone for longer
- * than round_timeout. The coordinator judges each worker with every tick, and decides what follows. Pure; times are in milliseconds of
- * the caller's clock. One thread. */
+/* leases.h - when the coordinator gives up a worker: it was silent for longer than its lease, or the open round has waited only for
+ * late pushes such as its own for longer than round_timeout. The coordinator checks each worker at every tick, and decides what
+ * follows. Pure; times are in milliseconds of the caller's clock. One thread. */
 #pragma once
 
 #include "proto/actions.h"
@@ -11,17 +11,19 @@ typedef struct psd_leases {
     const psd_membership_t *members;
     uint64_t now_ms;
     uint64_t lease_ms;         /* silence after which a worker is given up */
-    uint64_t round_timeout_ms; /* how long a round waits once somebody has pushed; 0: without end */
+    uint64_t round_timeout_ms; /* how long a round waits after its first push; 0: no limit */
     uint64_t round_since_ms;   /* when the open round was opened */
     bool in_round;             /* a round is open, and nothing else holds it up */
     uint32_t n_shards;         /* of the job */
 } psd_leases_t;
 
-/* Whether the open round is over time: somebody has pushed, and others have not. Ask before anybody is given up. */
+/* Whether the open round has waited too long: some workers have pushed, and others have not. Call it before giving up any
+ * worker. */
 bool psd_leases_round_is_late(const psd_leases_t *self);
 
-/* Why a worker is to be given up now, in a word or two for the log; NULL: it is not. `late`: what psd_leases_round_is_late said. */
+/* The reason to give up a worker now, in a word or two for the log; NULL: there is none. `late`: the result of
+ * psd_leases_round_is_late. */
 const char *psd_leases_judge(const psd_leases_t *self, const psd_worker_row_t *row, bool late);
 
-/* Give a worker up, and log it. One whose work is done is let go instead: false. */
+/* Give up a worker, and log it. False: its work is done, so it may simply leave. */
 bool psd_leases_give_up(psd_worker_row_t *row, uint64_t now_ms, const char *why, psd_actions_t *out);

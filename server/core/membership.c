@@ -146,13 +146,13 @@ void psd_membership_excuse(psd_membership_t *self, uint64_t by_ms, uint64_t now_
         self->row[i].heard_ms = psd_absence_excuse(self->row[i].heard_ms, by_ms, now_ms);
 }
 
-/* What became of a worker that was a member and has not finished; NULL when there is nothing to say. */
+/* What happened to a worker that was a member and has not finished; NULL for all others. */
 static const char *fate(const psd_worker_row_t *row, bool drops_lost)
 {
     if (!row->served || row->finished)
         return NULL;
     if (row->state == PSD_WORKER_LOST)
-        return drops_lost ? "was lost, and let be," : "was lost";
+        return drops_lost ? "was lost and not replaced," : "was lost";
     if (row->state == PSD_WORKER_LEFT)
         return row->drains ? "left at an operator's wish" : "left with work to do";
     return NULL;
@@ -185,9 +185,15 @@ void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnatio
     const size_t left = n - (size_t)at;
     if (row->incarnation > incarnation)
         snprintf(rest, left, " was replaced by incarnation %" PRIu64, row->incarnation);
+    else if (row->quarantined)
+        snprintf(rest, left,
+                 " was given up: %" PRIu64
+                 " of its gradients in a row had Inf or NaN (sync.quarantine_after); look at its data and "
+                 "its machine",
+                 row->in_vain);
     else if (row->state == PSD_WORKER_LOST)
         snprintf(rest, left,
-                 " was given up: nothing was heard of it for longer than the lease, or its push came later than round_timeout");
+                 " was given up: it has sent nothing for longer than the lease, or its push came later than round_timeout");
     else if (row->state == PSD_WORKER_LEFT)
         snprintf(rest, left, " has left");
     else

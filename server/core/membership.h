@@ -1,6 +1,6 @@
-/* membership.h - the table of workers: which are here, how far each has come, and who may have an id. The coordinator asks and
- * decides; when silence means gone, leases.h says. Rows are kept for ever, so that psd_worker_begin_life never gives an incarnation
- * twice.
+/* membership.h - the table of workers: which are present, how far each has come, and which may have an id. The coordinator asks and
+ * decides; leases.h says when a silent worker is gone. Rows are kept for ever, so that psd_worker_begin_life never gives an
+ * incarnation twice.
  *
  * Pure; times are in milliseconds of the caller's clock. One thread. */
 #pragma once
@@ -31,24 +31,31 @@ typedef struct psd_worker_row {
     psd_worker_state_t state;
     uint64_t incarnation;      /* of its newest life */
     psd_peer_t peer;           /* its session with the coordinator */
-    uint32_t user;             /* whose the id is (common/base/peer.h): nobody else is given it, nor speaks for it */
-    uint64_t nonce;            /* drawn by this life; who knows it is that worker, on whatever connection */
-    uint64_t heard_ms;         /* when it last said anything */
-    uint64_t clock;            /* as it last told */
+    uint32_t user;             /* the owner of the id (common/base/peer.h): no other user gets it or may send messages for it */
+    uint64_t nonce;            /* drawn by this life; a peer that knows it is that worker, on any connection */
+    uint64_t heard_ms;         /* when its last message came */
+    uint64_t clock;            /* as last reported */
     bool finished;             /* left because its work was done */
-    bool drains;               /* is asked to leave after its open round */
+    bool drains;               /* was asked to leave after its open round */
     bool served;               /* has been a member of a view */
     psd_server_set_t complete; /* shards that hold its push of the open round */
     uint64_t samples;          /* of that push */
     double loss;               /* of that push */
     bool nonfinite;            /* some shard found Inf or NaN in it */
-    char name[PSD_MAX_NAME];   /* host:pid, or what it was started with */
+    uint64_t in_vain;          /* its pushes in a row that had Inf or NaN */
+    bool quarantined;          /* it was given up because of that */
+    struct {                   /* the learning rate that it has set: */
+        bool is_open;          /* it still waits for the answer */
+        uint32_t code;         /* of its request */
+        double value;
+    } setting;
+    char name[PSD_MAX_NAME]; /* host:pid, or what it was started with */
 } psd_worker_row_t;
 
 typedef struct psd_membership {
     psd_worker_row_t row[PSD_MAX_WORKERS];
     uint32_t n_rows;             /* ids below this have been used */
-    char recipe[PSD_MAX_RECIPE]; /* what those who are here train on; "": nobody has said */
+    char recipe[PSD_MAX_RECIPE]; /* what the present workers train on; "": none has said */
 } psd_membership_t;
 
 /* The word for a state. */
@@ -58,12 +65,12 @@ const char *psd_worker_state_name(psd_worker_state_t state);
 psd_worker_row_t *psd_membership_by_nonce(psd_membership_t *self, uint64_t nonce);
 
 /* A free row for `user`: the wanted id (`wanted` > 0 is id + 1) or the lowest that is not in use; one whose worker has
- * finished only when there is no other, for that it has finished is forgotten then. NULL when the wanted one is in use or
+ * finished only when there is no other, because that forgets that it has finished. NULL when the wanted one is in use or
  * another user's, or all are. */
 psd_worker_row_t *psd_membership_admit(psd_membership_t *self, uint32_t wanted, uint32_t user);
 
-/* A worker begins a life in a row that psd_membership_admit gave: its incarnation is one more than the last that the row had. `name`
- * is below PSD_MAX_NAME bytes. */
+/* A worker begins a life in a row that psd_membership_admit gave: its incarnation is one more than the last that the row had.
+ * `name` is below PSD_MAX_NAME bytes. */
 void psd_worker_begin_life(psd_worker_row_t *row, psd_peer_t peer, uint64_t nonce, const char *name, uint64_t now_ms);
 
 /* The worker has said something over connection `peer`: one that was lost and made again has another number. */
@@ -78,32 +85,32 @@ uint32_t psd_membership_count(const psd_membership_t *self, psd_worker_state_t s
 /* Workers whose work is done, whether or not they have left. */
 uint32_t psd_membership_count_finished(const psd_membership_t *self);
 
-/* Whether rounds may go on with so many members. Those who have left with their work done count: towards the end of a job there
- * are fewer workers, and nothing is wrong. */
+/* Whether rounds may continue with `live` members. Workers that have left with their work done count: towards the end of a job
+ * there are fewer workers, and nothing is wrong. */
 bool psd_membership_has_quorum(const psd_membership_t *self, uint32_t live, uint32_t workers_min);
 
-/* Whether somebody is here. */
+/* Whether any worker is present. */
 bool psd_membership_has_any(const psd_membership_t *self);
 
-/* A worker that is here, by its id in digits or by its name; NULL when no such one is. */
+/* A present worker, by its id in digits or by its name; NULL when there is none. */
 psd_worker_row_t *psd_membership_find(psd_membership_t *self, const char *word);
 
-/* Whether a worker trains on what the others do (`self->recipe`). The words are those of the first; when nobody else is here,
- * they are its own; "" disagrees with nothing. */
+/* Whether a worker trains on the same as the others (`self->recipe`). The text is that of the first worker; when no other is
+ * present, it becomes this worker's; "" agrees with everything. */
 bool psd_membership_agrees(psd_membership_t *self, const psd_worker_row_t *row, const char *recipe);
 
-/* The job is taken up again: whoever is here is out until it registers again. `undone`: the last rounds are lost, so that nobody has
- * finished; else one that has left with its own work done is not asked for it twice. */
+/* A new run begins: no worker is a member until it registers again. `undone`: the last rounds are lost, so that no worker has
+ * finished; otherwise a worker that has left with its work done does not have to repeat it. */
 void psd_membership_begin_run(psd_membership_t *self, bool undone);
 
-/* Nobody was listened to for so long: move the times of all silences. */
+/* No message was read for `by_ms`: move the times since which workers are silent. */
 void psd_membership_excuse(psd_membership_t *self, uint64_t by_ms, uint64_t now_ms);
 
 /* How the work was done, as a sentence: who has finished, and who was lost or has left before. `unit`: what a clock counts;
  * `drops_lost`: those that were lost were let be. */
 void psd_membership_describe_end(const psd_membership_t *self, const char *unit, bool drops_lost, char *text, size_t n);
 
-/* Why `incarnation`, as which somebody speaks, is not this worker any more. */
+/* Why `incarnation`, from which a message came, is no longer this worker. */
 void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnation, char *text, size_t n);
 
 /* A worker that stayed with its work done may go. */
@@ -112,5 +119,5 @@ void psd_worker_let_go(psd_worker_row_t *row);
 /* Whether all of the job's shards hold its push of the open round. */
 bool psd_worker_has_pushed(const psd_worker_row_t *row, uint32_t n_shards);
 
-/* Whether somebody holds the row now: joining, waiting, live or done. */
+/* Whether a worker holds the row now: joining, waiting, live or done. */
 bool psd_worker_is_here(const psd_worker_row_t *row);

@@ -1,6 +1,6 @@
-/* mode.h - what synchronisation means: a row of questions per mode, one file each in modes/. Engine and coordinator know
- * no mode by its name. Whoever is about to act fills in what there is to know and asks; every answer is a pure function
- * of that. What each mode promises is proved by the simulator. */
+/* mode.h - the meaning of synchronisation: a row of questions per mode, one file each in modes/. Engine and coordinator know no
+ * mode by its name. The one that is about to act fills in the facts and asks; every answer is a pure function of these facts. The
+ * simulator tests the promises of each mode. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,32 +9,32 @@
 
 #include "server/core/lr_rule.h"
 
-/* What a mode may know. Whoever asks fills in its half; the other half is 0. */
+/* The facts that a mode may know. The asking side fills in its half; the other half is 0. */
 typedef struct psd_progress {
     uint64_t clock;   /* rounds closed; where there are none, checkpoints ordered */
     uint32_t members; /* workers in the view */
     /* a shard, of one worker */
-    uint64_t push;                /* the clock that its push is of, or that it waits for weights of */
+    uint64_t push;                /* the clock of its push, or of the weights that it waits for */
     uint64_t slowest;             /* the lowest clock that is closed for a member */
-    uint64_t resumes_at;          /* the worker's last clock that is in the checkpoint from which the job went on; 0: none */
+    uint64_t resumes_at;          /* the worker's last clock in the checkpoint from which the job resumed; 0: none */
     uint64_t staleness;           /* steps that the shard made since the worker's weights left */
     uint64_t max_staleness;       /* sync.max_staleness; 0: none is too old */
     const psd_lr_rule_t *lr_rule; /* sync.lr_rule */
-    bool held;                    /* pushes have to wait: the job is paused, ends, or lacks workers or its first checkpoint */
+    bool held;                    /* pushes must wait: the job is paused or ends, or workers or its first checkpoint are missing */
     /* the coordinator */
-    uint32_t complete;       /* members whose push of the open round is held by every shard */
+    uint32_t complete;       /* members whose push of the open round is complete on every shard */
     uint32_t servers;        /* of the job */
-    uint64_t steps;          /* made by all shards together, as far as they have told */
+    uint64_t steps;          /* made by all shards together, as last reported */
     uint64_t point_clock;    /* of the newest checkpoint */
     uint64_t point_progress; /* how far the job was when that was ordered */
     bool point_is_final;     /* it was ordered when no push could follow any more, or pushes may still follow */
 } psd_progress_t;
 
-/* What becomes of a push when all of it is here. */
+/* What happens to a push when it is whole. */
 typedef enum psd_push {
     PSD_PUSH_WAITS, /* for its round to be closed */
     PSD_PUSH_STEPS, /* it is a step of its own, when its turn comes */
-    PSD_PUSH_DROPS  /* its gradient is dropped: what is left is a push without samples */
+    PSD_PUSH_DROPS  /* its gradient is dropped, and it counts as a push without samples */
 } psd_push_t;
 
 typedef struct psd_mode {
@@ -44,11 +44,11 @@ typedef struct psd_mode {
 
     /* -- a shard asks */
 
-    /* A push is whole. Asked again when the turn of one that is a step has come. */
+    /* A push is whole. Asked again when the turn of a push that is a step has come. */
     psd_push_t (*whole_push)(const psd_progress_t *p);
     /* Whether whole pushes may be stepped now. */
     bool (*may_step)(const psd_progress_t *p);
-    /* Whether a member may be sent the weights as they are. One that may not gets them when it may. */
+    /* Whether a member may get the present weights. Otherwise it gets them later. */
     bool (*may_pull)(const psd_progress_t *p);
     /* The clock that counts as closed for a worker that becomes a member. */
     uint64_t (*joins_at)(const psd_progress_t *p);
@@ -57,15 +57,15 @@ typedef struct psd_mode {
 
     /* -- the coordinator asks */
 
-    /* Whether the open round is to be closed now. NULL: there are no rounds, and no decision closes a push. */
+    /* Whether to close the open round now. NULL: there are no rounds, and no decision closes a push. */
     bool (*closes)(const psd_progress_t *p);
     /* Whether members may come and go while a round is open. */
     bool (*may_change_view)(const psd_progress_t *p);
     /* How far the job is, in steps of single shards. */
     uint64_t (*progress)(const psd_progress_t *p);
-    /* The clock that a checkpoint ordered now is called by. */
+    /* The clock that names a checkpoint ordered now. */
     uint64_t (*save_clock)(const psd_progress_t *p);
-    /* Whether the newest checkpoint holds all that has been trained. */
+    /* Whether the newest checkpoint holds all training so far. */
     bool (*is_saved)(const psd_progress_t *p);
 } psd_mode_t;
 

@@ -36,7 +36,7 @@ void psd_node_destroy(psd_node_t **self_p)
     *self_p = NULL;
 }
 
-/* Deliver what the two machines say to each other, until they have said all. */
+/* Deliver the messages between the two machines, until there are none left. */
 static void settle(psd_node_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     for (size_t i = 0; self->coordinator && i < out->n; i++) {
@@ -96,12 +96,12 @@ void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const 
                      psd_kind_name(msg->kind));
             psd_node_refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
         }
-    } else if (psd_kind_sender(msg->kind) & PSD_FROM_WORKER) {
-        if (self->coordinator)
+    } else if (psd_kind_sender(msg->kind) & (PSD_FROM_WORKER | PSD_FROM_FOLLOWER)) {
+        if (self->coordinator && psd_kind_sender(msg->kind) & PSD_FROM_WORKER)
             psd_coordinator_heard(self->coordinator, now_ms, from, msg);
         psd_engine_message(self->engine, now_ms, from, msg, payload, out);
     } else {
-        snprintf(why, sizeof why, "%s is not yours to send", psd_kind_name(msg->kind));
+        snprintf(why, sizeof why, "you may not send %s", psd_kind_name(msg->kind));
         psd_node_refuse(self, from, msg->seq, PSD_REFUSAL_SENDER, why, out);
     }
     settle(self, now_ms, out);
@@ -136,6 +136,19 @@ void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_a
 void psd_node_saved(psd_node_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out)
 {
     psd_engine_saved(self->engine, now_ms, failure, out);
+    settle(self, now_ms, out);
+}
+
+void psd_node_residual_saved(psd_node_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    psd_engine_residual_saved(self->engine, now_ms, out);
+    settle(self, now_ms, out);
+}
+
+void psd_node_residual_loaded(psd_node_t *self, uint64_t now_ms, uint32_t worker, psd_buf_t **part, const char *failure,
+                              psd_actions_t *out)
+{
+    psd_engine_residual_loaded(self->engine, now_ms, worker, part, failure, out);
     settle(self, now_ms, out);
 }
 

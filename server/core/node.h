@@ -1,6 +1,5 @@
-/* node.h - one server's machines as one: the engine of its shard and, in server 0, the coordinator. Messages between
- * the two stay inside; all others come out as actions. This is what a daemon drives with sockets and a simulator
- * without. Pure. One thread at a time. */
+/* node.h - one server's machines as one: the engine of its shard and, in server 0, the coordinator. Messages between the two stay
+ * inside; all others come out as actions. A daemon drives it with sockets, a simulator without. Pure. One thread at a time. */
 #pragma once
 
 #include "server/core/coordinator.h"
@@ -17,20 +16,23 @@ void psd_node_destroy(psd_node_t **self_p);
 void psd_node_message(psd_node_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                       psd_actions_t *out);
 
-/* Bytes from `from` that are no message of ours. `protocol`: the version that they claim, 0 when it could not be read. */
+/* Bytes from `from` that are not a valid message. `protocol`: the version that they claim, 0 if it could not be read. */
 void psd_node_malformed(psd_node_t *self, psd_peer_t from, uint32_t protocol, const char *why, psd_actions_t *out);
 
-/* Say no to `from`, count it, and do nothing else. */
+/* Refuse `from`, count that, and do nothing else. */
 void psd_node_refuse(psd_node_t *self, psd_peer_t from, uint64_t seq, psd_refusal_t reason, const char *why, psd_actions_t *out);
 
 /* Outcomes of the actions on checkpoints, see engine.h and coordinator.h. */
 void psd_node_save_begun(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
 void psd_node_part_saved(psd_node_t *self, uint64_t now_ms, uint32_t part, psd_actions_t *out);
 void psd_node_saved(psd_node_t *self, uint64_t now_ms, const char *failure, psd_actions_t *out);
+void psd_node_residual_saved(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
+void psd_node_residual_loaded(psd_node_t *self, uint64_t now_ms, uint32_t worker, psd_buf_t **part, const char *failure,
+                              psd_actions_t *out);
 void psd_node_committed(psd_node_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out);
 void psd_node_restored(psd_node_t *self, uint64_t now_ms, const char *failure, const psd_save_point_t *point, psd_actions_t *out);
 
-/* An operator asks to save, or to end the job unfinished. False: this is not server 0, which alone can. */
+/* An operator asks to save, or to end the job unfinished. False: this is not server 0; only server 0 can. */
 bool psd_node_request_save(psd_node_t *self);
 bool psd_node_stop(psd_node_t *self, uint64_t now_ms, psd_actions_t *out);
 

@@ -6,7 +6,7 @@
 
 void psd_saver_clear(psd_saver_t *self)
 {
-    self->due = self->saving = self->opening = self->in_flight = self->blocked = self->ending = false;
+    self->due = self->saving = self->opening = self->in_flight = self->blocked = self->awaits_residuals = self->ending = false;
     self->saved = self->failed = 0;
     self->deferred = NULL;
 }
@@ -29,7 +29,7 @@ bool psd_saver_may_begin(psd_saver_t *self, uint64_t clock)
         return false;
     self->due = false;
     if (self->saved == self->order + 1)
-        return false; /* an attempt that failed elsewhere has made this file: it stays, for it may be listed already */
+        return false; /* an attempt that failed elsewhere has made this file: it stays, because a manifest may list it already */
     if (clock == self->order)
         return true;
     self->failed = self->order + 1;
@@ -42,6 +42,10 @@ void psd_saver_begin(psd_saver_t *self, const psd_save_point_t *point, psd_actio
     self->point = *point;
     self->point.applied = self->applied;
     memcpy(self->applied, point->applied, point->n_applied * sizeof *self->applied);
+    self->point.residual_of = self->residual_of;
+    if (point->n_residuals)
+        memcpy(self->residual_of, point->residual_of, point->n_residuals * sizeof *self->residual_of);
+    self->awaits_residuals = point->n_residuals != 0;
     self->clock = point->clock;
     self->next = 0;
     self->saving = self->opening = true;
@@ -57,9 +61,9 @@ static void next_part(psd_saver_t *self, const psd_shard_t *shard, const uint8_t
         return;
     if (more)
         psd_actions_checkpoint(out, PSD_ACT_SAVE_PART, self->clock, self->next++);
-    else
+    else if (!self->awaits_residuals)
         psd_actions_checkpoint(out, PSD_ACT_SAVE_END, self->clock, 0);
-    self->ending = !more;
+    self->ending = !more && !self->awaits_residuals;
 }
 
 bool psd_saver_may_step(psd_saver_t *self, psd_shard_t *shard, psd_work_t *work)
@@ -70,7 +74,7 @@ bool psd_saver_may_step(psd_saver_t *self, psd_shard_t *shard, psd_work_t *work)
         self->deferred = work;
         return false;
     }
-    work->preserve = work->part >= self->next && !psd_shard_is_kept(shard, work->part) && work->n_gradients;
+    work->preserve = work->part >= self->next && !psd_shard_is_kept(shard, work->part) && (work->n_gradients || work->onto);
     return true;
 }
 
@@ -102,7 +106,7 @@ psd_work_t *psd_saver_saved(psd_saver_t *self, psd_shard_t *shard, const uint8_t
 {
     if (!self->saving)
         return NULL;
-    self->saving = self->opening = self->in_flight = self->ending = false;
+    self->saving = self->opening = self->in_flight = self->awaits_residuals = self->ending = false;
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
         if (!psd_bitmap_get(busy, p)) /* else when its step is done */
             psd_shard_forget(shard, p);
@@ -117,6 +121,15 @@ psd_work_t *psd_saver_saved(psd_saver_t *self, psd_shard_t *shard, const uint8_t
 void psd_saver_go_on(psd_saver_t *self, const psd_shard_t *shard, const uint8_t *busy, psd_actions_t *out)
 {
     if (self->saving)
+        next_part(self, shard, busy, out);
+}
+
+void psd_saver_has_residuals(psd_saver_t *self, const psd_shard_t *shard, const uint8_t *busy, psd_actions_t *out)
+{
+    if (!self->saving || !self->awaits_residuals)
+        return;
+    self->awaits_residuals = false;
+    if (!psd_saver_is_writing(self) && !self->blocked)
         next_part(self, shard, busy, out);
 }
 

@@ -11,7 +11,7 @@ void psd_saves_init(psd_saves_t *self, const psd_saves_config_t *config, const u
         memcpy(self->point, point, self->n_points * sizeof *point);
 }
 
-/* How many steps there are in the checkpoint that a run begins from, the shards will tell. */
+/* The shards will report the number of steps in the checkpoint that a run begins from. */
 void psd_saves_begin_run(psd_saves_t *self, const psd_progress_t *p)
 {
     self->saving = self->committing = self->wanted = false;

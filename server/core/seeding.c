@@ -5,7 +5,7 @@
 
 enum {
     REPEAT_MS = 500,   /* of the newest request */
-    SILENCE_MS = 2000, /* who is asked, and says nothing for so long, is asked no more if there is another */
+    SILENCE_MS = 2000, /* after so long a silence of the worker that was asked, another one is asked if there is one */
     WINDOW = 1 << 20   /* elements that are asked for and have not come, 4 MiB */
 };
 
@@ -28,19 +28,26 @@ void psd_seeding_clear(psd_seeding_t *self)
     *self = (psd_seeding_t){ .worker = self->worker, .seq = self->seq };
 }
 
-bool psd_seeding_has(const psd_seeding_t *self, uint32_t part) { return psd_bitmap_get(self->started, part); }
-
-void psd_seeding_set(psd_seeding_t *self, uint32_t part)
+bool psd_seeding_lacks(const psd_seeding_t *self, uint32_t array, uint32_t part)
 {
-    psd_bitmap_set(self->started, part);
-    self->n_started++;
+    return !self->is_over && array == self->array && !psd_bitmap_get(self->started, part);
 }
 
-void psd_seeding_set_all(psd_seeding_t *self, uint32_t n)
+/* Go to the next array, of which some parts may have nothing. */
+static void begin_array(psd_seeding_t *self, const psd_shard_t *shard)
 {
-    memset(self->started, 0xff, psd_bitmap_bytes(self->n_parts));
-    self->n_started = n;
+    self->array++;
+    self->n_started = 0;
+    memset(self->started, 0, psd_bitmap_bytes(self->n_parts));
+    self->is_over = self->array == psd_shard_initial_arrays(shard);
+    for (uint32_t p = 0; !self->is_over && p < psd_shard_parts(shard); p++)
+        if (!psd_shard_initial_elements(shard, self->array, p)) {
+            psd_bitmap_set(self->started, p);
+            self->n_started++;
+        }
 }
+
+void psd_seeding_set_all(psd_seeding_t *self) { self->is_over = true; }
 
 bool psd_seeding_waits(const psd_seeding_t *self, uint64_t incarnation, uint64_t now_ms)
 {
@@ -70,9 +77,9 @@ void psd_seeding_turn_to(psd_seeding_t *self, uint32_t worker, uint64_t incarnat
     forget_asked(self);
 }
 
-void psd_seeding_heard(psd_seeding_t *self, uint32_t worker, uint64_t now_ms)
+void psd_seeding_heard(psd_seeding_t *self, uint32_t worker, uint64_t incarnation, uint64_t now_ms)
 {
-    if (self->asking && worker == self->worker)
+    if (self->asking && worker == self->worker && incarnation == self->incarnation)
         self->heard_ms = now_ms;
 }
 
@@ -80,12 +87,12 @@ bool psd_seeding_widen(psd_seeding_t *self, const psd_shard_t *shard, uint64_t n
 {
     uint32_t n = 0;
     memset(self->newest, 0, psd_bitmap_bytes(self->n_parts));
-    for (uint32_t p = 0; p < psd_shard_parts(shard) && self->flying < WINDOW; p++) {
+    for (uint32_t p = 0; !self->is_over && p < psd_shard_parts(shard) && self->flying < WINDOW; p++) {
         if (psd_bitmap_get(self->started, p) || psd_bitmap_get(self->asked, p))
             continue;
         psd_bitmap_set(self->newest, p);
         psd_bitmap_set(self->asked, p);
-        self->flying += psd_shard_elements(shard, p);
+        self->flying += psd_shard_initial_elements(shard, self->array, p);
         n++;
     }
     if (!n)
@@ -105,9 +112,15 @@ bool psd_seeding_answered(psd_seeding_t *self, uint32_t worker, uint64_t seq)
 
 bool psd_seeding_came(psd_seeding_t *self, const psd_shard_t *shard, uint32_t part)
 {
-    if (!psd_bitmap_get(self->asked, part))
-        return false;
-    psd_bitmap_unset(self->asked, part);
-    self->flying -= psd_shard_elements(shard, part);
-    return self->flying <= WINDOW / 2;
+    const uint32_t array = self->array;
+    const bool was_asked = psd_bitmap_get(self->asked, part);
+    if (was_asked) {
+        psd_bitmap_unset(self->asked, part);
+        self->flying -= psd_shard_initial_elements(shard, array, part);
+    }
+    psd_bitmap_set(self->started, part);
+    self->n_started++;
+    while (!self->is_over && self->n_started == psd_shard_parts(shard))
+        begin_array(self, shard);
+    return array != self->array || (was_asked && self->flying <= WINDOW / 2);
 }

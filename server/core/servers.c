@@ -24,14 +24,14 @@ static bool is_older(uint64_t nonce, uint64_t than) { return process_of(nonce) =
 
 static bool is_at(const psd_server_row_t *row, const psd_server_hello_t *hello) { return !strcmp(row->endpoint, hello->endpoint); }
 
-/* The row of a server that has had this place, under another start of its process; NULL when nobody has. */
+/* The row of a server that had this place, under another start of its process; NULL if there is none. */
 static psd_server_row_t *started_again(psd_servers_t *self, const psd_server_hello_t *hello)
 {
     psd_server_row_t *row = hello->place && hello->place <= self->n ? &self->row[hello->place - 1] : NULL;
     return row && row->endpoint[0] && row->nonce != hello->nonce ? row : NULL;
 }
 
-/* Whether a server has asked for so long that whoever was gone when it began would be known to be. */
+/* Whether a server has asked for so long that a holder that was gone when it began would by now count as lost. */
 static bool has_asked_for_long(psd_servers_t *self, uint64_t now_ms, const psd_server_hello_t *hello)
 {
     const uint64_t process = process_of(hello->nonce);
@@ -48,8 +48,8 @@ static bool has_asked_for_long(psd_servers_t *self, uint64_t now_ms, const psd_s
     return false;
 }
 
-/* Whether a server that asks for any place may have this one: nobody has had it, or who had it is gone. A new process at
- * the same address is proof of that, once the old one is silent. */
+/* Whether a server that asks for any place may have this one: it has had no holder, or its holder is gone. A new process at the
+ * same address proves that, once the old one is silent. */
 static bool is_free(const psd_servers_t *self, uint64_t now_ms, const psd_server_row_t *row, const psd_server_hello_t *hello)
 {
     const uint64_t silent_ms = now_ms - row->heard_ms;
@@ -195,7 +195,7 @@ void psd_servers_excuse(psd_servers_t *self, uint64_t by_ms, uint64_t now_ms)
 {
     for (uint32_t s = 0; s < self->n; s++)
         self->row[s].heard_ms = psd_absence_excuse(self->row[s].heard_ms, by_ms, now_ms);
-    for (uint32_t i = 0; i < self->n_askers; i++) /* else who was heard of just now would count as alive for too long */
+    for (uint32_t i = 0; i < self->n_askers; i++) /* otherwise a server that was heard just now would count as alive for too long */
         self->asker[i].since_ms = psd_absence_excuse(self->asker[i].since_ms, by_ms, now_ms);
 }
 

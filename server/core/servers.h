@@ -1,5 +1,5 @@
-/* servers.h - the servers of a job as server 0 keeps them: which index each one has, who has joined, who has fallen silent, and
- * whether a process that asks may have an index that another one had.
+/* servers.h - the servers of a job in server 0's view: the index of each, which have joined, which have fallen silent, and whether
+ * a process may take over an index that another one had.
  *
  * The coordinator tells it what arrives and asks; it decides nothing about the job and sends nothing. An index is never given to
  * a second process while the first may be alive: the newcomer waits until silence proves that the first is gone, and is refused
@@ -20,13 +20,13 @@ enum { PSD_MAX_ASKERS = 8 };
 
 /* Others read rows; only servers.c changes them. */
 typedef struct psd_server_row {
-    bool joined;                 /* is part of this run of the job */
-    bool lost;                   /* was here once, and has been silent for longer than its lease */
+    bool joined;                 /* part of this run of the job */
+    bool lost;                   /* had joined, and has been silent for longer than its lease */
     psd_peer_t peer;             /* its connection */
     uint64_t nonce;              /* of its newest hello: number of the process, then 16 bits that count its hellos */
     uint64_t epoch;              /* run of the job in which it joined */
-    uint64_t clock, version;     /* rounds closed, steps made there, as it last told */
-    uint64_t heard_ms;           /* when it last said anything */
+    uint64_t clock, version;     /* rounds closed, steps made there, as last reported */
+    uint64_t heard_ms;           /* when its last message came */
     char endpoint[PSD_MAX_NAME]; /* where it listens; "": the index was never held */
 } psd_server_row_t;
 
@@ -37,7 +37,7 @@ typedef struct psd_servers {
     psd_server_row_t row[PSD_MAX_SERVERS];
     struct {
         uint64_t process, since_ms;
-    } asker[PSD_MAX_ASKERS]; /* processes that asked for an index when it was not free, and since when */
+    } asker[PSD_MAX_ASKERS]; /* processes that requested an index when it was not free, and since when */
     uint32_t n_askers;       /* that there have been; the oldest are forgotten */
 } psd_servers_t;
 
@@ -60,8 +60,8 @@ typedef enum psd_server_admission {
 /* A job of `n` servers, 1 .. PSD_MAX_SERVERS; `lease_ms` is that of a worker. */
 void psd_servers_init(psd_servers_t *self, uint32_t n, uint64_t lease_ms);
 
-/* Judge a hello, and set its place when it asks for any. `over`: the job has finished, so that nobody has to be gone for a new
- * start of a server to be told so. `why` gets the sentence for WAITS and REFUSED. */
+/* Judge a hello, and set its place if it requests any. `over`: the job has finished, so a restarted server can be told so even if
+ * its predecessor is still there. `why` gets the sentence for WAITS and REFUSED. */
 psd_server_admission_t psd_servers_judge(psd_servers_t *self, uint64_t now_ms, psd_server_hello_t *hello, bool over, char *why,
                                          size_t n);
 
@@ -70,22 +70,22 @@ psd_server_admission_t psd_servers_judge(psd_servers_t *self, uint64_t now_ms, p
 int psd_servers_join(psd_servers_t *self, uint64_t now_ms, const psd_server_hello_t *hello, uint64_t epoch, bool *is_new, char *why,
                      size_t n);
 
-/* Server `index` is part of the run no more; its place stays its own. */
+/* Server `index` is no longer part of the run; it keeps its place. */
 void psd_servers_leave(psd_servers_t *self, uint32_t index);
 
-/* Another run begins: nobody has joined it, and no step is made. */
+/* Another run begins: no server has joined it, and there are no steps yet. */
 void psd_servers_begin_run(psd_servers_t *self);
 
 /* Whether connection `from` speaks for server `index` of this run. */
 bool psd_servers_is_from(const psd_servers_t *self, psd_peer_t from, uint32_t index);
 
-/* Server `index` of this run says how far it is. */
+/* Server `index` of this run reports how far it is. */
 void psd_servers_note_state(psd_servers_t *self, uint64_t now_ms, uint32_t index, uint64_t clock, uint64_t version);
 
-/* Time passes: mark who has fallen silent and who speaks again, and log it (server.lost, server.back). */
+/* Time passes: mark servers that have fallen silent and those that are heard again, and log it (server.lost, server.back). */
 void psd_servers_look(psd_servers_t *self, uint64_t now_ms, psd_actions_t *out);
 
-/* Nobody was listened to for so long: move the times of all silences. */
+/* This process did not listen for so long: move the times of all silences. */
 void psd_servers_excuse(psd_servers_t *self, uint64_t by_ms, uint64_t now_ms);
 
 bool psd_servers_all_joined(const psd_servers_t *self);
@@ -95,7 +95,7 @@ uint32_t psd_servers_count_lost(const psd_servers_t *self);
 /* Those that have not joined, or are lost. */
 uint32_t psd_servers_count_missing(const psd_servers_t *self);
 
-/* Steps that all have made together, as far as they have told. */
+/* The number of steps of all servers together, as last reported. */
 uint64_t psd_servers_count_steps(const psd_servers_t *self);
 
 /* The indices of those that have not joined, as "1, 2". */

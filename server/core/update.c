@@ -17,7 +17,8 @@ bool psd_update_init(psd_update_t *self, psd_shard_t *shard, uint32_t n_tensors)
         self->sum = calloc((size_t)psd_shard_chunks(shard) * PSD_MAX_SUMS + 1, sizeof *self->sum);
         self->total = calloc(n_passes * n_tensors * PSD_MAX_SUMS, sizeof *self->total);
     }
-    const bool ok = self->busy && (!n_passes || (self->sum && self->total));
+    self->look = calloc((size_t)psd_shard_chunks(shard) * PSD_LOOK_TERMS + 1, sizeof *self->look);
+    const bool ok = self->busy && self->look && (!n_passes || (self->sum && self->total));
     if (!ok)
         psd_update_clear(self);
     return ok;
@@ -28,25 +29,24 @@ void psd_update_clear(psd_update_t *self)
     free(self->busy);
     free(self->sum);
     free(self->total);
+    free(self->look);
     *self = (psd_update_t){ 0 };
 }
 
-void psd_update_begin(psd_update_t *self, uint64_t samples, bool measures)
+void psd_update_begin(psd_update_t *self, uint64_t samples, bool measures, bool looks)
 {
     assert(!self->open && "a shard makes one update at a time");
     self->open = true;
     self->measured = false;
     self->samples = samples;
     self->measures = measures;
+    self->looks = looks;
     self->pass = measures ? 0 : passes(self)->n;
 }
 
 bool psd_update_is_step(const psd_update_t *self) { return self->pass == passes(self)->n; }
 
-static bool is_over_model(const psd_update_t *self, int pass)
-{
-    return passes(self)->at[pass]->scope(psd_shard_rule(self->shard)) == PSD_SCOPE_MODEL;
-}
+static bool is_over_model(const psd_update_t *self, int pass) { return passes(self)->scope[pass] == PSD_SCOPE_MODEL; }
 
 static double *total_of(const psd_update_t *self, int pass, uint32_t tensor)
 {
@@ -58,6 +58,8 @@ void psd_update_hand_out(psd_update_t *self, psd_work_t *work)
     work->pass = self->pass;
     if (!psd_update_is_step(self))
         work->sum = self->sum + (size_t)psd_shard_first(self->shard, work->part) * psd_update_sums(self);
+    else if (self->looks)
+        work->look = self->look + (size_t)psd_shard_first(self->shard, work->part) * PSD_LOOK_TERMS;
     for (int i = 0; i < PSD_MAX_PASSES; i++) {
         const bool is_known = self->measures && i < self->pass;
         work->total[i] = is_known ? total_of(self, i, 0) : NULL;
@@ -82,10 +84,7 @@ bool psd_update_pass_is_over(psd_update_t *self)
     return true;
 }
 
-uint32_t psd_update_sums(const psd_update_t *self)
-{
-    return (uint32_t)passes(self)->at[self->pass]->n_sums(psd_shard_rule(self->shard));
-}
+uint32_t psd_update_sums(const psd_update_t *self) { return (uint32_t)passes(self)->n_sums[self->pass]; }
 
 bool psd_update_settle(psd_update_t *self, int pass, const double *total, size_t n)
 {
@@ -94,7 +93,7 @@ bool psd_update_settle(psd_update_t *self, int pass, const double *total, size_t
     const size_t n_sums = psd_update_sums(self), rows = is_over_model(self, pass) ? 1 : self->n_tensors;
     if (n != rows * n_sums)
         return false;
-    for (uint32_t t = 0; t < rows; t++)
+    for (uint32_t t = 0; n_sums && t < rows; t++)
         memcpy(total_of(self, pass, t), total + t * n_sums, n_sums * sizeof *total);
     self->measured = false;
     self->pass++;

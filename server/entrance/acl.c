@@ -10,17 +10,18 @@
 
 /* What a role may send; the kinds say who sends them (proto/message.h). */
 static const unsigned may_send[] = {
-    [PSD_ROLE_WORKER] = PSD_FROM_WORKER,
+    [PSD_ROLE_WORKER] = PSD_FROM_WORKER | PSD_FROM_FOLLOWER,
+    [PSD_ROLE_READER] = PSD_FROM_FOLLOWER,
     [PSD_ROLE_MONITOR] = 0,
     [PSD_ROLE_ADMIN] = PSD_FROM_OPERATOR,
     [PSD_ROLE_SERVER] = PSD_FROM_SHARD,
 };
 
-/* Somebody who was on the list at some time. */
+/* A user that was on the list at some time. */
 typedef struct known {
     char name[PSD_USER_NAME];
     const psd_user_t *user; /* on the present list; NULL: no longer there */
-    bool came;              /* was let in since connections were last closed */
+    bool came;              /* has connected since connections were last closed */
 } known_t;
 
 struct psd_acl {
@@ -48,7 +49,7 @@ static int learn(psd_acl_t *self, const psd_allow_t *list, psd_err_t *err)
         n += !find(self, list->user[i].name);
     known_t *known = n < PSD_MAX_USERS ? realloc(self->known, (n + 1) * sizeof *known) : NULL;
     if (!known)
-        return psd_err_set(err, PSD_ENOMEM, "no room for %u users; those of earlier lists count until psd is started again", n);
+        return psd_err_set(err, PSD_ENOMEM, "no room for %u users; users of earlier lists count until psd is restarted", n);
     self->known = known;
     for (size_t i = 0; i < list->n; i++)
         if (!find(self, list->user[i].name)) {
@@ -58,14 +59,14 @@ static int learn(psd_acl_t *self, const psd_allow_t *list, psd_err_t *err)
     return PSD_OK;
 }
 
-/* Whether a session as the one user would be another as the other. */
+/* Whether the two entries allow different things. */
 static bool is_other(const psd_user_t *before, const psd_user_t *now)
 {
     return !now || before->role != now->role || memcmp(&before->shards, &now->shards, sizeof now->shards) != 0 ||
            memcmp(before->key, now->key, PSD_KEY_BYTES) != 0;
 }
 
-/* Whether somebody who came is no longer what he was. */
+/* Whether a connected user has been removed or has another role. */
 static bool take(psd_acl_t *self, psd_allow_t *list)
 {
     bool gone = false;
@@ -97,8 +98,8 @@ static int read_list(psd_acl_t *self, bool *gone, psd_err_t *err)
     return rc;
 }
 
-/* Whether the file is another than was read last; it is taken note of before it is read, so that a change
- * while it is read is seen next time. */
+/* Whether the file has changed since it was last read. Its times are noted before it is read, so that a change during the read is
+ * seen next time. */
 static bool has_changed(psd_acl_t *self)
 {
     struct stat now = { .st_ino = 0 };
@@ -143,12 +144,12 @@ int psd_acl_own(const psd_acl_t *self, const char public[PSD_KEY_TEXT], bool has
     const psd_user_t *user = psd_key_decode(key, public) ? psd_allow_by_key(&self->list, key) : NULL;
     if (user && user->role != PSD_ROLE_SERVER)
         return psd_err_set(err, PSD_ECONFIG,
-                           "server.key is the key of %s %s by %.200s: a server needs one of role server, "
-                           "made by psdctl keygen NAME --role=server",
+                           "server.key is the key of %s %s in %.200s: a server needs a key of role server, made by psdctl "
+                           "keygen NAME --role=server",
                            psd_role_name(user->role), user->name, self->path);
     if (!user && has_others)
         return psd_err_set(err, PSD_ECONFIG,
-                           "%.200s has no line for this server's key, so that other servers would refuse it: add "
+                           "%.200s has no line for this server's key, so other servers would refuse it: add "
                            "\"NAME server %.40s\"",
                            self->path, public);
     return PSD_OK;
@@ -188,16 +189,15 @@ psd_refusal_t psd_acl_judge(const psd_acl_t *self, psd_peer_t from, psd_kind_t k
         return PSD_REFUSAL_SENDER;
     }
     if (!(psd_kind_sender(kind) & may_send[user->role])) {
-        snprintf(why, n, "%s has the role %s, and %s is not for it to send", user->name, psd_role_name(user->role),
-                 psd_kind_name(kind));
+        snprintf(why, n, "%s has the role %s, which may not send %s", user->name, psd_role_name(user->role), psd_kind_name(kind));
         return PSD_REFUSAL_SENDER;
     }
     if (shard < PSD_MAX_SERVERS && !psd_server_set_has(&user->shards, shard)) {
-        snprintf(why, n, "%s may not speak with server %u", user->name, shard);
+        snprintf(why, n, "%s may not send messages to server %u", user->name, shard);
         return PSD_REFUSAL_SENDER;
     }
     if (held > user->max_bytes) {
-        snprintf(why, n, "%s has %" PRIu64 " bytes of messages here, and may have %" PRIu64, user->name, held, user->max_bytes);
+        snprintf(why, n, "%s has %" PRIu64 " bytes of messages here; its limit is %" PRIu64, user->name, held, user->max_bytes);
         return PSD_REFUSAL_FULL;
     }
     return PSD_REFUSAL_NONE;

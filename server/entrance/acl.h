@@ -1,5 +1,5 @@
-/* acl.h - access control: who may come in, and what each may say, by the allow-list (common/net/allow.h) as it is now. Users are
- * known to the rest by numbers (common/base/peer.h), a name having one number for as long as this process lives.
+/* acl.h - access control: the current allow-list (common/net/allow.h) decides which users may connect, and what each may send. The
+ * rest of the server knows users by numbers (common/base/peer.h); a name keeps its number for the life of this process.
  * Loop's thread. */
 #pragma once
 
@@ -8,27 +8,26 @@
 
 typedef struct psd_acl psd_acl_t;
 
-/* Read the list at `path`. NULL with what psd_allow_load says. */
+/* Read the list at `path`. NULL, with `err` set as by psd_allow_load. */
 psd_acl_t *psd_acl_new(const char *path, psd_err_t *err);
 void psd_acl_destroy(psd_acl_t **self_p);
 
 /* A psd_admit_fn over a psd_acl_t. */
 uint32_t psd_acl_admit(void *self, const uint8_t key[PSD_KEY_BYTES]);
 
-/* Read the list again when its file has changed, or when `asked` to; one that is wrong is named in the log,
- * and the one before stays. True when somebody who was let in may no longer be here, or only as something
- * else: the connections are to be closed, all of them, for ZeroMQ closes none alone; they are made anew by
- * whoever may. */
+/* Read the list again when its file has changed, or when `asked` to. A list with errors is logged, and the previous one stays in
+ * force. True when a user who was admitted has been removed or has another role: then close all connections, because ZeroMQ cannot
+ * close a single one; users on the list reconnect. */
 bool psd_acl_reload(psd_acl_t *self, bool asked);
 
-/* Whether the user of `from` may send this kind to server `shard`, while that holds `held` bytes of the
- * user's messages. PSD_REFUSAL_NONE: yes; else why not, with a sentence in `why`. */
+/* Whether the user of `from` may send this kind to server `shard`, which holds `held` bytes of the user's messages now.
+ * PSD_REFUSAL_NONE: yes; otherwise the reason, with a sentence in `why`. */
 psd_refusal_t psd_acl_judge(const psd_acl_t *self, psd_peer_t from, psd_kind_t kind, uint32_t shard, uint64_t held, char *why,
                             size_t n);
 
-/* Whether the list lets this server's own key be a server's. PSD_ECONFIG, with a sentence, when it names the key for
- * another role, or, where there are other servers that have to let it in, not at all. */
+/* Check that the list accepts this server's own key as a server's. PSD_ECONFIG, with a sentence, when the list gives the key
+ * another role, or when it does not contain the key although other servers must accept it. */
 int psd_acl_own(const psd_acl_t *self, const char public[PSD_KEY_TEXT], bool has_others, psd_err_t *err);
 
-/* Connections that were refused so far. */
+/* The number of connections refused so far. */
 uint64_t psd_acl_denied(const psd_acl_t *self);

@@ -10,8 +10,7 @@ unsigned psd_descriptors_limit(void)
     return getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > UINT32_MAX ? UINT32_MAX : (unsigned)limit.rlim_cur;
 }
 
-/* The lowest number that is free, which a new descriptor gets: so many are in use at least. -1: there is
- * none. */
+/* The lowest free number, which the next descriptor gets: at least that many are in use. -1: none is free. */
 static int take_lowest(void) { return epoll_create1(EPOLL_CLOEXEC); }
 
 static bool is_near(int fd) { return fd < 0 || (unsigned)fd + PSD_DESCRIPTORS_NEAR >= psd_descriptors_limit(); }
@@ -22,7 +21,7 @@ static void let_go(psd_descriptors_t *self)
         close(self->reserve[--self->n_reserve]);
 }
 
-/* False, and nothing is held, when that would leave too few. */
+/* False when that would leave too few; then nothing is held. */
 static bool hold_back(psd_descriptors_t *self)
 {
     while (self->n_reserve < PSD_DESCRIPTORS_RESERVE) {

@@ -15,22 +15,22 @@
 #include "server/entrance/memory_guard.h"
 
 enum {
-    ALLOW_MS = 250,     /* between two looks whether the allow-list has changed */
+    ALLOW_MS = 250,     /* between two checks whether the allow-list has changed */
     KNOCK_MS = 5000,    /* for a stranger to be refused */
-    REBIND_MS = 5000,   /* for an address to come free that was closed */
+    REBIND_MS = 5000,   /* for a closed address to become free */
     REFUSED_MS = 10000, /* between two lines on refused connections */
 };
 
 struct psd_entrance {
     psd_entrance_config_t config; /* without its texts */
-    psd_acl_t *acl;               /* NULL: anybody may come in */
+    psd_acl_t *acl;               /* NULL: any process on this machine may connect */
     psd_socket_t *guard;          /* asks the list; NULL without one */
-    psd_socket_t *router;         /* NULL while it is being bound again */
+    psd_socket_t *router;         /* NULL while the address is being bound again */
     psd_socket_t *stranger;       /* the test at the start */
     psd_local_t *local;           /* links through memory with peers that the router knows; NULL: none */
-    psd_intake_t *intake;         /* of what comes by them; NULL: nothing has */
+    psd_intake_t *intake;         /* takes in their messages; NULL: none has come yet */
     char local_name[PSD_HANDOFF_NAME];
-    bool is_open;      /* a stranger has been refused, or anybody may come in */
+    bool is_open;      /* a stranger has been refused, or any process may connect */
     psd_err_t failure; /* of the test */
     char endpoint[PSD_ENDPOINT_TEXT];
     uv_timer_t memory_timer;
@@ -66,7 +66,8 @@ static int bind_router(psd_entrance_t *self, const char *endpoint, psd_err_t *er
 
 /* ---- memory ---- */
 
-/* Its sender may write on: what is checked here, and used, is a copy of our own, which counts as what came by a socket does. */
+/* The sender may still write to its memory, so the server checks and uses a copy. The copy counts against the sender like a message
+ * from a socket. */
 static void on_local_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     const psd_entrance_t *self = arg;
@@ -79,7 +80,8 @@ static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
     psd_log_debug("memory.link", "user=%u state=%s", psd_peer_user(peer), link == PSD_LINK_UP ? "up" : "closed");
 }
 
-/* Whoever comes was vouched for by the router, and goes with it. Without memory all goes by sockets. */
+/* A peer that links through memory has been authenticated by the router, and its link ends with the router. Without memory, all
+ * messages go through sockets. */
 static void open_local(psd_entrance_t *self)
 {
     const psd_socket_handler_t handler = { on_local_message, on_bad, on_local_link, self };
@@ -115,7 +117,7 @@ static void close_connections(psd_entrance_t *self)
     psd_local_close(&self->local);
 }
 
-/* ZeroMQ lets go of an address in its own thread, a little later. */
+/* ZeroMQ releases an address in its own thread, a little later. */
 static int bind_again(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
 {
     if (self->router)
@@ -135,7 +137,7 @@ static int bind_again(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
 
 /* ---- strangers ---- */
 
-/* Of the stranger's connection. */
+/* The outcome of the stranger's connection. */
 static void on_knock(void *arg, uint64_t peer, psd_link_t link)
 {
     psd_entrance_t *self = arg;
@@ -143,10 +145,11 @@ static void on_knock(void *arg, uint64_t peer, psd_link_t link)
     if (link == PSD_LINK_DENIED)
         self->is_open = true;
     else if (link != PSD_LINK_BROKEN)
-        psd_err_set(&self->failure, PSD_EAUTH, "a stranger's key was let in: this libzmq asks nobody who may connect");
+        psd_err_set(&self->failure, PSD_EAUTH,
+                    "a key that is not on the allow-list was accepted: this libzmq does not check the list");
 }
 
-/* The test begins with the loop, for only then are connections answered. */
+/* The test begins when the loop runs, because connections are not answered before. */
 static int knock(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
 {
     const psd_socket_handler_t handler = { on_message, on_bad, on_knock, self };
@@ -157,9 +160,9 @@ static int knock(psd_entrance_t *self, uint64_t now_ms, psd_err_t *err)
     else if (!self->stranger)
         self->stranger = psd_socket_knock(self->config.net, self->config.loop, self->endpoint, &handler, err);
     else if (now_ms > self->first_tick_ms + KNOCK_MS)
-        return psd_err_set(err, PSD_EAUTH,
-                           "it could not be seen that a stranger's key is refused; is the address at which psd listens one "
-                           "that it can reach itself?");
+        return psd_err_set(
+            err, PSD_EAUTH,
+            "cannot confirm that a stranger's key is refused; can psd itself reach the address at which it listens?");
     return self->is_open || self->stranger ? PSD_OK : err->code;
 }
 
@@ -177,16 +180,15 @@ psd_refusal_t psd_entrance_judge(const psd_entrance_t *self, psd_peer_t from, ps
     return self->acl ? psd_acl_judge(self->acl, from, kind, shard, held, why, n) : PSD_REFUSAL_NONE;
 }
 
-/* The list counts unknown keys at once; connections that never completed a handshake for another reason follow seconds
- * later. */
+/* Unknown keys are counted at once; connections that fail their handshake for another reason are counted seconds later. */
 uint64_t psd_entrance_refused(psd_entrance_t *self, uint64_t now_ms)
 {
     const uint64_t never_met = psd_net_refused(self->config.net, now_ms), denied = self->acl ? psd_acl_denied(self->acl) : 0;
     const uint64_t all = denied > never_met ? denied : never_met, own = self->acl && all ? 1 : 0, refused = all - own;
     if (refused != self->told && now_ms >= self->told_ms + REFUSED_MS) {
         psd_log_warn("connections.refused",
-                     "more=%" PRIu64 " in_all=%" PRIu64 " why=\"they never shook hands: an unknown key, another "
-                     "protocol, or silence\"",
+                     "more=%" PRIu64 " in_all=%" PRIu64
+                     " why=\"no complete handshake: an unknown key, another protocol, or silence\"",
                      refused - self->told, refused);
         self->told = refused;
         self->told_ms = now_ms;
@@ -207,7 +209,7 @@ static uint64_t resident_bytes(void)
     return pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Memory that peers take without ever ending a message. */
+/* Bound the memory of messages that peers begin and never end. */
 static void on_memory(uv_timer_t *timer)
 {
     psd_entrance_t *self = timer->data;
@@ -232,9 +234,7 @@ static void bound_descriptors(psd_entrance_t *self, uint64_t now_ms)
 {
     const psd_descriptors_do_t todo = psd_descriptors_look(&self->descriptors, now_ms);
     if (todo == PSD_DESCRIPTORS_REFUSE)
-        psd_log_warn("connections.full",
-                     "limit=%u effect=\"no new connections are taken for a while; those that are there "
-                     "stay\"",
+        psd_log_warn("connections.full", "limit=%u effect=\"no new connections for a while; existing ones stay\"",
                      psd_descriptors_limit());
     if (todo != PSD_DESCRIPTORS_REST && self->router)
         psd_socket_take(self->router, todo == PSD_DESCRIPTORS_TAKE);

@@ -8,9 +8,9 @@
 #include "common/memory/channel.h"
 #include "proto/measured.h"
 
-/* At most IN_HAND copies at a time, so that no sender makes us hold more; below HERE bytes the pool is not worth its wake. So many
- * messages that wait are more than a cache keeps. */
-enum { IN_HAND = 32, HERE = 128 << 10, MANY = 8 };
+/* At most IN_HAND copies are made at a time, so that senders cannot make the server hold more. Below HERE bytes, waking the pool
+ * does not pay, unless the waiting messages together exceed what a cache holds. */
+enum { IN_HAND = 32, HERE = 512 << 10, MANY = 8 };
 
 typedef enum state { WAITING, IN_POOL, DONE } state_t;
 
@@ -20,7 +20,7 @@ typedef struct message {
     struct message *next;
     state_t state;
     uint64_t peer;
-    psd_buf_t *payload; /* the sender's; when DONE ours, NULL: it was empty, or is `lost` */
+    psd_buf_t *payload; /* the sender's; when DONE, the copy; NULL: it was empty, or is `lost` */
     bool is_large, lost;
     size_t n_header;
     uint8_t header[];
@@ -31,7 +31,7 @@ struct psd_intake {
     psd_net_t *net;
     psd_on_message_fn *on_message; /* NULL: closed */
     void *arg;
-    message_t *first, **last, *next; /* all in their order; the first that no thread has taken in hand */
+    message_t *first, **last, *next; /* all in their order; the first that no thread has begun */
     size_t n, in_hand;
 };
 
@@ -44,7 +44,7 @@ psd_intake_t *psd_intake_new(uv_loop_t *loop, psd_net_t *net, psd_on_message_fn 
     return self;
 }
 
-/* A copy of our own, or NULL. */
+/* The server's copy, or NULL. */
 static psd_buf_t *take(const psd_intake_t *self, uint64_t peer, psd_buf_t *payload, bool is_large)
 {
     psd_buf_t *own = psd_buf_new(payload->n_bytes);

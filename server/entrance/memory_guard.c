@@ -1,12 +1,12 @@
 #include "server/entrance/memory_guard.h"
 
 enum {
-    CLOSE_MS = 200,        /* for ZeroMQ's thread to let go of what it held */
-    AHEAD = 6,             /* looks, as long as it goes on taking in what comes, and a spare one */
+    CLOSE_MS = 200,        /* for ZeroMQ's thread to free what it held */
+    AHEAD = 6,             /* looks during which it still takes in messages, and a spare one */
     LEAST_RISE = 64 << 20, /* above the floor */
 };
 
-/* Where the job itself needs more than was allowed, only what comes on top of it counts. */
+/* If the job itself needs more than the bound, only memory beyond the job's own counts. */
 static uint64_t limit(const psd_memory_guard_t *self)
 {
     const uint64_t own = self->floor + self->floor / 8 + LEAST_RISE;

@@ -1,7 +1,6 @@
-/* memory_guard.h - when to close all connections because of the memory that peers take. What a peer has begun to
- * send and not ended is in no message yet and has no bound in ZeroMQ; closing its connection frees it. Whose
- * it is cannot be seen, so all are closed, and made again by those who mean well. Pure: it is told the time
- * and the memory. */
+/* memory_guard.h - when to close all connections because of the memory that peers take. ZeroMQ does not bound the memory of a
+ * message that a peer has only begun to send; closing its connection frees it. psd cannot see which peer it is, so it closes all
+ * connections, and honest peers reconnect. Pure: the caller passes the time and the memory. */
 #pragma once
 
 #include <stdbool.h>
@@ -10,8 +9,8 @@
 enum { PSD_MEMORY_GUARD_LOOK_MS = 10 };
 
 typedef struct psd_memory_guard {
-    uint64_t max;       /* resident bytes that are not to be reached; 0: as many as may be */
-    uint64_t floor;     /* what was left after connections were last closed: the job's own, which closing does not free */
+    uint64_t max;       /* bound on resident bytes; 0: none */
+    uint64_t floor;     /* resident bytes after connections were last closed: the job's own, which closing does not free */
     uint64_t seen;      /* at the last look */
     uint64_t closed_ms; /* when connections were last closed, until their memory is back; 0: nothing is closing */
     uint64_t closings;  /* how often */
@@ -24,9 +23,9 @@ typedef enum psd_memory_guard_do {
     PSD_MEMORY_GUARD_TRIM   /* they are closed: give freed memory back to the system */
 } psd_memory_guard_do_t;
 
-/* What is to be done now, with so many bytes resident. Ask every PSD_MEMORY_GUARD_LOOK_MS: memory that rises as it did since the last
- * look goes on rising until all is closed, so they are closed before the bound, once the half of what may come on top of the job's own is
- * there. */
+/* What to do now, with that many bytes resident. Call it every PSD_MEMORY_GUARD_LOOK_MS. Memory keeps rising at the rate since the
+ * last call until all connections are closed, so they are closed before the bound: when half of the room above the job's own memory
+ * is taken. */
 psd_memory_guard_do_t psd_memory_guard_look(psd_memory_guard_t *self, uint64_t now_ms, uint64_t resident);
 
 /* Whether connections are being closed: bind nothing meanwhile. */

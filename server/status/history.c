@@ -4,12 +4,13 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "common/system/json.h"
 
 void psd_history_add(psd_history_t *self, const psd_history_point_t *point)
 {
     if (self->offered++ % (self->every ? self->every : 1))
         return;
-    if (self->n == PSD_HISTORY_POINTS) { /* keep every other one: this one would be the next of those */
+    if (self->n == PSD_HISTORY_POINTS) { /* keep every other point; the new one would be the next to keep */
         self->n /= 2;
         for (size_t i = 0; i < self->n; i++)
             self->point[i] = self->point[2 * i];
@@ -18,13 +19,13 @@ void psd_history_add(psd_history_t *self, const psd_history_point_t *point)
     self->point[self->n++] = *point;
 }
 
-/* The oldest line of the id that has the most. */
+/* The oldest line of the id with the most lines. */
 static size_t least_needed(const psd_history_t *self)
 {
     size_t most = 0, victim = 0;
     for (size_t i = 0; i < self->n_kept; i++) {
         size_t n = 0;
-        for (size_t k = i; k < self->n_kept; k++) /* at its first line, all of an id are counted */
+        for (size_t k = i; k < self->n_kept; k++) /* at the first line of an id, count all its lines */
             n += strcmp(self->line[i].id, self->line[k].id) == 0;
         if (n > most) {
             most = n;
@@ -63,7 +64,7 @@ static json_t *rows_json(const psd_history_t *self)
     return rows;
 }
 
-/* What a peer may have had a say in need not be UTF-8, and a cut may lie within a character. */
+/* Text that comes from a peer need not be UTF-8, and a cut may lie within a character. */
 static json_t *text_json(const char *text)
 {
     char plain[PSD_HISTORY_TEXT];
@@ -93,7 +94,7 @@ char *psd_history_json(const psd_history_t *self)
     json_t *all = json_pack("{s:s, s:[s, s, s, s, s, s, s, s, s], s:o, s:o}", "schema", "psd.history/1", "columns", "ts", "step",
                             "samples", "received_bytes", "sent_bytes", "loss", "val_loss", "lr", "report", "rows", rows_json(self),
                             "events", events_json(self));
-    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(13)) : NULL;
+    char *text = psd_json_text(all, JSON_COMPACT | JSON_REAL_PRECISION(13));
     json_decref(all);
     return text;
 }

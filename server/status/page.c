@@ -13,9 +13,9 @@
 /* dashboard/page.html and page.css. */
 extern const psd_asset_t psd_asset_page_html, psd_asset_page_css;
 
-/* What a page is made of. */
+/* The sources of a page. */
 typedef struct page {
-    json_t *status;               /* an object, or anything else that was told */
+    json_t *status;               /* an object, or any other value */
     const psd_history_t *history; /* NULL: none */
 } page_t;
 
@@ -78,8 +78,7 @@ static void put_number(FILE *out, const char *key, double x)
 
 static void put_value(FILE *out, const char *key, json_t *value);
 
-/* "stale 3, shape 1", without what is 0; "none" when nothing is left. Documents are shallow: Jansson bounds
- * how deep they can be. */
+/* "stale 3, shape 1", leaving out zeros; "none" when all are zero. Documents are shallow: Jansson bounds how deep they can be. */
 static void put_members(FILE *out, json_t *value)
 {
     size_t i;
@@ -137,7 +136,7 @@ static json_t *at(const json_t *object, const char *section, const char *key)
     return json_object_get(*section ? json_object_get(object, section) : object, key);
 }
 
-/* The few numbers that people look for first, as far as the document has them. */
+/* The few numbers that readers look for first, if the document has them. */
 static const struct card {
     const char *section, *key, *label;
 } cards[] = {
@@ -157,7 +156,7 @@ static void put_card(FILE *out, const char *key, json_t *value, const char *labe
     fputs("</div>", out);
 }
 
-/* What somebody should look at: sentences. */
+/* The warnings that need attention, as sentences. */
 static void put_alerts(FILE *out, const void *arg)
 {
     const page_t *page = arg;
@@ -188,7 +187,7 @@ static void put_cards(FILE *out, const void *arg)
     fputs("</div>", out);
 }
 
-/* A curve in its own units: people see it as wide as their window lets it be. */
+/* A curve in its own units, which the browser scales to the window's width. */
 enum { CURVE_WIDTH = 600, CURVE_HEIGHT = 120, CURVE_MARGIN = 4, CURVE_POINTS = 200 };
 
 static void put_curve(FILE *out, const void *arg)
@@ -223,7 +222,7 @@ static void put_curve(FILE *out, const void *arg)
     fputs("</p>", out);
 }
 
-/* Whether every member of a section stands above already, on a card or in the header. */
+/* Whether every member of a section is already shown above, on a card or in the header. */
 static bool is_told(const char *section, json_t *object)
 {
     const char *key;
@@ -248,6 +247,11 @@ static void put_heading(FILE *out, const char *key)
     fputs("</h2>", out);
 }
 
+/* What only scripts read. */
+static bool is_for_scripts(const char *key) { return strcmp(key, "strip") == 0 || strcmp(key, "columns") == 0; }
+
+static bool is_list(const json_t *value) { return json_is_object(json_array_get(value, 0)); }
+
 /* A list of objects, a row each; the first one's keys are the columns. */
 static void put_table(FILE *out, const char *key, json_t *list)
 {
@@ -258,6 +262,8 @@ static void put_table(FILE *out, const char *key, json_t *list)
     fputs("<div class='wide list'><table><tr>", out);
     json_object_foreach(first, column, cell)
     {
+        if (is_for_scripts(column))
+            continue;
         fputs("<th>", out);
         put_label(out, column);
     }
@@ -267,6 +273,8 @@ static void put_table(FILE *out, const char *key, json_t *list)
         json_object_foreach(first, column, cell)
         {
             json_t *value = json_object_get(row, column);
+            if (is_for_scripts(column))
+                continue;
             fputs("<td>", out);
             if (value)
                 put_value(out, column, value);
@@ -285,6 +293,8 @@ static void put_pairs(FILE *out, json_t *object, const char *prefix)
             put_pairs(out, value, key);
             continue;
         }
+        if (is_list(value) || is_for_scripts(key))
+            continue;
         fputs("<tr><th>", out);
         if (*prefix) {
             put_label(out, prefix);
@@ -298,12 +308,21 @@ static void put_pairs(FILE *out, json_t *object, const char *prefix)
 
 static void put_sections(FILE *out, const void *arg)
 {
-    json_t *status = ((const page_t *)arg)->status, *value;
-    const char *key;
+    json_t *status = ((const page_t *)arg)->status, *value, *list;
+    const char *key, *inner;
     json_object_foreach(status, key, value)
     {
-        if (json_is_array(value) && json_is_object(json_array_get(value, 0)))
+        if (is_list(value))
             put_table(out, key, value);
+    }
+    json_object_foreach(status, key, value)
+    {
+        if (json_is_object(value))
+            json_object_foreach(value, inner, list)
+            {
+                if (is_list(list))
+                    put_table(out, inner, list);
+            }
     }
     fputs("<div class=pairs>", out);
     json_object_foreach(status, key, value)

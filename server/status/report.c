@@ -2,14 +2,17 @@
 
 #include <time.h>
 #include <uv.h>
+#include "common/system/json.h"
 
 psd_report_t *psd_report_new(const psd_options_t *options, const char *settings, psd_err_t *err)
 {
     psd_report_t *self = calloc(1, sizeof *self);
-    psd_rule_t rule;
+    psd_groups_t groups;
     if (self)
         self->pace = psd_pace_new(psd_mode_has_rounds(psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode))));
-    if (!self || !self->pace || psd_rule_parse(&rule, psd_options_string(options, PSD_OPT_optimizer), err) != PSD_OK) {
+    if (!self || !self->pace ||
+        psd_groups_parse(&groups, psd_options_string(options, PSD_OPT_optimizer), psd_options_string(options, PSD_OPT_groups),
+                         err) != PSD_OK) {
         if (!self || !self->pace)
             psd_err_set(err, PSD_ENOMEM, "no memory for a report");
         psd_report_destroy(&self);
@@ -17,11 +20,11 @@ psd_report_t *psd_report_new(const psd_options_t *options, const char *settings,
     }
     self->options = options;
     self->settings = settings;
-    psd_rule_print(&rule, self->rule);
-    self->lr = psd_rule_lr(&rule);
-    self->lookahead = rule.lookahead;
-    self->k = rule.k;
-    self->alpha = rule.alpha;
+    const psd_rule_t *rule = &psd_groups_rest(&groups)->rule;
+    psd_rule_print(rule, self->rule);
+    self->lookahead = rule->lookahead;
+    self->k = rule->k;
+    self->alpha = rule->alpha;
     self->since = psd_report_unix_time();
     return self;
 }
@@ -56,7 +59,7 @@ void psd_report_end(psd_report_t *self, int code)
 
 void psd_report_received(psd_report_t *self, size_t n_bytes) { self->received_bytes += n_bytes; }
 
-/* Who takes a worker's place starts afresh. */
+/* A worker that takes another's place starts with new counts. */
 static void meet(psd_report_t *self, const psd_msg_t *msg, uint64_t ns)
 {
     uint64_t *incarnation = &self->seen.incarnation[msg->worker];
@@ -150,7 +153,7 @@ static psd_history_point_t point(const psd_report_t *self, const psd_node_t *nod
                                   .received_bytes = self->received_bytes,
                                   .sent_bytes = self->sent_bytes,
                                   .loss = stats->steps ? stats->loss : NAN,
-                                  .lr = stats->steps ? stats->lr : self->lr,
+                                  .lr = stats->lr,
                                   .val_loss = val_loss,
                                   .report = report };
 }
@@ -165,7 +168,7 @@ void psd_report_publish(psd_report_t *self, const psd_node_t *node, uint64_t now
     const psd_instant_t now = { .ms = now_ms, .ns = uv_hrtime() };
     /* As many digits as Unix time needs for milliseconds. */
     json_t *document = psd_report_document(self, node, &now, ready);
-    char *json = document ? json_dumps(document, JSON_INDENT(2) | JSON_REAL_PRECISION(13)) : NULL;
+    char *json = psd_json_text(document, JSON_INDENT(2) | JSON_REAL_PRECISION(13));
     char *metrics = psd_report_metrics(self, node, status, &now);
     const psd_history_point_t here = point(self, node);
     clock_gettime(CLOCK_MONOTONIC, &t);

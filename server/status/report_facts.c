@@ -59,7 +59,7 @@ const char *psd_report_state(const psd_report_t *self, const psd_node_t *node)
     return facts.stopped && facts.state == PSD_JOB_FINISHED ? "stopped" : psd_job_state_name(facts.state);
 }
 
-/* The lower one of two, so that one slow worker is compared with the other. */
+/* Of two values the lower one, so that with two workers the slow one is compared with the other. */
 static double median(double *x, unsigned n)
 {
     qsort(x, n, sizeof *x, by_size);
@@ -99,7 +99,7 @@ uint64_t psd_report_rejected(const psd_node_t *node, unsigned reason)
     return psd_engine_stats(psd_node_engine(node))->rejected[reason] + facts.rejected[reason];
 }
 
-/* What server 0 says in one text. */
+/* The refusal counts of the coordinator, as one text. */
 static void take_clauses(psd_report_absent_t *out, const char *text)
 {
     while (*text && out->n < PSD_MAX_ABSENT) {

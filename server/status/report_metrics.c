@@ -44,7 +44,9 @@ static void set_job(const psd_report_t *self, psd_metrics_t *m, const psd_node_t
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     psd_metrics_set(m, PSD_METRIC_MEMBERSHIP_EPOCH, NULL, (double)facts.view_id);
     psd_metrics_set(m, PSD_METRIC_ROUNDS_SKIPPED, NULL, (double)facts.skipped);
+    psd_metrics_set(m, PSD_METRIC_ROUNDS_GATHERED, NULL, (double)facts.gathered);
     psd_metrics_set(m, PSD_METRIC_WORKERS_LOST, NULL, (double)facts.workers_lost);
+    psd_metrics_set(m, PSD_METRIC_WORKERS_QUARANTINED, NULL, (double)facts.workers_quarantined);
     psd_metrics_set(m, PSD_METRIC_WORKERS_MISSING, NULL, missing_workers(self, node, &facts));
     if (facts.point_ms) {
         psd_metrics_set(m, PSD_METRIC_CHECKPOINT_TIME, NULL, now - (double)(now_ms - facts.point_ms) * 1e-3);
@@ -62,7 +64,7 @@ static void set_job(const psd_report_t *self, psd_metrics_t *m, const psd_node_t
 
 static void set_state(const psd_report_t *self, psd_metrics_t *m, const psd_node_t *node)
 {
-    /* All of them each time: what an earlier process said last of a state does not outlive this one's word. */
+    /* Write all states each time, so that the last value from an earlier process does not remain in force. */
     static const char *const states[] = {
 #define X(name, word) word,
         PSD_JOB_STATES(X)
@@ -75,7 +77,7 @@ static void set_state(const psd_report_t *self, psd_metrics_t *m, const psd_node
         psd_metrics_set(m, PSD_METRIC_JOB_STATE, states[i], strcmp(states[i], state) == 0);
 }
 
-/* Complete pushes of members that are not answered yet. */
+/* Complete pushes of members that have no answer yet. */
 static unsigned count_queue(const psd_report_t *self, const psd_engine_t *engine, const psd_instant_t *now)
 {
     unsigned n = 0;
@@ -115,7 +117,7 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set_buckets(m, PSD_METRIC_STALENESS, NULL, stats->staleness, PSD_STALENESS_BUCKETS, (double)stats->staleness_sum);
     for (unsigned i = 1; i < PSD_N_REFUSALS; i++)
         psd_metrics_set(m, PSD_METRIC_MESSAGES_REJECTED, psd_refusal_name(i), (double)psd_report_rejected(node, i));
-    psd_metrics_set(m, PSD_METRIC_LEARNING_RATE, NULL, stats->steps ? stats->lr : self->lr);
+    psd_metrics_set(m, PSD_METRIC_LEARNING_RATE, NULL, stats->lr);
     psd_metrics_set(m, PSD_METRIC_LOOKAHEAD_SYNCS, NULL, (double)stats->syncs);
     psd_metrics_set(m, PSD_METRIC_RESIDUAL_RESETS, NULL, (double)stats->residual_resets);
     if (stats->steps) {
@@ -143,6 +145,7 @@ char *psd_report_metrics(psd_report_t *self, const psd_node_t *node, const psd_s
     if (psd_node_coordinator(node)) {
         set_job(self, self->metrics, node, now->ms, psd_report_unix_time());
         set_workers(self, self->metrics, node, now, psd_report_unix_time());
+        psd_report_health_metrics(self, node);
     }
     set_endpoint(self->metrics, status);
     psd_metrics_collect(self->metrics);

@@ -1,10 +1,10 @@
 #include "server/status/report_state.h"
 
-enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers say something each second */ };
+enum { LATE_MS = 1000, SILENT_MS = 1500 /* workers send a message each second */ };
 
-/* Whom to call slow: the round lacks its push alone for such a share of time, and so many times that of the worker that is
- * awaited least, for somebody is always the last. And in any case a push takes so many times as long as others', and so many
- * seconds longer: a millisecond more or less is nobody's fault. One that is silent has no such times. */
+/* A worker is slow if the round waits only for its push for at least this share of the time, and this many times as long as for
+ * the worker that it waits for least, because one worker is always last. Its pushes must also take this many times as long as the
+ * others', and this many seconds longer, so that a difference of a millisecond does not count. A silent worker has no times. */
 static const double SLOW_SHARE = 0.2, SLOW_RATIO = 2, SLOW_FACTOR = 1.5, SLOW_SECONDS = 0.01;
 
 /* JSON has no NaN: what was not measured is null. */
@@ -19,7 +19,7 @@ static bool is_slow(const psd_report_t *self, const psd_pace_facts_t *pace, cons
     return pace->awaited > SLOW_SHARE && pace->awaited > SLOW_RATIO * crowd->awaited && (takes_long || silent_ms > SILENT_MS);
 }
 
-/* Why the others wait for it; NULL when they do not. */
+/* The reason why the others wait for it; NULL when they do not. */
 static const char *slow_reason(const psd_report_t *self, const psd_pace_facts_t *pace, const psd_crowd_t *crowd, uint64_t silent_ms)
 {
     return !is_slow(self, pace, crowd, silent_ms)                                                               ? NULL
@@ -46,13 +46,13 @@ static void add_pace(json_t *w, const psd_pace_facts_t *pace)
     json_object_set_new(w, "awaiting_seconds", json_real(pace->awaiting_s));
 }
 
-/* Say of whom the others wait for by how much it differs from them. */
+/* Describe a worker that the others wait for: by how much it differs from them. */
 static void add_slow_alert(json_t *alerts, const psd_worker_row_t *row, const char *reason, const psd_pace_facts_t *pace,
                            const psd_crowd_t *crowd, double silent_s)
 {
     char text[256], how[128];
     if (!strcmp(reason, "silent"))
-        snprintf(how, sizeof how, "nothing was heard of it for %.1f s", silent_s);
+        snprintf(how, sizeof how, "it has sent nothing for %.1f s", silent_s);
     else if (!strcmp(reason, "network") && pace->serve_s - crowd->serve_s > pace->send_s - crowd->send_s)
         snprintf(how, sizeof how, "weights take %.3g ms to reach it, others %.3g ms", pace->serve_s * 1e3, crowd->serve_s * 1e3);
     else if (!strcmp(reason, "network"))
@@ -77,8 +77,10 @@ static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, con
     uint64_t silent_ms = now->ms - row->heard_ms;
     json_t *w = json_pack("{s:i, s:s, s:I, s:s, s:I, s:f}", "id", (int)row->id, "name", row->name, "incarnation",
                           (json_int_t)row->incarnation, "state",
-                          row->state == PSD_WORKER_LIVE && silent_ms > LATE_MS ? "late" : psd_worker_state_name(row->state), "step",
-                          (json_int_t)row->clock, "last_heard_age_seconds", (double)silent_ms * 1e-3);
+                          row->quarantined                                       ? "quarantined"
+                          : row->state == PSD_WORKER_LIVE && silent_ms > LATE_MS ? "late"
+                                                                                 : psd_worker_state_name(row->state),
+                          "step", (json_int_t)row->clock, "last_heard_age_seconds", (double)silent_ms * 1e-3);
     if (!member)
         return w;
     json_object_set_new(w, "lag_steps", json_integer((json_int_t)(crowd->front > here.applied ? crowd->front - here.applied : 0)));
@@ -148,12 +150,27 @@ static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
                      "pushes", (json_int_t)stats->folded, "asked_again", (json_int_t)stats->asked_again, "waiting_for", waiting);
 }
 
+/* The parameter groups, the rest last; none if one rule trains all tensors. */
+static json_t *groups_json(const psd_engine_t *engine)
+{
+    char rule[PSD_RULE_TEXT];
+    psd_engine_group_t group, second;
+    json_t *groups = json_array();
+    for (uint32_t g = 0; psd_engine_group(engine, 1, &second) && psd_engine_group(engine, g, &group); g++)
+        json_array_append_new(
+            groups, json_pack("{s:s, s:s, s:f, s:f, s:b, s:b, s:i, s:I}", "match", *group.is->match ? group.is->match : "*", "rule",
+                              group.is->freezes ? "" : psd_rule_print(&group.is->rule, rule), "lr_mult", group.is->lr_mult,
+                              "lr_now", group.lr, "clip", group.is->clips, "frozen", group.is->freezes, "tensors",
+                              (int)group.n_tensors, "parameters", (json_int_t)group.n_elements));
+    return groups;
+}
+
 static json_t *optimizer_json(const psd_report_t *self, const psd_engine_t *engine)
 {
-    double lr = psd_engine_stats(engine)->steps ? psd_engine_stats(engine)->lr : self->lr;
-    json_t *o = json_pack("{s:s, s:f, s:s, s:s}", "rule", self->rule, "lr_now", lr, "schedule",
+    json_t *o = json_pack("{s:s, s:f, s:s, s:s}", "rule", self->rule, "lr_now", psd_engine_stats(engine)->lr, "schedule",
                           psd_options_string(self->options, PSD_OPT_schedule), "schedule_unit",
                           psd_options_string(self->options, PSD_OPT_schedule_unit));
+    json_object_set_new(o, "groups", groups_json(engine));
     if (self->lookahead)
         json_object_set_new(o, "lookahead",
                             json_pack("{s:i, s:f, s:I, s:i}", "k", (int)self->k, "alpha", self->alpha, "sync_epoch",
@@ -225,6 +242,10 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
     json_object_set_new(status, "workers_want", json_integer(facts.workers_want));
     json_object_set_new(status, "view", json_integer((json_int_t)facts.view_id));
     json_object_set_new(status, "skipped_rounds", json_integer((json_int_t)facts.skipped));
+    if (psd_options_int(self->options, PSD_OPT_sync_accumulate) > 1)
+        json_object_set_new(status, "accumulate",
+                            json_pack("{s:I, s:I}", "rounds", (json_int_t)psd_options_int(self->options, PSD_OPT_sync_accumulate),
+                                      "gathered", (json_int_t)facts.gathered));
     json_object_set_new(status, "runs", json_integer((json_int_t)facts.runs));
     if (facts.has_point) {
         json_t *point = json_pack("{s:I, s:b, s:b}", "number", (json_int_t)facts.point_clock, "saving", facts.saving, "failing",
@@ -232,7 +253,7 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
         if (psd_mode_has_rounds(
                 psd_mode_find(psd_options_string(self->options, PSD_OPT_sync_mode)))) /* where it is called by its round */
             json_object_set_new(point, "last_step", json_integer((json_int_t)facts.point_clock));
-        if (facts.point_ms) { /* else it was there before this process */
+        if (facts.point_ms) { /* otherwise it was set before this process */
             json_object_set_new(point, "age_seconds", json_real((double)(now_ms - facts.point_ms) * 1e-3));
             json_object_set_new(point, "duration_seconds", json_real((double)facts.save_ms * 1e-3));
         }
@@ -248,7 +269,7 @@ static void add_job_facts(const psd_report_t *self, json_t *status, const psd_no
         json_object_set_new(json_object_get(status, "loss"), "val", json_real(val_loss));
     if (isfinite(epoch))
         json_object_set_new(progress, "epoch", json_real(epoch));
-    if (isfinite(left) && facts.state == PSD_JOB_TRAINING) /* else it does not get shorter */
+    if (isfinite(left) && facts.state == PSD_JOB_TRAINING) /* otherwise the list would not get shorter */
         json_object_set_new(progress, "left_seconds", json_real(left));
     for (uint32_t i = 0; i < facts.n_reports; i++)
         if (psd_report_is_free(facts.report[i].name))
@@ -268,13 +289,13 @@ static void add_lost_workers(json_t *alerts, const psd_node_t *node)
         return;
     for (uint32_t i = 0; i < psd_coordinator_members(coordinator)->n_rows; i++)
         if (psd_coordinator_worker_is_lost(coordinator, i)) {
-            snprintf(text, sizeof text, "worker %u (%.100s) is lost; the others go on without it", i,
+            snprintf(text, sizeof text, "worker %u (%.100s) is lost; the others continue without it", i,
                      psd_coordinator_members(coordinator)->row[i].name);
             json_array_append_new(alerts, json_string(text));
         }
 }
 
-/* What somebody should look at, in sentences; workers have added theirs. */
+/* The warnings that need attention, as sentences; those on workers are there already. */
 static void add_job_alerts(const psd_report_t *self, json_t *alerts, const psd_node_t *node)
 {
     psd_coordinator_facts_t facts = { 0 };
@@ -292,9 +313,10 @@ static void add_job_alerts(const psd_report_t *self, json_t *alerts, const psd_n
     if (facts.save_failing)
         json_array_append_new(alerts, json_string("checkpoints cannot be written; see the log"));
     if (facts.skipped) {
-        snprintf(text, sizeof text, "%" PRIu64 " rounds were skipped, for gradients with Inf or NaN", facts.skipped);
+        snprintf(text, sizeof text, "%" PRIu64 " rounds were skipped because gradients had Inf or NaN", facts.skipped);
         json_array_append_new(alerts, json_string(text));
     }
+    psd_report_health_alerts(node, alerts);
 }
 
 json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, const psd_instant_t *now, bool ready)
@@ -317,6 +339,8 @@ json_t *psd_report_document(const psd_report_t *self, const psd_node_t *node, co
         alerts);
     if (status)
         add_job_facts(self, status, node, now->ms);
+    if (status)
+        psd_report_health(self, node, status);
     if (status)
         add_absent(self, status, node, now);
     return status;

@@ -25,12 +25,12 @@ enum {
     MAX_HOST = 256,
     MAX_PATHS = 16,
     LIVE_MS = 5000,
-    MAX_STREAMS = 8, /* of the connections, so that probes and scrapes still get one */
+    MAX_STREAMS = 8, /* of the connections, which leaves some for probes and scrapes */
     STREAM_BLOCK = 32768,
     FAREWELL_MS = 500 /* how long the end waits for streams to take the last snapshot */
 };
 
-/* One published snapshot; whoever holds a reference may read it. */
+/* One published snapshot; a holder of a reference may read it. */
 typedef struct shot {
     unsigned references; /* under the lock */
     uint64_t number;     /* from 1 */
@@ -40,7 +40,7 @@ typedef struct shot {
     char *ready_lines, *status_json, *metrics;
 } shot_t;
 
-/* A connection that is sent each snapshot as it comes, or the newest when it is slower than they come. */
+/* A connection that gets each new snapshot, or only the newest if it is too slow for all. */
 typedef struct stream {
     psd_status_t *status;
     struct MHD_Connection *connection;
@@ -58,7 +58,7 @@ struct psd_status {
     char host[MAX_HOST];           /* as in `listen`, without brackets */
     char machine[MAX_HOST];        /* this machine's name */
     char url[MAX_HOST + 32];
-    char token[PSD_TOKEN_TEXT]; /* "": none is asked for */
+    char token[PSD_TOKEN_TEXT]; /* "": none is required */
     pthread_mutex_t lock;       /* held to swap or take the pointer, copy the history or wake streams, never longer */
     pthread_cond_t gone;        /* a stream has ended */
     shot_t *shot;
@@ -101,7 +101,7 @@ static void shot_give(psd_status_t *self, shot_t *shot)
         shot_free(shot);
 }
 
-/* Under the lock. That is where streams fall asleep too, so that none sleeps through a snapshot. */
+/* Call under the lock. Streams are suspended under it too, so that none misses a snapshot. */
 static void wake_streams(psd_status_t *self)
 {
     for (stream_t *stream = self->streams; stream; stream = stream->next)
@@ -157,7 +157,7 @@ static bool is_alive(const shot_t *shot)
 
 /* -- answers ----------------------------------------------------------------------------------------------- */
 
-/* Send what `response` is, NULL when there was no memory for it. */
+/* Send `response`; NULL means that memory ran out. */
 static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code, const char *type, struct MHD_Response *response)
 {
     if (!response)
@@ -190,7 +190,7 @@ static enum MHD_Result answer_livez(psd_status_t *self, struct MHD_Connection *c
 {
     (void)self;
     bool alive = is_alive(shot);
-    return answer(connection, alive ? 200 : 500, plain, alive ? "ok\n" : "the loop has not turned for 5 s\n");
+    return answer(connection, alive ? 200 : 500, plain, alive ? "ok\n" : "the loop has not run for 5 s\n");
 }
 
 static enum MHD_Result answer_readyz(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot)
@@ -220,7 +220,7 @@ static enum MHD_Result answer_metrics(psd_status_t *self, struct MHD_Connection 
     return result;
 }
 
-/* A copy, for printing it takes milliseconds; NULL when memory runs out. The caller frees it. */
+/* A copy, because printing it takes milliseconds; NULL when memory runs out. The caller frees it. */
 static psd_history_t *take_history(psd_status_t *self)
 {
     psd_history_t *history = malloc(sizeof *history);
@@ -260,7 +260,7 @@ static enum MHD_Result answer_history(psd_status_t *self, struct MHD_Connection 
 /* dashboard/dashboard.js behind Debian's dygraphs, and dashboard.css behind its style. */
 extern const psd_asset_t psd_asset_dashboard_js, psd_asset_dashboard_css;
 
-/* Compressed as it is: who asks for it is a browser. */
+/* Sent compressed without a check: only browsers request it. */
 static enum MHD_Result answer_asset(struct MHD_Connection *connection, const psd_asset_t *asset, const char *type)
 {
     struct MHD_Response *response =
@@ -302,8 +302,8 @@ static bool write_event(stream_t *stream, const shot_t *shot)
     return fclose(out) == 0;
 }
 
-/* The snapshot that the stream has not sent yet, with a reference; NULL, and the stream asleep or `ended`,
- * when there is none. */
+/* The snapshot that the stream has not sent yet, with a reference. If there is none, NULL, and the stream is suspended or
+ * `ended`. */
 static shot_t *next_shot(stream_t *stream, bool *ended)
 {
     psd_status_t *self = stream->status;
@@ -393,7 +393,7 @@ static enum MHD_Result answer_events(psd_status_t *self, struct MHD_Connection *
     (void)shot;
     stream_t *stream = begin_stream(self, connection);
     if (!stream)
-        return answer(connection, MHD_HTTP_SERVICE_UNAVAILABLE, plain, "too many follow the events already\n");
+        return answer(connection, MHD_HTTP_SERVICE_UNAVAILABLE, plain, "too many clients follow the events already\n");
     psd_connections_stay(place_of(connection));
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, stream, end_stream);
@@ -402,7 +402,7 @@ static enum MHD_Result answer_events(psd_status_t *self, struct MHD_Connection *
     return respond(connection, MHD_HTTP_OK, "text/event-stream", response);
 }
 
-/* Send every stream the last snapshot and its end, for as long as that may take; none sleeps afterwards. */
+/* Send every stream the last snapshot and the end, waiting for a limited time; none is suspended afterwards. */
 static void end_streams(psd_status_t *self)
 {
     struct timespec until;
@@ -429,7 +429,7 @@ static enum MHD_Result answer_nothing(psd_status_t *self, struct MHD_Connection 
 static const struct {
     const char *path;
     enum MHD_Result (*answer)(psd_status_t *self, struct MHD_Connection *connection, const shot_t *shot);
-    bool open; /* without the token, too */
+    bool open; /* even without the token */
 } paths[] = {
     { "/", answer_page, false },           { "/status", answer_status, false },
     { "/metrics", answer_metrics, false }, { "/events", answer_events, false },
@@ -451,7 +451,7 @@ uint64_t psd_status_requests(const psd_status_t *self, size_t row)
     return atomic_load_explicit(&self->requests[row], memory_order_relaxed);
 }
 
-/* Whether the request brings the token; how long it takes to say no tells nothing of it. */
+/* Whether the request has the token. The time that a refusal takes reveals nothing about it. */
 static bool has_token(const psd_status_t *self, struct MHD_Connection *connection)
 {
     static const char scheme[] = "Bearer ";
@@ -470,8 +470,8 @@ static bool has_token(const psd_status_t *self, struct MHD_Connection *connectio
     return !differs;
 }
 
-/* Whether a Host header names this server: an address as such (a rebound name is never one), localhost, the
- * host that was given to listen at, or this machine's name; with any port. */
+/* Whether a Host header names this server: an address as such (a rebound name is never one), localhost, the host in status.listen,
+ * or this machine's name; with any port. */
 static bool is_our_host(const psd_status_t *self, const char *header)
 {
     char host[MAX_HOST];
@@ -499,9 +499,9 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0)
         return answer(connection, MHD_HTTP_METHOD_NOT_ALLOWED, plain, "GET and HEAD only\n");
     if (host && !is_our_host(self, host))
-        return answer(connection, MHD_HTTP_FORBIDDEN, plain, "this server goes by another name\n");
+        return answer(connection, MHD_HTTP_FORBIDDEN, plain, "this server has another name\n");
     if (!paths[row].open && !has_token(self, connection))
-        return answer(connection, MHD_HTTP_UNAUTHORIZED, plain, "this endpoint asks for the token of status.token\n");
+        return answer(connection, MHD_HTTP_UNAUTHORIZED, plain, "this endpoint requires the token of status.token\n");
     shot_t *shot = shot_take(self);
     enum MHD_Result result = paths[row].answer(self, connection, shot);
     shot_give(self, shot);
@@ -520,7 +520,7 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **p
 
 /* -- the object -------------------------------------------------------------------------------------------- */
 
-/* The address to serve at. False with `err` when it is none. */
+/* The address to serve at. False with `err` when it is malformed. */
 static bool resolve(psd_status_t *self, const char *listen, psd_sockaddr_t *out, psd_err_t *err)
 {
     psd_address_t address;
@@ -538,7 +538,7 @@ static bool start(psd_status_t *self, const psd_sockaddr_t *address)
     unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
     if (address->at.ss_family == AF_INET6)
         flags |= MHD_USE_IPv6;
-    /* Guests keep those who never finish from holding what others need; epoll, because select breaks at 1024
+    /* The connection table keeps clients that never finish from blocking others; epoll, because select breaks at 1024
      * descriptors, which a server with many workers has. */
     self->daemon =
         MHD_start_daemon(flags, 0, NULL, NULL, on_request, self, MHD_OPTION_SOCK_ADDR, &address->at, MHD_OPTION_CONNECTION_LIMIT,
@@ -576,7 +576,7 @@ psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err
                started = may && start(self, &address);
     if (found && !may)
         psd_err_set(err, PSD_ECONFIG,
-                    "status.listen %s is beyond this machine, where everybody could read it: add --status-token "
+                    "status.listen %s can be reached from other machines, so anyone could read it: add --status-token "
                     "FILE, or listen at 127.0.0.1",
                     listen);
     else if (found && !started)

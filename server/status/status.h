@@ -1,23 +1,23 @@
-/* status.h - the HTTP endpoint that people, probes and Prometheus look at: it reads and never writes.
+/* status.h - the HTTP endpoint for people, probes and Prometheus: it reads and never writes.
  *
  * It answers on a thread of its own from the last snapshot that the loop thread published, so a scrape can
  * neither block nor slow a round, and /livez still answers when the loop is stuck. GET and HEAD only; at most
- * 32 connections, 16 of them from one address, each for 2 idle seconds and 16 KiB of request. A Host that is
+ * PSD_CONNECTIONS_MOST connections (server/status/connections.h), each for 2 idle seconds and 16 KiB of request. A Host that is
  * neither an address nor this machine's name is refused, so that a web page elsewhere cannot read it through
  * a browser (DNS rebinding).
  *
- * Where there is a token, who does not bring it (Authorization: Bearer) gets 401 but for the health checks.
+ * If there is a token, a request without it (Authorization: Bearer) gets 401, except for the health checks.
  *
- *   /livez, /healthz    200 "ok" while the snapshot's tick is younger than 5 s, else 500
- *   /readyz[?verbose]   200 when ready, else 503; with its lines
+ *   /livez, /healthz    200 "ok" while the snapshot's tick is younger than 5 s, otherwise 500
+ *   /readyz[?verbose]   200 when ready, otherwise 503; with one line per condition
  *   /status             the JSON document
  *   /events             the same each time it is new, as server-sent events; ends when the server does, with
  *                       the last one; each one's id is the number of lines that the log has had.
  *                       8 such connections at most
  *   /metrics            Prometheus text 0.0.4
  *   /history            points for curves, and the newest lines of the log, as JSON (server/status/history.h)
- *   /                   a page for people, made from the JSON document (server/status/page.h); with scripts,
- *                       /dashboard.js and /dashboard.css make it live */
+ *   /                   a page made from the JSON document (server/status/page.h); with scripts, /dashboard.js and
+ *                       /dashboard.css make it live */
 #pragma once
 
 #include <stdbool.h>
@@ -29,9 +29,9 @@
 
 typedef struct psd_status psd_status_t;
 
-/* What the endpoint answers from. Texts are copied by psd_status_publish; NULL counts as "". */
+/* The data that the endpoint serves. Texts are copied by psd_status_publish; NULL counts as "". */
 typedef struct psd_status_snapshot {
-    uint64_t tick_ms;                 /* CLOCK_MONOTONIC, when the loop last turned; uv_now() is that */
+    uint64_t tick_ms;                 /* CLOCK_MONOTONIC, when the loop last ran; uv_now() returns it */
     bool ready;                       /* /readyz */
     const char *ready_lines;          /* "[+]restore ok\n[-]quorum 2/3\n" */
     const char *status_json;          /* /status: one object, schema psd.status/1 */
@@ -39,10 +39,9 @@ typedef struct psd_status_snapshot {
     const psd_history_point_t *point; /* of /history; NULL: none; borrowed */
 } psd_status_snapshot_t;
 
-/* Serve at `listen`, "host:port" with port 0 for any free one; "none" makes an object that serves nothing. `token_file`
- * ("": none) holds a token (common/net/keys.h) that callers have to bring, but for the health checks.
- * NULL, with PSD_EUNAVAILABLE when the address cannot be bound, PSD_ECONFIG when it is none, or is beyond this machine and
- * there is no token. */
+/* Serve at `listen`, "host:port" with port 0 for any free one; "none" makes an object that serves nothing. `token_file` ("": none)
+ * holds a token (common/net/keys.h) that callers must send, except for the health checks. NULL, with PSD_EIO when the
+ * address cannot be bound, PSD_ECONFIG when it is malformed, or when other machines can reach it and there is no token. */
 psd_status_t *psd_status_new(const char *listen, const char *token_file, psd_err_t *err);
 
 /* Stop serving and free; waits for the thread, and half a second at most for streams to take the last
@@ -58,8 +57,7 @@ void psd_status_publish(psd_status_t *self, const psd_status_snapshot_t *snapsho
 /* A line of the log, for /history. Loop thread. */
 void psd_status_note(psd_status_t *self, const char *level, const char *id, const char *text);
 
-/* Requests for a path since the start; the last row, "other", is for all that is not served. NULL past it.
- * Any thread. */
+/* Requests for a path since the start; the last row, "other", counts requests for unknown paths. NULL past it. Any thread. */
 const char *psd_status_path(size_t row);
 uint64_t psd_status_requests(const psd_status_t *self, size_t row);
 

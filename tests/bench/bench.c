@@ -1,11 +1,11 @@
-/* bench.c - how fast psd is for a program that uses its library, and for `psdctl run`, beside what the same machine allows without
- * it. Each row of the table below has a program that is measured, and programs that set its limit: they are processes of their
- * own, warm, and take turns (repeat.h), so that what else the machine does falls on all alike. Told are the medians of the times,
- * the median of the turns' ratios, and the range that half of these are in, which says how far it can be trusted.
+/* bench.c - measures how fast psd is for a program that uses its library, and for `psdctl run`, compared with the limits of the
+ * machine. Each row of the table below has a measured program, and programs that set its limit: they are separate processes, warm,
+ * and take turns (repeat.h), so that other load on the machine affects all alike. It prints the medians of the times, the median of
+ * the turns' ratios, and the range of the middle half of these, which shows how reliable it is.
  *
  *     bench [--turns N] [--json FILE] [--quick] [--list] [ROW...]
  *
- * A row is met when its ratio is not above its bar. Rows that need torch say so and are skipped without it. */
+ * A row is met when its ratio is not above its bar. Rows that need torch are skipped, with a message, without it. */
 #include <errno.h>
 #include <libgen.h>
 #include <signal.h>
@@ -21,11 +21,12 @@
 
 enum { MAX_LIMITS = 2, MAX_SIDES = 1 + MAX_LIMITS, MAX_WORDS = 24, LINE = 256 };
 
-/* Words of the commands below that stand for a size, so that --quick can have small ones. */
+/* Words in the commands below that stand for a size, so that --quick can use small ones. */
 static const struct {
     const char *word, *full, *quick;
 } sizes[] = {
     { "BIG", "25165824", "65536" },   /* parameters: 96 MiB */
+    { "TEN", "10485760", "20000" },   /* parameters: 40 MiB */
     { "MIDDLE", "1048576", "20000" }, /* parameters: 4 MiB */
     { "UNITS", "1000", "20" },        /* exchanges of a small model in one repetition */
     { "STEPS", "600", "60" },         /* of training in one repetition */
@@ -41,10 +42,10 @@ struct row {
     const char *id, *title;
     const char *measured;          /* a command: a program beside this one, or a script in peers/ */
     const char *limit[MAX_LIMITS]; /* commands whose times add up to the limit */
-    double bound_ms;               /* the limit where it is a time, else 0 */
-    double bar;                    /* the highest ratio to the limit that is good; 0: it is only told */
+    double bound_ms;               /* the limit if it is a time, otherwise 0 */
+    double bar;                    /* the highest acceptable ratio to the limit; 0: it is only reported */
     bool loaded;                   /* each processor also runs a program that never waits */
-    double (*limit_s)(const row_t *self, const sample_t *sample); /* of one turn; sample[0] is of what is measured */
+    double (*limit_s)(const row_t *self, const sample_t *sample); /* of one turn; sample[0] is that of the measured program */
 };
 
 static double sum_of_limits(const row_t *self, const sample_t *sample)
@@ -61,7 +62,7 @@ static double fixed_bound(const row_t *self, const sample_t *sample)
     return self->bound_ms * 1e-3;
 }
 
-/* The ratio is then how uneven the exchanges are. */
+/* Then the ratio shows how uneven the exchanges are. */
 static double own_median(const row_t *self, const sample_t *sample)
 {
     (void)self;
@@ -95,6 +96,8 @@ static const row_t rows[] = {
       .measured = ARRAYS_BIG " --optimizer adam", AGAINST(STEP_BIG " --optimizer adam"), .bar = 1.5 },
     { .id = "gloo", .title = "24 Mi floats, 2 workers, 2 servers: Gloo, 2 ranks, local step",
       .measured = PSD_BIG " --workers 2 --servers 2", AGAINST("exchange_gloo.py --parameters BIG"), .bar = 1 / 4. },
+    { .id = "gloo-arrays", .title = "24 Mi floats in the library's arrays, 2 workers, 2 servers: the same",
+      .measured = ARRAYS_BIG " --workers 2 --servers 2", AGAINST("exchange_gloo.py --parameters BIG"), .bar = 1 / 4. },
     { .id = "small-tcp", .title = "1,024 floats, sgd: bare libzmq ping-pong",
       .measured = TCP_SMALL, AGAINST("exchange_zmq --parameters 1024 --units UNITS"), .bar = 1.2 },
     { .id = "small-local", .title = "1,024 floats, sgd: 40 us",
@@ -110,6 +113,8 @@ static const row_t rows[] = {
       .measured = PSD_BIG " --tensors 1000 --each", AGAINST(PSD_BIG " --tensors 1000"), .bar = 1.1 },
     { .id = "keys", .title = "24 Mi floats, encrypted: in the clear",
       .measured = TCP_BIG " --keys", AGAINST(TCP_BIG) },
+    { .id = "keys-threads", .title = "24 Mi floats, encrypted, 2 workers, net.threads=2: net.threads=1",
+      .measured = TCP_BIG " --keys --workers 2 --net-threads 2", AGAINST(TCP_BIG " --keys --workers 2") },
     { .id = "keys-small", .title = "1,024 floats, encrypted: in the clear",
       .measured = TCP_SMALL " --keys", AGAINST(TCP_SMALL) },
     { .id = "heap", .title = "24 Mi floats, sgd: the same in a program that keeps its heap",
@@ -118,6 +123,10 @@ static const row_t rows[] = {
       .measured = "train_psd --workers 2 --steps STEPS", AGAINST("train_torch.py --ranks 2 --units STEPS"), .bar = 1 / 5. },
     { .id = "mlp-torch", .title = "a step of an MLP, 1 worker: torch in one process",
       .measured = "train_psd --workers 1 --steps STEPS", AGAINST("train_torch.py --ranks 1 --units STEPS"), .bar = 1 / 1.4 },
+    { .id = "python", .title = "10 Mi floats in the library's arrays, by the Python package: by a C program",
+      .measured = "exchange_python.py --parameters TEN --units 5", AGAINST("exchange_psd --parameters TEN --arrays --units 5"), .bar = 1.05 },
+    { .id = "conv-ddp", .title = "a step of a convolutional net, psd.Optimizer, 2 workers: torch DDP (Gloo), 2 ranks",
+      .measured = "train_conv.py --by psd", AGAINST("train_conv.py --by ddp"), .bar = 1 },
 };
 /* clang-format on */
 enum { N_ROWS = sizeof rows / sizeof *rows };
@@ -148,7 +157,10 @@ static _Noreturn void become(const char *command)
     const bool is_peer = strstr(words[0], ".py");
     ssize_t length = readlink("/proc/self/exe", here, sizeof here - 1);
     here[length > 0 ? length : 0] = '\0';
-    snprintf(path, sizeof path, "%.256s/%s", is_peer ? PSD_SOURCE_DIR "/tests/bench/peers" : dirname(here), words[0]);
+    snprintf(path, sizeof path, "%.256s/../worker/libpsdworker.so.0", dirname(here));
+    setenv("PSD_LIBRARY", path, 1);
+    setenv("PYTHONPATH", PSD_SOURCE_DIR "/worker/python", 1);
+    snprintf(path, sizeof path, "%.256s/%s", is_peer ? PSD_SOURCE_DIR "/tests/bench/peers" : here, words[0]);
     execv(path, words);
     if (is_peer) {
         printf("skip /usr/bin/python3 is needed: %s\n", strerror(errno));
@@ -157,7 +169,7 @@ static _Noreturn void become(const char *command)
     repeat_die("bench: cannot start %s: %s", path, strerror(errno));
 }
 
-/* False: it cannot be measured here, for a reason that it gave in `line`. */
+/* False: it cannot be measured here; `line` has the reason. */
 static bool start(side_t *self, const char *command, char line[LINE])
 {
     int ask[2], answer[2];
@@ -167,7 +179,7 @@ static bool start(side_t *self, const char *command, char line[LINE])
     if (self->pid == 0) {
         dup2(ask[0], STDIN_FILENO);
         dup2(answer[1], STDOUT_FILENO);
-        for (int fd = 3; fd < 64; fd++) /* those of the other sides too: what they keep open would never end */
+        for (int fd = 3; fd < 64; fd++) /* also those of the other sides, which would otherwise stay open */
             close(fd);
         become(command);
     }
@@ -228,7 +240,7 @@ static void stop_load(const pid_t *load, size_t n)
 typedef struct outcome {
     double ms, limit_ms, ratio; /* medians over the turns */
     double low, high;           /* half of the turns' ratios are between these */
-    char skipped[LINE];         /* why; "": it was measured */
+    char skipped[LINE];         /* why it was skipped; "": it was measured */
 } outcome_t;
 
 static void take_turns(const row_t *row, side_t *sides, size_t n_sides, size_t turns, outcome_t *out)
@@ -262,7 +274,7 @@ static void measure(const row_t *row, size_t turns, outcome_t *out)
     size_t n = 0;
     bool is_ready = true;
     *out = (outcome_t){ 0 };
-    /* The limits first: a peer that is not here is known before psd was started for nothing. */
+    /* Start the limits first, so that a missing peer is noticed before psd is started in vain. */
     for (size_t i = 0; is_ready && i < MAX_LIMITS && row->limit[i]; i++, n++)
         is_ready = start(&sides[1 + i], row->limit[i], line);
     if (is_ready && start(&sides[0], row->measured, line))
@@ -286,7 +298,7 @@ static void print_row(const row_t *row, const outcome_t *is)
     fflush(stdout);
 }
 
-/* No text of a row, nor a reason of ours, has a quote or a backslash in it. */
+/* No text of a row and no reason has a quote or a backslash in it. */
 static void write_row(FILE *json, const row_t *row, const outcome_t *is, size_t turns)
 {
     fprintf(json, "{\"row\": \"%s\", \"title\": \"%s\", \"measured\": \"%s\", ", row->id, row->title, row->measured);
@@ -305,15 +317,19 @@ static void write_row(FILE *json, const row_t *row, const outcome_t *is, size_t 
 
 enum { TURNS, JSON, QUICK, LIST };
 static const psd_option_t flags[] = {
-    [TURNS] = { .key = "turns", .type = PSD_OPTION_UINT64, .preset = "11", .range = "1..1001", .help = "of each program in a row" },
+    [TURNS] = { .key = "turns",
+                .type = PSD_OPTION_UINT64,
+                .preset = "11",
+                .range = "1..1001",
+                .help = "number of turns of each program in a row" },
     [JSON] = { .key = "json", .type = PSD_OPTION_PATH, .argument = "FILE", .help = "a line of JSON for each row" },
-    [QUICK] = { .key = "quick", .type = PSD_OPTION_SWITCH, .help = "only look whether it works: small sizes, three turns" },
-    [LIST] = { .key = "list", .type = PSD_OPTION_SWITCH, .help = "the rows and their commands; nothing is measured" },
+    [QUICK] = { .key = "quick", .type = PSD_OPTION_SWITCH, .help = "only check that it works: small sizes, three turns" },
+    [LIST] = { .key = "list", .type = PSD_OPTION_SWITCH, .help = "list the rows and their commands, and measure nothing" },
     { .key = NULL },
 };
 static const psd_usage_t usage = { .name = "bench",
                                    .words = "[ROW...]",
-                                   .does = "time psd beside what the machine allows",
+                                   .does = "time psd, compared with the limits of the machine",
                                    .about = "",
                                    .flag = flags,
                                    .examples = "" };
@@ -348,7 +364,7 @@ static void list_rows(const psd_given_t *given)
         }
 }
 
-/* psd's programs read options from PSD_..., which are not meant for these. */
+/* psd's programs read options from PSD_..., so clear those that are not meant for them. */
 static void clear_options(void)
 {
     for (size_t i = 0; environ[i];) {
@@ -374,7 +390,7 @@ int main(int argc, char **argv)
     double load = 0;
     getloadavg(&load, 1);
     printf("%ld processors, load %.1f before; medians of %zu turns%s\n", sysconf(_SC_NPROCESSORS_ONLN), load, turns,
-           quick ? "; small sizes, which say nothing of speed" : "");
+           quick ? "; small sizes, whose speed means nothing" : "");
     printf("%-16s %-62s %9s %9s %8s %-16s%6s\n", "row", "what is measured: its limit", "ms", "limit ms", "ratio",
            " half of them in", "bar");
     for (size_t r = 0; r < N_ROWS; r++) {

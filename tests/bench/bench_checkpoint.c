@@ -1,11 +1,10 @@
-/* bench_checkpoint.c - bench_checkpoint [--mib=N] [--steps=N] [DIR]: what checkpoints cost, of a shard of that many
- * MiB, weights and adam's state together (1024 below the current directory, unless said otherwise).
+/* bench_checkpoint.c - bench_checkpoint [--mib=N] [--steps=N] [DIR]: measures the cost of checkpoints, for a shard of that many
+ * MiB, weights and adam's state together (default: 1024, below the current directory).
  *
- * First the files: saving and loading, turn by turn with writing and flushing, and reading, the same bytes as
- * one plain file in a room that is reserved for it as ours is; pages are dropped from the cache before each
- * reading. Then the steps: a psd process with one worker makes a checkpoint every 40th round; a round
- * counts as one beside a save when at its begin or end a checkpoint is being made or an old one
- * removed. Without steps, files alone. Medians; the 99th percentile of rounds. */
+ * First the files: saving and loading, in turns with writing, flushing and reading the same bytes as one plain file with
+ * reserved room; pages are dropped from the cache before each reading. Then the steps: a psd process with one worker makes a
+ * checkpoint every 40th round; a round counts as during a save if a checkpoint is being made, or an old one removed, at its
+ * beginning or end. Without steps, only files. Prints medians, and the 99th percentile of rounds. */
 #include <assert.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -24,13 +23,14 @@
 #include "common/config/usage.h"
 #include "psd/worker.h"
 #include "server/checkpoint/checkpoint.h"
+#include "tests/support/alone.h"
 
 enum {
     ROUNDS = 7,
-    ARRAYS = 3, /* weights and adam's two */
+    ARRAYS = 3, /* weights and adam's two arrays */
     BLOCK = 1 << 20,
     EVERY = 40,         /* rounds from save to save */
-    WARM_UP = 2 * EVERY /* then memory for two copies of the shard has been used */
+    WARM_UP = 2 * EVERY /* by then, memory for two copies of the shard has been used */
 };
 
 static char dir[4000], plain[4096], shard[4096];
@@ -88,7 +88,7 @@ static void save(void)
 {
     psd_err_t err;
     const psd_ckpt_facts_t facts = { .job = (char[]){ "bench" }, .settings = (char[]){ "" }, .clock = 1, .n_shards = 1 };
-    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &map, &rule, &err);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &map, alone(&rule), &err);
     must(writer ? PSD_OK : err.code, &err);
     for (uint32_t p = 0; p < map.n_held[0]; p++) {
         const psd_ckpt_target_t chunk = chunk_of(NULL, p);
@@ -101,7 +101,7 @@ static void save(void)
 static void load(void)
 {
     psd_err_t err;
-    must(psd_ckpt_load(dir, 1, &model, &map, 0, &rule, chunk_of, NULL, NULL, NULL, &err), &err);
+    must(psd_ckpt_load(dir, 1, &model, &map, 0, alone(&rule), chunk_of, NULL, NULL, NULL, &err), &err);
 }
 
 static size_t n_array(void) { return tensor.n_elements * sizeof(float); }
@@ -139,7 +139,7 @@ static void forget(void)
     }
 }
 
-/* Freeing the blocks of an old file takes as long as writing a new one: not while the clock runs. */
+/* Freeing the blocks of an old file takes as long as writing a new one, so do it outside the measured time. */
 static void remove_all(void)
 {
     char manifest[4096];
@@ -165,12 +165,12 @@ static void print_speed(const char *what, double took)
     printf("%-28s %7.3f s %7.3f GB/s", what, took, (double)n_array() * ARRAYS / took * 1e-9);
 }
 
-/* Ours and the plain way, in turns. */
+/* Measure psd's files and plain ones, in turns. */
 static void compare(const char *our_name, void (*ours)(void), const char *plain_name, void (*other)(void), void (*before)(void))
 {
     double our[ROUNDS], others[ROUNDS], ratio[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
-        const bool first = i % 2; /* whoever goes second finds other pages and blocks free */
+        const bool first = i % 2; /* the second one finds other free pages and blocks */
         our[i] = first ? timed(ours, before) : 0;
         others[i] = timed(other, before);
         our[i] = first ? our[i] : timed(ours, before);
@@ -257,7 +257,7 @@ static double round_of(psd_worker_t *worker, const float *gradient)
     return now() - start;
 }
 
-/* Rounds without a save under way, and with one. */
+/* Rounds without a save in progress, and with one. */
 typedef struct rounds {
     double *took[2];
     size_t n[2];
@@ -324,12 +324,12 @@ static const psd_option_t flags[] = {
     [STEPS] = { .key = "steps",
                 .type = PSD_OPTION_UINT64,
                 .preset = "400",
-                .help = "rounds that are timed beside a save; 0: none" },
+                .help = "number of rounds to time during a save; 0: none" },
     { .key = NULL },
 };
 static const psd_usage_t usage = { .name = "bench_checkpoint",
                                    .words = "[DIR]",
-                                   .does = "time what checkpoints cost, with files below DIR",
+                                   .does = "time the cost of checkpoints, with files below DIR",
                                    .about = "",
                                    .flag = flags,
                                    .examples = "" };

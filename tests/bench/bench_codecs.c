@@ -1,5 +1,5 @@
-/* bench_codecs.c - how fast each codec codes and decodes, on one thread: GB/s of floats by the thread's own time, the median over rounds.
- * A chunk of 256 Ki floats at a time, of a gradient larger than the caches. Usage: bench_codecs [ISA] */
+/* bench_codecs.c - measures how fast each codec encodes and decodes, on one thread: GB/s of floats by the thread's own time, the
+ * median over rounds. A chunk of 256 Ki floats at a time, of a gradient larger than the caches. Usage: bench_codecs [ISA] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -85,7 +85,7 @@ int main(int argc, char **argv)
         return 71;
     uint64_t stream = 1;
     for (size_t i = 0; i < n; i++) {
-        double sum = -6; /* of twelve draws: nearly normal */
+        double sum = -6; /* a sum of twelve draws: nearly normal */
         for (int j = 0; j < 12; j++)
             sum += psd_uniform(&stream);
         g[i] = (float)sum;

@@ -1,8 +1,7 @@
-/* bench_kernels.c - how near to the speed of memory each optimizer runs, on one thread.
- * A step of 16 Mi parameters, chunk by chunk as a server makes it, against a loop that scales as many bytes
- * in place, in turns; the table gives the median of the ratios. The rate on a block that lives in the
- * first-level cache shows what the arithmetic alone allows. Usage: bench_kernels [--isa NAME] [--rounds N]
- * [RULE...] */
+/* bench_kernels.c - measures how close to the speed of memory each optimizer runs, on one thread. A step of 16 Mi parameters, chunk
+ * by chunk as a server makes it, against a loop that scales as many bytes in place, in turns; the table gives the median of the
+ * ratios. The rate on a block that fits into the first-level cache shows the limit of the arithmetic. Usage: bench_kernels [--isa
+ * NAME] [--rounds N] [RULE...] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +27,7 @@ typedef struct bench {
     psd_rule_state_t state;     /* of its one tensor */
     float *w, *g;               /* weights and gradient */
     float *slot[PSD_MAX_SLOTS]; /* state arrays */
+    size_t n;                   /* elements: for a rule for matrices a million, whose products take long enough */
     double bytes;               /* read and written per parameter and update */
     int updates;                /* per round: a whole period of Lookahead */
 } bench_t;
@@ -60,7 +60,7 @@ static void scale_plain(vector_t *x, size_t n, float by) { SCALE; }
 
 static void scale(size_t bytes)
 {
-    static volatile float one = 1.0f; /* a constant 1 would leave no loop */
+    static volatile float one = 1.0f; /* with a constant 1, the compiler would remove the loop */
     const float by = one;
     vector_t *x = (vector_t *)(void *)memory;
 #ifdef __x86_64__
@@ -73,9 +73,32 @@ static void scale(size_t bytes)
         scale_plain(x, bytes / sizeof *x, by);
 }
 
+/* A matrix as square as powers of two allow. */
+static psd_shape_t shape_of(size_t n)
+{
+    size_t rows = 1;
+    while (rows * rows < n)
+        rows *= 2;
+    return (psd_shape_t){ .n_dims = 2, .n_matrices = 1, .rows = rows, .cols = n / rows };
+}
+
+/* Bytes of its rule's arrays that an update reads and writes per element. */
+static double slot_bytes(const psd_rule_t *rule)
+{
+    const psd_extent_t all = { .n = N, .shape = shape_of(N) };
+    double bytes = 0;
+    for (int i = 0; i < rule->n_slots; i++)
+        bytes += i == rule->slow_slot ? 0 : 8.0 * (double)psd_rule_slot_length(rule, i, &all) / N;
+    return bytes;
+}
+
 static void update(bench_t *self, size_t n, size_t chunk)
 {
-    const psd_plan_t plan = psd_rule_plan(&self->rule, &self->state, psd_rule_lr(&self->rule));
+    psd_plan_t plan = psd_rule_plan(&self->rule, &self->state, psd_rule_lr(&self->rule));
+    if (psd_rule_is_whole(&self->rule)) {
+        plan.shape = shape_of(n);
+        chunk = n;
+    }
     for (size_t from = 0; from < n; from += chunk) {
         float *slot[PSD_MAX_SLOTS];
         for (int i = 0; i < self->rule.n_slots; i++)
@@ -95,13 +118,14 @@ static void begin(bench_t *self, const char *spec)
     self->g = array_at(1);
     for (int i = 0; i < PSD_MAX_SLOTS; i++)
         self->slot[i] = array_at(2 + i);
+    self->n = self->rule.opt->others ? 1 << 20 : N;
     fill(self->w, N, 1);
     fill(self->g, N, 2);
     psd_rule_init(&self->rule, &self->state, self->w, self->slot, N);
     const bool lookahead = self->rule.lookahead;
     self->updates = lookahead ? (int)self->rule.k : 1;
     /* The gradient is read; weights and state are read and written; slow weights at a sync only. */
-    self->bytes = 4 + 8 + 8.0 * (self->rule.n_slots - lookahead) + (lookahead ? 8.0 / self->rule.k : 0.0);
+    self->bytes = 4 + 8 + slot_bytes(&self->rule) + (lookahead ? 8.0 / self->rule.k : 0.0);
 }
 
 /* Updates of a block in the first-level cache: parameters per second. */
@@ -133,30 +157,34 @@ static void measure(const char *spec, int rounds)
     begin(&self, spec);
     /* The first updates of some rules are cheaper than the rest (sgd's first, radam's unrectified). */
     for (int i = 0; i < 10; i++)
-        update(&self, N, CHUNK);
+        update(&self, self.n, CHUNK);
     for (int r = 0; r < rounds; r++) {
-        const double bytes = self.bytes * N * self.updates;
-        const double span = self.bytes * N < 8.0 * N ? 8.0 * N : self.bytes * N;
+        const double n = (double)self.n, bytes = self.bytes * n * self.updates;
+        const double span = self.bytes < 8.0 ? 8.0 * n : self.bytes * n;
         double start = now_s();
         for (int i = 0; i < self.updates; i++)
             scale((size_t)(span / 2));
         const double scaled = span * self.updates / (now_s() - start);
         start = now_s();
         for (int i = 0; i < self.updates; i++)
-            update(&self, N, CHUNK);
+            update(&self, self.n, CHUNK);
         const double seconds = now_s() - start;
-        rate[r] = (double)N * self.updates / seconds;
+        rate[r] = n * self.updates / seconds;
         ratio[r] = bytes / seconds / scaled;
     }
     const double fast = cached_rate(&self), share = median(ratio, rounds), params = median(rate, rounds);
-    printf("%-34s %5.1f %9.2f %9.1f %8.2f %11.2f\n", spec, self.bytes, params / 1e9, self.bytes * params / 1e9, share, fast / 1e9);
+    printf("%-34s %5.1f %9.3g %9.1f %8.2f %11.2f\n", spec, self.bytes, params / 1e9, self.bytes * params / 1e9, share, fast / 1e9);
     fflush(stdout);
 }
 
 enum { ISA, ROUNDS };
 static const psd_option_t flags[] = {
     [ISA] = { .key = "isa", .type = PSD_OPTION_STRING, .argument = "NAME", .help = "the instruction set; default: the best" },
-    [ROUNDS] = { .key = "rounds", .type = PSD_OPTION_INT, .preset = "9", .range = "1..101", .help = "of which the median is told" },
+    [ROUNDS] = { .key = "rounds",
+                 .type = PSD_OPTION_INT,
+                 .preset = "9",
+                 .range = "1..101",
+                 .help = "number of rounds, of which the median is printed" },
     { .key = NULL },
 };
 static const psd_usage_t usage = { .name = "bench_kernels",

@@ -1,10 +1,10 @@
-/* bench_memory.c - what two processes of one machine pay for each other in memory (common/memory/local.h), beside what the machine
- * takes for as much: an eventfd each way, and memcpy. In turns; medians.
+/* bench_memory.c - measures messages between two processes of one machine through memory (common/memory/local.h), compared with the
+ * least that the machine needs: an eventfd each way, and memcpy. In turns; medians.
  *
  *     bench_memory [TURNS]
  *
- * ping-pong    4 KiB there and back, each copied out of the program's memory, as small messages are
- * one way      96 MiB in messages of 1 MiB, which the receiver copies into its own memory: from the arena, and from private memory */
+ * ping-pong    4 KiB there and back, each copied out of the program's memory, as small messages are one way      96 MiB in
+ * messages of 1 MiB, which the receiver copies into its own memory: from the arena, and from private memory */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +35,7 @@ static void expect_ok(int rc, const psd_err_t *err)
         repeat_die("bench_memory: %s", err->text);
 }
 
-/* The limit: the receiver sleeps on one eventfd and rings another. */
+/* The limit: the receiver sleeps on one eventfd and signals another. */
 static void answer_bells(const int bell[2])
 {
     uint64_t n;
@@ -113,7 +113,7 @@ static void await(side_t *self, unsigned answers)
     self->answers = 0;
 }
 
-/* The median of PINGS, and their mean: on a machine that others load it is far from the median if somebody waits who should not. */
+/* The median of PINGS, and their mean: if a side waits when it should not, the mean is far from the median. */
 static double ping_pong(side_t *self, psd_buf_t *payload, double *mean_s)
 {
     static double took_s[PINGS];

@@ -1,4 +1,4 @@
-/* bench_message.c - what a header costs: the PUSH of a 1 MiB chunk, encoded and decoded. */
+/* bench_message.c - measures the cost of a header: the PUSH of a 1 MiB chunk, encoded and decoded. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <time.h>

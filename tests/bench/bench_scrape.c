@@ -1,10 +1,10 @@
-/* bench_scrape.c - what 10 scrapes of /metrics a second cost: rounds of a small model in windows of three
- * kinds, by turns: in peace; with scrapes of a process that has nothing to do with psd, which shows what who
- * scrapes takes of the machine; with scrapes of the server. And the server's processor time per scrape.
+/* bench_scrape.c - measures the cost of 10 scrapes of /metrics per second: rounds of a small model in windows of three kinds, in
+ * turns: undisturbed; with scrapes of an unrelated process, which shows the cost of the scraping client; with scrapes of the
+ * server. Also prints the server's processor time per scrape.
  *
  *     bench_scrape [--windows N]
  *
- * The small model is the worst case: a round takes tens of microseconds, and nothing of it is arithmetic. */
+ * The small model is the worst case: a round takes tens of microseconds, and almost none of it is arithmetic. */
 #include <arpa/inet.h>
 #include <libgen.h>
 #include <netinet/in.h>
@@ -28,7 +28,7 @@ enum { PEACE, OTHER, SERVER, KINDS };
 static const double WINDOW_S = 0.5;
 
 static atomic_int kind;
-static int port[KINDS]; /* whom to scrape; 0: nobody */
+static int port[KINDS]; /* the port to scrape; 0: none */
 
 static double now_s(void)
 {
@@ -122,7 +122,7 @@ static void start_other(void)
     for (char block[METRICS] = "";;) {
         int fd = accept(listener, NULL, NULL);
         if (read(fd, block, sizeof block) < 0 || write(fd, block, sizeof block) < 0)
-            die("nobody reads");
+            die("no process reads");
         close(fd);
     }
 }
@@ -156,12 +156,16 @@ static double rounds_per_s(psd_worker_t *worker, const float *gradient)
 }
 
 static const psd_option_t flags[] = {
-    { .key = "windows", .type = PSD_OPTION_UINT64, .preset = "60", .range = "1..", .help = "of which ratios are told" },
+    { .key = "windows",
+      .type = PSD_OPTION_UINT64,
+      .preset = "60",
+      .range = "1..",
+      .help = "number of windows whose ratios are printed" },
     { .key = NULL },
 };
 static const psd_usage_t usage = { .name = "bench_scrape",
                                    .words = "",
-                                   .does = "time rounds with somebody who reads /metrics, and without",
+                                   .does = "time rounds with and without a reader of /metrics",
                                    .about = "",
                                    .flag = flags,
                                    .examples = "" };
@@ -187,7 +191,7 @@ int main(int argc, char **argv)
     rounds_per_s(worker, gradient);
     for (size_t i = 0; i < windows; i++) {
         double rates[KINDS];
-        for (size_t k = 0; k < KINDS; k++) { /* who is first changes, for whatever drifts */
+        for (size_t k = 0; k < KINDS; k++) { /* the order changes, to cancel drift */
             size_t turn = (i + k) % KINDS;
             atomic_store(&kind, (int)turn);
             rates[turn] = rounds_per_s(worker, gradient);
@@ -206,7 +210,7 @@ int main(int argc, char **argv)
            PARAMETERS, rate[windows / 2], SCRAPES_PER_S, ratio[SERVER][windows / 2] * 100, ratio[OTHER][windows / 2] * 100,
            windows);
 
-    /* Alone: no rounds, as many scrapes as it takes to see them in the processor time. */
+    /* Without rounds: as many scrapes as it takes to see them in the processor time. */
     double idle = cpu_s(pid), start = now_s();
     usleep(2000000);
     idle = (cpu_s(pid) - idle) / (now_s() - start);

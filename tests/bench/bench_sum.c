@@ -1,6 +1,6 @@
-/* bench_sum.c - what a server does with a gradient besides the step, one thread, out of cache: look into it as it comes (checksum and sum
- * of squares), add it to sums in double before its round is decided, sum several in one pass when it is. docs/scale.md reckons with
- * these. Prints a line each: nanoseconds per element and gradient, and the memory traffic that this is. */
+/* bench_sum.c - measures a server's work on a gradient besides the step, on one thread, out of cache: check it as it comes
+ * (checksum and sum of squares), add it to sums in double before its round is decided, sum several in one pass after that.
+ * docs/scale.md uses these figures. Prints a line each: nanoseconds per element and gradient, and the resulting memory traffic. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <uv.h>

@@ -1,6 +1,6 @@
-/* exchange_memory.c - the least that memory allows: one thread makes the optimizer's step with psd's own kernels, in place, on
- * arrays in huge pages. With --copies it first copies the gradient to where a server would keep it, and at the end the weights
- * back: what an exchange of private arrays costs where nothing else does. */
+/* exchange_memory.c - the lower bound that memory sets: one thread makes the optimizer's step with psd's own kernels, in place, on
+ * arrays in huge pages. With --copies it first copies the gradient to a server's place for it, and at the end copies the weights
+ * back: the minimal cost of exchanging private arrays. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -9,7 +9,7 @@
 #include "common/optim/optimizer.h"
 #include "tests/bench/repeat.h"
 
-/* A step is made in blocks of so many floats, as a server makes it. */
+/* A step is made in blocks of this many floats, as in a server. */
 enum { BLOCK = 1 << 18 };
 
 typedef struct model {
@@ -17,7 +17,7 @@ typedef struct model {
     psd_rule_state_t state;
     size_t n;
     bool copies;
-    float *gradient, *weights;                                     /* of the program */
+    float *gradient, *weights;                                     /* the program's arrays */
     float *server_gradient, *server_weights, *slot[PSD_MAX_SLOTS]; /* the same two arrays where nothing is copied */
 } model_t;
 

@@ -1,6 +1,6 @@
-/* exchange_psd.c - a user's program: it links the shared library, includes psd/worker.h, and exchanges gradients for weights with
- * servers that are psd itself, on this machine. Further workers are processes of their own; the time of an exchange is from when
- * all may begin to when all have their weights. */
+/* exchange_psd.c - stands for a user's program: it links the shared library, includes psd/worker.h, and exchanges gradients for
+ * weights with servers that are psd itself, on this machine. Further workers are separate processes; the time of an exchange runs
+ * from when all may begin to when all have their weights. */
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,21 +14,22 @@
 
 enum { MAX_SERVERS = 16, MAX_WORKERS = 16, ENDPOINT = 128 };
 
-enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, ARRAYS, EACH, KEEP_HEAP, UNITS };
+enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, ARRAYS, EACH, NET_THREADS, KEEP_HEAP, UNITS };
 static const psd_option_t flags[] = {
     [PARAMETERS] = REPEAT_PARAMETERS,
     [TENSORS] = { .key = "tensors",
                   .type = PSD_OPTION_UINT64,
                   .preset = "1",
                   .range = "1..65536",
-                  .help = "among which they are shared as evenly as they can be" },
+                  .help = "number of tensors of about equal size" },
     [WORKERS] = { .key = "workers", .type = PSD_OPTION_UINT64, .preset = "1", .range = "1..16", .help = "processes" },
     [SERVERS] = { .key = "servers", .type = PSD_OPTION_UINT64, .preset = "1", .range = "1..16", .help = "processes" },
     [OPTIMIZER] = { .key = "optimizer", .type = PSD_OPTION_RULE, .preset = "sgd(lr=0.01)", .help = "of the servers" },
-    [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "all is encrypted" },
-    [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "nothing travels through memory" },
-    [ARRAYS] = { .key = "arrays", .type = PSD_OPTION_SWITCH, .help = "weights and gradients lie in arrays of the library" },
-    [EACH] = { .key = "each", .type = PSD_OPTION_SWITCH, .help = "tensors are pushed one by one, the last first" },
+    [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "encrypt everything" },
+    [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "send nothing through memory" },
+    [ARRAYS] = { .key = "arrays", .type = PSD_OPTION_SWITCH, .help = "put weights and gradients into arrays of the library" },
+    [EACH] = { .key = "each", .type = PSD_OPTION_SWITCH, .help = "push tensors one by one, the last first" },
+    [NET_THREADS] = { .key = "net-threads", .type = PSD_OPTION_UINT64, .preset = "1", .range = "1..16", .help = "of each process" },
     [KEEP_HEAP] = REPEAT_KEEP_HEAP,
     [UNITS] = REPEAT_UNITS,
     { .key = NULL },
@@ -81,7 +82,7 @@ static void make_keys(void)
 /* Become server `index`; server 0 is at `first`. */
 static _Noreturn void become_server(size_t index, const char *first, int ready_fd)
 {
-    char program[512], text[4][192],
+    char program[512], text[5][192],
         *words[24] = { "psd", "--job=bench", "--status-listen=none", "--log-level=error", "--listen=tcp://127.0.0.1:0" };
     size_t n = 5;
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 8);
@@ -90,8 +91,9 @@ static _Noreturn void become_server(size_t index, const char *first, int ready_f
     snprintf(text[0], sizeof *text, "--optimizer=%s", given->value[OPTIMIZER].text);
     snprintf(text[1], sizeof *text, "--servers=%s", given->value[SERVERS].text);
     snprintf(text[2], sizeof *text, "--workers-min=%s", given->value[WORKERS].text);
-    snprintf(text[3], sizeof *text, "--join=%s", first);
-    for (size_t i = 0; i < (index ? 4 : 3); i++)
+    snprintf(text[3], sizeof *text, "--net-threads=%s", given->value[NET_THREADS].text);
+    snprintf(text[4], sizeof *text, "--join=%s", first);
+    for (size_t i = 0; i < (index ? 5 : 4); i++)
         words[n++] = text[i];
     char key[96], allow[96];
     snprintf(key, sizeof key, "--server-key=%s", key_path("ps.key"));
@@ -115,7 +117,7 @@ static void start_server(size_t index, const char *first, char endpoint[ENDPOINT
     if (repeat_fork() == 0)
         become_server(index, first, out[1]);
     close(out[1]);
-    FILE *lines = fdopen(out[0], "r"); /* stays open: the server may have more to say */
+    FILE *lines = fdopen(out[0], "r"); /* stays open: the server may write more */
     if (!lines || !fgets(line, sizeof line, lines) || sscanf(line, "psd ready shard=%*d/%*d data=%127s", endpoint) != 1)
         repeat_die("exchange_psd: server %zu ended before it was ready", index);
 }
@@ -137,6 +139,7 @@ static void connect_to(member_t *self, const char *server)
                                          .join = server,
                                          .job = "bench",
                                          .insecure = !keys,
+                                         .net_threads = (int)given->value[NET_THREADS].u,
                                          .key = keys ? key_path("w.key") : NULL,
                                          .server_public = keys ? key_path("ps.pub") : NULL };
     if (psd_worker_connect(&self->worker, &config))

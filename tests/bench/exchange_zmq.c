@@ -1,11 +1,11 @@
-/* exchange_zmq.c - the least that a parameter server on libzmq has to do: two processes and one TCP connection on loopback; the
- * gradient goes there and as many weights come back, in messages of 1 MiB without a header, sent uncopied; nothing is computed and
- * nothing is checked. What arrives ends up in an array of the program, as psd's weights do. A gradient that fits into one message
- * is a ping-pong.
+/* exchange_zmq.c - the minimal work of a parameter server on libzmq: two processes and one TCP connection on loopback; the gradient
+ * goes there and as many weights come back, in messages of 1 MiB without a header, sent uncopied; nothing is computed and nothing
+ * is checked. Received data end up in an array of the program, as psd's weights do. A gradient that fits into one message is a
+ * ping-pong.
  *
- * "barrier": nothing comes back before all has arrived, as a synchronous round of one worker must have it. "echo": each message
- * comes back at once, so that both directions overlap; no server that steps after the whole gradient can do that, and only one that
- * steps part by part comes near. */
+ * "barrier": nothing is sent back before everything has arrived, as in a synchronous round of one worker. "echo": each message is
+ * sent back at once, so that both directions overlap; a server that steps after the whole gradient cannot do that, and only one
+ * that steps part by part comes near. */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>

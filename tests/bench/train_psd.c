@@ -1,6 +1,6 @@
 /* train_psd.c - steps of a whole job as a user starts it: `psdctl run` trains an MLP of 784-128-10 on glyphs, 64 rows a step in
- * all. A repetition is one job; what it tells is the time of a step, from the job's own metrics: from the first line that it
- * writes, when all are warm, to the last one before the end. */
+ * all. A repetition is one job; its result is the time of a step, from the job's metrics: between the first line, when all
+ * processes are warm, and the last one before the end. */
 #include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
@@ -61,7 +61,7 @@ static _Noreturn void become_psdctl(void)
     repeat_die("cannot start %s", program);
 }
 
-/* Seconds of a step between the first and the last line that tells of a step. */
+/* Seconds per step between the first and the last line with a step. */
 static double step_s(void)
 {
     double first_ts = 0, last_ts = 0;
@@ -85,7 +85,7 @@ static double step_s(void)
     if (metrics)
         fclose(metrics);
     if (last_step <= first_step)
-        repeat_die("train_psd: %s does not tell of two steps", metrics_path);
+        repeat_die("train_psd: %s does not have two steps", metrics_path);
     return (last_ts - first_ts) / (double)(last_step - first_step);
 }
 

@@ -1,6 +1,5 @@
-/* chaos.h - campaigns of faults done to real processes: a row each in psd_chaos.c, run by tests/chaos. A
- * campaign returns when what it promises was true each time, and ends the process when it was not
- * (cluster_give_up, job_give_up). */
+/* chaos.h - campaigns of faults in real processes: a row each in psd_chaos.c, run by tests/chaos. A campaign returns when its
+ * promise held each time, and ends the process when it did not (cluster_give_up, job_give_up). */
 #pragma once
 
 #include <stdbool.h>
@@ -9,11 +8,11 @@
 enum { CHAOS_TEXT = 512, CHAOS_SAMPLES = 1 << 16 };
 
 typedef struct chaos {
-    unsigned count;        /* how many faults are wanted */
-    bool whole;            /* as before a release: each fault may be long as well */
-    uint64_t seed, chance; /* where chance begins, and where it is */
+    unsigned count;        /* number of faults to cause */
+    bool whole;            /* as before a release: each fault may also be long */
+    uint64_t seed, chance; /* the initial seed, and the present state */
     char text[CHAOS_TEXT]; /* figures, for the campaign's line */
-    const char *skipped;   /* why nothing could be done; NULL: it was done */
+    const char *skipped;   /* why it was skipped; NULL: it ran */
 } chaos_t;
 
 /* A number below `n`. */
@@ -29,7 +28,7 @@ typedef struct chaos_times {
 } chaos_times_t;
 void chaos_add(chaos_times_t *self, double ms);
 
-/* The share `q` of them is at most this; sorts. */
+/* The quantile `q` of them; sorts. */
 double chaos_quantile(chaos_times_t *self, double q);
 
 /* Add "what p50 1 ms, p99 2 ms, longest 3 ms of 4" to the line. */
@@ -44,7 +43,7 @@ void chaos_pause(chaos_t *self);
 void chaos_terminate(chaos_t *self);
 void chaos_no_memory(chaos_t *self);
 
-/* faults/mixed.c: all of it on real data, with other numbers of servers */
+/* faults/mixed.c: all faults together on real data, with changing numbers of servers */
 void chaos_mixed(chaos_t *self);
 
 /* faults/network.c: behind proxies */
@@ -54,7 +53,7 @@ void chaos_stream_flips(chaos_t *self);
 void chaos_messages(chaos_t *self);
 void chaos_flips(chaos_t *self);
 
-/* faults/partition.c: in networks of its own */
+/* faults/partition.c: in separate networks */
 void chaos_partition(chaos_t *self);
 
 /* faults/disk.c: checkpoints on a disk in trouble */
@@ -62,10 +61,10 @@ void chaos_full_disk(chaos_t *self);
 void chaos_read_only_disk(chaos_t *self);
 void chaos_slow_disk(chaos_t *self);
 
-/* faults/strangers.c: at the door of a job with keys */
+/* faults/strangers.c: at the port of a job with keys */
 void chaos_strangers(chaos_t *self);
 
-/* faults/floods.c: too much at the door */
+/* faults/floods.c: floods at the port */
 void chaos_announce(chaos_t *self);
 void chaos_endless(chaos_t *self);
 void chaos_crowd(chaos_t *self);

@@ -1,7 +1,6 @@
-/* disk.c - campaigns against the disk that checkpoints go to, in a mount namespace of this process: it is
- * filled and freed, made read-only and writable again, or takes 5 s for each flush. Training goes on as if
- * nothing were; the newest whole checkpoint stays whole; /status says that checkpoints fail as long as they
- * do. */
+/* disk.c - campaigns against the disk that checkpoints go to, in a mount namespace of this process: it is filled and freed, made
+ * read-only and writable again, or takes 5 s for each flush. Training continues undisturbed; the newest whole checkpoint stays
+ * whole; /status reports that checkpoints fail while they do. */
 #include "tests/faults/chaos.h"
 
 #include <errno.h>
@@ -24,7 +23,7 @@ enum {
     WAIT_MS = 300000,
     STALL_MS = 5000, /* of each flush */
     STEP_MS = 1000,  /* the longest round while flushes stall: far from waiting for one */
-    TRAIN_MS = 8000  /* so long, with stalls and without */
+    TRAIN_MS = 8000  /* duration, with stalls and without */
 };
 
 static cluster_t cluster;
@@ -38,7 +37,7 @@ static bool mount_tmpfs(const char *device)
     return volume_mount_tmpfs(disk, "4m");
 }
 
-/* A file of 64 MiB with a file system of its own; less room than that is left to checkpoints. */
+/* A file of 64 MiB that contains a file system, whose room for checkpoints is somewhat less. */
 static bool mount_ext4(const char *device)
 {
     char command[512];
@@ -77,7 +76,7 @@ static void start_job(const char *flags)
                                        "--data-test=glyphs:100 --data-batch=60 --eval-every=0 --stop-steps=100000000");
 }
 
-/* What /status says of checkpoints; -1 when it says nothing yet. */
+/* Whether /status reports that checkpoints fail; -1 when it has no report yet. */
 static long long checkpoint_says(const char *key)
 {
     char *text = cluster_get(&cluster, 0, "/status");
@@ -102,7 +101,7 @@ static void await(const char *what, bool (*is)(const void *), const void *arg)
 static bool has_begun(const void *trouble) { return ((const struct trouble *)trouble)->begin(); }
 static bool has_ended(const void *trouble) { return ((const struct trouble *)trouble)->end(); }
 
-/* What was freed by pruning is filled too. */
+/* Also fill the room that pruning frees. */
 static bool is_failing(const void *trouble)
 {
     if (trouble == &full)
@@ -175,7 +174,7 @@ static void trouble_once(const struct trouble *trouble)
     await("the alarm is cleared", is_well, trouble);
 }
 
-/* Cycles on each kind of disk, then all is stopped: what is there then loads. */
+/* Cycles on each kind of disk; then all processes stop, and the last checkpoint must load. */
 static void trouble_often(chaos_t *self, const struct trouble *trouble)
 {
     unsigned done = 0;
@@ -206,7 +205,7 @@ static void trouble_often(chaos_t *self, const struct trouble *trouble)
 void chaos_full_disk(chaos_t *self) { trouble_often(self, &full); }
 void chaos_read_only_disk(chaos_t *self) { trouble_often(self, &read_only); }
 
-/* Have each flush of the server take so long; NULL when that is not permitted. */
+/* Make each flush of the server take this long; NULL when that is not permitted. */
 static pid_t slow_down(pid_t server, int ms)
 {
     char inject[64], pid[16];
@@ -235,7 +234,7 @@ static bool is_traced(const void *server)
     return tracer != 0;
 }
 
-/* The times between rounds of worker 0, by its own account. */
+/* The times between rounds of worker 0, from its metrics. */
 static void read_rounds(chaos_times_t *times)
 {
     char *text = cluster_file(&cluster, "metrics.jsonl");

@@ -1,7 +1,6 @@
-/* floods.c - too much of everything that is allowed a little: frames that are announced and never come,
- * messages that never end, connections without number to the job's port and to the status page. The server's
- * memory stays in bounds, its threads do not spin, the job goes on beside it, and the weights at its end are
- * those of one process in peace. */
+/* floods.c - excess of everything that is allowed in small amounts: frames that are announced and never come, messages that never
+ * end, countless connections to the job's port and to the status page. The server's memory stays in bounds, its threads do not
+ * spin, the job continues, and its final weights are those of a single undisturbed process. */
 #include "tests/faults/siege.h"
 
 #include <errno.h>
@@ -34,14 +33,13 @@ static double expect_calm(const char *after)
     return percent;
 }
 
-/* ---- connections in the clear: with keys it takes one that is on the list, and is the same from there on
- * ---- */
+/* ---- unencrypted connections: with keys an attacker must be on the list; after that it is the same ---- */
 
 static uint32_t source(chaos_t *self) { return (uint32_t)chaos_below(self, 1 << 24) | 1; }
 
 static bool say(int fd, const void *bytes, size_t n) { return send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n; }
 
-/* As far as frames may be sent; -1 when the server does not take it just now. */
+/* A connection, up to where frames may be sent; -1 when the server does not accept it now. */
 static int enter(chaos_t *self, unsigned wait_ms)
 {
     static const uint8_t ready[] = "\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06"
@@ -78,7 +76,7 @@ void chaos_announce(chaos_t *self)
         while ((n = recv(fd, answer, sizeof answer, 0)) > 0)
             ;
         if (fd < 0 || (n < 0 && errno == EAGAIN))
-            cluster_give_up(&siege_cluster, "who announces a frame of 8 GiB is not cut off, seed %llu",
+            cluster_give_up(&siege_cluster, "a peer that announces a frame of 8 GiB is not cut off, seed %llu",
                             (unsigned long long)self->seed);
         close(fd);
         const size_t now = siege_resident();
@@ -96,7 +94,8 @@ void chaos_announce(chaos_t *self)
 
 /* ---- messages without end ---- */
 
-/* How long it pours at least, or until all is poured; and at most, to see the server close it, which a busy one reads slowly. */
+/* The least time to send, unless all is sent earlier; and the most time to wait for the server to close, because a busy server
+ * reads slowly. */
 enum { MAX_MIB = 300, SPELL_MS = 4000, LONGEST_MS = 120000 };
 
 static unsigned trips(void)
@@ -123,7 +122,8 @@ static size_t look(flood_t *flood)
     return resident;
 }
 
-/* Frames of one message without end, as fast as they are taken: so many bytes, for SPELL_MS, and until it is closed. */
+/* Send frames of one endless message, as fast as they are accepted: this many bytes, for SPELL_MS, and until the server closes
+ * it. */
 static void pour(chaos_t *self, flood_t *flood, uint64_t most_bytes)
 {
     static uint8_t block[MIB];
@@ -155,7 +155,7 @@ static void pour(chaos_t *self, flood_t *flood, uint64_t most_bytes)
         }
         const ssize_t sent = send(fd, block + at, n - at, MSG_NOSIGNAL);
         if (sent > 0) {
-            at = (at + (size_t)sent) % n; /* a frame that was cut in two goes on where it was cut */
+            at = (at + (size_t)sent) % n; /* continue a frame that was cut in two */
             bytes += (size_t)sent;
         } else if (errno != EAGAIN) {
             close(fd);
@@ -166,8 +166,7 @@ static void pour(chaos_t *self, flood_t *flood, uint64_t most_bytes)
     flood->trips += trips() - before;
 }
 
-/* By turns: frames as large as may be, which come fastest, and frames of two bytes, which take most memory
- * for what they bring. */
+/* In turns: frames of the largest size, which come fastest, and frames of two bytes, which take most memory per byte. */
 void chaos_endless(chaos_t *self)
 {
     flood_t floods[2] = { { .size = MIB - 9 }, { .size = 2 } }, *large = &floods[0], *small = &floods[1];
@@ -179,13 +178,13 @@ void chaos_endless(chaos_t *self)
     for (unsigned k = 0; large->poured + small->poured < (uint64_t)self->count * MIB || k < 2; k++) {
         flood_t *flood = &floods[k % 2];
         pour(self, flood, (uint64_t)self->count * MIB);
-        /* A share runs beside other tests, where a look may come late. */
+        /* A share runs in parallel with other tests, where the server's check may come late. */
         if (PSD_PATIENCE == 1 && flood->most > (size_t)(self->whole ? 1 : 2) * MAX_MIB * MIB)
             cluster_give_up(&siege_cluster, "frames of %zu bytes: %zu MiB resident, of %d", flood->size, flood->most / MIB,
                             MAX_MIB);
         const double now = expect_calm("a message without end");
         io = now > io ? now : io;
-        siege_pace_ms(siege_pace_begin()); /* it goes on */
+        siege_pace_ms(siege_pace_begin()); /* the job continues */
     }
     for (flood_t *flood = floods; flood < floods + 2; flood++) {
         if (!flood->trips && flood->most >= MAX_MIB * MIB)
@@ -209,7 +208,7 @@ void chaos_endless(chaos_t *self)
 
 enum { LIMIT = 512 };
 
-/* Connections that say nothing, all at once, and twice as many as the server may have. */
+/* Open silent connections, all at once, twice as many as the server may have. */
 static void come(chaos_t *self, int fd[2 * LIMIT])
 {
     for (unsigned i = 0; i < 2 * LIMIT; i++)
@@ -217,7 +216,7 @@ static void come(chaos_t *self, int fd[2 * LIMIT])
             cluster_give_up(&siege_cluster, "no connection of the test's own: %s", strerror(errno));
 }
 
-/* They go; how many had been made. */
+/* Close them; returns how many had been made. */
 static unsigned go(int fd[2 * LIMIT])
 {
     unsigned n = 0;
@@ -229,7 +228,7 @@ static unsigned go(int fd[2 * LIMIT])
     return n;
 }
 
-/* Somebody who means well gets in, when the strangers have had their time. */
+/* An honest peer can connect once the strangers' time is over. */
 static double await_door(chaos_t *self)
 {
     uint8_t greeting[ZMTP_GREETING];
@@ -240,7 +239,7 @@ static double await_door(chaos_t *self)
         if (fd >= 0)
             close(fd);
         if (cluster_now_ms() > since + SIEGE_WAIT_MS)
-            cluster_give_up(&siege_cluster, "the server takes no connections any more");
+            cluster_give_up(&siege_cluster, "the server accepts no more connections");
     }
     return (double)(cluster_now_ms() - since);
 }
@@ -283,7 +282,7 @@ void chaos_crowd(chaos_t *self)
 
 enum { SLOW = 200, LETTER_MS = 100, SLOWEST_MS = 2000 };
 
-/* Ask for something and never come to the end of it, or never take the answer. */
+/* Send a request that never ends, or never read the answer. */
 static int ask_slowly(chaos_t *self, uint16_t port)
 {
     static const char *const questions[] = { "GET /status HTTP/1.1\r\nHost: localhost\r\nX: ", "G",
@@ -309,7 +308,7 @@ void chaos_slow_guests(chaos_t *self)
     for (unsigned i = 0; i < SLOW; i++)
         fd[i] = -1;
     while (cluster_now_ms() < end) {
-        for (unsigned i = 0; i < SLOW; i++) /* a letter more; who is cut off comes again */
+        for (unsigned i = 0; i < SLOW; i++) /* send another letter; reconnect if cut off */
             if (fd[i] < 0 || !say(fd[i], "x", 1)) {
                 if (fd[i] >= 0)
                     close(fd[i]);

@@ -1,7 +1,6 @@
-/* message_proxy.c - psd-message-proxy: between workers and a server, whole messages are lost, come twice or
- * in another order, from a seed. TCP hides what a network does to packets; this does to messages what ZeroMQ
- * may and more. Each connection at the near side has one of its own at the far side, so the server sees as
- * many. */
+/* message_proxy.c - psd-message-proxy: between workers and a server, it loses, repeats and reorders whole messages, by a seed. TCP
+ * hides a network's faults in packets; this causes in messages the faults that ZeroMQ may cause, and more. Each connection at the
+ * near side has a separate one at the far side, so the server sees the same number. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -24,31 +23,34 @@ static const psd_option_t flags[] = {
     [TO] = { .key = "to",
              .type = PSD_OPTION_STRING,
              .argument = "ENDPOINT",
-             .help = "where messages are forwarded to: tcp://HOST:PORT" },
+             .help = "address to which it forwards messages: tcp://HOST:PORT" },
     [LISTEN] = { .key = "listen",
                  .type = PSD_OPTION_STRING,
                  .preset = "tcp://127.0.0.1:0",
                  .argument = "ENDPOINT",
-                 .help = "where they are taken; port 0: any free one" },
-    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .argument = "N", .help = "where chance begins" },
-    [DROP] = { .key = "drop", .type = PSD_OPTION_UINT64, .argument = "PERCENT", .help = "of messages are lost" },
-    [DUPLICATE] = { .key = "duplicate", .type = PSD_OPTION_UINT64, .argument = "PERCENT", .help = "of the others come twice" },
+                 .help = "address at which it listens; port 0: any free one" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .argument = "N", .help = "random seed" },
+    [DROP] = { .key = "drop", .type = PSD_OPTION_UINT64, .argument = "PERCENT", .help = "fraction of messages to lose" },
+    [DUPLICATE] = { .key = "duplicate",
+                    .type = PSD_OPTION_UINT64,
+                    .argument = "PERCENT",
+                    .help = "fraction of the others to repeat" },
     [WINDOW] = { .key = "window",
                  .type = PSD_OPTION_UINT64,
                  .preset = "1",
                  .argument = "N",
-                 .help = "messages wait until there are N, and go in any order" },
+                 .help = "hold messages until there are N, and send them in any order" },
     [HOLD] = { .key = "hold", .type = PSD_OPTION_UINT64, .preset = "5", .argument = "MS", .help = "but no longer than this" },
     [CORRUPT] = { .key = "corrupt",
                   .type = PSD_OPTION_UINT64,
                   .argument = "PERCENT",
-                  .help = "of messages have a bit changed, in header or payload" },
+                  .help = "fraction of messages in which to flip a bit, in header or payload" },
     { .key = NULL },
 };
 static const psd_usage_t usage = {
     .name = "psd-message-proxy",
     .words = "",
-    .does = "forward psd's messages to a server and back, and do to them what the flags say; on SIGTERM, say what was done",
+    .does = "forward psd's messages to a server and back, with the faults that the flags set; on SIGTERM, print counts",
     .about = "",
     .flag = flags,
     .examples = ""
@@ -82,7 +84,7 @@ typedef struct way {
     peer_t *peer;
     bool up; /* to the server */
     size_t n;
-    uint64_t numbered, highest; /* of those sent: what is lower is late */
+    uint64_t numbered, highest; /* highest number sent: a lower one is late */
     message_t *held[MOST_WINDOW];
 } way_t;
 
@@ -122,7 +124,7 @@ static void send_one(way_t *way, size_t i)
     free(message);
 }
 
-/* Change a bit anywhere. A payload is shared with nobody: it came from the network. */
+/* Flip a bit anywhere. The payload is not shared, because it came from the network. */
 static void damage(message_t *message)
 {
     const size_t n_payload = message->payload ? message->payload->n_bytes : 0;
@@ -266,7 +268,7 @@ int main(int argc, char **argv)
     uv_signal_t signals[2];
     read_flags(argc, argv);
     if (window < 1 || window > MOST_WINDOW || !*to) {
-        fprintf(stderr, "psd-message-proxy: --to is wanted, and a window of 1 to %d\n", MOST_WINDOW);
+        fprintf(stderr, "psd-message-proxy: it needs --to, and a window of 1 to %d\n", MOST_WINDOW);
         return 64;
     }
     chance = seed;

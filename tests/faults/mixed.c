@@ -1,7 +1,7 @@
-/* mixed.c - everything at once, as a long job in a bad week meets it: kills of any process, psdctl too; stops of
- * 2 to 10 s; SIGTERM and another start with another number of servers; checkpoints damaged, deleted, or without
- * room. On MNIST where its files are at hand (PSD_MNIST names their directory), else on glyphs. Each job must end
- * with the weights of an undisturbed one, go on within a minute of each fault, and say of each end what it was. */
+/* mixed.c - all faults together, as in a bad week of a long job: kills of any process, including psdctl; stops of 2 to 10 s;
+ * SIGTERM and a restart with another number of servers; checkpoints damaged, deleted, or without room. On MNIST if its files are
+ * available (PSD_MNIST names their directory), otherwise on glyphs. Each job must end with the weights of an undisturbed one,
+ * continue within a minute of each fault, and report the reason of each end. */
 #include "tests/faults/chaos.h"
 
 #include <dirent.h>
@@ -25,16 +25,16 @@ enum {
     FEW_STEPS = 800,     /* in the ordinary tests' share */
     JOB_FAULTS = 25,     /* at most, to one job */
     BETWEEN_MS = 300,    /* at most, from the return of one victim to the next fault */
-    STOP_MIN_MS = 2000,  /* a stopped process goes on after so long, */
+    STOP_MIN_MS = 2000,  /* a stopped process continues after this time, */
     STOP_MAX_MS = 10000, /* up to this */
-    FULL_MAX_MS = 2000,  /* a disk has room again after so long, at most */
-    HANG_MS = 60000,     /* promised: it goes on within that */
-    SAVE_MS = 300,       /* how long a save is waited for to kill in it */
+    FULL_MAX_MS = 2000,  /* a disk has room again after at most this time */
+    HANG_MS = 60000,     /* promised: it continues within this time */
+    SAVE_MS = 300,       /* how long to wait for a save in which to kill */
     STOPPED = 75,
     NOT_WRITTEN = 74,
 };
 
-/* What all jobs of a campaign share. */
+/* The state shared by all jobs of a campaign. */
 static job_t job;
 static const char *rule;
 static char data[512]; /* flags that name the data */
@@ -86,7 +86,7 @@ static void read_sha(char text[160])
     free(file);
 }
 
-/* The end of a life of psdctl run: its code, within a minute of anything that it waits for. */
+/* Wait for the end of psdctl run, within a minute; returns its code. */
 static int await_end(void)
 {
     const int code = cluster_wait(&job.process, HANG_MS);
@@ -95,7 +95,7 @@ static int await_end(void)
     return code;
 }
 
-/* A checkpoint later than this one, or the job's end: what was disturbed goes on. */
+/* Wait for a checkpoint later than this one, or the job's end: the job continues after the disturbance. */
 static bool goes_on(long long before)
 {
     const uint64_t end = cluster_now_ms() + HANG_MS;
@@ -110,7 +110,7 @@ static bool goes_on(long long before)
 
 /* ---- faults: each returns whether it was done; psdctl run runs before and after, unless the job has ended ---- */
 
-/* Some process of the job, psdctl too. */
+/* Kill or stop a process of the job, possibly psdctl. */
 static pid_t somebody(chaos_t *self)
 {
     const unsigned n = job.n_servers + WORKERS + 1, i = (unsigned)chaos_below(self, n);
@@ -151,8 +151,8 @@ static bool stop_somebody(chaos_t *self)
     return true;
 }
 
-/* Ask for a stop; false when the job has ended by itself. `may_fail`: its last checkpoint may have found no room,
- * and then it must say so. */
+/* Request a stop; false when the job has ended by itself. `may_fail`: its last checkpoint may have found no room, which it must
+ * then report. */
 static bool terminate(bool may_fail)
 {
     if (cluster_wait(&job.process, 0) >= 0 || kill(job.process.pid, SIGTERM))
@@ -174,7 +174,7 @@ static bool stop_and_resume(chaos_t *self)
     return true;
 }
 
-/* Some file of the newest checkpoint's directory; false when there is none. */
+/* Choose a file of the newest checkpoint's directory; false when there is none. */
 static bool some_file(chaos_t *self, char path[512])
 {
     char directory[256];
@@ -217,7 +217,7 @@ static bool flip_a_bit(chaos_t *self, const char *path)
     return done;
 }
 
-/* Harm the newest of several checkpoints while nobody runs: the one before it is taken. */
+/* Damage the newest of several checkpoints while no process runs: the job must take the one before it. */
 static bool spoil(chaos_t *self, bool (*harm)(chaos_t *self, const char *path))
 {
     char path[512];
@@ -237,7 +237,7 @@ static bool remove_file(chaos_t *self, const char *path)
 static bool damage(chaos_t *self) { return spoil(self, flip_a_bit); }
 static bool delete (chaos_t *self) { return spoil(self, remove_file); }
 
-/* No room for a while, at whose end the job may also be stopped. */
+/* Leave no room for a while; at its end the job may also be stopped. */
 static bool fill_disk(chaos_t *self)
 {
     char directory[128];

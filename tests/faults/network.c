@@ -1,7 +1,6 @@
-/* network.c - campaigns against the network between the processes of a job: proxies between every two of them
- * cut connections, lose, repeat, reorder and damage messages. Each server tells the others the address of a
- * proxy of its own. However that goes, each push counts once: the weights are those of one process that did
- * the rounds in peace. */
+/* network.c - campaigns against the network between the processes of a job: proxies between every two of them cut connections,
+ * lose, repeat, reorder and damage messages. Each server announces the address of its own proxy. Whatever happens, each push counts
+ * once: the weights are those of a single process that made the same rounds undisturbed. */
 #include "tests/faults/chaos.h"
 
 #include <arpa/inet.h>
@@ -25,7 +24,7 @@ enum { SERVERS = 2, WORKERS = 4, SEED = 7, BATCH = 60, READY_MS = 300000, JOB_MS
 static cluster_t cluster;
 static cluster_process_t proxy[SERVERS];
 
-/* A port for a server whose proxy must know it before it listens: kept from others by a socket that does not. */
+/* A port for a server whose proxy must know it before the server listens: a socket that does not listen reserves it. */
 static unsigned short reserve_port(void)
 {
     struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -37,7 +36,7 @@ static unsigned short reserve_port(void)
     return ntohs(at.sin_port);
 }
 
-/* Start a proxy to `port`; its own address goes to `out`, "127.0.0.1:PORT". */
+/* Start a proxy to `port`; `out` gets the proxy's address, "127.0.0.1:PORT". */
 static void start_proxy(unsigned s, const char *program, unsigned short port, const char *flags, char out[32])
 {
     char name[16];
@@ -54,7 +53,7 @@ static void start_proxy(unsigned s, const char *program, unsigned short port, co
     }
 }
 
-/* End a proxy; what it counted under this name. */
+/* End a proxy; returns its count of this name. */
 static void stop_proxy(unsigned s)
 {
     kill(proxy[s].pid, SIGTERM);
@@ -127,7 +126,7 @@ static void start_servers(const setting_t *setting, const char *flags)
     }
 }
 
-/* Run it to its end; weights and ledgers are what they should be. */
+/* Run it to its end, and check weights and ledgers. */
 static void run_job(chaos_t *self, const setting_t *setting, const char *fast, const char *slow, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 
@@ -165,7 +164,7 @@ static uint64_t count_all(const char *what)
 
 /* ---- campaigns ---- */
 
-/* Of each job: of a share, a few. */
+/* Number of faults per job: a few in a share. */
 static unsigned steps_of(const chaos_t *self, unsigned whole) { return self->whole ? whole : whole / 4; }
 
 void chaos_cut(chaos_t *self)
@@ -207,7 +206,7 @@ void chaos_slow_network(chaos_t *self)
               (unsigned long long)stalls);
 }
 
-/* Many small chunks, so that a round is many pushes. */
+/* Many small chunks, so that a round has many pushes. */
 void chaos_messages(chaos_t *self)
 {
     const setting_t setting = { "psd-message-proxy", "784,300,10", steps_of(self, 40) };
@@ -231,7 +230,7 @@ void chaos_messages(chaos_t *self)
               (unsigned long long)late);
 }
 
-/* Bits changed in the stream: in frames, and in what ZeroMQ says around them. */
+/* Flip bits in the stream: in frames, and in ZeroMQ's framing. */
 void chaos_stream_flips(chaos_t *self)
 {
     const setting_t setting = { "psd-tcp-proxy", "784,16,10", steps_of(self, 80) };
@@ -247,7 +246,7 @@ void chaos_stream_flips(chaos_t *self)
     chaos_say(self, "%llu bits in %u jobs, SHA-256 equal, ledgers exact", (unsigned long long)flips, jobs);
 }
 
-/* Bits changed where TCP's own checksum does not see it. */
+/* Flip bits in a way that TCP's checksum does not detect. */
 void chaos_flips(chaos_t *self)
 {
     const setting_t setting = { "psd-message-proxy", "784,300,10", steps_of(self, 40) };

@@ -1,7 +1,7 @@
-/* partition.c - a job on two networks that are parted again and again: namespaces with a pair of virtual
- * interfaces between them, whose link goes down, or where a filter drops what goes one way. On one side are
- * server 0 and half of the workers, on the other server 1 and the rest. A worker that is given up meanwhile
- * ends when it hears of it, and is started again. The networks are gone with the process. */
+/* partition.c - a job on two networks that are partitioned repeatedly: namespaces with a pair of virtual interfaces between them,
+ * whose link goes down, or with a filter that drops packets in one direction. On one side are server 0 and half of the workers, on
+ * the other server 1 and the rest. A worker that is given up meanwhile exits when it learns of it, and is restarted. The networks
+ * disappear with the process. */
 #include "tests/faults/chaos.h"
 
 #include <fcntl.h>
@@ -22,8 +22,8 @@ enum {
     SEED = 9,
     BATCH = 60,
     STEPS = 4000,
-    CALM_STEPS = 3000, /* after this, the job ends in peace */
-    BETWEEN_MS = 300,  /* at most, from the job's going on to the next partition */
+    CALM_STEPS = 3000, /* after this, nothing disturbs the job any more */
+    BETWEEN_MS = 300,  /* at most, from the job's first new round to the next partition */
     SHORTEST_MS = 100,
     LONGEST_MS = 60000, /* of a whole campaign */
     SHARE_MS = 2500,    /* of a share */
@@ -66,7 +66,7 @@ static bool write_file(const char *path, const char *text)
     return done;
 }
 
-/* Without being root, be it in a namespace of one's own. */
+/* Become root in a user namespace, if this process is not root. */
 static bool become_root(void)
 {
     char uid[32], gid[32];
@@ -78,7 +78,7 @@ static bool become_root(void)
            write_file("/proc/self/gid_map", gid);
 }
 
-/* Both namespaces, this process in server 0's; NULL, or why not. */
+/* Make both namespaces, and put this process into server 0's; NULL, or the reason why not. */
 static const char *make_networks(void)
 {
     static const char filter[] = "nft 'add table inet chaos; add chain inet chaos in { type filter hook input priority 0; }; "
@@ -86,10 +86,10 @@ static const char *make_networks(void)
     if (!sh("command -v ip >/dev/null && command -v nft >/dev/null"))
         return "ip (iproute2) and nft (nftables) are needed";
     if (!become_root())
-        return "no user namespace of one's own is permitted";
+        return "no user namespace is permitted";
     for (int side = 1; side >= 0; side--)
         if (unshare(CLONE_NEWNET) || (network[side] = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
-            return "no network namespace of one's own is permitted";
+            return "no network namespace is permitted";
     if (!sh("ip link add v0 type veth peer name v1 && ip link set v1 netns /proc/%d/fd/%d && "
             "ip addr add 10.77.0.1/24 dev v0 && ip link set v0 up && ip link set lo up",
             (int)getpid(), network[1]))
@@ -102,7 +102,7 @@ static const char *make_networks(void)
     return up ? NULL : "no virtual interfaces are permitted";
 }
 
-/* Ways to part the networks, from the side of server 0, and to join them again. */
+/* Ways to partition the networks, from the side of server 0, and to join them again. */
 static const struct parting {
     const char *name, *part, *heal;
 } partings[] = {
@@ -139,7 +139,7 @@ static void start_job(void)
         start_worker(w);
 }
 
-/* As a supervisor would. */
+/* Restart workers as a supervisor would. */
 static unsigned start_again_who_was_given_up(void)
 {
     unsigned n = 0;
@@ -153,7 +153,7 @@ static unsigned start_again_who_was_given_up(void)
 
 static double steps(void) { return cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}"); }
 
-/* Wait until it has made another step than `before`, or for `ms` altogether; the time it took. */
+/* Wait until it has made a step after `before`, for at most `ms`; returns the time. */
 static double await_step(double before, int ms, unsigned *restarts)
 {
     const double begin = ledger_now_ms();
@@ -164,7 +164,7 @@ static double await_step(double before, int ms, unsigned *restarts)
     return ledger_now_ms() - begin;
 }
 
-/* Each has ended, and for good. */
+/* Whether each has ended and will not be restarted. */
 static void await_workers(unsigned *restarts)
 {
     const uint64_t end = cluster_now_ms() + WAIT_MS;
@@ -178,7 +178,7 @@ static void expect_undisturbed(const char *fast, const char *slow)
 {
     for (unsigned w = 0; w < WORKERS; w++)
         if (!cluster_has_weights(&cluster, w, fast, slow))
-            cluster_give_up(&cluster, "the weights are others");
+            cluster_give_up(&cluster, "the weights differ");
     for (unsigned s = 0; s < 2; s++) {
         ledger_t ledger;
         psd_err_t err;
@@ -231,8 +231,8 @@ void chaos_partition(chaos_t *self)
                 cluster_give_up(&cluster, "%s failed", parting->heal);
             const double back_ms = await_step(before, WAIT_MS, &restarts);
             if (back_ms > WAIT_MS)
-                cluster_give_up(&cluster, "parted %s for %.0f ms, it did not go on within %d ms of the heal", parting->name, ms,
-                                WAIT_MS);
+                cluster_give_up(&cluster, "partitioned %s for %.0f ms, it did not continue within %d ms of the heal", parting->name,
+                                ms, WAIT_MS);
             chaos_add(&healed, back_ms);
             parted_ms += ms;
         }

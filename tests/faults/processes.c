@@ -1,7 +1,7 @@
-/* processes.c - campaigns against the processes of a job under `psdctl run`, which starts again what dies:
- * they are killed, paused and stopped at random moments. In bsp with a fixed number of workers whatever
- * happens is undone or made up for: at the end each shard has applied each worker's contribution to each
- * round once, and the weights are, bit for bit, those of one process that did the rounds in peace. */
+/* processes.c - campaigns against the processes of a job under `psdctl run`, which restarts crashed processes: they are killed,
+ * paused and stopped at random moments. In bsp with a fixed number of workers every disturbance is undone or made up for: at the
+ * end each shard has applied each worker's contribution to each round once, and the weights are, bit for bit, those of a single
+ * process that made the same rounds undisturbed. */
 #include "tests/faults/chaos.h"
 
 #include <signal.h>
@@ -16,11 +16,11 @@
 enum {
     SERVERS = 2,
     WORKERS = 4,
-    STEPS = 3000,         /* of a job; what kills are left over go to the next */
+    STEPS = 3000,         /* of a job; remaining kills go to the next one */
     JOB_FAULTS = 40,      /* at most, to one job */
     BETWEEN_MS = 200,     /* at most, from the return of one victim to the next fault */
     PAUSE_MS = 2500,      /* at most; the lease is 1 s */
-    SAVE_MS = 300,        /* how long a save is waited for to kill in it */
+    SAVE_MS = 300,        /* how long to wait for a save in which to kill */
     RESUME_P99_MS = 2000, /* promised */
     STOP_MS = 5000        /* promised */
 };
@@ -29,7 +29,7 @@ static job_t job;
 
 /* ---- faults ---- */
 
-/* Deaths of servers in the present job, in their order. */
+/* Deaths of servers in the present job, in order. */
 static struct death {
     unsigned server;
     double at_ms; /* Unix time */
@@ -77,14 +77,14 @@ static bool do_pause(chaos_t *self, job_role_t role)
 
 typedef bool fault_fn(chaos_t *self, job_role_t role);
 typedef struct fault {
-    fault_fn *inflict; /* false: the victim is not there just now */
+    fault_fn *inflict; /* false: the victim does not run at present */
     bool server;       /* of servers; else of workers */
 } fault_t;
 
 /* ---- from a server's death to the next round ---- */
 
-/* Its log, appended by each of its lives: after each death the first line of a new life, and after that the
- * first push that it applied. */
+/* Its log, to which each of its processes appends: after each death the first line of the new process, then the first push that it
+ * applied. */
 static void measure_returns(chaos_times_t *times, unsigned server)
 {
     char *log = job_server_log(&job, server);
@@ -109,7 +109,7 @@ static void measure_returns(chaos_times_t *times, unsigned server)
 
 /* ---- campaigns ---- */
 
-/* One job with some of the faults; returns how many. One by one: the next when the job has gone on. */
+/* Run one job with some of the faults; returns their number. Each fault waits until the job has continued after the one before. */
 static unsigned disturb_job(chaos_t *self, const fault_t *faults, unsigned n_faults, unsigned most, bool one_by_one,
                             chaos_times_t *times)
 {
@@ -136,7 +136,7 @@ static unsigned disturb_job(chaos_t *self, const fault_t *faults, unsigned n_fau
     return done;
 }
 
-/* Jobs until there were as many faults as wanted. */
+/* Run jobs until there were as many faults as requested. */
 static void disturb(chaos_t *self, const fault_t *faults, unsigned n_faults, bool one_by_one, chaos_times_t *times)
 {
     unsigned jobs = 0;
@@ -175,7 +175,7 @@ void chaos_pause(chaos_t *self)
     disturb(self, faults, 2, true, NULL);
 }
 
-/* Short jobs and one kill each, so that many hit the last round, the last checkpoint, and the good-byes. */
+/* Short jobs with one kill each, so that many kills hit the last round, the last checkpoint, and the leaving. */
 void chaos_last_moments(chaos_t *self)
 {
     enum { SHORT = 300, WITHIN_MS = 400 };
@@ -217,7 +217,7 @@ static void await_handler(pid_t pid)
     }
 }
 
-/* The job is stopped again and again, and goes on again and again, to its end. */
+/* Stop and resume the job repeatedly, until its end. */
 void chaos_terminate(chaos_t *self)
 {
     enum { WITHIN_MS = 1200 };
@@ -254,15 +254,15 @@ void chaos_terminate(chaos_t *self)
     chaos_say_times(self, "to the exit with 75", &times);
 }
 
-/* One allocation fails, in a server or a worker, at any point of its life: it may end with an error or by an
- * assert, and is started again. */
+/* One allocation fails, in a server or a worker, at any point: the process may end with an error or by an assert, and is
+ * restarted. */
 void chaos_no_memory(chaos_t *self)
 {
     enum { SHORT = 150, MOST = 6000 };
     unsigned hit = 0, restarted = 0;
     char once[96], library[512], at[16];
     if (PSD_PATIENCE > 1) {
-        self->skipped = "a sanitizer has allocators of its own";
+        self->skipped = "a sanitizer has its own allocators";
         return;
     }
     for (unsigned i = 0; i < self->count; i++) {
@@ -288,7 +288,7 @@ void chaos_no_memory(chaos_t *self)
         job_close(&job);
     }
     chaos_say(self,
-              "%u jobs, in %u one allocation failed, in %u somebody was started again, SHA-256 equal, "
+              "%u jobs, in %u one allocation failed, in %u a process was restarted, SHA-256 equal, "
               "ledgers exact",
               self->count, hit, restarted);
 }

@@ -1,5 +1,5 @@
-/* psd_chaos.c - psd-chaos [--full] [--count N] [--seed N] ID: one campaign of faults, and a line of figures
- * at its end. Exit code 77 when this machine does not permit it. */
+/* psd_chaos.c - psd-chaos [--full] [--count N] [--seed N] ID: runs one campaign of faults, and prints a line of figures at its end.
+ * Exit code 77 when this machine does not permit it. */
 #include "common/config/usage.h"
 #include "tests/faults/chaos.h"
 
@@ -20,7 +20,7 @@ static const struct campaign {
 } campaigns[] = {
     { "T1", "SIGKILL of workers", 1000, 8, chaos_kill_workers },
     { "T2", "SIGKILL of servers", 1000, 6, chaos_kill_servers },
-    { "T3", "kills and pauses of anybody, also in mid-checkpoint", 1000, 12, chaos_mix },
+    { "T3", "kills and pauses of any process, also during a checkpoint", 1000, 12, chaos_mix },
     { "T3-end", "a kill in the last moments of a short job", 50, 1, chaos_last_moments },
     { "T6", "a disk that is full", 200, 2, chaos_full_disk },
     { "T10", "a disk that is read-only", 40, 2, chaos_read_only_disk },
@@ -81,18 +81,19 @@ void chaos_say_times(chaos_t *self, const char *what, chaos_times_t *times)
 
 enum { FULL, COUNT, SEED };
 static const psd_option_t flags[] = {
-    [FULL] = { .key = "full", .type = PSD_OPTION_SWITCH, .help = "as many faults as before a release; else a share of them" },
-    [COUNT] = { .key = "count", .type = PSD_OPTION_UINT64, .range = "1..1000000000", .help = "so many" },
-    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .help = "where chance begins; default: another each time" },
+    [FULL] = { .key = "full", .type = PSD_OPTION_SWITCH, .help = "as many faults as before a release; otherwise a share of them" },
+    [COUNT] = { .key = "count", .type = PSD_OPTION_UINT64, .range = "1..1000000000", .help = "number of faults" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .help = "random seed; default: another each time" },
     { .key = NULL },
 };
-static const psd_usage_t usage = { .name = "psd-chaos",
-                                   .words = "[ID]",
-                                   .does = "do faults to real processes and compare the weights at the end with those of an "
-                                           "undisturbed run",
-                                   .about = "Without ID it lists the campaigns.",
-                                   .flag = flags,
-                                   .examples = "psd-chaos --seed=7 T11\n" };
+static const psd_usage_t usage = {
+    .name = "psd-chaos",
+    .words = "[ID]",
+    .does = "cause faults in real processes, and compare the final weights with those of an undisturbed run",
+    .about = "Without ID it lists the campaigns.",
+    .flag = flags,
+    .examples = "psd-chaos --seed=7 T11\n"
+};
 
 static int list_campaigns(void)
 {

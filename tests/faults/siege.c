@@ -40,7 +40,8 @@ void siege_end(void)
     const uint64_t last = crew_end(&crew);
     member_join(&member);
     if (*member.failure || !crew_has_weights(&crew, members, last))
-        cluster_give_up(&siege_cluster, "%s", *member.failure ? member.failure : "other weights than in peace");
+        cluster_give_up(&siege_cluster, "%s",
+                        *member.failure ? member.failure : "the weights differ from those of an undisturbed run");
     for (unsigned s = 0; s < siege_cluster.n_servers; s++)
         if (cluster_wait(&siege_cluster.server[s], SIEGE_WAIT_MS))
             cluster_give_up(&siege_cluster, "server %u ended with %d", s, siege_cluster.server[s].code);
@@ -70,7 +71,7 @@ double siege_pace_ms(siege_pace_t since)
     return (double)(cluster_now_ms() - since.since_ms) / (double)(crew_clock(&crew) - since.clock);
 }
 
-/* The processor time of a thread that ZeroMQ calls so; -1 when this is none. */
+/* The processor time of a thread with ZeroMQ's name; -1 when it is another thread. */
 static double io_seconds_of(const char *task)
 {
     char path[512], text[512];

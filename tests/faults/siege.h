@@ -1,5 +1,5 @@
-/* siege.h - a job under attack, for campaigns at the door: servers as processes, one member in a thread who
- * trains until the attack is over, and whose weights must then be those of one process in peace. */
+/* siege.h - a job under attack, for campaigns against its port: servers as processes, and one member in a thread that trains until
+ * the attack is over. Its weights must then be those of a single undisturbed process. */
 #pragma once
 
 #include "tests/faults/chaos.h"
@@ -13,14 +13,13 @@ extern uint16_t siege_port[SIEGE_MAX]; /* of each server's data */
 /* Start `n_servers` with these flags and wait until the job trains; with keys, the member is w0. */
 void siege_begin(unsigned n_servers, bool keys, const char *flags);
 
-/* End it: all end well, and with the right weights. */
+/* End it: check that all processes succeed, with the right weights. */
 void siege_end(void);
 
 /* Memory of the largest server, which must be alive. */
 size_t siege_resident(void);
 
-/* Milliseconds that a round takes: from a moment on, for ten rounds at least; ends the campaign when the job
- * stands still. */
+/* Milliseconds per round, measured over at least ten rounds; ends the campaign when the job stands still. */
 typedef struct siege_pace {
     uint64_t since_ms, clock;
 } siege_pace_t;

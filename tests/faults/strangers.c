@@ -1,7 +1,6 @@
-/* strangers.c - connections by those without a key, made by hand and wrong in every way that a first byte, a
- * greeting, a handshake or a recorded session can be, beside a training job with keys. None may be let in,
- * nothing of them may arrive, the servers may not grow, and the weights must be those of one process in
- * peace. */
+/* strangers.c - connections without a valid key, made by hand and wrong in every way that a first byte, a greeting, a handshake or
+ * a recorded session can be, to a training job with keys. None may be accepted, nothing from them may arrive, the servers may not
+ * grow, and the weights must be those of a single undisturbed process. */
 #include "tests/faults/siege.h"
 
 #include <stdio.h>
@@ -19,17 +18,17 @@
 
 enum {
     SERVERS = 2,
-    OPEN = 128, /* so many stay open while more come */
+    OPEN = 128, /* this many stay open while more come */
     ANSWER_MS = 10000,
-    HANDSHAKE_MS = 2900, /* so long at least a server waits for it: who needs more on a busy machine is cut off, and comes again */
-    SLICES = 20,         /* between two of them the job is in peace */
+    HANDSHAKE_MS = 2900, /* a server waits at least this long for it; a slower peer is cut off, and reconnects */
+    SLICES = 20,         /* between two of them the job is undisturbed */
     WARM = 4,            /* slices before memory is looked at */
     GROWTH = 8 << 20,    /* promised */
     PEACE_MS = 1000,     /* at least, to see how long a round takes; in a share, ten rounds */
     GREETED = ZMTP_GREETING + ZMTP_HELLO
 };
 
-/* Bytes that were sent in a session that was let in. */
+/* Bytes that were sent in an accepted session. */
 static struct {
     uint8_t initiate[ZMTP_INITIATE], hello[GREETED], messages[2 * ZMTP_MOST];
     size_t n_messages;
@@ -42,13 +41,13 @@ typedef struct stranger {
     unsigned server;
     uint64_t since_ms; /* when it dialled */
     uint8_t bytes[ZMTP_MOST];
-    uint64_t refused, slow; /* told that their key is on no list; cut off before that, because their time was over */
+    uint64_t refused, slow; /* refused because their key is on no list; cut off before that, because their time was over */
 } stranger_t;
 
 static uint64_t below(stranger_t *self, uint64_t n) { return chaos_below(self->chaos, n); }
 static uint32_t source(stranger_t *self) { return (uint32_t)below(self, 1 << 24) | 1; }
 
-/* Whoever has been cut off already has been dealt with. */
+/* Skip peers that are cut off already. */
 static void say(stranger_t *self, const void *bytes, size_t n)
 {
     if (send(self->fd, bytes, n, MSG_NOSIGNAL) < 0)
@@ -67,7 +66,7 @@ static void draw(stranger_t *self, uint8_t *bytes, size_t n)
         bytes[i] = (uint8_t)below(self, 256);
 }
 
-/* ---- what they do ---- */
+/* ---- attacks ---- */
 
 static void be_silent(stranger_t *self) { (void)self; }
 
@@ -93,7 +92,7 @@ static void break_off(stranger_t *self)
     say(self, self->bytes, below(self, GREETED));
 }
 
-/* Another mechanism or version of ZMTP, and what its clients say next: READY or an identity, then a message. */
+/* Another mechanism or version of ZMTP, and the next frames of its clients: READY or an identity, then a message. */
 static void speak_another_way(stranger_t *self)
 {
     static const char *const mechanisms[] = { "NULL", "PLAIN", "GSSAPI", "curve", "" };
@@ -107,7 +106,7 @@ static void speak_another_way(stranger_t *self)
     say(self, message, sizeof message - 1);
 }
 
-/* A frame before the handshake is over, of any kind, which says that it is long. */
+/* A frame of any kind before the end of the handshake, with a large length. */
 static void send_frames_early(stranger_t *self)
 {
     zmtp_greeting(self->bytes, 3, "CURVE");
@@ -149,7 +148,7 @@ static void dial(stranger_t *self, unsigned server, uint32_t source)
     }
 }
 
-/* Who said nothing wrong was cut off: only because the time was over, and then comes again. */
+/* A correct peer was cut off only because its time was over, so it reconnects. */
 static void come_again(stranger_t *self, const char *who, uint32_t source, unsigned times)
 {
     const uint64_t age = cluster_now_ms() - self->since_ms;
@@ -160,7 +159,7 @@ static void come_again(stranger_t *self, const char *who, uint32_t source, unsig
     dial(self, self->server, source);
 }
 
-/* As far as WELCOME, which anybody gets who knows the servers' public key; false when cut off before. */
+/* Handshake up to WELCOME, which any peer with the servers' public key gets; false when cut off before. */
 static bool await_welcome(stranger_t *self)
 {
     if (!zmtp_read(self->fd, self->bytes, ZMTP_GREETING) || !zmtp_read(self->fd, self->bytes, ZMTP_WELCOME))
@@ -178,7 +177,7 @@ static bool begin(stranger_t *self)
     return await_welcome(self);
 }
 
-/* What comes back: a word of the handshake, NULL when the connection is closed instead. */
+/* The answer: a command of the handshake, NULL when the connection is closed instead. */
 static const char *hear(stranger_t *self)
 {
     static char word[16];
@@ -190,7 +189,7 @@ static const char *hear(stranger_t *self)
     return word;
 }
 
-/* Whether they were told so, and not just cut off. */
+/* Whether they were refused, rather than just cut off. */
 static bool expect_no_entry(stranger_t *self, const char *who)
 {
     const char *word = hear(self);
@@ -204,15 +203,15 @@ static void come_as_nobody(stranger_t *self)
     for (unsigned times = 0;; times++) {
         if (begin(self)) {
             say(self, self->bytes, zmtp_initiate(&self->zmtp, self->bytes));
-            if (expect_no_entry(self, "somebody on no list"))
+            if (expect_no_entry(self, "a user on no list"))
                 break;
         }
-        come_again(self, "somebody on no list", source(self), times);
+        come_again(self, "a user on no list", source(self), times);
     }
     self->refused++;
 }
 
-/* What is said before the answer is there is not kept for later. */
+/* Data sent before the answer must not be kept for later. */
 static void speak_as_nobody(stranger_t *self)
 {
     if (!begin(self))
@@ -231,7 +230,7 @@ static void initiate_wrongly(stranger_t *self)
     say(self, self->bytes, below(self, 4) ? n : below(self, n));
 }
 
-/* Somebody's public key is known, its secret is not. */
+/* Uses a known public key without its secret. */
 static void come_as_another(stranger_t *self)
 {
     const zmtp_t own = self->zmtp;
@@ -241,7 +240,7 @@ static void come_as_another(stranger_t *self)
     if (begin(self)) {
         say(self, self->bytes, zmtp_initiate(&self->zmtp, self->bytes));
         say(self, self->bytes, zmtp_message(&self->zmtp, "head", 4, true, self->bytes));
-        expect_no_entry(self, "who says that he is w1");
+        expect_no_entry(self, "a peer that claims to be w1");
     }
     self->zmtp = own;
 }
@@ -259,7 +258,7 @@ static void replay(stranger_t *self)
     say(self, recorded.messages, recorded.n_messages);
 }
 
-/* When the greeting has been answered, as the one who was recorded had waited too. */
+/* Waits for the answer to the greeting, as the recorded peer did. */
 static void replay_slowly(stranger_t *self)
 {
     say(self, recorded.hello, GREETED);
@@ -305,9 +304,9 @@ static const struct kind {
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
-/* ---- how it goes with the job ---- */
+/* ---- the job ---- */
 
-/* Messages that have been refused for whatever reason: a stranger's would be. */
+/* Messages refused for any reason, as a stranger's would be. */
 static uint64_t rejected(void)
 {
     uint64_t n = 0;
@@ -333,8 +332,8 @@ static void take_key(zmtp_t *zmtp, const char *name)
     psd_key_decode(zmtp->secret, text);
 }
 
-/* A session of w1, who is on the list, and says to server 0 what is refused: it is of another job. What it
- * sent is kept. It shows as well that a message that does arrive is counted. */
+/* A session of w1, which is on the list and sends server 0 a message that is refused, because it is of another job. The bytes sent
+ * are recorded. This also shows that a message that arrives is counted. */
 static void speak_as_listed(stranger_t *self)
 {
     static const psd_msg_t hello = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 77 };
@@ -358,7 +357,7 @@ static void speak_as_listed(stranger_t *self)
             if (word && !strcmp(word, "READY"))
                 break;
             if (word)
-                cluster_give_up(&siege_cluster, "w1 is on the list and hears %s", word);
+                cluster_give_up(&siege_cluster, "w1 is on the list and gets %s", word);
         }
         come_again(self, "w1, who is on the list,", 1, times);
     }
@@ -366,7 +365,7 @@ static void speak_as_listed(stranger_t *self)
     const uint64_t end = cluster_now_ms() + SIEGE_WAIT_MS;
     while (rejected() != before + 1)
         if (cluster_now_ms() > end)
-            cluster_give_up(&siege_cluster, "what w1 says is not counted");
+            cluster_give_up(&siege_cluster, "the message of w1 is not counted");
         else
             cluster_nap();
     close(self->fd);
@@ -393,7 +392,7 @@ static void come(stranger_t *self, uint64_t n, uint64_t *counts)
         dial(self, (unsigned)below(self, SERVERS), source(self));
         const uint64_t kind = below(self, N_KINDS);
         kinds[kind].come(self);
-        *place = self->fd; /* another one, when he has come again */
+        *place = self->fd; /* another one, after it has reconnected */
         counts[kind]++;
     }
     for (unsigned i = 0; i < OPEN; i++) {
@@ -412,7 +411,7 @@ void chaos_strangers(chaos_t *self)
     siege_begin(SERVERS, true, "");
     speak_as_listed(&stranger);
     const uint64_t arrived = rejected();
-    /* Strangers compute elsewhere: here they take what is left over, unless other tests would leave them nothing. */
+    /* Real strangers compute elsewhere, so here they use idle processor time, unless other tests leave none. */
     if (self->whole)
         setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
     for (unsigned slice = 0; slice < SLICES; slice++) {
@@ -433,7 +432,7 @@ void chaos_strangers(chaos_t *self)
         cluster_give_up(&siege_cluster, "nobody was refused by key");
     if (PSD_PATIENCE == 1 && most > warm + GROWTH) /* a sanitizer keeps what is freed */
         cluster_give_up(&siege_cluster, "a server grew from %zu to %zu KiB", warm >> 10, most >> 10);
-    speak_as_listed(&stranger); /* and the door still opens */
+    speak_as_listed(&stranger); /* and an honest peer can still connect */
     siege_end();
     for (unsigned k = 0; k < N_KINDS; k++)
         fprintf(stderr, "%8llu of %s\n", (unsigned long long)counts[k], kinds[k].name);

@@ -1,6 +1,5 @@
-/* tcp_proxy.c - psd-tcp-proxy: a forwarder of TCP that does not treat bytes well, from a seed. Each
- * connection meets a random end and may lose, hold or change bytes on the way, as its flags say. `--help`
- * names them. */
+/* tcp_proxy.c - psd-tcp-proxy: forwards TCP connections with faults, by a seed: connections are cut at random, and bytes may be
+ * lost, held or changed, as its flags specify. `--help` lists them. */
 #include <arpa/inet.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -23,43 +22,52 @@ static const psd_option_t flags[] = {
     [TO] = { .key = "to",
              .type = PSD_OPTION_STRING,
              .argument = "HOST:PORT",
-             .help = "where connections are forwarded to: an IPv4 address" },
+             .help = "address to which it forwards connections, IPv4" },
     [LISTEN] = { .key = "listen",
                  .type = PSD_OPTION_STRING,
                  .preset = "127.0.0.1:0",
                  .argument = "HOST:PORT",
-                 .help = "where they are taken; port 0: any free one" },
-    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .argument = "N", .help = "where chance begins" },
-    [DELAY] = { .key = "delay", .type = PSD_OPTION_UINT64, .argument = "MS", .help = "hold what comes so long" },
+                 .help = "address at which it listens; port 0: any free one" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .argument = "N", .help = "random seed" },
+    [DELAY] = { .key = "delay", .type = PSD_OPTION_UINT64, .argument = "MS", .help = "hold data for this time" },
     [CUT_EVERY] = { .key = "cut-every",
                     .type = PSD_OPTION_UINT64,
                     .argument = "MS",
-                    .help = "reset each connection after so long, on average" },
+                    .help = "reset each connection after this time, on average" },
     [HALF_OPEN] = { .key = "half-open",
                     .type = PSD_OPTION_UINT64,
                     .argument = "PERCENT",
-                    .help = "of cuts: the far end is closed, the near one not told for 5 s" },
-    [TRUNCATE] = { .key = "truncate", .type = PSD_OPTION_UINT64, .argument = "PERCENT", .help = "of cuts: amid what comes next" },
+                    .help = "fraction of cuts that close the far end, and the near one 5 s later" },
+    [TRUNCATE] = { .key = "truncate",
+                   .type = PSD_OPTION_UINT64,
+                   .argument = "PERCENT",
+                   .help = "fraction of cuts in the middle of the next data" },
     [STALL_EVERY] = { .key = "stall-every",
                       .type = PSD_OPTION_UINT64,
                       .argument = "MS",
-                      .help = "forward nothing in one direction, on average so often" },
-    [STALL_FOR] = { .key = "stall-for", .type = PSD_OPTION_UINT64, .preset = "1000", .argument = "MS", .help = "for so long" },
-    [DRIP] = { .key = "drip", .type = PSD_OPTION_UINT64, .argument = "BYTES", .help = "forward at most so many each 10 ms" },
+                      .help = "stop forwarding in one direction, at this mean interval" },
+    [STALL_FOR] = { .key = "stall-for",
+                    .type = PSD_OPTION_UINT64,
+                    .preset = "1000",
+                    .argument = "MS",
+                    .help = "duration of such a stop" },
+    [DRIP] = { .key = "drip",
+               .type = PSD_OPTION_UINT64,
+               .argument = "BYTES",
+               .help = "forward at most this many bytes each 10 ms" },
     [RATE] = { .key = "rate",
                .type = PSD_OPTION_UINT64,
                .argument = "BYTES",
-               .help = "of the link: let through so many a second in each direction, of all connections together" },
+               .help = "rate of the link: bytes per second in each direction, over all connections" },
     [FLIP_EVERY] = { .key = "flip-every",
                      .type = PSD_OPTION_UINT64,
                      .argument = "BYTES",
-                     .help = "change a bit, on average among so many" },
+                     .help = "flip one bit in this many, on average" },
     { .key = NULL },
 };
 static const psd_usage_t usage = { .name = "psd-tcp-proxy",
                                    .words = "",
-                                   .does =
-                                       "forward TCP connections, and do to them what the flags say; on SIGTERM, say what was done",
+                                   .does = "forward TCP connections, with the faults that the flags set; on SIGTERM, print counts",
                                    .about = "",
                                    .flag = flags,
                                    .examples = "" };
@@ -115,7 +123,7 @@ static uv_loop_t *loop;
 static uv_tcp_t listener;
 static struct sockaddr_in target;
 static uint64_t chance;
-static double link_free_ms[2]; /* when each direction of the link will have passed what has come for it */
+static double link_free_ms[2]; /* when each direction of the link will have passed the data queued for it */
 static uint64_t connections, cuts, half_opens, truncations, stalls, flips, n_bytes;
 
 static uint64_t below(uint64_t n) { return psd_splitmix64(&chance) % n; }
@@ -229,7 +237,7 @@ static void on_written(uv_write_t *request, int status)
     free(write);
 }
 
-/* What of the queue is due. */
+/* Send the part of the queue that is due. */
 static void forward(way_t *way)
 {
     const uint64_t now = uv_now(loop);
@@ -270,7 +278,7 @@ static void forward(way_t *way)
         }
         if (way->pair->cut_amid) {
             truncations++;
-            end_pair(way->pair, false); /* what was written leaves first */
+            end_pair(way->pair, false); /* data already written is sent first */
             return;
         }
         if (drip) {

@@ -9,7 +9,7 @@
 const char *volume_own_mounts(void)
 {
     if (unshare(CLONE_NEWNS) && (unshare(CLONE_NEWUSER | CLONE_NEWNS)))
-        return "no mount namespace of one's own is permitted";
+        return "no mount namespace is permitted";
     return mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ? "mounts cannot be made private" : NULL;
 }
 

@@ -1,5 +1,5 @@
-/* fuzz_allow.c - any bytes as an allow-list: users of distinct names and keys, or refused with a line and a
- * cause. What was taken is taken again, the same, when it is written down. */
+/* fuzz_allow.c - any bytes as an allow-list: either users with distinct names and keys, or a refusal with line and cause. An
+ * accepted list, written out again, reads back the same. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdio.h>

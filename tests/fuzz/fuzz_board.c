@@ -1,4 +1,5 @@
-/* fuzz_board.c - any bytes as the board of a peer, changed between any two calls: a message is within its limits, or it is a lie. */
+/* fuzz_board.c - any bytes as the board of a peer, changed between any two calls: a message is within its limits, or it is
+ * refused. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* fuzz_checkpoint.c - any bytes as the header of a safetensors file, as that of a shard's file, and as a
- * manifest: refused with a sentence, or in bounds. The first byte says which. CRCs are computed anew first,
- * to get past them; whatever manifest is read prints to one that reads the same. */
+/* fuzz_checkpoint.c - any bytes as the header of a safetensors file, as that of a shard's file, and as a manifest: refused with a
+ * sentence, or in bounds. The first byte chooses which. CRCs are recomputed first, to get past their check; an accepted manifest
+ * prints to one that reads the same. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -27,7 +27,7 @@ static void check_bounds(const psd_safetensors_t *st)
         assert(st->note[i].key && st->note[i].value);
 }
 
-/* A file's header; its length field is put right, and data are as many as the first two bytes say. */
+/* A file's header; its length field is corrected, and the first two bytes give the length of the data. */
 static psd_safetensors_t as_file(const uint8_t *data, size_t size)
 {
     psd_safetensors_t st = { .fd = -1, .path = strdup("f") };
@@ -52,7 +52,7 @@ static void check_safetensors(const uint8_t *data, size_t size)
     psd_safetensors_close(&st);
 }
 
-/* A model with the names of the corpus; which chunk each group is. */
+/* A model with the names of the corpus; finds the chunk of each group. */
 static void check_chunks(const psd_shardfile_t *file)
 {
     static psd_tensor_desc_t tensor[2] = { { .name = "a", .n_dims = 1, .dim = { 1100 }, .n_elements = 1100 },
@@ -65,8 +65,8 @@ static void check_chunks(const psd_shardfile_t *file)
     for (uint32_t i = 0; i < file->n_parts; i++) {
         const psd_chunk_t *c = psd_shardfile_chunk(file, i, &model, &map, &hint, &err);
         assert(c ? c >= map.chunk && c < map.chunk + map.n_chunks : err.code == PSD_EDATA);
-        for (int a = 0; c && a <= file->rule.n_slots; a++) {
-            const psd_entry_t *entry = &file->st.entry[i * (1 + (uint32_t)file->rule.n_slots) + (uint32_t)a];
+        for (uint32_t a = file->first[i]; c && a < file->first[i + 1]; a++) {
+            const psd_entry_t *entry = &file->st.entry[a];
             assert(entry->end - entry->begin == c->n * sizeof(float));
         }
     }
@@ -96,7 +96,7 @@ static void check_manifest(const uint8_t *data, size_t size)
 {
     psd_err_t err = { 0 };
     psd_manifest_t first, second;
-    char *text = malloc(size + 1); /* of exactly that size, so that a read past the end is seen */
+    char *text = malloc(size + 1); /* of exactly that size, so that a read past the end is detected */
     assert(text);
     memcpy(text, data, size);
     psd_manifest_seal(text, size);

@@ -1,5 +1,5 @@
-/* fuzz_clusterfile.c - any bytes as the file by which a job's processes find each other: an address and a key that can be used, another
- * job's, or refused. */
+/* fuzz_clusterfile.c - any bytes as the file by which a job's processes find each other: an address and a key that can be used,
+ * another job's, or refused. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
-/* fuzz_codecs.c - any bytes as a coded chunk: refused with a sentence, or floats that are finite where the codec promises it, the same
- * in whatever pieces they are decoded and on every instruction set. The first byte says which codec, the next two how many values;
- * so many floats of the rest are coded too, and must then come back by error feedback. */
+/* fuzz_codecs.c - any bytes as a coded chunk: refused with a sentence, or floats that are finite if the codec promises it, and the
+ * same on every instruction set and in whatever pieces they are decoded. The first byte chooses the codec, the next two the number
+ * of values; that many floats of the rest are also encoded, and must come back through error feedback. */
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Of exactly that size, so that a read or write past the end is seen. */
+/* Of exactly that size, so that a read or write past the end is detected. */
 static void *room(size_t n)
 {
     void *at = calloc(1, n ? n : 1);

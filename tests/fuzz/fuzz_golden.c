@@ -1,5 +1,5 @@
-/* fuzz_golden.c - whatever the reader of golden files accepts is whole: every step has a gradient of finite
- * values; whatever it refuses comes with file and line. */
+/* fuzz_golden.c - any bytes as a golden file: accepted cases are complete, with a gradient of finite values in every step; refusals
+ * name file and line. */
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>

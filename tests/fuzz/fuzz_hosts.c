@@ -1,4 +1,5 @@
-/* fuzz_hosts.c - any bytes as a hostfile: hosts that are safe to give to a shell, each with its share, or refused with a cause. */
+/* fuzz_hosts.c - any bytes as a hostfile: hosts that are safe to give to a shell, each with its numbers, or refused with a
+ * cause. */
 #include <assert.h>
 #include <stdint.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* fuzz_http.c - any bytes as what a status address answers to psdctl: a document, events, or refused with a sentence. */
+/* fuzz_http.c - any bytes as the answer of a status address to psdctl: a document, events, or refused with a sentence. */
 #include <arpa/inet.h>
 #include <assert.h>
 #include <pthread.h>
@@ -28,7 +28,7 @@ static void start(void)
     snprintf(url, sizeof url, "http://127.0.0.1:%d", ntohs(at.sin_port));
 }
 
-/* One question and one answer. */
+/* One request and one answer. */
 static void *serve(void *arg)
 {
     char question[4096];

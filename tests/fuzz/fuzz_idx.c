@@ -1,5 +1,5 @@
-/* Any two byte strings as the images and labels of an idx data set: refused with a sentence, or whole and in
- * bounds. The first byte says how much of the rest is the labels. */
+/* Any two byte strings as the images and labels of an idx data set: refused with a sentence, or complete and in bounds. The first
+ * byte gives the share of the labels in the rest. */
 #include <stdlib.h>
 
 #include "worker/dataset.h"

@@ -1,6 +1,5 @@
-/* fuzz_message.c - whatever is decoded, encodes and decodes to the same again; the rest is refused.
- * First byte: what the rest is. A header's payload length is taken from its own fields, to get past that
- * check. */
+/* fuzz_message.c - any bytes as a message: a decoded one encodes and decodes to the same again; the rest is refused. The first byte
+ * chooses the kind of the rest. A header's payload length is computed from its fields, to get past that check. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* fuzz_order.c - any bytes as what psdctl launch sends to the agent on a host: an order of texts, or refused. */
+/* fuzz_order.c - any bytes as psdctl launch's order to the agent on a host: an order of texts, or refused. */
 #include <assert.h>
 #include <stdint.h>
 #include <string.h>

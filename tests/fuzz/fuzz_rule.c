@@ -1,5 +1,5 @@
-/* fuzz_rule.c - whatever the grammar accepts must print to text that reads back as the same rule; whatever it
- * refuses must come with a sentence. */
+/* fuzz_rule.c - any bytes as a rule: an accepted one must print to text that reads back as the same rule; a refusal must have a
+ * sentence. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char printed[PSD_RULE_TEXT], again[PSD_RULE_TEXT];
     psd_rule_t rule, back;
     psd_err_t err = { .text = "" };
-    char *spec = malloc(size + 1); /* of exactly that size, so that a read past the end is seen */
+    char *spec = malloc(size + 1); /* of exactly that size, so that a read past the end is detected */
     assert(spec);
     memcpy(spec, data, size);
     spec[size] = '\0';

@@ -1,8 +1,8 @@
-/* faults.c - the table of faults: which seeds have which, and those that come with time rather than with a
- * message, an event or a file. */
+/* faults.c - the table of faults: which seeds have which faults, and the faults that occur over time rather than at a message, an
+ * event or a file. */
 #include "tests/sim/sim_state.h"
 
-enum { EVERY_MS = 100, LAST_MS = 20000, MOST_CRASHES = 10, MOST_KILLS = 40, MOST_POWER_CUTS = 3, SERVER_SLEEPS_MS = 25000 };
+enum { EVERY_MS = 100, LAST_MS = 20000, MOST_CRASHES = 10, MOST_KILLS = 40, MOST_POWER_CUTS = 3, SERVER_SLEEPS_MS = 12000 };
 
 typedef struct row {
     const char *name, *words;
@@ -18,7 +18,7 @@ static const row_t rows[] = {
 const char *sim_fault_words(sim_fault_t fault) { return rows[fault].words; }
 const char *sim_fault_name(sim_fault_t fault) { return rows[fault].name; }
 
-/* ---- who has which ---- */
+/* ---- selection by seed ---- */
 
 sim_config_t sim_config_of_seed(uint64_t seed)
 {
@@ -34,6 +34,11 @@ sim_config_t sim_config_of_seed(uint64_t seed)
                                          "adadelta",
                                          "lamb(lr=0.01)",
                                          "lookahead(lamb(lr=0.01), k=2)" };
+    /* Drawn after the others, so that earlier seeds keep their meaning. */
+    static const char *const more[] = {
+        "sfadamw(lr=0.01)", "prodigy(d0=1e-3)", "lars", "cautious(adamw(lr=0.01))", "lookahead(cautious(momentum(lr=0.05)), k=3)",
+        "adopt(lr=0.01)",   "ademamix"
+    };
     uint64_t s = seed * 0x9E3779B97F4A7C15u;
     sim_config_t config = {
         .seed = seed,
@@ -58,23 +63,43 @@ sim_config_t sim_config_of_seed(uint64_t seed)
     } else if (config.workers > 1 && !(psd_splitmix64(&s) % 4)) {
         config.late_worker_ms = 1 + (uint32_t)(psd_splitmix64(&s) % 3000);
     }
-    /* What is known of the whole only when every shard has told its part takes rounds. */
+    /* A measurement of the whole model, which needs every shard's part, needs rounds. */
     if (config.mode[0] == 'b' && !(psd_splitmix64(&s) % 3)) {
         config.clip_norm = psd_splitmix64(&s) % 2 ? 0.5 * psd_uniform(&s) : 0;
         config.clip_value = psd_splitmix64(&s) % 2 ? 0.1 * psd_uniform(&s) : 0;
     }
-    if (config.mode[0] == 'a' && strstr(config.rule, "lamb"))
-        config.rule = rules[0];
-    static const uint32_t sizes[] = { 1, 1500, 0 }; /* a message per chunk, some chunks in one, all in one */
+    uint64_t fifth = seed ^ 0xAD097;
+    if (psd_splitmix64(&fifth) % 3 == 0)
+        config.rule = more[psd_splitmix64(&fifth) % (sizeof more / sizeof *more)];
+    static const char *const whole[] = { "adafactor(lr=0.05)", "lookahead(adafactor(lr=0.1, weight_decay=0.1), k=2)",
+                                         "muon(weight_decay=0.1)", "lookahead(muon(lr=0.05), k=3, pullback=pullback)" };
+    uint64_t sixth = seed ^ 0xFAC70;
+    if (psd_splitmix64(&sixth) % 5 == 0)
+        config.rule = whole[psd_splitmix64(&sixth) % (sizeof whole / sizeof *whole)];
+    static const char *const of_rounds[] = { "lamb", "lars", "prodigy", "cautious", "adafactor", "muon" };
+    for (size_t i = 0; config.mode[0] == 'a' && i < sizeof of_rounds / sizeof *of_rounds; i++)
+        if (strstr(config.rule, of_rounds[i]))
+            config.rule = rules[0];
+    static const uint32_t sizes[] = { 1, 1500, 0 }; /* a message per chunk, per several chunks, or for all */
     uint64_t other = seed ^ 0x9A275;
     config.part_elements = sizes[psd_splitmix64(&other) % 3];
     static const char *const codecs[] = { "bf16", "int8", "topk(0.1)", "sign" };
     const uint64_t push = psd_splitmix64(&other) % 8, pull = psd_splitmix64(&other) % 6;
-    if (config.mode[0] == 'b' && push < 4)
+    if (push < 4)
         config.push = codecs[push];
-    if (config.mode[0] == 'b' && pull < 2)
+    if (pull < 2)
         config.pull = codecs[pull];
-    /* In asp a restart takes up the count of server 0, on all shards. */
+    uint64_t seventh = seed ^ 0x1F7E2;
+    config.inherits = psd_splitmix64(&seventh) % 5 == 0;
+    config.follows = psd_splitmix64(&seventh) % 4 == 0;
+    uint64_t fourth = seed ^ 0x2E51D;
+    config.saves_residuals = psd_splitmix64(&fourth) % 4;
+    /* Votes are counted per round, and topk would drop most of them. */
+    if (config.mode[0] == 'b' && psd_splitmix64(&fourth) % 8 == 0 && push != 2) {
+        config.rule = "dlion(lr=0.01)";
+        config.clip_norm = config.clip_value = 0;
+    }
+    /* In asp, after a restart all shards continue from server 0's count. */
     static const char *const schedules[] = { "cosine(steps=7, warmup=2)", "exponential(gamma=0.7)", "wsd(stable=2, decay=3.5)",
                                              "step(step_size=2)" };
     uint64_t third = seed ^ 0x5C4ED;
@@ -82,10 +107,22 @@ sim_config_t sim_config_of_seed(uint64_t seed)
         config.schedule = schedules[psd_splitmix64(&third) % 4];
         config.unit = psd_splitmix64(&third) % 2 ? PSD_UNIT_EPOCH : PSD_UNIT_STEP;
     }
+    /* The tensors are t0, t1, ... and there is at least the first. */
+    static const char *const groups[] = { "t0(lr_mult=0.5, clip=0)", "t0(freeze=1)", "*(optimizer=adam(lr=0.02))",
+                                          "t0(optimizer=lookahead(adamw(lr=0.03), k=2)); t1*(lr=0.02); *(lookahead=0)",
+                                          "t0(optimizer=lamb(lr=0.02), lr_mult=0.25)" };
+    uint64_t grouping = seed ^ 0x6409;
+    const uint64_t group = psd_splitmix64(&grouping) % 15;
+    if (group < (config.mode[0] == 'a' ? 3 : 5) && (group != 3 || config.tensors > 2) &&
+        (group < 2 || !strstr(config.rule, "dlion")) && (group % 3 || !strstr(config.rule, "prodigy")))
+        config.groups = groups[group];
+    config.reduce = psd_splitmix64(&grouping) % 4 ? PSD_REDUCE_MEAN_SAMPLES : 1 + psd_splitmix64(&grouping) % 2;
+    if (config.mode[0] == 'b' && !strstr(config.rule, "dlion") && psd_splitmix64(&grouping) % 4 == 0)
+        config.accumulate = 2 + (uint32_t)(psd_splitmix64(&grouping) % 2);
     if (config.mode[0] == 'b') {
         config.fold_at = (uint32_t)(psd_splitmix64(&other) % 3);
         config.odd_every = (uint32_t)(psd_splitmix64(&other) % 3) ? 0 : 4 + (uint32_t)(psd_splitmix64(&other) % 3);
-        config.rounds += 2; /* the first two tell what is expected of the others */
+        config.rounds += 2; /* the first two determine what is expected of the others */
         if (config.nonfinite_clock)
             config.nonfinite_clock = 2 + (uint32_t)(psd_splitmix64(&other) % 5);
     }
@@ -113,7 +150,7 @@ sim_config_t sim_config_of_scale(uint32_t workers, uint32_t servers, uint32_t ro
 void sim_add_faults(sim_config_t *config)
 {
     uint64_t s = config->seed ^ 0xFA017;
-    /* Servers may also die where workers come and go: what is left is another legal run. */
+    /* Servers may also die while workers come and go: the remaining events are another legal run. */
     if (!config->save_every && psd_uniform(&s) < 0.3) {
         config->save_every = 1 + (uint32_t)(psd_splitmix64(&s) % 4);
         config->chance[SIM_KILL_SERVER] = 0.004 * psd_uniform(&s);
@@ -123,7 +160,7 @@ void sim_add_faults(sim_config_t *config)
             config->chance[f] = rows[f].most * psd_uniform(&s);
 }
 
-/* ---- when they strike ---- */
+/* ---- times ---- */
 
 uint64_t sim_draw(sim_t *self, uint64_t n) { return psd_splitmix64(&self->random) % n; }
 
@@ -133,14 +170,14 @@ void sim_note_fault(sim_t *self, uint64_t until_ms)
         self->last_fault_ms = until_ms;
 }
 
-/* Where each push is a step nobody waits for the first checkpoint; before it, a server takes the job with it. */
+/* If each push is a step, no worker waits for the first checkpoint; before it, the death of a server ends the job. */
 static bool has_point(const sim_t *self)
 {
     return self->config.save_every && (psd_mode_has_rounds(self->mode) || self->result->saves);
 }
 
-/* Where servers are killed there are checkpoints, and it comes to an end. Servers that have ended are not
- * started again, so from then on none is killed: the last weights are safe by then. */
+/* Jobs whose servers are killed have checkpoints, and the kills end at some time. Servers that have ended are not restarted, so
+ * none is killed after that: the last weights are safe by then. */
 static bool is_allowed(const sim_t *self, sim_fault_t fault)
 {
     const uint64_t *done = self->result->done;
@@ -155,7 +192,7 @@ static bool is_allowed(const sim_t *self, sim_fault_t fault)
     case SIM_DIE_ACTING:
         return has_point(self) && done[SIM_KILL_SERVER] + done[SIM_DIE_ACTING] < MOST_CRASHES && !sim_any_finished(self);
     case SIM_LIE:
-        return self->lied || self->n_honest; /* whoever has been lied to twice has nothing left to go back to */
+        return self->lied || self->n_honest; /* a server to which the disk lied twice has no checkpoint left to go back to */
     default:
         return true;
     }
@@ -172,9 +209,9 @@ bool sim_strikes(sim_t *self, sim_fault_t fault)
     return true;
 }
 
-/* ---- those that come with time ---- */
+/* ---- faults over time ---- */
 
-/* 10^0 .. 10^`decades` ms, as often short as long. */
+/* 10^0 .. 10^`decades` ms, with a uniform logarithm. */
 static uint64_t some_time(sim_t *self, uint32_t decades)
 {
     uint64_t ms = 1;
@@ -191,7 +228,7 @@ static uint32_t process_at(const sim_t *self, uint32_t i)
     return i < self->config.servers ? i : SIM_MAX_SERVERS + i - self->config.servers;
 }
 
-/* A process that takes part in the job, dead or alive. */
+/* A process of the job, running or not. */
 static uint32_t some_process(sim_t *self)
 {
     return process_at(self, (uint32_t)sim_draw(self, self->config.servers + self->config.workers));
@@ -210,7 +247,7 @@ static void cut_power(sim_t *self)
     sim_lose_unflushed(self);
 }
 
-/* Some processes are cut off from the others, which may be one of them or half of them. */
+/* Cut some processes off from the others: one of them, or half of them. */
 static void partition(sim_t *self)
 {
     bool side[SIM_PROCESSES];
@@ -227,11 +264,11 @@ static void partition(sim_t *self)
 static void cut_one_way(sim_t *self)
 {
     const uint32_t from = some_process(self), to = some_process(self);
-    const bool holds = sim_draw(self, 2); /* one draw after the other: the order of arguments is the compiler's */
+    const bool holds = sim_draw(self, 2); /* separate statements, because the compiler chooses the order of arguments */
     sim_cut_link(self, from, to, self->now_ms + some_time(self, 3), holds);
 }
 
-/* Links are stopped one by one and released in another order. */
+/* Stop links one by one, and release them in another order. */
 static void swizzle(sim_t *self)
 {
     const uint64_t stopped = some_time(self, 3), released = some_time(self, 3);
@@ -252,7 +289,8 @@ void sim_pause(sim_t *self, uint32_t process, uint64_t until_ms)
     sim_note_fault(self, until_ms);
 }
 
-/* A server sleeps for less than the 30 s for which the end of a job waits for its last checkpoint. */
+/* A server sleeps for less than the 30 s that the end of a job waits for its last checkpoint, even by a fast clock, and including
+ * the 10 s that a shard waits for the residual of a silent worker. */
 static void pause_one(sim_t *self)
 {
     const uint64_t ms = some_time(self, 4);
@@ -260,7 +298,7 @@ static void pause_one(sim_t *self)
     sim_pause(self, process, self->now_ms + (process < SIM_MAX_SERVERS && ms > SERVER_SLEEPS_MS ? SERVER_SLEEPS_MS : ms));
 }
 
-/* Somebody else takes the place of a worker that sleeps, and then it wakes up. */
+/* Another process takes the place of a sleeping worker, which then wakes up. */
 static void replace_sleeper(sim_t *self)
 {
     const uint64_t ms = 1000 + some_time(self, 3);

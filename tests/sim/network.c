@@ -1,17 +1,17 @@
-/* network.c - what becomes of a message: it is lost, comes twice, late, or out of order, or waits before a
- * link that is cut. */
+/* network.c - the delivery of messages: a message may be lost, come twice, late, or out of order, or wait for a link that is
+ * cut. */
 #include "tests/sim/sim_state.h"
 
 uint64_t sim_delay(sim_t *self) { return self->config.delay_ms ? sim_draw(self, self->config.delay_ms) : 0; }
 
-/* A server's ROUTER tells its peers apart by life, as ZeroMQ's automatic routing ids do. */
+/* A server's ROUTER has another id for each start of a peer, like ZeroMQ's automatic routing ids. */
 #define ROUTER_BIT (UINT64_C(1) << 63)
 psd_peer_t sim_worker_peer(uint32_t w, uint64_t life) { return ROUTER_BIT | life << 16 | w << 1; }
 psd_peer_t sim_server_peer(const sim_t *self, uint32_t s) { return ROUTER_BIT | self->server[s].life << 16 | s << 1 | 1; }
 static uint32_t index_in(psd_peer_t peer) { return (uint32_t)(peer >> 1 & 0x7fff); }
 static uint64_t life_in(psd_peer_t peer) { return peer >> 16 & 0xffffffff; }
 
-/* Everything travels as bytes, so that the checks of messages see all that the machines say. */
+/* Everything travels as bytes, so that the checks of messages see all messages of the machines. */
 static psd_msg_t *over_the_wire(sim_t *self, const psd_action_t *a, uint32_t from, uint32_t to, psd_buf_t **payload)
 {
     uint8_t frame[PSD_MAX_FRAME_HEADER];
@@ -21,7 +21,7 @@ static psd_msg_t *over_the_wire(sim_t *self, const psd_action_t *a, uint32_t fro
     const uint64_t began_ns = uv_hrtime();
     const size_t n = psd_wire_write(&a->msg, a->payload, false, frame, &bytes);
     const uint64_t written_ns = uv_hrtime();
-    own = bytes ? psd_payload_copy(bytes->data, bytes->n_bytes) : NULL; /* which the sender cannot write into any more */
+    own = bytes ? psd_payload_copy(bytes->data, bytes->n_bytes) : NULL; /* a copy that the sender cannot change */
     if (psd_wire_read(copy, payload, frame, n, own, &err) != PSD_OK)
         sim_broken(self, "a machine sent a message that is refused: %s", err.text);
     if (sim_is_leaders(a->msg.kind))
@@ -39,7 +39,7 @@ void sim_cut_link(sim_t *self, uint32_t from, uint32_t to, uint64_t until_ms, bo
     sim_note_fault(self, until_ms);
 }
 
-/* Where an action's message goes, as an event of its receiver; `*process` is that one. */
+/* The event of the receiver of an action's message; `*process` is the receiver. */
 static event_t addressed(const sim_t *self, uint32_t from, const psd_action_t *a, uint32_t *process)
 {
     event_t e = { .kind = TO_SERVER };

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# planted.sh - whether the simulator finds what it is for: in a copy of the sources, one bug at a time is planted, psd-sim
+# planted.sh - whether the simulator finds bugs: it plants one bug at a time in a copy of the sources, psd-sim
 # built, and run over 1,000 seeds. There is one for each promise, so none of them is a check that cannot fail. Says at which
 # seed each was found; ends with 1 when one was not, or could not be planted.
 # With --dry it only looks whether each can still be planted, which takes no time.
@@ -77,6 +77,12 @@ plant "rounds: a shard counts two for one" server/core/engine.c \
     's/^    self->clock = round->clock;/    self->clock = round->clock + (round->clock == 2 \&\& self->index == 1);/'
 plant "memory: what was parked is not let go" server/core/inbox.c \
     's/psd_buf_unref\(&self->parked\[p\]\);/self->parked[p] = NULL;/'
+plant "start: what is inherited is not waited for" server/core/seeding.c \
+    's/self->is_over = self->array == /self->is_over = self->array <= /'
+plant "start: a server that has begun with inherited state forgets its counts" server/core/shard.c \
+    's/^        if \(updates_of\(self, c\)\)$/        if (updates_of(self, c) > 9)/'
+plant "follower: a shard gives another snapshot than it was asked for" server/core/engine.c \
+    's/const bool has = msg->clock == self->snapshot.number \&\& parts;/const bool has = parts;/; s/msg->clock > self->snapshot.number\)$/msg->clock > self->snapshot.number + 9999)/'
 plant "save: a chunk is stepped before it is written" server/core/saver.c \
     's/work->preserve = work->part >= self->next/work->preserve = false/'
 plant "restore: updates that were made are not counted" server/checkpoint/shardfile.c \
@@ -86,7 +92,7 @@ plant "waiting: for workers, and nobody says so" server/core/coordinator.c \
 plant "liveness: what was lost of the log is not repeated" server/core/journal.c \
     's/now_ms < self->shard\[shard\].sent_ms \+ PSD_JOURNAL_REPEAT_MS/now_ms >= self->shard[shard].sent_ms/'
 plant "passes: a chunk counts twice when another shard has told first" server/core/totals.c \
-    's/psd_server_set_add\(&self->told, shard\);/&\n    if (self->told.n == 1 \&\& shard == 1)\n        self->sum[0] *= 2;/'
+    's/psd_server_set_add\(&self->told, shard\);/&\n    if (self->told.n == 1 \&\& shard == 1 \&\& self->map.n_held[1])\n        self->sum[self->map.held[1][0] * n_sums] *= 2;/'
 plant "fold: a round is decided otherwise than expected, and is not announced" server/core/coordinator.c \
     's/if \(round.apply \&\& self->forecast.kind/if (false/'
 plant "fold: sums of a round that is announced to be another are kept" server/core/engine.c \
@@ -96,5 +102,11 @@ plant "fold: what cannot be taken apart is not asked for again" server/core/engi
 plant "codec: a part that is asked for again is encoded again" worker/feedback.c \
     's/^    if \(!part->is_coded\)$/    psd_buf_unref(\&part->code.payload);/'
 plant "codec: what is not finite takes the residual with it" worker/feedback.c \
-    's/^    return self->is_finite;$/    return self->is_finite || !memset(self->part[0][0].residual, 0, sizeof(float) * self->map->part[0][0].n);/'
+    's/^    return self->is_finite;$/    return self->is_finite || !memset(self->part[0][0].kept, 0, sizeof(float) * self->map->part[0][0].n);/'
+plant "residual: a checkpoint gets that of the exchange which is open" worker/feedback.c \
+    's/(from = part->is_changed \&\& !with_open) \?/\1 \&\& !self ?/'
+plant "residual: what a worker had saved is given to it again when it has pushed" server/core/engine.c \
+    's/^    w->has_saved = false;$/    (void)0;/'
+plant "residual: what a checkpoint had is not taken" worker/feedback.c \
+    's/^(    memcpy\(self->part\[s\]\[p\]\.kept, kept, ).*$/\10);/'
 exit $missed

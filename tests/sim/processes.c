@@ -1,6 +1,5 @@
-/* processes.c - servers and workers as processes: each has a clock of its own, sleeps while it is paused,
- * dies at any moment with all that it holds, and is started again by a supervisor. What their machines want
- * done is done here. */
+/* processes.c - servers and workers as processes: each has its own clock, sleeps while it is paused, dies at any moment with all
+ * its memory, and is restarted by a supervisor. This file carries out the actions of their state machines. */
 #include "server/checkpoint/store.h"
 #include "tests/sim/sim_state.h"
 
@@ -29,7 +28,7 @@ uint64_t sim_local_ms(const sim_t *self, const sim_clock_t *clock)
     return clock->offset_ms + (self->now_ms - clock->born_ms) * clock->per_mille / 1000;
 }
 
-/* A clock begins anywhere; where no fault is wanted, where time does. */
+/* A clock begins at a random time; without faults, at the beginning of time. */
 static sim_clock_t new_clock(sim_t *self)
 {
     sim_clock_t clock = { .offset_ms = self->now_ms, .born_ms = self->now_ms, .per_mille = 1000 };
@@ -49,7 +48,7 @@ static uint64_t next_tick_ms(const sim_t *self, const sim_clock_t *clock)
 
 static void run_work(void *work) { psd_work_run(work); }
 
-/* Work is done some time later; until then it runs, or has not begun: either must make no difference. */
+/* Work is completed some time later; whether it has begun before that must make no difference. */
 static void start_work(sim_t *self, uint32_t s, psd_work_t *work)
 {
     event_t done = {
@@ -106,7 +105,7 @@ static void run_server_action(sim_t *self, uint32_t s, const psd_action_t *a)
     }
 }
 
-/* Work that was handed out is the shard's, and goes with it; it only must not look as if it were running. */
+/* Handed-out work belongs to the shard, and is freed with it; it only must not count as running. */
 static void run_server_actions(sim_t *self, uint32_t s, psd_actions_t *out)
 {
     const bool dies = sim_strikes(self, SIM_DIE_ACTING);
@@ -121,14 +120,14 @@ static void run_server_actions(sim_t *self, uint32_t s, psd_actions_t *out)
         sim_crash_server(self, s, 100 + sim_draw(self, 900));
 }
 
-/* Server 0 has ended well, and others have not heard of it: their supervisor stops them, as psdctl run does. */
+/* Server 0 has finished, but others have not learned of it: their supervisor stops them, as psdctl run does. */
 static void stop_servers(sim_t *self)
 {
     for (uint32_t s = 0; s < self->config.servers; s++)
         self->server[s].finished = true;
 }
 
-/* The rounds that a server takes with it may be the last ones: the supervisor calls back who had ended well. */
+/* A lost server may take the last rounds with it: the supervisor restarts processes that had finished. */
 static void call_back_finished(sim_t *self)
 {
     for (uint32_t w = 0; w < sim_most_workers(self); w++)
@@ -138,8 +137,7 @@ static void call_back_finished(sim_t *self)
         }
 }
 
-/* Its memory is gone, and with it the file that it was writing. Threads are let run out first, because they
- * cannot be killed here. */
+/* Its memory is lost, and with it the file that it was writing. Threads must end first, because they cannot be killed here. */
 void sim_crash_server(sim_t *self, uint32_t s, uint64_t again_after_ms)
 {
     for (size_t i = 0; i < self->n; i++) {
@@ -158,7 +156,7 @@ void sim_crash_server(sim_t *self, uint32_t s, uint64_t again_after_ms)
     sim_schedule(self, (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_SERVER, .target = s });
 }
 
-/* Start a server, for the first time or again: from what is on the disk. */
+/* Start or restart a server, from the state of the disk. */
 void sim_build_server(sim_t *self, uint32_t s)
 {
     sim_server_t *server = &self->server[s];
@@ -181,25 +179,32 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .endpoint = "tcp://sim:1",
                                    .wanted_index = (int)s,
                                    .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,
-                                   .rule = self->rule,
+                                   .groups = self->groups,
                                    .schedule = self->schedule,
                                    .unit = self->config.unit,
+                                   .reduce = self->config.reduce,
+                                   .accumulate = self->config.accumulate,
                                    .clip = self->clip,
                                    .codings = self->codings,
+                                   .saves_residuals = self->config.save_every && self->config.saves_residuals,
                                    .mode = self->mode,
                                    .lr_rule = psd_lr_rule_find("none"),
-                                   .fold_at = self->config.fold_at };
+                                   .fold_at = self->config.fold_at,
+                                   .look_every = 3 };
     psd_job_settings_t settings = { .text = "sim",
                                     .clip_value = self->clip.value,
                                     .clip_norm = self->clip.norm,
                                     .codings = self->codings,
+                                    .saves_residuals = self->config.save_every && self->config.saves_residuals,
+                                    .accumulate = self->config.accumulate,
                                     .lease_ms = 1000,
-                                    .has_slow = self->rule.lookahead,
+                                    .has_slow = psd_groups_have_slow(&self->groups),
                                     .in_rounds = psd_mode_has_rounds(self->mode),
                                     .part_elements = self->config.part_elements ? self->config.part_elements : PSD_MOST_OF_PART,
                                     .whole_norm = !psd_mode_has_rounds(self->mode) };
     snprintf(settings.mode, sizeof settings.mode, "%s", self->mode->name);
-    psd_rule_print(&self->rule, settings.optimizer);
+    psd_rule_print(&psd_groups_rest(&self->groups)->rule, settings.optimizer);
+    psd_groups_print(&self->groups, settings.groups);
     psd_coordinator_config_t coordinator = { .job = "sim",
                                              .job_id = JOB_ID + server->life * 1000,
                                              .settings = &settings,
@@ -208,10 +213,11 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .workers_want = self->config.workers - (self->config.late_worker_ms != 0),
                                              .lease_ms = 1000,
                                              .start_timeout_ms = 3000,
+                                             .accumulate = self->config.accumulate,
                                              .mode = self->mode,
-                                             .rule = self->rule,
+                                             .groups = self->groups,
                                              .clip = self->clip,
-                                             .lr = points.n ? points.lr : psd_rule_lr(&self->rule),
+                                             .lr = points.n ? points.lr : psd_rule_lr(&psd_groups_rest(&self->groups)->rule),
                                              .checkpoints = self->config.save_every != 0,
                                              .save_every_rounds = self->config.save_every,
                                              .points = points.clock,
@@ -276,6 +282,7 @@ static void on_server_tick(sim_t *self, event_t *e, psd_actions_t *out)
 void sim_kill_worker(sim_t *self, uint32_t w, uint64_t again_after_ms)
 {
     psd_session_destroy(&self->worker[w].session);
+    psd_reading_destroy(&self->worker[w].reading);
     if (again_after_ms)
         sim_schedule(self, (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_WORKER, .target = w });
 }
@@ -296,6 +303,8 @@ static void run_worker_actions(sim_t *self, uint32_t w, psd_actions_t *out)
 {
     for (size_t i = 0; i < out->n; i++) {
         const psd_action_t *a = &out->at[i];
+        if (a->act == PSD_ACT_LOG && !strcmp(a->id, "residual.restored"))
+            sim_note_heir(self, w);
         if (a->act != PSD_ACT_SEND)
             continue;
         if (dies_now(self, w))
@@ -319,7 +328,7 @@ static void begin_exchange(sim_t *self, uint32_t w, uint64_t now_ms, psd_actions
     push->run = out->n ? out->at[out->n - 1].msg.job : 0;
 }
 
-/* Before a push: whether the worker makes it now. It may die, or be late with it. */
+/* Before a push: whether the worker makes it now. It may also die, or be late. */
 static bool computes(sim_t *self, uint32_t w)
 {
     if (sim_strikes(self, SIM_DIE_COMPUTING)) {
@@ -336,7 +345,7 @@ static bool computes(sim_t *self, uint32_t w)
     return !late_ms;
 }
 
-/* Given up by a false alarm: a supervisor starts it again. */
+/* Given up by a false alarm: a supervisor restarts it. */
 static void fail(sim_t *self, uint32_t w)
 {
     const psd_err_t *why = psd_session_error(self->worker[w].session);
@@ -345,7 +354,7 @@ static void fail(sim_t *self, uint32_t w)
     sim_kill_worker(self, w, WORKER_AGAIN_MS);
 }
 
-/* Go on as far as the session's phase lets the program go. */
+/* Continue the program as far as the session's phase allows. */
 static void advance_worker(sim_t *self, uint32_t w)
 {
     sim_worker_t *me = &self->worker[w];
@@ -358,10 +367,12 @@ static void advance_worker(sim_t *self, uint32_t w)
     if (phase == PSD_PHASE_JOINED && !me->registered) {
         me->registered = true;
         sim_initial_weights(self, me->w);
+        psd_inheritance_t *inheritance = sim_inheritance(self);
+        psd_session_inherit(me->session, &inheritance);
         psd_session_register(me->session, now_ms, &self->list, me->w, &out, NULL);
     } else if (phase == PSD_PHASE_READY && !has_all && computes(self, w)) {
         begin_exchange(self, w, now_ms, &out);
-    } else if (has_all && self->rule.lookahead && !me->pulled) {
+    } else if (has_all && psd_groups_have_slow(&self->groups) && !me->pulled) {
         me->pulled = true;
         psd_session_pull_slow(me->session, now_ms, me->slow, &out, NULL);
     } else if (has_all) {
@@ -385,21 +396,28 @@ void sim_start_worker(sim_t *self, uint32_t w)
     me->registered = me->pulled = false;
     me->computed_clock = 0;
     me->idle_ticks = 0;
-    psd_session_config_t config = { .job = "sim", .name = "worker", .nonce = me->life << 32 | (uint64_t)(w + 1) << 16 };
+    psd_session_config_t config = {
+        .job = "sim", .name = "worker", .read_groups = psd_groups_parse, .nonce = me->life << 32 | (uint64_t)(w + 1) << 16
+    };
     me->session = psd_session_new(&config);
+    sim_begin_reading(self, w);
     sim_schedule(self, (event_t){ .at_ms = self->now_ms, .kind = TICK_WORKER, .target = w, .life = me->life });
 }
 
 static void on_worker_message(sim_t *self, event_t *e, psd_actions_t *out)
 {
     sim_worker_t *me = &self->worker[e->target];
-    psd_session_message(me->session, sim_local_ms(self, &me->clock), e->from, e->msg, e->payload, out);
+    if (sim_reading_takes(me, e->msg))
+        sim_read_message(self, e->target, e, out);
+    else
+        psd_session_message(me->session, sim_local_ms(self, &me->clock), e->from, e->msg, e->payload, out);
 }
 
 static void on_worker_tick(sim_t *self, event_t *e, psd_actions_t *out)
 {
     sim_worker_t *me = &self->worker[e->target];
     psd_session_tick(me->session, sim_local_ms(self, &me->clock), out);
+    sim_tick_reading(self, e->target, out);
     sim_schedule(self,
                  (event_t){ .at_ms = next_tick_ms(self, &me->clock), .kind = TICK_WORKER, .target = e->target, .life = e->life });
     sim_look_at_worker(self, e->target);
@@ -408,9 +426,17 @@ static void on_worker_tick(sim_t *self, event_t *e, psd_actions_t *out)
 /* ---- events ---- */
 
 static void (*const at_process[])(sim_t *self, event_t *e, psd_actions_t *out) = {
-    [TO_SERVER] = on_server_message,  [WORK_DONE] = on_worked,          [FILE_BEGUN] = sim_on_file_begun,
-    [PART_SAVED] = sim_on_part_saved, [FILE_SAVED] = sim_on_file_saved, [COMMITTED] = sim_on_committed,
-    [RESTORED] = sim_on_restored,     [TICK_SERVER] = on_server_tick,   [TO_WORKER] = on_worker_message,
+    [TO_SERVER] = on_server_message,
+    [WORK_DONE] = on_worked,
+    [FILE_BEGUN] = sim_on_file_begun,
+    [PART_SAVED] = sim_on_part_saved,
+    [FILE_SAVED] = sim_on_file_saved,
+    [COMMITTED] = sim_on_committed,
+    [RESIDUAL_SAVED] = sim_on_residual_saved,
+    [RESIDUAL_LOADED] = sim_on_residual_loaded,
+    [RESTORED] = sim_on_restored,
+    [TICK_SERVER] = on_server_tick,
+    [TO_WORKER] = on_worker_message,
     [TICK_WORKER] = on_worker_tick,
 };
 
@@ -438,7 +464,7 @@ static void at_worker(sim_t *self, event_t *e)
     advance_worker(self, e->target);
 }
 
-/* What comes to a process that sleeps waits until it wakes up. */
+/* Messages to a sleeping process wait until it wakes up. */
 static bool waits(sim_t *self, const event_t *e)
 {
     if (e->kind > TICK_WORKER)

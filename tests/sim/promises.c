@@ -1,4 +1,4 @@
-/* promises.c - what must hold at every event, whatever goes wrong. */
+/* promises.c - the invariants that must hold at every event, under all faults. */
 #include "tests/sim/sim_state.h"
 
 enum { MOST_IDLE_TICKS = 5000 / TICK_MS, MOST_APART = 1 };
@@ -21,7 +21,7 @@ void sim_copy_ledger(ledger_t *to, const ledger_t *from)
         append(to, from->at[i]);
 }
 
-/* bsp: clocks rise, contributors of one clock come by rank, and each shard does what the first one did. */
+/* bsp: clocks rise, contributors of one clock come by rank, and each shard does the same as the first one. */
 static void look_at_round(sim_t *self, uint32_t s, const applied_t *a)
 {
     sim_server_t *server = &self->server[s];
@@ -37,14 +37,14 @@ static void look_at_round(sim_t *self, uint32_t s, const applied_t *a)
         self->history.n = 0;
     }
     if (self->history_run != server->run)
-        return; /* it has not heard of the newest run yet */
+        return; /* it does not know the newest run yet */
     if (i == self->history.n)
         append(&self->history, *a);
     else if (i > self->history.n || memcmp(&self->history.at[i], a, sizeof *a))
         sim_broken(self, "shard %u applied worker %" PRIu64 " at clock %" PRIu64 ", another shard did not", s, a->worker, a->clock);
 }
 
-/* asp: each life of a worker comes after the one before, and its clocks rise. */
+/* asp: incarnations of a worker rise, and so do the clocks of each. */
 static void look_at_step(sim_t *self, uint32_t s, const applied_t *a)
 {
     const sim_server_t *server = &self->server[s];
@@ -153,8 +153,8 @@ void sim_watch_payload(sim_t *self, event_t *e)
     e->payload = &w->buf;
 }
 
-/* Each worker's open clock is parked once, also a dead one's until its lease has run out; what was parked before may still
- * be with the step. */
+/* Each worker's open clock is parked once, also a dead worker's until its lease has run out; the step may still use earlier
+ * ones. */
 static void look_at_memory(sim_t *self, uint32_t s)
 {
     if (!self->server[0].node)
@@ -208,6 +208,7 @@ void sim_look_at_server(sim_t *self, uint32_t s)
 {
     look_at_run(self, s);
     look_at_memory(self, s);
+    sim_note_weights(self, s);
     if (psd_mode_has_rounds(self->mode))
         look_at_rounds(self, s);
     if (s == 0)
@@ -218,7 +219,7 @@ void sim_look_at_server(sim_t *self, uint32_t s)
 
 /* ---- waiting ---- */
 
-/* Whether it has stood still for so long that it must say for what. */
+/* Whether it has stood still for so long that it must report what it waits for. */
 static bool stands_still(uint64_t *stirred, const uint64_t *now, size_t n, uint32_t *idle_ticks)
 {
     if (memcmp(stirred, now, n * sizeof *now))
@@ -237,7 +238,7 @@ void sim_look_at_wait(sim_t *self, uint32_t s)
     const bool still = stands_still(self->server[0].stirred, now, 4, &self->server[0].idle_ticks);
     const bool may = facts.state == PSD_JOB_FINISHED || (!psd_mode_has_rounds(self->mode) && facts.state == PSD_JOB_TRAINING);
     if (still && !may && !facts.waiting_for[0])
-        sim_broken(self, "the coordinator has stood still for %u ticks at clock %" PRIu64 " and does not say for whom",
+        sim_broken(self, "the coordinator has stood still for %u ticks at clock %" PRIu64 " and does not report what it waits for",
                    self->server[0].idle_ticks, facts.clock);
 }
 
@@ -248,8 +249,8 @@ void sim_look_at_worker(sim_t *self, uint32_t w)
     const uint64_t now[2] = { psd_session_phase(me->session), psd_session_position(me->session).clock };
     psd_session_describe_wait(me->session, text, sizeof text);
     if (stands_still(me->stirred, now, 2, &me->idle_ticks) && !text[0])
-        sim_broken(self, "worker %u has stood still for %u ticks in phase %" PRIu64 " and does not say for whom", w, me->idle_ticks,
-                   now[0]);
+        sim_broken(self, "worker %u has stood still for %u ticks in phase %" PRIu64 " and does not report what it waits for", w,
+                   me->idle_ticks, now[0]);
 }
 
 void sim_say_who_waits(sim_t *self, uint64_t limit_ms)

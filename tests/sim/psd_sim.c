@@ -1,6 +1,6 @@
 /* psd_sim.c - run many simulated clusters: psd-sim, see --help. Each seed picks its own servers, workers, optimizer, mode and
- * faults. The first failure is printed with its seed, and ends the run. --without, by its name in tests/sim/sim.h, narrows a
- * failure down. */
+ * faults. The first failure is printed with its seed, and ends the run. --without, with the name of a fault in tests/sim/sim.h,
+ * narrows a failure down. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 #include "tests/sim/sim.h"
 
 typedef struct totals {
-    uint64_t messages, steps, saves, restores, fallbacks, folded, asked_again, done[SIM_N_FAULTS];
+    uint64_t messages, steps, saves, restores, fallbacks, folded, asked_again, readings, done[SIM_N_FAULTS];
 } totals_t;
 
 static void add(totals_t *self, const sim_result_t *result)
@@ -26,6 +26,7 @@ static void add(totals_t *self, const sim_result_t *result)
     self->fallbacks += result->fallbacks;
     self->folded += result->folded;
     self->asked_again += result->asked_again;
+    self->readings += result->readings;
     for (int f = 0; f < SIM_N_FAULTS; f++)
         self->done[f] += result->done[f];
 }
@@ -34,13 +35,14 @@ static void tell(const totals_t *self, uint64_t seeds)
 {
     printf("%" PRIu64 " seeds: %" PRIu64 " messages, %" PRIu64 " steps, %" PRIu64 " checkpoints, %" PRIu64
            " shards restored, %" PRIu64 " checkpoints found damaged, %" PRIu64 " pushes folded, %" PRIu64
-           " of them asked for again, no promise broken\n",
-           seeds, self->messages, self->steps, self->saves, self->restores, self->fallbacks, self->folded, self->asked_again);
+           " of them asked for again, %" PRIu64 " shards read by followers, no promise broken\n",
+           seeds, self->messages, self->steps, self->saves, self->restores, self->fallbacks, self->folded, self->asked_again,
+           self->readings);
     for (int f = 0; f < SIM_N_FAULTS; f++)
         printf("%10" PRIu64 " %s\n", self->done[f], sim_fault_words((sim_fault_t)f));
 }
 
-/* An assert that fails is a finding like any other: say in which seed. */
+/* A failed assert is a failure like any other: print its seed. */
 static volatile uint64_t seed_now;
 static const char *faults_now = "all";
 
@@ -75,8 +77,8 @@ static int fault_named(const char *name)
 
 enum { SEEDS, SEED, FAULTS, WITHOUT, THREADS, WORKERS, SERVERS, ROUNDS };
 static const psd_option_t flags[] = {
-    [SEEDS] = { .key = "seeds", .type = PSD_OPTION_UINT64, .preset = "1000", .help = "so many clusters" },
-    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .help = "the first one's seed" },
+    [SEEDS] = { .key = "seeds", .type = PSD_OPTION_UINT64, .preset = "1000", .help = "number of clusters" },
+    [SEED] = { .key = "seed", .type = PSD_OPTION_UINT64, .preset = "1", .help = "seed of the first one" },
     [FAULTS] = { .key = "faults",
                  .type = PSD_OPTION_STRING,
                  .preset = "all",
@@ -86,17 +88,18 @@ static const psd_option_t flags[] = {
     [WITHOUT] = { .key = "without",
                   .type = PSD_OPTION_TEXTS,
                   .argument = "FAULT",
-                  .help = "leave this one out; may be given several times" },
+                  .help = "leave this fault out; may be given several times" },
     [THREADS] = { .key = "threads",
                   .type = PSD_OPTION_INT,
                   .preset = "0",
                   .range = "0..1",
-                  .help = "1: work on threads beside the rest" },
+                  .help = "1: run work on separate threads" },
     [WORKERS] = { .key = "workers",
                   .type = PSD_OPTION_INT,
                   .preset = "0",
                   .range = "0..1024",
-                  .help = "one cluster of so many, in each round of which 1 % are late and 1 % are killed; 0: as each seed says" },
+                  .help = "one cluster with this many workers, of which 1 % are late and 1 % are killed in each round; 0: chosen "
+                          "by each seed" },
     [SERVERS] = { .key = "servers",
                   .type = PSD_OPTION_INT,
                   .preset = "64",
@@ -111,12 +114,12 @@ static const psd_option_t flags[] = {
 };
 static const psd_usage_t usage = { .name = "psd-sim",
                                    .words = "",
-                                   .does = "run simulated clusters, and look whether each promise holds",
+                                   .does = "run simulated clusters, and check that each promise holds",
                                    .about = "",
                                    .flag = flags,
                                    .examples = "psd-sim --seed=7 --seeds=1 --faults=few\n" };
 
-/* False, after it was said, when a name is no fault's. */
+/* False, after a message, when a name is not a fault. */
 static bool leave_out(const psd_option_value_t *names, bool without[SIM_N_FAULTS])
 {
     for (size_t i = 0; i < names->n_list; i++) {

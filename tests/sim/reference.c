@@ -1,5 +1,4 @@
-/* reference.c - the weights that a single process comes to along the pushes that count, and whether each
- * shard has them. */
+/* reference.c - the weights of a single process after the pushes that count, and the check that each shard has them. */
 #include <assert.h>
 #include <math.h>
 
@@ -7,17 +6,39 @@
 #include "tests/sim/sim_state.h"
 
 /* The whole model. */
+enum { MAX_ROUNDS = 3, MAX_GRADIENTS = MAX_ROUNDS * SIM_MAX_WORKERS }; /* of one step */
 typedef struct reference {
-    float *w[MAX_TENSORS], *slot[MAX_TENSORS][PSD_MAX_SLOTS], *g[MAX_TENSORS][SIM_MAX_WORKERS];
+    float *w[MAX_TENSORS], *slot[MAX_TENSORS][PSD_MAX_SLOTS], *g[MAX_TENSORS][MAX_GRADIENTS];
+    double weight[MAX_GRADIENTS]; /* of the gradients of the open step, ... */
+    size_t n_gradients, n_rounds; /* ... the number of their rounds, ... */
+    uint64_t n_samples;           /* ... and of their samples */
     psd_rule_state_t state[MAX_TENSORS];
-    float *held[MAX_TENSORS]; /* the weights as workers get them */
-    uint64_t clock;           /* of the round that was made last */
-    uint64_t samples;         /* behind the steps that were made */
-    struct kept {             /* what coding its gradients has cost a worker, in this life of it */
-        uint64_t run, incarnation;
+    float *held[MAX_TENSORS];             /* the weights as workers get them */
+    uint64_t clock;                       /* of the last round */
+    uint64_t samples;                     /* samples behind the steps made */
+    struct kept {                         /* the residual of this incarnation of a worker */
+        uint64_t run, incarnation, clock; /* the clock of that incarnation after which it holds */
         float *residual[MAX_TENSORS];
     } kept[SIM_MAX_WORKERS];
 } reference_t;
+
+static const psd_rule_t *rule_of(const sim_t *self, uint32_t t) { return &self->groups.at[self->group_of[t]].rule; }
+
+/* The state that the job begins with. */
+static void inherit(const sim_t *self, reference_t *r)
+{
+    psd_inheritance_t *all = sim_inheritance(self);
+    psd_extent_t *extents = psd_tensors_extents(&self->list);
+    for (uint32_t t = 0; all && t < self->list.n; t++) {
+        if (all->of[t].t)
+            psd_rule_resume(rule_of(self, t), &r->state[t], all->of[t].t, all->of[t].scalar);
+        for (int s = 0; s < PSD_MAX_SLOTS; s++)
+            if (all->slot[t][s])
+                memcpy(r->slot[t][s], all->slot[t][s], psd_rule_slot_length(rule_of(self, t), s, &extents[t]) * sizeof(float));
+    }
+    free(extents);
+    psd_inheritance_destroy(&all);
+}
 
 static void reference_new(const sim_t *self, reference_t *r)
 {
@@ -25,22 +46,23 @@ static void reference_new(const sim_t *self, reference_t *r)
     for (uint32_t t = 0; t < self->list.n; t++) {
         size_t n = self->list.tensor[t].n_elements;
         r->w[t] = calloc(n, sizeof(float));
-        for (int i = 0; i < self->rule.n_slots; i++)
+        for (int i = 0; i < rule_of(self, t)->n_slots; i++)
             r->slot[t][i] = calloc(n, sizeof(float));
         r->held[t] = calloc(n, sizeof(float));
     }
     sim_initial_weights(self, r->w);
     for (uint32_t t = 0; t < self->list.n; t++)
-        psd_rule_init(&self->rule, &r->state[t], r->w[t], r->slot[t], self->list.tensor[t].n_elements);
+        psd_rule_init(rule_of(self, t), &r->state[t], r->w[t], r->slot[t], self->list.tensor[t].n_elements);
+    inherit(self, r);
 }
 
 static void reference_free(const sim_t *self, reference_t *r)
 {
     for (uint32_t t = 0; t < self->list.n; t++) {
         free(r->w[t]);
-        for (int i = 0; i < self->rule.n_slots; i++)
+        for (int i = 0; i < rule_of(self, t)->n_slots; i++)
             free(r->slot[t][i]);
-        for (uint32_t k = 0; k < SIM_MAX_WORKERS; k++)
+        for (uint32_t k = 0; k < MAX_GRADIENTS; k++)
             free(r->g[t][k]);
         for (uint32_t k = 0; k < SIM_MAX_WORKERS; k++)
             free(r->kept[k].residual[t]);
@@ -52,7 +74,12 @@ static void reference_free(const sim_t *self, reference_t *r)
 static void tensors_of(const sim_t *self, reference_t *r, psd_whole_t whole[MAX_TENSORS])
 {
     for (uint32_t t = 0; t < self->list.n; t++)
-        whole[t] = (psd_whole_t){ .n = self->list.tensor[t].n_elements, .w = r->w[t], .slot = r->slot[t], .state = &r->state[t] };
+        whole[t] = (psd_whole_t){ .n = self->list.tensor[t].n_elements,
+                                  .group = self->group_of[t],
+                                  .w = r->w[t],
+                                  .slot = r->slot[t],
+                                  .state = &r->state[t],
+                                  .shape = self->shape[t] };
 }
 
 static void sizes_of(const sim_t *self, uint64_t size[MAX_TENSORS])
@@ -61,7 +88,7 @@ static void sizes_of(const sim_t *self, uint64_t size[MAX_TENSORS])
         size[t] = self->list.tensor[t].n_elements;
 }
 
-/* Every worker gets the weights. */
+/* Give the weights to every worker. */
 static void pull(const sim_t *self, reference_t *r)
 {
     uint64_t size[MAX_TENSORS];
@@ -71,7 +98,7 @@ static void pull(const sim_t *self, reference_t *r)
     psd_whole_code(&self->codings.pull, size, self->list.n, r->held, NULL);
 }
 
-/* The gradient of a push, from the weights that are held, as it arrives: in r->g[..][k]. */
+/* Compute the gradient of a push, as it arrives, from the present weights into r->g[..][k]. */
 static void make_push(const sim_t *self, reference_t *r, const push_t *push, size_t k)
 {
     uint64_t size[MAX_TENSORS];
@@ -87,63 +114,105 @@ static void make_push(const sim_t *self, reference_t *r, const push_t *push, siz
         sim_make_gradient(self, r->held[t], g[t] = r->g[t][k], size[t], t, push->clock, push->rank, push->world);
     if (sim_is_nonfinite(self, push))
         g[0][0] = NAN;
-    psd_whole_code(&self->codings.push, size, self->list.n, g, r->kept[push->worker].residual);
+    psd_whole_send(&psd_groups_rest(&self->groups)->rule, &self->codings.push, size, self->list.n, g,
+                   r->kept[push->worker].residual);
 }
 
-/* What the worker has kept from the rounds since the last step: it pushed in those that made none, too. Another life of it, or another
- * run of the servers, has kept nothing. */
-static void catch_up(sim_t *self, reference_t *r, const applied_t *a, size_t k)
+/* The incarnation whose residual this one has continued; NULL: it began with none. */
+static const sim_life_t *ancestor(sim_t *self, const sim_life_t *life)
 {
-    assert(a->worker < SIM_MAX_WORKERS && "ids are those of the workers");
-    struct kept *kept = &r->kept[a->worker];
-    if (kept->run != a->run || kept->incarnation != a->incarnation) {
-        self->result->resets += !psd_coding_is_lossless(&self->codings.push) && a->clock > 1;
-        for (uint32_t t = 0; kept->residual[0] && t < self->list.n; t++)
-            memset(kept->residual[t], 0, self->list.tensor[t].n_elements * sizeof(float));
+    const sim_heir_t *heir = sim_find_heir(self, life);
+    const sim_life_t *found = NULL;
+    for (uint32_t s = 0; heir && s < self->config.servers; s++) {
+        if (!heir->of[s].run)
+            continue;
+        if (found && memcmp(found, &heir->of[s], sizeof *found))
+            sim_broken(self, "worker %u continued with residuals of different incarnations or clocks", life->worker);
+        found = &heir->of[s];
     }
-    kept->run = a->run;
-    kept->incarnation = a->incarnation;
-    for (uint64_t clock = r->clock + 1; clock < a->clock; clock++) {
-        const push_t *push =
-            sim_find_push(self, &(applied_t){ .run = a->run, .clock = clock, .incarnation = a->incarnation, .worker = a->worker });
+    return found;
+}
+
+/* Advance the worker's residual over all pushes of this incarnation up to its clock, including rounds without a step. Another
+ * incarnation begins with none, unless it is from a checkpoint. */
+static void catch_up(sim_t *self, reference_t *r, const sim_life_t *life, size_t k)
+{
+    assert(life->worker < SIM_MAX_WORKERS && "ids are those of the workers");
+    struct kept *kept = &r->kept[life->worker];
+    if (kept->run != life->run || kept->incarnation != life->incarnation) {
+        const sim_life_t *older = ancestor(self, life);
+        if (older) {
+            catch_up(self, r, older, k);
+        } else {
+            self->result->resets += sim_keeps(self) && life->clock > 0;
+            kept->clock = r->clock;
+            for (uint32_t t = 0; kept->residual[0] && t < self->list.n; t++)
+                memset(kept->residual[t], 0, self->list.tensor[t].n_elements * sizeof(float));
+        }
+        kept->run = life->run;
+        kept->incarnation = life->incarnation;
+    }
+    for (; kept->clock < life->clock; kept->clock++) {
+        const push_t *push = sim_find_push(
+            self,
+            &(applied_t){ .run = life->run, .clock = kept->clock + 1, .incarnation = life->incarnation, .worker = life->worker });
         if (push)
             make_push(self, r, push, k);
     }
 }
 
-/* The rate of the next step. */
-static double rate_now(const sim_t *self, const reference_t *r)
+/* The rates of the next step, of each group. */
+static void rates_now(const sim_t *self, const reference_t *r, double lr[PSD_MAX_GROUPS])
 {
     const double progress = psd_schedule_progress(self->config.unit, self->result->steps, r->samples, self->list.rows);
-    return psd_schedule_rate(&self->schedule, psd_rule_lr(&self->rule), progress);
+    for (uint32_t g = 0; g < self->groups.n; g++)
+        lr[g] = psd_groups_rate(&self->groups, g, &self->schedule, psd_rule_lr(&psd_groups_rest(&self->groups)->rule), progress);
+}
+
+/* The step of the rounds that were gathered. */
+static void step_of_rounds(sim_t *self, reference_t *r)
+{
+    psd_whole_t whole[MAX_TENSORS];
+    double lr[PSD_MAX_GROUPS];
+    const double divisor =
+        self->config.accumulate > 1 ? psd_reduce_divisor(self->config.reduce, r->n_samples, (uint32_t)r->n_gradients) : 0;
+    tensors_of(self, r, whole);
+    for (uint32_t t = 0; t < self->list.n; t++)
+        whole[t].gradient = (const float *const *)r->g[t];
+    rates_now(self, r, lr);
+    psd_whole_step(&self->groups, &self->clip, whole, self->list.n, r->weight, r->n_gradients, divisor, lr);
+    r->samples += r->n_samples;
+    r->n_gradients = r->n_rounds = r->n_samples = 0;
+    self->result->steps++;
 }
 
 /* One bsp round: `a[0..n)` are its contributors in rank order. */
 static void reference_round(sim_t *self, reference_t *r, const applied_t *a, size_t n)
 {
     const push_t *push[SIM_MAX_WORKERS];
-    double weight[SIM_MAX_WORKERS];
-    psd_whole_t whole[MAX_TENSORS];
+    const bool alone = self->config.accumulate < 2;
     uint64_t total = 0;
-    tensors_of(self, r, whole);
     for (size_t k = 0; k < n; k++) {
         if (n > SIM_MAX_WORKERS || !(push[k] = sim_find_push(self, &a[k]))) {
-            sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made", a[k].clock, a[k].worker);
+            sim_broken(self, "clock %" PRIu64 " applied a push that worker %" PRIu64 " did not make", a[k].clock, a[k].worker);
             return;
         }
         total += push[k]->samples;
     }
     pull(self, r);
     for (size_t k = 0; k < n; k++) {
-        weight[k] = (double)push[k]->samples / (double)total;
-        catch_up(self, r, &a[k], k);
-        make_push(self, r, push[k], k);
+        const size_t at = r->n_gradients++;
+        r->weight[at] = alone ? psd_reduce_weight(self->config.reduce, push[k]->samples, total, (uint32_t)n)
+                              : psd_reduce_term(self->config.reduce, push[k]->samples);
+        catch_up(self, r, &(sim_life_t){ a[k].run, a[k].incarnation, a[k].clock - 1, (uint32_t)a[k].worker }, at);
+        make_push(self, r, push[k], at);
+        r->kept[a[k].worker].clock = a[k].clock;
     }
     r->clock = a[0].clock;
-    for (uint32_t t = 0; t < self->list.n; t++)
-        whole[t].gradient = (const float *const *)r->g[t];
-    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, weight, n, rate_now(self, r));
-    r->samples += total;
+    r->n_samples += total;
+    r->n_rounds++;
+    if (alone || r->n_rounds == self->config.accumulate)
+        step_of_rounds(self, r);
 }
 
 /* One asp step. */
@@ -151,24 +220,27 @@ static void reference_step(sim_t *self, reference_t *r, const applied_t *a)
 {
     const push_t *push = sim_find_push(self, a);
     if (!push) {
-        sim_broken(self, "clock %" PRIu64 " applied a push of worker %" PRIu64 " that nobody made", a->clock, a->worker);
+        sim_broken(self, "clock %" PRIu64 " applied a push that worker %" PRIu64 " did not make", a->clock, a->worker);
         return;
     }
     psd_whole_t whole[MAX_TENSORS];
+    double lr[PSD_MAX_GROUPS];
     const float *g[MAX_TENSORS], *at = push->gradient;
     tensors_of(self, r, whole);
     for (uint32_t t = 0; t < self->list.n; at += self->list.tensor[t++].n_elements) {
         g[t] = at;
         whole[t].gradient = &g[t];
     }
-    psd_whole_step(&self->rule, &self->clip, whole, self->list.n, (double[]){ 1 }, 1, rate_now(self, r));
+    rates_now(self, r, lr);
+    psd_whole_step(&self->groups, &self->clip, whole, self->list.n, (double[]){ 1 }, 1, 0, lr);
+    self->result->steps++;
     r->samples += push->samples;
 }
 
 static void replay(sim_t *self, reference_t *r, const ledger_t *ledger)
 {
     self->result->steps = 0;
-    for (size_t i = 0, n = 1; i < ledger->n; i += n, self->result->steps++) {
+    for (size_t i = 0, n = 1; i < ledger->n; i += n) {
         if (!psd_mode_has_rounds(self->mode)) {
             reference_step(self, r, &ledger->at[i]);
             continue;
@@ -181,6 +253,15 @@ static void replay(sim_t *self, reference_t *r, const ledger_t *ledger)
 
 static bool same_bits(const float *a, const float *b, size_t n) { return !memcmp(a, b, n * sizeof *a); }
 
+/* A tensor's slow weights, which the caller frees. */
+static float *slow_of(const sim_t *self, const reference_t *r, uint32_t t)
+{
+    const size_t n = self->list.tensor[t].n_elements;
+    float *slow = malloc(n * sizeof *slow);
+    psd_rule_slow(rule_of(self, t), r->w[t], r->slot[t], slow, n);
+    return slow;
+}
+
 /* Compare one shard's chunks with the reference. */
 static void check_shard(sim_t *self, const reference_t *r, uint32_t s)
 {
@@ -189,12 +270,13 @@ static void check_shard(sim_t *self, const reference_t *r, uint32_t s)
     for (uint32_t i = 0; i < map->n_held[s]; i++) {
         const psd_chunk_t *c = &map->chunk[map->held[s][i]];
         psd_buf_t *slow = psd_shard_slow(psd_engine_shard(engine), c->part);
-        const float *expected_slow = self->rule.lookahead ? r->slot[c->tensor][self->rule.slow_slot] : r->w[c->tensor];
+        float *expected_slow = slow_of(self, r, c->tensor);
         if (!same_bits((const float *)psd_shard_weights(psd_engine_shard(engine), c->part)->data + c->at,
                        r->w[c->tensor] + c->offset, c->n))
             sim_broken(self, "shard %u chunk %u differs from the single-process weights of tensor %u", s, i, c->tensor);
         if (!same_bits((const float *)slow->data + c->at, expected_slow + c->offset, c->n))
             sim_broken(self, "shard %u chunk %u differs from the single-process slow weights of tensor %u", s, i, c->tensor);
+        free(expected_slow);
         psd_buf_unref(&slow);
     }
 }
@@ -212,13 +294,16 @@ static void hash_all(sim_t *self, const reference_t *r)
 {
     float *slow[MAX_TENSORS];
     self->result->weights_hash = hash_model(self, r->w);
-    for (uint32_t t = 0; self->rule.lookahead && t < self->list.n; t++)
-        slow[t] = r->slot[t][self->rule.slow_slot];
-    if (self->rule.lookahead)
-        self->result->slow_hash = hash_model(self, slow);
+    if (!psd_groups_have_slow(&self->groups))
+        return;
+    for (uint32_t t = 0; t < self->list.n; t++)
+        slow[t] = slow_of(self, r, t);
+    self->result->slow_hash = hash_model(self, slow);
+    for (uint32_t t = 0; t < self->list.n; t++)
+        free(slow[t]);
 }
 
-/* Where a server's chunks of the reference are to be read to. */
+/* Where to read a server's chunks into the reference. */
 typedef struct place {
     reference_t *r;
     const psd_partition_t *map;
@@ -235,7 +320,7 @@ static psd_ckpt_target_t chunk_of_reference(void *arg, uint32_t part)
     return to;
 }
 
-/* A server that was started again when the job was over holds nothing: its share is on the disk. */
+/* A server that was restarted after the end of the job holds nothing: its share is on the disk. */
 static void check_last_file(sim_t *self, const reference_t *r, uint32_t s)
 {
     const psd_partition_t *map = psd_engine_map(psd_node_engine(self->server[0].node));
@@ -244,9 +329,9 @@ static void check_last_file(sim_t *self, const reference_t *r, uint32_t s)
     psd_err_t err;
     reference_new(self, &saved);
     place_t place = { .r = &saved, .map = map, .s = s };
-    if (!psd_ckpt_list(self->dir, &newest, 1) ||
-        psd_ckpt_load(self->dir, newest, &self->list, map, s, &self->rule, chunk_of_reference, &place, NULL, NULL, &err) != PSD_OK)
-        sim_broken(self, "shard %u is not there at the end, nor is its file", s);
+    if (!psd_ckpt_list(self->dir, &newest, 1) || psd_ckpt_load(self->dir, newest, &self->list, map, s, &self->groups,
+                                                               chunk_of_reference, &place, NULL, NULL, &err) != PSD_OK)
+        sim_broken(self, "shard %u does not exist at the end, nor does its file", s);
     for (uint32_t i = 0; i < map->n_held[s]; i++) {
         const psd_chunk_t *c = &map->chunk[map->held[s][i]];
         if (!same_bits(saved.w[c->tensor] + c->offset, r->w[c->tensor] + c->offset, c->n))
@@ -255,8 +340,7 @@ static void check_last_file(sim_t *self, const reference_t *r, uint32_t s)
     reference_free(self, &saved);
 }
 
-/* A job also ends when its last weights could not be saved for too long; what a server held that dies then is
- * lost. */
+/* A job also ends when its last weights could not be saved for too long; if a server dies then, its weights are lost. */
 static bool last_is_safe(const sim_t *self)
 {
     psd_coordinator_facts_t facts;

@@ -2,7 +2,7 @@
 
 #include "tests/sim/sim_state.h"
 
-enum { START_MS = 1000, LIVE_MS = 120000 /* from the last fault to the end of the job, at most */ };
+enum { START_MS = 1000, LIVE_MS = 120000 /* the most time from the last fault to the end of the job */ };
 
 void sim_broken(sim_t *self, const char *format, ...)
 {
@@ -57,6 +57,7 @@ static void make_workers(sim_t *self)
             self->worker[w].w[t] = calloc(self->list.tensor[t].n_elements, sizeof(float));
             self->worker[w].g[t] = calloc(self->list.tensor[t].n_elements, sizeof(float));
             self->worker[w].slow[t] = calloc(self->list.tensor[t].n_elements, sizeof(float));
+            self->worker[w].kept[t] = calloc(self->list.tensor[t].n_elements, sizeof(float));
         }
 }
 
@@ -101,18 +102,27 @@ static void release(sim_t *self)
     sim_end_disk(self);
     for (uint32_t w = 0; w < sim_most_workers(self); w++) {
         psd_session_destroy(&self->worker[w].session);
+        psd_reading_destroy(&self->worker[w].reading);
         for (uint32_t t = 0; t < self->list.n; t++) {
             free(self->worker[w].w[t]);
             free(self->worker[w].g[t]);
             free(self->worker[w].slow[t]);
+            free(self->worker[w].kept[t]);
         }
     }
-    for (size_t i = 0; i < self->n_push; i++)
+    for (size_t i = 0; i < self->n_push; i++) {
         free(self->push[i].gradient);
+        free(self->push[i].kept);
+    }
+    for (size_t i = 0; i < self->n_heirs; i++)
+        free(self->heir[i].kept);
+    free(self->heir);
+    free(self->origin);
     free(self->push);
     free(self->history.at);
     free(self->heap);
     free(self->link);
+    sim_forget_seen(self);
     psd_tensors_clear(&self->list);
     free(self);
 }
@@ -146,7 +156,8 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
     const bool coded = (!config->push || psd_coding_parse(&self->codings.push, config->push, NULL) == PSD_OK) &&
                        (!config->pull || psd_coding_parse(&self->codings.pull, config->pull, NULL) == PSD_OK);
     const bool scheduled = !config->schedule || psd_schedule_parse(&self->schedule, config->schedule, NULL) == PSD_OK;
-    if (!coded || !scheduled || !self->mode || psd_rule_parse(&self->rule, config->rule, NULL) != PSD_OK) {
+    if (!coded || !scheduled || !self->mode ||
+        psd_groups_parse(&self->groups, config->rule, config->groups ? config->groups : "", NULL) != PSD_OK) {
         sim_broken(self, "no such mode, rule or codec: %s, %s", config->mode, config->rule);
         free(self->link);
         free(self);
@@ -176,7 +187,7 @@ void sim_run_and_compare(const sim_config_t *config, sim_result_t *result)
     memset(calm.chance, 0, sizeof calm.chance);
     calm.kill_worker = -1;
     calm.save_every = 0;
-    calm.all_must_stay = false; /* nobody goes, and the run is compared with a single process */
+    calm.all_must_stay = false; /* no worker leaves, and the run is compared with a single process */
     calm.data_seed = config->data_seed ? config->data_seed : config->seed;
     sim_run(&calm, &expected);
     if (expected.ok && expected.weights_hash == result->weights_hash)

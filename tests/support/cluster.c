@@ -128,7 +128,7 @@ void cluster_give_up(cluster_t *self, const char *format, ...)
 
 /* ---- keys ---- */
 
-/* Who has keys, beside the workers; without a role: is on no list. */
+/* Users with keys, besides the workers; a user without a role is on no list. */
 static const struct {
     const char *name, *role;
 } others[] = { { "ps", "server" }, { "op", "admin" }, { "mon", "monitor" }, { "nobody", NULL } };
@@ -179,7 +179,7 @@ void cluster_make_keys(cluster_t *self)
 
 /* ---- processes ---- */
 
-/* The programs read options from PSD_..., which here are for the test. */
+/* The programs would read options from PSD_..., which here are meant for the test. */
 static void clear_options(void)
 {
     for (size_t i = 0; environ[i];) {
@@ -192,21 +192,21 @@ static void clear_options(void)
     }
 }
 
-/* What tests start is on this machine, and speaks in the clear unless a flag says otherwise. */
+/* Programs that tests start are on this machine, and run without keys unless a flag sets them. */
 static void allow_insecure(void)
 {
     clear_options();
     setenv("PSD_INSECURE", "true", 1);
 }
 
-/* In the child: become the program, and die with the test. */
+/* In the child: become the program, and end with the test. */
 static _Noreturn void become(const cluster_t *self, const char *name, const char *program, char *command, pid_t parent)
 {
     static const char *const ends[] = { "in", "out", "err" };
     char path[256], *words[MAX_WORDS] = { NULL }, *rest = command;
     int n = 0;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    signal(SIGHUP, SIG_DFL); /* whoever runs the tests may have it ignored, by nohup */
+    signal(SIGHUP, SIG_DFL); /* the tests may run under nohup, which ignores it */
     if (getppid() != parent)
         _exit(125);
     allow_insecure();
@@ -229,6 +229,11 @@ static void spawn(cluster_t *self, cluster_process_t *process, const char *name,
     char command[COMMAND];
     snprintf(command, sizeof command, "%s%s%s", program, *words ? " " : "", words);
     snprintf(process->name, sizeof process->name, "%s", name);
+    for (int i = 0; i < 2; i++) { /* so that output of an earlier process does not count for this one */
+        char path[256];
+        snprintf(path, sizeof path, "%s/%s.%s", self->directory, name, i ? "err" : "out");
+        unlink(path);
+    }
     const pid_t parent = getpid();
     process->pid = fork();
     if (process->pid == 0)
@@ -363,7 +368,7 @@ void cluster_finish(cluster_t *self, int timeout_ms)
     }
 }
 
-/* ---- what they say ---- */
+/* ---- their output ---- */
 
 json_t *cluster_summary(const cluster_t *self, unsigned worker)
 {
@@ -410,14 +415,14 @@ static int dial(const char *url)
     return -1;
 }
 
-char *cluster_get(const cluster_t *self, unsigned server, const char *path)
+static char *get_as(const char *agent, const cluster_t *self, unsigned server, const char *path)
 {
     char *text = NULL, bytes[4096];
     size_t size = 0;
     int fd = dial(self->status[server]);
     if (fd < 0)
         return NULL;
-    dprintf(fd, "GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", path);
+    dprintf(fd, "GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\nUser-Agent: %s\r\n\r\n", path, agent);
     FILE *out = open_memstream(&text, &size);
     for (ssize_t n; (n = read(fd, bytes, sizeof bytes)) > 0;)
         fwrite(bytes, 1, (size_t)n, out);
@@ -431,6 +436,10 @@ char *cluster_get(const cluster_t *self, unsigned server, const char *path)
         free(text), text = NULL;
     return text;
 }
+
+char *cluster_get(const cluster_t *self, unsigned server, const char *path) { return get_as("test", self, server, path); }
+
+char *cluster_scrape(const cluster_t *self, unsigned server) { return get_as("Prometheus/2.42.0", self, server, "/metrics"); }
 
 double cluster_metric(const cluster_t *self, unsigned server, const char *series)
 {

@@ -1,4 +1,4 @@
-/* codec_hash.h - a fingerprint of every codec: pseudo-random chunks coded with error feedback, of which bytes, values and residuals
+/* codec_hash.h - a fingerprint of every codec: pseudo-random chunks are coded with error feedback, and bytes, values and residuals
  * are hashed. Every compiler, optimisation level and instruction set must give the committed ones
  * (tests/golden/codec_hash.expected). */
 #pragma once
@@ -21,8 +21,8 @@ static inline uint64_t codec_hash_bytes(uint64_t hash, const void *bytes, size_t
     return hash;
 }
 
-/* Values of a kind that changes from block to block: of all sizes, of a few sizes and so with many ties, and so small that they have
- * few digits. */
+/* Values whose kind changes from block to block: of all magnitudes; of a few magnitudes, with many ties; and so small that they
+ * have few digits. */
 static inline float codec_hash_draw(uint64_t *stream, size_t i)
 {
     switch (i / 256 % 3) {

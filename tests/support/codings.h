@@ -1,4 +1,4 @@
-/* codings.h - what the tests of single codecs begin with: code a few values on every instruction set, and compare bytes. */
+/* codings.h - helpers for the tests of single codecs: code a few values on every instruction set, and compare bytes. */
 #pragma once
 
 #include <criterion/criterion.h>
@@ -32,7 +32,7 @@ static inline void expect_code(const char *spec, const float *y, size_t n, const
     }
 }
 
-/* What bytes decode to, bit for bit, on every instruction set. */
+/* Check the decoded values of bytes, bit for bit, on every instruction set. */
 static inline void expect_values(const char *spec, const uint8_t *code, size_t n_code, const float *expected, size_t n)
 {
     const psd_coding_t coding = coding_of(spec);
@@ -49,7 +49,7 @@ static inline void expect_values(const char *spec, const uint8_t *code, size_t n
     }
 }
 
-/* That bytes are refused with this sentence. */
+/* Check that bytes are refused with this sentence. */
 static inline void expect_refused(const char *spec, const uint8_t *code, size_t n_code, size_t n, const char *sentence)
 {
     const psd_coding_t coding = coding_of(spec);

@@ -4,17 +4,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/optim/optimizer.h"
 #include "tests/support/cluster.h"
+#include "tests/support/data.h"
 
-enum { WORKERS = 2, SERVERS = 2, DONE_MS = 600000, PATH = 200 };
+enum { WORKERS = 2, SERVERS = 2, DONE_MS = 600000 };
 
 /* ---- tables ---- */
 
-/* Names of the table that are not simply NAME(lr=LR). The article's values are those of these rules'
- * defaults, but for what is written here. */
+/* Names of the table that are not simply NAME(lr=LR). The article's values are the defaults of these rules, except those written
+ * here. */
 static const struct {
     const char *name, *rule;
 } spelled[] = {
@@ -46,16 +46,16 @@ bool convergence_rule(const convergence_row_t *row, char rule[CONVERGENCE_RULE])
     return psd_rule_parse(&parsed, rule, NULL) == PSD_OK;
 }
 
-static FILE *open_table(const char *name)
+static FILE *open_table(const char *folder, const char *name)
 {
     char path[512];
-    snprintf(path, sizeof path, "%s/tests/golden/%s", PSD_SOURCE_DIR, name);
+    snprintf(path, sizeof path, "%s/tests/%s/%s", PSD_SOURCE_DIR, folder, name);
     return fopen(path, "r");
 }
 
 size_t convergence_rows(convergence_row_t *rows, size_t capacity)
 {
-    FILE *file = open_table("convergence.tsv");
+    FILE *file = open_table("golden", "convergence.tsv");
     char line[512];
     size_t n = 0;
     while (file && n < capacity && fgets(line, sizeof line, file)) {
@@ -72,7 +72,7 @@ size_t convergence_rows(convergence_row_t *rows, size_t capacity)
 
 size_t convergence_traces(convergence_row_t *rows, size_t capacity)
 {
-    FILE *file = open_table("convergence_trace.tsv");
+    FILE *file = open_table(data_is_drawn("mnist") ? "data" : "golden", "convergence_trace.tsv");
     char line[512];
     size_t n = 0;
     while (file && fgets(line, sizeof line, file)) {
@@ -94,19 +94,6 @@ size_t convergence_traces(convergence_row_t *rows, size_t capacity)
 
 /* ---- jobs ---- */
 
-static const char *data_path(const char *name, char path[PATH])
-{
-    const char *folder = getenv("PSD_DATA");
-    snprintf(path, PATH, "%s/%s", folder ? folder : PSD_SOURCE_DIR "/../shared/data", name);
-    return path;
-}
-
-bool convergence_has(const char *set)
-{
-    char path[PATH];
-    return access(data_path(set, path), R_OK) == 0;
-}
-
 static void start(cluster_t *cluster, const char *rule, const char *model, const char *data, const char *stop)
 {
     cluster_open(cluster);
@@ -118,7 +105,7 @@ static void start(cluster_t *cluster, const char *rule, const char *model, const
 
 static void start_mnist(cluster_t *cluster, const convergence_row_t *row, const char *rule, const char *stop)
 {
-    char data[5 * PATH], folder[PATH];
+    char data[5 * DATA_PATH], folder[DATA_PATH];
     data_path("mnist", folder);
     snprintf(data, sizeof data,
              "--data-batch=64 --data-train=idx:%s/train-images-idx3-ubyte.gz "
@@ -149,7 +136,7 @@ double convergence_accuracy(const convergence_row_t *row, const char *rule)
 double convergence_agaricus(void)
 {
     cluster_t cluster = { .bin = NULL };
-    char folder[PATH], data[3 * PATH];
+    char folder[DATA_PATH], data[3 * DATA_PATH];
     data_path("agaricus", folder);
     snprintf(data, sizeof data,
              "--data-batch=128 --data-index-base=1 --data-train=libsvm:%s/train.libsvm.gz "

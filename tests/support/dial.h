@@ -3,11 +3,11 @@
 
 #include "tests/support/cluster.h"
 
-/* Put the keys of `name` (see cluster_make_keys) on a ZeroMQ socket, which takes the servers for those of
- * `server`. Nothing when `name` is NULL. */
+/* Give a ZeroMQ socket the keys of `name` (see cluster_make_keys), and `server`'s public key as that of the servers. Does nothing
+ * when `name` is NULL. */
 void dial_dress(const cluster_t *cluster, void *socket, const char *name, const char *server);
 
-/* A DEALER of ZeroMQ's at that server, so dressed, without linger. */
+/* A ZeroMQ DEALER connected to that server with these keys, without linger. */
 void *dial_as(const cluster_t *cluster, void *context, unsigned server, const char *name, const char *server_name);
 
 /* The key in a file of the cluster's directory. */

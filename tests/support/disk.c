@@ -15,8 +15,8 @@
 
 typedef struct op {
     disk_call_t call;
-    int inode;       /* of the file; -1 where there is none */
-    int flushed_by;  /* the first call that made it last; INT_MAX: none has */
+    int inode;       /* of the file; -1 if there is none */
+    int flushed_by;  /* the first call that made it durable; INT_MAX: none has */
     char *path, *to; /* full names; of the directory for SYNC_DIR */
     uint8_t *bytes;
     size_t n, offset;
@@ -35,7 +35,7 @@ static bool is_in(const char *path, const char *dir)
     return strncmp(path, dir, n) == 0 && path[n] == '/' && !strchr(path + n + 1, '/');
 }
 
-/* ---- writing down ---- */
+/* ---- recording ---- */
 
 static op_t *record(disk_call_t call, int inode, const char *path)
 {
@@ -47,7 +47,7 @@ static op_t *record(disk_call_t call, int inode, const char *path)
     return op;
 }
 
-/* What a flush makes last: a file's writes, or a directory's names. */
+/* What a flush makes durable: a file's writes, or a directory's names. */
 static void flush(disk_call_t call, int inode, const char *path)
 {
     record(call, inode, path);
@@ -94,7 +94,7 @@ void disk_forget(void)
 
 void disk_break(disk_fault_t to) { fault = to; }
 
-/* Whether this call is not to be done; `*rc` is what it says then. */
+/* Whether to skip this call; then `*rc` is its result. */
 static bool is_broken(int *rc)
 {
     const bool reached = (fault.error || fault.dead) && !fault.left;
@@ -171,7 +171,7 @@ int __wrap_posix_fallocate(int fd, off_t at, off_t n)
     return is_broken(&rc) ? errno : __real_posix_fallocate(fd, at, n);
 }
 
-/* No need to bother a real disk. */
+/* A real disk need not flush. */
 int __wrap_fdatasync(int fd)
 {
     int rc;
@@ -190,7 +190,7 @@ int __wrap_fsync(int fd)
     return rc;
 }
 
-/* The file that had the name last. */
+/* The file that last had the name. */
 static int inode_named(const char *path)
 {
     for (int i = n_ops; i-- > 0;)
@@ -311,8 +311,7 @@ static void play_names(int k, int lie)
     }
 }
 
-/* The bytes that are left of a file: a write that was not flushed is kept, cut at a sector, or zeros, or
- * never was. */
+/* The remaining bytes of a file: a write that was not flushed is kept, cut at a sector, zero, or missing. */
 static uint8_t *bytes_of(int inode, int k, int lie, size_t *length)
 {
     uint8_t *bytes = NULL;
@@ -339,7 +338,7 @@ static uint8_t *bytes_of(int inode, int k, int lie, size_t *length)
     return bytes;
 }
 
-/* What cannot be written here is not what the cut took: it must not look like it. */
+/* A failure to write here must not look like data lost in the cut. */
 static void write_file(const char *path, int inode, int k, int lie)
 {
     size_t length;
@@ -391,7 +390,7 @@ const disk_entry_t *disk_cut(int k, uint64_t seed, int lie, const char *from, co
     for (int i = 0; i < n_entries; i++)
         if (entries[i].inode >= 0 && disk_is_reachable(entries[i].path, from))
             write_file(disk_moved(entries[i].path, from, to, path), entries[i].inode, k, lie);
-    /* Whoever goes on in the other directory begins with what is left, and that will last. */
+    /* A process that continues in the other directory begins with the remaining files, which will last. */
     for (int i = 0; recording && i < n_entries; i++)
         if (entries[i].inode < 0)
             sync_dir(disk_moved(entries[i].path, from, to, path));

@@ -1,8 +1,7 @@
-/* disk.h - a disk that loses what was not flushed. Where a program is linked with --wrap for the calls that
- * change files (tests/CMakeLists.txt), they come here: each is done, and written down while disk_record is
- * on. A power cut can then be made after any of them: what was not flushed is lost or kept by chance, names
- * by directory, writes by file, whole or in part. Calls can be let fail, and flushes lie. One disk per
- * process, one thread. */
+/* disk.h - a disk that loses data that was not flushed. Where a program is linked with --wrap for the calls that change files
+ * (tests/CMakeLists.txt), they come here: each is carried out, and recorded while disk_record is on. A power cut can then be made
+ * after any of them: data that was not flushed is lost or kept by chance, names by directory, writes by file, whole or in part.
+ * Calls can be made to fail, and flushes to lie. One disk per process, one thread. */
 #pragma once
 
 #include <stdbool.h>
@@ -21,23 +20,21 @@ typedef enum disk_call {
 } disk_call_t;
 enum { DISK_HONEST = -1 };
 
-/* Write down what is done from here on, or no more. */
+/* Start or stop recording calls. */
 void disk_record(bool on);
 
-/* How many calls are written down; forget them all. */
+/* The number of recorded calls; forget them all. */
 int disk_calls(void);
 void disk_forget(void);
 
-/* One thing that is left by the cut: below the directory that the calls were made in; inode -1 is a
- * directory. */
+/* An entry that remains after the cut, below the directory of the calls; inode -1 is a directory. */
 typedef struct disk_entry {
     char path[128];
     int inode;
 } disk_entry_t;
 
-/* Cut the power after `k` calls, by the chances of `seed`: write what is left of directory `from` into
- * directory `to`, which is there and empty. Flushes of kind `lie` count as never made. The entries are
- * borrowed until the next cut. */
+/* Cut the power after `k` calls, with random choices by `seed`: write the remains of directory `from` into directory `to`, which
+ * exists and is empty. Flushes of kind `lie` count as never made. The entries are borrowed until the next cut. */
 const disk_entry_t *disk_cut(int k, uint64_t seed, int lie, const char *from, const char *to, int *n);
 
 /* Whether the directory that an entry of `from` is in was not lost. */
@@ -46,12 +43,11 @@ bool disk_is_reachable(const char *path, const char *from);
 /* `path`, which is below `from`, below `to`. */
 const char *disk_moved(const char *path, const char *from, const char *to, char *out);
 
-/* What becomes of calls from here on. All zero: they are done. */
+/* Faults of calls from here on. All zero: none. */
 typedef struct disk_fault {
-    int error;     /* the call that is reached fails with this; one that only reads never does */
-    bool dead;     /* from the call that is reached on, nothing is done, as if the process had been killed before
-                  it */
-    bool lies;     /* flushes are not made, and say that they were */
+    int error;     /* the call reached fails with this; calls that only read never do */
+    bool dead;     /* from the call reached on, nothing is done, as if the process had been killed before it */
+    bool lies;     /* flushes are not made, but report success */
     uint32_t left; /* calls until it is reached */
 } disk_fault_t;
 void disk_break(disk_fault_t fault);

@@ -1,7 +1,6 @@
-/* drive_job.c - drive_job JOIN NAME=SHAPE... : be the one worker of a psd job whose model has these tensors
- * (fc1.weight=3x4, scale= for a scalar; frozen~7 never has a gradient). Standard input has the initial
- * weights, then a gradient per step, each all tensors' float32 values in their order; standard output gets
- * the weights after each step. */
+/* drive_job.c - drive_job JOIN NAME=SHAPE... : acts as the only worker of a psd job whose model has these tensors (fc1.weight=3x4,
+ * scale= for a scalar; frozen~7 never has a gradient). Standard input has the initial weights, then a gradient per step, each all
+ * tensors' float32 values in their order; standard output gets the weights after each step. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -25,7 +25,7 @@ void job_open(job_t *self, unsigned n_servers, unsigned n_workers)
 void job_close(job_t *self)
 {
     if (self->process.pid)
-        kill(self->process.pid, SIGKILL); /* its children die with it */
+        kill(self->process.pid, SIGKILL); /* its children end with it */
     cluster_wait(&self->process, JOB_WAIT_MS);
     cluster_close(&self->cluster);
 }
@@ -80,7 +80,7 @@ static bool is_child(int pid, pid_t parent, const char *word)
     const size_t n = file ? fread(line, 1, sizeof line, file) : 0;
     if (file)
         fclose(file);
-    /* Not yet itself: psdctl on the way to becoming it. */
+    /* psdctl, before it has executed the program */
     return n && !memmem(line, n, "--as-child", 10) && memmem(line, n, word, strlen(word) + 1);
 }
 
@@ -165,30 +165,31 @@ void job_expect_code(job_t *self, int code)
         job_give_up(self, "psdctl run ended with %d, not %d", is, code);
 }
 
-/* Hashes of the undisturbed run; the last ones are kept for the next asking. */
-static void reference_hashes(const char *rule, uint64_t steps, unsigned n_workers, const char **fast, const char **slow)
+/* Hashes of the undisturbed run; the last ones are cached. */
+static void reference_hashes(const job_t *job, const char *rule, uint64_t rounds, const char **fast, const char **slow)
 {
     static char of[256], kept_fast[PSD_SHA256_TEXT], kept_slow[PSD_SHA256_TEXT];
     char asked[256];
-    snprintf(asked, sizeof asked, "%s %llu %u", rule, (unsigned long long)steps, n_workers);
+    snprintf(asked, sizeof asked, "%s %llu %u %u", rule, (unsigned long long)rounds, job->n_workers, job->accumulate);
     if (strcmp(of, asked) && !reference_undisturbed(&(reference_config_t){ .data = DATA,
                                                                            .kind = "mlp",
                                                                            .layers = layers,
                                                                            .n_layers = sizeof layers / sizeof *layers,
                                                                            .batch = JOB_BATCH,
                                                                            .seed = JOB_SEED,
+                                                                           .accumulate = job->accumulate,
                                                                            .rule = rule },
-                                                    steps, n_workers, kept_fast, kept_slow))
+                                                    rounds, job->n_workers, kept_fast, kept_slow))
         exit(1);
     memcpy(of, asked, sizeof of);
     *fast = kept_fast;
     *slow = kept_slow;
 }
 
-void job_expect_weights(job_t *self, const char *rule, uint64_t steps)
+void job_expect_weights(job_t *self, const char *rule, uint64_t rounds)
 {
     const char *fast, *slow;
-    reference_hashes(rule, steps, self->n_workers, &fast, &slow);
+    reference_hashes(self, rule, rounds, &fast, &slow);
     for (unsigned w = 0; w < self->n_workers; w++) {
         char file[32] = "run/summary.json";
         if (w)
@@ -199,7 +200,7 @@ void job_expect_weights(job_t *self, const char *rule, uint64_t steps)
         const char *sha_slow = json_string_value(json_object_get(summary, "sha256_slow"));
         if (!sha || strcmp(sha, fast) || strcmp(sha_slow ? sha_slow : "", slow))
             job_give_up(self, "worker %u after %llu rounds: weights %s, slow %s; of the undisturbed run %s, %s", w,
-                        (unsigned long long)steps, sha ? sha : "none", sha_slow ? sha_slow : "none", fast, slow);
+                        (unsigned long long)rounds, sha ? sha : "none", sha_slow ? sha_slow : "none", fast, slow);
         json_decref(summary);
         free(text);
     }

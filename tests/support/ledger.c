@@ -24,7 +24,7 @@ double ledger_line_ms(const char *line)
     return (double)timegm(&tm) * 1e3 + seconds * 1e3;
 }
 
-/* Rounds after `clock` do not count any more. */
+/* Undo the rounds after `clock`. */
 static void go_back(ledger_t *self, uint64_t clock)
 {
     for (uint64_t c = clock + 1; c <= self->last && c < self->capacity; c++)

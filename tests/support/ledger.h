@@ -1,5 +1,5 @@
-/* ledger.h - what a shard says of itself in its log (log.level=debug), read by tests: the time of a line, and
- * each contribution that it has applied. */
+/* ledger.h - reads a shard's log (log.level=debug) for tests: the time of a line, and each contribution that the shard has
+ * applied. */
 #pragma once
 
 #include <stddef.h>
@@ -9,21 +9,20 @@
 
 enum { LEDGER_WORKERS = 16 }; /* at most */
 
-/* Who contributed to each round that still counts. */
+/* The contributors of each round that still counts. */
 typedef struct ledger {
     uint64_t last;    /* round applied last */
-    uint64_t applied; /* contributions in all, those included that a restart has undone */
+    uint64_t applied; /* contributions in all, including those undone by a restart */
     size_t capacity;  /* of `who` */
     uint16_t *who;    /* of each round from 0, a bit per worker; owned */
 } ledger_t;
 
-/* Read the log of shard `shard`, all of its lives one after the other: rounds come in order, each with at
- * most one contribution of each worker; another run of the job may go back, and makes again what it undoes.
- * PSD_EDATA, with the line, when it is otherwise. `log` is cut into lines. */
+/* Read the log of shard `shard`, of all its processes in turn, and check that rounds come in order, each with at most one
+ * contribution per worker; another run of the job may go back and repeat rounds. PSD_EDATA, with the line, if not. Cuts `log` into
+ * lines. */
 int ledger_read(ledger_t *out, unsigned shard, char *log, psd_err_t *err);
 
-/* Rounds 1 to `steps` have each had one contribution of each of `n_workers`, and there is no other.
- * PSD_EDATA. */
+/* Check that rounds 1 to `steps` have each had one contribution of each of `n_workers`, and no other. PSD_EDATA if not. */
 int ledger_check(const ledger_t *self, uint64_t steps, unsigned n_workers, psd_err_t *err);
 
 void ledger_clear(ledger_t *self);

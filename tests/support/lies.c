@@ -24,7 +24,7 @@ size_t lies_seal(uint8_t *frame, size_t n)
     return n + PSD_SEAL;
 }
 
-/* ---- in what is said ---- */
+/* ---- in the contents ---- */
 
 static void not_a_number(lies_t *self, psd_msg_t *m)
 {
@@ -39,7 +39,7 @@ static void no_text(lies_t *self, psd_msg_t *m)
     strcpy(m->text, texts[draw(self, 7)]);
 }
 
-/* What a program other than the worker's says, and in every kind that a worker does not send. */
+/* Messages of other programs than a worker, of every kind that a worker does not send. */
 static void of_servers(lies_t *self, psd_msg_t *m)
 {
     static const psd_kind_t kinds[] = { PSD_MSG_WELCOME,    PSD_MSG_REFUSED,  PSD_MSG_WAIT,     PSD_MSG_FENCED,
@@ -69,7 +69,7 @@ static void a_setting(lies_t *self, psd_msg_t *m)
     m->value = (double)draw(self, 1000);
 }
 
-/* ---- in how it is said: true when it is to be sealed still ---- */
+/* ---- in the encoding: true when it must still be sealed ---- */
 
 static bool append(lie_t *lie, const void *bytes, size_t n)
 {
@@ -177,7 +177,7 @@ static bool a_zero_in_words(lies_t *self, lie_t *lie)
     return append(lie, field, sizeof field);
 }
 
-/* The kind's varint in more bytes than it takes. */
+/* The kind's varint in more bytes than it needs. */
 static bool a_long_number(lies_t *self, lie_t *lie)
 {
     const size_t more = 1 + draw(self, 8);
@@ -220,7 +220,7 @@ static bool a_text_with_nul(lies_t *self, lie_t *lie)
                               6);
 }
 
-/* A text of two gigabytes, which is not there. */
+/* A text that claims two gigabytes, and is missing. */
 static bool a_text_that_lacks(lies_t *self, lie_t *lie)
 {
     const uint8_t head[] = { 0xf2, 1, 0xff, 0xff, 0xff, 0xff, (uint8_t)draw(self, 8), 'a' };
@@ -244,14 +244,14 @@ static const struct kind {
     psd_refusal_t reason, elsewhere, keyed; /* at server 0; at others; at server 0 with a worker's key */
     psd_kind_t kind;
     const char *text;
-    size_t offset, size;  /* of the field that is set; no size: none is */
-    uint64_t least, span; /* to what, by chance */
+    size_t offset, size;  /* of the field to set; no size: none */
+    uint64_t least, span; /* its value, chosen at random */
     void (*say)(lies_t *self, psd_msg_t *m);
     bool (*spell)(lies_t *self, lie_t *lie);
 } kinds[] = {
     /* who */
     { "a member's push, on another's connection", NO(SESSION), .kind = PSD_MSG_PUSH },
-    { "a worker that nobody is", NO(VIEW), SET(worker), .least = 500, .span = 500 },
+    { "a worker that does not exist", NO(VIEW), SET(worker), .least = 500, .span = 500 },
     { "a worker beyond the most", NO(MALFORMED), SET(worker), .least = PSD_MAX_WORKERS, .span = 100000 },
     { "a worker of all bits", NO(MALFORMED), SET(worker), .least = UINT32_MAX, .span = 1 },
     { "an incarnation before the first", NO(INCARNATION), SET(incarnation), .least = 0, .span = 1 },
@@ -261,7 +261,7 @@ static const struct kind {
     { "a member's session opened", NO(WORKER), .kind = PSD_MSG_ATTACH },
     { "its older session opened", NO(INCARNATION), .kind = PSD_MSG_ATTACH, SET(incarnation), .least = 0, .span = 1 },
     { "its later session opened", NO(NONE), .kind = PSD_MSG_ATTACH, SET(incarnation), .least = 2, .span = 1000 },
-    { "a session for who may come later", NO(NONE), .kind = PSD_MSG_ATTACH, SET(worker), .least = 300, .span = 100 },
+    { "a session for a future worker", NO(NONE), .kind = PSD_MSG_ATTACH, SET(worker), .least = 300, .span = 100 },
     { "a member's id asked for", NO(NONE), NO(SENDER), NO(WORKER), .kind = PSD_MSG_HELLO, .text = "psd w:0", SET(code), .least = 1,
       .span = 1 },
     { "HELLO without end", NO(NONE), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "psd flood" },
@@ -276,7 +276,7 @@ static const struct kind {
     /* of what job */
     { "another run's push", NO(JOB), .say = another_job },
     { "no run's push", NO(JOB), SET(job), .least = 0, .span = 1 },
-    { "another run's heartbeat and the like", NO(RUN), NO(SENDER), .say = of_another_run },
+    { "a heartbeat of another run", NO(RUN), NO(SENDER), .say = of_another_run },
     { "another run's report of a server", NO(RUN), NO(SENDER), NO(SENDER), .kind = PSD_MSG_SHARD_STATE, SET(job), .least = 1,
       .span = 1000 },
     { "another job", NO(JOB), NO(SENDER), .kind = PSD_MSG_HELLO, .text = "another w:1" },
@@ -337,10 +337,10 @@ static const struct kind {
     { "a server of another job", NO(JOB), NO(SENDER), NO(SENDER), .kind = PSD_MSG_SHARD_HELLO,
       .text = "another tcp://127.0.0.1:1 servers=2 mode=bsp optimizer=sgd" },
     { "a server's report", NO(SESSION), NO(SENDER), NO(SENDER), .kind = PSD_MSG_SHARD_STATE },
-    { "an operator's wish for another job", NO(JOB), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "another pause" },
-    { "an unknown wish", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd destroy" },
+    { "an operator's request for another job", NO(JOB), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "another pause" },
+    { "an unknown request", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd destroy" },
     { "a checkpoint by a path", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd save ../../x" },
-    { "a wish with a word too many", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd drain 1 2" },
+    { "a request with one word too many", NO(CONFIG), NO(SENDER), NO(SENDER), .kind = PSD_MSG_ADMIN, .text = "psd drain 1 2" },
     /* frames */
     { "one frame", NO(MALFORMED), .spell = one_frame },
     { "three frames", NO(MALFORMED), .spell = three_frames },
@@ -390,7 +390,8 @@ psd_msg_t lies_push(const lies_t *self, const void *payload, size_t n)
                         .checksum = psd_crc32c(payload, n) };
 }
 
-/* As a kind wants it: nothing, a chunk, a bitmap of the parts, or a message of its own, of these words where the row has any. */
+/* The payload that the kind requires: none, a chunk, a bitmap of the parts, or a protobuf message, with these words if the row has
+ * any. */
 static size_t make_payload(psd_kind_t kind, const char *words, uint8_t *out)
 {
     switch (psd_kind_payload(kind)) {

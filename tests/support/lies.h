@@ -1,6 +1,5 @@
-/* lies.h - messages that no server may take: a table of kinds, each with variants by chance, and the reason
- * for which it is to be refused. Who tells them is no member of the job, but knows its number, a member's id
- * and incarnation. */
+/* lies.h - messages that no server may accept: a table of kinds, each with random variants, and the reason for which it must be
+ * refused. The liar is not a member of the job, but knows the job's number, a member's id and its incarnation. */
 #pragma once
 
 #include <stdbool.h>
@@ -11,16 +10,15 @@
 
 enum { LIES_HEADER = PSD_MAX_FRAME_HEADER + 64 };
 
-/* What a liar knows and whom it tells. */
+/* A liar's knowledge, and its target. */
 typedef struct lies {
     uint64_t job, clock;
-    uint32_t server; /* who hears it */
-    bool keys;       /* it has a worker's key; else all speak in the clear */
+    uint32_t server; /* the server that gets it */
+    bool keys;       /* it has a worker's key; otherwise there are no keys */
     uint64_t chance;
 } lies_t;
 
-/* Frames of one message: the header, the payload, and as many more as are wanted, each the payload's first
- * bytes. */
+/* Frames of one message: the header, the payload, and further ones if requested, each with the payload's first bytes. */
 typedef struct lie {
     psd_refusal_t reason; /* PSD_REFUSAL_NONE: it is answered, or dropped, and changes nothing */
     size_t n_frames, n_header, n_payload;
@@ -35,6 +33,6 @@ const char *lies_name(size_t kind);
 /* Make up a lie of that kind. */
 void lies_tell(lies_t *self, size_t kind, lie_t *out);
 
-/* The true push of the member with id 0, by whoever says it; and bytes with their seal behind them. */
+/* The true push of the member with id 0, whoever sends it; and bytes followed by their seal. */
 psd_msg_t lies_push(const lies_t *self, const void *payload, size_t n);
 size_t lies_seal(uint8_t *frame, size_t n);

@@ -1,6 +1,5 @@
-/* member.h - workers in threads of the test, for jobs whose end the test decides: rounds go on until it says
- * so, then all members leave after the same round, and their weights must be those of one process that did as
- * many. */
+/* member.h - workers in threads of the test, for jobs whose end the test decides: rounds continue until it requests the end, then
+ * all members leave after the same round, and their weights must be those of one process that did as many. */
 #pragma once
 
 #include <pthread.h>
@@ -15,13 +14,13 @@
 
 enum { MEMBER_WAIT_MS = 600000 };
 
-/* What all members of a job have in common. */
+/* The state shared by all members of a job. */
 typedef struct crew {
     const cluster_t *cluster;  /* its servers run; with keys, member i uses those of "wI" */
-    reference_config_t config; /* what they train; borrowed while they do */
+    reference_config_t config; /* the training data; borrowed while they train */
     uint32_t world;            /* members in all */
     pthread_mutex_t lock;
-    uint64_t newest, last; /* clock that the first of them is at; the last one to be made */
+    uint64_t newest, last; /* clock of the most advanced member; the last clock */
 } crew_t;
 
 typedef struct member {
@@ -38,29 +37,29 @@ typedef struct member {
     char sha256[PSD_SHA256_TEXT];
 } member_t;
 
-/* `self` is set, but nothing is started. */
+/* Sets `self`; starts nothing. */
 void crew_open(crew_t *self, const cluster_t *cluster, const reference_config_t *config, uint32_t world);
 
-/* Whether the round of this clock is still to be made; told by each member before each round. */
+/* Whether to make the round of this clock; each member calls it before each round. */
 bool crew_goes_on(crew_t *self, uint64_t clock);
 
-/* The newest clock; the same after the job was told to end soon: the last one. */
+/* The newest clock; the last clock, after requesting the end of the job. */
 uint64_t crew_clock(crew_t *self);
 uint64_t crew_end(crew_t *self);
 
-/* Load data and model of the member with this index, from 0. False after a line on stderr. */
+/* Load data and model of the member with this index, from 0. False, after a line on stderr, when that fails. */
 bool member_open(member_t *self, crew_t *crew, int id);
 
-/* Compute the gradient of one's part of a round, into `gradient`; returns its samples. */
+/* Compute the gradient of a member's part of a round, into `gradient`; returns its samples. */
 size_t member_gradient(member_t *self, uint64_t clock, uint32_t rank, uint32_t world);
 
-/* Start training by the library in a thread of its own; `failure` may be read after member_join. */
+/* Start training by the library in a separate thread; `failure` may be read after member_join. */
 void member_start(member_t *self);
 void member_join(member_t *self);
 
 /* Free what member_open made; `sha256` has the weights. */
 void member_close(member_t *self);
 
-/* Close all of the crew's members; whether each has the weights of rounds 1 to `last` made in peace. Says on
- * stderr who has not. */
+/* Close all members of the crew; returns whether each has the weights of undisturbed rounds 1 to `last`. Prints on stderr those
+ * that do not. */
 bool crew_has_weights(const crew_t *self, member_t *const *members, uint64_t last);

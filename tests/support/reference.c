@@ -22,11 +22,13 @@ reference_t *reference_new(const reference_config_t *config)
     if (self && (self->data = psd_dataset_load(config->data, &classes, &err)) &&
         (self->model = psd_model_new(&model, self->data, &err)))
         self->single = psd_reference_new(&(psd_reference_config_t){ .model = self->model,
+                                                                    .groups = "",
                                                                     .train = self->data,
                                                                     .batch = config->batch,
                                                                     .shuffle = true,
                                                                     .seed = config->seed,
                                                                     .rule = config->rule,
+                                                                    .accumulate = config->accumulate,
                                                                     .world = MAX_WORLD },
                                          &err);
     if (!self || !self->single) {

@@ -1,4 +1,4 @@
-/* reference.h - the single process that a cluster must equal (worker/reference.h), with data and model of its own. */
+/* reference.h - training in a single process, which a cluster must match (worker/reference.h), with its own data and model. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,7 @@
 
 typedef struct reference reference_t;
 
-/* What the workers are told; strings and arrays are borrowed for the call. */
+/* The workers' settings; strings and arrays are borrowed for the call. */
 typedef struct reference_config {
     const char *data; /* data.train, of classes */
     const char *kind; /* model.kind */
@@ -17,7 +17,8 @@ typedef struct reference_config {
     size_t n_layers;
     size_t batch;
     uint64_t seed;
-    const char *rule; /* optimizer */
+    const char *rule;    /* optimizer */
+    uint32_t accumulate; /* rounds that make one step together; 0: each makes a step */
 } reference_config_t;
 
 /* NULL after a line on stderr. */
@@ -30,8 +31,7 @@ void reference_round(reference_t *self, uint64_t clock, uint32_t world, const ui
 /* Rounds 1 to `last` with all of `world` workers. */
 void reference_run(reference_t *self, uint64_t last, uint32_t world);
 
-/* All of it at once: the hashes after rounds 1 to `last` with all of `world` workers. False after a line on
- * stderr. */
+/* All in one call: the hashes after rounds 1 to `last` with all of `world` workers. False after a line on stderr. */
 bool reference_undisturbed(const reference_config_t *config, uint64_t last, uint32_t world, char fast[PSD_SHA256_TEXT],
                            char slow[PSD_SHA256_TEXT]);
 

@@ -7,13 +7,13 @@
  * word takes the rest of the line. NULL for other kinds. */
 psd_buf_t *said_body(psd_kind_t kind, const char *line, double value);
 
-enum { SAID_BYTES = 65536 }; /* room for what is said here */
+enum { SAID_BYTES = 65536 }; /* bytes of the longest body */
 
 /* The same as bytes for the wire; their number, 0 where there are none. */
 size_t said_bytes(psd_kind_t kind, const char *line, double value, uint8_t out[SAID_BYTES]);
 
-/* What a message comes with at a machine: the body of these bytes, or of its text, or NULL. */
+/* The body of a message as a machine gets it: made from these bytes, or from its text, or NULL. */
 psd_buf_t *said_with(const psd_msg_t *msg, const void *bytes, size_t n);
 
-/* Bytes that are a good payload of this kind and no chunk, bitmap or sums; 0 where it has none. */
+/* The length of a valid payload of this kind that is not a chunk, bitmap or sums; 0 if it has none. */
 size_t said_anything(psd_kind_t kind, uint8_t out[SAID_BYTES]);

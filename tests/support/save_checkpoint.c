@@ -1,9 +1,10 @@
-/* save_checkpoint.c - save_checkpoint DIR CLOCK: save a small model of two servers as a checkpoint, for tests
- * that let system calls fail or kill at them. Exit code of the first error. */
+/* save_checkpoint.c - save_checkpoint DIR CLOCK: save a small model of two servers as a checkpoint, for tests that make system
+ * calls fail, or kill the process at them. Exit code of the first error. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "server/checkpoint/checkpoint.h"
+#include "tests/support/alone.h"
 
 enum { SERVERS = 2 };
 static float array[3][PSD_MAX_CHUNK];
@@ -12,7 +13,7 @@ static int save_shard(const char *dir, psd_ckpt_facts_t facts, const psd_tensor_
                       const psd_rule_t *rule, psd_err_t *err)
 {
     const psd_rule_state_t state = { .t = facts.clock };
-    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, model, map, rule, err);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, model, map, alone(rule), err);
     if (!writer)
         return err->code;
     for (uint32_t p = 0; p < map->n_held[facts.shard]; p++) {

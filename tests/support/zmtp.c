@@ -72,7 +72,7 @@ void zmtp_greeting(uint8_t out[ZMTP_GREETING], uint8_t major, const char *mechan
 
 /* ---- boxes ---- */
 
-/* A nonce: `name`, then what was drawn or counted. */
+/* A nonce: `name`, then random bytes or a counter. */
 static void put_nonce(uint8_t nonce[crypto_box_NONCEBYTES], const char *name, const uint8_t *rest)
 {
     const size_t n = strlen(name);

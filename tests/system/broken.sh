@@ -70,7 +70,7 @@ file 78 1:7 'seed is "1_000"|decimal digits' 'seed: 1_000\n'
 file 78 1:10 'servers is "4x"|decimal digits' 'servers: 4x\n'
 file 78 1:10 'servers is "4.0"|decimal digits' 'servers: 4.0\n'
 file 78 1:10 'servers is "010"|without a leading 0' 'servers: 010\n'
-file 78 1:10 'servers is "two"|no whole number|decimal digits' 'servers: two\n'
+file 78 1:10 'servers is "two"|not a valid whole number|decimal digits' 'servers: two\n'
 file 78 1:10 'servers is text in quotes|write the whole number without' 'servers: "2"\n'
 file 78 1:10 'servers takes one value, not a list' 'servers: [2]\n'
 file 78 1:10 'servers is 257; it takes 1 to 256' 'servers: 257\n'
@@ -79,18 +79,18 @@ file 78 1:15 'data.batch is "all"; it takes full or 1 to 1073741824' 'data: {bat
 file 78 1:18 'stop.epochs is -1; it takes 0 or more' '  stop: {epochs: -1}\n'
 file 78 1:7 'seed is "1e6"|decimal digits' 'seed: 1e6\n'
 # -- job files: durations, words, addresses, lists
-file 78 1:8 'lease is "30", no duration|a number and a unit, such as 500ms, 30s, 2m' 'lease: 30\n'
-file 78 1:8 'lease is "30sec", no duration|500ms' 'lease: 30sec\n'
-file 78 1:8 'lease is "1 m", no duration|500ms' 'lease: 1 m\n'
+file 78 1:8 'lease is "30", not a valid duration|a number and a unit, such as 500ms, 30s, 2m' 'lease: 30\n'
+file 78 1:8 'lease is "30sec", not a valid duration|500ms' 'lease: 30sec\n'
+file 78 1:8 'lease is "1 m", not a valid duration|500ms' 'lease: 1 m\n'
 file 78 1:8 'lease is 1ms; it takes 100ms or more' 'lease: 1ms\n'
 file 78 1:14 'sync.mode is "sync"; it takes bsp or asp' 'sync: {mode: sync}\n'
 file 78 1:14 'sync.mode is "bps"|did you mean bsp?' 'sync: {mode: bps}\n'
 file 78 1:17 'data.shuffle is "yes"|write true or false' 'data: {shuffle: yes}\n'
 file 78 1:15 'model.kind is "mpl"|linear or logistic or softmax or mlp|did you mean mlp?' 'model: {kind: mpl}\n'
-file 78 1:9 'no endpoint|tcp://HOST:PORT' 'listen: 127.0.0.1:7470\n'
-file 78 1:18 'no address|HOST:PORT' 'status: {listen: 7471}\n'
-file 78 1:18 'no address|port up to 65535' "status: {listen: '127.0.0.1:70000'}\n"
-file 78 1:6 'job is "my job", no name|at most 63 letters' 'job: my job\n'
+file 78 1:9 'not a valid endpoint|tcp://HOST:PORT' 'listen: 127.0.0.1:7470\n'
+file 78 1:18 'not a valid address|HOST:PORT' 'status: {listen: 7471}\n'
+file 78 1:18 'not a valid address|port up to 65535' "status: {listen: '127.0.0.1:70000'}\n"
+file 78 1:6 'job is "my job", not a valid name|at most 63 letters' 'job: my job\n'
 file 78 1:17 'model.layers takes a list; write [784, 128, 10]' 'model: {layers: 784}\n'
 file 78 1:17 'model.layers is 784,0; it takes 1 to 1048576' 'model: {layers: [784, 0]}\n'
 # -- job files: optimizers
@@ -106,7 +106,7 @@ file 78 1:12 'nesterov=1 needs momentum' 'optimizer: sgd(lr=0.1, nesterov=1)\n'
 # -- job files: what contradicts itself, and what is not there
 file 78 1:25 'workers.want is 2, less than workers.min, 4|leave it out' 'workers: {min: 4, want: 2}\n'
 file 78 1:21 'data.test_labels is set, but data.test is not|set both, or neither' 'data: {test_labels: x.gz}\n'
-file 78 2:18 'status.listen has port 7470, and so has listen|0 for any free one' 'listen: tcp://127.0.0.1:7470\nstatus: {listen: 127.0.0.1:7470}\n'
+file 78 2:18 'status.listen and listen both have port 7470|0 for any free one' 'listen: tcp://127.0.0.1:7470\nstatus: {listen: 127.0.0.1:7470}\n'
 file 78 2:17 'server.index is 2 of 2 servers|0 to 1' 'servers: 2\nserver: {index: 2}\n'
 file 66 1:15 'no/such.csv: No such file' 'data: {train: "csv:no/such.csv"}\n'
 file 78 1:15 'names no file; write csv:FILE' 'data: {train: "csv:"}\n'
@@ -120,6 +120,11 @@ file 78 1:15 'is for 2 classes' 'model: {kind: logistic}\ndata: {train: glyphs:1
 file 78 2:16 'stop.target is set, but there is no test set|set data.test' "data: {train: 'csv:$source/deploy/examples/linear.csv'}\nstop: {target: 0.5}\nmodel: {kind: linear}\n"
 printf 'a,b\n1,x\n' >bad.csv
 file 65 1:15 'bad.csv:2' 'data: {train: csv:bad.csv}\nmodel: {kind: linear}\n'
+# What only a server refuses is found by config check too.
+file 78 1:12 'optimizer lamb needs sums over whole tensors|set sync.mode to bsp' 'optimizer: lamb(lr=1e-3)\nsync: {mode: asp}\n'
+file 78 1:9 'optimizer muon steps whole tensors' 'groups: [{match: "*", optimizer: "muon(lr=1e-3)"}]\nsync: {mode: asp}\n'
+file 78 1:31 'sync.accumulate is 4, but sync.mode asp has no rounds' 'sync: {mode: asp, accumulate: 4}\n'
+file 78 1:37 'sync.quarantine_after is set, but in sync.mode asp' 'sync: {mode: asp, quarantine_after: 4}\n'
 # All mistakes of a file come in one run.
 printf 'servers: 0\nlease: 3\nseeed: 1\n' >job.yaml
 refused 78 'job.yaml:1:10: |job.yaml:2:8: |job.yaml:3:1: ' psdctl config check job.yaml
@@ -139,27 +144,27 @@ refused 64 '--optimizer is an option of psd|in the job file' psd-worker --optimi
 refused 64 '--worker-id is an option of psd-worker' psdctl run --worker-id=2
 refused 64 '--compare-seeds is an option of psdctl compare' psdctl run --compare-seeds=2
 refused 64 '--lease needs a value' psd --lease
-refused 64 '--lease: lease is "3", no duration|500ms' psd --lease=3
-refused 64 '--listen: listen is "0.0.0.0:7470", no endpoint|tcp://HOST:PORT' psd --listen=0.0.0.0:7470
+refused 64 '--lease: lease is "3", not a valid duration|500ms' psd --lease=3
+refused 64 '--listen: listen is "0.0.0.0:7470", not a valid endpoint|tcp://HOST:PORT' psd --listen=0.0.0.0:7470
 refused 64 "--optimizer: |unknown optimizer 'adma'" psd --optimizer=adma
 refused 64 'two job files, a.yaml and b.yaml' psdctl run a.yaml b.yaml
 refused 66 'cannot read job file none.yaml: No such file' psdctl run none.yaml
 refused 66 'cannot read job file' psd .
 refused 78 'without keys|--server-key|psdctl keygen|--insecure' psd --servers=1 --status-listen=none --listen=tcp://127.0.0.1:0
 refused 78 'insecure' psd --insecure --listen=tcp://0.0.0.0:0 --status-listen=none
-refused 64 'whom to join? Set --join' psd-worker --insecure --data-train=glyphs:10
+refused 64 'no server to join: set --join' psd-worker --insecure --data-train=glyphs:10
 refused 66 'no.key' psd-worker --join=tcp://127.0.0.1:1 --worker-key=no.key --server-public=x --data-train=glyphs:100
 refused 66 '--data-train: no.csv: No such file' psd-worker --insecure --join=tcp://127.0.0.1:1 --data-train=csv:no.csv
-refused 78 'environment: PSD_LEESE is no option|did you mean PSD_LEASE?' env PSD_LEESE=3s "$bin/psd" --
-refused 78 'environment PSD_SERVERS: servers is "many", no whole number' env PSD_SERVERS=many "$bin/psdctl" run
+refused 78 'environment: PSD_LEESE is not an option|did you mean PSD_LEASE?' env PSD_LEESE=3s "$bin/psd" --
+refused 78 'environment PSD_SERVERS: servers is "many", not a valid whole number' env PSD_SERVERS=many "$bin/psdctl" run
 # -- command lines: verbs
 refused 64 'there is no verb statsu|did you mean psdctl status?' psdctl statsu
 refused 64 'there is no verb frobnicate|psdctl help lists them all' psdctl frobnicate
-refused 64 'job.yaml is no verb|did you mean psdctl run job.yaml?' psdctl job.yaml
-refused 64 '--servers=2 comes before a verb' psdctl --servers=2 run job.yaml
+refused 64 'job.yaml is not a verb|did you mean psdctl run job.yaml?' psdctl job.yaml
+refused 64 '--servers=2 comes before the verb' psdctl --servers=2 run job.yaml
 refused 64 'there is no verb checkpoint burn|one of list, verify, save, prune' psdctl checkpoint burn
 refused 64 'there is no verb config shwo|did you mean psdctl config show?' psdctl config shwo
-refused 64 'which: check JOB, show JOB, or schema?' psdctl config
+refused 64 'write config check JOB, config show JOB or config schema' psdctl config
 refused 64 'there is no verb nonsense' psdctl help nonsense
 refused 64 'unknown option --jsn|did you mean --json?' psdctl status --jsn
 refused 64 'unknown option --tok|did you mean --token-file?' psdctl status --tok x
@@ -167,16 +172,16 @@ refused 64 '--json takes no value' psdctl status --json=yes
 refused 64 '--token-file needs a value: FILE' psdctl status --token-file
 refused 64 'one word too many: b|[URL]' psdctl status a b
 refused 64 '--servers is an option of psd, not of psdctl status|leave it out' psdctl status --servers=2
-refused 64 '--for is ready, finished or step=N' psdctl wait --for=done
-refused 64 '--timeout: timeout is "10s", no number' psdctl wait --timeout=10s
+refused 64 '--for takes ready, finished, or step=N' psdctl wait --for=done
+refused 64 '--timeout: timeout is "10s", not a valid number' psdctl wait --timeout=10s
 refused 64 'optimizer.lr=VALUE' psdctl set lr=0.1x
 refused 64 'WORKER' psdctl drain
 refused 64 '--keep=N, N at least 2' psdctl checkpoint prune .
-refused 64 '--keep: keep is "two", no whole number' psdctl checkpoint prune . --keep=two
+refused 64 '--keep: keep is "two", not a valid whole number' psdctl checkpoint prune . --keep=two
 refused 64 '--weights: weights is "best"; it takes auto or fast or slow' psdctl export --weights=best .
 refused 64 'CLOCK is a whole number' psdctl export . new
 refused 66 'there is no checkpoint below' psdctl checkpoint list none
-refused 64 'it is for bash or zsh, not for fish' psdctl completion fish
+refused 64 'there are completions for bash and zsh, not for fish' psdctl completion fish
 refused 64 "'radma'|radam" psdctl optimizers radma
 refused 66 'none.st: No such file' psdctl inspect none.st
 refused 66 'none.txt: No such file' psdctl replay none.txt

@@ -2,7 +2,7 @@
 # checkpoint_verbs.sh BIN SOURCE - psdctl checkpoint and psdctl inspect say what is saved, find damage, and remove nothing
 # unasked.
 set -euo pipefail
-bin=$1
+bin=$1 source=$2
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 shard=000000000020/shard-1.safetensors
@@ -30,8 +30,8 @@ expect 0 "clock 20 is whole" checkpoint verify "$dir" 20
 expect 66 "No such file" checkpoint verify "$dir" 30
 expect 66 "there is no checkpoint below $dir/none" checkpoint list "$dir/none"
 expect 64 "at least 2" checkpoint prune "$dir" --keep 1
-expect 64 "--keep: keep is \"2x\", no whole number" checkpoint prune "$dir" --keep=2x
-expect 64 "there is no verb checkpoint burn; after checkpoint comes one of list, verify, save, prune" checkpoint burn "$dir"
+expect 64 "--keep: keep is \"2x\", not a valid whole number" checkpoint prune "$dir" --keep=2x
+expect 64 "there is no verb checkpoint burn; after checkpoint write one of list, verify, save, prune" checkpoint burn "$dir"
 
 cp -a "$dir/000000000010" "$dir/000000000015" # an attempt that was not finished
 expect 0 "would remove $dir/000000000015/shard-0.safetensors" checkpoint prune "$dir" --keep 2
@@ -54,3 +54,14 @@ expect 65 "$shard: the header is damaged: its CRC differs" checkpoint list "$dir
 header='{"\u001b[2J":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
 { printf %b "\\x$(printf %x ${#header})\\0\\0\\0\\0\\0\\0\\0" && printf %s "${header}x"; } >"$dir/steers"
 expect 0 "U8       [1] 1 bytes  ?[2J" inspect "$dir/steers"
+
+# A job goes on from a checkpoint of format 1, of round 20 of the job below, with the bits of one that has not stopped.
+cd "$source"
+train() { # NAME FLAG...
+    "$bin/psdctl" run deploy/examples/linear.yaml --optimizer='lookahead(adam(lr=0.05),k=5)' --servers=2 --stop-steps=60 --status-listen=none \
+        --progress=none --run-dir="$dir/$1" "${@:2}" >"$dir/$1.out" 2>&1 || fail "$1: $(cat "$dir/$1.out")"
+    sed -n 's/^  sha256  *//p' "$dir/$1.out"
+}
+cp -r tests/data/checkpoint-format-1 "$dir/old"
+[ "$(train resumed --checkpoint-dir="$dir/old")" = "$(train whole)" ] || fail "format 1: other weights"
+grep -q 'id=shard.restored clock=20 ' "$dir"/resumed/logs/server-0.log || fail "format 1: not gone on from round 20"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# codecs.sh BIN SOURCE - gradients and weights in codes: a cluster's weights are those of one process, for each codec, on 1 to 3 servers,
-# through connections that are reset; and the bytes that travel are as few as the codec says.
+# codecs.sh BIN SOURCE - gradients and weights in codes: a cluster's weights are those of one process, for each codec and for votes, on 1
+# to 3 servers, through connections that are reset; and the bytes that travel are as few as the codec says.
 set -euo pipefail
 bin=$1
 dir=$(mktemp -d)
@@ -17,13 +17,13 @@ fail() {
 # ---- the same bits
 
 job=(--data-train=glyphs:1200 --data-test=glyphs:100 --data-batch=240 "--model-layers=784,32,10" --workers-min=3
-    --stop-steps=20 --eval-every=0 --status-listen=none --lease=5s "--optimizer=adam(lr=0.002)")
+    --stop-steps=20 --eval-every=0 --status-listen=none --lease=5s)
 n=0
-while read -r push pull servers size; do
+while read -r push pull servers size rule; do
     n=$((n + 1))
     "$bin/psdctl" verify "${job[@]}" --run-dir=run$n --servers="$servers" --message-size="$size" --codec-push="$push" --codec-pull="$pull" \
-        >out 2>&1 || fail "$push, $pull, $servers servers: ended with $?"
-    grep -q "^steps 1 to 20, 4 tensors, 3 workers, $servers servers: 240 hashes, all those of one process$" out ||
+        "--optimizer=${rule:-adam(lr=0.002)}" >out 2>&1 || fail "$push, $pull, $servers servers: ended with $?"
+    grep -q "^steps 1 to 20, 4 tensors, 3 workers, $servers servers: 240 hashes, all equal to those of one process$" out ||
         fail "$push, $pull, $servers servers: says something else"
 done <<'END'
 bf16 f32 1 1Mi
@@ -36,6 +36,10 @@ topk(0.1) bf16 1 4Ki
 sign int8 2 20000
 f32 bf16 3 1Mi
 f32 int8 1 4Ki
+sign f32 1 20000 dlion(lr=0.001)
+sign int8 2 4Ki lookahead(dlion(lr=0.001, weight_decay=0.1))
+f32 f32 3 4Ki dlion(lr=0.001)
+int8 f32 2 1Mi dlion(lr=0.001, mean=1)
 END
 
 # Connections are reset again and again: what is lost with them is pushed again, as the same bytes.

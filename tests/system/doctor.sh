@@ -66,7 +66,7 @@ finds 0 --json "${any[@]}" <<<'"schema": "psd.doctor/1"'
 
 finds 0 "$source/deploy/examples/glyphs.yaml" "${addresses[@]}" <<'END'
 ^ok +job +.*glyphs.yaml: options are right
-^ok +keys +none: all in the clear
+^ok +keys +none: all traffic is unencrypted
 ^ok +data +glyphs: 60000 rows of 784 features
 END
 printf 'servers: 999\n' >bad.yaml
@@ -75,7 +75,7 @@ finds 1 "${addresses[@]}" --data-train=csv:none.csv <<<'^bad +data +--data-train
 finds 64 --frobnicate <<<'unknown option --frobnicate'
 
 # Limits, disks.
-(ulimit -n 64 && finds 1 "${any[@]}" --workers-min=8 <<<'^bad +limits +64 open files, but this job wants 82')
+(ulimit -n 64 && finds 1 "${any[@]}" --workers-min=8 <<<'^bad +limits +64 open files, but this job needs 82')
 finds 1 "${any[@]}" --checkpoint-dir=/proc/none <<<'^bad +checkpoint.dir'
 finds 1 "${any[@]}" --checkpoint-dir="$dir/report/x" <<<'^bad +checkpoint.dir'
 if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ]; then
@@ -90,7 +90,7 @@ chmod 600 allow
 finds 0 "${any[@]}" --server-key=ps.key --allow=allow --worker-key=gpu.key --server-public=ps.pub <<'END'
 ^ok +server.key +ps.key, mode 0600
 ^ok +worker.key +gpu.key, mode 0600
-^ok +allow +allow, mode 0600: 1 of role server, 1 worker, 0 monitor, 0 admin
+^ok +allow +allow, mode 0600: 1 of role server, 1 worker, 0 reader, 0 monitor, 0 admin
 END
 for key in ps.key gpu.key; do
     [ "$(grep -v '^#' $key | wc -c)" -gt 20 ] || fail "$key holds no secret"
@@ -101,6 +101,16 @@ finds 1 "${any[@]}" --worker-key=gpu.key --server-public=ps.pub <<<'^bad +worker
 chmod 600 gpu.key
 finds 1 "${any[@]}" --server-key=none.key <<<'^bad +server.key +.*none.key'
 
+# A codec where the link is what a step waits for, one that suits the rule, and none where computing is; nothing is changed.
+wide=(--data-train=glyphs:600 "--model-layers=784,2000,10" --net-local=off --workers-min=8 --data-batch=8 "${addresses[@]}")
+finds 0 "${wide[@]}" --optimizer='sgd(lr=0.1)' <<<'^ok +codec +codec.push=(bf16|int8|sign|topk\(0.1\)) with codec.pull=bf16 may shorten a step to .*, for 8 workers and 1 server'
+finds 0 "${wide[@]}" --optimizer='dlion(lr=0.001)' <<<'^ok +codec +codec.push=sign with codec.pull=(bf16|f32) may shorten'
+finds 0 "${any[@]}" --model-layers=784,4,10 --data-batch=600 <<<'^ok +codec +none would shorten a step by more than 5 %: without one a step takes about .*this host.s memory'
+! grep -qE '^(ok|warn|bad) +codec +codec' report || fail 'two advices'
+finds 1 --data-train=csv:none.csv "${addresses[@]}" <<<'^ok +codec +no recommendation: no step can be measured'
+"$bin/psdctl" doctor >report || true # whatever the default addresses are
+! grep -q codec report || fail 'a codec is advised for no job'
+
 # Addresses: who is there, and who is not.
 start plain --insecure --job=plain
 finds 1 "--listen=$data" --status-listen="$status" <<END
@@ -109,12 +119,12 @@ finds 1 "--listen=$data" --status-listen="$status" <<END
 END
 finds 0 "${any[@]}" --join="$data" <<<"^ok +join +$data answers as ZeroMQ 3.1, without keys"
 finds 1 "${any[@]}" --join="$data" --worker-key=gpu.key --server-public=ps.pub <<<'^bad +join .*without keys'
-finds 1 "${any[@]}" --join="tcp://$status" <<<"^bad +join +tcp://$status takes the connection, but says nothing within 5 s"
-finds 1 "${any[@]}" --join=tcp://127.0.0.1:1 <<<'^bad +join +nobody answers at tcp://127.0.0.1:1'
-finds 1 "${any[@]}" --join=tcp://no.such.host.invalid:1 <<<'^bad +join +nobody answers at tcp://no.such.host.invalid:1'
+finds 1 "${any[@]}" --join="tcp://$status" <<<"^bad +join +tcp://$status accepts the connection, but sends nothing within 5 s"
+finds 1 "${any[@]}" --join=tcp://127.0.0.1:1 <<<'^bad +join +no server answers at tcp://127.0.0.1:1'
+finds 1 "${any[@]}" --join=tcp://no.such.host.invalid:1 <<<'^bad +join +no server answers at tcp://no.such.host.invalid:1'
 finds 1 --listen=tcp://203.0.113.1:7470 --status-listen=none <<<'^bad +listen +tcp://203.0.113.1:7470: Cannot assign'
 kill -STOP "${pids[0]}"
-finds 1 "${any[@]}" --join="$data" <<<"^bad +join +$data takes the connection, but says nothing within 5 s"
+finds 1 "${any[@]}" --join="$data" <<<"^bad +join +$data accepts the connection, but sends nothing within 5 s"
 kill -CONT "${pids[0]}"
 start keyed --job=keyed --server-key=ps.key --allow=allow
 finds 0 "${any[@]}" --join="$data" --worker-key=gpu.key --server-public=ps.pub <<<'^ok +join .*with keys'

@@ -23,7 +23,7 @@ ends() {
 }
 never_restarted() { ! grep -q run.restart said || fail "started again: $(cat said)"; }
 
-# An output that cannot be written is found before training, by whoever would write it and by those who are asked.
+# An output that cannot be written is found before training, by the program that would write it and by config check and doctor.
 output_probe() {
     local what flag
     touch file
@@ -54,7 +54,7 @@ output_late() {
     done
 }
 
-# What is printed is a result as well, of every verb.
+# Printed output is a result too, of every verb.
 stdout_lost() {
     local sentence='cannot write to standard output'
     full() { ends 74 "$sentence" sh -c '"$0" "$@" >/dev/full' "$bin/$1" "${@:2}"; }
@@ -291,6 +291,83 @@ first_checkpoint() {
     [ $code = 74 ] || fail "the worker ended with $code: $(cat worker.out)"
     ! ls apart.0/MANIFEST-* 2>/dev/null || fail 'there is a checkpoint'
 }
+# A server by itself, as $server, with its addresses in $join and $status.
+serving() {
+    local i line
+    : >psd.out
+    "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 >psd.out 2>psd.err &
+    server=$!
+    for ((i = 0; i < 3000; i++)); do
+        line=$(cat psd.out)
+        join=$(sed -n 's/.* data=\([^ ]*\) .*/\1/p' <<<"$line")
+        status=$(sed -n 's/.* status=\([^ ]*\) .*/\1/p' <<<"$line")
+        [ -z "$status" ] || return 0
+        sleep 0.1
+    done
+    fail "no server: $(cat psd.err)"
+}
+served() {
+    kill -TERM "$server"
+    wait "$server" || true
+}
+no_answer() {
+    local verb
+    for verb in status 'wait --timeout=1'; do
+        # shellcheck disable=SC2086
+        ends 69 'no server answers' "$bin/psdctl" $verb http://127.0.0.1:1
+    done
+    for verb in pause resume 'drain 0' 'set optimizer.lr=1' 'checkpoint save'; do
+        # shellcheck disable=SC2086
+        ends 69 'no server answers' "$bin/psdctl" $verb --join=tcp://127.0.0.1:1 --timeout=1
+    done
+}
+address_taken() {
+    serving
+    ends 74 "cannot listen on $join" "$bin/psd" --insecure --listen="$join" --status-listen=none
+    ends 74 'status.listen: cannot serve at' "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen="${status#http://}"
+    ends 74 "cannot listen on $join" "${run[@]}" --listen="$join"
+    never_restarted
+    served
+}
+file_exists() {
+    ends 0 '' "$bin/psdctl" keygen twice
+    ends 74 'it exists already' "$bin/psdctl" keygen twice
+    ends 0 '' "${run[@]}" --checkpoint-dir=exists-ck --run-dir=exists
+    mkdir exists-to
+    ends 0 '' "$bin/psdctl" export --to=exists-to exists-ck
+    ends 74 'exists already; add --force' "$bin/psdctl" export --to=exists-to exists-ck
+    ends 0 '' "$bin/psdctl" export --force --to=exists-to exists-ck
+}
+not_training() {
+    serving
+    ends 75 'waiting' "$bin/psdctl" status "$status"
+    served
+}
+wait_ended() {
+    local code=0 waiting i
+    serving
+    "$bin/psdctl" wait "$status" --for=finished >wait.out 2>&1 &
+    waiting=$!
+    for ((i = 0; i < 3000; i++)); do # until it follows the job: without an answer it would end with 69
+        ! curl -fsS "$status/metrics" | grep -q '^psd_http_requests_total{.*path="/events"} [1-9]' || break
+        sleep 0.1
+    done
+    served
+    wait "$waiting" || code=$?
+    [ $code = 75 ] || fail "psdctl wait ended with $code: $(cat wait.out)"
+}
+one_too_many() {
+    serving
+    ends 76 'is one too many' "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=none --join="$join"
+    served
+}
+request_refused() {
+    serving
+    ends 76 'this is job psd' "$bin/psdctl" pause --join="$join" --job=other
+    ends 76 'no worker 7' "$bin/psdctl" drain 7 --join="$join"
+    ends 76 'without checkpoint.dir' "$bin/psdctl" checkpoint save --join="$join"
+    served
+}
 # By hand: what a second worker trains on is compared with what the first does.
 refused() {
     local join server worker i other
@@ -319,7 +396,15 @@ refused() {
     kill -TERM "$server" 2>/dev/null || true
     wait "$server" || true
 }
-wrong_option() { ends 78 'PSD_SERVERS' env PSD_SERVERS=none "${run[@]}"; }
+wrong_option() {
+    ends 78 'PSD_SERVERS' env PSD_SERVERS=none "${run[@]}"
+    # Only the servers, who learn the model's tensors from a worker, can know this; nothing is trained before.
+    ends 78 'groups: nothing* matches no tensor of the model, which has ' "${run[@]}" --servers=2 --groups='nothing*(lr_mult=0.1)' \
+        --run-dir=unfit
+    never_restarted
+    grep -q '"step"' unfit/metrics*.jsonl 2>/dev/null && fail 'it trained'
+    return 0
+}
 killed() {
     local child
     endless killed --restarts=0

@@ -37,6 +37,27 @@ pkg-config --validate psd-worker
 # shellcheck disable=SC2046  # several words
 cc -std=c11 -Wall -Wextra -Wpedantic -Werror -o "$dir/line" "$dir/line.c" \
     $(pkg-config --define-variable=prefix="$root" --cflags --libs psd-worker) "-Wl,-rpath,$libdir"
+# The header in C++, and versions for #if.
+cat >"$dir/line.cc" <<'END'
+#include <string_view>
+
+#include <psd/worker.h>
+#if PSD_VERSION_MAJOR > 0 || PSD_VERSION_MINOR >= 1
+int main()
+{
+    psd_worker_config_t config = {};
+    config.size = sizeof config;
+    psd_worker_t *worker = nullptr;
+    const bool is_refused = psd_worker_connect(&worker, &config) != PSD_W_OK;
+    psd_worker_close(&worker);
+    return is_refused && psd_version() == std::string_view(PSD_VERSION) ? 0 : 1;
+}
+#endif
+END
+# shellcheck disable=SC2046  # several words
+c++ -std=c++17 -Wall -Wextra -Wpedantic -Werror -o "$dir/line++" "$dir/line.cc" \
+    $(pkg-config --define-variable=prefix="$root" --cflags --libs psd-worker) "-Wl,-rpath,$libdir"
+"$dir/line++" || fail 'a program in C++ cannot use the library'
 mkdir "$dir/project"
 cat >"$dir/project/CMakeLists.txt" <<'END'
 cmake_minimum_required(VERSION 3.25)

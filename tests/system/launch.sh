@@ -107,7 +107,7 @@ refuses() { # CODE WORDS ARGUMENT...
 want=$(sha out.plain)
 [ -n "$want" ] || fail 'the plain run tells no hash'
 
-# An agent that hears nothing any more, while its connection stands, ends what it runs; that takes 30 s, beside all the rest.
+# An agent that hears nothing any more, while its connection stands, ends its processes; that takes 30 s, in parallel with the rest.
 mkfifo silent
 (printf '%s\n' '{"directory": "/", "make": "'"$dir"'/deserted", "environment": {}, "secrets": {}, "words": ["psd", "--insecure",
     "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--run-dir='"$dir"'/deserted"]}' | tr -d '\n' && echo && exec sleep 300) >silent &
@@ -124,6 +124,12 @@ grep -q 'listen=tcp://0.0.0.0:' whole/logs/server-0.log || fail 'server 0 is not
 grep -q 'data=tcp://127.0.0.3:' whole/logs/server-1.log || fail 'server 1 does not advertise the address of its line'
 [ "$(stat -c %a whole/admin.key)" = 600 ] || fail 'the admin key is not kept for its owner'
 nobody_left whole
+
+# A program of the user's own, which finds in its environment whom to join, and the key that was drawn for it.
+"$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/own job.yaml -- sh -c "exec '$bin/psd-worker' '$dir/job.yaml'" >out.own 2>&1 ||
+    fail 'the launch of a program failed'
+[ "$(sha out.own)" = "$want" ] || fail "other weights by a program of one's own: $(sha out.own)"
+nobody_left own
 
 # A worker, a server and a connection die; no secret is to be seen in any command line meanwhile.
 "$bin/psdctl" launch "${ssh[@]}" --hostfile=hosts --run-dir="$dir"/hurt --checkpoint-dir=hurt/checkpoints --checkpoint-every-steps=50 \
@@ -167,7 +173,7 @@ kill -KILL $launch
 wait $launch || true
 nobody_left killed
 
-# What is wrong is named.
+# Mistakes are named.
 refuses 64 'give --hostfile' job.yaml
 refuses 66 'nowhere: No such file' --hostfile=nowhere job.yaml
 echo 'node1 workers=three' >bad
@@ -180,10 +186,10 @@ nobody_left gone
 printf '#!/bin/sh\nexec <&-\nsleep 3\n' >deaf # closes its ears, and says nothing
 chmod +x deaf
 refuses 69 'server 0 on node1 ended before it was ready' --hostfile=hosts --remote-shell="$dir/deaf" --run-dir="$dir"/deafened job.yaml
-refuses 66 'not found; is psd installed there? See --remote-bin' --hostfile=hosts --remote-bin=/nowhere --run-dir="$dir"/lacking job.yaml
+refuses 66 'not found; check that psd is installed there (--remote-bin)' --hostfile=hosts --remote-bin=/nowhere --run-dir="$dir"/lacking job.yaml
 cat >moved <<END
 #!/bin/sh
-# A remote shell to a host that lacks the directory: HOST COMMAND
+# A remote shell to a host without the directory: HOST COMMAND
 mv $dir/elsewhere $dir/moved-away
 exec sh -c "\$2"
 END
@@ -191,13 +197,13 @@ chmod +x moved
 mkdir elsewhere
 (
     cd elsewhere
-    refuses 66 'the job.s directory must be there on every host' --hostfile=../hosts --run-dir="$dir"/away \
+    refuses 66 'the job.s directory must exist on every host' --hostfile=../hosts --run-dir="$dir"/away \
         --remote-shell="$dir/moved" ../job.yaml
 ) || exit 1
 rc=0
 wait $agent || rc=$?
 [ "$rc" -eq 137 ] || fail "an agent that hears nothing ended with $rc"
 grep -q '^psd ready ' out.deserted || fail 'the deserted agent has run nothing'
-grep -q 'nothing is heard any more' out.deserted || fail 'the deserted agent does not say why'
+grep -q 'psdctl launch sends nothing any more' out.deserted || fail 'the deserted agent does not say why'
 nobody_left deserted
 echo 'launch: ok'

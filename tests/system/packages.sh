@@ -34,7 +34,7 @@ quietly cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMA
 quietly cmake --build "$build"
 rm -f "$build"/*.deb
 (cd "$build" && quietly cpack)
-debs=("$build"/libpsdworker0_*.deb "$build"/libpsdworker-dev_*.deb "$build"/psd-server_*.deb)
+debs=("$build"/libpsdworker0_*.deb "$build"/libpsdworker-dev_*.deb "$build"/psd-server_*.deb "$build"/python3-psd_*_all.deb)
 
 holds() { # DEB FILE...
     local deb=$1 file
@@ -52,6 +52,9 @@ holds "${debs[1]}" usr/include/psd/worker.h 'usr/lib/[^/]*/libpsdworker.so' 'usr
 holds "${debs[2]}" usr/bin/psd usr/bin/psd-worker usr/bin/psdctl usr/lib/systemd/system/psd@.service \
     usr/share/man/man8/psd.8.gz usr/share/man/man1/psdctl-run.1.gz usr/share/bash-completion/completions/psdctl \
     usr/share/doc/psd-server/examples/glyphs.yaml
+holds "${debs[3]}" usr/lib/python3/dist-packages/psd/worker.py usr/lib/python3/dist-packages/psd/py.typed \
+    usr/share/doc/python3-psd/examples/mnist.py
+! grep pycache "$dir/list" >&2 || fail 'python3-psd holds compiled files'
 [[ $(dpkg-deb -f "${debs[2]}" Depends) == *libzmq5*libuv1* || $(dpkg-deb -f "${debs[2]}" Depends) == *libuv1*libzmq5* ]] ||
     fail "psd-server depends on $(dpkg-deb -f "${debs[2]}" Depends)"
 [[ $(dpkg-deb -f "${debs[0]}" Depends) == *libzmq5* ]] || fail "libpsdworker0 depends on $(dpkg-deb -f "${debs[0]}" Depends)"
@@ -82,11 +85,12 @@ inside() { # COMMAND
     chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive sh -c "$1" >"$dir/log" 2>&1 ||
         fail "$1: $(tail -n 20 "$dir/log")"
 }
-inside 'apt-get -q update && apt-get -qy install /tmp/psd-server_*.deb /tmp/libpsdworker0_*.deb /tmp/libpsdworker-dev_*.deb'
+inside 'apt-get -q update && apt-get -qy install /tmp/psd-server_*.deb /tmp/libpsdworker0_*.deb /tmp/libpsdworker-dev_*.deb /tmp/python3-psd_*.deb'
 inside 'cd /tmp && psdctl run /usr/share/doc/psd-server/examples/glyphs.yaml --progress=none --run-dir=/tmp/run'
 grep -q '^glyphs: done' "$dir/log" || fail "the job: $(tail -n 20 "$dir/log")"
 grep -E 'last_metric|wall_time|sha256' "$dir/log"
+inside 'python3 -m psd --version' && grep -q '^psd 0.1' "$dir/log" || fail 'python3 -m psd does not run'
 inside 'ldconfig -p | grep libpsdworker.so.0'
-inside 'dpkg --verify psd-server libpsdworker0 libpsdworker-dev && test -z "$(dpkg --audit)"'
-inside 'apt-get -qy purge psd-server libpsdworker0 libpsdworker-dev && ! command -v psd && test ! -e /usr/lib/systemd/system/psd@.service'
+inside 'dpkg --verify psd-server libpsdworker0 libpsdworker-dev python3-psd && test -z "$(dpkg --audit)"'
+inside 'apt-get -qy purge psd-server libpsdworker0 libpsdworker-dev python3-psd && ! command -v psd && test ! -e /usr/lib/systemd/system/psd@.service'
 echo 'packages: installed, run and removed in a fresh Debian'

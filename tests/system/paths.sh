@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# paths.sh BIN SOURCE - paths in a job file count from its folder, whoever reads it and wherever he is; those of flags from the
+# paths.sh BIN SOURCE - paths in a job file count from its folder, whichever program reads it, in any directory; those of flags from the
 # working directory; those of a job file on standard input, too.
 set -euo pipefail
 bin=$1 source=$2
@@ -89,7 +89,7 @@ must "$bin/psdctl" run <(cat job.yaml) "${any[@]}"
 left 'run <(...)'
 code=0
 "$bin/psdctl" verify - <plain.yaml >"$dir/said" 2>&1 || code=$?
-[ "$code" = 0 ] || grep -q 'cannot be read twice' "$dir/said" || fail "verify -: $code $(cat "$dir/said")"
+[ "$code" = 0 ] || grep -q 'must read the job file twice' "$dir/said" || fail "verify -: $code $(cat "$dir/said")"
 
 # The examples work from anywhere.
 cd "$dir/elsewhere"

@@ -1,11 +1,11 @@
-/* psd_convergence.c - psd-convergence [OPTIMIZER]: every row of the convergence tables, as whole jobs on real
- * MNIST, and agaricus. Takes some minutes, so it is not among the tests. Exit code 0: all within their bars;
- * 77: no data. */
+/* psd_convergence.c - psd-convergence [OPTIMIZER]: every row of the convergence tables, as whole jobs on real MNIST, and agaricus.
+ * Takes some minutes, so it is not one of the tests. Exit code 0: all within their limits; 77: no data. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "tests/support/convergence.h"
+#include "tests/support/data.h"
 
 enum { MAX_ROWS = 100 };
 
@@ -45,7 +45,7 @@ static void run_row(const convergence_row_t *row)
     }
     const double bar = strcmp(row->model, "mlp") ? 0.1 : 0.4;
     const double ours = convergence_accuracy(row, rule), difference = ours - row->accuracy;
-    /* Accuracies are multiples of 0.01: the bar is not missed by how 0.1 is written in binary. */
+    /* Accuracies are multiples of 0.01, so the tolerance only has to absorb the binary rounding of 0.1. */
     printf("  %-8s %-26s %-6s %6.2f %6.2f %+6.2f %s\n", row->model, row->optimizer, row->lr, ours, row->accuracy, difference,
            verdict(fabs(difference) <= bar + 1e-6));
     fflush(stdout);
@@ -55,7 +55,7 @@ int main(int argc, char **argv)
 {
     static convergence_row_t rows[MAX_ROWS];
     const char *only = argc > 1 ? argv[1] : "";
-    if (!convergence_has("mnist") || !convergence_has("agaricus")) {
+    if (data_is_drawn("mnist") || data_is_drawn("agaricus")) {
         printf("skipped: no data; set PSD_DATA to the folder of mnist and agaricus\n");
         return 77;
     }

@@ -117,6 +117,16 @@ const SHOWN = `(async () => {
       same('why slow ' + w.id, row.querySelector('.why').textContent, w.slow_reason === 'compute' ? 'computes for long' : '');
       same('loss of ' + w.id, cell(row, 10), short(w.loss));
     }
+    const h = s.health, rows = [...document.querySelectorAll('tr[data-tensor]')];
+    same('tensors', rows.map(r => cell(r, 0)).join(), h.tensors.map(t => t.name).join());
+    h.tensors.forEach((t, i) => {
+      same('state of ' + t.name, cell(rows[i], 2), t.state);
+      same('update of ' + t.name, cell(rows[i], 3), String(+t.update_ratio.toPrecision(3)));
+      same('gradients of ' + t.name + ' that are 0', cell(rows[i], 6), Math.round(t.zero_share * 100) + ' %');
+      same('looks of ' + t.name, rows[i].querySelector('.strip').dataset.strip, t.strip);
+      if (!/^in \\d+ looks up to step \\d+, lastly a step /.test(rows[i].querySelector('.strip').getAttribute('aria-label')))
+        wrong.push('the strip of ' + t.name + ' has no words');
+    });
     return wrong.join('; ') || 'same';
   }
   return 'no step of the page is one of /status';
@@ -170,6 +180,13 @@ const LAYOUT = `(() => {
   for (const chart of all('.chart'))
     for (const canvas of chart.querySelectorAll('canvas'))
       if (wide(canvas) > wide(chart.parentNode) + 1) wrong.push('a chart is ' + wide(canvas) + ' wide, its cell ' + wide(chart.parentNode));
+  for (const strip of all('.strip')) {
+    const box = strip.getBoundingClientRect();
+    if (box.width < 100 || box.right > innerWidth) wrong.push('a strip is from ' + box.left + ' to ' + box.right + ' of ' + innerWidth);
+    if (!getComputedStyle(strip).backgroundImage.includes('rgb(')) wrong.push('a strip has no colours');
+  }
+  if (!all('.strip').length || !['0.001, usual', 'all gradients 0'].every(t => all('.key').some(k => k.textContent.includes(t))))
+    wrong.push('nothing says what the colours of strips mean');
   const rows = {};
   for (const card of all('.card')) (rows[Math.round(card.getBoundingClientRect().top)] ||= []).push(card);
   for (const row of Object.values(rows))

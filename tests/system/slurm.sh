@@ -6,7 +6,8 @@ set -euo pipefail
 bin=$1 source=$2
 dir=$(mktemp -d)
 slurm=$source/deploy/slurm/local-cluster
-trap '"$slurm" stop "$dir/slurm"; rm -rf "$dir"' EXIT
+# A daemon that is ending may write once more while its directory is removed.
+trap '"$slurm" stop "$dir/slurm"; rm -rf "$dir" 2>/dev/null || { sleep 1; rm -rf "$dir"; }' EXIT
 chmod 755 "$dir"
 export PATH=$bin:$PATH
 cd "$dir"
@@ -32,7 +33,7 @@ await() {
 # Put a job into the queue, servers on node 1, workers on nodes 2, 3 and 4. Its log is NAME.log.
 submit() {
     on_cluster sbatch --parsable --output="$1.log" --nodelist=10.77.0.11 --ntasks=2 : \
-        --output="$1.log" --nodelist='10.77.0.[12-14]' --nodes=3 --ntasks=3 "$source/deploy/slurm/psd.sbatch" "$2" "$dir/$1" >"$1.id"
+        --output="$1.log" --nodelist='10.77.0.[12-14]' --nodes=3 --ntasks=3 "$source/deploy/slurm/psd.sbatch" "$2" "$dir/$1" "${@:3}" >"$1.id"
 }
 state_of() { on_cluster scontrol show job "$(cat "$1.id")" 2>/dev/null | grep -o 'JobState=[A-Z]*' | head -n 1; }
 has_completed() {
@@ -91,7 +92,7 @@ calm=$(weights_of calm)
 [ -n "$calm" ] || fail "the undisturbed job has no weights" calm.log
 
 # A cable is pulled; metrics have the time of each step.
-submit cable job.yaml
+submit cable job.yaml -- psd-worker --progress=log "$dir/job.yaml" # as if it were a program of the user's own
 await "step 100 of the job whose cable is to be pulled" 60 has_steps cable 100
 await "checkpoint on SIGUSR1" 30 is_saved_on_wish cable
 "$slurm" cut "$dir/slurm" 3

@@ -8,8 +8,8 @@
 
 #include "tests/support/cluster.h"
 
-/* A job that lacks somebody: who says so, where, and how everybody ends. Each process judges by silence, so nothing here
- * depends on how fast the machine is, only on a lost one staying lost. */
+/* A job with a missing process: which processes report it, where, and how all of them end. Each process judges by silence, so these
+ * tests do not depend on the machine's speed, only on a lost process staying lost. */
 
 enum { DONE_MS = 60000 };
 
@@ -42,7 +42,7 @@ static void expect_end(cluster_process_t *process, int code, const char *one, co
     free(said);
 }
 
-/* Wait until what a server answers at `path` has these words. */
+/* Wait until a server's answer at `path` contains these words. */
 static void await(unsigned server, const char *path, const char *words)
 {
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {
@@ -101,10 +101,10 @@ Test(absent, a_dead_server_1_is_named_by_server_0_and_all_end_with_69_after_a_la
     cr_expect_eq(cluster_metric(&cluster, 0, "psd_servers_lost"), 1);
     expect_status(0, 75, who);
     expect_end(&cluster.server[0], 69, "id=job.waiting", who);
-    expect_end(&cluster.worker[0], 69, "(join_timeout)", who); /* by server 0's word: its own patience is longer */
+    expect_end(&cluster.worker[0], 69, "(join_timeout)", who); /* told by server 0: its own patience is longer */
 }
 
-Test(absent, the_same_command_takes_a_dead_servers_place_and_the_job_goes_on)
+Test(absent, the_same_command_takes_a_dead_servers_place_and_the_job_continues)
 {
     cluster_start_servers(&cluster, 3, "--lease=1s --checkpoint-dir=%s/ck --checkpoint-every-steps=20", cluster.directory);
     cluster_start_worker(&cluster, TINY "--stop-steps=4000");
@@ -151,7 +151,7 @@ Test(absent, with_as_many_as_workers_min_training_does_not_wait_for_workers_want
     cluster_finish(&cluster, DONE_MS);
 }
 
-Test(absent, too_few_workers_are_counted_and_everybody_ends_with_69)
+Test(absent, too_few_workers_are_counted_and_all_processes_end_with_69)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2 --join-timeout=10s");
     cluster_start_worker(&cluster, LONG "--join-timeout=60s");
@@ -161,7 +161,7 @@ Test(absent, too_few_workers_are_counted_and_everybody_ends_with_69)
     expect_end(&cluster.worker[0], 69, "worker.waiting for=\"more workers: 1 of 2 workers have registered", "(join_timeout)");
 }
 
-Test(absent, a_server_to_whom_nobody_comes_ends_with_69)
+Test(absent, a_server_that_no_worker_joins_ends_with_69)
 {
     cluster_start_server(&cluster, 2, "--join-timeout=2s");
     expect_end(&cluster.server[0], 69, "server 1 of 2, which has not joined yet", "0 of 1 workers have registered");
@@ -245,7 +245,7 @@ Test(absent, a_lost_worker_is_waited_for_also_when_the_other_has_finished_which_
     cr_expect_eq(cluster_wait(&cluster.worker[0], DONE_MS), 0);
 }
 
-Test(absent, a_job_that_is_told_to_wait_waits_and_goes_on_when_the_lost_one_is_back)
+Test(absent, a_job_with_lost_wait_waits_and_continues_when_the_lost_worker_is_back)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2 --workers-lost=wait --lease=500ms --join-timeout=0s");
     cluster_start_worker(&cluster, TINY "--stop-steps=2000 --join-timeout=0s");
@@ -286,7 +286,7 @@ Test(absent, a_hangup_stops_a_run_as_sigterm_does)
     for (int times = 1; times <= 2; times++) {
         char name[32];
         snprintf(name, sizeof name, "run-%d/summary.json", times);
-        snprintf(name, sizeof name, "psdctl-%d", times); /* so that nothing is read of the one before */
+        snprintf(name, sizeof name, "psdctl-%d", times); /* so that no output of the run before is read */
         cluster_spawn(&cluster, &ctl, name, "psdctl",
                       "run " LONG "--listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --progress=log --progress-interval=10ms "
                       "--run-dir=%s/run-%d --checkpoint-dir=%s/ck-%d --log-level=info",

@@ -8,7 +8,7 @@
 
 #include "tests/support/cluster.h"
 
-/* Nobody waits for anybody: each push is a step of its own. */
+/* No worker waits for another: each push is a separate step. */
 
 enum { DONE_MS = 600000 };
 
@@ -21,7 +21,7 @@ TestSuite(asp, .init = setup, .fini = teardown, .timeout = 600);
     "--model-kind=mlp --model-layers=784,32,10 --data-train=glyphs:6000 --data-test=glyphs:1000 "                                  \
     "--data-batch=64"
 
-/* What server 0's /metrics say of staleness while the job runs; its last text before it ended. */
+/* Server 0's metrics of staleness while the job runs: the last text before the end. */
 static char *last_metrics(void)
 {
     char *last = NULL;
@@ -50,7 +50,7 @@ Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
 {
     cluster_start_servers(&cluster, 2, "--workers-min=2 --sync-mode=asp --optimizer=adam(lr=0.002)");
     for (int w = 0; w < 2; w++)
-        cluster_start_worker(&cluster, MODEL " --eval-every=0 --stop-epochs=40"); /* long enough to be looked at */
+        cluster_start_worker(&cluster, MODEL " --eval-every=0 --stop-epochs=40"); /* long enough to be measured */
     char *metrics = last_metrics();
     cluster_finish(&cluster, DONE_MS);
     json_t *summary = cluster_summary(&cluster, 0);
@@ -62,20 +62,20 @@ Test(asp, two_workers_train_on_two_servers_and_staleness_is_measured)
     const double sum = number_after(metrics, "\npsd_staleness_steps_sum ");
     const double steps = number_after(metrics, "\npsd_steps_total{shard=\"0\"} ");
     cr_expect_gt(count, 0);
-    /* One may be under way. */
+    /* One may be in progress. */
     cr_expect(count == steps || count == steps + 1, "%.0f staleness values of %.0f steps", count, steps);
     cr_expect_eq(number_after(metrics, "psd_staleness_steps_bucket{le=\"+Inf\"} "), count);
-    /* A worker's intervals from pull to push do not overlap, so that each step of the other makes at most one
-     * push older: the mean is a step or so however they are scheduled, and 0 when they took turns. That it is
-     * measured above 0 the next test shows, whose refusals need it. */
+    /* A worker's intervals from pull to push do not overlap, so that each step of the other makes at most one push older: the mean
+     * is about one step however they are scheduled, and 0 when they took turns. The next test shows that it is measured above 0,
+     * because its refusals depend on it. */
     cr_expect(isfinite(sum) && sum >= 0 && sum / count < 16, "mean staleness %g", sum / count);
     free(metrics);
 }
 
 Test(asp, a_gradient_that_is_too_old_is_refused_and_counted)
 {
-    /* A worker that is stopped between its pull and its push has an old gradient when it goes on: the other's steps have made it
-     * so. Where it is stopped is chance, and so it is stopped until it was there. */
+    /* A worker that is stopped between its pull and its push has an old gradient when it continues, because the other has made
+     * steps. The place where it stops is random, so the test repeats until it was there. */
     enum { STEPS = 3000, OLD = 20 };
     cluster_start_servers(&cluster, 1, "--workers-min=2 --sync-mode=asp --sync-max-staleness=1 --optimizer=sgd(lr=0.05)");
     for (int w = 0; w < 2; w++)
@@ -106,13 +106,13 @@ static unsigned long long saved_steps(void)
     return steps;
 }
 
-Test(asp, the_job_goes_on_from_its_newest_checkpoint_when_a_server_dies_and_its_last_weights_are_saved)
+Test(asp, the_job_continues_from_its_newest_checkpoint_when_a_server_dies_and_its_last_weights_are_saved)
 {
     enum { WORKERS = 2, STEPS = 6000 };
     cluster_process_t job = { 0 };
     char once[128];
     snprintf(once, sizeof once, "%s/fired", cluster.directory);
-    setenv("FAILPOINT", "srv.sent.SHARD_STATE:kill@30", 1); /* server 1: server 0 tells itself without a socket */
+    setenv("FAILPOINT", "srv.sent.SHARD_STATE:kill@30", 1); /* server 1: server 0 sends to itself without a socket */
     setenv("FAILPOINT_ONCE", once, 1);
     cluster_spawn(&cluster, &job, "job", "psdctl",
                   "run --sync-mode=asp --servers=2 --workers-min=%d --lease=500ms --status-listen=none --job=asp-%d "
@@ -127,8 +127,8 @@ Test(asp, the_job_goes_on_from_its_newest_checkpoint_when_a_server_dies_and_its_
     cr_assert_not_null(strstr(err, "run.restart role=\"server "), "%s", err);
     cr_assert_not_null(strstr(err, "checkpoint=yes"), "not from the beginning: %s", err);
     free(err);
-    /* What was lost was made again, each push once. One that was under way to the servers while the checkpoint was made may be
-     * in one file and not in the other, and is not made again: one per worker at most, for the job went back once. */
+    /* Lost pushes were repeated, each once. A push in flight while the checkpoint was made may be in one file and not in the other,
+     * and is not repeated: at most one per worker, because the job went back once. */
     const unsigned long long steps = saved_steps();
     cr_assert(steps <= WORKERS * STEPS && steps + WORKERS >= WORKERS * STEPS, "%llu steps of %d", steps, WORKERS * STEPS);
 }

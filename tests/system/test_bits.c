@@ -9,9 +9,8 @@
 #include "tests/support/cluster.h"
 #include "tests/support/reference.h"
 
-/* The weights' bits depend on the data, the seed, the rule and the number of workers: not on the number of
- * servers, on who is how late, or on the compiler. SEMANTICS: a bsp cluster is bit-equal to one process that
- * sums the workers' means in rank order. */
+/* The weights' bits depend on the data, the seed, the rule and the number of workers: not on the number of servers, on delays, or
+ * on the compiler. SEMANTICS: a bsp cluster is bit-equal to one process that sums the workers' means in rank order. */
 
 enum { DONE_MS = 600000, SEED = 3 };
 static const size_t layers[] = { 784, 32, 10 };
@@ -23,7 +22,7 @@ static void setup(void) { cluster_open(&cluster); }
 static void teardown(void) { cluster_close(&cluster); }
 TestSuite(bits, .init = setup, .fini = teardown, .timeout = 600);
 
-/* What one process makes of `steps` rounds of `workers`. */
+/* The weights of one process after `steps` rounds of `workers`. */
 static void expect(const char *rule, uint64_t steps, unsigned workers, char fast[PSD_SHA256_TEXT], char slow[PSD_SHA256_TEXT])
 {
     const reference_config_t config = {
@@ -75,8 +74,7 @@ Test(bits, lookahead_is_the_same_on_any_servers) { compare_layouts("lookahead(ra
 
 Test(bits, an_uneven_batch_is_the_same_on_any_servers)
 {
-    /* 1 500 rows in batches of 7, and every 215th round has 2 rows for 3 workers: one of them has nothing to
-     * give. */
+    /* 1 500 rows in batches of 7, and every 215th round has 2 rows for 3 workers: one of them has no rows. */
     char fast[PSD_SHA256_TEXT], slow[PSD_SHA256_TEXT];
     const reference_config_t config = {
         .data = "glyphs:1500", .kind = "softmax", .batch = 7, .seed = SEED, .rule = "adagrad(lr=0.05)"
@@ -94,8 +92,8 @@ Test(bits, an_uneven_batch_is_the_same_on_any_servers)
     check(3, fast, slow, "batches of 7");
 }
 
-/* Stop some process for a while, again and again, until the workers have ended. Most pauses are short; of the
- * long ones, which make connections time out (1.5 s), some stay just below the lease. */
+/* Stop a random process for a while, repeatedly, until the workers have ended. Most pauses are short; of the long ones, which make
+ * connections time out (1.5 s), some stay just below the lease. */
 static void delay_at_random(uint64_t *chance)
 {
     for (unsigned pauses = 0;; pauses++) {

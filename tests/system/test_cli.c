@@ -9,7 +9,7 @@
 #include "psd/worker.h"
 #include "tests/support/cluster.h"
 
-/* What people see of mistakes: a sentence that names both sides, and the exit code of sysexits.h for it. */
+/* What users see of mistakes: a sentence that names both sides, and the exit code from sysexits.h. */
 
 enum { DONE_MS = 600000 };
 
@@ -33,7 +33,7 @@ TestSuite(cli, .init = setup, .fini = teardown, .timeout = 600);
 
 #define TINY "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=softmax"
 
-/* That process must end with this code, having said these words on stderr. */
+/* Check that the process exits with this code, and has printed these words to stderr. */
 static void expect_end(cluster_process_t *process, int code, const char *one, const char *other)
 {
     cr_expect_eq(cluster_wait(process, DONE_MS), code, "%s ended with %d instead of %d", process->name, process->code, code);
@@ -97,16 +97,16 @@ Test(cli, a_worker_of_another_job_is_refused_naming_both)
     expect_end(&cluster.worker[0], 76, "this is job mnist", "you are of job cifar");
 }
 
-Test(cli, a_worker_that_finds_another_protocol_says_whom_it_asked)
+Test(cli, a_worker_that_finds_another_protocol_names_the_address)
 {
-    /* The status port speaks HTTP, where a worker says hello in ZMTP. */
+    /* The status port expects HTTP, but a worker sends ZMTP. */
     cluster_start_servers(&cluster, 1, "--job=psd");
     snprintf(cluster.data[0], sizeof cluster.data[0], "tcp%.100s", cluster.status[0] + 4);
     cluster_start_worker(&cluster, TINY " --join-timeout=2s --stop-steps=1");
     expect_end(&cluster.worker[0], 69, "cannot join", cluster.data[0]);
 }
 
-Test(cli, a_worker_that_finds_nobody_says_whom_it_asked)
+Test(cli, a_worker_that_finds_no_server_names_the_address)
 {
     strcpy(cluster.data[0], "tcp://127.0.0.1:1");
     cluster_start_worker(&cluster, TINY " --join-timeout=2s --stop-steps=1");
@@ -152,7 +152,7 @@ Test(cli, a_worker_of_another_shape_is_refused_naming_both)
     expect_end(&cluster.worker[1], 76, "[32, 784]", "[16, 784]");
 }
 
-Test(cli, what_cannot_be_configured_is_78)
+Test(cli, an_impossible_configuration_exits_with_78)
 {
     strcpy(cluster.data[0], "tcp://127.0.0.1:1");
     cluster_start_worker(&cluster, TINY " --stop-steps=1 --model-layers=783,10");
@@ -168,7 +168,7 @@ Test(cli, a_port_that_is_taken_is_named)
     expect_end(&cluster.server[1], 74, cluster.data[0], "in use");
 }
 
-/* Processes whose command line names our directory. */
+/* Processes whose command line contains the test's directory. */
 static unsigned count_processes(void)
 {
     unsigned n = 0;
@@ -190,7 +190,7 @@ Test(cli, a_server_tells_others_the_address_that_it_was_given)
 {
     static const struct {
         const char *given, *told;
-        bool own_port; /* that it listens at */
+        bool own_port; /* the port of its listener */
     } cases[] = { { "ps0", "tcp://ps0", true },
                   { "ps0:9", "tcp://ps0:9", false },
                   { "[::1]", "tcp://[::1]", true },

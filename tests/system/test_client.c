@@ -12,7 +12,7 @@
 #include "psd/worker.h"
 #include "tests/support/cluster.h"
 
-/* What the library says to a program that uses it wrongly, and that what it lets through harms nobody. */
+/* The library's messages for wrong calls; and accepted calls harm no other process. */
 
 enum { DONE_MS = 600000 };
 
@@ -74,8 +74,8 @@ Test(client, a_model_of_sixty_five_thousand_tensors_is_trained_and_saved)
     cluster_finish(&cluster, 60000);
 }
 
-/* A model of too many tensors is told how many it has, one of none so too, and a second one that there is a first. */
-Test(client, the_library_says_how_many_tensors_were_too_many)
+/* The messages for a model of too many tensors, for one of none, and for a second registration. */
+Test(client, the_library_reports_the_number_of_tensors_that_is_too_large)
 {
     enum { MANY = 65537 };
     static psd_tensor_t tensors[MANY];
@@ -100,7 +100,7 @@ Test(client, the_library_says_how_many_tensors_were_too_many)
     psd_worker_close(&worker);
 }
 
-Test(client, what_is_wrong_in_a_call_is_said_there_and_the_job_goes_on)
+Test(client, a_wrong_call_reports_its_mistake_and_the_job_continues)
 {
     static float w[2] = { 0, 0 }, bad[2] = { 0, NAN };
     static const uint64_t two = 2;
@@ -110,20 +110,29 @@ Test(client, what_is_wrong_in_a_call_is_said_there_and_the_job_goes_on)
     cluster_start_servers(&cluster, 1, "--workers-min=1 --optimizer=sgd(lr=0.5)");
     psd_worker_t *worker = connect_to_job();
     expect_error(worker, psd_worker_register(worker, &(psd_tensor_t){ "w", NULL, 1, w }, 1), "a shape of at most");
+    /* 2^33 * 2^31 is 0 in 64 bits. */
+    expect_error(
+        worker,
+        psd_worker_register(worker, &(psd_tensor_t){ "w", (const uint64_t[]){ UINT64_C(1) << 33, UINT64_C(1) << 31 }, 2, w }, 1),
+        "tensor w: dimension 1 is 2147483648");
     expect_error(worker, psd_worker_register(worker, (psd_tensor_t[]){ tensor, tensor }, 2), "w");
     expect_error(worker, psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, bad }, 1), "tensor w: initial value 1 is nan");
     cr_assert_eq(psd_worker_register(worker, &tensor, 1), PSD_W_OK, "%s", psd_worker_error(worker));
     expect_error(worker, psd_worker_report(worker, "a\nb", 1), "printable");
     expect_error(worker, psd_worker_report(worker, "", 1), "1 to 63 bytes");
     expect_error(worker, psd_worker_report(worker, NULL, 1), "1 to 63 bytes");
+    expect_error(worker, psd_worker_report(worker, "0123456789012345678901234567890123456789012345678901234567890123", 1),
+                 "1 to 63 bytes");
+    cr_expect_eq(psd_worker_report(worker, "012345678901234567890123456789012345678901234567890123456789012", 1), PSD_W_OK);
     expect_error(worker, psd_worker_exchange(worker, (const float *const[]){ gradient }, UINT64_C(1) << 60, 0, &ticket),
                  "at most 1099511627776");
     expect_error(worker, psd_worker_exchange(worker, (const float *const[]){ gradient }, 1, 0, NULL), "place for its ticket");
     expect_error(worker, psd_worker_pull_slow(worker, NULL, DONE_MS), "a place for each tensor");
-    for (int i = 0; i < 200; i++) /* more than wait in line at once */
+    for (int i = 0; i < 200; i++) /* more than the queue holds */
         cr_assert_eq(psd_worker_report(worker, "many", i), PSD_W_OK);
     cr_assert_eq(step(worker, 1), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_expect_eq(w[0], -0.5f);
+    cr_expect_eq(psd_worker_job_samples(worker), 1);
     cr_assert_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     psd_worker_close(&worker);
     psd_worker_close(&worker);
@@ -131,7 +140,7 @@ Test(client, what_is_wrong_in_a_call_is_said_there_and_the_job_goes_on)
     cluster_finish(&cluster, DONE_MS);
 }
 
-Test(client, a_handle_that_did_not_connect_says_so_whatever_is_asked_of_it)
+Test(client, a_handle_that_did_not_connect_reports_that_for_every_call)
 {
     psd_worker_t *worker = NULL;
     psd_ticket_t ticket;
@@ -139,9 +148,9 @@ Test(client, a_handle_that_did_not_connect_says_so_whatever_is_asked_of_it)
     const psd_tensor_t tensor = { "w", NULL, 0, &w };
     cr_expect_eq(psd_worker_connect(NULL, NULL), PSD_W_EINVAL);
     cr_expect_eq(psd_worker_connect(&worker, NULL), PSD_W_EINVAL);
-    expect_error(worker, psd_worker_register(worker, &tensor, 1), "the configuration needs its size");
-    expect_error(worker, psd_worker_exchange(worker, NULL, 0, 0, &ticket), "the configuration needs its size");
-    expect_error(worker, psd_worker_report(worker, "x", 1), "the configuration needs its size");
+    expect_error(worker, psd_worker_register(worker, &tensor, 1), "the configuration needs `size`");
+    expect_error(worker, psd_worker_exchange(worker, NULL, 0, 0, &ticket), "the configuration needs `size`");
+    expect_error(worker, psd_worker_report(worker, "x", 1), "the configuration needs `size`");
     cr_expect_eq(psd_worker_settings(worker, &(psd_worker_settings_t){ .size = sizeof(psd_worker_settings_t) }), PSD_W_EAGAIN);
     psd_worker_close(&worker);
     const psd_worker_config_t larger = { .size = sizeof larger + 8, .join = "tcp://127.0.0.1:1", .insecure = true };
@@ -149,8 +158,8 @@ Test(client, a_handle_that_did_not_connect_says_so_whatever_is_asked_of_it)
     psd_worker_close(&worker);
 }
 
-/* Where it stands and how the job trains, for programs of this release and of earlier ones. */
-Test(client, position_and_settings_fill_as_much_of_a_struct_as_its_size_says)
+/* Position and settings, for programs of this release and of earlier ones. */
+Test(client, position_and_settings_fill_a_struct_up_to_its_size)
 {
     cluster_start_servers(&cluster, 1,
                           "--workers-min=1 --optimizer=lookahead(sgd(lr=0.25),k=5) --clip-norm=3 --codec-push=topk(0.1)");
@@ -200,7 +209,7 @@ Test(client, a_fork_can_close_its_handle_and_the_parent_trains_on)
     const pid_t child = fork();
     if (child == 0) {
         float *out[] = { w };
-        const bool told = step(worker, 1) == PSD_W_EINVAL && strstr(psd_worker_error(worker), "connect anew in this one") &&
+        const bool told = step(worker, 1) == PSD_W_EINVAL && strstr(psd_worker_error(worker), "connect again in this process") &&
                           psd_worker_wait(worker, 1, -1) == PSD_W_EINVAL && psd_worker_pull_slow(worker, out, -1) == PSD_W_EINVAL &&
                           psd_worker_set_lr(worker, 0.1, -1) == PSD_W_EINVAL && psd_worker_report(worker, "x", 1) == PSD_W_EINVAL &&
                           psd_worker_leave(worker, 1, 0) == PSD_W_EINVAL;
@@ -215,8 +224,8 @@ Test(client, a_fork_can_close_its_handle_and_the_parent_trains_on)
     cluster_finish(&cluster, DONE_MS);
 }
 
-/* A run that has diverged does not look perfect. */
-Test(client, a_loss_that_is_no_number_is_shown_as_none)
+/* A diverged run must not look perfect. */
+Test(client, a_loss_that_is_not_finite_is_shown_as_missing)
 {
     static float w[2];
     static const uint64_t two = 2;
@@ -250,7 +259,7 @@ Test(client, a_loss_that_is_no_number_is_shown_as_none)
     psd_worker_close(&worker);
 }
 
-Test(client, who_has_registered_nothing_cannot_have_finished)
+Test(client, a_worker_that_has_registered_nothing_cannot_have_finished)
 {
     static const uint64_t none = 0;
     static float w[2];
@@ -263,11 +272,11 @@ Test(client, who_has_registered_nothing_cannot_have_finished)
     cr_expect_eq(cluster_wait(&cluster.server[0], 0), -1, "the job has not been done");
 }
 
-/* Blocks that weights come in are not given back to the system and faulted in again by the next exchange. Without a heap that stays,
- * 40 exchanges of 64 MiB fault in 100000 pages and more; with it, those of what ZeroMQ reads ahead of the library, once. */
+/* Blocks for received weights are not returned to the system and faulted in again by the next exchange. Without that, 40 exchanges
+ * of 64 MiB fault in more than 100000 pages; with it, only those that ZeroMQ reads ahead, once. */
 Test(client, an_exchange_finds_the_memory_of_the_one_before)
 {
-#if defined(__SANITIZE_ADDRESS__) /* it keeps freed blocks to find who still uses them */
+#if defined(__SANITIZE_ADDRESS__) /* it keeps freed blocks to detect their use */
     cr_skip_test("not with AddressSanitizer's heap");
 #endif
     enum { N = 16 << 20, EXCHANGES = 40, PAGES = N / 1024 };
@@ -295,7 +304,7 @@ Test(client, an_exchange_finds_the_memory_of_the_one_before)
     free(gradient);
 }
 
-/* ---- what a program may do beside training ---- */
+/* ---- other calls than training ---- */
 
 static const uint64_t two = 2;
 
@@ -323,9 +332,9 @@ static void set_rates(const char *mode)
     register_pair(worker, w);
     cr_assert_eq(psd_worker_wait(worker, begin_step(worker), DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_expect(w[0][0] == -0.5f && w[1][1] == -0.5f, "%g, %g", (double)w[0][0], (double)w[1][1]);
-    expect_error(worker, psd_worker_set_lr(worker, -1, DONE_MS), "a learning rate is a number from 0 to 1e9, not -1");
-    expect_error(worker, psd_worker_set_lr(worker, NAN, DONE_MS), "a learning rate is a number");
-    expect_error(worker, psd_worker_set_lr(worker, 2e9, DONE_MS), "a learning rate is a number");
+    expect_error(worker, psd_worker_set_lr(worker, -1, DONE_MS), "a learning rate must be between 0 and 1e9; this is -1");
+    expect_error(worker, psd_worker_set_lr(worker, NAN, DONE_MS), "a learning rate must be between");
+    expect_error(worker, psd_worker_set_lr(worker, 2e9, DONE_MS), "a learning rate must be between");
     cr_assert_eq(psd_worker_set_lr(worker, 0.25, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_assert_eq(psd_worker_wait(worker, begin_step(worker), DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_expect(w[0][0] == -0.75f && w[1][1] == -0.75f, "%g at one server, %g at the other", (double)w[0][0], (double)w[1][1]);
@@ -385,4 +394,65 @@ Test(client, the_descriptor_is_readable_when_the_open_ticket_is_done_and_not_bef
         psd_worker_close(&worker);
     }
     cluster_finish(&cluster, DONE_MS);
+}
+
+static int asked; /* number of calls */
+
+static int is_enough(void *arg)
+{
+    cr_expect_eq(arg, &asked);
+    return ++asked > 1;
+}
+
+Test(client, a_program_may_end_a_wait_and_then_leave)
+{
+    static float w[2];
+    const uint64_t two = 2;
+    psd_worker_t *worker = NULL;
+    cluster_start_servers(&cluster, 1, "--workers-min=2 --optimizer=sgd(lr=0.5)");
+    const psd_worker_config_t config = {
+        .size = sizeof config, .join = cluster.data[0], .insecure = true, .interrupted = is_enough, .interrupted_arg = &asked
+    };
+    asked = -1000000;
+    cr_assert_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "%s", worker ? psd_worker_error(worker) : "");
+    asked = 0;
+    cr_expect_eq(psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, w }, 1), PSD_W_ESTOPPED, "there is no second worker");
+    cr_expect_eq(asked, 2);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "register: interrupted"), "%s", psd_worker_error(worker));
+    asked = -1000000;
+    cr_expect_eq(psd_worker_leave(worker, 0, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+}
+
+Test(client, the_rule_that_a_program_expects_is_the_jobs_or_is_refused)
+{
+    cluster_start_servers(&cluster, 1, "--optimizer=lookahead(adam(lr=0.001),k=5)");
+    psd_worker_t *worker = connect_to_job();
+    cr_expect_eq(psd_worker_check_rule(worker, "lookahead(adam(lr=1e-3, beta1=0.9))"), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(psd_worker_check_rule(worker, "adam(lr=1e-3)"), PSD_W_EREFUSED);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "job trains with lookahead(adam("), "%s", psd_worker_error(worker));
+    expect_error(worker, psd_worker_check_rule(worker, "adamm"), "the nearest is 'adam'");
+    psd_worker_close(&worker);
+}
+
+Test(client, a_program_can_ask_how_the_job_trains_a_tensor)
+{
+    cluster_start_servers(&cluster, 1,
+                          "--optimizer=adam(lr=0.1) --groups=embed.*(optimizer=sgd(lr=0.4),lr_mult=0.5,clip=0);*.bias(freeze=1)");
+    psd_worker_t *worker = connect_to_job();
+    psd_worker_group_t group = { .size = sizeof group };
+    cr_assert_eq(psd_worker_group(worker, "embed.weight", &group), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_str_eq(group.match, "embed.*");
+    cr_expect_eq(strncmp(group.optimizer, "sgd(lr=0.4, ", 12), 0, "%s", group.optimizer);
+    cr_expect_eq(group.lr_mult, 2, "of a rate four times the job's");
+    cr_expect(!group.clips && !group.freezes);
+    cr_assert_eq(psd_worker_group(worker, "fc.bias", &group), PSD_W_OK);
+    cr_expect(group.freezes);
+    cr_assert_eq(psd_worker_group(worker, "fc.weight", &group), PSD_W_OK);
+    cr_expect_str_eq(group.match, "");
+    cr_expect_eq(strncmp(group.optimizer, "adam(lr=0.1, ", 13), 0, "%s", group.optimizer);
+    cr_expect(group.lr_mult == 1 && group.clips && !group.freezes);
+    group.size++;
+    expect_error(worker, psd_worker_group(worker, "fc.weight", &group), "group: size is");
+    psd_worker_close(&worker);
 }

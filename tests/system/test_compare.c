@@ -10,8 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* `psdctl compare`, real processes on loopback: it compares, goes on after an interruption, and refuses what
- * cannot be compared. Each test has a directory of its own. */
+/* `psdctl compare`, real processes on loopback: it compares, continues after an interruption, and refuses runs that cannot be
+ * compared. Each test has its own directory. */
 
 static char directory[64], output[1 << 16];
 
@@ -30,14 +30,14 @@ static void teardown(void)
 
 TestSuite(compare, .init = setup, .fini = teardown, .timeout = 600);
 
-/* Ten rows of ten steps: a run takes about half a second, most of it coming and going. */
+/* Ten rows and ten steps: a run takes about half a second, mostly for starting and ending. */
 #define JOB                                                                                                                        \
     "--data-train=glyphs:600 --data-test=glyphs:200 --data-batch=60 --model-layers=784,8,10 --servers=2 "                          \
     "--workers-min=2 --eval-every=0.5 --lease=20s"
 #define SHORT JOB " --stop-epochs=1"
 #define LONG  JOB " --stop-epochs=60"
 
-/* Run a shell's line in our directory; its exit code, and what it wrote in `output`. */
+/* Run a line of shell in the test's directory; returns its exit code, with its output in `output`. */
 static int shell(const char *line)
 {
     char command[4096];
@@ -88,7 +88,7 @@ static size_t count(const char *what)
     return n;
 }
 
-/* ---- what it says ---- */
+/* ---- its output ---- */
 
 /* The type of each key of an object of psd.compare/1: s text, i whole number, r number or null, a list, o
  * object, b bool, n text or null. */
@@ -189,8 +189,8 @@ Test(compare, rules_are_compared_from_the_same_weights_on_the_same_rows)
                       "other seeds begin elsewhere");
     cr_expect_not(
         json_equal(json_object_get(run_of(result, 0, 0), "sha256_order"), json_object_get(run_of(result, 0, 1), "sha256_order")));
-    /* Forty rounds; in each, every worker sends a gradient of 6370 floats and gets as many weights: 784 * 8 +
-     * 8 + 8 * 10 + 10 is 6370. Beside that go headers and the first weights. */
+    /* Forty rounds; in each, every worker sends a gradient of 6370 floats and gets as many weights: 784 * 8 + 8 + 8 * 10 + 10 is
+     * 6370. In addition there are headers and the first weights. */
     const json_int_t moved = json_integer_value(json_object_get(run_of(result, 0, 0), "moved_bytes"));
     cr_expect_geq(moved, 40 * 2 * 2 * 6370 * 4);
     cr_expect_leq(moved, 40 * 2 * 2 * 6370 * 4 * 5 / 4);
@@ -199,7 +199,7 @@ Test(compare, rules_are_compared_from_the_same_weights_on_the_same_rows)
     cr_expect_eq(access(path, R_OK), 0);
 }
 
-Test(compare, a_job_file_says_it_all_and_json_is_what_the_file_holds)
+Test(compare, a_job_file_can_have_all_options_and_json_equals_the_file)
 {
     cr_assert_eq(shell("printf 'job: small\\nservers: 1\\nmodel: {layers: [784, 8, 10]}\\ndata: {train: glyphs:600, "
                        "batch: 60}\\n"
@@ -225,7 +225,7 @@ Test(compare, a_terminal_has_a_line_for_each_run_that_is_on_no_wider_than_it_is)
     cr_assert_eq(shell("TERM=xterm script -qec \"stty cols 60; " PSD_BIN_DIR "/psdctl compare " LONG
                        " --run-dir=c --seeds 1 --jobs 2 --optimizers 'sgd(lr=0.5)' 'adam(lr=0.01)'\" /dev/null"),
                  0, "%s", output);
-    /* How far each has come is shown a few times a second, of runs that may last no longer. */
+    /* Progress is shown a few times a second, and a run may take less time than that. */
     const char *both = strstr(output, "sgd(lr=0.5) seed 1  ");
     cr_assert_not_null(both, "%s", output);
     const char *other = strstr(both, "\r\nadam(lr=0.01) seed 1  ");
@@ -243,7 +243,7 @@ Test(compare, a_terminal_has_a_line_for_each_run_that_is_on_no_wider_than_it_is)
             }
 }
 
-/* ---- going on ---- */
+/* ---- interruptions ---- */
 
 static pid_t start(const char *words)
 {
@@ -257,7 +257,7 @@ static pid_t start(const char *words)
     return pid;
 }
 
-/* Directories below c/runs; those of runs that are finished, or of those that are not. */
+/* The number of directories below c/runs of finished, or of unfinished, runs. */
 static unsigned count_runs(bool finished)
 {
     char path[128];
@@ -271,7 +271,7 @@ static unsigned count_runs(bool finished)
     return n;
 }
 
-/* Processes whose command line or working directory is ours. */
+/* Processes whose command line contains the test's directory, or that work in it. */
 static unsigned count_processes(void)
 {
     unsigned n = 0;
@@ -289,12 +289,29 @@ static unsigned count_processes(void)
     return n;
 }
 
+/* Whether an unfinished run has made a step. */
+static bool is_in_a_run(void)
+{
+    char path[400];
+    struct stat file;
+    bool yes = false;
+    snprintf(path, sizeof path, "%s/c/runs", directory);
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir && !yes && (entry = readdir(dir));) {
+        snprintf(path, sizeof path, "%s/c/runs/%s/metrics.jsonl", directory, entry->d_name);
+        yes = strstr(entry->d_name, ".part") && stat(path, &file) == 0 && file.st_size > 0;
+    }
+    if (dir)
+        closedir(dir);
+    return yes;
+}
+
 static void wait_until_a_run_is_kept_and_another_is_on(void)
 {
-    for (int i = 0; i < 6000 && !(count_runs(true) >= 1 && count_runs(false)); i++)
-        usleep(10000);
-    cr_assert(count_runs(true) >= 1 && count_runs(false), "%u, %u", count_runs(true), count_runs(false));
-    usleep(200000); /* into the run */
+    for (int i = 0; i < 30000; i++, usleep(10000))
+        if (count_runs(true) >= 1 && is_in_a_run())
+            return;
+    cr_assert_fail("%u, %u", count_runs(true), count_runs(false));
 }
 
 static int wait_for_code(pid_t pid)
@@ -309,7 +326,7 @@ static int wait_for_code(pid_t pid)
 
 #define INTERRUPTED LONG " --seeds 2 --optimizers 'sgd(lr=0.5)' 'adam(lr=1e-2)' --run-dir="
 
-/* Interrupt it, go on, and compare with one that nobody interrupted. */
+/* Interrupt it, continue it, and compare with an uninterrupted one. */
 static void interrupt_with(int number, int code)
 {
     pid_t pid = start(INTERRUPTED "c");
@@ -330,14 +347,14 @@ static void interrupt_with(int number, int code)
     json_decref(undisturbed);
 }
 
-Test(compare, sigint_gives_75_and_the_same_command_goes_on)
+Test(compare, sigint_gives_75_and_the_same_command_continues)
 {
     interrupt_with(SIGINT, 75);
     cr_assert_eq(shell("cat said"), 0);
-    cr_expect_not_null(strstr(output, " of 4 runs are kept; go on with --run-dir=c\n"), "%s", output);
+    cr_expect_not_null(strstr(output, " of 4 runs are kept; continue with --run-dir=c\n"), "%s", output);
 }
 
-Test(compare, sigkill_leaves_nobody_behind_and_the_same_command_goes_on) { interrupt_with(SIGKILL, -SIGKILL); }
+Test(compare, sigkill_leaves_no_process_behind_and_the_same_command_continues) { interrupt_with(SIGKILL, -SIGKILL); }
 
 Test(compare, one_directory_is_for_one_job_and_one_psdctl_but_for_more_rules_and_seeds)
 {
@@ -352,7 +369,7 @@ Test(compare, one_directory_is_for_one_job_and_one_psdctl_but_for_more_rules_and
     cr_expect_eq(count("compare.done "), 0, "%s", output);
     cr_assert_eq(shell("flock c/settings.json " PSD_BIN_DIR "/psdctl compare " SHORT " --run-dir=c --optimizers sgd"), 69, "%s",
                  output);
-    cr_expect_not_null(strstr(output, "another psdctl compare works in c; wait for it"), "%s", output);
+    cr_expect_not_null(strstr(output, "another psdctl works in c; wait for it"), "%s", output);
 }
 
 Test(compare, a_kept_run_that_is_damaged_is_made_again)
@@ -364,9 +381,9 @@ Test(compare, a_kept_run_that_is_damaged_is_made_again)
     cr_expect_eq(count("compare.done "), 1, "%s", output);
 }
 
-/* ---- what goes wrong ---- */
+/* ---- errors ---- */
 
-/* Programs beside a psdctl of our own: `name` does what the script says, `bin` being where the real ones are. */
+/* Copies of the programs in the test's directory, where the script replaces `name`; `bin` has the real ones. */
 static void replace(const char *name, const char *script)
 {
     char line[1024];
@@ -378,7 +395,7 @@ static void replace(const char *name, const char *script)
     cr_assert_eq(shell(line), 0, "%s", output);
 }
 
-Test(compare, a_run_that_fails_is_named_with_its_log_and_the_others_go_on)
+Test(compare, a_run_that_fails_is_named_with_its_log_and_the_others_continue)
 {
     replace("psd", "case \"$*\" in *momentum-*) echo out of order >&2; exit 71;; esac");
     cr_assert_eq(shell("bin/psdctl compare " SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'momentum(lr=0.05)' 'adam'"),
@@ -395,7 +412,7 @@ Test(compare, a_run_that_fails_is_named_with_its_log_and_the_others_go_on)
     cr_expect_eq(count("compare.done "), 2, "what had failed is made again: %s", output);
 }
 
-Test(compare, a_run_that_loses_a_worker_is_not_a_result_and_the_others_go_on)
+Test(compare, a_run_that_loses_a_worker_is_not_a_result_and_the_others_continue)
 {
     replace("psd-worker", "case \"$*\" in *adam-*worker-id=1*|*worker-id=1*adam-*) timeout -s KILL 1 "
                           "$bin/psd-worker \"$@\"; exit 71;; esac");
@@ -406,7 +423,7 @@ Test(compare, a_run_that_loses_a_worker_is_not_a_result_and_the_others_go_on)
     cr_expect_not_null(strstr(output, "compare.done run=2 of=2 optimizer=\"sgd(lr=0.5)\" seed=1 outcome=done"), "%s", output);
 }
 
-Test(compare, what_every_run_would_say_is_said_once)
+Test(compare, a_message_of_every_run_is_printed_once)
 {
     cr_assert_eq(compare(SHORT " --run-dir=c --data-train=csv:/no/such.csv --model-kind=linear "
                                "--model-layers= --optimizers sgd adam"),
@@ -415,11 +432,11 @@ Test(compare, what_every_run_would_say_is_said_once)
     cr_expect_not_null(strstr(output, "/no/such.csv: No such file or directory"), "%s", output);
 }
 
-Test(compare, runs_of_a_seed_that_begin_or_go_on_otherwise_are_not_compared)
+Test(compare, runs_of_a_seed_with_other_weights_or_rows_are_not_compared)
 {
     replace("psd-worker", "case \"$*\" in *adam-*) exec $bin/psd-worker \"$@\" --seed=9;; esac");
     cr_assert_eq(shell("bin/psdctl compare " SHORT " --run-dir=c --seeds 2 --optimizers 'sgd(lr=0.5)' 'adam'"), 1, "%s", output);
-    cr_expect_not_null(strstr(output, "psdctl compare: with seed 1, adam(lr=0.001) began with other weights than sgd(lr=0.5)"),
+    cr_expect_not_null(strstr(output, "psdctl compare: with seed 1, adam(lr=0.001) started with other weights than sgd(lr=0.5)"),
                        "%s", output);
     cr_expect_not_null(strstr(output, "1 of 4 runs are kept"), "%s", output);
     cr_expect_null(strstr(output, "winner"), "there is nothing to compare: %s", output);
@@ -429,7 +446,7 @@ Test(compare, runs_of_a_seed_that_begin_or_go_on_otherwise_are_not_compared)
                        "%s", output);
 }
 
-Test(compare, wrong_words_are_told_with_what_to_write_instead)
+Test(compare, messages_for_wrong_words_contain_the_correct_form)
 {
     static const struct {
         const char *words;
@@ -441,13 +458,13 @@ Test(compare, wrong_words_are_told_with_what_to_write_instead)
         { "--stop-steps=5 --optimizers", 64, "--optimizers needs rules, such as 'sgd(lr=0.1)'" },
         { "--stop-steps=5 --optimizers adma", 78, "rule 1 of compare.optimizers: adma: " },
         { "--stop-steps=5 --optimizers sgd adam sgd", 78,
-          "rule 3 of compare.optimizers: sgd(lr=0.01) is there already, as rule 1; leave one out" },
+          "rule 3 of compare.optimizers: sgd(lr=0.01) is the same as rule 1; leave one out" },
         { "--stop-steps=5 --optimizers sgd --seeds", 64, "--seeds needs a value" },
         { "--stop-steps=5 --optimizers sgd --seeds=0", 64, "compare.seeds is 0; it takes 1 to 100" },
-        { "--stop-steps=5 --optimizers sgd --lr-sweep=0.1,x", 64, "compare.lr_sweep is \"0.1,x\", no list of numbers" },
+        { "--stop-steps=5 --optimizers sgd --lr-sweep=0.1,x", 64, "compare.lr_sweep is \"0.1,x\", not a valid list of numbers" },
         { "--stop-steps=5 --optimizers sgd --lr-sweep=0", 64, "compare.lr_sweep is 0; it takes 1e-6 to 1e6" },
-        { "--stop-steps=5 --optimizers sgd --lr-sweep=1,1", 78, "sgd(lr=0.01) is there already" },
-        { "--stop-steps=5 --optimizers sgd --target=x", 64, "compare.target is \"x\", no number" },
+        { "--stop-steps=5 --optimizers sgd --lr-sweep=1,1", 78, "sgd(lr=0.01) is the same as rule 1" },
+        { "--stop-steps=5 --optimizers sgd --target=x", 64, "compare.target is \"x\", not a valid number" },
         { "--stop-steps=5 --optimizers sgd --jobs=0", 64, "compare.jobs is 0; it takes 1 to 64" },
         { "--stop-steps=5 --optimizers sgd --frobnicate", 64, "unknown option --frobnicate" },
         { "--stop-steps=5 --optimizers sgd --run-dir=/proc/no", 74, "cannot make /proc/no" },

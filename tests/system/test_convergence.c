@@ -3,7 +3,7 @@
 
 #include "tests/support/convergence.h"
 
-/* Real data, where it is there: a few rows of what psd-convergence runs whole. */
+/* A few rows of psd-convergence, on real data if available, otherwise on drawn ones. */
 
 TestSuite(convergence, .timeout = 600);
 
@@ -13,8 +13,6 @@ static void compare_traces(const char *optimizer)
 {
     static convergence_row_t rows[MAX_ROWS];
     int compared = 0;
-    if (!convergence_has("mnist"))
-        cr_skip_test("no mnist beside the sources or in PSD_DATA");
     const size_t n = convergence_traces(rows, MAX_ROWS);
     for (size_t i = 0; i < n; i++) {
         char rule[CONVERGENCE_RULE];
@@ -32,9 +30,4 @@ Test(convergence, the_first_losses_of_sgd_are_the_references) { compare_traces("
 Test(convergence, the_first_losses_of_adam_are_the_references) { compare_traces("adam"); }
 Test(convergence, the_first_losses_of_lookahead_are_the_references) { compare_traces("lookahead-radam"); }
 
-Test(convergence, a_logistic_model_tells_the_mushrooms_apart)
-{
-    if (!convergence_has("agaricus"))
-        cr_skip_test("no agaricus beside the sources or in PSD_DATA");
-    cr_expect_geq(convergence_agaricus(), 99);
-}
+Test(convergence, a_logistic_model_tells_the_mushrooms_apart) { cr_expect_geq(convergence_agaricus(), 99); }

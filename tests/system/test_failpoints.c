@@ -8,9 +8,9 @@
 #include "proto/message.h"
 #include "tests/support/job.h"
 
-/* At each failpoint (common/system/failpoint.h) some process of a job is killed, or stalls for longer than its
- * lease, once. psdctl run starts again what died, and the weights at the end are those of one process.
- * `PSD_CAMPAIGN=1` takes every failpoint five times over; else each is taken in its turn, by seed. */
+/* At each failpoint (common/system/failpoint.h) a process of a job is killed, or stalls for longer than its lease, once. psdctl run
+ * restarts a killed process, and the final weights are those of one process. `PSD_CAMPAIGN=1` takes every failpoint five times;
+ * otherwise some are chosen by seed. */
 
 #ifdef PSD_FAILPOINTS
 
@@ -31,7 +31,7 @@ static void add_name(const char *place, const char *what)
     snprintf(names[n_names++], NAME, "%s%s%s", place, *what ? "." : "", what);
 }
 
-/* Messages that this job need not have: of trouble, and of wishes. */
+/* Messages that this job need not have: about trouble, and for requests. */
 static bool is_rare(const char *name)
 {
     static const char *const kinds[] = { "REFUSED", "WAIT", "FENCED", "PROBE", "PROGRESS", "SETTING", "ADMIN" };
@@ -41,7 +41,7 @@ static bool is_rare(const char *name)
     return false;
 }
 
-/* A place where messages pass has one failpoint per kind that its side may send or get there. */
+/* A place for messages has one failpoint per kind that its side may send or receive there. */
 static void add_kinds(const char *place)
 {
     const bool server = !strncmp(place, "srv", 3), in = !strcmp(place + 4, "recv");
@@ -87,12 +87,12 @@ static void train(unsigned steps)
     job_expect_code(&job, 0);
 }
 
-/* One job, in which `name` is passed for the `at`-th time: whether that happened. */
+/* One job, in which `name` fires at the `at`-th pass; returns whether it did. */
 static bool disturb(const char *name, const char *action, unsigned at)
 {
     char order[NAME + 32], once[128];
     job_open(&job, 2, 2);
-    if (!strncmp(name, "srv.load", 8)) /* passed by a job that goes on */
+    if (!strncmp(name, "srv.load", 8)) /* a job that continues has passed it */
         train(STEPS / 2);
     snprintf(order, sizeof order, "%s:%s@%u", name, action, at);
     snprintf(once, sizeof once, "%s/fired", job.cluster.directory);

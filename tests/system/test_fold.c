@@ -7,7 +7,7 @@
 #include "tests/support/cluster.h"
 #include "worker/psd/worker.h"
 
-/* A server of many workers lets go of gradients as their turn comes. */
+/* A server of many workers frees gradients as their turn comes. */
 
 enum { DONE_MS = 300000, WORKERS = 64, ELEMENTS = 1 << 20, PARTS = 4, ROUNDS = 2, GRADIENT = ELEMENTS * (int)sizeof(float) };
 
@@ -32,7 +32,7 @@ static double metric(const char *name)
     return cluster_metric(&cluster, 0, series);
 }
 
-/* What /proc says of the server, in bytes. */
+/* A figure of the server in /proc, in bytes. */
 static double memory(const char *line)
 {
     char path[64], text[128];
@@ -76,7 +76,7 @@ static void await(const char *name, double n)
             cluster_give_up(&cluster, "%s is %g, %g wanted", name, metric(name), n);
 }
 
-/* Each pushes when what came before it is where it belongs: ranks are ids here, and these were given in the order of joining. */
+/* Each pushes when the one before it has been added: ranks are ids here, and ids were given in the order of joining. */
 static void push_in_turn(int round)
 {
     psd_ticket_t ticket[WORKERS];
@@ -96,10 +96,10 @@ static void push_in_turn(int round)
     }
 }
 
-Test(fold, of_sixty_four_gradients_that_come_in_turn_eight_are_in_memory_beside_the_shard)
+Test(fold, at_most_eight_of_sixty_four_gradients_that_come_in_turn_are_in_memory)
 {
     for (int i = 0; i < ELEMENTS; i++)
-        gradient[i] = (float)(i % 8); /* sums of which are exact */
+        gradient[i] = (float)(i % 8); /* whose sums are exact */
     cluster_start_servers(&cluster, 1, "--workers-min=%d --optimizer=sgd(lr=1) --net-local=off", WORKERS);
     const double before = memory("VmRSS:");
     join_all();

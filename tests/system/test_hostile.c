@@ -15,9 +15,9 @@
 #include "tests/support/member.h"
 #include "worker/session.h"
 
-/* A job trains on two servers while a stranger throws malformed and lying messages at them, and one of the
- * three members lies beside its honest pushes. No server may die, grow, or count less than was refused, and
- * the weights must be those of an undisturbed job. */
+/* A job trains on two servers while a stranger throws malformed and lying messages at them, and one of the three members lies
+ * beside its honest pushes. No server may crash, grow, or count fewer refusals than there were, and the weights must be those of an
+ * undisturbed job. */
 
 enum { SERVERS = 2, HONEST = 2, WORLD = 3, BATCH = 60, SEED = 7, DONE_MS = 600000, MAX_PARTS = 64 };
 #ifdef __SANITIZE_ADDRESS__ /* keeps what is freed for a while */
@@ -36,7 +36,7 @@ TestSuite(hostile, .init = setup, .fini = teardown, .timeout = 600);
 
 /* ---- bytes ---- */
 
-/* Whose keys are used where there are some: a worker's, like those of the members. */
+/* With keys, it uses a worker's, like the members. */
 static const char *stranger(void) { return cluster.keys ? "w7" : NULL; }
 static const char *liars(void) { return cluster.keys ? "w2" : NULL; }
 
@@ -59,7 +59,7 @@ static bool send_message(void *socket, const psd_msg_t *msg, const void *payload
     return send_frames(socket, header, psd_msg_seal(msg, payload, n, header), payload, n);
 }
 
-/* Read one message if there is one within `wait_ms`; `payload` is to be released. */
+/* Read one message if there is one within `wait_ms`; the caller releases `payload`. */
 static bool read_message(void *socket, long wait_ms, psd_msg_t *msg, psd_buf_t **payload)
 {
     zmq_pollitem_t item = { .socket = socket, .events = ZMQ_POLLIN };
@@ -116,7 +116,7 @@ static void damage(liar_t *self, void *socket, const psd_msg_t *push, const psd_
     psd_buf_unref(&other);
 }
 
-/* Before a push is made: such as must not be taken for it. */
+/* Before a push: messages that must not be mistaken for it. */
 static void lie_before(liar_t *self, void *socket, const psd_msg_t *push, const psd_buf_t *payload)
 {
     static const uint64_t ahead[] = { 1, 2, 1000, PSD_MAX_COUNT / 2 };
@@ -205,7 +205,7 @@ static void carry_out(liar_t *self)
     psd_actions_drop(&self->out, self->out.n);
 }
 
-/* Register or push, as far as the session lets it. */
+/* Register or push, as far as the session allows. */
 static void advance(liar_t *self, float *const *weights, const psd_tensor_list_t *list)
 {
     const psd_phase_t phase = psd_session_phase(self->session);
@@ -229,7 +229,7 @@ static void hear(liar_t *self)
     psd_buf_t *payload;
     for (unsigned s = 0; s < SERVERS; s++)
         for (int i = 0; i < 64 && read_message(self->socket[s], s || i ? 0 : 1, &msg, &payload); i++) {
-            /* What is refused are the lies; to an honest session it would be the end. */
+            /* The refusals answer the lies; an honest session would end at one. */
             const bool about_lies = msg.kind == PSD_MSG_FENCED || (msg.kind == PSD_MSG_REFUSED && msg.code != PSD_REFUSAL_SESSION);
             if (!about_lies)
                 psd_session_message(self->session, cluster_now_ms(), PSD_PEER_SERVER + s, &msg, payload, &self->out);
@@ -286,7 +286,7 @@ typedef struct stranger {
 
 static uint64_t draw(stranger_t *self, uint64_t n) { return psd_splitmix64(&self->lies.chance) % n; }
 
-/* The job's number is told to whoever says hello. */
+/* Every peer that sends HELLO learns the job's number. */
 static void ask_for_job(stranger_t *self)
 {
     psd_msg_t msg = { .kind = PSD_MSG_HELLO, .protocol = PSD_PROTOCOL, .seq = 0xbad };
@@ -303,7 +303,7 @@ static void ask_for_job(stranger_t *self)
 
 static float values[64];
 
-/* What it knows when it speaks to this server. */
+/* Its knowledge when it sends to this server. */
 static lies_t *facing(stranger_t *self, unsigned server)
 {
     self->lies.server = server;
@@ -325,8 +325,7 @@ static bool throw_lie(stranger_t *self, unsigned server, size_t kind)
     return sent;
 }
 
-/* Answers are read: who does not is cut off when its heartbeats stall, and what it had under way is lost
- * uncounted. */
+/* Read the answers: a peer that does not is cut off when its heartbeats stall, and its messages in flight are lost uncounted. */
 static void drain(void *socket)
 {
     psd_msg_t msg;
@@ -335,7 +334,7 @@ static void drain(void *socket)
         psd_buf_unref(&payload);
 }
 
-/* A lie with some bits or its end changed: whatever it says then, nothing may break. */
+/* A lie with some bits or its end changed: whatever its contents, nothing may break. */
 static bool throw_mutant(stranger_t *self, unsigned server)
 {
     static lie_t lie;
@@ -348,7 +347,7 @@ static bool throw_mutant(stranger_t *self, unsigned server)
     if (draw(self, 8))
         n = lies_seal(lie.header, n);
     const size_t n_payload = draw(self, 4) ? lie.n_payload : draw(self, lie.n_payload + 1);
-    /* As much as the mute connection takes; when it takes no more, the server has stopped reading it. */
+    /* Send as much as the mute connection accepts; when it accepts no more, the server has stopped reading it. */
     if (zmq_send(self->mute[server], lie.header, n, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0)
         zmq_send(self->mute[server], lie.payload, n_payload, ZMQ_DONTWAIT);
     return send_frames(self->socket[server], lie.header, n, lie.payload, n_payload);
@@ -372,8 +371,7 @@ static void raw_garbage(stranger_t *self, unsigned server)
     close(fd);
 }
 
-/* Routing ids of one's own choice; the one of five bytes looks like an automatic one. A frame beyond the
- * limit. */
+/* Routing ids chosen by the client; the one of five bytes looks like an automatic one. A frame beyond the limit. */
 static void odd_connections(stranger_t *self)
 {
     static const char *const ids[] = { "intruder", "abcde" };
@@ -391,14 +389,15 @@ static void odd_connections(stranger_t *self)
         zmq_close(socket);
     }
     void *socket = dial(self->context, 0, stranger());
+    const int linger_ms = 2000; /* so that it leaves; nothing is counted on it */
+    zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     psd_msg_t m = lies_push(facing(self, 0), huge, sizeof huge);
     cr_assert(send_message(socket, &m, huge, sizeof huge));
-    usleep(100000); /* so that it leaves before the socket closes; nothing is counted on it */
     zmq_close(socket);
 }
 
-/* All that was sent is refused for the reason it should be: counters reach that, and reach no more where
- * members give no reason of their own. */
+/* Every message is refused for its expected reason: counters reach that number, and exceed it only for reasons that members also
+ * cause. */
 static void check_counters(const uint64_t *before, const uint64_t *expected, bool exactly)
 {
     for (unsigned r = 1; r < PSD_N_REFUSALS; r++) {
@@ -525,7 +524,7 @@ static void expect_nothing_changed(void)
 
 Test(hostile, lies_and_garbage_change_nothing_and_are_counted) { expect_nothing_changed(); }
 
-/* As far as a worker's key lets in. */
+/* The same with a worker's key. */
 Test(hostile, nor_do_those_of_somebody_with_a_workers_key)
 {
     cluster_make_keys(&cluster);

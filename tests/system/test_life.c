@@ -6,7 +6,7 @@
 
 #include "tests/support/cluster.h"
 
-/* Who lives is not given up: however long the judge was away itself, and however slow the link is. */
+/* A live process is not given up, however long the judging process was suspended, and however slow the link is. */
 
 enum { LEASE_MS = 1000, DONE_MS = 600000 };
 
@@ -36,18 +36,18 @@ static void stop_a_server(const char *mode, unsigned which)
     cluster_start_servers(&cluster, 2, "--sync-mode=%s --workers-min=2 --lease=%dms", mode, LEASE_MS);
     for (unsigned w = 0; w < 2; w++)
         cluster_start_worker(&cluster, "--model-kind=mlp --model-layers=784,32,10 --data-train=glyphs:1500 --data-test=glyphs:100 "
-                                       "--eval-every=0 --data-batch=60 --stop-steps=400");
+                                       "--eval-every=0 --data-batch=60 --stop-steps=5000");
     cluster_await_steps(&cluster, 20);
     stop_for(&cluster.server[which], 5 * LEASE_MS / 2);
     cluster_finish(&cluster, DONE_MS);
     cr_expect(!has_said(&cluster.server[0], "worker.lost"), "%s, server %u", mode, which);
 }
 
-Test(life, nobody_is_lost_because_server_0_stood_still) { stop_a_server("bsp", 0); }
-Test(life, nobody_is_lost_because_server_0_stood_still_in_asp) { stop_a_server("asp", 0); }
-Test(life, nobody_is_lost_because_another_server_stood_still) { stop_a_server("bsp", 1); }
+Test(life, no_worker_is_lost_because_server_0_was_suspended) { stop_a_server("bsp", 0); }
+Test(life, no_worker_is_lost_because_server_0_was_suspended_in_asp) { stop_a_server("asp", 0); }
+Test(life, no_worker_is_lost_because_another_server_was_suspended) { stop_a_server("bsp", 1); }
 
-/* A forwarder to server 0 that lets through so many bytes a second in each direction; workers are told its address. */
+/* A forwarder to server 0 that passes this many bytes per second in each direction; workers get its address. */
 static void slow_down(cluster_process_t *proxy, unsigned bytes)
 {
     char address[CLUSTER_TEXT] = "";

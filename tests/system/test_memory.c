@@ -8,7 +8,7 @@
 #include "psd/worker.h"
 #include "tests/support/cluster.h"
 
-/* Workers of the server's machine are served through memory, and it makes no difference but in time. */
+/* Workers on the server's machine are served through memory, which changes nothing but the time. */
 
 enum { DONE_MS = 300000, STEPS = 400 };
 #define MODEL                                                                                                                      \
@@ -73,7 +73,7 @@ Test(memory, links_are_counted_and_end_with_their_worker)
     cluster_await_steps(&cluster, (uint64_t)cluster_metric(&cluster, 0, "psd_steps_total{shard=\"0\"}") + 20);
 }
 
-Test(memory, with_net_local_off_there_is_none)
+Test(memory, with_net_local_off_nothing_travels_through_memory)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=1 --net-local=off");
     cluster_start_worker(&cluster, MODEL " --stop-steps=1000000");
@@ -101,7 +101,7 @@ static psd_worker_t *connect_to(unsigned server)
     return worker;
 }
 
-/* Two tensors that follow each other in one array; the gradient is overwritten as soon as it may be. */
+/* Two tensors that follow each other in one array; the gradient is overwritten as soon as that is allowed. */
 static void train_here(const char *more, bool of_library, float out[MODEL_SIZE])
 {
     static const uint64_t first = FIRST, second = SECOND;
@@ -173,10 +173,10 @@ Test(memory, an_array_is_freed_when_nothing_needs_it_and_with_the_handle_at_the_
     expect_refusal(worker, g, "an exchange or a pull is open");
     cr_assert_eq(psd_worker_wait(worker, ticket, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     expect_refusal(worker, w, "tensor w lies in this array");
-    expect_refusal(worker, other, "none that psd_worker_alloc gave");
-    expect_refusal(worker, g + 1, "none that psd_worker_alloc gave");
+    expect_refusal(worker, other, "was not allocated by psd_worker_alloc");
+    expect_refusal(worker, g + 1, "was not allocated by psd_worker_alloc");
     cr_expect_eq(psd_worker_free(worker, g), PSD_W_OK);
-    expect_refusal(worker, g, "none that psd_worker_alloc gave");
+    expect_refusal(worker, g, "was not allocated by psd_worker_alloc");
     cr_expect_null(psd_worker_alloc(worker, SIZE_MAX / 2));
     cr_expect_not_null(strstr(psd_worker_error(worker), "no memory for an array of"));
     psd_worker_close(&worker);

@@ -7,8 +7,8 @@
 #include "psd/worker.h"
 #include "tests/support/cluster.h"
 
-/* Gradients that are pushed tensor by tensor make the weights that they make when they are pushed at once, in whatever order they
- * come, and whatever happens in between. */
+/* Gradients pushed tensor by tensor give the same weights as gradients pushed at once, in any order, and whatever happens in
+ * between. */
 
 enum { DONE_MS = 300000, TENSORS = 6, MOST = 300000, STEPS = 24 };
 
@@ -42,7 +42,7 @@ static void drop(model_t *self)
         free(self->w[t]);
 }
 
-/* Of the clock alone, so that a step that is made again is the same; tensor b has none at times. */
+/* A function of the clock only, so that a repeated step is the same; tensor b sometimes has none. */
 static const float *gradient(model_t *self, size_t t, uint64_t clock)
 {
     for (size_t i = 0; i < sizes[t]; i++)
@@ -59,7 +59,7 @@ static psd_worker_t *join(model_t *self)
         tensors[t] = (psd_tensor_t){ names[t], &sizes[t], 1, self->w[t] };
     cr_assert_eq(psd_worker_connect(&worker, &config), PSD_W_OK, "%s", worker ? psd_worker_error(worker) : "");
     cr_assert_eq(psd_worker_register(worker, tensors, TENSORS), PSD_W_OK, "%s", psd_worker_error(worker));
-    for (size_t t = 0; t < TENSORS; t++) /* servers read them where they lie, over all that becomes of connections */
+    for (size_t t = 0; t < TENSORS; t++) /* servers read them in place, in spite of lost connections */
         self->g[t] = psd_worker_alloc(worker, sizes[t]);
     return worker;
 }
@@ -132,7 +132,10 @@ static void expect_same_weights(const char *flags)
 
 Test(push, in_any_order_of_tensors_the_weights_are_the_same) { expect_same_weights(" --optimizer=adam(lr=0.01)"); }
 Test(push, by_sockets_too) { expect_same_weights(" --optimizer=sgd(lr=0.01) --net-local=off"); }
-Test(push, what_a_code_loses_is_kept_as_of_a_whole_push) { expect_same_weights(" --optimizer=sgd(lr=0.01) --codec-push=int8"); }
+Test(push, tensor_by_tensor_the_residual_is_that_of_a_whole_push)
+{
+    expect_same_weights(" --optimizer=sgd(lr=0.01) --codec-push=int8");
+}
 Test(push, where_each_push_is_a_step_too) { expect_same_weights(" --optimizer=adam(lr=0.01) --sync-mode=asp"); }
 Test(push, where_the_whole_gradient_is_measured_first)
 {
@@ -145,7 +148,7 @@ static void expect_refusal(psd_worker_t *worker, int rc, const char *words)
     cr_expect_not_null(strstr(psd_worker_error(worker), words), "\"%s\" lacks \"%s\"", psd_worker_error(worker), words);
 }
 
-Test(push, a_wrong_push_is_told_apart_and_the_exchange_goes_on)
+Test(push, a_wrong_push_is_refused_and_the_exchange_continues)
 {
     model_t model;
     psd_ticket_t ticket, other;
@@ -153,7 +156,7 @@ Test(push, a_wrong_push_is_told_apart_and_the_exchange_goes_on)
     cluster_start_servers(&cluster, 2, "--workers-min=1 --optimizer=sgd(lr=0.01)");
     psd_worker_t *worker = join(&model);
     expect_refusal(worker, psd_worker_push(worker, TENSORS, model.g[0], 32, 0, &ticket), "there is no tensor 6; 6 are registered");
-    expect_refusal(worker, psd_worker_push(worker, 0, model.g[0], 0, 0, &ticket), "no samples");
+    expect_refusal(worker, psd_worker_push(worker, 0, model.g[0], 0, 0, &ticket), "at least 1 sample");
     expect_refusal(worker, psd_worker_push(worker, 0, model.g[0], 32, 0, NULL), "place for its ticket");
     const float before = model.w[0][0];
     push(worker, &model, 4, 1, &ticket);

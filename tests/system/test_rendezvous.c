@@ -9,8 +9,8 @@
 #include "proto/message.h"
 #include "tests/support/cluster.h"
 
-/* What keeps servers and workers from meeting is named within seconds, and whoever waits for it in vain ends
- * after join_timeout with the code for it. */
+/* The reason why servers and workers cannot meet is named within seconds, and a process that waits in vain exits after join_timeout
+ * with the code for it. */
 
 enum {
     NAMED_MS = 5000 + 4000, /* the promise, and what a busy machine may add to it */
@@ -18,7 +18,7 @@ enum {
 };
 
 static cluster_t cluster;
-static cluster_process_t late; /* the one that does not find its place */
+static cluster_process_t late; /* the process that cannot join */
 
 static void setup(void)
 {
@@ -37,7 +37,7 @@ TestSuite(rendezvous, .init = setup, .fini = teardown, .timeout = 600);
 
 #define TINY "--data-train=glyphs:200 --data-test=glyphs:50 --data-batch=20 --model-kind=softmax --progress=none "
 
-/* That process must have said these words soon after its start, and end with this code. */
+/* Check that the process prints these words soon after its start, and exits with this code. */
 static void expect_named(const cluster_process_t *process, const char *one, const char *other)
 {
     bool named = false;
@@ -72,13 +72,13 @@ Test(rendezvous, a_host_that_is_not_there_is_78)
     expect_end("no-such-host.invalid", "cannot be resolved", 78);
 }
 
-Test(rendezvous, a_port_at_which_nobody_listens_is_69)
+Test(rendezvous, a_port_without_a_listener_is_69)
 {
     cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --join=tcp://127.0.0.1:1 --join-timeout=7s");
-    expect_end("worker.waiting", "nobody listens at 127.0.0.1:1: connection refused", 69);
+    expect_end("worker.waiting", "no process listens at 127.0.0.1:1: connection refused", 69);
     cluster_spawn(&cluster, &late, "late", "psd",
                   "--insecure --servers=2 --status-listen=none --join=tcp://127.0.0.1:1 --join-timeout=7s");
-    expect_end("join.waiting", "nobody listens at 127.0.0.1:1: connection refused", 69);
+    expect_end("join.waiting", "no process listens at 127.0.0.1:1: connection refused", 69);
 }
 
 Test(rendezvous, another_jobs_server_is_76_also_for_a_server)
@@ -96,14 +96,14 @@ Test(rendezvous, a_key_on_no_list_is_77_and_another_servers_key_69)
     cluster_spawn(&cluster, &late, "late", "psd-worker",
                   TINY "--insecure=false --worker-key=%s/nobody.key --server-public=%s/ps.pub --join=%s", cluster.directory,
                   cluster.directory, cluster.data[0]);
-    expect_end("does not let this key in", "allow-list", 77);
+    expect_end("refuses this key", "allow-list", 77);
     cluster_spawn(&cluster, &late, "late", "psd-worker",
                   TINY "--insecure=false --worker-key=%s/w0.key --server-public=%s/op.pub --join=%s --join-timeout=7s",
                   cluster.directory, cluster.directory, cluster.data[0]);
-    expect_end("does not go on as psd does", "is this its public key", 69);
+    expect_end("but not the handshake", "server.public is its public key", 69);
 }
 
-/* A server 0 of another protocol, which answers all that `late` says, until that ends. */
+/* A server 0 with another protocol, which answers all messages of `late` until that ends. */
 static void answer_in_another_protocol(void *socket)
 {
     const psd_msg_t msg = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL + 1, .code = PSD_REFUSAL_PROTOCOL };
@@ -131,7 +131,7 @@ Test(rendezvous, another_protocol_is_named_and_76)
     void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_ROUTER);
     cr_assert_eq(zmq_bind(socket, "tcp://127.0.0.1:*"), 0);
     cr_assert_eq(zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, address, &n), 0);
-    snprintf(words, sizeof words, "speaks protocol %d", PSD_PROTOCOL + 1);
+    snprintf(words, sizeof words, "uses protocol %d", PSD_PROTOCOL + 1);
     for (int i = 0; i < 2; i++) {
         cluster_spawn(&cluster, &late, "late", programs[i], "%s--insecure --join=%s", flags[i], address);
         answer_in_another_protocol(socket);
@@ -142,14 +142,14 @@ Test(rendezvous, another_protocol_is_named_and_76)
     zmq_ctx_term(context);
 }
 
-Test(rendezvous, a_server_that_lacks_is_named_and_69)
+Test(rendezvous, a_missing_server_is_named_with_exit_code_69)
 {
     cluster_start_server(&cluster, 2, "--job=psd");
     cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --join=%s --join-timeout=7s", cluster.data[0]);
     expect_end("waiting for servers", "missing 1 of 2", 69);
 }
 
-Test(rendezvous, a_second_worker_of_the_same_place_is_told_who_has_it_and_69)
+Test(rendezvous, a_second_worker_with_the_same_id_exits_with_69_and_names_the_holder)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2");
     cluster_spawn(&cluster, &cluster.worker[0], "first", "psd-worker", TINY "--insecure --join=%s --worker-id=0 --worker-name=anna",
@@ -185,7 +185,7 @@ Test(rendezvous, a_file_that_does_not_come_is_69)
 
 Test(rendezvous, an_old_file_that_leads_to_another_job_traps_neither_servers_nor_workers)
 {
-    cluster_start_server(&cluster, 1, "--job=other"); /* at the port that ours had in its earlier run */
+    cluster_start_server(&cluster, 1, "--job=other"); /* at the port of the earlier run's server */
     write_old_file("psd", cluster.data[0]);
     cluster_process_t server[2] = { 0 };
     cluster_spawn(&cluster, &server[1], "ours-1", "psd",
@@ -215,7 +215,7 @@ Test(rendezvous, an_old_file_that_stays_ends_with_the_refusal)
     expect_end("this is job other", "you are of job psd", 76);
 }
 
-Test(rendezvous, the_files_key_is_trusted_so_that_a_worker_needs_its_own_alone)
+Test(rendezvous, a_worker_trusts_the_key_in_the_file_and_needs_only_its_own)
 {
     cluster_make_keys(&cluster);
     cluster_process_t server = { 0 };

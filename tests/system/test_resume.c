@@ -7,9 +7,9 @@
 
 #include "tests/support/job.h"
 
-/* Jobs under `psdctl run` with checkpoints are stopped and started again, on more or fewer servers. However
- * that goes, the weights at the end are, bit for bit, those of one process that did the same rounds without
- * any of it. What cannot be gone on from is refused. (Faults at random moments are tests/chaos.) */
+/* Jobs under `psdctl run` with checkpoints are stopped and restarted, on more or fewer servers. In any case, the final weights are,
+ * bit for bit, those of one process that made the same rounds undisturbed. Checkpoints that do not fit are refused. (tests/chaos
+ * has faults at random moments.) */
 
 static job_t job;
 static void setup(void) { job_open(&job, 2, 2); }
@@ -32,7 +32,7 @@ static void stop_job(void)
 /* ---- stopped, and started again
  * ---------------------------------------------------------------------------------- */
 
-Test(resume, a_job_that_was_stopped_goes_on_where_it_was)
+Test(resume, a_job_that_was_stopped_continues_where_it_was)
 {
     enum { STEPS = 1500 };
     job_start(&job, "--stop-steps=%d --checkpoint-every=0s --checkpoint-every-steps=200", STEPS);
@@ -43,18 +43,18 @@ Test(resume, a_job_that_was_stopped_goes_on_where_it_was)
     job_start(&job, "--stop-steps=%d", STEPS);
     job_expect_code(&job, 0);
     job_expect_weights(&job, JOB_RULE, STEPS);
-    job_start(&job, "--stop-steps=%d", STEPS); /* there is nothing left to do, and that is no mistake */
+    job_start(&job, "--stop-steps=%d", STEPS); /* there is nothing left to do, which is not an error */
     job_expect_code(&job, 0);
     job_expect_weights(&job, JOB_RULE, STEPS);
 }
 
 static void stop_and_go_on_with(const char *rule)
 {
-    enum { STEPS = 2000 }; /* so many that a busy machine stops it twice before its end */
+    enum { STEPS = 2000 }; /* enough for a busy machine to stop it twice before its end */
     static const unsigned servers[] = { 2, 1, 3 };
     teardown(), setup();
     for (unsigned i = 0; i < 3; i++) {
-        /* One that the job now begun must make: a signal before it is up would end it by itself. */
+        /* Wait for a checkpoint of the job now started, because a signal before it has started would just end the process. */
         const long long next = job_checkpoint(&job) + 100;
         job_start(&job, "--optimizer=%s --stop-steps=%d --checkpoint-every=0s --checkpoint-every-steps=100 --servers=%u", rule,
                   STEPS, servers[i]);
@@ -67,7 +67,7 @@ static void stop_and_go_on_with(const char *rule)
     job_expect_weights(&job, rule, STEPS);
 }
 
-Test(resume, a_job_goes_on_with_the_same_bits_on_fewer_servers_and_on_more)
+Test(resume, a_job_continues_with_the_same_bits_on_fewer_servers_and_on_more)
 {
     stop_and_go_on_with("sgd(lr=0.05)");
     stop_and_go_on_with("adam(lr=0.002)");
@@ -77,8 +77,8 @@ Test(resume, a_job_goes_on_with_the_same_bits_on_fewer_servers_and_on_more)
 /* ---- given up
  * -------------------------------------------------------------------------------------------------------- */
 
-/* Silent for longer than the lease: when it goes on, its round has been voided, and its place waits for a new
- * life. */
+/* Silent for longer than the lease: when it continues, its round has been closed without it, and its place waits for a new
+ * process. */
 Test(resume, a_worker_that_was_given_up_while_it_was_paused_is_started_again)
 {
     enum { STEPS = 1500 };
@@ -176,7 +176,7 @@ Test(resume, a_damaged_checkpoint_is_passed_over_for_the_one_before_it)
     free(log);
 }
 
-/* Whatever is wrong with a file of the newest one, the log says that it was passed over, and why. */
+/* If a file of the newest checkpoint is damaged or missing, the log says that it was not used, and why. */
 static void expect_passed_over(const char *how, const char *why)
 {
     char command[256], words[64];
@@ -194,7 +194,7 @@ static void expect_passed_over(const char *how, const char *why)
     free(log);
 }
 
-Test(resume, whatever_is_wrong_with_a_checkpoint_that_is_passed_over_is_said)
+Test(resume, the_log_says_why_a_damaged_checkpoint_is_not_used)
 {
     make_checkpoint();
     expect_passed_over("truncate -s 100 $n/shard-0.safetensors", "shard-0.safetensors");
@@ -224,7 +224,12 @@ Test(resume, a_signal_to_server_0_makes_a_checkpoint)
     job_start(&job, "--stop-steps=1000000 --checkpoint-every=0s");
     job_await_checkpoint(&job, 0);
     const uint64_t end = cluster_now_ms() + JOB_WAIT_MS;
-    usleep(300000); /* let some rounds be closed */
+    for (bool closed = false; !closed; cluster_nap()) { /* a round */
+        char *metrics = cluster_file(&job.cluster, "run/metrics.jsonl");
+        closed = metrics && strchr(metrics, '\n');
+        free(metrics);
+        cr_assert_leq(cluster_now_ms(), end, "no round was closed in %d ms", JOB_WAIT_MS);
+    }
     cr_assert_eq(job_checkpoint(&job), 0);
     pid_t first = job_child(&job, (job_role_t){ true, 0 });
     cr_assert_gt(first, 0);

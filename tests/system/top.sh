@@ -53,7 +53,7 @@ real=$("$bin/psdctl" status "$url" | sed -n 's/^  step \([0-9]*\),.*/\1/p')
 tmux -L $server send-keys s
 expect 'sorted by worker '
 tmux -L $server send-keys '?'
-expect 'share of the time in which the round lacked'
+expect 'share of the time in which only this'
 tmux -L $server send-keys '?'
 expect '^glyphs: '
 tmux -L $server resize-window -x 100 -y 12
@@ -63,5 +63,5 @@ expect '^ended with 0'
 
 rc=0
 "$bin/psdctl" top "$url" >"$dir/screen" 2>&1 </dev/null || rc=$?
-[ "$rc" -eq 64 ] && grep -q 'this is no terminal' "$dir/screen" || fail "without a terminal: $rc"
+[ "$rc" -eq 64 ] && grep -q 'this is not a terminal' "$dir/screen" || fail "without a terminal: $rc"
 echo 'top: ok'

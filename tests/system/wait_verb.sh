@@ -35,29 +35,45 @@ start() {
     fail "no address"
 }
 
+# Start psdctl wait --for=finished in the background, which must end with code $1; returns when it has looked at the job.
+follow() {
+    local looks now
+    looks=$(looked)
+    { expect "$1" --for=finished "$url" && touch "$dir/told"; } &
+    follower=$!
+    for ((i = 0; i < 3000; i++)); do
+        now=$(looked)
+        [ "$now" = "$looks" ] || return 0
+        sleep 0.1
+    done
+    fail "psdctl wait asks for nothing"
+}
+looked() { curl -fsS "$url/metrics" | grep '^psd_http_requests_total{path="/events"}' || true; }
+
+# The job ends when it has been told of, however slow what comes before is: it stands still meanwhile.
 start --stop-steps=600 --stop-epochs=0
 expect 0 "$url"
-expect 0 --for=step=100 "$url"
+operate=$(sed -n 's/.*operate psdctl pause //p' "$dir/out" | head -n 1)
+read -ra operate <<<"$operate"
+"$bin/psdctl" pause "${operate[@]}" >/dev/null || fail "the job was over before it was paused"
+follow 0
 expect 69 --for=step=1000000000 --timeout=0.3 "$url"
-expect 0 --for=finished "$url"
+"$bin/psdctl" resume "${operate[@]}" >/dev/null
+wait "$follower" || fail "who waited was not told of the end"
 wait "$job" || fail "the job failed"
 
 # With checkpoints it first makes the last one, and is over before it has ended.
 start --stop-steps=1000000000 --stop-epochs=0 --checkpoint-dir="$dir/ck"
 expect 0 --for=step=1 "$url"
-{
-    expect 75 --for=finished "$url"
-    touch "$dir/told"
-} &
-follower=$!
-sleep 0.5
+expect 0 --for=step=100 "$url"
+follow 75
 kill "$job"
 wait "$job" || true
 wait "$follower" || fail "who waited was not told of the stop"
 job=
 
 expect 69 --timeout=0.5 127.0.0.1:1
-grep -q 'nobody answers' "$dir/wait" || fail "$(cat "$dir/wait")"
+grep -q 'no server answers' "$dir/wait" || fail "$(cat "$dir/wait")"
 expect 64 --for=nothing
 expect 64 --for=step=0
 expect 64 --timeout=-1

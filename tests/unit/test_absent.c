@@ -50,7 +50,7 @@ static const char *words(void)
     return text;
 }
 
-Test(absent, nobody_is_missing_while_all_are_here, .init = setup, .fini = teardown)
+Test(absent, no_peer_is_missing_while_all_are_here, .init = setup, .fini = teardown)
 {
     psd_absent_note(&absent, START_MS, &look);
     cr_expect_eq(absent.n, 0);
@@ -62,18 +62,18 @@ Test(absent, a_lost_worker_is_named_with_the_seconds_of_its_silence, .init = set
 {
     members->row[1].state = PSD_WORKER_LOST;
     psd_absent_note(&absent, START_MS + LEASE_MS, &look);
-    cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here"); /* between two runs each is out for a moment */
+    cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here"); /* between two runs, each worker is absent for a moment */
     psd_absent_note(&absent, START_MS + LEASE_MS + 1000, &look);
     cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here; worker 1 (b), silent for 3 s");
 }
 
-Test(absent, one_whose_work_is_done_is_not_missing, .init = setup, .fini = teardown)
+Test(absent, a_finished_worker_is_not_missing, .init = setup, .fini = teardown)
 {
     members->row[1].state = PSD_WORKER_LEFT;
     members->row[1].finished = true;
     psd_absent_note(&absent, START_MS, &look);
     cr_expect_eq(absent.n, 0);
-    members->row[0].state = PSD_WORKER_LOST; /* and now there is nobody to go on */
+    members->row[0].state = PSD_WORKER_LOST; /* and now no worker is left to continue */
     psd_absent_note(&absent, START_MS, &look);
     cr_expect_eq(absent.n, 1);
     cr_expect_str_eq(words(), "more workers: of 2 workers 1 has finished, and 0 are here");
@@ -87,7 +87,7 @@ Test(absent, a_server_that_has_left_the_run_is_waited_for_by_its_address, .init 
     cr_expect_str_eq(words(), "server 1 at tcp://b:1, which is joining again");
 }
 
-Test(absent, patience_begins_anew_when_one_of_several_has_come, .init = setup, .fini = teardown)
+Test(absent, patience_starts_again_when_one_of_several_has_come, .init = setup, .fini = teardown)
 {
     psd_servers_leave(&servers, 1);
     members->row[1].state = PSD_WORKER_LOST;
@@ -97,14 +97,14 @@ Test(absent, patience_begins_anew_when_one_of_several_has_come, .init = setup, .
     join(1);
     psd_absent_note(&absent, 6000, &look);
     cr_expect_eq(psd_absent_waited_ms(&absent, 6500), 500);
-    psd_servers_leave(&servers, 1); /* one more that goes does not */
+    psd_servers_leave(&servers, 1); /* one more loss does not restart the wait */
     psd_absent_note(&absent, 7000, &look);
     cr_expect_eq(psd_absent_waited_ms(&absent, 7000), 1000);
     psd_absent_excuse(&absent, 400, 7400);
     cr_expect_eq(psd_absent_waited_ms(&absent, 7400), 1000);
 }
 
-Test(absent, a_paused_job_names_the_missing_and_waits_for_nobody_and_one_that_ends_names_none, .init = setup, .fini = teardown)
+Test(absent, a_paused_job_names_the_missing_without_waiting_and_one_that_ends_names_none, .init = setup, .fini = teardown)
 {
     members->row[1].state = PSD_WORKER_LOST;
     look.paused = true;

@@ -28,7 +28,7 @@ Test(address, hosts_and_ports_are_read_from_all_forms_and_written_again)
     }
 }
 
-Test(address, what_has_no_port_or_is_a_path_is_none)
+Test(address, a_text_without_a_port_or_a_path_is_not_an_address)
 {
     static const char *const none[] = { "", "host", "tcp://host", "ipc:///tmp/x:1", ":7470", "none" };
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)

@@ -8,7 +8,7 @@
 
 TestSuite(admin, .timeout = 600);
 
-/* A job of one server that nobody has joined yet. */
+/* A job of one server that no worker has joined yet. */
 enum { OPERATOR = 77 };
 
 static psd_coordinator_t *coordinator;
@@ -26,7 +26,7 @@ static void setup(void)
                                         .lease_ms = 2000,
                                         .mode = psd_mode_find("bsp"),
                                         .lr = 1 };
-    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, "sgd", "", NULL), PSD_OK);
     cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
     admin = (psd_admin_t){ 0 };
 }
@@ -37,7 +37,7 @@ static void teardown(void)
     psd_actions_clear(&out);
 }
 
-/* The answer, which is the last that is said. */
+/* The answer, which is the last message sent. */
 static const psd_msg_t *ask(uint64_t seq, double value, const char *text)
 {
     psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = seq };
@@ -72,10 +72,10 @@ Test(admin, a_verb_is_carried_out_and_its_answer_says_where_the_job_is, .init = 
 Test(admin, a_request_that_makes_no_sense_is_refused_and_counted, .init = setup, .fini = teardown)
 {
     expect(ask(1, 0, "cifar pause"), PSD_MSG_REFUSED, PSD_REFUSAL_JOB, "this is job mnist, you ask for job cifar");
-    expect(ask(2, 0, "mnist dance"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
-    expect(ask(3, 0, "mnist pause now"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
+    expect(ask(2, 0, "mnist dance"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "not a request that psd knows");
+    expect(ask(3, 0, "mnist pause now"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "not a request that psd knows");
     expect(ask(7, 0, ""), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing is asked for");
-    expect(ask(4, 0, "mnist drain"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing that can be asked for");
+    expect(ask(4, 0, "mnist drain"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "not a request that psd knows");
     expect(ask(5, 0, "mnist drain b"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "no worker b is here");
     expect(ask(6, 0, "mnist save"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nowhere to save to");
     psd_coordinator_facts_t facts;

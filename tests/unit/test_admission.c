@@ -25,7 +25,7 @@ static void setup(void)
 
 static void teardown(void) { free(members); }
 
-/* The life with this nonce asks for id `wanted` - 1; 0: for any. */
+/* A worker with this nonce asks for id `wanted` - 1; 0: for any. */
 static psd_admission_verdict_t ask_as(uint32_t user, const char *name, uint64_t nonce, uint32_t wanted)
 {
     const psd_worker_hello_t hello = { .from = psd_peer_make(nonce, user), .nonce = nonce, .wanted = wanted, .name = name };
@@ -56,7 +56,7 @@ Test(admission, a_life_that_asks_again_keeps_its_row_over_another_connection, .i
     members->row[0].state = PSD_WORKER_LIVE;
     members->row[0].heard_ms = 0;
     members->row[0].peer = 0;
-    look.over = "is finished"; /* which is said to newcomers only */
+    look.over = "is finished"; /* which is sent to newcomers only */
     cr_assert_eq(ask(11, 0), PSD_ADMISSION_KNOWN);
     cr_expect_eq(out.row, &members->row[0]);
     cr_expect_eq(out.row->state, PSD_WORKER_LIVE);
@@ -94,10 +94,10 @@ Test(admission, another_users_id_is_refused_whoever_holds_it, .init = setup, .fi
     cr_assert_eq(ask_as(ANOTHER, "host:2", 12, 1), PSD_ADMISSION_REFUSED);
     cr_expect_eq(out.refusal, PSD_REFUSAL_WORKER);
     cr_expect_str_eq(out.why, "worker 0 is another user's");
-    cr_expect_eq(ask_as(ANOTHER, "host:2", 11, 0), PSD_ADMISSION_REFUSED, "nor by the nonce of the one who had it");
+    cr_expect_eq(ask_as(ANOTHER, "host:2", 11, 0), PSD_ADMISSION_REFUSED, "nor with the nonce of its previous holder");
 }
 
-Test(admission, nobody_begins_before_all_servers_have_joined, .init = setup, .fini = teardown)
+Test(admission, no_worker_begins_before_all_servers_have_joined, .init = setup, .fini = teardown)
 {
     servers.row[1].joined = false;
     cr_assert_eq(ask(11, 0), PSD_ADMISSION_WAITS);
@@ -105,7 +105,7 @@ Test(admission, nobody_begins_before_all_servers_have_joined, .init = setup, .fi
     cr_expect_eq(members->n_rows, 0);
 }
 
-Test(admission, a_fixed_number_of_places_is_full_with_those_who_have_finished, .init = setup, .fini = teardown)
+Test(admission, finished_workers_count_towards_a_fixed_number_of_places, .init = setup, .fini = teardown)
 {
     look.places = 2;
     ask(11, 0);
@@ -128,7 +128,7 @@ Test(admission, there_are_no_more_workers_than_ids, .init = setup, .fini = teard
     cr_expect_str_eq(out.why, why);
 }
 
-Test(admission, nobody_new_comes_to_a_job_that_is_over, .init = setup, .fini = teardown)
+Test(admission, a_job_that_is_over_admits_no_new_worker, .init = setup, .fini = teardown)
 {
     look.over = "was stopped";
     cr_assert_eq(ask(11, 0), PSD_ADMISSION_REFUSED);

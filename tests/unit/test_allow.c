@@ -37,7 +37,7 @@ Test(allow, each_line_is_a_user_with_its_role_key_and_bounds)
     psd_allow_clear(&list);
 }
 
-Test(allow, a_list_of_nobody_is_a_list)
+Test(allow, an_empty_list_is_a_list)
 {
     cr_assert_eq(parse(""), PSD_OK);
     cr_assert_eq(parse("# nobody\n\n"), PSD_OK);
@@ -45,36 +45,36 @@ Test(allow, a_list_of_nobody_is_a_list)
     psd_allow_clear(&list);
 }
 
-Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
+Test(allow, any_error_refuses_the_whole_list_and_names_line_and_cause)
 {
     static const struct {
         const char *text, *complaint;
     } cases[] = {
-        { "ps server " K1 "\nps worker " K2 "\n", "allow:2: ps is there already; a name stands for one key" },
-        { "ps server " K1 "\n\nw worker " K1 "\n", "allow:3: w has the key of ps; a key stands for one name" },
-        { "ps wroker " K1, "allow:1: \"wroker\" is no role; write worker, monitor, admin or server" },
-        { "ps Worker " K1, "allow:1: \"Worker\" is no role" },
-        { "ps worker", "allow:1: 2 words; a line has a name, a role and a public key at least" },
-        { "ps", "allow:1: 1 word; a line has" },
-        { "p\xc3\xa9 worker " K1, "is no name: 1 to 63 letters, digits, . _ -" },
-        { "0123456789012345678901234567890123456789012345678901234567890123 worker " K1, "is no name" },
-        { "ps worker " K1 "x", "is no public key: 40 characters of Z85" },
-        { "ps worker 7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvd", "is no public key" },
-        { "ps worker 7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvd\"", "is no public key" },
-        { "ps worker #####################################;##", "is no public key" },
-        { "ps worker ########################################", "is no public key" },
-        { "ps worker " K1 " 0,", "\"0,\" is no list of servers: *, or such as 0,2-3, up to 255" },
-        { "ps worker " K1 " ,1", "is no list of servers" },
-        { "ps worker " K1 " 3-2", "is no list of servers" },
-        { "ps worker " K1 " 256", "is no list of servers" },
-        { "ps worker " K1 " 0-18446744073709551616", "is no list of servers" },
-        { "ps worker " K1 " 1-2-3", "is no list of servers" },
-        { "ps worker " K1 " * 0", "\"0\" is no size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1" },
-        { "ps worker " K1 " * 1MiB", "is no size" },
-        { "ps worker " K1 " * -1", "is no size" },
-        { "ps worker " K1 " * 17179869184Gi", "is no size" },
+        { "ps server " K1 "\nps worker " K2 "\n", "allow:2: ps is listed already; each name has one key" },
+        { "ps server " K1 "\n\nw worker " K1 "\n", "allow:3: w has the key of ps; each key belongs to one name" },
+        { "ps wroker " K1, "allow:1: \"wroker\" is not a role; write worker, reader, monitor, admin or server" },
+        { "ps Worker " K1, "allow:1: \"Worker\" is not a role" },
+        { "ps worker", "allow:1: 2 words; a line needs at least a name, a role and a public key" },
+        { "ps", "allow:1: 1 word; a line needs" },
+        { "p\xc3\xa9 worker " K1, "is not a name: 1 to 63 letters, digits, . _ -" },
+        { "0123456789012345678901234567890123456789012345678901234567890123 worker " K1, "is not a name" },
+        { "ps worker " K1 "x", "is not a public key: 40 characters of Z85" },
+        { "ps worker 7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvd", "is not a public key" },
+        { "ps worker 7Ps%rW6GI77Z}kZ.>W{k*iHEUrnlONs(<1/)Nvd\"", "is not a public key" },
+        { "ps worker #####################################;##", "is not a public key" },
+        { "ps worker ########################################", "is not a public key" },
+        { "ps worker " K1 " 0,", "\"0,\" is not a list of servers: *, or such as 0,2-3, up to 255" },
+        { "ps worker " K1 " ,1", "is not a list of servers" },
+        { "ps worker " K1 " 3-2", "is not a list of servers" },
+        { "ps worker " K1 " 256", "is not a list of servers" },
+        { "ps worker " K1 " 0-18446744073709551616", "is not a list of servers" },
+        { "ps worker " K1 " 1-2-3", "is not a list of servers" },
+        { "ps worker " K1 " * 0", "\"0\" is not a size: *, or a whole number of bytes, with Ki, Mi or Gi if large, from 1" },
+        { "ps worker " K1 " * 1MiB", "is not a size" },
+        { "ps worker " K1 " * -1", "is not a size" },
+        { "ps worker " K1 " * 17179869184Gi", "is not a size" },
         { "ps worker " K1 " * * #", "allow:1: a sixth word, \"#\"" },
-        { " # worker", "allow:1: \"#\" is no name" },
+        { " # worker", "allow:1: \"#\" is not a name" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cr_expect_eq(parse(cases[i].text), PSD_ECONFIG, "%s", cases[i].text);
@@ -83,7 +83,7 @@ Test(allow, whatever_is_wrong_refuses_the_whole_and_names_line_and_cause)
     }
     static const char zero[] = "ps worker\0 " K1;
     cr_expect_eq(psd_allow_parse(&list, "allow", zero, sizeof zero - 1, &err), PSD_ECONFIG);
-    cr_expect_not_null(strstr(err.text, "allow:1: a byte that is no character"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "allow:1: a byte that is not printable ASCII"), "%s", err.text);
     char line[600];
     memset(line, ' ', sizeof line);
     cr_expect_eq(psd_allow_parse(&list, "allow", line, sizeof line, &err), PSD_ECONFIG);
@@ -102,7 +102,7 @@ Test(allow, a_file_that_others_may_write_is_refused)
     psd_allow_clear(&list);
     chmod(path, 0664);
     cr_expect_eq(psd_allow_load(&list, path, &err), PSD_ECONFIG);
-    cr_expect_not_null(strstr(err.text, "its owner alone may write it, and its mode is 664"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "only its owner may be able to write it, but its mode is 664"), "%s", err.text);
     unlink(path);
     cr_expect_eq(psd_allow_load(&list, path, &err), PSD_ENOINPUT);
     cr_expect_eq(psd_allow_load(&list, "/tmp", &err), PSD_ECONFIG);

@@ -17,7 +17,7 @@ Test(arena, buffers_are_aligned_and_lie_in_a_segment_that_peers_may_have)
 {
     uint32_t segment;
     uint64_t offset;
-    cr_expect_null(psd_arena_segment(arena, 0), "there is no memory before it is needed");
+    cr_expect_null(psd_arena_segment(arena, 0), "no memory is mapped before it is needed");
     psd_buf_t *a = psd_arena_new_buf(arena, 100), *b = psd_arena_new_buf(arena, 100);
     cr_expect_eq(a->n_bytes, 100);
     cr_expect_eq((uintptr_t)a->data % 64, 0);
@@ -30,7 +30,7 @@ Test(arena, buffers_are_aligned_and_lie_in_a_segment_that_peers_may_have)
     cr_expect_eq(psd_arena_used(arena), 0);
 }
 
-Test(arena, what_reaches_beyond_a_segment_is_not_found)
+Test(arena, a_range_that_reaches_beyond_a_segment_is_not_found)
 {
     uint32_t segment;
     uint64_t offset;
@@ -44,7 +44,7 @@ Test(arena, what_reaches_beyond_a_segment_is_not_found)
     psd_buf_unref(&buf);
 }
 
-/* Each buffer is filled with its own byte; one that shared a byte with another would find it changed. */
+/* Each buffer is filled with its own value; if two shared a byte, one of them would find it changed. */
 Test(arena, no_two_buffers_share_a_byte_and_all_memory_comes_back)
 {
     enum { N = 300 };
@@ -69,7 +69,7 @@ Test(arena, no_two_buffers_share_a_byte_and_all_memory_comes_back)
     cr_expect_eq(psd_arena_used(arena), 0);
     psd_buf_t *whole = psd_arena_new_buf(arena, 64 * MIB);
     cr_expect_not_null(whole);
-    cr_expect_null(psd_arena_segment(arena, 1), "what is free has joined to the segment's whole");
+    cr_expect_null(psd_arena_segment(arena, 1), "the free blocks have merged into the whole segment");
     psd_buf_unref(&whole);
 }
 

@@ -7,7 +7,7 @@
 
 #include "deploy/psdctl/inspect/arrays.h"
 
-/* Files of arrays are what other programs expect, whatever the order in which their pieces came. */
+/* Files of arrays are as other programs expect them, in whatever order their pieces came. */
 
 static char directory[] = "/tmp/test_arrays_XXXXXX", path[64];
 static uint8_t file[1 << 16];
@@ -22,12 +22,14 @@ static void setup(void)
 static void teardown(void)
 {
     unlink(path);
-    cr_expect_eq(rmdir(directory), 0, "nothing else is left");
+    cr_expect_eq(rmdir(directory), 0, "no other file is left");
 }
 
 TestSuite(arrays, .init = setup, .fini = teardown, .timeout = 600);
 
-static const psd_array_t list[] = { { "fc1.weight", 2, { 2, 3 } }, { "scale", 0, { 0 } }, { "fc1.bias", 1, { 4 } } };
+static const psd_array_t list[] = { { .name = "fc1.weight", .n_dims = 2, .shape = { 2, 3 } },
+                                    { .name = "scale" },
+                                    { .name = "fc1.bias", .n_dims = 1, .shape = { 4 } } };
 static const float weight[] = { 1, 2, 3, 4, 5, 6 }, scale = 7, bias[] = { 8, 9, 10, 11 };
 
 /* Write the three arrays, from the last piece to the first. */
@@ -155,7 +157,7 @@ Test(arrays, an_npz_of_nothing_is_zips_last_record)
     cr_expect_arr_eq(file, wanted, sizeof wanted);
 }
 
-Test(arrays, what_is_abandoned_leaves_what_was_there)
+Test(arrays, an_abandoned_file_leaves_the_old_one)
 {
     write_all(psd_arrays_format_at(0));
     for (size_t i = 0; psd_arrays_format_at(i); i++) {

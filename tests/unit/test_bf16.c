@@ -3,7 +3,7 @@
 
 #include "tests/support/codings.h"
 
-/* The upper halves of floats. */
+/* The codec bf16 sends the upper halves of floats. */
 
 TestSuite(bf16, .timeout = 600);
 

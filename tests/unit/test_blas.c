@@ -19,7 +19,7 @@ Test(blas, a_product_is_that_of_its_matrices)
     cr_expect_eq(psd_blas(NULL), blas);
 }
 
-Test(blas, its_kernels_are_those_for_avx2_unless_somebody_has_chosen)
+Test(blas, its_kernels_are_those_for_avx2_unless_the_environment_chooses)
 {
     unsetenv("OPENBLAS_CORETYPE");
     cr_assert_not_null(psd_blas(NULL));
@@ -32,7 +32,7 @@ Test(blas, its_kernels_are_those_for_avx2_unless_somebody_has_chosen)
         cr_expect_null(chosen);
 }
 
-Test(blas, who_has_chosen_kernels_gets_them)
+Test(blas, the_kernels_that_a_user_chose_are_used)
 {
     setenv("OPENBLAS_CORETYPE", "Nehalem", 1);
     cr_assert_not_null(psd_blas(NULL));

@@ -140,7 +140,7 @@ Test(board, giving_back_more_than_is_out_is_a_lie)
     cr_expect_eq(psd_board_returned(&us, 2, &ticket, &err), PSD_EPROTO);
     cr_expect_eq(psd_board_returned(&us, 3, &ticket, &err), 1);
     WORD(given, 0);
-    cr_expect_eq(psd_board_returned(&us, 3, &ticket, &err), PSD_EPROTO, "nor may it take back what it gave");
+    cr_expect_eq(psd_board_returned(&us, 3, &ticket, &err), PSD_EPROTO, "nor may the count go back");
     WORD(given, 2);
     WORD(ticket[1], UINT32_MAX);
     cr_expect_eq(psd_board_returned(&us, 3, &ticket, &err), PSD_EPROTO);
@@ -162,7 +162,7 @@ Test(board, a_sleeper_is_woken_once_for_each_sleep)
     }
 }
 
-Test(board, news_are_messages_and_for_who_waits_for_room_all_progress)
+Test(board, messages_wake_a_reader_and_any_progress_wakes_a_writer_that_waits_for_room)
 {
     cr_expect_not(psd_board_has_news(&us, true));
     send_one(&us, 1);

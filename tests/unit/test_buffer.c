@@ -36,13 +36,13 @@ Test(buffer, bytes_are_summed_once_and_again_only_when_they_have_changed)
     memcpy(buf->data, "123456789", 9);
     cr_expect_eq(psd_buf_checksum(buf), 0xe3069283u); /* the check value of the Castagnoli polynomial */
     ((char *)buf->data)[0] = '2';
-    cr_expect_eq(psd_buf_checksum(buf), 0xe3069283u, "nobody said that they have changed");
+    cr_expect_eq(psd_buf_checksum(buf), 0xe3069283u, "no call has reported that they changed");
     psd_buf_changed(buf);
     cr_expect_eq(psd_buf_checksum(buf), psd_crc32c("223456789", 9));
     psd_buf_unref(&buf);
 }
 
-Test(buffer, a_checksum_that_somebody_has_made_is_taken_for_it_even_0)
+Test(buffer, a_checksum_computed_before_is_taken_even_if_it_is_0)
 {
     psd_buf_t *buf = psd_buf_new(1);
     psd_buf_set_checksum(buf, 0);

@@ -11,7 +11,8 @@
 #include "common/memory/channel.h"
 #include "common/memory/handoff.h"
 
-/* Both ends in one process, each with its own mappings. `liar` is what the far end writes: its board, and its end of the socket. */
+/* Both ends in one process, each with its own mappings. `liar` is how a dishonest far end writes: its board, and its end of the
+ * socket. */
 static psd_arena_t *near_arena, *far_arena;
 static psd_channel_t *near, *far;
 static psd_board_t *liar;
@@ -136,7 +137,7 @@ Test(channel, a_small_payload_is_the_receivers_own_and_an_empty_one_is_none)
     psd_buf_unref(&buf);
 }
 
-Test(channel, what_finds_no_room_waits_in_order)
+Test(channel, messages_without_room_wait_in_order)
 {
     enum { N = 3000 };
     psd_buf_t *buf = filled(far_arena, 64, 1);
@@ -160,7 +161,7 @@ Test(channel, what_finds_no_room_waits_in_order)
     psd_buf_unref(&buf);
 }
 
-Test(channel, who_holds_all_tickets_gets_more_when_one_goes_back)
+Test(channel, a_peer_that_holds_all_tickets_gets_another_when_it_returns_one)
 {
     static psd_buf_t *held[PSD_BOARD_TICKETS];
     psd_buf_t *buf = filled(far_arena, PSD_CHANNEL_SMALL + 4, 1);
@@ -217,7 +218,7 @@ Test(channel, segments_follow_as_the_arena_grows)
     psd_buf_unref(&part);
 }
 
-Test(channel, a_payload_outlives_its_channel_and_tells_when_it_may_have_changed)
+Test(channel, a_payload_outlives_its_channel_and_shows_when_it_may_have_changed)
 {
     psd_buf_t *buf = filled(far_arena, 1 << 20, 1);
     psd_channel_send(far, "h", 1, buf);
@@ -231,7 +232,7 @@ Test(channel, a_payload_outlives_its_channel_and_tells_when_it_may_have_changed)
     cr_expect_null(psd_channel_take(payload));
     cr_expect(psd_channel_is_whole(copy));
     psd_buf_t *same = psd_channel_take(copy);
-    cr_expect_eq(same, copy, "what is nobody else's is taken as it is");
+    cr_expect_eq(same, copy, "a buffer without other owners is taken as it is");
     cr_expect_eq(psd_channel_listen(near, &err), PSD_EUNAVAILABLE);
     psd_channel_close(&near);
     cr_expect_eq(((char *)payload->data)[99], 1);
@@ -307,7 +308,7 @@ static void lie(uint32_t segment, uint64_t offset, uint64_t n_bytes, uint32_t ti
 }
 
 /* The far arena has one segment, of 64 MiB. */
-Test(channel, a_payload_outside_of_what_was_handed_over_is_refused)
+Test(channel, a_payload_outside_the_shared_memory_is_refused)
 {
     static const struct {
         uint32_t segment;
@@ -352,7 +353,7 @@ Test(channel, more_payloads_than_there_are_tickets_are_refused)
         psd_buf_unref(&held[i]);
 }
 
-Test(channel, giving_back_what_one_does_not_have_is_refused)
+Test(channel, returning_a_buffer_that_one_does_not_have_is_refused)
 {
     psd_buf_t *buf = filled(near_arena, 100, 1);
     psd_channel_send(near, "h", 1, buf);
@@ -440,7 +441,7 @@ Test(channel, a_board_that_is_too_small_is_refused)
     cr_expect_eq(count_descriptors(), before);
 }
 
-/* A peer whose board changes while it is read: whatever it holds, every call ends and reads nothing outside. */
+/* A peer whose board changes while it is read: whatever it contains, every call returns, and reads nothing outside. */
 static atomic_bool is_done;
 static void *write_noise(void *arg)
 {

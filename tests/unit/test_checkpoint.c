@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include "common/base/rng.h"
 #include "common/system/safetensors.h"
 #include "server/checkpoint/checkpoint.h"
+#include "tests/support/alone.h"
 
 TestSuite(checkpoint, .timeout = 600);
 
@@ -30,7 +32,7 @@ static char dir[64];
 static psd_err_t err;
 static psd_rule_t rule;
 static psd_tensor_list_t model;
-static psd_partition_t one; /* all chunks on one server: the order in which data_t are kept */
+static psd_partition_t one; /* all chunks on one server: the order in which data_t is stored */
 static data_t *truth, *loaded;
 static uint64_t seed;
 
@@ -47,10 +49,9 @@ static float draw_float(void) { return (float)(draw() >> 40) / (1 << 24) - 0.5f;
 
 static void cut(psd_partition_t *map, uint32_t n_servers)
 {
-    uint64_t sizes[16];
-    for (uint32_t i = 0; i < model.n; i++)
-        sizes[i] = model.tensor[i].n_elements;
-    cr_assert_eq(psd_partition_make(map, sizes, model.n, n_servers, 1, NULL), PSD_OK);
+    psd_extent_t *extents = psd_tensors_extents(&model);
+    cr_assert_eq(psd_partition_cut(map, extents, model.n, n_servers, 1, NULL), PSD_OK);
+    free(extents);
 }
 
 static data_t *allocate(void)
@@ -64,7 +65,7 @@ static data_t *allocate(void)
     return all;
 }
 
-/* Train every chunk for some steps, so that the state is one that a job has. */
+/* Train every chunk for some steps, so that the state is as in a real job. */
 static void train(uint32_t n_steps)
 {
     float *g = malloc(PSD_MAX_CHUNK * sizeof *g);
@@ -149,7 +150,7 @@ static psd_ckpt_facts_t facts_of(uint64_t clock, uint32_t shard, uint32_t n_shar
 static int save_shard(uint64_t clock, uint32_t shard, const psd_partition_t *map)
 {
     const psd_ckpt_facts_t facts = facts_of(clock, shard, map->n_servers);
-    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, map, &rule, &err);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, map, alone(&rule), &err);
     if (!writer)
         return err.code;
     for (uint32_t p = map->n_held[shard]; p-- > 0;) { /* in any order */
@@ -197,7 +198,7 @@ static int load_with(uint64_t clock, uint32_t n_servers, const psd_tensor_list_t
         parts = map.held[s];
         psd_applied_t *rows = NULL;
         uint32_t n = 0;
-        rc = psd_ckpt_load(dir, clock, list, &map, s, with, to_loaded, loaded, &rows, &n, &err);
+        rc = psd_ckpt_load(dir, clock, list, &map, s, alone(with), to_loaded, loaded, &rows, &n, &err);
         if (!rc) {
             cr_assert_eq(n, 2);
             for (int i = 0; i < 2; i++)
@@ -310,7 +311,7 @@ Test(checkpoint, lookahead_comes_back_with_slow_weights_and_its_syncs) { round_t
 Test(checkpoint, nadam_comes_back_with_its_product_in_double)
 {
     round_trip("nadam");
-    cr_assert_neq(loaded[0].state.scalar[0], (double)(float)loaded[0].state.scalar[0], "a double that is no float");
+    cr_assert_neq(loaded[0].state.scalar[0], (double)(float)loaded[0].state.scalar[0], "a double that is not a float");
 }
 
 Test(checkpoint, any_number_of_servers_loads_what_any_number_saved)
@@ -325,6 +326,41 @@ Test(checkpoint, any_number_of_servers_loads_what_any_number_saved)
             assert_loaded();
         }
     }
+    remove_dir();
+}
+
+/* A matrix of 128 rows and 100 columns stores 128 and 100 numbers, with its first chunk; a vector stores one per element. */
+Test(checkpoint, state_that_is_shorter_than_its_tensor_takes_its_own_room_and_comes_back_on_any_number_of_servers)
+{
+    char path[160];
+    size_t n_values = 0, n_bytes;
+    begin_model("adafactor");
+    for (uint32_t i = 0; i < one.n_chunks; i++) {
+        const psd_chunk_t *c = &one.chunk[i];
+        n_values += c->n;
+        for (int s = 0; s < rule.n_slots; s++) {
+            const size_t n = psd_rule_slot_elements(&rule, s, &one.tensor[c->tensor], c->offset, c->n);
+            n_values += n;
+            for (uint32_t k = 0; k < c->n; k++)
+                truth[i].slot[s][k] = k < n ? draw_float() : 0;
+        }
+    }
+    cr_expect_eq(n_values, (12800 + 228) + (128 + 128) + (1280 + 138) + (1 + 1));
+    for (uint32_t servers = 1; servers <= 3; servers++) {
+        save(servers, servers);
+        for (uint32_t others = 1; others <= 3; others++) {
+            for (uint32_t i = 0; i < one.n_chunks; i++)
+                for (int s = 0; s < rule.n_slots; s++)
+                    memset(loaded[i].slot[s], 0, one.chunk[i].n * sizeof(float));
+            cr_assert_eq(load(servers, others), PSD_OK, "%s", err.text);
+            assert_loaded();
+        }
+        cr_expect_eq(psd_ckpt_verify(dir, servers, &err), PSD_OK, "%s", err.text);
+    }
+    save(4, 1);
+    path_of(path, 4, 0);
+    free(read_all(path, &n_bytes));
+    cr_expect_eq(n_bytes % 4096, n_values * sizeof(float) % 4096, "no room for arrays that are not stored");
     remove_dir();
 }
 
@@ -377,6 +413,66 @@ Test(checkpoint, the_manifest_gives_back_facts_and_model)
     remove_dir();
 }
 
+static double next_lr(const char *settings, uint64_t rows, double *momentum)
+{
+    psd_ckpt_facts_t facts = { .settings = (char *)(uintptr_t)settings, .lr = 0.5, .version = 20, .samples = 600 };
+    return psd_ckpt_next_lr(&facts, rows, momentum);
+}
+
+Test(checkpoint, the_learning_rate_of_the_next_step_is_the_schedules)
+{
+#define OTHERS_BEFORE "servers=2 mode=bsp optimizer=adam(lr=0.25, beta1=0.9)"
+#define OTHERS_BEHIND " clip_norm=1 codec_push=int8 checkpoints=yes"
+    double momentum = 0;
+    cr_expect_eq(next_lr(OTHERS_BEFORE OTHERS_BEHIND, 0, &momentum), 0.5, "constant");
+    cr_expect(isnan(momentum));
+    /* 0.5 after 20 of 80 steps, 600 of 800 samples, 1.5 of 6 epochs */
+    cr_expect_float_eq(next_lr(OTHERS_BEFORE
+                               " schedule=linear(steps=80, start_factor=1, end_factor=0) schedule_unit=step" OTHERS_BEHIND,
+                               0, &momentum),
+                       0.375, 1e-15);
+    cr_expect_float_eq(next_lr(OTHERS_BEFORE " schedule=linear(steps=800) schedule_unit=sample", 0, &momentum), 0.125, 1e-15);
+    cr_expect_float_eq(next_lr(OTHERS_BEFORE " schedule=linear(steps=6) schedule_unit=epoch", 400, &momentum), 0.375, 1e-15);
+    cr_expect(isnan(momentum));
+    /* At the peak of the rate, after 0.2 of 100 steps, the momentum is lowest. */
+    cr_expect_float_eq(next_lr(OTHERS_BEFORE " schedule=onecycle(steps=100, pct_start=0.21) schedule_unit=step", 0, &momentum), 0.5,
+                       1e-15);
+    cr_expect_float_eq(momentum, 0.85, 1e-15);
+}
+
+Test(checkpoint, chunks_of_a_tensor_that_have_made_different_updates_are_damage)
+{
+    psd_groups_t found;
+    psd_rule_state_t state[2] = { { .t = 0 } };
+    begin_small("adam"); /* the first tensor has two chunks */
+    save(42, 1);
+    cr_assert_eq(psd_ckpt_counters(dir, 42, &model, &found, state, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(state[0].t, truth[0].state.t);
+    truth[1].state.t++;
+    save(43, 1);
+    cr_expect_eq(psd_ckpt_counters(dir, 43, &model, &found, state, &err), PSD_EDATA);
+    cr_expect_not_null(strstr(err.text, "another chunk of it of "), "%s", err.text);
+    remove_dir();
+}
+
+/* One server holds the only chunk, however many there are. */
+Test(checkpoint, a_file_of_a_checkpoint_on_more_servers_is_not_committed_as_one_on_fewer)
+{
+    psd_partition_t map;
+    model.tensor = calloc(16, sizeof *model.tensor);
+    add_tensor("a", 1, (const uint64_t[]){ 3 });
+    begin_with("adam");
+    cr_assert_eq(psd_partition_make(&map, (const uint64_t[]){ 3 }, 1, 2, PSD_MOST_OF_PART, &err), PSD_OK);
+    const uint32_t holder = map.n_held[0] ? 0 : 1;
+    cr_assert_eq(holder, 0, "the first chunk is server 0's");
+    cr_assert_eq(save_shard(42, 0, &map), PSD_OK, "%s", err.text);
+    const psd_ckpt_facts_t facts = facts_of(42, 0, 1);
+    cr_expect_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_EDATA);
+    cr_expect_not_null(strstr(err.text, "is of another number of shards than its checkpoint"), "%s", err.text);
+    psd_partition_clear(&map);
+    remove_dir();
+}
+
 Test(checkpoint, another_model_or_optimizer_is_refused_and_other_hyper_parameters_are_not)
 {
     psd_rule_t other;
@@ -399,6 +495,109 @@ Test(checkpoint, another_model_or_optimizer_is_refused_and_other_hyper_parameter
     remove_dir();
 }
 
+/* ---- residuals ---- */
+
+/* The residual that worker `w` has of a chunk of the model. */
+static void make_residual(uint32_t w, uint32_t chunk, float *kept)
+{
+    for (uint32_t k = 0; k < one.chunk[chunk].n; k++)
+        kept[k] = (float)(100 * w + chunk) + 0.001f * (float)k;
+}
+
+/* A checkpoint of two servers with room for the residuals of workers 1, 4 and 7; of worker 4's residual, server 1 does not get the
+ * last chunk. */
+static void save_residuals(void)
+{
+    psd_partition_t map;
+    float *kept = malloc(PSD_MAX_CHUNK * sizeof *kept);
+    cut(&map, 2);
+    for (uint32_t s = 0; s < 2; s++) {
+        psd_ckpt_residual_t of[] = { { .worker = 1 }, { .worker = 4 }, { .worker = 7 } };
+        psd_ckpt_facts_t facts = facts_of(9, s, 2);
+        facts.residual = of;
+        facts.n_residuals = 3;
+        psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &map, alone(&rule), &err);
+        cr_assert_not_null(writer, "%s", err.text);
+        for (uint32_t c = 0; c < map.n_held[s]; c++) {
+            const data_t *d = &truth[map.held[s][c]];
+            cr_assert_eq(psd_ckpt_chunk(writer, c, d->w, d->slot, &d->state, &err), PSD_OK);
+            for (uint32_t i = 0; i < 3; i++) {
+                make_residual(of[i].worker, map.held[s][c], kept);
+                if (i != 1 || s != 1 || c + 1 < map.n_held[s])
+                    cr_assert_eq(psd_ckpt_residual(writer, i, c, kept, &err), PSD_OK);
+            }
+        }
+        cr_assert_eq(psd_ckpt_end(&writer, &err), PSD_OK, "%s", err.text);
+    }
+    psd_ckpt_facts_t facts = facts_of(9, 0, 2);
+    cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_OK, "%s", err.text);
+    psd_partition_clear(&map);
+    free(kept);
+}
+
+static float *residual_to_loaded(void *arg, uint32_t chunk) { return ((data_t *)arg)[parts[chunk]].w; }
+
+static int load_residual(uint32_t n_servers, uint32_t worker)
+{
+    psd_partition_t map;
+    cut(&map, n_servers);
+    int rc = PSD_OK;
+    for (uint32_t s = 0; !rc && s < n_servers; s++) {
+        parts = map.held[s];
+        rc = psd_ckpt_load_residual(dir, 9, &model, &map, s, worker, residual_to_loaded, loaded, &err);
+    }
+    psd_partition_clear(&map);
+    return rc;
+}
+
+Test(checkpoint, residuals_come_back_whole_on_any_number_of_servers_and_change_nothing_else)
+{
+    uint32_t *workers, n;
+    float *kept = malloc(PSD_MAX_CHUNK * sizeof *kept);
+    begin_model("adam");
+    save_residuals();
+    cr_assert_eq(psd_ckpt_residuals(dir, 9, &workers, &n, &err), PSD_OK, "%s", err.text);
+    cr_assert(n == 2 && workers[0] == 1 && workers[1] == 7, "that of 4 is not whole");
+    free(workers);
+    for (uint32_t servers = 1; servers <= 3; servers++) {
+        for (uint32_t w = 1; w <= 7; w += 6) {
+            forget();
+            cr_assert_eq(load_residual(servers, w), PSD_OK, "%s", err.text);
+            for (uint32_t i = 0; i < one.n_chunks; i++) {
+                make_residual(w, i, kept);
+                cr_expect_arr_eq(loaded[i].w, kept, one.chunk[i].n * sizeof *kept);
+            }
+        }
+        cr_expect_eq(load_residual(servers, 4), PSD_EDATA);
+        cr_expect(strstr(err.text, "does not hold the residual of worker 4 whole"), "%s", err.text);
+        forget();
+        cr_assert_eq(load(9, servers), PSD_OK, "%s", err.text);
+        assert_loaded();
+    }
+    cr_expect_eq(psd_ckpt_verify(dir, 9, &err), PSD_OK, "%s", err.text);
+    remove_dir();
+    free(kept);
+}
+
+Test(checkpoint, a_damaged_residual_is_found_and_no_other_is_lost)
+{
+    char path[160];
+    begin_model("sgd");
+    save_residuals();
+    path_of(path, 9, 0);
+    FILE *file = fopen(path, "r+");
+    cr_assert(file && fseek(file, -1, SEEK_END) == 0); /* the last array of a group belongs to worker 7 */
+    const int last = fgetc(file);
+    fseek(file, -1, SEEK_END);
+    fputc(last ^ 1, file);
+    fclose(file);
+    cr_expect_eq(load_residual(2, 7), PSD_EDATA);
+    cr_expect(strstr(err.text, "/residual.7 is damaged"), "%s", err.text);
+    cr_expect_eq(load_residual(2, 1), PSD_OK, "%s", err.text);
+    cr_expect_eq(psd_ckpt_verify(dir, 9, &err), PSD_EDATA);
+    remove_dir();
+}
+
 Test(checkpoint, a_push_that_one_old_shard_applied_is_not_applied_again_by_a_new_one)
 {
     begin_model("sgd");
@@ -412,28 +611,28 @@ Test(checkpoint, a_push_that_one_old_shard_applied_is_not_applied_again_by_a_new
     cr_assert_eq(psd_ckpt_commit(dir, &facts, &model, 2, &err), PSD_OK, "%s", err.text);
     psd_applied_t *rows;
     uint32_t n;
-    /* The same layout: the later of both for each, so that they count a worker's pushes alike. */
+    /* The same layout: the later count of both for each worker, so that all servers count a worker's pushes alike. */
     for (uint32_t s = 0; s < 2; s++) {
         parts = map.held[s];
-        cr_assert_eq(psd_ckpt_load(dir, 9, &model, &map, s, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
+        cr_assert_eq(psd_ckpt_load(dir, 9, &model, &map, s, alone(&rule), to_loaded, loaded, &rows, &n, &err), PSD_OK);
         cr_assert(n == 2 && rows[0].clock == 50);
         free(rows);
     }
-    /* Another layout likewise. */
+    /* With another layout too. */
     parts = one.held[0];
-    cr_assert_eq(psd_ckpt_load(dir, 9, &model, &one, 0, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
+    cr_assert_eq(psd_ckpt_load(dir, 9, &model, &one, 0, alone(&rule), to_loaded, loaded, &rows, &n, &err), PSD_OK);
     cr_assert(n == 2 && rows[0].clock == 50);
     free(rows);
     psd_partition_clear(&map);
     remove_dir();
 }
 
-Test(checkpoint, of_a_workers_two_lives_the_newer_one_is_gone_on_with_however_little_it_has_pushed)
+Test(checkpoint, the_newer_of_a_workers_two_lives_continues_however_little_it_has_pushed)
 {
     begin_model("sgd");
     psd_partition_t map;
     cut(&map, 2);
-    for (uint32_t newer = 0; newer < 2; newer++) { /* whichever server has seen it */
+    for (uint32_t newer = 0; newer < 2; newer++) { /* whichever server has counted it */
         for (uint32_t s = 0; s < 2; s++) {
             applied[0].incarnation = s == newer ? 8 : 7;
             applied[0].clock = s == newer ? 3 : 50;
@@ -444,7 +643,7 @@ Test(checkpoint, of_a_workers_two_lives_the_newer_one_is_gone_on_with_however_li
         psd_applied_t *rows;
         uint32_t n;
         parts = one.held[0];
-        cr_assert_eq(psd_ckpt_load(dir, 9 + newer, &model, &one, 0, &rule, to_loaded, loaded, &rows, &n, &err), PSD_OK);
+        cr_assert_eq(psd_ckpt_load(dir, 9 + newer, &model, &one, 0, alone(&rule), to_loaded, loaded, &rows, &n, &err), PSD_OK);
         cr_expect(n == 2 && rows[0].incarnation == 8 && rows[0].clock == 3, "incarnation %d, clock %d", (int)rows[0].incarnation,
                   (int)rows[0].clock);
         free(rows);
@@ -533,7 +732,7 @@ static void assert_shortened_is_found(const char *path, size_t length)
     cr_assert_eq(truncate(path, (off_t)length), 0);
     cr_assert_eq(psd_ckpt_verify(dir, 42, &err), PSD_EDATA, "length %zu", length);
     cr_assert(!is_listed(42));
-    /* Even by itself the file is no longer one. */
+    /* The file alone is no longer accepted either. */
     cr_assert(psd_safetensors_open(&st, path, &err) != PSD_OK || psd_safetensors_parse(&st, &err) != PSD_OK);
     psd_safetensors_close(&st);
 }
@@ -579,7 +778,7 @@ Test(checkpoint, files_that_changed_places_are_found)
     cr_assert(!is_listed(42) && is_listed(41));
     cr_assert_eq(rename(a, swap) | rename(b, a) | rename(swap, b), 0);
     cr_assert_eq(load(42, 2), PSD_OK);
-    /* A shard of another clock, whole in itself, in this one's place. */
+    /* An intact shard of another clock in place of this one. */
     cr_assert_eq(rename(c, a), 0);
     cr_assert_eq(load(42, 2), PSD_EDATA);
     cr_assert(strstr(err.text, "manifest"), "%s", err.text);
@@ -587,7 +786,7 @@ Test(checkpoint, files_that_changed_places_are_found)
     remove_dir();
 }
 
-Test(checkpoint, a_commit_refuses_files_that_are_missing_or_of_something_else)
+Test(checkpoint, a_commit_refuses_files_that_are_missing_or_belong_to_another_checkpoint)
 {
     char a[160], b[160];
     begin_model("adam");
@@ -636,7 +835,7 @@ Test(checkpoint, a_file_that_cannot_be_written_leaves_the_previous_checkpoint_an
 
     /* The disk fails after space was reserved. */
     psd_ckpt_facts_t facts = facts_of(42, 0, 1);
-    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &one, &rule, &err);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &one, alone(&rule), &err);
     cr_assert_not_null(writer);
     cr_assert_eq(count_temporary(42), 1);
     limit_files_to(20000);
@@ -674,7 +873,7 @@ Test(checkpoint, chunks_that_were_not_written_are_not_passed_over)
 {
     begin_model("adam");
     psd_ckpt_facts_t facts = facts_of(42, 0, 1);
-    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &one, &rule, &err);
+    psd_ckpt_writer_t *writer = psd_ckpt_begin(dir, &facts, &model, &one, alone(&rule), &err);
     cr_assert_eq(psd_ckpt_chunk(writer, 0, truth[0].w, truth[0].slot, &truth[0].state, &err), PSD_OK);
     cr_assert_eq(psd_ckpt_end(&writer, &err), PSD_EINVAL);
     cr_assert_null(writer);
@@ -691,7 +890,7 @@ Test(checkpoint, a_full_disk_is_named_and_survived)
     }
     int saved = 0;
     for (uint64_t clock = 1; clock <= 60;
-         clock++) { /* five fit; two of them and the third that is written, or what a failed one left */
+         clock++) { /* room for five: two that are kept, and the third that is being written or the remains of a failed one */
         char full[96];
         int rc = save_to(clock, 2, 2);
         if (rc) {
@@ -701,7 +900,7 @@ Test(checkpoint, a_full_disk_is_named_and_survived)
         saved += rc == PSD_OK;
         cr_assert_eq(count_temporary(clock), 0);
         cr_assert_eq(is_listed(clock), rc == PSD_OK);
-        /* Somebody fills the disk for a while. */
+        /* The disk is full for a while. */
         snprintf(full, sizeof full, "%s/full", dir);
         if (clock % 6 == 3) {
             int fd = open(full, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
@@ -743,11 +942,12 @@ Test(checkpoint, two_are_kept_and_what_failed_attempts_left_goes)
     save(20, 2);
     psd_partition_t map;
     cut(&map, 2);
-    cr_assert_eq(save_shard(25, 0, &map), PSD_OK); /* its other half never came */
-    cr_assert_eq(save_shard(50, 0, &map), PSD_OK); /* nor that of this one, yet */
+    cr_assert_eq(save_shard(25, 0, &map), PSD_OK); /* its other file never came */
+    cr_assert_eq(save_shard(50, 0, &map), PSD_OK); /* nor that of this one, so far */
     touch("000000000020/shard-0.safetensors.1-7.tmp");
     touch("000000000050/shard-1.safetensors.1-8.tmp");
     touch("MANIFEST-000000000020.json.1-9.tmp");
+    touch("MANIFEST-000000000050.json.1-9.tmp"); /* is being written */
     touch("notes.txt");
     touch("000000000010/notes.txt");
     save(30, 2);
@@ -756,6 +956,7 @@ Test(checkpoint, two_are_kept_and_what_failed_attempts_left_goes)
     cr_assert(!exists("MANIFEST-000000000010.json") && !exists("000000000010/shard-0.safetensors"));
     cr_assert(!exists("000000000025") && !exists("000000000020/shard-0.safetensors.1-7.tmp"));
     cr_assert(!exists("MANIFEST-000000000020.json.1-9.tmp"));
+    cr_assert(exists("MANIFEST-000000000050.json.1-9.tmp"));
     cr_assert(exists("000000000050/shard-0.safetensors") && exists("000000000050/shard-1.safetensors.1-8.tmp"));
     cr_assert(exists("notes.txt") && exists("000000000010/notes.txt"));
     psd_partition_clear(&map);
@@ -796,7 +997,7 @@ static void count_told(void *arg, const char *path)
     told++;
 }
 
-Test(checkpoint, a_dry_pruning_tells_and_removes_nothing)
+Test(checkpoint, a_dry_pruning_lists_and_removes_nothing)
 {
     begin_small("adam");
     for (uint64_t clock = 1; clock <= 4; clock++)

@@ -7,7 +7,7 @@
 
 TestSuite(clip, .timeout = 600);
 
-Test(clip, by_value_what_lies_beyond_the_bound_is_set_to_it_and_nan_stays)
+Test(clip, elements_beyond_the_bound_are_set_to_it_and_nan_stays)
 {
     float g[] = { 3, -3, 0.5f, -0.25f, INFINITY, -INFINITY, NAN, -0.0f };
     psd_clip_by_value(&(psd_clip_t){ .value = 0.5 }, g, 8);

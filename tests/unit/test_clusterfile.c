@@ -1,5 +1,4 @@
 #include <criterion/criterion.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +25,7 @@ static void setup(void)
 static void teardown(void)
 {
     unlink(path);
-    cr_expect_eq(rmdir(dir), 0, "something else is left behind");
+    cr_expect_eq(rmdir(dir), 0, "another file is left behind");
 }
 TestSuite(clusterfile, .init = setup, .fini = teardown, .timeout = 600);
 
@@ -37,7 +36,7 @@ static void put(const char *text)
     fclose(file);
 }
 
-Test(clusterfile, what_server_0_writes_is_what_others_read)
+Test(clusterfile, others_read_the_same_values_that_server_0_wrote)
 {
     psd_clusterfile_t read;
     cr_assert_eq(psd_clusterfile_write(&ours, path, &err), PSD_OK, "%s", err.text);
@@ -57,7 +56,7 @@ Test(clusterfile, one_that_is_not_there_or_another_jobs_may_come_yet)
     cr_expect(strstr(err.text, "is of job mnist, this is job cifar"), "%s", err.text);
 }
 
-Test(clusterfile, it_is_written_for_its_owner_alone_to_change_whatever_the_umask)
+Test(clusterfile, only_its_owner_may_change_it_with_any_umask)
 {
     psd_clusterfile_t read;
     umask(0);
@@ -76,7 +75,7 @@ Test(clusterfile, one_that_others_may_write_is_not_trusted)
     cr_expect_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_ECONFIG, "%s", err.text);
 }
 
-Test(clusterfile, what_is_no_cluster_file_is_an_error_that_names_it)
+Test(clusterfile, a_file_that_is_not_a_cluster_file_is_an_error_that_names_it)
 {
     static const char *const texts[] = {
         "",
@@ -104,29 +103,32 @@ Test(clusterfile, what_is_no_cluster_file_is_an_error_that_names_it)
     }
 }
 
-static void *write_later(void *arg)
+/* The callback learns what is missing, and then writes the file. */
+static bool write_it(void *arg, const char *what)
 {
-    usleep(200000);
-    cr_assert_eq(psd_clusterfile_write(arg, path, NULL), PSD_OK);
-    return NULL;
+    if (what)
+        cr_assert_eq(psd_clusterfile_write(arg, path, NULL), PSD_OK);
+    return true;
 }
 
-static void count(void *arg, const char *what)
+static bool count(void *arg, const char *what)
 {
-    cr_expect_not_null(what);
+    cr_expect_null(what);
     ++*(int *)arg;
+    return *(int *)arg < 3;
 }
 
-Test(clusterfile, it_is_waited_for_and_not_longer_than_told)
+Test(clusterfile, the_wait_for_it_ends_at_the_timeout)
 {
     psd_clusterfile_t read;
     int said = 0;
     cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 50, count, &said, &err), PSD_ETIMEOUT);
     cr_expect(strstr(err.text, path), "%s", err.text);
-    pthread_t thread;
-    pthread_create(&thread, NULL, write_later, (void *)(uintptr_t)&ours);
-    cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 15000, count, &said, &err), PSD_OK, "%s", err.text);
-    pthread_join(thread, NULL);
+    said = 0;
+    cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 600000, count, &said, &err), PSD_ESTOPPED);
+    cr_expect(said == 3 && strstr(err.text, path), "%s", err.text);
+    cr_expect_eq(psd_clusterfile_await(&read, path, "mnist", 600000, write_it, (void *)(uintptr_t)&ours, &err), PSD_OK, "%s",
+                 err.text);
     cr_expect(psd_clusterfile_is_same(&read, &ours));
 }
 

@@ -7,7 +7,7 @@
 #include "tests/support/codec_hash.h"
 #include "tests/support/codings.h"
 
-/* What holds of every codec of the table. */
+/* The properties of every codec in the table. */
 
 #define GOLDEN PSD_SOURCE_DIR "/tests/golden"
 
@@ -23,7 +23,7 @@ static void draw(uint64_t seed)
         g[i] = codec_hash_draw(&seed, i);
 }
 
-/* Call `look` with each codec, and those with an argument with several, on every instruction set. */
+/* Call `look` with each codec on every instruction set; codecs with an argument get several values of it. */
 static void each(void (*look)(const psd_coding_t *coding, const char *spec))
 {
     for (size_t isa = 0; psd_isa_at(isa); isa++)
@@ -112,11 +112,11 @@ static void look_at_residual(const psd_coding_t *coding, const char *spec)
     }
 }
 
-Test(codecs, the_residual_is_exactly_what_the_code_does_not_say) { each(look_at_residual); }
+Test(codecs, the_residual_is_exactly_what_the_code_loses) { each(look_at_residual); }
 
 static void look_at_sum(const psd_coding_t *coding, const char *spec)
 {
-    /* Whole numbers and their halves: each sum is exact, so that nothing is lost in the additions. */
+    /* Whole numbers and their halves: each sum is exact, so no addition rounds. */
     double given = 0, arrived = 0, kept = 0;
     for (int t = 0; t < 50; t++) {
         for (size_t i = 0; i < N; i++) {
@@ -133,7 +133,7 @@ static void look_at_sum(const psd_coding_t *coding, const char *spec)
     cr_expect_leq(fabs(arrived + kept - given), 1.0, "%s: %g arrived and %g are kept of %g", spec, arrived, kept, given);
 }
 
-Test(codecs, what_has_arrived_and_what_is_kept_is_what_was_given) { each(look_at_sum); }
+Test(codecs, decoded_values_plus_residuals_are_the_original_values) { each(look_at_sum); }
 
 static void look_at_repetition(const psd_coding_t *coding, const char *spec)
 {
@@ -147,7 +147,7 @@ static void look_at_repetition(const psd_coding_t *coding, const char *spec)
 
 Test(codecs, the_same_values_give_the_same_bytes) { each(look_at_repetition); }
 
-/* ---- what is not finite ---- */
+/* ---- values that are not finite ---- */
 
 static void look_at_nonfinite(const psd_coding_t *coding, const char *spec)
 {
@@ -160,7 +160,7 @@ static void look_at_nonfinite(const psd_coding_t *coding, const char *spec)
             draw(k);
             for (size_t i = 0; i < N; i++)
                 residual[i] = (float)i;
-            residual[at] = 0x1.8p127f; /* with the last of `odd`, each is finite and their sum is not */
+            residual[at] = 0x1.8p127f; /* with the last of `odd`, each value is finite, but their sum is not */
             memcpy(before, residual, sizeof before);
             g[at] = odd[k];
             cr_expect_not(psd_coding_encode(coding, g, residual, N, bytes), "%s: %g at %zu", spec, (double)odd[k], at);
@@ -175,7 +175,7 @@ static void look_at_nonfinite(const psd_coding_t *coding, const char *spec)
         }
 }
 
-Test(codecs, what_is_not_finite_is_told_and_leaves_the_residual_as_it_was) { each(look_at_nonfinite); }
+Test(codecs, a_value_that_is_not_finite_is_reported_and_leaves_the_residual_unchanged) { each(look_at_nonfinite); }
 
 /* ---- decoding ---- */
 
@@ -251,7 +251,7 @@ static void look_at_squares(const psd_coding_t *coding, const char *spec)
 
 Test(codecs, the_sum_of_squares_has_the_bits_of_that_of_the_floats) { each(look_at_squares); }
 
-Test(codecs, sums_of_what_is_coded_without_loss_have_the_bits_of_sums_of_floats)
+Test(codecs, sums_of_losslessly_coded_chunks_have_the_bits_of_sums_of_floats)
 {
     const psd_coding_t coding = coding_of("f32");
     static float decoded[3][N], plain[3][N], sum[N], expected[N];

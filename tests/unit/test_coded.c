@@ -20,7 +20,7 @@ static void setup(void)
 static void teardown(void) { psd_partition_clear(&map); }
 TestSuite(coded, .init = setup, .fini = teardown, .timeout = 600);
 
-/* A payload of 1, 2, 3, ..., with so many bytes more behind its codes. */
+/* A payload of 1, 2, 3, ..., with `n_more` bytes after its codes. */
 static psd_buf_t *make(const psd_coding_t *coding, size_t n_more)
 {
     float x[ALL];
@@ -71,7 +71,7 @@ Test(coded, squares_are_those_of_the_chunks_that_there_are)
     /* The sum of squares to n is n (n + 1) (2 n + 1) / 6: to 700, and 741 ^ 2 + 742 ^ 2 + 743 ^ 2. */
     cr_expect_eq(psd_coded_squares(&f32, &map, 0, 0, payload, &bad), 114578450.0 + 1651694.0);
     cr_expect_eq(bad, 0);
-    ((float *)payload->data)[A] = INFINITY; /* in the chunk that it does not have */
+    ((float *)payload->data)[A] = INFINITY; /* in the chunk that is not sent */
     psd_coded_squares(&f32, &map, 0, 0, payload, &bad);
     cr_expect_eq(bad, 0);
     ((float *)payload->data)[ALL - 1] = NAN;
@@ -80,7 +80,7 @@ Test(coded, squares_are_those_of_the_chunks_that_there_are)
     psd_buf_unref(&payload);
 }
 
-Test(coded, a_chunk_that_is_no_code_is_named_unless_there_is_none)
+Test(coded, the_first_chunk_that_cannot_be_decoded_is_named)
 {
     const psd_coding_t sign = { psd_codec_find("sign"), 0 };
     psd_buf_t *payload = make(&sign, 1);

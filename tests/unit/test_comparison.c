@@ -11,7 +11,7 @@
 #include "deploy/psdctl/compare/comparison.h"
 #include "deploy/psdctl/run/place.h"
 
-/* What runs leave is written here by hand: two workers, one server, 20 steps, looks at steps 10 and 20. */
+/* The files of runs are written by hand here: two workers, one server, 20 steps, evaluations at steps 10 and 20. */
 
 static char directory[64];
 static psd_options_t *options;
@@ -55,17 +55,17 @@ static FILE *create(const char *name)
     return file;
 }
 
-/* What differs between runs; 0 and NULL are what is usual. */
+/* The differences between runs; 0 and NULL stand for the usual. */
 typedef struct fake {
     double accuracy;
     const char *outcome, *other_outcome; /* of workers 0 and 1 */
     const char *initial, *other_initial, *order;
     const char *metric; /* "": no test set */
     bool infinite;      /* the losses of the second half are */
-    bool lost;          /* the summary's last loss alone is no number */
+    bool lost;          /* only the summary's last loss is not a number */
     bool falls;         /* the losses do, by 1 a step */
     double held;        /* the metric on held-out rows */
-    double chance;      /* what one answer for all scores, on 10000 rows */
+    double chance;      /* the score of a constant prediction, on 10000 rows */
     unsigned steps;
 } fake_t;
 
@@ -106,7 +106,7 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
     fclose(out);
 }
 
-/* The directory of a run that did so; it is the last one's for as long as nobody asks for another. */
+/* The directory of a run with these outcomes; the next call overwrites it. */
 static const char *run_that(const fake_t *fake, const char *rule)
 {
     static char run[128];
@@ -176,18 +176,18 @@ Test(comparison, without_a_test_set_the_training_loss_is_the_metric)
     psd_outcome_clear(&o);
 }
 
-Test(comparison, what_is_not_whole_is_no_outcome)
+Test(comparison, an_incomplete_run_has_no_outcome)
 {
     static const struct {
         fake_t fake;
         const char *without, *sentence;
     } broken[] = {
         { { .other_outcome = "stopped before finishing" }, NULL, "worker 1 ended with: stopped before finishing" },
-        { { .other_initial = "3333" }, NULL, "worker 1 began with other weights than worker 0" },
-        { { .initial = "" }, NULL, "worker 0 was not there from the first step on" },
+        { { .other_initial = "3333" }, NULL, "worker 1 started with other weights than worker 0" },
+        { { .initial = "" }, NULL, "worker 0 joined after the first step" },
         { { .accuracy = 0.5 }, "summary-1.json", "worker 1 left no summary" },
         { { .accuracy = 0.5 }, "metrics.jsonl", "worker 0 left no metrics" },
-        { { .accuracy = 0.5 }, "logs/server-0.log", "server 0 did not say what it sent" },
+        { { .accuracy = 0.5 }, "logs/server-0.log", "server 0 did not report its traffic" },
     };
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         psd_outcome_t o;
@@ -202,17 +202,17 @@ Test(comparison, what_is_not_whole_is_no_outcome)
     }
 }
 
-Test(comparison, of_a_run_that_went_on_without_worker_0_the_summary_is_anothers_and_it_is_not_compared)
+Test(comparison, a_run_that_continued_without_worker_0_is_not_compared)
 {
     psd_outcome_t o;
     const char *run = run_that(&(fake_t){ .accuracy = 0.5 }, "sgd(lr=1)");
-    FILE *out = create("run/summary-0.json"); /* summary.json is worker 1's by now */
+    FILE *out = create("run/summary-0.json"); /* summary.json now belongs to worker 1 */
     fputs("{\"outcome\": \"killed\", \"worker\": 0, \"sha256_initial\": \"1111\", \"sha256_order\": null}", out);
     fclose(out);
     cr_expect_eq(psd_outcome_read(&o, run, 2, 1, &err), PSD_EDATA);
     cr_expect_str_eq(err.text, "worker 0 ended with: killed");
     psd_outcome_clear(&o);
-    out = create("run/summary-0.json"); /* in asp it may be done all the same */
+    out = create("run/summary-0.json"); /* in asp it may end all the same */
     fputs("{\"outcome\": \"done\", \"worker\": 0, \"steps\": 7, \"sha256_initial\": \"1111\", \"sha256_order\": \"44\"}", out);
     fclose(out);
     cr_expect_eq(psd_outcome_read(&o, run, 2, 1, &err), PSD_OK, "%s", err.text);
@@ -231,14 +231,14 @@ Test(comparison, rules_are_named_once_and_swept_by_factors)
     cr_expect_str_eq(comparison.contender[5].label, "adam(lr=0.01)");
     begin("sgd(lr=0.1); adam; sgd(lr=1e-1, momentum=0)", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
-    cr_expect_str_eq(err.text, "--compare-optimizers: rule 3 of compare.optimizers: sgd(lr=0.1) is there already, as rule 1; "
+    cr_expect_str_eq(err.text, "--compare-optimizers: rule 3 of compare.optimizers: sgd(lr=0.1) is the same as rule 1; "
                                "leave one out");
     begin("sgd; adma(lr=1)", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, "rule 2 of compare.optimizers: adma(lr=1): "), "%s", err.text);
     begin("sgd; adam(lr=1", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
-    cr_expect_not_null(strstr(err.text, "a rule with a comma needs quotes"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "put a rule with a comma in quotes"), "%s", err.text);
     begin("", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, "nothing to compare"), "%s", err.text);
@@ -269,12 +269,12 @@ Test(comparison, a_winner_is_named_where_all_its_seeds_are_better_with_the_odds_
     take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.93 });
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_str_eq(comparison.verdict, "adam(lr=0.001) is ahead: its worst seed is better than the best one of sgd(lr=0.01). "
-                                         "Of two alike, one would be so by chance in 1 of 10 comparisons.");
+                                         "Between two equal rules, this would happen by chance in 1 of 10 comparisons.");
     cr_assert_not_null(comparison.winner);
     cr_expect_str_eq(comparison.winner->label, "adam(lr=0.001)");
 }
 
-Test(comparison, what_looks_the_same_in_the_table_is_not_told_apart)
+Test(comparison, rules_that_look_the_same_in_the_table_are_not_told_apart)
 {
     begin("sgd; adam; lion", "--compare-seeds=2");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
@@ -285,10 +285,10 @@ Test(comparison, what_looks_the_same_in_the_table_is_not_told_apart)
     cr_expect(comparison.contender[1].groups.first == 2 && comparison.contender[2].groups.first == 2);
 }
 
-Test(comparison, the_target_is_told_or_where_the_worst_seed_of_the_first_rule_ends_with_its_best_rate)
+Test(comparison, the_target_is_given_or_where_the_worst_seed_of_the_first_rule_ends_with_its_best_rate)
 {
     const double accuracy[] = { 0.90, 0.92, 0.50, 0.60, 0.95, 0.97, 0.5, 0.6 };
-    begin("sgd; adam", "--compare-lr-sweep=0.1,1"); /* three seeds are the default: the third is as the first */
+    begin("sgd; adam", "--compare-lr-sweep=0.1,1"); /* three seeds are the default: the third has the values of the first */
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
     for (size_t c = 0; c < 4; c++)
         for (unsigned s = 0; s < 3; s++)
@@ -315,7 +315,7 @@ Test(comparison, one_seed_names_no_winner)
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
     take_all((double[]){ 0.90, 0.99 });
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
-    cr_expect_not_null(strstr(comparison.verdict, "No winner: one seed says nothing of chance"), "%s", comparison.verdict);
+    cr_expect_not_null(strstr(comparison.verdict, "No winner: one seed cannot rule out chance"), "%s", comparison.verdict);
     cr_expect_not_null(strstr(print(), "    -  adam(lr=0.001)  0.9900  "), "%s", printed);
 }
 
@@ -330,7 +330,7 @@ Test(comparison, small_losses_are_first)
     cr_expect_str_eq(comparison.contender[0].label, "adam(lr=0.001)", "its last losses are 60 to 63, not 80 and 81");
 }
 
-Test(comparison, what_diverged_is_a_row_that_says_so_and_is_last)
+Test(comparison, a_diverged_rule_has_a_row_that_says_so_and_is_last)
 {
     begin("sgd; adam; lion", "--compare-seeds=2");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
@@ -348,10 +348,10 @@ Test(comparison, what_diverged_is_a_row_that_says_so_and_is_last)
     const char *text = print();
     cr_expect_not_null(strstr(text, "-  adam(lr=0.001)   0.5000, 1 of 2 diverged  "), "%s", text);
     cr_expect_not_null(strstr(text, "-  sgd(lr=0.01)     diverged                 "), "%s", text);
-    cr_expect_not_null(strstr(text, "No winner: 1 of 3 came to a good end with every seed."), "%s", text);
+    cr_expect_not_null(strstr(text, "No winner: only 1 of 3 succeeded with every seed."), "%s", text);
 }
 
-Test(comparison, a_last_loss_that_is_no_number_is_divergence)
+Test(comparison, a_last_loss_of_nan_is_divergence)
 {
     begin("sgd; adam", "--compare-seeds=1");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
@@ -369,7 +369,7 @@ Test(comparison, runs_of_a_seed_that_did_not_begin_alike_are_not_compared)
     cr_assert_eq(take(1, 1, &(fake_t){ .accuracy = 0.5, .initial = "3333", .order = "44" }), PSD_OK,
                  "another seed is another matter");
     cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5, .initial = "3333" }), PSD_EDIVERGED);
-    cr_expect_not_null(strstr(err.text, "with seed 7, adam(lr=0.001) began with other weights than sgd(lr=0.01): "), "%s",
+    cr_expect_not_null(strstr(err.text, "with seed 7, adam(lr=0.001) started with other weights than sgd(lr=0.01): "), "%s",
                        err.text);
     cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.5, .order = "44" }), PSD_EDIVERGED);
     cr_expect_not_null(strstr(err.text, "with seed 7, adam(lr=0.001) was given other rows, or in another order, than sgd"), "%s",
@@ -379,7 +379,7 @@ Test(comparison, runs_of_a_seed_that_did_not_begin_alike_are_not_compared)
     cr_expect_str_eq(err.text, "it was trained with lion(lr=1)");
 }
 
-Test(comparison, a_run_has_a_name_that_depends_on_its_rule_and_seed_alone)
+Test(comparison, the_name_of_a_run_depends_only_on_its_rule_and_seed)
 {
     char alone[PSD_CELL], among[PSD_CELL];
     begin("lookahead(adam)", "--compare-seeds=1");
@@ -394,7 +394,7 @@ Test(comparison, a_run_has_a_name_that_depends_on_its_rule_and_seed_alone)
     cr_expect_not_null(strstr(among, "-seed9"));
 }
 
-Test(comparison, json_has_every_run_and_what_is_not_known_is_null)
+Test(comparison, json_has_every_run_and_unknown_values_are_null)
 {
     begin("sgd; adam", "--compare-seeds=2");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
@@ -473,7 +473,7 @@ Test(comparison, the_example_has_the_optimizers_of_the_articles_with_the_learnin
 
 /* ---- the page ---- */
 
-/* Whether every element is closed, in order; those that have no end are left out. */
+/* Whether every element is closed, in order; void elements are skipped. */
 static void expect_balanced(const char *page)
 {
     static const char *const empty[] = { "meta", "!doctype", NULL };
@@ -518,7 +518,7 @@ static char *page(void)
     return text;
 }
 
-/* What the page's script draws. */
+/* The data that the page's script draws. */
 static json_t *charts(void)
 {
     static const char begin[] = "id=\"data\">";
@@ -539,7 +539,7 @@ static size_t count(const char *text, const char *what)
     return n;
 }
 
-Test(comparison, the_page_is_well_formed_needs_nothing_else_and_escapes_what_people_wrote)
+Test(comparison, the_page_is_well_formed_and_self_contained_and_escapes_texts_from_files)
 {
     begin("sgd; adam; lion; radam", "--data-train=idx:<b>&\"x\".gz");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
@@ -593,7 +593,7 @@ Test(comparison, the_page_stays_small_with_many_rules_and_shows_the_best_of_each
     free(text);
 }
 
-/* The contender of that label, after the judgement. */
+/* The contender with that label, after the comparison. */
 static const psd_contender_t *find(const char *label)
 {
     for (size_t c = 0; c < comparison.n; c++)
@@ -603,7 +603,7 @@ static const psd_contender_t *find(const char *label)
     return NULL;
 }
 
-Test(comparison, who_does_no_better_than_one_answer_for_all_has_failed_to_train)
+Test(comparison, a_rule_that_does_no_better_than_one_constant_answer_has_failed_to_train)
 {
     begin("sgd; adam; lion", "--compare-seeds=2");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
@@ -637,7 +637,7 @@ Test(comparison, without_a_test_set_a_loss_that_did_not_fall_is_a_failure)
     cr_expect_null(psd_contender_failure(find("adam(lr=0.001)")));
 }
 
-Test(comparison, one_rule_is_ahead_of_nobody)
+Test(comparison, a_single_rule_is_not_reported_as_ahead)
 {
     begin("adam", "--compare-seeds=2");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
@@ -655,13 +655,13 @@ Test(comparison, one_rule_is_ahead_of_nobody)
     cr_expect_str_eq(comparison.advice, "");
 }
 
-/* A rule's rates lie side by side; on the test set the highest does best, on the held-out rows the middle one. */
-Test(comparison, a_learning_rate_is_chosen_by_held_out_rows_and_the_edge_of_the_grid_is_told)
+/* A rule's rates are neighbours; the highest is best on the test set, the middle one on the held-out rows. */
+Test(comparison, a_learning_rate_is_chosen_by_held_out_rows_and_the_edge_of_the_grid_is_reported)
 {
     const double accuracy[] = { 0.90, 0.91, 0.92, 0.80, 0.85, 0.95 }, held[] = { 0.85, 0.93, 0.90, 0.80, 0.85, 0.95 };
     begin("sgd; adam", "--compare-lr-sweep=0.1,1,10");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
-    cr_expect_eq(comparison.validation, 0.1, "in a sweep, where nothing is told");
+    cr_expect_eq(comparison.validation, 0.1, "the default in a sweep");
     for (size_t c = 0; c < 6; c++)
         for (unsigned s = 0; s < 3; s++)
             cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[c], .held = held[c] }), PSD_OK, "%s", err.text);
@@ -683,12 +683,12 @@ Test(comparison, a_learning_rate_is_chosen_by_held_out_rows_and_the_edge_of_the_
     cr_expect_str_neq(plain, swept, "it was not given the same rows");
 }
 
-Test(comparison, a_learning_rate_that_is_chosen_on_the_test_set_is_said_to_be)
+Test(comparison, the_page_states_if_a_learning_rate_was_chosen_on_the_test_set)
 {
     char chosen[PSD_CELL];
     begin("sgd", "--compare-lr-sweep=0.1,1");
     cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
-    comparison.validation = 0; /* as --data-validation=0 has it */
+    comparison.validation = 0; /* as with --data-validation=0 */
     take_all((double[]){ 0.90, 0.92, 0.91, 0.95, 0.97, 0.96 });
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_str_eq(psd_comparison_chosen_on(&comparison, chosen), "the test set that it is reported on, which flatters it");

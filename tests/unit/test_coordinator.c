@@ -8,12 +8,12 @@
 
 TestSuite(coordinator, .timeout = 600);
 
-/* A coordinator of two servers, all of which, the one it lives in as well, are spoken for by hand, as are the workers. */
+/* A coordinator of two servers; the test sends the messages of both, also of its own server, and of the workers. */
 enum { JOB = 9, SERVERS = 2, MOST = 4, LEASE_MS = 60000, WANT_MS = PSD_WANT_MS };
 
 static psd_coordinator_t *coordinator;
 static psd_coordinator_config_t config;
-static psd_actions_t out; /* what the last event has brought, and the ticks since */
+static psd_actions_t out; /* the actions of the last event, and of the ticks since */
 static uint64_t now = 1000, run = JOB, seq, start[SERVERS], incarnation[MOST], life[MOST];
 
 static psd_peer_t peer_of_server(uint32_t s) { return s ? psd_peer_make(100 + s, 3) : PSD_PEER_OWN_SHARD; }
@@ -30,7 +30,7 @@ static void make(const char *mode)
     config.workers_want = config.workers_want ? config.workers_want : config.workers_min;
     config.mode = psd_mode_find(mode);
     config.lr = 1;
-    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, "sgd", "", NULL), PSD_OK);
     cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
 }
 
@@ -86,7 +86,7 @@ static void tick(void)
     psd_coordinator_tick(coordinator, now, &out);
 }
 
-/* What comes of so much time stays in `out`. */
+/* The resulting actions stay in `out`. */
 static void pass(uint64_t ms)
 {
     psd_actions_drop(&out, out.n);
@@ -111,8 +111,8 @@ static psd_coordinator_facts_t facts(void)
     return f;
 }
 
-/* Server `s` has carried out all that it was told, has made `version` steps, and holds whole pushes of the open round of these
- * workers, as bits. */
+/* Server `s` has carried out all its commands, has made `version` steps, and has whole pushes of these workers (as bits) for the
+ * open round. */
 static void server_says(uint32_t s, uint64_t version, unsigned workers, uint32_t code, uint64_t saved)
 {
     uint8_t bytes[1024];
@@ -175,7 +175,7 @@ static void worker_joins(uint32_t w)
 
 static psd_worker_state_t state_of(uint32_t w) { return psd_coordinator_members(coordinator)->row[w].state; }
 
-/* A job in training with so many workers. */
+/* A job in training with `n` workers. */
 static void begin(const char *mode, uint32_t workers)
 {
     config.workers_min = config.workers_min ? config.workers_min : workers;
@@ -217,7 +217,7 @@ static void setup_timeout(void)
 
 Test(coordinator, round_timeout_gives_up_exactly_those_that_are_late, .init = setup_timeout, .fini = teardown)
 {
-    server_says(0, 0, 1 | 2, 0, 0); /* worker 1's push is at one server, and worker 2's at none */
+    server_says(0, 0, 1 | 2, 0, 0); /* worker 1's push is at one server, worker 2's at none */
     server_says(1, 0, 1, 0, 0);
     pass(1900);
     cr_expect_eq(facts().n_members, 3, "there is time yet");
@@ -228,7 +228,7 @@ Test(coordinator, round_timeout_gives_up_exactly_those_that_are_late, .init = se
     cr_expect_eq(facts().clock, 1, "and the round is closed without them");
 }
 
-Test(coordinator, round_timeout_gives_nobody_up_when_nobody_has_pushed, .init = setup_timeout, .fini = teardown)
+Test(coordinator, round_timeout_gives_no_worker_up_when_none_has_pushed, .init = setup_timeout, .fini = teardown)
 {
     server_says(0, 0, 1, 0, 0); /* one server is not all of them */
     pass(10000);
@@ -249,7 +249,7 @@ Test(coordinator, round_timeout_begins_anew_with_each_round_and_after_a_pause, .
     pass(5000);
     psd_coordinator_pause(coordinator, now, false, &out);
     pass(1900);
-    cr_expect_eq(facts().n_members, 3, "nobody is late in a pause");
+    cr_expect_eq(facts().n_members, 3, "no worker is late during a pause");
     pass(200);
     cr_expect_eq(facts().n_members, 1);
 }
@@ -283,7 +283,7 @@ Test(coordinator, where_lost_workers_are_dropped_the_others_work_is_all, .fini =
     worker_says(PSD_MSG_LEAVE, 0);
     cr_assert(ends_within(7000, &code, text), "1 s of lease, and 4 s for the servers to read the end");
     cr_expect_eq(code, PSD_OK);
-    cr_expect_str_eq(text, "1 of 2 workers has finished; worker 1 (host1) was lost, and let be, at round 0");
+    cr_expect_str_eq(text, "1 of 2 workers has finished; worker 1 (host1) was lost and not replaced, at round 0");
 }
 
 Test(coordinator, the_last_checkpoint_is_waited_for_only_so_long, .fini = teardown)
@@ -316,7 +316,40 @@ Test(coordinator, in_asp_a_learning_rate_reaches_every_shard_at_once, .fini = te
     }
     psd_actions_drop(&out, out.n);
     cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "me", &out, &err), PSD_OK);
-    cr_expect_null(command_to(0, NULL), "it is what it was");
+    cr_expect_null(command_to(0, NULL), "it has not changed");
+}
+
+static const psd_msg_t *worker_sets_the_rate(void)
+{
+    psd_msg_t msg = of_worker(PSD_MSG_SETTING, 0);
+    msg.code = 7;
+    msg.value = 0.25;
+    snprintf(msg.text, sizeof msg.text, "optimizer.lr");
+    hear(peer_of(0), &msg, NULL, 0);
+    return answer(PSD_MSG_SETTING);
+}
+
+Test(coordinator, in_asp_a_worker_that_sets_the_rate_is_answered_when_every_shard_has_it, .fini = teardown)
+{
+    begin("asp", 1);
+    cr_expect_null(worker_sets_the_rate(), "its next push may be faster than the log");
+    seq = command_to(0, NULL)->seq;
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        cr_expect_null(answer(PSD_MSG_SETTING), "server %u has not carried out the log", s);
+        server_says(s, 0, 0, 0, 0);
+    }
+    const psd_msg_t *done = answer(PSD_MSG_SETTING);
+    cr_assert_not_null(done);
+    cr_expect(done->code == 7 && done->value == 0.25 && !strcmp(done->text, "optimizer.lr"));
+    server_says(0, 0, 0, 0, 0);
+    cr_expect_null(answer(PSD_MSG_SETTING), "one answer is enough");
+    cr_expect_not_null(worker_sets_the_rate(), "a repeated request, which every shard has carried out");
+}
+
+Test(coordinator, in_bsp_a_worker_that_sets_the_rate_is_answered_at_once, .fini = teardown)
+{
+    begin("bsp", 1);
+    cr_expect_not_null(worker_sets_the_rate());
 }
 
 Test(coordinator, in_bsp_a_learning_rate_waits_for_the_round_to_close, .fini = teardown)
@@ -389,7 +422,7 @@ Test(coordinator, workers_want_are_waited_for_as_long_as_they_keep_coming, .init
     pass(WANT_MS - 100);
     cr_expect_eq(facts().state, PSD_JOB_GATHERING);
     pass(200);
-    cr_expect_eq(facts().state, PSD_JOB_TRAINING, "nobody has come since");
+    cr_expect_eq(facts().state, PSD_JOB_TRAINING, "no worker has come since");
 }
 
 Test(coordinator, the_pause_for_workers_want_begins_with_the_newest, .fini = teardown)
@@ -409,7 +442,7 @@ Test(coordinator, the_pause_for_workers_want_begins_with_the_newest, .fini = tea
     cr_expect_eq(facts().state, PSD_JOB_TRAINING);
 }
 
-Test(coordinator, who_waits_for_workers_want_sees_the_start_within_half_of_start_timeout, .fini = teardown)
+Test(coordinator, a_worker_that_waits_for_workers_want_sees_the_start_within_half_of_start_timeout, .fini = teardown)
 {
     config.workers_min = 1;
     config.workers_want = MOST;
@@ -426,10 +459,10 @@ Test(coordinator, who_waits_for_workers_want_sees_the_start_within_half_of_start
     cr_expect_eq(facts().state, PSD_JOB_TRAINING, "however newly the second has come");
 }
 
-/* Server 1 is started again, which nobody else is; all begin anew. */
+/* Only server 1 is restarted; the run starts again for all. */
 static void restart_server_1(void)
 {
-    for (uint64_t end = now + 3000; now < end;) { /* the start before is silent, and server 0 is not */
+    for (uint64_t end = now + 3000; now < end;) { /* its earlier life is silent, but server 0 is not */
         pass(200);
         server_says(0, 0, 0, 0, 0);
     }

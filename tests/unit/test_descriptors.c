@@ -19,7 +19,7 @@ static void setup(void)
 static void teardown(void) { psd_descriptors_close(&descriptors); }
 TestSuite(descriptors, .init = setup, .fini = teardown, .timeout = 600);
 
-/* Open as many as there are, but `most`. */
+/* Open as many descriptors as possible, up to `most`. */
 static unsigned come(unsigned most)
 {
     unsigned n = 0;
@@ -69,7 +69,7 @@ Test(descriptors, it_takes_them_again_after_a_pause_in_which_some_have_gone)
     cr_expect_eq(come(LIMIT), all, "some are held back again");
 }
 
-Test(descriptors, as_long_as_nobody_goes_none_is_taken)
+Test(descriptors, as_long_as_no_connection_closes_none_is_accepted)
 {
     come(LIMIT);
     cr_assert_eq(psd_descriptors_look(&descriptors, 1000), PSD_DESCRIPTORS_REFUSE);

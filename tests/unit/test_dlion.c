@@ -3,13 +3,12 @@
 #include <stdio.h>
 
 #include "common/base/rng.h"
-#include "common/optim/dlion.h"
 #include "common/optim/optimizer.h"
 #include "deploy/psdctl/inspect/golden.h"
 #include "tests/support/codings.h"
 #include "tests/support/optim_hash.h"
 
-/* Lion with a vote: both halves together. */
+/* Lion with votes: the workers' half and the servers' half together. */
 
 TestSuite(dlion, .timeout = 600);
 
@@ -19,21 +18,32 @@ typedef struct cluster {
 } cluster_t;
 static cluster_t cluster;
 
+static psd_rule_t parse(const char *spec)
+{
+    psd_rule_t rule;
+    psd_err_t err = { .text = "" };
+    cr_assert_eq(psd_rule_parse(&rule, spec, &err), PSD_OK, "%s: %s", spec, err.text);
+    return rule;
+}
+
 /* One round: worker k's gradient is g[k], NULL where it is absent; the votes travel by codec sign. */
-static void round_of(cluster_t *self, size_t n, const float *const *g, size_t workers, const double *beta, double lr, double wd)
+static void round_of(cluster_t *self, size_t n, const float *const *g, size_t workers, const psd_rule_t *rule, double lr)
 {
     const float *votes[WORKERS] = { NULL };
+    psd_rule_state_t state = { 0 };
+    float *const slot[PSD_MAX_SLOTS] = { NULL };
     for (size_t k = 0; k < workers; k++) {
         if (!g[k])
             continue;
         float sent[N];
-        psd_dlion_vote(sent, self->m[k], g[k], beta[0], beta[1], n);
+        psd_rule_vote(rule, sent, self->m[k], g[k], n);
         there_and_back("sign", sent, NULL, self->u[k], n);
         cr_expect_eq(memcmp(sent, self->u[k], n * sizeof *sent), 0, "a vote arrives as it was");
         votes[k] = self->u[k];
     }
-    psd_dlion_count(self->d, votes, workers, PSD_VOTE_MAJORITY, n);
-    psd_dlion_step(self->w, self->d, lr, wd, n);
+    const psd_plan_t plan = psd_rule_plan(rule, &state, lr);
+    psd_rule_sum(rule, self->d, votes, NULL, workers, n);
+    psd_rule_apply(rule, &plan, self->w, slot, self->d, n);
 }
 
 /* The value of a header's key. */
@@ -48,7 +58,7 @@ static double value_of(const psd_golden_case_t *c, const char *key)
 
 static void replay(const psd_golden_case_t *c)
 {
-    const double beta[] = { value_of(c, "beta1"), value_of(c, "beta2") };
+    const psd_rule_t rule = parse(c->spec);
     double largest[N];
     memset(&cluster, 0, sizeof cluster);
     memcpy(cluster.w, c->w0, c->n * sizeof *c->w0);
@@ -59,8 +69,7 @@ static void replay(const psd_golden_case_t *c)
         const float *g[WORKERS] = { NULL };
         for (size_t k = 0; k < c->steps[t].n_pushes; k++)
             g[c->steps[t].pushes[k].worker] = c->steps[t].pushes[k].g;
-        round_of(&cluster, c->n, g, WORKERS, beta, c->steps[t].has_lr ? c->steps[t].lr : value_of(c, "lr"),
-                 value_of(c, "weight_decay"));
+        round_of(&cluster, c->n, g, WORKERS, &rule, c->steps[t].has_lr ? c->steps[t].lr : psd_rule_lr(&rule));
         for (size_t i = 0; i < c->n; i++) {
             largest[i] = fmax(largest[i], fabs(c->steps[t].w[i]));
             cr_expect_leq(fabs((double)cluster.w[i] - c->steps[t].w[i]), c->tol * largest[i] + 1e-30,
@@ -89,11 +98,11 @@ Test(dlion, every_golden_trajectory_is_met_on_every_instruction_set)
 
 Test(dlion, one_worker_gives_the_bits_of_lion)
 {
-    psd_rule_t rule;
+    const psd_rule_t rule = parse("lion(lr=0.003, beta1=0.8, beta2=0.97, weight_decay=0.1)"),
+                     by_vote = parse("dlion(lr=0.003, beta1=0.8, beta2=0.97, weight_decay=0.1)");
     psd_rule_state_t state;
     static float w[N], m[N], g[N];
     float *const slot[PSD_MAX_SLOTS] = { m };
-    cr_assert_eq(psd_rule_parse(&rule, "lion(lr=0.003, beta1=0.8, beta2=0.97, weight_decay=0.1)", NULL), PSD_OK);
     for (size_t isa = 0; psd_isa_at(isa); isa++) {
         uint64_t stream = 9;
         cr_assert_eq(psd_isa_select(psd_isa_at(isa), NULL), PSD_OK);
@@ -106,7 +115,7 @@ Test(dlion, one_worker_gives_the_bits_of_lion)
                 g[i] = hash_draw(&stream);
             const psd_plan_t plan = psd_rule_plan(&rule, &state, 0.003);
             psd_rule_apply(&rule, &plan, w, slot, g, N);
-            round_of(&cluster, N, (const float *const[]){ g }, 1, (const double[]){ 0.8, 0.97 }, 0.003, 0.1);
+            round_of(&cluster, N, (const float *const[]){ g }, 1, &by_vote, 0.003);
         }
         cr_expect_eq(memcmp(w, cluster.w, sizeof w), 0, "%s", psd_isa_name());
         cr_expect_eq(memcmp(m, cluster.m[0], sizeof m), 0, "%s", psd_isa_name());
@@ -115,42 +124,57 @@ Test(dlion, one_worker_gives_the_bits_of_lion)
 
 Test(dlion, a_weight_without_a_gradient_does_not_move_in_ten_thousand_steps)
 {
+    const psd_rule_t rule = parse("dlion(lr=1e-3)");
     const float g[] = { 0, 1, -0.0f };
     memset(&cluster, 0, sizeof cluster);
     cluster.w[0] = cluster.w[2] = 0.5f;
     for (int t = 0; t < 10000; t++)
-        round_of(&cluster, 3, (const float *const[]){ g, g, g }, 3, (const double[]){ 0.9, 0.99 }, 1e-3, 0);
+        round_of(&cluster, 3, (const float *const[]){ g, g, g }, 3, &rule, 1e-3);
     cr_expect(cluster.w[0] == 0.5f && cluster.w[2] == 0.5f);
     cr_expect_leq(cluster.w[1], -9.9f);
 }
 
-Test(dlion, a_tie_is_0_and_who_is_absent_does_not_vote)
+Test(dlion, a_tie_is_0_and_an_absent_worker_does_not_vote)
 {
+    const psd_rule_t majority = parse("dlion"), mean = parse("dlion(mean=1)");
     const float up[] = { 1, 1, 0, -1 }, down[] = { -1, 1, 0, -1 }, none[] = { 0, -1, 0, -1 };
     float d[4];
-    psd_dlion_count(d, (const float *const[]){ up, down }, 2, PSD_VOTE_MAJORITY, 4);
+    psd_rule_sum(&majority, d, (const float *const[]){ up, down }, NULL, 2, 4);
     cr_expect(d[0] == 0 && d[1] == 1 && d[2] == 0 && d[3] == -1);
-    psd_dlion_count(d, (const float *const[]){ up, NULL, down, none }, 4, PSD_VOTE_MAJORITY, 4);
+    psd_rule_sum(&majority, d, (const float *const[]){ up, NULL, down, none }, NULL, 4, 4);
     cr_expect(d[0] == 0 && d[1] == 1 && d[2] == 0 && d[3] == -1);
-    psd_dlion_count(d, (const float *const[]){ NULL, up, NULL }, 3, PSD_VOTE_MAJORITY, 4);
+    psd_rule_sum(&majority, d, (const float *const[]){ NULL, up, NULL }, NULL, 3, 4);
     cr_expect_eq(memcmp(d, up, sizeof up), 0);
-    psd_dlion_count(d, (const float *const[]){ NULL, NULL }, 2, PSD_VOTE_MEAN, 4);
+    psd_rule_sum(&mean, d, (const float *const[]){ NULL, NULL }, NULL, 2, 4);
     cr_expect(d[0] == 0 && d[1] == 0 && d[2] == 0 && d[3] == 0);
 }
 
-Test(dlion, the_mean_is_over_those_who_vote)
+Test(dlion, the_mean_is_over_those_that_vote)
 {
+    const psd_rule_t mean = parse("dlion(mean=1)");
     const float a[] = { 1, 1, 0, -1 }, b[] = { -1, 1, 0, -1 }, c[] = { 1, -1, 0, -1 };
     float d[4];
-    psd_dlion_count(d, (const float *const[]){ a, NULL, b, c }, 4, PSD_VOTE_MEAN, 4);
+    psd_rule_sum(&mean, d, (const float *const[]){ a, NULL, b, c }, NULL, 4, 4);
     cr_expect(d[0] == 1.0f / 3 && d[1] == 1.0f / 3 && d[2] == 0 && d[3] == -1);
 }
 
 Test(dlion, the_order_of_votes_does_not_matter_where_a_sum_of_shares_would_not_cancel)
 {
+    const psd_rule_t majority = parse("dlion");
     /* With weights of 1/6 in double, six votes in this order leave 5.6e-17 instead of 0. */
     const float yes = 1, no = -1;
     float d;
-    psd_dlion_count(&d, (const float *const[]){ &yes, &yes, &yes, &no, &no, &no }, 6, PSD_VOTE_MAJORITY, 1);
+    psd_rule_sum(&majority, &d, (const float *const[]){ &yes, &yes, &yes, &no, &no, &no }, NULL, 6, 1);
     cr_expect_eq(d, 0);
+}
+
+Test(dlion, a_vote_counts_as_one_at_any_size)
+{
+    const psd_rule_t majority = parse("dlion");
+    const float loud = 1e30f, one = -1, other = -0.5f;
+    float d;
+    psd_rule_sum(&majority, &d, (const float *const[]){ &loud, &one, &other }, NULL, 3, 1);
+    cr_expect_eq(d, -1);
+    psd_rule_sum(&majority, &d, (const float *const[]){ &loud }, NULL, 1, 1);
+    cr_expect_eq(d, 1);
 }

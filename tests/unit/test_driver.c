@@ -10,14 +10,14 @@
 #include "common/net/clusterfile.h"
 #include "worker/driver.h"
 
-/* Two sockets that play server 0 on this thread, and a driver that has its own. */
+/* Two sockets that play server 0 on this thread, and a driver on its own thread. */
 static uv_loop_t loop;
 static psd_net_t *net, *worker_net;
 static psd_socket_t *server[2];
 static char at[2][PSD_ENDPOINT_TEXT], dir[] = "/tmp/psd-test-XXXXXX", file[64];
 static uint64_t hellos[2];
 static bool refuses;
-static atomic_bool was_refused; /* so the driver says */
+static atomic_bool was_refused; /* as the driver reports */
 static psd_handover_t *handover;
 static psd_driver_t *driver;
 static psd_err_t err;
@@ -138,7 +138,7 @@ Test(driver, a_refusal_by_the_wrong_server_is_not_the_end)
     name_server(0);
     start("");
     cr_assert_not_null(driver, "%s", err.text);
-    while (!was_refused) /* nothing else wakes this loop then */
+    while (!was_refused) /* then nothing else wakes this loop */
         uv_run(&loop, UV_RUN_NOWAIT);
     name_server(1);
     refuses = false;
@@ -179,6 +179,6 @@ Test(driver, a_request_that_comes_too_soon_is_refused)
     start(at[0]);
     cr_assert_not_null(driver, "%s", err.text);
     psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_PULL_SLOW, .data = &data });
-    psd_driver_wake(driver);
+    psd_driver_take_up(driver);
     cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "pull", -1, &why), PSD_EINVAL, "%s", why.text);
 }

@@ -77,7 +77,7 @@ Test(durable, giving_up_leaves_the_old_file_and_nothing_else)
     assert_text("new");
 }
 
-Test(durable, what_a_process_of_our_number_left_behind_is_in_nobodys_way)
+Test(durable, the_remains_of_an_earlier_process_with_our_number_do_no_harm)
 {
     char other[96];
     for (int i = 1; i < 20; i++) {
@@ -128,7 +128,7 @@ Test(durable, a_link_is_followed_and_stays)
     cr_assert_eq(symlink("second", path), 0);
     snprintf(target, sizeof target, "%s/second", dir);
     cr_assert_eq(symlink("target", target), 0);
-    for (int i = 0; i < 2; i++) { /* what it leads to is not there, and is */
+    for (int i = 0; i < 2; i++) { /* its target is missing, or present */
         put(i ? "two" : "one");
         assert_text(i ? "two" : "one");
         cr_assert(is_link());
@@ -183,7 +183,7 @@ Test(durable, an_open_descriptor_gets_the_bytes_where_it_is)
     assert_text("before text after");
 }
 
-Test(durable, what_is_no_file_is_refused)
+Test(durable, a_path_that_is_not_a_file_is_refused)
 {
     cr_assert_eq(psd_durable_put(dir, "x", 1, &err), PSD_EIO);
     cr_assert_not_null(strstr(err.text, ": it is a directory; name a file"), "%s", err.text);

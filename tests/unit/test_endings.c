@@ -8,7 +8,8 @@
 
 TestSuite(endings, .timeout = 600);
 
-/* How a job ends by what its workers do: a coordinator of two servers, all of which, and the workers, are spoken for by hand. */
+/* How a job ends, depending on its workers: a coordinator of two servers; the test sends the messages of the servers and the
+ * workers. */
 enum { JOB = 9, LEASE_MS = 1000, PATIENCE_MS = 3000, WORKERS = 3 };
 
 static psd_coordinator_t *coordinator;
@@ -75,7 +76,7 @@ static void begin(const char *mode, uint32_t min, bool drops)
                                         .patience_ms = PATIENCE_MS,
                                         .mode = psd_mode_find(mode),
                                         .lr = 1 };
-    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, "sgd", "", NULL), PSD_OK);
     coordinator = psd_coordinator_new(&config, NULL);
     ask_for_places();
     join(0);
@@ -88,7 +89,7 @@ static void teardown(void)
     psd_actions_clear(&out);
 }
 
-/* Let time pass until the end: its code, and its sentence in `text`; -1 when it does not come. */
+/* Let time pass until the end; returns its code, with its sentence in `text`, or -1 if there is no end. */
 static int end_within(uint64_t ms, char text[PSD_MAX_TEXT])
 {
     psd_actions_drop(&out, out.n);
@@ -124,7 +125,7 @@ static psd_coordinator_facts_t facts(void)
     return f;
 }
 
-/* How often `to` has been told this since. */
+/* How often this message has been sent to `to` since. */
 static unsigned told(psd_peer_t to, psd_kind_t kind, unsigned code, const char *words)
 {
     unsigned n = 0;
@@ -134,7 +135,7 @@ static unsigned told(psd_peer_t to, psd_kind_t kind, unsigned code, const char *
     return n;
 }
 
-Test(endings, who_has_finished_is_not_missing, .fini = teardown)
+Test(endings, a_finished_worker_is_not_missing, .fini = teardown)
 {
     char text[PSD_MAX_TEXT] = "";
     begin("bsp", 2, false);
@@ -169,7 +170,7 @@ Test(endings, one_of_workers_min_that_is_lost_is_waited_for_also_when_the_others
     }
 }
 
-Test(endings, the_job_goes_on_when_the_lost_one_is_back, .fini = teardown)
+Test(endings, the_job_continues_when_the_lost_worker_is_back, .fini = teardown)
 {
     char text[PSD_MAX_TEXT] = "";
     lose_the_last_of_two("bsp", 2, false);
@@ -198,7 +199,7 @@ Test(endings, one_beyond_workers_min_that_is_lost_is_not_waited_for_and_the_end_
 Test(endings, where_lost_ones_are_dropped_it_is_enough_that_those_left_have_finished, .fini = teardown)
 {
     lose_the_last_of_two("bsp", 2, true);
-    expect_end(LEASE_MS + 5000, PSD_OK, "1 of 2 workers has finished; worker 1 (host:101) was lost, and let be, at round 5");
+    expect_end(LEASE_MS + 5000, PSD_OK, "1 of 2 workers has finished; worker 1 (host:101) was lost and not replaced, at round 5");
 }
 
 Test(endings, one_that_has_left_with_work_to_do_is_named, .fini = teardown)
@@ -208,10 +209,10 @@ Test(endings, one_that_has_left_with_work_to_do_is_named, .fini = teardown)
     leave(1, false);
     expect_end(5000, PSD_OK, "1 of 2 workers has finished; worker 1 (host:101) left with work to do at round 5");
     cr_expect_geq(told(psd_peer_make(2, 1), PSD_MSG_COMMAND, PSD_COMMAND_FINISH, "worker 1 (host:101) left"), 1,
-                  "the other servers say the same");
+                  "the other servers end in the same way");
 }
 
-Test(endings, everybody_is_told_again_and_again_why_the_job_fails, .fini = teardown)
+Test(endings, the_cause_of_the_jobs_failure_is_sent_repeatedly_to_all, .fini = teardown)
 {
     begin("bsp", 2, false);
     alive[1] = false;
@@ -221,7 +222,7 @@ Test(endings, everybody_is_told_again_and_again_why_the_job_fails, .fini = teard
     cr_expect_eq(told(worker_peer(1), PSD_MSG_REFUSED, PSD_REFUSAL_ABSENT, ""), 0);
 }
 
-Test(endings, who_comes_while_the_job_fails_is_told_so, .fini = teardown)
+Test(endings, a_worker_that_joins_while_the_job_fails_receives_the_cause, .fini = teardown)
 {
     char text[PSD_MAX_TEXT] = "";
     begin("bsp", 2, false);
@@ -234,7 +235,7 @@ Test(endings, who_comes_while_the_job_fails_is_told_so, .fini = teardown)
     cr_expect_eq(told(worker_peer(2), PSD_MSG_REFUSED, PSD_REFUSAL_ABSENT, "worker 1 (host:101), silent for"), 1);
 }
 
-Test(endings, who_has_registered_nothing_has_not_finished_anything, .fini = teardown)
+Test(endings, a_worker_that_has_registered_nothing_has_not_finished, .fini = teardown)
 {
     char text[PSD_MAX_TEXT] = "";
     begin("bsp", 1, false);

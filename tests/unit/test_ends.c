@@ -1,4 +1,4 @@
-/* The page of exit codes is the table; PSD_WRITE_PAGES=1 writes it anew. */
+/* The page of exit codes matches the table; PSD_WRITE_PAGES=1 rewrites it. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,11 +9,13 @@
 static const struct end {
     const char *id, *programs;
     int code;
-    const char *outcome, *situation, *disk, *next;
+    const char *outcome, *situation, *disk, *next, *todo;
     bool scripted;
 } ends[] = {
-#define END(id, programs, code, outcome, situation, disk, next)   { #id, programs, code, outcome, situation, disk, next, true },
-#define OTHER(id, programs, code, outcome, situation, disk, next) { #id, programs, code, outcome, situation, disk, next, false },
+#define END(id, programs, code, outcome, situation, disk, next, todo)                                                              \
+    { #id, programs, code, outcome, situation, disk, next, todo, true },
+#define OTHER(id, programs, code, outcome, situation, disk, next, todo)                                                            \
+    { #id, programs, code, outcome, situation, disk, next, todo, false },
 #include "common/base/ends.def"
 #undef END
 #undef OTHER
@@ -36,20 +38,29 @@ static char *read_whole(const char *name)
 
 static void print_page(FILE *out)
 {
-    fputs("# Exit codes\n\nEvery way a program of psd can end. This page is made from `common/base/ends.def`.\n\n"
-          "`psdctl run` starts again a worker, unless `workers.lost` is `drop`, and a server where `checkpoint.dir` is set. Where "
-          "it\n"
-          "cannot, or where `restarts` are used, the end of a server stops the job with that code, and so does the end of a "
-          "worker, unless\n"
-          "the others go on without it.\n\n"
-          "| code | programs | situation | outcome in `summary.json` | on disk | what `psdctl run` does next |\n"
-          "|---|---|---|---|---|---|\n",
-          out);
+    fputs(
+        "# Exit codes\n\n"
+        "Every way in which a program of psd can end, and what to do then. This page is made from `common/base/ends.def`.\n\n"
+        "`psdctl run` restarts a worker, unless `workers.lost` is `drop`, and a server if `checkpoint.dir` is set. If it cannot, "
+        "or\n"
+        "if the `restarts` are used up, the end of a server stops the job with that code; so does the end of a worker, unless the\n"
+        "others continue without it. A program of your own (`psdctl run JOB -- PROGRAM`) is restarted only after 69, 75 or a "
+        "signal:\n"
+        "psd does not know what its other codes mean.\n\n"
+        "| code | programs | situation | what to do | outcome in `summary.json` | on disk | what `psdctl run` does next |\n"
+        "|---|---|---|---|---|---|---|\n",
+        out);
     for (int code = 0; code < 256; code++)
         for (size_t i = 0; i < N; i++)
             if (ends[i].code == code)
-                fprintf(out, "| %d | %s | %s | %s | %s | %s |\n", code, ends[i].programs, ends[i].situation, ends[i].outcome,
-                        ends[i].disk, ends[i].next);
+                fprintf(out, "| %d | %s | %s | %s | %s | %s | %s |\n", code, ends[i].programs, ends[i].situation, ends[i].todo,
+                        ends[i].outcome, ends[i].disk, ends[i].next);
+}
+
+Test(ends, every_way_has_a_short_advice)
+{
+    for (size_t i = 0; i < N; i++)
+        cr_expect(strlen(ends[i].todo) > 5 && strlen(ends[i].todo) < 160, "%s: %s", ends[i].id, ends[i].todo);
 }
 
 Test(ends, the_page_is_the_table)

@@ -9,13 +9,13 @@
 
 TestSuite(engine, .timeout = 600);
 
-/* The engine of a job's only shard, to which the coordinator and the workers are spoken for by hand. The model is two tensors of 4
+/* The engine of a job's only shard; the test sends the messages of the coordinator and the workers. The model has two tensors of 4
  * weights, a part each. */
 enum { JOB = 9, PARTS = 2, MOST = 4 };
 
 static psd_engine_t *engine;
 static psd_engine_config_t config;
-static psd_actions_t out; /* what the last event has brought */
+static psd_actions_t out; /* the actions of the last event */
 static uint64_t now = 1000, seq, view;
 static const float initial[4] = { 1, 2, 3, 4 };
 
@@ -76,7 +76,7 @@ static void make(const char *mode, uint32_t welcome)
     config.nonce = 1;
     config.mode = psd_mode_find(mode);
     config.lr_rule = psd_lr_rule_find("none");
-    cr_assert_eq(psd_rule_parse(&config.rule, "sgd(lr=1)", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, "sgd(lr=1)", "", NULL), PSD_OK);
     cr_assert_not_null(engine = psd_engine_new(&config, NULL));
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_WELCOME, .protocol = PSD_PROTOCOL, .job = JOB, .seq = 1, .world = 1, .n_elements = 4 };
     msg.shard_epoch = 1;
@@ -100,7 +100,7 @@ static void log_model(void)
     hear(PSD_PEER_COORDINATOR, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
 
-/* An entry of the log: workers, as bits, are members from then on, each of its first life. */
+/* An entry of the log: these workers, as bits, are members from then on, each in its first life. */
 static void log_entry(uint64_t number, uint32_t code, psd_round_t round, unsigned members)
 {
     uint8_t bytes[1024];
@@ -182,7 +182,7 @@ static void push(uint32_t w, uint64_t clock, float gradient)
 
 static float weight(uint32_t part, size_t i) { return ((const float *)psd_shard_weights(psd_engine_shard(engine), part)->data)[i]; }
 
-/* A shard with weights and so many members. */
+/* A shard with weights and `n` members. */
 static void begin(const char *mode, uint32_t workers)
 {
     make(mode, 0);
@@ -194,17 +194,17 @@ static void begin(const char *mode, uint32_t workers)
     cr_assert_eq(weight(1, 3), 4.0f);
 }
 
-/* ---- whose session it is ---- */
+/* ---- the owner of a session ---- */
 
-Test(engine, whoever_attaches_last_before_a_view_is_not_let_speak_for_the_member, .fini = teardown)
+Test(engine, a_stranger_that_attaches_last_before_a_view_may_not_speak_for_the_member, .fini = teardown)
 {
     make("bsp", 0);
     log_model();
     attach(0);
-    attach_as(3, 0, 99); /* the same life by its number, and not by what that has drawn */
-    cr_assert_not_null(answer(PSD_MSG_ATTACHED), "nobody knows yet who it is");
+    attach_as(3, 0, 99); /* the same life by its number, but not by its nonce */
+    cr_assert_not_null(answer(PSD_MSG_ATTACHED), "its identity is not known yet");
     log_view(1);
-    cr_expect_null(answer(PSD_MSG_INIT_WANTED), "nobody who could be asked is there");
+    cr_expect_null(answer(PSD_MSG_INIT_WANTED), "there is no worker to ask");
     const psd_msg_t msg = part_of(PSD_MSG_INIT, 0, 0, initial);
     hear(peer_of(3), &msg, initial, sizeof initial);
     cr_assert_not_null(answer(PSD_MSG_REFUSED));
@@ -219,7 +219,7 @@ Test(engine, whoever_attaches_last_before_a_view_is_not_let_speak_for_the_member
     cr_expect_eq(sent_to(peer_of(3), PSD_MSG_WEIGHTS), 0);
 }
 
-Test(engine, who_leaves_the_view_is_fenced_and_its_push_is_no_more, .fini = teardown)
+Test(engine, a_worker_that_leaves_the_view_is_fenced_and_its_push_is_dropped, .fini = teardown)
 {
     begin("bsp", 2);
     push(1, 1, 1);
@@ -240,7 +240,7 @@ Test(engine, entries_of_the_log_are_carried_out_in_their_order_and_once, .fini =
     begin("bsp", 1);
     push(0, 1, 1);
     const uint64_t next = seq + 1;
-    log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1 | 2); /* has overtaken the one before */
+    log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1 | 2); /* has overtaken the previous one */
     cr_expect_eq(psd_engine_clock(engine), 0);
     log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1 | 2);
     log_entry(next, PSD_COMMAND_CLOSE, (psd_round_t){ .clock = 1, .apply = true, .n_contributors = 1, .contributor = &contributor },
@@ -251,7 +251,7 @@ Test(engine, entries_of_the_log_are_carried_out_in_their_order_and_once, .fini =
     cr_expect(psd_engine_worker(engine, 1, &facts), "and then the one that was early");
     log_entry(next, PSD_COMMAND_CLOSE, (psd_round_t){ .clock = 1 }, 1);
     cr_expect_eq(psd_engine_version(engine), 1);
-    log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1); /* the newest once more, and it would say otherwise */
+    log_entry(next + 1, 0, (psd_round_t){ .clock = 1 }, 1); /* the newest once more, with other contents */
     cr_expect(psd_engine_worker(engine, 1, &facts), "it was carried out");
     cr_assert_not_null(answer(PSD_MSG_SHARD_STATE), "the coordinator does not know that it is done");
     cr_expect_eq(answer(PSD_MSG_SHARD_STATE)->seq, next + 1);
@@ -278,14 +278,14 @@ Test(engine, parts_of_a_push_that_differ_in_their_samples_are_refused, .fini = t
     push_part(0, 1, 1, 9, 1, false);
     cr_assert_not_null(answer(PSD_MSG_REFUSED));
     cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_SHAPE);
-    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "clock 1: part 1 says 9 samples, others 8");
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "clock 1: part 1 has 9 samples, others 8");
     push_part(0, 1, 1, 8, 1, false);
     psd_engine_worker_t facts;
     cr_assert(psd_engine_worker(engine, 0, &facts));
     cr_expect_eq(facts.held, 2);
 }
 
-Test(engine, so_many_rounds_in_a_row_without_a_step_end_the_job_and_one_with_a_step_begins_the_row_anew, .fini = teardown)
+Test(engine, max_skipped_rounds_in_a_row_without_a_step_end_the_job_and_one_step_restarts_the_count, .fini = teardown)
 {
     config.max_skipped = 3;
     begin("bsp", 1);
@@ -318,7 +318,7 @@ Test(engine, in_asp_a_worker_whose_pushes_in_a_row_are_all_bad_ends_the_job_and_
     config.max_skipped = 3;
     begin("asp", 2);
     uint64_t clock[2] = { 0 };
-    for (unsigned i = 0; i < 2; i++) { /* 4 in all, of which no 3 are in a row of one's own */
+    for (unsigned i = 0; i < 2; i++) { /* 4 in all, but no worker has 3 in a row */
         push(0, ++clock[0], NAN);
         push(1, ++clock[1], NAN);
     }
@@ -342,13 +342,13 @@ Test(engine, a_nan_that_is_confessed_is_skipped_where_all_that_is_here_is_finite
         push_part(0, p, 1, 8, 1, true);
     cr_expect_eq(psd_engine_version(engine), 0, "it is in another shard's part");
     cr_expect_eq(weight(0, 0), 1.0f);
-    cr_assert_not_null(answer(PSD_MSG_WEIGHTS), "and the worker goes on");
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS), "and the worker continues");
     cr_expect_eq(answer(PSD_MSG_WEIGHTS)->clock, 1);
 }
 
 /* ---- checkpoints ---- */
 
-/* The shard begins from a checkpoint that holds so many clocks of workers 0, 1 and 2. */
+/* The shard starts from a checkpoint with these clocks of workers 0, 1 and 2. */
 static void begin_from_checkpoint(void)
 {
     psd_tensor_desc_t tensor[2];
@@ -366,7 +366,19 @@ static void begin_from_checkpoint(void)
         &(psd_save_point_t){ .clock = 6, .version = 90, .samples = 720, .lr = 0.5, .applied = applied, .n_applied = 3 }, &out);
 }
 
-/* What the next checkpoint says of that worker. */
+Test(engine, before_the_first_step_the_learning_rate_is_that_of_the_next_one, .fini = teardown)
+{
+    cr_assert_eq(psd_schedule_parse(&config.schedule, "linear(steps=100)", NULL), PSD_OK);
+    config.unit = PSD_UNIT_STEP;
+    make("asp", 0);
+    cr_expect_eq(psd_engine_stats(engine)->lr, 1, "sgd(lr=1), at its first step");
+    psd_engine_destroy(&engine);
+    begin_from_checkpoint();
+    /* 0.5 at step 90 of 100: a tenth is left */
+    cr_expect_float_eq(psd_engine_stats(engine)->lr, 0.05, 1e-15);
+}
+
+/* The entry of that worker in the next checkpoint. */
 static uint64_t saved_clock(uint32_t worker)
 {
     const psd_save_point_t *point = psd_engine_point(engine);
@@ -380,10 +392,10 @@ Test(engine, a_worker_not_yet_back_keeps_its_clock_in_the_next_checkpoint, .fini
 {
     begin_from_checkpoint();
     attach(0);
-    attach(1); /* has said so here, and the log does not name it yet */
+    attach(1); /* has registered here, but the log does not name it yet */
     log_view(1);
     cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
-    cr_expect_eq(answer(PSD_MSG_WEIGHTS)->clock, 20, "it goes on behind what the checkpoint holds");
+    cr_expect_eq(answer(PSD_MSG_WEIGHTS)->clock, 20, "it continues after the clocks of the checkpoint");
     push(0, 21, 1);
     cr_assert_eq(psd_engine_version(engine), 91);
     log_entry(++seq, PSD_COMMAND_SAVE, (psd_round_t){ .clock = 7, .lr = 0.25 }, 1);

@@ -9,7 +9,7 @@
 #include "common/memory/local.h"
 #include "server/entrance/entrance.h"
 
-/* An entrance, and two workers of which a list may name none, one or both. Time is what the test says it is. */
+/* An entrance, and two workers of which a list may name none, one or both. The test sets the time. */
 static uv_loop_t loop;
 static psd_keys_t server_keys, keys[2];
 static psd_net_t *net, *worker_net[2];
@@ -19,10 +19,10 @@ static uint64_t heard, answers[2], last_peer, now_ms = 1000;
 static bool was_denied;
 static char list[] = "/tmp/psd-test-XXXXXX";
 static psd_err_t err;
-static psd_arena_t *arena; /* NULL: nothing goes through memory */
+static psd_arena_t *arena; /* NULL: no messages go through shared memory */
 static psd_local_t *local;
 static bool local_is_up;
-static bool keeps; /* what comes with a payload is kept, not answered */
+static bool keeps; /* messages with a payload are stored, not answered */
 static psd_buf_t *kept;
 
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
@@ -54,7 +54,7 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
     was_denied |= link == PSD_LINK_DENIED;
 }
 
-/* As an editor does it: a new file in the old one's place. */
+/* As an editor saves: a new file replaces the old one. */
 static void write_list(bool first, bool second)
 {
     char other[64];
@@ -137,14 +137,14 @@ static void open_up(void)
     }
 }
 
-/* Speak until an answer comes. */
+/* Send until an answer comes. */
 static void talk(size_t i)
 {
     for (const uint64_t before = answers[i]; answers[i] == before; turn())
         psd_socket_send(worker[i], 0, "head", 4, NULL);
 }
 
-Test(entrance, without_keys_anybody_is_heard_at_once)
+Test(entrance, without_keys_every_peer_is_admitted_at_once)
 {
     const psd_keys_t none = { .insecure = true };
     open_with(&none, "", 0);
@@ -156,7 +156,7 @@ Test(entrance, without_keys_anybody_is_heard_at_once)
     cr_expect_eq(psd_entrance_judge(entrance, last_peer, PSD_MSG_ADMIN, 0, why, sizeof why), PSD_REFUSAL_NONE);
 }
 
-Test(entrance, nobody_is_heard_before_a_stranger_was_refused)
+Test(entrance, no_peer_is_heard_before_a_stranger_was_refused)
 {
     write_list(true, false);
     open_with(&server_keys, list, 0);
@@ -195,7 +195,7 @@ Test(entrance, an_unknown_key_is_refused_and_counted)
     cr_expect_eq(heard, 0);
 }
 
-Test(entrance, a_user_who_is_taken_off_the_list_goes_and_the_others_come_back)
+Test(entrance, a_user_removed_from_the_list_is_disconnected_and_the_others_reconnect)
 {
     char why[64];
     write_list(true, true);
@@ -219,14 +219,14 @@ Test(entrance, a_user_who_is_taken_off_the_list_goes_and_the_others_come_back)
     cr_expect_eq(psd_entrance_judge(entrance, second, PSD_MSG_PUSH, 0, why, sizeof why), PSD_REFUSAL_SENDER);
 }
 
-/* Whether the worker's side of a link through memory is up. */
+/* Whether the worker's side of a link through shared memory is up. */
 static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
 {
     (void)arg, (void)peer;
     local_is_up = link == PSD_LINK_UP;
 }
 
-/* The second worker, linked through memory to an entrance, as its peer there. */
+/* The second worker, linked through shared memory to an entrance; returns its peer there. */
 static psd_peer_t link_through_memory(void)
 {
     psd_offer_t offer;
@@ -264,7 +264,7 @@ Test(entrance, a_link_through_memory_is_the_peers_that_was_offered_it_and_ends_w
         turn();
 }
 
-Test(entrance, what_comes_through_memory_counts_among_the_bytes_of_its_sender_until_it_is_let_go)
+Test(entrance, a_payload_through_memory_counts_among_its_senders_bytes_until_it_is_released)
 {
     write_list(true, true);
     const psd_peer_t second = link_through_memory();
@@ -290,10 +290,10 @@ Test(entrance, memory_over_its_bound_closes_all_connections_once)
     const psd_keys_t none = { .insecure = true };
     open_with(&none, "", 1);
     connect_worker(0, &none);
-    while (psd_entrance_send(entrance, 17, false, "head", 4, NULL) != PSD_EAGAIN) /* else nobody is known by that number */
+    while (psd_entrance_send(entrance, 17, false, "head", 4, NULL) != PSD_EAGAIN) /* otherwise no peer has that number */
         uv_run(&loop, UV_RUN_ONCE);
     talk(0);
-    cr_expect_geq(answers[0], 1, "what the process itself needs is no reason to close again");
+    cr_expect_geq(answers[0], 1, "the process's own needs are no reason to close again");
 }
 
 Test(entrance, a_list_without_this_server_is_refused_where_there_are_others)

@@ -14,7 +14,7 @@ Test(f32, a_value_is_its_four_bytes)
     expect_values("f32", code, 8, (float[]){ 1.0f, -2.5f }, 2);
 }
 
-Test(f32, every_bit_comes_back_and_the_residual_is_left_alone)
+Test(f32, every_bit_comes_back_and_the_residual_does_not_change)
 {
     const float y[] = { -0.0f, INFINITY, -INFINITY, NAN, 0x1p-149f, 0x1.fffffep127f };
     float residual[] = { 1, 2, 3, 4, 5, 6 }, out[6];

@@ -40,6 +40,6 @@ Test(failure, the_process_is_ended_once_with_its_code_and_reason)
     cr_expect_eq(out.at[0].level, PSD_EUNAVAILABLE);
     cr_expect_str_eq(out.at[0].msg.text, "gave up");
     cr_expect_not(psd_failure_is_told(&failure));
-    cr_expect(psd_failure_is_on(&failure)); /* until the process is gone, whoever comes is told */
+    cr_expect(psd_failure_is_on(&failure)); /* every newcomer gets the reason until the process is gone */
     psd_actions_clear(&out);
 }

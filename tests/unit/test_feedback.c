@@ -6,6 +6,7 @@
 #include "common/base/rng.h"
 #include "proto/actions.h"
 #include "worker/feedback.h"
+#include "tests/support/alone.h"
 
 TestSuite(feedback, .timeout = 600);
 
@@ -14,23 +15,25 @@ enum { A = 700, B = 40, C = 3, ALL = A + B + C };
 
 static psd_partition_t map;
 static psd_coding_t coding;
+static psd_rule_t rule;
 static psd_feedback_t *feedback;
 static float g[ALL], residual[ALL];
 static const float *const whole[] = { g, g + A, g + A + B }, *const without_b[] = { g, NULL, g + A + B };
 
-static void setup_with(const char *codec)
+static void setup_with(const char *spec, const char *codec)
 {
     uint64_t stream = 3;
     cr_assert_eq(psd_coding_parse(&coding, codec, NULL), PSD_OK);
+    cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ A, B, C }, 3, 1, PSD_MOST_OF_PART, NULL), PSD_OK);
     cr_assert(map.n_parts[0] == 1 && map.n_chunks == 3);
-    cr_assert_not_null(feedback = psd_feedback_new(&coding, &map, NULL));
+    cr_assert_not_null(feedback = psd_feedback_new(&rule, &coding, &map, true, NULL));
     memset(residual, 0, sizeof residual);
     for (size_t i = 0; i < ALL; i++)
         g[i] = (float)psd_uniform(&stream) - 0.5f;
 }
 
-static void setup(void) { setup_with("int8"); }
+static void setup(void) { setup_with("sgd", "int8"); }
 
 static void teardown(void)
 {
@@ -38,7 +41,7 @@ static void teardown(void)
     psd_partition_clear(&map);
 }
 
-/* What is to be pushed: the chunks of `with`, one after the other, by the codec itself. */
+/* The expected payload: the chunks of `with`, one after the other, encoded by the codec itself. */
 static void expect_codes(const psd_feedback_part_t *part, const float *const *with)
 {
     uint8_t code[4 * ALL];
@@ -55,7 +58,7 @@ static void expect_codes(const psd_feedback_part_t *part, const float *const *wi
     cr_expect_eq(part->payload->n_bytes, at + part->has_bitmap);
 }
 
-Test(feedback, what_a_code_loses_goes_with_the_next_gradient, .init = setup, .fini = teardown)
+Test(feedback, the_loss_of_a_codec_is_added_to_the_next_gradient, .init = setup, .fini = teardown)
 {
     for (int round = 0; round < 3; round++) {
         cr_assert(psd_feedback_open(feedback, whole));
@@ -101,7 +104,7 @@ Test(feedback, a_gradient_that_is_not_finite_is_pushed_as_0_and_changes_no_resid
     psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
     expect_codes(&part, whole);
     const float was = g[ALL - 1];
-    g[ALL - 1] = NAN; /* in the last chunk: those before it are 0 all the same */
+    g[ALL - 1] = NAN; /* in the last chunk, but those before it are 0 too */
     cr_assert_not(psd_feedback_open(feedback, whole));
     part = psd_feedback_part(feedback, 0, 0);
     cr_assert_not_null(part.payload);
@@ -113,9 +116,9 @@ Test(feedback, a_gradient_that_is_not_finite_is_pushed_as_0_and_changes_no_resid
     expect_codes(&part, whole);
 }
 
-Test(feedback, the_sum_of_squares_is_of_what_comes_out_of_the_code, .fini = teardown)
+Test(feedback, the_sum_of_squares_is_that_of_the_decoded_values, .fini = teardown)
 {
-    setup_with("sign");
+    setup_with("sgd", "sign");
     cr_assert(psd_feedback_open(feedback, whole));
     const psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
     const uint8_t *code = part.payload->data;
@@ -129,6 +132,101 @@ Test(feedback, the_sum_of_squares_is_of_what_comes_out_of_the_code, .fini = tear
             bounded += fmin((double)back[i] * (double)back[i], 0.0625 * 0.0625);
         }
     }
-    cr_expect_float_eq(psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0 }), sum, 1e-9 * sum);
-    cr_expect_float_eq(psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0.0625 }), bounded, 1e-9 * sum);
+    cr_expect_float_eq(
+        psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0 }, alone(&(psd_rule_t){ 0 }), (const uint8_t[3]){ 0 }), sum,
+        1e-9 * sum);
+    cr_expect_float_eq(
+        psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0.0625 }, alone(&(psd_rule_t){ 0 }), (const uint8_t[3]){ 0 }),
+        bounded, 1e-9 * sum);
+}
+
+/* The votes of a gradient, by the rule itself. */
+static void expect_votes(const psd_feedback_part_t *part, float *kept)
+{
+    static float u[ALL], got[ALL];
+    size_t at = 0;
+    psd_rule_vote(&rule, u, kept, g, ALL);
+    for (uint32_t t = 0; t < 3; t++) {
+        const psd_chunk_t *c = &map.chunk[t];
+        psd_coding_decode(&coding, (uint8_t *)part->payload->data + at, c->n, 0, c->n, got + c->at);
+        at += psd_coding_bytes(&coding, c->n);
+    }
+    for (size_t i = 0; i < ALL; i++)
+        cr_assert_eq(copysignf(1, got[i]) * (got[i] != 0), u[i], "element %zu", i);
+}
+
+Test(feedback, by_a_rule_with_votes_the_signs_are_pushed_and_the_momentum_is_kept, .fini = teardown)
+{
+    static const char *const codecs[] = { "f32", "bf16", "int8", "sign" };
+    for (size_t i = 0; i < 4; i++) {
+        static float kept[ALL];
+        memset(kept, 0, sizeof kept);
+        setup_with("dlion(beta1=0.5)", codecs[i]);
+        for (int round = 0; round < 4; round++) {
+            g[7] = round == 2 ? INFINITY : -0.25f; /* no vote then, and the momentum stays */
+            cr_assert_eq(psd_feedback_open(feedback, whole), round != 2);
+            const psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+            if (round != 2)
+                expect_votes(&part, kept);
+            for (int k = 0; k < ALL; k++)
+                g[k] = -0.75f * g[k];
+        }
+        if (i < 3)
+            teardown();
+    }
+}
+
+static const float *aside(void) { return psd_feedback_aside(feedback, 0, 0)->data; }
+
+Test(feedback, a_residual_set_aside_is_that_of_the_last_or_of_the_open_exchange_and_does_not_change, .init = setup,
+     .fini = teardown)
+{
+    static float after[3][ALL];
+    cr_assert_null(psd_feedback_aside(feedback, 0, 0));
+    for (int round = 0; round < 3; round++) {
+        cr_assert(psd_feedback_open(feedback, round == 1 ? without_b : whole));
+        if (round == 1) { /* nothing has been encoded, so both are the same */
+            psd_feedback_set_aside(feedback, 0, true);
+            cr_expect_arr_eq(aside(), after[0], sizeof after[0]);
+        }
+        const psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+        expect_codes(&part, round == 1 ? without_b : whole);
+        memcpy(after[round], residual, sizeof residual);
+        psd_feedback_set_aside(feedback, 0, true);
+        cr_expect_arr_eq(aside(), after[round], sizeof after[0]);
+        if (round)
+            psd_feedback_set_aside(feedback, 0, false);
+        if (round)
+            cr_expect_arr_eq(aside(), after[round - 1], sizeof after[0]);
+        psd_feedback_close(feedback);
+        if (round)
+            cr_expect_arr_eq(aside(), after[round - 1], sizeof after[0], "until another one is set aside");
+        psd_feedback_set_aside(feedback, 0, false);
+        cr_expect_arr_eq(aside(), after[round], sizeof after[0], "the exchange that was open is closed");
+    }
+    psd_feedback_drop_aside(feedback, 0);
+    cr_expect_null(psd_feedback_aside(feedback, 0, 0));
+}
+
+Test(feedback, a_feedback_with_anothers_residual_continues_as_that_one, .init = setup, .fini = teardown)
+{
+    static float kept[ALL];
+    cr_assert(psd_feedback_open(feedback, whole));
+    psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+    expect_codes(&part, whole);
+    psd_feedback_close(feedback);
+    psd_feedback_set_aside(feedback, 0, false);
+    memcpy(kept, aside(), sizeof kept);
+    psd_feedback_destroy(&feedback);
+    cr_assert_not_null(feedback = psd_feedback_new(&rule, &coding, &map, true, NULL));
+    psd_feedback_take(feedback, 0, 0, kept);
+    cr_assert(psd_feedback_open(feedback, whole));
+    part = psd_feedback_part(feedback, 0, 0);
+    expect_codes(&part, whole);
+    psd_feedback_close(feedback);
+    psd_feedback_reset(feedback);
+    memset(residual, 0, sizeof residual);
+    cr_assert(psd_feedback_open(feedback, whole));
+    part = psd_feedback_part(feedback, 0, 0);
+    expect_codes(&part, whole);
 }

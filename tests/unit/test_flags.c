@@ -55,7 +55,7 @@ Test(flags, a_value_stands_behind_the_equals_sign_or_in_the_next_word)
     cr_expect_str_eq(given.word[0], "a");
 }
 
-Test(flags, what_is_not_given_has_its_preset_and_a_switch_is_given_or_not)
+Test(flags, an_omitted_flag_has_its_default_and_a_switch_is_given_or_not)
 {
     cr_assert_eq(READ("a", "-q", "--header"), PSD_OK, "%s", err.text);
     cr_expect_null(given.flag[STEPS]);
@@ -70,14 +70,26 @@ Test(flags, what_is_not_given_has_its_preset_and_a_switch_is_given_or_not)
 
 Test(flags, the_last_of_several_counts_but_texts_add_up)
 {
-    cr_assert_eq(READ("--steps=1", "--rule=sgd", "--steps=2", "--rule", "adam;lion", "a"), PSD_OK, "%s", err.text);
+    cr_assert_eq(READ("--steps=1", "--rule=sgd", "--steps=2", "--rule", "adam;lion", "--quiet", "a"), PSD_OK, "%s", err.text);
     cr_expect_eq(given.value[STEPS].u, 2);
     cr_assert_eq(given.value[RULES].n_list, 3);
     cr_expect_str_eq(given.value[RULES].item[0], "sgd");
     cr_expect_str_eq(given.value[RULES].item[2], "lion");
 }
 
-Test(flags, behind_two_dashes_are_words_alone_and_one_dash_is_a_word)
+Test(flags, texts_stand_in_one_word_or_in_several_up_to_the_next_flag)
+{
+    cr_assert_eq(READ("a", "--rule", "sgd", "adam;lion", "--steps=2"), PSD_OK, "%s", err.text);
+    cr_assert_eq(given.value[RULES].n_list, 3);
+    cr_expect_str_eq(given.value[RULES].item[2], "lion");
+    cr_assert_eq(READ("--rule=sgd", "a"), PSD_OK, "%s", err.text);
+    cr_expect_eq(given.value[RULES].n_list, 1, "with = it is one word");
+    cr_expect_str_eq(given.word[0], "a");
+    cr_assert_eq(READ("--rule", "sgd", "--", "a"), PSD_OK, "%s", err.text);
+    cr_expect_eq(given.value[RULES].n_list, 1, "up to the two dashes");
+}
+
+Test(flags, after_two_dashes_everything_is_a_word_and_one_dash_is_a_word)
 {
     cr_assert_eq(READ("--quiet", "--", "--steps", "-"), PSD_OK, "%s", err.text);
     cr_assert_eq(given.n_words, 2);
@@ -88,7 +100,7 @@ Test(flags, behind_two_dashes_are_words_alone_and_one_dash_is_a_word)
     cr_expect_null(given.word[1]);
 }
 
-Test(flags, a_mistake_is_named_with_what_would_do)
+Test(flags, a_mistake_is_named_with_what_is_accepted)
 {
     static const struct {
         char *words[4];
@@ -108,12 +120,12 @@ Test(flags, a_mistake_is_named_with_what_would_do)
         { { "a", "--drop-rate" }, "--drop-rate needs a value: SHARE" },
         { { "a", "--quiet=yes" }, "--quiet takes no value" },
         { { "a", "--steps=many" },
-          "--steps: steps is \"many\", no whole number; decimal digits, with k, m, g, Ki, Mi or Gi if large" },
+          "--steps: steps is \"many\", not a valid whole number; decimal digits, with k, m, g, Ki, Mi or Gi if large" },
         { { "a", "--steps=101" }, "--steps: steps is 101; it takes 1 to 100" },
         { { "a", "--mode=al" }, "--mode: mode is \"al\"; it takes few or all; did you mean all?" },
-        { { "a", "--header=no" }, "--header: header is \"no\", no true or false; write true or false" },
+        { { "a", "--header=no" }, "--header: header is \"no\", not true or false; write true or false" },
         { { "a", "b", "c" }, "one word too many: c; it takes FROM [TO]" },
-        { { "-q" }, "FROM [TO] lacks; it takes FROM [TO]" },
+        { { "-q" }, "FROM [TO] is missing; it takes FROM [TO]" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         char *words[6] = { "tool", wrong[i].words[0], wrong[i].words[1], wrong[i].words[2], NULL };
@@ -122,7 +134,7 @@ Test(flags, a_mistake_is_named_with_what_would_do)
     }
 }
 
-Test(flags, of_the_option_table_are_handed_on_as_they_stand)
+Test(flags, flags_of_the_option_table_are_passed_on_unchanged)
 {
     psd_usage_t both = usage;
     both.programs = PSD_PROGRAM_CTL;
@@ -138,7 +150,7 @@ Test(flags, of_the_option_table_are_handed_on_as_they_stand)
         cr_expect_str_eq(given.argv[i], rest[i]);
 }
 
-Test(flags, of_other_programs_are_refused_where_there_is_a_job_file)
+Test(flags, flags_of_other_programs_are_refused_beside_a_job_file)
 {
     char *words[] = { "psd", "--data-batch=2" };
     psd_flags_t flags = { .name = "psd", .programs = PSD_PROGRAM_SERVER, .argc = 2, .argv = words, .next = 1 };

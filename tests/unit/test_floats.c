@@ -50,7 +50,7 @@ Test(floats, memory_that_was_given_back_is_zero_again)
     cr_expect(is_zero(second, 1000));
 }
 
-Test(floats, an_array_is_known_by_its_beginning_alone)
+Test(floats, an_array_is_known_only_by_its_beginning)
 {
     float *const a = psd_floats_take(floats, 100), *const b = psd_floats_take(floats, 200);
     float other;
@@ -62,7 +62,7 @@ Test(floats, an_array_is_known_by_its_beginning_alone)
     cr_expect_eq(psd_floats_size(floats, b), 200);
 }
 
-Test(floats, of_no_floats_there_is_one_and_of_too_many_none)
+Test(floats, an_empty_array_can_be_had_and_a_too_large_one_cannot)
 {
     cr_expect_eq(psd_floats_size(floats, psd_floats_take(floats, 0)), 1);
     cr_expect_null(psd_floats_take(floats, SIZE_MAX));

@@ -6,7 +6,7 @@ static psd_forecast_t forecast;
 static psd_member_t pushed[3], members[3];
 static psd_round_t round_of_three;
 
-/* Workers 2, 5 and 6 have made a step of 4, 4 and 3 samples, and stay. */
+/* Workers 2, 5 and 6 have contributed 4, 4 and 3 samples to a step, and stay. */
 static void setup(void)
 {
     static const uint32_t ids[] = { 2, 5, 6 }, samples[] = { 4, 4, 3 };
@@ -44,7 +44,7 @@ Test(forecast, an_even_round_is_known_with_its_first_push)
     cr_expect_eq(forecast.samples, 0);
     cr_expect_not(psd_forecast_comes_true(&forecast, &round_of_three));
     pushed[2].samples = 4;
-    cr_expect(psd_forecast_comes_true(&forecast, &round_of_three), "whatever all have");
+    cr_expect(psd_forecast_comes_true(&forecast, &round_of_three), "with any equal number of samples");
     psd_forecast_settle(&forecast, 8);
     cr_expect(forecast.samples == 24 && forecast.member[2].samples == 8);
     cr_expect_not(psd_forecast_comes_true(&forecast, &round_of_three), "the first had another count");
@@ -52,7 +52,7 @@ Test(forecast, an_even_round_is_known_with_its_first_push)
     cr_expect_eq(forecast.samples, 24, "it is settled once");
 }
 
-Test(forecast, of_a_round_without_a_step_and_of_no_members_nothing_is_expected)
+Test(forecast, nothing_is_expected_after_a_round_without_a_step_or_without_members)
 {
     psd_forecast_take(&forecast, &round_of_three, PSD_FORECAST_NONE);
     cr_expect_eq(forecast.n, 0);
@@ -64,7 +64,7 @@ Test(forecast, of_a_round_without_a_step_and_of_no_members_nothing_is_expected)
     cr_expect_eq(forecast.kind, PSD_FORECAST_NONE);
 }
 
-Test(forecast, what_is_expected_outlives_the_round_that_it_was_read_in)
+Test(forecast, a_forecast_outlives_the_message_that_it_was_read_from)
 {
     psd_forecast_take(&forecast, &round_of_three, PSD_FORECAST_SAME);
     pushed[0].worker = 1;

@@ -21,7 +21,7 @@ static int read_case(const char *text, psd_golden_case_t **c, psd_err_t *err)
 #define HEAD  "case a opt=sgd n=2 steps=1 lr=0.5\n"
 #define WHOLE HEAD "w0 1 2\ng 1 -0 3\nw 1 1 0.5\nend\n"
 
-Test(golden, a_case_is_read_with_its_rule_its_gradients_and_what_is_expected)
+Test(golden, a_case_is_read_with_its_rule_its_gradients_and_its_expected_weights)
 {
     psd_golden_case_t *c = NULL;
     psd_err_t err = { .text = "" };
@@ -77,13 +77,14 @@ static const struct {
     { "case\n", "f.txt:1: the case has no id, or one of more than 63 characters" },
     { "case a n=1 steps=1\n", "f.txt:1: the case names no optimizer (opt=)" },
     { "case a opt=lookahead n=1 steps=1\n", "f.txt:1: the case names no inner= optimizer" },
-    { "case a opt=sgd inner=sgd n=1 steps=1\n", "f.txt:1: inner=sgd belongs to opt=lookahead alone" },
+    { "case a opt=sgd inner=sgd n=1 steps=1\n", "f.txt:1: inner=sgd belongs only to opt=lookahead and opt=cautious" },
     { "case a opt=sgd n=1\n", "f.txt:1: case a needs n= and steps=" },
     { "case a opt=sgd n=0 steps=1\n", "f.txt:1: n must be a whole number from 1 to 1048576, not '0'" },
     { "case a opt=sgd n=1048576 steps=1000\n", "f.txt:1: case a has more than 67108864 values" },
     { "case a opt=sgd n=4 steps=1 shape=2x3\n", "f.txt:1: the shape has 6 elements, but n=4" },
-    { "case a opt=sgd n=4 steps=1 shape=2y3\n", "f.txt:1: '2y3' is no shape" },
+    { "case a opt=sgd n=4 steps=1 shape=2y3\n", "f.txt:1: '2y3' is not a shape" },
     { "case a opt=sgd n=4 steps=1 lr\n", "f.txt:1: expected key=value, found 'lr'" },
+    { "case a opt=dlion n=4 steps=1 vote=loudest\n", "f.txt:1: vote must be majority or mean, not 'loudest'" },
     { "case a opt=sgd n=4 steps=1 agg=sum\n", "f.txt:1: agg must be wmean, not 'sum'" },
     { HEAD, "f.txt:2: the file stops within case a" },
     { HEAD "w0 1\n", "f.txt:2: 1 values where the case has n=2" },
@@ -92,7 +93,7 @@ static const struct {
     { HEAD "w0 1 nan\n", "f.txt:2: a value at byte 6 must be a finite number, not 'nan'" },
     { HEAD "w0 1 1e39\n", "f.txt:2: value 2 is beyond float32" },
     { HEAD "w0 1 2\nw0 1 2\n", "f.txt:3: a second w0" },
-    { HEAD "gs 1 0 1 2\n", "f.txt:2: unknown record 'gs'; it must be lr, g, gw, w, x, c or end" },
+    { HEAD "gs 1 0 1 2\n", "f.txt:2: unknown record 'gs'; it must be lr, g, gw, w, x, c, d, skip or end" },
     { HEAD "g 2 1 2\n", "f.txt:2: the step must be a whole number of at most 1, not '2'" },
     { HEAD "g 0 1 2\n", "f.txt:2: step 0 follows step 0" },
     { HEAD "g 1 1 2\ng 1 1 2\n", "f.txt:3: a second gradient of this step" },
@@ -103,16 +104,16 @@ static const struct {
     { HEAD "g 1 1 2\nend\n", "f.txt:3: case a has no w0" },
     { HEAD "w0 1 2\nw 1 1 2\nend\n", "f.txt:4: step 1 of case a has no gradient" },
     { HEAD "w0 1 2\ng 1 1 2\nend x\n", "f.txt:4: nothing may follow 'end'" },
-    { "case a opt=sgd n=1 steps=1 max_norm=1\n", "f.txt:1: clip_value= and max_norm= belong to opt=clip alone" },
+    { "case a opt=sgd n=1 steps=1 max_norm=1\n", "f.txt:1: clip_value= and max_norm= belong only to opt=clip" },
     { "case a opt=clip n=1 steps=1 max_norm=0\n", "f.txt:1: max_norm must be a number above 0, not '0'" },
     { RATES "lr 0 0.1\nend\n", "f.txt:3: case s has 1 of 2 steps" },
     { RATES "lr 1 0.1\n", "f.txt:2: step 1 follows 0 steps, which count from 0" },
     { RATES "lr 0 0.1 0.9 0.9\n", "f.txt:2: lr takes a rate and, at most, a momentum" },
-    { RATES "w0 1\n", "f.txt:2: unknown record 'w0'; of a schedule it must be lr or end" },
+    { RATES "w0 1\n", "f.txt:2: unknown record 'w0'; in a schedule's case it must be lr or end" },
     { "case s opt=schedule steps=2 kind=cosin lr=1\n",
       "f.txt:1: case s: schedule, column 1: unknown schedule 'cosin'; the nearest is 'cosine'" },
     { "case s opt=schedule steps=2 kind=constant\n", "f.txt:1: case s has no lr=" },
-    { HEAD "w0 1\t2\n", "f.txt:2: byte 0x09 is no printable character" },
+    { HEAD "w0 1\t2\n", "f.txt:2: byte 0x09 is not a printable character" },
 };
 
 Test(golden, a_case_of_a_schedule_is_read_with_its_base_rate)
@@ -129,7 +130,7 @@ Test(golden, a_case_of_a_schedule_is_read_with_its_base_rate)
     psd_golden_case_destroy(&c);
 }
 
-Test(golden, what_breaks_the_format_is_refused_with_file_and_line)
+Test(golden, a_malformed_case_is_refused_with_file_and_line)
 {
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         psd_golden_case_t *c = NULL;

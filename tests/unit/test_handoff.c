@@ -40,7 +40,7 @@ static int count_descriptors(void)
     return n;
 }
 
-/* As a peer may that is not ours. */
+/* As a foreign peer may do. */
 static void send_descriptors(size_t n_bytes, int n)
 {
     char bytes[2 * PSD_HANDOFF_PACKET] = "x";
@@ -62,7 +62,7 @@ static void send_descriptors(size_t n_bytes, int n)
     cr_assert_geq(sendmsg(near, &message, 0), 0);
 }
 
-Test(handoff, a_packet_and_its_descriptor_arrive_and_nobody_waits)
+Test(handoff, a_packet_and_its_descriptor_arrive_without_a_wait)
 {
     int ends[2];
     char byte = 0;
@@ -116,7 +116,7 @@ Test(handoff, an_empty_packet_is_an_end)
     cr_expect_eq(psd_handoff_receive(far, packet, &passed, &err), PSD_EUNAVAILABLE);
 }
 
-Test(handoff, who_does_not_read_makes_nobody_wait)
+Test(handoff, a_peer_that_does_not_read_delays_no_other)
 {
     int rc = PSD_OK;
     for (int i = 0; i < 1000000 && rc == PSD_OK; i++)
@@ -134,7 +134,7 @@ Test(handoff, a_name_is_new_each_time_and_gone_with_its_listener)
     cr_expect_eq(psd_handoff_connect("", &err), PSD_EUNAVAILABLE);
 }
 
-Test(handoff, who_knocks_while_nobody_opens_is_told_so_in_the_end)
+Test(handoff, connecting_fails_in_the_end_when_no_connection_is_accepted)
 {
     int fd, n = 0;
     while (n < 4096 && (fd = psd_handoff_connect(name, &err)) >= 0)
@@ -142,7 +142,7 @@ Test(handoff, who_knocks_while_nobody_opens_is_told_so_in_the_end)
     cr_expect_eq(fd, PSD_EUNAVAILABLE);
 }
 
-Test(handoff, without_a_free_descriptor_nobody_is_let_in_and_none_is_received)
+Test(handoff, without_a_free_descriptor_no_connection_is_accepted_and_none_is_received)
 {
     send_descriptors(1, 1);
     const int knocks = psd_handoff_connect(name, NULL);
@@ -164,7 +164,7 @@ Test(handoff, only_the_same_user_is_our_own)
     cr_expect_not(psd_handoff_is_own((uid_t)-1, (uid_t)-1));
 }
 
-/* A process of another user, where this one may become one. */
+/* A process of another user, if this process may change its user. */
 Test(handoff, another_user_is_refused)
 {
     if (geteuid())
@@ -177,7 +177,7 @@ Test(handoff, another_user_is_refused)
     cr_expect(strstr(err.text, "another user"), "%s", err.text);
 }
 
-Test(handoff, tokens_differ_and_a_token_is_itself_alone)
+Test(handoff, tokens_differ_and_a_token_equals_only_itself)
 {
     uint8_t a[PSD_TOKEN_BYTES], b[PSD_TOKEN_BYTES];
     psd_token_draw(a);

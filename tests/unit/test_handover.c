@@ -61,7 +61,7 @@ Test(handover, more_requests_than_fit_wait_and_none_is_lost)
     pthread_join(caller, NULL);
 }
 
-Test(handover, a_request_moves_the_phase_ahead_from_the_right_one_alone)
+Test(handover, a_request_moves_the_phase_ahead_only_from_the_right_one)
 {
     cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_EINVAL);
     enter(PSD_PHASE_READY, 0, false);
@@ -71,7 +71,7 @@ Test(handover, a_request_moves_the_phase_ahead_from_the_right_one_alone)
                  "one at a time");
 }
 
-Test(handover, what_failed_says_why_whatever_is_asked)
+Test(handover, a_failed_session_gives_its_reason_to_every_call)
 {
     enter(PSD_PHASE_FAILED, 0, true);
     cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_EFENCED);
@@ -94,7 +94,7 @@ static void *become_ready(void *arg)
     return arg;
 }
 
-Test(handover, who_waits_wakes_when_the_phase_comes)
+Test(handover, a_waiting_caller_wakes_when_the_phase_comes)
 {
     pthread_t thread;
     enter(PSD_PHASE_EXCHANGING, 0, false);
@@ -104,7 +104,7 @@ Test(handover, who_waits_wakes_when_the_phase_comes)
     pthread_join(thread, NULL);
 }
 
-Test(handover, who_has_waited_enough_is_told_for_what)
+Test(handover, a_caller_whose_wait_timed_out_is_told_what_it_waited_for)
 {
     enter(PSD_PHASE_EXCHANGING, 0, false);
     psd_handover_progress(handover, "waiting for workers 1, 3", false, false, 0);
@@ -112,7 +112,7 @@ Test(handover, who_has_waited_enough_is_told_for_what)
     cr_expect_str_eq(err.text, "exchange: nothing after 1 ms; waiting for workers 1, 3");
 }
 
-Test(handover, an_answer_of_another_run_is_none)
+Test(handover, an_answer_from_another_run_does_not_count)
 {
     enter(PSD_PHASE_READY, 1, false);
     cr_expect_eq(psd_handover_await_answer(handover, 1, "pull", -1, &err), PSD_OK);

@@ -28,7 +28,7 @@ static double at(const json_t *rows, size_t row, size_t column)
     return json_number_value(json_array_get(json_array_get(rows, row), column));
 }
 
-Test(history, points_come_back_in_order_and_what_is_not_known_is_null)
+Test(history, points_come_back_in_order_and_unknown_values_are_null)
 {
     psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1.5, .step = 10, .samples = 640, .loss = 0.25, .report = NAN });
     psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1.75, .step = 12, .loss = INFINITY });
@@ -51,7 +51,7 @@ Test(history, a_long_one_has_room_still_and_its_points_lie_at_equal_distances)
     size_t n = json_array_size(rows);
     cr_assert_geq(n, PSD_HISTORY_POINTS / 2);
     cr_assert_leq(n, PSD_HISTORY_POINTS);
-    for (size_t i = 0; i < n; i++) /* 1024 come to 1000000 points with each 1024th kept */
+    for (size_t i = 0; i < n; i++) /* with each 1024th point kept, 1000000 points become fewer than 1024 */
         cr_assert_eq(at(rows, i, 1), 1024.0 * (double)i, "%zu", i);
 }
 
@@ -80,7 +80,7 @@ Test(history, a_line_that_is_no_utf8_or_was_cut_within_a_character_is_one_all_th
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 1), "text")), "?\x01 name=<b>");
 }
 
-Test(history, lines_that_come_again_and_again_do_not_push_out_what_was_said_once)
+Test(history, repeated_lines_do_not_push_out_lines_that_came_once)
 {
     psd_history_note(&history, 1, "info", "worker.joined", "worker=1");
     psd_history_note(&history, 2, "warn", "worker.lost", "worker=1");

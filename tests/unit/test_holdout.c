@@ -71,12 +71,3 @@ Test(holdout, a_share_that_leaves_no_row_is_refused)
     cr_expect_eq(train, before);
     psd_dataset_destroy(&train);
 }
-
-Test(holdout, chance_is_what_one_answer_for_all_scores)
-{
-    psd_dataset_t *classes = parse("csv", rows, PSD_LABEL_CLASS), *numbers = parse("csv", "0,1\n0,2\n0,3\n0,6\n", PSD_LABEL_TARGET);
-    cr_expect_float_eq(psd_holdout_chance(classes), 0.7, 1e-12);
-    cr_expect_float_eq(psd_holdout_chance(numbers), (4 + 1 + 0 + 9) / 4.0, 1e-6);
-    psd_dataset_destroy(&classes);
-    psd_dataset_destroy(&numbers);
-}

@@ -24,7 +24,7 @@ static const char *places(const psd_host_t *(*of)(const psd_hosts_t *, unsigned)
     return n ? text : "";
 }
 
-Test(hosts, a_line_tells_who_runs_there_and_how_it_is_reached)
+Test(hosts, a_line_has_the_host_its_role_and_how_it_is_reached)
 {
     cr_assert_eq(parse("# ours\n\nnode1 servers=1\tworkers=2\r\n ann@node2 workers=4 address=10.0.0.2"), PSD_OK, "%s", err.text);
     cr_assert_eq(hosts.n, 2);
@@ -37,7 +37,7 @@ Test(hosts, a_line_tells_who_runs_there_and_how_it_is_reached)
     cr_expect_str_eq(places(psd_hosts_of_worker), "0 0 1 1 1 1");
 }
 
-Test(hosts, whom_no_line_tells_of_is_dealt_over_all)
+Test(hosts, an_index_that_no_line_names_is_dealt_over_all)
 {
     cr_assert_eq(parse("ann@a\nb\nc workers=1"), PSD_OK, "%s", err.text);
     cr_expect_str_eq(hosts.host[0].address, "a");
@@ -46,7 +46,7 @@ Test(hosts, whom_no_line_tells_of_is_dealt_over_all)
     cr_expect_str_eq(places(psd_hosts_of_worker), "2", "the line for workers is the last word");
 }
 
-Test(hosts, what_is_wrong_is_told_with_its_line)
+Test(hosts, a_mistake_is_reported_with_its_line)
 {
     static const struct {
         const char *text, *words;
@@ -58,19 +58,19 @@ Test(hosts, what_is_wrong_is_told_with_its_line)
         { "a servers=-1", "hosts:1: servers=\"-1\"" },
         { "a servers=1025", "hosts:1: servers=\"1025\"" },
         { "a servers=99999999999999999999", "hosts:1: servers=" },
-        { "a slots=4", "\"slots=4\" is none of servers=N, workers=N, address=HOST" },
-        { "a b", "hosts:1: \"b\" is none of" },
-        { "-oProxyCommand=evil", "hosts:1: \"-oProxyCommand=evil\" is no host" },
-        { "ann@-oProxyCommand", "is no host" },
-        { "ann@", "is no host" },
-        { "@a", "is no host" },
-        { "ann@b@c", "is no host" },
-        { "a;reboot", "is no host" },
-        { "$(reboot)", "is no host" },
-        { "a address=-x", "address=\"-x\" is no name" },
-        { "a address=", "address=\"\" is no name" },
-        { "a address=b@c", "is no name" },
-        { "a\nb\na", "hosts:3: a is there already" },
+        { "a slots=4", "\"slots=4\" is not servers=N, workers=N or address=HOST" },
+        { "a b", "hosts:1: \"b\" is not" },
+        { "-oProxyCommand=evil", "hosts:1: \"-oProxyCommand=evil\" is not a host" },
+        { "ann@-oProxyCommand", "is not a host" },
+        { "ann@", "is not a host" },
+        { "@a", "is not a host" },
+        { "ann@b@c", "is not a host" },
+        { "a;reboot", "is not a host" },
+        { "$(reboot)", "is not a host" },
+        { "a address=-x", "address=\"-x\" is not a name" },
+        { "a address=", "address=\"\" is not a name" },
+        { "a address=b@c", "is not a name" },
+        { "a\nb\na", "hosts:3: a is listed already" },
         { "a servers=0\nb servers=0", "hosts: no host has a server" },
         { "a workers=0", "hosts: no host has a worker" },
     };
@@ -80,7 +80,7 @@ Test(hosts, what_is_wrong_is_told_with_its_line)
         cr_expect_null(hosts.host);
     }
     cr_expect_eq(psd_hosts_parse(&hosts, "hosts", "a\0b", 3, &err), PSD_ECONFIG);
-    cr_expect(strstr(err.text, "hosts is no text"));
+    cr_expect(strstr(err.text, "hosts is not a text"));
     cr_expect_eq(psd_hosts_load(&hosts, "/nowhere/hosts", &err), PSD_ENOINPUT);
     cr_expect_eq(psd_hosts_load(&hosts, "/", &err), PSD_ENOINPUT, "a directory: %s", err.text);
 }

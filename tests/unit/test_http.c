@@ -11,14 +11,14 @@
 
 #include "deploy/psdctl/inspect/http.h"
 
-/* A server of one connection: it reads a request, says what it was told to, and closes, or waits for the other side to. */
+/* A server for one connection: it reads a request, sends the given answer, and closes, or waits for the other side to close. */
 static struct {
     int listener;
     char url[64];
-    char request[4096]; /* what it was asked */
+    char request[4096]; /* as received */
     const char *says;
     size_t n;
-    bool stays; /* says no more, but does not close */
+    bool stays; /* sends no more, but does not close */
     pthread_t thread;
 } server;
 
@@ -88,7 +88,7 @@ static void finish(void)
 
 static psd_err_t err;
 
-/* The whole answer is no good, for this reason. */
+/* The answer as a whole is refused, for this reason. */
 static void expect_error(const char *says, int code, const char *words)
 {
     size_t n;
@@ -125,22 +125,22 @@ Test(http, an_answer_ends_with_its_length_its_last_chunk_or_the_connection)
     expect_bytes("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "hi");
 }
 
-Test(http, an_answer_that_is_cut_short_is_none)
+Test(http, an_answer_that_is_cut_short_is_an_error)
 {
-    expect_error("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", PSD_EUNAVAILABLE, "is not whole");
-    expect_error("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", PSD_EUNAVAILABLE, "is not whole");
-    expect_error("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n", PSD_EUNAVAILABLE, "is not whole");
+    expect_error("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", PSD_EUNAVAILABLE, "is incomplete");
+    expect_error("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", PSD_EUNAVAILABLE, "is incomplete");
+    expect_error("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n", PSD_EUNAVAILABLE, "is incomplete");
     expect_error("HTTP/1.1 200 OK\r\nContent-Le", PSD_EUNAVAILABLE, "no answer from");
     expect_error("", PSD_EUNAVAILABLE, "no answer from");
 }
 
-Test(http, what_is_no_answer_of_a_status_address_is_told_apart)
+Test(http, an_answer_of_another_program_is_distinguished)
 {
-    expect_error("SSH-2.0-OpenSSH_9.2\r\n", PSD_EUNAVAILABLE, "answers, but not as a status address does");
-    expect_error("HTTP/1.1 twohundred OK\r\n\r\n", PSD_EUNAVAILABLE, "answers, but not as a status address does");
+    expect_error("SSH-2.0-OpenSSH_9.2\r\n", PSD_EUNAVAILABLE, "answers, but is not a status address");
+    expect_error("HTTP/1.1 twohundred OK\r\n\r\n", PSD_EUNAVAILABLE, "answers, but is not a status address");
     expect_error("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", PSD_EUNAVAILABLE,
                  "answers \"HTTP/1.1 503 Service Unavailable\"");
-    expect_error("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", PSD_EAUTH, "asks for a token: give --token-file");
+    expect_error("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", PSD_EAUTH, "requires a token: give --token-file");
     expect_error("HTTP/1.1 302 Found\r\nLocation: /status\r\nContent-Length: 0\r\n\r\n", PSD_EUNAVAILABLE,
                  "answers \"HTTP/1.1 302 Found\"");
 }
@@ -185,7 +185,7 @@ Test(http, a_compressed_answer_comes_unpacked)
     cr_assert_not_null(bytes, "%s", err.text);
     cr_expect_str_eq(bytes, text);
     free(bytes);
-    expect_error("HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\nnot gzip", PSD_EPROTO, "not compressed as it should be");
+    expect_error("HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\nnot gzip", PSD_EPROTO, "is badly compressed");
 }
 
 Test(http, the_request_names_path_host_and_token)
@@ -194,7 +194,7 @@ Test(http, the_request_names_path_host_and_token)
     const int fd = mkstemp(file);
     cr_assert_eq(write(fd, "secret0123456789\n", 17), 17);
     close(fd);
-    setenv("http_proxy", "http://127.0.0.1:1", 1); /* where nobody is */
+    setenv("http_proxy", "http://127.0.0.1:1", 1); /* where no server listens */
     answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
     char url[96];
     snprintf(url, sizeof url, "http://%s/ignored", server.url);
@@ -225,7 +225,7 @@ Test(http, an_address_of_ipv6_stands_in_brackets)
     json_decref(object);
 }
 
-Test(http, what_is_no_address_is_wrong_usage)
+Test(http, a_text_that_is_not_an_address_is_wrong_usage)
 {
     static const char *const wrong[] = {
         "nowhere", "https://127.0.0.1:1", "http://user@127.0.0.1:1", "127.0.0.1:", ":1", "127.0.0.1:many", "", "file:///etc/passwd"
@@ -236,13 +236,13 @@ Test(http, what_is_no_address_is_wrong_usage)
     }
 }
 
-Test(http, nobody_there_is_said_with_the_place)
+Test(http, a_server_that_does_not_listen_is_named)
 {
     listen_at("127.0.0.1");
     close(server.listener);
     cr_expect_null(psd_http_status(server.url, NULL, &err));
     cr_expect_eq(err.code, PSD_EUNAVAILABLE);
-    cr_expect_not_null(strstr(err.text, "nobody answers at 127.0.0.1:"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "no server answers at 127.0.0.1:"), "%s", err.text);
     cr_expect_null(psd_http_status("no-such-host.invalid:1", NULL, &err));
     cr_expect_eq(err.code, PSD_EUNAVAILABLE);
     cr_expect_not_null(strstr(err.text, "no-such-host.invalid"), "%s", err.text);
@@ -261,7 +261,7 @@ Test(http, a_peer_that_falls_silent_is_given_up)
     cr_assert_not_null(http, "%s", err.text);
     cr_expect_null(psd_http_event(http, &err));
     cr_expect_eq(err.code, PSD_EUNAVAILABLE);
-    cr_expect_not_null(strstr(err.text, "is not whole"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "is incomplete"), "%s", err.text);
     psd_http_close(&http);
     cr_expect_null(http);
     finish();
@@ -298,7 +298,7 @@ Test(http, events_come_one_by_one_however_they_are_cut)
     finish();
 }
 
-Test(http, an_event_that_is_no_object_is_a_breach_of_the_protocol)
+Test(http, an_event_that_is_not_an_object_breaks_the_protocol)
 {
     answer("HTTP/1.0 200 OK\r\n\r\ndata: [1]\n\ndata: {\"n\": 1, \"n\": 2}\n\n");
     psd_http_t *http = psd_http_get(server.url, NULL, "/events", 5000, &err);

@@ -25,10 +25,10 @@ Test(inbox, a_push_is_whole_with_its_last_part_in_any_order)
     cr_expect(take(1, NULL, 3));
     cr_expect(inbox.complete && inbox.held == PARTS && inbox.samples == 8 && inbox.loss == 0.5);
     cr_expect(inbox.norm2 == 6 && inbox.whole_norm2 == 9);
-    cr_expect_eq(inbox.base_version, 5, "nobody has weights that are newer than the shard's");
+    cr_expect_eq(inbox.base_version, 5, "no worker can have newer weights than the shard");
 }
 
-Test(inbox, a_push_without_samples_is_whole_at_once_and_lacks_nothing)
+Test(inbox, a_push_without_samples_is_whole_at_once_with_no_part_missing)
 {
     const psd_msg_t msg = { .part = 0 };
     cr_expect(psd_inbox_take(&inbox, &msg, NULL, 0, 0, 0));
@@ -38,7 +38,7 @@ Test(inbox, a_push_without_samples_is_whole_at_once_and_lacks_nothing)
     psd_buf_unref(&lacking);
 }
 
-Test(inbox, what_lacks_is_what_has_not_come)
+Test(inbox, the_missing_parts_are_those_that_have_not_come)
 {
     take(1, NULL, 0);
     psd_buf_t *lacking = psd_inbox_lacking(&inbox);
@@ -46,7 +46,7 @@ Test(inbox, what_lacks_is_what_has_not_come)
     psd_buf_unref(&lacking);
 }
 
-Test(inbox, what_is_not_finite_is_found_here_and_its_first_chunk_is_known)
+Test(inbox, a_value_that_is_not_finite_is_found_with_its_first_chunk)
 {
     take(1, NULL, INFINITY);
     take(0, NULL, NAN);

@@ -4,7 +4,7 @@
 #include "proto/measured.h"
 #include "server/entrance/intake.h"
 
-/* Messages of many sizes, from memory that stays as it is: what comes of a sender that leaves is system/test_memory's. */
+/* Messages of many sizes, in memory that stays mapped; system/test_memory tests a sender that leaves. */
 enum { MESSAGES = 200, MOST = 1 << 20 };
 
 static uv_loop_t loop;

@@ -63,7 +63,7 @@ Test(keys, a_file_whose_path_looks_like_a_key_is_read)
     cr_expect_str_eq(keys.server, public);
 }
 
-Test(keys, what_is_written_is_read_by_its_owner_alone)
+Test(keys, only_its_owner_may_read_a_written_key)
 {
     struct stat facts;
     cr_assert_eq(stat(file("w.key"), &facts), 0);
@@ -91,7 +91,7 @@ Test(keys, no_file_is_overwritten_and_none_left_half)
     cr_assert_eq(psd_keys_write("x/", public, &err), PSD_EUSAGE);
 }
 
-Test(keys, a_secret_that_others_may_read_is_none)
+Test(keys, a_secret_that_others_may_read_is_refused)
 {
     static const mode_t modes[] = { 0640, 0604, 0620, 0602, 0660, 0610 };
     for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
@@ -104,7 +104,7 @@ Test(keys, a_secret_that_others_may_read_is_none)
     cr_expect_eq(load(file("w.key"), public, false), PSD_OK, "%s", err.text);
 }
 
-Test(keys, what_lacks_or_is_too_much_is_named_with_what_would_do)
+Test(keys, missing_or_superfluous_keys_are_named_with_the_options_to_use)
 {
     cr_expect_eq(load("", "", false), PSD_ECONFIG);
     cr_expect(strstr(err.text, "--worker-key FILE") && strstr(err.text, "--insecure"), "%s", err.text);
@@ -118,7 +118,7 @@ Test(keys, what_lacks_or_is_too_much_is_named_with_what_would_do)
     cr_expect(keys.insecure);
 }
 
-Test(keys, what_is_no_key_is_refused_without_being_shown)
+Test(keys, a_malformed_key_is_refused_without_being_shown)
 {
     static const char *const texts[] = { "",
                                          "secret",
@@ -131,10 +131,10 @@ Test(keys, what_is_no_key_is_refused_without_being_shown)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         write_file("x.key", 0600, texts[i]);
         cr_expect_eq(load(file("x.key"), public, false), PSD_ECONFIG, "%s", texts[i]);
-        cr_expect(strstr(err.text, "is no file with a secret key") && !strstr(err.text, "7Ps"), "%s", err.text);
+        cr_expect(strstr(err.text, "is not a file with a secret key") && !strstr(err.text, "7Ps"), "%s", err.text);
         unlink(file("x.key"));
     }
-    cr_expect_eq(load(file("w.pub"), public, false), PSD_ECONFIG, "a public key is no secret");
+    cr_expect_eq(load(file("w.pub"), public, false), PSD_ECONFIG, "a public key is not a secret");
     cr_expect_eq(load(file("w.key"), file("w.key"), false), PSD_ECONFIG, "nor the other way round");
     cr_expect_eq(load(file("none.key"), public, false), PSD_ENOINPUT);
     cr_expect_eq(load(dir, public, false), PSD_ECONFIG);

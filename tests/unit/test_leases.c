@@ -30,7 +30,7 @@ static void setup(void)
 
 static void teardown(void) { free(members); }
 
-/* What is said of worker `i`; "": it stays. */
+/* The reason for which worker `i` is given up; "": it stays. */
 static const char *verdict(uint32_t i)
 {
     const char *why = psd_leases_judge(&leases, &members->row[i], psd_leases_round_is_late(&leases));
@@ -47,7 +47,7 @@ Test(leases, silence_is_no_more_than_silence_until_the_lease_is_over, .init = se
     cr_expect_str_eq(verdict(0), "");
 }
 
-Test(leases, each_who_is_here_has_a_lease_and_nobody_else, .init = setup, .fini = teardown)
+Test(leases, exactly_the_present_workers_have_a_lease, .init = setup, .fini = teardown)
 {
     leases.now_ms = 5001 + LEASE_MS;
     for (psd_worker_state_t state = PSD_WORKER_ABSENT; state <= PSD_WORKER_LEFT; state++) {
@@ -58,7 +58,7 @@ Test(leases, each_who_is_here_has_a_lease_and_nobody_else, .init = setup, .fini 
     }
 }
 
-Test(leases, a_round_that_somebody_has_pushed_for_waits_for_round_timeout, .init = setup, .fini = teardown)
+Test(leases, a_round_with_a_push_waits_for_round_timeout, .init = setup, .fini = teardown)
 {
     members->row[1].complete.n = ALL_SHARDS;
     leases.now_ms = 5000 + ROUND_MS;
@@ -80,7 +80,7 @@ Test(leases, a_push_counts_when_every_shard_has_it, .init = setup, .fini = teard
     cr_expect_str_eq(verdict(0), "");
 }
 
-Test(leases, nobody_is_late_before_a_member_has_pushed, .init = setup, .fini = teardown)
+Test(leases, no_worker_is_late_before_a_member_has_pushed, .init = setup, .fini = teardown)
 {
     leases.now_ms = 5000 + LEASE_MS;
     cr_expect_not(psd_leases_round_is_late(&leases));
@@ -90,7 +90,7 @@ Test(leases, nobody_is_late_before_a_member_has_pushed, .init = setup, .fini = t
     cr_expect_not(psd_leases_round_is_late(&leases));
 }
 
-Test(leases, nobody_is_late_where_no_round_is_open_or_no_timeout_set, .init = setup, .fini = teardown)
+Test(leases, no_worker_is_late_without_an_open_round_or_a_timeout, .init = setup, .fini = teardown)
 {
     leases.now_ms = 5000 + LEASE_MS;
     members->row[1].complete.n = ALL_SHARDS;
@@ -101,7 +101,7 @@ Test(leases, nobody_is_late_where_no_round_is_open_or_no_timeout_set, .init = se
     cr_expect_str_eq(verdict(0), "");
 }
 
-Test(leases, who_is_given_up_is_lost_and_logged_with_its_silence, .init = setup, .fini = teardown)
+Test(leases, a_worker_that_is_given_up_is_lost_and_logged_with_its_silence, .init = setup, .fini = teardown)
 {
     psd_actions_t out = { 0 };
     members->row[0].clock = 17;
@@ -113,7 +113,7 @@ Test(leases, who_is_given_up_is_lost_and_logged_with_its_silence, .init = setup,
     psd_actions_clear(&out);
 }
 
-Test(leases, one_whose_work_is_done_is_not_lost_by_going, .init = setup, .fini = teardown)
+Test(leases, a_finished_worker_that_leaves_is_not_lost, .init = setup, .fini = teardown)
 {
     psd_actions_t out = { 0 };
     members->row[0].state = PSD_WORKER_DONE;

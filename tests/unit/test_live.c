@@ -8,7 +8,7 @@
 
 #include "deploy/psdctl/run/live.h"
 
-/* What psdctl run shows: stderr is one end of a terminal, and what comes to it is read at the other. */
+/* The display of psdctl run: stderr is one end of a terminal, and the test reads the other end. */
 
 static int screen, old_stderr;
 static char text[1 << 16];
@@ -91,10 +91,10 @@ Test(live, a_worker_that_is_gone_or_given_up_is_missing_in_the_line_at_once)
     cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "%s", text);
 }
 
-Test(live, json_lines_are_progress_too_and_others_are_none)
+Test(live, json_lines_are_progress_too_and_other_lines_are_not)
 {
     begin("bar", 132);
-    cr_expect(!psd_live_progress(live, 900, "ts=1 level=info id=train.progress msg=\"said again\" unsaid=1"));
+    cr_expect(!psd_live_progress(live, 900, "ts=1 level=info id=train.progress msg=repeated unsaid=1"));
     cr_expect(!psd_live_progress(live, 900, "{\"id\":\"data.loaded\",\"rows\":7}"));
     cr_expect(psd_live_progress(live, 1000, "{\"ts\":1,\"id\":\"train.progress\",\"step\":50,\"steps\":200,\"loss\":0.5}"));
     cr_expect(psd_live_progress(live, 2000, "{\"ts\":1,\"id\":\"train.progress\",\"step\":100,\"steps\":200,\"loss\":0.5}"));

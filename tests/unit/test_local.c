@@ -15,7 +15,7 @@
 enum { PEER = 16, ASK = 'e', TALK = 't' };
 static const size_t MOST = (size_t)256 << 20;
 
-/* One end: what it has heard. */
+/* One end, and what it has received. */
 typedef struct end {
     psd_arena_t *arena;
     psd_local_t *local;
@@ -138,7 +138,8 @@ static int send_number(end_t *from, uint64_t peer, char kind, unsigned number, p
 
 static pid_t child;
 
-/* It listens, admits this process as peer 7, and answers every message; or, told so by its first, sends `n` and dies at once. */
+/* It listens, admits this process as peer 7, and answers every message; or, if the first message says so, sends `n` and dies at
+ * once. */
 static void start_child(unsigned n)
 {
     int card[2];
@@ -210,8 +211,8 @@ static void on_time(uv_timer_t *timer)
     uv_stop(timer->loop);
 }
 
-/* Each pause is long enough for both to sleep: who slept on would never answer. */
-Test(local, who_sleeps_is_woken)
+/* Each pause is long enough for both to sleep: an end that stays asleep would never answer. */
+Test(local, a_sleeping_peer_is_woken)
 {
     static uv_timer_t pause;
     static bool over;
@@ -244,12 +245,12 @@ Test(local, a_process_that_is_killed_ends_its_link_once_and_leaves_nothing)
     cr_expect(client.broken == 1 && client.up == 1 && client.bad == 0);
     cr_expect_eq(psd_local_counts(client.local)->up, 0);
     cr_expect_eq(send_number(&client, PEER, ASK, 0, buf), PSD_EUNAVAILABLE);
-    cr_expect(psd_buf_is_unique(buf), "what was out is released");
+    cr_expect(psd_buf_is_unique(buf), "the buffer that was sent is released");
     cr_expect_eq(count_descriptors(), before);
     psd_buf_unref(&buf);
 }
 
-Test(local, what_a_process_sent_before_it_died_arrives_before_its_end)
+Test(local, messages_that_a_process_sent_before_it_died_arrive_before_its_end)
 {
     start_child(200);
     send_number(&client, PEER, TALK, 0, NULL);
@@ -259,7 +260,7 @@ Test(local, what_a_process_sent_before_it_died_arrives_before_its_end)
     waitpid(child, NULL, 0);
 }
 
-Test(local, a_process_that_stands_still_makes_nobody_wait)
+Test(local, a_suspended_process_delays_no_other)
 {
     enum { N = 2000 };
     start_child(0);
@@ -274,7 +275,7 @@ Test(local, a_process_that_stands_still_makes_nobody_wait)
     end_child();
 }
 
-/* ---- who is let in ---- */
+/* ---- admission ---- */
 
 Test(local, both_ends_hear_that_the_link_is_up_and_messages_have_the_peers_number)
 {
@@ -330,7 +331,7 @@ Test(local, a_new_token_replaces_the_link)
     cr_expect_eq(psd_local_counts(server.local)->up, 1);
 }
 
-Test(local, where_nobody_listens_one_is_told_at_once)
+Test(local, a_connection_without_a_listener_fails_at_once)
 {
     cr_expect_eq(psd_local_connect(client.local, "psd-nobody", token, PEER, &err), PSD_EUNAVAILABLE);
     cr_expect(*err.text && !client.broken);
@@ -346,7 +347,7 @@ Test(local, a_peer_is_dropped_by_the_handler_of_its_message)
     cr_expect(server.got == 1 && !server.broken && !psd_local_has(server.local, 7));
 }
 
-Test(local, strangers_who_say_nothing_let_others_in_when_they_go)
+Test(local, silent_strangers_make_room_when_they_leave)
 {
     enum { N = 60 };
     int fd[N], n = 0;
@@ -399,7 +400,7 @@ static int unsealed(void)
     return fd;
 }
 
-Test(local, who_shakes_hands_in_another_way_is_refused_and_nothing_stays_open)
+Test(local, a_peer_with_another_handshake_is_refused_and_nothing_stays_open)
 {
     psd_segment_t board, small;
     psd_segment_make(&board, psd_board_bytes(), NULL);
@@ -491,7 +492,7 @@ Test(local, a_peer_that_lies_is_cut_off_with_a_sentence_and_counted)
     }
 }
 
-Test(local, wakes_without_end_keep_nobody_from_the_rest)
+Test(local, endless_wakes_do_not_keep_other_work_waiting)
 {
     liar_t liar;
     let_liar_in(&liar);

@@ -105,7 +105,7 @@ Test(log, a_hostile_value_writes_no_field_of_its_own)
     cr_expect_not_null(strstr(said, " name=n> worker=3\n"), "%s", said);
 }
 
-Test(log, what_is_no_utf8_is_replaced_so_that_json_stays_json)
+Test(log, invalid_utf8_is_replaced_so_that_json_stays_json)
 {
     start(PSD_LOG_JSON, PSD_LOG_INFO);
     psd_log_warn("worker.lost", "name=%s",
@@ -161,7 +161,7 @@ Test(log, lines_above_the_level_are_counted_but_not_written)
     cr_assert_eq(lines(), 1);
 }
 
-Test(log, a_repeated_line_is_said_once_and_then_counted)
+Test(log, a_repeated_line_is_written_once_and_then_counted)
 {
     start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
     for (int i = 0; i < 42; i++)
@@ -181,13 +181,13 @@ Test(log, a_flood_of_different_lines_of_one_id_stops_after_its_burst)
     psd_log_info("other", "x=1");
     cr_assert_eq(lines(), PSD_LOG_BURST + 1);
     psd_log_flush();
-    cr_assert_not_null(strstr(said, "id=push.refused msg=\"said again\" unsaid=980\n"), "%s", said);
+    cr_assert_not_null(strstr(said, "id=push.refused msg=repeated unsaid=980\n"), "%s", said);
     size_t n = n_said;
     psd_log_flush();
     cr_assert_eq(n_said, n);
 }
 
-Test(log, who_writes_is_told_which_lines_were_only_counted)
+Test(log, the_caller_learns_which_lines_were_only_counted)
 {
     start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
     unsigned told = 0;

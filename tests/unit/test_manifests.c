@@ -8,7 +8,7 @@
 
 #include "common/config/options.h"
 
-/* What deploy/kubernetes and deploy/helm say fits together, and is a job that psd takes. No cluster is here to ask for more. */
+/* The files of deploy/kubernetes and deploy/helm fit together, and describe a job that psd accepts. More needs a cluster. */
 
 TestSuite(manifests, .timeout = 600);
 
@@ -93,7 +93,7 @@ static yaml_document_t *of_kind(manifest_t *all, const char *kind)
     return NULL;
 }
 
-/* ---- what is to fit ---- */
+/* ---- what has to fit ---- */
 
 static psd_options_t *job_of(manifest_t *all)
 {

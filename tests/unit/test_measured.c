@@ -16,7 +16,7 @@ static void setup(void)
 }
 TestSuite(measured, .init = setup, .timeout = 600);
 
-/* Block by block, as a shard has always added. */
+/* Block by block, as a shard adds. */
 static double expected(size_t n)
 {
     double sum = 0;
@@ -50,7 +50,7 @@ Test(measured, a_copy_knows_the_bits_of_the_sum_that_is_formed_of_the_floats_the
         }
 }
 
-Test(measured, what_is_more_than_floats_is_copied_and_summed_without_the_rest)
+Test(measured, a_payload_with_a_bitmap_is_copied_and_measured_without_the_bitmap)
 {
     const size_t n = 5000;
     psd_buf_t *copy = measure(n * sizeof *x + 7, true);

@@ -40,7 +40,7 @@ Test(membership, that_a_worker_has_finished_is_not_forgotten_while_there_is_a_ne
 {
     leave(1, PSD_WORKER_LEFT, true);
     cr_assert_eq(psd_membership_admit(members, 0, 7)->id, 3);
-    cr_assert_eq(psd_membership_admit(members, 1 + 1, 7)->id, 1); /* it comes back itself */
+    cr_assert_eq(psd_membership_admit(members, 1 + 1, 7)->id, 1); /* the same worker comes back */
 }
 
 Test(membership, ids_do_not_run_out_because_workers_have_finished, .init = setup, .fini = teardown)
@@ -58,8 +58,7 @@ Test(membership, an_id_is_not_given_to_another_user, .init = setup, .fini = tear
     cr_assert_eq(psd_membership_admit(members, 0, 7)->id, 1);
 }
 
-Test(membership, one_that_left_with_its_work_done_counts_towards_the_quorum_but_cannot_go_on_itself, .init = setup,
-     .fini = teardown)
+Test(membership, a_finished_worker_counts_towards_the_quorum_but_cannot_continue_itself, .init = setup, .fini = teardown)
 {
     leave(0, PSD_WORKER_LEFT, true);
     leave(1, PSD_WORKER_DONE, true);
@@ -79,17 +78,17 @@ Test(membership, a_worker_is_found_by_its_id_or_name_while_it_is_here, .init = s
     cr_expect(psd_membership_has_any(members));
 }
 
-Test(membership, the_first_says_what_all_train_on_until_it_is_alone_again, .init = setup, .fini = teardown)
+Test(membership, the_first_worker_sets_the_recipe_until_only_one_is_left, .init = setup, .fini = teardown)
 {
     cr_expect(psd_membership_agrees(members, &members->row[0], "mnist"));
     cr_expect_not(psd_membership_agrees(members, &members->row[1], "cifar"));
     cr_expect(psd_membership_agrees(members, &members->row[1], ""));
     leave(0, PSD_WORKER_LEFT, false);
-    leave(2, PSD_WORKER_JOINING, false); /* one that has registered nothing has no say */
+    leave(2, PSD_WORKER_JOINING, false); /* one that has not registered does not count */
     cr_expect(psd_membership_agrees(members, &members->row[1], "cifar"));
 }
 
-Test(membership, a_new_run_puts_all_out_and_forgets_who_has_finished_only_where_rounds_are_undone, .init = setup, .fini = teardown)
+Test(membership, a_new_run_removes_all_members_and_forgets_finished_ones_only_if_rounds_are_undone, .init = setup, .fini = teardown)
 {
     leave(0, PSD_WORKER_LEFT, true);
     leave(1, PSD_WORKER_DONE, true);
@@ -116,7 +115,7 @@ Test(membership, the_end_names_those_that_have_not_finished, .init = setup, .fin
     cr_expect_str_eq(text, "2 of 3 workers have finished; worker 2 (w) was lost at round 5");
 }
 
-Test(membership, a_life_that_is_over_is_told_why, .init = setup, .fini = teardown)
+Test(membership, a_fenced_incarnation_receives_the_reason, .init = setup, .fini = teardown)
 {
     char text[256];
     members->row[1].incarnation = 2;

@@ -6,7 +6,7 @@ TestSuite(memory_guard, .timeout = 600);
 
 #define MIB (UINT64_C(1) << 20)
 
-/* Look until it has closed, trimmed and measured; `left` is what is resident then. */
+/* Measure until it has closed, trimmed and measured again; `left` is the resident memory then. */
 static void go_through(psd_memory_guard_t *self, uint64_t *now, uint64_t resident, uint64_t left)
 {
     cr_assert_eq(psd_memory_guard_look(self, *now += 50, resident), PSD_MEMORY_GUARD_CLOSE);
@@ -29,7 +29,7 @@ Test(memory_guard, it_closes_above_the_bound_and_again_when_it_is_passed_again)
     cr_expect_eq(guard.closings, 2);
 }
 
-Test(memory_guard, what_closing_does_not_free_is_the_jobs_own_and_does_not_close_again)
+Test(memory_guard, memory_that_closing_does_not_free_is_the_jobs_own_and_does_not_close_again)
 {
     psd_memory_guard_t guard = { .max = 1000 * MIB };
     uint64_t now = 1000;

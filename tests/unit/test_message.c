@@ -8,7 +8,7 @@
 
 TestSuite(message, .timeout = 600);
 
-/* An honest PUSH of three elements, with whatever fields follow put over it. */
+/* A correct PUSH of three elements, with the fields that follow replaced. */
 #define PUSH(...)                                                                                                                  \
     ((psd_msg_t){ .kind = PSD_MSG_PUSH,                                                                                            \
                   .protocol = PSD_PROTOCOL,                                                                                        \
@@ -107,7 +107,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         size_t payload_bytes;
         psd_msg_t msg;
     } lies[] = {
-        { "PUSH.protocol is 1, ours is 5", 12, PUSH(.protocol = 1) },
+        { "PUSH.protocol is 1, ours is 7", 12, PUSH(.protocol = 1) },
         { "PUSH.protocol is 0", 12, PUSH(.protocol = 0) },
         { "PUSH.protocol is 99", 12, PUSH(.protocol = 99) },
         { "kind 100 is unknown", 12, PUSH(.kind = 100) },
@@ -127,8 +127,8 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.parts is 0 with a part", 12, PUSH(.part = 0, .parts = 0) },
         { "PUSH.parts is 1048577", 12, PUSH(.parts = (1 << 20) + 1) },
         { "PUSH.samples is", 12, PUSH(.samples = PSD_MAX_SAMPLES + 1) },
-        { "PUSH.norm2 is inf, finite wanted", 12, PUSH(.norm2 = INFINITY) },
-        { "PUSH.norm2 is nan, finite wanted", 12, PUSH(.norm2 = NAN) },
+        { "PUSH.norm2 is inf; expected finite", 12, PUSH(.norm2 = INFINITY) },
+        { "PUSH.norm2 is nan; expected finite", 12, PUSH(.norm2 = NAN) },
         { "PUSH.norm2 is -1, at least 0", 12, PUSH(.norm2 = -1) },
         { "PUSH.lr is inf", 12, PUSH(.lr = INFINITY) },
         { "PUSH.lr is -0.1", 12, PUSH(.lr = -0.1) },
@@ -136,12 +136,12 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.dtype is 0 with a part, at least 1", 12, PUSH(.dtype = 0) },
         { "PUSH.codec is 6, at most 5", 12, PUSH(.codec = 6) },
         { "PUSH.codec is 0 with a part, at least 1", 12, PUSH(.codec = 0) },
-        { "PUSH payload has 0 bytes of codec 3, 1 to 24 wanted", 0, PUSH(.codec = 3) },
-        { "PUSH payload has 25 bytes of codec 3, 1 to 24 wanted", 25, PUSH(.codec = 3) },
+        { "PUSH payload has 0 bytes of codec 3; expected 1 to 24", 0, PUSH(.codec = 3) },
+        { "PUSH payload has 25 bytes of codec 3; expected 1 to 24", 25, PUSH(.codec = 3) },
         { "PUSH.n_elements is 262145", (PSD_MAX_CHUNK + 1) * 4, PUSH(.n_elements = PSD_MAX_CHUNK + 1) },
         /* 2^30 elements of 4 bytes are 0 in 32 bits. */
         { "PUSH.n_elements is 1073741824", 0, PUSH(.n_elements = 1u << 30) },
-        { "PUSH payload has 11 bytes, 12 wanted", 11, PUSH(.code = 0) },
+        { "PUSH payload has 11 bytes; expected 12", 11, PUSH(.code = 0) },
         { "PUSH payload has 13 bytes", 13, PUSH(.code = 0) },
         { "PUSH payload has 0 bytes", 0, PUSH(.code = 0) },
         { "PUSH payload has 1048577 bytes", (1 << 20) + 1, PUSH(.n_elements = PSD_MAX_CHUNK) },
@@ -149,8 +149,8 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "PUSH.rank is 1 of 0", 12, PUSH(.rank = 1) },
         { "PUSH.world is 4097", 12, PUSH(.world = 4097) },
         { "INIT.n_elements is 0", 0, PUSH(.kind = PSD_MSG_INIT, .n_elements = 0) },
-        { "REFUSED.code is 24, at most 23", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 24) },
-        { "LEFT payload has 1 bytes, 0 wanted", 1, LEFT(.code = 0) },
+        { "REFUSED.code is 25, at most 24", 0, PUSH(.kind = PSD_MSG_REFUSED, .code = 25) },
+        { "LEFT payload has 1 bytes; expected 0", 1, LEFT(.code = 0) },
         { "LEFT.text has an unprintable byte 0x0a at 3", 0, LEFT(.text = "two\nlines") },
         { "LEFT.text has an unprintable byte 0x1b at 0", 0, LEFT(.text = "\033[2J") },
         { "LEFT.text has an unprintable byte 0x7f", 0, LEFT(.text = "\177") },
@@ -161,7 +161,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         { "unprintable byte 0xf4", 0, LEFT(.text = "\xf4\x90\x80\x80") }, /* above U+10FFFF */
         { "unprintable byte 0xe2", 0, LEFT(.text = "\xe2\x82") },         /* cut */
         { "unprintable byte 0x80", 0, LEFT(.text = "\x80") },             /* no start */
-        { "PROBE payload has 1 bytes, 2 wanted", 1, PUSH(.kind = PSD_MSG_PROBE, .parts = 9) },
+        { "PROBE payload has 1 bytes; expected 2", 1, PUSH(.kind = PSD_MSG_PROBE, .parts = 9) },
         { "REGISTER payload has 4194305 bytes", PSD_MAX_LIST + 1, PUSH(.kind = PSD_MSG_REGISTER) },
         { "REGISTER payload has 0 bytes", 0, PUSH(.kind = PSD_MSG_REGISTER) },
     };
@@ -180,7 +180,7 @@ Test(message, a_refused_header_leaves_nothing_but_kind_and_protocol)
     cr_assert_eq(memcmp(&out, &want, sizeof out), 0);
 }
 
-Test(message, a_diverged_worker_can_say_so)
+Test(message, a_diverged_worker_can_report_its_loss)
 {
     psd_msg_t in = PUSH(.loss = NAN, .norm2 = INFINITY, .nonfinite = true, .value = -INFINITY), out;
     cr_assert_eq(trip(&in, 12, &out), PSD_OK, "%s", err.text);
@@ -193,7 +193,7 @@ Test(message, a_header_cut_anywhere_is_refused)
     psd_msg_t push = PUSH(.code = 0);
     size_t n = psd_msg_encode(&push, frame);
     for (size_t cut = 0; cut < n; cut++) {
-        uint8_t *exact = malloc(cut + 1); /* so that a read past the end is seen by the sanitizers */
+        uint8_t *exact = malloc(cut + 1); /* so that the sanitizers notice a read past the end */
         memcpy(exact, frame, cut);
         assert_refused(exact, cut, 12, "");
         free(exact);
@@ -293,7 +293,7 @@ Test(message, a_field_of_the_wrong_wire_type_is_refused)
 Test(message, a_header_of_4097_bytes_is_refused_unread)
 {
     static uint8_t frame[PSD_MAX_HEADER + 1];
-    assert_refused(frame, sizeof frame, 0, "header has 4097 bytes, 1 to 4096 wanted");
+    assert_refused(frame, sizeof frame, 0, "header has 4097 bytes; expected 1 to 4096");
     assert_refused(frame, 0, 0, "header has 0 bytes");
 }
 
@@ -332,7 +332,7 @@ Test(message, a_payload_that_is_proven_has_no_checksum)
 
 /* -- frames */
 
-/* PROTOCOL.md, section 2: a header that was damaged counts as lost, whatever it says. */
+/* PROTOCOL.md, section 2: a damaged header counts as lost, whatever its fields are. */
 Test(message, any_bit_changed_in_a_sealed_header_is_found)
 {
     uint8_t frame[PSD_MAX_FRAME_HEADER];
@@ -352,7 +352,7 @@ Test(message, any_bit_changed_in_a_sealed_header_is_found)
         cr_assert_neq(psd_msg_open(&out, frame, cut, chunk, sizeof chunk, &err), PSD_OK, "cut at %zu", cut);
 }
 
-/* A chunk's is compared by whoever reads the chunk: see psd_checksum_ok. */
+/* The reader of a chunk compares its checksum: see psd_checksum_ok. */
 Test(message, any_bit_changed_in_a_payload_that_is_no_chunk_is_found)
 {
     uint8_t frame[PSD_MAX_FRAME_HEADER], map[2] = { 0x81, 1 };
@@ -386,6 +386,45 @@ Test(message, tensors_survive_the_trip_and_compare_equal)
     cr_assert_eq(psd_tensors_compare(&in, &copy, &err), PSD_OK);
     psd_tensors_clear(&copy);
     psd_tensors_clear(&copy);
+}
+
+Test(message, what_tensors_inherit_survives_the_trip_and_is_compared_apart)
+{
+    psd_tensor_desc_t rows[] = { { .name = "w", .n_dims = 1, .dim = { 3 }, .n_elements = 3 }, { .name = "b", .n_elements = 1 } };
+    psd_inherited_t inherited[] = { { .t = 100, .arrays = 3, .n_scalars = 2, .scalar = { 0.1, 0 } }, { .t = 0 } };
+    const psd_tensor_list_t in = { .n = 2, .tensor = rows, .inherited = inherited }, anew = { .n = 2, .tensor = rows };
+    psd_tensor_list_t out, copy;
+    const size_t n = psd_tensors_encode(&in, buf, sizeof buf);
+    cr_assert_eq(psd_tensors_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_tensors_copy(&copy, &out), PSD_OK);
+    psd_tensors_clear(&out);
+    cr_expect_eq(psd_tensors_compare_inherited(&in, &copy, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(copy.inherited[1].t, 0);
+    cr_expect_eq(psd_tensors_compare(&anew, &copy, &err), PSD_OK, "the tensors are the same");
+    cr_expect_eq(psd_tensors_compare_inherited(&anew, &anew, &err), PSD_OK);
+    cr_expect_eq(psd_tensors_compare_inherited(&copy, &anew, &err), PSD_EINVAL);
+    cr_expect_str_eq(err.text, "tensor w: ours begins after 100 updates, with arrays 0x3, theirs anew");
+    copy.inherited[0].scalar[0] = 0.2;
+    cr_expect_eq(psd_tensors_compare_inherited(&in, &copy, &err), PSD_EINVAL);
+    cr_expect(strstr(err.text, "and with other scalars"), "%s", err.text);
+    psd_tensors_clear(&copy);
+}
+
+static void assert_inherited_refused(psd_inherited_t inherited, const char *why)
+{
+    psd_tensor_desc_t row = { .name = "w", .n_elements = 1 };
+    psd_tensor_list_t in = { .n = 1, .tensor = &row, .inherited = &inherited }, out;
+    const size_t n = psd_tensors_encode(&in, buf, sizeof buf);
+    cr_assert_eq(psd_tensors_decode(&out, buf, n, &err), PSD_EPROTO, "accepted: %s", why);
+    cr_expect(strstr(err.text, why), "\"%s\" lacks \"%s\"", err.text, why);
+    cr_expect_null(out.inherited);
+}
+
+Test(message, what_no_tensor_can_inherit_is_refused)
+{
+    assert_inherited_refused((psd_inherited_t){ .t = PSD_MAX_COUNT + 1 }, "inherits 4611686018427387905 updates");
+    assert_inherited_refused((psd_inherited_t){ .t = 1, .arrays = 32 }, "arrays 0x20");
+    assert_inherited_refused((psd_inherited_t){ .t = 1, .n_scalars = 1, .scalar = { INFINITY } }, "scalar that is Inf or NaN");
 }
 
 Test(message, the_first_tensor_that_differs_is_named_with_both_sides)
@@ -436,7 +475,7 @@ Test(message, a_list_of_empty_messages_is_refused_without_taking_memory)
     cr_assert_eq(psd_tensors_decode(&out, buf, sizeof buf, &err), PSD_EPROTO);
     cr_assert_str_eq(err.text, "TensorList of 4194304 bytes is malformed");
     cr_assert_eq(psd_tensors_decode(&out, buf, 2 * 65537, &err), PSD_EPROTO);
-    cr_assert_str_eq(err.text, "TensorList has 65537 tensors, 1 to 65536 wanted");
+    cr_assert_str_eq(err.text, "TensorList has 65537 tensors; expected 1 to 65536");
 }
 
 Test(message, the_largest_model_fits_its_list)
@@ -446,12 +485,19 @@ Test(message, the_largest_model_fits_its_list)
         rows[i] = (psd_tensor_desc_t){ .n_dims = 4, .dim = { 512, 512, 3, 3 }, .n_elements = 512 * 512 * 9 };
         snprintf(rows[i].name, sizeof rows[i].name, "backbone.stage%05u.block.conv.weight", i);
     }
+    static psd_inherited_t inherited[PSD_MAX_TENSORS];
+    for (unsigned i = 0; i < PSD_MAX_TENSORS; i++)
+        inherited[i] = (psd_inherited_t){ .t = 100000, .arrays = 3 };
     psd_tensor_list_t in = { .n = PSD_MAX_TENSORS, .tensor = rows }, out;
-    size_t n = psd_tensors_encode(&in, buf, sizeof buf);
-    cr_assert_gt(n, 0);
-    cr_assert_eq(psd_tensors_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);
-    cr_assert_eq(psd_tensors_compare(&in, &out, &err), PSD_OK);
-    psd_tensors_clear(&out);
+    for (int heirs = 0; heirs < 2; heirs++) {
+        in.inherited = heirs ? inherited : NULL;
+        size_t n = psd_tensors_encode(&in, buf, sizeof buf);
+        cr_assert_gt(n, 0);
+        cr_assert_eq(psd_tensors_decode(&out, buf, n, &err), PSD_OK, "%s", err.text);
+        cr_assert_eq(psd_tensors_compare(&in, &out, &err), PSD_OK);
+        cr_assert_eq(psd_tensors_compare_inherited(&in, &out, &err), PSD_OK);
+        psd_tensors_clear(&out);
+    }
 }
 
 Test(message, a_cluster_survives_the_trip)
@@ -471,6 +517,7 @@ Test(message, a_cluster_survives_the_trip)
                                        .in_rounds = true,
                                        .whole_norm = true,
                                        .checkpoints = true,
+                                       .saves_residuals = true,
                                        .part_elements = 4096,
                                        .codings = { .push = { psd_codec_find("topk"), 0.25 },
                                                     .pull = { psd_codec_find("int8"), 0 } } } },
@@ -495,10 +542,10 @@ Test(message, the_largest_cluster_fits_its_list)
     cr_assert_eq(memcmp(in.endpoint, out.endpoint, sizeof in.endpoint), 0);
     in.n_servers = PSD_MAX_SERVERS;
     n = psd_cluster_encode(&in, buf, sizeof buf);
-    const size_t first = 2 + PSD_MAX_NAME - 1; /* one endpoint more, in front */
+    const size_t first = 2 + PSD_MAX_NAME - 1; /* one more endpoint, in front */
     memmove(buf + first, buf, n);
     cr_assert_eq(psd_cluster_decode(&out, buf, n + first, &err), PSD_EPROTO);
-    cr_assert_str_eq(err.text, "Cluster has 257 endpoints, 1 to 256 wanted");
+    cr_assert_str_eq(err.text, "Cluster has 257 endpoints; expected 1 to 256");
 }
 
 Test(message, a_cluster_without_an_endpoint_is_refused)
@@ -513,7 +560,7 @@ Test(message, a_cluster_without_an_endpoint_is_refused)
     in.n_servers = 0;
     n = psd_cluster_encode(&in, buf, sizeof buf);
     cr_assert_eq(psd_cluster_decode(&out, buf, n, &err), PSD_EPROTO);
-    cr_assert_str_eq(err.text, "Cluster has 0 endpoints, 1 to 256 wanted");
+    cr_assert_str_eq(err.text, "Cluster has 0 endpoints; expected 1 to 256");
 }
 
 Test(message, the_largest_round_fits_its_list)
@@ -578,7 +625,7 @@ Test(message, a_dishonest_round_is_refused)
     assert_round_refused((psd_round_t){ .lr = NAN }, "Round.lr is nan");
     assert_round_refused((psd_round_t){ .lr = -1 }, "Round.lr is -1, at least 0");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 1 }) }, "contributor 1.worker is 1 after 1");
-    assert_round_refused((psd_round_t){ BY({ .worker = 2 }, { .worker = 1 }) }, "1 after 2, ascending wanted");
+    assert_round_refused((psd_round_t){ BY({ .worker = 2 }, { .worker = 1 }) }, "1 after 2; expected ascending");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 4096 }) }, "worker is 4096, at most 4095");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .samples = UINT64_MAX }) }, "samples is too large");
     assert_round_refused((psd_round_t){ BY({ .worker = 1 }, { .worker = 2, .incarnation = UINT64_MAX }) },

@@ -19,7 +19,7 @@ static void assert_has(const char *line)
     free(text);
 }
 
-/* The value of the series that its line begins with; NaN when there is none. */
+/* The value of the series whose line begins with `series`; NaN when there is none. */
 static double value_of(const char *series)
 {
     char *text = psd_metrics_prometheus(metrics), wanted[96];
@@ -52,7 +52,7 @@ Test(metrics, each_label_value_is_a_series_and_can_go)
     free(text);
 }
 
-Test(metrics, a_histogram_counts_what_is_at_most_each_bound)
+Test(metrics, a_histogram_counts_the_values_up_to_each_bound)
 {
     psd_metrics_observe(metrics, PSD_METRIC_STALENESS, NULL, 0);
     psd_metrics_observe(metrics, PSD_METRIC_STALENESS, NULL, 3);
@@ -126,4 +126,50 @@ Test(metrics, promtool_finds_nothing_to_complain_about)
     fputs(text, lint);
     cr_assert_eq(pclose(lint), 0);
     free(text);
+}
+
+/* ---- the page ---- */
+
+static void print_page(FILE *out)
+{
+    static const struct {
+        const char *type, *name, *label, *help;
+    } rows[] = {
+#define X(NAME, type, name, per_shard, label, help) { #type, name, label, help },
+        PSD_METRICS(X)
+#undef X
+    };
+    fputs("# Metrics\n\nAll metrics of `/metrics`, with their types and labels; those with a shard's own value also have the label "
+          "`shard`. "
+          "Made by\n`tests/unit/test_metrics.c` from `common/base/metrics.h`. [monitoring.md](monitoring.md) says how to watch a "
+          "job with "
+          "them.\n\n| metric | type | label | meaning |\n|---|---|---|---|\n",
+          out);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *type = strstr(rows[i].type, "HISTOGRAM") ? "histogram" : !strcmp(rows[i].type, "COUNTER") ? "counter" : "gauge";
+        fprintf(out, "| `%s` | %s | %s%s%s | %s |\n", rows[i].name, type, *rows[i].label ? "`" : "", rows[i].label,
+                *rows[i].label ? "`" : "", rows[i].help);
+    }
+}
+
+Test(metrics, the_page_lists_each_of_them)
+{
+    char *page = NULL, *there = calloc(1, 1 << 17);
+    size_t n;
+    FILE *out = open_memstream(&page, &n);
+    print_page(out);
+    fclose(out);
+    if (getenv("PSD_WRITE_PAGES")) {
+        FILE *written = fopen(PSD_SOURCE_DIR "/docs/metrics.md", "w");
+        cr_assert_not_null(written);
+        fputs(page, written);
+        fclose(written);
+    }
+    FILE *file = fopen(PSD_SOURCE_DIR "/docs/metrics.md", "r");
+    cr_assert_not_null(file);
+    cr_assert_lt(fread(there, 1, (1 << 17) - 1, file), (1 << 17) - 1);
+    fclose(file);
+    cr_expect_str_eq(there, page);
+    free(there);
+    free(page);
 }

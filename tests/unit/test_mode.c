@@ -64,7 +64,7 @@ Test(mode, checkpoints_are_called_by_rounds_or_by_their_number)
     cr_expect_eq(asp()->progress(&p), 31);
 }
 
-Test(mode, what_was_saved_is_all_when_nothing_was_trained_since)
+Test(mode, everything_is_saved_if_nothing_was_trained_since)
 {
     psd_progress_t p = { .clock = 7, .steps = 31, .point_clock = 7, .point_progress = 30, .point_is_final = true };
     cr_expect(bsp()->is_saved(&p));

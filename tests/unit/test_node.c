@@ -8,7 +8,7 @@
 
 TestSuite(node, .timeout = 600);
 
-/* One server with its coordinator, spoken to by hand: worker 0 has joined and registered a tensor of 4 weights. */
+/* One server with its coordinator; the test sends their messages. Worker 0 has joined and registered a tensor of 4 weights. */
 enum { JOB = 9, PEER = 5, NONCE = 77 };
 #define WORKER_PEER (UINT64_C(1) << 63 | PEER)
 
@@ -74,7 +74,7 @@ static void enrol(uint64_t elements)
     say(WORKER_PEER, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
 
-static uint64_t patience_ms; /* 0: as long as it takes */
+static uint64_t patience_ms; /* 0: no limit */
 static uint32_t workers_min = 1, n_servers = 1, part_elements = PSD_MAX_CHUNK;
 
 static psd_codings_t codings;
@@ -92,7 +92,7 @@ static void make_node(const char *mode, bool checkpoints)
                                    .lr_rule = psd_lr_rule_find("none"),
                                    .codings = codings,
                                    .max_staleness = 1 };
-    psd_rule_parse(&engine.rule, "sgd(lr=1)", NULL);
+    psd_groups_parse(&engine.groups, "sgd(lr=1)", "", NULL);
     psd_coordinator_config_t coordinator = {
         .job = "mnist",
         .job_id = JOB,
@@ -106,7 +106,7 @@ static void make_node(const char *mode, bool checkpoints)
         .lr = 1,
         .checkpoints = checkpoints
     };
-    coordinator.rule = engine.rule;
+    coordinator.groups = engine.groups;
     node = psd_node_new(&engine, &coordinator, NULL);
     psd_node_tick(node, now, &out);
 }
@@ -197,7 +197,7 @@ Test(node, the_same_push_again_changes_nothing, .init = setup, .fini = teardown)
     cr_assert_eq(refused(PSD_REFUSAL_DUPLICATE), 1);
 }
 
-Test(node, a_push_two_clocks_ahead_is_told_what_is_wanted, .init = setup, .fini = teardown)
+Test(node, a_worker_that_pushes_two_clocks_ahead_receives_the_expected_clock, .init = setup, .fini = teardown)
 {
     push(2, ones);
     cr_assert_not_null(answer(PSD_MSG_PROGRESS));
@@ -225,7 +225,7 @@ Test(node, a_nan_that_the_worker_did_not_confess_is_found, .init = setup, .fini 
     cr_assert_eq(weight(0), 0.0f);
 }
 
-Test(node, a_round_of_nobody_s_samples_is_not_a_step, .init = setup, .fini = teardown)
+Test(node, a_round_without_samples_is_not_a_step, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = message(PSD_MSG_PUSH);
     msg.clock = msg.parts = 1;
@@ -283,7 +283,7 @@ Test(node, another_shape_is_refused_naming_both, .init = setup, .fini = teardown
     expect_refusal(PSD_REFUSAL_SHAPE, "[5]");
 }
 
-/* A worker of this name and nonce on a connection of its own registers the job's model, and trains on `recipe`. */
+/* A worker with this name and nonce, on another connection, registers the job's model, and trains on `recipe`. */
 static void enrol_another(unsigned k, const char *recipe)
 {
     psd_msg_t msg = message(PSD_MSG_HELLO);
@@ -308,14 +308,45 @@ static void enrol_another(unsigned k, const char *recipe)
 Test(node, a_worker_that_trains_on_something_else_is_refused_naming_both, .init = setup, .fini = teardown)
 {
     enrol_another(1, "batch=4 seed=1");
-    cr_assert_not_null(answer(PSD_MSG_REGISTERED), "worker 0 has said nothing of what it trains on");
+    cr_assert_not_null(answer(PSD_MSG_REGISTERED), "worker 0 has not reported a recipe");
     enrol_another(2, "batch=4 seed=2");
     expect_refusal(PSD_REFUSAL_CONFIG, "batch=4 seed=2");
     expect_refusal(PSD_REFUSAL_CONFIG, "the others have batch=4 seed=1");
     enrol_another(3, "");
-    cr_expect_not_null(answer(PSD_MSG_REGISTERED), "who says nothing is not compared");
+    cr_expect_not_null(answer(PSD_MSG_REGISTERED), "a worker without a recipe is not compared");
     enrol_another(4, "batch=4 seed=1");
     cr_expect_not_null(answer(PSD_MSG_REGISTERED));
+}
+
+/* The same with optimizer state. */
+static void enrol_heir(unsigned k, psd_inherited_t inherited)
+{
+    psd_msg_t msg = message(PSD_MSG_HELLO);
+    msg.seq = 90 + k;
+    snprintf(msg.text, sizeof msg.text, "mnist w:%u", k);
+    say(WORKER_PEER + k, &msg, NULL, 0);
+    const psd_msg_t *welcome = answer(PSD_MSG_WELCOME);
+    cr_assert_not_null(welcome);
+    uint8_t bytes[256];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor, .inherited = &inherited };
+    psd_msg_t registers = { .kind = PSD_MSG_REGISTER,
+                            .protocol = PSD_PROTOCOL,
+                            .job = JOB,
+                            .worker = welcome->worker,
+                            .incarnation = welcome->incarnation,
+                            .seq = 90 + k };
+    say(WORKER_PEER + k, &registers, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+}
+
+Test(node, a_worker_whose_optimizer_state_differs_from_the_others_is_refused_before_the_first_step, .init = setup, .fini = teardown)
+{
+    enrol_heir(1, (psd_inherited_t){ .t = 7 });
+    expect_refusal(PSD_REFUSAL_CONFIG, "tensor w: ours begins anew, theirs after 7 updates");
+    push(1, ones);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+    enrol_heir(2, (psd_inherited_t){ .t = 7 });
+    cr_expect_not_null(answer(PSD_MSG_REGISTERED), "now the state is no longer needed");
 }
 
 Test(node, an_older_incarnation_is_fenced, .init = setup, .fini = teardown)
@@ -334,7 +365,7 @@ static psd_msg_t attach(uint64_t nonce)
     return msg;
 }
 
-Test(node, a_session_is_not_given_to_who_does_not_know_the_workers_number, .init = setup, .fini = teardown)
+Test(node, a_peer_that_does_not_know_the_workers_nonce_gets_no_session, .init = setup, .fini = teardown)
 {
     psd_msg_t thief = attach(78);
     say(WORKER_PEER + 1, &thief, NULL, 0);
@@ -343,7 +374,7 @@ Test(node, a_session_is_not_given_to_who_does_not_know_the_workers_number, .init
     cr_assert_eq(weight(0), 0.0f);
 }
 
-Test(node, a_worker_goes_on_over_a_new_connection, .init = setup, .fini = teardown)
+Test(node, a_worker_continues_over_a_new_connection, .init = setup, .fini = teardown)
 {
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT), again = attach(NONCE), msg = push_of(1, ones);
     say(WORKER_PEER + 1, &beat, NULL, 0);
@@ -370,7 +401,7 @@ Test(node, a_session_that_came_before_the_view_is_the_workers_only_with_its_numb
     make_node("bsp", false);
     incarnation = 1;
     psd_msg_t thief = attach(78);
-    thief.incarnation = PSD_MAX_COUNT; /* so as to look newer than whoever is to come */
+    thief.incarnation = PSD_MAX_COUNT; /* so that it looks newer than any later life */
     say(WORKER_PEER + 1, &thief, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_ATTACHED));
     join();
@@ -378,7 +409,7 @@ Test(node, a_session_that_came_before_the_view_is_the_workers_only_with_its_numb
     cr_assert_eq(weight(0), 0.0f);
 }
 
-Test(node, a_worker_cannot_speak_for_another_over_its_own_connection, .init = setup, .fini = teardown)
+Test(node, a_worker_cannot_send_messages_for_another_over_its_own_connection, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = push_of(1, ones);
     say(WORKER_PEER + 1, &msg, ones, sizeof ones);
@@ -386,7 +417,7 @@ Test(node, a_worker_cannot_speak_for_another_over_its_own_connection, .init = se
     cr_assert_eq(weight(0), 1.0f);
 }
 
-Test(node, what_only_servers_say_is_refused_from_a_worker, .init = setup, .fini = teardown)
+Test(node, messages_of_servers_are_refused_from_a_worker, .init = setup, .fini = teardown)
 {
     psd_msg_t msg = message(PSD_MSG_WELCOME);
     say(WORKER_PEER, &msg, NULL, 0);
@@ -401,7 +432,7 @@ static void report(const char *name, double value)
     say(WORKER_PEER, &msg, NULL, 0);
 }
 
-Test(node, reported_numbers_are_kept_by_name_and_only_so_many_names, .init = setup, .fini = teardown)
+Test(node, reported_numbers_are_kept_by_name_up_to_a_number_of_names, .init = setup, .fini = teardown)
 {
     psd_coordinator_facts_t facts;
     char name[16];
@@ -424,7 +455,7 @@ Test(node, reported_numbers_are_kept_by_name_and_only_so_many_names, .init = set
     cr_assert_eq(facts.report[1].value, 0.95);
 }
 
-Test(node, a_job_that_was_stopped_is_finished_and_says_that_it_was_stopped, .init = setup, .fini = teardown)
+Test(node, a_job_that_was_stopped_is_finished_and_reports_that_it_was_stopped, .init = setup, .fini = teardown)
 {
     psd_coordinator_facts_t facts;
     psd_node_stop(node, now, &out);
@@ -458,7 +489,7 @@ Test(node, another_protocol_is_refused_as_such, .init = setup, .fini = teardown)
     expect_refusal(PSD_REFUSAL_PROTOCOL, "speaks 2");
 }
 
-/* Time passes as it does where the process gets its turns. */
+/* Time passes as in a process that is scheduled regularly. */
 static void pass(uint64_t ms)
 {
     psd_actions_drop(&out, out.n);
@@ -479,16 +510,16 @@ Test(node, a_silent_worker_is_given_up_after_its_lease_and_then_fenced, .init = 
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
     say(WORKER_PEER, &beat, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_FENCED));
-    cr_expect_not_null(strstr(answer(PSD_MSG_FENCED)->text, "worker 0 incarnation 1 was given up: nothing was heard of it"), "%s",
+    cr_expect_not_null(strstr(answer(PSD_MSG_FENCED)->text, "worker 0 incarnation 1 was given up: it has sent nothing"), "%s",
                        answer(PSD_MSG_FENCED)->text);
 }
 
-Test(node, a_silence_that_nobody_listened_to_is_no_silence, .init = setup, .fini = teardown)
+Test(node, a_silence_while_the_server_was_suspended_does_not_count, .init = setup, .fini = teardown)
 {
     psd_node_tick(node, now += 6000, &out);
     cr_expect(!is_given_up(), "the server was away itself");
     pass(1000);
-    cr_expect(!is_given_up(), "after a long absence everybody has a whole lease");
+    cr_expect(!is_given_up(), "after a long absence every worker has a full lease");
     pass(1);
     cr_expect(is_given_up(), "and no more than that");
 }
@@ -503,7 +534,7 @@ Test(node, a_short_absence_extends_a_lease_by_its_length, .init = setup, .fini =
     cr_expect(is_given_up());
 }
 
-Test(node, whatever_a_worker_says_to_server_0_is_a_sign_of_life, .init = setup, .fini = teardown)
+Test(node, any_message_of_a_worker_to_server_0_renews_its_lease, .init = setup, .fini = teardown)
 {
     psd_msg_t probe = message(PSD_MSG_PROBE);
     const uint8_t lacking = 1;
@@ -602,12 +633,12 @@ Test(node, a_silent_link_is_asked_again_by_the_same_number_and_a_lost_chunk_by_a
 {
     pass(600);
     cr_assert_eq(wanted(), 64);
-    cr_expect_eq(answer(PSD_MSG_INIT_WANTED)->seq, 1, "whoever has answered it does not do so again");
+    cr_expect_eq(answer(PSD_MSG_INIT_WANTED)->seq, 1, "so a worker that has answered does not answer again");
     send_init(0);
     send_probe(1, 0, 0);
     cr_expect_eq(wanted(), 0, "it was sent before the worker had heard");
     send_probe(2, 1, 0);
-    cr_expect_eq(wanted(), 64, "what had been asked for was sent before, and has not come");
+    cr_expect_eq(wanted(), 64, "the requested parts were sent earlier, but have not come");
     cr_expect_eq(answer(PSD_MSG_INIT_WANTED)->seq, 2);
 }
 
@@ -641,7 +672,7 @@ Test(node, a_stale_push_is_dropped_and_answered_with_fresh_weights, .init = setu
     for (uint64_t clock = 1; clock <= 2; clock++)
         push(clock, ones);
     cr_assert_eq(weight(0), -1.0f);
-    push(3, ones); /* base_version 0, the shard is at 2: staleness 2, at most 1 is allowed */
+    push(3, ones); /* base_version is 0, and the shard is at 2: staleness 2, but at most 1 is allowed */
     cr_assert_eq(weight(0), -1.0f);
     cr_assert_eq(answer(PSD_MSG_WEIGHTS)->value, 16, "its samples have made no step");
     cr_assert_eq(psd_engine_samples(psd_node_engine(node)), 16);
@@ -649,7 +680,7 @@ Test(node, a_stale_push_is_dropped_and_answered_with_fresh_weights, .init = setu
     cr_assert_eq(refused(PSD_REFUSAL_STALE), 1);
 }
 
-/* ---- modes of one's own: what a row answers is what the machines do ---- */
+/* ---- custom modes: the state machines do what the answers of a row require ---- */
 
 static psd_push_t every_second(const psd_progress_t *p) { return p->push % 2 ? PSD_PUSH_STEPS : PSD_PUSH_DROPS; }
 
@@ -718,7 +749,7 @@ static psd_job_state_t state(void)
 Test(node, a_paused_job_closes_no_round_until_it_is_resumed, .init = setup, .fini = teardown)
 {
     wish(1, "mnist pause", 0);
-    cr_assert_str_eq(granted(), "paused after round 0; psdctl resume goes on");
+    cr_assert_str_eq(granted(), "paused after round 0; psdctl resume continues");
     cr_assert_eq(state(), PSD_JOB_PAUSED);
     push(1, ones);
     cr_assert_eq(weight(0), 1.0f);
@@ -738,7 +769,7 @@ Test(node, in_asp_pushes_wait_while_the_job_is_paused, .init = setup_asp, .fini 
     cr_assert_eq(weight(0), 0.0f);
 }
 
-Test(node, a_drained_worker_is_told_with_its_heartbeat_and_the_wish_is_granted_when_it_has_left, .init = setup, .fini = teardown)
+Test(node, a_drain_reaches_the_worker_with_its_heartbeat_and_succeeds_when_it_has_left, .init = setup, .fini = teardown)
 {
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT), leave = message(PSD_MSG_LEAVE);
     leave.code = 1;
@@ -755,7 +786,7 @@ Test(node, a_drained_worker_is_told_with_its_heartbeat_and_the_wish_is_granted_w
     cr_assert_str_eq(granted(), "worker 0 has left; 0 are here, fewer than workers.min: rounds wait for another");
 }
 
-Test(node, a_wish_that_was_granted_does_not_drain_who_came_after, .init = setup, .fini = teardown)
+Test(node, a_granted_drain_does_not_drain_the_next_holder_of_the_place, .init = setup, .fini = teardown)
 {
     psd_msg_t leave = message(PSD_MSG_LEAVE);
     leave.code = 1;
@@ -798,7 +829,7 @@ Test(node, wishes_that_make_no_sense_are_refused_saying_why, .init = setup, .fin
     expect_refusal(PSD_REFUSAL_CONFIG, "checkpoint.dir");
 }
 
-/* Let time pass in the steps of a tick; whether the node has ended meanwhile, and the sentence of it. */
+/* Let time pass, tick by tick; returns whether the node has ended meanwhile, with its code and sentence. */
 static bool ends_within(uint64_t ms, int *code, char text[PSD_MAX_TEXT])
 {
     for (uint64_t end = now + ms; now < end;) {
@@ -837,7 +868,7 @@ static void tick(uint64_t later_ms)
     psd_node_tick(node, now += later_ms, &out);
 }
 
-/* The file is written and durable; what is said to that stays in `out`. */
+/* The file is written and durable; the resulting actions stay in `out`. */
 static void save_file(void)
 {
     psd_actions_drop(&out, out.n);
@@ -862,7 +893,7 @@ Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_n
     cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
 }
 
-/* Fail to make the first checkpoint for so long, as often as it is tried; the end's code, or -1. */
+/* Let every attempt at the first checkpoint fail for this long; returns the code of the end, or -1. */
 static int without_room(uint64_t ms, char text[PSD_MAX_TEXT])
 {
     for (uint64_t end = now + ms; now < end;) {
@@ -924,7 +955,7 @@ Test(node, a_round_that_waits_for_the_first_checkpoint_says_so, .init = setup_ch
     cr_assert_str_eq(facts.waiting_for, "the first checkpoint");
 }
 
-Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = setup_checkpoints, .fini = teardown)
+Test(node, a_job_that_ends_reports_that_it_waits_for_its_last_checkpoint, .init = setup_checkpoints, .fini = teardown)
 {
     psd_coordinator_facts_t facts;
     psd_msg_t leave = message(PSD_MSG_LEAVE);
@@ -933,7 +964,7 @@ Test(node, a_job_that_ends_says_that_it_waits_for_its_last_checkpoint, .init = s
     cr_assert_str_eq(facts.waiting_for, "the last checkpoint (number 0)");
 }
 
-Test(node, who_was_given_up_and_has_finished_stays_until_the_last_weights_are_safe, .init = setup_checkpoints, .fini = teardown)
+Test(node, a_finished_worker_that_was_given_up_stays_until_the_last_weights_are_safe, .init = setup_checkpoints, .fini = teardown)
 {
     psd_msg_t leave = message(PSD_MSG_LEAVE);
     pass(1001); /* its lease */
@@ -959,12 +990,12 @@ Test(node, in_asp_pushes_wait_for_the_first_checkpoint_and_the_next_has_the_next
     cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
     cr_assert_eq(psd_engine_point(engine)->clock, 1);
     push(1, ones);
-    cr_assert_eq(weight(0), 1.0f, "nobody has the initial weights but this shard");
+    cr_assert_eq(weight(0), 1.0f, "only this shard has the initial weights");
     save_file();
     psd_node_committed(node, now, 1, NULL, &out);
     run_work();
     cr_assert_eq(weight(0), 0.0f);
-    tick(300); /* the shard tells how far it is */
+    tick(300); /* the shard reports its progress */
     psd_node_request_save(node);
     tick(100);
     cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
@@ -986,7 +1017,7 @@ Test(node, in_asp_a_job_that_is_stopped_takes_up_no_push_and_ends_with_all_that_
     psd_node_stop(node, now, &out);
     bool begun = asked(PSD_ACT_SAVE_BEGIN);
     push(2, ones);
-    cr_expect_eq(weight(0), 0.0f, "else a checkpoint would be an old one before it is made");
+    cr_expect_eq(weight(0), 0.0f, "otherwise the checkpoint would be outdated before it is made");
     for (int i = 0; i < 100 && state() != PSD_JOB_FINISHED; i++) {
         if (!begun) {
             tick(50);
@@ -1002,7 +1033,7 @@ Test(node, in_asp_a_job_that_is_stopped_takes_up_no_push_and_ends_with_all_that_
     cr_assert_eq(state(), PSD_JOB_FINISHED);
 }
 
-/* Workers 0 and 1 of a job that wants two; 1 has a connection of its own, and is silent from then on. */
+/* Workers 0 and 1 of a job that wants two; worker 1 has its own connection, and is silent from then on. */
 static void join_two(const char *mode, bool checkpoints)
 {
     enum { OTHER_NONCE = NONCE + 100 };
@@ -1061,7 +1092,7 @@ Test(node, a_worker_that_is_ahead_gets_its_weights_when_the_mode_lets_it, .fini 
     for (size_t i = 0; i < out.n; i++)
         if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_WEIGHTS)
             to_both |= 1u << out.at[i].msg.worker;
-    cr_expect_eq(to_both, 3, "worker 1 has its own, and worker 0 what it was owed");
+    cr_expect_eq(to_both, 3, "worker 1 gets its weights, and worker 0 the ones it waited for");
 }
 
 Test(node, in_asp_pushes_wait_while_too_few_workers_are_here, .fini = teardown)
@@ -1080,13 +1111,13 @@ Test(node, in_asp_pushes_wait_while_too_few_workers_are_here, .fini = teardown)
             push(clock++, ones);
         ended = ends_within(100, &code, text);
     }
-    cr_expect_eq(weight(0), 0.0f, "nobody trains on alone below workers.min");
+    cr_expect_eq(weight(0), 0.0f, "no step is made below workers.min");
     cr_assert(ended, "join_timeout bounds the wait");
     cr_expect_eq(code, PSD_EUNAVAILABLE);
     cr_expect(strstr(text, "worker 1 (b:2), silent for"), "%s", text);
 }
 
-Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
+Test(node, a_workers_id_belongs_only_to_its_user, .init = setup, .fini = teardown)
 {
     const psd_peer_t other = psd_peer_make(PEER + 1, 2);
     psd_msg_t msg = message(PSD_MSG_HELLO);
@@ -1095,7 +1126,7 @@ Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
     expect_refusal(PSD_REFUSAL_WORKER, "worker 0 is another user's");
     msg.seq = 78;
     msg.code = 1;
-    say(other, &msg, NULL, 0); /* wanting its id */
+    say(other, &msg, NULL, 0); /* asking for its id */
     expect_refusal(PSD_REFUSAL_WORKER, "worker 0 is another user's");
     static const psd_kind_t kinds[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_SETTING };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -1109,7 +1140,7 @@ Test(node, a_workers_id_is_its_users_alone, .init = setup, .fini = teardown)
     snprintf(msg.text, sizeof msg.text, "mnist b:2");
     say(other, &msg, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_WELCOME));
-    cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 1, "a place of its own");
+    cr_expect_eq(answer(PSD_MSG_WELCOME)->worker, 1, "another place");
     msg.seq = 80;
     msg.code = 1;
     say(WORKER_PEER, &msg, NULL, 0);
@@ -1128,7 +1159,7 @@ static bool ends_lost(const char *words)
     return ended && code == PSD_EREFUSED;
 }
 
-Test(node, who_has_trained_and_comes_to_a_server_0_that_knows_nothing_of_it_ends_the_job, .fini = teardown)
+Test(node, a_worker_that_has_trained_ends_the_job_of_a_server_0_that_knows_nothing_of_it, .fini = teardown)
 {
     uint8_t bytes[256];
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
@@ -1146,7 +1177,7 @@ Test(node, who_has_trained_and_comes_to_a_server_0_that_knows_nothing_of_it_ends
     cr_assert(ends_lost("worker 0 (a:1) had trained"));
 }
 
-/* Server 1 of two, as often as it starts. */
+/* Server 1 of two joins; `start` counts its starts. */
 static void server_1(uint64_t start, uint64_t nonce)
 {
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = start << 16 | nonce, .code = 2 };
@@ -1154,7 +1185,7 @@ static void server_1(uint64_t start, uint64_t nonce)
     say(psd_peer_make(9, 3), &msg, NULL, 0);
 }
 
-/* What it carries out and holds. */
+/* Server 1 reports the commands that it has carried out, and the pushes that it has. */
 static void server_1_says(uint64_t seq, uint64_t version, const psd_member_t *complete)
 {
     uint8_t bytes[256];
@@ -1174,7 +1205,7 @@ static void server_1_says(uint64_t seq, uint64_t version, const psd_member_t *co
 
 static void with_server_1_started_again(const char *mode, bool trained)
 {
-    n_servers = 2; /* of which this one has no chunk, or the other: the model is one */
+    n_servers = 2; /* one of which has no chunk, because the model is a single chunk */
     make_node(mode, false);
     server_1(1, 1);
     cr_assert_not_null(answer(PSD_MSG_SHARD_WELCOME));
@@ -1189,7 +1220,7 @@ static void with_server_1_started_again(const char *mode, bool trained)
         push(1, ones);
     server_1_says(2, trained, trained ? &(psd_member_t){ .worker = 0, .incarnation = incarnation, .samples = 8 } : NULL);
     for (int i = 0; i < 60; i++)
-        tick(50); /* the one before is silent */
+        tick(50); /* the earlier process is silent */
     server_1(2, 1);
 }
 
@@ -1220,7 +1251,7 @@ static void setup_impatient(void)
     join();
 }
 
-Test(node, a_job_that_lacks_a_worker_for_too_long_ends_and_names_it, .init = setup_impatient, .fini = teardown)
+Test(node, a_job_that_misses_a_worker_for_too_long_ends_and_names_it, .init = setup_impatient, .fini = teardown)
 {
     int code = 0;
     char text[PSD_MAX_TEXT] = "";
@@ -1235,12 +1266,12 @@ Test(node, a_job_that_lacks_a_worker_for_too_long_ends_and_names_it, .init = set
     cr_expect(strstr(text, "0 of 1 workers are here; worker 0 (a:1), silent for"), "%s", text);
 }
 
-Test(node, patience_begins_anew_when_the_lost_worker_is_back, .init = setup_impatient, .fini = teardown)
+Test(node, patience_starts_again_when_the_lost_worker_is_back, .init = setup_impatient, .fini = teardown)
 {
     int code = 0;
     char text[PSD_MAX_TEXT] = "";
     cr_assert_not(ends_within(3900, &code, text), "%s", text);
-    hello("mnist b:2", NONCE + 1); /* takes the place, and is silent then */
+    hello("mnist b:2", NONCE + 1); /* takes the place, and then is silent */
     incarnation = answer(PSD_MSG_WELCOME)->incarnation;
     psd_msg_t beat = message(PSD_MSG_REGISTER);
     beat.seq = NONCE + 1;
@@ -1285,7 +1316,8 @@ static psd_msg_t coded_push(const uint8_t *code, size_t n)
     return msg;
 }
 
-Test(node, a_push_in_a_code_steps_along_what_comes_out_and_weights_leave_in_theirs, .init = setup_codes, .fini = teardown_codes)
+Test(node, a_coded_push_steps_along_its_decoded_values_and_weights_are_sent_in_their_own_codec, .init = setup_codes,
+     .fini = teardown_codes)
 {
     uint8_t code[16];
     float back[4];
@@ -1328,7 +1360,91 @@ Test(node, a_push_that_is_no_code_of_its_part_is_refused_with_the_reason, .init 
     cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_SHAPE);
     msg.checksum++;
     say(WORKER_PEER, &msg, code, n);
-    cr_assert_null(answer(PSD_MSG_REFUSED), "what was damaged on the way is asked for again");
+    cr_assert_null(answer(PSD_MSG_REFUSED), "a part damaged on its way is requested again");
     cr_assert_not_null(answer(PSD_MSG_PROGRESS));
     cr_expect_eq(psd_engine_stats(psd_node_engine(node))->messages, 0);
+}
+
+/* ---- followers ---- */
+
+enum { FOLLOWER_PEER = WORKER_PEER + 50 };
+
+static void follow(uint64_t number, uint32_t code)
+{
+    uint8_t bytes[256];
+    const psd_hello_t us = { .job = "mnist", .name = "eye" };
+    const psd_msg_t msg = {
+        .kind = PSD_MSG_FOLLOW, .protocol = PSD_PROTOCOL, .job = number ? JOB : 0, .seq = 31, .clock = number, .code = code
+    };
+    say(FOLLOWER_PEER, &msg, bytes, psd_hello_encode(&us, bytes, sizeof bytes));
+}
+
+static void read_part(uint64_t number)
+{
+    const psd_msg_t msg = { .kind = PSD_MSG_READ, .protocol = PSD_PROTOCOL, .job = JOB, .seq = 31, .clock = number, .parts = 1 };
+    say(FOLLOWER_PEER, &msg, &(uint8_t[]){ 1 }, 1);
+}
+
+static float value_read(size_t i)
+{
+    for (size_t k = 0; k < out.n; k++)
+        if (out.at[k].act == PSD_ACT_SEND && out.at[k].msg.kind == PSD_MSG_VALUES && out.at[k].payload)
+            return ((const float *)out.at[k].payload->data)[i];
+    return NAN;
+}
+
+Test(node, a_follower_reads_the_weights_of_one_version_while_steps_are_made, .init = setup, .fini = teardown)
+{
+    follow(0, PSD_FOLLOW_MODEL);
+    cr_assert_not_null(answer(PSD_MSG_MODEL));
+    cr_assert_not_null(answer(PSD_MSG_FOLLOWED));
+    const uint64_t number = answer(PSD_MSG_FOLLOWED)->clock;
+    cr_expect_eq(answer(PSD_MSG_FOLLOWED)->seq, 31);
+    push(1, ones);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS), "no round waits for a follower");
+    cr_expect_eq(weight(1), 1.0f);
+    read_part(number);
+    cr_assert_not_null(answer(PSD_MSG_VALUES));
+    cr_expect_eq(answer(PSD_MSG_VALUES)->version, 0);
+    cr_expect_eq(value_read(1), 2.0f, "as it was before that step");
+    follow(number, 0);
+    cr_assert_not_null(answer(PSD_MSG_FOLLOWED));
+    cr_expect_eq(answer(PSD_MSG_FOLLOWED)->clock, number, "it still reads this one");
+    follow(0, 0);
+    cr_assert_not_null(answer(PSD_MSG_FOLLOWED));
+    read_part(answer(PSD_MSG_FOLLOWED)->clock);
+    now += 300;
+    follow(0, 0);
+    cr_assert_gt(answer(PSD_MSG_FOLLOWED)->clock, number);
+    read_part(answer(PSD_MSG_FOLLOWED)->clock);
+    cr_expect_eq(answer(PSD_MSG_VALUES)->version, 1);
+    cr_expect_eq(value_read(1), 1.0f);
+    read_part(number);
+    cr_assert_not_null(answer(PSD_MSG_VALUES));
+    cr_expect(isnan(value_read(1)), "the older one is gone");
+    cr_expect_eq(psd_coordinator_members(psd_node_coordinator(node))->n_rows, 1, "a follower is not a worker");
+}
+
+Test(node, a_snapshot_without_readers_is_dropped, .init = setup, .fini = teardown)
+{
+    follow(0, 0);
+    cr_expect_null(answer(PSD_MSG_MODEL), "it was not asked for");
+    const uint64_t number = answer(PSD_MSG_FOLLOWED)->clock;
+    for (int i = 0; i < 30; i++) {
+        now += 250;
+        psd_actions_clear(&out);
+        psd_node_tick(node, now, &out);
+    }
+    read_part(number);
+    cr_assert_not_null(answer(PSD_MSG_VALUES));
+    cr_expect(isnan(value_read(1)));
+}
+
+Test(node, a_follower_of_another_job_is_refused_and_one_of_a_job_without_weights_waits, .init = setup, .fini = teardown)
+{
+    uint8_t bytes[256];
+    const psd_hello_t us = { .job = "cifar", .name = "eye" };
+    const psd_msg_t msg = { .kind = PSD_MSG_FOLLOW, .protocol = PSD_PROTOCOL, .seq = 31 };
+    say(FOLLOWER_PEER, &msg, bytes, psd_hello_encode(&us, bytes, sizeof bytes));
+    expect_refusal(PSD_REFUSAL_JOB, "cifar");
 }

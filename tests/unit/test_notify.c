@@ -33,7 +33,7 @@ static void assert_told(const char *name)
     psd_notify("READY=1");
     cr_assert_eq(recv(fd, text, sizeof text - 1, MSG_DONTWAIT), 7);
     cr_assert_str_eq(text, "READY=1");
-    for (int i = 0; i < 10000; i++) /* nobody reads: that must not wait */
+    for (int i = 0; i < 10000; i++) /* no process reads: notifying must not block */
         psd_notify("WATCHDOG=1");
     close(fd);
 }
@@ -58,7 +58,7 @@ Test(notify, without_a_manager_nothing_happens)
     psd_notify("READY=1");
 }
 
-Test(notify, the_watchdog_wants_a_word_twice_in_its_time_from_whom_it_watches)
+Test(notify, the_watchdog_expects_two_reports_per_period_of_the_process_it_watches)
 {
     char pid[16];
     unsetenv("WATCHDOG_PID");
@@ -73,18 +73,18 @@ Test(notify, the_watchdog_wants_a_word_twice_in_its_time_from_whom_it_watches)
     cr_assert_eq(psd_notify_watchdog_ms(), 0);
 }
 
-/* The next word that comes within 20 s. */
+/* The next message, which has to come within 20 s. */
 static const char *next_word(int fd)
 {
     static char text[256];
     struct pollfd ready = { .fd = fd, .events = POLLIN };
-    cr_assert_eq(poll(&ready, 1, 20000), 1, "nothing was said");
+    cr_assert_eq(poll(&ready, 1, 20000), 1, "no message came");
     ssize_t n = recv(fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
     return text;
 }
 
-Test(notify, a_server_says_that_it_is_ready_then_that_it_lives_then_that_it_stops, .timeout = 600)
+Test(notify, a_server_reports_that_it_is_ready_then_that_it_lives_then_that_it_stops, .timeout = 600)
 {
     char name[64];
     snprintf(name, sizeof name, "@psd-notify-server-%d", (int)getpid());
@@ -92,13 +92,13 @@ Test(notify, a_server_says_that_it_is_ready_then_that_it_lives_then_that_it_stop
     pid_t pid = fork();
     if (pid == 0) {
         setenv("NOTIFY_SOCKET", name, 1);
-        setenv("WATCHDOG_USEC", "200000", 1); /* a word each 100 ms */
+        setenv("WATCHDOG_USEC", "200000", 1); /* a message every 100 ms */
         execl(PSD_BIN_DIR "/psd", "psd", "--listen=tcp://127.0.0.1:0", "--status-listen=none", "--log-level=error", "--insecure",
               (char *)NULL);
         _exit(127);
     }
     bool ready = false;
-    for (int i = 0; i < 100 && !ready; i++) /* it lives before it is ready */
+    for (int i = 0; i < 100 && !ready; i++) /* it reports that it lives before it is ready */
         ready = !strcmp(next_word(fd), "READY=1");
     cr_expect(ready);
     for (int i = 0; i < 3; i++)

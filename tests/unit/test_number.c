@@ -52,7 +52,7 @@ Test(number, a_locale_with_a_decimal_comma_changes_nothing)
     char text[PSD_NUMBER_TEXT];
     double value = 0;
     for (size_t i = 0; !set && i < sizeof names / sizeof *names; i++)
-        set = setlocale(LC_ALL, names[i]); /* where none is installed, there is nothing to withstand */
+        set = setlocale(LC_ALL, names[i]); /* without an installed locale, there is nothing to test */
     cr_expect_str_eq(psd_number_print(0.5, text), "0.5");
     cr_expect_eq(psd_number_read("0.25", &value), 4u);
     cr_expect_eq(value, 0.25);

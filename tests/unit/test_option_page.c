@@ -10,7 +10,7 @@
 
 TestSuite(option_page, .timeout = 600);
 
-/* The schema of a key, followed through its sections; one below a key that has a value itself is written with its dots. */
+/* The schema of a key, followed through its sections; an option below a key that has a value itself is written with its dots. */
 static json_t *at(json_t *root, const char *key)
 {
     char copy[128], *rest = copy, *part;
@@ -75,7 +75,7 @@ Test(option_page, help_for_a_word_lists_what_holds_it_in_name_or_meaning)
     text[fread(text, 1, sizeof text - 1, cr_get_redirected_stdout())] = '\0';
     cr_expect_not_null(strstr(text, "--checkpoint-dir"));
     cr_expect_null(strstr(text, "--lease"));
-    cr_expect_not_null(strstr(text, "no option of psd holds \"nothing of the kind\""));
+    cr_expect_not_null(strstr(text, "no option of psd contains \"nothing of the kind\""));
 }
 
 Test(option_page, bounds_are_numbers_in_the_unit_of_the_value)

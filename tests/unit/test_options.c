@@ -207,8 +207,8 @@ Test(options, all_errors_of_a_file_come_in_one_run)
     const char *sentences[] = { "job.yaml:1:10: servers is 0; it takes 1 to 256",
                                 "job.yaml:2:15: data.batch is \"0\"; it takes full or 1 to 1073741824",
                                 "job.yaml:2:18: unknown key data.shufle; did you mean data.shuffle?",
-                                "job.yaml:3:8: lease is \"3\", no duration; a number and a unit",
-                                "job.yaml:4:7: seed is \"x\", no whole number" };
+                                "job.yaml:3:8: lease is \"3\", not a valid duration; a number and a unit",
+                                "job.yaml:4:7: seed is \"x\", not a valid whole number" };
     for (size_t i = 0; i < sizeof sentences / sizeof *sentences; i++)
         cr_assert_not_null(strstr(all, sentences[i]), "lacks \"%s\" in:\n%s", sentences[i], all);
     cr_assert_not_null(strstr(err.text, "servers is 0"));
@@ -221,8 +221,8 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
     } broken[] = {
         { "servers: 257", "1:10: servers is 257; it takes 1 to 256" },
         { "servers: -1", "servers is -1; it takes 1 to 256" },
-        { "servers: 2x", "servers is \"2x\", no whole number" },
-        { "servers: 2.0", "servers is \"2.0\", no whole number" },
+        { "servers: 2x", "servers is \"2x\", not a valid whole number" },
+        { "servers: 2.0", "servers is \"2.0\", not a valid whole number" },
         { "servers: 010", "without a leading 0" },
         { "servers: 0x10", "servers is \"0x10\"" },
         { "servers: 1_0", "servers is \"1_0\"" },
@@ -233,18 +233,18 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         { "servers:", "servers has no value; give one, or leave the key out" },
         { "servers: ~", "servers has no value" },
         { "servers: null", "servers has no value" },
-        { "seed: 18446744073709551616", "seed is \"18446744073709551616\", no whole number" },
-        { "seed: -1", "seed is \"-1\", no whole number" },
-        { "seed: 99999999999999999g", "no whole number" },
+        { "seed: 18446744073709551616", "seed is \"18446744073709551616\", not a valid whole number" },
+        { "seed: -1", "seed is \"-1\", not a valid whole number" },
+        { "seed: 99999999999999999g", "not a valid whole number" },
         { "seed: 1K", "with k, m, g, Ki, Mi or Gi" },
         { "stop: {target: 0,97}", "1:18: unknown key stop.97" },
-        { "stop: {target: nan}", "stop.target is \"nan\", no number" },
-        { "stop: {target: inf}", "stop.target is \"inf\", no number" },
-        { "stop: {target: 1e999}", "no number" },
-        { "stop: {target: 1e-3x}", "stop.target is \"1e-3x\", no number" },
+        { "stop: {target: nan}", "stop.target is \"nan\", not a valid number" },
+        { "stop: {target: inf}", "stop.target is \"inf\", not a valid number" },
+        { "stop: {target: 1e999}", "not a valid number" },
+        { "stop: {target: 1e-3x}", "stop.target is \"1e-3x\", not a valid number" },
         { "stop: {target: .5}", "decimal, such as 0.5" },
         { "stop: {epochs: -1}", "stop.epochs is -1; it takes 0 or more" },
-        { "data: {shuffle: yes}", "data.shuffle is \"yes\", no true or false; write true or false" },
+        { "data: {shuffle: yes}", "data.shuffle is \"yes\", not true or false; write true or false" },
         { "data: {shuffle: True}", "write true or false" },
         { "data: {batch: all}", "data.batch is \"all\"; it takes full or 1 to 1073741824" },
         { "data: {batch: ful}", "did you mean full?" },
@@ -253,38 +253,38 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         { "data: {bacth: 64}", "1:8: unknown key data.bacth; did you mean data.batch?" },
         { "batch: 64", "unknown key batch; did you mean data.batch?" },
         { "frobnicate: {a: [1, {b: 2}]}", "unknown key frobnicate; --help lists them all" },
-        { "lease: 30", "lease is \"30\", no duration; a number and a unit, such as 500ms" },
-        { "lease: 30 s", "no duration" },
-        { "lease: 30sec", "no duration" },
-        { "lease: -3s", "no duration" },
-        { "lease: 0.5ms", "no duration" },
+        { "lease: 30", "lease is \"30\", not a valid duration; a number and a unit, such as 500ms" },
+        { "lease: 30 s", "not a valid duration" },
+        { "lease: 30sec", "not a valid duration" },
+        { "lease: -3s", "not a valid duration" },
+        { "lease: 0.5ms", "not a valid duration" },
         { "lease: 1ms", "lease is 1ms; it takes 100ms or more" },
-        { "lease: 99999999999999h", "no duration" },
+        { "lease: 99999999999999h", "not a valid duration" },
         { "sync: {mode: bps}", "sync.mode is \"bps\"; it takes bsp or asp; did you mean bsp?" },
         { "sync: {mode: BSP}", "sync.mode is \"BSP\"; it takes bsp or asp" },
-        { "listen: 127.0.0.1:7470", "no endpoint; tcp://HOST:PORT" },
-        { "listen: tcp://:7470", "no endpoint" },
-        { "listen: tcp://a:65536", "no endpoint" },
-        { "listen: tcp://a:7470/x", "no endpoint" },
-        { "listen: tcp://::1", "no endpoint" },
-        { "listen: 'ipc://'", "no endpoint" },
-        { "status: {listen: 7471}", "no address; HOST:PORT" },
-        { "status:\n  listen: '127.0.0.1:'", "no address" },
-        { "job: a/b", "job is \"a/b\", no name" },
-        { "job: ../x", "no name" },
-        { "job: \"\"", "no name" },
+        { "listen: 127.0.0.1:7470", "not a valid endpoint; tcp://HOST:PORT" },
+        { "listen: tcp://:7470", "not a valid endpoint" },
+        { "listen: tcp://a:65536", "not a valid endpoint" },
+        { "listen: tcp://a:7470/x", "not a valid endpoint" },
+        { "listen: tcp://::1", "not a valid endpoint" },
+        { "listen: 'ipc://'", "not a valid endpoint" },
+        { "status: {listen: 7471}", "not a valid address; HOST:PORT" },
+        { "status:\n  listen: '127.0.0.1:'", "not a valid address" },
+        { "job: a/b", "job is \"a/b\", not a valid name" },
+        { "job: ../x", "not a valid name" },
+        { "job: \"\"", "not a valid name" },
         { "model: {layers: 784}", "model.layers takes a list; write [784, 128, 10]" },
-        { "model: {layers: [784, ten]}", "no list of whole numbers" },
+        { "model: {layers: [784, ten]}", "not a valid list of whole numbers" },
         { "model: {layers: [784, 0]}", "it takes 1 to 1048576" },
         { "model: {layers: [784, [1]]}", "an item of model.layers is not a number" },
         { "model: {layers: ['784']}", "an item of model.layers is not a number" },
-        { "compare: {lr_sweep: [1, x]}", "compare.lr_sweep is \"1,x\", no list of numbers; numbers, as [0.1, 1, 10]" },
+        { "compare: {lr_sweep: [1, x]}", "compare.lr_sweep is \"1,x\", not a valid list of numbers; numbers, as [0.1, 1, 10]" },
         { "compare: {lr_sweep: [1, 0]}", "compare.lr_sweep is 1,0; it takes 1e-6 to 1e6" },
         { "compare: {lr_sweep: 3}", "compare.lr_sweep takes a list; write [0.1, 1, 10]" },
         { "compare: {optimizers: sgd}", "compare.optimizers takes a list; write each item on a line of its own" },
-        { "compare: {optimizers: [sgd, '']}", "1:29: an item of compare.optimizers is no text" },
-        { "compare: {optimizers: [sgd, 'a;b']}", "an item of compare.optimizers is no text; leave the ; out" },
-        { "compare: {optimizers: [sgd, [adam]]}", "an item of compare.optimizers is no text" },
+        { "compare: {optimizers: [sgd, '']}", "1:29: an item of compare.optimizers is not a text" },
+        { "compare: {optimizers: [sgd, 'a;b']}", "an item of compare.optimizers is not a text; leave the ; out" },
+        { "compare: {optimizers: [sgd, [adam]]}", "an item of compare.optimizers is not a text" },
         { "compare: {optimizers: [sgd, &x adam]}", "&x is an anchor" },
         { "compare: {seeds: 0}", "compare.seeds is 0; it takes 1 to 100" },
         { "compare: {optimizer: sgd}", "unknown key compare.optimizer; did you mean compare.optimizers?" },
@@ -296,10 +296,10 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         { "seed: &x 1", "&x is an anchor" },
         { "seed: *x", "*x is an alias" },
         { "data: &x {batch: 1}", "&x is an anchor" },
-        { "seed: !!int 1", "tag tag:yaml.org,2002:int; types are known here" },
+        { "seed: !!int 1", "tag tag:yaml.org,2002:int; psd knows the types" },
         { "job: !str x", "tag !str" },
         { "<<: {seed: 1}", "<< merges keys; write each key out" },
-        { "%YAML 1.1\n---\nseed: 1", "directives (%) have no use here" },
+        { "%YAML 1.1\n---\nseed: 1", "directives (%) are not used here" },
         { "seed: 1\n---\nseed: 2", "a second document; a file describes one job" },
         { "data:\n\tbatch: 1", "2:1: a tab; use spaces" },
         { "seed: 1 \t# one", "1:9: a tab; use spaces" },
@@ -351,7 +351,7 @@ Test(options, a_file_over_one_mebibyte_is_refused)
     char *text = malloc(n);
     memset(text, '#', n);
     cr_assert_eq(psd_options_load_text(options, "job.yaml", text, n, &err), PSD_ECONFIG);
-    cr_assert_str_eq(err.text, "job.yaml:1:1: over 1 MiB; this is no job file");
+    cr_assert_str_eq(err.text, "job.yaml:1:1: over 1 MiB; this is not a job file");
     free(text);
 }
 
@@ -387,10 +387,10 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
         { { "psdctl", "-vv" }, "unknown option -vv", 64 },
         { { "psdctl", "--lease" }, "--lease needs a value", 64 },
         { { "psdctl", "-c" }, "-c needs a value", 64 },
-        { { "psdctl", "--lease=3" }, "--lease: lease is \"3\", no duration", 64 },
+        { { "psdctl", "--lease=3" }, "--lease: lease is \"3\", not a valid duration", 64 },
         { { "psdctl", "--servers", "0" }, "--servers: servers is 0; it takes 1 to 256", 64 },
-        { { "psdctl", "--model-layers=784,,10" }, "no list of whole numbers", 64 },
-        { { "psdctl", "--model-layers=[784]" }, "no list of whole numbers", 64 },
+        { { "psdctl", "--model-layers=784,,10" }, "not a valid list of whole numbers", 64 },
+        { { "psdctl", "--model-layers=[784]" }, "not a valid list of whole numbers", 64 },
         { { "psdctl", "--data-shuffle=no" }, "write true or false", 64 },
         { { "psdctl", "--version=2" }, "--version takes no value", 64 },
         { { "psdctl", "a.yaml", "b.yaml" }, "two job files, a.yaml and b.yaml; give one", 64 },
@@ -416,8 +416,8 @@ Test(options, an_unknown_variable_is_refused_but_for_service_links)
     setenv("PSD_LEESE", "3s", 1);
     setenv("PSD_SERVERS", "many", 1);
     cr_assert_eq(LOAD("--"), PSD_ECONFIG);
-    cr_assert_not_null(strstr(err.text, "environment: PSD_LEESE is no option; did you mean PSD_LEASE?"));
-    cr_assert_not_null(strstr(err.text, "environment PSD_SERVERS: servers is \"many\", no whole number"));
+    cr_assert_not_null(strstr(err.text, "environment: PSD_LEESE is not an option; did you mean PSD_LEASE?"));
+    cr_assert_not_null(strstr(err.text, "environment PSD_SERVERS: servers is \"many\", not a valid whole number"));
 }
 
 Test(options, a_negative_number_may_follow_its_flag_and_a_bool_flag_stands_alone)

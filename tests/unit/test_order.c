@@ -12,7 +12,7 @@ TestSuite(order, .timeout = 60);
 
 static int parse(const char *line) { return psd_order_parse(&order, line, strlen(line), &err); }
 
-Test(order, what_one_end_prints_the_other_end_reads)
+Test(order, an_order_printed_at_one_end_is_read_at_the_other)
 {
     static psd_keyring_t keys = { .secret = { { "server.key", "secret a\n" }, { "worker.key", "secret \"b\"" }, { "allow", "" } } };
     setenv("OPENBLAS_CORETYPE", "Haswell", 1);
@@ -64,7 +64,7 @@ Test(order, as_many_words_as_there_may_be_are_read_and_one_more_is_refused)
 
 #define AROUND(members) "{\"directory\":\"/\",\"make\":\"\"," members "}"
 
-Test(order, what_is_no_order_is_refused_and_nothing_is_kept)
+Test(order, a_malformed_order_is_refused_and_nothing_is_kept)
 {
     static const char *const lines[] = {
         "",
@@ -84,6 +84,6 @@ Test(order, what_is_no_order_is_refused_and_nothing_is_kept)
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         cr_expect_eq(parse(lines[i]), PSD_EUSAGE, "%s", lines[i]);
         cr_expect(!order.all && !order.n_words);
-        cr_expect_not_null(strstr(err.text, "order of psdctl launch"), "%s", err.text);
+        cr_expect_not_null(strstr(err.text, "only psdctl launch starts psdctl this way"), "%s", err.text);
     }
 }

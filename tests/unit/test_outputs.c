@@ -39,7 +39,7 @@ static int probe(char *flag, psd_option_id_t id)
 
 static void touch(const char *path) { fclose(fopen(path, "w")); }
 
-Test(outputs, what_cannot_be_written_is_told_with_option_path_and_cause)
+Test(outputs, an_unwritable_output_is_reported_with_option_path_and_cause)
 {
     touch("file");
     mkdir("run", 0777);
@@ -66,7 +66,7 @@ Test(outputs, what_cannot_be_written_is_told_with_option_path_and_cause)
     }
 }
 
-Test(outputs, what_can_be_written_is_left_as_it_is)
+Test(outputs, a_writable_output_is_not_changed_by_the_check)
 {
     touch("file");
     cr_assert_eq(symlink("later", "link"), 0);

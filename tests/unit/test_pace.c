@@ -3,7 +3,7 @@
 
 #include "server/core/pace.h"
 
-/* Times in milliseconds, as they read best. */
+/* Tests write times in milliseconds. */
 #define MS(x) ((uint64_t)(x)*1000000)
 
 static psd_pace_t *pace;
@@ -19,8 +19,8 @@ static psd_pace_facts_t facts(uint32_t worker, uint64_t ms)
     return f;
 }
 
-/* One round that begins at `start`: each worker computes so long, then sends for 2 ms; a step takes 1 ms.
- * When it ends. */
+/* One round that begins at `start`: worker w computes for compute_ms[w], then sends for 2 ms; a step takes 1 ms. Returns when it
+ * ends. */
 static uint64_t play_round(uint64_t start, const uint64_t *compute_ms, uint32_t n)
 {
     uint64_t last = 0;
@@ -61,16 +61,16 @@ Test(pace, shares_of_time_sum_to_one_and_are_those_of_the_phases)
     cr_expect_float_eq(f.samples_per_s, 10 / 0.043, 1);
 }
 
-Test(pace, who_is_last_is_awaited_from_the_second_last_on)
+Test(pace, the_last_worker_is_awaited_from_the_second_last_push_on)
 {
-    /* Of 43 ms, workers 0 and 1 are there after 12 and 22, worker 2 after 42: they wait 20 ms for it alone. */
+    /* Of 43 ms, workers 0 and 1 are there after 12 and 22, worker 2 after 42: they wait 20 ms only for worker 2. */
     uint64_t end = play(1000, (const uint64_t[]){ 10, 20, 40 }, 3, 1000);
     cr_expect_float_eq(facts(2, end).awaited, 20.0 / 43, 2e-3);
     cr_expect_eq(facts(0, end).awaited, 0);
     cr_expect_eq(facts(1, end).awaited, 0);
 }
 
-Test(pace, who_has_become_fast_is_forgotten_and_who_stalls_now_is_seen_at_once)
+Test(pace, a_worker_that_has_become_fast_is_forgotten_and_one_that_stalls_is_seen_at_once)
 {
     uint64_t end = play(1000, (const uint64_t[]){ 10, 40 }, 2, 500);
     cr_assert_gt(facts(1, end).awaited, 0.5);
@@ -86,7 +86,7 @@ Test(pace, who_has_become_fast_is_forgotten_and_who_stalls_now_is_seen_at_once)
     cr_expect_lt(facts(1, end + 10012).awaited, 0.01);
 }
 
-Test(pace, nobody_is_awaited_where_one_works_alone_or_nobody_has_pushed)
+Test(pace, no_worker_is_awaited_in_a_job_of_one_worker_or_before_the_first_push)
 {
     uint64_t end = play(1000, (const uint64_t[]){ 10 }, 1, 100);
     cr_expect_eq(facts(0, end).awaited, 0);
@@ -108,7 +108,7 @@ Test(pace, a_round_has_its_time_and_its_barriers)
     psd_pace_destroy(&fresh);
 }
 
-Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
+Test(pace, in_asp_no_worker_waits_for_others)
 {
     psd_pace_t *bsp = pace;
     pace = psd_pace_new(false);
@@ -128,13 +128,13 @@ Test(pace, where_each_push_is_a_step_nobody_waits_for_others)
     pace = bsp;
 }
 
-Test(pace, weights_on_their_way_are_no_computing)
+Test(pace, the_way_of_the_weights_does_not_count_as_computing)
 {
     /* Worker 1 is behind a slow link: its weights take 400 ms to reach it, its push 30; it computes for 1 ms, as worker 0 does. */
     uint64_t t = 1000;
     for (uint32_t w = 0; w < 2; w++)
         psd_pace_answer(pace, w, MS(t));
-    cr_expect_eq(facts(1, t + 200).share[PSD_PHASE_COMPUTING], 0, "nobody knows yet that it computes");
+    cr_expect_eq(facts(1, t + 200).share[PSD_PHASE_COMPUTING], 0, "it is not known yet that it computes");
     for (int i = 0; i < 200; i++, t += 432) {
         psd_pace_answer(pace, 1, MS(t + 1)); /* chunk by chunk */
         psd_pace_complete(pace, 0, 10, 0.001, MS(t + 2));
@@ -153,7 +153,7 @@ Test(pace, weights_on_their_way_are_no_computing)
     cr_expect_gt(facts(1, t + 1400).compute_s, before, "and then it computes");
 }
 
-Test(pace, what_a_worker_says_of_its_computing_is_not_believed_beyond_the_time_there_was)
+Test(pace, a_reported_computing_time_counts_only_up_to_the_time_that_has_passed)
 {
     const double said[] = { 1e9, -1, NAN, INFINITY };
     for (uint32_t w = 0; w < 4; w++) {
@@ -164,7 +164,7 @@ Test(pace, what_a_worker_says_of_its_computing_is_not_believed_beyond_the_time_t
     }
 }
 
-Test(pace, who_takes_a_place_has_not_been_awaited_before)
+Test(pace, a_replacement_has_not_been_awaited_before)
 {
     uint64_t end = play(1000, (const uint64_t[]){ 10, 20 }, 2, 100);
     psd_pace_complete(pace, 1, 10, 0.020, MS(end + 20));
@@ -183,7 +183,7 @@ Test(pace, who_takes_a_place_has_not_been_awaited_before)
     cr_expect_lt(facts(0, end).awaited, 0.1);
 }
 
-Test(pace, of_whom_nothing_was_heard_there_are_no_facts)
+Test(pace, a_worker_that_was_never_heard_has_no_facts)
 {
     psd_pace_facts_t f;
     cr_expect_not(psd_pace_facts(pace, 7, MS(1), &f));

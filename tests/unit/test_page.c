@@ -25,7 +25,7 @@ Test(page, the_numbers_people_look_for_come_first)
     assert_shows(json, "<b>0.97</b>val/accuracy");
 }
 
-Test(page, what_is_wrong_is_said_before_the_numbers)
+Test(page, problems_stand_before_the_numbers)
 {
     assert_shows("{\"progress\":{\"step\":1},\"alerts\":[\"rounds wait for worker 1 <b>\",\"a second\"]}",
                  "</header><ul class=alerts><li>rounds wait for worker 1 &lt;b&gt;<li>a second</ul><div class=cards>");
@@ -38,7 +38,7 @@ Test(page, the_loss_is_a_curve_as_far_as_it_is_known)
     psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1000, .loss = NAN });
     psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1001, .loss = 3 });
     char *page = psd_page_render("{}", &history);
-    cr_expect_null(strstr(page, "<svg"), "one point is no curve");
+    cr_expect_null(strstr(page, "<svg"), "one point does not make a curve");
     free(page);
     psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1002, .loss = 2 });
     psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1004, .loss = 1 });
@@ -55,6 +55,17 @@ Test(page, a_list_of_objects_is_a_table)
     assert_shows("{\"workers\":[{\"id\":0,\"lag_steps\":2},{\"id\":1,\"lag_steps\":3}]}",
                  "<h2>workers</h2><div class='wide list'><table><tr><th>id<th>lag "
                  "steps<tr><td>0<td>2<tr><td>1<td>3</table>");
+}
+
+Test(page, a_list_within_a_section_is_a_table_too_without_what_only_scripts_read)
+{
+    char *page = psd_page_render("{\"health\": {\"every\": 100, \"columns\": [1, 2], \"tensors\": "
+                                 "[{\"name\": \"fc1\", \"state\": \"dead\", \"strip\": \"--\"}]}}",
+                                 NULL);
+    cr_expect_not_null(strstr(page, "<h2>tensors</h2>"));
+    cr_expect_not_null(strstr(page, "<tr><th>name<th>state<tr><td>fc1<td>dead</table>"), "%s", page);
+    cr_expect_null(strstr(page, "columns"));
+    free(page);
 }
 
 Test(page, units_are_for_people)
@@ -75,13 +86,13 @@ Test(page, an_unknown_section_shows_as_it_comes)
     assert_shows("{\"shards\":[{\"rejected\":{\"stale\":3,\"job\":0,\"shape\":1}}]}", "<td>stale 3, shape 1");
 }
 
-Test(page, what_people_typed_cannot_be_markup)
+Test(page, texts_of_users_cannot_become_markup)
 {
     assert_shows("{\"job\":\"<script>alert('1')</script>\"}", "<h1>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;</h1>");
     assert_shows("{\"<b>\":{\"<i>\":\"\\\"&\"}}", "<h2>&lt;b&gt;</h2><table><tr><th>&lt;i&gt;<td>&quot;&amp;");
 }
 
-Test(page, what_is_no_document_gives_a_page_that_says_so)
+Test(page, a_malformed_document_gives_a_page_that_reports_it)
 {
     assert_shows("", "no status yet");
     assert_shows("[1,2]", "no status yet");

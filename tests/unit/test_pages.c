@@ -17,12 +17,12 @@
 #include "common/config/options.h"
 #include "proto/message.h"
 
-/* The pages are true: their commands and the example in C run, their tables are the program's, the protocol's page names what
- * proto/message.h has, and includes, libraries and functions are where ARCHITECTURE.md says. */
+/* The pages are true: their commands and the example in C run, their tables match the program's, the page of the protocol names
+ * everything in proto/message.h, and includes, libraries and functions are where ARCHITECTURE.md says. */
 
 TestSuite(pages, .timeout = 600);
 
-/* The whole file; it lives as long as the test. */
+/* The whole file; valid until the test ends. */
 static char *read_page(const char *name)
 {
     static char *kept[1024];
@@ -39,7 +39,7 @@ static char *read_page(const char *name)
     return kept[n_kept++] = strdup(text);
 }
 
-/* The next block of `language` after `*at`, as a string of its own; NULL when there is none. */
+/* The next block of `language` after `*at`, as a new string; NULL when there is none. */
 static char *next_block(const char **at, const char *language)
 {
     char fence[32];
@@ -58,8 +58,7 @@ static bool starts(const char *text, const char *with) { return strncmp(text, wi
 
 static bool is_name(char c) { return isalnum((unsigned char)c) || c == '_'; }
 
-/* Run a command of a shell in the source directory with the built programs first in its path; what it wrote is in
- * `output`. */
+/* Run a command of a shell in the source directory with the built programs first in its path; its output is in `output`. */
 static char output[1 << 16];
 
 static int run(const char *command)
@@ -75,12 +74,15 @@ static int run(const char *command)
 
 /* ---- commands ---- */
 
-/* Whether the words are options that the program takes, with values that it takes. */
-static void check_options(unsigned program, size_t argc, char **argv, const char *line)
+/* Whether the words, up to those of another program, are options that the program takes, with values that it takes. */
+static void check_options(unsigned program, size_t n_words, char **argv, const char *line)
 {
+    size_t argc = 1;
+    while (argc < n_words && strcmp(argv[argc], "--") != 0)
+        argc++;
     psd_err_t err = { 0 };
     psd_options_t *options = psd_options_new(program);
-    cr_assert_eq(chdir(PSD_SOURCE_DIR), 0); /* job files are named from here */
+    cr_assert_eq(chdir(PSD_SOURCE_DIR), 0); /* paths of job files are relative to here */
     cr_expect_eq(psd_options_load(options, (int)argc, argv, &err), PSD_OK, "%s: %s", line, err.text);
     psd_options_destroy(&options);
 }
@@ -100,10 +102,9 @@ static void check_psdctl(size_t argc, char **argv, const char *line)
         check_options(PSD_PROGRAM_CTL, argc - 1, argv + 1, line);
     if (!strcmp(argv[1], "launch"))
         check_options(PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, argc - 1, argv + 1, line);
-    static const char *const not_run[] = {
-        "run", "launch", "status", "top", "wait", "verify", "export", "compare", "keygen", NULL
-    };
-    static const char *const has_own_options[] = { "export", "compare", "keygen", "status", NULL };
+    static const char *const not_run[] = { "run",    "launch",  "status",  "top",  "wait",   "verify", "export",
+                                           "import", "predict", "compare", "tune", "keygen", NULL };
+    static const char *const has_own_options[] = { "export", "import", "predict", "compare", "keygen", "status", NULL };
     if (is_one_of(argv[1], not_run))
         snprintf(command, sizeof command, "psdctl help %s", argv[1]);
     else if (strstr(line, "--join=")) /* for a job that is not there: the flags before are read all the same */
@@ -133,7 +134,7 @@ static void check_path(const char *url, const char *line)
     cr_expect(known, "%s", line);
 }
 
-/* A script of the tree: it is there, it may run, and it knows the options that the page gives it. */
+/* A script of the tree: it exists, is executable, and knows the options that the page gives it. */
 static void check_script(size_t argc, char **argv, const char *line)
 {
     const char *name = strncmp(argv[0], "./", 2) ? argv[0] : argv[0] + 2;
@@ -148,20 +149,23 @@ static void check_command(const char *line)
 {
     static const char *const scripts[] = { "./deploy/quickstart",
                                            "deploy/packages",
+                                           "deploy/examples/choose",
                                            "./tests/run",
                                            "tests/run",
                                            "tests/chaos",
                                            "tests/sim/planted.sh",
+                                           "tests/bench/codec_accuracy.py",
                                            "deploy/slurm/local-cluster",
                                            NULL };
     static const char *const cmakes[] = { "cmake", "ctest", NULL };
     static const char *const elsewhere[] = { "cc",     "./line",         /* run by the example's own test, */
                                              "mpirun",                   /* by system/mpirun, */
+                                             "awk",                      /* by system/choose, */
                                              "cpack",  "apt",    NULL }; /* and by system/packages */
     char *word[32], *copy = strdup(line), *built = strstr(copy, "build/");
     wordexp_t words;
     copy[strstr(copy, " # ") ? strstr(copy, " # ") - copy : (ptrdiff_t)strlen(copy)] = '\0';
-    copy[strstr(copy, " > ") ? strstr(copy, " > ") - copy : (ptrdiff_t)strlen(copy)] = '\0'; /* where it goes is no word */
+    copy[strstr(copy, " > ") ? strstr(copy, " > ") - copy : (ptrdiff_t)strlen(copy)] = '\0'; /* a redirection is not an argument */
     cr_assert_eq(wordexp(built == copy ? strstr(copy, "bin/") + 4 : copy, &words, 0), 0, "%s", line);
     size_t n = words.we_wordc;
     memcpy(word, words.we_wordv, (n + 1) * sizeof *word);
@@ -323,7 +327,7 @@ Test(pages, names_in_the_architecture_are_in_the_code)
     cr_expect_geq(n, 30);
 }
 
-/* Whether a source defines the name: a function with its body, a type, a macro. A header has it: that is enough. */
+/* Whether a source defines the name: a function with its body, a type, a macro. For a header, it is enough to contain the name. */
 static bool defines(const char *text, const char *name, bool is_header)
 {
     const size_t n = strlen(name);
@@ -446,7 +450,7 @@ Test(pages, the_readmes_job_file_is_the_quickstarts)
     cr_expect_not_null(strstr(read_page("README.md"), block));
 }
 
-Test(pages, the_page_of_optimizers_is_what_psdctl_says_of_them)
+Test(pages, the_page_of_optimizers_is_what_psdctl_prints)
 {
     char row[64];
     size_t n = 0;
@@ -536,7 +540,7 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_program_writes)
 
 typedef void on_file_fn(const char *file);
 
-/* The text without what stands between comment marks; changes it. */
+/* Remove the comments from the text, in place. */
 static char *strip_comments(char *text)
 {
     for (char *at = text, *end; (at = strstr(at, "/*")) && (end = strstr(at, "*/"));)
@@ -562,12 +566,22 @@ static void walk(const char *folder, on_file_fn *check)
     closedir(dir);
 }
 
-/* Libraries of their own: psdctl looks at the files that servers write, asks what a mode means, and trains in one process what a
- * cluster did. */
+/* These are libraries because psdctl reads the files that servers write, asks which settings they refuse, what a mode means and
+ * which way a metric is better, trains in one process what a cluster did, predicts, and reads other programs' arrays. */
 static bool may_all(const char *file, const char *included)
 {
-    static const char *const libraries[] = { "server/checkpoint/checkpoint.h", "server/core/mode.h", "worker/reference.h",
-                                             "worker/setup.h", "worker/trace.h" };
+    static const char *const libraries[] = { "server/checkpoint/checkpoint.h",
+                                             "server/core/mode.h",
+                                             "server/settings.h",
+                                             "worker/npz.h",
+                                             "worker/predictor.h",
+                                             "worker/reference.h",
+                                             "worker/score.h",
+                                             "worker/setup.h",
+                                             "worker/slurp.h",
+                                             "worker/statefile.h",
+                                             "worker/trace.h",
+                                             "worker/weights.h" };
     bool may = false;
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
         may |= starts(file, "deploy/") && !strcmp(included, libraries[i]);
@@ -578,7 +592,8 @@ static bool may_all(const char *file, const char *included)
 static bool is_of_library(const char *file)
 {
     return starts(file, "worker/session.") || starts(file, "worker/feedback.") || starts(file, "worker/handover.") ||
-           starts(file, "worker/driver.") || starts(file, "worker/client.");
+           starts(file, "worker/driver.") || starts(file, "worker/client.") || starts(file, "worker/follower.") ||
+           starts(file, "worker/reading.") || starts(file, "worker/caller.");
 }
 
 static void check_arrow(const char *file, const char *included)
@@ -600,7 +615,7 @@ static void check_arrow(const char *file, const char *included)
     /* The core knows nothing of the shell around it, not even its types. */
     if (starts(file, "server/core/") && starts(included, "server/"))
         cr_expect(starts(included, "server/core/"), "%s includes %s", file, included);
-    /* The trainer knows the servers through the public header alone. */
+    /* The trainer knows the servers only through the public header. */
     if (starts(file, "worker/") && !is_of_library(file))
         cr_expect(!starts(included, "proto/") && !is_of_library(included), "%s includes %s", file, included);
 }
@@ -622,7 +637,7 @@ static void walk_all(on_file_fn *check)
 
 Test(pages, includes_point_where_the_layers_say) { walk_all(check_arrows_of); }
 
-/* A row of ARCHITECTURE.md's table: by what a library is known, and the files and folders where it may be met. */
+/* A row of the table in ARCHITECTURE.md: how to recognise a library, and the files and folders that may use it. */
 typedef struct meeting {
     char *mark[8], *where[16];
     bool met[16];
@@ -709,7 +724,7 @@ Test(pages, libraries_and_files_are_met_where_the_architecture_says)
             cr_expect(m->met[k], "ARCHITECTURE.md: %s is not met in %s", m->mark[0], m->where[k]);
 }
 
-/* The modes are named in their own folder and among the options: whoever wants to know asks a mode's row. */
+/* Only the modes' own folder and the options name the modes: all other code asks a mode's row. */
 static void check_that_no_mode_is_named(const char *file)
 {
     const char *text = strip_comments(read_page(file));

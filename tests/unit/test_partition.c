@@ -86,6 +86,31 @@ Test(partition, no_server_holds_over_five_per_cent_more_than_the_mean)
         }
 }
 
+/* Two models of layers with four square matrices, two wide ones and some vectors, the first one with a table that is cut as
+ * usual. */
+Test(partition, a_whole_tensor_lies_on_one_server_and_owners_are_even_where_the_sizes_let_them_be)
+{
+    enum { LAYERS = 12, PER_LAYER = 8, ALL = 1 + LAYERS * PER_LAYER };
+    static const uint64_t of_layer[PER_LAYER] = { 128 * 128, 128 * 128, 128 * 128, 128 * 128, 128 * 512, 512 * 128, 128, 512 };
+    psd_extent_t tensor[ALL] = { { .n = 64 * 1000 } };
+    for (uint32_t i = 1; i < ALL; i++)
+        tensor[i] = (psd_extent_t){ .n = of_layer[(i - 1) % PER_LAYER], .whole = of_layer[(i - 1) % PER_LAYER] > 1000 };
+    for (uint32_t with_table = 0; with_table < 2; with_table++)
+        for (uint32_t servers = 1; servers <= 6; servers++) {
+            uint32_t owner[ALL];
+            memset(owner, 0xff, sizeof owner);
+            cr_assert_eq(psd_partition_cut(&map, tensor + !with_table, ALL - !with_table, servers, 1, NULL), PSD_OK);
+            for (uint32_t i = 0; i < map.n_chunks; i++) {
+                const psd_chunk_t *c = &map.chunk[i];
+                if (map.tensor[c->tensor].whole)
+                    cr_assert(!c->offset || owner[c->tensor] == c->server);
+                owner[c->tensor] = c->server;
+            }
+            cr_expect_leq(imbalance(), 1.1, "%u servers: %.3f", servers, imbalance());
+            psd_partition_clear(&map);
+        }
+}
+
 Test(partition, a_chunk_never_holds_more_than_a_megabyte, .fini = teardown)
 {
     make((uint64_t[]){ UINT64_C(5) << 30 }, 1, 2);
@@ -134,7 +159,7 @@ Test(partition, a_servers_chunks_are_cut_into_parts_in_their_order_and_none_is_l
         }
 }
 
-Test(partition, a_small_model_is_one_part_of_each_server_whatever_the_number_of_its_tensors, .fini = teardown)
+Test(partition, a_small_model_is_one_part_of_each_server_for_any_number_of_tensors, .fini = teardown)
 {
     make_parts(2, PSD_MOST_OF_PART);
     cr_expect(map.n_parts[0] == 1 && map.n_parts[1] == 1);

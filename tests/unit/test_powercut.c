@@ -12,19 +12,19 @@
 #include "common/base/rng.h"
 #include "server/checkpoint/checkpoint.h"
 #include "tests/support/disk.h"
+#include "tests/support/alone.h"
 
-/* What a power cut may leave of a run that saves checkpoints: every system call that changes files is written
- * down (the linker puts the __wrap_ functions in their place). Then, for a cut after each of them, what was
- * not flushed is lost or kept by chance: names by directory, writes by file, whole or in part. Whatever
- * remains, the newest checkpoint whose commit had returned must be there, or a later one, and all that is
- * listed must be whole. */
+/* What a power cut may leave of a run that saves checkpoints: every system call that changes files is recorded (the linker puts the
+ * __wrap_ functions in their place). Then, for a cut after each of them, what was not flushed is lost or kept by chance: names by
+ * directory, writes by file, whole or in part. Whatever remains, the newest checkpoint whose commit had returned must be there, or
+ * a later one, and all that is listed must be whole. */
 
 /* ---- the run ---- */
 
 enum { CLOCKS = 5, SERVERS = 2 };
 static char dir[] = "/tmp/psd-test-XXXXXX", after[32];
-static const char *below = "";   /* where the checkpoints are from there, behind directories that are made for them */
-static int returned[CLOCKS + 1]; /* how many calls there were when the commit of that clock had returned */
+static const char *below = "";   /* the checkpoints' path from there, in directories that are created for them */
+static int returned[CLOCKS + 1]; /* the number of calls when the commit of that clock had returned */
 static float array[3][2048];
 
 static void save(uint64_t clock)
@@ -43,7 +43,7 @@ static void save(uint64_t clock)
     cr_assert_eq(psd_rule_parse(&rule, "adam", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (const uint64_t[]){ 2048 }, 1, SERVERS, 1, NULL), PSD_OK);
     for (facts.shard = 0; facts.shard < SERVERS; facts.shard++) {
-        psd_ckpt_writer_t *writer = psd_ckpt_begin(into, &facts, &model, &map, &rule, &err);
+        psd_ckpt_writer_t *writer = psd_ckpt_begin(into, &facts, &model, &map, alone(&rule), &err);
         cr_assert_not_null(writer, "%s", err.text);
         for (uint32_t p = 0; p < map.n_held[facts.shard]; p++) {
             const uint64_t at = map.chunk[map.held[facts.shard][p]].offset;
@@ -74,7 +74,7 @@ static void unmake(const disk_entry_t *entries, int n)
 {
     char path[PATH_MAX];
     for (int dirs = 0; dirs < 2; dirs++)
-        for (int i = n - 1; i >= 0; i--) { /* what is in a directory came after it */
+        for (int i = n - 1; i >= 0; i--) { /* the contents of a directory come after it */
             disk_moved(entries[i].path, dir, after, path);
             if ((entries[i].inode < 0) == dirs && disk_is_reachable(entries[i].path, dir))
                 cr_assert_eq(dirs ? rmdir(path) : unlink(path), 0, "cannot remove %s: %s", path, strerror(errno));
@@ -100,7 +100,7 @@ static void tell_loss(int k, uint64_t cut, uint64_t wanted, size_t n, const uint
     }
 }
 
-/* Cut after k calls. Whether what remains is as it must be. */
+/* Cut after k calls. Whether the remaining files are valid. */
 static bool survives(int k, uint64_t cut, int lie)
 {
     uint64_t clocks[CLOCKS + 1], wanted = 0;
@@ -121,14 +121,14 @@ static bool survives(int k, uint64_t cut, int lie)
     return ok;
 }
 
-/* Of so many cuts after each call, how many left too little. */
+/* The number of cuts, `cuts` after each call, that left too little. */
 static int lost(int cuts, int lie)
 {
     int n = 0;
     const char *given = getenv("PSD_SEED");
     uint64_t seed = given ? strtoull(given, NULL, 10) : 1;
     fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
-    /* What is left is written tens of thousands of times: in memory where there is such a place. */
+    /* The remains are written tens of thousands of times: in memory, if there is such a file system. */
     strcpy(after, access("/dev/shm", W_OK) ? "/tmp/psd-test-XXXXXX" : "/dev/shm/psd-test-XXXXXX");
     cr_assert_not_null(mkdtemp(after));
     for (int k = 0; k <= disk_calls(); k++)
@@ -141,7 +141,7 @@ static int lost(int cuts, int lie)
 
 TestSuite(powercut, .timeout = 600);
 
-Test(powercut, whatever_was_not_flushed_the_last_committed_checkpoint_is_whole)
+Test(powercut, the_last_committed_checkpoint_is_whole_whichever_writes_were_lost)
 {
     run();
     cr_assert_gt(disk_calls(), 100);

@@ -20,7 +20,7 @@ Test(printable, text_stays_and_what_steers_a_terminal_is_escaped)
     shows("\xe2\x80\xae", "\\xe2\\x80\\xae");
 }
 
-Test(printable, what_is_no_utf_8_is_escaped)
+Test(printable, invalid_utf_8_is_escaped)
 {
     shows("\xff", "\\xff");
     shows("\xc3", "\\xc3");
@@ -30,7 +30,7 @@ Test(printable, what_is_no_utf_8_is_escaped)
     shows("\xf5\x80\x80", "\\xf5\\x80\\x80");
 }
 
-Test(printable, what_does_not_fit_is_cut_between_characters)
+Test(printable, a_text_that_is_too_long_is_cut_between_characters)
 {
     char out[8];
     cr_assert_str_eq(psd_printable(out, sizeof out, "1234567", 7), "1234567");
@@ -45,4 +45,15 @@ Test(printable, what_does_not_fit_is_cut_between_characters)
                                    "8888",
                                    7),
                      "12...");
+}
+
+Test(printable, a_text_is_utf_8_even_where_it_is_not_printable)
+{
+    cr_expect(psd_is_utf8(""));
+    cr_expect(psd_is_utf8("a\n\x1b\x7f\xc2\x9b\xe2\x80\xae\xf0\x9f\x98\x80"));
+    cr_expect_not(psd_is_utf8("a\xff"));
+    cr_expect_not(psd_is_utf8("a\xc3"));
+    cr_expect_not(psd_is_utf8("\xc0\xaf"));
+    cr_expect_not(psd_is_utf8("\xed\xa0\x80"));
+    cr_expect_not(psd_is_utf8("\xf5\x80\x80\x80"));
 }

@@ -13,7 +13,7 @@ static int ends[2];
 static char text[65536];
 static psd_err_t err;
 
-/* What was written so far. */
+/* The output so far. */
 static const char *written(void)
 {
     ssize_t n = read(ends[0], text, sizeof text - 1);
@@ -131,7 +131,7 @@ Test(progress, none_shows_nothing_and_other_words_are_refused)
     cr_assert_str_eq(err.text, "progress is 'loud'; write auto, bar, log or none");
 }
 
-/* Two ends of a terminal of so many columns; what is written to one is read from the other. */
+/* The two ends of a terminal of `columns`: output written to one is read from the other. */
 static psd_progress_t *start_on_terminal(unsigned short columns)
 {
     const struct winsize size = { .ws_row = 24, .ws_col = columns };
@@ -141,7 +141,7 @@ static psd_progress_t *start_on_terminal(unsigned short columns)
     return progress;
 }
 
-/* All that was written to the terminal, which may hand it over piece by piece. */
+/* All output to the terminal, which may arrive piece by piece. */
 static const char *written_on_terminal(void)
 {
     size_t n = 0;
@@ -185,7 +185,7 @@ Test(progress, a_narrow_terminal_gets_what_people_need_most_in_one_line)
         cr_expect_lt(strlen(line_of(columns, "2 of 3 workers", true)), columns, "%u columns", columns);
 }
 
-Test(progress, the_pace_begins_anew_when_the_job_goes_back)
+Test(progress, the_pace_starts_again_when_the_job_goes_back)
 {
     psd_progress_t *progress = start("bar", 1);
     psd_progress_state_t state = at(50);

@@ -23,7 +23,8 @@ static void teardown(void)
 }
 TestSuite(record, .init = setup, .fini = teardown, .timeout = 600);
 
-/* The file that matches `pattern` below the directory; its bytes are in `bytes`. How many, -1 when there is none. */
+/* The file that matches `pattern` below the directory; its bytes are in `bytes`. Returns the number of bytes, -1 when there is no
+ * file. */
 static unsigned char bytes[1 << 16];
 
 static long read_file(const char *pattern)
@@ -53,12 +54,14 @@ static void write_two(const char *also, uint32_t worker)
 Test(record, a_table_has_the_same_columns_in_each_line_and_one_head)
 {
     write_two("csv", 0);
-    write_two("csv", 0); /* a second start goes on */
+    write_two("csv", 0); /* a second start continues */
     cr_assert_gt(read_file("metrics.csv"), 0);
     cr_assert_str_eq((char *)bytes, "ts,step,epoch,samples,train/samples,train/skipped,train/loss,lr,val/loss,val/accuracy,val/"
-                                    "mse,holdout/loss,holdout/accuracy,holdout/mse\n"
-                                    "1.5,1,,,,,0.25,,,,,,,\n2.5,300,,,,,,,0.5,1,,,,\n"
-                                    "1.5,1,,,,,0.25,,,,,,,\n2.5,300,,,,,,,0.5,1,,,,\n");
+                                    "mse,holdout/loss,holdout/accuracy,holdout/mse,val/auc,val/logloss,val/mae,val/r2,holdout/auc,"
+                                    "holdout/logloss,holdout/mae,holdout/r2,train/accuracy,train/auc,train/logloss,train/mse,"
+                                    "train/mae,train/r2\n"
+                                    "1.5,1,,,,,0.25,,,,,,,,,,,,,,,,,,,,,\n2.5,300,,,,,,,0.5,1,,,,,,,,,,,,,,,,,,\n"
+                                    "1.5,1,,,,,0.25,,,,,,,,,,,,,,,,,,,,,\n2.5,300,,,,,,,0.5,1,,,,,,,,,,,,,,,,,,\n");
     cr_assert_eq(read_file("tb/*"), -1);
 }
 
@@ -83,7 +86,7 @@ static uint32_t unmask(uint32_t masked)
     return x >> 17 | x << 15;
 }
 
-/* Print a message's fields as NUMBER:VALUE; of those that are given as `deep`, the message inside. */
+/* Print a message's fields as NUMBER:VALUE; of the fields listed in `deep`, the message inside. */
 static void dissect(const unsigned char *p, const unsigned char *end, char *out, const char *deep)
 {
     while (p < end) {
@@ -167,14 +170,28 @@ static int summarise_after_a_full_disk(void)
 {
     limit_files(10);
     psd_record_line(record, 1.5, (const psd_measure_t[]){ { "step", 1 }, { "train/loss", 0.25 } }, 2);
-    limit_files(RLIM_INFINITY); /* somebody has made room */
+    limit_files(RLIM_INFINITY); /* there is room again */
     psd_record_line(record, 2.5, (const psd_measure_t[]){ { "step", 2 }, { "val/loss", 0.25 } }, 2);
     return psd_record_summarise(record, "{}", &err);
 }
 
-Test(record, a_line_that_found_no_room_is_told_at_the_end_even_if_later_ones_did)
+Test(record, a_line_without_room_is_counted_at_the_end_even_if_later_ones_had_room)
 {
     cr_assert_not_null(record = psd_record_new(dir, 0, "none", &err), "%s", err.text);
     cr_assert_eq(summarise_after_a_full_disk(), PSD_EIO);
-    cr_expect_not_null(strstr(err.text, "/summary.json are not whole: File too large"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "/summary.json are incomplete: File too large"), "%s", err.text);
+}
+
+static void add_up(void *arg, uint64_t step, double value) { *(double *)arg += (double)step * value; }
+
+Test(record, the_evaluations_of_an_earlier_life_are_read_from_its_file)
+{
+    write_two("none", 0);
+    double sum = 0;
+    psd_record_history(dir, 0, "val/accuracy", add_up, &sum);
+    cr_expect_eq(sum, 300 * 1.0, "the second line has it, and step 300");
+    psd_record_history(dir, 1, "val/accuracy", add_up, &sum);
+    psd_record_history(dir, 0, "holdout/accuracy", add_up, &sum);
+    psd_record_history("", 0, "val/accuracy", add_up, &sum);
+    cr_expect_eq(sum, 300 * 1.0, "others have none");
 }

@@ -10,7 +10,7 @@ static psd_err_t err;
 static psd_options_t *options;
 static const char *host = "here";
 
-/* Each test has its own process, and so its own environment, in which options look for PSD_* as well. */
+/* Each test has its own process, and so its own environment, where options also look for PSD_*. */
 static const char *variable(void *arg, const char *name) { return (void)arg, getenv(name); }
 
 static void setup(void) { clearenv(); }
@@ -47,7 +47,7 @@ static int find_with(psd_program_t program, const char *flags)
 static void server(const char *flags) { cr_assert_eq(find_with(PSD_PROGRAM_SERVER, flags), PSD_OK, "%s", err.text); }
 static void worker(const char *flags) { cr_assert_eq(find_with(PSD_PROGRAM_WORKER, flags), PSD_OK, "%s", err.text); }
 
-/* That it must be refused as configuration, with these words. */
+/* Expect a configuration error with these words. */
 static void expect_refusal(psd_program_t program, const char *flags, const char *words)
 {
     cr_expect_eq(find_with(program, flags), PSD_ECONFIG, "%s %s", at.source, flags);
@@ -57,7 +57,7 @@ static void expect_refusal(psd_program_t program, const char *flags, const char 
 #define SLURM       "SLURM_JOB_NODELIST_HET_GROUP_0=n[3-4] SLURM_JOB_ID_HET_GROUP_0=10042 SLURM_NTASKS_HET_GROUP_0=2 "
 #define TASK(n, of) "SLURM_STEP_ID=0 SLURM_PROCID=" #n " SLURM_STEP_NUM_TASKS=" #of " "
 
-Test(rendezvous, a_server_that_is_told_nothing_is_server_0_where_listen_says)
+Test(rendezvous, a_server_without_settings_is_server_0_at_the_address_in_listen)
 {
     server("");
     cr_expect(at.is_first);
@@ -66,17 +66,17 @@ Test(rendezvous, a_server_that_is_told_nothing_is_server_0_where_listen_says)
     cr_expect_str_eq(at.status, "127.0.0.1:7471");
 }
 
-Test(rendezvous, a_worker_that_is_told_nothing_asks_whom_to_join)
+Test(rendezvous, a_worker_without_a_server_to_join_is_refused)
 {
     cr_expect_eq(find_with(PSD_PROGRAM_WORKER, ""), PSD_EUSAGE);
-    cr_expect(strstr(err.text, "whom to join?"), "%s", err.text);
+    cr_expect(strstr(err.text, "no server to join"), "%s", err.text);
 }
 
 Test(rendezvous, the_flag_goes_before_every_other_source_and_no_launcher_is_asked)
 {
     set(SLURM TASK(0, 2) "PSD_JOIN=tcp://other:1 TF_CONFIG={ OMPI_COMM_WORLD_RANK=7 OMPI_COMM_WORLD_SIZE=8");
     server("--servers=2 --join=tcp://ps0:7470");
-    cr_expect_not(at.is_first, "a task 0 that is told to join somebody is not server 0");
+    cr_expect_not(at.is_first, "a task 0 with an address to join is not server 0");
     cr_expect_str_eq(at.join, "tcp://ps0:7470");
     cr_expect_str_eq(at.source, "--join");
     cr_expect_eq(at.index, -1);
@@ -87,7 +87,7 @@ Test(rendezvous, the_flag_goes_before_every_other_source_and_no_launcher_is_aske
     cr_expect_str_eq(at.source, "none");
 }
 
-Test(rendezvous, the_environments_join_is_told_to_all_so_that_rank_0_is_who_is_joined)
+Test(rendezvous, with_join_in_the_environment_the_server_of_rank_0_is_server_0)
 {
     set("PSD_JOIN=tcp://ps0:7480 PSD_RANK=0");
     server("--servers=2");
@@ -109,7 +109,7 @@ Test(rendezvous, the_environments_join_is_told_to_all_so_that_rank_0_is_who_is_j
     cr_expect_str_eq(at.listen, "tcp://10.0.0.1:99");
 }
 
-Test(rendezvous, nobody_listens_beyond_this_machine_without_keys_or_for_a_job_that_is_here)
+Test(rendezvous, no_server_listens_beyond_this_machine_without_keys_or_for_a_local_job)
 {
     set("PSD_JOIN=tcp://127.0.0.1:7480 PSD_RANK=1");
     server("--servers=2");
@@ -130,7 +130,7 @@ Test(rendezvous, a_cluster_file_needs_no_port_but_to_know_which_server_this_is)
     cr_expect_str_eq(at.join, "");
     server("--cluster-file=/f");
     cr_expect(at.is_first, "a single server is server 0");
-    expect_refusal(PSD_PROGRAM_SERVER, "--cluster-file=/f --servers=2", "which of the 2 servers is this?");
+    expect_refusal(PSD_PROGRAM_SERVER, "--cluster-file=/f --servers=2", "each of the 2 servers needs its number");
     worker("--cluster-file=/f");
     cr_expect_str_eq(at.source, "cluster.file");
     cr_expect_eq(at.worker, -1);
@@ -154,10 +154,10 @@ Test(rendezvous, slurms_first_group_has_the_servers)
     cr_expect_eq(at.worker, 2);
 }
 
-Test(rendezvous, what_slurm_says_is_checked)
+Test(rendezvous, slurms_variables_are_checked)
 {
     set(SLURM TASK(0, 2));
-    expect_refusal(PSD_PROGRAM_SERVER, "--servers=3", "Slurm has 2 servers, and the job 3");
+    expect_refusal(PSD_PROGRAM_SERVER, "--servers=3", "Slurm has 2 servers, but the job has 3");
     unsetenv("SLURM_STEP_ID");
     expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "batch script");
     set(TASK(0, 2) "SLURM_JOB_NODELIST_HET_GROUP_0=n[3-");
@@ -204,7 +204,7 @@ Test(rendezvous, a_headless_service_names_its_pods_by_their_number)
     "{\"cluster\":{\"ps\":[\"a:1\",\"b:2\"],\"chief\":[\"c:3\"],\"worker\":[\"d:4\",\"e:5\"]},\"task\":{"                          \
     "\"type\":\""
 
-Test(rendezvous, tf_config_has_places_and_ranks)
+Test(rendezvous, tf_config_has_addresses_and_ranks)
 {
     set("TF_CONFIG=" TF "ps\",\"index\":1}}");
     server("--servers=2");
@@ -216,14 +216,14 @@ Test(rendezvous, tf_config_has_places_and_ranks)
     server("--servers=2");
     cr_expect(at.is_first);
     cr_expect_str_eq(at.listen, "tcp://0.0.0.0:1");
-    expect_refusal(PSD_PROGRAM_SERVER, "", "TF_CONFIG has 2 servers, and the job 1");
+    expect_refusal(PSD_PROGRAM_SERVER, "", "TF_CONFIG has 2 servers, but the job has 1");
     set("TF_CONFIG=" TF "worker\",\"index\":1}}");
     worker("");
     cr_expect_eq(at.worker, 2, "the chief is the first worker");
     set("TF_CONFIG=" TF "chief\",\"index\":0}}");
     worker("");
     cr_expect_eq(at.worker, 0);
-    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "type chief, and this is psd");
+    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "type chief, but this is psd");
 }
 
 Test(rendezvous, a_malformed_tf_config_is_named_and_nothing_else_is_tried)
@@ -253,7 +253,7 @@ Test(rendezvous, the_root_of_dmlc_is_server_0)
     server("--servers=2");
     cr_expect_str_eq(at.join, "tcp://10.0.0.1:9091");
     cr_expect_not(at.is_first);
-    expect_refusal(PSD_PROGRAM_WORKER, "", "DMLC_ROLE is server, and this is psd-worker");
+    expect_refusal(PSD_PROGRAM_WORKER, "", "DMLC_ROLE is server, but this is psd-worker");
     set("DMLC_ROLE=worker DMLC_TASK_ID=3");
     worker("");
     cr_expect_eq(at.worker, 3);
@@ -265,7 +265,7 @@ Test(rendezvous, the_root_of_dmlc_is_server_0)
     cr_expect_str_eq(at.join, "tcp://10.0.0.2:9092");
 }
 
-Test(rendezvous, ranks_are_asked_of_the_innermost_launcher_and_without_its_size_of_nobody)
+Test(rendezvous, ranks_come_from_the_innermost_launcher_and_without_its_size_from_none)
 {
     static const struct {
         const char *set;
@@ -282,7 +282,7 @@ Test(rendezvous, ranks_are_asked_of_the_innermost_launcher_and_without_its_size_
         { "PSD_WORKER__ID=9", 9, "worker.id" },
     };
     set("PSD_JOIN=tcp://ps0:1");
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { /* each goes before those above it */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { /* each takes precedence over those above it */
         set(cases[i].set);
         worker("");
         cr_expect_eq(at.worker, cases[i].worker, "%s gives %d", cases[i].set, at.worker);
@@ -307,10 +307,10 @@ Test(rendezvous, where_servers_and_workers_are_one_world_the_servers_come_first)
 Test(rendezvous, a_rank_that_fits_no_server_is_an_error)
 {
     set("OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=3 PSD_JOIN=tcp://ps0:1");
-    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "this is server 2 by OMPI_COMM_WORLD_RANK, and the job has servers 0 to 1");
+    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "this is server 2 by OMPI_COMM_WORLD_RANK, but the job has servers 0 to 1");
     unsetenv("PSD_JOIN");
     set("OMPI_COMM_WORLD_RANK=1");
-    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "nothing says where server 0 is");
+    expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "the address of server 0 is missing");
     set("OMPI_COMM_WORLD_RANK=-1");
     expect_refusal(PSD_PROGRAM_SERVER, "--servers=2", "OMPI_COMM_WORLD_RANK is \"-1\"");
 }

@@ -69,7 +69,7 @@ Test(replay, prints_slow_weights_beside_the_fast_ones)
     cr_expect_stdout_eq_str("w 1 0.5 -2.5\nx 1 1 -2\nw 2 0.75 -3.25\nx 2 0.75 -3.25\n");
 }
 
-Test(replay, a_learning_rate_of_the_file_replaces_the_rules_for_its_step_alone)
+Test(replay, a_learning_rate_in_the_file_replaces_the_rules_only_for_its_step)
 {
     cr_expect_eq(run_small("--case|two|", "case two opt=sgd n=1 steps=2 lr=0.5\nw0 0\nlr 1 0.25\ng 1 1\ng 2 1\nend\n"), 0);
     cr_expect_stdout_eq_str("w 1 -0.25\nw 2 -0.75\n");
@@ -166,7 +166,7 @@ typedef struct job {
     char join[128];
 } job_t;
 
-/* One psd with these flags, on a port of its own; its address goes to `address`. */
+/* Start a psd with these flags, on a free port; its address goes to `address`. */
 static pid_t start_server(const char *const *flags, char address[128])
 {
     int ends[2];
@@ -192,7 +192,7 @@ static pid_t start_server(const char *const *flags, char address[128])
     return pid;
 }
 
-static job_t start_job(const char *optimizer, uint32_t workers, const psd_clip_t *clip, unsigned servers)
+static job_t start_job(const char *optimizer, const char *groups, uint32_t workers, const psd_clip_t *clip, unsigned servers)
 {
     char min[16], n[16], value[PSD_NUMBER_TEXT], norm[PSD_NUMBER_TEXT], ignored[128];
     job_t job = { .n = servers };
@@ -201,11 +201,12 @@ static job_t start_job(const char *optimizer, uint32_t workers, const psd_clip_t
     psd_number_print(clip->value, value);
     psd_number_print(clip->norm, norm);
     const char *flags[] = {
-        "--servers", n, "--workers-min", min, "--optimizer", optimizer, "--clip-value", value, "--clip-norm", norm, NULL, NULL, NULL
+        "--servers", n,          "--workers-min", min,  "--optimizer", optimizer, "--clip-value", value, "--clip-norm",
+        norm,        "--groups", groups,          NULL, NULL,          NULL
     };
     job.pid[0] = start_server(flags, job.join);
-    flags[10] = "--join";
-    flags[11] = job.join;
+    flags[12] = "--join";
+    flags[13] = job.join;
     for (unsigned s = 1; s < servers; s++)
         job.pid[s] = start_server(flags, ignored);
     return job;
@@ -234,7 +235,7 @@ static void keep_rows(void *arg, char record, size_t t, const float *values)
     self->used += self->n;
 }
 
-/* Replay every case of the file, here and by so many servers. Returns how many there were. */
+/* Replay every case of the file, here and with this number of servers. Returns the number of cases. */
 static int compare_file(const char *name, unsigned servers)
 {
     static rows_t here, there;
@@ -245,14 +246,14 @@ static int compare_file(const char *name, unsigned servers)
     FILE *file = fopen(path, "r");
     psd_golden_t *reader = psd_golden_new(file, name, &err);
     for (psd_golden_case_t *c; psd_golden_next(reader, &c, &err) == PSD_OK && c; psd_golden_case_destroy(&c)) {
-        psd_rule_t rule;
-        cr_assert_eq(psd_rule_parse(&rule, c->spec, &err), PSD_OK);
+        psd_groups_t groups;
+        cr_assert_eq(psd_groups_parse(&groups, c->spec, c->groups, &err), PSD_OK);
         here.n = there.n = c->n;
         here.used = there.used = 0;
-        const job_t job = start_job(c->spec, psd_replay_workers(c), &c->clip, servers);
-        cr_expect_eq(psd_replay_by_server(c, &rule, job.join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s", c->id, err.text);
+        const job_t job = start_job(c->spec, c->groups, psd_replay_workers(c), &c->clip, servers);
+        cr_expect_eq(psd_replay_by_server(c, &groups, job.join, NULL, keep_rows, &there, &err), PSD_OK, "%s: %s", c->id, err.text);
         stop_job(&job);
-        cr_assert_eq(psd_trajectory_run(c, &rule, keep_rows, &here, &err), PSD_OK);
+        cr_assert_eq(psd_trajectory_run(c, &groups, keep_rows, &here, &err), PSD_OK);
         cr_expect(here.used == there.used && memcmp(here.values, there.values, here.used * sizeof(float)) == 0,
                   "%s by %u servers is not %s here", c->id, servers, c->id);
         compared++;
@@ -266,25 +267,29 @@ Test(replay_by_server, gives_the_bits_that_a_replay_here_gives)
 {
     static const char *const files[] = { "sgd.txt",     "momentum.txt", "nesterov.txt", "adagrad.txt",   "adadelta.txt",
                                          "rmsprop.txt", "adam.txt",     "adamw.txt",    "nadam.txt",     "radam.txt",
-                                         "adamax.txt",  "lion.txt",     "signsgd.txt",  "lookahead.txt", "aggregate.txt" };
+                                         "adamax.txt",  "lion.txt",     "signsgd.txt",  "lookahead.txt", "aggregate.txt",
+                                         "dlion.txt",   "adopt.txt",    "ademamix.txt", "sfadamw.txt" };
     int compared = 0;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         compared += compare_file(files[i], 1);
-    cr_expect_eq(compared, 33);
+    cr_expect_eq(compared, 35 + 3 + 3 + 2);
 }
 
-Test(replay_by_server, what_is_summed_over_the_model_has_the_same_bits_on_one_two_and_three_servers)
+Test(replay_by_server, sums_over_the_model_have_the_same_bits_on_one_two_and_three_servers)
 {
     int compared = 0;
     for (unsigned servers = 1; servers <= MOST_SERVERS; servers++)
-        compared += compare_file("clip.txt", servers) + compare_file("lamb.txt", servers);
-    cr_expect_eq(compared, 3 * (9 + 2));
+        compared += compare_file("clip.txt", servers) + compare_file("lamb.txt", servers) + compare_file("dlion.txt", servers) +
+                    compare_file("groups.txt", servers) + compare_file("lars.txt", servers) + compare_file("prodigy.txt", servers) +
+                    compare_file("cautious.txt", servers) + compare_file("adafactor.txt", servers) +
+                    compare_file("muon.txt", servers);
+    cr_expect_eq(compared, 3 * (9 + 2 + 2 + 3 + 2 + 3 + 7 + 2 + 2));
 }
 
 Test(replay_by_server, refuses_a_server_of_another_rule_and_names_both, .init = redirect)
 {
     char words[512];
-    const job_t job = start_job("sgd(lr=0.2)", 1, &(psd_clip_t){ .norm = 0 }, 1);
+    const job_t job = start_job("sgd(lr=0.2)", "", 1, &(psd_clip_t){ .norm = 0 }, 1);
     snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", job.join);
     const int exit_code = run(&psd_verb_replay, words);
     stop_job(&job);
@@ -294,10 +299,10 @@ Test(replay_by_server, refuses_a_server_of_another_rule_and_names_both, .init = 
                             "needs sgd(lr=0.1, momentum=0, dampening=0, nesterov=0, weight_decay=0)\n");
 }
 
-Test(replay_by_server, refuses_a_server_whose_gradients_are_clipped_otherwise_and_names_both, .init = redirect)
+Test(replay_by_server, refuses_a_server_that_clips_gradients_differently_and_names_both, .init = redirect)
 {
     char words[512];
-    const job_t job = start_job("sgd(lr=0.1)", 1, &(psd_clip_t){ .norm = 2 }, 1);
+    const job_t job = start_job("sgd(lr=0.1)", "", 1, &(psd_clip_t){ .norm = 2 }, 1);
     snprintf(words, sizeof words, "replay|--server|%s|--case|sgd-plain|" GOLDEN "sgd.txt", job.join);
     const int exit_code = run(&psd_verb_replay, words);
     stop_job(&job);

@@ -11,8 +11,8 @@
 #include "server/status/report_state.h"
 #include "tests/support/said.h"
 
-/* One server with its coordinator and three workers, spoken to by hand; each event is told to the report, as the daemon does. The model
- * is two tensors of 4 weights, a part each. Times are milliseconds of one clock. */
+/* One server with its coordinator and three workers; the test sends their messages, and passes each event to the report, as the
+ * daemon does. The model is two tensors of 4 weights, a part each. Times are milliseconds of one clock. */
 enum { JOB = 9, N = 3, PARTS = 2 };
 
 static psd_node_t *node;
@@ -71,7 +71,7 @@ static void say(uint32_t worker, const psd_msg_t *msg, const void *payload, size
     psd_buf_unref(&buf);
 }
 
-/* Time passes, and the server does what is due. */
+/* Let time pass, and the server do what is due. */
 static void pass(uint64_t ms)
 {
     for (const uint64_t end = now + ms; now < end;) {
@@ -100,7 +100,7 @@ static void start(const char *flags)
                                     .lr_rule = psd_lr_rule_find("none"),
                                     .first = "tcp://first:7470",
                                     .lease_ms = 2000 };
-    psd_rule_parse(&engine.rule, "sgd(lr=0.125)", NULL);
+    psd_groups_parse(&engine.groups, "sgd(lr=0.125)", "", NULL);
     if (!coordinator.job) {
         coordinator =
             (psd_coordinator_config_t){ .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125 };
@@ -109,7 +109,7 @@ static void start(const char *flags)
     coordinator.settings = &job;
     coordinator.n_servers = 1;
     coordinator.mode = engine.mode;
-    coordinator.rule = engine.rule;
+    coordinator.groups = engine.groups;
     cr_assert_not_null(report = psd_report_new(options, "mode=x", &err));
     cr_assert_not_null(status = psd_status_new("127.0.0.1:0", "", &err), "%s", err.text);
 }
@@ -185,7 +185,7 @@ static void teardown(void)
 
 TestSuite(report, .timeout = 600);
 
-/* What a worker has pushed: how many samples, of which mean loss, with 8 equal gradients, of which weights, computed for so long. */
+/* A worker's push: its samples and their mean loss, 8 equal gradients, the version of the weights, and the time of computing. */
 typedef struct push {
     uint64_t samples;
     double loss;
@@ -214,8 +214,8 @@ static void push_all(uint32_t worker, push_t push)
         push_part(worker, p, &push);
 }
 
-/* Rounds, the first at once: worker w has its weights after `serve`, computes, and its two parts come `send` apart. A round is over
- * with the last part. */
+/* Rounds, the first at once: worker w has its weights after `serve`, computes, and its two parts arrive `send` apart. A round is
+ * over with the last part. */
 typedef struct times {
     uint64_t serve, compute, send; /* ms */
 } times_t;
@@ -251,7 +251,7 @@ static const json_t *worker_at(size_t i) { return json_array_get(json_object_get
 static double number_of(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);
-    cr_assert(json_is_number(value), "%s is no number", key);
+    cr_assert(json_is_number(value), "%s is not a number", key);
     return json_number_value(value);
 }
 
@@ -292,7 +292,7 @@ Test(report, ages_are_the_seconds_since_each_was_heard_and_had_pushed, .init = s
     cr_expect_float_eq(of_worker(0, "last_heard_age_seconds"), 1.5, 1e-9);
     cr_expect_float_eq(of_worker(1, "last_heard_age_seconds"), 1.1, 1e-9);
     cr_expect_float_eq(of_worker(0, "last_push_age_seconds"), 1.5, 1e-9);
-    cr_expect_float_eq(of_worker(1, "last_push_age_seconds"), 1.5, 1e-9, "a heartbeat is no push");
+    cr_expect_float_eq(of_worker(1, "last_push_age_seconds"), 1.5, 1e-9, "a heartbeat is not a push");
     cr_expect_float_eq(number_of(page, "uptime_seconds"), 1.5, 1e-9);
     psd_server_facts_t server;
     psd_coordinator_server(psd_node_coordinator(node), 0, &server);
@@ -303,7 +303,7 @@ Test(report, ages_are_the_seconds_since_each_was_heard_and_had_pushed, .init = s
     cr_expect_float_eq(number_of(row, "last_heard_age_seconds"), (double)(now - server.heard_ms) * 1e-3, 1e-9);
 }
 
-Test(report, who_has_not_pushed_has_no_age_of_a_push_and_no_loss, .init = setup, .fini = teardown)
+Test(report, a_worker_that_has_not_pushed_has_no_push_age_and_no_loss, .init = setup, .fini = teardown)
 {
     push_all(1, (push_t){ .samples = 4, .loss = 2.5 });
     look();
@@ -330,7 +330,7 @@ Test(report, a_worker_that_misses_a_heartbeat_is_late, .init = setup, .fini = te
     cr_expect_str_eq(json_string_value(json_object_get(worker_at(0), "state")), "late");
 }
 
-Test(report, metrics_say_when_each_worker_pushed_last, .init = setup, .fini = teardown)
+Test(report, metrics_show_when_each_worker_pushed_last, .init = setup, .fini = teardown)
 {
     for (uint32_t w = 0; w < N; w++)
         push_all(w, (push_t){ .samples = 2 + w });
@@ -347,7 +347,7 @@ Test(report, metrics_say_when_each_worker_pushed_last, .init = setup, .fini = te
 
 Test(report, push_times_are_those_of_each_phase, .init = setup, .fini = teardown)
 {
-    /* A round takes 2 + 20 + 18 = 40 ms: of these worker 0 has its weights at once, computes 10, sends 5, and waits 25. */
+    /* A round takes 2 + 20 + 18 = 40 ms: worker 0 gets its weights at once, computes for 10, sends for 5, and waits for 25. */
     play((const times_t[]){ { 0, 10, 5 }, { 1, 30, 4 }, { 2, 20, 18 } }, 1000);
     look();
     cr_expect_float_eq(of_worker(0, "compute_seconds"), 0.010, 1e-4);
@@ -371,7 +371,7 @@ Test(report, push_times_are_those_of_each_phase, .init = setup, .fini = teardown
 /* The times that this process has seen: its histograms. */
 Test(report, metrics_have_the_times_of_rounds_barriers_answers_and_steps, .init = setup, .fini = teardown)
 {
-    look(); /* times are counted from the first time that somebody asks for them */
+    look(); /* times are counted from the first request for them */
     play((const times_t[]){ { 0, 10, 5 }, { 0, 30, 4 }, { 0, 20, 20 } }, 11);
     look();
     /* Each round takes 40 ms; the first push is whole after 15, and answered 25 ms later, the others after 34 and 40. */
@@ -388,8 +388,8 @@ Test(report, metrics_have_the_times_of_rounds_barriers_answers_and_steps, .init 
 
 /* ---- blame ---- */
 
-/* After so many rounds of these times: the one that is blamed, for `reason`, in a sentence with `words`. Its times are a little less than
- * what it takes: they are forgotten from when they pass, and a push only counts when it is whole. */
+/* After this number of rounds with these times, this worker is blamed, for `reason`, in a sentence with `words`. Measured times are
+ * a little less than the real ones: they decay as time passes, and a push only counts when it is complete. */
 static void expect_blame(const times_t times[N], size_t who, const char *reason, const char *words)
 {
     play(times, 600);
@@ -423,7 +423,7 @@ Test(report, a_slow_way_back_is_blamed_as_network, .init = setup, .fini = teardo
                  "rounds wait for worker 0 (host0) 83 % of the time: weights take 100 ms to reach it, others 0.998 ms");
 }
 
-Test(report, one_that_says_nothing_is_blamed_for_its_silence, .init = setup, .fini = teardown)
+Test(report, a_silent_worker_is_blamed_for_its_silence, .init = setup, .fini = teardown)
 {
     const times_t alike[] = { { 0, 20, 2 }, { 0, 20, 2 }, { 0, 20, 2 } };
     play(alike, 100);
@@ -442,11 +442,11 @@ Test(report, one_that_says_nothing_is_blamed_for_its_silence, .init = setup, .fi
     cr_expect(json_is_null(json_object_get(worker_at(0), "slow_reason")));
     cr_expect_float_eq(of_worker(1, "awaiting_seconds"), 5, 1e-9);
     cr_assert_eq(n_alerts(), 1);
-    cr_expect(strstr(alert(0), "worker 1 (host1)") && strstr(alert(0), "nothing was heard of it for 5.2 s"), "%s", alert(0));
+    cr_expect(strstr(alert(0), "worker 1 (host1)") && strstr(alert(0), "it has sent nothing for 5.2 s"), "%s", alert(0));
     cr_expect_eq(metric("psd_queue_length{shard=\"0\"}"), 2);
 }
 
-Test(report, nobody_is_blamed_for_a_millisecond_or_for_what_all_take, .init = setup, .fini = teardown)
+Test(report, no_worker_is_blamed_for_a_millisecond_or_for_what_all_take, .init = setup, .fini = teardown)
 {
     play((const times_t[]){ { 0, 3, 1 }, { 0, 9, 1 }, { 0, 3, 1 } }, 1500);
     look();
@@ -460,7 +460,7 @@ Test(report, nobody_is_blamed_for_a_millisecond_or_for_what_all_take, .init = se
     cr_expect_eq(n_alerts(), 0, "somebody is always the last: %s", alert(0));
 }
 
-Test(report, nobody_is_blamed_where_each_is_slow_now_and_then, .init = setup, .fini = teardown)
+Test(report, no_worker_is_blamed_if_each_is_slow_now_and_then, .init = setup, .fini = teardown)
 {
     static const uint32_t slow[] = { 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0 }; /* 5 of 11 rounds, and the others 3 each */
     for (uint32_t i = 0; i < 50 * 11; i++) {
@@ -475,6 +475,13 @@ Test(report, nobody_is_blamed_where_each_is_slow_now_and_then, .init = setup, .f
 }
 
 /* ---- what was trained ---- */
+
+Test(report, before_the_first_step_the_learning_rate_is_that_of_the_next_one, .init = setup, .fini = teardown)
+{
+    look();
+    cr_expect_eq(metric("psd_learning_rate"), 0.125);
+    cr_expect_eq(number_of(json_object_get(page, "optimizer"), "lr_now"), 0.125);
+}
 
 Test(report, the_loss_is_weighted_by_samples, .init = setup, .fini = teardown)
 {
@@ -508,7 +515,7 @@ Test(report, a_round_without_a_step_counts_as_skipped_and_is_an_alert, .init = s
     cr_expect_eq(metric("psd_steps_total{shard=\"0\"}"), 0);
     cr_expect_eq(number_of(page, "skipped_rounds"), 1);
     cr_assert_eq(n_alerts(), 1);
-    cr_expect_str_eq(alert(0), "1 rounds were skipped, for gradients with Inf or NaN");
+    cr_expect_str_eq(alert(0), "1 rounds were skipped because gradients had Inf or NaN");
 }
 
 Test(report, bytes_in_and_out_are_those_of_messages_that_found_a_way, .init = setup, .fini = teardown)
@@ -528,7 +535,7 @@ Test(report, bytes_in_and_out_are_those_of_messages_that_found_a_way, .init = se
     cr_expect_eq(number_of(shard, "sends_lost"), 1);
 }
 
-Test(report, what_workers_report_is_shown_where_it_belongs, .init = setup, .fini = teardown)
+Test(report, numbers_that_workers_report_are_shown_in_their_places, .init = setup, .fini = teardown)
 {
     static const struct {
         const char *name;
@@ -561,7 +568,7 @@ static void setup_asp(void) { join_all("--workers-min=3 --sync-mode=asp --sync-m
 
 Test(report, a_staleness_counts_at_most_its_own_bound, .init = setup_asp, .fini = teardown)
 {
-    /* Steps that each push has missed: its weights have so much lower a version. */
+    /* The number of steps that each push has missed, by the version of its weights. */
     static const uint64_t staleness[] = { 0, 1, 2, 3, 4, 5 };
     for (uint64_t step = 0; step < 6; step++)
         push_all(0, (push_t){ .samples = 1, .version = step - staleness[step] });
@@ -586,7 +593,7 @@ Test(report, a_staleness_counts_at_most_its_own_bound, .init = setup_asp, .fini 
     cr_expect_eq(metric("psd_worker_lag_steps{worker=\"0\"}"), 0);
 }
 
-Test(report, where_nobody_waits_a_worker_that_takes_long_is_slow, .init = setup_asp, .fini = teardown)
+Test(report, in_asp_a_worker_that_takes_long_is_slow, .init = setup_asp, .fini = teardown)
 {
     for (uint32_t i = 0; i < 500; i++) {
         now += 20;
@@ -663,7 +670,7 @@ Test(report, a_checkpoint_has_its_age_its_duration_and_its_size, .init = setup_c
     cr_expect_eq(metric("psd_checkpoint_bytes{shard=\"0\"}"), 12345);
 }
 
-/* ---- who is here ---- */
+/* ---- present workers ---- */
 
 static void setup_drop(void)
 {
@@ -706,7 +713,7 @@ Test(report, a_lost_worker_is_listed_counted_and_no_longer_behind, .init = setup
     cr_expect_eq(number_of(json_array_get(lost, 0), "id"), 2);
     cr_expect_float_eq(number_of(json_array_get(lost, 0), "last_heard_age_seconds"), 2.5, 1e-9);
     cr_assert_eq(n_alerts(), 1);
-    cr_expect_str_eq(alert(0), "worker 2 (host2) is lost; the others go on without it");
+    cr_expect_str_eq(alert(0), "worker 2 (host2) is lost; the others continue without it");
     cr_expect_eq(metric("psd_job_state{state=\"training\"}"), 1);
     cr_expect_eq(metric("psd_job_state{state=\"degraded\"}"), 0);
 }
@@ -717,11 +724,12 @@ static void setup_leases(void)
     join_all("--workers-min=3");
 }
 
-Test(report, a_job_that_lacks_a_worker_says_so_everywhere, .init = setup_leases, .fini = teardown)
+Test(report, a_missing_worker_is_reported_everywhere, .init = setup_leases, .fini = teardown)
 {
     lose_worker_2();
     push_all(0, (push_t){ .samples = 1 });
-    push_all(1, (push_t){ .samples = 1 }); /* the round waits, and is closed with those who are left when another has come */
+    /* The round waits, and closes with the workers that are left when another one has come. */
+    push_all(1, (push_t){ .samples = 1 });
     pass(100);
     look();
     cr_expect_str_eq(json_string_value(json_object_get(page, "state")), "degraded");
@@ -804,7 +812,7 @@ static void welcome(uint64_t code, const char *missing)
     psd_actions_drop(&out, out.n);
 }
 
-Test(report, a_server_that_has_joined_another_is_as_ready_as_that_says, .fini = teardown)
+Test(report, a_server_that_has_joined_server_0_is_ready_if_that_reports_it, .fini = teardown)
 {
     start("--servers=2 --server-index=1");
     cr_assert_not_null(node = psd_node_new(&engine, NULL, &err));

@@ -4,7 +4,7 @@
 
 TestSuite(restarts, .timeout = 600);
 
-Test(restarts, what_keeps_dying_has_so_many_and_no_more)
+Test(restarts, a_process_that_keeps_dying_is_restarted_as_often_as_allowed)
 {
     psd_restarts_t child = { 0 };
     for (int i = 0; i < 3; i++)
@@ -31,7 +31,7 @@ Test(restarts, one_death_a_day_never_ends_a_job)
         cr_assert(psd_restarts_use(&child, 1, day * 86400000));
 }
 
-Test(restarts, none_allowed_is_none)
+Test(restarts, with_no_restarts_allowed_nothing_is_restarted)
 {
     psd_restarts_t child = { 0 };
     cr_assert_not(psd_restarts_use(&child, 0, 1000));

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* `psdctl run` and its children, real processes on loopback. Each test has a directory of its own. */
+/* `psdctl run` and its children, real processes on loopback. Each test has its own directory. */
 
 static char directory[64], output[1 << 16];
 
@@ -27,7 +27,7 @@ static void teardown(void)
 
 TestSuite(run, .init = setup, .fini = teardown, .timeout = 600);
 
-/* Run psdctl with `words`, a shell's; its exit code, and what it wrote in `output`. */
+/* Run psdctl with `words`, as in a shell; returns its exit code, with its output in `output`. */
 static int psdctl(const char *words)
 {
     char command[1024];
@@ -73,7 +73,7 @@ static unsigned count_processes(void)
     return n;
 }
 
-/* Wait until so many are there. */
+/* Wait until there are `wanted` of them. */
 static bool wait_for_processes(unsigned wanted)
 {
     for (int i = 0; i < 30000; i++, usleep(10000))
@@ -82,23 +82,42 @@ static bool wait_for_processes(unsigned wanted)
     return false;
 }
 
-/* Start a job too long to end by itself; returns when one server and two workers are there. */
+/* The status address that a job has printed to `path`; waits until it is there. */
+static void await_address(const char *path, char url[64])
+{
+    char text[4096];
+    for (int i = 0; i < 30000; i++, usleep(10000)) {
+        FILE *file = fopen(path, "r");
+        text[file ? fread(text, 1, sizeof text - 1, file) : 0] = '\0';
+        if (file)
+            fclose(file);
+        const char *at = strstr(text, "status http://");
+        if (at && strchr(at, '\n') && sscanf(at, "status %63s", url) == 1)
+            return;
+    }
+    cr_assert_fail("the job has no address: %s", text);
+}
+
+/* Start a job that is too long to end by itself; returns when one server and two workers have closed a round. */
 static pid_t start_long_job(void)
 {
-    char run_dir[128];
+    char run_dir[128], said[128], url[64], words[128];
     snprintf(run_dir, sizeof run_dir, "--run-dir=%s/long", directory);
+    snprintf(said, sizeof said, "%s/said", directory);
     pid_t pid = fork();
     if (pid == 0) {
-        int null = open("/dev/null", O_RDWR);
-        dup2(null, 1);
-        dup2(null, 2);
+        int file = open(said, O_WRONLY | O_CREAT, 0600);
+        dup2(file, 1);
+        dup2(file, 2);
         if (chdir(PSD_SOURCE_DIR) == 0)
             execl(PSD_BIN_DIR "/psdctl", "psdctl", "run", "deploy/examples/linear.yaml", "--stop-steps=0",
                   "--stop-epochs=1000000000", "--eval-every=0", run_dir, (char *)NULL);
         _exit(127);
     }
     cr_assert(wait_for_processes(4), "%u processes", count_processes());
-    usleep(300000); /* let them join, so that there is a round to end */
+    await_address(said, url);
+    snprintf(words, sizeof words, "wait --for=step=1 --timeout=300 %s", url);
+    cr_assert_eq(psdctl(words), 0, "%s", output);
     return pid;
 }
 
@@ -144,7 +163,7 @@ Test(run, a_flag_reaches_the_children)
     cr_assert_not_null(strstr(output, "  world         3\n"));
 }
 
-Test(run, without_rounds_the_learning_rate_is_divided_by_the_workers_and_that_is_said)
+Test(run, without_rounds_the_learning_rate_is_divided_by_the_workers_and_that_is_logged)
 {
     cr_assert_eq(run_linear("asp", "--sync-mode=asp --servers=2 --optimizer='sgd(lr=0.1)'"), 0, "%s", output);
     const char *line = strstr(output, "id=asp.lr_rule lr_rule=1/W ");
@@ -163,15 +182,30 @@ Test(run, the_first_child_that_fails_is_named_and_stops_the_others)
     cr_assert(wait_for_processes(0));
 }
 
-/* Run psdctl beside programs `psd` and `psd-worker` of our own, which do what `script` says. */
+/* The first lines of our scripts. Each process leaves its process id: `come s 2` waits until two server processes have started,
+ * `gone w 1` until one worker process has ended and psdctl has noticed, because only then its id is gone. */
+static const char lives[] = "#!/bin/sh\n"
+                            "count() {\n"
+                            "    n=0\n"
+                            "    for life in lives/$2.*; do [ ! -e $life ] || $1 ${life##*.} || n=$((n + 1)); done\n"
+                            "}\n"
+                            "is_here() { kill -0 $1 2>/dev/null; }\n"
+                            "come() { while count false $1; [ $n -lt $2 ]; do sleep 0.01; done; }\n"
+                            "gone() { while count is_here $1; [ $n -lt $2 ]; do sleep 0.01; done; }\n"
+                            "case $0 in *worker) me=w ;; *) me=s ;; esac\n"
+                            "mkdir -p lives && : >lives/$me.$$\n";
+
+/* Run psdctl with our own programs `psd` and `psd-worker`, which run `script`. */
 static int run_with_servers_that(const char *script, const char *more)
 {
-    char command[1024];
+    char command[1024], path[128];
+    snprintf(path, sizeof path, "%s/script", directory);
+    FILE *file = fopen(path, "w");
+    cr_assert(file && fprintf(file, "%s%s\n", lives, script) > 0 && fclose(file) == 0);
     snprintf(command, sizeof command,
-             "cd %s && mkdir bin && cp %s/psdctl bin && printf '#!/bin/sh\\n%s\\n' >bin/psd && cp bin/psd "
-             "bin/psd-worker && "
+             "cd %s && mkdir bin && cp %s/psdctl bin && cp script bin/psd && cp script bin/psd-worker && "
              "chmod +x bin/psd* && bin/psdctl run --run-dir=fake --checkpoint-dir=ckpt %s 2>&1 </dev/null",
-             directory, PSD_BIN_DIR, script, more);
+             directory, PSD_BIN_DIR, more);
     FILE *pipe = popen(command, "r");
     size_t n = fread(output, 1, sizeof output - 1, pipe);
     output[n] = '\0';
@@ -179,13 +213,13 @@ static int run_with_servers_that(const char *script, const char *more)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-Test(run, what_keeps_dying_is_started_again_as_often_as_allowed_and_its_log_goes_on)
+Test(run, a_process_that_keeps_dying_is_restarted_as_often_as_allowed_and_its_log_continues)
 {
     char log[256] = "", path[128];
     cr_assert_eq(run_with_servers_that("echo dying >&2; exit 71", "--restarts=2"), 71, "%s", output);
     cr_expect_not_null(strstr(output, "run.restart role=\"server 0\" ended=\"ended with 71: dying\" left=1\n"), "%s", output);
     cr_expect_not_null(strstr(output, "left=0\n"), "%s", output);
-    cr_expect_not_null(strstr(output, "psdctl: server 0 ended with 71: dying; its 2 restarts are used, and before the first it "
+    cr_expect_not_null(strstr(output, "psdctl: server 0 ended with 71: dying; its 2 restarts are used up; before the first it "
                                       "ended with 71: dying\n"),
                        "%s", output);
     snprintf(path, sizeof path, "%s/fake/logs/server-0.log", directory);
@@ -196,7 +230,7 @@ Test(run, what_keeps_dying_is_started_again_as_often_as_allowed_and_its_log_goes
     cr_expect_str_eq(log, "dying\ndying\ndying\n");
 }
 
-Test(run, what_would_fail_again_is_not_started_again)
+Test(run, a_process_that_would_fail_again_is_not_restarted)
 {
     static const int codes[] = { 64, 65, 66, 76, 77, 78 };
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
@@ -214,62 +248,65 @@ Test(run, without_checkpoints_a_lost_server_ends_the_job)
     cr_expect_not_null(strstr(output, "psdctl: server 0 was killed by signal 9 (Killed)\n"), "%s", output);
 }
 
-/* A server that says it is ready. */
+/* A server that reports that it is ready. */
 #define READY "echo psd ready shard=0/1 data=tcp://127.0.0.1:1 status=none job=psd; "
 
 Test(run, a_server_that_dies_after_the_last_worker_has_finished_does_no_harm)
 {
-    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 0;; *) " READY "sleep 0.5; kill -9 $$;; esac", ""), 0, "%s",
-                 output);
+#define DIES_LATE "case $me in w) exit 0;; *) " READY "gone w 1; kill -9 $$;; esac"
+    cr_assert_eq(run_with_servers_that(DIES_LATE, ""), 0, "%s", output);
     cr_expect_not_null(strstr(output, "run.late role=\"server 0\""), "%s", output);
     teardown(), setup();
-    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 0;; *) " READY "sleep 0.5; kill -9 $$;; esac", "--sync-mode=asp"),
-                 1, "without rounds the last pushes are lost: %s", output);
+    cr_assert_eq(run_with_servers_that(DIES_LATE, "--sync-mode=asp"), 1, "without rounds the last pushes are lost: %s", output);
 }
 
 Test(run, a_worker_that_comes_back_when_the_servers_are_finished_is_no_failure)
 {
-    cr_assert_eq(run_with_servers_that("case $0 in *worker) mkdir once && kill -9 $$; exit 76;; *) " READY "sleep 1;; esac", ""), 0,
+    cr_assert_eq(run_with_servers_that("case $me in w) mkdir once && kill -9 $$; exit 76;; *) " READY "gone w 2;; esac", ""), 0,
                  "%s", output);
     cr_expect_not_null(strstr(output, "run.late role=\"worker 0\" ended=\"ended with 76"), "%s", output);
     teardown(), setup();
-    cr_assert_eq(run_with_servers_that("case $0 in *worker) exit 76;; *) " READY "sleep 60;; esac", ""), 76,
+    cr_assert_eq(run_with_servers_that("case $me in w) exit 76;; *) " READY "exec sleep 600;; esac", ""), 76,
                  "at its first start a refusal is one: %s", output);
 }
 
-Test(run, a_lost_worker_is_let_be_where_the_policy_says_so_as_long_as_enough_are_left)
+Test(run, a_lost_worker_is_not_restarted_under_that_policy_while_enough_are_left)
 {
-#define ONE_DIES "case $0 in *worker) mkdir once && kill -9 $$; sleep 0.5;; *) " READY "sleep 1.5;; esac"
-    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=1 --workers-want=2 --workers-lost=drop"), 0, "%s", output);
+#define ONE_DIES        "case $me in w) come w 2; mkdir once && kill -9 $$; gone w 1;; *) " READY "gone w "
+#define THEN_ALL(lives) #lives ";; esac"
+    cr_assert_eq(run_with_servers_that(ONE_DIES THEN_ALL(2), "--workers-min=1 --workers-want=2 --workers-lost=drop"), 0, "%s",
+                 output);
     cr_expect_not_null(strstr(output, "run.dropped role=\"worker "), "%s", output);
     cr_expect_null(strstr(output, "run.restart"), "%s", output);
     teardown(), setup();
-    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=2 --workers-lost=drop"), 1, "%s", output);
+    cr_assert_eq(run_with_servers_that(ONE_DIES THEN_ALL(2), "--workers-min=2 --workers-lost=drop"), 1, "%s", output);
     cr_expect_not_null(strstr(output, "was killed by signal 9"), "%s", output);
     teardown(), setup();
-    cr_assert_eq(run_with_servers_that(ONE_DIES, "--workers-min=1 --workers-want=2"), 0, "%s", output);
+    cr_assert_eq(run_with_servers_that(ONE_DIES THEN_ALL(3), "--workers-min=1 --workers-want=2"), 0, "%s", output);
     cr_expect_not_null(strstr(output, "run.restart role=\"worker "), "%s", output);
 }
 
-Test(run, who_ended_well_is_needed_again_when_a_server_is_lost)
+Test(run, a_finished_worker_is_needed_again_when_a_server_is_lost)
 {
-    cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) sleep 2;; *index=1*) " READY ";; *) " READY
-                                       "sleep 1; mkdir once && kill -9 $$; exit 0;; esac",
+    cr_assert_eq(run_with_servers_that("case $0/$* in *worker/*) come s 4;; *index=1*) " READY ";; *) " READY
+                                       "gone s 1; mkdir once && kill -9 $$; exit 0;; esac",
                                        "--servers=2"),
                  0, "%s", output);
     cr_expect_not_null(strstr(output, "run.restart role=\"server 0\""), "%s", output);
-    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""), "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"finished, but is needed again\""), "%s", output);
 }
 
-Test(run, who_ended_well_by_the_word_of_a_server_that_died_meanwhile_is_needed_again)
+Test(run, a_worker_that_a_server_dismissed_before_it_died_is_needed_again)
 {
 #define RUN(n) "echo psd ready shard=0/1 data=tcp://127.0.0.1:1 status=none job=psd run=" #n "; "
     cr_assert_eq(
-        run_with_servers_that("case $0/$* in *worker/*) sleep 3;; *index=1*) mkdir two && { " RUN(a) "sleep 1.2; exit 0; }; " RUN(
-                                  b) "sleep 1.5;; *) mkdir once && { " RUN(a) "sleep 0.6; kill -9 $$; }; " RUN(b) "sleep 3;; esac",
+        run_with_servers_that("case $0/$* in *worker/*) come s 4;; "
+                              "*index=1*) mkdir two && { " RUN(a) "gone s 1; exit 0; }; " RUN(
+                                  b) "until [ -e b ]; do sleep 0.01; done;; "
+                                     "*) mkdir once && { " RUN(a) "come s 2; kill -9 $$; }; " RUN(b) ": >b; come s 4;; esac",
                               "--servers=2"),
         0, "%s", output);
-    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"well, but is needed again\""), "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 1\" ended=\"finished, but is needed again\""), "%s", output);
 }
 
 Test(run, a_target_that_is_not_met_fails_the_job)
@@ -320,4 +357,76 @@ Test(run, wrong_words_are_wrong_usage)
     cr_assert_eq(psdctl("status 127.0.0.1:1"), 69);
     cr_assert_eq(psdctl("status nowhere"), 64);
     cr_assert_eq(psdctl("status --what"), 64);
+}
+
+/* ---- custom programs in place of psd-worker ---- */
+
+static int run_program(const char *name, const char *program)
+{
+    char words[900];
+    snprintf(words, sizeof words, "run deploy/examples/linear.yaml --servers=2 --run-dir=%s/%s -- %s", directory, name, program);
+    return psdctl(words);
+}
+
+Test(run, a_program_of_ones_own_joins_by_its_environment)
+{
+    char plain[65], own[65];
+    cr_assert_eq(run_linear("plain", ""), 0, "%s", output);
+    take_hash(plain);
+    cr_assert_eq(run_program("own", PSD_BIN_DIR "/psd-worker deploy/examples/linear.yaml"), 0, "%s", output);
+    take_hash(own);
+    cr_expect_str_eq(plain, own);
+    cr_expect_not_null(strstr(output, "\ndone run="), "what worker 0 prints is shown: %s", output);
+}
+
+Test(run, a_program_finds_the_job_in_its_environment)
+{
+    cr_expect_eq(run_program("a", "sh -c 'echo I am $PSD_WORKER__ID of $PSD_JOB at $PSD_JOIN, batch $PSD_DATA__BATCH; test "
+                                  "$PSD_WORKER__ID = 0 || exec sleep 1000; exit 3'"),
+                 3, "%s", output);
+    cr_expect_not_null(strstr(output, "I am 0 of linear at tcp://127.0.0.1:"), "%s", output);
+    cr_expect_not_null(strstr(output, ", batch full\n"), "%s", output);
+    cr_expect_null(strstr(output, "I am 1 of"), "the others' lines are in their logs: %s", output);
+    cr_expect_null(strstr(output, "run.restart"), "nobody knows what its code means: %s", output);
+}
+
+Test(run, a_program_that_is_killed_is_started_again)
+{
+    char plain[65], own[65], program[400];
+    cr_assert_eq(run_linear("plain", ""), 0, "%s", output);
+    take_hash(plain);
+    snprintf(program, sizeof program,
+             "sh -c 'F=%s/$PSD_WORKER__ID; test -e $F || { touch $F; sh -c \"kill -9 \\$\\$\"; exit; }; exec %s/psd-worker "
+             "deploy/examples/linear.yaml'",
+             directory, PSD_BIN_DIR);
+    cr_assert_eq(run_program("own", program), 0, "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"worker 0\" ended=\"ended with 137"), "a shell says so of what it ran: %s",
+                       output);
+    take_hash(own);
+    cr_expect_str_eq(plain, own);
+}
+
+Test(run, a_program_that_never_joins_is_no_success)
+{
+    cr_expect_eq(run_program("a", "true"), 1, "%s", output);
+    cr_expect_not_null(strstr(output, "the servers wait for more work: check that the program joins"), "%s", output);
+    cr_expect_not_null(strstr(output, "linear: failed\n"), "%s", output);
+}
+
+Test(run, a_program_that_is_stopped_takes_its_own_children_with_it)
+{
+    char program[300], words[600];
+    snprintf(program, sizeof program, "sh -c 'sleep 1000; echo %s'", directory); /* the shell waits, and names the directory */
+    snprintf(words, sizeof words, "run deploy/examples/linear.yaml --run-dir=%s/a -- %s & sleep 2; kill -INT $!; wait $!",
+             directory, program);
+    cr_expect_eq(psdctl(words), 75, "%s", output);
+    cr_assert(wait_for_processes(0));
+}
+
+Test(run, a_program_that_is_missing_is_named)
+{
+    cr_expect_eq(run_program("a", "/nowhere/train"), 66, "%s", output);
+    cr_expect_not_null(strstr(output, "cannot run /nowhere/train: No such file or directory"), "%s", output);
+    cr_expect_eq(psdctl("run deploy/examples/linear.yaml --"), 64, "%s", output);
+    cr_expect_not_null(strstr(output, "give a program to run instead of psd-worker after --"), "%s", output);
 }

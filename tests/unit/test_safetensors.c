@@ -64,7 +64,7 @@ Test(safetensors, a_write_that_fails_leaves_the_old_file)
     fputs("old", file);
     fclose(file);
     char inside[80], text[4] = "";
-    snprintf(inside, sizeof inside, "%s/x", path); /* a file is no directory */
+    snprintf(inside, sizeof inside, "%s/x", path); /* a file is not a directory */
     cr_assert_eq(psd_safetensors_write(inside, tensors, 2, notes, 2, &err), PSD_EIO);
     file = fopen(path, "r");
     cr_assert_eq(fread(text, 1, 3, file), 3);
@@ -85,9 +85,9 @@ Test(safetensors, the_hash_is_that_of_the_bytes_one_tensor_after_the_other)
     cr_assert_str_eq(psd_weights_sha256(&one, 1, whole), psd_weights_sha256(two, 2, parts));
 }
 
-/* ---- reading what anybody may have written ---- */
+/* ---- reading files from any source ---- */
 
-/* Write a file of this header and so many bytes of data, and read it. */
+/* Write a file with this header and `n_data` bytes of data, and read it. */
 static int read_file(psd_safetensors_t *st, const char *header, uint64_t length, size_t n_data)
 {
     char path[] = "/tmp/psd-test-XXXXXX";
@@ -111,7 +111,7 @@ static void expect_refused(const char *header, size_t n_data, const char *becaus
     psd_safetensors_close(&st);
 }
 
-Test(safetensors, what_is_written_reads_back)
+Test(safetensors, written_tensors_read_back)
 {
     char path[] = "/tmp/psd-test-XXXXXX";
     float got[6];
@@ -169,15 +169,15 @@ Test(safetensors, arrays_cover_the_data_without_overlap_or_hole)
 
 Test(safetensors, shapes_are_the_lengths_and_their_products_do_not_overflow)
 {
-    expect_refused("{" ENTRY("a", "3", "0", "8") "}", 8, "as its shape says");
+    expect_refused("{" ENTRY("a", "3", "0", "8") "}", 8, "do not match its shape");
     /* 2^62 times 4 bytes, and 2^32 squared, are 0 in 64 bits. */
-    expect_refused("{" ENTRY("a", "4611686018427387904", "0", "0") "}", 0, "as its shape says");
-    expect_refused("{" ENTRY("a", "4294967296,4294967296", "0", "0") "}", 0, "as its shape says");
+    expect_refused("{" ENTRY("a", "4611686018427387904", "0", "0") "}", 0, "do not match its shape");
+    expect_refused("{" ENTRY("a", "4294967296,4294967296", "0", "0") "}", 0, "do not match its shape");
     expect_refused("{" ENTRY("a", "18446744073709551616", "0", "0") "}", 0, "too big integer");
-    expect_refused("{" ENTRY("a", "-1", "0", "4") "}", 4, "is no count");
-    expect_refused("{" ENTRY("a", "1.0", "0", "4") "}", 4, "is no count");
+    expect_refused("{" ENTRY("a", "-1", "0", "4") "}", 4, "is not a count");
+    expect_refused("{" ENTRY("a", "1.0", "0", "4") "}", 4, "is not a count");
     expect_refused("{" ENTRY("a", "1,1,1,1,1,1,1,1,1", "0", "4") "}", 4, "at most 8 sizes");
-    expect_refused("{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, "as its shape says");
+    expect_refused("{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, "do not match its shape");
 }
 
 Test(safetensors, an_entry_has_its_three_fields_of_the_known_types_and_no_more)

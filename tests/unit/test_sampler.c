@@ -65,7 +65,7 @@ Test(sampler, an_epoch_visits_every_row_once_and_its_last_batch_may_be_smaller)
     psd_sampler_destroy(&sampler);
 }
 
-Test(sampler, a_position_does_not_depend_on_what_was_asked_before)
+Test(sampler, a_position_does_not_depend_on_earlier_calls)
 {
     psd_sampler_t *walked = psd_sampler_new(50, 8, true, 3, NULL), *jumped = psd_sampler_new(50, 8, true, 3, NULL);
     for (uint64_t clock = 1; clock < 30; clock++)

@@ -3,8 +3,9 @@
 #include <string.h>
 
 #include "server/core/saver.h"
+#include "tests/support/alone.h"
 
-/* A shard of four chunks, none of which is being stepped unless `busy` says so. */
+/* A shard of four chunks, none of which is being stepped unless it is set in `busy`. */
 enum { CHUNK = 1024, PARTS = 4 };
 static psd_partition_t map;
 static psd_shard_t *shard;
@@ -18,7 +19,7 @@ static void setup(void)
     psd_rule_t rule;
     cr_assert_eq(psd_rule_parse(&rule, "momentum(lr=1)", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ CHUNK * PARTS }, 1, 1, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &(psd_clip_t){ .norm = 0 }, &(psd_codings_t){ 0 }, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(alone(&rule), NULL, &(psd_clip_t){ .norm = 0 }, &(psd_codings_t){ 0 }, &map, 0, NULL));
     for (uint32_t p = 0; p < PARTS; p++)
         psd_shard_set(shard, p, g);
     for (size_t i = 0; i < CHUNK; i++)
@@ -48,7 +49,7 @@ static bool asked(psd_act_t act, uint32_t part) { return out.n && out.at[out.n -
 static psd_work_t *work_on(uint32_t part)
 {
     psd_work_t *work = psd_shard_work(shard, part, 1);
-    work->lr = 1;
+    work->lr[0] = 1;
     work->weight[0] = 1;
     work->gradient[0] = psd_buf_borrow(g, sizeof g);
     work->n_gradients = 1;

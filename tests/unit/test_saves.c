@@ -114,7 +114,7 @@ Test(saves, one_that_failed_leaves_the_one_before_and_is_tried_again_after_a_sec
                      "the last checkpoint could not be made (checkpoint.dir): server 1: full; the one before stays the newest");
 }
 
-Test(saves, a_failure_that_was_told_before_the_order_is_not_its_own, .init = setup, .fini = teardown)
+Test(saves, a_failure_reported_before_the_order_does_not_belong_to_it, .init = setup, .fini = teardown)
 {
     order(100, 6);
     psd_saves_note_shard(&saves, &(psd_msg_t){ .shard = 1, .code = PSD_SHARD_SAVE_FAILED, .seq = ENTRY - 1 }, &out);

@@ -20,7 +20,7 @@ Test(scanner, words_and_signs_are_taken_past_spaces)
     cr_expect_str_eq(word, "lr_2");
 }
 
-Test(scanner, what_stands_in_the_wrong_place_is_named_with_its_column)
+Test(scanner, an_unexpected_character_is_named_with_its_column)
 {
     psd_scanner_t s = over("adam =");
     psd_scanner_word(&s, word, "a name");

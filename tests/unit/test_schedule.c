@@ -109,7 +109,7 @@ Test(schedule, a_warm_up_comes_before_the_schedule_and_shifts_it)
 
 /* ---- the grammar ---- */
 
-Test(schedule, what_is_printed_reads_back_as_the_same)
+Test(schedule, a_printed_schedule_reads_back_as_the_same)
 {
     static const char *const specs[] = { "constant",
                                          "step(step_size=6)",
@@ -135,7 +135,7 @@ Test(schedule, what_is_printed_reads_back_as_the_same)
     cr_expect_str_eq(psd_schedule_print(&schedule, text), "multistep(milestones=5/9.5/20, gamma=0.1, warmup=2, warmup_start=0)");
 }
 
-Test(schedule, what_is_no_schedule_is_refused_with_the_column_and_the_reason)
+Test(schedule, a_wrong_schedule_is_refused_with_the_column_and_the_reason)
 {
     static const struct {
         const char *spec, *sentence;

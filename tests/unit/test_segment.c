@@ -95,7 +95,7 @@ static int write_only(void)
     return other;
 }
 
-Test(segment, what_a_peer_hands_over_must_be_sealed_memory_of_a_size_that_is_allowed)
+Test(segment, a_peers_memory_must_be_sealed_and_of_an_allowed_size)
 {
     int pipes[2], pair[2];
     cr_assert_eq(pipe(pipes), 0);
@@ -132,7 +132,7 @@ Test(segment, what_a_peer_hands_over_must_be_sealed_memory_of_a_size_that_is_all
     cr_expect_eq(count_descriptors(), before - n_closed, "each is closed");
 }
 
-/* A read of it fails with SIGBUS where no such page is left, which its seals do not tell. */
+/* Reading it fails with SIGBUS if no huge page is left, which its seals do not show. */
 Test(segment, memory_of_huge_pages_that_may_run_out_is_refused)
 {
     const int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB);

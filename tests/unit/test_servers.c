@@ -8,7 +8,7 @@
 
 TestSuite(servers, .timeout = 600);
 
-/* A coordinator of three servers, all of which, the one it lives in as well, are spoken for by hand. */
+/* A coordinator of three servers; the test sends the messages of all, also of its own server. */
 enum { JOB = 9, N = 3, LEASE_MS = 2000, PATIENCE_MS = 5000 };
 
 static psd_coordinator_t *coordinator;
@@ -29,7 +29,7 @@ static void setup(void)
                                         .patience_ms = PATIENCE_MS,
                                         .mode = psd_mode_find("bsp"),
                                         .lr = 1 };
-    cr_assert_eq(psd_rule_parse(&config.rule, "sgd", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, "sgd", "", NULL), PSD_OK);
     coordinator = psd_coordinator_new(&config, NULL);
 }
 
@@ -47,7 +47,7 @@ static const psd_msg_t *answer(psd_kind_t kind)
     return NULL;
 }
 
-/* Process `k`, at an address of its own, asks for the place `index`; -1: for any. */
+/* Process `k`, at its own address, asks for the place `index`; -1: for any. */
 static void ask(unsigned k, int index)
 {
     psd_msg_t msg = {
@@ -60,7 +60,7 @@ static void ask(unsigned k, int index)
     psd_buf_unref(&body);
 }
 
-/* For so long processes 0 to `n` - 1 say every 250 ms that they are there, as those of these places. */
+/* For this long, processes 0 to `n` - 1 send heartbeats every 250 ms, for these places. */
 static void live(uint64_t ms, unsigned n, const int *index)
 {
     for (const uint64_t end = now + ms; now < end;) {
@@ -86,7 +86,7 @@ static void expect_refused(const char *words)
     cr_expect(strstr(no->text, words), "%s", no->text);
 }
 
-Test(servers, nobody_else_is_server_0, .init = setup, .fini = teardown)
+Test(servers, no_other_process_is_server_0, .init = setup, .fini = teardown)
 {
     ask(1, 0);
     expect_refused("tcp://host:1 cannot be server 0");
@@ -132,8 +132,7 @@ Test(servers, a_server_elsewhere_waits_while_the_old_one_may_be_there_and_one_at
     expect_place(1); /* two processes cannot be bound there */
 }
 
-Test(servers, a_second_one_of_an_index_takes_the_place_of_a_silent_one_who_is_refused_when_it_speaks_again, .init = setup,
-     .fini = teardown)
+Test(servers, a_second_server_takes_a_silent_ones_index_and_the_first_is_refused_when_it_returns, .init = setup, .fini = teardown)
 {
     const int index[] = { 0 }, others[] = { 0, 1, 1 };
     ask(0, 0);
@@ -173,7 +172,7 @@ Test(servers, a_place_between_two_runs_is_still_its_servers, .init = setup, .fin
     psd_actions_drop(&out, out.n);
     psd_coordinator_message(coordinator, now, psd_peer_make(9, 1), &hello, body, &out);
     psd_buf_unref(&body);
-    cr_assert_not_null(answer(PSD_MSG_WELCOME)); /* a worker has been told where the servers are */
+    cr_assert_not_null(answer(PSD_MSG_WELCOME)); /* a worker has been sent the servers' addresses */
     const int index[] = { 0, 1 };
     live(1250, 2, index);
     ask(3, 2); /* for server 2, which is silent: another run */
@@ -185,7 +184,7 @@ Test(servers, a_place_between_two_runs_is_still_its_servers, .init = setup, .fin
     expect_place(1);
 }
 
-/* The table by itself: three servers, of which process k listens at host:k. */
+/* The table alone: three servers; process k listens at host:k. */
 static psd_servers_t table;
 
 static psd_server_admission_t judge(unsigned k, unsigned hello, uint32_t place, bool over)
@@ -216,7 +215,8 @@ Test(servers, a_hello_that_a_later_one_of_its_process_has_overtaken_gets_no_answ
     cr_expect_eq(judge(1, 2, 2, false), PSD_SERVER_RESTARTED);
 }
 
-Test(servers, when_the_job_is_over_a_new_start_is_told_so_without_waiting_for_the_old_one, .init = setup_table, .fini = drop)
+Test(servers, when_the_job_is_over_a_restarted_server_is_reported_without_waiting_for_the_old_one, .init = setup_table,
+     .fini = drop)
 {
     cr_expect_eq(judge(2, 0, 2, false), PSD_SERVER_WAITS);
     cr_expect_eq(judge(2, 0, 2, true), PSD_SERVER_RESTARTED);
@@ -238,7 +238,7 @@ Test(servers, a_server_that_falls_silent_is_logged_once_and_again_when_it_speaks
     cr_expect_str_eq(out.at[1].id, "server.back");
 }
 
-Test(servers, nobody_is_lost_for_a_silence_that_nobody_listened_to, .init = setup_table, .fini = drop)
+Test(servers, no_server_is_lost_for_a_silence_while_server_0_was_suspended, .init = setup_table, .fini = drop)
 {
     now += LEASE_MS + 500;
     psd_servers_excuse(&table, 500, now);

@@ -8,7 +8,7 @@
 
 TestSuite(session, .timeout = 600);
 
-/* A worker's session with one server, which is spoken for by hand: a model of two weights. */
+/* A worker's session with one server, whose messages the test sends: a model of two weights. */
 enum { NONCE = 77, RUN = 9, NEXT_RUN = 11 };
 
 static psd_session_t *session;
@@ -48,18 +48,18 @@ static const psd_msg_t *sent(psd_kind_t kind)
     return NULL;
 }
 
+static const char *rule = "sgd"; /* of the job */
+
 static void welcome(uint64_t run, uint64_t nonce)
 {
     uint8_t bytes[512];
-    psd_cluster_t cluster = { .n_servers = 1,
-                              .endpoint = { "tcp://here:1" },
-                              .settings = { .text = "mode=bsp",
-                                            .mode = "bsp",
-                                            .optimizer = "sgd",
-                                            .lease_ms = 600,
-                                            .part_elements = PSD_MAX_CHUNK,
-                                            .codings = codings } };
+    psd_cluster_t cluster = {
+        .n_servers = 1,
+        .endpoint = { "tcp://here:1" },
+        .settings = { .text = "mode=bsp", .mode = "bsp", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK, .codings = codings }
+    };
     psd_msg_t msg = message(PSD_MSG_WELCOME, run);
+    snprintf(cluster.settings.optimizer, sizeof cluster.settings.optimizer, "%s", rule);
     msg.seq = nonce;
     say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
 }
@@ -90,7 +90,7 @@ static void setup(void)
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
     psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     float *const data[] = { weights };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL });
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
     pass(0);
     cr_assert_not_null(sent(PSD_MSG_HELLO));
     welcome(RUN, NONCE);
@@ -163,13 +163,37 @@ Test(session, the_wish_of_an_operator_comes_with_the_heartbeat, .init = setup, .
     beat.code = PSD_HEARTBEAT_DRAIN;
     beat.incarnation--;
     say(&beat, NULL, 0);
-    cr_assert_not(psd_session_drains(session), "that was said to another life");
+    cr_assert_not(psd_session_drains(session), "that message was for another life");
     beat.incarnation++;
     say(&beat, NULL, 0);
     cr_assert(psd_session_drains(session));
 }
 
-Test(session, who_was_given_up_while_leaving_says_good_bye_until_it_is_heard, .init = setup, .fini = teardown)
+Test(session, figures_of_tensors_are_kept_as_server_0_tells_them_to_this_life_of_the_worker, .init = setup, .fini = teardown)
+{
+    const double figures[2 * PSD_SESSION_FIGURES] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 };
+    uint64_t step;
+    cr_expect_null(psd_session_health(session, &step));
+    psd_msg_t msg = message(PSD_MSG_HEALTH, RUN);
+    msg.version = 101;
+    msg.parts = 2;
+    msg.n_elements = PSD_SESSION_FIGURES;
+    msg.incarnation++;
+    say(&msg, figures, sizeof figures);
+    cr_expect_null(psd_session_health(session, &step), "it was for another life");
+    msg.incarnation--;
+    msg.n_elements--;
+    say(&msg, figures, 2 * (PSD_SESSION_FIGURES - 1) * sizeof *figures);
+    cr_expect_null(psd_session_health(session, &step), "another number of figures is ignored");
+    msg.n_elements++;
+    say(&msg, figures, sizeof figures);
+    const psd_buf_t *kept = psd_session_health(session, &step);
+    cr_assert_not_null(kept);
+    cr_expect_eq(step, 101);
+    cr_expect_arr_eq(kept->data, figures, sizeof figures);
+}
+
+Test(session, a_worker_given_up_while_leaving_repeats_its_leave_until_it_is_answered, .init = setup, .fini = teardown)
 {
     psd_msg_t fenced = message(PSD_MSG_FENCED, RUN), left = message(PSD_MSG_LEFT, RUN);
     psd_session_leave(session, now, true, &out);
@@ -181,7 +205,7 @@ Test(session, who_was_given_up_while_leaving_says_good_bye_until_it_is_heard, .i
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
 }
 
-Test(session, who_was_replaced_while_leaving_has_nobody_to_tell, .init = setup, .fini = teardown)
+Test(session, a_worker_replaced_while_leaving_sends_no_goodbye, .init = setup, .fini = teardown)
 {
     psd_msg_t fenced = message(PSD_MSG_FENCED, RUN);
     fenced.incarnation = RUN + 1;
@@ -190,7 +214,7 @@ Test(session, who_was_replaced_while_leaving_has_nobody_to_tell, .init = setup, 
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
 }
 
-Test(session, what_was_said_to_an_earlier_life_does_not_count_before_the_next_is_welcomed, .init = setup, .fini = teardown)
+Test(session, messages_to_an_earlier_life_do_not_count_before_the_next_is_welcomed, .init = setup, .fini = teardown)
 {
     psd_msg_t registered = message(PSD_MSG_REGISTERED, RUN);
     refuse_run();
@@ -199,7 +223,7 @@ Test(session, what_was_said_to_an_earlier_life_does_not_count_before_the_next_is
     const uint64_t nonce = sent(PSD_MSG_HELLO)->seq;
     say(&registered, NULL, 0); /* late */
     welcome(NEXT_RUN, nonce);
-    pass(100); /* a sixth of the lease: what was lost is sent again */
+    pass(100); /* a sixth of the lease: lost messages are sent again */
     cr_assert_not_null(sent(PSD_MSG_REGISTER));
 }
 
@@ -249,7 +273,7 @@ Test(session, a_push_says_how_long_its_gradient_has_taken_since_the_weights_were
     cr_assert_not_null(sent(PSD_MSG_PUSH));
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.070, 1e-9);
     for (int i = 0; i < 100; i++)
-        pass(50); /* the weights are a long time on their way */
+        pass(50); /* the weights travel for a long time */
     send_weights(RUN, 5, 1, 2);
     pass(3);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
@@ -257,13 +281,13 @@ Test(session, a_push_says_how_long_its_gradient_has_taken_since_the_weights_were
     psd_session_pump(session, &out);
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.003, 1e-9);
     pass(50);
-    pass(700); /* this process was stopped: that is no way of the weights */
+    pass(700); /* this process was stopped: that time does not count as travel */
     send_weights(RUN, 6, 1, 2);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
     psd_actions_drop(&out, out.n);
     psd_session_pump(session, &out);
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.700, 1e-9);
-    now += 600; /* stopped again, and the weights are seen before the clock */
+    now += 600; /* stopped again, and the weights are handled before the clock */
     send_weights(RUN, 7, 1, 2);
     pass(2);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
@@ -292,13 +316,18 @@ Test(session, the_jobs_samples_come_with_the_weights_and_go_with_the_run, .init 
     say(&msg, NULL, 0);
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
     cr_expect_eq(psd_session_position(session).samples, 640);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    msg.clock = 6;
+    msg.value = 320;
+    say(&msg, NULL, 0);
+    cr_expect_eq(psd_session_position(session).samples, 640, "they only rise");
     refuse_run();
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
     pass(50);
     cr_expect_eq(psd_session_position(session).samples, 0);
 }
 
-Test(session, who_leaves_again_and_again_still_sends_heartbeats, .init = setup, .fini = teardown)
+Test(session, a_worker_that_repeats_its_leave_still_sends_heartbeats, .init = setup, .fini = teardown)
 {
     bool beats = false;
     for (int i = 0; i < 20; i++) {
@@ -306,7 +335,7 @@ Test(session, who_leaves_again_and_again_still_sends_heartbeats, .init = setup, 
         beats |= sent(PSD_MSG_HEARTBEAT) != NULL;
         pass(50);
     }
-    cr_expect(beats, "else the servers give up who waits for their answer");
+    cr_expect(beats, "otherwise the servers give up the worker that waits for their answer");
 }
 
 static void fail_by(psd_peer_t server)
@@ -317,16 +346,16 @@ static void fail_by(psd_peer_t server)
     psd_session_message(session, now, server, &msg, NULL, &out);
 }
 
-Test(session, any_server_can_say_that_the_job_fails_but_not_to_one_whose_work_is_done, .init = setup, .fini = teardown)
+Test(session, any_server_can_report_that_the_job_fails_but_not_to_a_finished_worker, .init = setup, .fini = teardown)
 {
     psd_session_leave(session, now, true, &out);
     fail_by(PSD_PEER_SERVER + 1);
-    cr_expect_eq(psd_session_phase(session), PSD_PHASE_LEAVING, "server 0 says whether its work is safe");
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_LEAVING, "server 0 decides whether its work is safe");
     fail_by(PSD_PEER_SERVER);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_FAILED);
 }
 
-Test(session, who_joins_another_run_says_how_far_it_has_come, .init = setup, .fini = teardown)
+Test(session, a_worker_that_joins_another_run_says_how_far_it_has_come, .init = setup, .fini = teardown)
 {
     refuse_run();
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
@@ -346,7 +375,8 @@ Test(session, a_refusal_that_ends_the_job_ends_a_worker_that_asks_for_nothing, .
     } ends[] = { { PSD_REFUSAL_ABSENT, PSD_EUNAVAILABLE },
                  { PSD_REFUSAL_LOST, PSD_EREFUSED },
                  { PSD_REFUSAL_UNSAVED, PSD_EIO },
-                 { PSD_REFUSAL_DAMAGED, PSD_EDATA } };
+                 { PSD_REFUSAL_DAMAGED, PSD_EDATA },
+                 { PSD_REFUSAL_UNFIT, PSD_ECONFIG } };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         psd_msg_t msg = message(PSD_MSG_REFUSED, RUN);
         msg.code = ends[i].reason;
@@ -375,7 +405,69 @@ Test(session, a_server_that_is_back_was_silent_for_as_long_as_it_was, .init = se
             cr_expect_not_null(strstr(out.at[i].msg.text, "silent_ms=5000"), "%s", out.at[i].msg.text);
             return;
         }
-    cr_assert_fail("it has not been said that the server is back");
+    cr_assert_fail("the return of the server was not logged");
+}
+
+/* Register with two servers, one of which (`silent`) never answers, until the session gives it up. */
+static void give_up(uint32_t silent)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
+    float *const data[] = { weights };
+    uint8_t bytes[512];
+    psd_cluster_t cluster = {
+        .n_servers = 2,
+        .endpoint = { "tcp://here:1", "tcp://there:2" },
+        .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
+    };
+    psd_msg_t hello = message(PSD_MSG_WELCOME, RUN), beat = message(PSD_MSG_HEARTBEAT, RUN);
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 5000, NULL, NULL, NULL, psd_groups_parse });
+    pass(0);
+    hello.seq = NONCE;
+    say(&hello, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+    cr_assert_eq(psd_session_register(session, now, &list, data, &out, &err), PSD_OK);
+    for (int i = 0; i < 100 && psd_session_phase(session) != PSD_PHASE_FAILED; i++) {
+        if (silent)
+            say(&beat, NULL, 0);
+        pass(100);
+    }
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
+    cr_expect_eq(psd_session_error(session)->code, PSD_EUNAVAILABLE);
+}
+
+Test(session, a_worker_that_gives_up_server_1_tells_server_0_that_it_leaves_unfinished, .fini = teardown)
+{
+    give_up(1);
+    cr_expect_not_null(strstr(psd_session_error(session)->text, "gave up waiting for server 1 at tcp://there:2"), "%s",
+                       psd_session_error(session)->text);
+    const psd_msg_t *leave = sent(PSD_MSG_LEAVE);
+    cr_assert_not_null(leave, "otherwise server 0 takes the worker for lost");
+    cr_expect_eq(leave->seq, NONCE);
+    cr_expect_eq(leave->code, 1, "its work is not done");
+}
+
+Test(session, a_worker_that_gives_up_server_0_sends_no_goodbye, .fini = teardown)
+{
+    give_up(0);
+    cr_expect_not_null(strstr(psd_session_error(session)->text, "gave up waiting for server 0"));
+    cr_expect_null(sent(PSD_MSG_LEAVE));
+}
+
+/* Server 0 answers a heartbeat, of which there is one per second at most. */
+Test(session, however_short_the_lease_a_server_is_not_lost_within_two_seconds_and_then_named, .init = setup, .fini = teardown)
+{
+    uint32_t lost = 9;
+    char text[256];
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    for (int i = 0; i < 20; i++)
+        pass(100);
+    cr_expect_not(psd_session_lost_server(session, &lost), "of a lease of 600 ms");
+    for (int i = 0; i < 30; i++)
+        pass(100);
+    cr_assert(psd_session_lost_server(session, &lost));
+    cr_expect_eq(lost, 0);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "server 0 at tcp://here:1, silent for 5 s");
 }
 
 /* ---- codes ---- */
@@ -431,7 +523,7 @@ Test(session, a_push_in_a_code_that_is_asked_for_again_is_the_same_bytes_and_the
     cr_expect_arr_eq(pushed()->data, code, n);
 }
 
-Test(session, what_was_lost_in_another_run_is_not_pushed_into_this_one, .init = setup_codes, .fini = teardown)
+Test(session, a_push_lost_in_another_run_is_not_repeated_in_this_one, .init = setup_codes, .fini = teardown)
 {
     float residual[2] = { 0 };
     uint8_t code[16];
@@ -470,7 +562,8 @@ Test(session, weights_come_in_the_code_of_the_job_or_as_they_are_and_in_no_other
     msg.codec = psd_coding_number(&codings.push);
     say(&msg, code, 4);
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
-    cr_expect_str_eq(psd_session_error(session)->text, "server 0 sent part 0 of its weights in no code of this job, bf16: codec 5");
+    cr_expect_str_eq(psd_session_error(session)->text,
+                     "server 0 sent part 0 of its weights in a code that is not this job's, bf16: codec 5");
 }
 
 Test(session, a_gradient_that_no_code_can_say_is_pushed_as_0_and_said_to_be_so, .init = setup_codes, .fini = teardown)
@@ -484,14 +577,14 @@ Test(session, a_gradient_that_no_code_can_say_is_pushed_as_0_and_said_to_be_so, 
         cr_expect_eq(((const uint8_t *)pushed()->data)[i], 0);
 }
 
-Test(session, initial_values_are_told_as_they_were_after_weights_in_a_code_have_come, .fini = teardown)
+Test(session, initial_values_are_returned_unchanged_after_coded_weights_have_arrived, .fini = teardown)
 {
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
     float *const data[] = { weights };
     const float initial[] = { 1.001f, 2 };
     codings = (psd_codings_t){ .pull = { psd_codec_find("bf16"), 0 } };
     memcpy(weights, initial, sizeof weights);
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL });
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
     pass(0);
     welcome(RUN, NONCE);
     cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 1, .tensor = &tensor }, data, &out, &err), PSD_OK);
@@ -507,16 +600,54 @@ Test(session, initial_values_are_told_as_they_were_after_weights_in_a_code_have_
     cr_expect_arr_eq(sent_with(PSD_MSG_INIT)->data, initial, sizeof initial);
 }
 
+Test(session, inherited_state_is_reported_array_by_array_until_a_step_is_made, .fini = teardown)
+{
+    psd_tensor_desc_t tensor[] = { { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 }, { .name = "b", .n_elements = 1 } };
+    psd_inherited_t inherited[] = { { .t = 9, .arrays = 1 }, { .t = 0 } };
+    float w[3] = { 1, 2, 3 };
+    const float momentum[] = { 4, 5 };
+    psd_inheritance_t *all = calloc(1, sizeof *all);
+    *all = (psd_inheritance_t){ .n = 2, .of = calloc(2, sizeof *all->of), .slot = calloc(2, sizeof *all->slot) };
+    memcpy(all->of, inherited, sizeof inherited);
+    memcpy(all->slot[0][0] = malloc(sizeof momentum), momentum, sizeof momentum);
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
+    pass(0);
+    rule = "sgd(momentum=0.9)";
+    welcome(RUN, NONCE);
+    psd_session_inherit(session, &all);
+    cr_expect_null(all);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 2, .tensor = tensor, .inherited = inherited },
+                                      (float *const[]){ w, w + 2 }, &out, &err),
+                 PSD_OK);
+    psd_msg_t wanted = message(PSD_MSG_INIT_WANTED, RUN);
+    wanted.parts = wanted.seq = 1;
+    say(&wanted, &(uint8_t[]){ 1 }, 1);
+    cr_assert_not_null(sent(PSD_MSG_INIT));
+    cr_expect_eq(sent(PSD_MSG_INIT)->n_elements, 3);
+    cr_expect_eq(sent(PSD_MSG_INIT)->code, 0);
+    wanted.seq = 2;
+    wanted.code = 1;
+    say(&wanted, &(uint8_t[]){ 1 }, 1);
+    cr_assert_not_null(sent(PSD_MSG_INIT));
+    cr_expect_eq(sent(PSD_MSG_INIT)->n_elements, 2, "tensor b inherits nothing");
+    cr_expect_eq(sent(PSD_MSG_INIT)->code, 1);
+    cr_expect_arr_eq(sent_with(PSD_MSG_INIT)->data, momentum, sizeof momentum);
+    wanted.seq = 3;
+    wanted.code = 2;
+    say(&wanted, &(uint8_t[]){ 1 }, 1);
+    cr_expect_null(sent(PSD_MSG_INIT), "there is no such array");
+}
+
 static bool always(void *arg, uint32_t s) { return arg == &session && s == 0; }
 
-/* Part 0 of a model of three tensors whose gradients are these: where its push lies, in the caller's array or in one of its own. */
+/* Push part 0 of a model of three tensors with these gradients; returns whether the message uses the caller's array, not a copy. */
 static bool is_pushed_uncopied(const float *a, const float *b, const float *c, bool (*copies)(void *, uint32_t))
 {
     psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
                                    { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
                                    { .name = "c", .n_dims = 0, .n_elements = 1 } };
     float w[6] = { 0 };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, copies, &session });
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, copies, &session, psd_groups_parse });
     pass(0);
     welcome(RUN, NONCE);
     cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 3, .tensor = tensor },
@@ -550,20 +681,20 @@ Test(session, tensors_that_follow_each_other_in_memory_are_pushed_from_where_the
 
 /* ---- tensor by tensor ---- */
 
-enum { HALF = PSD_MOST_OF_PART }; /* elements of each of two tensors, which are a part each */
+enum { HALF = PSD_MOST_OF_PART }; /* elements of each of two tensors, each of which is one part */
 static float big[2 * HALF];
 
-/* A job's worker with the weights of clock 0, which are 0. */
+/* A worker of a job with the weights of clock 0, which are 0. */
 static void setup_two(void)
 {
     psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { HALF }, .n_elements = HALF },
                                    { .name = "b", .n_dims = 1, .dim = { HALF }, .n_elements = HALF } };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL });
+    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
     pass(0);
     welcome(RUN, NONCE);
-    cr_assert_eq(
-        psd_session_register(session, now, &(psd_tensor_list_t){ 2, tensor, 0 }, (float *const[]){ big, big + HALF }, &out, &err),
-        PSD_OK);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 2, .tensor = tensor },
+                                      (float *const[]){ big, big + HALF }, &out, &err),
+                 PSD_OK);
 }
 
 static void send_part(uint64_t run, uint64_t clock, uint32_t part, float value)
@@ -614,7 +745,7 @@ Test(session, a_part_leaves_with_its_last_tensor_and_no_weights_are_taken_before
     cr_expect(big[0] == 2 && big[HALF] == 2);
 }
 
-Test(session, while_tensors_lack_another_run_of_the_servers_changes_nothing, .init = setup_two, .fini = teardown)
+Test(session, while_tensors_are_missing_another_run_of_the_servers_changes_nothing, .init = setup_two, .fini = teardown)
 {
     static float g[2 * HALF];
     send_part(RUN, 4, 0, 1);
@@ -625,7 +756,7 @@ Test(session, while_tensors_lack_another_run_of_the_servers_changes_nothing, .in
     cr_expect_null(sent(PSD_MSG_HELLO));
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_COLLECTING);
     push(0, g);
-    cr_expect_null(sent(PSD_MSG_PUSH), "it is no gradient of the new run");
+    cr_expect_null(sent(PSD_MSG_PUSH), "it is not a gradient of the new run");
     pass(50);
     cr_assert_not_null(sent(PSD_MSG_HELLO));
     welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
@@ -636,7 +767,7 @@ Test(session, while_tensors_lack_another_run_of_the_servers_changes_nothing, .in
     cr_expect(big[0] == 3 && big[HALF] == 3);
 }
 
-/* ---- what servers say of the view ---- */
+/* ---- the servers' views ---- */
 
 static void send_view(uint64_t clock, uint64_t view, uint32_t rank, uint32_t world)
 {
@@ -664,9 +795,10 @@ Test(session, weights_of_an_older_view_change_no_rank, .init = setup, .fini = te
     }
 }
 
-/* ---- a model of two tensors, of which each of two servers holds one; each push is a step ---- */
+/* ---- a model of two tensors, one on each of two servers; each push is a step ---- */
 
 static float pair[2][2] = { { 1, 2 }, { 3, 4 } };
+static double clip_value; /* of the job */
 
 static void say_as(uint32_t server, const psd_msg_t *msg, const void *payload, size_t n)
 {
@@ -704,6 +836,7 @@ static void setup_pair(void)
                                             .optimizer = "sgd",
                                             .lease_ms = 600,
                                             .part_elements = PSD_MAX_CHUNK,
+                                            .clip_value = clip_value,
                                             .whole_norm = true } };
     session = psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE });
     pass(0);
@@ -716,7 +849,7 @@ static void setup_pair(void)
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
 }
 
-/* Push this gradient; its words go to both servers alike. */
+/* Push this gradient; both servers get the same fields. */
 static void expect_pushes(const float *const *of, bool nonfinite, double norm2)
 {
     unsigned n = 0;
@@ -746,6 +879,18 @@ Test(session, a_nan_in_any_tensor_of_a_push_that_is_a_step_is_confessed_to_every
     expect_pushes((const float *const[]){ NULL, (float[]){ 3, 4 } }, false, 25);
 }
 
+static void setup_clipped(void)
+{
+    clip_value = 2;
+    setup_pair();
+}
+
+Test(session, the_norm_of_a_push_that_is_a_step_is_that_of_the_clipped_gradient, .init = setup_clipped, .fini = teardown)
+{
+    /* 1 + 4 + 4 + 4 */
+    expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, -4 } }, false, 13);
+}
+
 Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .init = setup, .fini = teardown)
 {
     cr_expect_eq(psd_session_set_lr(session, now, -1, &out, &err), PSD_EINVAL);
@@ -761,7 +906,7 @@ Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .
     late.code--;
     for (int i = 0; i < 6 && !sent(PSD_MSG_SETTING); i++)
         pass(100);
-    cr_expect_not_null(sent(PSD_MSG_SETTING), "what may have been lost is said again");
+    cr_expect_not_null(sent(PSD_MSG_SETTING), "a message that may have been lost is repeated");
     say(&late, NULL, 0);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING, "that was the answer to one before");
     say(&set, NULL, 0);

@@ -45,7 +45,7 @@ Test(settings, servers_agree_on_number_mode_and_optimizer)
     cr_expect_str_eq(settings.job.text, first, "or a server could not join");
 }
 
-Test(settings, what_only_asp_has_is_agreed_on_in_asp)
+Test(settings, servers_agree_on_asps_own_settings_in_asp)
 {
     read_first("--sync-mode=asp --sync-max-staleness=7 --optimizer=sgd(lr=0.5) --checkpoint-dir=/tmp");
     cr_expect_str_eq(settings.job.text, "servers=1 mode=asp optimizer=" SGD " lr_rule=1/W max_staleness=7 checkpoints=yes");
@@ -53,7 +53,40 @@ Test(settings, what_only_asp_has_is_agreed_on_in_asp)
     cr_expect(!psd_mode_has_rounds(settings.engine.mode) && settings.coordinator.mode == settings.engine.mode);
 }
 
-Test(settings, a_rule_for_the_learning_rate_that_nobody_chose_is_noted_in_asp_alone)
+Test(settings, quarantine_is_for_rounds)
+{
+    read_first("--sync-quarantine-after=5");
+    cr_expect_eq(settings.coordinator.quarantine_after, 5);
+    cr_expect_eq(read_as(0, "--sync-quarantine-after=5 --sync-mode=asp"), PSD_ECONFIG);
+    cr_expect_not_null(
+        strstr(err.text, "--sync-quarantine-after: sync.quarantine_after is set, but in sync.mode asp each server "));
+}
+
+Test(settings, rounds_are_added_up_only_where_there_are_rounds)
+{
+    read_first("--sync-accumulate=4 --optimizer=sgd(lr=0.5) --checkpoint-every-steps=10");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD " accumulate=4");
+    cr_expect(settings.engine.accumulate == 4 && settings.coordinator.accumulate == 4 && settings.job.accumulate == 4);
+    cr_expect_eq(settings.coordinator.save_every_rounds, 40, "checkpoints count steps");
+    cr_expect_eq(read_as(0, "--sync-accumulate=4 --sync-mode=asp"), PSD_ECONFIG);
+    cr_expect_str_eq(err.text, "--sync-accumulate: sync.accumulate is 4, but sync.mode asp has no rounds to add up: each "
+                               "push is a step by itself; set sync.mode to bsp, or make data.batch larger");
+}
+
+Test(settings, rules_whose_step_needs_a_round_are_refused_in_asp)
+{
+    cr_expect_eq(read_as(0, "--sync-mode=asp --optimizer=dlion"), PSD_ECONFIG);
+    cr_expect_str_eq(err.text, "--optimizer: optimizer dlion counts the votes of a round, but sync.mode asp has no "
+                               "rounds; set sync.mode to bsp, or choose another optimizer");
+    cr_expect_eq(read_as(0, "--sync-mode=asp --optimizer=adafactor"), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "adafactor steps whole tensors"), "%s", err.text);
+    cr_expect_eq(read_as(0, "--sync-mode=asp --optimizer=lamb"), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "lamb needs sums over whole tensors"), "%s", err.text);
+    cr_expect_eq(read_as(0, "--sync-mode=asp --optimizer=cautious(adam)"), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "cautious adam needs sums over whole tensors"), "%s", err.text);
+}
+
+Test(settings, a_default_lr_rule_is_logged_only_in_asp)
 {
     read_first("--sync-mode=asp");
     cr_expect(settings.unasked_lr_rule);
@@ -63,7 +96,7 @@ Test(settings, a_rule_for_the_learning_rate_that_nobody_chose_is_noted_in_asp_al
     cr_expect_not(settings.unasked_lr_rule);
 }
 
-Test(settings, lost_workers_that_are_waited_for_leave_no_fewer_than_wanted)
+Test(settings, with_workers_lost_wait_rounds_need_workers_want)
 {
     read_first("--workers-min=2 --workers-want=5 --workers-lost=wait");
     cr_expect(settings.coordinator.workers_min == 5 && settings.coordinator.workers_want == 5);
@@ -72,7 +105,7 @@ Test(settings, lost_workers_that_are_waited_for_leave_no_fewer_than_wanted)
     cr_expect(settings.coordinator.workers_min == 2 && settings.coordinator.workers_want == 5);
     cr_expect(settings.coordinator.drops_lost);
     read_first("--workers-min=3");
-    cr_expect(settings.coordinator.workers_min == 3 && settings.coordinator.workers_want == 3, "0 wanted: as many as the least");
+    cr_expect(settings.coordinator.workers_min == 3 && settings.coordinator.workers_want == 3, "0 wanted: the same as the minimum");
 }
 
 Test(settings, a_server_is_lost_later_than_a_worker_with_a_short_lease)
@@ -141,26 +174,33 @@ Test(settings, servers_agree_on_the_schedule_and_on_what_it_counts)
     cr_expect_not(settings.coordinator.needs_rows);
 }
 
-Test(settings, codecs_and_schedules_that_make_no_sense_are_refused)
+Test(settings, codecs_schedules_and_votes_that_make_no_sense_are_refused)
 {
     static struct {
         char flag[40];
         const char *why;
+        char with[24]; /* another flag; "": none */
     } row[] = {
+        { "--optimizer=lookahead(dlion)", "workers send votes; leave out clip.value and clip.norm", "--clip-norm=1" },
+        { "--optimizer=dlion", "workers send votes; leave out clip.value and clip.norm", "--clip-value=1" },
+        { "--optimizer=dlion", "codec.push is topk(0.1), which would drop most votes of optimizer dlion; use sign",
+          "--codec-push=topk(0.1)" },
         { "--codec-pull=sign",
-          "codec.pull is sign, which is for gradients: of weights it would leave a sign each; use f32, bf16 or int8" },
-        { "--codec-pull=topk(0.1)", "codec.pull is topk, which is for gradients: of weights it would leave most as 0" },
-        { "--codec-push=topk(0.6)", "codec.push is topk(0.6), and a value that it keeps takes 5 bytes" },
-        { "--codec-push=int4", "unknown codec 'int4'" },
-        { "--schedule=cosin(steps=5)", "unknown schedule 'cosin'; the nearest is 'cosine'" },
-        { "--schedule=onecycle(steps=9)", "schedule onecycle moves the momentum, and sgd has none; add cycle_momentum=0 to the "
-                                          "schedule, or choose another optimizer" },
+          "codec.pull is sign, which is for gradients: weights would lose all but their signs; use f32, bf16 or int8", "" },
+        { "--codec-pull=topk(0.1)", "codec.pull is topk, which is for gradients: weights would mostly become 0", "" },
+        { "--codec-push=topk(0.6)", "codec.push is topk(0.6), and a value that it keeps takes 5 bytes", "" },
+        { "--codec-push=int4", "unknown codec 'int4'", "" },
+        { "--schedule=cosin(steps=5)", "unknown schedule 'cosin'; the nearest is 'cosine'", "" },
+        { "--schedule=onecycle(steps=9)",
+          "schedule onecycle changes the momentum, but sgd has none; add cycle_momentum=0 to the "
+          "schedule, or choose another optimizer",
+          "" },
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
-        char *argv[] = { "psd", row[i].flag };
+        char *argv[] = { "psd", row[i].flag, row[i].with };
         psd_options_destroy(&options);
         cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_SERVER));
-        cr_expect_lt(psd_options_load(options, 2, argv, &err), 0);
+        cr_expect_lt(psd_options_load(options, *row[i].with ? 3 : 2, argv, &err), 0);
         cr_expect(strstr(psd_options_complaints(options), row[i].why) || strstr(err.text, row[i].why), "%s: %s", err.text,
                   psd_options_complaints(options));
     }

@@ -9,6 +9,7 @@
 #include "server/core/shard.h"
 #include "proto/actions.h"
 #include "proto/coded.h"
+#include "tests/support/alone.h"
 
 TestSuite(shard, .timeout = 600);
 
@@ -25,7 +26,7 @@ static void setup_rule(const char *spec)
     uint64_t stream = 3;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ N }, 1, SERVERS, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &(psd_codings_t){ 0 }, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(alone(&rule), NULL, &clip, &(psd_codings_t){ 0 }, &map, 0, NULL));
     for (size_t i = 0; i < N; i++)
         weights[i] = (float)psd_uniform(&stream) - 0.5f;
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
@@ -40,7 +41,7 @@ static void teardown(void)
     psd_partition_clear(&map);
 }
 
-/* Gradients of `k` workers for step `t`, the whole tensor's. */
+/* Gradients of `k` workers for step `t`, of the whole tensor. */
 static void gradients(float g[][N], size_t k, uint64_t t)
 {
     uint64_t stream = 1000 * t;
@@ -54,7 +55,7 @@ static psd_work_t *make_work(uint32_t part, float g[][N], uint32_t k)
     static const double share[] = { 0.25, 0.5, 0.25 };
     const psd_chunk_t *c = &map.chunk[map.held[0][part]];
     psd_work_t *work = psd_shard_work(shard, part, k);
-    work->lr = psd_rule_lr(&rule);
+    work->lr[0] = psd_rule_lr(&rule);
     work->n_gradients = k;
     for (uint32_t i = 0; i < k; i++) {
         work->gradient[i] = psd_buf_borrow(g[i] + c->offset, c->n * sizeof(float));
@@ -75,7 +76,7 @@ static void reference(float *w, float *const *slot, uint64_t steps)
         const psd_whole_t whole = {
             .n = N, .w = w, .slot = slot, .state = &state, .gradient = (const float *const[]){ g3[0], g3[1], g3[2] }
         };
-        psd_whole_step(&rule, &clip, &whole, 1, (double[]){ 0.25, 0.5, 0.25 }, 3, psd_rule_lr(&rule));
+        psd_whole_step(alone(&rule), &clip, &whole, 1, (double[]){ 0.25, 0.5, 0.25 }, 3, 0, &(const double){ psd_rule_lr(&rule) });
     }
 }
 
@@ -106,6 +107,68 @@ Test(shard, chunks_step_to_the_bits_of_the_whole_tensor, .init = setup, .fini = 
     expect_reference(5);
 }
 
+/* The norm of a difference; y NULL: of x. */
+static double distance(const float *x, const float *y, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += ((double)x[i] - (y ? (double)y[i] : 0)) * ((double)x[i] - (y ? (double)y[i] : 0));
+    return sqrt(sum);
+}
+
+Test(shard, a_step_that_looks_makes_the_same_weights_and_says_what_it_did_to_each_chunk, .init = setup, .fini = teardown)
+{
+    static double look[64 * PSD_LOOK_TERMS];
+    static float before[N];
+    for (uint64_t t = 1; t <= 5; t++) {
+        gradients(g3, 3, t);
+        for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
+            const psd_chunk_t *c = &map.chunk[map.held[0][p]];
+            psd_work_t *work = make_work(p, g3, 3);
+            double *at = work->look = look + p * PSD_LOOK_TERMS;
+            const float *after;
+            memcpy(before, psd_shard_weights(shard, p)->data, c->n * sizeof *before);
+            psd_work_run(work);
+            after = psd_shard_weights(shard, p)->data;
+            cr_assert_eq(at[PSD_LOOK_N], c->n);
+            cr_assert_float_eq(sqrt(at[PSD_LOOK_WEIGHT2]), distance(before, NULL, c->n), 1e-9);
+            cr_assert_float_eq(sqrt(at[PSD_LOOK_UPDATE2]), distance(before, after, c->n), 1e-9);
+            cr_assert_eq(at[PSD_LOOK_RATE], work->lr[0]);
+            double sum = 0;
+            for (size_t i = c->offset; i < c->offset + c->n; i++) {
+                const double g = 0.25 * (double)g3[0][i] + 0.5 * (double)g3[1][i] + 0.25 * (double)g3[2][i];
+                sum += g * g;
+            }
+            cr_assert_float_eq(at[PSD_LOOK_GRADIENT2], sum, 1e-4 * sum);
+        }
+    }
+    expect_reference(5);
+    psd_work_t *none = make_work(0, g3, 0);
+    none->look = look;
+    psd_work_run(none);
+    cr_expect_eq(look[PSD_LOOK_N], 0, "without a gradient, nothing of the previous step is left");
+}
+
+/* 0.3 is the bound, and the gradients lie between -0.5 and 0.5. */
+Test(shard, a_look_counts_the_gradients_that_reach_the_bound_after_clipping, .fini = teardown)
+{
+    double look[PSD_LOOK_TERMS];
+    uint32_t want = 0;
+    clip = (psd_clip_t){ .value = (double)0.3f };
+    setup_rule("sgd(lr=0.01)");
+    gradients(g3, 1, 1);
+    psd_work_t *work = make_work(0, g3, 1);
+    const psd_chunk_t *c = &map.chunk[map.held[0][0]];
+    for (size_t i = c->offset; i < c->offset + c->n; i++)
+        want += fabsf(g3[0][i]) >= 0.3f;
+    work->scale = 0.7f; /* by clip.norm */
+    work->look = look;
+    psd_work_run(work);
+    cr_expect(want > 0 && want < c->n);
+    cr_expect_eq(look[PSD_LOOK_REACHED], want);
+    cr_expect_lt(look[PSD_LOOK_GRADIENT2], 0.21 * 0.21 * c->n * 1.0001);
+}
+
 static void run_one(void *work) { psd_work_run(work); }
 
 Test(shard, chunks_stepped_by_threads_side_by_side_give_the_same_bits, .init = setup, .fini = teardown)
@@ -134,17 +197,17 @@ Test(shard, weights_that_are_still_being_sent_do_not_change, .init = setup, .fin
     psd_buf_unref(&in_flight);
 }
 
-Test(shard, a_chunk_without_gradients_is_left_alone_with_its_counters, .init = setup, .fini = teardown)
+Test(shard, a_chunk_without_gradients_and_its_counters_do_not_change, .init = setup, .fini = teardown)
 {
     psd_work_run(make_work(0, g3, 0));
-    cr_assert_eq(psd_shard_sync_epoch(shard, 0), 0);
+    cr_assert_eq(psd_shard_sync_epoch(shard), 0);
     cr_assert_arr_eq(psd_shard_weights(shard, 0)->data, weights + map.chunk[map.held[0][0]].offset, 4 * sizeof(float));
     /* Two steps sync a lookahead of k = 2: the empty work has not counted. */
     gradients(g3, 1, 1);
     psd_work_run(make_work(0, g3, 1));
-    cr_assert_eq(psd_shard_sync_epoch(shard, 0), 0);
+    cr_assert_eq(psd_shard_sync_epoch(shard), 0);
     psd_work_run(make_work(0, g3, 1));
-    cr_assert_eq(psd_shard_sync_epoch(shard, 0), 1);
+    cr_assert_eq(psd_shard_sync_epoch(shard), 1);
 }
 
 Test(shard, the_checksum_that_a_step_makes_is_that_of_the_new_weights, .init = setup, .fini = teardown)
@@ -159,7 +222,7 @@ Test(shard, the_checksum_that_a_step_makes_is_that_of_the_new_weights, .init = s
     gradients(g3, 1, 1);
     psd_work_run(make_work(0, g3, 1));
     w = psd_shard_weights(shard, 0);
-    cr_expect_eq(atomic_load(&w->sum), 0, "nobody has summed the weights of a step that was not to");
+    cr_expect_eq(atomic_load(&w->sum), 0, "a step that need not compute the checksum has not done so");
     cr_expect_eq(psd_buf_checksum(w), psd_crc32c(w->data, w->n_bytes));
 }
 
@@ -179,10 +242,10 @@ Test(shard, a_clipped_step_scales_the_summed_gradient, .init = setup_sgd, .fini 
 /* ---- parts of several chunks ---- */
 
 static psd_codings_t codings;     /* of the shard */
-static psd_coding_t been_through; /* what gradients have been through before */
+static psd_coding_t been_through; /* the coding that gradients went through before */
 
-/* Steps of two workers on a model of three tensors, cut into parts of at most `most` elements; the second lacks a gradient of tensor 1, and
- * nobody has one of tensor 2. Returns the checksum of all weights, chunk after chunk. */
+/* Steps of two workers on a model of three tensors, cut into parts of at most `most` elements; the second has no gradient of tensor
+ * 1, and neither has one of tensor 2. Returns the checksum of all weights, chunk after chunk. */
 static uint32_t train_in_parts(const char *spec, uint32_t most)
 {
     enum { A = 3000, B = 40, C = 500, ALL = A + B + C };
@@ -191,7 +254,7 @@ static uint32_t train_in_parts(const char *spec, uint32_t most)
     uint64_t stream = 3;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ A, B, C }, 3, 1, most, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &codings, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(alone(&rule), NULL, &clip, &codings, &map, 0, NULL));
     for (size_t i = 0; i < ALL; i++) {
         w[i] = (float)psd_uniform(&stream);
         g[0][i] = (float)psd_uniform(&stream) - 0.5f;
@@ -212,7 +275,7 @@ static uint32_t train_in_parts(const char *spec, uint32_t most)
         for (uint32_t p = 0; p < map.n_parts[0]; p++) {
             const psd_part_t *part = &map.part[0][p];
             psd_work_t *work = psd_shard_work(shard, p, 2);
-            work->lr = psd_rule_lr(&rule);
+            work->lr[0] = psd_rule_lr(&rule);
             for (uint32_t k = 0; k < 2; k++) {
                 const size_t n_codes = psd_coded_bytes(&codings.push, &map, 0, p);
                 psd_buf_t *payload = psd_buf_new(n_codes + psd_bitmap_bytes(part->n_chunks));
@@ -240,7 +303,8 @@ static uint32_t train_in_parts(const char *spec, uint32_t most)
         const psd_shard_state_t state = psd_shard_state(shard, i);
         crc = psd_crc32c_extend(crc, state.w, map.chunk[i].n * sizeof(float));
         if (map.chunk[i].tensor == 2)
-            cr_expect(!memcmp(state.w, w + from[2] + map.chunk[i].offset, map.chunk[i].n * sizeof(float)), "nobody has a gradient");
+            cr_expect(!memcmp(state.w, w + from[2] + map.chunk[i].offset, map.chunk[i].n * sizeof(float)),
+                      "no worker has a gradient");
     }
     teardown();
     return crc;
@@ -253,6 +317,105 @@ Test(shard, parts_of_any_size_make_the_same_weights)
         const uint32_t crc = train_in_parts(specs[i], 1);
         cr_expect_eq(train_in_parts(specs[i], 2100), crc);
         cr_expect_eq(train_in_parts(specs[i], PSD_MOST_OF_PART), crc);
+    }
+}
+
+/* Three steps of a 60 x 50 matrix, a vector, and a matrix without a gradient, in parts of at most `most` elements, with the work of
+ * passes in any order, compared with the step of one process. */
+static void step_whole(const char *spec, uint32_t most)
+{
+    enum { A = 3000, B = 40, C = 600, ALL = A + B + C };
+    static float w[ALL], before[ALL], g[ALL], arrays[PSD_MAX_SLOTS][ALL];
+    static double look[16 * PSD_LOOK_TERMS];
+    static const size_t from[] = { 0, A, A + B }, size[] = { A, B, C };
+    psd_extent_t extent[] = { { A, { 2, 1, 60, 50 }, true }, { B, { .n_dims = 1 }, true }, { C, { 2, 1, 10, 60 }, true } };
+    psd_whole_t whole[3];
+    psd_rule_state_t state[3];
+    float *slot[3][PSD_MAX_SLOTS];
+    const float *gradient[3] = { g, g + A, NULL };
+    uint64_t stream = 3;
+    cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
+    cr_assert_eq(psd_partition_cut(&map, extent, 3, 1, most, NULL), PSD_OK);
+    cr_assert_not_null(shard = psd_shard_new(alone(&rule), NULL, &(psd_clip_t){ .norm = 0 }, &(psd_codings_t){ 0 }, &map, 0, NULL));
+    memset(arrays, 0, sizeof arrays);
+    for (size_t i = 0; i < ALL; i++)
+        w[i] = (float)psd_uniform(&stream);
+    for (size_t t = 0; t < 3; t++) {
+        for (int s = 0; s < PSD_MAX_SLOTS; s++)
+            slot[t][s] = arrays[s] + from[t];
+        psd_rule_begin(&rule, &state[t], &extent[t], 0, w + from[t], slot[t], size[t]);
+        whole[t] = (psd_whole_t){ size[t], 0, w + from[t], slot[t], &state[t], &gradient[t], extent[t].shape };
+    }
+    for (uint32_t p = 0; p < map.n_parts[0]; p++) {
+        float *values = malloc(map.part[0][p].n * sizeof *values);
+        for (uint32_t i = 0; i < map.part[0][p].n_chunks; i++) {
+            const psd_chunk_t *c = psd_partition_at(&map, 0, p, i);
+            memcpy(values + c->at, w + from[c->tensor] + c->offset, c->n * sizeof *w);
+        }
+        psd_shard_set(shard, p, values);
+        free(values);
+    }
+    for (int t = 0; t < 3; t++) {
+        for (size_t i = 0; i < ALL; i++)
+            g[i] = (float)psd_uniform(&stream) - 0.5f;
+        for (uint32_t p = 0; p < map.n_parts[0]; p++) {
+            const psd_part_t *part = &map.part[0][p];
+            psd_work_t *work = psd_shard_work(shard, p, 1);
+            psd_buf_t *payload = psd_buf_new(part->n * sizeof(float) + psd_bitmap_bytes(part->n_chunks));
+            uint8_t *has = (uint8_t *)payload->data + part->n * sizeof(float);
+            memset(payload->data, 0, payload->n_bytes);
+            for (uint32_t i = 0; i < part->n_chunks; i++) {
+                const psd_chunk_t *c = psd_partition_at(&map, 0, p, i);
+                memcpy((float *)payload->data + c->at, g + from[c->tensor] + c->offset, c->n * sizeof *g);
+                if (c->tensor < 2)
+                    psd_bitmap_set(has, i);
+            }
+            work->lr[0] = psd_rule_lr(&rule);
+            work->weight[0] = 1;
+            work->gradient[work->n_gradients++] = payload;
+        }
+        cr_assert_eq(psd_shard_passes(shard)->n, 1);
+        for (int pass = 0; pass < 2; pass++)
+            for (uint32_t i = map.n_parts[0]; i-- > 0;) {
+                psd_work_t *work = psd_shard_pending(shard, t % 2 ? i : map.n_parts[0] - 1 - i);
+                double none;
+                work->pass = pass;
+                work->sum = &none;
+                work->look = pass && t == 2 ? look + psd_shard_first(shard, work->part) * PSD_LOOK_TERMS : NULL;
+                psd_work_run(work);
+            }
+        memcpy(before, w, sizeof before);
+        psd_whole_step(alone(&rule), &(psd_clip_t){ .norm = 0 }, whole, 3, (double[]){ 1 }, 1, 0, (double[]){ psd_rule_lr(&rule) });
+    }
+    for (uint32_t i = 0; i < map.n_held[0]; i++) { /* the measurements of the last step */
+        const psd_chunk_t *c = &map.chunk[i];
+        const size_t at = from[c->tensor] + c->offset;
+        const double *of = look + i * PSD_LOOK_TERMS;
+        cr_expect_eq(of[PSD_LOOK_N], c->tensor < 2 ? c->n : 0);
+        cr_expect_float_eq(sqrt(of[PSD_LOOK_UPDATE2]), c->tensor < 2 ? distance(w + at, before + at, c->n) : 0, 1e-9, "%s", spec);
+        cr_expect_float_eq(sqrt(of[PSD_LOOK_GRADIENT2]), c->tensor < 2 ? distance(g + at, NULL, c->n) : 0, 1e-9, "%s", spec);
+    }
+    for (uint32_t i = 0; i < map.n_held[0]; i++) {
+        const psd_chunk_t *c = &map.chunk[i];
+        const psd_shard_state_t got = psd_shard_state(shard, i);
+        cr_expect_arr_eq(got.w, w + from[c->tensor] + c->offset, c->n * sizeof *w, "%s, chunk %u", spec, i);
+        cr_expect_eq(got.state->t, c->tensor < 2 ? 3 : 0);
+        for (int s = 0; s < rule.n_slots; s++)
+            cr_expect_arr_eq(got.slot[s], slot[c->tensor][s] + c->offset,
+                             psd_rule_slot_elements(&rule, s, &extent[c->tensor], c->offset, c->n) * sizeof *w, "%s, slot %d", spec,
+                             s);
+    }
+    teardown();
+}
+
+Test(shard, a_whole_tensor_in_parts_of_any_size_steps_as_in_one_process)
+{
+    static const char *const specs[] = { "adafactor", "lookahead(adafactor(lr=0.1, weight_decay=0.1), k=2)", "muon",
+                                         "lookahead(muon(weight_decay=0.1), k=2, pullback=pullback)" };
+    for (size_t i = 0; i < 4; i++) {
+        step_whole(specs[i], 1);
+        step_whole(specs[i], 2100);
+        step_whole(specs[i], PSD_MOST_OF_PART);
     }
 }
 
@@ -282,22 +445,23 @@ Test(shard, weights_leave_in_their_code_as_soon_as_there_are_some)
     codings.pull = (psd_coding_t){ psd_codec_find("bf16"), 0 };
     cr_assert_eq(psd_rule_parse(&rule, "sgd(lr=1)", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 4 }, 1, 1, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &clip, &codings, &map, 0, NULL));
-    psd_shard_set(shard, 0, (float[]){ 1, 1.00390625f, -2, 0 }); /* 1 + 2^-8 is half way from 1 to 1 + 2^-7, and goes to the even */
+    cr_assert_not_null(shard = psd_shard_new(alone(&rule), NULL, &clip, &codings, &map, 0, NULL));
+    /* 1 + 2^-8 is halfway between 1 and 1 + 2^-7, and is rounded to the even one. */
+    psd_shard_set(shard, 0, (float[]){ 1, 1.00390625f, -2, 0 });
     psd_shard_sent_t sent = psd_shard_sent(shard, 0);
     cr_assert_eq(sent.codec, psd_coding_number(&codings.pull));
     cr_assert_eq(sent.payload->n_bytes, 8);
     psd_coding_decode(&codings.pull, sent.payload->data, 4, 0, 4, back);
     cr_expect_arr_eq(back, ((float[]){ 1, 1, -2, 0 }), sizeof back);
-    cr_expect_eq(((float *)psd_shard_weights(shard, 0)->data)[1], 1.00390625f, "what is trained keeps all of it");
+    cr_expect_eq(((float *)psd_shard_weights(shard, 0)->data)[1], 1.00390625f, "the trained weights keep all bits");
     psd_shard_set(shard, 0, (float[]){ 1, INFINITY, -2, 0 });
     sent = psd_shard_sent(shard, 0);
-    cr_expect_eq(sent.codec, PSD_CODEC_F32, "what has diverged is seen as it is");
+    cr_expect_eq(sent.codec, PSD_CODEC_F32, "weights that have diverged are sent unchanged");
     cr_expect_eq(sent.payload, psd_shard_weights(shard, 0));
     teardown();
 }
 
-/* Steps of three gradients, of which the first `n_early` are added up before, one by one. */
+/* Steps of three gradients, the first `n_early` of which are summed up early, one by one. */
 static void step_folding(uint64_t steps, uint32_t n_early)
 {
     for (uint64_t t = 1; t <= steps; t++) {
@@ -363,4 +527,88 @@ Test(shard, sums_that_are_forgotten_are_in_no_step, .init = setup, .fini = teard
         const psd_chunk_t *c = &map.chunk[map.held[0][p]];
         cr_expect_arr_eq(psd_shard_weights(shard, p)->data, w + c->offset, c->n * sizeof *w);
     }
+}
+
+/* ---- the state of another job ---- */
+
+/* Take the shard's whole state, chunk by chunk, into arrays of its tensor: weights, then slots. */
+static void take_state(float all[1 + PSD_MAX_SLOTS][N], psd_rule_state_t *state)
+{
+    for (uint32_t i = 0; i < psd_shard_chunks(shard); i++) {
+        const psd_chunk_t *c = &map.chunk[map.held[0][i]];
+        const psd_shard_state_t view = psd_shard_state(shard, i);
+        memcpy(all[0] + c->offset, view.w, c->n * sizeof(float));
+        for (int s = 0; s < rule.n_slots; s++)
+            memcpy(all[1 + s] + c->offset, view.slot[s], c->n * sizeof(float));
+        *state = *view.state;
+    }
+}
+
+static void begin_with(float all[1 + PSD_MAX_SLOTS][N])
+{
+    for (uint32_t array = 0; array < psd_shard_initial_arrays(shard); array++)
+        for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
+            cr_assert_eq(psd_shard_initial_elements(shard, array, p), psd_shard_elements(shard, p));
+            psd_shard_set_array(shard, array, p, all[array] + map.chunk[map.held[0][p]].offset);
+        }
+}
+
+Test(shard, a_job_continues_from_anothers_state_as_that_job_would_have, .fini = teardown)
+{
+    static float state[1 + PSD_MAX_SLOTS][N], uninterrupted[1 + PSD_MAX_SLOTS][N], continued[1 + PSD_MAX_SLOTS][N], g[2][N];
+    psd_rule_state_t then, end, resumed;
+    setup_rule("lookahead(nadam(lr=0.01), k=3)");
+    for (uint64_t t = 1; t <= 9; t++) {
+        gradients(g, 2, t);
+        for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
+            psd_work_run(make_work(p, g, 2));
+        if (t == 4)
+            take_state(state, &then);
+    }
+    take_state(uninterrupted, &end);
+    teardown();
+    setup_rule("lookahead(nadam(lr=0.01), k=3)");
+    const psd_inherited_t inherited = { .t = then.t, .arrays = 7, .n_scalars = 1, .scalar = { then.scalar[0] } };
+    psd_shard_inherit(shard, &inherited);
+    cr_assert_eq(psd_shard_initial_arrays(shard), 4);
+    begin_with(state);
+    for (uint64_t t = 5; t <= 9; t++) {
+        gradients(g, 2, t);
+        for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
+            psd_work_run(make_work(p, g, 2));
+    }
+    take_state(continued, &resumed);
+    cr_expect_eq(memcmp(continued, uninterrupted, sizeof continued), 0);
+    cr_expect_eq(memcmp(&resumed, &end, sizeof end), 0);
+}
+
+Test(shard, slow_weights_that_are_not_inherited_begin_as_the_weights, .fini = teardown)
+{
+    static float state[1 + PSD_MAX_SLOTS][N], begun[1 + PSD_MAX_SLOTS][N];
+    psd_rule_state_t then;
+    const psd_inherited_t inherited = { .t = 8, .arrays = 3 };
+    setup();
+    psd_shard_inherit(shard, &inherited);
+    cr_assert_eq(psd_shard_initial_arrays(shard), 3);
+    for (size_t i = 0; i < N; i++) {
+        state[0][i] = weights[i];
+        state[1][i] = (float)i;
+        state[2][i] = 1;
+    }
+    begin_with(state);
+    take_state(begun, &then);
+    cr_expect_eq(then.t, 8);
+    cr_expect_eq(then.sync_epoch, 4, "k is 2");
+    for (uint32_t i = 0; i < psd_shard_chunks(shard); i++) {
+        const psd_chunk_t *c = &map.chunk[map.held[0][i]];
+        cr_expect_eq(memcmp(begun[1] + c->offset, state[1] + c->offset, c->n * sizeof(float)), 0);
+        cr_expect_eq(memcmp(begun[3] + c->offset, weights + c->offset, c->n * sizeof(float)), 0, "slow_param");
+    }
+}
+
+Test(shard, what_a_rule_does_not_keep_is_not_inherited, .init = setup_sgd, .fini = teardown)
+{
+    const psd_inherited_t inherited = { .t = 8, .arrays = 3 };
+    psd_shard_inherit(shard, &inherited);
+    cr_expect_eq(psd_shard_initial_arrays(shard), 1);
 }

@@ -8,7 +8,7 @@
 
 TestSuite(sign, .timeout = 600);
 
-Test(sign, scales_come_first_then_what_is_not_zero_then_what_is_negative)
+Test(sign, scales_come_first_then_the_bits_for_nonzero_then_those_for_negative)
 {
     /* (1 + 2 + 6 + 3) / 4 = 3 = 0x40400000; not 0: values 0, 2, 3 and 8; negative: 2 and 8. */
     const float y[] = { 1, 0, -2, 6, 0, -0.0f, 0, 0, -3 };
@@ -39,7 +39,7 @@ Test(sign, it_takes_at_most_a_fourteenth_of_the_floats_bytes)
     cr_expect_leq(14 * psd_coding_bytes(&coding, 1 << 18), 4u << 18);
 }
 
-Test(sign, what_is_minus_one_zero_or_one_times_a_number_comes_back_with_nothing_left_over)
+Test(sign, multiples_of_a_number_by_minus_one_zero_or_one_come_back_without_residual)
 {
     float y[1000], residual[1000] = { 0 }, out[1000];
     for (int i = 0; i < 1000; i++)
@@ -64,7 +64,7 @@ Test(sign, no_other_bytes_than_those_of_a_code_are_taken)
     expect_values("sign", (uint8_t[]){ 0, 0, 0x80, 0x3f, 0x03, 0x02 }, 6, (float[]){ 1, -1, 0 }, 3);
     expect_refused("sign", (uint8_t[]){ 0, 0, 0x80, 0x3f, 3, 2 }, 5, 3, "sign: 5 bytes for 3 values; expected 6");
     expect_refused("sign", (uint8_t[]){ 0, 0, 0x80, 0x3f, 3, 4 }, 6, 3, "sign: block 0 has a value that is both 0 and negative");
-    expect_refused("sign", (uint8_t[]){ 0, 0, 0x80, 0x3f, 8, 0 }, 6, 3, "sign: there are values after the last of 3");
+    expect_refused("sign", (uint8_t[]){ 0, 0, 0x80, 0x3f, 8, 0 }, 6, 3, "sign: there are bits after the last of 3 values");
     expect_refused("sign", (uint8_t[]){ 0, 0, 0x80, 0x3f, 0, 0 }, 6, 3, "sign: block 0 has only zeros but a scale of 1");
     expect_refused("sign", (uint8_t[]){ 0, 0, 0, 0, 1, 0 }, 6, 3, "sign: block 0 has values but a scale of 0");
     expect_refused("sign", (uint8_t[]){ 0, 0, 0x80, 0xbf, 1, 0 }, 6, 3, "sign: the scale of block 0 is -1");

@@ -2,7 +2,7 @@
 
 #include "common/codec/codec.h"
 
-/* Codecs as options write them. */
+/* Codecs as written in options. */
 
 TestSuite(spec, .timeout = 600);
 
@@ -22,7 +22,7 @@ Test(spec, a_codec_prints_alike_however_it_was_written)
     }
 }
 
-Test(spec, what_is_no_codec_is_refused_with_the_column_and_the_reason)
+Test(spec, a_wrong_codec_is_refused_with_the_column_and_the_reason)
 {
     static const struct {
         const char *spec, *sentence;

@@ -27,7 +27,7 @@ Test(spread, one_value_has_no_deviation_and_none_has_no_mean)
 
 Test(spread, a_range_between_two_others_is_in_a_group_with_each)
 {
-    /* The best and the worst have nothing in common but the one between them. */
+    /* The best and the worst share a group only with the one between them. */
     const psd_spread_t s[] = { range(0.95, 0.97), range(0.93, 0.955), range(0.92, 0.94), range(0.5, 0.6) };
     psd_groups_t g[4];
     cr_assert_eq(psd_spread_groups(s, 4, false, g), 3);
@@ -90,7 +90,7 @@ Test(spread, two_ranges_share_a_group_exactly_when_they_overlap)
     }
 }
 
-Test(spread, chance_alone_parts_two_alike_ones_as_often_as_their_orders_can_be_counted)
+Test(spread, chance_separates_two_equal_rules_as_often_as_counting_orders_predicts)
 {
     cr_expect_float_eq(psd_spread_chance(1), 1, 1e-12);
     cr_expect_float_eq(psd_spread_chance(3), 2 / 20.0, 1e-12);  /* C(6, 3) = 20 */

@@ -7,7 +7,7 @@
 #include "deploy/psdctl/run/place.h"
 #include "deploy/psdctl/run/summary.h"
 
-/* What the workers of a run have left is written here by hand. */
+/* The files of a run's workers are written by hand here. */
 
 static char directory[64];
 static psd_err_t err;
@@ -59,13 +59,13 @@ static void settle(unsigned n)
     cr_assert_eq(err.code, PSD_OK, "%s", err.text);
 }
 
-/* A number of the run's summary; of the file, and of what is returned. */
+/* A number of the run's summary, which is the same in the file and in the result. */
 static double number(const char *key)
 {
     char path[PATH_MAX];
     psd_summary_path(path, directory, 0);
     json_t *file = json_load_file(path, 0, NULL);
-    cr_assert(json_equal(file, summary), "summary.json is not what is shown");
+    cr_assert(json_equal(file, summary), "summary.json differs from the result");
     json_decref(file);
     const json_t *value = json_object_get(summary, key);
     return json_is_number(value) ? json_number_value(value) : NAN;
@@ -80,7 +80,7 @@ static void expect_own(unsigned id, const char *outcome, double steps)
     json_decref(own);
 }
 
-Test(summary, of_two_that_are_done_it_is_that_of_rank_0)
+Test(summary, if_two_workers_are_done_the_summary_is_that_of_rank_0)
 {
     leave("summary.json", "done", 0, 0, 50, 200, 250);
     leave("summary-1.json", "done", 1, 1, 50, 200, 251);
@@ -91,7 +91,7 @@ Test(summary, of_two_that_are_done_it_is_that_of_rank_0)
     expect_own(1, "done", 50);
 }
 
-Test(summary, of_a_worker_that_was_killed_the_run_has_another_and_its_own_says_so)
+Test(summary, a_killed_workers_summary_says_so_and_the_run_takes_another)
 {
     leave("summary.json", "running", 0, 0, 0, 200, 200);
     leave("summary-1.json", "done", 1, 0, 50, 200, 250);
@@ -124,7 +124,7 @@ Test(summary, where_workers_end_one_after_another_it_is_that_of_the_last_to_save
 {
     leave("summary.json", "done", 0, 0, 50, 200, 240);
     leave("summary-1.json", "done", 1, 0, 90, 200, 260);
-    leave("summary-2.json", "done", 2, 1, 95, 200, 270); /* it saw nobody leave */
+    leave("summary-2.json", "done", 2, 1, 95, 200, 270); /* it saw no worker leave */
     settle(3);
     cr_expect_eq(number("worker"), 1);
     cr_expect_eq(number("steps"), 90);
@@ -133,7 +133,7 @@ Test(summary, where_workers_end_one_after_another_it_is_that_of_the_last_to_save
     expect_own(0, "done", 50);
 }
 
-Test(summary, when_nobody_is_done_what_is_known_is_told_and_no_more)
+Test(summary, if_no_worker_is_done_the_summary_has_only_known_values)
 {
     leave("summary.json", "running", 0, 0, 0, 200, 200);
     leave("summary-1.json", "running", 1, 1, 0, 200, 200);
@@ -162,7 +162,7 @@ Test(summary, the_time_of_several_lives_is_that_from_the_first)
     cr_expect_eq(number("lives"), 2);
 }
 
-Test(summary, without_any_there_is_none)
+Test(summary, without_workers_summaries_the_run_has_none)
 {
     settle(2);
     cr_expect_null(summary);

@@ -35,7 +35,7 @@ Test(text, numbers_are_rounded_like_the_c_library_rounds_them)
     }
 }
 
-Test(text, what_is_no_decimal_number_is_refused)
+Test(text, a_text_that_is_not_a_decimal_number_is_refused)
 {
     const char *bad[] = { "",    "-",  "+",  ".",   "e5",    "1e",    "1e+",    "0x10", "inf",
                           "nan", "1 ", " 1", "1,5", "1.2.3", "1e999", "3.5e38", "--1",  "1_000" };
@@ -59,5 +59,30 @@ Test(text, a_delimiter_is_one_character_or_the_word_tab)
     const char *bad[] = { "", "comma", ";;", "a", "1", ".", "-", "+", "\"", "'", "\n", "\x1b" };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         cr_assert_eq(psd_text_delimiter(bad[i], &c, &err), PSD_ECONFIG, "accepted '%s'", bad[i]);
-    cr_assert_str_eq(err.text, "data.delimiter is '\\x1b'; it is one character, such as , ; | or the word tab");
+    cr_assert_str_eq(err.text, "data.delimiter is '\\x1b'; give one character, such as , ; | or the word tab");
+}
+
+Test(text, words_stand_between_blanks_and_a_colon_divides_them)
+{
+    static const char line[] = " \ta:1  :b\r";
+    const char *at = line, *end = line + strlen(line);
+    psd_text_word_t word = psd_text_next_word(&at, end);
+    cr_expect_eq(word.at, line + 2);
+    cr_expect_eq(word.end, line + 5);
+    cr_expect_eq(psd_text_colon(word), line + 3);
+    word = psd_text_next_word(&at, end);
+    cr_expect_eq(word.end - word.at, 2);
+    cr_expect_eq(psd_text_colon(word), word.at);
+    word = psd_text_next_word(&at, end);
+    cr_expect_eq(word.at, word.end, "there is no more");
+    cr_expect_eq(psd_text_colon(word), word.end);
+}
+
+Test(text, a_word_that_is_refused_is_named_with_its_place)
+{
+    static const char line[] = "1 x\001y 2";
+    psd_err_t err;
+    const psd_text_word_t word = { line + 2, line + 5 };
+    cr_expect_eq(psd_text_refuse("rows.txt", 7, line, word, "is not a feature", &err), PSD_EDATA);
+    cr_expect_str_eq(err.text, "rows.txt:7:3: 'x\\x01y' is not a feature");
 }

@@ -34,7 +34,7 @@ Test(topk, among_equal_magnitudes_the_lower_index_is_kept)
 
 Test(topk, the_number_kept_is_rounded_up_unless_the_share_is_whole_but_for_its_own_rounding)
 {
-    /* In double, 0.07 * 100 is 7.000000000000001. Beside the values, 2 bytes for the one block. */
+    /* In double, 0.07 * 100 is 7.000000000000001. In addition to the values, there are 2 bytes for the one block. */
     static const struct {
         const char *spec;
         size_t n, k;
@@ -59,7 +59,7 @@ static int descending(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-Test(topk, what_is_kept_is_exact_and_nothing_left_out_is_larger)
+Test(topk, kept_values_are_exact_and_no_omitted_value_is_larger)
 {
     enum { N = 5000, K = 250 };
     static float y[N], size[N], out[N];

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <glob.h>
 #include <jansson.h>
 #include <math.h>
 #include <signal.h>
@@ -13,7 +14,7 @@
 #include "worker/sampler.h"
 #include "worker/trainer.h"
 
-/* ---- A server inside this process: one optimizer behind psd/worker.h, and a script of what goes wrong ---- */
+/* ---- A server inside this process: one optimizer behind psd/worker.h, and a script of faults ---- */
 
 struct psd_worker {
     int unused;
@@ -25,22 +26,23 @@ static struct {
     psd_rule_t rule;
     psd_rule_state_t state[PSD_MAX_PARAMS];
     float *slot[PSD_MAX_PARAMS][PSD_MAX_SLOTS];
-    bool frozen; /* gradients are taken and the weights stay */
+    bool frozen; /* gradients are accepted, but the weights do not change */
     psd_position_t position;
-    double round_loss;    /* what it says of the last step */
-    uint64_t job_samples; /* and of all */
+    uint64_t health_every; /* it takes a look at each multiple of this clock; 0: never */
+    double round_loss;     /* the mean loss of the last step */
+    uint64_t job_samples;  /* and of all */
     bool in_asp;
     uint64_t hopeless_at;                  /* clock whose exchange fails the job; 0: none */
     uint64_t world_shrinks_at;             /* clock after which one worker is left; 0: none */
-    int connect_rc, exchange_rc, leave_rc; /* what these calls return */
+    int connect_rc, exchange_rc, leave_rc; /* the return values of these calls */
     int waits_before_ready;                /* timeouts of each wait before it succeeds */
     uint64_t stop_at, poison_at;           /* clocks at which `stop` is set, and the weights become NaN */
-    uint64_t well_every;   /* the weights are NaN but for each clock that is a multiple of it, up to the second; 0: never */
-    uint64_t goes_back_at; /* clock of whose exchange the job goes back to that of `goes_back_to`; 0: none */
+    uint64_t well_every;   /* up to the second multiple of this clock, the weights are NaN except at the multiples; 0: never */
+    uint64_t goes_back_at; /* the clock at whose exchange the job goes back to `goes_back_to`; 0: none */
     uint64_t goes_back_to;
     uint64_t samples, exchanges, null_gradients;
     uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
-    int left;          /* -1: not yet; else the `finished` of leaving */
+    int left;          /* -1: not yet; otherwise the argument `finished` of leaving */
     int waits;
 } server;
 
@@ -62,9 +64,9 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config)
     return server.connect_rc;
 }
 
-int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors)
+int psd_worker_register_with(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors, const psd_worker_state_t *state)
 {
-    (void)self;
+    (void)self, (void)state;
     memcpy(server.tensor, tensors, n_tensors * sizeof *tensors);
     server.n = n_tensors;
     for (size_t i = 0; i < n_tensors; i++) {
@@ -74,6 +76,16 @@ int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t 
         }
         psd_rule_init(&server.rule, &server.state[i], tensors[i].data, server.slot[i], elements(&tensors[i]));
     }
+    return 0;
+}
+
+int psd_worker_health(psd_worker_t *self, size_t tensor, psd_worker_health_t *out)
+{
+    (void)self;
+    const uint64_t done = server.position.clock - 1, step = server.health_every ? done - done % server.health_every : 0;
+    if (!step)
+        return PSD_W_EAGAIN;
+    *out = (psd_worker_health_t){ .size = sizeof *out, .step = step, .gradient_norm = (double)tensor, .update_ratio = 0.001 };
     return 0;
 }
 
@@ -134,12 +146,25 @@ int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint6
     return server.exchange_rc;
 }
 
-/* Gradients are given from the last layer back. */
+/* The library's array: the gradients lie in it one after the other, so that they are sent without being copied together. */
+static float *lent;
+static size_t n_lent;
+
+float *psd_worker_alloc(psd_worker_t *self, size_t n)
+{
+    (void)self;
+    n_lent = n;
+    return lent = calloc(n, sizeof *lent);
+}
+
+/* Gradients are pushed from the last layer back. */
 int psd_worker_push(psd_worker_t *self, size_t tensor, const float *gradient, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
     static const float *gradients[PSD_MAX_PARAMS];
     static size_t n;
     cr_assert_eq(tensor, server.n - 1 - n);
+    cr_expect(gradient >= lent && gradient + elements(&server.tensor[tensor]) <= lent + n_lent);
+    cr_expect(!n || gradient + elements(&server.tensor[tensor]) == gradients[tensor + 1]);
     gradients[tensor] = gradient;
     n = (n + 1) % server.n;
     return n ? 0 : psd_worker_exchange(self, gradients, samples, loss, ticket);
@@ -174,9 +199,11 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 }
 
 static double reported;
+static unsigned reports_of_progress;
 int psd_worker_report(psd_worker_t *self, const char *name, double value)
 {
     (void)self;
+    reports_of_progress += !strncmp(name, "progress/", strlen("progress/"));
     if (!strcmp(name, "val/accuracy"))
         reported = value;
     return 0;
@@ -195,7 +222,11 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
     return server.leave_rc;
 }
 
-void psd_worker_close(psd_worker_t **self_p) { *self_p = NULL; }
+void psd_worker_close(psd_worker_t **self_p)
+{
+    *self_p = NULL;
+    free(lent);
+}
 int psd_worker_fd(const psd_worker_t *self) { return self ? -1 : -2; }
 const char *psd_worker_error(const psd_worker_t *self)
 {
@@ -328,7 +359,7 @@ Test(trainer, a_run_makes_the_bits_of_the_same_loop_without_servers)
         for (int s = 0; s < server.rule.n_slots; s++)
             free(slot[i][s]);
     }
-    psd_score_t score = psd_model_evaluate(plain, NULL, test);
+    psd_score_t score = psd_model_evaluate(plain, NULL, test, NULL);
     cr_assert_eq(result.last_score.metric, score.metric);
     cr_assert_eq(reported, score.metric);
     cr_assert_gt(score.metric, 0.3);
@@ -336,7 +367,7 @@ Test(trainer, a_run_makes_the_bits_of_the_same_loop_without_servers)
     psd_model_destroy(&plain);
 }
 
-Test(trainer, every_step_and_every_evaluation_is_a_line_of_what_was_measured)
+Test(trainer, every_step_and_every_evaluation_has_a_line_of_metrics)
 {
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     json_t *steps = lines_with("metrics.jsonl", "train/loss"), *evaluations = lines_with("metrics.jsonl", "val/accuracy");
@@ -379,6 +410,36 @@ Test(trainer, fewer_lines_carry_the_mean_of_their_steps_by_sample)
     json_decref(coarse);
 }
 
+/* How often a word occurs in TensorBoard's event file. */
+static unsigned count_in_events(const char *word)
+{
+    static char bytes[1 << 16];
+    char pattern[256];
+    glob_t found;
+    unsigned n = 0;
+    snprintf(pattern, sizeof pattern, "%s", in_dir("tb/events.out.tfevents.*"));
+    cr_assert_eq(glob(pattern, 0, NULL, &found), 0);
+    FILE *in = fopen(found.gl_pathv[0], "rb");
+    const size_t size = in ? fread(bytes, 1, sizeof bytes, in) : 0;
+    for (size_t i = 0; i + strlen(word) <= size; i++)
+        n += !memcmp(bytes + i, word, strlen(word));
+    fclose(in);
+    globfree(&found);
+    return n;
+}
+
+Test(trainer, tensorboard_gets_the_health_of_each_tensor_once_per_look)
+{
+    config.metrics_also = "tensorboard";
+    server.health_every = 7;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_expect_eq(count_in_events("update_ratio/fc1.weight"), 3, "of 24 steps, those after steps 7, 14 and 21");
+    cr_expect_eq(count_in_events("gradient_norm/fc1.bias"), 3);
+    json_t *lines = lines_with("metrics.jsonl", "train/loss");
+    cr_expect_eq(json_array_size(lines), 24);
+    json_decref(lines);
+}
+
 Test(trainer, two_workers_lines_combine_into_the_line_of_one)
 {
     json_t *lines[3];
@@ -417,7 +478,7 @@ Test(trainer, a_worker_without_rows_takes_part_with_nothing)
     cr_assert_not(result.evaluated, "only rank 0 evaluates");
     json_t *lines = lines_with("metrics-1.jsonl", "train/samples");
     cr_assert_eq(json_array_size(lines), 4);
-    cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"), "what was not measured is absent");
+    cr_assert_null(json_object_get(json_array_get(lines, 0), "train/loss"), "values that were not measured are absent");
     json_decref(lines);
 }
 
@@ -430,15 +491,18 @@ Test(trainer, slow_weights_are_judged_hashed_and_saved)
     config.save = save;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text); /* 24 steps: 4 past the last sync */
     const float *slow[2] = { server.slot[0][server.rule.slow_slot], server.slot[1][server.rule.slow_slot] };
-    cr_assert_eq(result.last_score.metric, psd_model_evaluate(model, slow, test).metric);
-    cr_assert_eq(result.last_score.loss, psd_model_evaluate(model, slow, test).loss);
-    cr_assert_neq(result.last_score.loss, psd_model_evaluate(model, NULL, test).loss);
+    cr_assert_eq(result.last_score.metric, psd_model_evaluate(model, slow, test, NULL).metric);
+    cr_assert_eq(result.last_score.loss, psd_model_evaluate(model, slow, test, NULL).loss);
+    cr_assert_neq(result.last_score.loss, psd_model_evaluate(model, NULL, test, NULL).loss);
     cr_assert_str_neq(result.sha256, result.sha256_slow);
     FILE *file = fopen(save, "rb");
     uint64_t n;
     float first;
     cr_assert_eq(fread(&n, 8, 1, file), 1);
-    fseek(file, (long)(8 + n), SEEK_SET);
+    char *header = calloc(n + 1, 1);
+    cr_assert_eq(fread(header, 1, n, file), n);
+    cr_expect_not_null(strstr(header, "\"psd.which\":\"slow\""), "%s", header);
+    free(header);
     cr_assert_eq(fread(&first, 4, 1, file), 1);
     fclose(file);
     cr_assert_eq(first, slow[0][0]);
@@ -462,9 +526,9 @@ Test(trainer, told_to_stop_it_ends_the_round_and_leaves_with_work_left)
 
 Test(trainer, drained_it_leaves_with_work_left_and_ends_well)
 {
-    server.drain_at = 4; /* three exchanges are done when the fourth is next */
+    server.drain_at = 4; /* three exchanges are done before the fourth */
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDRAINED);
-    cr_assert_eq(psd_err_exit_code(PSD_EDRAINED), 0, "so that nobody starts it again");
+    cr_assert_eq(psd_err_exit_code(PSD_EDRAINED), 0, "so that no supervisor restarts it");
     cr_assert_eq(server.exchanges, 3);
     cr_assert_eq(server.left, 0);
 }
@@ -499,7 +563,50 @@ Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
     cr_assert_eq(psd_err_exit_code(PSD_EDIVERGED), 1);
     cr_assert_not_null(strstr(err.text, "the target was not met: accuracy is "), "%s", err.text);
-    cr_assert_eq(server.left, 1, "its work is done all the same");
+    cr_assert_eq(server.left, 1, "its work is done anyway");
+}
+
+Test(trainer, patience_ends_a_run_whose_evaluations_do_not_improve)
+{
+    server.frozen = true; /* the weights do not change, so neither does the metric */
+    config.stop_patience = 2;
+    config.stop_epochs = 50;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(result.steps, 3 * STEPS, "the first evaluation is the best, two are not better");
+    cr_assert_eq(server.left, 1);
+    /* The worker's next life knows the evaluations of this one. */
+    server.position.clock = 3 * STEPS + 1;
+    config.stop_patience = 4;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(result.steps, 5 * STEPS);
+}
+
+Test(trainer, all_metrics_that_suit_are_in_lines_and_summary_and_the_one_that_counts_is_chosen)
+{
+    config.metric = psd_metric_find("logloss");
+    config.eval_train = true;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    json_t *tested = lines_with("metrics.jsonl", "val/logloss"), *trained = lines_with("metrics.jsonl", "train/logloss");
+    cr_assert_eq(json_array_size(tested), 3);
+    cr_assert_eq(json_array_size(trained), 3);
+    const json_t *last = json_array_get(tested, 2);
+    cr_expect_eq(number(last, "val/logloss"), number(last, "val/loss"));
+    cr_expect_gt(number(last, "val/accuracy"), 0.3);
+    cr_expect_null(json_object_get(last, "val/auc"), "it is for two classes");
+    cr_expect_eq(number(json_array_get(trained, 2), "train/logloss"), psd_model_evaluate(model, NULL, train, NULL).loss);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "metric")), "logloss");
+    cr_expect_eq(number(summary, "last_metric"), number(last, "val/logloss"));
+    cr_expect_eq(number(json_object_get(summary, "test_metrics"), "accuracy"), number(last, "val/accuracy"));
+    cr_expect_eq(number(json_object_get(summary, "train_metrics"), "logloss"), result.train_score.metric);
+    cr_expect(json_is_null(json_object_get(summary, "holdout_metrics")));
+    double best = number(json_array_get(tested, 0), "val/logloss");
+    for (size_t i = 1; i < 3; i++)
+        best = fmin(best, number(json_array_get(tested, i), "val/logloss"));
+    cr_expect_eq(number(summary, "best_metric"), best, "a loss is better when it is smaller");
+    json_decref(tested);
+    json_decref(trained);
+    json_decref(summary);
 }
 
 Test(trainer, with_a_target_every_rank_evaluates)
@@ -543,7 +650,7 @@ Test(trainer, a_round_that_the_job_goes_back_behind_is_made_again_and_counted_on
     server.goes_back_to = 4;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     cr_expect_eq(server.exchanges, 3 * STEPS + 3, "4, 5 and 6 are made twice");
-    cr_expect_eq(result.rounds, 3 * STEPS + 2, "and the first 6 is no round that was closed");
+    cr_expect_eq(result.rounds, 3 * STEPS + 2, "and the first 6 is not a round that was closed");
     cr_expect_eq(result.steps, 3 * STEPS);
     json_t *lines = lines_with("metrics.jsonl", "train/loss");
     cr_expect_eq(json_array_size(lines), result.rounds);
@@ -561,7 +668,7 @@ Test(trainer, the_smaller_of_steps_and_epochs_ends_the_run)
     cr_expect_eq(result.steps, 3 * STEPS);
 }
 
-/* The file may grow to so many bytes: a line that has no room fails, as on a disk that is full. */
+/* The file may grow up to this size: a line that does not fit fails, as on a full disk. */
 static void limit_files(rlim_t bytes)
 {
     signal(SIGXFSZ, SIG_IGN);
@@ -570,16 +677,16 @@ static void limit_files(rlim_t bytes)
 
 Test(trainer, metrics_that_found_no_room_fail_a_run_that_trained_well)
 {
-    limit_files(3000); /* some 20 of 24 lines, and a whole summary */
+    limit_files(3000); /* about 20 of 24 lines, and a complete summary */
     const int rc = psd_trainer_run(&config, &result, &err);
     limit_files(RLIM_INFINITY);
     cr_assert_eq(rc, PSD_EIO);
-    cr_expect(strstr(err.text, "summary.json are not whole: File too large"), "%s", err.text);
+    cr_expect(strstr(err.text, "summary.json are incomplete: File too large"), "%s", err.text);
     cr_expect_eq(result.steps, 3 * STEPS, "it trains to its end");
     cr_expect_eq(server.left, 1, "and takes leave");
 }
 
-/* ---- Numbers to be predicted: y = x, and a model that learns it ---- */
+/* ---- Regression: y = x, and a model that learns it ---- */
 
 static void setup_numbers(void)
 {
@@ -620,7 +727,7 @@ static void take_range(const char *key, double *least, double *most)
 Test(trainer, the_best_mse_is_the_smallest, .init = setup_numbers, .fini = teardown_numbers)
 {
     double least, most;
-    psd_rule_parse(&server.rule, "sgd(lr=0.3, momentum=0.95)", NULL); /* which overshoots after epoch 9 */
+    psd_rule_parse(&server.rule, "sgd(lr=0.3, momentum=0.95)", NULL); /* this overshoots after epoch 9 */
     config.stop_epochs = 12;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     take_range("val/mse", &least, &most);
@@ -667,10 +774,10 @@ Test(trainer, a_failed_exchange_ends_the_run_with_its_code)
     server.exchange_rc = PSD_W_EFENCED;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EFENCED);
     cr_assert_str_eq(err.text, "cannot exchange: given up by the servers, or replaced");
-    cr_assert_eq(server.left, -1, "who was given up cannot take leave");
+    cr_assert_eq(server.left, -1, "a worker that was given up cannot leave");
 }
 
-Test(trainer, who_joins_late_starts_at_the_round_of_the_others)
+Test(trainer, a_late_worker_starts_at_the_round_of_the_others)
 {
     server.position.clock = 3 * STEPS - 1;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
@@ -697,7 +804,7 @@ Test(trainer, half_epochs_stop_and_evaluate_on_the_step_that_completes_them)
     json_decref(evaluations);
 }
 
-Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
+Test(trainer, the_summary_describes_the_run_and_how_it_ended)
 {
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
     json_t *summary = json_load_file(in_dir("summary.json"), JSON_REJECT_DUPLICATES, NULL);
@@ -714,8 +821,7 @@ Test(trainer, the_summary_tells_what_was_run_and_how_it_ended)
     json_decref(summary);
 }
 
-/* What the summary says of the start and of the rows, of a run from `seed` of the sampler, with the given
- * rule. */
+/* The summary's hashes of the start and of the rows, for a run with this seed of the sampler and this rule. */
 static void run_for_hashes(uint64_t seed, const char *rule, const psd_dataset_t *set, char initial[65], char order[65])
 {
     psd_model_destroy(&model);
@@ -756,7 +862,36 @@ Test(trainer, the_summary_has_hashes_of_the_start_and_of_the_order_of_rows_that_
     psd_model_destroy(&fresh);
 }
 
-Test(trainer, who_comes_later_says_nothing_of_the_start)
+Test(trainer, only_rank_0_reports_progress_and_saves_the_model)
+{
+    char save[256];
+    snprintf(save, sizeof save, "%s/w.safetensors", dir);
+    config.save = save;
+    server.position.world = 2;
+    server.position.rank = 1;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(reports_of_progress, 0);
+    cr_expect_neq(access(save, F_OK), 0, "rank 1 has saved it");
+    server.position = (psd_position_t){ .clock = 1, .world = 2 };
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_gt(reports_of_progress, 0);
+    cr_expect_eq(access(save, F_OK), 0);
+}
+
+/* Every 17.6 rows; the 25th time is after 440, and in floating point 440 / 17.6 is a little less than 25. */
+Test(trainer, an_evaluation_is_due_at_the_sample_that_completes_its_share_of_an_epoch)
+{
+    config.batch = 10;
+    config.stop_epochs = 1;
+    config.eval_every = 0.0352;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    json_t *evaluations = lines_with("metrics.jsonl", "val/loss");
+    cr_assert_eq(json_array_size(evaluations), 28, "500 / 17.6");
+    cr_expect_eq(number(json_array_get(evaluations, 24), "step"), 44);
+    json_decref(evaluations);
+}
+
+Test(trainer, a_late_worker_reports_nothing_of_the_start)
 {
     server.position.clock = 3;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
@@ -776,7 +911,7 @@ Test(trainer, the_round_that_the_job_could_not_bear_is_counted)
     cr_expect_eq(json_array_size(skipped), 1);
     json_decref(skipped);
     server.position.clock = 1;
-    server.in_asp = true; /* where it was another worker's push, it is no round of this one */
+    server.in_asp = true; /* in asp it was another worker's push, so it is not a round of this worker */
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
     cr_expect_eq(result.skipped, 0);
     cr_expect_eq(result.rounds, 6);
@@ -805,7 +940,7 @@ Test(trainer, the_summary_has_the_most_workers_that_were_there)
     json_decref(summary);
 }
 
-Test(trainer, who_could_not_take_leave_is_not_done)
+Test(trainer, a_worker_that_could_not_leave_is_not_done)
 {
     server.leave_rc = PSD_W_EFENCED;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EFENCED);

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <dirent.h>
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -79,7 +80,7 @@ static void teardown(void)
     cr_assert_eq(uv_loop_close(&loop), 0);
 }
 
-/* Until the connection stands, sends find no room. */
+/* Until the connection is established, sends find no room. */
 static void send_surely(size_t n_payload)
 {
     psd_buf_t *payload = n_payload ? psd_buf_new(n_payload) : NULL;
@@ -99,8 +100,8 @@ Test(transport, a_message_comes_back_whole, .init = setup, .fini = teardown)
     cr_assert(last_peer >> 63, "a peer of a ROUTER has bit 63 set");
 }
 
-/* ZeroMQ's descriptor is edge-triggered: a driver that misses an edge leaves messages lying. Bursts of random length,
- * with sends in between that may swallow edges. */
+/* ZeroMQ's descriptor is edge-triggered: a driver that misses an edge does not read waiting messages. Bursts of random length, with
+ * sends in between that may swallow edges. */
 Test(transport, no_message_is_left_lying_in_bursts_of_any_length, .init = setup, .fini = teardown)
 {
     uint64_t random = 5, sent = 0;
@@ -116,9 +117,9 @@ Test(transport, no_message_is_left_lying_in_bursts_of_any_length, .init = setup,
         uv_run(&loop, UV_RUN_DEFAULT);
         cr_assert_eq(echoed, sent);
     }
-    /* Nothing wakes a loop that missed an edge, so that a message left lying lies for ever; a busy machine
-     * may keep the loop waiting for a while. */
-    cr_assert_lt(longest_gap_ms, 5000, "a message lay for %llu ms", (unsigned long long)longest_gap_ms);
+    /* Nothing wakes a loop that missed an edge, so an unread message would stay unread; a busy machine may delay the loop for a
+     * while. */
+    cr_assert_lt(longest_gap_ms, 5000, "a message waited for %llu ms", (unsigned long long)longest_gap_ms);
 }
 
 static void stop_loop(uv_timer_t *timer) { uv_stop(timer->loop); }
@@ -156,6 +157,38 @@ static void expect_bad(const char *frames[], size_t n, const char *routing_id, c
     cr_assert_not_null(strstr(last_why, why), "%s", last_why);
     zmq_close(raw);
     zmq_ctx_term(context);
+}
+
+static size_t count_threads(void)
+{
+    size_t n = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *task; tasks && (task = readdir(tasks));)
+        n += *task->d_name != '.';
+    closedir(tasks);
+    return n;
+}
+
+/* The number of threads that a new net starts with its first socket. */
+static size_t threads_of_a_net(int n)
+{
+    psd_net_t *other = psd_net_new(&(psd_keys_t){ .insecure = true }, NULL);
+    if (n)
+        psd_net_use_threads(other, n);
+    const size_t before = count_threads();
+    psd_socket_t *socket =
+        psd_socket_connect(other, &loop, endpoint, 16, &(psd_socket_handler_t){ on_client_message, on_bad, NULL, NULL }, NULL);
+    const size_t begun = count_threads() - before;
+    psd_socket_close(&socket, 0);
+    uv_run(&loop, UV_RUN_NOWAIT);
+    psd_net_destroy(&other);
+    return begun;
+}
+
+Test(transport, connections_are_carried_by_the_configured_number_of_threads, .init = setup, .fini = teardown)
+{
+    cr_expect_eq(threads_of_a_net(1), threads_of_a_net(0), "one by default");
+    cr_expect_eq(threads_of_a_net(3), threads_of_a_net(1) + 2);
 }
 
 Test(transport, one_frame_is_no_message, .init = setup, .fini = teardown)
@@ -242,7 +275,7 @@ static void teardown_keys(void)
     cr_assert_eq(uv_loop_close(&loop), 0);
 }
 
-/* Connect with these keys and wait for what becomes of it. */
+/* Connect with these keys, and wait for the outcome. */
 static psd_link_t link_with(psd_net_t **client, const psd_keys_t *keys)
 {
     *client = psd_net_new(keys, NULL);
@@ -284,7 +317,7 @@ static void keep_message(void *arg, uint64_t peer, const void *header, size_t n,
         uv_stop(&loop);
 }
 
-Test(transport, what_a_user_has_sent_is_counted_until_it_is_released, .init = setup_keys, .fini = teardown_keys)
+Test(transport, a_users_bytes_are_counted_until_they_are_released, .init = setup_keys, .fini = teardown_keys)
 {
     psd_net_t *client;
     psd_socket_close(&router, 0);
@@ -308,7 +341,7 @@ Test(transport, what_a_user_has_sent_is_counted_until_it_is_released, .init = se
     setup_keys();
 }
 
-Test(transport, a_stranger_whom_the_guard_lets_in_is_seen, .init = setup_keys, .fini = teardown_keys)
+Test(transport, a_stranger_that_the_guard_admits_is_seen, .init = setup_keys, .fini = teardown_keys)
 {
     psd_socket_close(&guard, 0);
     uv_run(&loop, UV_RUN_NOWAIT);
@@ -321,7 +354,7 @@ Test(transport, a_stranger_whom_the_guard_lets_in_is_seen, .init = setup_keys, .
     psd_socket_close(&dealer, 0);
 }
 
-Test(transport, who_is_not_known_is_told_so_and_heard_by_nobody, .init = setup_keys, .fini = teardown_keys)
+Test(transport, an_unknown_key_receives_a_refusal_and_its_messages_are_dropped, .init = setup_keys, .fini = teardown_keys)
 {
     psd_net_t *client;
     psd_keys_t other;
@@ -364,7 +397,7 @@ static void bind_anew(void)
     cr_assert_not_null(router);
 }
 
-Test(transport, bound_anew_a_socket_has_lost_everybody_and_takes_them_again, .init = setup_keys, .fini = teardown_keys)
+Test(transport, a_socket_that_is_bound_again_has_lost_all_peers_and_accepts_them_again, .init = setup_keys, .fini = teardown_keys)
 {
     psd_net_t *client;
     cr_assert_eq(link_with(&client, &client_keys), PSD_LINK_UP);
@@ -392,7 +425,7 @@ Test(transport, bound_anew_a_socket_has_lost_everybody_and_takes_them_again, .in
     hang_up(&client);
 }
 
-/* Whether somebody who comes now is answered within so many milliseconds: with a greeting of ZeroMQ's. */
+/* Whether a new connection gets ZeroMQ's greeting within `wait_ms`. */
 static bool is_answered(int wait_ms)
 {
     struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -405,7 +438,7 @@ static bool is_answered(int wait_ms)
     return answered;
 }
 
-Test(transport, who_is_there_stays_while_no_new_ones_are_taken, .init = setup, .fini = teardown)
+Test(transport, existing_connections_stay_while_no_new_ones_are_taken, .init = setup, .fini = teardown)
 {
     asked = 1;
     send_surely(0);
@@ -446,7 +479,7 @@ Test(transport, without_keys_only_addresses_of_this_machine_are_taken, .init = s
         psd_socket_t *socket = psd_socket_connect(net, &loop, cases[i].endpoint, 16,
                                                   &(psd_socket_handler_t){ on_client_message, on_bad, NULL, NULL }, &err);
         cr_expect_eq(socket != NULL, cases[i].here, "%s: %s", cases[i].endpoint, err.text);
-        cr_expect(socket || (err.code == PSD_ECONFIG && strstr(err.text, "is beyond this machine")), "%s", err.text);
+        cr_expect(socket || (err.code == PSD_ECONFIG && strstr(err.text, "is not on this machine")), "%s", err.text);
         psd_socket_close(&socket, 0);
     }
     char bound[PSD_ENDPOINT_TEXT];
@@ -456,14 +489,14 @@ Test(transport, without_keys_only_addresses_of_this_machine_are_taken, .init = s
     cr_expect_eq(err.code, PSD_ECONFIG);
 }
 
-/* ---- when ZeroMQ asks its guard, and when it lets in whoever comes ---- */
+/* ---- when ZeroMQ asks its guard, and when it admits every peer ---- */
 
 typedef struct doorman {
     void *context, *rep;
     const char *status; /* "200", "400"; NULL: there is none */
 } doorman_t;
 
-/* Answers every request alike, until the context ends. */
+/* Answers every request in the same way, until the context ends. */
 static void answer_requests(void *arg)
 {
     doorman_t *self = arg;
@@ -483,7 +516,7 @@ static void answer_requests(void *arg)
     zmq_close(rep);
 }
 
-/* Who is let in is waited for as long as it takes; who is not, for a moment. */
+/* Wait without limit for a peer that is admitted, and only a moment for one that is not. */
 static bool lets_a_stranger_in(const char *status, bool has_domain, int enforce, bool expected)
 {
     doorman_t doorman = { .context = zmq_ctx_new(), .status = status };
@@ -525,8 +558,8 @@ static bool lets_a_stranger_in(const char *status, bool has_domain, int enforce,
     return in;
 }
 
-/* Of all ways to set it up, one alone is closed when the guard says no and when there is none: ours. An update of ZeroMQ
- * that changes a row is to be looked at. */
+/* Of all ways to set it up, only ours stays closed both when the guard refuses and when there is no guard. If an update of ZeroMQ
+ * changes a row, check our use of it. */
 Test(transport, zeromq_lets_strangers_in_unless_a_guard_with_a_domain_is_enforced)
 {
     static const struct {
@@ -545,8 +578,9 @@ Test(transport, zeromq_lets_strangers_in_unless_a_guard_with_a_domain_is_enforce
                      table[i].enforce);
 }
 
-/* The clock is ours, so that nobody waits for handshakes that never come; a connection that is not accepted yet is counted later. */
-Test(transport, who_never_shakes_hands_is_counted_and_who_does_is_not, .init = setup, .fini = teardown)
+/* The test sets the clock, so that it does not wait for handshakes that never come; a connection that is not accepted yet is
+ * counted later. */
+Test(transport, only_a_connection_that_never_shakes_hands_is_counted, .init = setup, .fini = teardown)
 {
     enum { HOSTILE = 30 };
     static const char *const noise[] = { "GET / HTTP/1.0\r\n\r\n", "\x01", "" };

@@ -6,6 +6,7 @@
 #include "common/optim/whole.h"
 #include "proto/actions.h"
 #include "server/core/update.h"
+#include "tests/support/alone.h"
 
 TestSuite(update, .timeout = 600);
 
@@ -23,7 +24,7 @@ static void begin(const char *spec, double norm)
     bounds.norm = norm;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ FIRST, SECOND }, 2, 1, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &(psd_codings_t){ 0 }, &map, 0, NULL));
+    cr_assert_not_null(shard = psd_shard_new(alone(&rule), NULL, &bounds, &(psd_codings_t){ 0 }, &map, 0, NULL));
     cr_assert(psd_update_init(&update, shard, 2));
     for (size_t i = 0; i < N; i++)
         g[i] = (float)sin((double)i);
@@ -42,7 +43,7 @@ static void make_work(void)
 {
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++) {
         psd_work_t *work = psd_shard_work(shard, p, 1);
-        work->lr = psd_rule_lr(&rule);
+        work->lr[0] = psd_rule_lr(&rule);
         work->weight[0] = 1;
         work->gradient[0] = psd_buf_borrow(g + (map.chunk[p].tensor ? FIRST : 0) + map.chunk[p].offset, map.chunk[p].n * sizeof *g);
         work->n_gradients = 1;
@@ -65,7 +66,7 @@ static void run_pass(void)
     }
 }
 
-/* What the pass has measured, per tensor or over the model, as the coordinator adds it up. */
+/* The pass's measurements, per tensor or over the model, as the coordinator adds them up. */
 static size_t add_up(bool of_model, double *total)
 {
     const uint32_t k = psd_update_sums(&update);
@@ -80,7 +81,7 @@ Test(update, a_step_of_a_rule_without_sums_is_one_pass, .fini = teardown)
 {
     begin("sgd(lr=1)", 0);
     make_work();
-    psd_update_begin(&update, 8, true);
+    psd_update_begin(&update, 8, true, false);
     cr_expect(update.open && psd_update_is_step(&update));
     run_pass();
     cr_expect_not(update.open);
@@ -95,7 +96,7 @@ Test(update, passes_are_made_one_after_the_other_and_the_step_equals_that_of_a_s
     psd_rule_state_t state[2];
     begin("lamb(lr=0.1)", 0.5);
     make_work();
-    psd_update_begin(&update, 8, true);
+    psd_update_begin(&update, 8, true, false);
     cr_expect_not(psd_update_is_step(&update));
     run_pass();
     cr_assert(update.measured && update.open);
@@ -121,7 +122,7 @@ Test(update, passes_are_made_one_after_the_other_and_the_step_equals_that_of_a_s
     const float *first = g, *second = g + FIRST;
     whole[0].gradient = &first;
     whole[1].gradient = &second;
-    psd_whole_step(&rule, &bounds, whole, 2, (double[]){ 1 }, 1, psd_rule_lr(&rule));
+    psd_whole_step(alone(&rule), &bounds, whole, 2, (double[]){ 1 }, 1, 0, &(const double){ psd_rule_lr(&rule) });
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
         cr_expect_eq(memcmp(psd_shard_weights(shard, p)->data, w + (map.chunk[p].tensor ? FIRST : 0) + map.chunk[p].offset,
                             map.chunk[p].n * sizeof *w),
@@ -134,7 +135,7 @@ Test(update, where_the_whole_is_known_from_elsewhere_the_step_comes_at_once, .fi
     make_work();
     for (uint32_t p = 0; p < psd_shard_parts(shard); p++)
         psd_shard_pending(shard, p)->scale = 0.25f;
-    psd_update_begin(&update, 8, false);
+    psd_update_begin(&update, 8, false, false);
     cr_expect(psd_update_is_step(&update));
     run_pass();
     cr_expect_eq(psd_shard_pending(shard, 0)->clipped, 0.25f);
@@ -145,9 +146,9 @@ Test(update, a_shard_without_chunks_is_over_at_once, .fini = teardown)
 {
     cr_assert_eq(psd_rule_parse(&rule, "lamb", NULL), PSD_OK);
     cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ 5 }, 1, 2, 1, NULL), PSD_OK);
-    cr_assert_not_null(shard = psd_shard_new(&rule, &bounds, &(psd_codings_t){ 0 }, &map, 1, NULL));
+    cr_assert_not_null(shard = psd_shard_new(alone(&rule), NULL, &bounds, &(psd_codings_t){ 0 }, &map, 1, NULL));
     cr_assert(psd_update_init(&update, shard, 1));
-    psd_update_begin(&update, 8, true);
+    psd_update_begin(&update, 8, true, false);
     cr_expect(psd_update_pass_is_over(&update) && update.measured);
     cr_assert(psd_update_settle(&update, 0, (double[]){ 1, 1 }, 2));
     cr_expect(psd_update_pass_is_over(&update) && !update.open);

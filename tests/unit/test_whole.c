@@ -5,6 +5,7 @@
 
 #include "common/optim/passes.h"
 #include "common/optim/whole.h"
+#include "tests/support/alone.h"
 
 TestSuite(whole, .timeout = 600);
 TestSuite(passes, .timeout = 600);
@@ -19,10 +20,10 @@ static psd_rule_t rule_of(const char *spec)
 Test(passes, a_rule_asks_for_none_unless_it_or_clipping_has_sums)
 {
     const psd_rule_t adam = rule_of("adam"), lamb = rule_of("lookahead(lamb)");
-    cr_expect_eq(psd_passes_of(&adam, &(psd_clip_t){ .value = 1 }).n, 0);
-    cr_expect_eq(psd_passes_of(&adam, &(psd_clip_t){ .norm = 1 }).n, 1);
-    cr_expect_eq(psd_passes_of(&lamb, &(psd_clip_t){ .norm = 0 }).n, 1);
-    cr_expect_eq(psd_passes_of(&lamb, &(psd_clip_t){ .norm = 1 }).n, 2);
+    cr_expect_eq(psd_passes_of(alone(&adam), &(psd_clip_t){ .value = 1 }).n, 0);
+    cr_expect_eq(psd_passes_of(alone(&adam), &(psd_clip_t){ .norm = 1 }).n, 1);
+    cr_expect_eq(psd_passes_of(alone(&lamb), &(psd_clip_t){ .norm = 0 }).n, 1);
+    cr_expect_eq(psd_passes_of(alone(&lamb), &(psd_clip_t){ .norm = 1 }).n, 2);
 }
 
 Test(passes, a_measuring_pass_adds_block_to_block_and_scales_what_it_sees)
@@ -30,7 +31,7 @@ Test(passes, a_measuring_pass_adds_block_to_block_and_scales_what_it_sees)
     enum { LONG = 3 * PSD_PASS_BLOCK + 5 };
     static float g[LONG];
     const psd_rule_t sgd = rule_of("sgd");
-    const psd_passes_t passes = psd_passes_of(&sgd, &(psd_clip_t){ .norm = 1 });
+    const psd_passes_t passes = psd_passes_of(alone(&sgd), &(psd_clip_t){ .norm = 1 });
     psd_plan_t plan = { .scale = 0.5f };
     double sum = 1;
     for (size_t i = 0; i < LONG; i++)
@@ -46,15 +47,15 @@ Test(whole, a_step_clips_by_value_then_by_the_norm_of_all_tensors)
     psd_rule_state_t state[2] = { { 0 } };
     float *const none[PSD_MAX_SLOTS] = { NULL };
     const float *g[2] = { first, second };
-    const psd_whole_t whole[2] = { { 2, w, none, &state[0], &g[0] }, { 2, w + 2, none, &state[1], &g[1] } };
-    psd_whole_step(&sgd, &(psd_clip_t){ .value = 1, .norm = 0.5 }, whole, 2, (double[]){ 1 }, 1, 1);
+    const psd_whole_t whole[2] = { { 2, 0, w, none, &state[0], &g[0], { 0 } }, { 2, 0, w + 2, none, &state[1], &g[1], { 0 } } };
+    psd_whole_step(alone(&sgd), &(psd_clip_t){ .value = 1, .norm = 0.5 }, whole, 2, (double[]){ 1 }, 1, 0, (double[]){ 1 });
     const double scale = 0.5 / (sqrt(1 + 0.25 + 1 + 1) + 1e-6);
     const double want[] = { -scale, scale / 2, -scale, scale };
     for (size_t i = 0; i < 4; i++)
         cr_expect_float_eq((double)w[i], want[i], 1e-7, "%zu: %g", i, (double)w[i]);
 }
 
-Test(whole, a_tensor_for_which_nobody_has_a_gradient_is_left_alone)
+Test(whole, a_tensor_without_any_gradient_does_not_change)
 {
     const psd_rule_t adamw = rule_of("adamw(lr=1)");
     float w[2] = { 1, 1 }, slots[4] = { 0 }, g[1] = { 1 };
@@ -63,7 +64,7 @@ Test(whole, a_tensor_for_which_nobody_has_a_gradient_is_left_alone)
     psd_rule_init(&adamw, &state[0], w, a, 1);
     psd_rule_init(&adamw, &state[1], w + 1, b, 1);
     const float *some[] = { g }, *nobody[] = { NULL };
-    const psd_whole_t whole[2] = { { 1, w, a, &state[0], some }, { 1, w + 1, b, &state[1], nobody } };
-    psd_whole_step(&adamw, &(psd_clip_t){ .norm = 0 }, whole, 2, (double[]){ 1 }, 1, 1);
+    const psd_whole_t whole[2] = { { 1, 0, w, a, &state[0], some, { 0 } }, { 1, 0, w + 1, b, &state[1], nobody, { 0 } } };
+    psd_whole_step(alone(&adamw), &(psd_clip_t){ .norm = 0 }, whole, 2, (double[]){ 1 }, 1, 0, (double[]){ 1 });
     cr_expect(w[0] < 1 && w[1] == 1 && state[0].t == 1 && state[1].t == 0);
 }

@@ -13,7 +13,7 @@ static psd_err_t err;
 
 static psd_msg_t of(psd_kind_t kind) { return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .seq = 7 }; }
 
-/* To the wire and back. */
+/* Write a message to the wire and read it back. */
 static psd_buf_t *travel(psd_kind_t kind, psd_buf_t *body)
 {
     psd_msg_t in = of(kind), out;
@@ -108,7 +108,7 @@ Test(wire, bytes_that_are_no_body_are_refused_by_name)
     psd_msg_t in = of(PSD_MSG_ADMIN), out;
     const size_t n = psd_wire_write(&in, body, false, frame, &bytes);
     cr_expect_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_EPROTO);
-    cr_expect_str_eq(err.text, "AdminRequest.value is inf, finite wanted");
+    cr_expect_str_eq(err.text, "AdminRequest.value is inf; expected finite");
     psd_buf_unref(&bytes);
     psd_buf_unref(&body);
 }
@@ -135,13 +135,13 @@ static psd_msg_t push_of(uint32_t n)
     return msg;
 }
 
-Test(wire, what_its_way_proves_is_never_summed_and_says_so)
+Test(wire, a_payload_that_its_connection_proves_has_no_checksum_and_says_so)
 {
     float gradient[] = { 1, 2 };
     psd_msg_t in = push_of(2), out;
     psd_buf_t *body = psd_buf_borrow(gradient, sizeof gradient), *bytes, *came;
     size_t n = psd_wire_write(&in, body, true, frame, &bytes);
-    cr_expect_eq(atomic_load(&body->sum), 0, "nobody has asked for the checksum");
+    cr_expect_eq(atomic_load(&body->sum), 0, "the checksum was not requested");
     cr_assert_eq(psd_wire_read(&out, &came, frame, n, bytes, &err), PSD_OK, "%s", err.text);
     cr_expect(out.proven && out.checksum == 0);
     cr_expect(psd_checksum_ok(&out, "other bytes", 8));

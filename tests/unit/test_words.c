@@ -56,7 +56,7 @@ static const char *nearest_of(const char *typed, const char *const *words)
 
 #define AMONG(...) ((const char *const[]){ __VA_ARGS__, NULL })
 
-Test(words, what_is_another_word_is_not_taken_for_a_misspelt_one)
+Test(words, a_different_word_is_not_taken_for_a_misspelling)
 {
     const char *const *rules = AMONG("sgd", "momentum", "adagrad", "adam", "adamw", "lion", "signum");
     cr_expect_str_eq(nearest_of("lamb", rules), "");
@@ -77,7 +77,7 @@ Test(words, a_beginning_that_many_share_makes_no_two_words_alike)
     cr_expect_str_eq(nearest_of("dta.train", AMONG("data.na", "data.train")), "data.train");
 }
 
-Test(words, what_others_call_otherwise_is_found)
+Test(words, a_word_is_found_by_the_name_that_others_give_it)
 {
     const char *const *arguments = AMONG("lr", "beta1", "beta2", "eps", "weight_decay", "amsgrad");
     cr_expect_str_eq(nearest_of("learning_rate", arguments), "lr");

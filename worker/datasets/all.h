@@ -3,4 +3,7 @@
 X(idx)
 X(libsvm)
 X(csv)
+X(vw)
+X(criteo)
+X(npy)
 X(glyphs)

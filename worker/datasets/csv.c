@@ -1,7 +1,6 @@
-/* csv.c - tables of numbers as RFC 4180 writes them: records of fields between delimiters, a field in double
- * quotes may hold delimiters, line ends and doubled quotes. One column is the label, all others that are not dropped
- * are features. Lines may end in LF or CRLF; empty lines and a UTF-8 byte order mark are passed over.
- * Not by libcsv, which does not tell where a field stands: each complaint here names line and column. */
+/* csv.c - tables in the format of RFC 4180 (records.h): one column is the label, another may be the rows' weight, and all others
+ * that are not dropped are features. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,138 +11,37 @@
 #include "common/base/array.h"
 #include "common/base/words.h"
 #include "worker/labels.h"
+#include "worker/records.h"
+#include "worker/table.h"
 #include "worker/text.h"
 
-typedef struct field {
-    const char *at, *end; /* what it holds, without the outer quotes, inner ones still doubled */
-    size_t line, column;  /* where it starts, from 1 */
-} field_t;
+#define NONE SIZE_MAX
+
+/* What a column of the file is. */
+typedef enum role { FEATURE, LABEL, WEIGHT, DROPPED } role_t;
 
 typedef struct parser {
     psd_dataset_t *set;
     const psd_dataset_options_t *options;
     const char *name; /* of the file */
+    psd_records_t records;
     psd_labels_t labels;
-    const char *at, *end; /* what is still to be read */
-    const char *line_at;  /* first character of the line that holds `at` */
-    size_t line;          /* its number */
-    field_t *fields;      /* of the record just read */
-    size_t n_fields, room_fields, room_dense;
+    psd_table_t table;
+    psd_lexicon_t *classes; /* where the labels of a training set are words */
+    uint32_t *class_of;     /* the class of each row */
+    size_t room_class, room_weight;
     size_t n_columns;    /* fields of the first record, and so of all; 0: none read yet */
-    size_t label_column; /* its number */
+    size_t label_column; /* its number; NONE: no label, allowed only for rows to be predicted */
+    role_t *role;        /* of each column */
+    bool *is_word;       /* of each column */
+    bool *is_log1p;      /* of each column */
+    size_t *feature;     /* of each column, its feature's number in the table; NONE: not a feature */
     size_t n_kept;       /* columns that are not dropped */
-    bool *dropped;       /* of each column */
-    char delimiter;
 } parser_t;
 
-static int refuse(const parser_t *self, const field_t *field, psd_err_t *err, const char *why)
+static int refuse(const parser_t *self, const psd_field_t *field, psd_err_t *err, const char *why)
 {
-    char shown[PSD_TEXT_QUOTE];
-    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, field->line, field->column,
-                       psd_text_quote(shown, field->at, field->end), why);
-}
-
-static void next_line(parser_t *self)
-{
-    self->line++;
-    self->line_at = self->at;
-}
-
-static int read_quoted(parser_t *self, field_t *out, psd_err_t *err)
-{
-    for (out->at = ++self->at; self->at < self->end; self->at++) {
-        if (*self->at == '\n') {
-            self->line++;
-            self->line_at = self->at + 1;
-        }
-        if (*self->at != '"')
-            continue;
-        if (self->at + 1 < self->end && self->at[1] == '"') {
-            self->at++;
-            continue;
-        }
-        out->end = self->at++;
-        if (self->at == self->end || *self->at == self->delimiter || *self->at == '\n' || *self->at == '\r')
-            return PSD_OK;
-        return refuse(self, out, err, "goes on after its closing quote; double the quotes inside a field");
-    }
-    out->end = self->end;
-    return refuse(self, out, err, "starts with a quote that is never closed");
-}
-
-static int read_field(parser_t *self, field_t *out, psd_err_t *err)
-{
-    *out = (field_t){ .line = self->line, .column = (size_t)(self->at - self->line_at) + 1 };
-    if (self->at < self->end && *self->at == '"')
-        return read_quoted(self, out, err);
-    for (out->at = self->at; self->at < self->end && *self->at != self->delimiter && *self->at != '\n'; self->at++)
-        if (*self->at == '"') {
-            out->end = self->at;
-            return refuse(self, out, err, "is followed by a quote; put the whole field in quotes");
-        }
-    out->end = self->at;
-    if (out->end > out->at && out->end[-1] == '\r' && (self->at == self->end || *self->at == '\n'))
-        out->end--;
-    return PSD_OK;
-}
-
-/* Read the next record into `fields`; n_fields is 0 at the end of the file. */
-static int read_record(parser_t *self, psd_err_t *err)
-{
-    self->n_fields = 0;
-    while (self->at < self->end && (*self->at == '\n' || (*self->at == '\r' && self->at + 1 < self->end && self->at[1] == '\n'))) {
-        self->at += *self->at == '\r' ? 2 : 1;
-        next_line(self);
-    }
-    if (self->at == self->end)
-        return PSD_OK;
-    for (;;) {
-        int rc = psd_array_grow(&self->fields, &self->room_fields, self->n_fields + 1, sizeof *self->fields, err);
-        if (!rc)
-            rc = read_field(self, &self->fields[self->n_fields++], err);
-        if (rc)
-            return rc;
-        if (self->at < self->end && *self->at == self->delimiter) {
-            self->at++;
-            continue;
-        }
-        if (self->at < self->end && *self->at == '\r')
-            self->at++;
-        if (self->at == self->end)
-            return PSD_OK;
-        if (*self->at != '\n')
-            return refuse(self, &self->fields[self->n_fields - 1], err, "is followed by a carriage return inside the line");
-        self->at++;
-        next_line(self);
-        return PSD_OK;
-    }
-}
-
-/* The field without the blanks around what it holds. */
-static field_t trimmed(field_t field)
-{
-    while (field.at < field.end && (*field.at == ' ' || *field.at == '\t'))
-        field.at++;
-    while (field.at < field.end && (field.end[-1] == ' ' || field.end[-1] == '\t'))
-        field.end--;
-    return field;
-}
-
-/* Whether the field, trimmed and with its doubled quotes made single, is `name`, of which blanks around do not count. */
-static bool field_is(const field_t *untrimmed, const char *name)
-{
-    const field_t field = trimmed(*untrimmed);
-    const char *at = field.at, *end = name + strlen(name);
-    name += strspn(name, " \t");
-    while (end > name && (end[-1] == ' ' || end[-1] == '\t'))
-        end--;
-    for (; at < field.end && name < end; at++, name++) {
-        if (*at != *name)
-            return false;
-        if (*at == '"' && at + 1 < field.end && at[1] == '"')
-            at++;
-    }
-    return at == field.end && name == end;
+    return psd_records_refuse(&self->records, field, err, why);
 }
 
 /* ---- Columns ---- */
@@ -152,8 +50,8 @@ static int no_column(const parser_t *self, const char *key, const char *wanted, 
 {
     char name[PSD_TEXT_QUOTE], shown[PSD_TEXT_QUOTE], nearest[PSD_TEXT_QUOTE];
     psd_nearest_t meant = { 0 };
-    for (size_t i = 0; self->options->header && i < self->n_fields; i++) {
-        const field_t field = trimmed(self->fields[i]);
+    for (size_t i = 0; self->options->header && i < self->records.n_fields; i++) {
+        const psd_field_t field = psd_field_trimmed(self->records.field[i]);
         psd_nearest_consider(&meant, wanted, psd_text_quote(name, field.at, field.end));
     }
     snprintf(nearest, sizeof nearest, "%s", meant.word);
@@ -167,8 +65,8 @@ static int no_column(const parser_t *self, const char *key, const char *wanted, 
 static int find_column(const parser_t *self, const char *key, const char *wanted, size_t *out, psd_err_t *err)
 {
     size_t n_found = 0;
-    for (size_t i = 0; self->options->header && i < self->n_fields; i++) {
-        if (!field_is(&self->fields[i], wanted))
+    for (size_t i = 0; self->options->header && i < self->records.n_fields; i++) {
+        if (!psd_field_is(&self->records.field[i], wanted))
             continue;
         if (n_found++)
             return psd_err_set(err, PSD_ECONFIG,
@@ -182,57 +80,79 @@ static int find_column(const parser_t *self, const char *key, const char *wanted
     unsigned long number = strtoul(wanted, &end, 10);
     if (*wanted < '0' || *wanted > '9' || *end)
         return no_column(self, key, wanted, err);
-    if (number >= self->n_fields)
+    if (number >= self->records.n_fields)
         return psd_err_set(err, PSD_ECONFIG, "%s: %s is %.20s, but the columns are 0 to %zu", self->name, key, wanted,
-                           self->n_fields - 1);
+                           self->records.n_fields - 1);
     *out = number;
+    return PSD_OK;
+}
+
+/* Give the column that an option names its role. */
+static int assign(parser_t *self, const char *key, const char *wanted, role_t role, psd_err_t *err)
+{
+    size_t column = 0;
+    const int rc = find_column(self, key, wanted, &column, err);
+    if (rc)
+        return rc;
+    if (self->role[column] == DROPPED && role != DROPPED)
+        return psd_err_set(err, PSD_ECONFIG, "%s: data.drop leaves out column '%s', which is the %s", self->name, wanted,
+                           role == LABEL ? "label" : "rows' weight");
+    if (self->role[column] == LABEL && role == WEIGHT)
+        return psd_err_set(err, PSD_ECONFIG, "%s: column '%s' cannot be both label and weight; set data.weight_column to another",
+                           self->name, wanted);
+    self->n_kept -= role == DROPPED && self->role[column] != DROPPED;
+    self->role[column] = role;
+    if (role == LABEL)
+        self->label_column = column;
     return PSD_OK;
 }
 
 static int drop_columns(parser_t *self, psd_err_t *err)
 {
-    self->dropped = calloc(self->n_columns, sizeof *self->dropped);
-    if (!self->dropped)
-        return psd_err_set(err, PSD_ENOMEM, "no memory for %zu columns", self->n_columns);
+    int rc = PSD_OK;
     self->n_kept = self->n_columns;
-    for (size_t i = 0; i < self->options->n_drop; i++) {
-        size_t column = 0;
-        int rc = find_column(self, "data.drop", self->options->drop[i], &column, err);
-        if (rc)
-            return rc;
-        self->n_kept -= !self->dropped[column];
-        self->dropped[column] = true;
-    }
-    return PSD_OK;
+    for (size_t i = 0; !rc && i < self->options->n_drop; i++)
+        rc = assign(self, "data.drop", self->options->drop[i], DROPPED, err);
+    return rc;
 }
 
 static int choose_label_column(parser_t *self, psd_err_t *err)
 {
     const char *wanted = self->options->label_column;
-    if (wanted && *wanted) {
-        int rc = find_column(self, "data.label_column", wanted, &self->label_column, err);
-        if (rc)
-            return rc;
-        if (self->dropped[self->label_column])
-            return psd_err_set(err, PSD_ECONFIG, "%s: data.drop leaves out column '%s', which is the label", self->name, wanted);
-        return PSD_OK;
-    }
+    if (wanted && *wanted)
+        return assign(self, "data.label_column", wanted, LABEL, err);
     for (size_t i = self->n_columns; i-- > 0;)
-        if (!self->dropped[i]) {
-            self->label_column = i;
+        if (self->role[i] != DROPPED) {
+            self->role[self->label_column = i] = LABEL;
             break;
         }
     return PSD_OK;
 }
 
-static bool is_missing(const field_t *field);
+static int choose_weight_column(parser_t *self, psd_err_t *err)
+{
+    const char *wanted = self->options->weight_column;
+    return !wanted || !*wanted ? PSD_OK : assign(self, "data.weight_column", wanted, WEIGHT, err);
+}
+
+/* The words that pandas takes for a missing value, in any case, and the question mark of older tables. */
+static bool is_missing(const psd_field_t *field)
+{
+    static const char *const words[] = { "",         "NA",  "N/A",  "NaN",    "null",    "None",    "<NA>",     "#N/A",
+                                         "#N/A N/A", "#NA", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "?" };
+    const size_t n = (size_t)(field->end - field->at);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strlen(words[i]) == n && !strncasecmp(field->at, words[i], n))
+            return true;
+    return false;
+}
 
 /* A first line of numbers, or of numbers and missing ones, is a row. */
 static bool looks_like_a_row(const parser_t *self)
 {
     size_t n_numbers = 0;
-    for (size_t i = 0; i < self->n_fields; i++) {
-        const field_t field = trimmed(self->fields[i]);
+    for (size_t i = 0; i < self->records.n_fields; i++) {
+        const psd_field_t field = psd_field_trimmed(self->records.field[i]);
         float number;
         if (psd_text_number(field.at, field.end, &number))
             n_numbers++;
@@ -244,16 +164,16 @@ static bool looks_like_a_row(const parser_t *self)
 
 static int compare_fields(const void *a, const void *b)
 {
-    const field_t *x = a, *y = b;
+    const psd_field_t *x = a, *y = b;
     const size_t n = (size_t)(x->end - x->at), m = (size_t)(y->end - y->at);
     const int order = memcmp(x->at, y->at, n < m ? n : m);
     return order ? order : n < m ? -1 : n > m;
 }
 
-/* Each column that is read has a name of its own. */
+/* Check that all columns that are read have different names. */
 static int check_names(parser_t *self, psd_err_t *err)
 {
-    const field_t *first = &self->fields[0];
+    const psd_field_t *first = &self->records.field[0];
     char shown[PSD_TEXT_QUOTE];
     if (!self->options->header)
         return PSD_OK;
@@ -262,26 +182,28 @@ static int check_names(parser_t *self, psd_err_t *err)
                            "%s:%zu: the first line is all numbers, where data.header says that it names the columns; set "
                            "data.header to false, or name them",
                            self->name, first->line);
-    field_t *names = malloc(self->n_columns * sizeof *names);
+    psd_field_t *names = malloc(self->n_columns * sizeof *names);
     if (!names)
         return psd_err_set(err, PSD_ENOMEM, "no memory for %zu names", self->n_columns);
     size_t n = 0;
     int rc = PSD_OK;
     for (size_t i = 0; !rc && i < self->n_columns; i++) {
-        if (self->dropped[i])
+        if (self->role[i] == DROPPED)
             continue;
-        names[n] = trimmed(self->fields[i]);
+        names[n] = psd_field_trimmed(self->records.field[i]);
         if (names[n].at == names[n].end)
             rc = psd_err_set(err, PSD_EDATA,
                              "%s:%zu:%zu: column %zu has no name; name it, or leave it out with data.drop=%zu (pandas writes "
                              "its index so, unless index=False)",
                              self->name, names[n].line, names[n].column, i, i);
+        else if (memchr(names[n].at, '\0', (size_t)(names[n].end - names[n].at)))
+            rc = refuse(self, &names[n], err, "holds a byte 0, and is not a name; is the file damaged?");
         n++;
     }
     qsort(names, n, sizeof *names, compare_fields);
     for (size_t i = 1; !rc && i < n; i++)
         if (!compare_fields(&names[i - 1], &names[i])) {
-            const field_t *later = names[i].column > names[i - 1].column ? &names[i] : &names[i - 1];
+            const psd_field_t *later = names[i].column > names[i - 1].column ? &names[i] : &names[i - 1];
             rc = psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' names two columns; rename one, or drop it by its number", self->name,
                              later->line, later->column, psd_text_quote(shown, later->at, later->end));
         }
@@ -289,23 +211,22 @@ static int check_names(parser_t *self, psd_err_t *err)
     return rc;
 }
 
-/* A hash of the names of the feature columns, so that a test set in another order is not taken for this
- * one. */
+/* A hash of the names of the feature columns, so that a test set with another order of columns is noticed. */
 static uint64_t hash_names(const parser_t *self)
 {
     XXH3_state_t state;
     XXH3_64bits_reset(&state);
-    for (size_t i = 0; i < self->n_fields; i++) {
-        if (i == self->label_column || self->dropped[i])
+    for (size_t i = 0; i < self->records.n_fields; i++) {
+        if (self->role[i] != FEATURE)
             continue;
-        const field_t name = trimmed(self->fields[i]);
+        const psd_field_t name = psd_field_trimmed(self->records.field[i]);
         XXH3_64bits_update(&state, name.at, (size_t)(name.end - name.at));
         XXH3_64bits_update(&state, "", 1); /* no name has this byte */
     }
     return XXH3_64bits_digest(&state);
 }
 
-/* Perhaps the delimiter is another one: of those that people use, the one that the line has most of. */
+/* A guess at the true delimiter: the usual one that occurs most often in the line. */
 static int one_column(const parser_t *self, psd_err_t *err)
 {
     static const struct {
@@ -316,120 +237,442 @@ static int one_column(const parser_t *self, psd_err_t *err)
                    { ';', "a semicolon, ';'" },
                    { '|', "a bar, '|'" },
                    { ' ', "a blank, ' '" } };
-    const field_t *line = &self->fields[0];
+    const psd_field_t *line = &self->records.field[0];
     size_t most = 0, best = 0;
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         size_t n = 0;
         for (const char *at = line->at; at < line->end; at++)
             n += *at == others[i].is;
-        if (n > most && others[i].is != self->delimiter)
+        if (n > most && others[i].is != self->records.delimiter)
             most = n, best = i;
     }
-    const char delimiter[2] = { self->delimiter, '\0' };
+    const char delimiter[2] = { self->records.delimiter, '\0' };
     return psd_err_set(err, PSD_EDATA,
                        "%s:%zu: one column, where a label and at least one feature are needed; fields are separated by %s%s%s",
                        self->name, line->line,
-                       self->delimiter == ','    ? "commas"
-                       : self->delimiter == '\t' ? "tabs"
-                                                 : delimiter,
+                       self->records.delimiter == ','    ? "commas"
+                       : self->records.delimiter == '\t' ? "tabs"
+                                                         : delimiter,
                        most ? "; set data.delimiter to " : "", most ? others[best].word : "");
 }
 
-/* What the first record tells: the number of columns, and perhaps their names. */
-static int begin(parser_t *self, psd_err_t *err)
+/* Mark the columns that an option lists. The caller handles "*". */
+static int mark(parser_t *self, const char *key, const char *const *list, size_t n, bool *mark, bool *all, psd_err_t *err)
+{
+    int rc = PSD_OK;
+    *all = false;
+    for (size_t i = 0; !rc && i < n; i++) {
+        size_t column = 0;
+        if (!strcmp(list[i], "*")) {
+            *all = true;
+            continue;
+        }
+        rc = find_column(self, key, list[i], &column, err);
+        if (!rc && self->role[column] == DROPPED)
+            rc = psd_err_set(err, PSD_ECONFIG, "%s: %s names column '%s', which data.drop leaves out", self->name, key, list[i]);
+        if (!rc)
+            mark[column] = true;
+    }
+    return rc;
+}
+
+/* A column in which no row has a number, and some row a word, holds words: what data.categorical "*" asks for. */
+static int look_for_words(parser_t *self, psd_err_t *err)
+{
+    bool *has_number = calloc(self->n_columns, 1), *has_word = calloc(self->n_columns, 1);
+    psd_records_t records;
+    psd_records_begin(&records, self->name, self->records.at, self->records.end, self->records.delimiter);
+    int rc = has_number && has_word ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %zu columns", self->n_columns);
+    while (!rc && !(rc = psd_records_next(&records, NULL)) && records.n_fields)
+        for (size_t i = 0; i < records.n_fields && i < self->n_columns; i++) {
+            const psd_field_t field = psd_field_trimmed(records.field[i]);
+            float number;
+            if (psd_text_number(field.at, field.end, &number))
+                has_number[i] = true;
+            else if (!is_missing(&field))
+                has_word[i] = true;
+        }
+    for (size_t i = 0; rc != PSD_ENOMEM && i < self->n_columns; i++)
+        if (self->role[i] != DROPPED && self->role[i] != WEIGHT && has_word[i] && !has_number[i])
+            self->is_word[i] = true;
+    psd_records_clear(&records);
+    free(has_number);
+    free(has_word);
+    return rc == PSD_ENOMEM ? rc : PSD_OK; /* a malformed record is reported when its row is read */
+}
+
+static char *name_of(const parser_t *self, size_t column)
+{
+    char number[24];
+    snprintf(number, sizeof number, "%zu", column);
+    return self->options->header ? psd_field_text(&self->records.field[column]) : strdup(number);
+}
+
+/* For a training set: find the columns of words, and those whose logarithm is taken. The rows begin at `rows`. */
+static int choose_kinds(parser_t *self, psd_err_t *err)
+{
+    const psd_dataset_options_t *options = self->options;
+    bool all_words = false, all_log1p = false;
+    int rc = mark(self, "data.categorical", options->categorical, options->n_categorical, self->is_word, &all_words, err);
+    if (!rc && all_words)
+        rc = look_for_words(self, err);
+    rc = rc ? rc : mark(self, "data.log1p", options->log1p, options->n_log1p, self->is_log1p, &all_log1p, err);
+    for (size_t i = 0; !rc && i < self->n_columns; i++) {
+        if (self->is_log1p[i] && (self->is_word[i] || self->role[i] != FEATURE)) {
+            char *name = name_of(self, i);
+            rc = psd_err_set(err, PSD_ECONFIG, "%s: data.log1p names column '%.60s', which %s; name columns of numbers", self->name,
+                             name ? name : "", self->is_word[i] ? "holds words" : "is not a feature");
+            free(name);
+        }
+        self->is_log1p[i] = self->is_log1p[i] || (all_log1p && !self->is_word[i]);
+    }
+    return rc;
+}
+
+/* For a training set: its features are its columns without another role, in their order. */
+static int lay_out(parser_t *self, psd_err_t *err)
+{
+    int rc = choose_kinds(self, err);
+    psd_encoding_t *encoding = rc ? NULL : psd_encoding_new(self->set->n_features, err);
+    if (!encoding)
+        return rc ? rc : PSD_ENOMEM;
+    encoding->n_fields = self->n_columns;
+    size_t n = 0;
+    for (size_t i = 0; !rc && i < self->n_columns; i++) {
+        if (self->role[i] != FEATURE)
+            continue;
+        psd_table_column_t *column = &encoding->column[n];
+        column->is_word = self->is_word[i];
+        column->log1p = self->is_log1p[i];
+        self->feature[i] = n++;
+        if (!(column->name = name_of(self, i)))
+            rc = psd_err_set(err, PSD_ENOMEM, "no memory for the names of %zu columns", self->n_columns);
+    }
+    if (!rc && !(encoding->label = name_of(self, self->label_column)))
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for the names of %zu columns", self->n_columns);
+    if (!rc && self->is_word[self->label_column]) {
+        if (self->options->kind != PSD_LABEL_CLASS)
+            rc = psd_err_set(err, PSD_ECONFIG,
+                             "%s: the label is a word (data.categorical), and the model predicts numbers; choose "
+                             "another model.kind, or another data.label_column",
+                             self->name);
+        else if (!(self->classes = psd_lexicon_new()))
+            rc = psd_err_set(err, PSD_ENOMEM, "no memory for classes");
+    }
+    rc = rc ? rc : psd_table_begin(&self->table, &encoding, self->options, self->name, err);
+    psd_encoding_destroy(&encoding);
+    return rc;
+}
+
+/* For a test set: its columns are the training set's, in the same order. */
+static int follow(parser_t *self, psd_err_t *err)
 {
     const psd_dataset_t *train = self->options->train;
-    if (!self->n_fields)
+    psd_encoding_t *encoding = train->encoding;
+    if (!encoding)
+        return psd_err_set(err, PSD_EDATA, "%s is a table, but the training set is not; give both the same format", self->name);
+    if (encoding->n_columns != self->set->n_features)
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu features, the training set has %zu; give both the same columns", self->name,
+                           self->records.field[0].line, self->set->n_features, encoding->n_columns);
+    if (train->names_hash != self->set->names_hash)
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: the columns have other names, or another order, than the training set's",
+                           self->name, self->records.field[0].line);
+    for (size_t i = 0, n = 0; i < self->n_columns; i++)
+        if (self->role[i] == FEATURE) {
+            self->is_word[i] = encoding->column[n].is_word;
+            self->feature[i] = n++;
+        }
+    return psd_table_begin(&self->table, &encoding, self->options, self->name, err);
+}
+
+static bool is_called(const parser_t *self, size_t column, const char *name)
+{
+    char number[24];
+    snprintf(number, sizeof number, "%zu", column);
+    return self->options->header ? psd_field_is(&self->records.field[column], name) : !strcmp(number, name);
+}
+
+/* For rows to be predicted: the columns that the model was trained on, in any order; without a header, all columns of training or
+ * only the features. */
+static int seek(parser_t *self, psd_err_t *err)
+{
+    psd_encoding_t *encoding = self->options->train->encoding;
+    const char *weight = self->options->weight_column;
+    if (!encoding)
+        return psd_err_set(err, PSD_EDATA, "%s: a table, and the training set is none; give both the same format", self->name);
+    const bool bare = !self->options->header && self->n_columns == encoding->n_columns && self->n_columns != encoding->n_fields;
+    if (!self->options->header && !bare && self->n_columns != encoding->n_fields)
+        return psd_err_set(err, PSD_EDATA,
+                           "%s:%zu: %zu columns; the model was trained on a file of %zu, and has %zu features: give "
+                           "all columns, or the features alone",
+                           self->name, self->records.field[0].line, self->n_columns, encoding->n_fields, encoding->n_columns);
+    for (size_t i = 0; i < self->n_columns; i++) {
+        self->role[i] = DROPPED;
+        if (!bare && is_called(self, i, encoding->label))
+            self->role[self->label_column = i] = LABEL;
+        else if (!bare && weight && *weight && is_called(self, i, weight))
+            self->role[i] = WEIGHT;
+    }
+    for (size_t j = 0; j < encoding->n_columns; j++) {
+        size_t i = bare ? j : 0;
+        while (!bare && i < self->n_columns && !is_called(self, i, encoding->column[j].name))
+            i++;
+        if (i == self->n_columns)
+            return psd_err_set(err, PSD_EDATA, "%s:%zu: no column is named '%.60s', which the model was trained on; add it",
+                               self->name, self->records.field[0].line, encoding->column[j].name);
+        self->role[i] = FEATURE;
+        self->feature[i] = j;
+        self->is_word[i] = encoding->column[j].is_word;
+    }
+    return psd_table_begin(&self->table, &encoding, self->options, self->name, err);
+}
+
+static int make_columns(parser_t *self, psd_err_t *err)
+{
+    self->role = calloc(self->n_columns, sizeof *self->role);
+    self->is_word = calloc(self->n_columns, sizeof *self->is_word);
+    self->is_log1p = calloc(self->n_columns, sizeof *self->is_log1p);
+    self->feature = malloc(self->n_columns * sizeof *self->feature);
+    for (size_t i = 0; self->feature && i < self->n_columns; i++)
+        self->feature[i] = NONE;
+    return self->role && self->is_word && self->is_log1p && self->feature
+               ? PSD_OK
+               : psd_err_set(err, PSD_ENOMEM, "no memory for %zu columns", self->n_columns);
+}
+
+/* Read the first record: the number of columns, and their names if it is a header. */
+static int begin(parser_t *self, psd_err_t *err)
+{
+    if (!self->records.n_fields)
         return psd_err_set(err, PSD_EDATA, "%s: no rows; no line has any text", self->name);
-    self->n_columns = self->n_fields;
-    if (self->n_columns < 2)
+    self->n_columns = self->records.n_fields;
+    if (self->n_columns < 2 && !self->options->predicts)
         return one_column(self, err);
-    int rc = drop_columns(self, err);
+    int rc = make_columns(self, err);
+    self->label_column = NONE;
+    if (self->options->predicts)
+        return rc ? rc : seek(self, err);
+    rc = rc ? rc : drop_columns(self, err);
     rc = rc ? rc : choose_label_column(self, err);
+    rc = rc ? rc : choose_weight_column(self, err);
     rc = rc ? rc : check_names(self, err);
     if (rc)
         return rc;
-    if (self->n_kept < 2)
+    for (size_t i = 0; i < self->n_columns; i++)
+        self->set->n_features += self->role[i] == FEATURE;
+    if (!self->set->n_features)
         return psd_err_set(err, PSD_ECONFIG,
                            "%s: data.drop leaves %zu of %zu columns, where a label and at least one feature are needed", self->name,
                            self->n_kept, self->n_columns);
-    self->set->n_features = self->n_kept - 1;
     self->set->names_hash = self->options->header ? hash_names(self) : 0;
-    if (train && train->n_features != self->set->n_features)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu features, the training set has %zu; give both the same columns", self->name,
-                           self->fields[0].line, self->set->n_features, train->n_features);
-    if (train && train->names_hash != self->set->names_hash)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: the columns have other names, or another order, than the training set's",
-                           self->name, self->fields[0].line);
-    return PSD_OK;
+    return self->options->train ? follow(self, err) : lay_out(self, err);
 }
 
-/* The words that pandas takes for a missing value, in any case, and the question mark of older tables. */
-static bool is_missing(const field_t *field)
-{
-    static const char *const words[] = { "",         "NA",  "N/A",  "NaN",    "null",    "None",    "<NA>",     "#N/A",
-                                         "#N/A N/A", "#NA", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "?" };
-    const size_t n = (size_t)(field->end - field->at);
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (strlen(words[i]) == n && !strncasecmp(field->at, words[i], n))
-            return true;
-    return false;
-}
+/* ---- Rows ---- */
 
-/* A field's number; a missing one sets `*skip`, or is 0, or an error, as data.na wants. */
-static int parse_field(const parser_t *self, size_t column, float *out, bool *skip, psd_err_t *err)
+/* Handle a missing value: its row is left out (`*skip`), or it is an error, or the caller handles it. */
+static int miss(const parser_t *self, const psd_field_t *field, role_t role, bool *skip, psd_err_t *err)
 {
-    const field_t *field = &self->fields[column], number = trimmed(*field);
-    if (psd_text_number(number.at, number.end, out))
-        return PSD_OK;
-    const bool may_be_header = !self->options->header && !self->set->n_rows && !self->set->n_skipped;
-    if (!is_missing(&number))
-        return refuse(self, field, err,
-                      may_be_header ? "is not a number; where the first line names the columns, set data.header to true"
-                                    : psd_text_fault(number.at, number.end));
     if (self->options->na == PSD_NA_SKIP) {
         *skip = true;
         return PSD_OK;
     }
-    if (column == self->label_column)
+    if (role == LABEL)
         return refuse(self, field, err, "is a missing label; set data.na to skip, or fill it in");
+    if (role == WEIGHT)
+        return refuse(self, field, err, "is a missing weight; set data.na to skip, or fill it in");
     if (self->options->na == PSD_NA_ERROR)
-        return refuse(self, field, err, "is a missing value; set data.na to zero or skip, or fill it in");
-    *out = 0;
+        return refuse(self, field, err, "is a missing value; set data.na to zero, mean or skip, or fill it in");
     return PSD_OK;
+}
+
+static int parse_number(const parser_t *self, size_t column, float *out, bool *missing, bool *skip, psd_err_t *err)
+{
+    const psd_field_t *field = &self->records.field[column], number = psd_field_trimmed(*field);
+    if (psd_text_number(number.at, number.end, out))
+        return PSD_OK;
+    const bool may_be_header = !self->options->header && !self->set->n_rows && !self->set->n_skipped;
+    if (!is_missing(&number)) {
+        const char *cause = may_be_header ? "is not a number; where the first line names the columns, set data.header to true"
+                                          : psd_text_fault(number.at, number.end);
+        return refuse(self, field, err,
+                      cause                          ? cause
+                      : self->role[column] == WEIGHT ? "is not a number; is data.weight_column the right one?"
+                      : self->options->train ? "is not a number, as it was in the training set; mend it, or leave its row out"
+                      : self->role[column] == LABEL
+                          ? "is not a number; where labels are words, name their column in data.categorical"
+                          : "is not a number; name its column in data.categorical, or drop it");
+    }
+    *missing = true;
+    return miss(self, field, self->role[column], skip, err);
+}
+
+/* The field as a word; a missing one is empty. */
+static int parse_word(const parser_t *self, size_t column, psd_field_t *out, bool *missing, bool *skip, psd_err_t *err)
+{
+    const psd_field_t *field = &self->records.field[column];
+    *out = psd_field_trimmed(*field);
+    if (is_missing(out)) {
+        *missing = true;
+        out->end = out->at;
+        return miss(self, field, self->role[column], skip, err);
+    }
+    return memchr(out->at, '\0', (size_t)(out->end - out->at))
+               ? refuse(self, field, err, "holds a byte 0, and is not a word; leave its row out")
+               : PSD_OK;
+}
+
+static int add_label(parser_t *self, float *label, bool *skip, psd_err_t *err)
+{
+    const size_t at = self->label_column;
+    const psd_encoding_t *encoding = self->options->train ? self->options->train->encoding : NULL;
+    bool missing = false;
+    psd_field_t word;
+    if (!self->classes && !(encoding && encoding->class_word))
+        return parse_number(self, at, label, &missing, skip, err);
+    const int rc = parse_word(self, at, &word, &missing, skip, err);
+    if (rc || *skip)
+        return rc;
+    const size_t n = (size_t)(word.end - word.at);
+    if (self->classes) {
+        const uint32_t class = psd_lexicon_number(self->classes, word.at, n);
+        if (class == PSD_NO_WORD ||
+            psd_array_grow(&self->class_of, &self->room_class, self->set->n_rows + 1, sizeof *self->class_of, NULL))
+            return psd_err_set(err, PSD_ENOMEM, "%s: no memory for its labels", self->name);
+        self->class_of[self->set->n_rows] = class;
+        *label = 0; /* the class's number is known only when all classes are */
+        return PSD_OK;
+    }
+    const size_t class = psd_encoding_class(encoding, word.at, n);
+    if (class == PSD_NO_FEATURE)
+        return refuse(self, &self->records.field[at], err, "is a label that the training set does not have");
+    *label = (float)class;
+    return PSD_OK;
+}
+
+static int add_cell(parser_t *self, size_t column, psd_cell_t *cell, bool *skip, psd_err_t *err)
+{
+    const psd_na_t na = self->options->na;
+    bool missing = false;
+    if (!self->is_word[column]) {
+        const int rc = parse_number(self, column, &cell->number, &missing, skip, err);
+        if (missing)
+            cell->number = na == PSD_NA_MEAN ? NAN : 0;
+        return rc;
+    }
+    psd_field_t word;
+    const int rc = parse_word(self, column, &word, &missing, skip, err);
+    if (rc || *skip)
+        return rc;
+    cell->word = PSD_NO_WORD;
+    if (missing && na != PSD_NA_MEAN)
+        return PSD_OK;
+    cell->word = psd_table_word(&self->table, self->feature[column], word.at, (size_t)(word.end - word.at), err);
+    return cell->word == PSD_NO_WORD ? PSD_ENOMEM : PSD_OK;
+}
+
+static int add_weight(parser_t *self, size_t column, float *weight, bool *skip, psd_err_t *err)
+{
+    bool missing = false;
+    const int rc = parse_number(self, column, weight, &missing, skip, err);
+    return rc || missing || *weight >= 0 ? rc
+                                         : refuse(self, &self->records.field[column], err, "is not a weight; weights are from 0");
+}
+
+static int keep_weight(parser_t *self, float weight, psd_err_t *err)
+{
+    const size_t n = self->set->n_rows;
+    const int rc = psd_array_grow(&self->set->weight, &self->room_weight, n, sizeof *self->set->weight, err);
+    if (!rc)
+        self->set->weight[n - 1] = weight;
+    return rc;
 }
 
 /* Append the record just read as a row. */
 static int add_row(parser_t *self, psd_err_t *err)
 {
     psd_dataset_t *set = self->set;
-    if (self->n_fields != self->n_columns)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu fields, where the first line has %zu", self->name, self->fields[0].line,
-                           self->n_fields, self->n_columns);
-    size_t start = set->n_rows * set->n_features;
-    int rc = psd_array_grow(&set->dense, &self->room_dense, start + set->n_features, sizeof *set->dense, err);
-    float label = 0, *out = rc ? NULL : set->dense + start;
-    bool skip = false;
-    for (size_t i = 0; !rc && i < self->n_fields; i++)
-        if (!self->dropped[i])
-            rc = parse_field(self, i, i == self->label_column ? &label : out++, &skip, err);
+    const size_t line = self->records.field[0].line;
+    if (self->records.n_fields != self->n_columns)
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu fields, where the first line has %zu", self->name, line,
+                           self->records.n_fields, self->n_columns);
+    psd_cell_t *cell = psd_table_row(&self->table, err);
+    float label = 0, weight = 1;
+    bool skip = false, weighted = false;
+    int rc = cell ? PSD_OK : PSD_ENOMEM;
+    for (size_t i = 0; !rc && i < self->n_columns; i++)
+        switch (self->role[i]) {
+        case LABEL:
+            rc = add_label(self, &label, &skip, err);
+            break;
+        case WEIGHT:
+            weighted = true;
+            rc = add_weight(self, i, &weight, &skip, err);
+            break;
+        case FEATURE:
+            rc = add_cell(self, i, &cell[self->feature[i]], &skip, err);
+            break;
+        case DROPPED:
+            break;
+        }
     set->n_skipped += !rc && skip;
-    return rc || skip ? rc : psd_labels_add(&self->labels, label, self->name, self->fields[self->label_column].line, err);
+    if (rc || skip)
+        return rc;
+    self->table.n_rows++;
+    rc = psd_labels_add(&self->labels, label, self->name,
+                        self->label_column == NONE ? line : self->records.field[self->label_column].line, err);
+    return rc || !weighted ? rc : keep_weight(self, weight, err);
+}
+
+/* Number the classes in byte order of their words. */
+static int number_classes(parser_t *self, psd_err_t *err)
+{
+    psd_encoding_t *encoding = self->table.encoding;
+    const size_t n = psd_lexicon_size(self->classes);
+    if (n > PSD_MAX_CLASSES)
+        return psd_err_set(err, PSD_EDATA, "%s: %zu words in the label's column, more than %d classes", self->name, n,
+                           PSD_MAX_CLASSES);
+    if (!(encoding->class_word = psd_table_sorted(self->classes, err)))
+        return PSD_ENOMEM;
+    encoding->n_classes = n;
+    float *number = malloc((n + 1) * sizeof *number);
+    if (!number)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for %zu classes", n);
+    for (size_t i = 0; i < n; i++) {
+        size_t length;
+        const char *word = psd_lexicon_word(self->classes, i, &length);
+        number[i] = (float)psd_encoding_class(encoding, word, length);
+    }
+    for (size_t i = 0; i < self->set->n_rows; i++)
+        self->set->label[i] = number[self->class_of[i]];
+    self->labels.largest = (float)n - 1;
+    free(number);
+    return PSD_OK;
 }
 
 static int parse(parser_t *self, psd_err_t *err)
 {
-    int rc = read_record(self, err);
-    if (!rc)
+    const char *start = self->records.at;
+    int rc = psd_records_next(&self->records, err);
+    if (!rc && !self->options->header) { /* the first record is a row too; columns are chosen with all rows ahead */
+        const psd_records_t first = self->records;
+        self->records.at = start;
         rc = begin(self, err);
+        self->records.at = first.at;
+    } else if (!rc) {
+        rc = begin(self, err);
+    }
     if (!rc && self->options->header)
-        rc = read_record(self, err);
-    while (!rc && self->n_fields) {
+        rc = psd_records_next(&self->records, err);
+    while (!rc && self->records.n_fields) {
         rc = add_row(self, err);
         if (!rc)
-            rc = read_record(self, err);
+            rc = psd_records_next(&self->records, err);
     }
-    return rc ? rc : psd_labels_end(&self->labels, self->name, err);
+    if (!rc && self->classes && self->set->n_rows)
+        rc = number_classes(self, err);
+    rc = rc ? rc : psd_labels_end(&self->labels, self->name, err);
+    return rc ? rc : psd_table_end(&self->table, self->set, err);
 }
 
 static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels, const psd_dataset_options_t *options,
@@ -439,24 +682,25 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     const char *at, *end;
     if (psd_text_open(file, &at, &end, err))
         return PSD_EDATA;
-    parser_t parser = { .set = self,
-                        .options = options,
-                        .name = file->name,
-                        .at = at,
-                        .line_at = at,
-                        .end = end,
-                        .line = 1,
-                        .delimiter = options->delimiter ? options->delimiter : ',',
-                        .labels = { .set = self, .options = options } };
-    int rc = parse(&parser, err);
-    free(parser.fields);
-    free(parser.dropped);
+    parser_t parser = { .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options } };
+    psd_records_begin(&parser.records, file->name, at, end, options->delimiter ? options->delimiter : ',');
+    const int rc = parse(&parser, err);
+    self->unlabelled = parser.label_column == NONE;
+    psd_records_clear(&parser.records);
+    psd_table_clear(&parser.table);
+    psd_lexicon_destroy(&parser.classes);
+    free(parser.class_of);
+    free(parser.role);
+    free(parser.is_word);
+    free(parser.is_log1p);
+    free(parser.feature);
     return rc;
 }
 
 const psd_reader_t psd_reader_csv = {
     .name = "csv",
-    .summary = "a table of numbers as RFC 4180 writes it, one column of them the label",
+    .summary = "a table as RFC 4180 writes it, of numbers and of words, one column of it the label",
     .has_columns = true,
+    .is_table = true,
     .read = read,
 };

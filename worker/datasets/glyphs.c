@@ -1,11 +1,10 @@
 /* glyphs.c - a data set without a file: the ten digits drawn from strokes, 28 x 28 bytes,
  * "glyphs[:ROWS[:SEED]]".
  *
- * Skeletons of every digit, their points jittered, become fields of distances once; a sample then looks one
- * up through a random affine map and a smooth elastic one, inks what lies within half a stroke's width, and
- * adds stray strokes and noise. Only + - * / and sqrt are used, never a function of libm, so that every
- * machine and compiler draws the same bytes. Sample i depends on (seed, train or test, i) alone:
- * "glyphs:1000" is the head of "glyphs". */
+ * Skeletons of every digit, their points jittered, become fields of distances once; a sample then looks one up through a random
+ * affine map and a smooth elastic one, inks what lies within half a stroke's width, and adds stray strokes and noise. Only + - * /
+ * and sqrt are used, never a function of libm, so that every machine and compiler draws the same bytes. Sample i depends only on
+ * (seed, train or test, i): "glyphs:1000" is the head of "glyphs". */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -339,7 +338,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     }
     free(shapes);
     rc = rc ? rc : psd_labels_end(&labels, "glyphs", err);
-    self->first_class = 0; /* of ten, whether or not the first is among the rows */
+    self->first_class = 0; /* of ten, even if no row has the first */
     return rc;
 }
 

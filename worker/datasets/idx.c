@@ -88,6 +88,17 @@ static int read_labels(psd_dataset_t *self, const psd_bytes_t *file, size_t rows
     return psd_labels_end(&labels, file->name, err);
 }
 
+/* Images that are to be predicted need no labels. */
+static int have_none(psd_dataset_t *self, const psd_bytes_t *file, size_t rows, const psd_dataset_options_t *options,
+                     psd_err_t *err)
+{
+    psd_labels_t labels = { .set = self, .options = options };
+    int rc = PSD_OK;
+    for (size_t i = 0; !rc && i < rows; i++)
+        rc = psd_labels_add(&labels, 0, file->name, i, err);
+    return rc ? rc : psd_labels_end(&labels, file->name, err);
+}
+
 static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t *labels, const psd_dataset_options_t *options,
                 psd_err_t *err)
 {
@@ -99,9 +110,10 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     if (options->train && head.row_bytes != options->train->n_features)
         return psd_err_set(err, PSD_EDATA, "%s: %zu values a row, the training set has %zu; give both the same image size",
                            file->name, head.row_bytes, options->train->n_features);
-    int rc = read_labels(self, labels, head.rows, options, err);
+    int rc = labels ? read_labels(self, labels, head.rows, options, err) : have_none(self, file, head.rows, options, err);
     if (rc)
         return rc;
+    self->unlabelled = !labels;
     self->n_features = head.row_bytes;
     self->pixels = malloc(head.rows * head.row_bytes);
     if (!self->pixels)

@@ -1,8 +1,7 @@
-/* libsvm.c - sparse text, a row a line:   LABEL[:WEIGHT] [qid:Q] INDEX:VALUE INDEX:VALUE ...   # comment
- * Indices start at data.index_base and need no order; none comes twice in a row. WEIGHT multiplies the row's loss:
- * all rows have one, or none, for a row that lacks its label would else be taken for a weighted one. Q, the query
- * of a ranking, is checked and passed over, for no model here ranks. Rows stay sparse. A UTF-8 byte order mark is
- * passed over. */
+/* libsvm.c - sparse text, a row a line:   LABEL[:WEIGHT] [qid:Q] INDEX:VALUE INDEX:VALUE ...   # comment Indices start at
+ * data.index_base and need no order; each occurs once per row. WEIGHT multiplies the row's loss. Either all rows have a weight or
+ * no row has; otherwise a row without its label would look like a weighted one. Q, the query of a ranking, is checked and ignored,
+ * because no model here ranks. Rows stay sparse. A UTF-8 byte order mark is ignored. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,41 +21,15 @@ typedef struct parser {
     size_t n, room_column, room_value, room_start, room_weight; /* values so far, and rooms of the arrays */
     size_t n_features;                                          /* largest index so far + 1 */
     size_t first_line;                                          /* of the first row; 0: none yet */
-    bool weighted;                                              /* whether that has a weight */
+    bool weighted;                                              /* whether that row has a weight */
     bool sorted;                                                /* whether the row's indices rise so far */
     uint32_t *scratch;                                          /* the indices of a row that is not sorted, sorted */
     size_t room_scratch;
 } parser_t;
 
-typedef struct span {
-    const char *at, *end;
-} span_t;
-
-static int refuse(const parser_t *self, span_t word, psd_err_t *err, const char *why)
+static int refuse(const parser_t *self, psd_text_word_t word, psd_err_t *err, const char *why)
 {
-    char shown[PSD_TEXT_QUOTE];
-    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, self->line, (size_t)(word.at - self->line_at) + 1,
-                       psd_text_quote(shown, word.at, word.end), why);
-}
-
-static bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
-
-/* The next word of the line, or an empty one at its end. */
-static span_t next_word(const char **at, const char *end)
-{
-    while (*at < end && is_blank(**at))
-        ++*at;
-    span_t word = { *at, *at };
-    while (word.end < end && !is_blank(*word.end))
-        word.end++;
-    *at = word.end;
-    return word;
-}
-
-static const char *colon_of(span_t word)
-{
-    const char *colon = memchr(word.at, ':', (size_t)(word.end - word.at));
-    return colon ? colon : word.end;
+    return psd_text_refuse(self->name, self->line, self->line_at, word, why, err);
 }
 
 static bool parse_index(const char *at, const char *end, uint64_t *out)
@@ -79,8 +52,8 @@ static int add_weight(parser_t *self, float weight, psd_err_t *err)
     return rc;
 }
 
-/* The first row settles for all whether labels have weights. */
-static int check_weights_agree(parser_t *self, span_t word, bool weighted, psd_err_t *err)
+/* The first row decides whether labels have weights. */
+static int check_weights_agree(parser_t *self, psd_text_word_t word, bool weighted, psd_err_t *err)
 {
     char why[200];
     if (!self->first_line) {
@@ -97,17 +70,17 @@ static int check_weights_agree(parser_t *self, span_t word, bool weighted, psd_e
     return refuse(self, word, err, why);
 }
 
-static int add_label(parser_t *self, span_t word, psd_err_t *err)
+static int add_label(parser_t *self, psd_text_word_t word, psd_err_t *err)
 {
     float label, weight = 1;
-    const char *colon = colon_of(word);
+    const char *colon = psd_text_colon(word);
     const bool weighted = colon < word.end;
     if (weighted && word.at > self->line_at)
         return refuse(self, word, err, "follows a blank where the label is missing; a row starts with its label");
     if (colon - word.at == 3 && !memcmp(word.at, "qid", 3))
         return refuse(self, word, err, "stands where the label is missing; a row starts with its label");
     if (!psd_text_number(word.at, colon, &label))
-        return refuse(self, word, err, "is no label; a row starts with a number");
+        return refuse(self, word, err, "is not a label; a row starts with a number");
     if (weighted && (!psd_text_number(colon + 1, word.end, &weight) || weight < 0))
         return refuse(self, word, err, "has no weight after its colon; write LABEL:WEIGHT with a number from 0");
     int rc = check_weights_agree(self, word, weighted, err);
@@ -131,14 +104,15 @@ static int add_value(parser_t *self, uint64_t column, float value, psd_err_t *er
     return PSD_OK;
 }
 
-/* What is behind the colon is no number. */
-static int fault(const parser_t *self, span_t word, const char *value, psd_err_t *err)
+/* The text after the colon is not a number. */
+static int fault(const parser_t *self, psd_text_word_t word, const char *value, psd_err_t *err)
 {
     char shown[PSD_TEXT_QUOTE], why[200];
     if (value == word.end)
         return refuse(self, word, err, "has no number after its colon");
+    const char *cause = psd_text_fault(value, word.end);
     snprintf(why, sizeof why, "has no number after its colon: '%s' %s", psd_text_quote(shown, value, word.end),
-             psd_text_fault(value, word.end));
+             cause ? cause : "is not a number; turn words into numbers first, or drop the column");
     return refuse(self, word, err, why);
 }
 
@@ -148,7 +122,7 @@ static int compare_columns(const void *a, const void *b)
     return *x < *y ? -1 : *x > *y;
 }
 
-/* Refuse an index that comes twice in the row between `at` and `end`, whose label is behind. */
+/* Refuse an index that occurs twice in the row; its features lie between `at` and `end`. */
 static int check_once(parser_t *self, const char *at, const char *end, psd_err_t *err)
 {
     const psd_dataset_t *set = self->set;
@@ -166,9 +140,9 @@ static int check_once(parser_t *self, const char *at, const char *end, psd_err_t
     if (i >= n)
         return PSD_OK;
     bool seen = false;
-    for (span_t word = next_word(&at, end); word.at < word.end; word = next_word(&at, end)) {
+    for (psd_text_word_t word = psd_text_next_word(&at, end); word.at < word.end; word = psd_text_next_word(&at, end)) {
         uint64_t index;
-        if (!parse_index(word.at, colon_of(word), &index) || index - (uint64_t)self->options->index_base != self->scratch[i])
+        if (!parse_index(word.at, psd_text_colon(word), &index) || index - (uint64_t)self->options->index_base != self->scratch[i])
             continue;
         if (seen)
             return refuse(self, word, err, "has an index that this row has had before; give each one value");
@@ -177,13 +151,13 @@ static int check_once(parser_t *self, const char *at, const char *end, psd_err_t
     return PSD_OK;
 }
 
-static int add_feature(parser_t *self, span_t word, psd_err_t *err)
+static int add_feature(parser_t *self, psd_text_word_t word, psd_err_t *err)
 {
-    const char *colon = colon_of(word);
+    const char *colon = psd_text_colon(word);
     uint64_t index;
     float value;
     if (colon == word.end)
-        return refuse(self, word, err, "is no feature; write INDEX:VALUE");
+        return refuse(self, word, err, "is not a feature; write INDEX:VALUE");
     if (colon - word.at == 3 && !memcmp(word.at, "qid", 3))
         return parse_index(colon + 1, word.end, &index) ? PSD_OK : refuse(self, word, err, "has no query number after its colon");
     if (!parse_index(word.at, colon, &index))
@@ -206,7 +180,7 @@ static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t
     end = comment ? comment : end;
     self->line_at = at;
     self->sorted = true;
-    span_t word = next_word(&at, end);
+    psd_text_word_t word = psd_text_next_word(&at, end);
     if (word.at == word.end)
         return PSD_OK;
     psd_dataset_t *set = self->set;
@@ -216,7 +190,7 @@ static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t
         rc = add_label(self, word, err);
     }
     const char *features = at;
-    for (word = next_word(&at, end); !rc && word.at < word.end; word = next_word(&at, end))
+    for (word = psd_text_next_word(&at, end); !rc && word.at < word.end; word = psd_text_next_word(&at, end))
         rc = add_feature(self, word, err);
     rc = rc ? rc : check_once(self, features, end, err);
     if (!rc)

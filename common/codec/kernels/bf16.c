@@ -1,6 +1,6 @@
-/* bf16.c - the upper half of each float, rounded to nearest, ties to even: n of 2 bytes.
- * A finite value stays finite: what would round to Inf becomes the greatest finite value, for its residual would be Inf.
- * Inf stays, NaN stays NaN (a quiet one, with its upper bits). */
+/* bf16.c - the upper half of each float, rounded to nearest, ties to even: n of 2 bytes. A finite value stays finite: a value that
+ * would round to Inf becomes the greatest finite one, because its residual would be Inf. Inf stays, NaN stays NaN (a quiet one,
+ * with its upper bits). */
 #include "common/codec/kernels/code.h"
 
 enum { GREATEST = 0x7f7f, QUIET = 0x40 };

@@ -1,5 +1,5 @@
-/* code.h - what the files of this folder share. Like the optimizers (common/optim/kernels/kernel.h) each is compiled once
- * per instruction set, from plain loops, and all of them give the same bits. */
+/* code.h - helpers shared by the files of this folder. Like the optimizers (common/optim/kernels/kernel.h) each file is compiled
+ * once per instruction set, from plain loops, and all give the same bits. */
 #pragma once
 
 #include <string.h>
@@ -31,7 +31,7 @@ static inline float psd_f32_of(uint32_t bits)
 
 static inline uint32_t psd_f32_magnitude(float x) { return psd_f32_bits(x) & (uint32_t)PSD_F32_MAGNITUDE; }
 
-/* Numbers among bytes that need not be aligned. */
+/* Read and write numbers in bytes that need not be aligned. */
 static inline float psd_f32_load(const uint8_t *at)
 {
     float x;

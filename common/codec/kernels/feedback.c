@@ -1,9 +1,9 @@
-/* feedback.c - what a code loses stays with the sender (common/codec/codec.c). */
+/* feedback.c - error feedback: the sender keeps what a code loses (common/codec/codec.c). */
 #include "common/codec/kernels/feedback.h"
 
 #include "common/codec/kernels/code.h"
 
-/* Exponents that are all ones carry into the sign when one is added to them. */
+/* Adding one to an exponent of all ones carries into the sign. */
 static inline uint32_t carry(float y) { return psd_f32_magnitude(y) + 0x00800000u; }
 
 bool PSD_PER_ISA(psd_feedback_is_finite)(const float *restrict g, const float *restrict residual, size_t n)

@@ -2,9 +2,9 @@
  *   scale = max |y| / 127
  *   q = y / scale, rounded to nearest, ties to even, and bounded to +-127
  *   decoded: scale * q
- * in float. The scales of all blocks (4 bytes each) come first, then the n numbers (1 byte each). 127 * scale is finite: where
- * rounding would make it Inf, the scale is the next lower float. The bound matters where the scale has lost digits, below
- * 1e-36; where it is 0, so are all q. */
+ * in float. The scales of all blocks (4 bytes each) come first, then the n numbers (1 byte each). 127 * scale is finite: if
+ * rounding would make it Inf, the scale is the next lower float. The bound matters when the scale has lost digits, below 1e-36;
+ * when it is 0, so are all q. */
 #include "common/codec/kernels/code.h"
 
 enum { MOST = 127 };
@@ -28,8 +28,8 @@ static inline float scale_of(const float *y, size_t n)
     return overflows ? psd_f32_of(psd_f32_bits(scale) - 1) : scale;
 }
 
-/* Adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself rounds to the nearest whole number, ties to even; that
- * number then is in the lowest bits. */
+/* Adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself rounds to the nearest whole number, ties to even, which
+ * is then in the lowest bits. */
 static const float rounder = 12582912.0f;
 
 static void encode(const float *restrict y, size_t n, size_t from, size_t count, double argument, uint8_t *restrict bytes)

@@ -1,12 +1,12 @@
 /* sign.c - the sign of each value, which may be 0, and a scale per block:
  *   scale = sum |y| / (values that are not 0)
  *   decoded: scale * sign(y)
- * The sum is formed in double, in a fixed order, and the quotient rounded once to float. The mean leaves zeros out because they come
- * back exactly: it is the scale with the least square error, and values that are -1, 0 and 1 come back as they were.
+ * The sum is formed in double, in a fixed order, and the quotient rounded once to float. The mean excludes zeros, because they are
+ * decoded exactly: so it is the scale with the least square error, and values of -1, 0 and 1 are decoded exactly.
  *
- * The scales of all blocks (4 bytes each) come first; then a bit per value whether it is other than 0; then a bit per value whether
- * it is negative. The first value has the lowest bit of a byte, and bits past the last value are 0. A scale is 0 exactly when its
- * block is. */
+ * The scales of all blocks (4 bytes each) come first; then a bit per value, set if it is not 0; then a bit per value, set if it is
+ * negative. The first value has the lowest bit of a byte, and bits past the last value are 0. A scale is 0 exactly when its block
+ * is. */
 #include "common/codec/kernels/code.h"
 
 static size_t plane_bytes(size_t n) { return (n + 7) / 8; }
@@ -17,7 +17,7 @@ static size_t n_bytes(size_t n, double argument)
     return psd_blocks(n) * sizeof(float) + 2 * plane_bytes(n);
 }
 
-/* Eight bytes of 0 or 1 become the bits of one. */
+/* Pack eight bytes of 0 or 1 into the bits of one byte. */
 static inline uint8_t gather(const uint8_t *flag)
 {
     uint64_t eight;
@@ -25,7 +25,7 @@ static inline uint8_t gather(const uint8_t *flag)
     return (uint8_t)((eight * 0x0102040810204080u) >> 56);
 }
 
-/* And back: byte i is bit i. */
+/* The inverse: byte i is bit i. */
 static inline void scatter(uint8_t *flag, uint8_t bits)
 {
     const uint64_t apart = (bits * 0x0101010101010101u) & 0x8040201008040201u;
@@ -100,7 +100,7 @@ static int check(const uint8_t *bytes, size_t n, double argument, psd_err_t *err
             return psd_err_set(err, PSD_EPROTO, "sign: block %zu has a value that is both 0 and negative", b);
     }
     if (n % 8 && nonzero[n / 8] >> n % 8)
-        return psd_err_set(err, PSD_EPROTO, "sign: there are values after the last of %zu", n);
+        return psd_err_set(err, PSD_EPROTO, "sign: there are bits after the last of %zu values", n);
     return PSD_OK;
 }
 

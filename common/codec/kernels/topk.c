@@ -1,9 +1,9 @@
 /* topk.c - the largest values by magnitude, exact; the others are 0. Of n values k = ceil(p n) are kept, among equal magnitudes
- * those of lower index; where p n is a whole number but for the rounding of p, that is k.
+ * those of lower index; if p n is a whole number except for the rounding of p, k is that number.
  *
- * The k values come first (4 bytes each), then how many each block has (2 bytes each), then the place of each value in its block (1
- * byte each). Values are in the order of their indexes. The blocks may have fewer than k together; what is left of values and places
- * is 0 then. */
+ * The k values come first (4 bytes each), then the number of values in each block (2 bytes each), then the place of each value in
+ * its block (1 byte each). Values are in the order of their indexes. The blocks together may have fewer than k values; the
+ * remaining values and places are then 0. */
 #include "common/codec/kernels/code.h"
 
 static size_t n_kept(size_t n, double p)
@@ -34,14 +34,14 @@ static uint32_t load_count(const uint8_t *counts, size_t block)
 
 /* ---- selection ---- */
 
-/* Magnitudes have 31 bits; they are looked at from the highest, so many at a time. */
+/* Magnitudes have 31 bits; a radix select looks at this many at a time, from the highest. */
 enum { DIGITS = 3, RADIX = 1 << 11 };
 static const struct {
     unsigned shift, width;
 } digit[DIGITS] = { { 20, 11 }, { 10, 10 }, { 0, 10 } };
 
-/* Put into `found` the places of the block's values whose magnitude, without its lowest `shift` bits, is `wanted`, or at least that with
- * `or_more`; returns how many. Comparing takes no branch, and words without any are passed over. */
+/* Put into `found` the places of the block's values whose magnitude, without its lowest `shift` bits, is `wanted`, or at least that
+ * with `or_more`; returns how many. The comparison has no branch, and words without any such value are skipped. */
 static inline __attribute__((always_inline)) size_t find(const float *restrict block, size_t m, unsigned shift, uint32_t wanted,
                                                          bool or_more, uint8_t *restrict found)
 {
@@ -63,8 +63,8 @@ static inline __attribute__((always_inline)) size_t find(const float *restrict b
     return n_found;
 }
 
-/* How many of y[0..n) have `prefix` above the digit, by the value of the digit. At the first digit, where all count, there are four
- * tables: the same counter is not counted up twice in a row as fast. */
+/* Count the y[0..n) that have `prefix` above the digit, by the value of the digit. The first digit, where all values count, uses
+ * four tables, because increments of one counter in a row are slow. */
 static void count_digits(const float *y, size_t n, int level, uint32_t prefix, size_t table[RADIX])
 {
     enum { TABLES = 4 };
@@ -87,7 +87,7 @@ static void count_digits(const float *y, size_t n, int level, uint32_t prefix, s
     }
 }
 
-/* The least magnitude that is kept, when `k` of y[0..n) are; *n_ties: how many that have exactly it. */
+/* The least magnitude kept when `k` of y[0..n) are; *n_ties: the number of kept values with exactly that magnitude. */
 static uint32_t least_kept(const float *y, size_t n, size_t k, size_t *n_ties)
 {
     uint32_t prefix = 0;
@@ -132,7 +132,7 @@ static void encode(const float *restrict y, size_t n, size_t from, size_t count,
     }
 }
 
-/* ---- what comes in ---- */
+/* ---- checks ---- */
 
 static int check(const uint8_t *bytes, size_t n, double p, psd_err_t *err)
 {

@@ -79,8 +79,9 @@ void PSD_PER_ISA(psd_adam_step)(const psd_step_t *s)
         run(s, false, false);
 }
 
-const psd_optimizer_t PSD_OPTIMIZER(adam) = PSD_ADAM_ROW(
-    "adam", "moments of the gradient, corrected for their start at 0",
-    "g += wd*w; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2; w -= lr/(1-b1^t) * m/(sqrt(v)/sqrt(1-b2^t)+eps)",
-    "Kingma, Ba 2015, arXiv 1412.6980",
-    "A good first try on most networks: forgiving about the learning rate and the scale of gradients.", 0, psd_adam_prepare);
+const psd_optimizer_t PSD_OPTIMIZER(adam) =
+    PSD_ADAM_ROW("adam", "moments of the gradient, corrected for their start at 0",
+                 "g += wd*w; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2; w -= lr/(1-b1^t) * m/(sqrt(v)/sqrt(1-b2^t)+eps)",
+                 "Kingma, Ba 2015, arXiv 1412.6980",
+                 "A good first try on most networks: forgiving about the learning rate and the scale of gradients.", 0,
+                 psd_adam_prepare, PSD_DECAY_L2);

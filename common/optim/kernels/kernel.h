@@ -36,6 +36,11 @@ typedef struct psd_isa {
     void (*sync)(float *w, float *slow, float alpha, size_t n);
     /* Its pullback of a first moment: m = alpha * m + rest * slow_m; slow_m = m. */
     void (*pullback)(float *m, float *slow_m, float alpha, float rest, size_t n);
+    /* A cautious rule (cautious.c): out = g + l2 * w; w = keep * w + factor * z where z, the step of a weight 0 along g, goes
+     * down it; and of how many elements that is so. */
+    void (*cautious_gradient)(float *out, const float *g, const float *w, float l2, size_t n);
+    void (*cautious_step)(float *w, const float *z, const float *g, float keep, float factor, size_t n);
+    size_t (*cautious_count)(const float *z, const float *g, size_t n);
     /* acc = weight * g, or acc += weight * g unless `first`. */
     void (*accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
     /* out = (float)(acc + weight * g), or (float)(weight * g) when `first`: the last of the terms. */
@@ -46,14 +51,11 @@ typedef struct psd_isa {
     void (*scale)(float *out, const float *x, float factor, size_t n);
     /* sum[i % 16] += x[i]^2, in double. */
     void (*squares)(double sum[16], const float *x, size_t n);
-    /* Lion's sign and momentum, with coef b1, 1-b1, b2, 1-b2: u = sign(b1*m + (1-b1)*g); m = b2*m + (1-b2)*g. */
-    void (*vote)(float *u, float *m, const float *g, const float coef[4], size_t n);
-    /* d += u; d = sign(d); d = d / by. */
-    void (*count)(float *d, const float *u, size_t n);
-    void (*majority)(float *d, size_t n);
-    void (*divide)(float *d, float by, size_t n);
-    /* w = keep * w - lr * d. */
-    void (*vote_step)(float *w, const float *d, float lr, float keep, size_t n);
+    /* sum[i % 16] += (x[i] - y[i])^2, in double. */
+    void (*distance)(double sum[16], const float *x, const float *y, size_t n);
+    /* Elements that are 0, and those whose magnitude is at least `bound`; n is below 2^32. */
+    size_t (*zeros)(const float *x, size_t n);
+    size_t (*reach)(const float *x, float bound, size_t n);
     const psd_codec_t *const *codecs; /* in the order of codec/kernels/all.h, ended by NULL */
     /* Whether each g + residual is finite; without a residual (NULL), each g. */
     bool (*feedback_is_finite)(const float *g, const float *residual, size_t n);

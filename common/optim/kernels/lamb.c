@@ -28,8 +28,9 @@ static void prepare(const double *hyper, double lr, uint64_t t, double *scalar, 
     coef[C_DECAY] = (float)hyper[WEIGHT_DECAY];
 }
 
-static void settle(const double *hyper, double lr, const double *total, float *coef)
+static void settle(const double *hyper, double lr, const double *total, double *scalar, float *coef)
 {
+    (void)scalar;
     double ratio = total[OF_W] > 0 && total[OF_U] > 0 ? sqrt(total[OF_W]) / sqrt(total[OF_U]) : 1.0;
     if (hyper[TRUST_CLIP] > 0 && ratio > 1.0)
         ratio = 1.0;

@@ -45,6 +45,8 @@ const psd_optimizer_t PSD_OPTIMIZER(lion) = {
     .hyper = { PSD_HYPER_LR(1e-4), PSD_HYPER_BETA("beta1", 0.9, "share of momentum in the direction"),
                PSD_HYPER_BETA("beta2", 0.99, "share of momentum kept per update"), PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { { "exp_avg", true } },
+    .decay = PSD_DECAY_WEIGHTS,
+    .uncounted = true,
     .prepare = prepare,
     .step = step,
 };

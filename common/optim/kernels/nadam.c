@@ -7,6 +7,7 @@
  *   w <- w - lr (1 - mu_t)/(1 - P) g/den
  *   w <- w - lr mu_(t+1)/(1 - P mu_(t+1)) m/den */
 #include "common/optim/kernels/kernel.h"
+#include "common/optim/kernels/real.h"
 
 enum { LR, BETA1, BETA2, EPS, MOMENTUM_DECAY, DECOUPLED, WEIGHT_DECAY };
 enum { C_STEP_G, C_STEP_M, C_BETA1, C_REST1, C_BETA2, C_REST2, C_BIAS2, C_EPS, C_L2, C_KEEP };
@@ -18,24 +19,10 @@ static void born(const double *hyper, double *scalar)
     scalar[0] = 1.0;
 }
 
-/* e^x for x <= 0, the same to the last bit on every machine (see psd_power): x = k ln 2 + r with |r| <=
- * ln(2)/2, and Taylor's series, whose 18th term is below 1e-24 there. */
-static double exponential(double x)
-{
-    if (x < -700.0)
-        return 0.0;
-    const double k = floor(x / 0.69314718055994530942 + 0.5);
-    const double r = (x - k * 0x1.62e42fefa38p-1) - k * 0x1.ef35793c7673p-45; /* ln 2 in two parts */
-    double sum = 1.0;
-    for (int i = 18; i > 0; i--)
-        sum = 1.0 + sum * r / i;
-    return ldexp(sum, (int)k);
-}
-
 static double mu_at(const double *hyper, double t)
 {
     const double log_096 = -0.040821994520255166;
-    return hyper[BETA1] * (1.0 - 0.5 * exponential(log_096 * (t * hyper[MOMENTUM_DECAY])));
+    return hyper[BETA1] * (1.0 - 0.5 * psd_exp(log_096 * (t * hyper[MOMENTUM_DECAY])));
 }
 
 static void prepare(const double *hyper, double lr, uint64_t t, double *scalar, float *coef)
@@ -99,7 +86,9 @@ const psd_optimizer_t PSD_OPTIMIZER(nadam) = {
                PSD_HYPER_FLAG("decoupled", 0, "decay the weights, not the gradient"),
                PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { [EXP_AVG] = { "exp_avg", true }, [EXP_AVG_SQ] = { "exp_avg_sq", false } },
+    .decay = PSD_DECAY_CHOSEN,
     .born = born,
+    .scalars = { "mu_product" },
     .prepare = prepare,
     .step = step,
 };

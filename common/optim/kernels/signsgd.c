@@ -30,6 +30,7 @@ const psd_optimizer_t PSD_OPTIMIZER(signsgd) = {
     .paper = "Bernstein et al. 2018, arXiv 1802.04434",
     .advice = "When nothing but the sign of a gradient can be trusted: heavy-tailed noise, or as a baseline for lion.",
     .hyper = { PSD_HYPER_LR(1e-4), PSD_HYPER_WEIGHT_DECAY(0) },
+    .uncounted = true,
     .prepare = prepare,
     .step = step,
 };

@@ -36,6 +36,7 @@ const psd_optimizer_t PSD_OPTIMIZER(signum) = {
     .hyper = { PSD_HYPER_LR(1e-4), PSD_HYPER_BETA("momentum", 0.9, "share of momentum kept per update"),
                PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { { "momentum_buffer", true } },
+    .uncounted = true,
     .prepare = prepare,
     .step = step,
 };

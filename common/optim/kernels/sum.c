@@ -53,3 +53,35 @@ void PSD_PER_ISA(psd_sum_squares)(double *restrict sum, const float *restrict x,
     for (size_t j = 0; j < 16; j++)
         sum[j] = s[j];
 }
+
+void PSD_PER_ISA(psd_sum_distance)(double *restrict sum, const float *restrict x, const float *restrict y, size_t n)
+{
+    double s[16];
+    for (size_t j = 0; j < 16; j++)
+        s[j] = sum[j];
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (size_t j = 0; j < 16; j++)
+            s[j] += ((double)x[i + j] - (double)y[i + j]) * ((double)x[i + j] - (double)y[i + j]);
+    for (; i < n; i++)
+        s[i % 16] += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+    for (size_t j = 0; j < 16; j++)
+        sum[j] = s[j];
+}
+
+/* Counters are as wide as the elements, so that they fill registers alike. */
+size_t PSD_PER_ISA(psd_sum_zeros)(const float *restrict x, size_t n)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += x[i] == 0.0f;
+    return count;
+}
+
+size_t PSD_PER_ISA(psd_sum_reach)(const float *restrict x, float bound, size_t n)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += fabsf(x[i]) >= bound;
+    return count;
+}

@@ -1,5 +1,5 @@
-/* compare.c - `psdctl compare`: the same job with several optimizers, each with several seeds. What is finished is kept in the
- * comparison's directory; started again with the same directory, it goes on from there. */
+/* compare.c - `psdctl compare`: the same job with several optimizers, each with several seeds. Finished runs are kept in the
+ * comparison's directory; started again with the same directory, it continues from there. */
 #include "deploy/psdctl/verb.h"
 
 #include <errno.h>
@@ -17,13 +17,13 @@ typedef struct compare {
     const psd_options_t *options;
     psd_comparison_t comparison;
     char directory[PSD_PLACE_DIRECTORY];
-    int lock;  /* holds the directory; -1: not ours yet */
-    bool json; /* the result goes to stdout as such */
+    int lock;  /* holds the lock on the directory; -1: not locked yet */
+    bool json; /* the result goes to stdout as JSON */
 } compare_t;
 
 /* -- the end ----------------------------------------------------------------------------------------------- */
 
-/* A file of the directory, whole or as it was. */
+/* Write a file of the directory atomically. */
 static int write_file(const compare_t *self, const char *name, bool (*write)(const compare_t *self, FILE *out), psd_err_t *err)
 {
     char path[PATH_MAX], *text = NULL;
@@ -65,10 +65,10 @@ static int conclude(compare_t *self, psd_err_t *err)
 
 /* -- the command line -------------------------------------------------------------------------------------- */
 
-/* Short names of this verb's own options. */
+/* Short names of this verb's options. */
 static const struct alias {
     const char *word, *flag;
-    const char *preset; /* when no value follows; NULL: one must */
+    const char *preset; /* the value if none follows; NULL: a value is required */
     bool takes_many;    /* all words up to the next option are its values */
 } aliases[] = {
     { "--optimizers", "--compare-optimizers", NULL, true },
@@ -88,11 +88,11 @@ static const struct alias *find_alias(const char *word, const char **value)
     return NULL;
 }
 
-/* Whether a word may be the value of --lr-sweep, and not the job file. */
+/* Whether a word may be the value of --lr-sweep rather than the job file. */
 static bool is_number(const char *word) { return *word && strspn(word, "0123456789.,eE-+") == strlen(word); }
 
-/* The i-th word and what belongs to it as one flag of the option table; moves `*i` to the last word used. The
- * caller frees it; NULL with `err` set. */
+/* The i-th word with its values, as one flag of the option table; moves `*i` to the last word used. The caller frees it; NULL with
+ * `err` set. */
 static char *spell_out(const struct alias *alias, const char *value, int argc, char **argv, int *i, psd_err_t *err)
 {
     char *text = NULL;
@@ -119,7 +119,7 @@ static char *spell_out(const struct alias *alias, const char *value, int argc, c
     return NULL;
 }
 
-/* Words as the option table takes them. */
+/* Convert the words to flags of the option table. */
 static int translate(compare_t *self, int argc, char **argv, char **words, int *n_words, psd_err_t *err)
 {
     *n_words = 0;
@@ -162,29 +162,22 @@ static int load(compare_t *self, psd_options_t *options, int argc, char **argv, 
 
 static int prepare(compare_t *self, psd_err_t *err)
 {
-    const psd_options_t *o = self->options;
-    char runs[PATH_MAX];
-    int rc = psd_comparison_begin(&self->comparison, o, err);
-    if (!rc && !psd_options_uint(o, PSD_OPT_stop_steps) && !(psd_options_double(o, PSD_OPT_stop_epochs) > 0))
-        rc = psd_err_set(err, PSD_ECONFIG, "nothing ends the runs: set stop.epochs or stop.steps");
-    psd_place_choose(o, "-compare", self->directory);
-    snprintf(runs, sizeof runs, "%s/runs", self->directory);
-    rc = rc ? rc : psd_place_make(runs, err);
-    return rc ? rc : psd_settings_hold(o, self->directory, &self->lock, err);
+    const int rc = psd_comparison_begin(&self->comparison, self->options, err);
+    return rc ? rc : psd_settings_hold(self->options, "-compare", self->directory, &self->lock, err);
 }
 
-/* The exit code, or what went wrong before any run could. */
+/* The exit code of the runs, or of the failure before the first run. */
 static int run_all(compare_t *self, int *code, psd_err_t *err)
 {
     psd_trials_t trials;
     int rc = prepare(self, err);
-    rc = rc ? rc : psd_trials_run(self->options, &self->comparison, self->directory, &trials, err);
+    rc = rc ? rc : psd_trials_run("compare", self->options, &self->comparison, self->directory, &trials, err);
     if (rc)
         return rc;
     *code = trials.code;
     if (!trials.stopped)
         return conclude(self, err);
-    fprintf(stderr, "psdctl compare: %zu of %zu runs are kept; go on with --run-dir=%s\n", trials.n_kept, trials.n,
+    fprintf(stderr, "psdctl compare: %zu of %zu runs are kept; continue with --run-dir=%s\n", trials.n_kept, trials.n,
             self->directory);
     return PSD_OK;
 }
@@ -216,14 +209,15 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_compare = {
     .name = "compare",
     .words = "[JOB]",
-    .does = "train a job with several optimizers, and tell which does better",
-    .about = "Each rule is trained with several seeds. What is finished is kept in run.dir; the same command with that "
-             "--run-dir goes on from there.",
+    .does = "train a job with several optimizers, and report which does better",
+    .about = "Each rule is trained with several seeds. Finished runs are kept in run.dir; the same command with that "
+             "--run-dir continues from there.",
     .flag = { { .key = "optimizers",
                 .type = PSD_OPTION_TEXTS,
                 .argument = "RULE...",
-                .help = "update rules, each in quotes: 'sgd(lr=0.1)' 'adam(lr=1e-3)'; the first is the baseline. Default: the job "
-                        "file's compare: {optimizers: ...}" },
+                .help =
+                    "update rules, each in quotes, or in one text with ; between them; the first is the baseline. Default: the job "
+                    "file's compare: {optimizers: ...}" },
               { .key = "seeds",
                 .type = PSD_OPTION_UINT64,
                 .argument = "N",
@@ -235,16 +229,17 @@ const psd_verb_t psd_verb_compare = {
               { .key = "target",
                 .type = PSD_OPTION_DOUBLE,
                 .argument = "X",
-                .help = "metric whose steps and time are told [where the baseline's worst seed ends]" },
+                .help = "metric whose steps and time are reported [where the baseline's worst seed ends]" },
               { .key = "jobs",
                 .type = PSD_OPTION_UINT64,
                 .argument = "N",
-                .help = "so many runs at once; they slow each other down [1]" },
+                .help = "number of runs at once; they slow each other down [1]" },
               { .key = "json", .type = PSD_OPTION_SWITCH, .help = "the result as JSON instead of a table" } },
     .options = PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE,
     .is_raw = true,
     .examples = "psdctl compare job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)' --seeds=5\n"
                 "psdctl compare job.yaml --optimizers 'adam(lr=1e-3)' 'lion(lr=1e-4)' --lr-sweep=0.3,1,3\n",
-    .exits = "that of the first run that failed; 1 when runs of one seed did not begin alike; 75 after SIGINT, SIGTERM or SIGHUP",
+    .exits = "that of the first run that failed; 1 when runs with one seed did not begin with the same weights or had other rows; "
+             "75 after SIGINT, SIGTERM or SIGHUP",
     .run = run,
 };

@@ -9,12 +9,12 @@
 #include "common/config/number.h"
 #include "proto/message.h"
 
-/* -- what is compared -------------------------------------------------------------------------------------- */
+/* -- rules and rates -------------------------------------------------------------------------------------- */
 
-/* Rates chosen by the test set that is reported would flatter whoever has the most of them. */
+/* Rates chosen on the reported test set would flatter the rule with the most of them. */
 static const double SWEEP_VALIDATION = 0.1;
 
-/* Where the i-th rule stands, for a sentence. */
+/* Name the place of the i-th rule, for a sentence. */
 static int refuse(const psd_comparison_t *self, size_t i, const char *sentence, psd_err_t *err)
 {
     return psd_err_set(err, PSD_ECONFIG, "%s: rule %zu of compare.optimizers: %s",
@@ -37,12 +37,12 @@ static int read_rule(const psd_comparison_t *self, size_t i, const char *text, p
         return PSD_OK;
     snprintf(sentence, sizeof sentence, "%.100s: %s%s", text, why.text,
              count_of(text, '(') != count_of(text, ')')
-                 ? "; in [brackets] a rule with a comma needs quotes, or each rule a line of its own after \"- \""
+                 ? "; in [brackets] put a rule with a comma in quotes, or write each rule on a separate line after \"- \""
                  : "");
     return refuse(self, i, sentence, err);
 }
 
-/* With the learning rate times the factor, as printed with nine digits: 3 times 0.1 is 0.3. */
+/* Multiply the learning rate by the factor, rounded to nine digits: 3 times 0.1 is 0.3. */
 static int sweep(psd_contender_t *c, psd_err_t *why)
 {
     char number[PSD_NUMBER_TEXT];
@@ -63,7 +63,7 @@ static int add_contender(psd_comparison_t *self, const psd_contender_t *model, p
         return refuse(self, c->named, why.text, err);
     for (size_t i = 0; i < self->n; i++)
         if (!strcmp(self->contender[i].name, c->name)) {
-            snprintf(sentence, sizeof sentence, "%s is there already, as rule %zu; leave one out", c->label,
+            snprintf(sentence, sizeof sentence, "%s is the same as rule %zu; leave one out", c->label,
                      self->contender[i].named + 1);
             return refuse(self, c->named, sentence, err);
         }
@@ -85,10 +85,16 @@ int psd_comparison_begin(psd_comparison_t *self, const psd_options_t *options, p
                                 .n_servers = (unsigned)psd_options_int(options, PSD_OPT_servers),
                                 .n_workers = (unsigned)(want > least ? want : least),
                                 .first_seed = psd_options_uint(options, PSD_OPT_seed),
+                                .share = 1,
                                 .target = NAN };
     factor = n_factors ? factor : &as_it_is;
     n_factors = n_factors ? n_factors : 1;
     self->is_swept = n_factors > 1;
+    self->least_factor = self->most_factor = factor[0];
+    for (size_t f = 1; f < n_factors; f++) {
+        self->least_factor = fmin(self->least_factor, factor[f]);
+        self->most_factor = fmax(self->most_factor, factor[f]);
+    }
     self->validation = self->is_swept && !strcmp(psd_options_origin(options, PSD_OPT_data_validation), "default")
                            ? SWEEP_VALIDATION
                            : psd_options_double(options, PSD_OPT_data_validation);
@@ -124,15 +130,17 @@ void psd_comparison_clear(psd_comparison_t *self)
 void psd_comparison_run_name(const psd_comparison_t *self, size_t c, unsigned s, char out[PSD_CELL])
 {
     const psd_contender_t *one = &self->contender[c];
-    char what[PSD_RULE_TEXT + 32];
+    char what[PSD_RULE_TEXT + 64];
     int n = snprintf(what, sizeof what, "%s", one->name);
-    if (self->is_swept && self->validation > 0) /* on other rows than without a sweep */
+    if (self->is_swept && self->validation > 0) /* trained on other rows than without a sweep */
         n += snprintf(what + n, sizeof what - (size_t)n, " validation=%.9g", self->validation);
+    if (self->share < 1)
+        n += snprintf(what + n, sizeof what - (size_t)n, " share=%.9g", self->share);
     snprintf(out, PSD_CELL, "%s%s-%08x-seed%" PRIu64, one->rule.lookahead ? "lookahead-" : "", one->rule.opt->name,
              psd_crc32c(what, (size_t)n), self->first_seed + s);
 }
 
-/* -- what was measured ------------------------------------------------------------------------------------- */
+/* -- measurements ------------------------------------------------------------------------------------- */
 
 static int differs(const psd_comparison_t *self, const psd_contender_t *one, const psd_contender_t *other, unsigned s,
                    const char *what, const char *directory, psd_err_t *err)
@@ -143,7 +151,7 @@ static int differs(const psd_comparison_t *self, const psd_contender_t *one, con
                        self->first_seed + s, one->label, what, other->label, directory);
 }
 
-/* A run that gave up early was given fewer rows. */
+/* A run that stopped early has had fewer rows. */
 static int check_hashes(const psd_comparison_t *self, const psd_contender_t *one, unsigned s, const char *directory, psd_err_t *err)
 {
     const psd_outcome_t *mine = &one->outcome[s];
@@ -153,7 +161,7 @@ static int check_hashes(const psd_comparison_t *self, const psd_contender_t *one
         if (other == one || !theirs->read)
             continue;
         if (strcmp(mine->sha256_initial, theirs->sha256_initial) != 0)
-            return differs(self, one, other, s, "began with other weights", directory, err);
+            return differs(self, one, other, s, "started with other weights", directory, err);
         if (mine->steps == theirs->steps && strcmp(mine->order, theirs->order) != 0)
             return differs(self, one, other, s, "was given other rows, or in another order,", directory, err);
     }
@@ -173,7 +181,7 @@ int psd_comparison_take(psd_comparison_t *self, size_t c, unsigned s, const char
     return rc;
 }
 
-/* -- what it says ------------------------------------------------------------------------------------------ */
+/* -- evaluation ------------------------------------------------------------------------------------------ */
 
 enum { MOST_SEEDS = 100 /* as compare.seeds allows */ };
 
@@ -202,7 +210,7 @@ static double held_of(const psd_outcome_t *o, double target) { return (void)targ
 
 static bool is_good(const psd_outcome_t *o) { return o->read && !o->diverged && !o->untrained; }
 
-/* Over the seeds that came to a good end and have the field. */
+/* The spread over the successful seeds that have the field. */
 static psd_spread_t spread_of(const psd_comparison_t *self, const psd_contender_t *c, field_fn *field)
 {
     double value[MOST_SEEDS];
@@ -232,7 +240,7 @@ static void sum_up(const psd_comparison_t *self, psd_contender_t *c)
     }
 }
 
-/* The metric that the first outcome has: all have the same, of one job. */
+/* The metric of the first outcome: all have the same one, because they are of one job. */
 static void find_metric(psd_comparison_t *self)
 {
     for (size_t c = 0; c < self->n && !*self->metric; c++)
@@ -247,7 +255,7 @@ static bool is_whole(const psd_comparison_t *self, const psd_contender_t *c) { r
 /* 0: with all seeds; 1: with some; 2: with none. */
 static int rank_of(const psd_comparison_t *self, const psd_contender_t *c) { return is_whole(self, c) ? 0 : c->final.n ? 1 : 2; }
 
-/* Below zero: `a` does better, by what `spread` says of both; those with more seeds do in any case. */
+/* Below zero: `a` is better, by the means of the two spreads; contenders with more successful seeds come first in any case. */
 static int compare_by(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b, const psd_spread_t *of_a,
                       const psd_spread_t *of_b)
 {
@@ -281,7 +289,7 @@ void psd_comparison_value(const psd_comparison_t *self, double value, char out[P
     psd_comparison_number(value, !self->smaller_is_better, out, PSD_CELL);
 }
 
-/* To the digits of the table: what looks the same there is not told apart. */
+/* Round to the digits of the table, so that values that look equal there count as equal. */
 static psd_spread_t as_shown(const psd_comparison_t *self, psd_spread_t spread)
 {
     char text[PSD_CELL];
@@ -292,7 +300,7 @@ static psd_spread_t as_shown(const psd_comparison_t *self, psd_spread_t spread)
     return spread;
 }
 
-/* One value has no range, so that a single seed tells nothing apart. */
+/* A single value has no range, so a single seed cannot distinguish rules. */
 static int find_groups(psd_comparison_t *self)
 {
     psd_spread_t *spread = calloc(self->n, sizeof *spread);
@@ -310,12 +318,12 @@ static int find_groups(psd_comparison_t *self)
     return good ? PSD_OK : PSD_ENOMEM;
 }
 
-/* Of each rule, the learning rate that does best on the held-out rows, else on the test set. */
+/* Choose each rule's best learning rate, by the held-out rows, otherwise by the test set. */
 static void find_best_of_sweeps(psd_comparison_t *self)
 {
     for (size_t i = 0; i < self->n; i++) {
         psd_contender_t *c = &self->contender[i];
-        bool best = true, lowest = true, highest = true;
+        bool best = true;
         for (size_t k = 0; k < self->n; k++) {
             const psd_contender_t *other = &self->contender[k];
             if (k == i || other->named != c->named)
@@ -324,13 +332,59 @@ static void find_best_of_sweeps(psd_comparison_t *self)
             const int order =
                 by_held ? compare_by(self, other, c, &other->held, &c->held) : compare_by(self, other, c, &other->final, &c->final);
             best = best && (order > 0 || (order == 0 && k > i));
-            lowest = lowest && other->factor > c->factor;
-            highest = highest && other->factor < c->factor;
         }
         c->is_best_of_sweep = best;
-        c->is_at_edge = best && self->is_swept && c->final.n && (lowest || highest);
+        c->is_at_edge = best && self->is_swept && c->final.n && (c->factor <= self->least_factor || c->factor >= self->most_factor);
         self->n_chosen += best;
     }
+}
+
+const psd_spread_t *psd_contender_chosen_by(const psd_contender_t *self) { return self->held.n ? &self->held : &self->final; }
+
+size_t psd_comparison_place(const psd_comparison_t *self, size_t c)
+{
+    const psd_contender_t *one = &self->contender[c];
+    size_t place = 1;
+    for (size_t k = 0; k < self->n; k++) {
+        const psd_contender_t *other = &self->contender[k];
+        if (k == c || other->named != one->named)
+            continue;
+        const bool by_held = one->held.n && other->held.n;
+        const int order = by_held ? compare_by(self, other, one, &other->held, &one->held)
+                                  : compare_by(self, other, one, &other->final, &one->final);
+        place += order < 0 || (order == 0 && other->factor < one->factor);
+    }
+    return place;
+}
+
+int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, size_t keep, double share, psd_err_t *err)
+{
+    *self = (psd_comparison_t){ .options = from->options,
+                                .n_seeds = from->n_seeds,
+                                .n_servers = from->n_servers,
+                                .n_workers = from->n_workers,
+                                .first_seed = from->first_seed,
+                                .share = share,
+                                .least_factor = from->least_factor,
+                                .most_factor = from->most_factor,
+                                .validation = from->validation,
+                                .is_swept = from->is_swept,
+                                .target = NAN };
+    if (!(self->contender = calloc(from->n, sizeof *self->contender)))
+        return psd_err_set(err, PSD_ENOMEM, "no memory for a comparison");
+    for (size_t c = 0; c < from->n; c++) {
+        if (psd_comparison_place(from, c) > keep)
+            continue;
+        const psd_contender_t *one = &from->contender[c];
+        psd_contender_t *kept = &self->contender[self->n];
+        *kept = (psd_contender_t){ .rule = one->rule, .named = one->named, .factor = one->factor };
+        memcpy(kept->label, one->label, sizeof kept->label);
+        memcpy(kept->name, one->name, sizeof kept->name);
+        if (!(kept->outcome = calloc(self->n_seeds, sizeof *kept->outcome)))
+            return psd_err_set(err, PSD_ENOMEM, "no memory for a comparison");
+        self->n++;
+    }
+    return PSD_OK;
 }
 
 const char *psd_contender_failure(const psd_contender_t *self)
@@ -357,9 +411,9 @@ const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_
     return out;
 }
 
-/* As told; else where the worst seed of the baseline ends, which all its seeds reach, and any other rule may
- * reach sooner. The baseline is the first rule that was named, in a sweep with the learning rate that does
- * best, or the first after it that came to a good end. */
+/* The target is the one given, otherwise the final value of the baseline's worst seed, which all its seeds reach, and which other
+ * rules may reach sooner. The baseline is the first rule given, in a sweep with its best learning rate, or the first successful one
+ * after it. */
 static void find_target(psd_comparison_t *self)
 {
     const double told = psd_options_double(self->options, PSD_OPT_compare_target),
@@ -384,7 +438,7 @@ static void append(psd_comparison_t *self, const char *format, ...)
     va_end(args);
 }
 
-/* Name those whose range has something in common with the first's; false when there is none. */
+/* Name the rules whose range overlaps with the first one's; false when there is none. */
 static bool name_equals(psd_comparison_t *self)
 {
     enum { NAMED = 4 };
@@ -408,7 +462,7 @@ static bool name_equals(psd_comparison_t *self)
     return n > 0;
 }
 
-/* There is nobody to be ahead of. */
+/* The verdict on a single rule. */
 static void tell_of_one(psd_comparison_t *self)
 {
     const psd_contender_t *one = &self->contender[0];
@@ -432,21 +486,20 @@ static void find_verdict(psd_comparison_t *self)
     if (self->n_chosen == 1)
         tell_of_one(self);
     else if (whole < 2)
-        append(self, "No winner: %zu of %zu came to a good end with every seed.", whole, self->n_chosen);
+        append(self, "No winner: only %zu of %zu succeeded with every seed.", whole, self->n_chosen);
     else if (self->n_seeds == 1)
-        append(self, "No winner: one seed says nothing of chance. Try --seeds=3 or more.");
+        append(self, "No winner: one seed cannot rule out chance. Try --seeds=3 or more.");
     else if (!name_equals(self)) {
         self->winner = &self->contender[0];
         append(self,
-               "%s is ahead: its worst seed is better than the best one of %s. Of two alike, one "
-               "would be so by "
+               "%s is ahead: its worst seed is better than the best one of %s. Between two equal rules, this would happen by "
                "chance in 1 of %.3g comparisons.",
                self->winner->label, self->n_chosen > 2 ? "every other" : self->contender[1].label,
                1 / psd_spread_chance(self->n_seeds));
     }
 }
 
-/* The best learning rate may lie beyond those that were tried. */
+/* Note that the best learning rate may lie outside the grid. */
 static void find_advice(psd_comparison_t *self)
 {
     size_t used = 0;

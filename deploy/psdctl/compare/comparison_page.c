@@ -4,6 +4,7 @@
 
 #include "common/base/asset.h"
 #include "common/base/html.h"
+#include "common/system/json.h"
 #include "deploy/psdctl/compare/comparison.h"
 
 /* report/report.html, .css and .js. */
@@ -11,16 +12,16 @@ extern const psd_asset_t psd_asset_report_html, psd_asset_report_css, psd_asset_
 
 /* Points of all curves of a chart, so that the page stays small. */
 enum {
-    HUES = 8,   /* colours, in report.css; then they come again, dashed */
-    FEW = 6,    /* so few curves may go up and down as they will; */
-    CALM = 34,  /* of more, each has at most so many points, */
-    ROOM = 1000 /* and all on a chart so many */
+    HUES = 8,   /* number of colours in report.css; further curves repeat them, dashed */
+    FEW = 6,    /* up to this many curves are drawn in full; */
+    CALM = 34,  /* of more curves, each has at most this many points, */
+    ROOM = 1000 /* and all on a chart this many together */
 };
 
 typedef struct chart {
     const psd_comparison_t *comparison;
-    bool is_loss;  /* of training, else the metric on the test set */
-    size_t stride; /* so many points of a curve are drawn as one */
+    bool is_loss;  /* the training loss, otherwise the metric on the test set */
+    size_t stride; /* number of points of a curve that are drawn as one */
 } chart_t;
 
 /* A point over the seeds. */
@@ -49,7 +50,7 @@ static size_t longest_of(const chart_t *chart)
     return n;
 }
 
-/* Mean of the points [from, from + stride) of one run; NaN: it has none there. */
+/* Mean of the points [from, from + stride) of one run; NaN if it has none there. */
 static double mean_at(const psd_curve_t *curve, size_t from, size_t stride)
 {
     double sum = 0;
@@ -59,7 +60,7 @@ static double mean_at(const psd_curve_t *curve, size_t from, size_t stride)
     return n ? sum / (double)n : NAN;
 }
 
-/* Over those seeds that came to a good end; when none did, over all. */
+/* Over the successful seeds; if there are none, over all. */
 static void collect(const chart_t *chart, const psd_contender_t *c, dots_t *out)
 {
     double value[100];
@@ -119,7 +120,7 @@ static json_t *json_curves(const psd_comparison_t *self, bool is_loss)
     return list;
 }
 
-/* -- what the script draws --------------------------------------------------------------------------------- */
+/* -- data for the script --------------------------------------------------------------------------------- */
 
 static json_t *json_rule(const psd_comparison_t *self, size_t c)
 {
@@ -158,7 +159,7 @@ static void put_swatch(FILE *out, size_t c)
             c / HUES % 4);
 }
 
-/* What fills the places of report.html. */
+/* The sources for the places of report.html. */
 typedef struct page {
     const psd_comparison_t *comparison;
     const char *data; /* of the charts, JSON */
@@ -224,7 +225,7 @@ static void put_rows(FILE *out, const void *arg)
     }
 }
 
-/* What makes it a comparison: all runs of a seed have these. */
+/* The hashes that all runs of a seed share, which make them comparable. */
 static void put_hashes(FILE *out, const void *arg)
 {
     const psd_comparison_t *self = ((const page_t *)arg)->comparison;
@@ -256,7 +257,7 @@ static void put_target(FILE *out, const void *arg)
     const psd_comparison_t *self = ((const page_t *)arg)->comparison;
     if (!isnan(self->target))
         fprintf(out, "The target, %.4g, is %s. ", self->target,
-                self->target_is_ours ? "where the worst seed of the first rule that was named ends" : "as it was told");
+                self->target_is_ours ? "the final value of the worst seed of the first rule" : "the one given");
 }
 
 static void put_chosen(FILE *out, const void *arg)
@@ -300,7 +301,7 @@ static void put_css(FILE *out, const void *arg) { (void)arg, fputs(psd_asset_rep
 static void put_js(FILE *out, const void *arg) { (void)arg, fputs(psd_asset_report_js.bytes, out); }
 static void put_version(FILE *out, const void *arg) { (void)arg, fputs(PSD_VERSION, out); }
 
-/* In an element that a script reads; no text of it can end the element. */
+/* Write JSON into an element that a script reads, escaped so that no text can end the element. */
 static void put_data(FILE *out, const void *arg)
 {
     for (const char *c = ((const page_t *)arg)->data; *c; c++)
@@ -320,7 +321,7 @@ static const psd_html_place_t places[] = {
 bool psd_comparison_page(const psd_comparison_t *self, FILE *out)
 {
     json_t *json = json_charts(self);
-    char *data = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
+    char *data = psd_json_text(json, JSON_COMPACT | JSON_REAL_PRECISION(6));
     const page_t page = { .comparison = self, .data = data };
     json_decref(json);
     if (!data)

@@ -26,7 +26,7 @@ static void print_spread(const psd_spread_t *spread, bool is_share, char out[PSD
         snprintf(out + n, PSD_CELL - (size_t)n, is_share ? " ±%.4f" : " ±%.2g", spread->sd);
 }
 
-/* How soon the target was reached, in the mean of the seeds that did. Returns how long the text is. */
+/* The mean over the seeds that reached the target. Returns the length of the text. */
 static int print_reached(const psd_comparison_t *self, const psd_contender_t *c, const psd_spread_t *to, int places,
                          const char *unit, char out[PSD_CELL])
 {
@@ -48,7 +48,7 @@ static void print_rule(const psd_comparison_t *self, const psd_contender_t *c, c
     snprintf(out, PSD_CELL, "%.*s", PSD_CELL - 1, c->label);
 }
 
-/* With what keeps it from being a figure over all seeds. */
+/* With the reason why the figure is not over all seeds. */
 static void print_final(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
 {
     print_spread(&c->final, !self->smaller_is_better, out);
@@ -71,7 +71,7 @@ static bool has_held(const psd_comparison_t *self)
     return false;
 }
 
-/* What learning rates are chosen by; a star at the chosen one. */
+/* The value by which learning rates are chosen; a star marks the chosen one. */
 static void print_held(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
 {
     print_spread(&c->held, !self->smaller_is_better, out);
@@ -91,7 +91,7 @@ static void print_loss(const psd_comparison_t *self, const psd_contender_t *c, c
     print_spread(&c->loss, false, out);
 }
 
-/* With how many those are, unless all. */
+/* With the number of those seeds, unless all did. */
 static void print_steps(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
 {
     const int n = print_reached(self, c, &c->steps_to_target, 0, "", out);
@@ -117,7 +117,7 @@ static void print_moved(const psd_comparison_t *self, const psd_contender_t *c, 
     print_mean(&c->moved_bytes, "B", out);
 }
 
-static double state_of(const psd_contender_t *c) { return (double)sizeof(float) * c->rule.n_slots; }
+static double state_of(const psd_contender_t *c) { return (double)psd_rule_state_bytes(&c->rule); }
 
 static void print_state(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
 {
@@ -178,7 +178,7 @@ void psd_comparison_title(const psd_comparison_t *self, size_t i, char out[PSD_C
 void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t capacity)
 {
     const psd_options_t *o = self->options;
-    const psd_outcome_t *one = NULL; /* of which steps and epochs are told: all that did not diverge have the same */
+    const psd_outcome_t *one = NULL; /* source of steps and epochs: all that did not diverge have the same */
     char seeds[64], length[64] = "";
     for (size_t c = 0; c < self->n; c++)
         for (unsigned s = 0; s < self->n_seeds; s++) {
@@ -200,7 +200,7 @@ void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t cap
              self->n_workers > 1 ? "s" : "", seeds, length, held);
 }
 
-/* Columns that the text takes on a terminal: bytes of UTF-8 that begin a character. */
+/* The width of the text on a terminal: the number of bytes that begin a UTF-8 character. */
 static size_t width(const char *text)
 {
     size_t n = 0;
@@ -266,7 +266,7 @@ static json_t *json_spread(const psd_spread_t *s)
                      "min", real_or_null(s->least), "max", real_or_null(s->most));
 }
 
-/* As arrays of steps, seconds and values: a third of the bytes. */
+/* As arrays of steps, seconds and values, which takes a third of the bytes. */
 static json_t *json_curve(const psd_curve_t *curve)
 {
     json_t *step = json_array(), *seconds = json_array(), *value = json_array();

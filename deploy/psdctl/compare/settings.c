@@ -10,8 +10,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-/* Options that change neither what is trained nor how it is measured; more rules and more seeds may be added
- * too. All others, future ones included, must be those of the runs that are here already. */
+/* Options that change neither what is trained nor how it is measured; more rules and more seeds may be added too. All other
+ * options, future ones included, must equal those of the runs already in the directory. */
 static bool is_setting(const psd_option_t *row)
 {
     static const psd_option_id_t others[] = {
@@ -27,12 +27,23 @@ static bool is_setting(const psd_option_t *row)
     return strncmp(row->key, "compare.", 8) != 0 && strncmp(row->key, "checkpoint.", 11) != 0;
 }
 
-/* A value as it is kept: a path is what it leads to, from wherever it counts. */
-static json_t *setting(const psd_option_t *row, const char *text)
+char *psd_settings_from_anywhere(const psd_option_t *row, const char *text)
 {
     const char *path = psd_option_path(row, text);
-    char real[PATH_MAX];
-    return path && realpath(path, real) ? json_sprintf("%.*s%s", (int)(path - text), text, real) : json_string(text);
+    char real[PATH_MAX], *placed = NULL;
+    if (!path || (!realpath(path, real) && *path == '/'))
+        return strdup(text);
+    if (realpath(path, real))
+        return asprintf(&placed, "%.*s%s", (int)(path - text), text, real) < 0 ? NULL : placed;
+    return getcwd(real, sizeof real) && asprintf(&placed, "%.*s%s/%s", (int)(path - text), text, real, path) >= 0 ? placed : NULL;
+}
+
+static json_t *setting(const psd_option_t *row, const char *text)
+{
+    char *placed = psd_settings_from_anywhere(row, text);
+    json_t *value = placed ? json_string(placed) : NULL;
+    free(placed);
+    return value;
 }
 
 static json_t *make_settings(const psd_options_t *options)
@@ -64,7 +75,7 @@ static int compare(const char *directory, const json_t *before, const json_t *no
                  : PSD_OK;
 }
 
-/* With the file open and locked: the first one writes it, all others compare. */
+/* With the file open and locked: the first process writes it, later ones compare. */
 static int read_or_write(const psd_options_t *options, const char *directory, const char *path, int fd, psd_err_t *err)
 {
     json_error_t why;
@@ -83,14 +94,22 @@ static int read_or_write(const psd_options_t *options, const char *directory, co
     return rc;
 }
 
-int psd_settings_hold(const psd_options_t *options, const char *directory, int *lock, psd_err_t *err)
+int psd_settings_hold(const psd_options_t *options, const char *kind, char directory[PSD_PLACE_DIRECTORY], int *lock,
+                      psd_err_t *err)
 {
     char path[PATH_MAX];
+    if (!psd_options_uint(options, PSD_OPT_stop_steps) && !(psd_options_double(options, PSD_OPT_stop_epochs) > 0))
+        return psd_err_set(err, PSD_ECONFIG, "nothing ends the runs: set stop.epochs or stop.steps");
+    psd_place_choose(options, kind, directory);
+    snprintf(path, sizeof path, "%s/runs", directory);
+    const int rc = psd_place_make(path, err);
+    if (rc)
+        return rc;
     snprintf(path, sizeof path, "%s/settings.json", directory);
     const int fd = *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
         return psd_err_set(err, PSD_EIO, "cannot write %s: %s; set run.dir to another", path, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB))
-        return psd_err_set(err, PSD_EUNAVAILABLE, "another psdctl compare works in %s; wait for it, or set run.dir", directory);
+        return psd_err_set(err, PSD_EUNAVAILABLE, "another psdctl works in %s; wait for it, or set run.dir", directory);
     return read_or_write(options, directory, path, fd, err);
 }

@@ -1,10 +1,16 @@
-/* settings.h - what the runs of a comparison have in common, kept in its directory: a directory is for one job, and for one
+/* settings.h - the settings shared by all runs of a comparison, kept in its directory. A directory is for one job, and for one
  * psdctl at a time. */
 #pragma once
 
-#include "common/config/options.h"
+#include "deploy/psdctl/run/place.h"
 
-/* Note the settings of `options` in DIRECTORY/settings.json, or compare them with those that are there; and have the
- * directory until `*lock` is closed. PSD_ECONFIG when they differ, with what does; PSD_EUNAVAILABLE while another
- * process has it; PSD_EDATA, PSD_EIO. */
-int psd_settings_hold(const psd_options_t *options, const char *directory, int *lock, psd_err_t *err);
+/* Choose the directory as psd_place_choose does, make it with runs/ in it, write the settings of `options` to its settings.json, or
+ * compare them with those in it, and lock the directory until `*lock` is closed. PSD_ECONFIG when no option would end a run, or
+ * when settings differ (the sentence lists them); PSD_EUNAVAILABLE while another process has locked the directory; PSD_EDATA,
+ * PSD_EIO. */
+int psd_settings_hold(const psd_options_t *options, const char *kind, char directory[PSD_PLACE_DIRECTORY], int *lock,
+                      psd_err_t *err);
+
+/* The value `text` of an option in the form in which it means the same in every directory: its path, if it has one, is absolute.
+ * The caller frees it; NULL when memory runs out. */
+char *psd_settings_from_anywhere(const psd_option_t *row, const char *text);

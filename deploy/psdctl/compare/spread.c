@@ -20,7 +20,7 @@ psd_spread_t psd_spread_of(const double *value, size_t n)
     return self;
 }
 
-/* A range's ends with the better side up. */
+/* A range's ends, oriented so that up is better. */
 static double top(const psd_spread_t *s, bool down) { return down ? -s->least : s->most; }
 static double bottom(const psd_spread_t *s, bool down) { return down ? -s->most : s->least; }
 
@@ -36,8 +36,8 @@ static double next_bottom(const psd_spread_t *spread, size_t n, bool down, doubl
 
 static bool covers(const psd_spread_t *s, bool down, double at) { return s->n && bottom(s, down) <= at && at <= top(s, down); }
 
-/* From the best down: where a range ends, those that are open there are a group, unless all of them were one
- * already at an end above. */
+/* Walk from the best value down: at the lower end of a range, the ranges that cover it form a group, unless they all belonged to an
+ * earlier group. */
 unsigned psd_spread_groups(const psd_spread_t *spread, size_t n, bool smaller_is_better, psd_groups_t *out)
 {
     unsigned groups = 0;

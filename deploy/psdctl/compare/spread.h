@@ -1,4 +1,4 @@
-/* spread.h - how far the same measurement lies apart over seeds, and which of several cannot be told apart. */
+/* spread.h - how much a measurement varies over seeds, and which contenders cannot be distinguished. */
 #pragma once
 
 #include <stdbool.h>
@@ -13,15 +13,14 @@ typedef struct psd_spread {
 
 psd_spread_t psd_spread_of(const double *value, size_t n);
 
-/* Groups 1, 2, ... that something is in, from `first` to `last`; 0: none. */
+/* The groups 1, 2, ... to which a range belongs, from `first` to `last`; 0: none. */
 typedef struct psd_groups {
     unsigned first, last;
 } psd_groups_t;
 
-/* Sort `n` ranges [least, most] into groups, the best first: two ranges have a value in common exactly when they have a
- * group in common, and no group could take one more. A range of no values is in none. Returns how many groups there
- * are. */
+/* Sort `n` ranges [least, most] into groups, the best first: two ranges overlap exactly when they share a group, and every group is
+ * maximal. An empty range is in no group. Returns the number of groups. */
 unsigned psd_spread_groups(const psd_spread_t *spread, size_t n, bool smaller_is_better, psd_groups_t *out);
 
-/* How likely the ranges of two alike things come apart by chance alone, with `n` values each: 2 / C(2n, n). */
+/* The probability that the ranges of two equal rules, with `n` values each, separate by chance: 2 / C(2n, n). */
 double psd_spread_chance(size_t n);

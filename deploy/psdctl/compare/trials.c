@@ -19,12 +19,13 @@
 /* A place for one run at a time; there are compare.jobs of them. */
 typedef struct slot {
     psd_child_t child;
-    size_t run;         /* which one is here: seed number * contenders + contender */
-    char progress[200]; /* what its last line of it says */
-    char words[400];    /* the first that psdctl run itself said: why it fails */
+    size_t run;         /* the run in this place: seed number * contenders + contender */
+    char progress[200]; /* its progress, from its last line */
+    char words[400];    /* the first error of psdctl run itself: why the run failed */
 } slot_t;
 
 typedef struct trials {
+    const char *verb; /* of psdctl, for messages */
     const psd_options_t *options;
     psd_comparison_t *comparison;
     const char *directory;
@@ -34,13 +35,13 @@ typedef struct trials {
     uv_signal_t term, interrupt, hangup;
     slot_t *slot;
     unsigned n_slots, n_busy, n_lines; /* lines: of progress, drawn at the bottom of the terminal */
-    size_t next;                       /* the first run that nobody has looked at */
-    size_t n_made;                     /* of those that are kept, the ones made since `begun_ms` */
+    size_t next;                       /* the first run that has not been considered yet */
+    size_t n_made;                     /* finished runs made since `begun_ms` */
     uint64_t begun_ms;
     bool terminal;
 } trials_t;
 
-/* -- what people see --------------------------------------------------------------------------------------- */
+/* -- output --------------------------------------------------------------------------------------- */
 
 static const psd_contender_t *contender_of(const trials_t *self, size_t run)
 {
@@ -57,14 +58,14 @@ static void wipe(trials_t *self)
         fputs("\033[A\r\033[K", stderr);
 }
 
-/* Columns of the terminal, but for the last: a line that is wrapped could not be wiped. */
+/* Columns of the terminal except the last, because a wrapped line could not be erased. */
 static int width(void)
 {
     struct winsize size;
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : 79;
 }
 
-/* How many are done, and how long the others take at the pace so far. */
+/* The number of finished runs, and the time for the others at the pace so far. */
 static void draw_total(const trials_t *self)
 {
     char left[64] = "";
@@ -96,7 +97,7 @@ static void draw(trials_t *self)
 
 static void say(trials_t *self, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* A line that stays. */
+/* Print a line that stays. */
 static void say(trials_t *self, const char *format, ...)
 {
     va_list args;
@@ -136,7 +137,7 @@ static void note_code(trials_t *self, int code)
 
 /* -- runs -------------------------------------------------------------------------------------------------- */
 
-/* Where a run is kept when it is finished, and, with ".part", while it is not. */
+/* The directory of a finished run or, with ".part", of an unfinished one. */
 static void name_directory(const trials_t *self, size_t run, const char *suffix, char out[PATH_MAX])
 {
     char name[PSD_CELL];
@@ -156,7 +157,7 @@ static void stop_all(trials_t *self, int number)
         psd_child_kill(&self->slot[i].child, number);
 }
 
-/* What the other runs would say again. */
+/* Errors that the other runs would repeat. */
 static bool is_hopeless(int code)
 {
     static const int codes[] = { PSD_EUSAGE, PSD_EDATA, PSD_ENOINPUT, PSD_ECONFIG };
@@ -177,7 +178,7 @@ static void fail(trials_t *self, const slot_t *slot, int code, const char *why)
 
 static bool start_next(trials_t *self, slot_t *slot);
 
-/* Its directory gets its name when all that a good end leaves has been read from it. */
+/* Rename its directory when all results of a successful run have been read from it. */
 static void finish(trials_t *self, slot_t *slot)
 {
     const psd_child_t *child = &slot->child;
@@ -189,7 +190,7 @@ static void finish(trials_t *self, slot_t *slot)
     int rc = code && code != failed ? PSD_EDATA : take(self, slot->run, part, &err);
     const psd_outcome_t *o = &contender_of(self, slot->run)->outcome[seed_number_of(self, slot->run)];
     if (rc == PSD_EDIVERGED) {
-        say(self, "psdctl compare: %s", err.text);
+        say(self, "psdctl %s: %s", self->verb, err.text);
         note_code(self, failed);
         stop_all(self, SIGTERM);
     } else if (rc || (code && !o->diverged)) {
@@ -218,7 +219,7 @@ static void on_gone(psd_child_t *child)
     draw(self);
 }
 
-/* A line of progress for a terminal, where there is room for the half of it. */
+/* A line of progress for the terminal, shortened to fit. */
 static void shorten(const char *line, char *out, size_t capacity)
 {
     static const char *const wanted[] = { "step=", "loss=", "val_", "eta_s=" };
@@ -250,8 +251,7 @@ static void on_said(psd_child_t *child, bool on_stderr, const char *line)
         say(self, "compare.progress %s %s", name, line);
 }
 
-/* A run of an earlier start of ours that is whole is not made again; one that is not is removed. False when
- * it is to be made. */
+/* Keep a complete run from an earlier start, and remove an incomplete one. False when the run must be made. */
 static bool is_kept(trials_t *self, size_t run)
 {
     char kept[PATH_MAX];
@@ -261,14 +261,14 @@ static bool is_kept(trials_t *self, size_t run)
         return false;
     int rc = take(self, run, kept, &err);
     if (rc == PSD_EDIVERGED) {
-        say(self, "psdctl compare: %s", err.text);
+        say(self, "psdctl %s: %s", self->verb, err.text);
         note_code(self, psd_err_exit_code(rc));
         stop_all(self, SIGTERM);
         return true;
     }
     if (rc) {
         say(self, "compare.again directory=%s reason=\"%s\"", kept, err.text);
-        psd_place_remove(kept, NULL); /* else the new one cannot take its name, and says so */
+        psd_place_remove(kept, NULL); /* otherwise the new one cannot take its name, and reports that */
         return false;
     }
     self->result->n_kept++;
@@ -291,6 +291,7 @@ static int start(trials_t *self, slot_t *slot, psd_err_t *err)
                                                     .seed = seed_of(self, slot->run),
                                                     .n_workers = self->comparison->n_workers,
                                                     .validation = self->comparison->validation,
+                                                    .share = self->comparison->share,
                                                     .short_progress = self->terminal });
     snprintf(log, sizeof log, "%.*s/run.log", (int)sizeof log - 16, part);
     slot->words[0] = '\0';
@@ -301,7 +302,7 @@ static int start(trials_t *self, slot_t *slot, psd_err_t *err)
     return rc ? psd_err_set(err, PSD_ESYSTEM, "cannot start psdctl run: %s", uv_strerror(rc)) : PSD_OK;
 }
 
-/* The next run that is still to be made; false when there is none. */
+/* Find the next run to make; false when there is none. */
 static bool start_next(trials_t *self, slot_t *slot)
 {
     psd_err_t err = { 0 };
@@ -325,7 +326,7 @@ static void on_signal(uv_signal_t *handle, int number)
         return;
     note_code(self, psd_err_exit_code(PSD_ESTOPPED));
     if (!self->result->stopped)
-        say(self, "psdctl compare: stopping; once more to stop at once");
+        say(self, "psdctl %s: stopping; press Ctrl-C again to stop at once", self->verb);
     stop_all(self, self->result->stopped ? SIGKILL : SIGTERM);
 }
 
@@ -363,10 +364,11 @@ static void drive(trials_t *self)
     wipe(self);
 }
 
-int psd_trials_run(const psd_options_t *options, psd_comparison_t *comparison, const char *directory, psd_trials_t *result,
-                   psd_err_t *err)
+int psd_trials_run(const char *verb, const psd_options_t *options, psd_comparison_t *comparison, const char *directory,
+                   psd_trials_t *result, psd_err_t *err)
 {
-    trials_t self = { .options = options,
+    trials_t self = { .verb = verb,
+                      .options = options,
                       .comparison = comparison,
                       .directory = directory,
                       .result = result,

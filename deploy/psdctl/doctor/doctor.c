@@ -1,4 +1,4 @@
-/* doctor.c - `psdctl doctor`: what may keep a job from running here, in a report that one can paste. Each check is a row. */
+/* doctor.c - `psdctl doctor`: reports problems that could stop a job on this machine. Each check is a row. */
 #include "deploy/psdctl/doctor/doctor.h"
 
 #include <stdio.h>
@@ -10,10 +10,10 @@
 static psd_check_fn *const checks[] = {
     psd_check_program, psd_check_processor, psd_check_libraries, psd_check_memory,  psd_check_limits,
     psd_check_clock,   psd_check_loopback,  psd_check_keys,      psd_check_outputs, psd_check_disk,
-    psd_check_ports,   psd_check_join,      psd_check_data,
+    psd_check_ports,   psd_check_join,      psd_check_data,      psd_check_codec,
 };
 
-/* Load what the words say. Without any, the defaults: the machine is looked at all the same. */
+/* Load the options; without arguments the defaults, because the machine is checked anyway. */
 static psd_options_t *load(const psd_args_t *args, psd_findings_t *findings, int *code)
 {
     psd_err_t err = { 0 };
@@ -25,8 +25,9 @@ static psd_options_t *load(const psd_args_t *args, psd_findings_t *findings, int
     if (rc == PSD_EUSAGE)
         fprintf(stderr, "psdctl doctor: %s\n", err.text);
     else if (rc < 0)
-        psd_finding(findings, PSD_VERDICT_BAD, "job", "mend it (psdctl config check shows all); the defaults are looked at instead",
-                    "%s", err.text);
+        psd_finding(findings, PSD_VERDICT_BAD, "job",
+                    "fix it (psdctl config check shows every error); the rest of this report is about the defaults", "%s",
+                    err.text);
     else if (rc == PSD_OK && *psd_options_file(options))
         psd_finding(findings, PSD_VERDICT_OK, "job", "", "%s: options are right", psd_options_file(options));
     if (rc < 0 && options && *code < 0) {
@@ -71,10 +72,11 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_doctor = {
     .name = "doctor",
     .words = "[JOB]",
-    .does = "what may keep a job from running here, as a report to paste",
+    .does = "check this machine for problems that could stop a job, as a report to paste",
     .about = "Looks at this program and its libraries, processor, memory, limits and clock; sends messages through the loopback; "
-             "and, with a job file or options, at keys, directories, ports, addresses and data. A line each: ok, warn or bad, "
-             "with the cause and what to do. It shows no secret, and leaves nothing behind.",
+             "and, with a job file or options, at keys, directories, ports, addresses and data, and at how long a step would take "
+             "with each codec: it recommends one, and changes nothing. Each line is ok, warn or bad, with the cause and what to "
+             "do. It shows no secrets and leaves nothing behind.",
     .flag = { { .key = "json", .type = PSD_OPTION_SWITCH, .help = "as one object, \"schema\": \"psd.doctor/1\"" } },
     .options = PSD_PROGRAM_CTL | PSD_PROGRAM_SERVER | PSD_PROGRAM_WORKER,
     .examples = "psdctl doctor\npsdctl doctor job.yaml --json\n"

@@ -23,7 +23,7 @@
 #define TEXT(x)    TEXT_OF(x)
 #define UV_BUILT   TEXT(UV_VERSION_MAJOR) "." TEXT(UV_VERSION_MINOR) "." TEXT(UV_VERSION_PATCH)
 
-/* The first line of a file that begins with `key`, without it and what parts them; "" when there is none. */
+/* The value on the first line of a file that begins with `key`; "" when there is none. */
 static void read_line(const char *path, const char *key, char *out, size_t capacity)
 {
     char line[512];
@@ -51,7 +51,7 @@ void psd_check_program(psd_findings_t *findings, const psd_options_t *options, b
     psd_finding(findings, PSD_VERDICT_OK, "psd", "", "%s, built by %s", PSD_VERSION, compiler);
 #ifdef PSD_FAILPOINTS
     psd_finding(findings, PSD_VERDICT_WARN, "build", "run a release build: cmake --preset release",
-                "it has failpoints: made for tests, where it may be told to die");
+                "it is a test build with failpoints, which can be told to crash");
 #endif
 }
 
@@ -66,10 +66,10 @@ void psd_check_processor(psd_findings_t *findings, const psd_options_t *options,
     read_line("/proc/cpuinfo", "model name", model, sizeof model);
     for (size_t i = 0; (isa = psd_isa_at(i)); i++)
         snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i ? ", " : "", isa);
-    psd_finding(findings, PSD_VERDICT_OK, "processor", "", "%s: %ld cores, %d of them for us; kernels: %s (of %s)",
+    psd_finding(findings, PSD_VERDICT_OK, "processor", "", "%s: %ld cores, %d of them for psd; kernels: %s (of %s)",
                 *model ? model : "unknown", cores, mine, psd_isa_name(), all);
     if (mine < cores)
-        psd_finding(findings, PSD_VERDICT_WARN, "cores", "set threads to that number, or let us have the others",
+        psd_finding(findings, PSD_VERDICT_WARN, "cores", "set threads to that number, or allow psd the other cores",
                     "psd counts on %ld cores, but may use %d", cores, mine);
 }
 
@@ -117,20 +117,21 @@ void psd_check_memory(psd_findings_t *findings, const psd_options_t *options, bo
     const double most = (double)psd_options_uint(options, PSD_OPT_memory_max) / gib;
     read_line("/sys/fs/cgroup/memory.max", "", limit, sizeof limit);
     const double allowed = *limit && strcmp(limit, "max") != 0 ? strtod(limit, NULL) / gib : total;
-    psd_finding(findings, free < 0.25 ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "memory", free < 0.25 ? "end what else runs here" : "",
-                "%.1f GiB, %.1f GiB of it available, %.1f GiB swap", total, free, swap);
+    psd_finding(findings, free < 0.25 ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "memory",
+                free < 0.25 ? "stop other programs that run here" : "", "%.1f GiB, %.1f GiB of it available, %.1f GiB swap", total,
+                free, swap);
     if (allowed < total)
         psd_finding(findings, PSD_VERDICT_OK, "memory", "", "this control group may use %.1f GiB", allowed);
     if (most > allowed)
         psd_finding(findings, PSD_VERDICT_WARN, "memory", "set memory.max below it, so that psd acts before the kernel kills it",
-                    "memory.max is %.1f GiB, more than the %.1f GiB that there are", most, allowed);
+                    "memory.max is %.1f GiB, more than the %.1f GiB that this machine has", most, allowed);
 }
 
 void psd_check_limits(psd_findings_t *findings, const psd_options_t *options, bool has_job)
 {
     (void)has_job;
     struct rlimit files, locked, core;
-    /* ZeroMQ takes two descriptors for each peer, and a few for itself. */
+    /* ZeroMQ takes two descriptors per peer, and a few for itself. */
     const int64_t least = psd_options_int(options, PSD_OPT_workers_min), want = psd_options_int(options, PSD_OPT_workers_want);
     const rlim_t needed = 64 + 2 * (rlim_t)((want > least ? want : least) + psd_options_int(options, PSD_OPT_servers));
     getrlimit(RLIMIT_NOFILE, &files);
@@ -138,9 +139,9 @@ void psd_check_limits(psd_findings_t *findings, const psd_options_t *options, bo
     getrlimit(RLIMIT_CORE, &core);
     if (files.rlim_cur < needed)
         psd_finding(findings, PSD_VERDICT_BAD, "limits", "ulimit -n 65536, or LimitNOFILE=65536 in the unit",
-                    "%" PRIu64 " open files, but this job wants %" PRIu64, (uint64_t)files.rlim_cur, (uint64_t)needed);
+                    "%" PRIu64 " open files, but this job needs %" PRIu64, (uint64_t)files.rlim_cur, (uint64_t)needed);
     else
-        psd_finding(findings, PSD_VERDICT_OK, "limits", "", "%" PRIu64 " open files; this job wants %" PRIu64,
+        psd_finding(findings, PSD_VERDICT_OK, "limits", "", "%" PRIu64 " open files; this job needs %" PRIu64,
                     (uint64_t)files.rlim_cur, (uint64_t)needed);
     if (locked.rlim_cur < 65536)
         psd_finding(findings, PSD_VERDICT_WARN, "limits", "ulimit -l 64, or LimitMEMLOCK=64K in the unit",
@@ -159,5 +160,6 @@ void psd_check_clock(psd_findings_t *findings, const psd_options_t *options, boo
     const bool is_set = adjtimex(&kernel) != TIME_ERROR;
     psd_finding(findings, coarse ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "clock", coarse ? "boot with another clock source" : "",
                 "steps of %ld ns, from %s; %s", (long)step.tv_nsec, *source ? source : "an unknown source",
-                is_set ? "kept by a time server" : "no time server keeps it, which blurs logs of several machines alone");
+                is_set ? "kept by a time server"
+                       : "no time server keeps it, which matters only for comparing logs of several machines");
 }

@@ -1,4 +1,4 @@
-/* doctor_job.c - what the job's options name: keys, directories, addresses, data. */
+/* doctor_job.c - checks the keys, directories, addresses and data in the job's options. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -35,14 +35,14 @@ static double now_s(void)
 
 /* -- keys -------------------------------------------------------------------------------------------------- */
 
-/* The file's mode, for people. */
+/* The file's mode, for messages. */
 static unsigned mode_of(const char *path)
 {
     struct stat facts;
     return stat(path, &facts) == 0 ? facts.st_mode & 07777 : 0;
 }
 
-/* A pair of keys, and the servers' public one. */
+/* Check a key pair, and the servers' public key. */
 static void look_at_key(psd_findings_t *findings, const psd_options_t *o, psd_option_id_t id)
 {
     psd_err_t err = { 0 };
@@ -56,7 +56,7 @@ static void look_at_key(psd_findings_t *findings, const psd_options_t *o, psd_op
                                             .is_server = is_server,
                                             .server = is_server ? NULL : psd_options_string(o, PSD_OPT_server_public) },
                       &err))
-        psd_finding(findings, PSD_VERDICT_BAD, key, "psdctl keygen makes keys; chmod 600 keeps them", "%s", err.text);
+        psd_finding(findings, PSD_VERDICT_BAD, key, "psdctl keygen makes keys; chmod 600 protects them", "%s", err.text);
     else
         psd_finding(findings, PSD_VERDICT_OK, key, "", "%s, mode %04o", path, mode_of(path));
     psd_keys_wipe(&keys);
@@ -77,9 +77,11 @@ static void look_at_allow(psd_findings_t *findings, const psd_options_t *o)
     for (size_t i = 0; i < list.n; i++)
         n[list.user[i].role]++;
     psd_finding(findings, n[PSD_ROLE_SERVER] && n[PSD_ROLE_WORKER] ? PSD_VERDICT_OK : PSD_VERDICT_WARN, "allow",
-                n[PSD_ROLE_SERVER] && n[PSD_ROLE_WORKER] ? "" : "add the lines that psdctl keygen prints: servers are users too",
-                "%s, mode %04o: %u of role server, %u worker, %u monitor, %u admin", path, mode_of(path), n[PSD_ROLE_SERVER],
-                n[PSD_ROLE_WORKER], n[PSD_ROLE_MONITOR], n[PSD_ROLE_ADMIN]);
+                n[PSD_ROLE_SERVER] && n[PSD_ROLE_WORKER]
+                    ? ""
+                    : "add the lines that psdctl keygen prints; servers need one as well as workers",
+                "%s, mode %04o: %u of role server, %u worker, %u reader, %u monitor, %u admin", path, mode_of(path),
+                n[PSD_ROLE_SERVER], n[PSD_ROLE_WORKER], n[PSD_ROLE_READER], n[PSD_ROLE_MONITOR], n[PSD_ROLE_ADMIN]);
     psd_allow_clear(&list);
 }
 
@@ -93,19 +95,20 @@ void psd_check_keys(psd_findings_t *findings, const psd_options_t *o, bool has_j
     look_at_key(findings, o, PSD_OPT_worker_key);
     look_at_allow(findings, o);
     if (*path && psd_token_load(token, path, &err) != PSD_OK)
-        psd_finding(findings, PSD_VERDICT_BAD, "status.token", "a line of 16 characters or more, chmod 600", "%s", err.text);
+        psd_finding(findings, PSD_VERDICT_BAD, "status.token", "write a line of 16 characters or more, and chmod 600 the file",
+                    "%s", err.text);
     else if (*path)
         psd_finding(findings, PSD_VERDICT_OK, "status.token", "", "%s, mode %04o", path, mode_of(path));
     explicit_bzero(token, sizeof token);
     if (has_job && !has_keys)
-        psd_finding(findings, PSD_VERDICT_OK, "keys", "", "none: all in the clear, on this machine alone");
+        psd_finding(findings, PSD_VERDICT_OK, "keys", "", "none: all traffic is unencrypted, and stays on this machine");
 }
 
 /* -- disk -------------------------------------------------------------------------------------------------- */
 
 enum { WRITE_MIB = 64, FLUSHES = 20 };
 
-/* The nearest directory that is there, at or above `path`. */
+/* The nearest existing directory at or above `path`. */
 static void find_existing(const char *path, char out[PATH_MAX])
 {
     struct stat facts;
@@ -123,7 +126,7 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Seconds that a write of WRITE_MIB with its flush takes, and that a small one does in the median. */
+/* Seconds for a write of WRITE_MIB with its flush, and the median for small ones. */
 static bool time_disk(int fd, double *large_s, double *small_s)
 {
     static char block[1 << 20];
@@ -156,7 +159,7 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
     double large_s, small_s;
     (void)has_job;
     if ((*told || *run) && psd_outputs_probe(o, id, NULL) != PSD_OK)
-        return; /* psd_check_outputs says so */
+        return; /* psd_check_outputs reports it */
     find_existing(*told ? told : *run ? run : ".", place);
     snprintf(path, sizeof path, "%s/.psd-doctor-XXXXXX", place);
     if (statvfs(place, &space) != 0 || statfs(place, &kind) != 0) {
@@ -165,13 +168,13 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
     }
     const double free_gib = (double)space.f_bavail * (double)space.f_frsize / (1 << 30);
     if (free_gib < 0.25) {
-        psd_finding(findings, PSD_VERDICT_BAD, subject, "free some, or name another directory", "%s has %.2f GiB free", place,
+        psd_finding(findings, PSD_VERDICT_BAD, subject, "free some space, or name another directory", "%s has %.2f GiB free", place,
                     free_gib);
         return;
     }
     const int fd = mkstemp(path);
     if (fd < 0) {
-        psd_finding(findings, PSD_VERDICT_BAD, subject, "give it to the user that psd runs as, or name another directory",
+        psd_finding(findings, PSD_VERDICT_BAD, subject, "make it writable for the user that psd runs as, or name another directory",
                     "cannot write into %s: %s", place, strerror(errno));
         return;
     }
@@ -184,9 +187,9 @@ void psd_check_disk(psd_findings_t *findings, const psd_options_t *o, bool has_j
                     strerror(why));
     else
         psd_finding(findings, small_s > 0.1 || free_gib < 1 || in_memory ? PSD_VERDICT_WARN : PSD_VERDICT_OK, subject,
-                    in_memory       ? "it is in memory, and gone when the machine is: name a directory on disk"
-                    : small_s > 0.1 ? "checkpoints take long: make them less often (checkpoint.every), or elsewhere"
-                    : free_gib < 1  ? "free some, or keep fewer checkpoints (checkpoint.keep)"
+                    in_memory       ? "it is in memory and is lost with the machine: name a directory on disk"
+                    : small_s > 0.1 ? "checkpoints take long here: make fewer (checkpoint.every), or use another directory"
+                    : free_gib < 1  ? "free some space, or keep fewer checkpoints (checkpoint.keep)"
                                     : "",
                     "%s: %.1f GiB free, %.0f MB/s with a flush, %.2f ms for a flush of 4 KiB", place, free_gib,
                     WRITE_MIB * 1.048576 / large_s, 1e3 * small_s);
@@ -200,7 +203,7 @@ void psd_check_outputs(psd_findings_t *findings, const psd_options_t *o, bool ha
         const char *key = psd_option_at(id)->key;
         psd_err_t err = { 0 };
         if (psd_outputs_probe(o, id, &err) != PSD_OK)
-            psd_finding(findings, PSD_VERDICT_BAD, key, "name a place that the user who runs psd may write to", "%s", err.text);
+            psd_finding(findings, PSD_VERDICT_BAD, key, "name a place that the user running psd may write to", "%s", err.text);
         else if (*psd_options_string(o, id))
             psd_finding(findings, PSD_VERDICT_OK, key, "", "%s can be written", psd_options_string(o, id));
     }
@@ -208,7 +211,7 @@ void psd_check_outputs(psd_findings_t *findings, const psd_options_t *o, bool ha
 
 /* -- addresses --------------------------------------------------------------------------------------------- */
 
-/* Who serves status there: "psd job glyphs, training, shard 0 of 2"; "" for nobody of ours. */
+/* The psd process that serves status there: "psd job glyphs, training, shard 0 of 2"; "" if there is none. */
 static void ask_status(const char *place, const psd_options_t *o, char out[256])
 {
     psd_err_t err;
@@ -222,7 +225,7 @@ static void ask_status(const char *place, const psd_options_t *o, char out[256])
     json_decref(status);
 }
 
-/* Whether we could listen at an address. */
+/* Check that psd could listen at an address. */
 static void look_at_port(psd_findings_t *findings, const psd_options_t *o, psd_option_id_t id)
 {
     char who[256] = "";
@@ -246,11 +249,11 @@ static void look_at_port(psd_findings_t *findings, const psd_options_t *o, psd_o
     if (is_free)
         psd_finding(findings, PSD_VERDICT_OK, key, "", "%s is %s", address, strcmp(place.port, "0") ? "free" : "any free port");
     else if (*who)
-        psd_finding(findings, PSD_VERDICT_WARN, key, "another job here needs ports of its own; 0 is any free one",
+        psd_finding(findings, PSD_VERDICT_WARN, key, "give each job on this machine its own ports; 0 takes any free one",
                     "%s is taken: %s", address, who);
     else
         psd_finding(findings, PSD_VERDICT_BAD, key,
-                    why == EADDRINUSE ? "end what listens there (ss -ltnp), or take another port; 0 is any free one"
+                    why == EADDRINUSE ? "stop the program that listens there (ss -ltnp), or use another port; 0 takes any free one"
                                       : "write an address of this machine, or 0.0.0.0 for all of them",
                     "%s: %s", address, strerror(why));
     if (fd >= 0)
@@ -264,19 +267,19 @@ void psd_check_ports(psd_findings_t *findings, const psd_options_t *o, bool has_
     look_at_port(findings, o, PSD_OPT_status_listen);
 }
 
-/* What ZeroMQ greets with: ten bytes that are always alike, the version, how it knows its peers (ZMTP 3, greeting). */
+/* ZeroMQ's greeting: ten constant bytes, the version, the security mechanism (ZMTP 3). */
 static void describe_greeting(const unsigned char *bytes, size_t n, psd_findings_t *findings, const char *address, bool has_keys)
 {
     char mechanism[21] = "";
     if (n == 0) {
         psd_finding(findings, PSD_VERDICT_BAD, "join",
-                    "take the port that psd prints as data=, not that of its status page; a psd that is stopped is silent, too",
-                    "%s takes the connection, but says nothing within %d s", address, WAIT_MS / 1000);
+                    "use the port that psd prints as data=, not the port of its status page; a suspended psd is silent, too",
+                    "%s accepts the connection, but sends nothing within %d s", address, WAIT_MS / 1000);
         return;
     }
     if (n < 32 || bytes[0] != 0xff || bytes[9] != 0x7f) {
-        psd_finding(findings, PSD_VERDICT_BAD, "join", "take the port that psd prints as data=, not that of its status page",
-                    "%s answers, but does not speak as psd does", address);
+        psd_finding(findings, PSD_VERDICT_BAD, "join", "use the port that psd prints as data=, not the port of its status page",
+                    "%s answers, but not in the protocol of psd", address);
         return;
     }
     memcpy(mechanism, bytes + 12, 20);
@@ -288,7 +291,7 @@ static void describe_greeting(const unsigned char *bytes, size_t n, psd_findings
                 "%s answers as ZeroMQ %u.%u, %s", address, bytes[10], bytes[11], wants_keys ? "with keys" : "without keys");
 }
 
-/* A connection, whose every read and write waits for WAIT_MS at most; negative when nobody answers. */
+/* Connect, with WAIT_MS as the limit for each read and write; negative when there is no answer. */
 static int dial(const psd_address_t *place)
 {
     const struct timeval wait = { .tv_sec = WAIT_MS / 1000 };
@@ -306,7 +309,7 @@ static int dial(const psd_address_t *place)
 
 void psd_check_join(psd_findings_t *findings, const psd_options_t *o, bool has_job)
 {
-    /* Ours, as far as the version: enough to be answered with a whole one, and it goes no further. */
+    /* Send a greeting up to the version, which is enough to be answered with a complete one, and no more. */
     static const unsigned char greeting[12] = { 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 1 };
     const char *address = psd_options_string(o, PSD_OPT_join);
     psd_address_t place;
@@ -317,8 +320,8 @@ void psd_check_join(psd_findings_t *findings, const psd_options_t *o, bool has_j
     const double begun = now_s();
     const int fd = dial(&place);
     if (fd < 0) {
-        psd_finding(findings, PSD_VERDICT_BAD, "join", "start server 0, see its data= address, and what firewalls lie between",
-                    "nobody answers at %s within %.1f s", address, now_s() - begun);
+        psd_finding(findings, PSD_VERDICT_BAD, "join", "start server 0, and check its data= address and any firewall in between",
+                    "no server answers at %s within %.1f s", address, now_s() - begun);
         return;
     }
     size_t n = 0;
@@ -338,11 +341,11 @@ void psd_check_data(psd_findings_t *findings, const psd_options_t *o, bool has_j
     if (!has_job)
         return;
     if (psd_setup_load(&setup, o, &err) != PSD_OK)
-        psd_finding(findings, PSD_VERDICT_BAD, "data", "workers need it; where servers alone run, it does not matter", "%s",
+        psd_finding(findings, PSD_VERDICT_BAD, "data", "workers need it; a machine that runs only servers does not", "%s",
                     err.text);
     else if (setup.train->n_skipped)
-        psd_finding(findings, PSD_VERDICT_WARN, "data", "fill the missing values in, or say data.na=zero",
-                    "%s: %zu rows of %zu features; data.na=skip leaves out %zu more, for a value is missing there",
+        psd_finding(findings, PSD_VERDICT_WARN, "data", "fill in the missing values, or set data.na=zero",
+                    "%s: %zu rows of %zu features; data.na=skip leaves out %zu with a missing value",
                     psd_options_string(o, PSD_OPT_data_train), setup.train->n_rows, setup.train->n_features,
                     setup.train->n_skipped);
     else if (setup.train->first_class == 1 && setup.train->n_classes > 2)

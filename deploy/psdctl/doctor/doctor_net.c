@@ -1,5 +1,5 @@
-/* doctor_net.c - messages through the loopback, as servers and workers exchange them: ZeroMQ on a libuv loop, one on each
- * side, frames of a chunk's size. */
+/* doctor_net.c - measures messages through the loopback, as servers and workers exchange them: ZeroMQ on a libuv loop on each side,
+ * and frames of a chunk's size. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,17 +18,17 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* -- who answers ------------------------------------------------------------------------------------------- */
+/* -- the answering side ------------------------------------------------------------------------------------------- */
 
 typedef struct echo {
     uv_loop_t loop;
-    uv_async_t end; /* from the other thread: a message might be lost */
+    uv_async_t end; /* set by the other thread, because a message might be lost */
     psd_net_t *net;
     psd_socket_t *socket;
     char bound[PSD_ENDPOINT_TEXT];
 } echo_t;
 
-/* A header comes back, without what came with it. */
+/* Send the header back, without the payload. */
 static void on_asked(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
 {
     echo_t *self = arg;
@@ -67,7 +67,7 @@ static void echo_close(echo_t *self)
         psd_net_destroy(&self->net);
 }
 
-/* -- who asks ---------------------------------------------------------------------------------------------- */
+/* -- the asking side ---------------------------------------------------------------------------------------------- */
 
 typedef struct probe {
     uv_loop_t loop;
@@ -75,9 +75,9 @@ typedef struct probe {
     psd_socket_t *socket;
     psd_buf_t *chunk;
     size_t n_trips, n_chunks;
-    double sent_s, flow_s; /* when the open trip, or the flow, began */
+    double sent_s, flow_s; /* when the present round trip, or the stream, began */
     double trip_s[ROUNDS];
-    double bytes_per_s; /* 0: it did not come to an end */
+    double bytes_per_s; /* 0: it did not end */
     uint64_t begun_ms;
 } probe_t;
 
@@ -86,7 +86,7 @@ static void on_again(uv_timer_t *timer);
 static void send_trip(probe_t *self)
 {
     self->sent_s = now_s();
-    const bool is_sent = psd_socket_send(self->socket, 1, "t", 1, NULL) == PSD_OK; /* else it is not connected yet */
+    const bool is_sent = psd_socket_send(self->socket, 1, "t", 1, NULL) == PSD_OK; /* otherwise it is not connected yet */
     uv_timer_start(&self->again, on_again, is_sent ? LOST_MS : 5, 0);
 }
 
@@ -106,7 +106,7 @@ static void on_answer(void *arg, uint64_t peer, const void *header, size_t n, ps
     (void)peer, (void)n, (void)payload;
     const double now = now_s();
     if (*(const char *)header == 't' && self->n_trips == ROUNDS)
-        return; /* of one that was asked again */
+        return; /* an answer to a repeated request */
     if (*(const char *)header == 't') {
         self->trip_s[self->n_trips++] = now - self->sent_s;
         if (self->n_trips < ROUNDS)
@@ -124,7 +124,7 @@ static void on_answer(void *arg, uint64_t peer, const void *header, size_t n, ps
     uv_stop(&self->loop);
 }
 
-/* One message that has come back shows that the loopback carries; before the first, a busy machine has more time. */
+/* One answer shows that the loopback works; before the first, allow more time for a busy machine. */
 static void on_deadline(uv_timer_t *timer)
 {
     const probe_t *self = timer->data;
@@ -177,27 +177,42 @@ static void describe(probe_t *probe, psd_findings_t *findings)
     else
         snprintf(flow, sizeof flow, "too slow to measure more within %d s", PATIENCE_MS / 1000);
     psd_finding(findings, slow ? PSD_VERDICT_WARN : PSD_VERDICT_OK, "loopback",
-                slow ? "something else keeps the processor busy, or inspects each packet" : "",
+                slow ? "another program keeps the processor busy, or a filter inspects each packet" : "",
                 "round trip %.0f us median, %.0f us 99th percentile of %zu; %s", middle_us, late_us, n, flow);
+}
+
+/* Measure round trips and throughput. */
+static int converse(probe_t *probe, psd_err_t *err)
+{
+    echo_t echo = { .net = NULL };
+    pthread_t thread;
+    int rc = echo_open(&echo, err);
+    if (!rc && pthread_create(&thread, NULL, answer, &echo) == 0) {
+        rc = ask(probe, echo.bound, err);
+        uv_async_send(&echo.end);
+        pthread_join(thread, NULL);
+    }
+    echo_close(&echo);
+    return rc;
+}
+
+double psd_loopback_speed(void)
+{
+    psd_err_t err = { 0 };
+    probe_t *probe = calloc(1, sizeof *probe);
+    const double bytes_per_s = probe && converse(probe, &err) == PSD_OK ? probe->bytes_per_s : 0;
+    free(probe);
+    return bytes_per_s;
 }
 
 void psd_check_loopback(psd_findings_t *findings, const psd_options_t *options, bool has_job)
 {
     (void)options, (void)has_job;
     psd_err_t err = { 0 };
-    echo_t echo = { .net = NULL };
     probe_t *probe = calloc(1, sizeof *probe);
-    pthread_t thread;
-    int rc = probe ? echo_open(&echo, &err) : psd_err_set(&err, PSD_ENOMEM, "no memory");
-    if (!rc && pthread_create(&thread, NULL, answer, &echo) == 0) {
-        rc = ask(probe, echo.bound, &err);
-        uv_async_send(&echo.end);
-        pthread_join(thread, NULL);
-    }
-    if (probe)
-        echo_close(&echo);
+    const int rc = probe ? converse(probe, &err) : psd_err_set(&err, PSD_ENOMEM, "no memory");
     if (rc)
-        psd_finding(findings, PSD_VERDICT_BAD, "loopback", "is the interface lo up? ip link set lo up",
+        psd_finding(findings, PSD_VERDICT_BAD, "loopback", "check that the interface lo is up: ip link set lo up",
                     "no message comes back within %d s: %s", SILENCE_MS / 1000, *err.text ? err.text : psd_err_text(rc));
     else
         describe(probe, findings);

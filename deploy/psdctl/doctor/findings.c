@@ -11,8 +11,8 @@
 static const char *const words[] = { [PSD_VERDICT_OK] = "ok", [PSD_VERDICT_WARN] = "warn", [PSD_VERDICT_BAD] = "bad" };
 
 struct psd_findings {
-    json_t *list; /* of what was found; NULL: it is printed as it comes */
-    size_t n[3];  /* by verdict */
+    json_t *list; /* the findings; NULL: they are printed at once */
+    size_t n[3];  /* number per verdict */
 };
 
 void psd_finding(psd_findings_t *self, psd_verdict_t verdict, const char *subject, const char *cure, const char *format, ...)

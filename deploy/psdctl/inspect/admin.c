@@ -1,5 +1,5 @@
-/* admin.c - `psdctl pause`, `resume`, `drain`, `set` and `checkpoint save`: an operator's wishes, brought to server 0 of a
- * running job. */
+/* admin.c - `psdctl pause`, `resume`, `drain`, `set` and `checkpoint save`: sends an operator's request to server 0 of a running
+ * job. */
 #include "deploy/psdctl/verb.h"
 
 #include <errno.h>
@@ -17,7 +17,7 @@
 
 enum { ASK_MS = 200, WAIT_S = 30 };
 
-/* One wish, asked again and again until it is granted or refused: it is known by its number. */
+/* A request, repeated until it is granted or refused; its number identifies it. */
 typedef struct wish {
     psd_msg_t msg;
     psd_admin_request_t request;
@@ -28,7 +28,7 @@ typedef struct wish {
     uv_loop_t loop;
     uv_timer_t ask, deadline;
     psd_socket_t *socket;
-    psd_err_t outcome; /* code PSD_EAGAIN: still open; its text is the server's last word */
+    psd_err_t outcome; /* code PSD_EAGAIN: still open; the text is the server's last answer */
 } wish_t;
 
 static void end(wish_t *self, int code, const char *text)
@@ -47,7 +47,7 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     const int rc = psd_wire_read(&msg, &body, header, n_header, payload, &err);
     psd_buf_unref(&body);
     if (rc == PSD_EDATA) {
-        return; /* damaged on the way: it is asked again */
+        return; /* damaged on the way: ask again */
     } else if (rc != PSD_OK) {
         end(self, PSD_EPROTO, err.text);
     } else if (msg.seq != self->msg.seq) {
@@ -73,7 +73,7 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
     if (link == PSD_LINK_UP)
         return;
     psd_link_describe(self->net, link, self->join, text, sizeof text);
-    if (link == PSD_LINK_BROKEN) /* it may be coming up */
+    if (link == PSD_LINK_BROKEN) /* it may be starting */
         psd_err_set(&self->outcome, PSD_EAGAIN, "%s", text);
     else
         end(self, PSD_EAUTH, text);
@@ -97,11 +97,12 @@ static void on_deadline(uv_timer_t *timer)
     if (self->outcome.text[0])
         snprintf(text, sizeof text, "not done after %g s: %.400s", self->timeout_s, self->outcome.text);
     else
-        snprintf(text, sizeof text, "nobody answers at %.200s; is server 0 running, and this its address (--join)?", self->join);
+        snprintf(text, sizeof text,
+                 "no server answers at %.200s; check that server 0 is running and that this is its address (--join)", self->join);
     end(self, PSD_EUNAVAILABLE, text);
 }
 
-/* Without keys it is somebody of this machine who asks. */
+/* A request without keys works only on the server's machine. */
 static int open_net(wish_t *self)
 {
     psd_keys_t keys;
@@ -116,7 +117,7 @@ static int open_net(wish_t *self)
     return self->net ? PSD_OK : self->outcome.code;
 }
 
-/* Ask until there is an outcome. */
+/* Repeat the request until there is an outcome. */
 static int ask(wish_t *self)
 {
     psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
@@ -144,7 +145,7 @@ static int ask(wish_t *self)
     return err->code;
 }
 
-/* "optimizer.lr=1e-3" becomes the word and the value. */
+/* Split "optimizer.lr=1e-3" into word and value. */
 static bool split_setting(char *word, double *value)
 {
     char *equals = strchr(word, '=');
@@ -156,7 +157,7 @@ static bool split_setting(char *word, double *value)
 
 enum { JOIN, JOB, KEY, SERVER_PUBLIC, TIMEOUT };
 
-/* 0, or the exit code after what is wrong was said. */
+/* 0, or the exit code of an error, which it has reported. */
 static int read_wish(wish_t *self, const psd_args_t *args)
 {
     const psd_verb_t *verb = args->verb;
@@ -170,10 +171,10 @@ static int read_wish(wish_t *self, const psd_args_t *args)
     if (strchr(job, ' ') || !*job || strlen(job) >= sizeof self->request.job)
         return psd_verb_misuse(verb, "--job is the job's name, without blanks; not \"%s\"", job);
     if (args->word[0] && (strchr(given, ' ') || !*given || strlen(given) >= sizeof self->request.word))
-        return psd_verb_misuse(verb, "\"%s\" is no %s", given, verb->words);
+        return psd_verb_misuse(verb, "\"%s\" is not a %s", given, verb->words);
     snprintf(word, sizeof self->request.word, "%s", given);
     if (!strcmp(verb->name, "set") && !split_setting(word, &self->request.value))
-        return psd_verb_misuse(verb, "%s is no setting; write optimizer.lr=VALUE, as in optimizer.lr=1e-4", word);
+        return psd_verb_misuse(verb, "%s is not a setting; write optimizer.lr=VALUE, as in optimizer.lr=1e-4", word);
     snprintf(self->request.job, sizeof self->request.job, "%s", job);
     snprintf(self->request.verb, sizeof self->request.verb, "%s", name ? name + 1 : verb->name);
     return 0;
@@ -200,7 +201,7 @@ static int run(const psd_args_t *args)
         [JOIN] = { .key = "join",                                                                                                  \
                    .type = PSD_OPTION_STRING,                                                                                      \
                    .argument = "ENDPOINT",                                                                                         \
-                   .help = "where server 0 takes messages; default tcp://127.0.0.1:7470" },                                        \
+                   .help = "address of server 0; default tcp://127.0.0.1:7470" },                                                  \
         [JOB] = { .key = "job", .type = PSD_OPTION_STRING, .argument = "NAME", .help = "the job's name; default psd" },            \
         [KEY] = { .key = "key",                                                                                                    \
                   .type = PSD_OPTION_PATH,                                                                                         \
@@ -225,18 +226,18 @@ static int run(const psd_args_t *args)
                                        .about = more,                                                                              \
                                        .flag = FLAGS,                                                                              \
                                        .examples = example,                                                                        \
-                                       .exits = "69 when nobody answers or it is not done in time; 76 when "                       \
-                                                "server 0 refuses; 77 when it does not let this key in",                           \
+                                       .exits = "69 when no server answers or it is not done in time; 76 when "                    \
+                                                "server 0 refuses; 77 when it refuses this key",                                   \
                                        .run = run }
 
 WISH(pause, "pause", "", "close no more rounds of a running job",
-     "Until `psdctl resume`; workers stay, and wait. A pause ends when server 0 is started again.",
+     "Until `psdctl resume`; workers stay, and wait. A pause also ends when server 0 is restarted.",
      "psdctl pause --join=tcp://ps0:7470 --job=mnist --key=op.key --server-public=ps.pub\n");
-WISH(resume, "resume", "", "go on after a pause", "", "psdctl resume --job=mnist\n");
-WISH(drain, "drain", "WORKER", "have a worker leave after its open round",
-     "WORKER is its id in psdctl status, or its name. It ends with 0, so that nobody starts it again.",
+WISH(resume, "resume", "", "continue after a pause", "", "psdctl resume --job=mnist\n");
+WISH(drain, "drain", "WORKER", "make a worker leave after its present round",
+     "WORKER is its id in psdctl status, or its name. It exits with 0, so that no supervisor restarts it.",
      "psdctl drain 3 --job=mnist\n");
 WISH(set, "set", "optimizer.lr=VALUE", "set the learning rate of a running job", "On all servers, from the next step on.",
      "psdctl set optimizer.lr=1e-4 --job=mnist\n");
-WISH(checkpoint_save, "checkpoint save", "", "have a running job write a checkpoint, and wait until it is safe", "",
+WISH(checkpoint_save, "checkpoint save", "", "make a running job write a checkpoint, and wait until it is on disk", "",
      "psdctl checkpoint save --job=mnist\n");

@@ -17,11 +17,11 @@ typedef struct piece {
     uLong crc;
 } piece_t;
 
-/* What formats differ in. */
+/* The functions of a format. */
 typedef struct psd_arrays_kind {
-    /* Say where each array goes (`at`), open the file for so many bytes, write what is known now. */
+    /* Set the place of each array (`at`), open the file with its size, and write the parts that are known already. */
     int (*begin)(psd_arrays_t *self, const char *path, const psd_note_t *notes, size_t n_notes, psd_err_t *err);
-    /* Write what was not known before the arrays were; NULL: nothing. */
+    /* Write the parts that depend on the arrays; NULL: there are none. */
     int (*end)(psd_arrays_t *self, psd_err_t *err);
 } psd_arrays_kind_t;
 
@@ -31,13 +31,13 @@ struct psd_arrays {
     const psd_array_t *list;
     size_t n;
     uint64_t *at;    /* of each array's first element in the file */
-    piece_t *pieces; /* of formats with an end */
+    piece_t *pieces; /* in formats with an end */
     size_t n_pieces, room;
 };
 
 static uint64_t n_bytes_of(const psd_array_t *array)
 {
-    uint64_t n = sizeof(float);
+    uint64_t n = array->is_number ? sizeof(double) : sizeof(float);
     for (size_t i = 0; i < array->n_dims; i++)
         n *= array->shape[i];
     return n;
@@ -55,10 +55,17 @@ static int begin_safetensors(psd_arrays_t *self, const char *path, const psd_not
 {
     psd_header_t header;
     psd_header_begin(&header, notes, n_notes);
-    for (size_t i = 0; i < self->n; i++) {
-        self->at[i] = header.n_data;
-        psd_header_add(&header, self->list[i].name, self->list[i].shape, self->list[i].n_dims);
-    }
+    /* Numbers first: readers want each element at a multiple of its size. */
+    for (int numbers = 1; numbers >= 0; numbers--)
+        for (size_t i = 0; i < self->n; i++) {
+            if (self->list[i].is_number != numbers)
+                continue;
+            self->at[i] = header.n_data;
+            if (numbers)
+                psd_header_add_number(&header, self->list[i].name);
+            else
+                psd_header_add(&header, self->list[i].name, self->list[i].shape, self->list[i].n_dims);
+        }
     int rc = psd_header_end(&header, err);
     for (size_t i = 0; i < self->n; i++)
         self->at[i] += header.n_bytes;
@@ -71,21 +78,21 @@ static int begin_safetensors(psd_arrays_t *self, const char *path, const psd_not
 }
 
 /* ---- npz: a zip archive of .npy files, stored ----
- * Lengths and offsets are always in zip64's extra fields, so that there is one way for small and large. */
+ * Lengths and offsets are always in zip64's extra fields, so that small and large files are written in one way. */
 
 enum {
-    HEAD = 1024,    /* bytes that any head fits in */
+    HEAD = 1024,    /* bytes that suffice for any head */
     NPY_ALIGN = 64, /* an .npy's data begin at a multiple of it */
     NPY_FIXED = 10, /* bytes of magic, version and length before an .npy's words */
     VERSION = 45,   /* of zip: the first with zip64 */
     UTF8_NAMES = 1 << 11,
-    DAY_ONE = 0x21,   /* 1 January 1980, the first date that zip knows: files of one checkpoint are alike */
+    DAY_ONE = 0x21,   /* 1 January 1980, the first date of zip: so files of one checkpoint are equal */
     EXTRA_LOCAL = 20, /* bytes of a zip64 field with two lengths */
-    EXTRA_LISTED = 28 /* and an offset */
+    EXTRA_LISTED = 28 /* and of one with an offset, too */
 };
 static const uint32_t elsewhere = UINT32_MAX; /* the number is in the zip64 field */
 
-/* Bytes being put together. */
+/* A buffer being composed. */
 typedef struct head {
     uint8_t bytes[HEAD];
     size_t n;
@@ -104,11 +111,12 @@ static void put_number(head_t *self, int n_bytes, uint64_t value)
         put(self, &(const uint8_t){ (uint8_t)(value >> 8 * i) }, 1);
 }
 
-/* What an .npy file begins with. */
+/* The beginning of an .npy file. */
 static void put_npy(head_t *self, const psd_array_t *array)
 {
-    char words[HEAD / 2] = "{'descr': '<f4', 'fortran_order': False, 'shape': (";
-    size_t n = strlen(words);
+    char words[HEAD / 2];
+    size_t n =
+        (size_t)snprintf(words, sizeof words, "{'descr': '<f%d', 'fortran_order': False, 'shape': (", array->is_number ? 8 : 4);
     for (size_t i = 0; i < array->n_dims; i++)
         n += (size_t)snprintf(words + n, sizeof words - n, i ? " %" PRIu64 "," : "%" PRIu64 ",", array->shape[i]);
     n += (size_t)snprintf(words + n, sizeof words - n, "), }");
@@ -170,7 +178,7 @@ static void put_listed(head_t *self, const psd_array_t *array, const head_t *npy
     put_number(self, 8, at);
 }
 
-/* What follows the directory, which has `n_bytes` from `at` on. */
+/* Write the records after the directory, which has `n_bytes` from `at` on. */
 static void put_ends(head_t *self, size_t n, uint64_t at, uint64_t n_bytes)
 {
     put(self, "PK\6\6", 4);
@@ -188,7 +196,7 @@ static void put_ends(head_t *self, size_t n, uint64_t at, uint64_t n_bytes)
     put_number(self, 4, 1);
 }
 
-/* The record that any zip ends with; without entries it is all there is. */
+/* The record at the end of every zip; without entries it is the whole file. */
 static void put_last(head_t *self, bool has_entries)
 {
     put(self, "PK\5\6", 4);
@@ -297,10 +305,9 @@ static int note_piece(psd_arrays_t *self, const piece_t *piece, psd_err_t *err)
     return PSD_OK;
 }
 
-int psd_arrays_write(psd_arrays_t *self, size_t array, uint64_t first, const float *values, size_t n, psd_err_t *err)
+static int write_bytes(psd_arrays_t *self, size_t array, uint64_t first, uint64_t offset, const void *values, size_t n_bytes,
+                       psd_err_t *err)
 {
-    const size_t n_bytes = n * sizeof *values;
-    const uint64_t offset = first * sizeof *values;
     assert(array < self->n && offset + n_bytes <= n_bytes_of(&self->list[array]));
     if (self->kind->end) {
         const piece_t piece = { array, first, n_bytes, crc32_z(0, (const Bytef *)values, n_bytes) };
@@ -309,6 +316,16 @@ int psd_arrays_write(psd_arrays_t *self, size_t array, uint64_t first, const flo
             return rc;
     }
     return psd_durable_write(self->file, values, n_bytes, self->at[array] + offset, err);
+}
+
+int psd_arrays_write(psd_arrays_t *self, size_t array, uint64_t first, const float *values, size_t n, psd_err_t *err)
+{
+    return write_bytes(self, array, first, first * sizeof *values, values, n * sizeof *values, err);
+}
+
+int psd_arrays_write_number(psd_arrays_t *self, size_t array, double value, psd_err_t *err)
+{
+    return write_bytes(self, array, 0, 0, &value, sizeof value, err);
 }
 
 int psd_arrays_end(psd_arrays_t **self_p, psd_err_t *err)

@@ -1,4 +1,4 @@
-/* checkpoint.c - `psdctl checkpoint` and `psdctl inspect`: what is saved, whether it is whole, and what may go. */
+/* checkpoint.c - `psdctl checkpoint` and `psdctl inspect`: lists, verifies and prunes checkpoints, and shows a file's contents. */
 #include "deploy/psdctl/verb.h"
 
 #include <inttypes.h>
@@ -11,11 +11,11 @@
 #include "deploy/psdctl/say.h"
 #include "server/checkpoint/checkpoint.h"
 
-enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that people see */ };
+enum { MOST_LISTED = 10000, SHOWN = 60 /* characters of a note that are shown */ };
 
 /* ---- checkpoint ---- */
 
-/* Read a whole number, all of the text. */
+/* Read the whole text as a whole number. */
 static bool number(const char *text, uint64_t *out)
 {
     char again[24];
@@ -25,7 +25,7 @@ static bool number(const char *text, uint64_t *out)
     return *text && strcmp(text + (zeros && !text[zeros] ? zeros - 1 : zeros), again) == 0;
 }
 
-/* All manifests below the directory; NULL, having said so, when there is none. */
+/* All manifests below the directory; NULL, after an error message, when there is none. */
 static uint64_t *find(const char *dir, size_t *n)
 {
     uint64_t *clocks = malloc(MOST_LISTED * sizeof *clocks);
@@ -50,12 +50,14 @@ static int list(const psd_args_t *args)
         psd_err_t err = { 0 };
         psd_ckpt_facts_t facts = { 0 };
         psd_tensor_list_t model = { 0 };
+        double momentum;
         int rc = psd_ckpt_check(dir, clocks[i], &err);
         if (!rc)
             rc = psd_ckpt_read(dir, clocks[i], &facts, &model, &err);
         printf("%12" PRIu64 " ", clocks[i]);
         if (rc == PSD_OK)
-            printf("%12" PRIu64 " %7" PRIu32 " %7" PRIu32 " %10.4g  ", facts.version, facts.n_shards, model.n, facts.lr);
+            printf("%12" PRIu64 " %7" PRIu32 " %7" PRIu32 " %10.4g  ", facts.version, facts.n_shards, model.n,
+                   psd_ckpt_next_lr(&facts, model.rows, &momentum));
         else
             code = psd_err_exit_code(rc);
         psd_say_text(stdout, rc == PSD_OK ? facts.job : err.text, SIZE_MAX);
@@ -97,7 +99,7 @@ static int verify(const psd_args_t *args)
     return code;
 }
 
-/* What is told of each file that goes, and how many there were. */
+/* Prints and counts the files to remove. */
 typedef struct told {
     const char *verb;
     unsigned n;
@@ -119,13 +121,13 @@ static int prune(const psd_args_t *args)
     const uint64_t keep = args->value[KEEP].u;
     told_t told = { yes ? "removing" : "would remove", 0 };
     if (keep < 2 || keep > UINT32_MAX)
-        return psd_verb_misuse(args->verb, "it needs --keep=N, N at least 2: one may turn out to be damaged");
+        return psd_verb_misuse(args->verb, "it needs --keep=N, N at least 2, because one may be damaged");
     if (psd_ckpt_prune(args->word[0], (uint32_t)keep, !yes, tell, &told, &err) != PSD_OK)
         return psd_say_error("checkpoint", &err);
     if (!told.n)
         printf("nothing to remove\n");
     else if (!yes)
-        printf("nothing was removed; --yes does it\n");
+        printf("nothing was removed; add --yes to remove them\n");
     return 0;
 }
 
@@ -134,7 +136,7 @@ static int prune(const psd_args_t *args)
 const psd_verb_t psd_verb_checkpoint_list = {
     .name = "checkpoint list",
     .words = "DIR",
-    .does = "what is saved below a checkpoint.dir, newest first",
+    .does = "list the checkpoints below a checkpoint.dir, newest first",
     .about = "",
     .examples = "psdctl checkpoint list runs/glyphs/checkpoints\n",
     .exits = EXITS,
@@ -154,9 +156,12 @@ const psd_verb_t psd_verb_checkpoint_verify = {
 const psd_verb_t psd_verb_checkpoint_prune = {
     .name = "checkpoint prune",
     .words = "DIR",
-    .does = "remove what is older than the newest N checkpoints",
-    .about = "Without --yes it says what would go.",
-    .flag = { [KEEP] = { .key = "keep", .type = PSD_OPTION_UINT64, .argument = "N", .help = "how many stay, 2 at least" },
+    .does = "remove all checkpoints but the newest N",
+    .about = "Without --yes it only lists the checkpoints it would remove.",
+    .flag = { [KEEP] = { .key = "keep",
+                         .type = PSD_OPTION_UINT64,
+                         .argument = "N",
+                         .help = "number of checkpoints to keep, at least 2" },
               [YES] = { .key = "yes", .type = PSD_OPTION_SWITCH, .help = "remove the others" } },
     .examples = "psdctl checkpoint prune runs/glyphs/checkpoints --keep=3 --yes\n",
     .exits = EXITS,

@@ -1,19 +1,21 @@
-/* export.c - `psdctl export`: the weights of a checkpoint, and what its optimizer keeps, as files that torch and numpy
- * open. */
+/* export.c - `psdctl export`: writes the weights and the optimizer state of a checkpoint as files that torch and numpy can open. */
 #include "deploy/psdctl/verb.h"
 
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/system/durable.h"
+#include "common/system/json.h"
 #include "deploy/psdctl/inspect/arrays.h"
 #include "deploy/psdctl/say.h"
 #include "server/checkpoint/checkpoint.h"
+#include "worker/statefile.h"
 
 enum {
     MOST_LOOKED_AT = 10000,                     /* checkpoints of a directory */
@@ -32,21 +34,23 @@ typedef struct request {
     bool optimizer, force;
 } request_t;
 
-/* A checkpoint on its way into files. */
+/* A checkpoint being exported. */
 typedef struct exported {
     const request_t *request;
     uint64_t clock;
     psd_ckpt_facts_t facts;
     psd_tensor_list_t model;
-    psd_rule_t rule;
+    psd_groups_t groups;
+    psd_extent_t *extents;       /* per tensor */
+    uint8_t *group_of;           /* per tensor */
     psd_rule_state_t *state;     /* per tensor */
-    bool slow;                   /* whether it is the slow weights that go */
-    psd_array_t *weights, *kept; /* what the two files list: a tensor each; fields of tensors' states */
+    bool slow;                   /* whether to export the slow weights */
+    psd_array_t *weights, *kept; /* the contents of the two files: a tensor each; fields of tensors' states */
     size_t n_kept, *kept_from;   /* per tensor, the first of its fields; SIZE_MAX: it has none yet */
     psd_arrays_t *model_file, *state_file;
 } exported_t;
 
-/* ---- where ---- */
+/* ---- the files ---- */
 
 static int path_of(const request_t *request, const char *name, const char *ending, char path[PATH_MAX], psd_err_t *err)
 {
@@ -54,29 +58,34 @@ static int path_of(const request_t *request, const char *name, const char *endin
     if (n < 0 || n >= PATH_MAX)
         return psd_err_set(err, PSD_EIO, "%.200s...: the name is too long", request->to);
     if (!request->force && access(path, F_OK) == 0)
-        return psd_err_set(err, PSD_EIO, "%s is there already; --force replaces it, --to names another directory", path);
+        return psd_err_set(err, PSD_EIO, "%s exists already; add --force to replace it, or --to to name another directory", path);
     return PSD_OK;
 }
 
-/* ---- the optimizer's state, as torch calls it ---- */
+/* ---- the optimizer's state, with torch's names ---- */
 
-/* Scalars that a rule carries beside its count of updates. */
-static const struct scalar {
-    const char *rule, *field;
-} scalars[] = { { "nadam", "mu_product" } };
+static const psd_rule_t *rule_of(const exported_t *self, uint32_t tensor) { return &self->groups.at[self->group_of[tensor]].rule; }
 
-/* The name of the rule's i-th scalar; NULL past its last. */
-static const char *scalar_of(const psd_rule_t *rule, size_t i)
+/* A tensor that was never updated has no state yet, as in torch; except for arrays that do not start at zero, which torch makes
+ * with the optimizer. */
+static bool has_state(const exported_t *self, uint32_t tensor)
 {
-    for (size_t k = 0; k < sizeof scalars / sizeof *scalars; k++)
-        if (strcmp(scalars[k].rule, rule->opt->name) == 0 && i-- == 0)
-            return scalars[k].field;
-    return NULL;
+    return self->state[tensor].t > 0 || rule_of(self, tensor)->opt->slot_start || rule_of(self, tensor)->opt->of_weights;
 }
 
-/* A tensor that was never updated has no state yet, as in torch; but where the arrays do not begin at zero,
- * torch makes them with the optimizer. */
-static bool has_state(const exported_t *self, uint32_t tensor) { return self->state[tensor].t > 0 || self->rule.opt->slot_start; }
+/* The shape of a slot: its tensor's or, if it is shorter, that of one number per row or column of a matrix, as in torch. */
+static void shape_slot(const exported_t *self, uint32_t tensor, int s, psd_array_t *array)
+{
+    const uint32_t n = self->model.tensor[tensor].n_dims;
+    if (psd_rule_slot_length(rule_of(self, tensor), s, &self->extents[tensor]) == self->extents[tensor].n)
+        return;
+    array->shape[strcmp(rule_of(self, tensor)->slot[s].name, "row_var") ? n - 2 : n - 1] = 1;
+}
+
+static bool has_slot(const exported_t *self, uint32_t tensor, int s)
+{
+    return psd_rule_slot_length(rule_of(self, tensor), s, &self->extents[tensor]) > 0;
+}
 
 static void list_field(exported_t *self, uint32_t tensor, const char *field, bool scalar)
 {
@@ -84,39 +93,55 @@ static void list_field(exported_t *self, uint32_t tensor, const char *field, boo
     const psd_tensor_desc_t *desc = &self->model.tensor[tensor];
     snprintf(array->name, sizeof array->name, "state/%" PRIu32 "/%s", tensor, field);
     array->n_dims = scalar ? 0 : desc->n_dims;
+    array->is_number = scalar;
     memcpy(array->shape, desc->dim, sizeof desc->dim);
+}
+
+/* The index of the tensor's s-th slot among the fields; past the last slot, that of its count. */
+static size_t field_of(const exported_t *self, uint32_t tensor, int s)
+{
+    size_t at = self->kept_from[tensor];
+    for (int i = 0; i < s; i++)
+        at += has_slot(self, tensor, i);
+    return at;
 }
 
 /* The rule's arrays first, then its count and scalars. */
 static void list_state(exported_t *self, uint32_t tensor)
 {
-    const char *field;
     self->kept_from[tensor] = has_state(self, tensor) ? self->n_kept : SIZE_MAX;
     if (!has_state(self, tensor))
         return;
-    for (int s = 0; s < self->rule.n_slots; s++)
-        list_field(self, tensor, self->rule.slot[s].name, false);
+    const psd_rule_t *rule = rule_of(self, tensor);
+    for (int s = 0; s < rule->n_slots; s++) {
+        if (!has_slot(self, tensor, s))
+            continue;
+        list_field(self, tensor, rule->slot[s].name, false);
+        shape_slot(self, tensor, s, &self->kept[self->n_kept - 1]);
+    }
     list_field(self, tensor, "step", true);
-    for (size_t i = 0; (field = scalar_of(&self->rule, i)); i++)
-        list_field(self, tensor, field, true);
+    for (int i = 0; i < psd_rule_n_scalars(rule); i++)
+        list_field(self, tensor, rule->opt->scalars[i], true);
 }
 
 static int write_scalars(exported_t *self, uint32_t tensor, psd_err_t *err)
 {
     const psd_rule_state_t *state = &self->state[tensor];
-    size_t at = self->kept_from[tensor] + (size_t)self->rule.n_slots;
+    size_t at = field_of(self, tensor, rule_of(self, tensor)->n_slots);
     if (self->kept_from[tensor] == SIZE_MAX)
         return PSD_OK;
-    int rc = psd_arrays_write(self->state_file, at++, 0, &(const float){ (float)state->t }, 1, err);
-    for (size_t i = 0; !rc && scalar_of(&self->rule, i); i++)
-        rc = psd_arrays_write(self->state_file, at++, 0, &(const float){ (float)state->scalar[i] }, 1, err);
+    int rc = psd_arrays_write_number(self->state_file, at++, (double)state->t, err);
+    for (int i = 0; !rc && i < psd_rule_n_scalars(rule_of(self, tensor)); i++)
+        rc = psd_arrays_write_number(self->state_file, at++, state->scalar[i], err);
     return rc;
 }
 
-/* Hyper-parameters that torch calls otherwise. */
+/* Hyper-parameters with another name in torch. */
 static const struct synonym {
     const char *ours, *torchs;
-} synonyms[] = { { "initial_accumulator", "initial_accumulator_value" }, { "decoupled", "decoupled_weight_decay" } };
+} synonyms[] = { { "initial_accumulator", "initial_accumulator_value" },
+                 { "decoupled", "decoupled_weight_decay" },
+                 { "clip_d", "d" } };
 
 static const char *torchs_name(const char *ours)
 {
@@ -126,25 +151,47 @@ static const char *torchs_name(const char *ours)
     return ours;
 }
 
+/* torch's name of the list to which a numbered value belongs, betas for beta1 and eps for eps1; NULL: it is separate. */
+static const char *list_of(const char *name)
+{
+    const size_t n = strlen(name);
+    const bool is_numbered = n && name[n - 1] >= '0' && name[n - 1] <= '9';
+    return is_numbered && n == 5 && !strncmp(name, "beta", 4)  ? "betas"
+           : is_numbered && n == 4 && !strncmp(name, "eps", 3) ? "eps"
+                                                               : NULL;
+}
+
 static void add_hyper(json_t *group, const psd_hyper_t *hyper, double value)
 {
-    if (strncmp(hyper->name, "beta", 4) != 0) {
+    const char *list = list_of(hyper->name);
+    if (!list) {
         json_object_set_new(group, torchs_name(hyper->name), hyper->flag ? json_boolean(value > 0) : json_real(value));
         return;
     }
-    if (!json_object_get(group, "betas")) /* beta1, then beta2 */
-        json_object_set_new(group, "betas", json_array());
-    json_array_append_new(json_object_get(group, "betas"), json_real(value));
+    if (!json_object_get(group, list)) /* in the order of their numbers */
+        json_object_set_new(group, list, json_array());
+    json_array_append_new(json_object_get(group, list), json_real(value));
 }
 
-/* torch's param_groups: one, of all tensors. Keys that torch does not know stay in it untouched. */
-static json_t *groups_json(const exported_t *self)
+/* One of torch's param_groups, with the learning rate and the momentum of the next step; the rate before a schedule is initial_lr,
+ * as in torch's schedulers. torch keeps keys that it does not know. */
+static json_t *group_json(const exported_t *self, uint32_t g)
 {
+    static const psd_schedule_t constant = { .kind = NULL };
     char rule[PSD_RULE_TEXT];
+    double momentum;
     json_t *group = json_object(), *params = json_array(), *names = json_array(), *steps = json_array();
-    for (int i = 0; self->rule.opt->hyper[i].name; i++)
-        add_hyper(group, &self->rule.opt->hyper[i], i ? self->rule.hyper[i] : self->facts.lr);
+    const psd_group_t *is = &self->groups.at[g];
+    const double lr = psd_ckpt_group_lr(&self->facts, self->model.rows, &self->groups, g, &momentum);
+    psd_rule_t next = is->rule;
+    if (!isnan(momentum) && psd_rule_has_momentum(&next))
+        psd_rule_set_momentum(&next, momentum);
+    for (int i = 0; next.opt->hyper[i].name; i++)
+        add_hyper(group, &next.opt->hyper[i], i ? next.hyper[i] : lr);
+    json_object_set_new(group, "initial_lr", json_real(psd_groups_rate(&self->groups, g, &constant, self->facts.lr, 0)));
     for (uint32_t t = 0; t < self->model.n; t++) {
+        if (self->group_of[t] != g)
+            continue;
         json_array_append_new(params, json_integer(t));
         json_array_append_new(names, json_string(self->model.tensor[t].name));
         json_array_append_new(steps, json_integer((json_int_t)self->state[t].t));
@@ -152,19 +199,36 @@ static json_t *groups_json(const exported_t *self)
     json_object_set_new(group, "params", params);
     json_object_set_new(group, "names", names);
     json_object_set_new(group, "steps", steps);
-    json_object_set_new(group, "rule", json_string(psd_rule_print(&self->rule, rule)));
-    return json_pack("[o]", group);
+    json_object_set_new(group, "rule", json_string(psd_rule_print(&is->rule, rule)));
+    if (*is->match)
+        json_object_set_new(group, "match", json_string(is->match));
+    if (self->groups.n_said > 1) {
+        json_object_set_new(group, "lr_mult", json_real(is->lr_mult));
+        json_object_set_new(group, "clip", json_boolean(is->clips));
+        json_object_set_new(group, "frozen", json_boolean(is->freezes));
+    }
+    return group;
+}
+
+/* The groups that have tensors. */
+static json_t *groups_json(const exported_t *self)
+{
+    json_t *groups = json_array();
+    for (uint32_t g = 0; g < self->groups.n; g++)
+        if (memchr(self->group_of, (int)g, self->model.n))
+            json_array_append_new(groups, group_json(self, g));
+    return groups;
 }
 
 static int write_groups(const exported_t *self, const char *path, psd_err_t *err)
 {
     json_t *groups = groups_json(self);
-    char *text = groups ? json_dumps(groups, JSON_INDENT(2)) : NULL;
+    char *text = psd_json_text(groups, JSON_INDENT(2));
     json_decref(groups);
     if (!text)
         return psd_err_set(err, PSD_ENOMEM, "no memory for %s", path);
     const size_t n = strlen(text);
-    text[n] = '\n'; /* where its end was */
+    text[n] = '\n'; /* in place of its end */
     const int rc = psd_durable_put(path, text, n + 1, err);
     free(text);
     return rc;
@@ -181,19 +245,25 @@ static int read_checkpoint(exported_t *self, psd_err_t *err)
     self->weights = calloc(self->model.n, sizeof *self->weights);
     self->kept = calloc((size_t)self->model.n * FIELDS, sizeof *self->kept);
     self->kept_from = calloc(self->model.n, sizeof *self->kept_from);
-    if (!self->state || !self->weights || !self->kept || !self->kept_from)
+    self->group_of = calloc(self->model.n, 1);
+    self->extents = psd_tensors_extents(&self->model);
+    if (!self->state || !self->weights || !self->kept || !self->kept_from || !self->group_of || !self->extents)
         return psd_err_set(err, PSD_ENOMEM, "no memory for a list of %" PRIu32 " tensors", self->model.n);
-    return psd_ckpt_counters(self->request->dir, self->clock, &self->model, &self->rule, self->state, err);
+    rc = psd_ckpt_counters(self->request->dir, self->clock, &self->model, &self->groups, self->state, err);
+    for (uint32_t t = 0; !rc && t < self->model.n; t++)
+        self->group_of[t] = psd_groups_of(&self->groups, self->model.tensor[t].name, &self->extents[t].shape);
+    return rc;
 }
 
 static int choose_weights(exported_t *self, psd_err_t *err)
 {
     char rule[PSD_RULE_TEXT];
-    if (self->request->which == SLOW && !self->rule.lookahead)
+    const bool has_slow = psd_groups_have_slow(&self->groups);
+    if (self->request->which == SLOW && !has_slow)
         return psd_err_set(err, PSD_EUSAGE,
                            "clock %" PRIu64 " was saved by %.300s, which keeps no slow weights; try --weights=fast", self->clock,
-                           psd_rule_print(&self->rule, rule));
-    self->slow = self->rule.lookahead && self->request->which != FAST;
+                           psd_rule_print(&psd_groups_rest(&self->groups)->rule, rule));
+    self->slow = has_slow && self->request->which != FAST;
     return PSD_OK;
 }
 
@@ -209,16 +279,27 @@ static void list_arrays(exported_t *self)
     }
 }
 
+/* The tensors' names, one on each line. To be freed. */
+static char *names_of(const psd_tensor_list_t *model)
+{
+    size_t n = 0;
+    char *names = malloc(model->n * sizeof model->tensor->name);
+    for (uint32_t t = 0; names && t < model->n; t++)
+        n += (size_t)sprintf(names + n, "%s%s", t ? "\n" : "", model->tensor[t].name);
+    return names;
+}
+
 static int begin_files(exported_t *self, const char *model_path, const char *state_path, psd_err_t *err)
 {
-    char rule[PSD_RULE_TEXT], clock[24], step[24];
+    char rule[PSD_RULE_TEXT], groups[PSD_GROUPS_TEXT], clock[24], step[24];
     snprintf(clock, sizeof clock, "%" PRIu64, self->clock);
     snprintf(step, sizeof step, "%" PRIu64, self->facts.version);
     const psd_note_t notes[] = { { "format", "pt" },
                                  { "psd.job", self->facts.job },
                                  { "psd.step", step },
                                  { "psd.clock", clock },
-                                 { "psd.optimizer", psd_rule_print(&self->rule, rule) },
+                                 { PSD_NOTE_OPTIMIZER, psd_rule_print(&psd_groups_rest(&self->groups)->rule, rule) },
+                                 { PSD_NOTE_GROUPS, psd_groups_print(&self->groups, groups) },
                                  { "psd.version", PSD_VERSION },
                                  { "psd.which", self->slow ? "slow" : "fast" } };
     const size_t n_notes = sizeof notes / sizeof *notes;
@@ -228,16 +309,23 @@ static int begin_files(exported_t *self, const char *model_path, const char *sta
         return err->code;
     if (!self->request->optimizer)
         return PSD_OK;
-    /* All but the last note are as true of the state. */
-    self->state_file = psd_arrays_new(format, state_path, self->kept, self->n_kept, notes, n_notes - 1, err);
+    /* All notes except the last also apply to the state, which has the names of its numbered tensors instead. */
+    char *names = names_of(&self->model);
+    if (!names)
+        return psd_err_set(err, PSD_ENOMEM, "no memory for the names of %" PRIu32 " tensors", self->model.n);
+    psd_note_t of_state[sizeof notes / sizeof *notes];
+    memcpy(of_state, notes, sizeof notes);
+    of_state[n_notes - 1] = (psd_note_t){ PSD_NOTE_TENSORS, names };
+    self->state_file = psd_arrays_new(format, state_path, self->kept, self->n_kept, of_state, n_notes, err);
+    free(names);
     return self->state_file ? PSD_OK : err->code;
 }
 
-/* What is not finite is no result, and training would not go on from it. */
-static int look(const exported_t *self, const psd_chunk_t *chunk, const char *field, const float *values, psd_err_t *err)
+/* Refuse weights that are not finite: training could not continue from them. */
+static int look(const exported_t *self, const psd_chunk_t *chunk, const char *field, const float *values, size_t n, psd_err_t *err)
 {
-    const size_t i = psd_first_nonfinite(values, chunk->n);
-    if (i == chunk->n)
+    const size_t i = psd_first_nonfinite(values, n);
+    if (i == n)
         return PSD_OK;
     return psd_err_set(err, PSD_EDIVERGED,
                        "clock %" PRIu64 ": %s of %.100s is not finite at element %" PRIu64 "; nothing is written", self->clock,
@@ -247,16 +335,21 @@ static int look(const exported_t *self, const psd_chunk_t *chunk, const char *fi
 static int take_chunk(void *arg, const psd_chunk_t *chunk, const psd_ckpt_target_t *data, psd_err_t *err)
 {
     exported_t *self = arg;
-    const float *weights = self->slow ? data->slot[self->rule.slow_slot] : data->w;
-    int rc = look(self, chunk, self->slow ? "the slow weights" : "the weights", weights, err);
+    static float slow[PSD_MAX_CHUNK];
+    const psd_rule_t *rule = rule_of(self, chunk->tensor);
+    if (self->slow)
+        psd_rule_slow(rule, data->w, data->slot, slow, chunk->n);
+    const float *weights = self->slow ? slow : data->w;
+    int rc = look(self, chunk, self->slow ? "the slow weights" : "the weights", weights, chunk->n, err);
     rc = rc ? rc : psd_arrays_write(self->model_file, chunk->tensor, chunk->offset, weights, chunk->n, err);
     if (!self->state_file || self->kept_from[chunk->tensor] == SIZE_MAX)
         return rc;
-    for (int s = 0; !rc && s < self->rule.n_slots; s++) {
-        rc = look(self, chunk, self->rule.slot[s].name, data->slot[s], err);
-        rc = rc ? rc
-                : psd_arrays_write(self->state_file, self->kept_from[chunk->tensor] + (size_t)s, chunk->offset, data->slot[s],
-                                   chunk->n, err);
+    for (int s = 0; !rc && s < rule->n_slots; s++) {
+        const size_t n = psd_rule_slot_elements(rule, s, &self->extents[chunk->tensor], chunk->offset, chunk->n);
+        if (!n)
+            continue;
+        rc = look(self, chunk, rule->slot[s].name, data->slot[s], n, err);
+        rc = rc ? rc : psd_arrays_write(self->state_file, field_of(self, chunk->tensor, s), chunk->offset, data->slot[s], n, err);
     }
     return rc;
 }
@@ -296,8 +389,9 @@ static int write_files(exported_t *self, psd_err_t *err)
     if (request->optimizer)
         printf("%s\n%s\n", state, groups);
     if (request->optimizer && self->slow)
-        fprintf(stderr, "psdctl export: the optimizer's state goes with the fast weights; to train on from "
-                        "here, export with --weights=fast\n");
+        fprintf(
+            stderr,
+            "psdctl export: the optimizer's state belongs to the fast weights; to continue training, export with --weights=fast\n");
     return PSD_OK;
 }
 
@@ -319,24 +413,24 @@ static int export_clock(const request_t *request, uint64_t clock, psd_err_t *err
     free(self.weights);
     free(self.kept);
     free(self.kept_from);
+    free(self.group_of);
+    free(self.extents);
     return rc;
 }
 
 static int export_named(const request_t *request, psd_err_t *err)
 {
     const int rc = export_clock(request, request->clock, err);
-    return rc == PSD_ENOINPUT
-               ? psd_err_wrap(err, "clock %" PRIu64 " is not among what psdctl checkpoint list shows", request->clock)
-               : rc;
+    return rc == PSD_ENOINPUT ? psd_err_wrap(err, "clock %" PRIu64 " is not listed by psdctl checkpoint list", request->clock) : rc;
 }
 
-/* The newest one that turns out to be whole. */
+/* Export the newest checkpoint that is whole. */
 static int export_newest(const request_t *request, psd_err_t *err)
 {
     uint64_t *clocks = malloc(MOST_LOOKED_AT * sizeof *clocks);
     const size_t n = clocks ? psd_ckpt_manifests(request->dir, clocks, MOST_LOOKED_AT) : 0;
     int rc = n ? PSD_OK
-               : psd_err_set(err, PSD_ENOINPUT, "there is no checkpoint below %s; is it what the job has as checkpoint.dir?",
+               : psd_err_set(err, PSD_ENOINPUT, "there is no checkpoint below %s; check that it is the checkpoint.dir of the job",
                              request->dir);
     for (size_t i = 0; i < n; i++) {
         rc = export_clock(request, clocks[i], err);
@@ -344,7 +438,7 @@ static int export_newest(const request_t *request, psd_err_t *err)
             break;
         if (i + 1 < n) {
             psd_say_error("export", err);
-            fprintf(stderr, "psdctl export: taking an older checkpoint, of clock %" PRIu64 "\n", clocks[i + 1]);
+            fprintf(stderr, "psdctl export: trying an older checkpoint, of clock %" PRIu64 "\n", clocks[i + 1]);
         }
     }
     free(clocks);
@@ -369,7 +463,7 @@ static which_t which_called(const char *word)
     return which;
 }
 
-/* A whole number, all of the text. */
+/* Read the whole text as a whole number. */
 static int take_clock(request_t *request, const char *text, psd_err_t *err)
 {
     char *end;
@@ -402,32 +496,31 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_export = {
     .name = "export",
     .words = "DIR [CLOCK]",
-    .does = "a checkpoint as files that torch and numpy open",
+    .does = "write a checkpoint as files that torch and numpy can open",
     .about = "Writes the newest whole checkpoint below DIR, or that of CLOCK, as model.safetensors: one array per tensor, "
              "under its name and in its shape.",
     .flag = { [WEIGHTS] = { .key = "weights",
                             .type = PSD_OPTION_STRING,
                             .argument = "auto|fast|slow",
                             .range = "auto|fast|slow",
-                            .help = "which ones, with Lookahead: the fast ones are what training goes on from, the slow ones "
-                                    "what one evaluates; auto (default): the slow ones where there are any" },
+                            .help = "which weights, with Lookahead: training continues from the fast ones, and the slow ones "
+                                    "are for evaluation; auto (default): the slow ones if there are any" },
               [OPTIMIZER] = { .key = "optimizer",
                               .type = PSD_OPTION_SWITCH,
-                              .help = "also optimizer_state.safetensors, arrays called state/<tensor>/<field> with torch's "
-                                      "field names, and optimizer_param_groups.json" },
+                              .help = "also write optimizer_state.safetensors, with arrays named state/<tensor>/<field> after "
+                                      "torch's fields, and optimizer_param_groups.json" },
               [FORMAT] = { .key = "format",
                            .type = PSD_OPTION_STRING,
                            .argument = "safetensors|npz",
                            .range = "safetensors|npz",
-                           .help = "of the arrays' files (npz: numpy.load)" },
+                           .help = "format of the files (npz: numpy.load)" },
               [TO] = { .key = "to",
                        .type = PSD_OPTION_PATH,
                        .argument = "PATH",
                        .help = "directory for the files, made when missing (default: the current one)" },
-              [FORCE] = { .key = "force", .type = PSD_OPTION_SWITCH, .help = "replace files that are there" } },
+              [FORCE] = { .key = "force", .type = PSD_OPTION_SWITCH, .help = "replace existing files" } },
     .examples = "psdctl export runs/glyphs/checkpoints\n"
                 "psdctl export --optimizer --weights=fast --to=for-torch runs/glyphs/checkpoints 2350\n",
-    .exits = "65 when what was asked for is damaged; 66 when there is none; 74 when a file is there already or cannot be "
-             "written",
+    .exits = "65 when the checkpoint is damaged; 66 when there is none; 74 when a file exists already or cannot be written",
     .run = run,
 };

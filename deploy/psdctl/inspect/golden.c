@@ -8,12 +8,13 @@
 #include <string.h>
 
 #include "common/config/number.h"
+#include "common/optim/groups.h"
 
-enum { LINE_MAX_BYTES = 32 * PSD_GOLDEN_N, TOKEN = 64 };
+enum { LINE_MAX_BYTES = 32 * PSD_GOLDEN_N, TOKEN = 512 };
 
 struct psd_golden {
     FILE *file;      /* borrowed */
-    char *name;      /* what complaints call it */
+    char *name;      /* its name in errors */
     char *line;      /* the line being read */
     size_t n_line;   /* bytes of `line`, without its end */
     size_t capacity; /* bytes that `line` has room for */
@@ -21,7 +22,7 @@ struct psd_golden {
     const char *at;  /* the next token */
 };
 
-/* What a header says beside the rule. */
+/* The keys of a header besides the rule. */
 typedef struct header {
     char optimizer[TOKEN], inner[TOKEN], kind[TOKEN];
     char arguments[PSD_GOLDEN_SPEC]; /* of the (inner) rule, comma-separated */
@@ -29,7 +30,7 @@ typedef struct header {
     uint64_t n, steps, n_shape;
 } header_t;
 
-/* ---- complaints ---- */
+/* ---- errors ---- */
 
 static int bad(const psd_golden_t *self, psd_err_t *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -80,7 +81,7 @@ static int read_line(psd_golden_t *self, bool *got, psd_err_t *err)
         if (c == EOF || c == '\n')
             break;
         if (c < ' ' || c > '~')
-            return bad(self, err, "byte 0x%02x is no printable character", (unsigned)c);
+            return bad(self, err, "byte 0x%02x is not a printable character", (unsigned)c);
         self->line[self->n_line++] = (char)c;
     }
     self->line[self->n_line] = '\0';
@@ -98,7 +99,7 @@ static int read_record(psd_golden_t *self, bool *got, psd_err_t *err)
     return rc;
 }
 
-/* Take the next token, if there is one that fits; tokens are separated by one space. */
+/* Take the next token, if there is a valid one; tokens are separated by one space. */
 static bool take_token(psd_golden_t *self, char token[TOKEN])
 {
     const size_t n = strcspn(self->at, " ");
@@ -191,23 +192,28 @@ static int append(const psd_golden_t *self, char text[PSD_GOLDEN_SPEC], const ch
     return PSD_OK;
 }
 
-/* Read a shape such as "4x3,5,1" into the sizes of its tensors. Returns their sum; 0 when it is none. */
+/* Read a shape such as "4x3,5,1" into the sizes of its tensors. Returns their sum; 0 when it is not a shape. */
 static uint64_t read_shape(const char *shape, psd_golden_case_t *c)
 {
     uint64_t total = 0, product = 1, size = 0;
+    psd_shape_t dims = { .n_dims = 0 }; /* any number of dimensions: matrices, rows and columns so far */
     c->n_tensors = 0;
     for (const char *at = shape;; at++) {
         if (*at >= '0' && *at <= '9') {
             size = 10 * size + (uint64_t)(*at - '0');
         } else {
             product *= size;
+            dims = (psd_shape_t){ dims.n_dims + 1, dims.n_dims > 1 ? dims.n_matrices * dims.rows : 1, dims.cols, size };
             size = 0;
             if (*at == ',' || *at == '\0') {
                 if (c->n_tensors == PSD_GOLDEN_TENSORS || !product)
                     return 0;
+                c->tensor[c->n_tensors] =
+                    (psd_extent_t){ .n = product, .shape = dims.n_dims > 1 ? dims : (psd_shape_t){ .n_dims = 1 } };
                 c->size[c->n_tensors++] = product;
                 total += product;
                 product = 1;
+                dims.n_dims = 0;
             } else if (*at != 'x') {
                 return 0;
             }
@@ -221,9 +227,11 @@ static uint64_t read_shape(const char *shape, psd_golden_case_t *c)
 
 static bool is_outer(const header_t *h, const char *key)
 {
+    if (strcmp(h->optimizer, "cautious") == 0)
+        return strcmp(key, "caution_min") == 0;
     if (strcmp(h->optimizer, "lookahead") != 0)
         return false;
-    /* The first alpha is Lookahead's; rmsprop inside has one of its own. */
+    /* The first alpha is Lookahead's; an inner rmsprop has another. */
     return strcmp(key, "k") == 0 || strcmp(key, "pullback") == 0 || (strcmp(key, "alpha") == 0 && !strstr(h->outer, "alpha="));
 }
 
@@ -245,7 +253,7 @@ static int bound_value(const psd_golden_t *self, const char *key, const char *va
 
 static bool is_schedule(const header_t *h) { return strcmp(h->optimizer, "schedule") == 0; }
 
-/* The file's names of a schedule's arguments, where psd's are others. */
+/* The file's names of a schedule's arguments that differ from psd's. */
 static int read_schedule_key(const psd_golden_t *self, const char *key, const char *value, psd_golden_case_t *c, header_t *h,
                              psd_err_t *err)
 {
@@ -266,7 +274,64 @@ static int read_schedule_key(const psd_golden_t *self, const char *key, const ch
     return append(self, h->arguments, h->arguments[0] ? ", " : "", token, err);
 }
 
-/* Take one key=value of the header; what is not the file's own is the rule's. */
+static bool is_groups(const header_t *h) { return strcmp(h->optimizer, "groups") == 0; }
+
+/* "fc.weight,fc.bias" */
+static int read_names(const psd_golden_t *self, const char *names, psd_golden_case_t *c, psd_err_t *err)
+{
+    for (size_t t = 0, n; *names; names += n + (names[n] == ','), t++) {
+        n = strcspn(names, ",");
+        if (t == PSD_GOLDEN_TENSORS || n == 0 || n >= sizeof c->name[t])
+            return bad(self, err, "names= has too many names, or one that is too long or empty");
+        memcpy(c->name[t], names, n);
+        c->name[t][n] = '\0';
+    }
+    return PSD_OK;
+}
+
+/* "*.bias;adamw;lr_mult:2;beta1:0.9" becomes "*.bias(optimizer=adamw(beta1=0.9), lr_mult=2)". Its rate is the case's, which stands
+ * elsewhere in the header, so leave a place for it. */
+static int read_group(const psd_golden_t *self, const char *text, psd_golden_case_t *c, psd_err_t *err)
+{
+    char copy[TOKEN], arguments[TOKEN] = "", mult[TOKEN] = "1", *rest = copy;
+    strcpy(copy, text);
+    const char *pattern = strsep(&rest, ";"), *optimizer = strsep(&rest, ";");
+    for (char *pair; (pair = strsep(&rest, ";"));) {
+        char *colon = strchr(pair, ':');
+        const size_t used = strlen(arguments);
+        if (!colon)
+            return bad(self, err, "expected key:value in a group, found '%s'", pair);
+        *colon = '=';
+        if (!strncmp(pair, "lr_mult=", 8))
+            strcpy(mult, pair + 8);
+        else
+            snprintf(arguments + used, sizeof arguments - used, ", %s", pair);
+    }
+    const size_t used = strlen(c->groups);
+    const int n = snprintf(c->groups + used, PSD_GROUPS_TEXT - used, "%s%s(optimizer=%s(lr=@%s), lr_mult=%s)", used ? "; " : "",
+                           pattern, optimizer ? optimizer : "", arguments, mult);
+    return n > 0 && (size_t)n < PSD_GROUPS_TEXT - used ? PSD_OK
+                                                       : bad(self, err, "groups of more than %d characters", PSD_GROUPS_TEXT - 1);
+}
+
+/* Put the case's rate into that place. */
+static int settle_groups(const psd_golden_t *self, psd_golden_case_t *c, const char *arguments, psd_err_t *err)
+{
+    char text[PSD_GROUPS_TEXT] = "";
+    const char *lr = !strncmp(arguments, "lr=", 3) ? arguments + 3 : "";
+    size_t used = 0;
+    for (const char *at = c->groups; *at; at++)
+        used += used < sizeof text - 1
+                    ? (size_t)snprintf(text + used, sizeof text - used, *at == '@' ? "%s" : "%.1s", *at == '@' ? lr : at)
+                    : 0;
+    if (!*lr || !*c->groups || used >= sizeof text)
+        return bad(self, err, "case %s needs lr= and group0=, and its groups must not be too long", c->id);
+    strcpy(c->groups, text);
+    snprintf(c->spec, sizeof c->spec, "sgd(lr=%s)", lr);
+    return PSD_OK;
+}
+
+/* Take one key=value of the header; a key that the format does not define belongs to the rule. */
 static int read_key(psd_golden_t *self, const char *token, psd_golden_case_t *c, header_t *h, psd_err_t *err)
 {
     const char *equals = strchr(token, '=');
@@ -292,16 +357,24 @@ static int read_key(psd_golden_t *self, const char *token, psd_golden_case_t *c,
         return whole_value(self, key, value, PSD_GOLDEN_WORKERS, &ignored, err);
     if (strcmp(key, "agg") == 0)
         return strcmp(value, "wmean") == 0 ? PSD_OK : bad(self, err, "agg must be wmean, not '%s'", value);
+    if (strcmp(key, "vote") == 0 && strcmp(value, "mean") == 0)
+        return append(self, h->arguments, h->arguments[0] ? ", " : "", "mean=1", err);
+    if (strcmp(key, "vote") == 0)
+        return strcmp(value, "majority") == 0 ? PSD_OK : bad(self, err, "vote must be majority or mean, not '%s'", value);
     if (strcmp(key, "tol") == 0)
         return psd_number_read(value, &c->tol) == strlen(value) && c->tol >= 0 && isfinite(c->tol)
                    ? PSD_OK
                    : bad(self, err, "tol must be a number of at least 0, not '%s'", value);
     if (strcmp(key, "shape") == 0)
-        return (h->n_shape = read_shape(value, c)) ? PSD_OK : bad(self, err, "'%s' is no shape", value);
+        return (h->n_shape = read_shape(value, c)) ? PSD_OK : bad(self, err, "'%s' is not a shape", value);
     if (strcmp(key, "clip_value") == 0)
         return bound_value(self, key, value, &c->clip.value, err);
     if (strcmp(key, "max_norm") == 0)
         return bound_value(self, key, value, &c->clip.norm, err);
+    if (is_groups(h) && strcmp(key, "names") == 0)
+        return read_names(self, value, c, err);
+    if (is_groups(h) && strncmp(key, "group", 5) == 0)
+        return read_group(self, value, c, err);
     if (is_outer(h, key))
         return append(self, h->outer, ", ", token, err);
     return append(self, h->arguments, h->arguments[0] ? ", " : "", token, err);
@@ -322,15 +395,17 @@ static int write_spec(const psd_golden_t *self, psd_golden_case_t *c, const head
     if (c->clips)
         return strcpy(c->spec, "sgd(lr=1)"), PSD_OK;
     if (c->clip.value > 0 || c->clip.norm > 0)
-        return bad(self, err, "clip_value= and max_norm= belong to opt=clip alone");
-    const bool wrapped = strcmp(h->optimizer, "lookahead") == 0;
+        return bad(self, err, "clip_value= and max_norm= belong only to opt=clip");
+    if (is_groups(h))
+        return settle_groups(self, c, h->arguments, err);
+    const bool wrapped = strcmp(h->optimizer, "lookahead") == 0 || strcmp(h->optimizer, "cautious") == 0;
     const char *inner = wrapped ? h->inner : h->optimizer;
     if (inner[0] == '\0')
         return bad(self, err, "the case names no %s", wrapped ? "inner= optimizer" : "optimizer (opt=)");
     if (!wrapped && h->inner[0])
-        return bad(self, err, "inner=%s belongs to opt=lookahead alone", h->inner);
-    const int n = snprintf(c->spec, sizeof c->spec, "%s%s(%s)%s%s", wrapped ? "lookahead(" : "", inner, h->arguments, h->outer,
-                           wrapped ? ")" : "");
+        return bad(self, err, "inner=%s belongs only to opt=lookahead and opt=cautious", h->inner);
+    const int n = snprintf(c->spec, sizeof c->spec, "%s%s%s(%s)%s%s", wrapped ? h->optimizer : "", wrapped ? "(" : "", inner,
+                           h->arguments, h->outer, wrapped ? ")" : "");
     if (n < 0 || (size_t)n >= sizeof c->spec)
         return bad(self, err, "a rule of more than %d characters", PSD_GOLDEN_SPEC - 1);
     return PSD_OK;
@@ -342,12 +417,18 @@ static int read_header(psd_golden_t *self, psd_golden_case_t *c, size_t *n_steps
     header_t h = { .n = 0 };
     c->header = strdup(self->line);
     c->size = calloc(PSD_GOLDEN_TENSORS, sizeof *c->size);
-    if (!c->header || !c->size)
+    c->tensor = calloc(PSD_GOLDEN_TENSORS, sizeof *c->tensor);
+    c->name = calloc(PSD_GOLDEN_TENSORS, sizeof *c->name);
+    c->groups = calloc(1, PSD_GROUPS_TEXT);
+    if (!c->header || !c->size || !c->tensor || !c->name || !c->groups)
         return no_memory(err);
+    for (int t = 0; t < PSD_GOLDEN_TENSORS; t++)
+        snprintf(c->name[t], sizeof c->name[t], "w%d", t);
     if (!take_token(self, token) || strcmp(token, "case") != 0)
         return bad(self, err, "expected a case, found '%.20s'", self->line);
-    if (!take_token(self, c->id))
+    if (!take_token(self, token) || strlen(token) >= sizeof c->id)
         return bad(self, err, "the case has no id, or one of more than %d characters", PSD_GOLDEN_ID - 1);
+    strcpy(c->id, token);
     while (*self->at) {
         if (!take_token(self, token))
             return bad(self, err, "a space too many, or more than %d characters, at byte %zu", TOKEN - 1,
@@ -370,6 +451,7 @@ static int read_header(psd_golden_t *self, psd_golden_case_t *c, size_t *n_steps
     if (!h.n_shape) {
         c->n_tensors = 1;
         c->size[0] = h.n;
+        c->tensor[0] = (psd_extent_t){ .n = h.n, .shape = { .n_dims = 1 } };
     }
     *n_steps = h.steps;
     return write_spec(self, c, &h, err);
@@ -438,6 +520,20 @@ static int read_push(psd_golden_t *self, psd_golden_step_t *step, size_t n, psd_
     return rc;
 }
 
+static int read_skip(psd_golden_t *self, psd_golden_step_t *step, size_t n_tensors, psd_err_t *err)
+{
+    uint64_t tensor = 0;
+    const int rc = take_whole(self, "the tensor", n_tensors - 1, &tensor, err);
+    if (rc)
+        return rc;
+    if (*self->at)
+        return bad(self, err, "skip takes a step and a tensor");
+    if (!step->skips && !(step->skips = calloc(n_tensors, 1)))
+        return no_memory(err);
+    step->skips[tensor] = 1;
+    return PSD_OK;
+}
+
 static int read_expected(psd_golden_t *self, double **into, size_t n, psd_err_t *err)
 {
     if (*into)
@@ -448,8 +544,8 @@ static int read_expected(psd_golden_t *self, double **into, size_t n, psd_err_t 
 static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
     psd_golden_step_t *step = NULL;
-    if (!strstr(" lr g gw w x c ", kind))
-        return bad(self, err, "unknown record '%s'; it must be lr, g, gw, w, x, c or end", kind);
+    if (!strstr(" lr g gw w x c skip d ", kind))
+        return bad(self, err, "unknown record '%s'; it must be lr, g, gw, w, x, c, d, skip or end", kind);
     const int rc = take_step(self, c, n_steps, &step, err);
     if (rc)
         return rc;
@@ -457,6 +553,11 @@ static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_cas
         return read_lr(self, step, err);
     if (strcmp(kind, "gw") == 0)
         return read_push(self, step, c->n, err);
+    double estimate;
+    if (strcmp(kind, "d") == 0)
+        return take_double(self, "the estimate", &estimate, err);
+    if (strcmp(kind, "skip") == 0)
+        return read_skip(self, step, c->n_tensors, err);
     if (strcmp(kind, "w") == 0)
         return read_expected(self, &step->w, c->n, err);
     if (strcmp(kind, "x") == 0)
@@ -468,12 +569,12 @@ static int read_step_record(psd_golden_t *self, const char *kind, psd_golden_cas
     return take_floats(self, c->n, &step->g, err);
 }
 
-/* What is expected of a schedule at its next step. */
+/* Read the expected rate of a schedule at its next step. */
 static int read_rate(psd_golden_t *self, const char *kind, psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
     uint64_t t = 0;
     if (strcmp(kind, "lr") != 0)
-        return bad(self, err, "unknown record '%s'; of a schedule it must be lr or end", kind);
+        return bad(self, err, "unknown record '%s'; in a schedule's case it must be lr or end", kind);
     int rc = take_whole(self, "the step", n_steps - 1, &t, err);
     if (!rc && t != c->n_steps)
         return bad(self, err, "step %" PRIu64 " follows %zu steps, which count from 0", t, c->n_steps);
@@ -488,7 +589,7 @@ static int read_rate(psd_golden_t *self, const char *kind, psd_golden_case_t *c,
     return rc || !*self->at ? rc : bad(self, err, "lr takes a rate and, at most, a momentum");
 }
 
-/* Whether the case, at its end, has all that a replay needs. */
+/* Check that the case, at its end, has all that a replay needs. */
 static int check_whole(const psd_golden_t *self, const psd_golden_case_t *c, size_t n_steps, psd_err_t *err)
 {
     if (c->schedules)
@@ -592,14 +693,18 @@ void psd_golden_case_destroy(psd_golden_case_t **self_p)
         for (size_t k = 0; k < step->n_pushes; k++)
             free(step->pushes[k].g);
         free(step->pushes);
+        free(step->skips);
         free(step->g);
         free(step->w);
         free(step->x);
         free(step->c);
     }
     free(self->steps);
+    free(self->name);
+    free(self->groups);
     free(self->w0);
     free(self->size);
+    free(self->tensor);
     free(self->header);
     free(self);
     *self_p = NULL;

@@ -15,14 +15,14 @@
 enum { MAX_ANSWER = 16 << 20, MAX_PATH = 64, WAIT_MS = 5000 };
 
 struct psd_http {
-    CURLM *transfers; /* has one, the next: this is how libcurl gives an answer piece by piece */
+    CURLM *transfers; /* has one, the next transfer: libcurl's multi interface gives an answer piece by piece */
     CURL *transfer;
     char place[PSD_HOST_TEXT + PSD_PORT_TEXT + 4]; /* "host:port", for sentences */
     unsigned wait_ms;
-    uint64_t heard_ms; /* when the peer last sent something, or took the connection; 0: not connected yet */
+    uint64_t heard_ms; /* when the peer last sent something, or accepted the connection; 0: not connected yet */
     char first[256];   /* the answer's first line */
-    bool has_head;     /* the answer's head is there */
-    char *bytes;       /* of its body, those that nobody has taken yet */
+    bool has_head;     /* the answer's head has come */
+    char *bytes;       /* of its body, those not yet consumed */
     size_t n, room;
     CURLcode how; /* it ended, */
     bool is_over; /* if it has */
@@ -41,7 +41,7 @@ static uint64_t now_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* -- what libcurl tells of a transfer ---------------------------------------------------------------------- */
+/* -- callbacks of libcurl ---------------------------------------------------------------------- */
 
 static int on_connected(void *arg, char *peer, char *own, int peer_port, int own_port)
 {
@@ -98,31 +98,31 @@ static void advance(psd_http_t *self)
         end(self, message ? message->data.result : CURLE_OUT_OF_MEMORY);
 }
 
-/* -- what went wrong --------------------------------------------------------------------------------------- */
+/* -- errors --------------------------------------------------------------------------------------- */
 
-#define STRANGE " answers, but not as a status address does; write the one that the server prints"
+#define STRANGE " answers, but is not a status address; use the one that the server prints"
 
-/* What the end of a transfer means, with the place between the words. */
+/* Sentences for the ends of a transfer; the address goes between the two texts. */
 static const struct ending {
     CURLcode how;
     int code;
     const char *before, *after;
 } endings[] = {
     { CURLE_OUT_OF_MEMORY, PSD_ENOMEM, "no memory for the answer of ", "" },
-    { CURLE_COULDNT_RESOLVE_HOST, PSD_EUNAVAILABLE, "", ": the host name cannot be resolved; is it spelt right?" },
+    { CURLE_COULDNT_RESOLVE_HOST, PSD_EUNAVAILABLE, "", ": the host name cannot be resolved; check its spelling" },
     { CURLE_UNSUPPORTED_PROTOCOL, PSD_EUNAVAILABLE, "", STRANGE },
     { CURLE_WEIRD_SERVER_REPLY, PSD_EUNAVAILABLE, "", STRANGE },
-    { CURLE_WRITE_ERROR, PSD_EUNAVAILABLE, "the answer of ", " is longer than 16 MiB; is this a status address?" },
+    { CURLE_WRITE_ERROR, PSD_EUNAVAILABLE, "the answer of ", " is longer than 16 MiB; check that this is a status address" },
     { CURLE_BAD_CONTENT_ENCODING, PSD_EPROTO, "the answer of ",
-      " is not compressed as it should be; is psd as old as this psdctl?" },
+      " is badly compressed; check that psd and this psdctl have the same version" },
 };
 
-/* The same for any other end, by how far the transfer was. */
+/* The same for any other end, by the progress of the transfer. */
 static const struct ending unconnected = { .code = PSD_EUNAVAILABLE,
-                                           .before = "nobody answers at ",
-                                           .after = "; is the server running, and this its status address?" };
+                                           .before = "no server answers at ",
+                                           .after = "; check that the server is running and that this is its status address" };
 static const struct ending unanswered = { .code = PSD_EUNAVAILABLE, .before = "no answer from ", .after = "" };
-static const struct ending partial = { .code = PSD_EUNAVAILABLE, .before = "the answer of ", .after = " is not whole" };
+static const struct ending partial = { .code = PSD_EUNAVAILABLE, .before = "the answer of ", .after = " is incomplete" };
 
 static int explain(const psd_http_t *self, psd_err_t *err)
 {
@@ -132,7 +132,7 @@ static int explain(const psd_http_t *self, psd_err_t *err)
     return psd_err_set(err, found->code, "%s%s%s", found->before, self->place, found->after);
 }
 
-/* Whether the head is that of a good answer. */
+/* Check that the answer has status 200. */
 static bool is_good(psd_http_t *self, psd_err_t *err)
 {
     long code = 0;
@@ -142,15 +142,15 @@ static bool is_good(psd_http_t *self, psd_err_t *err)
     if (!self->has_head)
         explain(self, err);
     else if (code == 401)
-        psd_err_set(err, PSD_EAUTH, "%s asks for a token: give --token-file, the same as its status.token", self->place);
+        psd_err_set(err, PSD_EAUTH, "%s requires a token: give --token-file with the word of its status.token", self->place);
     else if (code != 200)
         psd_err_set(err, PSD_EUNAVAILABLE, "%s answers \"%s\"", self->place, self->first);
     return self->has_head && code == 200;
 }
 
-/* -- asking ------------------------------------------------------------------------------------------------ */
+/* -- requests ------------------------------------------------------------------------------------------------ */
 
-/* The address to ask at: the scheme and a path may be missing. False when it is none, or tells a user. */
+/* Parse the address: the scheme and a path may be missing. False when it is malformed, or has a user name. */
 static bool read_url(CURLU *url, psd_http_t *self, const char *text, const char *path)
 {
     static const char scheme[] = "http://";
@@ -168,8 +168,8 @@ static bool read_url(CURLU *url, psd_http_t *self, const char *text, const char 
     return curl_url_set(url, CURLUPART_URL, whole, CURLU_DISALLOW_USER) == CURLUE_OK;
 }
 
-/* All that psdctl says in a request, and does for one, is here. It talks to the cluster's own addresses: no proxy of the
- * environment stands between, and no answer sends it elsewhere (libcurl's default). */
+/* The complete settings of a request. It goes directly to the cluster's addresses: without a proxy from the environment, and
+ * without following redirects (libcurl's default). */
 static bool prepare(psd_http_t *self, CURLU *url, const char *token)
 {
     CURL *t = self->transfer;
@@ -209,7 +209,7 @@ psd_http_t *psd_http_get(const char *url, const char *token_file, const char *pa
     if (!self || !self->transfers || !self->transfer)
         psd_err_set(err, PSD_ENOMEM, "no memory to ask %.100s", url);
     else if (!read_url(address, self, url, path))
-        psd_err_set(err, PSD_EUSAGE, "%s is no URL; write http://HOST:PORT", url);
+        psd_err_set(err, PSD_EUSAGE, "%s is not a URL; write http://HOST:PORT", url);
     else if (!prepare(self, address, token))
         psd_err_set(err, PSD_ENOMEM, "no memory to ask %s", self->place);
     else
@@ -257,7 +257,7 @@ static json_t *parse(const psd_http_t *self, const char *text, size_t n, psd_err
     json_t *object = json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL);
     if (json_is_object(object))
         return object;
-    psd_err_set(err, PSD_EPROTO, "%s answers something that is no status", self->place);
+    psd_err_set(err, PSD_EPROTO, "%s did not answer with a status document", self->place);
     json_decref(object);
     return NULL;
 }
@@ -271,14 +271,14 @@ json_t *psd_http_object(psd_http_t *self, psd_err_t *err)
     return object;
 }
 
-/* How long the next event is with the empty line behind it, once it is there whole; 0 before. */
+/* The length of the next event with the empty line after it, once it is complete; otherwise 0. */
 static size_t event_length(const psd_http_t *self)
 {
     const char *found = self->n ? memmem(self->bytes, self->n, "\n\n", 2) : NULL;
     return found ? (size_t)(found - self->bytes) + 2 : 0;
 }
 
-/* Leave of an event its data, a line for each "data: ". Returns how many bytes they are. */
+/* Reduce an event to its data, a line for each "data: ". Returns the number of bytes. */
 static size_t keep_data(char *event, size_t n)
 {
     static const char data[] = "data: ";

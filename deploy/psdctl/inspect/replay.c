@@ -13,7 +13,7 @@
 
 /* ---- by a server ---- */
 
-/* The failure of a call of the worker library; its codes are ours. */
+/* The failure of a call of the worker library; it has the same codes. */
 static int worker_error(const psd_worker_t *worker, int code, const char *doing, psd_err_t *err)
 {
     return psd_err_set(err, code, "%s: %s", doing, worker ? psd_worker_error(worker) : psd_strerror(code));
@@ -23,11 +23,11 @@ static int worker_error(const psd_worker_t *worker, int code, const char *doing,
 typedef struct member {
     psd_worker_t *worker;
     const psd_golden_case_t *c;
-    const psd_rule_t *rule;
+    const psd_groups_t *groups;
     const char *join, *job;
-    uint32_t index;     /* its place among them: the order of sums */
+    uint32_t index;     /* its rank, which orders the sums */
     float *w;           /* n weights */
-    uv_thread_t thread; /* in which it joins: registration waits for the others */
+    uv_thread_t thread; /* joins in it, because registration waits for the others */
     int rc;
     psd_err_t err;
 } member_t;
@@ -42,15 +42,18 @@ uint32_t psd_replay_workers(const psd_golden_case_t *c)
     return n;
 }
 
-/* The servers must run exactly this rule, within the case's bounds. */
-static int check_settings(psd_worker_t *worker, const psd_rule_t *rule, const psd_golden_case_t *c, psd_err_t *err)
+/* Check that the servers run exactly these rules, with the case's clipping bounds. */
+static int check_settings(psd_worker_t *worker, const psd_groups_t *groups, const psd_golden_case_t *c, psd_err_t *err)
 {
-    char wanted[PSD_RULE_TEXT];
+    char wanted[PSD_RULE_TEXT], text[PSD_GROUPS_TEXT];
     psd_worker_settings_t found = { .size = sizeof found };
     const int rc = psd_worker_settings(worker, &found);
     if (rc)
         return worker_error(worker, rc, "settings", err);
-    if (strcmp(found.optimizer, psd_rule_print(rule, wanted)))
+    if (strcmp(found.groups, psd_groups_print(groups, text)))
+        return psd_err_set(err, PSD_EREFUSED, "the server has groups \"%.300s\", but this replay needs --groups=\"%.300s\"",
+                           found.groups, text);
+    if (strcmp(found.optimizer, psd_rule_print(&psd_groups_rest(groups)->rule, wanted)))
         return psd_err_set(err, PSD_EREFUSED, "the server runs %s, but this replay needs %s", found.optimizer, wanted);
     psd_schedule_t schedule;
     if (psd_schedule_parse(&schedule, found.schedule, NULL) != PSD_OK || !psd_schedule_is_constant(&schedule))
@@ -67,18 +70,30 @@ static int check_settings(psd_worker_t *worker, const psd_rule_t *rule, const ps
     return PSD_OK;
 }
 
-/* Register the weights as the model, tensor by tensor, and make sure that they were taken as they are. */
+/* The dimensions of a tensor; of more than three, the first ones are merged. Returns their number. */
+static size_t dims_of(const psd_extent_t *tensor, uint64_t dim[3])
+{
+    const psd_shape_t *shape = &tensor->shape;
+    size_t n = 0;
+    if (shape->n_dims > 2)
+        dim[n++] = shape->n_matrices;
+    if (shape->n_dims > 1)
+        dim[n++] = shape->rows;
+    dim[n++] = shape->n_dims > 1 ? shape->cols : tensor->n;
+    return n;
+}
+
+/* Register the weights as the model, tensor by tensor, and check that the job took them unchanged. */
 static int register_weights(member_t *self)
 {
     const psd_golden_case_t *c = self->c;
     psd_tensor_t tensor[PSD_GOLDEN_TENSORS];
-    uint64_t shape[PSD_GOLDEN_TENSORS];
-    char name[PSD_GOLDEN_TENSORS][24];
+    uint64_t shape[PSD_GOLDEN_TENSORS][3];
     memcpy(self->w, c->w0, c->n * sizeof *self->w);
     for (size_t t = 0, at = 0; t < c->n_tensors; at += c->size[t++]) {
-        shape[t] = c->size[t];
-        snprintf(name[t], sizeof name[t], "w%zu", t);
-        tensor[t] = (psd_tensor_t){ .name = name[t], .shape = &shape[t], .n_dims = 1, .data = self->w + at };
+        tensor[t] = (psd_tensor_t){
+            .name = c->name[t], .shape = shape[t], .n_dims = dims_of(&c->tensor[t], shape[t]), .data = self->w + at
+        };
     }
     const int rc = psd_worker_register(self->worker, tensor, c->n_tensors);
     if (rc)
@@ -101,7 +116,7 @@ static void join_one(void *arg)
     if (self->rc)
         self->rc = worker_error(self->worker, self->rc, self->join, &self->err);
     else
-        self->rc = check_settings(self->worker, self->rule, self->c, &self->err);
+        self->rc = check_settings(self->worker, self->groups, self->c, &self->err);
     if (!self->rc)
         self->rc = register_weights(self);
 }
@@ -110,7 +125,7 @@ static int join_all(member_t *member, uint32_t n, psd_err_t *err)
 {
     for (uint32_t k = 0; k < n; k++)
         if (uv_thread_create(&member[k].thread, join_one, &member[k]))
-            abort(); /* a thread that cannot be started leaves the others waiting */
+            abort(); /* if a thread cannot be started, the others would wait */
     for (uint32_t k = 0; k < n; k++)
         uv_thread_join(&member[k].thread);
     for (uint32_t k = 0; k < n; k++)
@@ -119,12 +134,12 @@ static int join_all(member_t *member, uint32_t n, psd_err_t *err)
     psd_position_t at = { .size = sizeof at };
     if (psd_worker_position(member[0].worker, &at) || at.world != n)
         return psd_err_set(err, PSD_EREFUSED,
-                           "the case has %u workers, and the job was begun with %u; start psd with --workers-min %u", n, at.world,
+                           "the case has %u workers, but the job was started with %u; start psd with --workers-min %u", n, at.world,
                            n);
     return PSD_OK;
 }
 
-/* What worker `k` pushes in a step: its own part, or the one gradient if it is the first, or nothing. */
+/* The gradient that worker `k` pushes in a step: its own, or the only one if it is the first worker, or none. */
 static int push_part(member_t *self, const psd_golden_step_t *step, psd_ticket_t *ticket)
 {
     const float *g = self->index == 0 ? step->g : NULL;
@@ -136,7 +151,7 @@ static int push_part(member_t *self, const psd_golden_step_t *step, psd_ticket_t
         }
     const float *part[PSD_GOLDEN_TENSORS];
     for (size_t t = 0, at = 0; g && t < self->c->n_tensors; at += self->c->size[t++])
-        part[t] = g + at;
+        part[t] = psd_golden_skips(step, t) ? NULL : g + at;
     return psd_worker_exchange(self->worker, g ? part : NULL, samples, 0.0, ticket);
 }
 
@@ -155,12 +170,13 @@ static int exchange_gradients(member_t *member, uint32_t n, const psd_golden_ste
 
 static int exchange_step(member_t *member, uint32_t n, const psd_golden_step_t *step, psd_err_t *err)
 {
-    const int rc = psd_worker_set_lr(member[0].worker, step->has_lr ? step->lr : psd_rule_lr(member[0].rule), 60000);
+    const int rc =
+        psd_worker_set_lr(member[0].worker, step->has_lr ? step->lr : psd_rule_lr(&psd_groups_rest(member[0].groups)->rule), 60000);
     return rc ? worker_error(member[0].worker, rc, "set the learning rate", err) : exchange_gradients(member, n, step, err);
 }
 
-/* The weights were 0, and are now less the clipped gradient: tell it, and step back to 0 in two halves. Half of what was just
- * clipped is not clipped again, and w - w/2 - w/2 is 0 exactly. */
+/* The weights were 0, and are now minus the clipped gradient: report it, and step back to 0 in two halves. Half of a clipped
+ * gradient is not clipped again, and w - w/2 - w/2 is exactly 0. */
 static int tell_clipped(member_t *member, uint32_t n, size_t t, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
     const size_t n_weights = member[0].c->n;
@@ -182,7 +198,6 @@ static int tell_clipped(member_t *member, uint32_t n, size_t t, psd_trajectory_e
 static int exchange_all(member_t *member, uint32_t n, float *slow, psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
     const psd_golden_case_t *c = member[0].c;
-    const psd_rule_t *rule = member[0].rule;
     float *part[PSD_GOLDEN_TENSORS];
     for (size_t t = 0, at = 0; t < c->n_tensors; at += c->size[t++])
         part[t] = slow + at;
@@ -195,7 +210,7 @@ static int exchange_all(member_t *member, uint32_t n, float *slow, psd_trajector
         if (c->clips)
             continue;
         each(arg, 'w', t, member[0].w);
-        if (!rule->lookahead)
+        if (!psd_groups_have_slow(member[0].groups))
             continue;
         if ((rc = psd_worker_pull_slow(member[0].worker, part, 60000)) != 0)
             return worker_error(member[0].worker, rc, "pull", err);
@@ -213,7 +228,7 @@ static int leave_all(member_t *member, uint32_t n, psd_err_t *err)
     return rc;
 }
 
-int psd_replay_by_server(const psd_golden_case_t *c, const psd_rule_t *rule, const char *join, const char *job,
+int psd_replay_by_server(const psd_golden_case_t *c, const psd_groups_t *groups, const char *join, const char *job,
                          psd_trajectory_each_t *each, void *arg, psd_err_t *err)
 {
     uint32_t n = psd_replay_workers(c);
@@ -223,7 +238,7 @@ int psd_replay_by_server(const psd_golden_case_t *c, const psd_rule_t *rule, con
     if (!member || !w)
         rc = psd_err_set(err, PSD_ENOMEM, "no memory to replay %zu weights", c->n);
     for (uint32_t k = 0; k < n && !rc; k++)
-        member[k] = (member_t){ .c = c, .rule = rule, .join = join, .job = job, .index = k, .w = w + (k + 1) * c->n };
+        member[k] = (member_t){ .c = c, .groups = groups, .join = join, .job = job, .index = k, .w = w + (k + 1) * c->n };
     if (!rc)
         rc = join_all(member, n, err);
     if (!rc)
@@ -243,7 +258,7 @@ typedef struct options {
     const char *optimizer, *id, *server, *job, *file;
 } options_t;
 
-/* Who prints the records of a case. */
+/* Print the records of a case. */
 typedef struct printer {
     size_t n; /* weights */
 } printer_t;
@@ -254,13 +269,13 @@ static void print_step(void *arg, char record, size_t t, const float *values)
     psd_golden_print(stdout, record, t, values, self->n);
 }
 
-/* The rates of a schedule; they are the same wherever they are computed. */
+/* Print the rates of a schedule; a server would compute the same ones. */
 static int replay_schedule(const psd_golden_case_t *c, const options_t *o, bool framed, psd_err_t *err)
 {
     char lr[PSD_NUMBER_TEXT], second[PSD_NUMBER_TEXT];
     double momentum;
     if (o->optimizer || o->server)
-        return psd_err_set(err, PSD_EUSAGE, "case %s is one of a schedule, which takes neither --optimizer nor --server", c->id);
+        return psd_err_set(err, PSD_EUSAGE, "case %s tests a schedule, which takes neither --optimizer nor --server", c->id);
     if (framed)
         printf("%s\n", c->header);
     for (size_t t = 0; t < c->n_steps; t++) {
@@ -277,24 +292,23 @@ static int replay_case(const psd_golden_case_t *c, const options_t *o, bool fram
 {
     if (c->schedules)
         return replay_schedule(c, o, framed, err);
-    psd_rule_t rule;
+    psd_groups_t groups;
     printer_t printer = { .n = c->n };
-    int rc = psd_rule_parse(&rule, o->optimizer ? o->optimizer : c->spec, err);
+    int rc = psd_groups_parse(&groups, o->optimizer ? o->optimizer : c->spec, o->optimizer ? "" : c->groups, err);
     if (rc && o->optimizer)
         return psd_err_wrap(err, "--optimizer"), PSD_EUSAGE;
     if (rc)
         return psd_err_wrap(err, "%s: case %s: %s", o->file, c->id, c->spec), PSD_EDATA;
     if (framed)
         printf("%s\n", c->header);
-    rc = o->server ? psd_replay_by_server(c, &rule, o->server, o->job, print_step, &printer, err)
-                   : psd_trajectory_run(c, &rule, print_step, &printer, err);
+    rc = o->server ? psd_replay_by_server(c, &groups, o->server, o->job, print_step, &printer, err)
+                   : psd_trajectory_run(c, &groups, print_step, &printer, err);
     if (framed && !rc)
         puts("end");
     return rc;
 }
 
-/* Replay the picked case, or all; one is held back until it is known whether another follows, which frames
- * them. */
+/* Replay the picked case, or all. Each is read one ahead, because output of several cases is framed. */
 static int replay_cases(psd_golden_t *reader, const options_t *o, psd_err_t *err)
 {
     psd_golden_case_t *held = NULL, *next = NULL;
@@ -358,20 +372,20 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_replay = {
     .name = "replay",
     .words = "FILE",
-    .does = "step an optimizer along the gradients of a golden file",
-    .about = "Prints the weights after each step, as w records; the slow weights of Lookahead as x records; of a case of "
-             "clipping the clipped gradients, as c records; of a schedule the learning rates, as lr records. FILE may be -, for "
-             "the standard input.",
+    .does = "run an optimizer on the gradients of a golden file",
+    .about =
+        "Prints the weights after each step as w records, and the slow weights of Lookahead as x records; for a case of clipping, "
+        "the clipped gradients as c records; for a schedule, the learning rates as lr records. FILE may be -, for standard input.",
     .flag = { [OPTIMIZER] = { .key = "optimizer",
                               .type = PSD_OPTION_STRING,
                               .argument = "RULE",
-                              .help = "instead of the case's own, such as 'lookahead(adam(lr=1e-3), k=5)'" },
-              [CASE] = { .key = "case", .type = PSD_OPTION_STRING, .argument = "ID", .help = "this case of the file alone" },
+                              .help = "use this rule instead of the case's, such as 'lookahead(adam(lr=1e-3), k=5)'" },
+              [CASE] = { .key = "case", .type = PSD_OPTION_STRING, .argument = "ID", .help = "only this case of the file" },
               [SERVER] = { .key = "server",
                            .type = PSD_OPTION_STRING,
                            .argument = "tcp://HOST:PORT",
-                           .help = "by a running psd, whose optimizer must be the same, instead of in this process; a case of "
-                                   "several workers needs a psd with --workers-min of that number" },
+                           .help = "run the steps on this psd, which must have the same optimizer, instead of in this process; a "
+                                   "case with several workers needs a psd with that --workers-min" },
               [JOB] = { .key = "job",
                         .type = PSD_OPTION_STRING,
                         .argument = "NAME",

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/system/json.h"
 #include "deploy/psdctl/inspect/http.h"
 
 typedef struct moment {
@@ -13,7 +14,7 @@ typedef struct moment {
     json_t *status, *history;
 } moment_t;
 
-/* ---- what the server has ---- */
+/* ---- the server's documents ---- */
 
 static bool take(moment_t *self, const char *token_file, psd_err_t *err)
 {
@@ -25,7 +26,7 @@ static bool take(moment_t *self, const char *token_file, psd_err_t *err)
            (self->page = psd_http_fetch(self->url, token_file, "/", &n, err));
 }
 
-/* ---- how the page has it in itself ---- */
+/* ---- embedding them in the page ---- */
 
 static void put_text(const moment_t *self, FILE *out)
 {
@@ -33,13 +34,13 @@ static void put_text(const moment_t *self, FILE *out)
     const time_t now = time(NULL);
     struct tm tm;
     strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S %z", localtime_r(&now, &tm));
-    fprintf(out, "<footer>as it was on %s, at ", when);
+    fprintf(out, "<footer>state of %s at ", when);
     for (const char *c = self->url; *c; c++)
         fprintf(out, strchr("<>&\"'", *c) ? "&#%d;" : "%c", *c);
     fputs("</footer>", out);
 }
 
-/* Where a browser may load anything from: nowhere. */
+/* A browser may load nothing from elsewhere. */
 static void put_policy(const moment_t *self, FILE *out)
 {
     (void)self;
@@ -51,12 +52,12 @@ static void put_policy(const moment_t *self, FILE *out)
 static void put_style(const moment_t *self, FILE *out) { fprintf(out, "<style>%s</style>", self->css); }
 static void put_nothing(const moment_t *self, FILE *out) { (void)self, (void)out; }
 
-/* As JSON in a script, which "<" could end. */
+/* Write JSON into a script, with "<" escaped because it could end the script. */
 static void put_data(const moment_t *self, FILE *out)
 {
     json_t *all = json_pack("{s:O, s:O, s:I, s:s}", "status", self->status, "history", self->history, "saved",
                             (json_int_t)time(NULL), "from", self->url);
-    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(13)) : NULL;
+    char *text = psd_json_text(all, JSON_COMPACT | JSON_REAL_PRECISION(13));
     fputs("<script type='application/json' id=saved>", out);
     for (const char *c = text ? text : "null"; *c; c++)
         fputs(*c == '<' ? "\\u003c" : (const char[]){ *c, '\0' }, out);
@@ -65,7 +66,7 @@ static void put_data(const moment_t *self, FILE *out)
     json_decref(all);
 }
 
-/* Parts of the page, in their order, and what stands in their places. */
+/* Parts of the page, in order, and their replacements. */
 static const struct part {
     const char *from, *to;
     void (*put)(const moment_t *self, FILE *out);
@@ -84,7 +85,9 @@ static int put_page(const moment_t *self, FILE *out, psd_err_t *err)
     for (size_t i = 0; i < N_PARTS; i++) {
         const char *from = strstr(at, parts[i].from), *to = from ? strstr(from + 1, parts[i].to) : NULL;
         if (!to)
-            return psd_err_set(err, PSD_EPROTO, "the page at %s lacks %s; is psd as old as this psdctl?", self->url, parts[i].from);
+            return psd_err_set(err, PSD_EPROTO,
+                               "the page at %s does not contain %s; check that psd and this psdctl have the same version",
+                               self->url, parts[i].from);
         fwrite(at, 1, (size_t)(from - at), out);
         parts[i].put(self, out);
         at = *parts[i].to ? to + strlen(parts[i].to) : from + strlen(parts[i].from);

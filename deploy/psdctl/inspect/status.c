@@ -1,4 +1,4 @@
-/* status.c - `psdctl status`: what a server says of itself, in a few lines. */
+/* status.c - `psdctl status`: the state of a server, in a few lines. */
 #include "deploy/psdctl/verb.h"
 
 #include <stdbool.h>
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/system/json.h"
 #include "deploy/psdctl/inspect/http.h"
 #include "deploy/psdctl/inspect/snapshot.h"
 #include "deploy/psdctl/say.h"
@@ -28,7 +29,7 @@ static void print_workers(const json_t *workers)
 static void print_human(const json_t *status)
 {
     size_t i;
-    json_t *alert;
+    json_t *alert, *group;
     const json_t *optimizer = json_object_get(status, "optimizer"), *sync = json_object_get(status, "sync");
     const char *reason = psd_http_text_at(status, "reason"), *rule = psd_http_text_at(optimizer, "rule");
     printf("%s: %s%s%s, shard %.0f of %.0f, up %.0f s\n", psd_http_text_at(status, "job"), psd_http_text_at(status, "state"),
@@ -45,6 +46,12 @@ static void print_human(const json_t *status)
         printf(", training loss %.5g", psd_http_number_at(status, "loss", "train"));
     printf("\n  %s, %s, learning rate %.4g\n", *rule ? rule : psd_http_text_at(optimizer, "name"), psd_http_text_at(sync, "mode"),
            psd_http_number_at(optimizer, "", "lr_now"));
+    json_array_foreach(json_object_get(optimizer, "groups"), i, group)
+    {
+        printf("    %s: %s, learning rate %.4g\n", psd_http_text_at(group, "match"),
+               json_is_true(json_object_get(group, "frozen")) ? "frozen" : psd_http_text_at(group, "rule"),
+               psd_http_number_at(group, "", "lr_now"));
+    }
     print_workers(json_object_get(status, "workers"));
     json_array_foreach(json_object_get(status, "alerts"), i, alert)
     {
@@ -73,7 +80,7 @@ static int show(const char *url, const char *token_file, int style)
     else
         status = psd_http_status(url, token_file, &err);
     int code = status ? state_code(status) : psd_err_exit_code(err.code);
-    char *text = status && style == JSON ? json_dumps(status, JSON_INDENT(2) | JSON_REAL_PRECISION(13)) : NULL;
+    char *text = status && style == JSON ? psd_json_text(status, JSON_INDENT(2) | JSON_REAL_PRECISION(13)) : NULL;
     if (!status)
         fprintf(stderr, "psdctl status: %s\n", err.text);
     else if (text)
@@ -93,7 +100,7 @@ static int run(const psd_args_t *args)
     if (url && args->word[0])
         return psd_verb_misuse(args->verb, "two addresses, %s and %s; give one", url, args->word[0]);
     if (args->flag[AS_JSON] && args->flag[AS_HTML])
-        return psd_verb_misuse(args->verb, "--json and --html are two forms; give one");
+        return psd_verb_misuse(args->verb, "--json and --html are given; give only one");
     return show(url             ? url
                 : args->word[0] ? args->word[0]
                                 : PSD_CTL_URL,
@@ -106,18 +113,18 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_status = {
     .name = "status",
     .words = "[URL]",
-    .does = "what a server is doing",
+    .does = "show the state of a server",
     .about = "URL is the status endpoint that a server prints when it is ready; default " PSD_CTL_URL ".",
-    .flag = { [AS_JSON] = { .key = "json", .type = PSD_OPTION_SWITCH, .help = "the whole document, as the server gave it" },
+    .flag = { [AS_JSON] = { .key = "json", .type = PSD_OPTION_SWITCH, .help = "print the server's whole document" },
               [AS_HTML] = { .key = "html",
                             .type = PSD_OPTION_SWITCH,
-                            .help = "the dashboard as one file, to be read without the server" },
+                            .help = "print the dashboard as one file, to be read without the server" },
               [STATUS] = { .key = "status", .type = PSD_OPTION_STRING, .argument = "URL", .help = "the same as URL" },
               [TOKEN] = { .key = "token-file",
                           .type = PSD_OPTION_PATH,
                           .argument = "FILE",
-                          .help = "the token that the server asks for (its status.token)" } },
+                          .help = "file with the token that the server requires (its status.token)" } },
     .examples = "psdctl status\npsdctl status --html > report.html\npsdctl status http://ps0:7471 --token-file=token\n",
-    .exits = "0 while the job trains or when it is finished; 75 while it waits; 1 when it failed; 69 when nobody answers",
+    .exits = "0 while the job trains or when it is finished; 75 while it waits; 1 when it failed; 69 when no server answers",
     .run = run,
 };

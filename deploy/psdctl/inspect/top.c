@@ -1,4 +1,4 @@
-/* top.c - `psdctl top`: a server's status on the whole terminal, renewed each second. A view: it changes nothing. */
+/* top.c - `psdctl top`: shows a server's status on the whole terminal, refreshed each second. It only reads. */
 #include "deploy/psdctl/verb.h"
 
 #include <curses.h>
@@ -14,7 +14,7 @@
 
 enum { RENEW_MS = 1000, KEY_MS = 100, MAX_ROWS = 1024, TEXT = 512 };
 
-/* What workers are sorted by, the greatest first unless it rises. */
+/* The columns by which workers are sorted, in descending order unless `rises`. */
 static const struct order {
     const char *key, *title;
     bool rises;
@@ -28,14 +28,14 @@ enum { N_ORDERS = sizeof orders / sizeof *orders };
 typedef struct top {
     const char *url, *token_file; /* no file: NULL */
     json_t *now, *before;         /* the newest document, and the one before it; NULL: none */
-    char trouble[TEXT];           /* why there is no newer one; "": there is */
+    char trouble[TEXT];           /* why there is no newer one; "" if there is */
     size_t order;
     bool help;
 } top_t;
 
 /* ---- text ---- */
 
-/* "11.4k": at most five characters for what people count. */
+/* "11.4k": a count in at most five characters. */
 static const char *scaled(double x, char out[TEXT])
 {
     static const char units[] = " kMGT";
@@ -63,7 +63,7 @@ static const char *duration(double s, char out[TEXT])
     return out;
 }
 
-/* A line, cut at the screen's edge; no byte of it steers the terminal. */
+/* Print a line, cut at the screen's edge, without control characters. */
 static void put(int y, attr_t how, const char *format, ...) __attribute__((format(printf, 3, 4)));
 static void put(int y, attr_t how, const char *format, ...)
 {
@@ -134,7 +134,7 @@ static int put_head(const top_t *self)
     return y + 1;
 }
 
-static const struct order *sorted_by; /* qsort has no room for it */
+static const struct order *sorted_by; /* qsort passes no argument */
 
 static int by_order(const void *a, const void *b)
 {
@@ -180,16 +180,16 @@ static void put_workers(const top_t *self, int y)
 static void put_help(void)
 {
     static const char *const lines[] = {
-        "psdctl top shows what /status of a server says, each second.",
+        "psdctl top shows the /status of a server, refreshed each second.",
         "",
-        "  waited    share of the time in which the round lacked this worker's push alone",
+        "  waited    share of the time in which only this worker's push was missing",
         "  computes  from new weights to its push's first chunk; data and the network included",
         "  sends     from that chunk to the last",
         "  smpl/s    samples per second",
         "  lag       steps behind the first",
         "  push      since its last push",
         "  why       compute: it computes longer than others; network: its pushes take",
-        "            longer to arrive; silent: nothing is heard of it",
+        "            longer to arrive; silent: it sends nothing",
         "",
         "  q quit   s sort by another column   ? back",
     };
@@ -255,7 +255,7 @@ static int show(top_t *self)
         return psd_say_error("top", &err);
     SCREEN *screen = isatty(0) && isatty(1) ? newterm(NULL, stdout, stdin) : NULL;
     if (!screen) {
-        psd_err_set(&err, PSD_EUSAGE, "this is no terminal (TERM=%.40s); psdctl status says the same once",
+        psd_err_set(&err, PSD_EUSAGE, "this is not a terminal (TERM=%.40s); use psdctl status, which prints the same once",
                     getenv("TERM") ? getenv("TERM") : "");
         return psd_say_error("top", &err);
     }
@@ -282,14 +282,14 @@ static int run(const psd_args_t *args)
 const psd_verb_t psd_verb_top = {
     .name = "top",
     .words = "[URL]",
-    .does = "the same on the whole terminal, renewed each second",
+    .does = "show the state of a server on the whole terminal, refreshed each second",
     .about = "URL is the status endpoint of a server; default " PSD_CTL_URL ". Keys: q ends, s sorts workers by another "
              "column, ? explains.",
     .flag = { { .key = "token-file",
                 .type = PSD_OPTION_PATH,
                 .argument = "FILE",
-                .help = "the token that the server asks for (its status.token)" } },
+                .help = "file with the token that the server requires (its status.token)" } },
     .examples = "psdctl top http://127.0.0.1:7471\n",
-    .exits = "64 where there is no terminal; 69 when nobody answers at the start",
+    .exits = "64 without a terminal; 69 when no server answers at the start",
     .run = run,
 };

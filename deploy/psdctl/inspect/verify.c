@@ -1,5 +1,5 @@
-/* verify.c - `psdctl verify`: a job's weights against those of a single process, after every step, bit for bit. It trains the
- * job as psdctl run does, then makes its rounds again in one process. */
+/* verify.c - `psdctl verify`: compares a job's weights with those of a single process, after every step, bit for bit. It trains the
+ * job as psdctl run does, then repeats its rounds in one process. */
 #include "deploy/psdctl/verb.h"
 
 #include <inttypes.h>
@@ -13,18 +13,18 @@
 #include "worker/reference.h"
 #include "worker/trace.h"
 
-/* What the cluster's trace says, and what one process makes of the same steps. */
+/* The cluster's trace, and the same steps in one process. */
 typedef struct verify {
     const psd_options_t *options;
     char path[64]; /* of the trace */
     uint32_t world;
-    uint64_t first, last, lines; /* steps that it names, and how many lines it has */
+    uint64_t first, last, lines; /* steps in it, and its number of lines */
     size_t n;                    /* tensors */
     const psd_param_t *params;
     char (*hash)[PSD_SHA256_TEXT]; /* of tensor i after step s: (s - first) * n + i */
 } verify_t;
 
-/* The first step, and then tensor, that differs. */
+/* The first difference, by step, then by tensor. */
 typedef struct difference {
     bool found;
     uint64_t step;
@@ -34,25 +34,25 @@ typedef struct difference {
 
 static int refuse(psd_err_t *err, const char *why) { return psd_err_set(err, PSD_ECONFIG, "%s", why); }
 
-/* How far the trace goes, and that the number of workers was always the same. */
+/* Find the trace's last step, and check that the number of workers was always the same. */
 static int survey(verify_t *self, FILE *trace, psd_err_t *err)
 {
     psd_trace_line_t line;
     for (self->first = UINT64_MAX; psd_trace_read(trace, &line); self->lines++) {
         if (line.world != self->world)
             return psd_err_set(err, PSD_EDIVERGED,
-                               "step %" PRIu64 " was made by %u workers, not %u, and one process cannot know whose rows "
-                               "were left out; set checkpoint.dir and workers.lost=wait, so that lost workers are replaced",
+                               "step %" PRIu64 " was made by %u workers, not %u, so one process cannot know which rows were left "
+                               "out; set checkpoint.dir and workers.lost=wait, so that lost workers are replaced",
                                line.step, line.world, self->world);
         self->first = line.step < self->first ? line.step : self->first;
         self->last = line.step > self->last ? line.step : self->last;
     }
     if (!feof(trace))
-        return psd_err_set(err, PSD_EDATA, "line %" PRIu64 " of the trace %s is none", self->lines + 1, self->path);
+        return psd_err_set(err, PSD_EDATA, "line %" PRIu64 " of the trace %s is malformed", self->lines + 1, self->path);
     return self->lines ? PSD_OK : psd_err_set(err, PSD_EDIVERGED, "the job made no step");
 }
 
-/* Make the same rounds in this process, and keep the hashes of those that the trace names. */
+/* Make the same rounds in this process, and keep the hashes of the steps in the trace. */
 static int compute(verify_t *self, psd_err_t *err)
 {
     psd_setup_t setup;
@@ -60,12 +60,14 @@ static int compute(verify_t *self, psd_err_t *err)
     psd_reference_t *reference = NULL;
     uint32_t *ranks = calloc(self->world, sizeof *ranks);
     if (!rc) {
-        psd_codings_t codings; /* the option table admits no others */
+        psd_codings_t codings; /* the option table has checked it */
         psd_coding_parse(&codings.push, psd_options_string(self->options, PSD_OPT_codec_push), NULL);
         psd_coding_parse(&codings.pull, psd_options_string(self->options, PSD_OPT_codec_pull), NULL);
         psd_schedule_t schedule;
         psd_schedule_unit_t unit = PSD_UNIT_STEP;
         psd_schedule_parse(&schedule, psd_options_string(self->options, PSD_OPT_schedule), NULL);
+        psd_reduce_t reduce = PSD_REDUCE_MEAN_SAMPLES;
+        psd_reduce_find(psd_options_string(self->options, PSD_OPT_sync_reduce), &reduce);
         psd_schedule_unit_find(psd_options_string(self->options, PSD_OPT_schedule_unit), &unit);
         const psd_reference_config_t config = { .model = setup.model,
                                                 .train = setup.train,
@@ -73,17 +75,24 @@ static int compute(verify_t *self, psd_err_t *err)
                                                 .shuffle = psd_options_bool(self->options, PSD_OPT_data_shuffle),
                                                 .seed = psd_options_uint(self->options, PSD_OPT_seed),
                                                 .rule = psd_options_string(self->options, PSD_OPT_optimizer),
+                                                .groups = psd_options_string(self->options, PSD_OPT_groups),
                                                 .schedule = schedule,
                                                 .unit = unit,
+                                                .reduce = reduce,
+                                                .accumulate = (uint32_t)psd_options_int(self->options, PSD_OPT_sync_accumulate),
                                                 .clip = { .value = psd_options_double(self->options, PSD_OPT_clip_value),
                                                           .norm = psd_options_double(self->options, PSD_OPT_clip_norm) },
                                                 .codings = codings,
+                                                .state = &setup.state,
+                                                .partial = psd_options_bool(self->options, PSD_OPT_init_partial),
                                                 .world = self->world };
         self->n = psd_model_n_params(setup.model);
         self->hash = calloc((self->last - self->first + 1) * self->n, sizeof *self->hash);
         reference = psd_reference_new(&config, err);
-        rc =
-            reference && self->hash && ranks ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %" PRIu64 " steps", self->last);
+        if (!reference)
+            rc = err->code;
+        else if (!self->hash || !ranks)
+            rc = psd_err_set(err, PSD_ENOMEM, "no memory for %" PRIu64 " steps", self->last);
     }
     for (uint32_t r = 0; !rc && r < self->world; r++)
         ranks[r] = r;
@@ -116,7 +125,7 @@ static difference_t compare(const verify_t *self, FILE *trace)
     return first;
 }
 
-/* The name of the i-th tensor, which each step of the trace begins anew. */
+/* The name of the i-th tensor; the trace repeats the list at each step. */
 static void name_tensor(FILE *trace, size_t i, psd_trace_line_t *out)
 {
     rewind(trace);
@@ -128,7 +137,7 @@ static int check(verify_t *self, psd_err_t *err)
 {
     FILE *trace = fopen(self->path, "re");
     if (!trace)
-        return psd_err_set(err, PSD_EIO, "the trace %s is gone", self->path);
+        return psd_err_set(err, PSD_EIO, "the trace %s has disappeared", self->path);
     int rc = survey(self, trace, err);
     rc = rc ? rc : compute(self, err);
     if (!rc) {
@@ -139,9 +148,10 @@ static int check(verify_t *self, psd_err_t *err)
             rc = psd_err_set(err, PSD_EDIVERGED, "step %" PRIu64 ", tensor %s: the cluster has %.16s, one process %.16s", d.step,
                              line.tensor, d.sha256, self->hash[(d.step - self->first) * self->n + d.tensor]);
         else
-            printf("steps %" PRIu64 " to %" PRIu64 ", %zu tensors, %u workers, %" PRId64 " servers: %" PRIu64
-                   " hashes, all those of one process\n",
-                   self->first, self->last, self->n, self->world, psd_options_int(self->options, PSD_OPT_servers), self->lines);
+            printf("%s %" PRIu64 " to %" PRIu64 ", %zu tensors, %u workers, %" PRId64 " servers: %" PRIu64
+                   " hashes, all equal to those of one process\n",
+                   psd_options_int(self->options, PSD_OPT_sync_accumulate) > 1 ? "rounds" : "steps", self->first, self->last,
+                   self->n, self->world, psd_options_int(self->options, PSD_OPT_servers), self->lines);
     }
     fclose(trace);
     free(self->hash);
@@ -169,11 +179,11 @@ static int prepare(verify_t *self, psd_err_t *err)
                   want = psd_options_int(self->options, PSD_OPT_workers_want);
     self->world = (uint32_t)(want > least ? want : least);
     if (!psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, PSD_OPT_sync_mode))))
-        return refuse(err, "only bsp has one right result: in asp it depends on who comes first; set sync.mode to bsp");
+        return refuse(err, "only bsp has a reproducible result: in asp it depends on the order of arrival; set sync.mode to bsp");
     if (psd_options_file_is_stream(self->options))
-        return refuse(err, "a job file that verify gets by a pipe cannot be read twice; write it to a file");
+        return refuse(err, "verify must read the job file twice, which a pipe does not allow; write it to a file");
     if (*psd_options_string(self->options, PSD_OPT_trace))
-        return refuse(err, "trace is what verify sets itself; leave it out");
+        return refuse(err, "verify sets trace itself; leave it out");
     snprintf(self->path, sizeof self->path, "/tmp/psd-verify-XXXXXX");
     const int fd = mkstemp(self->path);
     if (fd < 0)
@@ -212,6 +222,6 @@ const psd_verb_t psd_verb_verify = {
     .options = PSD_PROGRAM_CTL,
     .is_raw = true,
     .examples = "psdctl verify deploy/examples/glyphs.yaml --stop-epochs=1\n",
-    .exits = "1 when a hash differs, or the rounds cannot be made again",
+    .exits = "1 when a hash differs, or the rounds cannot be repeated",
     .run = run,
 };

@@ -1,4 +1,4 @@
-/* wait.c - `psdctl wait`: block until a job has come so far, for scripts. It follows the events at URL. */
+/* wait.c - `psdctl wait`: blocks until a job has reached a state, for scripts. It follows the events at URL. */
 #include "deploy/psdctl/verb.h"
 
 #include <math.h>
@@ -12,7 +12,7 @@
 #include "deploy/psdctl/inspect/http.h"
 #include "deploy/psdctl/say.h"
 
-/* A server publishes four times a second; one that is silent for longer is stuck, or gone. */
+/* A server publishes four times a second; one that is silent for this long is stuck or gone. */
 enum { SILENCE_MS = 5000, AGAIN_MS = 200, GONE_MS = 10000 };
 
 typedef struct wait {
@@ -20,9 +20,9 @@ typedef struct wait {
     const char *wanted;           /* "ready", "finished", or "" for a step */
     double step;
     uint64_t deadline_ms; /* 0: none */
-    uint64_t answered_ms; /* when there last was an answer, or the start */
-    bool degraded;        /* it has been said that the job lacks somebody */
-    char last[300];       /* what the last answer said of the job */
+    uint64_t answered_ms; /* time of the last answer, or of the start */
+    bool degraded;        /* the degraded state has been reported */
+    char last[300];       /* the job's state in the last answer */
 } wait_t;
 
 static uint64_t now_ms(void)
@@ -32,7 +32,7 @@ static uint64_t now_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* PSD_OK: so far; PSD_EAGAIN: not yet; else why it never will. */
+/* PSD_OK: reached; PSD_EAGAIN: not yet; otherwise why the job will never reach it. */
 static int judge(const wait_t *self, const json_t *status, psd_err_t *err)
 {
     const char *state = psd_http_text_at(status, "state");
@@ -49,7 +49,7 @@ static int judge(const wait_t *self, const json_t *status, psd_err_t *err)
     return PSD_EAGAIN;
 }
 
-/* Whoever waits wants to know that nothing goes on, and for whom the job waits. */
+/* Report that the job has stopped, and which process it waits for. */
 static void note_state(wait_t *self, const json_t *status)
 {
     const char *state = psd_http_text_at(status, "state"), *reason = psd_http_text_at(status, "reason");
@@ -63,7 +63,7 @@ static void note_state(wait_t *self, const json_t *status)
     self->degraded = degraded;
 }
 
-/* Follow the events until they end or decide. PSD_EUNAVAILABLE: ask again. */
+/* Follow the events until they end or give the result. PSD_EUNAVAILABLE: ask again. */
 static int follow(wait_t *self, unsigned wait_ms, psd_err_t *err)
 {
     psd_http_t *events = psd_http_get(self->url, self->token_file, "/events", wait_ms, err);
@@ -77,7 +77,7 @@ static int follow(wait_t *self, unsigned wait_ms, psd_err_t *err)
         }
         json_decref(status);
         if (rc == PSD_EAGAIN && self->deadline_ms && now_ms() >= self->deadline_ms)
-            rc = psd_err_set(err, PSD_ETIMEOUT, "not so far within the timeout; the job is %s", self->last);
+            rc = psd_err_set(err, PSD_ETIMEOUT, "timed out; the job is %s", self->last);
     }
     psd_http_close(&events);
     return rc;
@@ -89,7 +89,7 @@ static int wait_for(wait_t *self, psd_err_t *err)
     for (;;) {
         uint64_t now = now_ms(), limit = self->deadline_ms ? self->deadline_ms : self->answered_ms + GONE_MS;
         if (now >= limit && err->code)
-            return self->deadline_ms ? psd_err_wrap(err, "not so far within the timeout") : err->code;
+            return self->deadline_ms ? psd_err_wrap(err, "timed out") : err->code;
         unsigned left_ms = now < limit ? (unsigned)(limit - now) : 1;
         int rc = follow(self, left_ms < SILENCE_MS ? left_ms : SILENCE_MS, err);
         if (rc != PSD_EUNAVAILABLE)
@@ -121,7 +121,7 @@ static int run(const psd_args_t *args)
                     .answered_ms = now_ms() };
     psd_err_t err = { 0 };
     if (args->flag[FOR] && !read_what(&self, args->flag[FOR]))
-        return psd_verb_misuse(args->verb, "--for is ready, finished or step=N with N from 1; not %s", args->flag[FOR]);
+        return psd_verb_misuse(args->verb, "--for takes ready, finished, or step=N with N from 1; not %s", args->flag[FOR]);
     if (args->flag[TIMEOUT])
         self.deadline_ms = now_ms() + (uint64_t)(args->value[TIMEOUT].d * 1e3);
     int rc = wait_for(&self, &err);
@@ -136,19 +136,20 @@ const psd_verb_t psd_verb_wait = {
     .flag = { [FOR] = { .key = "for",
                         .type = PSD_OPTION_STRING,
                         .argument = "WHAT",
-                        .help = "ready, the default: rounds are, or can be, made; step=N: N optimizer steps are made; "
-                                "finished: the job is done" },
+                        .help = "ready, the default: the job trains, or could; step=N: it has made N optimizer steps; finished: it "
+                                "is done" },
               [TIMEOUT] = { .key = "timeout",
                             .type = PSD_OPTION_DOUBLE,
                             .argument = "SECONDS",
                             .range = "0.001..1000000",
-                            .help = "give up after so long; default: when nobody answers for 10 s" },
+                            .help = "give up after this long; default: when no server answers for 10 s" },
               [TOKEN] = { .key = "token-file",
                           .type = PSD_OPTION_PATH,
                           .argument = "FILE",
-                          .help = "the token that the server asks for (its status.token)" } },
+                          .help = "file with the token that the server requires (its status.token)" } },
     .examples = "psdctl wait http://127.0.0.1:7471\npsdctl wait --for=step=1000 --timeout=600\n",
-    .exits = "0 when it has come so far; 1 when the job failed; 75 when it ended or was stopped before; 69 when nobody "
-             "answered, or the timeout has passed",
+    .exits = "0 when the job has reached that state; 1 when the job failed; 75 when it ended or was stopped before; 69 when no "
+             "server answered, "
+             "or the timeout passed",
     .run = run,
 };

@@ -12,32 +12,33 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "deploy/psdctl/run/command.h"
 #include "deploy/psdctl/run/order.h"
 #include "deploy/psdctl/run/place.h"
 #include "deploy/psdctl/run/run.h"
 
 enum { MAX_LINE = 1 << 20, MAX_WORDS = PSD_ORDER_WORDS + 4 + PSD_SECRETS, STDIO = 3, SILENT_TURNS = 10 };
 
-/* -- the order, at the far end --------------------------------------------------------------------------- */
+/* -- the order, on the host --------------------------------------------------------------------------- */
 
 typedef struct agent {
     uv_loop_t loop;
     uv_pipe_t near;
     uv_timer_t silence;
-    unsigned silent_turns; /* of its, since something was heard */
+    unsigned silent_turns; /* ticks since the last message */
     uv_process_t program;
     char *line; /* being read */
     size_t n;
     bool started, refused;
     int code;
     psd_place_t place;
-    char *word[MAX_WORDS + 1]; /* what is run */
+    char *word[MAX_WORDS + 1]; /* the program */
     size_t n_words;
     uv_stdio_container_t stdio[STDIO + PSD_SECRETS];
     int n_stdio;
 } agent_t;
 
-/* All this happens before anything has been started. */
+/* All this happens before a process is started. */
 static void refuse(agent_t *self, int code, const psd_err_t *err)
 {
     fprintf(stderr, "psdctl: %s\n", err->text);
@@ -46,7 +47,7 @@ static void refuse(agent_t *self, int code, const psd_err_t *err)
     uv_stop(&self->loop);
 }
 
-/* A word, of three pieces. */
+/* Append a word made of three pieces. */
 static int add_word(agent_t *self, const char *a, const char *b, const char *c, psd_err_t *err)
 {
     if (self->n_words == MAX_WORDS || asprintf(&self->word[self->n_words], "%s%s%s", a, b, c) < 0)
@@ -55,7 +56,7 @@ static int add_word(agent_t *self, const char *a, const char *b, const char *c, 
     return PSD_OK;
 }
 
-/* A file that is in memory alone, for its owner, under the number that it has in the program, too. */
+/* Make a file that exists only in memory, readable by its owner, with the descriptor that the program will see. */
 static int add_secret(agent_t *self, const char *flag, const char *text, psd_err_t *err)
 {
     char name[32];
@@ -68,10 +69,10 @@ static int add_secret(agent_t *self, const char *flag, const char *text, psd_err
     return add_word(self, flag, "=", name, err);
 }
 
-/* Which of the secrets a program takes. */
+/* The secrets that a program takes. */
 static bool takes(const char *program, const char *flag)
 {
-    return strcmp(flag, "--worker-key") == 0 ? strcmp(program, "psd-worker") == 0 : strcmp(program, "psd") == 0;
+    return (strcmp(flag, "--worker-key") == 0) == (strcmp(program, "psd") != 0);
 }
 
 /* "psdctl --as-child PID BIN/PROGRAM words": so that it dies with this process. */
@@ -79,9 +80,10 @@ static int add_words(agent_t *self, const psd_order_t *order, psd_err_t *err)
 {
     static const char *const programs[] = { "psd", "psd-worker" };
     const char *program = order->word[0], *flag;
+    const bool is_users = strcmp(program, PSD_COMMAND_OF_USER) == 0;
     char pid[32];
     json_t *value;
-    bool known = false;
+    bool known = is_users;
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++)
         known = known || strcmp(program, programs[i]) == 0;
     if (!known)
@@ -90,12 +92,15 @@ static int add_words(agent_t *self, const psd_order_t *order, psd_err_t *err)
     int rc = add_word(self, "psdctl", "", "", err);
     rc = rc ? rc : add_word(self, PSD_CTL_CHILD, "", "", err);
     rc = rc ? rc : add_word(self, pid, "", "", err);
-    rc = rc ? rc : add_word(self, self->place.bin, "/", strcmp(program, "psd") == 0 ? PSD_PROGRAM_NAME : program, err);
-    for (size_t i = 1; rc == PSD_OK && i < order->n_words; i++)
+    if (rc == PSD_OK && !is_users)
+        rc = add_word(self, self->place.bin, "/", strcmp(program, "psd") == 0 ? PSD_PROGRAM_NAME : program, err);
+    for (size_t i = 1; rc == PSD_OK && !is_users && i < order->n_words; i++)
         rc = add_word(self, order->word[i], "", "", err);
     json_object_foreach((json_t *)(uintptr_t)order->secrets, flag,
                         value) if (rc == PSD_OK && self->n_stdio < STDIO + PSD_SECRETS && takes(program, flag)) rc =
-        add_secret(self, flag, json_string_value(value), err);
+        add_secret(self, is_users ? "PSD_WORKER__KEY" : flag, json_string_value(value), err);
+    for (size_t i = 1; rc == PSD_OK && is_users && i < order->n_words; i++)
+        rc = add_word(self, order->word[i], "", "", err);
     return rc;
 }
 
@@ -105,7 +110,7 @@ static int settle(const psd_order_t *order, psd_err_t *err)
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)order->environment, name, value) setenv(name, json_string_value(value), 1);
     if (chdir(order->directory))
-        return psd_err_set(err, PSD_ENOINPUT, "%s: %s; the job's directory must be there on every host (a shared one, or a copy)",
+        return psd_err_set(err, PSD_ENOINPUT, "%s: %s; the job's directory must exist on every host (a shared one, or a copy)",
                            order->directory, strerror(errno));
     return psd_place_make(order->make, err);
 }
@@ -154,12 +159,12 @@ static void end(agent_t *self, const char *why)
         uv_stop(&self->loop);
 }
 
-/* A turn without a word; words that waited while the agent was away itself are read before the next. */
+/* Count a tick without a message; messages that waited while the agent itself was suspended are read before the next. */
 static void on_silence(uv_timer_t *timer)
 {
     agent_t *self = timer->data;
     if (++self->silent_turns >= SILENT_TURNS)
-        end(self, "nothing is heard any more from psdctl launch; ending");
+        end(self, "psdctl launch sends nothing any more; ending");
 }
 
 static void take_line(agent_t *self)
@@ -209,7 +214,7 @@ static int serve(agent_t *self)
     self->near.data = self->silence.data = self;
     uv_timer_start(&self->silence, on_silence, PSD_AGENT_SILENCE_MS / SILENT_TURNS, PSD_AGENT_SILENCE_MS / SILENT_TURNS);
     if (uv_pipe_open(&self->near, STDIN_FILENO) || uv_read_start((uv_stream_t *)&self->near, on_alloc, on_read)) {
-        psd_err_set(&err, PSD_EUSAGE, "%s reads from a remote shell, and this is none", PSD_CTL_AGENT);
+        psd_err_set(&err, PSD_EUSAGE, "%s is started through a remote shell by psdctl launch, not by hand", PSD_CTL_AGENT);
         refuse(self, PSD_EUSAGE, &err);
         return self->code;
     }

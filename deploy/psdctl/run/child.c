@@ -18,6 +18,14 @@ bool psd_child_is_loud(const char *line)
 
 bool psd_child_is_here(const psd_child_t *self) { return self->open > 0; }
 
+/* Send a signal to its process group (psd_ctl_child), which includes programs that it has started; at first the group may not exist
+ * yet. */
+static void kill_group(pid_t pid, int number)
+{
+    if (kill(-pid, number))
+        kill(pid, number);
+}
+
 void psd_child_kill(psd_child_t *self, int number)
 {
     char line[32];
@@ -27,7 +35,7 @@ void psd_child_kill(psd_child_t *self, int number)
     if (self->is_far && number != SIGKILL)
         psd_child_tell(self, line);
     else
-        uv_process_kill(&self->process, number);
+        kill_group(self->process.pid, number);
 }
 
 void psd_child_describe_end(const psd_child_t *self, char *text, size_t n)
@@ -81,11 +89,11 @@ static void on_ended(uv_process_t *process, int64_t code, int number)
     uv_close((uv_handle_t *)process, on_closed);
 }
 
-/* -- what it says ------------------------------------------------------------------------------------------ */
+/* -- its output ------------------------------------------------------------------------------------------ */
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
-    static char bytes[65536]; /* read at once by the one loop there is */
+    static char bytes[65536]; /* used at once, and there is only one loop */
     (void)handle, (void)suggested;
     *buf = uv_buf_init(bytes, sizeof bytes);
 }
@@ -122,12 +130,12 @@ static void on_read(uv_stream_t *pipe, ssize_t n, const uv_buf_t *buf)
         fflush(self->log);
 }
 
-/* -- what it is told --------------------------------------------------------------------------------------- */
+/* -- messages to it --------------------------------------------------------------------------------------- */
 
 static void on_told(uv_write_t *write, int status)
 {
     char *line = write->data;
-    (void)status; /* when nobody listens any more, the process ends, and that is seen */
+    (void)status; /* if the reader is gone, the process ends, and on_exit handles that */
     explicit_bzero(line, strlen(line));
     free(line);
     free(write);
@@ -157,7 +165,7 @@ static uv_stdio_container_t to_be_read(psd_child_stream_t *stream)
                                    .data.stream = (uv_stream_t *)&stream->pipe };
 }
 
-/* Handles for a new life of it; each counts until it is closed. */
+/* Handles for a new process; each counts until it is closed. */
 static void open_handles(psd_child_t *self, uv_loop_t *loop)
 {
     uv_pipe_init(loop, &self->out.pipe, 0);
@@ -181,7 +189,7 @@ int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char
     self->code = self->signal = 0;
     self->last[0] = '\0';
     self->started_ms = uv_now(loop);
-    self->log = fopen(log, "ae"); /* after what an earlier start of it has said */
+    self->log = fopen(log, "ae"); /* after the output of earlier starts */
     int rc = self->log ? 0 : -errno;
     int spawned = uv_spawn(loop, &self->process, &options);
     if (spawned) {

@@ -1,6 +1,6 @@
-/* child.h - a child process of psdctl run: started, its lines read and kept in a log, its end told. It may be
- * started again when it is gone. It may be on another host: then the process here is a remote shell, with an agent (agent.h) at its
- * far end, and everything reads as if the program were here. All calls on the loop's thread. */
+/* child.h - a child process of psdctl run: starts it, reads its lines and keeps them in a log, and reports its end. The owner may
+ * then start it again. It may be on another host: then the process here is a remote shell that runs an agent (agent.h), and
+ * everything works as if the program were here. All calls on the loop's thread. */
 #pragma once
 
 #include <stdbool.h>
@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <uv.h>
 
-enum { PSD_CHILD_LINE = 8192 }; /* bytes of a line; longer ones are cut in pieces */
+enum { PSD_CHILD_LINE = 8192 }; /* bytes of a line; longer ones are split */
 
 typedef struct psd_child psd_child_t;
 
@@ -26,36 +26,36 @@ struct psd_child {
     unsigned index; /* from 0, of its kind */
     char role[160]; /* "server 0", "server 0 on node1" */
     void (*said)(psd_child_t *self, bool on_stderr, const char *line);
-    void (*gone)(psd_child_t *self); /* all it said is read, and it is reaped */
-    /* To be read by the owner. */
+    void (*gone)(psd_child_t *self); /* all its output is read, and it is reaped */
+    /* Read by the owner. */
     int64_t code;        /* exit status */
-    int signal;          /* that killed it; 0: none */
+    int signal;          /* the signal that killed it; 0: none */
     uint64_t started_ms; /* uv_now() then */
     char last[400];      /* its last warning or error */
-    /* Its own. */
+    /* Private. */
     uv_process_t process;
-    bool is_far;   /* by way of an agent */
-    uv_pipe_t far; /* to it */
+    bool is_far;   /* through an agent */
+    uv_pipe_t far; /* the pipe to it */
     psd_child_stream_t out, err;
     unsigned open; /* of process and streams; 0: gone, or not started */
     FILE *log;
 };
 
-/* Start `words` by way of psd_ctl_child of the program `psdctl`, and add what it says to the file `log`. `order` is NULL, or
- * what the agent that `words` lead to is told first. 0, or what uv_strerror explains; `gone` may be called all the same. */
+/* Start `words` through psd_ctl_child of the program `psdctl`, and append its output to the file `log`. `order` is NULL, or the
+ * first line for the agent that `words` start. 0, or a code of uv_strerror; `gone` may still be called. */
 int psd_child_start(psd_child_t *self, uv_loop_t *loop, const char *psdctl, char **words, const char *order, const char *log);
 
-/* Say a line to the agent, "alive\n". Not for a child of this machine. */
+/* Send a line to the agent, "alive\n". Not for a child on this machine. */
 void psd_child_tell(psd_child_t *self, const char *line);
 
 /* Whether it has been started and is not gone. */
 bool psd_child_is_here(const psd_child_t *self);
 
-/* Send a signal, if it still runs. Far away, SIGKILL is the end of the connection, which kills it there. */
+/* Send a signal, if it still runs. On another host, SIGKILL closes the connection, after which the agent kills it there. */
 void psd_child_kill(psd_child_t *self, int number);
 
-/* "was killed by signal 9 (Killed): what it said last". */
+/* "was killed by signal 9 (Killed): its last warning or error". */
 void psd_child_describe_end(const psd_child_t *self, char *text, size_t n);
 
-/* Whether a line of stderr is worth showing: a warning, an error, or no log line at all. */
+/* Whether a line of stderr is worth showing: a warning, an error, or a line that is not from the log. */
 bool psd_child_is_loud(const char *line);

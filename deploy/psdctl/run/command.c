@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@ void psd_command_clear(psd_command_t *self)
         free(self->word[--self->n]);
 }
 
-/* Options that are decided per child; all others are handed on as they were given. */
+/* Options that are set per child; all others are passed on as given. */
 static const psd_option_id_t of_run[] = { PSD_OPT_listen,  PSD_OPT_advertise, PSD_OPT_join,          PSD_OPT_status_listen,
                                           PSD_OPT_run_dir, PSD_OPT_progress,  PSD_OPT_workers_min,   PSD_OPT_workers_want,
                                           PSD_OPT_servers, PSD_OPT_insecure,  PSD_OPT_server_public, PSD_N_OPTIONS };
@@ -42,8 +43,8 @@ static bool is_one_of(psd_option_id_t id, const psd_option_id_t *all)
     return *all != PSD_N_OPTIONS;
 }
 
-/* What the flags of this command line say to a child of `program`, but for the options `decided`; file and
- * environment it reads itself, unless it is far away, or the file can be read only once. */
+/* Pass the flags of this command line to a child of `program`, except for the options `decided`. The child reads file and
+ * environment itself, unless it is on another host, or the file can be read only once. */
 static void add_flags(psd_command_t *self, const psd_options_t *options, psd_program_t program, const psd_option_id_t *decided,
                       bool is_far)
 {
@@ -65,6 +66,14 @@ static void begin(psd_command_t *self)
     add(self, "%ld", (long)getpid());
 }
 
+/* Add a variable for the user's program, which psd_ctl_child puts into its environment. */
+static void add_variable(psd_command_t *self, psd_option_id_t id, const char *value)
+{
+    char name[PSD_OPTION_TEXT];
+    psd_option_variable(psd_option_at(id)->key, name, sizeof name);
+    add(self, "%s=%s", name, value);
+}
+
 static void begin_program(psd_command_t *self, const psd_command_facts_t *facts, const char *program)
 {
     *self = (psd_command_t){ .n = 0 };
@@ -76,7 +85,7 @@ static void begin_program(psd_command_t *self, const psd_command_facts_t *facts,
         add(self, "%s", program);
 }
 
-/* Everything that psdctl run starts is on this machine, where one need not have keys. */
+/* All children of psdctl run are on this machine, so they do not need keys. */
 static void add_security(psd_command_t *self, const psd_command_facts_t *facts, psd_program_t program)
 {
     const bool has_keys = *facts->server_public;
@@ -98,8 +107,8 @@ static void add_short_interval(psd_command_t *self, const psd_options_t *options
         add(self, "--progress-interval=250ms");
 }
 
-/* What was told, for server 0, who is the one to be found; others take any port. One that has had a port
- * before comes back to it, where those who know it will look. */
+/* Server 0 gets the configured address, because the others must find it; other servers take any port. A restarted server gets its
+ * previous address, which its peers know. */
 static void add_place(psd_command_t *self, const psd_command_facts_t *facts, psd_option_id_t id, const char *any,
                       const char *before)
 {
@@ -134,8 +143,35 @@ void psd_command_server(psd_command_t *self, const psd_command_facts_t *facts)
     end(self, facts->options, facts->run_dir, facts->address);
 }
 
+/* Its environment has the address to join, its worker id, and the other options of the job that psd-worker gets. */
+static void command_of_user(psd_command_t *self, const psd_command_facts_t *facts)
+{
+    char id[16];
+    *self = (psd_command_t){ .n = 0 };
+    if (facts->bin)
+        begin(self);
+    else
+        add(self, PSD_COMMAND_OF_USER);
+    for (psd_option_id_t i = 0; i < PSD_N_OPTIONS; i++)
+        if ((psd_option_at(i)->programs & PSD_PROGRAM_WORKER) && !is_one_of(i, of_run) &&
+            strcmp(psd_options_origin(facts->options, i), "default") != 0)
+            add_variable(self, i, psd_options_text(facts->options, i));
+    snprintf(id, sizeof id, "%u", facts->index);
+    add_variable(self, PSD_OPT_worker_id, id);
+    add_variable(self, PSD_OPT_join, facts->join);
+    add_variable(self, PSD_OPT_insecure, *facts->server_public ? "false" : "true");
+    add_variable(self, PSD_OPT_server_public, facts->server_public);
+    add_variable(self, PSD_OPT_run_dir, facts->run_dir);
+    for (char *const *word = facts->program; *word; word++)
+        add(self, "%s", *word);
+}
+
 void psd_command_worker(psd_command_t *self, const psd_command_facts_t *facts)
 {
+    if (facts->program) {
+        command_of_user(self, facts);
+        return;
+    }
     begin_program(self, facts, "psd-worker");
     add_flags(self, facts->options, PSD_PROGRAM_WORKER, of_run, facts->address);
     add(self, "--worker-id=%u", facts->index);
@@ -157,12 +193,12 @@ void psd_command_shell(psd_command_t *self, const char *shell, const char *host,
         shell += n;
     }
     add(self, "%s", host);
-    add(self, "'%s/psdctl' " PSD_CTL_AGENT, bin); /* a shell there takes it to pieces */
+    add(self, "'%s/psdctl' " PSD_CTL_AGENT, bin); /* a shell there splits it into words */
 }
 
-/* Each run by itself: no addresses of its own choice, no checkpoint of another run to go on from, no file that
- * all would write to, no end before the others'. All workers are in all rounds: who is lost is not started
- * again, for the rounds without him would be other rounds. And its logs are read. */
+/* Isolate each run: its addresses are set here, it continues from no other run's checkpoint, writes to no shared file, and does not
+ * end before the others. All workers take part in all rounds: a lost one is not restarted, because rounds without it would give
+ * other results. Logs are in the format that psdctl reads. */
 void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
 {
     static const psd_option_id_t decided[] = { PSD_OPT_listen,
@@ -182,6 +218,8 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
                                                PSD_OPT_workers_want,
                                                PSD_OPT_round_timeout,
                                                PSD_OPT_data_validation,
+                                               PSD_OPT_stop_steps,
+                                               PSD_OPT_stop_epochs,
                                                PSD_N_OPTIONS };
     const psd_options_t *o = run->options;
     const bool has_status = strcmp(psd_options_string(o, PSD_OPT_status_listen), "none") != 0,
@@ -200,6 +238,8 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     add(self, "--checkpoint-dir=");
     add(self, "--stop-target=0");
     add(self, "--data-validation=%.9g", run->validation);
+    add(self, "--stop-steps=%.0f", ceil((double)psd_options_uint(o, PSD_OPT_stop_steps) * run->share));
+    add(self, "--stop-epochs=%.17g", psd_options_double(o, PSD_OPT_stop_epochs) * run->share);
     add(self, "--workers-min=%u", run->n_workers);
     add(self, "--workers-want=%u", run->n_workers);
     add(self, "--round-timeout=0s");

@@ -10,7 +10,7 @@ enum { MAX_FILE = 1 << 18 };
 
 /* ---- words of a line ---- */
 
-/* What ssh may be given as a host: never an option, nor anything that a shell reads. */
+/* Whether ssh may get this word as a host: not an option, and without characters that a shell interprets. */
 static bool is_host(const char *word)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@";
@@ -19,7 +19,7 @@ static bool is_host(const char *word)
            (!at || (at[1] && at[1] != '-' && !strchr(at + 1, '@')));
 }
 
-/* "workers=4": one of a host's numbers. */
+/* Read "workers=4", one of a host's numbers. */
 static int read_count(psd_hosts_t *self, psd_host_t *host, const char *word, bool *known, psd_err_t *err)
 {
     const struct {
@@ -51,10 +51,10 @@ static int read_word(psd_hosts_t *self, psd_host_t *host, const char *word, psd_
     if (rc != PSD_OK || known)
         return rc;
     if (strncmp(word, address, sizeof address - 1) != 0)
-        return psd_err_set(err, PSD_ECONFIG, "\"%.40s\" is none of servers=N, workers=N, address=HOST", word);
+        return psd_err_set(err, PSD_ECONFIG, "\"%.40s\" is not servers=N, workers=N or address=HOST", word);
     word += sizeof address - 1;
     if (!is_host(word) || strchr(word, '@') || strlen(word) >= sizeof host->address)
-        return psd_err_set(err, PSD_ECONFIG, "address=\"%.40s\" is no name or number of a host", word);
+        return psd_err_set(err, PSD_ECONFIG, "address=\"%.40s\" is not a name or number of a host", word);
     snprintf(host->address, sizeof host->address, "%s", word);
     return PSD_OK;
 }
@@ -63,7 +63,7 @@ static int read_host(psd_host_t *host, const char *word, psd_err_t *err)
 {
     const char *at = strchr(word, '@');
     if (!is_host(word) || strlen(word) >= sizeof host->target)
-        return psd_err_set(err, PSD_ECONFIG, "\"%.40s\" is no host; write HOST or USER@HOST", word);
+        return psd_err_set(err, PSD_ECONFIG, "\"%.40s\" is not a host; write HOST or USER@HOST", word);
     *host = (psd_host_t){ .servers = 0 };
     snprintf(host->target, sizeof host->target, "%s", word);
     snprintf(host->address, sizeof host->address, "%s", at ? at + 1 : word);
@@ -76,7 +76,7 @@ static int add_host(psd_hosts_t *self, const psd_host_t *host, psd_err_t *err)
 {
     for (size_t i = 0; i < self->n; i++)
         if (strcmp(self->host[i].target, host->target) == 0)
-            return psd_err_set(err, PSD_ECONFIG, "%s is there already; one line per host", host->target);
+            return psd_err_set(err, PSD_ECONFIG, "%s is listed already; write one line per host", host->target);
     if (self->n == PSD_MAX_HOSTS)
         return psd_err_set(err, PSD_ECONFIG, "more than %d hosts", PSD_MAX_HOSTS);
     self->host[self->n++] = *host;
@@ -85,7 +85,7 @@ static int add_host(psd_hosts_t *self, const psd_host_t *host, psd_err_t *err)
     return PSD_OK;
 }
 
-/* `line` is taken to pieces. */
+/* Splits `line` in place. */
 static int read_line(psd_hosts_t *self, char *line, psd_err_t *err)
 {
     static const char blanks[] = " \t\r";
@@ -129,7 +129,7 @@ int psd_hosts_parse(psd_hosts_t *out, const char *file, const char *text, size_t
     if (!out->host || !copy) {
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for %s", file);
     } else if (memchr(text, '\0', n_bytes)) {
-        rc = psd_err_set(err, PSD_ECONFIG, "%s is no text", file);
+        rc = psd_err_set(err, PSD_ECONFIG, "%s is not a text", file);
     } else {
         memcpy(copy, text, n_bytes);
         copy[n_bytes] = '\0';
@@ -165,7 +165,7 @@ void psd_hosts_clear(psd_hosts_t *self)
     *self = (psd_hosts_t){ .n = 0 };
 }
 
-/* ---- who runs where ---- */
+/* ---- placement ---- */
 
 void psd_hosts_deal(psd_hosts_t *self, unsigned servers, unsigned workers)
 {

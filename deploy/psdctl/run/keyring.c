@@ -23,7 +23,7 @@ int psd_keyring_load(psd_keyring_t *out, const psd_options_t *options, psd_err_t
     if (n == 0)
         return PSD_OK;
     if (n < PSD_SECRETS)
-        return psd_err_set(err, PSD_ECONFIG, "a job with keys has server.key, worker.key and allow; %s lacks", lacks);
+        return psd_err_set(err, PSD_ECONFIG, "keys need server.key, worker.key and allow; %s is missing", lacks);
     psd_keys_t keys;
     int rc = psd_keys_load(&keys,
                            &(psd_keys_source_t){ .secret = psd_options_string(options, PSD_OPT_server_key),
@@ -36,7 +36,7 @@ int psd_keyring_load(psd_keyring_t *out, const psd_options_t *options, psd_err_t
     return rc;
 }
 
-/* A pair of which the secret goes to a secret's text. */
+/* Make a key pair, and write its secret key as the text of a secret. */
 static void draw(psd_secret_t *out, char public[PSD_KEY_TEXT])
 {
     psd_keys_t keys;
@@ -46,7 +46,7 @@ static void draw(psd_secret_t *out, char public[PSD_KEY_TEXT])
     psd_keys_wipe(&keys);
 }
 
-/* An earlier launch with this directory left its own, which nobody takes any more. */
+/* Remove the key of an earlier launch in this directory, which no server accepts any more. */
 static void remove_old(const char *directory)
 {
     static const char *const names[] = { "admin.key", "admin.pub", "server.pub" };
@@ -57,7 +57,7 @@ static void remove_old(const char *directory)
     }
 }
 
-/* Who looks after the job speaks to it from here. */
+/* Write the key for the operator's commands. */
 static int write_public(const char *directory, const char *public, psd_err_t *err)
 {
     char path[PATH_MAX];

@@ -1,5 +1,5 @@
-/* keyring.h - what the children of psdctl run and psdctl launch speak with: nothing, the job's keys, or keys drawn for this one
- * launch, which no file on any host ever holds. */
+/* keyring.h - the keys of the children of psdctl run and psdctl launch: none, the job's, or new ones for this launch only, which
+ * are never in a file on any host. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,7 @@
 
 enum { PSD_KEYRING_FILE = 512 };
 
-/* What would be in a file of keys, and the option that names such a file. */
+/* The contents of a key file, and the option that names such a file. */
 typedef struct psd_secret {
     const char *key; /* "server.key" */
     char text[PSD_KEYRING_FILE];
@@ -19,17 +19,17 @@ enum { PSD_SECRET_SERVER, PSD_SECRET_WORKER, PSD_SECRET_ALLOW, PSD_SECRETS };
 
 typedef struct psd_keyring {
     char server_public[PSD_KEY_TEXT]; /* the servers' public key; "": no keys */
-    bool is_drawn;                    /* the secrets are here, and not where the options say */
+    bool is_drawn;                    /* use these secrets instead of the files in the options */
     psd_secret_t secret[PSD_SECRETS];
 } psd_keyring_t;
 
-/* The keys that the options name: none, or all of server.key, worker.key and allow. PSD_ECONFIG when some lack, or one is no key;
- * PSD_ENOINPUT. */
+/* The keys that the options name: none, or all of server.key, worker.key and allow. PSD_ECONFIG when some are missing, or one is
+ * not a key; PSD_ENOINPUT. */
 int psd_keyring_load(psd_keyring_t *out, const psd_options_t *options, psd_err_t *err);
 
-/* New keys: one pair for the servers, one for the workers, and DIRECTORY/admin.key and .pub for whoever looks after the job, with
+/* New keys: one pair for the servers, one for the workers, and DIRECTORY/admin.key and .pub for the operator, with
  * DIRECTORY/server.pub. PSD_EIO. */
 int psd_keyring_draw(psd_keyring_t *out, const char *directory, psd_err_t *err);
 
-/* Leave no secret in this memory. */
+/* Wipe the secrets from memory. */
 void psd_keyring_wipe(psd_keyring_t *self);

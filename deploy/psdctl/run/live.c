@@ -15,7 +15,7 @@ enum { MOST_WORKERS = 4096 };
 struct psd_live {
     enum { SILENT, LINES, BAR } show;
     unsigned n_workers, n_gone;
-    bool lost[MOST_WORKERS]; /* given up by server 0, and not back */
+    bool lost[MOST_WORKERS]; /* given up by server 0, and not yet back */
     psd_progress_t *progress;
     char metric[32]; /* name of the metric */
 };
@@ -58,7 +58,7 @@ void psd_live_say(psd_live_t *self, const char *line)
     psd_progress_sink(self->progress, text, (size_t)n);
 }
 
-/* The number behind " key=", or at the very beginning; NaN: there is none. */
+/* The number after "key=", which begins the line or follows a blank; NaN: there is none. */
 static double field(const char *fields, const char *key)
 {
     const size_t n = strlen(key);
@@ -72,7 +72,7 @@ static double field(const char *fields, const char *key)
 
 static uint64_t whole(double x) { return x > 0 && x < 1e18 ? (uint64_t)x : 0; }
 
-/* The numbers of a JSON line as logfmt has them; "" when it is another line. */
+/* Convert the numbers of a JSON line to logfmt; "" when it is another line. */
 static void read_json(const char *line, char *out, size_t capacity)
 {
     json_t *all = json_loads(line, 0, NULL), *value;

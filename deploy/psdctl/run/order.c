@@ -4,8 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common/system/json.h"
 
-/* Which kernels OpenBLAS takes decides the last bits of a gradient: the same ones there as here. */
+/* OpenBLAS's choice of kernels decides the last bits of a gradient, so pass it on. */
 static json_t *environment(void)
 {
     static const char *const handed_on[] = { "OPENBLAS_CORETYPE" };
@@ -28,7 +29,7 @@ char *psd_order_print(const char *directory, const char *make, char *const *word
     }
     json_t *order = json_pack("{s:s, s:s, s:o, s:o, s:o}", "directory", directory, "make", make, "environment", environment(),
                               "words", list, "secrets", hidden);
-    char *text = order ? json_dumps(order, JSON_COMPACT) : NULL, *line = NULL;
+    char *text = psd_json_text(order, JSON_COMPACT), *line = NULL;
     if (text && asprintf(&line, "%s\n", text) < 0)
         line = NULL;
     if (text)
@@ -69,7 +70,7 @@ int psd_order_parse(psd_order_t *out, const char *line, size_t n, psd_err_t *err
         return PSD_OK;
     }
     psd_order_clear(out);
-    return psd_err_set(err, PSD_EUSAGE, "this is no order of psdctl launch, which alone calls psdctl so");
+    return psd_err_set(err, PSD_EUSAGE, "only psdctl launch starts psdctl this way");
 }
 
 void psd_order_clear(psd_order_t *self)

@@ -9,21 +9,26 @@
 #include <string.h>
 
 #include "deploy/psdctl/run/summary.h"
+#include "worker/score.h"
 
-enum { LAST_SHARE = 10 /* the final loss is that of one in so many steps, the last ones */ };
+enum { LAST_SHARE = 10 /* the final loss is the mean over the last steps, one in this many */ };
 
-/* What the lines of all workers' metrics add up to, by step. */
+/* The metrics of all workers, summed by step. */
 typedef struct tally {
     double sum[PSD_CURVE_POINTS], samples[PSD_CURVE_POINTS];  /* of the losses, weighted; and their weight */
     double step[PSD_CURVE_POINTS], seconds[PSD_CURVE_POINTS]; /* of the last line */
     double tenth[LAST_SHARE], tenth_samples[LAST_SHARE];
     double begun_ts, first_step;
-    double chance, test_rows; /* what one answer for all would score, on so many rows; NaN: it is not said */
+    double chance, test_rows; /* score of the best constant prediction, and its number of rows; NaN: unknown */
     uint64_t steps;
     char metric[40]; /* "val/accuracy" */
 } tally_t;
 
-bool psd_outcome_smaller_is_better(const char *metric) { return !strcmp(metric, "mse") || !strcmp(metric, "loss"); }
+bool psd_outcome_smaller_is_better(const char *metric)
+{
+    const psd_metric_t *row = psd_metric_find(metric);
+    return row ? row->smaller_is_better : !strcmp(metric, "loss");
+}
 
 const psd_point_t *psd_outcome_reached(const psd_outcome_t *self, double target)
 {
@@ -84,11 +89,11 @@ static int note_hashes(psd_outcome_t *self, const json_t *summary, unsigned work
         snprintf(self->sha256_initial, sizeof self->sha256_initial, "%s", initial);
     if (!*initial || strcmp(initial, self->sha256_initial) != 0)
         return psd_err_set(err, PSD_EDATA, "worker %u %s", worker,
-                           *initial ? "began with other weights than worker 0" : "was not there from the first step on");
+                           *initial ? "started with other weights than worker 0" : "joined after the first step");
     return note_order(self, text_of(summary, "sha256_order"), err);
 }
 
-/* What the run's summary says of the whole job. */
+/* Read the facts of the whole job from the run's summary. */
 static void note_job(psd_outcome_t *self, const json_t *summary, tally_t *tally)
 {
     self->steps = tally->steps = (uint64_t)json_integer_value(json_object_get(summary, "steps"));
@@ -108,7 +113,7 @@ static void note_job(psd_outcome_t *self, const json_t *summary, tally_t *tally)
     self->diverged |= !isfinite(number_of(summary, "last_loss"));
 }
 
-/* One worker that gives up is enough: psdctl run then stops the others, who say that they were stopped. */
+/* Use the outcome of a worker that failed: psdctl run then stops the others, which report that they were stopped. */
 static int read_summaries(psd_outcome_t *self, const char *directory, unsigned n_workers, tally_t *tally, psd_err_t *err)
 {
     char path[PATH_MAX], unfinished[200] = "";
@@ -146,7 +151,7 @@ static int add_look(psd_outcome_t *self, psd_point_t look, psd_err_t *err)
 
 static void add_loss(psd_outcome_t *self, tally_t *tally, psd_point_t at, double samples)
 {
-    const double share = (at.step - 1) / (double)tally->steps; /* of the run that lies before it */
+    const double share = (at.step - 1) / (double)tally->steps; /* lines of an earlier run come before these */
     const size_t bins = tally->steps < PSD_CURVE_POINTS ? tally->steps : PSD_CURVE_POINTS;
     if (!(share >= 0 && share < 1))
         return;
@@ -154,7 +159,8 @@ static void add_loss(psd_outcome_t *self, tally_t *tally, psd_point_t at, double
         self->first_loss = at.value;
         tally->first_step = at.step;
     }
-    const size_t bin = (size_t)(share * (double)bins + 1e-9), tenth = (size_t)(share * LAST_SHARE + 1e-9);
+    const size_t bin = (size_t)(share * (double)bins + 1e-9); /* with few steps, the last step is the last tenth */
+    const size_t tenth = at.step >= (double)tally->steps ? LAST_SHARE - 1 : (size_t)(share * LAST_SHARE + 1e-9);
     tally->sum[bin] += at.value * samples;
     tally->samples[bin] += samples;
     tally->step[bin] = fmax(tally->step[bin], at.step);
@@ -188,7 +194,7 @@ static int read_metrics(psd_outcome_t *self, const char *directory, unsigned n_w
             return psd_err_set(err, PSD_EDATA, "worker %u left no metrics", worker);
         while (!rc && fgets(text, sizeof text, file)) {
             json_t *line = json_loads(text, 0, NULL);
-            rc = line ? read_line(self, line, tally, err) : psd_err_set(err, PSD_EDATA, "%s has a line that is none", path);
+            rc = line ? read_line(self, line, tally, err) : psd_err_set(err, PSD_EDATA, "%s has a line that cannot be read", path);
             json_decref(line);
         }
         fclose(file);
@@ -207,7 +213,7 @@ static int draw_losses(psd_outcome_t *self, const tally_t *tally, psd_err_t *err
     return PSD_OK;
 }
 
-/* Where there is nothing to test on, the loss of training is what is left to judge by. */
+/* Without a test set, judge by the training loss. */
 static void judge_by_loss(psd_outcome_t *self, const tally_t *tally)
 {
     snprintf(self->metric, sizeof self->metric, "loss");
@@ -220,7 +226,7 @@ static void judge_by_loss(psd_outcome_t *self, const tally_t *tally)
 
 /* -- bytes ------------------------------------------------------------------------------------------------- */
 
-/* From the last lines of the servers' logs. */
+/* Read the traffic from the last lines of the servers' logs. */
 static int read_traffic(psd_outcome_t *self, const char *directory, unsigned n_servers, psd_err_t *err)
 {
     char path[PATH_MAX], line[8192];
@@ -236,14 +242,14 @@ static int read_traffic(psd_outcome_t *self, const char *directory, unsigned n_s
         if (file)
             fclose(file);
         if (!found)
-            return psd_err_set(err, PSD_EDATA, "server %u did not say what it sent", i);
+            return psd_err_set(err, PSD_EDATA, "server %u did not report its traffic", i);
         self->moved_bytes += received + sent;
     }
     return PSD_OK;
 }
 
-/* A share of rows has to be further above chance than luck explains; an error below it; and where there is no test set, the
- * loss below where it began. */
+/* Whether the model has learned: a share of rows must be significantly above chance, an error below it; without a test set, the
+ * loss must be below its first value. */
 static bool learned_nothing(const psd_outcome_t *self, const tally_t *tally)
 {
     enum { DEVIATIONS = 3 };

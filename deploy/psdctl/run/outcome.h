@@ -1,4 +1,4 @@
-/* outcome.h - what one psdctl run left in its directory, read back: how it ended, how well, how fast, and its curves. */
+/* outcome.h - the results of one psdctl run, read from its directory: how it ended, its scores, its speed, and its curves. */
 #pragma once
 
 #include <stdbool.h>
@@ -8,7 +8,7 @@
 #include "common/base/err.h"
 #include "common/optim/optimizer.h"
 
-enum { PSD_CURVE_POINTS = 100 /* at most, of the training loss */ };
+enum { PSD_CURVE_POINTS = 100 /* points at most, of the training loss */ };
 
 typedef struct psd_point {
     double step, seconds; /* since the loop began */
@@ -21,10 +21,10 @@ typedef struct psd_curve {
 } psd_curve_t;
 
 typedef struct psd_outcome {
-    bool read;                     /* whether the rest holds anything */
+    bool read;                     /* whether the rest is set */
     bool diverged;                 /* the loss stayed infinite */
-    bool untrained;                /* it came to its end, and does no better than one who has learned nothing */
-    char optimizer[PSD_RULE_TEXT]; /* the servers' word for it */
+    bool untrained;                /* it ended normally, but does no better than a model that has learned nothing */
+    char optimizer[PSD_RULE_TEXT]; /* the name of the rule, from the servers */
     char metric[32];               /* "accuracy", "mse"; without a test set "loss", that of training */
     double final, best;            /* of it; NaN: there is none */
     double held;                   /* the metric on the rows held out of training, at the end; NaN: none were */
@@ -39,13 +39,12 @@ typedef struct psd_outcome {
     psd_curve_t losses, looks; /* of training; of the metric on the test set */
 } psd_outcome_t;
 
-/* Read what a job of so many workers and servers left in `directory`. PSD_OK also when it diverged; PSD_EDATA, with a
- * sentence, when it did not come to its end, or its workers did not begin with the same weights. To be cleared in any
- * case. */
+/* Read the results of a job with this many workers and servers from `directory`. PSD_OK also when it diverged; PSD_EDATA, with a
+ * sentence, when it did not finish, or its workers did not start with the same weights. Clear it in any case. */
 int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers, psd_err_t *err);
 void psd_outcome_clear(psd_outcome_t *self);
 
-/* Whether small values of the metric are the good ones. */
+/* Whether smaller values of the metric are better. */
 bool psd_outcome_smaller_is_better(const char *metric);
 
 /* The first point at which the metric is at least as good as `target`; NULL: there is none. */

@@ -16,7 +16,7 @@ int psd_place_find(psd_place_t *self, psd_err_t *err)
     char copy[PATH_MAX], path[PATH_MAX + 16];
     ssize_t n = readlink("/proc/self/exe", self->self, sizeof self->self - 1);
     if (n < 0)
-        return psd_err_set(err, PSD_ESYSTEM, "cannot find myself: %s", strerror(errno));
+        return psd_err_set(err, PSD_ESYSTEM, "cannot find the path of psdctl: %s", strerror(errno));
     self->self[n] = '\0';
     snprintf(copy, sizeof copy, "%s", self->self);
     snprintf(self->bin, sizeof self->bin, "%s", dirname(copy));

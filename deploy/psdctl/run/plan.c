@@ -10,7 +10,7 @@ static bool is_given(const psd_options_t *options, psd_option_id_t id)
     return strcmp(psd_options_origin(options, id), "default") != 0;
 }
 
-/* ---- how many ---- */
+/* ---- numbers ---- */
 
 static void count_by_options(psd_plan_t *self, const psd_options_t *options)
 {
@@ -27,7 +27,7 @@ static int contradicts(const psd_options_t *options, unsigned by_hosts, psd_opti
                        psd_option_at(id)->key, psd_options_origin(options, id), psd_options_text(options, id));
 }
 
-/* What the hostfile tells goes before, as long as the job can be had with it. */
+/* The hostfile's numbers override the job's, if the job allows them. */
 static int count_by_hosts(psd_plan_t *self, const psd_options_t *options, psd_err_t *err)
 {
     const psd_hosts_t *hosts = &self->hosts;
@@ -46,7 +46,7 @@ static int count_by_hosts(psd_plan_t *self, const psd_options_t *options, psd_er
     return PSD_OK;
 }
 
-/* ---- where ---- */
+/* ---- places ---- */
 
 static int find_hosts(psd_plan_t *self, const psd_options_t *options, psd_err_t *err)
 {
@@ -54,11 +54,11 @@ static int find_hosts(psd_plan_t *self, const psd_options_t *options, psd_err_t 
     self->far_bin = *bin ? bin : self->place.bin;
     if (!*hostfile)
         return psd_err_set(err, PSD_EUSAGE,
-                           "psdctl launch wants to know the machines: give --hostfile FILE; psdctl run trains on this one");
+                           "psdctl launch needs a list of machines: give --hostfile FILE; psdctl run trains on this one");
     if (strchr(self->far_bin, '\''))
         return psd_err_set(err, PSD_ECONFIG, "remote.bin is %s; it takes a directory without '", self->far_bin);
     if (!getcwd(self->here, sizeof self->here))
-        return psd_err_set(err, PSD_ESYSTEM, "the working directory is not there: %s", strerror(errno));
+        return psd_err_set(err, PSD_ESYSTEM, "the working directory does not exist: %s", strerror(errno));
     int rc = psd_hosts_load(&self->hosts, hostfile, err);
     rc = rc ? rc : count_by_hosts(self, options, err);
     if (rc == PSD_OK)
@@ -66,8 +66,8 @@ static int find_hosts(psd_plan_t *self, const psd_options_t *options, psd_err_t 
     return rc;
 }
 
-/* Without keys, all children take anybody of this machine; with some, the lacking ones are missed here already. Between
- * machines there are always keys. */
+/* Without keys, all children accept any process on this machine; if only some keys are given, the missing ones are an error here.
+ * Between machines there are always keys. */
 static int find_keys(psd_plan_t *self, const psd_options_t *options, psd_err_t *err)
 {
     int rc = psd_keyring_load(&self->keyring, options, err);

@@ -34,33 +34,33 @@
 
 enum {
     GRACE_MS = 8000,    /* for workers to stop; then the servers; */
-    SAVE_MS = 40000,    /* for those, who write a last checkpoint and have 30 s for it; then all are killed */
+    SAVE_MS = 40000,    /* for servers, which have 30 s for a last checkpoint; then all are killed */
     FINISH_MS = 20000,  /* for servers to end after the last worker has */
-    LATE_MS = 5000,     /* for workers to end after the last server has: there is nobody left to speak to */
-    UP_MS = 500,        /* who has been up for so long is started again at once; */
-    PAUSE_MS = 100,     /* who has not, after a pause that doubles */
+    LATE_MS = 5000,     /* for workers to end after the last server has, because they have no peer left */
+    UP_MS = 500,        /* a child that was up for this long is restarted at once; */
+    PAUSE_MS = 100,     /* any other, after a pause that doubles */
     PAUSE_MAX_MS = 3200 /* up to this */
 };
 
 typedef struct run run_t;
 
-/* A child, and what is needed to start it again. */
+/* A child, and the data to restart it. */
 typedef struct post {
     psd_child_t child;
-    const psd_host_t *host; /* where it runs; NULL: here */
-    bool is_met;            /* the host's agent has spoken: host, shell and programs are there */
-    uv_timer_t again;       /* runs while it waits to be started again */
+    const psd_host_t *host; /* its host; NULL: this machine */
+    bool is_met;            /* the host's agent has answered: host, shell and programs work */
+    uv_timer_t again;       /* runs while it waits to be restarted */
     uint64_t pause_ms;
     char data[256], status[256]; /* of a server: the addresses it has announced */
-    unsigned long long run;      /* of the job, by the servers' count, that it was in last; 0: it has not said */
+    unsigned long long run;      /* the job's run, by the servers' count, that it was in last; 0: unknown */
     unsigned starts;
     psd_restarts_t restarts;
-    char first_end[640]; /* why it was started again for the first time */
-    char line[512];      /* of a worker: what it printed last */
-    double begun_ts;     /* of a worker: when its first life began to train, if there was another after it */
+    char first_end[640]; /* the reason for its first restart */
+    char line[512];      /* of a worker: its last line */
+    double begun_ts;     /* of a restarted worker: when its first process began to train */
 } post_t;
 
-/* How far stopping has come; each stage follows when its time is over or nobody is left to wait for. */
+/* The stages of stopping; each follows when the time of the one before is over, or when no process is left to wait for. */
 typedef enum { RUNNING, STOP_WORKERS, STOP_SERVERS, KILL_ALL } stage_t;
 
 struct run {
@@ -68,21 +68,22 @@ struct run {
     uv_loop_t loop;
     uv_signal_t term, interrupt, hangup;
     uv_timer_t timer; /* start of server 0, stages of stopping */
-    uv_timer_t alive; /* a word to all agents */
+    uv_timer_t alive; /* sends a message to all agents */
     post_t *post;     /* servers, then workers */
     psd_plan_t plan;
-    psd_rundir_t rundir;                 /* plan.directory, ours until the end */
-    unsigned n_servers_up, n_workers_up; /* those that wait to be started again count too */
-    int64_t restarts;                    /* that each child has */
+    char *const *program;                /* the user's program instead of psd-worker; NULL: none */
+    psd_rundir_t rundir;                 /* plan.directory, locked until the end */
+    unsigned n_servers_up, n_workers_up; /* including those that wait to be restarted */
+    int64_t restarts;                    /* per child */
     bool has_checkpoints;
     bool drops;        /* workers.lost is drop */
     bool in_rounds;    /* sync.mode is bsp */
-    char refused[640]; /* a worker that was started again and refused: it came too late, or the job fails */
+    char refused[640]; /* a restarted worker that was refused: it came too late, or the job fails */
     stage_t stage;
     bool interrupted;
     int code;         /* exit code so far */
     bool ready;       /* server 0 has announced itself */
-    psd_live_t *live; /* what people see */
+    psd_live_t *live; /* the display */
 };
 
 static unsigned n_posts(const run_t *run) { return run->plan.n_servers + run->plan.n_workers; }
@@ -91,7 +92,7 @@ static unsigned n_posts(const run_t *run) { return run->plan.n_servers + run->pl
 
 static void say(run_t *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* What stands between quotes is escaped, so that an event's fields can be told apart. */
+/* Text between quotes is escaped, so that an event's fields can be parsed. */
 static void say(run_t *run, const char *format, ...)
 {
     char line[PSD_CHILD_LINE + 256];
@@ -102,7 +103,7 @@ static void say(run_t *run, const char *format, ...)
     psd_live_say(run->live, line);
 }
 
-/* Workers whose process is gone, and did not end well. */
+/* Count the workers whose process is gone and did not succeed. */
 static void count_gone(run_t *run)
 {
     unsigned n = 0;
@@ -113,14 +114,14 @@ static void count_gone(run_t *run)
     psd_live_gone(run->live, uv_now(&run->loop), n);
 }
 
-/* A child's log line, to the terminal if it is news: the first worker's progress, anybody's warnings. */
+/* Show a child's log line on the terminal if it is news: the first worker's progress, or any child's warning. */
 static void show(run_t *run, const psd_child_t *child, const char *line)
 {
     if (child == &run->post[0].child)
         psd_live_heard(run->live, uv_now(&run->loop), line);
-    if (child == &run->post[run->plan.n_servers].child && psd_live_progress(run->live, uv_now(&run->loop), line))
+    if (child == &run->post[run->plan.n_servers].child && !run->program && psd_live_progress(run->live, uv_now(&run->loop), line))
         return;
-    if (psd_child_is_loud(line) && run->stage == RUNNING) /* later, everybody complains of being stopped */
+    if (psd_child_is_loud(line) && run->stage == RUNNING) /* later, every child reports that it was stopped */
         say(run, "[%s] %s", child->role, line);
 }
 
@@ -147,7 +148,7 @@ static void count_down(run_t *run, const psd_child_t *child)
     }
 }
 
-/* Nobody is started any more. */
+/* No process is started any more. */
 static void forget_restarts(run_t *run)
 {
     for (unsigned i = 0; i < n_posts(run); i++)
@@ -159,7 +160,7 @@ static void forget_restarts(run_t *run)
 
 static void on_stage_over(uv_timer_t *timer);
 
-/* Workers first, so that they can end their round and say goodbye; then servers; then whoever is left, hard. */
+/* Stop workers first, so that they can end their round and leave the job; then servers; then kill the rest. */
 static void enter_stage(run_t *run, stage_t stage)
 {
     if (stage <= run->stage)
@@ -199,6 +200,9 @@ static void on_stage_over(uv_timer_t *timer)
     run_t *run = timer->data;
     if (run->stage == RUNNING && *run->refused)
         fail(run, psd_err_exit_code(PSD_EREFUSED), "%s", run->refused);
+    else if (run->stage == RUNNING && run->n_servers_up && !run->n_workers_up)
+        fail(run, psd_err_exit_code(PSD_EDIVERGED), "all workers have ended, but the servers wait for more work%s",
+             run->program ? ": check that the program joins the job, and leaves it as finished" : "");
     else if (run->stage < KILL_ALL)
         enter_stage(run, run->stage + 1);
 }
@@ -215,7 +219,7 @@ static void on_signal(uv_signal_t *handle, int number)
     run->interrupted = true;
     if (run->code == 0)
         run->code = psd_err_exit_code(PSD_ESTOPPED);
-    say(run, "psdctl: stopping after this round; once more to stop at once");
+    say(run, "psdctl: stopping after this round; press Ctrl-C again to stop at once");
     enter_stage(run, STOP_WORKERS);
 }
 
@@ -226,9 +230,9 @@ static void on_unready(uv_timer_t *timer)
          psd_options_text(run->options, PSD_OPT_join_timeout), run->plan.directory);
 }
 
-/* -- starting, and starting again --------------------------------------------------------------------------- */
+/* -- starting and restarting --------------------------------------------------------------------------- */
 
-/* On another host: the program's words go to the agent there, by the remote shell. */
+/* On another host, the remote shell starts the agent, which gets the program's words. */
 static int start_far(run_t *run, post_t *post, const psd_command_t *program, const char *log)
 {
     psd_command_t shell;
@@ -262,7 +266,8 @@ static bool start(run_t *run, unsigned i)
                                         .least = run->plan.least,
                                         .data = post->data,
                                         .status = post->status,
-                                        .short_progress = psd_live_has_bar(run->live) };
+                                        .short_progress = psd_live_has_bar(run->live),
+                                        .program = run->program };
     (child->is_server ? psd_command_server : psd_command_worker)(&command, &facts);
     snprintf(log, sizeof log, "%s/logs/%s-%u.log", run->plan.directory, child->is_server ? "server" : "worker", child->index);
     post->starts++;
@@ -292,7 +297,7 @@ static void on_again(uv_timer_t *timer)
     start(run, (unsigned)(post - run->post));
 }
 
-/* At once, or after a pause when it cannot stay up; the pause is over for one that has stayed. */
+/* Restart it at once or, if it did not stay up, after a pause; the pause is reset for one that stayed up. */
 static void start_again(run_t *run, post_t *post)
 {
     uint64_t up_ms = uv_now(&run->loop) - post->child.started_ms;
@@ -303,31 +308,41 @@ static void start_again(run_t *run, post_t *post)
 
 /* -- ends -------------------------------------------------------------------------------------------------- */
 
-/* Whether another start may do better: not after a good end, nor after what would only be said again, such as
- * a wrong option, missing data, an output that cannot be written, a refusal or a target that was not met. */
+static bool is_among(const psd_child_t *child, const int *codes, size_t n)
+{
+    while (n && child->code != psd_err_exit_code(codes[n - 1]))
+        n--;
+    return n;
+}
+
+/* Whether a restart may help: not after success, and not after an error that it would repeat, such as a wrong option, missing data,
+ * an output that cannot be written, a refusal or a target that was not met. A user's program may have exit codes with a meaning
+ * unknown to psdctl; a shell around it exits with 128 plus the number of the signal that killed it. */
 static bool is_lost(const psd_child_t *child)
 {
     static const int final[] = { PSD_OK,       PSD_EDIVERGED, PSD_EUSAGE, PSD_EDATA,  PSD_EIO,
                                  PSD_ENOINPUT, PSD_EREFUSED,  PSD_EAUTH,  PSD_ECONFIG };
-    for (size_t i = 0; !child->signal && i < sizeof final / sizeof *final; i++)
-        if (child->code == psd_err_exit_code(final[i]))
-            return false;
-    return true;
+    static const int passing[] = { PSD_EUNAVAILABLE, PSD_ESTOPPED };
+    const run_t *run = child->owner;
+    if (child->signal)
+        return true;
+    if (run->program && !child->is_server)
+        return child->code > 128 || is_among(child, passing, sizeof passing / sizeof *passing);
+    return !is_among(child, final, sizeof final / sizeof *final);
 }
 
-/* A server without checkpoints has taken the weights with it; when the other side is through, there is
- * nothing to come back to. */
+/* A server without checkpoints has lost its weights; and when the other side has ended, there is no job to return to. */
 static bool may_come_back(const run_t *run, const psd_child_t *child)
 {
     const post_t *post = (const post_t *)child;
     if (run->stage != RUNNING || !is_lost(child) || (post->host && !post->is_met))
-        return false; /* a host that cannot be reached, or has no programs, will not have them in a moment */
+        return false; /* retrying does not help if the host cannot be reached, or has no programs */
     if (child->is_server)
         return run->has_checkpoints && (run->n_workers_up > 0 || !run->ready);
     return run->n_servers_up > 0 && !run->drops;
 }
 
-/* A lost worker that the others go on without. */
+/* Whether a worker is lost but the others continue without it. */
 static bool is_dropped(const run_t *run, const psd_child_t *child)
 {
     return run->drops && run->stage == RUNNING && !child->is_server && is_lost(child) && run->n_workers_up > run->plan.least;
@@ -335,13 +350,13 @@ static bool is_dropped(const run_t *run, const psd_child_t *child)
 
 static void call_back(run_t *run, post_t *post)
 {
-    say(run, "run.restart role=\"%s\" ended=\"well, but is needed again\" left=%" PRId64, post->child.role,
+    say(run, "run.restart role=\"%s\" ended=\"finished, but is needed again\" left=%" PRId64, post->child.role,
         psd_restarts_left(&post->restarts, run->restarts, uv_now(&run->loop)));
     start_again(run, post);
 }
 
-/* The rounds that a lost server takes with it may be the last ones: who had ended well is needed again.
- * Without rounds everybody's work is their own, and what a finished worker did is not asked for twice. */
+/* A lost server may take the last rounds with it, so processes that had finished are needed again. Without rounds, each worker's
+ * work counts by itself, and a finished worker is not needed again. */
 static void call_back_finished(run_t *run)
 {
     for (unsigned i = 0; i < n_posts(run); i++) {
@@ -355,8 +370,8 @@ static void call_back_finished(run_t *run)
     }
 }
 
-/* Server 0 was started again, and this child has ended well by the word of the one before: what was finished then is
- * undone, and it is needed again. */
+/* Whether this child finished in an earlier run of the job than the one that the restarted server 0 has begun: its last rounds are
+ * lost, so it is needed again. */
 static bool ended_too_early(run_t *run, const post_t *post)
 {
     const post_t *first = &run->post[0];
@@ -364,7 +379,7 @@ static bool ended_too_early(run_t *run, const post_t *post)
            !post->child.signal && post->run && post->run != first->run && (psd_child_is_here(&first->child) || is_waiting(first));
 }
 
-/* What it has left is about to be written anew. */
+/* Save what is needed of its results, which the next process will overwrite. */
 static void forget_life(run_t *run, post_t *post)
 {
     if (!post->child.is_server && !(post->begun_ts > 0))
@@ -372,7 +387,7 @@ static void forget_life(run_t *run, post_t *post)
     post->line[0] = '\0';
 }
 
-/* Have it started again, if that is possible; false when its end is for good. */
+/* Restart it, if possible; false when its end is final. */
 static bool come_back(run_t *run, post_t *post)
 {
     char end[450];
@@ -395,23 +410,23 @@ static bool come_back(run_t *run, post_t *post)
     return true;
 }
 
-/* An end that harms nobody: a server's when all workers had theirs, with the weights saved. Where one was refused that had to come
- * back, nobody knows that they had. */
+/* Whether the end of a lost server is harmless, because all workers had finished and the weights are saved. If a worker that had to
+ * return was refused, that is not certain. */
 static bool is_late(const run_t *run, const psd_child_t *child)
 {
     return run->stage == RUNNING && child->is_server && is_lost(child) && run->ready && !run->n_workers_up &&
            run->has_checkpoints && run->in_rounds && !*run->refused;
 }
 
-/* A worker that was started again is refused by servers that have finished in the meantime. Whether they have
- * is seen when they end; until then it is no failure. */
+/* Servers that have finished in the meantime refuse a restarted worker. Whether they have finished shows when they end; until then
+ * the refusal is not a failure. */
 static bool may_be_too_late(const run_t *run, const psd_child_t *child)
 {
     return run->stage == RUNNING && run->n_servers_up && !child->is_server && ((const post_t *)child)->starts > 1 &&
            child->code == psd_err_exit_code(PSD_EREFUSED);
 }
 
-/* A shell found no program there, and said so. */
+/* Whether the remote shell found no program. */
 static bool lacks_programs(const psd_child_t *child)
 {
     enum { NOT_EXECUTABLE = 126, NOT_FOUND };
@@ -425,9 +440,9 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     psd_child_describe_end(child, end, sizeof end);
     const char *first_end = ((const post_t *)child)->first_end;
     if (may_come_back(run, child) && *first_end)
-        snprintf(spent, sizeof spent, "; its %" PRId64 " restarts are used, and before the first it %s", run->restarts, first_end);
+        snprintf(spent, sizeof spent, "; its %" PRId64 " restarts are used up; before the first it %s", run->restarts, first_end);
     if (lacks_programs(child)) {
-        fail(run, psd_err_exit_code(PSD_ENOINPUT), "%s %s; is psd installed there? See --remote-bin", child->role, end);
+        fail(run, psd_err_exit_code(PSD_ENOINPUT), "%s %s; check that psd is installed there (--remote-bin)", child->role, end);
     } else if (is_late(run, child)) {
         say(run, "run.late role=\"%s\" ended=\"%s\" effect=\"none: all workers had finished\"", child->role, end);
     } else if (is_dropped(run, child)) {
@@ -442,7 +457,7 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     }
 }
 
-/* Whoever is left when one side is through has only so long. */
+/* When one side has ended, start the time limit for the other. */
 static void tend_end(run_t *run)
 {
     if (run->stage == STOP_WORKERS && run->n_workers_up == 0)
@@ -462,13 +477,13 @@ static void on_gone(psd_child_t *child)
         return;
     tell_how_it_ended(run, child);
     if (child->is_server && !child->code && !child->signal)
-        run->refused[0] = '\0'; /* so it was */
+        run->refused[0] = '\0'; /* it was too late, as assumed */
     count_down(run, child);
     if (run->n_servers_up + run->n_workers_up)
         tend_end(run);
 }
 
-/* How an operator pauses the job, as a line to paste; drain, set and the others take the same flags. */
+/* Print the command that pauses the job, for pasting; drain, set and the others take the same flags. */
 static void say_how_to_operate(run_t *run, const post_t *post)
 {
     const char *server_key = psd_options_string(run->options, PSD_OPT_server_key),
@@ -487,7 +502,8 @@ static void on_ready(run_t *run, post_t *post, const char *line)
     sscanf(line, "psd ready %*s %*s %*s %*s run=%llx", &post->run);
     if (sscanf(line, "psd ready shard=%*u/%*u data=%255s status=%255s", post->data, post->status) != 2) {
         post->data[0] = '\0';
-        fail(run, psd_err_exit_code(PSD_EPROTO), "%s says \"%.100s\"; is it of another version?", post->child.role, line);
+        fail(run, psd_err_exit_code(PSD_EPROTO), "%s printed \"%.100s\"; check that it has psdctl's version", post->child.role,
+             line);
         return;
     }
     if (run->ready || post->child.index != 0)
@@ -505,8 +521,15 @@ static void on_hello(run_t *run, post_t *post, const char *version)
 {
     post->is_met = true;
     if (strcmp(version, PSD_VERSION) != 0)
-        fail(run, psd_err_exit_code(PSD_EPROTO), "psd on %s is version %.40s, and here it is %s: install the same on all hosts",
+        fail(run, psd_err_exit_code(PSD_EPROTO), "psd on %s is version %.40s, but here it is %s: install the same on all hosts",
              post->host->target, version, PSD_VERSION);
+}
+
+/* Output of the user's program: show the first worker's unchanged; the others' goes only to their logs. */
+static void show_own(run_t *run, const psd_child_t *child, const char *line)
+{
+    if (child == &run->post[run->plan.n_servers].child)
+        say(run, "%s", line);
 }
 
 static void on_said(psd_child_t *child, bool on_stderr, const char *line)
@@ -518,24 +541,45 @@ static void on_said(psd_child_t *child, bool on_stderr, const char *line)
         on_hello(run, (post_t *)child, line + sizeof PSD_AGENT_HELLO - 1);
     else if (child->is_server && strncmp(line, "psd ready ", 10) == 0)
         on_ready(run, (post_t *)child, line);
+    else if (run->program)
+        show_own(run, child, line);
     else if (!child->is_server && sscanf(line, "%*s run=%llx", &((post_t *)child)->run) == 1)
         snprintf(((post_t *)child)->line, sizeof((post_t *)child)->line, "%s", line);
 }
+
+static bool is_variable(const char *word) { return strncmp(word, "PSD_", 4) == 0 && strchr(word, '='); }
 
 int psd_ctl_child(int argc, char **argv)
 {
     if (argc < 3)
         return psd_err_exit_code(PSD_EUSAGE);
+    char **word = argv + 2;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if ((long)getppid() != strtol(argv[1], NULL, 10))
-        return psd_err_exit_code(PSD_ESTOPPED); /* the parent died before the line above */
+        return psd_err_exit_code(PSD_ESTOPPED); /* the parent ended before the line above */
     setpgid(0, 0);
-    execvp(argv[2], argv + 2); /* a remote shell is searched for */
-    fprintf(stderr, "cannot run %s: %s\n", argv[2], strerror(errno));
+    for (; word[1] && is_variable(*word); word++)
+        putenv(*word);
+    execvp(*word, word); /* the remote shell and the user's program are looked up in PATH */
+    fprintf(stderr, "cannot run %s: %s\n", *word, strerror(errno));
     return psd_err_exit_code(PSD_ENOINPUT);
 }
 
 /* -- the run ----------------------------------------------------------------------------------------------- */
+
+/* "test" of "test_metrics", and its numbers with their names. */
+static void print_metrics(const char *key, const json_t *metrics)
+{
+    const char *name;
+    json_t *value;
+    printf("  %-13.*s", (int)strcspn(key, "_"), key);
+    json_object_foreach((json_t *)(uintptr_t)metrics, name, value)
+    {
+        if (json_is_real(value))
+            printf(" %s %.6g", name, json_real_value(value));
+    }
+    putchar('\n');
+}
 
 static void print_value(const char *key, const json_t *value)
 {
@@ -545,9 +589,11 @@ static void print_value(const char *key, const json_t *value)
         printf("  %-13s %" JSON_INTEGER_FORMAT "\n", key, json_integer_value(value));
     else if (json_is_real(value))
         printf("  %-13s %.6g\n", key, json_real_value(value));
+    else if (json_is_object(value))
+        print_metrics(key, value);
 }
 
-/* On the host of a worker that ended well, as far as one can see from here. */
+/* The host of a finished worker, if known here. */
 static void print_far_summary(const run_t *run)
 {
     const post_t *post = &run->post[run->plan.n_servers];
@@ -562,7 +608,7 @@ static void print_far_summary(const run_t *run)
                file);
 }
 
-/* What people want to know first: how well it does, how long it took, where it is. */
+/* The most important facts: score, time, directory. */
 static void print_first(const run_t *run, const json_t *summary)
 {
     const char *metric = json_string_value(json_object_get(summary, "metric"));
@@ -584,7 +630,7 @@ static const char *outcome_of(const run_t *run)
     return run->code == 0 ? "done" : run->code == psd_err_exit_code(PSD_ESTOPPED) ? "stopped early" : "failed";
 }
 
-/* The run's summary; what stands above it, and what is for programs, is left out. */
+/* Print the run's summary, without what is printed above it, and without fields for programs. */
 static void print_summary(const run_t *run, const json_t *summary, int worker)
 {
     static const char *const hidden[] = { "schema",       "job",         "worker",      "rank",
@@ -610,7 +656,7 @@ static void print_summary(const run_t *run, const json_t *summary, int worker)
     }
 }
 
-/* Nobody writes any more: what the workers have left becomes one summary. NULL: nobody has left one. */
+/* When no process writes any more, merge the workers' summaries into one. NULL: there is none. */
 static json_t *settle(run_t *run, int *worker)
 {
     psd_worker_end_t *end = calloc(run->plan.n_workers, sizeof *end);
@@ -663,7 +709,7 @@ static void on_alive(uv_timer_t *timer)
             psd_child_tell(&run->post[i].child, "alive\n");
 }
 
-/* What has the name of the model; all zero: nothing. */
+/* Identifies the file with the name of the model; all zero: there is none. */
 static struct stat look_at_model(const run_t *run)
 {
     struct stat facts = { 0 };
@@ -673,20 +719,20 @@ static struct stat look_at_model(const run_t *run)
     return facts;
 }
 
-/* A job that ends well has saved its model: not so when, under drop, nobody of those who were left was to do it. */
+/* Check that a successful job has saved its model: under drop, the worker that would save it may be lost. */
 static void miss_model(run_t *run, const struct stat *before)
 {
     const char *save = psd_options_string(run->options, PSD_OPT_save);
     const struct stat now = look_at_model(run);
     const bool is_new = now.st_ino != before->st_ino || now.st_mtim.tv_sec != before->st_mtim.tv_sec ||
                         now.st_mtim.tv_nsec != before->st_mtim.tv_nsec;
-    if (run->code != 0 || run->plan.hosts.n || !*save || is_new || (now.st_mode && !S_ISREG(now.st_mode)))
+    if (run->code != 0 || run->plan.hosts.n || run->program || !*save || is_new || (now.st_mode && !S_ISREG(now.st_mode)))
         return;
     run->code = psd_err_exit_code(PSD_EIO);
     say(run, "psdctl: no worker has saved the model as %s; start again to have it", save);
 }
 
-/* Before the summary is printed: what cannot be written is no good end. */
+/* Check this before printing the summary: output that cannot be written is a failure. */
 static void end_directory(run_t *run)
 {
     psd_err_t err;
@@ -713,7 +759,7 @@ static int drive(run_t *run)
     if (limit_ms)
         uv_timer_start(&run->timer, on_unready, limit_ms, 0);
     if (run->plan.hosts.n) {
-        signal(SIGPIPE, SIG_IGN); /* a remote shell may be gone before it is seen */
+        signal(SIGPIPE, SIG_IGN); /* writing to a remote shell that has just ended */
         uv_timer_start(&run->alive, on_alive, PSD_AGENT_ALIVE_MS, PSD_AGENT_ALIVE_MS);
     }
     man_posts(run);
@@ -741,7 +787,9 @@ static int drive(run_t *run)
 
 static int prepare(run_t *run, bool is_far, psd_err_t *err)
 {
-    int rc = is_far ? PSD_OK : psd_outputs_probe_all(run->options, PSD_PROGRAM_CTL, err); /* of others, their workers look */
+    int rc = is_far || run->program
+                 ? PSD_OK
+                 : psd_outputs_probe_all(run->options, PSD_PROGRAM_CTL, err); /* on other hosts, their workers check */
     rc = rc ? rc : psd_plan_make(&run->plan, run->options, is_far, err);
     rc = rc ? rc : psd_rundir_take(&run->rundir, run->plan.directory, err);
     if (rc)
@@ -756,6 +804,27 @@ static int prepare(run_t *run, bool is_far, psd_err_t *err)
     return run->post ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for %u children", n_posts(run));
 }
 
+/* The program after "--", which is cut off the command line; NULL: none. */
+static int find_program(int *argc, char **argv, char *const **program, psd_err_t *err)
+{
+    int i = 1, n;
+    while (i < *argc && strcmp(argv[i], PSD_COMMAND_OF_USER) != 0)
+        i++;
+    n = *argc - i - 1;
+    *program = n > 0 ? argv + i + 1 : NULL;
+    if (n < 0)
+        return PSD_OK;
+    *argc = i;
+    argv[i] = NULL;
+    if (!n)
+        return psd_err_set(err, PSD_EUSAGE, "%s: give a program to run instead of psd-worker after --, such as -- python3 train.py",
+                           argv[0]);
+    if (n > PSD_COMMAND_OWN)
+        return psd_err_set(err, PSD_EUSAGE, "%s: the program after -- has %d words; at most %d are allowed", argv[0], n,
+                           PSD_COMMAND_OWN);
+    return PSD_OK;
+}
+
 static int train(unsigned programs, int argc, char **argv)
 {
     psd_err_t err = { 0 };
@@ -764,8 +833,10 @@ static int train(unsigned programs, int argc, char **argv)
     PSD_FAILPOINT_SPARE();
     if (!options)
         return psd_err_exit_code(PSD_ENOMEM);
-    int rc = psd_options_load(options, argc, argv, &err), code = 0;
-    run = (run_t){ .options = options, .rundir = { .lock = -1 } };
+    char *const *program;
+    int rc = find_program(&argc, argv, &program, &err), code = 0;
+    rc = rc ? rc : psd_options_load(options, argc, argv, &err);
+    run = (run_t){ .options = options, .program = program, .rundir = { .lock = -1 } };
     if (rc == PSD_OK)
         rc = prepare(&run, programs & PSD_PROGRAM_LAUNCH, &err);
     else if (rc < 0 && *psd_options_complaints(options))
@@ -774,7 +845,7 @@ static int train(unsigned programs, int argc, char **argv)
         code = drive(&run);
     else if (rc < 0)
         fprintf(stderr, "%s\n", err.text);
-    if (rc < 0) /* what says so is told already */
+    if (rc < 0) /* it has reported the error already */
         psd_rundir_end(&run.rundir, "failed", psd_err_exit_code(rc), NULL);
     free(run.post);
     psd_live_destroy(&run.live);
@@ -791,13 +862,18 @@ static int run_verb(const psd_args_t *args) { return psd_ctl_run(args->argc, arg
 
 const psd_verb_t psd_verb_run = {
     .name = "run",
-    .words = "[JOB]",
+    .words = "[JOB] [-- PROGRAM...]",
     .does = "train a whole job on this machine",
-    .about = "Starts the servers and the workers, starts again what dies, shows progress, and prints the summary.",
+    .about =
+        "Starts the servers and the workers, restarts those that crash, shows progress, and prints the summary. Give a "
+        "program of your own after -- to run it instead of psd-worker, once per worker: its environment holds the address to join "
+        "and its worker id (PSD_JOIN, PSD_WORKER__ID, ...), and the other options of the job (PSD_DATA__BATCH, ...).",
     .options = PSD_PROGRAM_CTL,
     .is_raw = true,
-    .examples = "psdctl run job.yaml\npsdctl run job.yaml --servers=2 --workers-min=3 --optimizer='adam(lr=0.05)'\n",
-    .exits = "that of the first child that failed and was not started again; 1 when a signal killed it; 75 after SIGINT, "
+    .examples = "psdctl run job.yaml\n"
+                "psdctl run job.yaml --servers=2 --workers-min=3 --optimizer='adam(lr=0.05)'\n"
+                "psdctl run job.yaml -- python3 train.py\n",
+    .exits = "the code of the first child that failed and was not restarted; 1 when a signal killed it; 75 after SIGINT, "
              "SIGTERM or SIGHUP",
     .run = run_verb,
 };
@@ -806,15 +882,15 @@ static int launch_verb(const psd_args_t *args) { return psd_ctl_launch(args->arg
 
 const psd_verb_t psd_verb_launch = {
     .name = "launch",
-    .words = "[JOB]",
+    .words = "[JOB] [-- PROGRAM...]",
     .does = "train a whole job on several machines, by ssh",
     .about = "Does what psdctl run does, on the machines of a hostfile: each line is HOST [servers=N] [workers=N] [address=A]. ssh "
-             "has to reach them without a password, psd has to be installed there, and the working directory to be there too. "
-             "Connections are encrypted with keys of this launch alone, unless the job has its own.",
+             "must reach them without a password, and they need psd and the same working directory. "
+             "Connections are encrypted with keys made for this launch, unless the job has its own.",
     .options = PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH,
     .is_raw = true,
     .examples = "psdctl launch --hostfile=hosts job.yaml\n"
                 "psdctl launch --hostfile=hosts job.yaml --remote-bin=/opt/psd/bin --checkpoint-dir=/shared/job\n",
-    .exits = "69 when a host cannot be reached; else as psdctl run",
+    .exits = "69 when a host cannot be reached; otherwise as psdctl run",
     .run = launch_verb,
 };

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/system/durable.h"
+#include "common/system/json.h"
 
 static int write_facts(const psd_rundir_t *self, const char *outcome, int code, psd_err_t *err)
 {
@@ -25,7 +26,7 @@ static int write_facts(const psd_rundir_t *self, const char *outcome, int code, 
         json_pack("{s:s, s:s, s:f, s:s}", "schema", "psd.run/1", "id", id, "begun_ts", self->begun_ts, "outcome", outcome);
     if (code >= 0)
         json_object_set_new(facts, "exit_code", json_integer(code));
-    char *text = json_dumps(facts, JSON_INDENT(2));
+    char *text = psd_json_text(facts, JSON_INDENT(2));
     json_decref(facts);
     const int rc =
         text ? psd_durable_put(path, text, strlen(text), err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
@@ -33,7 +34,7 @@ static int write_facts(const psd_rundir_t *self, const char *outcome, int code, 
     return rc;
 }
 
-/* Under another name, over what was set aside before. */
+/* Rename a file, replacing an earlier one that was set aside. */
 static int set_results_aside(const psd_rundir_t *self, psd_err_t *err)
 {
     DIR *all = opendir(self->path);
@@ -62,11 +63,11 @@ int psd_rundir_take(psd_rundir_t *out, const char *path, psd_err_t *err)
     out->lock = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (out->lock < 0)
         return psd_err_set(err, PSD_EIO, "run.dir: cannot write %.300s: %s", lock, strerror(errno));
-    if (flock(out->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) { /* a file system without locks has no such answer */
+    if (flock(out->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) { /* a file system without locks never returns this */
         close(out->lock);
         out->lock = -1;
         return psd_err_set(err, PSD_ECONFIG,
-                           "another psdctl works in %.300s: wait for its end, or set run.dir to another directory", path);
+                           "another psdctl works in %.300s: wait until it has ended, or set run.dir to another directory", path);
     }
     while (!out->id && getrandom(&out->id, sizeof out->id, 0) != sizeof out->id)
         ;

@@ -5,9 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/system/json.h"
 #include "common/system/durable.h"
 
-static const char running[] = "running"; /* the outcome of who has not ended, or not said how */
+static const char running[] = "running"; /* the outcome of a worker that has not ended, or has not reported how */
 
 void psd_summary_path(char path[PATH_MAX], const char *directory, unsigned worker)
 {
@@ -43,7 +44,7 @@ json_t *psd_summary_of(const char *directory, unsigned worker)
 {
     char path[PATH_MAX];
     json_t *summary = NULL;
-    if (!worker) { /* once another's is in its place */
+    if (!worker) { /* once another worker's has taken its name */
         snprintf(path, sizeof path, "%s/summary-0.json", directory);
         summary = json_load_file(path, 0, NULL);
     }
@@ -67,8 +68,8 @@ const char *psd_summary_outcome(int code, int signal)
         int code;
         const char *outcome;
     } ends[] = {
-#define END(id, programs, code, outcome, situation, on_disk, run_does) { programs, code, outcome },
-#define OTHER                                                          END
+#define END(id, programs, code, outcome, situation, on_disk, run_does, user_does) { programs, code, outcome },
+#define OTHER                                                                     END
 #include "common/base/ends.def"
 #undef OTHER
 #undef END
@@ -80,9 +81,9 @@ const char *psd_summary_outcome(int code, int signal)
     return "killed";
 }
 
-/* -- who was not able to say how it ended ------------------------------------------------------------------ */
+/* -- workers without an outcome ------------------------------------------------------------------ */
 
-/* The last line of this run in the worker's metrics, with the loss of the last that has one; NULL: there is none. */
+/* The last line of this run in the worker's metrics, with the last loss; NULL: there is none. */
 static json_t *last_metrics(const char *directory, unsigned worker, double begun_ts)
 {
     char path[PATH_MAX], text[1024];
@@ -107,7 +108,7 @@ static json_t *last_metrics(const char *directory, unsigned worker, double begun
     return last;
 }
 
-/* What it had counted, and not told. */
+/* Counters that it could not report. */
 static void forget_counts(json_t *summary)
 {
     static const char *const counts[] = { "rounds",        "skipped",     "samples",     "job_samples",
@@ -141,7 +142,7 @@ static void complete(json_t *summary, const char *directory, unsigned worker, do
     json_decref(last);
 }
 
-/* -- whose is the run's ------------------------------------------------------------------------------------- */
+/* -- the summary of the run ------------------------------------------------------------------------------------- */
 
 static int merit(const json_t *summary)
 {
@@ -166,7 +167,7 @@ static int choose(json_t *const *summary, unsigned n_workers)
 
 static int put(const char *path, const json_t *summary, psd_err_t *err)
 {
-    char *text = json_dumps(summary, JSON_INDENT(2) | JSON_REAL_PRECISION(17)), *line = NULL;
+    char *text = psd_json_text(summary, JSON_INDENT(2) | JSON_REAL_PRECISION(17)), *line = NULL;
     const int n = text ? asprintf(&line, "%s\n", text) : -1;
     const int rc = n < 0 ? psd_err_set(err, PSD_ENOMEM, "no memory for %s", path) : psd_durable_put(path, line, (size_t)n, err);
     if (n >= 0)
@@ -181,7 +182,7 @@ static void keep_first(psd_err_t *first, int rc, const psd_err_t *err)
         *first = *err;
 }
 
-/* What is true of the whole job, whoever says it. */
+/* Copy the facts of the whole job, which are the same from any worker. */
 static void tell_of_job(json_t *chosen, json_t *const *summary, const psd_worker_end_t *end, unsigned n_workers, int worker)
 {
     double samples = number_of(chosen, "job_samples"), epochs = number_of(chosen, "epochs"),

@@ -1,5 +1,5 @@
-/* asp.c - asynchronous: each whole push is a step of its own at each shard, and nobody waits for anybody. There are no
- * rounds; the coordinator's clock numbers the checkpoints. */
+/* asp.c - asynchronous: each whole push is a step of its own at each shard, and no worker waits for another. There are no rounds;
+ * the coordinator's clock numbers the checkpoints. */
 #include "server/core/modes/answers.h"
 
 static psd_push_t whole_push(const psd_progress_t *p)
@@ -18,7 +18,7 @@ static uint64_t progress(const psd_progress_t *p) { return p->steps; }
 
 static uint64_t save_clock(const psd_progress_t *p) { return p->clock + 1; }
 
-/* A shard's word may be older than its last step: at the end, only what was ordered after all pushes counts. */
+/* A shard's report may be older than its last step: at the end, only a checkpoint ordered after all pushes counts. */
 static bool is_saved(const psd_progress_t *p) { return p->point_progress == p->steps && p->point_is_final; }
 
 const psd_mode_t psd_mode_asp = {

@@ -337,8 +337,70 @@ function putOptimizer(s) {
     l ? ['Lookahead', 'every ' + l.k + ' steps the slow weights go ' + plain(l.alpha) + ' of the way'] : null,
     l ? ['its phase', h('span', {}, l.k <= 20 ? h('span', { 'class': 'phase', 'aria-hidden': 'true' },
       '●'.repeat(l.phase) + '○'.repeat(l.k - l.phase)) : '', ' ' + l.phase + ' of ' + l.k)] : null,
-    l ? ['syncs', plain(l.sync_epoch)] : null]));
+    l ? ['syncs', plain(l.sync_epoch)] : null]), (o.groups || []).length ? table(['tensors', 'trained by', 'rate', 'parameters'],
+    o.groups.map(function (g) {
+      return [g.match + ' (' + plain(g.tensors) + ')', g.frozen ? 'nothing: frozen' : g.rule + (g.clip ? '' : ', not clipped'),
+              g.frozen ? NONE : plain(g.lr_now), plain(g.parameters)];
+    })) : '');
 }
+
+/* ---- tensors ---- */
+
+/* A letter of a strip (server/core/health.h): its colour, and its meaning in words. */
+var LETTERS = '.-0123456789abcd!', ALARMS = { dead: 1, stuck: 1, exploding: 1 };
+
+function level(letter) { return LETTERS.indexOf(letter) - 2; }
+
+function ratioOf(letter) {
+  var l = level(letter);
+  return letter === '.' ? 'no gradient' : letter === '-' ? 'all gradients 0' : letter === '!' ? 'Inf or NaN'
+    : l === 0 ? 'a step below 1e-6 of the weights' : 'a step of ' + plain(+Math.pow(10, -6.5 + l / 2).toPrecision(1)) + (l === 13 ? ' or more' : '') + ' of the weights';
+}
+
+function colourOfLook(letter) {
+  return letter === '.' ? 'transparent' : letter === '-' ? 'var(--zero)' : letter === '!' ? 'var(--nan)' : 'var(--u' + level(letter) + ')';
+}
+
+/* One element per tensor, whose background has a stripe per look; neighbouring looks of one colour share a stripe. */
+function strip(t, columns) {
+  var n = Math.max(t.strip.length, 24), stops = [], i, from;
+  for (i = 0; i < t.strip.length; i = from) {
+    for (from = i; from < t.strip.length && t.strip[from] === t.strip[i];) from++;
+    stops.push(colourOfLook(t.strip[i]) + ' ' + 100 * i / n + '% ' + 100 * from / n + '%');
+  }
+  stops.push('transparent ' + 100 * t.strip.length / n + '%');
+  return h('div', { 'class': 'strip', role: 'img', style: 'background:linear-gradient(90deg,' + stops.join(',') + ')',
+                    'data-strip': t.strip, 'aria-label': 'in ' + t.strip.length + ' looks up to step ' + columns[columns.length - 1] + ', lastly ' + ratioOf(t.strip.slice(-1)) });
+}
+
+/* The meaning of the stripe under the pointer, as its tooltip. */
+function tellStripe(event) {
+  var text = event.target.getAttribute && event.target.getAttribute('data-strip'), box, i;
+  if (!text) return;
+  box = event.target.getBoundingClientRect();
+  i = Math.floor((event.clientX - box.left) / box.width * Math.max(text.length, 24));
+  event.target.title = i < text.length ? 'from step ' + status_.health.columns[i] + ': ' + ratioOf(text[i]) : '';
+}
+
+function putTensors(s) {
+  var all = s.health, columns = ['tensor', 'its looks', 'state', 'update / weights', 'gradient', 'weights', 'gradients 0'];
+  parts.tensorsSection.hidden = !all || !all.tensors;
+  if (!all || !all.tensors || parts.tensors.shows === all.step) return;
+  parts.tensors.shows = all.step;
+  fill(parts.tensors, h('thead', {}, h('tr', {}, columns.map(function (t, i) { return h('th', { scope: 'col', 'class': i > 2 ? 'number' : null }, t); }))),
+    h('tbody', {}, all.tensors.map(function (t) {
+      return h('tr', { 'class': ALARMS[t.state] ? 'slow' : null, 'data-tensor': t.name }, h('th', { scope: 'row', title: t.name }, t.name),
+        h('td', {}, strip(t, all.columns)), h('td', {}, h('span', { 'class': ALARMS[t.state] ? 'why' : null, title: t.reason || null }, t.state + (t.reason ? ' since step ' + t.since_step : ''))),
+        [t.update_ratio, t.gradient_norm, t.weight_norm].map(function (x) { return h('td', { 'class': 'number' }, isNumber(x) ? String(+x.toPrecision(3)) : NONE); }),
+        h('td', { 'class': 'number' }, percent(t.zero_share)));
+    })));
+  parts.tensorsNote.textContent = 'Looks at steps ' + all.columns[0] + ' to ' + all.step + ', left to right' +
+    (all.omitted ? '; ' + all.omitted + ' more tensors have no row' : '') +
+    '. The colour shows the size of a step relative to the weights; 0.001 is usual. Gradients are those that the optimizer gets: the mean of all workers, clipped.';
+}
+
+var SCALE = [['0', 'below 1e-6'], ['3', '1e-5'], ['5', '1e-4'], ['7', '0.001, usual'], ['9', '0.01'], ['b', '0.1'], ['d', '1 or more'],
+  ['-', 'all gradients 0'], ['!', 'Inf or NaN'], ['.', 'no gradient']];
 
 function putStaleness(s) {
   var st = s.sync.staleness, most = Math.max.apply(null, st.histogram.concat([1]));
@@ -402,6 +464,7 @@ function build() {
   parts.news = h('span', { 'class': 'stale', role: 'status' });
   parts.log = h('table', {});
   parts.marks = h('div', { 'class': 'key marks' });
+  document.body.addEventListener('pointermove', tellStripe);
   CURVES.forEach(function (curve, i) {
     curve.chart = h('div', { 'class': 'chart' });
     curve.legend = h('div', { 'class': 'legend' });
@@ -416,6 +479,9 @@ function build() {
     section('Workers', [wide('workers'), h('div', { 'class': 'key' }, PHASES.map(function (p) {
       return h('span', {}, h('i', { 'class': p }), { computing: 'computes, reads data', sending: 'its push arrives', waiting: 'waits for the others', served: 'the server\'s turn' }[p]);
     }))]),
+    parts.tensorsSection = section('Tensors', [wide('tensors'), h('div', { 'class': 'key' }, 'update / weights:', SCALE.map(function (x) {
+      return h('span', {}, h('i', { 'class': x[0] === '.' ? 'blank' : null, style: 'background:' + colourOfLook(x[0]) }), x[1]);
+    })), parts.tensorsNote = h('p', { 'class': 'note' })]),
     h('div', { 'class': 'two' }, section('Servers', part('servers')), section('This shard', part('shard')),
       section('Optimizer', part('optimizer')), section('Checkpoints', part('checkpoint')), section('Staleness', part('staleness'))),
     section('Log', h('div', { 'class': 'log', tabindex: '0' }, parts.log)),
@@ -427,7 +493,7 @@ function put(s) {
   var first = !status_;
   status_ = s;
   if (first) build();
-  putHead(s); putCards(s); putWorkers(s); putServers(s); putOptimizer(s); putStaleness(s); putCheckpoint(s);
+  putHead(s); putCards(s); putWorkers(s); putTensors(s); putServers(s); putOptimizer(s); putStaleness(s); putCheckpoint(s);
 }
 
 function addPoint(s) {

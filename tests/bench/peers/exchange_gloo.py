@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""exchange_gloo.py - what data-parallel training does without a parameter server: the ranks add up their gradients by Gloo's
-all-reduce over loopback, and each makes the optimizer's step (sgd) on weights of its own."""
+"""exchange_gloo.py - data-parallel training without a parameter server: the ranks add up their gradients by Gloo's all-reduce over
+loopback, and each makes the optimizer's step (sgd) on its own weights."""
 import argparse
 
 from repeat import Ranks, import_torch

@@ -1,5 +1,5 @@
-"""What the peers have in common: the child's half of what tests/bench/repeat.h describes, and ranks that work together.
-Each is run by Debian's interpreter, which knows Debian's torch."""
+"""Shared code of the peers: the child's half of the protocol in tests/bench/repeat.h, and ranks that work together. Debian's
+interpreter, which finds Debian's torch, runs them."""
 import os
 import statistics
 import sys
@@ -18,10 +18,22 @@ def import_torch():
     return torch
 
 
-class Ranks:
-    """This process and ranks - 1 forks of it, with one thread for arithmetic each, which is the fastest at these sizes."""
+def import_package():
+    """The package psd, or the end of this program with the reason."""
+    try:
+        import numpy  # noqa: F401
+        import psd
+    except ImportError as why:
+        print(f"skip {why}; apt-get install python3-numpy".replace('"', "'"), flush=True)
+        sys.exit(0)
+    return psd
 
-    def __init__(self, ranks):
+
+class Ranks:
+    """This process and ranks - 1 forks of it, with one thread for arithmetic each, which is the fastest at these sizes; `gloo`:
+    they reduce among themselves."""
+
+    def __init__(self, ranks, gloo=True):
         self.orders, self.answers, self.rank = [], [], 0
         self.directory = tempfile.TemporaryDirectory(prefix="psd-bench-")
         meeting = f"file://{self.directory.name}/meeting"
@@ -38,16 +50,18 @@ class Ranks:
             self.answers.append(answer[0])
         torch = import_torch()
         torch.set_num_threads(1)
-        if ranks > 1:
+        if ranks > 1 and gloo:
             torch.distributed.init_process_group("gloo", init_method=meeting, rank=self.rank, world_size=ranks)
 
-    def serve(self, unit, units, at_once):
-        """Repeat `unit` whenever the parent asks; others follow this rank `at_once` units at a time."""
+    def serve(self, unit, units, at_once, finish=lambda: None):
+        """Repeat `unit` whenever the parent asks; others follow this rank `at_once` units at a time. Each rank ends with
+        `finish`."""
         if self.rank:
             while os.read(self.order, 1):
                 for _ in range(at_once):
                     unit()
                 os.write(self.answer, b".")
+            finish()
             os._exit(0)
 
         def together():
@@ -70,4 +84,5 @@ class Ranks:
             print(f"{statistics.fmean(times):.9f} {statistics.median(times):.9f}", flush=True)
         for fd in self.orders:
             os.close(fd)
+        finish()
         self.directory.cleanup()

@@ -1,0 +1,252 @@
+/* tune.c - `psdctl tune`: finds the rule and the learning rate for a job. Rounds of short runs choose the rate of each rule
+ * (tuning.h), then whole runs compare the rules. Finished runs are kept; the same command continues from there. */
+#include "deploy/psdctl/verb.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/system/durable.h"
+#include "common/system/json.h"
+#include "deploy/psdctl/compare/settings.h"
+#include "deploy/psdctl/compare/trials.h"
+#include "deploy/psdctl/compare/tuning.h"
+#include "deploy/psdctl/run/place.h"
+
+#define GRID "0.01,0.03,0.1,0.3,1,3,10,30,100" /* the factors if the job has none */
+
+typedef struct tune {
+    const psd_options_t *options;
+    psd_tuning_t tuning;
+    char directory[PSD_PLACE_DIRECTORY];
+    int lock; /* holds the lock on the directory; -1: not locked yet */
+} tune_t;
+
+/* ---- Results ---- */
+
+static bool write_json(const tune_t *self, FILE *out)
+{
+    json_t *json = psd_tuning_json(&self->tuning);
+    const bool good = json && json_dumpf(json, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0 && fputc('\n', out) > 0;
+    json_decref(json);
+    return good;
+}
+
+static bool write_page(const tune_t *self, FILE *out)
+{
+    return psd_comparison_page(&self->tuning.round[self->tuning.n_rounds - 1], out);
+}
+
+/* Write a value, or an item of a list: numbers unchanged, all else in quotes. */
+static void write_item(const psd_option_t *row, const char *text, FILE *out)
+{
+    static const psd_option_type_t plain[] = { PSD_OPTION_INT,      PSD_OPTION_UINT64, PSD_OPTION_DOUBLE, PSD_OPTION_BOOL,
+                                               PSD_OPTION_DURATION, PSD_OPTION_SIZE,   PSD_OPTION_LIST,   PSD_OPTION_NUMBERS };
+    bool is_plain = false;
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+        is_plain = is_plain || row->type == plain[i];
+    json_t *string = is_plain ? NULL : json_string(text);
+    char *quoted = psd_json_text(string, JSON_ENCODE_ANY);
+    fputs(quoted ? quoted : text, out);
+    free(quoted);
+    json_decref(string);
+}
+
+static void write_value(const psd_option_t *row, const char *text, FILE *out)
+{
+    psd_option_value_t value = { 0 };
+    char why[PSD_OPTION_WHY];
+    fprintf(out, "%s: ", row->key);
+    if (psd_option_is_list(row->type) && psd_option_read(row, text, &value, why) == PSD_OK) {
+        fputc('[', out);
+        for (size_t i = 0; i < value.n_list; i++) {
+            fputs(i ? ", " : "", out);
+            write_item(row, value.item[i], out);
+        }
+        fputc(']', out);
+    } else {
+        write_item(row, text, out);
+    }
+    fputc('\n', out);
+    psd_option_clear(&value);
+}
+
+/* Write the job file with the chosen rule: all its options, except those of the search, of a single run and of the terminal. It lies in
+ * another directory than the job's own file, so its paths are absolute. */
+static bool write_job(const tune_t *self, FILE *out)
+{
+    const psd_contender_t *choice = psd_tuning_choice(&self->tuning);
+    const psd_option_t *row;
+    for (size_t i = 0; choice && (row = psd_option_at(i)); i++) {
+        const psd_option_id_t id = psd_option_id(row);
+        if (id != PSD_OPT_optimizer && (!strcmp(psd_options_origin(self->options, id), "default") ||
+                                        !strncmp(row->key, "compare.", 8) || id == PSD_OPT_run_dir || id == PSD_OPT_progress))
+            continue;
+        char *text = psd_settings_from_anywhere(row, id == PSD_OPT_optimizer ? choice->name : psd_options_text(self->options, id));
+        if (!text)
+            return false;
+        write_value(row, text, out);
+        free(text);
+    }
+    return choice != NULL;
+}
+
+static int write_file(const tune_t *self, const char *name, bool (*write)(const tune_t *self, FILE *out), psd_err_t *err)
+{
+    char path[PATH_MAX], *text = NULL;
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/%s", self->directory, name);
+    FILE *file = open_memstream(&text, &n);
+    bool good = file && write(self, file);
+    good = file && fclose(file) == 0 && good;
+    const int rc = good ? psd_durable_put(path, text, n, err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
+    free(text);
+    return rc;
+}
+
+static int conclude(const tune_t *self, psd_err_t *err)
+{
+    const psd_contender_t *choice = psd_tuning_choice(&self->tuning);
+    int rc = write_file(self, "tune.json", write_json, err);
+    rc = rc ? rc : write_file(self, "report.html", write_page, err);
+    rc = rc || !choice ? rc : write_file(self, "tuned.yaml", write_job, err);
+    if (rc)
+        return rc;
+    psd_tuning_print_cuts(&self->tuning, stdout);
+    putchar('\n');
+    psd_comparison_print(&self->tuning.round[self->tuning.n_rounds - 1], stdout);
+    if (!choice)
+        return psd_err_set(err, PSD_EDIVERGED, "no rule succeeded at any rate; widen --lr-sweep, or train for longer");
+    printf("chosen: %s; %s/tuned.yaml is the job with it\n", choice->label, self->directory);
+    printf("kept in %s: report.html, tune.json\n", self->directory);
+    return PSD_OK;
+}
+
+/* ---- The search ---- */
+
+static int prepare(tune_t *self, psd_err_t *err)
+{
+    const int rc = psd_tuning_begin(&self->tuning, self->options, err);
+    return rc ? rc : psd_settings_hold(self->options, "-tune", self->directory, &self->lock, err);
+}
+
+static int search(tune_t *self, int *code, psd_err_t *err)
+{
+    bool done = false;
+    int rc = prepare(self, err);
+    while (!rc && !done) {
+        psd_trials_t trials;
+        const size_t round = self->tuning.n_begun;
+        rc = psd_trials_run("tune", self->options, psd_tuning_now(&self->tuning), self->directory, &trials, err);
+        if (rc)
+            break;
+        if (trials.stopped) {
+            *code = trials.code;
+            fprintf(stderr, "psdctl tune: %zu of %zu runs of round %zu are kept; continue with --run-dir=%s\n", trials.n_kept,
+                    trials.n, round, self->directory);
+            return PSD_OK;
+        }
+        *code = *code ? *code : trials.code;
+        rc = psd_tuning_next(&self->tuning, &done, err);
+    }
+    return rc ? rc : conclude(self, err);
+}
+
+/* ---- The command line ---- */
+
+enum { OPTIMIZERS, SEEDS, SWEEP, JOBS };
+
+/* Convert the flags of this verb to those of the option table, and append them to the rest. */
+static int load_with(psd_options_t *options, const psd_args_t *args, const char *sweep, psd_err_t *err)
+{
+    static const char *const flags[] = { [OPTIMIZERS] = "--compare-optimizers",
+                                         [SEEDS] = "--compare-seeds",
+                                         [SWEEP] = "--compare-lr-sweep",
+                                         [JOBS] = "--compare-jobs" };
+    enum { FLAGS = sizeof flags / sizeof *flags };
+    char **words = calloc((size_t)args->argc + FLAGS + 2, sizeof *words), *made[FLAGS] = { NULL }, none[] = "--";
+    int n = 0, rc = words ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
+    for (int i = 0; !rc && i < args->argc; i++)
+        words[n++] = args->argv[i];
+    for (size_t f = 0; !rc && f < FLAGS; f++) {
+        const char *value = f == SWEEP && sweep ? sweep : args->flag[f] ? args->value[f].text : NULL;
+        if (!value)
+            continue;
+        if (asprintf(&made[f], "%s=%s", flags[f], value) < 0)
+            rc = psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
+        words[n++] = made[f];
+    }
+    if (!rc && n < 2)
+        words[n++] = none;
+    rc = rc ? rc : psd_options_load(options, n, words, err);
+    for (size_t f = 0; f < FLAGS; f++)
+        free(made[f]);
+    free(words);
+    return rc;
+}
+
+/* Use the default grid if neither the command line nor the job file has one. */
+static int load(psd_options_t **options, const psd_args_t *args, psd_err_t *err)
+{
+    int rc = PSD_OK;
+    for (int again = 0; again < 2; again++) {
+        size_t n_rates = 0;
+        psd_options_destroy(options);
+        *options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+        rc = *options ? load_with(*options, args, again ? GRID : NULL, err) : psd_err_set(err, PSD_ENOMEM, "no memory for options");
+        if (rc == PSD_OK)
+            psd_options_numbers(*options, PSD_OPT_compare_lr_sweep, &n_rates);
+        if (rc || n_rates)
+            break;
+    }
+    if (rc < 0 && *options && *psd_options_complaints(*options))
+        snprintf(err->text, sizeof err->text, "%s", psd_options_complaints(*options));
+    return rc;
+}
+
+static int run(const psd_args_t *args)
+{
+    psd_err_t err = { 0 };
+    int code = 0;
+    psd_options_t *options = NULL;
+    int rc = load(&options, args, &err);
+    tune_t self = { .options = options, .lock = -1 };
+    if (rc == PSD_OK)
+        rc = search(&self, &code, &err);
+    if (rc < 0)
+        fprintf(stderr, "psdctl tune: %s\n", err.text);
+    psd_tuning_clear(&self.tuning);
+    if (self.lock >= 0)
+        close(self.lock);
+    psd_options_destroy(&options);
+    return rc < 0 ? psd_err_exit_code(rc) : code;
+}
+
+const psd_verb_t psd_verb_tune = {
+    .name = "tune",
+    .words = "[JOB]",
+    .does = "find the rule and the learning rate for a job",
+    .about =
+        "Trains each rule at each rate for a small share of the job, the best third of its rates for three times as long, and so "
+        "on; the best two of each for the whole job. Rates are chosen on validation rows, rules compared on the test set. "
+        "Finished runs are kept in run.dir; the same command with that --run-dir continues from there.",
+    .flag = { [OPTIMIZERS] = { .key = "optimizers",
+                               .type = PSD_OPTION_TEXTS,
+                               .argument = "RULE...",
+                               .help = "update rules, each in quotes, or in one text with ; between them (default: the job file's "
+                                       "compare: {optimizers: ...})" },
+              [SEEDS] = { .key = "seeds",
+                          .type = PSD_OPTION_UINT64,
+                          .argument = "N",
+                          .help = "number of seeds to train each with [3]" },
+              [SWEEP] = { .key = "lr-sweep",
+                          .type = PSD_OPTION_NUMBERS,
+                          .argument = "X,X,...",
+                          .help =
+                              "factors of the rules' learning rates (default: compare.lr_sweep, or 0.01 to 100 in nine steps)" },
+              [JOBS] = { .key = "jobs", .type = PSD_OPTION_UINT64, .argument = "N", .help = "number of runs at once [1]" } },
+    .options = PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE,
+    .examples = "psdctl tune job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)' --seeds=3\n",
+    .exits = "that of the first run that failed; 1 when no rule succeeded; 75 after SIGINT, SIGTERM or SIGHUP",
+    .run = run,
+};

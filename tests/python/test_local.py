@@ -1,0 +1,100 @@
+"""psd.launch: a job for as long as a block lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import tempfile
+import unittest
+import urllib.request
+from pathlib import Path
+
+import support
+
+support.need("numpy")
+
+import numpy as np  # noqa: E402
+
+import psd  # noqa: E402
+
+
+def count_servers(job: str) -> int:
+    said = subprocess.run(["pgrep", "-f", "--", f"--job={job} --servers"], capture_output=True, text=True).stdout
+    return len(said.split())
+
+
+def work(directory: str) -> None:
+    with psd.connect() as worker:
+        w = np.zeros(2, np.float32)
+        worker.register({"w": w})
+        for _ in range(3):
+            worker.exchange([np.ones(2, np.float32)])
+        with open(f"{directory}/{worker.position.worker}", "w") as file:
+            file.write(str(w.tolist()))
+
+
+def fail(_: str) -> None:
+    raise SystemExit(3)
+
+
+class Launch(unittest.TestCase):
+    def launch(self, *arguments: object, **more: object) -> psd.LocalJob:
+        self.said = io.StringIO()
+        with contextlib.redirect_stdout(self.said):
+            return psd.launch(*arguments, **more)  # type: ignore[arg-type]
+
+    def test_a_block_has_servers_that_this_process_finds(self) -> None:
+        name = f"block-{os.getpid()}"
+        with self.launch("sgd(lr=0.5)", servers=2, job=name, net_local="off") as job:
+            self.assertEqual(self.said.getvalue(), f"psd: status page {job.status}\n")
+            self.assertEqual(count_servers(name), 2)
+            with urllib.request.urlopen(f"{job.status}/livez") as answer:
+                self.assertEqual(answer.status, 200)
+            worker = psd.connect()
+            w = np.zeros(2, np.float32)
+            worker.register({"w": w})
+            worker.exchange([np.ones(2, np.float32)])
+            self.assertEqual((w.tolist(), worker.settings.servers), ([-0.5, -0.5], 2))
+        self.assertEqual((count_servers(name), worker.has_left, job.directory.exists(), os.environ.get("PSD_JOIN")),
+                         (0, True, False, None))
+
+    def test_an_exception_or_nobody_ends_it_too(self) -> None:
+        name = f"none-{os.getpid()}"
+        with self.launch(job=name):
+            pass
+        with self.assertRaises(ZeroDivisionError), self.launch(job=name):
+            psd.connect()
+            1 / 0
+        self.assertEqual(count_servers(name), 0)
+
+    def test_workers_are_processes_of_their_own(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            with self.launch("sgd(lr=0.5)", workers=2) as job:
+                job.run(work, directory)
+            self.assertEqual({path.name: path.read_text() for path in Path(directory).iterdir()},
+                             {"0": "[-1.5, -1.5]", "1": "[-1.5, -1.5]"})
+            with self.assertRaisesRegex(psd.PsdError, "worker 0 ended with 3"), self.launch(workers=1) as job:
+                job.run(fail, directory)
+
+    def test_what_cannot_start_says_why(self) -> None:
+        with self.assertRaisesRegex(psd.UnavailableError, "server 0 did not start: .*nearest is 'adam'"):
+            self.launch("adamm(lr=1)")
+        with self.assertRaisesRegex(psd.UnavailableError, "did not start: .*--worker-min"):
+            self.launch(worker_min=3)
+        with self.assertRaisesRegex(psd.UsageError, "0 servers"):
+            self.launch(servers=0)
+
+    def test_servers_die_with_their_program(self) -> None:
+        name = f"dies-{os.getpid()}"
+        program = support.script("import os, sys, psd\npsd.launch(job=sys.argv[1])\nos.kill(os.getpid(), 9)", name)
+        program.communicate(timeout=60)
+        for _ in range(6000):
+            if not count_servers(name):
+                break
+        self.assertEqual(count_servers(name), 0)
+
+
+if __name__ == "__main__":
+    support.main()

@@ -1,0 +1,729 @@
+"""psd.Optimizer does to a torch model what the same rule of torch does, and says what is wrong with a script that cannot be right."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import threading
+import unittest
+from typing import Any, Callable
+
+import support
+
+support.need("numpy", "torch")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+import psd  # noqa: E402
+
+torch.set_num_threads(1)
+
+# psd's rule, torch's class, and what torch is told. torch 1's nadam of one tensor at a time multiplies mu in twice (mended in torch
+# 2), that of all at once does not.
+RULES: list[tuple[str, Any, dict[str, Any]]] = [
+    ("sgd(lr=0.1)", torch.optim.SGD, {"lr": 0.1}),
+    ("sgd(lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.01)", torch.optim.SGD,
+     {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01}),
+    ("momentum(lr=0.05)", torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
+    ("nesterov(lr=0.05)", torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    ("adagrad(lr=0.05)", torch.optim.Adagrad, {"lr": 0.05}),
+    ("adadelta(lr=1)", torch.optim.Adadelta, {"lr": 1.0}),
+    ("rmsprop(lr=0.003)", torch.optim.RMSprop, {"lr": 0.003}),
+    ("adam(lr=0.003)", torch.optim.Adam, {"lr": 0.003}),
+    ("adam(lr=0.003, amsgrad=1)", torch.optim.Adam, {"lr": 0.003, "amsgrad": True}),
+    ("adamw(lr=0.003)", torch.optim.AdamW, {"lr": 0.003}),
+    ("nadam(lr=0.003)", torch.optim.NAdam, {"lr": 0.003, "foreach": True}),
+    ("radam(lr=0.003)", torch.optim.RAdam, {"lr": 0.003}),
+    ("adamax(lr=0.003)", torch.optim.Adamax, {"lr": 0.003}),
+]
+STEPS = 100
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+X = torch.randn(64, 8, generator=torch.Generator().manual_seed(2))
+Y = torch.randint(0, 4, (64,), generator=torch.Generator().manual_seed(3))
+
+
+def train(model: nn.Module, opt: Any, steps: int, rows: slice = slice(None)) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(model(X[rows]), Y[rows])
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    return losses
+
+
+def weights_of(model: nn.Module) -> list[list[float]]:
+    return [p.detach().flatten().tolist() for p in model.parameters()]
+
+
+class Equal(unittest.TestCase):
+    def test_losses_are_those_of_torch_for_each_rule_of_both(self) -> None:
+        for rule, kind, told in RULES:
+            with self.subTest(rule), support.Servers(f"--optimizer={rule}") as servers:
+                model, other = make_model(), make_model()
+                with psd.Optimizer(model.named_parameters(), rule, join=servers.join, insecure=True) as opt:
+                    losses = train(model, opt, STEPS)
+                np.testing.assert_allclose(losses, train(other, kind(other.parameters(), **told), STEPS), rtol=0, atol=1e-5)
+                self.assertEqual(servers.wait(), [0])
+
+    def test_two_workers_and_servers_make_the_union_batchs_steps(self) -> None:
+        with support.Servers("--optimizer=adam(lr=0.003)") as servers:
+            one = make_model()
+            with psd.Optimizer(one.named_parameters(), join=servers.join, insecure=True) as opt:
+                train(one, opt, 20)
+        with support.Servers("--optimizer=adam(lr=0.003)", "--workers-min=2", n=2) as servers:
+            models = [make_model(), make_model()]
+
+            def work(i: int) -> None:
+                with psd.Optimizer(models[i].named_parameters(), join=servers.join, insecure=True, worker=i) as opt:
+                    opt.loss = 1.0
+                    for _ in range(20):
+                        opt.zero_grad()
+                        rank = opt.position.rank
+                        opt.batch_samples = 32
+                        rows = slice(32 * rank, 32 * rank + 32)
+                        nn.functional.cross_entropy(models[i](X[rows]), Y[rows]).backward()
+                        opt.step()
+
+            threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(servers.wait(), [0, 0])
+        self.assertEqual(weights_of(models[0]), weights_of(models[1]))
+        for a, b in zip(weights_of(one), weights_of(models[0])):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+class WarmStart(unittest.TestCase):
+    """A job that begins with the weights and the state of a torch optimizer."""
+
+    def test_torch_and_then_psd_is_torch_throughout_for_each_rule_of_both(self) -> None:
+        for rule, kind, told in RULES:
+            with self.subTest(rule), support.Servers(f"--optimizer={rule}", n=2) as servers:
+                model, other = make_model(), make_model()
+                torchs, throughout = kind(model.parameters(), **told), kind(other.parameters(), **told)
+                train(model, torchs, STEPS)
+                losses = train(other, throughout, 2 * STEPS)[STEPS:]
+                with psd.Optimizer(model.named_parameters(), rule, join=servers.join, insecure=True, state=torchs) as opt:
+                    np.testing.assert_allclose(train(model, opt, STEPS), losses, rtol=0, atol=1e-5)
+                for a, b in zip(weights_of(model), weights_of(other)):
+                    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+                self.assertEqual(servers.wait(), [0, 0])
+
+    def test_a_server_that_dies_before_the_first_step_changes_nothing(self) -> None:
+        ends = []
+        for victim in (None, 0, 1):
+            with support.Servers("--optimizer=adam(lr=0.003)", "--lease=2s", "--checkpoint-dir=DIR/saved", n=2) as servers:
+                model = make_model()
+                torchs = torch.optim.Adam(model.parameters(), lr=0.003)
+                train(model, torchs, 10)
+                with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True, state=torchs.state_dict()) as opt:
+                    if victim is not None:
+                        servers.kill(victim)
+                        servers.restart(victim)
+                        opt.skip()  # a round without samples makes no step, and waits for the servers
+                    train(model, opt, 10)
+                ends.append(weights_of(model))
+        self.assertEqual(ends[0], ends[1])
+        self.assertEqual(ends[0], ends[2])
+
+    def test_state_that_is_not_the_jobs_is_refused_with_a_sentence(self) -> None:
+        model = make_model()
+        adam = torch.optim.Adam(model.parameters(), lr=0.003)
+        train(model, adam, 3)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        with support.Servers("--optimizer=sgd(lr=0.1, momentum=0.9)") as servers:
+            def begin(**more: Any) -> psd.Optimizer:
+                return psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True, **more)
+
+            with self.assertRaisesRegex(psd.UsageError, "the state of tensor 0.weight has exp_avg, which sgd does not keep"):
+                begin(state=adam)
+            with self.assertRaisesRegex(psd.UsageError, "there is no momentum_buffer of tensor 0.weight, which sgd keeps"):
+                begin(state=sgd)
+            with self.assertRaisesRegex(psd.UsageError, "a str is not|`state` is a str"):
+                begin(state="adam.npz")
+            turned = {f"state/{name}/momentum_buffer": np.zeros(tuple(p.shape)[::-1], np.float32)
+                      for name, p in model.named_parameters()}
+            with self.assertRaisesRegex(psd.UsageError, r"momentum_buffer of 0.weight has shape \[8, 16\], and the tensor has \[16, 8\]"):
+                begin(state=turned)
+            with self.assertRaisesRegex(psd.UsageError, "the rule is a type"):
+                psd.Optimizer(model.named_parameters(), torch.optim.Adam, join=servers.join, insecure=True)  # type: ignore[arg-type]
+            with self.assertRaisesRegex(psd.UsageError, "no argument lr"):
+                begin(lr=0.1)
+            with self.assertRaisesRegex(psd.UsageError, "no tensor has all the state that its optimizer keeps"):
+                begin(state=adam, partial_state=True)
+            wrong = {"state/0.weight/momentum_buffer": np.ones((3, 3))}
+            with self.assertRaisesRegex(psd.UsageError, "momentum_buffer of tensor 0.weight has 9 elements; this job's has 128"):
+                begin(state=wrong, partial_state=True)
+            with begin() as opt:
+                with self.assertRaisesRegex(psd.UsageError, "make the optimizer with it"):
+                    opt.load_state_dict(adam.state_dict())
+
+    def test_what_is_missing_begins_anew_where_that_is_allowed(self) -> None:
+        model = make_model()
+        torchs = torch.optim.SGD(list(model.parameters())[:2], lr=0.1, momentum=0.9)
+        train(model, torchs, 3)
+        other = make_model()
+        other.load_state_dict(model.state_dict())
+        both = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
+        both.load_state_dict({"state": torchs.state_dict()["state"], "param_groups": both.state_dict()["param_groups"]})
+        with support.Servers("--optimizer=sgd(lr=0.1, momentum=0.9)") as servers:
+            state = psd.import_state(torchs, ["0.weight", "0.bias"])
+            self.assertEqual(sorted(state), ["state/0.bias/momentum_buffer", "state/0.weight/momentum_buffer"])
+            with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True, state=state, partial_state=True) as opt:
+                np.testing.assert_allclose(train(model, opt, 5), train(other, both, 5), rtol=0, atol=1e-5)
+
+
+class Torch(unittest.TestCase):
+    """One worker, sgd(lr=0.5)."""
+
+    def setUp(self) -> None:
+        self.servers = support.Servers("--optimizer=sgd(lr=0.5)")
+        self.addCleanup(self.servers.__exit__, None, None, None)
+
+    def optimizer(self, parameters: Any, **more: Any) -> psd.Optimizer:
+        opt = psd.Optimizer(parameters, join=self.servers.join, insecure=True, **more)
+        self.addCleanup(opt.close)
+        return opt
+
+    def one(self, shape: tuple[int, ...] = (2, 2), **more: Any) -> tuple[nn.Parameter, psd.Optimizer]:
+        w = nn.Parameter(torch.zeros(shape))
+        return w, self.optimizer([("w", w)], **more)
+
+    def test_weights_and_gradients_are_where_torch_has_them(self) -> None:
+        w = nn.Parameter(torch.zeros(3, 4))
+        address = w.data_ptr()
+        opt = self.optimizer([("w", w)])
+        for _ in range(3):
+            opt.zero_grad()
+            w.sum().backward()
+            self.assertEqual(w.grad.data_ptr(), opt._flat.ctypes.data)
+            opt.step()
+            self.assertEqual((w.data_ptr(), opt.worker.weights["w"].ctypes.data), (address, address))
+        self.assertEqual(w[2, 3].item(), -1.5)
+
+    def test_all_gradients_but_the_last_leave_in_backward(self) -> None:
+        model = make_model()
+        opt = self.optimizer(model.named_parameters())
+        opt.zero_grad()
+        model(X).sum().backward()
+        self.assertEqual(sum(slot.is_sent for slot in opt._slots), 3)
+        opt.step()
+        self.assertEqual(opt.position.clock, 2)
+
+    def test_accumulation_is_one_step(self) -> None:
+        w, opt = self.one()
+        opt.zero_grad()
+        with opt.no_sync():
+            w.sum().backward()
+            w.sum().backward()
+        w.sum().backward()
+        opt.step()
+        self.assertEqual((w[0, 0].item(), opt.position.clock), (-1.5, 2))
+        opt.zero_grad()
+        with opt.no_sync():
+            w.sum().backward()
+        opt.step()
+        self.assertEqual(w[0, 0].item(), -2.0)
+
+    def test_a_closures_loss_comes_back_and_is_shown(self) -> None:
+        w, opt = self.one()
+
+        def closure() -> torch.Tensor:
+            opt.zero_grad()
+            loss = (w + 3).mean()
+            opt.watch(loss).backward()
+            return loss
+
+        self.assertEqual(opt.step(closure).item(), 3.0)
+        self.assertEqual((w[0, 0].item(), opt.worker.round_loss), (-0.125, 3.0))
+
+    def test_unused_tied_and_frozen_parameters(self) -> None:
+        class Tied(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a = nn.Linear(2, 2, bias=False)
+                self.b = nn.Linear(2, 2, bias=False)
+                self.b.weight = self.a.weight
+                self.unused = nn.Parameter(torch.ones(3))
+                self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+
+        model = Tied()
+        nn.init.zeros_(model.a.weight)
+        opt = self.optimizer(model.named_parameters())
+        self.assertEqual(opt.worker.names, ("unused", "a.weight"))
+        opt.zero_grad()
+        (model.a(torch.ones(1, 2)).sum() + 2 * model.b(torch.ones(1, 2)).sum() + model.frozen.sum()).backward()
+        opt.step()
+        self.assertEqual(model.a.weight.tolist(), [[-1.5, -1.5], [-1.5, -1.5]])
+        self.assertEqual((model.unused.tolist(), model.frozen.tolist()), ([1, 1, 1], [1, 1]))
+
+    def test_gradients_without_backward_are_sent_too(self) -> None:
+        w, opt = self.one()
+        opt.zero_grad()
+        w.grad = torch.ones(2, 2)
+        opt.step()
+        opt.zero_grad()
+        w.grad.fill_(2)
+        opt.step()
+        self.assertEqual(w[1, 1].item(), -1.5)
+
+    def test_a_models_own_zero_grad_will_do_and_so_will_none(self) -> None:
+        model = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        opt = self.optimizer(model.named_parameters())
+        for clear in (opt.zero_grad, model.zero_grad, lambda: setattr(model.weight, "grad", None)):
+            clear()
+            model(torch.ones(1, 2)).sum().backward()
+            opt.step()
+        self.assertEqual(model.weight.tolist(), [[-1.5, -1.5]])
+        self.assertEqual(model.weight.grad.data_ptr(), opt._flat.ctypes.data)
+
+    def test_bf16_and_strided_parameters_have_masters_of_float32(self) -> None:
+        half = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+        strided = nn.Parameter(torch.zeros(3, 2).t())
+        opt = self.optimizer([("half", half), ("strided", strided)])
+        for _ in range(4):
+            opt.zero_grad()
+            (half.float().sum() * 2**-9 + strided.sum()).backward()
+            opt.step()
+        self.assertEqual(opt.worker.weights["half"].tolist(), [1 - 2**-8] * 4)  # each of the four steps is lost in bf16
+        self.assertEqual(half.tolist(), [0.99609375] * 4)
+        self.assertEqual(strided.tolist(), [[-2.0] * 3] * 2)
+
+    def test_schedulers_set_the_servers_rate_once_per_change(self) -> None:
+        w, opt = self.one()
+        scheduler = torch.optim.lr_scheduler.StepLR(opt, step_size=2, gamma=0.5)
+        calls: list[float] = []
+        set_lr = opt.worker.set_lr
+        opt.worker.set_lr = lambda lr: (calls.append(lr), set_lr(lr))[1]  # type: ignore[method-assign]
+        for _ in range(6):
+            opt.zero_grad()
+            w.sum().backward()
+            opt.step()
+            scheduler.step()
+        self.assertEqual(calls, [0.25, 0.125])
+        self.assertEqual(w[0, 0].item(), -(0.5 + 0.5 + 0.25 + 0.25 + 0.125 + 0.125))
+        state = opt.state_dict()
+        self.assertEqual((state["psd"]["clock"], state["param_groups"][0]["lr"]), (7, 0.0625))
+        opt.load_state_dict(state)
+        self.assertEqual(opt.param_groups[0]["lr"], 0.0625)
+
+    def test_groups_of_the_script_are_those_of_the_job(self) -> None:
+        """Torch's own groups, under a scheduler, and the same groups with a job that trains tensors so."""
+        def groups(model: nn.Module) -> list[dict[str, Any]]:
+            named = dict(model.named_parameters())
+            return [{"params": [(name, p) for name, p in named.items() if name.endswith("weight")], "weight_decay": 0.1},
+                    {"params": [(name, p) for name, p in named.items() if name.endswith("bias")], "lr": 0.02}]
+
+        torchs, ours = make_model(), make_model()
+        plain = [{**group, "params": [p for _, p in group["params"]]} for group in groups(torchs)]
+        reference = torch.optim.SGD(plain, lr=0.2, momentum=0.9)
+        with psd.launch("momentum(lr=0.2)", groups="*.bias(lr_mult=0.1); *.weight(weight_decay=0.1)"):
+            with psd.Optimizer(groups(ours)) as opt:
+                self.assertEqual([group["lr"] for group in opt.param_groups], [0.2, 0.2 * 0.1])
+                for one, other in ((torchs, reference), (ours, opt)):
+                    scheduler = torch.optim.lr_scheduler.StepLR(other, step_size=2, gamma=0.5)
+                    for _ in range(3):
+                        train(one, other, 2)
+                        scheduler.step()
+                        scheduler.step()
+                for a, b in zip(weights_of(torchs), weights_of(ours)):
+                    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+                opt.param_groups[1]["lr"] = 1.0
+                with self.assertRaisesRegex(psd.UsageError, "groups have the learning rates .*change all groups by the same factor"):
+                    train(ours, opt, 1)
+
+    def test_groups_that_the_job_does_not_have_are_refused_with_what_it_would_have_to_say(self) -> None:
+        model = make_model()
+        weight, bias = model[0].named_parameters()
+        with psd.launch("adam(lr=0.1)", groups="weight(lr_mult=0.5, beta1=0.8)"):
+            for group, sentence in (
+                    ({"weight_decay": 0.1}, r'sets weight_decay 0.1, but the job trains it with 0; .*match: "bias", weight_decay: 0.1'),
+                    ({"lr": 0.05}, r'sets lr 0.05, but the job trains it with 0.1; .*match: "bias", lr_mult: 0.5'),
+                    ({"momentum": 0.9}, r"sets momentum, which adam\(lr=0.1, .* does not have"),
+                    ({"betas": (0.8, 0.999)}, "sets beta1 0.8, but the job trains it with 0.9"),
+                    ({"nesterov": "yes"}, "sets nesterov='yes'; give numbers for the values of the rule")):
+                with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                    psd.Optimizer([{"params": [bias], **group}])
+            with psd.Optimizer([{"params": [weight], "lr": 0.05, "betas": (0.8, 0.999)}, {"params": [bias], "lr": 0.1}]) as opt:
+                self.assertEqual(opt.worker.group("weight"), psd.Group("weight", opt.worker.group("weight").optimizer, 0.5, True, False))
+                self.assertEqual(opt.worker.group("other").match, "")
+
+    def test_a_scaler_that_found_inf_has_this_worker_take_part_with_nothing(self) -> None:
+        class Stage:
+            name = "READY"
+
+        class Scaler:
+            """As torch 1's: hands itself to step()."""
+
+            def __init__(self, opt: Any, inf: float) -> None:
+                self.inf = inf
+                self._per_optimizer_states = {id(opt): {"stage": Stage, "found_inf_per_device": {"cpu": torch.tensor(inf)}}}
+
+            def unscale_(self, opt: Any) -> None:
+                for p in opt.param_groups[0]["params"]:
+                    p.grad.mul_(0.5)
+
+        w, opt = self.one(overlap=False)
+        for inf, expected in ((0.0, -0.5), (1.0, -0.5)):
+            opt.zero_grad()
+            (2 * w).sum().backward()
+            opt.step(grad_scaler=Scaler(opt, inf))
+            self.assertEqual(w[0, 0].item(), expected)
+        opt.zero_grad()
+        (2 * w).sum().backward()
+        opt.grad_scale, opt.found_inf = torch.tensor(4.0), torch.tensor(0.0)  # as torch 2's does
+        opt.step()
+        self.assertEqual((w[0, 0].item(), opt.position.clock), (-0.75, 4))
+
+    def test_clipping_by_hand_needs_no_overlap(self) -> None:
+        w, opt = self.one(overlap=False)
+        opt.zero_grad()
+        (8 * w).sum().backward()
+        nn.utils.clip_grad_norm_([w], 2.0)
+        opt.step()
+        self.assertAlmostEqual(w[0, 0].item(), -0.5, places=6)
+
+    def test_each_mistake_is_told_what_to_do(self) -> None:
+        ones = torch.ones(2, 2)
+
+        def second_backward(w: Any, opt: Any) -> None:
+            opt.zero_grad()
+            w.sum().backward()
+            w.sum().backward()
+            opt.step()
+
+        def forgotten_zero_grad(w: Any, opt: Any) -> None:
+            for _ in range(2):
+                w.sum().backward()
+                opt.step()
+
+        def clipped(w: Any, opt: Any) -> None:
+            v.grad, w.grad = None, None
+            (w.sum() + v.sum()).backward()
+            w.grad.mul_(0.5)
+            v.grad.mul_(0.5)
+            opt.step()
+
+        def moved(w: Any, opt: Any) -> None:
+            w.data = torch.ones(2, 2)
+            w.sum().backward()
+            opt.step()
+
+        def twice(w: Any, opt: Any) -> None:
+            (w * w).sum().backward()
+            loss = (w * w).sum()
+            opt.step()
+            loss.backward()
+
+        def sparse(w: Any, opt: Any) -> None:
+            w.grad = ones.to_sparse()
+            opt.step()
+
+        def evaluates(w: Any, opt: Any) -> None:
+            with opt.eval_weights():
+                w.sum().backward()
+
+        def steps_in_evaluation(w: Any, opt: Any) -> None:
+            with opt.eval_weights():
+                opt.step()
+
+        def zero_late(w: Any, opt: Any) -> None:
+            (w.sum() + v.sum()).backward()
+            opt.zero_grad()
+
+        def skips_late(w: Any, opt: Any) -> None:
+            (w.sum() + v.sum()).backward()
+            opt.skip()
+
+        def evaluates_late(w: Any, opt: Any) -> None:
+            (w.sum() + v.sum()).backward()
+            with opt.eval_weights():
+                pass
+
+        def after_the_end(w: Any, opt: Any) -> None:
+            opt.close()
+            w.sum().backward()
+            opt.step()
+
+        v = nn.Parameter(torch.zeros(2, 2))
+        mistakes: tuple[tuple[Callable[[Any, Any], None], str], ...] = (
+            (lambda w, opt: opt.step(), "call loss.backward"),
+            (second_backward, "no_sync"),
+            (forgotten_zero_grad, "call opt.zero_grad"),
+            (clipped, "clip.norm, or give psd.Optimizer overlap=False"),
+            (moved, "move or convert the model first"),
+            (sparse, "sparse=False"),
+            (evaluates, r"backward within eval_weights\(\)"),
+            (steps_in_evaluation, r"step within eval_weights\(\)"),
+            (zero_late, "call opt.step"),
+            (skips_late, "call opt.step"),
+            (evaluates_late, "call opt.step"),
+            (after_the_end, "make it in the process that trains"),
+            (lambda w, opt: opt.add_param_group({"params": [v]}), "give all groups to psd.Optimizer at once"),
+            (lambda w, opt: (w.sum().backward(), opt.step(grad_scaler=object())), "a GradScaler needs"),
+            (lambda w, opt: psd.Sampler(range(4), opt, 0), "batch_size is 0"),
+            (lambda w, opt: psd.Sampler(range(4), opt, 2, accumulate=3), "accumulate is 3"),
+            (lambda w, opt: list(psd.Sampler(range(4), opt, 2)), "call opt.step"),
+            (lambda w, opt: next(psd.batches((X, Y[:5]), opt, 2)), "64, 5 rows"),
+        )
+        for mistake, sentence in mistakes:
+            w = nn.Parameter(torch.zeros(2, 2))
+            v.grad = None
+            with self.subTest(sentence), psd.connect(self.servers.join, insecure=True) as worker:
+                opt = psd.Optimizer([("w", w), ("v", v)], worker=worker)
+                with self.assertRaisesRegex(psd.UsageError, sentence):
+                    mistake(w, opt)
+                opt.close()
+        w = nn.Parameter(torch.zeros(2, 2))
+        opt = self.optimizer([("w", w), ("v", v)])
+        with self.assertRaisesRegex(RuntimeError, "modified by an inplace operation"):
+            twice(w, opt)
+
+    def test_a_mistake_in_backward_ends_the_program(self) -> None:
+        forgetful = support.script("""
+import sys, torch, psd
+model = torch.nn.Linear(2, 1)
+opt = psd.Optimizer(model.named_parameters(), join=sys.argv[1], insecure=True)
+opt.zero_grad()
+while True:
+    model(torch.ones(4, 2)).sum().backward()
+    opt.step()
+""", self.servers.join)
+        self.assertRegex(forgetful.communicate(timeout=60)[1], "call opt.zero_grad")
+        self.assertEqual(forgetful.returncode, 1)
+
+    def test_parameters_that_cannot_be_trained_are_refused_and_the_job_left(self) -> None:
+        for parameters, sentence in (
+                ([], "no parameters"), ([("w", nn.Parameter(torch.zeros(2), requires_grad=False))], "needs a gradient"),
+                ([("w", nn.Parameter(torch.zeros(2))), ("w", nn.Parameter(torch.zeros(2)))], "have the same name"),
+                ([("w", nn.Parameter(torch.zeros(2, dtype=torch.cfloat)))], "train float parameters"),
+                ([("w", nn.Parameter(torch.tensor([1.0, float("nan")])))], "must be finite")):
+            with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                self.optimizer(parameters)
+        with self.assertRaisesRegex(psd.RefusedError, "asks for adam"):
+            self.one(rule="adam")
+
+    def test_other_frozen_weights_and_other_shapes_are_refused(self) -> None:
+        def model(frozen: float, n: int = 2) -> list[tuple[str, nn.Parameter]]:
+            return [("w", nn.Parameter(torch.zeros(n))), ("f", nn.Parameter(torch.full((2,), frozen), requires_grad=False))]
+
+        self.optimizer(model(1))
+        with self.assertRaisesRegex(psd.RefusedError, "frozen tensors"):
+            self.optimizer(model(2))
+        with self.assertRaises(psd.RefusedError):
+            self.optimizer(model(1, 3))
+
+    def test_memory_is_flat(self) -> None:
+        model = make_model()
+        opt = self.optimizer(model.named_parameters())
+        train(model, opt, 200)
+        gc.collect()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        train(model, opt, int(os.environ.get("MEMORY_STEPS", "1000")))
+        self.assertLess(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 1024)
+
+
+class Evaluation(unittest.TestCase):
+    def test_slow_weights_are_looked_at_and_the_fast_ones_come_back(self) -> None:
+        with support.Servers("--optimizer=lookahead(sgd(lr=1),k=2,alpha=0.5)") as servers:
+            model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, affine=False))
+            nn.init.zeros_(model[0].weight)
+            with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True) as opt:
+                for _ in range(3):
+                    opt.zero_grad()
+                    model[0](torch.ones(1, 1)).sum().backward()
+                    opt.step()
+                # fast -1, -2; then both -1; then fast -2
+                with opt.eval_weights():
+                    self.assertEqual(model[0].weight.item(), -1.0)
+                with opt.eval_weights(model, [torch.tensor([[0.0], [2.0]])]):
+                    self.assertEqual(model[1].running_mean.item(), -1.0)
+                self.assertEqual((model[0].weight.item(), model[1].running_mean.item()), (-2.0, 0.0))
+
+
+class Batches(unittest.TestCase):
+    def test_rows_are_those_of_psd_worker_whatever_the_number_of_workers(self) -> None:
+        from psd.data import Order
+
+        order = Order(10, 4, seed=7)
+        self.assertEqual(order.steps, 3)
+        state, rows = 7 + 1000, list(range(10))  # the first epoch, by the header's words
+        for i in range(9, 0, -1):
+            state = (state + 0x9E3779B97F4A7C15) % 2**64
+            z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+            j = (z ^ (z >> 31)) % (i + 1)
+            rows[i], rows[j] = rows[j], rows[i]
+        for clock in (1, 2, 3):
+            whole = order.at(clock, 0, 1).rows.tolist()
+            self.assertEqual(whole, rows[4 * clock - 4:4 * clock])
+            self.assertEqual(sum((order.at(clock, rank, 3).rows.tolist() for rank in range(3)), []), whole)
+        self.assertNotEqual(order.at(4, 0, 1).rows.tolist(), rows[:4])
+        self.assertEqual(Order(10, 4, shuffle=False, drop_last=True).steps, 2)
+
+    def test_a_loader_ends_its_epochs_with_the_job(self) -> None:
+        data = torch.utils.data.TensorDataset(X[:10], Y[:10])
+        with support.Servers("--optimizer=sgd(lr=0.1)") as servers:
+            model = make_model()
+            with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True) as opt:
+                sampler = psd.Sampler(data, opt, batch_size=4)
+                loader = torch.utils.data.DataLoader(data, batch_sampler=sampler)
+                self.assertEqual(len(loader), 3)
+                sizes = []
+                for _ in range(2):
+                    for x, y in loader:
+                        opt.zero_grad()
+                        nn.functional.cross_entropy(model(x), y).backward()
+                        opt.step()
+                        sizes.append(len(x))
+                self.assertEqual((sizes, opt.worker.job_samples), ([4, 4, 2] * 2, 20))
+                for x, y in psd.batches((X[:10], Y[:10]), opt, batch_size=4, epochs=3):
+                    opt.zero_grad()
+                    nn.functional.cross_entropy(model(x), y).backward()
+                    opt.step()
+                self.assertEqual(opt.position.clock, 10)
+                for step, part in enumerate(psd.Sampler(data, opt, batch_size=10, accumulate=2)._until(11)):
+                    opt.zero_grad() if not step % 2 else None
+                    with opt.no_sync():
+                        model(X[part]).sum().backward()
+                    if step % 2:
+                        opt.step()
+                self.assertEqual((opt.position.clock, opt.worker.job_samples), (12, 50))
+
+    def test_a_step_with_fewer_rows_than_workers_is_one_of_all(self) -> None:
+        with support.Servers("--optimizer=sgd(lr=0.5)", "--workers-min=2") as servers:
+            weights = [np.zeros(1, np.float32), np.zeros(1, np.float32)]
+            seen: list[list[float]] = [[], []]
+
+            def work(i: int) -> None:
+                with psd.connect(servers.join, insecure=True, worker=i) as worker:
+                    worker.register({"w": weights[i]})
+                    for rows in psd.batches(np.array([1.0, 2, 3], np.float32), worker, 2, shuffle=False):
+                        seen[i] += rows.tolist()
+                        worker.exchange([rows[:1]])
+
+            threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(servers.wait(), [0])
+            self.assertEqual(sorted(seen[0] + seen[1]), [1, 2, 3])
+            self.assertEqual([w.tolist() for w in weights], [[-0.5 * 1.5 - 0.5 * 3]] * 2)
+
+
+SCRIPT = """
+import sys, numpy, torch, psd, time
+torch.set_num_threads(1)
+torch.manual_seed(1)
+model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 4))
+g = torch.Generator().manual_seed(2)
+x, y = torch.randn(64, 1, 6, 6, generator=g), torch.randint(0, 4, (64,), generator=g)
+opt = psd.Optimizer(model.named_parameters(), "adam(lr=0.003)", join=sys.argv[1], insecure=True, worker=int(sys.argv[2]))
+for a, b in psd.batches((x, y), opt, batch_size=16, epochs=float(sys.argv[3])):
+    opt.zero_grad()
+    torch.nn.functional.cross_entropy(model(a), b).backward()
+    opt.step()
+    print(opt.position.clock, flush=True)
+    time.sleep(float(sys.argv[4]))
+print("weights", [p.tolist() for p in model.parameters()])
+"""
+
+
+class Deaths(unittest.TestCase):
+    flags = ("--optimizer=adam(lr=0.003)", "--workers-min=2", "--workers-lost=wait", "--lease=1s", "--checkpoint-dir=DIR/c",
+             "--checkpoint-every-steps=5")
+
+    def weights(self, kill: str | None) -> list[str]:
+        with support.Servers(*self.flags, n=2) as servers:
+            workers = [support.script(SCRIPT, servers.join, str(i), "10", "0" if kill is None else "0.02") for i in range(2)]
+            if kill:
+                assert workers[1].stdout is not None
+                while workers[1].stdout.readline() not in ("13\n", ""):
+                    pass
+            if kill == "worker":
+                workers[1].kill()
+                workers[1].communicate()
+                workers[1] = support.script(SCRIPT, servers.join, "1", "10", "0")
+            if kill == "server":
+                servers.kill(1)
+                servers.restart(1)
+            said = [worker.communicate(timeout=120) for worker in workers]
+            self.assertEqual([worker.returncode for worker in workers], [0, 0], said)
+            self.assertEqual(servers.wait(), [0, 0])
+            return [[line for line in out.splitlines() if line.startswith("weights")][0] for out, _ in said]
+
+    def test_a_killed_worker_or_server_changes_no_bit(self) -> None:
+        undisturbed = self.weights(None)
+        self.assertEqual(undisturbed[0], undisturbed[1])
+        self.assertEqual(self.weights("worker"), undisturbed)
+        self.assertEqual(self.weights("server"), undisturbed)
+
+    def test_a_signal_ends_the_program_after_its_step(self) -> None:
+        with support.Servers("--optimizer=adam(lr=0.003)") as servers:
+            worker = support.script(SCRIPT, servers.join, "0", "1000", "0.01")
+            assert worker.stdout is not None
+            while worker.stdout.readline() not in ("5\n", ""):
+                pass
+            worker.send_signal(signal.SIGTERM)
+            self.assertEqual(worker.communicate(timeout=60)[1], "")
+            self.assertEqual(worker.returncode, 75)
+
+
+class Files(unittest.TestCase):
+    def test_what_is_saved_is_loaded_and_a_damaged_file_named(self) -> None:
+        with support.Servers("--optimizer=lookahead(sgd(lr=0.5),k=2)", "--checkpoint-dir=DIR/c", "--checkpoint-every-steps=2",
+                             "--checkpoint-keep=9", n=2) as servers:
+            x, b = np.arange(600000, dtype=np.float32).reshape(600, 1000), np.zeros((), np.float32)
+            with psd.connect(servers.join, insecure=True) as worker:
+                worker.register({"x": x, "b": b})
+                for _ in range(3):
+                    worker.exchange([np.ones_like(x), None])
+                slow = worker.pull_slow()["x"]
+            servers.wait()
+            top = servers.directory
+            read = psd.read(top / "c")
+            self.assertEqual((list(read), read["b"].shape), (["x", "b"], ()))
+            np.testing.assert_array_equal(read["x"], slow)
+            np.testing.assert_array_equal(psd.read(top / "c", slow=False)["x"], x)
+            self.assertEqual(psd.read(top / "c", clock=0)["x"][599, 999], 599999)
+            with self.assertRaisesRegex(psd.DataError, "no complete checkpoint; give the job's checkpoint.dir"):
+                psd.read(top)
+            with self.assertRaisesRegex(psd.DataError, "not a checkpoint manifest"):
+                psd.read(top / "c", clock=1)
+            many = {"t": torch.arange(4.0).reshape(2, 2), "i": np.arange(3), "s": np.float32(7).reshape(()), "z": np.zeros((0, 2), bool)}
+            psd.save(many, top / "m.safetensors", {"by": "test"})
+            back = psd.load(top / "m.safetensors")
+            self.assertEqual({name: a.tolist() for name, a in back.items()}, {"t": [[0, 1], [2, 3]], "i": [0, 1, 2], "s": 7, "z": []})
+            back["t"][0, 0] = 5
+            with self.assertRaisesRegex(psd.UsageError, "complex64, which safetensors"):
+                psd.save({"c": np.zeros(2, np.complex64)}, top / "n.safetensors")
+            self.assertFalse((top / "n.safetensors").exists())
+            for blob, sentence in ((b"", "has 0 bytes"), (b"\x08" + b"\0" * 7 + b"{notjson", "is not a safetensors file"),
+                                   (b"\x02" + b"\0" * 7 + b"[]", "header is not an object"),
+                                   ((top / "m.safetensors").read_bytes()[:-8], "damaged")):
+                (top / "bad").write_bytes(blob)
+                with self.subTest(sentence), self.assertRaisesRegex(psd.DataError, sentence):
+                    psd.load(top / "bad")
+            header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+            (top / "bf").write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f")
+            self.assertEqual(psd.load(top / "bf")["x"].tolist(), [1.0])
+
+
+if __name__ == "__main__":
+    support.main()

@@ -1,0 +1,122 @@
+"""What docs/python.md says is so: its blocks run, its commands name files and options that there are, its two lines are the difference
+between two scripts, and the examples train."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import support
+
+support.need("numpy", "torch")
+
+import numpy as np  # noqa: E402
+
+SOURCE = Path(__file__).resolve().parents[2]
+EXAMPLES = SOURCE / "deploy/examples/python"
+PAGE = (SOURCE / "docs/python.md").read_text()
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+def draw_digits(directory: Path) -> None:
+    """MNIST's four files, with ten drawn shapes, moved about and noisy, for digits."""
+    rng = np.random.RandomState(1)
+    shapes = rng.rand(10, 20, 20) > 0.6
+    for which, n in (("train", 1600), ("t10k", 400)):
+        labels = rng.randint(0, 10, n)
+        images = rng.randint(0, 60, (n, 28, 28)).astype(np.uint8)
+        for image, label in zip(images, labels):
+            i, j = rng.randint(3, 6, 2)
+            image[i:i + 20, j:j + 20] += (shapes[label] * 180).astype(np.uint8)
+        (directory / f"{which}-images-idx3-ubyte").write_bytes(bytes(16) + images.tobytes())
+        (directory / f"{which}-labels-idx1-ubyte").write_bytes(bytes(8) + labels.astype(np.uint8).tobytes())
+
+
+def run(script: str | Path, *arguments: str, code: str | None = None, **environment: str) -> str:
+    words = [sys.executable, "-c", code] if code is not None else [sys.executable, str(script)]
+    said = subprocess.run([*words, *arguments], capture_output=True, text=True, env={**ENVIRONMENT, **environment}, timeout=600)
+    assert said.returncode == 0, said.stderr
+    return said.stdout
+
+
+def train(rule: str, *command: str, n: int = 2, more: tuple[str, ...] = ()) -> list[str]:
+    """What `n` workers of a job say."""
+    with support.Servers(f"--optimizer={rule}", f"--workers-min={n}", *more) as servers:
+        workers = [subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={
+            **ENVIRONMENT, "PSD_JOIN": servers.join, "PSD_INSECURE": "true", "PSD_WORKER__ID": str(i)}) for i in range(n)]
+        said = [worker.communicate(timeout=600) for worker in workers]
+        assert [worker.returncode for worker in workers] == [0] * n, said
+        assert servers.wait() == [0]
+        return [out for out, _ in said]
+
+
+class Page(unittest.TestCase):
+    def test_the_import_and_two_lines_are_all_that_differs(self) -> None:
+        plain, changed = ((EXAMPLES / name).read_text().splitlines()[1:] for name in ("mnist_torch.py", "mnist.py"))
+        differences = [line for line in difflib.unified_diff(plain, changed, n=0, lineterm="") if line[:3] not in ("---", "+++", "@@ ")]
+        self.assertEqual("\n".join(differences) + "\n", blocks("diff")[0])
+        self.assertEqual(len(differences), 5)
+
+    def test_its_programs_run(self) -> None:
+        said = [run("", code=text) for text in blocks("python")]
+        self.assertRegex(said[0], r"^psd: status page http://127.0.0.1:\d+\nwell\n$")
+        self.assertRegex(said[-1], r"\[ 3. -1.\]\n$")
+
+    def test_its_commands_name_what_there_is(self) -> None:
+        commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
+        self.assertEqual(len(commands), 7)
+        for command in commands:
+            for word in command.split():
+                if word.startswith("deploy/") or word == "worker/python":
+                    self.assertTrue((SOURCE / word).exists(), command)
+                if word.endswith(".yaml"):
+                    check = subprocess.run([support.BIN / "psdctl", "config", "check", SOURCE / word], capture_output=True, text=True)
+                    self.assertNotRegex(check.stderr, "unknown key", command)
+        self.assertEqual(run("", "--version", code="import sys, psd.__main__ as m; m.main(sys.argv[1:])").split()[0], "psd")
+
+    def test_names_that_the_page_has_are_the_packages(self) -> None:
+        import psd
+
+        for name in set(re.findall(r"`psd\.(\w+)", PAGE)) | set(re.findall(r"`(\w+Error)`", PAGE)):
+            self.assertTrue(hasattr(psd, name), name)
+        for name in re.findall(r"`opt\.(\w+)", PAGE):
+            self.assertTrue(hasattr(psd.Optimizer, name) or name in ("worker", "batch_samples"), name)
+
+
+class Examples(unittest.TestCase):
+    def test_mnist_in_torch_and_in_numpy(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            draw_digits(Path(directory))
+            self.assertGreater(float(run(EXAMPLES / "mnist_torch.py", directory, "3").split()[-1]), 0.9)
+            for script, epochs, least in (("mnist.py", "3", 0.9), ("mnist_numpy.py", "6", 0.9)):
+                said = train("adam(lr=1e-3)", str(EXAMPLES / script), directory, epochs)
+                scores = {float(words.split()[-1]) for words in said}
+                self.assertEqual(len(scores), 1, said)
+                self.assertGreater(scores.pop(), least, said)
+
+    def test_characters_are_learned(self) -> None:
+        said = train("lookahead(radam(lr=1e-2), k=5)", str(EXAMPLES / "characters.py"), "150", str(SOURCE / "LICENSE"),
+                     more=("--clip-norm=1",))
+        before, after = map(float, re.findall(r"loss (\S+) then (\S+)", said[0])[0])
+        self.assertGreater(before, 3)
+        self.assertLess(after, 2.6)
+
+    def test_a_notebook_and_what_goes_on_from_its_weights(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            said = run("", code=f"import os\nos.chdir({directory!r})\n" + (EXAMPLES / "notebook.py").read_text())
+            self.assertLess(float(said.split()[-1]), 0.05)
+            self.assertLess(float(run(EXAMPLES / "finetune.py", f"{directory}/sine.safetensors").split()[-1]), 0.1)
+
+
+if __name__ == "__main__":
+    support.main()

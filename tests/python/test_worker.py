@@ -1,0 +1,384 @@
+"""The package's low level: what an exchange does to arrays of any kind, and what a wrong call is told."""
+
+from __future__ import annotations
+
+import array
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import warnings
+import weakref
+
+import support
+
+support.need("numpy")
+
+import numpy as np  # noqa: E402
+
+import psd  # noqa: E402
+from psd import __main__ as command  # noqa: E402
+from psd import capi  # noqa: E402
+
+
+class Line(unittest.TestCase):
+    """Against one server that trains by sgd(lr=0.5)."""
+
+    def setUp(self) -> None:
+        self.servers = support.Servers("--optimizer=sgd(lr=0.5)")
+        self.addCleanup(self.servers.__exit__, None, None, None)
+        self.worker = psd.connect(self.servers.join, insecure=True)
+        self.addCleanup(self.worker.close)
+        self.w, self.b = np.zeros((2, 3), np.float32), np.zeros((), np.float32)
+
+    def register(self) -> None:
+        self.worker.register({"w": self.w, "b": self.b})
+
+    def test_an_exchange_writes_the_weights_in_place(self) -> None:
+        self.register()
+        self.assertEqual(self.worker.position[:4], (1, 0, 0, 1))
+        at = self.worker.exchange({"w": np.ones((2, 3), np.float32), "b": np.float32(2).reshape(())}, samples=4, loss=0.25)
+        self.assertEqual(self.w.tolist(), [[-0.5] * 3] * 2)
+        self.assertEqual(self.b, -1.0)
+        self.assertEqual(at.clock, 2)
+        self.assertEqual((self.worker.round_loss, self.worker.job_samples), (0.25, 4))
+        self.assertEqual(self.worker.weights["w"].ctypes.data, self.w.ctypes.data)
+
+    def test_tensor_by_tensor_gives_the_same(self) -> None:
+        self.register()
+        self.worker.push("b", None)
+        self.worker.push(0, np.ones((2, 3), np.float32))
+        self.worker.wait()
+        self.assertEqual((self.w[1, 2], self.b), (-0.5, 0.0))
+
+    def test_nothing_is_a_contribution(self) -> None:
+        self.register()
+        self.assertEqual(self.worker.exchange(None).clock, 2)
+        self.assertEqual(self.w.any(), False)
+
+    def test_arrays_of_the_library_outlive_the_worker(self) -> None:
+        self.register()
+        gradient = self.worker.alloc((2, 3))
+        self.assertEqual(gradient.ctypes.data % 64, 0)
+        gradient[:] = 1
+        self.worker.exchange([gradient, None])
+        self.assertEqual(self.w[0, 0], -0.5)
+        self.worker.leave()
+        gradient += 1
+        self.assertEqual(gradient.sum(), 12)
+
+    def test_arrays_without_numpy_are_arrays(self) -> None:
+        class Interface:
+            def __init__(self) -> None:
+                self.held = np.full((2, 3), 2, np.float32)
+
+            @property
+            def __array_interface__(self) -> object:
+                return self.held.__array_interface__
+
+        class Packed:
+            held = np.full((2, 3), 4, np.float32)
+
+            def __dlpack__(self) -> object:
+                return self.held.__dlpack__()
+
+            def __dlpack_device__(self) -> tuple[int, int]:
+                return (1, 0)
+
+        flat = array.array("f", [0] * 6)
+        self.worker.register({"w": self.w, "flat": flat})
+        self.worker.exchange([Interface(), array.array("f", [1] * 6)])
+        self.assertEqual((self.w[0, 0], flat[5]), (-1.0, -0.5))
+        self.worker.exchange([Packed(), None])
+        self.assertEqual(self.w[0, 0], -3.0)
+
+    def test_what_is_not_contiguous_float32_is_copied_with_a_warning(self) -> None:
+        self.register()
+        with self.assertWarnsRegex(psd.PsdPerformanceWarning, "gradient of w is of float64"):
+            self.worker.exchange([np.ones((2, 3)), None])
+        with self.assertWarnsRegex(psd.PsdPerformanceWarning, "gradient of w is not contiguous"):
+            self.worker.exchange([np.ones((3, 2), np.float32).T, None])
+        self.assertEqual(self.w[1, 1], -1.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.worker.exchange([np.ones((2, 3), np.float32), None])
+
+    def test_slow_weights_are_pulled_into_new_or_given_arrays(self) -> None:
+        self.register()
+        self.worker.exchange([np.ones((2, 3), np.float32), None])
+        self.assertEqual(self.worker.pull_slow()["w"].tolist(), self.w.tolist())
+        out = {"w": np.empty((2, 3), np.float32), "b": np.empty((), np.float32)}
+        self.worker.pull_slow(out, timeout=10)
+        self.assertEqual(out["w"][0, 1], -0.5)
+
+    def test_the_learning_rate_that_is_set_is_the_next_steps(self) -> None:
+        self.register()
+        self.worker.set_lr(1.0)
+        self.worker.exchange([np.ones((2, 3), np.float32), None])
+        self.assertEqual(self.w[0, 0], -1.0)
+
+    def test_settings_and_the_rule_are_the_jobs(self) -> None:
+        self.assertEqual((self.worker.settings.mode, self.worker.settings.lr, self.worker.settings.has_slow), ("bsp", 0.5, False))
+        self.worker.check_rule("sgd(lr=0.5)")
+        with self.assertRaisesRegex(psd.RefusedError, "asks for adam.*trains with sgd.*; make them equal$"):
+            self.worker.check_rule("adam")
+        with self.assertRaisesRegex(psd.UsageError, "nearest is 'adam'"):
+            self.worker.check_rule("adamm")
+
+    def test_worker_0_is_told_how_each_tensor_was_trained(self) -> None:
+        self.register()
+        self.assertIsNone(self.worker.health(0), "no step was looked at yet")
+        self.worker.exchange([np.ones((2, 3), np.float32), None])  # the first step is always looked at
+        until = time.monotonic() + 60
+        while (health := self.worker.health(0)) is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert health is not None
+        self.assertEqual((health.step, health.zero_share, health.cut_share), (1, 0, 0))
+        self.assertAlmostEqual(health.gradient_norm, 6 ** 0.5)
+        other = self.worker.health(1)
+        assert other is not None
+        self.assertTrue(np.isnan(other.gradient_norm), "no worker had a gradient of it")
+        with self.assertRaisesRegex(psd.UsageError, "there is no tensor 2"):
+            self.worker.health(2)
+
+    def test_each_wrong_call_is_told_what_to_do_and_changes_nothing(self) -> None:
+        worker, w = self.worker, self.w
+        ones = np.ones((2, 3), np.float32)
+        before = (
+            (lambda: worker.register({}), "no tensors were given"),
+            (lambda: worker.register({"w": np.zeros(3)}), "holds float64; register float32"),
+            (lambda: worker.register({"w": np.zeros(3, np.int32)}), "holds int32; register float32"),
+            (lambda: worker.register({"w": np.zeros((3, 2), np.float32).T}), "not contiguous"),
+            (lambda: worker.register({"w": np.broadcast_to(w[0], (3,))}), "cannot be written in place"),
+            (lambda: worker.register({"w": "weights"}), "is a str, not an array"),
+            (lambda: worker.register({"w": np.full(2, np.nan, np.float32)}), "must be finite"),
+            (lambda: worker.register({"w": np.zeros((0, 3), np.float32)}), "dimension 0 is 0"),
+            (lambda: worker.exchange([ones]), "1 gradients for 0 tensors"),
+            (lambda: worker.leave(finished=True), "no tensors are registered"),
+        )
+        after = (
+            (lambda: worker.register({"w": w}), "registered already"),
+            (lambda: worker.exchange([ones]), "1 gradients for 2 tensors"),
+            (lambda: worker.exchange({"v": ones}), "no tensor 'v' is registered; there are w, b"),
+            (lambda: worker.exchange([ones[0], None]), r"shape \(3,\), but the tensor has \(2, 3\)"),
+            (lambda: worker.exchange([ones.astype(np.int64), None]), "holds int64; convert it"),
+            (lambda: worker.exchange([ones, None], samples=0), "samples is 0"),
+            (lambda: worker.push("v", ones), "no tensor 'v'"),
+            (lambda: worker.push(7, ones), "there is no tensor 7"),
+            (lambda: worker.push("w", ones, samples=-1), "samples is -1"),
+            (lambda: worker.wait(), "no exchange is open"),
+            (lambda: worker.pull_slow({"w": w[0], "b": self.b}), r"out\['w'\] has the shape"),
+            (lambda: worker.set_lr(float("nan")), "between 0 and 1e9"),
+            (lambda: worker.report("", 1.0), "1 to 63 bytes"),
+        )
+        for call, sentence in before:
+            with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                call()
+        self.register()
+        for call, sentence in after:
+            with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                call()
+        worker.push("w", ones)
+        opened = (
+            (lambda: worker.push("w", ones), "w was pushed already"),
+            (lambda: worker.push("b", None, samples=2), "this exchange is over 1"),
+            (lambda: worker.begin([ones, None]), "open already"),
+            (lambda: worker.pull_slow(), "wait for it first"),
+            (lambda: worker.wait(), "tensor b has not"),
+        )
+        for call, sentence in opened:
+            with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                call()
+        worker.push("b", None)
+        worker.wait()
+        self.assertEqual(self.w[0, 0], -0.5)
+        worker.leave()
+        with self.assertRaisesRegex(psd.UsageError, "has left its job; call psd.connect"):
+            worker.exchange([ones, None])
+        worker.leave()
+
+    def test_a_child_of_fork_is_told_to_connect_anew_and_the_parent_trains_on(self) -> None:
+        self.register()
+        child = os.fork()
+        if not child:
+            try:
+                self.worker.exchange(None)
+            except psd.UsageError as why:
+                os._exit(0 if "connect again in this process" in str(why) and self.worker.has_left else 2)
+            os._exit(1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.assertEqual(self.worker.exchange(None).clock, 2)
+
+    def test_threads_take_turns(self) -> None:
+        self.register()
+        failures: list[BaseException] = []
+
+        def train() -> None:
+            try:
+                for _ in range(50):
+                    self.worker.report("x", 1.0)
+                    self.worker.position
+            except BaseException as why:
+                failures.append(why)
+
+        threads = [threading.Thread(target=train) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            self.worker.exchange(None)
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+
+    def test_no_cycle_keeps_a_worker_that_nobody_refers_to(self) -> None:
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        other = psd.connect(self.servers.join, insecure=True)
+        handle = weakref.ref(other._handle)
+        other.close()
+        del other
+        self.assertIsNone(handle())
+
+
+class Alone(unittest.TestCase):
+    """What needs no server, or one of its own."""
+
+    def test_nobody_to_join_and_a_key_that_is_not_there_are_errors_with_what_to_do(self) -> None:
+        with self.assertRaisesRegex(psd.ConfigError, "set PSD_JOIN"):
+            psd.connect()
+        with self.assertRaisesRegex(psd.ConfigError, "nowhere.key"):
+            psd.connect("tcp://127.0.0.1:1", key="/nowhere.key", server_public="x" * 40)
+        with self.assertRaises(psd.DeadlineError):
+            psd.connect("tcp://127.0.0.1:1", insecure=True, join_timeout=0.3)
+
+    def test_the_environment_says_whom_to_join(self) -> None:
+        with support.Servers("--optimizer=sgd(lr=0.5)", "--job=lines") as servers:
+            text = "import psd\nwith psd.connect() as w: print(w.settings.lr, w.position.worker)"
+            told = support.script(text, PSD_JOIN=servers.join, PSD_INSECURE="true", PSD_JOB="lines", PSD_WORKER__ID="3")
+            self.assertEqual(told.communicate(timeout=60), ("0.5 3\n", ""))
+
+    def test_a_job_of_another_name_is_refused(self) -> None:
+        with support.Servers() as servers, self.assertRaisesRegex(psd.RefusedError, "other"):
+            psd.connect(servers.join, insecure=True, job="other")
+
+    def test_a_lost_server_ends_a_wait_with_its_name(self) -> None:
+        with support.Servers("--workers-min=2") as servers:
+            first = psd.connect(servers.join, insecure=True, join_timeout=1.0)
+            second = psd.connect(servers.join, insecure=True, join_timeout=1.0)
+            thread = threading.Thread(target=second.register, args=({"w": np.zeros(2, np.float32)},))
+            thread.start()
+            first.register({"w": np.zeros(2, np.float32)})
+            thread.join()
+            first.begin([np.zeros(2, np.float32)])
+            with self.assertRaisesRegex(psd.DeadlineError, "exchange: nothing after 100 ms"):
+                first.wait(0.1)
+            servers.kill(0)
+            with self.assertRaisesRegex(psd.UnavailableError, "servers' logs"):
+                first.wait()
+            first.close()
+            second.close()
+
+    def test_control_c_ends_a_wait_and_leaves_in_good_order(self) -> None:
+        text = """
+import sys, threading, time, numpy, psd
+def tell(worker):
+    while worker._lock.acquire(blocking=False):
+        worker._lock.release()
+        time.sleep(0.001)
+    print("waiting", flush=True)
+try:
+    with psd.connect(sys.argv[1], insecure=True) as w:
+        threading.Thread(target=tell, args=(w,)).start()
+        w.register({"w": numpy.zeros(2, numpy.float32)})
+except KeyboardInterrupt:
+    print("left", w.has_left)
+"""
+        with support.Servers("--workers-min=2", "--join-timeout=60s") as servers:
+            waiting = support.script(text, servers.join)
+            assert waiting.stdout is not None
+            self.assertEqual(waiting.stdout.readline(), "waiting\n")
+            began = time.monotonic()
+            waiting.send_signal(signal.SIGINT)
+            self.assertEqual(waiting.communicate(timeout=30), ("left True\n", ""))
+            self.assertLess(time.monotonic() - began, 10)
+
+    def test_control_c_ends_the_wait_for_a_cluster_file(self) -> None:
+        text = """
+import psd
+print("waiting", flush=True)
+psd.connect(cluster_file="/nowhere/cluster.json", insecure=True)
+"""
+        waiting = support.script(text)
+        assert waiting.stdout is not None
+        waiting.stdout.readline()
+        began = time.monotonic()
+        waiting.send_signal(signal.SIGINT)
+        self.assertIn("KeyboardInterrupt", waiting.communicate(timeout=90)[1])
+        self.assertEqual(waiting.returncode, -signal.SIGINT)
+        self.assertLess(time.monotonic() - began, 10)
+
+    def test_a_program_that_ends_has_finished_and_one_that_fails_has_not(self) -> None:
+        text = """
+import sys, numpy, psd
+w = psd.connect(sys.argv[1], insecure=True)
+w.register({"w": numpy.zeros(2, numpy.float32)})
+w.exchange(None)
+if sys.argv[2] == "fail":
+    raise ValueError("no")
+"""
+        with support.Servers("--join-timeout=2s") as servers:
+            self.assertEqual(support.end(support.script(text, servers.join, "end")), 0)
+            self.assertEqual(servers.wait(), [0])
+        with support.Servers("--join-timeout=2s") as servers:
+            self.assertEqual(support.end(support.script(text, servers.join, "fail")), 1)
+            self.assertEqual(servers.wait(), [69])
+
+    def test_what_the_library_says_goes_to_logging_and_nothing_is_printed(self) -> None:
+        with support.Servers() as servers, self.assertLogs("psd", logging.INFO) as logs:
+            psd.connect(servers.join, insecure=True).close()
+        self.assertRegex("\n".join(logs.output), "worker.welcome worker=0")
+
+    def test_the_command_tells_versions(self) -> None:
+        said = subprocess.run([sys.executable, "-m", "psd", "--version"], capture_output=True, text=True)
+        self.assertRegex(said.stdout, rf"^psd {psd.__version__} libpsdworker {psd.__version__} \(/.*\.so")
+        self.assertEqual(command.main(["--version"]), 0)
+        self.assertEqual(command.main([]), 64)
+
+    def test_a_library_that_is_not_there_or_another_is_named(self) -> None:
+        for path, sentence in (("/nowhere.so", "libpsdworker was not found"), ("libm.so.6", "of another version")):
+            said = support.script("import psd; psd.connect('x')", PSD_LIBRARY=path).communicate()[1]
+            self.assertRegex(said, f"LibraryError: .*{sentence}.*PSD_LIBRARY")
+
+    def test_import_brings_neither_numpy_nor_torch(self) -> None:
+        text = "import sys, psd; dir(psd); print(psd.__version__, 'numpy' in sys.modules, 'torch' in sys.modules)"
+        self.assertEqual(support.script(text).communicate()[0], f"{psd.__version__} False False\n")
+        with self.assertRaisesRegex(AttributeError, "no attribute 'Optimiser'"):
+            psd.Optimiser  # type: ignore[attr-defined]
+
+    def test_structs_have_their_fields_where_the_header_has_them(self) -> None:
+        header = support.BIN.parents[2] / "worker/psd/worker.h"
+        if not header.exists():
+            self.skipTest("the header is not beside the build")
+        structs = {"psd_worker_config_t": capi.Config, "psd_tensor_t": capi.Tensor, "psd_position_t": capi.PositionStruct,
+                   "psd_worker_settings_t": capi.SettingsStruct, "psd_worker_group_t": capi.GroupStruct,
+                   "psd_worker_health_t": capi.HealthStruct}
+        fields = [(name, field[0], getattr(struct, field[0])) for name, struct in structs.items() for field in struct._fields_]
+        rows = "".join(f"    row(offsetof({name}, {field}), sizeof((({name} *)0)->{field}));\n" for name, field, _ in fields)
+        program = ('#include <stddef.h>\n#include <stdio.h>\n' + f'#include "{header}"\n'
+                   'static void row(size_t a, size_t b) { printf("%zu %zu\\n", a, b); }\n' + f"int main(void)\n{{\n{rows}}}\n")
+        with tempfile.TemporaryDirectory() as directory:
+            subprocess.run(["cc", "-x", "c", "-", "-o", f"{directory}/rows"], input=program, text=True, check=True)
+            said = subprocess.run([f"{directory}/rows"], capture_output=True, text=True).stdout
+        self.assertEqual([tuple(map(int, line.split())) for line in said.splitlines()],
+                         [(place.offset, place.size) for _, _, place in fields])
+
+
+if __name__ == "__main__":
+    support.main()

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# tune.sh BIN SOURCE - psdctl tune chooses rates by short runs, in a third of a grid's steps; interrupted and gone on with, it comes to the
+# same, and the job file that it writes trains.
+set -euo pipefail
+bin=$1
+dir=$(mktemp -d)
+trap 'kill "${job-}" 2>/dev/null || true; wait; rm -rf "$dir"' EXIT
+cd "$dir"
+
+fail() {
+    echo "tune: $*" >&2
+    exit 1
+}
+
+cat >job.yaml <<'END'
+job: small
+model: {kind: softmax}
+data: {train: "glyphs:600", test: "glyphs:300", batch: 20}
+stop: {epochs: 2}
+status.listen: none
+model.layers: [784, 10]
+compare: {seeds: 1, jobs: 2, optimizers: ["sgd(lr=0.5)", "adam(lr=1e-3)"]}
+END
+"$bin/psdctl" tune job.yaml --progress=none --run-dir=one >said 2>err || fail "$(cat err)"
+[ "$(grep -c '^[12] .* cut: ' said)" -eq 14 ] || fail "9 rates become 3, and then 2, of 2 rules: $(cat said)"
+[ "$(grep -c '^[12] .* kept$' said)" -eq 10 ] || fail "$(cat said)"
+grep -q '^chosen: ' said || fail "$(cat said)"
+# 540 rows are trained on, in 27 steps an epoch: the grid would make 18 runs of 54 steps.
+steps=$(cat one/runs/*/summary.json | sed -n 's/^ *"steps": \([0-9]*\),*/\1/p' | awk '{ n += $1 } END { print n }')
+[ "$steps" -le $((18 * 54 / 3)) ] || fail "$steps steps are more than a third of the grid's $((18 * 54))"
+
+# Interrupted in the middle, it goes on where it was, and finds the same.
+"$bin/psdctl" tune job.yaml --progress=none --run-dir=two >/dev/null 2>err &
+job=$!
+for ((i = 0; i < 1200; i++)); do
+    [ "$(find two/runs -maxdepth 1 -name '*seed1' 2>/dev/null | wc -l)" -lt 5 ] || break
+    sleep 0.05
+done
+kill -INT "$job"
+code=0
+wait "$job" || code=$?
+[ "$code" -eq 75 ] || fail "interrupted, it ended with $code: $(cat err)"
+grep -q 'continue with --run-dir=two' err || fail "$(cat err)"
+before=$(find two/runs -maxdepth 1 -name '*seed1' | wc -l)
+"$bin/psdctl" tune job.yaml --progress=none --run-dir=two >said 2>err || fail "$(cat err)"
+[ "$(grep -c '^compare.done' err)" -eq $((28 - before)) ] || fail "it made runs again: $(cat err)"
+cmp one/tune.json two/tune.json || fail 'two searches with one seed differ'
+
+# Rules on the command line stand in one text or in several words.
+for rules in "--optimizers=sgd(lr=0.5);adam(lr=1e-3)" "--optimizers sgd(lr=0.5) adam(lr=1e-3)"; do
+    # shellcheck disable=SC2086
+    "$bin/psdctl" tune job.yaml --progress=none --run-dir=one $rules >/dev/null 2>err || fail "$rules: $(cat err)"
+    ! grep -q '^compare.done' err || fail "$rules: it made runs again: $(cat err)"
+done
+
+# What it writes is a job.
+"$bin/psdctl" config check one/tuned.yaml || fail 'the job file that it wrote is none'
+chosen=$(sed -n 's/^ "choice": "\(.*\)",$/\1/p' one/tune.json)
+"$bin/psdctl" config show one/tuned.yaml >shown
+grep -qF "optimizer = $chosen" shown || fail "tuned.yaml has another optimizer than $chosen"
+"$bin/psdctl" run one/tuned.yaml --progress=none --run-dir=run >said 2>&1 || fail "$(cat said)"
+
+# From a table in a directory that only the job file knows, too; paths are those of the job.
+mkdir jobs
+seq 200 | awk '{ x = ($1 * 7) % 11 / 11 - 0.5; print x "," (x > 0) }' >jobs/table.csv
+cat >jobs/table.yaml <<'END'
+data: {train: "csv:table.csv", header: false, batch: 20}
+model: {kind: logistic}
+stop: {epochs: 20}
+status.listen: none
+save: model.safetensors
+compare: {seeds: 1, jobs: 2, optimizers: ["sgd(lr=5)"]}
+END
+"$bin/psdctl" tune jobs/table.yaml --progress=none --run-dir=jobs/search >said 2>err || fail "$(cat err)"
+(cd / && "$bin/psdctl" run "$dir/jobs/search/tuned.yaml" --progress=none --run-dir="$dir/table") >said 2>&1 || fail "$(cat said)"
+[ -s jobs/model.safetensors ] || fail 'the model is not where the job file said'
+! grep -q progress jobs/search/tuned.yaml || fail 'how the search was shown is in the job file'
+
+code=0
+"$bin/psdctl" tune job.yaml --lr-sweep=1 --run-dir=three 2>err || code=$?
+[ "$code" -eq 78 ] || fail "one rate ended with $code: $(cat err)"
+grep -q 'a search needs more than one learning rate' err || fail "$(cat err)"
+echo 'tune: ok'

@@ -1,0 +1,270 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <string.h>
+
+#include "server/core/health.h"
+
+TestSuite(health, .timeout = 600);
+
+enum { TENSORS = 3, MOST = 64 };
+static const psd_extent_t tensors[TENSORS] = { { .n = 5000 }, { .n = 3000 }, { .n = 10 } };
+
+static psd_health_t health;
+static psd_groups_t groups;
+static uint64_t step;
+
+static void begin_with(const char *group_text, double clip_value, uint32_t servers)
+{
+    cr_assert_eq(psd_groups_parse(&groups, "sgd(lr=0.1)", group_text, NULL), PSD_OK);
+    psd_health_init(&health, &groups, &(psd_clip_t){ .value = clip_value });
+    cr_assert_eq(psd_health_begin(&health, tensors, (const uint8_t[TENSORS]){ 0 }, TENSORS, servers), PSD_OK);
+    step = 0;
+}
+
+static void begin(void) { begin_with("", 0, 1); }
+static void end(void) { psd_health_clear(&health); }
+
+/* An element of a healthy tensor: a gradient of 0.1, a weight of 0.05, and a step of 0.002 times the weight. */
+typedef struct element {
+    double gradient, zero, reached, weight, update, rate;
+} element_t;
+static const element_t well = { .gradient = 0.1, .weight = 0.05, .update = 0.0001, .rate = 0.1 };
+
+/* Shard `shard` reports a step in which all elements of tensor t are `of[t]`; NULL: there was no gradient. */
+static bool tell(uint32_t shard, uint64_t of_step, const element_t *const of[TENSORS])
+{
+    static double terms[MOST * PSD_LOOK_TERMS];
+    memset(terms, 0, sizeof terms);
+    cr_assert(health.map.n_held[shard] <= MOST);
+    for (uint32_t i = 0; i < health.map.n_held[shard]; i++) {
+        const psd_chunk_t *c = &health.map.chunk[health.map.held[shard][i]];
+        const element_t *e = of[c->tensor];
+        const double n = c->n, odd = 1 + 1 / (3.0 + (double)c->offset); /* so that the order of additions matters */
+        if (e)
+            memcpy(terms + (size_t)i * PSD_LOOK_TERMS,
+                   (double[PSD_LOOK_TERMS]){ n, n * e->gradient * e->gradient * odd, n * e->zero, n * e->reached,
+                                             n * e->weight * e->weight, n * e->update * e->update, e->rate },
+                   PSD_LOOK_TERMS * sizeof(double));
+    }
+    return psd_health_take(&health, shard, of_step, terms, (size_t)health.map.n_held[shard] * PSD_LOOK_TERMS);
+}
+
+/* A complete look, in which the middle tensor is like `middle`, and the others are healthy. */
+static psd_health_state_t look(const element_t *middle)
+{
+    step = step ? step + 100 : 1;
+    cr_assert(tell(0, step, (const element_t *const[]){ &well, middle, &well }));
+    cr_expect_eq(health.tensor[0].state, PSD_HEALTH_OK);
+    cr_expect_eq(health.tensor[2].state, PSD_HEALTH_OK);
+    return health.tensor[1].state;
+}
+
+/* After how many looks like this one the middle tensor is in `state`; at most 20. */
+static unsigned looks_until(psd_health_state_t state, const element_t *middle)
+{
+    unsigned n = 1;
+    while (look(middle) != state && n < 20)
+        n++;
+    return n;
+}
+
+static void expect_words(const char *a, const char *b)
+{
+    char text[PSD_HEALTH_TEXT];
+    psd_health_describe(&health, 1, text);
+    cr_expect(strstr(text, a) && strstr(text, b), "%s", text);
+}
+
+Test(health, looks_are_after_the_first_step_after_each_n_steps_more_and_before_that_after_2_4_8)
+{
+    uint64_t due[32];
+    size_t n = 0;
+    for (uint64_t t = 0; t <= 300; t++)
+        if (psd_health_is_due(100, t))
+            due[n++] = t;
+    const uint64_t want[] = { 1, 2, 4, 8, 16, 32, 64, 101, 201 };
+    cr_assert_eq(n, sizeof want / sizeof *want);
+    cr_expect_arr_eq(due, want, sizeof want);
+    for (uint64_t t = 0; t <= 300; t++) {
+        cr_expect_not(psd_health_is_due(0, t));
+        cr_expect_eq(psd_health_is_due(1, t), t > 0);
+    }
+}
+
+Test(health, figures_are_norms_and_shares_of_the_whole_tensor, .fini = end)
+{
+    begin();
+    look(&(element_t){ .gradient = 0.2, .zero = 0.25, .reached = 0.5, .weight = 0.5, .update = 0.001, .rate = 0.1 });
+    const psd_health_tensor_t *x = &health.tensor[1];
+    cr_expect_float_eq(x->weight_norm, 0.5 * sqrt(3000), 1e-9);
+    cr_expect_float_eq(x->update_ratio, 0.002, 1e-12);
+    cr_expect_float_eq(x->zero_share, 0.25, 1e-12);
+    cr_expect_float_eq(x->reached_share, 0.5, 1e-12);
+    cr_expect_float_eq(x->gradient_norm, 0.2 * sqrt(3000), 1);
+}
+
+Test(health, figures_have_the_same_bits_for_any_number_of_servers_in_any_order)
+{
+    double want[TENSORS][3];
+    for (uint32_t servers = 1; servers <= 4; servers++) {
+        begin_with("", 0, servers);
+        for (uint32_t s = servers; s-- > 1;)
+            cr_expect_not(tell(s, 1, (const element_t *const[]){ &well, &well, &well }));
+        cr_assert(tell(0, 1, (const element_t *const[]){ &well, &well, &well }));
+        for (uint32_t t = 0; t < TENSORS; t++) {
+            const psd_health_tensor_t *x = &health.tensor[t];
+            const double is[3] = { x->gradient_norm, x->weight_norm, x->update_ratio };
+            if (servers == 1)
+                memcpy(want[t], is, sizeof is);
+            cr_expect_eq(memcmp(want[t], is, sizeof is), 0, "tensor %u on %u servers", t, servers);
+        }
+        end();
+    }
+}
+
+Test(health, a_tensor_whose_gradients_are_all_0_is_dead_after_five_looks_and_lives_after_the_first_that_is_not, .fini = end)
+{
+    element_t zeros = well;
+    zeros.zero = 1, zeros.gradient = 0, zeros.update = 0;
+    begin();
+    cr_expect_eq(looks_until(PSD_HEALTH_DEAD, &zeros), PSD_HEALTH_IN_ROW);
+    cr_expect_eq(health.tensor[1].since, step);
+    cr_expect_eq(health.in_state[PSD_HEALTH_DEAD], 1);
+    expect_words("all its gradients were 0 in the last 5 looks", "freeze it");
+    cr_expect_str_eq(psd_health_event(PSD_HEALTH_DEAD), "tensor.dead");
+    zeros.zero = 0.9999, zeros.gradient = 1e-6;
+    cr_expect_eq(look(&zeros), PSD_HEALTH_OK, "an embedding, of which few rows have gradients, is not dead");
+    cr_expect_eq(health.tensor[1].told, PSD_HEALTH_DEAD);
+}
+
+Test(health, a_tensor_without_gradients_is_absent_and_one_of_a_frozen_group_frozen, .fini = end)
+{
+    begin();
+    for (unsigned i = 0; i < 20; i++)
+        cr_expect_eq(look(NULL), PSD_HEALTH_ABSENT);
+    cr_expect(isnan(health.tensor[1].gradient_norm));
+    end();
+    begin_with("*(freeze=1)", 0, 1);
+    for (uint64_t t = 1; t <= 20; t++)
+        tell(0, t, (const element_t *const[]){ NULL, NULL, NULL });
+    cr_expect_eq(health.in_state[PSD_HEALTH_FROZEN], TENSORS);
+}
+
+Test(health, a_tensor_whose_weights_grow_a_hundredfold_explodes_in_one_look_and_does_not_flap, .fini = end)
+{
+    element_t grown = well;
+    begin();
+    cr_expect_eq(look(&grown), PSD_HEALTH_OK);
+    grown.weight = 0.05 * 99;
+    cr_expect_eq(look(&grown), PSD_HEALTH_OK);
+    grown.weight = 0.05 * 101;
+    cr_expect_eq(look(&grown), PSD_HEALTH_EXPLODING);
+    expect_words("101 times as large as when training began", "lower the learning rate");
+    grown.weight = 0.05 * 60;
+    cr_expect_eq(look(&grown), PSD_HEALTH_EXPLODING);
+    grown.weight = 0.05 * 40;
+    cr_expect_eq(look(&grown), PSD_HEALTH_OK);
+}
+
+Test(health, weights_that_begin_at_0_are_measured_by_the_size_of_the_others, .fini = end)
+{
+    element_t bias = well;
+    begin();
+    for (unsigned i = 0; i < 20; i++) { /* they grow from 0, in each look by a hundredth of the other weights' size */
+        bias.weight = i * 0.0005;
+        bias.update = 0.0005;
+        cr_expect_eq(look(&bias), PSD_HEALTH_OK, "look %u", i);
+    }
+}
+
+Test(health, a_model_that_begins_at_0_moves_much_in_its_first_steps_and_is_well, .fini = end)
+{
+    begin();
+    /* t steps of equal size, back and forth: the weights are about sqrt(t) steps. */
+    for (uint64_t t = 1; t <= 400; t += t < 100 ? t : 100) {
+        const element_t x = { .gradient = 0.1, .weight = 0.01 * sqrt((double)t - 1), .update = 0.01, .rate = 0.1 };
+        cr_assert(tell(0, t, (const element_t *const[]){ &x, &x, &x }));
+        cr_expect_eq(health.in_state[PSD_HEALTH_OK], TENSORS, "step %u", (unsigned)t);
+    }
+}
+
+Test(health, steps_of_more_than_a_tenth_of_the_weights_explode_in_the_fifth_look_running, .fini = end)
+{
+    element_t thrown = well;
+    thrown.update = 0.3 * thrown.weight;
+    begin();
+    step = 901;
+    for (unsigned i = 1; i < PSD_HEALTH_IN_ROW; i++)
+        cr_expect_eq(look(&thrown), PSD_HEALTH_OK);
+    cr_expect_eq(look(&well), PSD_HEALTH_OK);
+    cr_expect_eq(looks_until(PSD_HEALTH_EXPLODING, &thrown), PSD_HEALTH_IN_ROW);
+    expect_words("most recently 0.3 (0.001 is usual)", "clip.norm");
+    thrown.update = 0.09 * thrown.weight;
+    cr_expect_eq(look(&thrown), PSD_HEALTH_OK);
+}
+
+Test(health, weights_that_are_not_finite_and_gradients_too_large_to_square_are_reported_at_once, .fini = end)
+{
+    element_t x = well;
+    begin();
+    x.weight = INFINITY;
+    cr_expect_eq(look(&x), PSD_HEALTH_EXPLODING);
+    expect_words("Inf or NaN", "checkpoint");
+    cr_expect_eq(health.tensor[1].strip[0], '!');
+    x = well, x.reached = 0.001;
+    cr_expect_eq(look(&x), PSD_HEALTH_EXPLODING);
+    expect_words("0.1 % of its gradients are too large to be squared", "lower the learning rate");
+    end();
+    begin_with("", 1, 1);
+    cr_expect_eq(look(&x), PSD_HEALTH_OK, "with clip.value, that share counts the gradients that are cut");
+}
+
+Test(health, steps_that_float32_loses_make_a_tensor_stuck_unless_the_rate_is_0_or_has_faded, .fini = end)
+{
+    element_t x = well;
+    begin();
+    x.update = 0, x.rate = 0;
+    for (unsigned i = 0; i < 20; i++)
+        cr_expect_eq(look(&x), PSD_HEALTH_OK);
+    x.rate = 1e-9;
+    cr_expect_eq(looks_until(PSD_HEALTH_STUCK, &x), PSD_HEALTH_IN_ROW);
+    expect_words("float32 loses", "raise the learning rate");
+    look(&well);
+    for (unsigned i = 0; i < 20; i++)
+        cr_expect_eq(look(&x), PSD_HEALTH_OK, "a schedule has ended at 1e-8 of the rate");
+}
+
+Test(health, a_look_that_a_lost_message_leaves_incomplete_is_dropped_with_the_next, .fini = end)
+{
+    const element_t *const all[] = { &well, &well, &well };
+    begin_with("", 0, 2);
+    cr_expect_not(tell(0, 1, all));
+    cr_expect_not(tell(0, 2, all));
+    cr_expect_not(tell(1, 1, all), "its other half is gone");
+    cr_expect_not(tell(0, 2, all), "a repetition");
+    cr_expect(tell(1, 2, all));
+    cr_expect_eq(health.looks, 1);
+    cr_expect_eq(health.step, 2);
+    cr_expect_not(tell(1, 2, all), "it is whole already");
+    cr_expect_not(psd_health_take(&health, 1, 3, NULL, 0), "a shard that sends too little");
+    cr_expect_not(psd_health_take(&health, 9, 3, NULL, 0), "one that there is not");
+}
+
+Test(health, the_strip_holds_the_whole_run_and_the_strongest_look_of_each_column, .fini = end)
+{
+    begin();
+    element_t strong = well;
+    strong.update = 0.06 * strong.weight;
+    for (unsigned i = 0; i < 200; i++)
+        look(i == 5 ? &strong : i == 7 ? NULL : &well);
+    /* 64 columns became 32, twice and once more before look 129: each holds 4 looks. */
+    cr_expect_eq(health.stride, 4);
+    cr_expect_eq(health.n_columns, 50);
+    cr_expect_eq(health.column[0], 1);
+    cr_expect_eq(health.column[1], 401);
+    cr_expect_eq(health.column[49], 19601);
+    cr_expect_eq(health.tensor[1].strip[0], '7', "0.002 is of the letter from 0.001 on: %c", health.tensor[1].strip[0]);
+    cr_expect_eq(health.tensor[1].strip[1], 'a', "0.06: %c", health.tensor[1].strip[1]);
+    cr_expect_eq(strlen(PSD_HEALTH_LETTERS), 17);
+}

@@ -1,0 +1,231 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/actions.h"
+#include "tests/support/said.h"
+#include "worker/reading.h"
+
+/* A job of two servers and two tensors. */
+enum { RUN = 7, NONCE = 40 };
+static psd_reading_t *reading;
+static psd_actions_t out;
+static uint64_t now;
+static const psd_tensor_desc_t tensors[] = { { .name = "w", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
+                                             { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
+
+static void setup(void)
+{
+    now = 1000;
+    reading = psd_reading_new(&(psd_reading_config_t){ "job", "eye", NONCE, psd_groups_parse });
+    cr_assert_not_null(reading);
+}
+
+static void teardown(void)
+{
+    psd_actions_clear(&out);
+    psd_reading_destroy(&reading);
+}
+TestSuite(reading, .init = setup, .fini = teardown, .timeout = 60);
+
+static void say(uint32_t s, const psd_msg_t *msg, const void *payload, size_t n)
+{
+    psd_buf_t *buf = said_with(msg, payload, n);
+    psd_actions_drop(&out, out.n);
+    psd_reading_message(reading, now, PSD_PEER_SERVER + s, msg, buf, &out);
+    psd_buf_unref(&buf);
+}
+
+static void pass(uint64_t ms)
+{
+    now += ms;
+    psd_actions_drop(&out, out.n);
+    psd_reading_tick(reading, now, &out);
+}
+
+static const psd_action_t *sent_to(uint32_t s, psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].to == PSD_PEER_SERVER + s && out.at[i].msg.kind == kind)
+            return &out.at[i];
+    return NULL;
+}
+
+static psd_msg_t message(psd_kind_t kind, uint64_t seq)
+{
+    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = RUN, .seq = seq };
+}
+
+static void tell_model(uint64_t seq)
+{
+    uint8_t bytes[256];
+    const psd_msg_t msg = message(PSD_MSG_MODEL, seq);
+    psd_tensor_desc_t own[2];
+    memcpy(own, tensors, sizeof own);
+    say(0, &msg, bytes, psd_tensors_encode(&(psd_tensor_list_t){ .n = 2, .tensor = own }, bytes, sizeof bytes));
+}
+
+static void tell_snapshot(uint64_t seq, uint64_t run, uint64_t number)
+{
+    uint8_t bytes[512];
+    psd_msg_t msg = message(PSD_MSG_FOLLOWED, seq);
+    const psd_cluster_t cluster = {
+        .n_servers = 2,
+        .endpoint = { "tcp://here:1", "tcp://there:2" },
+        .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
+    };
+    msg.job = run;
+    msg.clock = number;
+    say(0, &msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+}
+
+/* A server's one part: three times `x`, NAN: it is gone. */
+static void tell_values(uint32_t s, uint64_t seq, uint64_t number, uint64_t version, float x)
+{
+    const float values[] = { x, x, x };
+    psd_msg_t msg = message(PSD_MSG_VALUES, seq);
+    const bool gone = isnan(x);
+    msg.clock = number;
+    msg.shard = s;
+    msg.parts = 1;
+    msg.version = version;
+    msg.n_elements = gone ? 0 : 3;
+    msg.dtype = msg.codec = gone ? 0 : 1;
+    msg.checksum = gone ? 0 : psd_crc32c(values, sizeof values);
+    say(s, &msg, values, gone ? 0 : sizeof values);
+}
+
+static void begin(void)
+{
+    psd_actions_drop(&out, out.n);
+    psd_reading_begin(reading, now, false, &out);
+}
+
+static void read_once(float x)
+{
+    begin();
+    cr_assert_not_null(sent_to(0, PSD_MSG_FOLLOW));
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    cr_assert(sent_to(0, PSD_MSG_READ) && sent_to(1, PSD_MSG_READ));
+    tell_values(0, seq, 5, 17, x);
+    tell_values(1, seq, 5, 17, x);
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_IDLE);
+}
+
+Test(reading, weights_of_both_servers_are_there_when_the_last_part_has_come)
+{
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.code, PSD_FOLLOW_MODEL);
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    cr_expect_eq(sent_to(1, PSD_MSG_READ)->msg.clock, 5);
+    tell_values(1, seq, 5, 17, 2);
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_PARTS);
+    cr_expect_null(psd_reading_weights(reading));
+    tell_values(0, seq, 5, 17, 1);
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_IDLE);
+    cr_expect_eq(psd_reading_version(reading), 17);
+    cr_expect_eq(psd_reading_weights(reading)[0][2] + psd_reading_weights(reading)[1][2], 3);
+}
+
+Test(reading, the_weights_read_last_stay_until_the_next_are_complete)
+{
+    read_once(1);
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.code, 0, "the model is known");
+    tell_snapshot(seq, RUN, 9);
+    tell_values(0, seq, 9, 18, 2);
+    cr_expect_eq(psd_reading_weights(reading)[0][0], 1);
+    cr_expect_eq(psd_reading_version(reading), 17);
+    tell_values(1, seq, 9, 18, 2);
+    cr_expect_eq(psd_reading_weights(reading)[0][0], 2);
+}
+
+Test(reading, values_of_another_snapshot_or_question_are_not_mixed_in)
+{
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    tell_values(0, seq, 4, 16, 9);
+    tell_values(1, seq - 1, 5, 17, 9);
+    tell_values(0, seq, 5, 17, 1);
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_PARTS, "server 1 has not answered");
+}
+
+Test(reading, a_snapshot_that_is_gone_is_requested_again)
+{
+    begin();
+    uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    tell_values(0, seq, 5, 17, 1);
+    tell_values(1, seq, 5, 17, NAN);
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_ASKING);
+    pass(200);
+    cr_assert_not_null(sent_to(0, PSD_MSG_FOLLOW));
+    cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.code, PSD_FOLLOW_GONE);
+    cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.clock, 5);
+    seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_snapshot(seq, RUN, 8);
+    tell_values(1, seq, 8, 19, 2);
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_PARTS, "all parts are read again, also those that had come");
+    tell_values(0, seq, 8, 19, 2);
+    cr_expect_eq(psd_reading_version(reading), 19);
+}
+
+Test(reading, a_run_that_begins_meanwhile_is_read_from_its_own_beginning)
+{
+    begin();
+    uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    tell_values(0, seq, 5, 17, 1);
+    pass(200);
+    tell_snapshot(seq, RUN + 1, 5); /* the answer to its report that it still reads */
+    cr_assert_not_null(sent_to(0, PSD_MSG_READ));
+    cr_expect_eq(sent_to(0, PSD_MSG_READ)->msg.job, RUN + 1);
+}
+
+Test(reading, a_waiting_reader_asks_again_and_names_what_it_waits_for)
+{
+    char text[200];
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    pass(200);
+    cr_expect_not_null(sent_to(0, PSD_MSG_FOLLOW));
+    psd_msg_t wait = message(PSD_MSG_WAIT, seq);
+    snprintf(wait.text, sizeof wait.text, "the job to begin");
+    say(0, &wait, NULL, 0);
+    psd_reading_describe_wait(reading, text, sizeof text);
+    cr_expect_str_eq(text, "the job to begin");
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    tell_values(0, seq, 5, 17, 1);
+    psd_reading_describe_wait(reading, text, sizeof text);
+    cr_expect_str_eq(text, "1 of 1 parts of server 1 at tcp://there:2");
+    pass(50);
+    cr_expect_not_null(sent_to(1, PSD_MSG_READ), "the snapshot may not have been there yet");
+    cr_expect_null(sent_to(0, PSD_MSG_READ));
+}
+
+Test(reading, a_refusal_of_server_0_is_final_and_names_the_reason)
+{
+    begin();
+    psd_msg_t no = message(PSD_MSG_REFUSED, sent_to(0, PSD_MSG_FOLLOW)->msg.seq);
+    no.code = PSD_REFUSAL_JOB;
+    snprintf(no.text, sizeof no.text, "job job is finished");
+    say(0, &no, NULL, 0);
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_FAILED);
+    cr_expect_eq(psd_reading_error(reading)->code, PSD_EREFUSED);
+    cr_expect_str_eq(psd_reading_error(reading)->text, "server 0 refused (job): job job is finished");
+    begin();
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_ASKING);
+}

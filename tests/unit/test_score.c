@@ -1,0 +1,86 @@
+#include <criterion/criterion.h>
+#include <math.h>
+
+#include "worker/score.h"
+
+TestSuite(score, .timeout = 60);
+
+static double value(const psd_score_t *score, const char *name)
+{
+    for (size_t i = 0; psd_metric_at(i); i++)
+        if (psd_metric_at(i) == psd_metric_find(name))
+            return score->value[i];
+    cr_assert_fail("no metric %s", name);
+    return 0;
+}
+
+static psd_score_t of(const psd_dataset_t *set, const double *loss, const double *score, const float *z)
+{
+    psd_scorer_t *self = psd_scorer_new(set);
+    for (size_t i = 0; i < set->n_rows; i++)
+        psd_scorer_add(self, loss[i], score[i], z + i, 1);
+    const psd_score_t out = psd_scorer_end(self, psd_metric_find(set->kind == PSD_LABEL_CLASS ? "auc" : "mae"));
+    psd_scorer_destroy(&self);
+    return out;
+}
+
+Test(score, two_classes_have_accuracy_auc_and_logloss_by_weight)
+{
+    const psd_dataset_t set = { .n_rows = 4, .n_classes = 2, .label = (float[]){ 0, 1, 0, 1 }, .weight = (float[]){ 1, 2, 3, 4 } };
+    const psd_score_t s = of(&set, (double[]){ 0.1, 0.2, 0.3, 0.4 }, (double[]){ 1, 0, 1, 1 }, (float[]){ -1, -1, -2, 5 });
+    cr_expect_float_eq(value(&s, "accuracy"), 8 / 10.0, 1e-12, "1 + 3 + 4 of 10");
+    cr_expect_float_eq(value(&s, "logloss"), (0.1 + 0.4 + 0.9 + 1.6) / 10, 1e-12);
+    cr_expect_eq(s.loss, value(&s, "logloss"));
+    /* Pairs of a 1 and a 0, by the product of their weights: row 1 ties with row 0 (2 x 1, half) and beats row 2 (2 x 3); row 3
+     * beats both (4 x 1, 4 x 3). Of (2 + 4) x (1 + 3) = 24: 1 + 6 + 4 + 12 = 23. */
+    cr_expect_float_eq(value(&s, "auc"), 23 / 24.0, 1e-12);
+    cr_expect_eq(s.metric, value(&s, "auc"));
+    cr_expect(isnan(value(&s, "mse")));
+}
+
+Test(score, numbers_have_mse_mae_and_r2_by_weight)
+{
+    const psd_dataset_t set = {
+        .n_rows = 3, .kind = PSD_LABEL_TARGET, .label = (float[]){ 1, 2, 4 }, .weight = (float[]){ 1, 1, 2 }
+    };
+    const psd_score_t s = of(&set, (double[]){ 0, 0, 0 }, (double[]){ 1, 0, 0.25 }, (float[]){ 2, 2, 3.5f });
+    cr_expect_float_eq(value(&s, "mse"), (1 + 0 + 0.5) / 4, 1e-12);
+    cr_expect_float_eq(value(&s, "mae"), (1 + 0 + 1) / 4.0, 1e-12);
+    /* mean (1 + 2 + 8) / 4 = 2.75; squares 3.0625 + 0.5625 + 2 x 1.5625 = 6.75 */
+    cr_expect_float_eq(value(&s, "r2"), 1 - 1.5 / 6.75, 1e-12);
+    cr_expect(isnan(value(&s, "accuracy")));
+}
+
+Test(score, many_classes_have_no_auc_and_one_class_has_none_either)
+{
+    const psd_dataset_t many = { .n_rows = 2, .n_classes = 3, .label = (float[]){ 0, 2 } },
+                        one = { .n_rows = 2, .n_classes = 2, .label = (float[]){ 1, 1 } };
+    psd_score_t s = of(&many, (double[]){ 1, 1 }, (double[]){ 1, 0 }, (float[]){ 0, 0 });
+    cr_expect(isnan(value(&s, "auc")));
+    cr_expect_eq(value(&s, "accuracy"), 0.5);
+    s = of(&one, (double[]){ 1, 1 }, (double[]){ 1, 0 }, (float[]){ 0, 0 });
+    cr_expect(isnan(value(&s, "auc")));
+}
+
+Test(score, chance_is_what_one_answer_for_all_scores)
+{
+    const psd_dataset_t classes = { .n_rows = 10, .n_classes = 2, .label = (float[]){ 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 } },
+                        numbers = { .n_rows = 4, .kind = PSD_LABEL_TARGET, .label = (float[]){ 1, 2, 3, 6 } };
+    cr_expect_float_eq(psd_metric_find("accuracy")->chance(&classes), 0.7, 1e-12);
+    cr_expect_eq(psd_metric_find("auc")->chance(&classes), 0.5);
+    cr_expect_float_eq(psd_metric_find("logloss")->chance(&classes), -0.7 * log(0.7) - 0.3 * log(0.3), 1e-12);
+    cr_expect_float_eq(psd_metric_find("mse")->chance(&numbers), (4 + 1 + 0 + 9) / 4.0, 1e-12);
+    cr_expect_float_eq(psd_metric_find("mae")->chance(&numbers), (1 + 0 + 1 + 4) / 4.0, 1e-12, "around the median, 2");
+    cr_expect_eq(psd_metric_find("r2")->chance(&numbers), 0);
+}
+
+Test(score, metrics_are_for_what_they_judge)
+{
+    const psd_dataset_t two = { .n_classes = 2 }, three = { .n_classes = 3 }, numbers = { .kind = PSD_LABEL_TARGET };
+    cr_expect(psd_metric_suits(psd_metric_find("auc"), &two));
+    cr_expect_not(psd_metric_suits(psd_metric_find("auc"), &three));
+    cr_expect(psd_metric_suits(psd_metric_find("logloss"), &three));
+    cr_expect_not(psd_metric_suits(psd_metric_find("r2"), &two));
+    cr_expect(psd_metric_suits(psd_metric_find("r2"), &numbers));
+    cr_expect_null(psd_metric_find("f1"));
+}

@@ -1,0 +1,124 @@
+"""The rows that a worker trains on, as a function of the job's position, so that the union of all workers' rows is the same batch
+for any number of workers, and a job that goes back to a checkpoint repeats the right rows. The order is psd-worker's, row for
+row."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, NamedTuple, Protocol, Sized
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import UsageError
+from .worker import Position
+
+Rows = npt.NDArray[np.int64]
+
+
+class Trainer(Protocol):
+    """The consumer of batches: psd.Optimizer or psd.Worker."""
+
+    batch_samples: int
+
+    @property
+    def position(self) -> Position:
+        """Its position."""
+
+    def skip(self) -> None:
+        """Take part in the next step without a gradient."""
+
+
+class Cut(NamedTuple):
+    """One worker's part of one step."""
+
+    rows: Rows  #: row numbers; none when the step has fewer rows than workers
+    n_round: int  #: rows of all workers together
+    epoch: int  #: from 0
+
+
+class Order:
+    """Rows of each step: an epoch is a shuffle of all rows (Fisher and Yates's, by splitmix64 with state seed + 1000 (epoch + 1)),
+    a step the next `batch_size` of them. The last step of an epoch takes the remaining rows or, with `drop_last`, is left out."""
+
+    def __init__(self, n_rows: int, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False) -> None:
+        if not 0 < batch_size:
+            raise UsageError(f"batch_size is {batch_size}", hint="give the number of rows of one step, over all workers together")
+        if not 0 < n_rows < 2**32 or (drop_last and n_rows < batch_size):
+            raise UsageError(f"{n_rows} rows are too few for a batch of {batch_size}")
+        self.n_rows, self.batch_size, self.shuffle, self.seed = n_rows, batch_size, shuffle, seed
+        self.steps = n_rows // batch_size if drop_last else -(-n_rows // batch_size)
+        self._epoch, self._order = -1, np.arange(n_rows)
+
+    def _shuffled(self, epoch: int) -> Rows:
+        n = self.n_rows
+        with np.errstate(over="ignore"):
+            z = np.uint64(self.seed + 1000 * (epoch + 1)) + np.arange(1, n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z ^= z >> np.uint64(31)
+        order = list(range(n))
+        for i, j in zip(range(n - 1, 0, -1), (z % np.arange(n, 1, -1, dtype=np.uint64)).tolist()):
+            order[i], order[j] = order[j], order[i]
+        return np.array(order)
+
+    def at(self, clock: int, rank: int, world: int) -> Cut:
+        """The rows of worker `rank` of `world` in step `clock`, from 1."""
+        epoch, step = divmod(clock - 1, self.steps)
+        if self.shuffle and epoch != self._epoch:
+            self._epoch, self._order = epoch, self._shuffled(epoch)
+        rows = self._order[step * self.batch_size:(step + 1) * self.batch_size]
+        n = len(rows)
+        return Cut(rows[n * rank // world:n * (rank + 1) // world], n, epoch)
+
+
+class Sampler:
+    """A batch sampler for torch's DataLoader: `DataLoader(data, batch_sampler=psd.Sampler(data, opt, batch_size=64))`.
+
+    `batch_size` is that of one step, of all workers together. Each iteration is one epoch of the job: the n-th ends when the job
+    has trained n epochs, at once if it already has, so that a worker that joins late, or restarts, ends with the others. With
+    `accumulate`, each step's rows come as that many batches, for opt.no_sync(). The loader must not fetch ahead (num_workers=0),
+    because the next rows are known only after the step.
+    """
+
+    def __init__(self, data: Sized, trainer: Trainer, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False,
+                 accumulate: int = 1) -> None:
+        self.order = Order(len(data), batch_size, shuffle, seed, drop_last)
+        if not 0 < accumulate <= batch_size:
+            raise UsageError(f"accumulate is {accumulate}", hint="it is the number of batches that make one step")
+        self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
+
+    def __len__(self) -> int:
+        return self.order.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self._epochs += 1
+        return self._until(self._epochs * self.order.steps)
+
+    def _until(self, last: int) -> Iterator[list[int]]:
+        while (at := self.trainer.position).clock <= last:
+            rows = self.order.at(at.clock, at.rank, at.world).rows
+            if not len(rows):
+                self.trainer.skip()
+                continue
+            if len(rows) < self.accumulate:
+                raise UsageError(f"this step has {len(rows)} rows for {self.accumulate} batches",
+                                 hint="set drop_last, or a larger batch_size")
+            for part in np.array_split(rows, self.accumulate):
+                self.trainer.batch_samples = len(rows)
+                yield part.tolist()
+            if self.trainer.position[:1] + self.trainer.position[5:7] == at[:1] + at[5:7]:
+                raise UsageError(f"the next batch is requested before the one of clock {at.clock} has made its step",
+                                 hint="call opt.step() for each batch, use num_workers=0, and accumulate= for several batches a step")
+
+
+def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shuffle: bool = True, seed: int = 1,
+            drop_last: bool = False) -> Iterator[Any]:
+    """This worker's part of each step, for this many epochs of the job: of one array, or of each of a tuple of arrays (of numpy,
+    torch, or any type whose rows can be indexed by a list of numbers). Rewinds and late joins as for Sampler."""
+    parts = data if isinstance(data, tuple) else (data,)
+    if len({len(part) for part in parts}) != 1:
+        raise UsageError(f"these arrays have {', '.join(str(len(part)) for part in parts)} rows", hint="give arrays of one length")
+    sampler = Sampler(parts[0], trainer, batch_size, shuffle, seed, drop_last)
+    for rows in sampler._until(round(epochs * sampler.order.steps)):
+        cut = tuple(part[rows] for part in parts)
+        yield cut if isinstance(data, tuple) else cut[0]

@@ -1,0 +1,103 @@
+"""The exceptions of this package: each has a sentence on what happened, and `hint` on what to do about it."""
+
+from __future__ import annotations
+
+
+class PsdError(Exception):
+    """Every error of this package. `code` is the library's (psd/worker.h), 0 if it has none; `hint` is what to do, or ""."""
+
+    hint = ""
+
+    def __init__(self, sentence: str, code: int = 0, hint: str | None = None) -> None:
+        self.code = code
+        if hint is not None:
+            self.hint = hint
+        super().__init__(f"{sentence}; {self.hint}" if self.hint else sentence)
+
+
+class UsageError(PsdError, ValueError):
+    """An invalid call: a wrong shape or type, or calls in a wrong order. Nothing was sent."""
+
+
+class ConfigError(PsdError):
+    """Keys are missing or cannot be read, an address is not allowed without keys, or the address of server 0 is missing."""
+
+
+class UnavailableError(PsdError, ConnectionError):
+    """A server, or workers that the job needs, stayed away for `join_timeout`."""
+
+    hint = "look at the servers' logs, or set a longer join_timeout"
+
+
+class DeadlineError(PsdError, TimeoutError):
+    """The timeout of this call passed. The exchange continues, and you may wait for it again."""
+
+
+class RefusedError(PsdError):
+    """A server refused this program: another job, version, model or rule. The sentence quotes both sides."""
+
+
+class FencedError(PsdError):
+    """The servers gave this worker up, or another process took its place."""
+
+    hint = "call psd.connect again to continue; two processes must not share one worker id"
+
+
+class WentBackError(PsdError):
+    """A server was lost, and the job has gone back to an earlier clock, which is in `position`."""
+
+    hint = "derive the next batch from position, and continue from there"
+
+
+class NotAuthorizedError(PsdError, PermissionError):
+    """The servers do not accept this worker's key, or one side has keys and the other has none."""
+
+    hint = "give key= and server_public=, made by psdctl keygen, or insecure=True on one machine without keys"
+
+
+class JobFailedError(PsdError):
+    """The job has failed for all: too many rounds in a row made no step."""
+
+    hint = "look for Inf and NaN in the gradients: a lower learning rate or clip.norm helps"
+
+
+class SystemDeniedError(PsdError, OSError):
+    """The operating system denies memory, a thread, a socket or a file."""
+
+
+class LibraryError(PsdError, ImportError):
+    """libpsdworker was not found, or is of another version."""
+
+    hint = "install libpsdworker0, or set PSD_LIBRARY to the path of libpsdworker.so"
+
+
+class Stopped(SystemExit):
+    """An operator (psdctl drain) or a signal has asked this worker to end, and it has left the job. If it is not caught, the
+    program exits with `code`."""
+
+
+class PsdPerformanceWarning(UserWarning):
+    """A call works, but makes an avoidable copy."""
+
+
+_CLASSES: dict[int, type[PsdError]] = {
+    -1: UsageError,
+    -2: SystemDeniedError,
+    -3: ConfigError,
+    -6: ConfigError,
+    -7: ConfigError,
+    -8: UnavailableError,
+    -9: ConfigError,
+    -10: RefusedError,
+    -11: FencedError,
+    -12: DeadlineError,
+    -13: WentBackError,
+    -14: SystemDeniedError,
+    -15: NotAuthorizedError,
+    -17: JobFailedError,
+}
+
+
+def error_of(code: int, sentence: str) -> PsdError:
+    """The exception for a code of the library and its sentence."""
+    return _CLASSES.get(code, PsdError)(sentence or "unknown error", code)

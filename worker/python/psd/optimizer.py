@@ -1,0 +1,566 @@
+"""A torch optimizer whose steps are made by psd servers.
+
+    opt = psd.Optimizer(model.named_parameters(), "lookahead(radam(lr=1e-3), k=5)")
+    ...
+    opt.zero_grad(); loss.backward(); opt.step()
+
+Gradients are sent during backward, tensor by tensor, as autograd finishes them; `step` waits for the weights that the servers make
+from those of all workers, and writes them to the model's parameters, in place. The rule's state is on the servers (option
+checkpoint.dir saves it).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import threading
+import zlib
+from collections import deque
+from contextlib import contextmanager
+from functools import partial
+from inspect import signature
+from types import FrameType, TracebackType
+from typing import Any, Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+
+from .arrays import Array
+from .errors import Stopped, UsageError, WentBackError
+from .worker import Position, Worker, connect, log
+
+_VALUE = re.compile(r"(\w+)=([-+.\d][-+.\w]*)")  # values in a rule's text; those of the wrapped rule come first
+# Keys that torch's optimizers and schedulers keep in groups besides values of the rule.
+_NOT_VALUES = ("params", "names", "initial_lr", "max_lr", "min_lr", "base_lr", "maximize", "foreach", "capturable", "differentiable",
+               "fused")
+_EX_STOPPED = 75  # stopped before finishing: start again to continue
+
+
+class _Slot:
+    """One trained parameter: the arrays that the library reads and writes, and the state of its gradient."""
+
+    def __init__(self, index: int, name: str, parameter: Any, weights: Array, gradient: Any) -> None:
+        self.index, self.name, self.parameter = index, name, parameter
+        self.weights = weights  # registered with the library
+        self.master = None if _shares(parameter, weights) else torch.from_numpy(weights)  # None: they are the parameter itself
+        self.gradient = gradient  # torch's view of the array that the library reads
+        self.address: int = gradient.data_ptr()
+        self.storage: int = parameter.data_ptr()
+        self.touch = parameter.detach().reshape(-1)[:0]  # an empty write to it notifies autograd of new weights
+        self.is_sent = self.is_here = False
+        self.made: Any = None  # the gradient that was sent, and its version then
+        self.made_version = 0
+        self.last: Any = None  # the parameter's gradient when it was last zeroed or stepped, and its version then
+        self.base = 0
+
+    @property
+    def in_place(self) -> bool:
+        """Whether autograd accumulates the gradient in the library's array."""
+        return self.master is None
+
+    def adopt(self) -> None:
+        """Make autograd write into the library's array, which is zero, if possible."""
+        self.parameter.grad = self.gradient if self.in_place else None
+        self._note()
+
+    def _note(self) -> None:
+        self.last = self.parameter.grad
+        self.base = 0 if self.last is None else self.last._version
+
+    def has_news(self) -> bool:
+        """Whether there is a gradient since the last zero_grad or step, from any source."""
+        made = self.parameter.grad
+        return made is not None and (made is not self.last or made._version > self.base)
+
+    def is_on_top(self) -> bool:
+        """Whether a backward has just added to a gradient that was not zeroed."""
+        return self.parameter.grad is self.last and self.parameter.grad._version < self.base + 2
+
+    def take(self) -> bool:
+        """Copy the parameter's gradient to the library's array; True: the copy from a GPU is still in progress."""
+        made = self.parameter.grad
+        if made.is_sparse:
+            raise UsageError(f"the gradient of {self.name} is sparse", hint="use Embedding(sparse=False)")
+        self.is_here, self.made, self.made_version = True, made, made._version
+        if made is self.gradient:
+            return False
+        self.gradient.copy_(made.detach(), non_blocking=made.is_cuda)
+        if self.in_place:
+            self.parameter.grad = self.made = self.gradient
+            self.made_version = self.gradient._version
+        return bool(made.is_cuda)
+
+    def check(self) -> None:
+        """Check that the gradient has not changed since it was sent, and that the parameter has not moved."""
+        if self.is_sent and (self.parameter.grad is not self.made or self.made._version != self.made_version):
+            raise UsageError(f"the gradient of {self.name} was changed after backward had sent it",
+                             hint="clip by the job's clip.norm, or give psd.Optimizer overlap=False")
+        if self.parameter.data_ptr() != self.storage:
+            raise UsageError(f"parameter {self.name} has moved since psd.Optimizer was made",
+                             hint="move or convert the model first, then make the optimizer")
+
+    def land(self) -> None:
+        """Take new weights."""
+        if self.master is not None:
+            self.parameter.detach().copy_(self.master)
+        else:
+            self.touch.zero_()
+        self.is_sent = self.is_here = False
+        self.made = None
+        self._note()
+
+
+def _shares(parameter: Any, weights: Array) -> bool:
+    return bool(parameter.device.type == "cpu" and parameter.data_ptr() == weights.ctypes.data)
+
+
+def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """Groups with "params" and their "names", from any argument of torch's optimizers, or from named_parameters()."""
+    given = list(params)
+    groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    n = 0
+    for group in groups:
+        members = group["params"]
+        members = [members] if isinstance(members, torch.Tensor) else list(members)
+        pairs = [member if isinstance(member, tuple) else (f"parameter.{n + i}", member) for i, member in enumerate(members)]
+        group["params"], group["names"] = [p for _, p in pairs], [name for name, _ in pairs]
+        n += len(pairs)
+    if not n:
+        raise UsageError("there are no parameters to train", hint="give model.named_parameters(), an iterator that can be used only once")
+    return groups
+
+
+def _values(group: dict[str, Any]) -> dict[str, float]:
+    """The training values of a group, by psd's names: torch's betas become beta1 and beta2."""
+    values = {key: value for key, value in group.items() if key not in _NOT_VALUES}
+    if "betas" in values:
+        values["beta1"], values["beta2"] = values.pop("betas")
+    wrong = [key for key, value in values.items() if not isinstance(value, (int, float))]
+    if wrong:
+        raise UsageError(f"a parameter group sets {wrong[0]}={values[wrong[0]]!r}", hint="give numbers for the values of the rule")
+    return {key: float(value) for key, value in values.items()}
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Trains a model's parameters on the servers of a job.
+
+    `params` is model.named_parameters(), model.parameters() or a list of groups of them; those that need no gradient are left as
+    they are. The values of a group (lr, weight_decay, betas, ...) must be those that the job's option groups gives its tensors.
+    `rule`, if given, must be the job's (option optimizer). `worker` is one from psd.connect; without it, or with an id, further
+    arguments are those of psd.connect, and values not given come from the environment. With `overlap` False, gradients are sent in
+    step(), so that they may be changed after backward, as gradient clipping and GradScaler do.
+
+    `state` is the optimizer that has trained these parameters so far, or its state_dict(): the servers continue with its moments and
+    its step count; the learning rate is the job's. With `partial_state`, parameters without state start with a new optimizer.
+
+    torch's methods work as in torch: zero_grad, step(closure), param_groups, state_dict, and LR schedulers, which set the servers'
+    rate. Tied parameters count once. Parameters without a gradient take no part in the step. Each worker keeps its own buffers,
+    such as BatchNorm's. As a context manager it leaves the job at the end; so does the end of the program.
+    """
+
+    _step_supports_amp_scaling = True  # tells GradScaler that step() itself handles the scale
+
+    def __init__(self, params: Iterable[Any], rule: str | None = None, *, worker: Worker | int | None = None, overlap: bool = True,
+                 state: Any = None, partial_state: bool = False, **job: Any) -> None:
+        groups = _named(params)
+        if rule is not None and not isinstance(rule, str):
+            raise UsageError(f"the rule is a {type(rule).__name__}", hint='name it, with its values: "adam(lr=1e-3)"')
+        for name in job.keys() - signature(connect).parameters.keys():
+            raise UsageError(f"psd.Optimizer has no argument {name}",
+                             hint='values of the rule are part of it: psd.Optimizer(params, "adam(lr=1e-3)")')
+        if isinstance(worker, Worker):
+            self.worker = worker
+        else:
+            job.setdefault("recipe", _describe_frozen(groups))
+            self.worker = connect(worker=worker, **job)
+        try:
+            self._begin(groups, rule, overlap, state, partial_state)
+        except BaseException:
+            self.worker.close()
+            raise
+
+    def _begin(self, groups: list[dict[str, Any]], rule: str | None, overlap: bool, state: Any, partial_state: bool) -> None:
+        if rule is not None:
+            self.worker.check_rule(rule)
+        settings = self.worker.settings
+        self._slots: list[_Slot] = []
+        self._is_ready = False
+        self._lr_mults = [self._check_group(group) for group in groups]
+        for group, mult in zip(groups, self._lr_mults):
+            group["lr"] = settings.lr * mult  # the rate in force, which a schedule may have moved
+        super().__init__(groups, {"lr": settings.lr, "rule": settings.optimizer})
+        self._lr: float | None = settings.lr
+        self._run = 0  # of the job, at the last step
+        self.overlap = overlap
+        self.loss: float = float("nan")  # mean loss of the batch, for the status page; see `watch`
+        self._watched: Any = None
+        self.batch_samples = 1
+        self._n_sent = 0
+        self._holds = self._is_open = self._is_stale = self._evaluates = False
+        self._copies: deque[tuple[Any, _Slot]] = deque()  # on their way from a GPU
+        self._hooks: list[Any] = []
+        self._mistake: BaseException | None = None  # made in backward
+        self._make_slots()
+        self.worker.register({slot.name: slot.weights for slot in self._slots}, state, partial_state,
+                             [name for group in groups for name in group["names"]])
+        for slot in self._slots:
+            slot.adopt()
+            slot.land()
+            self._hooks.append(_on_accumulated(slot.parameter, partial(self._on_gradient, slot)))
+        self._is_ready = True
+        self._stops = 0
+        self._watch_signal()
+
+    def _check_group(self, group: dict[str, Any]) -> float:
+        """The factor on the job's rate for a group of the script. The group's values must equal those of the job for its
+        tensors."""
+        lr = float(dict(_VALUE.findall(self.worker.settings.optimizer))["lr"])
+        mults = set()
+        for name, p in zip(group["names"], group["params"]):
+            if not p.requires_grad:
+                continue
+            trained = self.worker.group(name)
+            does = {"lr": lr * trained.lr_mult, "freeze": float(trained.freezes),
+                    **{key: float(value) for key, value in _VALUE.findall(trained.optimizer) if key != "lr"}}
+            mults.add(trained.lr_mult)
+            for key, value in _values(group).items():
+                if key not in does:
+                    raise UsageError(f"the group of parameter {name} sets {key}, which {trained.optimizer} does not have",
+                                     hint="leave it out, or have the job train by a rule that has it")
+                if not math.isclose(value, does[key], rel_tol=1e-9):
+                    says = f"lr_mult: {value / lr:g}" if key == "lr" else f"{key}: {value:g}"
+                    raise UsageError(f"the group of parameter {name} sets {key} {value:g}, but the job trains it with {does[key]:g}",
+                                     hint=f'give the job\'s option groups a group {{match: "{name}", {says}}}, or leave {key} out')
+        return mults.pop() if len(mults) == 1 else 1.0
+
+    def _make_slots(self) -> None:
+        """Choose the memory for each parameter's weights and gradient: the parameter itself and one array of the library if it is
+        contiguous float32 on the CPU; otherwise float32 arrays as copies, pinned for a GPU."""
+        trained = [(name, p) for group in self.param_groups for name, p in zip(group["names"], group["params"]) if p.requires_grad]
+        if not trained:
+            raise UsageError("no parameter needs a gradient", hint="set requires_grad for the parameters to train")
+        if len({name for name, _ in trained}) < len(trained):
+            raise UsageError("two parameters have the same name", hint="give named_parameters() of one model, or names of your own")
+        flat = self.worker.alloc(sum(p.numel() for _, p in trained if p.device.type == "cpu") or 1)
+        self._flat, at = flat, 0
+        for index, (name, p) in enumerate(trained):
+            shape, n = tuple(p.shape), p.numel()
+            if p.is_complex() or not p.is_floating_point():
+                raise UsageError(f"parameter {name} is of {p.dtype}", hint="train float parameters")
+            if p.device.type == "cpu":
+                gradient = torch.from_numpy(flat[at:at + n].reshape(shape))
+                at += n
+            else:
+                gradient = torch.zeros(shape, pin_memory=True)
+            if p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous():
+                weights = p.detach().numpy()
+            else:
+                master = torch.empty(shape, pin_memory=p.device.type != "cpu")
+                weights = master.copy_(p.detach()).numpy()
+            self._slots.append(_Slot(index, name, p, weights, gradient))
+
+    # ---- gradients ----
+
+    def _on_gradient(self, slot: _Slot) -> None:
+        """Called when autograd has accumulated the gradient of a parameter. Any thread of autograd, one at a time. An exception here
+        would leave autograd in a state in which the process hangs at its end, so the first one is kept, and raised by the next call."""
+        if self._holds or not self._is_ready or self.worker.has_left or self._mistake:
+            return
+        try:
+            self._take_gradient(slot)
+        except BaseException as mistake:
+            self._mistake = mistake
+
+    def _raise_mistake(self) -> None:
+        mistake, self._mistake = self._mistake, None
+        if mistake is not None:
+            raise mistake
+
+    def _take_gradient(self, slot: _Slot) -> None:
+        if self._evaluates:
+            raise UsageError("backward within eval_weights()", hint="train outside of it: these weights are only for evaluation")
+        if slot.is_here:
+            raise UsageError(f"a second backward before step(): {slot.name} has its gradient already",
+                             hint="wrap all but the last backward of a step in opt.no_sync(), or give overlap=False")
+        if self._is_stale and slot.is_on_top():
+            raise UsageError("zero_grad() was not called since the last step", hint="call opt.zero_grad() before backward")
+        if not self.overlap:
+            return
+        under_way = slot.take()
+        if under_way:
+            event = torch.cuda.Event()
+            event.record()
+            self._copies.append((event, slot))
+        self._send_copied(wait=False)
+        if not under_way:
+            self._send(slot)
+
+    def _send(self, slot: _Slot, last: bool = False) -> None:
+        """Push a gradient, except the last one before step(), because weights must not change while backward runs."""
+        if not last and self._n_sent >= len(self._slots) - 1:
+            return
+        if not self._is_open:
+            self._open()
+        self.worker.push_address(slot.index, slot.address if slot.is_here else None, self.batch_samples, self._loss())
+        slot.is_sent = True
+        self._n_sent += 1
+
+    def _send_copied(self, wait: bool) -> None:
+        while self._copies and (wait or self._copies[0][0].query()):
+            event, slot = self._copies.popleft()
+            event.synchronize()
+            self._send(slot)
+
+    def _loss(self) -> float:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            self.loss = float(watched)
+        return self.loss
+
+    def watch(self, loss: Any) -> Any:
+        """Show this loss on the status page, and return it: opt.watch(loss).backward()."""
+        self._watched = loss.detach()
+        return loss
+
+    def _open(self) -> None:
+        """Before the first gradient of a step, send the rate if a scheduler has changed it."""
+        self._check_usable()
+        rates = [(float(group["lr"]), mult) for group, mult in zip(self.param_groups, self._lr_mults) if mult] or [(0.0, 1.0)]
+        rate, mult = min(rates, key=lambda pair: abs(pair[1] - 1))
+        lr = rate / mult
+        if any(not math.isclose(rate, lr * mult, rel_tol=1e-9) for rate, mult in rates):
+            raise UsageError(f"groups have the learning rates {', '.join(f'{rate:g}' for rate, _ in rates)}",
+                             hint="a job has one rate, which its option groups multiplies by lr_mult: change all groups by the same factor")
+        if self._lr is None or not math.isclose(lr, self._lr, rel_tol=1e-12):
+            if self.worker.position.rank == 0:
+                _again(lambda: self.worker.set_lr(lr))
+            self._lr = lr
+        self._is_open = True
+
+    def _check_usable(self) -> None:
+        self._raise_mistake()
+        if self._evaluates:
+            raise UsageError("a step within eval_weights()", hint="train outside of it")
+        if self.worker.has_left:
+            raise UsageError("this optimizer has left its job, or was made before a fork",
+                             hint="make it in the process that trains, once per process")
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Set all gradients to zero. They stay in the library's memory; `set_to_none` has no effect."""
+        if self._is_open:
+            raise UsageError("zero_grad() after backward has sent gradients", hint="call opt.step() first")
+        self._flat.fill(0)
+        for slot in self._slots:
+            slot.adopt()
+            slot.is_here = False
+        self._is_stale = False
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Gradients of backward inside the block stay here and add up; the next backward after it sends the sum."""
+        held, self._holds = self._holds, True
+        try:
+            yield
+        finally:
+            self._holds = held
+
+    # ---- steps ----
+
+    def step(self, closure: Callable[[], Any] | None = None, **scaler: Any) -> Any:
+        """Send the gradients that backward has not sent, and wait for the new weights; returns `closure`'s loss, if given. If the
+        job goes back to a checkpoint, this continues from there by itself, at `position`. Raises SystemExit (psd.Stopped) when this
+        worker must end."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            if torch.is_tensor(loss):
+                self.watch(loss)
+        self._check_usable()
+        is_finite = self._unscale(scaler.get("grad_scaler"))
+        self._send_copied(wait=True)
+        for slot in self._slots:
+            slot.check()
+            if not slot.is_here and slot.has_news():
+                slot.take()
+        if any(slot.parameter.grad is not None and slot.parameter.grad.is_cuda for slot in self._slots):
+            torch.cuda.synchronize()
+        if not any(slot.is_here for slot in self._slots):
+            raise UsageError("no parameter has a gradient", hint="call loss.backward() before step(), or opt.skip() for no batch")
+        if is_finite:
+            for slot in [slot for slot in self._slots if not slot.is_sent]:
+                self._send(slot, last=True)
+        else:
+            self._open()
+            self.worker.begin(None)
+        self._finish()
+        return loss
+
+    def _unscale(self, grad_scaler: Any) -> bool:
+        """Divide gradients by the scale of a GradScaler; False: they are not finite, so this worker contributes none. torch 1
+        passes the scaler, torch 2 sets two attributes."""
+        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if self.overlap and (grad_scaler, scale, found) != (None, None, None):
+            raise UsageError("a GradScaler needs gradients before they are sent", hint="give psd.Optimizer overlap=False")
+        if grad_scaler is not None:
+            state = grad_scaler._per_optimizer_states[id(self)]
+            if state["stage"].name == "READY":
+                grad_scaler.unscale_(self)
+            found = sum(float(on_device) for on_device in state["found_inf_per_device"].values())
+        elif scale is not None:
+            for slot in self._slots:
+                if slot.has_news():
+                    slot.parameter.grad.div_(scale)
+        return found is None or float(found) == 0
+
+    def _finish(self) -> None:
+        """Wait for the weights, and write them to the model."""
+        self.worker.wait()
+        for slot in self._slots:
+            slot.land()
+        self._is_open, self._is_stale, self.batch_samples, self._n_sent = False, True, 1, 0
+        run = self.worker.position.run
+        if self._run and run != self._run:
+            self._lr = None  # a checkpoint's rate may be in force: set it again
+        self._run = run
+        if self._stops or self.worker.is_asked_to_leave:
+            self._stop()
+
+    def skip(self) -> None:
+        """Take part in the next step without a gradient, as a worker without rows does."""
+        self._check_usable()
+        if self._is_open:
+            raise UsageError("skip() after backward has sent gradients", hint="call opt.step()")
+        self._open()
+        self.worker.begin(None)
+        self._finish()
+
+    @property
+    def position(self) -> Position:
+        """The position of the job: derive each batch from it (psd.Sampler, psd.batches)."""
+        return self.worker.position
+
+    # ---- evaluation ----
+
+    @contextmanager
+    def eval_weights(self, model: Any = None, batches: Iterable[Any] = ()) -> Iterator[None]:
+        """Inside the block, the model has the weights to evaluate: Lookahead's slow ones; under other rules, its own. BatchNorm's
+        statistics belong to the training weights; with `model` and some `batches` of inputs (or of tuples that begin with inputs)
+        they are recomputed for these weights. Afterwards everything is as before."""
+        self._check_usable()
+        if self._is_open:
+            raise UsageError("eval_weights() after backward has sent gradients", hint="call opt.step() first")
+        buffers = [(module._buffers, name, buffer, buffer.clone()) for module in (model.modules() if model is not None else ())
+                   for name, buffer in module._buffers.items() if buffer is not None]
+        kept: list[Array] = []
+        if self.worker.position.has_slow:
+            slow = _again(self.worker.pull_slow)
+            kept = [slot.weights.copy() for slot in self._slots]
+            self._put([slow[slot.name] for slot in self._slots])
+        self._evaluates = True
+        try:
+            if model is not None:
+                torch.optim.swa_utils.update_bn(batches, model)
+            yield
+        finally:
+            self._evaluates = False
+            if kept:
+                self._put(kept)
+            for home, name, buffer, before in buffers:
+                home[name] = buffer.copy_(before)
+        self._raise_mistake()
+
+    def _put(self, values: list[Array]) -> None:
+        for slot, value in zip(self._slots, values):
+            np.copyto(slot.weights, value)
+            slot.land()
+
+    # ---- torch's own ----
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch, but not after the model was registered."""
+        if getattr(self, "_is_ready", False):
+            raise UsageError("a parameter group was added after the job had begun", hint="give all groups to psd.Optimizer at once")
+        super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Groups with their rates and, under "psd", the position of the job. The rule's state is on the servers: checkpoint.dir
+        saves it."""
+        return {**super().state_dict(), "psd": {"rule": self.worker.settings.optimizer, "clock": self.position.clock}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Groups, with their rates, as state_dict() has them. The state of a torch optimizer has to be there when the job begins: give it
+        to psd.Optimizer as `state`."""
+        if state_dict.get("state"):
+            raise UsageError("load_state_dict() of an optimizer's state, after the job has begun",
+                             hint="make the optimizer with it: psd.Optimizer(model.named_parameters(), ..., state=state_dict)")
+        super().load_state_dict(state_dict)
+
+    # ---- the end ----
+
+    def _watch_signal(self) -> None:
+        """Make SIGTERM end the program after its step, as in psd-worker, unless the program has its own handler."""
+        self._handles_signal = (threading.current_thread() is threading.main_thread()
+                                and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        if self._handles_signal:
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._stops += 1
+        if self._stops > 1 or not self._run:  # the second signal, or one before training began
+            raise Stopped(_EX_STOPPED)
+
+    def _stop(self) -> None:
+        code = _EX_STOPPED if self._stops else 0
+        log.info("stop clock=%d", self.position.clock)
+        self.close()
+        raise Stopped(code)
+
+    def close(self, finished: bool = False) -> None:
+        """Leave the job; `finished`: this worker's work is done."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        if self._handles_signal and signal.getsignal(signal.SIGTERM) == self._on_signal:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if finished:
+            self.worker.leave()
+        else:
+            self.worker.close()
+
+    def __enter__(self) -> Optimizer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self.close(finished=kind is None)
+
+
+def _on_accumulated(parameter: Any, call: Callable[[], None]) -> Any:
+    """Call `call` whenever autograd has added to the parameter's gradient; returns a function that ends this."""
+    if hasattr(parameter, "register_post_accumulate_grad_hook"):
+        return parameter.register_post_accumulate_grad_hook(lambda _: call())
+    with torch.enable_grad():
+        node = parameter.expand_as(parameter).grad_fn.next_functions[0][0]
+    hook = node.register_hook(lambda *_: call())
+    hook.node = node  # which, with its hook, lives as long as there is a reference to it
+    return hook
+
+
+def _again(call: Callable[[], Any]) -> Any:
+    """Call again after the servers have gone back, so that the request reaches the new run."""
+    for _ in range(9):
+        try:
+            return call()
+        except WentBackError:
+            continue
+    return call()
+
+
+def _describe_frozen(groups: list[dict[str, Any]]) -> str | None:
+    """A description of the parameters that are not trained, which must be the same for all workers."""
+    frozen = [p.detach() for group in groups for p in group["params"] if not p.requires_grad]
+    crc = 0
+    for p in frozen:
+        crc = zlib.crc32(p.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{len(frozen)} frozen tensors, crc32 {crc:08x}" if frozen else None

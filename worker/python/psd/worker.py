@@ -1,0 +1,559 @@
+"""A worker of a job: register arrays, exchange gradients for weights.
+
+Threads: a Worker may be used from any thread, one call at a time; others wait. Processes: a forked process cannot use its parent's.
+Ctrl-C ends any wait within about 0.1 s; `with` then leaves the job cleanly.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import os
+import sys
+import threading
+import weakref
+from ctypes import byref, c_float, c_uint64, c_void_p, sizeof
+from types import TracebackType
+from typing import Any, Callable, Generator, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from . import arrays, capi
+from .arrays import Array
+from .errors import UsageError, WentBackError, error_of
+from .state import Field, fields
+
+log = logging.getLogger("psd")
+
+_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+_NOTHING_YET = -13
+_STOPPED = -16
+_DATA = -6
+_STILL_HERE = (-1, -12, -13, _STOPPED)  # the phase after leaving
+LEAVE_TIMEOUT = 5.0  # seconds that leaving may take by default
+
+
+class Position(NamedTuple):
+    """A worker's position for its next exchange."""
+
+    clock: int  #: number of the next exchange, from 1: in bsp the round, which may start late
+    version: int  #: steps behind the weights now held
+    rank: int  #: 0 .. world-1, for cutting batches
+    world: int  #: workers in the job now
+    worker: int  #: id, from 0: the number in logs, file names and status
+    incarnation: int
+    run: int  #: number of the job's run: another one each time the servers resume it
+    has_slow: bool  #: the optimizer keeps slow weights: evaluate those
+    gathered: bool = False  #: the last round's gradients wait for those of later ones (sync.accumulate)
+
+
+class Settings(NamedTuple):
+    """How the job trains, from its servers."""
+
+    text: str  #: all of it, on one line
+    mode: str
+    optimizer: str  #: the rule with all its values
+    lr_rule: str
+    lr: float  #: base learning rate in force when this worker joined
+    clip_value: float
+    clip_norm: float
+    max_staleness: int
+    servers: int
+    lease_ms: int
+    codec_push: str
+    codec_pull: str
+    has_slow: bool
+    in_rounds: bool  #: a step is made of one push of each worker; False: each push is a step
+    checkpoints: bool
+    schedule: str
+    schedule_unit: str
+    groups: str  #: tensors with other settings, in the form of option groups; "": none
+    accumulate: int = 1  #: rounds that make one step together
+
+
+class Group(NamedTuple):
+    """How the job trains a tensor: by its group (option groups), or by the job's own rule."""
+
+    match: str  #: the pattern of the group; "": no pattern matches the tensor's name
+    optimizer: str  #: the rule with all its values; without meaning for a frozen tensor
+    lr_mult: float  #: its learning rate is the job's times this
+    clips: bool  #: its gradient is clipped by the job's bounds
+    freezes: bool  #: it stays as it is
+
+
+class Health(NamedTuple):
+    """How a tensor was trained in a step that the servers looked at (option health.every)."""
+
+    step: int  #: which step of the job
+    gradient_norm: float  #: of the mean gradient as the optimizer got it; NaN, as all of these: it never had one
+    weight_norm: float  #: before the step
+    update_ratio: float  #: the norm of what the step changed, over that of the weights
+    zero_share: float  #: of the gradients that were 0
+    cut_share: float  #: of those that clip.value cut, or, without it, that are too large to be squared
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+class _Handle:
+    """The library's handle, and the objects that must live as long: closed when the last reference is gone, including arrays from
+    `alloc`."""
+
+    def __init__(self, close: Callable[..., Any] | None = None) -> None:
+        self._close = close or capi.load().psd_worker_close
+        self.pointer = c_void_p()
+        self.pending: BaseException | None = None  # raised while the library waited
+        self.log = capi.LogFunction(_pass_on)
+        look = _look_for_signals(weakref.ref(self))  # no reference cycle, so that dropping the last array or worker closes it at once
+        next(look)
+        self.interrupted = capi.InterruptedFunction(look.send)
+
+    def close(self) -> None:
+        if self.pointer:
+            self._close(byref(self.pointer))
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _pass_on(_: Any, level: int, event: bytes, line: bytes) -> None:
+    log.log(_LEVELS[min(max(level, 0), 3)], "%s %s", event.decode(), line.decode(errors="replace"))
+
+
+def _look_for_signals(handle: weakref.ref[_Handle]) -> Generator[int, None, None]:
+    """Each resumption lets Python handle its signals, in the main thread; an exception in a handler ends the wait. A generator,
+    because it resumes inside its `try`, whereas a function would be entered outside of one."""
+    enough = 0
+    while True:
+        try:
+            yield enough
+            enough = 0
+        except GeneratorExit:
+            return
+        except BaseException as raised:  # mainly KeyboardInterrupt
+            enough = 1
+            self = handle()
+            if self is not None:
+                self.pending = raised
+            del self
+
+
+class Ticket(NamedTuple):
+    """An open exchange."""
+
+    worker: Worker
+    number: int
+
+    def wait(self, timeout: float | None = None) -> None:
+        """As Worker.wait."""
+        self.worker.wait(timeout)
+
+
+def _field_list(given: Sequence[Field]) -> ctypes.Array[capi.FieldStruct]:
+    """Fields of state as the library takes them; they must live as long."""
+    out = (capi.FieldStruct * len(given))()
+    for place, (tensor, field, value) in zip(out, given):
+        place.tensor, place.field = tensor.encode(), field.encode()
+        if isinstance(value, float):
+            place.number = value
+        else:
+            place.data, place.n = value.ctypes.data, value.size
+    return out
+
+
+class Worker:
+    """A worker of a job; psd.connect makes one. As a context manager it leaves the job at the end: finished, or, when an exception
+    passes through, unfinished."""
+
+    def __init__(self, handle: _Handle) -> None:
+        self._handle = handle
+        self._lib = capi.load()
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        self._names: tuple[str, ...] = ()
+        self._weights: tuple[Array, ...] = ()
+        self._ticket = c_uint64()
+        self._lent: dict[int, Any] = {}  # gradients of the open exchange, which the library reads
+        self._is_open = False
+        self._has_left = False
+        self.batch_samples = 1  #: rows of the last batch from psd.Sampler or psd.batches
+        _workers.add(self)
+
+    # ---- calls ----
+
+    def _check(self, code: int) -> int:
+        """Raise the exception for a code of the library."""
+        handle = self._handle
+        if code >= 0:
+            return code
+        if code == _STOPPED and handle.pending is not None:
+            pending, handle.pending = handle.pending, None
+            raise pending
+        raise error_of(code, (self._lib.psd_worker_error(handle.pointer) or b"").decode(errors="replace"))
+
+    @property
+    def _pointer(self) -> c_void_p:
+        if self._process != os.getpid():
+            raise UsageError(f"this worker belongs to process {self._process}, which forked this one",
+                             hint="connect again in this process, or start it by multiprocessing's 'spawn'")
+        if self._has_left:
+            raise UsageError("this worker has left its job", hint="call psd.connect to join again")
+        return self._handle.pointer
+
+    # ---- the model ----
+
+    def alloc(self, shape: int | tuple[int, ...]) -> Array:
+        """An array of zeros, float32, in memory that servers of this machine may read: gradients in it travel without a copy. It
+        stays valid after the worker has left."""
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        n = int(np.prod(shape, dtype=np.int64))
+        with self._lock:
+            pointer = self._lib.psd_worker_alloc(self._pointer, n)
+            if not pointer:
+                self._check(-2)
+        memory = (c_float * n).from_address(ctypes.addressof(pointer.contents))
+        memory._handle = self._handle  # type: ignore[attr-defined]  # this frees it
+        return np.ctypeslib.as_array(memory).reshape(shape)
+
+    def register(self, tensors: Mapping[str, Any], state: Any = None, partial_state: bool = False,
+                 state_names: Sequence[str] | None = None) -> None:
+        """Register the trained tensors, once: float32 arrays by name, contiguous, all finite. They hold the initial values now, the
+        job's weights when this returns, and newer ones after each exchange; they are written in place. All workers must register
+        the same list; the values of the first worker become the job's.
+
+        `state` is the optimizer state that belongs to these values: a torch optimizer, its state_dict(), or a mapping such as
+        {"state/w/exp_avg": array, "state/w/step": 100}, which psd.load reads from a file of psdctl export. A new job starts with it;
+        a job that has started, or continues from a checkpoint, ignores it. It must be all that the job's optimizer keeps; with
+        `partial_state`, tensors without it start with a new optimizer. `state_names` are the names of all parameters of a torch
+        optimizer, in its order, if they differ from these tensors."""
+        if not tensors:
+            raise UsageError("no tensors were given to register", hint='give arrays by name: {"w": array}')
+        views = tuple(arrays.target(array, name) for name, array in tensors.items())
+        shapes = [(c_uint64 * max(view.ndim, 1))(*view.shape) for view in views]
+        list_ = (capi.Tensor * len(views))(*(
+            capi.Tensor(name.encode(), shape, view.ndim, view.ctypes.data) for name, shape, view in zip(tensors, shapes, views)))
+        given = [] if state is None else fields(state, list(tensors), state_names)
+        for tensor, field, value in given:
+            shape, its = np.shape(value), np.shape(tensors.get(tensor, ()))
+            if len(shape) > 1 and len(its) > 1 and shape != its and np.prod(shape) == np.prod(its):
+                raise UsageError(f"{field} of {tensor} has shape {list(shape)}, and the tensor has {list(its)}",
+                                 hint="give the state of this model; is it transposed?")
+        struct = capi.StateStruct(sizeof(capi.StateStruct), _field_list(given), len(given), partial_state, None, None)
+        with self._lock:
+            code = self._lib.psd_worker_register_with(self._pointer, list_, len(views),
+                                                      None if state is None else byref(struct))
+            if code == _DATA:
+                raise UsageError((self._lib.psd_worker_error(self._pointer) or b"").decode(errors="replace"), code,
+                                 hint="give the state that the job's optimizer keeps, or partial_state=True for what there is of it")
+            self._check(code)
+            self._names, self._weights = tuple(tensors), views
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the registered tensors, in their order."""
+        return self._names
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """The registered arrays, by name: the newest weights while no exchange is open."""
+        return dict(zip(self._names, self._weights))
+
+    # ---- training ----
+
+    def _gradient(self, index: int, array: Any) -> int | None:
+        if array is None:
+            return None
+        view = arrays.source(array, self._names[index], self._weights[index].shape)
+        self._lent[index] = view
+        return view.ctypes.data
+
+    def _samples(self, told: int | None) -> int:
+        samples = self.batch_samples if told is None else told
+        if not isinstance(samples, (int, np.integer)) or samples < 1:
+            raise UsageError(f"samples is {samples!r}", hint="give the number of rows behind the mean gradient, at least 1")
+        return int(samples)
+
+    def _in_order(self, gradients: Mapping[str, Any] | Sequence[Any]) -> Sequence[Any]:
+        if isinstance(gradients, Mapping):
+            unknown = [name for name in gradients if name not in self._names]
+            if unknown:
+                raise UsageError(f"no tensor {unknown[0]!r} is registered", hint=f"there are {', '.join(self._names[:8])}")
+            return [gradients.get(name) for name in self._names]
+        if len(gradients) != len(self._names):
+            raise UsageError(f"{len(gradients)} gradients for {len(self._names)} tensors", hint="give one for each, or None")
+        return gradients
+
+    def begin(self, gradients: Mapping[str, Any] | Sequence[Any] | None, samples: int | None = None,
+              loss: float = float("nan")) -> Ticket:
+        """Push the mean gradient over `samples` samples, and begin to pull the next weights. `samples` None: those of the batch
+        from psd.batches, or 1. Gradients come by name, or in the order of registration; None, or left out: this tensor has none.
+        `gradients` None: take part without a gradient. The arrays belong to the library until Ticket.wait returns. `loss` is the
+        mean loss, for status."""
+        with self._lock:
+            pointer = self._pointer
+            if self._is_open:
+                raise UsageError("an exchange is open already", hint="wait for it first")
+            self._lent.clear()
+            values = None
+            if gradients is None:
+                samples = 0
+            else:
+                samples = self._samples(samples)
+                addresses = [self._gradient(i, g) for i, g in enumerate(self._in_order(gradients))]
+                values = (c_void_p * len(addresses))(*addresses)
+            self._check(self._lib.psd_worker_exchange(pointer, values, samples or 0, loss, byref(self._ticket)))
+            self._is_open = True
+            return Ticket(self, self._ticket.value)
+
+    def exchange(self, gradients: Mapping[str, Any] | Sequence[Any] | None, samples: int | None = None, loss: float = float("nan"),
+                 timeout: float | None = None) -> Position:
+        """`begin` and `wait`: push gradients, and return when the registered arrays hold the resulting weights."""
+        self.begin(gradients, samples, loss)
+        self.wait(timeout)
+        return self.position
+
+    def skip(self) -> None:
+        """Take part in the next step with nothing."""
+        self.exchange(None)
+
+    def push(self, tensor: str | int, gradient: Any, samples: int | None = None, loss: float = float("nan")) -> None:
+        """The same, tensor by tensor, as soon as each gradient is known, in any order; each tensor once, with None if it has no
+        gradient. The first call opens the exchange, the last completes it; then wait."""
+        index = tensor if isinstance(tensor, int) else self._index(tensor)
+        with self._lock:
+            pointer = self._pointer
+            if not self._is_open:
+                self._lent.clear()
+            samples = self._samples(samples)
+            if not 0 <= index < len(self._names):
+                raise UsageError(f"there is no tensor {index}", hint=f"{len(self._names)} are registered, from 0")
+            address = self._gradient(index, gradient)
+            self._check(self._lib.psd_worker_push(pointer, index, address, samples, loss, byref(self._ticket)))
+            self._is_open = True
+
+    def push_address(self, index: int, address: int | None, samples: int, loss: float) -> None:
+        """`push` of an array that the caller has checked and keeps until `wait` has returned."""
+        with self._lock:
+            self._check(self._lib.psd_worker_push(self._pointer, index, address, samples, loss, byref(self._ticket)))
+            self._is_open = True
+
+    def _index(self, name: str) -> int:
+        try:
+            return self._names.index(name)
+        except ValueError:
+            raise UsageError(f"no tensor {name!r} is registered", hint=f"there are {', '.join(self._names[:8])}") from None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the open exchange, `timeout` seconds at most; None: as long as it takes; DeadlineError leaves it open. If
+        servers were lost, the job continues from a checkpoint by itself: the arrays then hold its weights, and `position` has the
+        next clock, which may be an earlier one."""
+        with self._lock:
+            pointer = self._pointer
+            if not self._is_open:
+                raise UsageError("no exchange is open", hint="push gradients first")
+            code = self._lib.psd_worker_wait(pointer, self._ticket, _ms(timeout))
+            if code == 0 or code in (-8, -11, -17):
+                self._is_open = False
+                self._lent.clear()
+            self._check(code)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when the open exchange is done, for select and event loops."""
+        return int(self._lib.psd_worker_fd(self._pointer))
+
+    def pull_slow(self, out: Mapping[str, Any] | None = None, timeout: float | None = None) -> dict[str, Array]:
+        """The slow weights (Lookahead's; the weights themselves under any other rule) as of the last exchange, by name, into the
+        arrays of `out`, or new ones. No exchange may be open. WentBackError: a server was lost meanwhile."""
+        with self._lock:
+            pointer = self._pointer
+            if self._is_open:
+                raise UsageError("an exchange is open", hint="wait for it first")
+            views = [arrays.target(out[name], name) if out else np.empty_like(weights)
+                     for name, weights in zip(self._names, self._weights)]
+            for name, view, weights in zip(self._names, views, self._weights):
+                if view.shape != weights.shape:
+                    raise UsageError(f"out[{name!r}] has the shape {view.shape}, but the tensor has {weights.shape}")
+            addresses = (c_void_p * len(views))(*(view.ctypes.data for view in views))
+            self._check(self._lib.psd_worker_pull_slow(pointer, addresses, _ms(timeout)))
+            return dict(zip(self._names, views))
+
+    def set_lr(self, lr: float, timeout: float | None = None) -> None:
+        """Set the job's learning rate for all workers, from the next step on. No exchange may be open."""
+        with self._lock:
+            self._check(self._lib.psd_worker_set_lr(self._pointer, lr, _ms(timeout)))
+
+    def report(self, name: str, value: float) -> None:
+        """Show a number ("val/accuracy") on the servers' status page. Does not wait."""
+        with self._lock:
+            self._check(self._lib.psd_worker_report(self._pointer, name.encode(), value))
+
+    # ---- facts ----
+
+    @property
+    def position(self) -> Position:
+        """This worker's position for its next exchange: derive each batch from it."""
+        out = capi.PositionStruct(size=sizeof(capi.PositionStruct))
+        with self._lock:
+            self._check(self._lib.psd_worker_position(self._pointer, byref(out)))
+        return Position(out.clock, out.version, out.rank, out.world, out.worker, out.incarnation, out.run, bool(out.has_slow),
+                        bool(out.gathered))
+
+    @property
+    def settings(self) -> Settings:
+        """How the job trains."""
+        out = capi.SettingsStruct(size=sizeof(capi.SettingsStruct))
+        with self._lock:
+            self._check(self._lib.psd_worker_settings(self._pointer, byref(out)))
+        values = {name: _plain(getattr(out, name)) for name, *_ in capi.SettingsStruct._fields_[1:]}
+        return Settings(**{**values, **{name: bool(values[name]) for name in ("has_slow", "in_rounds", "checkpoints")}})
+
+    def check_rule(self, rule: str) -> None:
+        """RefusedError, naming both rules, unless the job trains with this one; defaults may be left out."""
+        with self._lock:
+            self._check(self._lib.psd_worker_check_rule(self._pointer, rule.encode()))
+
+    def group(self, tensor: str) -> Group:
+        """How the job trains a tensor of that name, registered or not."""
+        out = capi.GroupStruct(size=sizeof(capi.GroupStruct))
+        with self._lock:
+            self._check(self._lib.psd_worker_group(self._pointer, tensor.encode(), byref(out)))
+            return Group(_plain(out.match), _plain(out.optimizer), out.lr_mult, bool(out.clips), bool(out.freezes))
+
+    def health(self, tensor: int) -> Health | None:
+        """The newest figures of a tensor, by its number as registered; None: this worker has received none. Only worker 0 receives them."""
+        out = capi.HealthStruct(size=sizeof(capi.HealthStruct))
+        with self._lock:
+            code = self._lib.psd_worker_health(self._pointer, tensor, byref(out))
+            if code == _NOTHING_YET:
+                return None
+            self._check(code)
+            return Health(*(getattr(out, name) for name in Health._fields))
+
+    @property
+    def round_loss(self) -> float:
+        """Mean loss of the last step's samples, those of all workers, as they have reported it; 0 before the first."""
+        return float(self._lib.psd_worker_round_loss(self._pointer))
+
+    @property
+    def job_samples(self) -> int:
+        """Samples of all workers behind the weights now held, since the job's first step."""
+        return int(self._lib.psd_worker_job_samples(self._pointer))
+
+    @property
+    def is_asked_to_leave(self) -> bool:
+        """Whether an operator has asked this worker to leave (psdctl drain). Look between exchanges."""
+        return bool(self._lib.psd_worker_asked_to_leave(self._pointer))
+
+    # ---- the end ----
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it has left the job; in a child of fork(), also true of the parent's worker."""
+        return self._has_left or self._process != os.getpid()
+
+    def leave(self, finished: bool = True, timeout: float | None = LEAVE_TIMEOUT) -> None:
+        """Leave the job cleanly; `finished`: this worker's work is done. WentBackError: a server was lost before the last weights
+        were safe; continue training from `position`, then leave again."""
+        if self.has_left:
+            return
+        with self._lock:
+            code = self._lib.psd_worker_leave(self._pointer, finished, _ms(timeout))
+            self._is_open = False
+            self._lent.clear()
+            self._has_left = code not in _STILL_HERE
+            self._check(code)
+
+    def close(self) -> None:
+        """Leave, unfinished, if it has not left yet, and ignore errors."""
+        try:
+            self.leave(finished=False)
+        except Exception as why:  # the servers notice by its silence
+            log.warning("leave %s", why)
+        self._has_left = True
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is None:
+            self.leave(finished=bool(self._names))
+        else:
+            self.close()
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def open_workers() -> list[Worker]:
+    """The workers of this process that are in a job."""
+    return [worker for worker in _workers if not worker.has_left]
+
+
+def leave_all(finished: bool, but: list[Worker]) -> bool:
+    """Make all workers of this process leave except those; returns whether one of them had trained, and is done."""
+    ended_well = False
+    for worker in open_workers():
+        if worker in but:
+            continue
+        if not (finished and worker.names):
+            worker.close()
+            continue
+        try:
+            worker.leave()
+            ended_well = True
+        except WentBackError as why:
+            log.error("leave %s", why)
+        except Exception as why:
+            log.warning("leave %s", why)
+    return ended_well
+
+
+# At the end of the program: finished, unless an exception ends it.
+atexit.register(lambda: leave_all(getattr(sys, "last_value", None) is None, []))
+
+
+def _ms(timeout: float | None) -> int:
+    """Convert seconds for the library; None: no limit."""
+    return -1 if timeout is None else min(max(int(timeout * 1000), 0), 2**31 - 1)
+
+
+def _bytes(text: str | os.PathLike[str] | None) -> bytes | None:
+    return None if text is None else os.fsencode(text)
+
+
+def connect(join: str | None = None, *, job: str | None = None, worker: int | None = None, name: str | None = None,
+            join_timeout: float | None = 0.0, key: str | os.PathLike[str] | None = None,
+            server_public: str | os.PathLike[str] | None = None, insecure: bool = False,
+            cluster_file: str | os.PathLike[str] | None = None, job_file: str | os.PathLike[str] | None = None,
+            recipe: str | None = None, rows: int = 0, net_threads: int = 0) -> Worker:
+    """Join a job.
+
+    `join` is server 0's address, "tcp://HOST:7470". Without it, and without `cluster_file`, values not given come from `job_file`,
+    from the environment (PSD_JOIN, PSD_WORKER__KEY, ...), and from the launcher: psdctl run, Slurm, mpirun, Kubernetes. `job` must
+    equal the servers' name for the job ("psd" by default), `worker` asks for that id, `name` is for display. `join_timeout`, in
+    seconds, is the longest wait for servers, now and later; 0: 60 s, or the value in the environment; None: no limit. `key` and
+    `server_public` are files made by psdctl keygen; `insecure` runs without keys, only on this machine. Workers that give a
+    `recipe`, a short description of their training data, must give the same one. `rows` of the training set are for schedules that
+    count epochs. `net_threads` is the number of threads that encrypt and carry messages through sockets, each for some of the
+    connections; 0: one, or the value in the environment.
+    """
+    handle = _Handle()
+    config = capi.Config(size=sizeof(capi.Config), join=_bytes(join), job=_bytes(job), name=_bytes(name),
+                         worker=0 if worker is None else worker + 1,
+                         join_timeout_ms=-1 if join_timeout is None else _ms(join_timeout), log=handle.log,
+                         key=_bytes(key), server_public=_bytes(server_public), insecure=insecure,
+                         cluster_file=_bytes(cluster_file), recipe=_bytes(recipe), rows=rows, job_file=_bytes(job_file),
+                         interrupted=handle.interrupted, net_threads=net_threads)
+    code = capi.load().psd_worker_connect(byref(handle.pointer), byref(config))
+    if not handle.pointer:
+        raise error_of(-2, "no memory for a worker")
+    self = Worker(handle)
+    if code != 0:
+        self._has_left = code != _STOPPED
+        try:
+            self._check(code)
+        finally:
+            self.close()
+    return self
