@@ -33,12 +33,14 @@ int psd_health_begin(psd_health_t *self, const psd_extent_t *tensors, const uint
                      uint32_t n_servers)
 {
     if (psd_partition_cut(&self->map, tensors, n_tensors, n_servers, PSD_MOST_OF_PART, NULL) != PSD_OK ||
-        !(self->term = calloc((size_t)self->map.n_chunks * PSD_LOOK_TERMS, sizeof *self->term)) ||
+        !(self->term = calloc((size_t)self->map.n_chunks * PSD_LOOK_TERMS * PSD_HEALTH_OPEN, sizeof *self->term)) ||
         !(self->sum = calloc((size_t)n_tensors * PSD_LOOK_TERMS, sizeof *self->sum)) ||
         !(self->tensor = calloc(n_tensors, sizeof *self->tensor))) {
         psd_health_clear(self);
         return PSD_ENOMEM;
     }
+    for (uint32_t i = 0; i < PSD_HEALTH_OPEN; i++)
+        self->open[i].term = self->term + (size_t)i * self->map.n_chunks * PSD_LOOK_TERMS;
     for (uint32_t s = 0; s < n_servers; s++)
         self->n_holders += self->map.n_held[s] > 0;
     self->n_tensors = n_tensors;
@@ -71,11 +73,11 @@ static bool is_frozen(const psd_health_t *self, const psd_health_tensor_t *x) { 
 static const double *sum_of(const psd_health_t *self, uint32_t t) { return self->sum + (size_t)t * PSD_LOOK_TERMS; }
 
 /* Add up the chunks, in the order of the model. */
-static void add_up(psd_health_t *self)
+static void add_up(psd_health_t *self, const double *term)
 {
     memset(self->sum, 0, (size_t)self->n_tensors * PSD_LOOK_TERMS * sizeof *self->sum);
     for (uint32_t c = 0; c < self->map.n_chunks; c++)
-        psd_look_join(self->sum + (size_t)self->map.chunk[c].tensor * PSD_LOOK_TERMS, self->term + (size_t)c * PSD_LOOK_TERMS);
+        psd_look_join(self->sum + (size_t)self->map.chunk[c].tensor * PSD_LOOK_TERMS, term + (size_t)c * PSD_LOOK_TERMS);
 }
 
 /* The size of all weights when training began: tensors that begin at 0, like most biases, are measured by it. */
@@ -152,8 +154,8 @@ static void see(const psd_health_t *self, uint32_t t)
         return;
     }
     note(self, x, sum);
-    const psd_health_sign_t sign = sign_of(self, x, sum, self->pending);
-    x->since = sign != x->sign ? self->pending : x->since;
+    const psd_health_sign_t sign = sign_of(self, x, sum, self->step);
+    x->since = sign != x->sign ? self->step : x->since;
     x->sign = sign;
     x->state = state_of(sign);
 }
@@ -196,7 +198,7 @@ static void make_column(psd_health_t *self)
         self->stride *= 2;
     }
     self->in_last = 1;
-    self->column[self->n_columns++] = self->pending;
+    self->column[self->n_columns++] = self->step;
 }
 
 static void paint(psd_health_t *self, uint32_t t)
@@ -206,21 +208,45 @@ static void paint(psd_health_t *self, uint32_t t)
     *at = self->in_last == 1 ? now : stronger(*at, now);
 }
 
+/* The open look of step `step`. A new one takes the place of the oldest if no place is free; NULL if it would be that one. */
+static psd_health_open_t *open_look(psd_health_t *self, uint64_t step)
+{
+    psd_health_open_t *oldest = &self->open[0];
+    for (uint32_t i = 0; i < PSD_HEALTH_OPEN; i++) {
+        if (self->open[i].step == step)
+            return &self->open[i];
+        oldest = self->open[i].step < oldest->step ? &self->open[i] : oldest;
+    }
+    if (oldest->step > step)
+        return NULL;
+    oldest->step = step;
+    oldest->told = (psd_server_set_t){ 0 };
+    return oldest;
+}
+
+/* A shard sends its looks in order: an earlier one that is not complete will never be. */
+static void close_looks(psd_health_t *self, uint64_t step)
+{
+    for (uint32_t i = 0; i < PSD_HEALTH_OPEN; i++)
+        if (self->open[i].step <= step)
+            self->open[i].step = 0;
+}
+
 bool psd_health_take(psd_health_t *self, uint32_t shard, uint64_t step, const double *terms, size_t n)
 {
-    if (!self->tensor || shard >= self->map.n_servers || step < self->pending || step <= self->step ||
-        n != (size_t)self->map.n_held[shard] * PSD_LOOK_TERMS)
+    psd_health_open_t *look;
+    if (!self->tensor || shard >= self->map.n_servers || step <= self->step ||
+        n != (size_t)self->map.n_held[shard] * PSD_LOOK_TERMS || !(look = open_look(self, step)))
         return false;
-    if (step > self->pending)
-        self->told = (psd_server_set_t){ 0 };
-    self->pending = step;
     for (uint32_t i = 0; i < self->map.n_held[shard]; i++)
-        memcpy(self->term + (size_t)self->map.held[shard][i] * PSD_LOOK_TERMS, terms + (size_t)i * PSD_LOOK_TERMS,
+        memcpy(look->term + (size_t)self->map.held[shard][i] * PSD_LOOK_TERMS, terms + (size_t)i * PSD_LOOK_TERMS,
                PSD_LOOK_TERMS * sizeof *terms);
-    psd_server_set_add(&self->told, shard);
-    if (self->told.n < self->n_holders)
+    psd_server_set_add(&look->told, shard);
+    if (look->told.n < self->n_holders)
         return false;
-    add_up(self);
+    add_up(self, look->term);
+    close_looks(self, step);
+    self->step = step;
     if (!self->looks++)
         measure_model(self);
     make_column(self);
@@ -230,7 +256,6 @@ bool psd_health_take(psd_health_t *self, uint32_t shard, uint64_t step, const do
         paint(self, t);
         self->in_state[self->tensor[t].state]++;
     }
-    self->step = step;
     return true;
 }
 

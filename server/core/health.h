@@ -43,6 +43,7 @@ typedef enum psd_health_sign {
 
 enum {
     PSD_HEALTH_COLUMNS = 64, /* of the strip, over the whole run: when all are used, each two are merged */
+    PSD_HEALTH_OPEN = 8,     /* looks that are being collected at once, at most: in asp, shards are at different steps */
     PSD_HEALTH_IN_ROW = 5,   /* looks with the same sign before a tensor is called dead, stuck or exploding */
     PSD_HEALTH_TEXT = 512,   /* bytes of a sentence, with its terminating zero */
     PSD_HEALTH_TOLD = 128,   /* tensors whose figures are sent to worker 0, at most */
@@ -76,15 +77,21 @@ typedef struct psd_health_tensor {
  * from 1 up; Inf or NaN. */
 #define PSD_HEALTH_LETTERS ".-0123456789abcd!"
 
+/* A look of which some shards have sent their part. */
+typedef struct psd_health_open {
+    uint64_t step;         /* 0: unused */
+    psd_server_set_t told; /* shards that have sent their part of it */
+    double *term;          /* [chunk][term] */
+} psd_health_open_t;
+
 typedef struct psd_health {
     psd_groups_t groups;
     psd_clip_t clip;
-    psd_partition_t map;   /* of the model; no chunks before it is known */
-    uint64_t pending;      /* the step whose look is being collected; 0: none */
-    psd_server_set_t told; /* shards that have sent their part of it */
-    uint32_t n_holders;    /* shards that have chunks */
-    double *term;          /* [chunk][term] */
-    double *sum;           /* [tensor][term] */
+    psd_partition_t map; /* of the model; no chunks before it is known */
+    psd_health_open_t open[PSD_HEALTH_OPEN];
+    uint32_t n_holders; /* shards that have chunks */
+    double *term;       /* of all open looks */
+    double *sum;        /* [tensor][term] */
     uint32_t n_tensors;
     psd_health_tensor_t *tensor;
     uint64_t looks, step;                   /* complete looks, and the step of the newest */
@@ -111,8 +118,8 @@ int psd_health_begin(psd_health_t *self, const psd_extent_t *tensors, const uint
 bool psd_health_has_begun(const psd_health_t *self);
 
 /* Take the `n` doubles that shard `shard` has sent for step `step`. Returns whether the look is complete now; then a state that
- * differs from `told` is new. A look that stays incomplete, because a message was lost, is dropped when the next one begins. Other
- * messages are ignored. */
+ * differs from `told` is new. A look that stays incomplete, because a message was lost, is dropped when a later one is complete, or
+ * when PSD_HEALTH_OPEN later ones have begun. Other messages are ignored. */
 bool psd_health_take(psd_health_t *self, uint32_t shard, uint64_t step, const double *terms, size_t n);
 
 /* The figures of the first tensors of the model, at most PSD_HEALTH_TOLD, PSD_HEALTH_FIGURES doubles each, as HEALTH carries them

@@ -235,20 +235,35 @@ Test(health, steps_that_float32_loses_make_a_tensor_stuck_unless_the_rate_is_0_o
         cr_expect_eq(look(&x), PSD_HEALTH_OK, "a schedule has ended at 1e-8 of the rate");
 }
 
-Test(health, a_look_that_a_lost_message_leaves_incomplete_is_dropped_with_the_next, .fini = end)
+Test(health, a_look_that_a_lost_message_leaves_incomplete_is_dropped_when_a_later_one_is_complete, .fini = end)
 {
     const element_t *const all[] = { &well, &well, &well };
     begin_with("", 0, 2);
     cr_expect_not(tell(0, 1, all));
     cr_expect_not(tell(0, 2, all));
-    cr_expect_not(tell(1, 1, all), "its other half is gone");
     cr_expect_not(tell(0, 2, all), "a repetition");
     cr_expect(tell(1, 2, all));
+    cr_expect_not(tell(1, 1, all), "its other half is gone");
     cr_expect_eq(health.looks, 1);
     cr_expect_eq(health.step, 2);
     cr_expect_not(tell(1, 2, all), "it is whole already");
     cr_expect_not(psd_health_take(&health, 1, 3, NULL, 0), "a shard that sends too little");
     cr_expect_not(psd_health_take(&health, 9, 3, NULL, 0), "one that there is not");
+}
+
+Test(health, shards_may_be_some_looks_apart_and_a_shard_far_ahead_leaves_the_oldest_incomplete, .fini = end)
+{
+    const element_t *const all[] = { &well, &well, &well };
+    begin_with("", 0, 2);
+    for (uint64_t t = 1; t <= PSD_HEALTH_OPEN; t++)
+        cr_expect_not(tell(0, t, all));
+    for (uint64_t t = 1; t <= PSD_HEALTH_OPEN; t++)
+        cr_expect(tell(1, t, all), "look %u", (unsigned)t);
+    for (uint64_t t = 11; t <= 11 + PSD_HEALTH_OPEN; t++)
+        cr_expect_not(tell(0, t, all));
+    cr_expect_not(tell(1, 11, all), "the other half was dropped");
+    cr_expect(tell(1, 12, all));
+    cr_expect_eq(health.looks, PSD_HEALTH_OPEN + 1);
 }
 
 Test(health, the_strip_holds_the_whole_run_and_the_strongest_look_of_each_column, .fini = end)
