@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import resource
 import signal
@@ -105,6 +106,58 @@ class Equal(unittest.TestCase):
         self.assertEqual(weights_of(models[0]), weights_of(models[1]))
         for a, b in zip(weights_of(one), weights_of(models[0])):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+class SameRows(unittest.TestCase):
+    """Two workers, and a warning if nothing divides the rows between them."""
+
+    def warnings(self, rows_of: Callable[[int, int, psd.Optimizer], slice | None], *flags: str, sampler: bool = False) -> list[str]:
+        """What worker 0 logs until it is warned, or the servers have told it of five looks."""
+        ends, told = threading.Event(), set()
+
+        def work(i: int) -> None:
+            model = make_model()
+            with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True, worker=i) as opt:
+                if sampler:
+                    psd.Sampler(range(64), opt, 64)
+                while not ends.is_set() or opt.position.clock <= last[0]:
+                    rows = rows_of(opt.position.clock, i, opt)
+                    if rows is None:
+                        opt.skip()
+                    else:
+                        train(model, opt, 1, rows)
+                    health = opt.worker.health(0)
+                    told.add(health.step if health else 0)
+                    if i == 0 and (len(told) > 5 or lines) and not ends.is_set():
+                        last[0] = opt.position.clock
+                        ends.set()
+
+        last, lines = [0], []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("psd").addHandler(handler)
+        self.addCleanup(logging.getLogger("psd").removeHandler, handler)
+        with support.Servers("--optimizer=adam(lr=0.003)", "--workers-min=2", "--lease=1s", *flags) as servers:
+            threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(servers.wait(), [0])
+        logging.getLogger("psd").removeHandler(handler)
+        return lines
+
+    def test_equal_rows_are_warned_of_once_with_what_divides_them(self) -> None:
+        shuffled = slice(0, 16)
+        for flags in ((), ("--clip-norm=0.1",)):
+            said = self.warnings(lambda clock, i, opt: shuffled, *flags)
+            self.assertEqual(len(said), 1, said)
+            self.assertRegex(said[0], r"^same_rows in steps \d+ and \d+ .*psd\.Sampler\(dataset, optimizer, batch_size\)")
+
+    def test_other_rows_a_worker_without_rows_and_a_sampler_are_not(self) -> None:
+        self.assertEqual(self.warnings(lambda clock, i, opt: slice(16 * i, 16 * i + 16)), [])
+        self.assertEqual(self.warnings(lambda clock, i, opt: None if i else slice(0, 16)), [])
+        self.assertEqual(self.warnings(lambda clock, i, opt: slice(0, 16), sampler=True), [])
 
 
 class WarmStart(unittest.TestCase):
@@ -303,6 +356,27 @@ class Torch(unittest.TestCase):
         self.assertEqual(opt.worker.weights["half"].tolist(), [1 - 2**-8] * 4)  # each of the four steps is lost in bf16
         self.assertEqual(half.tolist(), [0.99609375] * 4)
         self.assertEqual(strided.tolist(), [[-2.0] * 3] * 2)
+
+    def test_workers_whose_parameters_have_other_float_types_train_one_model(self) -> None:
+        masters: list[Any] = [None, None]
+        with support.Servers("--optimizer=sgd(lr=0.5)", "--workers-min=2") as servers:
+            def work(i: int, dtype: torch.dtype) -> None:
+                w = nn.Parameter(torch.ones(4, dtype=dtype))
+                with psd.Optimizer([("w", w)], join=servers.join, insecure=True, worker=i) as opt:
+                    for _ in range(4):
+                        opt.zero_grad()
+                        (w.float().sum() * 2**-9).backward()
+                        opt.step()
+                    masters[i] = (opt.worker.weights["w"].tolist(), w.detach().double().tolist())
+
+            threads = [threading.Thread(target=work, args=(i, dtype)) for i, dtype in enumerate((torch.bfloat16, torch.float64))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(servers.wait(), [0])
+        self.assertEqual(masters[0], ([1 - 2**-8] * 4, [0.99609375] * 4))
+        self.assertEqual(masters[1], ([1 - 2**-8] * 4, [1 - 2**-8] * 4))
 
     def test_schedulers_set_the_servers_rate_once_per_change(self) -> None:
         w, opt = self.one()
@@ -554,6 +628,15 @@ class Evaluation(unittest.TestCase):
                 with opt.eval_weights(model, [torch.tensor([[0.0], [2.0]])]):
                     self.assertEqual(model[1].running_mean.item(), -1.0)
                 self.assertEqual((model[0].weight.item(), model[1].running_mean.item()), (-2.0, 0.0))
+                data = torch.zeros(4, 1)
+                for batches, sentence in (((), "got no batches, but the model has BatchNorm; give some"),
+                                          (torch.utils.data.DataLoader(data, batch_sampler=psd.Sampler(data, opt, 2)),
+                                           "give a plain loader: DataLoader")):
+                    with self.assertRaisesRegex(psd.UsageError, sentence), opt.eval_weights(model, batches):
+                        pass
+                    self.assertEqual((model[0].weight.item(), model[1].running_mean.item()), (-2.0, 0.0))
+                with opt.eval_weights(model[0]):
+                    self.assertEqual(model[0].weight.item(), -1.0)
 
 
 class Batches(unittest.TestCase):

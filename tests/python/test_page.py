@@ -74,7 +74,7 @@ class Page(unittest.TestCase):
 
     def test_its_commands_name_what_there_is(self) -> None:
         commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
-        self.assertEqual(len(commands), 7)
+        self.assertEqual(len(commands), 9)
         for command in commands:
             for word in command.split():
                 if word.startswith("deploy/") or word == "worker/python":
@@ -83,6 +83,18 @@ class Page(unittest.TestCase):
                     check = subprocess.run([support.BIN / "psdctl", "config", "check", SOURCE / word], capture_output=True, text=True)
                     self.assertNotRegex(check.stderr, "unknown key", command)
         self.assertEqual(run("", "--version", code="import sys, psd.__main__ as m; m.main(sys.argv[1:])").split()[0], "psd")
+
+    def test_its_job_file_and_script_train_by_its_command(self) -> None:
+        command = next(line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ psdctl run job.yaml"))
+        with tempfile.TemporaryDirectory() as directory:
+            (Path(directory) / "job.yaml").write_text(blocks("yaml")[0])
+            (Path(directory) / "train.py").write_text(next(text for text in blocks("py") if "psd.Sampler" in text))
+            said = subprocess.run([str(support.BIN / "psdctl"), *command.replace("python3", sys.executable).split()[1:]], cwd=directory,
+                                  capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
+            self.assertEqual(said.returncode, 0, said.stderr)
+            import psd
+
+            np.testing.assert_allclose(psd.load(f"{directory}/line.safetensors")["weight"], [[3, -1]], atol=0.05)
 
     def test_names_that_the_page_has_are_the_packages(self) -> None:
         import psd

@@ -258,6 +258,21 @@ class Alone(unittest.TestCase):
         with self.assertRaises(psd.DeadlineError):
             psd.connect("tcp://127.0.0.1:1", insecure=True, join_timeout=0.3)
 
+    def test_hints_name_arguments_and_no_flags(self) -> None:
+        here = "tcp://127.0.0.1:1"
+        for call in (psd.connect, psd.Follower, lambda join=here, **how: psd.read(join, **how)):
+            for arguments, how, sentence in (
+                    ((here,), {}, r"give the key files \(key=FILE, server_public=FILE; .* or insecure=True to run"),
+                    ((here,), {"insecure": True, "key": "k"}, "both keys and insecure=True"),
+                    ((here,), {"key": "k"}, r"public key \(server_public=\)"),
+                    (("tcp://192.0.2.1:1",), {"insecure": True}, "insecure=True is only for loopback")):
+                with self.subTest(sentence), self.assertRaisesRegex(psd.ConfigError, sentence) as raised:
+                    call(*arguments, **how)
+                self.assertNotIn("--", str(raised.exception))
+        for call in (psd.connect, psd.Follower):
+            with self.assertRaisesRegex(psd.ConfigError, 'give join="tcp://HOST:7470", set PSD_JOIN'):
+                call()
+
     def test_the_environment_says_whom_to_join(self) -> None:
         with support.Servers("--optimizer=sgd(lr=0.5)", "--job=lines") as servers:
             text = "import psd\nwith psd.connect() as w: print(w.settings.lr, w.position.worker)"

@@ -19,6 +19,7 @@ class Trainer(Protocol):
     """The consumer of batches: psd.Optimizer or psd.Worker."""
 
     batch_samples: int
+    divides_rows: bool
 
     @property
     def position(self) -> Position:
@@ -86,6 +87,7 @@ class Sampler:
         if not 0 < accumulate <= batch_size:
             raise UsageError(f"accumulate is {accumulate}", hint="it is the number of batches that make one step")
         self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
+        trainer.divides_rows = True
 
     def __len__(self) -> int:
         return self.order.steps * self.accumulate

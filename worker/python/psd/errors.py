@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class PsdError(Exception):
     """Every error of this package. `code` is the library's (psd/worker.h), 0 if it has none; `hint` is what to do, or ""."""
@@ -98,6 +100,21 @@ _CLASSES: dict[int, type[PsdError]] = {
 }
 
 
+# What the library's sentences call the arguments of psd.connect, psd.Follower and psd.Optimizer.
+_ARGUMENTS = (
+    ("the address of server 0 is missing: give it", 'the address of server 0 is missing: give join="tcp://HOST:7470"'),
+    (r"--worker-key FILE --server-public FILE", "key=FILE, server_public=FILE"),
+    (r"--server-public\b", "server_public="),
+    (r"--worker-key\b", "key="),
+    (r"--insecure\b", "insecure=True"),
+    (r"--join (tcp://[\w.:]+)", r'join="\1"'),
+    (r"--join\b", "join="),
+    (r"\bcluster\.file\b", "cluster_file="),
+)
+
+
 def error_of(code: int, sentence: str) -> PsdError:
     """The exception for a code of the library and its sentence."""
+    for words, argument in _ARGUMENTS:
+        sentence = re.sub(words, argument, sentence)
     return _CLASSES.get(code, PsdError)(sentence or "unknown error", code)

@@ -27,7 +27,9 @@ import numpy as np
 import torch
 
 from .arrays import Array
+from .data import Sampler
 from .errors import Stopped, UsageError, WentBackError
+from .same_rows import SameRows
 from .worker import Position, Worker, connect, log
 
 _VALUE = re.compile(r"(\w+)=([-+.\d][-+.\w]*)")  # values in a rule's text; those of the wrapped rule come first
@@ -196,6 +198,7 @@ class Optimizer(torch.optim.Optimizer):
         self.loss: float = float("nan")  # mean loss of the batch, for the status page; see `watch`
         self._watched: Any = None
         self.batch_samples = 1
+        self.divides_rows = False
         self._n_sent = 0
         self._holds = self._is_open = self._is_stale = self._evaluates = False
         self._copies: deque[tuple[Any, _Slot]] = deque()  # on their way from a GPU
@@ -208,6 +211,7 @@ class Optimizer(torch.optim.Optimizer):
             slot.adopt()
             slot.land()
             self._hooks.append(_on_accumulated(slot.parameter, partial(self._on_gradient, slot)))
+        self._same_rows = SameRows(self.worker)
         self._is_ready = True
         self._stops = 0
         self._watch_signal()
@@ -416,11 +420,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def _finish(self) -> None:
         """Wait for the weights, and write them to the model."""
+        samples, before = self.batch_samples, self.worker.job_samples
         self.worker.wait()
+        at = self.worker.position
+        if at.world > 1 and not self.divides_rows and self._same_rows.is_due(at.version):
+            gradients = [slot.gradient if slot.is_here else None for slot in self._slots]
+            self._same_rows.look(at.version, gradients, self.worker.job_samples > before + samples)
         for slot in self._slots:
             slot.land()
         self._is_open, self._is_stale, self.batch_samples, self._n_sent = False, True, 1, 0
-        run = self.worker.position.run
+        run = at.run
         if self._run and run != self._run:
             self._lr = None  # a checkpoint's rate may be in force: set it again
         self._run = run
@@ -447,8 +456,12 @@ class Optimizer(torch.optim.Optimizer):
     def eval_weights(self, model: Any = None, batches: Iterable[Any] = ()) -> Iterator[None]:
         """Inside the block, the model has the weights to evaluate: Lookahead's slow ones; under other rules, its own. BatchNorm's
         statistics belong to the training weights; with `model` and some `batches` of inputs (or of tuples that begin with inputs)
-        they are recomputed for these weights. Afterwards everything is as before."""
+        they are recomputed for these weights. Give a plain loader, DataLoader(train, batch_size=64), or a list of batches: those of
+        psd.Sampler are parts of steps. Afterwards everything is as before."""
         self._check_usable()
+        if isinstance(getattr(batches, "batch_sampler", batches), Sampler):
+            raise UsageError("eval_weights() got a loader of psd.Sampler, which cuts the batches of steps",
+                             hint="give a plain loader: DataLoader(train, batch_size=64)")
         if self._is_open:
             raise UsageError("eval_weights() after backward has sent gradients", hint="call opt.step() first")
         buffers = [(module._buffers, name, buffer, buffer.clone()) for module in (model.modules() if model is not None else ())
@@ -461,7 +474,7 @@ class Optimizer(torch.optim.Optimizer):
         self._evaluates = True
         try:
             if model is not None:
-                torch.optim.swa_utils.update_bn(batches, model)
+                self._measure(model, batches)
             yield
         finally:
             self._evaluates = False
@@ -470,6 +483,21 @@ class Optimizer(torch.optim.Optimizer):
             for home, name, buffer, before in buffers:
                 home[name] = buffer.copy_(before)
         self._raise_mistake()
+
+    def _measure(self, model: Any, batches: Iterable[Any]) -> None:
+        """Compute the statistics of BatchNorm for the model's present weights."""
+        n = 0
+
+        def counted() -> Iterator[Any]:
+            nonlocal n
+            for batch in batches:
+                n += 1
+                yield batch
+
+        torch.optim.swa_utils.update_bn(counted(), model)
+        if not n and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            raise UsageError("eval_weights() got no batches, but the model has BatchNorm",
+                             hint="give some, such as a plain DataLoader(train, batch_size=64), or leave out the model")
 
     def _put(self, values: list[Array]) -> None:
         for slot, value in zip(self._slots, values):

@@ -179,6 +179,7 @@ class Worker:
         self._is_open = False
         self._has_left = False
         self.batch_samples = 1  #: rows of the last batch from psd.Sampler or psd.batches
+        self.divides_rows = False  #: whether psd.Sampler or psd.batches cuts its batches
         _workers.add(self)
 
     # ---- calls ----
