@@ -113,6 +113,27 @@ static const char **find_names(psd_statefile_t *self, const psd_model_t *model, 
     return name;
 }
 
+static bool has_state(const psd_statefile_t *self)
+{
+    char tensor[128];
+    const char *field;
+    for (size_t i = 0; i < self->room; i++)
+        if (psd_statefile_split(name_of(self, i), tensor, &field) && psd_inherit_knows(field))
+            return true;
+    return false;
+}
+
+static int refuse_model(const psd_statefile_t *self, psd_err_t *err)
+{
+    if (!self->room)
+        return psd_err_set(err, PSD_EDATA, "%s: it has no optimizer state", self->path);
+    return psd_err_set(err, PSD_EDATA,
+                       "%s: it has no optimizer state: its first array is %.100s, as a model has it. A model is for init; for "
+                       "init.state, give what psdctl export --optimizer or psdctl import --state writes, with arrays such as "
+                       "state/0/exp_avg",
+                       self->path, name_of(self, 0));
+}
+
 static const psd_param_t *find_param(const psd_model_t *model, const char *name)
 {
     for (size_t i = 0; i < psd_model_n_params(model); i++)
@@ -173,11 +194,11 @@ int psd_statefile_read(psd_statefile_t *self, const char *path, const psd_model_
     self->data = calloc(self->room + 1, sizeof *self->data);
     if (!name || !self->field || !self->tensor || !self->data)
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the state in %s", path);
+    if (!rc && !has_state(self))
+        rc = refuse_model(self, err);
     for (size_t i = 0; !rc && i < self->room; i++)
         rc = read_field(self, i, model, name, n_names, err);
     self->n = rc ? 0 : self->room;
-    if (!rc && !self->n)
-        rc = psd_err_set(err, PSD_EDATA, "%s: it has no optimizer state", path);
     free(name);
     return rc;
 }

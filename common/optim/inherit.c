@@ -71,6 +71,22 @@ static bool keeps(const psd_rule_t *rule, const char *field)
     return kept;
 }
 
+bool psd_inherit_knows(const char *field)
+{
+    if (!strcmp(field, "step"))
+        return true;
+    for (size_t i = 0; psd_optimizer_at(i); i++) {
+        const psd_optimizer_t *opt = psd_optimizer_at(i);
+        for (int s = 0; s < PSD_MAX_SLOTS && opt->slots[s].name; s++)
+            if (!strcmp(opt->slots[s].name, field))
+                return true;
+        for (int k = 0; k < PSD_MAX_SCALAR && opt->scalars[k]; k++)
+            if (!strcmp(opt->scalars[k], field))
+                return true;
+    }
+    return false;
+}
+
 /* Whether a job can continue without this slot: slow weights start as the weights, and the momentum kept with them as 0. */
 static bool is_lookaheads(const psd_rule_t *rule, int slot) { return rule->slow_slot >= 0 && slot >= rule->slow_slot; }
 
@@ -100,6 +116,22 @@ static int take_number(const psd_state_field_t *field, double least, double most
     return PSD_OK;
 }
 
+static int fail_negative(const psd_rule_t *rule, const psd_state_field_t *field, const char *where, double value, psd_err_t *err)
+{
+    return psd_err_set(err, PSD_EDATA,
+                       "%s of tensor %.100s is %g%s, but %s never makes it negative: it is damaged, or another field; write the "
+                       "state again from the optimizer that kept it",
+                       field->field, field->tensor, value, where, rule->opt->name);
+}
+
+static int take_scalar(const psd_rule_t *rule, const psd_state_field_t *field, bool may_be_negative, double *out, psd_err_t *err)
+{
+    const int rc = take_number(field, -HUGE_VAL, HUGE_VAL, out, err);
+    if (!rc && !isfinite(*out))
+        return psd_err_set(err, PSD_EDATA, "%s of tensor %.100s is Inf or NaN", field->field, field->tensor);
+    return !rc && *out < 0 && !may_be_negative ? fail_negative(rule, field, "", *out, err) : rc;
+}
+
 static int take_numbers(const psd_rule_t *rule, const fields_t *fields, psd_inherited_t *out, psd_err_t *err)
 {
     const psd_state_field_t *step = find(fields, "step");
@@ -109,25 +141,31 @@ static int take_numbers(const psd_rule_t *rule, const fields_t *fields, psd_inhe
         rc = psd_err_set(err, PSD_EDATA, "step of tensor %.100s is %g; expected a whole number", step->tensor, t);
     out->n_scalars = (uint32_t)psd_rule_n_scalars(rule);
     for (uint32_t i = 0; !rc && i < out->n_scalars; i++)
-        rc = take_number(find(fields, rule->opt->scalars[i]), -HUGE_VAL, HUGE_VAL, &out->scalar[i], err);
-    for (uint32_t i = 0; !rc && i < out->n_scalars; i++)
-        if (!isfinite(out->scalar[i]))
-            rc = psd_err_set(err, PSD_EDATA, "%s of tensor %.100s is Inf or NaN", rule->opt->scalars[i], (*fields->at)->tensor);
+        rc = take_scalar(rule, find(fields, rule->opt->scalars[i]), rule->opt->signed_scalars >> i & 1, &out->scalar[i], err);
     out->t = (uint64_t)t;
     return rc;
 }
 
-static int take_array(const psd_state_field_t *field, uint64_t n, float **out, psd_err_t *err)
+static int fail_element(const psd_rule_t *rule, const psd_state_field_t *field, size_t i, double value, psd_err_t *err)
+{
+    char where[32];
+    snprintf(where, sizeof where, " at element %zu", i);
+    return isfinite(value) ? fail_negative(rule, field, where, value, err)
+                           : psd_err_set(err, PSD_EDATA, "%s of tensor %.100s is %g%s; training cannot start from that",
+                                         field->field, field->tensor, value, where);
+}
+
+static int take_array(const psd_rule_t *rule, int slot, const psd_state_field_t *field, uint64_t n, float **out, psd_err_t *err)
 {
     const float *from = field->data ? field->data : &(const float){ (float)field->number };
     const size_t n_from = field->data ? field->n : 1;
+    const bool may_be_negative = rule->slot[slot].kind != PSD_SLOT_SQUARES;
     if (n_from != n)
         return psd_err_set(err, PSD_EDATA, "%s of tensor %.100s has %zu elements; this job's has %" PRIu64, field->field,
                            field->tensor, n_from, n);
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(from[i]))
-            return psd_err_set(err, PSD_EDATA, "%s of tensor %.100s is %g at element %zu; training cannot start from that",
-                               field->field, field->tensor, (double)from[i], i);
+        if (!isfinite(from[i]) || (from[i] < 0 && !may_be_negative))
+            return fail_element(rule, field, i, from[i], err);
     if (!(*out = malloc(n * sizeof *from)))
         return psd_err_set(err, PSD_ENOMEM, "no memory for %s of tensor %.100s", field->field, field->tensor);
     memcpy(*out, from, n * sizeof *from);
@@ -144,7 +182,7 @@ static int take_tensor(psd_inheritance_t *self, uint32_t i, const psd_rule_t *ru
         const psd_state_field_t *field = n ? find(fields, rule->slot[s].name) : NULL;
         if (!field)
             continue;
-        rc = take_array(field, n, &self->slot[i][s], err);
+        rc = take_array(rule, s, field, n, &self->slot[i][s], err);
         self->of[i].arrays |= 1u << s;
     }
     if (!self->of[i].t) /* never updated: the same as new */

@@ -166,7 +166,7 @@ static void look_back(const psd_isa_t *isa, const psd_rule_t *rule, const psd_pl
 {
     isa->sync(w + from, slot[rule->slow_slot] + from, plan->alpha, n);
     for (int i = 0; i < rule->slow_slot; i++) {
-        if (!rule->slot[i].first_moment)
+        if (rule->slot[i].kind != PSD_SLOT_MOMENT)
             continue;
         if (rule->pullback == PSD_PULLBACK_RESET)
             memset(slot[i] + from, 0, n * sizeof(float));

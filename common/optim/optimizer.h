@@ -74,9 +74,15 @@ typedef struct psd_hyper {
     const char *help;        /* a few words */
 } psd_hyper_t;
 
+typedef enum psd_slot_kind {
+    PSD_SLOT_PLAIN,   /* may hold any numbers */
+    PSD_SLOT_MOMENT,  /* a first moment: Lookahead's reset and pullback treat it */
+    PSD_SLOT_SQUARES, /* made of squares or magnitudes: no element is ever negative */
+} psd_slot_kind_t;
+
 typedef struct psd_rule_slot {
-    const char *name;  /* torch's state name: momentum_buffer, exp_avg, exp_avg_sq, ... */
-    bool first_moment; /* whether Lookahead's reset and pullback treat it */
+    const char *name; /* torch's state name: momentum_buffer, exp_avg, exp_avg_sq, ... */
+    psd_slot_kind_t kind;
 } psd_rule_slot_t;
 
 /* Where weight_decay goes. */
@@ -108,6 +114,7 @@ struct psd_optimizer {
     int (*check)(const double *hyper, psd_err_t *err);
     /* The names of its own scalars, in their order; ended by NULL when there are fewer than PSD_MAX_SCALAR. */
     const char *scalars[PSD_MAX_SCALAR];
+    unsigned signed_scalars; /* those that may be negative, as a bit mask */
     /* Other programs keep no count of updates for it: their state without a count belongs to a tensor that has been updated any
      * number of times. */
     bool uncounted;

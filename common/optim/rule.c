@@ -213,7 +213,7 @@ static int check_lookahead(const psd_scanner_t *p, const char *at, const psd_rul
     if (rule->opt->alone)
         return psd_scanner_fail(p, at, "lookahead around %s is not supported: %s", rule->opt->name, rule->opt->alone);
     for (int i = 0; i < PSD_MAX_SLOTS && rule->opt->slots[i].name; i++)
-        moments += rule->opt->slots[i].first_moment;
+        moments += rule->opt->slots[i].kind == PSD_SLOT_MOMENT;
     if (moments > 1 && rule->pullback == PSD_PULLBACK_PULLBACK)
         return psd_scanner_fail(
             p, at, "pullback=pullback is not supported around %s, which has two first moments; use none or reset", rule->opt->name);
@@ -330,14 +330,14 @@ static void lay_out_slots(psd_rule_t *rule)
     for (int i = 0; i < PSD_MAX_SLOTS && opt->slots[i].name; i++)
         if (used >> i & 1) {
             rule->slot[rule->n_slots++] = opt->slots[i];
-            moment |= opt->slots[i].first_moment;
+            moment |= opt->slots[i].kind == PSD_SLOT_MOMENT;
         }
     if (rule->lookahead) {
         rule->slow_slot = rule->n_slots;
-        rule->slot[rule->n_slots++] = (psd_rule_slot_t){ "slow_param", false };
+        rule->slot[rule->n_slots++] = (psd_rule_slot_t){ "slow_param", PSD_SLOT_PLAIN };
     }
     if (rule->lookahead && moment && rule->pullback == PSD_PULLBACK_PULLBACK)
-        rule->slot[rule->n_slots++] = (psd_rule_slot_t){ "slow_momentum", false };
+        rule->slot[rule->n_slots++] = (psd_rule_slot_t){ "slow_momentum", PSD_SLOT_PLAIN };
     assert(rule->n_slots <= PSD_MAX_SLOTS);
 }
 

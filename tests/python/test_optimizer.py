@@ -221,9 +221,22 @@ class WarmStart(unittest.TestCase):
             wrong = {"state/0.weight/momentum_buffer": np.ones((3, 3))}
             with self.assertRaisesRegex(psd.UsageError, "momentum_buffer of tensor 0.weight has 9 elements; this job's has 128"):
                 begin(state=wrong, partial_state=True)
+            with self.assertRaisesRegex(psd.UsageError, r"`state` has 0.weight, which is a tensor of the model; give the state of"):
+                begin(state=model.state_dict())
             with begin() as opt:
                 with self.assertRaisesRegex(psd.UsageError, "make the optimizer with it"):
                     opt.load_state_dict(adam.state_dict())
+
+    def test_a_second_moment_that_is_negative_is_refused_with_its_place(self) -> None:
+        model = make_model()
+        adam = torch.optim.Adam(model.parameters(), lr=0.003)
+        train(model, adam, 3)
+        adam.state[model[2].bias]["exp_avg_sq"][1] = -1.0
+        with support.Servers("--optimizer=adam") as servers:
+            for state in (adam, psd.import_state(adam, [name for name, _ in model.named_parameters()])):
+                with self.assertRaisesRegex(psd.UsageError, "exp_avg_sq of tensor 2.bias is -1 at element 1, but adam never makes it "
+                                                            "negative: .*; write the state again"):
+                    psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True, state=state)
 
     def test_what_is_missing_begins_anew_where_that_is_allowed(self) -> None:
         model = make_model()

@@ -1,6 +1,8 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "common/optim/inherit.h"
 
@@ -100,6 +102,60 @@ Test(inherit, numbers_that_are_none_are_refused)
                    "step of tensor w is 1.5; expected a whole number");
     expect_refused((const psd_state_field_t[]){ ARRAY("w", "momentum_buffer", six), NUMBER("w", "step", -1) }, 2, true,
                    "step of tensor w is -1");
+}
+
+/* Each rule of the table, with state of a matrix and a vector that is all 0.5 except for one element or scalar of the matrix. */
+static int inherit_but(const psd_rule_t *rule, const char *odd, double value)
+{
+    static float half[6] = { .5f, .5f, .5f, .5f, .5f, .5f }, other[6];
+    psd_state_field_t field[N * (PSD_MAX_SLOTS + PSD_MAX_SCALAR + 1)];
+    size_t n = 0;
+    memcpy(other, half, sizeof half);
+    other[0] = (float)value;
+    for (uint32_t i = 0; i < N; i++) {
+        for (int s = 0; s < rule->n_slots; s++) {
+            const uint64_t length = psd_rule_slot_length(rule, s, &extents[i]);
+            const bool is_odd = !strcmp(rule->slot[s].name, odd) && length;
+            if (length)
+                field[n++] = (psd_state_field_t){ names[i], rule->slot[s].name, is_odd ? other : half, length, 0 };
+        }
+        for (int k = 0; k < psd_rule_n_scalars(rule); k++)
+            field[n++] =
+                (psd_state_field_t)NUMBER(names[i], rule->opt->scalars[k], strcmp(rule->opt->scalars[k], odd) ? .5 : value);
+        field[n++] = (psd_state_field_t)NUMBER(names[i], "step", 3);
+    }
+    return inherit(field, n, false);
+}
+
+Test(inherit, what_a_rule_takes_the_root_of_or_counts_is_never_negative)
+{
+    /* torch's names, and those of the rules that torch does not have, after their papers' sums of squares and magnitudes. */
+    static const char *const from_0[] = { "square_avg", "acc_delta", "sum",        "exp_avg_sq", "max_exp_avg_sq",
+                                          "exp_inf",    "row_var",   "col_var",    "d",          "variance",
+                                          "mu_product", "lr_max",    "weight_sum", "d_max",      "k" };
+    char text[PSD_RULE_TEXT + 32];
+    for (size_t i = 0; psd_optimizer_at(i); i++) {
+        const psd_optimizer_t *opt = psd_optimizer_at(i);
+        snprintf(text, sizeof text, "%s%s", opt->name, !strcmp(opt->name, "adam") ? "(amsgrad=1)" : "");
+        if (opt->others) /* it takes only matrices, and keeps only a first moment */
+            continue;
+        train_by(text, "");
+        const psd_rule_t *rule = &psd_groups_rest(&groups)->rule;
+        for (int s = 0; s < rule->n_slots + psd_rule_n_scalars(rule); s++) {
+            const char *name = s < rule->n_slots ? rule->slot[s].name : opt->scalars[s - rule->n_slots];
+            bool refuses = false;
+            for (size_t k = 0; k < sizeof from_0 / sizeof *from_0; k++)
+                refuses = refuses || !strcmp(from_0[k], name);
+            cr_expect_eq(inherit_but(rule, name, 0), PSD_OK, "%s %s: %s", text, name, err.text);
+            cr_expect_eq(inherit_but(rule, name, -1e-9), refuses ? PSD_EDATA : PSD_OK, "%s %s", text, name);
+        }
+    }
+    train_by("adam", "");
+    static const float bad[6] = { 1, 2, 3, 4, -0.25f, 6 };
+    expect_refused(
+        (const psd_state_field_t[]){ ARRAY("w", "exp_avg", bad), ARRAY("w", "exp_avg_sq", bad), NUMBER("w", "step", 1) }, 3, true,
+        "exp_avg_sq of tensor w is -0.25 at element 4, but adam never makes it negative: it is damaged, or another field; "
+        "write the state again from the optimizer that kept it");
 }
 
 Test(inherit, torch_counts_no_updates_of_sgd)

@@ -119,8 +119,17 @@ Test(statefile, a_transposed_array_is_refused)
 
 Test(statefile, a_file_that_is_no_state_is_refused)
 {
-    const float three[3] = { 1, 2, 3 };
+    const float three[3] = { 1, 2, 3 }, six[6] = { 0 };
     cr_expect_eq(read_file("{\"weight\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]}}", three, 12), PSD_EDATA);
+    cr_expect(strstr(err.text, "it has no optimizer state: its first array is weight, as a model has it. A model is for init; for "
+                               "init.state, give what psdctl export --optimizer"),
+              "%s", err.text);
+    cr_expect_eq(read_file("{\"fc1.bias\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]}}", three, 12), PSD_EDATA);
+    cr_expect(strstr(err.text, "its first array is fc1.bias, as a model has it"), "%s", err.text);
+    cr_expect_eq(read_file("{\"0/sum\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]},"
+                           "\"weight\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[12,24]}}",
+                           six, 24),
+                 PSD_EDATA);
     cr_expect(strstr(err.text, "array weight is not optimizer state"), "%s", err.text);
     cr_expect_eq(read_file("{\"2/sum\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]}}", three, 12), PSD_EDATA);
     cr_expect(strstr(err.text, "tensor number 2, but there are 2 tensors, from 0"), "%s", err.text);

@@ -54,7 +54,7 @@ const psd_optimizer_t PSD_OPTIMIZER(adadelta) = {
                { .name = "rho", .def = 0.9, .max = 1, .help = "share of both mean squares kept per update" },
                PSD_HYPER_EPS(1e-6),
                PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { { "square_avg", false }, { "acc_delta", false } },
+    .slots = { { "square_avg", PSD_SLOT_SQUARES }, { "acc_delta", PSD_SLOT_SQUARES } },
     .prepare = prepare,
     .step = step,
 };

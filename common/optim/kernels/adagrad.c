@@ -55,7 +55,7 @@ const psd_optimizer_t PSD_OPTIMIZER(adagrad) = {
                { .name = "initial_accumulator", .max = 1e9, .help = "what the sum of squares starts at" },
                PSD_HYPER_EPS(1e-10),
                PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { { "sum", false } },
+    .slots = { { "sum", PSD_SLOT_SQUARES } },
     .slot_start = slot_start,
     .prepare = prepare,
     .step = step,

@@ -54,7 +54,7 @@ const psd_optimizer_t PSD_OPTIMIZER(adamax) = {
     .hyper = { PSD_HYPER_LR(0.002), PSD_HYPER_BETA1(0.9),
                PSD_HYPER_BETA("beta2", 0.999, "share of the largest gradient kept per update"), PSD_HYPER_EPS(1e-8),
                PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { [EXP_AVG] = { "exp_avg", true }, [EXP_INF] = { "exp_inf", false } },
+    .slots = { [EXP_AVG] = { "exp_avg", PSD_SLOT_MOMENT }, [EXP_INF] = { "exp_inf", PSD_SLOT_SQUARES } },
     .prepare = prepare,
     .step = step,
 };

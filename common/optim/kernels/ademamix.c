@@ -79,9 +79,9 @@ const psd_optimizer_t PSD_OPTIMIZER(ademamix) = {
                { .name = "beta3_warmup", .max = 1e15, .help = "updates in which beta3 grows from beta1; 0: none" },
                PSD_HYPER_EPS(1e-8),
                PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { [EXP_AVG_FAST] = { "exp_avg_fast", true },
-               [EXP_AVG_SLOW] = { "exp_avg_slow", true },
-               [EXP_AVG_SQ] = { "exp_avg_sq", false } },
+    .slots = { [EXP_AVG_FAST] = { "exp_avg_fast", PSD_SLOT_MOMENT },
+               [EXP_AVG_SLOW] = { "exp_avg_slow", PSD_SLOT_MOMENT },
+               [EXP_AVG_SQ] = { "exp_avg_sq", PSD_SLOT_SQUARES } },
     .prepare = prepare,
     .step = step,
 };

@@ -79,7 +79,7 @@ const psd_optimizer_t PSD_OPTIMIZER(adopt) = {
     .hyper = { PSD_HYPER_LR(0.001), PSD_HYPER_BETA1(0.9), PSD_HYPER_BETA2(0.9999), PSD_HYPER_EPS(1e-6),
                PSD_HYPER_FLAG("clip", 1, "bound the normalised gradient by the fourth root of the steps made"),
                PSD_HYPER_FLAG("decoupled", 0, "decay the weights, not the gradient"), PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { [EXP_AVG] = { "exp_avg", true }, [EXP_AVG_SQ] = { "exp_avg_sq", false } },
+    .slots = { [EXP_AVG] = { "exp_avg", PSD_SLOT_MOMENT }, [EXP_AVG_SQ] = { "exp_avg_sq", PSD_SLOT_SQUARES } },
     .prepare = prepare,
     .step = step,
 };

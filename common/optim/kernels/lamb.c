@@ -88,7 +88,7 @@ const psd_optimizer_t PSD_OPTIMIZER(lamb) = {
     .hyper = { PSD_HYPER_LR(0.001), PSD_HYPER_BETA1(0.9), PSD_HYPER_BETA2(0.999), PSD_HYPER_EPS(1e-6), PSD_HYPER_WEIGHT_DECAY(0.01),
                PSD_HYPER_FLAG("always_adapt", 1, "scale by the norms without weight decay, too"),
                PSD_HYPER_FLAG("trust_clip", 0, "never make the step longer") },
-    .slots = { [EXP_AVG] = { "exp_avg", true }, [EXP_AVG_SQ] = { "exp_avg_sq", false } },
+    .slots = { [EXP_AVG] = { "exp_avg", PSD_SLOT_MOMENT }, [EXP_AVG_SQ] = { "exp_avg_sq", PSD_SLOT_SQUARES } },
     .n_sums = N_SUMS,
     .measure = measure,
     .settle = settle,

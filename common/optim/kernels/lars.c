@@ -106,7 +106,7 @@ const psd_optimizer_t PSD_OPTIMIZER(lars) = {
                { .name = "trust_coeff", .def = 0.001, .max = 1e9, .help = "length of a step in lengths of the weights" },
                PSD_HYPER_EPS(1e-8),
                PSD_HYPER_FLAG("always_adapt", 1, "scale by the norms without weight decay, too") },
-    .slots = { { "momentum_buffer", true } },
+    .slots = { { "momentum_buffer", PSD_SLOT_MOMENT } },
     .slots_used = slots_used,
     .check = check,
     .n_sums = N_SUMS,

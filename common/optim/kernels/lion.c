@@ -44,7 +44,7 @@ const psd_optimizer_t PSD_OPTIMIZER(lion) = {
         "When memory is short: half of adam's state. Use a third to a tenth of adam's learning rate, and a larger weight decay.",
     .hyper = { PSD_HYPER_LR(1e-4), PSD_HYPER_BETA("beta1", 0.9, "share of momentum in the direction"),
                PSD_HYPER_BETA("beta2", 0.99, "share of momentum kept per update"), PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { { "exp_avg", true } },
+    .slots = { { "exp_avg", PSD_SLOT_MOMENT } },
     .decay = PSD_DECAY_WEIGHTS,
     .uncounted = true,
     .prepare = prepare,

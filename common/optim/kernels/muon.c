@@ -177,7 +177,7 @@ const psd_optimizer_t PSD_OPTIMIZER(muon) = {
                PSD_HYPER_FLAG("nesterov", 1, "look ahead along the velocity"),
                { .name = "ns_steps", .def = 5, .min = 1, .max = 100, .help = "Newton-Schulz steps" },
                PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { [MOMENTUM_BUFFER] = { "momentum_buffer", true } },
+    .slots = { [MOMENTUM_BUFFER] = { "momentum_buffer", PSD_SLOT_MOMENT } },
     .bold = "it moves matrices as a whole, and what is left of one that is masked is not orthogonal",
     .whole = true,
     .others = "adamw(lr=3e-4, beta1=0.9, beta2=0.95, eps=1e-10, weight_decay=0)",

@@ -85,7 +85,7 @@ const psd_optimizer_t PSD_OPTIMIZER(nadam) = {
                { .name = "momentum_decay", .def = 0.004, .max = 1e9, .help = "how fast the momentum warms up" },
                PSD_HYPER_FLAG("decoupled", 0, "decay the weights, not the gradient"),
                PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { [EXP_AVG] = { "exp_avg", true }, [EXP_AVG_SQ] = { "exp_avg_sq", false } },
+    .slots = { [EXP_AVG] = { "exp_avg", PSD_SLOT_MOMENT }, [EXP_AVG_SQ] = { "exp_avg_sq", PSD_SLOT_SQUARES } },
     .decay = PSD_DECAY_CHOSEN,
     .born = born,
     .scalars = { "mu_product" },

@@ -79,7 +79,7 @@ const psd_optimizer_t PSD_OPTIMIZER(sfadamw) = {
                { .name = "warmup_steps", .max = 1e15, .help = "updates in which the rate grows from 0" },
                { .name = "r", .max = 100, .help = "power of the update's number in its weight" },
                { .name = "weight_lr_power", .def = 2, .max = 100, .help = "power of the largest rate in an update's weight" } },
-    .slots = { [Z] = { "z", false }, [EXP_AVG_SQ] = { "exp_avg_sq", false } },
+    .slots = { [Z] = { "z", PSD_SLOT_PLAIN }, [EXP_AVG_SQ] = { "exp_avg_sq", PSD_SLOT_SQUARES } },
     .of_weights = 1u << Z,
     .alone = "it averages its weights by itself",
     .scalars = { [LARGEST_LR] = "lr_max", [SUM] = "weight_sum" },

@@ -17,7 +17,7 @@ void PSD_PER_ISA(psd_sgd_step)(const psd_step_t *s);
                    { .name = "dampening", .max = 1, .help = "share of the gradient kept out of the velocity" },                    \
                    PSD_HYPER_FLAG("nesterov", look_ahead, "look one velocity ahead"),                                              \
                    PSD_HYPER_WEIGHT_DECAY(0) },                                                                                    \
-        .slots = { { "momentum_buffer", true } }, .uncounted = true, .slots_used = PSD_PER_ISA(psd_sgd_slots_used),                \
+        .slots = { { "momentum_buffer", PSD_SLOT_MOMENT } }, .uncounted = true, .slots_used = PSD_PER_ISA(psd_sgd_slots_used),     \
         .check = PSD_PER_ISA(psd_sgd_check), .prepare = PSD_PER_ISA(psd_sgd_prepare), .step = PSD_PER_ISA(psd_sgd_step),           \
         .decay = PSD_DECAY_L2,                                                                                                     \
     }

@@ -35,7 +35,7 @@ const psd_optimizer_t PSD_OPTIMIZER(signum) = {
     .advice = "As signsgd, with less noise: its momentum votes on the sign.",
     .hyper = { PSD_HYPER_LR(1e-4), PSD_HYPER_BETA("momentum", 0.9, "share of momentum kept per update"),
                PSD_HYPER_WEIGHT_DECAY(0) },
-    .slots = { { "momentum_buffer", true } },
+    .slots = { { "momentum_buffer", PSD_SLOT_MOMENT } },
     .uncounted = true,
     .prepare = prepare,
     .step = step,

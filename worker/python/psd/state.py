@@ -73,6 +73,10 @@ def fields(state: Any, names: Sequence[str], all_names: Sequence[str] | None = N
                          hint="give a torch optimizer, its state_dict(), or what psd.load read from a state file")
     out = []
     for key, value in state.items():
+        if key in names:
+            raise UsageError(f"`state` has {key}, which is a tensor of the model",
+                             hint="give the state of its optimizer: the optimizer itself, its state_dict(), or what psd.load read from "
+                                  "a state file")
         rest = key[6:] if key.startswith(("state/", "state.")) else key
         tensor, cut, field = rest.rpartition("/" if "/" in rest else ".")
         if not cut or not tensor or not field:
