@@ -111,6 +111,8 @@ static psd_coordinator_facts_t facts(void)
     return f;
 }
 
+static unsigned spoilt; /* workers, as bits, whose pushes have Inf or NaN */
+
 /* Server `s` has carried out all its commands, has made `version` steps, and has whole pushes of these workers (as bits) for the
  * open round. */
 static void server_says(uint32_t s, uint64_t version, unsigned workers, uint32_t code, uint64_t saved)
@@ -122,7 +124,7 @@ static void server_says(uint32_t s, uint64_t version, unsigned workers, uint32_t
     for (uint32_t w = 0; w < MOST; w++)
         if (workers >> w & 1)
             complete[state.n_contributors++] =
-                (psd_member_t){ .worker = w, .incarnation = incarnation[w], .samples = 8, .loss = 1 };
+                (psd_member_t){ .worker = w, .incarnation = incarnation[w], .samples = 8, .loss = 1, .nonfinite = spoilt >> w & 1 };
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_STATE,
                       .protocol = PSD_PROTOCOL,
                       .job = run,
@@ -159,11 +161,18 @@ static const psd_msg_t *worker_greets(uint32_t w)
     return answer(PSD_MSG_WELCOME);
 }
 
+static uint32_t n_tensors = 1; /* of the model, each of 4 elements */
+enum { MOST_TENSORS = 16 };
+
 static void worker_joins(uint32_t w)
 {
-    uint8_t bytes[256];
-    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
-    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
+    uint8_t bytes[1024];
+    psd_tensor_desc_t tensor[MOST_TENSORS];
+    for (uint32_t t = 0; t < n_tensors; t++) {
+        tensor[t] = (psd_tensor_desc_t){ .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+        snprintf(tensor[t].name, sizeof tensor[t].name, "w%u", t);
+    }
+    psd_tensor_list_t list = { .n = n_tensors, .tensor = tensor };
     const psd_msg_t *welcome = worker_greets(w);
     cr_assert_not_null(welcome);
     cr_assert_eq(welcome->worker, w);
@@ -235,7 +244,7 @@ Test(coordinator, round_timeout_gives_no_worker_up_when_none_has_pushed, .init =
     cr_expect_eq(facts().n_members, 3);
 }
 
-Test(coordinator, round_timeout_begins_anew_with_each_round_and_after_a_pause, .init = setup_timeout, .fini = teardown)
+Test(coordinator, round_timeout_begins_again_with_each_round_and_after_a_pause, .init = setup_timeout, .fini = teardown)
 {
     pass(1500);
     for (uint32_t s = 0; s < SERVERS; s++)
@@ -298,6 +307,186 @@ Test(coordinator, the_last_checkpoint_is_waited_for_only_so_long, .fini = teardo
     cr_expect_eq(state_of(0), PSD_WORKER_DONE);
     cr_expect(ends_within(5000, &code, text));
     cr_expect_eq(state_of(0), PSD_WORKER_LEFT);
+}
+
+/* ---- quarantine ---- */
+
+/* A round of both workers, in which the pushes of these have Inf or NaN. */
+static void make_round(unsigned bad)
+{
+    const uint64_t clock = facts().clock;
+    spoilt = bad;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 3, 0, 0);
+    spoilt = 0;
+    cr_assert_eq(facts().clock, clock + 1);
+    seq = command_to(0, NULL)->seq;
+}
+
+Test(coordinator, a_worker_is_quarantined_after_that_many_bad_pushes_in_a_row, .fini = teardown)
+{
+    config.quarantine_after = 3;
+    config.workers_min = 1;
+    begin("bsp", 2);
+    static const unsigned rounds[] = { 2, 2, 0, 2, 2, 1, 2, 2 }; /* which workers' pushes are bad in each round */
+    for (size_t i = 0; i < sizeof rounds / sizeof *rounds; i++) {
+        make_round(rounds[i]);
+        cr_expect_eq(state_of(1), PSD_WORKER_LIVE, "after round %zu", i + 1);
+    }
+    cr_expect_eq(facts().workers_quarantined, 0);
+    make_round(2);
+    cr_expect_eq(state_of(1), PSD_WORKER_LOST);
+    cr_expect_eq(state_of(0), PSD_WORKER_LIVE);
+    cr_expect_eq(facts().workers_quarantined, 1);
+    cr_expect_eq(facts().workers_lost, 1);
+    cr_expect_not_null(answer(PSD_MSG_FENCED));
+}
+
+/* ---- followers ---- */
+
+enum { FOLLOWER = 40 };
+
+static void follower_asks(uint32_t who, uint64_t number)
+{
+    uint8_t bytes[256];
+    const psd_hello_t us = { .job = "mnist", .name = "eye" };
+    psd_msg_t msg = { .kind = PSD_MSG_FOLLOW, .protocol = PSD_PROTOCOL, .job = number ? run : 0, .seq = 31, .clock = number };
+    hear(peer_of(FOLLOWER + who), &msg, bytes, psd_hello_encode(&us, bytes, sizeof bytes));
+}
+
+/* The number of the snapshot that a follower may read now; 0: none. */
+static uint64_t snapshot(void) { return answer(PSD_MSG_FOLLOWED) ? answer(PSD_MSG_FOLLOWED)->clock : 0; }
+
+Test(coordinator, a_follower_of_a_job_that_has_ended_is_told_how, .fini = teardown)
+{
+    begin("bsp", 1);
+    psd_coordinator_stop(coordinator, now, &out);
+    follower_asks(0, 0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "job mnist was stopped; its weights are in its checkpoints");
+    teardown();
+    out = (psd_actions_t){ 0 };
+    run = JOB;
+    begin("bsp", 1);
+    worker_says(PSD_MSG_LEAVE, 0);
+    follower_asks(0, 0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "job mnist is finished; its weights are in its checkpoints");
+}
+
+Test(coordinator, followers_share_a_snapshot_until_the_job_has_trained_on, .fini = teardown)
+{
+    begin("bsp", 1);
+    follower_asks(0, 0);
+    const uint64_t first = snapshot();
+    cr_assert(first && command_to(1, NULL) && command_to(1, NULL)->code & PSD_COMMAND_SNAPSHOT);
+    now += 60000;
+    follower_asks(1, 0);
+    cr_expect_eq(snapshot(), first, "the weights are still those");
+    cr_expect_null(command_to(1, NULL));
+    seq = first;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 1, 0, 0);
+    cr_assert_eq(facts().clock, 1);
+    now += 2000;
+    follower_asks(2, 0);
+    cr_expect_gt(snapshot(), first);
+}
+
+/* ---- the health of tensors ---- */
+
+/* All servers have looked at their tensors in step `step`, of which the first `n_dead` have only zeros for gradients. The actions
+ * of the last message stay in `out`. */
+static void servers_look(uint64_t step, uint32_t n_dead)
+{
+    static const double
+        dead[PSD_LOOK_TERMS] = { [PSD_LOOK_N] = 4, [PSD_LOOK_ZEROS] = 4, [PSD_LOOK_WEIGHT2] = 16 },
+        well[PSD_LOOK_TERMS] = {
+            [PSD_LOOK_N] = 4, [PSD_LOOK_GRADIENT2] = 4, [PSD_LOOK_WEIGHT2] = 16, [PSD_LOOK_UPDATE2] = 1e-4, [PSD_LOOK_RATE] = 1
+        };
+    psd_partition_t map;
+    uint64_t sizes[MOST_TENSORS];
+    for (uint32_t t = 0; t < n_tensors; t++)
+        sizes[t] = 4;
+    cr_assert_eq(psd_partition_make(&map, sizes, n_tensors, SERVERS, PSD_MOST_OF_PART, NULL), PSD_OK);
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        double terms[MOST_TENSORS][PSD_LOOK_TERMS];
+        for (uint32_t i = 0; i < map.n_held[s]; i++)
+            memcpy(terms[i], map.chunk[map.held[s][i]].tensor < n_dead ? dead : well, sizeof terms[i]);
+        psd_msg_t msg = { .kind = PSD_MSG_LOOK,
+                          .protocol = PSD_PROTOCOL,
+                          .job = run,
+                          .shard = s,
+                          .version = step,
+                          .parts = map.n_held[s],
+                          .n_elements = PSD_LOOK_TERMS };
+        if (map.n_held[s])
+            hear(peer_of_server(s), &msg, terms, map.n_held[s] * sizeof *terms);
+    }
+    psd_partition_clear(&map);
+}
+
+/* The number of lines with this id among the actions; `text`: of the last one. */
+static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT])
+{
+    unsigned n = 0;
+    *text = '\0';
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, id)) {
+            n++;
+            snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
+        }
+    return n;
+}
+
+Test(coordinator, a_look_after_which_many_tensors_are_dead_logs_eight_of_them_and_the_number_of_the_others, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    n_tensors = 12;
+    begin("bsp", 1);
+    for (uint64_t step = 1; step < 5; step++)
+        servers_look(step, 11);
+    cr_expect_eq(count_lines("tensor.dead", text), 0);
+    servers_look(5, 11);
+    cr_expect_eq(count_lines("tensor.dead", text), 8);
+    cr_expect(strstr(text, "tensor=\"w7\" step=5 reason=\"all its gradients were 0 in the last 5 looks"), "%s", text);
+    cr_expect_eq(count_lines("tensor.more", text), 1);
+    cr_expect_str_eq(text, "tensors=3 step=5");
+    servers_look(6, 0);
+    cr_expect_eq(count_lines("tensor.recovered", text), 8);
+    cr_expect_str_eq(text, "tensor=\"w7\" step=6");
+    servers_look(7, 0);
+    cr_expect_eq(count_lines("tensor.recovered", text) + count_lines("tensor.more", text), 0);
+}
+
+Test(coordinator, each_life_of_worker_0_gets_the_figures_of_the_newest_look_once, .fini = teardown)
+{
+    config.workers_min = 1;
+    begin("bsp", 2);
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_expect_null(answer(PSD_MSG_HEALTH), "there was no look yet");
+    servers_look(1, 0);
+    worker_says(PSD_MSG_HEARTBEAT, 1);
+    cr_expect_null(answer(PSD_MSG_HEALTH), "only worker 0 records the run");
+    for (unsigned k = 0; k < 2; k++) {
+        worker_says(PSD_MSG_HEARTBEAT, 0);
+        cr_assert_not_null(answer(PSD_MSG_HEALTH), "life %u", k);
+        cr_expect_eq(answer(PSD_MSG_HEALTH)->version, 1);
+        worker_says(PSD_MSG_HEARTBEAT, 0);
+        cr_expect_null(answer(PSD_MSG_HEALTH), "it has these");
+        if (k)
+            break;
+        psd_msg_t leaves = of_worker(PSD_MSG_LEAVE, 0);
+        leaves.code = 1;
+        hear(peer_of(0), &leaves, NULL, 0);
+        life[0]++;
+        incarnation[0] = 0;
+        worker_joins(0);
+    }
+    servers_look(2, 0);
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_assert_not_null(answer(PSD_MSG_HEALTH));
+    cr_expect_eq(answer(PSD_MSG_HEALTH)->version, 2);
 }
 
 /* ---- where each push is a step ---- */
@@ -474,7 +663,7 @@ static void restart_server_1(void)
         life[w]++;
 }
 
-Test(coordinator, after_a_restart_workers_want_is_waited_for_anew, .init = setup_want, .fini = teardown)
+Test(coordinator, after_a_restart_workers_want_is_waited_for_again, .init = setup_want, .fini = teardown)
 {
     worker_joins(0);
     worker_joins(1);
@@ -487,6 +676,27 @@ Test(coordinator, after_a_restart_workers_want_is_waited_for_anew, .init = setup
     cr_expect_eq(facts().n_members, 0, "worker 1 is on its way back, as worker 0 was");
     worker_joins(1);
     cr_expect_eq(facts().n_members, 2);
+}
+
+Test(coordinator, a_restart_forgets_snapshots_and_the_health_of_tensors, .init = setup_want, .fini = teardown)
+{
+    worker_joins(0);
+    worker_joins(1);
+    seq = command_to(0, NULL)->seq;
+    servers_look(1, 0);
+    follower_asks(0, 0);
+    cr_assert(command_to(1, NULL) && command_to(1, NULL)->code & PSD_COMMAND_SNAPSHOT);
+    seq = command_to(1, NULL)->seq;
+    restart_server_1();
+    worker_joins(0);
+    worker_joins(1);
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_expect_null(answer(PSD_MSG_HEALTH), "those figures are of the run before");
+    follower_asks(0, 0);
+    cr_assert_not_null(answer(PSD_MSG_FOLLOWED));
+    cr_expect(command_to(1, NULL) && command_to(1, NULL)->code & PSD_COMMAND_SNAPSHOT, "the shards of this run have none yet");
+    servers_look(1, 0);
+    cr_expect_eq(psd_coordinator_health(coordinator)->looks, 1);
 }
 
 /* ---- a fixed number of workers ---- */

@@ -151,6 +151,25 @@ Test(health, a_tensor_without_gradients_is_absent_and_one_of_a_frozen_group_froz
     cr_expect_eq(health.in_state[PSD_HEALTH_FROZEN], TENSORS);
 }
 
+Test(health, looks_without_a_gradient_end_a_row_of_bad_ones, .fini = end)
+{
+    element_t sign[3] = { well, well, well };
+    sign[0].zero = 1, sign[0].gradient = 0, sign[0].update = 0;
+    sign[1].update = 0;
+    sign[2].update = 0.3 * well.weight;
+    begin();
+    step = 901;
+    for (int s = 0; s < 3; s++) {
+        for (unsigned i = 1; i < PSD_HEALTH_IN_ROW; i++)
+            cr_expect_eq(look(&sign[s]), PSD_HEALTH_OK, "sign %d", s);
+        cr_expect_eq(look(NULL), PSD_HEALTH_ABSENT);
+        for (unsigned i = 1; i < PSD_HEALTH_IN_ROW; i++)
+            cr_expect_eq(look(&sign[s]), PSD_HEALTH_OK, "sign %d", s);
+        cr_expect(psd_health_is_ill(look(&sign[s])), "sign %d", s);
+        cr_expect_eq(look(&well), PSD_HEALTH_OK);
+    }
+}
+
 Test(health, a_tensor_whose_weights_grow_a_hundredfold_explodes_in_one_look_and_does_not_flap, .fini = end)
 {
     element_t grown = well;
@@ -176,6 +195,20 @@ Test(health, weights_that_begin_at_0_are_measured_by_the_size_of_the_others, .fi
         bias.update = 0.0005;
         cr_expect_eq(look(&bias), PSD_HEALTH_OK, "look %u", i);
     }
+}
+
+Test(health, a_tensor_that_begins_small_has_grown_when_it_is_a_hundred_times_as_large_as_the_model, .fini = end)
+{
+    element_t small = well;
+    begin();
+    small.weight = 1e-4, small.update = 1e-5;
+    cr_expect_eq(look(&small), PSD_HEALTH_OK);
+    /* All weights together: a root mean square of 0.05 sqrt(5010 / 8010) = 0.0395. */
+    small.weight = 2, small.update = 0.001;
+    cr_expect_eq(look(&small), PSD_HEALTH_OK, "20,000 times as large as it began, but 51 times as large as the model");
+    small.weight = 4;
+    cr_expect_eq(look(&small), PSD_HEALTH_EXPLODING);
+    expect_words("101 times as large", "lower the learning rate");
 }
 
 Test(health, a_model_that_begins_at_0_moves_much_in_its_first_steps_and_is_well, .fini = end)

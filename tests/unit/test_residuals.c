@@ -144,4 +144,38 @@ Test(residuals, a_residual_that_comes_late_is_taken_and_a_silent_worker_affects_
     psd_residuals_leave_out(&residuals, 2, 1);
     cr_expect_null(psd_residuals_silent(&residuals, 10250), "the others have their time");
     cr_assert_eq(psd_residuals_ask(&residuals, 10250)->worker, 3);
+    cr_assert_eq(psd_residuals_ask(&residuals, 10450)->worker, 4);
+    cr_assert_eq(psd_residuals_ask(&residuals, 10650)->worker, 3);
+    cr_expect_null(psd_residuals_silent(&residuals, 20249), "their time begins when they are asked");
+    cr_expect_not_null(psd_residuals_silent(&residuals, 20250));
+}
+
+Test(residuals, no_worker_is_left_out_that_was_not_asked_since_the_last_answer, .init = setup, .fini = teardown)
+{
+    psd_residuals_add(&residuals, 2, 1, 9);
+    psd_residuals_add(&residuals, 3, 1, 9);
+    cr_assert_eq(psd_residuals_ask(&residuals, 0)->worker, 2);
+    cr_assert_eq(psd_residuals_ask(&residuals, 200)->worker, 3);
+    const psd_residual_row_t *row = psd_residuals_ask(&residuals, 400);
+    cr_assert_eq(row->worker, 2);
+    answer(row);
+    cr_assert((row = psd_residuals_ask(&residuals, 500)) && row->worker == 2);
+    answer(row);
+    cr_expect_null(psd_residuals_silent(&residuals, 60000), "2 has answered, and 3 not been asked again");
+    cr_assert_eq(psd_residuals_ask(&residuals, 60000)->worker, 3);
+    cr_expect_null(psd_residuals_silent(&residuals, 60199));
+    cr_assert_eq(psd_residuals_ask(&residuals, 60200)->worker, 3, "there is no other one");
+    cr_expect_eq(psd_residuals_silent(&residuals, 60200)->worker, 3);
+}
+
+Test(residuals, a_slow_worker_is_asked_again_every_4_seconds_at_least, .init = setup, .fini = teardown)
+{
+    psd_residuals_add(&residuals, 2, 1, 9);
+    cr_assert_not_null(psd_residuals_ask(&residuals, 1000));
+    cr_assert(psd_residuals_take(&residuals, 2, 1, 9, 0, 1000));
+    static const uint64_t asked[] = { 1500, 2500, 4500, 8500, 12500, 16500 };
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        cr_expect_null(psd_residuals_ask(&residuals, asked[i] - 1), "at %u ms", (unsigned)asked[i]);
+        cr_expect_not_null(psd_residuals_ask(&residuals, asked[i]), "at %u ms", (unsigned)asked[i]);
+    }
 }
