@@ -49,10 +49,8 @@ static const char *choose_data(void)
 {
     const char *at = getenv("PSD_MNIST");
     char images[256];
-    if (!at)
-        at = "../shared/data/mnist";
-    snprintf(images, sizeof images, "%s/train-images-idx3-ubyte.gz", at);
-    if (access(images, R_OK)) {
+    snprintf(images, sizeof images, "%s/train-images-idx3-ubyte.gz", at ? at : "");
+    if (!at || access(images, R_OK)) {
         snprintf(data, sizeof data, "--data-train=glyphs:6000 --data-test=glyphs:100");
         return "glyphs";
     }

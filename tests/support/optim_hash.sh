@@ -4,7 +4,9 @@
 # Usage: optim_hash.sh SOURCE_DIR
 set -eu
 cd "$1"
-command -v gcc >/dev/null && command -v clang >/dev/null || exit 77
+for compiler in gcc clang; do
+    command -v $compiler >/dev/null || { echo "optim_hash: skipped: there is no $compiler" && exit 77; }
+done
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 

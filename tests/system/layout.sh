@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# layout.sh BIN SOURCE - every C file is laid out as .clang-format says; skipped without clang-format 14, for others break lines
+# layout.sh BIN SOURCE - every C file is laid out as .clang-format says; skipped without clang-format 14, because others break lines
 # elsewhere.
 set -euo pipefail
 source=$2

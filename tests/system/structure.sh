@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# structure.sh BIN SOURCE - arrows between files go one way, and the core computes: it has no socket, file, clock or thread.
+# structure.sh BIN SOURCE - arrows between files go one way, and the core computes: it has no socket, file, clock or
+# thread. And every script that may be skipped says why.
 set -euo pipefail
 bin=$1 source=$2
 build=$(cd "$bin/.." && pwd)
@@ -57,6 +58,13 @@ done <"$dir/sources" | sed -n 's/^#include <\([^>]*\)>.*/\1/p' | sort -u >"$dir/
 [ "$(wc -l <"$dir/included")" -ge 10 ] || fail "only $(wc -l <"$dir/included") headers: are these the sources?"
 comm -23 "$dir/included" "$dir/headers.names" >"$dir/strange"
 [ ! -s "$dir/strange" ] || fail "the core includes $(tr '\n' ' ' <"$dir/strange")"
+
+# A test that is skipped says why.
+find "$source/tests" -name '*.sh' -print0 | xargs -0 awk '
+    FNR == 1 { one = two = "" }
+    /exit 77/ && one two $0 !~ /skipped:/ { print FILENAME ":" FNR }
+    { two = one; one = $0 }' >"$dir/strange"
+[ ! -s "$dir/strange" ] || fail "a test is skipped without a reason: $(tr '\n' ' ' <"$dir/strange")"
 
 # Arrows: "a b" where a file calls, or reads from, another. tsort names a circle if there is one.
 for archive in "$build"/{common,proto,server,worker,deploy}/lib*.a; do

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # systemd_units.sh BIN SOURCE - systemd's own check of the units, with the built programs, and its score of how much they
-# expose: 2.0 at most, of 10. The manual pages that they name are looked at by system/install, for here they are not installed.
+# expose: 2.0 at most, of 10. The manual pages that they name are looked at by system/install, because they are not installed here.
 set -euo pipefail
 bin=$1 source=$2
-command -v systemd-analyze >/dev/null || exit 77
+command -v systemd-analyze >/dev/null || { echo 'systemd_units: skipped: there is no systemd-analyze' && exit 77; }
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 for unit in psd@ psd-worker@; do

@@ -3,7 +3,7 @@
 # it says they do, and without a terminal it says so.
 set -euo pipefail
 bin=$1 source=$2
-command -v tmux >/dev/null || exit 77
+command -v tmux >/dev/null || { echo 'top: skipped: there is no tmux' && exit 77; }
 dir=$(mktemp -d)
 server=psd-top-$$
 trap 'tmux -L $server kill-server 2>/dev/null || true; kill "$job" 2>/dev/null || true; wait || true; rm -rf "$dir"' EXIT
