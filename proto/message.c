@@ -653,12 +653,12 @@ int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *
     return PSD_OK;
 }
 
-/* "after 100 updates, with arrays 0x3" */
+/* "that after 100 updates, with arrays 0x3" */
 static const char *describe_inherited(const psd_inherited_t *inherited, char text[96])
 {
     if (inherited->t)
-        snprintf(text, 96, "after %" PRIu64 " updates, with arrays %#" PRIx32, inherited->t, inherited->arrays);
-    return inherited->t ? text : "anew";
+        snprintf(text, 96, "that after %" PRIu64 " updates, with arrays %#" PRIx32, inherited->t, inherited->arrays);
+    return inherited->t ? text : "new state";
 }
 
 static bool same_inherited(const psd_inherited_t *a, const psd_inherited_t *b)
@@ -671,15 +671,15 @@ static bool same_inherited(const psd_inherited_t *a, const psd_inherited_t *b)
 
 int psd_tensors_compare_inherited(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err)
 {
-    static const psd_inherited_t anew;
+    static const psd_inherited_t fresh;
     for (uint32_t i = 0; i < ours->n; i++) {
-        const psd_inherited_t *a = ours->inherited ? &ours->inherited[i] : &anew;
-        const psd_inherited_t *b = theirs->inherited ? &theirs->inherited[i] : &anew;
+        const psd_inherited_t *a = ours->inherited ? &ours->inherited[i] : &fresh;
+        const psd_inherited_t *b = theirs->inherited ? &theirs->inherited[i] : &fresh;
         char our[96], their[96];
         if (!same_inherited(a, b))
-            return psd_err_set(err, PSD_EINVAL, "tensor %s: ours begins %s, theirs %s%s", ours->tensor[i].name,
+            return psd_err_set(err, PSD_EINVAL, "tensor %s: ours starts with %s, theirs with %s%s", ours->tensor[i].name,
                                describe_inherited(a, our), describe_inherited(b, their),
-                               a->t == b->t && a->arrays == b->arrays ? ", and with other scalars" : "");
+                               a->t == b->t && a->arrays == b->arrays ? "; their scalars differ" : "");
     }
     return PSD_OK;
 }

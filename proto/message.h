@@ -373,8 +373,8 @@ psd_extent_t *psd_tensors_extents(const psd_tensor_list_t *list);
  * ours fc1.weight [128, 784], theirs fc1.weight [100, 784]". */
 int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err);
 
-/* The same for inherited state, where the tensors are the same; NULL: all state is new. "tensor fc1.weight: ours after 100 updates,
- * theirs anew". */
+/* The same for inherited state of equal tensors; NULL: all state is new. "tensor fc1.weight: ours starts with that after 100
+ * updates, with arrays 0x3, theirs with new state". */
 int psd_tensors_compare_inherited(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err);
 
 size_t psd_hello_encode(const psd_hello_t *hello, uint8_t *buf, size_t capacity);

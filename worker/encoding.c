@@ -130,7 +130,7 @@ static json_t *words_json(char *const *word, size_t n)
     return list;
 }
 
-/* What is as usual is left out, for an array may have many columns. */
+/* Usual values are left out, because an array may have many columns. */
 static int set_unless(json_t *json, const char *key, double value, double usual)
 {
     return value < usual || value > usual ? json_object_set_new(json, key, json_real(value)) : 0;
@@ -153,7 +153,7 @@ static json_t *column_json(const psd_table_column_t *column)
     return json;
 }
 
-/* The first of the columns that has a name or a word which no JSON can hold; NULL: none. */
+/* The first column with a name or a word that JSON cannot hold; NULL: there is none. */
 static const char *find_not_utf8(const psd_encoding_t *self)
 {
     for (size_t i = 0; i < self->n_columns; i++) {
@@ -205,7 +205,7 @@ static int take_words(const json_t *list, char ***out, size_t *n, psd_err_t *err
 {
     const size_t size = json_array_size(list);
     if (!json_is_array(list))
-        return flawed(err, "a list of words is none");
+        return flawed(err, "its words are not a list");
     if (!(*out = calloc(size ? size : 1, sizeof **out)))
         return psd_err_set(err, PSD_ENOMEM, "no memory for %zu words", size);
     for (; *n < size; ++*n) {

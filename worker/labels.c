@@ -35,7 +35,7 @@ int psd_labels_add(psd_labels_t *self, float label, const char *name, size_t lin
         self->smallest = !set->n_rows || label < self->smallest ? label : self->smallest;
     }
     if (set->n_rows >= UINT32_MAX)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: more than 4294967295 rows; cut the file in parts", name, line);
+        return psd_err_set(err, PSD_EDATA, "%s:%zu: more than 4294967295 rows; split the file", name, line);
     int rc = psd_array_grow(&set->label, &self->room, set->n_rows + 1, sizeof *set->label, err);
     if (!rc)
         set->label[set->n_rows++] = label;

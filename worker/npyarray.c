@@ -123,7 +123,7 @@ static int take_descr(const psd_bytes_t *file, scan_t *scan, psd_npy_t *out, psd
 {
     char descr[24], shown[PSD_TEXT_QUOTE];
     if (!take_string(scan, descr, sizeof descr))
-        return flawed(file, err, "its type is a structure or damaged, and a column at a time is read");
+        return flawed(file, err, "its type is damaged, or a structure, which is not supported");
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
         if (!strcmp(dtypes[i].descr, descr))
             out->type = &dtypes[i];
@@ -150,7 +150,7 @@ static int read_dictionary(const psd_bytes_t *file, scan_t scan, psd_npy_t *out,
         else if (!strcmp(key, "shape"))
             rc = (shaped = take_shape(&scan, out)) ? PSD_OK : flawed(file, err, "its shape is not a tuple of sizes");
         else
-            rc = flawed(file, err, "its header has a key that no array has");
+            rc = flawed(file, err, "its header has an unknown key");
         if (rc)
             return rc;
         take(&scan, ",");
@@ -158,7 +158,7 @@ static int read_dictionary(const psd_bytes_t *file, scan_t scan, psd_npy_t *out,
     if (!out->type || !shaped)
         return flawed(file, err, "its header has no type, or no shape");
     if (out->n_dims > PSD_NPY_DIMS)
-        return psd_err_set(err, PSD_EDATA, "%s: %zu dimensions, where at most %d are read", file->name, out->n_dims, PSD_NPY_DIMS);
+        return psd_err_set(err, PSD_EDATA, "%s: %zu dimensions; at most %d are supported", file->name, out->n_dims, PSD_NPY_DIMS);
     return fortran && out->n_dims > 1
                ? psd_err_set(err, PSD_EDATA, "%s: its order is Fortran's; save numpy.ascontiguousarray of it", file->name)
                : PSD_OK;
@@ -187,7 +187,7 @@ int psd_npy_read(const psd_bytes_t *file, psd_npy_t *out, psd_err_t *err)
     const size_t there = file->n - begin - length;
     if (__builtin_mul_overflow(out->rows, out->width, &n_bytes) || __builtin_mul_overflow(n_bytes, out->type->size, &n_bytes) ||
         n_bytes != there)
-        return psd_err_set(err, PSD_EDATA, "%s: its shape promises other bytes than the %zu that the file holds; fetch it again",
+        return psd_err_set(err, PSD_EDATA, "%s: its shape does not match the %zu bytes of data in the file; fetch it again",
                            file->name, there);
     out->data = file->at + begin + length;
     return PSD_OK;

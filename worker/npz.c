@@ -119,9 +119,9 @@ static int read_member(const psd_bytes_t *file, const member_t *m, psd_npz_array
     const unsigned char *head = file->at + m->at;
     const uint64_t begin = m->at + LOCAL + word(head + 26) + word(head + 28);
     if (begin > file->n || m->packed > file->n - begin || (m->method == STORED && m->packed != m->size))
-        return damaged(file, "a member reaches behind the end", err);
+        return damaged(file, "a member extends beyond the end", err);
     if (m->method == DEFLATED && m->size / MOST_RATIO > m->packed)
-        return damaged(file, "a member is to unpack to more than it can", err);
+        return damaged(file, "a member claims to unpack to more than it can", err);
     const unsigned char *data = file->at + begin;
     if (m->method == DEFLATED) {
         const int rc = unpack(file, m, data, out, err);
@@ -135,7 +135,7 @@ static int read_member(const psd_bytes_t *file, const member_t *m, psd_npz_array
     for (uint64_t at = 0; at < m->size; at += 1 << 30)
         crc = crc32(crc, data + at, (uInt)(m->size - at < 1 << 30 ? m->size - at : 1 << 30));
     if (crc != m->crc)
-        return damaged(file, "a member does not have the checksum that it should have", err);
+        return damaged(file, "a member's checksum is wrong", err);
     return psd_npy_read(&(psd_bytes_t){ .name = out->name, .at = data, .n = (size_t)m->size }, &out->array, err)
                ? psd_err_wrap(err, "%s", file->name)
                : PSD_OK;
@@ -162,14 +162,14 @@ int psd_npz_read(const psd_bytes_t *file, psd_npz_t *out, psd_err_t *err)
     if (!end)
         return damaged(file, "it has no directory at its end", err);
     uint64_t n, at;
-    int rc = read_end(file, end, &n, &at) ? PSD_OK : damaged(file, "it does not say where its directory is", err);
+    int rc = read_end(file, end, &n, &at) ? PSD_OK : damaged(file, "the place of its directory is missing", err);
     for (uint64_t i = 0; !rc && i < n; i++) {
         const unsigned char *entry = file->at + at;
         if (at > file->n || file->n - at < ENTRY || memcmp(entry, "PK\1\2", 4))
-            return damaged(file, "its directory is not whole", err);
+            return damaged(file, "its directory is incomplete", err);
         const size_t n_name = word(entry + 28), n_extra = word(entry + 30), n_comment = word(entry + 32);
         if (file->n - at - ENTRY < n_name + n_extra + n_comment)
-            return damaged(file, "its directory is not whole", err);
+            return damaged(file, "its directory is incomplete", err);
         member_t m = { .method = word(entry + 10),
                        .crc = quad(entry + 16),
                        .packed = quad(entry + 20),

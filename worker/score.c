@@ -118,8 +118,7 @@ static double deviation(const psd_dataset_t *set)
 }
 
 static const psd_metric_t metrics[] = {
-    { "accuracy", "share of rows whose class is predicted as the likeliest", false, PSD_LABEL_CLASS, false, mean_score,
-      most_frequent },
+    { "accuracy", "share of rows whose class is predicted correctly", false, PSD_LABEL_CLASS, false, mean_score, most_frequent },
     { "auc", "area under the ROC curve, of two classes", false, PSD_LABEL_CLASS, true, area, half },
     { "logloss", "mean of -log of the probability of the right class", true, PSD_LABEL_CLASS, false, mean_loss, entropy },
     { "mse", "mean squared error", true, PSD_LABEL_TARGET, false, mean_score, variance },

@@ -1077,7 +1077,7 @@ static bool set_aside(psd_session_t *self, uint32_t s, uint64_t clock)
 
 /* Every WEIGHTS of a clock says whether a checkpoint needs the residual of the clock before, so a worker always learns it in
  * time. */
-static void heed_wish(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
+static void heed_request(psd_session_t *self, uint32_t s, const psd_msg_t *msg)
 {
     if (!self->feedback || !self->cluster->settings.saves_residuals || self->phase != PSD_PHASE_EXCHANGING)
         return;
@@ -1202,7 +1202,7 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
         self->server[s].samples = in->msg->value;
     self->server[s].has_residual = (in->msg->code & PSD_WEIGHTS_RESIDUAL) != 0;
     self->gathered = (in->msg->code & PSD_WEIGHTS_GATHERED) != 0;
-    heed_wish(self, s, in->msg);
+    heed_request(self, s, in->msg);
     if (in->payload)
         take_part(self, in->now_ms, s, in->msg, in->payload, self->data);
     else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))

@@ -26,7 +26,7 @@
     X(PSD_EAUTH, -15, "not authorised", 77)                                                                                        \
     X(PSD_ESTOPPED, -16, "stopped before finishing", 75)                                                                           \
     X(PSD_EDIVERGED, -17, "job failed", 1)                                                                                         \
-    X(PSD_EDRAINED, -18, "left at an operator's wish", 0)
+    X(PSD_EDRAINED, -18, "left at an operator's request", 0)
 
 enum psd_error {
     PSD_OK = 0,

@@ -124,7 +124,7 @@ static int make_group(psd_group_t *group, const psd_rule_t *rule, const said_t *
     group->clips = !said->has[CLIP] || said->value[CLIP] > 0;
     group->freezes = said->has[FREEZE] && said->value[FREEZE] > 0;
     if (group->freezes && (*said->optimizer || *said->changes || said->has[LR_MULT] || said->has[CLIP] || said->has[LOOKAHEAD]))
-        return psd_err_set(why, PSD_ECONFIG, "frozen tensors are not trained, so freeze=1 stands alone");
+        return psd_err_set(why, PSD_ECONFIG, "frozen tensors are not trained, so freeze=1 must be the only argument");
     if (group->freezes)
         return psd_rule_parse(&group->rule, "sgd(lr=0)", why);
     int rc = *said->optimizer ? psd_rule_parse(&group->rule, said->optimizer, why) : PSD_OK;
@@ -148,7 +148,7 @@ static int check_model_sums(const psd_groups_t *self, psd_err_t *why)
             same = rule->hyper[i] == first->hyper[i] || !strcmp(rule->opt->hyper[i].name, "weight_decay");
         if (!same)
             return psd_err_set(why, PSD_ECONFIG,
-                               "%s has one estimate for all its tensors; its groups may differ in weight_decay alone",
+                               "%s has one estimate for all its tensors; its groups may differ only in weight_decay",
                                rule->opt->name);
     }
     return PSD_OK;
@@ -185,7 +185,7 @@ static int read_group(psd_scanner_t *p, psd_groups_t *out, const psd_rule_t *rul
     const char *at = p->at - strlen(group->match);
     for (uint32_t i = 0; i < out->n; i++)
         if (!strcmp(out->at[i].match, group->match))
-            return psd_scanner_fail(p, at, "pattern '%s' is there twice; join the two", group->match);
+            return psd_scanner_fail(p, at, "pattern '%s' occurs twice; merge the two groups", group->match);
     if (!psd_scanner_take(p, '('))
         return psd_scanner_expected(p, "'(' and what the group changes");
     do

@@ -180,7 +180,7 @@ typedef struct psd_plan {
  * free. PSD_ECONFIG with the column, the reason and the nearest valid word when it is not one. */
 int psd_rule_parse(psd_rule_t *rule, const char *spec, psd_err_t *err);
 
-/* Give some of its values anew, "weight_decay=0, beta1=0.8": those of its optimizer and, where it wraps it, of Lookahead.
+/* Replace some of its values, "weight_decay=0, beta1=0.8": those of its optimizer and, where it wraps it, of Lookahead.
  * PSD_ECONFIG as above; the rule stays as it was then. */
 int psd_rule_change(psd_rule_t *rule, const char *arguments, psd_err_t *err);
 

@@ -2,7 +2,7 @@
  * schedule.c.
  *
  * A schedule is a pure function of the base rate and of how far the job has come, s, which counts from 0 in the job's unit (steps,
- * samples or epochs) and may lie between two whole numbers. It is computed from s alone, never from the step before, so that a job
+ * samples or epochs) and may lie between two whole numbers. It is computed only from s, never from the step before, so that a job
  * that resumes, or that has lost rounds, is where it would have been; and with additions, multiplications, divisions and square
  * roots alone, which give the same bits on every machine, where a C library's cos() and pow() do not.
  *

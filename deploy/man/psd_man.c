@@ -143,7 +143,7 @@ static void see_also(FILE *out, const char *references)
 static void environment(FILE *out)
 {
     section(out, "ENVIRONMENT");
-    paragraph(out, "Each option has a variable: that of data.batch is PSD_DATA__BATCH. A flag goes before it, and it goes before "
+    paragraph(out, "Each option has a variable: that of data.batch is PSD_DATA__BATCH. A flag overrides it, and it overrides "
                    "the job file. A variable that begins with PSD_ and is not an option's is refused.");
 }
 
@@ -156,11 +156,11 @@ static void program(const char *name, int number, unsigned mask, const char *doe
     synopsis(out, p->usage);
     section(out, "DESCRIPTION");
     paragraph(out, p->about);
-    paragraph(out, "JOB is a job file, see psd.yaml(5). What it says, flags and the environment may say too.");
+    paragraph(out, "JOB is a job file, see psd.yaml(5). Flags and the environment set the same options.");
     section(out, "OPTIONS");
     psd_option_man(out, mask);
     fputs(".TP\n\\fB\\-c\\fR \\fIFILE\\fR, \\fB\\-\\-config\\fR=\\fIFILE\\fR\nThe job file, instead of JOB.\n"
-          ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR[=\\fIWORD\\fR]\nAll options, or those that hold WORD.\n"
+          ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR[=\\fIWORD\\fR]\nAll options, or those that contain WORD.\n"
           ".TP\n\\fB\\-V\\fR, \\fB\\-\\-version\\fR\nThe version.\n",
           out);
     environment(out);
@@ -227,7 +227,7 @@ static void psdctl_page(void)
     FILE *out = begin("psdctl", 1, "train, watch and steer jobs of psd");
     synopsis(out, "psdctl VERB [options]");
     section(out, "DESCRIPTION");
-    paragraph(out, "What an operator types. Each verb has a page of its own, and psdctl help VERB says the same in short.");
+    paragraph(out, "The operator's program. Each verb has a page of its own, and psdctl help VERB says the same in short.");
     for (size_t i = 0; (verb = psd_verbs[i]); i++) {
         char name[80];
         page_name(verb, name, sizeof name);

@@ -14,7 +14,7 @@
 enum { FORMAT = 1 };
 static const char opening[] = "{\n  \"crc\": \"", no_crc[] = "00000000";
 
-/* Add `item`, which is taken, to `*list`. What lacks an item is dropped whole: a manifest says everything, or is none. */
+/* Add `item`, which is taken, to `*list`. If an item is missing, the whole list is dropped: no manifest is incomplete. */
 static void append(json_t **list, json_t *item)
 {
     if (*list && json_array_append_new(*list, item) == 0)

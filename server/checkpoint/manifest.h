@@ -27,5 +27,5 @@ int psd_manifest_parse(psd_manifest_t *out, const char *text, size_t n_bytes, ui
 
 void psd_manifest_clear(psd_manifest_t *self);
 
-/* Compute the CRC anew in a text that was changed. False when it does not begin like a manifest. */
+/* Compute the CRC of a text that was changed. False when it does not begin like a manifest. */
 bool psd_manifest_seal(char *text, size_t n_bytes);

@@ -36,7 +36,7 @@ uint64_t psd_absent_waited_ms(const psd_absent_t *self, uint64_t now_ms);
 /* Whether the first checkpoint is all that is missing. */
 bool psd_absent_is_first_alone(const psd_absent_t *self, const psd_absent_look_t *look);
 
-/* This process was away for so long: that time does not count as waiting. */
+/* This process was away for this long, which does not count as waiting. */
 void psd_absent_excuse(psd_absent_t *self, uint64_t by_ms, uint64_t now_ms);
 
 /* List what is missing, one clause each, up to `most` clauses; returns how many there are. */

@@ -11,7 +11,7 @@ typedef enum answer { DONE, NOT_YET, NO } answer_t;
 typedef struct request {
     uint64_t now_ms;
     uint64_t number; /* by which it is known when it is asked again */
-    const psd_admin_request_t *wish;
+    const psd_admin_request_t *request;
     psd_coordinator_t *job;
     psd_actions_t *out;
     char text[PSD_MAX_TEXT / 2];
@@ -43,16 +43,16 @@ static answer_t resume(psd_admin_t *self, request_t *r)
     char where[64];
     const bool was_paused = psd_coordinator_pause(r->job, r->now_ms, false, r->out);
     psd_coordinator_describe_position(r->job, where, sizeof where);
-    return say(r, DONE, was_paused ? "going on after %s" : "it was not paused; it is at %s", where);
+    return say(r, DONE, was_paused ? "continues after %s" : "it was not paused; it is at %s", where);
 }
 
 /* The worker is told with its next heartbeat, and leaves after its open round. */
 static answer_t drain(psd_admin_t *self, request_t *r)
 {
     if (r->number != self->drain.asked) {
-        const psd_worker_row_t *row = psd_coordinator_drain(r->job, r->wish->word, r->out);
+        const psd_worker_row_t *row = psd_coordinator_drain(r->job, r->request->word, r->out);
         if (!row)
-            return say(r, NO, "no worker %.80s is here; psdctl status lists those that are", r->wish->word);
+            return say(r, NO, "no worker %.80s is here; psdctl status lists those that are", r->request->word);
         self->drain.asked = r->number;
         self->drain.worker = row->id;
         self->drain.incarnation = row->incarnation;
@@ -95,9 +95,9 @@ static answer_t set(psd_admin_t *self, request_t *r)
 {
     (void)self;
     psd_err_t err = { 0 };
-    if (psd_coordinator_set(r->job, r->now_ms, r->wish->word, r->wish->value, "operator", r->out, &err) != PSD_OK)
+    if (psd_coordinator_set(r->job, r->now_ms, r->request->word, r->request->value, "operator", r->out, &err) != PSD_OK)
         return say(r, NO, "%.400s", err.text);
-    return say(r, DONE, "%.60s is %g from the next step on", r->wish->word, r->wish->value);
+    return say(r, DONE, "%.60s is %g from the next step on", r->request->word, r->request->value);
 }
 
 static const struct verb {
@@ -120,15 +120,16 @@ static answer_t carry_out(psd_admin_t *self, request_t *r, psd_refusal_t *why)
 {
     const char *ours = psd_coordinator_job(r->job);
     *why = PSD_REFUSAL_CONFIG;
-    if (!r->wish)
+    if (!r->request)
         return say(r, NO, "nothing is asked for");
-    const struct verb *verb = find_verb(r->wish->verb);
+    const struct verb *verb = find_verb(r->request->verb);
     *why = PSD_REFUSAL_JOB;
-    if (strcmp(r->wish->job, ours))
-        return say(r, NO, "this is job %s, you ask for job %.100s", ours, r->wish->job);
+    if (strcmp(r->request->job, ours))
+        return say(r, NO, "this is job %s, you ask for job %.100s", ours, r->request->job);
     *why = PSD_REFUSAL_CONFIG;
-    if (!verb || (*r->wish->word != '\0') != verb->takes_word)
-        return say(r, NO, "\"%s%s%.80s\" is not a request that psd knows", r->wish->verb, *r->wish->word ? " " : "", r->wish->word);
+    if (!verb || (*r->request->word != '\0') != verb->takes_word)
+        return say(r, NO, "\"%s%s%.80s\" is not a request that psd knows", r->request->verb, *r->request->word ? " " : "",
+                   r->request->word);
     if (psd_coordinator_is_ending(r->job))
         return say(r, NO, "job %s is ending", ours);
     return verb->run(self, r);
@@ -142,7 +143,7 @@ void psd_admin_message(psd_admin_t *self, psd_coordinator_t *coordinator, uint64
     static const psd_kind_t kinds[] = { [DONE] = PSD_MSG_ADMIN, [NOT_YET] = PSD_MSG_WAIT, [NO] = PSD_MSG_REFUSED };
     request_t r = { .now_ms = now_ms,
                     .number = msg->seq,
-                    .wish = payload ? psd_body_admin_request(payload) : NULL,
+                    .request = payload ? psd_body_admin_request(payload) : NULL,
                     .job = coordinator,
                     .out = out };
     psd_refusal_t why;

@@ -731,7 +731,7 @@ static void begin_progress(psd_coordinator_t *self)
     psd_saves_begin_run(&self->saves, &p);
 }
 
-/* Resume the job from the newest checkpoint: every shard loads it, every worker joins anew. Weights of shards that are at different
+/* Resume the job from the newest checkpoint: every shard loads it, every worker joins again. Weights of shards that are at different
  * rounds are never mixed. */
 static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out)
 {
@@ -1148,7 +1148,6 @@ static void on_report(psd_coordinator_t *self, psd_worker_row_t *row, const psd_
     self->report.report[i].value = in->msg->value;
 }
 
-/* With the reason for waiting, which a worker cannot see by itself. */
 /* Send worker 0, which records the run, the figures of the tensors, if there was a look since they were last sent. */
 static void tell_health(psd_coordinator_t *self, const psd_worker_row_t *row, const psd_heard_t *in)
 {
@@ -1167,6 +1166,7 @@ static void tell_health(psd_coordinator_t *self, const psd_worker_row_t *row, co
     psd_buf_unref(&payload);
 }
 
+/* Answer with the reason for waiting, which a worker cannot know. */
 static void on_heartbeat(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
     if (!self->waits.at_ms || in->now_ms >= self->waits.at_ms + WAIT_TEXT_MS) {

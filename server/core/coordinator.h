@@ -15,7 +15,7 @@
 
 typedef struct psd_coordinator psd_coordinator_t;
 
-/* Once workers_min have registered, the job waits for workers_want only until so much time has passed since the newest worker
+/* Once workers_min have registered, the job waits for workers_want only until this much time has passed since the newest worker
  * came. */
 enum { PSD_WANT_MS = 5000 };
 
@@ -25,20 +25,20 @@ typedef struct psd_coordinator_config {
     const psd_job_settings_t *settings; /* told to the workers; all servers must have the same text; copied */
     uint32_t n_servers;                 /* shards of the job, 1 .. PSD_MAX_SERVERS */
     uint32_t workers_min;               /* below this many members no round closes; at least 1 */
-    uint32_t workers_want;              /* training starts when so many have registered */
+    uint32_t workers_want;              /* workers that must have registered before training starts */
     bool drops_lost;           /* lost workers are not replaced: the job is finished when the remaining ones have done their work */
     uint64_t lease_ms;         /* silence after which a worker is given up */
     uint64_t round_timeout_ms; /* how long the open round waits for late pushes; 0: without limit */
     uint64_t start_timeout_ms; /* workers_want are waited for at most half as long, see PSD_WANT_MS; 0: no bound */
-    uint64_t patience_ms;      /* end the job when a process that it needs has been missing for so long; 0: never */
+    uint64_t patience_ms;      /* end the job when a process that it needs has been missing for this long; 0: never */
     const psd_mode_t *mode;
     psd_groups_t groups;        /* the optimizer, and the tensors with their own settings */
     psd_clip_t clip;            /* the bounds of the summed gradient */
     bool needs_rows;            /* the schedule counts epochs: workers must say how many rows an epoch has */
     double lr;                  /* learning rate, until a SETTING changes it */
     bool checkpoints;           /* the servers can save: there is a directory */
-    uint64_t save_every_rounds; /* a checkpoint after every so many rounds; 0: not by rounds */
-    uint64_t save_every_ms;     /* and after so much time; 0: not by time */
+    uint64_t save_every_rounds; /* rounds from one checkpoint to the next; 0: not by rounds */
+    uint64_t save_every_ms;     /* and time; 0: not by time */
     const uint64_t *points;     /* clocks of the checkpoints that are there, newest first; copied */
     size_t n_points;
     uint32_t fold_from;             /* least contributors with which shards may sum up early (forecast.h); 0: never */
@@ -46,7 +46,7 @@ typedef struct psd_coordinator_config {
     /* Rounds with a step's worth of gradients that make one step together; one that is skipped is none of them. 0, 1: each makes
      * its own. */
     uint32_t accumulate;
-    uint64_t quarantine_after; /* give up a worker whose pushes had Inf or NaN so often in a row; 0: never */
+    uint64_t quarantine_after; /* give up a worker after this many pushes in a row with Inf or NaN; 0: never */
 } psd_coordinator_config_t;
 
 psd_coordinator_t *psd_coordinator_new(const psd_coordinator_config_t *config, psd_err_t *err);
@@ -66,7 +66,7 @@ void psd_coordinator_heard(psd_coordinator_t *self, uint64_t now_ms, psd_peer_t 
 /* The manifest that PSD_ACT_COMMIT asked for is durable, or could not be written. */
 void psd_coordinator_committed(psd_coordinator_t *self, uint64_t now_ms, uint64_t clock, const char *failure, psd_actions_t *out);
 
-/* Save soon (an operator's wish). */
+/* Save soon (an operator's request). */
 void psd_coordinator_request_save(psd_coordinator_t *self);
 
 /* End the job unfinished: save what there is, tell the shards, then PSD_ACT_FINISH with PSD_ESTOPPED. */

@@ -1824,8 +1824,8 @@ void psd_engine_residual_loaded(psd_engine_t *self, uint64_t now_ms, uint32_t wo
 }
 
 /* Begin the checkpoint that the log orders, if that is possible now: before the next round, with the state after this one. Between
- * the rounds of one step it holds the state before the first of them: the weights have not changed since, and whoever continues
- * makes these rounds again. No worker has its residual of that clock any more. */
+ * the rounds of one step it holds the state before the first of them: the weights have not changed since, and a job that
+ * continues from it makes these rounds again. No worker has its residual of that clock any more. */
 static void begin_save(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     psd_member_t applied[PSD_MAX_WORKERS];

@@ -36,7 +36,7 @@ typedef struct psd_engine_config {
     uint64_t look_every;          /* steps from one look at the tensors to the next (health.h); 0: there are none */
     const char *first;            /* where server 0 is, for the log; borrowed, may change; NULL in server 0 */
     uint64_t lease_ms;            /* silence after which server 0 counts as lost; 0: never */
-    uint64_t patience_ms;         /* end when it has been silent for so long; 0: never */
+    uint64_t patience_ms;         /* end when it has been silent for this long; 0: never */
     psd_buf_t *(*new_weights)(void *arg, size_t n_bytes); /* where weights lie, see psd_shard_use; NULL: anywhere */
     void *new_weights_arg;
     uint32_t

@@ -29,7 +29,7 @@ void psd_forecast_take(psd_forecast_t *self, const psd_round_t *round, psd_forec
 /* Expect nothing any more. Also frees what it holds. */
 void psd_forecast_clear(psd_forecast_t *self);
 
-/* The first contributor of an even round has pushed so many samples: the others will push as many. */
+/* The first contributor of an even round has pushed this many samples: the others will push as many. */
 void psd_forecast_settle(psd_forecast_t *self, uint64_t samples);
 
 /* Whether a round makes a step of exactly the pushes that are expected. */

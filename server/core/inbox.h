@@ -20,7 +20,7 @@ typedef struct psd_inbox {
     uint64_t base_version;
 } psd_inbox_t;
 
-/* Make room for pushes of so many parts, once. Aborts without memory. */
+/* Make room for pushes of this many parts, once. Aborts without memory. */
 void psd_inbox_size(psd_inbox_t *self, uint32_t n_parts);
 
 /* Forget everything that has come, and free it. All zero is an empty inbox. */

@@ -7,7 +7,7 @@
 
 #include "proto/actions.h"
 
-enum { PSD_JOURNAL_REPEAT_MS = 200 }; /* an entry that a shard has not confirmed is sent again after so long */
+enum { PSD_JOURNAL_REPEAT_MS = 200 }; /* time after which an entry that a shard has not confirmed is sent again */
 
 typedef struct psd_entry {
     uint64_t seq;       /* its number: 1 for the first, then one more each */
@@ -28,7 +28,7 @@ typedef struct psd_journal {
     } shard[PSD_MAX_SERVERS];
 } psd_journal_t;
 
-/* An empty log for so many shards, 1 .. PSD_MAX_SERVERS. */
+/* An empty log for `n_shards` shards, 1 .. PSD_MAX_SERVERS. */
 void psd_journal_init(psd_journal_t *self, uint32_t n_shards);
 
 /* Forget all entries and what was done: the next entry is number 1 again. Also frees what the journal holds. */

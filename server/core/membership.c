@@ -154,7 +154,7 @@ static const char *fate(const psd_worker_row_t *row, bool drops_lost)
     if (row->state == PSD_WORKER_LOST)
         return drops_lost ? "was lost and not replaced," : "was lost";
     if (row->state == PSD_WORKER_LEFT)
-        return row->drains ? "left at an operator's wish" : "left with work to do";
+        return row->drains ? "left at an operator's request" : "left before its work was done";
     return NULL;
 }
 

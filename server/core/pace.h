@@ -28,7 +28,7 @@ typedef struct psd_pace psd_pace_t;
 psd_pace_t *psd_pace_new(bool has_rounds);
 void psd_pace_destroy(psd_pace_t **self_p);
 
-/* A part of a worker's push was accepted; the worker reports so many seconds of computing for it. The last part completes the
+/* A part of a worker's push was accepted; the worker reports the seconds of computing for it. The last part completes the
  * push. */
 void psd_pace_part(psd_pace_t *self, uint32_t worker, double compute_s, uint64_t ns);
 void psd_pace_complete(psd_pace_t *self, uint32_t worker, uint64_t samples, double compute_s, uint64_t ns);

@@ -12,15 +12,15 @@
 
 enum {
     PSD_MAX_POINTS = 16,      /* checkpoints that are remembered */
-    PSD_SAVES_AGAIN_MS = 1000 /* a failed checkpoint is retried after so long */
+    PSD_SAVES_AGAIN_MS = 1000 /* time from a failed checkpoint to the next attempt */
 };
 
 typedef struct psd_saves_config {
     bool possible; /* there is a directory to save to */
     uint32_t n_servers;
     const psd_mode_t *mode;
-    uint64_t every_rounds; /* a checkpoint after every so many rounds; 0: not by rounds */
-    uint64_t every_ms;     /* and after so much time; 0: not by time */
+    uint64_t every_rounds; /* rounds from one checkpoint to the next; 0: not by rounds */
+    uint64_t every_ms;     /* and time; 0: not by time */
 } psd_saves_config_t;
 
 /* Others read `point`, `n_points`, `point_ms` and `took_ms`; all else is for the functions below. */

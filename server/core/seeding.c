@@ -5,7 +5,7 @@
 
 enum {
     REPEAT_MS = 500,   /* of the newest request */
-    SILENCE_MS = 2000, /* after so long a silence of the worker that was asked, another one is asked if there is one */
+    SILENCE_MS = 2000, /* a worker that has not answered for this long is left for another one, if there is one */
     WINDOW = 1 << 20   /* elements that are asked for and have not come, 4 MiB */
 };
 

@@ -85,7 +85,7 @@ void psd_servers_note_state(psd_servers_t *self, uint64_t now_ms, uint32_t index
 /* Time passes: mark servers that have fallen silent and those that are heard again, and log it (server.lost, server.back). */
 void psd_servers_look(psd_servers_t *self, uint64_t now_ms, psd_actions_t *out);
 
-/* This process did not listen for so long: move the times of all silences. */
+/* This process did not listen for this long, which therefore does not count as any server's silence. */
 void psd_servers_excuse(psd_servers_t *self, uint64_t by_ms, uint64_t now_ms);
 
 bool psd_servers_all_joined(const psd_servers_t *self);

@@ -22,7 +22,7 @@ typedef struct psd_update {
     double *look;     /* what the last step that looked has measured: PSD_LOOK_TERMS of each chunk of this shard */
 } psd_update_t;
 
-/* For a shard of a model of so many tensors. False when memory runs out. All zero before, and after psd_update_clear. */
+/* For a shard of a model of `n_tensors` tensors. False when memory runs out. All zero before, and after psd_update_clear. */
 bool psd_update_init(psd_update_t *self, psd_shard_t *shard, uint32_t n_tensors);
 void psd_update_clear(psd_update_t *self);
 

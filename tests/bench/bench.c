@@ -274,7 +274,7 @@ static void measure(const row_t *row, size_t turns, outcome_t *out)
     size_t n = 0;
     bool is_ready = true;
     *out = (outcome_t){ 0 };
-    /* Start the limits first, so that a missing peer is noticed before psd is started in vain. */
+    /* Start the limits first, so that a missing peer is noticed before psd is started. */
     for (size_t i = 0; is_ready && i < MAX_LIMITS && row->limit[i]; i++, n++)
         is_ready = start(&sides[1 + i], row->limit[i], line);
     if (is_ready && start(&sides[0], row->measured, line))

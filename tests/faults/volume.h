@@ -6,7 +6,7 @@
 /* Make mounts of this process private from now on; they vanish with it. NULL, or the reason why that is not permitted. */
 const char *volume_own_mounts(void);
 
-/* Mount a tmpfs with room for so many bytes ("4m") over the directory; false when that is not permitted. */
+/* Mount a tmpfs with room for `size` bytes ("4m") over the directory; false when that is not permitted. */
 bool volume_mount_tmpfs(const char *directory, const char *size);
 
 /* Write to a file in the directory until no more fits; may be repeated; false when the file cannot be opened. */

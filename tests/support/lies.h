@@ -33,6 +33,6 @@ const char *lies_name(size_t kind);
 /* Make up a lie of that kind. */
 void lies_tell(lies_t *self, size_t kind, lie_t *out);
 
-/* The true push of the member with id 0, whoever sends it; and bytes followed by their seal. */
+/* The true push of the member with id 0, no matter who sends it; and bytes followed by their seal. */
 psd_msg_t lies_push(const lies_t *self, const void *payload, size_t n);
 size_t lies_seal(uint8_t *frame, size_t n);

@@ -16,7 +16,7 @@ psd_buf_t *said_body(psd_kind_t kind, const char *line, double value)
 {
     psd_hello_t hello = { 0 };
     psd_shard_hello_t shard = { 0 };
-    psd_admin_request_t wish = { .value = value };
+    psd_admin_request_t request = { .value = value };
     switch (kind) {
     case PSD_MSG_HELLO:
         line = word(hello.job, sizeof hello.job, line);
@@ -28,10 +28,10 @@ psd_buf_t *said_body(psd_kind_t kind, const char *line, double value)
         snprintf(shard.settings, sizeof shard.settings, "%s", line);
         return psd_body_of_shard_hello(&shard);
     case PSD_MSG_ADMIN:
-        line = word(wish.job, sizeof wish.job, line);
-        line = word(wish.verb, sizeof wish.verb, line);
-        snprintf(wish.word, sizeof wish.word, "%s", line);
-        return psd_body_of_admin_request(&wish);
+        line = word(request.job, sizeof request.job, line);
+        line = word(request.verb, sizeof request.verb, line);
+        snprintf(request.word, sizeof request.word, "%s", line);
+        return psd_body_of_admin_request(&request);
     default:
         return NULL;
     }

@@ -24,7 +24,7 @@ while read -r push pull servers size rule; do
     "$bin/psdctl" verify "${job[@]}" --run-dir=run$n --servers="$servers" --message-size="$size" --codec-push="$push" --codec-pull="$pull" \
         "--optimizer=${rule:-adam(lr=0.002)}" >out 2>&1 || fail "$push, $pull, $servers servers: ended with $?"
     grep -q "^steps 1 to 20, 4 tensors, 3 workers, $servers servers: 240 hashes, all equal to those of one process$" out ||
-        fail "$push, $pull, $servers servers: says something else"
+        fail "$push, $pull, $servers servers: it does not report equal hashes"
 done <<'END'
 bf16 f32 1 1Mi
 int8 f32 2 4Ki

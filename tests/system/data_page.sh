@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# data_page.sh BIN SOURCE - the commands of docs/data.md print what stands there. With WRITE=1 the page is written anew.
+# data_page.sh BIN SOURCE - the commands of docs/data.md print what stands there. With WRITE=1 it rewrites the page.
 set -euo pipefail
 bin=$1 source=$2
 command -v xz >/dev/null || { echo 'data_page: skipped: there is no xz' && exit 77; }

@@ -200,7 +200,7 @@ stopped() {
                 [ -z "$pid" ] || ! catches "$pid" $signal || break
                 sleep 0.1
             done
-            [ $program = psd-worker ] || kill -HUP "$pid" # which it takes for a wish to read its allow-list
+            [ $program = psd-worker ] || kill -HUP "$pid" # which it takes for a request to read its allow-list
             kill -$signal "$pid"
             n=$((n + 1))
             for ((i = 0; i < 3000; i++)); do

@@ -157,9 +157,9 @@ launch=$!
 await out.stopped '^status http'
 await out.stopped '^step='
 join=$(sed -n 's/^psd ready .* data=\([^ ]*\) .*/\1/p' whole/logs/server-0.log | tail -n 1)
-for wish in pause resume; do
-    "$bin/psdctl" $wish --job=launch --join="$join" --key=whole/admin.key --server-public=whole/server.pub >out.wish 2>&1 ||
-        fail "the admin key is not taken for $wish: $(cat out.wish)"
+for request in pause resume; do
+    "$bin/psdctl" $request --job=launch --join="$join" --key=whole/admin.key --server-public=whole/server.pub >out.request 2>&1 ||
+        fail "the admin key is not taken for $request: $(cat out.request)"
 done
 rc=0
 kill -TERM $launch
@@ -204,6 +204,6 @@ rc=0
 wait $agent || rc=$?
 [ "$rc" -eq 137 ] || fail "an agent that hears nothing ended with $rc"
 grep -q '^psd ready ' out.deserted || fail 'the deserted agent has run nothing'
-grep -q 'psdctl launch sends nothing any more' out.deserted || fail 'the deserted agent does not say why'
+grep -q 'psdctl launch has gone silent' out.deserted || fail 'the deserted agent does not say why'
 nobody_left deserted
 echo 'launch: ok'

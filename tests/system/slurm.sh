@@ -20,7 +20,7 @@ fail() {
 }
 on_cluster() { timeout 600 "$slurm" run "$dir/slurm" "$@"; }
 
-# Wait until the words are a success, for at most so many seconds.
+# Wait until the command succeeds, for at most this many seconds.
 await() {
     local what=$1 end=$((SECONDS + 10 * $2)) # of a quiet machine; a busy one takes longer
     shift 2
@@ -45,7 +45,7 @@ has_completed() {
 }
 has_steps() { [ "$(wc -l 2>/dev/null <"$1/metrics.jsonl" || echo 0)" -ge "$2" ]; }
 # SIGUSR1, which Slurm sends when the time is almost up, has a checkpoint made; the others are those of rounds 100, 200, ...
-is_saved_on_wish() {
+is_saved_on_request() {
     grep -Eq 'id=checkpoint.committed clock=[0-9]*([1-9][0-9]|[0-9][1-9]) ' "$1.log" && return
     on_cluster scancel --batch --signal=USR1 "$(cat "$1.id")"
     return 1
@@ -94,7 +94,7 @@ calm=$(weights_of calm)
 # A cable is pulled; metrics have the time of each step.
 submit cable job.yaml -- psd-worker --progress=log "$dir/job.yaml" # as if it were a program of the user's own
 await "step 100 of the job whose cable is to be pulled" 60 has_steps cable 100
-await "checkpoint on SIGUSR1" 30 is_saved_on_wish cable
+await "checkpoint on SIGUSR1" 30 is_saved_on_request cable
 "$slurm" cut "$dir/slurm" 3
 sleep 5 # this is the fault itself
 "$slurm" join "$dir/slurm" 3

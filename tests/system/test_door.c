@@ -260,7 +260,7 @@ static uint64_t await_event(void *monitor, uint16_t event_number, uint64_t since
     return DONE_MS;
 }
 
-/* Wait until that server has read so many lists. */
+/* Wait until that server has read this many lists. */
 static void await_lists(unsigned server, unsigned n)
 {
     for (const uint64_t end = cluster_now_ms() + DONE_MS;; cluster_nap()) {

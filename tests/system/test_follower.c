@@ -96,7 +96,7 @@ Test(follower, it_reads_what_the_servers_hold_as_the_job_gets_on_in_asp) { follo
 
 static int enough(void *arg) { return ++*(int *)arg > 5; }
 
-Test(follower, a_wait_ends_by_a_timeout_or_by_the_programs_wish_and_says_for_what)
+Test(follower, a_wait_ends_by_a_timeout_or_by_the_programs_request_and_says_for_what)
 {
     int asked = 0;
     cluster_start_servers(&cluster, 1, "--workers-min=1 --optimizer=sgd(lr=1)");

@@ -17,26 +17,26 @@ job=(--data-train=glyphs:1200 --data-test=glyphs:100 --data-batch=240 "--model-l
     --stop-steps=24 --eval-every=0 --status-listen=none --lease=500ms "--optimizer=lookahead(adam(lr=0.002),k=5)")
 
 "$bin/psdctl" verify "${job[@]}" --run-dir=plain >out 2>&1 || fail "ended with $?"
-grep -q '^steps 1 to 24, 4 tensors, 2 workers, 2 servers: 192 hashes, all equal to those of one process$' out || fail 'says something else'
+grep -q '^steps 1 to 24, 4 tensors, 2 workers, 2 servers: 192 hashes, all equal to those of one process$' out || fail 'it does not report equal hashes'
 
 FAILPOINT=srv.send.WEIGHTS:kill@20 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" verify "${job[@]}" --run-dir=killed \
     --checkpoint-dir=ck --checkpoint-every-steps=4 >out 2>&1 || fail "with a server killed: ended with $?"
-grep -q 'all equal to those of one process$' out || fail 'with a server killed: says something else'
+grep -q 'all equal to those of one process$' out || fail 'with a server killed: it does not report equal hashes'
 [ -e fired ] || fail 'no server was killed'
 
 "$bin/psdctl" verify "${job[@]}" --run-dir=clipped --clip-norm=0.3 --clip-value=0.01 "--optimizer=lookahead(lamb(lr=0.002),k=2)" \
     >out 2>&1 || fail "clipped: ended with $?"
-grep -q 'all equal to those of one process$' out || fail 'clipped: says something else'
+grep -q 'all equal to those of one process$' out || fail 'clipped: it does not report equal hashes'
 
 # Tensors that are stepped whole, and whose state is shorter than they are, come back from the checkpoint of a dead server too.
 rm -rf ck "$dir/fired"
 FAILPOINT=srv.send.WEIGHTS:kill@20 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" verify "${job[@]}" --run-dir=whole --checkpoint-dir=ck \
     --checkpoint-every-steps=4 --clip-norm=0.3 "--optimizer=lookahead(adafactor(lr=0.02),k=3)" >out 2>&1 || fail "whole: ended with $?"
-grep -q 'all equal to those of one process$' out || fail 'whole: says something else'
+grep -q 'all equal to those of one process$' out || fail 'whole: it does not report equal hashes'
 [ -e fired ] || fail 'whole: no server was killed'
 "$bin/psdctl" verify "${job[@]}" --run-dir=matrices "--optimizer=muon(weight_decay=0.1)" --groups="fc1.*(optimizer=adafactor)" \
     >out 2>&1 || fail "matrices: ended with $?"
-grep -q 'all equal to those of one process$' out || fail 'matrices: says something else'
+grep -q 'all equal to those of one process$' out || fail 'matrices: it does not report equal hashes'
 
 # A schedule goes on where it was after a death, in whatever it counts; onecycle moves the momentum too.
 for schedule in 'cosine(steps=24, warmup=4, min=1e-4) step' 'wsd(stable=1, decay=3.5, shape=cosine) epoch' \
@@ -45,7 +45,7 @@ for schedule in 'cosine(steps=24, warmup=4, min=1e-4) step' 'wsd(stable=1, decay
     FAILPOINT=srv.send.WEIGHTS:kill@20 FAILPOINT_ONCE=$dir/fired "$bin/psdctl" verify "${job[@]}" --run-dir=scheduled \
         --checkpoint-dir=ck --checkpoint-every-steps=4 "--schedule=${schedule% *}" "--schedule-unit=${schedule##* }" >out 2>&1 ||
         fail "$schedule: ended with $?"
-    grep -q 'all equal to those of one process$' out || fail "$schedule: says something else"
+    grep -q 'all equal to those of one process$' out || fail "$schedule: it does not report equal hashes"
     [ -e "$dir/fired" ] || fail "$schedule: nobody died"
     sha=$(sed -n 's/.*"sha256": "\([0-9a-f]*\)".*/\1/p' scheduled/summary.json)
     [ "$sha" != "${before-}" ] || fail "$schedule: it changes nothing"
@@ -62,7 +62,7 @@ rc=0
 other/psdctl verify "${job[@]}" --run-dir=wrong >out 2>&1 || rc=$?
 [ "$rc" -eq 1 ] || fail "other weights: ended with $rc"
 grep -q '^psdctl verify: step 1, tensor fc1.weight: the cluster has [0-9a-f]\{16\}, one process [0-9a-f]\{16\}$' out ||
-    fail 'other weights: says something else'
+    fail 'other weights: it does not name the tensor and both hashes'
 
 rc=0
 "$bin/psdctl" verify "${job[@]}" --sync-mode=asp >out 2>&1 || rc=$?

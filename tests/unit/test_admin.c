@@ -61,7 +61,7 @@ static void expect(const psd_msg_t *msg, psd_kind_t kind, uint32_t code, const c
 Test(admin, a_verb_is_carried_out_and_its_answer_says_where_the_job_is, .init = setup, .fini = teardown)
 {
     expect(ask(1, 0, "mnist pause"), PSD_MSG_ADMIN, 0, "paused after round 0");
-    expect(ask(2, 0, "mnist resume"), PSD_MSG_ADMIN, 0, "going on after round 0");
+    expect(ask(2, 0, "mnist resume"), PSD_MSG_ADMIN, 0, "continues after round 0");
     expect(ask(3, 0, "mnist resume"), PSD_MSG_ADMIN, 0, "it was not paused");
     expect(ask(4, 0.5, "mnist set optimizer.lr"), PSD_MSG_ADMIN, 0, "optimizer.lr is 0.5 from the next step on");
     psd_coordinator_facts_t facts;

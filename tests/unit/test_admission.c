@@ -87,7 +87,7 @@ Test(admission, an_id_that_is_held_is_waited_for_and_its_holder_named, .init = s
     cr_expect_eq(members->row[0].nonce, 11);
 }
 
-Test(admission, another_users_id_is_refused_whoever_holds_it, .init = setup, .fini = teardown)
+Test(admission, another_users_id_is_refused_no_matter_who_holds_it, .init = setup, .fini = teardown)
 {
     ask(11, 1);
     members->row[0].state = PSD_WORKER_LOST;

@@ -439,10 +439,10 @@ Test(libsvm, a_row_without_its_label_is_not_taken_for_a_weighted_one)
 
 Test(libsvm, an_index_comes_once_a_row_in_any_order)
 {
-    refused("libsvm", "1 3:1 3:2\n", BASE1, "f:1:7: '3:2' has an index that this row has had before; give each one value");
+    refused("libsvm", "1 3:1 3:2\n", BASE1, "f:1:7: '3:2' has an index that occurs twice in this row; give each one value");
     refused("libsvm", "0 1:1\n1 9:1 3:1 7:2 qid:1 3:2\n", BASE1,
-            "f:2:21: '3:2' has an index that this row has had before; give each one value");
-    refused("libsvm", "1 0:1 5:1 0:0\n", BASE0, "f:1:11: '0:0' has an index that this row has had before; give each one value");
+            "f:2:21: '3:2' has an index that occurs twice in this row; give each one value");
+    refused("libsvm", "1 0:1 5:1 0:0\n", BASE0, "f:1:11: '0:0' has an index that occurs twice in this row; give each one value");
     psd_dataset_t *set = parse_text("libsvm", "1 9:1 3:2 7:3\n0 3:1 7:1 9:1\n", BASE1);
     cr_assert_not_null(set, "%s", err.text);
     cr_assert_arr_eq(set->column, ((uint32_t[]){ 8, 2, 6, 2, 6, 8 }), 24);
@@ -771,7 +771,7 @@ Test(csv, a_missing_number_is_the_mean_and_a_missing_word_one_of_its_own)
     refused("csv", "age,work,city,y\n1,a,Rome,perhaps\n", options,
             "f:2:10: 'perhaps' is a label that the training set does not have");
     refused("csv", "age,work,city,y\nold,a,Rome,no\n", options,
-            "f:2:1: 'old' is not a number, as it was in the training set; mend it, or leave its row out");
+            "f:2:1: 'old' is not a number, as it was in the training set; correct it, or leave its row out");
     psd_dataset_destroy(&set);
 }
 
@@ -881,7 +881,7 @@ Test(csv, rows_to_be_predicted_have_their_columns_anywhere_and_need_no_label)
     cr_expect_arr_eq(set->dense, ((float[]){ 3, 4 }), 8);
     psd_dataset_destroy(&set);
     refused("csv", "9,3,4\n", options,
-            "f:1: 3 columns; the model was trained on a file of 4, and has 2 features: give all columns, or the features alone");
+            "f:1: 3 columns; the model was trained on a file of 4, and has 2 features: give all columns, or only the features");
     psd_dataset_destroy(&train);
 }
 

@@ -207,7 +207,7 @@ Test(endings, one_that_has_left_with_work_to_do_is_named, .fini = teardown)
     begin("bsp", 1, false);
     leave(0, true);
     leave(1, false);
-    expect_end(5000, PSD_OK, "1 of 2 workers has finished; worker 1 (host:101) left with work to do at round 5");
+    expect_end(5000, PSD_OK, "1 of 2 workers has finished; worker 1 (host:101) left before its work was done at round 5");
     cr_expect_geq(told(psd_peer_make(2, 1), PSD_MSG_COMMAND, PSD_COMMAND_FINISH, "worker 1 (host:101) left"), 1,
                   "the other servers end in the same way");
 }

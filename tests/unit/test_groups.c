@@ -95,8 +95,8 @@ Test(groups, a_wrong_group_is_refused_with_place_and_reason)
     expect_refused("adam", "a(momentum=0.5)", "unknown argument 'momentum' of adam");
     expect_refused("adam", "a(optimizer=adamm)", "the nearest is 'adam'");
     expect_refused("sgd", "a(nesterov=1)", "nesterov=1 needs momentum");
-    expect_refused("adam", "a(freeze=1, lr=2)", "freeze=1 stands alone");
-    expect_refused("adam", "a(lr=1); a(lr=2)", "pattern 'a' is there twice");
+    expect_refused("adam", "a(freeze=1, lr=2)", "freeze=1 must be the only argument");
+    expect_refused("adam", "a(lr=1); a(lr=2)", "pattern 'a' occurs twice");
     expect_refused("adam", "a(lr=1) b(lr=2)", "expected ';' between two groups");
     expect_refused("adam", "a(optimizer=dlion)", "workers vote, by one rule for all tensors");
     expect_refused("dlion", "a(beta1=0.5)", "workers vote, by one rule for all tensors");

@@ -342,7 +342,7 @@ static void enrol_heir(unsigned k, psd_inherited_t inherited)
 Test(node, a_worker_whose_optimizer_state_differs_from_the_others_is_refused_before_the_first_step, .init = setup, .fini = teardown)
 {
     enrol_heir(1, (psd_inherited_t){ .t = 7 });
-    expect_refusal(PSD_REFUSAL_CONFIG, "tensor w: ours begins anew, theirs after 7 updates");
+    expect_refusal(PSD_REFUSAL_CONFIG, "tensor w: ours starts with new state, theirs with that after 7 updates");
     push(1, ones);
     cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
     enrol_heir(2, (psd_inherited_t){ .t = 7 });
@@ -730,7 +730,7 @@ Test(node, a_server_of_another_job_is_refused_naming_both, .init = setup, .fini 
 
 #define OPERATOR_PEER (UINT64_C(1) << 63 | (PEER + 9))
 
-static void wish(uint64_t seq, const char *text, double value)
+static void request(uint64_t seq, const char *text, double value)
 {
     psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = seq, .value = value };
     snprintf(msg.text, sizeof msg.text, "%s", text);
@@ -748,24 +748,24 @@ static psd_job_state_t state(void)
 
 Test(node, a_paused_job_closes_no_round_until_it_is_resumed, .init = setup, .fini = teardown)
 {
-    wish(1, "mnist pause", 0);
+    request(1, "mnist pause", 0);
     cr_assert_str_eq(granted(), "paused after round 0; psdctl resume continues");
     cr_assert_eq(state(), PSD_JOB_PAUSED);
     push(1, ones);
     cr_assert_eq(weight(0), 1.0f);
-    wish(2, "mnist resume", 0);
+    request(2, "mnist resume", 0);
     cr_assert_eq(weight(0), 0.0f, "1 - 1 * 1: the push that had come makes its round");
     cr_assert_eq(state(), PSD_JOB_TRAINING);
-    wish(3, "mnist resume", 0);
+    request(3, "mnist resume", 0);
     cr_assert_str_eq(granted(), "it was not paused; it is at round 1");
 }
 
 Test(node, in_asp_pushes_wait_while_the_job_is_paused, .init = setup_asp, .fini = teardown)
 {
-    wish(1, "mnist pause", 0);
+    request(1, "mnist pause", 0);
     push(1, ones);
     cr_assert_eq(weight(0), 1.0f);
-    wish(2, "mnist resume", 0);
+    request(2, "mnist resume", 0);
     cr_assert_eq(weight(0), 0.0f);
 }
 
@@ -775,14 +775,14 @@ Test(node, a_drain_reaches_the_worker_with_its_heartbeat_and_succeeds_when_it_ha
     leave.code = 1;
     say(WORKER_PEER, &beat, NULL, 0);
     cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, 0);
-    wish(7, "mnist drain 3", 0);
+    request(7, "mnist drain 3", 0);
     expect_refusal(PSD_REFUSAL_CONFIG, "no worker 3 is here");
-    wish(8, "mnist drain a:1", 0);
+    request(8, "mnist drain a:1", 0);
     cr_assert_not_null(answer(PSD_MSG_WAIT));
     say(WORKER_PEER, &beat, NULL, 0);
     cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, PSD_HEARTBEAT_DRAIN);
     say(WORKER_PEER, &leave, NULL, 0);
-    wish(8, "mnist drain a:1", 0);
+    request(8, "mnist drain a:1", 0);
     cr_assert_str_eq(granted(), "worker 0 has left; 0 are here, fewer than workers.min: rounds wait for another");
 }
 
@@ -790,11 +790,11 @@ Test(node, a_granted_drain_does_not_drain_the_next_holder_of_the_place, .init = 
 {
     psd_msg_t leave = message(PSD_MSG_LEAVE);
     leave.code = 1;
-    wish(8, "mnist drain 0", 0);
+    request(8, "mnist drain 0", 0);
     say(WORKER_PEER, &leave, NULL, 0);
     hello("mnist b:2", NONCE + 1);
     incarnation = answer(PSD_MSG_WELCOME)->incarnation;
-    wish(8, "mnist drain 0", 0);
+    request(8, "mnist drain 0", 0);
     cr_assert_not_null(answer(PSD_MSG_ADMIN));
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT);
     beat.seq = NONCE + 1;
@@ -804,28 +804,28 @@ Test(node, a_granted_drain_does_not_drain_the_next_holder_of_the_place, .init = 
 
 Test(node, an_operator_sets_the_learning_rate_within_its_limits, .init = setup, .fini = teardown)
 {
-    wish(1, "mnist set optimizer.lr", 0.5);
+    request(1, "mnist set optimizer.lr", 0.5);
     cr_assert_str_eq(granted(), "optimizer.lr is 0.5 from the next step on");
     push(1, ones);
     cr_assert_eq(weight(0), 0.5f, "1 - 0.5 * 1");
-    wish(2, "mnist set optimizer.lr", -1);
+    request(2, "mnist set optimizer.lr", -1);
     expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set, to 0..1e+09");
-    wish(3, "mnist set optimizer.lr", NAN);
+    request(3, "mnist set optimizer.lr", NAN);
     expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set");
-    wish(4, "mnist set optimizer.momentum", 0.5);
+    request(4, "mnist set optimizer.momentum", 0.5);
     expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set");
 }
 
-Test(node, wishes_that_make_no_sense_are_refused_saying_why, .init = setup, .fini = teardown)
+Test(node, requests_that_make_no_sense_are_refused_saying_why, .init = setup, .fini = teardown)
 {
-    wish(1, "other pause", 0);
+    request(1, "other pause", 0);
     expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you ask for job other");
     static const char *const bad[] = { "mnist", "mnist dance", "mnist pause now", "mnist drain", "mnist drain 0 1", "" };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        wish(2 + i, bad[i], 0);
+        request(2 + i, bad[i], 0);
         cr_assert_not_null(answer(PSD_MSG_REFUSED), "%s", bad[i]);
     }
-    wish(20, "mnist save", 0);
+    request(20, "mnist save", 0);
     expect_refusal(PSD_REFUSAL_CONFIG, "checkpoint.dir");
 }
 
@@ -1287,9 +1287,9 @@ Test(node, a_paused_job_waits_without_limit, .init = setup_impatient, .fini = te
 {
     int code = 0;
     char text[PSD_MAX_TEXT] = "";
-    wish(1, "mnist pause", 0);
+    request(1, "mnist pause", 0);
     cr_assert_not(ends_within(20000, &code, text), "%s", text);
-    wish(2, "mnist resume", 0);
+    request(2, "mnist resume", 0);
     cr_assert(ends_within(3500, &code, text));
 }
 

@@ -40,9 +40,9 @@ Test(npyarray, an_unsupported_array_is_named)
     cr_expect_eq(parse(4, "{}", "", 0, &a), PSD_EDATA);
     cr_expect_str_eq(err.text, "f: a NumPy array of version 4; 1 to 3 are read");
     cr_expect_eq(parse(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 1)}", "\0\0\0\0", 4, &a), PSD_EDATA);
-    cr_expect_str_eq(err.text, "f: 5 dimensions, where at most 4 are read");
+    cr_expect_str_eq(err.text, "f: 5 dimensions; at most 4 are supported");
     cr_expect_eq(parse(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999, 9999999999)}", "", 0, &a), PSD_EDATA);
     cr_expect_not_null(strstr(err.text, "its shape"), "%s", err.text);
     cr_expect_eq(parse(1, "{'descr': '<f4', 'color': 1}", "", 0, &a), PSD_EDATA);
-    cr_expect_str_eq(err.text, "f: its header has a key that no array has; save it again with numpy.save");
+    cr_expect_str_eq(err.text, "f: its header has an unknown key; save it again with numpy.save");
 }

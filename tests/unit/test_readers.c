@@ -207,11 +207,11 @@ Test(npy, each_mistake_is_named)
         { "{'descr': '|O', 'fortran_order': False, 'shape': (2, 1)}",
           "x: values of type |O; save it as float32, with array.astype('<f4')" },
         { "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,)}",
-          "x: its type is a structure or damaged, and a column at a time is read; save it again with numpy.save" },
+          "x: its type is damaged, or a structure, which is not supported; save it again with numpy.save" },
         { "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 1)}",
           "x: its order is Fortran's; save numpy.ascontiguousarray of it" },
         { "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 1)}",
-          "x: its shape promises other bytes than the 8 that the file holds; fetch it again" },
+          "x: its shape does not match the 8 bytes of data in the file; fetch it again" },
         { "{'descr': '<f4', 'shape': (2,", "x: its shape is not a tuple of sizes; save it again with numpy.save" },
         { "{'fortran_order': False, 'shape': (2,)}", "x: its header has no type, or no shape; save it again with numpy.save" },
     };

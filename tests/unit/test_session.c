@@ -155,7 +155,7 @@ Test(session, a_worker_that_was_given_up_or_replaced_may_start_anew, .init = set
     cr_assert_eq(psd_err_exit_code(PSD_EFENCED), 75);
 }
 
-Test(session, the_wish_of_an_operator_comes_with_the_heartbeat, .init = setup, .fini = teardown)
+Test(session, the_request_of_an_operator_comes_with_the_heartbeat, .init = setup, .fini = teardown)
 {
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT, RUN);
     say(&beat, NULL, 0);

@@ -128,7 +128,7 @@ Test(summary, where_workers_end_one_after_another_it_is_that_of_the_last_to_save
     settle(3);
     cr_expect_eq(number("worker"), 1);
     cr_expect_eq(number("steps"), 90);
-    cr_expect_eq(number("job_samples"), 950, "those of the job, whoever counted them last");
+    cr_expect_eq(number("job_samples"), 950, "those of the job, whichever worker counted them last");
     cr_expect_eq(number("epochs"), 9.5);
     expect_own(0, "done", 50);
 }

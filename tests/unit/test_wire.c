@@ -43,12 +43,12 @@ Test(wire, a_servers_hello_arrives_with_its_fields)
     psd_buf_unref(&body);
 }
 
-Test(wire, an_operators_wish_arrives_with_its_fields)
+Test(wire, an_operators_request_arrives_with_its_fields)
 {
     psd_buf_t *body = travel(PSD_MSG_ADMIN, said_body(PSD_MSG_ADMIN, "mnist set optimizer.lr", 0.25));
-    const psd_admin_request_t *wish = psd_body_admin_request(body);
-    cr_expect(!strcmp(wish->job, "mnist") && !strcmp(wish->verb, "set") && !strcmp(wish->word, "optimizer.lr"));
-    cr_expect_eq(wish->value, 0.25);
+    const psd_admin_request_t *request = psd_body_admin_request(body);
+    cr_expect(!strcmp(request->job, "mnist") && !strcmp(request->verb, "set") && !strcmp(request->word, "optimizer.lr"));
+    cr_expect_eq(request->value, 0.25);
     psd_buf_unref(&body);
     cr_expect_null(travel(PSD_MSG_ADMIN, NULL), "an answer has none");
 }

@@ -121,7 +121,7 @@ static int begin(parser_t *self, psd_err_t *err)
 {
     const psd_dataset_t *train = self->options->train;
     if (train && (!train->encoding || train->encoding->n_columns != FEATURES || strcmp(train->encoding->column[0].name, "I1")))
-        return psd_err_set(err, PSD_EDATA, "%s: a criteo file, and the training set is none; give both the same format",
+        return psd_err_set(err, PSD_EDATA, "%s is a criteo file, but the training set is not; give both the same format",
                            self->name);
     psd_encoding_t *encoding = train ? train->encoding : psd_encoding_new(FEATURES, err);
     bool whole = encoding && (train || (encoding->label = strdup("label")));

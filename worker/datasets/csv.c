@@ -57,7 +57,7 @@ static int no_column(const parser_t *self, const char *key, const char *wanted, 
     snprintf(nearest, sizeof nearest, "%s", meant.word);
     return psd_err_set(
         err, PSD_ECONFIG, "%s: no column is named '%s'%s%s%s%s; set %s to a name of the first line or a number from 0", self->name,
-        psd_text_quote(shown, wanted, wanted + strlen(wanted)), self->options->header ? "" : ", for data.header is off",
+        psd_text_quote(shown, wanted, wanted + strlen(wanted)), self->options->header ? "" : ", because data.header is off",
         *nearest ? " (did you mean '" : "", nearest, *nearest ? "'?)" : "", key);
 }
 
@@ -399,12 +399,12 @@ static int seek(parser_t *self, psd_err_t *err)
     psd_encoding_t *encoding = self->options->train->encoding;
     const char *weight = self->options->weight_column;
     if (!encoding)
-        return psd_err_set(err, PSD_EDATA, "%s: a table, and the training set is none; give both the same format", self->name);
+        return psd_err_set(err, PSD_EDATA, "%s is a table, but the training set is not; give both the same format", self->name);
     const bool bare = !self->options->header && self->n_columns == encoding->n_columns && self->n_columns != encoding->n_fields;
     if (!self->options->header && !bare && self->n_columns != encoding->n_fields)
         return psd_err_set(err, PSD_EDATA,
                            "%s:%zu: %zu columns; the model was trained on a file of %zu, and has %zu features: give "
-                           "all columns, or the features alone",
+                           "all columns, or only the features",
                            self->name, self->records.field[0].line, self->n_columns, encoding->n_fields, encoding->n_columns);
     for (size_t i = 0; i < self->n_columns; i++) {
         self->role[i] = DROPPED;
@@ -498,7 +498,7 @@ static int parse_number(const parser_t *self, size_t column, float *out, bool *m
         return refuse(self, field, err,
                       cause                          ? cause
                       : self->role[column] == WEIGHT ? "is not a number; is data.weight_column the right one?"
-                      : self->options->train ? "is not a number, as it was in the training set; mend it, or leave its row out"
+                      : self->options->train ? "is not a number, as it was in the training set; correct it, or leave its row out"
                       : self->role[column] == LABEL
                           ? "is not a number; where labels are words, name their column in data.categorical"
                           : "is not a number; name its column in data.categorical, or drop it");

@@ -145,7 +145,7 @@ static int check_once(parser_t *self, const char *at, const char *end, psd_err_t
         if (!parse_index(word.at, psd_text_colon(word), &index) || index - (uint64_t)self->options->index_base != self->scratch[i])
             continue;
         if (seen)
-            return refuse(self, word, err, "has an index that this row has had before; give each one value");
+            return refuse(self, word, err, "has an index that occurs twice in this row; give each one value");
         seen = true;
     }
     return PSD_OK;

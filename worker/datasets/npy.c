@@ -54,7 +54,7 @@ static int begin(psd_table_t *table, const psd_npy_t *array, const psd_dataset_o
 {
     const psd_dataset_t *train = options->train;
     if (train && (!train->encoding || train->encoding->has_words))
-        return psd_err_set(err, PSD_EDATA, "%s: an array of numbers, and the training set is none; give both the same format",
+        return psd_err_set(err, PSD_EDATA, "%s is an array of numbers, but the training set is not; give both the same format",
                            array->name);
     if (train && train->encoding->n_columns != array->width)
         return psd_err_set(err, PSD_EDATA, "%s: %zu values a row, the training set has %zu; give both the same shape", array->name,

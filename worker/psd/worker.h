@@ -47,7 +47,7 @@ enum psd_worker_status {
     PSD_W_EUNAVAILABLE = -8, /* a server or workers that the job needs stayed away for join_timeout_ms */
     PSD_W_ECONFIG = -9,      /* keys are missing, or an address does not go with them */
     PSD_W_EREFUSED = -10,    /* a server refused: other job, protocol, shapes; the sentence names both sides */
-    PSD_W_EFENCED = -11,     /* the servers gave this worker up, or another took its place: connect anew to continue */
+    PSD_W_EFENCED = -11,     /* the servers gave this worker up, or another took its place: connect again to continue */
     PSD_W_ETIMEOUT = -12,    /* the deadline passed; the sentence names what the call was waiting for */
     PSD_W_EAGAIN = -13,      /* nothing yet (a timeout of 0) */
     PSD_W_ESYSTEM = -14,     /* the operating system denies a thread, a socket, a descriptor */
@@ -128,7 +128,7 @@ typedef struct psd_tensor {
 
 /* Register the model, once, and wait until this worker is a member and holds the job's current weights (which are
  * the initial ones at the start, newer ones for a worker that joins later). While parts of the model travel, however slowly,
- * join_timeout_ms begins anew. */
+ * join_timeout_ms starts again. */
 int psd_worker_register(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors);
 
 /* One field of the state that an optimizer keeps of a tensor, under the names of psdctl export, which are torch's where torch

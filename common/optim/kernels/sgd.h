@@ -1,4 +1,4 @@
-/* sgd.h - the rule that sgd, momentum and nesterov share; they differ in defaults alone. */
+/* sgd.h - the rule that sgd, momentum and nesterov share; they differ only in their defaults. */
 #pragma once
 
 #include "common/optim/kernels/kernel.h"

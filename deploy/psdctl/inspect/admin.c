@@ -18,7 +18,7 @@
 enum { ASK_MS = 200, WAIT_S = 30 };
 
 /* A request, repeated until it is granted or refused; its number identifies it. */
-typedef struct wish {
+typedef struct request {
     psd_msg_t msg;
     psd_admin_request_t request;
     const char *join;
@@ -29,9 +29,9 @@ typedef struct wish {
     uv_timer_t ask, deadline;
     psd_socket_t *socket;
     psd_err_t outcome; /* code PSD_EAGAIN: still open; the text is the server's last answer */
-} wish_t;
+} request_t;
 
-static void end(wish_t *self, int code, const char *text)
+static void end(request_t *self, int code, const char *text)
 {
     psd_err_set(&self->outcome, code, "%s", text);
     uv_stop(&self->loop);
@@ -39,7 +39,7 @@ static void end(wish_t *self, int code, const char *text)
 
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
-    wish_t *self = arg;
+    request_t *self = arg;
     psd_msg_t msg;
     psd_err_t err;
     (void)peer;
@@ -67,7 +67,7 @@ static void on_bad(void *arg, uint64_t peer, const char *why)
 
 static void on_link(void *arg, uint64_t peer, psd_link_t link)
 {
-    wish_t *self = arg;
+    request_t *self = arg;
     char text[400];
     (void)peer;
     if (link == PSD_LINK_UP)
@@ -81,7 +81,7 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
 
 static void on_ask(uv_timer_t *timer)
 {
-    wish_t *self = timer->data;
+    request_t *self = timer->data;
     uint8_t header[PSD_MAX_FRAME_HEADER];
     psd_buf_t *body = psd_body_of_admin_request(&self->request), *bytes;
     const size_t n = psd_wire_write(&self->msg, body, psd_net_is_keyed(self->net), header, &bytes);
@@ -92,7 +92,7 @@ static void on_ask(uv_timer_t *timer)
 
 static void on_deadline(uv_timer_t *timer)
 {
-    wish_t *self = timer->data;
+    request_t *self = timer->data;
     char text[sizeof self->outcome.text];
     if (self->outcome.text[0])
         snprintf(text, sizeof text, "not done after %g s: %.400s", self->timeout_s, self->outcome.text);
@@ -103,7 +103,7 @@ static void on_deadline(uv_timer_t *timer)
 }
 
 /* A request without keys works only on the server's machine. */
-static int open_net(wish_t *self)
+static int open_net(request_t *self)
 {
     psd_keys_t keys;
     self->keys.insecure = !self->keys.secret && !self->keys.server;
@@ -118,7 +118,7 @@ static int open_net(wish_t *self)
 }
 
 /* Repeat the request until there is an outcome. */
-static int ask(wish_t *self)
+static int ask(request_t *self)
 {
     psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
     psd_err_t *err = &self->outcome;
@@ -158,7 +158,7 @@ static bool split_setting(char *word, double *value)
 enum { JOIN, JOB, KEY, SERVER_PUBLIC, TIMEOUT };
 
 /* 0, or the exit code of an error, which it has reported. */
-static int read_wish(wish_t *self, const psd_args_t *args)
+static int read_request(request_t *self, const psd_args_t *args)
 {
     const psd_verb_t *verb = args->verb;
     const char *const *flag = args->flag, *name = strrchr(verb->name, ' ');
@@ -182,8 +182,8 @@ static int read_wish(wish_t *self, const psd_args_t *args)
 
 static int run(const psd_args_t *args)
 {
-    wish_t self = { .timeout_s = WAIT_S, .msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL } };
-    int code = read_wish(&self, args);
+    request_t self = { .timeout_s = WAIT_S, .msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL } };
+    int code = read_request(&self, args);
     if (code)
         return code;
     while (!self.msg.seq && getrandom(&self.msg.seq, sizeof self.msg.seq, 0) != sizeof self.msg.seq)
@@ -219,7 +219,7 @@ static int run(const psd_args_t *args)
             .help = "how long to wait until it is done; default 30"                                                                \
         }                                                                                                                          \
     }
-#define WISH(id, title, takes, what, more, example)                                                                                \
+#define REQUEST(id, title, takes, what, more, example)                                                                             \
     const psd_verb_t psd_verb_##id = { .name = title,                                                                              \
                                        .words = takes,                                                                             \
                                        .does = what,                                                                               \
@@ -230,14 +230,14 @@ static int run(const psd_args_t *args)
                                                 "server 0 refuses; 77 when it refuses this key",                                   \
                                        .run = run }
 
-WISH(pause, "pause", "", "close no more rounds of a running job",
-     "Until `psdctl resume`; workers stay, and wait. A pause also ends when server 0 is restarted.",
-     "psdctl pause --join=tcp://ps0:7470 --job=mnist --key=op.key --server-public=ps.pub\n");
-WISH(resume, "resume", "", "continue after a pause", "", "psdctl resume --job=mnist\n");
-WISH(drain, "drain", "WORKER", "make a worker leave after its present round",
-     "WORKER is its id in psdctl status, or its name. It exits with 0, so that no supervisor restarts it.",
-     "psdctl drain 3 --job=mnist\n");
-WISH(set, "set", "optimizer.lr=VALUE", "set the learning rate of a running job", "On all servers, from the next step on.",
-     "psdctl set optimizer.lr=1e-4 --job=mnist\n");
-WISH(checkpoint_save, "checkpoint save", "", "make a running job write a checkpoint, and wait until it is on disk", "",
-     "psdctl checkpoint save --job=mnist\n");
+REQUEST(pause, "pause", "", "close no more rounds of a running job",
+        "Until `psdctl resume`; workers stay, and wait. A pause also ends when server 0 is restarted.",
+        "psdctl pause --join=tcp://ps0:7470 --job=mnist --key=op.key --server-public=ps.pub\n");
+REQUEST(resume, "resume", "", "continue after a pause", "", "psdctl resume --job=mnist\n");
+REQUEST(drain, "drain", "WORKER", "make a worker leave after its present round",
+        "WORKER is its id in psdctl status, or its name. It exits with 0, so that no supervisor restarts it.",
+        "psdctl drain 3 --job=mnist\n");
+REQUEST(set, "set", "optimizer.lr=VALUE", "set the learning rate of a running job", "On all servers, from the next step on.",
+        "psdctl set optimizer.lr=1e-4 --job=mnist\n");
+REQUEST(checkpoint_save, "checkpoint save", "", "make a running job write a checkpoint, and wait until it is on disk", "",
+        "psdctl checkpoint save --job=mnist\n");

@@ -282,7 +282,7 @@ static int write_state(const psd_inheritance_t *all, const psd_model_t *model, c
         if (all->of[i].t)
             printf("%s: %s after %" PRIu64 " updates\n", param[i].name, its->opt->name, all->of[i].t);
         else
-            printf("%s: begins anew\n", param[i].name);
+            printf("%s: starts with new state\n", param[i].name);
     }
     const psd_note_t notes[] = { { "format", "pt" },
                                  { "psd.job", psd_options_string(o, PSD_OPT_job) },

@@ -164,7 +164,7 @@ static void on_silence(uv_timer_t *timer)
 {
     agent_t *self = timer->data;
     if (++self->silent_turns >= SILENT_TURNS)
-        end(self, "psdctl launch sends nothing any more; ending");
+        end(self, "psdctl launch has gone silent; ending");
 }
 
 static void take_line(agent_t *self)

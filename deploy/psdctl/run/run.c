@@ -729,7 +729,7 @@ static void miss_model(run_t *run, const struct stat *before)
     if (run->code != 0 || run->plan.hosts.n || run->program || !*save || is_new || (now.st_mode && !S_ISREG(now.st_mode)))
         return;
     run->code = psd_err_exit_code(PSD_EIO);
-    say(run, "psdctl: no worker has saved the model as %s; start again to have it", save);
+    say(run, "psdctl: no worker has saved the model as %s; run the job again to get it", save);
 }
 
 /* Check this before printing the summary: output that cannot be written is a failure. */

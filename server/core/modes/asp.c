@@ -23,7 +23,7 @@ static bool is_saved(const psd_progress_t *p) { return p->point_progress == p->s
 
 const psd_mode_t psd_mode_asp = {
     .name = "asp",
-    .summary = "asynchronous: each worker's push is a step at once, nobody waits",
+    .summary = "asynchronous: each worker's push is a step of its own, and no worker waits",
     .unit = "step",
     .whole_push = whole_push,
     .may_step = may_step,

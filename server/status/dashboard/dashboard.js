@@ -306,7 +306,7 @@ function pairs(rows) {
   }));
 }
 
-/* Why a message was refused, for people; most of it is nobody's fault, and is made good by itself. */
+/* Why a message was refused, for people; most refusals are harmless, and psd recovers without help. */
 var REFUSED = { protocol: 'of another version of psd', job: 'of another job', shape: 'for a model of another shape',
   view: 'sent before a worker or server came or went (sent again)', incarnation: 'of an earlier life of a worker or server',
   worker: 'of a worker that is not in the job', shard: 'for another server', clock: 'for a round that is not open', checksum: 'damaged on the way',

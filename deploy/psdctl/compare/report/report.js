@@ -1,4 +1,4 @@
-/* report.js - the charts of a comparison's page: drawn of the data in it, as wide as there is room, and anew when a curve is hidden or
+/* report.js - the charts of a comparison's page: drawn from its data as wide as the window allows, and again when a curve is hidden or
  * another axis is asked for. Axes span what has trained and is shown; what failed never stretches them. */
 (function () {
 'use strict';
