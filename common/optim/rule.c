@@ -25,7 +25,7 @@ enum { N_PULLBACKS = sizeof pullbacks / sizeof *pullbacks };
 enum { K, ALPHA, PULLBACK };
 static const psd_hyper_t lookahead_hyper[] = {
     [K] = { .name = "k", .def = 5, .min = 1, .max = 1e9, .help = "updates between syncs" },
-    [ALPHA] = { .name = "alpha", .def = 0.5, .max = 1, .open_min = true, .help = "share of the way back" },
+    [ALPHA] = { .name = "alpha", .def = 0.5, .max = 1, .open_min = true, .help = "fraction of the way that the slow weights move" },
     [PULLBACK] = { .name = "pullback", .max = N_PULLBACKS - 1, .help = "what a sync does to first moments" },
     { .name = NULL },
 };

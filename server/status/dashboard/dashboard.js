@@ -334,7 +334,7 @@ function putOptimizer(s) {
   var o = s.optimizer, l = o.lookahead;
   fill(parts.optimizer, pairs([['rule', o.rule], ['learning rate now', plain(o.lr_now)],
     o.schedule && o.schedule.indexOf('constant') !== 0 ? ['schedule', o.schedule + ', by ' + o.schedule_unit] : null,
-    l ? ['Lookahead', 'every ' + l.k + ' steps the slow weights go ' + plain(l.alpha) + ' of the way'] : null,
+    l ? ['Lookahead', 'every ' + l.k + ' steps the slow weights move a fraction ' + plain(l.alpha) + ' of the way to the fast ones'] : null,
     l ? ['its phase', h('span', {}, l.k <= 20 ? h('span', { 'class': 'phase', 'aria-hidden': 'true' },
       '●'.repeat(l.phase) + '○'.repeat(l.k - l.phase)) : '', ' ' + l.phase + ' of ' + l.k)] : null,
     l ? ['syncs', plain(l.sync_epoch)] : null]), (o.groups || []).length ? table(['tensors', 'trained by', 'rate', 'parameters'],
