@@ -50,16 +50,16 @@ follow() {
 }
 looked() { curl -fsS "$url/metrics" | grep '^psd_http_requests_total{path="/events"}' || true; }
 
-# The job ends when it has been told of, however slow what comes before is: it stands still meanwhile.
+# The job is paused until psdctl wait follows it, however slow the steps before are.
 start --stop-steps=600 --stop-epochs=0
 expect 0 "$url"
 operate=$(sed -n 's/.*operate psdctl pause //p' "$dir/out" | head -n 1)
 read -ra operate <<<"$operate"
 "$bin/psdctl" pause "${operate[@]}" >/dev/null || fail "the job was over before it was paused"
 follow 0
-expect 69 --for=step=1000000000 --timeout=0.3 "$url"
+expect 69 --for=step=1000000000 --timeout=2 "$url" # while the server answers
 "$bin/psdctl" resume "${operate[@]}" >/dev/null
-wait "$follower" || fail "who waited was not told of the end"
+wait "$follower" || fail "psdctl wait did not see the end"
 wait "$job" || fail "the job failed"
 
 # With checkpoints it first makes the last one, and is over before it has ended.
@@ -69,7 +69,7 @@ expect 0 --for=step=100 "$url"
 follow 75
 kill "$job"
 wait "$job" || true
-wait "$follower" || fail "who waited was not told of the stop"
+wait "$follower" || fail "psdctl wait did not see the stop"
 job=
 
 expect 69 --timeout=0.5 127.0.0.1:1

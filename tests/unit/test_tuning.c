@@ -30,6 +30,8 @@ static void teardown(void)
 
 TestSuite(tuning, .fini = teardown, .timeout = 60);
 
+static double adams_lag; /* adam's runs end this much below sgd's */
+
 /* Each run of the round ends with a value that depends on its factor: sgd is best at `best`, adam at 1; two seeds differ by
  * `apart`. */
 static void fill(double best, double apart)
@@ -38,7 +40,7 @@ static void fill(double best, double apart)
     for (size_t c = 0; c < round->n; c++)
         for (unsigned s = 0; s < 2; s++) {
             const psd_contender_t *one = &round->contender[c];
-            const double off = fabs(log10(one->factor / (one->named ? 1 : best)));
+            const double off = fabs(log10(one->factor / (one->named ? 1 : best))) + (one->named ? 10 * adams_lag : 0);
             round->contender[c].outcome[s] = (psd_outcome_t){
                 .read = true, .final = 0.5, .held = 0.9 - 0.1 * off + (s ? apart : -apart), .loss = 1, .metric = "accuracy"
             };
@@ -110,6 +112,20 @@ Test(tuning, a_rate_that_is_cut_within_the_range_of_the_chosen_one_is_marked)
     cr_expect_eq(json_array_size(json_object_get(json, "rounds")), 2);
     cr_expect(json_is_string(json_object_get(json, "choice")));
     json_decref(json);
+}
+
+Test(tuning, a_rate_is_compared_only_with_the_rate_chosen_for_its_own_rule)
+{
+    bool done;
+    cr_assert_eq(begin("0.1,1,10"), PSD_OK, "%s", err.text);
+    adams_lag = 0.1; /* sgd: 0.9 at the best rate, 0.8 at the others; adam: 0.8 and 0.7 */
+    fill(1, 0.01);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    fill(1, 0.01);
+    psd_tuning_next(&tuning, &done, &err);
+    for (size_t c = 0; c < 6; c++)
+        cr_expect_eq(psd_tuning_overlaps(&tuning, 0, c), tuning.round[0].contender[c].factor == 1, "%s",
+                     tuning.round[0].contender[c].label);
 }
 
 Test(tuning, a_chosen_rate_at_the_edge_of_the_grid_is_said_at_the_end)
