@@ -238,7 +238,7 @@ class WarmStart(unittest.TestCase):
                                                             "negative: .*; write the state again"):
                     psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True, state=state)
 
-    def test_what_is_missing_begins_anew_where_that_is_allowed(self) -> None:
+    def test_what_is_missing_starts_again_where_that_is_allowed(self) -> None:
         model = make_model()
         torchs = torch.optim.SGD(list(model.parameters())[:2], lr=0.1, momentum=0.9)
         train(model, torchs, 3)

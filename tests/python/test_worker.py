@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 import psd  # noqa: E402
 from psd import __main__ as command  # noqa: E402
 from psd import capi  # noqa: E402
+from psd.worker import _ms  # noqa: E402
 
 
 class Line(unittest.TestCase):
@@ -203,7 +204,7 @@ class Line(unittest.TestCase):
             worker.exchange([ones, None])
         worker.leave()
 
-    def test_a_child_of_fork_is_told_to_connect_anew_and_the_parent_trains_on(self) -> None:
+    def test_a_child_of_fork_is_told_to_connect_again_and_the_parent_trains_on(self) -> None:
         self.register()
         child = os.fork()
         if not child:
@@ -279,6 +280,9 @@ class Alone(unittest.TestCase):
             told = support.script(text, PSD_JOIN=servers.join, PSD_INSECURE="true", PSD_JOB="lines", PSD_WORKER__ID="3")
             self.assertEqual(told.communicate(timeout=60), ("0.5 3\n", ""))
 
+    def test_timeouts_are_in_seconds_and_none_is_no_limit(self) -> None:
+        self.assertEqual([_ms(t) for t in (None, 0, 0.05, 1.5, -1, 1e12)], [-1, 0, 50, 1500, 0, 2**31 - 1])
+
     def test_a_job_of_another_name_is_refused(self) -> None:
         with support.Servers() as servers, self.assertRaisesRegex(psd.RefusedError, "other"):
             psd.connect(servers.join, insecure=True, job="other")
@@ -294,6 +298,8 @@ class Alone(unittest.TestCase):
             first.begin([np.zeros(2, np.float32)])
             with self.assertRaisesRegex(psd.DeadlineError, "exchange: nothing after 100 ms"):
                 first.wait(0.1)
+            with self.assertRaisesRegex(psd.DeadlineError, "exchange: nothing after 1 ms"):
+                first.wait(0)
             servers.kill(0)
             with self.assertRaisesRegex(psd.UnavailableError, "servers' logs"):
                 first.wait()

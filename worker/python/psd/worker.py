@@ -354,7 +354,7 @@ class Worker:
             pointer = self._pointer
             if not self._is_open:
                 raise UsageError("no exchange is open", hint="push gradients first")
-            code = self._lib.psd_worker_wait(pointer, self._ticket, _ms(timeout))
+            code = self._lib.psd_worker_wait(pointer, self._ticket, _wait_ms(timeout))
             if code == 0 or code in (-8, -11, -17):
                 self._is_open = False
                 self._lent.clear()
@@ -377,13 +377,13 @@ class Worker:
                 if view.shape != weights.shape:
                     raise UsageError(f"out[{name!r}] has the shape {view.shape}, but the tensor has {weights.shape}")
             addresses = (c_void_p * len(views))(*(view.ctypes.data for view in views))
-            self._check(self._lib.psd_worker_pull_slow(pointer, addresses, _ms(timeout)))
+            self._check(self._lib.psd_worker_pull_slow(pointer, addresses, _wait_ms(timeout)))
             return dict(zip(self._names, views))
 
     def set_lr(self, lr: float, timeout: float | None = None) -> None:
         """Set the job's learning rate for all workers, from the next step on. No exchange may be open."""
         with self._lock:
-            self._check(self._lib.psd_worker_set_lr(self._pointer, lr, _ms(timeout)))
+            self._check(self._lib.psd_worker_set_lr(self._pointer, lr, _wait_ms(timeout)))
 
     def report(self, name: str, value: float) -> None:
         """Show a number ("val/accuracy") on the servers' status page. Does not wait."""
@@ -460,7 +460,7 @@ class Worker:
         if self.has_left:
             return
         with self._lock:
-            code = self._lib.psd_worker_leave(self._pointer, finished, _ms(timeout))
+            code = self._lib.psd_worker_leave(self._pointer, finished, _wait_ms(timeout))
             self._is_open = False
             self._lent.clear()
             self._has_left = code not in _STILL_HERE
@@ -518,6 +518,11 @@ atexit.register(lambda: leave_all(getattr(sys, "last_value", None) is None, []))
 def _ms(timeout: float | None) -> int:
     """Convert seconds for the library; None: no limit."""
     return -1 if timeout is None else min(max(int(timeout * 1000), 0), 2**31 - 1)
+
+
+def _wait_ms(timeout: float | None) -> int:
+    """The same for a call that waits: at least 1 ms, because with 0 the library's code is that of a job that has gone back."""
+    return _ms(timeout) or 1
 
 
 def _bytes(text: str | os.PathLike[str] | None) -> bytes | None:
