@@ -76,6 +76,7 @@ finds 64 --frobnicate <<<'unknown option --frobnicate'
 
 # Limits, disks.
 (ulimit -n 64 && finds 1 "${any[@]}" --workers-min=8 <<<'^bad +limits +64 open files, but this job needs 82')
+(ulimit -n 64 && finds 1 "${any[@]}" --workers-min=2 --workers-want=8 --servers=2 <<<'^bad +limits +64 open files, but this job needs 84')
 finds 1 "${any[@]}" --checkpoint-dir=/proc/none <<<'^bad +checkpoint.dir'
 finds 1 "${any[@]}" --checkpoint-dir="$dir/report/x" <<<'^bad +checkpoint.dir'
 if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ]; then
@@ -83,7 +84,7 @@ if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ]; then
 fi
 [ ! -e /dev/shm/psd-none ] || fail 'it made a directory'
 
-# Keys: readable by their owner alone, and never shown.
+# Keys: readable only by their owner, and never shown.
 "$bin/psdctl" keygen ps --role=server >allow
 "$bin/psdctl" keygen gpu >>allow
 chmod 600 allow
@@ -95,6 +96,11 @@ END
 for key in ps.key gpu.key; do
     [ "$(grep -v '^#' $key | wc -c)" -gt 20 ] || fail "$key holds no secret"
     ! grep -qF "$(grep -v '^#' $key)" report || fail "it shows the secret of $key"
+done
+for only in server worker; do
+    grep " $only " allow >only.$only && chmod 600 only.$only
+    finds 0 "${any[@]}" --server-key=ps.key --allow=only.$only <<<"^warn +allow +only.$only, mode 0600: .*1 (of role )?$only"
+    grep -q 'servers need one as well as workers' report || fail "no advice for a list with only a $only: $(cat report)"
 done
 chmod 644 gpu.key
 finds 1 "${any[@]}" --worker-key=gpu.key --server-public=ps.pub <<<'^bad +worker.key +.*gpu.key'

@@ -45,6 +45,12 @@ right=$(paste -d, out.csv people.csv | awk -F, 'NR > 1 && $1 == $6 { n++ } NR > 
 awk "BEGIN { d = $right - $accuracy; exit !(d < 1e-5 && d > -1e-5) }" || fail "$right of the predictions are right, and training said $accuracy"
 grep -q '^psdctl predict: 300 rows: accuracy ' said || fail "$(cat said)"
 
+# Predictions that cannot be written are none.
+code=0
+"$bin/psdctl" predict job.yaml >/dev/full 2>said || code=$?
+[ "$code" -eq 74 ] || fail "with a full disk it ended with $code: $(cat said)"
+[ "$(cat said)" = 'psdctl predict: cannot write the predictions to standard output' ] || fail "$(cat said)"
+
 # Columns in any order, no label, a new word; the training set is not needed.
 printf 'town,id,age\nParis,1,30\nRome,2,\n' >new.csv
 mv people.csv gone.csv
@@ -104,4 +110,18 @@ refused 65 'tensor fc2.weight is [10, 16] there, but [20, 16] in the model' \
     "$bin/psdctl" config check job.yaml "${mlp[@]}" --model-layers=784,16,20,10 --init=a.safetensors
 "$bin/psdctl" run job.yaml "${mlp[@]}" --model-layers=784,16,20,10 --init=a.safetensors --init-partial=true --run-dir=b >said 2>&1 || fail "$(cat said)"
 grep -q 'names="fc2.weight, fc2.bias, fc3.weight, fc3.bias"' said || fail "it does not say what is missing: $(cat said)"
+
+# Layers have numbers in torch's names: 10 comes after 8.
+"$bin/psdctl" run job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,10 --save=deep.safetensors --run-dir=c >said 2>&1 || fail "$(cat said)"
+cp deep.safetensors torch.safetensors
+for layer in 1 2 3 4 5; do
+    sed -i "s/fc$layer\.weight/$((2 * layer - 2)).weight__/; s/fc$layer\.bias/$((2 * layer - 2)).bias__/" torch.safetensors
+done
+sed -i 's/fc6\.weight/10.weight_/; s/fc6\.bias/10.bias_/' torch.safetensors
+"$bin/psdctl" import job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,10 --from=torch.safetensors --to=torchs.safetensors >said 2>&1 || fail "$(cat said)"
+grep -q '^fc6.weight \[10, 8\]: 10.weight_$' said || fail "$(cat said)"
+for model in deep torchs; do
+    "$bin/psdctl" predict job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,10 --weights=$model.safetensors --to=$model.csv 2>said || fail "$(cat said)"
+done
+cmp deep.csv torchs.csv || fail 'imported weights of six layers predict otherwise'
 echo 'predict: ok'

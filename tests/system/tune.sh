@@ -80,4 +80,15 @@ code=0
 "$bin/psdctl" tune job.yaml --lr-sweep=1 --run-dir=three 2>err || code=$?
 [ "$code" -eq 78 ] || fail "one rate ended with $code: $(cat err)"
 grep -q 'a search needs more than one learning rate' err || fail "$(cat err)"
+
+# A rate that cannot be tried is cut, and the search ends with the code of that run although the others succeed.
+mkdir failing
+cp "$bin/psdctl" "$bin/psd-worker" failing
+printf '#!/bin/sh\ncase "$*" in *"sgd(lr=50,"* | *"sgd(lr=50)"*) exit 71 ;; esac\nexec %s/psd "$@"\n' "$bin" >failing/psd
+chmod +x failing/psd
+code=0
+failing/psdctl tune jobs/table.yaml --lr-sweep=0.1,1,10 --progress=none --run-dir=four >said 2>err || code=$?
+[ "$code" -eq 71 ] || fail "with a rate that fails it ended with $code: $(cat err)"
+grep -q '^compare.failed .*"sgd(lr=50)".* code=71 ' err || fail "$(cat err)"
+grep -q '^chosen: ' said || fail "$(cat said err)"
 echo 'tune: ok'

@@ -35,11 +35,11 @@ start() {
     fail "no address"
 }
 
-# Start psdctl wait --for=finished in the background, which must end with code $1; returns when it has looked at the job.
+# Start psdctl wait with the words after $1 in the background, which must end with code $1; returns when it has looked at the job.
 follow() {
     local looks now
     looks=$(looked)
-    { expect "$1" --for=finished "$url" && touch "$dir/told"; } &
+    expect "$@" "$url" &
     follower=$!
     for ((i = 0; i < 3000; i++)); do
         now=$(looked)
@@ -56,17 +56,20 @@ expect 0 "$url"
 operate=$(sed -n 's/.*operate psdctl pause //p' "$dir/out" | head -n 1)
 read -ra operate <<<"$operate"
 "$bin/psdctl" pause "${operate[@]}" >/dev/null || fail "the job was over before it was paused"
-follow 0
+follow 75 --for=step=1000000000
+earlier=$follower
+follow 0 --for=finished
 expect 69 --for=step=1000000000 --timeout=2 "$url" # while the server answers
 "$bin/psdctl" resume "${operate[@]}" >/dev/null
 wait "$follower" || fail "psdctl wait did not see the end"
+wait "$earlier" || fail "psdctl wait did not see that the job had ended before that step"
 wait "$job" || fail "the job failed"
 
 # With checkpoints it first makes the last one, and is over before it has ended.
 start --stop-steps=1000000000 --stop-epochs=0 --checkpoint-dir="$dir/ck"
 expect 0 --for=step=1 "$url"
 expect 0 --for=step=100 "$url"
-follow 75
+follow 75 --for=finished
 kill "$job"
 wait "$job" || true
 wait "$follower" || fail "psdctl wait did not see the stop"

@@ -20,6 +20,8 @@ Test(advice, a_servers_link_carries_what_all_workers_send_it)
     psd_speeds_t many = speeds;
     many.workers = 8, many.servers = 2;
     cr_expect_float_eq(psd_advice_step(&many, &ways[0]), 0.01 + 4 * 0.02, 1e-12);
+    many.workers = 3, many.servers = 2;
+    cr_expect_float_eq(psd_advice_step(&many, &ways[0]), 0.01 + 1.5 * 0.02, 1e-12);
     many.workers = 2, many.servers = 8;
     cr_expect_float_eq(psd_advice_step(&many, &ways[0]), 0.01 + 0.02, 1e-12, "a worker's own link is the busiest then");
 }

@@ -168,7 +168,7 @@ Test(inherit, torch_counts_no_updates_of_sgd)
     cr_expect_eq(inherit(field, 2, true), PSD_EDATA, "without its state, Lookahead's position between two syncs is unknown");
 }
 
-Test(inherit, partially_a_tensor_begins_with_all_or_anew)
+Test(inherit, partially_a_tensor_starts_with_all_its_state_or_none)
 {
     train_by("lookahead(adam)", "");
     cr_assert_eq(inherit(of_adam, 5, true), PSD_OK, "%s", err.text);
@@ -202,10 +202,13 @@ Test(inherit, state_of_another_optimizer_does_not_fit_though_its_fields_have_the
     train_by("adam", "b(optimizer=adopt)");
     cr_expect_eq(inherit(of_adam, 6, true), PSD_OK);
     cr_expect_eq(all->of[1].t, 0);
+    cr_assert_eq(psd_groups_parse(&from, "adam", "b(freeze=1)", &err), PSD_OK);
+    cr_expect_eq(inherit(of_adam, 6, false), PSD_OK, "b was frozen there, so no rule is known to have kept its state: %s",
+                 err.text);
     from.n = 0;
 }
 
-Test(inherit, a_tensor_that_was_never_updated_begins_anew)
+Test(inherit, a_tensor_that_was_never_updated_starts_with_new_state)
 {
     train_by("adagrad", "");
     const psd_state_field_t field[] = { ARRAY("w", "sum", six), NUMBER("w", "step", 0), ARRAY("b", "sum", two),
