@@ -75,6 +75,14 @@ class Follow(unittest.TestCase):
                     versions.append(self.check(follower, follower.pull()))
                     self.check(other, other.pull())
                 self.assertEqual(versions, sorted(versions))
+                kept = follower.pull()
+                version = follower.version
+                for _ in range(3):
+                    while follower.version == version and time.monotonic() < deadline:
+                        follower.pull()
+                    version = follower.version
+                self.assertEqual(len({w for array in kept.values() for w in array.flatten().tolist()}), 1, "arrays of a pull stay as they are")
+                self.assertGreater(kept["s"].item(), -float(version))
                 self.assertGreaterEqual(len(set(versions)), 5)
             self.assertEqual(set(psd.read(servers.join, insecure=True)), set(SHAPES))
 

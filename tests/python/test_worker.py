@@ -283,6 +283,15 @@ class Alone(unittest.TestCase):
     def test_timeouts_are_in_seconds_and_none_is_no_limit(self) -> None:
         self.assertEqual([_ms(t) for t in (None, 0, 0.05, 1.5, -1, 1e12)], [-1, 0, 50, 1500, 0, 2**31 - 1])
 
+    def test_a_worker_that_is_given_up_is_told_so_by_every_call(self) -> None:
+        with support.Servers("--sync-quarantine-after=1", "--workers-want=2") as servers:
+            with psd.connect(servers.join, insecure=True) as worker:
+                worker.register({"w": np.zeros(2, np.float32)})
+                for _ in range(2):
+                    with self.assertRaisesRegex(psd.FencedError, "call psd.connect again"):
+                        worker.exchange([np.full(2, np.nan, np.float32)])
+                worker.close()
+
     def test_a_job_of_another_name_is_refused(self) -> None:
         with support.Servers() as servers, self.assertRaisesRegex(psd.RefusedError, "other"):
             psd.connect(servers.join, insecure=True, job="other")

@@ -106,6 +106,7 @@ Test(follower, a_wait_ends_by_a_timeout_or_by_the_programs_request_and_says_for_
     for (int i = 0; i < 600 && !strstr(psd_follower_error(follower), words); i++) /* server 0 answers soon */
         cr_assert_eq(psd_follower_pull(follower, 0, 100), PSD_W_ETIMEOUT);
     cr_expect(strstr(psd_follower_error(follower), words), "%s", psd_follower_error(follower));
+    cr_expect_eq(psd_follower_pull(follower, 0, 0), PSD_W_ETIMEOUT, "with 0 it only looks");
     psd_follower_close(&follower);
     psd_worker_config_t config = configuration();
     config.interrupted = enough;

@@ -541,6 +541,18 @@ Test(coordinator, in_bsp_a_worker_that_sets_the_rate_is_answered_at_once, .fini 
     cr_expect_not_null(worker_sets_the_rate());
 }
 
+Test(coordinator, a_worker_that_joins_is_told_the_learning_rate_in_force, .fini = teardown)
+{
+    psd_err_t err;
+    config.workers_min = 1;
+    begin("bsp", 1);
+    cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "me", &out, &err), PSD_OK);
+    cr_assert_not_null(worker_greets(1));
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_WELCOME)
+            cr_expect_eq(psd_body_cluster(out.at[i].payload)->settings.lr, 0.25);
+}
+
 Test(coordinator, in_bsp_a_learning_rate_waits_for_the_round_to_close, .fini = teardown)
 {
     psd_err_t err;

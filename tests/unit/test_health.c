@@ -233,6 +233,14 @@ Test(health, steps_of_more_than_a_tenth_of_the_weights_explode_in_the_fifth_look
     cr_expect_eq(look(&well), PSD_HEALTH_OK);
     cr_expect_eq(looks_until(PSD_HEALTH_EXPLODING, &thrown), PSD_HEALTH_IN_ROW);
     expect_words("most recently 0.3 (0.001 is usual)", "clip.norm");
+    cr_expect_eq(health.tensor[1].since, step);
+    cr_expect_eq(look(&thrown), PSD_HEALTH_EXPLODING);
+    cr_expect_eq(health.tensor[1].since, step - 100);
+    thrown.weight = 10, thrown.update = 3;
+    cr_expect_eq(look(&thrown), PSD_HEALTH_EXPLODING);
+    expect_words("200 times as large as when training began", "clip.norm");
+    cr_expect_eq(health.tensor[1].since, step, "since when it shows the sign that the sentence names");
+    thrown = well;
     thrown.update = 0.09 * thrown.weight;
     cr_expect_eq(look(&thrown), PSD_HEALTH_OK);
 }

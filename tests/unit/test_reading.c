@@ -148,6 +148,35 @@ Test(reading, the_weights_read_last_stay_until_the_next_are_complete)
     cr_expect_eq(psd_reading_weights(reading)[0][0], 2);
 }
 
+Test(reading, the_version_is_that_of_the_server_that_has_made_the_fewest_steps)
+{
+    for (uint32_t last = 0; last < 2; last++) { /* in asp, servers may be some steps apart */
+        begin();
+        const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+        tell_model(seq);
+        tell_snapshot(seq, RUN, 5);
+        tell_values(!last, seq, 5, last ? 17 : 18, 1);
+        tell_values(last, seq, 5, last ? 18 : 17, 1);
+        cr_assert_eq(psd_reading_phase(reading), PSD_READING_IDLE);
+        cr_expect_eq(psd_reading_version(reading), 17);
+    }
+}
+
+Test(reading, a_silent_server_is_asked_again_after_ever_longer_pauses_of_at_most_a_second)
+{
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    static const uint64_t pause_ms[] = { 50, 100, 200, 400, 800, 1000, 1000, 1000 };
+    for (size_t i = 0; i < sizeof pause_ms / sizeof *pause_ms; i++) {
+        pass(pause_ms[i] - 1);
+        cr_expect_null(sent_to(1, PSD_MSG_READ), "pause %zu", i);
+        pass(1);
+        cr_expect_not_null(sent_to(1, PSD_MSG_READ), "pause %zu", i);
+    }
+}
+
 Test(reading, values_of_another_snapshot_or_question_are_not_mixed_in)
 {
     begin();
