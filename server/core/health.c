@@ -155,7 +155,7 @@ static void see(const psd_health_t *self, uint32_t t)
     }
     note(self, x, sum);
     const psd_health_sign_t sign = sign_of(self, x, sum, self->step);
-    x->since = sign != x->sign ? self->step : x->since;
+    x->since = state_of(sign) != x->state ? self->step : x->since;
     x->sign = sign;
     x->state = state_of(sign);
 }

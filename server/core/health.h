@@ -68,7 +68,7 @@ typedef struct psd_health_tensor {
     double most_rate;                   /* the greatest rate of its looks */
     double first_rms;                   /* root mean square of its weights at its first look */
     double growth;                      /* the present root mean square divided by first_rms, or by model_rms if that is more */
-    uint64_t since;                     /* step of the look in which it first showed this sign */
+    uint64_t since;                     /* step of the look in which it entered this state */
     uint32_t n_zeros, n_tiny, n_thrown; /* newest consecutive looks that show this sign */
     char strip[PSD_HEALTH_COLUMNS];     /* a letter of PSD_HEALTH_LETTERS per column: the strongest of its looks */
 } psd_health_tensor_t;
