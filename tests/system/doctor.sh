@@ -72,6 +72,9 @@ END
 printf 'servers: 999\n' >bad.yaml
 finds 1 bad.yaml <<<'^bad +job +bad.yaml:1:10: servers is 999; it takes 1 to 256'
 finds 1 "${addresses[@]}" --data-train=csv:none.csv <<<'^bad +data +--data-train: none.csv: No such file'
+printf 'a,b,y\n1,2,0\n,3,1\n2,,0\n4,5,1\n' >holes.csv
+finds 0 "${addresses[@]}" --data-train=csv:holes.csv --data-na=skip --model-kind=logistic --model-layers= --workers-min=1 \
+    <<<'^warn +data +csv:holes.csv: 2 rows of 2 features; data.na=skip leaves out 2 with a missing value'
 finds 64 --frobnicate <<<'unknown option --frobnicate'
 
 # Limits, disks.
@@ -141,5 +144,19 @@ if [ "$(id -u)" -eq 0 ] && unshare -n true 2>/dev/null; then
     rc=0
     unshare -n "$bin/psdctl" doctor "${any[@]}" >report 2>&1 || rc=$?
     [ $rc -eq 1 ] && grep -qE '^bad +loopback' report || fail "without lo: $rc, $(cat report)"
+fi
+
+# The link to another host is as fast as its interface says.
+if [ "$(id -u)" -eq 0 ] && command -v ip >/dev/null && unshare -mn true 2>/dev/null; then
+    while read -r kind regex; do
+        unshare -n ip link add psd0 type "$kind" 2>/dev/null || continue
+        # shellcheck disable=SC2016  # expanded inside
+        unshare -mn bash -ec 'mount -t sysfs none /sys; ip link set lo up; ip link add psd0 type $0; ip addr add 10.9.0.1/24 dev psd0
+            ip link set psd0 up; exec "$@"' "$kind" "$bin/psdctl" doctor "${any[@]}" --model-layers=784,4,10 --join=tcp://10.9.0.2:7470 >report 2>&1 || true
+        grep -qE "^ok +codec .* over psd0 ?$regex" report || fail "$kind: $(cat report)"
+    done <<'END'
+veth , which reports 10 Gbit/s, for
+bridge \(which reports no speed; taken as the loopback's [0-9.]+ Gbit/s\), for
+END
 fi
 echo 'doctor: ok'

@@ -133,8 +133,10 @@ static double link_speed(const psd_options_t *o, char text[96])
         snprintf(text, 96, "this host's memory, measured at %.3g Gbit/s", speed * 8 / 1e9);
     } else {
         speed = psd_loopback_speed();
-        snprintf(text, 96, "%s%sthe loopback, measured at %.3g Gbit/s", is_away ? name : "",
-                 is_away ? " does not report its speed; " : "", speed * 8 / 1e9);
+        snprintf(text, 96,
+                 is_away ? "%s (which reports no speed; taken as the loopback's %.3g Gbit/s)"
+                         : "%sthe loopback, measured at %.3g Gbit/s",
+                 is_away ? name : "", speed * 8 / 1e9);
     }
     return speed;
 }
