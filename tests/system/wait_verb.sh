@@ -75,6 +75,20 @@ wait "$job" || true
 wait "$follower" || fail "psdctl wait did not see the stop"
 job=
 
+# A job that fails: its only worker never comes.
+"$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --join-timeout=3s --log-level=error >"$dir/out" 2>&1 &
+job=$!
+url=
+for ((i = 0; i < 3000; i++)); do
+    url=$(sed -n 's/.* status=\(http[^ ]*\).*/\1/p' "$dir/out")
+    [ -z "$url" ] || break
+    sleep 0.1
+done
+expect 1 --for=finished "$url"
+grep -q 'the job has failed, at step 0' "$dir/wait" || fail "$(cat "$dir/wait")"
+wait "$job" || true
+job=
+
 expect 69 --timeout=0.5 127.0.0.1:1
 grep -q 'no server answers' "$dir/wait" || fail "$(cat "$dir/wait")"
 expect 64 --for=nothing

@@ -426,7 +426,8 @@ static void servers_look(uint64_t step, uint32_t n_dead)
     psd_partition_clear(&map);
 }
 
-/* The number of lines with this id among the actions; `text`: of the last one. */
+/* The number of lines with this id among the actions; `text` and `level`: of the last one. */
+static int level;
 static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT])
 {
     unsigned n = 0;
@@ -434,6 +435,7 @@ static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT])
     for (size_t i = 0; i < out.n; i++)
         if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, id)) {
             n++;
+            level = out.at[i].level;
             snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
         }
     return n;
@@ -449,11 +451,13 @@ Test(coordinator, a_look_after_which_many_tensors_are_dead_logs_eight_of_them_an
     cr_expect_eq(count_lines("tensor.dead", text), 0);
     servers_look(5, 11);
     cr_expect_eq(count_lines("tensor.dead", text), 8);
+    cr_expect_eq(level, PSD_LEVEL_WARN);
     cr_expect(strstr(text, "tensor=\"w7\" step=5 reason=\"all its gradients were 0 in the last 5 looks"), "%s", text);
     cr_expect_eq(count_lines("tensor.more", text), 1);
     cr_expect_str_eq(text, "tensors=3 step=5");
     servers_look(6, 0);
     cr_expect_eq(count_lines("tensor.recovered", text), 8);
+    cr_expect_eq(level, PSD_LEVEL_INFO);
     cr_expect_str_eq(text, "tensor=\"w7\" step=6");
     servers_look(7, 0);
     cr_expect_eq(count_lines("tensor.recovered", text) + count_lines("tensor.more", text), 0);
@@ -704,6 +708,12 @@ Test(coordinator, a_restart_forgets_snapshots_and_the_health_of_tensors, .init =
     worker_joins(1);
     worker_says(PSD_MSG_HEARTBEAT, 0);
     cr_expect_null(answer(PSD_MSG_HEALTH), "those figures are of the run before");
+    const uint64_t present = run;
+    run = JOB;
+    servers_look(2, 0); /* it was under way */
+    run = present;
+    cr_expect_eq(psd_coordinator_health(coordinator)->looks, 0);
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_SESSION], 1);
     follower_asks(0, 0);
     cr_assert_not_null(answer(PSD_MSG_FOLLOWED));
     cr_expect(command_to(1, NULL) && command_to(1, NULL)->code & PSD_COMMAND_SNAPSHOT, "the shards of this run have none yet");

@@ -164,5 +164,6 @@ Test(tuning, a_rate_that_fails_is_cut_and_a_single_rate_is_not_a_search)
     cr_expect_str_eq(err.text, "a search needs more than one learning rate: give --lr-sweep several factors");
     cr_expect_eq(psd_tuning_rounds(1), 1);
     cr_expect_eq(psd_tuning_rounds(9), 3);
+    cr_expect_eq(psd_tuning_rounds(7), 3, "7, 3 and 2: a third is rounded up");
     cr_expect_eq(psd_tuning_rounds(28), 4);
 }
