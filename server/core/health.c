@@ -64,6 +64,7 @@ int psd_health_begin(psd_health_t *self, const psd_extent_t *tensors, const uint
 static const double THROWN = 0.1, THROWN_EARLY = 2; /* update over weights; the second is divided by the square root of the step */
 static const double GROWN = 100, GROWN_FROM = 1;    /* times as large as it began, and at least this root mean square */
 static const double TINY = 1e-8;                    /* update over weights: fewer than 3 in 100 weights change in their last bit */
+static const double NOISE = 1e-4;                   /* gradients over those of the model: rounding in float32 leaves less of 0 */
 static const double RATE_FADED = 1e-3;              /* of the greatest rate: a tensor whose schedule has ended is not stuck */
 
 /* ---- one look ---- */
@@ -80,15 +81,15 @@ static void add_up(psd_health_t *self, const double *term)
         psd_look_join(self->sum + (size_t)self->map.chunk[c].tensor * PSD_LOOK_TERMS, term + (size_t)c * PSD_LOOK_TERMS);
 }
 
-/* The size of all weights when training began: tensors that begin at 0, like most biases, are measured by it. */
-static void measure_model(psd_health_t *self)
+/* The root mean square of all weights or gradients, by their term; 0 if it is not finite. */
+static double rms_of_model(const psd_health_t *self, int squares)
 {
     double sum = 0, n = 0;
     for (uint32_t t = 0; t < self->n_tensors; t++) {
-        sum += sum_of(self, t)[PSD_LOOK_WEIGHT2];
+        sum += sum_of(self, t)[squares];
         n += sum_of(self, t)[PSD_LOOK_N];
     }
-    self->model_rms = n > 0 && isfinite(sum) ? sqrt(sum / n) : 0;
+    return n > 0 && isfinite(sum) ? sqrt(sum / n) : 0;
 }
 
 /* The figures of a tensor that had gradients. */
@@ -115,6 +116,12 @@ static bool is_cut_by_value(const psd_health_t *self, const psd_health_tensor_t 
     return psd_group_clip(&self->groups.at[x->group], &self->clip)->value > 0;
 }
 
+/* A bias before a normalization has no effect: its gradients are what rounding leaves of 0. Vanishing gradients look the same. */
+static bool is_noise(const psd_health_t *self, const psd_health_tensor_t *x, const double *sum)
+{
+    return x->gradient_norm / sqrt(sum[PSD_LOOK_N]) < NOISE * self->gradient_rms;
+}
+
 /* The sign that the newest looks show: the cause before its consequences. */
 static psd_health_sign_t sign_of(const psd_health_t *self, psd_health_tensor_t *x, const double *sum, uint64_t step)
 {
@@ -130,16 +137,24 @@ static psd_health_sign_t sign_of(const psd_health_t *self, psd_health_tensor_t *
     return rms > GROWN_FROM && x->growth > grown && isfinite(x->growth) ? PSD_SIGN_GROWN
            : x->n_zeros >= PSD_HEALTH_IN_ROW                            ? PSD_SIGN_ZEROS
            : x->n_thrown >= PSD_HEALTH_IN_ROW                           ? PSD_SIGN_THROWN
-           : x->n_tiny >= PSD_HEALTH_IN_ROW                             ? PSD_SIGN_TINY
-                                                                        : PSD_SIGN_NONE;
+           : x->n_tiny < PSD_HEALTH_IN_ROW                              ? PSD_SIGN_NONE
+           : is_noise(self, x, sum)                                     ? PSD_SIGN_NOISE
+                                                                        : PSD_SIGN_TINY;
 }
 
 static psd_health_state_t state_of(psd_health_sign_t sign)
 {
-    return sign == PSD_SIGN_NONE    ? PSD_HEALTH_OK
-           : sign == PSD_SIGN_ZEROS ? PSD_HEALTH_DEAD
-           : sign == PSD_SIGN_TINY  ? PSD_HEALTH_STUCK
-                                    : PSD_HEALTH_EXPLODING;
+    static const psd_health_state_t states[PSD_N_SIGNS] = {
+        [PSD_SIGN_NONE] = PSD_HEALTH_OK,
+        [PSD_SIGN_ZEROS] = PSD_HEALTH_DEAD,
+        [PSD_SIGN_TINY] = PSD_HEALTH_STUCK,
+        [PSD_SIGN_NOISE] = PSD_HEALTH_STUCK,
+        [PSD_SIGN_INFINITE] = PSD_HEALTH_EXPLODING,
+        [PSD_SIGN_OVERFLOW] = PSD_HEALTH_EXPLODING,
+        [PSD_SIGN_GROWN] = PSD_HEALTH_EXPLODING,
+        [PSD_SIGN_THROWN] = PSD_HEALTH_EXPLODING,
+    };
+    return states[sign];
 }
 
 static void see(const psd_health_t *self, uint32_t t)
@@ -247,8 +262,9 @@ bool psd_health_take(psd_health_t *self, uint32_t shard, uint64_t step, const do
     add_up(self, look->term);
     close_looks(self, step);
     self->step = step;
-    if (!self->looks++)
-        measure_model(self);
+    if (!self->looks++) /* tensors that begin at 0, like most biases, are measured by the size of the others */
+        self->model_rms = rms_of_model(self, PSD_LOOK_WEIGHT2);
+    self->gradient_rms = rms_of_model(self, PSD_LOOK_GRADIENT2);
     make_column(self);
     memset(self->in_state, 0, sizeof self->in_state);
     for (uint32_t t = 0; t < self->n_tensors; t++) {
@@ -318,6 +334,14 @@ void psd_health_describe(const psd_health_t *self, uint32_t tensor, char text[PS
                  "in the last %u looks its steps were below %g of its weights, which float32 loses, although it has gradients; "
                  "raise the learning rate (lr_mult for this tensor only)",
                  x->n_tiny, TINY);
+        break;
+    case PSD_SIGN_NOISE:
+        snprintf(
+            text, n,
+            "in the last %u looks its steps were below %g of its weights, and its gradients are less than %g of the model's: "
+            "either they are rounding of 0, as of a bias before a normalization, which has no effect (leave it out: bias=False, "
+            "or freeze it), or they vanish on their way to it (shorten the way, or raise lr_mult for this tensor only)",
+            x->n_tiny, TINY, NOISE);
         break;
     case PSD_SIGN_INFINITE:
         snprintf(text, n, "its weights are Inf or NaN; go back to a checkpoint, and %s", rate);

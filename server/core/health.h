@@ -34,6 +34,7 @@ typedef enum psd_health_sign {
     PSD_SIGN_NONE,
     PSD_SIGN_ZEROS,    /* dead: all gradients are 0 */
     PSD_SIGN_TINY,     /* stuck: the step is lost in rounding */
+    PSD_SIGN_NOISE,    /* stuck: the same, because the gradients are negligible beside those of the model */
     PSD_SIGN_INFINITE, /* exploding: Inf or NaN in the weights */
     PSD_SIGN_OVERFLOW, /* exploding: gradients whose squares overflow a float */
     PSD_SIGN_GROWN,    /* exploding: the weights are many times as large as they began */
@@ -97,6 +98,7 @@ typedef struct psd_health {
     uint64_t looks, step;                   /* complete looks, and the step of the newest */
     uint32_t in_state[PSD_N_HEALTH_STATES]; /* tensors in each */
     double model_rms;                       /* root mean square of all weights at the first look */
+    double gradient_rms;                    /* root mean square of all gradients at the newest look */
     uint32_t n_columns;                     /* used */
     uint32_t stride, in_last;               /* looks per column, and those in the newest one */
     uint64_t column[PSD_HEALTH_COLUMNS];    /* step of the first look of each */

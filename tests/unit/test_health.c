@@ -276,6 +276,21 @@ Test(health, steps_that_float32_loses_make_a_tensor_stuck_unless_the_rate_is_0_o
         cr_expect_eq(look(&x), PSD_HEALTH_OK, "a schedule has ended at 1e-8 of the rate");
 }
 
+Test(health, a_stuck_tensor_whose_gradients_are_negligible_beside_the_others_may_have_no_effect, .fini = end)
+{
+    element_t x = well;
+    begin();
+    x.update = 1e-12;
+    x.gradient = 1e-7; /* a millionth of the others' */
+    cr_expect_eq(looks_until(PSD_HEALTH_STUCK, &x), PSD_HEALTH_IN_ROW);
+    expect_words("less than 0.0001 of the model's", "bias before a normalization");
+    x.gradient = 1e-4; /* a thousandth */
+    cr_expect_eq(look(&x), PSD_HEALTH_STUCK);
+    expect_words("although it has gradients", "raise the learning rate");
+    x.gradient = 1e-7, x.update = 1e-4; /* adam moves it, however small its gradients are */
+    cr_expect_eq(look(&x), PSD_HEALTH_OK);
+}
+
 Test(health, a_look_that_a_lost_message_leaves_incomplete_is_dropped_when_a_later_one_is_complete, .fini = end)
 {
     const element_t *const all[] = { &well, &well, &well };
