@@ -299,27 +299,33 @@ static void set_file(psd_options_t *self, const char *path)
         self->is_starved |= !(self->file = strdup(path));
 }
 
-/* Flags override all other sources and name the job file, so they are read first. Reading stops at the first error, because
- * the next words may belong to it. */
-static int load_argv(psd_options_t *self, int argc, char *const *argv, psd_err_t *err)
+/* Whether the words after the last wrong flag may be its value: "--leese 3s", unlike "--leese=3s". */
+static bool may_have_value(const psd_flags_t *flags) { return !strchr(flags->argv[flags->first], '='); }
+
+static bool is_number(const char *word) { return word[0] == '-' && word[1] && strchr(".0123456789", word[1]); }
+
+/* Flags override all other sources and name the job file, so they are read first. Words after a wrong flag are skipped if they may
+ * belong to it. Returns 1 after help; otherwise PSD_OK, with complaints. */
+static int load_argv(psd_options_t *self, int argc, char *const *argv)
 {
     psd_flags_t flags = { .name = self->name, .programs = self->program, .argc = argc, .argv = argv, .next = 1 };
-    for (psd_flags_kind_t kind; !self->n_complaints && !self->is_starved && (kind = psd_flags_next(&flags)) != PSD_FLAGS_END;)
-        switch (kind) {
-        case PSD_FLAGS_HELP:
+    bool skips = false;
+    for (psd_flags_kind_t kind; !self->is_starved && (kind = psd_flags_next(&flags)) != PSD_FLAGS_END;) {
+        if (skips && (kind == PSD_FLAGS_WORD || (kind == PSD_FLAGS_WRONG && is_number(argv[flags.first]))))
+            continue;
+        skips = kind == PSD_FLAGS_WRONG && may_have_value(&flags);
+        if (kind == PSD_FLAGS_HELP && !self->n_complaints)
             return psd_option_help(self->name, self->program, flags.value), 1;
-        case PSD_FLAGS_VERSION:
+        if (kind == PSD_FLAGS_VERSION && !self->n_complaints)
             return printf("%s %s\n", self->name, PSD_VERSION), 1;
-        case PSD_FLAGS_ROW:
+        if (kind == PSD_FLAGS_ROW)
             take_value(self, flags.row, flags.value ? flags.value : "true", FROM_FLAG, flags.flag, flags.flag);
-            break;
-        case PSD_FLAGS_WRONG:
+        if (kind == PSD_FLAGS_WRONG)
             complain(self, "%s", flags.why);
-            break;
-        default:
+        if (kind == PSD_FLAGS_WORD || kind == PSD_FLAGS_CONFIG)
             set_file(self, flags.value);
-        }
-    return report(self, PSD_EUSAGE, err);
+    }
+    return PSD_OK;
 }
 
 static const psd_option_value_t *value_at(const void *arg, psd_option_id_t id)
@@ -340,16 +346,19 @@ static void compare_values(psd_options_t *self)
             complain(self, "%s: %s", psd_options_origin(self, id), why);
 }
 
-/* Set from the environment what no flag has set. */
+/* Set from the job file and the environment what no flag has set, and report all that is wrong: PSD_EUSAGE if a flag is. */
 static int load_rest(psd_options_t *self, psd_err_t *err)
 {
+    const int code = self->n_complaints ? PSD_EUSAGE : PSD_ECONFIG;
     const int rc = self->file ? load_file(self, err) : PSD_OK;
-    if (rc && rc != PSD_ECONFIG)
+    if (rc && rc != PSD_ECONFIG && code == PSD_ECONFIG)
         return rc;
+    if (rc == PSD_ENOINPUT)
+        complain(self, "%s", err->text);
     load_environment(self);
     if (!self->n_complaints)
         compare_values(self);
-    return report(self, PSD_ECONFIG, err);
+    return report(self, code, err);
 }
 
 /* Whether the environment has a variable of psd. */
@@ -369,7 +378,7 @@ int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t
         psd_option_brief(stderr, self->program);
         return psd_err_set(err, PSD_EUSAGE, "%s: give it a job file, or options", self->name);
     }
-    int rc = load_argv(self, argc, argv, err);
+    const int rc = load_argv(self, argc, argv);
     return rc ? rc : load_rest(self, err);
 }
 

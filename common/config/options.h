@@ -21,13 +21,12 @@ typedef struct psd_options psd_options_t;
 psd_options_t *psd_options_new(unsigned program);
 void psd_options_destroy(psd_options_t **self_p);
 
-/* Read the command line (argv[0] is the program's name as help
- * shows it, kept for the call), the environment, and the job file that
- * the command line names (JOB, or -c FILE). Returns
+/* Read the command line (argv[0] is the program's name as help shows it, kept for the call), the environment, and the job file that
+ * the command line names (JOB, or -c FILE). All of them are read, whatever is wrong before. Returns
  *   PSD_OK;
  *   1 after -h, --help, --help=WORD or --version wrote to stdout: end with 0;
  *   PSD_EUSAGE for a wrong command line or, after a brief help on stderr, for no arguments and no variables of psd in the
- * environment; PSD_ENOINPUT for a job file that cannot be read; PSD_ECONFIG for an error in the file or the environment;
+ * environment; otherwise PSD_ENOINPUT for a job file that cannot be read; PSD_ECONFIG for an error in the file or the environment;
  * PSD_ENOMEM. `err` holds the sentences that fit, one per line; all of them are in psd_options_complaints. */
 int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t *err);
 

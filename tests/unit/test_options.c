@@ -407,6 +407,39 @@ Test(options, a_wrong_command_line_is_refused_with_a_suggestion)
     }
 }
 
+Test(options, all_errors_of_a_command_line_its_file_and_the_environment_come_in_one_run)
+{
+    char name[] = "/tmp/psd-options-XXXXXX";
+    const int fd = mkstemp(name);
+    cr_assert(fd >= 0);
+    cr_assert_eq(write(fd, "servers: 0\nleese: 3s\n", 21), 21);
+    close(fd);
+    setenv("PSD_SEED", "x", 1);
+    cr_assert_eq(LOAD("--lease=3", "--frobnicate", "hard", "--offset", "-5", name, "--serv=2", name, "--data-shuffle=no", "--help"),
+                 PSD_EUSAGE, "a flag is wrong, so help is not what was meant");
+    const char *all = psd_options_complaints(options);
+    const char *sentences[] = { "--lease: lease is \"3\", not a valid duration",
+                                "unknown option --frobnicate; --help lists them all",
+                                "unknown option --offset",
+                                "unknown option --serv; did you mean --servers?",
+                                "--data-shuffle: data.shuffle is \"no\"",
+                                ":1:10: servers is 0; it takes 1 to 256",
+                                ":2:1: unknown key leese; did you mean lease?",
+                                "environment PSD_SEED: seed is \"x\"" };
+    unsigned lines = 1;
+    for (const char *c = all; *c; c++)
+        lines += *c == '\n';
+    for (size_t i = 0; i < sizeof sentences / sizeof *sentences; i++)
+        cr_expect_not_null(strstr(all, sentences[i]), "lacks \"%s\" in:\n%s", sentences[i], all);
+    cr_expect_eq(lines, sizeof sentences / sizeof *sentences, "hard and -5 may be values of the flags before them:\n%s", all);
+    teardown();
+    setup();
+    cr_assert_eq(LOAD("--lease=3", "/no/such/job.yaml"), PSD_EUSAGE);
+    cr_expect_not_null(strstr(err.text, "cannot read job file /no/such/job.yaml"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "lease is \"3\""), "%s", err.text);
+    unlink(name);
+}
+
 Test(options, an_unknown_variable_is_refused_but_for_service_links)
 {
     setenv("PSD_PORT_7470_TCP", "tcp://10.0.0.1:7470", 1);
