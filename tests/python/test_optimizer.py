@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import resource
 import signal
+import subprocess
 import threading
 import unittest
 from typing import Any, Callable
@@ -106,6 +108,68 @@ class Equal(unittest.TestCase):
         self.assertEqual(weights_of(models[0]), weights_of(models[1]))
         for a, b in zip(weights_of(one), weights_of(models[0])):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+class Trace(unittest.TestCase):
+    """Least squares on numbers of few bits, so that no sum of gradients rounds, in whatever order it is formed: the weights of each step
+    have the same bits for psd-worker, a C client, and for torch, and for any number of workers and servers. Each step adds at most four
+    bits to those of the weights, of which float32 has 24."""
+
+    RULE = "--optimizer=lookahead(sgd(lr=0.25),k=2,alpha=0.5)"
+    STEPS = 5
+    ROWS = [(a, b, 2 * a - b + (a * b + 1) % 2) for a in (-1, 0, 1) for b in (-1, 0, 1) for _ in range(2)][:16]
+
+    def model(self) -> dict[str, Any]:
+        return {"fc1.weight": torch.tensor([[0.5, -0.25]]), "fc1.bias": torch.tensor([0.75])}
+
+    def by_c(self, n_workers: int, n_servers: int) -> list[str]:
+        with support.Servers(self.RULE, f"--workers-min={n_workers}", n=n_servers) as servers:
+            top = servers.directory
+            (top / "rows.csv").write_text("a,b,y\n" + "".join(f"{a},{b},{y}\n" for a, b, y in self.ROWS))
+            psd.save(self.model(), top / "init.safetensors")
+            flags = [f"--data-train=csv:{top}/rows.csv", f"--data-test=csv:{top}/rows.csv", "--model-kind=linear", "--data-batch=8",
+                     f"--stop-steps={self.STEPS}", f"--init={top}/init.safetensors", f"--trace={top}/trace", "--insecure",
+                     f"--join={servers.join}", "--progress=none", "--log-level=error"]
+            workers = [subprocess.Popen([support.BIN / "psd-worker", *flags, f"--worker-id={i}", f"--run-dir={top}/{i}"],
+                                        stdout=subprocess.DEVNULL) for i in range(n_workers)]
+            self.assertEqual([worker.wait(timeout=60) for worker in workers], [0] * n_workers)
+            self.assertEqual(servers.wait(), [0] * n_servers)
+            return sorted((top / "trace").read_text().splitlines())
+
+    def by_torch(self, n_workers: int, n_servers: int) -> list[str]:
+        x = torch.tensor([row[:2] for row in self.ROWS], dtype=torch.float32)
+        y = torch.tensor([row[2:] for row in self.ROWS], dtype=torch.float32)
+        lines = []
+
+        def work(i: int, join: str) -> None:
+            model = nn.ModuleDict({"fc1": nn.Linear(2, 1)})
+            model.load_state_dict(self.model())
+            with psd.Optimizer(model.named_parameters(), join=join, insecure=True, worker=i) as opt:
+                for a, b in psd.batches((x, y), opt, batch_size=8, epochs=self.STEPS / 2):
+                    opt.zero_grad()
+                    nn.functional.mse_loss(model["fc1"](a), b).backward()
+                    opt.step()
+                    for name, p in model.named_parameters():
+                        digest = hashlib.sha256(p.detach().numpy().tobytes()).hexdigest()
+                        lines.append(f"{opt.position.clock - 1} {n_workers} {digest} {name}")
+
+        with support.Servers(self.RULE, f"--workers-min={n_workers}", n=n_servers) as servers:
+            threads = [threading.Thread(target=work, args=(i, servers.join)) for i in range(n_workers)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(servers.wait(), [0] * n_servers)
+        return sorted(lines)
+
+    def test_each_step_has_the_bits_of_the_c_clients_and_of_any_number_of_workers_and_servers(self) -> None:
+        traces = [self.by_c(1, 1), self.by_torch(1, 1), self.by_c(2, 2), self.by_torch(2, 2)]
+        self.assertEqual([len(trace) for trace in traces], [2 * self.STEPS, 2 * self.STEPS, 4 * self.STEPS, 4 * self.STEPS])
+        self.assertEqual(traces[0], traces[1])
+        self.assertEqual(traces[2], traces[3])
+        steps = [{(line.split()[0], *line.split()[2:]) for line in trace} for trace in traces]
+        self.assertEqual(steps[0], steps[2])
+        self.assertEqual(len({line[1] for line in steps[0]}), 2 * self.STEPS, "each step changes both tensors")
 
 
 class SameRows(unittest.TestCase):
@@ -700,6 +764,19 @@ class Batches(unittest.TestCase):
                     if step % 2:
                         opt.step()
                 self.assertEqual((opt.position.clock, opt.worker.job_samples), (12, 50))
+
+    def test_a_loader_that_fetches_ahead_is_refused_and_the_job_goes_on(self) -> None:
+        data = torch.utils.data.TensorDataset(X[:10], Y[:10])
+        with support.Servers("--optimizer=sgd(lr=0.1)") as servers:
+            model = make_model()
+            with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True) as opt:
+                loader = torch.utils.data.DataLoader(data, num_workers=2, batch_sampler=psd.Sampler(data, opt, batch_size=4))
+                with self.assertRaisesRegex(psd.UsageError, "use num_workers=0"):
+                    for _ in loader:
+                        pass
+                train(model, opt, 1)
+                self.assertEqual(opt.position.clock, 2)
+            self.assertEqual(servers.wait(), [0])
 
     def test_a_step_with_fewer_rows_than_workers_is_one_of_all(self) -> None:
         with support.Servers("--optimizer=sgd(lr=0.5)", "--workers-min=2") as servers:

@@ -386,9 +386,12 @@ if sys.argv[2] == "fail":
             said = support.script("import psd; psd.connect('x')", PSD_LIBRARY=path).communicate()[1]
             self.assertRegex(said, f"LibraryError: .*{sentence}.*PSD_LIBRARY")
 
-    def test_import_brings_neither_numpy_nor_torch(self) -> None:
-        text = "import sys, psd; dir(psd); print(psd.__version__, 'numpy' in sys.modules, 'torch' in sys.modules)"
-        self.assertEqual(support.script(text).communicate()[0], f"{psd.__version__} False False\n")
+    def test_import_brings_neither_numpy_nor_torch_and_few_modules_at_all(self) -> None:
+        text = "import sys; before = set(sys.modules); import psd; dir(psd); print(psd.__version__, *(set(sys.modules) - before))"
+        version, *brought = support.script(text).communicate()[0].split()
+        self.assertEqual((version, [name for name in brought if name.startswith("psd")]), (psd.__version__, ["psd"]))
+        self.assertFalse({name.split(".")[0] for name in brought} - {"psd"} - sys.stdlib_module_names, "only the standard library")
+        self.assertLess(len(brought), 40, "each takes about half a millisecond")
         with self.assertRaisesRegex(AttributeError, "no attribute 'Optimiser'"):
             psd.Optimiser  # type: ignore[attr-defined]
 
