@@ -258,6 +258,9 @@ static bool is_service_link(const char *variable)
            (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
 }
 
+/* Whether a variable that begins with PSD_ is meant for options. The Python package finds the library by PSD_LIBRARY. */
+static bool is_option(const char *variable) { return !is_service_link(variable) && strcmp(variable, "PSD_LIBRARY"); }
+
 static void take_variable(psd_options_t *self, const char *variable, const char *text)
 {
     char name[PSD_OPTION_TEXT], source[PSD_OPTION_TEXT + 16];
@@ -272,21 +275,25 @@ static void take_variable(psd_options_t *self, const char *variable, const char 
         }
         psd_nearest_consider(&nearest, variable + strlen("PSD_"), name + strlen("PSD_"));
     }
-    if (!is_service_link(variable) && strcmp(variable, "PSD_LIBRARY")) /* which tells the Python package where the library is */
+    if (is_option(variable))
         complain(self, "environment: %.80s is not an option%s%s%s", variable, *nearest.word ? "; did you mean PSD_" : "; unset it",
                  nearest.word, *nearest.word ? "?" : "");
 }
 
+/* The name of the variable in an entry of the environment, up to its "="; false if it is none of psd. */
+static bool is_of_psd(const char *entry, char variable[256])
+{
+    const size_t n = strcspn(entry, "=");
+    snprintf(variable, 256, "%.*s", (int)n, entry);
+    return strncmp(entry, "PSD_", 4) == 0 && entry[n] == '=';
+}
+
 static void load_environment(psd_options_t *self)
 {
-    for (char **entry = environ; entry && *entry; entry++) {
-        size_t n = strcspn(*entry, "=");
-        char variable[256];
-        if (strncmp(*entry, "PSD_", 4) != 0 || (*entry)[n] != '=')
-            continue;
-        snprintf(variable, sizeof variable, "%.*s", (int)n, *entry);
-        take_variable(self, variable, *entry + n + 1);
-    }
+    char variable[256];
+    for (char **entry = environ; entry && *entry; entry++)
+        if (is_of_psd(*entry, variable))
+            take_variable(self, variable, *entry + strcspn(*entry, "=") + 1);
 }
 
 /* -- command line ------------------------------------------------------------------------------------------ */
@@ -361,13 +368,14 @@ static int load_rest(psd_options_t *self, psd_err_t *err)
     return report(self, code, err);
 }
 
-/* Whether the environment has a variable of psd. */
+/* Whether the environment sets an option. */
 static bool is_told_by_environment(void)
 {
-    char **entry = environ;
-    while (entry && *entry && strncmp(*entry, "PSD_", 4) != 0)
-        entry++;
-    return entry && *entry;
+    char variable[256];
+    for (char **entry = environ; entry && *entry; entry++)
+        if (is_of_psd(*entry, variable) && is_option(variable))
+            return true;
+    return false;
 }
 
 int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t *err)

@@ -453,6 +453,17 @@ Test(options, an_unknown_variable_is_refused_but_for_service_links)
     cr_assert_not_null(strstr(err.text, "environment PSD_SERVERS: servers is \"many\", not a valid whole number"));
 }
 
+Test(options, variables_that_are_no_options_do_not_stand_for_a_job)
+{
+    cr_redirect_stderr();
+    setenv("PSD_LIBRARY", "/usr/lib/libpsdworker.so.0", 1);
+    setenv("PSD_SERVICE_HOST", "10.0.0.1", 1);
+    cr_expect_eq(LOAD(NULL), PSD_EUSAGE);
+    cr_expect_not_null(strstr(err.text, "give it a job file, or options"), "%s", err.text);
+    setenv("PSD_SERVERS", "2", 1);
+    cr_expect_eq(LOAD(NULL), PSD_OK, "%s", err.text);
+}
+
 Test(options, a_negative_number_may_follow_its_flag_and_a_bool_flag_stands_alone)
 {
     psd_options_t *server = psd_options_new(PSD_PROGRAM_SERVER);
