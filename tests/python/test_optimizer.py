@@ -752,6 +752,10 @@ class Batches(unittest.TestCase):
                         opt.step()
                         sizes.append(len(x))
                 self.assertEqual((sizes, opt.worker.job_samples), ([4, 4, 2] * 2, 20))
+                late = psd.Sampler(data, opt, batch_size=4)
+                with self.assertLogs("psd", "WARNING") as logs:
+                    self.assertEqual((list(late), list(late)), ([], []))
+                self.assertRegex("".join(logs.output), r"^WARNING:psd:epochs.done clock=7 the job has trained 2 epochs already, [^:]*$")
                 for x, y in psd.batches((X[:10], Y[:10]), opt, batch_size=4, epochs=3):
                     opt.zero_grad()
                     nn.functional.cross_entropy(model(x), y).backward()

@@ -74,10 +74,10 @@ class Page(unittest.TestCase):
 
     def test_its_commands_name_what_there_is(self) -> None:
         commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
-        self.assertEqual(len(commands), 9)
+        self.assertEqual(len(commands), 8)
         for command in commands:
             for word in command.split():
-                if word.startswith("deploy/") or word == "worker/python":
+                if word.startswith("deploy/"):
                     self.assertTrue((SOURCE / word).exists(), command)
                 if word.endswith(".yaml"):
                     check = subprocess.run([support.BIN / "psdctl", "config", "check", SOURCE / word], capture_output=True, text=True)
@@ -115,6 +115,15 @@ class Examples(unittest.TestCase):
                 scores = {float(words.split()[-1]) for words in said}
                 self.assertEqual(len(scores), 1, said)
                 self.assertGreater(scores.pop(), least, said)
+
+    def test_a_job_that_continues_from_its_checkpoint_repeats_no_epoch(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            draw_digits(Path(directory))
+            more = (f"--checkpoint-dir={directory}/saved", "--checkpoint-every-steps=10")
+            once = train("adam(lr=1e-3)", str(EXAMPLES / "mnist.py"), directory, "1", n=1, more=more)
+            twice = train("adam(lr=1e-3)", str(EXAMPLES / "mnist.py"), directory, "2", n=1, more=more)
+            self.assertEqual(twice[0].splitlines()[0], once[0].splitlines()[0], "the weights of the first epoch's end")
+            self.assertEqual(len(twice[0].splitlines()), 2)
 
     def test_characters_are_learned(self) -> None:
         said = train("lookahead(radam(lr=1e-2), k=5)", str(EXAMPLES / "characters.py"), "150", str(SOURCE / "LICENSE"),

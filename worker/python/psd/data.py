@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import UsageError
-from .worker import Position
+from .worker import Position, log
 
 Rows = npt.NDArray[np.int64]
 
@@ -87,6 +87,7 @@ class Sampler:
         if not 0 < accumulate <= batch_size:
             raise UsageError(f"accumulate is {accumulate}", hint="it is the number of batches that make one step")
         self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
+        self._has_begun = False
         trainer.divides_rows = True
 
     def __len__(self) -> int:
@@ -96,7 +97,16 @@ class Sampler:
         self._epochs += 1
         return self._until(self._epochs * self.order.steps)
 
+    def _note_resumed(self, last: int) -> None:
+        """Log, before the first batch, that the job has trained epochs already, whose iterations are empty."""
+        clock = self.trainer.position.clock
+        if not self._has_begun and clock > last:
+            log.warning("epochs.done clock=%d the job has trained %d epochs already, so as many iterations have no batches; for a new "
+                        "job, start the servers without its checkpoints", clock, (clock - 1) // self.order.steps)
+        self._has_begun = True
+
     def _until(self, last: int) -> Iterator[list[int]]:
+        self._note_resumed(last)
         while (at := self.trainer.position).clock <= last:
             rows = self.order.at(at.clock, at.rank, at.world).rows
             if not len(rows):

@@ -102,8 +102,8 @@ class _Handle:
     `alloc`."""
 
     def __init__(self, close: Callable[..., Any] | None = None) -> None:
-        self._close = close or capi.load().psd_worker_close
         self.pointer = c_void_p()
+        self._close = close or capi.load().psd_worker_close
         self.pending: BaseException | None = None  # raised while the library waited
         self.log = capi.LogFunction(_pass_on)
         look = _look_for_signals(weakref.ref(self))  # no reference cycle, so that dropping the last array or worker closes it at once
