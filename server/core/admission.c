@@ -41,8 +41,8 @@ static psd_worker_row_t *find_place(const psd_admission_look_t *look, psd_member
         return row;
     const psd_worker_row_t *held = wanted_row(members, hello);
     if (held)
-        snprintf(why, n, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %.120s", hello->wanted - 1, held->name,
-                 now_ms - held->heard_ms, hello->name);
+        snprintf(why, n, "worker %u is %s, last heard %" PRIu64 " ms ago; you are %.120s; give each a worker.id of its own",
+                 hello->wanted - 1, held->name, now_ms - held->heard_ms, hello->name);
     else
         snprintf(why, n, "all %u worker ids are in use", PSD_MAX_WORKERS);
     return NULL;

@@ -675,9 +675,54 @@ while True:
 
         self.optimizer(model(1))
         with self.assertRaisesRegex(psd.RefusedError, "frozen tensors"):
-            self.optimizer(model(2))
+            self.optimizer(model(2), worker=1)
         with self.assertRaises(psd.RefusedError):
-            self.optimizer(model(1, 3))
+            self.optimizer(model(1, 3), worker=1)
+
+    def test_a_second_optimizer_of_a_thread_and_a_second_process_of_an_id_are_refused(self) -> None:
+        w, opt = self.one()
+        with self.assertRaisesRegex(psd.UsageError, r"has a psd.Optimizer in this job already, .* end the first with opt.close\(\)"):
+            self.one()
+        with self.assertRaisesRegex(psd.DeadlineError, "worker 0 is .*; give each a worker.id of its own"):
+            self.one(worker=0, join_timeout=1.0)
+        w.sum().backward()
+        opt.step()
+        self.assertEqual(opt.position.clock, 2)
+        opt.close()
+        del opt
+        self.one()[1].skip()
+
+    def test_an_exception_in_backward_is_the_models_own_and_the_job_goes_on(self) -> None:
+        class Fails(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Any) -> Any:
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx: Any, gradient: Any) -> Any:
+                raise ValueError("no gradient of this")
+
+        w, v = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+        opt = self.optimizer([("w", w), ("v", v)])
+        opt.zero_grad()
+        with self.assertRaisesRegex(ValueError, "no gradient of this"):
+            (Fails.apply(w).sum() + v.sum()).backward()
+        opt.step()
+        opt.zero_grad()
+        (w.sum() + v.sum()).backward()
+        opt.step()
+        self.assertEqual((w.tolist(), opt.position.clock), ([-0.5, -0.5], 3))
+
+    def test_gradients_that_are_nan_again_and_again_end_the_job_with_a_hint(self) -> None:
+        with support.Servers("--optimizer=sgd(lr=0.5)", "--sync-max-skipped=3") as servers:
+            w = nn.Parameter(torch.zeros(2))
+            opt = psd.Optimizer([("w", w)], join=servers.join, insecure=True)
+            with self.assertRaisesRegex(psd.JobFailedError, "a lower learning rate or clip.norm helps"):
+                for _ in range(10):
+                    opt.zero_grad()
+                    (w * float("nan")).sum().backward()
+                    opt.step()
+            opt.close()
 
     def test_memory_is_flat(self) -> None:
         model = make_model()

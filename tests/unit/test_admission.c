@@ -83,7 +83,7 @@ Test(admission, an_id_that_is_held_is_waited_for_and_its_holder_named, .init = s
     members->row[0].heard_ms = NOW - 300;
     cr_assert_eq(ask_as(USER, "host:2", 12, 1), PSD_ADMISSION_WAITS);
     cr_expect_null(out.row);
-    cr_expect_str_eq(out.why, "worker 0 is host:1, last heard 300 ms ago; you are host:2");
+    cr_expect_str_eq(out.why, "worker 0 is host:1, last heard 300 ms ago; you are host:2; give each a worker.id of its own");
     cr_expect_eq(members->row[0].nonce, 11);
 }
 

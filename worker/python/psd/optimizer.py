@@ -12,16 +12,18 @@ checkpoint.dir saves it).
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 import threading
+import weakref
 import zlib
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
 from types import FrameType, TracebackType
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -171,6 +173,9 @@ class Optimizer(torch.optim.Optimizer):
         for name in job.keys() - signature(connect).parameters.keys():
             raise UsageError(f"psd.Optimizer has no argument {name}",
                              hint='values of the rule are part of it: psd.Optimizer(params, "adam(lr=1e-3)")')
+        self._thread, self._job = threading.get_ident(), _name_of_job(job)
+        if worker is None:
+            self._refuse_second()
         if isinstance(worker, Worker):
             self.worker = worker
         else:
@@ -181,6 +186,14 @@ class Optimizer(torch.optim.Optimizer):
         except BaseException:
             self.worker.close()
             raise
+
+    def _refuse_second(self) -> None:
+        """Each step waits for those of all workers, so a thread that is two of them would wait for itself."""
+        for other in list(_optimizers):
+            if (other._thread, other._job) == (self._thread, self._job) and not other.worker.has_left and other.worker.settings.in_rounds:
+                raise UsageError("this thread has a psd.Optimizer in this job already, whose step would wait for this one's",
+                                 hint="give one optimizer the parameters of both models, end the first with opt.close(), or give "
+                                      "each a job of its own (join=)")
 
     def _begin(self, groups: list[dict[str, Any]], rule: str | None, overlap: bool, state: Any, partial_state: bool) -> None:
         if rule is not None:
@@ -212,6 +225,7 @@ class Optimizer(torch.optim.Optimizer):
             slot.land()
             self._hooks.append(_on_accumulated(slot.parameter, partial(self._on_gradient, slot)))
         self._same_rows = SameRows(self.worker)
+        _optimizers.add(self)
         self._is_ready = True
         self._stops = 0
         self._watch_signal()
@@ -562,6 +576,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self.close(finished=kind is None)
+
+
+_optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+
+def _name_of_job(job: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells jobs apart: the arguments of psd.connect, or the environment's values."""
+    return tuple(str(job.get(name) or os.environ.get(variable, "")) for name, variable in (
+        ("join", "PSD_JOIN"), ("job", "PSD_JOB"), ("cluster_file", "PSD_CLUSTER__FILE"), ("job_file", "")))
 
 
 def _on_accumulated(parameter: Any, call: Callable[[], None]) -> Any:
