@@ -81,7 +81,8 @@ class Follow(unittest.TestCase):
                     while follower.version == version and time.monotonic() < deadline:
                         follower.pull()
                     version = follower.version
-                self.assertEqual(len({w for array in kept.values() for w in array.flatten().tolist()}), 1, "arrays of a pull stay as they are")
+                values = {w for array in kept.values() for w in array.flatten().tolist()}
+                self.assertEqual(len(values), 1, "arrays of a pull stay as they are")
                 self.assertGreater(kept["s"].item(), -float(version))
                 self.assertGreaterEqual(len(set(versions)), 5)
             self.assertEqual(set(psd.read(servers.join, insecure=True)), set(SHAPES))

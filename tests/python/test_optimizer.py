@@ -684,7 +684,7 @@ while True:
         with self.assertRaisesRegex(psd.UsageError, r"has a psd.Optimizer in this job already, .* end the first with opt.close\(\)"):
             self.one()
         with self.assertRaisesRegex(psd.DeadlineError, "worker 0 is .*; give each a worker.id of its own"):
-            self.one(worker=0, join_timeout=1.0)
+            self.one(worker=0, join_timeout=5.0)
         w.sum().backward()
         opt.step()
         self.assertEqual(opt.position.clock, 2)
