@@ -753,7 +753,8 @@ class Evaluation(unittest.TestCase):
                 data = torch.zeros(4, 1)
                 for batches, sentence in (((), "got no batches, but the model has BatchNorm; give some"),
                                           (torch.utils.data.DataLoader(data, batch_sampler=psd.Sampler(data, opt, 2)),
-                                           "give a plain loader: DataLoader")):
+                                           "give a plain loader: DataLoader"),
+                                          (psd.Loader(data, opt, 2), "give a plain loader: DataLoader")):
                     with self.assertRaisesRegex(psd.UsageError, sentence), opt.eval_weights(model, batches):
                         pass
                     self.assertEqual((model[0].weight.item(), model[1].running_mean.item()), (-2.0, 0.0))
@@ -827,6 +828,28 @@ class Batches(unittest.TestCase):
                 self.assertEqual(opt.position.clock, 2)
             self.assertEqual(servers.wait(), [0])
 
+    def test_psd_loader_fetches_ahead_the_rows_of_psd_batches(self) -> None:
+        data, sizes, ends = torch.utils.data.TensorDataset(X[:10], Y[:10]), [], []
+        for loads in (False, True):
+            with support.Servers("--optimizer=sgd(lr=0.1)") as servers:
+                model = make_model()
+                with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True) as opt:
+                    loader = psd.Loader(data, opt, batch_size=4, num_workers=2)
+                    self.assertEqual(len(loader), 3)
+                    rows = psd.batches((X[:10], Y[:10]), opt, batch_size=4, epochs=2)
+                    for x, y in (batch for _ in range(2) for batch in loader) if loads else rows:
+                        opt.zero_grad()
+                        nn.functional.cross_entropy(model(x), y).backward()
+                        opt.step()
+                        sizes.append(len(x))
+                    self.assertEqual((opt.position.clock, opt.worker.job_samples), (7, 20))
+                    ends.append(weights_of(model))
+                    if loads:
+                        with self.assertRaisesRegex(psd.UsageError, "call opt.step"):
+                            list(loader)
+                self.assertEqual(servers.wait(), [0])
+        self.assertEqual((sizes, ends[0]), ([4, 4, 2] * 4, ends[1]))
+
     def test_a_step_with_fewer_rows_than_workers_is_one_of_all(self) -> None:
         with support.Servers("--optimizer=sgd(lr=0.5)", "--workers-min=2") as servers:
             weights = [np.zeros(1, np.float32), np.zeros(1, np.float32)]
@@ -857,7 +880,11 @@ model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.
 g = torch.Generator().manual_seed(2)
 x, y = torch.randn(64, 1, 6, 6, generator=g), torch.randint(0, 4, (64,), generator=g)
 opt = psd.Optimizer(model.named_parameters(), "adam(lr=0.003)", join=sys.argv[1], insecure=True, worker=int(sys.argv[2]))
-for a, b in psd.batches((x, y), opt, batch_size=16, epochs=float(sys.argv[3])):
+rows = psd.batches((x, y), opt, batch_size=16, epochs=float(sys.argv[3]))
+if sys.argv[5:]:
+    loader = psd.Loader(torch.utils.data.TensorDataset(x, y), opt, batch_size=16, num_workers=1)
+    rows = (batch for _ in range(int(sys.argv[3])) for batch in loader)
+for a, b in rows:
     opt.zero_grad()
     torch.nn.functional.cross_entropy(model(a), b).backward()
     opt.step()
@@ -871,9 +898,9 @@ class Deaths(unittest.TestCase):
     flags = ("--optimizer=adam(lr=0.003)", "--workers-min=2", "--workers-lost=wait", "--lease=1s", "--checkpoint-dir=DIR/c",
              "--checkpoint-every-steps=5")
 
-    def weights(self, kill: str | None) -> list[str]:
+    def weights(self, kill: str | None, *loads: str) -> list[str]:
         with support.Servers(*self.flags, n=2) as servers:
-            workers = [support.script(SCRIPT, servers.join, str(i), "10", "0" if kill is None else "0.02") for i in range(2)]
+            workers = [support.script(SCRIPT, servers.join, str(i), "10", "0" if kill is None else "0.02", *loads) for i in range(2)]
             if kill:
                 assert workers[1].stdout is not None
                 while workers[1].stdout.readline() not in ("13\n", ""):
@@ -881,7 +908,7 @@ class Deaths(unittest.TestCase):
             if kill == "worker":
                 workers[1].kill()
                 workers[1].communicate()
-                workers[1] = support.script(SCRIPT, servers.join, "1", "10", "0")
+                workers[1] = support.script(SCRIPT, servers.join, "1", "10", "0", *loads)
             if kill == "server":
                 servers.kill(1)
                 servers.restart(1)
@@ -895,6 +922,8 @@ class Deaths(unittest.TestCase):
         self.assertEqual(undisturbed[0], undisturbed[1])
         self.assertEqual(self.weights("worker"), undisturbed)
         self.assertEqual(self.weights("server"), undisturbed)
+        self.assertEqual(self.weights("worker", "by psd.Loader"), undisturbed)
+        self.assertEqual(self.weights("server", "by psd.Loader"), undisturbed)
 
     def test_a_signal_ends_the_program_after_its_step(self) -> None:
         with support.Servers("--optimizer=adam(lr=0.003)") as servers:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import Sampler, batches
+    from .data import Loader, Sampler, batches
     from .errors import (ConfigError, DeadlineError, FencedError, JobFailedError, LibraryError, NotAuthorizedError, PsdError,
                          PsdPerformanceWarning, RefusedError, Stopped, SystemDeniedError, UnavailableError, UsageError,
                          WentBackError)
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "data": ("Sampler", "batches"),
+    "data": ("Loader", "Sampler", "batches"),
     "errors": ("ConfigError", "DeadlineError", "FencedError", "JobFailedError", "LibraryError", "NotAuthorizedError", "PsdError",
                "PsdPerformanceWarning", "RefusedError", "Stopped", "SystemDeniedError", "UnavailableError", "UsageError",
                "WentBackError"),
@@ -45,7 +45,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "ConfigError", "DataError", "DeadlineError", "FencedError", "Follower", "Group", "Health", "JobFailedError", "LibraryError",
-    "LocalJob",
+    "Loader", "LocalJob",
     "NotAuthorizedError", "Optimizer", "Position", "PsdError", "PsdPerformanceWarning", "RefusedError", "Sampler",
     "Settings", "Stopped", "SystemDeniedError", "Ticket", "UnavailableError", "UsageError", "WentBackError", "Worker",
     "__version__", "batches", "connect", "import_state", "launch", "load", "read", "save"

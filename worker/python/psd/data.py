@@ -78,7 +78,7 @@ class Sampler:
     `batch_size` is that of one step, of all workers together. Each iteration is one epoch of the job: the n-th ends when the job
     has trained n epochs, at once if it already has, so that a worker that joins late, or restarts, ends with the others. With
     `accumulate`, each step's rows come as that many batches, for opt.no_sync(). The loader must not fetch ahead (num_workers=0),
-    because the next rows are known only after the step.
+    because the next rows are known only after the step; psd.Loader does.
     """
 
     def __init__(self, data: Sized, trainer: Trainer, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False,
@@ -94,8 +94,13 @@ class Sampler:
         return self.order.steps * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
+        return self._until(self._next_epoch())
+
+    def _next_epoch(self) -> int:
+        """Begin the next iteration; returns the clock of its last step."""
         self._epochs += 1
-        return self._until(self._epochs * self.order.steps)
+        self._note_resumed(self._epochs * self.order.steps)
+        return self._epochs * self.order.steps
 
     def _note_resumed(self, last: int) -> None:
         """Log, before the first batch, that the job has trained epochs already, whose iterations are empty."""
@@ -106,7 +111,6 @@ class Sampler:
         self._has_begun = True
 
     def _until(self, last: int) -> Iterator[list[int]]:
-        self._note_resumed(last)
         while (at := self.trainer.position).clock <= last:
             rows = self.order.at(at.clock, at.rank, at.world).rows
             if not len(rows):
@@ -120,7 +124,51 @@ class Sampler:
                 yield part.tolist()
             if self.trainer.position[:1] + self.trainer.position[5:7] == at[:1] + at[5:7]:
                 raise UsageError(f"the next batch is requested before the one of clock {at.clock} has made its step",
-                                 hint="call opt.step() for each batch, use num_workers=0, and accumulate= for several batches a step")
+                                 hint="call opt.step() for each batch; use num_workers=0, or psd.Loader; and accumulate= for several "
+                                      "batches a step")
+
+
+class Loader:
+    """torch's DataLoader of psd.Sampler's batches, which fetches ahead: `psd.Loader(data, opt, batch_size=64, num_workers=4)`.
+
+    Its processes load the rows of the next steps, as they will be if the job goes on as it does. If it does not, because workers
+    came or went, or the job went back to a checkpoint, it drops what it has loaded and starts over at the job's position. Each
+    iteration is one epoch of the job, as with psd.Sampler. Further arguments are DataLoader's."""
+
+    def __init__(self, data: Any, trainer: Trainer, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False,
+                 **loader: Any) -> None:
+        self.data, self.trainer, self._loader = data, trainer, loader
+        self.sampler = Sampler(data, trainer, batch_size, shuffle, seed, drop_last)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        trainer, last = self.trainer, self.sampler._next_epoch()
+        while (at := trainer.position).clock <= last:
+            cuts = [self.sampler.order.at(clock, at.rank, at.world) for clock in range(at.clock, last + 1)]
+            batches = self._load([cut.rows.tolist() for cut in cuts if len(cut.rows)])
+            for clock, cut in enumerate(cuts, at.clock):
+                if _course(trainer.position) != _course(at._replace(clock=clock)):
+                    break
+                if not len(cut.rows):
+                    trainer.skip()
+                    continue
+                trainer.batch_samples = len(cut.rows)
+                yield next(batches)
+                if _course(trainer.position) == _course(at._replace(clock=clock)):
+                    raise UsageError(f"the next batch is requested before the one of clock {clock} has made its step",
+                                     hint="call opt.step() for each batch")
+
+    def _load(self, rows: list[list[int]]) -> Iterator[Any]:
+        from torch.utils.data import DataLoader
+
+        return iter(DataLoader(self.data, batch_sampler=rows, **self._loader))
+
+
+def _course(at: Position) -> tuple[int, ...]:
+    """What a batch is cut by."""
+    return at.clock, at.rank, at.world, at.incarnation, at.run
 
 
 def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shuffle: bool = True, seed: int = 1,
@@ -131,6 +179,8 @@ def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shu
     if len({len(part) for part in parts}) != 1:
         raise UsageError(f"these arrays have {', '.join(str(len(part)) for part in parts)} rows", hint="give arrays of one length")
     sampler = Sampler(parts[0], trainer, batch_size, shuffle, seed, drop_last)
-    for rows in sampler._until(round(epochs * sampler.order.steps)):
+    last = round(epochs * sampler.order.steps)
+    sampler._note_resumed(last)
+    for rows in sampler._until(last):
         cut = tuple(part[rows] for part in parts)
         yield cut if isinstance(data, tuple) else cut[0]

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from .arrays import Array
-from .data import Sampler
+from .data import Loader, Sampler
 from .errors import Stopped, UsageError, WentBackError
 from .same_rows import SameRows
 from .worker import Position, Worker, connect, log
@@ -473,8 +473,8 @@ class Optimizer(torch.optim.Optimizer):
         they are recomputed for these weights. Give a plain loader, DataLoader(train, batch_size=64), or a list of batches: those of
         psd.Sampler are parts of steps. Afterwards everything is as before."""
         self._check_usable()
-        if isinstance(getattr(batches, "batch_sampler", batches), Sampler):
-            raise UsageError("eval_weights() got a loader of psd.Sampler, which cuts the batches of steps",
+        if isinstance(getattr(batches, "batch_sampler", batches), (Sampler, Loader)):
+            raise UsageError("eval_weights() got a loader that cuts the batches of steps, as psd.Sampler and psd.Loader do",
                              hint="give a plain loader: DataLoader(train, batch_size=64)")
         if self._is_open:
             raise UsageError("eval_weights() after backward has sent gradients", hint="call opt.step() first")
