@@ -161,10 +161,11 @@ static const psd_msg_t *worker_greets(uint32_t w)
     return answer(PSD_MSG_WELCOME);
 }
 
-static uint32_t n_tensors = 1; /* of the model, each of 4 elements */
+static uint32_t n_tensors = 1;     /* of the model, each of 4 elements */
+static psd_inherited_t *inherited; /* by each of them; NULL: nothing */
 enum { MOST_TENSORS = 16 };
 
-static void worker_joins(uint32_t w)
+static void worker_registers(uint32_t w)
 {
     uint8_t bytes[1024];
     psd_tensor_desc_t tensor[MOST_TENSORS];
@@ -172,13 +173,18 @@ static void worker_joins(uint32_t w)
         tensor[t] = (psd_tensor_desc_t){ .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
         snprintf(tensor[t].name, sizeof tensor[t].name, "w%u", t);
     }
-    psd_tensor_list_t list = { .n = n_tensors, .tensor = tensor };
+    psd_tensor_list_t list = { .n = n_tensors, .tensor = tensor, .inherited = inherited };
     const psd_msg_t *welcome = worker_greets(w);
     cr_assert_not_null(welcome);
     cr_assert_eq(welcome->worker, w);
     incarnation[w] = welcome->incarnation;
     psd_msg_t msg = of_worker(PSD_MSG_REGISTER, w);
     hear(peer_of(w), &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+}
+
+static void worker_joins(uint32_t w)
+{
+    worker_registers(w);
     cr_assert_not_null(answer(PSD_MSG_REGISTERED));
 }
 
@@ -342,6 +348,29 @@ Test(coordinator, a_worker_is_quarantined_after_that_many_bad_pushes_in_a_row, .
     cr_expect_not_null(answer(PSD_MSG_FENCED));
 }
 
+/* ---- inherited state ---- */
+
+Test(coordinator, a_worker_with_state_that_the_job_does_not_keep_is_refused_and_gives_up_its_place, .fini = teardown)
+{
+    config.workers_min = 1;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    inherited = &(psd_inherited_t){ .t = 7, .arrays = 1 };
+    worker_registers(0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(
+        answer(PSD_MSG_REFUSED)->text,
+        "worker 0 starts with optimizer state that this job does not keep: tensor w0 with arrays 0x1 and 0 scalars, of which "
+        "sgd keeps 0 and 0; give all the same optimizer");
+    cr_expect_eq(state_of(0), PSD_WORKER_LEFT);
+    inherited = &(psd_inherited_t){ .t = 7 };
+    life[0]++;
+    worker_joins(0);
+    cr_expect_eq(facts().state, PSD_JOB_TRAINING);
+    inherited = NULL;
+}
+
 /* ---- followers ---- */
 
 enum { FOLLOWER = 40 };
@@ -389,7 +418,12 @@ Test(coordinator, followers_share_a_snapshot_until_the_job_has_trained_on, .fini
         server_says(s, 0, 1, 0, 0);
     cr_assert_eq(facts().clock, 1);
     now += 2000;
-    follower_asks(2, 0);
+    const uint64_t present = run;
+    run++;
+    follower_asks(2, first);
+    run = present;
+    cr_expect_gt(snapshot(), first, "the snapshot of that number in another run is not this one");
+    follower_asks(3, 0);
     cr_expect_gt(snapshot(), first);
 }
 

@@ -87,6 +87,10 @@ Test(encoding, words_that_are_no_utf_8_are_named_by_their_column)
     cr_expect_null(psd_encoding_print(self, &err));
     cr_expect_eq(err.code, PSD_EDATA);
     cr_expect_str_eq(err.text, "column 'city': its name or a word in it is not UTF-8; save the file as UTF-8");
+    memcpy(self->column[1].word[2], "Rom", 4);
+    self->label[0] = '\xf6';
+    cr_expect_null(psd_encoding_print(self, &err));
+    cr_expect(strstr(err.text, "its name or a word in it is not UTF-8"), "%s", err.text);
 }
 
 Test(encoding, a_damaged_note_is_refused_with_a_reason)
@@ -103,6 +107,8 @@ Test(encoding, a_damaged_note_is_refused_with_a_reason)
         { "{\"schema\":\"psd.encoding/1\",\"label\":\"y\",\"hash_bits\":6,\"columns\":[{\"name\":\"a\",\"scale\":0}]}",
           "scale is not above 0" },
         { "{\"schema\":\"psd.encoding/1\",\"label\":\"y\",\"hash_bits\":6,\"columns\":[{\"name\":\"a\",\"words\":[\"b\",\"a\"]}]}",
+          "not in order" },
+        { "{\"schema\":\"psd.encoding/1\",\"label\":\"y\",\"hash_bits\":6,\"columns\":[{\"name\":\"a\",\"words\":[\"b\",\"b\"]}]}",
           "not in order" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -261,6 +261,20 @@ Test(health, weights_that_are_not_finite_and_gradients_too_large_to_square_are_r
     cr_expect_eq(look(&x), PSD_HEALTH_OK, "with clip.value, that share counts the gradients that are cut");
 }
 
+Test(health, a_tensor_that_is_infinite_from_the_start_hides_no_other, .fini = end)
+{
+    element_t x = well;
+    begin();
+    x.weight = INFINITY;
+    for (unsigned i = 0; i < 2 * PSD_HEALTH_IN_ROW; i++) /* look() expects the others to be well */
+        cr_expect_eq(look(&x), PSD_HEALTH_EXPLODING);
+    cr_expect_float_eq(health.tensor[0].update_ratio, 0.002, 1e-12);
+    end();
+    begin_with("*(clip=0)", 1, 1);
+    x = well, x.reached = 0.001;
+    cr_expect_eq(look(&x), PSD_HEALTH_EXPLODING, "a group that is not clipped has gradients too large to square");
+}
+
 Test(health, steps_that_float32_loses_make_a_tensor_stuck_unless_the_rate_is_0_or_has_faded, .fini = end)
 {
     element_t x = well;

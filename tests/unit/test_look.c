@@ -62,8 +62,8 @@ Test(look, chunks_without_gradients_do_not_change_the_rate_of_their_tensor)
     double tensor[PSD_LOOK_TERMS] = { 0 }, with[PSD_LOOK_TERMS] = { [PSD_LOOK_N] = 2, [PSD_LOOK_RATE] = 0.5 },
            without[PSD_LOOK_TERMS] = { 0 };
     psd_look_join(tensor, with);
-    psd_look_join(tensor, without);
     psd_look_join(tensor, with);
+    psd_look_join(tensor, without);
     cr_expect_eq(tensor[PSD_LOOK_N], 4);
     cr_expect_eq(tensor[PSD_LOOK_RATE], 0.5);
 }

@@ -168,6 +168,19 @@ Test(residuals, no_worker_is_left_out_that_was_not_asked_since_the_last_answer, 
     cr_expect_eq(psd_residuals_silent(&residuals, 60200)->worker, 3);
 }
 
+Test(residuals, while_the_writer_has_a_part_no_other_worker_is_turned_to, .init = setup, .fini = teardown)
+{
+    for (uint32_t w = 2; w < 5; w++)
+        psd_residuals_add(&residuals, w, 1, 9);
+    cr_assert_eq(psd_residuals_ask(&residuals, 0)->worker, 2);
+    cr_assert(psd_residuals_take(&residuals, 2, 1, 9, 0, 0));
+    psd_residuals_leave_out(&residuals, 2, 1);
+    cr_expect_not(psd_residuals_take(&residuals, 4, 1, 9, 0, 10), "it has not been asked, and a part of 2 is being written");
+    cr_expect_null(psd_residuals_ask(&residuals, 10));
+    psd_residuals_written(&residuals);
+    cr_assert_eq(psd_residuals_ask(&residuals, 20)->worker, 3);
+}
+
 Test(residuals, a_slow_worker_is_asked_again_every_4_seconds_at_least, .init = setup, .fini = teardown)
 {
     psd_residuals_add(&residuals, 2, 1, 9);

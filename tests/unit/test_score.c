@@ -36,6 +36,8 @@ Test(score, two_classes_have_accuracy_auc_and_logloss_by_weight)
     cr_expect_float_eq(value(&s, "auc"), 23 / 24.0, 1e-12);
     cr_expect_eq(s.metric, value(&s, "auc"));
     cr_expect(isnan(value(&s, "mse")));
+    cr_expect_float_eq(psd_metric_find("accuracy")->chance(&set), 6 / 10.0, 1e-12, "class 1 has 2 + 4 of 10");
+    cr_expect_float_eq(psd_metric_find("logloss")->chance(&set), -0.4 * log(0.4) - 0.6 * log(0.6), 1e-12);
 }
 
 Test(score, numbers_have_mse_mae_and_r2_by_weight)

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,7 +115,11 @@ Test(statefile, a_transposed_array_is_refused)
     const double six[6] = { 1, 2, 3, 4, 5, 6 };
     cr_expect_eq(read_file("{\"0.exp_avg\":{\"dtype\":\"F64\",\"shape\":[2,3],\"data_offsets\":[0,48]}}", six, 48), PSD_EDATA);
     cr_expect(strstr(err.text, "array 0.exp_avg has another shape than its tensor"), "%s", err.text);
+    cr_expect_eq(read_file("{\"0.exp_avg\":{\"dtype\":\"F64\",\"shape\":[3,1,2],\"data_offsets\":[0,48]}}", six, 48), PSD_EDATA);
     cr_expect_eq(read_file("{\"0.exp_avg\":{\"dtype\":\"F64\",\"shape\":[6],\"data_offsets\":[0,48]}}", six, 48), PSD_OK, "flat");
+    const double infinite = INFINITY;
+    cr_expect_eq(read_file("{\"0.step\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[0,8]}}", &infinite, 8), PSD_EDATA);
+    cr_expect(strstr(err.text, "0.step is Inf or NaN"), "%s", err.text);
 }
 
 Test(statefile, a_file_that_is_no_state_is_refused)

@@ -64,6 +64,15 @@ Test(table, rows_with_words_are_sparse_and_zeros_are_left_out)
     psd_dataset_destroy(&set);
 }
 
+Test(table, log1p_of_all_columns_is_of_those_that_hold_numbers)
+{
+    const psd_dataset_options_t options = { .log1p = (const char *const[]){ "*" }, .n_log1p = 1 };
+    psd_encoding_t *encoding = columns(true);
+    cr_assert_eq(psd_table_mark_log1p(encoding, &options, "f", &err), PSD_OK, "%s", err.text);
+    cr_expect(encoding->column[0].log1p && !encoding->column[1].log1p);
+    psd_encoding_destroy(&encoding);
+}
+
 Test(table, words_with_one_hash_add_up)
 {
     const psd_dataset_options_t options = { .one_hot = 0, .hash_bits = 1 };

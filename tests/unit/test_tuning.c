@@ -114,6 +114,21 @@ Test(tuning, a_rate_that_is_cut_within_the_range_of_the_chosen_one_is_marked)
     json_decref(json);
 }
 
+Test(tuning, when_every_rate_has_failed_none_is_chosen)
+{
+    bool done;
+    cr_assert_eq(begin("0.1,1,10"), PSD_OK, "%s", err.text);
+    fill(1, 0.01);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    fill(1, 0.01);
+    for (size_t c = 0; c < tuning.round[1].n; c++)
+        for (unsigned s = 0; s < 2; s++)
+            tuning.round[1].contender[c].outcome[s].diverged = true;
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    cr_expect(done);
+    cr_expect_null(psd_tuning_choice(&tuning));
+}
+
 Test(tuning, a_rate_is_compared_only_with_the_rate_chosen_for_its_own_rule)
 {
     bool done;
