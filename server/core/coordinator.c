@@ -69,6 +69,7 @@ struct psd_coordinator {
     psd_failure_t failure;
     bool paused;          /* by an operator: no round closes */
     bool holds;           /* pushes wait, as the log last told the shards */
+    bool cuts;            /* a checkpoint without a round is due: pushes wait until all shards can make it at the same time */
     bool ending, stopped; /* the job ends, after a last checkpoint; unfinished, because it was stopped */
     uint64_t end_since_ms;
     uint64_t runs;
@@ -278,7 +279,7 @@ static void append_entry(psd_coordinator_t *self, uint64_t now_ms, psd_kind_t ki
 /* In a mode without rounds, tell the shards when pushes must wait. */
 static bool holds_pushes(const psd_coordinator_t *self)
 {
-    return self->paused || self->ending || !psd_saves_is_safe(&self->saves) ||
+    return self->paused || self->ending || self->cuts || !psd_saves_is_safe(&self->saves) ||
            !has_quorum(self, psd_membership_count(&self->members, PSD_WORKER_LIVE));
 }
 
@@ -365,7 +366,8 @@ static void decide(psd_coordinator_t *self, uint64_t now_ms, psd_round_t *round,
             member[round->n_members++] = (psd_member_t){ .worker = row->id, .incarnation = row->incarnation, .nonce = row->nonce };
     }
     psd_progress_t p = look(self, round->clock);
-    const bool save = !self->gathered && psd_saves_is_due(&self->saves, now_ms, &p, self->ending);
+    const bool save =
+        psd_mode_has_rounds(self->config.mode) && !self->gathered && psd_saves_is_due(&self->saves, now_ms, &p, self->ending);
     if (save)
         p.clock = round->clock = self->config.mode->save_clock(&p);
     const psd_forecast_kind_t kind = foretell(self, round);
@@ -752,6 +754,7 @@ static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out
         psd_tensors_clear(&self->model); /* with a checkpoint the shards know the model from it */
     self->clock = psd_saves_newest(&self->saves);
     self->gathered = 0;
+    self->cuts = false;
     begin_progress(self);
     psd_totals_clear(&self->totals);
     psd_health_clear(&self->health);
@@ -775,13 +778,38 @@ static void drop_point(psd_coordinator_t *self, uint64_t now_ms, uint32_t shard,
         fail(self, now_ms, PSD_EDATA, PSD_REFUSAL_DAMAGED, why, out);
 }
 
+/* Whether all shards can save now. Without rounds they would do so many pushes apart, each when the order reaches it, so all of them
+ * hold pushes first. Then they are at most one push of each worker apart, because a worker pushes again only when every shard has
+ * made a step with its last push. */
+static bool is_cut(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (psd_mode_has_rounds(self->config.mode))
+        return true;
+    self->cuts = true;
+    tend_pushes(self, now_ms, out);
+    return psd_journal_is_done_by_all(&self->journal);
+}
+
+/* No checkpoint is due any more, or it is ordered. */
+static void end_cut(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    if (!self->cuts)
+        return;
+    self->cuts = false;
+    tend_pushes(self, now_ms, out);
+}
+
 /* The first checkpoint, requested ones, and those of jobs without rounds do not wait for a round to close; the view stays as it
  * is. */
 static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     bool begun = self->state != PSD_JOB_GATHERING && self->state != PSD_JOB_FINISHED;
     psd_progress_t p = look(self, clock_of_weights(self));
-    if (!begun || !psd_saves_is_urgent(&self->saves) || !psd_saves_is_due(&self->saves, now_ms, &p, self->ending))
+    if (!begun || !psd_saves_is_urgent(&self->saves) || !psd_saves_is_due(&self->saves, now_ms, &p, self->ending)) {
+        end_cut(self, now_ms, out);
+        return;
+    }
+    if (!is_cut(self, now_ms, out))
         return;
     p.clock = self->config.mode->save_clock(&p);
     if (!self->gathered)
@@ -792,6 +820,7 @@ static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_ac
                          .n_members = self->n_view,
                          .member = new_members(self) };
     memcpy(same.member, self->view, self->n_view * sizeof *same.member);
+    self->cuts = false; /* the shards begin to save before they let pushes pass */
     append_command(self, now_ms, &same, PSD_COMMAND_SAVE, out);
     psd_saves_begin(&self->saves, now_ms, &p, psd_journal_last(&self->journal));
 }
@@ -1326,6 +1355,8 @@ static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
     }
     if (news)
         evaluate(self, in->now_ms, in->out);
+    if (self->cuts)
+        save_between_rounds(self, in->now_ms, in->out);
 }
 
 /* The sums that a pass has measured at a shard. When all shards have reported, the totals go into the log. */

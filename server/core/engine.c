@@ -1172,7 +1172,8 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
     self->lr = round->lr;
     self->held = (in->msg->code & PSD_COMMAND_HOLD) != 0;
     if (in->msg->code & PSD_COMMAND_SAVE)
-        psd_saver_order(&self->saver, in->msg->code & PSD_COMMAND_CLOSE ? round->clock : clock_of_weights(self, round->clock));
+        psd_saver_order(&self->saver, in->msg->code & PSD_COMMAND_CLOSE ? round->clock : clock_of_weights(self, round->clock),
+                        !psd_mode_has_rounds(self->config.mode));
     if (in->msg->code & PSD_COMMAND_FINISH) {
         /* Server 0 ends when its coordinator knows that all others have read this. */
         if (self->index && in->msg->code & PSD_COMMAND_STOP)

@@ -16,11 +16,21 @@ void psd_saver_note_trouble(psd_saver_t *self, const char *failure)
     psd_printable(self->trouble, sizeof self->trouble, failure ? failure : "", failure ? strlen(failure) : 0);
 }
 
-void psd_saver_order(psd_saver_t *self, uint64_t clock)
+/* The state that was ordered is gone. */
+static void fail_order(psd_saver_t *self)
+{
+    self->due = false;
+    self->failed = self->order + 1;
+    psd_saver_note_trouble(self, "an older one took too long");
+}
+
+void psd_saver_order(psd_saver_t *self, uint64_t clock, bool cannot_wait)
 {
     self->due = true;
     self->order = clock;
     self->failed = 0; /* what is said of failure from here on is about this one */
+    if (cannot_wait && self->saving)
+        fail_order(self);
 }
 
 bool psd_saver_may_begin(psd_saver_t *self, uint64_t clock)
@@ -32,8 +42,7 @@ bool psd_saver_may_begin(psd_saver_t *self, uint64_t clock)
         return false; /* an attempt that failed elsewhere has made this file: it stays, because a manifest may list it already */
     if (clock == self->order)
         return true;
-    self->failed = self->order + 1;
-    psd_saver_note_trouble(self, "an older one took too long");
+    fail_order(self);
     return false;
 }
 

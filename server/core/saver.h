@@ -39,8 +39,9 @@ typedef struct psd_saver {
 /* Another run begins: nothing is saved, nothing is being written, and deferred steps are forgotten. */
 void psd_saver_clear(psd_saver_t *self);
 
-/* The log orders to save the state after `clock`. */
-void psd_saver_order(psd_saver_t *self, uint64_t clock);
+/* The log orders to save the state after `clock`. If that `cannot_wait`, because steps do not change the clock, it fails while
+ * another one is being written. */
+void psd_saver_order(psd_saver_t *self, uint64_t clock, bool cannot_wait);
 
 /* Whether to begin a checkpoint at `clock`, while no step runs: not while another is being written, nor if a file of that clock is
  * durable already. If the state of that clock is gone, the order has failed. */

@@ -37,6 +37,7 @@ void sim_end_disk(sim_t *self)
         free(self->snapshot[i]->crc);
         free(self->snapshot[i]->ledger.at);
         free(self->snapshot[i]->kept);
+        free(self->snapshot[i]->applied);
         free(self->snapshot[i]);
     }
     free(self->snapshot);
@@ -79,6 +80,16 @@ static void note_residuals(sim_t *self, uint32_t s, snapshot_t *snapshot)
     }
 }
 
+static void note_applied(const sim_t *self, uint32_t s, snapshot_t *snapshot)
+{
+    const psd_save_point_t *point = psd_engine_point(psd_node_engine(self->server[s].node));
+    snapshot->applied = calloc(point->n_applied + 1, sizeof *snapshot->applied);
+    for (uint32_t i = 0; i < point->n_applied; i++)
+        snapshot->applied[snapshot->n_applied++] = (psd_applied_t){ .worker = point->applied[i].worker,
+                                                                    .incarnation = point->applied[i].incarnation,
+                                                                    .clock = point->applied[i].samples };
+}
+
 /* Record the shard's present state; its number in the list, from 1, goes into the file in place of the view. */
 static uint64_t take_snapshot(sim_t *self, uint32_t s, uint64_t clock)
 {
@@ -93,6 +104,7 @@ static uint64_t take_snapshot(sim_t *self, uint32_t s, uint64_t clock)
         snapshot->crc[p] = crc_of_chunk(self, s, p);
     sim_copy_ledger(&snapshot->ledger, &self->server[s].ledger);
     note_residuals(self, s, snapshot);
+    note_applied(self, s, snapshot);
     /* If each push is a step, the next one may have begun in the same event: it is not in the file. */
     const uint64_t version = psd_engine_point(psd_node_engine(self->server[s].node))->version;
     if (!psd_mode_has_rounds(self->mode))
@@ -240,6 +252,28 @@ static void note_commit(sim_t *self)
 {
     self->n_honest = self->lied ? 0 : self->n_honest + 1;
     self->lied = false;
+}
+
+/* The newest record of a shard's file of a checkpoint; NULL: there is none. */
+static const snapshot_t *find_snapshot(const sim_t *self, uint32_t s, uint64_t clock)
+{
+    for (size_t i = self->n_snapshots; i-- > 0;)
+        if (self->snapshot[i]->shard == s && self->snapshot[i]->clock == clock)
+            return self->snapshot[i];
+    return NULL;
+}
+
+/* Two files of one checkpoint are at most one push of each worker apart: that is what a worker which continues from there loses. */
+static void check_cut(sim_t *self, const snapshot_t *a, const snapshot_t *b)
+{
+    for (uint32_t i = 0; a && b && i < a->n_applied; i++)
+        for (uint32_t k = 0; k < b->n_applied; k++) {
+            const psd_applied_t *x = &a->applied[i], *y = &b->applied[k];
+            if (x->worker == y->worker && x->incarnation == y->incarnation && x->clock > y->clock + 1)
+                sim_broken(self,
+                           "checkpoint %" PRIu64 " has push %" PRIu64 " of worker %u in shard %u, and %" PRIu64 " in shard %u",
+                           a->clock, x->clock, x->worker, a->shard, y->clock, b->shard);
+        }
 }
 
 static int commit(const sim_t *self, const event_t *e, psd_err_t *err)
@@ -469,6 +503,9 @@ void sim_on_committed(sim_t *self, event_t *e, psd_actions_t *out)
     self->result->saves += ok;
     if (ok)
         note_commit(self);
+    for (uint32_t s = 0; ok && s < self->config.servers; s++)
+        for (uint32_t t = 0; t < self->config.servers; t++)
+            check_cut(self, find_snapshot(self, s, e->facts.clock), find_snapshot(self, t, e->facts.clock));
     psd_node_committed(self->server[e->target].node, now_at(self, e->target), e->facts.clock, ok ? NULL : err.text, out);
 }
 

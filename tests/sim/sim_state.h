@@ -116,6 +116,8 @@ typedef struct snapshot {
     ledger_t ledger;  /* the pushes that are in it */
     sim_life_t *kept; /* the workers whose residuals it may hold */
     uint32_t n_kept;
+    psd_applied_t *applied; /* each worker's last push in it */
+    uint32_t n_applied;
 } snapshot_t;
 
 /* The time that a process sees. */

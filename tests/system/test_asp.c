@@ -126,10 +126,10 @@ Test(asp, the_job_continues_from_its_newest_checkpoint_when_a_server_dies_and_it
     char *err = cluster_printed(&cluster, &job, "err");
     cr_assert_not_null(strstr(err, "run.restart role=\"server "), "%s", err);
     cr_assert_not_null(strstr(err, "checkpoint=yes"), "not from the beginning: %s", err);
-    free(err);
     /* Lost pushes were repeated, each once. A push in flight while the checkpoint was made may be in one file and not in the other,
      * and is not repeated: at most one per worker, because the job went back once. */
     const unsigned long long steps = saved_steps();
-    cr_assert(steps <= WORKERS * STEPS && steps + WORKERS >= WORKERS * STEPS, "%llu steps of %d", steps, WORKERS * STEPS);
+    cr_assert(steps <= WORKERS * STEPS && steps + WORKERS >= WORKERS * STEPS, "%llu steps of %d:\n%s", steps, WORKERS * STEPS, err);
+    free(err);
 }
 #endif

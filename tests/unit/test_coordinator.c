@@ -607,6 +607,21 @@ Test(coordinator, in_bsp_a_learning_rate_waits_for_the_round_to_close, .fini = t
     }
 }
 
+/* The newest entry orders to hold pushes, and not yet to save. */
+static bool holds_only(void)
+{
+    const psd_msg_t *command = command_to(0, NULL);
+    return command && command->code & PSD_COMMAND_HOLD && !(command->code & PSD_COMMAND_SAVE);
+}
+
+/* All shards carry out the newest entry. */
+static void carry_out(uint64_t version)
+{
+    seq = command_to(0, NULL)->seq;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, version, 0, 0, 0);
+}
+
 /* Both files of the checkpoint that was ordered last are durable, and so is its manifest. */
 static void save(uint64_t version)
 {
@@ -636,11 +651,35 @@ Test(coordinator, in_asp_every_steps_counts_pushes_however_many_servers_there_ar
     server_says(0, 10, 0, 0, 0);
     server_says(1, 10, 0, 0, 0);
     pass(100);
+    carry_out(10);
     save(10);
     server_says(0, 19, 0, 0, 0);
     server_says(1, 19, 0, 0, 0);
     pass(100);
     cr_expect(!command_to(0, NULL) || !(command_to(0, NULL)->code & PSD_COMMAND_SAVE), "they are counted from the one before");
+}
+
+Test(coordinator, in_asp_all_shards_hold_pushes_before_they_save_so_that_their_files_are_at_most_a_push_apart, .fini = teardown)
+{
+    config.checkpoints = true;
+    begin("asp", 1);
+    pass(100);
+    save(0);
+    server_says(0, 7, 0, 0, 0);
+    server_says(1, 9, 0, 0, 0);
+    psd_coordinator_request_save(coordinator);
+    pass(50);
+    cr_expect(holds_only());
+    seq = command_to(0, NULL)->seq;
+    server_says(0, 9, 0, 0, 0);
+    pass(1000);
+    cr_expect(!command_to(0, NULL) || holds_only(), "server 1 may still make steps");
+    server_says(1, 9, 0, 0, 0);
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        const psd_msg_t *command = command_to(s, NULL);
+        cr_assert(command && command->code & PSD_COMMAND_SAVE, "at once, because pushes wait: server %u", s);
+        cr_expect_not(command->code & PSD_COMMAND_HOLD, "and then they pass again");
+    }
 }
 
 /* ---- the start, and another one ---- */

@@ -36,7 +36,7 @@ TestSuite(saver, .init = setup, .fini = teardown, .timeout = 600);
 
 static void begin(uint64_t clock)
 {
-    psd_saver_order(&saver, clock);
+    psd_saver_order(&saver, clock, false);
     cr_assert(psd_saver_may_begin(&saver, clock));
     psd_saver_begin(&saver, &(psd_save_point_t){ .clock = clock, .applied = &(psd_member_t){ .worker = 9 }, .n_applied = 1 }, &out);
     psd_saver_begun(&saver);
@@ -112,14 +112,27 @@ Test(saver, the_writer_waits_for_a_chunk_that_is_being_stepped)
     cr_expect(asked(PSD_ACT_SAVE_PART, 0));
 }
 
+Test(saver, an_order_that_cannot_wait_fails_while_another_file_is_written)
+{
+    begin(3);
+    psd_saver_order(&saver, 4, true);
+    cr_expect_eq(saver.failed, 5);
+    cr_expect_str_eq(saver.trouble, "an older one took too long");
+    psd_saver_saved(&saver, shard, busy, NULL);
+    cr_expect_not(psd_saver_may_begin(&saver, 4), "steps were made since");
+    psd_saver_order(&saver, 5, true);
+    cr_expect_eq(saver.failed, 0);
+    cr_expect(psd_saver_may_begin(&saver, 5));
+}
+
 Test(saver, an_order_whose_state_is_gone_has_failed_and_one_that_is_durable_is_not_made_again)
 {
-    psd_saver_order(&saver, 7);
+    psd_saver_order(&saver, 7, false);
     cr_expect_not(psd_saver_may_begin(&saver, 8));
     cr_expect_eq(saver.failed, 8);
     cr_expect_str_eq(saver.trouble, "an older one took too long");
     saver.saved = 10;
-    psd_saver_order(&saver, 9);
+    psd_saver_order(&saver, 9, false);
     cr_expect_eq(saver.failed, 0);
     cr_expect_not(psd_saver_may_begin(&saver, 9));
     cr_expect_not(psd_saver_may_begin(&saver, 9), "nor asked for any more");
