@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # planted.sh - whether the simulator finds bugs: it plants one bug at a time in a copy of the sources, psd-sim
-# built, and run over 1,000 seeds. There is one for each promise, so none of them is a check that cannot fail. Says at which
+# built, and run over 2,000 seeds. There is one for each promise, so none of them is a check that cannot fail. Says at which
 # seed each was found; ends with 1 when one was not, or could not be planted.
 # With --dry it only looks whether each can still be planted, which takes no time.
 # Usage: planted.sh [--dry] [SOURCES]
@@ -8,7 +8,7 @@ set -euo pipefail
 dry=
 [ "${1:-}" != --dry ] || { dry=1 && shift; }
 sources=$(readlink -f "${1:-$(dirname "$(readlink -f "$0")")/../..}")
-seeds=1000
+seeds=2000
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 missed=0
