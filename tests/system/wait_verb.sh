@@ -75,15 +75,38 @@ wait "$job" || true
 wait "$follower" || fail "psdctl wait did not see the stop"
 job=
 
-# A job that fails: its only worker never comes.
-"$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --join-timeout=3s --log-level=error >"$dir/out" 2>&1 &
-job=$!
-url=
+# Start only server 0 of a job, with the options $@ in the background, and find its addresses.
+start_server() {
+    : >"$dir/out"
+    "$bin/psd" --insecure --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --log-level=error "$@" >"$dir/out" 2>&1 &
+    job=$!
+    for ((i = 0; i < 3000; i++)); do
+        url=$(sed -n 's/.* status=\(http[^ ]*\).*/\1/p' "$dir/out")
+        data=$(sed -n 's/.* data=\([^ ]*\).*/\1/p' "$dir/out")
+        [ -z "$url" ] || return 0
+        sleep 0.1
+    done
+    fail "no address"
+}
+
+# A job that waits for a lost worker: it is said once, however often the server answers.
+start_server --lease=1s --join-timeout=0s
+"$bin/psd-worker" --insecure --join="$data" --data-train=glyphs:600 --data-test=glyphs:100 --model-layers=784,4,10 --stop-epochs=0 \
+    --stop-steps=1000000000 >/dev/null 2>&1 &
+worker=$!
+expect 0 --for=step=1 "$url"
+kill -KILL "$worker"
 for ((i = 0; i < 3000; i++)); do
-    url=$(sed -n 's/.* status=\(http[^ ]*\).*/\1/p' "$dir/out")
-    [ -z "$url" ] || break
+    ! curl -fsS "$url/status" | grep -q '"state": *"degraded"' || break
     sleep 0.1
 done
+expect 69 --for=finished --timeout=2 "$url"
+[ "$(grep -c '^psdctl wait: the job is degraded, waits for ' "$dir/wait")" -eq 1 ] || fail "$(cat "$dir/wait")"
+kill "$job"
+wait "$job" "$worker" || true
+
+# A job that fails: its only worker never comes.
+start_server --join-timeout=3s
 expect 1 --for=finished "$url"
 grep -q 'the job has failed, at step 0' "$dir/wait" || fail "$(cat "$dir/wait")"
 wait "$job" || true
@@ -93,6 +116,7 @@ expect 69 --timeout=0.5 127.0.0.1:1
 grep -q 'no server answers' "$dir/wait" || fail "$(cat "$dir/wait")"
 expect 64 --for=nothing
 expect 64 --for=step=0
+expect 64 --for=step=1.5
 expect 64 --timeout=-1
 expect 64 nowhere
 echo "wait_verb: ok"
