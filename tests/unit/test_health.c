@@ -104,6 +104,23 @@ Test(health, figures_are_norms_and_shares_of_the_whole_tensor, .fini = end)
     cr_expect_float_eq(x->gradient_norm, 0.2 * sqrt(3000), 1);
 }
 
+Test(health, shares_are_of_the_elements_that_had_a_gradient, .fini = end)
+{
+    static double terms[MOST * PSD_LOOK_TERMS];
+    begin();
+    for (uint32_t i = 0; i < health.map.n_held[0]; i++) { /* half of each chunk, of which a quarter are 0 and an eighth cut off */
+        const double n = health.map.chunk[health.map.held[0][i]].n / 2.0;
+        memcpy(terms + (size_t)i * PSD_LOOK_TERMS,
+               (double[PSD_LOOK_TERMS]){ n, n * 0.01, n * 0.25, n * 0.125, n * 0.0025, n * 1e-8, 0.1 },
+               PSD_LOOK_TERMS * sizeof(double));
+    }
+    cr_assert(psd_health_take(&health, 0, 1, terms, (size_t)health.map.n_held[0] * PSD_LOOK_TERMS));
+    for (uint32_t t = 0; t < TENSORS; t++) {
+        cr_expect_float_eq(health.tensor[t].zero_share, 0.25, 1e-12);
+        cr_expect_float_eq(health.tensor[t].reached_share, 0.125, 1e-12);
+    }
+}
+
 Test(health, figures_have_the_same_bits_for_any_number_of_servers_in_any_order)
 {
     double want[TENSORS][3];
