@@ -84,6 +84,9 @@ class Follow(unittest.TestCase):
                     version = follower.version
                 self.assertEqual({name: array.tolist() for name, array in kept.items()}, values, "later pulls make their own arrays")
                 self.assertGreaterEqual(len(set(versions)), 5)
+            for use in (follower.pull, lambda: follower.version):
+                with self.assertRaisesRegex(psd.UsageError, "this follower is closed; make another psd.Follower"):
+                    use()
             self.assertEqual(set(psd.read(servers.join, insecure=True)), set(SHAPES))
 
     def test_the_slow_weights_are_lookaheads(self) -> None:

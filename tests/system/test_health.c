@@ -264,12 +264,21 @@ Test(health, a_model_of_many_tensors_has_bounded_rows_series_and_names_and_the_d
     cr_expect_str_eq(json_string_value(json_object_get(first, "name")), "t150");
     cr_expect_str_eq(json_string_value(json_object_get(first, "state")), "dead");
     cr_expect_eq(json_integer_value(json_object_get(first, "since_step")), 5);
+    const json_t *row = json_array_get(rows, N_DEAD + OWN);
+    cr_expect_str_eq(json_string_value(json_object_get(row, "name")), "t005");
+    cr_expect_float_eq(json_real_value(json_object_get(row, "gradient_norm")), 2.828, 1e-9);
+    cr_expect_float_eq(json_real_value(json_object_get(row, "zero_share")), 0.3333, 1e-9);
+    cr_expect_eq(json_number_value(json_object_get(row, "cut_share")), 0);
     cr_expect_str_eq(json_string_value(json_object_get(json_array_get(rows, N_DEAD + ABSENT), "state")), "absent");
     cr_expect(count(root, "dead") == N_DEAD && count(root, "absent") == 1 && count(root, "ok") == MANY - 1 - N_DEAD);
     expect_alert(root, "tensor t150 is dead: ", "; the same holds for t151, t152, t153, t154 and 2 more");
     char *metrics = cluster_get(&cluster, 0, "/metrics");
     cr_expect_eq(count_in(metrics, "psd_tensor_weight_norm{"), 31, "the series of 32 tensors, one of which has no figures");
     cr_expect_not_null(strstr(metrics, "psd_tensors{state=\"dead\"} 7\n"));
+    cr_expect_not_null(strstr(metrics, "psd_tensor_zero_gradients_ratio{tensor=\"t005\"} 0.333"), "%s",
+                       strstr(metrics, "psd_tensor_zero_gradients_ratio{"));
+    cr_expect_not_null(strstr(metrics, "psd_tensor_cut_gradients_ratio{tensor=\"t005\"} 0\n"), "%s",
+                       strstr(metrics, "psd_tensor_cut_gradients_ratio{"));
     free(metrics);
     json_decref(root);
     cr_expect_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
