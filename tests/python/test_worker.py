@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 import psd  # noqa: E402
 from psd import __main__ as command  # noqa: E402
 from psd import capi  # noqa: E402
+from psd.state import fields  # noqa: E402
 from psd.worker import _ms  # noqa: E402
 
 
@@ -279,6 +280,12 @@ class Alone(unittest.TestCase):
             text = "import psd\nwith psd.connect() as w: print(w.settings.lr, w.position.worker)"
             told = support.script(text, PSD_JOIN=servers.join, PSD_INSECURE="true", PSD_JOB="lines", PSD_WORKER__ID="3")
             self.assertEqual(told.communicate(timeout=60), ("0.5 3\n", ""))
+
+    def test_numbers_in_names_of_state_are_those_of_the_tensors_from_0(self) -> None:
+        state = {"state/0/exp_avg": np.zeros(2, np.float32), "state.1.step": 3, "state/w/step": 4.0}
+        self.assertEqual([(f.tensor, f.field) for f in fields(state, ["w", "b"])], [("w", "exp_avg"), ("b", "step"), ("w", "step")])
+        with self.assertRaisesRegex(psd.UsageError, "'state/2/step' is for tensor number 2, but there are 2, from 0"):
+            fields({"state/2/step": 1}, ["w", "b"])
 
     def test_timeouts_are_in_seconds_and_none_is_no_limit(self) -> None:
         self.assertEqual([_ms(t) for t in (None, 0, 0.05, 1.5, -1, 1e12)], [-1, 0, 50, 1500, 0, 2**31 - 1])

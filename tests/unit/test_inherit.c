@@ -91,6 +91,9 @@ Test(inherit, what_is_missing_or_too_much_is_named)
                    "it has exp_avg of tensor head, which the model does not have; its first is w");
     expect_refused((const psd_state_field_t[]){ ARRAY("w", "exp_avg", two), ARRAY("w", "exp_avg_sq", six), NUMBER("w", "step", 1) },
                    3, true, "exp_avg of tensor w has 2 elements; this job's has 6");
+    expect_refused((const psd_state_field_t[]){ ARRAY("w", "exp_avg", six), ARRAY("w", "exp_avg_sq", six), NUMBER("w", "step", 1),
+                                                NUMBER("w", "step", 2) },
+                   4, false, "the state of tensor w has step twice");
     expect_refused((const psd_state_field_t[]){ ARRAY("b", "exp_avg", six), ARRAY("b", "exp_avg_sq", two), NUMBER("b", "step", 1) },
                    3, true, "exp_avg of tensor b has 6 elements; this job's has 2");
 }

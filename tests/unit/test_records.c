@@ -35,6 +35,16 @@ Test(records, a_record_is_fields_with_their_places)
     cr_expect_eq(records.n_fields, 0);
 }
 
+Test(records, a_file_may_end_in_a_carriage_return)
+{
+    const char text[] = { 'a', ',', 'b', '\r', 'x' };
+    psd_records_begin(&records, "f", text, text + 4, ',');
+    cr_assert_eq(psd_records_next(&records, &err), PSD_OK, "%s", err.text);
+    cr_expect(records.n_fields == 2 && holds(1, "b"));
+    cr_assert_eq(psd_records_next(&records, &err), PSD_OK);
+    cr_expect_eq(records.n_fields, 0);
+}
+
 Test(records, an_open_quote_is_refused_where_it_began)
 {
     begin("a,b\n1,\"2\n3");

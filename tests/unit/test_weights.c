@@ -85,6 +85,7 @@ Test(weights, a_tensor_that_is_missing_or_has_another_shape_is_named_unless_part
     cr_expect_eq(taken.n_missing, 1);
     cr_expect_str_eq(taken.missing, "fc1.bias");
     cr_expect_str_eq(taken.unused, "head.bias");
+    cr_expect_eq(taken.n_unused, 1);
     cr_expect_eq(psd_model_params(model)[0].data[0], 9);
     cr_expect_eq(psd_model_params(model)[1].data[2], before, "it begins as it was");
     write_file("{\"fc1.weight\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", (float[6]){ 9 }, 24);
