@@ -336,6 +336,7 @@ Test(health, a_look_that_a_lost_message_leaves_incomplete_is_dropped_when_a_late
     cr_expect_not(tell(1, 2, all), "it is whole already");
     cr_expect_not(psd_health_take(&health, 1, 3, NULL, 0), "a shard that sends too little");
     cr_expect_not(psd_health_take(&health, 9, 3, NULL, 0), "one that there is not");
+    cr_expect_not(tell(0, 3, all), "so server 1 has not sent its part");
 }
 
 Test(health, shards_may_be_some_looks_apart_and_a_shard_far_ahead_leaves_the_oldest_incomplete, .fini = end)
