@@ -118,6 +118,8 @@ struct psd_optimizer {
     /* Other programs keep no count of updates for it: their state without a count belongs to a tensor that has been updated any
      * number of times. */
     bool uncounted;
+    /* It finds its own learning rate, and lr is a factor on that. */
+    bool finds_rate;
     /* Set the scalars of birth (NAdam's product = 1); NULL: zeros. */
     void (*born)(const double *hyper, double *scalar);
     /* Form update number `t` (from 1) with learning rate `lr`: write `coef`, advance `scalar`. */

@@ -77,6 +77,13 @@ static double exponential(const psd_schedule_t *self, double base, double s)
     return base * power(self->value[EXPONENTIAL_GAMMA], s);
 }
 
+enum { GEOMETRIC_STEPS, GEOMETRIC_START, GEOMETRIC_END };
+static double geometric(const psd_schedule_t *self, double base, double s)
+{
+    const double t = self->value[GEOMETRIC_STEPS], from = self->value[GEOMETRIC_START], to = self->value[GEOMETRIC_END];
+    return base * (from * power(to / from, min_of(s, t) / t));
+}
+
 enum { LINEAR_STEPS, LINEAR_START, LINEAR_END };
 static double linear(const psd_schedule_t *self, double base, double s)
 {
@@ -166,6 +173,22 @@ static const psd_schedule_kind_t kinds[] = {
                                        .open_min = true,
                                        .max = 1,
                                        .help = "factor of each unit" } } },
+    { .name = "geometric",
+      .formula = "base*start_factor*(end_factor/start_factor)^(min(s,steps)/steps)",
+      .rate = geometric,
+      .arg = { [GEOMETRIC_STEPS] = STEPS("until the end"),
+               [GEOMETRIC_START] = { .name = "start_factor",
+                                     .def = 1,
+                                     .min = 0,
+                                     .open_min = true,
+                                     .max = 1e15,
+                                     .help = "factor at the start" },
+               [GEOMETRIC_END] = { .name = "end_factor",
+                                   .def = NONE,
+                                   .min = 0,
+                                   .open_min = true,
+                                   .max = 1e15,
+                                   .help = "factor at the end" } } },
     { .name = "linear",
       .formula = "base*(start_factor + (end_factor-start_factor)*min(s,steps)/steps)",
       .rate = linear,

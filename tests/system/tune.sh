@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tune.sh BIN SOURCE - psdctl tune chooses rates by short runs, in a third of a grid's steps; an interrupted search continues to the same
-# result, and the job file that it writes trains.
+# tune.sh BIN SOURCE - psdctl tune chooses rates by range tests and short runs, in a third of a grid's steps; an interrupted search
+# continues to the same result, and the job file that it writes trains.
 set -euo pipefail
 bin=$1
 dir=$(mktemp -d)
@@ -15,39 +15,46 @@ fail() {
 cat >job.yaml <<'END'
 job: small
 model: {kind: softmax}
-data: {train: "glyphs:600", test: "glyphs:300", batch: 20}
-stop: {epochs: 2}
+data: {train: "glyphs:3000", test: "glyphs:300", batch: 20}
+stop: {epochs: 3}
 status.listen: none
 model.layers: [784, 10]
-compare: {seeds: 1, jobs: 2, optimizers: ["sgd(lr=0.5)", "adam(lr=1e-3)"]}
+compare: {seeds: 1, jobs: 2, optimizers: ["sgd(lr=0.5)", "adam(lr=1e-2)"]}
 END
 "$bin/psdctl" tune job.yaml --progress=none --run-dir=one >said 2>err || fail "$(cat err)"
-[ "$(grep -c '^[12] .* cut: ' said)" -eq 14 ] || fail "9 rates become 3, and then 2, of 2 rules: $(cat said)"
+[ "$(grep -c '^range .* of 9 rates kept: the loss falls from .* on and ' said)" -eq 2 ] || fail "no range test of each rule: $(cat said)"
+grep -q '^range .* sgd(lr=50) .* cut by the range test: the loss diverges at ' said || fail "a rate of 50 was not cut: $(cat said)"
+[ "$(grep -cE '^(range|[12]) .* cut( by the range test)?: ' said)" -eq 14 ] || fail "9 rates become 3, and then 2, of 2 rules: $(cat said)"
 [ "$(grep -c '^[12] .* kept$' said)" -eq 10 ] || fail "$(cat said)"
+grep -q 'cut by the range test: the loss diverges at ' one/report.html || fail 'the page does not say what the range tests cut'
 grep -q '^chosen: ' said || fail "$(cat said)"
-# 540 rows are trained on, in 27 steps an epoch: the grid would make 18 runs of 54 steps.
+# 2700 rows are trained on, in 135 steps an epoch: the grid would make 18 runs of 405 steps.
 steps=$(cat one/runs/*/summary.json | sed -n 's/^ *"steps": \([0-9]*\),*/\1/p' | awk '{ n += $1 } END { print n }')
-[ "$steps" -le $((18 * 54 / 3)) ] || fail "$steps steps are more than a third of the grid's $((18 * 54))"
+[ "$steps" -le $((18 * 405 / 3)) ] || fail "$steps steps are more than a third of the grid's $((18 * 405))"
+grep -qx "$steps steps; the whole grid would take $((18 * 405))" said || fail "it counts other steps than $steps: $(cat said)"
+runs=$(find one/runs -maxdepth 1 -name '*seed1' | wc -l)
 
-# Interrupted in the middle, it continues from there, and finds the same.
-"$bin/psdctl" tune job.yaml --progress=none --run-dir=two >/dev/null 2>err &
-job=$!
-for ((i = 0; i < 1200; i++)); do
-    [ "$(find two/runs -maxdepth 1 -name '*seed1' 2>/dev/null | wc -l)" -lt 5 ] || break
-    sleep 0.05
+# Interrupted in the range tests, and in the middle, it continues from there, and finds the same.
+for made in 1 8; do
+    "$bin/psdctl" tune job.yaml --compare-jobs=1 --progress=none --run-dir=two >/dev/null 2>err &
+    job=$!
+    for ((i = 0; i < 1200; i++)); do
+        [ "$(find two/runs -maxdepth 1 -name '*seed1' 2>/dev/null | wc -l)" -lt "$made" ] || break
+        sleep 0.05
+    done
+    kill -INT "$job"
+    code=0
+    wait "$job" || code=$?
+    [ "$code" -eq 75 ] || fail "interrupted, it ended with $code: $(cat err)"
+    grep -qE '^psdctl tune: [0-9]+ of [0-9]+ runs of (the range tests|round [123]) are kept; continue with --run-dir=two$' err || fail "$(cat err)"
 done
-kill -INT "$job"
-code=0
-wait "$job" || code=$?
-[ "$code" -eq 75 ] || fail "interrupted, it ended with $code: $(cat err)"
-grep -q '^psdctl tune: [0-9]* of \(18\|6\|4\) runs of round [123] are kept; continue with --run-dir=two$' err || fail "$(cat err)"
 before=$(find two/runs -maxdepth 1 -name '*seed1' | wc -l)
 "$bin/psdctl" tune job.yaml --progress=none --run-dir=two >said 2>err || fail "$(cat err)"
-[ "$(grep -c '^compare.done' err)" -eq $((28 - before)) ] || fail "it made runs again: $(cat err)"
+[ "$(grep -c '^compare.done' err)" -eq $((runs - before)) ] || fail "it made runs again: $(cat err)"
 cmp one/tune.json two/tune.json || fail 'two searches with one seed differ'
 
 # Rules on the command line stand in one text or in several words.
-for rules in "--optimizers=sgd(lr=0.5);adam(lr=1e-3)" "--optimizers sgd(lr=0.5) adam(lr=1e-3)"; do
+for rules in "--optimizers=sgd(lr=0.5);adam(lr=1e-2)" "--optimizers sgd(lr=0.5) adam(lr=1e-2)"; do
     # shellcheck disable=SC2086
     "$bin/psdctl" tune job.yaml --progress=none --run-dir=one $rules >/dev/null 2>err || fail "$rules: $(cat err)"
     ! grep -q '^compare.done' err || fail "$rules: it made runs again: $(cat err)"

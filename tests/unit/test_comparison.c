@@ -513,7 +513,7 @@ static char *page(void)
     char *text = NULL;
     size_t n;
     FILE *out = open_memstream(&text, &n);
-    cr_assert(psd_comparison_page(&comparison, out));
+    cr_assert(psd_comparison_page(&comparison, NULL, out));
     fclose(out);
     return text;
 }

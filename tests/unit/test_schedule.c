@@ -40,8 +40,8 @@ Test(schedule, every_golden_rate_is_met)
     psd_golden_destroy(&reader);
     fclose(file);
     cr_expect_str_eq(err.text, "");
-    cr_expect_eq(cases, 14);
-    cr_expect_eq(rates, 14 * 26);
+    cr_expect_eq(cases, 15);
+    cr_expect_eq(rates, 15 * 26);
     cr_expect_eq(momenta, 2 * 26);
 }
 
@@ -49,8 +49,9 @@ Test(schedule, every_golden_rate_is_met)
 
 Test(schedule, a_rate_between_two_steps_lies_between_theirs)
 {
-    static const char *const specs[] = { "exponential(gamma=0.9)", "linear(steps=10)", "polynomial(steps=10, power=1.7)",
-                                         "cosine(steps=10)", "wsd(stable=1, decay=9)" };
+    static const char *const specs[] = { "exponential(gamma=0.9)", "geometric(steps=10, end_factor=1e-3)",
+                                         "linear(steps=10)",       "polynomial(steps=10, power=1.7)",
+                                         "cosine(steps=10)",       "wsd(stable=1, decay=9)" };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         const psd_schedule_t schedule = parsed(specs[i]);
         for (double s = 1; s < 9; s++) {
@@ -82,12 +83,22 @@ Test(schedule, cosines_are_those_of_the_c_library)
     }
 }
 
+Test(schedule, a_geometric_schedule_rises_by_the_same_factor_in_every_step)
+{
+    const psd_schedule_t schedule = parsed("geometric(steps=40, end_factor=1e4)");
+    for (double s = 0; s <= 40; s++) {
+        const double theirs = 0.005 * pow(10, s / 10), ours = psd_schedule_rate(&schedule, 0.005, s);
+        cr_expect(fabs(ours - theirs) <= 1e-12 * theirs, "%g: %.17g, not %.17g", s, ours, theirs);
+    }
+}
+
 Test(schedule, past_its_end_the_rate_stays)
 {
     static const struct {
         const char *spec;
         double at, rate;
     } rows[] = { { "linear(steps=10, end_factor=0.25)", 10, 0.25 },
+                 { "geometric(steps=10, start_factor=0.5, end_factor=8)", 10, 8 },
                  { "polynomial(steps=10)", 10, 0 },
                  { "cosine(steps=10, min=0.125)", 10, 0.125 },
                  { "onecycle(steps=10, div_factor=4, final_div_factor=2)", 9, 0.125 },
@@ -115,12 +126,13 @@ Test(schedule, a_printed_schedule_reads_back_as_the_same)
                                          "step(step_size=6)",
                                          "multistep(milestones=5/9.5/20)",
                                          "exponential(gamma=0.95)",
+                                         "geometric(steps=20, end_factor=100)",
                                          "linear(steps=20)",
                                          "polynomial(steps=20,power=2)",
                                          " cosine ( steps = 20 , warmup=5 ) ",
                                          "onecycle(steps=26, anneal=linear, cycle_momentum=0)",
                                          "wsd(stable=10, decay=8, shape=cosine)" };
-    cr_expect_eq(sizeof specs / sizeof *specs, 9);
+    cr_expect_eq(sizeof specs / sizeof *specs, 10);
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         char text[PSD_SCHEDULE_TEXT], again[PSD_SCHEDULE_TEXT];
         const psd_schedule_t schedule = parsed(specs[i]), read = parsed(psd_schedule_print(&schedule, text));
@@ -129,7 +141,7 @@ Test(schedule, a_printed_schedule_reads_back_as_the_same)
         for (double s = 0; s < 40; s += 0.5)
             cr_expect_eq(psd_schedule_rate(&schedule, 0.1, s), psd_schedule_rate(&read, 0.1, s), "%s", text);
     }
-    cr_expect_null(psd_schedule_kind_at(9));
+    cr_expect_null(psd_schedule_kind_at(10));
     char text[PSD_SCHEDULE_TEXT];
     const psd_schedule_t schedule = parsed("multistep(milestones=5/9.5/20, warmup=2)");
     cr_expect_str_eq(psd_schedule_print(&schedule, text), "multistep(milestones=5/9.5/20, gamma=0.1, warmup=2, warmup_start=0)");
@@ -143,10 +155,13 @@ Test(schedule, a_wrong_schedule_is_refused_with_the_column_and_the_reason)
         { "", "schedule, column 1: expected the name of a schedule, found the end" },
         { "cosin(steps=5)", "schedule, column 1: unknown schedule 'cosin'; the nearest is 'cosine'" },
         { "zigzagging",
-          "schedule, column 1: unknown schedule 'zigzagging'; there are constant, step, multistep, exponential, linear, "
-          "polynomial, cosine, onecycle, wsd" },
+          "schedule, column 1: unknown schedule 'zigzagging'; there are constant, step, multistep, exponential, geometric, "
+          "linear, polynomial, cosine, onecycle, wsd" },
         { "cosine", "schedule, column 7: cosine needs steps, until the rate is min" },
         { "cosine(", "schedule, column 8: expected the name of an argument, found the end" },
+        { "geometric(steps=5)", "schedule, column 19: geometric needs end_factor, factor at the end" },
+        { "geometric(steps=5, end_factor=0)",
+          "schedule, column 31: 0 is out of range for end_factor: it must be above 0 and at most 1e+15" },
         { "cosine(step=5)", "schedule, column 8: cosine has no 'step'; the nearest is 'steps'" },
         { "cosine(steps 5)", "schedule, column 14: expected '=', found '5'" },
         { "cosine(steps=five)", "schedule, column 14: expected a finite decimal number, found 'f'" },

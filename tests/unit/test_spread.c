@@ -29,7 +29,7 @@ Test(spread, a_range_between_two_others_is_in_a_group_with_each)
 {
     /* The best and the worst share a group only with the one between them. */
     const psd_spread_t s[] = { range(0.95, 0.97), range(0.93, 0.955), range(0.92, 0.94), range(0.5, 0.6) };
-    psd_groups_t g[4];
+    psd_spread_groups_t g[4];
     cr_assert_eq(psd_spread_groups(s, 4, false, g), 3);
     cr_expect(g[0].first == 1 && g[0].last == 1);
     cr_expect(g[1].first == 1 && g[1].last == 2);
@@ -42,17 +42,17 @@ Test(spread, a_range_between_two_others_is_in_a_group_with_each)
 Test(spread, ranges_that_touch_overlap_and_no_values_are_in_no_group)
 {
     const psd_spread_t s[] = { range(2, 3), range(1, 2), psd_spread_of(NULL, 0) };
-    psd_groups_t g[3];
+    psd_spread_groups_t g[3];
     cr_assert_eq(psd_spread_groups(s, 3, false, g), 1);
     cr_expect(g[0].first == 1 && g[1].first == 1);
     cr_expect(g[2].first == 0 && g[2].last == 0);
     cr_expect_eq(psd_spread_groups(s + 2, 1, false, g), 0);
 }
 
-static bool share(psd_groups_t a, psd_groups_t b) { return a.first <= b.last && b.first <= a.last; }
+static bool share(psd_spread_groups_t a, psd_spread_groups_t b) { return a.first <= b.last && b.first <= a.last; }
 
 /* Whether some group's members are all members of another. */
-static bool one_is_in_another(const psd_groups_t *g, size_t n, unsigned n_groups)
+static bool one_is_in_another(const psd_spread_groups_t *g, size_t n, unsigned n_groups)
 {
     for (unsigned a = 1; a <= n_groups; a++)
         for (unsigned b = 1; b <= n_groups; b++) {
@@ -71,7 +71,7 @@ Test(spread, two_ranges_share_a_group_exactly_when_they_overlap)
     uint64_t stream = 3;
     for (int draw = 0; draw < 3000; draw++) {
         psd_spread_t s[N];
-        psd_groups_t g[N];
+        psd_spread_groups_t g[N];
         for (size_t i = 0; i < N; i++) { /* coarse, so that some ends are equal */
             const double at = floor(30 * psd_uniform(&stream)), width = floor((double)(draw % 8) * psd_uniform(&stream));
             s[i] = range(at, at + width);

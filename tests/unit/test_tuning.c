@@ -10,16 +10,37 @@ static psd_options_t *options;
 static psd_tuning_t tuning;
 static psd_err_t err;
 
-static int begin(const char *sweep)
+static int begin_with(const char *rules, const char *sweep, const char *more)
 {
-    char flag[200];
-    snprintf(flag, sizeof flag, "--compare-lr-sweep=%s", sweep);
+    char of_rules[200], of_sweep[200];
+    snprintf(of_rules, sizeof of_rules, "--compare-optimizers=%s", rules);
+    snprintf(of_sweep, sizeof of_sweep, "--compare-lr-sweep=%s", sweep);
     options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
-    cr_assert_eq(psd_options_load(
-                     options, 4,
-                     (char *[]){ "psdctl", "--compare-optimizers=sgd(lr=1); adam(lr=1)", flag, "--compare-seeds=2", NULL }, &err),
+    cr_assert_eq(psd_options_load(options, 6,
+                                  (char *[]){ "psdctl", of_rules, of_sweep, "--compare-seeds=2", "--stop-steps=1600",
+                                              (char *)(uintptr_t)more, NULL },
+                                  &err),
                  PSD_OK, "%s", err.text);
     return psd_tuning_begin(&tuning, options, &err);
+}
+
+static int begin(const char *sweep) { return begin_with("sgd(lr=1); adam(lr=1)", sweep, "--job=t"); }
+
+/* The losses of the range tests, 80 steps from 0.01 to 100: constant below rate `falls`, then less by 1 per decade, and from `diverges`
+ * on not finite. */
+static void fill_ranges(double falls, double diverges)
+{
+    psd_comparison_t *range = psd_tuning_now(&tuning);
+    for (size_t c = 0; c < range->n; c++)
+        for (unsigned s = 0; s < 2; s++) {
+            psd_outcome_t *o = &range->contender[c].outcome[s];
+            *o = (psd_outcome_t){ .read = true, .steps = 80, .losses = { .point = calloc(80, sizeof *o->losses.point), .n = 80 } };
+            for (size_t i = 0; i < 80; i++) {
+                const double lr = 0.01 * pow(10, ((double)i - 1) / 20);
+                o->losses.point[i] =
+                    (psd_point_t){ .step = (double)i + 1, .value = lr < diverges ? 2 - fmax(log10(lr / falls), 0) : NAN };
+            }
+        }
 }
 
 static void teardown(void)
@@ -41,10 +62,21 @@ static void fill(double best, double apart)
         for (unsigned s = 0; s < 2; s++) {
             const psd_contender_t *one = &round->contender[c];
             const double off = fabs(log10(one->factor / (one->named ? 1 : best))) + (one->named ? 10 * adams_lag : 0);
-            round->contender[c].outcome[s] = (psd_outcome_t){
-                .read = true, .final = 0.5, .held = 0.9 - 0.1 * off + (s ? apart : -apart), .loss = 1, .metric = "accuracy"
-            };
+            round->contender[c].outcome[s] = (psd_outcome_t){ .read = true,
+                                                              .final = 0.5,
+                                                              .held = 0.9 - 0.1 * off + (s ? apart : -apart),
+                                                              .loss = 1,
+                                                              .metric = "accuracy",
+                                                              .order = strdup("of rows") };
         }
+}
+
+static void fill_steps(uint64_t steps)
+{
+    psd_comparison_t *round = psd_tuning_now(&tuning);
+    for (size_t c = 0; c < round->n; c++)
+        for (unsigned s = 0; s < 2; s++)
+            round->contender[c].outcome[s].steps = steps;
 }
 
 static size_t has(const psd_comparison_t *round, size_t named, double factor)
@@ -60,9 +92,15 @@ Test(tuning, rounds_keep_a_third_of_the_rates_and_train_longer_and_two_are_train
     bool done;
     cr_assert_eq(begin("0.01,0.03,0.1,0.3,1,3,10,30,100"), PSD_OK, "%s", err.text);
     cr_assert_eq(tuning.n_rounds, 3);
-    cr_expect_eq(psd_tuning_now(&tuning)->n, 18);
+    cr_expect_eq(psd_tuning_now(&tuning)->n, 2, "a range test of each rule");
     cr_expect_float_eq(psd_tuning_now(&tuning)->share, 0.05, 1e-12);
-    double steps = 18 * psd_tuning_now(&tuning)->share;
+    double steps = 2 * psd_tuning_now(&tuning)->share;
+    fill_ranges(0.001, INFINITY);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    cr_assert_not(done);
+    cr_expect_eq(psd_tuning_now(&tuning)->n, 18, "which leave all rates");
+    cr_expect_float_eq(psd_tuning_now(&tuning)->share, 0.05, 1e-12);
+    steps += 18 * psd_tuning_now(&tuning)->share;
     fill(10, 0.001);
     cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
     cr_assert_not(done);
@@ -79,12 +117,114 @@ Test(tuning, rounds_keep_a_third_of_the_rates_and_train_longer_and_two_are_train
     cr_expect_eq(last->share, 1);
     cr_expect(has(last, 0, 10) && has(last, 1, 1));
     steps += 4;
-    cr_expect_lt(steps, 0.98 * 18 / 3, "a third of the whole grid's, with room for runs that end at a whole step");
+    cr_expect_lt(steps, 0.985 * 18 / 3, "a third of the whole grid's, with room for runs that end at a whole step");
     fill(10, 0.001);
     cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
     cr_expect(done);
     cr_assert_not_null(psd_tuning_choice(&tuning));
     cr_expect(psd_tuning_choice(&tuning)->is_best_of_sweep);
+}
+
+Test(tuning, rates_that_do_nothing_or_diverge_in_the_range_test_are_not_trained_and_it_is_said_why)
+{
+    bool done;
+    char what[PSD_CELL], *text;
+    size_t n_cut = 0, n;
+    cr_assert_eq(begin("0.01,0.03,0.1,0.3,1,3,10,30,100"), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(psd_tuning_now(&tuning)->schedule,
+                     "geometric(steps=80, start_factor=1, end_factor=10000, warmup=0, warmup_start=0)");
+    cr_expect_str_eq(psd_tuning_now(&tuning)->contender[1].label, "adam(lr=0.01 to 100)");
+    fill_ranges(1.5, 5);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    const psd_comparison_t *first = psd_tuning_now(&tuning);
+    cr_expect_eq(first->n, 10, "0.1 to 10 of both rules: the neighbours too");
+    cr_expect(has(first, 0, 0.1) && has(first, 0, 10) && has(first, 1, 0.1) && has(first, 1, 10));
+    for (size_t c = 0; c < tuning.grid.n; c++) {
+        psd_tuning_describe_cut(&tuning, c, what);
+        n_cut += *what != '\0';
+        cr_expect_eq(*what != '\0', !has(first, tuning.grid.contender[c].named, tuning.grid.contender[c].factor));
+    }
+    cr_expect_eq(n_cut, 8);
+    cr_expect_eq(psd_tuning_grid_steps(&tuning), 0, "not known yet");
+    for (uint64_t steps = 80; !done; steps = steps == 80 ? 240 : 1600) {
+        fill(3, 0.001);
+        fill_steps(steps);
+        cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    }
+    cr_expect_eq(psd_tuning_grid_steps(&tuning), 2 * 9 * 2 * 1600);
+    /* Two seeds of two rules: the range test, 5 rates, 3, and 2. */
+    cr_expect_eq(psd_tuning_steps(&tuning), 4 * (80 + 5 * 80 + 3 * 240 + 2 * 1600));
+    FILE *out = open_memstream(&text, &n);
+    psd_tuning_print_cuts(&tuning, out);
+    fclose(out);
+    cr_expect_not_null(
+        strstr(text, "sgd(lr=0.01 to 100)   -                 5 of 9 rates kept: the loss falls from 1.4 on and diverges at 5\n"),
+        "%s", text);
+    cr_expect_not_null(
+        strstr(text, "sgd(lr=0.01)          -                 cut by the range test: the loss falls only from 1.4 on\n"), "%s",
+        text);
+    cr_expect_not_null(strstr(text, "adam(lr=100)          -                 cut by the range test: the loss diverges at 5\n"),
+                       "%s", text);
+    cr_expect_not_null(strstr(text, "17600 steps; the whole grid would take 57600\n"), "%s", text);
+    free(text);
+    out = open_memstream(&text, &n);
+    cr_expect(psd_tuning_page(&tuning, out));
+    fclose(out);
+    cr_expect_not_null(strstr(text, "<td class=\"w long\">cut by the range test: the loss diverges at 5</td>"));
+    cr_expect_not_null(strstr(text, "\"ranges\":[{\"optimizer\":\"sgd(lr=0.01 to 100)\""), "and the curves");
+    free(text);
+    json_t *json = psd_tuning_json(&tuning), *tests = json_object_get(json, "range_tests"), *cut;
+    cr_expect_eq(json_array_size(tests), 2);
+    cut = json_object_get(json_array_get(tests, 0), "cut");
+    cr_expect_eq(json_array_size(cut), 4);
+    cr_expect_str_eq(json_string_value(json_object_get(json_array_get(cut, 3), "outcome")),
+                     "cut by the range test: the loss diverges at 5");
+    cr_expect_eq(json_integer_value(json_object_get(json, "steps")), 17600);
+    json_decref(json);
+}
+
+Test(tuning, one_seed_that_fails_or_a_rule_with_a_rate_of_its_own_cuts_nothing)
+{
+    bool done;
+    char *text;
+    size_t n;
+    cr_assert_eq(begin_with("sgd(lr=1); prodigy(lr=1); muon(lr=1)", "0.01,0.1,1,10,100", "--job=t"), PSD_OK, "%s", err.text);
+    cr_expect_eq(psd_tuning_now(&tuning)->n, 1, "prodigy finds its rate, muon gives some tensors another");
+    fill_ranges(0.25, 5);
+    psd_outcome_clear(&psd_tuning_now(&tuning)->contender[0].outcome[1]);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    cr_expect_eq(psd_tuning_now(&tuning)->n, 15);
+    FILE *out = open_memstream(&text, &n);
+    psd_tuning_print_cuts(&tuning, out);
+    fclose(out);
+    cr_expect_not_null(strstr(text, "5 of 5 rates kept: its range test failed\n"), "%s", text);
+    cr_expect_not_null(strstr(text, "no range test: it finds its own rate\n"));
+    cr_expect_not_null(strstr(text, "no range test: some tensors have a rate of their own\n"));
+    free(text);
+    teardown();
+    cr_assert_eq(begin_with("sgd(lr=1)", "0.01,0.1,1,10", "--groups=*.bias(lr=0.1)"), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(tuning.rule[0].found.why_not, "some tensors have a rate of their own");
+    cr_expect_eq(psd_tuning_now(&tuning)->n, 4, "nothing to test, so the first round begins at once");
+    teardown();
+    cr_assert_eq(begin_with("sgd(lr=1)", "0.01,0.1,1,10", "--groups=*.bias(freeze=1)"), PSD_OK, "%s", err.text);
+    cr_expect(tuning.rule[0].is_tested);
+    teardown();
+    cr_assert_eq(begin_with("sgd(lr=1)", "0.01,0.1,1,10", "--stop-steps=140"), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(tuning.rule[0].found.why_not, "it would have too few steps", "7 for 4 rates");
+    teardown();
+    cr_assert_eq(begin("0.1,1,10"), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(tuning.rule[1].found.why_not, "there are few rates");
+}
+
+Test(tuning, a_range_test_lasts_as_the_job_does_in_epochs_or_in_steps)
+{
+    cr_assert_eq(begin_with("sgd(lr=1)", "0.01,0.1,1,10", "--stop-epochs=2"), PSD_OK, "%s", err.text);
+    cr_expect(tuning.rise.by_epoch && tuning.rise.length == 0.1 && tuning.rise.span == 1000);
+    cr_expect_str_eq(tuning.range.schedule_unit, "epoch");
+    teardown();
+    cr_assert_eq(begin_with("sgd(lr=1)", "0.01,0.1,1,10", "--job=t"), PSD_OK, "%s", err.text);
+    cr_expect(!tuning.rise.by_epoch && tuning.rise.length == 80);
+    cr_expect_str_eq(tuning.range.schedule_unit, "step");
 }
 
 Test(tuning, a_rate_that_is_cut_within_the_range_of_the_chosen_one_is_marked)

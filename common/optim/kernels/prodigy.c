@@ -141,6 +141,7 @@ const psd_optimizer_t PSD_OPTIMIZER(prodigy) = {
     .alone = "it measures how far its own steps have gone",
     .n_sums = N_SUMS,
     .sums_over = PSD_SCOPE_MODEL,
+    .finds_rate = true,
     .born = born,
     .measure = measure,
     .settle = settle,

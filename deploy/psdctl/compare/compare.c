@@ -45,7 +45,7 @@ static bool write_json(const compare_t *self, FILE *out)
     return good;
 }
 
-static bool write_page(const compare_t *self, FILE *out) { return psd_comparison_page(&self->comparison, out); }
+static bool write_page(const compare_t *self, FILE *out) { return psd_comparison_page(&self->comparison, NULL, out); }
 
 static int conclude(compare_t *self, psd_err_t *err)
 {

@@ -130,12 +130,14 @@ void psd_comparison_clear(psd_comparison_t *self)
 void psd_comparison_run_name(const psd_comparison_t *self, size_t c, unsigned s, char out[PSD_CELL])
 {
     const psd_contender_t *one = &self->contender[c];
-    char what[PSD_RULE_TEXT + 64];
+    char what[PSD_RULE_TEXT + PSD_SCHEDULE_TEXT + 64];
     int n = snprintf(what, sizeof what, "%s", one->name);
     if (self->is_swept && self->validation > 0) /* trained on other rows than without a sweep */
         n += snprintf(what + n, sizeof what - (size_t)n, " validation=%.9g", self->validation);
     if (self->share < 1)
         n += snprintf(what + n, sizeof what - (size_t)n, " share=%.9g", self->share);
+    if (*self->schedule)
+        n += snprintf(what + n, sizeof what - (size_t)n, " schedule=%s", self->schedule);
     snprintf(out, PSD_CELL, "%s%s-%08x-seed%" PRIu64, one->rule.lookahead ? "lookahead-" : "", one->rule.opt->name,
              psd_crc32c(what, (size_t)n), self->first_seed + s);
 }
@@ -304,7 +306,7 @@ static psd_spread_t as_shown(const psd_comparison_t *self, psd_spread_t spread)
 static int find_groups(psd_comparison_t *self)
 {
     psd_spread_t *spread = calloc(self->n, sizeof *spread);
-    psd_groups_t *groups = calloc(self->n, sizeof *groups);
+    psd_spread_groups_t *groups = calloc(self->n, sizeof *groups);
     const bool good = spread && groups;
     for (size_t i = 0; good && i < self->n; i++)
         if (i < self->n_chosen && is_whole(self, &self->contender[i]) && self->n_seeds > 1)
@@ -357,7 +359,7 @@ size_t psd_comparison_place(const psd_comparison_t *self, size_t c)
     return place;
 }
 
-int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, size_t keep, double share, psd_err_t *err)
+int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, const bool *keep, double share, psd_err_t *err)
 {
     *self = (psd_comparison_t){ .options = from->options,
                                 .n_seeds = from->n_seeds,
@@ -373,7 +375,7 @@ int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, 
     if (!(self->contender = calloc(from->n, sizeof *self->contender)))
         return psd_err_set(err, PSD_ENOMEM, "no memory for a comparison");
     for (size_t c = 0; c < from->n; c++) {
-        if (psd_comparison_place(from, c) > keep)
+        if (!keep[c])
             continue;
         const psd_contender_t *one = &from->contender[c];
         psd_contender_t *kept = &self->contender[self->n];

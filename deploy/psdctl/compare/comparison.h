@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "common/config/options.h"
+#include "common/optim/schedule.h"
 #include "deploy/psdctl/run/outcome.h"
 #include "deploy/psdctl/compare/spread.h"
 
@@ -24,9 +25,9 @@ typedef struct psd_contender {
     psd_spread_t held; /* the metric on the rows held out of training; empty if there are none */
     psd_spread_t final, best, loss, seconds, samples_per_s, moved_bytes;
     psd_spread_t steps_to_target, seconds_to_target; /* over the seeds that reached the target */
-    psd_groups_t groups;   /* by `final`, rounded to the digits of the table; none unless every seed succeeded */
-    bool is_best_of_sweep; /* the learning rate chosen for its rule: by `held` if there is one, otherwise by `final` */
-    bool is_at_edge;       /* it is chosen at the edge of the grid: a rate outside may be better */
+    psd_spread_groups_t groups; /* by `final`, rounded to the digits of the table; none unless every seed succeeded */
+    bool is_best_of_sweep;      /* the learning rate chosen for its rule: by `held` if there is one, otherwise by `final` */
+    bool is_at_edge;            /* it is chosen at the edge of the grid: a rate outside may be better */
 } psd_contender_t;
 
 typedef struct psd_comparison {
@@ -43,6 +44,8 @@ typedef struct psd_comparison {
     char verdict[1024];
     char advice[1024];                /* rules whose learning rate needs a wider grid; "": none */
     double share;                     /* fraction of the job's steps or epochs that each run trains for; 1: all */
+    char schedule[PSD_SCHEDULE_TEXT]; /* of range tests, whose losses are all that counts; "": the job's schedule */
+    const char *schedule_unit;        /* of that */
     double least_factor, most_factor; /* contenders of the whole grid */
     double validation;                /* share of the training rows that is held out; 0: none */
     bool is_swept;                    /* each rule has several learning rates */
@@ -55,12 +58,12 @@ typedef struct psd_comparison {
 int psd_comparison_begin(psd_comparison_t *self, const psd_options_t *options, psd_err_t *err);
 void psd_comparison_clear(psd_comparison_t *self);
 
-/* The next round of a search: of each rule the `keep` best learning rates of `from`, which has been judged; by the held-out rows if
- * there are any, otherwise by the test set; of equal ones the lower. Its runs train for `share` of the job's steps. PSD_ENOMEM.
- * Clear it in any case. */
-int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, size_t keep, double share, psd_err_t *err);
+/* The next round of a search: the contenders of `from` for which keep[] is true, none of which has been trained yet. Its runs train
+ * for `share` of the job's steps. PSD_ENOMEM. Clear it in any case. */
+int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, const bool *keep, double share, psd_err_t *err);
 
-/* The rank of contender `c` among the learning rates of its rule, from 1. Call it after psd_comparison_judge. */
+/* The rank of contender `c` among the learning rates of its rule, from 1: by the held-out rows if there are any, otherwise by the
+ * test set; of equal ones the lower is first. Call it after psd_comparison_judge. */
 size_t psd_comparison_place(const psd_comparison_t *self, size_t c);
 
 /* The spread by which rates are chosen: `held` if there is one, otherwise `final`. */
@@ -113,5 +116,12 @@ void psd_comparison_print(const psd_comparison_t *self, FILE *out);
 /* All of it, psd.compare/1; NULL when memory runs out. The caller releases it. */
 json_t *psd_comparison_json(const psd_comparison_t *self);
 
-/* A self-contained page, with the curves; false when `out` could not be written. */
-bool psd_comparison_page(const psd_comparison_t *self, FILE *out);
+/* What the page of a search shows besides. */
+typedef struct psd_page_part {
+    void (*put)(FILE *out, const void *arg); /* a section, as HTML */
+    const void *arg;
+    json_t *ranges; /* of range tests, in the order of the rules: labels and losses by rate, as in psd.tune/1 */
+} psd_page_part_t;
+
+/* A self-contained page, with the curves; false when `out` could not be written. NULL: no search led to it. */
+bool psd_comparison_page(const psd_comparison_t *self, const psd_page_part_t *search, FILE *out);

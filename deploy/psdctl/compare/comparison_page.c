@@ -162,7 +162,8 @@ static void put_swatch(FILE *out, size_t c)
 /* The sources for the places of report.html. */
 typedef struct page {
     const psd_comparison_t *comparison;
-    const char *data; /* of the charts, JSON */
+    const psd_page_part_t *search; /* NULL: none */
+    const char *data;              /* of the charts, JSON */
 } page_t;
 
 static void put_keys(FILE *out, const void *arg)
@@ -297,6 +298,15 @@ static void put_advice(FILE *out, const void *arg)
     fputs("</p>\n", out);
 }
 
+static void put_search(FILE *out, const void *arg)
+{
+    const psd_page_part_t *search = ((const page_t *)arg)->search;
+    if (search)
+        search->put(out, search->arg);
+}
+
+static void put_verb(FILE *out, const void *arg) { fputs(((const page_t *)arg)->search ? "tune" : "compare", out); }
+
 static void put_css(FILE *out, const void *arg) { (void)arg, fputs(psd_asset_report_css.bytes, out); }
 static void put_js(FILE *out, const void *arg) { (void)arg, fputs(psd_asset_report_js.bytes, out); }
 static void put_version(FILE *out, const void *arg) { (void)arg, fputs(PSD_VERSION, out); }
@@ -316,13 +326,16 @@ static const psd_html_place_t places[] = {
     { "verdict", put_verdict }, { "advice", put_advice },   { "keys", put_keys },     { "titles", put_titles },
     { "rows", put_rows },       { "metric", put_metric },   { "target", put_target }, { "chosen", put_chosen },
     { "hashes", put_hashes },   { "version", put_version }, { "data", put_data },     { "js", put_js },
+    { "search", put_search },   { "verb", put_verb },
 };
 
-bool psd_comparison_page(const psd_comparison_t *self, FILE *out)
+bool psd_comparison_page(const psd_comparison_t *self, const psd_page_part_t *search, FILE *out)
 {
     json_t *json = json_charts(self);
+    if (search)
+        json_object_set(json, "ranges", search->ranges);
     char *data = psd_json_text(json, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    const page_t page = { .comparison = self, .data = data };
+    const page_t page = { .comparison = self, .search = search, .data = data };
     json_decref(json);
     if (!data)
         return false;

@@ -308,7 +308,7 @@ static json_t *json_run(const psd_comparison_t *self, const psd_contender_t *c, 
         json_curve(&o->losses), "metrics", json_curve(&o->looks));
 }
 
-static json_t *json_groups(const psd_groups_t *groups)
+static json_t *json_groups(const psd_spread_groups_t *groups)
 {
     json_t *list = json_array();
     for (unsigned g = groups->first; g && g <= groups->last; g++)

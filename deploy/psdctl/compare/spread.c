@@ -38,12 +38,12 @@ static bool covers(const psd_spread_t *s, bool down, double at) { return s->n &&
 
 /* Walk from the best value down: at the lower end of a range, the ranges that cover it form a group, unless they all belonged to an
  * earlier group. */
-unsigned psd_spread_groups(const psd_spread_t *spread, size_t n, bool smaller_is_better, psd_groups_t *out)
+unsigned psd_spread_groups(const psd_spread_t *spread, size_t n, bool smaller_is_better, psd_spread_groups_t *out)
 {
     unsigned groups = 0;
     double last = INFINITY; /* where the last group was found */
     for (size_t i = 0; i < n; i++)
-        out[i] = (psd_groups_t){ 0 };
+        out[i] = (psd_spread_groups_t){ 0 };
     for (double at = INFINITY; (at = next_bottom(spread, n, smaller_is_better, at)) > -INFINITY;) {
         bool fresh = false;
         for (size_t i = 0; i < n; i++)
@@ -54,7 +54,7 @@ unsigned psd_spread_groups(const psd_spread_t *spread, size_t n, bool smaller_is
         groups++;
         for (size_t i = 0; i < n; i++)
             if (covers(&spread[i], smaller_is_better, at))
-                out[i] = (psd_groups_t){ .first = out[i].first ? out[i].first : groups, .last = groups };
+                out[i] = (psd_spread_groups_t){ .first = out[i].first ? out[i].first : groups, .last = groups };
     }
     return groups;
 }

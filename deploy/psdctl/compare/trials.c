@@ -121,7 +121,9 @@ static void say_done(trials_t *self, size_t run)
     const psd_outcome_t *o = &contender_of(self, run)->outcome[seed_number_of(self, run)];
     char name[PSD_RULE_TEXT + 80];
     name_run(self, run, name);
-    if (o->diverged)
+    if (*self->comparison->schedule)
+        say(self, "compare.done %s outcome=\"range test\" steps=%" PRIu64, name, o->steps);
+    else if (o->diverged)
         say(self, "compare.done %s outcome=diverged steps=%" PRIu64, name, o->steps);
     else
         say(self, "compare.done %s outcome=%s %s=%.6g seconds=%.2f", name, o->untrained ? "\"failed to train\"" : "done", o->metric,
@@ -292,6 +294,8 @@ static int start(trials_t *self, slot_t *slot, psd_err_t *err)
                                                     .n_workers = self->comparison->n_workers,
                                                     .validation = self->comparison->validation,
                                                     .share = self->comparison->share,
+                                                    .schedule = *self->comparison->schedule ? self->comparison->schedule : NULL,
+                                                    .schedule_unit = self->comparison->schedule_unit,
                                                     .short_progress = self->terminal });
     snprintf(log, sizeof log, "%.*s/run.log", (int)sizeof log - 16, part);
     slot->words[0] = '\0';

@@ -1,5 +1,5 @@
-/* tune.c - `psdctl tune`: finds the rule and the learning rate for a job. Rounds of short runs choose the rate of each rule
- * (tuning.h), then whole runs compare the rules. Finished runs are kept; the same command continues from there. */
+/* tune.c - `psdctl tune`: finds the rule and the learning rate for a job. Range tests and rounds of short runs choose the rate of
+ * each rule (tuning.h), then whole runs compare the rules. Finished runs are kept; the same command continues from there. */
 #include "deploy/psdctl/verb.h"
 
 #include <stdlib.h>
@@ -32,10 +32,7 @@ static bool write_json(const tune_t *self, FILE *out)
     return good;
 }
 
-static bool write_page(const tune_t *self, FILE *out)
-{
-    return psd_comparison_page(&self->tuning.round[self->tuning.n_rounds - 1], out);
-}
+static bool write_page(const tune_t *self, FILE *out) { return psd_tuning_page(&self->tuning, out); }
 
 /* Write a value, or an item of a list: numbers unchanged, all else in quotes. */
 static void write_item(const psd_option_t *row, const char *text, FILE *out)
@@ -136,14 +133,16 @@ static int search(tune_t *self, int *code, psd_err_t *err)
     int rc = prepare(self, err);
     while (!rc && !done) {
         psd_trials_t trials;
+        char what[32];
         const size_t round = self->tuning.n_begun;
         rc = psd_trials_run("tune", self->options, psd_tuning_now(&self->tuning), self->directory, &trials, err);
         if (rc)
             break;
         if (trials.stopped) {
             *code = trials.code;
-            fprintf(stderr, "psdctl tune: %zu of %zu runs of round %zu are kept; continue with --run-dir=%s\n", trials.n_kept,
-                    trials.n, round, self->directory);
+            snprintf(what, sizeof what, round ? "round %zu" : "the range tests", round);
+            fprintf(stderr, "psdctl tune: %zu of %zu runs of %s are kept; continue with --run-dir=%s\n", trials.n_kept, trials.n,
+                    what, self->directory);
             return PSD_OK;
         }
         *code = *code ? *code : trials.code;
@@ -226,10 +225,11 @@ const psd_verb_t psd_verb_tune = {
     .name = "tune",
     .words = "[JOB]",
     .does = "find the rule and the learning rate for a job",
-    .about =
-        "Trains each rule at each rate for a small share of the job, the best third of its rates for three times as long, and so "
-        "on; the best two of each for the whole job. Rates are chosen on validation rows, rules compared on the test set. "
-        "Finished runs are kept in run.dir; the same command with that --run-dir continues from there.",
+    .about = "Tests in a short run of each rule, in which the rate rises, which rates are worth training. Trains each rule at "
+             "those for a "
+             "small share of the job, the best third for three times as long, and so on; the best two of each for the whole job. "
+             "Rates are chosen on validation rows, rules compared on the test set. "
+             "Finished runs are kept in run.dir; the same command with that --run-dir continues from there.",
     .flag = { [OPTIMIZERS] = { .key = "optimizers",
                                .type = PSD_OPTION_TEXTS,
                                .argument = "RULE...",

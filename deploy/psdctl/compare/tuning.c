@@ -1,7 +1,10 @@
 #include "deploy/psdctl/compare/tuning.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "common/optim/groups.h"
 
 /* The number of rates in the next round: a third, but two in the last round. */
 static size_t fewer(size_t n_rates)
@@ -27,48 +30,207 @@ static double share_of(const psd_tuning_t *self, size_t r)
     return before_last ? 0.15 * pow(PSD_TUNING_THIRD, 1 - (double)before_last) : 1;
 }
 
+/* ---- Range tests ---- */
+
+static const double RANGE_SHARE = 0.05; /* of the job, in which the rate rises; as long as a run of the first of three rounds */
+
+static const psd_contender_t *extreme_of(const psd_comparison_t *grid, size_t rule, bool is_highest)
+{
+    const psd_contender_t *found = NULL;
+    for (size_t c = 0; c < grid->n; c++) {
+        const psd_contender_t *one = &grid->contender[c];
+        if (one->named == rule && (!found || (one->factor > found->factor) == is_highest))
+            found = one;
+    }
+    return found;
+}
+
+/* "adam(lr=1e-05 to 0.1)" */
+static void name_range(const psd_comparison_t *grid, size_t rule, char out[PSD_RULE_TEXT])
+{
+    const char *label = extreme_of(grid, rule, false)->label, *lr = strstr(label, "lr=");
+    const int n = lr ? (int)(lr - label + (ptrdiff_t)strcspn(lr, ",)")) : (int)strlen(label);
+    snprintf(out, PSD_RULE_TEXT, "%.*s to %.6g%s", n, label, psd_rule_lr(&extreme_of(grid, rule, true)->rule), label + n);
+}
+
+/* Why a rate that rises would say nothing of the same rates one by one; NULL: it would. */
+static const char *no_test(const psd_tuning_t *self, const psd_contender_t *one)
+{
+    psd_groups_t groups;
+    if (self->n_rates <= PSD_TUNING_FEW)
+        return "there are few rates";
+    if (psd_range_is_short(&self->rise, self->n_rates))
+        return "it would have too few steps";
+    if (one->rule.opt->finds_rate)
+        return "it finds its own rate";
+    if (one->rule.opt->average)
+        return "it trains with an average of its steps";
+    if (psd_groups_parse(&groups, one->name, psd_options_text(self->grid.options, PSD_OPT_groups), NULL) != PSD_OK)
+        return NULL; /* the runs will say what is wrong */
+    for (uint32_t g = 0; g < groups.n; g++)
+        if (!groups.at[g].freezes && psd_rule_lr(&groups.at[g].rule) != psd_rule_lr(&one->rule))
+            return "some tensors have a rate of their own";
+    return NULL;
+}
+
+/* In epochs if the job ends by them. */
+static psd_range_t rise_of(const psd_comparison_t *grid)
+{
+    const double epochs = psd_options_double(grid->options, PSD_OPT_stop_epochs) * RANGE_SHARE,
+                 steps = ceil((double)psd_options_uint(grid->options, PSD_OPT_stop_steps) * RANGE_SHARE);
+    return (psd_range_t){ .span = grid->most_factor / grid->least_factor,
+                          .length = epochs > 0 ? epochs : fmax(steps, 1),
+                          .by_epoch = epochs > 0 };
+}
+
+static int begin_ranges(psd_tuning_t *self, psd_err_t *err)
+{
+    bool *keep = calloc(self->grid.n, sizeof *keep);
+    if (!keep || !(self->rule = calloc(self->n_rules, sizeof *self->rule))) {
+        free(keep);
+        return psd_err_set(err, PSD_ENOMEM, "no memory for a search");
+    }
+    self->rise = rise_of(&self->grid);
+    for (size_t i = 0; i < self->n_rules; i++) {
+        psd_tuning_rule_t *rule = &self->rule[i];
+        const psd_contender_t *first = extreme_of(&self->grid, i, false);
+        name_range(&self->grid, i, rule->label);
+        rule->found.why_not = no_test(self, first);
+        rule->is_tested = keep[first - self->grid.contender] = !rule->found.why_not;
+    }
+    const psd_schedule_t schedule = psd_range_schedule(&self->rise);
+    const int rc = psd_comparison_narrow(&self->range, &self->grid, keep, RANGE_SHARE, err);
+    psd_schedule_print(&schedule, self->range.schedule);
+    self->range.schedule_unit = psd_schedule_unit_name(self->rise.by_epoch ? PSD_UNIT_EPOCH : PSD_UNIT_STEP);
+    for (size_t c = 0; c < self->range.n; c++)
+        memcpy(self->range.contender[c].label, self->rule[self->range.contender[c].named].label, PSD_RULE_TEXT);
+    free(keep);
+    return rc;
+}
+
+/* Over the seeds; a run that failed says nothing. */
+static void judge_range(psd_tuning_t *self, const psd_contender_t *one)
+{
+    psd_range_found_t *found = &self->rule[one->named].found;
+    for (unsigned s = 0; s < self->range.n_seeds; s++) {
+        const psd_outcome_t *o = &one->outcome[s];
+        psd_range_found_t here = { .why_not = "its range test failed" };
+        if (o->read)
+            here = psd_range_judge(&self->rise, &o->losses, psd_rule_lr(&one->rule), self->n_rates);
+        *found = s ? psd_range_both(*found, here) : here;
+    }
+}
+
+static int by_rate(const void *a, const void *b)
+{
+    const double x = psd_rule_lr(&(*(const psd_contender_t *const *)a)->rule),
+                 y = psd_rule_lr(&(*(const psd_contender_t *const *)b)->rule);
+    return (x > y) - (x < y);
+}
+
+/* Which rates of the grid the range tests leave. */
+static int pick(const psd_tuning_t *self, bool *keep, psd_err_t *err)
+{
+    const psd_contender_t **of = calloc(self->n_rates, sizeof *of);
+    double *rate = calloc(self->n_rates, sizeof *rate);
+    bool *kept = calloc(self->n_rates, sizeof *kept);
+    const bool good = of && rate && kept;
+    for (size_t i = 0; good && i < self->n_rules; i++) {
+        size_t n = 0;
+        for (size_t c = 0; c < self->grid.n; c++)
+            if (self->grid.contender[c].named == i)
+                of[n++] = &self->grid.contender[c];
+        qsort(of, n, sizeof *of, by_rate);
+        for (size_t k = 0; k < n; k++)
+            rate[k] = psd_rule_lr(&of[k]->rule);
+        psd_range_keep(&self->rule[i].found, rate, n, PSD_TUNING_FEW, kept);
+        for (size_t k = 0; k < n; k++)
+            keep[of[k] - self->grid.contender] = kept[k];
+    }
+    free(of);
+    free(rate);
+    free(kept);
+    return good ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for a search");
+}
+
+/* ---- The search ---- */
+
+/* Begin the next round with the chosen contenders of `from`. */
+static int begin_round(psd_tuning_t *self, const psd_comparison_t *from, const bool *keep, psd_err_t *err)
+{
+    const size_t next = self->n_begun++;
+    return psd_comparison_narrow(&self->round[next], from, keep, share_of(self, next), err);
+}
+
+static int begin_first_round(psd_tuning_t *self, psd_err_t *err)
+{
+    bool *keep = calloc(self->grid.n, sizeof *keep);
+    int rc = keep ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for a search");
+    for (size_t c = 0; c < self->range.n; c++)
+        judge_range(self, &self->range.contender[c]);
+    rc = rc ? rc : pick(self, keep, err);
+    rc = rc ? rc : begin_round(self, &self->grid, keep, err);
+    free(keep);
+    return rc;
+}
+
 int psd_tuning_begin(psd_tuning_t *self, const psd_options_t *options, psd_err_t *err)
 {
-    size_t n_rates;
-    *self = (psd_tuning_t){ .n_begun = 1 };
-    psd_options_numbers(options, PSD_OPT_compare_lr_sweep, &n_rates);
-    self->n_rounds = psd_tuning_rounds(n_rates);
-    int rc = psd_comparison_begin(&self->round[0], options, err);
-    if (!rc && n_rates < 2)
+    *self = (psd_tuning_t){ 0 };
+    psd_options_numbers(options, PSD_OPT_compare_lr_sweep, &self->n_rates);
+    self->n_rounds = psd_tuning_rounds(self->n_rates);
+    int rc = psd_comparison_begin(&self->grid, options, err);
+    if (!rc && self->n_rates < 2)
         rc = psd_err_set(err, PSD_ECONFIG, "a search needs more than one learning rate: give --lr-sweep several factors");
     if (!rc && self->n_rounds > PSD_TUNING_ROUNDS)
-        rc = psd_err_set(err, PSD_ECONFIG, "%zu learning rates are more than a search takes: at most 4374", n_rates);
-    self->round[0].share = share_of(self, 0);
-    return rc;
+        rc = psd_err_set(err, PSD_ECONFIG, "%zu learning rates are more than a search takes: at most 4374", self->n_rates);
+    if (rc)
+        return rc;
+    self->n_rules = self->grid.n / self->n_rates;
+    rc = begin_ranges(self, err);
+    return rc || self->range.n ? rc : begin_first_round(self, err);
 }
 
 void psd_tuning_clear(psd_tuning_t *self)
 {
+    psd_comparison_clear(&self->grid);
+    psd_comparison_clear(&self->range);
     for (size_t r = 0; r < self->n_begun; r++)
         psd_comparison_clear(&self->round[r]);
+    free(self->rule);
     *self = (psd_tuning_t){ 0 };
 }
 
-psd_comparison_t *psd_tuning_now(psd_tuning_t *self) { return &self->round[self->n_begun - 1]; }
+psd_comparison_t *psd_tuning_now(psd_tuning_t *self) { return self->n_begun ? &self->round[self->n_begun - 1] : &self->range; }
 
-/* Rates per rule in a round; all rules have the same number. */
-static size_t rates_of(const psd_comparison_t *round)
+/* Rates of the rule with index `named` in a round. */
+static size_t rates_of(const psd_comparison_t *round, size_t named)
 {
     size_t n = 0;
     for (size_t c = 0; c < round->n; c++)
-        n += round->contender[c].named == round->contender[0].named;
+        n += round->contender[c].named == named;
     return n;
 }
 
 int psd_tuning_next(psd_tuning_t *self, bool *done, psd_err_t *err)
 {
     psd_comparison_t *now = psd_tuning_now(self);
-    const int rc = psd_comparison_judge(now, err);
+    *done = false;
+    if (!self->n_begun)
+        return begin_first_round(self, err);
+    int rc = psd_comparison_judge(now, err);
     *done = self->n_begun == self->n_rounds;
     if (rc || *done)
         return rc;
-    const size_t next = self->n_begun++;
-    return psd_comparison_narrow(&self->round[next], now, fewer(rates_of(now)), share_of(self, next), err);
+    bool *keep = calloc(now->n, sizeof *keep);
+    size_t n_kept = self->n_rates;
+    for (size_t r = 0; r < self->n_begun; r++)
+        n_kept = fewer(n_kept);
+    for (size_t c = 0; keep && c < now->n; c++)
+        keep[c] = psd_comparison_place(now, c) <= n_kept;
+    rc = keep ? begin_round(self, now, keep, err) : psd_err_set(err, PSD_ENOMEM, "no memory for a search");
+    free(keep);
+    return rc;
 }
 
 const psd_contender_t *psd_tuning_choice(const psd_tuning_t *self)
@@ -101,8 +263,7 @@ bool psd_tuning_overlaps(const psd_tuning_t *self, size_t r, size_t c)
     return false;
 }
 
-/* "cut 4th of 9", "diverged", "kept". */
-static void describe(const psd_tuning_t *self, size_t r, size_t c, char out[PSD_CELL])
+void psd_tuning_describe(const psd_tuning_t *self, size_t r, size_t c, char out[PSD_CELL])
 {
     const psd_comparison_t *round = &self->round[r];
     const psd_contender_t *one = &round->contender[c];
@@ -112,63 +273,46 @@ static void describe(const psd_tuning_t *self, size_t r, size_t c, char out[PSD_
     else if (failure)
         snprintf(out, PSD_CELL, "cut: %s", failure);
     else
-        snprintf(out, PSD_CELL, "cut: %zu of %zu", psd_comparison_place(round, c), rates_of(round));
+        snprintf(out, PSD_CELL, "cut: %zu of %zu", psd_comparison_place(round, c), rates_of(round, one->named));
 }
 
-void psd_tuning_print_cuts(const psd_tuning_t *self, FILE *out)
+void psd_tuning_describe_cut(const psd_tuning_t *self, size_t c, char out[PSD_CELL])
 {
-    bool marked = false;
-    size_t width = 0;
-    for (size_t c = 0; c < self->round[0].n; c++) {
-        const size_t n = strlen(self->round[0].contender[c].label);
-        width = n > width ? n : width;
-    }
-    fprintf(out, "%-5s  %-5s  %-*s  %-16s  %s\n", "round", "share", (int)width, "optimizer", self->round[0].metric, "result");
-    for (size_t r = 0; r + 1 < self->n_rounds && r < self->n_begun; r++)
-        for (size_t c = 0; c < self->round[r].n; c++) {
-            const psd_comparison_t *round = &self->round[r];
-            const psd_contender_t *one = &round->contender[c];
-            const psd_spread_t *by = psd_contender_chosen_by(one);
-            char what[PSD_CELL], value[PSD_CELL] = "", range[3 * PSD_CELL] = "-";
-            describe(self, r, c, what);
-            psd_comparison_value(round, by->mean, value);
-            if (by->n > 1)
-                snprintf(range, sizeof range, "%s +-%.2g", value, by->sd);
-            else if (by->n)
-                snprintf(range, sizeof range, "%s", value);
-            const bool close = !strncmp(what, "cut", 3) && psd_tuning_overlaps(self, r, c);
-            marked = marked || close;
-            fprintf(out, "%-5zu  %-5.2g  %-*s  %-16s  %s%s\n", r + 1, round->share, (int)width, one->label, range, what,
-                    close ? " ~" : "");
-        }
-    if (marked)
-        fprintf(out, "~ its range over the seeds overlaps with that of the rate chosen for its rule: in longer runs the ranking "
-                     "may change\n");
+    const psd_contender_t *one = &self->grid.contender[c];
+    const psd_range_found_t *found = &self->rule[one->named].found;
+    *out = '\0';
+    if (!self->n_begun || later(self, 0, one))
+        return;
+    if (psd_rule_lr(&one->rule) < found->falls_from)
+        snprintf(out, PSD_CELL, "cut by the range test: the loss falls only from %.2g on", found->falls_from);
+    else
+        snprintf(out, PSD_CELL, "cut by the range test: the loss diverges at %.2g", found->diverges_at);
 }
 
-static json_t *real_or_null(double value) { return isfinite(value) ? json_real(value) : json_null(); }
-
-json_t *psd_tuning_json(const psd_tuning_t *self)
+static uint64_t steps_of(const psd_comparison_t *comparison, uint64_t *most)
 {
-    json_t *rounds = json_array();
-    for (size_t r = 0; r < self->n_begun; r++) {
-        json_t *rates = json_array();
-        for (size_t c = 0; c < self->round[r].n; c++) {
-            const psd_contender_t *one = &self->round[r].contender[c];
-            const psd_spread_t *by = psd_contender_chosen_by(one);
-            char what[PSD_CELL];
-            describe(self, r, c, what);
-            const bool cut = !strncmp(what, "cut", 3);
-            json_array_append_new(rates, json_pack("{s:s, s:s, s:o, s:f, s:o, s:o, s:o, s:s, s:b}", "optimizer", one->label, "rule",
-                                                   one->name, "lr", json_real(psd_rule_lr(&one->rule)), "lr_factor", one->factor,
-                                                   "mean", real_or_null(by->mean), "least", real_or_null(by->least), "most",
-                                                   real_or_null(by->most), "outcome", what, "overlaps",
-                                                   cut && psd_tuning_overlaps(self, r, c)));
+    uint64_t steps = 0;
+    for (size_t c = 0; c < comparison->n; c++)
+        for (unsigned s = 0; s < comparison->n_seeds; s++) {
+            const psd_outcome_t *o = &comparison->contender[c].outcome[s];
+            steps += o->read ? o->steps : 0;
+            *most = o->read && o->steps > *most ? o->steps : *most;
         }
-        json_array_append_new(
-            rounds, json_pack("{s:I, s:f, s:o}", "round", (json_int_t)r + 1, "share", self->round[r].share, "rates", rates));
-    }
-    const psd_contender_t *choice = psd_tuning_choice(self);
-    return json_pack("{s:s, s:s, s:s, s:o, s:o}", "schema", "psd.tune/1", "version", PSD_VERSION, "metric", self->round[0].metric,
-                     "choice", choice ? json_string(choice->name) : json_null(), "rounds", rounds);
+    return steps;
+}
+
+uint64_t psd_tuning_steps(const psd_tuning_t *self)
+{
+    uint64_t most = 0, steps = steps_of(&self->range, &most);
+    for (size_t r = 0; r < self->n_begun; r++)
+        steps += steps_of(&self->round[r], &most);
+    return steps;
+}
+
+uint64_t psd_tuning_grid_steps(const psd_tuning_t *self)
+{
+    uint64_t whole = 0;
+    if (self->n_begun == self->n_rounds)
+        steps_of(&self->round[self->n_rounds - 1], &whole);
+    return whole * self->grid.n * self->grid.n_seeds;
 }

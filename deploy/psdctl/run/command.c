@@ -201,25 +201,19 @@ void psd_command_shell(psd_command_t *self, const char *shell, const char *host,
  * other results. Logs are in the format that psdctl reads. */
 void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
 {
-    static const psd_option_id_t decided[] = { PSD_OPT_listen,
-                                               PSD_OPT_status_listen,
-                                               PSD_OPT_run_dir,
-                                               PSD_OPT_optimizer,
-                                               PSD_OPT_seed,
-                                               PSD_OPT_progress,
-                                               PSD_OPT_save,
-                                               PSD_OPT_trace,
-                                               PSD_OPT_stop_target,
-                                               PSD_OPT_restarts,
-                                               PSD_OPT_checkpoint_dir,
-                                               PSD_OPT_log_level,
-                                               PSD_OPT_log_format,
-                                               PSD_OPT_workers_min,
-                                               PSD_OPT_workers_want,
-                                               PSD_OPT_round_timeout,
-                                               PSD_OPT_data_validation,
-                                               PSD_OPT_stop_steps,
-                                               PSD_OPT_stop_epochs,
+    enum { OF_RANGE_TEST = 5 /* the first ones */ };
+    static const psd_option_id_t decided[] = { PSD_OPT_schedule,      PSD_OPT_schedule_unit,
+                                               PSD_OPT_metrics_every, PSD_OPT_eval_every,
+                                               PSD_OPT_stop_patience, PSD_OPT_listen,
+                                               PSD_OPT_status_listen, PSD_OPT_run_dir,
+                                               PSD_OPT_optimizer,     PSD_OPT_seed,
+                                               PSD_OPT_progress,      PSD_OPT_save,
+                                               PSD_OPT_trace,         PSD_OPT_stop_target,
+                                               PSD_OPT_restarts,      PSD_OPT_checkpoint_dir,
+                                               PSD_OPT_log_level,     PSD_OPT_log_format,
+                                               PSD_OPT_workers_min,   PSD_OPT_workers_want,
+                                               PSD_OPT_round_timeout, PSD_OPT_data_validation,
+                                               PSD_OPT_stop_steps,    PSD_OPT_stop_epochs,
                                                PSD_N_OPTIONS };
     const psd_options_t *o = run->options;
     const bool has_status = strcmp(psd_options_string(o, PSD_OPT_status_listen), "none") != 0,
@@ -228,7 +222,7 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     begin(self);
     add(self, "%s", run->psdctl);
     add(self, "run");
-    add_flags(self, o, PSD_PROGRAM_CTL, decided, false);
+    add_flags(self, o, PSD_PROGRAM_CTL, run->schedule ? decided : decided + OF_RANGE_TEST, false);
     add(self, "--listen=tcp://127.0.0.1:0");
     add(self, "--status-listen=%s", has_status ? "127.0.0.1:0" : "none");
     add(self, "--optimizer=%s", run->rule);
@@ -249,5 +243,12 @@ void psd_command_run(psd_command_t *self, const psd_command_run_t *run)
     add(self, "--progress=%s", is_silent ? "none" : "log");
     if (run->short_progress)
         add_short_interval(self, o);
+    if (run->schedule) {
+        add(self, "--schedule=%s", run->schedule);
+        add(self, "--schedule-unit=%s", run->schedule_unit);
+        add(self, "--metrics-every=1");
+        add(self, "--eval-every=0");
+        add(self, "--stop-patience=0");
+    }
     end(self, o, run->run_dir, false);
 }

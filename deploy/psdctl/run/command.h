@@ -46,9 +46,10 @@ typedef struct psd_command_run {
     const char *run_dir, *rule;
     uint64_t seed;
     unsigned n_workers;
-    double validation;   /* fraction of the training rows to hold out */
-    double share;        /* fraction of the job's steps and epochs that it trains for */
-    bool short_progress; /* as above */
+    double validation;                    /* fraction of the training rows to hold out */
+    double share;                         /* fraction of the job's steps and epochs that it trains for */
+    const char *schedule, *schedule_unit; /* of a range test, which records every step; NULL: the job's */
+    bool short_progress;                  /* as above */
 } psd_command_run_t;
 
 void psd_command_run(psd_command_t *self, const psd_command_run_t *run);

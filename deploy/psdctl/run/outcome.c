@@ -16,7 +16,8 @@ enum { LAST_SHARE = 10 /* the final loss is the mean over the last steps, one in
 /* The metrics of all workers, summed by step. */
 typedef struct tally {
     double sum[PSD_CURVE_POINTS], samples[PSD_CURVE_POINTS];  /* of the losses, weighted; and their weight */
-    double step[PSD_CURVE_POINTS], seconds[PSD_CURVE_POINTS]; /* of the last line */
+    double step[PSD_CURVE_POINTS], seconds[PSD_CURVE_POINTS]; /* of the last line, */
+    double epochs[PSD_CURVE_POINTS];                          /* and these too */
     double tenth[LAST_SHARE], tenth_samples[LAST_SHARE];
     double begun_ts, first_step;
     double chance, test_rows; /* score of the best constant prediction, and its number of rows; NaN: unknown */
@@ -165,6 +166,7 @@ static void add_loss(psd_outcome_t *self, tally_t *tally, psd_point_t at, double
     tally->samples[bin] += samples;
     tally->step[bin] = fmax(tally->step[bin], at.step);
     tally->seconds[bin] = fmax(tally->seconds[bin], at.seconds);
+    tally->epochs[bin] = fmax(tally->epochs[bin], at.epochs);
     tally->tenth[tenth] += at.value * samples;
     tally->tenth_samples[tenth] += samples;
 }
@@ -172,7 +174,9 @@ static void add_loss(psd_outcome_t *self, tally_t *tally, psd_point_t at, double
 static int read_line(psd_outcome_t *self, const json_t *line, tally_t *tally, psd_err_t *err)
 {
     const double samples = number_of(line, "train/samples");
-    psd_point_t at = { .step = number_of(line, "step"), .seconds = number_of(line, "ts") - tally->begun_ts };
+    psd_point_t at = { .step = number_of(line, "step"),
+                       .seconds = number_of(line, "ts") - tally->begun_ts,
+                       .epochs = number_of(line, "epoch") };
     if (json_object_get(line, tally->metric)) {
         at.value = number_of(line, tally->metric);
         return add_look(self, at, err);
@@ -208,8 +212,10 @@ static int draw_losses(psd_outcome_t *self, const tally_t *tally, psd_err_t *err
         return psd_err_set(err, PSD_ENOMEM, "no memory for a curve");
     for (size_t i = 0; i < PSD_CURVE_POINTS; i++)
         if (tally->samples[i] > 0)
-            self->losses.point[self->losses.n++] =
-                (psd_point_t){ .step = tally->step[i], .seconds = tally->seconds[i], .value = tally->sum[i] / tally->samples[i] };
+            self->losses.point[self->losses.n++] = (psd_point_t){ .step = tally->step[i],
+                                                                  .seconds = tally->seconds[i],
+                                                                  .epochs = tally->epochs[i],
+                                                                  .value = tally->sum[i] / tally->samples[i] };
     return PSD_OK;
 }
 

@@ -12,6 +12,7 @@ enum { PSD_CURVE_POINTS = 100 /* points at most, of the training loss */ };
 
 typedef struct psd_point {
     double step, seconds; /* since the loop began */
+    double epochs;        /* of training losses: passes over the data so far */
     double value;         /* NaN: it was not finite */
 } psd_point_t;
 

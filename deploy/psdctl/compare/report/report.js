@@ -219,6 +219,46 @@ function rates(fig, width) {
   return frame(width, fig.title_, out + '</g>', H);
 }
 
+/* The mean over the seeds of a range test, point by point; what is not finite is left out. */
+function rise(range) {
+  var out = [], longest = range.losses.reduce(function (a, b) { return b.lr.length > a.length ? b.lr : a; }, []);
+  longest.forEach(function (lr, i) {
+    var v = range.losses.map(function (s) { return s.loss[i]; }).filter(isNum);
+    if (v.length) out.push({ lr: lr, loss: v.reduce(function (a, b) { return a + b; }, 0) / v.length });
+  });
+  return out;
+}
+
+/* The training loss while the rate rises, a line for each rule, bold between where it falls and where it diverges. */
+function rises(fig, width) {
+  var lines = [], v = [], xs = [];
+  D.ranges.forEach(function (range, named) {
+    var best = D.rules.findIndex(function (r) { return r.named === named && r.chosen; }), at = rise(range);
+    if (best < 0 || hidden[best] || !at.length) return;
+    lines.push({ best: best, at: at, from: isNum(range.falls_from) ? range.falls_from : 0, to: isNum(range.diverges_at) ? range.diverges_at : Infinity, says: range.optimizer + ': ' + range.outcome });
+    at.forEach(function (p) { xs.push(p.lr); v.push(Math.min(p.loss, 1.3 * at[0].loss)); });
+  });
+  if (!v.length) return '';
+  var L = 56, R = width - 18, T = 10, H = 330, y0 = H - 38, out = '', axis = pad({ low: Math.min.apply(null, v), high: Math.max.apply(null, v), log: false });
+  var X = { low: Math.min.apply(null, xs), high: Math.max.apply(null, xs), log: true };
+  out += '<clipPath id="c' + fig.id + '"><rect x="' + L + '" y="' + T + '" width="' + (R - L) + '" height="' + (y0 - T) + '"/></clipPath>';
+  out += yTicks(axis, L, R, y0, T, short);
+  var few = ticks(X, 5);
+  while (few.length > (width < 480 ? 5 : 9)) few = few.filter(function (t, i) { return i % 2 === 0; });
+  few.forEach(function (t) { out += '<text class="x" x="' + place(X, t, L, R) + '" y="' + (y0 + 16) + '">' + t + '</text>'; });
+  out += '<text class="x" x="' + (L + R) / 2 + '" y="' + (H - 4) + '">learning rate</text><g clip-path="url(#c' + fig.id + ')">';
+  lines.forEach(function (l) {
+    var path = '', bold = '';
+    l.at.forEach(function (p) {
+      var to = place(X, p.lr, L, R) + ' ' + place(axis, p.loss, y0, T);
+      path += (path ? 'L' : 'M') + to;
+      if (p.lr >= l.from && p.lr <= l.to) bold += (bold ? 'L' : 'M') + to;
+    });
+    out += '<g class="' + kind(l.best) + '" data-k="' + l.best + '"><title>' + esc(l.says) + '</title><path class="l thin" d="' + path + '"/>' + (bold ? '<path class="l bold" d="' + bold + '"/>' : '') + '</g>';
+  });
+  return frame(width, fig.title_, out + '</g>', H);
+}
+
 /* ---- the page ---- */
 
 function metricTitle() { return errorAxis() ? 'error (1 − ' + D.metric + ') on the test set, logarithmic' : D.metric + ' on the test set'; }
@@ -227,7 +267,8 @@ var charts = [
   { when: function () { return D.looks.some(function (c) { return c.m.length; }); }, title: metricTitle, draw: function (f, w) { return curveChart(f, w, D.looks, f.title_, false); } },
   { when: function () { return true; }, title: function () { return 'training loss, logarithmic'; }, draw: function (f, w) { return curveChart(f, w, D.losses, f.title_, true); } },
   { when: function () { return true; }, title: function () { return 'how the seeds end'; }, draw: strip },
-  { when: function () { return D.swept; }, title: function () { return (errorAxis() ? 'error' : D.metric) + ' by learning rate, chosen on ' + D.chosen_on; }, draw: rates }
+  { when: function () { return D.swept; }, title: function () { return (errorAxis() ? 'error' : D.metric) + ' by learning rate, chosen on ' + D.chosen_on; }, draw: rates },
+  { when: function () { return D.ranges && D.ranges.some(function (r) { return rise(r).length; }); }, title: function () { return 'range tests: training loss while the learning rate rises'; }, draw: rises }
 ];
 
 function hot(k, on) {
@@ -287,10 +328,10 @@ all('.keys button').forEach(function (b) {
   });
 });
 all('tr[data-k]').forEach(watch);
-all('th').forEach(function (th, i) {
+all('.scroll th').forEach(function (th, i) {
   th.addEventListener('click', function () {
-    var up = th.getAttribute('aria-sort') !== 'ascending', body = document.querySelector('tbody');
-    all('th').forEach(function (o) { o.removeAttribute('aria-sort'); });
+    var up = th.getAttribute('aria-sort') !== 'ascending', body = document.querySelector('.scroll tbody');
+    all('.scroll th').forEach(function (o) { o.removeAttribute('aria-sort'); });
     th.setAttribute('aria-sort', up ? 'ascending' : 'descending');
     function v(r) { return r.cells[i].dataset.v; }
     all('tr', body).sort(function (a, b) { return v(a) === '' ? 1 : v(b) === '' ? -1 : (up ? 1 : -1) * (v(a) - v(b)); }).forEach(function (r) { body.append(r); });
