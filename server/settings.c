@@ -186,18 +186,6 @@ static int check_accumulate(const psd_settings_t *out, const psd_options_t *opti
                        psd_options_origin(options, PSD_OPT_sync_accumulate), out->engine.accumulate, out->engine.mode->name);
 }
 
-/* Only where rounds are closed does one server see all of a worker's gradients. */
-static int check_quarantine(const psd_settings_t *out, const psd_options_t *options, psd_err_t *err)
-{
-    if (!psd_options_uint(options, PSD_OPT_sync_quarantine_after) || psd_mode_has_rounds(out->engine.mode))
-        return PSD_OK;
-    return psd_err_set(
-        err, PSD_ECONFIG,
-        "%s: sync.quarantine_after is set, but in sync.mode %s each server rejects a worker's bad gradients by itself, so "
-        "they harm no other worker; leave it out (sync.max_skipped ends such a job), or set sync.mode to bsp",
-        psd_options_origin(options, PSD_OPT_sync_quarantine_after), out->engine.mode->name);
-}
-
 int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const psd_rendezvous_t *at, psd_err_t *err)
 {
     *out = (psd_settings_t){ .is_first = at->is_first,
@@ -210,7 +198,7 @@ int psd_settings_read(psd_settings_t *out, const psd_options_t *options, const p
     for (uint32_t g = 0; g < out->engine.groups.n; g++)
         if (check_mode(out, options, &out->engine.groups.at[g], err) != PSD_OK)
             return err ? err->code : PSD_ECONFIG;
-    if (check_accumulate(out, options, err) != PSD_OK || check_quarantine(out, options, err) != PSD_OK)
+    if (check_accumulate(out, options, err) != PSD_OK)
         return PSD_ECONFIG;
     describe(out, options);
     if (at->is_first)

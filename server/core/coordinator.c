@@ -448,10 +448,11 @@ static void announce_another(psd_coordinator_t *self, uint64_t now_ms, psd_actio
     append_command(self, now_ms, &same, 0, out);
 }
 
-/* Give up the workers whose gradients had Inf or NaN too often in a row, as if they were lost, and tell them. Their round is
- * skipped, so the next view is without them. */
-static void quarantine(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+/* Give up the workers whose gradients had Inf or NaN too often in a row, as if they were lost, and tell them. Returns whether there
+ * are any, and so the view is another. */
+static bool quarantine(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
+    bool any = false;
     for (uint32_t i = 0; self->config.quarantine_after && i < self->members.n_rows; i++) {
         psd_worker_row_t *row = &self->members.row[i];
         if (row->state != PSD_WORKER_LIVE || row->in_vain < self->config.quarantine_after)
@@ -460,7 +461,23 @@ static void quarantine(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *
         self->report.workers_lost++;
         self->report.workers_quarantined++;
         tell_fenced(self, row->peer, row, row->incarnation, out);
+        any = true;
     }
+    return any;
+}
+
+/* Where each push is a step, shards reject those with Inf or NaN by themselves, and report how many of a worker's there were in a
+ * row. */
+static void note_rejected(psd_coordinator_t *self, uint64_t now_ms, const psd_round_t *state, psd_actions_t *out)
+{
+    for (uint32_t k = 0; k < state->n_contributors; k++) {
+        const psd_member_t *c = &state->contributor[k];
+        psd_worker_row_t *row = &self->members.row[c->worker];
+        if (row->incarnation == c->incarnation && c->nonfinite && c->samples > row->in_vain)
+            row->in_vain = c->samples;
+    }
+    if (quarantine(self, now_ms, out))
+        view_changed(self, now_ms, out);
 }
 
 /* Close the open round with those whose pushes are complete on every shard: one decision for the whole model. */
@@ -497,7 +514,7 @@ static void close_round(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         self->weights_clock = self->clock;
     else if (round.apply && !waits)
         self->gathered = 0;
-    quarantine(self, now_ms, out);
+    quarantine(self, now_ms, out); /* the round is skipped, and the next view is without them */
     decide(self, now_ms, &round, PSD_COMMAND_CLOSE | (waits ? PSD_COMMAND_GATHER : 0), out);
     if (round.apply && !waits)
         await_totals(self);
@@ -1341,8 +1358,11 @@ static void on_shard_state(psd_coordinator_t *self, const psd_heard_t *in)
         return;
     }
     psd_saves_note_shard(&self->saves, in->msg, in->out);
+    const bool in_rounds = psd_mode_has_rounds(self->config.mode);
+    if (!in_rounds)
+        note_rejected(self, in->now_ms, state, in->out);
     /* A report from before the newest decision is out of date: its shard may have dropped those pushes. */
-    bool news = state->n_contributors && state->clock == self->clock + 1 && in->msg->view_id == self->view_id;
+    bool news = in_rounds && state->n_contributors && state->clock == self->clock + 1 && in->msg->view_id == self->view_id;
     for (uint32_t k = 0; news && k < state->n_contributors; k++) {
         const psd_member_t *c = &state->contributor[k];
         psd_worker_row_t *row = &self->members.row[c->worker];

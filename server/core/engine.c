@@ -344,26 +344,43 @@ static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
     }
 }
 
-static void add_complete(const psd_engine_t *self, const worker_t *w, psd_round_t *state)
+/* What the coordinator must know of a member to decide about it: of a round, that its push is whole; where each push is a step,
+ * how many in a row were rejected. */
+static bool report_of(const psd_engine_t *self, const worker_t *w, psd_member_t *out)
 {
-    if (w->standing == MEMBER && w->inbox.complete && psd_mode_has_rounds(self->config.mode))
-        state->contributor[state->n_contributors++] = (psd_member_t){ .worker = w->id,
-                                                                      .incarnation = w->incarnation,
-                                                                      .samples = w->inbox.samples,
-                                                                      .loss = w->inbox.loss,
-                                                                      .norm2 = w->inbox.norm2,
-                                                                      .nonfinite = w->inbox.nonfinite };
+    const bool in_rounds = psd_mode_has_rounds(self->config.mode);
+    if (!w || w->standing != MEMBER || !(in_rounds ? w->inbox.complete : w->in_vain > 0))
+        return false;
+    *out = (psd_member_t){ .worker = w->id, .incarnation = w->incarnation, .samples = w->in_vain, .nonfinite = true };
+    if (in_rounds)
+        *out = (psd_member_t){ .worker = w->id,
+                               .incarnation = w->incarnation,
+                               .samples = w->inbox.samples,
+                               .loss = w->inbox.loss,
+                               .norm2 = w->inbox.norm2,
+                               .nonfinite = w->inbox.nonfinite };
+    return true;
 }
 
-/* A sign of life: which log entries are done; with `lists`, also whose pushes of the open clock are complete. */
+/* Report all of them; without rounds there are few, if any. */
+static void list_members(const psd_engine_t *self, psd_round_t *state)
+{
+    psd_member_t one;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        n += report_of(self, self->worker[i], &one);
+    state->contributor = n ? calloc(n, sizeof *state->contributor) : NULL;
+    assert((state->contributor || !n) && "no memory for a report");
+    for (uint32_t i = 0; n && i < self->n_rows; i++)
+        state->n_contributors += report_of(self, self->worker[i], &state->contributor[state->n_contributors]);
+}
+
+/* A sign of life: which log entries are done; with `lists`, also what is to be known of members. */
 static void send_sign(psd_engine_t *self, bool lists, psd_actions_t *out)
 {
     psd_round_t state = { .clock = self->clock + 1 };
-    state.contributor = lists && self->n_complete ? calloc(self->n_complete, sizeof(psd_member_t)) : NULL;
-    assert((state.contributor || !lists || !self->n_complete) && "no memory for a report");
-    for (uint32_t i = 0; state.contributor && i < self->n_rows; i++)
-        if (self->worker[i])
-            add_complete(self, self->worker[i], &state);
+    if (lists)
+        list_members(self, &state);
     psd_buf_t *payload = psd_body_of_round(&state);
     psd_msg_t *msg = send_to(self, PSD_PEER_COORDINATOR, PSD_MSG_SHARD_STATE, payload, out);
     msg->seq = self->log_done;
@@ -930,6 +947,7 @@ static void reject_nonfinite(psd_engine_t *self, worker_t *w, psd_actions_t *out
                     "worker=%u clock=%" PRIu64 " effect=\"the push is rejected\" reason=\"%s\"", w->id, w->applied + 1, self->bad);
     if (++w->in_vain == self->config.max_skipped)
         give_up_hope(self, w->in_vain, "pushes of a worker", out);
+    send_sign(self, true, out);
     answer_without_step(self, w, PSD_REFUSAL_NONFINITE, out);
 }
 
@@ -1008,6 +1026,7 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
             w->logged = m->incarnation;
             w->nonce = m->nonce;
             w->standing = MEMBER;
+            w->in_vain = 0;
             const psd_progress_t p = look(self, w);
             w->applied = self->config.mode->joins_at(&p);
             owe(self, w, true);

@@ -126,6 +126,9 @@ sim_config_t sim_config_of_seed(uint64_t seed)
         if (config.nonfinite_clock)
             config.nonfinite_clock = 2 + (uint32_t)(psd_splitmix64(&other) % 5);
     }
+    uint64_t eighth = seed ^ 0x9A4A47;
+    if (config.nonfinite_clock && psd_splitmix64(&eighth) % 2)
+        config.quarantine_after = 1 + (uint32_t)(psd_splitmix64(&eighth) % 3);
     return config;
 }
 

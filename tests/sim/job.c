@@ -170,7 +170,9 @@ static void keep_gradient(sim_t *self, sim_worker_t *me, push_t *push, uint64_t 
 
 bool sim_is_nonfinite(const sim_t *self, const push_t *push)
 {
-    return push->rank == 0 && self->config.nonfinite_clock == push->clock;
+    const uint64_t from = self->config.nonfinite_clock, n = self->config.quarantine_after ? self->config.quarantine_after : 1;
+    const bool repeats = self->config.quarantine_after && !psd_mode_has_rounds(self->mode) && push->incarnation % 2 == 0;
+    return from && push->rank == 0 && push->clock >= from && push->clock < from + n && !repeats;
 }
 
 push_t *sim_begin_push(sim_t *self, uint32_t w)

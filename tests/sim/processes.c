@@ -214,6 +214,7 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .lease_ms = 1000,
                                              .start_timeout_ms = 3000,
                                              .accumulate = self->config.accumulate,
+                                             .quarantine_after = self->config.quarantine_after,
                                              .mode = self->mode,
                                              .groups = self->groups,
                                              .clip = self->clip,

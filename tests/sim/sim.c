@@ -140,6 +140,7 @@ static void note_end(sim_t *self)
     if (self->server[0].node)
         psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);
     self->result->skipped = facts.skipped;
+    self->result->quarantined = facts.workers_quarantined;
 }
 
 void sim_run(const sim_config_t *config, sim_result_t *result)
@@ -180,7 +181,8 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
 void sim_run_and_compare(const sim_config_t *config, sim_result_t *result)
 {
     sim_run(config, result);
-    if (!result->ok || !config->all_must_stay || result->resets)
+    /* A worker in quarantine leaves the rows of the next round to the others, until it is replaced. */
+    if (!result->ok || !config->all_must_stay || result->resets || config->quarantine_after)
         return;
     sim_config_t calm = *config;
     sim_result_t expected;

@@ -69,12 +69,15 @@ typedef struct sim_config {
     double chance[SIM_N_FAULTS];
     uint32_t delay_ms;        /* longest delay of a message, uniform: also reorders */
     uint32_t nonfinite_clock; /* rank 0's gradient of this clock holds a NaN; 0: never */
-    int kill_worker;          /* this worker dies ... ; -1: none */
-    uint64_t kill_at;         /* ... instead of sending its message of this number, from 0 */
-    bool revive;              /* the worker of kill_worker starts again later */
-    bool threads;             /* work runs on separate threads, in parallel with everything else, as in a daemon's pool */
-    uint32_t save_every;      /* rounds between checkpoints; 0: none are made */
-    bool all_must_stay; /* rounds wait until every lost worker is replaced: the run must have the result of an undisturbed one */
+    /* So many of its gradients, from that clock on, which cost it its place; 0: one, which does not. In asp, where a replaced worker
+     * begins with its clocks anew, it has them in its first life, and in every second one after. */
+    uint32_t quarantine_after;
+    int kill_worker;     /* this worker dies ... ; -1: none */
+    uint64_t kill_at;    /* ... instead of sending its message of this number, from 0 */
+    bool revive;         /* the worker of kill_worker starts again later */
+    bool threads;        /* work runs on separate threads, in parallel with everything else, as in a daemon's pool */
+    uint32_t save_every; /* rounds between checkpoints; 0: none are made */
+    bool all_must_stay;  /* rounds wait until every lost worker is replaced: the run must have the result of an undisturbed one */
     uint32_t late_worker_ms; /* the last worker starts only then */
 } sim_config_t;
 
@@ -87,7 +90,7 @@ typedef struct sim_result {
     uint64_t done[SIM_N_FAULTS];        /* how often each fault has struck */
     uint64_t leader_ns;                 /* of real time that the coordinator took for them, including encoding and decoding */
     uint64_t leader_messages; /* that the coordinator received or sent, except heartbeats and messages within its process */
-    uint64_t total_messages, saves, restores, fallbacks, steps, skipped;
+    uint64_t total_messages, saves, restores, fallbacks, steps, skipped, quarantined;
     /* At the servers running at the end: pushes added up before their round was decided; requested again, because it was
      * decided otherwise. */
     uint64_t folded, asked_again;
@@ -107,8 +110,8 @@ typedef struct sim_result {
  * single-process computation of the steps that count. */
 void sim_run(const sim_config_t *config, sim_result_t *result);
 
-/* The same and, if rounds wait for every worker: the final weights must be those of the run without faults. With a lossy codec,
- * this holds only if no worker has lost its residual. */
+/* The same and, if rounds wait for every worker, and none loses its place for what it sends: the final weights must be those of the
+ * run without faults. With a lossy codec, this holds only if no worker has lost its residual. */
 void sim_run_and_compare(const sim_config_t *config, sim_result_t *result);
 
 /* The cluster that belongs to a seed, with loss, repetition, kills and failing flushes. */

@@ -546,6 +546,45 @@ Test(coordinator, in_asp_a_learning_rate_reaches_every_shard_at_once, .fini = te
     cr_expect_null(command_to(0, NULL), "it has not changed");
 }
 
+/* Server `s` has rejected so many pushes in a row of worker `w` in that incarnation. */
+static void server_rejects(uint32_t s, uint32_t w, uint64_t of_incarnation, uint64_t n)
+{
+    uint8_t bytes[256];
+    psd_member_t bad = { .worker = w, .incarnation = of_incarnation, .samples = n, .nonfinite = true };
+    const psd_coordinator_facts_t f = facts();
+    psd_round_t state = { .clock = f.clock + 1, .contributor = &bad, .n_contributors = 1 };
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_STATE,
+                      .protocol = PSD_PROTOCOL,
+                      .job = run,
+                      .shard = s,
+                      .seq = seq,
+                      .view_id = f.view_id,
+                      .code = PSD_SHARD_STARTED };
+    hear(peer_of_server(s), &msg, bytes, psd_round_encode(&state, bytes, sizeof bytes));
+}
+
+Test(coordinator, in_asp_a_worker_whose_pushes_any_server_has_rejected_often_enough_is_given_up_once, .fini = teardown)
+{
+    config.quarantine_after = 3;
+    config.workers_min = 1;
+    begin("asp", 2);
+    server_rejects(0, 1, incarnation[1], 2);
+    server_rejects(1, 1, incarnation[1] - 1, 3);
+    cr_expect_eq(state_of(1), PSD_WORKER_LIVE, "2 in a row, and 3 of an older life");
+    server_rejects(1, 1, incarnation[1], 3);
+    cr_expect_eq(state_of(1), PSD_WORKER_LOST);
+    cr_assert_not_null(answer(PSD_MSG_FENCED));
+    cr_expect_not_null(strstr(answer(PSD_MSG_FENCED)->text, "3 of its gradients in a row had Inf or NaN (sync.quarantine_after)"));
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        const psd_round_t *round = NULL;
+        cr_assert_not_null(command_to(s, &round), "server %u", s);
+        cr_expect_eq(round->n_members, 1, "server %u", s);
+    }
+    server_rejects(0, 1, incarnation[1], 3);
+    cr_expect_eq(facts().workers_quarantined, 1);
+    cr_expect_eq(state_of(0), PSD_WORKER_LIVE);
+}
+
 static const psd_msg_t *worker_sets_the_rate(void)
 {
     psd_msg_t msg = of_worker(PSD_MSG_SETTING, 0);

@@ -335,6 +335,31 @@ Test(engine, in_asp_a_worker_whose_pushes_in_a_row_are_all_bad_ends_the_job_and_
     cr_expect_not_null(strstr(psd_engine_hopeless(engine), "the gradient of worker 1"), "%s", psd_engine_hopeless(engine));
 }
 
+/* What the newest SHARD_STATE lists; it lives until the actions are dropped. */
+static const psd_round_t *listed(void)
+{
+    const psd_round_t *found = NULL;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_SHARD_STATE)
+            found = psd_body_round(out.at[i].payload);
+    return found;
+}
+
+Test(engine, in_asp_a_rejected_push_is_reported_at_once_with_how_many_there_were_in_a_row, .fini = teardown)
+{
+    begin("asp", 2);
+    push(1, 1, NAN);
+    push(1, 2, NAN);
+    const psd_round_t *list = listed();
+    cr_assert(list && list->n_contributors == 1, "worker 0 has done nothing wrong");
+    cr_expect(list->contributor[0].worker == 1 && list->contributor[0].samples == 2 && list->contributor[0].nonfinite);
+    push(1, 3, 1);
+    push(0, 1, NAN);
+    list = listed();
+    cr_assert(list && list->n_contributors == 1, "a good push ends the row");
+    cr_expect(list->contributor[0].worker == 0 && list->contributor[0].samples == 1);
+}
+
 Test(engine, a_nan_that_is_confessed_is_skipped_where_all_that_is_here_is_finite, .fini = teardown)
 {
     begin("asp", 1);

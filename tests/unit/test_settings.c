@@ -53,13 +53,12 @@ Test(settings, servers_agree_on_asps_own_settings_in_asp)
     cr_expect(!psd_mode_has_rounds(settings.engine.mode) && settings.coordinator.mode == settings.engine.mode);
 }
 
-Test(settings, quarantine_is_for_rounds)
+Test(settings, quarantine_is_for_every_mode)
 {
     read_first("--sync-quarantine-after=5");
     cr_expect_eq(settings.coordinator.quarantine_after, 5);
-    cr_expect_eq(read_as(0, "--sync-quarantine-after=5 --sync-mode=asp"), PSD_ECONFIG);
-    cr_expect_not_null(
-        strstr(err.text, "--sync-quarantine-after: sync.quarantine_after is set, but in sync.mode asp each server "));
+    read_first("--sync-quarantine-after=5 --sync-mode=asp --optimizer=sgd(lr=0.5)");
+    cr_expect_eq(settings.coordinator.quarantine_after, 5);
 }
 
 Test(settings, rounds_are_added_up_only_where_there_are_rounds)

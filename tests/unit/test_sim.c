@@ -117,6 +117,25 @@ Test(sim, a_gradient_with_a_nan_skips_the_round_on_every_shard)
     cr_assert_eq(result.steps, config.rounds - 1);
 }
 
+/* The one that takes its place goes on, and every push counts that is not bad. */
+Test(sim, a_worker_whose_gradients_in_a_row_are_bad_loses_its_place_in_either_mode)
+{
+    static const char *const modes[] = { "bsp", "asp" };
+    for (size_t m = 0; m < 2; m++)
+        for (uint32_t servers = 1; servers <= 3; servers++) {
+            sim_config_t config = cluster(servers, 3, "adam(lr=0.01)");
+            config.mode = modes[m];
+            config.rounds = 12;
+            config.nonfinite_clock = 3;
+            config.quarantine_after = 3;
+            config.chance[SIM_LOSE] = 0.05;
+            config.chance[SIM_REPEAT] = 0.2;
+            config.seed = servers;
+            const sim_result_t result = run(&config);
+            cr_expect_geq(result.quarantined, 1, "%s, %u servers", modes[m], servers);
+        }
+}
+
 Test(sim, rounds_that_make_a_step_together_are_the_same_bits_for_any_servers_delays_losses_and_parts)
 {
     sim_config_t config = cluster(1, 3, "lookahead(adamw(lr=0.01), k=2)");
