@@ -39,7 +39,11 @@ static int read_frame(predictor_t *self, const char *spec, psd_err_t *err)
     self->frame = setup.train;
     setup.train = NULL;
     psd_setup_clear(&setup);
-    return rc ? psd_err_wrap(err, "%s does not describe its columns, so the job's training set is needed", self->file.path)
+    return rc ? psd_err_wrap(err,
+                             "%s does not describe its columns, so the job's training set is needed (psdctl export "
+                             "--encoding=run.dir/encoding.json "
+                             "describes them)",
+                             self->file.path)
               : PSD_OK;
 }
 

@@ -27,11 +27,12 @@ static const char *const columns[] = {
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
 
 struct psd_record {
-    FILE *metrics;          /* NULL: no record is kept */
-    FILE *csv;              /* NULL: not requested */
-    psd_tfevents_t *events; /* NULL: not requested */
-    int failed;             /* errno of the first line that could not be written; 0: none */
-    char summary[PATH_MAX]; /* its path */
+    FILE *metrics;           /* NULL: no record is kept */
+    FILE *csv;               /* NULL: not requested */
+    psd_tfevents_t *events;  /* NULL: not requested */
+    int failed;              /* errno of the first line that could not be written; 0: none */
+    char summary[PATH_MAX];  /* its path */
+    char encoding[PATH_MAX]; /* the path of encoding.json; "": another worker keeps it */
 };
 
 static int make_directories(const char *dir)
@@ -86,6 +87,7 @@ psd_record_t *psd_record_new(const char *dir, uint32_t worker, const char *also,
     int long_name = snprintf(path, sizeof path, "%s/metrics%s.jsonl", dir, suffix) >= (int)sizeof path;
     long_name |=
         snprintf(self->summary, sizeof self->summary - 4, "%s/summary%s.json", dir, suffix) >= (int)sizeof self->summary - 4;
+    long_name |= !worker && snprintf(self->encoding, sizeof self->encoding, "%s/encoding.json", dir) >= (int)sizeof self->encoding;
     errno = ENAMETOOLONG;
     if (long_name || make_directories(dir) || !(self->metrics = fopen(path, "ae"))) {
         psd_err_set(err, psd_durable_code(errno), "cannot write to the run's directory %s: %s; set run.dir to another", dir,
@@ -166,6 +168,18 @@ bool psd_record_has_events(const psd_record_t *self) { return self->events != NU
 void psd_record_event(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n)
 {
     psd_tfevents_add(self->events, ts, (uint64_t)measures[0].value, measures + 1, n - 1);
+}
+
+int psd_record_encoding(psd_record_t *self, const char *json, psd_err_t *err)
+{
+    if (!*self->encoding)
+        return PSD_OK;
+    if (json)
+        return psd_durable_put(self->encoding, json, strlen(json), err);
+    if (unlink(self->encoding) && errno != ENOENT)
+        return psd_err_set(err, psd_durable_code(errno), "cannot remove %s, which is another run's: %s", self->encoding,
+                           strerror(errno));
+    return PSD_OK;
 }
 
 int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err)

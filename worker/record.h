@@ -1,6 +1,6 @@
 /* record.h - the files that a run writes to its directory: metrics.jsonl, a flat JSON object per line with the measures of a
  * step and nothing else, and summary.json; on request, the same numbers for spreadsheets (metrics.csv) and for TensorBoard (in
- * tb/). Worker 0's files have these names; worker N has only metrics-N.jsonl and summary-N.json, so that workers may share a
+ * tb/); encoding.json, how columns of a table become features. Worker 0's files have these names; worker N has only metrics-N.jsonl and summary-N.json, so that workers may share a
  * directory. Lines are written by hand, not by Jansson, which would print 0.1 with 17 digits and allocate at every step. One
  * thread at a time. */
 #pragma once
@@ -34,6 +34,10 @@ void psd_record_line(psd_record_t *self, double ts, const psd_measure_t *measure
 /* Whether TensorBoard's events are kept; append to them only, measures[0] being the step. */
 bool psd_record_has_events(const psd_record_t *self);
 void psd_record_event(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n);
+
+/* Write encoding.json, which psdctl export puts into its model (worker/encoding.h); NULL: the data has none, so remove that of an
+ * earlier run. Only the first worker does. PSD_EIO, PSD_ENOMEM. */
+int psd_record_encoding(psd_record_t *self, const char *json, psd_err_t *err);
 
 /* Write the summary, a JSON object as text, atomically, and flush everything to disk. PSD_EIO. */
 int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err);

@@ -93,6 +93,18 @@ static int summarise(const trainer_t *self, const char *outcome, psd_err_t *err)
 static void note_start(trainer_t *self, uint64_t clock);
 static void recall(trainer_t *self, psd_position_t at);
 
+/* For models that are made of checkpoints, which do not say how the data became features. */
+static int keep_encoding(const trainer_t *self, psd_err_t *err)
+{
+    const psd_encoding_t *encoding = self->config->train->encoding;
+    char *text = encoding ? psd_encoding_print(encoding, err) : NULL;
+    if (encoding && !text)
+        return err ? err->code : PSD_ENOMEM;
+    const int rc = psd_record_encoding(self->record, text, err);
+    free(text);
+    return rc;
+}
+
 static int join(trainer_t *self, psd_err_t *err)
 {
     psd_tensor_t tensors[PSD_MAX_PARAMS];
@@ -124,7 +136,10 @@ static int join(trainer_t *self, psd_err_t *err)
     self->record = psd_record_new(self->config->run_dir, at.worker, self->config->metrics_also, err);
     if (self->record && self->config->trace && *self->config->trace && !(self->trace = psd_trace_new(self->config->trace, err)))
         return PSD_EIO;
-    return self->record ? summarise(self, PSD_TRAINER_RUNNING, err) : err ? err->code : PSD_EIO;
+    if (!self->record)
+        return err ? err->code : PSD_EIO;
+    rc = keep_encoding(self, err);
+    return rc ? rc : summarise(self, PSD_TRAINER_RUNNING, err);
 }
 
 /* The beginning of a hash of the initial weights, if they do not come from the seed. */

@@ -67,11 +67,36 @@ refused 64 'a model is missing' "$bin/psdctl" predict job.yaml --rows=csv:new.cs
 refused 66 'nowhere.safetensors' "$bin/psdctl" predict job.yaml --rows=csv:new.csv --weights=nowhere.safetensors
 refused 65 '1 rows have a missing value' "$bin/psdctl" predict job.yaml --rows=csv:new.csv --data-na=skip
 
+# Exported, a checkpoint in the run's directory has the encoding of the run; the training set is not needed. So has one elsewhere, with
+# the file's name; a file that is none is refused.
+"$bin/psdctl" run job.yaml --run-dir=whole --checkpoint-dir=whole/cp >said 2>&1 || fail "$(cat said)"
+"$bin/psdctl" export --to=whole whole/cp >/dev/null
+mv whole/cp far
+"$bin/psdctl" export --to=far --encoding=whole/encoding.json far >/dev/null
+cmp whole/model.safetensors far/model.safetensors || fail 'an encoding that is named is another than one that is found'
+printf '{"schema":"psd.encoding/1","columns":[]}' >none.json
+refused 65 "none.json: the model's encoding (psd.encoding) is damaged: it has no columns" \
+    "$bin/psdctl" export --force --to=far --encoding=none.json far
+refused 66 'nowhere.json' "$bin/psdctl" export --force --to=far --encoding=nowhere.json far
+mv people.csv gone.csv
+"$bin/psdctl" predict job.yaml --rows=csv:gone.csv --weights=whole/model.safetensors --to=exported.csv 2>said || fail "$(cat said)"
+mv gone.csv people.csv
+cmp out.csv exported.csv || fail 'an exported checkpoint with the encoding predicts otherwise'
+
+# A run in the same directory on other data leaves no old encoding there.
+"$bin/psdctl" run job.yaml --run-dir=whole --data-train=glyphs:200 --data-test=glyphs:100 --data-categorical= --data-scale=none \
+    --model-kind=softmax --save= --stop-steps=2 >said 2>&1 || fail "$(cat said)"
+[ ! -e whole/encoding.json ] || fail 'the encoding of an earlier run is still there'
+
 # A model without an encoding predicts by its training set.
 "$bin/psdctl" run job.yaml --run-dir=kept --checkpoint-dir=kept.cp >said 2>&1 || fail "$(cat said)"
 "$bin/psdctl" export kept.cp >/dev/null
 "$bin/psdctl" predict job.yaml --weights=model.safetensors --to=other.csv 2>said || fail "$(cat said)"
 cmp out.csv other.csv || fail 'an exported checkpoint of the same job predicts otherwise'
+mv people.csv gone.csv
+refused 66 "so the job's training set is needed (psdctl export --encoding=run.dir/encoding.json describes them)" \
+    "$bin/psdctl" predict job.yaml --rows=csv:new.csv --weights=model.safetensors
+mv gone.csv people.csv
 
 # Training goes on from a file: with its weights, and its encoding, whatever the new rows' means are.
 awk -F, 'NR == 1 || NR > 200 { print $3 "," $1 "," $2 }' people.csv >later.csv

@@ -567,12 +567,14 @@ static void walk(const char *folder, on_file_fn *check)
 }
 
 /* These are libraries because psdctl reads the files that servers write, asks which settings they refuse, what a mode means and
- * which way a metric is better, trains in one process what a cluster did, predicts, and reads other programs' arrays. */
+ * which way a metric is better, trains in one process what a cluster did, predicts, checks encodings, and reads other programs'
+ * arrays. */
 static bool may_all(const char *file, const char *included)
 {
     static const char *const libraries[] = { "server/checkpoint/checkpoint.h",
                                              "server/core/mode.h",
                                              "server/settings.h",
+                                             "worker/encoding.h",
                                              "worker/npz.h",
                                              "worker/predictor.h",
                                              "worker/reference.h",

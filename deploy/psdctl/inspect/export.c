@@ -15,6 +15,8 @@
 #include "deploy/psdctl/inspect/arrays.h"
 #include "deploy/psdctl/say.h"
 #include "server/checkpoint/checkpoint.h"
+#include "worker/encoding.h"
+#include "worker/slurp.h"
 #include "worker/statefile.h"
 
 enum {
@@ -32,6 +34,7 @@ typedef struct request {
     which_t which;
     const psd_arrays_format_t *format;
     bool optimizer, force;
+    char *encoding; /* how the data became features, JSON; NULL: unknown, or there is nothing to say */
 } request_t;
 
 /* A checkpoint being exported. */
@@ -304,12 +307,16 @@ static int begin_files(exported_t *self, const char *model_path, const char *sta
                                  { "psd.which", self->slow ? "slow" : "fast" } };
     const size_t n_notes = sizeof notes / sizeof *notes;
     const psd_arrays_format_t *format = self->request->format;
-    self->model_file = psd_arrays_new(format, model_path, self->weights, self->model.n, notes, n_notes, err);
+    psd_note_t of_model[sizeof notes / sizeof *notes + 1];
+    memcpy(of_model, notes, sizeof notes);
+    of_model[n_notes] = (psd_note_t){ PSD_ENCODING_NOTE, self->request->encoding };
+    self->model_file = psd_arrays_new(format, model_path, self->weights, self->model.n, of_model,
+                                      n_notes + (self->request->encoding != NULL), err);
     if (!self->model_file)
         return err->code;
     if (!self->request->optimizer)
         return PSD_OK;
-    /* All notes except the last also apply to the state, which has the names of its numbered tensors instead. */
+    /* All these notes except the last also apply to the state, which has the names of its numbered tensors instead. */
     char *names = names_of(&self->model);
     if (!names)
         return psd_err_set(err, PSD_ENOMEM, "no memory for the names of %" PRIu32 " tensors", self->model.n);
@@ -474,7 +481,29 @@ static int take_clock(request_t *request, const char *text, psd_err_t *err)
     return PSD_OK;
 }
 
-enum { WEIGHTS, OPTIMIZER, FORMAT, TO, FORCE };
+/* Read and check the encoding: the file that is named, or that beside the directory of checkpoints, where psdctl run has both. */
+static int read_encoding(request_t *request, const char *named, psd_err_t *err)
+{
+    char beside[PATH_MAX];
+    psd_bytes_t file = { 0 };
+    const int n = snprintf(beside, sizeof beside, "%s/../encoding.json", request->dir);
+    const bool is_there = n < (int)sizeof beside && access(beside, F_OK) == 0;
+    if (!named && !is_there)
+        return PSD_OK;
+    int rc = psd_slurp(&file, named ? named : beside, NULL, err);
+    if (!rc && !(request->encoding = strndup((const char *)file.at, file.n)))
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for %s", file.name);
+    psd_encoding_t *parsed = rc ? NULL : psd_encoding_parse(request->encoding, err);
+    if (!rc && !parsed) {
+        rc = err->code;
+        psd_err_wrap(err, "%s", named ? named : beside);
+    }
+    psd_encoding_destroy(&parsed);
+    psd_slurp_free(&file);
+    return rc;
+}
+
+enum { WEIGHTS, OPTIMIZER, FORMAT, TO, ENCODING, FORCE };
 
 static int run(const psd_args_t *args)
 {
@@ -488,8 +517,10 @@ static int run(const psd_args_t *args)
     int rc = PSD_OK;
     if (args->word[1])
         rc = take_clock(&request, args->word[1], &err);
+    rc = rc ? rc : read_encoding(&request, args->flag[ENCODING], &err);
     if (!rc)
         rc = request.has_clock ? export_named(&request, &err) : export_newest(&request, &err);
+    free(request.encoding);
     return rc ? psd_say_error("export", &err) : 0;
 }
 
@@ -518,6 +549,11 @@ const psd_verb_t psd_verb_export = {
                        .type = PSD_OPTION_PATH,
                        .argument = "PATH",
                        .help = "directory for the files, made when missing (default: the current one)" },
+              [ENCODING] = { .key = "encoding",
+                             .type = PSD_OPTION_PATH,
+                             .argument = "FILE",
+                             .help = "encoding.json of the run's directory, which says how the columns of a table became features, "
+                                     "for psdctl predict and init (default: the one in the directory that DIR is in, if any)" },
               [FORCE] = { .key = "force", .type = PSD_OPTION_SWITCH, .help = "replace existing files" } },
     .examples = "psdctl export runs/glyphs/checkpoints\n"
                 "psdctl export --optimizer --weights=fast --to=for-torch runs/glyphs/checkpoints 2350\n",
