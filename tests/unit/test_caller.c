@@ -1,6 +1,9 @@
 #include <criterion/criterion.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "worker/caller.h"
 
@@ -45,6 +48,30 @@ Test(caller, a_configuration_from_before_there_were_keys_runs_without_keys)
     cr_expect_eq(read_it(&given), PSD_EINVAL);
     cr_expect_eq(read_it(NULL), PSD_EINVAL);
     cr_expect(strstr(err.text, "needs `size`"), "%s", err.text);
+}
+
+Test(caller, a_worker_needs_a_key_of_its_own)
+{
+    char directory[] = "/tmp/psd-test-XXXXXX", name[2][64], file[160], public[2][PSD_KEY_TEXT];
+    psd_worker_config_t given = config();
+    cr_assert_not_null(mkdtemp(directory));
+    given.insecure = 0;
+    given.key = file;
+    given.server_public = public[0];
+    for (int k = 0; k < 2; k++) {
+        snprintf(name[k], sizeof name[k], "%s/%d", directory, k);
+        cr_assert_eq(psd_keys_write(name[k], public[k], &err), PSD_OK, "%s", err.text);
+        snprintf(file, sizeof file, "%s.key", name[k]);
+        cr_expect_eq(read_it(&given), k ? PSD_OK : PSD_ECONFIG, "%s", err.text);
+    }
+    cr_expect_str_eq(err.text, "the worker's key is the servers' key: give it another, made by psdctl keygen NAME");
+    for (int k = 0; k < 2; k++) {
+        snprintf(file, sizeof file, "%s.key", name[k]);
+        unlink(file);
+        snprintf(file, sizeof file, "%s.pub", name[k]);
+        unlink(file);
+    }
+    cr_expect_eq(rmdir(directory), 0);
 }
 
 Test(caller, a_cluster_file_also_brings_the_servers_key_unless_that_is_given)

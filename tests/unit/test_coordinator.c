@@ -424,7 +424,11 @@ Test(coordinator, followers_share_a_snapshot_until_the_job_has_trained_on, .fini
     run = present;
     cr_expect_gt(snapshot(), first, "the snapshot of that number in another run is not this one");
     follower_asks(3, 0);
-    cr_expect_gt(snapshot(), first);
+    const uint64_t second = snapshot();
+    cr_expect_gt(second, first);
+    now += 60000;
+    follower_asks(4, 0);
+    cr_expect_eq(snapshot(), second, "the weights are still those after one round");
 }
 
 /* ---- the health of tensors ---- */
