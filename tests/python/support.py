@@ -3,6 +3,7 @@ missing. BIN, the directory of the built programs, comes from the environment (C
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import re
@@ -16,6 +17,7 @@ from types import TracebackType
 
 BIN = Path(os.environ.get("BIN", ""))
 SKIPPED = 77
+LONGEST_S = 1200  # of a file; ctest would end it without a word at 1800
 
 
 def need(*modules: str) -> None:
@@ -97,5 +99,6 @@ def end(program: subprocess.Popen[str]) -> int:
 
 
 def main() -> None:
-    """Run the tests of the file."""
+    """Run the tests of the file; one that hangs ends with the place where it does."""
+    faulthandler.dump_traceback_later(LONGEST_S, exit=True)
     unittest.main(verbosity=0)
