@@ -148,7 +148,7 @@ static int take_numbers(const psd_rule_t *rule, const fields_t *fields, psd_inhe
 
 static int fail_element(const psd_rule_t *rule, const psd_state_field_t *field, size_t i, double value, psd_err_t *err)
 {
-    char where[32];
+    char where[48];
     snprintf(where, sizeof where, " at element %zu", i);
     return isfinite(value) ? fail_negative(rule, field, where, value, err)
                            : psd_err_set(err, PSD_EDATA, "%s of tensor %.100s is %g%s; training cannot start from that",
