@@ -50,7 +50,7 @@ const psd_optimizer_t PSD_OPTIMIZER(adamax) = {
     .summary = "adam scaled by the largest recent gradient",
     .formula = "g += wd*w; m = b1*m + (1-b1)*g; u = max(b2*u, |g|+eps); w -= lr/(1-b1^t) * m/u",
     .paper = "Kingma, Ba 2015, arXiv 1412.6980",
-    .advice = "As adam, when single large gradients upset it: embeddings, rare features.",
+    .advice = "Like adam, for use when single large gradients upset it: embeddings, rare features.",
     .hyper = { PSD_HYPER_LR(0.002), PSD_HYPER_BETA1(0.9),
                PSD_HYPER_BETA("beta2", 0.999, "share of the largest gradient kept per update"), PSD_HYPER_EPS(1e-8),
                PSD_HYPER_WEIGHT_DECAY(0) },

@@ -6,5 +6,5 @@ const psd_optimizer_t PSD_OPTIMIZER(adamw) =
                  "w *= 1-lr*wd; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2; w -= "
                  "lr/(1-b1^t) * m/(sqrt(v)/sqrt(1-b2^t)+eps)",
                  "Loshchilov, Hutter 2019, arXiv 1711.05101",
-                 "As adam, when you regularise with weight decay: transformers and most modern training recipes.", 0.01,
+                 "Like adam, for use when you regularise with weight decay: transformers and most modern training recipes.", 0.01,
                  psd_adamw_prepare, PSD_DECAY_WEIGHTS);

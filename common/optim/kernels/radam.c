@@ -77,7 +77,7 @@ const psd_optimizer_t PSD_OPTIMIZER(radam) = {
                "rho = rinf - 2*t*b2^t/(1-b2^t), rinf = 2/(1-b2)-1; rho > 5: r = sqrt((rho-4)*(rho-2)*rinf"
                "/((rinf-4)*(rinf-2)*rho)), w -= lr/(1-b1^t)*r*sqrt(1-b2^t)*m/(sqrt(v)+eps); else w -= lr/(1-b1^t)*m",
     .paper = "Liu et al. 2020, arXiv 1908.03265",
-    .advice = "As adam, when training is unstable at the start and you have no warm-up.",
+    .advice = "Like adam, for use when training is unstable at the start and you have no warm-up.",
     .hyper = { PSD_HYPER_LR(0.001), PSD_HYPER_BETA1(0.9), PSD_HYPER_BETA2(0.999), PSD_HYPER_EPS(1e-8),
                PSD_HYPER_FLAG("decoupled", 0, "decay the weights, not the gradient"), PSD_HYPER_WEIGHT_DECAY(0) },
     .slots = { [EXP_AVG] = { "exp_avg", PSD_SLOT_MOMENT }, [EXP_AVG_SQ] = { "exp_avg_sq", PSD_SLOT_SQUARES } },
