@@ -33,8 +33,7 @@
     X(BARRIER_WAIT, SECONDS_HISTOGRAM, "psd_barrier_wait_seconds", 0, "", "From a round's first gradient to its last.")            \
     X(QUEUE_LENGTH, GAUGE, "psd_queue_length", 1, "", "Complete pushes that wait for their step.")                                 \
     X(ROUNDS_SKIPPED, COUNTER, "psd_rounds_skipped_total", 0, "", "Rounds closed without a step.")                                 \
-    X(ROUNDS_GATHERED, GAUGE, "psd_rounds_gathered", 0, "",                                                                        \
-      "Rounds gathered so far towards the next step (sync.accumulate).")                                                  \
+    X(ROUNDS_GATHERED, GAUGE, "psd_rounds_gathered", 0, "", "Rounds gathered so far towards the next step (sync.accumulate).")     \
     X(JOB_STATE, GAUGE, "psd_job_state", 0, "state", "1 for the present state of the job.")                                        \
     X(WORKERS, GAUGE, "psd_workers", 0, "state", "Workers by state.")                                                              \
     X(WORKERS_LOST, COUNTER, "psd_workers_lost_total", 0, "", "Number of times that a worker was given up.")                       \
@@ -49,7 +48,7 @@
     X(WORKER_AWAITED, GAUGE, "psd_worker_awaited_ratio", 0, "worker",                                                              \
       "Share of the last seconds in which only this worker's push was missing for the round.")                                     \
     X(WORKER_SAMPLES, COUNTER, "psd_worker_samples_total", 0, "worker", "Samples behind a worker's pushes.")                       \
-    X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the current list of members; rises with each change.")                                         \
+    X(MEMBERSHIP_EPOCH, GAUGE, "psd_membership_epoch", 0, "", "Number of the current list of members; rises with each change.")    \
     X(TRAINING_LOSS, GAUGE, "psd_training_loss", 0, "", "Mean loss of the last step.")                                             \
     X(VALIDATION, GAUGE, "psd_validation_metric", 0, "name", "Last value that a worker reported.")                                 \
     X(EPOCH, GAUGE, "psd_epoch", 0, "", "Passes over the data so far, if the workers report the number of rows.")                  \
@@ -65,7 +64,7 @@
     X(TENSOR_REACHED, GAUGE, "psd_tensor_cut_gradients_ratio", 0, "tensor",                                                        \
       "Share of its gradients cut by clip.value, or, without it, too large to be squared.")                                        \
     X(RESIDUAL_RESETS, COUNTER, "psd_residual_resets_total", 0, "",                                                                \
-      "Workers that joined a running job, and so started with an empty residual of codec.push.")                                     \
+      "Workers that joined a running job, and so started with an empty residual of codec.push.")                                   \
     X(LOOKAHEAD_SYNCS, COUNTER, "psd_lookahead_syncs_total", 0, "", "Lookahead syncs done.")                                       \
     X(CHECKPOINT_TIME, GAUGE, "psd_checkpoint_last_success_timestamp_seconds", 0, "", "When the last checkpoint was completed.")   \
     X(CHECKPOINT_DURATION, GAUGE, "psd_checkpoint_duration_seconds", 0, "", "How long the last checkpoint took.")                  \

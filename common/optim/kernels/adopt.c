@@ -74,7 +74,8 @@ const psd_optimizer_t PSD_OPTIMIZER(adopt) = {
         "g += wd*w (decoupled: w *= 1-lr*wd); first v = g^2 and no step; then q = g/max(sqrt(v),eps) within +-(t-1)^0.25; m = "
         "b1*m + (1-b1)*q; w -= lr*m; v = b2*v + (1-b2)*g^2",
     .paper = "Taniguchi et al. 2024, arXiv 2411.02853",
-    .advice = "Like adam, for use where a large beta2 makes adam unstable, as with noisy gradients of small batches: adopt converges with "
+    .advice = "Like adam, for use where a large beta2 makes adam unstable, as with noisy gradients of small batches: adopt "
+              "converges with "
               "any beta2.",
     .hyper = { PSD_HYPER_LR(0.001), PSD_HYPER_BETA1(0.9), PSD_HYPER_BETA2(0.9999), PSD_HYPER_EPS(1e-6),
                PSD_HYPER_FLAG("clip", 1, "bound the normalised gradient by the fourth root of the steps made"),
