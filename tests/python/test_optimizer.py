@@ -9,8 +9,11 @@ import os
 import resource
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import unittest
+from pathlib import Path
 from typing import Any, Callable
 
 import support
@@ -978,6 +981,38 @@ class Files(unittest.TestCase):
             header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
             (top / "bf").write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f")
             self.assertEqual(psd.load(top / "bf")["x"].tolist(), [1.0])
+
+    def test_saving_follows_links_and_replaces_neither_a_fifo_nor_a_device(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            top = Path(directory)
+            (top / "link").symlink_to("new")
+            for value in (1.0, 2.0):
+                psd.save({"w": torch.tensor([value])}, top / "link")
+                self.assertTrue((top / "link").is_symlink())
+                self.assertEqual(psd.load(top / "new")["w"].tolist(), [value])
+            os.mkfifo(top / "fifo")
+            with subprocess.Popen(["cat", str(top / "fifo")], stdout=subprocess.PIPE) as reader:
+                psd.save({"w": torch.tensor([2.0])}, top / "fifo")
+                self.assertEqual(reader.communicate()[0], (top / "new").read_bytes())
+            psd.save({"w": torch.tensor([2.0])}, "/dev/null")
+            self.assertTrue(Path("/dev/null").is_char_device() and (top / "fifo").is_fifo())
+            with self.assertRaisesRegex(psd.UsageError, "it is a directory; name a file"):
+                psd.save({}, top)
+            with open(top / "out", "w") as out:
+                subprocess.run([sys.executable, "-c", "import psd, numpy; print('rows', flush=True)\n"
+                                "psd.save({'w': numpy.float32([2])}, '/dev/stdout')"], stdout=out, check=True)
+            self.assertEqual((top / "out").read_bytes(), b"rows\n" + (top / "new").read_bytes())
+
+    def test_bfloat16_is_saved_as_it_is_and_what_has_no_place_is_refused(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "m"
+            psd.save({"b": torch.tensor([[1.0, 2.5], [-3.0, 0.0]], dtype=torch.bfloat16).T, "w": torch.ones(1)}, path)
+            self.assertEqual({name: array.tolist() for name, array in psd.load(path).items()}, {"b": [[1, -3], [2.5, 0]], "w": [1]})
+            self.assertIn(b'"b":{"dtype":"BF16"', path.read_bytes())
+            for tensors, sentence in (({"__metadata__": torch.ones(1)}, "give it another name"), (nn.Linear(1, 1), "give model.state_dict"),
+                                      ({1: torch.ones(1)}, "not arrays by name")):
+                with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                    psd.save(tensors, path)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

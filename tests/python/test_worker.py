@@ -288,7 +288,15 @@ class Alone(unittest.TestCase):
             fields({"state/2/step": 1}, ["w", "b"])
 
     def test_timeouts_are_in_seconds_and_none_is_no_limit(self) -> None:
-        self.assertEqual([_ms(t) for t in (None, 0, 0.05, 1.5, -1, 1e12)], [-1, 0, 50, 1500, 0, 2**31 - 1])
+        self.assertEqual([_ms(t) for t in (None, 0, 0.05, 1.5, 1e12)], [-1, 0, 50, 1500, 2**31 - 1])
+
+    def test_timeouts_may_be_durations_as_in_job_files_and_nothing_else(self) -> None:
+        self.assertEqual([_ms(t) for t in ("500ms", "15s", "1.5s", "1m", "2h")], [500, 15000, 1500, 60000, 7200000])
+        for wrong in (-1, float("nan"), "5", "60 s", "-1s", "1min", "", True, [5], b"5s"):
+            for call in (lambda: psd.connect("tcp://127.0.0.1:1", insecure=True, join_timeout=wrong),
+                         lambda: psd.Follower("tcp://127.0.0.1:1", insecure=True, join_timeout=wrong)):
+                with self.subTest(wrong), self.assertRaisesRegex(psd.UsageError, 'the timeout is .*; give seconds, .*"15s"'):
+                    call()
 
     def test_a_worker_that_is_given_up_is_told_so_by_every_call(self) -> None:
         with support.Servers("--sync-quarantine-after=1", "--workers-want=2") as servers:

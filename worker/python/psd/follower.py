@@ -13,7 +13,7 @@ import numpy as np
 from . import capi
 from .arrays import Array
 from .errors import UsageError, error_of
-from .worker import _bytes, _Handle, _ms, _STOPPED
+from .worker import _bytes, _Handle, _ms, _STOPPED, Timeout
 
 
 class Follower:
@@ -27,7 +27,7 @@ class Follower:
     time."""
 
     def __init__(self, join: str | None = None, *, job: str | None = None, name: str | None = None,
-                 join_timeout: float | None = 0.0, key: str | os.PathLike[str] | None = None,
+                 join_timeout: Timeout = 0.0, key: str | os.PathLike[str] | None = None,
                  server_public: str | os.PathLike[str] | None = None, insecure: bool = False,
                  cluster_file: str | os.PathLike[str] | None = None, job_file: str | os.PathLike[str] | None = None) -> None:
         self._lib = capi.load()
@@ -35,7 +35,7 @@ class Follower:
         self._process = os.getpid()
         self._handle = handle = _Handle(self._lib.psd_follower_close)
         config = capi.Config(size=sizeof(capi.Config), join=_bytes(join), job=_bytes(job), name=_bytes(name),
-                             join_timeout_ms=-1 if join_timeout is None else _ms(join_timeout), log=handle.log, key=_bytes(key),
+                             join_timeout_ms=_ms(join_timeout), log=handle.log, key=_bytes(key),
                              server_public=_bytes(server_public), insecure=insecure, cluster_file=_bytes(cluster_file),
                              job_file=_bytes(job_file), interrupted=handle.interrupted)
         code = self._lib.psd_follower_open(byref(handle.pointer), byref(config))
@@ -59,7 +59,7 @@ class Follower:
             raise UsageError(f"this follower belongs to process {self._process}, of which this one is a fork",
                              hint="make a psd.Follower in the process that uses it")
 
-    def pull(self, slow: bool = True, timeout: float | None = 60.0) -> dict[str, Array]:
+    def pull(self, slow: bool = True, timeout: Timeout = 60.0) -> dict[str, Array]:
         """Read the weights as they are now, by name, as new arrays; all are of one version, however many servers there are (in asp,
         servers may be a few pushes apart). With Lookahead, they are the slow weights, unless `slow` is False. It waits up to
         `timeout` seconds (None: no limit), also while servers are restarted, and then raises DeadlineError; when the job has ended,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import sys
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, BinaryIO, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -54,13 +56,42 @@ def load(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     return {name: _array(Path(path), name, entry, data) for name, entry in header.items()}
 
 
+def _bits(tensor: Any) -> Any:
+    """A tensor of bfloat16, which numpy does not have, as integers: torch's, or an array of another library."""
+    return tensor.detach().view(sys.modules["torch"].int16) if hasattr(tensor, "detach") else np.asarray(tensor).view(np.uint16)
+
+
+def _stays(path: str | os.PathLike[str]) -> bool:
+    """Whether the file must be written where it is, because it is not a file that another one could replace."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
+        raise UsageError(f"cannot write {os.fspath(path)}: it is a {'directory' if stat.S_ISDIR(mode) else 'disk'}", hint="name a file")
+    return not stat.S_ISREG(mode) or os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+
+
+def _write(file: BinaryIO, parts: list[npt.NDArray[Any]]) -> None:
+    for part in parts:
+        file.write(part.reshape(-1).view(np.uint8).data)
+
+
 def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
-    """Write arrays of any library, by name, as a safetensors file, atomically."""
+    """Write arrays of any library, by name, as a safetensors file, atomically: model.state_dict(), or {"w": array}. It follows symbolic
+    links, and writes into a device, a FIFO or /dev/stdout without replacing it."""
+    if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
+        raise UsageError(f"a {type(tensors).__name__} was given to save, not arrays by name",
+                         hint='give model.state_dict(), or {"w": array}')
+    if "__metadata__" in tensors:
+        raise UsageError("a tensor has the name __metadata__, which safetensors files have for notes", hint="give it another name")
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     parts, at = [], 0
     for name, tensor in tensors.items():
-        array = np.ascontiguousarray(view := _as_numpy(tensor, name)).reshape(view.shape)
-        dtype = _NAMES.get(array.dtype.newbyteorder("<"))
+        is_bf16 = str(getattr(tensor, "dtype", "")).endswith("bfloat16")
+        view = _as_numpy(_bits(tensor) if is_bf16 else tensor, name)
+        array = np.ascontiguousarray(view).reshape(view.shape)
+        dtype = "BF16" if is_bf16 else _NAMES.get(array.dtype.newbyteorder("<"))
         if dtype is None:
             raise UsageError(f"{name} holds {array.dtype}, which safetensors files do not have")
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
@@ -68,15 +99,19 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
         at += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    new = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    parts.insert(0, np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8))
+    if _stays(path):
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY), "wb") as file:
+            _write(file, parts)
+        return
+    file_path = os.path.realpath(path)
+    new = Path(f"{file_path}.{os.getpid()}.tmp")
     try:
         with open(new, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for part in parts:
-                part.tofile(file)
+            _write(file, parts)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(new, path)
+        os.replace(new, file_path)
     finally:
         new.unlink(missing_ok=True)
 
@@ -92,7 +127,7 @@ def _newest(directory: Path) -> Path:
     raise DataError(f"{directory} holds no complete checkpoint", hint="give the job's checkpoint.dir")
 
 
-def read(source: str | os.PathLike[str], clock: int | None = None, slow: bool = True, *, timeout: float | None = 60.0,
+def read(source: str | os.PathLike[str], clock: int | None = None, slow: bool = True, *, timeout: float | str | None = 60.0,
          **job: Any) -> dict[str, npt.NDArray[np.float32]]:
     """Read a job's weights without joining it, by name, as new arrays; with Lookahead the slow ones, unless `slow` is False.
 

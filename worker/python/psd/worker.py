@@ -10,12 +10,14 @@ import atexit
 import ctypes
 import logging
 import os
+import re
 import sys
 import threading
 import weakref
 from ctypes import byref, c_float, c_uint64, c_void_p, sizeof
+from numbers import Real
 from types import TracebackType
-from typing import Any, Callable, Generator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Generator, Mapping, NamedTuple, Sequence, Union
 
 import numpy as np
 
@@ -31,6 +33,9 @@ _NOTHING_YET = -13
 _STOPPED = -16
 _DATA = -6
 _STILL_HERE = (-1, -12, -13, _STOPPED)  # the phase after leaving
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+Timeout = Union[float, str, None]  # seconds, or a duration as in job files ("15s"); None: no limit
 LEAVE_TIMEOUT = 5.0  # seconds that leaving may take by default
 
 
@@ -146,7 +151,7 @@ class Ticket(NamedTuple):
     worker: Worker
     number: int
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: Timeout = None) -> None:
         """As Worker.wait."""
         self.worker.wait(timeout)
 
@@ -309,7 +314,7 @@ class Worker:
             return Ticket(self, self._ticket.value)
 
     def exchange(self, gradients: Mapping[str, Any] | Sequence[Any] | None, samples: int | None = None, loss: float = float("nan"),
-                 timeout: float | None = None) -> Position:
+                 timeout: Timeout = None) -> Position:
         """`begin` and `wait`: push gradients, and return when the registered arrays hold the resulting weights."""
         self.begin(gradients, samples, loss)
         self.wait(timeout)
@@ -346,7 +351,7 @@ class Worker:
         except ValueError:
             raise UsageError(f"no tensor {name!r} is registered", hint=f"there are {', '.join(self._names[:8])}") from None
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: Timeout = None) -> None:
         """Wait for the open exchange, `timeout` seconds at most; None: as long as it takes; DeadlineError leaves it open. If
         servers were lost, the job continues from a checkpoint by itself: the arrays then hold its weights, and `position` has the
         next clock, which may be an earlier one."""
@@ -364,7 +369,7 @@ class Worker:
         """A descriptor that is readable when the open exchange is done, for select and event loops."""
         return int(self._lib.psd_worker_fd(self._pointer))
 
-    def pull_slow(self, out: Mapping[str, Any] | None = None, timeout: float | None = None) -> dict[str, Array]:
+    def pull_slow(self, out: Mapping[str, Any] | None = None, timeout: Timeout = None) -> dict[str, Array]:
         """The slow weights (Lookahead's; the weights themselves under any other rule) as of the last exchange, by name, into the
         arrays of `out`, or new ones. No exchange may be open. WentBackError: a server was lost meanwhile."""
         with self._lock:
@@ -380,7 +385,7 @@ class Worker:
             self._check(self._lib.psd_worker_pull_slow(pointer, addresses, _wait_ms(timeout)))
             return dict(zip(self._names, views))
 
-    def set_lr(self, lr: float, timeout: float | None = None) -> None:
+    def set_lr(self, lr: float, timeout: Timeout = None) -> None:
         """Set the job's learning rate for all workers, from the next step on. No exchange may be open."""
         with self._lock:
             self._check(self._lib.psd_worker_set_lr(self._pointer, lr, _wait_ms(timeout)))
@@ -454,7 +459,7 @@ class Worker:
         """Whether it has left the job; in a child of fork(), also true of the parent's worker."""
         return self._has_left or self._process != os.getpid()
 
-    def leave(self, finished: bool = True, timeout: float | None = LEAVE_TIMEOUT) -> None:
+    def leave(self, finished: bool = True, timeout: Timeout = LEAVE_TIMEOUT) -> None:
         """Leave the job cleanly; `finished`: this worker's work is done. WentBackError: a server was lost before the last weights
         were safe; continue training from `position`, then leave again."""
         if self.has_left:
@@ -515,12 +520,23 @@ def leave_all(finished: bool, but: list[Worker]) -> bool:
 atexit.register(lambda: leave_all(getattr(sys, "last_value", None) is None, []))
 
 
-def _ms(timeout: float | None) -> int:
-    """Convert seconds for the library; None: no limit."""
-    return -1 if timeout is None else min(max(int(timeout * 1000), 0), 2**31 - 1)
+def _ms(timeout: Timeout) -> int:
+    """Convert a timeout for the library: seconds, or one of psd's durations; None: no limit."""
+    if timeout is None:
+        return -1
+    ms = float("nan")
+    if isinstance(timeout, str):
+        found = _DURATION.fullmatch(timeout)
+        ms = float(found[1]) * _UNITS[found[2]] if found else ms
+    elif isinstance(timeout, Real) and not isinstance(timeout, bool):
+        ms = float(timeout) * 1000
+    if not ms >= 0:
+        raise UsageError(f"the timeout is {timeout!r}",
+                         hint='give seconds, such as 2.5, or a text with a unit, "500ms", "15s", "1m", "1h"; None: no limit')
+    return int(min(ms, 2**31 - 1))
 
 
-def _wait_ms(timeout: float | None) -> int:
+def _wait_ms(timeout: Timeout) -> int:
     """The same for a call that waits: at least 1 ms, because with 0 the library's code is that of a job that has gone back."""
     return _ms(timeout) or 1
 
@@ -530,7 +546,7 @@ def _bytes(text: str | os.PathLike[str] | None) -> bytes | None:
 
 
 def connect(join: str | None = None, *, job: str | None = None, worker: int | None = None, name: str | None = None,
-            join_timeout: float | None = 0.0, key: str | os.PathLike[str] | None = None,
+            join_timeout: Timeout = 0.0, key: str | os.PathLike[str] | None = None,
             server_public: str | os.PathLike[str] | None = None, insecure: bool = False,
             cluster_file: str | os.PathLike[str] | None = None, job_file: str | os.PathLike[str] | None = None,
             recipe: str | None = None, rows: int = 0, net_threads: int = 0) -> Worker:
@@ -538,17 +554,18 @@ def connect(join: str | None = None, *, job: str | None = None, worker: int | No
 
     `join` is server 0's address, "tcp://HOST:7470". Without it, and without `cluster_file`, values not given come from `job_file`,
     from the environment (PSD_JOIN, PSD_WORKER__KEY, ...), and from the launcher: psdctl run, Slurm, mpirun, Kubernetes. `job` must
-    equal the servers' name for the job ("psd" by default), `worker` asks for that id, `name` is for display. `join_timeout`, in
-    seconds, is the longest wait for servers, now and later; 0: 60 s, or the value in the environment; None: no limit. `key` and
-    `server_public` are files made by psdctl keygen; `insecure` runs without keys, only on this machine. Workers that give a
-    `recipe`, a short description of their training data, must give the same one. `rows` of the training set are for schedules that
+    equal the servers' name for the job ("psd" by default), `worker` asks for that id, `name` is for display. `join_timeout`, in seconds
+    or as a duration ("15s", as in a job file), is the longest wait for servers, now and later; 0: 60 s, or the value in the
+    environment; None: no limit. `key` and `server_public` are files made by psdctl keygen; `insecure` runs without keys, only on this
+    machine. Workers that give a `recipe`, a short description of their training data, must give the same one. `rows` of the training
+    set are for schedules that
     count epochs. `net_threads` is the number of threads that encrypt and carry messages through sockets, each for some of the
     connections; 0: one, or the value in the environment.
     """
     handle = _Handle()
     config = capi.Config(size=sizeof(capi.Config), join=_bytes(join), job=_bytes(job), name=_bytes(name),
                          worker=0 if worker is None else worker + 1,
-                         join_timeout_ms=-1 if join_timeout is None else _ms(join_timeout), log=handle.log,
+                         join_timeout_ms=_ms(join_timeout), log=handle.log,
                          key=_bytes(key), server_public=_bytes(server_public), insecure=insecure,
                          cluster_file=_bytes(cluster_file), recipe=_bytes(recipe), rows=rows, job_file=_bytes(job_file),
                          interrupted=handle.interrupted, net_threads=net_threads)
