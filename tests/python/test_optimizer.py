@@ -15,6 +15,7 @@ import threading
 import unittest
 from pathlib import Path
 from typing import Any, Callable
+from unittest import mock
 
 import support
 
@@ -27,6 +28,7 @@ from torch import nn  # noqa: E402
 import psd  # noqa: E402
 
 torch.set_num_threads(1)
+log = logging.getLogger("psd")
 
 # psd's rule, torch's class, and what torch is told. torch 1's nadam of one tensor at a time multiplies mu in twice (mended in torch
 # 2), that of all at once does not.
@@ -596,9 +598,15 @@ class Torch(unittest.TestCase):
             with opt.eval_weights():
                 opt.step()
 
-        def zero_late(w: Any, opt: Any) -> None:
-            (w.sum() + v.sum()).backward()
-            opt.zero_grad()
+        def decays_later(w: Any, opt: Any) -> None:
+            w.sum().backward()
+            opt.param_groups[0]["weight_decay"] = 0.5
+            opt.step()
+
+        def loses_groups(w: Any, opt: Any) -> None:
+            w.sum().backward()
+            opt.param_groups.clear()
+            opt.step()
 
         def skips_late(w: Any, opt: Any) -> None:
             (w.sum() + v.sum()).backward()
@@ -624,9 +632,12 @@ class Torch(unittest.TestCase):
             (sparse, "sparse=False"),
             (evaluates, r"backward within eval_weights\(\)"),
             (steps_in_evaluation, r"step within eval_weights\(\)"),
-            (zero_late, "call opt.step"),
-            (skips_late, "call opt.step"),
-            (evaluates_late, "call opt.step"),
+            (second_backward, r"opt.zero_grad\(\) gives this step up"),
+            (clipped, r"opt.zero_grad\(\) gives this step up"),
+            (decays_later, "parameter w sets weight_decay 0.5, but the job trains it with 0; .* weight_decay: 0.5"),
+            (loses_groups, "groups were removed"),
+            (skips_late, r"call opt.step\(\), or opt.zero_grad\(\) to give this step up"),
+            (evaluates_late, r"call opt.step\(\) first, or opt.zero_grad\(\) to give this step up"),
             (after_the_end, "make it in the process that trains"),
             (lambda w, opt: opt.add_param_group({"params": [v]}), "give all groups to psd.Optimizer at once"),
             (lambda w, opt: (w.sum().backward(), opt.step(grad_scaler=object())), "a GradScaler needs"),
@@ -715,6 +726,79 @@ while True:
         (w.sum() + v.sum()).backward()
         opt.step()
         self.assertEqual((w.tolist(), opt.position.clock), ([-0.5, -0.5], 3))
+
+    def goes_on(self, w: Any, v: Any, opt: psd.Optimizer) -> None:
+        """Zeroing gives up the step that was begun, with one warning, and the next one is whole."""
+        with self.assertLogs("psd", logging.WARNING) as logs:
+            opt.zero_grad()
+        self.assertRegex(logs.output[0], r"step.given_up .* of 2 tensors")
+        self.assertEqual(len(logs.output), 1)
+        before = w.detach().clone(), v.detach().clone()
+        (w.sum() + v.sum()).backward()
+        opt.step()
+        self.assertEqual(((before[0] - w).tolist(), (before[1] - v).tolist()), ([0.5, 0.5], [0.5, 0.5]))
+
+    def test_a_step_that_was_not_ended_is_given_up_by_zero_grad_and_the_next_one_is_whole(self) -> None:
+        w, v = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+        opt = self.optimizer([("w", w), ("v", v)])
+
+        def interrupt(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        def after(call: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *given, **more: (call(*given, **more), interrupt())
+
+        def breaks(home: Any, name: str, by: Callable[..., Any]) -> None:
+            opt.zero_grad()
+            with mock.patch.object(home, name, by), self.assertRaises(KeyboardInterrupt):
+                (w.sum() + v.sum()).backward()
+                opt.step()
+
+        slot = opt._slots[1]
+        for home, name, by in ((opt.worker, "push_address", after(opt.worker.push_address)), (opt.worker, "wait", interrupt),
+                               (opt.worker, "wait", after(opt.worker.wait)), (slot, "land", interrupt), (slot, "land", after(slot.land))):
+            with self.subTest(name=name):
+                breaks(home, name, by)
+                with self.assertRaisesRegex(psd.UsageError, r"this step was interrupted; call opt.zero_grad\(\)"):
+                    opt.step()
+                self.goes_on(w, v, opt)
+        opt.zero_grad()
+        for _ in range(2):
+            (w.sum() + v.sum()).backward()
+        with self.assertRaisesRegex(psd.UsageError, "a second backward"):
+            opt.zero_grad()
+        self.goes_on(w, v, opt)
+        opt.zero_grad()
+        (w.sum() + v.sum()).backward()
+        self.goes_on(w, v, opt)
+        opt.skip()
+
+    def test_weights_that_the_script_changes_are_warned_of_once(self) -> None:
+        model = make_model()
+        opt = self.optimizer(model.named_parameters())
+        with self.assertLogs("psd", logging.WARNING) as logs:
+            log.warning("begins")
+            train(model, opt, 2)
+            with opt.eval_weights():
+                pass
+            train(model, opt, 1)
+            self.assertEqual(len(logs.output), 1)
+            for _ in range(2):
+                model.load_state_dict(make_model().state_dict())
+                train(model, opt, 1)
+        self.assertEqual(len(logs.output), 2)
+        self.assertRegex(logs.output[1], "weights.changed tensor=0.weight .* change weights before psd.Optimizer is made .4 tensors.")
+
+    def test_a_parameter_that_is_unfrozen_later_is_an_error(self) -> None:
+        w, v = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2), requires_grad=False)
+        opt = self.optimizer([("w", w), ("v", v)])
+        v.requires_grad_(True)
+        (w.sum() + v.sum()).backward()
+        with self.assertRaisesRegex(psd.UsageError, "parameter v needs a gradient now, but was frozen"):
+            opt.step()
+        v.requires_grad_(False)
+        opt.step()
+        self.assertEqual(w.tolist(), [-0.5, -0.5])
 
     def test_gradients_that_are_nan_again_and_again_end_the_job_with_a_hint(self) -> None:
         with support.Servers("--optimizer=sgd(lr=0.5)", "--sync-max-skipped=3") as servers:

@@ -55,6 +55,7 @@ class _Slot:
         self.is_sent = self.is_here = False
         self.made: Any = None  # the gradient that was sent, and its version then
         self.made_version = 0
+        self.version = -1  # of the parameter, when psd last wrote it
         self.last: Any = None  # the parameter's gradient when it was last zeroed or stepped, and its version then
         self.base = 0
 
@@ -99,7 +100,7 @@ class _Slot:
         """Check that the gradient has not changed since it was sent, and that the parameter has not moved."""
         if self.is_sent and (self.parameter.grad is not self.made or self.made._version != self.made_version):
             raise UsageError(f"the gradient of {self.name} was changed after backward had sent it",
-                             hint="clip by the job's clip.norm, or give psd.Optimizer overlap=False")
+                             hint="clip by the job's clip.norm, or give psd.Optimizer overlap=False; opt.zero_grad() gives this step up")
         if self.parameter.data_ptr() != self.storage:
             raise UsageError(f"parameter {self.name} has moved since psd.Optimizer was made",
                              hint="move or convert the model first, then make the optimizer")
@@ -110,6 +111,7 @@ class _Slot:
             self.parameter.detach().copy_(self.master)
         else:
             self.touch.zero_()
+        self.version = self.parameter._version
         self.is_sent = self.is_here = False
         self.made = None
         self._note()
@@ -206,6 +208,10 @@ class Optimizer(torch.optim.Optimizer):
             group["lr"] = settings.lr * mult  # the rate in force, which a schedule may have moved
         super().__init__(groups, {"lr": settings.lr, "rule": settings.optimizer})
         self._lr: float | None = settings.lr
+        self._rule_keys = {key for key, _ in _VALUE.findall(settings.optimizer)} - {"lr"} | {"betas", "momentum", "weight_decay", "eps"}
+        self._told = [self._rule_values(group) for group in self.param_groups]
+        self._frozen = [(name, p) for group in self.param_groups for name, p in zip(group["names"], group["params"]) if not p.requires_grad]
+        self._has_warned = False
         self._run = 0  # of the job, at the last step
         self.overlap = overlap
         self.loss: float = float("nan")  # mean loss of the batch, for the status page; see `watch`
@@ -214,6 +220,7 @@ class Optimizer(torch.optim.Optimizer):
         self.divides_rows = False
         self._n_sent = 0
         self._holds = self._is_open = self._is_stale = self._evaluates = False
+        self._is_torn = False  # an exception came while gradients were sent or weights awaited
         self._copies: deque[tuple[Any, _Slot]] = deque()  # on their way from a GPU
         self._hooks: list[Any] = []
         self._mistake: BaseException | None = None  # made in backward
@@ -289,6 +296,7 @@ class Optimizer(torch.optim.Optimizer):
             self._take_gradient(slot)
         except BaseException as mistake:
             self._mistake = mistake
+            self._is_torn = self._is_open and not isinstance(mistake, UsageError)
 
     def _raise_mistake(self) -> None:
         mistake, self._mistake = self._mistake, None
@@ -300,7 +308,8 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError("backward within eval_weights()", hint="train outside of it: these weights are only for evaluation")
         if slot.is_here:
             raise UsageError(f"a second backward before step(): {slot.name} has its gradient already",
-                             hint="wrap all but the last backward of a step in opt.no_sync(), or give overlap=False")
+                             hint="wrap all but the last backward of a step in opt.no_sync(), or give overlap=False; opt.zero_grad() gives "
+                                  "this step up")
         if self._is_stale and slot.is_on_top():
             raise UsageError("zero_grad() was not called since the last step", hint="call opt.zero_grad() before backward")
         if not self.overlap:
@@ -350,24 +359,29 @@ class Optimizer(torch.optim.Optimizer):
         if any(not math.isclose(rate, lr * mult, rel_tol=1e-9) for rate, mult in rates):
             raise UsageError(f"groups have the learning rates {', '.join(f'{rate:g}' for rate, _ in rates)}",
                              hint="a job has one rate, which its option groups multiplies by lr_mult: change all groups by the same factor")
+        self._is_open = True
         if self._lr is None or not math.isclose(lr, self._lr, rel_tol=1e-12):
             if self.worker.position.rank == 0:
                 _again(lambda: self.worker.set_lr(lr))
             self._lr = lr
-        self._is_open = True
 
     def _check_usable(self) -> None:
         self._raise_mistake()
         if self._evaluates:
             raise UsageError("a step within eval_weights()", hint="train outside of it")
+        if self._is_torn and self._is_open:
+            raise UsageError("this step was interrupted", hint="call opt.zero_grad(), which gives it up, and then backward")
         if self.worker.has_left:
             raise UsageError("this optimizer has left its job, or was made before a fork",
                              hint="make it in the process that trains, once per process")
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Set all gradients to zero. They stay in the library's memory; `set_to_none` has no effect."""
+        """Set all gradients to zero. They stay in the library's memory; `set_to_none` has no effect. If backward or step() did not come
+        to its end, because of Ctrl-C or another exception, this gives the step up, with a warning: gradients that were sent cannot be
+        taken back, so the step is made with these and without the others."""
+        self._raise_mistake()
         if self._is_open:
-            raise UsageError("zero_grad() after backward has sent gradients", hint="call opt.step() first")
+            self._give_up()
         self._flat.fill(0)
         for slot in self._slots:
             slot.adopt()
@@ -385,6 +399,17 @@ class Optimizer(torch.optim.Optimizer):
 
     # ---- steps ----
 
+    def _give_up(self) -> None:
+        """Finish a step that did not come to its end with the gradients that were sent."""
+        if self.worker.has_left:
+            self._is_open = False
+            return
+        log.warning("step.given_up clock=%d zero_grad() came before step() had ended; the step is made with the gradients that were sent, "
+                    "those of %d of %d tensors", self.position.clock, self._n_sent, len(self._slots))
+        self._copies.clear()
+        self.worker.settle()
+        self._land()
+
     def step(self, closure: Callable[[], Any] | None = None, **scaler: Any) -> Any:
         """Send the gradients that backward has not sent, and wait for the new weights; returns `closure`'s loss, if given. If the
         job goes back to a checkpoint, this continues from there by itself, at `position`. Raises SystemExit (psd.Stopped) when this
@@ -396,6 +421,7 @@ class Optimizer(torch.optim.Optimizer):
             if torch.is_tensor(loss):
                 self.watch(loss)
         self._check_usable()
+        self._check_unchanged()
         is_finite = self._unscale(scaler.get("grad_scaler"))
         self._send_copied(wait=True)
         for slot in self._slots:
@@ -406,6 +432,7 @@ class Optimizer(torch.optim.Optimizer):
             torch.cuda.synchronize()
         if not any(slot.is_here for slot in self._slots):
             raise UsageError("no parameter has a gradient", hint="call loss.backward() before step(), or opt.skip() for no batch")
+        self._is_torn = True
         if is_finite:
             for slot in [slot for slot in self._slots if not slot.is_sent]:
                 self._send(slot, last=True)
@@ -414,6 +441,32 @@ class Optimizer(torch.optim.Optimizer):
             self.worker.begin(None)
         self._finish()
         return loss
+
+    def _check_unchanged(self) -> None:
+        """Find what the script has changed since the optimizer was made and the servers do not know."""
+        for name, p in self._frozen:
+            if p.requires_grad:
+                raise UsageError(f"parameter {name} needs a gradient now, but was frozen when psd.Optimizer was made, so nothing trains it",
+                                 hint="freeze it after psd.Optimizer is made, or set requires_grad_(False) for it")
+        if len(self.param_groups) != len(self._told) or any(
+                len(group["params"]) != len(group["names"]) for group in self.param_groups):
+            raise UsageError("parameter groups were removed or changed after the job had begun",
+                             hint="leave param_groups as they are; to stop training a tensor, set requires_grad_(False) for it")
+        for group, told in zip(self.param_groups, self._told):
+            values = self._rule_values(group)
+            if values != told:
+                self._check_group({"params": group["params"], "names": group["names"], **values})
+                told.update(values)
+        changed = [slot.name for slot in self._slots if slot.parameter._version != slot.version]
+        if changed and not self._has_warned:
+            self._has_warned = True
+            log.warning("weights.changed tensor=%s the script has changed it since the last step, but the step replaces it by the servers' "
+                        "weights: change weights before psd.Optimizer is made%s", changed[0],
+                        f" ({len(changed)} tensors)" if len(changed) > 1 else "")
+
+    def _rule_values(self, group: dict[str, Any]) -> dict[str, Any]:
+        """The values of a group that the servers would have to know, besides its rate."""
+        return {key: value for key, value in group.items() if key in self._rule_keys}
 
     def _unscale(self, grad_scaler: Any) -> bool:
         """Divide gradients by the scale of a GradScaler; False: they are not finite, so this worker contributes none. torch 1
@@ -440,21 +493,28 @@ class Optimizer(torch.optim.Optimizer):
         if at.world > 1 and not self.divides_rows and self._same_rows.is_due(at.version):
             gradients = [slot.gradient if slot.is_here else None for slot in self._slots]
             self._same_rows.look(at.version, gradients, self.worker.job_samples > before + samples)
-        for slot in self._slots:
-            slot.land()
-        self._is_open, self._is_stale, self.batch_samples, self._n_sent = False, True, 1, 0
-        run = at.run
-        if self._run and run != self._run:
-            self._lr = None  # a checkpoint's rate may be in force: set it again
-        self._run = run
+        self._land()
+        self.batch_samples = 1
         if self._stops or self.worker.is_asked_to_leave:
             self._stop()
 
+    def _land(self) -> None:
+        """Take the new weights."""
+        for slot in self._slots:
+            slot.land()
+        run = self.worker.position.run
+        if self._run and run != self._run:
+            self._lr = None  # a checkpoint's rate may be in force: set it again
+        self._run = run
+        self._is_open = self._is_torn = False
+        self._is_stale, self._n_sent = True, 0
+
     def skip(self) -> None:
-        """Take part in the next step without a gradient, as a worker without rows does."""
+        """Take part in the next step without a gradient, as a worker without rows does; in place of step()."""
         self._check_usable()
         if self._is_open:
-            raise UsageError("skip() after backward has sent gradients", hint="call opt.step()")
+            raise UsageError("skip() after backward has sent gradients", hint="call opt.step(), or opt.zero_grad() to give this step up")
+        self._is_torn = True
         self._open()
         self.worker.begin(None)
         self._finish()
@@ -477,7 +537,8 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError("eval_weights() got a loader that cuts the batches of steps, as psd.Sampler and psd.Loader do",
                              hint="give a plain loader: DataLoader(train, batch_size=64)")
         if self._is_open:
-            raise UsageError("eval_weights() after backward has sent gradients", hint="call opt.step() first")
+            raise UsageError("eval_weights() after backward has sent gradients",
+                             hint="call opt.step() first, or opt.zero_grad() to give this step up")
         buffers = [(module._buffers, name, buffer, buffer.clone()) for module in (model.modules() if model is not None else ())
                    for name, buffer in module._buffers.items() if buffer is not None]
         kept: list[Array] = []

@@ -29,6 +29,8 @@ from .state import Field, fields
 log = logging.getLogger("psd")
 
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+_INVALID = -1
+_DEADLINE = -12
 _NOTHING_YET = -13
 _STOPPED = -16
 _DATA = -6
@@ -181,6 +183,8 @@ class Worker:
         self._weights: tuple[Array, ...] = ()
         self._ticket = c_uint64()
         self._lent: dict[int, Any] = {}  # gradients of the open exchange, which the library reads
+        self._n_samples = 1  # of the open exchange, if it is pushed tensor by tensor
+        self._slow: Any = None  # arrays that a pull may still write, if an exception ended its wait
         self._is_open = False
         self._has_left = False
         self.batch_samples = 1  #: rows of the last batch from psd.Sampler or psd.batches
@@ -333,6 +337,8 @@ class Worker:
             if not self._is_open:
                 self._lent.clear()
             samples = self._samples(samples)
+            if not self._is_open:
+                self._n_samples = samples
             if not 0 <= index < len(self._names):
                 raise UsageError(f"there is no tensor {index}", hint=f"{len(self._names)} are registered, from 0")
             address = self._gradient(index, gradient)
@@ -342,8 +348,25 @@ class Worker:
     def push_address(self, index: int, address: int | None, samples: int, loss: float) -> None:
         """`push` of an array that the caller has checked and keeps until `wait` has returned."""
         with self._lock:
+            if not self._is_open:
+                self._n_samples = samples
             self._check(self._lib.psd_worker_push(self._pointer, index, address, samples, loss, byref(self._ticket)))
             self._is_open = True
+
+    def settle(self) -> None:
+        """End an exchange that an exception has left in its middle, wherever that was: tensors that were not pushed have no gradient in
+        it. Then the arrays hold the resulting weights. Without an exchange, nothing happens."""
+        with self._lock:
+            if not self._ticket.value:
+                return
+            code = self._lib.psd_worker_wait(self._pointer, self._ticket, 1)
+            if code == _INVALID:
+                for index in range(len(self._names)):  # refused for those that have been pushed
+                    self._lib.psd_worker_push(self._pointer, index, None, self._n_samples, float("nan"), byref(self._ticket))
+            elif code not in (0, _DEADLINE):
+                self._check(code)
+            self._is_open = True
+            self.wait()
 
     def _index(self, name: str) -> int:
         try:
@@ -382,6 +405,7 @@ class Worker:
                 if view.shape != weights.shape:
                     raise UsageError(f"out[{name!r}] has the shape {view.shape}, but the tensor has {weights.shape}")
             addresses = (c_void_p * len(views))(*(view.ctypes.data for view in views))
+            self._slow = views
             self._check(self._lib.psd_worker_pull_slow(pointer, addresses, _wait_ms(timeout)))
             return dict(zip(self._names, views))
 
