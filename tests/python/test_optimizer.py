@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 import logging
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -622,6 +624,11 @@ class Torch(unittest.TestCase):
             w.sum().backward()
             opt.step()
 
+        def has_no_rate(w: Any, opt: Any) -> None:
+            opt.param_groups[0]["lr"] = float("nan")
+            w.sum().backward()
+            opt.step()
+
         v = nn.Parameter(torch.zeros(2, 2))
         mistakes: tuple[tuple[Callable[[Any, Any], None], str], ...] = (
             (lambda w, opt: opt.step(), "call loss.backward"),
@@ -636,6 +643,17 @@ class Torch(unittest.TestCase):
             (clipped, r"opt.zero_grad\(\) gives this step up"),
             (decays_later, "parameter w sets weight_decay 0.5, but the job trains it with 0; .* weight_decay: 0.5"),
             (loses_groups, "groups were removed"),
+            (has_no_rate, "the learning rate is nan; set a finite one"),
+            (lambda w, opt: (opt.zero_grad(), setattr(opt, "batch_samples", 0), (w + v).sum().backward(), opt.step()),
+             r"samples is 0; .* without rows, call skip\(\)"),
+            (lambda w, opt: (opt.zero_grad(), setattr(opt, "batch_samples", "3"), (w + v).sum().backward(), opt.step()), "samples is '3'"),
+            (lambda w, opt: opt.watch("abc"), "the loss is 'abc'; give a number"),
+            (lambda w, opt: opt.watch(None), "the loss is None; give a number"),
+            (lambda w, opt: opt.worker.report("accuracy", "high"), "accuracy is 'high'; give a number"),
+            (lambda w, opt: copy.copy(opt), "cannot be copied or pickled; save opt.state_dict"),
+            (lambda w, opt: copy.deepcopy(opt), "cannot be copied or pickled"),
+            (lambda w, opt: pickle.dumps(opt), "cannot be copied or pickled"),
+            (lambda w, opt: pickle.dumps(opt.worker), "call psd.connect in each process"),
             (skips_late, r"call opt.step\(\), or opt.zero_grad\(\) to give this step up"),
             (evaluates_late, r"call opt.step\(\) first, or opt.zero_grad\(\) to give this step up"),
             (after_the_end, "make it in the process that trains"),
@@ -645,6 +663,7 @@ class Torch(unittest.TestCase):
             (lambda w, opt: psd.Sampler(range(4), opt, 2, accumulate=3), "accumulate is 3"),
             (lambda w, opt: list(psd.Sampler(range(4), opt, 2)), "call opt.step"),
             (lambda w, opt: next(psd.batches((X, Y[:5]), opt, 2)), "64, 5 rows"),
+            (lambda w, opt: (opt.skip(), opt.step()), r"for no batch, call opt.skip\(\) in place of step"),
         )
         for mistake, sentence in mistakes:
             w = nn.Parameter(torch.zeros(2, 2))
@@ -677,7 +696,12 @@ while True:
                 ([], "no parameters"), ([("w", nn.Parameter(torch.zeros(2), requires_grad=False))], "needs a gradient"),
                 ([("w", nn.Parameter(torch.zeros(2))), ("w", nn.Parameter(torch.zeros(2)))], "have the same name"),
                 ([("w", nn.Parameter(torch.zeros(2, dtype=torch.cfloat)))], "train float parameters"),
-                ([("w", nn.Parameter(torch.tensor([1.0, float("nan")])))], "must be finite")):
+                ([("w", nn.Parameter(torch.tensor([1.0, float("nan")])))], "must be finite"),
+                ([("w", nn.Parameter(torch.zeros(2, device="meta")))], "on the device meta"),
+                ([(1, nn.Parameter(torch.zeros(2)))], "a tensor has the name 1; give a str of 1 to 127 bytes"),
+                ([("x" * 128, nn.Parameter(torch.zeros(2)))], "has the name 'xxx.*[.]{3}; give a str"),
+                (nn.Linear(1, 1), "are a Linear; give model.named_parameters"), (torch.zeros(2), "are a Tensor; give model"),
+                (["w"], "parameter parameter.0 is a str")):
             with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
                 self.optimizer(parameters)
         with self.assertRaisesRegex(psd.RefusedError, "asks for adam"):
@@ -788,6 +812,35 @@ while True:
                 train(model, opt, 1)
         self.assertEqual(len(logs.output), 2)
         self.assertRegex(logs.output[1], "weights.changed tensor=0.weight .* change weights before psd.Optimizer is made .4 tensors.")
+
+    def test_tied_parameters_of_joined_lists_count_once(self) -> None:
+        a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+        b.weight = a.weight
+        opt = self.optimizer([*a.named_parameters("a"), *b.named_parameters("b")])
+        self.assertEqual(opt.worker.names, ("a.weight", "a.bias", "b.bias"))
+        b(a(torch.ones(1, 2))).sum().backward()
+        opt.step()
+        self.assertEqual(opt.watch(0.5), 0.5)
+
+    def test_a_dict_of_parameters_has_their_names(self) -> None:
+        self.assertEqual(self.optimizer(dict(make_model().named_parameters())).worker.names, ("0.weight", "0.bias", "2.weight", "2.bias"))
+
+    def test_a_sampler_for_each_epoch_is_warned_of_with_its_cause(self) -> None:
+        w, opt = self.one()
+
+        def epoch() -> int:
+            n = 0
+            for _ in psd.Sampler(range(4), opt, 2):
+                opt.zero_grad()
+                w.sum().backward()
+                opt.step()
+                n += 1
+            return n
+
+        self.assertEqual(epoch(), 2)
+        with self.assertLogs("psd", logging.WARNING) as logs:
+            self.assertEqual(epoch(), 0)
+        self.assertRegex(logs.output[0], "epochs.done clock=3 this psd.Sampler, .* is new, .* make one for all epochs before the loop")
 
     def test_a_parameter_that_is_unfrozen_later_is_an_error(self) -> None:
         w, v = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2), requires_grad=False)

@@ -290,6 +290,13 @@ class Alone(unittest.TestCase):
     def test_timeouts_are_in_seconds_and_none_is_no_limit(self) -> None:
         self.assertEqual([_ms(t) for t in (None, 0, 0.05, 1.5, 1e12)], [-1, 0, 50, 1500, 2**31 - 1])
 
+    def test_what_is_no_address_is_refused_with_the_form_of_one(self) -> None:
+        for wrong in ("127.0.0.1:7470", "localhost", "tcp://127.0.0.1", "tcp://127.0.0.1:0", "tcp://127.0.0.1:99999",
+                      "tcp://127.0.0.1:7470/x", "http://127.0.0.1:80", 7470):
+            for kind in (psd.connect, psd.Follower):
+                with self.subTest(wrong), self.assertRaisesRegex(psd.UsageError, 'join is .*; give join="tcp://HOST:PORT"'):
+                    kind(wrong, insecure=True, join_timeout=5)
+
     def test_timeouts_may_be_durations_as_in_job_files_and_nothing_else(self) -> None:
         self.assertEqual([_ms(t) for t in ("500ms", "15s", "1.5s", "1m", "2h")], [500, 15000, 1500, 60000, 7200000])
         for wrong in (-1, float("nan"), "5", "60 s", "-1s", "1min", "", True, [5], b"5s"):

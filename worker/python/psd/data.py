@@ -87,7 +87,7 @@ class Sampler:
         if not 0 < accumulate <= batch_size:
             raise UsageError(f"accumulate is {accumulate}", hint="it is the number of batches that make one step")
         self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
-        self._has_begun = False
+        self._has_begun, self._is_another = False, trainer.divides_rows
         trainer.divides_rows = True
 
     def __len__(self) -> int:
@@ -105,7 +105,11 @@ class Sampler:
     def _note_resumed(self, last: int) -> None:
         """Log, before the first batch, that the job has trained epochs already, whose iterations are empty."""
         clock = self.trainer.position.clock
-        if not self._has_begun and clock > last:
+        if not self._has_begun and clock > last and self._is_another:
+            log.warning("epochs.done clock=%d this psd.Sampler, psd.Loader or psd.batches is new, but the job has trained %d epochs with "
+                        "an earlier one, and they count: so its first %d have no batches; make one for all epochs before the loop, or give "
+                        "psd.batches epochs=", clock, (clock - 1) // self.order.steps, (clock - 1) // self.order.steps)
+        elif not self._has_begun and clock > last:
             log.warning("epochs.done clock=%d the job has trained %d epochs already, so as many iterations have no batches; for a new "
                         "job, start the servers without its checkpoints", clock, (clock - 1) // self.order.steps)
         self._has_begun = True

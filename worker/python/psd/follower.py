@@ -13,7 +13,7 @@ import numpy as np
 from . import capi
 from .arrays import Array
 from .errors import UsageError, error_of
-from .worker import _bytes, _Handle, _ms, _STOPPED, Timeout
+from .worker import Timeout, _bytes, _Handle, _ms, _STOPPED, address
 
 
 class Follower:
@@ -34,7 +34,7 @@ class Follower:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._handle = handle = _Handle(self._lib.psd_follower_close)
-        config = capi.Config(size=sizeof(capi.Config), join=_bytes(join), job=_bytes(job), name=_bytes(name),
+        config = capi.Config(size=sizeof(capi.Config), join=address(join), job=_bytes(job), name=_bytes(name),
                              join_timeout_ms=_ms(join_timeout), log=handle.log, key=_bytes(key),
                              server_public=_bytes(server_public), insecure=insecure, cluster_file=_bytes(cluster_file),
                              job_file=_bytes(job_file), interrupted=handle.interrupted)

@@ -32,7 +32,7 @@ from .arrays import Array
 from .data import Loader, Sampler
 from .errors import Stopped, UsageError, WentBackError
 from .same_rows import SameRows
-from .worker import Position, Worker, connect, log
+from .worker import Position, Worker, connect, log, number
 
 _VALUE = re.compile(r"(\w+)=([-+.\d][-+.\w]*)")  # values in a rule's text; those of the wrapped rule come first
 # Keys that torch's optimizers and schedulers keep in groups besides values of the rule.
@@ -123,14 +123,21 @@ def _shares(parameter: Any, weights: Array) -> bool:
 
 def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
     """Groups with "params" and their "names", from any argument of torch's optimizers, or from named_parameters()."""
-    given = list(params)
+    if isinstance(params, (torch.nn.Module, torch.Tensor)):
+        raise UsageError(f"the parameters are a {type(params).__name__}", hint="give model.named_parameters()")
+    given = list(params.items() if isinstance(params, Mapping) else params)
     groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
     n = 0
     for group in groups:
         members = group["params"]
         members = [members] if isinstance(members, torch.Tensor) else list(members)
         pairs = [member if isinstance(member, tuple) else (f"parameter.{n + i}", member) for i, member in enumerate(members)]
-        group["params"], group["names"] = [p for _, p in pairs], [name for name, _ in pairs]
+        once: dict[int, tuple[Any, Any]] = {}  # tied ones count once, by their first name
+        for name, p in pairs:
+            if not isinstance(p, torch.Tensor):
+                raise UsageError(f"parameter {name} is a {type(p).__name__}, not a tensor", hint="give model.named_parameters()")
+            once.setdefault(id(p), (name, p))
+        group["params"], group["names"] = [p for _, p in once.values()], [name for name, _ in once.values()]
         n += len(pairs)
     if not n:
         raise UsageError("there are no parameters to train", hint="give model.named_parameters(), an iterator that can be used only once")
@@ -271,6 +278,9 @@ class Optimizer(torch.optim.Optimizer):
         self._flat, at = flat, 0
         for index, (name, p) in enumerate(trained):
             shape, n = tuple(p.shape), p.numel()
+            if p.device.type == "meta":
+                raise UsageError(f"parameter {name} is on the device meta, without values",
+                                 hint='give it memory and values first: model.to_empty(device="cpu"), and initialize it')
             if p.is_complex() or not p.is_floating_point():
                 raise UsageError(f"parameter {name} is of {p.dtype}", hint="train float parameters")
             if p.device.type == "cpu":
@@ -284,6 +294,10 @@ class Optimizer(torch.optim.Optimizer):
                 master = torch.empty(shape, pin_memory=p.device.type != "cpu")
                 weights = master.copy_(p.detach()).numpy()
             self._slots.append(_Slot(index, name, p, weights, gradient))
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise UsageError("a psd.Optimizer is part of a job, and cannot be copied or pickled",
+                         hint="save opt.state_dict(); the rule's state is in the job's checkpoints")
 
     # ---- gradients ----
 
@@ -347,13 +361,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def watch(self, loss: Any) -> Any:
         """Show this loss on the status page, and return it: opt.watch(loss).backward()."""
-        self._watched = loss.detach()
+        self._watched = loss.detach() if torch.is_tensor(loss) else number(loss, "the loss")
         return loss
 
     def _open(self) -> None:
         """Before the first gradient of a step, send the rate if a scheduler has changed it."""
         self._check_usable()
         rates = [(float(group["lr"]), mult) for group, mult in zip(self.param_groups, self._lr_mults) if mult] or [(0.0, 1.0)]
+        if not all(math.isfinite(rate) for rate, _ in rates):
+            raise UsageError(f"the learning rate is {rates[0][0]:g}", hint="set a finite one; does a scheduler make it?")
         rate, mult = min(rates, key=lambda pair: abs(pair[1] - 1))
         lr = rate / mult
         if any(not math.isclose(rate, lr * mult, rel_tol=1e-9) for rate, mult in rates):
@@ -431,7 +447,8 @@ class Optimizer(torch.optim.Optimizer):
         if any(slot.parameter.grad is not None and slot.parameter.grad.is_cuda for slot in self._slots):
             torch.cuda.synchronize()
         if not any(slot.is_here for slot in self._slots):
-            raise UsageError("no parameter has a gradient", hint="call loss.backward() before step(), or opt.skip() for no batch")
+            raise UsageError("no parameter has a gradient",
+                             hint="call loss.backward() before step(); for no batch, call opt.skip() in place of step()")
         self._is_torn = True
         if is_finite:
             for slot in [slot for slot in self._slots if not slot.is_sent]:

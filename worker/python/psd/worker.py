@@ -36,6 +36,7 @@ _STOPPED = -16
 _DATA = -6
 _STILL_HERE = (-1, -12, -13, _STOPPED)  # the phase after leaving
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_ADDRESS = re.compile(r"tcp://(?:\[[^\]\s]+\]|[^\s:/]+):(\d{1,5})|ipc://.+")
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 Timeout = Union[float, str, None]  # seconds, or a duration as in job files ("15s"); None: no limit
 LEAVE_TIMEOUT = 5.0  # seconds that leaving may take by default
@@ -191,6 +192,9 @@ class Worker:
         self.divides_rows = False  #: whether psd.Sampler or psd.batches cuts its batches
         _workers.add(self)
 
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise UsageError("a psd.Worker is a connection, and cannot be copied or pickled", hint="call psd.connect in each process")
+
     # ---- calls ----
 
     def _check(self, code: int) -> int:
@@ -243,7 +247,7 @@ class Worker:
         views = tuple(arrays.target(array, name) for name, array in tensors.items())
         shapes = [(c_uint64 * max(view.ndim, 1))(*view.shape) for view in views]
         list_ = (capi.Tensor * len(views))(*(
-            capi.Tensor(name.encode(), shape, view.ndim, view.ctypes.data) for name, shape, view in zip(tensors, shapes, views)))
+            capi.Tensor(_name(name), shape, view.ndim, view.ctypes.data) for name, shape, view in zip(tensors, shapes, views)))
         given = [] if state is None else fields(state, list(tensors), state_names)
         for tensor, field, value in given:
             shape, its = np.shape(value), np.shape(tensors.get(tensor, ()))
@@ -281,8 +285,9 @@ class Worker:
 
     def _samples(self, told: int | None) -> int:
         samples = self.batch_samples if told is None else told
-        if not isinstance(samples, (int, np.integer)) or samples < 1:
-            raise UsageError(f"samples is {samples!r}", hint="give the number of rows behind the mean gradient, at least 1")
+        if not isinstance(samples, (int, np.integer)) or not 1 <= samples <= 2**40:
+            raise UsageError(f"samples is {samples!r}",
+                             hint="give the number of rows behind the mean gradient, 1 to 2^40; without rows, call skip()")
         return int(samples)
 
     def _in_order(self, gradients: Mapping[str, Any] | Sequence[Any]) -> Sequence[Any]:
@@ -313,7 +318,7 @@ class Worker:
                 samples = self._samples(samples)
                 addresses = [self._gradient(i, g) for i, g in enumerate(self._in_order(gradients))]
                 values = (c_void_p * len(addresses))(*addresses)
-            self._check(self._lib.psd_worker_exchange(pointer, values, samples or 0, loss, byref(self._ticket)))
+            self._check(self._lib.psd_worker_exchange(pointer, values, samples or 0, number(loss, "the loss"), byref(self._ticket)))
             self._is_open = True
             return Ticket(self, self._ticket.value)
 
@@ -341,16 +346,17 @@ class Worker:
                 self._n_samples = samples
             if not 0 <= index < len(self._names):
                 raise UsageError(f"there is no tensor {index}", hint=f"{len(self._names)} are registered, from 0")
-            address = self._gradient(index, gradient)
-            self._check(self._lib.psd_worker_push(pointer, index, address, samples, loss, byref(self._ticket)))
+            at = self._gradient(index, gradient)
+            self._check(self._lib.psd_worker_push(pointer, index, at, samples, number(loss, "the loss"), byref(self._ticket)))
             self._is_open = True
 
-    def push_address(self, index: int, address: int | None, samples: int, loss: float) -> None:
+    def push_address(self, index: int, at: int | None, samples: int, loss: float) -> None:
         """`push` of an array that the caller has checked and keeps until `wait` has returned."""
         with self._lock:
+            samples = self._samples(samples)
             if not self._is_open:
                 self._n_samples = samples
-            self._check(self._lib.psd_worker_push(self._pointer, index, address, samples, loss, byref(self._ticket)))
+            self._check(self._lib.psd_worker_push(self._pointer, index, at, samples, loss, byref(self._ticket)))
             self._is_open = True
 
     def settle(self) -> None:
@@ -412,12 +418,12 @@ class Worker:
     def set_lr(self, lr: float, timeout: Timeout = None) -> None:
         """Set the job's learning rate for all workers, from the next step on. No exchange may be open."""
         with self._lock:
-            self._check(self._lib.psd_worker_set_lr(self._pointer, lr, _wait_ms(timeout)))
+            self._check(self._lib.psd_worker_set_lr(self._pointer, number(lr, "the learning rate"), _wait_ms(timeout)))
 
     def report(self, name: str, value: float) -> None:
         """Show a number ("val/accuracy") on the servers' status page. Does not wait."""
         with self._lock:
-            self._check(self._lib.psd_worker_report(self._pointer, name.encode(), value))
+            self._check(self._lib.psd_worker_report(self._pointer, name.encode(), number(value, name)))
 
     # ---- facts ----
 
@@ -448,7 +454,7 @@ class Worker:
         """How the job trains a tensor of that name, registered or not."""
         out = capi.GroupStruct(size=sizeof(capi.GroupStruct))
         with self._lock:
-            self._check(self._lib.psd_worker_group(self._pointer, tensor.encode(), byref(out)))
+            self._check(self._lib.psd_worker_group(self._pointer, _name(tensor), byref(out)))
             return Group(_plain(out.match), _plain(out.optimizer), out.lr_mult, bool(out.clips), bool(out.freezes))
 
     def health(self, tensor: int) -> Health | None:
@@ -544,6 +550,38 @@ def leave_all(finished: bool, but: list[Worker]) -> bool:
 atexit.register(lambda: leave_all(getattr(sys, "last_value", None) is None, []))
 
 
+def _name(name: Any) -> bytes:
+    """The name of a tensor for the library."""
+    try:
+        text = name.encode() if isinstance(name, str) else b""
+    except UnicodeEncodeError:
+        text = b""
+    if not 0 < len(text) < 128 or b"\0" in text:
+        shown = repr(name) if len(repr(name)) < 80 else repr(name)[:77] + "..."
+        raise UsageError(f"a tensor has the name {shown}", hint="give a str of 1 to 127 bytes in UTF-8, without NUL")
+    return text
+
+
+def number(value: Any, what: str) -> float:
+    """A number that the caller has given."""
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"{what} is {value!r:.60}", hint="give a number")
+
+
+def address(join: Any) -> bytes | None:
+    """Server 0's address for the library; None: it is in the environment."""
+    if not join:
+        return None
+    found = _ADDRESS.fullmatch(join) if isinstance(join, str) else None
+    if not found or (found[1] and not 0 < int(found[1]) < 65536):
+        raise UsageError(f"join is {join!r:.80}, which is not the address of a server", hint='give join="tcp://HOST:PORT"')
+    return os.fsencode(join)
+
+
 def _ms(timeout: Timeout) -> int:
     """Convert a timeout for the library: seconds, or one of psd's durations; None: no limit."""
     if timeout is None:
@@ -587,7 +625,7 @@ def connect(join: str | None = None, *, job: str | None = None, worker: int | No
     connections; 0: one, or the value in the environment.
     """
     handle = _Handle()
-    config = capi.Config(size=sizeof(capi.Config), join=_bytes(join), job=_bytes(job), name=_bytes(name),
+    config = capi.Config(size=sizeof(capi.Config), join=address(join), job=_bytes(job), name=_bytes(name),
                          worker=0 if worker is None else worker + 1,
                          join_timeout_ms=_ms(join_timeout), log=handle.log,
                          key=_bytes(key), server_public=_bytes(server_public), insecure=insecure,
