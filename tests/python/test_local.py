@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -36,6 +38,21 @@ def work(directory: str) -> None:
 
 
 def fail(_: str) -> None:
+    raise SystemExit(3)
+
+
+def die_in_turn(directory: str) -> None:
+    """Worker 1 is killed, and then worker 0 fails."""
+    pid = Path(directory, "pid")
+    if os.environ["PSD_WORKER__ID"] == "1":
+        pid.with_suffix(".new").write_text(str(os.getpid()))
+        os.rename(pid.with_suffix(".new"), pid)
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not pid.exists():
+        os.sched_yield()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while Path(f"/proc/{pid.read_text()}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            os.sched_yield()
     raise SystemExit(3)
 
 
@@ -77,6 +94,12 @@ class Launch(unittest.TestCase):
                              {"0": "[-1.5, -1.5]", "1": "[-1.5, -1.5]"})
             with self.assertRaisesRegex(psd.PsdError, "worker 0 ended with 3"), self.launch(workers=1) as job:
                 job.run(fail, directory)
+
+    def test_the_worker_that_was_killed_first_is_named(self) -> None:
+        with self.assertLogs("psd", logging.ERROR) as logs, tempfile.TemporaryDirectory() as directory:
+            with self.assertRaisesRegex(psd.PsdError, "^worker 1 was killed by signal 9; its output"), self.launch(workers=2) as job:
+                job.run(die_in_turn, directory)
+        self.assertRegex(logs.output[0], "worker.ended worker=1 worker 1 was killed by signal 9")
 
     def test_what_cannot_start_says_why(self) -> None:
         with self.assertRaisesRegex(psd.UnavailableError, "server 0 did not start: .*nearest is 'adam'"):

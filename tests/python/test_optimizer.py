@@ -813,6 +813,26 @@ while True:
         self.assertEqual(len(logs.output), 2)
         self.assertRegex(logs.output[1], "weights.changed tensor=0.weight .* change weights before psd.Optimizer is made .4 tensors.")
 
+    def test_a_child_of_fork_leaves_the_parents_gradients_alone(self) -> None:
+        w, opt = self.one()
+        opt.zero_grad()
+        with opt.no_sync():
+            w.sum().backward()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                (w * 7).sum().backward()
+                assert w.grad is not None and float(w.grad[0, 0]) == 7
+                w.grad.zero_()
+                opt.zero_grad()
+            except psd.UsageError as refusal:
+                code = 0 if "made before a fork" in str(refusal) else 2
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.assertEqual(w.grad.tolist() if w.grad is not None else None, [[1, 1], [1, 1]])
+
     def test_tied_parameters_of_joined_lists_count_once(self) -> None:
         a, b = nn.Linear(2, 2), nn.Linear(2, 2)
         b.weight = a.weight

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from .errors import PsdError, UnavailableError, UsageError
 from . import capi
-from .worker import leave_all, open_workers
+from .worker import leave_all, log, open_workers
 
 START_TIMEOUT = 60.0  # seconds that a server may take to become ready
 END_TIMEOUT = 40.0  # and that all may take to end, including a last checkpoint
@@ -35,6 +37,21 @@ def _programs() -> Path:
 def _work(index: int, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment, PSD_WORKER__ID=str(index))
     function(*arguments)
+
+
+def _join(processes: Sequence[BaseProcess]) -> list[str]:
+    """Wait for all; returns what became of those that failed, the first one first, and logs it at once, because others may wait for it."""
+    bad = []
+    running: dict[Any, tuple[int, BaseProcess]] = {process.sentinel: (i, process) for i, process in enumerate(processes)}
+    while running:
+        for sentinel in wait(list(running)):
+            i, process = running.pop(sentinel)
+            process.join()
+            code = process.exitcode or 0
+            if code:
+                bad.append(f"worker {i} " + (f"was killed by signal {-code}" if code < 0 else f"ended with {code}"))
+                log.error("worker.ended worker=%d %s", i, bad[-1])
+    return bad
 
 
 class LocalJob:
@@ -91,16 +108,14 @@ class LocalJob:
         try:
             for process in processes:
                 process.start()
-            for process in processes:
-                process.join()
+            bad = _join(processes)
         finally:
             for process in processes:
                 if process.is_alive():
                     process.terminate()
                     process.join()
-        bad = [(i, process.exitcode) for i, process in enumerate(processes) if process.exitcode]
         if bad:
-            raise PsdError(f"worker {bad[0][0]} ended with {bad[0][1]}", hint="its output is above")
+            raise PsdError(bad[0], hint="its output is above")
 
     def _end(self) -> None:
         deadline = time.monotonic() + END_TIMEOUT

@@ -395,6 +395,8 @@ class Optimizer(torch.optim.Optimizer):
         """Set all gradients to zero. They stay in the library's memory; `set_to_none` has no effect. If backward or step() did not come
         to its end, because of Ctrl-C or another exception, this gives the step up, with a warning: gradients that were sent cannot be
         taken back, so the step is made with these and without the others."""
+        if self.worker.is_of_parent:
+            raise UsageError("this optimizer was made before a fork", hint="make it in the process that trains, once per process")
         self._raise_mistake()
         if self._is_open:
             self._give_up()
@@ -657,6 +659,17 @@ class Optimizer(torch.optim.Optimizer):
 
 
 _optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+
+def _let_go_of_gradients() -> None:
+    """In a child of fork(), such as a DataLoader's: gradients are in memory that it shares with its parent, so the models that it has
+    inherited begin without."""
+    for optimizer in list(_optimizers):
+        for slot in optimizer._slots:
+            slot.parameter.grad = None
+
+
+os.register_at_fork(after_in_child=_let_go_of_gradients)
 
 
 def _name_of_job(job: Mapping[str, Any]) -> tuple[str, ...]:

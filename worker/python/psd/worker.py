@@ -209,7 +209,7 @@ class Worker:
 
     @property
     def _pointer(self) -> c_void_p:
-        if self._process != os.getpid():
+        if self.is_of_parent:
             raise UsageError(f"this worker belongs to process {self._process}, which forked this one",
                              hint="connect again in this process, or start it by multiprocessing's 'spawn'")
         if self._has_left:
@@ -487,7 +487,12 @@ class Worker:
     @property
     def has_left(self) -> bool:
         """Whether it has left the job; in a child of fork(), also true of the parent's worker."""
-        return self._has_left or self._process != os.getpid()
+        return self._has_left or self.is_of_parent
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process is a child of fork(), and the worker is its parent's."""
+        return self._process != os.getpid()
 
     def leave(self, finished: bool = True, timeout: Timeout = LEAVE_TIMEOUT) -> None:
         """Leave the job cleanly; `finished`: this worker's work is done. WentBackError: a server was lost before the last weights
