@@ -1139,7 +1139,7 @@ class Files(unittest.TestCase):
             (top / "bf").write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f")
             self.assertEqual(psd.load(top / "bf")["x"].tolist(), [1.0])
 
-    def test_saving_follows_links_and_replaces_neither_a_fifo_nor_a_device(self) -> None:
+    def test_saving_follows_links_and_does_not_replace_a_fifo(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
             top = Path(directory)
             (top / "link").symlink_to("new")
@@ -1151,8 +1151,7 @@ class Files(unittest.TestCase):
             with subprocess.Popen(["cat", str(top / "fifo")], stdout=subprocess.PIPE) as reader:
                 psd.save({"w": torch.tensor([2.0])}, top / "fifo")
                 self.assertEqual(reader.communicate()[0], (top / "new").read_bytes())
-            psd.save({"w": torch.tensor([2.0])}, "/dev/null")
-            self.assertTrue(Path("/dev/null").is_char_device() and (top / "fifo").is_fifo())
+            self.assertTrue((top / "fifo").is_fifo())
             with self.assertRaisesRegex(psd.UsageError, "it is a directory; name a file"):
                 psd.save({}, top)
             with open(top / "out", "w") as out:
