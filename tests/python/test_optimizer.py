@@ -958,6 +958,7 @@ class Batches(unittest.TestCase):
                         opt.step()
                         sizes.append(len(x))
                 self.assertEqual((sizes, opt.worker.job_samples), ([4, 4, 2] * 2, 20))
+                opt.divides_rows = False  # as in a program that begins now
                 late = psd.Sampler(data, opt, batch_size=4)
                 with self.assertLogs("psd", "WARNING") as logs:
                     self.assertEqual((list(late), list(late)), ([], []))
