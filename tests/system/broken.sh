@@ -124,7 +124,6 @@ file 65 1:15 'bad.csv:2' 'data: {train: csv:bad.csv}\nmodel: {kind: linear}\n'
 file 78 1:12 'optimizer lamb needs sums over whole tensors|set sync.mode to bsp' 'optimizer: lamb(lr=1e-3)\nsync: {mode: asp}\n'
 file 78 1:9 'optimizer muon steps whole tensors' 'groups: [{match: "*", optimizer: "muon(lr=1e-3)"}]\nsync: {mode: asp}\n'
 file 78 1:31 'sync.accumulate is 4, but sync.mode asp has no rounds' 'sync: {mode: asp, accumulate: 4}\n'
-file 78 1:37 'sync.quarantine_after is set, but in sync.mode asp' 'sync: {mode: asp, quarantine_after: 4}\n'
 # All mistakes of a file come in one run.
 printf 'servers: 0\nlease: 3\nseeed: 1\n' >job.yaml
 refused 78 'job.yaml:1:10: |job.yaml:2:8: |job.yaml:3:1: ' psdctl config check job.yaml
