@@ -29,8 +29,8 @@ typedef struct psd_inheritance {
  * (PSD_EDATA) if a tensor's state is incomplete, if a field is not part of the tensor's rule, or if there is no such tensor. With
  * `partial`, a tensor with incomplete state starts with a new optimizer, missing slow weights start as the weights, and superfluous
  * fields are ignored; an error remains if no tensor can inherit. `from`: the rules that kept the state, NULL: unknown; state of
- * another optimizer does not fit. PSD_EDATA also for arrays of the wrong size, Inf, NaN, and negative numbers where the rule has none. PSD_ENOMEM. Arrays are copied. NULL
- * with `err` set. */
+ * another optimizer does not fit. PSD_EDATA also for arrays of the wrong size, Inf, NaN, and negative numbers where the rule has
+ * none. PSD_ENOMEM. Arrays are copied. NULL with `err` set. */
 psd_inheritance_t *psd_inherit(const char *name, size_t stride, const psd_extent_t *tensor, uint32_t n_tensors,
                                const psd_groups_t *groups, const uint8_t *group_of, const psd_state_field_t *field, size_t n,
                                const psd_groups_t *from, bool partial, psd_err_t *err);

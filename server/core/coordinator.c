@@ -750,8 +750,8 @@ static void begin_progress(psd_coordinator_t *self)
     psd_saves_begin_run(&self->saves, &p);
 }
 
-/* Resume the job from the newest checkpoint: every shard loads it, every worker joins again. Weights of shards that are at different
- * rounds are never mixed. */
+/* Resume the job from the newest checkpoint: every shard loads it, every worker joins again. Weights of shards that are at
+ * different rounds are never mixed. */
 static void new_run(psd_coordinator_t *self, const char *why, psd_actions_t *out)
 {
     self->runs++;
@@ -795,10 +795,10 @@ static void drop_point(psd_coordinator_t *self, uint64_t now_ms, uint32_t shard,
         fail(self, now_ms, PSD_EDATA, PSD_REFUSAL_DAMAGED, why, out);
 }
 
-/* Whether all shards can save now. Without rounds they would do so many pushes apart, each when the order reaches it, so all of them
- * hold pushes first. Then they are at most one push of each worker apart, because a worker pushes again only when every shard has
- * made a step with its last push. */
-static bool is_cut(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
+/* A checkpoint is due: returns whether to order it now. Without rounds, shards would save many pushes apart, each when the order
+ * reaches it, so all of them hold pushes first. Then they are at most one push of each worker apart, because a worker pushes again
+ * only when every shard has made a step with its last push. */
+static bool begin_cut(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     if (psd_mode_has_rounds(self->config.mode))
         return true;
@@ -826,7 +826,7 @@ static void save_between_rounds(psd_coordinator_t *self, uint64_t now_ms, psd_ac
         end_cut(self, now_ms, out);
         return;
     }
-    if (!is_cut(self, now_ms, out))
+    if (!begin_cut(self, now_ms, out))
         return;
     p.clock = self->config.mode->save_clock(&p);
     if (!self->gathered)

@@ -70,7 +70,7 @@ typedef struct sim_config {
     uint32_t delay_ms;        /* longest delay of a message, uniform: also reorders */
     uint32_t nonfinite_clock; /* rank 0's gradient of this clock holds a NaN; 0: never */
     /* So many of its gradients, from that clock on, which cost it its place; 0: one, which does not. In asp, where a replaced worker
-     * begins with its clocks anew, it has them in its first life, and in every second one after. */
+     * starts its clocks again, it has them in its first life, and in every second one after. */
     uint32_t quarantine_after;
     int kill_worker;     /* this worker dies ... ; -1: none */
     uint64_t kill_at;    /* ... instead of sending its message of this number, from 0 */
