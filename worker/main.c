@@ -91,19 +91,25 @@ static int join_timeout(const psd_options_t *options)
     return ms == 0 ? -1 : ms < INT_MAX ? (int)ms : INT_MAX;
 }
 
+/* What the file of init.state has, as the library takes it; the caller frees it. NULL when memory runs out. */
+static psd_worker_field_t *fields_of_state(const psd_statefile_t *state)
+{
+    psd_worker_field_t *field = calloc(state->n + 1, sizeof *field);
+    for (size_t i = 0; field && i < state->n; i++) {
+        const psd_state_field_t *from = &state->field[i];
+        field[i] = (psd_worker_field_t){ from->tensor, from->field, from->data, from->n, from->number };
+    }
+    return field;
+}
+
 static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
 {
     const psd_options_t *o = job->options;
     const char *name = text_of(job, PSD_OPT_worker_name);
     char recipe[PSD_TRAINER_RECIPE];
-    /* The library's words for what the file has. */
-    psd_worker_field_t *field = calloc(job->setup.state.n + 1, sizeof *field);
+    psd_worker_field_t *field = fields_of_state(&job->setup.state);
     if (!field)
         return psd_err_set(err, PSD_ENOMEM, "no memory for optimizer state");
-    for (size_t i = 0; i < job->setup.state.n; i++) {
-        const psd_state_field_t *from = &job->setup.state.field[i];
-        field[i] = (psd_worker_field_t){ from->tensor, from->field, from->data, from->n, from->number };
-    }
     const psd_worker_state_t state = { .size = sizeof state,
                                        .field = field,
                                        .n = job->setup.state.n,

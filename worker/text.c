@@ -168,6 +168,18 @@ int psd_text_open(const psd_bytes_t *file, const char **at, const char **end, ps
     return PSD_OK;
 }
 
+int psd_text_each_line(const psd_bytes_t *file, psd_text_line_fn *take, void *arg, psd_err_t *err)
+{
+    const char *at, *end;
+    int rc = psd_text_open(file, &at, &end, err);
+    for (size_t line = 1; !rc && at < end; line++) {
+        const char *newline = memchr(at, '\n', (size_t)(end - at));
+        rc = take(arg, line, at, newline ? newline : end, err);
+        at = newline ? newline + 1 : end;
+    }
+    return rc;
+}
+
 int psd_text_delimiter(const char *text, char *out, psd_err_t *err)
 {
     const bool is_tab = !strcmp(text, "tab") || !strcmp(text, "\\t") || !strcmp(text, "\t");

@@ -40,5 +40,11 @@ int psd_text_refuse(const char *file, size_t line, const char *line_at, psd_text
  * lines end in CR alone. */
 int psd_text_open(const psd_bytes_t *file, const char **at, const char **end, psd_err_t *err);
 
+/* Takes one line of a file, [at, end), the `line`-th from 1. */
+typedef int psd_text_line_fn(void *arg, size_t line, const char *at, const char *end, psd_err_t *err);
+
+/* Open a file as psd_text_open does, and hand its lines to `take(arg, ...)`, until one of them fails. */
+int psd_text_each_line(const psd_bytes_t *file, psd_text_line_fn *take, void *arg, psd_err_t *err);
+
 /* The character that data.delimiter names, such as ";" or "tab". PSD_ECONFIG when it names none. */
 int psd_text_delimiter(const char *text, char *out, psd_err_t *err);

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,4 +86,32 @@ Test(text, a_word_that_is_refused_is_named_with_its_place)
     const psd_text_word_t word = { line + 2, line + 5 };
     cr_expect_eq(psd_text_refuse("rows.txt", 7, line, word, "is not a feature", &err), PSD_EDATA);
     cr_expect_str_eq(err.text, "rows.txt:7:3: 'x\\x01y' is not a feature");
+}
+
+static int take_line(void *arg, size_t line, const char *at, const char *end, psd_err_t *why)
+{
+    char *out = arg;
+    sprintf(out + strlen(out), "%zu:%.*s;", line, (int)(end - at), at);
+    return end - at == 4 ? psd_err_set(why, PSD_EDATA, "four") : PSD_OK;
+}
+
+Test(text, lines_are_numbered_from_1_to_the_first_that_fails_and_the_last_needs_no_end)
+{
+    static const struct {
+        const char *file, *lines;
+        int rc;
+    } rows[] = { { "", "", PSD_OK },
+                 { "a\n\nb", "1:a;2:;3:b;", PSD_OK },
+                 { "\xef\xbb\xbf"
+                   "a\n",
+                   "1:a;", PSD_OK },
+                 { "a\nfour\nb\n", "1:a;2:four;", PSD_EDATA },
+                 { "\xff\xfe", "", PSD_EDATA } };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char seen[64] = "";
+        psd_err_t err = { 0 };
+        const psd_bytes_t file = { .name = "f", .at = (const unsigned char *)rows[i].file, .n = strlen(rows[i].file) };
+        cr_expect_eq(psd_text_each_line(&file, take_line, seen, &err), rows[i].rc, "%s", rows[i].file);
+        cr_expect_str_eq(seen, rows[i].lines);
+    }
 }

@@ -12,10 +12,6 @@
 
 enum { NUMBERS = 13, WORDS = 26, FEATURES = NUMBERS + WORDS, LONGEST_WORD = 16 };
 
-typedef struct span {
-    const char *at, *end;
-} span_t;
-
 typedef struct parser {
     psd_dataset_t *set;
     const psd_dataset_options_t *options;
@@ -27,14 +23,12 @@ typedef struct parser {
     size_t n_fields;     /* of the first line, and so of all; 0: none read yet */
 } parser_t;
 
-static int refuse(const parser_t *self, span_t field, psd_err_t *err, const char *why)
+static int refuse(const parser_t *self, psd_text_word_t field, psd_err_t *err, const char *why)
 {
-    char shown[PSD_TEXT_QUOTE];
-    return psd_err_set(err, PSD_EDATA, "%s:%zu:%zu: '%s' %s", self->name, self->line, (size_t)(field.at - self->line_at) + 1,
-                       psd_text_quote(shown, field.at, field.end), why);
+    return psd_text_refuse(self->name, self->line, self->line_at, field, why, err);
 }
 
-static int miss(const parser_t *self, span_t field, bool *skip, psd_err_t *err)
+static int miss(const parser_t *self, psd_text_word_t field, bool *skip, psd_err_t *err)
 {
     *skip = *skip || self->options->na == PSD_NA_SKIP;
     return self->options->na == PSD_NA_ERROR
@@ -42,7 +36,7 @@ static int miss(const parser_t *self, span_t field, bool *skip, psd_err_t *err)
                : PSD_OK;
 }
 
-static int add_number(const parser_t *self, span_t field, psd_cell_t *cell, bool *skip, psd_err_t *err)
+static int add_number(const parser_t *self, psd_text_word_t field, psd_cell_t *cell, bool *skip, psd_err_t *err)
 {
     if (field.at == field.end) {
         cell->number = self->options->na == PSD_NA_MEAN ? NAN : 0;
@@ -54,7 +48,7 @@ static int add_number(const parser_t *self, span_t field, psd_cell_t *cell, bool
                : refuse(self, field, err, fault ? fault : "is not a number; fields 2 to 14 are numbers");
 }
 
-static int add_word(parser_t *self, size_t column, span_t field, psd_cell_t *cell, bool *skip, psd_err_t *err)
+static int add_word(parser_t *self, size_t column, psd_text_word_t field, psd_cell_t *cell, bool *skip, psd_err_t *err)
 {
     if (field.at == field.end) {
         const int rc = miss(self, field, skip, err);
@@ -71,12 +65,12 @@ static int add_word(parser_t *self, size_t column, span_t field, psd_cell_t *cel
 }
 
 /* Split a line into fields; returns their number, at most one too many. */
-static size_t split(const char *at, const char *end, span_t field[FEATURES + 2])
+static size_t split(const char *at, const char *end, psd_text_word_t field[FEATURES + 2])
 {
     size_t n = 0;
     for (; n < FEATURES + 2; n++) {
         const char *tab = memchr(at, '\t', (size_t)(end - at));
-        field[n] = (span_t){ at, tab ? tab : end };
+        field[n] = (psd_text_word_t){ at, tab ? tab : end };
         if (!tab)
             return n + 1;
         at = tab + 1;
@@ -84,12 +78,14 @@ static size_t split(const char *at, const char *end, span_t field[FEATURES + 2])
     return n;
 }
 
-static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t *err)
+static int parse_line(void *arg, size_t line, const char *at, const char *end, psd_err_t *err)
 {
-    span_t field[FEATURES + 2];
+    parser_t *self = arg;
+    psd_text_word_t field[FEATURES + 2];
     float label = 0;
     bool skip = false;
     end -= end > at && end[-1] == '\r';
+    self->line = line;
     self->line_at = at;
     if (at == end)
         return PSD_OK;
@@ -103,7 +99,7 @@ static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t
         return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu fields, where the first line has %zu", self->name, self->line, n,
                            self->n_fields);
     self->n_fields = n;
-    const span_t *feature = field + !bare;
+    const psd_text_word_t *feature = field + !bare;
     if (!bare && !psd_text_number(field[0].at, field[0].end, &label))
         return refuse(self, field[0], err, "is not a label; a row starts with 0 or 1");
     psd_cell_t *cell = psd_table_row(&self->table, err);
@@ -147,15 +143,8 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
 {
     (void)labels;
     parser_t parser = { .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options } };
-    const char *at, *end;
-    int rc = psd_text_open(file, &at, &end, err);
-    rc = rc ? rc : begin(&parser, err);
-    while (!rc && at < end) {
-        const char *newline = memchr(at, '\n', (size_t)(end - at));
-        parser.line++;
-        rc = parse_line(&parser, at, newline ? newline : end, err);
-        at = newline ? newline + 1 : end;
-    }
+    int rc = begin(&parser, err);
+    rc = rc ? rc : psd_text_each_line(file, parse_line, &parser, err);
     rc = rc ? rc : psd_labels_end(&parser.labels, file->name, err);
     rc = rc ? rc : psd_table_end(&parser.table, self, err);
     self->unlabelled = parser.n_fields == FEATURES;

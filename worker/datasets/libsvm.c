@@ -174,10 +174,12 @@ static int add_feature(parser_t *self, psd_text_word_t word, psd_err_t *err)
     return add_value(self, index, value, err);
 }
 
-static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t *err)
+static int parse_line(void *arg, size_t line, const char *at, const char *end, psd_err_t *err)
 {
+    parser_t *self = arg;
     const char *comment = memchr(at, '#', (size_t)(end - at));
     end = comment ? comment : end;
+    self->line = line;
     self->line_at = at;
     self->sorted = true;
     psd_text_word_t word = psd_text_next_word(&at, end);
@@ -216,14 +218,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     if (options->index_base != 0 && options->index_base != 1)
         return psd_err_set(err, PSD_ECONFIG, "data.index_base is %d; it is 0 or 1", options->index_base);
     parser_t parser = { .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options } };
-    const char *at, *end;
-    int rc = psd_text_open(file, &at, &end, err);
-    while (!rc && at < end) {
-        const char *newline = memchr(at, '\n', (size_t)(end - at));
-        parser.line++;
-        rc = parse_line(&parser, at, newline ? newline : end, err);
-        at = newline ? newline + 1 : end;
-    }
+    const int rc = psd_text_each_line(file, parse_line, &parser, err);
     free(parser.scratch);
     return rc ? rc : finish(&parser, err);
 }

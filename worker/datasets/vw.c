@@ -187,11 +187,13 @@ static int keep_row(parser_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-static int parse_line(parser_t *self, const char *at, const char *end, psd_err_t *err)
+static int parse_line(void *arg, size_t line, const char *at, const char *end, psd_err_t *err)
 {
+    parser_t *self = arg;
     const char *start = at, *bar = memchr(at, '|', (size_t)(end - at));
     const psd_text_word_t first = psd_text_next_word(&start, end);
     psd_dataset_t *set = self->set;
+    self->line = line;
     self->line_at = at;
     self->n_entries = 0;
     if (first.at == first.end)
@@ -232,14 +234,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
 {
     (void)labels;
     parser_t parser = { .set = self, .options = options, .name = file->name, .labels = { .set = self, .options = options } };
-    const char *at, *end;
-    int rc = psd_text_open(file, &at, &end, err);
-    while (!rc && at < end) {
-        const char *newline = memchr(at, '\n', (size_t)(end - at));
-        parser.line++;
-        rc = parse_line(&parser, at, newline ? newline : end, err);
-        at = newline ? newline + 1 : end;
-    }
+    const int rc = psd_text_each_line(file, parse_line, &parser, err);
     free(parser.entry);
     return rc ? rc : finish(&parser, err);
 }
