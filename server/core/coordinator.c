@@ -419,17 +419,30 @@ static psd_extent_t *extents_of_model(const psd_coordinator_t *self, uint8_t **g
     return extents;
 }
 
+typedef enum over_model { TOTALS, HEALTH } over_model_t;
+
+/* Begin what goes over the whole model, when it is first needed. */
+static void begin_over_model(psd_coordinator_t *self, over_model_t what)
+{
+    const uint32_t n = self->model.n, n_servers = self->config.n_servers;
+    uint8_t *group_of;
+    if (what == HEALTH ? psd_health_has_begun(&self->health) : psd_totals_has_begun(&self->totals))
+        return;
+    psd_extent_t *extents = extents_of_model(self, &group_of);
+    const int rc = what == HEALTH ? psd_health_begin(&self->health, extents, group_of, n, n_servers)
+                                  : psd_totals_begin(&self->totals, extents, group_of, n, n_servers);
+    assert(rc == PSD_OK && "no memory for the sums or the health of a model");
+    free(group_of);
+    free(extents);
+}
+
 /* The step that was decided begins with passes that measure the whole model. */
 static void await_totals(psd_coordinator_t *self)
 {
     if (!self->totals.passes.n)
         return;
-    uint8_t *group_of;
-    psd_extent_t *extents = extents_of_model(self, &group_of);
-    const int rc = psd_totals_await(&self->totals, extents, group_of, self->model.n, self->config.n_servers);
-    assert(rc == PSD_OK && "no memory for the sums of a model");
-    free(group_of);
-    free(extents);
+    begin_over_model(self, TOTALS);
+    psd_totals_await(&self->totals);
 }
 
 /* The open round will differ from the forecast: shards drop the pushes that they have added up, and request them again, except
@@ -1425,14 +1438,7 @@ static void on_look(psd_coordinator_t *self, const psd_heard_t *in)
         self->report.rejected[PSD_REFUSAL_SESSION]++;
         return;
     }
-    if (!psd_health_has_begun(&self->health)) {
-        uint8_t *group_of;
-        psd_extent_t *extents = extents_of_model(self, &group_of);
-        const int rc = psd_health_begin(&self->health, extents, group_of, self->model.n, self->config.n_servers);
-        assert(rc == PSD_OK && "no memory for the health of a model");
-        free(group_of);
-        free(extents);
-    }
+    begin_over_model(self, HEALTH);
     const size_t n = in->payload ? in->payload->n_bytes / sizeof(double) : 0;
     if (psd_health_take(&self->health, in->msg->shard, in->msg->version, n ? in->payload->data : NULL, n))
         log_health(self, in->out);

@@ -25,23 +25,25 @@ void psd_totals_clear(psd_totals_t *self)
 
 bool psd_totals_is_awaiting(const psd_totals_t *self) { return self->pass < self->passes.n; }
 
-int psd_totals_await(psd_totals_t *self, const psd_extent_t *tensors, const uint8_t *group_of, uint32_t n_tensors,
+bool psd_totals_has_begun(const psd_totals_t *self) { return self->total != NULL; }
+
+int psd_totals_begin(psd_totals_t *self, const psd_extent_t *tensors, const uint8_t *group_of, uint32_t n_tensors,
                      uint32_t n_servers)
 {
-    if (!self->passes.n)
-        return PSD_OK;
-    if (!self->map.n_chunks) {
-        self->n_tensors = n_tensors;
-        if (psd_partition_cut(&self->map, tensors, n_tensors, n_servers, PSD_MOST_OF_PART, NULL) != PSD_OK ||
-            !(self->group_of = malloc(n_tensors + 1)) ||
-            !(self->sum = calloc((size_t)self->map.n_chunks * PSD_MAX_SUMS, sizeof *self->sum)) ||
-            !(self->total = calloc((size_t)n_tensors * PSD_MAX_SUMS, sizeof *self->total)))
-            return PSD_ENOMEM;
-        memcpy(self->group_of, group_of, n_tensors);
-    }
+    self->n_tensors = n_tensors;
+    if (psd_partition_cut(&self->map, tensors, n_tensors, n_servers, PSD_MOST_OF_PART, NULL) != PSD_OK ||
+        !(self->group_of = malloc(n_tensors + 1)) ||
+        !(self->sum = calloc((size_t)self->map.n_chunks * PSD_MAX_SUMS, sizeof *self->sum)) ||
+        !(self->total = calloc((size_t)n_tensors * PSD_MAX_SUMS, sizeof *self->total)))
+        return PSD_ENOMEM;
+    memcpy(self->group_of, group_of, n_tensors);
+    return PSD_OK;
+}
+
+void psd_totals_await(psd_totals_t *self)
+{
     self->pass = 0;
     self->told = (psd_server_set_t){ 0 };
-    return PSD_OK;
 }
 
 static bool is_over_model(const psd_totals_t *self, uint32_t tensor)

@@ -25,9 +25,13 @@ void psd_totals_init(psd_totals_t *self, const psd_groups_t *groups, const psd_c
 /* Nothing is awaited any more, and the model may be another. Also frees what this holds. */
 void psd_totals_clear(psd_totals_t *self);
 
-/* A step was decided: its passes are awaited, if it makes any. `group_of`: each tensor's group. PSD_ENOMEM. */
-int psd_totals_await(psd_totals_t *self, const psd_extent_t *tensors, const uint8_t *group_of, uint32_t n_tensors,
+/* Set the model, before the first step; `group_of`: each tensor's group. Without passes it is not needed. PSD_ENOMEM. */
+int psd_totals_begin(psd_totals_t *self, const psd_extent_t *tensors, const uint8_t *group_of, uint32_t n_tensors,
                      uint32_t n_servers);
+bool psd_totals_has_begun(const psd_totals_t *self);
+
+/* A step was decided: its passes are awaited, if it makes any. */
+void psd_totals_await(psd_totals_t *self);
 
 /* Whether a pass is awaited. */
 bool psd_totals_is_awaiting(const psd_totals_t *self);

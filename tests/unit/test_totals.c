@@ -17,7 +17,8 @@ static void begin(const char *spec, double norm, uint32_t servers)
     psd_rule_t rule;
     cr_assert_eq(psd_rule_parse(&rule, spec, NULL), PSD_OK);
     psd_totals_init(&totals, alone(&rule), &(psd_clip_t){ .norm = norm });
-    cr_assert_eq(psd_totals_await(&totals, tensors, (const uint8_t[TENSORS]){ 0 }, TENSORS, servers), PSD_OK);
+    cr_assert_eq(psd_totals_begin(&totals, tensors, (const uint8_t[TENSORS]){ 0 }, TENSORS, servers), PSD_OK);
+    psd_totals_await(&totals);
 }
 
 /* Sums of a chunk, such that the order of addition changes the last bits. */
