@@ -18,6 +18,7 @@ from types import TracebackType
 BIN = Path(os.environ.get("BIN", ""))
 SKIPPED = 77
 LONGEST_S = 1200  # of a file; ctest would end it without a word at 1800
+PATIENCE = 600  # seconds for what takes one or two, so that only a hang exceeds it
 
 
 def need(*modules: str) -> None:
@@ -72,7 +73,7 @@ class Servers:
         self._start(i)
 
     def wait(self) -> list[int]:
-        return [process.wait(timeout=60) for process in self.processes]
+        return [process.wait(timeout=PATIENCE) for process in self.processes]
 
     def __enter__(self) -> Servers:
         return self
@@ -94,7 +95,7 @@ def script(text: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
 
 def end(program: subprocess.Popen[str]) -> int:
     """Its exit code, once it has ended."""
-    program.communicate(timeout=60)
+    program.communicate(timeout=PATIENCE)
     return program.returncode
 
 

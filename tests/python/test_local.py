@@ -112,7 +112,7 @@ class Launch(unittest.TestCase):
     def test_servers_die_with_their_program(self) -> None:
         name = f"dies-{os.getpid()}"
         program = support.script("import os, sys, psd\npsd.launch(job=sys.argv[1])\nos.kill(os.getpid(), 9)", name)
-        program.communicate(timeout=60)
+        program.communicate(timeout=support.PATIENCE)
         for _ in range(6000):
             if not count_servers(name):
                 break

@@ -139,7 +139,7 @@ class Trace(unittest.TestCase):
                      f"--join={servers.join}", "--progress=none", "--log-level=error"]
             workers = [subprocess.Popen([support.BIN / "psd-worker", *flags, f"--worker-id={i}", f"--run-dir={top}/{i}"],
                                         stdout=subprocess.DEVNULL) for i in range(n_workers)]
-            self.assertEqual([worker.wait(timeout=60) for worker in workers], [0] * n_workers)
+            self.assertEqual([worker.wait(timeout=support.PATIENCE) for worker in workers], [0] * n_workers)
             self.assertEqual(servers.wait(), [0] * n_servers)
             return sorted((top / "trace").read_text().splitlines())
 
@@ -688,7 +688,7 @@ while True:
     model(torch.ones(4, 2)).sum().backward()
     opt.step()
 """, self.servers.join)
-        self.assertRegex(forgetful.communicate(timeout=60)[1], "call opt.zero_grad")
+        self.assertRegex(forgetful.communicate(timeout=support.PATIENCE)[1], "call opt.zero_grad")
         self.assertEqual(forgetful.returncode, 1)
 
     def test_parameters_that_cannot_be_trained_are_refused_and_the_job_left(self) -> None:
@@ -1073,7 +1073,7 @@ class Deaths(unittest.TestCase):
             if kill == "server":
                 servers.kill(1)
                 servers.restart(1)
-            said = [worker.communicate(timeout=120) for worker in workers]
+            said = [worker.communicate(timeout=support.PATIENCE) for worker in workers]
             self.assertEqual([worker.returncode for worker in workers], [0, 0], said)
             self.assertEqual(servers.wait(), [0, 0])
             return [[line for line in out.splitlines() if line.startswith("weights")][0] for out, _ in said]
@@ -1093,7 +1093,7 @@ class Deaths(unittest.TestCase):
             while worker.stdout.readline() not in ("5\n", ""):
                 pass
             worker.send_signal(signal.SIGTERM)
-            self.assertEqual(worker.communicate(timeout=60)[1], "")
+            self.assertEqual(worker.communicate(timeout=support.PATIENCE)[1], "")
             self.assertEqual(worker.returncode, 75)
 
 

@@ -54,7 +54,7 @@ def train(rule: str, *command: str, n: int = 2, more: tuple[str, ...] = ()) -> l
     with support.Servers(f"--optimizer={rule}", f"--workers-min={n}", *more) as servers:
         workers = [subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={
             **ENVIRONMENT, "PSD_JOIN": servers.join, "PSD_INSECURE": "true", "PSD_WORKER__ID": str(i)}) for i in range(n)]
-        said = [worker.communicate(timeout=600) for worker in workers]
+        said = [worker.communicate(timeout=support.PATIENCE) for worker in workers]
         assert [worker.returncode for worker in workers] == [0] * n, said
         assert servers.wait() == [0]
         return [out for out, _ in said]

@@ -279,7 +279,7 @@ class Alone(unittest.TestCase):
         with support.Servers("--optimizer=sgd(lr=0.5)", "--job=lines") as servers:
             text = "import psd\nwith psd.connect() as w: print(w.settings.lr, w.position.worker)"
             told = support.script(text, PSD_JOIN=servers.join, PSD_INSECURE="true", PSD_JOB="lines", PSD_WORKER__ID="3")
-            self.assertEqual(told.communicate(timeout=60), ("0.5 3\n", ""))
+            self.assertEqual(told.communicate(timeout=support.PATIENCE), ("0.5 3\n", ""))
 
     def test_numbers_in_names_of_state_are_those_of_the_tensors_from_0(self) -> None:
         state = {"state/0/exp_avg": np.zeros(2, np.float32), "state.1.step": 3, "state/w/step": 4.0}
@@ -358,7 +358,7 @@ except KeyboardInterrupt:
             self.assertEqual(waiting.stdout.readline(), "waiting\n")
             began = time.monotonic()
             waiting.send_signal(signal.SIGINT)
-            self.assertEqual(waiting.communicate(timeout=30), ("left True\n", ""))
+            self.assertEqual(waiting.communicate(timeout=support.PATIENCE), ("left True\n", ""))
             self.assertLess(time.monotonic() - began, 10)
 
     def test_control_c_ends_the_wait_for_a_cluster_file(self) -> None:
@@ -372,7 +372,7 @@ psd.connect(cluster_file="/nowhere/cluster.json", insecure=True)
         waiting.stdout.readline()
         began = time.monotonic()
         waiting.send_signal(signal.SIGINT)
-        self.assertIn("KeyboardInterrupt", waiting.communicate(timeout=90)[1])
+        self.assertIn("KeyboardInterrupt", waiting.communicate(timeout=support.PATIENCE)[1])
         self.assertEqual(waiting.returncode, -signal.SIGINT)
         self.assertLess(time.monotonic() - began, 10)
 
