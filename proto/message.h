@@ -17,7 +17,7 @@
 #include "common/optim/optimizer.h"
 
 enum {
-    PSD_PROTOCOL = 7,           /* version of the protocol */
+    PSD_PROTOCOL = 8,           /* version of the protocol */
     PSD_MAX_HEADER = 4096,      /* bytes of a header frame */
     PSD_MAX_LIST = 4 << 20,     /* bytes of a payload that is a protobuf message */
     PSD_MAX_CHUNK = 1 << 18,    /* elements of a chunk, and of a part */

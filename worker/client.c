@@ -512,6 +512,8 @@ int psd_worker_health(psd_worker_t *self, size_t tensor, psd_worker_health_t *ou
 
 double psd_worker_round_loss(const psd_worker_t *self) { return look(self).position.round_loss; }
 
+double psd_worker_step_lr(const psd_worker_t *self) { return look(self).position.step_lr; }
+
 uint64_t psd_worker_job_samples(const psd_worker_t *self)
 {
     const double n = look(self).position.samples;

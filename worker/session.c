@@ -90,6 +90,7 @@ struct psd_session {
     uint64_t away_ms;    /* how long this process was suspended while it waited for them */
     double compute_s;    /* the time that the caller took for its gradient, suspensions included */
     double round_loss;   /* over all samples of the last step, from the servers */
+    double step_lr;      /* learning rate of the last step of server 0 */
     bool gathered;       /* the last closed round waits for later ones to make a step */
     double loss, norm2;  /* norm2, nonfinite: of the whole gradient, when each push is a step */
     bool nonfinite;
@@ -1198,6 +1199,8 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
     if (in->msg->version > self->server[s].version)
         self->server[s].version = in->msg->version;
     self->round_loss = in->msg->loss;
+    if (s == 0)
+        self->step_lr = in->msg->lr;
     if (in->msg->value > self->server[s].samples)
         self->server[s].samples = in->msg->value;
     self->server[s].has_residual = (in->msg->code & PSD_WEIGHTS_RESIDUAL) != 0;
@@ -1487,6 +1490,7 @@ psd_session_position_t psd_session_position(const psd_session_t *self)
                                      .incarnation = self->incarnation,
                                      .worker = self->worker,
                                      .round_loss = self->round_loss,
+                                     .step_lr = self->step_lr,
                                      .gathered = self->gathered,
                                      .samples = job_samples(self),
                                      .rank = self->rank,

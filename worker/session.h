@@ -140,6 +140,7 @@ typedef struct psd_session_position {
     uint64_t clock, version, view_id, incarnation, run;
     uint32_t worker, rank, world;
     double round_loss; /* mean loss of the samples of the last step */
+    double step_lr;    /* learning rate of the last step, or of the next one if this run of the job has made none */
     bool gathered;     /* the last closed round makes a step together with later ones */
     double samples;    /* of the whole job, behind the weights */
 } psd_session_position_t;

@@ -381,8 +381,7 @@ static void write_metrics(trainer_t *self)
         line[n++] = (psd_measure_t){ "train/skipped", (double)w->skipped };
     if (w->samples)
         line[n++] = (psd_measure_t){ "train/loss", w->loss };
-    if (self->settings.in_rounds)
-        line[n++] = (psd_measure_t){ "lr", self->settings.lr };
+    line[n++] = (psd_measure_t){ "lr", psd_worker_step_lr(self->worker) };
     psd_record_line(self->record, (double)now_ms(CLOCK_REALTIME) / 1e3, line, n);
     write_health(self);
     *w = (window_t){ 0 };

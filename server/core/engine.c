@@ -217,6 +217,7 @@ static psd_msg_t *send_to_worker(psd_engine_t *self, const worker_t *w, psd_kind
 static void tell_job(const psd_engine_t *self, psd_msg_t *msg)
 {
     msg->loss = self->stats.loss;
+    msg->lr = self->stats.lr;
     msg->value = (double)self->samples;
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import gc
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -49,7 +50,7 @@ class Line(unittest.TestCase):
         self.assertEqual(self.w.tolist(), [[-0.5] * 3] * 2)
         self.assertEqual(self.b, -1.0)
         self.assertEqual(at.clock, 2)
-        self.assertEqual((self.worker.round_loss, self.worker.job_samples), (0.25, 4))
+        self.assertEqual((self.worker.round_loss, self.worker.job_samples, self.worker.step_lr), (0.25, 4, 0.5))
         self.assertEqual(self.worker.weights["w"].ctypes.data, self.w.ctypes.data)
 
     def test_tensor_by_tensor_gives_the_same(self) -> None:
@@ -124,6 +125,41 @@ class Line(unittest.TestCase):
         self.worker.set_lr(1.0)
         self.worker.exchange([np.ones((2, 3), np.float32), None])
         self.assertEqual(self.w[0, 0], -1.0)
+
+    def test_a_skipped_round_a_pause_and_a_late_worker_do_not_shift_the_schedule(self) -> None:
+        def rates(gradient: float, *workers: psd.Worker) -> list[float]:
+            """A round with three rows from each: the rates that they are told."""
+            for worker in workers:
+                worker.push("w", np.full(2, gradient, np.float32), samples=3)
+            for worker in workers:
+                worker.wait()
+            return [worker.step_lr for worker in workers]
+
+        def steer(*words: str) -> None:
+            subprocess.run([support.BIN / "psdctl", *words, f"--join={servers.join}"], check=True, stdout=subprocess.DEVNULL)
+
+        flags = ["--optimizer=sgd(lr=1)", "--schedule=linear(steps=4096)", "--schedule-unit=sample"]
+        with support.Servers(*flags, n=2) as servers, psd.connect(servers.join, insecure=True) as first:
+            first.register({"w": np.zeros(2, np.float32)})
+            self.assertEqual(first.step_lr, 1, "of the next step")
+            self.assertEqual(rates(1, first), [1])
+            self.assertEqual(rates(math.nan, first), [1], "there was no step")
+            self.assertEqual(rates(1, first), [1 - 3 / 4096])
+            steer("pause")
+            steer("resume")
+            self.assertEqual(rates(1, first), [1 - 6 / 4096])
+            with psd.connect(servers.join, insecure=True) as late:
+                registers = threading.Thread(target=late.register, args=({"w": np.zeros(2, np.float32)},))
+                registers.start()
+                while first.position.world == 1:
+                    before = first.job_samples
+                    self.assertEqual(rates(1, first), [1 - before / 4096])
+                registers.join()
+                self.assertEqual(late.step_lr, first.step_lr)
+                before = first.job_samples
+                self.assertEqual(rates(1, first, late), [1 - before / 4096] * 2)
+                steer("set", "optimizer.lr=0.5")
+                self.assertEqual(rates(1, first, late), [(1 - (before + 6) / 4096) / 2] * 2)
 
     def test_settings_and_the_rule_are_the_jobs(self) -> None:
         self.assertEqual((self.worker.settings.mode, self.worker.settings.lr, self.worker.settings.has_slow), ("bsp", 0.5, False))

@@ -401,6 +401,16 @@ Test(engine, before_the_first_step_the_learning_rate_is_that_of_the_next_one, .f
     begin_from_checkpoint();
     /* 0.5 at step 90 of 100: a tenth is left */
     cr_expect_float_eq(psd_engine_stats(engine)->lr, 0.05, 1e-15);
+    attach(0);
+    log_view(1);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+    cr_expect_float_eq(answer(PSD_MSG_WEIGHTS)->lr, 0.05, 1e-15, "which workers are told");
+    push(0, 21, 1);
+    psd_actions_drop(&out, out.n);
+    push(0, 22, 1);
+    cr_assert_eq(psd_engine_version(engine), 92);
+    /* log_view says a base of 1 */
+    cr_expect_float_eq(answer(PSD_MSG_WEIGHTS)->lr, 0.09, 1e-15, "of step 91, the last one");
 }
 
 /* The entry of that worker in the next checkpoint. */

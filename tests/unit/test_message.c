@@ -107,7 +107,7 @@ Test(message, a_field_out_of_its_range_is_refused_by_name)
         size_t payload_bytes;
         psd_msg_t msg;
     } lies[] = {
-        { "PUSH.protocol is 1, ours is 7", 12, PUSH(.protocol = 1) },
+        { "PUSH.protocol is 1, ours is 8", 12, PUSH(.protocol = 1) },
         { "PUSH.protocol is 0", 12, PUSH(.protocol = 0) },
         { "PUSH.protocol is 99", 12, PUSH(.protocol = 99) },
         { "kind 100 is unknown", 12, PUSH(.kind = 100) },

@@ -529,6 +529,7 @@ Test(pages, the_protocols_exchange_in_bytes_is_what_the_program_writes)
     answer.shard_epoch = 1;
     answer.rank = 1;
     answer.world = 2;
+    answer.lr = 0.25;
     answer.checksum = psd_crc32c(weights, sizeof weights);
     expect_bytes(page, frame, psd_msg_seal(&push, gradient, sizeof gradient, frame));
     expect_bytes(page, gradient, sizeof gradient);

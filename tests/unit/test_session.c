@@ -71,6 +71,7 @@ static void send_weights(uint64_t run, uint64_t clock, float a, float b)
     attached.parts = msg.parts = msg.world = 1;
     say(&attached, NULL, 0);
     msg.clock = clock;
+    msg.lr = 1 / (double)clock;
     msg.n_elements = 2;
     msg.dtype = PSD_DTYPE_F32;
     msg.codec = PSD_CODEC_F32;
@@ -257,8 +258,10 @@ Test(session, nothing_is_sent_again_before_a_probes_answer_says_that_it_is_lost,
     answer_probe(third, 6, 0);
     cr_assert_not_null(sent(PSD_MSG_PROBE), "the clock is closed: its weights were sent before, and have not come");
     cr_assert_eq(sent(PSD_MSG_PROBE)->code, PSD_PROBE_SEND);
+    cr_assert_eq(psd_session_position(session).step_lr, 0.25, "that of the weights it began with");
     send_weights(RUN, 5, 3, 4);
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_position(session).step_lr, 0.2);
     answer_probe(third, 6, 0);
     cr_assert_null(sent(PSD_MSG_PROBE), "nothing is awaited");
     weights[0] = 1, weights[1] = 2;

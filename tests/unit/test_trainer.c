@@ -91,6 +91,9 @@ int psd_worker_health(psd_worker_t *self, size_t tensor, psd_worker_health_t *ou
 
 double psd_worker_round_loss(const psd_worker_t *self) { return (void)self, server.round_loss; }
 
+/* The rate falls from step to step. */
+double psd_worker_step_lr(const psd_worker_t *self) { return (void)self, 1 / (double)(server.position.clock - 1); }
+
 uint64_t psd_worker_job_samples(const psd_worker_t *self) { return (void)self, server.job_samples; }
 
 int psd_worker_position(psd_worker_t *self, psd_position_t *out)
@@ -379,7 +382,8 @@ Test(trainer, every_step_and_every_evaluation_has_a_line_of_metrics)
     cr_assert_eq(number(eighth, "epoch"), 1);
     cr_assert_eq(number(eighth, "samples"), ROWS);
     cr_assert_eq(number(eighth, "train/samples"), ROWS % BATCH);
-    cr_assert_eq(number(eighth, "lr"), 0.01);
+    cr_assert_eq(number(eighth, "lr"), 1.0 / STEPS, "that of the step");
+    cr_assert_eq(number(last, "lr"), 1.0 / (3 * STEPS));
     cr_assert_null(json_object_get(eighth, "val/accuracy"));
     cr_assert_gt(number(eighth, "ts"), 1.7e9);
     cr_assert_eq(number(json_array_get(evaluations, 0), "step"), STEPS);

@@ -182,6 +182,11 @@ int psd_worker_position(psd_worker_t *self, psd_position_t *out);
  * closed. 0 before the first. */
 double psd_worker_round_loss(const psd_worker_t *self);
 
+/* The learning rate of the step that made the weights now held (of shard 0), as the schedule, sync.lr_rule and psd_worker_set_lr or
+ * psdctl set made it; if the servers have made no step since they started, that of the next one. A tensor's rate is this times the
+ * lr_mult of its group. */
+double psd_worker_step_lr(const psd_worker_t *self);
+
 /* The number of samples, of all workers and since the job's first step, behind the weights now held. Samples of gradients that made
  * no step do not count. */
 uint64_t psd_worker_job_samples(const psd_worker_t *self);

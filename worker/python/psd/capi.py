@@ -92,6 +92,7 @@ _FUNCTIONS = (
     ("psd_worker_group", c_int, (c_void_p, c_char_p, POINTER(GroupStruct))),
     ("psd_worker_health", c_int, (c_void_p, c_size_t, POINTER(HealthStruct))),
     ("psd_worker_round_loss", c_double, (c_void_p,)),
+    ("psd_worker_step_lr", c_double, (c_void_p,)),
     ("psd_worker_job_samples", c_uint64, (c_void_p,)),
     ("psd_worker_exchange", c_int, (c_void_p, POINTER(c_void_p), c_uint64, c_double, POINTER(c_uint64))),
     ("psd_worker_push", c_int, (c_void_p, c_size_t, c_void_p, c_uint64, c_double, POINTER(c_uint64))),

@@ -473,6 +473,11 @@ class Worker:
         return float(self._lib.psd_worker_round_loss(self._pointer))
 
     @property
+    def step_lr(self) -> float:
+        """Learning rate of the last step, as the schedule made it; if the servers have made none since they started, of the next one."""
+        return float(self._lib.psd_worker_step_lr(self._pointer))
+
+    @property
     def job_samples(self) -> int:
         """Samples of all workers behind the weights now held, since the job's first step."""
         return int(self._lib.psd_worker_job_samples(self._pointer))
