@@ -1577,7 +1577,8 @@ static void excuse_absence(psd_coordinator_t *self, uint64_t now_ms, psd_actions
     psd_membership_excuse(&self->members, by_ms, now_ms);
     psd_servers_excuse(&self->servers, by_ms, now_ms);
     psd_absent_excuse(&self->absent, away_ms, now_ms);
-    uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->finish_since_ms, &self->end_since_ms };
+    uint64_t *const since[] = { &self->round_since_ms, &self->first_ready_ms, &self->newest_ready_ms, &self->finish_since_ms,
+                                &self->end_since_ms };
     for (size_t i = 0; i < sizeof since / sizeof *since; i++)
         if (*since[i])
             *since[i] = psd_absence_excuse(*since[i], away_ms, now_ms);

@@ -780,6 +780,19 @@ Test(coordinator, a_worker_that_waits_for_workers_want_sees_the_start_within_hal
     cr_expect_eq(facts().state, PSD_JOB_TRAINING, "however newly the second has come");
 }
 
+Test(coordinator, a_time_in_which_server_0_was_suspended_is_no_pause_for_workers_want, .init = setup_want, .fini = teardown)
+{
+    worker_joins(0);
+    pass(100);
+    now += 2 * WANT_MS;
+    tick();
+    cr_expect_eq(facts().state, PSD_JOB_GATHERING, "the second worker's messages may have come meanwhile");
+    pass(WANT_MS - 200);
+    cr_expect_eq(facts().state, PSD_JOB_GATHERING);
+    pass(200);
+    cr_expect_eq(facts().state, PSD_JOB_TRAINING);
+}
+
 /* Only server 1 is restarted; the run starts again for all. */
 static void restart_server_1(void)
 {
