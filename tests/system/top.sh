@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # top.sh BIN SOURCE - psdctl top on a terminal of 80 by 24: what it shows of a real job is what /status says, its keys do what
-# it says they do, and without a terminal it says so.
+# it says they do, and without a terminal it says so. Of a document, it shows each figure in its place.
 set -euo pipefail
 bin=$1 source=$2
 command -v tmux >/dev/null || { echo 'top: skipped: there is no tmux' && exit 77; }
 dir=$(mktemp -d)
 server=psd-top-$$
-trap 'tmux -L $server kill-server 2>/dev/null || true; kill "$job" 2>/dev/null || true; wait || true; rm -rf "$dir"' EXIT
+trap 'tmux -L $server kill-server 2>/dev/null || true; kill "$job" ${endpoint-} 2>/dev/null || true; wait || true; rm -rf "$dir"' EXIT
 
 fail() {
     echo "top: $*" >&2
@@ -64,4 +64,55 @@ expect '^ended with 0'
 rc=0
 "$bin/psdctl" top "$url" >"$dir/screen" 2>&1 </dev/null || rc=$?
 [ "$rc" -eq 64 ] && grep -q 'this is not a terminal' "$dir/screen" || fail "without a terminal: $rc"
+
+# ---- figures; each answer is 2 s, 10 steps and 6400 samples after the one before ----
+
+document() { # AGE: of the checkpoint, as a member of JSON
+    cat >"$dir/new" <<DOCUMENT
+{"job": "canned", "shard": {"index": 1, "count": 3}, "now": @1000+2@, "uptime_seconds": 3725, "state": "training",
+ "reason": "pushes of workers 4 (round 9)", "progress": {"step": @100+10@, "samples": @5000+6400@, "epoch": 2.5, "left_seconds": 95.9},
+ "loss": {"train": 0.12345, "val": 0.5}, "report": {"name": "val/accuracy", "value": 0.875},
+ "optimizer": {"rule": "lookahead(adam(lr=0.001), k=5)", "lr_now": 0.00025, "lookahead": {"k": 5, "phase": 2}},
+ "sync": {"mode": "bsp"}, "checkpoint": {"number": 1200, "duration_seconds": 2 $1},
+ "workers": [
+   {"id": 0, "name": "a:10", "state": "live", "awaited_share": 0.125, "compute_seconds": 0.02, "send_seconds": 0.003,
+    "samples_per_second": 11400, "lag_steps": 0, "last_push_age_seconds": 1.5, "slow_reason": null},
+   {"id": 4, "name": "b:11", "state": "late", "awaited_share": 0.5, "compute_seconds": 125, "send_seconds": 0.0004,
+    "samples_per_second": 22, "lag_steps": 7, "last_push_age_seconds": 5400, "slow_reason": "network"}],
+ "alerts": ["rounds wait for worker 4"]}
+DOCUMENT
+    mv "$dir/new" "$dir/document"
+}
+
+document ', "age_seconds": 61'
+"$bin/serve_status" "$dir/document" >"$dir/url" &
+endpoint=$!
+for ((i = 0; i < 3000; i++)); do
+    [ ! -s "$dir/url" ] || break
+    sleep 0.1
+done
+tmux -L $server kill-server 2>/dev/null || true
+server=$server-figures # a new one, because the old one may still be ending
+tmux -L $server -f /dev/null new-session -d -x 80 -y 24 "$bin/psdctl top $(cat "$dir/url"); sleep 60"
+expect '^canned: training   shard 1 of 3   up 1h02m   epoch 2.50   1m35s left *$'
+expect '^step [0-9]*   5 steps/s   3.2k samples/s   loss 0.1235   val/accuracy 0.875$'
+expect '^lookahead(adam(lr=0.001), k=5)$'
+expect '^learning rate 0.00025   Lookahead phase 2 of 5   checkpoint 1200, 1m01s ago$'
+expect '^bsp   waits for pushes of workers 4 (round 9)$'
+expect '^! rounds wait for worker 4$'
+grep -A 2 '^  id  worker ' "$dir/screen" | sed 's/ *$//' >"$dir/rows"
+diff - "$dir/rows" <<'ROWS' || fail 'the workers have other figures'
+  id  worker         state   waited computes    sends smpl/s  lag   push why
+   4  b:11           late       50%    2m05s    400us     22    7  1h30m network
+   0  a:10           live       12%     20ms      3ms  11.4k    0   1.5s
+ROWS
+document ''
+expect '^learning rate 0.00025   Lookahead phase 2 of 5   checkpoint 1200$'
+# Both rows by each column in turn, of which some rise.
+for order in 'worker 0' 'computes 4' 'samples/s 4' 'lag 4' 'last push 4' 'waited for 4'; do
+    tmux -L $server send-keys s
+    expect "sorted by ${order% *} "
+    first=$(sed -n '/^  id  worker /{n;p}' "$dir/screen" | awk '{ print $1 }')
+    [ "$first" = "${order##* }" ] || fail "by ${order% *}, worker $first is first"
+done
 echo 'top: ok'

@@ -113,7 +113,9 @@ static int put_head(const top_t *self)
         scaled(rate(self, "step"), a), scaled(rate(self, "samples"), b), psd_http_number_at(s, "loss", "train"), report);
     put(2, A_NORMAL, "%s", psd_http_text_at(o, "rule"));
     if (json_object_get(s, "checkpoint"))
-        snprintf(point, sizeof point, "   checkpoint %.0f, %s ago", psd_http_number_at(s, "checkpoint", "number"),
+        snprintf(point, sizeof point, "   checkpoint %.0f", psd_http_number_at(s, "checkpoint", "number"));
+    if (json_is_number(json_object_get(json_object_get(s, "checkpoint"), "age_seconds"))) /* otherwise from before this process */
+        snprintf(point + strlen(point), sizeof point - strlen(point), ", %.40s ago",
                  duration(psd_http_number_at(s, "checkpoint", "age_seconds"), b));
     snprintf(a, sizeof a, "%.0f of %.0f", psd_http_number_at(json_object_get(o, "lookahead"), "", "phase"),
              psd_http_number_at(json_object_get(o, "lookahead"), "", "k"));
