@@ -43,6 +43,24 @@ Test(history, points_come_back_in_order_and_unknown_values_are_null)
     cr_assert_eq(json_array_size(json_object_get(all, "columns")), json_array_size(json_array_get(rows, 0)));
 }
 
+Test(history, each_value_is_in_the_column_of_its_name)
+{
+    const psd_history_point_t point = {
+        .unix_s = 1, .step = 2, .samples = 3, .received_bytes = 4, .sent_bytes = 5, .loss = 6, .val_loss = 7, .lr = 8, .report = 9
+    };
+    static const char *const names[] = {
+        "ts", "step", "samples", "received_bytes", "sent_bytes", "loss", "val_loss", "lr", "report"
+    };
+    psd_history_add(&history, &point);
+    const json_t *rows = read_all("rows"), *columns = json_object_get(all, "columns");
+    cr_assert_eq(json_array_size(columns), sizeof names / sizeof *names);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cr_expect_str_eq(json_string_value(json_array_get(columns, i)), names[i]);
+        cr_expect_eq(at(rows, 0, i), 1.0 + (double)i, "%s", names[i]);
+    }
+    cr_expect_str_eq(json_string_value(json_object_get(all, "schema")), "psd.history/1");
+}
+
 Test(history, a_long_one_has_room_still_and_its_points_lie_at_equal_distances)
 {
     for (uint64_t i = 0; i < 1000000; i++)

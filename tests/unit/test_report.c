@@ -107,7 +107,7 @@ static void start(const char *flags)
     }
     coordinator.job_id = JOB;
     coordinator.settings = &job;
-    coordinator.n_servers = 1;
+    coordinator.n_servers = (uint32_t)psd_options_int(options, PSD_OPT_servers);
     coordinator.mode = engine.mode;
     coordinator.groups = engine.groups;
     cr_assert_not_null(report = psd_report_new(options, "mode=x", &err));
@@ -384,6 +384,16 @@ Test(report, metrics_have_the_times_of_rounds_barriers_answers_and_steps, .init 
     cr_expect_eq(metric("psd_apply_duration_seconds_count"), 22, "two parts a round");
     cr_expect_float_eq(metric("psd_apply_duration_seconds_sum"), 22 * 0.002, 1e-9);
     cr_expect_float_eq(number_of(json_array_get(json_object_get(page, "shards"), 0), "apply_seconds_p99"), 0.002, 1e-12);
+}
+
+Test(report, the_p99_of_steps_is_that_of_the_newest, .init = setup, .fini = teardown)
+{
+    for (uint64_t ms = 256; ms > 0; ms--)
+        psd_report_apply(report, ms * 1000000);
+    cr_expect_float_eq(psd_report_apply_p99(report), 0.254, 1e-12, "three of the 256 take at least this long");
+    for (unsigned i = 0; i < 256; i++)
+        psd_report_apply(report, 3000000);
+    cr_expect_float_eq(psd_report_apply_p99(report), 0.003, 1e-12, "the earlier ones are forgotten");
 }
 
 /* ---- blame ---- */
@@ -670,6 +680,39 @@ Test(report, a_checkpoint_has_its_age_its_duration_and_its_size, .init = setup_c
     cr_expect_eq(metric("psd_checkpoint_bytes{shard=\"0\"}"), 12345);
 }
 
+static void expect_saving(bool saving, bool failing)
+{
+    look();
+    const json_t *point = json_object_get(page, "checkpoint");
+    cr_expect_eq(json_is_true(json_object_get(point, "saving")), saving);
+    cr_expect_eq(json_is_true(json_object_get(point, "failing")), failing);
+}
+
+Test(report, a_checkpoint_is_said_to_be_under_way_or_to_fail, .init = setup_checkpoints, .fini = teardown)
+{
+    tick(100);
+    psd_actions_drop(&out, out.n);
+    psd_node_save_begun(node, now, &out);
+    for (uint32_t p = 0; p < PARTS; p++)
+        psd_node_part_saved(node, now, p, &out);
+    psd_node_saved(node, now, NULL, &out);
+    tick(100);
+    psd_actions_drop(&out, out.n);
+    psd_node_committed(node, now, 0, NULL, &out);
+    expect_saving(false, false);
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 1 });
+    psd_node_request_save(node);
+    tick(100);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    expect_saving(true, false);
+    psd_node_saved(node, now, "No space left on device", &out);
+    tick(100);
+    expect_saving(false, true);
+    cr_expect_str_eq(alert(0), "checkpoints cannot be written; see the log");
+    cr_expect_eq(number_of(json_object_get(page, "checkpoint"), "number"), 0, "the one before stays the newest");
+}
+
 /* ---- present workers ---- */
 
 static void setup_drop(void)
@@ -800,6 +843,39 @@ Test(report, a_job_that_can_make_no_checkpoint_is_not_ready, .init = setup_check
     psd_node_saved(node, now, "No space left on device", &out);
     tick(100);
     expect_ready(503, "[-]missing the first checkpoint, which cannot be made: server 0: No space left on device\n");
+}
+
+Test(report, a_server_has_its_place_its_address_and_its_age_from_when_it_joins_even_if_it_is_lost, .fini = teardown)
+{
+    coordinator = (psd_coordinator_config_t){ .job = "mnist", .workers_min = 1, .workers_want = 1, .lease_ms = 2000, .lr = 0.125 };
+    make_node("--servers=2");
+    look();
+    const json_t *row = json_array_get(json_object_get(page, "servers"), 1);
+    cr_expect_eq(json_array_size(json_object_get(page, "servers")), 2);
+    cr_expect_eq(number_of(row, "index"), 1);
+    cr_expect(json_is_false(json_object_get(row, "joined")) && json_is_false(json_object_get(row, "lost")));
+    cr_expect(json_is_null(json_object_get(row, "last_heard_age_seconds")), "it has not been heard");
+    psd_msg_t hello = {
+        .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 1 << 16, .code = 2, .text = "mnist tcp://b:2 mode=x"
+    };
+    psd_buf_t *body = said_with(&hello, NULL, 0);
+    psd_node_message(node, now, psd_peer_make(9, 1), &hello, body, &out);
+    psd_buf_unref(&body);
+    pass(1500);
+    look();
+    row = json_array_get(json_object_get(page, "servers"), 1);
+    cr_expect(json_is_true(json_object_get(row, "joined")) && json_is_false(json_object_get(row, "lost")));
+    cr_expect_str_eq(json_string_value(json_object_get(row, "endpoint")), "tcp://b:2");
+    cr_expect_float_eq(number_of(row, "last_heard_age_seconds"), 1.5, 1e-9);
+    pass(1000);
+    look();
+    row = json_array_get(json_object_get(page, "servers"), 1);
+    cr_expect(json_is_false(json_object_get(row, "joined")) && json_is_true(json_object_get(row, "lost")));
+    cr_expect_float_eq(number_of(row, "last_heard_age_seconds"), 2.5, 1e-9);
+    const json_t *lost = json_array_get(json_object_get(page, "servers_lost"), 0);
+    cr_expect_eq(number_of(lost, "index"), 1);
+    cr_expect_float_eq(number_of(lost, "last_heard_age_seconds"), 2.5, 1e-9);
+    cr_expect_eq(metric("psd_servers_lost"), 1);
 }
 
 static void welcome(uint64_t code, const char *missing)

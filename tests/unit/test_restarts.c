@@ -24,6 +24,16 @@ Test(restarts, they_come_back_with_time_one_by_one)
     cr_assert_eq(psd_restarts_left(&child, 2, 1000 + 9 * (uint64_t)PSD_RESTART_BACK_MS), 2, "and never more than there were");
 }
 
+Test(restarts, those_that_come_back_unnoticed_do_not_delay_the_next)
+{
+    psd_restarts_t child = { 0 };
+    for (int i = 0; i < 3; i++)
+        psd_restarts_use(&child, 3, 1000);
+    cr_assert_eq(psd_restarts_left(&child, 3, 1000 + 5 * (uint64_t)PSD_RESTART_BACK_MS / 2), 2, "2.5 times have passed");
+    cr_assert_eq(psd_restarts_left(&child, 3, 1000 + 3 * (uint64_t)PSD_RESTART_BACK_MS - 1), 2);
+    cr_assert_eq(psd_restarts_left(&child, 3, 1000 + 3 * (uint64_t)PSD_RESTART_BACK_MS), 3);
+}
+
 Test(restarts, one_death_a_day_never_ends_a_job)
 {
     psd_restarts_t child = { 0 };

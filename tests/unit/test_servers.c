@@ -246,6 +246,22 @@ Test(servers, no_server_is_lost_for_a_silence_while_server_0_was_suspended, .ini
     cr_expect_eq(psd_servers_count_lost(&table), 0);
 }
 
+Test(servers, a_time_in_which_server_0_was_suspended_does_not_count_for_how_long_a_server_has_asked, .init = setup_table,
+     .fini = drop)
+{
+    judge(2, 0, 3, false);
+    cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_WAITS, "all places are taken");
+    now += 10 * LEASE_MS;
+    psd_servers_excuse(&table, 10 * LEASE_MS, now);
+    cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_WAITS, "the holder of a place may be gone, unnoticed meanwhile");
+    now += LEASE_MS + 750;
+    for (unsigned s = 1; s < N; s++)
+        psd_servers_note_state(&table, now, s, 0, 0);
+    cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_WAITS);
+    now++;
+    cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_REFUSED);
+}
+
 Test(servers, only_the_connection_that_joined_speaks_for_a_server_of_this_run, .init = setup_table, .fini = drop)
 {
     cr_expect(psd_servers_is_from(&table, peer_of(1), 1));

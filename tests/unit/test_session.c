@@ -48,6 +48,17 @@ static const psd_msg_t *sent(psd_kind_t kind)
     return NULL;
 }
 
+/* And its payload. */
+static psd_buf_t *sent_with(psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
+            return out.at[i].payload;
+    return NULL;
+}
+
+static psd_buf_t *pushed(void) { return sent_with(PSD_MSG_PUSH); }
+
 static const char *rule = "sgd"; /* of the job */
 
 static void welcome(uint64_t run, uint64_t nonce)
@@ -251,6 +262,8 @@ Test(session, nothing_is_sent_again_before_a_probes_answer_says_that_it_is_lost,
     cr_assert_gt(second, first);
     answer_probe(first, 5, 1);
     cr_assert_not_null(sent(PSD_MSG_PUSH), "it had not come");
+    cr_expect_neq(pushed()->data, gradient[0], "the caller may have its array back before the repeat has left");
+    cr_expect_arr_eq(pushed()->data, gradient[0], 2 * sizeof(float));
     answer_probe(second, 5, 1);
     cr_assert_null(sent(PSD_MSG_PUSH), "that probe left before the repeated push");
     pass(1100);
@@ -474,16 +487,6 @@ Test(session, however_short_the_lease_a_server_is_not_lost_within_two_seconds_an
 }
 
 /* ---- codes ---- */
-
-static psd_buf_t *sent_with(psd_kind_t kind)
-{
-    for (size_t i = 0; i < out.n; i++)
-        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
-            return out.at[i].payload;
-    return NULL;
-}
-
-static psd_buf_t *pushed(void) { return sent_with(PSD_MSG_PUSH); }
 
 static void setup_codes(void)
 {
@@ -914,4 +917,36 @@ Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING, "that was the answer to one before");
     say(&set, NULL, 0);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_set_lr(session, now, 0.125, &out, &err), PSD_OK);
+    say(&set, NULL, 0);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING, "that answer came twice");
+}
+
+Test(session, slow_weights_are_those_of_the_last_pull, .init = setup, .fini = teardown)
+{
+    float slow[2] = { 0 };
+    const float w[] = { 3, 4 };
+    float *const to[] = { slow };
+    psd_msg_t msg = message(PSD_MSG_SLOW, RUN);
+    msg.parts = 1;
+    msg.n_elements = 2;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(w, sizeof w);
+    for (int i = 0; i < 2; i++) {
+        slow[0] = slow[1] = 0;
+        psd_actions_drop(&out, out.n);
+        cr_assert_eq(psd_session_pull_slow(session, now, to, &out, &err), PSD_OK);
+        cr_assert_not_null(sent(PSD_MSG_PULL));
+        cr_expect(*(const uint8_t *)sent_with(PSD_MSG_PULL)->data & 1, "it asks for part 0");
+        const uint64_t seq = sent(PSD_MSG_PULL)->seq;
+        if (i)
+            say(&msg, w, sizeof w);
+        cr_expect_eq(slow[0], 0, "those were of the pull before");
+        msg.seq = seq;
+        say(&msg, w, sizeof w);
+        cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+        cr_expect(slow[0] == 3 && slow[1] == 4);
+        cr_expect(weights[0] == 1 && weights[1] == 2);
+    }
 }

@@ -204,3 +204,19 @@ Test(settings, codecs_schedules_and_votes_that_make_no_sense_are_refused)
                   psd_options_complaints(options));
     }
 }
+
+Test(settings, values_at_a_bound_contradict_nothing)
+{
+    static const char *const fine[] = { "--codec-push=topk(0.5)",
+                                        "--codec-pull=int8",
+                                        "--workers-min=3 --workers-want=3",
+                                        "--workers-min=3 --workers-want=0",
+                                        "--servers=3 --server-index=2",
+                                        "--listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0",
+                                        "--listen=ipc:///tmp/psd:7471 --status-listen=127.0.0.1:7471",
+                                        "--listen=tcp://127.0.0.1:7471 --status-listen=none",
+                                        "--schedule=onecycle(steps=9,cycle_momentum=0)",
+                                        "--optimizer=dlion --codec-push=sign --sync-accumulate=1" };
+    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++)
+        read_first(fine[i]);
+}
