@@ -882,8 +882,9 @@ static void give_up_hope(psd_engine_t *self, uint64_t n, const char *what, psd_a
 {
     char why[PSD_MAX_TEXT];
     snprintf(why, sizeof why,
-             "%" PRIu64 " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, or look at the data", n, what,
-             *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
+             "%" PRIu64
+             " %s in a row made no step (sync.max_skipped): %s; lower the learning rate, set clip.norm, or look at the data",
+             n, what, *self->bad ? self->bad : "a gradient has Inf or NaN, at another server, which names it");
     begin_failure(self, PSD_REFUSAL_HOPELESS, why, out);
 }
 

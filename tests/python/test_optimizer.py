@@ -514,7 +514,7 @@ class Torch(unittest.TestCase):
                     ({"lr": 0.05}, r'sets lr 0.05, but the job trains it with 0.1; .*match: "bias", lr_mult: 0.5'),
                     ({"momentum": 0.9}, r"sets momentum, which adam\(lr=0.1, .* does not have"),
                     ({"betas": (0.8, 0.999)}, "sets beta1 0.8, but the job trains it with 0.9"),
-                    ({"nesterov": "yes"}, "sets nesterov='yes'; give numbers for the values of the rule")):
+                    ({"nesterov": "yes"}, "nesterov of a parameter group is 'yes'; give a number")):
                 with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
                     psd.Optimizer([{"params": [bias], **group}])
             with psd.Optimizer([{"params": [weight], "lr": 0.05, "betas": (0.8, 0.999)}, {"params": [bias], "lr": 0.1}]) as opt:
@@ -557,8 +557,6 @@ class Torch(unittest.TestCase):
         self.assertAlmostEqual(w[0, 0].item(), -0.5, places=6)
 
     def test_each_mistake_is_told_what_to_do(self) -> None:
-        ones = torch.ones(2, 2)
-
         def second_backward(w: Any, opt: Any) -> None:
             opt.zero_grad()
             w.sum().backward()
@@ -588,8 +586,13 @@ class Torch(unittest.TestCase):
             opt.step()
             loss.backward()
 
-        def sparse(w: Any, opt: Any) -> None:
-            w.grad = ones.to_sparse()
+        def evaluates_twice(w: Any, opt: Any) -> None:
+            with opt.eval_weights(), opt.eval_weights():
+                pass
+
+        def has_a_rate_of_text(w: Any, opt: Any) -> None:
+            opt.param_groups[0]["lr"] = "0.1"
+            w.sum().backward()
             opt.step()
 
         def evaluates(w: Any, opt: Any) -> None:
@@ -636,7 +639,8 @@ class Torch(unittest.TestCase):
             (forgotten_zero_grad, "call opt.zero_grad"),
             (clipped, "clip.norm, or give psd.Optimizer overlap=False"),
             (moved, "move or convert the model first"),
-            (sparse, "sparse=False"),
+            (evaluates_twice, r"eval_weights\(\) within eval_weights\(\); leave the inner one out"),
+            (has_a_rate_of_text, "lr of a parameter group is '0.1'; give a number"),
             (evaluates, r"backward within eval_weights\(\)"),
             (steps_in_evaluation, r"step within eval_weights\(\)"),
             (second_backward, r"opt.zero_grad\(\) gives this step up"),
@@ -692,12 +696,17 @@ while True:
         self.assertEqual(forgetful.returncode, 1)
 
     def test_parameters_that_cannot_be_trained_are_refused_and_the_job_left(self) -> None:
+        memory = torch.zeros(4)
         for parameters, sentence in (
                 ([], "no parameters"), ([("w", nn.Parameter(torch.zeros(2), requires_grad=False))], "needs a gradient"),
                 ([("w", nn.Parameter(torch.zeros(2))), ("w", nn.Parameter(torch.zeros(2)))], "have the same name"),
                 ([("w", nn.Parameter(torch.zeros(2, dtype=torch.cfloat)))], "train float parameters"),
                 ([("w", nn.Parameter(torch.tensor([1.0, float("nan")])))], "must be finite"),
                 ([("w", nn.Parameter(torch.zeros(2, device="meta")))], "on the device meta"),
+                ([("w", nn.Parameter(memory[:3])), ("v", nn.Parameter(memory[2:]))],
+                 "parameters w and v share memory; .*b.weight = a.weight"),
+                ([("v", nn.Parameter(memory.view(2, 2).t())), ("w", nn.Parameter(memory[:1]))], "parameters . and . share memory"),
+                ([("w", nn.Parameter(torch.zeros(1).expand(3)))], r"elements of parameter w share memory, .*p.clone\(\)"),
                 ([(1, nn.Parameter(torch.zeros(2)))], "a tensor has the name 1; give a str of 1 to 127 bytes"),
                 ([("x" * 128, nn.Parameter(torch.zeros(2)))], "has the name 'xxx.*[.]{3}; give a str"),
                 (nn.Linear(1, 1), "are a Linear; give model.named_parameters"), (torch.zeros(2), "are a Tensor; give model"),
@@ -706,6 +715,9 @@ while True:
                 self.optimizer(parameters)
         with self.assertRaisesRegex(psd.RefusedError, "asks for adam"):
             self.one(rule="adam")
+        opt = self.optimizer([("w", nn.Parameter(memory[:2])), ("v", nn.Parameter(memory[2:])), ("none", nn.Parameter(memory[:0])),
+                              ("even", nn.Parameter(torch.zeros(4)[::2]))])
+        self.assertEqual(opt.worker.names, ("w", "v", "even"), "an empty one has nothing to train")
 
     def test_other_frozen_weights_and_other_shapes_are_refused(self) -> None:
         def model(frozen: float, n: int = 2) -> list[tuple[str, nn.Parameter]]:
@@ -740,16 +752,31 @@ while True:
             def backward(ctx: Any, gradient: Any) -> Any:
                 raise ValueError("no gradient of this")
 
-        w, v = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
-        opt = self.optimizer([("w", w), ("v", v)])
-        opt.zero_grad()
-        with self.assertRaisesRegex(ValueError, "no gradient of this"):
-            (Fails.apply(w).sum() + v.sum()).backward()
-        opt.step()
-        opt.zero_grad()
-        (w.sum() + v.sum()).backward()
-        opt.step()
-        self.assertEqual((w.tolist(), opt.position.clock), ([-0.5, -0.5], 3))
+        for overlap in (True, False):
+            w, v = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+            opt = psd.Optimizer([("w", w), ("v", v)], join=self.servers.join, insecure=True, overlap=overlap)
+            self.addCleanup(opt.close)
+            opt.skip()
+            before, clock = w.detach().clone(), opt.position.clock
+            opt.zero_grad()
+            with self.assertRaisesRegex(ValueError, "no gradient of this"):
+                (Fails.apply(w).sum() + v.sum()).backward()
+            for call in (opt.step, opt.step):
+                with self.assertRaisesRegex(psd.UsageError, r"backward did not come to its end, .*; call opt.zero_grad\(\)"):
+                    call()
+            with self.subTest(overlap=overlap), self.assertLogs("psd", logging.WARNING) as logs:
+                log.warning("begins")
+                opt.zero_grad()
+            self.assertEqual(len(logs.output), 1 + overlap, "a gradient had left")
+            (w.sum() + v.sum()).backward()
+            opt.step()
+            self.assertEqual(((before - w).tolist(), opt.position.clock), ([0.5, 0.5], clock + 1 + overlap))
+            opt.zero_grad()
+            with opt.no_sync(), self.assertRaisesRegex(ValueError, "no gradient of this"):
+                (Fails.apply(w).sum() + v.sum()).backward()
+            with self.assertRaisesRegex(psd.UsageError, "backward did not come to its end"):
+                opt.step()
+            opt.close()
 
     def goes_on(self, w: Any, v: Any, opt: psd.Optimizer) -> None:
         """Zeroing gives up the step that was begun, with one warning, and the next one is whole."""
@@ -812,6 +839,75 @@ while True:
                 train(model, opt, 1)
         self.assertEqual(len(logs.output), 2)
         self.assertRegex(logs.output[1], "weights.changed tensor=0.weight .* change weights before psd.Optimizer is made .4 tensors.")
+
+    def test_weights_that_are_changed_through_data_are_warned_of_too(self) -> None:
+        changes: tuple[tuple[torch.Tensor, Callable[[torch.Tensor], Any]], ...] = (
+            (torch.zeros(700, 900), lambda data: data.clamp_(-0.1, 0.1)), (torch.zeros(700, 900), lambda data: data[350:].zero_()),
+            (torch.zeros(()), lambda data: data.mul_(0.5)),
+            (torch.zeros(3, 4, dtype=torch.bfloat16).t(), lambda data: data.copy_(data * 2)),
+            (torch.zeros(2, dtype=torch.float64), lambda data: data[1].add_(1)))
+        for i, (_, change) in enumerate(changes):
+            model = [nn.Parameter(w.clone()) for w, _ in changes]
+            opt = psd.Optimizer([(str(n), p) for n, p in enumerate(model)], join=self.servers.join, insecure=True)
+            with self.assertLogs("psd", logging.WARNING) as logs:
+                for step in range(4):
+                    opt.zero_grad()
+                    torch.stack([p.sum().double() for p in model]).sum().backward()
+                    if step > 1:
+                        change(model[i].data)
+                    opt.step()
+                    if step == 1:
+                        log.warning("begins")
+            self.assertEqual(len(logs.output), 2, logs.output)
+            self.assertRegex(logs.output[1], f"weights.changed tensor={i} ")
+            opt.close()
+
+    def test_two_threads_at_once_are_told_so(self) -> None:
+        w, opt = self.one()
+        said: list[str] = []
+
+        def meanwhile(call: Callable[[], Any]) -> None:
+            def works() -> None:
+                try:
+                    call()
+                except psd.UsageError as why:
+                    said.append(str(why))
+
+            other = threading.Thread(target=works)
+            other.start()
+            other.join()
+
+        wait = opt.worker.wait
+        for call in (opt.zero_grad, opt.step, opt.skip, lambda: w.sum().backward()):
+            opt.zero_grad()
+            w.sum().backward()
+            with mock.patch.object(opt.worker, "wait", lambda: (meanwhile(call), wait())):
+                opt.step()
+        with self.assertRaises(psd.UsageError) as why:
+            opt.zero_grad()
+        said.append(str(why.exception))
+        opt.zero_grad()
+        w.sum().backward()
+        meanwhile(lambda: w.sum().backward())
+        with self.assertRaises(psd.UsageError) as why:
+            opt.step()
+        said.append(str(why.exception))
+        self.assertEqual(len(said), 5)
+        for text in said:
+            self.assertRegex(text, "two threads use this psd.Optimizer at once; give each thread a model")
+        opt.zero_grad()
+        meanwhile(lambda: (w.sum().backward(), opt.step()))
+        self.assertEqual(len(said), 5, "one after another is fine")
+
+    def test_sparse_gradients_are_sent_as_dense_ones(self) -> None:
+        table = nn.Embedding(4, 2, sparse=True)
+        nn.init.zeros_(table.weight)
+        opt = self.optimizer(table.named_parameters())
+        for clear in (opt.zero_grad, lambda: setattr(table.weight, "grad", None)):
+            clear()
+            table(torch.tensor([1, 1, 3])).sum().backward()
+            opt.step()
+        self.assertEqual(table.weight.tolist(), [[0, 0], [-2, -2], [0, 0], [-1, -1]])
 
     def test_a_child_of_fork_leaves_the_parents_gradients_alone(self) -> None:
         w, opt = self.one()
@@ -877,7 +973,8 @@ while True:
         with support.Servers("--optimizer=sgd(lr=0.5)", "--sync-max-skipped=3") as servers:
             w = nn.Parameter(torch.zeros(2))
             opt = psd.Optimizer([("w", w)], join=servers.join, insecure=True)
-            with self.assertRaisesRegex(psd.JobFailedError, "a lower learning rate or clip.norm helps"):
+            with self.assertRaisesRegex(psd.JobFailedError,
+                                        "first in tensor w; lower the learning rate, set clip.norm, or look at the data$"):
                 for _ in range(10):
                     opt.zero_grad()
                     (w * float("nan")).sum().backward()

@@ -58,9 +58,7 @@ class NotAuthorizedError(PsdError, PermissionError):
 
 
 class JobFailedError(PsdError):
-    """The job has failed for all: too many rounds in a row made no step."""
-
-    hint = "look for Inf and NaN in the gradients: a lower learning rate or clip.norm helps"
+    """The job has failed for all: too many rounds in a row made no step. The sentence, from the servers, says what to do."""
 
 
 class SystemDeniedError(PsdError, OSError):

@@ -20,10 +20,10 @@ import weakref
 import zlib
 from collections import deque
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from inspect import signature
 from types import FrameType, TracebackType
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ _VALUE = re.compile(r"(\w+)=([-+.\d][-+.\w]*)")  # values in a rule's text; thos
 _NOT_VALUES = ("params", "names", "initial_lr", "max_lr", "min_lr", "base_lr", "maximize", "foreach", "capturable", "differentiable",
                "fused")
 _EX_STOPPED = 75  # stopped before finishing: start again to continue
+_LOOKED_AT = 64  # elements of each parameter by which changes through p.data are seen
+
+_Call = TypeVar("_Call", bound=Callable[..., Any])
 
 
 class _Slot:
@@ -52,6 +55,8 @@ class _Slot:
         self.address: int = gradient.data_ptr()
         self.storage: int = parameter.data_ptr()
         self.touch = parameter.detach().reshape(-1)[:0]  # an empty write to it notifies autograd of new weights
+        self.elements = _elements(parameter)
+        self.looked = b""  # some of the elements, when psd last wrote them
         self.is_sent = self.is_here = False
         self.made: Any = None  # the gradient that was sent, and its version then
         self.made_version = 0
@@ -85,12 +90,10 @@ class _Slot:
     def take(self) -> bool:
         """Copy the parameter's gradient to the library's array; True: the copy from a GPU is still in progress."""
         made = self.parameter.grad
-        if made.is_sparse:
-            raise UsageError(f"the gradient of {self.name} is sparse", hint="use Embedding(sparse=False)")
         self.is_here, self.made, self.made_version = True, made, made._version
         if made is self.gradient:
             return False
-        self.gradient.copy_(made.detach(), non_blocking=made.is_cuda)
+        self.gradient.copy_(made.to_dense() if made.is_sparse else made.detach(), non_blocking=made.is_cuda)
         if self.in_place:
             self.parameter.grad = self.made = self.gradient
             self.made_version = self.gradient._version
@@ -112,13 +115,30 @@ class _Slot:
         else:
             self.touch.zero_()
         self.version = self.parameter._version
+        self.looked = self.look()
         self.is_sent = self.is_here = False
         self.made = None
         self._note()
 
+    def look(self) -> bytes:
+        """Some of the parameter's elements, at even distances, which are all of them if there are few; none of one on a GPU."""
+        return b"" if self.elements is None else bytes(self.elements[::self.parameter.numel() // _LOOKED_AT | 1])
+
+    def is_changed(self) -> bool:
+        """Whether the script has changed the parameter since psd wrote it. torch does not count changes through p.data."""
+        return bool(self.parameter._version != self.version) or self.look() != self.looked
+
 
 def _shares(parameter: Any, weights: Array) -> bool:
     return bool(parameter.device.type == "cpu" and parameter.data_ptr() == weights.ctypes.data)
+
+
+def _elements(parameter: Any) -> Any:
+    """All elements of a parameter in the CPU's memory, of any type and order, as one dimension; None: it is elsewhere."""
+    if parameter.device.type != "cpu":
+        return None
+    values = parameter.detach()
+    return (values.view(torch.int16) if values.element_size() == 2 else values).numpy().flat
 
 
 def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
@@ -149,10 +169,27 @@ def _values(group: dict[str, Any]) -> dict[str, float]:
     values = {key: value for key, value in group.items() if key not in _NOT_VALUES}
     if "betas" in values:
         values["beta1"], values["beta2"] = values.pop("betas")
-    wrong = [key for key, value in values.items() if not isinstance(value, (int, float))]
-    if wrong:
-        raise UsageError(f"a parameter group sets {wrong[0]}={values[wrong[0]]!r}", hint="give numbers for the values of the rule")
-    return {key: float(value) for key, value in values.items()}
+    return {key: number(value, f"{key} of a parameter group") for key, value in values.items()}
+
+
+def _in_turn(call: _Call) -> _Call:
+    """A method that one thread at a time may be in."""
+
+    @wraps(call)
+    def taking_turns(self: Optimizer, *given: Any, **more: Any) -> Any:
+        if not self._turn.acquire(blocking=False):
+            raise _two_threads()
+        try:
+            return call(self, *given, **more)
+        finally:
+            self._turn.release()
+
+    return cast(_Call, taking_turns)
+
+
+def _two_threads() -> UsageError:
+    return UsageError("two threads use this psd.Optimizer at once",
+                      hint="give each thread a model and a psd.Optimizer of its own, with worker=0, 1, ..., or train in one thread")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -183,6 +220,7 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError(f"psd.Optimizer has no argument {name}",
                              hint='values of the rule are part of it: psd.Optimizer(params, "adam(lr=1e-3)")')
         self._thread, self._job = threading.get_ident(), _name_of_job(job)
+        self._turn = threading.RLock()
         if worker is None:
             self._refuse_second()
         if isinstance(worker, Worker):
@@ -228,6 +266,9 @@ class Optimizer(torch.optim.Optimizer):
         self._n_sent = 0
         self._holds = self._is_open = self._is_stale = self._evaluates = False
         self._is_torn = False  # an exception came while gradients were sent or weights awaited
+        self._is_backward = False  # one has begun and has not come to its end
+        self._gradient_thread = 0  # which made the newest gradient
+        self._is_stepping = False  # backward is over, and weights may change
         self._copies: deque[tuple[Any, _Slot]] = deque()  # on their way from a GPU
         self._hooks: list[Any] = []
         self._mistake: BaseException | None = None  # made in backward
@@ -269,11 +310,13 @@ class Optimizer(torch.optim.Optimizer):
     def _make_slots(self) -> None:
         """Choose the memory for each parameter's weights and gradient: the parameter itself and one array of the library if it is
         contiguous float32 on the CPU; otherwise float32 arrays as copies, pinned for a GPU."""
-        trained = [(name, p) for group in self.param_groups for name, p in zip(group["names"], group["params"]) if p.requires_grad]
+        trained = [(name, p) for group in self.param_groups for name, p in zip(group["names"], group["params"])
+                   if p.requires_grad and p.numel()]
         if not trained:
             raise UsageError("no parameter needs a gradient", hint="set requires_grad for the parameters to train")
         if len({name for name, _ in trained}) < len(trained):
             raise UsageError("two parameters have the same name", hint="give named_parameters() of one model, or names of your own")
+        _check_memory(trained)
         flat = self.worker.alloc(sum(p.numel() for _, p in trained if p.device.type == "cpu") or 1)
         self._flat, at = flat, 0
         for index, (name, p) in enumerate(trained):
@@ -304,13 +347,26 @@ class Optimizer(torch.optim.Optimizer):
     def _on_gradient(self, slot: _Slot) -> None:
         """Called when autograd has accumulated the gradient of a parameter. Any thread of autograd, one at a time. An exception here
         would leave autograd in a state in which the process hangs at its end, so the first one is kept, and raised by the next call."""
-        if self._holds or not self._is_ready or self.worker.has_left or self._mistake:
+        if not self._is_ready or self.worker.has_left or self._mistake:
             return
         try:
-            self._take_gradient(slot)
+            self._note_backward()
+            if not self._holds:
+                self._take_gradient(slot)
         except BaseException as mistake:
             self._mistake = mistake
             self._is_torn = self._is_open and not isinstance(mistake, UsageError)
+
+    def _note_backward(self) -> None:
+        """Have autograd say when this backward has come to its end, which it does not if an exception ends it."""
+        if self._is_stepping:
+            raise _two_threads()
+        if not self._is_backward:
+            self._is_backward = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._on_backward_end)
+
+    def _on_backward_end(self) -> None:
+        self._is_backward = False
 
     def _raise_mistake(self) -> None:
         mistake, self._mistake = self._mistake, None
@@ -320,12 +376,15 @@ class Optimizer(torch.optim.Optimizer):
     def _take_gradient(self, slot: _Slot) -> None:
         if self._evaluates:
             raise UsageError("backward within eval_weights()", hint="train outside of it: these weights are only for evaluation")
+        if slot.is_here and self._gradient_thread != threading.get_ident():
+            raise _two_threads()
         if slot.is_here:
             raise UsageError(f"a second backward before step(): {slot.name} has its gradient already",
                              hint="wrap all but the last backward of a step in opt.no_sync(), or give overlap=False; opt.zero_grad() gives "
                                   "this step up")
         if self._is_stale and slot.is_on_top():
             raise UsageError("zero_grad() was not called since the last step", hint="call opt.zero_grad() before backward")
+        self._gradient_thread = threading.get_ident()
         if not self.overlap:
             return
         under_way = slot.take()
@@ -367,7 +426,8 @@ class Optimizer(torch.optim.Optimizer):
     def _open(self) -> None:
         """Before the first gradient of a step, send the rate if a scheduler has changed it."""
         self._check_usable()
-        rates = [(float(group["lr"]), mult) for group, mult in zip(self.param_groups, self._lr_mults) if mult] or [(0.0, 1.0)]
+        rates = [(number(group["lr"], "lr of a parameter group"), mult)
+                 for group, mult in zip(self.param_groups, self._lr_mults) if mult] or [(0.0, 1.0)]
         if not all(math.isfinite(rate) for rate, _ in rates):
             raise UsageError(f"the learning rate is {rates[0][0]:g}", hint="set a finite one; does a scheduler make it?")
         rate, mult = min(rates, key=lambda pair: abs(pair[1] - 1))
@@ -391,6 +451,7 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError("this optimizer has left its job, or was made before a fork",
                              hint="make it in the process that trains, once per process")
 
+    @_in_turn
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set all gradients to zero. They stay in the library's memory; `set_to_none` has no effect. If backward or step() did not come
         to its end, because of Ctrl-C or another exception, this gives the step up, with a warning: gradients that were sent cannot be
@@ -404,7 +465,7 @@ class Optimizer(torch.optim.Optimizer):
         for slot in self._slots:
             slot.adopt()
             slot.is_here = False
-        self._is_stale = False
+        self._is_stale = self._is_backward = False
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -428,6 +489,7 @@ class Optimizer(torch.optim.Optimizer):
         self.worker.settle()
         self._land()
 
+    @_in_turn
     def step(self, closure: Callable[[], Any] | None = None, **scaler: Any) -> Any:
         """Send the gradients that backward has not sent, and wait for the new weights; returns `closure`'s loss, if given. If the
         job goes back to a checkpoint, this continues from there by itself, at `position`. Raises SystemExit (psd.Stopped) when this
@@ -438,9 +500,20 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
             if torch.is_tensor(loss):
                 self.watch(loss)
+        self._is_stepping = True
+        try:
+            self._make_step(scaler.get("grad_scaler"))
+        finally:
+            self._is_stepping = False
+        return loss
+
+    def _make_step(self, grad_scaler: Any) -> None:
         self._check_usable()
+        if self._is_backward:
+            raise UsageError("backward did not come to its end, so some gradients are missing or are those of a part of the loss",
+                             hint="call opt.zero_grad(), which gives this step up, and then backward")
         self._check_unchanged()
-        is_finite = self._unscale(scaler.get("grad_scaler"))
+        is_finite = self._unscale(grad_scaler)
         self._send_copied(wait=True)
         for slot in self._slots:
             slot.check()
@@ -459,7 +532,6 @@ class Optimizer(torch.optim.Optimizer):
             self._open()
             self.worker.begin(None)
         self._finish()
-        return loss
 
     def _check_unchanged(self) -> None:
         """Find what the script has changed since the optimizer was made and the servers do not know."""
@@ -476,8 +548,8 @@ class Optimizer(torch.optim.Optimizer):
             if values != told:
                 self._check_group({"params": group["params"], "names": group["names"], **values})
                 told.update(values)
-        changed = [slot.name for slot in self._slots if slot.parameter._version != slot.version]
-        if changed and not self._has_warned:
+        changed = [] if self._has_warned else [slot.name for slot in self._slots if slot.is_changed()]
+        if changed:
             self._has_warned = True
             log.warning("weights.changed tensor=%s the script has changed it since the last step, but the step replaces it by the servers' "
                         "weights: change weights before psd.Optimizer is made%s", changed[0],
@@ -528,6 +600,7 @@ class Optimizer(torch.optim.Optimizer):
         self._is_open = self._is_torn = False
         self._is_stale, self._n_sent = True, 0
 
+    @_in_turn
     def skip(self) -> None:
         """Take part in the next step without a gradient, as a worker without rows does; in place of step()."""
         self._check_usable()
@@ -551,6 +624,9 @@ class Optimizer(torch.optim.Optimizer):
         statistics belong to the training weights; with `model` and some `batches` of inputs (or of tuples that begin with inputs)
         they are recomputed for these weights. Give a plain loader, DataLoader(train, batch_size=64), or a list of batches: those of
         psd.Sampler are parts of steps. Afterwards everything is as before."""
+        if self._evaluates:
+            raise UsageError("eval_weights() within eval_weights()",
+                             hint="leave the inner one out: the model has the weights to evaluate already")
         self._check_usable()
         if isinstance(getattr(batches, "batch_sampler", batches), (Sampler, Loader)):
             raise UsageError("eval_weights() got a loader that cuts the batches of steps, as psd.Sampler and psd.Loader do",
@@ -697,6 +773,23 @@ def _again(call: Callable[[], Any]) -> Any:
         except WentBackError:
             continue
     return call()
+
+
+def _check_memory(trained: list[tuple[str, Any]]) -> None:
+    """UsageError when two elements of these parameters are the same memory, because each is trained."""
+    end: dict[Any, tuple[int, str]] = {}  # of the parameters so far, by device
+    for name, p in sorted(trained, key=lambda pair: int(pair[1].data_ptr())):
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride()))
+        if extent < p.numel():
+            raise UsageError(f"elements of parameter {name} share memory, as expand() makes them", hint="make it of a copy: p.clone()")
+        if extent > p.numel() or p.device.type == "meta":
+            continue  # with gaps, in which others may be
+        last, other = end.get(p.device, (0, ""))
+        if p.data_ptr() < last:
+            raise UsageError(f"parameters {other} and {name} share memory",
+                             hint="give the tensor of which they are views as one parameter, or make one of them of a copy: p.clone(); "
+                                  "to tie two layers, assign the parameter itself: b.weight = a.weight")
+        end[p.device] = p.data_ptr() + extent * p.element_size(), name
 
 
 def _describe_frozen(groups: list[dict[str, Any]]) -> str | None:
